@@ -1,0 +1,99 @@
+//! Owns: what the program works by, valid by construction. Must not: know YAML, or check anything again.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::Weekday;
+
+use crate::model::Codec;
+use crate::retention::Policy;
+
+/// The settings of one host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The section of the file: the short host name.
+    pub host: String,
+    /// Absolute path of the folder that holds one folder a domain.
+    pub backupdir: PathBuf,
+    /// Refuse to write unless `backupdir` lies on a mounted file system other than the root's.
+    pub require_mount: bool,
+    /// Free space of the target that no run may go below.
+    pub min_free: MinFree,
+    /// Absolute path of the folder for the lock, the journal and the last report.
+    pub state_dir: PathBuf,
+    /// The libvirt to talk to.
+    pub libvirt_uri: String,
+    /// Domains at once; at least 1.
+    pub parallel: usize,
+    /// The entries of `domains`, in the order of the file.
+    pub rules: Vec<Rule>,
+}
+
+/// Free space that must remain on the target.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MinFree {
+    /// Of the file system's size, 0 to 100.
+    Percent(f64),
+    /// Bytes.
+    Bytes(u64),
+}
+
+/// One entry of `domains`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// The name or glob, as written.
+    pub pattern: String,
+    /// Line of the file, from 1.
+    pub line: usize,
+    /// How the domains it names are backed up.
+    pub domain: DomainSettings,
+}
+
+/// How a domain is backed up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DomainSettings {
+    /// The days it is due, in the host's time zone; never empty.
+    pub days: Vec<Weekday>,
+    /// Also due when the last day it should have run has no restore point.
+    pub catch_up: bool,
+    /// Which restore points stay; `None` keeps all.
+    pub retention: Option<Policy>,
+    /// How archives are compressed.
+    pub compression: Codec,
+    /// Whether the guest's file systems are frozen.
+    pub quiesce: Quiesce,
+    /// How long a freeze may take.
+    pub freeze_timeout: Duration,
+    /// How a running domain is captured.
+    pub method: MethodChoice,
+    /// Targets of disks that are left out on purpose.
+    pub exclude_disks: Vec<String>,
+    /// Folder for overlays; `None` is beside each image.
+    pub overlay_dir: Option<PathBuf>,
+    /// Folder for the scratch files of pull; `None` is beside each image.
+    pub scratch_dir: Option<PathBuf>,
+    /// Save the contents of encrypted disks although the archive is not encrypted.
+    pub allow_plaintext: bool,
+}
+
+/// Whether the guest's file systems are frozen for the capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quiesce {
+    /// Fail without it.
+    Require,
+    /// Try, and say so when it could not be done.
+    Prefer,
+    /// Do not try.
+    Never,
+}
+
+/// How a running domain is captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MethodChoice {
+    /// Snapshot; pull where a snapshot cannot be had or would harm.
+    Auto,
+    /// Always snapshot.
+    Snapshot,
+    /// Always pull.
+    Pull,
+}

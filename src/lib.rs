@@ -1,0 +1,15 @@
+//! kvmbackup: unattended backups of libvirt guests.
+
+pub mod archive;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod hypervisor;
+pub mod model;
+pub mod nbd;
+pub mod plan;
+pub mod qcow2;
+pub mod report;
+pub mod retention;
+pub mod store;
+pub mod sys;

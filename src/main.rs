@@ -1,0 +1,3 @@
+//! The program: nothing but a call of the library.
+
+fn main() {}

@@ -1,0 +1,18 @@
+//! The vocabulary that every other module speaks: domains, disks, extents, restore points, outcomes, reports.
+//!
+//! Owns: values and their invariants. Must not: do any I/O, or know of libvirt, YAML, tar or terminals.
+
+mod disk;
+mod domain;
+mod extent;
+mod outcome;
+mod point;
+mod report;
+pub mod size;
+
+pub use disk::{Device, Disk, Format, Image, Source};
+pub use domain::{BootFile, Domain, DomainRef, DomainState, DomainXml, Nvram};
+pub use extent::Extent;
+pub use outcome::{Consistency, DiskOutcome, DomainOutcome, Failure, Method, Outcome, SkippedDisk};
+pub use point::{Codec, PointId};
+pub use report::{RunReport, Totals};

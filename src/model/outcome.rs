@@ -1,0 +1,152 @@
+//! Owns: how the backup of one domain ended. Must not: decide anything from it, or render it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::PointId;
+
+/// How well the saved contents agree with each other, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Consistency {
+    /// The guest was off: nothing could change.
+    Offline,
+    /// The guest's file systems were frozen when all disks were captured at one instant.
+    Filesystem,
+    /// All disks were captured at one instant, as after a power cut.
+    Crash,
+}
+
+/// How a domain was captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// An external snapshot, committed back afterwards.
+    Snapshot,
+    /// libvirt's backup API in pull mode.
+    Pull,
+    /// The images of a domain that is off, read directly.
+    Direct,
+}
+
+/// How something went, worst last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// All that was asked for is saved.
+    Success,
+    /// Saved, but not all of it: some disk is missing.
+    Partial,
+    /// Nothing usable was saved.
+    Failed,
+}
+
+/// An error as people read it: the whole chain of causes, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The error and its causes, joined by `: `.
+    pub message: String,
+    /// What the operator can do.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hint: Option<String>,
+}
+
+/// A disk that is in the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskOutcome {
+    /// The guest's name for it.
+    pub target: String,
+    /// Its size as the guest sees it, in bytes.
+    pub virtual_bytes: u64,
+    /// Bytes read: what is allocated.
+    pub read_bytes: u64,
+}
+
+/// A disk that is not in the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedDisk {
+    /// The guest's name for it.
+    pub target: String,
+    /// Why.
+    pub reason: String,
+    /// Whether it is missing against the operator's will; such a disk makes the domain `Partial`.
+    pub missed: bool,
+    /// What the operator can do.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hint: Option<String>,
+}
+
+/// How the backup of one domain ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DomainOutcome {
+    /// The domain's name, or, for an entry of the file that matched nothing, that entry.
+    pub domain: String,
+    /// Its identity, when libvirt knew it.
+    pub uuid: Option<Uuid>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How it was captured, once that was decided.
+    pub method: Option<Method>,
+    /// Why this method, where it is not the usual one.
+    pub method_reason: Option<String>,
+    /// What was reached.
+    pub consistency: Option<Consistency>,
+    /// How long the guest's file systems were frozen, in milliseconds.
+    pub frozen_ms: Option<u64>,
+    /// How long the overlay or the backup job existed, in milliseconds.
+    pub captured_ms: Option<u64>,
+    /// The restore point that was written.
+    pub point: Option<PointId>,
+    /// The disks in it.
+    pub disks: Vec<DiskOutcome>,
+    /// The disks not in it.
+    pub skipped: Vec<SkippedDisk>,
+    /// Bytes read from disks.
+    pub read_bytes: u64,
+    /// Bytes of the archive.
+    pub stored_bytes: u64,
+    /// Wall time, in milliseconds.
+    pub duration_ms: u64,
+    /// Milliseconds by stage.
+    pub stages_ms: BTreeMap<String, u64>,
+    /// Restore points kept after rotation.
+    pub restore_points: usize,
+    /// Points that rotation removed.
+    pub pruned: Vec<PointId>,
+    /// What to know although it went well.
+    pub warnings: Vec<Failure>,
+    /// What could not be cleaned up: the next run tries again.
+    pub leftovers: Vec<Failure>,
+    /// Why it failed.
+    pub error: Option<Failure>,
+}
+
+impl DomainOutcome {
+    /// An outcome with nothing done yet.
+    pub fn new(domain: &str, uuid: Option<Uuid>) -> DomainOutcome {
+        DomainOutcome {
+            domain: domain.to_owned(),
+            uuid,
+            outcome: Outcome::Success,
+            method: None,
+            method_reason: None,
+            consistency: None,
+            frozen_ms: None,
+            captured_ms: None,
+            point: None,
+            disks: Vec::new(),
+            skipped: Vec::new(),
+            read_bytes: 0,
+            stored_bytes: 0,
+            duration_ms: 0,
+            stages_ms: BTreeMap::new(),
+            restore_points: 0,
+            pruned: Vec::new(),
+            warnings: Vec::new(),
+            leftovers: Vec::new(),
+            error: None,
+        }
+    }
+}

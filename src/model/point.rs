@@ -1,0 +1,86 @@
+//! Owns: the identity of a restore point and the compression of its file. Must not: know where points are stored.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+const LAYOUT: &str = "%Y%m%dT%H%M%SZ";
+
+/// A restore point's name: the UTC second it was taken, as `20261122T020000Z`. Unique per domain; sorts by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PointId(DateTime<Utc>);
+
+impl PointId {
+    /// The point taken at this moment, to the second.
+    pub fn at(time: DateTime<Utc>) -> PointId {
+        PointId(DateTime::from_timestamp(time.timestamp(), 0).unwrap_or(time))
+    }
+
+    /// The moment it was taken.
+    pub fn time(&self) -> DateTime<Utc> {
+        self.0
+    }
+}
+
+impl fmt::Display for PointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.format(LAYOUT))
+    }
+}
+
+impl FromStr for PointId {
+    type Err = chrono::ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(PointId(NaiveDateTime::parse_from_str(text, LAYOUT)?.and_utc()))
+    }
+}
+
+impl Serialize for PointId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PointId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// How an archive is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "method", content = "level")]
+pub enum Codec {
+    /// Independent zstd frames; levels 1 to 19.
+    Zstd(i32),
+    /// Independent gzip members; levels 1 to 12.
+    Gzip(i32),
+    /// As it is.
+    None,
+}
+
+impl Codec {
+    /// The ending of the archive's name.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Codec::Zstd(_) => "tar.zst",
+            Codec::Gzip(_) => "tar.gz",
+            Codec::None => "tar",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_round_trips_and_drops_fractions() {
+        let id = PointId::at(DateTime::from_timestamp(1_795_000_000, 999_999_999).unwrap());
+        assert_eq!(id.to_string().parse::<PointId>().unwrap(), id);
+        assert!("2026-11-22".parse::<PointId>().is_err());
+    }
+}

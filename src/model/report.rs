@@ -1,0 +1,68 @@
+//! Owns: what one run did, as a value that text, JSON, mail and metrics are made from. Must not: render anything.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{DomainOutcome, Failure, Outcome};
+
+/// What one run did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// Version of this structure; raised when a field changes its meaning or goes away.
+    pub schema: u32,
+    /// The version of the program.
+    pub version: String,
+    /// This run.
+    pub run_id: Uuid,
+    /// The host section of the configuration.
+    pub host: String,
+    /// When it began.
+    pub started: DateTime<Utc>,
+    /// When it ended.
+    pub finished: DateTime<Utc>,
+    /// Every domain that was tried, or should have been.
+    pub domains: Vec<DomainOutcome>,
+    /// Domains that are configured and were not due, by name.
+    pub not_due: Vec<String>,
+    /// What this run put right of an earlier, interrupted one.
+    pub recovered: Vec<String>,
+    /// What concerns the run and no single domain.
+    pub errors: Vec<Failure>,
+    /// The signal that ended it early.
+    pub signal: Option<i32>,
+}
+
+/// Sums over a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Domains saved whole.
+    pub success: usize,
+    /// Domains saved in part.
+    pub partial: usize,
+    /// Domains not saved.
+    pub failed: usize,
+    /// Bytes read from disks.
+    pub read_bytes: u64,
+    /// Bytes of archives.
+    pub stored_bytes: u64,
+}
+
+impl RunReport {
+    /// The version of this structure that this program writes.
+    pub const SCHEMA: u32 = 1;
+
+    /// The sums.
+    pub fn totals(&self) -> Totals {
+        self.domains.iter().fold(Totals::default(), |mut totals, domain| {
+            match domain.outcome {
+                Outcome::Success => totals.success += 1,
+                Outcome::Partial => totals.partial += 1,
+                Outcome::Failed => totals.failed += 1,
+            }
+            totals.read_bytes += domain.read_bytes;
+            totals.stored_bytes += domain.stored_bytes;
+            totals
+        })
+    }
+}

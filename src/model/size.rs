@@ -1,0 +1,53 @@
+//! Owns: how byte counts and durations are written and read by people. Must not: print.
+
+use std::time::Duration;
+
+/// Bytes in decimal units with three significant figures, as disks are sold: `2.37 GB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    match (unit, value) {
+        (0, _) => format!("{count} B"),
+        (_, v) if v < 9.995 => format!("{v:.2} {}", UNITS[unit]),
+        (_, v) if v < 99.95 => format!("{v:.1} {}", UNITS[unit]),
+        (_, v) => format!("{v:.0} {}", UNITS[unit]),
+    }
+}
+
+/// A time in the two largest units that matter: `1h 04m`, `3m 07s`, `8.3 s`, `41 ms`.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        3600.. => format!("{}h {:02}m", seconds / 3600, seconds / 60 % 60),
+        60.. => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        1.. => format!("{:.1} s", time.as_secs_f64()),
+        _ => format!("{} ms", time.as_millis()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_keep_three_figures() {
+        let cases = [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (2_370_000_000, "2.37 GB"), (999_600, "1.00 MB")];
+        for (count, text) in cases {
+            assert_eq!(bytes(count), text);
+        }
+        assert_eq!(bytes(u64::MAX), "18447 PB");
+    }
+
+    #[test]
+    fn durations_name_two_units() {
+        let cases = [(41, "41 ms"), (8_300, "8.3 s"), (187_000, "3m 07s"), (3_840_000, "1h 04m")];
+        for (ms, text) in cases {
+            assert_eq!(duration(Duration::from_millis(ms)), text);
+        }
+    }
+}

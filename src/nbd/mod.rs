@@ -1,0 +1,1 @@
+//! Owns: (filled by its author).

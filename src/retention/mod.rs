@@ -1,0 +1,16 @@
+//! Owns: which restore points stay and why. Pure: no I/O, `now` is an argument.
+
+/// Which restore points stay: the union of what each rule keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// The newest so many.
+    pub last: u32,
+    /// The newest of each of so many days.
+    pub daily: u32,
+    /// The newest of each of so many ISO weeks.
+    pub weekly: u32,
+    /// The newest of each of so many months.
+    pub monthly: u32,
+    /// The newest of each of so many years.
+    pub yearly: u32,
+}

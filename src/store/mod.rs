@@ -1,0 +1,1 @@
+//! Owns: where restore points live: names, partial files, listing, deletion. Must not: look into archives.

@@ -1,0 +1,48 @@
+//! Owns: files that survive a power cut: written aside, synced, renamed, folder synced; private modes whatever the
+//! umask. Must not: know what is in them.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// Creates a file for its owner only; fails if anything, a symbolic link included, has the name.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Creates a folder, and those above it, for their owner only; folders that exist are left as they are.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes the names in a folder durable.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Replaces a file's contents at one instant: after a crash it holds the old bytes or the new ones.
+pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut aside = std::ffi::OsString::from(".");
+    aside.push(name);
+    aside.push(".tmp");
+    let aside = dir.join(aside);
+    remove(&aside)?;
+    let mut file = create_private(&aside)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(&aside, path)?;
+    sync_dir(dir)
+}
+
+/// Removes a file; one that is not there is no error. The folder is not synced.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
