@@ -1,1 +1,23 @@
-//! Owns: (filled by its author).
+//! Owns: what acts: a run over all domains, one domain's backup, the journal and recovery, restore, verify, prune.
+//! Must not: print, read configuration files, or name a concrete hypervisor.
+//!
+//! Order is what makes a backup safe. What must hold:
+//! - Whatever is acquired (a freeze, an overlay, a backup job, a partial file) is in the journal, synced, before it
+//!   exists, and leaves the journal only after it is gone.
+//! - A guest is thawed before anything else is done with it, and is back on its base before its archive is published.
+//! - An overlay is unlinked only after the live and the inactive definition both name the base.
+//! - Older restore points are removed only after the new one is published and synced.
+
+pub mod backup;
+mod capture;
+mod copy;
+mod error;
+pub mod journal;
+mod monitor;
+mod quiesce;
+pub mod recover;
+pub mod run;
+mod settle;
+
+pub use error::Error;
+pub use monitor::{Monitor, Silent};

@@ -1,1 +1,103 @@
-//! Owns: (filled by its author).
+//! Owns: what the engine may ask of a hypervisor, as a trait, and its one real adapter, libvirt.
+//! Must not: decide when to freeze, snapshot or commit; the engine does.
+
+pub mod domain_xml;
+mod error;
+mod libvirt;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Domain, DomainRef, DomainState, Image};
+
+pub use error::{Error, Kind};
+pub use libvirt::Libvirt;
+
+/// An overlay of ours over the image that a disk had before the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// The disk.
+    pub target: String,
+    /// The overlay's file.
+    pub path: PathBuf,
+    /// The image below it, to which it is committed back, and no further.
+    pub base: Image,
+}
+
+/// A backup job in pull mode: the exports stand still while the guest writes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullJob {
+    /// The NBD socket that QEMU makes.
+    pub socket: PathBuf,
+    /// For each disk the file that takes the old contents of what the guest overwrites.
+    pub scratch: Vec<Scratch>,
+}
+
+/// One disk of a pull job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scratch {
+    /// The disk, and the name of its NBD export.
+    pub target: String,
+    /// The scratch file; libvirt makes it, we remove it.
+    pub path: PathBuf,
+}
+
+/// How far a block job has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockJob {
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes to do, growing while the guest writes.
+    pub total: u64,
+}
+
+/// What the engine asks of a hypervisor. Every call names the domain and fails with an [`Error`] that does so too.
+///
+/// Implementations are shared by the threads that back up several domains at once.
+pub trait Hypervisor: Send + Sync {
+    /// All domains, running or not.
+    fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, Error>;
+    /// The domain as it is now.
+    fn describe(&self, domain: &DomainRef) -> Result<Domain, Error>;
+    /// What the domain is doing.
+    fn state(&self, domain: &DomainRef) -> Result<DomainState, Error>;
+    /// Whether the guest stands still because a write failed (a full file system under an overlay).
+    fn is_paused_by_io_error(&self, domain: &DomainRef) -> Result<bool, Error>;
+    /// Lets a paused guest run on.
+    fn resume(&self, domain: &DomainRef) -> Result<(), Error>;
+
+    /// Freezes the guest's file systems. After an error of another kind than [`Kind::NoAgent`] the guest may be frozen
+    /// all the same, even later: the deadline does not cancel the freeze.
+    fn freeze(&self, domain: &DomainRef, timeout: Duration) -> Result<(), Error>;
+    /// Thaws the guest's file systems.
+    fn thaw(&self, domain: &DomainRef) -> Result<(), Error>;
+    /// Whether the agent says that file systems are frozen.
+    fn is_frozen(&self, domain: &DomainRef) -> Result<bool, Error>;
+
+    /// Puts all overlays in place at one instant; the disks in `others` stay out of it.
+    fn snapshot(&self, domain: &DomainRef, overlays: &[Overlay], others: &[String]) -> Result<(), Error>;
+    /// Starts to commit a disk's active image into the image right below it.
+    fn start_commit(&self, domain: &DomainRef, target: &str) -> Result<(), Error>;
+    /// The block job on a disk, if there is one.
+    fn block_job(&self, domain: &DomainRef, target: &str) -> Result<Option<BlockJob>, Error>;
+    /// Ends an active commit by moving the guest to the base; fails with [`Kind::NotReady`] while the job has to go on.
+    fn pivot(&self, domain: &DomainRef, target: &str) -> Result<(), Error>;
+
+    /// Where QEMU may make a socket of this name for this domain, when libvirt keeps a folder for that.
+    fn socket_path(&self, domain: &DomainRef, name: &str) -> Result<Option<PathBuf>, Error>;
+    /// Starts a pull job of the disks in `job`; those in `others` stay out of it.
+    fn begin_pull(&self, domain: &DomainRef, job: &PullJob, others: &[String]) -> Result<(), Error>;
+    /// The socket of the backup job that runs now, if one does.
+    fn pull_socket(&self, domain: &DomainRef) -> Result<Option<PathBuf>, Error>;
+    /// Ends the backup job.
+    fn end_pull(&self, domain: &DomainRef) -> Result<(), Error>;
+
+    /// Defines a domain, or replaces the definition of one of the same UUID.
+    fn define(&self, xml: &str) -> Result<DomainRef, Error>;
+    /// Starts a defined domain.
+    fn start(&self, domain: &DomainRef) -> Result<(), Error>;
+    /// Whether the domain is started with the host; a restored one must not be unasked.
+    fn set_autostart(&self, domain: &DomainRef, autostart: bool) -> Result<(), Error>;
+}

@@ -1,4 +1,7 @@
-//! Owns: what the operating system does for us: durable files, processes, signals, space. Must not: know of backups.
+//! Owns: what the operating system does for us: durable files, locks, signals, space. Must not: know of backups.
 
 pub mod durable;
+pub mod host;
+pub mod lock;
+pub mod signals;
 pub mod space;

@@ -1,0 +1,255 @@
+//! Owns: the backup of one domain, from its description to the published restore point and rotation. Must not: fail in
+//! a way that keeps another domain from being backed up: it returns an outcome, whatever happens.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::time::Instant;
+
+use chrono::{DateTime, Local, Utc};
+use uuid::Uuid;
+
+use super::capture::Capture;
+use super::copy::Prepared;
+use super::journal::{Journal, Record};
+use super::{Error, Monitor, members};
+use crate::archive::{self, Writer};
+use crate::config::{DomainSettings, MinFree, Settings};
+use crate::hypervisor::Hypervisor;
+use crate::model::{
+    Consistency, DiskOutcome, Domain, DomainOutcome, DomainRef, DomainState, Failure, Outcome, size,
+};
+use crate::plan::{self, CapturePlan};
+use crate::retention;
+use crate::store::{Origin, Partial, Store};
+use crate::sys::signals::Cancel;
+use crate::sys::{host, space};
+
+/// Bytes read between two looks at the room that is left.
+const SPACE_CHECK: u64 = 64 << 20;
+
+/// What the backups of one run share.
+pub struct Context<'a> {
+    /// The host's settings.
+    pub settings: &'a Settings,
+    /// libvirt.
+    pub hypervisor: &'a dyn Hypervisor,
+    /// The target.
+    pub store: &'a Store,
+    /// The journal.
+    pub journal: &'a Journal,
+    /// Whether to stop.
+    pub cancel: &'a Cancel,
+    /// Who hears of progress.
+    pub monitor: &'a dyn Monitor,
+    /// The run.
+    pub run_id: Uuid,
+    /// When it began.
+    pub started: DateTime<Utc>,
+}
+
+/// Backs up one domain.
+pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettings) -> DomainOutcome {
+    let began = Instant::now();
+    let mut outcome = DomainOutcome::new(&domain.name, Some(domain.uuid));
+    // A panic is a defect of ours, and still no reason to leave the other domains without a backup.
+    let done = panic::catch_unwind(AssertUnwindSafe(|| {
+        let first = attempt(context, domain, settings, &mut outcome);
+        match first {
+            Err(Error::Changed) => {
+                let mut again = DomainOutcome::new(&domain.name, Some(domain.uuid));
+                again.leftovers = std::mem::take(&mut outcome.leftovers);
+                outcome = again;
+                attempt(context, domain, settings, &mut outcome)
+            }
+            other => other,
+        }
+    }));
+    match done {
+        Ok(Ok(())) if outcome.skipped.iter().any(|disk| disk.missed) => outcome.outcome = Outcome::Partial,
+        Ok(Ok(())) => outcome.outcome = Outcome::Success,
+        Ok(Err(error)) => fail(&mut outcome, error.failure()),
+        Err(_) => {
+            let hint = Some("please report it, with the log of `-vv`; the next run cleans up".into());
+            fail(&mut outcome, Failure { message: "this program failed (a panic)".into(), hint });
+        }
+    }
+    outcome.duration_ms = began.elapsed().as_millis() as u64;
+    outcome
+}
+
+fn fail(outcome: &mut DomainOutcome, failure: Failure) {
+    outcome.outcome = Outcome::Failed;
+    outcome.error = Some(failure);
+}
+
+fn attempt(
+    context: &Context<'_>,
+    id: &DomainRef,
+    settings: &DomainSettings,
+    outcome: &mut DomainOutcome,
+) -> Result<(), Error> {
+    if let Some(signal) = context.cancel.signal() {
+        return Err(Error::Cancelled(signal));
+    }
+    let domain = context.hypervisor.describe(id)?;
+    let plan = plan::capture(&domain, settings)?;
+    outcome.method = Some(plan.method);
+    outcome.method_reason.clone_from(&plan.method_reason);
+    outcome.skipped.clone_from(&plan.skipped);
+    outcome.warnings.extend(plan.warnings.iter().cloned());
+    check_space(context)?;
+
+    let mut record = context.journal.begin(context.run_id, context.started, &context.settings.libvirt_uri, id)?;
+    let result = write_point(context, &domain, &plan, settings, &mut record, outcome);
+    // What could not be given back keeps its entry, for the next start.
+    if outcome.leftovers.is_empty() {
+        record.close()?;
+    }
+    result?;
+    rotate(context, id, settings, outcome)
+}
+
+fn write_point(
+    context: &Context<'_>,
+    domain: &Domain,
+    plan: &CapturePlan,
+    settings: &DomainSettings,
+    record: &mut Record,
+    outcome: &mut DomainOutcome,
+) -> Result<(), Error> {
+    let name = &domain.id.name;
+    let partial = context.store.create(name, Utc::now(), settings.compression)?;
+    let sockets = context.settings.state_dir.join("sockets").join(&domain.id.uuid.simple().to_string()[..12]);
+    record.update(|entry| {
+        entry.partial = Some(partial.path().to_owned());
+        entry.sockets = Some(sockets.clone());
+    })?;
+    let collected = members::collect(domain, outcome)?;
+
+    context.monitor.stage(name, "snapshot");
+    let images = members::image_stamps(domain, plan);
+    let capture = Capture::take(context.hypervisor, domain, plan, settings, &sockets, record, outcome)?;
+    let archive_error = |source| Error::Archive { path: partial.path().to_owned(), source };
+    let copied = copy_disks(context, domain, plan, settings, &capture, &partial, &collected, outcome, &archive_error);
+    outcome.captured_ms = (!capture.is_empty()).then(|| capture.age().as_millis() as u64);
+    context.monitor.stage(name, "commit");
+    let commit = Instant::now();
+    let left = capture.release(record);
+    outcome.stages_ms.insert("commit".into(), commit.elapsed().as_millis() as u64);
+    outcome.leftovers.extend(left.iter().map(Error::failure));
+    let writer = copied?;
+
+    if domain.state == DomainState::Off {
+        let state = context.hypervisor.state(&domain.id)?;
+        if state != DomainState::Off || images != members::image_stamps(domain, plan) {
+            return Err(Error::Changed);
+        }
+    }
+    context.monitor.stage(name, "write");
+    let written = writer.finish().map_err(&archive_error)?;
+    outcome.stored_bytes = written.bytes;
+    let point = partial.publish()?;
+    outcome.point = Some(point.id);
+    record.update(|entry| entry.partial = None)
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call, and a structure for it would only rename the arguments")]
+fn copy_disks(
+    context: &Context<'_>,
+    domain: &Domain,
+    plan: &CapturePlan,
+    settings: &DomainSettings,
+    capture: &Capture<'_>,
+    partial: &Partial,
+    collected: &members::Collected,
+    outcome: &mut DomainOutcome,
+    archive_error: &dyn Fn(archive::Error) -> Error,
+) -> Result<Writer, Error> {
+    let name = &domain.id.name;
+    let began = Instant::now();
+    context.monitor.stage(name, "read");
+    let mut prepared = Vec::new();
+    for planned in &plan.disks {
+        let target = &planned.disk.target;
+        let force_share = domain.state == DomainState::Off || planned.disk.readonly || planned.disk.transient;
+        let reading = capture
+            .open(&planned.disk, planned.how, force_share)
+            .map_err(|source| Error::Read { target: target.clone(), source })?;
+        let disk = Prepared::new(target, reading)?;
+        outcome.disks.push(DiskOutcome {
+            target: target.clone(),
+            virtual_bytes: disk.virtual_bytes,
+            read_bytes: disk.read_bytes,
+        });
+        prepared.push(disk);
+    }
+    outcome.read_bytes = prepared.iter().map(|disk| disk.read_bytes).sum();
+    context.monitor.expect(name, outcome.read_bytes);
+
+    let threads = (host::cores() / context.settings.parallel).max(1);
+    let file = partial.file().map_err(Error::file("open", partial.path()))?;
+    let mut writer = Writer::new(file, settings.compression, threads).map_err(archive_error)?;
+    let manifest = members::manifest(context, domain, plan, settings, partial.id(), collected, &prepared, outcome);
+    members::write(&mut writer, domain, &manifest, collected, archive_error)?;
+    let mut since = 0;
+    for disk in prepared {
+        let mut check = |bytes: u64| {
+            since += bytes;
+            if since < SPACE_CHECK {
+                return Ok(());
+            }
+            since = 0;
+            capture.check_space()?;
+            check_space(context)
+        };
+        disk.copy(&mut writer, name, context.monitor, context.cancel, &mut check, archive_error)?;
+    }
+    outcome.stages_ms.insert("read".into(), began.elapsed().as_millis() as u64);
+    Ok(writer)
+}
+
+/// Fails before the target is fuller than the operator allows.
+fn check_space(context: &Context<'_>) -> Result<(), Error> {
+    let dir = &context.settings.backupdir;
+    let room = space::of(dir).map_err(Error::file("ask for the free space of", dir))?;
+    let wanted = match context.settings.min_free {
+        MinFree::Bytes(bytes) => bytes,
+        MinFree::Percent(percent) => (room.total as f64 * percent / 100.0) as u64,
+    };
+    if room.free < wanted {
+        return Err(Error::Space { path: dir.clone(), free: size::bytes(room.free), wanted: size::bytes(wanted) });
+    }
+    Ok(())
+}
+
+/// Removes what retention drops. A failure here leaves a good backup: it is a leftover, not an error.
+fn rotate(
+    context: &Context<'_>,
+    id: &DomainRef,
+    settings: &DomainSettings,
+    outcome: &mut DomainOutcome,
+) -> Result<(), Error> {
+    let points = context.store.points(&id.name)?;
+    outcome.restore_points = points.len();
+    let Some(policy) = &settings.retention else { return Ok(()) };
+    let ours: Vec<_> = points.iter().filter(|point| point.origin == Origin::Kvmbackup).collect();
+    let ids: Vec<_> = ours.iter().map(|point| point.id).collect();
+    for verdict in retention::apply(policy, &ids, Local::now()) {
+        if verdict.keep {
+            continue;
+        }
+        let Some(point) = ours.iter().find(|point| point.id == verdict.point) else { continue };
+        match context.store.remove(point) {
+            Ok(()) => {
+                outcome.pruned.push(point.id);
+                outcome.restore_points -= 1;
+            }
+            Err(error) => outcome.leftovers.push(Error::from(error).failure()),
+        }
+    }
+    Ok(())
+}
+
+/// What the consistency of an outcome is called in the manifest.
+pub(super) fn consistency(outcome: &DomainOutcome) -> Consistency {
+    outcome.consistency.unwrap_or(Consistency::Crash)
+}

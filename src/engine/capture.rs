@@ -1,0 +1,288 @@
+//! Owns: a domain's disks held still at one instant, by a snapshot or a backup job, and the way back. Must not: read
+//! them.
+//!
+//! What exists is in the journal before it exists. [`Capture::release`] gives everything back; when it is not called
+//! (a panic), the journal still says what the next start has to undo.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::journal::Record;
+use super::{Error, quiesce, settle};
+use crate::config::DomainSettings;
+use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
+use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainState, Failure, Method, Source};
+use crate::nbd;
+use crate::plan::{CapturePlan, How};
+use crate::sys::{durable, space};
+
+/// Where overlays and scratch files of disks without a folder of their own (block devices, network) go.
+const IMAGES: &str = "/var/lib/libvirt/images";
+/// An image's file system with less room than this is not made to carry an overlay.
+const MIN_OVERLAY_SPACE: u64 = 64 << 20;
+/// How long a server of ours may take to answer.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A domain's disks, held still.
+pub(super) struct Capture<'a> {
+    hypervisor: &'a dyn Hypervisor,
+    domain: &'a Domain,
+    began: Instant,
+    overlays: Vec<Overlay>,
+    pull: Option<PullJob>,
+    sockets: PathBuf,
+    /// Folders whose file systems grow while the capture lasts.
+    growing: Vec<PathBuf>,
+}
+
+/// One disk of a capture, ready to be read.
+pub(super) struct Reading {
+    /// The connection.
+    pub client: nbd::Client,
+    /// The process that serves it, if it is ours.
+    server: Option<nbd::Server>,
+}
+
+impl Reading {
+    /// Ends the connection and its process.
+    pub fn finish(self) -> Result<(), nbd::Error> {
+        drop(self.client);
+        self.server.map_or(Ok(()), nbd::Server::finish)
+    }
+}
+
+impl<'a> Capture<'a> {
+    /// Captures the disks as planned: freezes, snapshots or starts the job, thaws; notes in `outcome` what was reached.
+    pub fn take(
+        hypervisor: &'a dyn Hypervisor,
+        domain: &'a Domain,
+        plan: &CapturePlan,
+        settings: &DomainSettings,
+        sockets: &Path,
+        record: &mut Record,
+        outcome: &mut DomainOutcome,
+    ) -> Result<Capture<'a>, Error> {
+        durable::create_private_dir(sockets).map_err(Error::file("create the folder", sockets))?;
+        let mut capture = Capture {
+            hypervisor,
+            domain,
+            began: Instant::now(),
+            overlays: Vec::new(),
+            pull: None,
+            sockets: sockets.to_owned(),
+            growing: Vec::new(),
+        };
+        let captured: Vec<&Disk> =
+            plan.disks.iter().filter(|planned| planned.how == How::Capture).map(|planned| &planned.disk).collect();
+        if captured.is_empty() {
+            outcome.consistency = Some(Consistency::Offline);
+            return Ok(capture);
+        }
+        let run = &record.entry().run_id.simple().to_string()[..8];
+        match plan.method {
+            Method::Snapshot => capture.plan_overlays(&captured, settings, run)?,
+            Method::Pull => capture.plan_pull(&captured, settings, run)?,
+            Method::Direct => {}
+        }
+        capture.check_space()?;
+        let freezes = domain.state == DomainState::Running && settings.quiesce != crate::config::Quiesce::Never;
+        record.update(|entry| {
+            entry.frozen = freezes;
+            entry.overlays.clone_from(&capture.overlays);
+            entry.pull.clone_from(&capture.pull);
+        })?;
+        let others = others(domain, &captured);
+        let wanted = if freezes { settings.quiesce } else { crate::config::Quiesce::Never };
+        let (started, frozen) = quiesce::around(hypervisor, &domain.id, wanted, settings.freeze_timeout, || {
+            capture.began = Instant::now();
+            match &capture.pull {
+                Some(job) => Ok(hypervisor.begin_pull(&domain.id, job, &others)?),
+                None => Ok(hypervisor.snapshot(&domain.id, &capture.overlays, &others)?),
+            }
+        });
+        match frozen.still_frozen {
+            Some(error) => outcome.leftovers.push(error.failure()),
+            None => record.update(|entry| entry.frozen = false)?,
+        }
+        outcome.consistency = Some(if frozen.reached { Consistency::Filesystem } else { Consistency::Crash });
+        if frozen.reached {
+            outcome.frozen_ms = Some(frozen.time.as_millis() as u64);
+        }
+        if let Some(refused) = frozen.refused {
+            let Failure { message, hint } = Error::from(refused).failure();
+            outcome.warnings.push(Failure { message: format!("only crash-consistent: {message}"), hint });
+        }
+        match started {
+            Ok(()) => Ok(capture),
+            Err(error) => {
+                let left = capture.release(record);
+                outcome.leftovers.extend(left.iter().map(Error::failure));
+                Err(error)
+            }
+        }
+    }
+
+    /// Connects to one disk.
+    pub fn open(&self, disk: &Disk, how: How, force_share: bool) -> Result<Reading, nbd::Error> {
+        if let (How::Capture, Some(job)) = (how, &self.pull) {
+            let client = nbd::Client::connect(&job.socket, &disk.target, SERVER_TIMEOUT)?;
+            return Ok(Reading { client, server: None });
+        }
+        let mut chain = vec![match (how, &disk.persistent) {
+            (How::Direct, Some(persistent)) => persistent.clone(),
+            _ => disk.image.clone(),
+        }];
+        chain.extend(disk.backing.iter().cloned());
+        if how == How::Direct && disk.persistent.is_some() {
+            // The chain in hand is the live one's, not that of the image which the definition names.
+            chain.truncate(1);
+        }
+        let socket = self.sockets.join(format!("{}.sock", disk.target));
+        let server = nbd::Server::start(&chain, &socket, nbd::ServerOptions { force_share, timeout: SERVER_TIMEOUT })?;
+        let client = nbd::Client::connect(server.socket(), "", SERVER_TIMEOUT)?;
+        Ok(Reading { client, server: Some(server) })
+    }
+
+    /// Fails when the guest would soon be paused for want of room, so that the capture ends before that.
+    pub fn check_space(&self) -> Result<(), Error> {
+        for dir in &self.growing {
+            let room = space::of(dir).map_err(Error::file("ask for the free space of", dir))?;
+            if room.free < MIN_OVERLAY_SPACE.min(room.total / 20) {
+                return Err(Error::OverlaySpace { path: dir.clone(), free: crate::model::size::bytes(room.free) });
+            }
+        }
+        Ok(())
+    }
+
+    /// How long the capture has existed.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Gives everything back: commits and removes overlays, ends the job, removes scratch files and sockets. Returns
+    /// what could not be given back; that stays in the journal.
+    pub fn release(self, record: &mut Record) -> Vec<Error> {
+        let mut left = Vec::new();
+        if let Err(error) = give_back(self.hypervisor, record) {
+            left.push(error);
+        }
+        if let Err(error) = std::fs::remove_dir_all(&self.sockets)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            left.push(Error::file("remove the folder", &self.sockets)(error));
+        }
+        left
+    }
+
+    fn plan_overlays(&mut self, disks: &[&Disk], settings: &DomainSettings, run: &str) -> Result<(), Error> {
+        for disk in disks {
+            let path = self.beside(disk, settings.overlay_dir.as_deref(), &format!("kvmbackup-{run}.qcow2"))?;
+            self.overlays.push(Overlay { target: disk.target.clone(), path, base: disk.image.clone() });
+        }
+        Ok(())
+    }
+
+    fn plan_pull(&mut self, disks: &[&Disk], settings: &DomainSettings, run: &str) -> Result<(), Error> {
+        let mut scratch = Vec::new();
+        for disk in disks {
+            let path = self.beside(disk, settings.scratch_dir.as_deref(), &format!("kvmbackup-{run}.scratch"))?;
+            scratch.push(Scratch { target: disk.target.clone(), path });
+        }
+        let socket = self
+            .hypervisor
+            .socket_path(&self.domain.id, "kvmbackup.sock")?
+            .unwrap_or_else(|| self.sockets.join("pull.sock"));
+        self.pull = Some(PullJob { socket, scratch });
+        Ok(())
+    }
+
+    /// `<image>.<target>.<ending>` beside the image, or in the folder asked for; the target keeps apart images of one
+    /// name from different folders.
+    fn beside(&mut self, disk: &Disk, folder: Option<&Path>, ending: &str) -> Result<PathBuf, Error> {
+        let (own, name) = match &disk.image.source {
+            Source::File(path) => (path.parent(), path.file_name()),
+            Source::Block(path) => (None, path.file_name()),
+            Source::Network(_) | Source::None(_) => (None, None),
+        };
+        let folder = folder.or(own).unwrap_or(Path::new(IMAGES));
+        let mut file = name.unwrap_or_default().to_owned();
+        if own != Some(folder) {
+            file = format!("{}-{}", self.domain.id.uuid, file.to_string_lossy()).into();
+        }
+        file.push(format!(".{}.{ending}", disk.target));
+        let path = folder.join(file);
+        if path.symlink_metadata().is_ok() {
+            return Err(Error::Chain {
+                target: disk.target.clone(),
+                message: format!("{} exists already", path.display()),
+                hint: "it is not of this run; look what it is, and move it away".into(),
+            });
+        }
+        if !self.growing.iter().any(|known| known == folder) {
+            self.growing.push(folder.to_owned());
+        }
+        Ok(path)
+    }
+}
+
+/// Undoes what a journal entry says of a domain's capture, in the order that the guest needs; what is undone leaves
+/// the entry at once. Goes on after an error, and returns the first.
+pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Result<(), Error> {
+    let domain = record.entry().domain.clone();
+    let mut failed = None;
+    if record.entry().frozen {
+        match quiesce::until_thawed(hypervisor, &domain) {
+            Ok(()) => record.update(|entry| entry.frozen = false)?,
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    if let Some(job) = record.entry().pull.clone() {
+        match end_pull(hypervisor, &domain, &job) {
+            Ok(()) => record.update(|entry| entry.pull = None)?,
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    let overlays = record.entry().overlays.clone();
+    let used = !overlays.is_empty();
+    for overlay in overlays {
+        match settle::overlay(hypervisor, &domain, &overlay) {
+            Ok(()) => record.update(|entry| entry.overlays.retain(|other| *other != overlay))?,
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    if used
+        && failed.is_none()
+        && settle::resume_after_io_error(hypervisor, &domain)?
+    {
+        tracing::warn!(domain = domain.name, "the guest was paused by an I/O error; it runs again");
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Ends the job if it is the one we began: another's is left alone.
+fn end_pull(
+    hypervisor: &dyn Hypervisor,
+    domain: &crate::model::DomainRef,
+    job: &PullJob,
+) -> Result<(), Error> {
+    match hypervisor.pull_socket(domain) {
+        Ok(Some(socket)) if socket == job.socket => hypervisor.end_pull(domain)?,
+        Ok(_) => {}
+        Err(error) if error.kind() == crate::hypervisor::Kind::NoDomain => {}
+        Err(_) if matches!(hypervisor.state(domain), Ok(DomainState::Off)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    for scratch in &job.scratch {
+        durable::remove(&scratch.path).map_err(Error::file("remove the scratch file", &scratch.path))?;
+    }
+    durable::remove(&job.socket).map_err(Error::file("remove the socket", &job.socket))
+}
+
+fn others(domain: &Domain, captured: &[&Disk]) -> Vec<String> {
+    domain
+        .disks
+        .iter()
+        .filter(|disk| !captured.iter().any(|other| other.target == disk.target))
+        .map(|disk| disk.target.clone())
+        .collect()
+}

@@ -1,0 +1,173 @@
+//! Owns: how a step of the engine fails, and how that is told to people. Must not: print.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::model::Failure;
+use crate::{archive, hypervisor, nbd, plan, qcow2, store};
+
+/// A step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// libvirt or QEMU failed.
+    #[error(transparent)]
+    Hypervisor(#[from] hypervisor::Error),
+    /// The domain cannot be captured as the configuration asks.
+    #[error(transparent)]
+    Refused(#[from] plan::Refusal),
+    /// A disk cannot be read.
+    #[error("disk {target}: cannot read it")]
+    Read {
+        /// The disk.
+        target: String,
+        /// Why.
+        source: nbd::Error,
+    },
+    /// A disk's layout cannot be made.
+    #[error("disk {target}: cannot lay it out as qcow2")]
+    Layout {
+        /// The disk.
+        target: String,
+        /// Why.
+        source: qcow2::Error,
+    },
+    /// The archive cannot be written or read.
+    #[error("{}: the archive failed", path.display())]
+    Archive {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: archive::Error,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A file of ours failed.
+    #[error("{}: cannot {action}", path.display())]
+    File {
+        /// What was to be done with it.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The freeze that was required could not be had.
+    #[error("the guest's file systems could not be frozen, and `quiesce: require` is set")]
+    Quiesce {
+        /// Why.
+        source: hypervisor::Error,
+    },
+    /// The guest does not thaw.
+    #[error("the guest's file systems are still frozen after {seconds} s of trying")]
+    StillFrozen {
+        /// How long it was tried.
+        seconds: u64,
+    },
+    /// The target is nearly full.
+    #[error("{}: {free} free, less than the {wanted} that `min_free` keeps", path.display())]
+    Space {
+        /// The target.
+        path: PathBuf,
+        /// What is free.
+        free: String,
+        /// What must stay free.
+        wanted: String,
+    },
+    /// The file system under an overlay or a scratch file is nearly full; the guest would be paused.
+    #[error("{}: only {free} free beside the guest's image while it is captured", path.display())]
+    OverlaySpace {
+        /// The folder.
+        path: PathBuf,
+        /// What is free.
+        free: String,
+    },
+    /// A block job makes no progress.
+    #[error("disk {target}: the commit makes no progress for {minutes} minutes")]
+    CommitStalled {
+        /// The disk.
+        target: String,
+        /// How long.
+        minutes: u64,
+    },
+    /// A disk is not where it has to be for its overlay to be committed.
+    #[error("disk {target}: {message}")]
+    Chain {
+        /// The disk.
+        target: String,
+        /// What was found.
+        message: String,
+        /// What the operator can do.
+        hint: String,
+    },
+    /// A domain that was off changed while it was read.
+    #[error("the domain was started, or its image changed, while it was read")]
+    Changed,
+    /// A signal asks for the end.
+    #[error("stopped by signal {0}")]
+    Cancelled(i32),
+    /// Another program of the system failed.
+    #[error("{program} failed: {message}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// Anything that needs no variant of its own.
+    #[error("{message}")]
+    Other {
+        /// What is wrong.
+        message: String,
+        /// What the operator can do.
+        hint: Option<String>,
+    },
+}
+
+impl Error {
+    /// For `map_err`: a file of ours failed.
+    pub fn file<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
+        move |source| Error::File { action, path: path.to_owned(), source }
+    }
+
+    /// What the operator can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Hypervisor(error) | Error::Quiesce { source: error } => error.hint(),
+            Error::Refused(refusal) => refusal.hint(),
+            Error::Read { source, .. } => source.hint(),
+            Error::Archive { source, .. } => source.hint(),
+            Error::Store(error) => error.hint(),
+            Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("make room, or keep fewer restore points (`kvmbackup prune --dry-run` shows what goes)".into())
+            }
+            Error::StillFrozen { .. } => Some("try: virsh domfsthaw DOMAIN; then: kvmbackup recover".into()),
+            Error::Space { .. } => Some("make room, keep fewer restore points, or lower `min_free`".into()),
+            Error::OverlaySpace { .. } => Some("make room, or set `overlay_dir` (`scratch_dir` for pull)".into()),
+            Error::CommitStalled { .. } => {
+                Some("the guest goes on with its overlay; the next run tries again, or: kvmbackup recover".into())
+            }
+            Error::Chain { hint, .. } => Some(hint.clone()),
+            Error::Changed => Some("run it again; a running domain is captured by a snapshot".into()),
+            Error::Other { hint, .. } => hint.clone(),
+            Error::Layout { .. } | Error::File { .. } | Error::Cancelled(_) | Error::Program { .. } => None,
+        }
+    }
+
+    /// The whole chain of causes as one line, with the hint.
+    pub fn failure(&self) -> Failure {
+        Failure { message: chain(self), hint: self.hint() }
+    }
+}
+
+/// An error and its causes, joined by `: `.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,184 @@
+//! Owns: what a backup has acquired and not yet given back, on disk, one file a domain, so that the next start can undo
+//! it after a SIGKILL or a power cut. Must not: undo anything itself.
+//!
+//! An entry is written and synced *before* what it names exists, and loses it only *after* that is gone. It says all
+//! that undoing needs: recovery reads no configuration.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Error;
+use crate::hypervisor::{Overlay, PullJob};
+use crate::model::DomainRef;
+use crate::sys::durable;
+
+/// The version of the entries that this program writes and reads.
+const SCHEMA: u32 = 1;
+
+/// What the backup of one domain holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Version of this structure.
+    pub schema: u32,
+    /// The run.
+    pub run_id: Uuid,
+    /// When the run began.
+    pub started: DateTime<Utc>,
+    /// The libvirt that knows the domain.
+    pub libvirt_uri: String,
+    /// The domain.
+    pub domain: DomainRef,
+    /// Its file systems may be frozen.
+    pub frozen: bool,
+    /// Overlays that may be in place, or lie about.
+    pub overlays: Vec<Overlay>,
+    /// A backup job that may run, and its scratch files.
+    pub pull: Option<PullJob>,
+    /// Our own sockets' folder.
+    pub sockets: Option<PathBuf>,
+    /// The archive that is being written.
+    pub partial: Option<PathBuf>,
+}
+
+/// The folder of the entries.
+pub struct Journal {
+    dir: PathBuf,
+}
+
+/// An entry and its file; every change is on disk when the call returns.
+#[derive(Debug)]
+pub struct Record {
+    path: PathBuf,
+    entry: Entry,
+}
+
+impl Journal {
+    /// Opens the journal of a state folder.
+    pub fn open(state_dir: &Path) -> Result<Journal, Error> {
+        let dir = state_dir.join("journal");
+        durable::create_private_dir(&dir).map_err(Error::file("create the folder", &dir))?;
+        Ok(Journal { dir })
+    }
+
+    /// Begins an entry that holds nothing yet.
+    pub fn begin(
+        &self,
+        run_id: Uuid,
+        started: DateTime<Utc>,
+        libvirt_uri: &str,
+        domain: &DomainRef,
+    ) -> Result<Record, Error> {
+        let entry = Entry {
+            schema: SCHEMA,
+            run_id,
+            started,
+            libvirt_uri: libvirt_uri.to_owned(),
+            domain: domain.clone(),
+            frozen: false,
+            overlays: Vec::new(),
+            pull: None,
+            sockets: None,
+            partial: None,
+        };
+        let record = Record { path: self.dir.join(format!("{}.json", domain.uuid)), entry };
+        record.write()?;
+        Ok(record)
+    }
+
+    /// What earlier runs left. An entry that cannot be read is an error of its own beside the others.
+    pub fn left(&self) -> Result<Vec<Result<Record, Error>>, Error> {
+        let mut paths = Vec::new();
+        for item in fs::read_dir(&self.dir).map_err(Error::file("list the folder", &self.dir))? {
+            let path = item.map_err(Error::file("list the folder", &self.dir))?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        Ok(paths.iter().map(|path| read(path)).collect())
+    }
+}
+
+fn read(path: &Path) -> Result<Record, Error> {
+    let text = fs::read_to_string(path).map_err(Error::file("read the journal entry", path))?;
+    let unreadable = |message: String| Error::Other {
+        message: format!("{}: {message}", path.display()),
+        hint: Some("see docs/operations.md, \"A journal entry that cannot be read\"".into()),
+    };
+    let entry: Entry =
+        serde_json::from_str(&text).map_err(|error| unreadable(format!("not a journal entry: {error}")))?;
+    if entry.schema != SCHEMA {
+        return Err(unreadable(format!("journal entry of schema {}, this program knows {SCHEMA}", entry.schema)));
+    }
+    Ok(Record { path: path.to_owned(), entry })
+}
+
+impl Record {
+    /// What is held now.
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Changes the entry; it is on disk when this returns.
+    pub fn update(&mut self, change: impl FnOnce(&mut Entry)) -> Result<(), Error> {
+        change(&mut self.entry);
+        self.write()
+    }
+
+    /// Ends the entry: nothing is held any more.
+    pub fn close(self) -> Result<(), Error> {
+        let done = durable::remove(&self.path).and_then(|()| match self.path.parent() {
+            Some(dir) => durable::sync_dir(dir),
+            None => Ok(()),
+        });
+        done.map_err(Error::file("remove the journal entry", &self.path))
+    }
+
+    fn write(&self) -> Result<(), Error> {
+        let text = serde_json::to_vec_pretty(&self.entry)
+            .map_err(|error| Error::Other { message: format!("journal entry: {error}"), hint: None })?;
+        durable::write(&self.path, &text).map_err(Error::file("write the journal entry", &self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Format, Image, Source};
+
+    fn domain(name: &str) -> DomainRef {
+        DomainRef { name: name.into(), uuid: Uuid::new_v4() }
+    }
+
+    #[test]
+    fn every_change_is_on_disk_and_closing_forgets() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let mut record = journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain("a b")).unwrap();
+        let overlay = Overlay {
+            target: "vda".into(),
+            path: "/v/a.x".into(),
+            base: Image { source: Source::File("/v/a".into()), format: Format::Qcow2 },
+        };
+        record.update(|entry| entry.overlays.push(overlay.clone())).unwrap();
+        let left = journal.left().unwrap();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].as_ref().unwrap().entry().overlays, [overlay]);
+        record.close().unwrap();
+        assert!(journal.left().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_unreadable_entry_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain("a")).unwrap();
+        fs::write(dir.path().join("journal/0.json"), "{").unwrap();
+        let left = journal.left().unwrap();
+        assert!(left[0].is_err() && left[1].is_ok());
+    }
+}

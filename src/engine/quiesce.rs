@@ -1,0 +1,117 @@
+//! Owns: the time in which a guest's file systems are frozen. Must not: do anything in it but what its caller hands in.
+//!
+//! A deadline does not cancel a freeze: the agent may still be at it when libvirt has given up, and freeze the guest
+//! later with nobody to thaw it. So after every freeze that did not clearly fail, the guest is thawed until its agent
+//! says that it is thawed, and the journal says "frozen" until then.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Error;
+use crate::config::Quiesce;
+use crate::hypervisor::{self, Hypervisor, Kind};
+use crate::model::{DomainRef, DomainState};
+
+/// How long the guest is thawed again and again before the run gives up and leaves it to the next one.
+const THAW_DEADLINE: Duration = Duration::from_secs(120);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What a freeze came to.
+pub(super) struct Frozen {
+    /// The file systems were frozen while the capture was taken.
+    pub reached: bool,
+    /// For how long.
+    pub time: Duration,
+    /// Why they were not, where they should have been.
+    pub refused: Option<hypervisor::Error>,
+    /// The guest could not be thawed for sure.
+    pub still_frozen: Option<Error>,
+}
+
+/// Freezes as far as wanted and possible, runs `capture`, and thaws whatever `capture` came to.
+pub(super) fn around<T>(
+    hypervisor: &dyn Hypervisor,
+    domain: &DomainRef,
+    wanted: Quiesce,
+    timeout: Duration,
+    capture: impl FnOnce() -> Result<T, Error>,
+) -> (Result<T, Error>, Frozen) {
+    let mut frozen = Frozen { reached: false, time: Duration::ZERO, refused: None, still_frozen: None };
+    if wanted == Quiesce::Never {
+        return (capture(), frozen);
+    }
+    let thaw = Thaw { hypervisor, domain, armed: true };
+    let began = Instant::now();
+    let captured = match hypervisor.freeze(domain, timeout) {
+        Ok(()) => {
+            frozen.reached = true;
+            capture()
+        }
+        Err(source) => {
+            if source.kind() == Kind::NoAgent {
+                thaw.not_needed();
+            } else {
+                frozen.still_frozen = thaw.finish().err();
+            }
+            return if wanted == Quiesce::Require {
+                (Err(Error::Quiesce { source }), frozen)
+            } else {
+                frozen.refused = Some(source);
+                (capture(), frozen)
+            };
+        }
+    };
+    frozen.still_frozen = thaw.finish().err();
+    frozen.time = began.elapsed();
+    (captured, frozen)
+}
+
+/// Thaws when it is dropped, so that a panic leaves no guest frozen.
+struct Thaw<'a> {
+    hypervisor: &'a dyn Hypervisor,
+    domain: &'a DomainRef,
+    armed: bool,
+}
+
+impl Thaw<'_> {
+    fn finish(mut self) -> Result<(), Error> {
+        self.armed = false;
+        until_thawed(self.hypervisor, self.domain)
+    }
+
+    fn not_needed(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for Thaw<'_> {
+    fn drop(&mut self) {
+        if self.armed
+            && let Err(error) = until_thawed(self.hypervisor, self.domain)
+        {
+            tracing::error!(domain = self.domain.name, "{}", super::error::chain(&error));
+        }
+    }
+}
+
+/// Thaws until the agent itself says "thawed". A guest that is off has nothing frozen.
+pub(super) fn until_thawed(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(), Error> {
+    let deadline = Instant::now() + THAW_DEADLINE;
+    loop {
+        if let Err(error) = hypervisor.thaw(domain) {
+            tracing::debug!(domain = domain.name, "thaw: {}", super::error::chain(&error));
+        }
+        match hypervisor.is_frozen(domain) {
+            Ok(false) => return Ok(()),
+            Ok(true) => {}
+            Err(error) if error.kind() == Kind::NoDomain => return Ok(()),
+            Err(_) if matches!(hypervisor.state(domain), Ok(DomainState::Off)) => return Ok(()),
+            Err(error) => tracing::debug!(domain = domain.name, "{}", super::error::chain(&error)),
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::StillFrozen { seconds: THAW_DEADLINE.as_secs() });
+        }
+        thread::sleep(PAUSE);
+    }
+}

@@ -1,0 +1,128 @@
+//! Owns: one run over all domains: recover, plan, back up, report. Must not: take the lock or print; its caller does.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use chrono::{Local, Utc};
+use uuid::Uuid;
+
+use super::backup::{self, Context};
+use super::journal::Journal;
+use super::{Error, Monitor, recover};
+use crate::config::{DomainSettings, Settings};
+use crate::hypervisor::Hypervisor;
+use crate::model::{DomainOutcome, DomainRef, Failure, Outcome, RunReport};
+use crate::plan::{self, Decision, KnownDomain, Plan, Request};
+use crate::store::Store;
+use crate::sys::signals::Cancel;
+use crate::sys::space;
+
+/// Who is due, and why; touches nothing.
+pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Request) -> Result<Plan, Error> {
+    let store = Store::open(&settings.backupdir)?;
+    let mut known = Vec::new();
+    for (id, state) in hypervisor.domains()? {
+        let points = store.points(&id.name)?;
+        let last_point = points.last().map(|point| point.id.time().with_timezone(&Local).date_naive());
+        known.push(KnownDomain { id, state, last_point });
+    }
+    Ok(plan::plan(settings, &known, request, Local::now().date_naive()))
+}
+
+/// Checks that the target is one that may be written to.
+pub fn check_target(settings: &Settings) -> Result<(), Error> {
+    let dir = &settings.backupdir;
+    if settings.require_mount {
+        let mounted = space::is_off_root(dir).unwrap_or(false);
+        if !mounted {
+            return Err(Error::Other {
+                message: format!("{}: not on a mounted file system, and `require_mount` is set", dir.display()),
+                hint: Some("mount the target, and look why it was not".into()),
+            });
+        }
+    }
+    crate::sys::durable::create_private_dir(dir).map_err(Error::file("create the folder", dir))
+}
+
+/// Backs up all that is due. Never fails as a whole: what goes wrong is in the report.
+pub fn run(
+    settings: &Settings,
+    hypervisor: &dyn Hypervisor,
+    journal: &Journal,
+    request: &Request,
+    cancel: &Cancel,
+    monitor: &dyn Monitor,
+) -> Result<RunReport, Error> {
+    let mut report = RunReport {
+        schema: RunReport::SCHEMA,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        run_id: Uuid::new_v4(),
+        host: settings.host.clone(),
+        started: Utc::now(),
+        finished: Utc::now(),
+        domains: Vec::new(),
+        not_due: Vec::new(),
+        recovered: Vec::new(),
+        errors: Vec::new(),
+        signal: None,
+    };
+    let recovered = recover::recover(journal, &|_| Ok(hypervisor))?;
+    report.recovered = recovered.done;
+    report.errors = recovered.left;
+    let plan = plan(settings, hypervisor, request)?;
+    let store = Store::open(&settings.backupdir)?;
+    let context = Context {
+        settings,
+        hypervisor,
+        store: &store,
+        journal,
+        cancel,
+        monitor,
+        run_id: report.run_id,
+        started: report.started,
+    };
+    let mut due = VecDeque::new();
+    for entry in plan.entries {
+        match (entry.decision, entry.domain, entry.settings) {
+            (Decision::Due(_), Some(domain), Some(domain_settings)) => due.push_back((domain, domain_settings)),
+            (Decision::Unknown(reason), ..) => report.domains.push(unknown(&entry.name, reason)),
+            (Decision::NotDue(_), ..) => report.not_due.push(entry.name),
+            _ => {}
+        }
+    }
+    report.domains.extend(back_up_all(&context, due));
+    report.signal = cancel.signal();
+    report.finished = Utc::now();
+    Ok(report)
+}
+
+fn unknown(name: &str, reason: String) -> DomainOutcome {
+    let mut outcome = DomainOutcome::new(name, None);
+    outcome.outcome = Outcome::Failed;
+    outcome.error = Some(Failure { message: reason, hint: Some("see: virsh list --all".into()) });
+    outcome
+}
+
+/// Works the queue off with as many threads as `parallel` says; one domain's failure touches no other.
+fn back_up_all(context: &Context<'_>, due: VecDeque<(DomainRef, DomainSettings)>) -> Vec<DomainOutcome> {
+    let threads = context.settings.parallel.min(due.len());
+    let queue = Mutex::new(due);
+    let outcomes = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some((domain, settings)) = next else { break };
+                    let outcome = backup::domain(context, &domain, &settings);
+                    context.monitor.done(&outcome);
+                    outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+                }
+            });
+        }
+    });
+    let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcomes.sort_by(|a, b| a.domain.cmp(&b.domain));
+    outcomes
+}

@@ -1,0 +1,83 @@
+//! Owns: how a hypervisor fails, told apart as far as the engine acts on it. Must not: print.
+
+use super::domain_xml;
+
+/// What kind of failure it is, where the engine has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// No connection to libvirt.
+    Unreachable,
+    /// libvirt knows no such domain.
+    NoDomain,
+    /// There is no agent to ask: nothing was done in the guest.
+    NoAgent,
+    /// A block job is not ready to be ended yet.
+    NotReady,
+    /// Another job holds the domain.
+    Busy,
+    /// Anything else.
+    Other,
+}
+
+/// A call to the hypervisor failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// libvirt cannot be reached.
+    #[error("cannot connect to libvirt at {uri}")]
+    Connect {
+        /// The address asked.
+        uri: String,
+        /// What libvirt says.
+        source: virt::error::Error,
+    },
+    /// libvirt refused or failed.
+    #[error("{domain}: cannot {action}")]
+    Call {
+        /// The domain, or what else the call was about.
+        domain: String,
+        /// What was asked, as a verb phrase.
+        action: String,
+        /// Its kind.
+        kind: Kind,
+        /// What libvirt says.
+        source: virt::error::Error,
+    },
+    /// The domain XML is not what libvirt writes.
+    #[error("{domain}: cannot read the domain XML")]
+    Xml {
+        /// The domain.
+        domain: String,
+        /// What is wrong with it.
+        source: domain_xml::Error,
+    },
+    /// The guest agent answered with something else than asked for.
+    #[error("{domain}: unexpected answer of the guest agent: {answer}")]
+    Agent {
+        /// The domain.
+        domain: String,
+        /// The answer, shortened.
+        answer: String,
+    },
+}
+
+impl Error {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Connect { .. } => Kind::Unreachable,
+            Error::Call { kind, .. } => *kind,
+            Error::Xml { .. } | Error::Agent { .. } => Kind::Other,
+        }
+    }
+
+    /// What the operator can do.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self.kind() {
+            Kind::Unreachable => "is libvirtd running, and may this user reach it? try: virsh -c URI list",
+            Kind::NoAgent => "install qemu-guest-agent in the guest, or set `quiesce: never` for this domain",
+            Kind::Busy => "another job holds the domain; see: virsh domjobinfo DOMAIN; virsh blockjob DOMAIN DISK",
+            Kind::NoDomain | Kind::NotReady | Kind::Other => return None,
+        };
+        Some(hint.to_owned())
+    }
+}

@@ -1,0 +1,66 @@
+//! Owns: the calls to the guest agent. Must not: retry; the engine does, because it knows what is at stake.
+
+use std::time::Duration;
+
+use virt::domain::Domain as Handle;
+
+use super::{call, ffi};
+use crate::hypervisor::Error;
+use crate::model::DomainRef;
+
+/// How long an agent that works takes to answer a question, in seconds.
+const ANSWER: u32 = 5;
+
+/// Asks first whether the agent is there, with a short deadline, so that a guest without one costs nothing and is
+/// surely not frozen.
+pub(super) fn freeze(handle: &Handle, domain: &DomainRef, timeout: Duration) -> Result<(), Error> {
+    command(handle, domain, "guest-ping").map_err(no_agent)?;
+    set_timeout(handle, domain, timeout.as_secs().clamp(1, 3600) as u32)?;
+    let frozen = ffi::fs_freeze(handle).map_err(|source| call(domain, "freeze its file systems", source));
+    set_timeout(handle, domain, ANSWER)?;
+    // An error after the ping may hide a freeze that is under way: it must never read as "no agent".
+    frozen.map_err(uncertain)
+}
+
+pub(super) fn thaw(handle: &Handle, domain: &DomainRef) -> Result<(), Error> {
+    set_timeout(handle, domain, ANSWER)?;
+    ffi::fs_thaw(handle).map_err(|source| call(domain, "thaw its file systems", source))
+}
+
+pub(super) fn is_frozen(handle: &Handle, domain: &DomainRef) -> Result<bool, Error> {
+    let answer = command(handle, domain, "guest-fsfreeze-status")?;
+    let status = serde_json::from_str::<serde_json::Value>(&answer)
+        .ok()
+        .and_then(|value| value.get("return").and_then(|status| status.as_str()).map(str::to_owned));
+    match status.as_deref() {
+        Some("thawed") => Ok(false),
+        Some("frozen") => Ok(true),
+        _ => Err(Error::Agent { domain: domain.name.clone(), answer: answer.chars().take(200).collect() }),
+    }
+}
+
+fn set_timeout(handle: &Handle, domain: &DomainRef, seconds: u32) -> Result<(), Error> {
+    ffi::set_agent_timeout(handle, seconds).map_err(|source| call(domain, "set the deadline of its agent", source))
+}
+
+fn command(handle: &Handle, domain: &DomainRef, name: &str) -> Result<String, Error> {
+    let request = serde_json::json!({ "execute": name }).to_string();
+    handle
+        .qemu_agent_command(&request, ANSWER as i32, 0)
+        .map_err(|source| call(domain, format!("ask its agent ({name})"), source))
+}
+
+fn no_agent(error: Error) -> Error {
+    with_kind(error, crate::hypervisor::Kind::NoAgent)
+}
+
+fn uncertain(error: Error) -> Error {
+    with_kind(error, crate::hypervisor::Kind::Other)
+}
+
+fn with_kind(error: Error, kind: crate::hypervisor::Kind) -> Error {
+    match error {
+        Error::Call { domain, action, source, .. } => Error::Call { domain, action, kind, source },
+        other => other,
+    }
+}

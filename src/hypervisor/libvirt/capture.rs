@@ -1,0 +1,152 @@
+//! Owns: snapshots and backup jobs as libvirt wants them asked for. Must not: clean up after them; the engine does.
+//!
+//! Every disk of the domain is named: libvirt leaves out, without any error, a disk that is not and whose definition
+//! says `snapshot='no'`, and takes in what nobody asked for.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use virt::domain::Domain as Handle;
+
+use super::{call, ffi};
+use crate::hypervisor::{Error, Overlay, PullJob};
+use crate::model::DomainRef;
+
+/// Where libvirt keeps a folder for each running domain in which its QEMU may make sockets, AppArmor included.
+const DOMAIN_FOLDERS: &str = "/var/lib/libvirt/qemu";
+
+/// `VIR_DOMAIN_JOB_OPERATION_BACKUP` (libvirt-domain.h).
+const JOB_OPERATION_BACKUP: i32 = 9;
+
+pub(super) fn snapshot(
+    handle: &Handle,
+    domain: &DomainRef,
+    overlays: &[Overlay],
+    others: &[String],
+) -> Result<(), Error> {
+    let flags = virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+        | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+        | virt_sys::VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA;
+    handle
+        .create_snapshot_xml(&snapshot_xml(overlays, others), flags)
+        .map(drop)
+        .map_err(|source| call(domain, "take a snapshot", source))
+}
+
+fn snapshot_xml(overlays: &[Overlay], others: &[String]) -> String {
+    let mut xml = String::from("<domainsnapshot><disks>");
+    for overlay in overlays {
+        let (target, path) = (escape(&overlay.target), escape_path(&overlay.path));
+        let _ = write!(
+            xml,
+            "<disk name='{target}' snapshot='external' type='file'><driver type='qcow2'/><source file='{path}'/></disk>"
+        );
+    }
+    for target in others {
+        let _ = write!(xml, "<disk name='{}' snapshot='no'/>", escape(target));
+    }
+    xml.push_str("</disks></domainsnapshot>");
+    xml
+}
+
+pub(super) fn socket_path(handle: &Handle, name: &str) -> Option<PathBuf> {
+    let prefix = format!("domain-{}-", handle.id()?);
+    std::fs::read_dir(DOMAIN_FOLDERS)
+        .ok()?
+        .filter_map(Result::ok)
+        .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path().join(name))
+}
+
+pub(super) fn begin_pull(
+    handle: &Handle,
+    domain: &DomainRef,
+    job: &PullJob,
+    others: &[String],
+) -> Result<(), Error> {
+    ffi::backup_begin(handle, &pull_xml(job, others)).map_err(|source| call(domain, "start a backup job", source))
+}
+
+fn pull_xml(job: &PullJob, others: &[String]) -> String {
+    let mut xml = format!(
+        "<domainbackup mode='pull'><server transport='unix' socket='{}'/><disks>",
+        escape_path(&job.socket)
+    );
+    for scratch in &job.scratch {
+        let (target, path) = (escape(&scratch.target), escape_path(&scratch.path));
+        let _ = write!(
+            xml,
+            "<disk name='{target}' backup='yes' type='file' exportname='{target}'><scratch file='{path}'/></disk>"
+        );
+    }
+    for target in others {
+        let _ = write!(xml, "<disk name='{}' backup='no'/>", escape(target));
+    }
+    xml.push_str("</disks></domainbackup>");
+    xml
+}
+
+/// Asks for the job's kind first: asking for the XML of a backup that does not exist is an error like any other.
+pub(super) fn pull_socket(handle: &Handle, domain: &DomainRef) -> Result<Option<PathBuf>, Error> {
+    let stats = handle.job_stats(0).map_err(|source| call(domain, "ask for its job", source))?;
+    if stats.operation != Some(JOB_OPERATION_BACKUP) {
+        return Ok(None);
+    }
+    let xml = ffi::backup_xml(handle).map_err(|source| call(domain, "ask for its backup job", source))?;
+    let socket = roxmltree::Document::parse(&xml).ok().and_then(|document| {
+        document
+            .descendants()
+            .find(|node| node.has_tag_name("server"))
+            .and_then(|server| server.attribute("socket").map(PathBuf::from))
+    });
+    Ok(Some(socket.unwrap_or_default()))
+}
+
+fn escape_path(path: &Path) -> String {
+    escape(&path.to_string_lossy())
+}
+
+fn escape(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&apos;"),
+            '"' => out.push_str("&quot;"),
+            _ => out.push(c),
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypervisor::Scratch;
+    use crate::model::{Format, Image, Source};
+
+    #[test]
+    fn names_every_disk_and_escapes() {
+        let overlays = [Overlay {
+            target: "vda".into(),
+            path: "/v/it's <a> & \"b\".qcow2".into(),
+            base: Image { source: Source::File("/v/a".into()), format: Format::Qcow2 },
+        }];
+        let xml = snapshot_xml(&overlays, &["sda".into()]);
+        let document = roxmltree::Document::parse(&xml).unwrap();
+        let sources: Vec<_> = document.descendants().filter_map(|node| node.attribute("file")).collect();
+        assert_eq!(sources, ["/v/it's <a> & \"b\".qcow2"]);
+        assert!(xml.contains("<disk name='sda' snapshot='no'/>"));
+    }
+
+    #[test]
+    fn pull_names_every_disk() {
+        let job = PullJob {
+            socket: "/s".into(),
+            scratch: vec![Scratch { target: "vda".into(), path: "/x".into() }],
+        };
+        let xml = pull_xml(&job, &["vdb".into()]);
+        assert!(xml.contains("<disk name='vda' backup='yes'") && xml.contains("<disk name='vdb' backup='no'/>"));
+    }
+}

@@ -1,0 +1,72 @@
+//! Owns: what libvirt knows of domains, and defining them. Must not: read the XML itself; `domain_xml` does.
+
+use virt::connect::Connect;
+use virt::domain::{
+    Domain as Handle, DomainPausedReason, DomainState as VirtState, DomainStateReason,
+};
+use virt::enumutil::Enum;
+use virt_sys::{VIR_DOMAIN_XML_INACTIVE, VIR_DOMAIN_XML_MIGRATABLE, VIR_DOMAIN_XML_SECURE};
+
+use super::call;
+use crate::hypervisor::{Error, Kind, domain_xml};
+use crate::model::{Domain, DomainRef, DomainState, DomainXml};
+
+pub(super) fn list(connection: &Connect) -> Result<Vec<(DomainRef, DomainState)>, Error> {
+    let nobody = DomainRef { name: "libvirt".to_owned(), uuid: uuid::Uuid::nil() };
+    let handles = connection.list_all_domains(0).map_err(|source| call(&nobody, "list the domains", source))?;
+    let mut domains = Vec::with_capacity(handles.len());
+    for handle in handles {
+        match identify(&handle).and_then(|domain| Ok((state(&handle, &domain)?, domain))) {
+            Ok((state, domain)) => domains.push((domain, state)),
+            // It went away between the list and the question.
+            Err(error) if error.kind() == Kind::NoDomain => {}
+            Err(error) => return Err(error),
+        }
+    }
+    domains.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+    Ok(domains)
+}
+
+fn identify(handle: &Handle) -> Result<DomainRef, Error> {
+    let unnamed = DomainRef { name: "domain".to_owned(), uuid: uuid::Uuid::nil() };
+    let name = handle.name().map_err(|source| call(&unnamed, "ask for its name", source))?;
+    let uuid = handle.uuid().map_err(|source| call(&unnamed, "ask for its UUID", source))?;
+    Ok(DomainRef { name, uuid })
+}
+
+pub(super) fn state(handle: &Handle, domain: &DomainRef) -> Result<DomainState, Error> {
+    let (state, _) = handle.state().map_err(|source| call(domain, "ask for its state", source))?;
+    Ok(match state {
+        Enum::Known(VirtState::Shutoff | VirtState::Crashed) => DomainState::Off,
+        Enum::Known(VirtState::Paused | VirtState::PMSuspended) => DomainState::Paused,
+        _ => DomainState::Running,
+    })
+}
+
+pub(super) fn is_paused_by_io_error(handle: &Handle, domain: &DomainRef) -> Result<bool, Error> {
+    let (_, reason) = handle.state().map_err(|source| call(domain, "ask for its state", source))?;
+    Ok(matches!(
+        reason,
+        Enum::Known(DomainStateReason::Paused(Enum::Known(DomainPausedReason::IOError)))
+    ))
+}
+
+pub(super) fn describe(connection: &Connect, handle: &Handle, domain: &DomainRef) -> Result<Domain, Error> {
+    let state = state(handle, domain)?;
+    let persistent = handle.is_persistent().map_err(|source| call(domain, "ask whether it is persistent", source))?;
+    let text = |flags| {
+        handle.xml_desc(flags | VIR_DOMAIN_XML_SECURE).map_err(|source| call(domain, "get its XML", source))
+    };
+    let live = text(0)?;
+    let inactive = if persistent { text(VIR_DOMAIN_XML_INACTIVE)? } else { live.clone() };
+    let migratable = text(VIR_DOMAIN_XML_MIGRATABLE)?;
+    let _ = connection;
+    domain_xml::read(DomainXml { live, inactive, migratable }, state, persistent)
+        .map_err(|source| Error::Xml { domain: domain.name.clone(), source })
+}
+
+pub(super) fn define(connection: &Connect, xml: &str) -> Result<DomainRef, Error> {
+    let nobody = DomainRef { name: "domain".to_owned(), uuid: uuid::Uuid::nil() };
+    let handle = connection.define_domain_xml(xml).map_err(|source| call(&nobody, "define it", source))?;
+    identify(&handle)
+}

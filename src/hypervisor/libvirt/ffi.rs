@@ -1,0 +1,100 @@
+//! Owns: the libvirt calls that the crate `virt` lacks, and all `unsafe` code of this program.
+//! Must not: decide anything; each function is one call of the C library.
+//!
+//! Every block is sound for the same reasons: the domain pointer comes from a live `virt::Domain` that outlives the
+//! call, strings are NUL-terminated `CString`s that outlive the call, and libvirt keeps no pointer of ours.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_int, c_uint};
+use std::ptr::{null, null_mut};
+
+use virt::domain::Domain;
+use virt::error::Error;
+
+fn check(result: c_int) -> Result<c_int, Error> {
+    if result < 0 { Err(Error::last_error()) } else { Ok(result) }
+}
+
+/// A NUL inside of `text` cuts it off there: libvirt's names cannot hold one.
+fn c_string(text: &str) -> CString {
+    let bytes: Vec<u8> = text.bytes().take_while(|byte| *byte != 0).collect();
+    CString::new(bytes).unwrap_or_default()
+}
+
+/// Seconds that libvirt waits for an answer of the guest agent.
+pub fn set_agent_timeout(domain: &Domain, seconds: u32) -> Result<(), Error> {
+    let seconds = c_int::try_from(seconds).unwrap_or(c_int::MAX);
+    // SAFETY: see the module.
+    check(unsafe { virt_sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) }).map(drop)
+}
+
+/// Freezes all file systems of the guest.
+pub fn fs_freeze(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: see the module; no mount points means all.
+    check(unsafe { virt_sys::virDomainFSFreeze(domain.as_ptr(), null_mut(), 0, 0) }).map(drop)
+}
+
+/// Thaws all file systems of the guest.
+pub fn fs_thaw(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: see the module; no mount points means all.
+    check(unsafe { virt_sys::virDomainFSThaw(domain.as_ptr(), null_mut(), 0, 0) }).map(drop)
+}
+
+/// Starts to commit the active image of a disk into the image right below it.
+pub fn commit_active_shallow(domain: &Domain, disk: &str) -> Result<(), Error> {
+    let disk = c_string(disk);
+    let flags = virt_sys::VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | virt_sys::VIR_DOMAIN_BLOCK_COMMIT_SHALLOW;
+    // SAFETY: see the module; no base and no top mean the image right below and the active one.
+    check(unsafe { virt_sys::virDomainBlockCommit(domain.as_ptr(), disk.as_ptr(), null(), null(), 0, flags as c_uint) })
+        .map(drop)
+}
+
+/// The block job of a disk as (done, total), if there is one.
+pub fn block_job(domain: &Domain, disk: &str) -> Result<Option<(u64, u64)>, Error> {
+    let disk = c_string(disk);
+    let mut info = virt_sys::virDomainBlockJobInfo { type_: 0, bandwidth: 0, cur: 0, end: 0 };
+    // SAFETY: see the module; `info` is a plain structure that libvirt fills in.
+    let found = check(unsafe { virt_sys::virDomainGetBlockJobInfo(domain.as_ptr(), disk.as_ptr(), &mut info, 0) })?;
+    Ok((found > 0).then_some((info.cur, info.end)))
+}
+
+/// Ends the block job of a disk by moving the guest to the job's destination.
+pub fn pivot(domain: &Domain, disk: &str) -> Result<(), Error> {
+    let disk = c_string(disk);
+    let flags = virt_sys::VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT;
+    // SAFETY: see the module.
+    check(unsafe { virt_sys::virDomainBlockJobAbort(domain.as_ptr(), disk.as_ptr(), flags as c_uint) }).map(drop)
+}
+
+/// Starts a backup job.
+pub fn backup_begin(domain: &Domain, xml: &str) -> Result<(), Error> {
+    let xml = c_string(xml);
+    // SAFETY: see the module; no checkpoint is asked for.
+    check(unsafe { virt_sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), null(), 0) }).map(drop)
+}
+
+/// The XML of the backup job that runs now.
+pub fn backup_xml(domain: &Domain) -> Result<String, Error> {
+    // SAFETY: see the module.
+    let text = unsafe { virt_sys::virDomainBackupGetXMLDesc(domain.as_ptr(), 0) };
+    if text.is_null() {
+        return Err(Error::last_error());
+    }
+    // SAFETY: libvirt returns a NUL-terminated string from malloc that is ours to free.
+    unsafe {
+        let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+        free(text.cast());
+        Ok(copy)
+    }
+}
+
+/// Ends the domain's job, a backup among them.
+pub fn abort_job(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: see the module.
+    check(unsafe { virt_sys::virDomainAbortJob(domain.as_ptr()) }).map(drop)
+}
+
+unsafe extern "C" {
+    /// The C library's, which libvirt allocates with.
+    fn free(pointer: *mut std::ffi::c_void);
+}

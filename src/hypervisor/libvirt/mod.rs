@@ -1,0 +1,154 @@
+//! Owns: the adapter to a real libvirt. Must not: decide anything; it translates calls and errors.
+
+mod agent;
+mod capture;
+mod definition;
+mod ffi;
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use virt::connect::Connect;
+use virt::domain::Domain as Handle;
+use virt::enumutil::Enum;
+use virt::error::{Error as VirtError, ErrorNumber, clear_error_callback};
+
+use super::{BlockJob, Error, Hypervisor, Kind, Overlay, PullJob};
+use crate::model::{Domain, DomainRef, DomainState};
+
+/// A connection to libvirt, made anew when it breaks.
+pub struct Libvirt {
+    uri: String,
+    connection: Mutex<Connect>,
+}
+
+impl Libvirt {
+    /// Connects.
+    pub fn connect(uri: &str) -> Result<Libvirt, Error> {
+        // libvirt prints errors on stderr unless told otherwise; ours carry them.
+        clear_error_callback();
+        Ok(Libvirt { uri: uri.to_owned(), connection: Mutex::new(open(uri)?) })
+    }
+
+    fn connection(&self) -> Result<Connect, Error> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        if !connection.is_alive().unwrap_or(false) {
+            tracing::warn!(uri = self.uri, "the connection to libvirt is gone; connecting again");
+            *connection = open(&self.uri)?;
+        }
+        Ok(connection.clone())
+    }
+
+    fn handle(&self, domain: &DomainRef) -> Result<Handle, Error> {
+        self.connection()?.lookup_domain_by_uuid(domain.uuid).map_err(|source| call(domain, "find it", source))
+    }
+}
+
+fn open(uri: &str) -> Result<Connect, Error> {
+    Connect::open(Some(uri)).map_err(|source| Error::Connect { uri: uri.to_owned(), source })
+}
+
+/// An error of a call about a domain.
+fn call(domain: &DomainRef, action: impl Into<String>, source: VirtError) -> Error {
+    Error::Call { domain: domain.name.clone(), action: action.into(), kind: kind(&source), source }
+}
+
+fn kind(error: &VirtError) -> Kind {
+    match error.code() {
+        Enum::Known(ErrorNumber::NoDomain) => Kind::NoDomain,
+        Enum::Known(ErrorNumber::AgentUnresponsive) => Kind::NoAgent,
+        Enum::Known(ErrorNumber::BlockCopyActive) => Kind::NotReady,
+        Enum::Known(ErrorNumber::OperationTimeout) => Kind::Busy,
+        _ if error.message().contains("QEMU guest agent is not") => Kind::NoAgent,
+        _ if error.message().contains("not ready for pivot") || error.message().contains("is not ready") => {
+            Kind::NotReady
+        }
+        _ => Kind::Other,
+    }
+}
+
+impl Hypervisor for Libvirt {
+    fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, Error> {
+        definition::list(&self.connection()?)
+    }
+
+    fn describe(&self, domain: &DomainRef) -> Result<Domain, Error> {
+        definition::describe(&self.connection()?, &self.handle(domain)?, domain)
+    }
+
+    fn state(&self, domain: &DomainRef) -> Result<DomainState, Error> {
+        definition::state(&self.handle(domain)?, domain)
+    }
+
+    fn is_paused_by_io_error(&self, domain: &DomainRef) -> Result<bool, Error> {
+        definition::is_paused_by_io_error(&self.handle(domain)?, domain)
+    }
+
+    fn resume(&self, domain: &DomainRef) -> Result<(), Error> {
+        self.handle(domain)?.resume().map(drop).map_err(|source| call(domain, "resume it", source))
+    }
+
+    fn freeze(&self, domain: &DomainRef, timeout: Duration) -> Result<(), Error> {
+        agent::freeze(&self.handle(domain)?, domain, timeout)
+    }
+
+    fn thaw(&self, domain: &DomainRef) -> Result<(), Error> {
+        agent::thaw(&self.handle(domain)?, domain)
+    }
+
+    fn is_frozen(&self, domain: &DomainRef) -> Result<bool, Error> {
+        agent::is_frozen(&self.handle(domain)?, domain)
+    }
+
+    fn snapshot(&self, domain: &DomainRef, overlays: &[Overlay], others: &[String]) -> Result<(), Error> {
+        capture::snapshot(&self.handle(domain)?, domain, overlays, others)
+    }
+
+    fn start_commit(&self, domain: &DomainRef, target: &str) -> Result<(), Error> {
+        ffi::commit_active_shallow(&self.handle(domain)?, target)
+            .map_err(|source| call(domain, format!("commit the overlay of disk {target}"), source))
+    }
+
+    fn block_job(&self, domain: &DomainRef, target: &str) -> Result<Option<BlockJob>, Error> {
+        let job = ffi::block_job(&self.handle(domain)?, target)
+            .map_err(|source| call(domain, format!("ask for the block job of disk {target}"), source))?;
+        Ok(job.map(|(done, total)| BlockJob { done, total }))
+    }
+
+    fn pivot(&self, domain: &DomainRef, target: &str) -> Result<(), Error> {
+        ffi::pivot(&self.handle(domain)?, target)
+            .map_err(|source| call(domain, format!("move disk {target} back to its base"), source))
+    }
+
+    fn socket_path(&self, domain: &DomainRef, name: &str) -> Result<Option<PathBuf>, Error> {
+        Ok(capture::socket_path(&self.handle(domain)?, name))
+    }
+
+    fn begin_pull(&self, domain: &DomainRef, job: &PullJob, others: &[String]) -> Result<(), Error> {
+        capture::begin_pull(&self.handle(domain)?, domain, job, others)
+    }
+
+    fn pull_socket(&self, domain: &DomainRef) -> Result<Option<PathBuf>, Error> {
+        capture::pull_socket(&self.handle(domain)?, domain)
+    }
+
+    fn end_pull(&self, domain: &DomainRef) -> Result<(), Error> {
+        ffi::abort_job(&self.handle(domain)?).map_err(|source| call(domain, "end the backup job", source))
+    }
+
+    fn define(&self, xml: &str) -> Result<DomainRef, Error> {
+        definition::define(&self.connection()?, xml)
+    }
+
+    fn start(&self, domain: &DomainRef) -> Result<(), Error> {
+        self.handle(domain)?.create().map(drop).map_err(|source| call(domain, "start it", source))
+    }
+
+    fn set_autostart(&self, domain: &DomainRef, autostart: bool) -> Result<(), Error> {
+        self.handle(domain)?
+            .set_autostart(autostart)
+            .map(drop)
+            .map_err(|source| call(domain, "set its autostart", source))
+    }
+}
