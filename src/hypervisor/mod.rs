@@ -1,1 +1,3 @@
 //! Owns: (filled by its author).
+
+pub mod domain_xml;
