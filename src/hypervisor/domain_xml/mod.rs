@@ -1,0 +1,98 @@
+//! Owns: the XML of a domain: reading it into the vocabulary, and rewriting it for a restore. Pure.
+//! Must not: talk to libvirt, touch files, or find anything in the text by string search.
+
+mod edits;
+mod identity;
+mod reach;
+mod read;
+mod rewrite;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+pub use read::{Described, Job, Volume, read};
+pub use rewrite::{Changes, Rewritten, rewrite};
+
+/// Why a domain's XML cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Longer than libvirt itself can send.
+    #[error("domain xml has {bytes} bytes, more than libvirt can send ({limit})")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The longest allowed.
+        limit: usize,
+    },
+    /// Nested deeper than libvirt's own parser accepts.
+    #[error("domain xml is nested deeper than {limit} elements")]
+    TooDeep {
+        /// The deepest allowed.
+        limit: usize,
+    },
+    /// Not well-formed XML, or with a document type.
+    #[error("domain xml cannot be parsed")]
+    Parse(#[source] roxmltree::Error),
+    /// Well-formed, and not the definition of a domain.
+    #[error("domain xml starts with <{found}>, not <domain>")]
+    NotADomain {
+        /// The outermost element.
+        found: String,
+    },
+    /// Something that every domain has is not there.
+    #[error("domain xml has no {what}")]
+    Missing {
+        /// What is missing.
+        what: String,
+    },
+    /// A value that libvirt does not write.
+    #[error("domain xml has {what} '{value}'")]
+    Unknown {
+        /// Which value.
+        what: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// Two disks claim one target, which is the key of a disk.
+    #[error("domain xml has two disks at target {target}")]
+    SameTarget {
+        /// The target.
+        target: String,
+    },
+    /// A change names a disk that the definition does not have.
+    #[error("domain xml has no disk {target}")]
+    NoSuchDisk {
+        /// The target.
+        target: String,
+    },
+    /// Under a new name, a disk would still be the original guest's.
+    #[error("disk {target} would be written by the original guest and by its copy")]
+    SharedDisk {
+        /// The target.
+        target: String,
+    },
+    /// A restored disk was given a place that is neither a file nor a block device.
+    #[error("disk {target} is restored to neither a file nor a block device")]
+    Place {
+        /// The target.
+        target: String,
+    },
+    /// A path that XML cannot hold.
+    #[error("path {0:?} cannot be written in xml")]
+    Path(std::path::PathBuf),
+}
+
+impl Error {
+    /// What the operator can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::SharedDisk { target } => {
+                Some(format!("restore {target} too, or leave it out of the new definition, or keep the name"))
+            }
+            Error::Path(_) => Some("use a path of printable UTF-8 characters".to_owned()),
+            Error::NoSuchDisk { .. } => Some("the list of the restore point's disks shows their targets".to_owned()),
+            _ => None,
+        }
+    }
+}

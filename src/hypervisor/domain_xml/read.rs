@@ -1,0 +1,197 @@
+//! Owns: domain XML as libvirt gives it → [`Domain`]. Pure. Must not: guess what the XML does not say, or probe images.
+
+use std::path::PathBuf;
+
+use roxmltree::Node;
+use uuid::Uuid;
+
+use super::Error;
+use super::tree::{all, at, attribute, is, parse, text};
+use crate::model::{BootFile, Device, Disk, Domain, DomainRef, DomainState, DomainXml, Format, Image, Nvram, Source};
+
+/// A domain, and what its XML says that has no place in the vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// The domain. A disk on a volume of a pool has the source [`Source::None`]`("volume")`: libvirt does not write
+    /// the path into the XML, so whoever can ask the pool fills it in.
+    pub domain: Domain,
+    /// The volumes to be looked up.
+    pub volumes: Vec<Volume>,
+    /// Block jobs that run on disks: libvirt refuses a snapshot or a backup beside them.
+    pub jobs: Vec<Job>,
+}
+
+/// The active image of a disk, as a volume of a storage pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// The disk.
+    pub target: String,
+    /// The pool's name.
+    pub pool: String,
+    /// The volume's name.
+    pub volume: String,
+}
+
+/// A block job that runs on a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// The disk.
+    pub target: String,
+    /// libvirt's name of the job (`copy`, `active-commit`).
+    pub kind: String,
+}
+
+/// Reads a domain's XML.
+///
+/// Fails on XML that is no domain's, that misses the name, the UUID or a disk's target, or that is out of bounds.
+pub fn read(xml: DomainXml, state: DomainState, persistent: bool) -> Result<Described, Error> {
+    let live_document = parse(&xml.live)?;
+    let inactive_document = parse(&xml.inactive)?;
+    let (live, inactive) = (live_document.root_element(), inactive_document.root_element());
+
+    let mut disks = disks(live)?;
+    if persistent && state.is_active() {
+        add_persistent_images(&mut disks, inactive)?;
+    }
+    let id = id(live)?;
+    let volumes = volumes(live);
+    let jobs = jobs(live);
+    // libvirt may choose the path of the variables only when the guest starts, and keep it in either form.
+    let nvram = nvram(live).or_else(|| nvram(inactive));
+    let boot = boot_files(live);
+    let tpm = devices(live, "tpm").any(|tpm| attribute(tpm, &["backend"], "type") == Some("emulator"));
+    let agent_channel = devices(live, "channel")
+        .any(|channel| attribute(channel, &["target"], "name") == Some("org.qemu.guest_agent.0"));
+
+    let domain = Domain { id, state, persistent, xml, disks, nvram, boot, tpm, agent_channel };
+    Ok(Described { domain, volumes, jobs })
+}
+
+fn id(domain: Node<'_, '_>) -> Result<DomainRef, Error> {
+    // Blanks at either end belong to the name, so it is not trimmed.
+    let name = at(domain, &["name"]).and_then(|name| name.text()).filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| Error::Missing { what: "name".to_owned() })?.to_owned();
+    let uuid = text(domain, &["uuid"]).ok_or_else(|| Error::Missing { what: "uuid".to_owned() })?;
+    let uuid = Uuid::parse_str(uuid).map_err(|_| Error::Unknown { what: "the uuid", value: uuid.to_owned() })?;
+    Ok(DomainRef { name, uuid })
+}
+
+fn devices<'a, 'i>(domain: Node<'a, 'i>, name: &'static str) -> impl Iterator<Item = Node<'a, 'i>> {
+    all(domain, "devices").flat_map(move |devices| all(devices, name))
+}
+
+fn disks(domain: Node<'_, '_>) -> Result<Vec<Disk>, Error> {
+    let mut disks: Vec<Disk> = Vec::new();
+    for node in devices(domain, "disk") {
+        let disk = disk(node)?;
+        if disks.iter().any(|other| other.target == disk.target) {
+            return Err(Error::SameTarget { target: disk.target });
+        }
+        disks.push(disk);
+    }
+    Ok(disks)
+}
+
+fn disk(node: Node<'_, '_>) -> Result<Disk, Error> {
+    let target = target(node).ok_or_else(|| Error::Missing { what: "target of a disk".to_owned() })?.to_owned();
+    let device = match node.attribute("device").unwrap_or("disk") {
+        "disk" => Device::Disk,
+        "cdrom" => Device::Cdrom,
+        "floppy" => Device::Floppy,
+        "lun" => Device::Lun,
+        other => return Err(Error::Unknown { what: "the disk device", value: other.to_owned() }),
+    };
+    let backing: Vec<Node<'_, '_>> = backing_chain(node).collect();
+    Ok(Disk {
+        target,
+        device,
+        image: image(node, attribute(node, &["driver"], "type")),
+        persistent: None,
+        readonly: at(node, &["readonly"]).is_some(),
+        shareable: at(node, &["shareable"]).is_some(),
+        transient: at(node, &["transient"]).is_some(),
+        encrypted: std::iter::once(node).chain(backing.iter().copied()).any(is_encrypted),
+        backing: backing.into_iter().map(|layer| image(layer, attribute(layer, &["format"], "type"))).collect(),
+    })
+}
+
+fn target<'a>(disk: Node<'a, '_>) -> Option<&'a str> {
+    attribute(disk, &["target"], "dev")
+}
+
+/// The layers below the active image, nearest first; the empty element that ends a known chain is none.
+fn backing_chain<'a, 'i>(disk: Node<'a, 'i>) -> impl Iterator<Item = Node<'a, 'i>> {
+    let below = |node: Node<'a, 'i>| all(node, "backingStore").next().filter(|layer| layer.has_attribute("type"));
+    std::iter::successors(below(disk), move |layer| below(*layer))
+}
+
+/// libvirt takes an image without a named format as raw: it does not probe.
+fn image(node: Node<'_, '_>, format: Option<&str>) -> Image {
+    Image { source: source(node), format: Format::from_driver(format.unwrap_or("raw")) }
+}
+
+fn source(node: Node<'_, '_>) -> Source {
+    let kind = node.attribute("type").unwrap_or("file");
+    let Some(source) = at(node, &["source"]) else { return Source::None("no medium".to_owned()) };
+    let path = |name| source.attribute(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    match (kind, path("file"), path("dev")) {
+        ("file", Some(path), _) => Source::File(path),
+        ("block", _, Some(path)) => Source::Block(path),
+        ("file" | "block", ..) => Source::None("no medium".to_owned()),
+        ("network", ..) => {
+            let [protocol, name] = ["protocol", "name"].map(|name| source.attribute(name).unwrap_or_default());
+            Source::Network(format!("{protocol}:{name}"))
+        }
+        (other, ..) => Source::None(other.to_owned()),
+    }
+}
+
+/// Newer definitions have the element in the source, older ones in the disk.
+fn is_encrypted(node: Node<'_, '_>) -> bool {
+    at(node, &["encryption"]).or_else(|| at(node, &["source", "encryption"])).is_some()
+}
+
+fn add_persistent_images(disks: &mut [Disk], inactive: Node<'_, '_>) -> Result<(), Error> {
+    for defined in self::disks(inactive)? {
+        if let Some(disk) = disks.iter_mut().find(|disk| disk.target == defined.target)
+            && disk.image.source != defined.image.source
+        {
+            disk.persistent = Some(defined.image);
+        }
+    }
+    Ok(())
+}
+
+fn volumes(domain: Node<'_, '_>) -> Vec<Volume> {
+    let volume = |disk| {
+        let [pool, volume] = ["pool", "volume"].map(|name| attribute(disk, &["source"], name));
+        Some(Volume { target: target(disk)?.to_owned(), pool: pool?.to_owned(), volume: volume?.to_owned() })
+    };
+    devices(domain, "disk").filter(|disk| disk.attribute("type") == Some("volume")).filter_map(volume).collect()
+}
+
+fn jobs(domain: Node<'_, '_>) -> Vec<Job> {
+    let job = |disk| {
+        let mirror = at(disk, &["mirror"])?;
+        // libvirt leaves the name out for a copy, the only job there was at first.
+        let kind = mirror.attribute("job").unwrap_or("copy").to_owned();
+        Some(Job { target: target(disk)?.to_owned(), kind })
+    };
+    devices(domain, "disk").filter_map(job).collect()
+}
+
+/// The path is the element's text, or, since libvirt 8.5, that of a `<source>` in it.
+fn nvram(domain: Node<'_, '_>) -> Option<Nvram> {
+    let path = text(domain, &["os", "nvram"]).or_else(|| attribute(domain, &["os", "nvram", "source"], "file"))?;
+    Some(Nvram { path: PathBuf::from(path) })
+}
+
+fn boot_files(domain: Node<'_, '_>) -> Vec<BootFile> {
+    let os = at(domain, &["os"]).into_iter().flat_map(|os| os.children());
+    os.filter(|node| ["kernel", "initrd", "dtb"].iter().any(|name| is(*node, name)))
+        .filter_map(|node| {
+            let path = node.text().map(str::trim).filter(|path| !path.is_empty())?;
+            Some(BootFile { element: node.tag_name().name().to_owned(), path: PathBuf::from(path) })
+        })
+        .collect()
+}

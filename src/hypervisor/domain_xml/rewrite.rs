@@ -1,0 +1,169 @@
+//! Owns: the definition of a restored domain, made from the saved one. Pure. Must not: choose names or paths, or touch
+//! anything but the places that a restore has to change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use roxmltree::Node;
+
+use super::edits::{Edits, escape, is_writable};
+use super::tree::{all, at, parse};
+use super::{Error, identity, reach};
+use crate::model::{DomainRef, Image, Source};
+
+/// What a restore changes in a definition.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// A new name and identity; without it, the domain stays the one that was saved.
+    pub rename: Option<DomainRef>,
+    /// Where the contents of disks were restored to, by target: files or block devices, flat and not encrypted.
+    pub disks: BTreeMap<String, Image>,
+    /// Disks that lose their medium and stay as drives (a CD-ROM whose image this host does not have), by target.
+    pub eject: BTreeSet<String>,
+    /// Disks that the new definition does not have, by target.
+    pub drop_disks: BTreeSet<String>,
+    /// Where the UEFI variables were restored to.
+    pub nvram: Option<PathBuf>,
+    /// Where files of a direct boot were restored to, by element (`kernel`, `initrd`, `dtb`).
+    pub boot: BTreeMap<String, PathBuf>,
+}
+
+/// A definition, ready for libvirt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewritten {
+    /// The XML.
+    pub xml: String,
+    /// For people: what was changed beyond the plain, and what of this host the definition reaches for.
+    pub notes: Vec<String>,
+}
+
+/// Makes the definition of a restored domain from the inactive XML that was saved.
+///
+/// Whatever is not changed stays byte for byte, foreign namespaces included. Under a new name, what two domains
+/// cannot both have is taken out wherever libvirt makes it up anew: MAC addresses, ports, sockets, tap devices.
+///
+/// Fails on XML that is no domain's, on a target it does not have, on a path that XML cannot hold, and, under a new
+/// name, on a writable disk that both domains would use.
+pub fn rewrite(xml: &str, changes: &Changes) -> Result<Rewritten, Error> {
+    let document = parse(xml)?;
+    let domain = document.root_element();
+    let mut edits = Edits::new(xml);
+    let mut notes = Vec::new();
+
+    change_disks(&mut edits, domain, changes)?;
+    change_os(&mut edits, domain, changes)?;
+    if let Some(genid) = at(domain, &["genid"]) {
+        // A guest that goes back in time has to be told: https://libvirt.org/formatdomain.html#general-metadata
+        edits.set_text(genid, "", "");
+        notes.push("the generation id is new, so that the guest knows it went back in time".to_owned());
+    }
+    if let Some(to) = &changes.rename {
+        identity::renew(&mut edits, domain, to, &mut notes)?;
+    }
+    let xml = edits.apply();
+
+    let ours = changes.disks.values().filter_map(|image| image.source.path());
+    let ours = ours.chain(changes.nvram.as_deref()).chain(changes.boot.values().map(PathBuf::as_path));
+    let ours: BTreeSet<&str> = ours.filter_map(Path::to_str).collect();
+    notes.extend(reach::notes(parse(&xml)?.root_element(), &ours));
+    Ok(Rewritten { xml, notes })
+}
+
+fn change_disks(edits: &mut Edits<'_>, domain: Node<'_, '_>, changes: &Changes) -> Result<(), Error> {
+    let mut unseen: BTreeSet<&String> = changes.disks.keys().chain(&changes.eject).chain(&changes.drop_disks).collect();
+    for disk in all(domain, "devices").flat_map(|devices| all(devices, "disk")) {
+        let target = at(disk, &["target"]).and_then(|target| target.attribute("dev")).unwrap_or_default();
+        unseen.remove(&target.to_owned());
+        if changes.drop_disks.contains(target) {
+            edits.remove(disk);
+        } else if let Some(image) = changes.disks.get(target) {
+            place(edits, disk, target, image)?;
+        } else if changes.eject.contains(target) {
+            eject(edits, disk);
+        } else if changes.rename.is_some() && is_owned(disk) {
+            return Err(Error::SharedDisk { target: target.to_owned() });
+        }
+    }
+    match unseen.first() {
+        Some(target) => Err(Error::NoSuchDisk { target: target.to_string() }),
+        None => Ok(()),
+    }
+}
+
+/// Whether only one guest may use the disk's medium.
+fn is_owned(disk: Node<'_, '_>) -> bool {
+    let has = |name| at(disk, &[name]).is_some();
+    has("source") && !has("readonly") && !has("shareable")
+}
+
+/// The disk is a flat, plain image at a new place now: whatever described the old one goes.
+fn place(edits: &mut Edits<'_>, disk: Node<'_, '_>, target: &str, image: &Image) -> Result<(), Error> {
+    let (kind, path) = match &image.source {
+        Source::File(path) => ("file", path),
+        Source::Block(path) => ("block", path),
+        Source::Network(_) | Source::None(_) => return Err(Error::Place { target: target.to_owned() }),
+    };
+    let attribute = if kind == "file" { "file" } else { "dev" };
+    let new_source = format!("<source {attribute}='{}'/>", escape(as_text(path)?));
+
+    edits.set(disk, "type", kind);
+    if kind == "file" && disk.attribute("device") == Some("lun") {
+        // libvirt passes only block devices and network sources through; the rest of a LUN's attributes go with it.
+        edits.set(disk, "device", "disk");
+        edits.unset(disk, "rawio");
+        edits.unset(disk, "sgio");
+    }
+    let driver = at(disk, &["driver"]);
+    let new_driver = format!("<driver name='qemu' type='{}'/>", escape(image.format.driver()));
+    if let Some(driver) = driver {
+        edits.set(driver, "type", image.format.driver());
+        all(driver, "metadata_cache").for_each(|cache| edits.remove(cache));
+    }
+    let (source, anchor) = (at(disk, &["source"]), at(disk, &["target"]));
+    match (source, anchor) {
+        (Some(source), _) => edits.replace(source, new_source),
+        (None, Some(anchor)) => edits.insert_after(anchor, &new_source),
+        (None, None) => {}
+    }
+    if let (None, Some(anchor)) = (driver, anchor) {
+        edits.insert_after(anchor, &new_driver);
+    }
+    for gone in ["backingStore", "encryption", "mirror", "auth"] {
+        all(disk, gone).for_each(|node| edits.remove(node));
+    }
+    Ok(())
+}
+
+/// A drive without a medium is of type file, whatever its medium was.
+fn eject(edits: &mut Edits<'_>, disk: Node<'_, '_>) {
+    edits.set(disk, "type", "file");
+    for gone in ["source", "backingStore", "encryption", "mirror", "auth"] {
+        all(disk, gone).for_each(|node| edits.remove(node));
+    }
+}
+
+fn change_os(edits: &mut Edits<'_>, domain: Node<'_, '_>, changes: &Changes) -> Result<(), Error> {
+    let Some(os) = at(domain, &["os"]) else { return Ok(()) };
+    for (element, path) in &changes.boot {
+        for node in os.children().filter(|node| super::tree::is(*node, element)) {
+            edits.set_text(node, as_text(path)?, "");
+        }
+    }
+    match (at(os, &["nvram"]), &changes.nvram, &changes.rename) {
+        // The variables are a file, so a `type` that says otherwise goes.
+        (Some(nvram), Some(path), _) => edits.set_text(nvram, as_text(path)?, "type"),
+        (None, Some(path), _) => {
+            if let Some(kind) = at(os, &["type"]) {
+                edits.insert_after(kind, &format!("<nvram>{}</nvram>", escape(as_text(path)?)));
+            }
+        }
+        // libvirt makes a file of the new name from the template.
+        (Some(nvram), None, Some(_)) => edits.set_text(nvram, "", "type"),
+        (_, None, _) => {}
+    }
+    Ok(())
+}
+
+fn as_text(path: &Path) -> Result<&str, Error> {
+    path.to_str().filter(|text| is_writable(text)).ok_or_else(|| Error::Path(path.to_owned()))
+}
