@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Error;
-use crate::hypervisor::domain_xml::{Changes, DiskChange, rewrite};
+use crate::hypervisor::domain_xml::{Changes, rewrite};
 use crate::hypervisor::{Hypervisor, Kind, Overlay};
 use crate::model::{Domain, DomainRef, Image};
 use crate::sys::durable;
@@ -117,11 +117,11 @@ fn offline(hypervisor: &dyn Hypervisor, described: &Domain, overlay: &Overlay) -
     if is_at(image, &overlay.path) {
         commit_file(overlay)?;
         let mut changes = Changes::default();
-        changes.disks.insert(overlay.target.clone(), DiskChange::from(&overlay.base));
-        let xml = rewrite(&described.xml.inactive, &mut changes).map_err(|source| {
+        changes.disks.insert(overlay.target.clone(), overlay.base.clone());
+        let xml = rewrite(&described.xml.inactive, &changes).map_err(|source| {
             crate::hypervisor::Error::Xml { domain: described.id.name.clone(), source }
         })?;
-        hypervisor.define(&xml.text)?;
+        hypervisor.define(&xml.xml)?;
         return unlink(&overlay.path);
     }
     if is_same_place(image, &overlay.base) { discard(overlay) } else { Err(covered(described, overlay)) }

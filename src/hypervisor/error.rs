@@ -76,7 +76,8 @@ impl Error {
             Kind::Unreachable => "is libvirtd running, and may this user reach it? try: virsh -c URI list",
             Kind::NoAgent => "install qemu-guest-agent in the guest, or set `quiesce: never` for this domain",
             Kind::Busy => "another job holds the domain; see: virsh domjobinfo DOMAIN; virsh blockjob DOMAIN DISK",
-            Kind::NoDomain | Kind::NotReady | Kind::Other => return None,
+            Kind::NotReady => "a block job runs on one of its disks; see: virsh blockjob DOMAIN DISK --info",
+            Kind::NoDomain | Kind::Other => return None,
         };
         Some(hint.to_owned())
     }

@@ -1,5 +1,8 @@
 //! Owns: what libvirt knows of domains, and defining them. Must not: read the XML itself; `domain_xml` does.
 
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+
 use virt::connect::Connect;
 use virt::domain::{
     Domain as Handle, DomainPausedReason, DomainState as VirtState, DomainStateReason,
@@ -9,7 +12,7 @@ use virt_sys::{VIR_DOMAIN_XML_INACTIVE, VIR_DOMAIN_XML_MIGRATABLE, VIR_DOMAIN_XM
 
 use super::call;
 use crate::hypervisor::{Error, Kind, domain_xml};
-use crate::model::{Domain, DomainRef, DomainState, DomainXml};
+use crate::model::{Domain, DomainRef, DomainState, DomainXml, Source};
 
 pub(super) fn list(connection: &Connect) -> Result<Vec<(DomainRef, DomainState)>, Error> {
     let nobody = DomainRef { name: "libvirt".to_owned(), uuid: uuid::Uuid::nil() };
@@ -60,9 +63,34 @@ pub(super) fn describe(connection: &Connect, handle: &Handle, domain: &DomainRef
     let live = text(0)?;
     let inactive = if persistent { text(VIR_DOMAIN_XML_INACTIVE)? } else { live.clone() };
     let migratable = text(VIR_DOMAIN_XML_MIGRATABLE)?;
-    let _ = connection;
-    domain_xml::read(DomainXml { live, inactive, migratable }, state, persistent)
-        .map_err(|source| Error::Xml { domain: domain.name.clone(), source })
+    let described = domain_xml::read(DomainXml { live, inactive, migratable }, state, persistent)
+        .map_err(|source| Error::Xml { domain: domain.name.clone(), source })?;
+    let mut domain = described.domain;
+    for volume in described.volumes {
+        match volume_source(connection, &volume) {
+            Ok(source) => {
+                if let Some(disk) = domain.disks.iter_mut().find(|disk| disk.target == volume.target) {
+                    disk.image.source = source;
+                }
+            }
+            Err(error) => tracing::warn!(
+                domain = domain.id.name,
+                disk = volume.target,
+                "cannot find volume {} of pool {}: {error}",
+                volume.volume,
+                volume.pool
+            ),
+        }
+    }
+    Ok(domain)
+}
+
+/// The path of a pool's volume, which the domain XML does not name.
+fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<Source, virt::error::Error> {
+    let pool = connection.lookup_storage_pool_by_name(&volume.pool)?;
+    let path = PathBuf::from(pool.lookup_storage_vol_by_name(&volume.volume)?.path()?);
+    let is_block = std::fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_block_device());
+    Ok(if is_block { Source::Block(path) } else { Source::File(path) })
 }
 
 pub(super) fn define(connection: &Connect, xml: &str) -> Result<DomainRef, Error> {
