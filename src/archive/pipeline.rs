@@ -20,6 +20,9 @@ use crate::model::Codec;
 /// A piece on its way: compressed, or not yet.
 type Packed = Receiver<io::Result<(Vec<u8>, Entry)>>;
 
+/// What the writing thread ends with: the file, and its pieces for the seek table.
+type Done = Result<(File, Vec<Entry>), Error>;
+
 /// The file being written and the threads that do it. Dropped unfinished, it stops them and leaves a torso.
 pub(super) struct Pipeline {
     codec: Codec,
@@ -30,7 +33,7 @@ pub(super) struct Pipeline {
     unmade: usize,
     free: Receiver<Vec<u8>>,
     order: Option<SyncSender<Packed>>,
-    thread: Option<JoinHandle<Result<(File, Vec<Entry>), Error>>>,
+    thread: Option<JoinHandle<Done>>,
     progress: Arc<Progress>,
 }
 
@@ -122,7 +125,7 @@ impl Pipeline {
     }
 
     /// Ends the writing thread and takes what it has to say.
-    fn join(&mut self) -> Result<(File, Vec<Entry>), Error> {
+    fn join(&mut self) -> Done {
         self.order = None;
         let gone = || Error::Write { source: io::Error::other("the writing thread has ended before") };
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_else(|| Err(gone()))
@@ -147,12 +150,7 @@ impl Drop for Pipeline {
     }
 }
 
-fn write_in_order(
-    mut file: File,
-    pieces: &Receiver<Packed>,
-    give_back: &Sender<Vec<u8>>,
-    progress: &Progress,
-) -> Result<(File, Vec<Entry>), Error> {
+fn write_in_order(mut file: File, pieces: &Receiver<Packed>, give_back: &Sender<Vec<u8>>, progress: &Progress) -> Done {
     let mut entries = Vec::new();
     for packed in pieces {
         if progress.abandoned.load(Ordering::Relaxed) {
