@@ -1,0 +1,175 @@
+//! Owns: one piece of the tar stream, compressed and back, with the checks that make damage an error. Must not: know where
+//! pieces lie.
+
+use std::io;
+
+use libdeflater::{CompressionLvl, Compressor as Deflater, Decompressor as Inflater};
+use zstd::zstd_safe::{CParameter, compress_bound};
+
+use super::table::{Entry, le};
+use super::{PIECE, gzip};
+use crate::model::Codec;
+
+/// Magic number of a zstd frame (RFC 8878).
+const ZSTD: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+
+/// How pieces are compressed, without the level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Zstd,
+    Gzip,
+    None,
+}
+
+impl Kind {
+    /// By the first bytes of a file; `None` if it is no archive of ours.
+    pub(super) fn detect(start: &[u8]) -> Option<Kind> {
+        match start {
+            _ if start.starts_with(&ZSTD) => Some(Kind::Zstd),
+            _ if gzip::is_ours(start) => Some(Kind::Gzip),
+            // The magic of a GNU tar header.
+            _ if start.get(257..265) == Some(b"ustar  \0") => Some(Kind::None),
+            _ => None,
+        }
+    }
+}
+
+impl From<Codec> for Kind {
+    fn from(codec: Codec) -> Kind {
+        match codec {
+            Codec::Zstd(_) => Kind::Zstd,
+            Codec::Gzip(_) => Kind::Gzip,
+            Codec::None => Kind::None,
+        }
+    }
+}
+
+/// Compresses pieces; holds a context and a buffer, so keep and reuse it.
+pub(super) enum Packer {
+    Zstd(Box<zstd::bulk::Compressor<'static>>, Vec<u8>),
+    Gzip(Deflater, Vec<u8>),
+    None,
+}
+
+impl Packer {
+    /// A level out of range is an error.
+    pub(super) fn new(codec: Codec) -> io::Result<Packer> {
+        Ok(match codec {
+            Codec::Zstd(level) => {
+                let mut compressor = zstd::bulk::Compressor::new(level)?;
+                compressor.set_parameter(CParameter::ChecksumFlag(true))?;
+                compressor.set_parameter(CParameter::ContentSizeFlag(true))?;
+                Packer::Zstd(Box::new(compressor), Vec::with_capacity(compress_bound(PIECE)))
+            }
+            Codec::Gzip(level) => {
+                let level = CompressionLvl::new(level).map_err(|_| io::ErrorKind::InvalidInput)?;
+                Packer::Gzip(Deflater::new(level), Vec::new())
+            }
+            Codec::None => Packer::None,
+        })
+    }
+
+    /// Compresses a piece in place: its buffer and this packer's change places, so nothing is copied.
+    pub(super) fn pack(&mut self, piece: &mut Vec<u8>) -> io::Result<Entry> {
+        let unpacked = size(piece)?;
+        let check = match self {
+            Packer::Zstd(compressor, buffer) => {
+                buffer.clear();
+                buffer.reserve(compress_bound(piece.len()));
+                compressor.compress_to_buffer(piece.as_slice(), buffer)?;
+                std::mem::swap(piece, buffer);
+                // A frame ends with the checksum that the seek table has, too.
+                le(&piece[piece.len().saturating_sub(4)..])
+            }
+            Packer::Gzip(deflater, buffer) => {
+                let check = libdeflater::crc32(piece);
+                deflate(deflater, piece, check, buffer)?;
+                std::mem::swap(piece, buffer);
+                check
+            }
+            Packer::None => 0,
+        };
+        Ok(Entry { packed: size(piece)?, unpacked, check })
+    }
+}
+
+/// Makes a gzip member of `piece` in `member`.
+fn deflate(deflater: &mut Deflater, piece: &[u8], check: u32, member: &mut Vec<u8>) -> io::Result<()> {
+    let bound = deflater.deflate_compress_bound(piece.len());
+    member.resize(gzip::HEADER + bound, 0);
+    let length = deflater
+        .deflate_compress(piece, &mut member[gzip::HEADER..])
+        .map_err(|_| io::Error::other("libdeflate had too little room"))?;
+    member.truncate(gzip::HEADER + length);
+    member.extend_from_slice(&check.to_le_bytes());
+    member.extend_from_slice(&size(piece)?.to_le_bytes());
+    let header = gzip::header(size(member)?);
+    member[..gzip::HEADER].copy_from_slice(&header);
+    Ok(())
+}
+
+fn size(bytes: &[u8]) -> io::Result<u32> {
+    u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// Decodes pieces; holds contexts, so keep and reuse it.
+pub(super) struct Unpacker {
+    zstd: zstd::bulk::Decompressor<'static>,
+    inflater: Inflater,
+}
+
+impl Unpacker {
+    /// Fails when there is no memory for a context.
+    pub(super) fn new() -> io::Result<Unpacker> {
+        Ok(Unpacker { zstd: zstd::bulk::Decompressor::new()?, inflater: Inflater::new() })
+    }
+
+    /// Decodes the bytes of one piece into `out`, which is replaced; the error says what is wrong with them.
+    ///
+    /// `packed` has the length that `entry` says, and `entry` sane lengths.
+    pub(super) fn unpack(
+        &mut self,
+        kind: Kind,
+        entry: Entry,
+        packed: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), &'static str> {
+        let unpacked = entry.unpacked as usize;
+        match kind {
+            Kind::Zstd => {
+                // Frame header descriptor (RFC 8878, 3.1.1.1.1): a checksum follows, no reserved bit, no dictionary.
+                if !packed.starts_with(&ZSTD) || packed.len() < 9 || packed[4] & 0b0001_1111 != 0b0000_0100 {
+                    return Err("it does not start as one");
+                }
+                // Ties the frame to its place: one from elsewhere has another checksum.
+                if le(&packed[packed.len() - 4..]) != entry.check {
+                    return Err("its checksum is not the one in the seek table");
+                }
+                out.clear();
+                out.reserve_exact(unpacked);
+                self.zstd
+                    .decompress_to_buffer(packed, out)
+                    .map_err(|_| "it does not decode, or its checksum does not match")?;
+            }
+            Kind::Gzip => {
+                if packed.len() < gzip::HEADER + gzip::TRAILER || packed[..gzip::HEADER] != gzip::header(entry.packed) {
+                    return Err("it does not start as one");
+                }
+                let (data, trailer) = packed[gzip::HEADER..].split_at(packed.len() - gzip::HEADER - gzip::TRAILER);
+                if le(trailer) != entry.check || le(&trailer[4..]) != entry.unpacked {
+                    return Err("its trailer is not what the seek table says");
+                }
+                out.resize(unpacked, 0);
+                let length = self.inflater.deflate_decompress(data, out).map_err(|_| "it does not decode")?;
+                if length != unpacked || libdeflater::crc32(out) != entry.check {
+                    return Err("its checksum does not match");
+                }
+            }
+            Kind::None => {
+                out.clear();
+                out.extend_from_slice(packed);
+            }
+        }
+        if out.len() == unpacked { Ok(()) } else { Err("its contents have another length than the seek table says") }
+    }
+}

@@ -1,0 +1,200 @@
+//! Owns: what can go wrong with an archive, in words. Must not: hold the path of an archive that is being written (its
+//! writer knows only the open file).
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why an archive could not be written, read or trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file could not be opened.
+    #[error("could not open {}", path.display())]
+    Open {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file could not be read.
+    #[error("could not read the archive at byte {offset}")]
+    Read {
+        /// In the file.
+        offset: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file could not be written or synced; the caller knows its path.
+    #[error("could not write the archive")]
+    Write {
+        /// Why.
+        source: io::Error,
+    },
+    /// Compression failed, or its threads could not be started.
+    #[error("could not compress")]
+    Compress {
+        /// Why.
+        source: io::Error,
+    },
+    /// The threads that decode could not be started.
+    #[error("could not start threads to decode")]
+    Threads {
+        /// Why.
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// Not a file of this program.
+    #[error("{} is not an archive of kvmbackup", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The index at the end is damaged or cut off.
+    #[error("the seek table at the end of the archive is damaged: {what}")]
+    Table {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// One compressed piece is damaged.
+    #[error("the frame at byte {offset} is damaged: {what}")]
+    Frame {
+        /// Of the frame, in the file.
+        offset: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The tar stream is damaged.
+    #[error("the tar header at byte {offset} of the tar stream is damaged: {what}")]
+    Header {
+        /// In the uncompressed tar stream.
+        offset: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A member cannot be had because of what `source` says.
+    #[error("member {member} is damaged")]
+    Member {
+        /// Its name.
+        member: String,
+        /// The damage.
+        source: Box<Error>,
+    },
+    /// A member that must be there is not.
+    #[error("member {member} is missing")]
+    Missing {
+        /// Its name.
+        member: String,
+    },
+    /// A member is there that nothing speaks of.
+    #[error("member {member} is not in SHA256SUMS")]
+    Unlisted {
+        /// Its name.
+        member: String,
+    },
+    /// A member's bytes are not those that were written.
+    #[error("the SHA-256 of member {member} is not the one in SHA256SUMS")]
+    Digest {
+        /// Its name.
+        member: String,
+    },
+    /// `SHA256SUMS` cannot be read.
+    #[error("line {line} of SHA256SUMS is damaged")]
+    Sums {
+        /// From 1.
+        line: usize,
+    },
+    /// `manifest.json` cannot be read.
+    #[error("manifest.json is damaged")]
+    Manifest {
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// `manifest.json` cannot be made.
+    #[error("could not make manifest.json")]
+    MakeManifest {
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A newer program wrote the archive.
+    #[error(
+        "the archive has format {format}, and this program knows formats up to {}",
+        crate::archive::manifest::FORMAT
+    )]
+    NewerFormat {
+        /// Its format.
+        format: u32,
+    },
+    /// A member is larger than its reader allows.
+    #[error("member {member} has {length} bytes, more than the {limit} allowed here")]
+    TooLarge {
+        /// Its name.
+        member: String,
+        /// Its bytes.
+        length: u64,
+        /// The bytes allowed.
+        limit: u64,
+    },
+    /// A name that an archive may not hold: absolute, with `..`, twice.
+    #[error("member name {name:?} is refused: {what}")]
+    Name {
+        /// The name.
+        name: String,
+        /// Why.
+        what: &'static str,
+    },
+    /// The writer was given more or fewer bytes than it was told, or members out of order.
+    #[error("member {member}: {what}")]
+    Misuse {
+        /// The member.
+        member: String,
+        /// What was done wrong.
+        what: &'static str,
+    },
+    /// There are more pieces than an archive may have.
+    #[error("the archive would hold more than 64 TiB")]
+    TooManyPieces,
+    /// An archive of the seed script cannot be read.
+    #[error("could not read the archive {}", path.display())]
+    Seed {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What the operator can do, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::NewerFormat { .. } => "update kvmbackup, or restore by hand with tar (docs/format.md)",
+            Error::Table { .. } => {
+                "the file may be cut off: compare its size with another copy; zstd or gzip and tar read what is left of it"
+            }
+            Error::Frame { .. } | Error::Header { .. } | Error::Digest { .. } | Error::Read { .. } => {
+                "look for another copy or an older restore point, and test the target's disk and memory"
+            }
+            Error::Member { source, .. } => return source.hint(),
+            Error::Write { source } if source.kind() == io::ErrorKind::StorageFull => {
+                "free space on the target, or keep fewer restore points"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// As the error of a member.
+    pub(super) fn of(self, member: &str) -> Error {
+        match self {
+            named @ (Error::Member { .. } | Error::Digest { .. } | Error::Missing { .. } | Error::TooLarge { .. }) => {
+                named
+            }
+            source => Error::Member { member: member.to_owned(), source: Box::new(source) },
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    /// For readers that speak [`io::Error`]; the error stays inside.
+    fn from(error: Error) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, error)
+    }
+}

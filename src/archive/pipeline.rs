@@ -1,0 +1,173 @@
+//! Owns: pieces compressed in parallel and written in order, in bounded memory. Must not: know what is in a piece.
+//!
+//! The caller fills a buffer; a pool compresses it in place; one thread writes the results in the order they were given
+//! and hands the buffers back. The number of buffers is the limit: there are `threads + 2` of them.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::codec::{Kind, Packer};
+use super::table::{self, Entry};
+use super::{Error, MAX_PIECES, PIECE};
+use crate::model::Codec;
+
+/// A piece on its way: compressed, or not yet.
+type Packed = Receiver<io::Result<(Vec<u8>, Entry)>>;
+
+/// What the writing thread ends with: the file, and its pieces for the seek table.
+type Done = Result<(File, Vec<Entry>), Error>;
+
+/// The file being written and the threads that do it. Dropped unfinished, it stops them and leaves a torso.
+pub(super) struct Pipeline {
+    codec: Codec,
+    pool: ThreadPool,
+    /// Idle compression contexts.
+    packers: Arc<Mutex<Vec<Packer>>>,
+    /// Buffers that may still be made.
+    unmade: usize,
+    free: Receiver<Vec<u8>>,
+    order: Option<SyncSender<Packed>>,
+    thread: Option<JoinHandle<Done>>,
+    progress: Arc<Progress>,
+}
+
+#[derive(Default)]
+struct Progress {
+    written: AtomicU64,
+    abandoned: AtomicBool,
+}
+
+impl Pipeline {
+    /// Writes at the file's position, which is its start; `threads` of at least 1 compress.
+    pub(super) fn new(file: File, codec: Codec, threads: usize) -> Result<Pipeline, Error> {
+        let compress = |source| Error::Compress { source };
+        let threads = threads.max(1);
+        // The first context now, so that a bad level is an error at once.
+        let packers = Arc::new(Mutex::new(vec![Packer::new(codec).map_err(compress)?]));
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|_| "compress".to_owned())
+            // A panic drops the piece's sender, which the writing thread takes for an error.
+            .panic_handler(|_| {})
+            .build()
+            .map_err(|error| compress(io::Error::other(error)))?;
+        let buffers = threads + 2;
+        let (order, pieces) = mpsc::sync_channel(buffers);
+        let (give_back, free) = mpsc::channel();
+        let progress = Arc::new(Progress::default());
+        let thread = std::thread::Builder::new()
+            .name("write".to_owned())
+            .spawn({
+                let progress = progress.clone();
+                move || write_in_order(file, &pieces, &give_back, &progress)
+            })
+            .map_err(compress)?;
+        Ok(Pipeline { codec, pool, packers, unmade: buffers, free, order: Some(order), thread: Some(thread), progress })
+    }
+
+    /// Bytes in the file so far.
+    pub(super) fn written(&self) -> u64 {
+        self.progress.written.load(Ordering::Relaxed)
+    }
+
+    /// An empty buffer to fill with at most [`PIECE`] bytes; waits until one is free.
+    pub(super) fn buffer(&mut self) -> Result<Vec<u8>, Error> {
+        let buffer = match self.free.try_recv() {
+            Ok(buffer) => Some(buffer),
+            Err(_) if self.unmade > 0 => {
+                self.unmade -= 1;
+                Some(Vec::with_capacity(PIECE))
+            }
+            Err(_) => self.free.recv().ok(),
+        };
+        let mut buffer = buffer.ok_or_else(|| self.failure())?;
+        buffer.clear();
+        buffer.reserve_exact(PIECE);
+        Ok(buffer)
+    }
+
+    /// Sends the next piece on its way; it must not be empty.
+    pub(super) fn push(&mut self, mut piece: Vec<u8>) -> Result<(), Error> {
+        let (send, packed) = mpsc::sync_channel(1);
+        let sent = self.order.as_ref().is_some_and(|order| order.send(packed).is_ok());
+        if !sent {
+            return Err(self.failure());
+        }
+        let packers = self.packers.clone();
+        let codec = self.codec;
+        self.pool.spawn(move || {
+            let idle = packers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let result = idle.map_or_else(|| Packer::new(codec), Ok).and_then(|mut packer| {
+                let entry = packer.pack(&mut piece)?;
+                packers.lock().unwrap_or_else(PoisonError::into_inner).push(packer);
+                Ok((piece, entry))
+            });
+            // The receiver is gone when writing has failed: then nobody wants the piece.
+            let _ = send.send(result);
+        });
+        Ok(())
+    }
+
+    /// Waits for all pieces, writes the seek table and makes the file durable. Returns its length in bytes.
+    pub(super) fn finish(mut self) -> Result<u64, Error> {
+        let write = |source| Error::Write { source };
+        let (mut file, entries) = self.join()?;
+        let table = table::encode(Kind::from(self.codec), &entries);
+        file.write_all(&table).map_err(write)?;
+        file.sync_all().map_err(write)?;
+        Ok(self.written() + table.len() as u64)
+    }
+
+    /// Ends the writing thread and takes what it has to say.
+    fn join(&mut self) -> Done {
+        self.order = None;
+        let gone = || Error::Write { source: io::Error::other("the writing thread has ended before") };
+        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_else(|| Err(gone()))
+    }
+
+    /// Why the writing thread has ended before its time.
+    fn failure(&mut self) -> Error {
+        match self.join() {
+            Err(error) => error,
+            Ok(_) => Error::Write { source: io::Error::other("the writing thread has ended too early") },
+        }
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.progress.abandoned.store(true, Ordering::Relaxed);
+        self.order = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write_in_order(mut file: File, pieces: &Receiver<Packed>, give_back: &Sender<Vec<u8>>, progress: &Progress) -> Done {
+    let mut entries = Vec::new();
+    for packed in pieces {
+        if progress.abandoned.load(Ordering::Relaxed) {
+            break;
+        }
+        let (piece, entry) = packed
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("a compressing thread has ended")))
+            .map_err(|source| Error::Compress { source })?;
+        if entries.len() == MAX_PIECES {
+            return Err(Error::TooManyPieces);
+        }
+        file.write_all(&piece).map_err(|source| Error::Write { source })?;
+        entries.push(entry);
+        progress.written.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        // The receiver is gone when the caller needs no more buffers.
+        let _ = give_back.send(piece);
+    }
+    Ok((file, entries))
+}

@@ -1,0 +1,165 @@
+//! Owns: reading the archives of the Python script that this program replaces
+//! (<https://github.com/bioinformatics-ptp/kvmBackup>): a tar stream in gzip, with `DATE/NAME.xml`,
+//! `DATE/NAME-inactive.xml`, `DATE/NAME-migratable.xml` and `DATE/IMAGE`. Must not: write any.
+//!
+//! A gzip stream has its checksum at its very end: nothing that comes out of one is to be trusted before all of it was read.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use chrono::NaiveDate;
+use flate2::bufread::MultiGzDecoder;
+use tar::EntryType;
+
+use super::{Error, names};
+
+/// Bytes read from the file at once.
+const BUFFER: usize = 256 << 10;
+
+/// An archive of the seed script.
+pub struct Seed {
+    file: File,
+    path: PathBuf,
+    domain: String,
+}
+
+/// One member of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedMember {
+    /// Its name, `DATE/FILE`.
+    pub name: String,
+    /// Its bytes.
+    pub length: u64,
+    /// What it is.
+    pub role: Role,
+}
+
+impl SeedMember {
+    /// The name without the date.
+    pub fn file_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
+    }
+}
+
+/// What a member is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The domain XML as it was.
+    Live,
+    /// The domain XML as at its next start.
+    Inactive,
+    /// The domain XML fit for another host.
+    Migratable,
+    /// A disk image, as it lay on the host.
+    Image,
+}
+
+impl Seed {
+    /// An archive of `domain` in an open file; `path` is for messages.
+    pub fn new(file: File, path: &Path, domain: &str) -> Seed {
+        Seed { file, path: path.to_owned(), domain: domain.to_owned() }
+    }
+
+    /// Opens the archive of `domain`.
+    pub fn open(path: &Path, domain: &str) -> Result<Seed, Error> {
+        let file = File::open(path).map_err(|source| Error::Open { path: path.to_owned(), source })?;
+        Ok(Seed::new(file, path, domain))
+    }
+
+    /// The day it was made, in the host's time zone then. Reads the first few kilobytes.
+    pub fn date(&self) -> Result<NaiveDate, Error> {
+        self.date_in().map_err(|source| self.damaged(source))
+    }
+
+    /// Its members. Reads and decodes all of it.
+    pub fn members(&self) -> Result<Vec<SeedMember>, Error> {
+        let mut members = Vec::new();
+        self.each(|member, _| {
+            members.push(member.clone());
+            Ok(())
+        })?;
+        Ok(members)
+    }
+
+    /// Hands each member and its contents to `visit`, in one pass; what that leaves unread is skipped. `Ok` means that the
+    /// whole file was read and that its checksums match; before that, no contents are to be trusted.
+    pub fn each(&self, visit: impl FnMut(&SeedMember, &mut dyn Read) -> io::Result<()>) -> Result<(), Error> {
+        self.each_in(visit).map_err(|source| self.damaged(source))
+    }
+
+    /// Hands the contents of one member to `visit`; the rules are those of [`Seed::each`].
+    pub fn extract<T>(&self, name: &str, visit: impl FnOnce(&mut dyn Read) -> io::Result<T>) -> Result<T, Error> {
+        let mut visit = Some(visit);
+        let mut result = None;
+        self.each(|member, contents| {
+            if member.name == name
+                && let Some(visit) = visit.take()
+            {
+                result = Some(visit(contents)?);
+            }
+            Ok(())
+        })?;
+        result.ok_or_else(|| Error::Missing { member: name.to_owned() })
+    }
+
+    fn damaged(&self, source: io::Error) -> Error {
+        Error::Seed { path: self.path.clone(), source }
+    }
+
+    fn stream(&self) -> io::Result<MultiGzDecoder<BufReader<&File>>> {
+        let mut file = &self.file;
+        file.rewind()?;
+        Ok(MultiGzDecoder::new(BufReader::with_capacity(BUFFER, file)))
+    }
+
+    fn date_in(&self) -> io::Result<NaiveDate> {
+        let mut archive = tar::Archive::new(self.stream()?);
+        let first = archive.entries()?.next().ok_or_else(|| invalid("it is empty"))??;
+        let path = first.path_bytes();
+        let name = std::str::from_utf8(&path).map_err(|_| invalid("the first name is not UTF-8"))?;
+        date_of(name).ok_or_else(|| invalid("the first name does not begin with a date"))
+    }
+
+    fn each_in(&self, mut visit: impl FnMut(&SeedMember, &mut dyn Read) -> io::Result<()>) -> io::Result<()> {
+        let mut archive = tar::Archive::new(self.stream()?);
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            match entry.header().entry_type() {
+                EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {}
+                EntryType::Directory => continue,
+                _ => return Err(invalid("a member is not a regular file")),
+            }
+            let name =
+                String::from_utf8(entry.path_bytes().into_owned()).map_err(|_| invalid("a name is not UTF-8"))?;
+            names::check(&name).map_err(io::Error::other)?;
+            if date_of(&name).is_none() {
+                return Err(invalid("a name does not begin with a date"));
+            }
+            let role = self.role(&name);
+            let member = SeedMember { name, length: entry.size(), role };
+            visit(&member, &mut entry)?;
+        }
+        // What follows the end of the tar stream, and with it the checksum of the gzip stream.
+        let mut rest = archive.into_inner();
+        io::copy(&mut rest, &mut io::sink()).map(drop)
+    }
+
+    fn role(&self, name: &str) -> Role {
+        let file = name.rsplit('/').next().unwrap_or(name);
+        match file.strip_prefix(self.domain.as_str()) {
+            Some(".xml") => Role::Live,
+            Some("-inactive.xml") => Role::Inactive,
+            Some("-migratable.xml") => Role::Migratable,
+            _ => Role::Image,
+        }
+    }
+}
+
+fn date_of(name: &str) -> Option<NaiveDate> {
+    NaiveDate::parse_from_str(name.split_once('/')?.0, "%Y-%m-%d").ok()
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}

@@ -1,0 +1,165 @@
+//! Owns: SHA-256 digests of members and the text of `SHA256SUMS`, as `sha256sum` (GNU coreutils 9) writes and checks
+//! it. Must not: read members.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::{Digest as _, Sha256};
+
+use super::Error;
+
+/// A SHA-256 digest; shown as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Digest([u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Digest, ()> {
+        let text = text.as_bytes();
+        let mut digest = [0; 32];
+        if text.len() != 64 {
+            return Err(());
+        }
+        for (byte, pair) in digest.iter_mut().zip(text.chunks_exact(2)) {
+            let nibble = |digit: u8| char::from(digit).to_digit(16).ok_or(());
+            // Two nibbles make at most 255.
+            *byte = (nibble(pair[0])? * 16 + nibble(pair[1])?) as u8;
+        }
+        Ok(Digest(digest))
+    }
+}
+
+/// Computes a [`Digest`] of bytes that come one after another.
+#[derive(Clone, Default)]
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// Of nothing so far.
+    pub fn new() -> Hasher {
+        Hasher::default()
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all that was given.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
+/// Digests by member name.
+pub type Sums = BTreeMap<String, Digest>;
+
+/// One line of `SHA256SUMS`. A name with a backslash or a line break is escaped, and a backslash before the digest says so.
+pub(super) fn line(name: &str, digest: &Digest) -> String {
+    if name.contains(['\\', '\n', '\r']) {
+        let escaped = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
+        format!("\\{digest}  {escaped}\n")
+    } else {
+        format!("{digest}  {name}\n")
+    }
+}
+
+/// Reads a whole `SHA256SUMS`; a name twice is an error.
+pub(super) fn parse(text: &[u8]) -> Result<Sums, Error> {
+    let mut sums = Sums::new();
+    let mut rest = text;
+    let mut number = 0;
+    while !rest.is_empty() {
+        number += 1;
+        let damaged = || Error::Sums { line: number };
+        let end = rest.iter().position(|&byte| byte == b'\n').ok_or_else(damaged)?;
+        let (name, digest) = std::str::from_utf8(&rest[..end]).ok().and_then(parse_line).ok_or_else(damaged)?;
+        if sums.insert(name, digest).is_some() {
+            return Err(damaged());
+        }
+        rest = &rest[end + 1..];
+    }
+    Ok(sums)
+}
+
+fn parse_line(line: &str) -> Option<(String, Digest)> {
+    let (escaped, line) = line.strip_prefix('\\').map_or((false, line), |line| (true, line));
+    let (digest, name) = line.split_once("  ")?;
+    let name = if escaped { unescape(name)? } else { name.to_owned() };
+    Some((name, digest.parse().ok()?))
+}
+
+fn unescape(text: &str) -> Option<String> {
+    let mut name = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(char) = chars.next() {
+        name.push(match char {
+            '\\' => match chars.next()? {
+                'n' => '\n',
+                'r' => '\r',
+                '\\' => '\\',
+                _ => return None,
+            },
+            other => other,
+        });
+    }
+    Some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(bytes: &[u8]) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    #[test]
+    fn lines_are_those_of_sha256sum() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["plain", "two  blanks", "back\\slash", "line\nbreak", "cr\rx", "Ü*"];
+        let mut ours = String::new();
+        for name in names {
+            std::fs::write(dir.path().join(name), name).unwrap();
+            ours += &line(name, &digest(name.as_bytes()));
+        }
+        let theirs = std::process::Command::new("sha256sum").args(names).current_dir(dir.path()).output().unwrap();
+        assert_eq!(ours, String::from_utf8(theirs.stdout).unwrap());
+        let parsed = parse(ours.as_bytes()).unwrap();
+        assert_eq!(parsed.len(), names.len());
+        for name in names {
+            assert_eq!(parsed[name], digest(name.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn damage_names_the_line() {
+        let good = line("a", &digest(b"a"));
+        for bad in [
+            "x",
+            "zz  a\n",
+            "\n",
+            &format!("{good}{good}"),
+            &good[1..],
+            &good[..good.len() - 1],
+            &format!("\\{}", &good.replace("  a", "  \\x")),
+        ] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Owns: the index at the end of an archive: where each piece lies and the checksum it must have. Must not: decode pieces.
+//!
+//! The bytes are those of the zstd seekable format
+//! (<https://github.com/facebook/zstd/blob/dev/contrib/seekable_format/zstd_seekable_compression_format.md>), with
+//! checksums. A gzip archive has the same entries and footer, inside empty gzip members.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::codec::Kind;
+use super::{Error, MAX_PIECE, MAX_PIECES, PIECE, gzip};
+
+/// Magic number of the skippable frame, and of the footer's end.
+const SKIPPABLE: u32 = 0x184D_2A5E;
+const SEEKABLE: u32 = 0x8F92_EAB1;
+
+/// The descriptor: entries have checksums.
+const DESCRIPTOR: u8 = 0x80;
+
+const ENTRY: usize = 12;
+const FOOTER: usize = 9;
+
+/// Bytes of the first piece of an uncompressed archive: enough for a manifest, so that listing reads little.
+const FIRST_PLAIN: usize = 64 << 10;
+
+/// What the table says of one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Bytes in the file.
+    pub packed: u32,
+    /// Bytes of the tar stream.
+    pub unpacked: u32,
+    /// Low 32 bits of the XXH64 of the contents (zstd), or their CRC-32 (gzip).
+    pub check: u32,
+}
+
+/// One piece and where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    /// Of its first byte, in the file.
+    pub file_offset: u64,
+    /// Of its first byte, in the tar stream.
+    pub stream_offset: u64,
+    /// Lengths and checksum.
+    pub entry: Entry,
+}
+
+/// The bytes that end an archive with these pieces.
+pub(super) fn encode(kind: Kind, entries: &[Entry]) -> Vec<u8> {
+    let mut table = Vec::with_capacity(8 + entries.len() * ENTRY + FOOTER);
+    for entry in entries {
+        for field in [entry.packed, entry.unpacked, entry.check] {
+            table.extend_from_slice(&field.to_le_bytes());
+        }
+    }
+    let mut footer = [0; FOOTER];
+    // The writer and the reader hold the number under `MAX_PIECES`.
+    footer[..4].copy_from_slice(&(entries.len() as u32).to_le_bytes());
+    footer[4] = DESCRIPTOR;
+    footer[5..].copy_from_slice(&SEEKABLE.to_le_bytes());
+    match kind {
+        Kind::Zstd => {
+            table.extend_from_slice(&footer);
+            let length = (table.len() as u32).to_le_bytes();
+            [SKIPPABLE.to_le_bytes().as_slice(), &length, &table].concat()
+        }
+        Kind::Gzip => {
+            let mut members: Vec<u8> = table.chunks(gzip::MAX_TABLE).flat_map(gzip::table_member).collect();
+            members.extend(gzip::table_member(&footer));
+            members
+        }
+        Kind::None => Vec::new(),
+    }
+}
+
+/// The length of [`encode`]'s result.
+fn encoded_len(kind: Kind, pieces: usize) -> usize {
+    let entries = pieces * ENTRY;
+    match kind {
+        Kind::Zstd => 8 + entries + FOOTER,
+        Kind::Gzip => entries + entries.div_ceil(gzip::MAX_TABLE) * gzip::EMPTY + FOOTER + gzip::EMPTY,
+        Kind::None => 0,
+    }
+}
+
+/// Reads the index of a file of `length` bytes, and checks that it speaks of every byte of it.
+pub(super) fn read(file: &File, length: u64, kind: Kind) -> Result<Vec<Piece>, Error> {
+    if kind == Kind::None {
+        return plain(length);
+    }
+    let damaged = |what| Error::Table { what };
+    let tail = |bytes: usize| {
+        let offset = length.checked_sub(bytes as u64).ok_or(damaged("the archive is cut off"))?;
+        let mut tail = vec![0; bytes];
+        match file.read_exact_at(&mut tail, offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged("the archive is cut off")),
+            Err(source) => Err(Error::Read { offset, source }),
+            Ok(()) => Ok(tail),
+        }
+    };
+
+    let after = if kind == Kind::Gzip { gzip::EMPTY - gzip::EMPTY_HEAD } else { 0 };
+    let footer = tail(FOOTER + after)?;
+    if footer[4] != DESCRIPTOR || le(&footer[5..9]) != SEEKABLE {
+        return Err(damaged("it is not there, the archive may be cut off"));
+    }
+    let count = le(&footer[..4]) as usize;
+    if count == 0 || count > MAX_PIECES {
+        return Err(damaged("the number of frames is absurd"));
+    }
+    let table = tail(encoded_len(kind, count))?;
+    let entries = entries(kind, &table, count);
+    // Whatever else may be in the bytes around the entries, it is not what a writer puts there.
+    if encode(kind, &entries) != table {
+        return Err(damaged("its bytes are not well-formed"));
+    }
+    let pieces = place(&entries)?;
+    match pieces.last() {
+        Some(last) if last.file_offset + u64::from(last.entry.packed) + table.len() as u64 == length => Ok(pieces),
+        _ => Err(damaged("its lengths do not add up to the length of the file")),
+    }
+}
+
+/// The entries in the bytes of a table that has the right length.
+fn entries(kind: Kind, table: &[u8], count: usize) -> Vec<Entry> {
+    let parse = |entry: &[u8]| Entry { packed: le(&entry[..4]), unpacked: le(&entry[4..8]), check: le(&entry[8..12]) };
+    match kind {
+        Kind::Zstd => table[8..8 + count * ENTRY].chunks_exact(ENTRY).map(parse).collect(),
+        Kind::Gzip => table
+            .chunks(gzip::EMPTY + gzip::MAX_TABLE)
+            .flat_map(|member| member[gzip::EMPTY_HEAD..].chunks_exact(ENTRY))
+            .take(count)
+            .map(parse)
+            .collect(),
+        Kind::None => Vec::new(),
+    }
+}
+
+/// Where the pieces lie, one behind the other.
+fn place(entries: &[Entry]) -> Result<Vec<Piece>, Error> {
+    let mut pieces = Vec::with_capacity(entries.len());
+    let (mut file_offset, mut stream_offset) = (0, 0);
+    for &entry in entries {
+        // What a piece may grow by when it cannot be compressed is far under this.
+        let sane = |length: u32, most: usize| length > 0 && length as usize <= most;
+        if !sane(entry.packed, MAX_PIECE + MAX_PIECE / 16) || !sane(entry.unpacked, MAX_PIECE) {
+            return Err(Error::Table { what: "the length of a frame is absurd" });
+        }
+        pieces.push(Piece { file_offset, stream_offset, entry });
+        // At most `MAX_PIECES` times 17 MiB: cannot overflow.
+        file_offset += u64::from(entry.packed);
+        stream_offset += u64::from(entry.unpacked);
+    }
+    Ok(pieces)
+}
+
+/// An uncompressed archive has no table; pieces are cut where it suits the reader.
+fn plain(length: u64) -> Result<Vec<Piece>, Error> {
+    if length / PIECE as u64 >= MAX_PIECES as u64 {
+        return Err(Error::TooManyPieces);
+    }
+    let mut pieces = Vec::new();
+    let mut offset = 0;
+    while offset < length {
+        let most = if offset == 0 { FIRST_PLAIN } else { PIECE };
+        // At most `PIECE`, which fits.
+        let piece = (length - offset).min(most as u64) as u32;
+        let entry = Entry { packed: piece, unpacked: piece, check: 0 };
+        pieces.push(Piece { file_offset: offset, stream_offset: offset, entry });
+        offset += u64::from(piece);
+    }
+    Ok(pieces)
+}
+
+/// The first four bytes as a little-endian number.
+pub(super) fn le(bytes: &[u8]) -> u32 {
+    bytes.iter().take(4).rev().fold(0, |number, &byte| number << 8 | u32::from(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_round_trip_at_every_member_boundary() {
+        for kind in [Kind::Zstd, Kind::Gzip] {
+            for count in [1, 2, 5459, 5460, 5461, 11_000] {
+                let entries: Vec<_> =
+                    (1..=count).map(|n| Entry { packed: n, unpacked: n + 1, check: n ^ 0xfeed }).collect();
+                let table = encode(kind, &entries);
+                assert_eq!(table.len(), encoded_len(kind, entries.len()));
+                assert_eq!(super::entries(kind, &table, entries.len()), entries);
+            }
+        }
+    }
+}

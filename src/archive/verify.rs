@@ -1,0 +1,114 @@
+//! Owns: the check of every byte of an archive. Must not: stop at the first damage.
+
+use super::stream::Ahead;
+use super::sums::Hasher;
+use super::{Archive, Error, MANIFEST, Member, SUMS};
+
+/// Damages that are listed, at most: more tell nothing.
+const MAX_DAMAGES: usize = 100;
+
+/// A member whose contents come by.
+struct Watched<'a> {
+    member: &'a Member,
+    hasher: Hasher,
+    whole: bool,
+}
+
+impl Archive {
+    /// Reads and checks everything: frames, tar structure, the digest of each member, and that every member is there
+    /// that the manifest and `SHA256SUMS` name. `progress` gets the bytes of the file read since its last call; they add
+    /// up to [`Archive::packed_bytes`]. The error lists the damages, each naming the member and where it is.
+    pub fn verify(&self, threads: usize, progress: &mut dyn FnMut(u64)) -> Result<(), Vec<Error>> {
+        let mut damages = Vec::new();
+        let members = self.members().unwrap_or_else(|error| {
+            damages.push(error);
+            &[]
+        });
+        let mut watched: Vec<_> =
+            members.iter().map(|member| Watched { member, hasher: Hasher::new(), whole: true }).collect();
+        if let Err(error) = self.check_pieces(threads, &mut watched, &mut damages, progress) {
+            damages.push(error);
+        }
+        if !members.is_empty() {
+            self.check_digests(watched, &mut damages);
+            self.check_names(members, &mut damages);
+        }
+        damages.truncate(MAX_DAMAGES);
+        if damages.is_empty() { Ok(()) } else { Err(damages) }
+    }
+
+    /// Decodes every piece and hashes the members.
+    fn check_pieces(
+        &self,
+        threads: usize,
+        watched: &mut [Watched<'_>],
+        damages: &mut Vec<Error>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
+        let pieces = self.pieces();
+        let mut ahead = Ahead::new(pieces.clone(), 0, pieces.list().len(), threads)?;
+        let mut spare = Vec::new();
+        for piece in pieces.list() {
+            let Some(decoded) = ahead.next(std::mem::take(&mut spare)) else { break };
+            let start = piece.stream_offset;
+            let end = start + u64::from(piece.entry.unpacked);
+            let mut touched = watched
+                .iter_mut()
+                .filter(|watched| watched.member.offset < end && start < watched.member.offset + watched.member.length);
+            match decoded {
+                Ok(bytes) => {
+                    for watched in touched {
+                        let Member { offset, length, .. } = watched.member;
+                        // Both ends lie within the piece.
+                        let from = offset.max(&start) - start;
+                        let until = (offset + length).min(end) - start;
+                        watched.hasher.update(&bytes[from as usize..until as usize]);
+                    }
+                    spare = bytes;
+                }
+                Err(error) => {
+                    let first = touched.next();
+                    let error = first.iter().fold(error, |error, watched| error.of(&watched.member.name));
+                    first.into_iter().chain(touched).for_each(|watched| watched.whole = false);
+                    if damages.len() < MAX_DAMAGES {
+                        damages.push(error);
+                    }
+                }
+            }
+            progress(u64::from(piece.entry.packed));
+        }
+        Ok(())
+    }
+
+    /// Compares what was hashed with `SHA256SUMS`; a member with a damaged frame has been named already.
+    fn check_digests(&self, watched: Vec<Watched<'_>>, damages: &mut Vec<Error>) {
+        let Ok(sums) = self.sums() else { return };
+        for Watched { member, hasher, whole } in watched.into_iter().filter(|watched| watched.member.name != SUMS) {
+            let member = member.name.clone();
+            match sums.get(&member) {
+                None => damages.push(Error::Unlisted { member }),
+                Some(digest) if whole && *digest != hasher.finish() => damages.push(Error::Digest { member }),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Every member must be there that something speaks of.
+    fn check_names(&self, members: &[Member], damages: &mut Vec<Error>) {
+        let present = |name: &str| members.iter().any(|member| member.name == name);
+        let missing = |name: &str| Error::Missing { member: name.to_owned() };
+        if let Ok(sums) = self.sums() {
+            damages.extend(sums.keys().filter(|name| !present(name)).map(|name| missing(name)));
+        }
+        match self.manifest() {
+            Ok(manifest) => {
+                let absent = manifest.members().into_iter().filter(|name| !present(name));
+                damages.extend(absent.map(missing));
+            }
+            // A damaged frame or digest of it is in the list already.
+            Err(Error::Member { member, .. } | Error::Digest { member }) if member == MANIFEST => {}
+            Err(Error::Frame { .. }) if !damages.is_empty() => {}
+            Err(error) => damages.push(error),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Owns: what can go wrong with stored restore points, in words. Must not: be about what is inside an archive.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why restore points could not be listed, written or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The target is not there, or is no folder.
+    #[error("the backup folder {} cannot be used", path.display())]
+    Target {
+        /// `backupdir`.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file or folder could not be read, written or removed.
+    #[error("could not {action} {}", path.display())]
+    File {
+        /// What was tried: `list`, `create`, `publish`, `remove`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There are too many points of one second and those after it.
+    #[error("domain {domain}: no free name for a restore point in {}", path.display())]
+    NoFreeId {
+        /// The domain.
+        domain: String,
+        /// Its folder.
+        path: PathBuf,
+    },
+    /// Another program's archive is never removed.
+    #[error("{} was made by the seed script and is not removed", path.display())]
+    NotOurs {
+        /// The archive.
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    /// What the operator can do, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Target { path, .. } => Some(format!("mount the target, or create {} yourself", path.display())),
+            Error::NotOurs { path } => Some(format!("remove it yourself: rm {}", path.display())),
+            Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("free space on the target, or keep fewer restore points".to_owned())
+            }
+            _ => None,
+        }
+    }
+}

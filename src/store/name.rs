@@ -1,0 +1,183 @@
+//! Owns: how a domain's name becomes a file name and back. Must not: touch the disk.
+//!
+//! Bytes other than `A-Z a-z 0-9 . _ -`, and a leading `.` or `-`, are percent-encoded: every name is one safe component
+//! and can be told from its file. A name too long for that keeps its start and ends in `%-` and 32 digits of its SHA-256;
+//! `%-` is no percent-encoding, so the two kinds cannot be mixed up. The folder of such a domain holds its name in a file.
+
+use crate::archive::Hasher;
+use crate::model::{Codec, PointId};
+
+/// Bytes of an encoded name, at most; with date, ending and the marks of a partial file it fits in the 255 of a file name.
+const MAX: usize = 200;
+
+/// Hexadecimal digits of the digest in a shortened name.
+const DIGITS: usize = 32;
+
+/// The file in the folder of a domain with a shortened name that holds the name itself.
+pub(super) const NAME_FILE: &str = ".domain";
+
+/// All endings of archives.
+const CODECS: [Codec; 3] = [Codec::Zstd(0), Codec::Gzip(0), Codec::None];
+
+/// The component that stands for a domain.
+pub(super) fn encode(domain: &str) -> String {
+    let mut encoded = String::with_capacity(domain.len());
+    for (at, byte) in domain.bytes().enumerate() {
+        match byte {
+            b'.' | b'-' if at == 0 => encoded += &format!("%{byte:02X}"),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => encoded.push(char::from(byte)),
+            _ => encoded += &format!("%{byte:02X}"),
+        }
+    }
+    if encoded.len() > MAX {
+        let mut hasher = Hasher::new();
+        hasher.update(domain.as_bytes());
+        let digest = hasher.finish().to_string();
+        let mut start = MAX - 2 - DIGITS;
+        // Not within an escape: it begins at most two bytes before the cut.
+        start -= encoded[start - 2..start].find('%').map_or(0, |at| 2 - at);
+        encoded.truncate(start);
+        encoded += "%-";
+        encoded += &digest[..DIGITS];
+    }
+    encoded
+}
+
+/// Whether a component is a shortened name, which does not tell the domain.
+pub(super) fn is_shortened(component: &str) -> bool {
+    component.contains("%-")
+}
+
+/// The domain a component stands for; `None` for a shortened one and for what [`encode`] would not make.
+pub(super) fn decode(component: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(component.len());
+    let mut rest = component.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        bytes.push(match byte {
+            b'%' => {
+                let (digits, after) = rest.split_at_checked(2)?;
+                rest = after;
+                u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?
+            }
+            plain => plain,
+        });
+    }
+    let domain = String::from_utf8(bytes).ok()?;
+    (!domain.is_empty() && encode(&domain) == component).then_some(domain)
+}
+
+/// The file name of an archive.
+pub(super) fn archive(component: &str, id: PointId, codec: Codec) -> String {
+    format!("{component}-{id}.{}", codec.extension())
+}
+
+/// The file name of an archive that is being written: one for each point, whatever the codec.
+pub(super) fn partial(component: &str, id: PointId) -> String {
+    format!(".{component}-{id}.part")
+}
+
+/// What the name of a file in a domain's folder says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// An archive of ours.
+    Archive(PointId),
+    /// One that was not finished.
+    Partial(PointId),
+    /// One of the seed script; 0 is the newest.
+    Seed(u32),
+}
+
+/// Reads the name of a file in the folder of `domain`; `None` for foreign files.
+pub(super) fn parse(domain: &str, file: &str) -> Option<Known> {
+    let component = encode(domain);
+    let id = |text: &str| {
+        let id: PointId = text.parse().ok()?;
+        // Only the one way to write it: `parse` takes others too.
+        (id.to_string() == text).then_some(id)
+    };
+    if let Some(rest) = file.strip_prefix('.').and_then(|file| file.strip_prefix(&component)) {
+        return id(rest.strip_prefix('-')?.strip_suffix(".part")?).map(Known::Partial);
+    }
+    if let Some((stamp, ending)) =
+        file.strip_prefix(&component).and_then(|rest| rest.strip_prefix('-')).and_then(|rest| rest.split_once('.'))
+        && CODECS.iter().any(|codec| codec.extension() == ending)
+        && let Some(id) = id(stamp)
+    {
+        return Some(Known::Archive(id));
+    }
+    match file.strip_prefix(domain)?.strip_prefix(".tar.gz")? {
+        "" => Some(Known::Seed(0)),
+        rotated => {
+            let number = rotated.strip_prefix('.')?;
+            number
+                .parse()
+                .ok()
+                .filter(|&rotation: &u32| rotation > 0 && rotation.to_string() == number)
+                .map(Known::Seed)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn names_round_trip(domain in "\\PC{1,60}|[a-z./%-]{1,9}|[ -~]{1,300}") {
+            let component = encode(&domain);
+            prop_assert!(component.len() <= MAX && !component.contains('/') && !component.starts_with('.'));
+            match is_shortened(&component) {
+                true => prop_assert_eq!(decode(&component), None),
+                false => prop_assert_eq!(decode(&component), Some(domain.clone())),
+            }
+            let id: PointId = "20261122T020000Z".parse().unwrap();
+            prop_assert_eq!(parse(&domain, &archive(&component, id, Codec::None)), Some(Known::Archive(id)));
+            prop_assert_eq!(parse(&domain, &partial(&component, id)), Some(Known::Partial(id)));
+        }
+    }
+
+    #[test]
+    fn examples() {
+        for (domain, component) in [
+            ("web-1", "web-1"),
+            ("my vm", "my%20vm"),
+            ("..", "%2E."),
+            ("-x", "%2Dx"),
+            ("a/b%", "a%2Fb%25"),
+            ("ü", "%C3%BC"),
+        ] {
+            assert_eq!(encode(domain), component);
+        }
+        for foreign in ["my vm", "%c3%bc", "a%", "a%4", "%41", "", "lost+found", ".x", "%FF"] {
+            assert_eq!(decode(foreign), None, "{foreign:?}");
+        }
+        let (a, b) = ("x".repeat(300), "x".repeat(301));
+        assert!(encode(&a) != encode(&b) && is_shortened(&encode(&a)));
+        assert_eq!(encode(&"ä".repeat(100)).len(), 2 + DIGITS + (MAX - 2 - DIGITS) / 3 * 3);
+    }
+
+    #[test]
+    fn files_are_told_apart() {
+        let id: PointId = "20261122T020000Z".parse().unwrap();
+        for (file, known) in [
+            ("my%20vm-20261122T020000Z.tar.zst", Some(Known::Archive(id))),
+            ("my%20vm-20261122T020000Z.tar.gz", Some(Known::Archive(id))),
+            (".my%20vm-20261122T020000Z.part", Some(Known::Partial(id))),
+            ("my vm.tar.gz", Some(Known::Seed(0))),
+            ("my vm.tar.gz.12", Some(Known::Seed(12))),
+            ("my vm.tar.gz.0", None),
+            ("my vm.tar.gz.1x", None),
+            ("my vm-20261122T020000Z.tar.zst", None),
+            ("my%20vm-20261122T020000Z.tar.zst.sha256", None),
+            ("my%20vm-2026.tar.zst", None),
+            ("other-20261122T020000Z.tar", None),
+        ] {
+            assert_eq!(parse("my vm", file), known, "{file}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The store on a real folder.
+
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::process::Command;
+
+use super::*;
+
+const ZSTD: Codec = Codec::Zstd(3);
+
+fn time(id: &str) -> DateTime<Utc> {
+    id.parse::<PointId>().unwrap().time()
+}
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+fn publish(store: &Store, domain: &str, id: &str) -> Point {
+    store.create(domain, time(id), ZSTD).unwrap().publish().unwrap()
+}
+
+#[test]
+fn points_come_back_in_order() {
+    let (dir, store) = store();
+    for domain in ["web", "my vm/..", "ü".repeat(120).as_str(), "-", ".."] {
+        let later = publish(&store, domain, "20261122T020000Z");
+        let earlier = publish(&store, domain, "20251122T020000Z");
+        let taken = publish(&store, domain, "20251122T020000Z");
+        assert_eq!(taken.id.to_string(), "20251122T020001Z");
+        assert_eq!(store.points(domain).unwrap(), [earlier, taken.clone(), later.clone()]);
+        assert!(
+            later.path.starts_with(dir.path())
+                && later.path.components().count() == dir.path().components().count() + 2
+        );
+        for path in [later.path.as_path(), later.path.parent().unwrap()] {
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o77, 0);
+        }
+        store.remove(&taken).unwrap();
+        assert_eq!(store.points(domain).unwrap().len(), 2);
+    }
+    let mut expected = vec!["-".to_owned(), "..".into(), "my vm/..".into(), "web".into(), "ü".repeat(120)];
+    expected.sort();
+    assert_eq!(store.domains().unwrap(), expected);
+    assert!(store.points("unknown").unwrap().is_empty());
+}
+
+#[test]
+fn partials_go_away_and_block_their_second() {
+    let (_dir, store) = store();
+    let at = time("20261122T020000Z");
+    let first = store.create("web", at, ZSTD).unwrap();
+    let second = store.create("web", at, Codec::None).unwrap();
+    assert_ne!(first.id(), second.id());
+    assert_eq!(store.partials("web").unwrap(), [first.path(), second.path()]);
+    assert!(store.points("web").unwrap().is_empty());
+    let path = first.path().to_owned();
+    drop(first);
+    assert!(!path.exists());
+    std::mem::forget(second);
+    assert_eq!(store.remove_partials().unwrap().len(), 1);
+    assert!(store.partials("web").unwrap().is_empty());
+}
+
+#[test]
+fn publishing_never_replaces() {
+    let (_dir, store) = store();
+    let partial = store.create("web", time("20261122T020000Z"), ZSTD).unwrap();
+    let (target, path) = (partial.target.clone(), partial.path().to_owned());
+    fs::write(&target, "precious").unwrap();
+    assert!(partial.publish().is_err());
+    assert_eq!(fs::read(&target).unwrap(), b"precious");
+    assert!(!path.exists());
+}
+
+#[test]
+fn foreign_files_and_links_are_left_alone() {
+    let (dir, store) = store();
+    let point = publish(&store, "web", "20261122T020000Z");
+    let folder = dir.path().join("web");
+    fs::write(folder.join("notes.txt"), "").unwrap();
+    fs::create_dir(folder.join("web-20261123T020000Z.tar.zst")).unwrap();
+    symlink(&point.path, folder.join("web-20261124T020000Z.tar.zst")).unwrap();
+    symlink("/etc/passwd", folder.join(".web-20261124T020000Z.part")).unwrap();
+    fs::create_dir(dir.path().join("lost+found")).unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    assert_eq!(store.points("web").unwrap(), [point]);
+    assert_eq!(store.domains().unwrap(), ["web"]);
+    assert!(store.remove_partials().unwrap().is_empty());
+}
+
+#[test]
+fn seeds_are_listed_and_never_removed() {
+    let (dir, store) = store();
+    let folder = dir.path().join("my vm");
+    for (file, day) in [("my vm.tar.gz", "2016-05-02"), ("my vm.tar.gz.1", "2016-05-01")] {
+        fs::create_dir_all(folder.join(day)).unwrap();
+        fs::write(folder.join(day).join("my vm.xml"), "<domain/>").unwrap();
+        let tar = Command::new("tar").arg("-czf").arg(folder.join(file)).arg(day).current_dir(&folder).status();
+        assert!(tar.unwrap().success());
+        fs::remove_dir_all(folder.join(day)).unwrap();
+    }
+    fs::write(folder.join("my vm.tar.gz.2"), "damaged").unwrap();
+    fs::copy(folder.join("my vm.tar.gz.1"), folder.join("my vm.tar.gz.3")).unwrap();
+    let ours = publish(&store, "my vm", "20261122T020000Z");
+    let points = store.points("my vm").unwrap();
+    let ids: Vec<_> = points.iter().map(|point| (point.origin, point.id.to_string())).collect();
+    assert_eq!(ids[0], (Origin::Seed { rotation: 3 }, "20160430T235959Z".to_owned()));
+    assert_eq!(ids[1], (Origin::Seed { rotation: 1 }, "20160501T000000Z".to_owned()));
+    assert_eq!(ids[2], (Origin::Seed { rotation: 0 }, "20160502T000000Z".to_owned()));
+    assert!(points.contains(&ours) && points.len() == 5);
+    assert!(matches!(store.remove(&points[0]), Err(Error::NotOurs { .. })));
+    assert_eq!(store.domains().unwrap(), ["my vm"]);
+}
+
+#[test]
+fn a_missing_target_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Store::open_or_create(&dir.path().join("a/b")).unwrap_err();
+    assert!(error.hint().is_some());
+    assert!(Store::open(&dir.path().join("a")).is_err());
+    let store = Store::open_or_create(&dir.path().join("a")).unwrap();
+    assert!(store.domains().unwrap().is_empty());
+}
