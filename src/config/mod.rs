@@ -1,6 +1,65 @@
 //! Owns: the configuration file, from YAML as written to [`Settings`] that are valid by construction.
 //! Must not: act on them.
+//!
+//! `node` reads the YAML, `keys` lists what may stand where, `value` reads single values, `check` joins the levels. Every
+//! problem of a file is found in one go and names its file, line and key ([`Errors`]).
 
+mod check;
+mod error;
+pub mod glob;
+mod keys;
+mod node;
+mod place;
 mod settings;
+#[cfg(test)]
+mod tests;
+mod value;
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+pub(crate) use error::nearest;
+pub use error::{Errors, Problem};
 pub use settings::{DomainSettings, MethodChoice, MinFree, Quiesce, Rule, Settings};
+
+use error::Problems;
+
+/// Bytes of the largest file that is read.
+const SIZE_LIMIT: u64 = 1 << 20;
+
+/// Reads a configuration file and gives the section of `host`, the short host name.
+///
+/// # Errors
+/// Everything that is wrong with the file, in any host's section, or that it cannot be read.
+pub fn load(path: &Path, host: &str) -> Result<Settings, Errors> {
+    let text = read(path).map_err(|problem| Errors { file: path.to_owned(), problems: vec![problem] })?;
+    parse(&text, path, host)
+}
+
+/// Checks the text of a configuration file; `path` is for messages only.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(text: &str, path: &Path, host: &str) -> Result<Settings, Errors> {
+    let root = node::parse(text).map_err(|problem| Errors { file: path.to_owned(), problems: vec![problem] })?;
+    let mut problems = Problems::default();
+    let settings = check::document(&root, host, &mut problems);
+    problems.finish(path)?;
+    // Without problems there are settings; this is said again for the compiler alone.
+    settings.ok_or_else(|| Errors { file: path.to_owned(), problems: vec![Problem::of_file(None, "cannot be used")] })
+}
+
+fn read(path: &Path) -> Result<String, Problem> {
+    let unreadable = |error: std::io::Error| Problem::of_file(None, format!("cannot be read: {error}"));
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > SIZE_LIMIT {
+        return Err(Problem::of_file(None, "is larger than 1 MiB"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+        Problem::of_file(Some(line), "not valid UTF-8")
+    })
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::Weekday;
 
+use super::glob;
 use crate::model::Codec;
 use crate::retention::Policy;
 
@@ -27,6 +28,14 @@ pub struct Settings {
     pub parallel: usize,
     /// The entries of `domains`, in the order of the file.
     pub rules: Vec<Rule>,
+}
+
+impl Settings {
+    /// The entry that governs a domain: the one of exactly its name, else the first of the file whose glob matches it.
+    pub fn rule_for(&self, domain: &str) -> Option<&Rule> {
+        let exact = self.rules.iter().find(|rule| rule.pattern == domain);
+        exact.or_else(|| self.rules.iter().find(|rule| glob::matches(&rule.pattern, domain)))
+    }
 }
 
 /// Free space that must remain on the target.

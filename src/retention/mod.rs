@@ -1,6 +1,10 @@
 //! Owns: which restore points stay and why. Pure: no I/O, `now` is an argument.
 
-/// Which restore points stay: the union of what each rule keeps.
+mod apply;
+
+pub use apply::{Verdict, apply};
+
+/// Which restore points stay: the union of what each rule keeps. A rule of 0 keeps nothing; if all are 0, everything stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Policy {
     /// The newest so many.
@@ -13,4 +17,11 @@ pub struct Policy {
     pub monthly: u32,
     /// The newest of each of so many years.
     pub yearly: u32,
+}
+
+impl Policy {
+    /// `rotate: n`: the newest so many.
+    pub fn rotate(n: u32) -> Policy {
+        Policy { last: n, ..Policy::default() }
+    }
 }

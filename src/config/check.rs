@@ -1,0 +1,202 @@
+//! Owns: the levels of the file (defaults, hosts, domains), what is required where, and which level wins. Must not: read
+//! text, or act on what it says.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::Weekday;
+
+use super::error::{Problem, Problems, nearest};
+use super::keys::{self, Level};
+use super::node::Node;
+use super::place::Place;
+use super::{DomainSettings, MethodChoice, MinFree, Quiesce, Rule, Settings, value};
+use crate::model::Codec;
+use crate::retention::Policy;
+
+const DEFAULTS: &str = "defaults";
+
+/// Checks the whole document and gives the section of `host`; `None` only if there are problems.
+pub(super) fn document(root: &Node, host: &str, problems: &mut Problems) -> Option<Settings> {
+    let sections = Place::root(root).entries(problems);
+    let (defaults, hosts): (Vec<_>, Vec<_>) = sections.into_iter().partition(|section| section.name == DEFAULTS);
+    let defaults = defaults.first().map(|place| layer(&place.entries(problems), Level::Defaults, problems));
+    let defaults = defaults.unwrap_or_default();
+    let mut found = None;
+    for place in &hosts {
+        // The sections of other hosts are checked too: one file serves all of them.
+        let settings = section(place, &defaults, problems);
+        if place.name == host {
+            found = settings;
+        }
+    }
+    let names: Vec<_> = hosts.iter().map(|place| place.name).collect();
+    if !names.contains(&host) {
+        problems.add(missing_host(host, &names));
+    }
+    found
+}
+
+fn missing_host(host: &str, names: &[&str]) -> Problem {
+    let mut problem = Problem::of_file(Some(1), format!("no section for the host `{}`", host.escape_debug()));
+    problem.valid = (!names.is_empty()).then(|| names.join(", "));
+    problem.nearest = nearest(host, names.iter().copied());
+    problem
+}
+
+fn section(place: &Place<'_>, defaults: &Layer, problems: &mut Problems) -> Option<Settings> {
+    let entries = place.entries(problems);
+    let layer = layer(&entries, Level::Host, problems).over(defaults);
+    let entry = |name| entries.iter().find(|entry| entry.name == name);
+
+    let backupdir = match entry("backupdir") {
+        Some(entry) => value::absolute(entry, problems),
+        None => {
+            problems.add(place.wrong("`backupdir` is missing", "an absolute path"));
+            None
+        }
+    };
+    let domains = entry("domains").map(|place| (place, place.entries(problems)));
+    let rules = match domains {
+        Some((place, domains)) if domains.is_empty() => {
+            if place.is_null() || matches!(&place.node.kind, super::node::Kind::Map(_)) {
+                problems.add(place.problem("names no domain"));
+            }
+            Vec::new()
+        }
+        Some((_, domains)) => domains.iter().filter_map(|place| rule(place, &layer, problems)).collect(),
+        None => {
+            problems.add(place.problem("`domains` is missing"));
+            Vec::new()
+        }
+    };
+    Some(Settings {
+        host: place.name.to_owned(),
+        backupdir: backupdir?,
+        require_mount: layer.require_mount.unwrap_or(false),
+        min_free: layer.min_free.unwrap_or(MinFree::Bytes(0)),
+        state_dir: layer.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/kvmbackup")),
+        libvirt_uri: layer.libvirt_uri.unwrap_or_else(|| "qemu:///system".to_owned()),
+        parallel: layer.parallel.unwrap_or(1),
+        rules,
+    })
+}
+
+fn rule(place: &Place<'_>, host: &Layer, problems: &mut Problems) -> Option<Rule> {
+    let layer = layer(&place.entries(problems), Level::Domain, problems).over(host);
+    if place.name.is_empty() {
+        problems.add(place.problem("a domain without a name"));
+    }
+    let Some(days) = layer.days else {
+        let message = "`day_of_week` is missing here, in the host's section and in `defaults`";
+        problems.add(place.wrong(message, "days as Mon or Sunday, or daily"));
+        return None;
+    };
+    let domain = DomainSettings {
+        days,
+        catch_up: layer.catch_up.unwrap_or(false),
+        retention: layer.retention,
+        compression: layer.compression.unwrap_or(Codec::Zstd(3)),
+        quiesce: layer.quiesce.unwrap_or(Quiesce::Prefer),
+        freeze_timeout: layer.freeze_timeout.unwrap_or(Duration::from_secs(30)),
+        method: layer.method.unwrap_or(MethodChoice::Auto),
+        exclude_disks: layer.exclude_disks.unwrap_or_default(),
+        overlay_dir: layer.overlay_dir,
+        scratch_dir: layer.scratch_dir,
+        allow_plaintext: layer.allow_plaintext.unwrap_or(false),
+    };
+    Some(Rule { pattern: place.name.to_owned(), line: place.line, domain })
+}
+
+/// What one level says; `None` where it says nothing. What it says wrongly stands as a problem and as some value, so that
+/// nothing is also called missing.
+#[derive(Debug, Clone, Default)]
+struct Layer {
+    require_mount: Option<bool>,
+    min_free: Option<MinFree>,
+    state_dir: Option<PathBuf>,
+    libvirt_uri: Option<String>,
+    parallel: Option<usize>,
+    days: Option<Vec<Weekday>>,
+    catch_up: Option<bool>,
+    retention: Option<Policy>,
+    compression: Option<Codec>,
+    quiesce: Option<Quiesce>,
+    freeze_timeout: Option<Duration>,
+    method: Option<MethodChoice>,
+    exclude_disks: Option<Vec<String>>,
+    overlay_dir: Option<PathBuf>,
+    scratch_dir: Option<PathBuf>,
+    allow_plaintext: Option<bool>,
+}
+
+impl Layer {
+    /// This level, and what it leaves open from a further one.
+    fn over(self, further: &Layer) -> Layer {
+        let further = further.clone();
+        Layer {
+            require_mount: self.require_mount.or(further.require_mount),
+            min_free: self.min_free.or(further.min_free),
+            state_dir: self.state_dir.or(further.state_dir),
+            libvirt_uri: self.libvirt_uri.or(further.libvirt_uri),
+            parallel: self.parallel.or(further.parallel),
+            days: self.days.or(further.days),
+            catch_up: self.catch_up.or(further.catch_up),
+            retention: self.retention.or(further.retention),
+            compression: self.compression.or(further.compression),
+            quiesce: self.quiesce.or(further.quiesce),
+            freeze_timeout: self.freeze_timeout.or(further.freeze_timeout),
+            method: self.method.or(further.method),
+            exclude_disks: self.exclude_disks.or(further.exclude_disks),
+            overlay_dir: self.overlay_dir.or(further.overlay_dir),
+            scratch_dir: self.scratch_dir.or(further.scratch_dir),
+            allow_plaintext: self.allow_plaintext.or(further.allow_plaintext),
+        }
+    }
+}
+
+/// Reads the keys of one level, except those of [`keys::HOST_ONLY`].
+fn layer(entries: &[Place<'_>], level: Level, problems: &mut Problems) -> Layer {
+    const QUIESCE: [(&str, Quiesce); 3] =
+        [("require", Quiesce::Require), ("prefer", Quiesce::Prefer), ("never", Quiesce::Never)];
+    const METHOD: [(&str, MethodChoice); 3] =
+        [("auto", MethodChoice::Auto), ("snapshot", MethodChoice::Snapshot), ("pull", MethodChoice::Pull)];
+
+    let allowed = keys::at(level);
+    let mut layer = Layer::default();
+    for entry in entries {
+        if !allowed.contains(&entry.name) {
+            let (message, list) = keys::refusal(entry.name, level);
+            problems.add(if list { value::unknown_key(entry, &message, &allowed) } else { entry.problem(message) });
+            continue;
+        }
+        match entry.name {
+            "require_mount" => layer.require_mount = value::boolean(entry, problems),
+            "min_free" => layer.min_free = value::min_free(entry, problems),
+            "state_dir" => layer.state_dir = value::absolute(entry, problems),
+            "libvirt_uri" => layer.libvirt_uri = value::text(entry, problems).map(str::to_owned),
+            "parallel" => layer.parallel = value::number(entry, 1..=64, problems).map(|n| n as usize),
+            "day_of_week" => layer.days = Some(value::days(entry, problems)),
+            "catch_up" => layer.catch_up = value::boolean(entry, problems),
+            "rotate" => {
+                layer.retention = value::number(entry, 1..=u32::MAX, problems).map(Policy::rotate);
+                if let Some(keep) = entries.iter().find(|entry| entry.name == "keep") {
+                    let message = format!("stands beside `keep` of line {}; only one of them can hold", keep.line);
+                    problems.add(entry.wrong(message, "`rotate` or `keep`"));
+                }
+            }
+            "keep" => layer.retention = value::keep(entry, problems),
+            "compression" => layer.compression = value::compression(entry, problems),
+            "quiesce" => layer.quiesce = value::word(entry, &QUIESCE, problems),
+            "freeze_timeout" => layer.freeze_timeout = value::duration(entry, problems),
+            "method" => layer.method = value::word(entry, &METHOD, problems),
+            "exclude_disks" => layer.exclude_disks = Some(value::words(entry, problems)),
+            "overlay_dir" => layer.overlay_dir = value::absolute(entry, problems),
+            "scratch_dir" => layer.scratch_dir = value::absolute(entry, problems),
+            "allow_plaintext" => layer.allow_plaintext = value::boolean(entry, problems),
+            // `backupdir` and `domains`, which the section reads itself.
+            _ => {}
+        }
+    }
+    layer
+}

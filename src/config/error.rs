@@ -1,0 +1,107 @@
+//! Owns: what is wrong with a configuration file, all of it at once, as people read it. Must not: read the file.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Line of the file, from 1; `None` where the whole file is meant.
+    pub line: Option<usize>,
+    /// The key's path (`cloud1.domains.web1.rotate`); empty where no key is meant.
+    pub key: String,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub valid: Option<String>,
+    /// The valid word that is nearest to what was written.
+    pub nearest: Option<String>,
+}
+
+/// Everything that is wrong with one file; shown as one line each, in the order of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Errors {
+    /// The file.
+    pub file: PathBuf,
+    /// Never empty.
+    pub problems: Vec<Problem>,
+}
+
+impl std::error::Error for Errors {}
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{}:", self.file.display())?;
+            if let Some(line) = problem.line {
+                write!(f, "{line}:")?;
+            }
+            write!(f, " {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)?;
+        if let Some(valid) = &self.valid {
+            write!(f, "; valid: {valid}")?;
+        }
+        if let Some(nearest) = &self.nearest {
+            write!(f, "; did you mean `{nearest}`?")?;
+        }
+        Ok(())
+    }
+}
+
+impl Problem {
+    /// A problem of the whole file, or of one line of it where no key is known.
+    pub(super) fn of_file(line: Option<usize>, message: impl Into<String>) -> Problem {
+        Problem { line, key: String::new(), message: message.into(), valid: None, nearest: None }
+    }
+}
+
+/// Collects problems while a file is checked.
+#[derive(Debug, Default)]
+pub(super) struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// Notes one more.
+    pub(super) fn add(&mut self, problem: Problem) {
+        self.0.push(problem);
+    }
+
+    /// Ends the collection: an error if there is anything in it.
+    pub(super) fn finish(mut self, file: &Path) -> Result<(), Errors> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        self.0.sort_by_key(|problem| problem.line);
+        Err(Errors { file: file.to_owned(), problems: self.0 })
+    }
+}
+
+/// The one of `words` that is nearest to `word`, in any case, if it is near enough to have been meant.
+pub(crate) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    /// A longer word is no slip of the keys, and comparing it costs its length squared.
+    const LONGEST: usize = 256;
+    if word.len() > LONGEST {
+        return None;
+    }
+    let lower = word.to_lowercase();
+    words
+        .into_iter()
+        .filter(|candidate| candidate.len() <= LONGEST)
+        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count().min(lower.chars().count()) / 4)
+        .filter(|(distance, candidate)| *distance < candidate.chars().count())
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate.to_owned())
+}

@@ -1,0 +1,72 @@
+//! Owns: the table of all keys, and at which levels each may stand. Must not: read values.
+
+/// A level of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    /// The reserved top-level key `defaults`.
+    Defaults,
+    /// A host section.
+    Host,
+    /// An entry of `domains`.
+    Domain,
+}
+
+impl Level {
+    const ALL: [Level; 3] = [Level::Defaults, Level::Host, Level::Domain];
+
+    fn name(self) -> &'static str {
+        match self {
+            Level::Defaults => "`defaults`",
+            Level::Host => "a host section",
+            Level::Domain => "a domain",
+        }
+    }
+}
+
+/// Keys of a host section alone.
+pub(super) const HOST_ONLY: &[&str] = &["backupdir", "domains"];
+/// Keys of a host, which may also stand in `defaults`.
+pub(super) const HOST: &[&str] = &["require_mount", "min_free", "state_dir", "libvirt_uri", "parallel"];
+/// Keys of a domain, which may stand at every level.
+pub(super) const DOMAIN: &[&str] = &[
+    "day_of_week",
+    "catch_up",
+    "rotate",
+    "keep",
+    "compression",
+    "quiesce",
+    "freeze_timeout",
+    "method",
+    "exclude_disks",
+    "overlay_dir",
+    "scratch_dir",
+    "allow_plaintext",
+];
+/// The keys inside `keep`.
+pub(super) const KEEP: &[&str] = &["last", "daily", "weekly", "monthly", "yearly"];
+/// The keys inside `compression`.
+pub(super) const COMPRESSION: &[&str] = &["method", "level"];
+/// Keys that are known to come.
+const LATER: &[&str] = &["hooks", "metrics", "mail"];
+
+/// The keys that may stand at a level.
+pub(super) fn at(level: Level) -> Vec<&'static str> {
+    let groups: &[&[&str]] = match level {
+        Level::Defaults => &[HOST, DOMAIN],
+        Level::Host => &[HOST_ONLY, HOST, DOMAIN],
+        Level::Domain => &[DOMAIN],
+    };
+    groups.concat()
+}
+
+/// Why a key may not stand at a level, and whether the list of valid keys helps.
+pub(super) fn refusal(key: &str, level: Level) -> (String, bool) {
+    if LATER.contains(&key) {
+        return ("not supported by this version".to_owned(), false);
+    }
+    let right: Vec<_> = Level::ALL.into_iter().filter(|level| at(*level).contains(&key)).map(Level::name).collect();
+    match right.as_slice() {
+        [] => ("unknown key".to_owned(), true),
+        levels => (format!("does not belong to {}, but to {}", level.name(), levels.join(" or ")), false),
+    }
+}

@@ -1,0 +1,121 @@
+//! Owns: what can be done with one disk. Must not: know what happens to the other disks.
+
+use crate::config::DomainSettings;
+use crate::model::{Device, Disk, Failure, Image, SkippedDisk, Source};
+
+const RUNNING: &str = "back it up while the domain runs";
+
+/// What happens to a disk, apart from the method.
+pub(super) enum Verdict {
+    /// It is not saved.
+    Skip(SkippedDisk),
+    /// The guest may change it while it is read.
+    Live(Live),
+    /// This guest cannot change this image.
+    Direct(Image),
+}
+
+/// How a disk that changes can be captured.
+pub(super) enum Live {
+    SnapshotOrPull,
+    /// Why not by a snapshot; reads on from "disk vda is".
+    PullOnly(&'static str),
+}
+
+impl Verdict {
+    pub(super) fn live(&self) -> Option<&Live> {
+        match self {
+            Verdict::Live(live) => Some(live),
+            Verdict::Skip(_) | Verdict::Direct(_) => None,
+        }
+    }
+}
+
+/// Judges one disk of a domain that is active, or off.
+pub(super) fn judge(disk: &Disk, settings: &DomainSettings, active: bool) -> Verdict {
+    if settings.exclude_disks.contains(&disk.target) {
+        return Verdict::Skip(left_out(disk, "excluded by the configuration"));
+    }
+    if matches!(disk.device, Device::Cdrom | Device::Floppy) {
+        let empty = matches!(disk.image.source, Source::None(_));
+        return Verdict::Skip(left_out(disk, if empty { "no medium" } else { "removable medium" }));
+    }
+    if disk.encrypted && !settings.allow_plaintext {
+        let hint = "set `allow_plaintext: true` for this domain to save what its encrypted disks hold";
+        let hint = if active { hint.to_owned() } else { format!("{hint}, and {RUNNING}") };
+        return Verdict::Skip(missed(disk, "encrypted, and its contents would lie in the archive unencrypted", &hint));
+    }
+    match at_rest(disk, active) {
+        Some(image) if image.source.path().is_some() && !disk.encrypted => Verdict::Direct(image.clone()),
+        _ if !active || disk.transient => Verdict::Skip(unreadable(disk, active)),
+        _ if matches!(disk.image.source, Source::None(_)) => Verdict::Skip(unreadable(disk, active)),
+        _ => Verdict::Live(live(disk)),
+    }
+}
+
+/// The image that this guest cannot change, if the disk has one.
+///
+/// What a guest writes to a `<transient/>` disk goes to an overlay that libvirt drops at the guest's stop, and libvirt
+/// refuses block jobs on it; what stays is the image below. External snapshots of read-only disks are refused as well.
+fn at_rest(disk: &Disk, active: bool) -> Option<&Image> {
+    if !active {
+        disk.persistent.as_ref().or(Some(&disk.image))
+    } else if disk.transient {
+        disk.persistent.as_ref().or(disk.backing.first())
+    } else {
+        disk.readonly.then_some(&disk.image)
+    }
+}
+
+/// A disk that neither this program nor libvirt can read for us.
+fn unreadable(disk: &Disk, active: bool) -> SkippedDisk {
+    const EXCLUDE: &str = "if it need not be saved, add it to `exclude_disks`";
+    match &disk.image.source {
+        Source::None(kind) => missed(disk, &format!("its kind of source is not supported ({kind})"), EXCLUDE),
+        _ if active && disk.encrypted => missed(disk, "transient and encrypted, which cannot be read", EXCLUDE),
+        _ if active => {
+            missed(disk, "transient, and the image below it is not known", "back it up while the domain is off")
+        }
+        _ if disk.encrypted => missed(disk, "encrypted, which only the domain's QEMU can read", RUNNING),
+        _ => missed(disk, "on the network, which only the domain's QEMU can read", RUNNING),
+    }
+}
+
+/// How a disk that the guest can change is captured.
+///
+/// libvirt's overlays are never encrypted, and its snapshots refuse disks with shared access (`shared access for disk
+/// requires use of supported storage format`) and passed-through LUNs.
+fn live(disk: &Disk) -> Live {
+    if disk.encrypted {
+        Live::PullOnly("encrypted, and the overlay of a snapshot would not be")
+    } else if disk.shareable {
+        Live::PullOnly("shareable, which a snapshot cannot be")
+    } else if disk.device == Device::Lun {
+        Live::PullOnly("a passed-through LUN, which has no snapshots")
+    } else if matches!(disk.image.source, Source::Network(_)) {
+        Live::PullOnly("on the network, where no overlay can lie beside it")
+    } else {
+        Live::SnapshotOrPull
+    }
+}
+
+/// What to know of a disk that is saved.
+pub(super) fn warning(disk: &Disk, active: bool) -> Option<Failure> {
+    let (text, hint) = if disk.encrypted {
+        ("is encrypted, and its contents lie in the archive unencrypted", Some("keep the target as safe as the disk"))
+    } else if disk.transient && active {
+        ("is transient: what the guest wrote since its start is not saved", None)
+    } else {
+        return None;
+    };
+    Some(Failure { message: format!("disk {} {text}", disk.target), hint: hint.map(str::to_owned) })
+}
+
+/// A disk that is not saved against the operator's will.
+pub(super) fn missed(disk: &Disk, reason: &str, hint: &str) -> SkippedDisk {
+    SkippedDisk { missed: true, hint: Some(hint.to_owned()), ..left_out(disk, reason) }
+}
+
+fn left_out(disk: &Disk, reason: &str) -> SkippedDisk {
+    SkippedDisk { target: disk.target.clone(), reason: reason.to_owned(), missed: false, hint: None }
+}

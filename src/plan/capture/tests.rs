@@ -1,0 +1,225 @@
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::model::{Codec, Device, DomainRef, DomainState, DomainXml, Format, Source};
+
+fn settings() -> DomainSettings {
+    DomainSettings {
+        days: vec![chrono::Weekday::Sun],
+        catch_up: false,
+        retention: None,
+        compression: Codec::Zstd(3),
+        quiesce: crate::config::Quiesce::Prefer,
+        freeze_timeout: Duration::from_secs(30),
+        method: MethodChoice::Auto,
+        exclude_disks: Vec::new(),
+        overlay_dir: None,
+        scratch_dir: None,
+        allow_plaintext: false,
+    }
+}
+
+fn with(method: MethodChoice) -> DomainSettings {
+    DomainSettings { method, ..settings() }
+}
+
+fn plain(method: MethodChoice) -> DomainSettings {
+    DomainSettings { allow_plaintext: true, ..with(method) }
+}
+
+fn image(source: Source) -> Image {
+    Image { source, format: Format::Raw }
+}
+
+fn disk(target: &str) -> Disk {
+    Disk {
+        target: target.to_owned(),
+        device: Device::Disk,
+        image: image(Source::File(format!("/images/{target}").into())),
+        backing: Vec::new(),
+        persistent: None,
+        readonly: false,
+        shareable: false,
+        transient: false,
+        encrypted: false,
+    }
+}
+
+fn domain(state: DomainState, disks: Vec<Disk>) -> Domain {
+    Domain {
+        id: DomainRef { name: "web".to_owned(), uuid: Uuid::nil() },
+        state,
+        persistent: true,
+        xml: DomainXml { live: String::new(), inactive: String::new(), migratable: String::new() },
+        disks,
+        nvram: None,
+        boot: Vec::new(),
+        tpm: false,
+        agent_channel: false,
+    }
+}
+
+fn running(disks: Vec<Disk>) -> Domain {
+    domain(DomainState::Running, disks)
+}
+
+fn off(disks: Vec<Disk>) -> Domain {
+    domain(DomainState::Off, disks)
+}
+
+/// The plan in short: the method, then `vda` for a captured disk, `=vda` for a direct one, `-vda` for one left out and
+/// `!vda` for a missed one.
+fn short(domain: &Domain, settings: &DomainSettings) -> String {
+    let (method, disks, skipped) = match capture(domain, settings) {
+        Ok(plan) => (format!("{:?}", plan.method), plan.disks, plan.skipped),
+        Err(Refusal::NoDisk { skipped, .. }) => ("refused".to_owned(), Vec::new(), skipped),
+    };
+    let saved = disks.iter().map(|disk| match &disk.how {
+        How::Capture => format!(" {}", disk.disk.target),
+        How::Direct(_) => format!(" ={}", disk.disk.target),
+    });
+    let skipped = skipped.iter().map(|disk| format!(" {}{}", if disk.missed { "!" } else { "-" }, disk.target));
+    format!("{method}{}", saved.chain(skipped).collect::<String>())
+}
+
+#[test]
+fn an_active_domain_is_snapshot_or_pulled_as_configured() {
+    let disks = || vec![disk("vda"), disk("vdb")];
+    for state in [DomainState::Running, DomainState::Paused] {
+        assert_eq!(short(&domain(state, disks()), &settings()), "Snapshot vda vdb");
+        assert_eq!(short(&domain(state, disks()), &with(MethodChoice::Snapshot)), "Snapshot vda vdb");
+        assert_eq!(short(&domain(state, disks()), &with(MethodChoice::Pull)), "Pull vda vdb");
+    }
+    let plan = capture(&running(disks()), &settings()).unwrap();
+    assert_eq!((plan.method_reason, plan.warnings), (None, vec![]));
+}
+
+#[test]
+fn a_domain_that_is_off_is_read_directly_whatever_the_method() {
+    for method in [MethodChoice::Auto, MethodChoice::Snapshot, MethodChoice::Pull] {
+        let shared = Disk { shareable: true, ..disk("vdb") };
+        let lun = Disk { device: Device::Lun, image: image(Source::Block("/dev/sdx".into())), ..disk("sda") };
+        assert_eq!(short(&off(vec![disk("vda"), shared, lun]), &with(method)), "Direct =vda =vdb =sda");
+    }
+}
+
+#[test]
+fn auto_pulls_what_no_snapshot_can_hold_and_says_why() {
+    let cases = [
+        (Disk { shareable: true, ..disk("vdb") }, "pull: disk vdb is shareable, which a snapshot cannot be"),
+        (Disk { device: Device::Lun, ..disk("vdb") }, "pull: disk vdb is a passed-through LUN, which has no snapshots"),
+        (
+            Disk { image: image(Source::Network("rbd:pool/x".into())), ..disk("vdb") },
+            "pull: disk vdb is on the network, where no overlay can lie beside it",
+        ),
+        (
+            Disk { encrypted: true, ..disk("vdb") },
+            "pull: disk vdb is encrypted, and the overlay of a snapshot would not be",
+        ),
+    ];
+    for (odd, reason) in cases {
+        let domain = running(vec![disk("vda"), odd]);
+        let plan = capture(&domain, &plain(MethodChoice::Auto)).unwrap();
+        assert_eq!((plan.method, plan.method_reason.as_deref()), (Method::Pull, Some(reason)));
+        assert_eq!(short(&domain, &plain(MethodChoice::Auto)), "Pull vda vdb");
+        assert_eq!(short(&domain, &plain(MethodChoice::Pull)), "Pull vda vdb");
+        assert_eq!(short(&domain, &plain(MethodChoice::Snapshot)), "Snapshot vda !vdb");
+        let plan = capture(&domain, &plain(MethodChoice::Snapshot)).unwrap();
+        assert_eq!(plan.skipped[0].hint.as_deref(), Some("set `method: auto` or `method: pull` for this domain"));
+    }
+}
+
+#[test]
+fn encrypted_disks_are_saved_only_with_leave_and_by_pull() {
+    let luks = || Disk { encrypted: true, ..disk("vdb") };
+    let domain = running(vec![disk("vda"), luks()]);
+    assert_eq!(short(&domain, &settings()), "Snapshot vda !vdb");
+    let skipped = capture(&domain, &settings()).unwrap().skipped.remove(0);
+    assert!(skipped.hint.unwrap().contains("`allow_plaintext: true`"));
+    let warnings = capture(&domain, &plain(MethodChoice::Auto)).unwrap().warnings;
+    assert_eq!(warnings[0].message, "disk vdb is encrypted, and its contents lie in the archive unencrypted");
+    assert_eq!(short(&off(vec![disk("vda"), luks()]), &plain(MethodChoice::Auto)), "Direct =vda !vdb");
+    let read_only = Disk { readonly: true, ..luks() };
+    assert_eq!(short(&running(vec![read_only]), &plain(MethodChoice::Auto)), "Pull vdb");
+}
+
+#[test]
+fn what_the_guest_cannot_change_is_read_as_it_is() {
+    let read_only = Disk { readonly: true, ..disk("vdb") };
+    assert_eq!(short(&running(vec![disk("vda"), read_only.clone()]), &settings()), "Snapshot vda =vdb");
+    assert_eq!(short(&running(vec![disk("vda"), read_only.clone()]), &with(MethodChoice::Pull)), "Pull vda =vdb");
+    assert_eq!(short(&running(vec![read_only.clone()]), &settings()), "Direct =vdb");
+    let remote = Disk { image: image(Source::Network("nbd:x".into())), ..read_only };
+    assert_eq!(short(&running(vec![disk("vda"), remote]), &settings()), "Pull vda vdb");
+}
+
+#[test]
+fn of_a_transient_disk_the_persistent_image_is_saved() {
+    let base = image(Source::File("/images/base".into()));
+    let known = Disk { transient: true, persistent: Some(base.clone()), ..disk("vdb") };
+    let plan = capture(&running(vec![disk("vda"), known.clone()]), &settings()).unwrap();
+    assert_eq!(plan.disks[1].how, How::Direct(base.clone()));
+    assert_eq!(plan.warnings[0].message, "disk vdb is transient: what the guest wrote since its start is not saved");
+
+    let below = Disk { persistent: None, backing: vec![base.clone()], ..known.clone() };
+    assert_eq!(capture(&running(vec![below]), &settings()).unwrap().disks[0].how, How::Direct(base));
+    let unclear = Disk { persistent: None, ..known };
+    assert_eq!(short(&running(vec![disk("vda"), unclear.clone()]), &settings()), "Snapshot vda !vdb");
+    let plan = capture(&off(vec![unclear.clone()]), &settings()).unwrap();
+    assert_eq!((&plan.disks[0].how, plan.warnings), (&How::Direct(unclear.image), vec![]));
+}
+
+#[test]
+fn removable_and_excluded_disks_are_left_out_without_blame() {
+    let empty = Disk { device: Device::Cdrom, image: image(Source::None("file".into())), ..disk("sda") };
+    let full = Disk { device: Device::Floppy, ..disk("fda") };
+    let excluding = DomainSettings { exclude_disks: vec!["vdb".into(), "vdx".into()], ..settings() };
+    let domain = running(vec![disk("vda"), disk("vdb"), empty, full]);
+    let plan = capture(&domain, &excluding).unwrap();
+    let reasons: Vec<_> = plan.skipped.iter().map(|disk| (disk.target.as_str(), disk.reason.as_str())).collect();
+    assert_eq!(reasons, [("vdb", "excluded by the configuration"), ("sda", "no medium"), ("fda", "removable medium")]);
+    assert_eq!(short(&domain, &excluding), "Snapshot vda -vdb -sda -fda");
+    assert_eq!(plan.warnings[0].message, "`exclude_disks` names `vdx`, which is no disk of domain `web`");
+    assert_eq!(plan.warnings[0].hint.as_deref(), Some("its disks are vda, vdb, sda, fda"));
+}
+
+#[test]
+fn an_excluded_disk_does_not_choose_the_method() {
+    let excluding = DomainSettings { exclude_disks: vec!["vdb".into()], ..settings() };
+    assert_eq!(
+        short(&running(vec![disk("vda"), Disk { shareable: true, ..disk("vdb") }]), &excluding),
+        "Snapshot vda -vdb"
+    );
+}
+
+#[test]
+fn sources_out_of_reach_are_missed() {
+    let vhost = Disk { image: image(Source::None("vhostuser".into())), ..disk("vdb") };
+    assert_eq!(short(&running(vec![disk("vda"), vhost.clone()]), &settings()), "Snapshot vda !vdb");
+    assert_eq!(short(&running(vec![disk("vda"), vhost.clone()]), &with(MethodChoice::Pull)), "Pull vda !vdb");
+    assert_eq!(short(&off(vec![disk("vda"), vhost]), &settings()), "Direct =vda !vdb");
+    let remote = Disk { image: image(Source::Network("rbd:pool/x".into())), ..disk("vdb") };
+    let plan = capture(&off(vec![disk("vda"), remote]), &settings()).unwrap();
+    assert_eq!(plan.skipped[0].hint.as_deref(), Some("back it up while the domain runs"));
+}
+
+#[test]
+fn without_any_disk_to_save_only_the_definition_is_left_or_nothing() {
+    let plan = capture(&running(vec![]), &settings()).unwrap();
+    assert_eq!((plan.method, plan.warnings), (Method::Direct, vec![]));
+
+    let excluding = DomainSettings { exclude_disks: vec!["vda".into()], ..settings() };
+    let plan = capture(&running(vec![disk("vda")]), &excluding).unwrap();
+    assert_eq!(plan.warnings[0].message, "only the definition of domain `web` is saved: all its disks are left out");
+
+    let luks = |target| Disk { encrypted: true, ..disk(target) };
+    let refusal = capture(&running(vec![luks("vda"), luks("vdb")]), &settings()).unwrap_err();
+    let reason = "encrypted, and its contents would lie in the archive unencrypted";
+    assert_eq!(refusal.to_string(), format!("no disk of domain `web` can be saved: vda: {reason}; vdb: {reason}"));
+    assert_eq!(
+        refusal.hint().as_deref(),
+        Some("set `allow_plaintext: true` for this domain to save what its encrypted disks hold")
+    );
+}

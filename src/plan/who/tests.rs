@@ -1,0 +1,123 @@
+use std::path::Path;
+
+use uuid::Uuid;
+
+use super::*;
+
+const FILE: &str = "
+host:
+  backupdir: /b
+  day_of_week: Sun
+  domains:
+    db1: {}
+    web-1: {day_of_week: [Mon]}
+    'web-*': {}
+    late: {catch_up: true}
+    gone: {}
+    'mail?': {}
+";
+const SUNDAY: &str = "2026-11-22";
+const MONDAY: &str = "2026-11-23";
+
+fn known() -> Vec<KnownDomain> {
+    let domain = |name: &str| KnownDomain {
+        id: DomainRef { name: name.to_owned(), uuid: Uuid::nil() },
+        state: DomainState::Running,
+        last_point: None,
+    };
+    ["stray", "web-2", "web-1", "late", "db1"].map(domain).to_vec()
+}
+
+fn lines_of(known: &[KnownDomain], request: &Request, today: &str) -> Vec<String> {
+    let settings = crate::config::parse(FILE, Path::new("c.yml"), "host").unwrap();
+    let line = |entry: &Entry| match &entry.decision {
+        Decision::Due(reason) => format!("+ {}: {reason}", entry.name),
+        Decision::NotDue(reason) => format!("- {}: {reason}", entry.name),
+        Decision::NotSelected(reason) => format!("  {}: {reason}", entry.name),
+        Decision::Unknown(Failure { message, hint }) => {
+            format!("! {}: {message} ({})", entry.name, hint.as_deref().unwrap_or("no hint"))
+        }
+    };
+    plan(&settings, known, request, today.parse().unwrap()).entries.iter().map(line).collect()
+}
+
+fn lines(force: bool, names: &[&str], today: &str) -> Vec<String> {
+    let request = Request { force, domains: names.iter().map(|name| (*name).to_owned()).collect() };
+    lines_of(&known(), &request, today)
+}
+
+#[test]
+fn every_domain_and_entry_has_its_reason() {
+    assert_eq!(
+        lines(false, &[], MONDAY),
+        [
+            "- db1: not today: runs on Sun; next 2026-11-29",
+            "+ web-1: due: Monday",
+            "- web-2: not today: runs on Sun; next 2026-11-29",
+            "+ late: catching up: no restore point yet",
+            "! gone: libvirt knows no domain `gone` of line 10 of the configuration (`virsh list --all` shows the domains)",
+            "! mail?: no domain that libvirt knows matches `mail?` of line 11 of the configuration \
+             (`virsh list --all` shows the domains)",
+            "  stray: in no entry of the configuration",
+        ]
+    );
+}
+
+#[test]
+fn force_makes_due_and_names_only_filter() {
+    assert_eq!(
+        lines(true, &["web-*", "db1"], MONDAY),
+        [
+            "+ db1: forced",
+            "+ web-1: due: Monday",
+            "+ web-2: forced",
+            "  late: not asked for on the command line",
+            "  gone: not asked for on the command line",
+            "  mail?: not asked for on the command line",
+            "  stray: in no entry of the configuration",
+        ]
+    );
+    assert_eq!(lines(false, &["db1"], MONDAY)[0], "- db1: not today: runs on Sun; next 2026-11-29");
+    assert_eq!(lines(false, &["db1"], SUNDAY)[0], "+ db1: due: Sunday");
+}
+
+#[test]
+fn names_that_lead_nowhere_are_errors_once() {
+    let due = |lines: Vec<String>| lines.into_iter().filter(|line| line.starts_with('!')).collect::<Vec<_>>();
+    assert_eq!(
+        due(lines(false, &["db2", "stray", "x*", "db2", "gone", "str*"], SUNDAY)),
+        [
+            "! db2: libvirt knows no domain `db2` of the command line (did you mean `db1`?)",
+            "! stray: `stray` is on the command line, and no entry of the configuration covers it \
+             (add an entry to `domains` of the host `host`)",
+            "! x*: no domain that libvirt knows matches `x*` of the command line (`virsh list --all` shows the domains)",
+            "! str*: `str*` is on the command line, and no entry of the configuration covers it \
+             (add an entry to `domains` of the host `host`)",
+            "! gone: libvirt knows no domain `gone` of line 10 of the configuration (`virsh list --all` shows the domains)",
+        ]
+    );
+}
+
+#[test]
+fn catching_up_looks_at_the_last_day_it_should_have_run() {
+    let cases = [
+        (Some("2026-11-21"), MONDAY, "+ late: catching up: nothing since Sun 2026-11-22"),
+        (Some("2026-11-22"), MONDAY, "- late: not today: runs on Sun; next 2026-11-29"),
+        (Some("2026-11-23"), "2026-11-28", "- late: not today: runs on Sun; next 2026-11-29"),
+        (Some("2030-01-01"), MONDAY, "- late: not today: runs on Sun; next 2026-11-29"),
+        (Some("2026-11-21"), SUNDAY, "+ late: due: Sunday"),
+        (None, "2026-11-28", "+ late: catching up: no restore point yet"),
+    ];
+    for (last, today, line) in cases {
+        let mut known = known();
+        known.iter_mut().for_each(|domain| domain.last_point = last.map(|day| day.parse().unwrap()));
+        assert!(lines_of(&known, &Request::default(), today).contains(&line.to_owned()), "{line}");
+    }
+}
+
+#[test]
+fn an_empty_libvirt_is_an_error_of_every_entry() {
+    let lines = lines_of(&[], &Request::default(), SUNDAY);
+    assert_eq!(lines.len(), 6);
+    assert!(lines.iter().all(|line| line.ends_with("(libvirt knows no domain at all: check `libvirt_uri`)")));
+}
