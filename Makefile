@@ -1,0 +1,46 @@
+# kvmbackup's build: every target starts from a clean checkout on Debian 12. Those that need guests need root.
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+# Where cargo builds, as cargo itself understands the variable.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Guests run under software emulation: more tests at once than this only make each one slower.
+TEST_THREADS ?= 2
+# What follows the target of `make test`, say `make test T='--test lab_smoke'`.
+T ?=
+
+.PHONY: help build test soak demo bench lint install lab
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the release binary
+	$(CARGO) build --locked --release
+
+test: lab ## install what is missing, run every test, on real guests too
+	$(CARGO) test --locked --no-run $(T)
+	tests/lab/enter $(CARGO) test --locked $(T) -- --test-threads=$(TEST_THREADS)
+
+soak: lab ## run the long tests as well, those marked as ignored
+	$(CARGO) test --locked --no-run $(T)
+	tests/lab/enter $(CARGO) test --locked $(T) -- --test-threads=$(TEST_THREADS) --include-ignored
+
+demo: lab build ## back up, verify, restore and boot a guest before your eyes
+	tests/lab/demo
+
+bench: lab build ## measure against the peers
+	tests/lab/bench
+
+lint: ## formatting, warnings, documentation, licenses of dependencies
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+	$(CARGO) deny --locked check licenses bans sources
+
+install: build ## install the program; PREFIX=/usr/local, DESTDIR=
+	install -D -m 755 $(TARGET)/release/kvmbackup $(DESTDIR)$(PREFIX)/bin/kvmbackup
+
+# The lab: libvirt, QEMU and the guest that it boots.
+lab:
+	tests/lab/install
+	tests/lab/build-guest

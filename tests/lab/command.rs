@@ -1,0 +1,40 @@
+//! Runs external tools and panics with their words when they fail. It knows nothing of guests.
+
+use std::ffi::OsStr;
+use std::process::{Command, Output, Stdio};
+
+/// Runs a program without input and returns what came of it.
+pub fn try_run(program: &str, args: &[impl AsRef<OsStr>]) -> Output {
+    let run = Command::new(program).args(args).stdin(Stdio::null()).output();
+    run.unwrap_or_else(|error| panic!("cannot run {program}: {error}"))
+}
+
+/// Runs a program and returns its standard output. Panics when it fails.
+pub fn run(program: &str, args: &[impl AsRef<OsStr>]) -> String {
+    let output = try_run(program, args);
+    if !output.status.success() {
+        let args: Vec<_> = args.iter().map(AsRef::as_ref).collect();
+        panic!("{program} {args:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs `virsh` and returns its standard output. Panics when it fails.
+pub fn virsh(args: &[&str]) -> String {
+    run("virsh", &[&["--quiet"], args].concat())
+}
+
+/// Runs `virsh`; the standard output, or the error's words.
+pub fn try_virsh(args: &[&str]) -> Result<String, String> {
+    let output = try_run("virsh", &[&["--quiet"], args].concat());
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// Runs `qemu-img` and returns its standard output. Panics when it fails.
+pub fn qemu_img(args: &[impl AsRef<OsStr>]) -> String {
+    run("qemu-img", args)
+}

@@ -1,0 +1,250 @@
+//! The disks of a guest: makes their images and writes their part of the domain XML.
+
+use std::path::{Path, PathBuf};
+
+use super::command::{qemu_img, run, virsh};
+
+/// The passphrase of every encrypted disk.
+pub const LUKS_PASSPHRASE: &str = "open sesame";
+
+/// The same as an object for QEMU's tools, named `lab`.
+pub(super) const SECRET: &str = "secret,id=lab,data=open sesame";
+
+/// What a disk's contents lie in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Medium {
+    Qcow2,
+    Raw,
+    /// A loop device on a raw file.
+    Block,
+    /// A qcow2 file encrypted with [`LUKS_PASSPHRASE`].
+    Luks,
+    Cdrom,
+    Floppy,
+}
+
+/// One disk to be. Its target decides the bus: `vda` is virtio, `sda` SCSI (SATA for a CD-ROM), `fda` a floppy.
+pub struct Disk {
+    pub(super) target: String,
+    medium: Medium,
+    size: String,
+    file: Option<PathBuf>,
+    backing: Option<PathBuf>,
+    flags: Vec<&'static str>,
+    snapshot: Option<&'static str>,
+}
+
+impl Disk {
+    /// A qcow2 file of 64 MiB.
+    pub fn qcow2(target: &str) -> Self {
+        Disk::new(target, Medium::Qcow2)
+    }
+
+    /// A sparse raw file of 64 MiB.
+    pub fn raw(target: &str) -> Self {
+        Disk::new(target, Medium::Raw)
+    }
+
+    /// A block device of 64 MiB: a loop device on a raw file.
+    pub fn block(target: &str) -> Self {
+        Disk::new(target, Medium::Block)
+    }
+
+    /// A qcow2 file of 64 MiB, encrypted; libvirt holds the secret.
+    pub fn luks(target: &str) -> Self {
+        Disk::new(target, Medium::Luks)
+    }
+
+    /// An empty CD-ROM drive; give it a medium by [`Disk::file`].
+    pub fn cdrom(target: &str) -> Self {
+        Disk::new(target, Medium::Cdrom)
+    }
+
+    /// A floppy of 1440 KiB.
+    pub fn floppy(target: &str) -> Self {
+        Disk::new(target, Medium::Floppy).size("1440K")
+    }
+
+    fn new(target: &str, medium: Medium) -> Self {
+        let target = target.to_owned();
+        Disk { target, medium, size: "64M".into(), file: None, backing: None, flags: vec![], snapshot: None }
+    }
+
+    /// The size that the guest sees, in `qemu-img`'s words.
+    pub fn size(mut self, size: &str) -> Self {
+        self.size = size.into();
+        self
+    }
+
+    /// The image's path, absolute or in the guest's image folder. A file that is there already is taken as it is.
+    pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.file = Some(path.into());
+        self
+    }
+
+    /// Puts the (qcow2) image on a backing file, whose format is told by its suffix: `.raw`, else qcow2. The size is
+    /// the backing file's.
+    pub fn backing(mut self, path: impl Into<PathBuf>) -> Self {
+        self.backing = Some(path.into());
+        self
+    }
+
+    /// The guest may not write it.
+    pub fn readonly(mut self) -> Self {
+        self.flags.push("readonly");
+        self
+    }
+
+    /// Other guests may have it too.
+    pub fn shareable(mut self) -> Self {
+        self.flags.push("shareable");
+        self
+    }
+
+    /// What the guest writes is thrown away when it stops.
+    pub fn transient(mut self) -> Self {
+        self.flags.push("transient");
+        self
+    }
+
+    /// The disk's own `snapshot` attribute: `no`, `internal`, `external` or `manual`.
+    pub fn snapshot(mut self, word: &'static str) -> Self {
+        self.snapshot = Some(word);
+        self
+    }
+
+    /// Makes the image, unless it is there.
+    pub(super) fn create(self, folder: &Path) -> MadeDisk {
+        let suffix = match self.medium {
+            Medium::Qcow2 | Medium::Luks => "qcow2",
+            Medium::Raw | Medium::Block | Medium::Floppy => "raw",
+            Medium::Cdrom => "iso",
+        };
+        let default = (self.medium != Medium::Cdrom).then(|| PathBuf::from(format!("{}.{suffix}", self.target)));
+        let file = self.file.clone().or(default).map(|file| folder.join(file));
+        if let Some(file) = &file
+            && !file.exists()
+        {
+            std::fs::create_dir_all(file.parent().expect("an image lies in a folder")).expect("cannot make a folder");
+            self.create_image(file);
+        }
+        let secret = (self.medium == Medium::Luks).then(define_secret);
+        let device = (self.medium == Medium::Block)
+            .then(|| LoopDevice::attach(file.as_deref().expect("a block device has a file")));
+        MadeDisk { disk: self, file, device, secret }
+    }
+
+    fn create_image(&self, file: &Path) {
+        let file = file.to_str().expect("image paths are UTF-8");
+        match (self.medium, &self.backing) {
+            (Medium::Qcow2, Some(backing)) => {
+                let format = if backing.extension().is_some_and(|suffix| suffix == "raw") { "raw" } else { "qcow2" };
+                let backing = backing.to_str().expect("image paths are UTF-8");
+                qemu_img(&["create", "-q", "-f", "qcow2", "-b", backing, "-F", format, file])
+            }
+            (Medium::Qcow2, None) => qemu_img(&["create", "-q", "-f", "qcow2", file, &self.size]),
+            (Medium::Luks, _) => {
+                let options = "encrypt.format=luks,encrypt.key-secret=lab,encrypt.iter-time=10";
+                qemu_img(&["create", "-q", "--object", SECRET, "-f", "qcow2", "-o", options, file, &self.size])
+            }
+            (_, _) => qemu_img(&["create", "-q", "-f", "raw", file, &self.size]),
+        };
+    }
+}
+
+/// A disk whose image is there. Dropping it lets go of its loop device and its secret; the image stays.
+pub(super) struct MadeDisk {
+    disk: Disk,
+    file: Option<PathBuf>,
+    device: Option<LoopDevice>,
+    secret: Option<String>,
+}
+
+impl MadeDisk {
+    /// The `<disk>` element.
+    pub(super) fn xml(&self) -> String {
+        let Disk { target, medium, flags, snapshot, .. } = &self.disk;
+        let (device, bus) = match (medium, &target[..1]) {
+            (Medium::Cdrom, _) => ("cdrom", "sata"),
+            (Medium::Floppy, _) => ("floppy", "fdc"),
+            (_, "s") => ("disk", "scsi"),
+            (_, _) => ("disk", "virtio"),
+        };
+        let format = if matches!(medium, Medium::Qcow2 | Medium::Luks) { "qcow2" } else { "raw" };
+        let kind = if self.device.is_some() { "block" } else { "file" };
+        let snapshot = snapshot.map(|word| format!(" snapshot='{word}'")).unwrap_or_default();
+        let flags: String = flags.iter().map(|flag| format!("<{flag}/>")).collect();
+        format!(
+            "<disk type='{kind}' device='{device}'{snapshot}><driver name='qemu' type='{format}' discard='unmap'/>\
+             {}<target dev='{target}' bus='{bus}'/>{flags}</disk>",
+            self.source_xml()
+        )
+    }
+
+    fn source_xml(&self) -> String {
+        let Some(file) = &self.file else { return String::new() };
+        let (attribute, path) = match &self.device {
+            Some(device) => ("dev", device.path()),
+            None => ("file", file.as_path()),
+        };
+        let path = escape(path.to_str().expect("image paths are UTF-8"));
+        let encryption = match &self.secret {
+            Some(uuid) => {
+                format!("<encryption format='luks'><secret type='passphrase' uuid='{uuid}'/></encryption>")
+            }
+            None => String::new(),
+        };
+        format!("<source {attribute}='{path}'>{encryption}</source>")
+    }
+}
+
+impl Drop for MadeDisk {
+    fn drop(&mut self) {
+        if let Some(uuid) = &self.secret {
+            let _ = super::try_virsh(&["secret-undefine", uuid]);
+        }
+    }
+}
+
+/// Tells libvirt the passphrase; the secret's UUID.
+fn define_secret() -> String {
+    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").expect("the kernel makes UUIDs");
+    let uuid = uuid.trim().to_owned();
+    let xml = tempfile::NamedTempFile::new().expect("cannot make a file");
+    let text = format!("<secret ephemeral='no' private='no'><uuid>{uuid}</uuid></secret>");
+    std::fs::write(xml.path(), text).expect("cannot write a file");
+    virsh(&["secret-define", xml.path().to_str().expect("temporary paths are UTF-8")]);
+    let value = tempfile::NamedTempFile::new().expect("cannot make a file");
+    std::fs::write(value.path(), LUKS_PASSPHRASE).expect("cannot write a file");
+    virsh(&["secret-set-value", &uuid, "--plain", "--file", value.path().to_str().expect("temporary paths are UTF-8")]);
+    uuid
+}
+
+/// A loop device; let go of when dropped.
+pub struct LoopDevice {
+    path: PathBuf,
+}
+
+impl LoopDevice {
+    /// Attaches a raw file to a free loop device.
+    pub fn attach(file: &Path) -> Self {
+        let file = file.to_str().expect("image paths are UTF-8");
+        LoopDevice { path: run("losetup", &["--find", "--show", file]).trim().into() }
+    }
+
+    /// The device's path, `/dev/loopN`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = super::try_run("losetup", &[Path::new("--detach"), &self.path]);
+    }
+}
+
+/// Text as it may stand in XML, in attributes too.
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&apos;").replace('"', "&quot;")
+}

@@ -1,0 +1,150 @@
+//! A domain in the lab's libvirtd: starting, stopping, its XML and its disks. The agent's part is in `agent.rs`.
+
+use std::path::{Path, PathBuf};
+
+use super::disk::MadeDisk;
+use super::disk::SECRET;
+use super::leftovers::Baseline;
+use super::{BOOT_DEADLINE, DEADLINE, Lab, domain_xml, qemu_img, run, try_virsh, virsh, wait_until};
+
+/// A domain. Dropping it destroys and undefines it; when the test has failed, its console is shown first.
+pub struct Guest {
+    pub(super) name: String,
+    pub(super) baseline: Baseline,
+    _disks: Vec<MadeDisk>,
+}
+
+impl Guest {
+    pub(super) fn defined(name: &str, disks: Vec<MadeDisk>) -> Self {
+        let baseline = Baseline::of(&inactive_xml(name));
+        Guest { name: name.to_owned(), baseline, _disks: disks }
+    }
+
+    pub(super) fn adopt(_lab: &Lab, name: &str) -> Self {
+        Guest::defined(name, vec![])
+    }
+
+    /// The domain's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Starts the machine with its CPU stopped: no system runs, and its disks change by [`Guest::write`] only.
+    pub fn start_paused(&self) {
+        virsh(&["start", "--paused", &self.name]);
+    }
+
+    /// Starts the lab's system and waits until it is up.
+    pub fn boot(&self) {
+        virsh(&["start", &self.name]);
+        self.wait_ready();
+    }
+
+    /// Waits until the lab's system is up: its agent answers or, without one, its console says so.
+    pub fn wait_ready(&self) {
+        let what = format!("guest {} to be up", self.name);
+        if self.live_xml().contains("kb.noagent") {
+            wait_until(BOOT_DEADLINE, &what, || self.console().contains("KB-READY"));
+        } else {
+            wait_until(BOOT_DEADLINE, &what, || self.try_agent("guest-ping").is_ok());
+        }
+    }
+
+    /// `running`, `paused`, `shut off`, …: the words of `virsh domstate`.
+    pub fn state(&self) -> String {
+        virsh(&["domstate", &self.name]).trim().to_owned()
+    }
+
+    /// Turns the system off by its power button and waits until it is off.
+    pub fn shutdown(&self) {
+        virsh(&["shutdown", "--mode", "acpi", &self.name]);
+        wait_until(DEADLINE, &format!("guest {} to turn itself off", self.name), || self.state() == "shut off");
+    }
+
+    /// Takes the machine's power away.
+    pub fn destroy(&self) {
+        virsh(&["destroy", &self.name]);
+    }
+
+    /// The domain XML of now.
+    pub fn live_xml(&self) -> String {
+        virsh(&["dumpxml", &self.name])
+    }
+
+    /// The domain XML of the next start.
+    pub fn inactive_xml(&self) -> String {
+        inactive_xml(&self.name)
+    }
+
+    /// What the machine printed to its serial console, with QEMU's own messages, since it was last started.
+    pub fn console(&self) -> String {
+        let log = format!("/var/log/libvirt/qemu/{}.log", self.name);
+        let log = std::fs::read(log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        // libvirt writes QEMU's command line first, and these are its last words.
+        log.rsplit("-msg timestamp=on\n").next().unwrap_or_default().to_owned()
+    }
+
+    /// The file or device that a disk is on now. None: an empty drive.
+    pub fn disk_source(&self, target: &str) -> Option<PathBuf> {
+        let sources = domain_xml::disk_sources(&self.live_xml());
+        sources.get(target).unwrap_or_else(|| panic!("guest {} has no disk {target}", self.name)).clone()
+    }
+
+    /// Writes `len` bytes of `pattern` at `offset` to a disk of the started machine, and flushes them.
+    ///
+    /// The device's path is needed: node names conflict with the guest's own permissions. QEMU prints what came of it to
+    /// its log only, so the image is asked.
+    pub fn write(&self, target: &str, pattern: u8, offset: u64, len: u64) {
+        let alias = domain_xml::disk_alias(&self.live_xml(), target);
+        let backend = if alias.starts_with("virtio-") { "/virtio-backend" } else { "" };
+        for command in [&format!("write -P {pattern:#x} {offset} {len}"), "flush"] {
+            let line = format!("qemu-io -d /machine/peripheral/{alias}{backend} \"{command}\"");
+            let answer = virsh(&["qemu-monitor-command", &self.name, "--hmp", &line]);
+            assert_eq!(answer.trim(), "", "cannot write to {target}");
+        }
+        self.assert_holds(target, pattern, offset, len);
+    }
+
+    /// Panics unless a disk holds `len` bytes of `pattern` at `offset`; what the system of a running guest has not
+    /// written yet is not seen.
+    pub fn assert_holds(&self, target: &str, pattern: u8, offset: u64, len: u64) {
+        let read = format!("read -P {pattern:#x} {offset} {len}");
+        let image = self.image_options(target);
+        let answer = run("qemu-io", &["-r", "-U", "--object", SECRET, "--image-opts", &image, "-c", &read]);
+        assert!(answer.contains(&format!("read {len}/{len} bytes")), "cannot read {target}: {answer}");
+        assert!(!answer.contains("Pattern verification failed"), "{target} holds something else: {answer}");
+    }
+
+    /// Copies a disk's present contents to a new raw file `to`, for comparison. The machine must be off, paused or
+    /// frozen: what it has not written yet is not in there.
+    pub fn copy_contents(&self, target: &str, to: &Path) {
+        let image = self.image_options(target);
+        let to = to.to_str().expect("paths are UTF-8");
+        qemu_img(&["convert", "--object", SECRET, "-U", "--image-opts", &image, "-O", "raw", to]);
+    }
+
+    /// A disk's image in the words of QEMU's tools, which may use [`SECRET`].
+    fn image_options(&self, target: &str) -> String {
+        let source = self.disk_source(target).unwrap_or_else(|| panic!("{target} is empty"));
+        let (format, encrypted) = domain_xml::disk_format(&self.live_xml(), target);
+        let source = source.to_str().expect("paths are UTF-8").replace(',', ",,");
+        let key = if encrypted { ",encrypt.key-secret=lab" } else { "" };
+        format!("driver={format},file.filename={source}{key}")
+    }
+}
+
+fn inactive_xml(name: &str) -> String {
+    virsh(&["dumpxml", "--inactive", name])
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- console of guest {} ----\n{}\n----", self.name, self.console());
+        }
+        let _ = try_virsh(&["destroy", &self.name]);
+        let options = ["--nvram", "--managed-save", "--snapshots-metadata", "--checkpoints-metadata"];
+        let _ = try_virsh(&[&["undefine", &self.name], &options[..]].concat());
+    }
+}

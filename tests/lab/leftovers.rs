@@ -1,0 +1,67 @@
+//! What a backup must leave as it was: a guest's disks, jobs and image folders.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::domain_xml::disk_sources;
+use super::{Guest, try_virsh, virsh};
+
+/// How the guest was when it was defined.
+pub(super) struct Baseline {
+    sources: BTreeMap<String, Option<PathBuf>>,
+    files: BTreeSet<PathBuf>,
+}
+
+impl Baseline {
+    pub(super) fn of(xml: &str) -> Self {
+        let sources = disk_sources(xml);
+        let files = files_beside(&sources);
+        Baseline { sources, files }
+    }
+}
+
+impl Guest {
+    /// Panics unless everything is as it was when the guest was defined: each disk on its own image, no file more in the
+    /// images' folders, no block job, no backup job, no `qemu-nbd` on any of its images, and the guest not frozen.
+    pub fn assert_no_leftovers(&self) {
+        let name = &self.name;
+        assert_eq!(disk_sources(&self.inactive_xml()), self.baseline.sources, "{name}: the definition's disks changed");
+        let more: Vec<_> = files_beside(&self.baseline.sources).difference(&self.baseline.files).cloned().collect();
+        assert!(more.is_empty(), "{name}: files were left beside the images: {more:?}");
+        assert_eq!(qemu_nbd_on(&self.baseline.sources), Vec::<String>::new(), "{name}: qemu-nbd still runs");
+        if self.state() == "shut off" {
+            return;
+        }
+        let xml = self.live_xml();
+        assert_eq!(disk_sources(&xml), self.baseline.sources, "{name}: the running guest's disks changed");
+        assert!(!xml.contains("<mirror"), "{name}: a block job still runs: {xml}");
+        let job = virsh(&["domjobinfo", name]);
+        assert!(job.contains("None"), "{name}: a job still runs: {job}");
+        let has_agent = xml.contains("state='connected'");
+        assert!(!has_agent || self.state() != "running" || !self.is_frozen(), "{name}: the file systems are frozen");
+        if let Ok(snapshots) = try_virsh(&["snapshot-list", "--name", name]) {
+            assert_eq!(snapshots.trim(), "", "{name}: snapshots were left");
+        }
+    }
+}
+
+/// All files in the folders of the images, but not of devices.
+fn files_beside(sources: &BTreeMap<String, Option<PathBuf>>) -> BTreeSet<PathBuf> {
+    let folders: BTreeSet<_> = sources.values().flatten().filter_map(|source| source.parent()).collect();
+    let folders = folders.into_iter().filter(|folder| !folder.starts_with("/dev"));
+    let entries = folders.flat_map(|folder| std::fs::read_dir(folder).expect("the image folder is there"));
+    entries.map(|entry| entry.expect("the image folder is readable").path()).collect()
+}
+
+/// The command lines of `qemu-nbd` processes that name one of these images.
+fn qemu_nbd_on(sources: &BTreeMap<String, Option<PathBuf>>) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").expect("/proc is there").flatten();
+    let lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    let names_image = |line: &String| {
+        let mut paths = sources.values().flatten().filter_map(|path| path.to_str());
+        line.split(' ').next().is_some_and(|program| program.ends_with("qemu-nbd"))
+            && paths.any(|path| line.contains(path))
+    };
+    lines.filter(names_image).collect()
+}

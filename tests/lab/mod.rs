@@ -1,0 +1,76 @@
+//! The lab: real libvirt guests for integration tests, driven by `virsh`, `qemu-img` and `qemu-io` alone.
+//!
+//! It is an oracle, so it must not use this project's own code. A test makes a [`Lab`], defines a [`Guest`] in it by a
+//! [`GuestBuilder`] and drops both at its end. All of it runs under `tests/lab/enter`, whose libvirtd it talks to.
+//!
+//! ```ignore
+//! let lab = Lab::new();
+//! let guest = lab.guest("web").disk(Disk::qcow2("vda")).paused();
+//! guest.write("vda", 0xbb, 2 << 20, 65536);
+//! ```
+#![allow(dead_code, unused_imports, reason = "every test binary compiles the lab and uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
+
+mod agent;
+mod builder;
+mod command;
+mod disk;
+mod domain_xml;
+mod guest;
+mod leftovers;
+mod wait;
+
+use std::path::{Path, PathBuf};
+
+pub use agent::ExecOutput;
+pub use builder::GuestBuilder;
+pub use command::{qemu_img, run, try_run, try_virsh, virsh};
+pub use disk::{Disk, LUKS_PASSPHRASE, LoopDevice};
+pub use guest::Guest;
+pub use wait::{BOOT_DEADLINE, DEADLINE, wait_until};
+
+/// A folder for one test's images, backups and configuration. It is removed when dropped: declare it before the guests.
+pub struct Lab {
+    dir: tempfile::TempDir,
+}
+
+impl Lab {
+    /// A fresh folder. Panics outside `tests/lab/enter`: a test that needs real guests is never skipped silently.
+    pub fn new() -> Self {
+        if std::env::var_os("KVMBACKUP_LAB").is_none() {
+            panic!("this test needs the lab: run it by `make test`, or by `tests/lab/enter cargo test …`");
+        }
+        assert!(
+            guest_system().join("initramfs").exists(),
+            "the lab's guest is missing in {}: run tests/lab/build-guest",
+            guest_system().display()
+        );
+        let dir = tempfile::Builder::new().prefix("t").tempdir().expect("cannot make the test's folder");
+        Lab { dir }
+    }
+
+    /// The lab's folder; its path is short enough for unix sockets.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A path in the lab's folder; nothing is made there.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
+
+    /// Begins a guest. Its name must be unique among the tests that run at one time.
+    pub fn guest(&self, name: &str) -> GuestBuilder {
+        GuestBuilder::new(self, name)
+    }
+
+    /// Takes over a domain that someone else has defined, say a restored one, and removes it when dropped.
+    pub fn adopt(&self, name: &str) -> Guest {
+        Guest::adopt(self, name)
+    }
+}
+
+/// The folder that holds the guest's `vmlinuz` and `initramfs`.
+pub fn guest_system() -> PathBuf {
+    std::env::var_os("KVMBACKUP_LAB_GUEST").map(PathBuf::from).unwrap_or_default()
+}

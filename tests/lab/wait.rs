@@ -1,0 +1,20 @@
+//! Waiting for a condition, with a deadline.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// For what libvirt does: generous, as the machine may be busy with other guests.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// For a guest to start under software emulation on a busy machine; 6 to 10 s on an idle one.
+pub const BOOT_DEADLINE: Duration = Duration::from_secs(180);
+
+const POLL: Duration = Duration::from_millis(100);
+
+/// Waits until `condition` holds. Panics, saying `what` was waited for, when it does not within `deadline`.
+pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < deadline, "waited {deadline:?} in vain for: {what}");
+        sleep(POLL);
+    }
+}
