@@ -112,7 +112,9 @@ fn what_no_libvirt_writes_is_an_error() {
         let xml = DomainXml { live: xml.to_owned(), inactive: xml.to_owned(), migratable: String::new() };
         read(xml, DomainState::Off, true)
     };
-    let domain = |devices: &str| format!("<domain><name>a</name><uuid>{}</uuid><devices>{devices}</devices></domain>", Uuid::nil());
+    let domain = |devices: &str| {
+        format!("<domain><name>a</name><uuid>{}</uuid><devices>{devices}</devices></domain>", Uuid::nil())
+    };
     assert!(read(&domain("")).is_ok());
     assert!(matches!(read("<domain><name>a</name></domain>"), Err(Error::Missing { .. })));
     assert!(matches!(read("<domain><name>a</name><uuid>b</uuid></domain>"), Err(Error::Unknown { .. })));
@@ -222,7 +224,8 @@ fn sockets_ports_and_variables_of_the_original_go() {
     <interface type='bridge'><virtualport type='openvswitch'><parameters interfaceid='1' profileid='p'/></virtualport></interface>
     <graphics type='spice'><listen type='socket' socket='/run/libvirt/qemu/s'/></graphics>
     </devices>";
-    let xml = format!("<domain><name>a</name><genid>b</genid><os><nvram template='/t'>/v</nvram></os>{devices}</domain>");
+    let xml =
+        format!("<domain><name>a</name><genid>b</genid><os><nvram template='/t'>/v</nvram></os>{devices}</domain>");
     let new = rewrite(&xml, &Changes { rename: Some(copy()), ..Changes::default() }).unwrap().xml;
     let expected = devices
         .replace("<source mode='bind' path='/var/lib/libvirt/qemu/channel/target/x'/>", "")
