@@ -3,7 +3,7 @@
 pub mod archive;
 pub mod cli;
 pub mod config;
-// pub mod engine;
+pub mod engine;
 pub mod hypervisor;
 pub mod model;
 pub mod nbd;

@@ -14,9 +14,7 @@ use super::{Error, Monitor, members};
 use crate::archive::{self, Writer};
 use crate::config::{DomainSettings, MinFree, Settings};
 use crate::hypervisor::Hypervisor;
-use crate::model::{
-    Consistency, DiskOutcome, Domain, DomainOutcome, DomainRef, DomainState, Failure, Outcome, size,
-};
+use crate::model::{DiskOutcome, Domain, DomainOutcome, DomainRef, DomainState, Failure, Outcome, size};
 use crate::plan::{self, CapturePlan};
 use crate::retention;
 use crate::store::{Origin, Partial, Store};
@@ -129,7 +127,7 @@ fn write_point(
     let images = members::image_stamps(domain, plan);
     let capture = Capture::take(context.hypervisor, domain, plan, settings, &sockets, record, outcome)?;
     let archive_error = |source| Error::Archive { path: partial.path().to_owned(), source };
-    let copied = copy_disks(context, domain, plan, settings, &capture, &partial, &collected, outcome, &archive_error);
+    let copied = copy_disks(context, domain, plan, settings, &capture, &partial, collected, outcome, &archive_error);
     outcome.captured_ms = (!capture.is_empty()).then(|| capture.age().as_millis() as u64);
     context.monitor.stage(name, "commit");
     let commit = Instant::now();
@@ -160,7 +158,7 @@ fn copy_disks(
     settings: &DomainSettings,
     capture: &Capture<'_>,
     partial: &Partial,
-    collected: &members::Collected,
+    collected: members::Collected,
     outcome: &mut DomainOutcome,
     archive_error: &dyn Fn(archive::Error) -> Error,
 ) -> Result<Writer, Error> {
@@ -172,7 +170,7 @@ fn copy_disks(
         let target = &planned.disk.target;
         let force_share = domain.state == DomainState::Off || planned.disk.readonly || planned.disk.transient;
         let reading = capture
-            .open(&planned.disk, planned.how, force_share)
+            .open(&planned.disk, &planned.how, force_share)
             .map_err(|source| Error::Read { target: target.clone(), source })?;
         let disk = Prepared::new(target, reading)?;
         outcome.disks.push(DiskOutcome {
@@ -186,9 +184,9 @@ fn copy_disks(
     context.monitor.expect(name, outcome.read_bytes);
 
     let threads = (host::cores() / context.settings.parallel).max(1);
-    let file = partial.file().map_err(Error::file("open", partial.path()))?;
+    let file = partial.file()?;
     let mut writer = Writer::new(file, settings.compression, threads).map_err(archive_error)?;
-    let manifest = members::manifest(context, domain, plan, settings, partial.id(), collected, &prepared, outcome);
+    let manifest = members::manifest(context, domain, plan, settings, partial.id(), &collected, outcome);
     members::write(&mut writer, domain, &manifest, collected, archive_error)?;
     let mut since = 0;
     for disk in prepared {
@@ -247,9 +245,4 @@ fn rotate(
         }
     }
     Ok(())
-}
-
-/// What the consistency of an outcome is called in the manifest.
-pub(super) fn consistency(outcome: &DomainOutcome) -> Consistency {
-    outcome.consistency.unwrap_or(Consistency::Crash)
 }

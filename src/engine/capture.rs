@@ -122,20 +122,20 @@ impl<'a> Capture<'a> {
         }
     }
 
-    /// Connects to one disk.
-    pub fn open(&self, disk: &Disk, how: How, force_share: bool) -> Result<Reading, nbd::Error> {
+    /// Connects to one disk. With `force_share`, others may write to its image meanwhile.
+    pub fn open(&self, disk: &Disk, how: &How, force_share: bool) -> Result<Reading, nbd::Error> {
         if let (How::Capture, Some(job)) = (how, &self.pull) {
             let client = nbd::Client::connect(&job.socket, &disk.target, SERVER_TIMEOUT)?;
             return Ok(Reading { client, server: None });
         }
-        let mut chain = vec![match (how, &disk.persistent) {
-            (How::Direct, Some(persistent)) => persistent.clone(),
-            _ => disk.image.clone(),
-        }];
-        chain.extend(disk.backing.iter().cloned());
-        if how == How::Direct && disk.persistent.is_some() {
-            // The chain in hand is the live one's, not that of the image which the definition names.
-            chain.truncate(1);
+        let image = match how {
+            How::Capture => &disk.image,
+            How::Direct(image) => image,
+        };
+        let mut chain = vec![image.clone()];
+        // The chain in hand is the active image's; that of another image is left to what its header says.
+        if *image == disk.image {
+            chain.extend(disk.backing.iter().cloned());
         }
         let socket = self.sockets.join(format!("{}.sock", disk.target));
         let server = nbd::Server::start(&chain, &socket, nbd::ServerOptions { force_share, timeout: SERVER_TIMEOUT })?;
@@ -152,6 +152,11 @@ impl<'a> Capture<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing had to be held still.
+    pub fn is_empty(&self) -> bool {
+        self.overlays.is_empty() && self.pull.is_none()
     }
 
     /// How long the capture has existed.
@@ -250,21 +255,14 @@ pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Res
             Err(error) => failed = failed.or(Some(error)),
         }
     }
-    if used
-        && failed.is_none()
-        && settle::resume_after_io_error(hypervisor, &domain)?
-    {
+    if used && failed.is_none() && settle::resume_after_io_error(hypervisor, &domain)? {
         tracing::warn!(domain = domain.name, "the guest was paused by an I/O error; it runs again");
     }
     failed.map_or(Ok(()), Err)
 }
 
 /// Ends the job if it is the one we began: another's is left alone.
-fn end_pull(
-    hypervisor: &dyn Hypervisor,
-    domain: &crate::model::DomainRef,
-    job: &PullJob,
-) -> Result<(), Error> {
+fn end_pull(hypervisor: &dyn Hypervisor, domain: &crate::model::DomainRef, job: &PullJob) -> Result<(), Error> {
     match hypervisor.pull_socket(domain) {
         Ok(Some(socket)) if socket == job.socket => hypervisor.end_pull(domain)?,
         Ok(_) => {}

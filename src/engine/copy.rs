@@ -6,6 +6,7 @@ use std::io;
 use super::capture::Reading;
 use super::{Error, Monitor};
 use crate::archive::Writer;
+use crate::archive::manifest::disk_member;
 use crate::qcow2::Layout;
 use crate::sys::signals::Cancel;
 
@@ -21,18 +22,12 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Asks for the extents of a disk.
     pub fn new(target: &str, mut reading: Reading) -> Result<Prepared, Error> {
-        let extents =
-            reading.client.extents().map_err(|source| Error::Read { target: target.to_owned(), source })?;
+        let extents = reading.client.extents().map_err(|source| Error::Read { target: target.to_owned(), source })?;
         let virtual_bytes = reading.client.size();
         let layout = Layout::new(virtual_bytes, &extents)
             .map_err(|source| Error::Layout { target: target.to_owned(), source })?;
         let read_bytes = layout.data().iter().map(|extent| extent.length).sum();
         Ok(Prepared { target: target.to_owned(), layout, virtual_bytes, read_bytes, reading })
-    }
-
-    /// The name of its member.
-    pub fn member(&self) -> String {
-        format!("disks/{}.qcow2", self.target)
     }
 
     /// Reads the disk into the archive. `check` is asked before every piece and may end it.
@@ -45,7 +40,7 @@ impl Prepared {
         check: &mut dyn FnMut(u64) -> Result<(), Error>,
         archive_error: &dyn Fn(crate::archive::Error) -> Error,
     ) -> Result<(), Error> {
-        writer.member(&self.member(), self.layout.length()).map_err(archive_error)?;
+        writer.member(&disk_member(&self.target), self.layout.length()).map_err(archive_error)?;
         let mut failed = None;
         let metadata = self.layout.write_metadata(&mut Pipe { writer, failed: &mut failed });
         if let Some(error) = failed {

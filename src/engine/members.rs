@@ -7,9 +7,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use crate::archive::Writer;
-use crate::model::{Domain, DomainOutcome, Failure};
-use crate::plan::CapturePlan;
+use super::backup::Context;
+use crate::archive::manifest::{
+    BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
+};
+use crate::archive::{self, Manifest, Writer};
+use crate::config::{DomainSettings, Quiesce};
+use crate::model::{Consistency, DiskOutcome, Domain, DomainOutcome, Failure, PointId};
+use crate::plan::{CapturePlan, How, PlannedDisk};
 
 /// Where libvirt keeps the state of emulated TPMs, by UUID.
 const TPM_STATE: &str = "/var/lib/libvirt/swtpm";
@@ -102,8 +107,107 @@ pub(super) fn image_stamps(domain: &Domain, plan: &CapturePlan) -> Vec<Option<(i
     if domain.state.is_active() {
         return Vec::new();
     }
-    let stamp = |path: &Path| {
-        fs::metadata(path).ok().map(|metadata| (metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
-    };
+    let stamp =
+        |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.mtime(), metadata.mtime_nsec(), metadata.len()));
     plan.disks.iter().map(|planned| planned.disk.image.source.path().and_then(stamp)).collect()
+}
+
+/// What the archive says about itself.
+pub(super) fn manifest(
+    context: &Context<'_>,
+    domain: &Domain,
+    plan: &CapturePlan,
+    settings: &DomainSettings,
+    point: PointId,
+    collected: &Collected,
+    outcome: &DomainOutcome,
+) -> Manifest {
+    let file = |extra: &Extra| FileEntry { member: extra.member.clone(), path: extra.original.clone() };
+    Manifest {
+        format: FORMAT,
+        program: format!("kvmbackup {}", env!("CARGO_PKG_VERSION")),
+        run_id: context.run_id,
+        point,
+        host: context.settings.host.clone(),
+        domain: domain.id.clone(),
+        state: domain.state,
+        method: plan.method,
+        method_reason: plan.method_reason.clone(),
+        consistency: outcome.consistency.unwrap_or(Consistency::Crash),
+        quiesce_asked: settings.quiesce != Quiesce::Never,
+        frozen_ms: outcome.frozen_ms,
+        disks: plan.disks.iter().zip(&outcome.disks).map(|(planned, saved)| disk_entry(planned, saved)).collect(),
+        skipped: outcome.skipped.clone(),
+        nvram: collected.nvram.as_ref().map(file),
+        boot: collected
+            .boot
+            .iter()
+            .map(|(element, extra)| BootEntry {
+                element: element.clone(),
+                member: extra.member.clone(),
+                path: extra.original.clone(),
+            })
+            .collect(),
+        tpm: collected.tpm.iter().map(file).collect(),
+        tpm_missing: (domain.tpm && collected.tpm.is_empty()).then(|| "its state could not be read".to_owned()),
+        warnings: outcome.warnings.clone(),
+    }
+}
+
+fn disk_entry(planned: &PlannedDisk, saved: &DiskOutcome) -> DiskEntry {
+    let image = match &planned.how {
+        How::Capture => &planned.disk.image,
+        How::Direct(image) => image,
+    };
+    DiskEntry {
+        target: saved.target.clone(),
+        member: disk_member(&saved.target),
+        virtual_bytes: saved.virtual_bytes,
+        read_bytes: saved.read_bytes,
+        source: image.source.clone(),
+        format: image.format.clone(),
+        backing: planned.disk.backing.clone(),
+    }
+}
+
+/// Writes all members before the disks, in the order of the format.
+pub(super) fn write(
+    writer: &mut Writer,
+    domain: &Domain,
+    manifest: &Manifest,
+    collected: Collected,
+    archive_error: &dyn Fn(archive::Error) -> Error,
+) -> Result<(), Error> {
+    let json = manifest.to_json().map_err(archive_error)?;
+    writer.add(archive::MANIFEST, &json).map_err(archive_error)?;
+    let xml = &domain.xml;
+    for (member, text) in
+        [(DOMAIN_XML, &xml.live), (DOMAIN_INACTIVE_XML, &xml.inactive), (DOMAIN_MIGRATABLE_XML, &xml.migratable)]
+    {
+        writer.add(member, text.as_bytes()).map_err(archive_error)?;
+    }
+    let boot = collected.boot.into_iter().map(|(_, extra)| extra);
+    for extra in collected.nvram.into_iter().chain(collected.tpm).chain(boot) {
+        copy(writer, extra, archive_error)?;
+    }
+    Ok(())
+}
+
+/// The member has the length the file had when it was opened; a file that shrinks meanwhile is an error.
+fn copy(writer: &mut Writer, extra: Extra, archive_error: &dyn Fn(archive::Error) -> Error) -> Result<(), Error> {
+    writer.member(&extra.member, extra.length).map_err(archive_error)?;
+    let mut file = extra.file.take(extra.length);
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let count = file.read(&mut buffer).map_err(Error::file("read", &extra.original))?;
+        if count == 0 {
+            break;
+        }
+        writer.write(&buffer[..count]).map_err(archive_error)?;
+    }
+    if file.limit() > 0 {
+        let message = format!("{}: it became shorter while it was read", extra.original.display());
+        return Err(Error::Other { message, hint: None });
+    }
+    Ok(())
 }

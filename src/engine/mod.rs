@@ -13,6 +13,7 @@ mod capture;
 mod copy;
 mod error;
 pub mod journal;
+mod members;
 mod monitor;
 mod quiesce;
 pub mod recover;

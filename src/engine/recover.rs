@@ -1,9 +1,9 @@
 //! Owns: putting right what an interrupted run left, from the journal alone. Must not: need a configuration, touch
 //! anything that the journal does not name, or give up on one domain because of another.
 
+use super::Error;
 use super::capture::give_back;
 use super::journal::{Journal, Record};
-use super::Error;
 use crate::hypervisor::Hypervisor;
 use crate::model::Failure;
 use crate::sys::durable;

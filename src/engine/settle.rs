@@ -118,9 +118,8 @@ fn offline(hypervisor: &dyn Hypervisor, described: &Domain, overlay: &Overlay) -
         commit_file(overlay)?;
         let mut changes = Changes::default();
         changes.disks.insert(overlay.target.clone(), overlay.base.clone());
-        let xml = rewrite(&described.xml.inactive, &changes).map_err(|source| {
-            crate::hypervisor::Error::Xml { domain: described.id.name.clone(), source }
-        })?;
+        let xml = rewrite(&described.xml.inactive, &changes)
+            .map_err(|source| crate::hypervisor::Error::Xml { domain: described.id.name.clone(), source })?;
         hypervisor.define(&xml.xml)?;
         return unlink(&overlay.path);
     }
@@ -144,8 +143,9 @@ fn discard(overlay: &Overlay) -> Result<(), Error> {
                 "the definition names the base, but the overlay {} holds data of the guest",
                 overlay.path.display()
             ),
-            hint: "decide which is right; `qemu-img commit OVERLAY` moves the data into the base; then remove the overlay"
-                .into(),
+            hint:
+                "decide which is right; `qemu-img commit OVERLAY` moves the data into the base; then remove the overlay"
+                    .into(),
         });
     }
     unlink(&overlay.path)

@@ -58,20 +58,13 @@ pub(super) fn socket_path(handle: &Handle, name: &str) -> Option<PathBuf> {
         .map(|entry| entry.path().join(name))
 }
 
-pub(super) fn begin_pull(
-    handle: &Handle,
-    domain: &DomainRef,
-    job: &PullJob,
-    others: &[String],
-) -> Result<(), Error> {
+pub(super) fn begin_pull(handle: &Handle, domain: &DomainRef, job: &PullJob, others: &[String]) -> Result<(), Error> {
     ffi::backup_begin(handle, &pull_xml(job, others)).map_err(|source| call(domain, "start a backup job", source))
 }
 
 fn pull_xml(job: &PullJob, others: &[String]) -> String {
-    let mut xml = format!(
-        "<domainbackup mode='pull'><server transport='unix' socket='{}'/><disks>",
-        escape_path(&job.socket)
-    );
+    let mut xml =
+        format!("<domainbackup mode='pull'><server transport='unix' socket='{}'/><disks>", escape_path(&job.socket));
     for scratch in &job.scratch {
         let (target, path) = (escape(&scratch.target), escape_path(&scratch.path));
         let _ = write!(
@@ -142,10 +135,7 @@ mod tests {
 
     #[test]
     fn pull_names_every_disk() {
-        let job = PullJob {
-            socket: "/s".into(),
-            scratch: vec![Scratch { target: "vda".into(), path: "/x".into() }],
-        };
+        let job = PullJob { socket: "/s".into(), scratch: vec![Scratch { target: "vda".into(), path: "/x".into() }] };
         let xml = pull_xml(&job, &["vdb".into()]);
         assert!(xml.contains("<disk name='vda' backup='yes'") && xml.contains("<disk name='vdb' backup='no'/>"));
     }

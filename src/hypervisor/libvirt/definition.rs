@@ -4,9 +4,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use virt::connect::Connect;
-use virt::domain::{
-    Domain as Handle, DomainPausedReason, DomainState as VirtState, DomainStateReason,
-};
+use virt::domain::{Domain as Handle, DomainPausedReason, DomainState as VirtState, DomainStateReason};
 use virt::enumutil::Enum;
 use virt_sys::{VIR_DOMAIN_XML_INACTIVE, VIR_DOMAIN_XML_MIGRATABLE, VIR_DOMAIN_XML_SECURE};
 
@@ -48,18 +46,14 @@ pub(super) fn state(handle: &Handle, domain: &DomainRef) -> Result<DomainState, 
 
 pub(super) fn is_paused_by_io_error(handle: &Handle, domain: &DomainRef) -> Result<bool, Error> {
     let (_, reason) = handle.state().map_err(|source| call(domain, "ask for its state", source))?;
-    Ok(matches!(
-        reason,
-        Enum::Known(DomainStateReason::Paused(Enum::Known(DomainPausedReason::IOError)))
-    ))
+    Ok(matches!(reason, Enum::Known(DomainStateReason::Paused(Enum::Known(DomainPausedReason::IOError)))))
 }
 
 pub(super) fn describe(connection: &Connect, handle: &Handle, domain: &DomainRef) -> Result<Domain, Error> {
     let state = state(handle, domain)?;
     let persistent = handle.is_persistent().map_err(|source| call(domain, "ask whether it is persistent", source))?;
-    let text = |flags| {
-        handle.xml_desc(flags | VIR_DOMAIN_XML_SECURE).map_err(|source| call(domain, "get its XML", source))
-    };
+    let text =
+        |flags| handle.xml_desc(flags | VIR_DOMAIN_XML_SECURE).map_err(|source| call(domain, "get its XML", source));
     let live = text(0)?;
     let inactive = if persistent { text(VIR_DOMAIN_XML_INACTIVE)? } else { live.clone() };
     let migratable = text(VIR_DOMAIN_XML_MIGRATABLE)?;
