@@ -1,0 +1,310 @@
+//! Owns: a report as text of at most 100 columns, for a terminal and for cron's mail. Pure. Must not: print.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::exit::{ExitCode, exit_code};
+use super::table::{Table, printable};
+use crate::model::size::{bytes, duration};
+use crate::model::{Consistency, DomainOutcome, Failure, Method, Outcome, RunReport};
+
+#[cfg(test)]
+pub mod sample;
+#[cfg(test)]
+mod tests;
+
+const WIDTH: usize = 100;
+
+/// The report as text: the verdict, a line a domain, sums, then what went wrong and what to do about it.
+///
+/// `colour` is for a terminal whose user did not set `NO_COLOR`: <https://no-color.org>.
+pub fn text(report: &RunReport, colour: bool) -> String {
+    let mut page = Page { out: String::new(), colour };
+    if is_quiet_day(report) {
+        let (host, waiting) = (printable(&report.host), report.not_due.len());
+        page.painted(Paint::Good, &format!("kvmbackup: nothing is due today on {host} (not due: {waiting})"));
+        return page.out;
+    }
+    headline(&mut page, report);
+    table(&mut page, report);
+    troubles(&mut page, report);
+    asides(&mut page, report);
+    page.out
+}
+
+/// Nothing was due, and there is nothing else to tell: worth one line of cron's mail.
+fn is_quiet_day(report: &RunReport) -> bool {
+    report.domains.is_empty() && report.recovered.is_empty() && exit_code(report) == ExitCode::Good.code()
+}
+
+fn headline(page: &mut Page, report: &RunReport) {
+    let verdict = format!("kvmbackup: {} on {}", verdict(report), printable(&report.host));
+    let paint = match exit_code(report) {
+        0 => Paint::Good,
+        code if code == ExitCode::Untidy.code() => Paint::Warn,
+        _ => Paint::Bad,
+    };
+    page.painted(paint, &verdict);
+    let took = (report.finished - report.started).to_std().unwrap_or_default();
+    page.line(&format!("{} to {} UTC, {}", moment(report.started), moment(report.finished), duration(took)));
+}
+
+/// What a subject line says: the worst first, in numbers.
+fn verdict(report: &RunReport) -> String {
+    let (totals, all) = (report.totals(), report.domains.len());
+    let untidy = report.domains.iter().any(|domain| !domain.leftovers.is_empty());
+    let counted = match (totals.failed, totals.partial) {
+        (0, 0) if all == 0 && !report.errors.is_empty() => "FAILED".to_owned(),
+        (0, 0) if all == 0 && report.signal.is_some() => "nothing done".to_owned(),
+        (0, 0) if all == 0 => "nothing is due today".to_owned(),
+        (0, 0) if !report.errors.is_empty() => format!("{all} of {all} good, but the run had ERRORS"),
+        (0, 0) if untidy => format!("{all} of {all} good, but not all could be cleaned up"),
+        (0, 0) => format!("{all} of {all} good"),
+        (0, partial) => format!("{partial} of {all} PARTIAL"),
+        (failed, 0) => format!("{failed} of {all} FAILED"),
+        (failed, partial) => format!("{failed} of {all} FAILED, {partial} PARTIAL"),
+    };
+    match report.signal {
+        Some(signal) => format!("INTERRUPTED by signal {signal}, {counted}"),
+        None => counted,
+    }
+}
+
+fn moment(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+fn table(page: &mut Page, report: &RunReport) {
+    let titles = ["RESULT", "DOMAIN", "HOW", ">READ", ">STORED", ">RATIO", ">TIME", ">MB/s", ">KEPT", "POINT"];
+    let mut table = Table::new(&titles);
+    report.domains.iter().for_each(|domain| table.row(row(domain)));
+    if table.width() > WIDTH {
+        table.drop_column("POINT");
+    }
+    table.fit("DOMAIN", WIDTH);
+    let lines = table.lines();
+    let Some((head, rows)) = lines.split_first() else { return };
+    page.blank();
+    page.line(head);
+    for (line, domain) in rows.iter().zip(&report.domains) {
+        let (word, paint) = result(domain.outcome);
+        let rest = line.strip_prefix(word).unwrap_or(line);
+        page.start(paint, word);
+        page.line(rest);
+    }
+    totals(page, report);
+}
+
+fn row(domain: &DomainOutcome) -> Vec<String> {
+    let time = Duration::from_millis(domain.duration_ms);
+    let saved = domain.point.is_some();
+    let given = |value: String| if saved { value } else { "-".to_owned() };
+    vec![
+        result(domain.outcome).0.to_owned(),
+        domain.domain.clone(),
+        how(domain),
+        given(bytes(domain.read_bytes)),
+        given(bytes(domain.stored_bytes)),
+        given(ratio(domain.read_bytes, domain.stored_bytes)),
+        duration(time),
+        given(speed(domain.read_bytes, time)),
+        domain.restore_points.to_string(),
+        domain.point.map_or("-".to_owned(), |point| point.to_string()),
+    ]
+}
+
+fn result(outcome: Outcome) -> (&'static str, Paint) {
+    match outcome {
+        Outcome::Success => ("ok", Paint::Good),
+        Outcome::Partial => ("PARTIAL", Paint::Bad),
+        Outcome::Failed => ("FAILED", Paint::Bad),
+    }
+}
+
+/// The method and the consistency in short: `snap/fs` is a snapshot of frozen file systems.
+fn how(domain: &DomainOutcome) -> String {
+    let method = domain.method.map(|method| match method {
+        Method::Snapshot => "snap",
+        Method::Pull => "pull",
+        Method::Direct => "direct",
+    });
+    let consistency = domain.consistency.map(|consistency| match consistency {
+        Consistency::Offline => "off",
+        Consistency::Filesystem => "fs",
+        Consistency::Crash => "crash",
+    });
+    match (method, consistency) {
+        (Some(method), Some(consistency)) => format!("{method}/{consistency}"),
+        (Some(method), None) => method.to_owned(),
+        _ => "-".to_owned(),
+    }
+}
+
+fn ratio(read: u64, stored: u64) -> String {
+    if stored == 0 { "-".to_owned() } else { format!("{:.2}", read as f64 / stored as f64) }
+}
+
+fn speed(read: u64, time: Duration) -> String {
+    if time.is_zero() { "-".to_owned() } else { format!("{:.0}", read as f64 / 1e6 / time.as_secs_f64()) }
+}
+
+fn totals(page: &mut Page, report: &RunReport) {
+    let totals = report.totals();
+    let saved = totals.success + totals.partial;
+    let took = (report.finished - report.started).to_std().unwrap_or_default();
+    let [read, stored] = [totals.read_bytes, totals.stored_bytes].map(bytes);
+    let ratio = ratio(totals.read_bytes, totals.stored_bytes);
+    page.blank();
+    page.line(&format!(
+        "{saved} saved: {read} read, {stored} stored (ratio {ratio}), {} MB/s",
+        speed(totals.read_bytes, took)
+    ));
+    let crash = report.domains.iter().filter(|domain| domain.consistency == Some(Consistency::Crash));
+    page.list("saved as after a power cut (crash)", crash.map(|domain| domain.domain.as_str()));
+}
+
+/// What someone has to act on.
+fn troubles(page: &mut Page, report: &RunReport) {
+    page.section("ERRORS OF THE RUN", Paint::Bad, report.errors.iter().map(|error| (String::new(), error.clone())));
+    let failed = report.domains.iter().filter(|domain| domain.outcome == Outcome::Failed);
+    let unexplained = || Failure { message: "failed, and no cause is known".to_owned(), hint: None };
+    page.section(
+        "FAILED",
+        Paint::Bad,
+        failed.map(|domain| (domain.domain.clone(), domain.error.clone().unwrap_or_else(unexplained))),
+    );
+    let others = report.domains.iter().filter(|domain| domain.outcome != Outcome::Failed);
+    page.section(
+        "ERRORS",
+        Paint::Bad,
+        others.filter_map(|domain| Some((domain.domain.clone(), domain.error.clone()?))),
+    );
+    page.section("DISKS NOT SAVED", Paint::Bad, skipped(report, true));
+    page.section("NOT CLEANED UP (the next run tries again)", Paint::Warn, each(report, |domain| &domain.leftovers));
+    page.section("WARNINGS", Paint::Warn, each(report, |domain| &domain.warnings));
+}
+
+/// What is good to know.
+fn asides(page: &mut Page, report: &RunReport) {
+    page.section("DISKS LEFT OUT", Paint::Plain, skipped(report, false));
+    let methods = report.domains.iter().filter_map(|domain| {
+        Some((domain.domain.clone(), Failure { message: domain.method_reason.clone()?, hint: None }))
+    });
+    page.section("METHOD", Paint::Plain, methods);
+    let recovered = report.recovered.iter().map(|what| Failure { message: what.clone(), hint: None });
+    page.section("PUT RIGHT OF AN EARLIER RUN", Paint::Plain, recovered.map(|what| (String::new(), what)));
+    let pruned = report.domains.iter().filter(|domain| !domain.pruned.is_empty());
+    let pruned: Vec<String> = pruned.map(|domain| format!("{} ({})", domain.domain, domain.pruned.len())).collect();
+    if !pruned.is_empty() || !report.not_due.is_empty() {
+        page.blank();
+    }
+    page.list("old points removed", pruned.iter().map(String::as_str));
+    page.list("not due today", report.not_due.iter().map(String::as_str));
+}
+
+fn skipped(report: &RunReport, missed: bool) -> impl Iterator<Item = (String, Failure)> {
+    let disks = report.domains.iter().flat_map(|domain| domain.skipped.iter().map(move |disk| (domain, disk)));
+    disks.filter(move |(_, disk)| disk.missed == missed).map(|(domain, disk)| {
+        let failure = Failure { message: disk.reason.clone(), hint: disk.hint.clone() };
+        (format!("{} {}", domain.domain, disk.target), failure)
+    })
+}
+
+fn each(
+    report: &RunReport,
+    failures: impl Fn(&DomainOutcome) -> &Vec<Failure>,
+) -> impl Iterator<Item = (String, Failure)> {
+    report.domains.iter().flat_map(move |domain| {
+        failures(domain).iter().map(|failure| (domain.domain.clone(), failure.clone())).collect::<Vec<_>>()
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Paint {
+    Plain,
+    Good,
+    Warn,
+    Bad,
+}
+
+/// The text so far; every line goes through here, so that none is unsafe for a terminal.
+struct Page {
+    out: String,
+    colour: bool,
+}
+
+impl Page {
+    fn line(&mut self, line: &str) {
+        self.out.push_str(line);
+        self.out.push('\n');
+    }
+
+    fn blank(&mut self) {
+        self.out.push('\n');
+    }
+
+    fn painted(&mut self, paint: Paint, line: &str) {
+        self.start(paint, line);
+        self.blank();
+    }
+
+    /// Coloured text that starts a line.
+    fn start(&mut self, paint: Paint, text: &str) {
+        let code = match paint {
+            Paint::Plain => "1",
+            Paint::Good => "32",
+            Paint::Warn => "33",
+            Paint::Bad => "1;31",
+        };
+        match self.colour {
+            true => self.out.push_str(&format!("\x1b[{code}m{text}\x1b[0m")),
+            false => self.out.push_str(text),
+        }
+    }
+
+    /// A title and its entries, each who and what, with the hint below; nothing when there are none.
+    fn section(&mut self, title: &str, paint: Paint, entries: impl Iterator<Item = (String, Failure)>) {
+        let mut entries = entries.peekable();
+        if entries.peek().is_none() {
+            return;
+        }
+        self.blank();
+        self.painted(paint, title);
+        for (who, failure) in entries {
+            // Most errors name their domain themselves.
+            let is_named = who.is_empty() || failure.message.contains(&who);
+            let who = if is_named { String::new() } else { format!("{who}: ") };
+            self.wrapped("  ", "    ", &format!("{who}{}", failure.message));
+            if let Some(hint) = &failure.hint {
+                self.wrapped("    hint: ", "    ", hint);
+            }
+        }
+    }
+
+    fn list<'a>(&mut self, title: &str, words: impl Iterator<Item = &'a str>) {
+        let words: Vec<&str> = words.collect();
+        if !words.is_empty() {
+            self.wrapped("", "  ", &format!("{title}: {}", words.join(", ")));
+        }
+    }
+
+    /// Breaks a line between words so that it fits; a word too long for a line stays whole, so that it can be copied.
+    fn wrapped(&mut self, first: &str, next: &str, text: &str) {
+        let mut line = first.to_owned();
+        let mut is_empty = true;
+        for word in printable(text).split(' ').filter(|word| !word.is_empty()) {
+            if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+                self.line(&line);
+                line = next.to_owned();
+                is_empty = true;
+            }
+            if !is_empty {
+                line.push(' ');
+            }
+            line.push_str(word);
+            is_empty = false;
+        }
+        self.line(&line);
+    }
+}
