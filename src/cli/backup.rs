@@ -1,0 +1,89 @@
+//! Owns: the command `backup`. Must not: be needed for a backup to be right; the engine is.
+
+use std::io::IsTerminal;
+
+use super::args::{Backup, Global};
+use super::progress::Bars;
+use super::{colour, print};
+use crate::app;
+use crate::config::Settings;
+use crate::engine::{self, Monitor, Silent, run};
+use crate::plan::{Decision, Plan, Request};
+use crate::report;
+use crate::report::table::{Table, printable};
+use crate::sys::durable;
+use crate::sys::signals::Cancel;
+
+pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
+    let settings = app::settings(global)?;
+    let request = Request { force: words.force(), domains: words.domains.clone() };
+    if words.dry_run() {
+        let hypervisor = app::libvirt(&settings.libvirt_uri)?;
+        let plan = run::plan(&settings, &hypervisor, &request)?;
+        print(&if words.json() { plan_json(&plan) } else { plan_text(&plan) });
+        let unknown = plan.entries.iter().any(|entry| matches!(entry.decision, Decision::Unknown(_)));
+        return Ok(if unknown { report::ExitCode::Failed } else { report::ExitCode::Good }.code());
+    }
+    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    let _lock = app::lock(&settings.state_dir)?;
+    let hypervisor = app::libvirt(&settings.libvirt_uri)?;
+    let journal = app::journal(&settings.state_dir)?;
+    let bars = Bars::new();
+    let quiet = global.quiet || words.json() || !std::io::stderr().is_terminal();
+    let monitor: &dyn Monitor = if quiet { &Silent } else { &bars };
+    let done = run::run(&settings, &hypervisor, &journal, &request, &cancel, monitor)?;
+    let json = report::json(&done).map_err(engine::Error::json)?;
+    let code = report::exit_code(&done);
+    if words.json() {
+        print(&json);
+    } else if !global.quiet || code != 0 {
+        print(&report::text(&done, colour()));
+    }
+    keep(&settings, &json)?;
+    Ok(code)
+}
+
+/// Keeps the report for `kvmbackup report`.
+fn keep(settings: &Settings, json: &str) -> Result<(), engine::Error> {
+    let path = settings.state_dir.join(super::report::LAST);
+    durable::write(&path, json.as_bytes()).map_err(engine::Error::file("write the report", &path))
+}
+
+fn plan_text(plan: &Plan) -> String {
+    let mut table = Table::new(&["DOMAIN", "DECISION"]);
+    for entry in &plan.entries {
+        table.row([printable(&entry.name), printable(&decision(&entry.decision).1)]);
+    }
+    let mut text = table.lines().join("\n");
+    if text.is_empty() {
+        text.push_str("the configuration names no domain, and libvirt knows none");
+    }
+    text.push('\n');
+    text
+}
+
+fn plan_json(plan: &Plan) -> String {
+    let entries: Vec<_> = plan
+        .entries
+        .iter()
+        .map(|entry| {
+            let (word, reason) = decision(&entry.decision);
+            serde_json::json!({
+                "domain": entry.name,
+                "uuid": entry.domain.as_ref().map(|domain| domain.uuid),
+                "decision": word,
+                "reason": reason,
+            })
+        })
+        .collect();
+    format!("{:#}\n", serde_json::json!({ "schema": 1, "plan": entries }))
+}
+
+fn decision(decision: &Decision) -> (&'static str, String) {
+    match decision {
+        Decision::Due(reason) => ("due", reason.clone()),
+        Decision::NotDue(reason) => ("not-due", reason.clone()),
+        Decision::NotSelected(reason) => ("not-selected", reason.clone()),
+        Decision::Unknown(reason) => ("unknown", reason.to_string()),
+    }
+}
