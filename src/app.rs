@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::cli::args::Global;
 use crate::config::{self, Settings};
 use crate::engine::journal::Journal;
-use crate::engine::{self};
-use crate::hypervisor::{self, Libvirt};
+use crate::engine;
+use crate::hypervisor::{self, Hypervisor, Libvirt};
 use crate::report::ExitCode;
 use crate::sys::lock::{self, Lock, Refused};
 use crate::sys::{durable, host};
@@ -89,6 +89,11 @@ pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
 /// Opens the journal of a state folder.
 pub fn journal(state_dir: &Path) -> Result<Journal, Error> {
     Ok(Journal::open(state_dir)?)
+}
+
+/// Connects to libvirt, for recovery.
+pub fn connect(uri: &str) -> Result<Box<dyn Hypervisor>, hypervisor::Error> {
+    Ok(Box::new(Libvirt::connect(uri)?))
 }
 
 /// Connects to libvirt.

@@ -7,7 +7,7 @@ use super::progress::Bars;
 use super::{colour, print};
 use crate::app;
 use crate::config::Settings;
-use crate::engine::{self, Monitor, Silent, run};
+use crate::engine::{self, Monitor, Silent, recover, run};
 use crate::plan::{Decision, Plan, Request};
 use crate::report;
 use crate::report::table::{Table, printable};
@@ -28,10 +28,11 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     let _lock = app::lock(&settings.state_dir)?;
     let hypervisor = app::libvirt(&settings.libvirt_uri)?;
     let journal = app::journal(&settings.state_dir)?;
+    let recovered = recover::recover(&journal, &app::connect)?;
     let bars = Bars::new();
     let quiet = global.quiet || words.json() || !std::io::stderr().is_terminal();
     let monitor: &dyn Monitor = if quiet { &Silent } else { &bars };
-    let done = run::run(&settings, &hypervisor, &journal, &request, &cancel, monitor)?;
+    let done = run::run(&settings, &hypervisor, &journal, recovered, &request, &cancel, monitor)?;
     let json = report::json(&done).map_err(engine::Error::json)?;
     let code = report::exit_code(&done);
     if words.json() {
@@ -84,6 +85,6 @@ fn decision(decision: &Decision) -> (&'static str, String) {
         Decision::Due(reason) => ("due", reason.clone()),
         Decision::NotDue(reason) => ("not-due", reason.clone()),
         Decision::NotSelected(reason) => ("not-selected", reason.clone()),
-        Decision::Unknown(reason) => ("unknown", reason.to_string()),
+        Decision::Unknown(reason) => ("unknown", reason.message.clone()),
     }
 }

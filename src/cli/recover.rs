@@ -1,14 +1,11 @@
 //! Owns: the command `recover`. Must not: need a configuration that is right: without one, the usual state folder is
 //! looked at.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use super::args::Global;
 use super::print;
 use crate::engine::recover;
-use crate::hypervisor::{Hypervisor, Libvirt};
 use crate::report::ExitCode;
 use crate::{app, config};
 
@@ -22,8 +19,7 @@ pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
     };
     let _lock = app::lock(&state_dir)?;
     let journal = app::journal(&state_dir)?;
-    let connections = Connections::default();
-    let recovered = recover::recover(&journal, &|uri| connections.get(uri))?;
+    let recovered = recover::recover(&journal, &app::connect)?;
     for line in &recovered.done {
         print(&format!("recovered: {line}\n"));
     }

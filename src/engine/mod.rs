@@ -20,5 +20,5 @@ pub mod recover;
 pub mod run;
 mod settle;
 
-pub use error::Error;
+pub use error::{Error, chain};
 pub use monitor::{Monitor, Silent};
