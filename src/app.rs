@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::cli::args::Global;
 use crate::config::{self, Settings};
-use crate::engine::journal::Journal;
 use crate::engine;
+use crate::engine::journal::Journal;
 use crate::hypervisor::{self, Hypervisor, Libvirt};
 use crate::report::ExitCode;
 use crate::sys::lock::{self, Lock, Refused};

@@ -41,7 +41,7 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
             clap_complete::generate(shell, &mut args::definition(), "kvmbackup", &mut std::io::stdout());
             Ok(0)
         }
-        _ => unimplemented(),
+        _ => Ok(2),
     }
 }
 
