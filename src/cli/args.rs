@@ -2,14 +2,17 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::model::PointId;
 use crate::report::EXIT_STATUS;
+
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use values::{At, DiskChoice};
 
 /// The command line, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +25,7 @@ pub struct Args {
 
 /// What holds for every command.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// Configuration file
     #[arg(short, long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -71,10 +75,10 @@ pub enum Command {
 }
 
 const RESTORE_EXAMPLES: &str = "\
-kvmbackup restore web-1 --to /srv/restored                   files only
-  kvmbackup restore web-1 --define --name web-1-copy --start   a copy, running
-  kvmbackup restore web-1 --at 2026-11-22 --disk vda --to /tmp one disk, as it was that day
-  kvmbackup restore web-1 --disk vda=/dev/vg0/web-1            straight into a block device";
+kvmbackup restore web-1 --to /srv/restored                     files only
+  kvmbackup restore web-1 --define --name web-1-copy --start     a copy, running
+  kvmbackup restore web-1 --at 2026-11-22 --disk vda --to /tmp   one disk, as it was that day
+  kvmbackup restore web-1 --disk vda=/dev/vg0/web-1              straight into a block device";
 
 /// `backup`
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -82,42 +86,26 @@ pub struct Backup {
     /// Only these domains
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
+    /// The rest.
     #[command(flatten)]
-    flags: BackupFlags,
-}
-
-impl Backup {
-    /// Whether to back up what is not due, too.
-    pub fn force(&self) -> bool {
-        self.flags.force
-    }
-
-    /// Whether to show the plan and touch nothing.
-    pub fn dry_run(&self) -> bool {
-        self.flags.dry_run
-    }
-
-    /// Whether to print JSON.
-    pub fn json(&self) -> bool {
-        self.flags.json
-    }
+    pub options: BackupOptions,
 }
 
 /// What `backup` takes with or without its name, so that the command line of the older script goes on working.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
-struct BackupFlags {
+pub struct BackupOptions {
     /// Back up whether due or not
     #[arg(long)]
-    force: bool,
+    pub force: bool,
     /// Show what would be done and why; touch nothing
     #[arg(long)]
-    dry_run: bool,
+    pub dry_run: bool,
     /// Print the report as JSON
     #[arg(long)]
-    json: bool,
-    /// Only these domains
+    pub json: bool,
+    /// The same, separated by commas
     #[arg(long = "domains", value_name = "A,B", value_delimiter = ',')]
-    listed: Vec<String>,
+    pub listed: Vec<String>,
 }
 
 /// `list`
@@ -193,8 +181,8 @@ pub struct Prune {
 /// `report`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Report {
-    /// How to show it
-    #[arg(long, value_enum, default_value = "text")]
+    /// How to show it: text or json
+    #[arg(long, value_enum, default_value = "text", hide_possible_values = true)]
     pub format: ReportFormat,
 }
 
@@ -207,79 +195,14 @@ pub enum ReportFormat {
     Json,
 }
 
-/// Which restore point is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum At {
-    /// The one of this id.
-    Id(PointId),
-    /// The newest one that was taken no later than this.
-    Time(DateTime<Utc>),
-}
-
-impl FromStr for At {
-    type Err = String;
-
-    /// An id (`20261122T020000Z`), or a time: RFC 3339, or `2026-11-22[ 02:00[:00]]` in the time zone of the host. A
-    /// time that names no seconds, or no hour, is the last second of that minute or day.
-    fn from_str(text: &str) -> Result<At, String> {
-        if let Ok(id) = text.parse() {
-            return Ok(At::Id(id));
-        }
-        if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-            return Ok(At::Time(time.to_utc()));
-        }
-        let last_second = TimeDelta::seconds(59);
-        let local = ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"]
-            .iter()
-            .find_map(|layout| NaiveDateTime::parse_from_str(text, layout).ok())
-            .or_else(|| {
-                let minute = ["%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"];
-                let minute = minute.iter().find_map(|layout| NaiveDateTime::parse_from_str(text, layout).ok());
-                minute?.checked_add_signed(last_second)
-            })
-            .or_else(|| {
-                let next = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.checked_add_days(Days::new(1))?;
-                next.and_time(NaiveTime::MIN).checked_sub_signed(TimeDelta::seconds(1))
-            });
-        // An hour that a change of the clocks repeats is meant the second time; one that it skips does not exist.
-        let time = local.and_then(|local| local.and_local_timezone(Local).latest());
-        time.map(|time| At::Time(time.to_utc()))
-            .ok_or_else(|| "not a restore point's id (20261122T020000Z) or a time (2026-11-22 02:00)".to_owned())
-    }
-}
-
-/// A disk to restore, and where to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskChoice {
-    /// The guest's name for it.
-    pub target: String,
-    /// The block device to write it into, instead of a file.
-    pub device: Option<PathBuf>,
-}
-
-impl FromStr for DiskChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<DiskChoice, String> {
-        let (target, device) = match text.split_once('=') {
-            Some((target, device)) => (target, Some(PathBuf::from(device))),
-            None => (text, None),
-        };
-        if target.is_empty() || device.as_ref().is_some_and(|device| !device.is_absolute()) {
-            return Err("expected TARGET or TARGET=/dev/…, as vda or vda=/dev/vg0/web-1".to_owned());
-        }
-        Ok(DiskChoice { target: target.to_owned(), device })
-    }
-}
-
 /// Unattended backups of libvirt guests
 #[derive(Debug, Parser)]
 #[command(name = "kvmbackup", version, after_help = after("kvmbackup --config /etc/kvmbackup/config.yml    back up what is due"))]
 struct Words {
+    #[command(flatten, next_help_heading = "Without a command, as for backup")]
+    options: BackupOptions,
     #[command(flatten)]
     global: Global,
-    #[command(flatten, next_help_heading = "Without a command, as for backup")]
-    flags: BackupFlags,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -288,14 +211,14 @@ struct Words {
 ///
 /// The error is clap's: help and version are such errors, too, and it knows where to print itself and with which exit code.
 pub fn parse<T: Into<OsString> + Clone>(words: impl IntoIterator<Item = T>) -> Result<Args, clap::Error> {
-    let Words { global, flags, command } = Words::try_parse_from(words)?;
+    let Words { global, options, command } = Words::try_parse_from(words)?;
     let command = match command {
-        Some(_) if flags != BackupFlags::default() => {
+        Some(_) if options != BackupOptions::default() => {
             let message = "options of backup stand behind the word 'backup', or without any command";
             return Err(Words::command().error(ErrorKind::ArgumentConflict, message));
         }
         Some(command) => command,
-        None => Command::Backup(Backup { domains: Vec::new(), flags }),
+        None => Command::Backup(Backup { domains: Vec::new(), options }),
     };
     Ok(Args { global, command: checked(command)? })
 }
@@ -303,7 +226,7 @@ pub fn parse<T: Into<OsString> + Clone>(words: impl IntoIterator<Item = T>) -> R
 fn checked(command: Command) -> Result<Command, clap::Error> {
     match command {
         Command::Backup(mut backup) => {
-            let listed = std::mem::take(&mut backup.flags.listed);
+            let listed = std::mem::take(&mut backup.options.listed);
             backup
                 .domains
                 .extend(listed.into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()));
@@ -328,102 +251,4 @@ pub fn definition() -> clap::Command {
 
 fn after(example: &str) -> String {
     format!("Example:\n  {example}\n\n{EXIT_STATUS}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(line: &str) -> Args {
-        parse(line.split(' ')).unwrap()
-    }
-
-    fn refused(line: &str) -> ErrorKind {
-        parse(line.split(' ')).unwrap_err().kind()
-    }
-
-    fn backup(line: &str) -> Backup {
-        match parsed(line).command {
-            Command::Backup(backup) => backup,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        definition().debug_assert();
-    }
-
-    #[test]
-    fn the_seeds_command_line_is_backup() {
-        let args = parsed("kvmbackup --config /etc/kvm.yml --force --domains a,b -v");
-        assert_eq!(args.global.config, PathBuf::from("/etc/kvm.yml"));
-        assert_eq!(args.global.verbose, 1);
-        let same = "kvmbackup backup --config /etc/kvm.yml --force a b -v";
-        assert_eq!(args, parsed(same));
-        let backup = backup(same);
-        assert!(backup.force() && !backup.dry_run() && !backup.json());
-        assert_eq!(backup.domains, ["a", "b"]);
-        assert_eq!(parsed("kvmbackup").global.config, PathBuf::from("/etc/kvmbackup/config.yml"));
-        assert!(super::tests::backup("kvmbackup --dry-run --json").json());
-    }
-
-    #[test]
-    fn domains_come_from_both_places() {
-        assert_eq!(backup("kvmbackup backup a --domains b,,c").domains, ["a", "b", "c"]);
-    }
-
-    #[test]
-    fn global_options_stand_anywhere() {
-        assert_eq!(parsed("kvmbackup -c /f -vv --host x list a"), parsed("kvmbackup list -vv a -c /f --host x"));
-        assert_eq!(refused("kvmbackup -q -v"), ErrorKind::ArgumentConflict);
-    }
-
-    #[test]
-    fn options_that_need_others_say_so() {
-        assert_eq!(refused("kvmbackup restore a --to /d --start"), ErrorKind::MissingRequiredArgument);
-        assert_eq!(refused("kvmbackup restore a --to /d --name b"), ErrorKind::MissingRequiredArgument);
-        assert_eq!(refused("kvmbackup restore a"), ErrorKind::MissingRequiredArgument);
-        assert_eq!(refused("kvmbackup restore a --disk vda"), ErrorKind::MissingRequiredArgument);
-        assert_eq!(refused("kvmbackup verify --all --at 2026-11-22"), ErrorKind::ArgumentConflict);
-        assert_eq!(refused("kvmbackup --force list"), ErrorKind::ArgumentConflict);
-        assert_eq!(refused("kvmbackup restore a --to /d --at yesterday"), ErrorKind::ValueValidation);
-        assert_eq!(refused("kvmbackup restore a --disk vda=lv"), ErrorKind::ValueValidation);
-        assert_eq!(refused("kvmbackup web-1"), ErrorKind::InvalidSubcommand);
-    }
-
-    #[test]
-    fn restore_is_read_whole() {
-        let line = "kvmbackup restore a --at 20261122T020000Z --define --name b --start --disk vda --disk vdb=/dev/x";
-        let Command::Restore(restore) = parsed(line).command else { panic!() };
-        assert_eq!(restore.at, Some(At::Id("20261122T020000Z".parse().unwrap())));
-        assert_eq!((restore.name.as_deref(), restore.start, restore.define), (Some("b"), true, true));
-        assert_eq!(restore.disks[0], DiskChoice { target: "vda".to_owned(), device: None });
-        assert_eq!(restore.disks[1].device, Some(PathBuf::from("/dev/x")));
-        assert!(parse("kvmbackup restore a --disk vdb=/dev/x".split(' ')).is_ok());
-    }
-
-    #[test]
-    fn times_mean_their_last_second() {
-        let local = |text: &str| match text.parse() {
-            Ok(At::Time(time)) => time.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(local("2026-11-22"), "2026-11-22 23:59:59");
-        assert_eq!(local("2026-11-22 02:00"), "2026-11-22 02:00:59");
-        assert_eq!(local("2026-11-22T02:00:07"), "2026-11-22 02:00:07");
-        let zoned = "2026-11-22T02:00:00+01:00".parse::<At>().unwrap();
-        assert_eq!(zoned, At::Time("20261122T010000Z".parse::<PointId>().unwrap().time()));
-    }
-
-    #[test]
-    fn every_help_ends_with_the_exit_status() {
-        let mut definition = definition();
-        definition.build();
-        let all: Vec<_> = definition.get_subcommands().filter(|command| command.get_name() != "help").collect();
-        for command in all.into_iter().chain([&definition]) {
-            let help = command.clone().render_help().to_string();
-            assert!(help.trim_end().ends_with(EXIT_STATUS), "{help}");
-        }
-    }
 }

@@ -4,33 +4,33 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use self::page::{Page, Paint, WIDTH};
 use super::exit::{ExitCode, exit_code};
 use super::table::{Table, printable};
 use crate::model::size::{bytes, duration};
 use crate::model::{Consistency, DomainOutcome, Failure, Method, Outcome, RunReport};
 
+mod page;
 #[cfg(test)]
 pub mod sample;
 #[cfg(test)]
 mod tests;
 
-const WIDTH: usize = 100;
-
 /// The report as text: the verdict, a line a domain, sums, then what went wrong and what to do about it.
 ///
 /// `colour` is for a terminal whose user did not set `NO_COLOR`: <https://no-color.org>.
 pub fn text(report: &RunReport, colour: bool) -> String {
-    let mut page = Page { out: String::new(), colour };
+    let mut page = Page::new(colour);
     if is_quiet_day(report) {
         let (host, waiting) = (printable(&report.host), report.not_due.len());
         page.painted(Paint::Good, &format!("kvmbackup: nothing is due today on {host} (not due: {waiting})"));
-        return page.out;
+        return page.finish();
     }
     headline(&mut page, report);
     table(&mut page, report);
     troubles(&mut page, report);
     asides(&mut page, report);
-    page.out
+    page.finish()
 }
 
 /// Nothing was due, and there is nothing else to tell: worth one line of cron's mail.
@@ -221,93 +221,4 @@ fn each(
     report.domains.iter().flat_map(move |domain| {
         failures(domain).iter().map(|failure| (domain.domain.clone(), failure.clone())).collect::<Vec<_>>()
     })
-}
-
-#[derive(Clone, Copy)]
-enum Paint {
-    Plain,
-    Good,
-    Warn,
-    Bad,
-}
-
-/// The text so far; every line goes through here, so that none is unsafe for a terminal.
-struct Page {
-    out: String,
-    colour: bool,
-}
-
-impl Page {
-    fn line(&mut self, line: &str) {
-        self.out.push_str(line);
-        self.out.push('\n');
-    }
-
-    fn blank(&mut self) {
-        self.out.push('\n');
-    }
-
-    fn painted(&mut self, paint: Paint, line: &str) {
-        self.start(paint, line);
-        self.blank();
-    }
-
-    /// Coloured text that starts a line.
-    fn start(&mut self, paint: Paint, text: &str) {
-        let code = match paint {
-            Paint::Plain => "1",
-            Paint::Good => "32",
-            Paint::Warn => "33",
-            Paint::Bad => "1;31",
-        };
-        match self.colour {
-            true => self.out.push_str(&format!("\x1b[{code}m{text}\x1b[0m")),
-            false => self.out.push_str(text),
-        }
-    }
-
-    /// A title and its entries, each who and what, with the hint below; nothing when there are none.
-    fn section(&mut self, title: &str, paint: Paint, entries: impl Iterator<Item = (String, Failure)>) {
-        let mut entries = entries.peekable();
-        if entries.peek().is_none() {
-            return;
-        }
-        self.blank();
-        self.painted(paint, title);
-        for (who, failure) in entries {
-            // Most errors name their domain themselves.
-            let is_named = who.is_empty() || failure.message.contains(&who);
-            let who = if is_named { String::new() } else { format!("{who}: ") };
-            self.wrapped("  ", "    ", &format!("{who}{}", failure.message));
-            if let Some(hint) = &failure.hint {
-                self.wrapped("    hint: ", "    ", hint);
-            }
-        }
-    }
-
-    fn list<'a>(&mut self, title: &str, words: impl Iterator<Item = &'a str>) {
-        let words: Vec<&str> = words.collect();
-        if !words.is_empty() {
-            self.wrapped("", "  ", &format!("{title}: {}", words.join(", ")));
-        }
-    }
-
-    /// Breaks a line between words so that it fits; a word too long for a line stays whole, so that it can be copied.
-    fn wrapped(&mut self, first: &str, next: &str, text: &str) {
-        let mut line = first.to_owned();
-        let mut is_empty = true;
-        for word in printable(text).split(' ').filter(|word| !word.is_empty()) {
-            if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-                self.line(&line);
-                line = next.to_owned();
-                is_empty = true;
-            }
-            if !is_empty {
-                line.push(' ');
-            }
-            line.push_str(word);
-            is_empty = false;
-        }
-        self.line(&line);
-    }
 }
