@@ -16,11 +16,11 @@ use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
-    let request = Request { force: words.force(), domains: words.domains.clone() };
-    if words.dry_run() {
+    let request = Request { force: words.options.force, domains: words.domains.clone() };
+    if words.options.dry_run {
         let hypervisor = app::libvirt(&settings.libvirt_uri)?;
         let plan = run::plan(&settings, &hypervisor, &request)?;
-        print(&if words.json() { plan_json(&plan) } else { plan_text(&plan) });
+        print(&if words.options.json { plan_json(&plan) } else { plan_text(&plan) });
         let unknown = plan.entries.iter().any(|entry| matches!(entry.decision, Decision::Unknown(_)));
         return Ok(if unknown { report::ExitCode::Failed } else { report::ExitCode::Good }.code());
     }
@@ -30,12 +30,12 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     let journal = app::journal(&settings.state_dir)?;
     let recovered = recover::recover(&journal, &app::connect)?;
     let bars = Bars::new();
-    let quiet = global.quiet || words.json() || !std::io::stderr().is_terminal();
+    let quiet = global.quiet || words.options.json || !std::io::stderr().is_terminal();
     let monitor: &dyn Monitor = if quiet { &Silent } else { &bars };
     let done = run::run(&settings, &hypervisor, &journal, recovered, &request, &cancel, monitor)?;
     let json = report::json(&done).map_err(engine::Error::json)?;
     let code = report::exit_code(&done);
-    if words.json() {
+    if words.options.json {
         print(&json);
     } else if !global.quiet || code != 0 {
         print(&report::text(&done, colour()));
