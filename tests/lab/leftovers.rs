@@ -33,7 +33,7 @@ impl Guest {
             return;
         }
         let xml = self.live_xml();
-        assert_eq!(disk_sources(&xml), self.baseline.sources, "{name}: the running guest's disks changed");
+        assert_eq!(sources_below(&xml), self.baseline.sources, "{name}: the running guest's disks changed");
         assert!(!xml.contains("<mirror"), "{name}: a block job still runs: {xml}");
         let job = virsh(&["domjobinfo", name]);
         assert!(job.contains("None"), "{name}: a job still runs: {job}");
@@ -45,12 +45,27 @@ impl Guest {
     }
 }
 
-/// All files in the folders of the images, but not of devices.
+/// libvirt's name for the file that takes what a guest writes to a `<transient/>` disk: `IMAGE.TRANSIENT-DOMAIN`.
+const TRANSIENT: &str = ".TRANSIENT-";
+
+/// The source of each disk, or what it lies over when the disk is transient.
+fn sources_below(xml: &str) -> BTreeMap<String, Option<PathBuf>> {
+    let mut sources = disk_sources(xml);
+    for source in sources.values_mut().flatten() {
+        if let Some((image, _)) = source.to_str().and_then(|path| path.split_once(TRANSIENT)) {
+            *source = PathBuf::from(image);
+        }
+    }
+    sources
+}
+
+/// All files in the folders of the images, but not of devices, and without libvirt's for transient disks.
 fn files_beside(sources: &BTreeMap<String, Option<PathBuf>>) -> BTreeSet<PathBuf> {
     let folders: BTreeSet<_> = sources.values().flatten().filter_map(|source| source.parent()).collect();
     let folders = folders.into_iter().filter(|folder| !folder.starts_with("/dev"));
     let entries = folders.flat_map(|folder| std::fs::read_dir(folder).expect("the image folder is there"));
-    entries.map(|entry| entry.expect("the image folder is readable").path()).collect()
+    let files = entries.map(|entry| entry.expect("the image folder is readable").path());
+    files.filter(|file| !file.to_string_lossy().contains(TRANSIENT)).collect()
 }
 
 /// The command lines of `qemu-nbd` processes that name one of these images.
