@@ -170,6 +170,20 @@ fn block_status_is_clipped_merged_and_checked() {
 }
 
 #[test]
+fn a_million_extents_on_four_tebibytes_are_told() {
+    let terms = Terms { size: 4 << 40, ..Terms::default() };
+    let extents = map(terms, |r| {
+        // The last blocks, less than a pair, are zeros.
+        let pairs = (0..r.length >> 21).flat_map(|_| [(1 << 20, 0), (1 << 20, 2)]);
+        let blocks: Vec<_> = pairs.chain([(1 << 21, 2)]).collect();
+        status(CONTEXT, r.cookie, &blocks[..blocks.len() - usize::from(r.length.is_multiple_of(1 << 21))])
+    });
+    let extents = extents.unwrap();
+    assert!(extents.len() > 1_000_000, "{}", extents.len());
+    assert!(extents.is_sorted_by(|a, b| a.end() < b.offset));
+}
+
+#[test]
 fn mad_terms_are_refused() {
     for blocks in [[0, 1, 1], [3, 3, 9], [1 << 17, 1 << 17, 1 << 20], [512, 512, 256]] {
         let fake = Fake::new(Terms { blocks: Some(blocks), ..Terms::default() }, |_| Vec::new());

@@ -245,14 +245,11 @@ fn a_locked_image_gives_a_hint() {
         .unwrap();
     let mut writer = Killed(writer);
     let socket = dir.path().join("socket");
-    // The writer takes its lock some time after its start.
-    let error = loop {
-        match Server::start(slice::from_ref(&image), &socket, PATIENCE, Options::default()) {
-            Ok(server) => server.finish().unwrap(),
-            Err(error) => break error,
-        }
+    // It holds its lock once it answers.
+    while Client::connect(&dir.path().join("writer"), "", PATIENCE).is_err() {
         assert!(writer.0.try_wait().unwrap().is_none());
-    };
+    }
+    let error = Server::start(&[image], &socket, PATIENCE, Options::default()).err().unwrap();
     assert!(error.hint().unwrap().contains("another process"), "{error}");
 }
 
