@@ -14,10 +14,13 @@
 mod agent;
 mod builder;
 mod command;
+mod contents;
 mod disk;
 mod domain_xml;
+mod gate;
 mod guest;
 mod leftovers;
+mod program;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -25,8 +28,11 @@ use std::path::{Path, PathBuf};
 pub use agent::ExecOutput;
 pub use builder::GuestBuilder;
 pub use command::{qemu_img, run, try_run, try_virsh, virsh};
+pub use contents::{Contents, assert_same, sha256};
 pub use disk::{Disk, LUKS_PASSPHRASE, LoopDevice};
+pub use gate::{Call, Gate};
 pub use guest::Guest;
+pub use program::{Program, Ran, Report, Unpacked};
 pub use wait::{BOOT_DEADLINE, DEADLINE, wait_until};
 
 /// A folder for one test's images, backups and configuration. It is removed when dropped: declare it before the guests.
