@@ -1,1 +1,11 @@
-//! Owns: (filled by its author).
+//! Owns: a [`RunReport`](crate::model::RunReport) as people and programs read it: text, JSON, exit code. Pure.
+//! Must not: print, send, or ask the time.
+
+mod exit;
+mod json;
+pub mod table;
+mod text;
+
+pub use exit::{EXIT_STATUS, ExitCode, exit_code};
+pub use json::json;
+pub use text::text;

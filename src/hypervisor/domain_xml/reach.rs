@@ -56,7 +56,7 @@ fn label(part: Node<'_, '_>) -> String {
 /// All that the part names outside the guest, as `name='value'`.
 fn values(part: Node<'_, '_>, ours: &BTreeSet<&str>) -> Vec<String> {
     let foreign = part.tag_name().namespace().is_some();
-    let is_telling = |node: Node<'_, '_>| foreign || is(node, "source") || is(node, "script");
+    let is_telling = |node| foreign || ["source", "script", "shmem"].iter().any(|name| is(node, name));
     // The tree is walked in its order; whatever lies in a telling element tells, too.
     let mut telling_until = 0;
     let mut values = Vec::new();
@@ -67,7 +67,9 @@ fn values(part: Node<'_, '_>, ours: &BTreeSet<&str>) -> Vec<String> {
         let tells = |value: &str| (node.range().start < telling_until || is_path(value)) && !ours.contains(value);
         let attributes = node.attributes().filter(|attribute| tells(attribute.value()));
         values.extend(attributes.map(|attribute| format!("{}='{}'", attribute.name(), shown(attribute.value()))));
-        let text = node.text().map(str::trim).filter(|text| node.is_element() && !text.is_empty() && tells(text));
+        // A cookie of a web server is a secret.
+        let text = node.text().filter(|_| node.is_element() && !is(node, "cookie")).map(str::trim);
+        let text = text.filter(|text| !text.is_empty() && tells(text));
         values.extend(text.map(|text| format!("{}='{}'", node.tag_name().name(), shown(text))));
     }
     values

@@ -120,6 +120,7 @@ fn place(edits: &mut Edits<'_>, disk: Node<'_, '_>, target: &str, image: &Image)
         all(driver, "metadata_cache").for_each(|cache| edits.remove(cache));
     }
     let (source, anchor) = (at(disk, &["source"]), at(disk, &["target"]));
+    all(disk, "source").skip(1).for_each(|other| edits.remove(other));
     match (source, anchor) {
         (Some(source), _) => edits.replace(source, new_source),
         (None, Some(anchor)) => edits.insert_after(anchor, &new_source),

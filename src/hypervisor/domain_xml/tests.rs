@@ -255,9 +255,16 @@ fn what_reaches_into_the_host_is_told_and_safe_to_print() {
         assert!(notes.iter().any(|note| note.starts_with(part)), "{part} is not in {notes:?}");
     }
     let hostile = "<domain><devices><emulator>/usr/bin/qemu-/../../tmp/x</emulator>\
-        <interface><script path='evil&#x9b;2J'/></interface></devices></domain>";
+        <interface><script path='evil&#x9b;2J'/></interface><shmem name='theirs'/>\
+        <disk><source protocol='http'><cookies><cookie name='id'>secret</cookie></cookies></source></disk></devices></domain>";
     let notes = rewrite(hostile, &Changes::default()).unwrap().notes;
-    assert_eq!(notes, ["emulator: emulator='/usr/bin/qemu-/../../tmp/x'", "interface: path='evil\u{fffd}2J'"]);
+    let expected = [
+        "emulator: emulator='/usr/bin/qemu-/../../tmp/x'",
+        "interface: path='evil\u{fffd}2J'",
+        "shmem: name='theirs'",
+        "disk: protocol='http' name='id'",
+    ];
+    assert_eq!(notes, expected);
 }
 
 /// libvirt itself accepts the definitions, by its schema too, and reads the same disks from them.

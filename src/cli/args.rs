@@ -1,0 +1,254 @@
+//! Owns: the command line, from words to [`Args`]. Must not: read the configuration, or act.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::report::EXIT_STATUS;
+
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use values::{At, DiskChoice};
+
+/// The command line, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Args {
+    /// What holds for every command.
+    pub global: Global,
+    /// What to do.
+    pub command: Command,
+}
+
+/// What holds for every command.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Global {
+    /// Configuration file
+    #[arg(short, long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(default_value = "/etc/kvmbackup/config.yml")]
+    pub config: PathBuf,
+    /// Section of the configuration, instead of this host's short name
+    #[arg(long, global = true, value_name = "NAME")]
+    pub host: Option<String>,
+    /// Tell more; twice: everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Print errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Back up the domains that are due
+    #[command(after_help = after("kvmbackup backup --force web-1    back up web-1 now, due or not"))]
+    Backup(Backup),
+    /// List restore points
+    #[command(after_help = after("kvmbackup list web-1"))]
+    List(List),
+    /// Get a domain back, as files or as a defined domain
+    #[command(after_help = after(RESTORE_EXAMPLES))]
+    Restore(Restore),
+    /// Read restore points back and check every byte
+    #[command(after_help = after("kvmbackup verify --all    check every restore point of every domain"))]
+    Verify(Verify),
+    /// Remove the restore points that retention does not keep, saying why
+    #[command(after_help = after("kvmbackup prune --dry-run    show what would go, and why"))]
+    Prune(Prune),
+    /// Put right what an interrupted run left; every run does so first
+    #[command(after_help = after("kvmbackup recover"))]
+    Recover,
+    /// Show the report of the last run
+    #[command(after_help = after("kvmbackup report --format json"))]
+    Report(Report),
+    /// Print a completion script for a shell
+    #[command(after_help = after("kvmbackup completions bash > /etc/bash_completion.d/kvmbackup"))]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+const RESTORE_EXAMPLES: &str = "\
+kvmbackup restore web-1 --to /srv/restored                     files only
+  kvmbackup restore web-1 --define --name web-1-copy --start     a copy, running
+  kvmbackup restore web-1 --at 2026-11-22 --disk vda --to /tmp   one disk, as it was that day
+  kvmbackup restore web-1 --disk vda=/dev/vg0/web-1              straight into a block device";
+
+/// `backup`
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub struct Backup {
+    /// Only these domains
+    #[arg(value_name = "DOMAIN")]
+    pub domains: Vec<String>,
+    /// The rest.
+    #[command(flatten)]
+    pub options: BackupOptions,
+}
+
+/// What `backup` takes with or without its name, so that the command line of the older script goes on working.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub struct BackupOptions {
+    /// Back up whether due or not
+    #[arg(long)]
+    pub force: bool,
+    /// Show what would be done and why; touch nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The same, separated by commas
+    #[arg(long = "domains", value_name = "A,B", value_delimiter = ',')]
+    pub listed: Vec<String>,
+}
+
+/// `list`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct List {
+    /// Only these domains
+    #[arg(value_name = "DOMAIN")]
+    pub domains: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `restore`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Restore {
+    /// The domain to get back
+    pub domain: String,
+    /// Which restore point: its id, or the newest one at or before a time [default: the newest]
+    #[arg(long, value_name = "ID|TIME")]
+    pub at: Option<At>,
+    /// Folder for the files; with --define, the images [default with --define: where they were]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub to: Option<PathBuf>,
+    /// Define the domain in libvirt
+    #[arg(long)]
+    pub define: bool,
+    /// Define it under another name, with a UUID and MAC addresses of its own
+    #[arg(long, requires = "define", value_name = "NEW")]
+    pub name: Option<String>,
+    /// Start the domain afterwards
+    #[arg(long, requires = "define")]
+    pub start: bool,
+    /// Only this disk; TARGET=DEVICE writes it straight into a block device (repeatable)
+    #[arg(long = "disk", value_name = "TARGET[=DEVICE]")]
+    pub disks: Vec<DiskChoice>,
+    /// Replace files and a definition that exist, and the contents of block devices
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// `verify`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Verify {
+    /// Only these domains
+    #[arg(value_name = "DOMAIN")]
+    pub domains: Vec<String>,
+    /// Which restore point: its id, or the newest one at or before a time [default: the newest]
+    #[arg(long, value_name = "ID|TIME")]
+    pub at: Option<At>,
+    /// Every restore point, not only the newest
+    #[arg(long, conflicts_with = "at")]
+    pub all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `prune`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Prune {
+    /// Only these domains
+    #[arg(value_name = "DOMAIN")]
+    pub domains: Vec<String>,
+    /// Show what would go and why; touch nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `report`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Report {
+    /// How to show it: text or json
+    #[arg(long, value_enum, default_value = "text", hide_possible_values = true)]
+    pub format: ReportFormat,
+}
+
+/// How a report is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Unattended backups of libvirt guests
+#[derive(Debug, Parser)]
+#[command(name = "kvmbackup", version, after_help = after("kvmbackup --config /etc/kvmbackup/config.yml    back up what is due"))]
+struct Words {
+    #[command(flatten, next_help_heading = "Without a command, as for backup")]
+    options: BackupOptions,
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Reads the command line; the first word is the program's name.
+///
+/// The error is clap's: help and version are such errors, too, and it knows where to print itself and with which exit code.
+pub fn parse<T: Into<OsString> + Clone>(words: impl IntoIterator<Item = T>) -> Result<Args, clap::Error> {
+    let Words { global, options, command } = Words::try_parse_from(words)?;
+    let command = match command {
+        Some(_) if options != BackupOptions::default() => {
+            let message = "options of backup stand behind the word 'backup', or without any command";
+            return Err(Words::command().error(ErrorKind::ArgumentConflict, message));
+        }
+        Some(command) => command,
+        None => Command::Backup(Backup { domains: Vec::new(), options }),
+    };
+    Ok(Args { global, command: checked(command)? })
+}
+
+fn checked(command: Command) -> Result<Command, clap::Error> {
+    match command {
+        Command::Backup(mut backup) => {
+            let listed = std::mem::take(&mut backup.options.listed);
+            backup
+                .domains
+                .extend(listed.into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()));
+            Ok(Command::Backup(backup))
+        }
+        Command::Restore(restore) => {
+            let to_devices = !restore.disks.is_empty() && restore.disks.iter().all(|disk| disk.device.is_some());
+            if restore.to.is_none() && !restore.define && !to_devices {
+                let message = "restore needs --to DIR, --define, or --disk TARGET=DEVICE";
+                return Err(Words::command().error(ErrorKind::MissingRequiredArgument, message));
+            }
+            Ok(Command::Restore(restore))
+        }
+        other => Ok(other),
+    }
+}
+
+/// The definition of the command line, for completions and the manual page.
+pub fn definition() -> clap::Command {
+    Words::command()
+}
+
+fn after(example: &str) -> String {
+    format!("Example:\n  {example}\n\n{EXIT_STATUS}")
+}

@@ -1,0 +1,73 @@
+//! Owns: values of options that are more than a word. Must not: know which option they belong to.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
+
+use crate::model::PointId;
+
+/// Which restore point is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// The one of this id.
+    Id(PointId),
+    /// The newest one that was taken no later than this.
+    Time(DateTime<Utc>),
+}
+
+impl FromStr for At {
+    type Err = String;
+
+    /// An id (`20261122T020000Z`), or a time: RFC 3339, or `2026-11-22[ 02:00[:00]]` in the time zone of the host. A
+    /// time that names no seconds, or no hour, is the last second of that minute or day.
+    fn from_str(text: &str) -> Result<At, String> {
+        if let Ok(id) = text.parse() {
+            return Ok(At::Id(id));
+        }
+        if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+            return Ok(At::Time(time.to_utc()));
+        }
+        let last_second = TimeDelta::seconds(59);
+        let local = ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S"]
+            .iter()
+            .find_map(|layout| NaiveDateTime::parse_from_str(text, layout).ok())
+            .or_else(|| {
+                let minute = ["%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"];
+                let minute = minute.iter().find_map(|layout| NaiveDateTime::parse_from_str(text, layout).ok());
+                minute?.checked_add_signed(last_second)
+            })
+            .or_else(|| {
+                let next = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.checked_add_days(Days::new(1))?;
+                next.and_time(NaiveTime::MIN).checked_sub_signed(TimeDelta::seconds(1))
+            });
+        // An hour that a change of the clocks repeats is meant the second time; one that it skips does not exist.
+        let time = local.and_then(|local| local.and_local_timezone(Local).latest());
+        time.map(|time| At::Time(time.to_utc()))
+            .ok_or_else(|| "not a restore point's id (20261122T020000Z) or a time (2026-11-22 02:00)".to_owned())
+    }
+}
+
+/// A disk to restore, and where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskChoice {
+    /// The guest's name for it.
+    pub target: String,
+    /// The block device to write it into, instead of a file.
+    pub device: Option<PathBuf>,
+}
+
+impl FromStr for DiskChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DiskChoice, String> {
+        let (target, device) = match text.split_once('=') {
+            Some((target, device)) => (target, Some(PathBuf::from(device))),
+            None => (text, None),
+        };
+        if target.is_empty() || device.as_ref().is_some_and(|device| !device.is_absolute()) {
+            return Err("expected TARGET or TARGET=/dev/…, as vda or vda=/dev/vg0/web-1".to_owned());
+        }
+        Ok(DiskChoice { target: target.to_owned(), device })
+    }
+}

@@ -1,0 +1,95 @@
+//! Owns: the exit codes of the program, a contract with whoever runs it. Must not: exit.
+
+use crate::model::{Outcome, RunReport};
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// All good; nothing was due is good, too.
+    Good = 0,
+    /// Some domain failed, was only partly saved, or nothing matched.
+    Failed = 1,
+    /// The command line or the configuration is wrong; nothing was touched.
+    Usage = 2,
+    /// Another run holds the lock.
+    Locked = 3,
+    /// The hypervisor cannot be reached.
+    Hypervisor = 4,
+    /// The target of the backups cannot be used.
+    Target = 5,
+    /// A restore point is damaged.
+    Damaged = 6,
+    /// The backups are good, but something could not be cleaned up, or a report not be sent.
+    Untidy = 7,
+}
+
+impl ExitCode {
+    /// The number, for [`std::process::ExitCode`].
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The number of a run that this signal ended: 128 + n, as a shell says it.
+    pub fn of_signal(signal: i32) -> u8 {
+        u8::try_from(signal).ok().and_then(|signal| signal.checked_add(128)).unwrap_or(u8::MAX)
+    }
+}
+
+/// The block that ends every `--help`.
+pub const EXIT_STATUS: &str = "\
+Exit status:
+  0      all good; also when nothing is due
+  1      some domain failed or was only partly saved, or nothing matched
+  2      wrong usage or configuration
+  3      another run holds the lock
+  4      the hypervisor cannot be reached
+  5      the target cannot be used
+  6      damage found
+  7      backups good, but something could not be cleaned up or a report not sent
+  128+n  ended by signal n";
+
+/// The number that a run ends with: the worst that happened; a signal before all else.
+pub fn exit_code(report: &RunReport) -> u8 {
+    let missing = report.domains.iter().any(|domain| domain.outcome != Outcome::Success);
+    let untidy = report.domains.iter().any(|domain| !domain.leftovers.is_empty());
+    match report.signal {
+        Some(signal) => ExitCode::of_signal(signal),
+        None if missing || !report.errors.is_empty() => ExitCode::Failed.code(),
+        None if untidy => ExitCode::Untidy.code(),
+        None => ExitCode::Good.code(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::sample;
+    use super::*;
+    use crate::model::Failure;
+
+    #[test]
+    fn the_worst_decides() {
+        let failure = || Failure { message: "x".to_owned(), hint: None };
+        let mut report = sample::good();
+        assert_eq!(exit_code(&report), 0);
+        report.domains[0].leftovers.push(failure());
+        assert_eq!(exit_code(&report), 7);
+        report.domains[0].outcome = Outcome::Partial;
+        assert_eq!(exit_code(&report), 1);
+        report.domains.clear();
+        assert_eq!(exit_code(&report), 0);
+        report.errors.push(failure());
+        assert_eq!(exit_code(&report), 1);
+        report.signal = Some(15);
+        assert_eq!(exit_code(&report), 143);
+        assert_eq!(ExitCode::of_signal(-1), 255);
+    }
+
+    #[test]
+    fn the_help_names_every_code() {
+        use ExitCode::*;
+        for code in [Good, Failed, Usage, Locked, Hypervisor, Target, Damaged, Untidy] {
+            assert!(EXIT_STATUS.lines().any(|line| line.trim().starts_with(&format!("{} ", code.code()))));
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Owns: aligned columns of plain text, safe for a terminal. Must not: colour or print.
+
+/// Rows under a line of titles.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    titles: Vec<Title>,
+    rows: Vec<Vec<String>>,
+}
+
+#[derive(Debug, Clone)]
+struct Title {
+    text: &'static str,
+    right: bool,
+}
+
+impl Table {
+    /// An empty table; a title that starts with `>` makes its column flush right, as numbers want it.
+    pub fn new(titles: &[&'static str]) -> Table {
+        let title = |text: &&'static str| match text.strip_prefix('>') {
+            Some(text) => Title { text, right: true },
+            None => Title { text, right: false },
+        };
+        Table { titles: titles.iter().map(title).collect(), rows: Vec::new() }
+    }
+
+    /// Adds a row; cells beyond the titles are dropped, missing ones are empty.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let mut cells: Vec<String> = cells.into_iter().map(|cell| printable(&cell)).collect();
+        cells.resize(self.titles.len(), String::new());
+        self.rows.push(cells);
+    }
+
+    /// Takes a column out, if there is one of this title.
+    pub fn drop_column(&mut self, title: &str) {
+        if let Some(at) = self.titles.iter().position(|known| known.text == title) {
+            self.titles.remove(at);
+            self.rows.iter_mut().for_each(|row| drop(row.remove(at)));
+        }
+    }
+
+    /// Shortens the cells of a column so that the table fits this width, if at all it can.
+    pub fn fit(&mut self, title: &str, width: usize) {
+        let Some(at) = self.titles.iter().position(|known| known.text == title) else { return };
+        let excess = self.width().saturating_sub(width);
+        let room = self.widths().get(at).copied().unwrap_or_default().saturating_sub(excess);
+        if excess > 0 {
+            self.rows.iter_mut().filter_map(|row| row.get_mut(at)).for_each(|cell| shorten(cell, room.max(8)));
+        }
+    }
+
+    /// The longest line, in characters.
+    pub fn width(&self) -> usize {
+        self.widths().iter().sum::<usize>() + 2 * self.titles.len().saturating_sub(1)
+    }
+
+    /// The titles, then the rows; no line ends in blanks. None at all when there are no rows.
+    pub fn lines(&self) -> Vec<String> {
+        if self.rows.is_empty() {
+            return Vec::new();
+        }
+        let widths = self.widths();
+        let titles: Vec<String> = self.titles.iter().map(|title| title.text.to_owned()).collect();
+        std::iter::once(&titles).chain(&self.rows).map(|row| self.line(row, &widths)).collect()
+    }
+
+    fn line(&self, row: &[String], widths: &[usize]) -> String {
+        let cells = row.iter().zip(widths).zip(&self.titles);
+        let padded = cells.map(|((cell, width), title)| match title.right {
+            true => format!("{cell:>width$}"),
+            false => format!("{cell:<width$}"),
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let titles = self.titles.iter().map(|title| title.text.chars().count());
+        let widest = |(at, title): (usize, usize)| {
+            let cells = self.rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count());
+            cells.max().unwrap_or_default().max(title)
+        };
+        titles.enumerate().map(widest).collect()
+    }
+}
+
+fn shorten(cell: &mut String, room: usize) {
+    if cell.chars().count() > room {
+        *cell = cell.chars().take(room.saturating_sub(1)).chain(['…']).collect();
+    }
+}
+
+/// Text from outside made safe for a terminal and for one line: line breaks and tabs become blanks; other control
+/// characters, and those that turn the direction of writing, a replacement character.
+pub fn printable(text: &str) -> String {
+    let safe = |c: char| match c {
+        '\n' | '\r' | '\t' => ' ',
+        '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    text.chars().map(safe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let mut table = Table::new(&["NAME", ">SIZE", "NOTE"]);
+        table.row(["büro".to_owned(), "12 GB".to_owned(), "a\nb".to_owned()]);
+        table.row(["a-very-long-name".to_owned(), "1 B".to_owned()]);
+        table
+    }
+
+    #[test]
+    fn columns_align_by_characters() {
+        let expected = [
+            "NAME               SIZE  NOTE", //
+            "büro              12 GB  a b",
+            "a-very-long-name    1 B",
+        ];
+        assert_eq!(table().lines(), expected);
+        assert!(Table::new(&["A"]).lines().is_empty());
+    }
+
+    #[test]
+    fn a_wide_table_is_made_to_fit() {
+        let mut table = table();
+        table.drop_column("NOTE");
+        table.fit("NAME", 17);
+        assert_eq!(table.lines(), ["NAME         SIZE", "büro        12 GB", "a-very-lo…    1 B"]);
+        assert_eq!(table.width(), 17);
+    }
+
+    #[test]
+    fn escapes_do_not_reach_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2J\u{9b}b\u{202e}c\td"), "a\u{fffd}[2J\u{fffd}b\u{fffd}c d");
+    }
+}

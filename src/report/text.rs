@@ -1,0 +1,221 @@
+//! Owns: a report as text of at most 100 columns, for a terminal and for cron's mail. Pure. Must not: print.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use self::page::{Page, Paint, WIDTH};
+use super::exit::{ExitCode, exit_code};
+use super::table::{Table, printable};
+use crate::model::size::{bytes, duration};
+use crate::model::{Consistency, DomainOutcome, Failure, Method, Outcome, RunReport};
+
+mod page;
+#[cfg(test)]
+pub mod sample;
+#[cfg(test)]
+mod tests;
+
+/// The report as text: the verdict, a line a domain, sums, then what went wrong and what to do about it.
+///
+/// `colour` is for a terminal whose user did not set `NO_COLOR`: <https://no-color.org>.
+pub fn text(report: &RunReport, colour: bool) -> String {
+    let mut page = Page::new(colour);
+    if is_quiet_day(report) {
+        let (host, waiting) = (printable(&report.host), report.not_due.len());
+        page.painted(Paint::Good, &format!("kvmbackup: nothing is due today on {host} (not due: {waiting})"));
+        return page.finish();
+    }
+    headline(&mut page, report);
+    table(&mut page, report);
+    troubles(&mut page, report);
+    asides(&mut page, report);
+    page.finish()
+}
+
+/// Nothing was due, and there is nothing else to tell: worth one line of cron's mail.
+fn is_quiet_day(report: &RunReport) -> bool {
+    report.domains.is_empty() && report.recovered.is_empty() && exit_code(report) == ExitCode::Good.code()
+}
+
+fn headline(page: &mut Page, report: &RunReport) {
+    let verdict = format!("kvmbackup: {} on {}", verdict(report), printable(&report.host));
+    let paint = match exit_code(report) {
+        0 => Paint::Good,
+        code if code == ExitCode::Untidy.code() => Paint::Warn,
+        _ => Paint::Bad,
+    };
+    page.painted(paint, &verdict);
+    let took = (report.finished - report.started).to_std().unwrap_or_default();
+    page.line(&format!("{} to {} UTC, {}", moment(report.started), moment(report.finished), duration(took)));
+}
+
+/// What a subject line says: the worst first, in numbers.
+fn verdict(report: &RunReport) -> String {
+    let (totals, all) = (report.totals(), report.domains.len());
+    let untidy = report.domains.iter().any(|domain| !domain.leftovers.is_empty());
+    let counted = match (totals.failed, totals.partial) {
+        (0, 0) if all == 0 && !report.errors.is_empty() => "FAILED".to_owned(),
+        (0, 0) if all == 0 && report.signal.is_some() => "nothing done".to_owned(),
+        (0, 0) if all == 0 => "nothing is due today".to_owned(),
+        (0, 0) if !report.errors.is_empty() => format!("{all} of {all} good, but the run had ERRORS"),
+        (0, 0) if untidy => format!("{all} of {all} good, but not all could be cleaned up"),
+        (0, 0) => format!("{all} of {all} good"),
+        (0, partial) => format!("{partial} of {all} PARTIAL"),
+        (failed, 0) => format!("{failed} of {all} FAILED"),
+        (failed, partial) => format!("{failed} of {all} FAILED, {partial} PARTIAL"),
+    };
+    match report.signal {
+        Some(signal) => format!("INTERRUPTED by signal {signal}, {counted}"),
+        None => counted,
+    }
+}
+
+fn moment(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+fn table(page: &mut Page, report: &RunReport) {
+    let titles = ["RESULT", "DOMAIN", "HOW", ">READ", ">STORED", ">RATIO", ">TIME", ">MB/s", ">KEPT", "POINT"];
+    let mut table = Table::new(&titles);
+    report.domains.iter().for_each(|domain| table.row(row(domain)));
+    if table.width() > WIDTH {
+        table.drop_column("POINT");
+    }
+    table.fit("DOMAIN", WIDTH);
+    let lines = table.lines();
+    let Some((head, rows)) = lines.split_first() else { return };
+    page.blank();
+    page.line(head);
+    for (line, domain) in rows.iter().zip(&report.domains) {
+        let (word, paint) = result(domain.outcome);
+        let rest = line.strip_prefix(word).unwrap_or(line);
+        page.start(paint, word);
+        page.line(rest);
+    }
+    totals(page, report);
+}
+
+fn row(domain: &DomainOutcome) -> Vec<String> {
+    let time = Duration::from_millis(domain.duration_ms);
+    let saved = domain.point.is_some();
+    let given = |value: String| if saved { value } else { "-".to_owned() };
+    vec![
+        result(domain.outcome).0.to_owned(),
+        domain.domain.clone(),
+        how(domain),
+        given(bytes(domain.read_bytes)),
+        given(bytes(domain.stored_bytes)),
+        given(ratio(domain.read_bytes, domain.stored_bytes)),
+        duration(time),
+        given(speed(domain.read_bytes, time)),
+        domain.restore_points.to_string(),
+        domain.point.map_or("-".to_owned(), |point| point.to_string()),
+    ]
+}
+
+fn result(outcome: Outcome) -> (&'static str, Paint) {
+    match outcome {
+        Outcome::Success => ("ok", Paint::Good),
+        Outcome::Partial => ("PARTIAL", Paint::Bad),
+        Outcome::Failed => ("FAILED", Paint::Bad),
+    }
+}
+
+/// The method and the consistency in short: `snap/fs` is a snapshot of frozen file systems.
+fn how(domain: &DomainOutcome) -> String {
+    let method = domain.method.map(|method| match method {
+        Method::Snapshot => "snap",
+        Method::Pull => "pull",
+        Method::Direct => "direct",
+    });
+    let consistency = domain.consistency.map(|consistency| match consistency {
+        Consistency::Offline => "off",
+        Consistency::Filesystem => "fs",
+        Consistency::Crash => "crash",
+    });
+    match (method, consistency) {
+        (Some(method), Some(consistency)) => format!("{method}/{consistency}"),
+        (Some(method), None) => method.to_owned(),
+        _ => "-".to_owned(),
+    }
+}
+
+fn ratio(read: u64, stored: u64) -> String {
+    if stored == 0 { "-".to_owned() } else { format!("{:.2}", read as f64 / stored as f64) }
+}
+
+fn speed(read: u64, time: Duration) -> String {
+    if time.is_zero() { "-".to_owned() } else { format!("{:.0}", read as f64 / 1e6 / time.as_secs_f64()) }
+}
+
+fn totals(page: &mut Page, report: &RunReport) {
+    let totals = report.totals();
+    let saved = totals.success + totals.partial;
+    let took = (report.finished - report.started).to_std().unwrap_or_default();
+    let [read, stored] = [totals.read_bytes, totals.stored_bytes].map(bytes);
+    let ratio = ratio(totals.read_bytes, totals.stored_bytes);
+    page.blank();
+    page.line(&format!(
+        "{saved} saved: {read} read, {stored} stored (ratio {ratio}), {} MB/s",
+        speed(totals.read_bytes, took)
+    ));
+    let crash = report.domains.iter().filter(|domain| domain.consistency == Some(Consistency::Crash));
+    page.list("saved as after a power cut (crash)", crash.map(|domain| domain.domain.as_str()));
+}
+
+/// What someone has to act on.
+fn troubles(page: &mut Page, report: &RunReport) {
+    page.section("ERRORS OF THE RUN", Paint::Bad, report.errors.iter().map(|error| (String::new(), error.clone())));
+    let failed = report.domains.iter().filter(|domain| domain.outcome == Outcome::Failed);
+    let unexplained = || Failure { message: "failed, and no cause is known".to_owned(), hint: None };
+    page.section(
+        "FAILED",
+        Paint::Bad,
+        failed.map(|domain| (domain.domain.clone(), domain.error.clone().unwrap_or_else(unexplained))),
+    );
+    let others = report.domains.iter().filter(|domain| domain.outcome != Outcome::Failed);
+    page.section(
+        "ERRORS",
+        Paint::Bad,
+        others.filter_map(|domain| Some((domain.domain.clone(), domain.error.clone()?))),
+    );
+    page.section("DISKS NOT SAVED", Paint::Bad, skipped(report, true));
+    page.section("NOT CLEANED UP (the next run tries again)", Paint::Warn, each(report, |domain| &domain.leftovers));
+    page.section("WARNINGS", Paint::Warn, each(report, |domain| &domain.warnings));
+}
+
+/// What is good to know.
+fn asides(page: &mut Page, report: &RunReport) {
+    page.section("DISKS LEFT OUT", Paint::Plain, skipped(report, false));
+    let methods = report.domains.iter().filter_map(|domain| {
+        Some((domain.domain.clone(), Failure { message: domain.method_reason.clone()?, hint: None }))
+    });
+    page.section("METHOD", Paint::Plain, methods);
+    let recovered = report.recovered.iter().map(|what| Failure { message: what.clone(), hint: None });
+    page.section("PUT RIGHT OF AN EARLIER RUN", Paint::Plain, recovered.map(|what| (String::new(), what)));
+    let pruned = report.domains.iter().filter(|domain| !domain.pruned.is_empty());
+    let pruned: Vec<String> = pruned.map(|domain| format!("{} ({})", domain.domain, domain.pruned.len())).collect();
+    if !pruned.is_empty() || !report.not_due.is_empty() {
+        page.blank();
+    }
+    page.list("old points removed", pruned.iter().map(String::as_str));
+    page.list("not due today", report.not_due.iter().map(String::as_str));
+}
+
+fn skipped(report: &RunReport, missed: bool) -> impl Iterator<Item = (String, Failure)> {
+    let disks = report.domains.iter().flat_map(|domain| domain.skipped.iter().map(move |disk| (domain, disk)));
+    disks.filter(move |(_, disk)| disk.missed == missed).map(|(domain, disk)| {
+        let failure = Failure { message: disk.reason.clone(), hint: disk.hint.clone() };
+        (format!("{} {}", domain.domain, disk.target), failure)
+    })
+}
+
+fn each(
+    report: &RunReport,
+    failures: impl Fn(&DomainOutcome) -> &Vec<Failure>,
+) -> impl Iterator<Item = (String, Failure)> {
+    report.domains.iter().flat_map(move |domain| {
+        failures(domain).iter().map(|failure| (domain.domain.clone(), failure.clone())).collect::<Vec<_>>()
+    })
+}

@@ -1,0 +1,115 @@
+//! Owns: laying out lines: width, colour, sections. Must not: know what a report is.
+
+use crate::model::Failure;
+use crate::report::table::printable;
+
+/// Columns of a line.
+pub const WIDTH: usize = 100;
+
+/// What a colour says.
+#[derive(Clone, Copy)]
+pub enum Paint {
+    /// A title.
+    Plain,
+    /// All is well.
+    Good,
+    /// Look when there is time.
+    Warn,
+    /// Look now.
+    Bad,
+}
+
+/// The text so far; every line goes through here, so that none is unsafe for a terminal.
+pub struct Page {
+    out: String,
+    colour: bool,
+}
+
+impl Page {
+    /// An empty page.
+    pub fn new(colour: bool) -> Page {
+        Page { out: String::new(), colour }
+    }
+
+    /// The text.
+    pub fn finish(self) -> String {
+        self.out
+    }
+
+    /// A line that is known to fit.
+    pub fn line(&mut self, line: &str) {
+        self.out.push_str(line);
+        self.out.push('\n');
+    }
+
+    /// An empty line, or the end of the one that was started.
+    pub fn blank(&mut self) {
+        self.out.push('\n');
+    }
+
+    /// A coloured line.
+    pub fn painted(&mut self, paint: Paint, line: &str) {
+        self.start(paint, line);
+        self.blank();
+    }
+
+    /// Coloured text that starts a line.
+    pub fn start(&mut self, paint: Paint, text: &str) {
+        let code = match paint {
+            Paint::Plain => "1",
+            Paint::Good => "32",
+            Paint::Warn => "33",
+            Paint::Bad => "1;31",
+        };
+        match self.colour {
+            true => self.out.push_str(&format!("\x1b[{code}m{text}\x1b[0m")),
+            false => self.out.push_str(text),
+        }
+    }
+
+    /// A title and its entries, each who and what, with the hint below; nothing when there are none.
+    pub fn section(&mut self, title: &str, paint: Paint, entries: impl Iterator<Item = (String, Failure)>) {
+        let mut entries = entries.peekable();
+        if entries.peek().is_none() {
+            return;
+        }
+        self.blank();
+        self.painted(paint, title);
+        for (who, failure) in entries {
+            // Most errors name their domain themselves.
+            let is_named = who.is_empty() || failure.message.contains(&who);
+            let who = if is_named { String::new() } else { format!("{who}: ") };
+            self.wrapped("  ", "    ", &format!("{who}{}", failure.message));
+            if let Some(hint) = &failure.hint {
+                self.wrapped("    hint: ", "    ", hint);
+            }
+        }
+    }
+
+    /// A title and words behind it, in as many lines as it takes; nothing when there are none.
+    pub fn list<'a>(&mut self, title: &str, words: impl Iterator<Item = &'a str>) {
+        let words: Vec<&str> = words.collect();
+        if !words.is_empty() {
+            self.wrapped("", "  ", &format!("{title}: {}", words.join(", ")));
+        }
+    }
+
+    /// Breaks a line between words so that it fits; a word too long for a line stays whole, so that it can be copied.
+    fn wrapped(&mut self, first: &str, next: &str, text: &str) {
+        let mut line = first.to_owned();
+        let mut is_empty = true;
+        for word in printable(text).split(' ').filter(|word| !word.is_empty()) {
+            if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+                self.line(&line);
+                line = next.to_owned();
+                is_empty = true;
+            }
+            if !is_empty {
+                line.push(' ');
+            }
+            line.push_str(word);
+            is_empty = false;
+        }
+        self.line(&line);
+    }
+}

@@ -1,0 +1,57 @@
+//! The text of reports, whole: the files beside this one are what a reader sees.
+
+use super::*;
+
+#[test]
+fn a_good_run() {
+    assert_eq!(text(&sample::good(), false), include_str!("good.txt"));
+}
+
+#[test]
+fn a_bad_run() {
+    assert_eq!(text(&sample::bad(), false), include_str!("bad.txt"));
+}
+
+#[test]
+fn nothing_due_is_one_line() {
+    assert_eq!(text(&sample::empty(), false), "kvmbackup: nothing is due today on cloud1 (not due: 2)\n");
+    let interrupted = RunReport { signal: Some(15), ..sample::empty() };
+    assert!(text(&interrupted, false).starts_with("kvmbackup: INTERRUPTED by signal 15, nothing done on cloud1\n"));
+}
+
+#[test]
+fn the_headline_says_the_worst() {
+    let headline = |report: &RunReport| text(report, false).lines().next().unwrap_or_default().to_owned();
+    let mut report = sample::good();
+    report.domains[0].leftovers = sample::bad().domains[2].leftovers.clone();
+    assert_eq!(headline(&report), "kvmbackup: 2 of 2 good, but not all could be cleaned up on cloud1");
+    report.errors = sample::bad().errors;
+    assert_eq!(headline(&report), "kvmbackup: 2 of 2 good, but the run had ERRORS on cloud1");
+    report.domains[1].outcome = Outcome::Partial;
+    assert_eq!(headline(&report), "kvmbackup: 1 of 2 PARTIAL on cloud1");
+    report.domains.clear();
+    assert_eq!(headline(&report), "kvmbackup: FAILED on cloud1");
+}
+
+#[test]
+fn long_names_stay_within_the_width() {
+    let mut report = sample::bad();
+    report.domains.push(sample::saved(&"long-name-".repeat(12)));
+    report.not_due = (0..40).map(|n| format!("guest-{n}")).collect();
+    report.domains[1].error = Some(Failure { message: "why ".repeat(100), hint: Some("so ".repeat(100)) });
+    let text = text(&report, false);
+    assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+    assert!(text.contains("long-name-…") || text.contains('…'));
+}
+
+#[test]
+fn colour_changes_nothing_but_colour() {
+    let report = sample::bad();
+    let coloured = text(&report, true);
+    assert!(coloured.contains("\u{1b}[1;31mFAILED\u{1b}[0m   db1"));
+    let mut plain = coloured;
+    for code in ["1;31", "0", "1", "32", "33"] {
+        plain = plain.replace(&format!("\u{1b}[{code}m"), "");
+    }
+    assert_eq!(plain, text(&report, false));
+}
