@@ -20,6 +20,7 @@ mod monitor;
 pub mod points;
 mod quiesce;
 pub mod recover;
+pub mod restore;
 pub mod run;
 mod settle;
 pub mod verified;
