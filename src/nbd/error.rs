@@ -112,7 +112,7 @@ pub enum Error {
         /// What it wrote to its standard error, on one line.
         stderr: String,
     },
-    /// The server runs and does not accept connections.
+    /// The server runs and does not serve.
     #[error("qemu-nbd for {} was not ready after {} s", image.display(), timeout.as_secs_f64())]
     NotReady {
         /// The image to serve.

@@ -40,7 +40,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts serving `chain[0]` at `socket`, and returns once it accepts connections, `timeout` later at most. The rest of the
+    /// Starts serving `chain[0]` at `socket`, and returns once the image is open and served, `timeout` later at most. The rest of the
     /// chain are its backing images, nearest first; where it is empty, the image's own header names them. Whatever lies at
     /// `socket` is removed: its folder must be ours alone.
     ///
@@ -94,11 +94,12 @@ impl Server {
         let deadline = Instant::now() + timeout;
         loop {
             self.still_runs()?;
-            if UnixStream::connect(&self.socket).is_ok() {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Err(Error::NotReady { image: self.image.clone(), timeout });
+            }
+            if greets(&self.socket, left).is_ok() {
+                return Ok(());
             }
             thread::sleep(RETRY);
         }
@@ -121,6 +122,13 @@ impl Drop for Server {
             tracing::warn!(socket = %self.socket.display(), %error, "cannot remove a socket");
         }
     }
+}
+
+/// Waits for the first words of the server: it listens before it opens the image, and greets only afterwards.
+fn greets(socket: &Path, timeout: Duration) -> io::Result<()> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.read_exact(&mut [0; 8])
 }
 
 /// The beginning of what the server says, on one line; the rest is read and dropped, so that it never waits for us.
