@@ -49,7 +49,7 @@ fn a_held_lock_is_3_and_the_holder_is_named() {
     host.run("backup").ends(0);
     let lock = std::fs::File::open(host.path("state/lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
-    for words in ["backup --force", "recover"] {
+    for words in ["backup --force", "recover", "prune"] {
         let ran = host.run(words).ends(3);
         assert!(ran.err.contains("another run holds the lock") && ran.err.contains("pid"), "{}", ran.err);
     }
@@ -147,4 +147,41 @@ fn a_signal_ends_the_run_in_order_with_128_and_its_number() {
     assert!(report.contains("INTERRUPTED by signal 15"), "{report}");
     assert_eq!(host.archives("a"), Vec::<std::path::PathBuf>::new());
     assert_eq!(std::fs::read_dir(host.path("state/journal")).unwrap().count(), 0);
+}
+
+#[test]
+fn damage_is_6_and_the_place_is_named() {
+    let host = Host::new(&["a", "b"]);
+    host.run("backup").ends(0);
+    host.run("verify").ends(0).tells(&["good", "a"]).tells(&["good", "b"]);
+    let archive = host.archives("a").remove(0);
+    let whole = std::fs::read(&archive).unwrap();
+    for at in [whole.len() / 4, whole.len() / 2, whole.len() - 5] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&archive, bytes).unwrap();
+        let ran = host.run("verify").ends(6).tells(&["DAMAGED", "a"]).tells(&["good", "b"]);
+        assert!(ran.out.contains(archive.to_str().unwrap()), "{}", ran.out);
+        host.run("verify --json").ends(6);
+        host.run("verify b").ends(0);
+    }
+    host.run("list").tells(&["a", "DAMAGED"]);
+    std::fs::write(&archive, &whole[..whole.len() / 2]).unwrap();
+    host.run("verify a").ends(6);
+    std::fs::write(&archive, whole).unwrap();
+    host.run("verify").ends(0);
+    host.run("list").ends(0);
+}
+
+#[test]
+fn commands_that_need_a_target_say_5_without_one() {
+    let host = Host::new(&["a"]);
+    for words in ["list", "verify", "prune", "restore a --to /nonexistent"] {
+        let ran = host.run(words).ends(5);
+        assert!(ran.err.contains("cannot be used") && ran.err.contains("hint"), "{words}: {}", ran.err);
+    }
+    host.run("backup").ends(0);
+    host.run("list nosuch").ends(1);
+    host.run("verify nosuch").ends(1);
+    host.run("restore nosuch --to /nonexistent").ends(1);
 }

@@ -78,6 +78,36 @@ fn a_plan_is_as_documented() {
     assert_eq!(decisions, ["due", "not-due", "unknown", "not-selected"]);
 }
 
+#[test]
+fn lists_verifications_and_prunings_are_as_documented() {
+    let mut host = Host::new(&[]);
+    host.add_with_encrypted_disk("a");
+    host.add("bad", "");
+    host.run("backup").ends(1);
+    host.age("a", &[3, 2, 1]);
+    let seed = host.path("backups/a/a.tar.gz");
+    let script =
+        "mkdir -p \"$1/2023-11-05\" && echo x >\"$1/2023-11-05/a.xml\" && tar -C \"$1\" -czf \"$2\" 2023-11-05";
+    let [dir, archive] = [host.path("made"), seed].map(|path| path.to_str().unwrap().to_owned());
+    host::run("sh", &["-c", script, "sh", &dir, &archive]);
+    let bad = host.archives("bad").remove(0);
+    let bytes = std::fs::read(&bad).unwrap();
+    std::fs::write(&bad, &bytes[..bytes.len() / 2]).unwrap();
+
+    let verified = host.run("verify --all --json").ends(6).json();
+    section("Verification").covers(&verified, &[]);
+    let listed = host.run("list --json").ends(6).json();
+    section("Restore points").covers(&listed, &[]);
+    host.configure("", "{a: {day_of_week: daily, rotate: 1}}");
+    let pruned = host.run("prune --dry-run --json").ends(0).json();
+    // What cannot be removed: there is no such file for a test that runs as root.
+    section("Pruning").covers(&pruned, &["domains[].points[].failure.message"]);
+    assert_eq!(pruned["dry_run"], true);
+    let pruned = host.run("prune --json").ends(0).json();
+    section("Pruning").check(&pruned);
+    assert_eq!(pruned["dry_run"], false);
+}
+
 /// A report in which nothing is left out: a field that is new does not compile until it stands here, too.
 fn full_report() -> RunReport {
     let failure = || Failure { message: "m".into(), hint: Some("h".into()) };
@@ -137,6 +167,15 @@ fn section(title: &str) -> Documented {
 impl Documented {
     fn keys(&self) -> BTreeSet<String> {
         self.0.keys().cloned().collect()
+    }
+
+    /// [`Documented::check`], and panics unless the document has every key but hints and those of `without`.
+    fn covers(&self, document: &Value, without: &[&str]) {
+        let seen = self.check(document);
+        let missing: Vec<_> = self.keys().difference(&seen).cloned().collect();
+        let missing: Vec<_> =
+            missing.iter().filter(|key| !key.ends_with(".hint") && !without.contains(&key.as_str())).collect();
+        assert!(missing.is_empty(), "documented, and not there: {missing:?}\n{document:#}");
     }
 
     /// Panics unless every key of a document is told with its type, and every key that may not be absent is there. Returns

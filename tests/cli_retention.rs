@@ -60,30 +60,20 @@ fn a_backup_that_fails_removes_nothing() {
 }
 
 #[test]
-fn a_backup_that_lacks_a_disk_removes_nothing() {
+fn a_backup_that_lacks_a_disk_does_not_push_out_the_last_one_that_has_it() {
     let mut host = Host::new(&[]);
-    let second = host.path("second.luks");
-    let disk = format!(
-        "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'><encryption format='luks'>\
-         <secret type='passphrase' uuid='0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f'/></encryption></source>\
-         <target dev='vdb' bus='virtio'/></disk>",
-        second.display()
-    );
-    std::fs::write(&second, vec![0; 1 << 20]).unwrap();
-    host.add("a", &disk);
+    host.add_with_encrypted_disk("a");
     host.configure("", "{a: {day_of_week: daily, exclude_disks: [vdb]}}");
     host.run("backup").ends(0);
     host.age("a", &[2, 1]);
     let whole = host.archives("a");
     host.configure("", "{a: {day_of_week: daily, rotate: 1}}");
-    host.run("backup")
-        .ends(1)
-        .tells(&["PARTIAL", "a"])
-        .tells(&["vdb", "encrypted"])
-        .tells(&["no old point was removed"]);
-    let now = host.archives("a");
-    assert_eq!(now[..2], whole, "the last points that hold all disks stay");
-    assert_eq!(now.len(), 3);
+    for _ in 0..2 {
+        host.run("backup").ends(1).tells(&["PARTIAL", "a"]).tells(&["vdb", "encrypted"]);
+        assert!(host.archives("a").contains(&whole[1]), "the last one with every disk");
+    }
+    host.run("prune").ends(0).tells(&["the last one with every disk"]);
+    assert!(host.archives("a").contains(&whole[1]));
 }
 
 #[test]
@@ -103,4 +93,31 @@ fn a_target_that_refuses_the_new_archive_loses_no_old_one() {
     host::run("qemu-img", &["convert", "-O", "qcow2", random.to_str().unwrap(), image.to_str().unwrap()]);
     host.finish(&mut command).ends(1).tells(&["FAILED", "a"]);
     assert_eq!(host.archives("a"), old, "the old ones stay, and nothing is left of the new one");
+}
+
+#[test]
+fn prune_tells_each_points_reason_first_and_acts_then() {
+    let host = with_points(&[3, 2, 1]);
+    let old = host.archives("a");
+    host.configure("", "{a: {day_of_week: daily, rotate: 2}}");
+    let before = host.everything();
+    host.run("prune --dry-run")
+        .ends(0)
+        .tells(&["keep", "last 1 of 2"])
+        .tells(&["would go", "no rule keeps it"])
+        .tells(&["1 of 3 restore points would be removed"]);
+    assert_eq!(host.everything(), before);
+    host.run("prune").ends(0).tells(&["removed", "no rule keeps it"]);
+    assert_eq!(host.archives("a"), old[1..]);
+    host.run("prune").ends(0);
+    assert_eq!(host.archives("a"), old[1..]);
+}
+
+#[test]
+fn prune_leaves_domains_alone_that_the_configuration_no_longer_has() {
+    let host = with_points(&[3, 2, 1]);
+    let old = host.archives("a");
+    host.configure("", "{b: {day_of_week: daily, rotate: 1}}");
+    host.run("prune").ends(0);
+    assert_eq!(host.archives("a"), old);
 }

@@ -86,6 +86,19 @@ impl Host {
         self.write_guests();
     }
 
+    /// Adds a guest with a second disk `vdb` that cannot be saved while the guest is off: it is encrypted.
+    pub fn add_with_encrypted_disk(&mut self, guest: &str) {
+        let second = self.path("second.luks");
+        std::fs::write(&second, vec![0; 1 << 20]).unwrap();
+        let disk = format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'><encryption format='luks'>\
+             <secret type='passphrase' uuid='0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f'/></encryption></source>\
+             <target dev='vdb' bus='virtio'/></disk>",
+            second.display()
+        );
+        self.add(guest, &disk);
+    }
+
     /// Takes a guest away from libvirt; its image stays.
     pub fn undefine(&mut self, guest: &str) {
         self.guests.retain(|(name, _)| name != guest);
