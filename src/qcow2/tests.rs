@@ -185,11 +185,10 @@ fn images_of_other_programs_are_refused() {
     refused(&["create", "-q", "-f", "qcow2", "-o", &option, &path("out"), "4M"], "out", "an external data file");
     refused(&["create", "-q", "-f", "qcow2", "-o", "compat=0.10", &path("old"), "4M"], "old", "another version");
     refused(&["create", "-q", "-f", "qcow2", "-o", "extended_l2=on", &path("sub"), "4M"], "sub", "feature flags");
-    let secret =
-        ["--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"];
-    let image = path("luks");
-    let luks = [&["create", "-q", "-f", "qcow2"], &secret[..], &[&image, "4M"]].concat();
-    refused(&luks, "luks", "encryption");
+    // qemu-img fails at times to measure how long LUKS takes on a busy machine, so its method is put in by hand.
+    let mut luks = fs::read(&base).unwrap();
+    luks[35] = 2;
+    assert!(read_all(&luks).unwrap_err().to_string().contains("encryption"));
     assert!(matches!(Reader::new(&[0; 1 << 16][..]), Err(Error::NotQcow2)));
 }
 

@@ -1,0 +1,70 @@
+//! Owns: a backing chain as the options of QEMU's block layer. Must not: look at the images.
+//!
+//! Every driver and file is named, so that QEMU probes nothing: a guest that writes a qcow2 header into its raw disk could
+//! otherwise have any file of the host read (see QEMU's `docs/system/images.rst` on probing).
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use super::Error;
+use crate::model::{Image, Source};
+
+/// The argument of `--image-opts` for a chain, the nearest image first.
+pub(super) fn options(chain: &[Image], force_share: bool) -> Result<OsString, Error> {
+    let mut list = Vec::new();
+    let mut node = String::new();
+    for image in chain {
+        let (driver, path) = match &image.source {
+            Source::File(path) => ("file", path),
+            Source::Block(path) => ("host_device", path),
+            Source::Network(name) => return Err(Error::Image { image: name.clone() }),
+            Source::None(kind) => return Err(Error::Image { image: format!("a disk of type '{kind}'") }),
+        };
+        push(&mut list, &format!("{node}driver"), image.format.driver().as_ref());
+        push(&mut list, &format!("{node}file.driver"), driver.as_ref());
+        push(&mut list, &format!("{node}file.filename"), path.as_os_str());
+        node.push_str("backing.");
+    }
+    if list.is_empty() {
+        return Err(Error::Image { image: "an empty chain".to_owned() });
+    }
+    if force_share {
+        // The images below inherit it.
+        push(&mut list, "force-share", "on".as_ref());
+    }
+    Ok(OsString::from_vec(list))
+}
+
+/// Adds `key=value`; a comma in a value is doubled.
+fn push(list: &mut Vec<u8>, key: &str, value: &OsStr) {
+    if !list.is_empty() {
+        list.push(b',');
+    }
+    list.extend_from_slice(key.as_bytes());
+    list.push(b'=');
+    for &byte in value.as_bytes() {
+        list.extend(std::iter::repeat_n(byte, if byte == b',' { 2 } else { 1 }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Format;
+
+    #[test]
+    fn every_driver_is_named_and_commas_are_doubled() {
+        let chain = [
+            Image { source: Source::File("/a, b=c".into()), format: Format::Qcow2 },
+            Image { source: Source::Block("/dev/x".into()), format: Format::Raw },
+        ];
+        assert_eq!(
+            options(&chain, true).unwrap(),
+            "driver=qcow2,file.driver=file,file.filename=/a,, b=c,backing.driver=raw,\
+             backing.file.driver=host_device,backing.file.filename=/dev/x,force-share=on"
+        );
+        let remote = Image { source: Source::Network("rbd:pool/x".into()), format: Format::Raw };
+        assert!(matches!(options(&[remote], false), Err(Error::Image { .. })));
+        assert!(matches!(options(&[], false), Err(Error::Image { .. })));
+    }
+}

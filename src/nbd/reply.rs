@@ -1,0 +1,129 @@
+//! Owns: requests and the heads of replies, simple and structured. Must not: keep track of who asked what.
+
+use std::io;
+
+use super::Error;
+use super::wire::Wire;
+
+const REQUEST_MAGIC: u32 = 0x2560_9513;
+const SIMPLE_MAGIC: u32 = 0x6744_6698;
+const STRUCTURED_MAGIC: u32 = 0x668e_33ef;
+
+/// Commands.
+pub(super) const READ: u16 = 0;
+pub(super) const DISCONNECT: u16 = 2;
+pub(super) const BLOCK_STATUS: u16 = 7;
+/// The flag of a read that asks for one piece.
+pub(super) const DF: u16 = 1 << 2;
+
+/// The flag of the last chunk of a reply.
+const DONE: u16 = 1 << 0;
+
+const NONE: u16 = 0;
+const OFFSET_DATA: u16 = 1;
+const OFFSET_HOLE: u16 = 2;
+const STATUS: u16 = 5;
+const ERROR: u16 = (1 << 15) + 1;
+const ERROR_OFFSET: u16 = (1 << 15) + 2;
+/// Set in every kind of chunk that is an error.
+const ANY_ERROR: u16 = 1 << 15;
+
+/// The protocol's bound for messages.
+const MAX_MESSAGE: u32 = 4096;
+
+/// One simple reply, or one chunk of a structured one.
+pub(super) struct Reply {
+    /// The request it belongs to.
+    pub cookie: u64,
+    /// No further chunk follows for this request.
+    pub last: bool,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a reply says. Lengths are the server's: check them against the request before you read.
+pub(super) enum Body {
+    /// It is done; after a read, all its bytes follow on the wire.
+    Simple,
+    /// Nothing.
+    None,
+    /// `length` bytes of the disk follow on the wire.
+    Data { offset: u64, length: u32 },
+    /// So many bytes of the disk are zeros.
+    Hole { offset: u64, length: u32 },
+    /// The status of blocks follows on the wire: `length` bytes, after the id of the context.
+    Status { context: u32, length: u32 },
+    /// It cannot be done.
+    Error { source: io::Error, message: String },
+}
+
+/// Sends a request. `length` is 0 for those that have none.
+pub(super) fn request(
+    wire: &mut Wire,
+    flags: u16,
+    command: u16,
+    cookie: u64,
+    at: u64,
+    length: u32,
+) -> Result<(), Error> {
+    let mut bytes = Vec::with_capacity(28);
+    bytes.extend_from_slice(&REQUEST_MAGIC.to_be_bytes());
+    bytes.extend_from_slice(&flags.to_be_bytes());
+    bytes.extend_from_slice(&command.to_be_bytes());
+    bytes.extend_from_slice(&cookie.to_be_bytes());
+    bytes.extend_from_slice(&at.to_be_bytes());
+    bytes.extend_from_slice(&length.to_be_bytes());
+    wire.write(&bytes)
+}
+
+/// Reads the next reply, without the bytes that its body says follow.
+pub(super) fn next(wire: &mut Wire) -> Result<Reply, Error> {
+    match wire.u32()? {
+        SIMPLE_MAGIC => {
+            let (errno, cookie) = (wire.u32()?, wire.u64()?);
+            let body = match errno {
+                0 => Body::Simple,
+                _ => Body::Error { source: os_error(errno), message: String::new() },
+            };
+            Ok(Reply { cookie, last: true, body })
+        }
+        STRUCTURED_MAGIC => {
+            let (flags, kind, cookie, length) = (wire.u16()?, wire.u16()?, wire.u64()?, wire.u32()?);
+            Ok(Reply { cookie, last: flags & DONE != 0, body: chunk(wire, kind, length)? })
+        }
+        _ => Err(wire.protocol("a reply begins with a wrong number")),
+    }
+}
+
+fn chunk(wire: &mut Wire, kind: u16, length: u32) -> Result<Body, Error> {
+    match (kind, length) {
+        (NONE, 0) => Ok(Body::None),
+        (OFFSET_DATA, 9..) => Ok(Body::Data { offset: wire.u64()?, length: length - 8 }),
+        (OFFSET_HOLE, 12) => Ok(Body::Hole { offset: wire.u64()?, length: wire.u32()? }),
+        (STATUS, 12..) => Ok(Body::Status { context: wire.u32()?, length: length - 4 }),
+        (kind, 6..) if kind & ANY_ERROR != 0 => error(wire, kind, length - 6),
+        _ => Err(wire.protocol("a reply has an unknown kind or a wrong length")),
+    }
+}
+
+/// An error chunk; `rest` is what follows its number and the length of its message.
+fn error(wire: &mut Wire, kind: u16, rest: u32) -> Result<Body, Error> {
+    let source = os_error(wire.u32()?);
+    let message_length = u32::from(wire.u16()?);
+    let known = match kind {
+        ERROR => rest == message_length,
+        ERROR_OFFSET => rest == message_length + 8,
+        _ => rest >= message_length,
+    };
+    if !known || rest > MAX_MESSAGE + 64 {
+        return Err(wire.protocol("an error has a wrong length"));
+    }
+    let message = wire.text(message_length as usize)?;
+    wire.text((rest - message_length) as usize)?;
+    Ok(Body::Error { source, message })
+}
+
+/// NBD's error numbers are those of Linux.
+fn os_error(errno: u32) -> io::Error {
+    io::Error::from_raw_os_error(errno.try_into().unwrap_or(0))
+}

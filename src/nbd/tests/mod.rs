@@ -1,0 +1,19 @@
+//! Owns: the proof that the client reads what QEMU reads, and that no server can harm it or hold it up.
+
+mod fake;
+mod hostile;
+mod real;
+
+use std::time::Duration;
+
+use super::Error;
+use crate::model::Extent;
+
+/// Longer than any healthy server needs, on any machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// For servers that never answer.
+const SHORT: Duration = Duration::from_millis(200);
+
+fn extent(offset: u64, length: u64) -> Extent {
+    Extent { offset, length }
+}
