@@ -1,5 +1,6 @@
 //! kvmbackup: unattended backups of libvirt guests.
 
+pub mod app;
 pub mod archive;
 pub mod cli;
 pub mod config;

@@ -1,3 +1,7 @@
 //! The program: nothing but a call of the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(kvmbackup::cli::main())
+}

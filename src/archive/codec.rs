@@ -69,6 +69,24 @@ impl Packer {
         })
     }
 
+    /// Memory of one context for pieces of [`PIECE`] bytes: measured by `ZSTD_sizeof_CCtx` with zstd 1.5.7, and what
+    /// libdeflate 1.26 allocates.
+    pub(super) fn context_bytes(codec: Codec) -> usize {
+        let kib = match codec {
+            Codec::Zstd(..=2) => 768,
+            Codec::Zstd(3) => 1280,
+            Codec::Zstd(4..=6) => 3072,
+            Codec::Zstd(7..=8) => 5632,
+            Codec::Zstd(9) => 10_752,
+            Codec::Zstd(10..=11) => 20_992,
+            Codec::Zstd(_) => 66_048,
+            Codec::Gzip(..=9) => 1024,
+            Codec::Gzip(_) => 10_240,
+            Codec::None => 0,
+        };
+        kib << 10
+    }
+
     /// Compresses a piece in place: its buffer and this packer's change places, so nothing is copied.
     pub(super) fn pack(&mut self, piece: &mut Vec<u8>) -> io::Result<Entry> {
         let unpacked = size(piece)?;

@@ -17,6 +17,9 @@ use super::table::{self, Entry};
 use super::{Error, MAX_PIECES, PIECE};
 use crate::model::Codec;
 
+/// Memory that buffers and contexts may take.
+const MEMORY: usize = 160 << 20;
+
 /// A piece on its way: compressed, or not yet.
 type Packed = Receiver<io::Result<(Vec<u8>, Entry)>>;
 
@@ -44,10 +47,10 @@ struct Progress {
 }
 
 impl Pipeline {
-    /// Writes at the file's position, which is its start; `threads` of at least 1 compress.
+    /// Writes at the file's position, which is its start. Up to `threads` compress, fewer where a level needs much memory.
     pub(super) fn new(file: File, codec: Codec, threads: usize) -> Result<Pipeline, Error> {
         let compress = |source| Error::Compress { source };
-        let threads = threads.max(1);
+        let threads = threads.clamp(1, affordable_threads(codec));
         // The first context now, so that a bad level is an error at once.
         let packers = Arc::new(Mutex::new(vec![Packer::new(codec).map_err(compress)?]));
         let pool = ThreadPoolBuilder::new()
@@ -150,6 +153,12 @@ impl Drop for Pipeline {
     }
 }
 
+/// Threads that fit in [`MEMORY`]: each has a context, the piece it compresses and a buffer for the result, and two more
+/// pieces are being filled and written.
+fn affordable_threads(codec: Codec) -> usize {
+    (MEMORY - 2 * PIECE) / (2 * PIECE + Packer::context_bytes(codec))
+}
+
 fn write_in_order(mut file: File, pieces: &Receiver<Packed>, give_back: &Sender<Vec<u8>>, progress: &Progress) -> Done {
     let mut entries = Vec::new();
     for packed in pieces {
@@ -170,4 +179,33 @@ fn write_in_order(mut file: File, pieces: &Receiver<Packed>, give_back: &Sender<
         let _ = give_back.send(piece);
     }
     Ok((file, entries))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn memory_bounds_the_threads() {
+        assert_eq!(affordable_threads(Codec::Zstd(3)), 16);
+        assert_eq!(affordable_threads(Codec::Gzip(6)), 16);
+        assert_eq!(affordable_threads(Codec::Zstd(19)), 2);
+    }
+
+    #[test]
+    fn dropping_ends_the_threads() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let reader = std::thread::spawn(move || reader.read_to_end(&mut Vec::new()));
+        let mut pipeline = Pipeline::new(File::from(std::os::fd::OwnedFd::from(writer)), Codec::Zstd(1), 2).unwrap();
+        for _ in 0..10 {
+            let mut piece = pipeline.buffer().unwrap();
+            piece.resize(PIECE, 7);
+            pipeline.push(piece).unwrap();
+        }
+        drop(pipeline);
+        // Ends only when nobody has the file any more.
+        assert!(reader.join().unwrap().unwrap() < 10 * PIECE);
+    }
 }

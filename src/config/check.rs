@@ -75,7 +75,7 @@ fn section(place: &Place<'_>, defaults: &Layer, problems: &mut Problems) -> Opti
         backupdir: backupdir?,
         require_mount: layer.require_mount.unwrap_or(false),
         min_free: layer.min_free.unwrap_or(MinFree::Bytes(0)),
-        state_dir: layer.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/kvmbackup")),
+        state_dir: layer.state_dir.unwrap_or_else(|| PathBuf::from(super::STATE_DIR)),
         libvirt_uri: layer.libvirt_uri.unwrap_or_else(|| "qemu:///system".to_owned()),
         parallel: layer.parallel.unwrap_or(1),
         rules,

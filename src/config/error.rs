@@ -95,13 +95,17 @@ pub(crate) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) 
     if word.len() > LONGEST {
         return None;
     }
-    let lower = word.to_lowercase();
-    words
-        .into_iter()
-        .filter(|candidate| candidate.len() <= LONGEST)
-        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count().min(lower.chars().count()) / 4)
-        .filter(|(distance, candidate)| *distance < candidate.chars().count())
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate.to_owned())
+    let word = word.to_lowercase();
+    let score = |candidate: &str| {
+        let candidate = candidate.to_lowercase();
+        let distance = strsim::damerau_levenshtein(&word, &candidate);
+        let length = candidate.chars().count();
+        let near = distance <= 1 + length.min(word.chars().count()) / 4 && distance < length;
+        // Of two that are as near, the one that begins alike.
+        near.then(|| (distance, 1.0 - strsim::jaro_winkler(&word, &candidate)))
+    };
+    let candidates = words.into_iter().filter(|candidate| candidate.len() <= LONGEST);
+    let scored = candidates.filter_map(|candidate| Some((score(candidate)?, candidate)));
+    let best = scored.min_by(|((d1, s1), _), ((d2, s2), _)| d1.cmp(d2).then(s1.total_cmp(s2)));
+    best.map(|(_, candidate)| candidate.to_owned())
 }

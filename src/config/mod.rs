@@ -28,6 +28,9 @@ use error::Problems;
 /// Bytes of the largest file that is read.
 const SIZE_LIMIT: u64 = 1 << 20;
 
+/// The state folder where the configuration names none.
+pub const STATE_DIR: &str = "/var/lib/kvmbackup";
+
 /// Reads a configuration file and gives the section of `host`, the short host name.
 ///
 /// # Errors

@@ -1,1 +1,228 @@
+//! The configuration as a whole: files that work, and that every key is documented.
 
+mod complaints;
+mod hostile;
+
+use std::path::Path;
+use std::time::Duration;
+
+use chrono::Weekday;
+
+use super::*;
+use crate::model::Codec;
+use crate::retention::Policy;
+
+const DOC: &str = include_str!("../../docs/config.md");
+const EXAMPLE: &str = include_str!("../../packaging/config.example.yml");
+
+fn read(text: &str) -> Settings {
+    parse(text, Path::new("c.yml"), "h").unwrap()
+}
+
+/// The complaints about a file, each a line.
+fn complaints(text: &str) -> Vec<String> {
+    parse(text, Path::new("c.yml"), "h").unwrap_err().to_string().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_file_of_the_script_works_as_it_is() {
+    let text = "
+cloud1 :
+    domains:
+        DockerNode1:
+            day_of_week: [Sun]
+            rotate: 4
+        DockerNode2:
+            day_of_week: [Mon, thu]
+            rotate: 2
+    backupdir: /mnt/cloud/kvm_backup/cloud1
+cloud2 :
+    domains:
+        other:
+            day_of_week: [Fri]
+            rotate: 1
+    backupdir: /mnt/cloud/kvm_backup/cloud2
+";
+    let settings = parse(text, Path::new("c.yml"), "cloud1").unwrap();
+    let domain = |days, last| DomainSettings {
+        days,
+        catch_up: false,
+        retention: Some(Policy::rotate(last)),
+        compression: Codec::Zstd(3),
+        quiesce: Quiesce::Prefer,
+        freeze_timeout: Duration::from_secs(30),
+        method: MethodChoice::Auto,
+        exclude_disks: Vec::new(),
+        overlay_dir: None,
+        scratch_dir: None,
+        allow_plaintext: false,
+    };
+    let rule = |pattern: &str, line, domain| Rule { pattern: pattern.to_owned(), line, domain };
+    assert_eq!(
+        settings,
+        Settings {
+            host: "cloud1".to_owned(),
+            backupdir: "/mnt/cloud/kvm_backup/cloud1".into(),
+            require_mount: false,
+            min_free: MinFree::Bytes(0),
+            state_dir: "/var/lib/kvmbackup".into(),
+            libvirt_uri: "qemu:///system".to_owned(),
+            parallel: 1,
+            rules: vec![
+                rule("DockerNode1", 4, domain(vec![Weekday::Sun], 4)),
+                rule("DockerNode2", 7, domain(vec![Weekday::Mon, Weekday::Thu], 2)),
+            ],
+        }
+    );
+}
+
+#[test]
+fn every_key_is_read() {
+    let settings = read(
+        "
+h:
+  backupdir: /b
+  require_mount: true
+  min_free: 12.5%
+  state_dir: /s
+  libvirt_uri: qemu:///session
+  parallel: 64
+  domains:
+    d:
+      day_of_week: [SUNDAY, mon, Sun]
+      catch_up: True
+      keep: {last: 1, daily: 2, weekly: 3, monthly: 4, yearly: 5}
+      compression: {method: gzip, level: 12}
+      quiesce: never
+      freeze_timeout: 2m
+      method: pull
+      exclude_disks: vdb
+      overlay_dir: /o
+      scratch_dir: /x
+      allow_plaintext: true
+",
+    );
+    assert_eq!(settings.min_free, MinFree::Percent(12.5));
+    assert_eq!((settings.require_mount, settings.parallel), (true, 64));
+    assert_eq!((settings.state_dir.as_path(), &*settings.libvirt_uri), (Path::new("/s"), "qemu:///session"));
+    assert_eq!(
+        settings.rules[0].domain,
+        DomainSettings {
+            days: vec![Weekday::Mon, Weekday::Sun],
+            catch_up: true,
+            retention: Some(Policy { last: 1, daily: 2, weekly: 3, monthly: 4, yearly: 5 }),
+            compression: Codec::Gzip(12),
+            quiesce: Quiesce::Never,
+            freeze_timeout: Duration::from_secs(120),
+            method: MethodChoice::Pull,
+            exclude_disks: vec!["vdb".to_owned()],
+            overlay_dir: Some("/o".into()),
+            scratch_dir: Some("/x".into()),
+            allow_plaintext: true,
+        }
+    );
+}
+
+#[test]
+fn the_nearer_level_wins_key_by_key() {
+    let settings = read(
+        "
+defaults: {day_of_week: daily, keep: {daily: 7}, compression: gzip, parallel: 2, min_free: 1GiB}
+h:
+  backupdir: /b
+  compression: none
+  min_free: 20 GB
+  domains:
+    a: {rotate: 4, day_of_week: Tue}
+    b:
+    c: {compression: {method: zstd}}
+",
+    );
+    let domain = |i: usize| &settings.rules[i].domain;
+    assert_eq!((settings.parallel, settings.min_free), (2, MinFree::Bytes(20_000_000_000)));
+    assert_eq!((domain(0).days.len(), domain(1).days.len()), (1, 7));
+    assert_eq!(domain(0).retention, Some(Policy::rotate(4)));
+    assert_eq!(domain(1).retention, Some(Policy { daily: 7, ..Policy::default() }));
+    assert_eq!([0, 1, 2].map(|i| domain(i).compression), [Codec::None, Codec::None, Codec::Zstd(3)]);
+}
+
+#[test]
+fn names_stay_as_written_and_merge_keys_merge() {
+    let settings = read(
+        "
+h:
+  backupdir: /b
+  domains:
+    007: &base {day_of_week: Sun, rotate: 2}
+    1e3: {<<: *base, rotate: 3}
+    on: *base
+    'a b.ü': *base
+",
+    );
+    let names: Vec<_> = settings.rules.iter().map(|rule| rule.pattern.as_str()).collect();
+    assert_eq!(names, ["007", "1e3", "on", "a b.ü"]);
+    let retention: Vec<_> = settings.rules.iter().map(|rule| rule.domain.retention.unwrap().last).collect();
+    assert_eq!(retention, [2, 3, 2, 2]);
+}
+
+#[test]
+fn an_exact_name_wins_over_globs_and_the_first_glob_over_later_ones() {
+    let settings = read(
+        "
+h:
+  backupdir: /b
+  day_of_week: Sun
+  domains: {'web-*': , 'web-[12]': , web-1: , 'odd[1]': }
+",
+    );
+    let line = |name| settings.rule_for(name).map(|rule| rule.pattern.as_str());
+    assert_eq!(line("web-1"), Some("web-1"));
+    assert_eq!(line("web-2"), Some("web-*"));
+    assert_eq!(line("odd[1]"), Some("odd[1]"));
+    assert_eq!(line("db"), None);
+}
+
+#[test]
+fn windows_line_ends_and_a_byte_order_mark_do_no_harm() {
+    let text = "\u{feff}h:\r\n  backupdir: /b\r\n  domains:\r\n    d: {day_of_week: Sun}\r\n";
+    assert_eq!(read(text).rules[0].line, 4);
+}
+
+#[test]
+fn every_key_is_in_the_documentation_and_in_the_example() {
+    let keys = [keys::HOST_ONLY, keys::HOST, keys::DOMAIN, keys::KEEP, keys::COMPRESSION].concat();
+    for key in keys {
+        assert!(DOC.contains(&format!("`{key}`")) || DOC.contains(&format!("`{key}: N`")), "{key} in docs/config.md");
+        assert!(EXAMPLE.contains(&format!("{key}:")), "{key} in the example");
+    }
+    for key in [keys::HOST_ONLY, keys::HOST, keys::DOMAIN].concat() {
+        assert!(DOC.contains(&format!("\n| `{key}` |")), "{key} has no row in docs/config.md");
+    }
+}
+
+#[test]
+fn the_examples_work() {
+    parse(EXAMPLE, Path::new("config.example.yml"), "cloud1").unwrap();
+    // What is commented out is valid, too.
+    let bare = |line: &str| {
+        if line.starts_with("  ") {
+            line.replacen("  # ", "  ", usize::from(line.trim_start().starts_with('#')))
+        } else {
+            line.to_owned()
+        }
+    };
+    let all: String = EXAMPLE
+        .lines()
+        .map(|line| {
+            bare(line)
+                + "
+"
+        })
+        .collect();
+    parse(&all, Path::new("config.example.yml"), "cloud1").unwrap();
+    let blocks: Vec<_> = DOC.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() >= 4);
+    for block in blocks {
+        parse(block, Path::new("docs/config.md"), "cloud1").unwrap();
+    }
+}

@@ -138,7 +138,7 @@ impl<'a> Capture<'a> {
             chain.extend(disk.backing.iter().cloned());
         }
         let socket = self.sockets.join(format!("{}.sock", disk.target));
-        let server = nbd::Server::start(&chain, &socket, nbd::ServerOptions { force_share, timeout: SERVER_TIMEOUT })?;
+        let server = nbd::Server::start(&chain, &socket, SERVER_TIMEOUT, nbd::Options { force_share })?;
         let client = nbd::Client::connect(server.socket(), "", SERVER_TIMEOUT)?;
         Ok(Reading { client, server: Some(server) })
     }

@@ -64,6 +64,12 @@ pub enum Error {
         /// How long it was tried.
         seconds: u64,
     },
+    /// The target is not mounted.
+    #[error("{}: not on a mounted file system, and `require_mount` is set", path.display())]
+    Target {
+        /// The target.
+        path: PathBuf,
+    },
     /// The target is nearly full.
     #[error("{}: {free} free, less than the {wanted} that `min_free` keeps", path.display())]
     Space {
@@ -182,6 +188,16 @@ impl Error {
         move |source| Error::File { action, path: path.to_owned(), source }
     }
 
+    /// For `map_err`: signals cannot be heard.
+    pub fn signals(error: io::Error) -> Error {
+        Error::Other { message: format!("cannot listen for signals: {error}"), hint: None }
+    }
+
+    /// For `map_err`: a value of ours cannot be written as JSON, or be read again.
+    pub fn json(error: serde_json::Error) -> Error {
+        Error::Other { message: format!("JSON: {error}"), hint: None }
+    }
+
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -194,6 +210,7 @@ impl Error {
                 Some("make room, or keep fewer restore points (`kvmbackup prune --dry-run` shows what goes)".into())
             }
             Error::StillFrozen { .. } => Some("try: virsh domfsthaw DOMAIN; then: kvmbackup recover".into()),
+            Error::Target { .. } => Some("mount the target, and look why it is not mounted".into()),
             Error::Space { .. } => Some("make room, keep fewer restore points, or lower `min_free`".into()),
             Error::OverlaySpace { .. } => Some("make room, or set `overlay_dir` (`scratch_dir` for pull)".into()),
             Error::CommitStalled { .. } => {

@@ -27,5 +27,5 @@ mod settle;
 pub mod verified;
 pub mod verify;
 
-pub use error::Error;
+pub use error::{Error, chain};
 pub use monitor::{Monitor, Silent};

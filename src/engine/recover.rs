@@ -4,9 +4,12 @@
 use super::Error;
 use super::capture::give_back;
 use super::journal::{Journal, Record};
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{self, Hypervisor};
 use crate::model::Failure;
 use crate::sys::durable;
+
+/// Makes a connection to a libvirt of this address.
+pub type Connect = dyn Fn(&str) -> Result<Box<dyn Hypervisor>, hypervisor::Error>;
 
 /// What recovery came to.
 #[derive(Debug, Default)]
@@ -19,17 +22,14 @@ pub struct Recovered {
 
 /// Undoes every entry of the journal. The caller holds the lock, so no entry is of a run that lives.
 ///
-/// `connect` is asked once for each libvirt that entries name.
-pub fn recover<'a>(
-    journal: &Journal,
-    connect: &dyn Fn(&str) -> Result<&'a dyn Hypervisor, crate::hypervisor::Error>,
-) -> Result<Recovered, Error> {
+/// `connect` makes a connection to the libvirt that an entry names.
+pub fn recover(journal: &Journal, connect: &Connect) -> Result<Recovered, Error> {
     let mut recovered = Recovered::default();
     for record in journal.left()? {
         let outcome = record.and_then(|record| {
             let line = describe(&record);
             let hypervisor = connect(&record.entry().libvirt_uri)?;
-            undo(hypervisor, record).map(|()| line)
+            undo(&*hypervisor, record).map(|()| line)
         });
         match outcome {
             Ok(line) => {

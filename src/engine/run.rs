@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::backup::{self, Context};
 use super::journal::Journal;
-use super::{Error, Monitor, recover};
+use super::{Error, Monitor};
 use crate::config::{DomainSettings, Settings};
 use crate::hypervisor::Hypervisor;
 use crate::model::{DomainOutcome, DomainRef, Failure, Outcome, RunReport};
@@ -20,41 +20,32 @@ use crate::sys::space;
 
 /// Who is due, and why; touches nothing.
 pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Request) -> Result<Plan, Error> {
-    let store = Store::open(&settings.backupdir)?;
+    // A target that is not there yet has no points; whether it may be missing is asked when it is written to.
+    let store = Store::open(&settings.backupdir).ok();
     let mut known = Vec::new();
     for (id, state) in hypervisor.domains()? {
-        let points = store.points(&id.name)?;
+        let points = store.as_ref().map_or(Ok(Vec::new()), |store| store.points(&id.name))?;
         let last_point = points.last().map(|point| point.id.time().with_timezone(&Local).date_naive());
         known.push(KnownDomain { id, state, last_point });
     }
     Ok(plan::plan(settings, &known, request, Local::now().date_naive()))
 }
 
-/// Checks that the target is one that may be written to.
-pub fn check_target(settings: &Settings) -> Result<(), Error> {
+/// Checks that the target may be written to, and makes it if it may be made.
+fn open_target(settings: &Settings) -> Result<Store, Error> {
     let dir = &settings.backupdir;
     if settings.require_mount {
         let mounted = space::is_off_root(dir).unwrap_or(false);
         if !mounted {
-            return Err(Error::Other {
-                message: format!("{}: not on a mounted file system, and `require_mount` is set", dir.display()),
-                hint: Some("mount the target, and look why it was not".into()),
-            });
+            return Err(Error::Target { path: dir.clone() });
         }
     }
-    crate::sys::durable::create_private_dir(dir).map_err(Error::file("create the folder", dir))
+    Ok(Store::open_or_create(dir)?)
 }
 
-/// Backs up all that is due. Never fails as a whole: what goes wrong is in the report.
-pub fn run(
-    settings: &Settings,
-    hypervisor: &dyn Hypervisor,
-    journal: &Journal,
-    request: &Request,
-    cancel: &Cancel,
-    monitor: &dyn Monitor,
-) -> Result<RunReport, Error> {
-    let mut report = RunReport {
+/// The report of a run that begins now and has done nothing yet.
+pub fn begin(settings: &Settings) -> RunReport {
+    RunReport {
         schema: RunReport::SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         run_id: Uuid::new_v4(),
@@ -65,13 +56,24 @@ pub fn run(
         not_due: Vec::new(),
         recovered: Vec::new(),
         errors: Vec::new(),
+        leftovers: Vec::new(),
         signal: None,
-    };
-    let recovered = recover::recover(journal, &|_| Ok(hypervisor))?;
-    report.recovered = recovered.done;
-    report.errors = recovered.left;
+    }
+}
+
+/// Backs up all that is due, and tells it in `report`. Fails as a whole only before the first domain; what goes wrong
+/// later is in the report.
+pub fn run(
+    settings: &Settings,
+    hypervisor: &dyn Hypervisor,
+    journal: &Journal,
+    request: &Request,
+    cancel: &Cancel,
+    monitor: &dyn Monitor,
+    report: &mut RunReport,
+) -> Result<(), Error> {
+    let store = open_target(settings)?;
     let plan = plan(settings, hypervisor, request)?;
-    let store = Store::open(&settings.backupdir)?;
     let context = Context {
         settings,
         hypervisor,
@@ -91,16 +93,18 @@ pub fn run(
             _ => {}
         }
     }
+    if !due.is_empty() {
+        backup::check_space(settings)?;
+    }
     report.domains.extend(back_up_all(&context, due));
     report.signal = cancel.signal();
-    report.finished = Utc::now();
-    Ok(report)
+    Ok(())
 }
 
-fn unknown(name: &str, reason: String) -> DomainOutcome {
+fn unknown(name: &str, reason: Failure) -> DomainOutcome {
     let mut outcome = DomainOutcome::new(name, None);
     outcome.outcome = Outcome::Failed;
-    outcome.error = Some(Failure { message: reason, hint: Some("see: virsh list --all".into()) });
+    outcome.error = Some(reason);
     outcome
 }
 

@@ -29,6 +29,8 @@ pub struct RunReport {
     pub recovered: Vec<String>,
     /// What concerns the run and no single domain.
     pub errors: Vec<Failure>,
+    /// What an earlier run left and this one could not put right; the next one tries again.
+    pub leftovers: Vec<Failure>,
     /// The signal that ended it early.
     pub signal: Option<i32>,
 }

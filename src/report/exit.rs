@@ -52,13 +52,17 @@ Exit status:
 /// The number that a run ends with: the worst that happened; a signal before all else.
 pub fn exit_code(report: &RunReport) -> u8 {
     let missing = report.domains.iter().any(|domain| domain.outcome != Outcome::Success);
-    let untidy = report.domains.iter().any(|domain| !domain.leftovers.is_empty());
     match report.signal {
         Some(signal) => ExitCode::of_signal(signal),
         None if missing || !report.errors.is_empty() => ExitCode::Failed.code(),
-        None if untidy => ExitCode::Untidy.code(),
+        None if is_untidy(report) => ExitCode::Untidy.code(),
         None => ExitCode::Good.code(),
     }
+}
+
+/// Whether something of this run or of an earlier one still lies about.
+pub(super) fn is_untidy(report: &RunReport) -> bool {
+    !report.leftovers.is_empty() || report.domains.iter().any(|domain| !domain.leftovers.is_empty())
 }
 
 #[cfg(test)]

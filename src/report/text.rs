@@ -53,10 +53,11 @@ fn headline(page: &mut Page, report: &RunReport) {
 /// What a subject line says: the worst first, in numbers.
 fn verdict(report: &RunReport) -> String {
     let (totals, all) = (report.totals(), report.domains.len());
-    let untidy = report.domains.iter().any(|domain| !domain.leftovers.is_empty());
+    let untidy = super::exit::is_untidy(report);
     let counted = match (totals.failed, totals.partial) {
         (0, 0) if all == 0 && !report.errors.is_empty() => "FAILED".to_owned(),
         (0, 0) if all == 0 && report.signal.is_some() => "nothing done".to_owned(),
+        (0, 0) if all == 0 && untidy => "nothing is due today, but an earlier run is not cleaned up".to_owned(),
         (0, 0) if all == 0 => "nothing is due today".to_owned(),
         (0, 0) if !report.errors.is_empty() => format!("{all} of {all} good, but the run had ERRORS"),
         (0, 0) if untidy => format!("{all} of {all} good, but not all could be cleaned up"),
@@ -181,7 +182,9 @@ fn troubles(page: &mut Page, report: &RunReport) {
         others.filter_map(|domain| Some((domain.domain.clone(), domain.error.clone()?))),
     );
     page.section("DISKS NOT SAVED", Paint::Bad, skipped(report, true));
-    page.section("NOT CLEANED UP (the next run tries again)", Paint::Warn, each(report, |domain| &domain.leftovers));
+    let earlier = report.leftovers.iter().map(|failure| (String::new(), failure.clone()));
+    let leftovers = earlier.chain(each(report, |domain| &domain.leftovers));
+    page.section("NOT CLEANED UP (the next run tries again)", Paint::Warn, leftovers);
     page.section("WARNINGS", Paint::Warn, each(report, |domain| &domain.warnings));
 }
 

@@ -89,7 +89,9 @@ impl Store {
     /// The domains that have a folder here, sorted; there may be no restore point in it.
     pub fn domains(&self) -> Result<Vec<String>, Error> {
         let mut domains = BTreeSet::new();
-        for entry in list(&self.backupdir)?.unwrap_or_default() {
+        // A target that was unmounted meanwhile must not look like an empty one.
+        let gone = || Error::Target { path: self.backupdir.clone(), source: io::ErrorKind::NotFound.into() };
+        for entry in list(&self.backupdir)?.ok_or_else(gone)? {
             let folder = entry.path();
             // A link to a folder is the operator's way to put a domain elsewhere.
             if let Some(component) = entry.file_name().to_str()

@@ -10,13 +10,14 @@ use super::{Guest, try_virsh, virsh};
 pub(super) struct Baseline {
     sources: BTreeMap<String, Option<PathBuf>>,
     files: BTreeSet<PathBuf>,
+    snapshots: String,
 }
 
 impl Baseline {
-    pub(super) fn of(xml: &str) -> Self {
+    pub(super) fn of(xml: &str, name: &str) -> Self {
         let sources = disk_sources(xml);
         let files = files_beside(&sources);
-        Baseline { sources, files }
+        Baseline { sources, files, snapshots: snapshots(name) }
     }
 }
 
@@ -29,28 +30,46 @@ impl Guest {
         let more: Vec<_> = files_beside(&self.baseline.sources).difference(&self.baseline.files).cloned().collect();
         assert!(more.is_empty(), "{name}: files were left beside the images: {more:?}");
         assert_eq!(qemu_nbd_on(&self.baseline.sources), Vec::<String>::new(), "{name}: qemu-nbd still runs");
+        assert_eq!(snapshots(name), self.baseline.snapshots, "{name}: the snapshots changed");
         if self.state() == "shut off" {
             return;
         }
         let xml = self.live_xml();
-        assert_eq!(disk_sources(&xml), self.baseline.sources, "{name}: the running guest's disks changed");
+        assert_eq!(sources_below(&xml), self.baseline.sources, "{name}: the running guest's disks changed");
         assert!(!xml.contains("<mirror"), "{name}: a block job still runs: {xml}");
         let job = virsh(&["domjobinfo", name]);
         assert!(job.contains("None"), "{name}: a job still runs: {job}");
         let has_agent = xml.contains("state='connected'");
         assert!(!has_agent || self.state() != "running" || !self.is_frozen(), "{name}: the file systems are frozen");
-        if let Ok(snapshots) = try_virsh(&["snapshot-list", "--name", name]) {
-            assert_eq!(snapshots.trim(), "", "{name}: snapshots were left");
-        }
     }
 }
 
-/// All files in the folders of the images, but not of devices.
+/// The names of the snapshots that libvirt keeps of a domain.
+fn snapshots(name: &str) -> String {
+    try_virsh(&["snapshot-list", "--name", name]).unwrap_or_default()
+}
+
+/// libvirt's name for the file that takes what a guest writes to a `<transient/>` disk: `IMAGE.TRANSIENT-DOMAIN`.
+const TRANSIENT: &str = ".TRANSIENT-";
+
+/// The source of each disk, or what it lies over when the disk is transient.
+fn sources_below(xml: &str) -> BTreeMap<String, Option<PathBuf>> {
+    let mut sources = disk_sources(xml);
+    for source in sources.values_mut().flatten() {
+        if let Some((image, _)) = source.to_str().and_then(|path| path.split_once(TRANSIENT)) {
+            *source = PathBuf::from(image);
+        }
+    }
+    sources
+}
+
+/// All files in the folders of the images, but not of devices, and without libvirt's for transient disks.
 fn files_beside(sources: &BTreeMap<String, Option<PathBuf>>) -> BTreeSet<PathBuf> {
     let folders: BTreeSet<_> = sources.values().flatten().filter_map(|source| source.parent()).collect();
     let folders = folders.into_iter().filter(|folder| !folder.starts_with("/dev"));
     let entries = folders.flat_map(|folder| std::fs::read_dir(folder).expect("the image folder is there"));
-    entries.map(|entry| entry.expect("the image folder is readable").path()).collect()
+    let files = entries.map(|entry| entry.expect("the image folder is readable").path());
+    files.filter(|file| !file.to_string_lossy().contains(TRANSIENT)).collect()
 }
 
 /// The command lines of `qemu-nbd` processes that name one of these images.

@@ -14,10 +14,14 @@
 mod agent;
 mod builder;
 mod command;
+mod contents;
 mod disk;
 mod domain_xml;
+mod gate;
+mod exact;
 mod guest;
 mod leftovers;
+mod program;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -25,8 +29,13 @@ use std::path::{Path, PathBuf};
 pub use agent::ExecOutput;
 pub use builder::GuestBuilder;
 pub use command::{qemu_img, run, try_run, try_virsh, virsh};
+pub use contents::{Contents, assert_same, sha256};
 pub use disk::{Disk, LUKS_PASSPHRASE, LoopDevice};
+pub use gate::{Call, Gate};
+pub(crate) use exact::by_each_method;
+pub use exact::{Saved, save_contents, save_exactly};
 pub use guest::Guest;
+pub use program::{Program, Ran, Report, Unpacked};
 pub use wait::{BOOT_DEADLINE, DEADLINE, wait_until};
 
 /// A folder for one test's images, backups and configuration. It is removed when dropped: declare it before the guests.

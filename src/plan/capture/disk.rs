@@ -105,6 +105,8 @@ pub(super) fn warning(disk: &Disk, active: bool) -> Option<Failure> {
         ("is encrypted, and its contents lie in the archive unencrypted", Some("keep the target as safe as the disk"))
     } else if disk.transient && active {
         ("is transient: what the guest wrote since its start is not saved", None)
+    } else if disk.shareable && !active {
+        ("is shareable: if another domain writes it while it is read, its contents may not agree", None)
     } else {
         return None;
     };

@@ -106,6 +106,12 @@ fn a_domain_that_is_off_is_read_directly_whatever_the_method() {
 }
 
 #[test]
+fn a_shareable_disk_of_a_domain_that_is_off_may_have_another_writer() {
+    let plan = capture(&off(vec![Disk { shareable: true, ..disk("vdb") }]), &settings()).unwrap();
+    assert!(plan.warnings[0].message.starts_with("disk vdb is shareable: if another domain writes it"));
+}
+
+#[test]
 fn auto_pulls_what_no_snapshot_can_hold_and_says_why() {
     let cases = [
         (Disk { shareable: true, ..disk("vdb") }, "pull: disk vdb is shareable, which a snapshot cannot be"),

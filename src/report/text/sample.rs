@@ -20,6 +20,7 @@ pub fn empty() -> RunReport {
         domains: Vec::new(),
         not_due: vec!["mail".to_owned(), "web-1".to_owned()],
         recovered: Vec::new(),
+        leftovers: Vec::new(),
         errors: Vec::new(),
         signal: None,
     }
@@ -91,6 +92,7 @@ pub fn bad() -> RunReport {
     RunReport {
         domains: vec![saved("DockerNode1"), failed, partial],
         recovered: vec!["web-1: committed vda back to /srv/images/web-1.qcow2".to_owned()],
+        leftovers: Vec::new(),
         errors: vec![failure("entry 'lab-*' matches no domain", Some("config.yml line 12"))],
         ..empty()
     }

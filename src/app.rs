@@ -1,0 +1,102 @@
+//! Owns: putting the real parts together: settings, lock, journal, libvirt. The only place that names every adapter.
+//! Must not: print, or do a command's work.
+
+use std::path::Path;
+
+use crate::cli::args::Global;
+use crate::config::{self, Settings};
+use crate::engine;
+use crate::engine::journal::Journal;
+use crate::hypervisor::{self, Hypervisor, Libvirt};
+use crate::report::ExitCode;
+use crate::sys::lock::{self, Lock, Refused};
+use crate::sys::{durable, host};
+
+/// Why a command could not even begin, or how it failed as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] config::Errors),
+    /// Another run is at work.
+    #[error("another run holds the lock {} ({holder})", path.display())]
+    Locked {
+        /// The lock.
+        path: std::path::PathBuf,
+        /// Who holds it.
+        holder: String,
+    },
+    /// libvirt cannot be reached.
+    #[error(transparent)]
+    Hypervisor(#[from] hypervisor::Error),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+}
+
+impl Error {
+    /// The exit code by the contract.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Config(_) => ExitCode::Usage.code(),
+            Error::Locked { .. } => ExitCode::Locked.code(),
+            Error::Hypervisor(error) => hypervisor_code(error),
+            Error::Engine(engine::Error::Hypervisor(error)) => hypervisor_code(error),
+            Error::Engine(engine::Error::Cancelled(signal)) => ExitCode::of_signal(*signal),
+            Error::Engine(engine::Error::Store(_) | engine::Error::Target { .. } | engine::Error::Space { .. }) => {
+                ExitCode::Target.code()
+            }
+            Error::Engine(_) => ExitCode::Failed.code(),
+        }
+    }
+
+    /// What the operator can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Config(_) => None,
+            Error::Locked { .. } => {
+                Some("wait for it, or look what it does; a lock ends with its process, it is never stale".into())
+            }
+            Error::Hypervisor(error) => error.hint(),
+            Error::Engine(error) => error.hint(),
+        }
+    }
+}
+
+fn hypervisor_code(error: &hypervisor::Error) -> u8 {
+    match error.kind() {
+        hypervisor::Kind::Unreachable => ExitCode::Hypervisor.code(),
+        _ => ExitCode::Failed.code(),
+    }
+}
+
+/// Reads this host's settings.
+pub fn settings(global: &Global) -> Result<Settings, Error> {
+    let host = global.host.clone().unwrap_or_else(host::short_name);
+    Ok(config::load(&global.config, &host)?)
+}
+
+/// Takes the lock of a state folder, which is made if it is not there.
+pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
+    durable::create_private_dir(state_dir).map_err(engine::Error::file("create the folder", state_dir))?;
+    let path = state_dir.join("lock");
+    lock::take(&path).map_err(|refused| match refused {
+        Refused::Held(holder) => Error::Locked { path, holder },
+        Refused::Io(source) => engine::Error::file("lock", &path)(source).into(),
+    })
+}
+
+/// Opens the journal of a state folder.
+pub fn journal(state_dir: &Path) -> Result<Journal, Error> {
+    Ok(Journal::open(state_dir)?)
+}
+
+/// Connects to libvirt, for recovery.
+pub fn connect(uri: &str) -> Result<Box<dyn Hypervisor>, hypervisor::Error> {
+    Ok(Box::new(Libvirt::connect(uri)?))
+}
+
+/// Connects to libvirt.
+pub fn libvirt(uri: &str) -> Result<Libvirt, Error> {
+    Ok(Libvirt::connect(uri)?)
+}

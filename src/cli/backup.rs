@@ -1,0 +1,119 @@
+//! Owns: the command `backup`. Must not: be needed for a backup to be right; the engine is.
+
+use std::io::IsTerminal;
+
+use chrono::Utc;
+
+use super::args::{Backup, Global};
+use super::progress::Bars;
+use super::{colour, print};
+use crate::app;
+use crate::config::Settings;
+use crate::engine::journal::Journal;
+use crate::engine::{self, Monitor, Silent, recover, run};
+use crate::model::{Failure, RunReport};
+use crate::plan::{Decision, Plan, Request};
+use crate::report;
+use crate::report::table::{Table, printable};
+use crate::sys::durable;
+use crate::sys::signals::Cancel;
+
+pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
+    let settings = app::settings(global)?;
+    let request = Request { force: words.options.force, domains: words.domains.clone() };
+    if words.options.dry_run {
+        let hypervisor = app::libvirt(&settings.libvirt_uri)?;
+        let plan = run::plan(&settings, &hypervisor, &request)?;
+        print(&if words.options.json { plan_json(&plan) } else { plan_text(&plan) });
+        let unknown = plan.entries.iter().any(|entry| matches!(entry.decision, Decision::Unknown(_)));
+        return Ok(if unknown { report::ExitCode::Failed } else { report::ExitCode::Good }.code());
+    }
+    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    let _lock = app::lock(&settings.state_dir)?;
+    let journal = app::journal(&settings.state_dir)?;
+    let bars = Bars::new();
+    let silent = global.quiet || words.options.json || !std::io::stderr().is_terminal();
+    let monitor: &dyn Monitor = if silent { &Silent } else { &bars };
+
+    let mut done = run::begin(&settings);
+    let failed = back_up(&settings, &journal, &request, &cancel, monitor, &mut done).err();
+    if let Some(error) = &failed {
+        done.errors.push(Failure { message: engine::chain(error), hint: error.hint() });
+    }
+    done.finished = Utc::now();
+    let code = failed.map_or_else(|| report::exit_code(&done), |error| error.exit_code());
+    tell(&settings, &done, code, global.quiet, words.options.json)
+}
+
+/// The run itself. Whatever happens, what was done before it is in `done`.
+fn back_up(
+    settings: &Settings,
+    journal: &Journal,
+    request: &Request,
+    cancel: &Cancel,
+    monitor: &dyn Monitor,
+    done: &mut RunReport,
+) -> Result<(), app::Error> {
+    let recovered = recover::recover(journal, &app::connect)?;
+    done.recovered = recovered.done;
+    done.leftovers = recovered.left;
+    let hypervisor = app::libvirt(&settings.libvirt_uri)?;
+    Ok(run::run(settings, &hypervisor, journal, request, cancel, monitor, done)?)
+}
+
+/// Prints the report and keeps it for `kvmbackup report`; the exit code.
+fn tell(settings: &Settings, done: &RunReport, code: u8, quiet: bool, as_json: bool) -> Result<u8, app::Error> {
+    let json = report::json(done).map_err(engine::Error::json)?;
+    if as_json {
+        print(&json);
+    } else if !quiet || code != 0 {
+        print(&report::text(done, colour()));
+    }
+    let path = settings.state_dir.join(super::report::LAST);
+    match durable::write(&path, json.as_bytes()).map_err(engine::Error::file("write the report", &path)) {
+        Ok(()) => Ok(code),
+        Err(error) => {
+            super::print_error(&error.into());
+            Ok(if code == 0 { report::ExitCode::Untidy.code() } else { code })
+        }
+    }
+}
+
+fn plan_text(plan: &Plan) -> String {
+    let mut table = Table::new(&["DOMAIN", "DECISION"]);
+    for entry in &plan.entries {
+        table.row([printable(&entry.name), printable(&decision(&entry.decision).1)]);
+    }
+    let mut text = table.lines().join("\n");
+    if text.is_empty() {
+        text.push_str("the configuration names no domain, and libvirt knows none");
+    }
+    text.push('\n');
+    text
+}
+
+fn plan_json(plan: &Plan) -> String {
+    let entries: Vec<_> = plan
+        .entries
+        .iter()
+        .map(|entry| {
+            let (word, reason) = decision(&entry.decision);
+            serde_json::json!({
+                "domain": entry.name,
+                "uuid": entry.domain.as_ref().map(|domain| domain.uuid),
+                "decision": word,
+                "reason": reason,
+            })
+        })
+        .collect();
+    format!("{:#}\n", serde_json::json!({ "schema": 1, "plan": entries }))
+}
+
+fn decision(decision: &Decision) -> (&'static str, String) {
+    match decision {
+        Decision::Due(reason) => ("due", reason.clone()),
+        Decision::NotDue(reason) => ("not-due", reason.clone()),
+        Decision::NotSelected(reason) => ("not-selected", reason.clone()),
+        Decision::Unknown(reason) => ("unknown", reason.message.clone()),
+    }
+}

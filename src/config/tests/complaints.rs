@@ -1,0 +1,172 @@
+//! The exact text of every complaint.
+
+use std::path::Path;
+
+use super::super::*;
+use super::complaints;
+
+/// The complaints about some lines of a domain, without the place.
+fn about(lines: &str) -> Vec<String> {
+    let lines = lines.replace('\n', "\n      ");
+    let text = format!("h:\n  backupdir: /b\n  day_of_week: Sun\n  domains:\n    d:\n      {lines}\n");
+    complaints(&text).into_iter().map(|line| line.splitn(3, ':').last().unwrap().trim().to_owned()).collect()
+}
+
+#[test]
+fn all_problems_are_named_at_once() {
+    let text = "\
+defaults:
+  backupdir: /b
+  compresion: zstd
+h:
+  backupdir: mnt/b
+  parallel: 65
+  quiesce: perhaps
+  hooks: []
+  domains:
+    web1:
+      day_of_week: [Sonday, Mon]
+      rotate: 0
+      rotat: 3
+    web.2:
+      rotate: 3
+      keep: {last: 2, dayly: 7}
+      min_free: 10%
+    web1: {}
+other:
+  domains: {a: {day_of_week: Sun, method: snap}}
+";
+    let all = "day_of_week, catch_up, rotate, keep, compression, quiesce, freeze_timeout, method, exclude_disks, \
+               overlay_dir, scratch_dir, allow_plaintext";
+    let host = "require_mount, min_free, state_dir, libvirt_uri, parallel";
+    assert_eq!(
+        complaints(text),
+        [
+            "c.yml:2: defaults.backupdir: does not belong to `defaults`, but to a host section",
+            &format!("c.yml:3: defaults.compresion: unknown key; valid: {host}, {all}; did you mean `compression`?"),
+            "c.yml:5: h.backupdir: bad path \"mnt/b\"; valid: an absolute path",
+            "c.yml:6: h.parallel: bad number \"65\"; valid: a whole number from 1 to 64",
+            "c.yml:7: h.quiesce: bad value \"perhaps\"; valid: require, prefer, never",
+            "c.yml:8: h.hooks: not supported by this version",
+            "c.yml:11: h.domains.web1.day_of_week: bad day \"Sonday\"; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their \
+             long names, daily; did you mean `Sunday`?",
+            "c.yml:12: h.domains.web1.rotate: bad number \"0\"; valid: a whole number from 1",
+            &format!("c.yml:13: h.domains.web1.rotat: unknown key; valid: {all}; did you mean `rotate`?"),
+            "c.yml:14: h.domains.\"web.2\": `day_of_week` is missing here, in the host's section and in `defaults`; \
+             valid: days as Mon or Sunday, or daily",
+            "c.yml:15: h.domains.\"web.2\".rotate: stands beside `keep` of line 16; only one of them can hold; valid: \
+             `rotate` or `keep`",
+            "c.yml:16: h.domains.\"web.2\".keep.dayly: unknown key; valid: last, daily, weekly, monthly, yearly; did you \
+             mean `daily`?",
+            "c.yml:17: h.domains.\"web.2\".min_free: does not belong to a domain, but to `defaults` or a host section",
+            "c.yml:18: h.domains.web1: is given twice; first on line 10",
+            "c.yml:19: other: `backupdir` is missing; valid: an absolute path",
+            "c.yml:20: other.domains.a.method: bad value \"snap\"; valid: auto, snapshot, pull",
+        ]
+    );
+}
+
+#[test]
+fn bad_values_say_what_is_valid() {
+    let time = "valid: a number with its unit, from 1s to 1h, as 30s or 2m";
+    let cases = [
+        ("rotate: many", "rotate: bad number \"many\"; valid: a whole number from 1".to_owned()),
+        ("rotate: -1", "rotate: bad number \"-1\"; valid: a whole number from 1".to_owned()),
+        ("rotate: 4294967296", "rotate: bad number \"4294967296\"; valid: a whole number from 1".to_owned()),
+        ("rotate: '4'", "rotate: bad number \"4\"; valid: a whole number from 1".to_owned()),
+        ("rotate:", "rotate: has no value".to_owned()),
+        ("rotate: [4]", "rotate: must be one value, not a list".to_owned()),
+        ("freeze_timeout: 30", format!("freeze_timeout: bad time \"30\"; {time}")),
+        ("freeze_timeout: 0s", format!("freeze_timeout: bad time \"0s\"; {time}")),
+        (
+            "freeze_timeout: 99999999999999999999h",
+            format!("freeze_timeout: bad time \"99999999999999999999h\"; {time}"),
+        ),
+        ("method: pul", "method: bad value \"pul\"; valid: auto, snapshot, pull; did you mean `pull`?".to_owned()),
+        ("catch_up: ja", "catch_up: bad value \"ja\"; valid: true, false".to_owned()),
+        ("overlay_dir: ''", "overlay_dir: is empty".to_owned()),
+        (
+            "keep: {last: 0}",
+            "keep: would keep nothing; valid: one of last, daily, weekly, monthly, yearly above 0".to_owned(),
+        ),
+        ("keep: 4", "keep: must be a mapping (`key: value` lines below it)".to_owned()),
+        (
+            "day_of_week: []",
+            "day_of_week: names no day; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their long names, daily".to_owned(),
+        ),
+        (
+            "compression: zst",
+            "compression: bad value \"zst\"; valid: zstd, gzip, none; did you mean `zstd`?".to_owned(),
+        ),
+        ("compression: {level: 3}", "compression: `method` is missing; valid: zstd, gzip, none".to_owned()),
+        (
+            "compression: {method: zstd, level: 20}",
+            "compression.level: bad number \"20\"; valid: a whole number from 1 to 19".to_owned(),
+        ),
+        ("compression: {method: none, level: 1}", "compression.level: compression `none` has no level".to_owned()),
+    ];
+    for (line, complaint) in cases {
+        assert_eq!(about(line), [format!("h.domains.d.{complaint}")], "{line}");
+    }
+    let host =
+        |line: &str| complaints(&format!("h:\n  backupdir: /b\n  {line}\n  domains: {{d: {{day_of_week: Sun}}}}\n"));
+    for amount in ["10 %%", "101%", "-1%", "1.5GB", "10Q", "NaN%", "99999999TB", "GB"] {
+        let start =
+            format!("c.yml:3: h.min_free: bad amount {amount:?}; valid: a share from 0% to 100%, or whole bytes");
+        assert!(host(&format!("min_free: '{amount}'"))[0].starts_with(&start), "{amount}");
+    }
+}
+
+#[test]
+fn a_missing_section_names_those_that_exist() {
+    let section = |name: &str| format!("{name}: {{backupdir: /b, domains: {{d: {{day_of_week: Sun}}}}}}\n");
+    assert_eq!(
+        complaints(&(section("cloud1") + &section("H"))),
+        ["c.yml:1: no section for the host `h`; valid: cloud1, H; did you mean `H`?"].map(str::to_owned)
+    );
+    let error = parse(&section("cloud1"), Path::new("c.yml"), "cloud2").unwrap_err();
+    assert_eq!(error.to_string(), "c.yml:1: no section for the host `cloud2`; valid: cloud1; did you mean `cloud1`?");
+    assert_eq!(complaints(""), ["c.yml:1: no section for the host `h`"]);
+    assert_eq!(
+        complaints("h:\n"),
+        ["c.yml:1: h: `backupdir` is missing; valid: an absolute path", "c.yml:1: h: `domains` is missing",]
+    );
+    assert_eq!(complaints("h: {backupdir: /b, domains: }\n"), ["c.yml:1: h.domains: names no domain"]);
+    assert_eq!(
+        complaints("h: {backupdir: /b, domains: [a]}\n"),
+        ["c.yml:1: h.domains: must be a mapping (`key: value` lines below it)"]
+    );
+    assert_eq!(complaints("- h\n")[0], "c.yml:1: must be a mapping (`key: value` lines below it)");
+}
+
+#[test]
+fn broken_yaml_names_its_line() {
+    for (text, line) in [
+        ("h:\n  a: [1\n", 3),
+        ("h:\n\ta: 1\n", 2),
+        ("h:\n  a: 'x\n", 2),
+        ("h: 1\n---\nh: 2\n", 2),
+        ("h:\n  a: !tag 1\n", 2),
+        ("h:\n  [a]: 1\n", 2),
+        ("h:\n  a: *none\n", 2),
+        ("h: &h\n  a: *h\n", 2),
+    ] {
+        let start = format!("c.yml:{line}: not valid YAML: ");
+        let complaint = complaints(text).remove(0);
+        assert!(complaint.starts_with(&start) && complaint.len() > start.len(), "{text:?}: {complaint}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.yml");
+    let load = || load(&file, "h").unwrap_err().to_string().replace(&file.display().to_string(), "F");
+    assert_eq!(load(), "F: cannot be read: No such file or directory (os error 2)");
+    std::fs::write(&file, b"h:\n  a: \xff\n").unwrap();
+    assert_eq!(load(), "F:2: not valid UTF-8");
+    std::fs::write(&file, vec![b'#'; 2 << 20]).unwrap();
+    assert_eq!(load(), "F: is larger than 1 MiB");
+    std::fs::write(&file, "h: {backupdir: /b, domains: {d: {day_of_week: Sun}}}").unwrap();
+    assert_eq!(super::load(&file, "h").unwrap().host, "h");
+}

@@ -1,0 +1,88 @@
+//! What the disks of a guest hold at one moment, copied by `qemu-img`: what a backup of that moment is compared with.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{Guest, Lab, Unpacked, qemu_img, run};
+
+/// Copies of disks of a guest that stands still: it is off, or its CPU is.
+pub struct Contents {
+    folder: PathBuf,
+    copies: BTreeMap<String, PathBuf>,
+    /// The path and the format of images that the guest's XML does not name.
+    named: BTreeMap<String, (PathBuf, String)>,
+}
+
+impl Contents {
+    /// Copies these disks.
+    pub fn of(lab: &Lab, guest: &Guest, targets: &[&str]) -> Self {
+        let folder = lab.path("contents").join(guest.name());
+        std::fs::create_dir_all(&folder).expect("cannot make a folder");
+        let mut contents = Contents { folder, copies: BTreeMap::new(), named: BTreeMap::new() };
+        for target in targets {
+            let copy = contents.folder.join(target);
+            guest.copy_contents(target, &copy);
+            contents.copies.insert((*target).to_owned(), copy);
+        }
+        contents
+    }
+
+    /// Copies a disk whose image the guest's XML does not name: a volume of a pool, or one on the network.
+    pub fn add(&mut self, target: &str, image: &Path, format: &str) {
+        let copy = self.folder.join(target);
+        convert(image, format, &copy);
+        self.copies.insert(target.to_owned(), copy);
+        self.named.insert(target.to_owned(), (image.to_owned(), format.to_owned()));
+    }
+
+    /// Takes in the copies of another moment.
+    pub fn join(&mut self, other: &Contents) {
+        self.copies.extend(other.copies.clone());
+    }
+
+    /// Panics unless an archive holds these disks and no other, each of the same size and contents.
+    pub fn assert_saved_in(&self, archive: &Unpacked) {
+        let saved: Vec<_> = archive.members().into_iter().filter(|member| member.starts_with("disks/")).collect();
+        let expected: Vec<_> = self.copies.keys().map(|target| format!("disks/{target}.qcow2")).collect();
+        assert_eq!(saved, expected, "the disks in the archive");
+        for (target, copy) in &self.copies {
+            assert_same(copy, "raw", &archive.disk(target), "qcow2");
+        }
+    }
+
+    /// Panics unless the guest's disks hold this still. It must stand still, or be off.
+    pub fn assert_still_on(&self, guest: &Guest) {
+        let now = self.folder.join("now");
+        for (target, copy) in &self.copies {
+            match self.named.get(target) {
+                Some((image, format)) => convert(image, format, &now),
+                None => guest.copy_contents(target, &now),
+            }
+            assert_same(copy, "raw", &now, "raw");
+        }
+    }
+}
+
+fn convert(image: &Path, format: &str, copy: &Path) {
+    let [image, copy] = [image, copy].map(|path| path.to_str().expect("paths are UTF-8"));
+    qemu_img(&["convert", "-U", "-f", format, "-O", "raw", image, copy]);
+}
+
+/// Panics unless two images have the same size and contents as the guest sees them.
+pub fn assert_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
+    let [a, b] = [a, b].map(|path| path.to_str().expect("paths are UTF-8"));
+    let size = |path, format| {
+        let info = qemu_img(&["info", "--output=json", "-U", "-f", format, path]);
+        let info: serde_json::Value = serde_json::from_str(&info).expect("qemu-img speaks JSON");
+        info["virtual-size"].as_u64().expect("an image has a size")
+    };
+    assert_eq!(size(a, a_format), size(b, b_format), "the sizes of {a} and {b}");
+    // Without `-s`: where the bytes are allocated is no concern of the guest.
+    qemu_img(&["compare", "-q", "-U", "-f", a_format, "-F", b_format, a, b]);
+}
+
+/// The SHA-256 of a file's bytes.
+pub fn sha256(path: &Path) -> String {
+    let line = run("sha256sum", &["--binary".as_ref(), path.as_os_str()]);
+    line.split(' ').next().unwrap_or_default().to_owned()
+}
