@@ -102,7 +102,7 @@ fn rotate_points(
     now: DateTime<Local>,
     dry_run: bool,
 ) -> Rotation {
-    let judged = judge(&present, policy, now, |point| damage(point, verified));
+    let judged = judge(&present, policy, now, |point| worth(point, verified));
     let remove = |(point, mut judged): (&Point, Judged)| {
         if !judged.keep && !dry_run {
             match store.remove(point) {
@@ -116,43 +116,52 @@ fn rotate_points(
     Rotation { domain: domain.to_owned(), points, note: None }
 }
 
+/// What a point is worth to retention.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Worth {
+    /// It holds all that was to be saved.
+    Whole,
+    /// A disk is missing against the operator's will.
+    Partial,
+    /// It is not judged by the rules, and stays, for this reason.
+    Exempt(&'static str),
+}
+
 /// Judges points, given oldest first; the judgements come newest first. Only good points count: a damaged one neither fills
 /// a place among those that stay, nor goes, for somebody may still get something out of it.
-fn judge(
-    present: &[Point],
-    policy: &Policy,
-    now: DateTime<Local>,
-    damage: impl Fn(&Point) -> Option<&'static str>,
-) -> Vec<Judged> {
-    let exempt: Vec<Option<&str>> = present.iter().map(exemption(damage)).collect();
-    let good = present.iter().zip(&exempt).filter(|(_, exempt)| exempt.is_none());
-    let good: Vec<PointId> = good.map(|(point, _)| point.id).collect();
-    let verdicts = retention::apply(policy, &good, now);
-    let judged = present.iter().zip(exempt).rev().map(|(point, exempt)| {
+fn judge(present: &[Point], policy: &Policy, now: DateTime<Local>, worth: impl Fn(&Point) -> Worth) -> Vec<Judged> {
+    let worth: Vec<(&Point, Worth)> = present.iter().map(|point| (point, worth(point))).collect();
+    let good = worth.iter().filter(|(_, worth)| matches!(worth, Worth::Whole | Worth::Partial));
+    let verdicts = retention::apply(policy, &good.map(|(point, _)| point.id).collect::<Vec<_>>(), now);
+    let last_whole = worth.iter().rev().find(|(_, worth)| *worth == Worth::Whole).map(|(point, _)| point.id);
+    let judged = worth.iter().rev().map(|(point, worth)| {
         let verdict = verdicts.iter().find(|verdict| verdict.point == point.id);
-        let (keep, reasons) = match (exempt, verdict) {
-            (None, Some(verdict)) => (verdict.keep, verdict.reasons.clone()),
-            (exempt, _) => (true, vec![exempt.unwrap_or("not judged").to_owned()]),
+        let (keep, reasons) = match (worth, verdict) {
+            (Worth::Exempt(why), _) => (true, vec![(*why).to_owned()]),
+            (_, Some(verdict)) if !verdict.keep && last_whole == Some(point.id) => {
+                (true, vec!["the last one with every disk".to_owned()])
+            }
+            (_, Some(verdict)) => (verdict.keep, verdict.reasons.clone()),
+            (_, None) => (true, vec!["not judged".to_owned()]),
         };
         Judged { id: point.id, stored_bytes: point.bytes, keep, reasons, removed: false, failure: None }
     });
     judged.collect()
 }
 
-/// Why a point is not judged by the rules.
-fn exemption(damage: impl Fn(&Point) -> Option<&'static str>) -> impl Fn(&Point) -> Option<&'static str> {
-    move |point| match point.origin {
-        Origin::Seed { .. } => Some("made by the seed script: never removed"),
-        Origin::Kvmbackup => damage(point),
+/// Reads the manifest, and no disk data.
+fn worth(point: &Point, verified: &Verified) -> Worth {
+    if point.origin != Origin::Kvmbackup {
+        return Worth::Exempt("made by the seed script: never removed");
     }
-}
-
-/// Whether the point is known to be bad. Reads its manifest, and no disk data.
-fn damage(point: &Point, verified: &Verified) -> Option<&'static str> {
     if verified.is_damaged(point) {
-        return Some("damaged, as its last check found: look at it, then remove it yourself");
+        return Worth::Exempt("damaged, as its last check found: look at it, then remove it yourself");
     }
-    points::open(point).is_err().then_some("damaged: its manifest cannot be read; look at it, then remove it yourself")
+    match points::open(point) {
+        Ok((_, manifest)) if manifest.skipped.iter().any(|disk| disk.missed) => Worth::Partial,
+        Ok(_) => Worth::Whole,
+        Err(_) => Worth::Exempt("damaged: its manifest cannot be read; look at it, then remove it yourself"),
+    }
 }
 
 fn untouched(domain: &str, present: Vec<Point>, why: &str) -> Rotation {
@@ -224,6 +233,29 @@ mod tests {
         let verified = Verified::load(&fixture.path("state")).unwrap();
         let rotation = rotate(&fixture.store, &verified, DOMAIN, &Policy::rotate(1), now()).unwrap();
         assert!(rotation.points.iter().all(|judged| judged.keep), "{rotation:?}");
+    }
+
+    #[test]
+    fn the_last_point_with_every_disk_stays() {
+        let fixture = Fixture::new();
+        fixture.point("2026-11-19T02:00:00Z", Codec::None, &[]);
+        fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);
+        for day in 21..24 {
+            let lacks = |manifest: &mut crate::archive::Manifest| manifest.skipped[0].missed = true;
+            fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[], "<domain/>", lacks);
+        }
+        let verified = Verified::load(&fixture.path("state")).unwrap();
+        let rotation = rotate(&fixture.store, &verified, DOMAIN, &Policy::rotate(2), now()).unwrap();
+        assert_eq!(
+            lines(&rotation),
+            [
+                "+ 20261123T020000Z last 1 of 2",
+                "+ 20261122T020000Z last 2 of 2",
+                "- 20261121T020000Z no rule keeps it",
+                "+ 20261120T020000Z the last one with every disk",
+                "- 20261119T020000Z no rule keeps it",
+            ]
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Owns: the check of every byte of restore points, and the record of it. Must not: write anything but that record.
 
-use std::io::{self, Read};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use super::points::{self, When};
 use super::verified::Verified;
 use super::{Error, Monitor};
 use crate::archive::{Archive, seed::Seed};
-use crate::model::{Failure, PointId};
+use crate::model::{DomainOutcome, Failure, PointId};
 use crate::store::{Origin, Point, Store};
 use crate::sys::host;
 use crate::sys::signals::Cancel;
@@ -89,7 +89,9 @@ pub fn verify(
     let mut results = Vec::new();
     for (present, wanted) in chosen {
         for point in wanted {
-            let result = check(&point, monitor, cancel)?;
+            let result = check(&point, monitor, cancel);
+            monitor.done(&DomainOutcome::new(&point.domain, None));
+            let result = result?;
             if result.verdict != Verdict::Unchecked {
                 verified.record(&point, &present, result.verdict == Verdict::Good)?;
             }
