@@ -1,0 +1,155 @@
+//! Stands between kvmbackup and libvirtd, on libvirtd's unix socket, and holds one call back: so a test stops the
+//! program right before that call, for sure, and looks, kills it, or lets it go on.
+//!
+//! The wire format is in libvirt's documentation, "libvirt RPC infrastructure" (<https://libvirt.org/kbase/internals/rpc.html>):
+//! a packet is its length, program, version, procedure, type, serial and status, 32 bits each, then the payload.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+use super::{DEADLINE, Lab, wait_until};
+
+const LIBVIRTD: &str = "/run/libvirt/libvirt-sock";
+/// The program of the calls below (`REMOTE_PROGRAM`).
+const REMOTE: u32 = 0x2000_8086;
+
+/// A call that can be held back, by its number in libvirt's `remote_protocol.x`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// `virDomainAbortJob`: ends a pull job.
+    EndPull = 164,
+    /// `virDomainSnapshotCreateXML`; by then the guest is frozen.
+    Snapshot = 185,
+    /// `virDomainBlockJobAbort`: the pivot at the end of a commit.
+    Pivot = 237,
+    /// `virDomainBlockCommit`: the disks have been read.
+    Commit = 290,
+    /// `virDomainFSThaw`
+    Thaw = 336,
+    /// `virDomainDefineXML`
+    Define = 11,
+    /// `virDomainBackupBegin`
+    BeginPull = 421,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The next such call is held back.
+    Armed(Call),
+    /// It was made, and has not reached libvirtd.
+    Holding,
+    /// Every call passes.
+    Open,
+    /// The connection of the call that was held is closed; every later call passes.
+    Cut,
+}
+
+/// The way to libvirtd.
+pub struct Gate {
+    socket: PathBuf,
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+impl Gate {
+    /// Opens the way; every call passes until [`Gate::hold`].
+    pub fn new(lab: &Lab) -> Self {
+        let socket = lab.path("gate.sock");
+        let listener = UnixListener::bind(&socket).expect("cannot listen");
+        let state = Arc::new((Mutex::new(State::Open), Condvar::new()));
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(server) = UnixStream::connect(LIBVIRTD) else { break };
+                let answers = (server.try_clone().expect("cannot copy"), client.try_clone().expect("cannot copy"));
+                thread::spawn(move || copy(answers.0, answers.1));
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || forward(client, server, &shared));
+            }
+        });
+        Gate { socket, state }
+    }
+
+    /// The libvirt address that leads through here.
+    pub fn uri(&self) -> String {
+        format!("qemu+unix:///system?socket={}", self.socket.display())
+    }
+
+    /// Holds back the next call of this kind.
+    pub fn hold(&self, call: Call) {
+        self.set(State::Armed(call));
+    }
+
+    /// Waits until the call was made.
+    pub fn wait(&self, run: &mut Child) {
+        wait_until(DEADLINE, "the call to be held back", || {
+            let ended = run.try_wait().expect("a child can be asked");
+            let held = self.get() == State::Holding;
+            assert!(held || ended.is_none(), "the program has ended before: {ended:?}, {:?}", self.get());
+            held
+        });
+    }
+
+    /// Lets the call and all others pass.
+    pub fn open(&self) {
+        self.set(State::Open);
+    }
+
+    /// Kills the program; the call never reaches libvirtd.
+    pub fn kill(&self, run: &mut Child) {
+        run.kill().expect("cannot kill");
+        run.wait().expect("cannot wait");
+        self.set(State::Cut);
+    }
+
+    fn get(&self) -> State {
+        *self.state.0.lock().expect("no holder panics")
+    }
+
+    fn set(&self, state: State) {
+        *self.state.0.lock().expect("no holder panics") = state;
+        self.state.1.notify_all();
+    }
+}
+
+fn copy(mut from: UnixStream, mut to: UnixStream) {
+    let _ = std::io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+fn forward(mut client: UnixStream, mut server: UnixStream, gate: &(Mutex<State>, Condvar)) {
+    while let Some(packet) = packet(&mut client) {
+        if passes(&packet, gate) && server.write_all(&packet).is_ok() {
+            continue;
+        }
+        break;
+    }
+    let _ = server.shutdown(Shutdown::Both);
+}
+
+fn packet(client: &mut UnixStream) -> Option<Vec<u8>> {
+    let mut packet = vec![0; 4];
+    client.read_exact(&mut packet).ok()?;
+    let length = u32::from_be_bytes([packet[0], packet[1], packet[2], packet[3]]);
+    packet.resize(length as usize, 0);
+    client.read_exact(&mut packet[4..]).ok()?;
+    Some(packet)
+}
+
+/// Waits as long as the packet is held back; whether it goes on then.
+fn passes(packet: &[u8], (state, changed): &(Mutex<State>, Condvar)) -> bool {
+    let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().expect("four bytes"));
+    let mut state = state.lock().expect("no holder panics");
+    match *state {
+        State::Armed(call) if word(4) == REMOTE && word(12) == call as u32 => *state = State::Holding,
+        _ => return true,
+    }
+    while *state == State::Holding {
+        state = changed.wait(state).expect("no holder panics");
+    }
+    *state != State::Cut
+}
