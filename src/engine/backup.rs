@@ -10,14 +10,14 @@ use uuid::Uuid;
 use super::capture::Capture;
 use super::copy::Prepared;
 use super::journal::{Journal, Record};
-use super::{Error, Monitor, members, recover};
+use super::verified::Verified;
+use super::{Error, Monitor, members, prune, recover};
 use crate::archive::{self, Writer};
 use crate::config::{DomainSettings, MinFree, Settings};
 use crate::hypervisor::Hypervisor;
 use crate::model::{DiskOutcome, Domain, DomainOutcome, DomainRef, DomainState, Failure, Outcome, size};
 use crate::plan::{self, CapturePlan};
-use crate::retention;
-use crate::store::{Origin, Partial, Store};
+use crate::store::{Partial, Store};
 use crate::sys::signals::Cancel;
 use crate::sys::{host, space};
 
@@ -73,6 +73,8 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
             }
         }
     }
+    // After a failure, too: what there is to go back to is what counts then.
+    outcome.restore_points = context.store.points(&domain.name).map_or(0, |points| points.len());
     outcome.duration_ms = began.elapsed().as_millis() as u64;
     outcome
 }
@@ -103,10 +105,11 @@ fn attempt(
     let result = write_point(context, &domain, &plan, settings, &mut record, outcome);
     // What could not be given back keeps its entry, for the next start.
     if outcome.leftovers.is_empty() {
-        record.close()?;
+        outcome.leftovers.extend(record.close().err().map(|error| error.failure()));
     }
     result?;
-    rotate(context, id, settings, outcome)
+    rotate(context, id, settings, outcome);
+    Ok(())
 }
 
 fn write_point(
@@ -223,35 +226,15 @@ pub(super) fn check_space(settings: &Settings) -> Result<(), Error> {
 }
 
 /// Removes what retention drops. A failure here leaves a good backup: it is a leftover, not an error.
-fn rotate(
-    context: &Context<'_>,
-    id: &DomainRef,
-    settings: &DomainSettings,
-    outcome: &mut DomainOutcome,
-) -> Result<(), Error> {
-    let points = context.store.points(&id.name)?;
-    outcome.restore_points = points.len();
-    let Some(policy) = &settings.retention else { return Ok(()) };
-    if outcome.skipped.iter().any(|disk| disk.missed) {
-        // The new point lacks a disk: an older one may be the last that has it.
-        let message = "no old point was removed, for the new one lacks a disk".to_owned();
-        outcome.warnings.push(Failure { message, hint: None });
-        return Ok(());
-    }
-    let ours: Vec<_> = points.iter().filter(|point| point.origin == Origin::Kvmbackup).collect();
-    let ids: Vec<_> = ours.iter().map(|point| point.id).collect();
-    for verdict in retention::apply(policy, &ids, Local::now()) {
-        if verdict.keep {
-            continue;
+fn rotate(context: &Context<'_>, id: &DomainRef, settings: &DomainSettings, outcome: &mut DomainOutcome) {
+    let Some(policy) = &settings.retention else { return };
+    let rotated = Verified::load(&context.settings.state_dir)
+        .and_then(|verified| prune::rotate(context.store, &verified, &id.name, policy, Local::now()));
+    match rotated {
+        Ok(rotation) => {
+            outcome.pruned = rotation.removed();
+            outcome.leftovers.extend(rotation.failures().cloned());
         }
-        let Some(point) = ours.iter().find(|point| point.id == verdict.point) else { continue };
-        match context.store.remove(point) {
-            Ok(()) => {
-                outcome.pruned.push(point.id);
-                outcome.restore_points -= 1;
-            }
-            Err(error) => outcome.leftovers.push(Error::from(error).failure()),
-        }
+        Err(error) => outcome.leftovers.push(error.failure()),
     }
-    Ok(())
 }

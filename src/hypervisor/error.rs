@@ -19,6 +19,17 @@ pub enum Kind {
     Other,
 }
 
+/// What libvirt said, in its own words and nothing else: the numbers of its codes are for programs.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.message())]
+pub struct Said(virt::error::Error);
+
+impl From<virt::error::Error> for Said {
+    fn from(error: virt::error::Error) -> Said {
+        Said(error)
+    }
+}
+
 /// A call to the hypervisor failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -28,7 +39,7 @@ pub enum Error {
         /// The address asked.
         uri: String,
         /// What libvirt says.
-        source: virt::error::Error,
+        source: Said,
     },
     /// libvirt refused or failed.
     #[error("{domain}: cannot {action}")]
@@ -40,7 +51,7 @@ pub enum Error {
         /// Its kind.
         kind: Kind,
         /// What libvirt says.
-        source: virt::error::Error,
+        source: Said,
     },
     /// The domain XML is not what libvirt writes.
     #[error("{domain}: cannot read the domain XML")]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Domain, DomainRef, DomainState, Image};
 
-pub use error::{Error, Kind};
+pub use error::{Error, Kind, Said};
 pub use libvirt::Libvirt;
 
 /// An overlay of ours over the image that a disk had before the snapshot.

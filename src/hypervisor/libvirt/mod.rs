@@ -46,12 +46,12 @@ impl Libvirt {
 }
 
 fn open(uri: &str) -> Result<Connect, Error> {
-    Connect::open(Some(uri)).map_err(|source| Error::Connect { uri: uri.to_owned(), source })
+    Connect::open(Some(uri)).map_err(|source| Error::Connect { uri: uri.to_owned(), source: source.into() })
 }
 
 /// An error of a call about a domain.
 fn call(domain: &DomainRef, action: impl Into<String>, source: VirtError) -> Error {
-    Error::Call { domain: domain.name.clone(), action: action.into(), kind: kind(&source), source }
+    Error::Call { domain: domain.name.clone(), action: action.into(), kind: kind(&source), source: source.into() }
 }
 
 fn kind(error: &VirtError) -> Kind {

@@ -76,9 +76,7 @@ impl Page {
         self.blank();
         self.painted(paint, title);
         for (who, failure) in entries {
-            // Most errors name their domain themselves.
-            let is_named = who.is_empty() || failure.message.contains(&who);
-            let who = if is_named { String::new() } else { format!("{who}: ") };
+            let who = if who.is_empty() || names(&failure.message, &who) { String::new() } else { format!("{who}: ") };
             self.wrapped("  ", "    ", &format!("{who}{}", failure.message));
             if let Some(hint) = &failure.hint {
                 self.wrapped("    hint: ", "    ", hint);
@@ -111,5 +109,33 @@ impl Page {
             is_empty = false;
         }
         self.line(&line);
+    }
+}
+
+/// Whether a message names its domain itself, as most errors do: `web: …`, `domain web: …`, `` `web` ``. A name that only
+/// happens to be in the text (`a`, `disk`) is not meant.
+fn names(message: &str, who: &str) -> bool {
+    let start = format!("{who}: ");
+    message.starts_with(&start) || [format!(" {start}"), format!("`{who}`")].iter().any(|form| message.contains(form))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_with_its_domain_once() {
+        let told = |who: &str, message: &str| {
+            let mut page = Page::new(false);
+            let failure = Failure { message: message.to_owned(), hint: None };
+            page.section("T", Paint::Plain, std::iter::once((who.to_owned(), failure)));
+            page.finish().lines().last().unwrap_or_default().trim().to_owned()
+        };
+        assert_eq!(told("a", "disk vda: cannot read it"), "a: disk vda: cannot read it");
+        assert_eq!(told("web", "web: cannot freeze"), "web: cannot freeze");
+        assert_eq!(told("web", "web-1: cannot freeze"), "web: web-1: cannot freeze");
+        assert_eq!(told("web", "no disk of domain `web` can be saved"), "no disk of domain `web` can be saved");
+        assert_eq!(told("web", "domain web: no free name"), "domain web: no free name");
+        assert_eq!(told("", "m"), "m");
     }
 }
