@@ -153,8 +153,7 @@ fn an_encrypted_disk_is_refused_and_the_others_are_saved() {
         assert!(outcome["skipped"][0]["hint"].as_str().unwrap().contains("allow_plaintext: true"), "{outcome:#}");
     }
     // Allowed or not: an overlay would be plain.
-    let outcome =
-        save_partly(&lab, &guest, json!({"method": "snapshot", "allow_plaintext": true}), &["vda"], "vdb");
+    let outcome = save_partly(&lab, &guest, json!({"method": "snapshot", "allow_plaintext": true}), &["vda"], "vdb");
     assert!(outcome["skipped"][0]["reason"].as_str().unwrap().contains("overlay"), "{outcome:#}");
 }
 

@@ -8,7 +8,7 @@
 //! let guest = lab.guest("web").disk(Disk::qcow2("vda")).paused();
 //! guest.write("vda", 0xbb, 2 << 20, 65536);
 //! ```
-#![allow(dead_code, unused_imports, reason = "every test binary compiles the lab and uses a part of it")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "every test binary compiles the lab and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 
 mod agent;
@@ -17,8 +17,8 @@ mod command;
 mod contents;
 mod disk;
 mod domain_xml;
-mod gate;
 mod exact;
+mod gate;
 mod guest;
 mod leftovers;
 mod program;
@@ -31,9 +31,9 @@ pub use builder::GuestBuilder;
 pub use command::{qemu_img, run, try_run, try_virsh, virsh};
 pub use contents::{Contents, assert_same, sha256};
 pub use disk::{Disk, LUKS_PASSPHRASE, LoopDevice};
-pub use gate::{Call, Gate};
 pub(crate) use exact::by_each_method;
 pub use exact::{Saved, save_contents, save_exactly};
+pub use gate::{Call, Gate};
 pub use guest::Guest;
 pub use program::{Program, Ran, Report, Unpacked};
 pub use wait::{BOOT_DEADLINE, DEADLINE, wait_until};
