@@ -10,14 +10,14 @@ use uuid::Uuid;
 use super::capture::Capture;
 use super::copy::Prepared;
 use super::journal::{Journal, Record};
-use super::{Error, Monitor, members, recover};
+use super::verified::Verified;
+use super::{Error, Monitor, members, prune, recover};
 use crate::archive::{self, Writer};
 use crate::config::{DomainSettings, MinFree, Settings};
 use crate::hypervisor::Hypervisor;
 use crate::model::{DiskOutcome, Domain, DomainOutcome, DomainRef, DomainState, Failure, Outcome, size};
 use crate::plan::{self, CapturePlan};
-use crate::retention;
-use crate::store::{Origin, Partial, Store};
+use crate::store::{Partial, Store};
 use crate::sys::signals::Cancel;
 use crate::sys::{host, space};
 
@@ -183,8 +183,9 @@ fn copy_disks(
         });
         prepared.push(disk);
     }
-    outcome.read_bytes = prepared.iter().map(|disk| disk.read_bytes).sum();
-    context.monitor.expect(name, outcome.read_bytes);
+    let of_disks: u64 = prepared.iter().map(|disk| disk.read_bytes).sum();
+    outcome.read_bytes = of_disks + collected.bytes();
+    context.monitor.expect(name, of_disks);
 
     let threads = (host::cores() / context.settings.parallel).max(1);
     let file = partial.file()?;
@@ -229,29 +230,14 @@ fn rotate(
     settings: &DomainSettings,
     outcome: &mut DomainOutcome,
 ) -> Result<(), Error> {
-    let points = context.store.points(&id.name)?;
-    outcome.restore_points = points.len();
-    let Some(policy) = &settings.retention else { return Ok(()) };
-    if outcome.skipped.iter().any(|disk| disk.missed) {
-        // The new point lacks a disk: an older one may be the last that has it.
-        let message = "no old point was removed, for the new one lacks a disk".to_owned();
-        outcome.warnings.push(Failure { message, hint: None });
+    let Some(policy) = &settings.retention else {
+        outcome.restore_points = context.store.points(&id.name)?.len();
         return Ok(());
-    }
-    let ours: Vec<_> = points.iter().filter(|point| point.origin == Origin::Kvmbackup).collect();
-    let ids: Vec<_> = ours.iter().map(|point| point.id).collect();
-    for verdict in retention::apply(policy, &ids, Local::now()) {
-        if verdict.keep {
-            continue;
-        }
-        let Some(point) = ours.iter().find(|point| point.id == verdict.point) else { continue };
-        match context.store.remove(point) {
-            Ok(()) => {
-                outcome.pruned.push(point.id);
-                outcome.restore_points -= 1;
-            }
-            Err(error) => outcome.leftovers.push(Error::from(error).failure()),
-        }
-    }
+    };
+    let verified = Verified::load(&context.settings.state_dir)?;
+    let rotation = prune::rotate(context.store, &verified, &id.name, policy, Local::now())?;
+    outcome.pruned = rotation.removed();
+    outcome.restore_points = rotation.left();
+    outcome.leftovers.extend(rotation.failures().cloned());
     Ok(())
 }
