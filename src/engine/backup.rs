@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::capture::Capture;
 use super::copy::Prepared;
 use super::journal::{Journal, Record};
-use super::{Error, Monitor, members};
+use super::{Error, Monitor, members, recover};
 use crate::archive::{self, Writer};
 use crate::config::{DomainSettings, MinFree, Settings};
 use crate::hypervisor::Hypervisor;
@@ -66,13 +66,12 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
         Ok(Ok(())) => outcome.outcome = Outcome::Success,
         Ok(Err(error)) => fail(&mut outcome, error.failure()),
         Err(_) => {
-            let hint = Some("please report it, with the log of `-vv`; the next run cleans up".into());
+            let hint = Some("please report it, with the log of `-vv`".into());
             fail(&mut outcome, Failure { message: "this program failed (a panic)".into(), hint });
+            if let Err(error) = recover::recover_domain(context.journal, context.hypervisor, domain) {
+                outcome.leftovers.push(error.failure());
+            }
         }
-    }
-    // Where no point was added, the report still tells what there is.
-    if outcome.point.is_none() {
-        outcome.restore_points = context.store.points(&domain.name).map_or(0, |points| points.len());
     }
     outcome.duration_ms = began.elapsed().as_millis() as u64;
     outcome

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::journal::Record;
 use super::{Error, quiesce, settle};
-use crate::config::DomainSettings;
+use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
 use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainState, Failure, Method, Source};
 use crate::nbd;
@@ -85,25 +85,41 @@ impl<'a> Capture<'a> {
             Method::Direct => {}
         }
         capture.check_space()?;
-        let freezes = domain.state == DomainState::Running && settings.quiesce != crate::config::Quiesce::Never;
+        let freezes = domain.state == DomainState::Running && settings.quiesce != Quiesce::Never;
         record.update(|entry| {
             entry.frozen = freezes;
             entry.overlays.clone_from(&capture.overlays);
             entry.pull.clone_from(&capture.pull);
         })?;
-        let others = others(domain, &captured);
-        let wanted = if freezes { settings.quiesce } else { crate::config::Quiesce::Never };
-        let (started, frozen) = quiesce::around(hypervisor, &domain.id, wanted, settings.freeze_timeout, || {
-            capture.began = Instant::now();
-            match &capture.pull {
-                Some(job) => Ok(hypervisor.begin_pull(&domain.id, job, &others)?),
-                None => Ok(hypervisor.snapshot(&domain.id, &capture.overlays, &others)?),
+        let wanted = if freezes { settings.quiesce } else { Quiesce::Never };
+        match capture.start(&captured, wanted, settings.freeze_timeout, record, outcome) {
+            Ok(()) => Ok(capture),
+            Err(error) => {
+                let left = capture.release(record);
+                outcome.leftovers.extend(left.iter().map(Error::failure));
+                Err(error)
+            }
+        }
+    }
+
+    /// After an error, what exists has to be released.
+    fn start(
+        &mut self,
+        captured: &[&Disk],
+        quiesce: Quiesce,
+        timeout: Duration,
+        record: &mut Record,
+        outcome: &mut DomainOutcome,
+    ) -> Result<(), Error> {
+        let (hypervisor, id) = (self.hypervisor, &self.domain.id);
+        let others = others(self.domain, captured);
+        let (started, frozen) = quiesce::around(hypervisor, id, quiesce, timeout, || {
+            self.began = Instant::now();
+            match &self.pull {
+                Some(job) => Ok(hypervisor.begin_pull(id, job, &others)?),
+                None => Ok(hypervisor.snapshot(id, &self.overlays, &others)?),
             }
         });
-        match frozen.still_frozen {
-            Some(error) => outcome.leftovers.push(error.failure()),
-            None => record.update(|entry| entry.frozen = false)?,
-        }
         outcome.consistency = Some(if frozen.reached { Consistency::Filesystem } else { Consistency::Crash });
         if frozen.reached {
             outcome.frozen_ms = Some(frozen.time.as_millis() as u64);
@@ -112,14 +128,13 @@ impl<'a> Capture<'a> {
             let Failure { message, hint } = Error::from(refused).failure();
             outcome.warnings.push(Failure { message: format!("only crash-consistent: {message}"), hint });
         }
-        match started {
-            Ok(()) => Ok(capture),
-            Err(error) => {
-                let left = capture.release(record);
-                outcome.leftovers.extend(left.iter().map(Error::failure));
-                Err(error)
-            }
-        }
+        // Reading may take hours: a guest that stands still is worth more than its backup.
+        frozen.still_frozen.map_or(Ok(()), Err)?;
+        record.update(|entry| entry.frozen = false)?;
+        started?;
+        let reached = outcome.consistency;
+        tracing::info!(domain = id.name, ?reached, frozen_ms = outcome.frozen_ms, "captured {} disks", captured.len());
+        Ok(())
     }
 
     /// Connects to one disk. With `force_share`, others may write to its image meanwhile.

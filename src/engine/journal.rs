@@ -84,9 +84,19 @@ impl Journal {
             sockets: None,
             partial: None,
         };
-        let record = Record { path: self.dir.join(format!("{}.json", domain.uuid)), entry };
+        let record = Record { path: self.path(domain), entry };
         record.write()?;
         Ok(record)
+    }
+
+    /// What the backup of a domain holds, if it holds anything.
+    pub fn entry_of(&self, domain: &DomainRef) -> Result<Option<Record>, Error> {
+        let path = self.path(domain);
+        if path.exists() { read(&path).map(Some) } else { Ok(None) }
+    }
+
+    fn path(&self, domain: &DomainRef) -> PathBuf {
+        self.dir.join(format!("{}.json", domain.uuid))
     }
 
     /// What earlier runs left. An entry that cannot be read is an error of its own beside the others.

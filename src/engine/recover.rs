@@ -42,6 +42,18 @@ pub fn recover(journal: &Journal, connect: &Connect) -> Result<Recovered, Error>
     Ok(recovered)
 }
 
+/// Undoes what the backup of one domain left when it ended in a panic.
+pub(super) fn recover_domain(
+    journal: &Journal,
+    hypervisor: &dyn Hypervisor,
+    domain: &crate::model::DomainRef,
+) -> Result<(), Error> {
+    match journal.entry_of(domain)? {
+        Some(record) => undo(hypervisor, record),
+        None => Ok(()),
+    }
+}
+
 fn undo(hypervisor: &dyn Hypervisor, mut record: Record) -> Result<(), Error> {
     give_back(hypervisor, &mut record)?;
     if let Some(sockets) = record.entry().sockets.clone()
