@@ -84,6 +84,7 @@ fn a_raw_disk_that_holds_a_qcow2_header_is_saved_as_it_is(method: &str) {
     let [secret, image] = ["made/secret.raw", "made/image.raw"].map(|name| lab.path(name).to_str().unwrap().to_owned());
     std::fs::write(&secret, vec![0x5e; 1 << 20]).unwrap();
     qemu_img(&["create", "-q", "-f", "qcow2", "-b", &secret, "-F", "raw", &image]);
+    run("truncate", &["--size", "%512", &image]);
     let header = std::fs::read(&image).unwrap();
     let guest = lab.guest(&format!("header-{method}")).disk(Disk::raw("vda").file(&image)).paused();
     for state in ["paused", "shut off"] {
