@@ -94,6 +94,11 @@ impl Gate {
         });
     }
 
+    /// Whether a call is held back now. [`Gate::hold`] lets it pass, and holds back the next.
+    pub fn is_holding(&self) -> bool {
+        self.get() == State::Holding
+    }
+
     /// Lets the call and all others pass.
     pub fn open(&self) {
         self.set(State::Open);
