@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::journal::Record;
 use super::{Error, quiesce, settle};
-use crate::config::DomainSettings;
+use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
 use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainState, Failure, Method, Source};
 use crate::nbd;
@@ -62,7 +62,6 @@ impl<'a> Capture<'a> {
         record: &mut Record,
         outcome: &mut DomainOutcome,
     ) -> Result<Capture<'a>, Error> {
-        durable::create_private_dir(sockets).map_err(Error::file("create the folder", sockets))?;
         let mut capture = Capture {
             hypervisor,
             domain,
@@ -74,9 +73,10 @@ impl<'a> Capture<'a> {
         };
         let captured: Vec<&Disk> =
             plan.disks.iter().filter(|planned| planned.how == How::Capture).map(|planned| &planned.disk).collect();
+        let make_sockets = || durable::create_private_dir(sockets).map_err(Error::file("create the folder", sockets));
         if captured.is_empty() {
             outcome.consistency = Some(Consistency::Offline);
-            return Ok(capture);
+            return make_sockets().map(|()| capture);
         }
         let run = &record.entry().run_id.simple().to_string()[..8];
         match plan.method {
@@ -85,25 +85,21 @@ impl<'a> Capture<'a> {
             Method::Direct => {}
         }
         capture.check_space()?;
-        let freezes = domain.state == DomainState::Running && settings.quiesce != crate::config::Quiesce::Never;
         record.update(|entry| {
-            entry.frozen = freezes;
             entry.overlays.clone_from(&capture.overlays);
             entry.pull.clone_from(&capture.pull);
         })?;
         let others = others(domain, &captured);
-        let wanted = if freezes { settings.quiesce } else { crate::config::Quiesce::Never };
-        let (started, frozen) = quiesce::around(hypervisor, &domain.id, wanted, settings.freeze_timeout, || {
+        let wanted = if domain.state == DomainState::Running { settings.quiesce } else { Quiesce::Never };
+        let (started, frozen) = quiesce::around(hypervisor, record, wanted, settings.freeze_timeout, || {
+            make_sockets()?;
             capture.began = Instant::now();
             match &capture.pull {
                 Some(job) => Ok(hypervisor.begin_pull(&domain.id, job, &others)?),
                 None => Ok(hypervisor.snapshot(&domain.id, &capture.overlays, &others)?),
             }
         });
-        match frozen.still_frozen {
-            Some(error) => outcome.leftovers.push(error.failure()),
-            None => record.update(|entry| entry.frozen = false)?,
-        }
+        outcome.leftovers.extend(frozen.still_frozen.iter().map(Error::failure));
         outcome.consistency = Some(if frozen.reached { Consistency::Filesystem } else { Consistency::Crash });
         if frozen.reached {
             outcome.frozen_ms = Some(frozen.time.as_millis() as u64);
@@ -235,25 +231,22 @@ impl<'a> Capture<'a> {
 pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Result<(), Error> {
     let domain = record.entry().domain.clone();
     let mut failed = None;
+    // A journal that cannot be written (a full disk) must not keep the rest from being undone.
     if record.entry().frozen {
-        match quiesce::until_thawed(hypervisor, &domain) {
-            Ok(()) => record.update(|entry| entry.frozen = false)?,
-            Err(error) => failed = failed.or(Some(error)),
-        }
+        let thawed =
+            quiesce::until_thawed(hypervisor, &domain).and_then(|()| record.update(|entry| entry.frozen = false));
+        failed = failed.or(thawed.err());
     }
     if let Some(job) = record.entry().pull.clone() {
-        match end_pull(hypervisor, &domain, &job) {
-            Ok(()) => record.update(|entry| entry.pull = None)?,
-            Err(error) => failed = failed.or(Some(error)),
-        }
+        let ended = end_pull(hypervisor, &domain, &job).and_then(|()| record.update(|entry| entry.pull = None));
+        failed = failed.or(ended.err());
     }
     let overlays = record.entry().overlays.clone();
     let used = !overlays.is_empty();
     for overlay in overlays {
-        match settle::overlay(hypervisor, &domain, &overlay) {
-            Ok(()) => record.update(|entry| entry.overlays.retain(|other| *other != overlay))?,
-            Err(error) => failed = failed.or(Some(error)),
-        }
+        let settled = settle::overlay(hypervisor, &domain, &overlay)
+            .and_then(|()| record.update(|entry| entry.overlays.retain(|other| *other != overlay)));
+        failed = failed.or(settled.err());
     }
     if used && failed.is_none() && settle::resume_after_io_error(hypervisor, &domain)? {
         tracing::warn!(domain = domain.name, "the guest was paused by an I/O error; it runs again");
