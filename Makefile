@@ -1,6 +1,7 @@
 # kvmbackup's build: every target starts from a clean checkout on Debian 12. Those that need guests need root.
 PREFIX ?= /usr/local
 DESTDIR ?=
+SHARE := $(PREFIX)/share
 CARGO ?= cargo
 # Where cargo builds, as cargo itself understands the variable.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -37,8 +38,14 @@ lint: ## formatting, warnings, documentation, licenses of dependencies
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 	$(CARGO) deny --locked check licenses bans sources
 
-install: build ## install the program; PREFIX=/usr/local, DESTDIR=
+install: build ## install the program, its completions and its documentation; PREFIX=/usr/local, DESTDIR=
 	install -D -m 755 $(TARGET)/release/kvmbackup $(DESTDIR)$(PREFIX)/bin/kvmbackup
+	install -d $(DESTDIR)$(SHARE)/bash-completion/completions $(DESTDIR)$(SHARE)/zsh/site-functions
+	install -d $(DESTDIR)$(SHARE)/fish/vendor_completions.d $(DESTDIR)$(SHARE)/doc/kvmbackup
+	$(TARGET)/release/kvmbackup completions bash >$(DESTDIR)$(SHARE)/bash-completion/completions/kvmbackup
+	$(TARGET)/release/kvmbackup completions zsh >$(DESTDIR)$(SHARE)/zsh/site-functions/_kvmbackup
+	$(TARGET)/release/kvmbackup completions fish >$(DESTDIR)$(SHARE)/fish/vendor_completions.d/kvmbackup.fish
+	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md packaging/config.example.yml $(DESTDIR)$(SHARE)/doc/kvmbackup/
 
 # The lab: libvirt, QEMU and the guest that it boots.
 lab:

@@ -1,40 +1,20 @@
-//! Every kind of disk is in the archive byte for byte, whichever way it was captured, and the paused guest is left as it was.
+//! Every kind of disk is in the archive byte for byte, whichever way a running domain is captured.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
 mod lab;
 
-use lab::{Contents, Disk, Guest, Lab, Program, Report, Unpacked};
-use serde_json::json;
+use std::path::Path;
 
-/// Each test once for each way of capturing a running domain.
-macro_rules! by_each_method {
-    ($($test:ident)*) => {
-        mod by_snapshot { $(#[test] fn $test() { super::$test("snapshot"); })* }
-        mod by_pull { $(#[test] fn $test() { super::$test("pull"); })* }
-    };
-}
+use lab::{Disk, Lab, by_each_method, qemu_img, run, save_exactly, sha256};
+use serde_json::json;
 
 by_each_method! {
     qcow2_raw_and_block_devices_of_any_size_are_saved_exactly
-}
-
-/// Backs up a paused guest, and checks everything that holds of every backup that went well.
-fn back_up(lab: &Lab, guest: &Guest, method: &str, targets: &[&str]) -> (Report, Unpacked) {
-    let contents = Contents::of(lab, guest, targets);
-    let definition = guest.inactive_xml();
-    let program = Program::new(lab).domain(guest.name(), json!({"method": method}));
-    let report = program.backup_well();
-    let outcome = report.domain(guest.name());
-    assert_eq!((&outcome["outcome"], &outcome["method"]), (&json!("success"), &json!(method)), "{outcome:#}");
-    assert_eq!(outcome["consistency"], "crash", "a paused guest is not frozen");
-    assert_eq!(report.disks(guest.name()), targets);
-    let archive = program.unpack(&report, guest.name());
-    contents.assert_saved_in(&archive);
-    contents.assert_still_on(lab, guest);
-    assert_eq!(guest.state(), "paused");
-    assert_eq!(guest.inactive_xml(), definition);
-    program.assert_no_leftovers(guest);
-    (report, archive)
+    images_of_unusual_features_and_zeroes_are_saved_exactly
+    a_backing_chain_is_saved_flat_and_its_bases_are_untouched
+    a_template_shared_by_two_guests_is_untouched
+    an_empty_disk_of_1_tib_makes_an_archive_below_1_mib
+    awkward_names_of_images_and_domains_are_no_hindrance
 }
 
 fn qcow2_raw_and_block_devices_of_any_size_are_saved_exactly(method: &str) {
@@ -47,13 +27,118 @@ fn qcow2_raw_and_block_devices_of_any_size_are_saved_exactly(method: &str) {
         .disk(Disk::raw("vdd").size("1000448"))
         .disk(Disk::qcow2("sda").size("65537K"))
         .paused();
-    for (number, target) in ["vda", "vdb", "vdc", "vdd", "sda"].into_iter().enumerate() {
-        let pattern = 0x11 * (number as u8 + 1);
-        guest.write(target, pattern, 0, 512);
+    let targets = ["vda", "vdb", "vdc", "vdd", "sda"];
+    for (pattern, target) in (1..).zip(targets) {
         guest.write(target, pattern, 65536 - 512, 70_144);
         guest.write(target, pattern ^ 0xff, 999_936, 512);
     }
-    guest.write("vda", 0xee, (64 << 20) - 4096, 4096);
     guest.write("sda", 0xdd, (65537 << 10) - 512, 512);
-    back_up(&lab, &guest, method, &["vda", "vdb", "vdc", "vdd", "sda"]);
+    save_exactly(&lab, &guest, json!({"method": method}), &targets);
+}
+
+/// Compressed clusters, subclusters, an image larger than its base, preallocated space, written zeroes and discards:
+/// each is another answer to what is allocated, and none may let what lies below shine through.
+fn images_of_unusual_features_and_zeroes_are_saved_exactly(method: &str) {
+    let lab = Lab::new();
+    std::fs::create_dir(lab.path("made")).unwrap();
+    let path = |name: &str| lab.path("made").join(name).to_str().unwrap().to_owned();
+    let (full, packed, small) = (path("full.raw"), path("packed.qcow2"), path("small.qcow2"));
+    run("sh", &["-c", "yes 'a line of text' | head -c 16M >\"$1\"", "sh", &full]);
+    qemu_img(&["convert", "-q", "-c", "-f", "raw", "-O", "qcow2", &full, &packed]);
+    qemu_img(&["convert", "-q", "-c", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=4k", &full, &small]);
+    let above = |name: &str, options: &str| {
+        let image = path(name);
+        qemu_img(&["create", "-q", "-f", "qcow2", "-b", &full, "-F", "raw", "-o", options, &image, "24M"]);
+        image
+    };
+    let guest = lab
+        .guest(&format!("features-{method}"))
+        .disk(Disk::qcow2("vda").file(&packed))
+        .disk(Disk::qcow2("vdb").file(&small))
+        .disk(Disk::qcow2("vdc").file(above("sub.qcow2", "extended_l2=on,cluster_size=128k")))
+        .disk(Disk::qcow2("vdd").file(above("over.qcow2", "preallocation=off")))
+        .disk(Disk::raw("vde").file(path("vde.raw")))
+        .paused();
+    let targets = ["vda", "vdb", "vdc", "vdd", "vde"];
+    for target in targets {
+        guest.write(target, 0x77, 1 << 20, 4096);
+        guest.qemu_io(target, &["write -z 2M 1M", "write -z -u 4M 1M", "discard 6M 1M", "write -P 0 8M 100k", "flush"]);
+        for megabyte in [2, 4, 8] {
+            guest.assert_holds(target, 0, megabyte << 20, 100 << 10);
+        }
+    }
+    guest.assert_holds("vdd", 0, 16 << 20, 8 << 20);
+    save_exactly(&lab, &guest, json!({"method": method}), &targets);
+}
+
+fn a_backing_chain_is_saved_flat_and_its_bases_are_untouched(method: &str) {
+    let lab = Lab::new();
+    let (raw, middle) = (lab.path("base.raw"), lab.path("the middle, one.qcow2"));
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    qemu_img(&["create", "-q", "-f", "raw", &text(&raw), "32M"]);
+    qemu_io_file(&raw, "raw", "write -P 0x01 0 8M");
+    qemu_img(&["create", "-q", "-f", "qcow2", "-b", &text(&raw), "-F", "raw", &text(&middle)]);
+    qemu_io_file(&middle, "qcow2", "write -P 0x02 4M 8M");
+    let bases = [sha256(&raw), sha256(&middle)];
+
+    let guest = lab.guest(&format!("chain-{method}")).disk(Disk::qcow2("vda").backing(&middle)).paused();
+    guest.write("vda", 0x03, 10 << 20, 8 << 20);
+    let saved = save_exactly(&lab, &guest, json!({"method": method}), &["vda"]);
+    assert_eq!([sha256(&raw), sha256(&middle)], bases, "a base was written to");
+    let info = qemu_img(&["info", "-f", "qcow2", &text(&saved.archive.disk("vda"))]);
+    assert!(!info.contains("backing"), "{info}");
+    let backing = &saved.archive.manifest()["disks"][0]["backing"];
+    assert_eq!(backing[0]["source"]["at"], text(&middle), "{backing:#}");
+    assert_eq!(backing[1]["source"]["at"], text(&raw), "{backing:#}");
+}
+
+fn a_template_shared_by_two_guests_is_untouched(method: &str) {
+    let lab = Lab::new();
+    let template = lab.path("template.qcow2");
+    qemu_img(&["create", "-q", "-f", "qcow2", template.to_str().unwrap(), "32M"]);
+    qemu_io_file(&template, "qcow2", "write -P 0x7e 0 16M");
+    let before = sha256(&template);
+    let guests = ["one", "two"].map(|name| {
+        lab.guest(&format!("template-{name}-{method}")).disk(Disk::qcow2("vda").backing(&template)).paused()
+    });
+    for (guest, pattern) in guests.iter().zip([0x11, 0x22]) {
+        guest.write("vda", pattern, 1 << 20, 1 << 20);
+        save_exactly(&lab, guest, json!({"method": method}), &["vda"]);
+        assert_eq!(sha256(&template), before, "the template was written to");
+    }
+}
+
+fn an_empty_disk_of_1_tib_makes_an_archive_below_1_mib(method: &str) {
+    let lab = Lab::new();
+    let guest = lab.guest(&format!("thin-{method}")).disk(Disk::qcow2("vda").size("1T")).paused();
+    let saved = save_exactly(&lab, &guest, json!({"method": method}), &["vda"]);
+    assert_eq!(saved.outcome()["read_bytes"], 0);
+    let length = std::fs::metadata(saved.program.archive(&saved.report, guest.name())).unwrap().len();
+    assert!(length < 1 << 20, "{length} bytes");
+}
+
+/// Two images have the same file name, too.
+fn awkward_names_of_images_and_domains_are_no_hindrance(method: &str) {
+    let lab = Lab::new();
+    let names = ["with blanks.qcow2", "größe 日本.qcow2", "a,b,,c=d.qcow2", "c:d.qcow2", "it's & <that> \"one\".qcow2"];
+    let name = format!("{method} Gäst 日本 & it's, <a>: 100%");
+    let one = names.iter().zip('a'..).fold(lab.guest(&name), |guest, (file, letter)| {
+        guest.disk(Disk::qcow2(&format!("vd{letter}")).file(format!("the first/{file}")).size("4M"))
+    });
+    let guest = one
+        .disk(Disk::qcow2("vdf").file("the first/same.img").size("4M"))
+        .disk(Disk::qcow2("vdg").file("the second/same.img").size("4M"))
+        .disk(Disk::raw("vdh").file("raw: 50%, it's.img").size("4M"))
+        .paused();
+    let targets = ["vda", "vdb", "vdc", "vdd", "vde", "vdf", "vdg", "vdh"];
+    for (pattern, target) in (1..).zip(targets) {
+        guest.write(target, pattern, 1 << 20, 65536);
+    }
+    let saved = save_exactly(&lab, &guest, json!({"method": method}), &targets);
+    assert_eq!(saved.archive.manifest()["domain"]["name"], name.as_str());
+}
+
+/// Changes an image that no machine has open.
+fn qemu_io_file(image: &Path, format: &str, command: &str) {
+    run("qemu-io", &["-f", format, "-c", command, image.to_str().unwrap()]);
 }

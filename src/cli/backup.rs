@@ -2,12 +2,16 @@
 
 use std::io::IsTerminal;
 
+use chrono::Utc;
+
 use super::args::{Backup, Global};
 use super::progress::Bars;
 use super::{colour, print};
 use crate::app;
 use crate::config::Settings;
+use crate::engine::journal::Journal;
 use crate::engine::{self, Monitor, Silent, recover, run};
+use crate::model::{Failure, RunReport};
 use crate::plan::{Decision, Plan, Request};
 use crate::report;
 use crate::report::table::{Table, printable};
@@ -26,28 +30,53 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     }
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
     let _lock = app::lock(&settings.state_dir)?;
-    let hypervisor = app::libvirt(&settings.libvirt_uri)?;
     let journal = app::journal(&settings.state_dir)?;
-    let recovered = recover::recover(&journal, &app::connect)?;
     let bars = Bars::new();
-    let quiet = global.quiet || words.options.json || !std::io::stderr().is_terminal();
-    let monitor: &dyn Monitor = if quiet { &Silent } else { &bars };
-    let done = run::run(&settings, &hypervisor, &journal, recovered, &request, &cancel, monitor)?;
-    let json = report::json(&done).map_err(engine::Error::json)?;
-    let code = report::exit_code(&done);
-    if words.options.json {
-        print(&json);
-    } else if !global.quiet || code != 0 {
-        print(&report::text(&done, colour()));
+    let silent = global.quiet || words.options.json || !std::io::stderr().is_terminal();
+    let monitor: &dyn Monitor = if silent { &Silent } else { &bars };
+
+    let mut done = run::begin(&settings);
+    let failed = back_up(&settings, &journal, &request, &cancel, monitor, &mut done).err();
+    if let Some(error) = &failed {
+        done.errors.push(Failure { message: engine::chain(error), hint: error.hint() });
     }
-    keep(&settings, &json)?;
-    Ok(code)
+    done.finished = Utc::now();
+    let code = failed.map_or_else(|| report::exit_code(&done), |error| error.exit_code());
+    tell(&settings, &done, code, global.quiet, words.options.json)
 }
 
-/// Keeps the report for `kvmbackup report`.
-fn keep(settings: &Settings, json: &str) -> Result<(), engine::Error> {
+/// The run itself. Whatever happens, what was done before it is in `done`.
+fn back_up(
+    settings: &Settings,
+    journal: &Journal,
+    request: &Request,
+    cancel: &Cancel,
+    monitor: &dyn Monitor,
+    done: &mut RunReport,
+) -> Result<(), app::Error> {
+    let recovered = recover::recover(journal, &app::connect)?;
+    done.recovered = recovered.done;
+    done.leftovers = recovered.left;
+    let hypervisor = app::libvirt(&settings.libvirt_uri)?;
+    Ok(run::run(settings, &hypervisor, journal, request, cancel, monitor, done)?)
+}
+
+/// Prints the report and keeps it for `kvmbackup report`; the exit code.
+fn tell(settings: &Settings, done: &RunReport, code: u8, quiet: bool, as_json: bool) -> Result<u8, app::Error> {
+    let json = report::json(done).map_err(engine::Error::json)?;
+    if as_json {
+        print(&json);
+    } else if !quiet || code != 0 {
+        print(&report::text(done, colour()));
+    }
     let path = settings.state_dir.join(super::report::LAST);
-    durable::write(&path, json.as_bytes()).map_err(engine::Error::file("write the report", &path))
+    match durable::write(&path, json.as_bytes()).map_err(engine::Error::file("write the report", &path)) {
+        Ok(()) => Ok(code),
+        Err(error) => {
+            super::print_error(&error.into());
+            Ok(if code == 0 { report::ExitCode::Untidy.code() } else { code })
+        }
+    }
 }
 
 fn plan_text(plan: &Plan) -> String {

@@ -10,7 +10,13 @@ pub(super) const LAST: &str = "last-report.json";
 
 pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
     let path = app::settings(global)?.state_dir.join(LAST);
-    let json = std::fs::read_to_string(&path).map_err(engine::Error::file("read the last report", &path))?;
+    let json = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => engine::Error::Other {
+            message: format!("{}: there is no report, for no run has ended yet", path.display()),
+            hint: Some("`kvmbackup backup` makes one; look at `state_dir` of the configuration".into()),
+        },
+        _ => engine::Error::file("read the last report", &path)(error),
+    })?;
     match words.format {
         ReportFormat::Json => print(&json),
         ReportFormat::Text => {

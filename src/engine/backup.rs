@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::capture::Capture;
 use super::copy::Prepared;
 use super::journal::{Journal, Record};
-use super::{Error, Monitor, members};
+use super::{Error, Monitor, members, recover};
 use crate::archive::{self, Writer};
 use crate::config::{DomainSettings, MinFree, Settings};
 use crate::hypervisor::Hypervisor;
@@ -66,8 +66,11 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
         Ok(Ok(())) => outcome.outcome = Outcome::Success,
         Ok(Err(error)) => fail(&mut outcome, error.failure()),
         Err(_) => {
-            let hint = Some("please report it, with the log of `-vv`; the next run cleans up".into());
+            let hint = Some("please report it, with the log of `-vv`".into());
             fail(&mut outcome, Failure { message: "this program failed (a panic)".into(), hint });
+            if let Err(error) = recover::recover_domain(context.journal, context.hypervisor, context.started, domain) {
+                outcome.leftovers.push(error.failure());
+            }
         }
     }
     outcome.duration_ms = began.elapsed().as_millis() as u64;
@@ -94,7 +97,7 @@ fn attempt(
     outcome.method_reason.clone_from(&plan.method_reason);
     outcome.skipped.clone_from(&plan.skipped);
     outcome.warnings.extend(plan.warnings.iter().cloned());
-    check_space(context)?;
+    check_space(context.settings)?;
 
     let mut record = context.journal.begin(context.run_id, context.started, &context.settings.libvirt_uri, id)?;
     let result = write_point(context, &domain, &plan, settings, &mut record, outcome);
@@ -197,7 +200,7 @@ fn copy_disks(
             }
             since = 0;
             capture.check_space()?;
-            check_space(context)
+            check_space(context.settings)
         };
         disk.copy(&mut writer, name, context.monitor, context.cancel, &mut check, archive_error)?;
     }
@@ -206,10 +209,10 @@ fn copy_disks(
 }
 
 /// Fails before the target is fuller than the operator allows.
-fn check_space(context: &Context<'_>) -> Result<(), Error> {
-    let dir = &context.settings.backupdir;
+pub(super) fn check_space(settings: &Settings) -> Result<(), Error> {
+    let dir = &settings.backupdir;
     let room = space::of(dir).map_err(Error::file("ask for the free space of", dir))?;
-    let wanted = match context.settings.min_free {
+    let wanted = match settings.min_free {
         MinFree::Bytes(bytes) => bytes,
         MinFree::Percent(percent) => (room.total as f64 * percent / 100.0) as u64,
     };
@@ -229,6 +232,12 @@ fn rotate(
     let points = context.store.points(&id.name)?;
     outcome.restore_points = points.len();
     let Some(policy) = &settings.retention else { return Ok(()) };
+    if outcome.skipped.iter().any(|disk| disk.missed) {
+        // The new point lacks a disk: an older one may be the last that has it.
+        let message = "no old point was removed, for the new one lacks a disk".to_owned();
+        outcome.warnings.push(Failure { message, hint: None });
+        return Ok(());
+    }
     let ours: Vec<_> = points.iter().filter(|point| point.origin == Origin::Kvmbackup).collect();
     let ids: Vec<_> = ours.iter().map(|point| point.id).collect();
     for verdict in retention::apply(policy, &ids, Local::now()) {

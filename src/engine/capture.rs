@@ -73,10 +73,9 @@ impl<'a> Capture<'a> {
         };
         let captured: Vec<&Disk> =
             plan.disks.iter().filter(|planned| planned.how == How::Capture).map(|planned| &planned.disk).collect();
-        let make_sockets = || durable::create_private_dir(sockets).map_err(Error::file("create the folder", sockets));
         if captured.is_empty() {
             outcome.consistency = Some(Consistency::Offline);
-            return make_sockets().map(|()| capture);
+            return capture.make_sockets().map(|()| capture);
         }
         let run = &record.entry().run_id.simple().to_string()[..8];
         match plan.method {
@@ -89,17 +88,40 @@ impl<'a> Capture<'a> {
             entry.overlays.clone_from(&capture.overlays);
             entry.pull.clone_from(&capture.pull);
         })?;
-        let others = others(domain, &captured);
         let wanted = if domain.state == DomainState::Running { settings.quiesce } else { Quiesce::Never };
-        let (started, frozen) = quiesce::around(hypervisor, record, wanted, settings.freeze_timeout, || {
-            make_sockets()?;
-            capture.began = Instant::now();
-            match &capture.pull {
-                Some(job) => Ok(hypervisor.begin_pull(&domain.id, job, &others)?),
-                None => Ok(hypervisor.snapshot(&domain.id, &capture.overlays, &others)?),
+        match capture.start(&captured, wanted, settings.freeze_timeout, record, outcome) {
+            Ok(()) => Ok(capture),
+            Err(error) => {
+                let left = capture.release(record);
+                outcome.leftovers.extend(left.iter().map(Error::failure));
+                Err(error)
+            }
+        }
+    }
+
+    fn make_sockets(&self) -> Result<(), Error> {
+        durable::create_private_dir(&self.sockets).map_err(Error::file("create the folder", &self.sockets))
+    }
+
+    /// After an error, what exists has to be released.
+    fn start(
+        &mut self,
+        captured: &[&Disk],
+        quiesce: Quiesce,
+        timeout: Duration,
+        record: &mut Record,
+        outcome: &mut DomainOutcome,
+    ) -> Result<(), Error> {
+        let (hypervisor, id) = (self.hypervisor, &self.domain.id);
+        let others = others(self.domain, captured);
+        let (started, frozen) = quiesce::around(hypervisor, record, quiesce, timeout, || {
+            self.make_sockets()?;
+            self.began = Instant::now();
+            match &self.pull {
+                Some(job) => Ok(hypervisor.begin_pull(id, job, &others)?),
+                None => Ok(hypervisor.snapshot(id, &self.overlays, &others)?),
             }
         });
-        outcome.leftovers.extend(frozen.still_frozen.iter().map(Error::failure));
         outcome.consistency = Some(if frozen.reached { Consistency::Filesystem } else { Consistency::Crash });
         if frozen.reached {
             outcome.frozen_ms = Some(frozen.time.as_millis() as u64);
@@ -108,14 +130,12 @@ impl<'a> Capture<'a> {
             let Failure { message, hint } = Error::from(refused).failure();
             outcome.warnings.push(Failure { message: format!("only crash-consistent: {message}"), hint });
         }
-        match started {
-            Ok(()) => Ok(capture),
-            Err(error) => {
-                let left = capture.release(record);
-                outcome.leftovers.extend(left.iter().map(Error::failure));
-                Err(error)
-            }
-        }
+        // Reading may take hours: a guest that stands still is worth more than its backup.
+        frozen.still_frozen.map_or(Ok(()), Err)?;
+        started?;
+        let reached = outcome.consistency;
+        tracing::info!(domain = id.name, ?reached, frozen_ms = outcome.frozen_ms, "captured {} disks", captured.len());
+        Ok(())
     }
 
     /// Connects to one disk. With `force_share`, others may write to its image meanwhile.

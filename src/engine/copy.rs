@@ -27,6 +27,7 @@ impl Prepared {
         let layout = Layout::new(virtual_bytes, &extents)
             .map_err(|source| Error::Layout { target: target.to_owned(), source })?;
         let read_bytes = layout.data().iter().map(|extent| extent.length).sum();
+        tracing::info!(disk = target, virtual_bytes, read_bytes, extents = extents.len(), "ready to read");
         Ok(Prepared { target: target.to_owned(), layout, virtual_bytes, read_bytes, reading })
     }
 

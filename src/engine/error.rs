@@ -120,6 +120,58 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// A domain has no restore points at all.
+    #[error("{domain}: there are no restore points")]
+    NoPoints {
+        /// The domain.
+        domain: String,
+        /// Those that have some.
+        there: Vec<String>,
+    },
+    /// A domain has restore points, but not the one that was asked for.
+    #[error("{domain}: there is no restore point {wanted}")]
+    NoPoint {
+        /// The domain.
+        domain: String,
+        /// What was asked for.
+        wanted: String,
+        /// The newest that there are.
+        there: Vec<String>,
+    },
+    /// A disk in an archive is not what its format demands.
+    #[error("{}: member {member} is damaged", path.display())]
+    Image {
+        /// The archive.
+        path: PathBuf,
+        /// Its member.
+        member: String,
+        /// Why.
+        source: qcow2::Error,
+    },
+    /// An archive holds what this program would not have written, or what must not be restored.
+    #[error("{}: {what}", path.display())]
+    Suspect {
+        /// The archive.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// Something is there that a restore would replace.
+    #[error("{}: it exists", path.display())]
+    Exists {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// What is to be written does not fit.
+    #[error("{}: {wanted} needed, and only {free} free", path.display())]
+    Room {
+        /// The folder.
+        path: PathBuf,
+        /// What is free.
+        free: String,
+        /// What would be written.
+        wanted: String,
+    },
     /// Anything that needs no variant of its own.
     #[error("{message}")]
     Other {
@@ -167,13 +219,50 @@ impl Error {
             Error::Chain { hint, .. } => Some(hint.clone()),
             Error::Changed => Some("run it again; a running domain is captured by a snapshot".into()),
             Error::Other { hint, .. } => hint.clone(),
+            Error::NoPoints { there, .. } if there.is_empty() => Some("there is no backup of any domain yet".into()),
+            Error::NoPoints { there, .. } => Some(format!("there are some of: {}", there.join(", "))),
+            Error::NoPoint { there, .. } => Some(format!("there are: {}", there.join(", "))),
+            Error::Image { source, .. } => source.hint(),
+            Error::Suspect { .. } => {
+                Some("use another restore point, and find out who wrote this one: kvmbackup verify".into())
+            }
+            Error::Exists { .. } => Some("restore to another folder, or replace what is there: --overwrite".into()),
+            Error::Room { .. } => Some("make room, or restore to another folder: --to".into()),
             Error::Layout { .. } | Error::File { .. } | Error::Cancelled(_) | Error::Program { .. } => None,
         }
+    }
+
+    /// Whether a restore point is damaged, or not what it says it is.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Error::Archive { source, .. } => is_archive_damage(source),
+            Error::Image { source, .. } => !matches!(source, qcow2::Error::Read(_)),
+            Error::Suspect { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// For `map_err`: an archive failed.
+    pub fn archive(path: &Path) -> impl Fn(archive::Error) -> Error + '_ {
+        |source| Error::Archive { path: path.to_owned(), source }
     }
 
     /// The whole chain of causes as one line, with the hint.
     pub fn failure(&self) -> Failure {
         Failure { message: chain(self), hint: self.hint() }
+    }
+}
+
+/// Whether it is the archive's bytes that are wrong, a sector that cannot be read included.
+fn is_archive_damage(error: &archive::Error) -> bool {
+    use archive::Error as E;
+    match error {
+        E::Open { .. } | E::Write { .. } | E::Compress { .. } | E::Threads { .. } => false,
+        E::Misuse { .. } | E::MakeManifest { .. } | E::NewerFormat { .. } | E::TooManyPieces => false,
+        E::Member { source, .. } => is_archive_damage(source),
+        E::Read { .. } | E::Seed { .. } | E::Foreign { .. } | E::Table { .. } | E::Frame { .. } => true,
+        E::Header { .. } | E::Missing { .. } | E::Unlisted { .. } | E::Digest { .. } | E::Sums { .. } => true,
+        E::Manifest { .. } | E::TooLarge { .. } | E::Name { .. } => true,
     }
 }
 

@@ -84,14 +84,24 @@ impl Journal {
             sockets: None,
             partial: None,
         };
-        // A name of its own for every run: what an earlier one left and nobody could undo yet is not forgotten.
-        let path = self.dir.join(format!("{:020}-{}.json", started.timestamp_micros(), domain.uuid));
-        let record = Record { path, entry };
+        let record = Record { path: self.path(started, domain), entry };
         record.write()?;
         Ok(record)
     }
 
-    /// What earlier runs left, the newest first: its overlay lies over those of the ones before. An entry that cannot be read is an error of its own beside the others.
+    /// What the backup of a domain holds in the run that began then, if it holds anything.
+    pub fn entry_of(&self, started: DateTime<Utc>, domain: &DomainRef) -> Result<Option<Record>, Error> {
+        let path = self.path(started, domain);
+        if path.exists() { read(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// A name of its own for every run: what an earlier one left, and nobody could undo yet, is not forgotten.
+    fn path(&self, started: DateTime<Utc>, domain: &DomainRef) -> PathBuf {
+        self.dir.join(format!("{:020}-{}.json", started.timestamp_micros(), domain.uuid))
+    }
+
+    /// What earlier runs left, the newest first: its overlay lies over those of the ones before. An entry that cannot be
+    /// read is an error of its own beside the others.
     pub fn left(&self) -> Result<Vec<Result<Record, Error>>, Error> {
         let mut paths = Vec::new();
         for item in fs::read_dir(&self.dir).map_err(Error::file("list the folder", &self.dir))? {

@@ -12,13 +12,18 @@ pub mod backup;
 mod capture;
 mod copy;
 mod error;
+#[cfg(test)]
+mod fixture;
 pub mod journal;
 mod members;
 mod monitor;
+pub mod points;
 mod quiesce;
 pub mod recover;
+pub mod restore;
 pub mod run;
 mod settle;
+pub mod verified;
 
 pub use error::{Error, chain};
 pub use monitor::{Monitor, Silent};

@@ -9,7 +9,6 @@ use uuid::Uuid;
 
 use super::backup::{self, Context};
 use super::journal::Journal;
-use super::recover::Recovered;
 use super::{Error, Monitor};
 use crate::config::{DomainSettings, Settings};
 use crate::hypervisor::Hypervisor;
@@ -33,7 +32,7 @@ pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Request)
 }
 
 /// Checks that the target may be written to, and makes it if it may be made.
-fn check_target(settings: &Settings) -> Result<(), Error> {
+fn open_target(settings: &Settings) -> Result<Store, Error> {
     let dir = &settings.backupdir;
     if settings.require_mount {
         let mounted = space::is_off_root(dir).unwrap_or(false);
@@ -41,20 +40,12 @@ fn check_target(settings: &Settings) -> Result<(), Error> {
             return Err(Error::Target { path: dir.clone() });
         }
     }
-    Ok(Store::open_or_create(dir).map(drop)?)
+    Ok(Store::open_or_create(dir)?)
 }
 
-/// Backs up all that is due. Fails as a whole only before the first domain; what goes wrong later is in the report.
-pub fn run(
-    settings: &Settings,
-    hypervisor: &dyn Hypervisor,
-    journal: &Journal,
-    recovered: Recovered,
-    request: &Request,
-    cancel: &Cancel,
-    monitor: &dyn Monitor,
-) -> Result<RunReport, Error> {
-    let mut report = RunReport {
+/// The report of a run that begins now and has done nothing yet.
+pub fn begin(settings: &Settings) -> RunReport {
+    RunReport {
         schema: RunReport::SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         run_id: Uuid::new_v4(),
@@ -67,12 +58,22 @@ pub fn run(
         errors: Vec::new(),
         leftovers: Vec::new(),
         signal: None,
-    };
-    report.recovered = recovered.done;
-    report.leftovers = recovered.left;
-    check_target(settings)?;
+    }
+}
+
+/// Backs up all that is due, and tells it in `report`. Fails as a whole only before the first domain; what goes wrong
+/// later is in the report.
+pub fn run(
+    settings: &Settings,
+    hypervisor: &dyn Hypervisor,
+    journal: &Journal,
+    request: &Request,
+    cancel: &Cancel,
+    monitor: &dyn Monitor,
+    report: &mut RunReport,
+) -> Result<(), Error> {
+    let store = open_target(settings)?;
     let plan = plan(settings, hypervisor, request)?;
-    let store = Store::open(&settings.backupdir)?;
     let context = Context {
         settings,
         hypervisor,
@@ -92,10 +93,12 @@ pub fn run(
             _ => {}
         }
     }
+    if !due.is_empty() {
+        backup::check_space(settings)?;
+    }
     report.domains.extend(back_up_all(&context, due));
     report.signal = cancel.signal();
-    report.finished = Utc::now();
-    Ok(report)
+    Ok(())
 }
 
 fn unknown(name: &str, reason: Failure) -> DomainOutcome {

@@ -97,7 +97,10 @@ fn commit(hypervisor: &dyn Hypervisor, domain: &DomainRef, overlay: &Overlay) ->
         };
         if job.total > 0 && job.done == job.total {
             match hypervisor.pivot(domain, target) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    tracing::info!(domain = domain.name, disk = target, bytes = job.total, "committed");
+                    return Ok(());
+                }
                 Err(error) if error.kind() == Kind::NotReady => {}
                 Err(error) => return Err(error.into()),
             }

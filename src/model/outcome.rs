@@ -11,7 +11,7 @@ use super::PointId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Consistency {
-    /// The guest was off: nothing could change.
+    /// Nothing could change: the guest was off, or cannot write to any of the disks.
     Offline,
     /// The guest's file systems were frozen when all disks were captured at one instant.
     Filesystem,

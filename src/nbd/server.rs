@@ -19,6 +19,11 @@ const MAX_STDERR: u64 = 16 << 10;
 /// How often a starting server is tried. A process that is not ours cannot be waited for otherwise.
 const RETRY: Duration = Duration::from_millis(5);
 
+/// Settings of the C library's allocator (`man mallopt`): QEMU takes a fresh buffer for every request, and without these
+/// each goes back to the kernel and costs a page fault for every 4 KiB, half the time of `qemu-nbd`.
+const KEEP_BUFFERS: [(&str, &str); 2] =
+    [("MALLOC_MMAP_THRESHOLD_", "67108864"), ("MALLOC_TRIM_THRESHOLD_", "268435456")];
+
 /// How images are opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
@@ -61,6 +66,7 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            .envs(KEEP_BUFFERS)
             // A terminal's interrupt is for us alone; we end it in our order.
             .process_group(0)
             .spawn()

@@ -7,26 +7,37 @@ use super::{Guest, Lab, Unpacked, qemu_img, run};
 
 /// Copies of disks of a guest that stands still: it is off, or its CPU is.
 pub struct Contents {
+    folder: PathBuf,
     copies: BTreeMap<String, PathBuf>,
+    /// The path and the format of images that the guest's XML does not name.
+    named: BTreeMap<String, (PathBuf, String)>,
 }
 
 impl Contents {
     /// Copies these disks.
     pub fn of(lab: &Lab, guest: &Guest, targets: &[&str]) -> Self {
-        let mut contents = Contents { copies: BTreeMap::new() };
         let folder = lab.path("contents").join(guest.name());
         std::fs::create_dir_all(&folder).expect("cannot make a folder");
+        let mut contents = Contents { folder, copies: BTreeMap::new(), named: BTreeMap::new() };
         for target in targets {
-            let copy = folder.join(target);
+            let copy = contents.folder.join(target);
             guest.copy_contents(target, &copy);
-            contents.add(target, copy);
+            contents.copies.insert((*target).to_owned(), copy);
         }
         contents
     }
 
-    /// Takes a raw file for a copy of a disk.
-    pub fn add(&mut self, target: &str, copy: PathBuf) {
+    /// Copies a disk whose image the guest's XML does not name: a volume of a pool, or one on the network.
+    pub fn add(&mut self, target: &str, image: &Path, format: &str) {
+        let copy = self.folder.join(target);
+        convert(image, format, &copy);
         self.copies.insert(target.to_owned(), copy);
+        self.named.insert(target.to_owned(), (image.to_owned(), format.to_owned()));
+    }
+
+    /// Takes in the copies of another moment.
+    pub fn join(&mut self, other: &Contents) {
+        self.copies.extend(other.copies.clone());
     }
 
     /// Panics unless an archive holds these disks and no other, each of the same size and contents.
@@ -40,13 +51,21 @@ impl Contents {
     }
 
     /// Panics unless the guest's disks hold this still. It must stand still, or be off.
-    pub fn assert_still_on(&self, lab: &Lab, guest: &Guest) {
-        let now = lab.path("contents").join("now");
+    pub fn assert_still_on(&self, guest: &Guest) {
+        let now = self.folder.join("now");
         for (target, copy) in &self.copies {
-            guest.copy_contents(target, &now);
+            match self.named.get(target) {
+                Some((image, format)) => convert(image, format, &now),
+                None => guest.copy_contents(target, &now),
+            }
             assert_same(copy, "raw", &now, "raw");
         }
     }
+}
+
+fn convert(image: &Path, format: &str, copy: &Path) {
+    let [image, copy] = [image, copy].map(|path| path.to_str().expect("paths are UTF-8"));
+    qemu_img(&["convert", "-U", "-f", format, "-O", "raw", image, copy]);
 }
 
 /// Panics unless two images have the same size and contents as the guest sees them.

@@ -16,12 +16,17 @@ pub struct Guest {
 
 impl Guest {
     pub(super) fn defined(name: &str, disks: Vec<MadeDisk>) -> Self {
-        let baseline = Baseline::of(&inactive_xml(name));
+        let baseline = Baseline::of(&inactive_xml(name), name);
         Guest { name: name.to_owned(), baseline, _disks: disks }
     }
 
     pub(super) fn adopt(_lab: &Lab, name: &str) -> Self {
         Guest::defined(name, vec![])
+    }
+
+    /// Takes the guest's present disks, files and snapshots for those that must be there in the end.
+    pub fn take_as_it_is(&mut self) {
+        self.baseline = Baseline::of(&self.inactive_xml(), &self.name);
     }
 
     /// The domain's name.
@@ -92,17 +97,29 @@ impl Guest {
     }
 
     /// Writes `len` bytes of `pattern` at `offset` to a disk of the started machine, and flushes them.
+    pub fn write(&self, target: &str, pattern: u8, offset: u64, len: u64) {
+        self.qemu_io(target, &[&format!("write -P {pattern:#x} {offset} {len}"), "flush"]);
+        self.assert_holds(target, pattern, offset, len);
+    }
+
+    /// Has the started machine itself do commands of `qemu-io` on a disk.
     ///
     /// The device's path is needed: node names conflict with the guest's own permissions. QEMU prints what came of it to
-    /// its log only, so the image is asked.
-    pub fn write(&self, target: &str, pattern: u8, offset: u64, len: u64) {
+    /// its log only, so a caller should ask the image.
+    pub fn qemu_io(&self, target: &str, commands: &[&str]) {
         let alias = domain_xml::disk_alias(&self.live_xml(), target);
         let backend = if alias.starts_with("virtio-") { "/virtio-backend" } else { "" };
-        for command in [&format!("write -P {pattern:#x} {offset} {len}"), "flush"] {
+        for command in commands {
             let line = format!("qemu-io -d /machine/peripheral/{alias}{backend} \"{command}\"");
             let answer = virsh(&["qemu-monitor-command", &self.name, "--hmp", &line]);
-            assert_eq!(answer.trim(), "", "cannot write to {target}");
+            assert_eq!(answer.trim(), "", "cannot {command} on {target}");
         }
+    }
+
+    /// Writes `len` bytes of `pattern` at `offset` to a disk of the machine while that is off.
+    pub fn write_while_off(&self, target: &str, pattern: u8, offset: u64, len: u64) {
+        let write = format!("write -P {pattern:#x} {offset} {len}");
+        run("qemu-io", &["--object", SECRET, "--image-opts", &self.image_options(target), "-c", &write]);
         self.assert_holds(target, pattern, offset, len);
     }
 

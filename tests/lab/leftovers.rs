@@ -10,13 +10,14 @@ use super::{Guest, try_virsh, virsh};
 pub(super) struct Baseline {
     sources: BTreeMap<String, Option<PathBuf>>,
     files: BTreeSet<PathBuf>,
+    snapshots: String,
 }
 
 impl Baseline {
-    pub(super) fn of(xml: &str) -> Self {
+    pub(super) fn of(xml: &str, name: &str) -> Self {
         let sources = disk_sources(xml);
         let files = files_beside(&sources);
-        Baseline { sources, files }
+        Baseline { sources, files, snapshots: snapshots(name) }
     }
 }
 
@@ -29,6 +30,7 @@ impl Guest {
         let more: Vec<_> = files_beside(&self.baseline.sources).difference(&self.baseline.files).cloned().collect();
         assert!(more.is_empty(), "{name}: files were left beside the images: {more:?}");
         assert_eq!(qemu_nbd_on(&self.baseline.sources), Vec::<String>::new(), "{name}: qemu-nbd still runs");
+        assert_eq!(snapshots(name), self.baseline.snapshots, "{name}: the snapshots changed");
         if self.state() == "shut off" {
             return;
         }
@@ -39,10 +41,12 @@ impl Guest {
         assert!(job.contains("None"), "{name}: a job still runs: {job}");
         let has_agent = xml.contains("state='connected'");
         assert!(!has_agent || self.state() != "running" || !self.is_frozen(), "{name}: the file systems are frozen");
-        if let Ok(snapshots) = try_virsh(&["snapshot-list", "--name", name]) {
-            assert_eq!(snapshots.trim(), "", "{name}: snapshots were left");
-        }
     }
+}
+
+/// The names of the snapshots that libvirt keeps of a domain.
+fn snapshots(name: &str) -> String {
+    try_virsh(&["snapshot-list", "--name", name]).unwrap_or_default()
 }
 
 /// libvirt's name for the file that takes what a guest writes to a `<transient/>` disk: `IMAGE.TRANSIENT-DOMAIN`.

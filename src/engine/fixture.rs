@@ -1,0 +1,214 @@
+//! Owns: restore points for the tests of the engine, made of random disks. Must not: need a guest.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use chrono::{DateTime, Utc};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::archive::manifest::{
+    BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
+};
+use crate::archive::{self, Manifest, Writer};
+use crate::model::{Codec, Consistency, DomainRef, DomainState, Extent, Format, Method, PointId, SkippedDisk, Source};
+use crate::qcow2::Layout;
+use crate::store::{Point, Store};
+
+pub const MIB: u64 = 1 << 20;
+pub const DOMAIN: &str = "web 1";
+pub const UUID: Uuid = Uuid::from_u128(0x11111111_2222_4333_8444_555555555555);
+
+/// A disk with random bytes in its extents, beside a raw copy of the same contents.
+pub struct Disk {
+    pub target: &'static str,
+    pub source: Source,
+    pub format: Format,
+    pub size: u64,
+    pub raw: PathBuf,
+    layout: Layout,
+}
+
+/// A store with what it was filled from.
+pub struct Fixture {
+    pub dir: TempDir,
+    pub store: Store,
+}
+
+impl Fixture {
+    pub fn new() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("backup")).unwrap();
+        let store = Store::open(&dir.path().join("backup")).unwrap();
+        Fixture { dir, store }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn disk(&self, target: &'static str, source: &str, format: Format, size: u64, extents: &[(u64, u64)]) -> Disk {
+        let raw = self.path(&format!("{target}.contents"));
+        let file = File::create(&raw).unwrap();
+        file.set_len(size).unwrap();
+        let extents: Vec<Extent> = extents.iter().map(|&(offset, length)| Extent { offset, length }).collect();
+        for (seed, extent) in (1u64..).zip(&extents) {
+            // Half of it zeros: blocks of zeros in the data become holes.
+            let byte = |n: u64| if n / 70_000 % 2 == 1 { 0 } else { (n * seed % 251 + 1) as u8 };
+            let bytes: Vec<u8> = (0..extent.length).map(byte).collect();
+            file.write_all_at(&bytes, extent.offset).unwrap();
+        }
+        let source = Source::File(self.path(source));
+        Disk { target, source, format, size, raw, layout: Layout::new(size, &extents).unwrap() }
+    }
+
+    pub fn usual_disks(&self) -> Vec<Disk> {
+        vec![
+            self.disk("vda", "images/root.qcow2", Format::Qcow2, 700 * MIB, &[(0, 3 * MIB), (600 * MIB + 5, 200_000)]),
+            self.disk("vdb", "images/da ta.img", Format::Raw, 10 * MIB + 512, &[(MIB, 100), (10 * MIB, 512)]),
+        ]
+    }
+
+    /// A definition with these disks, one CD-ROM and one disk that is left out.
+    pub fn xml(&self, disks: &[Disk]) -> String {
+        let mut devices = String::new();
+        for disk in disks {
+            let path = disk.source.path().unwrap().display();
+            devices += &format!(
+                "<disk type='file' device='disk'><driver name='qemu' type='{}'/><source file='{path}'/>\
+                 <target dev='{}' bus='virtio'/></disk>\n",
+                disk.format.driver(),
+                disk.target
+            );
+        }
+        format!(
+            "<domain type='qemu'><name>{DOMAIN}</name><uuid>{UUID}</uuid><memory unit='KiB'>65536</memory>\
+             <os><type arch='x86_64'>hvm</type><nvram>{}</nvram><kernel>{}</kernel></os>\n<devices>\n{devices}\
+             <disk type='file' device='cdrom'><source file='{}'/><target dev='sda' bus='sata'/><readonly/></disk>\n\
+             <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/>\
+             <target dev='vdz' bus='virtio'/></disk>\n</devices></domain>\n",
+            self.path("nvram/web 1_VARS.fd").display(),
+            self.path("images/vmlinuz").display(),
+            self.path("images/install.iso").display(),
+            self.path("images/scratch.img").display(),
+        )
+    }
+
+    pub fn manifest(&self, id: PointId, disks: &[Disk]) -> Manifest {
+        let entry = |disk: &Disk| DiskEntry {
+            target: disk.target.to_owned(),
+            member: disk_member(disk.target),
+            virtual_bytes: disk.size,
+            read_bytes: disk.layout.data().iter().map(|extent| extent.length).sum(),
+            source: disk.source.clone(),
+            format: disk.format.clone(),
+            backing: Vec::new(),
+        };
+        let file = |member: &str, path: PathBuf| FileEntry { member: member.to_owned(), path };
+        Manifest {
+            format: FORMAT,
+            program: "kvmbackup test".to_owned(),
+            run_id: Uuid::nil(),
+            point: id,
+            host: "cloud1".to_owned(),
+            domain: DomainRef { name: DOMAIN.to_owned(), uuid: UUID },
+            state: DomainState::Running,
+            method: Method::Snapshot,
+            method_reason: None,
+            consistency: Consistency::Filesystem,
+            quiesce_asked: true,
+            frozen_ms: Some(12),
+            disks: disks.iter().map(entry).collect(),
+            skipped: vec![SkippedDisk {
+                target: "vdz".to_owned(),
+                reason: "excluded".to_owned(),
+                missed: false,
+                hint: None,
+            }],
+            nvram: Some(file("nvram/web 1_VARS.fd", self.path("nvram/web 1_VARS.fd"))),
+            boot: vec![BootEntry {
+                element: "kernel".to_owned(),
+                member: "boot/kernel".to_owned(),
+                path: self.path("images/vmlinuz"),
+            }],
+            tpm: vec![file("tpm/tpm2/tpm2-00.permall", "/var/lib/libvirt/swtpm/x/tpm2/tpm2-00.permall".into())],
+            tpm_missing: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Publishes a restore point as a backup would.
+    pub fn point(&self, time: &str, codec: Codec, disks: &[Disk]) -> Point {
+        self.point_with(time, codec, disks, &self.xml(disks), |_| ())
+    }
+
+    pub fn point_with(
+        &self,
+        time: &str,
+        codec: Codec,
+        disks: &[Disk],
+        xml: &str,
+        change: impl FnOnce(&mut Manifest),
+    ) -> Point {
+        let time: DateTime<Utc> = time.parse().unwrap();
+        let partial = self.store.create(DOMAIN, time, codec).unwrap();
+        let mut writer = Writer::new(partial.file().unwrap(), codec, 2).unwrap();
+        let mut manifest = self.manifest(partial.id(), disks);
+        change(&mut manifest);
+        writer.add(archive::MANIFEST, &manifest.to_json().unwrap()).unwrap();
+        for name in [DOMAIN_XML, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML] {
+            writer.add(name, xml.as_bytes()).unwrap();
+        }
+        writer.add("nvram/web 1_VARS.fd", b"variables").unwrap();
+        writer.add("tpm/tpm2/tpm2-00.permall", b"state").unwrap();
+        writer.add("boot/kernel", b"kernel").unwrap();
+        for (disk, entry) in disks.iter().zip(&manifest.disks) {
+            writer.member(&entry.member, disk.layout.length()).unwrap();
+            let mut metadata = Vec::new();
+            disk.layout.write_metadata(&mut metadata).unwrap();
+            writer.write(&metadata).unwrap();
+            let contents = File::open(&disk.raw).unwrap();
+            for extent in disk.layout.data() {
+                let mut bytes = vec![0; extent.length as usize];
+                contents.read_exact_at(&mut bytes, extent.offset).unwrap();
+                writer.write(&bytes).unwrap();
+            }
+            writer.write(&vec![0; disk.layout.padding() as usize]).unwrap();
+        }
+        writer.finish().unwrap();
+        partial.publish().unwrap()
+    }
+
+    /// An archive as the seed script makes it.
+    pub fn seed(&self, name: &str, disks: &[Disk]) -> PathBuf {
+        let day = self.path("2026-11-15");
+        std::fs::create_dir_all(&day).unwrap();
+        for end in ["", "-inactive", "-migratable"] {
+            std::fs::write(day.join(format!("{DOMAIN}{end}.xml")), self.xml(disks)).unwrap();
+        }
+        for disk in disks {
+            let image = day.join(disk.source.path().unwrap().file_name().unwrap());
+            let format = disk.format.driver();
+            run("qemu-img", &["convert", "-f", "raw", "-O", format, text(&disk.raw), text(&image)]);
+        }
+        let folder = self.path("backup").join(DOMAIN);
+        std::fs::create_dir_all(&folder).unwrap();
+        let archive = folder.join(name);
+        run("tar", &["-C", text(self.dir.path()), "-czf", text(&archive), "2026-11-15"]);
+        std::fs::remove_dir_all(day).unwrap();
+        archive
+    }
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+pub fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    said
+}

@@ -1,0 +1,69 @@
+//! Listing and finding over real archives, damaged ones and those of the seed script among them.
+
+use std::fs;
+
+use super::*;
+use crate::engine::fixture::{DOMAIN, Fixture};
+use crate::model::Codec;
+
+fn state(fixture: &Fixture) -> PathBuf {
+    fixture.path("state")
+}
+
+#[test]
+fn a_damaged_point_and_one_of_the_seed_do_not_spoil_the_list() {
+    let fixture = Fixture::new();
+    let disks = fixture.usual_disks();
+    let good = fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &disks);
+    let bad = fixture.point("2026-11-21T02:00:00Z", Codec::Gzip(1), &disks);
+    let mut bytes = fs::read(&bad.path).unwrap();
+    bytes[40] ^= 0xff;
+    fs::write(&bad.path, bytes).unwrap();
+    fixture.seed("web 1.tar.gz.1", &disks[1..]);
+
+    let mut verified = Verified::load(&state(&fixture)).unwrap();
+    verified.record(&good, &[good.clone(), bad], true).unwrap();
+    let all = list(&fixture.store, &state(&fixture), &[]).unwrap();
+    let told: Vec<_> = all.iter().map(|info| (info.origin, info.details.is_some(), info.damaged.is_some())).collect();
+    let [first, second, third] = &all[..] else { panic!("{all:?}") };
+    assert_eq!(told.iter().filter(|told| **told == ("seed", false, false)).count(), 1, "{told:?}");
+    let of = |id: &str| [first, second, third].into_iter().find(|info| info.id.to_string() == id).unwrap();
+    let details = of("20261120T020000Z").details.as_ref().unwrap();
+    assert_eq!(details.disks.len(), 2);
+    assert!(details.ratio.unwrap() > 1.0);
+    assert!(of("20261120T020000Z").verified.as_ref().unwrap().good);
+    assert!(of("20261121T020000Z").damaged.as_ref().unwrap().message.contains("damaged"));
+    assert!(of("20261121T020000Z").verified.is_none());
+}
+
+#[test]
+fn the_point_that_is_meant_is_found() {
+    let fixture = Fixture::new();
+    for day in ["20", "21", "22"] {
+        fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]);
+    }
+    let id = |when| find(&fixture.store, DOMAIN, when).map(|point| point.id.to_string());
+    let time = |text: &str| When::NoLaterThan(text.parse().unwrap());
+    assert_eq!(id(When::Newest).unwrap(), "20261122T020000Z");
+    assert_eq!(id(When::Id("20261120T020000Z".parse().unwrap())).unwrap(), "20261120T020000Z");
+    assert_eq!(id(time("2026-11-22T01:59:59Z")).unwrap(), "20261121T020000Z");
+    assert_eq!(id(time("2026-11-22T02:00:00Z")).unwrap(), "20261122T020000Z");
+    let error = id(time("2026-11-20T01:00:00Z")).unwrap_err();
+    assert_eq!(error.hint().unwrap(), "there are: 20261122T020000Z, 20261121T020000Z, 20261120T020000Z");
+    let error = find(&fixture.store, "web 2", When::Newest).unwrap_err();
+    assert_eq!(error.hint().unwrap(), "there are some of: web 1");
+    assert!(list(&fixture.store, &state(&fixture), &["web 2".to_owned()]).is_err());
+}
+
+#[test]
+fn a_check_counts_for_the_archive_that_was_checked() {
+    let fixture = Fixture::new();
+    let mut point = fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);
+    Verified::load(&state(&fixture)).unwrap().record(&point, std::slice::from_ref(&point), false).unwrap();
+    let again = Verified::load(&state(&fixture)).unwrap();
+    assert!(again.is_damaged(&point));
+    point.bytes += 1;
+    assert!(again.get(&point).is_none());
+    fs::write(state(&fixture).join("verified.json"), "{").unwrap();
+    assert!(Verified::load(&state(&fixture)).unwrap().get(&point).is_none());
+}

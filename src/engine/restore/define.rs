@@ -1,0 +1,63 @@
+//! Owns: what a restore asks of the hypervisor. Must not: write files, or touch a domain that runs.
+
+use super::plan::Saved;
+use super::{Restored, other};
+use crate::engine::Error;
+use crate::hypervisor::{self, Hypervisor, domain_xml};
+use crate::model::{Domain, DomainRef, DomainState, DomainXml};
+
+/// Whether a domain may be defined: none that runs has its name or UUID, and one that is off only with `overwrite`.
+pub fn check(hypervisor: &dyn Hypervisor, to: &DomainRef, overwrite: bool) -> Result<(), Error> {
+    for (known, state) in hypervisor.domains()? {
+        let (same_name, same_uuid) = (known.name == to.name, known.uuid == to.uuid);
+        if !same_name && !same_uuid {
+            continue;
+        }
+        let name = &known.name;
+        if state.is_active() {
+            let message = format!("the domain {name} is there and runs");
+            return Err(other(&message, Some("shut it down first: virsh shutdown; or restore a copy: --name NEW")));
+        }
+        if !overwrite {
+            let message = format!("the domain {name} is there");
+            return Err(other(&message, Some("replace it: --overwrite; or restore a copy: --name NEW")));
+        }
+        if !(same_name && same_uuid) {
+            let message = format!("another domain has the name or the UUID: {name}, {}", known.uuid);
+            return Err(other(&message, Some("undefine or rename that one first; or restore a copy: --name NEW")));
+        }
+    }
+    Ok(())
+}
+
+/// What the saved definition says. It must be the definition of the domain that the archive names.
+pub fn describe(saved: &Saved, xml: &str) -> Result<Domain, Error> {
+    let xml = DomainXml { live: xml.to_owned(), inactive: xml.to_owned(), migratable: xml.to_owned() };
+    let described = domain_xml::read(xml, DomainState::Off, true).map_err(xml_error(saved))?.domain;
+    if described.id != saved.domain {
+        let what = format!("its definition is that of another domain, {:?}", described.id.name);
+        return Err(Error::Suspect { path: saved.archive.clone(), what });
+    }
+    Ok(described)
+}
+
+/// For `map_err`: the saved definition cannot be used.
+pub fn xml_error(saved: &Saved) -> impl Fn(domain_xml::Error) -> Error + '_ {
+    |source| hypervisor::Error::Xml { domain: saved.domain.name.clone(), source }.into()
+}
+
+/// Defines the domain. That it cannot be started, or that its autostart stays on, does not undo that.
+pub fn define(hypervisor: &dyn Hypervisor, xml: &str, start: bool, restored: &mut Restored) -> Result<(), Error> {
+    let defined = hypervisor.define(xml)?;
+    if let Err(error) = hypervisor.set_autostart(&defined, false) {
+        restored.notes.push(format!("its autostart could not be turned off: {}", Error::from(error).failure().message));
+    }
+    if start {
+        match hypervisor.start(&defined) {
+            Ok(()) => restored.started = true,
+            Err(error) => restored.start_failure = Some(Error::from(error).failure()),
+        }
+    }
+    restored.defined = Some(defined);
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Owns: the check of a qcow2 image that another program wrote, before QEMU opens it as a disk. Must not: accept one that
+//! reads from any other file of the host.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::engine::Error;
+
+/// How long `qemu-img info` may take; it reads only metadata.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of its answer that are read.
+const MAX_ANSWER: u64 = 1 << 20;
+
+/// Fails unless the image stands on its own: no backing file, no data file. The header is looked at first, so that QEMU does
+/// not open another file even to tell of it.
+pub fn check(image: &Path, archive: &Path, member: &str) -> Result<(), Error> {
+    let suspect = |what: &str| Error::Suspect { path: archive.to_owned(), what: format!("the image {member} {what}") };
+    let file = File::open(image).map_err(Error::file("open", image))?;
+    let mut header = [0; 104];
+    match file.read_exact_at(&mut header, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(suspect("is no qcow2 image")),
+        result => result.map_err(Error::file("read", image))?,
+    }
+    reaches_out(&header).map_or(Ok(()), |what| Err(suspect(what)))?;
+    let answer = qemu_img_info(image)?;
+    let told: serde_json::Value = serde_json::from_slice(&answer).map_err(|_| suspect("is not understood by QEMU"))?;
+    let data_file = &told["format-specific"]["data"]["data-file"];
+    if told["format"] != "qcow2" || !told["backing-filename"].is_null() || !data_file.is_null() {
+        return Err(suspect("reads from another file of the host"));
+    }
+    Ok(())
+}
+
+/// What is wrong with a header: QEMU's `docs/interop/qcow2.txt`, "Header".
+fn reaches_out(header: &[u8; 104]) -> Option<&'static str> {
+    let any = |from: usize, until: usize| header[from..until].iter().any(|&byte| byte != 0);
+    if header[..4] != *b"QFI\xfb" || any(4, 7) || !(2..=3).contains(&header[7]) {
+        return Some("is no qcow2 image");
+    }
+    if any(8, 16) {
+        return Some("has a backing file");
+    }
+    // Bit 2 of the incompatible features; version 2 has none.
+    (header[7] == 3 && header[79] & 4 != 0).then_some("has a data file")
+}
+
+fn qemu_img_info(image: &Path) -> Result<Vec<u8>, Error> {
+    let failed = |message: String| Error::Program { program: "qemu-img", message };
+    let mut child = Command::new("qemu-img")
+        .args(["info", "-U", "-f", "qcow2", "--output=json", "--"])
+        .arg(image)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(failed("its output cannot be read".to_owned()));
+    };
+    let (send, answers) = mpsc::channel();
+    let errors = thread::spawn(move || all(stderr));
+    // The end of its output is the end of the program.
+    thread::spawn(move || drop(send.send(all(stdout))));
+    let answer = answers.recv_timeout(TIMEOUT);
+    let status = end(&mut child, answer.is_err());
+    match (answer, status) {
+        (Ok(answer), Ok(true)) => Ok(answer),
+        (Ok(_), Ok(false)) => {
+            let said = errors.join().unwrap_or_default();
+            Err(failed(String::from_utf8_lossy(&said).trim().chars().take(1000).collect()))
+        }
+        (Err(_), _) => Err(failed(format!("no answer in {} s", TIMEOUT.as_secs()))),
+        (_, Err(error)) => Err(failed(error.to_string())),
+    }
+}
+
+fn all(stream: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = stream.take(MAX_ANSWER).read_to_end(&mut bytes);
+    bytes
+}
+
+/// Whether it ended well.
+fn end(child: &mut Child, kill: bool) -> io::Result<bool> {
+    if kill {
+        child.kill()?;
+    }
+    child.wait().map(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fixture::{run, text};
+
+    #[test]
+    fn images_that_stand_on_their_own_pass_and_others_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let made = |name: &str, arguments: &[&str]| {
+            let image = path(name);
+            run("qemu-img", &[&["create", "-q", "-f", "qcow2"], arguments, &[text(&image), "4M"]].concat());
+            check(&image, Path::new("a.tar.gz"), name)
+        };
+        made("good", &[]).unwrap();
+        made("old", &["-o", "compat=0.10"]).unwrap();
+        let base = path("good");
+        let error = made("top", &["-b", text(&base), "-F", "qcow2"]).unwrap_err();
+        assert!(error.is_damage() && error.to_string().contains("has a backing file"), "{error}");
+        let data = format!("data_file={}", text(&path("data")));
+        let error = made("out", &["-o", &data]).unwrap_err();
+        assert!(error.to_string().contains("has a data file"), "{error}");
+        std::fs::write(path("raw"), [0; 4096]).unwrap();
+        assert!(check(&path("raw"), Path::new("a"), "raw").is_err());
+        std::fs::write(path("short"), "QFI").unwrap();
+        assert!(check(&path("short"), Path::new("a"), "short").is_err());
+    }
+}

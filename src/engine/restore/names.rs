@@ -1,0 +1,129 @@
+//! Owns: names and folders that come out of archives, made harmless. Pure. Must not: look at the host.
+
+use std::path::{Component, Path};
+
+use super::plan::SavedDisk;
+use crate::model::{Format, Source};
+
+/// Bytes of a file's name, at most: a temporary name, which is longer, must fit in 255.
+const MAX: usize = 200;
+
+/// Folders in which a file that an archive names could do more than lie there. What an archive says about the place of an
+/// image is followed without asking only elsewhere.
+const SYSTEM: [&str; 12] =
+    ["/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr"];
+/// Further such folders, among others that are harmless.
+const SYSTEM_DEEP: [&str; 5] = ["/var/spool", "/var/run", "/var/lib/dpkg", "/var/lib/systemd", "/var/lib/cloud"];
+
+/// Whether it is one harmless component of a path.
+pub fn is_plain(name: &str) -> bool {
+    let length = 1..=MAX;
+    length.contains(&name.len()) && !name.starts_with('.') && !name.contains(|c: char| c == '/' || c.is_control())
+}
+
+/// Whether an image may be put into this folder only because an archive says that it was there.
+pub fn usable_folder(folder: &Path) -> bool {
+    let is_straight = |part: Component<'_>| match part {
+        Component::RootDir => true,
+        // Hidden folders hold what programs obey (`.ssh`); `.local/share/libvirt/images` is libvirt's own for users.
+        Component::Normal(name) => name == ".local" || !name.as_encoded_bytes().starts_with(b"."),
+        _ => false,
+    };
+    folder.is_absolute()
+        && folder != Path::new("/")
+        && folder.components().all(is_straight)
+        && !SYSTEM.iter().chain(&SYSTEM_DEEP).any(|system| folder.starts_with(system))
+}
+
+/// The name of a disk's file: the one it had, where it had one.
+pub fn file_name(disk: &SavedDisk) -> String {
+    let ending = ending(&disk.format);
+    let old = match &disk.source {
+        Source::File(path) => path.file_name().and_then(|name| name.to_str()).filter(|name| is_plain(name)),
+        _ => None,
+    };
+    match (old, &disk.format) {
+        (Some(name), Format::Raw | Format::Qcow2) => name.to_owned(),
+        // The contents are kept as qcow2, whatever the old ending says; an image kept as it was keeps its name.
+        (Some(name), Format::Other(_)) if disk.virtual_bytes.is_none() => name.to_owned(),
+        (Some(name), Format::Other(_)) => {
+            let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or(name);
+            format!("{stem}.{ending}")
+        }
+        (None, _) => format!("{}.{ending}", disk.target),
+    }
+}
+
+/// The name of a disk's file under a new domain.
+pub fn fresh_name(domain: &str, disk: &SavedDisk) -> String {
+    let old = disk.source.path().and_then(Path::extension).and_then(|old| old.to_str());
+    let old = old.filter(|old| old.len() <= 8 && old.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    let ending = match (&disk.format, old) {
+        (Format::Raw, Some(old)) => old,
+        (Format::Other(_), Some(old)) if disk.virtual_bytes.is_none() => old,
+        (format, _) => ending(format),
+    };
+    format!("{domain}-{}.{ending}", disk.target)
+}
+
+fn ending(format: &Format) -> &'static str {
+    if *format == Format::Raw { "raw" } else { "qcow2" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(source: &str, format: Format) -> SavedDisk {
+        SavedDisk {
+            target: "vda".to_owned(),
+            member: String::new(),
+            source: Source::File(source.into()),
+            format,
+            virtual_bytes: Some(1),
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_harmless_component() {
+        let long = "x".repeat(201);
+        for bad in ["", ".", "..", ".bashrc", "a/b", "a\0", "a\nb", "a\u{1b}[2J", &long] {
+            assert!(!is_plain(bad), "{bad:?}");
+        }
+        for good in ["vda", "dä ta.img", "a..b", "x'&<"] {
+            assert!(is_plain(good), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn images_go_unasked_only_where_images_lie() {
+        for bad in
+            ["/", "/etc/cron.d", "/usr/../srv", "relative", "/root/.ssh", "/dev/shm", "/srv/../etc", "/var/spool/cron"]
+        {
+            assert!(!usable_folder(Path::new(bad)), "{bad:?}");
+        }
+        for good in ["/var/lib/libvirt/images", "/srv/a b", "/home/x/.local/share/libvirt/images", "/etcetera"] {
+            assert!(usable_folder(Path::new(good)), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn files_keep_their_names_and_copies_get_new_ones() {
+        let cases = [
+            ("/srv/web 1.img", Format::Raw, "web 1.img", "new-vda.img"),
+            ("/srv/web", Format::Raw, "web", "new-vda.raw"),
+            ("/srv/web.img", Format::Qcow2, "web.img", "new-vda.qcow2"),
+            ("/srv/web.vmdk", Format::Other("vmdk".to_owned()), "web.qcow2", "new-vda.qcow2"),
+            ("/srv/..", Format::Raw, "vda.raw", "new-vda.raw"),
+            ("/srv/.web", Format::Qcow2, "vda.qcow2", "new-vda.qcow2"),
+            ("/srv/x.a b", Format::Raw, "x.a b", "new-vda.raw"),
+        ];
+        for (source, format, kept, fresh) in cases {
+            let disk = disk(source, format);
+            assert_eq!((file_name(&disk).as_str(), fresh_name("new", &disk).as_str()), (kept, fresh), "{source}");
+        }
+        let mut block = disk("/dev/vg/x.y", Format::Raw);
+        block.source = Source::Block("/dev/vg/x".into());
+        assert_eq!(file_name(&block), "vda.raw");
+    }
+}

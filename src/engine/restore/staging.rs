@@ -1,0 +1,332 @@
+//! Owns: files from their temporary names to their own, all or none. Must not: know what is written into them.
+//!
+//! Each file is written beside its place as `.NAME.kvmbackup-part`, private and new, so that no link of somebody else's is
+//! followed. [`Staging::place`] syncs and renames them; until [`Staging::keep`], dropping this takes everything back, a file
+//! that was replaced included.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FlockOperation, RenameFlags, fcntl_lock, flock, renameat_with};
+use rustix::io::Errno;
+
+use crate::engine::Error;
+use crate::sys::durable;
+
+/// The end of a temporary name.
+const PART: &str = ".kvmbackup-part";
+
+/// What was written and is not final yet.
+pub struct Staging {
+    overwrite: bool,
+    files: Vec<Staged>,
+    /// Folders that were made, outer ones first.
+    folders: Vec<PathBuf>,
+    kept: bool,
+}
+
+struct Staged {
+    part: PathBuf,
+    target: PathBuf,
+    /// Open, and locked, for as long as the temporary name is in use.
+    file: File,
+    state: State,
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    /// Under the temporary name.
+    Part,
+    /// Under its own name, where nothing was before.
+    New,
+    /// Under its own name; what was there before has the temporary one.
+    Exchanged,
+    /// Under its own name; what was there before is gone.
+    Replaced,
+}
+
+impl Staging {
+    /// With `overwrite`, regular files may be replaced.
+    pub fn new(overwrite: bool) -> Staging {
+        Staging { overwrite, files: Vec::new(), folders: Vec::new(), kept: false }
+    }
+
+    /// Makes a folder, and those above it, for their owner only. One that exists is left as it is.
+    pub fn folder(&mut self, path: &Path) -> Result<(), Error> {
+        let missing: Vec<&Path> =
+            path.ancestors().take_while(|path| *path != Path::new("") && fs::symlink_metadata(path).is_err()).collect();
+        for folder in missing.into_iter().rev() {
+            DirBuilder::new().mode(0o700).create(folder).map_err(Error::file("create the folder", folder))?;
+            self.folders.push(folder.to_owned());
+        }
+        Ok(())
+    }
+
+    /// The same for a folder inside of a chosen one: a link in its place would lead out of there.
+    pub fn folder_within(&mut self, path: &Path) -> Result<(), Error> {
+        self.folder(path)?;
+        match fs::symlink_metadata(path) {
+            Ok(status) if status.is_dir() => Ok(()),
+            Ok(_) => Err(Error::Exists { path: path.to_owned() }),
+            Err(error) => Err(Error::file("look at", path)(error)),
+        }
+    }
+
+    /// Begins a file that will be called `target`.
+    pub fn create(&mut self, target: &Path) -> Result<File, Error> {
+        check_target(target, self.overwrite)?;
+        let part = part_of(target);
+        let file = create_part(&part).map_err(Error::file("create", &part))?;
+        let ours = file.try_clone().map_err(Error::file("open", &part))?;
+        self.files.push(Staged { part, target: target.to_owned(), file: ours, state: State::Part });
+        Ok(file)
+    }
+
+    /// The temporary name of a file that was begun.
+    pub fn part(target: &Path) -> PathBuf {
+        part_of(target)
+    }
+
+    /// Gives a file that was begun, and the folders that were made for it below `base`, the owner of another file.
+    pub fn own_like(&self, target: &Path, base: &Path, like: &Path) -> Result<(), Error> {
+        let status = fs::metadata(like).map_err(Error::file("look at", like))?;
+        let (user, group) = (Some(status.uid()), Some(status.gid()));
+        let files = self.files.iter().filter(|staged| staged.target == target).map(|staged| &staged.part);
+        let folders = self.folders.iter().filter(|folder| folder.starts_with(base) && target.starts_with(folder));
+        for path in files.chain(folders) {
+            std::os::unix::fs::lchown(path, user, group).map_err(Error::file("change the owner of", path))?;
+        }
+        Ok(())
+    }
+
+    /// Makes all contents durable and gives the files their names.
+    pub fn place(&mut self) -> Result<(), Error> {
+        for staged in &self.files {
+            staged.file.sync_all().map_err(Error::file("write", &staged.part))?;
+        }
+        for at in 0..self.files.len() {
+            let staged = &mut self.files[at];
+            if self.overwrite {
+                check_target(&staged.target, true)?;
+            }
+            staged.state =
+                rename(&staged.part, &staged.target, self.overwrite).map_err(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => Error::Exists { path: staged.target.clone() },
+                    _ => Error::file("rename to", &staged.target)(error),
+                })?;
+        }
+        self.sync_folders()
+    }
+
+    /// Ends it: what was placed stays, what it replaced goes. Returns the files.
+    pub fn keep(mut self) -> Vec<PathBuf> {
+        self.kept = true;
+        for replaced in self.files.iter().filter(|staged| staged.state == State::Exchanged) {
+            remove(&replaced.part);
+        }
+        self.files.iter().map(|staged| staged.target.clone()).collect()
+    }
+
+    fn sync_folders(&self) -> Result<(), Error> {
+        let files = self.files.iter().map(|staged| &staged.target);
+        let mut folders: Vec<&Path> = files.chain(&self.folders).filter_map(|path| path.parent()).collect();
+        folders.sort();
+        folders.dedup();
+        for folder in folders {
+            let folder = if folder == Path::new("") { Path::new(".") } else { folder };
+            durable::sync_dir(folder).map_err(Error::file("write", folder))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        for staged in self.files.iter().rev() {
+            match staged.state {
+                State::Part => remove(&staged.part),
+                State::New | State::Replaced => remove(&staged.target),
+                State::Exchanged => {
+                    match renameat_with(CWD, &staged.part, CWD, &staged.target, RenameFlags::EXCHANGE) {
+                        Ok(()) => remove(&staged.part),
+                        Err(error) => {
+                            let (path, old) = (staged.target.display(), staged.part.display());
+                            tracing::error!(%path, %old, %error, "could not put the replaced file back; it has its old name");
+                        }
+                    }
+                }
+            }
+        }
+        for folder in self.folders.iter().rev() {
+            // Not empty: somebody else uses it by now.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+fn part_of(target: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(PART);
+    target.with_file_name(name)
+}
+
+/// Nothing may be there, or, with `overwrite`, a regular file that no running guest has open.
+pub fn check_target(target: &Path, overwrite: bool) -> Result<(), Error> {
+    match fs::symlink_metadata(target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::file("look at", target)(error)),
+        Ok(status) if overwrite && status.is_file() => {
+            let file = File::options().read(true).write(true).open(target).map_err(Error::file("open", target))?;
+            check_unused(&file, target)
+        }
+        Ok(_) => Err(Error::Exists { path: target.to_owned() }),
+    }
+}
+
+/// QEMU locks some bytes of each image it has open (`docs/system/qemu-block-drivers.rst.inc` of QEMU, "Disk image file
+/// locking"); a lock on the whole file collides with them.
+pub fn check_unused(file: &File, path: &Path) -> Result<(), Error> {
+    match fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::AGAIN | Errno::ACCESS) => Err(Error::Other {
+            message: format!("{}: a running guest or another program uses it", path.display()),
+            hint: Some("shut the guest down first, or restore elsewhere: --to".to_owned()),
+        }),
+        // A file system without locks cannot tell.
+        _ => Ok(()),
+    }
+}
+
+/// A new file; one that an interrupted restore has left gives way, one that is being written does not.
+fn create_part(part: &Path) -> io::Result<File> {
+    let created = match durable::create_private(part) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if !fs::symlink_metadata(part)?.is_file() {
+                return Err(error);
+            }
+            let left = File::open(part)?;
+            flock(&left, FlockOperation::NonBlockingLockExclusive)?;
+            fs::remove_file(part)?;
+            durable::create_private(part)
+        }
+        result => result,
+    };
+    let file = created?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Renames, and keeps what was there under the temporary name where the file system can (NFS cannot: rename(2)).
+fn rename(part: &Path, target: &Path, overwrite: bool) -> io::Result<State> {
+    let cannot = |error| matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP);
+    match renameat_with(CWD, part, CWD, target, RenameFlags::NOREPLACE) {
+        Ok(()) => return Ok(State::New),
+        Err(Errno::EXIST) if overwrite => match renameat_with(CWD, part, CWD, target, RenameFlags::EXCHANGE) {
+            Ok(()) => return Ok(State::Exchanged),
+            Err(error) if cannot(error) => {}
+            Err(error) => return Err(error.into()),
+        },
+        Err(error) if cannot(error) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let exists = fs::symlink_metadata(target).is_ok();
+    if exists && !overwrite {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    fs::rename(part, target)?;
+    Ok(if exists { State::Replaced } else { State::New })
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = durable::remove(path) {
+        tracing::warn!(path = %path.display(), %error, "could not remove what a restore has written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn write(staging: &mut Staging, path: &Path) {
+        staging.create(path).unwrap().write_all(b"new").unwrap();
+    }
+
+    #[test]
+    fn dropped_it_leaves_nothing_and_puts_back_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = dir.path().join("old");
+        fs::write(&old, "old").unwrap();
+        let mut staging = Staging::new(true);
+        staging.folder(&dir.path().join("a/b")).unwrap();
+        write(&mut staging, &dir.path().join("a/b/c"));
+        write(&mut staging, &old);
+        staging.place().unwrap();
+        assert_eq!(fs::read_to_string(&old).unwrap(), "new");
+        drop(staging);
+        assert_eq!(fs::read_to_string(&old).unwrap(), "old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn kept_it_leaves_no_temporary_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = dir.path().join("old");
+        fs::write(&old, "old").unwrap();
+        let mut staging = Staging::new(true);
+        write(&mut staging, &old);
+        staging.place().unwrap();
+        assert_eq!(staging.keep(), [old.clone()]);
+        assert_eq!(fs::read_to_string(&old).unwrap(), "new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(fs::metadata(&old).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn without_overwrite_nothing_is_replaced_even_late() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let mut staging = Staging::new(false);
+        write(&mut staging, &path);
+        fs::write(&path, "theirs").unwrap();
+        assert!(matches!(staging.place(), Err(Error::Exists { .. })));
+        assert!(matches!(Staging::new(false).create(&path), Err(Error::Exists { .. })));
+        drop(staging);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let [link, target] = ["link", "target"].map(|name| dir.path().join(name));
+        fs::write(&target, "theirs").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        std::os::unix::fs::symlink(&target, part_of(&dir.path().join("x"))).unwrap();
+        let mut staging = Staging::new(true);
+        assert!(matches!(staging.create(&link), Err(Error::Exists { .. })));
+        assert!(staging.create(&dir.path().join("x")).is_err());
+        assert!(staging.folder_within(&link).is_err());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "theirs");
+    }
+
+    #[test]
+    fn what_an_interrupted_restore_left_gives_way_and_what_is_written_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(part_of(&path), "left").unwrap();
+        let mut staging = Staging::new(false);
+        write(&mut staging, &path);
+        assert!(Staging::new(false).create(&path).is_err());
+        staging.place().unwrap();
+        staging.keep();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+}

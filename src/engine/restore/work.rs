@@ -1,0 +1,41 @@
+//! Owns: what all writing of one restore shares: whom to tell, when to stop. Must not: write.
+
+use std::io;
+use std::path::Path;
+
+use crate::archive;
+use crate::engine::{Error, Monitor};
+use crate::sys::signals::Cancel;
+
+/// What all writing of one restore shares.
+pub struct Work<'a> {
+    /// The archive, for messages.
+    pub archive: &'a Path,
+    /// The domain's name, for the monitor.
+    pub domain: &'a str,
+    /// Who hears of progress.
+    pub monitor: &'a dyn Monitor,
+    /// Whether to stop.
+    pub cancel: &'a Cancel,
+}
+
+impl Work<'_> {
+    /// Fails when a signal asks for the end.
+    pub fn go_on(&self) -> Result<(), Error> {
+        self.cancel.signal().map_or(Ok(()), |signal| Err(Error::Cancelled(signal)))
+    }
+
+    /// Tells of bytes that were read.
+    pub fn advance(&self, bytes: u64) {
+        self.monitor.advance(self.domain, bytes);
+    }
+
+    /// An error that came out of a reader: below it lies one of the archive.
+    pub fn read_error(&self, error: io::Error) -> Error {
+        let source = match error.downcast::<archive::Error>() {
+            Ok(inner) => inner,
+            Err(source) => archive::Error::Read { offset: 0, source },
+        };
+        Error::archive(self.archive)(source)
+    }
+}

@@ -1,0 +1,180 @@
+//! docs/json.md is what the program prints: every key, its type, and no key more.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
+
+mod host;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use host::Host;
+use kvmbackup::model::{
+    Consistency, DiskOutcome, DomainOutcome, Failure, Method, Outcome, PointId, RunReport, SkippedDisk,
+};
+use serde_json::Value;
+
+#[test]
+fn a_report_with_everything_in_it_is_documented_key_by_key() {
+    let documented = section("Report");
+    let full = serde_json::from_str(&kvmbackup::report::json(&full_report()).unwrap()).unwrap();
+    let keys = documented.check(&full);
+    assert_eq!(keys, documented.keys(), "docs/json.md and the report differ");
+}
+
+#[test]
+fn real_reports_are_as_documented() {
+    let documented = section("Report");
+    let host = Host::new(&["a", "b", "gone"]);
+    std::fs::remove_file(host.image("gone")).unwrap();
+    host.configure(
+        "",
+        &format!(
+            "{{a: {{day_of_week: daily, rotate: 1, exclude_disks: [vdx]}}, gone: {{day_of_week: daily}}, \
+          b: {{day_of_week: {}}}, nosuch: {{day_of_week: daily}}}}",
+            host.another_day()
+        ),
+    );
+    host.run("backup").ends(1);
+    host.age("a", &[2, 1]);
+    std::fs::write(host.path("state/journal/0.json"), "{").unwrap();
+    let report = host.run("backup --json").ends(1).json();
+    documented.check(&report);
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["not_due"], serde_json::json!(["b"]));
+    let find =
+        |name: &str| report["domains"].as_array().unwrap().iter().find(|domain| domain["domain"] == name).unwrap();
+    let a = find("a");
+    assert_eq!(
+        (&a["outcome"], &a["method"], &a["consistency"]),
+        (&"success".into(), &"direct".into(), &"offline".into())
+    );
+    assert!(a["point"].as_str().unwrap().parse::<PointId>().is_ok());
+    assert_eq!(a["pruned"].as_array().unwrap().len(), 2);
+    assert_eq!(a["stored_bytes"], std::fs::metadata(&host.archives("a")[0]).unwrap().len());
+    assert_eq!(a["disks"][0]["virtual_bytes"], 8 << 20);
+    assert!(a["warnings"][0]["message"].as_str().unwrap().contains("vdx"));
+    assert_eq!(find("gone")["outcome"], "failed");
+    assert_eq!(find("nosuch")["uuid"], Value::Null);
+    assert!(report["leftovers"][0]["hint"].is_string());
+    documented.check(&host.run("report --format json").ends(0).json());
+
+    host.configure("backupdir: /dev/null", "{a: {day_of_week: daily}}");
+    documented.check(&host.run("backup --json").ends(5).json());
+}
+
+#[test]
+fn a_plan_is_as_documented() {
+    let documented = section("Plan");
+    let host = Host::new(&["a", "b", "c"]);
+    host.configure(
+        "",
+        &format!(
+            "{{a: {{day_of_week: daily}}, b: {{day_of_week: {}}}, d: {{day_of_week: daily}}}}",
+            host.another_day()
+        ),
+    );
+    let plan = host.run("backup --dry-run --json").ends(1).json();
+    assert_eq!(documented.check(&plan), documented.keys());
+    let decisions: Vec<_> =
+        plan["plan"].as_array().unwrap().iter().map(|entry| entry["decision"].as_str().unwrap()).collect();
+    assert_eq!(decisions, ["due", "not-due", "unknown", "not-selected"]);
+}
+
+/// A report in which nothing is left out: a field that is new does not compile until it stands here, too.
+fn full_report() -> RunReport {
+    let failure = || Failure { message: "m".into(), hint: Some("h".into()) };
+    let id = "20261122T020000Z".parse::<PointId>().unwrap();
+    let domain = DomainOutcome {
+        domain: "a".into(),
+        uuid: Some(uuid::Uuid::nil()),
+        outcome: Outcome::Partial,
+        method: Some(Method::Pull),
+        method_reason: Some("r".into()),
+        consistency: Some(Consistency::Filesystem),
+        frozen_ms: Some(1),
+        captured_ms: Some(1),
+        point: Some(id),
+        disks: vec![DiskOutcome { target: "vda".into(), virtual_bytes: 1, read_bytes: 1 }],
+        skipped: vec![SkippedDisk { target: "vdb".into(), reason: "r".into(), missed: true, hint: Some("h".into()) }],
+        read_bytes: 1,
+        stored_bytes: 1,
+        duration_ms: 1,
+        stages_ms: BTreeMap::from([("read".into(), 1), ("commit".into(), 1)]),
+        restore_points: 1,
+        pruned: vec![id],
+        warnings: vec![failure()],
+        leftovers: vec![failure()],
+        error: Some(failure()),
+    };
+    RunReport {
+        schema: RunReport::SCHEMA,
+        version: "0".into(),
+        run_id: uuid::Uuid::nil(),
+        host: "h".into(),
+        started: id.time(),
+        finished: id.time(),
+        domains: vec![domain],
+        not_due: vec!["b".into()],
+        recovered: vec!["r".into()],
+        errors: vec![failure()],
+        leftovers: vec![failure()],
+        signal: Some(15),
+    }
+}
+
+/// The fields that a section of docs/json.md tells, each with its types.
+struct Documented(BTreeMap<String, String>);
+
+fn section(title: &str) -> Documented {
+    let text = include_str!("../docs/json.md");
+    let (_, section) = text.split_once(&format!("\n## {title}\n")).unwrap_or_else(|| panic!("no section {title}"));
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| {
+        let mut cells = row.split('|').map(str::trim);
+        (cells.next().unwrap().trim_end_matches('`').to_owned(), cells.next().unwrap().to_owned())
+    });
+    Documented(rows.collect())
+}
+
+impl Documented {
+    fn keys(&self) -> BTreeSet<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// Panics unless every key of a document is told with its type, and every key that may not be absent is there. Returns
+    /// the keys.
+    fn check(&self, document: &Value) -> BTreeSet<String> {
+        let mut seen = BTreeSet::new();
+        self.object("", document, &mut seen);
+        seen
+    }
+
+    fn object(&self, prefix: &str, value: &Value, seen: &mut BTreeSet<String>) {
+        let Value::Object(fields) = value else { return };
+        for (key, value) in fields {
+            let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            let types = self.0.get(&path).unwrap_or_else(|| panic!("docs/json.md does not tell of `{path}`: {value}"));
+            assert!(types.split(" or ").any(|of| of == kind(value)), "`{path}` is {value}, and documented as {types}");
+            self.object(&path, value, seen);
+            for item in value.as_array().into_iter().flatten() {
+                self.object(&format!("{path}[]"), item, seen);
+            }
+            seen.insert(path);
+        }
+        let direct = |path: &str| path.rsplit_once('.').map_or("", |(parent, _)| parent) == prefix;
+        for (path, types) in self.0.iter().filter(|(path, types)| direct(path) && !types.ends_with("absent")) {
+            let key = path.rsplit('.').next().unwrap();
+            assert!(fields.contains_key(key), "`{path}` ({types}) is missing in {value}");
+        }
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
