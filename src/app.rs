@@ -46,6 +46,7 @@ impl Error {
             Error::Engine(engine::Error::Store(_) | engine::Error::Target { .. } | engine::Error::Space { .. }) => {
                 ExitCode::Target.code()
             }
+            Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
             Error::Engine(_) => ExitCode::Failed.code(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -139,7 +140,11 @@ fn we_read_what_we_wrote() {
             assert!(&streamed == bytes, "{codec:?} {name}");
         }
         let mut read = 0;
-        archive.verify(2, &mut |bytes| read += bytes).unwrap();
+        let mut progress = |bytes| {
+            read += bytes;
+            ControlFlow::Continue(())
+        };
+        archive.verify(2, &mut progress).unwrap();
         assert_eq!(read, archive.packed_bytes());
         assert!(matches!(
             archive.read_up_to(archive.member("disks/vda.qcow2").unwrap(), 9),
@@ -185,7 +190,8 @@ fn no_damage_reads_as_good_data() {
         let check = |what: &str, bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
             let read = contents(&path);
-            let verified = Archive::open(&path).is_ok_and(|archive| archive.verify(1, &mut |_| ()).is_ok());
+            let verified =
+                Archive::open(&path).is_ok_and(|archive| archive.verify(1, &mut |_| ControlFlow::Continue(())).is_ok());
             // A bit that no decoder looks at may change: then the data are the same.
             assert!(read.as_ref().is_none_or(|read| read == &fixture.members), "{codec:?} {what}");
             assert!(!verified || read.is_some(), "{codec:?} {what}");
@@ -233,7 +239,7 @@ fn swapped_frames_show_although_each_is_whole() {
         let (low, high) = bytes.split_at_mut(b.file_offset as usize);
         low[a.file_offset as usize..][..length].swap_with_slice(&mut high[..length]);
         fs::write(&path, bytes).unwrap();
-        let damages = Archive::open(&path).unwrap().verify(2, &mut |_| ()).unwrap_err();
+        let damages = Archive::open(&path).unwrap().verify(2, &mut |_| ControlFlow::Continue(())).unwrap_err();
         assert_eq!(damages.len(), 2);
         for (damage, piece) in damages.iter().zip([a, b]) {
             let Error::Member { member, source } = damage else { panic!("{damage:?}") };
@@ -255,7 +261,7 @@ fn a_member_damaged_in_plain_tar_fails_before_its_end() {
     let mut contents = vec![0; 9_000_000];
     assert!(reader.read_exact(&mut contents).is_err());
     assert!(reader.read(&mut contents).is_err());
-    let damages = archive.verify(2, &mut |_| ()).unwrap_err();
+    let damages = archive.verify(2, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(damages.as_slice(), [Error::Digest { member }] if member == "disks/vda.qcow2"));
 }
 

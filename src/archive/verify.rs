@@ -1,5 +1,7 @@
 //! Owns: the check of every byte of an archive. Must not: stop at the first damage.
 
+use std::ops::ControlFlow;
+
 use super::stream::Ahead;
 use super::sums::Hasher;
 use super::{Archive, Error, MANIFEST, Member, SUMS};
@@ -17,8 +19,9 @@ struct Watched<'a> {
 impl Archive {
     /// Reads and checks everything: frames, tar structure, the digest of each member, and that every member is there
     /// that the manifest and `SHA256SUMS` name. `progress` gets the bytes of the file read since its last call; they add
-    /// up to [`Archive::packed_bytes`]. The error lists the damages, each naming the member and where it is.
-    pub fn verify(&self, threads: usize, progress: &mut dyn FnMut(u64)) -> Result<(), Vec<Error>> {
+    /// up to [`Archive::packed_bytes`]; with [`ControlFlow::Break`] it ends the check early, and what is returned then means
+    /// nothing. The error lists the damages, each naming the member and where it is.
+    pub fn verify(&self, threads: usize, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), Vec<Error>> {
         let mut damages = Vec::new();
         let members = self.members().unwrap_or_else(|error| {
             damages.push(error);
@@ -43,7 +46,7 @@ impl Archive {
         threads: usize,
         watched: &mut [Watched<'_>],
         damages: &mut Vec<Error>,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let pieces = self.pieces();
         let mut ahead = Ahead::new(pieces.clone(), 0, pieces.list().len(), threads)?;
@@ -75,7 +78,9 @@ impl Archive {
                     }
                 }
             }
-            progress(u64::from(piece.entry.packed));
+            if progress(u64::from(piece.entry.packed)).is_break() {
+                break;
+            }
         }
         Ok(())
     }

@@ -3,17 +3,23 @@
 
 pub mod args;
 mod backup;
+mod list;
 mod logging;
 mod progress;
+mod prune;
 mod recover;
 mod report;
+mod restore;
+mod verify;
 
 use std::io::{IsTerminal, Write};
 
-use args::{Args, Command, Global};
+use args::{Args, At, Command, Global};
 
 use crate::app;
-use crate::engine;
+use crate::engine::points::When;
+use crate::engine::{self, Monitor, Silent};
+use crate::model::Failure;
 
 /// Runs the program on the words of its command line and returns its exit code.
 pub fn main() -> u8 {
@@ -41,15 +47,40 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
             clap_complete::generate(shell, &mut args::definition(), "kvmbackup", &mut std::io::stdout());
             Ok(0)
         }
-        _ => Ok(2),
+        Command::List(words) => list::run(global, &words),
+        Command::Restore(words) => restore::run(global, &words),
+        Command::Verify(words) => verify::run(global, &words),
+        Command::Prune(words) => prune::run(global, &words),
     }
 }
 
-/// The one place where an error is printed.
+/// Prints an error that ends a command.
 fn print_error(error: &app::Error) {
-    eprintln!("kvmbackup: {}", engine::chain(error));
-    if let Some(hint) = error.hint() {
+    print_failure(&Failure { message: engine::chain(error), hint: error.hint() });
+}
+
+/// The one place where an error is printed.
+fn print_failure(failure: &Failure) {
+    eprintln!("kvmbackup: {}", failure.message);
+    if let Some(hint) = &failure.hint {
         eprintln!("hint: {hint}");
+    }
+}
+
+/// Who hears of progress: bars on a terminal, nobody otherwise.
+fn monitor(global: &Global, json: bool) -> Box<dyn Monitor> {
+    match global.quiet || json || !std::io::stderr().is_terminal() {
+        true => Box::new(Silent),
+        false => Box::new(progress::Bars::new()),
+    }
+}
+
+/// The restore point that `--at` means.
+fn when(at: Option<At>) -> When {
+    match at {
+        None => When::Newest,
+        Some(At::Id(id)) => When::Id(id),
+        Some(At::Time(time)) => When::NoLaterThan(time),
     }
 }
 

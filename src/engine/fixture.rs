@@ -39,7 +39,8 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new() -> Fixture {
-        let dir = tempfile::tempdir().unwrap();
+        // Not a hidden folder, as temporary ones are: no image is restored to such a one unasked.
+        let dir = tempfile::Builder::new().prefix("kvmbackup-").tempdir().unwrap();
         std::fs::create_dir(dir.path().join("backup")).unwrap();
         let store = Store::open(&dir.path().join("backup")).unwrap();
         Fixture { dir, store }

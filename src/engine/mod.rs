@@ -18,12 +18,14 @@ pub mod journal;
 mod members;
 mod monitor;
 pub mod points;
+pub mod prune;
 mod quiesce;
 pub mod recover;
 pub mod restore;
 pub mod run;
 mod settle;
 pub mod verified;
+pub mod verify;
 
 pub use error::{Error, chain};
 pub use monitor::{Monitor, Silent};

@@ -29,7 +29,7 @@ use crate::archive::seed::Seed;
 use crate::archive::{Archive, Hasher};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::domain_xml::rewrite;
-use crate::model::{DomainRef, Failure, PointId, size};
+use crate::model::{DomainOutcome, DomainRef, Failure, PointId, size};
 use crate::store::{Origin, Point, Store};
 use crate::sys::signals::Cancel;
 use crate::sys::space;
@@ -119,7 +119,9 @@ pub fn restore(
     cancel: &Cancel,
 ) -> Result<Restored, Error> {
     let point = points::find(store, &request.domain, request.when)?;
-    restore_point(request, &point, hypervisor, monitor, cancel, Path::new(TPM_STATE))
+    let restored = restore_point(request, &point, hypervisor, monitor, cancel, Path::new(TPM_STATE));
+    monitor.done(&DomainOutcome::new(&request.domain, None));
+    restored
 }
 
 fn restore_point(

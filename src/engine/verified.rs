@@ -67,6 +67,10 @@ impl Verified {
     /// Adds a check, forgets those of points that are gone, and makes the file durable; `present` are all points of the
     /// domain.
     pub fn record(&mut self, point: &Point, present: &[Point], good: bool) -> Result<(), Error> {
+        // Another check may have added to it meanwhile.
+        if let Some(folder) = self.path.parent() {
+            *self = Verified::load(folder)?;
+        }
         let domain = self.domains.entry(point.domain.clone()).or_default();
         domain.retain(|id, _| present.iter().any(|point| point.id == *id));
         domain.insert(point.id, Checked { time: Utc::now(), good, bytes: point.bytes });

@@ -191,7 +191,8 @@ impl Host {
 
     /// Makes restore points of the past out of the newest one: copies with the ids of so many days ago.
     pub fn age(&self, guest: &str, days_ago: &[u64]) {
-        let newest = self.archives(guest).pop().unwrap();
+        let is_ours = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&format!("{guest}-"));
+        let newest = self.archives(guest).into_iter().rfind(is_ours).unwrap();
         for days in days_ago {
             let time: DateTime<Utc> = Utc::now().checked_sub_days(Days::new(*days)).unwrap();
             let name = format!("{guest}-{}.tar.zst", time.format("%Y%m%dT%H%M%SZ"));

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{Contents, Guest, Lab, Program, Report, Unpacked};
 
 /// Makes each test two, one for each way of capturing a running domain, which it is told by its name.
+#[allow(unused_macros, reason = "every test binary compiles the lab and uses a part of it")]
 macro_rules! by_each_method {
     ($($test:ident)*) => {
         mod by_snapshot { $(#[test] fn $test() { super::$test("snapshot"); })* }

@@ -102,18 +102,27 @@ impl Guest {
         self.assert_holds(target, pattern, offset, len);
     }
 
-    /// Has the started machine itself do commands of `qemu-io` on a disk.
-    ///
-    /// The device's path is needed: node names conflict with the guest's own permissions. QEMU prints what came of it to
-    /// its log only, so a caller should ask the image.
+    /// Has the started machine itself do commands of `qemu-io` on a disk. QEMU prints what came of them to its log only, so
+    /// a caller should ask the image.
     pub fn qemu_io(&self, target: &str, commands: &[&str]) {
-        let alias = domain_xml::disk_alias(&self.live_xml(), target);
-        let backend = if alias.starts_with("virtio-") { "/virtio-backend" } else { "" };
-        for command in commands {
+        let commands: Vec<_> = commands.iter().map(|command| (target, (*command).to_owned())).collect();
+        self.qemu_io_at_once(&commands);
+    }
+
+    /// [`Guest::qemu_io`] of pairs of a disk and a command, one right after the other.
+    ///
+    /// The device's path is needed: node names conflict with the guest's own permissions.
+    pub fn qemu_io_at_once(&self, commands: &[(&str, String)]) {
+        let xml = self.live_xml();
+        let monitor = |(target, command): &(&str, String)| {
+            let alias = domain_xml::disk_alias(&xml, target);
+            let backend = if alias.starts_with("virtio-") { "/virtio-backend" } else { "" };
             let line = format!("qemu-io -d /machine/peripheral/{alias}{backend} \"{command}\"");
-            let answer = virsh(&["qemu-monitor-command", &self.name, "--hmp", &line]);
-            assert_eq!(answer.trim(), "", "cannot {command} on {target}");
-        }
+            format!("qemu-monitor-command {} --hmp {}", quoted(&self.name), quoted(&line))
+        };
+        let script: Vec<_> = commands.iter().map(monitor).collect();
+        let answer = virsh(&[&script.join("; ")]);
+        assert_eq!(answer.trim(), "", "{commands:?}");
     }
 
     /// Writes `len` bytes of `pattern` at `offset` to a disk of the machine while that is off.
@@ -149,6 +158,11 @@ impl Guest {
         let key = if encrypted { ",encrypt.key-secret=lab" } else { "" };
         format!("driver={format},file.filename={source}{key}")
     }
+}
+
+/// A word as `virsh` reads it in a line of several commands.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 fn inactive_xml(name: &str) -> String {

@@ -8,7 +8,7 @@
 //! let guest = lab.guest("web").disk(Disk::qcow2("vda")).paused();
 //! guest.write("vda", 0xbb, 2 << 20, 65536);
 //! ```
-#![allow(dead_code, unused_imports, reason = "every test binary compiles the lab and uses a part of it")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "every test binary compiles the lab and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 
 mod agent;

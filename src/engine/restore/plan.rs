@@ -134,7 +134,7 @@ pub fn files(saved: &Saved, request: &Request) -> Result<Plan, Error> {
     for member in saved.boot.iter().map(|file| &file.member) {
         plan.write(saved, member, folder.join(member), How::Copy)?;
     }
-    let names = names(saved, &chosen);
+    let names = names(saved, &chosen, true);
     for ((disk, device), name) in chosen.into_iter().zip(names) {
         match device {
             Some(device) => plan.write_device(saved, disk, device)?,
@@ -162,7 +162,7 @@ pub fn domain(
         plan.changes.rename = Some(to.clone());
     }
     let chosen = choose(saved, request)?;
-    let names = names(saved, &chosen);
+    let names = names(saved, &chosen, request.to.is_some());
     for ((disk, device), name) in chosen.iter().zip(names) {
         let name = if renamed { fresh_name(&to.name, disk) } else { name };
         let image = match (device, image_folder(request, disk, renamed)?) {
@@ -259,8 +259,8 @@ fn choose<'a>(saved: &'a Saved, request: &'a Request) -> Result<Vec<(&'a SavedDi
     Ok(chosen)
 }
 
-/// A name for the file of each disk: the one it had, with the target before it where that is not unique.
-fn names(saved: &Saved, chosen: &[(&SavedDisk, Option<&Path>)]) -> Vec<String> {
+/// A name for the file of each disk: the one it had; where all go to one folder, with the target before it if need be.
+fn names(saved: &Saved, chosen: &[(&SavedDisk, Option<&Path>)], one_folder: bool) -> Vec<String> {
     let plain: Vec<String> = chosen.iter().map(|(disk, _)| file_name(disk)).collect();
     let is_taken = |name: &String| {
         plain.iter().filter(|other| *other == name).count() > 1
@@ -268,7 +268,7 @@ fn names(saved: &Saved, chosen: &[(&SavedDisk, Option<&Path>)]) -> Vec<String> {
             || ["nvram", "boot", "tpm"].contains(&name.as_str())
     };
     let name = |(name, (disk, _)): (&String, &(&SavedDisk, _))| {
-        if is_taken(name) { format!("{}-{name}", disk.target) } else { name.clone() }
+        if one_folder && is_taken(name) { format!("{}-{name}", disk.target) } else { name.clone() }
     };
     plain.iter().zip(chosen).map(name).collect()
 }

@@ -10,6 +10,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 /// Bytes that are looked at together: what is zeros throughout becomes a hole. A block of the usual file systems.
 const BLOCK: usize = 4096;
+/// Fewer zeros between data are written: a hole would cost more calls and fragments than it saves.
+const MIN_HOLE: usize = 32 << 10;
 /// Zeros, written where a device cannot be asked for them.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
@@ -48,12 +50,19 @@ pub fn write(file: &File, kind: Kind, offset: u64, bytes: &[u8]) -> io::Result<(
     }
     let mut at = 0;
     while at < bytes.len() {
-        let data = run(&bytes[at..], false);
-        if data > 0 {
-            file.write_all_at(&bytes[at..at + data], offset + at as u64)?;
-        }
-        at += data;
         at += run(&bytes[at..], true);
+        let start = at;
+        loop {
+            at += run(&bytes[at..], false);
+            let zeros = run(&bytes[at..], true);
+            if zeros >= MIN_HOLE || at + zeros == bytes.len() {
+                break;
+            }
+            at += zeros;
+        }
+        if start < at {
+            file.write_all_at(&bytes[start..at], offset + start as u64)?;
+        }
     }
     Ok(())
 }

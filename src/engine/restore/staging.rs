@@ -284,7 +284,7 @@ mod tests {
         let mut staging = Staging::new(true);
         write(&mut staging, &old);
         staging.place().unwrap();
-        assert_eq!(staging.keep(), [old.clone()]);
+        assert_eq!(staging.keep(), std::slice::from_ref(&old));
         assert_eq!(fs::read_to_string(&old).unwrap(), "new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert_eq!(fs::metadata(&old).unwrap().mode() & 0o777, 0o600);

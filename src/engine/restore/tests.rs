@@ -1,11 +1,15 @@
 //! Restores of real archives, against qemu-img; libvirt is a stand-in that only knows domains.
 
 use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use super::*;
 use crate::engine::Silent;
-use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, run, text};
-use crate::model::{Codec, Format};
+use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, UUID, run, text};
+use crate::hypervisor::{self, BlockJob, Overlay, PullJob, domain_xml};
+use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
 
 fn request(to: &Path) -> Request {
     Request {
@@ -250,4 +254,300 @@ fn an_image_of_the_seed_that_reads_other_files_is_refused() {
     let error = get(&fixture, &request(&fixture.path("out"))).unwrap_err();
     assert!(error.is_damage() && error.to_string().contains("has a backing file"), "{error:?}");
     assert!(!fixture.path("out").exists());
+}
+
+/// libvirt, as far as a restore asks it.
+#[derive(Default)]
+struct Known {
+    domains: Vec<(DomainRef, DomainState)>,
+    refuses: bool,
+    defined: Mutex<Vec<String>>,
+    autostart: Mutex<Vec<bool>>,
+}
+
+impl Known {
+    fn with(name: &str, uuid: Uuid, state: DomainState) -> Known {
+        Known { domains: vec![(DomainRef { name: name.to_owned(), uuid }, state)], ..Known::default() }
+    }
+
+    fn xml(&self) -> String {
+        self.defined.lock().unwrap().last().unwrap().clone()
+    }
+}
+
+fn refusal() -> hypervisor::Error {
+    hypervisor::Error::Agent { domain: "x".to_owned(), answer: "no".to_owned() }
+}
+
+impl Hypervisor for Known {
+    fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, hypervisor::Error> {
+        Ok(self.domains.clone())
+    }
+    fn define(&self, xml: &str) -> Result<DomainRef, hypervisor::Error> {
+        if self.refuses {
+            return Err(refusal());
+        }
+        self.defined.lock().unwrap().push(xml.to_owned());
+        Ok(described(xml).id)
+    }
+    fn start(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        Err(refusal())
+    }
+    fn set_autostart(&self, _: &DomainRef, autostart: bool) -> Result<(), hypervisor::Error> {
+        self.autostart.lock().unwrap().push(autostart);
+        Ok(())
+    }
+    fn describe(&self, _: &DomainRef) -> Result<Domain, hypervisor::Error> {
+        unreachable!()
+    }
+    fn state(&self, _: &DomainRef) -> Result<DomainState, hypervisor::Error> {
+        unreachable!()
+    }
+    fn is_paused_by_io_error(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
+        unreachable!()
+    }
+    fn resume(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+    fn freeze(&self, _: &DomainRef, _: Duration) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+    fn thaw(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+    fn is_frozen(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
+        unreachable!()
+    }
+    fn snapshot(&self, _: &DomainRef, _: &[Overlay], _: &[String]) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+    fn start_commit(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+    fn block_job(&self, _: &DomainRef, _: &str) -> Result<Option<BlockJob>, hypervisor::Error> {
+        unreachable!()
+    }
+    fn pivot(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+    fn socket_path(&self, _: &DomainRef, _: &str) -> Result<Option<PathBuf>, hypervisor::Error> {
+        unreachable!()
+    }
+    fn begin_pull(&self, _: &DomainRef, _: &PullJob, _: &[String]) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+    fn pull_socket(&self, _: &DomainRef) -> Result<Option<PathBuf>, hypervisor::Error> {
+        unreachable!()
+    }
+    fn end_pull(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+fn described(xml: &str) -> Domain {
+    let xml = DomainXml { live: xml.to_owned(), inactive: xml.to_owned(), migratable: xml.to_owned() };
+    domain_xml::read(xml, DomainState::Off, true).unwrap().domain
+}
+
+/// A host with one restore point and the folders that its guest had.
+fn host() -> (Fixture, Vec<Disk>) {
+    let fixture = Fixture::new();
+    for folder in ["images", "nvram", "swtpm"] {
+        fs::create_dir(fixture.path(folder)).unwrap();
+    }
+    let disks = fixture.usual_disks();
+    fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &disks);
+    (fixture, disks)
+}
+
+fn define(fixture: &Fixture, known: &Known, name: Option<&str>, overwrite: bool) -> Result<Restored, Error> {
+    let how = Define { name: name.map(str::to_owned), start: true };
+    let request = Request { to: None, define: Some(how), overwrite, ..request(Path::new("")) };
+    let point = points::find(&fixture.store, DOMAIN, When::Newest)?;
+    restore_point(&request, &point, Some(known), &Silent, &Cancel::default(), &fixture.path("swtpm"))
+}
+
+#[test]
+fn a_domain_comes_back_where_it_was() {
+    let (fixture, disks) = host();
+    fs::write(fixture.path("images/vmlinuz"), "kernel").unwrap();
+    let known = Known::default();
+    let restored = define(&fixture, &known, None, false).unwrap();
+    let tpm = format!("swtpm/{UUID}/tpm2/tpm2-00.permall");
+    for (path, bytes) in [("nvram/web 1_VARS.fd", "variables"), (&tpm, "state")] {
+        assert_eq!(fs::read_to_string(fixture.path(path)).unwrap(), bytes);
+    }
+    is_same(&disks[0], &fixture.path("images/root.qcow2"));
+    is_same(&disks[1], &fixture.path("images/da ta.img"));
+    let domain = described(&known.xml());
+    let targets: Vec<_> = domain.disks.iter().map(|disk| (disk.target.as_str(), disk.image.source.path())).collect();
+    let (root, data) = (fixture.path("images/root.qcow2"), fixture.path("images/da ta.img"));
+    assert_eq!(targets, [("vda", Some(&*root)), ("vdb", Some(&*data)), ("sda", None)]);
+    assert_eq!(domain.boot[0].path, fixture.path("images/vmlinuz"));
+    assert_eq!(domain.id, restored.defined.unwrap());
+    assert_eq!(*known.autostart.lock().unwrap(), [false]);
+    assert!(!restored.started && restored.start_failure.is_some());
+    let notes = restored.notes.join("\n");
+    assert!(notes.contains("drive sda is empty") && notes.contains("the domain has no disk vdz"), "{notes}");
+}
+
+#[test]
+fn a_copy_shares_nothing_with_the_original() {
+    let (fixture, disks) = host();
+    for file in ["vmlinuz", "install.iso", "scratch.img", "root.qcow2"] {
+        fs::write(fixture.path("images").join(file), "theirs").unwrap();
+    }
+    let known = Known::with(DOMAIN, UUID, DomainState::Running);
+    let restored = define(&fixture, &known, Some("web 2"), false).unwrap();
+    let domain = described(&known.xml());
+    assert_eq!(domain.id.name, "web 2");
+    assert_ne!(domain.id.uuid, UUID);
+    let images = ["images/web 2-vda.qcow2", "images/web 2-vdb.img"].map(|name| fixture.path(name));
+    is_same(&disks[0], &images[0]);
+    is_same(&disks[1], &images[1]);
+    let paths: Vec<_> = domain.disks.iter().filter_map(|disk| disk.image.source.path()).collect();
+    assert_eq!(paths, [&*images[0], &*images[1], &*fixture.path("images/install.iso")]);
+    assert_eq!(domain.nvram.unwrap().path, fixture.path("nvram/web 2_VARS.fd"));
+    assert_eq!(domain.boot[0].path, fixture.path("images/web 2-kernel"));
+    assert_eq!(fs::read_to_string(fixture.path("images/web 2-kernel")).unwrap(), "kernel");
+    assert!(fixture.path(&format!("swtpm/{}/tpm2/tpm2-00.permall", domain.id.uuid)).exists());
+    assert_eq!(fs::read_to_string(fixture.path("images/vmlinuz")).unwrap(), "theirs");
+    assert!(restored.notes.iter().any(|note| note.contains("the domain has no disk vdz")), "{:?}", restored.notes);
+}
+
+#[test]
+fn a_domain_that_is_there_is_not_touched_unasked() {
+    let (fixture, _) = host();
+    let cases = [
+        (Known::with(DOMAIN, UUID, DomainState::Running), true, "is there and runs"),
+        (Known::with(DOMAIN, UUID, DomainState::Paused), true, "is there and runs"),
+        (Known::with(DOMAIN, UUID, DomainState::Off), false, "is there"),
+        (Known::with(DOMAIN, Uuid::nil(), DomainState::Off), true, "another domain"),
+        (Known::with("other", UUID, DomainState::Off), true, "another domain"),
+    ];
+    let before = tree(fixture.dir.path());
+    for (known, overwrite, text) in cases {
+        let error = define(&fixture, &known, None, overwrite).unwrap_err();
+        assert!(error.to_string().contains(text) && error.hint().is_some(), "{error}");
+        assert_eq!(tree(fixture.dir.path()), before);
+    }
+    define(&fixture, &Known::with(DOMAIN, UUID, DomainState::Off), None, true).unwrap();
+}
+
+#[test]
+fn when_libvirt_refuses_all_is_as_before() {
+    let (fixture, _) = host();
+    fs::write(fixture.path("images/root.qcow2"), "theirs").unwrap();
+    let before = tree(fixture.dir.path());
+    let known = Known { refuses: true, ..Known::default() };
+    assert!(matches!(define(&fixture, &known, None, true), Err(Error::Hypervisor(_))));
+    assert_eq!(tree(fixture.dir.path()), before);
+    assert_eq!(fs::read_to_string(fixture.path("images/root.qcow2")).unwrap(), "theirs");
+    assert!(matches!(define(&fixture, &known, None, false), Err(Error::Exists { .. })));
+}
+
+#[test]
+fn an_image_that_is_in_use_is_never_replaced() {
+    let (fixture, _) = host();
+    let image = fixture.path("images/root.qcow2");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", text(&image), "1M"]);
+    // QEMU's own locks, held until its standard input ends.
+    let mut holder = Command::new("qemu-io").arg(&image).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut answer = [0; 1];
+    holder.stdout.as_mut().unwrap().read_exact(&mut answer).unwrap();
+    let error = define(&fixture, &Known::default(), None, true).unwrap_err();
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    assert!(error.to_string().contains("uses it"), "{error}");
+    define(&fixture, &Known::default(), None, true).unwrap();
+}
+
+#[test]
+fn the_definition_and_the_places_of_images_are_not_trusted() {
+    let (fixture, disks) = host();
+    let xml = fixture.xml(&disks).replace("<name>web 1", "<name>web 9");
+    fixture.point_with("2026-11-21T02:00:00Z", Codec::None, &disks, &xml, |_| ());
+    let error = define(&fixture, &Known::default(), None, false).unwrap_err();
+    assert!(error.is_damage() && error.to_string().contains("another domain"), "{error}");
+
+    fixture.point_with("2026-11-22T02:00:00Z", Codec::None, &disks, &fixture.xml(&disks), |manifest| {
+        manifest.disks[0].source = crate::model::Source::File("/etc/cron.d/x".into());
+    });
+    let error = define(&fixture, &Known::default(), None, false).unwrap_err();
+    assert!(error.to_string().contains("no image is restored to unasked"), "{error}");
+    assert!(!Path::new("/etc/cron.d/x").exists());
+}
+
+#[test]
+fn a_domain_of_the_seed_script_comes_back_as_a_copy() {
+    let fixture = Fixture::new();
+    fs::create_dir(fixture.path("images")).unwrap();
+    let disks = fixture.usual_disks();
+    fixture.seed("web 1.tar.gz", &disks);
+    let known = Known::default();
+    define(&fixture, &known, Some("old web"), false).unwrap();
+    let images = ["images/old web-vda.qcow2", "images/old web-vdb.img"].map(|name| fixture.path(name));
+    is_same(&disks[0], &images[0]);
+    is_same(&disks[1], &images[1]);
+    let domain = described(&known.xml());
+    assert_eq!(domain.id.name, "old web");
+    let paths: Vec<_> = domain.disks.iter().filter_map(|disk| disk.image.source.path()).collect();
+    assert_eq!(paths, images);
+}
+
+/// A loop device over a file; it goes with this.
+struct Loop(PathBuf);
+
+impl Loop {
+    /// `None` where this user may not make one.
+    fn over(file: &Path) -> Option<Loop> {
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?;
+        let name = String::from_utf8(made.stdout).ok()?;
+        made.status.success().then(|| Loop(PathBuf::from(name.trim())))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_block_device_holds_exactly_the_disk() {
+    let (fixture, disks) = host();
+    let backing = fixture.path("backing");
+    let fill = |bytes: u64| fs::write(&backing, vec![7; bytes as usize]).unwrap();
+    fill(9 * MIB);
+    let Some(small) = Loop::over(&backing) else {
+        println!("skipped: this user cannot make loop devices");
+        return;
+    };
+    let wanted = |device: &Loop| Request {
+        to: None,
+        disks: vec![DiskChoice { target: "vdb".to_owned(), device: Some(device.0.clone()) }],
+        ..request(Path::new(""))
+    };
+    assert!(matches!(get(&fixture, &wanted(&small)), Err(Error::Room { .. })));
+    drop(small);
+
+    fill(12 * MIB);
+    let device = Loop::over(&backing).unwrap();
+    let restored = get(&fixture, &wanted(&device)).unwrap();
+    assert_eq!((restored.devices, restored.files), (vec![device.0.clone()], vec![]));
+    let held = fs::read(&device.0).unwrap();
+    let disk = fs::read(&disks[1].raw).unwrap();
+    assert!(held[..disk.len()] == disk[..], "the device differs from the disk");
+    assert!(held[disk.len()..].iter().all(|&byte| byte == 7), "more was written than the disk");
+
+    // The kernel's own users of a device hold it exclusively, as a mount does.
+    let flags = rustix::fs::OFlags::EXCL.bits() as i32;
+    let user = std::os::unix::fs::OpenOptionsExt::custom_flags(File::options().read(true), flags).open(&device.0);
+    let error = get(&fixture, &wanted(&device)).unwrap_err();
+    assert!(error.to_string().contains("in use"), "{error}");
+    drop(user);
+
+    let mut none = wanted(&device);
+    none.disks[0].device = Some(backing.clone());
+    assert!(get(&fixture, &none).unwrap_err().to_string().contains("not a block device"));
 }

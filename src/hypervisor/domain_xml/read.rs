@@ -12,7 +12,7 @@ use crate::model::{BootFile, Device, Disk, Domain, DomainRef, DomainState, Domai
 /// A domain, and what its XML says that has no place in the vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
-    /// The domain. A disk on a volume of a pool has the source [`Source::None`]`("volume")`: libvirt does not write
+    /// The domain. An image on a volume of a pool has the source [`Source::None`]`("volume")`: libvirt does not write
     /// the path into the XML, so whoever can ask the pool fills it in.
     pub domain: Domain,
     /// The volumes to be looked up.
@@ -21,11 +21,13 @@ pub struct Described {
     pub jobs: Vec<Job>,
 }
 
-/// The active image of a disk, as a volume of a storage pool.
+/// An image of a disk, as a volume of a storage pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
     /// The disk.
     pub target: String,
+    /// Its image: 0 is the active one, 1 the one right below.
+    pub layer: usize,
     /// The pool's name.
     pub pool: String,
     /// The volume's name.
@@ -163,11 +165,13 @@ fn add_persistent_images(disks: &mut [Disk], inactive: Node<'_, '_>) -> Result<(
 }
 
 fn volumes(domain: Node<'_, '_>) -> Vec<Volume> {
-    let volume = |disk| {
-        let [pool, volume] = ["pool", "volume"].map(|name| attribute(disk, &["source"], name));
-        Some(Volume { target: target(disk)?.to_owned(), pool: pool?.to_owned(), volume: volume?.to_owned() })
+    let layers = |disk| std::iter::once(disk).chain(backing_chain(disk)).enumerate().map(move |layer| (disk, layer));
+    let volume = |(disk, (layer, image))| {
+        let [pool, volume] = ["pool", "volume"].map(|name| attribute(image, &["source"], name));
+        Some(Volume { target: target(disk)?.to_owned(), layer, pool: pool?.to_owned(), volume: volume?.to_owned() })
     };
-    devices(domain, "disk").filter(|disk| disk.attribute("type") == Some("volume")).filter_map(volume).collect()
+    let is_volume = |(_, (_, image)): &(_, (_, Node<'_, '_>))| image.attribute("type") == Some("volume");
+    devices(domain, "disk").flat_map(layers).filter(is_volume).filter_map(volume).collect()
 }
 
 fn jobs(domain: Node<'_, '_>) -> Vec<Job> {

@@ -83,13 +83,27 @@ fn chains_and_jobs_of_a_running_domain_are_read() {
 }
 
 #[test]
+fn a_volume_below_the_active_image_is_named_with_its_layer() {
+    let live = UEFI.replace(
+        "<source pool='default' volume='db.qcow2'/>",
+        "<source file='/overlay'/><backingStore type='file'><format type='qcow2'/><source file='/middle'/>\
+         <backingStore type='volume'><format type='raw'/><source pool='p' volume='v'/><backingStore/></backingStore>\
+         </backingStore>",
+    );
+    let live = live.replace("<disk type='volume'", "<disk type='file'");
+    let volume = Volume { target: "vdc".to_owned(), layer: 2, pool: "p".to_owned(), volume: "v".to_owned() };
+    assert_eq!(describe(&live, UEFI, DomainState::Running).volumes, [volume]);
+}
+
+#[test]
 fn every_kind_of_disk_is_read() {
     let Described { domain, volumes, .. } = describe(UEFI, UEFI, DomainState::Off);
     let disk = |target: &str| domain.disks.iter().find(|disk| disk.target == target).unwrap();
     assert!(disk("vda").encrypted && !disk("vdb").encrypted);
     assert_eq!(disk("vdb").image.source, Source::Network("rbd:pool/image".to_owned()));
     assert_eq!(disk("vdc").image, Image { source: Source::None("volume".to_owned()), format: Format::Qcow2 });
-    let volume = Volume { target: "vdc".to_owned(), pool: "default".to_owned(), volume: "db.qcow2".to_owned() };
+    let volume =
+        Volume { target: "vdc".to_owned(), layer: 0, pool: "default".to_owned(), volume: "db.qcow2".to_owned() };
     assert_eq!(volumes, [volume]);
     assert!(disk("vdd").transient);
     assert_eq!(disk("sda").device, Device::Lun);

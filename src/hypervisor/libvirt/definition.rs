@@ -63,8 +63,13 @@ pub(super) fn describe(connection: &Connect, handle: &Handle, domain: &DomainRef
     for volume in described.volumes {
         match volume_source(connection, &volume) {
             Ok(source) => {
-                if let Some(disk) = domain.disks.iter_mut().find(|disk| disk.target == volume.target) {
-                    disk.image.source = source;
+                let disk = domain.disks.iter_mut().find(|disk| disk.target == volume.target);
+                let image = disk.and_then(|disk| match volume.layer.checked_sub(1) {
+                    None => Some(&mut disk.image),
+                    Some(below) => disk.backing.get_mut(below),
+                });
+                if let Some(image) = image {
+                    image.source = source;
                 }
             }
             Err(error) => tracing::warn!(

@@ -1,3 +1,5 @@
+//! How a domain is captured, disk by disk and domain by domain.
+
 use std::time::Duration;
 
 use uuid::Uuid;

@@ -1,3 +1,5 @@
+//! Who is due, by entries, names and days.
+
 use std::path::Path;
 
 use uuid::Uuid;

@@ -1,1 +1,163 @@
 //! Plans without a host.
+
+use super::super::{Define, DiskChoice};
+use super::*;
+use crate::engine::points::When;
+use crate::model::{DomainState, DomainXml};
+
+fn saved(disks: &[(&str, Source, Format)]) -> Saved {
+    let disks: Vec<SavedDisk> = disks
+        .iter()
+        .map(|(target, source, format)| SavedDisk {
+            target: (*target).to_owned(),
+            member: format!("disks/{target}.qcow2"),
+            source: source.clone(),
+            format: format.clone(),
+            virtual_bytes: Some(4096),
+        })
+        .collect();
+    Saved {
+        archive: "/b/a.tar.zst".into(),
+        domain: DomainRef { name: "web".to_owned(), uuid: uuid::Uuid::nil() },
+        lengths: disks.iter().map(|disk| (disk.member.clone(), 7)).collect(),
+        disks,
+        skipped: BTreeMap::new(),
+        nvram: None,
+        boot: Vec::new(),
+        tpm: Vec::new(),
+        tpm_missing: None,
+        documents: Vec::new(),
+    }
+}
+
+fn file(path: &str) -> Source {
+    Source::File(path.into())
+}
+
+fn block(path: &str) -> Source {
+    Source::Block(path.into())
+}
+
+fn request(to: Option<&str>) -> Request {
+    Request {
+        domain: "web".to_owned(),
+        when: When::Newest,
+        to: to.map(PathBuf::from),
+        disks: Vec::new(),
+        define: Some(Define::default()),
+        overwrite: false,
+    }
+}
+
+/// The plan for the definition of `name` with these disks.
+fn plan(saved: &Saved, request: &Request, name: &str, there: &[&str]) -> Result<Plan, Error> {
+    let disks = saved.disks.iter().map(|disk| Disk {
+        target: disk.target.clone(),
+        device: Device::Disk,
+        image: Image { source: disk.source.clone(), format: disk.format.clone() },
+        backing: Vec::new(),
+        persistent: None,
+        readonly: false,
+        shareable: false,
+        transient: false,
+        encrypted: false,
+    });
+    let described = Domain {
+        id: saved.domain.clone(),
+        state: DomainState::Off,
+        persistent: true,
+        xml: DomainXml { live: String::new(), inactive: String::new(), migratable: String::new() },
+        disks: disks.collect(),
+        nvram: None,
+        boot: Vec::new(),
+        tpm: false,
+        agent_channel: false,
+    };
+    let uuid = if name == "web" { uuid::Uuid::nil() } else { uuid::Uuid::max() };
+    let exists = |path: &Path| there.iter().any(|there| path == Path::new(there));
+    let same = BTreeSet::new();
+    let host = Host { exists: &exists, same: &same, swtpm: Path::new("/tpm") };
+    domain(saved, request, &described, &DomainRef { name: name.to_owned(), uuid }, &host)
+}
+
+fn targets(plan: &Plan) -> Vec<String> {
+    let how = |how: &How| match how {
+        How::Copy | How::Tpm => "copy",
+        How::Qcow2(_) => "qcow2",
+        How::Raw(_) => "raw",
+        How::Device(_) => "device",
+        How::Image(_) => "image",
+    };
+    plan.writes.iter().map(|write| format!("{} {}", how(&write.how), write.to.display())).collect()
+}
+
+#[test]
+fn a_block_device_of_the_original_is_written_only_when_that_is_asked_for() {
+    let saved = saved(&[("vda", block("/dev/vg/web"), Format::Raw)]);
+    let mut asked = request(None);
+    let error = plan(&saved, &asked, "web", &[]).unwrap_err();
+    assert!(error.hint().unwrap().contains("--overwrite"), "{error}");
+    asked.overwrite = true;
+    assert_eq!(targets(&plan(&saved, &asked, "web", &[]).unwrap()), ["device /dev/vg/web"]);
+    // Never for a copy: the device is the original's.
+    assert!(plan(&saved, &asked, "copy", &[]).is_err());
+    asked.to = Some("/r".into());
+    assert_eq!(targets(&plan(&saved, &asked, "copy", &[]).unwrap()), ["raw /r/copy-vda.raw"]);
+    asked.disks = vec![DiskChoice { target: "vda".to_owned(), device: Some("/dev/vg/copy".into()) }];
+    let plan = plan(&saved, &asked, "copy", &[]).unwrap();
+    assert_eq!(targets(&plan), ["device /dev/vg/copy"]);
+    assert_eq!(plan.changes.disks["vda"], Image { source: block("/dev/vg/copy"), format: Format::Raw });
+}
+
+#[test]
+fn a_disk_on_the_network_needs_a_folder() {
+    let saved = saved(&[("vda", Source::Network("rbd:pool/web".to_owned()), Format::Raw)]);
+    assert!(plan(&saved, &request(None), "web", &[]).unwrap_err().hint().unwrap().contains("--to"));
+    assert_eq!(targets(&plan(&saved, &request(Some("/r")), "web", &[]).unwrap()), ["raw /r/vda.raw"]);
+}
+
+#[test]
+fn disks_that_are_not_chosen_stay_with_the_original() {
+    let saved = saved(&[
+        ("vda", file("/srv/a.qcow2"), Format::Qcow2),
+        ("vdb", file("/srv/b.qcow2"), Format::Qcow2),
+        ("vdc", file("/srv/c.qcow2"), Format::Qcow2),
+    ]);
+    let mut asked = request(None);
+    asked.disks = vec![DiskChoice { target: "vda".to_owned(), device: None }];
+    let same_name = plan(&saved, &asked, "web", &["/srv/b.qcow2"]).unwrap();
+    assert_eq!(targets(&same_name), ["qcow2 /srv/a.qcow2"]);
+    assert_eq!(same_name.changes.drop_disks, BTreeSet::from(["vdc".to_owned()]));
+    assert_eq!(same_name.notes.len(), 2, "{:?}", same_name.notes);
+    let copy = plan(&saved, &asked, "copy", &["/srv/b.qcow2"]).unwrap();
+    assert_eq!(targets(&copy), ["qcow2 /srv/copy-vda.qcow2"]);
+    assert_eq!(copy.changes.drop_disks, BTreeSet::from(["vdb".to_owned(), "vdc".to_owned()]));
+}
+
+#[test]
+fn disks_of_one_name_in_two_folders_do_not_meet() {
+    let saved = saved(&[("vda", file("/a/x.img"), Format::Raw), ("vdb", file("/b/x.img"), Format::Raw)]);
+    let to_one = plan(&saved, &request(Some("/r")), "web", &[]).unwrap();
+    assert_eq!(targets(&to_one), ["raw /r/vda-x.img", "raw /r/vdb-x.img"]);
+    let in_place = plan(&saved, &request(None), "web", &[]).unwrap();
+    assert_eq!(targets(&in_place), ["raw /a/x.img", "raw /b/x.img"]);
+}
+
+#[test]
+fn an_archive_from_elsewhere_chooses_no_folder_of_the_system() {
+    for path in ["/etc/cron.d/x", "/root/.ssh/authorized_keys", "x.img", "/srv/../etc/x"] {
+        let saved = saved(&[("vda", file(path), Format::Raw)]);
+        assert!(plan(&saved, &request(None), "web", &[]).is_err(), "{path}");
+        let name = Path::new(path).file_name().unwrap().to_str().unwrap();
+        let to = plan(&saved, &request(Some("/r")), "web", &[]).unwrap();
+        assert_eq!(targets(&to), [format!("raw /r/{name}")]);
+    }
+    let nvram = |path: &str| {
+        let mut saved = saved(&[("vda", file("/srv/a.img"), Format::Raw)]);
+        saved.lengths.insert("nvram/x".to_owned(), 5);
+        saved.nvram = Some(FileEntry { member: "nvram/x".to_owned(), path: path.into() });
+        targets(&plan(&saved, &request(None), "web", &["/etc/cron.d", "/var/lib/libvirt/qemu/nvram"]).unwrap())
+    };
+    assert_eq!(nvram("/etc/cron.d/x")[1], "copy /srv/x");
+    assert_eq!(nvram("/var/lib/libvirt/qemu/nvram/w.fd")[1], "copy /var/lib/libvirt/qemu/nvram/w.fd");
+}

@@ -1,0 +1,129 @@
+//! Owns: the command `list`. Must not: read anything itself.
+
+use chrono::{DateTime, Local, Utc};
+
+use super::args::{Global, List};
+use super::print;
+use crate::engine::points::{self, PointInfo};
+use crate::model::Consistency;
+use crate::model::size::bytes;
+use crate::report::ExitCode;
+use crate::report::table::{Table, printable};
+use crate::store::Store;
+use crate::{app, engine};
+
+pub(super) fn run(global: &Global, words: &List) -> Result<u8, app::Error> {
+    let settings = app::settings(global)?;
+    let store = Store::open(&settings.backupdir).map_err(engine::Error::from)?;
+    let points = points::list(&store, &settings.state_dir, &words.domains)?;
+    print(&if words.json { json(&points)? } else { text(&points) });
+    let damaged = points.iter().any(|point| point.damaged.is_some());
+    Ok(if damaged { ExitCode::Damaged } else { ExitCode::Good }.code())
+}
+
+fn json(points: &[PointInfo]) -> Result<String, engine::Error> {
+    let points = serde_json::to_value(points).map_err(engine::Error::json)?;
+    Ok(format!("{:#}\n", serde_json::json!({ "schema": 1, "points": points })))
+}
+
+fn text(points: &[PointInfo]) -> String {
+    if points.is_empty() {
+        return "there are no restore points yet\n".to_owned();
+    }
+    let mut table = Table::new(&["DOMAIN", "POINT", "TIME", ">SIZE", ">RATIO", "CONSISTENCY", "VERIFIED"]);
+    for point in points {
+        let ratio = point.details.as_ref().and_then(|details| details.ratio);
+        table.row([
+            point.domain.clone(),
+            point.id.to_string(),
+            moment(point.time),
+            bytes(point.stored_bytes),
+            ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.1}")),
+            consistency(point).to_owned(),
+            verified(point),
+        ]);
+    }
+    let mut lines = table.lines();
+    for point in points {
+        if let Some(failure) = &point.damaged {
+            lines.push(format!("{} {}: {}", printable(&point.domain), point.id, printable(&failure.message)));
+            lines.extend(failure.hint.iter().map(|hint| format!("  hint: {}", printable(hint))));
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// A moment in the time zone of the host.
+pub(super) fn moment(time: DateTime<Utc>) -> String {
+    time.with_timezone(&Local).format("%Y-%m-%d %H:%M").to_string()
+}
+
+fn consistency(point: &PointInfo) -> &'static str {
+    match &point.details {
+        _ if point.damaged.is_some() => "DAMAGED",
+        None => "unknown (seed)",
+        Some(details) if details.skipped.iter().any(|disk| disk.missed) => "partial",
+        Some(details) => match details.consistency {
+            Consistency::Offline => "offline",
+            Consistency::Filesystem => "filesystem",
+            Consistency::Crash => "crash",
+        },
+    }
+}
+
+fn verified(point: &PointInfo) -> String {
+    match &point.verified {
+        None => "never".to_owned(),
+        Some(checked) if checked.good => moment(checked.time),
+        Some(checked) => format!("DAMAGED {}", moment(checked.time)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::points::Details;
+    use crate::engine::verified::Checked;
+    use crate::model::{Failure, Method};
+
+    fn point(id: &str) -> PointInfo {
+        let id: crate::model::PointId = id.parse().unwrap();
+        PointInfo {
+            domain: "web\u{1b}[2J".to_owned(),
+            id,
+            time: id.time(),
+            path: "/b/x".into(),
+            stored_bytes: 950_700_000,
+            origin: "kvmbackup",
+            details: None,
+            verified: None,
+            damaged: None,
+        }
+    }
+
+    #[test]
+    fn each_point_has_a_line_and_damage_says_why() {
+        let mut good = point("20261122T020000Z");
+        good.details = Some(Details {
+            read_bytes: 2_370_000_000,
+            ratio: Some(2.49),
+            consistency: Consistency::Filesystem,
+            method: Method::Snapshot,
+            disks: Vec::new(),
+            skipped: Vec::new(),
+        });
+        good.verified = Some(Checked { time: good.time, good: true, bytes: 950_700_000 });
+        let mut bad = point("20261123T020000Z");
+        bad.damaged = Some(Failure { message: "cut off".to_owned(), hint: Some("look".to_owned()) });
+        let text = text(&[good.clone(), bad, point("20261124T020000Z")]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 6, "{text}");
+        assert!(!text.contains('\u{1b}'));
+        assert!(lines[1].contains("951 MB    2.5  filesystem"), "{text}");
+        assert!(lines[2].contains("DAMAGED") && lines[2].ends_with("never"), "{text}");
+        assert!(lines[3].contains("unknown (seed)"), "{text}");
+        assert!(lines[4].ends_with("20261123T020000Z: cut off") && lines[5] == "  hint: look", "{text}");
+        let json: serde_json::Value = serde_json::from_str(&json(&[good]).unwrap()).unwrap();
+        assert_eq!((&json["schema"], &json["points"][0]["ratio"]), (&1.into(), &2.49.into()));
+    }
+}

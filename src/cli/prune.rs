@@ -1,0 +1,117 @@
+//! Owns: the command `prune`. Must not: judge restore points.
+
+use chrono::Local;
+
+use super::args::{Global, Prune};
+use super::list::moment;
+use super::print;
+use crate::engine::prune::{self, Judged, Rotation};
+use crate::model::size::bytes;
+use crate::report::ExitCode;
+use crate::report::table::{Table, printable};
+use crate::store::Store;
+use crate::{app, engine};
+
+pub(super) fn run(global: &Global, words: &Prune) -> Result<u8, app::Error> {
+    let settings = app::settings(global)?;
+    // A run under way rotates by itself; a look harms nobody.
+    let _lock = (!words.dry_run).then(|| app::lock(&settings.state_dir)).transpose()?;
+    let store = Store::open(&settings.backupdir).map_err(engine::Error::from)?;
+    let rotations = prune::prune(&settings, &store, &words.domains, words.dry_run, Local::now())?;
+    let failed = rotations.iter().any(|rotation| rotation.failures().next().is_some());
+    if words.json {
+        let domains = serde_json::to_value(&rotations).map_err(engine::Error::json)?;
+        let json = serde_json::json!({ "schema": 1, "dry_run": words.dry_run, "domains": domains });
+        print(&format!("{json:#}\n"));
+    } else if !global.quiet || failed {
+        print(&text(&rotations, words.dry_run));
+    }
+    Ok(if failed { ExitCode::Untidy } else { ExitCode::Good }.code())
+}
+
+fn text(rotations: &[Rotation], dry_run: bool) -> String {
+    let mut table = Table::new(&["DOMAIN", "POINT", "TIME", ">SIZE", "VERDICT", "WHY"]);
+    for rotation in rotations {
+        for point in &rotation.points {
+            table.row([
+                rotation.domain.clone(),
+                point.id.to_string(),
+                moment(point.id.time()),
+                bytes(point.stored_bytes),
+                verdict(point, dry_run).to_owned(),
+                point.reasons.join(", "),
+            ]);
+        }
+    }
+    let mut lines = table.lines();
+    for rotation in rotations {
+        let domain = printable(&rotation.domain);
+        lines.extend(rotation.note.iter().map(|note| format!("{domain}: {}", printable(note))));
+        for failure in rotation.failures() {
+            lines.push(format!("{domain}: {}", printable(&failure.message)));
+            lines.extend(failure.hint.iter().map(|hint| format!("  hint: {}", printable(hint))));
+        }
+    }
+    lines.push(summary(rotations, dry_run));
+    lines.join("\n") + "\n"
+}
+
+fn verdict(point: &Judged, dry_run: bool) -> &'static str {
+    match (point.keep, point.removed) {
+        (true, _) => "keep",
+        (false, true) => "removed",
+        (false, false) if dry_run => "would go",
+        (false, false) => "NOT REMOVED",
+    }
+}
+
+fn summary(rotations: &[Rotation], dry_run: bool) -> String {
+    let all = || rotations.iter().flat_map(|rotation| &rotation.points);
+    let goes = |point: &&Judged| point.removed || (dry_run && !point.keep);
+    let gone: u64 = all().filter(goes).map(|point| point.stored_bytes).sum();
+    let (count, total) = (all().filter(goes).count(), all().count());
+    let verb = if dry_run { "would be removed" } else { "removed" };
+    format!("{count} of {total} restore points {verb}, {}", bytes(gone))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Failure;
+
+    fn rotation(domain: &str, note: Option<&str>) -> Rotation {
+        let point = |id: &str, keep, reason: &str| Judged {
+            id: id.parse().unwrap(),
+            stored_bytes: 1_000_000,
+            keep,
+            reasons: vec![reason.to_owned()],
+            removed: false,
+            failure: None,
+        };
+        let points =
+            vec![point("20261122T020000Z", true, "last 1 of 1"), point("20261121T020000Z", false, "no rule keeps it")];
+        Rotation { domain: domain.to_owned(), points, note: note.map(str::to_owned) }
+    }
+
+    #[test]
+    fn every_point_has_its_reason() {
+        let text = text(&[rotation("web", None)], true);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[1].ends_with("1.00 MB  keep      last 1 of 1"), "{text}");
+        assert!(lines[2].ends_with("1.00 MB  would go  no rule keeps it"), "{text}");
+        assert_eq!(lines[3], "1 of 2 restore points would be removed, 1.00 MB");
+    }
+
+    #[test]
+    fn what_could_not_be_removed_is_told() {
+        let mut rotation = rotation("web", Some("a note"));
+        rotation.points[1].failure = Some(Failure { message: "read-only".to_owned(), hint: Some("mount".to_owned()) });
+        let text = text(&[rotation], false);
+        let lines: Vec<_> = text.lines().skip(2).collect();
+        assert!(lines[0].contains("NOT REMOVED"), "{text}");
+        assert_eq!(
+            lines[1..],
+            ["web: a note", "web: read-only", "  hint: mount", "0 of 2 restore points removed, 0 B"]
+        );
+    }
+}

@@ -1,0 +1,85 @@
+//! Owns: the command `restore`. Must not: write what is restored.
+
+use super::args::{self, Global};
+use super::list::moment;
+use super::{monitor, print, print_failure, when};
+use crate::engine::restore::{self, Define, DiskChoice, Request, Restored};
+use crate::report::ExitCode;
+use crate::report::table::printable;
+use crate::store::Store;
+use crate::sys::signals::Cancel;
+use crate::{app, engine};
+
+pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Error> {
+    let settings = app::settings(global)?;
+    let store = Store::open(&settings.backupdir).map_err(engine::Error::from)?;
+    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    // Files and devices need no libvirt.
+    let hypervisor = words.define.then(|| app::connect(&settings.libvirt_uri)).transpose()?;
+    let monitor = monitor(global, false);
+    let restored = restore::restore(&request(words), &store, hypervisor.as_deref(), &*monitor, &cancel)?;
+    if !global.quiet {
+        print(&text(&restored));
+    }
+    match &restored.start_failure {
+        Some(failure) => {
+            print_failure(failure);
+            Ok(ExitCode::Failed.code())
+        }
+        None => Ok(ExitCode::Good.code()),
+    }
+}
+
+fn request(words: &args::Restore) -> Request {
+    let disk = |disk: &args::DiskChoice| DiskChoice { target: disk.target.clone(), device: disk.device.clone() };
+    Request {
+        domain: words.domain.clone(),
+        when: when(words.at),
+        to: words.to.clone(),
+        disks: words.disks.iter().map(disk).collect(),
+        define: words.define.then(|| Define { name: words.name.clone(), start: words.start }),
+        overwrite: words.overwrite,
+    }
+}
+
+fn text(restored: &Restored) -> String {
+    let (domain, point) = (printable(&restored.domain), restored.point);
+    let mut text = format!("restored {domain} as of {} ({point})\n", moment(point.time()));
+    for path in restored.files.iter().chain(&restored.devices) {
+        text.push_str(&format!("  {}\n", printable(&path.display().to_string())));
+    }
+    if let Some(defined) = &restored.defined {
+        let started = if restored.started { " and started" } else { "" };
+        text.push_str(&format!("defined{started}: {} ({})\n", printable(&defined.name), defined.uuid));
+    }
+    for note in &restored.notes {
+        text.push_str(&format!("note: {}\n", printable(note)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::DomainRef;
+
+    #[test]
+    fn all_that_was_written_is_named() {
+        let restored = Restored {
+            domain: "web\n1".to_owned(),
+            point: "20261122T020000Z".parse().unwrap(),
+            files: vec!["/r/a.qcow2".into()],
+            devices: vec!["/dev/x".into()],
+            defined: Some(DomainRef { name: "web 2".to_owned(), uuid: uuid::Uuid::nil() }),
+            started: true,
+            start_failure: None,
+            notes: vec!["drive sda is empty".to_owned()],
+        };
+        let text = text(&restored);
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[0].starts_with("restored web 1 as of 2026-11-22 "), "{text}");
+        let uuid = uuid::Uuid::nil();
+        let defined = format!("defined and started: web 2 ({uuid})");
+        assert_eq!(lines[1..], ["  /r/a.qcow2", "  /dev/x", defined.as_str(), "note: drive sda is empty"]);
+    }
+}

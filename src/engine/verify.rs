@@ -1,0 +1,240 @@
+//! Owns: the check of every byte of restore points, and the record of it. Must not: write anything but that record.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::points::{self, When};
+use super::verified::Verified;
+use super::{Error, Monitor};
+use crate::archive::{Archive, seed::Seed};
+use crate::model::{DomainOutcome, Failure, PointId};
+use crate::store::{Origin, Point, Store};
+use crate::sys::host;
+use crate::sys::signals::Cancel;
+
+/// Bytes of an archive of the seed script that are read at once.
+const BUFFER: usize = 1 << 20;
+
+/// Which restore points of each domain are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// One.
+    One(When),
+    /// Every one.
+    All,
+}
+
+/// What the check of a restore point came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verification {
+    /// The domain.
+    pub domain: String,
+    /// The point.
+    pub id: PointId,
+    /// The archive.
+    pub path: PathBuf,
+    /// Length of the archive, in bytes.
+    pub stored_bytes: u64,
+    /// When the check ended.
+    pub time: DateTime<Utc>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// What is damaged, or why it could not be checked.
+    pub failures: Vec<Failure>,
+}
+
+/// How the check of a restore point ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every byte is right.
+    Good,
+    /// It is damaged.
+    Damaged,
+    /// It could not be checked.
+    Unchecked,
+}
+
+/// Checks restore points of these domains (of none named: of all), one after another, and records each result at once.
+/// `each` hears of every result when it is there; a damaged point does not keep the others from being checked.
+///
+/// # Errors
+/// Unknown domains and points, before anything is checked; [`Error::Cancelled`]; a record that cannot be written.
+pub fn verify(
+    store: &Store,
+    state_dir: &Path,
+    (domains, which): (&[String], Which),
+    monitor: &dyn Monitor,
+    cancel: &Cancel,
+    each: &mut dyn FnMut(&Verification),
+) -> Result<Vec<Verification>, Error> {
+    let mut chosen = Vec::new();
+    for domain in points::chosen(store, domains)? {
+        let present = points::points_of(store, &domain, !domains.is_empty())?;
+        let wanted = match which {
+            Which::All => present.clone(),
+            Which::One(_) if present.is_empty() => Vec::new(),
+            Which::One(when) => vec![points::find(store, &domain, when)?],
+        };
+        chosen.push((present, wanted));
+    }
+    let mut verified = Verified::load(state_dir)?;
+    let mut results = Vec::new();
+    for (present, wanted) in chosen {
+        for point in wanted {
+            let result = check(&point, monitor, cancel);
+            monitor.done(&DomainOutcome::new(&point.domain, None));
+            let result = result?;
+            if result.verdict != Verdict::Unchecked {
+                verified.record(&point, &present, result.verdict == Verdict::Good)?;
+            }
+            each(&result);
+            results.push(result);
+        }
+    }
+    Ok(results)
+}
+
+fn check(point: &Point, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Verification, Error> {
+    let began = Instant::now();
+    monitor.stage(&point.domain, "verify");
+    let errors = match point.origin {
+        Origin::Kvmbackup => check_ours(point, monitor, cancel),
+        Origin::Seed { .. } => check_seed(point, monitor, cancel),
+    };
+    // Cut short, it has found nothing that counts.
+    if let Some(signal) = cancel.signal() {
+        return Err(Error::Cancelled(signal));
+    }
+    let verdict = match &errors[..] {
+        [] => Verdict::Good,
+        errors if errors.iter().any(Error::is_damage) => Verdict::Damaged,
+        _ => Verdict::Unchecked,
+    };
+    Ok(Verification {
+        domain: point.domain.clone(),
+        id: point.id,
+        path: point.path.clone(),
+        stored_bytes: point.bytes,
+        time: Utc::now(),
+        duration_ms: began.elapsed().as_millis() as u64,
+        verdict,
+        failures: errors.iter().map(Error::failure).collect(),
+    })
+}
+
+fn check_ours(point: &Point, monitor: &dyn Monitor, cancel: &Cancel) -> Vec<Error> {
+    let archive = match Archive::open(&point.path) {
+        Ok(archive) => archive,
+        Err(error) => return vec![Error::archive(&point.path)(error)],
+    };
+    monitor.expect(&point.domain, archive.packed_bytes());
+    let mut progress = |bytes| {
+        monitor.advance(&point.domain, bytes);
+        cancel.signal().map_or(ControlFlow::Continue(()), |_| ControlFlow::Break(()))
+    };
+    match archive.verify(host::cores(), &mut progress) {
+        Ok(()) => Vec::new(),
+        Err(damages) => damages.into_iter().map(Error::archive(&point.path)).collect(),
+    }
+}
+
+/// One stream, whose checksum is at its end: there is one damage or none. Its length is known only afterwards.
+fn check_seed(point: &Point, monitor: &dyn Monitor, cancel: &Cancel) -> Vec<Error> {
+    let mut buffer = vec![0; BUFFER];
+    let mut images = 0;
+    let read = Seed::open(&point.path, &point.domain).and_then(|seed| {
+        seed.each(|_, contents| {
+            images += 1;
+            loop {
+                match contents.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    _ if cancel.signal().is_some() => return Err(io::Error::other("stopped")),
+                    count => monitor.advance(&point.domain, count as u64),
+                }
+            }
+        })
+    });
+    match read {
+        Ok(()) if images == 0 => {
+            vec![Error::Suspect { path: point.path.clone(), what: "it holds nothing".to_owned() }]
+        }
+        Ok(()) => Vec::new(),
+        Err(error) => vec![Error::archive(&point.path)(error)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::engine::Silent;
+    use crate::engine::fixture::{DOMAIN, Fixture};
+    use crate::model::Codec;
+
+    fn verdicts(fixture: &Fixture, which: Which) -> Vec<(String, Verdict)> {
+        let mut heard = 0;
+        let results =
+            verify(&fixture.store, &fixture.path("state"), (&[], which), &Silent, &Cancel::default(), &mut |_| {
+                heard += 1
+            });
+        let results = results.unwrap();
+        assert_eq!(heard, results.len());
+        results.into_iter().map(|result| (result.id.to_string(), result.verdict)).collect()
+    }
+
+    #[test]
+    fn damaged_points_are_named_and_all_are_recorded() {
+        let fixture = Fixture::new();
+        let disks = fixture.usual_disks();
+        let bad = fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &disks);
+        let good = fixture.point("2026-11-21T02:00:00Z", Codec::Zstd(1), &disks);
+        let mut bytes = fs::read(&bad.path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&bad.path, bytes).unwrap();
+        let name = |point: &Point| point.id.to_string();
+        assert_eq!(verdicts(&fixture, Which::One(When::Newest)), [(name(&good), Verdict::Good)]);
+        assert_eq!(verdicts(&fixture, Which::All), [(name(&bad), Verdict::Damaged), (name(&good), Verdict::Good)]);
+        let record = Verified::load(&fixture.path("state")).unwrap();
+        assert!(record.is_damaged(&bad) && !record.is_damaged(&good) && record.get(&good).is_some());
+    }
+
+    #[test]
+    fn archives_of_the_seed_are_read_to_their_checksum() {
+        let fixture = Fixture::new();
+        let disks = fixture.usual_disks();
+        let path = fixture.seed("web 1.tar.gz", &disks[1..]);
+        assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Good);
+        let good = fs::read(&path).unwrap();
+        for at in [good.len() / 2, good.len() - 5] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&path, bad).unwrap();
+            assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Damaged, "{at}");
+        }
+        fs::write(&path, &good[..good.len() - 300]).unwrap();
+        assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Damaged);
+    }
+
+    #[test]
+    fn a_check_that_is_stopped_records_nothing() {
+        let fixture = Fixture::new();
+        let point = fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &fixture.usual_disks());
+        let cancel = Cancel::default();
+        cancel.cancel(2);
+        let domains = [DOMAIN.to_owned()];
+        let stopped =
+            verify(&fixture.store, &fixture.path("state"), (&domains, Which::All), &Silent, &cancel, &mut |_| ());
+        assert!(matches!(stopped, Err(Error::Cancelled(2))));
+        assert!(Verified::load(&fixture.path("state")).unwrap().get(&point).is_none());
+    }
+}
