@@ -60,6 +60,23 @@ fn a_guest_that_writes_all_the_time_is_backed_up_twenty_times() {
             assert_sound(&lab, &archive, "sda", frozen);
         }
     }
+
+    // It comes back beside the one that still writes, under a name of its own.
+    let program = Program::new(&lab).domain(guest.name(), json!({}));
+    let to = lab.path("restored");
+    let restored =
+        program.run(&["restore", "writes", "--define", "--name", "restored", "--start", "--to", to.to_str().unwrap()]);
+    assert_eq!(restored.code, 0, "{restored:#?}");
+    let copy = lab.adopt("restored");
+    copy.wait_ready();
+    for target in ["vda", "sda"] {
+        assert!(copy.disk_source(target).unwrap().starts_with(&to));
+        let listed = copy.agent_exec(&format!("grep -c . /mnt/{target}/writer/SUMS"));
+        assert_ne!(listed.stdout, "0\n", "{listed:?}");
+        copy.check_writer_sums(target);
+    }
+    copy.destroy();
+
     guest.shutdown();
     for target in ["vda", "sda"] {
         let raw = lab.path("end.raw");

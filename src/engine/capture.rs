@@ -112,10 +112,10 @@ impl<'a> Capture<'a> {
         record: &mut Record,
         outcome: &mut DomainOutcome,
     ) -> Result<(), Error> {
+        self.make_sockets()?;
         let (hypervisor, id) = (self.hypervisor, &self.domain.id);
         let others = others(self.domain, captured);
         let (started, frozen) = quiesce::around(hypervisor, record, quiesce, timeout, || {
-            self.make_sockets()?;
             self.began = Instant::now();
             match &self.pull {
                 Some(job) => Ok(hypervisor.begin_pull(id, job, &others)?),
