@@ -29,6 +29,8 @@ pub enum Call {
     Pivot = 237,
     /// `virDomainBlockCommit`: the disks have been read.
     Commit = 290,
+    /// `virDomainFSFreeze`
+    Freeze = 335,
     /// `virDomainFSThaw`
     Thaw = 336,
     /// `virDomainDefineXML`
