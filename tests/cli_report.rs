@@ -10,8 +10,8 @@ fn the_report_is_on_standard_output_and_nothing_else_is_anywhere() {
     let host = Host::new(&["a", "b"]);
     let ran = host.run("backup").ends(0);
     assert!(ran.out.starts_with("kvmbackup: 2 of 2 good on desk\n"), "{}", ran.out);
-    let line = ran.out.lines().find(|line| line.starts_with("ok       a ") || line.starts_with("ok      a ")).unwrap();
-    assert!(line.contains("direct/off") && line.contains("66 kB") || line.contains("65.5 kB"), "{line}");
+    let line = ran.out.lines().find(|line| line.starts_with("ok      a ")).unwrap();
+    assert!(line.contains("direct/off"), "{line}");
     assert_eq!(ran.err, "");
     assert!(!ran.out.contains('\x1b') && !ran.out.contains('\r'), "no colours and no bars where there is no terminal");
 }

@@ -5,12 +5,14 @@ mod lab;
 
 use std::path::Path;
 
-use lab::{Disk, Lab, by_each_method, qemu_img, run, save_exactly, sha256};
+use lab::{Call, Disk, Gate, Lab, Program, by_each_method, qemu_img, run, save_exactly, sha256};
 use serde_json::json;
 
 by_each_method! {
     qcow2_raw_and_block_devices_of_any_size_are_saved_exactly
     images_of_unusual_features_and_zeroes_are_saved_exactly
+    a_raw_disk_that_holds_a_qcow2_header_is_saved_as_it_is
+    overlays_and_scratch_files_lie_in_the_folder_that_is_asked_for
     a_backing_chain_is_saved_flat_and_its_bases_are_untouched
     a_template_shared_by_two_guests_is_untouched
     an_empty_disk_of_1_tib_makes_an_archive_below_1_mib
@@ -19,12 +21,16 @@ by_each_method! {
 
 fn qcow2_raw_and_block_devices_of_any_size_are_saved_exactly(method: &str) {
     let lab = Lab::new();
+    std::fs::create_dir(lab.path("made")).unwrap();
+    // Not even whole sectors: what is missing of the last one reads as zeros.
+    let odd = lab.path("made/odd.raw");
+    std::fs::write(&odd, vec![0x99; 1_000_001]).unwrap();
     let guest = lab
         .guest(&format!("kinds-{method}"))
         .disk(Disk::qcow2("vda"))
         .disk(Disk::raw("vdb"))
         .disk(Disk::block("vdc"))
-        .disk(Disk::raw("vdd").size("1000448"))
+        .disk(Disk::raw("vdd").file(odd))
         .disk(Disk::qcow2("sda").size("65537K"))
         .paused();
     let targets = ["vda", "vdb", "vdc", "vdd", "sda"];
@@ -69,6 +75,53 @@ fn images_of_unusual_features_and_zeroes_are_saved_exactly(method: &str) {
     }
     guest.assert_holds("vdd", 0, 16 << 20, 8 << 20);
     save_exactly(&lab, &guest, json!({"method": method}), &targets);
+}
+
+/// A guest can write a qcow2 header that names any file of the host into its raw disk. Nobody may believe it.
+fn a_raw_disk_that_holds_a_qcow2_header_is_saved_as_it_is(method: &str) {
+    let lab = Lab::new();
+    std::fs::create_dir(lab.path("made")).unwrap();
+    let [secret, image] = ["made/secret.raw", "made/image.raw"].map(|name| lab.path(name).to_str().unwrap().to_owned());
+    std::fs::write(&secret, vec![0x5e; 1 << 20]).unwrap();
+    qemu_img(&["create", "-q", "-f", "qcow2", "-b", &secret, "-F", "raw", &image]);
+    run("truncate", &["--size", "%512", &image]);
+    let header = std::fs::read(&image).unwrap();
+    let guest = lab.guest(&format!("header-{method}")).disk(Disk::raw("vda").file(&image)).paused();
+    for state in ["paused", "shut off"] {
+        let saved = save_exactly(&lab, &guest, json!({"method": method}), &["vda"]);
+        assert_eq!(saved.archive.manifest()["disks"][0]["virtual_bytes"], header.len());
+        if state == "paused" {
+            guest.destroy();
+        }
+    }
+    assert!(std::fs::read(&image).unwrap() == header);
+}
+
+/// Both images have the same file name, too.
+fn overlays_and_scratch_files_lie_in_the_folder_that_is_asked_for(method: &str) {
+    let lab = Lab::new();
+    let folder = lab.path("the overlays, all");
+    std::fs::create_dir(&folder).unwrap();
+    let guest = lab
+        .guest(&format!("elsewhere-{method}"))
+        .disk(Disk::qcow2("vda").file("one/same.qcow2"))
+        .disk(Disk::raw("vdb").file("two/same.qcow2"))
+        .paused();
+    let keys = json!({"method": method, "overlay_dir": folder, "scratch_dir": folder});
+    save_exactly(&lab, &guest, keys.clone(), &["vda", "vdb"]);
+    let files = || std::fs::read_dir(&folder).unwrap().count();
+    assert_eq!(files(), 0, "something was left in the folder");
+
+    let gate = Gate::new(&lab);
+    gate.hold(if method == "pull" { Call::EndPull } else { Call::Commit });
+    let program = Program::new(&lab).set("libvirt_uri", json!(gate.uri())).domain(guest.name(), keys);
+    let mut run = program.command().args(["backup", "--quiet", "--force"]).spawn().unwrap();
+    gate.wait(&mut run);
+    assert_eq!(files(), 2, "the folder was not used");
+    gate.open();
+    assert!(run.wait().unwrap().success());
+    program.assert_no_leftovers(&guest);
+    assert_eq!(files(), 0, "something was left in the folder");
 }
 
 fn a_backing_chain_is_saved_flat_and_its_bases_are_untouched(method: &str) {

@@ -27,7 +27,7 @@ fn assert_sound(lab: &Lab, archive: &Unpacked, target: &str, frozen: bool) {
 #[test]
 fn a_guest_that_writes_all_the_time_is_backed_up_twenty_times() {
     let lab = Lab::new();
-    let disks = [Disk::qcow2("vda").size("256M"), Disk::raw("sda").size("256M")];
+    let disks = [Disk::qcow2("vda").size("64M"), Disk::raw("sda").size("64M")];
     let guest = disks.into_iter().fold(lab.guest("writes"), |guest, disk| guest.disk(disk)).system("kb.writer").boot();
     let mut newest = ["vda", "sda"].map(|target| {
         let begun = || guest.agent_exec(&format!("grep -c . /mnt/{target}/writer/SUMS")).stdout != "0\n";
@@ -39,8 +39,10 @@ fn a_guest_that_writes_all_the_time_is_backed_up_twenty_times() {
         // The last two are taken as after a power cut.
         let frozen = round < 18;
         let quiesce = if frozen { "require" } else { "never" };
-        let program =
-            Program::new(&lab).domain(guest.name(), json!({"method": method, "quiesce": quiesce, "keep": {"last": 3}}));
+        let program = Program::new(&lab).domain(
+            guest.name(),
+            json!({"method": method, "quiesce": quiesce, "compression": {"method": "none"}, "keep": {"last": 3}}),
+        );
         let report = program.backup_well();
         assert_eq!(report.domain(guest.name())["method"], method);
         program.assert_no_leftovers(&guest);
@@ -58,6 +60,23 @@ fn a_guest_that_writes_all_the_time_is_backed_up_twenty_times() {
             assert_sound(&lab, &archive, "sda", frozen);
         }
     }
+
+    // It comes back beside the one that still writes, under a name of its own.
+    let program = Program::new(&lab).domain(guest.name(), json!({}));
+    let to = lab.path("restored");
+    let restored =
+        program.run(&["restore", "writes", "--define", "--name", "restored", "--start", "--to", to.to_str().unwrap()]);
+    assert_eq!(restored.code, 0, "{restored:#?}");
+    let copy = lab.adopt("restored");
+    copy.wait_ready();
+    for target in ["vda", "sda"] {
+        assert!(copy.disk_source(target).unwrap().starts_with(&to));
+        let listed = copy.agent_exec(&format!("grep -c . /mnt/{target}/writer/SUMS"));
+        assert_ne!(listed.stdout, "0\n", "{listed:?}");
+        copy.check_writer_sums(target);
+    }
+    copy.destroy();
+
     guest.shutdown();
     for target in ["vda", "sda"] {
         let raw = lab.path("end.raw");

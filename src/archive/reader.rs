@@ -121,6 +121,11 @@ impl Archive {
         self.pieces.list().iter().map(|piece| u64::from(piece.entry.packed)).sum()
     }
 
+    /// Length of the tar stream, in bytes.
+    pub fn unpacked_bytes(&self) -> u64 {
+        self.pieces.stream_len()
+    }
+
     pub(super) fn pieces(&self) -> &Arc<Pieces> {
         &self.pieces
     }

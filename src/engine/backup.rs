@@ -68,7 +68,7 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
         Err(_) => {
             let hint = Some("please report it, with the log of `-vv`".into());
             fail(&mut outcome, Failure { message: "this program failed (a panic)".into(), hint });
-            if let Err(error) = recover::recover_domain(context.journal, context.hypervisor, domain) {
+            if let Err(error) = recover::recover_domain(context.journal, context.hypervisor, context.started, domain) {
                 outcome.leftovers.push(error.failure());
             }
         }
@@ -121,11 +121,10 @@ fn write_point(
     outcome: &mut DomainOutcome,
 ) -> Result<(), Error> {
     let name = &domain.id.name;
-    let partial = context.store.create(name, Utc::now(), settings.compression)?;
     let sockets = context.settings.state_dir.join("sockets").join(&domain.id.uuid.simple().to_string()[..12]);
-    record.update(|entry| {
-        entry.partial = Some(partial.path().to_owned());
-        entry.sockets = Some(sockets.clone());
+    record.update(|entry| entry.sockets = Some(sockets.clone()))?;
+    let partial = context.store.create_noted(name, Utc::now(), settings.compression, |path| {
+        record.update(|entry| entry.partial = Some(path.to_owned()))
     })?;
     let collected = members::collect(domain, outcome)?;
 
@@ -186,8 +185,9 @@ fn copy_disks(
         });
         prepared.push(disk);
     }
-    outcome.read_bytes = prepared.iter().map(|disk| disk.read_bytes).sum();
-    context.monitor.expect(name, outcome.read_bytes);
+    let of_disks: u64 = prepared.iter().map(|disk| disk.read_bytes).sum();
+    outcome.read_bytes = of_disks + collected.bytes();
+    context.monitor.expect(name, of_disks);
 
     let threads = (host::cores() / context.settings.parallel).max(1);
     let file = partial.file()?;

@@ -62,7 +62,6 @@ impl<'a> Capture<'a> {
         record: &mut Record,
         outcome: &mut DomainOutcome,
     ) -> Result<Capture<'a>, Error> {
-        durable::create_private_dir(sockets).map_err(Error::file("create the folder", sockets))?;
         let mut capture = Capture {
             hypervisor,
             domain,
@@ -76,7 +75,7 @@ impl<'a> Capture<'a> {
             plan.disks.iter().filter(|planned| planned.how == How::Capture).map(|planned| &planned.disk).collect();
         if captured.is_empty() {
             outcome.consistency = Some(Consistency::Offline);
-            return Ok(capture);
+            return capture.make_sockets().map(|()| capture);
         }
         let run = &record.entry().run_id.simple().to_string()[..8];
         match plan.method {
@@ -85,13 +84,11 @@ impl<'a> Capture<'a> {
             Method::Direct => {}
         }
         capture.check_space()?;
-        let freezes = domain.state == DomainState::Running && settings.quiesce != Quiesce::Never;
         record.update(|entry| {
-            entry.frozen = freezes;
             entry.overlays.clone_from(&capture.overlays);
             entry.pull.clone_from(&capture.pull);
         })?;
-        let wanted = if freezes { settings.quiesce } else { Quiesce::Never };
+        let wanted = if domain.state == DomainState::Running { settings.quiesce } else { Quiesce::Never };
         match capture.start(&captured, wanted, settings.freeze_timeout, record, outcome) {
             Ok(()) => Ok(capture),
             Err(error) => {
@@ -100,6 +97,10 @@ impl<'a> Capture<'a> {
                 Err(error)
             }
         }
+    }
+
+    fn make_sockets(&self) -> Result<(), Error> {
+        durable::create_private_dir(&self.sockets).map_err(Error::file("create the folder", &self.sockets))
     }
 
     /// After an error, what exists has to be released.
@@ -111,9 +112,10 @@ impl<'a> Capture<'a> {
         record: &mut Record,
         outcome: &mut DomainOutcome,
     ) -> Result<(), Error> {
+        self.make_sockets()?;
         let (hypervisor, id) = (self.hypervisor, &self.domain.id);
         let others = others(self.domain, captured);
-        let (started, frozen) = quiesce::around(hypervisor, id, quiesce, timeout, || {
+        let (started, frozen) = quiesce::around(hypervisor, record, quiesce, timeout, || {
             self.began = Instant::now();
             match &self.pull {
                 Some(job) => Ok(hypervisor.begin_pull(id, job, &others)?),
@@ -130,7 +132,6 @@ impl<'a> Capture<'a> {
         }
         // Reading may take hours: a guest that stands still is worth more than its backup.
         frozen.still_frozen.map_or(Ok(()), Err)?;
-        record.update(|entry| entry.frozen = false)?;
         started?;
         let reached = outcome.consistency;
         tracing::info!(domain = id.name, ?reached, frozen_ms = outcome.frozen_ms, "captured {} disks", captured.len());
@@ -250,25 +251,22 @@ impl<'a> Capture<'a> {
 pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Result<(), Error> {
     let domain = record.entry().domain.clone();
     let mut failed = None;
+    // A journal that cannot be written (a full disk) must not keep the rest from being undone.
     if record.entry().frozen {
-        match quiesce::until_thawed(hypervisor, &domain) {
-            Ok(()) => record.update(|entry| entry.frozen = false)?,
-            Err(error) => failed = failed.or(Some(error)),
-        }
+        let thawed =
+            quiesce::until_thawed(hypervisor, &domain).and_then(|()| record.update(|entry| entry.frozen = false));
+        failed = failed.or(thawed.err());
     }
     if let Some(job) = record.entry().pull.clone() {
-        match end_pull(hypervisor, &domain, &job) {
-            Ok(()) => record.update(|entry| entry.pull = None)?,
-            Err(error) => failed = failed.or(Some(error)),
-        }
+        let ended = end_pull(hypervisor, &domain, &job).and_then(|()| record.update(|entry| entry.pull = None));
+        failed = failed.or(ended.err());
     }
     let overlays = record.entry().overlays.clone();
     let used = !overlays.is_empty();
     for overlay in overlays {
-        match settle::overlay(hypervisor, &domain, &overlay) {
-            Ok(()) => record.update(|entry| entry.overlays.retain(|other| *other != overlay))?,
-            Err(error) => failed = failed.or(Some(error)),
-        }
+        let settled = settle::overlay(hypervisor, &domain, &overlay)
+            .and_then(|()| record.update(|entry| entry.overlays.retain(|other| *other != overlay)));
+        failed = failed.or(settled.err());
     }
     if used && failed.is_none() && settle::resume_after_io_error(hypervisor, &domain)? {
         tracing::warn!(domain = domain.name, "the guest was paused by an I/O error; it runs again");

@@ -84,22 +84,24 @@ impl Journal {
             sockets: None,
             partial: None,
         };
-        let record = Record { path: self.path(domain), entry };
+        let record = Record { path: self.path(started, domain), entry };
         record.write()?;
         Ok(record)
     }
 
-    /// What the backup of a domain holds, if it holds anything.
-    pub fn entry_of(&self, domain: &DomainRef) -> Result<Option<Record>, Error> {
-        let path = self.path(domain);
+    /// What the backup of a domain holds in the run that began then, if it holds anything.
+    pub fn entry_of(&self, started: DateTime<Utc>, domain: &DomainRef) -> Result<Option<Record>, Error> {
+        let path = self.path(started, domain);
         if path.exists() { read(&path).map(Some) } else { Ok(None) }
     }
 
-    fn path(&self, domain: &DomainRef) -> PathBuf {
-        self.dir.join(format!("{}.json", domain.uuid))
+    /// A name of its own for every run: what an earlier one left, and nobody could undo yet, is not forgotten.
+    fn path(&self, started: DateTime<Utc>, domain: &DomainRef) -> PathBuf {
+        self.dir.join(format!("{:020}-{}.json", started.timestamp_micros(), domain.uuid))
     }
 
-    /// What earlier runs left. An entry that cannot be read is an error of its own beside the others.
+    /// What earlier runs left, the newest first: its overlay lies over those of the ones before. An entry that cannot be
+    /// read is an error of its own beside the others.
     pub fn left(&self) -> Result<Vec<Result<Record, Error>>, Error> {
         let mut paths = Vec::new();
         for item in fs::read_dir(&self.dir).map_err(Error::file("list the folder", &self.dir))? {
@@ -109,7 +111,7 @@ impl Journal {
             }
         }
         paths.sort();
-        Ok(paths.iter().map(|path| read(path)).collect())
+        Ok(paths.iter().rev().map(|path| read(path)).collect())
     }
 }
 
@@ -183,12 +185,26 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_is_left_is_not_overwritten_and_comes_after_newer_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let domain = domain("a");
+        let runs = [Uuid::new_v4(), Uuid::new_v4()];
+        for (number, run) in runs.iter().enumerate() {
+            let started = DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(9 + number as i64);
+            journal.begin(*run, started, "test:///default", &domain).unwrap();
+        }
+        let left: Vec<_> = journal.left().unwrap().into_iter().map(|record| record.unwrap().entry().run_id).collect();
+        assert_eq!(left, [runs[1], runs[0]]);
+    }
+
+    #[test]
     fn an_unreadable_entry_hides_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path()).unwrap();
         journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain("a")).unwrap();
         fs::write(dir.path().join("journal/0.json"), "{").unwrap();
         let left = journal.left().unwrap();
-        assert!(left[0].is_err() && left[1].is_ok());
+        assert!(left[0].is_ok() && left[1].is_err());
     }
 }

@@ -40,6 +40,14 @@ pub(super) struct Collected {
     pub tpm: Vec<Extra>,
 }
 
+impl Collected {
+    /// Bytes of all the files.
+    pub fn bytes(&self) -> u64 {
+        let boot = self.boot.iter().map(|(_, extra)| extra);
+        self.nvram.iter().chain(&self.tpm).chain(boot).map(|extra| extra.length).sum()
+    }
+}
+
 /// Opens the files beside the disks. What is not there is said in `outcome`, for the guest may do without.
 pub(super) fn collect(domain: &Domain, outcome: &mut DomainOutcome) -> Result<Collected, Error> {
     let mut collected = Collected::default();

@@ -68,7 +68,7 @@ pub struct PointInfo {
 pub struct Details {
     /// Bytes read from the disks.
     pub read_bytes: u64,
-    /// Bytes read for each byte stored.
+    /// Bytes of the archive before compression, for each byte stored.
     pub ratio: Option<f64>,
     /// What was reached.
     pub consistency: Consistency,
@@ -141,14 +141,14 @@ fn info(point: &Point, verified: &Verified) -> PointInfo {
     if point.origin == Origin::Kvmbackup {
         info.origin = "kvmbackup";
         match open(point) {
-            Ok((_, manifest)) => info.details = Some(details(manifest, point.bytes)),
+            Ok((archive, manifest)) => info.details = Some(details(manifest, archive.unpacked_bytes(), point.bytes)),
             Err(error) => info.damaged = Some(error.failure()),
         }
     }
     info
 }
 
-fn details(manifest: Manifest, stored: u64) -> Details {
+fn details(manifest: Manifest, unpacked: u64, stored: u64) -> Details {
     // The manifest may say anything: a sum that saturates is as good as any.
     let read = manifest.disks.iter().fold(0_u64, |sum, disk| sum.saturating_add(disk.read_bytes));
     let outcome = |disk: crate::archive::manifest::DiskEntry| DiskOutcome {
@@ -158,7 +158,7 @@ fn details(manifest: Manifest, stored: u64) -> Details {
     };
     Details {
         read_bytes: read,
-        ratio: (stored > 0 && read > 0).then(|| read as f64 / stored as f64),
+        ratio: (stored > 0).then(|| unpacked as f64 / stored as f64),
         consistency: manifest.consistency,
         method: manifest.method,
         disks: manifest.disks.into_iter().map(outcome).collect(),

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Error;
+use super::journal::Record;
 use crate::config::Quiesce;
 use crate::hypervisor::{self, Hypervisor, Kind};
 use crate::model::{DomainRef, DomainState};
@@ -30,9 +31,12 @@ pub(super) struct Frozen {
 }
 
 /// Freezes as far as wanted and possible, runs `capture`, and thaws whatever `capture` came to.
+///
+/// The journal says "frozen" from before the freeze until the guest is thawed for sure. An agent that does not even
+/// answer is not asked to freeze, and then the journal says nothing: there would be nobody to thaw the guest.
 pub(super) fn around<T>(
     hypervisor: &dyn Hypervisor,
-    domain: &DomainRef,
+    record: &mut Record,
     wanted: Quiesce,
     timeout: Duration,
     capture: impl FnOnce() -> Result<T, Error>,
@@ -41,30 +45,41 @@ pub(super) fn around<T>(
     if wanted == Quiesce::Never {
         return (capture(), frozen);
     }
-    let thaw = Thaw { hypervisor, domain, armed: true };
+    let domain = record.entry().domain.clone();
+    if let Err(refused) = hypervisor.is_frozen(&domain) {
+        return unfrozen(wanted, refused, frozen, capture);
+    }
+    if let Err(error) = record.update(|entry| entry.frozen = true) {
+        return (Err(error), frozen);
+    }
+    let thaw = Thaw { hypervisor, domain: &domain, armed: true };
     let began = Instant::now();
-    let captured = match hypervisor.freeze(domain, timeout) {
-        Ok(()) => {
-            frozen.reached = true;
-            capture()
-        }
-        Err(source) => {
-            if source.kind() == Kind::NoAgent {
-                thaw.not_needed();
-            } else {
-                frozen.still_frozen = thaw.finish().err();
-            }
-            return if wanted == Quiesce::Require {
-                (Err(Error::Quiesce { source }), frozen)
-            } else {
-                frozen.refused = Some(source);
-                (capture(), frozen)
-            };
-        }
-    };
-    frozen.still_frozen = thaw.finish().err();
+    let asked = hypervisor.freeze(&domain, timeout);
+    if let Err(refused) = asked {
+        let thawed = if refused.kind() == Kind::NoAgent { thaw.not_needed() } else { thaw.finish() };
+        frozen.still_frozen = thawed.and_then(|()| record.update(|entry| entry.frozen = false)).err();
+        return unfrozen(wanted, refused, frozen, capture);
+    }
+    let captured = capture();
+    let thawed = thaw.finish();
+    frozen.reached = true;
     frozen.time = began.elapsed();
+    frozen.still_frozen = thawed.and_then(|()| record.update(|entry| entry.frozen = false)).err();
     (captured, frozen)
+}
+
+/// Goes on without a freeze, where that is allowed.
+fn unfrozen<T>(
+    wanted: Quiesce,
+    refused: hypervisor::Error,
+    mut frozen: Frozen,
+    capture: impl FnOnce() -> Result<T, Error>,
+) -> (Result<T, Error>, Frozen) {
+    if wanted == Quiesce::Require {
+        return (Err(Error::Quiesce { source: refused }), frozen);
+    }
+    frozen.refused = Some(refused);
+    (capture(), frozen)
 }
 
 /// Thaws when it is dropped, so that a panic leaves no guest frozen.
@@ -80,8 +95,9 @@ impl Thaw<'_> {
         until_thawed(self.hypervisor, self.domain)
     }
 
-    fn not_needed(mut self) {
+    fn not_needed(mut self) -> Result<(), Error> {
         self.armed = false;
+        Ok(())
     }
 }
 

@@ -1,11 +1,13 @@
 //! Owns: putting right what an interrupted run left, from the journal alone. Must not: need a configuration, touch
 //! anything that the journal does not name, or give up on one domain because of another.
 
+use chrono::{DateTime, Utc};
+
 use super::Error;
 use super::capture::give_back;
 use super::journal::{Journal, Record};
 use crate::hypervisor::{self, Hypervisor};
-use crate::model::Failure;
+use crate::model::{DomainRef, Failure};
 use crate::sys::durable;
 
 /// Makes a connection to a libvirt of this address.
@@ -42,13 +44,14 @@ pub fn recover(journal: &Journal, connect: &Connect) -> Result<Recovered, Error>
     Ok(recovered)
 }
 
-/// Undoes what the backup of one domain left when it ended in a panic.
+/// Undoes what the backup of one domain left when it ended in a panic, in the run that began then.
 pub(super) fn recover_domain(
     journal: &Journal,
     hypervisor: &dyn Hypervisor,
-    domain: &crate::model::DomainRef,
+    started: DateTime<Utc>,
+    domain: &DomainRef,
 ) -> Result<(), Error> {
-    match journal.entry_of(domain)? {
+    match journal.entry_of(started, domain)? {
         Some(record) => undo(hypervisor, record),
         None => Ok(()),
     }

@@ -10,7 +10,7 @@
 //! | `staging` | temporary names, all or none |
 //! | `define` | libvirt |
 //!
-//! A block device cannot be taken back: after an error it holds part of the disk, which the error says.
+//! A block device cannot be taken back: after an error it holds part of the disk, which the log says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -161,8 +161,8 @@ fn restore_point(
     make_folders(&plan, request, swtpm, &mut staging)?;
     monitor.stage(&request.domain, "restore");
     monitor.expect(&request.domain, plan.writes.iter().map(|write| write.length).sum());
-    source.write(&work, &plan, &mut staging)?;
-    own_tpm_state(&plan, swtpm, &staging)?;
+    source.write(&work, &plan, &mut staging).inspect_err(|_| warn_of_devices(&plan))?;
+    let tpm_note = own_tpm_state(&plan, swtpm, &staging)?;
     work.go_on()?;
     monitor.stage(&request.domain, "write");
 
@@ -176,6 +176,10 @@ fn restore_point(
         start_failure: None,
         notes: plan.notes,
     };
+    restored.notes.extend(tpm_note);
+    if saved.domain.name != point.domain {
+        restored.notes.push(format!("the archive lies with those of {}, and is of another domain", point.domain));
+    }
     if let (Some((how, hypervisor)), Some((to, definition))) = (libvirt, definition) {
         // A guest may have been started since.
         define::check(hypervisor, &to, request.overwrite)?;
@@ -315,15 +319,25 @@ fn make_folders(plan: &Plan, request: &Request, swtpm: &Path, staging: &mut Stag
 }
 
 /// swtpm runs as a user of its own, so its state belongs to whom other state here belongs.
-fn own_tpm_state(plan: &Plan, swtpm: &Path, staging: &Staging) -> Result<(), Error> {
+fn own_tpm_state(plan: &Plan, swtpm: &Path, staging: &Staging) -> Result<Option<String>, Error> {
     let written: Vec<&Write> = plan.writes.iter().filter(|write| write.how == How::Tpm).collect();
     let Some(folder) = written.first().and_then(|write| write.to.strip_prefix(swtpm).ok()?.components().next()) else {
-        return Ok(());
+        return Ok(None);
     };
     let ours = swtpm.join(folder);
     let others = fs::read_dir(swtpm).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
-    let like = others.filter(|path| *path != ours && path.is_dir()).min().unwrap_or_else(|| swtpm.to_owned());
-    written.iter().try_for_each(|write| staging.own_like(&write.to, &ours, &like))
+    let like = others.filter(|path| *path != ours && path.is_dir()).min();
+    let from = like.as_deref().unwrap_or(swtpm);
+    written.iter().try_for_each(|write| staging.own_like(&write.to, &ours, from))?;
+    let unknown = || format!("the TPM state in {} may have to be given to the user that swtpm runs as", ours.display());
+    Ok(like.is_none().then(unknown))
+}
+
+/// What was written into a device before an error stays there.
+fn warn_of_devices(plan: &Plan) {
+    for device in devices(plan) {
+        tracing::warn!(device = %device.display(), "the device may hold part of a disk now");
+    }
 }
 
 fn devices(plan: &Plan) -> Vec<PathBuf> {

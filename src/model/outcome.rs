@@ -103,7 +103,7 @@ pub struct DomainOutcome {
     pub disks: Vec<DiskOutcome>,
     /// The disks not in it.
     pub skipped: Vec<SkippedDisk>,
-    /// Bytes read from disks.
+    /// Bytes read: of disks what is allocated, and the files beside them.
     pub read_bytes: u64,
     /// Bytes of the archive.
     pub stored_bytes: u64,

@@ -133,8 +133,20 @@ impl Store {
         Ok(points)
     }
 
-    /// Begins the archive of a domain's restore point, taken at `at` or, where that second is taken, one of the next.
+    /// [`Store::create_noted`] without a note.
     pub fn create(&self, domain: &str, at: DateTime<Utc>, codec: Codec) -> Result<Partial, Error> {
+        self.create_noted(domain, at, codec, |_| Ok(()))
+    }
+
+    /// Begins the archive of a domain's restore point, taken at `at` or, where that second is taken, one of the next.
+    /// `note` hears the temporary path before there is a file; its error ends it.
+    pub fn create_noted<E: From<Error>>(
+        &self,
+        domain: &str,
+        at: DateTime<Utc>,
+        codec: Codec,
+        mut note: impl FnMut(&Path) -> Result<(), E>,
+    ) -> Result<Partial, E> {
         let folder = self.make_folder(domain)?;
         let component = name::encode(domain);
         let taken: BTreeSet<PointId> = self
@@ -151,6 +163,7 @@ impl Store {
                 continue;
             }
             let path = folder.join(name::partial(&component, id));
+            note(&path)?;
             let file = match durable::create_private(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 result => result.map_err(|source| Error::File { action: "create", path: path.clone(), source })?,
@@ -158,7 +171,7 @@ impl Store {
             let target = folder.join(name::archive(&component, id, codec));
             return Ok(Partial { file, domain: domain.to_owned(), id, path, target, published: false });
         }
-        Err(Error::NoFreeId { domain: domain.to_owned(), path: folder })
+        Err(Error::NoFreeId { domain: domain.to_owned(), path: folder }.into())
     }
 
     /// Removes a restore point for good. One of the seed script is refused; one that is gone is no error.

@@ -123,3 +123,20 @@ fn a_missing_target_is_an_error() {
     let store = Store::open_or_create(&dir.path().join("a")).unwrap();
     assert!(store.domains().unwrap().is_empty());
 }
+
+#[test]
+fn a_partial_is_noted_before_it_exists() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut noted = Vec::new();
+    let partial = store.create_noted("web", Utc::now(), Codec::None, |path| {
+        noted.push((path.to_owned(), path.exists()));
+        Ok::<_, Error>(())
+    });
+    assert_eq!(noted, [(partial.unwrap().path().to_owned(), false)]);
+    let refused = store.create_noted("web", Utc::now(), Codec::None, |path| {
+        Err(Error::NoFreeId { domain: "web".into(), path: path.to_owned() })
+    });
+    assert!(refused.is_err());
+    assert_eq!(store.partials("web").unwrap(), Vec::<std::path::PathBuf>::new());
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Guest, Lab, Unpacked, qemu_img, run};
+use super::{Guest, Lab, Program, Unpacked, qemu_img, run};
 
 /// Copies of disks of a guest that stands still: it is off, or its CPU is.
 pub struct Contents {
@@ -48,6 +48,30 @@ impl Contents {
         for (target, copy) in &self.copies {
             assert_same(copy, "raw", &archive.disk(target), "qcow2");
         }
+    }
+
+    /// Panics unless `restore --to` of an archive makes images of these disks, each in the format that it had.
+    pub fn assert_restored_by(&self, program: &Program, domain: &str, archive: &Unpacked) {
+        let folder = self.folder.join("restored");
+        let to = folder.to_str().expect("paths are UTF-8");
+        let ran = program.run(&["restore", domain, "--to", to]);
+        assert_eq!(ran.code, 0, "{ran:#?}");
+        let manifest = archive.manifest();
+        for disk in manifest["disks"].as_array().expect("a manifest has disks") {
+            let target = disk["target"].as_str().expect("a disk has a target");
+            let format = if disk["format"] == "raw" { "raw" } else { "qcow2" };
+            // Its old name, with the target before it where two have one name; what had no name is named by its target.
+            let old = Path::new(disk["source"]["at"].as_str().unwrap_or_default()).file_name().unwrap_or_default();
+            let old = old.to_str().expect("paths are UTF-8");
+            let names = [format!("{target}-{old}"), old.to_owned(), format!("{target}.{format}")];
+            let files: Vec<_> = names.iter().map(|name| folder.join(name)).filter(|file| file.is_file()).collect();
+            let file = files.first().unwrap_or_else(|| panic!("{target} was not restored: {ran:#?}"));
+            if format == "qcow2" {
+                qemu_img(&["check", "-q", "-f", format, file.to_str().expect("paths are UTF-8")]);
+            }
+            assert_same(&self.copies[target], "raw", file, format);
+        }
+        std::fs::remove_dir_all(folder).expect("cannot remove the restored files");
     }
 
     /// Panics unless the guest's disks hold this still. It must stand still, or be off.

@@ -1,5 +1,5 @@
 //! What holds of every backup that went well of a guest that stands still: its disks are in the archive byte for byte,
-//! the archive opens by standard tools, and the guest and the host are as they were.
+//! and come back so; the archive opens by standard tools, and the guest and the host are as they were.
 
 use serde_json::{Value, json};
 
@@ -60,6 +60,7 @@ pub fn save_contents(lab: &Lab, guest: &Guest, keys: Value, targets: &[&str], co
     assert_eq!(report.disks(guest.name()), targets);
     let archive = program.unpack(&report, guest.name());
     contents.assert_saved_in(&archive);
+    contents.assert_restored_by(&program, guest.name(), &archive);
     assert_eq!(guest.state(), state);
     assert_eq!(guest.inactive_xml(), definition, "the definition changed");
     program.assert_no_leftovers(guest);

@@ -29,6 +29,8 @@ pub enum Call {
     Pivot = 237,
     /// `virDomainBlockCommit`: the disks have been read.
     Commit = 290,
+    /// `virDomainFSFreeze`
+    Freeze = 335,
     /// `virDomainFSThaw`
     Thaw = 336,
     /// `virDomainDefineXML`
@@ -92,6 +94,11 @@ impl Gate {
             assert!(held || ended.is_none(), "the program has ended before: {ended:?}, {:?}", self.get());
             held
         });
+    }
+
+    /// Whether a call is held back now. [`Gate::hold`] lets it pass, and holds back the next.
+    pub fn is_holding(&self) -> bool {
+        self.get() == State::Holding
     }
 
     /// Lets the call and all others pass.

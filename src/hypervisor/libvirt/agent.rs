@@ -9,22 +9,28 @@ use crate::hypervisor::Error;
 use crate::model::DomainRef;
 
 /// How long an agent that works takes to answer a question, in seconds.
-const ANSWER: u32 = 5;
+const ANSWER: i32 = 5;
+
+/// Wait without end: what libvirt begins with (`VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK`). The deadline is the domain's,
+/// not the caller's, and cannot be asked for; ours would otherwise hold for everybody from then on.
+const NO_DEADLINE: i32 = -2;
 
 /// Asks first whether the agent is there, with a short deadline, so that a guest without one costs nothing and is
 /// surely not frozen.
 pub(super) fn freeze(handle: &Handle, domain: &DomainRef, timeout: Duration) -> Result<(), Error> {
     command(handle, domain, "guest-ping").map_err(no_agent)?;
-    set_timeout(handle, domain, timeout.as_secs().clamp(1, 3600) as u32)?;
+    set_timeout(handle, domain, timeout.as_secs().clamp(1, 3600) as i32)?;
     let frozen = ffi::fs_freeze(handle).map_err(|source| call(domain, "freeze its file systems", source));
-    set_timeout(handle, domain, ANSWER)?;
+    set_timeout(handle, domain, NO_DEADLINE)?;
     // An error after the ping may hide a freeze that is under way: it must never read as "no agent".
     frozen.map_err(uncertain)
 }
 
 pub(super) fn thaw(handle: &Handle, domain: &DomainRef) -> Result<(), Error> {
     set_timeout(handle, domain, ANSWER)?;
-    ffi::fs_thaw(handle).map_err(|source| call(domain, "thaw its file systems", source))
+    let thawed = ffi::fs_thaw(handle).map_err(|source| call(domain, "thaw its file systems", source));
+    set_timeout(handle, domain, NO_DEADLINE)?;
+    thawed
 }
 
 pub(super) fn is_frozen(handle: &Handle, domain: &DomainRef) -> Result<bool, Error> {
@@ -39,14 +45,14 @@ pub(super) fn is_frozen(handle: &Handle, domain: &DomainRef) -> Result<bool, Err
     }
 }
 
-fn set_timeout(handle: &Handle, domain: &DomainRef, seconds: u32) -> Result<(), Error> {
+fn set_timeout(handle: &Handle, domain: &DomainRef, seconds: i32) -> Result<(), Error> {
     ffi::set_agent_timeout(handle, seconds).map_err(|source| call(domain, "set the deadline of its agent", source))
 }
 
 fn command(handle: &Handle, domain: &DomainRef, name: &str) -> Result<String, Error> {
     let request = serde_json::json!({ "execute": name }).to_string();
     handle
-        .qemu_agent_command(&request, ANSWER as i32, 0)
+        .qemu_agent_command(&request, ANSWER, 0)
         .map_err(|source| call(domain, format!("ask its agent ({name})"), source))
 }
 

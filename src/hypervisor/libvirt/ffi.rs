@@ -21,9 +21,8 @@ fn c_string(text: &str) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
 
-/// Seconds that libvirt waits for an answer of the guest agent.
-pub fn set_agent_timeout(domain: &Domain, seconds: u32) -> Result<(), Error> {
-    let seconds = c_int::try_from(seconds).unwrap_or(c_int::MAX);
+/// Seconds that libvirt waits for an answer of the guest agent, or one of its negative constants.
+pub fn set_agent_timeout(domain: &Domain, seconds: c_int) -> Result<(), Error> {
     // SAFETY: see the module.
     check(unsafe { virt_sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) }).map(drop)
 }
