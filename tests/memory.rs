@@ -45,9 +45,9 @@ fn sixteen_threads_and_a_four_tebibyte_disk_stay_under_256_mib() {
     let extents: Vec<Extent> = (0..512_u64).map(|n| Extent { offset: n << 33, length: 2 << 20 }).collect();
     let layout = Layout::new(4 << 40, &extents).unwrap();
     for codec in [Codec::Zstd(3), Codec::Gzip(1), Codec::None] {
-        let file = std::fs::File::options().read(true).write(true).create_new(true);
         let path = dir.path().join(codec.extension());
-        let mut writer = Writer::new(file.open(&path).unwrap(), codec, THREADS).unwrap();
+        let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        let mut writer = Writer::new(file, codec, THREADS).unwrap();
         writer.member("disks/vda.qcow2", layout.length()).unwrap();
         layout.write_metadata(&mut Member(&mut writer)).unwrap();
         let (mut chunk, mut state) = (vec![0; 1 << 20], 0x9e37_79b9_7f4a_7c15);
