@@ -93,8 +93,9 @@ fn file_systems_are_frozen_for_the_capture_and_thawed() {
 fn a_freeze_that_takes_too_long_leaves_no_guest_frozen() {
     let lab = Lab::new();
     let guest = hooked(&lab, "freeze-hangs");
-    for quiesce in ["prefer", "require"] {
-        set_hook(&guest, "sleep 4");
+    // libvirt gives up a thaw, and a question for the state, after 5 s each: the longer one outlasts both.
+    for (quiesce, hook) in [("prefer", "sleep 14"), ("require", "sleep 4")] {
+        set_hook(&guest, hook);
         let program = program(&lab, &guest, json!({"quiesce": quiesce, "freeze_timeout": "2s"}));
         let report = program.backup();
         if quiesce == "prefer" {
