@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::command::{qemu_img, run, virsh};
+use super::command::{qemu_img, run, try_run, virsh};
+use super::{DEADLINE, wait_until};
 
 /// The passphrase of every encrypted disk.
 pub const LUKS_PASSPHRASE: &str = "open sesame";
@@ -136,19 +137,20 @@ impl Disk {
 
     fn create_image(&self, file: &Path) {
         let file = file.to_str().expect("image paths are UTF-8");
+        let create = |arguments: &[&str]| drop(qemu_img(&[&["create", "-q", "-f"], arguments].concat()));
         match (self.medium, &self.backing) {
             (Medium::Qcow2, Some(backing)) => {
                 let format = if backing.extension().is_some_and(|suffix| suffix == "raw") { "raw" } else { "qcow2" };
                 let backing = backing.to_str().expect("image paths are UTF-8");
-                qemu_img(&["create", "-q", "-f", "qcow2", "-b", backing, "-F", format, file])
+                create(&["qcow2", "-b", backing, "-F", format, file]);
             }
-            (Medium::Qcow2, None) => qemu_img(&["create", "-q", "-f", "qcow2", file, &self.size]),
+            (Medium::Qcow2, None) => create(&["qcow2", file, &self.size]),
             (Medium::Luks, _) => {
                 let options = "encrypt.format=luks,encrypt.key-secret=lab,encrypt.iter-time=10";
-                qemu_img(&["create", "-q", "--object", SECRET, "-f", "qcow2", "-o", options, file, &self.size])
+                create_encrypted(&["create", "-q", "--object", SECRET, "-f", "qcow2", "-o", options, file, &self.size]);
             }
-            (_, _) => qemu_img(&["create", "-q", "-f", "raw", file, &self.size]),
-        };
+            (_, _) => create(&["raw", file, &self.size]),
+        }
     }
 }
 
@@ -204,6 +206,16 @@ impl Drop for MadeDisk {
             let _ = super::try_virsh(&["secret-undefine", uuid]);
         }
     }
+}
+
+/// QEMU measures the machine's speed for LUKS, and gives up when that is too busy.
+fn create_encrypted(create: &[&str]) {
+    wait_until(DEADLINE, "QEMU to make an encrypted image", || {
+        let output = try_run("qemu-img", create);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() || error.contains("accurate CPU usage"), "qemu-img {create:?}: {error}");
+        output.status.success()
+    });
 }
 
 /// Tells libvirt the passphrase; the secret's UUID.
