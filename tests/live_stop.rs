@@ -9,11 +9,12 @@ use std::process::{Child, Stdio};
 use lab::{Call, Contents, DEADLINE, Disk, Gate, Guest, Lab, Program, Ran, Report, run, wait_until};
 use serde_json::{Value, json};
 
-/// A paused guest of one disk with contents that do not compress.
+/// A paused guest of one disk with contents that do not compress: more than is ever read ahead of the first byte that is
+/// written (a few pieces of 4 MiB for each core).
 fn guest(lab: &Lab, name: &str) -> Guest {
     let image = lab.path(&format!("random/{name}/vda.raw"));
     std::fs::create_dir_all(image.parent().unwrap()).unwrap();
-    run("dd", &["if=/dev/urandom", &format!("of={}", image.display()), "bs=1M", "count=16", "status=none"]);
+    run("dd", &["if=/dev/urandom", &format!("of={}", image.display()), "bs=1M", "count=96", "status=none"]);
     lab.guest(name).disk(Disk::raw("vda").file(image)).paused()
 }
 

@@ -11,7 +11,7 @@ use crate::model::DomainRef;
 const LIBVIRT_FOLDERS: [&str; 3] = ["/var/lib/libvirt/", "/run/libvirt/", "/var/run/libvirt/"];
 
 /// Gives the domain a name and a UUID, and takes out what would collide with the domain it was copied from and what
-/// libvirt makes up anew when it is absent. Metadata, host devices and log files stay: libvirt has no other to give.
+/// libvirt makes up anew when it is absent. Metadata and host devices stay: libvirt has no other to give.
 pub fn renew(
     edits: &mut Edits<'_>,
     domain: Node<'_, '_>,
@@ -26,6 +26,7 @@ pub fn renew(
                 "channel" => renew_channel(edits, device),
                 "graphics" => renew_graphics(edits, device, notes),
                 "vsock" => renew_vsock(edits, device),
+                "serial" | "console" | "parallel" => renew_logs(edits, device, &to.name),
                 _ => {}
             }
         }
@@ -89,6 +90,17 @@ fn drop_sockets(edits: &mut Edits<'_>, graphics: Node<'_, '_>) {
     for node in std::iter::once(graphics).chain(all(graphics, "listen")) {
         if node.attribute("socket").is_some_and(is_libvirts) {
             edits.unset(node, "socket");
+        }
+    }
+}
+
+/// A file that a serial line is written to is locked by the domain that writes, so the copy writes beside it.
+fn renew_logs(edits: &mut Edits<'_>, device: Node<'_, '_>, name: &str) {
+    let source = all(device, "source").filter(|_| device.attribute("type") == Some("file"));
+    for (node, attribute) in source.map(|node| (node, "path")).chain(all(device, "log").map(|node| (node, "file"))) {
+        let parts = node.attribute(attribute).and_then(|path| path.rsplit_once('/'));
+        if let Some((folder, file)) = parts {
+            edits.set(node, attribute, &format!("{folder}/{}-{file}", name.replace('/', "_")));
         }
     }
 }

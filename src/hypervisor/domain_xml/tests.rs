@@ -212,6 +212,8 @@ fn a_copy_shares_no_identity_with_the_original() {
             "<kernel>/new/kernel</kernel>",
             "<source file='/new/a'/>",
             "<source file='/new/b'/>",
+            "<source path='/var/log/cöpy &lt;2&gt;-serial.log'/>",
+            "<source path='/var/log/cöpy &lt;2&gt;-serial.log'/>",
             "<graphics type='vnc' autoport='yes' listen='127.0.0.1' passwd='secret'>",
             "<cid auto='yes'/>",
         ]
@@ -224,7 +226,7 @@ fn a_copy_shares_no_identity_with_the_original() {
             "os: initrd='/srv/images/initrd.img'",
             "disk sda: file='/srv/images/shared.raw'",
             "disk sdc: file='/srv/images/cd.iso'",
-            "serial: path='/var/log/serial.log'",
+            "serial: path='/var/log/cöpy <2>-serial.log'",
             "commandline of http://libvirt.org/schemas/domain/qemu/1.0: value='-name' value='debug-threads=on'",
         ]
     );
