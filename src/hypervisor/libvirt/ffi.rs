@@ -27,10 +27,10 @@ pub fn set_agent_timeout(domain: &Domain, seconds: c_int) -> Result<(), Error> {
     check(unsafe { virt_sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) }).map(drop)
 }
 
-/// Freezes all file systems of the guest.
-pub fn fs_freeze(domain: &Domain) -> Result<(), Error> {
+/// Freezes all file systems of the guest and returns how many they are.
+pub fn fs_freeze(domain: &Domain) -> Result<c_int, Error> {
     // SAFETY: see the module; no mount points means all.
-    check(unsafe { virt_sys::virDomainFSFreeze(domain.as_ptr(), null_mut(), 0, 0) }).map(drop)
+    check(unsafe { virt_sys::virDomainFSFreeze(domain.as_ptr(), null_mut(), 0, 0) })
 }
 
 /// Thaws all file systems of the guest.
