@@ -53,6 +53,17 @@ pub struct BlockJob {
     pub total: u64,
 }
 
+/// How a domain came to be off, as far as its disks may still be spoken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffKind {
+    /// It was turned off, or never started: its disks are at rest.
+    Plain,
+    /// Its memory was saved and is loaded at the next start; the saved state names the images it was made with.
+    Saved,
+    /// It was moved to another host, and may run there, on the same images.
+    Migrated,
+}
+
 /// What the engine asks of a hypervisor. Every call names the domain and fails with an [`Error`] that does so too.
 ///
 /// Implementations are shared by the threads that back up several domains at once.
@@ -63,6 +74,8 @@ pub trait Hypervisor: Send + Sync {
     fn describe(&self, domain: &DomainRef) -> Result<Domain, Error>;
     /// What the domain is doing.
     fn state(&self, domain: &DomainRef) -> Result<DomainState, Error>;
+    /// How a domain that is off came to be so; [`OffKind::Plain`] for one that is not off.
+    fn off_kind(&self, domain: &DomainRef) -> Result<OffKind, Error>;
     /// Whether the guest stands still because a write failed (a full file system under an overlay).
     fn is_paused_by_io_error(&self, domain: &DomainRef) -> Result<bool, Error>;
     /// Lets a paused guest run on.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::Silent;
 use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, UUID, run, text};
-use crate::hypervisor::{self, BlockJob, Overlay, PullJob, domain_xml};
+use crate::hypervisor::{self, BlockJob, OffKind, Overlay, PullJob, domain_xml};
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
 
 fn request(to: &Path) -> Request {
@@ -301,6 +301,9 @@ impl Hypervisor for Known {
         unreachable!()
     }
     fn state(&self, _: &DomainRef) -> Result<DomainState, hypervisor::Error> {
+        unreachable!()
+    }
+    fn off_kind(&self, _: &DomainRef) -> Result<OffKind, hypervisor::Error> {
         unreachable!()
     }
     fn is_paused_by_io_error(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {

@@ -14,7 +14,7 @@ use virt::domain::Domain as Handle;
 use virt::enumutil::Enum;
 use virt::error::{Error as VirtError, ErrorNumber, clear_error_callback};
 
-use super::{BlockJob, Error, Hypervisor, Kind, Overlay, PullJob};
+use super::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob};
 use crate::model::{Domain, DomainRef, DomainState};
 
 /// A connection to libvirt, made anew when it breaks.
@@ -79,6 +79,10 @@ impl Hypervisor for Libvirt {
 
     fn state(&self, domain: &DomainRef) -> Result<DomainState, Error> {
         definition::state(&self.handle(domain)?, domain)
+    }
+
+    fn off_kind(&self, domain: &DomainRef) -> Result<OffKind, Error> {
+        definition::off_kind(&self.handle(domain)?, domain)
     }
 
     fn is_paused_by_io_error(&self, domain: &DomainRef) -> Result<bool, Error> {
