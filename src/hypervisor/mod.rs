@@ -44,9 +44,11 @@ pub struct Scratch {
     pub path: PathBuf,
 }
 
-/// How far a block job has come.
+/// What a block job is, and how far it has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockJob {
+    /// It commits the disk's active image; a copy, a pull or a commit below that one is somebody else's.
+    pub active_commit: bool,
     /// Bytes done.
     pub done: u64,
     /// Bytes to do, growing while the guest writes.
@@ -78,6 +80,9 @@ pub trait Hypervisor: Send + Sync {
     fn off_kind(&self, domain: &DomainRef) -> Result<OffKind, Error>;
     /// Whether the guest stands still because a write failed (a full file system under an overlay).
     fn is_paused_by_io_error(&self, domain: &DomainRef) -> Result<bool, Error>;
+    /// Whether libvirt is at a job of the domain, which may be a call whose caller is gone since (a snapshot, a
+    /// migration, a backup job that runs). Block jobs do not count.
+    fn is_busy(&self, domain: &DomainRef) -> Result<bool, Error>;
     /// Lets a paused guest run on.
     fn resume(&self, domain: &DomainRef) -> Result<(), Error>;
 

@@ -309,6 +309,9 @@ impl Hypervisor for Known {
     fn is_paused_by_io_error(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
         unreachable!()
     }
+    fn is_busy(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
+        unreachable!()
+    }
     fn resume(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
         unreachable!()
     }

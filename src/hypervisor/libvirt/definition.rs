@@ -56,6 +56,15 @@ pub(super) fn off_kind(handle: &Handle, domain: &DomainRef) -> Result<OffKind, E
     Ok(if saved { OffKind::Saved } else { OffKind::Plain })
 }
 
+/// A job that keeps even questions out, as a snapshot does, shows as a timeout.
+pub(super) fn is_busy(handle: &Handle, domain: &DomainRef) -> Result<bool, Error> {
+    match handle.job_info().map_err(|source| call(domain, "ask for its job", source)) {
+        Ok(job) => Ok(job.r#type != virt_sys::VIR_DOMAIN_JOB_NONE as i32),
+        Err(error) if error.kind() == Kind::Busy => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 pub(super) fn is_paused_by_io_error(handle: &Handle, domain: &DomainRef) -> Result<bool, Error> {
     let (_, reason) = handle.state().map_err(|source| call(domain, "ask for its state", source))?;
     Ok(matches!(reason, Enum::Known(DomainStateReason::Paused(Enum::Known(DomainPausedReason::IOError)))))

@@ -89,6 +89,10 @@ impl Hypervisor for Libvirt {
         definition::is_paused_by_io_error(&self.handle(domain)?, domain)
     }
 
+    fn is_busy(&self, domain: &DomainRef) -> Result<bool, Error> {
+        definition::is_busy(&self.handle(domain)?, domain)
+    }
+
     fn resume(&self, domain: &DomainRef) -> Result<(), Error> {
         self.handle(domain)?.resume().map(drop).map_err(|source| call(domain, "resume it", source))
     }
@@ -117,7 +121,11 @@ impl Hypervisor for Libvirt {
     fn block_job(&self, domain: &DomainRef, target: &str) -> Result<Option<BlockJob>, Error> {
         let job = ffi::block_job(&self.handle(domain)?, target)
             .map_err(|source| call(domain, format!("ask for the block job of disk {target}"), source))?;
-        Ok(job.map(|(done, total)| BlockJob { done, total }))
+        Ok(job.map(|(kind, done, total)| BlockJob {
+            active_commit: kind == virt_sys::VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT as i32,
+            done,
+            total,
+        }))
     }
 
     fn pivot(&self, domain: &DomainRef, target: &str) -> Result<(), Error> {
