@@ -315,7 +315,9 @@ fn stale(overlay: &Overlay) -> Error {
             "it is on the overlay {} again, which was committed already and is older than the base below it",
             overlay.path.display()
         ),
-        hint: "turn the guest off, then: kvmbackup recover; look at its file systems before it goes on".into(),
+        hint: "its disk mixes old and new; turn the guest off, keep a copy of the overlay if what it wrote since \
+               matters, then: kvmbackup recover, which goes back to the base"
+            .into(),
     }
 }
 
