@@ -264,6 +264,9 @@ pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Res
             quiesce::until_thawed(hypervisor, &domain).and_then(|()| record.update(|entry| entry.frozen = false));
         failed = failed.or(thawed.err());
     }
+    if record.entry().pull.is_some() || !record.entry().overlays.is_empty() {
+        settle::wait_for_calls(hypervisor, &domain);
+    }
     if let Some(job) = record.entry().pull.clone() {
         let ended = end_pull(hypervisor, &domain, &job).and_then(|()| record.update(|entry| entry.pull = None));
         failed = failed.or(ended.err());
@@ -271,8 +274,12 @@ pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Res
     let overlays = record.entry().overlays.clone();
     let used = !overlays.is_empty();
     for overlay in overlays {
-        let settled = settle::overlay(hypervisor, &domain, &overlay)
-            .and_then(|()| record.update(|entry| entry.overlays.retain(|other| *other != overlay)));
+        let settled = settle::overlay(hypervisor, record, &overlay).and_then(|()| {
+            record.update(|entry| {
+                entry.overlays.retain(|other| *other != overlay);
+                entry.settling.remove(&overlay.target);
+            })
+        });
         failed = failed.or(settled.err());
     }
     if used && failed.is_none() && settle::resume_after_io_error(hypervisor, &domain)? {
