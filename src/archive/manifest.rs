@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Error, MANIFEST};
-use crate::model::{Consistency, DomainRef, DomainState, Failure, Format, Image, Method, PointId, SkippedDisk, Source};
+use crate::model::{
+    Consistency, DomainRef, DomainState, Failure, Format, HookResult, Image, Method, PointId, SkippedDisk, Source,
+};
 
 /// The format that this program writes, and the newest it reads. Raised when a reader of the older one would go wrong;
 /// a field that such a reader may overlook does not raise it.
@@ -74,6 +76,12 @@ pub struct Manifest {
     /// What to know although it went well.
     #[serde(default)]
     pub warnings: Vec<Failure>,
+    /// What became of the operator's hooks, as far as it was known before the disks were read.
+    #[serde(default)]
+    pub hooks: Vec<HookResult>,
+    /// The members that hooks left.
+    #[serde(default)]
+    pub artifacts: Vec<String>,
 }
 
 /// A disk in the archive.
@@ -123,7 +131,7 @@ impl Manifest {
         let files = self.nvram.iter().chain(&self.tpm).map(|file| &file.member);
         let boot = self.boot.iter().map(|boot| &boot.member);
         let disks = self.disks.iter().map(|disk| &disk.member);
-        always.into_iter().chain(files.chain(boot).chain(disks).map(String::as_str)).collect()
+        always.into_iter().chain(files.chain(boot).chain(&self.artifacts).chain(disks).map(String::as_str)).collect()
     }
 
     /// The bytes of `manifest.json`. A path that is not UTF-8 is an error.

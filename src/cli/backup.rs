@@ -10,7 +10,7 @@ use super::{colour, print};
 use crate::app;
 use crate::config::Settings;
 use crate::engine::journal::Journal;
-use crate::engine::{self, Monitor, Silent, recover, run};
+use crate::engine::{self, Monitor, RunHooks, Silent, recover, run};
 use crate::model::{Failure, RunReport};
 use crate::plan::{Decision, Plan, Request};
 use crate::report;
@@ -36,11 +36,20 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     let monitor: &dyn Monitor = if silent { &Silent } else { &bars };
 
     let mut done = run::begin(&settings);
-    let failed = back_up(&settings, &journal, &request, &cancel, monitor, &mut done).err();
+    let mut hooks = RunHooks::new(&settings, &done, &cancel);
+    let began = hooks.enter(&done);
+    let skipped = matches!(began, Err(engine::Error::Skipped { .. }));
+    let failed = began
+        .map_err(app::Error::from)
+        .and_then(|()| back_up(&settings, &journal, &request, &cancel, monitor, &mut done))
+        .err()
+        .filter(|_| !skipped);
     if let Some(error) = &failed {
         done.errors.push(Failure { message: engine::chain(error), hint: error.hint() });
     }
     done.finished = Utc::now();
+    let bad = report::failure(&done);
+    hooks.leave(&mut done, bad.as_ref(), failed.is_some());
     let code = failed.map_or_else(|| report::exit_code(&done), |error| error.exit_code());
     tell(&settings, &done, code, global.quiet, words.options.json)
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use chrono::Weekday;
 
 use super::error::{Problem, Problems, nearest};
+use super::hook::Hook;
 use super::keys::{self, Level};
 use super::node::Node;
 use super::place::Place;
-use super::{DomainSettings, MethodChoice, MinFree, Quiesce, Rule, Settings, value};
+use super::{DomainSettings, MethodChoice, MinFree, Quiesce, Rule, Settings, hooks, value};
 use crate::model::Codec;
 use crate::retention::Policy;
 
@@ -78,6 +79,7 @@ fn section(place: &Place<'_>, defaults: &Layer, problems: &mut Problems) -> Opti
         state_dir: layer.state_dir.unwrap_or_else(|| PathBuf::from(super::STATE_DIR)),
         libvirt_uri: layer.libvirt_uri.unwrap_or_else(|| "qemu:///system".to_owned()),
         parallel: layer.parallel.unwrap_or(1),
+        hooks: hooks::joined(layer.hooks, problems),
         rules,
     })
 }
@@ -104,6 +106,7 @@ fn rule(place: &Place<'_>, host: &Layer, problems: &mut Problems) -> Option<Rule
         overlay_dir: layer.overlay_dir,
         scratch_dir: layer.scratch_dir,
         allow_plaintext: layer.allow_plaintext.unwrap_or(false),
+        hooks: hooks::joined(layer.hooks, problems),
     };
     Some(Rule { pattern: place.name.to_owned(), line: place.line, domain })
 }
@@ -128,10 +131,11 @@ struct Layer {
     overlay_dir: Option<PathBuf>,
     scratch_dir: Option<PathBuf>,
     allow_plaintext: Option<bool>,
+    hooks: Vec<Hook>,
 }
 
 impl Layer {
-    /// This level, and what it leaves open from a further one.
+    /// This level, and what it leaves open from a further one; hooks of both.
     fn over(self, further: &Layer) -> Layer {
         let further = further.clone();
         Layer {
@@ -151,6 +155,7 @@ impl Layer {
             overlay_dir: self.overlay_dir.or(further.overlay_dir),
             scratch_dir: self.scratch_dir.or(further.scratch_dir),
             allow_plaintext: self.allow_plaintext.or(further.allow_plaintext),
+            hooks: further.hooks.into_iter().chain(self.hooks).collect(),
         }
     }
 }
@@ -194,6 +199,7 @@ fn layer(entries: &[Place<'_>], level: Level, problems: &mut Problems) -> Layer 
             "overlay_dir" => layer.overlay_dir = value::absolute(entry, problems),
             "scratch_dir" => layer.scratch_dir = value::absolute(entry, problems),
             "allow_plaintext" => layer.allow_plaintext = value::boolean(entry, problems),
+            "hooks" => layer.hooks = hooks::read(entry, level, problems),
             // `backupdir` and `domains`, which the section reads itself.
             _ => {}
         }

@@ -84,6 +84,8 @@ impl Problems {
             return Ok(());
         }
         self.0.sort_by_key(|problem| problem.line);
+        // What a level says counts for several entries below it, and is wrong once.
+        self.0.dedup();
         Err(Errors { file: file.to_owned(), problems: self.0 })
     }
 }

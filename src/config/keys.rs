@@ -41,13 +41,30 @@ pub(super) const DOMAIN: &[&str] = &[
     "overlay_dir",
     "scratch_dir",
     "allow_plaintext",
+    "hooks",
 ];
 /// The keys inside `keep`.
 pub(super) const KEEP: &[&str] = &["last", "daily", "weekly", "monthly", "yearly"];
 /// The keys inside `compression`.
 pub(super) const COMPRESSION: &[&str] = &["method", "level"];
+/// The keys of an entry of `hooks`.
+pub(super) const HOOK: &[&str] = &[
+    "name",
+    "type",
+    "phase",
+    "command",
+    "where",
+    "domains",
+    "order",
+    "env",
+    "timeout",
+    "ready_timeout",
+    "hold_timeout",
+    "release_timeout",
+    "on_error",
+];
 /// Keys that are known to come.
-const LATER: &[&str] = &["hooks", "metrics", "mail"];
+const LATER: &[&str] = &["metrics", "mail"];
 
 /// The keys that may stand at a level.
 pub(super) fn at(level: Level) -> Vec<&'static str> {

@@ -1,12 +1,14 @@
 //! Owns: the configuration file, from YAML as written to [`Settings`] that are valid by construction.
 //! Must not: act on them.
 //!
-//! `node` reads the YAML, `keys` lists what may stand where, `value` reads single values, `check` joins the levels. Every
+//! `node` reads the YAML, `keys` lists what may stand where, `value` reads single values, `hooks` the entries of `hooks`, `check` joins the levels. Every
 //! problem of a file is found in one go and names its file, line and key ([`Errors`]).
 
 mod check;
 mod error;
 pub mod glob;
+mod hook;
+mod hooks;
 mod keys;
 mod node;
 mod place;
@@ -21,6 +23,7 @@ use std::path::Path;
 
 pub(crate) use error::nearest;
 pub use error::{Errors, Problem};
+pub use hook::{Hook, HookKind, HookPlace, OnError};
 pub use settings::{DomainSettings, MethodChoice, MinFree, Quiesce, Rule, Settings};
 
 use error::Problems;

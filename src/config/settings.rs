@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::Weekday;
 
 use super::glob;
+use super::hook::Hook;
 use crate::model::Codec;
 use crate::retention::Policy;
 
@@ -26,6 +27,8 @@ pub struct Settings {
     pub libvirt_uri: String,
     /// Domains at once; at least 1.
     pub parallel: usize,
+    /// The hooks of `defaults` and of the host, in the order in which they run.
+    pub hooks: Vec<Hook>,
     /// The entries of `domains`, in the order of the file.
     pub rules: Vec<Rule>,
 }
@@ -83,6 +86,8 @@ pub struct DomainSettings {
     pub scratch_dir: Option<PathBuf>,
     /// Save the contents of encrypted disks although the archive is not encrypted.
     pub allow_plaintext: bool,
+    /// The hooks of all levels, in the order in which they run; those of the run are among them.
+    pub hooks: Vec<Hook>,
 }
 
 /// Whether the guest's file systems are frozen for the capture.

@@ -56,6 +56,7 @@ cloud2 :
         overlay_dir: None,
         scratch_dir: None,
         allow_plaintext: false,
+        hooks: Vec::new(),
     };
     let rule = |pattern: &str, line, domain| Rule { pattern: pattern.to_owned(), line, domain };
     assert_eq!(
@@ -68,6 +69,7 @@ cloud2 :
             state_dir: "/var/lib/kvmbackup".into(),
             libvirt_uri: "qemu:///system".to_owned(),
             parallel: 1,
+            hooks: Vec::new(),
             rules: vec![
                 rule("DockerNode1", 4, domain(vec![Weekday::Sun], 4)),
                 rule("DockerNode2", 7, domain(vec![Weekday::Mon, Weekday::Thu], 2)),
@@ -119,6 +121,7 @@ h:
             overlay_dir: Some("/o".into()),
             scratch_dir: Some("/x".into()),
             allow_plaintext: true,
+            hooks: Vec::new(),
         }
     );
 }

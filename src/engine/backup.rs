@@ -2,6 +2,7 @@
 //! a way that keeps another domain from being backed up: it returns an outcome, whatever happens.
 
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use chrono::{DateTime, Local, Utc};
@@ -10,12 +11,15 @@ use uuid::Uuid;
 use super::capture::Capture;
 use super::copy::Prepared;
 use super::journal::{Journal, Record};
+use super::phases::{GuestAgent, Phases, Subject};
 use super::verified::Verified;
 use super::{Error, Monitor, members, prune, recover};
 use crate::archive::{self, Writer};
 use crate::config::{DomainSettings, MinFree, Settings};
 use crate::hypervisor::Hypervisor;
-use crate::model::{DiskOutcome, Domain, DomainOutcome, DomainRef, DomainState, Failure, Outcome, size};
+use crate::model::{
+    Consistency, DiskOutcome, Domain, DomainOutcome, DomainRef, DomainState, Failure, HookResult, Outcome, Span, size,
+};
 use crate::plan::{self, CapturePlan};
 use crate::store::{Partial, Store};
 use crate::sys::signals::Cancel;
@@ -38,25 +42,42 @@ pub struct Context<'a> {
     pub cancel: &'a Cancel,
     /// Who hears of progress.
     pub monitor: &'a dyn Monitor,
+    /// The hook that ended the run: no domain is begun any more.
+    pub ended: &'a OnceLock<Failure>,
     /// The run.
     pub run_id: Uuid,
     /// When it began.
     pub started: DateTime<Utc>,
 }
 
+impl<'a> Context<'a> {
+    /// What the hooks of a domain are told they are about.
+    fn subject<'b>(&self, domain: Option<&'b DomainRef>) -> Subject<'b>
+    where
+        'a: 'b,
+    {
+        let Settings { host, backupdir, state_dir, .. } = self.settings;
+        Subject { run_id: self.run_id, host, domain, backupdir, state_dir }
+    }
+}
+
 /// Backs up one domain.
 pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettings) -> DomainOutcome {
     let began = Instant::now();
     let mut outcome = DomainOutcome::new(&domain.name, Some(domain.uuid));
+    let agent = GuestAgent { hypervisor: context.hypervisor, domain };
+    let mut phases = Phases::new(&settings.hooks, context.subject(Some(domain)), Some(&agent), context.cancel);
     // A panic is a defect of ours, and still no reason to leave the other domains without a backup.
     let done = panic::catch_unwind(AssertUnwindSafe(|| {
-        let first = attempt(context, domain, settings, &mut outcome);
+        may_begin(context)?;
+        phases.enter(Span::Domain)?;
+        let first = attempt(context, domain, settings, &mut phases, &mut outcome);
         match first {
             Err(Error::Changed) => {
                 let mut again = DomainOutcome::new(&domain.name, Some(domain.uuid));
                 again.leftovers = std::mem::take(&mut outcome.leftovers);
                 outcome = again;
-                attempt(context, domain, settings, &mut outcome)
+                attempt(context, domain, settings, &mut phases, &mut outcome)
             }
             other => other,
         }
@@ -64,10 +85,11 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
     match done {
         Ok(Ok(())) if outcome.skipped.iter().any(|disk| disk.missed) => outcome.outcome = Outcome::Partial,
         Ok(Ok(())) => outcome.outcome = Outcome::Success,
-        Ok(Err(error)) => fail(&mut outcome, error.failure()),
+        Ok(Err(error)) => fail(context, &mut outcome, &error),
         Err(_) => {
             let hint = Some("please report it, with the log of `-vv`".into());
-            fail(&mut outcome, Failure { message: "this program failed (a panic)".into(), hint });
+            outcome.outcome = Outcome::Failed;
+            outcome.error = Some(Failure { message: "this program failed (a panic)".into(), hint });
             if let Err(error) = recover::recover_domain(context.journal, context.hypervisor, context.started, domain) {
                 outcome.leftovers.push(error.failure());
             }
@@ -76,11 +98,44 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
     // After a failure, too: what there is to go back to is what counts then.
     outcome.restore_points = context.store.points(&domain.name).map_or(0, |points| points.len());
     outcome.duration_ms = began.elapsed().as_millis() as u64;
+    end_hooks(context, phases, &mut outcome);
     outcome
 }
 
-fn fail(outcome: &mut DomainOutcome, failure: Failure) {
-    outcome.outcome = Outcome::Failed;
+/// Leaves the domain, and tells of its failure; a hook that fails now comes second to it.
+fn end_hooks(context: &Context<'_>, mut phases: Phases<'_>, outcome: &mut DomainOutcome) {
+    phases.know(outcome);
+    let failed = outcome.error.clone().filter(|_| outcome.outcome == Outcome::Failed);
+    if let Err(error) = phases.leave(Span::Domain, failed.as_ref())
+        && failed.is_none()
+    {
+        fail(context, outcome, &error);
+    }
+    if let Some(failure) = outcome.error.as_ref().filter(|_| outcome.outcome == Outcome::Failed) {
+        phases.on_failure(failure);
+    }
+    let (results, warnings) = phases.finish();
+    outcome.hooks = results;
+    outcome.warnings.extend(warnings);
+}
+
+fn may_begin(context: &Context<'_>) -> Result<(), Error> {
+    if let Some(signal) = context.cancel.signal() {
+        return Err(Error::Cancelled(signal));
+    }
+    match context.ended.get() {
+        Some(failure) => Err(Error::HookFailed { failure: failure.clone(), run: true }),
+        None => Ok(()),
+    }
+}
+
+fn fail(context: &Context<'_>, outcome: &mut DomainOutcome, error: &Error) {
+    let failure = error.failure();
+    if let Error::HookFailed { run: true, .. } = error {
+        let message = format!("the run was ended before: {}", failure.message);
+        let _ = context.ended.set(Failure { message, hint: failure.hint.clone() });
+    }
+    outcome.outcome = if matches!(error, Error::Skipped { .. }) { Outcome::Skipped } else { Outcome::Failed };
     outcome.error = Some(failure);
 }
 
@@ -88,21 +143,21 @@ fn attempt(
     context: &Context<'_>,
     id: &DomainRef,
     settings: &DomainSettings,
+    phases: &mut Phases<'_>,
     outcome: &mut DomainOutcome,
 ) -> Result<(), Error> {
-    if let Some(signal) = context.cancel.signal() {
-        return Err(Error::Cancelled(signal));
-    }
+    may_begin(context)?;
     let domain = context.hypervisor.describe(id)?;
     let plan = plan::capture(&domain, settings)?;
     outcome.method = Some(plan.method);
+    phases.method(plan.method);
     outcome.method_reason.clone_from(&plan.method_reason);
     outcome.skipped.clone_from(&plan.skipped);
     outcome.warnings.extend(plan.warnings.iter().cloned());
     check_space(context.settings)?;
 
     let mut record = context.journal.begin(context.run_id, context.started, &context.settings.libvirt_uri, id)?;
-    let result = write_point(context, &domain, &plan, settings, &mut record, outcome);
+    let result = write_point(context, &domain, &plan, settings, phases, &mut record, outcome);
     // What could not be given back keeps its entry, for the next start.
     if outcome.leftovers.is_empty() {
         outcome.leftovers.extend(record.close().err().map(|error| error.failure()));
@@ -117,6 +172,7 @@ fn write_point(
     domain: &Domain,
     plan: &CapturePlan,
     settings: &DomainSettings,
+    phases: &mut Phases<'_>,
     record: &mut Record,
     outcome: &mut DomainOutcome,
 ) -> Result<(), Error> {
@@ -126,20 +182,25 @@ fn write_point(
     let partial = context.store.create_noted(name, Utc::now(), settings.compression, |path| {
         record.update(|entry| entry.partial = Some(path.to_owned()))
     })?;
-    let collected = members::collect(domain, outcome)?;
+    let mut collected = members::collect(domain, outcome)?;
 
     context.monitor.stage(name, "snapshot");
     let images = members::image_stamps(domain, plan);
-    let capture = Capture::take(context.hypervisor, domain, plan, settings, &sockets, record, outcome)?;
+    let mut capture = Capture::prepare(context.hypervisor, domain, plan, settings, &sockets, record, outcome)?;
     let archive_error = |source| Error::Archive { path: partial.path().to_owned(), source };
-    let copied = copy_disks(context, domain, plan, settings, &capture, &partial, collected, outcome, &archive_error);
+    let copied = hold_still(&mut capture, plan, settings, phases, record, outcome)
+        .and_then(|()| members::add_artifacts(&mut collected, phases.artifacts()?))
+        .and_then(|()| {
+            let results = phases.results();
+            copy_disks(context, domain, plan, settings, &capture, &partial, collected, results, outcome, &archive_error)
+        });
     outcome.captured_ms = (!capture.is_empty()).then(|| capture.age().as_millis() as u64);
     context.monitor.stage(name, "commit");
     let commit = Instant::now();
-    let left = capture.release(record);
+    let committed = give_back(capture, phases, record, copied.as_ref().err(), outcome);
     outcome.stages_ms.insert("commit".into(), commit.elapsed().as_millis() as u64);
-    outcome.leftovers.extend(left.iter().map(Error::failure));
     let writer = copied?;
+    committed?;
 
     if domain.state == DomainState::Off {
         let state = context.hypervisor.state(&domain.id)?;
@@ -155,6 +216,47 @@ fn write_point(
     record.update(|entry| entry.partial = None)
 }
 
+/// Captures the disks between the hooks for it; those fall away where nothing has to be held still.
+fn hold_still(
+    capture: &mut Capture<'_>,
+    plan: &CapturePlan,
+    settings: &DomainSettings,
+    phases: &mut Phases<'_>,
+    record: &mut Record,
+    outcome: &mut DomainOutcome,
+) -> Result<(), Error> {
+    if capture.is_empty() {
+        return Ok(());
+    }
+    phases.know(outcome);
+    phases.enter(Span::Snapshot)?;
+    let started = capture.start(plan, settings, record, outcome);
+    phases.know(outcome);
+    let left = phases.leave(Span::Snapshot, started.as_ref().err().map(Error::failure).as_ref());
+    if outcome.consistency == Some(Consistency::Filesystem) && phases.quiesced() {
+        outcome.consistency = Some(Consistency::Application);
+    }
+    started.and(left)
+}
+
+/// Gives back what was held still, whatever the hooks for it come to: the guest comes first.
+fn give_back(
+    capture: Capture<'_>,
+    phases: &mut Phases<'_>,
+    record: &mut Record,
+    failed: Option<&Error>,
+    outcome: &mut DomainOutcome,
+) -> Result<(), Error> {
+    let commits = capture.has_overlays();
+    phases.know(outcome);
+    let entered = if commits { phases.enter(Span::Commit) } else { Ok(()) };
+    let left = capture.release(record);
+    outcome.leftovers.extend(left.iter().map(Error::failure));
+    let failed = left.first().or(failed).map(Error::failure);
+    phases.know(outcome);
+    entered.and(phases.leave(Span::Commit, failed.as_ref()))
+}
+
 #[expect(clippy::too_many_arguments, reason = "one call, and a structure for it would only rename the arguments")]
 fn copy_disks(
     context: &Context<'_>,
@@ -164,6 +266,7 @@ fn copy_disks(
     capture: &Capture<'_>,
     partial: &Partial,
     collected: members::Collected,
+    hooks: &[HookResult],
     outcome: &mut DomainOutcome,
     archive_error: &dyn Fn(archive::Error) -> Error,
 ) -> Result<Writer, Error> {
@@ -192,7 +295,7 @@ fn copy_disks(
     let threads = (host::cores() / context.settings.parallel).max(1);
     let file = partial.file()?;
     let mut writer = Writer::new(file, settings.compression, threads).map_err(archive_error)?;
-    let manifest = members::manifest(context, domain, plan, settings, partial.id(), &collected, outcome);
+    let manifest = members::manifest(context, domain, plan, settings, partial.id(), &collected, hooks, outcome);
     members::write(&mut writer, domain, &manifest, collected, archive_error)?;
     let mut since = 0;
     for disk in prepared {

@@ -52,8 +52,8 @@ impl Reading {
 }
 
 impl<'a> Capture<'a> {
-    /// Captures the disks as planned: freezes, snapshots or starts the job, thaws; notes in `outcome` what was reached.
-    pub fn take(
+    /// Decides what will exist, and notes it in the journal; touches neither guest nor images.
+    pub fn prepare(
         hypervisor: &'a dyn Hypervisor,
         domain: &'a Domain,
         plan: &CapturePlan,
@@ -71,8 +71,7 @@ impl<'a> Capture<'a> {
             sockets: sockets.to_owned(),
             growing: Vec::new(),
         };
-        let captured: Vec<&Disk> =
-            plan.disks.iter().filter(|planned| planned.how == How::Capture).map(|planned| &planned.disk).collect();
+        let captured = captured(plan);
         if captured.is_empty() {
             outcome.consistency = Some(ready::at_rest(hypervisor, domain, outcome)?);
             return capture.make_sockets().map(|()| capture);
@@ -89,33 +88,29 @@ impl<'a> Capture<'a> {
             entry.overlays.clone_from(&capture.overlays);
             entry.pull.clone_from(&capture.pull);
         })?;
-        let wanted = if domain.state == DomainState::Running { settings.quiesce } else { Quiesce::Never };
-        match capture.start(&captured, wanted, settings.freeze_timeout, record, outcome) {
-            Ok(()) => Ok(capture),
-            Err(error) => {
-                let left = capture.release(record);
-                outcome.leftovers.extend(left.iter().map(Error::failure));
-                Err(error)
-            }
-        }
+        Ok(capture)
     }
 
     fn make_sockets(&self) -> Result<(), Error> {
         durable::create_private_dir(&self.sockets).map_err(Error::file("create the folder", &self.sockets))
     }
 
-    /// After an error, what exists has to be released.
-    fn start(
+    /// Captures the disks as planned: freezes, snapshots or starts the job, thaws; notes in `outcome` what was reached. After
+    /// an error, too, what exists has to be released.
+    pub fn start(
         &mut self,
-        captured: &[&Disk],
-        quiesce: Quiesce,
-        timeout: Duration,
+        plan: &CapturePlan,
+        settings: &DomainSettings,
         record: &mut Record,
         outcome: &mut DomainOutcome,
     ) -> Result<(), Error> {
         self.make_sockets()?;
+        let running = self.domain.state == DomainState::Running;
+        let quiesce = if running { settings.quiesce } else { Quiesce::Never };
+        let timeout = settings.freeze_timeout;
+        let captured = captured(plan);
         let (hypervisor, id) = (self.hypervisor, &self.domain.id);
-        let others = others(self.domain, captured);
+        let others = others(self.domain, &captured);
         let (started, frozen) = quiesce::around(hypervisor, record, quiesce, timeout, || {
             self.began = Instant::now();
             match &self.pull {
@@ -174,6 +169,11 @@ impl<'a> Capture<'a> {
     /// Whether nothing had to be held still.
     pub fn is_empty(&self) -> bool {
         self.overlays.is_empty() && self.pull.is_none()
+    }
+
+    /// Whether there is something to be committed back.
+    pub fn has_overlays(&self) -> bool {
+        !self.overlays.is_empty()
     }
 
     /// How long the capture has existed.
@@ -295,6 +295,10 @@ fn end_pull(hypervisor: &dyn Hypervisor, domain: &crate::model::DomainRef, job: 
         durable::remove(&scratch.path).map_err(Error::file("remove the scratch file", &scratch.path))?;
     }
     durable::remove(&job.socket).map_err(Error::file("remove the socket", &job.socket))
+}
+
+fn captured(plan: &CapturePlan) -> Vec<&Disk> {
+    plan.disks.iter().filter(|planned| planned.how == How::Capture).map(|planned| &planned.disk).collect()
 }
 
 fn others(domain: &Domain, captured: &[&Disk]) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::model::Failure;
-use crate::{archive, hypervisor, nbd, plan, qcow2, store};
+use crate::{archive, hooks, hypervisor, nbd, plan, qcow2, store};
 
 /// A step failed.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +105,28 @@ pub enum Error {
         message: String,
         /// What the operator can do.
         hint: String,
+    },
+    /// A hook could not be run.
+    #[error("hook {name}: it could not be run")]
+    Hook {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: hooks::Error,
+    },
+    /// A hook failed, and the configuration says that this counts.
+    #[error("{}", failure.message)]
+    HookFailed {
+        /// As people read it.
+        failure: Failure,
+        /// No domain shall be begun any more.
+        run: bool,
+    },
+    /// A hook asks to leave the domain out this time.
+    #[error("the hook {hook} asks to skip this time")]
+    Skipped {
+        /// Its name.
+        hook: String,
     },
     /// A domain that was off changed while it was read.
     #[error("the domain was started, or its image changed, while it was read")]
@@ -217,6 +239,8 @@ impl Error {
                 Some("the guest goes on with its overlay; the next run tries again, or: kvmbackup recover".into())
             }
             Error::Chain { hint, .. } => Some(hint.clone()),
+            Error::Hook { source, .. } => source.hint(),
+            Error::HookFailed { failure, .. } => failure.hint.clone(),
             Error::Changed => Some("run it again; a running domain is captured by a snapshot".into()),
             Error::Other { hint, .. } => hint.clone(),
             Error::NoPoints { there, .. } if there.is_empty() => Some("there is no backup of any domain yet".into()),
@@ -229,6 +253,7 @@ impl Error {
             Error::Exists { .. } => Some("restore to another folder, or replace what is there: --overwrite".into()),
             Error::Room { .. } => Some("make room, or restore to another folder: --to".into()),
             Error::Layout { .. } | Error::File { .. } | Error::Cancelled(_) | Error::Program { .. } => None,
+            Error::Skipped { .. } => None,
         }
     }
 

@@ -13,7 +13,7 @@ use crate::archive::manifest::{
 };
 use crate::archive::{self, Manifest, Writer};
 use crate::config::{DomainSettings, Quiesce};
-use crate::model::{Consistency, DiskOutcome, Domain, DomainOutcome, Failure, PointId};
+use crate::model::{Consistency, DiskOutcome, Domain, DomainOutcome, Failure, HookResult, PointId};
 use crate::plan::{CapturePlan, How, PlannedDisk};
 
 /// Where libvirt keeps the state of emulated TPMs, by UUID.
@@ -38,14 +38,27 @@ pub(super) struct Collected {
     pub boot: Vec<(String, Extra)>,
     /// State of the emulated TPM.
     pub tpm: Vec<Extra>,
+    /// What hooks left: the member and its bytes.
+    pub artifacts: Vec<(String, Vec<u8>)>,
 }
 
 impl Collected {
     /// Bytes of all the files.
     pub fn bytes(&self) -> u64 {
         let boot = self.boot.iter().map(|(_, extra)| extra);
-        self.nvram.iter().chain(&self.tpm).chain(boot).map(|extra| extra.length).sum()
+        let artifacts: u64 = self.artifacts.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        self.nvram.iter().chain(&self.tpm).chain(boot).map(|extra| extra.length).sum::<u64>() + artifacts
     }
+}
+
+/// Adds what hooks left: the hook, the file and its bytes.
+pub(super) fn add_artifacts(
+    collected: &mut Collected,
+    artifacts: Vec<(String, String, Vec<u8>)>,
+) -> Result<(), Error> {
+    let member = |(hook, file, bytes): (String, String, Vec<u8>)| (format!("hooks/{hook}/{file}"), bytes);
+    collected.artifacts.extend(artifacts.into_iter().map(member));
+    Ok(())
 }
 
 /// Opens the files beside the disks. What is not there is said in `outcome`, for the guest may do without.
@@ -146,6 +159,7 @@ pub(super) fn manifest(
     settings: &DomainSettings,
     point: PointId,
     collected: &Collected,
+    hooks: &[HookResult],
     outcome: &DomainOutcome,
 ) -> Manifest {
     let file = |extra: &Extra| FileEntry { member: extra.member.clone(), path: extra.original.clone() };
@@ -177,6 +191,8 @@ pub(super) fn manifest(
         tpm: collected.tpm.iter().map(file).collect(),
         tpm_missing: (domain.tpm && collected.tpm.is_empty()).then(|| "its state could not be read".to_owned()),
         warnings: outcome.warnings.clone(),
+        hooks: hooks.to_vec(),
+        artifacts: collected.artifacts.iter().map(|(member, _)| member.clone()).collect(),
     }
 }
 
@@ -215,6 +231,9 @@ pub(super) fn write(
     let boot = collected.boot.into_iter().map(|(_, extra)| extra);
     for extra in collected.nvram.into_iter().chain(collected.tpm).chain(boot) {
         copy(writer, extra, archive_error)?;
+    }
+    for (member, bytes) in collected.artifacts {
+        writer.add(&member, &bytes).map_err(archive_error)?;
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ pub mod journal;
 mod members;
 mod monitor;
 mod overlay_file;
+mod phases;
 pub mod points;
 pub mod prune;
 mod quiesce;
@@ -31,3 +32,4 @@ pub mod verify;
 
 pub use error::{Error, chain};
 pub use monitor::{Monitor, Silent};
+pub use phases::RunHooks;

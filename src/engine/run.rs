@@ -1,7 +1,7 @@
 //! Owns: one run over all domains: recover, plan, back up, report. Must not: take the lock or print; its caller does.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use chrono::{Local, Utc};
@@ -63,6 +63,8 @@ pub fn begin(settings: &Settings) -> RunReport {
         errors: Vec::new(),
         leftovers: Vec::new(),
         signal: None,
+        hooks: Vec::new(),
+        warnings: Vec::new(),
     }
 }
 
@@ -79,6 +81,7 @@ pub fn run(
 ) -> Result<(), Error> {
     let store = open_target(settings)?;
     let plan = plan(settings, hypervisor, request)?;
+    let ended = OnceLock::new();
     let context = Context {
         settings,
         hypervisor,
@@ -86,6 +89,7 @@ pub fn run(
         journal,
         cancel,
         monitor,
+        ended: &ended,
         run_id: report.run_id,
         started: report.started,
     };

@@ -5,6 +5,7 @@
 mod disk;
 mod domain;
 mod extent;
+mod hook;
 mod outcome;
 mod point;
 mod report;
@@ -13,6 +14,7 @@ pub mod size;
 pub use disk::{Device, Disk, Format, Image, Source};
 pub use domain::{BootFile, Domain, DomainRef, DomainState, DomainXml, Nvram};
 pub use extent::Extent;
+pub use hook::{HookResult, HookStatus, Phase, Span};
 pub use outcome::{Consistency, DiskOutcome, DomainOutcome, Failure, Method, Outcome, SkippedDisk};
 pub use point::{Codec, PointId};
 pub use report::{RunReport, Totals};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::PointId;
+use super::{HookResult, PointId};
 
 /// How well the saved contents agree with each other, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -13,6 +13,8 @@ use super::PointId;
 pub enum Consistency {
     /// Nothing could change: the guest was off, or cannot write to any of the disks.
     Offline,
+    /// File systems were frozen while a session of the operator's held, so that applications had written all of theirs.
+    Application,
     /// The guest's file systems were frozen when all disks were captured at one instant.
     Filesystem,
     /// All disks were captured at one instant, as after a power cut.
@@ -39,6 +41,8 @@ pub enum Outcome {
     Success,
     /// Saved, but not all of it: some disk is missing.
     Partial,
+    /// Left out this time, as a hook asked.
+    Skipped,
     /// Nothing usable was saved.
     Failed,
 }
@@ -119,8 +123,11 @@ pub struct DomainOutcome {
     pub warnings: Vec<Failure>,
     /// What could not be cleaned up: the next run tries again.
     pub leftovers: Vec<Failure>,
-    /// Why it failed.
+    /// Why it failed, or was left out.
     pub error: Option<Failure>,
+    /// What became of its hooks, in the order in which they ended.
+    #[serde(default)]
+    pub hooks: Vec<HookResult>,
 }
 
 impl DomainOutcome {
@@ -147,6 +154,7 @@ impl DomainOutcome {
             warnings: Vec::new(),
             leftovers: Vec::new(),
             error: None,
+            hooks: Vec::new(),
         }
     }
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{DomainOutcome, Failure, Outcome};
+use super::{DomainOutcome, Failure, HookResult, Outcome};
 
 /// What one run did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,12 @@ pub struct RunReport {
     pub leftovers: Vec<Failure>,
     /// The signal that ended it early.
     pub signal: Option<i32>,
+    /// What became of the hooks of the run, in the order in which they ended.
+    #[serde(default)]
+    pub hooks: Vec<HookResult>,
+    /// What to know although it went well.
+    #[serde(default)]
+    pub warnings: Vec<Failure>,
 }
 
 /// Sums over a run.
@@ -42,6 +48,8 @@ pub struct Totals {
     pub success: usize,
     /// Domains saved in part.
     pub partial: usize,
+    /// Domains left out as a hook asked.
+    pub skipped: usize,
     /// Domains not saved.
     pub failed: usize,
     /// Bytes read from disks.
@@ -60,6 +68,7 @@ impl RunReport {
             match domain.outcome {
                 Outcome::Success => totals.success += 1,
                 Outcome::Partial => totals.partial += 1,
+                Outcome::Skipped => totals.skipped += 1,
                 Outcome::Failed => totals.failed += 1,
             }
             totals.read_bytes += domain.read_bytes;

@@ -1,6 +1,6 @@
 //! Owns: the exit codes of the program, a contract with whoever runs it. Must not: exit.
 
-use crate::model::{Outcome, RunReport};
+use crate::model::{Failure, Outcome, RunReport};
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,13 +51,33 @@ Exit status:
 
 /// The number that a run ends with: the worst that happened; a signal before all else.
 pub fn exit_code(report: &RunReport) -> u8 {
-    let missing = report.domains.iter().any(|domain| domain.outcome != Outcome::Success);
+    let missing = report.domains.iter().any(|domain| is_missing(domain.outcome));
     match report.signal {
         Some(signal) => ExitCode::of_signal(signal),
         None if missing || !report.errors.is_empty() => ExitCode::Failed.code(),
         None if is_untidy(report) => ExitCode::Untidy.code(),
         None => ExitCode::Good.code(),
     }
+}
+
+fn is_missing(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Partial | Outcome::Failed)
+}
+
+/// Why the number is not 0, in one line.
+pub fn failure(report: &RunReport) -> Option<Failure> {
+    if exit_code(report) == ExitCode::Good.code() {
+        return None;
+    }
+    let missing = report.domains.iter().filter(|domain| is_missing(domain.outcome));
+    let names: Vec<&str> = missing.map(|domain| domain.domain.as_str()).collect();
+    let first = report.errors.first().cloned();
+    let message = match report.signal {
+        Some(signal) => format!("stopped by signal {signal}"),
+        None if names.is_empty() => "not all could be cleaned up".to_owned(),
+        None => format!("not, or not wholly, saved: {}", names.join(", ")),
+    };
+    Some(first.unwrap_or(Failure { message, hint: None }))
 }
 
 /// Whether something of this run or of an earlier one still lies about.
@@ -69,7 +89,6 @@ pub(super) fn is_untidy(report: &RunReport) -> bool {
 mod tests {
     use super::super::text::sample;
     use super::*;
-    use crate::model::Failure;
 
     #[test]
     fn the_worst_decides() {

@@ -6,6 +6,6 @@ mod json;
 pub mod table;
 mod text;
 
-pub use exit::{EXIT_STATUS, ExitCode, exit_code};
+pub use exit::{EXIT_STATUS, ExitCode, exit_code, failure};
 pub use json::json;
 pub use text::text;

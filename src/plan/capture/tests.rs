@@ -20,6 +20,7 @@ fn settings() -> DomainSettings {
         overlay_dir: None,
         scratch_dir: None,
         allow_plaintext: false,
+        hooks: Vec::new(),
     }
 }
 

@@ -1,0 +1,160 @@
+//! Owns: what hooks are told: their environment, the context file, the folder for what they leave. Must not: run them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::config::Hook;
+use crate::engine::Error;
+use crate::hooks::Call;
+use crate::model::{DomainRef, Failure};
+use crate::sys::durable;
+
+/// Where programs are looked for, whatever cron says.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the hooks are about.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The run.
+    pub run_id: Uuid,
+    /// The host section of the configuration.
+    pub host: &'a str,
+    /// The domain, unless it is the run.
+    pub domain: Option<&'a DomainRef>,
+    /// The target.
+    pub backupdir: &'a Path,
+    /// Where the private folder is made.
+    pub state_dir: &'a Path,
+}
+
+/// One call of one hook.
+pub struct Moment<'a> {
+    /// The hook.
+    pub hook: &'a Hook,
+    /// The phase or span.
+    pub phase: &'static str,
+    /// How long it may take; a session, how long it is held at most.
+    pub timeout: Duration,
+    /// Whether what it is about is still to come.
+    pub before: bool,
+    /// Why what it is about failed.
+    pub failed: Option<&'a Failure>,
+}
+
+/// What is told, and the folder for it.
+pub struct Facts<'a> {
+    subject: Subject<'a>,
+    /// The report so far.
+    pub context: Value,
+    /// How the domain is captured; empty while that is open.
+    pub method: &'static str,
+    folder: PathBuf,
+    /// Hooks that were given a folder for what they leave.
+    artifacts: Vec<String>,
+}
+
+impl<'a> Facts<'a> {
+    pub fn new(subject: Subject<'a>) -> Facts<'a> {
+        let of = subject.domain.map_or("run".to_owned(), |domain| domain.uuid.simple().to_string());
+        let folder = subject.state_dir.join("hooks").join(format!("{}-{of}", subject.run_id.simple()));
+        Facts { subject, context: Value::Null, method: "", folder, artifacts: Vec::new() }
+    }
+
+    /// Tells apart what is left in guests.
+    pub fn token(&self) -> String {
+        self.subject.run_id.simple().to_string()
+    }
+
+    /// The command with its environment. `guest` has the paths of the context and of the artifacts there.
+    pub fn call(&mut self, moment: &Moment<'_>, guest: Option<(&str, &str)>) -> Result<Call, Error> {
+        let (context, artifacts) = match guest {
+            Some((context, artifacts)) => (context.to_owned(), artifacts.to_owned()),
+            None => self.write(moment)?,
+        };
+        let mut env = self.env(moment);
+        env.insert("KVMBACKUP_CONTEXT".into(), context);
+        env.insert("KVMBACKUP_ARTIFACT_DIR".into(), artifacts);
+        Ok(Call { argv: moment.hook.command.clone(), env })
+    }
+
+    fn env(&self, moment: &Moment<'_>) -> BTreeMap<String, String> {
+        let Subject { run_id, domain, backupdir, .. } = self.subject;
+        let status = match (moment.before, moment.failed) {
+            (true, _) => "running",
+            (false, None) => "ok",
+            (false, Some(_)) => "failed",
+        };
+        let text = |value: &str| value.replace('\0', "");
+        let contract = [
+            ("KVMBACKUP_API", "1".to_owned()),
+            ("KVMBACKUP_PHASE", moment.phase.to_owned()),
+            ("KVMBACKUP_RUN_ID", run_id.to_string()),
+            ("KVMBACKUP_DOMAIN", domain.map_or(String::new(), |domain| domain.name.clone())),
+            ("KVMBACKUP_DOMAIN_UUID", domain.map_or(String::new(), |domain| domain.uuid.to_string())),
+            ("KVMBACKUP_METHOD", self.method.to_owned()),
+            ("KVMBACKUP_STATUS", status.to_owned()),
+            ("KVMBACKUP_ERROR", moment.failed.map_or(String::new(), |failure| text(&failure.message))),
+            ("KVMBACKUP_DRY_RUN", "0".to_owned()),
+            ("KVMBACKUP_TIMEOUT", moment.timeout.as_secs().to_string()),
+            ("KVMBACKUP_TARGET", backupdir.to_string_lossy().into_owned()),
+            ("PATH", PATH.to_owned()),
+            ("LANG", "C.UTF-8".to_owned()),
+            ("HOME", std::env::var("HOME").unwrap_or_else(|_| "/root".to_owned())),
+        ];
+        let mut env: BTreeMap<String, String> = contract.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        env.extend(moment.hook.env.clone());
+        env
+    }
+
+    /// The context as a file reads.
+    pub fn context_bytes(&self, moment: &Moment<'_>) -> Vec<u8> {
+        let Subject { run_id, host, domain, backupdir, .. } = self.subject;
+        let context = serde_json::json!({
+            "schema": 1,
+            "run_id": run_id,
+            "host": host,
+            "domain": domain,
+            "backupdir": backupdir,
+            "phase": moment.phase,
+            "hook": moment.hook.name,
+            "report": self.context,
+        });
+        format!("{context:#}\n").into_bytes()
+    }
+
+    /// Writes the context file and makes the hook's folder; their paths.
+    fn write(&mut self, moment: &Moment<'_>) -> Result<(String, String), Error> {
+        let name = &moment.hook.name;
+        let artifacts = self.folder.join("artifacts").join(name);
+        durable::create_private_dir(&artifacts).map_err(Error::file("create the folder", &artifacts))?;
+        if !self.artifacts.contains(name) {
+            self.artifacts.push(name.clone());
+        }
+        let context = self.folder.join("context.json");
+        let bytes = self.context_bytes(moment);
+        let written = durable::remove(&context).and_then(|()| {
+            std::io::Write::write_all(&mut durable::create_private(&context)?, &bytes)
+        });
+        written.map_err(Error::file("write", &context))?;
+        Ok((context.to_string_lossy().into_owned(), artifacts.to_string_lossy().into_owned()))
+    }
+
+    /// The folder of what a hook of this host left, if it was given one.
+    pub fn artifact_folder(&self, hook: &str) -> Option<PathBuf> {
+        self.artifacts.iter().any(|name| name == hook).then(|| self.folder.join("artifacts").join(hook))
+    }
+
+    /// Removes the folder.
+    pub fn clean(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.folder)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.folder.display(), %error, "cannot remove the folder");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Owns: the hooks around a whole run. Must not: know what a run does.
+
+use super::{Error, Phases, Subject};
+use crate::config::Settings;
+use crate::model::{Failure, RunReport, Span};
+use crate::sys::signals::Cancel;
+
+/// The hooks of a run. Dropped, it leaves what was entered.
+pub struct RunHooks<'a>(Phases<'a>);
+
+impl<'a> RunHooks<'a> {
+    /// Nothing is run yet.
+    pub fn new(settings: &'a Settings, report: &RunReport, cancel: &'a Cancel) -> RunHooks<'a> {
+        let Settings { host, backupdir, state_dir, .. } = settings;
+        let subject = Subject { run_id: report.run_id, host, domain: None, backupdir, state_dir };
+        // What a killed run told its hooks is of no use any more; this run holds the lock.
+        let _ = std::fs::remove_dir_all(state_dir.join("hooks"));
+        RunHooks(Phases::new(&settings.hooks, subject, None, cancel))
+    }
+
+    /// Runs what comes before. An error keeps the run from beginning.
+    pub fn enter(&mut self, report: &RunReport) -> Result<(), Error> {
+        self.0.know(report);
+        self.0.enter(Span::Run)
+    }
+
+    /// Runs what comes after. `failed` is why the run was not good; `whole`, that it could not do its work at all.
+    pub fn leave(mut self, report: &mut RunReport, failed: Option<&Failure>, whole: bool) {
+        self.0.know(report);
+        if let Err(error) = self.0.leave(Span::Run, failed) {
+            report.errors.push(error.failure());
+        }
+        if let Some(failure) = failed.filter(|_| whole) {
+            self.0.on_failure(failure);
+        }
+        let (results, warnings) = self.0.finish();
+        report.hooks = results;
+        report.warnings.extend(warnings);
+    }
+}
