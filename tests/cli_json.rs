@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use host::Host;
 use kvmbackup::model::{
-    Consistency, DiskOutcome, DomainOutcome, Failure, Method, Outcome, PointId, RunReport, SkippedDisk,
+    Consistency, DiskOutcome, DomainOutcome, Failure, HookResult, HookStatus, Method, Outcome, PointId, RunReport,
+    SkippedDisk,
 };
 use serde_json::Value;
 
@@ -111,6 +112,15 @@ fn lists_verifications_and_prunings_are_as_documented() {
 /// A report in which nothing is left out: a field that is new does not compile until it stands here, too.
 fn full_report() -> RunReport {
     let failure = || Failure { message: "m".into(), hint: Some("h".into()) };
+    let hook = || HookResult {
+        name: "n".into(),
+        phase: "snapshot".into(),
+        status: HookStatus::Lost,
+        message: Some("m".into()),
+        duration_ms: 1,
+        held_ms: Some(1),
+        output: Some("o".into()),
+    };
     let id = "20261122T020000Z".parse::<PointId>().unwrap();
     let domain = DomainOutcome {
         domain: "a".into(),
@@ -133,6 +143,7 @@ fn full_report() -> RunReport {
         warnings: vec![failure()],
         leftovers: vec![failure()],
         error: Some(failure()),
+        hooks: vec![hook()],
     };
     RunReport {
         schema: RunReport::SCHEMA,
@@ -147,6 +158,8 @@ fn full_report() -> RunReport {
         errors: vec![failure()],
         leftovers: vec![failure()],
         signal: Some(15),
+        hooks: vec![hook()],
+        warnings: vec![failure()],
     }
 }
 

@@ -46,6 +46,8 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
         tpm: Vec::new(),
         tpm_missing: None,
         warnings: Vec::new(),
+        hooks: Vec::new(),
+        artifacts: Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::report::EXIT_STATUS;
 mod tests;
 mod values;
 
-pub use values::{At, DiskChoice};
+pub use values::{At, DiskChoice, PhaseName};
 
 /// The command line, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,12 @@ pub enum Command {
     /// Put right what an interrupted run left; every run does so first
     #[command(after_help = after("kvmbackup recover"))]
     Recover,
+    /// Look whether hooks may run and guests will do what they are asked; changes nothing
+    #[command(after_help = after("kvmbackup check --offline    the configuration and what lies on this host"))]
+    Check(Check),
+    /// Show the hooks of a domain, or try them without a backup
+    #[command(after_help = after("kvmbackup hooks test --domain db1    lock and let go, and say how long that took"))]
+    Hooks(Hooks),
     /// Show the report of the last run
     #[command(after_help = after("kvmbackup report --format json"))]
     Report(Report),
@@ -176,6 +182,47 @@ pub struct Prune {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `check`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Check {
+    /// Ask no libvirt and no guest
+    #[arg(long)]
+    pub offline: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `hooks`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Hooks {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub command: HooksCommand,
+}
+
+/// `hooks …`
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum HooksCommand {
+    /// List hooks in the order in which they run; starts none
+    #[command(after_help = after("kvmbackup hooks list --domain db1"))]
+    List {
+        /// Those of this domain [default: those of the run]
+        #[arg(long)]
+        domain: Option<String>,
+    },
+    /// Run what is around a snapshot, with no snapshot in between, and say how long locks were held
+    #[command(after_help = after("kvmbackup hooks test --domain db1 --phase pre-snapshot"))]
+    Test {
+        /// The domain
+        #[arg(long)]
+        domain: String,
+        /// Only the commands of this phase
+        #[arg(long)]
+        phase: Option<PhaseName>,
+    },
 }
 
 /// `report`

@@ -65,6 +65,7 @@ fn consistency(point: &PointInfo) -> &'static str {
         Some(details) if details.skipped.iter().any(|disk| disk.missed) => "partial",
         Some(details) => match details.consistency {
             Consistency::Offline => "offline",
+            Consistency::Application => "application",
             Consistency::Filesystem => "filesystem",
             Consistency::Crash => "crash",
         },

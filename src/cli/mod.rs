@@ -3,6 +3,8 @@
 
 pub mod args;
 mod backup;
+mod check;
+mod hooks;
 mod list;
 mod logging;
 mod progress;
@@ -41,6 +43,8 @@ pub fn main() -> u8 {
 fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
     match command {
         Command::Backup(words) => backup::run(global, &words),
+        Command::Check(words) => check::run(global, &words),
+        Command::Hooks(words) => hooks::run(global, &words),
         Command::Recover => recover::run(global),
         Command::Report(words) => report::run(global, &words),
         Command::Completions { shell } => {

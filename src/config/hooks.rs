@@ -167,7 +167,10 @@ fn name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
     if !right {
-        problems.add(place.wrong(format!("bad name {text:?}"), "letters, digits, `.`, `_` and `-`, first a letter or digit, at most 64"));
+        problems.add(place.wrong(
+            format!("bad name {text:?}"),
+            "letters, digits, `.`, `_` and `-`, first a letter or digit, at most 64",
+        ));
     }
     right.then(|| text.to_owned())
 }

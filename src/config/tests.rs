@@ -1,6 +1,7 @@
 //! The configuration as a whole: files that work, and that every key is documented.
 
 mod complaints;
+mod hooks;
 mod hostile;
 
 use std::path::Path;

@@ -137,6 +137,8 @@ impl Fixture {
             tpm: vec![file("tpm/tpm2/tpm2-00.permall", "/var/lib/libvirt/swtpm/x/tpm2/tpm2-00.permall".into())],
             tpm_missing: None,
             warnings: Vec::new(),
+            hooks: Vec::new(),
+            artifacts: Vec::new(),
         }
     }
 

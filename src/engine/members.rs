@@ -52,10 +52,7 @@ impl Collected {
 }
 
 /// Adds what hooks left: the hook, the file and its bytes.
-pub(super) fn add_artifacts(
-    collected: &mut Collected,
-    artifacts: Vec<(String, String, Vec<u8>)>,
-) -> Result<(), Error> {
+pub(super) fn add_artifacts(collected: &mut Collected, artifacts: Vec<(String, String, Vec<u8>)>) -> Result<(), Error> {
     let member = |(hook, file, bytes): (String, String, Vec<u8>)| (format!("hooks/{hook}/{file}"), bytes);
     collected.artifacts.extend(artifacts.into_iter().map(member));
     Ok(())

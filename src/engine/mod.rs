@@ -10,6 +10,7 @@
 
 pub mod backup;
 mod capture;
+pub mod check;
 mod copy;
 mod error;
 #[cfg(test)]
@@ -32,4 +33,4 @@ pub mod verify;
 
 pub use error::{Error, chain};
 pub use monitor::{Monitor, Silent};
-pub use phases::RunHooks;
+pub use phases::{RunHooks, Tested, test as test_hooks};

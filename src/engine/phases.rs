@@ -17,12 +17,14 @@ use crate::sys::signals::Cancel;
 mod facts;
 mod guest;
 mod of_run;
+mod test_run;
 #[cfg(test)]
 mod tests;
 
 pub(super) use facts::Subject;
 pub(super) use guest::GuestAgent;
 pub use of_run::RunHooks;
+pub use test_run::{Tested, test};
 
 /// The exit status by which a hook leaves a domain out without an error: `EX_TEMPFAIL` of sysexits(3).
 const SKIP: i32 = 75;
@@ -61,7 +63,12 @@ struct Quiesced {
 
 impl<'a> Phases<'a> {
     /// Those of the list that are for the subject.
-    pub(super) fn new(hooks: &'a [Hook], subject: Subject<'a>, agent: Option<&'a dyn hooks::Agent>, cancel: &'a Cancel) -> Self {
+    pub(super) fn new(
+        hooks: &'a [Hook],
+        subject: Subject<'a>,
+        agent: Option<&'a dyn hooks::Agent>,
+        cancel: &'a Cancel,
+    ) -> Self {
         let hooks = hooks.iter().filter(|hook| subject.domain.is_none_or(|domain| hook.is_for(&domain.name))).collect();
         Phases {
             hooks,
@@ -200,7 +207,8 @@ impl<'a> Phases<'a> {
 
     /// A command of after with the name of one of before belongs to it, and runs when that was begun.
     fn belongs(&self, hook: &Hook, pre: Phase, begun: &[usize]) -> bool {
-        let mut before = self.hooks.iter().enumerate().filter(|(_, other)| other.name == hook.name && other.runs_in(pre));
+        let mut before =
+            self.hooks.iter().enumerate().filter(|(_, other)| other.name == hook.name && other.runs_in(pre));
         before.next().is_none_or(|(at, _)| begun.contains(&at))
     }
 
@@ -209,9 +217,10 @@ impl<'a> Phases<'a> {
         // Whoever asks for the end does not mean that a database stays locked.
         let cancel = phase.is_pre().then_some(self.cancel);
         let ran = match hook.place {
-            HookPlace::Host => self.facts.call(&moment, None).and_then(|call| {
-                hooks::Host.run(&call, timeout, cancel).map_err(|source| hook_error(hook, source))
-            }),
+            HookPlace::Host => self
+                .facts
+                .call(&moment, None)
+                .and_then(|call| hooks::Host.run(&call, timeout, cancel).map_err(|source| hook_error(hook, source))),
             HookPlace::Guest => self.in_guest(&moment).and_then(|call| {
                 let guest = self.guest.as_ref().ok_or_else(|| no_guest(hook))?;
                 guest.run(&call, timeout, cancel).map_err(|source| hook_error(hook, source))
@@ -261,7 +270,8 @@ impl<'a> Phases<'a> {
             result.status = HookStatus::Lost;
             let why = failure.take().map(|failure| format!(": {}", failure.message)).unwrap_or_default();
             let message = format!("it did not hold until it was let go{why}");
-            failure = Some(Failure { message, hint: Some("see what it printed; `hold_timeout` may be too short".into()) });
+            failure =
+                Some(Failure { message, hint: Some("see what it printed; `hold_timeout` may be too short".into()) });
         }
         match (span, &failure) {
             (Span::Snapshot, None) => self.quiesced.kept += 1,
@@ -278,7 +288,13 @@ impl<'a> Phases<'a> {
     }
 
     /// Notes what became of a hook, and says what that means.
-    fn note(&mut self, hook: &Hook, before: bool, mut result: HookResult, failure: Option<Failure>) -> Result<(), Error> {
+    fn note(
+        &mut self,
+        hook: &Hook,
+        before: bool,
+        mut result: HookResult,
+        failure: Option<Failure>,
+    ) -> Result<(), Error> {
         result.message = failure.as_ref().map(|failure| failure.message.clone());
         let (status, phase) = (result.status, result.phase.clone());
         tracing::info!(hook = hook.name, phase, ?status, duration_ms = result.duration_ms);

@@ -94,6 +94,12 @@ pub trait Hypervisor: Send + Sync {
     /// Whether the agent says that file systems are frozen.
     fn is_frozen(&self, domain: &DomainRef) -> Result<bool, Error>;
 
+    /// Asks the guest's agent, and gives what it returns.
+    fn agent(&self, domain: &DomainRef, request: &serde_json::Value) -> Result<serde_json::Value, Error> {
+        let _ = (domain, request);
+        todo!()
+    }
+
     /// Puts all overlays in place at one instant; the disks in `others` stay out of it.
     fn snapshot(&self, domain: &DomainRef, overlays: &[Overlay], others: &[String]) -> Result<(), Error>;
     /// Starts to commit a disk's active image into the image right below it.

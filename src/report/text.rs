@@ -8,7 +8,7 @@ use self::page::{Page, Paint, WIDTH};
 use super::exit::{ExitCode, exit_code};
 use super::table::{Table, printable};
 use crate::model::size::{bytes, duration};
-use crate::model::{Consistency, DomainOutcome, Failure, Method, Outcome, RunReport};
+use crate::model::{Consistency, DomainOutcome, Failure, HookStatus, Method, Outcome, RunReport};
 
 mod page;
 #[cfg(test)]
@@ -21,6 +21,11 @@ mod tests;
 /// `colour` is for a terminal whose user did not set `NO_COLOR`: <https://no-color.org>.
 pub fn text(report: &RunReport, colour: bool) -> String {
     let mut page = Page::new(colour);
+    if let Some(hook) = report.hooks.iter().find(|hook| hook.status == HookStatus::Skip && report.domains.is_empty()) {
+        let (host, hook) = (printable(&report.host), printable(&hook.name));
+        page.painted(Paint::Good, &format!("kvmbackup: nothing done on {host}, as the hook {hook} asked"));
+        return page.finish();
+    }
     if is_quiet_day(report) {
         let (host, waiting) = (printable(&report.host), report.not_due.len());
         page.painted(Paint::Good, &format!("kvmbackup: nothing is due today on {host} (not due: {waiting})"));
@@ -53,15 +58,20 @@ fn headline(page: &mut Page, report: &RunReport) {
 /// What a subject line says: the worst first, in numbers.
 fn verdict(report: &RunReport) -> String {
     let (totals, all) = (report.totals(), report.domains.len());
+    let good = if totals.skipped == 0 {
+        format!("{all} of {all} good")
+    } else {
+        format!("{} of {all} good, {} skipped", totals.success, totals.skipped)
+    };
     let untidy = super::exit::is_untidy(report);
     let counted = match (totals.failed, totals.partial) {
         (0, 0) if all == 0 && !report.errors.is_empty() => "FAILED".to_owned(),
         (0, 0) if all == 0 && report.signal.is_some() => "nothing done".to_owned(),
         (0, 0) if all == 0 && untidy => "nothing is due today, but an earlier run is not cleaned up".to_owned(),
         (0, 0) if all == 0 => "nothing is due today".to_owned(),
-        (0, 0) if !report.errors.is_empty() => format!("{all} of {all} good, but the run had ERRORS"),
-        (0, 0) if untidy => format!("{all} of {all} good, but not all could be cleaned up"),
-        (0, 0) => format!("{all} of {all} good"),
+        (0, 0) if !report.errors.is_empty() => format!("{good}, but the run had ERRORS"),
+        (0, 0) if untidy => format!("{good}, but not all could be cleaned up"),
+        (0, 0) => good,
         (0, partial) => format!("{partial} of {all} PARTIAL"),
         (failed, 0) => format!("{failed} of {all} FAILED"),
         (failed, partial) => format!("{failed} of {all} FAILED, {partial} PARTIAL"),
@@ -119,6 +129,7 @@ fn result(outcome: Outcome) -> (&'static str, Paint) {
     match outcome {
         Outcome::Success => ("ok", Paint::Good),
         Outcome::Partial => ("PARTIAL", Paint::Bad),
+        Outcome::Skipped => ("skipped", Paint::Plain),
         Outcome::Failed => ("FAILED", Paint::Bad),
     }
 }
@@ -132,6 +143,7 @@ fn how(domain: &DomainOutcome) -> String {
     });
     let consistency = domain.consistency.map(|consistency| match consistency {
         Consistency::Offline => "off",
+        Consistency::Application => "app",
         Consistency::Filesystem => "fs",
         Consistency::Crash => "crash",
     });
@@ -175,7 +187,8 @@ fn troubles(page: &mut Page, report: &RunReport) {
         Paint::Bad,
         failed.map(|domain| (domain.domain.clone(), domain.error.clone().unwrap_or_else(unexplained))),
     );
-    let others = report.domains.iter().filter(|domain| domain.outcome != Outcome::Failed);
+    let failed = |domain: &&DomainOutcome| matches!(domain.outcome, Outcome::Failed | Outcome::Skipped);
+    let others = report.domains.iter().filter(|domain| !failed(domain));
     page.section(
         "ERRORS",
         Paint::Bad,
@@ -185,7 +198,35 @@ fn troubles(page: &mut Page, report: &RunReport) {
     let earlier = report.leftovers.iter().map(|failure| (String::new(), failure.clone()));
     let leftovers = earlier.chain(each(report, |domain| &domain.leftovers));
     page.section("NOT CLEANED UP (the next run tries again)", Paint::Warn, leftovers);
-    page.section("WARNINGS", Paint::Warn, each(report, |domain| &domain.warnings));
+    let of_the_run = report.warnings.iter().map(|failure| (String::new(), failure.clone()));
+    page.section("WARNINGS", Paint::Warn, of_the_run.chain(each(report, |domain| &domain.warnings)));
+    outputs(page, report);
+}
+
+/// What hooks printed that did not do their work, their last lines.
+fn outputs(page: &mut Page, report: &RunReport) {
+    const LINES: usize = 20;
+    let of_the_run = report.hooks.iter().map(|hook| (None, hook));
+    let of_domains = report.domains.iter().flat_map(|domain| domain.hooks.iter().map(move |hook| (Some(domain), hook)));
+    let said: Vec<_> = of_the_run
+        .chain(of_domains)
+        .filter(|(_, hook)| !matches!(hook.status, HookStatus::Ok | HookStatus::Skip))
+        .filter_map(|(domain, hook)| Some((domain, hook, hook.output.as_deref()?)))
+        .collect();
+    if said.is_empty() {
+        return;
+    }
+    page.blank();
+    page.painted(Paint::Plain, "WHAT HOOKS PRINTED");
+    for (domain, hook, output) in said {
+        let of = domain.map_or(String::new(), |domain| format!("{}: ", printable(&domain.domain)));
+        page.line(&format!("  {of}{} ({})", printable(&hook.name), printable(&hook.phase)));
+        let lines: Vec<&str> = output.lines().collect();
+        for line in &lines[lines.len().saturating_sub(LINES)..] {
+            let line: String = printable(line).chars().take(WIDTH - 6).collect();
+            page.line(&format!("    | {line}"));
+        }
+    }
 }
 
 /// What is good to know.
@@ -203,6 +244,13 @@ fn asides(page: &mut Page, report: &RunReport) {
         page.blank();
     }
     page.list("old points removed", pruned.iter().map(String::as_str));
+    let skipped = report.domains.iter().filter(|domain| domain.outcome == Outcome::Skipped);
+    let why = |domain: &DomainOutcome| {
+        let hook = domain.hooks.iter().find(|hook| hook.status == HookStatus::Skip);
+        format!("{} (by {})", domain.domain, hook.map_or("a hook", |hook| &hook.name))
+    };
+    let skipped: Vec<String> = skipped.map(why).collect();
+    page.list("skipped this time", skipped.iter().map(String::as_str));
     page.list("not due today", report.not_due.iter().map(String::as_str));
 }
 

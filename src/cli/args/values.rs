@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 
-use crate::model::PointId;
+use crate::model::{Phase, PointId};
 
 /// Which restore point is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,20 @@ impl FromStr for At {
         let time = local.and_then(|local| local.and_local_timezone(Local).latest());
         time.map(|time| At::Time(time.to_utc()))
             .ok_or_else(|| "not a restore point's id (20261122T020000Z) or a time (2026-11-22 02:00)".to_owned())
+    }
+}
+
+/// A phase of hooks by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PhaseName(pub Phase);
+
+impl FromStr for PhaseName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PhaseName, String> {
+        let names = || Phase::ALL.map(Phase::name).join(", ");
+        let found = Phase::ALL.into_iter().find(|phase| phase.name() == text);
+        found.map(PhaseName).ok_or_else(|| format!("one of: {}", names()))
     }
 }
 

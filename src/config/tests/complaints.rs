@@ -22,7 +22,7 @@ h:
   backupdir: mnt/b
   parallel: 65
   quiesce: perhaps
-  hooks: []
+  metrics: {}
   domains:
     web1:
       day_of_week: [Sonday, Mon]
@@ -37,7 +37,7 @@ other:
   domains: {a: {day_of_week: Sun, method: snap}}
 ";
     let all = "day_of_week, catch_up, rotate, keep, compression, quiesce, freeze_timeout, method, exclude_disks, \
-               overlay_dir, scratch_dir, allow_plaintext";
+               overlay_dir, scratch_dir, allow_plaintext, hooks";
     let host = "require_mount, min_free, state_dir, libvirt_uri, parallel";
     assert_eq!(
         complaints(text),
@@ -47,7 +47,7 @@ other:
             "c.yml:5: h.backupdir: bad path \"mnt/b\"; valid: an absolute path",
             "c.yml:6: h.parallel: bad number \"65\"; valid: a whole number from 1 to 64",
             "c.yml:7: h.quiesce: bad value \"perhaps\"; valid: require, prefer, never",
-            "c.yml:8: h.hooks: not supported by this version",
+            "c.yml:8: h.metrics: not supported by this version",
             "c.yml:11: h.domains.web1.day_of_week: bad day \"Sonday\"; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their \
              long names, daily; did you mean `Sunday`?",
             "c.yml:12: h.domains.web1.rotate: bad number \"0\"; valid: a whole number from 1",

@@ -106,7 +106,8 @@ impl<'a> Facts<'a> {
             ("LANG", "C.UTF-8".to_owned()),
             ("HOME", std::env::var("HOME").unwrap_or_else(|_| "/root".to_owned())),
         ];
-        let mut env: BTreeMap<String, String> = contract.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let mut env: BTreeMap<String, String> =
+            contract.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         env.extend(moment.hook.env.clone());
         env
     }
@@ -137,9 +138,8 @@ impl<'a> Facts<'a> {
         }
         let context = self.folder.join("context.json");
         let bytes = self.context_bytes(moment);
-        let written = durable::remove(&context).and_then(|()| {
-            std::io::Write::write_all(&mut durable::create_private(&context)?, &bytes)
-        });
+        let written = durable::remove(&context)
+            .and_then(|()| std::io::Write::write_all(&mut durable::create_private(&context)?, &bytes));
         written.map_err(Error::file("write", &context))?;
         Ok((context.to_string_lossy().into_owned(), artifacts.to_string_lossy().into_owned()))
     }

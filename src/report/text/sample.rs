@@ -23,6 +23,8 @@ pub fn empty() -> RunReport {
         leftovers: Vec::new(),
         errors: Vec::new(),
         signal: None,
+        hooks: Vec::new(),
+        warnings: Vec::new(),
     }
 }
 

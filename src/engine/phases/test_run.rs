@@ -1,0 +1,61 @@
+//! Owns: hooks run without a backup, so that an operator sees what they do. Must not: touch a disk.
+
+use uuid::Uuid;
+
+use super::{Error, GuestAgent, Phases, Subject};
+use crate::config::{Hook, HookKind, Settings};
+use crate::hypervisor::Hypervisor;
+use crate::model::{DomainRef, HookResult, Phase, Span};
+use crate::sys::signals::Cancel;
+
+/// What hooks came to.
+pub struct Tested {
+    /// Each, in the order in which they ended.
+    pub results: Vec<HookResult>,
+    /// What they left to be saved: the hook, the file, its bytes.
+    pub artifacts: Vec<(String, String, Vec<u8>)>,
+    /// What would have failed the domain.
+    pub failed: Option<Error>,
+}
+
+/// Runs the commands of one phase, or, without one, all that is around a snapshot, with nothing in between.
+pub fn test(
+    settings: &Settings,
+    hooks: &[Hook],
+    hypervisor: &dyn Hypervisor,
+    domain: &str,
+    phase: Option<Phase>,
+    cancel: &Cancel,
+) -> Result<Tested, Error> {
+    let known = hypervisor.domains()?.into_iter().map(|(id, _)| id).find(|id| id.name == domain);
+    let id: DomainRef = known.ok_or_else(|| Error::Other {
+        message: format!("libvirt knows no domain `{domain}`"),
+        hint: Some("`virsh list --all` shows the domains".into()),
+    })?;
+    let agent = GuestAgent { hypervisor, domain: &id };
+    let Settings { host, backupdir, state_dir, .. } = settings;
+    let subject = Subject { run_id: Uuid::new_v4(), host, domain: Some(&id), backupdir, state_dir };
+    let mut phases = Phases::new(hooks, subject, Some(&agent), cancel);
+    let done = match phase {
+        None => phases.enter(Span::Snapshot).and_then(|()| phases.leave(Span::Snapshot, None)),
+        Some(phase) => only(&mut phases, phase),
+    };
+    let artifacts = phases.artifacts();
+    let (results, _) = phases.finish();
+    let (artifacts, failed) = match (artifacts, done) {
+        (Ok(artifacts), done) => (artifacts, done.err()),
+        (Err(error), done) => (Vec::new(), done.err().or(Some(error))),
+    };
+    Ok(Tested { results, artifacts, failed })
+}
+
+fn only(phases: &mut Phases<'_>, phase: Phase) -> Result<(), Error> {
+    for hook in phases.hooks.clone() {
+        if let HookKind::Command { timeout, .. } = hook.kind
+            && hook.runs_in(phase)
+        {
+            phases.command(hook, phase, timeout, None)?;
+        }
+    }
+    Ok(())
+}
