@@ -199,7 +199,7 @@ fn every_key_is_in_the_documentation_and_in_the_example() {
         assert!(DOC.contains(&format!("`{key}`")) || DOC.contains(&format!("`{key}: N`")), "{key} in docs/config.md");
         assert!(EXAMPLE.contains(&format!("{key}:")), "{key} in the example");
     }
-    for key in [keys::HOST_ONLY, keys::HOST, keys::DOMAIN].concat() {
+    for key in [keys::HOST_ONLY, keys::HOST, keys::DOMAIN, keys::HOOK].concat() {
         assert!(DOC.contains(&format!("\n| `{key}` |")), "{key} has no row in docs/config.md");
     }
 }

@@ -194,15 +194,17 @@ fn exit_status_75_skips_the_domain() {
 #[test]
 fn a_session_that_does_not_hold_marks_the_backup_down() {
     let scene = Scene::new();
-    let hooks = [scene.session("dies", "exit 0")];
+    let [go, pid] = ["go", "pid"].map(|name| scene.dir.path().join(name));
+    let dies = format!("echo $$ >{}; until [ -e {} ]; do sleep 0.05; done; exit 0", pid.display(), go.display());
+    let hooks = [scene.session("dies", &dies)];
     let mut phases = scene.phases(&hooks);
     phases.enter(Span::Snapshot).unwrap();
-    // It ends by itself; the line of its end is waited for by whoever releases it.
+    fs::write(&go, "").unwrap();
     let began = std::time::Instant::now();
-    while began.elapsed() < Duration::from_secs(20) && !fs::read_to_string(scene.log()).unwrap().contains("held") {
-        std::thread::yield_now();
+    let process = || fs::read_to_string(format!("/proc/{}/stat", fs::read_to_string(&pid).ok()?.trim())).ok();
+    while process().is_none_or(|stat| !stat.contains(") Z ")) && process().is_some() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it does not end");
     }
-    std::thread::sleep(Duration::from_millis(300));
     phases.leave(Span::Snapshot, None).unwrap();
     assert!(!phases.quiesced());
     let (results, warnings) = phases.finish();
