@@ -48,6 +48,7 @@ fn sixteen_threads_and_a_four_tebibyte_disk_stay_under_256_mib() {
         let path = dir.path().join(codec.extension());
         let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         let mut writer = Writer::new(file, codec, THREADS).unwrap();
+        writer.add("manifest.json", b"{}").unwrap();
         writer.member("disks/vda.qcow2", layout.length()).unwrap();
         layout.write_metadata(&mut Member(&mut writer)).unwrap();
         let (mut chunk, mut state) = (vec![0; 1 << 20], 0x9e37_79b9_7f4a_7c15);

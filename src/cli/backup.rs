@@ -54,7 +54,7 @@ fn back_up(
     monitor: &dyn Monitor,
     done: &mut RunReport,
 ) -> Result<(), app::Error> {
-    let recovered = recover::recover(journal, &app::connect)?;
+    let recovered = recover::recover(journal, &app::connect, cancel)?;
     done.recovered = recovered.done;
     done.leftovers = recovered.left;
     let hypervisor = app::libvirt(&settings.libvirt_uri)?;

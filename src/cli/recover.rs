@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::args::Global;
 use super::print;
-use crate::engine::recover;
+use crate::engine::{self, recover};
 use crate::report::ExitCode;
+use crate::sys::signals::Cancel;
 use crate::{app, config};
 
 pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
@@ -17,9 +18,10 @@ pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
             PathBuf::from(config::STATE_DIR)
         }
     };
+    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
     let _lock = app::lock(&state_dir)?;
     let journal = app::journal(&state_dir)?;
-    let recovered = recover::recover(&journal, &app::connect)?;
+    let recovered = recover::recover(&journal, &app::connect, &cancel)?;
     for line in &recovered.done {
         print(&format!("recovered: {line}\n"));
     }
@@ -28,6 +30,9 @@ pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
         if let Some(hint) = &failure.hint {
             print(&format!("      hint: {hint}\n"));
         }
+    }
+    if let Some(signal) = recovered.stopped {
+        return Err(engine::Error::Cancelled(signal).into());
     }
     if recovered.done.is_empty() && recovered.left.is_empty() {
         print("nothing was left by an earlier run\n");

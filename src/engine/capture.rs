@@ -77,6 +77,13 @@ impl<'a> Capture<'a> {
             outcome.consistency = Some(Consistency::Offline);
             return capture.make_sockets().map(|()| capture);
         }
+        if domain.state == DomainState::Paused && settings.quiesce == Quiesce::Require {
+            return Err(Error::Other {
+                message: "the guest is paused, so its file systems cannot be frozen, and `quiesce: require` is set".into(),
+                hint: Some("resume it, or set `quiesce: prefer` for this domain".into()),
+            });
+        }
+        refuse_busy(hypervisor, domain, &captured)?;
         let run = &record.entry().run_id.simple().to_string()[..8];
         match plan.method {
             Method::Snapshot => capture.plan_overlays(&captured, settings, run)?,
@@ -257,6 +264,9 @@ pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Res
             quiesce::until_thawed(hypervisor, &domain).and_then(|()| record.update(|entry| entry.frozen = false));
         failed = failed.or(thawed.err());
     }
+    if record.entry().pull.is_some() || !record.entry().overlays.is_empty() {
+        settle::wait_for_calls(hypervisor, &domain);
+    }
     if let Some(job) = record.entry().pull.clone() {
         let ended = end_pull(hypervisor, &domain, &job).and_then(|()| record.update(|entry| entry.pull = None));
         failed = failed.or(ended.err());
@@ -264,8 +274,12 @@ pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Res
     let overlays = record.entry().overlays.clone();
     let used = !overlays.is_empty();
     for overlay in overlays {
-        let settled = settle::overlay(hypervisor, &domain, &overlay)
-            .and_then(|()| record.update(|entry| entry.overlays.retain(|other| *other != overlay)));
+        let settled = settle::overlay(hypervisor, record, &overlay).and_then(|()| {
+            record.update(|entry| {
+                entry.overlays.retain(|other| *other != overlay);
+                entry.settling.remove(&overlay.target);
+            })
+        });
         failed = failed.or(settled.err());
     }
     if used && failed.is_none() && settle::resume_after_io_error(hypervisor, &domain)? {
@@ -287,6 +301,26 @@ fn end_pull(hypervisor: &dyn Hypervisor, domain: &crate::model::DomainRef, job: 
         durable::remove(&scratch.path).map_err(Error::file("remove the scratch file", &scratch.path))?;
     }
     durable::remove(&job.socket).map_err(Error::file("remove the socket", &job.socket))
+}
+
+/// libvirt would refuse too, but only after half a minute for a backup job, and with the guest frozen.
+fn refuse_busy(hypervisor: &dyn Hypervisor, domain: &Domain, captured: &[&Disk]) -> Result<(), Error> {
+    for disk in captured {
+        if hypervisor.block_job(&domain.id, &disk.target)?.is_some() {
+            return Err(Error::Chain {
+                target: disk.target.clone(),
+                message: "a block job runs on it".into(),
+                hint: "wait for it; see: virsh blockjob DOMAIN DISK --info".into(),
+            });
+        }
+    }
+    if hypervisor.pull_socket(&domain.id)?.is_some() {
+        return Err(Error::Other {
+            message: "another program's backup job runs".into(),
+            hint: Some("wait for it, or end it: virsh domjobabort DOMAIN".into()),
+        });
+    }
+    Ok(())
 }
 
 fn others(domain: &Domain, captured: &[&Disk]) -> Vec<String> {

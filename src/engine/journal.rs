@@ -4,6 +4,7 @@
 //! An entry is written and synced *before* what it names exists, and loses it only *after* that is gone. It says all
 //! that undoing needs: recovery reads no configuration.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,17 @@ use crate::sys::durable;
 
 /// The version of the entries that this program writes and reads.
 const SCHEMA: u32 = 1;
+
+/// How far an overlay is on its way back. Until something is noted, its contents are nowhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Settling {
+    /// The disk is about to be moved to the base. Found on the base, it was; found on the overlay, that is still the
+    /// newest, and committing it again does no harm.
+    Committing,
+    /// The guest was seen on the base, which went on from there: the overlay must never be committed again.
+    Committed,
+}
 
 /// What the backup of one domain holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +48,9 @@ pub struct Entry {
     pub frozen: bool,
     /// Overlays that may be in place, or lie about.
     pub overlays: Vec<Overlay>,
+    /// How far each of them is on its way back, by target.
+    #[serde(default)]
+    pub settling: BTreeMap<String, Settling>,
     /// A backup job that may run, and its scratch files.
     pub pull: Option<PullJob>,
     /// Our own sockets' folder.
@@ -80,6 +95,7 @@ impl Journal {
             domain: domain.clone(),
             frozen: false,
             overlays: Vec::new(),
+            settling: BTreeMap::new(),
             pull: None,
             sockets: None,
             partial: None,

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::Error;
@@ -74,7 +74,11 @@ pub(super) fn collect(domain: &Domain, outcome: &mut DomainOutcome) -> Result<Co
                 let error = Error::Other { message: format!("{}: empty", folder.display()), hint: None };
                 warn(outcome, "the TPM state is not saved", &error, Some(hint));
             }
-            Err(error) => warn(outcome, "the TPM state is not saved", &error, Some(hint)),
+            Err(error) => {
+                // Half a state is worse than none.
+                collected.tpm.clear();
+                warn(outcome, "the TPM state is not saved", &error, Some(hint));
+            }
         }
     }
     Ok(collected)
@@ -110,14 +114,28 @@ fn warn(outcome: &mut DomainOutcome, what: &str, error: &Error, hint: Option<&st
     outcome.warnings.push(Failure { message: format!("{what}: {message}"), hint: hint.map(str::to_owned) });
 }
 
-/// When each image was last written, and its size: they tell a domain that was started and stopped while it was read.
-pub(super) fn image_stamps(domain: &Domain, plan: &CapturePlan) -> Vec<Option<(i64, i64, u64)>> {
+/// What changes when an image is written: times and size of a file, the counters of a block device. They tell a domain
+/// that was started and stopped while it was read.
+pub(super) fn image_stamps(domain: &Domain, plan: &CapturePlan) -> Vec<Option<String>> {
     if domain.state.is_active() {
         return Vec::new();
     }
-    let stamp =
-        |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.mtime(), metadata.mtime_nsec(), metadata.len()));
     plan.disks.iter().map(|planned| planned.disk.image.source.path().and_then(stamp)).collect()
+}
+
+fn stamp(path: &Path) -> Option<String> {
+    let metadata = fs::metadata(path).ok()?;
+    let times = format!("{}.{} {}", metadata.mtime(), metadata.mtime_nsec(), metadata.len());
+    if !metadata.file_type().is_block_device() {
+        return Some(times);
+    }
+    // QEMU writes through a device node of its own, so the times of this one say little. Writes done and sectors
+    // written: https://docs.kernel.org/block/stat.html
+    let device = metadata.rdev();
+    let file = format!("/sys/dev/block/{}:{}/stat", rustix::fs::major(device), rustix::fs::minor(device));
+    let counters = fs::read_to_string(file).unwrap_or_default();
+    let written: Vec<&str> = counters.split_whitespace().skip(4).take(3).collect();
+    Some(format!("{times} {}", written.join(" ")))
 }
 
 /// What the archive says about itself.

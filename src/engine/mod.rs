@@ -17,6 +17,7 @@ mod fixture;
 pub mod journal;
 mod members;
 mod monitor;
+mod overlay_file;
 pub mod points;
 pub mod prune;
 mod quiesce;

@@ -121,7 +121,7 @@ fn rotate_points(
 enum Worth {
     /// It holds all that was to be saved.
     Whole,
-    /// A disk is missing against the operator's will.
+    /// A disk or the TPM state is missing against the operator's will.
     Partial,
     /// It is not judged by the rules, and stays, for this reason.
     Exempt(&'static str),
@@ -139,7 +139,7 @@ fn judge(present: &[Point], policy: &Policy, now: DateTime<Local>, worth: impl F
         let (keep, reasons) = match (worth, verdict) {
             (Worth::Exempt(why), _) => (true, vec![(*why).to_owned()]),
             (_, Some(verdict)) if !verdict.keep && last_whole == Some(point.id) => {
-                (true, vec!["the last one with every disk".to_owned()])
+                (true, vec!["the last whole one".to_owned()])
             }
             (_, Some(verdict)) => (verdict.keep, verdict.reasons.clone()),
             (_, None) => (true, vec!["not judged".to_owned()]),
@@ -158,6 +158,7 @@ fn worth(point: &Point, verified: &Verified) -> Worth {
         return Worth::Exempt("damaged, as its last check found: look at it, then remove it yourself");
     }
     match points::open(point) {
+        Ok((_, manifest)) if manifest.tpm_missing.is_some() => Worth::Partial,
         Ok((_, manifest)) if manifest.skipped.iter().any(|disk| disk.missed) => Worth::Partial,
         Ok(_) => Worth::Whole,
         Err(_) => Worth::Exempt("damaged: its manifest cannot be read; look at it, then remove it yourself"),

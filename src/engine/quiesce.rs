@@ -4,6 +4,7 @@
 //! later with nobody to thaw it. So after every freeze that did not clearly fail, the guest is thawed until its agent
 //! says that it is thawed, and the journal says "frozen" until then.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ use crate::model::{DomainRef, DomainState};
 
 /// How long the guest is thawed again and again before the run gives up and leaves it to the next one.
 const THAW_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a guest may stand still for its capture, which usually takes some tenths of a second.
+const HOLD_DEADLINE: Duration = Duration::from_secs(30);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -60,12 +63,50 @@ pub(super) fn around<T>(
         frozen.still_frozen = thawed.and_then(|()| record.update(|entry| entry.frozen = false)).err();
         return unfrozen(wanted, refused, frozen, capture);
     }
-    let captured = capture();
+    let captured = held(hypervisor, &domain, capture);
+    let lasted = hypervisor.is_frozen(&domain);
     let thawed = thaw.finish();
-    frozen.reached = true;
     frozen.time = began.elapsed();
     frozen.still_frozen = thawed.and_then(|()| record.update(|entry| entry.frozen = false)).err();
+    let lost = match lasted {
+        Ok(true) => {
+            frozen.reached = true;
+            return (captured, frozen);
+        }
+        Ok(false) => {
+            let answer = "it was thawed before the capture was taken".to_owned();
+            hypervisor::Error::Agent { domain: domain.name, answer }
+        }
+        Err(error) => error,
+    };
+    if wanted == Quiesce::Require {
+        return (captured.and(Err(Error::Quiesce { source: lost })), frozen);
+    }
+    frozen.refused = Some(lost);
     (captured, frozen)
+}
+
+/// Runs `capture`, and thaws the guest when that takes too long: a hung file system under an overlay must not make the
+/// guest stand still.
+fn held<T>(
+    hypervisor: &dyn Hypervisor,
+    domain: &DomainRef,
+    capture: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let (done, waits) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            if waits.recv_timeout(HOLD_DEADLINE) == Err(RecvTimeoutError::Timeout) {
+                tracing::error!(domain = domain.name, "the capture takes too long; the guest is thawed before it is done");
+                if let Err(error) = hypervisor.thaw(domain) {
+                    tracing::error!(domain = domain.name, "{}", super::error::chain(&error));
+                }
+            }
+        });
+        let captured = capture();
+        drop(done);
+        captured
+    })
 }
 
 /// Goes on without a freeze, where that is allowed.

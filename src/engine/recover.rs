@@ -1,6 +1,8 @@
 //! Owns: putting right what an interrupted run left, from the journal alone. Must not: need a configuration, touch
 //! anything that the journal does not name, or give up on one domain because of another.
 
+use std::path::Path;
+
 use chrono::{DateTime, Utc};
 
 use super::Error;
@@ -9,6 +11,7 @@ use super::journal::{Journal, Record};
 use crate::hypervisor::{self, Hypervisor};
 use crate::model::{DomainRef, Failure};
 use crate::sys::durable;
+use crate::sys::signals::Cancel;
 
 /// Makes a connection to a libvirt of this address.
 pub type Connect = dyn Fn(&str) -> Result<Box<dyn Hypervisor>, hypervisor::Error>;
@@ -20,28 +23,43 @@ pub struct Recovered {
     pub done: Vec<String>,
     /// What could not be; it stays in the journal.
     pub left: Vec<Failure>,
+    /// The signal that stopped it before the end.
+    pub stopped: Option<i32>,
 }
 
 /// Undoes every entry of the journal. The caller holds the lock, so no entry is of a run that lives.
 ///
-/// `connect` makes a connection to the libvirt that an entry names.
-pub fn recover(journal: &Journal, connect: &Connect) -> Result<Recovered, Error> {
+/// `connect` makes a connection to the libvirt that an entry names. A signal ends it between two entries.
+pub fn recover(journal: &Journal, connect: &Connect, cancel: &Cancel) -> Result<Recovered, Error> {
     let mut recovered = Recovered::default();
     for record in journal.left()? {
-        let outcome = record.and_then(|record| {
-            let line = describe(&record);
-            let hypervisor = connect(&record.entry().libvirt_uri)?;
-            undo(&*hypervisor, record).map(|()| line)
-        });
-        match outcome {
+        recovered.stopped = cancel.signal();
+        if recovered.stopped.is_some() {
+            break;
+        }
+        match record.map_err(|error| error.failure()).and_then(|record| recover_entry(connect, record)) {
             Ok(line) => {
                 tracing::warn!("{line}");
                 recovered.done.push(line);
             }
-            Err(error) => recovered.left.push(error.failure()),
+            Err(failure) => recovered.left.push(failure),
         }
     }
     Ok(recovered)
+}
+
+/// What was done; a failure names the domain.
+fn recover_entry(connect: &Connect, record: Record) -> Result<String, Failure> {
+    let line = describe(&record);
+    let name = record.entry().domain.name.clone();
+    let hypervisor = connect(&record.entry().libvirt_uri).map_err(|error| Error::from(error).failure())?;
+    undo(&*hypervisor, record).map(|()| line).map_err(|error| {
+        let mut failure = error.failure();
+        if !failure.message.starts_with(&name) {
+            failure.message = format!("{name}: {}", failure.message);
+        }
+        failure
+    })
 }
 
 /// Undoes what the backup of one domain left when it ended in a panic, in the run that began then.
@@ -66,25 +84,39 @@ fn undo(hypervisor: &dyn Hypervisor, mut record: Record) -> Result<(), Error> {
         return Err(Error::file("remove the folder", &sockets)(error));
     }
     if let Some(partial) = record.entry().partial.clone() {
+        // On a target that is not mounted now, the file would seem to be gone.
+        if !partial.parent().is_some_and(Path::is_dir) {
+            return Err(Error::Other {
+                message: format!(
+                    "{}: cannot remove the unfinished archive, its folder is not there",
+                    partial.display()
+                ),
+                hint: Some(
+                    "mount the target, or make the folder if it is gone for good; then: kvmbackup recover".into(),
+                ),
+            });
+        }
         durable::remove(&partial).map_err(Error::file("remove the unfinished archive", &partial))?;
     }
     record.close()
 }
 
+/// What there is to undo, before it is undone: an entry is written before what it names exists.
 fn describe(record: &Record) -> String {
     let entry = record.entry();
     let mut undone = Vec::new();
     if entry.frozen {
         undone.push("thawed the guest".to_owned());
     }
-    if !entry.overlays.is_empty() {
-        let targets: Vec<_> = entry.overlays.iter().map(|overlay| overlay.target.as_str()).collect();
+    let there = entry.overlays.iter().filter(|overlay| overlay.path.exists());
+    let targets: Vec<_> = there.map(|overlay| overlay.target.as_str()).collect();
+    if !targets.is_empty() {
         undone.push(format!("committed {} back to its base", targets.join(", ")));
     }
-    if entry.pull.is_some() {
+    if entry.pull.as_ref().is_some_and(|job| job.scratch.iter().any(|scratch| scratch.path.exists())) {
         undone.push("ended the backup job".to_owned());
     }
-    if entry.partial.is_some() {
+    if entry.partial.as_ref().is_some_and(|partial| partial.exists()) {
         undone.push("removed the unfinished archive".to_owned());
     }
     if undone.is_empty() {
@@ -96,4 +128,24 @@ fn describe(record: &Record) -> String {
         entry.started.format("%Y-%m-%d %H:%M:%S UTC"),
         undone.join(", ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_signal_stops_it_before_the_next_entry() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let domain = DomainRef { name: "a".into(), uuid: Uuid::new_v4() };
+        journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain).unwrap();
+        let cancel = Cancel::default();
+        cancel.cancel(15);
+        let recovered = recover(&journal, &|_| unreachable!("nothing is undone any more"), &cancel).unwrap();
+        assert_eq!((recovered.stopped, recovered.done.len(), recovered.left.len()), (Some(15), 0, 0));
+        assert_eq!(journal.left().unwrap().len(), 1);
+    }
 }

@@ -24,11 +24,16 @@ pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Request)
     let store = Store::open(&settings.backupdir).ok();
     let mut known = Vec::new();
     for (id, state) in hypervisor.domains()? {
-        let points = store.as_ref().map_or(Ok(Vec::new()), |store| store.points(&id.name))?;
-        let last_point = points.last().map(|point| point.id.time().with_timezone(&Local).date_naive());
+        let last_point = store.as_ref().and_then(|store| last_point(store, &id.name));
         known.push(KnownDomain { id, state, last_point });
     }
     Ok(plan::plan(settings, &known, request, Local::now().date_naive()))
+}
+
+/// A folder that cannot be read is told of when its domain is backed up, and keeps no other from that.
+fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDate> {
+    let points = store.points(domain).inspect_err(|error| tracing::warn!(domain, "{error}")).ok()?;
+    points.last().map(|point| point.id.time().with_timezone(&Local).date_naive())
 }
 
 /// Checks that the target may be written to, and makes it if it may be made.

@@ -3,17 +3,20 @@
 //!
 //! Must not: touch an overlay that is not ours, commit further than to the image right below it, or remove an overlay
 //! that holds the only copy of anything.
+//!
+//! A disk on its base says nothing of its overlay: we may have moved it there, or somebody else, past what the guest
+//! wrote last. So the journal says before a move that it is ours ([`Settling`]). Without that, an overlay goes only if
+//! it is empty.
 
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Error;
-use crate::hypervisor::domain_xml::{Changes, rewrite};
-use crate::hypervisor::{Hypervisor, Kind, Overlay};
+use super::journal::{Record, Settling};
+use super::{Error, overlay_file};
+use crate::hypervisor::domain_xml::repoint;
+use crate::hypervisor::{self, Hypervisor, Kind, OffKind, Overlay};
 use crate::model::{Domain, DomainRef, Image};
-use crate::sys::durable;
 
 /// A commit whose progress stands still for so long is given up; the guest goes on with its overlay.
 const STALLED: Duration = Duration::from_secs(600);
@@ -21,25 +24,30 @@ const STALLED: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_millis(25);
 /// The domain may change its state under our hands; so many new beginnings are enough.
 const ATTEMPTS: usize = 3;
+/// How long a call that libvirt is still at is waited for.
+const CALLS: Duration = Duration::from_secs(60);
+/// What moves an overlay's data by hand.
+const BY_HAND: &str = "`qemu-img commit OVERLAY` moves its data into the base; then remove the overlay";
 
 /// Commits an overlay and removes it. Safe to call again at any time, and after an interruption at any point.
-pub(super) fn overlay(hypervisor: &dyn Hypervisor, domain: &DomainRef, overlay: &Overlay) -> Result<(), Error> {
+pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> Result<(), Error> {
+    let domain = record.entry().domain.clone();
     for attempt in 1.. {
-        let described = match hypervisor.describe(domain) {
+        let described = match hypervisor.describe(&domain) {
             Ok(described) => Some(described),
             Err(error) if error.kind() == Kind::NoDomain => None,
             Err(error) => return Err(error.into()),
         };
         let settled = match &described {
-            Some(described) if described.state.is_active() => online(hypervisor, described, overlay),
-            Some(described) => offline(hypervisor, described, overlay),
-            None => without_domain(overlay),
+            Some(described) if described.state.is_active() => online(hypervisor, record, described, overlay),
+            Some(described) => offline(hypervisor, record, described, overlay),
+            None => without_domain(record, overlay),
         };
         match settled {
             Ok(()) => break,
             Err(error) => {
                 let before = described.map(|described| described.state.is_active());
-                let now = hypervisor.state(domain).ok().map(|state| state.is_active());
+                let now = hypervisor.state(&domain).ok().map(|state| state.is_active());
                 if before == now || attempt >= ATTEMPTS {
                     return Err(error);
                 }
@@ -48,6 +56,23 @@ pub(super) fn overlay(hypervisor: &dyn Hypervisor, domain: &DomainRef, overlay: 
         }
     }
     Ok(())
+}
+
+/// Waits until libvirt has done what a run asked of it that was killed meanwhile: its snapshot or backup job may come to
+/// be only now. A backup job that is there hides no such call.
+pub(super) fn wait_for_calls(hypervisor: &dyn Hypervisor, domain: &DomainRef) {
+    let began = Instant::now();
+    // An error is for the calls that follow; a domain that is off has no jobs.
+    while hypervisor.state(domain).is_ok_and(|state| state.is_active())
+        && matches!(hypervisor.is_busy(domain), Ok(true))
+        && !matches!(hypervisor.pull_socket(domain), Ok(Some(_)))
+    {
+        if began.elapsed() > CALLS {
+            tracing::warn!(domain = domain.name, "libvirt is still at a job of the domain; going on");
+            return;
+        }
+        thread::sleep(PAUSE);
+    }
 }
 
 /// Lets a guest run on that was paused because the file system under its overlay was full.
@@ -60,48 +85,70 @@ pub(super) fn resume_after_io_error(hypervisor: &dyn Hypervisor, domain: &Domain
     }
 }
 
-fn online(hypervisor: &dyn Hypervisor, described: &Domain, overlay: &Overlay) -> Result<(), Error> {
+fn online(
+    hypervisor: &dyn Hypervisor,
+    record: &mut Record,
+    described: &Domain,
+    overlay: &Overlay,
+) -> Result<(), Error> {
     let image = active_image(described, overlay)?;
-    if is_at(image, &overlay.path) {
-        expect_base(described, overlay)?;
-        commit(hypervisor, &described.id, overlay)?;
-    } else if image != &overlay.base {
-        return Err(covered(described, overlay));
+    match settling(record, overlay) {
+        Some(Settling::Committed) if is_at(image, &overlay.path) => return Err(stale(overlay)),
+        _ if is_at(image, &overlay.path) => {
+            expect_base(described, overlay)?;
+            commit(hypervisor, record, overlay)?;
+        }
+        _ if !is_same_place(image, &overlay.base) => return Err(covered(described, overlay)),
+        Some(_) => note(record, overlay, Some(Settling::Committed)),
+        None if is_at(persistent(described, overlay).unwrap_or(image), &overlay.path) => {
+            return Err(covered(described, overlay));
+        }
+        None => return discard(overlay),
     }
-    let after = hypervisor.describe(&described.id)?;
-    let disk = after.disks.iter().find(|disk| disk.target == overlay.target);
-    let on_base = disk.is_some_and(|disk| {
-        let persistent = disk.persistent.as_ref().unwrap_or(&disk.image);
-        is_same_place(&disk.image, &overlay.base) && !is_at(persistent, &overlay.path)
-    });
-    if !on_base {
-        return Err(covered(&after, overlay));
+    let mut after = hypervisor.describe(&described.id)?;
+    if persistent(&after, overlay).is_some_and(|image| is_at(image, &overlay.path)) {
+        put_definition_right(hypervisor, &after, overlay)?;
+        after = hypervisor.describe(&described.id)?;
     }
-    unlink(&overlay.path)
+    let is_on_base = is_same_place(active_image(&after, overlay)?, &overlay.base)
+        && !persistent(&after, overlay).is_some_and(|image| is_at(image, &overlay.path));
+    if is_on_base { overlay_file::remove(&overlay.path) } else { Err(covered(&after, overlay)) }
 }
 
-/// Adopts a commit that an interrupted run has started.
-fn commit(hypervisor: &dyn Hypervisor, domain: &DomainRef, overlay: &Overlay) -> Result<(), Error> {
-    let target = &overlay.target;
-    if hypervisor.block_job(domain, target)?.is_none() {
-        hypervisor.start_commit(domain, target)?;
+/// Commits and moves the guest to the base, which the journal knows before and after. Adopts a commit that an
+/// interrupted run has started.
+fn commit(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> Result<(), Error> {
+    let (domain, target) = (record.entry().domain.clone(), &overlay.target);
+    // The guest is on the overlay, so an earlier move came to nothing.
+    note(record, overlay, None);
+    if hypervisor.block_job(&domain, target)?.is_none() {
+        hypervisor.start_commit(&domain, target)?;
     }
     let mut progress = (0, Instant::now());
     loop {
-        let Some(job) = hypervisor.block_job(domain, target)? else {
+        let Some(job) = hypervisor.block_job(&domain, target)? else {
             return Err(Error::Chain {
                 target: target.clone(),
                 message: "its commit ended before it was done".into(),
                 hint: "see QEMU's log in /var/log/libvirt/qemu; then: kvmbackup recover".into(),
             });
         };
+        if !job.active_commit {
+            return Err(Error::Chain {
+                target: target.clone(),
+                message: "another block job runs on it, so its overlay cannot be committed".into(),
+                hint: "wait for it, or end it: virsh blockjob DOMAIN DISK --abort; then: kvmbackup recover".into(),
+            });
+        }
         if job.total > 0 && job.done == job.total {
-            match hypervisor.pivot(domain, target) {
+            note(record, overlay, Some(Settling::Committing));
+            match hypervisor.pivot(&domain, target) {
                 Ok(()) => {
+                    note(record, overlay, Some(Settling::Committed));
                     tracing::info!(domain = domain.name, disk = target, bytes = job.total, "committed");
                     return Ok(());
                 }
-                Err(error) if error.kind() == Kind::NotReady => {}
+                Err(error) if error.kind() == Kind::NotReady => note(record, overlay, None),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -115,43 +162,117 @@ fn commit(hypervisor: &dyn Hypervisor, domain: &DomainRef, overlay: &Overlay) ->
 }
 
 /// The domain is off: QEMU's tool commits, and the definition is put back on the base.
-fn offline(hypervisor: &dyn Hypervisor, described: &Domain, overlay: &Overlay) -> Result<(), Error> {
+fn offline(
+    hypervisor: &dyn Hypervisor,
+    record: &mut Record,
+    described: &Domain,
+    overlay: &Overlay,
+) -> Result<(), Error> {
     let image = active_image(described, overlay)?;
-    if is_at(image, &overlay.path) {
-        commit_file(overlay)?;
-        let mut changes = Changes::default();
-        changes.disks.insert(overlay.target.clone(), overlay.base.clone());
-        let xml = rewrite(&described.xml.inactive, &changes)
-            .map_err(|source| crate::hypervisor::Error::Xml { domain: described.id.name.clone(), source })?;
-        hypervisor.define(&xml.xml)?;
-        return unlink(&overlay.path);
+    let on_overlay = is_at(image, &overlay.path);
+    if !on_overlay && !is_same_place(image, &overlay.base) {
+        return Err(covered(described, overlay));
     }
-    if is_same_place(image, &overlay.base) { discard(overlay) } else { Err(covered(described, overlay)) }
+    if !on_overlay && !overlay.path.exists() {
+        return Ok(());
+    }
+    expect_at_rest(hypervisor, &described.id, overlay)?;
+    if !on_overlay && settling(record, overlay).is_none() {
+        return discard(overlay);
+    }
+    if on_overlay {
+        if settling(record, overlay) != Some(Settling::Committed) {
+            overlay_file::commit(&overlay.path)?;
+            note(record, overlay, Some(Settling::Committing));
+        }
+        put_definition_right(hypervisor, described, overlay)?;
+    }
+    // Somebody may have started it on the overlay before the definition was right.
+    let after = hypervisor.describe(&described.id)?;
+    if after.state.is_active() || !is_same_place(active_image(&after, overlay)?, &overlay.base) {
+        return Err(covered(&after, overlay));
+    }
+    expect_at_rest(hypervisor, &described.id, overlay)?;
+    overlay_file::remove(&overlay.path)
 }
 
-/// The domain is gone: what its guest wrote last belongs into the base all the same.
-fn without_domain(overlay: &Overlay) -> Result<(), Error> {
-    if overlay.path.exists() {
-        commit_file(overlay)?;
-    }
-    unlink(&overlay.path)
+/// Fails when the guest may go on with the overlay, though the domain is off.
+fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef, overlay: &Overlay) -> Result<(), Error> {
+    let path = overlay.path.display();
+    let (message, hint) = match hypervisor.off_kind(domain)? {
+        OffKind::Plain => return Ok(()),
+        OffKind::Saved => (
+            format!("the domain's saved state may need the overlay {path}"),
+            "start it (virsh start) or drop the saved state (virsh managedsave-remove), then: kvmbackup recover",
+        ),
+        OffKind::Migrated => (
+            format!("the domain was migrated, and may run elsewhere on the overlay {path}"),
+            "if it runs on the other host, commit it there: virsh blockcommit DOMAIN DISK --active --shallow --pivot, \
+             then remove the overlay; if it runs nowhere, start it here; then: kvmbackup recover",
+        ),
+    };
+    Err(Error::Chain { target: overlay.target.clone(), message, hint: hint.into() })
 }
 
-/// The definition is on the base. An overlay with data in it is no longer ours to judge; an empty one never was used.
+/// The domain is not here any more. It may have been moved to another host and run there, on the overlay.
+fn without_domain(record: &Record, overlay: &Overlay) -> Result<(), Error> {
+    if settling(record, overlay) == Some(Settling::Committed) {
+        return overlay_file::remove(&overlay.path);
+    }
+    if overlay.path.exists() && overlay_file::holds_data(&overlay.path)? {
+        return Err(Error::Chain {
+            target: overlay.target.clone(),
+            message: format!("the domain is gone, but the overlay {} holds data of the guest", overlay.path.display()),
+            hint: format!("see that no other host runs the domain; {BY_HAND}; then: kvmbackup recover"),
+        });
+    }
+    overlay_file::remove(&overlay.path)
+}
+
+/// The disk is on the base, and not by us. An overlay with data in it is not ours to judge; an empty one was never used.
 fn discard(overlay: &Overlay) -> Result<(), Error> {
-    if overlay.path.exists() && holds_data(&overlay.path)? {
+    if overlay.path.exists() && overlay_file::holds_data(&overlay.path)? {
         return Err(Error::Chain {
             target: overlay.target.clone(),
             message: format!(
                 "the definition names the base, but the overlay {} holds data of the guest",
                 overlay.path.display()
             ),
-            hint:
-                "decide which is right; `qemu-img commit OVERLAY` moves the data into the base; then remove the overlay"
-                    .into(),
+            hint: format!("decide which is right; with the guest off, {BY_HAND}; then: kvmbackup recover"),
         });
     }
-    unlink(&overlay.path)
+    overlay_file::remove(&overlay.path)
+}
+
+fn put_definition_right(hypervisor: &dyn Hypervisor, described: &Domain, overlay: &Overlay) -> Result<(), Error> {
+    let xml = repoint(&described.xml.inactive, &overlay.target, &overlay.base)
+        .map_err(|source| hypervisor::Error::Xml { domain: described.id.name.clone(), source })?;
+    hypervisor.define(&xml)?;
+    Ok(())
+}
+
+fn settling(record: &Record, overlay: &Overlay) -> Option<Settling> {
+    record.entry().settling.get(&overlay.target).copied()
+}
+
+/// A journal that cannot be written (a full disk) keeps no guest on its overlay: after a kill just then, a person has
+/// to look.
+fn note(record: &mut Record, overlay: &Overlay, how_far: Option<Settling>) {
+    if settling(record, overlay) == how_far {
+        return;
+    }
+    let target = overlay.target.clone();
+    let noted = record.update(|entry| match how_far {
+        Some(how_far) => drop(entry.settling.insert(target, how_far)),
+        None => drop(entry.settling.remove(&target)),
+    });
+    if let Err(error) = noted {
+        tracing::warn!(disk = overlay.target, "{}", super::chain(&error));
+    }
+}
+
+fn persistent<'a>(described: &'a Domain, overlay: &Overlay) -> Option<&'a Image> {
+    described.disks.iter().find(|disk| disk.target == overlay.target)?.persistent.as_ref()
 }
 
 fn active_image<'a>(described: &'a Domain, overlay: &Overlay) -> Result<&'a Image, Error> {
@@ -159,7 +280,7 @@ fn active_image<'a>(described: &'a Domain, overlay: &Overlay) -> Result<&'a Imag
     disk.map(|disk| &disk.image).ok_or_else(|| Error::Chain {
         target: overlay.target.clone(),
         message: format!("the domain has no such disk any more; its overlay is {}", overlay.path.display()),
-        hint: "`qemu-img commit OVERLAY` moves its data into the base; then remove the overlay".into(),
+        hint: format!("{BY_HAND}; then: kvmbackup recover"),
     })
 }
 
@@ -186,42 +307,24 @@ fn covered(described: &Domain, overlay: &Overlay) -> Error {
     }
 }
 
+/// The guest was on the base already and was put on the overlay again: neither of the two is right alone.
+fn stale(overlay: &Overlay) -> Error {
+    Error::Chain {
+        target: overlay.target.clone(),
+        message: format!(
+            "it is on the overlay {} again, which was committed already and is older than the base below it",
+            overlay.path.display()
+        ),
+        hint: "its disk mixes old and new; turn the guest off, keep a copy of the overlay if what it wrote since \
+               matters, then: kvmbackup recover, which goes back to the base"
+            .into(),
+    }
+}
+
 fn is_at(image: &Image, path: &Path) -> bool {
     image.source.path() == Some(path)
 }
 
 fn is_same_place(a: &Image, b: &Image) -> bool {
     a.source == b.source
-}
-
-fn commit_file(overlay: &Overlay) -> Result<(), Error> {
-    // `-d`: the overlay is removed by us after the definition is right, not emptied before.
-    qemu_img(["commit".as_ref(), "-q".as_ref(), "-d".as_ref(), "-f".as_ref(), "qcow2".as_ref()], &overlay.path)
-        .map(drop)
-}
-
-fn holds_data(path: &Path) -> Result<bool, Error> {
-    let map = qemu_img(["map".as_ref(), "--output=json".as_ref(), "-f".as_ref(), "qcow2".as_ref()], path)?;
-    let map: serde_json::Value = serde_json::from_slice(&map).unwrap_or_default();
-    let extents = map.as_array().map(Vec::as_slice).unwrap_or_default();
-    // Depth 0 is the overlay itself.
-    Ok(extents.iter().any(|extent| extent["depth"] == 0 && extent["present"] != false))
-}
-
-fn qemu_img<const N: usize>(arguments: [&std::ffi::OsStr; N], path: &Path) -> Result<Vec<u8>, Error> {
-    let output = Command::new("qemu-img")
-        .args(arguments)
-        .arg("--")
-        .arg(path)
-        .output()
-        .map_err(|error| Error::Program { program: "qemu-img", message: error.to_string() })?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    let message = String::from_utf8_lossy(&output.stderr).trim().chars().take(1000).collect();
-    Err(Error::Program { program: "qemu-img", message })
-}
-
-fn unlink(path: &Path) -> Result<(), Error> {
-    durable::remove(path).map_err(Error::file("remove the overlay", path))
 }

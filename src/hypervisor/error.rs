@@ -62,7 +62,7 @@ pub enum Error {
         source: domain_xml::Error,
     },
     /// The guest agent answered with something else than asked for.
-    #[error("{domain}: unexpected answer of the guest agent: {answer}")]
+    #[error("{domain}: the guest agent did not do what it was asked: {answer}")]
     Agent {
         /// The domain.
         domain: String,

@@ -44,13 +44,26 @@ pub struct Scratch {
     pub path: PathBuf,
 }
 
-/// How far a block job has come.
+/// What a block job is, and how far it has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockJob {
+    /// It commits the disk's active image; a copy, a pull or a commit below that one is somebody else's.
+    pub active_commit: bool,
     /// Bytes done.
     pub done: u64,
     /// Bytes to do, growing while the guest writes.
     pub total: u64,
+}
+
+/// How a domain came to be off, as far as its disks may still be spoken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffKind {
+    /// It was turned off, or never started: its disks are at rest.
+    Plain,
+    /// Its memory was saved and is loaded at the next start; the saved state names the images it was made with.
+    Saved,
+    /// It was moved to another host, and may run there, on the same images.
+    Migrated,
 }
 
 /// What the engine asks of a hypervisor. Every call names the domain and fails with an [`Error`] that does so too.
@@ -63,8 +76,13 @@ pub trait Hypervisor: Send + Sync {
     fn describe(&self, domain: &DomainRef) -> Result<Domain, Error>;
     /// What the domain is doing.
     fn state(&self, domain: &DomainRef) -> Result<DomainState, Error>;
+    /// How a domain that is off came to be so; [`OffKind::Plain`] for one that is not off.
+    fn off_kind(&self, domain: &DomainRef) -> Result<OffKind, Error>;
     /// Whether the guest stands still because a write failed (a full file system under an overlay).
     fn is_paused_by_io_error(&self, domain: &DomainRef) -> Result<bool, Error>;
+    /// Whether libvirt is at a job of the domain, which may be a call whose caller is gone since (a snapshot, a
+    /// migration, a backup job that runs). Block jobs do not count.
+    fn is_busy(&self, domain: &DomainRef) -> Result<bool, Error>;
     /// Lets a paused guest run on.
     fn resume(&self, domain: &DomainRef) -> Result<(), Error>;
 

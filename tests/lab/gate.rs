@@ -35,6 +35,10 @@ pub enum Call {
     Thaw = 336,
     /// `virDomainDefineXML`
     Define = 11,
+    /// `virDomainGetXMLDesc`
+    GetXml = 14,
+    /// `virDomainGetJobInfo`
+    JobInfo = 163,
     /// `virDomainBackupBegin`
     BeginPull = 421,
 }

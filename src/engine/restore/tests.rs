@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::Silent;
 use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, UUID, run, text};
-use crate::hypervisor::{self, BlockJob, Overlay, PullJob, domain_xml};
+use crate::hypervisor::{self, BlockJob, OffKind, Overlay, PullJob, domain_xml};
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
 
 fn request(to: &Path) -> Request {
@@ -303,7 +303,13 @@ impl Hypervisor for Known {
     fn state(&self, _: &DomainRef) -> Result<DomainState, hypervisor::Error> {
         unreachable!()
     }
+    fn off_kind(&self, _: &DomainRef) -> Result<OffKind, hypervisor::Error> {
+        unreachable!()
+    }
     fn is_paused_by_io_error(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
+        unreachable!()
+    }
+    fn is_busy(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
         unreachable!()
     }
     fn resume(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {

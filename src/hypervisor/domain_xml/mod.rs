@@ -5,6 +5,7 @@ mod edits;
 mod identity;
 mod reach;
 mod read;
+mod repoint;
 mod rewrite;
 mod tree;
 
@@ -12,6 +13,7 @@ mod tree;
 mod tests;
 
 pub use read::{Described, Job, Volume, read};
+pub use repoint::repoint;
 pub use rewrite::{Changes, Rewritten, rewrite};
 
 /// Why a domain's XML cannot be used.

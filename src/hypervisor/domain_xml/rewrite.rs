@@ -165,6 +165,6 @@ fn change_os(edits: &mut Edits<'_>, domain: Node<'_, '_>, changes: &Changes) -> 
     Ok(())
 }
 
-fn as_text(path: &Path) -> Result<&str, Error> {
+pub(super) fn as_text(path: &Path) -> Result<&str, Error> {
     path.to_str().filter(|text| is_writable(text)).ok_or_else(|| Error::Path(path.to_owned()))
 }

@@ -21,15 +21,18 @@ pub(super) fn freeze(handle: &Handle, domain: &DomainRef, timeout: Duration) -> 
     command(handle, domain, "guest-ping").map_err(no_agent)?;
     set_timeout(handle, domain, timeout.as_secs().clamp(1, 3600) as i32)?;
     let frozen = ffi::fs_freeze(handle).map_err(|source| call(domain, "freeze its file systems", source));
-    set_timeout(handle, domain, NO_DEADLINE)?;
+    forget_timeout(handle, domain);
     // An error after the ping may hide a freeze that is under way: it must never read as "no agent".
-    frozen.map_err(uncertain)
+    match frozen.map_err(uncertain)? {
+        0 => Err(Error::Agent { domain: domain.name.clone(), answer: "it froze no file system".to_owned() }),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn thaw(handle: &Handle, domain: &DomainRef) -> Result<(), Error> {
     set_timeout(handle, domain, ANSWER)?;
     let thawed = ffi::fs_thaw(handle).map_err(|source| call(domain, "thaw its file systems", source));
-    set_timeout(handle, domain, NO_DEADLINE)?;
+    forget_timeout(handle, domain);
     thawed
 }
 
@@ -47,6 +50,13 @@ pub(super) fn is_frozen(handle: &Handle, domain: &DomainRef) -> Result<bool, Err
 
 fn set_timeout(handle: &Handle, domain: &DomainRef, seconds: i32) -> Result<(), Error> {
     ffi::set_agent_timeout(handle, seconds).map_err(|source| call(domain, "set the deadline of its agent", source))
+}
+
+/// What the call before it came to matters more than this.
+fn forget_timeout(handle: &Handle, domain: &DomainRef) {
+    if let Err(error) = set_timeout(handle, domain, NO_DEADLINE) {
+        tracing::debug!(domain = domain.name, "{error}");
+    }
 }
 
 fn command(handle: &Handle, domain: &DomainRef, name: &str) -> Result<String, Error> {

@@ -4,12 +4,14 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use virt::connect::Connect;
-use virt::domain::{Domain as Handle, DomainPausedReason, DomainState as VirtState, DomainStateReason};
+use virt::domain::{
+    Domain as Handle, DomainPausedReason, DomainShutoffReason, DomainState as VirtState, DomainStateReason,
+};
 use virt::enumutil::Enum;
 use virt_sys::{VIR_DOMAIN_XML_INACTIVE, VIR_DOMAIN_XML_MIGRATABLE, VIR_DOMAIN_XML_SECURE};
 
 use super::call;
-use crate::hypervisor::{Error, Kind, domain_xml};
+use crate::hypervisor::{Error, Kind, OffKind, domain_xml};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml, Source};
 
 pub(super) fn list(connection: &Connect) -> Result<Vec<(DomainRef, DomainState)>, Error> {
@@ -42,6 +44,25 @@ pub(super) fn state(handle: &Handle, domain: &DomainRef) -> Result<DomainState, 
         Enum::Known(VirtState::Paused | VirtState::PMSuspended) => DomainState::Paused,
         _ => DomainState::Running,
     })
+}
+
+/// A saved state is asked for itself: libvirt goes on to say "saved" of a domain whose saved state was dropped since.
+pub(super) fn off_kind(handle: &Handle, domain: &DomainRef) -> Result<OffKind, Error> {
+    let (_, reason) = handle.state().map_err(|source| call(domain, "ask for its state", source))?;
+    if matches!(reason, Enum::Known(DomainStateReason::Shutoff(Enum::Known(DomainShutoffReason::Migrated)))) {
+        return Ok(OffKind::Migrated);
+    }
+    let saved = handle.has_managed_save(0).map_err(|source| call(domain, "ask for its saved state", source))?;
+    Ok(if saved { OffKind::Saved } else { OffKind::Plain })
+}
+
+/// A job that keeps even questions out, as a snapshot does, shows as a timeout.
+pub(super) fn is_busy(handle: &Handle, domain: &DomainRef) -> Result<bool, Error> {
+    match handle.job_info().map_err(|source| call(domain, "ask for its job", source)) {
+        Ok(job) => Ok(job.r#type != virt_sys::VIR_DOMAIN_JOB_NONE as i32),
+        Err(error) if error.kind() == Kind::Busy => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 pub(super) fn is_paused_by_io_error(handle: &Handle, domain: &DomainRef) -> Result<bool, Error> {

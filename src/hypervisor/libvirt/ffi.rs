@@ -27,10 +27,10 @@ pub fn set_agent_timeout(domain: &Domain, seconds: c_int) -> Result<(), Error> {
     check(unsafe { virt_sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) }).map(drop)
 }
 
-/// Freezes all file systems of the guest.
-pub fn fs_freeze(domain: &Domain) -> Result<(), Error> {
+/// Freezes all file systems of the guest and returns how many they are.
+pub fn fs_freeze(domain: &Domain) -> Result<c_int, Error> {
     // SAFETY: see the module; no mount points means all.
-    check(unsafe { virt_sys::virDomainFSFreeze(domain.as_ptr(), null_mut(), 0, 0) }).map(drop)
+    check(unsafe { virt_sys::virDomainFSFreeze(domain.as_ptr(), null_mut(), 0, 0) })
 }
 
 /// Thaws all file systems of the guest.
@@ -48,13 +48,13 @@ pub fn commit_active_shallow(domain: &Domain, disk: &str) -> Result<(), Error> {
         .map(drop)
 }
 
-/// The block job of a disk as (done, total), if there is one.
-pub fn block_job(domain: &Domain, disk: &str) -> Result<Option<(u64, u64)>, Error> {
+/// The block job of a disk as (type, done, total), if there is one.
+pub fn block_job(domain: &Domain, disk: &str) -> Result<Option<(c_int, u64, u64)>, Error> {
     let disk = c_string(disk);
     let mut info = virt_sys::virDomainBlockJobInfo { type_: 0, bandwidth: 0, cur: 0, end: 0 };
     // SAFETY: see the module; `info` is a plain structure that libvirt fills in.
     let found = check(unsafe { virt_sys::virDomainGetBlockJobInfo(domain.as_ptr(), disk.as_ptr(), &mut info, 0) })?;
-    Ok((found > 0).then_some((info.cur, info.end)))
+    Ok((found > 0).then_some((info.type_, info.cur, info.end)))
 }
 
 /// Ends the block job of a disk by moving the guest to the job's destination.

@@ -14,7 +14,7 @@ use virt::domain::Domain as Handle;
 use virt::enumutil::Enum;
 use virt::error::{Error as VirtError, ErrorNumber, clear_error_callback};
 
-use super::{BlockJob, Error, Hypervisor, Kind, Overlay, PullJob};
+use super::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob};
 use crate::model::{Domain, DomainRef, DomainState};
 
 /// A connection to libvirt, made anew when it breaks.
@@ -81,8 +81,16 @@ impl Hypervisor for Libvirt {
         definition::state(&self.handle(domain)?, domain)
     }
 
+    fn off_kind(&self, domain: &DomainRef) -> Result<OffKind, Error> {
+        definition::off_kind(&self.handle(domain)?, domain)
+    }
+
     fn is_paused_by_io_error(&self, domain: &DomainRef) -> Result<bool, Error> {
         definition::is_paused_by_io_error(&self.handle(domain)?, domain)
+    }
+
+    fn is_busy(&self, domain: &DomainRef) -> Result<bool, Error> {
+        definition::is_busy(&self.handle(domain)?, domain)
     }
 
     fn resume(&self, domain: &DomainRef) -> Result<(), Error> {
@@ -113,7 +121,11 @@ impl Hypervisor for Libvirt {
     fn block_job(&self, domain: &DomainRef, target: &str) -> Result<Option<BlockJob>, Error> {
         let job = ffi::block_job(&self.handle(domain)?, target)
             .map_err(|source| call(domain, format!("ask for the block job of disk {target}"), source))?;
-        Ok(job.map(|(done, total)| BlockJob { done, total }))
+        Ok(job.map(|(kind, done, total)| BlockJob {
+            active_commit: kind == virt_sys::VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT as i32,
+            done,
+            total,
+        }))
     }
 
     fn pivot(&self, domain: &DomainRef, target: &str) -> Result<(), Error> {
