@@ -70,9 +70,9 @@ fn a_backup_that_lacks_a_disk_does_not_push_out_the_last_one_that_has_it() {
     host.configure("", "{a: {day_of_week: daily, rotate: 1}}");
     for _ in 0..2 {
         host.run("backup").ends(1).tells(&["PARTIAL", "a"]).tells(&["vdb", "encrypted"]);
-        assert!(host.archives("a").contains(&whole[1]), "the last one with every disk");
+        assert!(host.archives("a").contains(&whole[1]), "the last whole one");
     }
-    host.run("prune").ends(0).tells(&["the last one with every disk"]);
+    host.run("prune").ends(0).tells(&["the last whole one"]);
     assert!(host.archives("a").contains(&whole[1]));
 }
 

@@ -253,7 +253,7 @@ mod tests {
                 "+ 20261123T020000Z last 1 of 2",
                 "+ 20261122T020000Z last 2 of 2",
                 "- 20261121T020000Z no rule keeps it",
-                "+ 20261120T020000Z the last one with every disk",
+                "+ 20261120T020000Z the last whole one",
                 "- 20261119T020000Z no rule keeps it",
             ]
         );
