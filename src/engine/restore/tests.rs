@@ -260,6 +260,7 @@ fn an_image_of_the_seed_that_reads_other_files_is_refused() {
 #[derive(Default)]
 struct Known {
     domains: Vec<(DomainRef, DomainState)>,
+    off_kind: Option<OffKind>,
     refuses: bool,
     defined: Mutex<Vec<String>>,
     autostart: Mutex<Vec<bool>>,
@@ -268,6 +269,10 @@ struct Known {
 impl Known {
     fn with(name: &str, uuid: Uuid, state: DomainState) -> Known {
         Known { domains: vec![(DomainRef { name: name.to_owned(), uuid }, state)], ..Known::default() }
+    }
+
+    fn off_as(self, kind: OffKind) -> Known {
+        Known { off_kind: Some(kind), ..self }
     }
 
     fn xml(&self) -> String {
@@ -304,7 +309,7 @@ impl Hypervisor for Known {
         unreachable!()
     }
     fn off_kind(&self, _: &DomainRef) -> Result<OffKind, hypervisor::Error> {
-        unreachable!()
+        Ok(self.off_kind.unwrap_or(OffKind::Plain))
     }
     fn is_paused_by_io_error(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
         unreachable!()
@@ -430,6 +435,8 @@ fn a_domain_that_is_there_is_not_touched_unasked() {
         (Known::with(DOMAIN, UUID, DomainState::Off), false, "is there"),
         (Known::with(DOMAIN, Uuid::nil(), DomainState::Off), true, "another domain"),
         (Known::with("other", UUID, DomainState::Off), true, "another domain"),
+        (Known::with(DOMAIN, UUID, DomainState::Off).off_as(OffKind::Saved), true, "has a saved state"),
+        (Known::with(DOMAIN, UUID, DomainState::Off).off_as(OffKind::Migrated), true, "was migrated"),
     ];
     let before = tree(fixture.dir.path());
     for (known, overwrite, text) in cases {
