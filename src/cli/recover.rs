@@ -1,12 +1,14 @@
 //! Owns: the command `recover`. Must not: need a configuration that is right: without one, the usual state folder is
 //! looked at.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::args::Global;
 use super::print;
-use crate::engine::{self, recover};
+use crate::engine::recover::{self, Recovered};
+use crate::engine::{self, journal::Journal};
 use crate::report::ExitCode;
+use crate::sys::lock::Lock;
 use crate::sys::signals::Cancel;
 use crate::{app, config};
 
@@ -19,9 +21,26 @@ pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
         }
     };
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
-    let _lock = app::lock(&state_dir)?;
-    let journal = app::journal(&state_dir)?;
-    let recovered = recover::recover(&journal, &app::connect, &cancel)?;
+    let first = first(&state_dir, &cancel)?;
+    if first.recovered.done.is_empty() && first.recovered.left.is_empty() {
+        print("nothing was left by an earlier run\n");
+    }
+    Ok(if first.recovered.left.is_empty() { ExitCode::Good } else { ExitCode::Untidy }.code())
+}
+
+/// A state folder that nobody else changes now, and what was put right in it.
+pub(super) struct First {
+    pub journal: Journal,
+    pub recovered: Recovered,
+    _lock: Lock,
+}
+
+/// What comes before any change that an interrupted run, or one at work, must not meet: takes the lock, recovers, and tells
+/// of that.
+pub(super) fn first(state_dir: &Path, cancel: &Cancel) -> Result<First, app::Error> {
+    let lock = app::lock(state_dir)?;
+    let journal = app::journal(state_dir)?;
+    let recovered = recover::recover(&journal, &app::connect, cancel)?;
     for line in &recovered.done {
         print(&format!("recovered: {line}\n"));
     }
@@ -31,11 +50,8 @@ pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
             print(&format!("      hint: {hint}\n"));
         }
     }
-    if let Some(signal) = recovered.stopped {
-        return Err(engine::Error::Cancelled(signal).into());
+    match recovered.stopped {
+        Some(signal) => Err(engine::Error::Cancelled(signal).into()),
+        None => Ok(First { journal, recovered, _lock: lock }),
     }
-    if recovered.done.is_empty() && recovered.left.is_empty() {
-        print("nothing was left by an earlier run\n");
-    }
-    Ok(if recovered.left.is_empty() { ExitCode::Good } else { ExitCode::Untidy }.code())
 }

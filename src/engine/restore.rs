@@ -23,6 +23,7 @@ use uuid::Uuid;
 use self::plan::{Host, How, Plan, Saved, Write};
 use self::staging::Staging;
 use self::work::Work;
+use super::journal::{Journal, Record};
 use super::points::{self, When};
 use super::{Error, Monitor};
 use crate::archive::seed::Seed;
@@ -67,6 +68,24 @@ pub struct Request {
     pub overwrite: bool,
 }
 
+impl Request {
+    /// Whether it may change what guests use: a definition, or a block device. The caller holds the lock then, and has
+    /// recovered what an interrupted run left.
+    pub fn touches_guests(&self) -> bool {
+        self.define.is_some() || self.names_device()
+    }
+
+    fn names_device(&self) -> bool {
+        self.disks.iter().any(|disk| disk.device.is_some())
+    }
+
+    /// Whether it defines another domain than the one that was saved.
+    fn copies(&self) -> bool {
+        let name = self.define.as_ref().and_then(|define| define.name.as_ref());
+        name.is_some_and(|name| *name != self.domain)
+    }
+}
+
 /// A disk to restore.
 #[derive(Debug, Clone)]
 pub struct DiskChoice {
@@ -104,6 +123,27 @@ pub struct Restored {
     pub start_failure: Option<Failure>,
     /// What to know: what was changed or left out, and what of the host the definition reaches for.
     pub notes: Vec<String>,
+}
+
+/// Fails while recovery could not bring a disk of the domain back from its overlay: what the overlay holds belongs to the
+/// very image that would be replaced. A copy leaves both alone.
+pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error> {
+    if request.copies() && !request.names_device() {
+        return Ok(());
+    }
+    let left = journal.left()?;
+    let entries = left.iter().flatten().map(Record::entry).filter(|entry| entry.domain.name == request.domain);
+    let Some(overlay) = entries.flat_map(|entry| &entry.overlays).find(|overlay| overlay.path.exists()) else {
+        return Ok(());
+    };
+    let message = format!(
+        "{}: disk {}: what the guest wrote during an interrupted backup is still in the overlay {}",
+        request.domain,
+        overlay.target,
+        overlay.path.display()
+    );
+    let hint = "see what holds recovery up: kvmbackup recover; or restore beside it: --to DIR, or --define --name NEW";
+    Err(other(&message, Some(hint)))
 }
 
 /// Restores a point. Without `request.define`, no hypervisor is needed.

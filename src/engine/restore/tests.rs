@@ -448,6 +448,35 @@ fn a_domain_that_is_there_is_not_touched_unasked() {
 }
 
 #[test]
+fn nothing_is_put_below_an_overlay_that_recovery_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let domain = DomainRef { name: DOMAIN.to_owned(), uuid: UUID };
+    let mut record = journal.begin(Uuid::nil(), chrono::Utc::now(), "test:///default", &domain).unwrap();
+    let overlay = dir.path().join("overlay");
+    let image = crate::model::Image { source: crate::model::Source::File("/srv/a".into()), format: Format::Raw };
+    let overlays = vec![Overlay { target: "vda".to_owned(), path: overlay.clone(), base: image }];
+    record.update(|entry| entry.overlays = overlays).unwrap();
+
+    let named = |name: Option<&str>| Define { name: name.map(str::to_owned), start: false };
+    let in_place = Request { define: Some(named(None)), ..request(dir.path()) };
+    let device = DiskChoice { target: "vda".to_owned(), device: Some("/dev/x".into()) };
+    let into_device = Request { disks: vec![device], ..request(dir.path()) };
+    let copy = Request { define: Some(named(Some("web 2"))), ..request(dir.path()) };
+    let of_another = Request { domain: "other".to_owned(), ..in_place.clone() };
+    // An entry whose overlay is gone has nothing to lose.
+    expect_settled(&in_place, &journal).unwrap();
+    fs::write(&overlay, "what the guest wrote").unwrap();
+    for refused in [&in_place, &into_device, &Request { define: Some(named(Some(DOMAIN))), ..in_place.clone() }] {
+        let error = expect_settled(refused, &journal).unwrap_err();
+        assert!(error.to_string().contains("overlay") && error.hint().unwrap().contains("kvmbackup recover"), "{error}");
+    }
+    for good in [&copy, &of_another] {
+        expect_settled(good, &journal).unwrap();
+    }
+}
+
+#[test]
 fn when_libvirt_refuses_all_is_as_before() {
     let (fixture, _) = host();
     fs::write(fixture.path("images/root.qcow2"), "theirs").unwrap();
