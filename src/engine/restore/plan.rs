@@ -114,7 +114,8 @@ pub struct DiskPart {
     pub virtual_bytes: u64,
 }
 
-/// Files in the folder of the request, and block devices; the definition is left alone.
+/// Files in the folder of the request, and block devices; the definition is left alone. Of chosen disks, only the saved
+/// definition goes with them.
 pub fn files(saved: &Saved, request: &Request) -> Result<Plan, Error> {
     let mut plan = Plan::default();
     let chosen = choose(saved, request)?;
@@ -125,14 +126,17 @@ pub fn files(saved: &Saved, request: &Request) -> Result<Plan, Error> {
         }
         return Ok(plan);
     };
-    for (member, name) in &saved.documents {
+    let whole = request.disks.is_empty();
+    for (member, name) in saved.documents.iter().filter(|(_, name)| whole || name.ends_with(".xml")) {
         plan.write(saved, member, folder.join(name), How::Copy)?;
     }
-    for member in saved.nvram.iter().chain(&saved.tpm).map(|file| &file.member) {
-        plan.write(saved, member, folder.join(member), How::Copy)?;
-    }
-    for member in saved.boot.iter().map(|file| &file.member) {
-        plan.write(saved, member, folder.join(member), How::Copy)?;
+    if whole {
+        let boot = saved.boot.iter().map(|file| &file.member);
+        for member in saved.nvram.iter().chain(&saved.tpm).map(|file| &file.member).chain(boot) {
+            plan.write(saved, member, folder.join(member), How::Copy)?;
+        }
+        let skipped = saved.skipped.iter();
+        plan.notes.extend(skipped.map(|(target, reason)| format!("disk {target} is not in the restore point: {reason}")));
     }
     let names = names(saved, &chosen, true);
     for ((disk, device), name) in chosen.into_iter().zip(names) {
@@ -140,9 +144,6 @@ pub fn files(saved: &Saved, request: &Request) -> Result<Plan, Error> {
             Some(device) => plan.write_device(saved, disk, device)?,
             None => plan.write_image(saved, disk, folder.join(name))?,
         };
-    }
-    for (target, reason) in &saved.skipped {
-        plan.notes.push(format!("disk {target} is not in the restore point: {reason}"));
     }
     plan.check_distinct(saved)?;
     Ok(plan)
