@@ -3,6 +3,7 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | `request`, `saved` | what is asked for, what the point holds |
 //! | `plan`, `names` | what goes where and what changes in the definition, as values |
 //! | `contents` | members of our archives, brought there |
 //! | `seed`, `foreign` | archives of the seed script, whose images other programs wrote |
@@ -20,11 +21,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use uuid::Uuid;
 
-use self::plan::{Host, How, Plan, Saved, Write};
+use self::plan::{Host, How, Plan, Write};
+use self::saved::Saved;
 use self::staging::Staging;
 use self::work::Work;
 use super::journal::{Journal, Record};
-use super::points::{self, When};
+use super::points;
 use super::{Error, Monitor};
 use crate::archive::seed::Seed;
 use crate::archive::{Archive, Hasher};
@@ -41,6 +43,8 @@ mod device;
 mod foreign;
 mod names;
 mod plan;
+mod request;
+mod saved;
 mod seed;
 mod sparse;
 mod staging;
@@ -48,61 +52,10 @@ mod staging;
 mod tests;
 mod work;
 
+pub use request::{Define, DiskChoice, Request};
+
 /// Where libvirt keeps the state of emulated TPMs, by UUID.
 const TPM_STATE: &str = "/var/lib/libvirt/swtpm";
-
-/// What is asked for.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The domain.
-    pub domain: String,
-    /// Which of its restore points.
-    pub when: When,
-    /// The folder for files; made if it is not there.
-    pub to: Option<PathBuf>,
-    /// These disks only; none named: all.
-    pub disks: Vec<DiskChoice>,
-    /// Define the domain in libvirt.
-    pub define: Option<Define>,
-    /// Replace files, a definition, and what the original block devices hold.
-    pub overwrite: bool,
-}
-
-impl Request {
-    /// Whether it may change what guests use: a definition, or a block device. The caller holds the lock then, and has
-    /// recovered what an interrupted run left.
-    pub fn touches_guests(&self) -> bool {
-        self.define.is_some() || self.names_device()
-    }
-
-    fn names_device(&self) -> bool {
-        self.disks.iter().any(|disk| disk.device.is_some())
-    }
-
-    /// Whether it defines another domain than the one that was saved.
-    fn copies(&self) -> bool {
-        let name = self.define.as_ref().and_then(|define| define.name.as_ref());
-        name.is_some_and(|name| *name != self.domain)
-    }
-}
-
-/// A disk to restore.
-#[derive(Debug, Clone)]
-pub struct DiskChoice {
-    /// The guest's name for it.
-    pub target: String,
-    /// The block device to write it into, instead of a file.
-    pub device: Option<PathBuf>,
-}
-
-/// How the domain is defined.
-#[derive(Debug, Clone, Default)]
-pub struct Define {
-    /// Another name: it gets an identity of its own.
-    pub name: Option<String>,
-    /// Start it afterwards.
-    pub start: bool,
-}
 
 /// What was restored.
 #[derive(Debug, Clone, Serialize)]

@@ -1,6 +1,6 @@
 //! Owns: what a restore asks of the hypervisor. Must not: write files, or touch a domain that runs.
 
-use super::plan::Saved;
+use super::saved::Saved;
 use super::{Restored, other};
 use crate::engine::Error;
 use crate::hypervisor::{self, Hypervisor, OffKind, domain_xml};

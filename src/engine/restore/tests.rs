@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::Silent;
 use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, UUID, run, text};
+use crate::engine::points::When;
 use crate::hypervisor::{self, BlockJob, OffKind, Overlay, PullJob, domain_xml};
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
 
@@ -469,7 +470,10 @@ fn nothing_is_put_below_an_overlay_that_recovery_left() {
     fs::write(&overlay, "what the guest wrote").unwrap();
     for refused in [&in_place, &into_device, &Request { define: Some(named(Some(DOMAIN))), ..in_place.clone() }] {
         let error = expect_settled(refused, &journal).unwrap_err();
-        assert!(error.to_string().contains("overlay") && error.hint().unwrap().contains("kvmbackup recover"), "{error}");
+        assert!(
+            error.to_string().contains("overlay") && error.hint().unwrap().contains("kvmbackup recover"),
+            "{error}"
+        );
     }
     for good in [&copy, &of_another] {
         expect_settled(good, &journal).unwrap();
