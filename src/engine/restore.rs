@@ -258,9 +258,11 @@ fn identity(saved: &Saved, how: &Define) -> Result<DomainRef, Error> {
 /// What can be known to fail is found before anything is written: files that are there, and file systems without room.
 fn check_writes(plan: &Plan, overwrite: bool) -> Result<(), Error> {
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+    // All are held open at once: a device that has two names is in use the second time.
+    let mut devices = Vec::new();
     for write in &plan.writes {
         if let How::Device(part) = &write.how {
-            device::open(&write.to, part.virtual_bytes)?;
+            devices.push(device::open(&write.to, part.virtual_bytes)?);
             continue;
         }
         staging::check_target(&write.to, overwrite)?;

@@ -590,6 +590,16 @@ fn a_block_device_holds_exactly_the_disk() {
     assert!(held[..disk.len()] == disk[..], "the device differs from the disk");
     assert!(held[disk.len()..].iter().all(|&byte| byte == 7), "more was written than the disk");
 
+    let (held, alias) = (fs::read(&device.0).unwrap(), fixture.path("alias"));
+    std::os::unix::fs::symlink(&device.0, &alias).unwrap();
+    for (second, text) in [(&device.0, "the same device"), (&alias, "in use")] {
+        let mut twice = wanted(&device);
+        twice.disks.push(DiskChoice { target: "vda".to_owned(), device: Some(second.clone()) });
+        let error = get(&fixture, &twice).unwrap_err();
+        assert!(error.to_string().contains(text) && !error.is_damage(), "{error}");
+    }
+    assert!(fs::read(&device.0).unwrap() == held, "a device that is named twice was written to");
+
     // The kernel's own users of a device hold it exclusively, as a mount does.
     let flags = rustix::fs::OFlags::EXCL.bits() as i32;
     let user = std::os::unix::fs::OpenOptionsExt::custom_flags(File::options().read(true), flags).open(&device.0);

@@ -28,7 +28,12 @@ pub fn choose<'a>(saved: &'a Saved, request: &'a Request) -> Result<Vec<(&'a Sav
         if chosen.iter().any(|(other, _)| other.target == disk.target) {
             return Err(Error::Other { message: format!("disk {} is named twice", disk.target), hint: None });
         }
-        chosen.push((disk, choice.device.as_deref()));
+        let device = choice.device.as_deref();
+        if device.is_some() && chosen.iter().any(|(_, other)| *other == device) {
+            let message = format!("disk {}: another disk goes into the same device", disk.target);
+            return Err(Error::Other { message, hint: None });
+        }
+        chosen.push((disk, device));
     }
     Ok(chosen)
 }
