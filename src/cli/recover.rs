@@ -21,8 +21,8 @@ pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
         }
     };
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
-    let first = first(&state_dir, &cancel)?;
-    if first.recovered.done.is_empty() && first.recovered.left.is_empty() {
+    let first = first(&state_dir, global.quiet, &cancel)?;
+    if !global.quiet && first.recovered.done.is_empty() && first.recovered.left.is_empty() {
         print("nothing was left by an earlier run\n");
     }
     Ok(if first.recovered.left.is_empty() { ExitCode::Good } else { ExitCode::Untidy }.code())
@@ -37,11 +37,11 @@ pub(super) struct First {
 
 /// What comes before any change that an interrupted run, or one at work, must not meet: takes the lock, recovers, and tells
 /// of that.
-pub(super) fn first(state_dir: &Path, cancel: &Cancel) -> Result<First, app::Error> {
+pub(super) fn first(state_dir: &Path, quiet: bool, cancel: &Cancel) -> Result<First, app::Error> {
     let lock = app::lock(state_dir)?;
     let journal = app::journal(state_dir)?;
     let recovered = recover::recover(&journal, &app::connect, cancel)?;
-    for line in &recovered.done {
+    for line in recovered.done.iter().filter(|_| !quiet) {
         print(&format!("recovered: {line}\n"));
     }
     for failure in &recovered.left {

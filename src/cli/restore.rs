@@ -17,7 +17,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     let request = request(words);
     // Files in a folder are nobody's yet.
     let first = match request.touches_guests() {
-        true => Some(recover::first(&settings.state_dir, &cancel)?),
+        true => Some(recover::first(&settings.state_dir, global.quiet, &cancel)?),
         false => None,
     };
     if let Some(first) = &first {
