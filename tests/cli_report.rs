@@ -28,6 +28,8 @@ fn a_terminal_gets_bars_and_colours_and_a_pipe_does_not() {
     };
     let shown = on_terminal(&words).ends(0);
     assert!(shown.out.contains("\x1b[32m"), "a good report is green: {:?}", shown.out);
+    let (bars, _) = shown.out.split_once("kvmbackup: ").unwrap();
+    assert!(bars.contains("a  ") && bars.contains('\r') && bars.contains("B/s"), "no bar was seen: {bars:?}");
     let piped = on_terminal(&format!("{words} 2>&1 | cat")).ends(0);
     assert!(!piped.out.contains('\x1b'), "{:?}", piped.out);
     let plain = on_terminal(&format!("NO_COLOR=1 {words} 2>/dev/null")).ends(0);

@@ -146,3 +146,17 @@ fn without_an_agent_it_is_as_the_operator_says() {
     let program = program(&lab, &guest, json!({"quiesce": "never"}));
     assert_eq!(program.backup_well().domain(guest.name())["warnings"], json!([]));
 }
+
+/// The agent says that all went well, and that it froze nothing: without a mounted disk there is nothing that can be frozen.
+#[test]
+fn a_freeze_of_no_file_system_is_none() {
+    let lab = Lab::new();
+    let guest = lab.guest("nothing-mounted").disk(Disk::qcow2("vda")).system("").boot();
+    assert_eq!(guest.agent_exec("umount /mnt/vda").code, 0);
+    let required = program(&lab, &guest, json!({"quiesce": "require"}));
+    assert_refused(&required, &required.backup(), &guest);
+    let program = program(&lab, &guest, json!({}));
+    let report = program.backup_well();
+    assert_says_crash(&program, &report, &guest, "it froze no file system");
+    assert!(!guest.is_frozen());
+}

@@ -76,7 +76,7 @@ fn a_signal_ends_a_run_in_order() {
         assert!(program.run(&["report"]).stdout.contains(&format!("INTERRUPTED by signal {number}")));
         guests.iter().for_each(|guest| program.assert_no_leftovers(guest));
         let after = program.run(&["recover"]);
-        assert_eq!((after.code, after.stdout.as_str()), (0, "nothing was left by an earlier run\n"), "{after:#?}");
+        assert!(after.code == 0 && after.stdout.starts_with("nothing was left by an earlier run in "), "{after:#?}");
     }
 }
 

@@ -16,6 +16,7 @@ use super::codec::{Kind, Packer};
 use super::table::{self, Entry};
 use super::{Error, MAX_PIECES, PIECE};
 use crate::model::Codec;
+use crate::sys::writeback::Writeback;
 
 /// Memory that buffers and contexts may take.
 const MEMORY: usize = 160 << 20;
@@ -160,6 +161,8 @@ fn affordable_threads(codec: Codec) -> usize {
 }
 
 fn write_in_order(mut file: File, pieces: &Receiver<Packed>, give_back: &Sender<Vec<u8>>, progress: &Progress) -> Done {
+    let write = |source| Error::Write { source };
+    let mut writeback = Writeback::start(&file).map_err(write)?;
     let mut entries = Vec::new();
     for packed in pieces {
         if progress.abandoned.load(Ordering::Relaxed) {
@@ -172,12 +175,14 @@ fn write_in_order(mut file: File, pieces: &Receiver<Packed>, give_back: &Sender<
         if entries.len() == MAX_PIECES {
             return Err(Error::TooManyPieces);
         }
-        file.write_all(&piece).map_err(|source| Error::Write { source })?;
+        file.write_all(&piece).map_err(write)?;
+        writeback.wrote(piece.len() as u64);
         entries.push(entry);
         progress.written.fetch_add(piece.len() as u64, Ordering::Relaxed);
         // The receiver is gone when the caller needs no more buffers.
         let _ = give_back.send(piece);
     }
+    writeback.finish().map_err(write)?;
     Ok((file, entries))
 }
 

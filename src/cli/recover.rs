@@ -1,5 +1,5 @@
 //! Owns: the command `recover`. Must not: need a configuration that is right: without one, the usual state folder is
-//! looked at.
+//! looked at, and the exit code says that another may have been meant.
 
 use std::path::{Path, PathBuf};
 
@@ -13,19 +13,28 @@ use crate::sys::signals::Cancel;
 use crate::{app, config};
 
 pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
-    let state_dir = match app::settings(global) {
-        Ok(settings) => settings.state_dir,
+    let (state_dir, configured) = match app::settings(global) {
+        Ok(settings) => (settings.state_dir, true),
         Err(error) => {
-            tracing::warn!("{error}");
-            PathBuf::from(config::STATE_DIR)
+            super::print_error(&error);
+            tracing::warn!(
+                "looking in {}, which may not be the state folder that the configuration means",
+                config::STATE_DIR
+            );
+            (PathBuf::from(config::STATE_DIR), false)
         }
     };
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
-    let first = first(&state_dir, global.quiet, &cancel)?;
-    if !global.quiet && first.recovered.done.is_empty() && first.recovered.left.is_empty() {
-        print("nothing was left by an earlier run\n");
+    let recovered = first(&state_dir, global.quiet, &cancel)?.recovered;
+    if !global.quiet && recovered.done.is_empty() && recovered.left.is_empty() {
+        print(&format!("nothing was left by an earlier run in {}\n", state_dir.display()));
     }
-    Ok(if first.recovered.left.is_empty() { ExitCode::Good } else { ExitCode::Untidy }.code())
+    let code = match (recovered.left.is_empty(), configured) {
+        (false, _) => ExitCode::Untidy,
+        (true, false) => ExitCode::Usage,
+        (true, true) => ExitCode::Good,
+    };
+    Ok(code.code())
 }
 
 /// A state folder that nobody else changes now, and what was put right in it.

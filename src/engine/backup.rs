@@ -22,7 +22,7 @@ use crate::sys::signals::Cancel;
 use crate::sys::{host, space};
 
 /// Bytes read between two looks at the room that is left.
-const SPACE_CHECK: u64 = 64 << 20;
+const SPACE_CHECK: u64 = 16 << 20;
 
 /// What the backups of one run share.
 pub struct Context<'a> {

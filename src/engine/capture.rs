@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::journal::Record;
-use super::{Error, quiesce, settle};
+use super::{Error, quiesce, ready, settle};
 use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
 use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainState, Failure, Method, Source};
@@ -74,17 +74,10 @@ impl<'a> Capture<'a> {
         let captured: Vec<&Disk> =
             plan.disks.iter().filter(|planned| planned.how == How::Capture).map(|planned| &planned.disk).collect();
         if captured.is_empty() {
-            outcome.consistency = Some(Consistency::Offline);
+            outcome.consistency = Some(ready::at_rest(hypervisor, domain, outcome)?);
             return capture.make_sockets().map(|()| capture);
         }
-        if domain.state == DomainState::Paused && settings.quiesce == Quiesce::Require {
-            return Err(Error::Other {
-                message: "the guest is paused, so its file systems cannot be frozen, and `quiesce: require` is set"
-                    .into(),
-                hint: Some("resume it, or set `quiesce: prefer` for this domain".into()),
-            });
-        }
-        refuse_busy(hypervisor, domain, &captured)?;
+        ready::to_be_captured(hypervisor, domain, &captured, settings.quiesce)?;
         let run = &record.entry().run_id.simple().to_string()[..8];
         match plan.method {
             Method::Snapshot => capture.plan_overlays(&captured, settings, run)?,
@@ -302,26 +295,6 @@ fn end_pull(hypervisor: &dyn Hypervisor, domain: &crate::model::DomainRef, job: 
         durable::remove(&scratch.path).map_err(Error::file("remove the scratch file", &scratch.path))?;
     }
     durable::remove(&job.socket).map_err(Error::file("remove the socket", &job.socket))
-}
-
-/// libvirt would refuse too, but only after half a minute for a backup job, and with the guest frozen.
-fn refuse_busy(hypervisor: &dyn Hypervisor, domain: &Domain, captured: &[&Disk]) -> Result<(), Error> {
-    for disk in captured {
-        if hypervisor.block_job(&domain.id, &disk.target)?.is_some() {
-            return Err(Error::Chain {
-                target: disk.target.clone(),
-                message: "a block job runs on it".into(),
-                hint: "wait for it; see: virsh blockjob DOMAIN DISK --info".into(),
-            });
-        }
-    }
-    if hypervisor.pull_socket(&domain.id)?.is_some() {
-        return Err(Error::Other {
-            message: "another program's backup job runs".into(),
-            hint: Some("wait for it, or end it: virsh domjobabort DOMAIN".into()),
-        });
-    }
-    Ok(())
 }
 
 fn others(domain: &Domain, captured: &[&Disk]) -> Vec<String> {

@@ -21,6 +21,7 @@ mod overlay_file;
 pub mod points;
 pub mod prune;
 mod quiesce;
+mod ready;
 pub mod recover;
 pub mod restore;
 pub mod run;

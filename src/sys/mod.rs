@@ -5,3 +5,4 @@ pub mod host;
 pub mod lock;
 pub mod signals;
 pub mod space;
+pub mod writeback;

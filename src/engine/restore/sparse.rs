@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use crate::sys::writeback::Writeback;
+
 /// Bytes that are looked at together: what is zeros throughout becomes a hole. A block of the usual file systems.
 const BLOCK: usize = 4096;
 /// Fewer zeros between data are written: a hole would cost more calls and fragments than it saves.
@@ -34,13 +36,15 @@ pub enum Kind {
 
 /// Writes chunks until their sender is gone, and gives the buffers back for reuse.
 pub fn drain(file: &File, kind: Kind, chunks: Receiver<Chunk>, spare: SyncSender<Vec<u8>>) -> io::Result<()> {
+    let mut writeback = Writeback::start(file)?;
     for Chunk { offset, mut bytes } in chunks {
         write(file, kind, offset, &bytes)?;
+        writeback.wrote(bytes.len() as u64);
         bytes.clear();
         // Nobody needs it when the sender is gone or has enough of them.
         let _ = spare.try_send(bytes);
     }
-    Ok(())
+    writeback.finish()
 }
 
 /// Writes bytes; into a new file, blocks of zeros only as holes.
