@@ -49,12 +49,16 @@ fn a_held_lock_is_3_and_the_holder_is_named() {
     host.run("backup").ends(0);
     let lock = std::fs::File::open(host.path("state/lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
-    for words in ["backup --force", "recover", "prune"] {
+    // The device is never looked at.
+    let changing =
+        ["backup --force", "recover", "prune", "restore a --define --overwrite", "restore a --disk vda=/dev/null"];
+    for words in changing {
         let ran = host.run(words).ends(3);
         assert!(ran.err.contains("another run holds the lock") && ran.err.contains("pid"), "{}", ran.err);
     }
     assert_eq!(host.archives("a").len(), 1);
     host.run("backup --dry-run").ends(0);
+    host.run(&format!("restore a --to {}", host.path("to").display())).ends(0);
     drop(lock);
     host.run("backup --force").ends(0);
 }

@@ -145,10 +145,10 @@ pub struct Restore {
     /// Start the domain afterwards
     #[arg(long, requires = "define")]
     pub start: bool,
-    /// Only this disk; TARGET=DEVICE writes it straight into a block device (repeatable)
+    /// Only this disk; TARGET=DEVICE replaces what that block device holds, --overwrite or not (repeatable)
     #[arg(long = "disk", value_name = "TARGET[=DEVICE]")]
     pub disks: Vec<DiskChoice>,
-    /// Replace files and a definition that exist, and the contents of block devices
+    /// Replace files and a definition that exist; with --define, also what the domain's own block devices hold
     #[arg(long)]
     pub overwrite: bool,
 }

@@ -1,12 +1,14 @@
 //! Owns: the command `recover`. Must not: need a configuration that is right: without one, the usual state folder is
 //! looked at, and the exit code says that another may have been meant.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::args::Global;
 use super::print;
-use crate::engine::{self, recover};
+use crate::engine::recover::{self, Recovered};
+use crate::engine::{self, journal::Journal};
 use crate::report::ExitCode;
+use crate::sys::lock::Lock;
 use crate::sys::signals::Cancel;
 use crate::{app, config};
 
@@ -23,22 +25,8 @@ pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
         }
     };
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
-    let _lock = app::lock(&state_dir)?;
-    let journal = app::journal(&state_dir)?;
-    let recovered = recover::recover(&journal, &app::connect, &cancel)?;
-    for line in &recovered.done {
-        print(&format!("recovered: {line}\n"));
-    }
-    for failure in &recovered.left {
-        print(&format!("left: {}\n", failure.message));
-        if let Some(hint) = &failure.hint {
-            print(&format!("      hint: {hint}\n"));
-        }
-    }
-    if let Some(signal) = recovered.stopped {
-        return Err(engine::Error::Cancelled(signal).into());
-    }
-    if recovered.done.is_empty() && recovered.left.is_empty() {
+    let recovered = first(&state_dir, global.quiet, &cancel)?.recovered;
+    if !global.quiet && recovered.done.is_empty() && recovered.left.is_empty() {
         print(&format!("nothing was left by an earlier run in {}\n", state_dir.display()));
     }
     let code = match (recovered.left.is_empty(), configured) {
@@ -47,4 +35,32 @@ pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
         (true, true) => ExitCode::Good,
     };
     Ok(code.code())
+}
+
+/// A state folder that nobody else changes now, and what was put right in it.
+pub(super) struct First {
+    pub journal: Journal,
+    pub recovered: Recovered,
+    _lock: Lock,
+}
+
+/// What comes before any change that an interrupted run, or one at work, must not meet: takes the lock, recovers, and tells
+/// of that.
+pub(super) fn first(state_dir: &Path, quiet: bool, cancel: &Cancel) -> Result<First, app::Error> {
+    let lock = app::lock(state_dir)?;
+    let journal = app::journal(state_dir)?;
+    let recovered = recover::recover(&journal, &app::connect, cancel)?;
+    for line in recovered.done.iter().filter(|_| !quiet) {
+        print(&format!("recovered: {line}\n"));
+    }
+    for failure in &recovered.left {
+        print(&format!("left: {}\n", failure.message));
+        if let Some(hint) = &failure.hint {
+            print(&format!("      hint: {hint}\n"));
+        }
+    }
+    match recovered.stopped {
+        Some(signal) => Err(engine::Error::Cancelled(signal).into()),
+        None => Ok(First { journal, recovered, _lock: lock }),
+    }
 }

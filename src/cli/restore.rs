@@ -2,7 +2,7 @@
 
 use super::args::{self, Global};
 use super::list::moment;
-use super::{monitor, print, print_failure, when};
+use super::{monitor, print, print_failure, recover, when};
 use crate::engine::restore::{self, Define, DiskChoice, Request, Restored};
 use crate::report::ExitCode;
 use crate::report::table::printable;
@@ -14,10 +14,19 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     let settings = app::settings(global)?;
     let store = Store::open(&settings.backupdir).map_err(engine::Error::from)?;
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    let request = request(words);
+    // Files in a folder are nobody's yet.
+    let first = match request.touches_guests() {
+        true => Some(recover::first(&settings.state_dir, global.quiet, &cancel)?),
+        false => None,
+    };
+    if let Some(first) = &first {
+        restore::expect_settled(&request, &first.journal)?;
+    }
     // Files and devices need no libvirt.
     let hypervisor = words.define.then(|| app::connect(&settings.libvirt_uri)).transpose()?;
     let monitor = monitor(global, false);
-    let restored = restore::restore(&request(words), &store, hypervisor.as_deref(), &*monitor, &cancel)?;
+    let restored = restore::restore(&request, &store, hypervisor.as_deref(), &*monitor, &cancel)?;
     if !global.quiet {
         print(&text(&restored));
     }
@@ -26,6 +35,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
             print_failure(failure);
             Ok(ExitCode::Failed.code())
         }
+        None if first.is_some_and(|first| !first.recovered.left.is_empty()) => Ok(ExitCode::Untidy.code()),
         None => Ok(ExitCode::Good.code()),
     }
 }

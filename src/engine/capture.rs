@@ -5,13 +5,14 @@
 //! (a panic), the journal still says what the next start has to undo.
 
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::journal::Record;
 use super::{Error, quiesce, ready, settle};
 use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
-use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainState, Failure, Method, Source};
+use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainRef, DomainState, Failure, Method, Source};
 use crate::nbd;
 use crate::plan::{CapturePlan, How};
 use crate::sys::{durable, space};
@@ -22,6 +23,10 @@ const IMAGES: &str = "/var/lib/libvirt/images";
 const MIN_OVERLAY_SPACE: u64 = 64 << 20;
 /// How long a server of ours may take to answer.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a backup job may take to end.
+const JOB_END: Duration = Duration::from_secs(60);
+/// Between two looks at a backup job.
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// A domain's disks, held still.
 pub(super) struct Capture<'a> {
@@ -283,13 +288,20 @@ pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Res
 }
 
 /// Ends the job if it is the one we began: another's is left alone.
-fn end_pull(hypervisor: &dyn Hypervisor, domain: &crate::model::DomainRef, job: &PullJob) -> Result<(), Error> {
-    match hypervisor.pull_socket(domain) {
-        Ok(Some(socket)) if socket == job.socket => hypervisor.end_pull(domain)?,
-        Ok(_) => {}
-        Err(error) if error.kind() == crate::hypervisor::Kind::NoDomain => {}
-        Err(_) if matches!(hypervisor.state(domain), Ok(DomainState::Off)) => {}
-        Err(error) => return Err(error.into()),
+fn end_pull(hypervisor: &dyn Hypervisor, domain: &DomainRef, job: &PullJob) -> Result<(), Error> {
+    if has_job(hypervisor, domain, job)? {
+        hypervisor.end_pull(domain)?;
+    }
+    // libvirt has only begun to end it: until QEMU is done, the scratch files are in use, and no other backup can begin.
+    let began = Instant::now();
+    while has_job(hypervisor, domain, job)? {
+        if began.elapsed() > JOB_END {
+            return Err(Error::Other {
+                message: "its backup job does not end".into(),
+                hint: Some("see: virsh domjobinfo DOMAIN; then: kvmbackup recover".into()),
+            });
+        }
+        thread::sleep(PAUSE);
     }
     for scratch in &job.scratch {
         durable::remove(&scratch.path).map_err(Error::file("remove the scratch file", &scratch.path))?;
@@ -299,6 +311,16 @@ fn end_pull(hypervisor: &dyn Hypervisor, domain: &crate::model::DomainRef, job: 
 
 fn captured(plan: &CapturePlan) -> Vec<&Disk> {
     plan.disks.iter().filter(|planned| planned.how == How::Capture).map(|planned| &planned.disk).collect()
+}
+
+/// Whether libvirt still has this backup job; a domain that is gone or off has none.
+fn has_job(hypervisor: &dyn Hypervisor, domain: &DomainRef, job: &PullJob) -> Result<bool, Error> {
+    match hypervisor.pull_socket(domain) {
+        Ok(socket) => Ok(socket.as_ref() == Some(&job.socket)),
+        Err(error) if error.kind() == crate::hypervisor::Kind::NoDomain => Ok(false),
+        Err(_) if matches!(hypervisor.state(domain), Ok(DomainState::Off)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn others(domain: &Domain, captured: &[&Disk]) -> Vec<String> {

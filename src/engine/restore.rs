@@ -3,6 +3,7 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | `request`, `saved` | what is asked for, what the point holds |
 //! | `plan`, `names` | what goes where and what changes in the definition, as values |
 //! | `contents` | members of our archives, brought there |
 //! | `seed`, `foreign` | archives of the seed script, whose images other programs wrote |
@@ -20,10 +21,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use uuid::Uuid;
 
-use self::plan::{Host, How, Plan, Saved, Write};
+use self::plan::{Host, How, Plan, Write};
+use self::saved::Saved;
 use self::staging::Staging;
 use self::work::Work;
-use super::points::{self, When};
+use super::journal::{Journal, Record};
+use super::points;
 use super::{Error, Monitor};
 use crate::archive::seed::Seed;
 use crate::archive::{Archive, Hasher};
@@ -40,6 +43,8 @@ mod device;
 mod foreign;
 mod names;
 mod plan;
+mod request;
+mod saved;
 mod seed;
 mod sparse;
 mod staging;
@@ -47,43 +52,10 @@ mod staging;
 mod tests;
 mod work;
 
+pub use request::{Define, DiskChoice, Request};
+
 /// Where libvirt keeps the state of emulated TPMs, by UUID.
 const TPM_STATE: &str = "/var/lib/libvirt/swtpm";
-
-/// What is asked for.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The domain.
-    pub domain: String,
-    /// Which of its restore points.
-    pub when: When,
-    /// The folder for files; made if it is not there.
-    pub to: Option<PathBuf>,
-    /// These disks only; none named: all.
-    pub disks: Vec<DiskChoice>,
-    /// Define the domain in libvirt.
-    pub define: Option<Define>,
-    /// Replace files, a definition, and what the original block devices hold.
-    pub overwrite: bool,
-}
-
-/// A disk to restore.
-#[derive(Debug, Clone)]
-pub struct DiskChoice {
-    /// The guest's name for it.
-    pub target: String,
-    /// The block device to write it into, instead of a file.
-    pub device: Option<PathBuf>,
-}
-
-/// How the domain is defined.
-#[derive(Debug, Clone, Default)]
-pub struct Define {
-    /// Another name: it gets an identity of its own.
-    pub name: Option<String>,
-    /// Start it afterwards.
-    pub start: bool,
-}
 
 /// What was restored.
 #[derive(Debug, Clone, Serialize)]
@@ -104,6 +76,27 @@ pub struct Restored {
     pub start_failure: Option<Failure>,
     /// What to know: what was changed or left out, and what of the host the definition reaches for.
     pub notes: Vec<String>,
+}
+
+/// Fails while recovery could not bring a disk of the domain back from its overlay: what the overlay holds belongs to the
+/// very image that would be replaced. A copy leaves both alone.
+pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error> {
+    if request.copies() && !request.names_device() {
+        return Ok(());
+    }
+    let left = journal.left()?;
+    let entries = left.iter().flatten().map(Record::entry).filter(|entry| entry.domain.name == request.domain);
+    let Some(overlay) = entries.flat_map(|entry| &entry.overlays).find(|overlay| overlay.path.exists()) else {
+        return Ok(());
+    };
+    let message = format!(
+        "{}: disk {}: what the guest wrote during an interrupted backup is still in the overlay {}",
+        request.domain,
+        overlay.target,
+        overlay.path.display()
+    );
+    let hint = "see what holds recovery up: kvmbackup recover; or restore beside it: --to DIR, or --define --name NEW";
+    Err(other(&message, Some(hint)))
 }
 
 /// Restores a point. Without `request.define`, no hypervisor is needed.
@@ -265,9 +258,11 @@ fn identity(saved: &Saved, how: &Define) -> Result<DomainRef, Error> {
 /// What can be known to fail is found before anything is written: files that are there, and file systems without room.
 fn check_writes(plan: &Plan, overwrite: bool) -> Result<(), Error> {
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+    // All are held open at once: a device that has two names is in use the second time.
+    let mut devices = Vec::new();
     for write in &plan.writes {
         if let How::Device(part) = &write.how {
-            device::open(&write.to, part.virtual_bytes)?;
+            devices.push(device::open(&write.to, part.virtual_bytes)?);
             continue;
         }
         staging::check_target(&write.to, overwrite)?;

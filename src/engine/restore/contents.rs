@@ -7,7 +7,8 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
 use super::device;
-use super::plan::{DiskPart, How, Saved, SavedDisk, Write};
+use super::plan::{DiskPart, How, Write};
+use super::saved::{Saved, SavedDisk};
 use super::sparse::{self, Chunk, Kind};
 use super::staging::Staging;
 use super::work::Work;

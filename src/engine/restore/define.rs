@@ -1,12 +1,13 @@
 //! Owns: what a restore asks of the hypervisor. Must not: write files, or touch a domain that runs.
 
-use super::plan::Saved;
+use super::saved::Saved;
 use super::{Restored, other};
 use crate::engine::Error;
-use crate::hypervisor::{self, Hypervisor, domain_xml};
+use crate::hypervisor::{self, Hypervisor, OffKind, domain_xml};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
 
-/// Whether a domain may be defined: none that runs has its name or UUID, and one that is off only with `overwrite`.
+/// Whether a domain may be defined: none that runs has its name or UUID, and one that is off only with `overwrite`, and when
+/// nothing else speaks for its disks.
 pub fn check(hypervisor: &dyn Hypervisor, to: &DomainRef, overwrite: bool) -> Result<(), Error> {
     for (known, state) in hypervisor.domains()? {
         let (same_name, same_uuid) = (known.name == to.name, known.uuid == to.uuid);
@@ -26,8 +27,27 @@ pub fn check(hypervisor: &dyn Hypervisor, to: &DomainRef, overwrite: bool) -> Re
             let message = format!("another domain has the name or the UUID: {name}, {}", known.uuid);
             return Err(other(&message, Some("undefine or rename that one first; or restore a copy: --name NEW")));
         }
+        expect_at_rest(hypervisor, &known)?;
     }
     Ok(())
+}
+
+/// A saved memory goes on with the disks that it left, and so does a guest on another host: neither bears others in their
+/// place.
+fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(), Error> {
+    let name = &domain.name;
+    let (message, hint) = match hypervisor.off_kind(domain)? {
+        OffKind::Plain => return Ok(()),
+        OffKind::Saved => (
+            format!("the domain {name} has a saved state, which would go on with the restored disks"),
+            "drop that state: virsh managedsave-remove; or start the domain and shut it down; or restore a copy: --name NEW",
+        ),
+        OffKind::Migrated => (
+            format!("the domain {name} was migrated, and may run on another host with the same disks"),
+            "if it runs nowhere, start it here and shut it down, or undefine it; or restore a copy: --name NEW",
+        ),
+    };
+    Err(other(&message, Some(hint)))
 }
 
 /// What the saved definition says. It must be the definition of the domain that the archive names.

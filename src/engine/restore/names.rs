@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path};
 
-use super::plan::SavedDisk;
+use super::saved::SavedDisk;
 use crate::model::{Format, Source};
 
 /// Bytes of a file's name, at most: a temporary name, which is longer, must fit in 255.

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::plan::{How, Plan, Saved, SavedDisk};
+use super::plan::{How, Plan};
+use super::saved::{Saved, SavedDisk};
 use super::sparse::{self, Kind};
 use super::staging::Staging;
 use super::work::Work;

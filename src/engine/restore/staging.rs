@@ -12,12 +12,18 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, fcntl_lock, flock, renameat_with};
 use rustix::io::Errno;
+use uuid::Uuid;
 
 use crate::engine::Error;
 use crate::sys::durable;
 
 /// The end of a temporary name.
 const PART: &str = ".kvmbackup-part";
+/// What follows the name of a file that is being replaced, where it cannot take the temporary one; then a unique part.
+const OLD: &str = ".kvmbackup-old-";
+
+/// renameat2(2), which refuses its flags on file systems that cannot do them.
+type Rename = fn(&Path, &Path, RenameFlags) -> Result<(), Errno>;
 
 /// What was written and is not final yet.
 pub struct Staging {
@@ -26,6 +32,7 @@ pub struct Staging {
     /// Folders that were made, outer ones first.
     folders: Vec<PathBuf>,
     kept: bool,
+    rename: Rename,
 }
 
 struct Staged {
@@ -42,16 +49,15 @@ enum State {
     Part,
     /// Under its own name, where nothing was before.
     New,
-    /// Under its own name; what was there before has the temporary one.
-    Exchanged,
-    /// Under its own name; what was there before is gone.
-    Replaced,
+    /// Under its own name; what was there before has this one beside it.
+    Replaced(PathBuf),
 }
 
 impl Staging {
     /// With `overwrite`, regular files may be replaced.
     pub fn new(overwrite: bool) -> Staging {
-        Staging { overwrite, files: Vec::new(), folders: Vec::new(), kept: false }
+        let rename: Rename = |from, to, flags| renameat_with(CWD, from, CWD, to, flags);
+        Staging { overwrite, files: Vec::new(), folders: Vec::new(), kept: false, rename }
     }
 
     /// Makes a folder, and those above it, for their owner only. One that exists is left as it is.
@@ -112,11 +118,11 @@ impl Staging {
             if self.overwrite {
                 check_target(&staged.target, true)?;
             }
-            staged.state =
-                rename(&staged.part, &staged.target, self.overwrite).map_err(|error| match error.kind() {
-                    io::ErrorKind::AlreadyExists => Error::Exists { path: staged.target.clone() },
-                    _ => Error::file("rename to", &staged.target)(error),
-                })?;
+            let placed = place(&staged.part, &staged.target, self.overwrite, self.rename);
+            staged.state = placed.map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => Error::Exists { path: staged.target.clone() },
+                _ => Error::file("rename to", &staged.target)(error),
+            })?;
         }
         self.sync_folders()
     }
@@ -124,8 +130,10 @@ impl Staging {
     /// Ends it: what was placed stays, what it replaced goes. Returns the files.
     pub fn keep(mut self) -> Vec<PathBuf> {
         self.kept = true;
-        for replaced in self.files.iter().filter(|staged| staged.state == State::Exchanged) {
-            remove(&replaced.part);
+        for staged in &self.files {
+            if let State::Replaced(old) = &staged.state {
+                remove(old);
+            }
         }
         self.files.iter().map(|staged| staged.target.clone()).collect()
     }
@@ -149,18 +157,10 @@ impl Drop for Staging {
             return;
         }
         for staged in self.files.iter().rev() {
-            match staged.state {
+            match &staged.state {
                 State::Part => remove(&staged.part),
-                State::New | State::Replaced => remove(&staged.target),
-                State::Exchanged => {
-                    match renameat_with(CWD, &staged.part, CWD, &staged.target, RenameFlags::EXCHANGE) {
-                        Ok(()) => remove(&staged.part),
-                        Err(error) => {
-                            let (path, old) = (staged.target.display(), staged.part.display());
-                            tracing::error!(%path, %old, %error, "could not put the replaced file back; it has its old name");
-                        }
-                    }
-                }
+                State::New => remove(&staged.target),
+                State::Replaced(old) => put_back(old, &staged.target),
             }
         }
         for folder in self.folders.iter().rev() {
@@ -171,9 +171,14 @@ impl Drop for Staging {
 }
 
 fn part_of(target: &Path) -> PathBuf {
+    beside(target, PART)
+}
+
+/// A hidden name in the same folder.
+fn beside(target: &Path, end: &str) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
-    name.push(PART);
+    name.push(end);
     target.with_file_name(name)
 }
 
@@ -223,25 +228,41 @@ fn create_part(part: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Renames, and keeps what was there under the temporary name where the file system can (NFS cannot: rename(2)).
-fn rename(part: &Path, target: &Path, overwrite: bool) -> io::Result<State> {
+/// Gives a file its name. What was there keeps a name beside it: the temporary one, for which the file system exchanges both
+/// at once, or, where it cannot (NFS: rename(2)), a third one.
+fn place(part: &Path, target: &Path, overwrite: bool, rename: Rename) -> io::Result<State> {
     let cannot = |error| matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP);
-    match renameat_with(CWD, part, CWD, target, RenameFlags::NOREPLACE) {
+    match rename(part, target, RenameFlags::NOREPLACE) {
         Ok(()) => return Ok(State::New),
-        Err(Errno::EXIST) if overwrite => match renameat_with(CWD, part, CWD, target, RenameFlags::EXCHANGE) {
-            Ok(()) => return Ok(State::Exchanged),
+        Err(Errno::EXIST) if overwrite => match rename(part, target, RenameFlags::EXCHANGE) {
+            Ok(()) => return Ok(State::Replaced(part.to_owned())),
             Err(error) if cannot(error) => {}
             Err(error) => return Err(error.into()),
         },
         Err(error) if cannot(error) => {}
         Err(error) => return Err(error.into()),
     }
-    let exists = fs::symlink_metadata(target).is_ok();
-    if exists && !overwrite {
-        return Err(io::ErrorKind::AlreadyExists.into());
+    match fs::symlink_metadata(target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(part, target).map(|()| State::New),
+        Err(error) => Err(error),
+        Ok(_) if overwrite => place_aside(part, target),
+        Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
     }
-    fs::rename(part, target)?;
-    Ok(if exists { State::Replaced } else { State::New })
+}
+
+fn place_aside(part: &Path, target: &Path) -> io::Result<State> {
+    let old = beside(target, &format!("{OLD}{}", Uuid::new_v4().simple()));
+    fs::rename(target, &old)?;
+    fs::rename(part, target).inspect_err(|_| put_back(&old, target))?;
+    Ok(State::Replaced(old))
+}
+
+/// Gives a file that was replaced its name again; what has that name now is gone then.
+fn put_back(old: &Path, target: &Path) {
+    if let Err(error) = fs::rename(old, target) {
+        let (path, old) = (target.display(), old.display());
+        tracing::error!(%path, %old, %error, "could not put the replaced file back; it is kept under the other name");
+    }
 }
 
 fn remove(path: &Path) {
@@ -251,82 +272,4 @@ fn remove(path: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    fn write(staging: &mut Staging, path: &Path) {
-        staging.create(path).unwrap().write_all(b"new").unwrap();
-    }
-
-    #[test]
-    fn dropped_it_leaves_nothing_and_puts_back_what_was_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let old = dir.path().join("old");
-        fs::write(&old, "old").unwrap();
-        let mut staging = Staging::new(true);
-        staging.folder(&dir.path().join("a/b")).unwrap();
-        write(&mut staging, &dir.path().join("a/b/c"));
-        write(&mut staging, &old);
-        staging.place().unwrap();
-        assert_eq!(fs::read_to_string(&old).unwrap(), "new");
-        drop(staging);
-        assert_eq!(fs::read_to_string(&old).unwrap(), "old");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn kept_it_leaves_no_temporary_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let old = dir.path().join("old");
-        fs::write(&old, "old").unwrap();
-        let mut staging = Staging::new(true);
-        write(&mut staging, &old);
-        staging.place().unwrap();
-        assert_eq!(staging.keep(), std::slice::from_ref(&old));
-        assert_eq!(fs::read_to_string(&old).unwrap(), "new");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert_eq!(fs::metadata(&old).unwrap().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn without_overwrite_nothing_is_replaced_even_late() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x");
-        let mut staging = Staging::new(false);
-        write(&mut staging, &path);
-        fs::write(&path, "theirs").unwrap();
-        assert!(matches!(staging.place(), Err(Error::Exists { .. })));
-        assert!(matches!(Staging::new(false).create(&path), Err(Error::Exists { .. })));
-        drop(staging);
-        assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
-    }
-
-    #[test]
-    fn links_are_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let [link, target] = ["link", "target"].map(|name| dir.path().join(name));
-        fs::write(&target, "theirs").unwrap();
-        std::os::unix::fs::symlink(&target, &link).unwrap();
-        std::os::unix::fs::symlink(&target, part_of(&dir.path().join("x"))).unwrap();
-        let mut staging = Staging::new(true);
-        assert!(matches!(staging.create(&link), Err(Error::Exists { .. })));
-        assert!(staging.create(&dir.path().join("x")).is_err());
-        assert!(staging.folder_within(&link).is_err());
-        assert_eq!(fs::read_to_string(&target).unwrap(), "theirs");
-    }
-
-    #[test]
-    fn what_an_interrupted_restore_left_gives_way_and_what_is_written_does_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x");
-        fs::write(part_of(&path), "left").unwrap();
-        let mut staging = Staging::new(false);
-        write(&mut staging, &path);
-        assert!(Staging::new(false).create(&path).is_err());
-        staging.place().unwrap();
-        staging.keep();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
-    }
-}
+mod tests;

@@ -264,8 +264,10 @@ impl Drop for Killed {
 }
 
 /// Whether the process is there and no zombie.
+/// Its first thread may have ended before the others, and only then can it be waited for.
 fn lives(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    let others = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |threads| threads.count());
+    others > 1 || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Plans without a host.
 
+use std::collections::BTreeMap;
+
 use super::super::{Define, DiskChoice};
 use super::*;
+use crate::archive::manifest::FileEntry;
 use crate::engine::points::When;
-use crate::model::{DomainState, DomainXml};
+use crate::model::{Device, Disk, Domain, DomainRef, DomainState, DomainXml};
 
 fn saved(disks: &[(&str, Source, Format)]) -> Saved {
     let disks: Vec<SavedDisk> = disks

@@ -1,0 +1,194 @@
+//! Owns: the plan for a domain that is defined: where its images and the files beside them go, and what its definition says
+//! of them. Pure. Must not: follow an archive to a folder where images do not lie.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::super::names::{fresh_name, is_plain, usable_folder};
+use super::super::saved::{Saved, SavedDisk};
+use super::super::{Error, Request};
+use super::choice::{choose, names};
+use super::{How, Plan, Write, no_folder, suspect};
+use crate::model::{Device, Disk, Domain, DomainRef, Source};
+
+/// What is known of the host.
+pub struct Host<'a> {
+    /// Whether a path exists.
+    pub exists: &'a dyn Fn(&Path) -> bool,
+    /// Members whose original path has the same bytes as they.
+    pub same: &'a BTreeSet<String>,
+    /// Where libvirt keeps the state of emulated TPMs, by UUID.
+    pub swtpm: &'a Path,
+}
+
+/// Images, and all that the definition of `to` needs beside them; `described` is what the saved definition says.
+pub fn domain(
+    saved: &Saved,
+    request: &Request,
+    described: &Domain,
+    to: &DomainRef,
+    host: &Host<'_>,
+) -> Result<Plan, Error> {
+    let mut plan = Plan::default();
+    let renamed = to.uuid != saved.domain.uuid;
+    if renamed {
+        plan.changes.rename = Some(to.clone());
+    }
+    let chosen = choose(saved, request)?;
+    let names = names(saved, &chosen, request.to.is_some());
+    for ((disk, device), name) in chosen.iter().zip(names) {
+        let name = if renamed { fresh_name(&to.name, disk) } else { name };
+        let image = match (device, image_folder(request, disk, renamed)?) {
+            (Some(device), _) => plan.write_device(saved, disk, device)?,
+            (None, Place::Device(device)) => plan.write_device(saved, disk, &device)?,
+            (None, Place::Folder(folder)) => plan.write_image(saved, disk, folder.join(name))?,
+        };
+        plan.changes.disks.insert(disk.target.clone(), image);
+    }
+    for disk in &described.disks {
+        if !plan.changes.disks.contains_key(&disk.target) {
+            plan.without(disk, saved, renamed, host);
+        }
+    }
+    let beside = plan.folder_of_images(request);
+    plan.add_nvram(saved, to, renamed, &beside, host)?;
+    plan.add_boot(saved, to, &beside, host)?;
+    for file in &saved.tpm {
+        let within = file.member.strip_prefix("tpm/").ok_or_else(|| suspect(saved, "a TPM member is misplaced"))?;
+        let path = host.swtpm.join(to.uuid.to_string()).join(within);
+        plan.write(saved, &file.member, path, How::Tpm)?;
+    }
+    if let Some(why) = &saved.tpm_missing {
+        plan.notes.push(format!("the state of the TPM was not saved ({why}); the guest starts with an empty one"));
+    }
+    plan.check_distinct(saved)?;
+    Ok(plan)
+}
+
+/// Where an image goes, when the request names no device for it.
+enum Place {
+    Folder(PathBuf),
+    Device(PathBuf),
+}
+
+fn image_folder(request: &Request, disk: &SavedDisk, renamed: bool) -> Result<Place, Error> {
+    if let Some(folder) = &request.to {
+        return Ok(Place::Folder(folder.clone()));
+    }
+    match &disk.source {
+        Source::File(path) => match path.parent().filter(|folder| usable_folder(folder)) {
+            Some(folder) => Ok(Place::Folder(folder.to_owned())),
+            None => Err(Error::Other {
+                message: format!(
+                    "disk {}: it was in {}, where no image is restored to unasked",
+                    disk.target,
+                    path.display()
+                ),
+                hint: Some("say where its image shall lie: --to DIR".to_owned()),
+            }),
+        },
+        Source::Block(path) if !renamed && request.overwrite => Ok(Place::Device(path.clone())),
+        Source::Block(path) if !renamed => Err(Error::Other {
+            message: format!("disk {}: it was the block device {}", disk.target, path.display()),
+            hint: Some(format!(
+                "replace what that device holds: --overwrite; or name one: --disk {}=/dev/…; or restore to files: --to DIR",
+                disk.target
+            )),
+        }),
+        _ => Err(no_folder(disk)),
+    }
+}
+
+impl Plan {
+    /// A disk of the definition that is not restored.
+    fn without(&mut self, disk: &Disk, saved: &Saved, renamed: bool, host: &Host<'_>) {
+        let target = &disk.target;
+        if disk.image.source == Source::None("no medium".to_owned()) {
+            return;
+        }
+        let missing = disk.image.source.path().filter(|path| !(host.exists)(path));
+        let shared = disk.readonly || disk.shareable;
+        if matches!(disk.device, Device::Cdrom | Device::Floppy) {
+            if missing.is_some() || (renamed && !shared) {
+                let what = missing.map_or(String::new(), |path| format!("; {} is not on this host", path.display()));
+                self.notes.push(format!("drive {target} is empty{what}"));
+                self.changes.eject.insert(target.clone());
+            }
+            return;
+        }
+        let why = saved.skipped.get(target).map_or("it was not chosen", String::as_str);
+        let keeps = missing.is_none() && (!renamed || shared);
+        self.notes.push(match (keeps, missing) {
+            (true, _) => format!("disk {target} is not restored ({why}); the domain uses what this host has of it"),
+            (false, Some(path)) => {
+                format!("the domain has no disk {target}: not restored ({why}), and {} is not here", path.display())
+            }
+            (false, None) => format!("the domain has no disk {target}: not restored ({why}), and it is the original's"),
+        });
+        if !keeps {
+            self.changes.drop_disks.insert(target.clone());
+        }
+    }
+
+    /// The folder for files that belong to the images.
+    fn folder_of_images(&self, request: &Request) -> Option<PathBuf> {
+        let is_file = |write: &&Write| !matches!(write.how, How::Device(_));
+        let first = || self.writes.iter().find(is_file).and_then(|write| write.to.parent()).map(Path::to_owned);
+        request.to.clone().or_else(first)
+    }
+
+    fn add_nvram(
+        &mut self,
+        saved: &Saved,
+        to: &DomainRef,
+        renamed: bool,
+        beside: &Option<PathBuf>,
+        host: &Host<'_>,
+    ) -> Result<(), Error> {
+        let Some(nvram) = &saved.nvram else { return Ok(()) };
+        let old = nvram.path.file_name().and_then(|name| name.to_str()).filter(|name| is_plain(name));
+        let name = match old {
+            Some(old) if !renamed => old.to_owned(),
+            _ => format!("{}_VARS.fd", to.name),
+        };
+        let original = nvram.path.parent().filter(|folder| usable_folder(folder) && (host.exists)(folder));
+        let folder = original.map(Path::to_owned).or_else(|| beside.clone()).ok_or_else(nowhere)?;
+        let path = folder.join(name);
+        self.changes.nvram = Some(path.clone());
+        self.write(saved, &nvram.member, path, How::Copy)
+    }
+
+    fn add_boot(
+        &mut self,
+        saved: &Saved,
+        to: &DomainRef,
+        beside: &Option<PathBuf>,
+        host: &Host<'_>,
+    ) -> Result<(), Error> {
+        for file in &saved.boot {
+            if host.same.contains(&file.member) {
+                continue;
+            }
+            if !["kernel", "initrd", "dtb"].contains(&file.element.as_str()) {
+                return Err(suspect(saved, &format!("a boot file is called {:?}", file.element)));
+            }
+            let path = beside.clone().ok_or_else(nowhere)?.join(format!("{}-{}", to.name, file.element));
+            self.notes.push(format!(
+                "{} is not what the guest booted from; the saved {} is {}",
+                file.path.display(),
+                file.element,
+                path.display()
+            ));
+            self.changes.boot.insert(file.element.clone(), path.clone());
+            self.write(saved, &file.member, path, How::Copy)?;
+        }
+        Ok(())
+    }
+}
+
+fn nowhere() -> Error {
+    Error::Other {
+        message: "there is no folder for the files beside the disks".to_owned(),
+        hint: Some("name one: --to DIR".to_owned()),
+    }
+}
