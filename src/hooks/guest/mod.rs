@@ -1,0 +1,1 @@
+//! Owns: running hooks in a guest. Must not: nothing yet.
