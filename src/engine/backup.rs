@@ -194,7 +194,7 @@ fn write_point(
             let results = phases.results();
             copy_disks(context, domain, plan, settings, &capture, &partial, collected, results, outcome, &archive_error)
         });
-    outcome.captured_ms = (!capture.is_empty()).then(|| capture.age().as_millis() as u64);
+    outcome.captured_ms = capture.age().map(|age| age.as_millis() as u64);
     context.monitor.stage(name, "commit");
     let commit = Instant::now();
     let committed = give_back(capture, phases, record, copied.as_ref().err(), outcome);

@@ -32,7 +32,8 @@ const PAUSE: Duration = Duration::from_millis(25);
 pub(super) struct Capture<'a> {
     hypervisor: &'a dyn Hypervisor,
     domain: &'a Domain,
-    began: Instant,
+    /// When it was begun, if it was.
+    began: Option<Instant>,
     overlays: Vec<Overlay>,
     pull: Option<PullJob>,
     sockets: PathBuf,
@@ -70,7 +71,7 @@ impl<'a> Capture<'a> {
         let mut capture = Capture {
             hypervisor,
             domain,
-            began: Instant::now(),
+            began: None,
             overlays: Vec::new(),
             pull: None,
             sockets: sockets.to_owned(),
@@ -117,7 +118,7 @@ impl<'a> Capture<'a> {
         let (hypervisor, id) = (self.hypervisor, &self.domain.id);
         let others = others(self.domain, &captured);
         let (started, frozen) = quiesce::around(hypervisor, record, quiesce, timeout, || {
-            self.began = Instant::now();
+            self.began = Some(Instant::now());
             match &self.pull {
                 Some(job) => Ok(hypervisor.begin_pull(id, job, &others)?),
                 None => Ok(hypervisor.snapshot(id, &self.overlays, &others)?),
@@ -176,14 +177,14 @@ impl<'a> Capture<'a> {
         self.overlays.is_empty() && self.pull.is_none()
     }
 
-    /// Whether there is something to be committed back.
+    /// Whether there may be something to be committed back.
     pub fn has_overlays(&self) -> bool {
-        !self.overlays.is_empty()
+        self.began.is_some() && !self.overlays.is_empty()
     }
 
-    /// How long the capture has existed.
-    pub fn age(&self) -> Duration {
-        self.began.elapsed()
+    /// How long the capture has existed, if it ever did.
+    pub fn age(&self) -> Option<Duration> {
+        self.began.map(|began| began.elapsed())
     }
 
     /// Gives everything back: commits and removes overlays, ends the job, removes scratch files and sockets. Returns

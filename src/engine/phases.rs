@@ -112,8 +112,10 @@ impl<'a> Phases<'a> {
                 _ => continue,
             };
             if let Err(error) = done {
+                let failed = Some(error.failure()).filter(|_| !matches!(error, Error::Skipped { .. }));
+                self.facts.skipped = failed.is_none();
                 // What they fail with comes second to why the span is left.
-                let _ = self.leave(span, Some(&error.failure()));
+                let _ = self.leave(span, failed.as_ref());
                 return Err(error);
             }
         }

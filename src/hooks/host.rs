@@ -32,7 +32,8 @@ impl Runner for Host {
     fn hold(&self, call: &Call, deadlines: Deadlines, cancel: Option<&Cancel>) -> Result<Started, Error> {
         let mut process = Process::start(call, Stdio::piped())?;
         let forced = follow(&mut process, after(deadlines.ready), cancel, Process::is_ready)?;
-        if process.is_ready() && process.ended().is_none() && forced.is_none() {
+        // One that was ready and has ended since is lost, not late: whoever releases it is told.
+        if process.is_ready() && forced.is_none() {
             return Ok(Started::Ready(Box::new(Session::watch(process, deadlines)?)));
         }
         end_group(&mut process);

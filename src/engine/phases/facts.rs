@@ -51,6 +51,8 @@ pub struct Facts<'a> {
     subject: Subject<'a>,
     /// The report so far.
     pub context: Value,
+    /// A hook asked to skip this time.
+    pub skipped: bool,
     /// How the domain is captured; empty while that is open.
     pub method: &'static str,
     folder: PathBuf,
@@ -62,7 +64,7 @@ impl<'a> Facts<'a> {
     pub fn new(subject: Subject<'a>) -> Facts<'a> {
         let of = subject.domain.map_or("run".to_owned(), |domain| domain.uuid.simple().to_string());
         let folder = subject.state_dir.join("hooks").join(format!("{}-{of}", subject.run_id.simple()));
-        Facts { subject, context: Value::Null, method: "", folder, artifacts: Vec::new() }
+        Facts { subject, context: Value::Null, skipped: false, method: "", folder, artifacts: Vec::new() }
     }
 
     /// Tells apart what is left in guests.
@@ -86,6 +88,7 @@ impl<'a> Facts<'a> {
         let Subject { run_id, domain, backupdir, .. } = self.subject;
         let status = match (moment.before, moment.failed) {
             (true, _) => "running",
+            (false, None) if self.skipped => "skipped",
             (false, None) => "ok",
             (false, Some(_)) => "failed",
         };
