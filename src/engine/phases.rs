@@ -8,14 +8,16 @@
 use std::time::Duration;
 
 use self::facts::{Facts, Moment};
-use super::{Error, chain};
+use self::judge::{hook_error, judged, no_guest, told};
+use super::Error;
 use crate::config::{Hook, HookKind, HookPlace, OnError};
-use crate::hooks::{self, Deadlines, Ended, Held, Ran, Runner, Started};
+use crate::hooks::{self, Deadlines, Held, Runner, Started};
 use crate::model::{Failure, HookResult, HookStatus, Method, Phase, Span};
 use crate::sys::signals::Cancel;
 
 mod facts;
 mod guest;
+mod judge;
 mod of_run;
 mod test_run;
 #[cfg(test)]
@@ -26,8 +28,6 @@ pub(super) use guest::GuestAgent;
 pub use of_run::RunHooks;
 pub use test_run::{Tested, test};
 
-/// The exit status by which a hook leaves a domain out without an error: `EX_TEMPFAIL` of sysexits(3).
-const SKIP: i32 = 75;
 /// Where what hooks left in the guest goes; no hook can have this name.
 const IN_GUEST: &str = "_guest";
 
@@ -42,6 +42,8 @@ pub struct Phases<'a> {
     results: Vec<HookResult>,
     warnings: Vec<Failure>,
     quiesced: Quiesced,
+    /// A span was entered.
+    begun: bool,
 }
 
 /// A span that was entered.
@@ -80,6 +82,7 @@ impl<'a> Phases<'a> {
             results: Vec::new(),
             warnings: Vec::new(),
             quiesced: Quiesced::default(),
+            begun: false,
         }
     }
 
@@ -100,6 +103,7 @@ impl<'a> Phases<'a> {
     /// Runs what comes before. After an error the span has been left already.
     pub(super) fn enter(&mut self, span: Span) -> Result<(), Error> {
         let (pre, _) = span.phases();
+        self.begun = true;
         self.entered.push(Entered { span, begun: Vec::new(), held: Vec::new() });
         for at in 0..self.hooks.len() {
             let hook = self.hooks[at];
@@ -134,8 +138,11 @@ impl<'a> Phases<'a> {
         first
     }
 
-    /// Runs what comes after a failure.
+    /// Runs what comes after a failure, of what was begun at all.
     pub(super) fn on_failure(&mut self, failure: &Failure) {
+        if !self.begun {
+            return;
+        }
         for hook in self.hooks.clone() {
             if let HookKind::Command { timeout, .. } = &hook.kind
                 && hook.runs_in(Phase::OnFailure)
@@ -350,62 +357,5 @@ impl<'a> Phases<'a> {
 impl Drop for Phases<'_> {
     fn drop(&mut self) {
         self.leave_all();
-    }
-}
-
-/// What a hook's end means by itself; the failure, where it is one.
-fn judged(hook: &Hook, phase: &str, ran: Result<Ran, Error>) -> (HookResult, Option<Failure>) {
-    let mut result = HookResult {
-        name: hook.name.clone(),
-        phase: phase.to_owned(),
-        status: HookStatus::Failed,
-        message: None,
-        duration_ms: 0,
-        held_ms: None,
-        output: None,
-    };
-    let ran = match ran {
-        Ok(ran) => ran,
-        Err(Error::Hook { source, .. }) => {
-            return (result, Some(Failure { message: chain(&source), hint: source.hint() }));
-        }
-        Err(error) => return (result, Some(error.failure())),
-    };
-    result.duration_ms = ran.time.as_millis() as u64;
-    let message = match ran.ended {
-        Ended::Exit(0) => {
-            result.status = HookStatus::Ok;
-            return (result, None);
-        }
-        Ended::Exit(SKIP) => {
-            result.status = HookStatus::Skip;
-            format!("it asks to skip this time (exit status {SKIP})")
-        }
-        Ended::Exit(status) => format!("exit status {status}"),
-        Ended::Signal(signal) => format!("ended by signal {signal}"),
-        Ended::Cancelled => "it was ended, for the run is".to_owned(),
-        Ended::TimedOut => {
-            result.status = HookStatus::Timeout;
-            "it took too long and was ended".to_owned()
-        }
-    };
-    result.output = Some(ran.output).filter(|output| !output.is_empty());
-    (result, Some(Failure { message, hint: None }))
-}
-
-/// As people read it, with the last line that the hook printed.
-fn told(hook: &Hook, phase: &str, failure: &Failure) -> Failure {
-    let message = format!("hook {} ({phase}): {}", hook.name, failure.message);
-    Failure { message, hint: failure.hint.clone() }
-}
-
-fn hook_error(hook: &Hook, source: hooks::Error) -> Error {
-    Error::Hook { name: hook.name.clone(), source }
-}
-
-fn no_guest(hook: &Hook) -> Error {
-    Error::Other {
-        message: format!("hook {}: there is no running guest to run it in", hook.name),
-        hint: Some("a domain that is off has no use for `where: guest`; `on_error: ignore` lets it pass".into()),
     }
 }
