@@ -19,7 +19,7 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Host;
 
-impl Runner for Host {
+impl<'a> Runner<'a> for Host {
     fn run(&self, call: &Call, timeout: Duration, cancel: Option<&Cancel>) -> Result<Ran, Error> {
         let mut process = Process::start(call, Stdio::null())?;
         let forced = follow(&mut process, after(timeout), cancel, |_| false)?;
@@ -29,7 +29,7 @@ impl Runner for Host {
         Ok(process.finish(forced))
     }
 
-    fn hold(&self, call: &Call, deadlines: Deadlines, cancel: Option<&Cancel>) -> Result<Started, Error> {
+    fn hold(&self, call: &Call, deadlines: Deadlines, cancel: Option<&Cancel>) -> Result<Started<'a>, Error> {
         let mut process = Process::start(call, Stdio::piped())?;
         let forced = follow(&mut process, after(deadlines.ready), cancel, Process::is_ready)?;
         // One that was ready and has ended since is lost, not late: whoever releases it is told.

@@ -3,6 +3,7 @@
 
 mod artifacts;
 mod error;
+mod guest;
 mod host;
 mod output;
 mod process;
@@ -15,6 +16,7 @@ use crate::sys::signals::Cancel;
 
 pub use artifacts::artifacts;
 pub use error::Error;
+pub use guest::{Agent, Guest};
 pub use host::Host;
 pub use trust::check_file;
 
@@ -68,10 +70,10 @@ pub struct Deadlines {
     pub release: Duration,
 }
 
-/// What came of starting a session.
-pub enum Started {
+/// What came of starting a session, which may borrow what its [`Runner`] did.
+pub enum Started<'a> {
     /// It holds what it is there to hold.
-    Ready(Box<dyn Held>),
+    Ready(Box<dyn Held + 'a>),
     /// It does not, and has ended.
     NotReady(Ran),
 }
@@ -93,8 +95,8 @@ pub struct Released {
     pub ran: Ran,
 }
 
-/// A place where hooks run.
-pub trait Runner: Send + Sync {
+/// A place where hooks run. A session may outlive the runner, but not `'a`: what the runner itself borrows.
+pub trait Runner<'a>: Send + Sync {
     /// Runs a command to its end. After `timeout`, or once `cancel` says so, it is ended with its whole process group.
     ///
     /// # Errors
@@ -105,5 +107,5 @@ pub trait Runner: Send + Sync {
     ///
     /// # Errors
     /// Only when it could not be run.
-    fn hold(&self, call: &Call, deadlines: Deadlines, cancel: Option<&Cancel>) -> Result<Started, Error>;
+    fn hold(&self, call: &Call, deadlines: Deadlines, cancel: Option<&Cancel>) -> Result<Started<'a>, Error>;
 }

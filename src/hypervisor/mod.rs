@@ -93,6 +93,9 @@ pub trait Hypervisor: Send + Sync {
     fn thaw(&self, domain: &DomainRef) -> Result<(), Error>;
     /// Whether the agent says that file systems are frozen.
     fn is_frozen(&self, domain: &DomainRef) -> Result<bool, Error>;
+    /// Gives the agent one command, `{"execute": …}`, and returns the value of `return` in its answer. It has a few seconds
+    /// to answer; nothing is done twice.
+    fn agent(&self, domain: &DomainRef, request: &serde_json::Value) -> Result<serde_json::Value, Error>;
 
     /// Asks the guest's agent, and gives what it returns.
     fn agent(&self, domain: &DomainRef, request: &serde_json::Value) -> Result<serde_json::Value, Error> {

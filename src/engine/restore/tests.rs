@@ -330,6 +330,9 @@ impl Hypervisor for Known {
     fn is_frozen(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
         unreachable!()
     }
+    fn agent(&self, _: &DomainRef, _: &serde_json::Value) -> Result<serde_json::Value, hypervisor::Error> {
+        unreachable!()
+    }
     fn snapshot(&self, _: &DomainRef, _: &[Overlay], _: &[String]) -> Result<(), hypervisor::Error> {
         unreachable!()
     }

@@ -188,8 +188,10 @@ fn a_session_sees_the_end_of_its_input_when_we_die() {
 #[test]
 fn a_session_that_dies_did_not_keep() {
     let folder = tempfile::tempdir().unwrap();
-    let held = ready("echo $$ >$1/pid; echo READY; exit 3", folder.path(), FAR);
+    let script = "echo $$ >$1/pid; echo READY; until [ -e $1/fault ]; do sleep 0.01; done; exit 3";
+    let held = ready(script, folder.path(), FAR);
     let session = Other::in_file(&folder.path().join("pid"));
+    fs::write(folder.path().join("fault"), "").unwrap();
     wait_until("the end of the session", || !session.runs());
     let released = held.release();
     assert!(!released.kept);

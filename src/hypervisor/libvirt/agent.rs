@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use virt::domain::Domain as Handle;
 
 use super::{call, ffi};
@@ -18,7 +19,7 @@ const NO_DEADLINE: i32 = -2;
 /// Asks first whether the agent is there, with a short deadline, so that a guest without one costs nothing and is
 /// surely not frozen.
 pub(super) fn freeze(handle: &Handle, domain: &DomainRef, timeout: Duration) -> Result<(), Error> {
-    command(handle, domain, "guest-ping").map_err(no_agent)?;
+    ask(handle, domain, &json!({ "execute": "guest-ping" })).map_err(no_agent)?;
     set_timeout(handle, domain, timeout.as_secs().clamp(1, 3600) as i32)?;
     let frozen = ffi::fs_freeze(handle).map_err(|source| call(domain, "freeze its file systems", source));
     forget_timeout(handle, domain);
@@ -37,15 +38,28 @@ pub(super) fn thaw(handle: &Handle, domain: &DomainRef) -> Result<(), Error> {
 }
 
 pub(super) fn is_frozen(handle: &Handle, domain: &DomainRef) -> Result<bool, Error> {
-    let answer = command(handle, domain, "guest-fsfreeze-status")?;
-    let status = serde_json::from_str::<serde_json::Value>(&answer)
-        .ok()
-        .and_then(|value| value.get("return").and_then(|status| status.as_str()).map(str::to_owned));
-    match status.as_deref() {
+    let status = ask(handle, domain, &json!({ "execute": "guest-fsfreeze-status" }))?;
+    match status.as_str() {
         Some("thawed") => Ok(false),
         Some("frozen") => Ok(true),
-        _ => Err(Error::Agent { domain: domain.name.clone(), answer: answer.chars().take(200).collect() }),
+        _ => Err(wrong(domain, &status.to_string())),
     }
+}
+
+/// One command, and the value of `return` in its answer.
+pub(super) fn ask(handle: &Handle, domain: &DomainRef, request: &Value) -> Result<Value, Error> {
+    let name = request.get("execute").and_then(Value::as_str).unwrap_or_default();
+    let answer = handle
+        .qemu_agent_command(&request.to_string(), ANSWER, 0)
+        .map_err(|source| call(domain, format!("ask its agent ({name})"), source))?;
+    match serde_json::from_str(&answer) {
+        Ok(Value::Object(mut answer)) if answer.contains_key("return") => Ok(answer["return"].take()),
+        _ => Err(wrong(domain, &answer)),
+    }
+}
+
+fn wrong(domain: &DomainRef, answer: &str) -> Error {
+    Error::Agent { domain: domain.name.clone(), answer: answer.chars().take(200).collect() }
 }
 
 fn set_timeout(handle: &Handle, domain: &DomainRef, seconds: i32) -> Result<(), Error> {
@@ -57,13 +71,6 @@ fn forget_timeout(handle: &Handle, domain: &DomainRef) {
     if let Err(error) = set_timeout(handle, domain, NO_DEADLINE) {
         tracing::debug!(domain = domain.name, "{error}");
     }
-}
-
-fn command(handle: &Handle, domain: &DomainRef, name: &str) -> Result<String, Error> {
-    let request = serde_json::json!({ "execute": name }).to_string();
-    handle
-        .qemu_agent_command(&request, ANSWER, 0)
-        .map_err(|source| call(domain, format!("ask its agent ({name})"), source))
 }
 
 fn no_agent(error: Error) -> Error {

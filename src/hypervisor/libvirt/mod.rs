@@ -109,6 +109,10 @@ impl Hypervisor for Libvirt {
         agent::is_frozen(&self.handle(domain)?, domain)
     }
 
+    fn agent(&self, domain: &DomainRef, request: &serde_json::Value) -> Result<serde_json::Value, Error> {
+        agent::ask(&self.handle(domain)?, domain, request)
+    }
+
     fn snapshot(&self, domain: &DomainRef, overlays: &[Overlay], others: &[String]) -> Result<(), Error> {
         capture::snapshot(&self.handle(domain)?, domain, overlays, others)
     }

@@ -1,0 +1,160 @@
+//! Owns: one process in a guest by `guest-exec` and `guest-exec-status` of the QEMU guest agent
+//! (<https://www.qemu.org/docs/master/interop/qemu-ga-ref.html>). Must not: believe what the agent answers; a guest may be
+//! hostile.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Agent, base64};
+use crate::hooks::Error;
+
+/// How long an agent may fail to tell of a process that it has started, before that is an error: others ask it too.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one of our own small scripts may take.
+const SCRIPT: Duration = Duration::from_secs(30);
+/// Letters of base64 that are taken: an artifact of 1 MiB, and some.
+const MAX_DATA: usize = 2 << 20;
+
+/// What is started in a guest.
+#[derive(Default)]
+pub(super) struct Start<'a> {
+    /// The shell's arguments after `-c`.
+    pub arguments: Vec<&'a str>,
+    /// The environment; none: the agent's own.
+    pub env: Option<&'a BTreeMap<String, String>>,
+    /// Its standard input.
+    pub input: Option<&'a [u8]>,
+    /// Whether its output is wanted.
+    pub capture: bool,
+}
+
+/// A process of a guest.
+pub(super) struct Exec<'a> {
+    agent: &'a dyn Agent,
+    action: &'static str,
+    pid: i64,
+    failing: Option<Instant>,
+}
+
+/// A process of a guest that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Done {
+    /// Its exit status; none: a signal ended it.
+    pub code: Option<i64>,
+    /// What it wrote to standard output.
+    pub output: Vec<u8>,
+}
+
+impl<'a> Exec<'a> {
+    /// Starts `/bin/sh -c` with these arguments. `action` is for the error, as a verb phrase.
+    pub(super) fn start(agent: &'a dyn Agent, action: &'static str, start: &Start<'_>) -> Result<Exec<'a>, Error> {
+        let arguments: Vec<_> = ["-c"].iter().chain(&start.arguments).collect();
+        let mut request = json!({ "path": "/bin/sh", "arg": arguments, "capture-output": start.capture });
+        if let Some(env) = start.env {
+            request["env"] = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        }
+        if let Some(input) = start.input {
+            request["input-data"] = base64::encode(input).into();
+        }
+        let request = json!({ "execute": "guest-exec", "arguments": request });
+        let answer = agent.command(&request).map_err(|source| Error::Agent { action, source })?;
+        let pid = answer.get("pid").and_then(Value::as_i64).ok_or_else(|| wrong(action, &answer))?;
+        Ok(Exec { agent, action, pid, failing: None })
+    }
+
+    /// What came of it, once it has ended.
+    pub(super) fn done(&mut self) -> Result<Option<Done>, Error> {
+        let request = json!({ "execute": "guest-exec-status", "arguments": { "pid": self.pid } });
+        let answer = match self.agent.command(&request) {
+            Ok(answer) => answer,
+            Err(error) if self.failing.get_or_insert_with(Instant::now).elapsed() < PATIENCE => {
+                tracing::debug!("the guest agent does not tell of process {}: {error}", self.pid);
+                return Ok(None);
+            }
+            Err(source) => return Err(Error::Agent { action: self.action, source }),
+        };
+        self.failing = None;
+        match answer.get("exited").and_then(Value::as_bool) {
+            Some(false) => Ok(None),
+            Some(true) => read(&answer).map(Some).ok_or_else(|| wrong(self.action, &answer)),
+            None => Err(wrong(self.action, &answer)),
+        }
+    }
+
+    /// Waits until it has ended; none: not by then.
+    pub(super) fn wait(&mut self, deadline: Instant) -> Result<Option<Done>, Error> {
+        let mut pace = Pace::new();
+        loop {
+            if let Some(done) = self.done()? {
+                return Ok(Some(done));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            pace.wait();
+        }
+    }
+}
+
+/// Runs a small script of ours to its end. `arguments` are its `$0` and so on.
+pub(super) fn script(
+    agent: &dyn Agent,
+    action: &'static str,
+    script: &str,
+    arguments: &[&str],
+    input: Option<&[u8]>,
+) -> Result<Done, Error> {
+    let arguments = [&[script], arguments].concat();
+    let start = Start { arguments, input, capture: true, ..Start::default() };
+    let done = Exec::start(agent, action, &start)?.wait(Instant::now() + SCRIPT)?;
+    done.ok_or_else(|| Error::Answer { action, answer: "it is still at it".to_owned() })
+}
+
+/// [`script`] that must succeed; its output.
+pub(super) fn output(
+    agent: &dyn Agent,
+    action: &'static str,
+    text: &str,
+    arguments: &[&str],
+    input: Option<&[u8]>,
+) -> Result<Vec<u8>, Error> {
+    match script(agent, action, text, arguments, input)? {
+        Done { code: Some(0), output } => Ok(output),
+        Done { code, .. } => Err(Error::Answer { action, answer: format!("it failed with status {code:?}") }),
+    }
+}
+
+fn read(answer: &Value) -> Option<Done> {
+    let code = match answer.get("exitcode") {
+        Some(code) => Some(code.as_i64()?),
+        None => None,
+    };
+    let output = match answer.get("out-data") {
+        Some(data) => base64::decode(data.as_str().filter(|data| data.len() <= MAX_DATA)?)?,
+        None => Vec::new(),
+    };
+    let whole = answer.get("out-truncated").and_then(Value::as_bool) != Some(true);
+    whole.then_some(Done { code, output })
+}
+
+fn wrong(action: &'static str, answer: &Value) -> Error {
+    let answer = answer.to_string().chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    Error::Answer { action, answer }
+}
+
+/// How often is asked: often at first, since most scripts take no time.
+pub(super) struct Pace(Duration);
+
+impl Pace {
+    pub(super) fn new() -> Pace {
+        Pace(Duration::from_millis(25))
+    }
+
+    pub(super) fn wait(&mut self) {
+        thread::sleep(self.0);
+        self.0 = (self.0 * 2).min(Duration::from_millis(500));
+    }
+}

@@ -1,0 +1,148 @@
+//! Owns: one hook's process in a guest, by the files through which `wrapper.sh` is spoken to. Must not: keep a deadline of
+//! its own that the guest does not keep too: nobody may be there to keep it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::Agent;
+use super::exec::{self, Done, Exec, Start};
+use crate::hooks::output::Output;
+use crate::hooks::{Call, Ended, Error, GRACE, Ran};
+
+const WRAPPER: &str = include_str!("wrapper.sh");
+/// Whether the session holds, or has ended. `$0` is the prefix here and below.
+const STATE: &str = r#"if [ -e "$0.rc" ]; then echo ended; elif [ -e "$0.ready" ]; then echo ready; fi"#;
+/// The input is opened for both directions, since that never waits for a reader.
+const RELEASE: &str = r#"[ ! -e "$0.rc" ] || { echo dead; exit; }
+[ ! -e "$0.expired" ] || { echo expired; exit; }
+echo RELEASE 1<>"$0.in" && : >"$0.release" && echo kept"#;
+/// The group, which is known a moment after the start, is ended as on the host.
+const STOP: &str = r#"n=0
+until [ -s "$0.group" ] || [ $n -ge 25 ]; do n=$((n + 1)); sleep 0.2 || sleep 1; done
+group=$(cat "$0.group") && kill -TERM "-$group"
+until [ -e "$0.rc" ] || [ $n -ge 25 ]; do n=$((n + 1)); sleep 0.2 || sleep 1; done
+kill -KILL "-$group""#;
+/// The status on a line, then the output.
+const COLLECT: &str = r#"cat "$0.rc" 2>/dev/null || echo; cat "$0.out" 2>/dev/null; rm -f "$0".*"#;
+
+/// How long the wrapper may take to end after its hook: it waits a moment for processes that are left behind.
+const WRAP_UP: Duration = Duration::from_secs(10);
+
+/// What a session is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Not yet holding.
+    Starting,
+    /// It holds.
+    Ready,
+    /// It has ended.
+    Ended,
+}
+
+/// A hook in a guest.
+pub(super) struct Process<'a> {
+    agent: &'a dyn Agent,
+    files: String,
+    wrapper: Exec<'a>,
+    started: Instant,
+    /// Seconds that `timeout` in the guest gives it.
+    all: u64,
+}
+
+impl<'a> Process<'a> {
+    /// Starts it. `files` is a prefix that no other hook has; `hold` is zero for a command.
+    pub(super) fn start(
+        agent: &'a dyn Agent,
+        files: String,
+        call: &Call,
+        all: Duration,
+        hold: Duration,
+    ) -> Result<Process<'a>, Error> {
+        if call.argv.is_empty() {
+            return Err(Error::Empty);
+        }
+        // GNU timeout takes 0 for "never".
+        let all = whole_seconds(all).max(1);
+        let (all_word, hold_word) = (all.to_string(), whole_seconds(hold).to_string());
+        let mut arguments = vec![WRAPPER, "kvmbackup-hook", &files, &all_word, &hold_word];
+        arguments.extend(call.argv.iter().map(String::as_str));
+        let env: &BTreeMap<_, _> = &call.env;
+        let started = Instant::now();
+        let wrapper = Exec::start(agent, "start a hook", &Start { arguments, env: Some(env), ..Start::default() })?;
+        Ok(Process { agent, files, wrapper, started, all })
+    }
+
+    /// Whether its wrapper has ended.
+    pub(super) fn has_ended(&mut self) -> Result<bool, Error> {
+        self.wrapper.done().map(|done| done.is_some())
+    }
+
+    /// When the guest must have ended it at the latest, with all that comes after.
+    pub(super) fn end(&self) -> Instant {
+        self.started + Duration::from_secs(self.all) + GRACE + WRAP_UP
+    }
+
+    /// What a session is doing.
+    pub(super) fn state(&self) -> Result<State, Error> {
+        let state = exec::output(self.agent, "look at a session", STATE, &[&self.files], None)?;
+        Ok(match state.as_slice() {
+            b"ready\n" => State::Ready,
+            b"ended\n" => State::Ended,
+            _ => State::Starting,
+        })
+    }
+
+    /// Tells a session to let go. True: it had held until then.
+    pub(super) fn release(&self) -> Result<bool, Error> {
+        let held = exec::output(self.agent, "release a session", RELEASE, &[&self.files], None)?;
+        Ok(held == b"kept\n")
+    }
+
+    /// Waits until its wrapper has ended, or else ends it.
+    pub(super) fn wait(&mut self, deadline: Instant) -> Result<Option<Ended>, Error> {
+        match self.wrapper.wait(deadline)? {
+            Some(_) => Ok(None),
+            None => self.stop().map(|()| Some(Ended::TimedOut)),
+        }
+    }
+
+    /// Ends it.
+    pub(super) fn stop(&mut self) -> Result<(), Error> {
+        exec::script(self.agent, "end a hook", STOP, &[&self.files], None)?;
+        self.wrapper.wait(Instant::now() + WRAP_UP)?;
+        Ok(())
+    }
+
+    /// What came of it. `forced`: it was ended by us.
+    pub(super) fn finish(self, forced: Option<Ended>) -> Result<Ran, Error> {
+        let action = "tell what came of a hook";
+        let time = self.started.elapsed();
+        let Done { output, .. } = exec::script(self.agent, action, COLLECT, &[&self.files], None)?;
+        let (code, said) = split(&output);
+        let wrong = || Error::Answer { action, answer: "its exit status is missing".to_owned() };
+        let ended = match (forced, code) {
+            (Some(forced), _) => forced,
+            (None, None) => return Err(wrong()),
+            // What timeout says; busybox passes on what became of the program.
+            (None, Some(124 | 137 | 143)) if time >= Duration::from_secs(self.all) => Ended::TimedOut,
+            // What a shell says of a signal.
+            (None, Some(code @ 129..=192)) => Ended::Signal(code - 128),
+            (None, Some(code)) => Ended::Exit(code),
+        };
+        let mut kept = Output::default();
+        kept.push(said);
+        Ok(Ran { ended, output: kept.into_text(), time })
+    }
+}
+
+/// The status on the first line, and the rest.
+fn split(collected: &[u8]) -> (Option<i32>, &[u8]) {
+    let end = collected.iter().position(|byte| *byte == b'\n').unwrap_or(collected.len());
+    let code = std::str::from_utf8(&collected[..end]).ok().and_then(|code| code.parse::<u8>().ok());
+    (code.map(i32::from), collected.get(end + 1..).unwrap_or_default())
+}
+
+/// Rounded up.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)).min(365 * 24 * 3600)
+}

@@ -1,0 +1,67 @@
+//! Owns: a session that holds in a guest, until it is released. Must not: watch over it; the guest does that itself, since
+//! its agent starts nothing while file systems are frozen.
+
+use std::time::{Duration, Instant};
+
+use super::exec::{PATIENCE, Pace};
+use super::process::Process;
+use crate::hooks::{Deadlines, Ended, Error, GRACE, Held, Ran, Released};
+
+/// A session that holds.
+pub(super) struct Session<'a> {
+    process: Option<Process<'a>>,
+    ready: Instant,
+    deadlines: Deadlines,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(process: Process<'a>, deadlines: Deadlines) -> Session<'a> {
+        Session { process: Some(process), ready: Instant::now(), deadlines }
+    }
+
+    fn end(&mut self) -> Option<Released> {
+        let process = self.process.take()?;
+        let told = tell(&process);
+        let held = self.ready.elapsed();
+        let mut kept = matches!(told, Ok(true));
+        let ran = told.and_then(|_| self.finish(process)).unwrap_or_else(|error| {
+            // It lets go by itself, at its deadline in the guest. What it was worth is not known, so it was worth nothing.
+            kept = false;
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            Ran { ended: Ended::TimedOut, output: format!("{error}{cause}\n"), time: self.ready.elapsed() }
+        });
+        Some(Released { held, kept, ran })
+    }
+
+    fn finish(&self, mut process: Process<'_>) -> Result<Ran, Error> {
+        let deadline = Instant::now() + self.deadlines.release.min(Duration::from_secs(24 * 3600)) + GRACE;
+        let forced = process.wait(deadline)?;
+        process.finish(forced)
+    }
+}
+
+/// An agent may need a moment after a thaw.
+fn tell(process: &Process<'_>) -> Result<bool, Error> {
+    let started = Instant::now();
+    let mut pace = Pace::new();
+    loop {
+        match process.release() {
+            Err(error) if started.elapsed() < PATIENCE => tracing::debug!("{error}"),
+            told => return told,
+        }
+        pace.wait();
+    }
+}
+
+impl Held for Session<'_> {
+    fn release(mut self: Box<Self>) -> Released {
+        let nothing = Ran { ended: Ended::Cancelled, output: String::new(), time: Duration::ZERO };
+        self.end().unwrap_or(Released { held: Duration::ZERO, kept: false, ran: nothing })
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,388 @@
+//! Hooks in a guest, without one: an agent that runs on this host what a guest's would, and agents that lie. That it works
+//! in a guest is for `tests/live_guest_hooks.rs`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+
+use serde_json::json;
+
+use super::*;
+use crate::hooks::{Held, MAX_OUTPUT, Released};
+
+const LONG: Duration = Duration::from_secs(60);
+const FAR: Deadlines = Deadlines { ready: LONG, hold: LONG, release: LONG };
+
+type Answer = Result<Value, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Does `guest-exec` on this host.
+struct Local {
+    folder: tempfile::TempDir,
+    children: Mutex<Vec<Child>>,
+}
+
+impl Local {
+    fn new() -> Local {
+        Local { folder: tempfile::tempdir().unwrap(), children: Mutex::default() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Hooks in a folder of the test's.
+    fn guest(&self) -> Guest<'_> {
+        let guest = in_folder(self, &self.path("run"));
+        guest.prepare(b"{}").unwrap();
+        guest
+    }
+
+    fn exec(&self, request: &Value) -> Answer {
+        let words = |key: &str| -> Vec<String> {
+            let words = request[key].as_array().cloned().unwrap_or_default();
+            words.iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+        };
+        let mut children = self.children.lock().unwrap();
+        let pid = children.len();
+        let mut command = Command::new(request["path"].as_str().unwrap());
+        command.args(words("arg")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if request.get("env").is_some() {
+            command.env_clear().envs(words("env").iter().map(|pair| pair.split_once('=').unwrap()));
+        }
+        if let Some(input) = request.get("input-data") {
+            let path = self.path("input");
+            fs::write(&path, base64::decode(input.as_str().unwrap()).unwrap()).unwrap();
+            command.stdin(File::open(path).unwrap());
+        }
+        if request["capture-output"] == true {
+            command.stdout(File::create(self.path(&format!("output{pid}"))).unwrap());
+        }
+        children.push(command.spawn()?);
+        Ok(json!({ "pid": pid }))
+    }
+
+    fn status(&self, pid: &Value) -> Answer {
+        let pid = pid.as_u64().unwrap() as usize;
+        let Some(status) = self.children.lock().unwrap()[pid].try_wait()? else {
+            return Ok(json!({ "exited": false }));
+        };
+        let output = fs::read(self.path(&format!("output{pid}"))).unwrap_or_default();
+        let output = base64::encode(&output);
+        Ok(json!({ "exited": true, "exitcode": status.code().unwrap(), "out-data": output }))
+    }
+}
+
+impl Agent for Local {
+    fn command(&self, request: &Value) -> Answer {
+        let arguments = &request["arguments"];
+        match request["execute"].as_str().unwrap() {
+            "guest-exec" => self.exec(arguments),
+            "guest-exec-status" => self.status(&arguments["pid"]),
+            other => panic!("{other} is not used"),
+        }
+    }
+}
+
+fn in_folder<'a>(agent: &'a dyn Agent, folder: &Path) -> Guest<'a> {
+    let folder = folder.to_str().unwrap().to_owned();
+    let (context, artifacts) = (format!("{folder}/context.json"), format!("{folder}/artifacts"));
+    Guest { folder, context, artifacts, ..Guest::new(agent, "run") }
+}
+
+fn sh(script: &str) -> Call {
+    let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+    Call { argv, env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]) }
+}
+
+fn run(guest: &Guest<'_>, script: &str, timeout: Duration) -> Ran {
+    guest.run(&sh(script), timeout, None).unwrap()
+}
+
+fn ready<'a>(guest: &Guest<'a>, script: &str, deadlines: Deadlines) -> Box<dyn Held + 'a> {
+    match guest.hold(&sh(script), deadlines, None).unwrap() {
+        Started::Ready(held) => held,
+        Started::NotReady(ran) => panic!("not ready: {ran:?}"),
+    }
+}
+
+fn not_ready(guest: &Guest<'_>, script: &str, ready: Duration, cancel: Option<&Cancel>) -> Ran {
+    match guest.hold(&sh(script), Deadlines { ready, ..FAR }, cancel).unwrap() {
+        Started::Ready(_) => panic!("ready"),
+        Started::NotReady(ran) => ran,
+    }
+}
+
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// No process speaks of the test's folder any more.
+fn assert_nothing_left(local: &Local) {
+    let folder = local.path("run").to_str().unwrap().to_owned();
+    wait_until("the end of all processes", || {
+        fs::read_dir("/proc").unwrap().flatten().all(|process| {
+            let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            !String::from_utf8_lossy(&words).contains(&folder)
+        })
+    });
+}
+
+#[test]
+fn a_command_ends_as_it_likes() {
+    let local = Local::new();
+    let guest = local.guest();
+    let ran = run(&guest, "echo one; echo two >&2; pwd; exit 75", LONG);
+    assert_eq!((ran.ended, ran.output.as_str()), (Ended::Exit(75), "one\ntwo\n/\n"));
+    assert_eq!(run(&guest, "kill -9 $$", LONG).ended, Ended::Signal(9));
+    let missing = guest.run(&Call { argv: vec!["/no/hook".into()], ..sh("") }, LONG, None).unwrap();
+    assert_eq!(missing.ended, Ended::Exit(127));
+    assert!(missing.output.contains("/no/hook"), "{missing:?}");
+    assert!(matches!(guest.run(&Call::default(), LONG, None), Err(Error::Empty)));
+    assert_nothing_left(&local);
+}
+
+#[test]
+fn words_and_variables_arrive_as_they_are() {
+    let local = Local::new();
+    let odd = "a 'b' \"c\" $(d) `e` \\ *\nü";
+    let mut call = sh("printf '%s|%s' \"$0\" \"$VALUE\"");
+    call.argv.push(odd.to_owned());
+    call.env.insert("VALUE".to_owned(), odd.to_owned());
+    let guest = local.guest();
+    assert_eq!(guest.run(&call, LONG, None).unwrap().output, format!("{odd}|{odd}"));
+    // What is there beyond the hook's own are the shell's, no others.
+    let names = run(&guest, "env | sed 's/=.*//' | sort | tr '\\n' ' '", LONG).output;
+    assert_eq!(names.replace("OLDPWD ", "").replace("SHLVL ", "").replace("_ ", ""), "PATH PWD ");
+}
+
+#[test]
+fn the_newest_output_is_kept() {
+    let local = Local::new();
+    let output = run(&local.guest(), "seq 1 100000", LONG).output;
+    assert!(output.len() <= MAX_OUTPUT && output.len() > MAX_OUTPUT - 10, "{}", output.len());
+    let first: u32 = output.lines().next().unwrap().parse().unwrap();
+    assert!(output == (first..=100_000).map(|number| format!("{number}\n")).collect::<String>());
+}
+
+#[test]
+fn the_guest_ends_a_command_in_time() {
+    let local = Local::new();
+    let ran = run(&local.guest(), "trap 'echo ended' TERM; (trap '' TERM; sleep 600) & echo on; wait; wait", LONG / 60);
+    assert_eq!(ran.ended, Ended::TimedOut);
+    assert!(ran.output.starts_with("on\n"), "{ran:?}");
+    assert_nothing_left(&local);
+}
+
+#[test]
+fn a_grandchild_that_keeps_the_output_open_holds_up_nothing() {
+    let local = Local::new();
+    let pid = local.path("pid");
+    let ran = run(&local.guest(), &format!("sleep 600 & echo $! >{}; exit 4", pid.display()), LONG);
+    assert_eq!(ran.ended, Ended::Exit(4));
+    let pid = fs::read_to_string(pid).unwrap();
+    assert!(Command::new("kill").arg(pid.trim()).status().unwrap().success(), "it was left alone");
+}
+
+#[test]
+fn a_run_that_shall_stop_ends_its_hooks() {
+    let local = Local::new();
+    let guest = local.guest();
+    let cancel = Cancel::default();
+    cancel.cancel(15);
+    let ran = guest.run(&sh("sleep 600"), LONG, Some(&cancel)).unwrap();
+    assert_eq!(ran.ended, Ended::Cancelled);
+    assert_eq!(not_ready(&guest, "sleep 600", LONG, Some(&cancel)).ended, Ended::Cancelled);
+    assert_nothing_left(&local);
+}
+
+/// Holds a lock, which is a file, until it is told to let go, and tells by what.
+fn session(lock: &Path) -> String {
+    let lock = lock.display();
+    format!(
+        "trap 'rm -f {lock}' EXIT; : >{lock}; echo READY; read word; echo \"told $word\"; rm {lock}; read more || echo end"
+    )
+}
+
+#[test]
+fn a_session_holds_until_it_is_released() {
+    let local = Local::new();
+    let (guest, lock) = (local.guest(), local.path("lock"));
+    let held = ready(&guest, &session(&lock), FAR);
+    assert!(lock.exists());
+    let Released { kept, ran, .. } = held.release();
+    assert!(kept && !lock.exists());
+    assert_eq!((ran.ended, ran.output.as_str()), (Ended::Exit(0), "READY\ntold RELEASE\nend\n"));
+    drop(ready(&guest, &session(&lock), FAR));
+    assert!(!lock.exists(), "a session that is dropped is released");
+    assert_nothing_left(&local);
+}
+
+#[test]
+fn a_session_lets_go_by_itself_when_nobody_releases_it() {
+    let local = Local::new();
+    let (guest, lock) = (local.guest(), local.path("lock"));
+    let held = ready(&guest, &session(&lock), Deadlines { hold: LONG / 60, ..FAR });
+    wait_until("the end of the lock", || !lock.exists());
+    let Released { kept, ran, .. } = held.release();
+    assert!(!kept);
+    assert_eq!((ran.ended, ran.output.as_str()), (Ended::Exit(0), "READY\ntold RELEASE\nend\n"));
+}
+
+#[test]
+fn a_session_sees_the_end_of_its_input_when_its_wrapper_dies() {
+    let local = Local::new();
+    let (guest, lock) = (local.guest(), local.path("lock"));
+    let held = ready(&guest, &session(&lock), FAR);
+    // The first child was to make the folder, the second is the wrapper.
+    local.children.lock().unwrap()[1].kill().unwrap();
+    wait_until("the end of the lock", || !lock.exists());
+    std::mem::forget(held);
+    assert_nothing_left(&local);
+}
+
+#[test]
+fn a_session_that_dies_did_not_keep() {
+    let local = Local::new();
+    let (guest, fault, client) = (local.guest(), local.path("fault"), local.path("client"));
+    let script = format!(
+        "sleep 600 & echo $! >{}; echo READY; until [ -e {} ]; do sleep 0.01; done; exit 3",
+        client.display(),
+        fault.display()
+    );
+    let held = ready(&guest, &script, FAR);
+    fs::write(&fault, "").unwrap();
+    let rc = local.path("run/0.rc");
+    wait_until("its exit status", || rc.exists());
+    let released = held.release();
+    assert!(!released.kept);
+    assert_eq!(released.ran.ended, Ended::Exit(3));
+    // Its client may be what holds the lock.
+    let client = Path::new("/proc").join(fs::read_to_string(client).unwrap().trim());
+    wait_until("the end of the client", || {
+        // A zombie that nobody has waited for has ended, too.
+        let status = fs::read_to_string(client.join("status")).unwrap_or_default();
+        !status.contains("State:") || status.contains("State:\tZ")
+    });
+}
+
+#[test]
+fn a_session_that_is_not_ready_says_why() {
+    let local = Local::new();
+    let guest = local.guest();
+    let ran = not_ready(&guest, "echo 'a replica lags'; exit 75", LONG, None);
+    assert_eq!((ran.ended, ran.output.as_str()), (Ended::Exit(75), "a replica lags\n"));
+    let ran = not_ready(&guest, "echo connecting; sleep 600", LONG / 120, None);
+    assert_eq!((ran.ended, ran.output.as_str()), (Ended::TimedOut, "connecting\n"));
+    assert_nothing_left(&local);
+}
+
+#[test]
+fn a_session_that_does_not_let_go_is_ended() {
+    let local = Local::new();
+    let guest = local.guest();
+    let held = ready(&guest, "echo READY; while :; do sleep 1; done", Deadlines { release: LONG / 120, ..FAR });
+    let released = held.release();
+    assert!(released.kept);
+    assert_eq!(released.ran.ended, Ended::TimedOut);
+    assert_nothing_left(&local);
+}
+
+#[test]
+fn artifacts_come_back() {
+    let local = Local::new();
+    let guest = local.guest();
+    assert_eq!(guest.artifacts().unwrap(), []);
+    let all: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+    fs::write(local.path("run/artifacts/backup_label"), &all).unwrap();
+    run(&guest, &format!("echo 42 >{}/binlog.pos", guest.artifact_dir()), LONG);
+    let want = [("backup_label".to_owned(), all), ("binlog.pos".to_owned(), b"42\n".to_vec())];
+    assert!(guest.artifacts().unwrap() == want);
+    assert_eq!(fs::read(guest.context_path()).unwrap(), b"{}");
+    guest.clean();
+    assert!(!local.path("run").exists());
+}
+
+#[test]
+fn artifacts_that_are_not_safe_are_refused() {
+    let refusal = |make: &dyn Fn(&Path)| {
+        let local = Local::new();
+        let guest = local.guest();
+        make(&local.path("run/artifacts"));
+        match guest.artifacts() {
+            Err(Error::Artifact { name, what }) => (name, what),
+            other => panic!("{other:?}"),
+        }
+    };
+    let write =
+        |name: &'static str, size: usize| move |folder: &Path| fs::write(folder.join(name), vec![0; size]).unwrap();
+    assert_eq!(refusal(&write("a\nb", 0)), ("a\nb".to_owned(), "its name is not safe"));
+    assert_eq!(refusal(&write(".hidden", 0)).1, "its name is not safe");
+    assert_eq!(refusal(&write("-rf", 0)).1, "its name is not safe");
+    assert_eq!(refusal(&write("large", (1 << 20) + 1)).1, "it is larger than 1 MiB");
+    let link = |folder: &Path| std::os::unix::fs::symlink("/etc/passwd", folder.join("passwd")).unwrap();
+    assert_eq!(refusal(&link), ("passwd".to_owned(), "it is not a regular file"));
+    let many = |folder: &Path| (0..65).for_each(|number| fs::write(folder.join(format!("{number}")), "").unwrap());
+    assert_eq!(refusal(&many).1, "there are more than 64");
+}
+
+/// Answers everything by the same words.
+struct Liar(Value);
+
+impl Agent for Liar {
+    fn command(&self, request: &Value) -> Answer {
+        match (&self.0, request["execute"].as_str()) {
+            (Value::String(error), _) => Err(error.clone().into()),
+            (answer, Some("guest-exec-status")) => Ok(answer.clone()),
+            _ => Ok(json!({ "pid": 1 })),
+        }
+    }
+}
+
+#[test]
+fn no_answer_of_an_agent_is_believed() {
+    let data = |data: &str| json!({ "exited": true, "exitcode": 0, "out-data": data });
+    let huge = "A".repeat(3 << 20);
+    let lies = [
+        json!({}),
+        json!([]),
+        json!({ "exited": "yes" }),
+        json!({ "exited": true, "exitcode": "0" }),
+        json!({ "exited": true, "exitcode": 1 }),
+        json!({ "exited": true, "signal": 9 }),
+        json!({ "exited": true, "exitcode": 0, "out-data": 7 }),
+        json!({ "exited": true, "exitcode": 0, "out-data": "", "out-truncated": true }),
+        data("?"),
+        data(&huge),
+        // "..\0", "a/b\0" and 65 names.
+        data("Li4A"),
+        data("YS9iAA=="),
+        data(&base64::encode(&b"x\0".repeat(65))),
+    ];
+    for lie in lies {
+        let liar = Liar(lie);
+        assert!(Guest::new(&liar, "run").artifacts().is_err(), "{}", liar.0);
+    }
+    // An exit status that is none, and a hook that said more than can be.
+    for collected in ["", "\n", "256\n", "-1\nx", "0", "x\n"] {
+        let liar = Liar(data(&base64::encode(collected.as_bytes())));
+        let ran = Guest::new(&liar, "run").run(&sh(""), LONG, None);
+        assert!(if collected == "0" { ran.is_ok() } else { matches!(ran, Err(Error::Answer { .. })) }, "{collected:?}");
+    }
+    let much = format!("0\n{}", "line\n".repeat(200_000));
+    let liar = Liar(data(&base64::encode(much.as_bytes())));
+    assert!(Guest::new(&liar, "run").run(&sh(""), LONG, None).unwrap().output.len() <= MAX_OUTPUT);
+}
+
+#[test]
+fn an_agent_that_is_not_there_is_told_of() {
+    let liar = Liar("the agent is not connected".into());
+    let error = Guest::new(&liar, "run").prepare(b"{}").unwrap_err();
+    assert_eq!(error.to_string(), "the guest agent cannot make a folder for hooks");
+    assert!(error.hint().unwrap().contains("guest-exec"));
+}
