@@ -38,7 +38,7 @@ pub struct Phases<'a> {
     agent: Option<&'a dyn hooks::Agent>,
     guest: Option<hooks::Guest<'a>>,
     cancel: &'a Cancel,
-    entered: Vec<Entered>,
+    entered: Vec<Entered<'a>>,
     results: Vec<HookResult>,
     warnings: Vec<Failure>,
     quiesced: Quiesced,
@@ -47,12 +47,12 @@ pub struct Phases<'a> {
 }
 
 /// A span that was entered.
-struct Entered {
+struct Entered<'a> {
     span: Span,
     /// Commands that were begun, by their place in the list.
     begun: Vec<usize>,
     /// Sessions that are held, by their place in the list.
-    held: Vec<(usize, Box<dyn Held>)>,
+    held: Vec<(usize, Box<dyn Held + 'a>)>,
 }
 
 /// What sessions over a snapshot came to.
@@ -185,7 +185,7 @@ impl<'a> Phases<'a> {
         (std::mem::take(&mut self.results), std::mem::take(&mut self.warnings))
     }
 
-    fn current(&mut self) -> &mut Entered {
+    fn current(&mut self) -> &mut Entered<'a> {
         // There is one whenever this is called; an empty one is the harmless answer.
         if self.entered.is_empty() {
             self.entered.push(Entered { span: Span::Run, begun: Vec::new(), held: Vec::new() });
@@ -194,7 +194,7 @@ impl<'a> Phases<'a> {
         &mut self.entered[last]
     }
 
-    fn unwind(&mut self, mut entered: Entered, failed: Option<&Failure>) -> Result<(), Error> {
+    fn unwind(&mut self, mut entered: Entered<'a>, failed: Option<&Failure>) -> Result<(), Error> {
         let (pre, post) = entered.span.phases();
         let mut first = Ok(());
         for at in (0..self.hooks.len()).rev() {
@@ -271,7 +271,7 @@ impl<'a> Phases<'a> {
     }
 
     /// A session that was lost does not fail the backup: it is worth less, and says so.
-    fn release(&mut self, hook: &Hook, span: Span, held: Box<dyn Held>) {
+    fn release(&mut self, hook: &Hook, span: Span, held: Box<dyn Held + 'a>) {
         let released = held.release();
         let (mut result, mut failure) = judged(hook, span.name(), Ok(released.ran));
         result.held_ms = Some(released.held.as_millis() as u64);

@@ -97,12 +97,6 @@ pub trait Hypervisor: Send + Sync {
     /// to answer; nothing is done twice.
     fn agent(&self, domain: &DomainRef, request: &serde_json::Value) -> Result<serde_json::Value, Error>;
 
-    /// Asks the guest's agent, and gives what it returns.
-    fn agent(&self, domain: &DomainRef, request: &serde_json::Value) -> Result<serde_json::Value, Error> {
-        let _ = (domain, request);
-        todo!()
-    }
-
     /// Puts all overlays in place at one instant; the disks in `others` stay out of it.
     fn snapshot(&self, domain: &DomainRef, overlays: &[Overlay], others: &[String]) -> Result<(), Error>;
     /// Starts to commit a disk's active image into the image right below it.
