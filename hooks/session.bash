@@ -29,7 +29,7 @@ ended() { wait "$pid"; die "$1 (the client ended with $?)"; }
 ask() {
   local line
   answer=
-  tell "$2 SELECT 'kvmbackup: done';" || ended "$1"
+  tell "$2"$'\n'"SELECT 'kvmbackup: done';" || ended "$1"
   while IFS= read -r -u "$from" line; do
     [[ $line != 'kvmbackup: done' ]] || return 0
     answer+=$line$'\n'
