@@ -79,7 +79,8 @@ impl<'a> Capture<'a> {
         }
         if domain.state == DomainState::Paused && settings.quiesce == Quiesce::Require {
             return Err(Error::Other {
-                message: "the guest is paused, so its file systems cannot be frozen, and `quiesce: require` is set".into(),
+                message: "the guest is paused, so its file systems cannot be frozen, and `quiesce: require` is set"
+                    .into(),
                 hint: Some("resume it, or set `quiesce: prefer` for this domain".into()),
             });
         }

@@ -97,7 +97,10 @@ fn held<T>(
     thread::scope(|scope| {
         scope.spawn(move || {
             if waits.recv_timeout(HOLD_DEADLINE) == Err(RecvTimeoutError::Timeout) {
-                tracing::error!(domain = domain.name, "the capture takes too long; the guest is thawed before it is done");
+                tracing::error!(
+                    domain = domain.name,
+                    "the capture takes too long; the guest is thawed before it is done"
+                );
                 if let Err(error) = hypervisor.thaw(domain) {
                     tracing::error!(domain = domain.name, "{}", super::error::chain(&error));
                 }
