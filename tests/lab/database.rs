@@ -100,6 +100,8 @@ impl Writer {
                         break;
                     }
                     acknowledged.store(number, Ordering::SeqCst);
+                    // Often enough to be seen within any hold, and the machine is for others as well.
+                    std::thread::sleep(Duration::from_millis(2));
                 }
                 drop(input);
                 let _ = child.wait();

@@ -29,6 +29,10 @@ pub fn hook(name: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// Every way in which a session that is held can end, with its exit code; none: it was killed.
+pub const ENDS: [(fn(Session) -> Ended, Option<i32>); 4] =
+    [(Session::release, Some(0)), (Session::abandon, Some(0)), (Session::terminate, Some(143)), (Session::kill, None)];
+
 /// What came of a hook.
 #[derive(Debug)]
 pub struct Ended {

@@ -52,9 +52,14 @@ impl MariaDb {
         MariaDb::start(dir, &["--myisam-recover-options=OFF", "--aria-recover-options=OFF"])
     }
 
+    /// The server's socket.
+    pub fn socket(&self) -> String {
+        text(&self.dir.path().join("s")).to_owned()
+    }
+
     /// What the clients need to find the server.
     pub fn client_options(&self) -> Vec<String> {
-        vec!["--no-defaults".to_owned(), format!("--socket={}", text(&self.dir.path().join("s")))]
+        vec!["--no-defaults".to_owned(), format!("--socket={}", self.socket())]
     }
 
     /// Runs statements. Panics when one fails.

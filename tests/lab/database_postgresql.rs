@@ -84,6 +84,11 @@ impl PostgreSql {
         self.dir.path().join("data")
     }
 
+    /// The folder of the server's socket.
+    pub fn socket_folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// What the clients need to find the server.
     pub fn client_options(&self) -> [String; 2] {
         [format!("--host={}", text(self.dir.path())), "--username=postgres".to_owned()]

@@ -48,6 +48,11 @@ impl Redis {
         *self = Redis::start(dir, &options.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
+    /// Removes the folder that the server writes to.
+    pub fn remove_data(&self) {
+        std::fs::remove_dir_all(self.dir.path().join("data")).expect("cannot remove the data");
+    }
+
     /// The server's socket.
     pub fn socket(&self) -> String {
         text(&self.dir.path().join("s")).to_owned()

@@ -36,7 +36,7 @@ pub use builder::GuestBuilder;
 pub use command::{qemu_img, run, try_run, try_virsh, virsh};
 pub use contents::{Contents, assert_same, sha256};
 pub use database::Writer;
-pub use database_hook::{Ended, RUN_ID, Session, hook, hook_path, run_hook};
+pub use database_hook::{ENDS, Ended, RUN_ID, Session, hook, hook_path, run_hook};
 pub use database_mariadb::MariaDb;
 pub use database_postgresql::PostgreSql;
 pub use database_redis::Redis;
