@@ -4,15 +4,18 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::DEADLINE;
 use super::database::send;
+use super::{DEADLINE, wait_until};
 
 /// The run that hooks are told of.
 pub const RUN_ID: &str = "6ecd4f0f-6d9a-4d3b-8f0e-0d5f4f5d7f3a";
+
+/// For what a hook has started to be gone after the hook.
+const END_DEADLINE: Duration = Duration::from_secs(15);
 
 /// The path of a hook below `hooks/`.
 pub fn hook_path(name: &str) -> PathBuf {
@@ -29,8 +32,11 @@ pub fn hook(name: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Every way in which a session that is held can end, with its exit code; none: it was killed.
-pub const ENDS: [(fn(Session) -> Ended, Option<i32>); 4] =
+/// A way in which a session that is held can end.
+pub type End = fn(Session) -> Ended;
+
+/// All of them, with the session's exit code; none: it was killed.
+pub const ENDS: [(End, Option<i32>); 4] =
     [(Session::release, Some(0)), (Session::abandon, Some(0)), (Session::terminate, Some(143)), (Session::kill, None)];
 
 /// What came of a hook.
@@ -38,7 +44,7 @@ pub const ENDS: [(fn(Session) -> Ended, Option<i32>); 4] =
 pub struct Ended {
     /// Its exit status.
     pub status: ExitStatus,
-    /// What a command said; a session's lines are read while it lives.
+    /// What it said, but for the lines up to READY that were waited for.
     pub stdout: String,
     /// What it and its children said on their standard error.
     pub stderr: String,
@@ -59,11 +65,9 @@ impl Ended {
     }
 }
 
-/// Runs a command hook to its end.
+/// Runs a hook without input to its end.
 pub fn run_hook(command: &mut Command) -> Ended {
-    let output = command.stdin(Stdio::null()).output().expect("cannot run the hook");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ended { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    Session::spawn(command.stdin(Stdio::null())).end()
 }
 
 /// A session hook that was started.
@@ -71,27 +75,28 @@ pub struct Session {
     child: Child,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
-    stderr: Option<JoinHandle<String>>,
+    stderr: Receiver<String>,
 }
 
 impl Session {
     /// Starts a session.
     pub fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("cannot run the hook");
-        let input = child.stdin.take();
+        Session::spawn(command.stdin(Stdio::piped()))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("cannot run the hook");
         let (sender, lines) = channel();
         let output = BufReader::new(child.stdout.take().expect("it has an output"));
+        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let (sender, stderr) = channel();
+        let mut errors = child.stderr.take().expect("it has an error output");
         std::thread::spawn(move || {
-            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)).unwrap_or_default();
-        });
-        let mut stderr = child.stderr.take().expect("it has an error output");
-        let stderr = std::thread::spawn(move || {
             let mut text = Vec::new();
-            stderr.read_to_end(&mut text).expect("a pipe can be read");
-            String::from_utf8_lossy(&text).into_owned()
+            errors.read_to_end(&mut text).expect("a pipe can be read");
+            sender.send(String::from_utf8_lossy(&text).into_owned())
         });
-        Session { child, input, lines, stderr: Some(stderr) }
+        Session { input: child.stdin.take(), child, lines, stderr }
     }
 
     /// Starts a session and waits until it is ready.
@@ -146,12 +151,16 @@ impl Session {
         self.end()
     }
 
-    /// Waits for the end of the session and of its children.
+    /// Waits for the end of the session and of whatever it has started.
     pub fn end(&mut self) -> Ended {
-        // The input was taken from the child, or this would close it.
-        let status = self.child.wait().expect("a child can be waited for");
-        let stderr = self.stderr.take().expect("it has not ended before");
-        Ended { status, stdout: String::new(), stderr: stderr.join().expect("reading does not panic") }
+        let mut status = None;
+        wait_until(DEADLINE, "the hook to end", || {
+            status = self.child.try_wait().expect("a child has a status");
+            status.is_some()
+        });
+        let stderr = self.stderr.recv_timeout(END_DEADLINE).expect("what the hook has started is still there");
+        let stdout = self.lines.iter().map(|line| line + "\n").collect();
+        Ended { status: status.expect("it was waited for"), stdout, stderr }
     }
 }
 

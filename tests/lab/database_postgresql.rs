@@ -129,7 +129,7 @@ impl PostgreSql {
 }
 
 /// A program of the newest version of the server that is installed.
-fn program(name: &str) -> PathBuf {
+pub(super) fn program(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is missing: run tests/lab/install");
     let mut found: Vec<_> = versions.map(|version| version.expect("a folder can be read").path()).collect();
     found.sort();
