@@ -2,6 +2,7 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 SHARE := $(PREFIX)/share
+HOOKS := $(DESTDIR)$(SHARE)/kvmbackup/hooks
 CARGO ?= cargo
 # Where cargo builds, as cargo itself understands the variable.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -38,13 +39,18 @@ lint: ## formatting, warnings, documentation, licenses of dependencies
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 	$(CARGO) deny --locked check licenses bans sources
 
-install: build ## install the program, its completions and its documentation; PREFIX=/usr/local, DESTDIR=
+install: build ## install the program, its completions, hooks and documentation; PREFIX=/usr/local, DESTDIR=
 	install -D -m 755 $(TARGET)/release/kvmbackup $(DESTDIR)$(PREFIX)/bin/kvmbackup
 	install -d $(DESTDIR)$(SHARE)/bash-completion/completions $(DESTDIR)$(SHARE)/zsh/site-functions
 	install -d $(DESTDIR)$(SHARE)/fish/vendor_completions.d $(DESTDIR)$(SHARE)/doc/kvmbackup
 	$(TARGET)/release/kvmbackup completions bash >$(DESTDIR)$(SHARE)/bash-completion/completions/kvmbackup
 	$(TARGET)/release/kvmbackup completions zsh >$(DESTDIR)$(SHARE)/zsh/site-functions/_kvmbackup
 	$(TARGET)/release/kvmbackup completions fish >$(DESTDIR)$(SHARE)/fish/vendor_completions.d/kvmbackup.fish
+	install -d $(HOOKS)/guest/fsfreeze-hook.d
+	install -m 644 hooks/README.md hooks/session.bash $(HOOKS)/
+	install -m 755 $(filter-out %.md %.bash hooks/guest,$(wildcard hooks/*)) $(HOOKS)/
+	install -m 755 $(filter-out hooks/guest/fsfreeze-hook.d,$(wildcard hooks/guest/*)) $(HOOKS)/guest/
+	install -m 755 $(wildcard hooks/guest/fsfreeze-hook.d/*) $(HOOKS)/guest/fsfreeze-hook.d/
 	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md packaging/config.example.yml $(DESTDIR)$(SHARE)/doc/kvmbackup/
 
 # The lab: libvirt, QEMU and the guest that it boots.
