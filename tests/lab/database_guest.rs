@@ -62,7 +62,12 @@ impl DatabaseGuest {
         let options = self.client_options();
         let arguments: Vec<_> = options.iter().map(String::as_str).chain([ping]).collect();
         let what = format!("the database of guest {}", self.guest.name());
-        wait_until(BOOT_DEADLINE, &what, || answer(program, &arguments).is_ok());
+        let began = std::time::Instant::now();
+        wait_until(BOOT_DEADLINE, &what, || {
+            let said = answer(program, &arguments);
+            assert!(began.elapsed() < BOOT_DEADLINE / 2, "{what}: {said:?}; its log: {}", self.log());
+            said.is_ok()
+        });
     }
 
     /// What the database's clients, and the hooks, need to reach it.
