@@ -188,6 +188,7 @@ fn what_cannot_work_is_said_before_it_is_ready() {
     not_ready(the_hook(&server, &["--lock-wait=1; DROP DATABASE d"])).assert_failed("give seconds");
     server.sql("CREATE USER weak@localhost IDENTIFIED BY ''");
     not_ready(the_hook(&server, &["--user=weak"])).assert_failed("BACKUP STAGE START was refused");
+    server.sql("SET GLOBAL innodb_flush_log_at_timeout = 1");
     server.sql("GRANT RELOAD, BINLOG MONITOR ON *.* TO weak@localhost");
     Session::held(the_hook(&server, &["--user=weak"])).release().assert_good();
 }
