@@ -58,6 +58,20 @@ fn a_snapshot_holds_what_was_acknowledged_only_with_the_hook() {
 }
 
 #[test]
+fn a_commit_right_before_the_hook_is_in_a_snapshot_right_after_it() {
+    for lock in ["--lock=stage", "--lock=ftwrl"] {
+        let server = MariaDb::new(&[]);
+        server.sql("CREATE TABLE d.t (id BIGINT PRIMARY KEY) ENGINE=InnoDB; INSERT INTO d.t VALUES (1)");
+        assert_eq!(newest(&server.restored()), 0, "the control: durable commits prove nothing");
+        server.sql("INSERT INTO d.t VALUES (2)");
+        let session = Session::held(the_hook(&server, &[lock]));
+        let restored = server.restored();
+        session.release().assert_good();
+        assert_eq!(newest(&restored), 2, "{lock}");
+    }
+}
+
+#[test]
 fn a_user_who_may_not_flush_the_log_waits_until_the_server_does() {
     let server = MariaDb::new(&[]);
     server.sql("CREATE USER weak@localhost; GRANT RELOAD ON *.* TO weak@localhost");
@@ -188,6 +202,7 @@ fn what_cannot_work_is_said_before_it_is_ready() {
     not_ready(the_hook(&server, &["--lock-wait=1; DROP DATABASE d"])).assert_failed("give seconds");
     server.sql("CREATE USER weak@localhost IDENTIFIED BY ''");
     not_ready(the_hook(&server, &["--user=weak"])).assert_failed("BACKUP STAGE START was refused");
+    server.sql("SET GLOBAL innodb_flush_log_at_timeout = 1");
     server.sql("GRANT RELOAD, BINLOG MONITOR ON *.* TO weak@localhost");
     Session::held(the_hook(&server, &["--user=weak"])).release().assert_good();
 }

@@ -130,7 +130,7 @@ impl Writer {
         // One answer may have been under way when the lock was had.
         std::thread::sleep(Duration::from_millis(50));
         let before = self.acknowledged();
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_millis(300));
         assert_eq!(self.acknowledged(), before, "a write was acknowledged while the lock was held");
         before
     }

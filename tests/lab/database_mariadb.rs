@@ -13,11 +13,12 @@ pub struct MariaDb {
     dir: tempfile::TempDir,
 }
 
-/// Small files, so that images are quick. Commits are acknowledged before they are written, and nothing writes them later.
-const OPTIONS: [&str; 5] = [
+/// Small files, so that images are quick; nothing is synced, since images are read through the kernel's cache. Commits are acknowledged before they are written, and nothing writes them later.
+const OPTIONS: [&str; 6] = [
     "--skip-networking",
     "--innodb-buffer-pool-size=16M",
     "--innodb-log-file-size=8M",
+    "--innodb-flush-method=nosync",
     "--innodb-flush-log-at-trx-commit=0",
     "--innodb-flush-log-at-timeout=2700",
 ];
@@ -110,7 +111,7 @@ fn installed() -> &'static Path {
         std::fs::create_dir(&dir).expect("cannot make the server's folder");
         let [data, temporary] = ["datadir", "tmpdir"].map(|option| format!("--{option}={}", text(&dir)));
         let root = ["--no-defaults", "--user=root", "--auth-root-authentication-method=normal", "--skip-test-db"];
-        run("mariadb-install-db", &[&root[..], &[&data, &temporary], &OPTIONS[1..3]].concat());
+        run("mariadb-install-db", &[&root[..], &[&data, &temporary], &OPTIONS[1..4]].concat());
         dir
     })
 }
