@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -75,6 +75,8 @@ pub(super) fn send(process: u32, signal: Signal) {
 /// A client that has a server do one statement after the other, each when the one before was acknowledged.
 pub struct Writer {
     acknowledged: Arc<AtomicU64>,
+    /// In milliseconds.
+    longest: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     client: u32,
@@ -87,19 +89,22 @@ impl Writer {
         let mut child = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cannot run the client");
         let id = child.id();
         let acknowledged = Arc::new(AtomicU64::new(0));
+        let longest = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
-            let (acknowledged, stop) = (acknowledged.clone(), stop.clone());
+            let (acknowledged, longest, stop) = (acknowledged.clone(), longest.clone(), stop.clone());
             move || {
                 let mut input = child.stdin.take().expect("the client has an input");
                 let mut answers = BufReader::new(child.stdout.take().expect("the client has an output")).lines();
                 let mut number = 0;
                 while !stop.load(Ordering::SeqCst) {
                     number += 1;
+                    let asked = Instant::now();
                     if writeln!(input, "{}", statement(number)).is_err() || answers.next().is_none() {
                         break;
                     }
                     acknowledged.store(number, Ordering::SeqCst);
+                    longest.fetch_max(asked.elapsed().as_millis() as u64, Ordering::SeqCst);
                     // Often enough to be seen within any hold, and the machine is for others as well.
                     std::thread::sleep(Duration::from_millis(2));
                 }
@@ -107,7 +112,7 @@ impl Writer {
                 let _ = child.wait();
             }
         });
-        let writer = Writer { acknowledged, stop, thread: Some(thread), client: id };
+        let writer = Writer { acknowledged, longest, stop, thread: Some(thread), client: id };
         writer.assert_goes_on();
         writer
     }
@@ -115,6 +120,11 @@ impl Writer {
     /// How many statements have been acknowledged.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// The longest that a statement waited for its answer since the last time this was asked, in milliseconds.
+    pub fn longest_wait(&self) -> u64 {
+        self.longest.swap(0, Ordering::SeqCst)
     }
 
     /// Panics unless further statements are acknowledged soon. Returns how long that took.
