@@ -8,8 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kvmbackup::hooks::{Agent, Call, Deadlines, Ended, Error, Guest, Held, Ran, Runner, Started};
+use kvmbackup::hypervisor::{Hypervisor, Libvirt};
 use lab::{Disk, Lab, try_virsh, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_secs(120);
 const FAR: Deadlines = Deadlines { ready: LONG, hold: LONG, release: LONG };
@@ -56,6 +57,7 @@ fn hooks_run_in_a_guest() {
     let guest = Guest::new(&agent, "run");
     guest.prepare(b"{\"run\": 1}\n").unwrap();
 
+    the_adapter_asks_the_same_agent(machine.name());
     commands(&guest);
     sessions(&guest, &machine);
     a_session_that_nobody_releases(&guest);
@@ -72,6 +74,16 @@ fn hooks_run_in_a_guest() {
         run(&other, "ps -o args | grep '^timeout -k 5 [23]..'", LONG).ended == Ended::Exit(1)
     });
     other.clean();
+}
+
+fn the_adapter_asks_the_same_agent(name: &str) {
+    let libvirt = Libvirt::connect("qemu:///system").unwrap();
+    let (domain, _) = libvirt.domains().unwrap().into_iter().find(|(domain, _)| domain.name == name).unwrap();
+    let arguments = json!({ "path": "/bin/true" });
+    let started = libvirt.agent(&domain, &json!({ "execute": "guest-exec", "arguments": arguments })).unwrap();
+    assert!(started["pid"].is_i64(), "{started}");
+    let refused = libvirt.agent(&domain, &json!({ "execute": "guest-no-such-thing" })).unwrap_err();
+    assert_eq!(refused.to_string(), format!("{name}: cannot ask its agent (guest-no-such-thing)"));
 }
 
 fn commands(guest: &Guest<'_>) {
