@@ -8,8 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kvmbackup::hooks::{Agent, Call, Deadlines, Ended, Error, Guest, Held, Ran, Runner, Started};
+use kvmbackup::hypervisor::{Hypervisor, Libvirt};
 use lab::{Disk, Lab, try_virsh, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_secs(120);
 const FAR: Deadlines = Deadlines { ready: LONG, hold: LONG, release: LONG };
@@ -56,6 +57,7 @@ fn hooks_run_in_a_guest() {
     let guest = Guest::new(&agent, "run");
     guest.prepare(b"{\"run\": 1}\n").unwrap();
 
+    the_adapter_asks_the_same_agent(machine.name());
     commands(&guest);
     sessions(&guest, &machine);
     a_session_that_nobody_releases(&guest);
@@ -66,9 +68,22 @@ fn hooks_run_in_a_guest() {
     let other = Guest::new(&agent, "other");
     guest.clean();
     other.prepare(b"").unwrap();
-    let left = run(&other, "ls -d /run/kvmbackup-* | wc -l; ps | grep -c '[t]imeout -k 5 12'; true", LONG);
-    assert_eq!(left.output, "1\n0\n");
+    assert_eq!(run(&other, "ls -d /run/kvmbackup-* | wc -l", LONG).output, "1\n");
+    // The sessions' deadlines, which are longer than that of this command; busybox's own looks once a second.
+    wait_until(LONG, "the end of all sessions", || {
+        run(&other, "ps -o args | grep '^timeout -k 5 [23]..'", LONG).ended == Ended::Exit(1)
+    });
     other.clean();
+}
+
+fn the_adapter_asks_the_same_agent(name: &str) {
+    let libvirt = Libvirt::connect("qemu:///system").unwrap();
+    let (domain, _) = libvirt.domains().unwrap().into_iter().find(|(domain, _)| domain.name == name).unwrap();
+    let arguments = json!({ "path": "/bin/true" });
+    let started = libvirt.agent(&domain, &json!({ "execute": "guest-exec", "arguments": arguments })).unwrap();
+    assert!(started["pid"].is_i64(), "{started}");
+    let refused = libvirt.agent(&domain, &json!({ "execute": "guest-no-such-thing" })).unwrap_err();
+    assert_eq!(refused.to_string(), format!("{name}: cannot ask its agent (guest-no-such-thing)"));
 }
 
 fn commands(guest: &Guest<'_>) {
@@ -83,16 +98,16 @@ fn commands(guest: &Guest<'_>) {
     let ran = run(guest, "(trap '' TERM; exec sleep 4321) & echo on; sleep 4321", Duration::from_secs(2));
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::TimedOut, "on\n"));
     assert!(started.elapsed() < LONG);
-    assert_eq!(run(guest, "ps | grep -c '[s]leep 4321'; true", LONG).output, "0\n", "the whole group was ended");
+    assert_eq!(run(guest, "ps -o args | grep -cx 'sleep 4321'; true", LONG).output, "0\n", "the whole group was ended");
 }
 
 fn sessions(guest: &Guest<'_>, machine: &lab::Guest) {
     let held = ready(guest, SESSION, FAR);
     assert_eq!(run(guest, "ls /tmp/lock", LONG).output, "/tmp/lock\n");
     // While file systems are frozen the agent starts nothing; the session holds on all the same.
-    machine.agent("guest-fsfreeze-freeze");
+    machine.try_agent("guest-fsfreeze-freeze").unwrap();
     assert!(guest.run(&sh(""), LONG, None).is_err());
-    machine.agent("guest-fsfreeze-thaw");
+    machine.try_agent("guest-fsfreeze-thaw").unwrap();
     let released = held.release();
     assert!(released.kept, "{released:?}");
     assert_eq!((released.ran.ended, released.ran.output.as_str()), (Ended::Exit(0), "READY\ntold RELEASE\nend\n"));
@@ -107,7 +122,7 @@ fn sessions(guest: &Guest<'_>, machine: &lab::Guest) {
         Started::NotReady(ran) => assert_eq!(ran.ended, Ended::TimedOut),
         Started::Ready(_) => panic!("ready"),
     }
-    assert_eq!(run(guest, "ps | grep -c '[s]leep 4322'; true", LONG).output, "0\n");
+    assert_eq!(run(guest, "ps -o args | grep -cx 'sleep 4322'; true", LONG).output, "0\n");
 }
 
 fn a_session_that_nobody_releases(guest: &Guest<'_>) {
@@ -125,7 +140,7 @@ fn a_session_that_nobody_releases(guest: &Guest<'_>) {
         ready(guest, "echo READY; exec sleep 4323", Deadlines { ready: LONG / 60, hold: second, release: second });
     wait_until(LONG, "the guest to end the session", || {
         thread::sleep(Duration::from_millis(200));
-        run(guest, "ps | grep -q '[s]leep 4323'", LONG).ended == Ended::Exit(1)
+        run(guest, "ps -o args | grep -qx 'sleep 4323'", LONG).ended == Ended::Exit(1)
     });
     let released = deaf.release();
     assert!(!released.kept);
@@ -134,8 +149,16 @@ fn a_session_that_nobody_releases(guest: &Guest<'_>) {
 
 fn a_wrapper_that_dies(guest: &Guest<'_>) {
     let held = ready(guest, SESSION, FAR);
-    run(guest, "kill -KILL $(ps | grep '[k]vmbackup-hook .* 120 ' | awk '{print $1}' | head -n 1)", LONG);
+    // The session was started before this command, so its number is the lowest; its parent's parent is the wrapper.
+    let kill = format!(
+        "parent() {{ sed -n 's/^PPid:.//p' /proc/$1/status; }}; cd {}; \
+         pid=$(cat $(ls ../*.group | sort -t / -n -k 2 | head -n 1)); kill -KILL $(parent $(parent $pid))",
+        guest.artifact_dir()
+    );
+    assert_eq!(run(guest, &kill, LONG).ended, Ended::Exit(0));
+    let killed = Instant::now();
     wait_until(LONG, "the session to let go", || run(guest, "[ ! -e /tmp/lock ]", LONG).ended == Ended::Exit(0));
+    assert!(killed.elapsed() < LONG / 2, "long before its deadline");
     assert!(!held.release().kept);
 }
 

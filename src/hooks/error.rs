@@ -90,8 +90,8 @@ impl Error {
                     .to_owned()
             }
             Error::Agent { .. } => {
-                "is qemu-guest-agent running in the guest, and does it allow guest-exec and guest-exec-status? On RHEL and \
-                 its kin they are blocked in /etc/sysconfig/qemu-ga"
+                "is qemu-guest-agent running in the guest, does it allow guest-exec and guest-exec-status (on RHEL and its \
+                 kin /etc/sysconfig/qemu-ga blocks them), and has the guest a /bin/sh?"
                     .to_owned()
             }
         };

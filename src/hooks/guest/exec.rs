@@ -12,7 +12,7 @@ use super::{Agent, base64};
 use crate::hooks::Error;
 
 /// How long an agent may fail to tell of a process that it has started, before that is an error: others ask it too.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one of our own small scripts may take.
 const SCRIPT: Duration = Duration::from_secs(30);
 /// Letters of base64 that are taken: an artifact of 1 MiB, and some.
@@ -124,6 +124,19 @@ pub(super) fn output(
     match script(agent, action, text, arguments, input)? {
         Done { code: Some(0), output } => Ok(output),
         Done { code, .. } => Err(Error::Answer { action, answer: format!("it failed with status {code:?}") }),
+    }
+}
+
+/// Asks again for a while when it fails: for what may be done twice, of an agent that has worked just now.
+pub(super) fn patiently<T>(mut ask: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    let started = Instant::now();
+    let mut pace = Pace::new();
+    loop {
+        match ask() {
+            Err(error) if started.elapsed() < PATIENCE => tracing::debug!("{error}"),
+            answer => return answer,
+        }
+        pace.wait();
     }
 }
 

@@ -25,6 +25,8 @@ use crate::sys::signals::Cancel;
 const READY: Duration = Duration::from_millis(100);
 /// What a session gets in the guest beyond its deadlines, since it counts whole seconds.
 const ROUNDING: Duration = Duration::from_secs(2);
+/// How long all artifacts together may take: an agent could answer each time at the last moment.
+const FETCH_ALL: Duration = Duration::from_secs(120);
 
 /// The folder is 0700 and the file 0600. Nobody can have made it before: its name cannot be known.
 const PREPARE: &str = r#"umask 077; mkdir -p "$0/artifacts" && cat >"$0/context.json""#;
@@ -91,6 +93,7 @@ impl<'a> Guest<'a> {
     /// # Errors
     /// [`Error::Artifact`] as there; [`Error::Agent`] or [`Error::Answer`].
     pub fn artifacts(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let started = Instant::now();
         let names = exec::output(self.agent, "list the hooks' artifacts", LIST, &[&self.folder], None)?;
         let names = names.strip_suffix(b"\0").unwrap_or(&names);
         let mut found = Vec::new();
@@ -98,6 +101,10 @@ impl<'a> Guest<'a> {
             check_name(name)?;
             let name = String::from_utf8_lossy(name).into_owned();
             check_count(found.len() + 1, &name)?;
+            if started.elapsed() > FETCH_ALL {
+                let answer = format!("it took more than {} seconds", FETCH_ALL.as_secs());
+                return Err(Error::Answer { action: "read the hooks' artifacts", answer });
+            }
             let bytes = self.fetch(&name)?;
             found.push((name, bytes));
         }

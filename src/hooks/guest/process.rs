@@ -84,7 +84,7 @@ impl<'a> Process<'a> {
 
     /// What a session is doing.
     pub(super) fn state(&self) -> Result<State, Error> {
-        let state = exec::output(self.agent, "look at a session", STATE, &[&self.files], None)?;
+        let state = exec::patiently(|| exec::output(self.agent, "look at a session", STATE, &[&self.files], None))?;
         Ok(match state.as_slice() {
             b"ready\n" => State::Ready,
             b"ended\n" => State::Ended,
@@ -92,9 +92,9 @@ impl<'a> Process<'a> {
         })
     }
 
-    /// Tells a session to let go. True: it had held until then.
+    /// Tells a session to let go. True: it had held until then. An agent may need a moment after a thaw.
     pub(super) fn release(&self) -> Result<bool, Error> {
-        let held = exec::output(self.agent, "release a session", RELEASE, &[&self.files], None)?;
+        let held = exec::patiently(|| exec::output(self.agent, "release a session", RELEASE, &[&self.files], None))?;
         Ok(held == b"kept\n")
     }
 
@@ -108,7 +108,7 @@ impl<'a> Process<'a> {
 
     /// Ends it.
     pub(super) fn stop(&mut self) -> Result<(), Error> {
-        exec::script(self.agent, "end a hook", STOP, &[&self.files], None)?;
+        exec::patiently(|| exec::script(self.agent, "end a hook", STOP, &[&self.files], None))?;
         self.wrapper.wait(Instant::now() + WRAP_UP)?;
         Ok(())
     }

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::exec::{PATIENCE, Pace};
 use super::process::Process;
 use crate::hooks::{Deadlines, Ended, Error, GRACE, Held, Ran, Released};
 
@@ -21,7 +20,7 @@ impl<'a> Session<'a> {
 
     fn end(&mut self) -> Option<Released> {
         let process = self.process.take()?;
-        let told = tell(&process);
+        let told = process.release();
         let held = self.ready.elapsed();
         let mut kept = matches!(told, Ok(true));
         let ran = told.and_then(|_| self.finish(process)).unwrap_or_else(|error| {
@@ -34,22 +33,10 @@ impl<'a> Session<'a> {
     }
 
     fn finish(&self, mut process: Process<'_>) -> Result<Ran, Error> {
+        // The wrapper sees a moment later that the session has ended.
         let deadline = Instant::now() + self.deadlines.release.min(Duration::from_secs(24 * 3600)) + GRACE;
         let forced = process.wait(deadline)?;
         process.finish(forced)
-    }
-}
-
-/// An agent may need a moment after a thaw.
-fn tell(process: &Process<'_>) -> Result<bool, Error> {
-    let started = Instant::now();
-    let mut pace = Pace::new();
-    loop {
-        match process.release() {
-            Err(error) if started.elapsed() < PATIENCE => tracing::debug!("{error}"),
-            told => return told,
-        }
-        pace.wait();
     }
 }
 
