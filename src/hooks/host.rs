@@ -32,7 +32,8 @@ impl<'a> Runner<'a> for Host {
     fn hold(&self, call: &Call, deadlines: Deadlines, cancel: Option<&Cancel>) -> Result<Started<'a>, Error> {
         let mut process = Process::start(call, Stdio::piped())?;
         let forced = follow(&mut process, after(deadlines.ready), cancel, Process::is_ready)?;
-        if process.is_ready() && process.ended().is_none() && forced.is_none() {
+        // One that was ready and has ended since is lost, not late: whoever releases it is told.
+        if process.is_ready() && forced.is_none() {
             return Ok(Started::Ready(Box::new(Session::watch(process, deadlines)?)));
         }
         end_group(&mut process);
@@ -118,9 +119,9 @@ impl Drop for Session {
 fn hold(mut process: Process, wake: &PipeReader, ready: Instant, deadlines: Deadlines) -> Released {
     let until = ready + deadlines.hold.min(NEVER);
     let asked = watch(&mut process, wake, until);
-    let kept = asked && process.ended().is_none();
     let held = process.ended().unwrap_or_else(Instant::now).saturating_duration_since(ready);
-    process.let_go();
+    let alive = process.ended().is_none();
+    let kept = process.let_go() && alive && asked;
     let forced = match follow(&mut process, after(deadlines.release), None, |_| false) {
         Ok(forced) => forced,
         Err(error) => {
