@@ -119,9 +119,9 @@ impl Drop for Session {
 fn hold(mut process: Process, wake: &PipeReader, ready: Instant, deadlines: Deadlines) -> Released {
     let until = ready + deadlines.hold.min(NEVER);
     let asked = watch(&mut process, wake, until);
-    let kept = asked && process.ended().is_none();
     let held = process.ended().unwrap_or_else(Instant::now).saturating_duration_since(ready);
-    process.let_go();
+    let alive = process.ended().is_none();
+    let kept = process.let_go() && alive && asked;
     let forced = match follow(&mut process, after(deadlines.release), None, |_| false) {
         Ok(forced) => forced,
         Err(error) => {

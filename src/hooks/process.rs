@@ -4,7 +4,7 @@ use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -78,11 +78,9 @@ impl Process {
         Ok(woken)
     }
 
-    /// Tells a session to let go, by a line and by the end of its input. One that has ended already does not hear it.
-    pub(super) fn let_go(&mut self) {
-        if let Some(mut stdin) = self.child.stdin.take() {
-            let _: io::Result<()> = ChildStdin::write_all(&mut stdin, b"RELEASE\n");
-        }
+    /// Tells a session to let go, by a line and by the end of its input. False: nobody is there to hear it.
+    pub(super) fn let_go(&mut self) -> bool {
+        self.child.stdin.take().is_some_and(|mut stdin| stdin.write_all(b"RELEASE\n").is_ok())
     }
 
     /// Ends its input without a word, as the kernel does when we are killed.

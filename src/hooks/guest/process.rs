@@ -10,8 +10,8 @@ use crate::hooks::output::Output;
 use crate::hooks::{Call, Ended, Error, GRACE, Ran};
 
 const WRAPPER: &str = include_str!("wrapper.sh");
-/// Whether the session holds, or has ended. `$0` is the prefix here and below.
-const STATE: &str = r#"if [ -e "$0.rc" ]; then echo ended; elif [ -e "$0.ready" ]; then echo ready; fi"#;
+/// What the session is doing. One that was ready and has ended since is lost, not late. `$0` is the prefix here and below.
+const STATE: &str = r#"if [ -e "$0.ready" ]; then echo ready; elif [ -e "$0.rc" ]; then echo ended; fi"#;
 /// The input is opened for both directions, since that never waits for a reader.
 const RELEASE: &str = r#"[ ! -e "$0.rc" ] || { echo dead; exit; }
 [ ! -e "$0.expired" ] || { echo expired; exit; }
@@ -33,9 +33,9 @@ const WRAP_UP: Duration = Duration::from_secs(10);
 pub(super) enum State {
     /// Not yet holding.
     Starting,
-    /// It holds.
+    /// It has said READY.
     Ready,
-    /// It has ended.
+    /// It has ended without.
     Ended,
 }
 

@@ -262,6 +262,9 @@ fn a_session_that_dies_did_not_keep() {
     let released = held.release();
     assert!(!released.kept);
     assert_eq!(released.ran.ended, Ended::Exit(3));
+    let held = ready(&guest, "echo READY", FAR);
+    wait_until("its exit status", || local.path("run/1.rc").exists());
+    assert!(!held.release().kept);
     // Its client may be what holds the lock.
     let client = Path::new("/proc").join(fs::read_to_string(client).unwrap().trim());
     wait_until("the end of the client", || {

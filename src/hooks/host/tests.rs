@@ -199,6 +199,23 @@ fn a_session_that_dies_did_not_keep() {
 }
 
 #[test]
+fn a_session_that_cannot_hear_did_not_keep() {
+    let held = ready("exec <&-; echo READY; exec sleep 0.1", Path::new("/"), FAR);
+    assert!(!held.release().kept);
+}
+
+#[test]
+fn a_session_that_ends_at_once_was_ready_and_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = ready("echo $$ >$1/pid; echo READY; exit 75", folder.path(), FAR);
+    let session = Other::in_file(&folder.path().join("pid"));
+    wait_until("the end of the session", || !session.runs());
+    let released = held.release();
+    assert!(!released.kept);
+    assert_eq!(released.ran.ended, Ended::Exit(75));
+}
+
+#[test]
 fn a_session_that_holds_too_long_is_released_unasked() {
     let folder = tempfile::tempdir().unwrap();
     let lock = folder.path().join("lock");
