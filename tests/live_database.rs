@@ -1,6 +1,7 @@
 //! Real databases in real guests, written to without pause while they are backed up with the hooks of `hooks/`. Restored and
 //! booted, they hold every row that was acknowledged before the freeze; without the hook, they do not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
+#![allow(clippy::print_stdout, reason = "how long writers waited is to be seen")]
 
 mod lab;
 

@@ -230,3 +230,34 @@ fn an_operator_can_try_hooks_without_a_backup() {
     assert_eq!(refused.code, 1, "{refused:#?}");
     assert!(refused.stdout.contains("writable"), "{refused:#?}");
 }
+
+#[test]
+fn check_tells_what_would_go_wrong_at_night() {
+    let lab = Lab::new();
+    let guest = lab.guest("checked").disk(Disk::qcow2("vda")).system("").boot();
+    let good = script(&lab, "good", ":\n");
+    let hook = json!({"name": "good", "phase": "pre-snapshot", "command": [good]});
+    let in_guest = json!({"name": "in", "phase": "pre-snapshot", "where": "guest", "command": ["/bin/true"]});
+    let program = Program::new(&lab).domain(guest.name(), json!({"hooks": [hook, in_guest]}));
+    let checked = program.run(&["check"]);
+    assert_eq!(checked.code, 0, "{checked:#?}");
+    assert!(checked.stdout.contains("ok      hook good: ") && !checked.stdout.contains("WARNING"), "{checked:#?}");
+
+    // Scripts that look as if they did something.
+    guest.agent_exec("mkdir -p /etc/qemu/fsfreeze-hook.d; : >/etc/qemu/fsfreeze-hook.d/database");
+    run("chmod", &["775", good.to_str().unwrap()]);
+    let checked = program.run(&["check"]);
+    assert_eq!(checked.code, 1, "{checked:#?}");
+    assert!(
+        checked.stdout.contains("WARNING domain checked: it has scripts in /etc/qemu/fsfreeze-hook.d"),
+        "{checked:#?}"
+    );
+    assert!(checked.stdout.contains("PROBLEM hook good: ") && checked.stdout.contains("hint: "), "{checked:#?}");
+    guest.agent_exec("printf '[general]\\nfsfreeze-hook=/etc/qemu/fsfreeze-hook\\n' >/etc/qemu/qemu-ga.conf");
+    assert!(!program.run(&["check"]).stdout.contains("WARNING"), "the agent is told by its configuration");
+    let offline = program.run(&["check", "--offline", "--json"]);
+    let findings: Value = serde_json::from_str(&offline.stdout).unwrap();
+    let findings = findings["findings"].as_array().unwrap();
+    assert_eq!((findings.len(), &findings[0]["severity"]), (1, &json!("problem")), "no guest was asked: {findings:#?}");
+    assert_eq!(guest.agent_exec("ls -d /run/kvmbackup-*").code, 1, "something is left in the guest");
+}

@@ -1,5 +1,5 @@
 //! Owns: what an operator can know before the night: whether hooks may run, and whether guests will do what they are asked.
-//! Must not: change anything, on the host or in a guest.
+//! Must not: change anything on the host, or leave anything in a guest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -130,7 +130,9 @@ fn unused_freeze_hooks(agent: &GuestAgent<'_>, about: String) -> Option<Finding>
     let guest = Guest::new(agent, &Uuid::new_v4().simple().to_string());
     let argv = ["/bin/sh", "-c", FREEZE_HOOKS].map(str::to_owned).to_vec();
     let env = BTreeMap::from([("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())]);
-    let ran = guest.run(&Call { argv, env }, PATIENCE, None).ok()?;
+    let ran = guest.prepare(b"{}").and_then(|()| guest.run(&Call { argv, env }, PATIENCE, None));
+    guest.clean();
+    let ran = ran.inspect_err(|error| tracing::debug!(about, "{}", chain(error))).ok()?;
     matches!(ran.ended, Ended::Exit(3)).then(|| {
         let message = "it has scripts in /etc/qemu/fsfreeze-hook.d, and its agent does not run them";
         let hint = "in the guest: start qemu-ga with -F, or set `fsfreeze-hook = /etc/qemu/fsfreeze-hook` in \

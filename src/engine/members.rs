@@ -149,6 +149,7 @@ fn stamp(path: &Path) -> Option<String> {
 }
 
 /// What the archive says about itself.
+#[expect(clippy::too_many_arguments, reason = "one call, and a structure for it would only rename the arguments")]
 pub(super) fn manifest(
     context: &Context<'_>,
     domain: &Domain,
