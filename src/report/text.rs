@@ -8,7 +8,7 @@ use self::page::{Page, Paint, WIDTH};
 use super::exit::{ExitCode, exit_code};
 use super::table::{Table, printable};
 use crate::model::size::{bytes, duration};
-use crate::model::{Consistency, DomainOutcome, Failure, HookStatus, Method, Outcome, RunReport};
+use crate::model::{Consistency, DomainOutcome, Failure, HookResult, HookStatus, Method, Outcome, RunReport};
 
 mod page;
 #[cfg(test)]
@@ -240,10 +240,15 @@ fn asides(page: &mut Page, report: &RunReport) {
     page.section("PUT RIGHT OF AN EARLIER RUN", Paint::Plain, recovered.map(|what| (String::new(), what)));
     let pruned = report.domains.iter().filter(|domain| !domain.pruned.is_empty());
     let pruned: Vec<String> = pruned.map(|domain| format!("{} ({})", domain.domain, domain.pruned.len())).collect();
-    if !pruned.is_empty() || !report.not_due.is_empty() {
+    let hooked = !report.hooks.is_empty() || report.domains.iter().any(|domain| !domain.hooks.is_empty());
+    if !pruned.is_empty() || !report.not_due.is_empty() || hooked {
         page.blank();
     }
     page.list("old points removed", pruned.iter().map(String::as_str));
+    page.list("hooks of the run", hooks(&report.hooks).iter().map(String::as_str));
+    for domain in &report.domains {
+        page.list(&format!("hooks of {}", domain.domain), hooks(&domain.hooks).iter().map(String::as_str));
+    }
     let skipped = report.domains.iter().filter(|domain| domain.outcome == Outcome::Skipped);
     let why = |domain: &DomainOutcome| {
         let hook = domain.hooks.iter().find(|hook| hook.status == HookStatus::Skip);
@@ -252,6 +257,23 @@ fn asides(page: &mut Page, report: &RunReport) {
     let skipped: Vec<String> = skipped.map(why).collect();
     page.list("skipped this time", skipped.iter().map(String::as_str));
     page.list("not due today", report.not_due.iter().map(String::as_str));
+}
+
+/// Each hook in short: how it ended, how long it ran, how long it held.
+fn hooks(results: &[HookResult]) -> Vec<String> {
+    let time = |ms: u64| duration(Duration::from_millis(ms));
+    let told = |hook: &HookResult| {
+        let status = match hook.status {
+            HookStatus::Ok => "ok",
+            HookStatus::Skip => "skip",
+            HookStatus::Failed => "FAILED",
+            HookStatus::Timeout => "TIMEOUT",
+            HookStatus::Lost => "LOST",
+        };
+        let held = hook.held_ms.map_or(String::new(), |held| format!(", held {}", time(held)));
+        format!("{} {} {status} in {}{held}", hook.phase, hook.name, time(hook.duration_ms))
+    };
+    results.iter().map(told).collect()
 }
 
 fn skipped(report: &RunReport, missed: bool) -> impl Iterator<Item = (String, Failure)> {

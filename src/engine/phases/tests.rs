@@ -74,6 +74,14 @@ fn hook(name: &str, kind: HookKind, script: &str) -> Hook {
     }
 }
 
+/// The same with little time, but enough for a machine that is busy.
+fn impatient(mut hook: Hook) -> Hook {
+    if let HookKind::Command { timeout, .. } = &mut hook.kind {
+        *timeout = Duration::from_secs(2);
+    }
+    hook
+}
+
 const PRE: Phase = Phase::PreSnapshot;
 const POST: Phase = Phase::PostSnapshot;
 
@@ -108,12 +116,12 @@ fn spans_nest_and_are_left_in_reverse() {
 /// zrepl ends there, and keeps the lock of the first one.
 #[test]
 fn a_fatal_second_hook_leaves_what_the_first_one_did() {
-    for fatal in ["exit 3", "kill -9 $$"] {
+    for fatal in ["exit 3", "kill -9 $$", "exec sleep 60"] {
         let scene = Scene::new();
         let hooks = [
             scene.command("one", &[PRE, POST], ":"),
             scene.session("held", ":"),
-            scene.command("two", &[PRE, POST], &format!("[ $KVMBACKUP_PHASE = post-snapshot ] || {fatal}")),
+            impatient(scene.command("two", &[PRE, POST], &format!("[ $KVMBACKUP_PHASE = post-snapshot ] || {fatal}"))),
             scene.command("three", &[PRE, POST], ":"),
             scene.command("always", &[POST], ":"),
         ];
@@ -217,13 +225,11 @@ fn a_session_that_does_not_hold_marks_the_backup_down() {
     let hooks = [overheld];
     let mut phases = scene.phases(&hooks);
     phases.enter(Span::Snapshot).unwrap();
-    scene.seen();
     let began = std::time::Instant::now();
-    let mut seen = Vec::new();
-    while began.elapsed() < Duration::from_secs(20) && seen.is_empty() {
-        seen = scene.seen();
+    while !fs::read_to_string(scene.log()).is_ok_and(|log| log.contains("slow RELEASE")) {
+        assert!(began.elapsed() < Duration::from_secs(20), "it is not let go in time, unless somebody asks");
+        std::thread::yield_now();
     }
-    assert_eq!(seen, ["slow RELEASE"], "it is let go in time, though nobody asked");
     phases.leave(Span::Snapshot, None).unwrap();
     assert!(!phases.quiesced());
 }

@@ -4,7 +4,8 @@ use chrono::DateTime;
 use uuid::Uuid;
 
 use crate::model::{
-    Consistency, DiskOutcome, DomainOutcome, Failure, Method, Outcome, PointId, RunReport, SkippedDisk,
+    Consistency, DiskOutcome, DomainOutcome, Failure, HookResult, HookStatus, Method, Outcome, PointId, RunReport,
+    SkippedDisk,
 };
 
 /// A run of nothing.
@@ -91,8 +92,23 @@ pub fn bad() -> RunReport {
         leftovers: vec![failure("cannot remove /srv/images/root.ov: permission denied", None)],
         ..saved("files")
     };
+    let hook = |name: &str, phase: &str, status: HookStatus| HookResult {
+        name: name.to_owned(),
+        phase: phase.to_owned(),
+        status,
+        message: None,
+        duration_ms: 420,
+        held_ms: (phase == "snapshot").then_some(117),
+        output: (status != HookStatus::Ok)
+            .then(|| "curl: (28) Connection timed out\nthe ping was not taken\n".to_owned()),
+    };
+    let quiesced = DomainOutcome {
+        consistency: Some(Consistency::Application),
+        hooks: vec![hook("mariadb", "snapshot", HookStatus::Ok), hook("ping", "post-domain", HookStatus::Failed)],
+        ..saved("DockerNode1")
+    };
     RunReport {
-        domains: vec![saved("DockerNode1"), failed, partial],
+        domains: vec![quiesced, failed, partial],
         recovered: vec!["web-1: committed vda back to /srv/images/web-1.qcow2".to_owned()],
         leftovers: Vec::new(),
         errors: vec![failure("entry 'lab-*' matches no domain", Some("config.yml line 12"))],
