@@ -7,6 +7,8 @@ pub mod config;
 pub mod engine;
 pub mod hooks;
 pub mod hypervisor;
+pub mod ledger;
+pub mod metrics;
 pub mod model;
 pub mod nbd;
 pub mod plan;

@@ -15,6 +15,6 @@ pub use disk::{Device, Disk, Format, Image, Source};
 pub use domain::{BootFile, Domain, DomainRef, DomainState, DomainXml, Nvram};
 pub use extent::Extent;
 pub use hook::{HookResult, HookStatus, Phase, Span};
-pub use outcome::{Consistency, DiskOutcome, DomainOutcome, Failure, Method, Outcome, SkippedDisk};
+pub use outcome::{Consistency, DiskOutcome, DomainOutcome, Failure, FailureReason, Method, Outcome, SkippedDisk};
 pub use point::{Codec, PointId};
 pub use report::{RunReport, Totals};

@@ -47,6 +47,45 @@ pub enum Outcome {
     Failed,
 }
 
+/// What failed, of a fixed few, for those who count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailureReason {
+    /// A hook of the operator.
+    Hook,
+    /// The guest's file systems could not be frozen, or do not thaw.
+    Quiesce,
+    /// The snapshot, or the backup job.
+    Snapshot,
+    /// Reading a disk, or writing the archive; some disk could not be saved.
+    Copy,
+    /// Bringing a disk back to its base.
+    Commit,
+    /// A restore point is damaged.
+    Verify,
+    /// The target.
+    Repository,
+    /// Something did not end in time.
+    Timeout,
+    /// Anything else.
+    Other,
+}
+
+impl FailureReason {
+    /// All of them.
+    pub const ALL: [FailureReason; 9] = [
+        FailureReason::Hook,
+        FailureReason::Quiesce,
+        FailureReason::Snapshot,
+        FailureReason::Copy,
+        FailureReason::Commit,
+        FailureReason::Verify,
+        FailureReason::Repository,
+        FailureReason::Timeout,
+        FailureReason::Other,
+    ];
+}
+
 /// An error as people read it: the whole chain of causes, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

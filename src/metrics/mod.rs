@@ -1,0 +1,6 @@
+//! What Prometheus is told.
+//!
+//! Owns: the catalogue of metrics, and how a ledger and a survey become one text of the exposition format, and a file.
+//! Must not: look at libvirt or the target, or remember anything: each text is made afresh.
+
+pub mod catalogue;
