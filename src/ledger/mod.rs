@@ -61,6 +61,9 @@ pub struct Domain {
     pub job: String,
     /// When it was last tried.
     pub last_attempt: Option<DateTime<Utc>>,
+    /// When it was first saved whole: nobody waits for a check of what is younger.
+    #[serde(default)]
+    pub first_success: Option<DateTime<Utc>>,
     /// When it was last saved whole.
     pub last_success: Option<DateTime<Utc>>,
     /// How the last attempt ended.

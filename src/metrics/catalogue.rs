@@ -69,6 +69,8 @@ catalogue! {
         "Unix time at which the last attempt began; 0 for never.";
     Gauge DOMAIN_LAST_SUCCESS_TIMESTAMP_SECONDS = "kvmbackup_domain_last_success_timestamp_seconds" ["backup_job", "domain"]
         "Unix time at which the domain was last saved whole; 0 for never.";
+    Gauge DOMAIN_FIRST_SUCCESS_TIMESTAMP_SECONDS = "kvmbackup_domain_first_success_timestamp_seconds" ["backup_job", "domain"]
+        "Unix time at which the domain was first saved whole; 0 for never.";
     Gauge DOMAIN_LAST_RESULT = "kvmbackup_domain_last_result" ["backup_job", "domain", "result"]
         "How the last attempt ended: 1 for one of success, warning, failure, skipped, 0 for the others.";
     Gauge DOMAIN_CONSECUTIVE_FAILURES = "kvmbackup_domain_consecutive_failures" ["backup_job", "domain"]
