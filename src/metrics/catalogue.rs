@@ -76,15 +76,15 @@ catalogue! {
     Gauge DOMAIN_CONSECUTIVE_FAILURES = "kvmbackup_domain_consecutive_failures" ["backup_job", "domain"]
         "Attempts that failed since the last that did not.";
     Counter DOMAIN_FAILURES_TOTAL = "kvmbackup_domain_failures_total" ["backup_job", "domain", "reason"]
-        "Attempts that failed, by what failed.";
+        "Attempts that failed, by what failed: hook, quiesce, snapshot, copy, commit, verify, repository, timeout, other.";
     Gauge DOMAIN_LAST_DURATION_SECONDS = "kvmbackup_domain_last_duration_seconds" ["backup_job", "domain"]
         "How long the last attempt took.";
     Gauge DOMAIN_LAST_STAGE_DURATION_SECONDS = "kvmbackup_domain_last_stage_duration_seconds" ["backup_job", "domain", "stage"]
         "How long each part of the last attempt took: hooks, frozen, snapshot, copy, commit, prune. They overlap.";
     Gauge DOMAIN_LAST_READ_BYTES = "kvmbackup_domain_last_read_bytes" ["backup_job", "domain", "mode"]
-        "Bytes read for the last restore point.";
+        "Bytes read for the last restore point, by its mode: full.";
     Gauge DOMAIN_LAST_STORED_BYTES = "kvmbackup_domain_last_stored_bytes" ["backup_job", "domain", "mode"]
-        "Bytes of the last restore point as it is stored.";
+        "Bytes of the last restore point as it is stored, by its mode: full.";
     Gauge DOMAIN_VIRTUAL_BYTES = "kvmbackup_domain_virtual_bytes" ["domain"]
         "Size of the disks as the guest sees them.";
     Gauge DOMAIN_LAST_CONSISTENCY_INFO = "kvmbackup_domain_last_consistency_info" ["backup_job", "domain", "level", "wanted"]
