@@ -4,3 +4,10 @@
 //! Must not: look at libvirt or the target, or remember anything: each text is made afresh.
 
 pub mod catalogue;
+mod error;
+mod page;
+mod text;
+pub mod textfile;
+
+pub use error::Error;
+pub use text::{exporter_text, text};
