@@ -63,3 +63,87 @@ fn remove_stale(folder: &Path, prefix: &str) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_file_is_replaced_whole_and_all_may_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("k.prom");
+        write(&path, "one\n").unwrap();
+        let before = File::open(&path).unwrap();
+        write(&path, "two\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
+        assert_eq!(io::read_to_string(before).unwrap(), "one\n", "who reads meanwhile reads one text, not two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o644);
+        assert_eq!(names(dir.path()), ["k.prom"]);
+    }
+
+    #[test]
+    fn what_is_planted_at_the_temporary_name_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("k.prom"), dir.path().join("victim"));
+        fs::write(&victim, "precious").unwrap();
+        symlink(&victim, dir.path().join(format!(".k.prom.{}.tmp", std::process::id()))).unwrap();
+        write(&path, "text\n").unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert!(!path.is_symlink());
+        assert_eq!(names(dir.path()), ["k.prom", "victim"]);
+        // At the name itself, a link is replaced, not what it leads to.
+        fs::remove_file(&path).unwrap();
+        symlink(&victim, &path).unwrap();
+        write(&path, "text\n").unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert!(!path.is_symlink());
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ended = Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let mut alive = Command::new("sleep").arg("600").spawn().unwrap();
+        let left = format!(".k.prom.{}.tmp", ended.id());
+        let at_work = format!(".k.prom.{}.tmp", alive.id());
+        let others = [".k.prom.old.tmp", ".k.promx.1.tmp", "k.prom.tmp"];
+        for name in [left.as_str(), at_work.as_str()].into_iter().chain(others) {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        write(&dir.path().join("k.prom"), "text\n").unwrap();
+        alive.kill().unwrap();
+        alive.wait().unwrap();
+        let mut kept = [at_work.as_str(), "k.prom"].into_iter().chain(others).collect::<Vec<_>>();
+        kept.sort_unstable();
+        assert_eq!(names(dir.path()), kept);
+    }
+
+    #[test]
+    fn a_missing_folder_is_told_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = write(&dir.path().join("nowhere/k.prom"), "").unwrap_err();
+        assert!(error.to_string().contains("nowhere/k.prom"), "{error}");
+        assert!(error.hint().unwrap().contains("nowhere"), "{error}");
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing_and_the_old_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("k.prom");
+        fs::create_dir(&path).unwrap();
+        write(&path, "text\n").unwrap_err();
+        assert_eq!(names(dir.path()), ["k.prom"]);
+        assert!(path.is_dir());
+    }
+}

@@ -34,23 +34,79 @@ pub fn take(path: &Path) -> Result<Lock, Refused> {
         .custom_flags(OFlags::NOFOLLOW.bits() as i32)
         .open(path)
         .map_err(Refused::Io)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+    // What shares the lock is a look of `is_held`, and gone at once: it refuses nobody.
+    while !try_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(Refused::Io)? {
+        if !try_lock(&file, FlockOperation::NonBlockingLockShared).map_err(Refused::Io)? {
             let mut holder = String::new();
             let _ = (&mut file).take(100).read_to_string(&mut holder);
             return Err(Refused::Held(holder.trim().to_owned()));
         }
-        Err(error) => return Err(Refused::Io(error.into())),
     }
     // For people only: whether it is held is the kernel's knowledge.
     let _ = file.set_len(0).and_then(|()| write!(file, "pid {}", std::process::id()));
     Ok(Lock { _file: file })
 }
 
+/// Whether somebody holds a lock that [`take`] gave. Disturbs neither the holder nor who takes it meanwhile.
+///
+/// # Errors
+/// When the file is there and cannot be opened, or the system refuses to tell.
+pub fn is_held(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    Ok(!try_lock(&file, FlockOperation::NonBlockingLockShared)?)
+}
+
+/// Whether the lock was had.
+fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
+    match flock(file, operation) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
     use super::*;
+
+    #[test]
+    fn a_look_sees_a_holder_and_leaves_it_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert!(!is_held(&path).unwrap());
+        assert!(!path.exists(), "a look makes no lock");
+        let lock = take(&path).unwrap();
+        assert!(is_held(&path).unwrap());
+        assert!(matches!(take(&path), Err(Refused::Held(_))), "it is still held");
+        drop(lock);
+        assert!(!is_held(&path).unwrap());
+    }
+
+    #[test]
+    fn who_takes_it_while_others_look_gets_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        drop(take(&path).unwrap());
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        is_held(&path).unwrap();
+                    }
+                });
+            }
+            let taken: Result<Vec<()>, _> = (0..2000).map(|_| take(&path).map(drop)).collect();
+            done.store(true, Ordering::Relaxed);
+            taken.unwrap();
+        });
+    }
 
     #[test]
     fn second_taker_is_refused_until_the_first_lets_go() {

@@ -244,6 +244,7 @@ fn hostile_names_are_read_back_as_they_were() {
     let words = ["tsdb", "create-blocks-from", "openmetrics", path(&file), path(&storage)];
     let made = promtool(&words, "");
     assert!(made.status.success(), "{made:?}\n{samples}");
+    std::fs::create_dir(storage.join("wal")).unwrap();
     let dump = String::from_utf8(promtool(&["tsdb", "dump", path(&storage)], "").stdout).unwrap();
     let read: BTreeSet<String> =
         dump.lines().filter_map(|line| line.split_once("domain=")).map(|(_, rest)| go_string(rest)).collect();
