@@ -15,6 +15,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["model", "retention"]),
     ("plan", &["config", "model"]),
     ("report", &["model"]),
+    ("ledger", &["model", "sys"]),
+    ("metrics", &["ledger", "model", "sys"]),
     ("hooks", &["model", "sys"]),
     ("hypervisor", &["model"]),
     ("qcow2", &["model"]),
@@ -86,6 +88,14 @@ fn only_the_command_line_prints() {
         for word in ["println!", "eprintln!", "print!(", "eprint!(", "stdout()", "stderr()", "dbg!("] {
             assert!(!text.contains(word), "{} has {word}", path.display());
         }
+    }
+}
+
+#[test]
+fn metrics_are_named_in_their_catalogue_alone() {
+    for (path, text) in sources() {
+        let is_catalogue = path == Path::new("metrics/catalogue.rs");
+        assert!(is_catalogue || !product(&path, &text).contains("\"kvmbackup_"), "{} names a metric", path.display());
     }
 }
 
