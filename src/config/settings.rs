@@ -7,7 +7,7 @@ use chrono::Weekday;
 
 use super::glob;
 use super::hook::Hook;
-use crate::model::Codec;
+use crate::model::{Codec, Listen};
 use crate::retention::Policy;
 
 /// The settings of one host.
@@ -27,6 +27,8 @@ pub struct Settings {
     pub libvirt_uri: String,
     /// Domains at once; at least 1.
     pub parallel: usize,
+    /// Where the metrics go.
+    pub metrics: Metrics,
     /// The hooks of `defaults` and of the host, in the order in which they run.
     pub hooks: Vec<Hook>,
     /// The entries of `domains`, in the order of the file.
@@ -39,6 +41,15 @@ impl Settings {
         let exact = self.rules.iter().find(|rule| rule.pattern == domain);
         exact.or_else(|| self.rules.iter().find(|rule| glob::matches(&rule.pattern, domain)))
     }
+}
+
+/// Where the metrics go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Absolute path of the file for the textfile collector of node_exporter.
+    pub textfile: Option<PathBuf>,
+    /// Where they can be asked for while a run is on.
+    pub listen: Option<Listen>,
 }
 
 /// Free space that must remain on the target.
@@ -64,6 +75,8 @@ pub struct Rule {
 /// How a domain is backed up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DomainSettings {
+    /// The name under which it is watched; 1 to 64 characters.
+    pub job: String,
     /// The days it is due, in the host's time zone; never empty.
     pub days: Vec<Weekday>,
     /// Also due when the last day it should have run has no restore point.
