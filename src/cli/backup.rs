@@ -35,7 +35,7 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     let silent = global.quiet || words.options.json || !std::io::stderr().is_terminal();
     let monitor: &dyn Monitor = if silent { &Silent } else { &bars };
 
-    let mut done = run::begin(&settings);
+    let mut done = run::begin(&settings, &request);
     let mut hooks = RunHooks::new(&settings, &done, &cancel);
     let began = hooks.enter(&done);
     let skipped = matches!(began, Err(engine::Error::Skipped { .. }));

@@ -120,8 +120,8 @@ impl<'a> Capture<'a> {
         let (started, frozen) = quiesce::around(hypervisor, record, quiesce, timeout, || {
             self.began = Some(Instant::now());
             match &self.pull {
-                Some(job) => Ok(hypervisor.begin_pull(id, job, &others)?),
-                None => Ok(hypervisor.snapshot(id, &self.overlays, &others)?),
+                Some(job) => hypervisor.begin_pull(id, job, &others).map_err(Error::Snapshot),
+                None => hypervisor.snapshot(id, &self.overlays, &others).map_err(Error::Snapshot),
             }
         });
         outcome.consistency = Some(if frozen.reached { Consistency::Filesystem } else { Consistency::Crash });
