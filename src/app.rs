@@ -7,6 +7,7 @@ use crate::cli::args::Global;
 use crate::config::{self, Settings};
 use crate::engine;
 use crate::engine::journal::Journal;
+use crate::exporter;
 use crate::hypervisor::{self, Hypervisor, Libvirt};
 use crate::report::ExitCode;
 use crate::sys::lock::{self, Lock, Refused};
@@ -29,6 +30,9 @@ pub enum Error {
     /// libvirt cannot be reached.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
+    /// Nothing can be served.
+    #[error(transparent)]
+    Exporter(#[from] exporter::Error),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] engine::Error),
@@ -47,7 +51,7 @@ impl Error {
                 ExitCode::Target.code()
             }
             Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
-            Error::Engine(_) => ExitCode::Failed.code(),
+            Error::Engine(_) | Error::Exporter(_) => ExitCode::Failed.code(),
         }
     }
 
@@ -59,6 +63,7 @@ impl Error {
                 Some("wait for it, or look what it does; a lock ends with its process, it is never stale".into())
             }
             Error::Hypervisor(error) => error.hint(),
+            Error::Exporter(error) => error.hint(),
             Error::Engine(error) => error.hint(),
         }
     }

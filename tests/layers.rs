@@ -17,6 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("report", &["model"]),
     ("ledger", &["model", "sys"]),
     ("metrics", &["ledger", "model", "sys"]),
+    ("exporter", &["ledger", "metrics", "model", "sys"]),
     ("hooks", &["model", "sys"]),
     ("hypervisor", &["model"]),
     ("qcow2", &["model"]),
@@ -27,8 +28,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "engine",
         &["archive", "config", "hooks", "hypervisor", "model", "nbd", "plan", "qcow2", "retention", "store", "sys"],
     ),
-    ("app", &["cli", "config", "engine", "hooks", "hypervisor", "report", "store", "sys"]),
-    ("cli", &["app", "config", "engine", "hooks", "model", "plan", "report", "store", "sys"]),
+    ("app", &["cli", "config", "engine", "exporter", "hooks", "hypervisor", "report", "store", "sys"]),
+    ("cli", &["app", "config", "engine", "exporter", "hooks", "model", "plan", "report", "store", "sys"]),
     ("main", &["cli"]),
     ("lib", &[]),
 ];

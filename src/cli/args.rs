@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
+use crate::model::Listen;
 use crate::report::EXIT_STATUS;
 
 #[cfg(test)]
@@ -72,6 +73,9 @@ pub enum Command {
     /// Show the report of the last run
     #[command(after_help = after("kvmbackup report --format json"))]
     Report(Report),
+    /// Serve metrics for Prometheus, and a status page for people, over HTTP
+    #[command(after_help = after("kvmbackup exporter --listen unix:/run/kvmbackup/exporter.sock"))]
+    Exporter(Exporter),
     /// Print a completion script for a shell
     #[command(after_help = after("kvmbackup completions bash > /etc/bash_completion.d/kvmbackup"))]
     Completions {
@@ -223,6 +227,14 @@ pub enum HooksCommand {
         #[arg(long)]
         phase: Option<PhaseName>,
     },
+}
+
+/// `exporter`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Exporter {
+    /// Where to listen: HOST:PORT or unix:/PATH [default: `metrics.listen` of the configuration, else 127.0.0.1:9763]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<Listen>,
 }
 
 /// `report`

@@ -4,6 +4,7 @@
 pub mod args;
 mod backup;
 mod check;
+mod exporter;
 mod hooks;
 mod list;
 mod logging;
@@ -44,6 +45,7 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
     match command {
         Command::Backup(words) => backup::run(global, &words),
         Command::Check(words) => check::run(global, &words),
+        Command::Exporter(words) => exporter::run(global, &words),
         Command::Hooks(words) => hooks::run(global, &words),
         Command::Recover => recover::run(global),
         Command::Report(words) => report::run(global, &words),
