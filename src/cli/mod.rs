@@ -7,6 +7,7 @@ mod check;
 mod hooks;
 mod list;
 mod logging;
+mod metrics;
 mod progress;
 mod prune;
 mod recover;
@@ -45,6 +46,7 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
         Command::Backup(words) => backup::run(global, &words),
         Command::Check(words) => check::run(global, &words),
         Command::Hooks(words) => hooks::run(global, &words),
+        Command::Metrics(words) => metrics::run(global, &words),
         Command::Recover => recover::run(global),
         Command::Report(words) => report::run(global, &words),
         Command::Completions { shell } => {
