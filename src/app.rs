@@ -9,6 +9,7 @@ use crate::engine;
 use crate::engine::journal::Journal;
 use crate::exporter;
 use crate::hypervisor::{self, Hypervisor, Libvirt};
+use crate::metrics;
 use crate::report::ExitCode;
 use crate::sys::lock::{self, Lock, Refused};
 use crate::sys::{durable, host};
@@ -36,13 +37,20 @@ pub enum Error {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// What is watched cannot be told.
+    #[error(transparent)]
+    Metrics(#[from] metrics::Error),
+    /// Metrics have no place to go to.
+    #[error("the configuration names no `metrics.textfile`")]
+    NoTextfile,
 }
 
 impl Error {
     /// The exit code by the contract.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Config(_) => ExitCode::Usage.code(),
+            Error::Config(_) | Error::NoTextfile => ExitCode::Usage.code(),
+            Error::Metrics(_) => ExitCode::Untidy.code(),
             Error::Locked { .. } => ExitCode::Locked.code(),
             Error::Hypervisor(error) => hypervisor_code(error),
             Error::Engine(engine::Error::Hypervisor(error)) => hypervisor_code(error),
@@ -65,6 +73,8 @@ impl Error {
             Error::Hypervisor(error) => error.hint(),
             Error::Exporter(error) => error.hint(),
             Error::Engine(error) => error.hint(),
+            Error::Metrics(error) => error.hint(),
+            Error::NoTextfile => Some("name one, or print the metrics: `kvmbackup metrics --stdout`".into()),
         }
     }
 }

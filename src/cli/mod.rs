@@ -8,6 +8,7 @@ mod exporter;
 mod hooks;
 mod list;
 mod logging;
+mod metrics;
 mod progress;
 mod prune;
 mod recover;
@@ -47,6 +48,7 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
         Command::Check(words) => check::run(global, &words),
         Command::Exporter(words) => exporter::run(global, &words),
         Command::Hooks(words) => hooks::run(global, &words),
+        Command::Metrics(words) => metrics::run(global, &words),
         Command::Recover => recover::run(global),
         Command::Report(words) => report::run(global, &words),
         Command::Completions { shell } => {

@@ -3,12 +3,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::ledger;
+
 /// Why metrics could not be told.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// They cannot be put into the text format.
     #[error("cannot write metrics as text")]
     Encode(#[from] prometheus::Error),
+    /// The ledger, or the survey, cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
     /// The textfile cannot be replaced. Whatever had its name before is untouched.
     #[error("cannot {action} {}", path.display())]
     File {
@@ -25,7 +30,11 @@ pub enum Error {
 impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
-        let Error::File { path, source, .. } = self else { return None };
+        let (path, source) = match self {
+            Error::Encode(_) => return None,
+            Error::Ledger(error) => return error.hint(),
+            Error::File { path, source, .. } => (path, source),
+        };
         let folder = path.parent().unwrap_or(Path::new("/")).display();
         match source.kind() {
             io::ErrorKind::NotFound => Some(format!(

@@ -6,8 +6,10 @@
 pub mod catalogue;
 mod error;
 mod page;
+mod publish;
 mod text;
 pub mod textfile;
 
 pub use error::Error;
+pub use publish::{current, publish};
 pub use text::{exporter_text, text};

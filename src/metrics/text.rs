@@ -83,8 +83,11 @@ fn repository(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
     let path = seen.path.to_string_lossy();
     let labels: &[&str] = &[&path];
     page.set(&REPOSITORY_UP, labels, flag(seen.up));
-    page.set(&REPOSITORY_CAPACITY_BYTES, labels, seen.capacity_bytes as f64);
-    page.set(&REPOSITORY_AVAILABLE_BYTES, labels, seen.available_bytes as f64);
+    // A target that does not answer is not one without room.
+    if seen.capacity_bytes > 0 {
+        page.set(&REPOSITORY_CAPACITY_BYTES, labels, seen.capacity_bytes as f64);
+        page.set(&REPOSITORY_AVAILABLE_BYTES, labels, seen.available_bytes as f64);
+    }
     page.set(&REPOSITORY_STORED_BYTES, labels, seen.stored_bytes as f64);
     page.set(&REPOSITORY_LAST_PRUNE_SUCCESS_TIMESTAMP_SECONDS, labels, time(ledger.last_prune));
 }

@@ -1,4 +1,5 @@
-//! Owns: the lock that keeps two runs apart. Must not: wait for it.
+//! Owns: locks that end with their holder: one that keeps two runs apart, one for a moment over a file. Must not: know what
+//! they guard.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -25,15 +26,7 @@ pub enum Refused {
 /// Takes the lock at once or not at all. The file stays when the lock is released: removing it would let two holders
 /// lock two files of one name.
 pub fn take(path: &Path) -> Result<Lock, Refused> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-        .open(path)
-        .map_err(Refused::Io)?;
+    let mut file = open(path).map_err(Refused::Io)?;
     // What shares the lock is a look of `is_held`, and gone at once: it refuses nobody.
     while !try_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(Refused::Io)? {
         if !try_lock(&file, FlockOperation::NonBlockingLockShared).map_err(Refused::Io)? {
@@ -66,6 +59,24 @@ fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Takes the lock as soon as all others have let go. It is for moments: nothing ends the wait but that.
+pub fn wait(path: &Path) -> io::Result<Lock> {
+    let file = open(path)?;
+    loop {
+        match flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(Lock { _file: file }),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)
 }
 
 #[cfg(test)]

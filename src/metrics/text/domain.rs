@@ -13,7 +13,8 @@ use crate::model::{Consistency, FailureReason};
 /// There are no incremental backups.
 const MODE: &str = "full";
 
-/// Every domain that libvirt, the configuration or the repository has; before the first survey, every one that was tried.
+/// Every domain that libvirt, the configuration or the repository has, or that left an overlay; before the first survey, every
+/// one that was tried.
 pub(super) fn all(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
     for name in names(ledger, survey) {
         let seen = survey.and_then(|survey| survey.domains.get(name));
@@ -40,7 +41,8 @@ pub(super) fn all(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
 
 fn names<'a>(ledger: &'a Ledger, survey: Option<&'a Survey>) -> BTreeSet<&'a str> {
     let Some(survey) = survey else { return ledger.domains.keys().map(String::as_str).collect() };
-    let there = |seen: &Seen| seen.defined || seen.job.is_some() || seen.points.count > 0;
+    let there =
+        |seen: &Seen| seen.defined || seen.job.is_some() || seen.points.count > 0 || seen.leftover_overlays > 0;
     survey.domains.iter().filter(|(_, seen)| there(seen)).map(|(name, _)| name.as_str()).collect()
 }
 

@@ -1,14 +1,18 @@
 //! Owns: the metrics of jobs. Must not: know of single domains.
 
+use std::collections::BTreeSet;
+
 use super::super::catalogue::*;
 use super::super::page::Page;
 use super::{count, flag, seconds, time};
 use crate::ledger::{DomainState, Job, Ledger, RunResult, SeenJob, Survey};
 
-/// Every job of the configuration; before the first survey, every job that ran.
+/// Every job that the survey found in the configuration, or that is on; before the first survey, every job that ran.
 pub(super) fn all(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>, running: bool) {
-    let configured = survey.map(|survey| survey.jobs.keys().collect::<Vec<_>>());
-    for name in configured.unwrap_or_else(|| ledger.jobs.keys().collect()) {
+    let told = |name: &&String| survey.is_none_or(|survey| survey.jobs.contains_key(*name));
+    let ran = ledger.jobs.iter().filter(|(name, job)| job.running.is_some() || told(name)).map(|(name, _)| name);
+    let configured = survey.into_iter().flat_map(|survey| survey.jobs.keys());
+    for name in ran.chain(configured).collect::<BTreeSet<_>>() {
         let known = ledger.jobs.get(name).cloned().unwrap_or_default();
         runs(page, name, &known, running);
         if let Some(seen) = survey.and_then(|survey| survey.jobs.get(name)) {
