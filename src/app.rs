@@ -8,9 +8,12 @@ use crate::config::{self, Settings};
 use crate::engine;
 use crate::engine::journal::Journal;
 use crate::hypervisor::{self, Hypervisor, Libvirt};
+use crate::ledger;
 use crate::report::ExitCode;
 use crate::sys::lock::{self, Lock, Refused};
 use crate::sys::{durable, host};
+
+pub mod watch;
 
 /// Why a command could not even begin, or how it failed as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,9 @@ pub enum Error {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// Those who watch cannot be told.
+    #[error("those who watch cannot be told")]
+    Watch(#[from] ledger::Error),
 }
 
 impl Error {
@@ -48,6 +54,7 @@ impl Error {
             }
             Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
             Error::Engine(_) => ExitCode::Failed.code(),
+            Error::Watch(_) => ExitCode::Untidy.code(),
         }
     }
 
@@ -60,6 +67,7 @@ impl Error {
             }
             Error::Hypervisor(error) => error.hint(),
             Error::Engine(error) => error.hint(),
+            Error::Watch(error) => error.hint(),
         }
     }
 }
