@@ -9,10 +9,13 @@ use crate::engine;
 use crate::engine::journal::Journal;
 use crate::exporter;
 use crate::hypervisor::{self, Hypervisor, Libvirt};
+use crate::ledger;
 use crate::metrics;
 use crate::report::ExitCode;
 use crate::sys::lock::{self, Lock, Refused};
 use crate::sys::{durable, host};
+
+pub mod watch;
 
 /// Why a command could not even begin, or how it failed as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,9 @@ pub enum Error {
     /// Metrics have no place to go to.
     #[error("the configuration names no `metrics.textfile`")]
     NoTextfile,
+    /// Those who watch cannot be told.
+    #[error("those who watch cannot be told")]
+    Watch(#[from] ledger::Error),
 }
 
 impl Error {
@@ -60,6 +66,7 @@ impl Error {
             }
             Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
             Error::Engine(_) | Error::Exporter(_) => ExitCode::Failed.code(),
+            Error::Watch(_) => ExitCode::Untidy.code(),
         }
     }
 
@@ -75,6 +82,7 @@ impl Error {
             Error::Engine(error) => error.hint(),
             Error::Metrics(error) => error.hint(),
             Error::NoTextfile => Some("name one, or print the metrics: `kvmbackup metrics --stdout`".into()),
+            Error::Watch(error) => error.hint(),
         }
     }
 }

@@ -4,9 +4,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::args::{Exporter, Global};
-use crate::app;
+use crate::app::{self, watch};
 use crate::config::Settings;
 use crate::exporter::{self, Listener, Server, Site, Stop};
+use crate::ledger::Ledger;
 use crate::model::Listen;
 use crate::report::ExitCode;
 use crate::sys::{durable, signals};
@@ -60,7 +61,7 @@ impl Drop for Beside {
 ///
 /// # Errors
 /// It cannot listen there; a warning, and exit code 7 at most.
-#[allow(dead_code)] pub(super) fn beside_run(settings: &Settings) -> Result<Option<Beside>, app::Error> {
+pub(super) fn beside_run(settings: &Settings) -> Result<Option<Beside>, app::Error> {
     let Some(listen) = &settings.metrics.listen else { return Ok(None) };
     let (server, stop) = match open(listen) {
         Err(exporter::Error::Taken { .. }) if exporter::answers(listen) => {
@@ -87,17 +88,26 @@ fn open(listen: &Listen) -> Result<(Server, Stop), exporter::Error> {
     Server::new(listener)
 }
 
-/// Looks every minute, until the process ends.
+/// Looks at libvirt, the configuration and the target every minute, until the process ends.
 fn look_again_and_again(global: &Global, mut settings: Settings) {
     loop {
         let read = app::settings(global);
         let config_ok = read.is_ok();
         match read {
-            // What the server serves does not move while it runs.
+            // What is served does not move while it is.
             Ok(read) => settings = Settings { state_dir: settings.state_dir, ..read },
-            Err(error) => tracing::debug!("the last settings stay: {error}"),
+            Err(error) => tracing::warn!("the last settings stay: {}", engine::chain(&error)),
         }
-        let _ = (&settings, config_ok);
+        if let Err(error) = look(&settings, config_ok) {
+            tracing::warn!("{}", engine::chain(&error));
+        }
         thread::sleep(EVERY);
     }
+}
+
+fn look(settings: &Settings, config_ok: bool) -> Result<(), app::Error> {
+    if Ledger::load(&settings.state_dir)?.config_ok != config_ok {
+        watch::tell(settings, |ledger| ledger.config_ok = config_ok)?;
+    }
+    watch::look(settings)
 }
