@@ -16,6 +16,8 @@ T ?=
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# What `kvmbackup_build_info` says the program was built from; without git, or outside of a checkout, it is "unknown".
+build: export KVMBACKUP_REVISION ?= $(shell git describe --always --dirty --exclude '*' 2>/dev/null)
 build: ## build the release binary
 	$(CARGO) build --locked --release
 

@@ -5,6 +5,7 @@ pub mod archive;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod exporter;
 pub mod hooks;
 pub mod hypervisor;
 pub mod ledger;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::model::Failure;
+use crate::model::{Failure, FailureReason};
 use crate::{archive, hooks, hypervisor, nbd, plan, qcow2, store};
 
 /// A step failed.
@@ -12,6 +12,9 @@ pub enum Error {
     /// libvirt or QEMU failed.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
+    /// The snapshot or the backup job could not be had.
+    #[error(transparent)]
+    Snapshot(hypervisor::Error),
     /// The domain cannot be captured as the configuration asks.
     #[error(transparent)]
     Refused(#[from] plan::Refusal),
@@ -223,7 +226,7 @@ impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Hypervisor(error) | Error::Quiesce { source: error } => error.hint(),
+            Error::Hypervisor(error) | Error::Snapshot(error) | Error::Quiesce { source: error } => error.hint(),
             Error::Refused(refusal) => refusal.hint(),
             Error::Read { source, .. } => source.hint(),
             Error::Archive { source, .. } => source.hint(),
@@ -254,6 +257,39 @@ impl Error {
             Error::Room { .. } => Some("make room, or restore to another folder: --to".into()),
             Error::Layout { .. } | Error::File { .. } | Error::Cancelled(_) | Error::Program { .. } => None,
             Error::Skipped { .. } => None,
+        }
+    }
+
+    /// What failed, for those who count. A hook that took too long is the hook's failure.
+    pub fn reason(&self) -> FailureReason {
+        match self {
+            Error::Hypervisor(error) | Error::Snapshot(error) if error.kind() == hypervisor::Kind::Busy => {
+                FailureReason::Timeout
+            }
+            Error::Read { source: nbd::Error::Stalled { .. } | nbd::Error::NotReady { .. }, .. } => {
+                FailureReason::Timeout
+            }
+            Error::CommitStalled { .. } => FailureReason::Timeout,
+            Error::Hook { .. } | Error::HookFailed { .. } | Error::Skipped { .. } => FailureReason::Hook,
+            Error::Quiesce { .. } | Error::StillFrozen { .. } => FailureReason::Quiesce,
+            Error::Snapshot(_) | Error::OverlaySpace { .. } => FailureReason::Snapshot,
+            Error::Archive { .. } | Error::Image { .. } | Error::Suspect { .. } if self.is_damage() => {
+                FailureReason::Verify
+            }
+            Error::Read { .. } | Error::Layout { .. } | Error::Archive { .. } | Error::Image { .. } => {
+                FailureReason::Copy
+            }
+            Error::Chain { .. } | Error::Program { .. } => FailureReason::Commit,
+            Error::Store(_) | Error::Target { .. } | Error::Space { .. } | Error::Room { .. } => {
+                FailureReason::Repository
+            }
+            Error::Hypervisor(_) | Error::Refused(_) | Error::File { .. } | Error::Changed | Error::Cancelled(_) => {
+                FailureReason::Other
+            }
+            Error::NoPoints { .. } | Error::NoPoint { .. } | Error::Suspect { .. } | Error::Exists { .. } => {
+                FailureReason::Other
+            }
+            Error::Other { .. } => FailureReason::Other,
         }
     }
 

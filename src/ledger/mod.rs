@@ -3,6 +3,8 @@
 //! Owns: what must outlive a run to be told later: counters, the last result of every domain, a short history.
 //! Must not: hold what can be seen by looking (that is the [`Survey`]), ask libvirt, or render anything.
 
+mod file;
+mod fold;
 mod survey;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,12 +14,14 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use file::{Error, update};
 pub use survey::{Seen, SeenJob, SeenPoints, SeenRepository, Survey};
 
 use crate::model::{Consistency, FailureReason, HookStatus, Outcome, PointId};
 
 /// What all runs of this host came to.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ledger {
     /// Whether the configuration could be read when that was last tried.
     pub config_ok: bool,
@@ -37,12 +41,13 @@ pub struct Ledger {
 
 /// What the runs of one job came to. A run belongs to every job of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Job {
     /// When a run last began.
     pub last_start: Option<DateTime<Utc>>,
     /// When a run last ended, however it did.
     pub last_completion: Option<DateTime<Utc>>,
-    /// When a run last ended with all of the job's due domains saved.
+    /// When a run last ended with all of the job's due domains saved, but those that hooks left out.
     pub last_success: Option<DateTime<Utc>>,
     /// How long the last run took, in milliseconds.
     pub last_duration_ms: u64,
@@ -56,6 +61,7 @@ pub struct Job {
 
 /// What became of the backups of one domain.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Domain {
     /// The job it belonged to when it was last tried.
     pub job: String,
@@ -64,7 +70,7 @@ pub struct Domain {
     /// When it was first saved whole: nobody waits for a check of what is younger.
     #[serde(default)]
     pub first_success: Option<DateTime<Utc>>,
-    /// When it was last saved whole.
+    /// When it was last saved whole: the time of the restore point.
     pub last_success: Option<DateTime<Utc>>,
     /// How the last attempt ended.
     pub last_result: Option<DomainResult>,
@@ -120,6 +126,7 @@ pub struct Attempt {
 
 /// What the runs of one hook came to, over all domains.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Hook {
     /// How often it ended how.
     pub runs: BTreeMap<HookStatus, u64>,
@@ -129,6 +136,7 @@ pub struct Hook {
 
 /// What became of the reports sent by one channel.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Delivery {
     /// When one was last delivered.
     pub last_success: Option<DateTime<Utc>>,

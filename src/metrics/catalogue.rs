@@ -128,3 +128,6 @@ catalogue! {
     Gauge EXPORTER_SCRAPE_DURATION_SECONDS = "kvmbackup_exporter_scrape_duration_seconds" []
         "How long this answer took to make. Over HTTP only.";
 }
+
+/// Those that only the exporter tells, of itself.
+pub const EXPORTER: &[Metric] = &[EXPORTER_STATE_READ_SUCCESS, EXPORTER_SCRAPE_DURATION_SECONDS];

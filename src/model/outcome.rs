@@ -128,6 +128,9 @@ pub struct DomainOutcome {
     pub domain: String,
     /// Its identity, when libvirt knew it.
     pub uuid: Option<Uuid>,
+    /// The job that it belongs to; empty for a name of the command line that no entry of the file covers.
+    #[serde(default)]
+    pub job: String,
     /// How it ended.
     pub outcome: Outcome,
     /// How it was captured, once that was decided.
@@ -136,6 +139,9 @@ pub struct DomainOutcome {
     pub method_reason: Option<String>,
     /// What was reached.
     pub consistency: Option<Consistency>,
+    /// What the configuration wanted; `None` where it was not even begun.
+    #[serde(default)]
+    pub wanted: Option<Consistency>,
     /// How long the guest's file systems were frozen, in milliseconds.
     pub frozen_ms: Option<u64>,
     /// How long the overlay or the backup job existed, in milliseconds.
@@ -164,6 +170,9 @@ pub struct DomainOutcome {
     pub leftovers: Vec<Failure>,
     /// Why it failed, or was left out.
     pub error: Option<Failure>,
+    /// What failed, where it failed or is partial; `None` of one that failed because the run ended before it was begun.
+    #[serde(default)]
+    pub reason: Option<FailureReason>,
     /// What became of its hooks, in the order in which they ended.
     #[serde(default)]
     pub hooks: Vec<HookResult>,
@@ -175,10 +184,12 @@ impl DomainOutcome {
         DomainOutcome {
             domain: domain.to_owned(),
             uuid,
+            job: String::new(),
             outcome: Outcome::Success,
             method: None,
             method_reason: None,
             consistency: None,
+            wanted: None,
             frozen_ms: None,
             captured_ms: None,
             point: None,
@@ -193,6 +204,7 @@ impl DomainOutcome {
             warnings: Vec::new(),
             leftovers: Vec::new(),
             error: None,
+            reason: None,
             hooks: Vec::new(),
         }
     }

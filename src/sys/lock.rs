@@ -1,4 +1,5 @@
-//! Owns: the lock that keeps two runs apart. Must not: wait for it.
+//! Owns: locks that end with their holder: one that keeps two runs apart, one for a moment over a file. Must not: know what
+//! they guard.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -25,32 +26,98 @@ pub enum Refused {
 /// Takes the lock at once or not at all. The file stays when the lock is released: removing it would let two holders
 /// lock two files of one name.
 pub fn take(path: &Path) -> Result<Lock, Refused> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-        .open(path)
-        .map_err(Refused::Io)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+    let mut file = open(path).map_err(Refused::Io)?;
+    // What shares the lock is a look of `is_held`, and gone at once: it refuses nobody.
+    while !try_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(Refused::Io)? {
+        if !try_lock(&file, FlockOperation::NonBlockingLockShared).map_err(Refused::Io)? {
             let mut holder = String::new();
             let _ = (&mut file).take(100).read_to_string(&mut holder);
             return Err(Refused::Held(holder.trim().to_owned()));
         }
-        Err(error) => return Err(Refused::Io(error.into())),
     }
     // For people only: whether it is held is the kernel's knowledge.
     let _ = file.set_len(0).and_then(|()| write!(file, "pid {}", std::process::id()));
     Ok(Lock { _file: file })
 }
 
+/// Whether somebody holds a lock that [`take`] gave. Disturbs neither the holder nor who takes it meanwhile.
+///
+/// # Errors
+/// When the file is there and cannot be opened, or the system refuses to tell.
+pub fn is_held(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    Ok(!try_lock(&file, FlockOperation::NonBlockingLockShared)?)
+}
+
+/// Whether the lock was had.
+fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
+    match flock(file, operation) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes the lock as soon as all others have let go. It is for moments: nothing ends the wait but that.
+pub fn wait(path: &Path) -> io::Result<Lock> {
+    let file = open(path)?;
+    loop {
+        match flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(Lock { _file: file }),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
     use super::*;
+
+    #[test]
+    fn a_look_sees_a_holder_and_leaves_it_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert!(!is_held(&path).unwrap());
+        assert!(!path.exists(), "a look makes no lock");
+        let lock = take(&path).unwrap();
+        assert!(is_held(&path).unwrap());
+        assert!(matches!(take(&path), Err(Refused::Held(_))), "it is still held");
+        drop(lock);
+        assert!(!is_held(&path).unwrap());
+    }
+
+    #[test]
+    fn who_takes_it_while_others_look_gets_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        drop(take(&path).unwrap());
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        is_held(&path).unwrap();
+                    }
+                });
+            }
+            let taken: Result<Vec<()>, _> = (0..2000).map(|_| take(&path).map(drop)).collect();
+            done.store(true, Ordering::Relaxed);
+            taken.unwrap();
+        });
+    }
 
     #[test]
     fn second_taker_is_refused_until_the_first_lets_go() {
