@@ -238,6 +238,8 @@ pub struct Exporter {
     /// Where to listen: HOST:PORT or unix:/PATH [default: `metrics.listen` of the configuration, else 127.0.0.1:9763]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<Listen>,
+}
+
 /// `metrics`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Metrics {

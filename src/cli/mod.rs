@@ -74,7 +74,7 @@ fn watched(told: Result<(), app::Error>, code: u8) -> u8 {
         Ok(()) => code,
         Err(error) => {
             print_error(&error);
-            if code == ExitCode::Good.code() { error.exit_code() } else { code }
+            if code == ExitCode::Good.code() { ExitCode::Untidy.code() } else { code }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::sys::space::{self, Space};
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long one that answers may take to list what it holds.
 const LISTING: Duration = Duration::from_secs(60);
+/// Looks that may wait for a target at once.
+const MOST_AT_IT: usize = 8;
 
 /// What was found at the target.
 #[derive(Debug, Default)]
@@ -89,12 +92,23 @@ fn points(dir: PathBuf) -> Option<BTreeMap<String, SeenPoints>> {
 
 /// What a thread comes to in time. One that hangs in the kernel cannot be ended: it is left behind.
 fn within<T: Send + 'static>(time: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    // Who looks every minute at a mount that hangs for a day must not be left with a thread for each look.
+    static AT_IT: AtomicUsize = AtomicUsize::new(0);
+    if AT_IT.load(Ordering::Relaxed) >= MOST_AT_IT {
+        return None;
+    }
+    AT_IT.fetch_add(1, Ordering::Relaxed);
     let (done, result) = mpsc::sync_channel(1);
     let started = thread::Builder::new().name("survey".to_owned()).spawn(move || {
+        let found = work();
+        AT_IT.fetch_sub(1, Ordering::Relaxed);
         // Nobody may wait for it any more.
-        let _ = done.send(work());
+        let _ = done.send(found);
     });
-    started.ok()?;
+    if started.is_err() {
+        AT_IT.fetch_sub(1, Ordering::Relaxed);
+        return None;
+    }
     result.recv_timeout(time).ok()
 }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Tone;
 use super::trouble::Trouble;
-use super::words::{ago, count, quoted, span};
+use super::words::{ago, count, interval, quoted, span};
 use crate::ledger::{Domain, DomainResult, Ledger, Seen, Survey};
 use crate::model::Consistency;
 
@@ -40,11 +40,7 @@ impl Age {
     fn of(past: Option<&Domain>, seen: Option<&Seen>, now: DateTime<Utc>) -> Age {
         let Some(success) = past.and_then(|past| past.last_success) else { return Age::Never };
         let age = (now - success).max(TimeDelta::zero());
-        let seconds = seen.map_or(0, |seen| seen.expected_interval_s);
-        let Some(interval) = i64::try_from(seconds).ok().filter(|seconds| *seconds > 0).and_then(TimeDelta::try_seconds)
-        else {
-            return Age::Unplanned(age);
-        };
+        let Some(interval) = seen.and_then(|seen| interval(seen.expected_interval_s)) else { return Age::Unplanned(age) };
         // A quarter, and an hour: the alerts wait longer, so the page says it first.
         match age > interval + interval / 4 + TimeDelta::hours(1) {
             true => Age::Late { age, interval },
@@ -75,8 +71,7 @@ pub(super) fn all<'a>(
             guest
         })
         .collect();
-    // The sort is stable: within a tone they stay in the order of their names.
-    guests.sort_by_key(|guest| std::cmp::Reverse(guest.tone()));
+    guests.sort_by_cached_key(|guest| (std::cmp::Reverse(guest.tone()), guest.name.to_lowercase()));
     guests
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::guest::{Age, Guest, level};
-use super::words::{badge, count, name, span, text, time, time_or_never};
+use super::words::{badge, name, span, text, time, time_or_never};
 use super::{Tone, View, charts};
 use crate::ledger::{Domain, DomainResult};
 use crate::model::size;
@@ -26,9 +26,9 @@ pub(super) fn section(view: &View<'_>) -> String {
     format!(
         "<section><h2>Guests <span class=\"quiet\">{}</span></h2><div class=\"card\">\
          <table class=\"guests\" role=\"table\"><thead role=\"rowgroup\"><tr role=\"row\">{head}</tr></thead>\
-         <tbody role=\"rowgroup\">{rows}</tbody></table></div><p class=\"legend\">Age: the mark is the schedule. Last \
-         attempts, newest on the right: bars up are bytes stored, bars down are durations, a cross is a \
-         failure.</p></section>\n",
+         <tbody role=\"rowgroup\">{rows}</tbody></table></div><p class=\"legend\">Age of the last good backup: the mark is the \
+         schedule. Stored, of the bytes that were read. Last attempts, newest on the right: bars up are bytes stored, \
+         bars down are durations, a cross is a failure.</p></section>\n",
         guests.len()
     )
 }
@@ -87,7 +87,10 @@ fn age(guest: &Guest<'_>) -> String {
     let words = match guest.age {
         Age::Never => "<strong>never</strong>".to_owned(),
         Age::Unplanned(age) => format!("{}{}", span(age), small("no schedule")),
-        Age::OnTime { age, interval } => format!("{} <small class=\"beside\">of {}, on time</small>", span(age), span(interval)),
+        Age::OnTime { age, interval } => {
+            let word = if age > interval { "due" } else { "on time" };
+            format!("{} <small class=\"beside\">of {}, {word}</small>", span(age), span(interval))
+        }
         Age::Late { age, interval } => {
             format!("<strong>{}</strong> <small class=\"beside\">of {}, late</small>", span(age), span(interval))
         }
@@ -99,7 +102,7 @@ fn age(guest: &Guest<'_>) -> String {
 fn stored(guest: &Guest<'_>) -> String {
     let Some(past) = guest.past.filter(|past| past.last_stored_bytes > 0) else { return dash() };
     let ratio = past.last_read_bytes as f64 / past.last_stored_bytes as f64;
-    let of = format!("of {} read, ratio {ratio:.2}", size::bytes(past.last_read_bytes));
+    let of = format!("of {}, ratio {ratio:.2}", size::bytes(past.last_read_bytes));
     format!("{}{}", size::bytes(past.last_stored_bytes), small(&of))
 }
 
@@ -118,8 +121,8 @@ fn consistency(guest: &Guest<'_>) -> String {
 fn points(view: &View<'_>, guest: &Guest<'_>) -> String {
     let Some(points) = guest.seen.map(|seen| &seen.points) else { return dash() };
     let oldest = match points.oldest {
-        Some(oldest) => format!("{}, oldest {}", size::bytes(points.bytes), span(view.now - oldest)),
+        Some(oldest) => small(&format!("oldest {}", time(view.now, oldest))),
         None => String::new(),
     };
-    format!("{}{}", count(points.count, "point", "points"), small(&oldest))
+    format!("{} <small class=\"beside\">{}</small>{oldest}", points.count, size::bytes(points.bytes))
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::words::{badge, count, name, span, text, time_or_never};
+use super::words::{badge, count, interval, name, span, text, time_or_never};
 use super::{Tone, View, charts};
 use crate::ledger::{Channel, DomainState, Hook, Job, RunResult};
 use crate::model::{HookStatus, size};
@@ -33,8 +33,7 @@ pub(super) fn jobs(view: &View<'_>) -> String {
     }
     let jobs = names.into_iter().map(|job| {
         let past = view.ledger.jobs.get(job).cloned().unwrap_or_default();
-        let interval = view.survey.and_then(|survey| survey.jobs.get(job)).map_or(0, |job| job.expected_interval_s);
-        let due = i64::try_from(interval).ok().filter(|seconds| *seconds > 0).and_then(chrono::TimeDelta::try_seconds);
+        let due = view.survey.and_then(|survey| survey.jobs.get(job)).and_then(|job| interval(job.expected_interval_s));
         let due = due.map_or_else(String::new, |interval| format!(" <small class=\"beside\">every {}</small>", span(interval)));
         let facts = [
             ("Last ended", time_or_never(view.now, past.last_completion)),

@@ -3,7 +3,7 @@
 
 use chrono::TimeDelta;
 
-use super::words::{ago, command, name, quoted, span, symbol, text};
+use super::words::{ago, command, interval, name, quoted, span, symbol, text};
 use super::{Tone, View};
 use crate::model::size;
 
@@ -61,10 +61,9 @@ fn of_host(view: &View<'_>) -> Vec<Trouble> {
     }
     found.extend(of_survey(view));
     for (job, past) in &view.ledger.jobs {
-        let planned = view.survey.and_then(|survey| survey.jobs.get(job)).map_or(0, |job| job.expected_interval_s);
-        let interval = i64::try_from(planned).ok().and_then(TimeDelta::try_seconds).unwrap_or_default();
-        let late = past.last_start.filter(|start| view.now - *start > interval + interval / 2);
-        if let Some(start) = late.filter(|_| interval > TimeDelta::zero() && !view.running) {
+        let planned = view.survey.and_then(|survey| survey.jobs.get(job)).and_then(|job| interval(job.expected_interval_s));
+        let late = past.last_start.filter(|start| planned.is_some_and(|planned| view.now - *start > planned + planned / 2));
+        if let Some(start) = late.filter(|_| !view.running) {
             let what = format!("Job {job}: no run has begun for {}", span(view.now - start));
             let advice = "Something has to start the runs: cron, or a timer.";
             let trouble = Trouble::of_host(Tone::Bad, what).saying(advice);
@@ -113,7 +112,7 @@ pub(super) fn section(troubles: &[Trouble]) -> String {
         return String::new();
     }
     let items: String = troubles.iter().map(item).collect();
-    format!("<section><h2>What needs you</h2><ul class=\"troubles\">{items}</ul></section>\n")
+    format!("<section><h2>Needs attention</h2><ul class=\"troubles\">{items}</ul></section>\n")
 }
 
 fn item(trouble: &Trouble) -> String {
@@ -124,7 +123,7 @@ fn item(trouble: &Trouble) -> String {
     let commands = if commands.is_empty() { commands } else { format!("<ul class=\"commands\">{commands}</ul>") };
     let word = if trouble.tone == Tone::Bad { "Act: " } else { "Look: " };
     format!(
-        "<li class=\"{}\">{}<div><h3><span class=\"unseen\">{word}</span>{subject}{}</h3>{error}{advice}{commands}</div></li>",
+        "<li class=\"{}\">{}<div><h3><span class=\"unseen\">{word}</span>{subject}{}</h3>{error}{advice}</div>{commands}</li>",
         trouble.tone.class(),
         symbol(trouble.tone),
         text(&trouble.what),
