@@ -213,6 +213,17 @@ fn a_failed_attempt_keeps_the_sizes_of_the_last_good_one() {
 }
 
 #[test]
+fn the_first_success_stays() {
+    let mut ledger = Ledger::default();
+    run(&mut ledger, &report(1, vec![failed("web", FailureReason::Copy)]), 1);
+    assert_eq!(ledger.domains["web"].first_success, None);
+    for day in [2, 3] {
+        run(&mut ledger, &report(day, vec![saved("web", day)]), 0);
+    }
+    assert_eq!(ledger.domains["web"].first_success, Some(time(2) + TimeDelta::seconds(7)));
+}
+
+#[test]
 fn a_partial_backup_counts_as_failure() {
     let mut ledger = Ledger::default();
     run(&mut ledger, &report(1, vec![saved("web", 1)]), 0);
