@@ -83,7 +83,7 @@ pub(super) fn beside_run(settings: &Settings) -> Result<Option<Beside>, app::Err
 fn open(listen: &Listen) -> Result<(Server, Stop), exporter::Error> {
     let listener = Listener::bind(listen)?;
     if !listener.is_local() {
-        tracing::warn!("{listen} can be reached from other hosts, with no password and no encryption: put a reverse proxy before it");
+        tracing::warn!("{listen} can be reached from other hosts, without password or TLS: put a reverse proxy before it");
     }
     Server::new(listener)
 }
@@ -91,23 +91,67 @@ fn open(listen: &Listen) -> Result<(Server, Stop), exporter::Error> {
 /// Looks at libvirt, the configuration and the target every minute, until the process ends.
 fn look_again_and_again(global: &Global, mut settings: Settings) {
     loop {
-        let read = app::settings(global);
-        let config_ok = read.is_ok();
-        match read {
-            // What is served does not move while it is.
-            Ok(read) => settings = Settings { state_dir: settings.state_dir, ..read },
-            Err(error) => tracing::warn!("the last settings stay: {}", engine::chain(&error)),
-        }
-        if let Err(error) = look(&settings, config_ok) {
-            tracing::warn!("{}", engine::chain(&error));
-        }
+        settings = look(global, settings);
         thread::sleep(EVERY);
     }
 }
 
-fn look(settings: &Settings, config_ok: bool) -> Result<(), app::Error> {
+/// Looks once. A configuration that cannot be read is told of, and the last settings stay.
+fn look(global: &Global, mut settings: Settings) -> Settings {
+    let read = app::settings(global);
+    let config_ok = read.is_ok();
+    match read {
+        // What is served does not move while it is.
+        Ok(read) => settings = Settings { state_dir: settings.state_dir, ..read },
+        Err(error) => tracing::warn!("the last settings stay: {}", engine::chain(&error)),
+    }
+    if let Err(error) = note(&settings, config_ok).and(watch::look(&settings)) {
+        tracing::warn!("{}", engine::chain(&error));
+    }
+    settings
+}
+
+/// Notes whether the configuration can be read; writes only what is news.
+fn note(settings: &Settings, config_ok: bool) -> Result<(), app::Error> {
     if Ledger::load(&settings.state_dir)?.config_ok != config_ok {
         watch::tell(settings, |ledger| ledger.config_ok = config_ok)?;
     }
-    watch::look(settings)
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::ledger::Survey;
+
+    #[test]
+    fn a_configuration_that_breaks_is_told_and_the_last_settings_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, state) = (dir.path().join("config.yml"), dir.path().join("state"));
+        let write = |backupdir: &str, state: &std::path::Path| {
+            let text = format!(
+                "h:\n  backupdir: {backupdir}\n  state_dir: {}\n  libvirt_uri: test:///no/such/node.xml\n  domains: {{a: {{day_of_week: daily}}}}\n",
+                state.display()
+            );
+            fs::write(&config, text).unwrap();
+        };
+        let global = Global { config: config.clone(), host: Some("h".to_owned()), verbose: 0, quiet: false };
+        write("/first", &state);
+        let settings = look(&global, app::settings(&global).unwrap());
+        let seen = || (Ledger::load(&state).unwrap().config_ok, Survey::load(&state).unwrap().unwrap().time);
+        let (good, first) = seen();
+        assert!(good);
+        write("relative", &state);
+        let settings = look(&global, settings);
+        let (good, second) = seen();
+        assert!(!good && second > first, "a survey is taken all the same");
+        assert_eq!(settings.backupdir.to_str(), Some("/first"));
+        write("/second", &dir.path().join("elsewhere"));
+        let settings = look(&global, settings);
+        assert!(seen().0);
+        assert_eq!(settings.backupdir.to_str(), Some("/second"));
+        assert_eq!(settings.state_dir, state, "what is served does not move");
+    }
 }

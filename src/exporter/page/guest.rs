@@ -61,13 +61,14 @@ pub(super) fn all<'a>(
         seen(name).is_some() || survey.is_none_or(|survey| past.last_attempt.is_some_and(|at| at > survey.time))
     });
     let surveyed = survey.into_iter().flat_map(|survey| survey.domains.keys());
+    let any_run = ledger.jobs.values().any(|job| job.last_start.is_some());
     let names: BTreeSet<&'a String> = surveyed.chain(tried.map(|(name, _)| name)).collect();
     let mut guests: Vec<_> = names
         .into_iter()
         .map(|name| {
             let (past, seen) = (ledger.domains.get(name), seen(name));
             let mut guest = Guest { name, past, seen, age: Age::of(past, seen, now), troubles: Vec::new() };
-            guest.troubles = guest.find_troubles(running, now);
+            guest.troubles = guest.find_troubles(running, any_run, now);
             guest
         })
         .collect();
@@ -103,7 +104,7 @@ impl Guest<'_> {
         (reached > wanted).then_some((reached, wanted))
     }
 
-    fn find_troubles(&self, running: bool, now: DateTime<Utc>) -> Vec<Trouble> {
+    fn find_troubles(&self, running: bool, any_run: bool, now: DateTime<Utc>) -> Vec<Trouble> {
         let mut found = Vec::new();
         let overlays = self.seen.map_or(0, |seen| seen.leftover_overlays);
         if overlays > 0 && !running {
@@ -111,7 +112,8 @@ impl Guest<'_> {
             let advice = "The guest works, and its disk grows in the overlay until that is committed back.";
             found.push(self.trouble(Tone::Bad, what).saying(advice).typing("kvmbackup recover".to_owned()));
         }
-        if self.is_covered() {
+        // Before the first run, none has been saved, and the headline says so once.
+        if self.is_covered() && (any_run || !self.is_new()) {
             found.extend(self.backup_trouble(now));
             if let Some((reached, wanted)) = self.degraded() {
                 let what = format!("is only {}-consistent, {} was wanted", level(reached), level(wanted));

@@ -119,7 +119,7 @@ fn consistency(guest: &Guest<'_>) -> String {
 }
 
 fn points(view: &View<'_>, guest: &Guest<'_>) -> String {
-    let Some(points) = guest.seen.map(|seen| &seen.points) else { return dash() };
+    let Some(points) = guest.seen.map(|seen| &seen.points).filter(|points| points.count > 0) else { return dash() };
     let oldest = match points.oldest {
         Some(oldest) => small(&format!("oldest {}", time(view.now, oldest))),
         None => String::new(),

@@ -121,8 +121,9 @@ pub(super) fn hooks(view: &View<'_>) -> String {
         .map(|(hook, past)| {
             let told = if bad(past) == 0 { badge(Tone::Good, "never failed") } else { badge(Tone::Note, &failures(past)) };
             let runs = count(past.runs.values().sum(), "run", "runs");
-            let took = longest(view, hook).map_or_else(String::new, |ms| size::duration(Duration::from_millis(ms)));
-            format!("<li>{} <span>{told}</span> <small class=\"beside\">{runs}, last {took}</small></li>", name(hook))
+            let took = longest(view, hook).map(|ms| format!(", the last took {}", size::duration(Duration::from_millis(ms))));
+            let took = took.unwrap_or_default();
+            format!("<li>{} <span>{told}</span> <small class=\"beside\">{runs}{took}</small></li>", name(hook))
         })
         .collect();
     format!("<section><h2>Hooks</h2><div class=\"card\"><ul class=\"rows\">{rows}</ul></div></section>\n")
