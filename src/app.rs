@@ -8,10 +8,13 @@ use crate::config::{self, Settings};
 use crate::engine;
 use crate::engine::journal::Journal;
 use crate::hypervisor::{self, Hypervisor, Libvirt};
+use crate::ledger;
 use crate::metrics;
 use crate::report::ExitCode;
 use crate::sys::lock::{self, Lock, Refused};
 use crate::sys::{durable, host};
+
+pub mod watch;
 
 /// Why a command could not even begin, or how it failed as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +36,11 @@ pub enum Error {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] engine::Error),
-    /// What is watched cannot be told.
-    #[error(transparent)]
+    /// Those who watch cannot be told.
+    #[error("those who watch cannot be told")]
+    Watch(#[from] ledger::Error),
+    /// Prometheus cannot be told.
+    #[error("those who watch cannot be told")]
     Metrics(#[from] metrics::Error),
     /// Metrics have no place to go to.
     #[error("the configuration names no `metrics.textfile`")]
@@ -46,7 +52,6 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Config(_) | Error::NoTextfile => ExitCode::Usage.code(),
-            Error::Metrics(_) => ExitCode::Untidy.code(),
             Error::Locked { .. } => ExitCode::Locked.code(),
             Error::Hypervisor(error) => hypervisor_code(error),
             Error::Engine(engine::Error::Hypervisor(error)) => hypervisor_code(error),
@@ -56,6 +61,7 @@ impl Error {
             }
             Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
             Error::Engine(_) => ExitCode::Failed.code(),
+            Error::Watch(_) | Error::Metrics(_) => ExitCode::Untidy.code(),
         }
     }
 
@@ -68,6 +74,7 @@ impl Error {
             }
             Error::Hypervisor(error) => error.hint(),
             Error::Engine(error) => error.hint(),
+            Error::Watch(error) => error.hint(),
             Error::Metrics(error) => error.hint(),
             Error::NoTextfile => Some("name one, or print the metrics: `kvmbackup metrics --stdout`".into()),
         }

@@ -23,6 +23,7 @@ use crate::app;
 use crate::engine::points::When;
 use crate::engine::{self, Monitor, Silent};
 use crate::model::Failure;
+use crate::report::ExitCode;
 
 /// Runs the program on the words of its command line and returns its exit code.
 pub fn main() -> u8 {
@@ -63,6 +64,17 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
 /// Prints an error that ends a command.
 fn print_error(error: &app::Error) {
     print_failure(&Failure { message: engine::chain(error), hint: error.hint() });
+}
+
+/// The exit code after those who watch were told, or could not be: that changes no more than a good one.
+fn watched(told: Result<(), app::Error>, code: u8) -> u8 {
+    match told {
+        Ok(()) => code,
+        Err(error) => {
+            print_error(&error);
+            if code == ExitCode::Good.code() { error.exit_code() } else { code }
+        }
+    }
 }
 
 /// The one place where an error is printed.

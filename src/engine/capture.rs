@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::journal::Record;
-use super::{Error, quiesce, ready, settle};
+use super::{Error, overlay_file, quiesce, ready, settle};
 use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
 use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainRef, DomainState, Failure, Method, Source};
@@ -204,7 +204,7 @@ impl<'a> Capture<'a> {
 
     fn plan_overlays(&mut self, disks: &[&Disk], settings: &DomainSettings, run: &str) -> Result<(), Error> {
         for disk in disks {
-            let path = self.beside(disk, settings.overlay_dir.as_deref(), &format!("kvmbackup-{run}.qcow2"))?;
+            let path = self.beside(disk, settings.overlay_dir.as_deref(), &overlay_file::ending(run))?;
             self.overlays.push(Overlay { target: disk.target.clone(), path, base: disk.image.clone() });
         }
         Ok(())

@@ -57,6 +57,11 @@ impl Error {
 }
 
 impl Ledger {
+    /// Whether a state folder has a ledger.
+    pub fn exists(state_dir: &Path) -> bool {
+        state_dir.join(LEDGER).exists()
+    }
+
     /// Reads the ledger of a state folder; an empty one where there is none, or one that cannot be understood.
     ///
     /// # Errors
