@@ -110,6 +110,38 @@ fn runs_that_cannot_begin_are_counted_but_for_those_that_meet_another() {
 }
 
 #[test]
+fn reasons_and_what_was_not_reached_are_told_apart() {
+    let host = Host::new(&["a", "b", "c"]);
+    let hook = |phase: &str, status: u8, on_error: &str| {
+        let command = format!("[/bin/sh, -c, \"exit {status}\"]");
+        host.configure(
+            &format!("hooks: [{{name: n, phase: {phase}, command: {command}, on_error: {on_error}}}]"),
+            "{\"*\": {day_of_week: daily}, nosuch: {day_of_week: daily}}",
+        );
+    };
+    hook("pre-domain", 1, "fail_run");
+    let report = host.run("backup --json").ends(1).json();
+    let reasons: Vec<_> = report["domains"].as_array().unwrap().iter().map(|domain| domain["reason"].clone()).collect();
+    assert_eq!(reasons, [json!("other"), json!("hook"), Value::Null, Value::Null], "nosuch, a, b, c");
+    let states = |of: &Value| of["jobs"]["desk"]["domains"].clone();
+    assert_eq!(states(&ledger(&host)), json!({"selected": 4, "failure": 2, "not_run": 2}));
+    assert_eq!(ledger(&host)["domains"]["a"]["failures"], json!({"hook": 1}));
+    assert!(ledger(&host)["domains"]["nosuch"].is_object() && ledger(&host)["domains"].get("b").is_none());
+    hook("pre-domain", 75, "fail_domain");
+    host.run("backup").ends(1);
+    let a = ledger(&host)["domains"]["a"].clone();
+    assert_eq!((&a["last_result"], &a["consecutive_failures"]), (&json!("skipped"), &json!(1)));
+    // The whole run is left out: nothing is counted.
+    let runs = ledger(&host)["jobs"]["desk"]["runs"].clone();
+    hook("pre-run", 75, "fail_domain");
+    host.run("backup").ends(0);
+    assert_eq!(ledger(&host)["jobs"]["desk"]["runs"], runs);
+    hook("pre-run", 1, "fail_run");
+    host.run("backup").ends(1);
+    assert_eq!((runs, ledger(&host)["jobs"]["desk"]["runs"].clone()), (json!({"failure": 2}), json!({"failure": 3})));
+}
+
+#[test]
 fn a_ledger_that_cannot_be_kept_changes_no_backup() {
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
