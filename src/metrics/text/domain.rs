@@ -41,8 +41,7 @@ pub(super) fn all(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
 
 fn names<'a>(ledger: &'a Ledger, survey: Option<&'a Survey>) -> BTreeSet<&'a str> {
     let Some(survey) = survey else { return ledger.domains.keys().map(String::as_str).collect() };
-    let there =
-        |seen: &Seen| seen.defined || seen.job.is_some() || seen.points.count > 0 || seen.leftover_overlays > 0;
+    let there = |seen: &Seen| seen.defined || seen.job.is_some() || seen.points.count > 0 || seen.leftover_overlays > 0;
     survey.domains.iter().filter(|(_, seen)| there(seen)).map(|(name, _)| name.as_str()).collect()
 }
 
