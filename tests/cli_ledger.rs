@@ -142,6 +142,24 @@ fn reasons_and_what_was_not_reached_are_told_apart() {
 }
 
 #[test]
+fn a_signal_aborts_the_run_and_what_it_kept_from_being_tried_is_not_run() {
+    let host = Host::new(&["a", "b", "c"]);
+    let command = "[/bin/sh, -c, 'if [ $KVMBACKUP_DOMAIN = b ]; then kill -TERM $PPID; fi']";
+    let hooks = format!("hooks: [{{name: n, phase: pre-domain, command: {command}}}]");
+    host.configure(&hooks, "{\"*\": {day_of_week: daily}}");
+    host.run("backup").ends(143);
+    let told = ledger(&host);
+    let job = &told["jobs"]["desk"];
+    assert_eq!(
+        (&job["runs"], &job["running"], &job["last_success"]),
+        (&json!({"aborted": 1}), &Value::Null, &Value::Null)
+    );
+    assert_eq!(job["domains"], json!({"selected": 3, "success": 1, "failure": 1, "not_run": 1}));
+    assert_eq!(told["domains"]["b"]["last_result"], "failure");
+    assert!(told["domains"].get("c").is_none());
+}
+
+#[test]
 fn a_ledger_that_cannot_be_kept_changes_no_backup() {
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);

@@ -17,7 +17,15 @@ const LOOK: Duration = Duration::from_millis(10);
 /// A lock that is held until this is dropped, or the process ends in any way.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    /// To close the file is not enough: a process that another thread is about to start has it, too, until it executes its program.
+    fn drop(&mut self) {
+        // A lock that cannot be let go ends with the file.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 /// Why the lock was not had.
@@ -40,7 +48,7 @@ pub fn take(path: &Path) -> Result<Lock, Refused> {
     }
     // For people only: whether it is held is the kernel's knowledge.
     let _ = file.set_len(0).and_then(|()| write!(file, "pid {}", std::process::id()));
-    Ok(Lock { _file: file })
+    Ok(Lock { file })
 }
 
 /// Takes the lock unless somebody holds it for himself. Those who share it only look ([`is_held`]), and must refuse nobody: as a
@@ -86,7 +94,7 @@ pub fn wait(path: &Path) -> io::Result<Lock> {
     let file = open(path)?;
     loop {
         match flock(&file, FlockOperation::LockExclusive) {
-            Ok(()) => return Ok(Lock { _file: file }),
+            Ok(()) => return Ok(Lock { file }),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
