@@ -40,15 +40,15 @@ pub enum Error {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] engine::Error),
-    /// What is watched cannot be told.
-    #[error(transparent)]
+    /// Those who watch cannot be told.
+    #[error("those who watch cannot be told")]
+    Watch(#[from] ledger::Error),
+    /// Prometheus cannot be told.
+    #[error("those who watch cannot be told")]
     Metrics(#[from] metrics::Error),
     /// Metrics have no place to go to.
     #[error("the configuration names no `metrics.textfile`")]
     NoTextfile,
-    /// Those who watch cannot be told.
-    #[error("those who watch cannot be told")]
-    Watch(#[from] ledger::Error),
 }
 
 impl Error {
@@ -56,7 +56,6 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Config(_) | Error::NoTextfile => ExitCode::Usage.code(),
-            Error::Metrics(_) => ExitCode::Untidy.code(),
             Error::Locked { .. } => ExitCode::Locked.code(),
             Error::Hypervisor(error) => hypervisor_code(error),
             Error::Engine(engine::Error::Hypervisor(error)) => hypervisor_code(error),
@@ -66,7 +65,7 @@ impl Error {
             }
             Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
             Error::Engine(_) | Error::Exporter(_) => ExitCode::Failed.code(),
-            Error::Watch(_) => ExitCode::Untidy.code(),
+            Error::Watch(_) | Error::Metrics(_) => ExitCode::Untidy.code(),
         }
     }
 
@@ -80,9 +79,9 @@ impl Error {
             Error::Hypervisor(error) => error.hint(),
             Error::Exporter(error) => error.hint(),
             Error::Engine(error) => error.hint(),
+            Error::Watch(error) => error.hint(),
             Error::Metrics(error) => error.hint(),
             Error::NoTextfile => Some("name one, or print the metrics: `kvmbackup metrics --stdout`".into()),
-            Error::Watch(error) => error.hint(),
         }
     }
 }

@@ -29,7 +29,12 @@ fn every_path_answers_as_promised() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(&dir);
     for (path, status, content_type, words) in [
-        ("/metrics", 200, "text/plain; version=0.0.4; charset=utf-8", "kvmbackup_domain_last_success_timestamp_seconds"),
+        (
+            "/metrics",
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+            "kvmbackup_domain_last_success_timestamp_seconds",
+        ),
         ("/metrics?name=x", 200, "text/plain; version=0.0.4; charset=utf-8", "kvmbackup_build_info"),
         ("/", 200, "text/html; charset=utf-8", "All 6 guests are backed up"),
         ("/-/healthy", 200, "text/plain; charset=utf-8", "healthy"),
@@ -69,7 +74,8 @@ fn curl_understands_it() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(&dir);
     let curl = |words: &[&str]| {
-        let output = Command::new("curl").args(["--silent", "--show-error", "--max-time", "5"]).args(words).output().unwrap();
+        let output =
+            Command::new("curl").args(["--silent", "--show-error", "--max-time", "5"]).args(words).output().unwrap();
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
@@ -311,7 +317,8 @@ fn a_unix_socket_is_for_owner_and_group_and_goes_with_its_exporter() {
     let mut socket = UnixStream::connect(&path).unwrap();
     socket.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     assert_eq!(serving::read_answer(socket).status(), 200);
-    let second = serving::program(&dir.path().join("config.yml")).args(["exporter", "--listen", &listen]).output().unwrap();
+    let second =
+        serving::program(&dir.path().join("config.yml")).args(["exporter", "--listen", &listen]).output().unwrap();
     let told = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(1));
     assert!(told.contains("another program does") && told.contains("hint: "), "{told}");

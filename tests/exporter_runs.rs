@@ -81,7 +81,10 @@ fn an_exporter_that_serves_already_is_no_trouble() {
     let ran = host.run("backup").ends(0);
     assert_eq!(ran.err, "");
     let answer = fs::read_to_string(host.path("answer")).unwrap();
-    assert!(answer.contains("kvmbackup_job_running{backup_job=\"desk\"} 1\n"), "the exporter tells of the run: {answer}");
+    assert!(
+        answer.contains("kvmbackup_job_running{backup_job=\"desk\"} 1\n"),
+        "the exporter tells of the run: {answer}"
+    );
     let after = get(&host, "/metrics");
     assert!(after.contains("kvmbackup_job_running{backup_job=\"desk\"} 0\n"), "{after}");
     assert!(get(&host, "/").contains("<h1>All 2 guests are backed up</h1>"));
@@ -96,15 +99,23 @@ fn an_exporter_looks_by_itself() {
     wait_for("the survey", || get(&host, "/metrics").contains("kvmbackup_domain_protected{domain=\"b\"} 0\n"));
     let metrics = get(&host, "/metrics");
     assert!(metrics.contains("kvmbackup_domain_protected{domain=\"a\"} 1\n"), "{metrics}");
-    assert!(metrics.contains("kvmbackup_config_load_success 1\n") && metrics.contains("kvmbackup_survey_libvirt_up 1\n"));
+    assert!(
+        metrics.contains("kvmbackup_config_load_success 1\n") && metrics.contains("kvmbackup_survey_libvirt_up 1\n")
+    );
     let page = get(&host, "/");
-    assert!(page.contains("<h1>No backup has run yet</h1>") && page.contains("1 guest is not in the configuration"), "{page}");
+    assert!(
+        page.contains("<h1>No backup has run yet</h1>") && page.contains("1 guest is not in the configuration"),
+        "{page}"
+    );
 }
 
 #[test]
 fn a_socket_that_another_program_has_is_7_and_no_more() {
     let host = host();
-    host.configure(&format!("metrics: {{listen: \"unix:{}\"}}", host.path("s").display()), "{\"*\": {day_of_week: daily}}");
+    host.configure(
+        &format!("metrics: {{listen: \"unix:{}\"}}", host.path("s").display()),
+        "{\"*\": {day_of_week: daily}}",
+    );
     let _other = UnixListener::bind(host.path("s")).unwrap();
     let ran = host.run("backup").ends(7);
     assert!(ran.err.contains("cannot listen on") && ran.err.contains("hint: "), "{}", ran.err);

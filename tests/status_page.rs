@@ -35,7 +35,10 @@ fn the_headline_says_how_it_stands() {
     assert_eq!(headline(&watched::quiet(now())), "All 6 guests are backed up");
     assert_eq!(headline(&watched::bad_night(now())), "4 of 12 guests need attention");
     assert_eq!(headline(&watched::fresh(now())), "No backup has run yet");
-    assert_eq!(headline(&watched::nothing()), "No backup has run yet, and there is no configuration that could be read");
+    assert_eq!(
+        headline(&watched::nothing()),
+        "No backup has run yet, and there is no configuration that could be read"
+    );
     let mut empty = watched::fresh(now());
     empty.survey.as_mut().unwrap().domains.clear();
     assert_eq!(headline(&empty), "No guest is in the configuration");
@@ -94,7 +97,8 @@ fn ages_are_held_against_the_schedule() {
         let mut watched = watched::quiet(now());
         watched.ledger.domains.get_mut("db1").unwrap().last_success = Some(now() - TimeDelta::hours(hours));
         let html = html(&watched);
-        let row = between(&html, "<tr role=\"row\" class=", "</tr>").into_iter().find(|row| row.contains(">db1<")).unwrap();
+        let row =
+            between(&html, "<tr role=\"row\" class=", "</tr>").into_iter().find(|row| row.contains(">db1<")).unwrap();
         between(row, "<small class=\"beside\">", "</small>")[0].to_owned()
     };
     assert_eq!(told(5), "of 24 h, on time");
@@ -110,7 +114,10 @@ fn a_run_that_is_on_is_no_trouble() {
     let on = page::html(&watched.ledger, watched.survey.as_ref(), true, now());
     assert!(on.contains("A run is on.") && on.contains("<h1>All 6 guests"), "{on}");
     let killed = html(&watched);
-    assert!(killed.contains("the last run was killed") && killed.contains("<h1>1 of 6 guests needs attention"), "{killed}");
+    assert!(
+        killed.contains("the last run was killed") && killed.contains("<h1>1 of 6 guests needs attention"),
+        "{killed}"
+    );
 }
 
 #[test]
@@ -126,7 +133,9 @@ fn a_guest_that_nothing_covers_is_told_apart() {
 #[test]
 fn hostile_names_are_text_and_nothing_else() {
     let html = html(&watched::hostile(now()));
-    for word in ["<script", "<img", "<b>", "<i>", "<u>", "<s>", "<a href=//", "onerror=alert(1)>", "\0", "\x1b", "\u{202e}"] {
+    for word in
+        ["<script", "<img", "<b>", "<i>", "<u>", "<s>", "<a href=//", "onerror=alert(1)>", "\0", "\x1b", "\u{202e}"]
+    {
         assert!(!html.contains(word), "{word:?} is in the page");
     }
     assert_eq!(html.matches("<h1>").count(), 1);
@@ -140,7 +149,9 @@ fn the_page_asks_for_nothing_and_is_for_every_screen() {
     for word in ["src=", "url(", "@import", "<script", "<link", "style=\""] {
         assert!(!html.contains(word), "{word}");
     }
-    for word in ["name=\"viewport\"", "http-equiv=\"refresh\" content=\"60\"", "lang=\"en\"", "prefers-color-scheme: dark"] {
+    for word in
+        ["name=\"viewport\"", "http-equiv=\"refresh\" content=\"60\"", "lang=\"en\"", "prefers-color-scheme: dark"]
+    {
         assert!(html.contains(word), "{word}");
     }
     let drawings = between(&html, "<svg class=\"a", "</svg>");
@@ -190,7 +201,8 @@ fn the_last_result_is_one_word_for_every_result() {
         let mut watched = watched::quiet(now());
         watched.ledger.domains.get_mut("mail").unwrap().last_result = Some(result);
         let html = html(&watched);
-        let row = between(&html, "<tr role=\"row\" class=", "</tr>").into_iter().find(|row| row.contains(">mail<")).unwrap();
+        let row =
+            between(&html, "<tr role=\"row\" class=", "</tr>").into_iter().find(|row| row.contains(">mail<")).unwrap();
         assert!(row.contains(&format!("</svg>{word}</span>")), "{row}");
     }
 }

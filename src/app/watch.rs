@@ -3,13 +3,12 @@
 
 use std::path::Path;
 
-use chrono::{DateTime, Utc};
-
 use super::{Error, libvirt};
 use crate::config::{self, Settings};
 use crate::engine::survey;
 use crate::hypervisor::Hypervisor;
 use crate::ledger::{self, Ledger, Survey};
+use crate::metrics;
 use crate::model::RunReport;
 
 /// A run begins; it holds the lock.
@@ -24,31 +23,58 @@ pub fn end(settings: &Settings, report: &RunReport, code: u8) -> Result<(), Erro
     recorded.and(look(settings))
 }
 
-/// Takes a survey, with a libvirt that answers or without.
+/// Takes a survey, and tells of it.
 pub fn look(settings: &Settings) -> Result<(), Error> {
+    survey(settings, true)?;
+    publish(settings)
+}
+
+/// Takes a survey, with a libvirt that answers or without, and keeps it. `config_ok` says whether the configuration that the
+/// settings are of can still be read.
+pub fn survey(settings: &Settings, config_ok: bool) -> Result<(), Error> {
     let previous = Survey::load(&settings.state_dir)?;
     let hypervisor = libvirt(&settings.libvirt_uri);
     let hypervisor = hypervisor.as_ref().ok().map(|hypervisor| hypervisor as &dyn Hypervisor);
     let survey = survey::take(settings, hypervisor, previous.as_ref());
     survey.save(&settings.state_dir)?;
-    tell(settings, |ledger| ledger.forget(&survey))
+    keep(settings, |ledger| {
+        ledger.config_ok = config_ok;
+        ledger.forget(&survey);
+    })
 }
 
-/// A run could not begin, for the configuration is wrong. Nothing is made where there is no ledger yet: the state folder that the
-/// file means may be another one.
-pub fn config_failed(errors: &config::Errors, time: DateTime<Utc>) -> Result<(), Error> {
-    let state_dir = errors.salvaged.state_dir.as_deref().unwrap_or(Path::new(config::STATE_DIR));
+/// The configuration cannot be read, which means this for the ledger. It is told where the file itself says, or else where the
+/// metrics last went. No ledger is made where there is none yet: the state folder that the file means may be another one.
+pub fn config_failed(errors: &config::Errors, change: impl FnOnce(&mut Ledger)) -> Result<(), Error> {
+    let salvaged = &errors.salvaged;
+    let state_dir = salvaged.state_dir.as_deref().unwrap_or(Path::new(config::STATE_DIR));
     if Ledger::exists(state_dir) {
-        ledger::update(state_dir, |ledger| ledger.config_failed(time))?;
+        let ledger = ledger::update(state_dir, change)?;
+        let textfile = salvaged.textfile.as_ref().or(ledger.textfile.as_ref());
+        return Ok(textfile.map_or(Ok(()), |path| metrics::publish(state_dir, path))?);
     }
-    Ok(())
+    let Some(path) = &salvaged.textfile else { return Ok(()) };
+    let text = metrics::text(&Ledger::default(), None, false)?;
+    Ok(metrics::textfile::write(path, &text)?)
 }
 
 /// Something has changed that the ledger tells of.
 pub fn tell(settings: &Settings, change: impl FnOnce(&mut Ledger)) -> Result<(), Error> {
+    keep(settings, change)?;
+    publish(settings)
+}
+
+fn keep(settings: &Settings, change: impl FnOnce(&mut Ledger)) -> Result<(), Error> {
     ledger::update(&settings.state_dir, |ledger| {
-        change(ledger);
+        ledger.config_ok = true;
         ledger.textfile.clone_from(&settings.metrics.textfile);
+        change(ledger);
     })?;
     Ok(())
+}
+
+/// Writes the textfile, where one is wanted.
+fn publish(settings: &Settings) -> Result<(), Error> {
+    let textfile = settings.metrics.textfile.as_ref();
+    Ok(textfile.map_or(Ok(()), |path| metrics::publish(&settings.state_dir, path))?)
 }

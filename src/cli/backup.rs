@@ -23,7 +23,7 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
         if let app::Error::Config(errors) = error
             && !words.options.dry_run
         {
-            super::watched(watch::config_failed(errors, Utc::now()), error.exit_code());
+            super::watched(watch::config_failed(errors, |ledger| ledger.config_failed(Utc::now())), error.exit_code());
         }
     })?;
     let request = Request { force: words.options.force, domains: words.domains.clone() };

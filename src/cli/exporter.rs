@@ -6,12 +6,11 @@ use std::time::Duration;
 use super::args::{Exporter, Global};
 use crate::app::{self, watch};
 use crate::config::Settings;
+use crate::engine;
 use crate::exporter::{self, Listener, Server, Site, Stop};
-use crate::ledger::Ledger;
 use crate::model::Listen;
 use crate::report::ExitCode;
 use crate::sys::{durable, signals};
-use crate::engine;
 
 /// Where the exporter listens unless it is told.
 const DEFAULT: (&str, u16) = ("127.0.0.1", 9763);
@@ -83,7 +82,9 @@ pub(super) fn beside_run(settings: &Settings) -> Result<Option<Beside>, app::Err
 fn open(listen: &Listen) -> Result<(Server, Stop), exporter::Error> {
     let listener = Listener::bind(listen)?;
     if !listener.is_local() {
-        tracing::warn!("{listen} can be reached from other hosts, without password or TLS: put a reverse proxy before it");
+        tracing::warn!(
+            "{listen} can be reached from other hosts, without password or TLS: put a reverse proxy before it"
+        );
     }
     Server::new(listener)
 }
@@ -105,18 +106,10 @@ fn look(global: &Global, mut settings: Settings) -> Settings {
         Ok(read) => settings = Settings { state_dir: settings.state_dir, ..read },
         Err(error) => tracing::warn!("the last settings stay: {}", engine::chain(&error)),
     }
-    if let Err(error) = note(&settings, config_ok).and(watch::look(&settings)) {
+    if let Err(error) = watch::survey(&settings, config_ok) {
         tracing::warn!("{}", engine::chain(&error));
     }
     settings
-}
-
-/// Notes whether the configuration can be read; writes only what is news.
-fn note(settings: &Settings, config_ok: bool) -> Result<(), app::Error> {
-    if Ledger::load(&settings.state_dir)?.config_ok != config_ok {
-        watch::tell(settings, |ledger| ledger.config_ok = config_ok)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -124,7 +117,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::ledger::Survey;
+    use crate::ledger::{Ledger, Survey};
 
     #[test]
     fn a_configuration_that_breaks_is_told_and_the_last_settings_stay() {

@@ -197,6 +197,26 @@ h:
 }
 
 #[test]
+fn jobs_are_those_of_all_entries_or_of_what_is_named() {
+    let settings = read(
+        "
+h:
+  backupdir: /b
+  day_of_week: Sun
+  domains: {db: {job: databases}, 'web-*': {job: web}, 'web-1': {job: one}, mail: , news: }
+",
+    );
+    let jobs = |names: &[&str]| settings.jobs(&names.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+    assert_eq!(jobs(&[]), ["databases", "h", "one", "web"]);
+    assert_eq!(
+        (jobs(&["web-1"]), jobs(&["web-2", "db"])),
+        (vec!["one".into()], vec!["databases".into(), "web".into()])
+    );
+    assert_eq!((jobs(&["web-*"]), jobs(&["?ail"])), (vec!["one".into(), "web".into()], vec!["h".into()]));
+    assert!(jobs(&["nosuch"]).is_empty());
+}
+
+#[test]
 fn windows_line_ends_and_a_byte_order_mark_do_no_harm() {
     let text = "\u{feff}h:\r\n  backupdir: /b\r\n  domains:\r\n    d: {day_of_week: Sun}\r\n";
     assert_eq!(read(text).rules[0].line, 4);

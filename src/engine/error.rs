@@ -338,3 +338,38 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_reason_is_what_the_operator_looks_at() {
+        let path = || PathBuf::from("/b/a");
+        let io = || io::Error::from(io::ErrorKind::Other);
+        let agent = || hypervisor::Error::Agent { domain: "a".into(), answer: "no".into() };
+        let read = |source| Error::Read { target: "vda".into(), source };
+        let archive = |source| Error::Archive { path: path(), source };
+        let stalled = nbd::Error::Stalled { socket: path(), timeout: Duration::ZERO };
+        let hook = Failure { message: "x".into(), hint: None };
+        for (error, reason) in [
+            (Error::Hypervisor(agent()), FailureReason::Other),
+            (Error::Snapshot(agent()), FailureReason::Snapshot),
+            (Error::Quiesce { source: agent() }, FailureReason::Quiesce),
+            (Error::StillFrozen { seconds: 1 }, FailureReason::Quiesce),
+            (read(stalled), FailureReason::Timeout),
+            (read(nbd::Error::Broken), FailureReason::Copy),
+            (Error::CommitStalled { target: "vda".into(), minutes: 1 }, FailureReason::Timeout),
+            (archive(archive::Error::Write { source: io() }), FailureReason::Copy),
+            (archive(archive::Error::Foreign { path: path() }), FailureReason::Verify),
+            (Error::Target { path: path() }, FailureReason::Repository),
+            (Error::Store(store::Error::NotOurs { path: path() }), FailureReason::Repository),
+            (Error::HookFailed { failure: hook, run: true }, FailureReason::Hook),
+            (Error::Cancelled(15), FailureReason::Other),
+        ] {
+            assert_eq!(error.reason(), reason, "{error:?}");
+        }
+    }
+}

@@ -114,6 +114,7 @@ fn join(
         host: settings.host.clone(),
         domains: names.into_iter().map(domain).collect(),
         jobs: settings.jobs(&[]).into_iter().map(|job| (job.clone(), seen_job(settings, &job))).collect(),
+        hooks: settings.rules.iter().flat_map(|rule| &rule.domain.hooks).map(|hook| hook.name.clone()).collect(),
         repository: SeenRepository { stored_bytes, ..target.repository },
         libvirt_ok,
     }

@@ -98,7 +98,9 @@ impl Connection {
         bytes.extend(&chunk[..count]);
         let response = match request::head(bytes) {
             Head::Unfinished => return Ok(Next::Wait),
-            Head::TooLong => Response::text(Status::HeaderTooLarge, "the head of a request has at most 8 KiB").bytes(true),
+            Head::TooLong => {
+                Response::text(Status::HeaderTooLarge, "the head of a request has at most 8 KiB").bytes(true)
+            }
             Head::Bad => Response::text(Status::BadRequest, "this is no request of HTTP/1.1").bytes(true),
             Head::Whole(request) => answer(&request).bytes(request.method != "HEAD"),
         };

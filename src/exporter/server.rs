@@ -73,10 +73,12 @@ impl Server {
 
     /// Waits until there is something to do.
     fn wait(&self, peers: &Peers<'_>, now: Instant) -> Result<Ready, Error> {
-        let doors = if peers.door_opens().is_some_and(|opens| opens > now) { PollFlags::empty() } else { PollFlags::IN };
+        let doors =
+            if peers.door_opens().is_some_and(|opens| opens > now) { PollFlags::empty() } else { PollFlags::IN };
         let mut fds = vec![PollFd::new(&self.stopped, PollFlags::IN), PollFd::new(&self.listener, doors)];
         fds.extend(peers.all.iter().map(|peer| PollFd::new(peer, peer.interest())));
-        let wake = peers.all.iter().map(Connection::deadline).chain(peers.door_opens().filter(|opens| *opens > now)).min();
+        let wake =
+            peers.all.iter().map(Connection::deadline).chain(peers.door_opens().filter(|opens| *opens > now)).min();
         // One millisecond more, so that what is waited for has come.
         let timeout = wake.map(|wake| wake.saturating_duration_since(now) + Duration::from_millis(1));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
@@ -127,7 +129,8 @@ impl Peers<'_> {
     fn advance(&mut self, ready: &[bool], now: Instant) {
         let mut ready = ready.iter();
         let answer = self.answer;
-        self.all.retain_mut(|peer| !ready.next().is_some_and(|ready| *ready) || peer.advance(now, answer) == Next::Wait);
+        self.all
+            .retain_mut(|peer| !ready.next().is_some_and(|ready| *ready) || peer.advance(now, answer) == Next::Wait);
     }
 
     /// When the next peer may be let in; `None` for now. While every place is taken, it is when the oldest peer has had the

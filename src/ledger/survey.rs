@@ -1,7 +1,7 @@
 //! Owns: `survey.json` in the state directory: what was found when libvirt, the configuration and the target were last
 //! looked at. Must not: look.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
@@ -20,6 +20,9 @@ pub struct Survey {
     pub domains: BTreeMap<String, Seen>,
     /// The jobs of the configuration.
     pub jobs: BTreeMap<String, SeenJob>,
+    /// The hooks of the configuration, by name.
+    #[serde(default)]
+    pub hooks: BTreeSet<String>,
     /// The target.
     pub repository: SeenRepository,
     /// Whether libvirt answered: if not, `defined` and `leftover_overlays` are those of the survey before.

@@ -131,3 +131,24 @@ catalogue! {
 
 /// Those that only the exporter tells, of itself.
 pub const EXPORTER: &[Metric] = &[EXPORTER_STATE_READ_SUCCESS, EXPORTER_SCRAPE_DURATION_SECONDS];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_as_prometheus_wants_them() {
+        let names: BTreeSet<_> = ALL.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), ALL.len(), "a name comes twice");
+        for Metric { name, kind, labels, help } in ALL {
+            assert!(name.starts_with("kvmbackup_"), "{name}");
+            assert_eq!(*kind == Kind::Counter, name.ends_with("_total"), "{name}");
+            // Prometheus sets these itself, and renames ours.
+            assert!(!labels.iter().any(|label| ["job", "instance"].contains(label)), "{name}");
+            // Then nothing in it has to be escaped, here, in a table or in a file.
+            assert!(!help.contains(['\\', '\n', '|', '`']) && help.ends_with('.'), "{name}: {help}");
+        }
+    }
+}

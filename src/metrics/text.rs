@@ -25,7 +25,7 @@ pub fn text(ledger: &Ledger, survey: Option<&Survey>, running: bool) -> Result<S
     program(&mut page, ledger, survey);
     job::all(&mut page, ledger, survey, running);
     domain::all(&mut page, ledger, survey);
-    hooks(&mut page, ledger);
+    hooks(&mut page, ledger, survey);
     repository(&mut page, ledger, survey);
     reports(&mut page, ledger);
     page.text(&shared())
@@ -60,7 +60,8 @@ fn revision() -> &'static str {
     option_env!("KVMBACKUP_REVISION").filter(|revision| !revision.is_empty()).unwrap_or("unknown")
 }
 
-fn hooks(page: &mut Page, ledger: &Ledger) {
+/// Every hook of the configuration; before the first survey, every one that ran.
+fn hooks(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
     const RESULTS: [(HookStatus, &str); 5] = [
         (HookStatus::Ok, "ok"),
         (HookStatus::Failed, "failed"),
@@ -68,7 +69,9 @@ fn hooks(page: &mut Page, ledger: &Ledger) {
         (HookStatus::Skip, "skipped"),
         (HookStatus::Lost, "lost"),
     ];
-    for (name, hook) in &ledger.hooks {
+    let configured = survey.map(|survey| survey.hooks.iter().collect::<Vec<_>>());
+    for name in configured.unwrap_or_else(|| ledger.hooks.keys().collect()) {
+        let hook = ledger.hooks.get(name).cloned().unwrap_or_default();
         for (status, result) in RESULTS {
             page.set(&HOOK_RUNS_TOTAL, &[name, result], count(hook.runs.get(&status)));
         }

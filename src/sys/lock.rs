@@ -5,13 +5,27 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
+
+/// How often a lock that is only looked at is tried again, and after which time.
+const LOOKS: u32 = 1000;
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A lock that is held until this is dropped, or the process ends in any way.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    /// To close the file is not enough: a process that another thread is about to start has it, too, until it executes its program.
+    fn drop(&mut self) {
+        // A lock that cannot be let go ends with the file.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 /// Why the lock was not had.
@@ -27,17 +41,31 @@ pub enum Refused {
 /// lock two files of one name.
 pub fn take(path: &Path) -> Result<Lock, Refused> {
     let mut file = open(path).map_err(Refused::Io)?;
-    // What shares the lock is a look of `is_held`, and gone at once: it refuses nobody.
-    while !try_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(Refused::Io)? {
-        if !try_lock(&file, FlockOperation::NonBlockingLockShared).map_err(Refused::Io)? {
-            let mut holder = String::new();
-            let _ = (&mut file).take(100).read_to_string(&mut holder);
-            return Err(Refused::Held(holder.trim().to_owned()));
-        }
+    if !take_among_looks(&file).map_err(Refused::Io)? {
+        let mut holder = String::new();
+        let _ = (&mut file).take(100).read_to_string(&mut holder);
+        return Err(Refused::Held(holder.trim().to_owned()));
     }
     // For people only: whether it is held is the kernel's knowledge.
     let _ = file.set_len(0).and_then(|()| write!(file, "pid {}", std::process::id()));
-    Ok(Lock { _file: file })
+    Ok(Lock { file })
+}
+
+/// Takes the lock unless somebody holds it for himself. Those who share it only look ([`is_held`]), and must refuse nobody: as a
+/// rule they are gone at the next try.
+fn take_among_looks(file: &File) -> io::Result<bool> {
+    for _ in 0..LOOKS {
+        if try_lock(file, FlockOperation::NonBlockingLockExclusive)? {
+            return Ok(true);
+        }
+        if !try_lock(file, FlockOperation::NonBlockingLockShared)? {
+            return Ok(false);
+        }
+        // Or two who take it would be looks to each other.
+        flock(file, FlockOperation::Unlock)?;
+        thread::sleep(LOOK);
+    }
+    Ok(false)
 }
 
 /// Whether somebody holds a lock that [`take`] gave. Disturbs neither the holder nor who takes it meanwhile.
@@ -66,7 +94,7 @@ pub fn wait(path: &Path) -> io::Result<Lock> {
     let file = open(path)?;
     loop {
         match flock(&file, FlockOperation::LockExclusive) {
-            Ok(()) => return Ok(Lock { _file: file }),
+            Ok(()) => return Ok(Lock { file }),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -81,8 +109,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::thread;
+    use std::sync::mpsc;
 
     use super::*;
 
@@ -103,19 +130,15 @@ mod tests {
     fn who_takes_it_while_others_look_gets_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        drop(take(&path).unwrap());
-        let done = AtomicBool::new(false);
+        let look = open(&path).unwrap();
+        assert!(try_lock(&look, FlockOperation::NonBlockingLockShared).unwrap());
         thread::scope(|scope| {
-            for _ in 0..3 {
-                scope.spawn(|| {
-                    while !done.load(Ordering::Relaxed) {
-                        is_held(&path).unwrap();
-                    }
-                });
-            }
-            let taken: Result<Vec<()>, _> = (0..2000).map(|_| take(&path).map(drop)).collect();
-            done.store(true, Ordering::Relaxed);
-            taken.unwrap();
+            let (sender, taken) = mpsc::channel();
+            let path = &path;
+            scope.spawn(move || sender.send(take(path)).unwrap());
+            taken.recv_timeout(Duration::from_millis(30)).expect_err("the look is not over");
+            drop(look);
+            taken.recv().unwrap().unwrap();
         });
     }
 

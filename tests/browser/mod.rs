@@ -78,7 +78,14 @@ impl Browser {
     fn run(&self, words: &[&str]) -> String {
         let profile = tempfile::tempdir_in(self.dir.path()).unwrap();
         let output = Command::new("chromium")
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"])
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--hide-scrollbars",
+            ])
             .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
             .args(["--disable-dev-shm-usage", "--virtual-time-budget=2000", "--run-all-compositor-stages-before-draw"])
             .arg(format!("--user-data-dir={}", profile.path().display()))

@@ -115,8 +115,10 @@ impl Exporter {
 
     /// Its open file descriptors, and those of them that are sockets.
     pub fn descriptors(&self) -> (usize, usize) {
-        let links: Vec<_> =
-            fs::read_dir(self.proc("fd")).unwrap().filter_map(|entry| fs::read_link(entry.unwrap().path()).ok()).collect();
+        let links: Vec<_> = fs::read_dir(self.proc("fd"))
+            .unwrap()
+            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+            .collect();
         (links.len(), links.iter().filter(|link| link.to_string_lossy().starts_with("socket:")).count())
     }
 

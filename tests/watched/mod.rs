@@ -99,10 +99,8 @@ pub fn bad_night(now: DateTime<Utc>) -> Watched {
         newest: Some(now - TimeDelta::days(90)),
     };
     survey.domains.insert("retired".to_owned(), Seen { points, ..Seen::default() });
-    let hook = Hook {
-        runs: [(HookStatus::Ok, 118), (HookStatus::Failed, 3), (HookStatus::Timeout, 1)].into(),
-        last_ms: None,
-    };
+    let hook =
+        Hook { runs: [(HookStatus::Ok, 118), (HookStatus::Failed, 3), (HookStatus::Timeout, 1)].into(), last_ms: None };
     watched.ledger.hooks.insert("mailstore".to_owned(), hook);
     watched.guest("mail").hooks_ms.insert("mailstore".to_owned(), 30_020);
     let delivery = Delivery { last_success: Some(now - TimeDelta::days(2)), failures: 2 };
@@ -139,7 +137,10 @@ pub fn hostile(now: DateTime<Utc>) -> Watched {
         guest.last_read_bytes = 1;
         guest.history.iter_mut().for_each(|attempt| attempt.stored_bytes = u64::MAX);
     }
-    watched.ledger.hooks.insert("<u>hook</u>".repeat(20), Hook { runs: [(HookStatus::Lost, u64::MAX)].into(), last_ms: Some(1) });
+    watched
+        .ledger
+        .hooks
+        .insert("<u>hook</u>".repeat(20), Hook { runs: [(HookStatus::Lost, u64::MAX)].into(), last_ms: Some(1) });
     let job = Job { running: Some(Uuid::nil()), last_duration_ms: u64::MAX, ..Job::default() };
     watched.ledger.jobs.insert("<i>job</i>".repeat(30), job);
     let survey = watched.survey.as_mut().unwrap();
@@ -160,7 +161,8 @@ pub fn hostile(now: DateTime<Utc>) -> Watched {
 
 /// A host that saves these guests every night at two, three hours ago.
 fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
-    let domains: BTreeMap<_, _> = names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), domain(now, at))).collect();
+    let domains: BTreeMap<_, _> =
+        names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), domain(now, at))).collect();
     let count = names.len() as u64;
     let job = Job {
         last_start: Some(now - TimeDelta::hours(6)),
@@ -206,6 +208,7 @@ fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
             stored_bytes: 4_380 * GB,
         },
         libvirt_ok: true,
+        hooks: Default::default(),
     };
     Watched { ledger, survey: Some(survey) }
 }

@@ -114,8 +114,6 @@ fn within<T: Send + 'static>(time: Duration, work: impl FnOnce() -> T + Send + '
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
     use crate::engine::fixture::{DOMAIN, Fixture};
     use crate::model::Codec;
@@ -127,8 +125,8 @@ mod tests {
         let disks = fixture.usual_disks();
         let [old, new] =
             ["2026-11-20T02:00:00Z", "2026-11-21T02:00:00Z"].map(|time| fixture.point(time, Codec::Zstd(1), &disks));
-        // Whatever is in an archive, it is not opened.
-        std::fs::set_permissions(&old.path, std::fs::Permissions::from_mode(0)).unwrap();
+        // Whatever is in an archive, it is not read.
+        std::fs::write(&old.path, vec![0; old.bytes as usize]).unwrap();
         let seen = points(fixture.path("backup")).unwrap();
         let (count, bytes) = (2, old.bytes + new.bytes);
         let times = (Some(old.id.time()), Some(new.id.time()));

@@ -40,7 +40,9 @@ impl Age {
     fn of(past: Option<&Domain>, seen: Option<&Seen>, now: DateTime<Utc>) -> Age {
         let Some(success) = past.and_then(|past| past.last_success) else { return Age::Never };
         let age = (now - success).max(TimeDelta::zero());
-        let Some(interval) = seen.and_then(|seen| interval(seen.expected_interval_s)) else { return Age::Unplanned(age) };
+        let Some(interval) = seen.and_then(|seen| interval(seen.expected_interval_s)) else {
+            return Age::Unplanned(age);
+        };
         // A quarter, and an hour: the alerts wait longer, so the page says it first.
         match age > interval + interval / 4 + TimeDelta::hours(1) {
             true => Age::Late { age, interval },
@@ -127,12 +129,16 @@ impl Guest<'_> {
     fn backup_trouble(&self, now: DateTime<Utc>) -> Option<Trouble> {
         let again = format!("kvmbackup backup --force {}", quoted(self.name));
         let last = self.past.and_then(|past| past.last_success);
-        let saved = last.map_or_else(|| "It was never saved.".to_owned(), |last| format!("Last saved {}.", ago(now, last)));
+        let saved =
+            last.map_or_else(|| "It was never saved.".to_owned(), |last| format!("Last saved {}.", ago(now, last)));
         match (self.past.and_then(|past| past.last_result), self.age) {
             (Some(DomainResult::Failure), _) => {
                 let times = self.past.map_or(1, |past| past.consecutive_failures.max(1));
-                let what =
-                    if times == 1 { "was not saved".to_owned() } else { format!("was not saved, {times} times in a row") };
+                let what = if times == 1 {
+                    "was not saved".to_owned()
+                } else {
+                    format!("was not saved, {times} times in a row")
+                };
                 let error = self.past.and_then(|past| past.last_error.clone());
                 let trouble = self.trouble(Tone::Bad, what).quoting(error).saying(&saved);
                 Some(trouble.typing("kvmbackup report".to_owned()).typing(again))
@@ -149,7 +155,11 @@ impl Guest<'_> {
             }
             (Some(DomainResult::Warning), _) => {
                 let trouble = self.trouble(Tone::Note, "was saved with a warning".to_owned());
-                Some(trouble.quoting(self.past.and_then(|past| past.last_error.clone())).typing("kvmbackup report".to_owned()))
+                Some(
+                    trouble
+                        .quoting(self.past.and_then(|past| past.last_error.clone()))
+                        .typing("kvmbackup report".to_owned()),
+                )
             }
             (Some(DomainResult::Skipped), _) => {
                 let trouble = self.trouble(Tone::Note, "was left out last time, as a hook asked".to_owned());

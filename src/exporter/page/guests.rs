@@ -113,7 +113,9 @@ fn took(past: &Domain) -> String {
 fn consistency(guest: &Guest<'_>) -> String {
     let Some(reached) = guest.past.and_then(|past| past.consistency) else { return dash() };
     match guest.degraded() {
-        Some((_, wanted)) => format!("{}{}", badge(Tone::Note, level(reached)), small(&format!("wanted: {}", level(wanted)))),
+        Some((_, wanted)) => {
+            format!("{}{}", badge(Tone::Note, level(reached)), small(&format!("wanted: {}", level(wanted))))
+        }
         None => text(level(reached)),
     }
 }

@@ -29,7 +29,14 @@ pub(super) fn of(view: &View<'_>, troubles: &[Trouble]) -> Headline {
     } else if covered.iter().all(|guest| guest.is_new()) {
         (Tone::Note, "No backup has run yet".to_owned())
     } else if bad > 0 {
-        (Tone::Bad, format!("{bad} of {} {}", count(all, "guest", "guests"), if bad == 1 { "needs attention" } else { "need attention" }))
+        (
+            Tone::Bad,
+            format!(
+                "{bad} of {} {}",
+                count(all, "guest", "guests"),
+                if bad == 1 { "needs attention" } else { "need attention" }
+            ),
+        )
     } else if let Some(host) = host {
         (Tone::Bad, format!("{}, but: {}", saved(all), lower_first(&host.what)))
     } else {

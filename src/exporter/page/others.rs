@@ -34,7 +34,8 @@ pub(super) fn jobs(view: &View<'_>) -> String {
     let jobs = names.into_iter().map(|job| {
         let past = view.ledger.jobs.get(job).cloned().unwrap_or_default();
         let due = view.survey.and_then(|survey| survey.jobs.get(job)).and_then(|job| interval(job.expected_interval_s));
-        let due = due.map_or_else(String::new, |interval| format!(" <small class=\"beside\">every {}</small>", span(interval)));
+        let due = due
+            .map_or_else(String::new, |interval| format!(" <small class=\"beside\">every {}</small>", span(interval)));
         let facts = [
             ("Last ended", time_or_never(view.now, past.last_completion)),
             ("Took", size::duration(Duration::from_millis(past.last_duration_ms))),
@@ -82,7 +83,8 @@ fn counted<'a>(counts: impl Iterator<Item = (u64, &'a str)>) -> String {
 
 /// Guests that libvirt has and no entry of the configuration covers.
 pub(super) fn unprotected(view: &View<'_>) -> String {
-    let names = view.guests.iter().filter(|guest| !guest.is_covered() && guest.is_defined()).map(|guest| name(guest.name));
+    let names =
+        view.guests.iter().filter(|guest| !guest.is_covered() && guest.is_defined()).map(|guest| name(guest.name));
     let words = "No entry of the configuration covers these guests, so nobody backs them up.";
     names_section("Not in the configuration", words, names.collect())
 }
@@ -93,7 +95,8 @@ pub(super) fn left(view: &View<'_>) -> String {
         let points = guest.seen.map_or(0, |seen| seen.points.count);
         format!("{} <small class=\"beside\">{}</small>", name(guest.name), count(points, "point", "points"))
     });
-    let words = "libvirt does not have these guests any more, nor has the configuration; their restore points are kept.";
+    let words =
+        "libvirt does not have these guests any more, nor has the configuration; their restore points are kept.";
     names_section("Only restore points are left", words, names.collect())
 }
 
@@ -102,7 +105,9 @@ fn names_section(title: &str, words: &str, names: Vec<String>) -> String {
         return String::new();
     }
     let names: String = names.iter().map(|name| format!("<li>{name}</li>")).collect();
-    format!("<section><h2>{title}</h2><div class=\"card\"><p>{words}</p><ul class=\"names\">{names}</ul></div></section>\n")
+    format!(
+        "<section><h2>{title}</h2><div class=\"card\"><p>{words}</p><ul class=\"names\">{names}</ul></div></section>\n"
+    )
 }
 
 /// Hooks, those that failed before the others; none if there are none.
@@ -119,9 +124,11 @@ pub(super) fn hooks(view: &View<'_>) -> String {
     let rows: String = hooks
         .into_iter()
         .map(|(hook, past)| {
-            let told = if bad(past) == 0 { badge(Tone::Good, "never failed") } else { badge(Tone::Note, &failures(past)) };
+            let told =
+                if bad(past) == 0 { badge(Tone::Good, "never failed") } else { badge(Tone::Note, &failures(past)) };
             let runs = count(past.runs.values().sum(), "run", "runs");
-            let took = longest(view, hook).map(|ms| format!(", the last took {}", size::duration(Duration::from_millis(ms))));
+            let took =
+                longest(view, hook).map(|ms| format!(", the last took {}", size::duration(Duration::from_millis(ms))));
             let took = took.unwrap_or_default();
             format!("<li>{} <span>{told}</span> <small class=\"beside\">{runs}{took}</small></li>", name(hook))
         })

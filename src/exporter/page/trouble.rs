@@ -61,8 +61,10 @@ fn of_host(view: &View<'_>) -> Vec<Trouble> {
     }
     found.extend(of_survey(view));
     for (job, past) in &view.ledger.jobs {
-        let planned = view.survey.and_then(|survey| survey.jobs.get(job)).and_then(|job| interval(job.expected_interval_s));
-        let late = past.last_start.filter(|start| planned.is_some_and(|planned| view.now - *start > planned + planned / 2));
+        let planned =
+            view.survey.and_then(|survey| survey.jobs.get(job)).and_then(|job| interval(job.expected_interval_s));
+        let late =
+            past.last_start.filter(|start| planned.is_some_and(|planned| view.now - *start > planned + planned / 2));
         if let Some(start) = late.filter(|_| !view.running) {
             let what = format!("Job {job}: no run has begun for {}", span(view.now - start));
             let advice = "Something has to start the runs: cron, or a timer.";
@@ -117,7 +119,8 @@ pub(super) fn section(troubles: &[Trouble]) -> String {
 
 fn item(trouble: &Trouble) -> String {
     let subject = trouble.guest.as_deref().map_or_else(String::new, |guest| format!("{} ", name(guest)));
-    let error = trouble.error.as_deref().map_or_else(String::new, |error| format!("<p class=\"error\">{}</p>", text(error)));
+    let error =
+        trouble.error.as_deref().map_or_else(String::new, |error| format!("<p class=\"error\">{}</p>", text(error)));
     let advice = if trouble.advice.is_empty() { String::new() } else { format!("<p>{}</p>", text(&trouble.advice)) };
     let commands: String = trouble.commands.iter().map(|line| format!("<li>{}</li>", command(line))).collect();
     let commands = if commands.is_empty() { commands } else { format!("<ul class=\"commands\">{commands}</ul>") };

@@ -113,7 +113,10 @@ mod tests {
 
     #[test]
     fn nothing_from_outside_is_markup() {
-        assert_eq!(text("<a href=\"x\" b='c'>&\0\n\u{202e}ü"), "&lt;a href=&quot;x&quot; b=&#39;c&#39;&gt;&amp;\u{fffd} \u{fffd}ü");
+        assert_eq!(
+            text("<a href=\"x\" b='c'>&\0\n\u{202e}ü"),
+            "&lt;a href=&quot;x&quot; b=&#39;c&#39;&gt;&amp;\u{fffd} \u{fffd}ü"
+        );
     }
 
     #[test]
@@ -128,8 +131,15 @@ mod tests {
 
     #[test]
     fn ages_have_one_unit() {
-        let cases =
-            [(-5, "0 s"), (59, "59 s"), (90, "2 min"), (3_600, "60 min"), (86_400, "24 h"), (172_800, "2 d"), (900_000, "10 d")];
+        let cases = [
+            (-5, "0 s"),
+            (59, "59 s"),
+            (90, "2 min"),
+            (3_600, "60 min"),
+            (86_400, "24 h"),
+            (172_800, "2 d"),
+            (900_000, "10 d"),
+        ];
         for (seconds, said) in cases {
             assert_eq!(span(TimeDelta::seconds(seconds)), said);
         }

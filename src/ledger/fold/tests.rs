@@ -285,6 +285,7 @@ fn what_is_in_nothing_any_more_is_forgotten() {
         host: "h".into(),
         domains: BTreeMap::from([("web".into(), Seen::default())]),
         jobs: BTreeMap::from([("a".into(), SeenJob::default())]),
+        hooks: Default::default(),
         repository: SeenRepository { up: true, ..SeenRepository::default() },
         libvirt_ok: false,
     };

@@ -131,6 +131,7 @@ fn survey() -> Survey {
             "nightly".to_owned(),
             SeenJob { expected_interval_s: 86_400, minimum_restore_points: 7 },
         )]),
+        hooks: BTreeSet::from(["flush".to_owned()]),
         repository: SeenRepository {
             path: "/backup".into(),
             up: true,
