@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("retention", &["model"]),
     ("ledger", &["model", "sys"]),
     ("metrics", &["ledger", "model", "sys"]),
+    ("exporter", &["ledger", "metrics", "model", "sys"]),
     ("config", &["model", "retention"]),
     ("plan", &["config", "model"]),
     ("report", &["model"]),

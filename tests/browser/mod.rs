@@ -16,14 +16,14 @@ pub struct Seen {
     pub scroll_width: u32,
     /// Elements that stick out, for messages.
     pub widest: String,
-    pub background: String,
 }
 
 /// A screenshot.
 #[derive(Debug)]
 pub struct Picture {
     pub size: (u32, u32),
-    pub is_light: bool,
+    /// Red, green and blue of the first pixel: nothing but the page's own background is there.
+    pub corner: [u8; 3],
 }
 
 impl Browser {
@@ -43,7 +43,7 @@ impl Browser {
             page.onload = () => {
               const inside = page.contentDocument, root = inside.documentElement, right = root.clientWidth;
               const out = [...inside.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > right + 0.5);
-              const seen = [root.scrollWidth, getComputedStyle(inside.body).backgroundColor, out.map(e => e.outerHTML.slice(0, 80)).join(' ; ')];
+              const seen = [root.scrollWidth, out.map(e => e.outerHTML.slice(0, 80)).join(' ; ')];
               document.getElementById('seen').textContent = seen.join('|');
             };";
         let wrapper = format!(
@@ -55,9 +55,9 @@ impl Browser {
         fs::write(&path, wrapper.replace("<textarea id=text hidden>", "<textarea id=text hidden>\n")).unwrap();
         let dom = self.run(&["--dump-dom", &format!("file://{}", path.display())]);
         let seen = dom.split("<pre id=\"seen\">").nth(1).unwrap().split("</pre>").next().unwrap();
-        let mut parts = seen.splitn(3, '|');
+        let mut parts = seen.splitn(2, '|');
         let mut part = || parts.next().unwrap_or_else(|| panic!("the page was not laid out: {seen:?}")).to_owned();
-        Seen { scroll_width: part().parse().unwrap(), background: part(), widest: part() }
+        Seen { scroll_width: part().parse().unwrap(), widest: part() }
     }
 
     /// Takes a picture of a page, for a reader who likes it light or dark.
@@ -72,7 +72,7 @@ impl Browser {
         let bytes = fs::read(&path).unwrap();
         // PNG, 11.2.2: the header begins with width and height.
         let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
-        Picture { size: (number(16), number(20)), is_light: corner(&path) > 128 }
+        Picture { size: (number(16), number(20)), corner: corner(&path) }
     }
 
     fn run(&self, words: &[&str]) -> String {
@@ -98,8 +98,8 @@ impl Browser {
     }
 }
 
-/// How light the first pixel of a PNG of 8 bits a channel is, 0 to 255: nothing but the page's own background is there.
-fn corner(path: &Path) -> u8 {
+/// The first pixel of a PNG of 8 bits a channel.
+fn corner(path: &Path) -> [u8; 3] {
     use std::io::Read;
     let bytes = fs::read(path).unwrap();
     let (mut at, mut data) = (8, Vec::new());
@@ -113,5 +113,5 @@ fn corner(path: &Path) -> u8 {
     // One byte names the filter of the line, which leaves its first pixel as it is; then red, green and blue.
     let mut line = [0; 4];
     flate2::read::ZlibDecoder::new(&data[..]).read_exact(&mut line).unwrap();
-    line[1..].iter().copied().max().unwrap()
+    [line[1], line[2], line[3]]
 }
