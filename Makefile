@@ -16,6 +16,8 @@ T ?=
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# What `kvmbackup_build_info` says the program was built from; without git, or outside of a checkout, it is "unknown".
+build: export KVMBACKUP_REVISION ?= $(shell git describe --always --dirty --exclude '*' 2>/dev/null)
 build: ## build the release binary
 	$(CARGO) build --locked --release
 
@@ -39,7 +41,7 @@ lint: ## formatting, warnings, documentation, licenses of dependencies
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 	$(CARGO) deny --locked check licenses bans sources
 
-install: build ## install the program, its completions, hooks and documentation; PREFIX=/usr/local, DESTDIR=
+install: build ## install the program, its completions, hooks, alerts, dashboard and documentation; PREFIX=/usr/local, DESTDIR=
 	install -D -m 755 $(TARGET)/release/kvmbackup $(DESTDIR)$(PREFIX)/bin/kvmbackup
 	install -d $(DESTDIR)$(SHARE)/bash-completion/completions $(DESTDIR)$(SHARE)/zsh/site-functions
 	install -d $(DESTDIR)$(SHARE)/fish/vendor_completions.d $(DESTDIR)$(SHARE)/doc/kvmbackup
@@ -51,6 +53,9 @@ install: build ## install the program, its completions, hooks and documentation;
 	install -m 755 $(filter-out %.md %.bash hooks/guest,$(wildcard hooks/*)) $(HOOKS)/
 	install -m 755 $(filter-out hooks/guest/fsfreeze-hook.d,$(wildcard hooks/guest/*)) $(HOOKS)/guest/
 	install -m 755 $(wildcard hooks/guest/fsfreeze-hook.d/*) $(HOOKS)/guest/fsfreeze-hook.d/
+	install -d $(DESTDIR)$(SHARE)/kvmbackup/alerts $(DESTDIR)$(SHARE)/kvmbackup/dashboards
+	install -m 644 alerts/*.yml $(DESTDIR)$(SHARE)/kvmbackup/alerts/
+	install -m 644 dashboards/*.json $(DESTDIR)$(SHARE)/kvmbackup/dashboards/
 	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md packaging/config.example.yml $(DESTDIR)$(SHARE)/doc/kvmbackup/
 
 # The lab: libvirt, QEMU and the guest that it boots.

@@ -7,10 +7,15 @@ use crate::cli::args::Global;
 use crate::config::{self, Settings};
 use crate::engine;
 use crate::engine::journal::Journal;
+use crate::exporter;
 use crate::hypervisor::{self, Hypervisor, Libvirt};
+use crate::ledger;
+use crate::metrics;
 use crate::report::ExitCode;
 use crate::sys::lock::{self, Lock, Refused};
 use crate::sys::{durable, host};
+
+pub mod watch;
 
 /// Why a command could not even begin, or how it failed as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -29,16 +34,28 @@ pub enum Error {
     /// libvirt cannot be reached.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
+    /// Nothing can be served.
+    #[error(transparent)]
+    Exporter(#[from] exporter::Error),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// Those who watch cannot be told.
+    #[error("those who watch cannot be told")]
+    Watch(#[from] ledger::Error),
+    /// Prometheus cannot be told.
+    #[error("those who watch cannot be told")]
+    Metrics(#[from] metrics::Error),
+    /// Metrics have no place to go to.
+    #[error("the configuration names no `metrics.textfile`")]
+    NoTextfile,
 }
 
 impl Error {
     /// The exit code by the contract.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Config(_) => ExitCode::Usage.code(),
+            Error::Config(_) | Error::NoTextfile => ExitCode::Usage.code(),
             Error::Locked { .. } => ExitCode::Locked.code(),
             Error::Hypervisor(error) => hypervisor_code(error),
             Error::Engine(engine::Error::Hypervisor(error)) => hypervisor_code(error),
@@ -47,7 +64,8 @@ impl Error {
                 ExitCode::Target.code()
             }
             Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
-            Error::Engine(_) => ExitCode::Failed.code(),
+            Error::Engine(_) | Error::Exporter(_) => ExitCode::Failed.code(),
+            Error::Watch(_) | Error::Metrics(_) => ExitCode::Untidy.code(),
         }
     }
 
@@ -59,7 +77,11 @@ impl Error {
                 Some("wait for it, or look what it does; a lock ends with its process, it is never stale".into())
             }
             Error::Hypervisor(error) => error.hint(),
+            Error::Exporter(error) => error.hint(),
             Error::Engine(error) => error.hint(),
+            Error::Watch(error) => error.hint(),
+            Error::Metrics(error) => error.hint(),
+            Error::NoTextfile => Some("name one, or print the metrics: `kvmbackup metrics --stdout`".into()),
         }
     }
 }

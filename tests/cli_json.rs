@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use host::Host;
 use kvmbackup::model::{
-    Consistency, DiskOutcome, DomainOutcome, Failure, HookResult, HookStatus, Method, Outcome, PointId, RunReport,
-    SkippedDisk,
+    Consistency, DiskOutcome, DomainOutcome, Failure, FailureReason, HookResult, HookStatus, Method, Outcome, PointId,
+    RunReport, SkippedDisk,
 };
 use serde_json::Value;
 
@@ -125,10 +125,12 @@ fn full_report() -> RunReport {
     let domain = DomainOutcome {
         domain: "a".into(),
         uuid: Some(uuid::Uuid::nil()),
+        job: "j".into(),
         outcome: Outcome::Partial,
         method: Some(Method::Pull),
         method_reason: Some("r".into()),
         consistency: Some(Consistency::Filesystem),
+        wanted: Some(Consistency::Filesystem),
         frozen_ms: Some(1),
         captured_ms: Some(1),
         point: Some(id),
@@ -137,12 +139,13 @@ fn full_report() -> RunReport {
         read_bytes: 1,
         stored_bytes: 1,
         duration_ms: 1,
-        stages_ms: BTreeMap::from([("read".into(), 1), ("commit".into(), 1)]),
+        stages_ms: BTreeMap::from([("read".into(), 1), ("commit".into(), 1), ("prune".into(), 1)]),
         restore_points: 1,
         pruned: vec![id],
         warnings: vec![failure()],
         leftovers: vec![failure()],
         error: Some(failure()),
+        reason: Some(FailureReason::Copy),
         hooks: vec![hook()],
     };
     RunReport {
@@ -150,6 +153,7 @@ fn full_report() -> RunReport {
         version: "0".into(),
         run_id: uuid::Uuid::nil(),
         host: "h".into(),
+        jobs: vec!["j".into()],
         started: id.time(),
         finished: id.time(),
         domains: vec![domain],

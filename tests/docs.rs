@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use kvmbackup::config;
+use kvmbackup::metrics::catalogue;
 
 #[test]
 fn every_configuration_shown_is_right() {
@@ -132,6 +133,38 @@ fn every_key_of_the_configuration_is_documented() {
     for key in inner.split(", ") {
         assert!(document.contains(&format!("| `{key}: N` |")), "docs/config.md has no row for `keep: {{{key}: N}}`");
     }
+}
+
+#[test]
+fn every_metric_is_documented_as_the_catalogue_has_it() {
+    let document = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let (_, table) = document.split_once("| name | type | labels | meaning |\n|---|---|---|---|\n").unwrap();
+    let rows = catalogue::ALL.iter().map(|metric| {
+        let labels = metric.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+        let kind = format!("{:?}", metric.kind).to_lowercase();
+        let row = format!("| `{}` | {kind} | {labels} | {} |\n", metric.name, metric.help);
+        row.replace("|  |", "| |")
+    });
+    let wanted: String = rows.collect();
+    assert!(table == wanted, "the table of docs/metrics.md should be:\n{wanted}");
+}
+
+#[test]
+fn every_metric_that_is_named_is_in_the_catalogue() {
+    let known: BTreeSet<_> = catalogue::ALL.iter().map(|metric| metric.name).collect();
+    let mut named = BTreeSet::new();
+    for (path, text) in documents() {
+        for code in text.split('`').skip(1).step_by(2).filter(|code| code.starts_with("kvmbackup_")) {
+            let name = code.split(|c: char| !(c.is_ascii_alphanumeric() || "_*".contains(c))).next().unwrap();
+            let is_known = match name.strip_suffix('*') {
+                Some(beginning) => known.iter().any(|known| known.starts_with(beginning)),
+                None => known.contains(name),
+            };
+            assert!(is_known, "{}: no metric {name}", path.display());
+            named.insert(name.to_owned());
+        }
+    }
+    assert!(named.len() >= known.len(), "the metrics are not where this test looks");
 }
 
 #[test]

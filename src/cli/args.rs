@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
+use crate::model::Listen;
 use crate::report::EXIT_STATUS;
 
 #[cfg(test)]
@@ -69,9 +70,15 @@ pub enum Command {
     /// Show the hooks of a domain, or try them without a backup
     #[command(after_help = after("kvmbackup hooks test --domain db1    lock and let go, and say how long that took"))]
     Hooks(Hooks),
+    /// Look at libvirt and the target, and write what Prometheus is told into the textfile
+    #[command(after_help = after("kvmbackup metrics --stdout"))]
+    Metrics(Metrics),
     /// Show the report of the last run
     #[command(after_help = after("kvmbackup report --format json"))]
     Report(Report),
+    /// Serve metrics for Prometheus, and a status page for people, over HTTP
+    #[command(after_help = after("kvmbackup exporter --listen unix:/run/kvmbackup/exporter.sock"))]
+    Exporter(Exporter),
     /// Print a completion script for a shell
     #[command(after_help = after("kvmbackup completions bash > /etc/bash_completion.d/kvmbackup"))]
     Completions {
@@ -223,6 +230,22 @@ pub enum HooksCommand {
         #[arg(long)]
         phase: Option<PhaseName>,
     },
+}
+
+/// `exporter`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Exporter {
+    /// Where to listen: HOST:PORT or unix:/PATH [default: `metrics.listen` of the configuration, else 127.0.0.1:9763]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<Listen>,
+}
+
+/// `metrics`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Metrics {
+    /// Print the metrics and leave the textfile alone
+    #[arg(long)]
+    pub stdout: bool,
 }
 
 /// `report`

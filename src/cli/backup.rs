@@ -7,7 +7,7 @@ use chrono::Utc;
 use super::args::{Backup, Global};
 use super::progress::Bars;
 use super::{colour, print};
-use crate::app;
+use crate::app::{self, watch};
 use crate::config::Settings;
 use crate::engine::journal::Journal;
 use crate::engine::{self, Monitor, RunHooks, Silent, recover, run};
@@ -19,7 +19,13 @@ use crate::sys::durable;
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
+    let settings = app::settings(global).inspect_err(|error| {
+        if let app::Error::Config(errors) = error
+            && !words.options.dry_run
+        {
+            super::watched(watch::config_failed(errors, |ledger| ledger.config_failed(Utc::now())), error.exit_code());
+        }
+    })?;
     let request = Request { force: words.options.force, domains: words.domains.clone() };
     if words.options.dry_run {
         let hypervisor = app::libvirt(&settings.libvirt_uri)?;
@@ -35,7 +41,9 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     let silent = global.quiet || words.options.json || !std::io::stderr().is_terminal();
     let monitor: &dyn Monitor = if silent { &Silent } else { &bars };
 
-    let mut done = run::begin(&settings);
+    let mut done = run::begin(&settings, &request);
+    let told = watch::begin(&settings, &done);
+    let served = super::exporter::beside_run(&settings);
     let mut hooks = RunHooks::new(&settings, &done, &cancel);
     let began = hooks.enter(&done);
     let skipped = matches!(began, Err(engine::Error::Skipped { .. }));
@@ -51,6 +59,8 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     let bad = report::failure(&done);
     hooks.leave(&mut done, bad.as_ref(), failed.is_some());
     let code = failed.map_or_else(|| report::exit_code(&done), |error| error.exit_code());
+    let code = super::watched(told.and(watch::end(&settings, &done, code)), code);
+    let code = super::watched(served.map(drop), code);
     tell(&settings, &done, code, global.quiet, words.options.json)
 }
 

@@ -4,9 +4,11 @@
 pub mod args;
 mod backup;
 mod check;
+mod exporter;
 mod hooks;
 mod list;
 mod logging;
+mod metrics;
 mod progress;
 mod prune;
 mod recover;
@@ -22,6 +24,7 @@ use crate::app;
 use crate::engine::points::When;
 use crate::engine::{self, Monitor, Silent};
 use crate::model::Failure;
+use crate::report::ExitCode;
 
 /// Runs the program on the words of its command line and returns its exit code.
 pub fn main() -> u8 {
@@ -44,7 +47,9 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
     match command {
         Command::Backup(words) => backup::run(global, &words),
         Command::Check(words) => check::run(global, &words),
+        Command::Exporter(words) => exporter::run(global, &words),
         Command::Hooks(words) => hooks::run(global, &words),
+        Command::Metrics(words) => metrics::run(global, &words),
         Command::Recover => recover::run(global),
         Command::Report(words) => report::run(global, &words),
         Command::Completions { shell } => {
@@ -61,6 +66,17 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
 /// Prints an error that ends a command.
 fn print_error(error: &app::Error) {
     print_failure(&Failure { message: engine::chain(error), hint: error.hint() });
+}
+
+/// The exit code after those who watch were told, or could not be: that changes no more than a good one.
+fn watched(told: Result<(), app::Error>, code: u8) -> u8 {
+    match told {
+        Ok(()) => code,
+        Err(error) => {
+            print_error(&error);
+            if code == ExitCode::Good.code() { ExitCode::Untidy.code() } else { code }
+        }
+    }
 }
 
 /// The one place where an error is printed.

@@ -1,16 +1,17 @@
 //! Owns: the command `prune`. Must not: judge restore points.
 
-use chrono::Local;
+use chrono::{Local, Utc};
 
 use super::args::{Global, Prune};
 use super::list::moment;
 use super::print;
+use crate::app::{self, watch};
+use crate::engine;
 use crate::engine::prune::{self, Judged, Rotation};
 use crate::model::size::bytes;
 use crate::report::ExitCode;
 use crate::report::table::{Table, printable};
 use crate::store::Store;
-use crate::{app, engine};
 
 pub(super) fn run(global: &Global, words: &Prune) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
@@ -26,7 +27,11 @@ pub(super) fn run(global: &Global, words: &Prune) -> Result<u8, app::Error> {
     } else if !global.quiet || failed {
         print(&text(&rotations, words.dry_run));
     }
-    Ok(if failed { ExitCode::Untidy } else { ExitCode::Good }.code())
+    if failed || words.dry_run {
+        return Ok(if failed { ExitCode::Untidy } else { ExitCode::Good }.code());
+    }
+    let told = watch::tell(&settings, |ledger| ledger.pruned(Utc::now()));
+    Ok(super::watched(told, ExitCode::Good.code()))
 }
 
 fn text(rotations: &[Rotation], dry_run: bool) -> String {

@@ -1,14 +1,17 @@
 //! Owns: the command `restore`. Must not: write what is restored.
 
+use chrono::Utc;
+
 use super::args::{self, Global};
 use super::list::moment;
 use super::{monitor, print, print_failure, recover, when};
+use crate::app::{self, watch};
+use crate::engine;
 use crate::engine::restore::{self, Define, DiskChoice, Request, Restored};
 use crate::report::ExitCode;
 use crate::report::table::printable;
 use crate::store::Store;
 use crate::sys::signals::Cancel;
-use crate::{app, engine};
 
 pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
@@ -30,14 +33,16 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     if !global.quiet {
         print(&text(&restored));
     }
-    match &restored.start_failure {
-        Some(failure) => {
-            print_failure(failure);
-            Ok(ExitCode::Failed.code())
-        }
-        None if first.is_some_and(|first| !first.recovered.left.is_empty()) => Ok(ExitCode::Untidy.code()),
-        None => Ok(ExitCode::Good.code()),
+    if let Some(failure) = &restored.start_failure {
+        print_failure(failure);
+        return Ok(ExitCode::Failed.code());
     }
+    let code = match first {
+        Some(first) if !first.recovered.left.is_empty() => ExitCode::Untidy,
+        _ => ExitCode::Good,
+    };
+    let told = watch::tell(&settings, |ledger| ledger.restored(&words.domain, Utc::now()));
+    Ok(super::watched(told, code.code()))
 }
 
 fn request(words: &args::Restore) -> Request {

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::args::{Global, Verify};
 use super::{monitor, print, when};
+use crate::app::{self, watch};
+use crate::engine;
 use crate::engine::verify::{self, Verdict, Verification, Which};
 use crate::model::size::{bytes, duration};
 use crate::report::ExitCode;
 use crate::report::table::printable;
 use crate::store::Store;
 use crate::sys::signals::Cancel;
-use crate::{app, engine};
 
 pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
@@ -18,21 +19,31 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
     let which = if words.all { Which::All } else { Which::One(when(words.at)) };
     let monitor = monitor(global, words.json);
+    let mut good = Vec::new();
     let mut tell = |result: &Verification| {
+        if result.verdict == Verdict::Good {
+            good.push((result.domain.clone(), result.time));
+        }
         let is_told = !global.quiet || result.verdict != Verdict::Good;
         if is_told && !words.json {
             print(&text(result));
         }
     };
     let chosen = (&words.domains[..], which);
-    let results = verify::verify(&store, &settings.state_dir, chosen, &*monitor, &cancel, &mut tell)?;
+    let results = verify::verify(&store, &settings.state_dir, chosen, &*monitor, &cancel, &mut tell);
+    let told = match good.is_empty() {
+        true => Ok(()),
+        false => watch::tell(&settings, |ledger| good.iter().for_each(|(domain, time)| ledger.verified(domain, *time))),
+    };
+    let code = super::watched(told, results.as_ref().map_or(ExitCode::Failed, |results| code(results)).code());
+    let results = results?;
     if words.json {
         let points = serde_json::to_value(&results).map_err(engine::Error::json)?;
         print(&format!("{:#}\n", serde_json::json!({ "schema": 1, "points": points })));
     } else if results.is_empty() && !global.quiet {
         print("there are no restore points yet\n");
     }
-    Ok(code(&results).code())
+    Ok(code)
 }
 
 /// Damage before all else.

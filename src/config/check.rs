@@ -6,29 +6,33 @@ use std::time::Duration;
 
 use chrono::Weekday;
 
-use super::error::{Problem, Problems, nearest};
+use super::error::{Problem, Problems, Salvaged, nearest};
 use super::hook::Hook;
 use super::keys::{self, Level};
 use super::node::Node;
 use super::place::Place;
-use super::{DomainSettings, MethodChoice, MinFree, Quiesce, Rule, Settings, hooks, value};
+use super::{DomainSettings, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings, hooks, value};
 use crate::model::Codec;
 use crate::retention::Policy;
 
 const DEFAULTS: &str = "defaults";
 
-/// Checks the whole document and gives the section of `host`; `None` only if there are problems.
-pub(super) fn document(root: &Node, host: &str, problems: &mut Problems) -> Option<Settings> {
+/// Checks the whole document and gives the section of `host`; `None` only if there are problems. What of it could be read
+/// comes in any case.
+pub(super) fn document(root: &Node, host: &str, problems: &mut Problems) -> (Option<Settings>, Salvaged) {
     let sections = Place::root(root).entries(problems);
     let (defaults, hosts): (Vec<_>, Vec<_>) = sections.into_iter().partition(|section| section.name == DEFAULTS);
     let defaults = defaults.first().map(|place| layer(&place.entries(problems), Level::Defaults, problems));
     let defaults = defaults.unwrap_or_default();
-    let mut found = None;
+    let mut found = (None, defaults.salvaged());
     for place in &hosts {
         // The sections of other hosts are checked too: one file serves all of them.
-        let settings = section(place, &defaults, problems);
+        let entries = place.entries(problems);
+        let layer = layer(&entries, Level::Host, problems).over(&defaults);
+        let salvaged = layer.salvaged();
+        let settings = section(place, &entries, layer, problems);
         if place.name == host {
-            found = settings;
+            found = (settings, salvaged);
         }
     }
     let names: Vec<_> = hosts.iter().map(|place| place.name).collect();
@@ -45,9 +49,7 @@ fn missing_host(host: &str, names: &[&str]) -> Problem {
     problem
 }
 
-fn section(place: &Place<'_>, defaults: &Layer, problems: &mut Problems) -> Option<Settings> {
-    let entries = place.entries(problems);
-    let layer = layer(&entries, Level::Host, problems).over(defaults);
+fn section(place: &Place<'_>, entries: &[Place<'_>], layer: Layer, problems: &mut Problems) -> Option<Settings> {
     let entry = |name| entries.iter().find(|entry| entry.name == name);
 
     let backupdir = match entry("backupdir") {
@@ -59,13 +61,13 @@ fn section(place: &Place<'_>, defaults: &Layer, problems: &mut Problems) -> Opti
     };
     let domains = entry("domains").map(|place| (place, place.entries(problems)));
     let rules = match domains {
-        Some((place, domains)) if domains.is_empty() => {
-            if place.is_null() || matches!(&place.node.kind, super::node::Kind::Map(_)) {
-                problems.add(place.problem("names no domain"));
+        Some((all, domains)) if domains.is_empty() => {
+            if all.is_null() || matches!(&all.node.kind, super::node::Kind::Map(_)) {
+                problems.add(all.problem("names no domain"));
             }
             Vec::new()
         }
-        Some((_, domains)) => domains.iter().filter_map(|place| rule(place, &layer, problems)).collect(),
+        Some((_, domains)) => domains.iter().filter_map(|entry| rule(entry, place.name, &layer, problems)).collect(),
         None => {
             problems.add(place.problem("`domains` is missing"));
             Vec::new()
@@ -79,12 +81,13 @@ fn section(place: &Place<'_>, defaults: &Layer, problems: &mut Problems) -> Opti
         state_dir: layer.state_dir.unwrap_or_else(|| PathBuf::from(super::STATE_DIR)),
         libvirt_uri: layer.libvirt_uri.unwrap_or_else(|| "qemu:///system".to_owned()),
         parallel: layer.parallel.unwrap_or(1),
+        metrics: layer.metrics.unwrap_or_default(),
         hooks: hooks::joined(layer.hooks, problems),
         rules,
     })
 }
 
-fn rule(place: &Place<'_>, host: &Layer, problems: &mut Problems) -> Option<Rule> {
+fn rule(place: &Place<'_>, host_name: &str, host: &Layer, problems: &mut Problems) -> Option<Rule> {
     let layer = layer(&place.entries(problems), Level::Domain, problems).over(host);
     if place.name.is_empty() {
         problems.add(place.problem("a domain without a name"));
@@ -95,6 +98,7 @@ fn rule(place: &Place<'_>, host: &Layer, problems: &mut Problems) -> Option<Rule
         return None;
     };
     let domain = DomainSettings {
+        job: layer.job.unwrap_or_else(|| host_name.to_owned()),
         days,
         catch_up: layer.catch_up.unwrap_or(false),
         retention: layer.retention,
@@ -120,6 +124,8 @@ struct Layer {
     state_dir: Option<PathBuf>,
     libvirt_uri: Option<String>,
     parallel: Option<usize>,
+    metrics: Option<Metrics>,
+    job: Option<String>,
     days: Option<Vec<Weekday>>,
     catch_up: Option<bool>,
     retention: Option<Policy>,
@@ -144,6 +150,8 @@ impl Layer {
             state_dir: self.state_dir.or(further.state_dir),
             libvirt_uri: self.libvirt_uri.or(further.libvirt_uri),
             parallel: self.parallel.or(further.parallel),
+            metrics: self.metrics.or(further.metrics),
+            job: self.job.or(further.job),
             days: self.days.or(further.days),
             catch_up: self.catch_up.or(further.catch_up),
             retention: self.retention.or(further.retention),
@@ -157,6 +165,11 @@ impl Layer {
             allow_plaintext: self.allow_plaintext.or(further.allow_plaintext),
             hooks: further.hooks.into_iter().chain(self.hooks).collect(),
         }
+    }
+
+    fn salvaged(&self) -> Salvaged {
+        let textfile = self.metrics.as_ref().and_then(|metrics| metrics.textfile.clone());
+        Salvaged { state_dir: self.state_dir.clone(), textfile }
     }
 }
 
@@ -181,6 +194,8 @@ fn layer(entries: &[Place<'_>], level: Level, problems: &mut Problems) -> Layer 
             "state_dir" => layer.state_dir = value::absolute(entry, problems),
             "libvirt_uri" => layer.libvirt_uri = value::text(entry, problems).map(str::to_owned),
             "parallel" => layer.parallel = value::number(entry, 1..=64, problems).map(|n| n as usize),
+            "metrics" => layer.metrics = Some(value::metrics(entry, problems)),
+            "job" => layer.job = value::job(entry, problems),
             "day_of_week" => layer.days = Some(value::days(entry, problems)),
             "catch_up" => layer.catch_up = value::boolean(entry, problems),
             "rotate" => {

@@ -25,6 +25,17 @@ pub struct Errors {
     pub file: PathBuf,
     /// Never empty.
     pub problems: Vec<Problem>,
+    /// What could be read all the same.
+    pub salvaged: Salvaged,
+}
+
+/// What could be read of a file that is wrong: enough to tell those who watch that it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Salvaged {
+    /// The state folder, where one is named.
+    pub state_dir: Option<PathBuf>,
+    /// The file for the metrics, where one is named.
+    pub textfile: Option<PathBuf>,
 }
 
 impl std::error::Error for Errors {}
@@ -61,6 +72,13 @@ impl fmt::Display for Problem {
     }
 }
 
+impl Errors {
+    /// A single problem, of which nothing could be salvaged.
+    pub(super) fn one(file: &Path, problem: Problem) -> Errors {
+        Errors { file: file.to_owned(), problems: vec![problem], salvaged: Salvaged::default() }
+    }
+}
+
 impl Problem {
     /// A problem of the whole file, or of one line of it where no key is known.
     pub(super) fn of_file(line: Option<usize>, message: impl Into<String>) -> Problem {
@@ -79,14 +97,14 @@ impl Problems {
     }
 
     /// Ends the collection: an error if there is anything in it.
-    pub(super) fn finish(mut self, file: &Path) -> Result<(), Errors> {
+    pub(super) fn finish(mut self, file: &Path, salvaged: Salvaged) -> Result<(), Errors> {
         if self.0.is_empty() {
             return Ok(());
         }
         self.0.sort_by_key(|problem| problem.line);
         // What a level says counts for several entries below it, and is wrong once.
         self.0.dedup();
-        Err(Errors { file: file.to_owned(), problems: self.0 })
+        Err(Errors { file: file.to_owned(), problems: self.0, salvaged })
     }
 }
 

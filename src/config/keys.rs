@@ -26,9 +26,10 @@ impl Level {
 /// Keys of a host section alone.
 pub(super) const HOST_ONLY: &[&str] = &["backupdir", "domains"];
 /// Keys of a host, which may also stand in `defaults`.
-pub(super) const HOST: &[&str] = &["require_mount", "min_free", "state_dir", "libvirt_uri", "parallel"];
+pub(super) const HOST: &[&str] = &["require_mount", "min_free", "state_dir", "libvirt_uri", "parallel", "metrics"];
 /// Keys of a domain, which may stand at every level.
 pub(super) const DOMAIN: &[&str] = &[
+    "job",
     "day_of_week",
     "catch_up",
     "rotate",
@@ -47,6 +48,8 @@ pub(super) const DOMAIN: &[&str] = &[
 pub(super) const KEEP: &[&str] = &["last", "daily", "weekly", "monthly", "yearly"];
 /// The keys inside `compression`.
 pub(super) const COMPRESSION: &[&str] = &["method", "level"];
+/// The keys inside `metrics`.
+pub(super) const METRICS: &[&str] = &["textfile", "listen"];
 /// The keys of an entry of `hooks`.
 pub(super) const HOOK: &[&str] = &[
     "name",
@@ -64,7 +67,7 @@ pub(super) const HOOK: &[&str] = &[
     "on_error",
 ];
 /// Keys that are known to come.
-const LATER: &[&str] = &["metrics", "mail"];
+const LATER: &[&str] = &["mail"];
 
 /// The keys that may stand at a level.
 pub(super) fn at(level: Level) -> Vec<&'static str> {

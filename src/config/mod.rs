@@ -22,9 +22,9 @@ use std::io::Read;
 use std::path::Path;
 
 pub(crate) use error::nearest;
-pub use error::{Errors, Problem};
+pub use error::{Errors, Problem, Salvaged};
 pub use hook::{Hook, HookKind, HookPlace, OnError};
-pub use settings::{DomainSettings, MethodChoice, MinFree, Quiesce, Rule, Settings};
+pub use settings::{DomainSettings, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings};
 
 use error::Problems;
 
@@ -39,7 +39,7 @@ pub const STATE_DIR: &str = "/var/lib/kvmbackup";
 /// # Errors
 /// Everything that is wrong with the file, in any host's section, or that it cannot be read.
 pub fn load(path: &Path, host: &str) -> Result<Settings, Errors> {
-    let text = read(path).map_err(|problem| Errors { file: path.to_owned(), problems: vec![problem] })?;
+    let text = read(path).map_err(|problem| Errors::one(path, problem))?;
     parse(&text, path, host)
 }
 
@@ -48,12 +48,12 @@ pub fn load(path: &Path, host: &str) -> Result<Settings, Errors> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(text: &str, path: &Path, host: &str) -> Result<Settings, Errors> {
-    let root = node::parse(text).map_err(|problem| Errors { file: path.to_owned(), problems: vec![problem] })?;
+    let root = node::parse(text).map_err(|problem| Errors::one(path, problem))?;
     let mut problems = Problems::default();
-    let settings = check::document(&root, host, &mut problems);
-    problems.finish(path)?;
+    let (settings, salvaged) = check::document(&root, host, &mut problems);
+    problems.finish(path, salvaged)?;
     // Without problems there are settings; this is said again for the compiler alone.
-    settings.ok_or_else(|| Errors { file: path.to_owned(), problems: vec![Problem::of_file(None, "cannot be used")] })
+    settings.ok_or_else(|| Errors::one(path, Problem::of_file(None, "cannot be used")))
 }
 
 fn read(path: &Path) -> Result<String, Problem> {

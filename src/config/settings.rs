@@ -1,5 +1,6 @@
 //! Owns: what the program works by, valid by construction. Must not: know YAML, or check anything again.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use chrono::Weekday;
 
 use super::glob;
 use super::hook::Hook;
-use crate::model::Codec;
+use crate::model::{Codec, Consistency, Listen, Span};
 use crate::retention::Policy;
 
 /// The settings of one host.
@@ -27,6 +28,8 @@ pub struct Settings {
     pub libvirt_uri: String,
     /// Domains at once; at least 1.
     pub parallel: usize,
+    /// Where the metrics go.
+    pub metrics: Metrics,
     /// The hooks of `defaults` and of the host, in the order in which they run.
     pub hooks: Vec<Hook>,
     /// The entries of `domains`, in the order of the file.
@@ -34,11 +37,30 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The jobs of all entries, each once, sorted; of those that these names or globs lead to, if there are any.
+    pub fn jobs(&self, names: &[String]) -> Vec<String> {
+        let leads = |rule: &Rule, name: &String| {
+            glob::matches(name, &rule.pattern) || self.rule_for(name).is_some_and(|other| std::ptr::eq(other, rule))
+        };
+        let is_meant = |rule: &&Rule| names.is_empty() || names.iter().any(|name| leads(rule, name));
+        let jobs: BTreeSet<_> = self.rules.iter().filter(is_meant).map(|rule| rule.domain.job.clone()).collect();
+        jobs.into_iter().collect()
+    }
+
     /// The entry that governs a domain: the one of exactly its name, else the first of the file whose glob matches it.
     pub fn rule_for(&self, domain: &str) -> Option<&Rule> {
         let exact = self.rules.iter().find(|rule| rule.pattern == domain);
         exact.or_else(|| self.rules.iter().find(|rule| glob::matches(&rule.pattern, domain)))
     }
+}
+
+/// Where the metrics go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Absolute path of the file for the textfile collector of node_exporter.
+    pub textfile: Option<PathBuf>,
+    /// Where they can be asked for while a run is on.
+    pub listen: Option<Listen>,
 }
 
 /// Free space that must remain on the target.
@@ -64,6 +86,8 @@ pub struct Rule {
 /// How a domain is backed up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DomainSettings {
+    /// The name under which it is watched; 1 to 64 characters.
+    pub job: String,
     /// The days it is due, in the host's time zone; never empty.
     pub days: Vec<Weekday>,
     /// Also due when the last day it should have run has no restore point.
@@ -88,6 +112,18 @@ pub struct DomainSettings {
     pub allow_plaintext: bool,
     /// The hooks of all levels, in the order in which they run; those of the run are among them.
     pub hooks: Vec<Hook>,
+}
+
+impl DomainSettings {
+    /// What is wanted of the backup of a running domain: a session over its snapshot is there to bring applications to rest.
+    pub fn wanted(&self, domain: &str) -> Consistency {
+        let is_held = |hook: &Hook| hook.is_for(domain) && hook.is_held_over(Span::Snapshot);
+        match self.quiesce {
+            _ if self.hooks.iter().any(is_held) => Consistency::Application,
+            Quiesce::Require | Quiesce::Prefer => Consistency::Filesystem,
+            Quiesce::Never => Consistency::Crash,
+        }
+    }
 }
 
 /// Whether the guest's file systems are frozen for the capture.

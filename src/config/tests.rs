@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::Weekday;
 
 use super::*;
-use crate::model::Codec;
+use crate::model::{Codec, Listen};
 use crate::retention::Policy;
 
 const DOC: &str = include_str!("../../docs/config.md");
@@ -46,6 +46,7 @@ cloud2 :
 ";
     let settings = parse(text, Path::new("c.yml"), "cloud1").unwrap();
     let domain = |days, last| DomainSettings {
+        job: "cloud1".to_owned(),
         days,
         catch_up: false,
         retention: Some(Policy::rotate(last)),
@@ -70,6 +71,7 @@ cloud2 :
             state_dir: "/var/lib/kvmbackup".into(),
             libvirt_uri: "qemu:///system".to_owned(),
             parallel: 1,
+            metrics: Metrics::default(),
             hooks: Vec::new(),
             rules: vec![
                 rule("DockerNode1", 4, domain(vec![Weekday::Sun], 4)),
@@ -90,8 +92,10 @@ h:
   state_dir: /s
   libvirt_uri: qemu:///session
   parallel: 64
+  metrics: {textfile: /t/k.prom, listen: '[::1]:9763'}
   domains:
     d:
+      job: nightly full
       day_of_week: [SUNDAY, mon, Sun]
       catch_up: True
       keep: {last: 1, daily: 2, weekly: 3, monthly: 4, yearly: 5}
@@ -108,9 +112,12 @@ h:
     assert_eq!(settings.min_free, MinFree::Percent(12.5));
     assert_eq!((settings.require_mount, settings.parallel), (true, 64));
     assert_eq!((settings.state_dir.as_path(), &*settings.libvirt_uri), (Path::new("/s"), "qemu:///session"));
+    let listen = Some(Listen::Tcp { host: "::1".to_owned(), port: 9763 });
+    assert_eq!(settings.metrics, Metrics { textfile: Some("/t/k.prom".into()), listen });
     assert_eq!(
         settings.rules[0].domain,
         DomainSettings {
+            job: "nightly full".to_owned(),
             days: vec![Weekday::Mon, Weekday::Sun],
             catch_up: true,
             retention: Some(Policy { last: 1, daily: 2, weekly: 3, monthly: 4, yearly: 5 }),
@@ -131,18 +138,21 @@ h:
 fn the_nearer_level_wins_key_by_key() {
     let settings = read(
         "
-defaults: {day_of_week: daily, keep: {daily: 7}, compression: gzip, parallel: 2, min_free: 1GiB}
+defaults: {job: all, metrics: {textfile: /t/k.prom}, day_of_week: daily, keep: {daily: 7}, compression: gzip, parallel: 2, min_free: 1GiB}
 h:
   backupdir: /b
   compression: none
+  metrics: {listen: 'unix:/run/k'}
   min_free: 20 GB
   domains:
-    a: {rotate: 4, day_of_week: Tue}
+    a: {rotate: 4, day_of_week: Tue, job: own}
     b:
     c: {compression: {method: zstd}}
 ",
     );
     let domain = |i: usize| &settings.rules[i].domain;
+    assert_eq!(settings.metrics, Metrics { textfile: None, listen: Some(Listen::Unix("/run/k".into())) });
+    assert_eq!([0, 1].map(|i| domain(i).job.as_str()), ["own", "all"]);
     assert_eq!((settings.parallel, settings.min_free), (2, MinFree::Bytes(20_000_000_000)));
     assert_eq!((domain(0).days.len(), domain(1).days.len()), (1, 7));
     assert_eq!(domain(0).retention, Some(Policy::rotate(4)));
@@ -187,6 +197,26 @@ h:
 }
 
 #[test]
+fn jobs_are_those_of_all_entries_or_of_what_is_named() {
+    let settings = read(
+        "
+h:
+  backupdir: /b
+  day_of_week: Sun
+  domains: {db: {job: databases}, 'web-*': {job: web}, 'web-1': {job: one}, mail: , news: }
+",
+    );
+    let jobs = |names: &[&str]| settings.jobs(&names.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+    assert_eq!(jobs(&[]), ["databases", "h", "one", "web"]);
+    assert_eq!(
+        (jobs(&["web-1"]), jobs(&["web-2", "db"])),
+        (vec!["one".into()], vec!["databases".into(), "web".into()])
+    );
+    assert_eq!((jobs(&["web-*"]), jobs(&["?ail"])), (vec!["one".into(), "web".into()], vec!["h".into()]));
+    assert!(jobs(&["nosuch"]).is_empty());
+}
+
+#[test]
 fn windows_line_ends_and_a_byte_order_mark_do_no_harm() {
     let text = "\u{feff}h:\r\n  backupdir: /b\r\n  domains:\r\n    d: {day_of_week: Sun}\r\n";
     assert_eq!(read(text).rules[0].line, 4);
@@ -194,7 +224,7 @@ fn windows_line_ends_and_a_byte_order_mark_do_no_harm() {
 
 #[test]
 fn every_key_is_in_the_documentation_and_in_the_example() {
-    let keys = [keys::HOST_ONLY, keys::HOST, keys::DOMAIN, keys::KEEP, keys::COMPRESSION].concat();
+    let keys = [keys::HOST_ONLY, keys::HOST, keys::DOMAIN, keys::KEEP, keys::COMPRESSION, keys::METRICS].concat();
     for key in keys {
         assert!(DOC.contains(&format!("`{key}`")) || DOC.contains(&format!("`{key}: N`")), "{key} in docs/config.md");
         assert!(EXAMPLE.contains(&format!("{key}:")), "{key} in the example");

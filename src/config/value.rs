@@ -9,12 +9,12 @@ use std::time::Duration;
 use chrono::Weekday;
 use serde_yaml::Value;
 
-use super::MinFree;
 use super::error::{Problem, Problems, nearest};
 use super::keys;
 use super::node::Kind;
 use super::place::Place;
-use crate::model::Codec;
+use super::{Metrics, MinFree};
+use crate::model::{Codec, Listen};
 use crate::retention::Policy;
 
 const WEEK: [(Weekday, &str); 7] = [
@@ -226,6 +226,42 @@ pub(super) fn keep(place: &Place<'_>, problems: &mut Problems) -> Option<Policy>
         problems.add(place.wrong("would keep nothing", format!("one of {} above 0", keys::KEEP.join(", "))));
     }
     Some(policy)
+}
+
+/// The places of `metrics`; at least one.
+pub(super) fn metrics(place: &Place<'_>, problems: &mut Problems) -> Metrics {
+    let mut metrics = Metrics::default();
+    let entries = place.entries(problems);
+    for entry in &entries {
+        match entry.name {
+            "textfile" => metrics.textfile = absolute(entry, problems),
+            "listen" => metrics.listen = listen(entry, problems),
+            _ => problems.add(unknown_key(entry, "unknown key", keys::METRICS)),
+        }
+    }
+    if entries.is_empty() && (place.is_null() || matches!(place.node.kind, Kind::Map(_))) {
+        problems.add(place.wrong("names no place", keys::METRICS.join(", ")));
+    }
+    metrics
+}
+
+fn listen(place: &Place<'_>, problems: &mut Problems) -> Option<Listen> {
+    let text = text(place, problems)?;
+    let listen = text.parse().ok();
+    if listen.is_none() {
+        problems.add(place.wrong(format!("bad address {text:?}"), Listen::VALID));
+    }
+    listen
+}
+
+/// A name of what is watched: the value of a label.
+pub(super) fn job(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
+    let text = text(place, problems)?;
+    let right = text.chars().count() <= 64 && !text.contains(char::is_control);
+    if !right {
+        problems.add(place.wrong(format!("bad name {text:?}"), "1 to 64 printable characters"));
+    }
+    right.then(|| text.to_owned())
 }
 
 /// The problem of a key that is not in a table.

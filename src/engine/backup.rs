@@ -18,7 +18,8 @@ use crate::archive::{self, Writer};
 use crate::config::{DomainSettings, MinFree, Settings};
 use crate::hypervisor::Hypervisor;
 use crate::model::{
-    Consistency, DiskOutcome, Domain, DomainOutcome, DomainRef, DomainState, Failure, HookResult, Outcome, Span, size,
+    Consistency, DiskOutcome, Domain, DomainOutcome, DomainRef, DomainState, Failure, FailureReason, HookResult,
+    Outcome, Span, size,
 };
 use crate::plan::{self, CapturePlan};
 use crate::store::{Partial, Store};
@@ -64,32 +65,37 @@ impl<'a> Context<'a> {
 /// Backs up one domain.
 pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettings) -> DomainOutcome {
     let began = Instant::now();
-    let mut outcome = DomainOutcome::new(&domain.name, Some(domain.uuid));
+    let new = || DomainOutcome { job: settings.job.clone(), ..DomainOutcome::new(&domain.name, Some(domain.uuid)) };
+    let mut outcome = new();
     let agent = GuestAgent { hypervisor: context.hypervisor, domain };
     let mut phases = Phases::new(&settings.hooks, context.subject(Some(domain)), Some(&agent), context.cancel);
     // A panic is a defect of ours, and still no reason to leave the other domains without a backup.
     let done = panic::catch_unwind(AssertUnwindSafe(|| {
         may_begin(context)?;
+        outcome.wanted = Some(settings.wanted(&domain.name));
         phases.enter(Span::Domain)?;
         let first = attempt(context, domain, settings, &mut phases, &mut outcome);
         match first {
             Err(Error::Changed) => {
-                let mut again = DomainOutcome::new(&domain.name, Some(domain.uuid));
-                again.leftovers = std::mem::take(&mut outcome.leftovers);
-                outcome = again;
+                let leftovers = std::mem::take(&mut outcome.leftovers);
+                outcome = DomainOutcome { wanted: outcome.wanted, leftovers, ..new() };
                 attempt(context, domain, settings, &mut phases, &mut outcome)
             }
             other => other,
         }
     }));
     match done {
-        Ok(Ok(())) if outcome.skipped.iter().any(|disk| disk.missed) => outcome.outcome = Outcome::Partial,
+        Ok(Ok(())) if outcome.skipped.iter().any(|disk| disk.missed) => {
+            outcome.outcome = Outcome::Partial;
+            outcome.reason = Some(FailureReason::Copy);
+        }
         Ok(Ok(())) => outcome.outcome = Outcome::Success,
         Ok(Err(error)) => fail(context, &mut outcome, &error),
         Err(_) => {
             let hint = Some("please report it, with the log of `-vv`".into());
             outcome.outcome = Outcome::Failed;
             outcome.error = Some(Failure { message: "this program failed (a panic)".into(), hint });
+            outcome.reason = Some(FailureReason::Other);
             if let Err(error) = recover::recover_domain(context.journal, context.hypervisor, context.started, domain) {
                 outcome.leftovers.push(error.failure());
             }
@@ -135,8 +141,13 @@ fn fail(context: &Context<'_>, outcome: &mut DomainOutcome, error: &Error) {
         let message = format!("the run was ended before: {}", failure.message);
         let _ = context.ended.set(Failure { message, hint: failure.hint.clone() });
     }
-    outcome.outcome = if matches!(error, Error::Skipped { .. }) { Outcome::Skipped } else { Outcome::Failed };
     outcome.error = Some(failure);
+    outcome.outcome = Outcome::Failed;
+    if matches!(error, Error::Skipped { .. }) {
+        outcome.outcome = Outcome::Skipped;
+    } else if outcome.wanted.is_some() {
+        outcome.reason = Some(error.reason());
+    }
 }
 
 fn attempt(
@@ -331,6 +342,7 @@ pub(super) fn check_space(settings: &Settings) -> Result<(), Error> {
 /// Removes what retention drops. A failure here leaves a good backup: it is a leftover, not an error.
 fn rotate(context: &Context<'_>, id: &DomainRef, settings: &DomainSettings, outcome: &mut DomainOutcome) {
     let Some(policy) = &settings.retention else { return };
+    let began = Instant::now();
     let rotated = Verified::load(&context.settings.state_dir)
         .and_then(|verified| prune::rotate(context.store, &verified, &id.name, policy, Local::now()));
     match rotated {
@@ -340,4 +352,5 @@ fn rotate(context: &Context<'_>, id: &DomainRef, settings: &DomainSettings, outc
         }
         Err(error) => outcome.leftovers.push(error.failure()),
     }
+    outcome.stages_ms.insert("prune".into(), began.elapsed().as_millis() as u64);
 }

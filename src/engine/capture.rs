@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::journal::Record;
-use super::{Error, quiesce, ready, settle};
+use super::{Error, overlay_file, quiesce, ready, settle};
 use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
 use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainRef, DomainState, Failure, Method, Source};
@@ -120,8 +120,8 @@ impl<'a> Capture<'a> {
         let (started, frozen) = quiesce::around(hypervisor, record, quiesce, timeout, || {
             self.began = Some(Instant::now());
             match &self.pull {
-                Some(job) => Ok(hypervisor.begin_pull(id, job, &others)?),
-                None => Ok(hypervisor.snapshot(id, &self.overlays, &others)?),
+                Some(job) => hypervisor.begin_pull(id, job, &others).map_err(Error::Snapshot),
+                None => hypervisor.snapshot(id, &self.overlays, &others).map_err(Error::Snapshot),
             }
         });
         outcome.consistency = Some(if frozen.reached { Consistency::Filesystem } else { Consistency::Crash });
@@ -204,7 +204,7 @@ impl<'a> Capture<'a> {
 
     fn plan_overlays(&mut self, disks: &[&Disk], settings: &DomainSettings, run: &str) -> Result<(), Error> {
         for disk in disks {
-            let path = self.beside(disk, settings.overlay_dir.as_deref(), &format!("kvmbackup-{run}.qcow2"))?;
+            let path = self.beside(disk, settings.overlay_dir.as_deref(), &overlay_file::ending(run))?;
             self.overlays.push(Overlay { target: disk.target.clone(), path, base: disk.image.clone() });
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::model::Failure;
+use crate::model::{Failure, FailureReason};
 use crate::{archive, hooks, hypervisor, nbd, plan, qcow2, store};
 
 /// A step failed.
@@ -12,6 +12,9 @@ pub enum Error {
     /// libvirt or QEMU failed.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
+    /// The snapshot or the backup job could not be had.
+    #[error(transparent)]
+    Snapshot(hypervisor::Error),
     /// The domain cannot be captured as the configuration asks.
     #[error(transparent)]
     Refused(#[from] plan::Refusal),
@@ -223,7 +226,7 @@ impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Hypervisor(error) | Error::Quiesce { source: error } => error.hint(),
+            Error::Hypervisor(error) | Error::Snapshot(error) | Error::Quiesce { source: error } => error.hint(),
             Error::Refused(refusal) => refusal.hint(),
             Error::Read { source, .. } => source.hint(),
             Error::Archive { source, .. } => source.hint(),
@@ -254,6 +257,39 @@ impl Error {
             Error::Room { .. } => Some("make room, or restore to another folder: --to".into()),
             Error::Layout { .. } | Error::File { .. } | Error::Cancelled(_) | Error::Program { .. } => None,
             Error::Skipped { .. } => None,
+        }
+    }
+
+    /// What failed, for those who count. A hook that took too long is the hook's failure.
+    pub fn reason(&self) -> FailureReason {
+        match self {
+            Error::Hypervisor(error) | Error::Snapshot(error) if error.kind() == hypervisor::Kind::Busy => {
+                FailureReason::Timeout
+            }
+            Error::Read { source: nbd::Error::Stalled { .. } | nbd::Error::NotReady { .. }, .. } => {
+                FailureReason::Timeout
+            }
+            Error::CommitStalled { .. } => FailureReason::Timeout,
+            Error::Hook { .. } | Error::HookFailed { .. } | Error::Skipped { .. } => FailureReason::Hook,
+            Error::Quiesce { .. } | Error::StillFrozen { .. } => FailureReason::Quiesce,
+            Error::Snapshot(_) | Error::OverlaySpace { .. } => FailureReason::Snapshot,
+            Error::Archive { .. } | Error::Image { .. } | Error::Suspect { .. } if self.is_damage() => {
+                FailureReason::Verify
+            }
+            Error::Read { .. } | Error::Layout { .. } | Error::Archive { .. } | Error::Image { .. } => {
+                FailureReason::Copy
+            }
+            Error::Chain { .. } | Error::Program { .. } => FailureReason::Commit,
+            Error::Store(_) | Error::Target { .. } | Error::Space { .. } | Error::Room { .. } => {
+                FailureReason::Repository
+            }
+            Error::Hypervisor(_) | Error::Refused(_) | Error::File { .. } | Error::Changed | Error::Cancelled(_) => {
+                FailureReason::Other
+            }
+            Error::NoPoints { .. } | Error::NoPoint { .. } | Error::Suspect { .. } | Error::Exists { .. } => {
+                FailureReason::Other
+            }
+            Error::Other { .. } => FailureReason::Other,
         }
     }
 
@@ -301,4 +337,39 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_reason_is_what_the_operator_looks_at() {
+        let path = || PathBuf::from("/b/a");
+        let io = || io::Error::from(io::ErrorKind::Other);
+        let agent = || hypervisor::Error::Agent { domain: "a".into(), answer: "no".into() };
+        let read = |source| Error::Read { target: "vda".into(), source };
+        let archive = |source| Error::Archive { path: path(), source };
+        let stalled = nbd::Error::Stalled { socket: path(), timeout: Duration::ZERO };
+        let hook = Failure { message: "x".into(), hint: None };
+        for (error, reason) in [
+            (Error::Hypervisor(agent()), FailureReason::Other),
+            (Error::Snapshot(agent()), FailureReason::Snapshot),
+            (Error::Quiesce { source: agent() }, FailureReason::Quiesce),
+            (Error::StillFrozen { seconds: 1 }, FailureReason::Quiesce),
+            (read(stalled), FailureReason::Timeout),
+            (read(nbd::Error::Broken), FailureReason::Copy),
+            (Error::CommitStalled { target: "vda".into(), minutes: 1 }, FailureReason::Timeout),
+            (archive(archive::Error::Write { source: io() }), FailureReason::Copy),
+            (archive(archive::Error::Foreign { path: path() }), FailureReason::Verify),
+            (Error::Target { path: path() }, FailureReason::Repository),
+            (Error::Store(store::Error::NotOurs { path: path() }), FailureReason::Repository),
+            (Error::HookFailed { failure: hook, run: true }, FailureReason::Hook),
+            (Error::Cancelled(15), FailureReason::Other),
+        ] {
+            assert_eq!(error.reason(), reason, "{error:?}");
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! Owns: what acts: a run over all domains, one domain's backup, the journal and recovery, restore, verify, prune.
+//! Owns: what acts: a run over all domains, one domain's backup, the journal and recovery, restore, verify, prune,
+//! and the survey of what there is.
 //! Must not: print, read configuration files, or name a concrete hypervisor.
 //!
 //! Order is what makes a backup safe. What must hold:
@@ -28,6 +29,7 @@ pub mod recover;
 pub mod restore;
 pub mod run;
 mod settle;
+pub mod survey;
 pub mod verified;
 pub mod verify;
 

@@ -1,4 +1,5 @@
-//! Owns: an overlay as a file that no guest has open: committing it, asking whether it holds data, removing it.
+//! Owns: an overlay as a file: its name and, while no guest has it open, committing it, asking whether it holds data, removing
+//! it.
 //! Must not: know domains, or decide whether any of that is right.
 
 use std::ffi::OsStr;
@@ -7,6 +8,18 @@ use std::process::Command;
 
 use super::Error;
 use crate::sys::durable;
+
+/// What the name of an overlay of ours ends with, after the disk's target; `run` is the beginning of the run's id.
+pub(super) fn ending(run: &str) -> String {
+    format!("kvmbackup-{run}.qcow2")
+}
+
+/// Whether a file is an overlay of ours for a disk, by its name.
+pub(super) fn is_ours(path: &Path, target: &str) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let run = name.strip_suffix(".qcow2").and_then(|name| name.rsplit_once(&format!(".{target}.kvmbackup-")));
+    run.is_some_and(|(_, run)| run.len() == 8 && run.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
 
 /// Writes what the overlay holds into the image below it; the overlay keeps it, too.
 pub(super) fn commit(path: &Path) -> Result<(), Error> {
@@ -48,6 +61,21 @@ fn qemu_img<const N: usize>(arguments: [&OsStr; N], image: &OsStr) -> Result<Vec
 mod tests {
     use super::*;
     use crate::engine::fixture::{run, text};
+
+    #[test]
+    fn overlays_are_known_by_their_names() {
+        let ours = |name: &str| is_ours(Path::new(name), "vda");
+        assert!(ours(&format!("/v/a.qcow2.vda.{}", ending("0123abcd"))) && ours("/v/x.vda.kvmbackup-01234567.qcow2"));
+        for other in [
+            "/v/a.qcow2",
+            "/v/a.vdb.kvmbackup-01234567.qcow2",
+            "/v/a.vda.kvmbackup-0123.qcow2",
+            "/v/a.vda.kvmbackup-01234567.scratch",
+            "/",
+        ] {
+            assert!(!ours(other), "{other}");
+        }
+    }
 
     #[test]
     fn zeros_are_data_and_what_lies_below_is_none() {

@@ -12,7 +12,7 @@ use super::journal::Journal;
 use super::{Error, Monitor};
 use crate::config::{DomainSettings, Settings};
 use crate::hypervisor::Hypervisor;
-use crate::model::{DomainOutcome, DomainRef, Failure, Outcome, RunReport};
+use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Outcome, RunReport};
 use crate::plan::{self, Decision, KnownDomain, Plan, Request};
 use crate::store::Store;
 use crate::sys::signals::Cancel;
@@ -49,12 +49,13 @@ fn open_target(settings: &Settings) -> Result<Store, Error> {
 }
 
 /// The report of a run that begins now and has done nothing yet.
-pub fn begin(settings: &Settings) -> RunReport {
+pub fn begin(settings: &Settings, request: &Request) -> RunReport {
     RunReport {
         schema: RunReport::SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         run_id: Uuid::new_v4(),
         host: settings.host.clone(),
+        jobs: settings.jobs(&request.domains),
         started: Utc::now(),
         finished: Utc::now(),
         domains: Vec::new(),
@@ -97,7 +98,7 @@ pub fn run(
     for entry in plan.entries {
         match (entry.decision, entry.domain, entry.settings) {
             (Decision::Due(_), Some(domain), Some(domain_settings)) => due.push_back((domain, domain_settings)),
-            (Decision::Unknown(reason), ..) => report.domains.push(unknown(&entry.name, reason)),
+            (Decision::Unknown(reason), _, of) => report.domains.push(unknown(&entry.name, of, reason)),
             (Decision::NotDue(_), ..) => report.not_due.push(entry.name),
             _ => {}
         }
@@ -110,11 +111,14 @@ pub fn run(
     Ok(())
 }
 
-fn unknown(name: &str, reason: Failure) -> DomainOutcome {
-    let mut outcome = DomainOutcome::new(name, None);
-    outcome.outcome = Outcome::Failed;
-    outcome.error = Some(reason);
-    outcome
+fn unknown(name: &str, settings: Option<DomainSettings>, error: Failure) -> DomainOutcome {
+    DomainOutcome {
+        job: settings.map(|settings| settings.job).unwrap_or_default(),
+        outcome: Outcome::Failed,
+        error: Some(error),
+        reason: Some(FailureReason::Other),
+        ..DomainOutcome::new(name, None)
+    }
 }
 
 /// Works the queue off with as many threads as `parallel` says; one domain's failure touches no other.

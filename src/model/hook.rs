@@ -101,7 +101,7 @@ impl Span {
 }
 
 /// How one hook ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HookStatus {
     /// It did its work; a session held to the end.

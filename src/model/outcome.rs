@@ -47,6 +47,45 @@ pub enum Outcome {
     Failed,
 }
 
+/// What failed, of a fixed few, for those who count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailureReason {
+    /// A hook of the operator.
+    Hook,
+    /// The guest's file systems could not be frozen, or do not thaw.
+    Quiesce,
+    /// The snapshot, or the backup job.
+    Snapshot,
+    /// Reading a disk, or writing the archive; some disk could not be saved.
+    Copy,
+    /// Bringing a disk back to its base.
+    Commit,
+    /// A restore point is damaged.
+    Verify,
+    /// The target.
+    Repository,
+    /// Something did not end in time.
+    Timeout,
+    /// Anything else.
+    Other,
+}
+
+impl FailureReason {
+    /// All of them.
+    pub const ALL: [FailureReason; 9] = [
+        FailureReason::Hook,
+        FailureReason::Quiesce,
+        FailureReason::Snapshot,
+        FailureReason::Copy,
+        FailureReason::Commit,
+        FailureReason::Verify,
+        FailureReason::Repository,
+        FailureReason::Timeout,
+        FailureReason::Other,
+    ];
+}
+
 /// An error as people read it: the whole chain of causes, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
@@ -89,6 +128,9 @@ pub struct DomainOutcome {
     pub domain: String,
     /// Its identity, when libvirt knew it.
     pub uuid: Option<Uuid>,
+    /// The job that it belongs to; empty for a name of the command line that no entry of the file covers.
+    #[serde(default)]
+    pub job: String,
     /// How it ended.
     pub outcome: Outcome,
     /// How it was captured, once that was decided.
@@ -97,6 +139,9 @@ pub struct DomainOutcome {
     pub method_reason: Option<String>,
     /// What was reached.
     pub consistency: Option<Consistency>,
+    /// What the configuration wanted; `None` where it was not even begun.
+    #[serde(default)]
+    pub wanted: Option<Consistency>,
     /// How long the guest's file systems were frozen, in milliseconds.
     pub frozen_ms: Option<u64>,
     /// How long the overlay or the backup job existed, in milliseconds.
@@ -125,6 +170,9 @@ pub struct DomainOutcome {
     pub leftovers: Vec<Failure>,
     /// Why it failed, or was left out.
     pub error: Option<Failure>,
+    /// What failed, where it failed or is partial; `None` of one that failed because the run ended before it was begun.
+    #[serde(default)]
+    pub reason: Option<FailureReason>,
     /// What became of its hooks, in the order in which they ended.
     #[serde(default)]
     pub hooks: Vec<HookResult>,
@@ -136,10 +184,12 @@ impl DomainOutcome {
         DomainOutcome {
             domain: domain.to_owned(),
             uuid,
+            job: String::new(),
             outcome: Outcome::Success,
             method: None,
             method_reason: None,
             consistency: None,
+            wanted: None,
             frozen_ms: None,
             captured_ms: None,
             point: None,
@@ -154,6 +204,7 @@ impl DomainOutcome {
             warnings: Vec::new(),
             leftovers: Vec::new(),
             error: None,
+            reason: None,
             hooks: Vec::new(),
         }
     }

@@ -17,6 +17,9 @@ pub struct RunReport {
     pub run_id: Uuid,
     /// The host section of the configuration.
     pub host: String,
+    /// The jobs that the run is one of: those of the configuration, or of the domains that the command line names.
+    #[serde(default)]
+    pub jobs: Vec<String>,
     /// When it began.
     pub started: DateTime<Utc>,
     /// When it ended.

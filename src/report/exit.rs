@@ -20,7 +20,7 @@ pub enum ExitCode {
     Target = 5,
     /// A restore point is damaged.
     Damaged = 6,
-    /// The backups are good, but something could not be cleaned up, or a report not be sent.
+    /// The backups are good, but something could not be cleaned up, or a report or metrics not be sent.
     Untidy = 7,
 }
 
@@ -46,7 +46,7 @@ Exit status:
   4      the hypervisor cannot be reached
   5      the target cannot be used
   6      damage found
-  7      backups good, but something could not be cleaned up or a report not sent
+  7      backups good, but something could not be cleaned up, or a report or metrics not sent
   128+n  ended by signal n";
 
 /// The number that a run ends with: the worst that happened; a signal before all else.

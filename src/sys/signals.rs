@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// Says whether the run shall stop. Cloned into every thread; each asks between two steps and unwinds in order.
 #[derive(Debug, Clone, Default)]
@@ -28,5 +29,21 @@ impl Cancel {
     /// Asks, as if the signal had come.
     pub fn cancel(&self, signal: i32) {
         self.0.store(signal.unsigned_abs() as usize, Ordering::Relaxed);
+    }
+}
+
+/// Takes the same signals, for a program that only waits for them.
+#[derive(Debug)]
+pub struct Waiter(Signals);
+
+impl Waiter {
+    /// From now on they do not end the process.
+    pub fn new() -> io::Result<Waiter> {
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).map(Waiter)
+    }
+
+    /// Waits for one of them; which one it was.
+    pub fn wait(mut self) -> Option<i32> {
+        self.0.forever().next()
     }
 }

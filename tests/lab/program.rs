@@ -116,12 +116,14 @@ impl Program {
         Unpacked::from(&self.archive(report, domain))
     }
 
-    /// Panics unless nothing is left of a run but its archives, its report and its lock, and the guest is as it was.
+    /// Panics unless nothing is left of a run but its archives, its report, its lock and what watching works by, and the guest is
+    /// as it was.
     pub fn assert_no_leftovers(&self, guest: &Guest) {
         guest.assert_no_leftovers();
         let files = |dir: &Path| run("find", &[dir.to_str().expect("paths are UTF-8"), "-type", "f"]);
         let state = files(&self.state());
-        let journal = state.lines().filter(|file| !file.ends_with("/lock") && !file.ends_with("/last-report.json"));
+        let stays = ["/lock", "/last-report.json", "/ledger.json", "/ledger.lock", "/survey.json", "/textfile.lock"];
+        let journal = state.lines().filter(|file| !stays.iter().any(|name| file.ends_with(name)));
         assert_eq!(journal.collect::<Vec<_>>(), Vec::<&str>::new(), "left in the state folder");
         let sockets = self.state().join("sockets");
         let sockets = sockets.exists().then(|| std::fs::read_dir(sockets).expect("readable").count());

@@ -36,9 +36,9 @@ h:
 other:
   domains: {a: {day_of_week: Sun, method: snap}}
 ";
-    let all = "day_of_week, catch_up, rotate, keep, compression, quiesce, freeze_timeout, method, exclude_disks, \
+    let all = "job, day_of_week, catch_up, rotate, keep, compression, quiesce, freeze_timeout, method, exclude_disks, \
                overlay_dir, scratch_dir, allow_plaintext, hooks";
-    let host = "require_mount, min_free, state_dir, libvirt_uri, parallel";
+    let host = "require_mount, min_free, state_dir, libvirt_uri, parallel, metrics";
     assert_eq!(
         complaints(text),
         [
@@ -47,7 +47,7 @@ other:
             "c.yml:5: h.backupdir: bad path \"mnt/b\"; valid: an absolute path",
             "c.yml:6: h.parallel: bad number \"65\"; valid: a whole number from 1 to 64",
             "c.yml:7: h.quiesce: bad value \"perhaps\"; valid: require, prefer, never",
-            "c.yml:8: h.metrics: not supported by this version",
+            "c.yml:8: h.metrics: names no place; valid: textfile, listen",
             "c.yml:11: h.domains.web1.day_of_week: bad day \"Sonday\"; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their \
              long names, daily; did you mean `Sunday`?",
             "c.yml:12: h.domains.web1.rotate: bad number \"0\"; valid: a whole number from 1",
@@ -69,6 +69,7 @@ other:
 #[test]
 fn bad_values_say_what_is_valid() {
     let time = "valid: a number with its unit, from 1s to 1h, as 30s or 2m";
+    let long = format!("job: {}", "ä".repeat(65));
     let cases = [
         ("rotate: many", "rotate: bad number \"many\"; valid: a whole number from 1".to_owned()),
         ("rotate: -1", "rotate: bad number \"-1\"; valid: a whole number from 1".to_owned()),
@@ -103,6 +104,9 @@ fn bad_values_say_what_is_valid() {
             "compression: {method: zstd, level: 20}",
             "compression.level: bad number \"20\"; valid: a whole number from 1 to 19".to_owned(),
         ),
+        ("job: ''", "job: is empty".to_owned()),
+        ("job: \"a\\nb\"", "job: bad name \"a\\nb\"; valid: 1 to 64 printable characters".to_owned()),
+        (long.as_str(), format!("job: bad name {:?}; valid: 1 to 64 printable characters", "ä".repeat(65))),
         ("compression: {method: none, level: 1}", "compression.level: compression `none` has no level".to_owned()),
     ];
     for (line, complaint) in cases {
@@ -115,6 +119,42 @@ fn bad_values_say_what_is_valid() {
             format!("c.yml:3: h.min_free: bad amount {amount:?}; valid: a share from 0% to 100%, or whole bytes");
         assert!(host(&format!("min_free: '{amount}'"))[0].starts_with(&start), "{amount}");
     }
+}
+
+#[test]
+fn places_of_metrics_are_checked() {
+    let about = |value: &str| {
+        complaints(&format!("h: {{backupdir: /b, metrics: {value}, domains: {{d: {{day_of_week: Sun}}}}}}")).remove(0)
+    };
+    let place = "valid: HOST:PORT, as 127.0.0.1:9763 or [::1]:9763, or unix:/PATH";
+    for (value, complaint) in [
+        ("{textfile: k.prom}", ".textfile: bad path \"k.prom\"; valid: an absolute path".to_owned()),
+        ("{listen: 9763}", format!(".listen: bad address \"9763\"; {place}")),
+        ("{listen: 'unix:run'}", format!(".listen: bad address \"unix:run\"; {place}")),
+        ("{textfil: /k}", ".textfil: unknown key; valid: textfile, listen; did you mean `textfile`?".to_owned()),
+        ("/k", ": must be a mapping (`key: value` lines below it)".to_owned()),
+    ] {
+        assert_eq!(about(value), format!("c.yml:1: h.metrics{complaint}"), "{value}");
+    }
+}
+
+#[test]
+fn what_can_be_read_of_a_wrong_file_is_salvaged() {
+    let salvaged = |text: &str| {
+        let Salvaged { state_dir, textfile } = parse(text, Path::new("c.yml"), "h").unwrap_err().salvaged;
+        [state_dir, textfile].map(|path| path.map(|path| path.display().to_string()).unwrap_or_default())
+    };
+    let defaults = "defaults: {state_dir: /d, metrics: {textfile: /d/t}}\n";
+    assert_eq!(salvaged("h: {state_dir: /s, metrics: {textfile: /t, listen: wrong}}"), ["/s", "/t"]);
+    assert_eq!(salvaged("h: {state_dir: s, metrics: {textfile: t}}"), ["", ""]);
+    // A level that names other places replaces those of the further one.
+    assert_eq!(salvaged(&format!("{defaults}h: {{state_dir: /s}}")), ["/s", "/d/t"]);
+    assert_eq!(salvaged(&format!("{defaults}h: {{metrics: {{listen: 'a:1'}}}}")), ["/d", ""]);
+    // Without a section of this host, what all hosts have in common.
+    assert_eq!(salvaged(&format!("{defaults}other: {{state_dir: /o}}")), ["/d", "/d/t"]);
+    // The fault is elsewhere.
+    assert_eq!(salvaged("h: {state_dir: /s, backupdir: /b, domains: {d: {day_of_week: Sun}}}\no: {}"), ["/s", ""]);
+    assert_eq!(salvaged("h: {state_dir: /s\n"), ["", ""]);
 }
 
 #[test]

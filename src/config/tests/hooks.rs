@@ -2,7 +2,7 @@
 
 use super::super::*;
 use super::{complaints, read};
-use crate::model::{Phase, Span};
+use crate::model::{Consistency, Phase, Span};
 
 const LEVELS: &str = "\
 defaults:
@@ -43,6 +43,18 @@ fn levels_add_up_and_order_sorts() {
     assert!(flush.runs_in(Phase::PreSnapshot) && !flush.runs_in(Phase::PostSnapshot));
     let phases = vec![Phase::PreRun, Phase::OnFailure, Phase::PostRun];
     assert_eq!(ping.kind, HookKind::Command { phases, timeout: seconds(60) });
+}
+
+#[test]
+fn a_session_over_the_snapshot_wants_more_than_a_freeze() {
+    let settings = read(LEVELS);
+    let wanted = |rule: usize, name| settings.rules[rule].domain.wanted(name);
+    // `lock` is for `db*` alone.
+    assert_eq!((wanted(0, "db1"), wanted(1, "web")), (Consistency::Application, Consistency::Filesystem));
+    let text = "h: {backupdir: /b, day_of_week: daily, domains: {a: {quiesce: require}, b: {quiesce: never}}}";
+    let rules = read(text).rules;
+    let wanted = [0, 1].map(|rule| rules[rule].domain.wanted("a"));
+    assert_eq!(wanted, [Consistency::Filesystem, Consistency::Crash]);
 }
 
 #[test]

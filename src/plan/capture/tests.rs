@@ -9,6 +9,7 @@ use crate::model::{Codec, Device, DomainRef, DomainState, DomainXml, Format, Sou
 
 fn settings() -> DomainSettings {
     DomainSettings {
+        job: "h".into(),
         days: vec![chrono::Weekday::Sun],
         catch_up: false,
         retention: None,

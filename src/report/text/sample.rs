@@ -16,6 +16,7 @@ pub fn empty() -> RunReport {
         version: "0.1.0".to_owned(),
         run_id: Uuid::nil(),
         host: "cloud1".to_owned(),
+        jobs: vec!["cloud1".to_owned()],
         started,
         finished: started + chrono::TimeDelta::seconds(187),
         domains: Vec::new(),

@@ -1,0 +1,80 @@
+//! Owns: telling those who watch: when a run begins and ends, that the configuration is wrong, what a check or a restore came to.
+//! Must not: change what is watched; its errors are told, and no more.
+
+use std::path::Path;
+
+use super::{Error, libvirt};
+use crate::config::{self, Settings};
+use crate::engine::survey;
+use crate::hypervisor::Hypervisor;
+use crate::ledger::{self, Ledger, Survey};
+use crate::metrics;
+use crate::model::RunReport;
+
+/// A run begins; it holds the lock.
+pub fn begin(settings: &Settings, report: &RunReport) -> Result<(), Error> {
+    tell(settings, |ledger| ledger.begin(report))
+}
+
+/// A run has ended, and will end the program with this code.
+pub fn end(settings: &Settings, report: &RunReport, code: u8) -> Result<(), Error> {
+    // First what cannot be found out again.
+    let recorded = tell(settings, |ledger| ledger.record(report, code));
+    recorded.and(look(settings))
+}
+
+/// Takes a survey, and tells of it.
+pub fn look(settings: &Settings) -> Result<(), Error> {
+    survey(settings, true)?;
+    publish(settings)
+}
+
+/// Takes a survey, with a libvirt that answers or without, and keeps it. `config_ok` says whether the configuration that the
+/// settings are of can still be read.
+pub fn survey(settings: &Settings, config_ok: bool) -> Result<(), Error> {
+    let previous = Survey::load(&settings.state_dir)?;
+    let hypervisor = libvirt(&settings.libvirt_uri);
+    let hypervisor = hypervisor.as_ref().ok().map(|hypervisor| hypervisor as &dyn Hypervisor);
+    let survey = survey::take(settings, hypervisor, previous.as_ref());
+    survey.save(&settings.state_dir)?;
+    keep(settings, |ledger| {
+        ledger.config_ok = config_ok;
+        ledger.forget(&survey);
+    })
+}
+
+/// The configuration cannot be read, which means this for the ledger. It is told where the file itself says, or else where the
+/// metrics last went. No ledger is made where there is none yet: the state folder that the file means may be another one.
+pub fn config_failed(errors: &config::Errors, change: impl FnOnce(&mut Ledger)) -> Result<(), Error> {
+    let salvaged = &errors.salvaged;
+    let state_dir = salvaged.state_dir.as_deref().unwrap_or(Path::new(config::STATE_DIR));
+    if Ledger::exists(state_dir) {
+        let ledger = ledger::update(state_dir, change)?;
+        let textfile = salvaged.textfile.as_ref().or(ledger.textfile.as_ref());
+        return Ok(textfile.map_or(Ok(()), |path| metrics::publish(state_dir, path))?);
+    }
+    let Some(path) = &salvaged.textfile else { return Ok(()) };
+    let text = metrics::text(&Ledger::default(), None, false)?;
+    Ok(metrics::textfile::write(path, &text)?)
+}
+
+/// Something has changed that the ledger tells of.
+pub fn tell(settings: &Settings, change: impl FnOnce(&mut Ledger)) -> Result<(), Error> {
+    keep(settings, change)?;
+    publish(settings)
+}
+
+fn keep(settings: &Settings, change: impl FnOnce(&mut Ledger)) -> Result<(), Error> {
+    ledger::update(&settings.state_dir, |ledger| {
+        ledger.config_ok = true;
+        ledger.textfile.clone_from(&settings.metrics.textfile);
+        change(ledger);
+    })?;
+    Ok(())
+}
+
+/// Writes the textfile, where one is wanted.
+fn publish(settings: &Settings) -> Result<(), Error> {
+    let textfile = settings.metrics.textfile.as_ref();
+    Ok(textfile.map_or(Ok(()), |path| metrics::publish(&settings.state_dir, path))?)
+}

@@ -1,0 +1,144 @@
+//! Owns: the survey: what libvirt, the configuration and the target say now, side by side. Must not: fail, wait for ever, or
+//! open an archive.
+//!
+//! What cannot be seen now is as the survey before saw it: a mount that hangs for a day must not look like a hundred guests
+//! without restore points. `libvirt_ok` and `repository.up` tell how much is from now.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::Utc;
+
+use super::journal::Journal;
+use super::overlay_file;
+use crate::config::{Settings, glob};
+use crate::hypervisor::Hypervisor;
+use crate::ledger::{Seen, SeenJob, SeenPoints, SeenRepository, Survey};
+use crate::model::{Disk, Domain};
+
+mod expect;
+mod target;
+
+use target::Target;
+
+/// Looks. Takes at most 10 s for a target that does not answer, and a minute for one that is slow to list what it holds.
+pub fn take(settings: &Settings, hypervisor: Option<&dyn Hypervisor>, previous: Option<&Survey>) -> Survey {
+    let guests = hypervisor.and_then(|hypervisor| guests(settings, hypervisor, previous));
+    let target = target::look(settings);
+    join(settings, guests, target, previous)
+}
+
+/// A domain as libvirt and the journal know it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Guest {
+    defined: bool,
+    leftover_overlays: u64,
+}
+
+/// All that libvirt has, and what the journal says of more; `None` if libvirt does not answer.
+fn guests(
+    settings: &Settings,
+    hypervisor: &dyn Hypervisor,
+    previous: Option<&Survey>,
+) -> Option<BTreeMap<String, Guest>> {
+    let warn = |error| tracing::warn!("the survey goes on without libvirt: {}", super::chain(&error));
+    let known = hypervisor.domains().map_err(warn).ok()?;
+    let mut of_journal = in_journal(settings);
+    let mut guests = BTreeMap::new();
+    for (id, _) in known {
+        let mut targets = of_journal.remove(&id.name).unwrap_or_default();
+        let leftover_overlays = match hypervisor.describe(&id) {
+            Ok(domain) => {
+                targets.extend(on_overlays(&domain));
+                targets.len() as u64
+            }
+            Err(error) => {
+                tracing::warn!(domain = id.name, "the survey cannot see its disks: {}", super::chain(&error));
+                previous.and_then(|survey| survey.domains.get(&id.name)).map_or(0, |seen| seen.leftover_overlays)
+            }
+        };
+        guests.insert(id.name, Guest { defined: true, leftover_overlays });
+    }
+    let gone =
+        |(name, targets): (_, BTreeSet<_>)| (name, Guest { defined: false, leftover_overlays: targets.len() as u64 });
+    guests.extend(of_journal.into_iter().map(gone));
+    Some(guests)
+}
+
+/// Disks whose overlays an interrupted run has left, by domain; an entry that cannot be read tells nothing.
+fn in_journal(settings: &Settings) -> BTreeMap<String, BTreeSet<String>> {
+    let left = Journal::open(&settings.state_dir).and_then(|journal| journal.left()).unwrap_or_default();
+    let mut found = BTreeMap::<String, BTreeSet<String>>::new();
+    for record in left.into_iter().flatten() {
+        let entry = record.entry();
+        let there = entry.overlays.iter().filter(|overlay| overlay.path.exists());
+        for overlay in there {
+            found.entry(entry.domain.name.clone()).or_default().insert(overlay.target.clone());
+        }
+    }
+    found
+}
+
+/// Disks that are on an overlay of ours, now or from the next start on; it may lie below somebody else's snapshot.
+fn on_overlays(domain: &Domain) -> BTreeSet<String> {
+    let is_on = |disk: &&Disk| {
+        let images = std::iter::once(&disk.image).chain(&disk.backing).chain(&disk.persistent);
+        images.filter_map(|image| image.source.path()).any(|path| overlay_file::is_ours(path, &disk.target))
+    };
+    domain.disks.iter().filter(is_on).map(|disk| disk.target.clone()).collect()
+}
+
+/// Puts side by side what was found; pure but for the clock.
+fn join(
+    settings: &Settings,
+    guests: Option<BTreeMap<String, Guest>>,
+    target: Target,
+    previous: Option<&Survey>,
+) -> Survey {
+    let before = || previous.into_iter().flat_map(|survey| &survey.domains);
+    let libvirt_ok = guests.is_some();
+    let guests = guests.unwrap_or_else(|| {
+        let seen = before().filter(|(_, seen)| seen.defined || seen.leftover_overlays > 0);
+        let guest = |seen: &Seen| Guest { defined: seen.defined, leftover_overlays: seen.leftover_overlays };
+        seen.map(|(name, seen)| (name.clone(), guest(seen))).collect()
+    });
+    let points = target.points.unwrap_or_else(|| {
+        let seen = before().filter(|(_, seen)| seen.points.count > 0);
+        seen.map(|(name, seen)| (name.clone(), seen.points.clone())).collect()
+    });
+    let stored_bytes = points.values().map(|points| points.bytes).sum();
+    let exact = settings.rules.iter().map(|rule| &rule.pattern).filter(|pattern| !glob::is_glob(pattern));
+    let names: BTreeSet<&String> = guests.keys().chain(points.keys()).chain(exact).collect();
+    let domain = |name: &String| (name.clone(), seen(settings, name, guests.get(name), points.get(name)));
+    Survey {
+        time: Utc::now(),
+        host: settings.host.clone(),
+        domains: names.into_iter().map(domain).collect(),
+        jobs: settings.jobs(&[]).into_iter().map(|job| (job.clone(), seen_job(settings, &job))).collect(),
+        hooks: settings.rules.iter().flat_map(|rule| &rule.domain.hooks).map(|hook| hook.name.clone()).collect(),
+        repository: SeenRepository { stored_bytes, ..target.repository },
+        libvirt_ok,
+    }
+}
+
+fn seen(settings: &Settings, name: &str, guest: Option<&Guest>, points: Option<&SeenPoints>) -> Seen {
+    let guest = guest.copied().unwrap_or_default();
+    let domain = settings.rule_for(name).map(|rule| &rule.domain);
+    Seen {
+        job: domain.map(|domain| domain.job.clone()),
+        defined: guest.defined,
+        leftover_overlays: guest.leftover_overlays,
+        expected_interval_s: domain.map_or(0, |domain| expect::longest_gap(&domain.days)),
+        wanted: domain.map(|domain| domain.wanted(name)),
+        points: points.cloned().unwrap_or_default(),
+    }
+}
+
+fn seen_job(settings: &Settings, job: &str) -> SeenJob {
+    let of_job = || settings.rules.iter().map(|rule| &rule.domain).filter(|domain| domain.job == job);
+    let days: Vec<_> = of_job().flat_map(|domain| domain.days.iter().copied()).collect();
+    let kept = of_job().filter_map(|domain| domain.retention.as_ref()).filter_map(expect::kept);
+    SeenJob { expected_interval_s: expect::longest_gap(&days), minimum_restore_points: kept.min().unwrap_or(0) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! Owns: what the configuration lets one expect: how often, and how many restore points. Pure. Must not: know domains.
+
+use chrono::Weekday;
+
+use crate::retention::Policy;
+
+/// Seconds of a day; the hour that a change of clocks adds or takes is within anybody's tolerance.
+const DAY: u64 = 24 * 60 * 60;
+
+/// The longest time between two of these days, in seconds, from one week into the next; 0 for no day.
+pub(super) fn longest_gap(days: &[Weekday]) -> u64 {
+    let mut days: Vec<u64> = days.iter().map(|day| u64::from(day.num_days_from_monday())).collect();
+    days.sort_unstable();
+    days.dedup();
+    // The first day of the next week ends the last gap of this one.
+    let next = days.iter().skip(1).copied().chain(days.first().map(|first| first + 7));
+    days.iter().zip(next).map(|(day, next)| (next - day) * DAY).max().unwrap_or(0)
+}
+
+/// The fewest restore points that stay once there are enough: any point may be the one that several rules keep, so no more
+/// than the largest rule is sure. `None` if all stay.
+pub(super) fn kept(policy: &Policy) -> Option<u64> {
+    let Policy { last, daily, weekly, monthly, yearly } = *policy;
+    [last, daily, weekly, monthly, yearly].into_iter().max().filter(|largest| *largest > 0).map(u64::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Months, TimeDelta, Utc};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::PointId;
+    use crate::retention;
+
+    #[test]
+    fn the_longest_gap_goes_over_the_end_of_the_week() {
+        use Weekday::*;
+        let cases: [(&[Weekday], u64); 7] = [
+            (&[Sun], 7),
+            (&[Mon, Thu], 4),
+            (&[Thu, Mon, Mon], 4),
+            (&[Sat, Sun], 6),
+            (&[Mon, Tue, Wed, Thu, Fri], 3),
+            (&[Mon, Tue, Wed, Thu, Fri, Sat, Sun], 1),
+            (&[], 0),
+        ];
+        for (days, gap) in cases {
+            assert_eq!(longest_gap(days), gap * DAY, "{days:?}");
+        }
+    }
+
+    proptest! {
+        /// Against retention itself: with points of many years, one each fortnight or each year, never fewer stay, and for
+        /// some policies no more.
+        #[test]
+        fn no_fewer_are_kept(rules in prop::array::uniform5(0_u32..9)) {
+            let [last, daily, weekly, monthly, yearly] = rules;
+            let policy = Policy { last, daily, weekly, monthly, yearly };
+            let now: DateTime<Utc> = "2026-11-23T12:00:00Z".parse().unwrap();
+            let fortnights: Vec<_> = (0..400).map(|n| PointId::at(now - TimeDelta::days(14 * n))).collect();
+            let years: Vec<_> = (0..20).map(|n| PointId::at(now - Months::new(12 * n))).collect();
+            let stay = |points: &[PointId]| {
+                retention::apply(&policy, points, now).iter().filter(|verdict| verdict.keep).count() as u64
+            };
+            match kept(&policy) {
+                None => prop_assert_eq!((stay(&fortnights), stay(&years)), (400, 20)),
+                Some(kept) => {
+                    prop_assert!(stay(&fortnights) >= kept);
+                    prop_assert_eq!(stay(&years), kept);
+                }
+            }
+        }
+    }
+}

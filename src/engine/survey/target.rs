@@ -1,0 +1,164 @@
+//! Owns: a look at the target that ends, whatever the target does. Must not: write to it, or open an archive.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{Access, access};
+
+use crate::config::Settings;
+use crate::ledger::{SeenPoints, SeenRepository};
+use crate::store::{self, Store};
+use crate::sys::space::{self, Space};
+
+/// A target that has not said how large it is by then is not up.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long one that answers may take to list what it holds.
+const LISTING: Duration = Duration::from_secs(60);
+/// Looks that may wait for a target at once.
+const MOST_AT_IT: usize = 8;
+
+/// What was found at the target.
+#[derive(Debug, Default)]
+pub(super) struct Target {
+    /// All but `stored_bytes`.
+    pub repository: SeenRepository,
+    /// By domain, of those that have some; `None` if they could not be listed.
+    pub points: Option<BTreeMap<String, SeenPoints>>,
+}
+
+/// Looks.
+pub(super) fn look(settings: &Settings) -> Target {
+    let path = settings.backupdir.clone();
+    let (dir, require_mount) = (path.clone(), settings.require_mount);
+    let answer =
+        within(ANSWER, move || answer(&dir, require_mount)).unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
+    match answer {
+        Ok(space) => {
+            let repository = SeenRepository {
+                path: path.clone(),
+                up: true,
+                capacity_bytes: space.total,
+                available_bytes: space.free,
+                stored_bytes: 0,
+            };
+            Target { repository, points: within(LISTING, move || points(path)).flatten() }
+        }
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the target is not up");
+            Target { repository: SeenRepository { path, ..SeenRepository::default() }, points: None }
+        }
+    }
+}
+
+/// Its room, if it may be written to and is mounted where it has to be.
+fn answer(dir: &Path, require_mount: bool) -> io::Result<Space> {
+    let room = space::of(dir)?;
+    if !std::fs::metadata(dir)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    if require_mount && !space::is_off_root(dir)? {
+        return Err(io::Error::other("not on a mounted file system"));
+    }
+    access(dir, Access::WRITE_OK | Access::EXEC_OK)?;
+    Ok(room)
+}
+
+fn points(dir: PathBuf) -> Option<BTreeMap<String, SeenPoints>> {
+    let list = || -> Result<_, store::Error> {
+        let store = Store::open(&dir)?;
+        let mut found = BTreeMap::new();
+        for domain in store.domains()? {
+            let points = store.points(&domain)?;
+            let Some((oldest, newest)) = points.first().zip(points.last()) else { continue };
+            let seen = SeenPoints {
+                count: points.len() as u64,
+                bytes: points.iter().map(|point| point.bytes).sum(),
+                oldest: Some(oldest.id.time()),
+                newest: Some(newest.id.time()),
+            };
+            found.insert(domain, seen);
+        }
+        Ok(found)
+    };
+    list()
+        .inspect_err(|error| tracing::warn!("the restore points cannot be listed: {}", crate::engine::chain(error)))
+        .ok()
+}
+
+/// What a thread comes to in time. One that hangs in the kernel cannot be ended: it is left behind.
+fn within<T: Send + 'static>(time: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    // Who looks every minute at a mount that hangs for a day must not be left with a thread for each look.
+    static AT_IT: AtomicUsize = AtomicUsize::new(0);
+    if AT_IT.load(Ordering::Relaxed) >= MOST_AT_IT {
+        return None;
+    }
+    AT_IT.fetch_add(1, Ordering::Relaxed);
+    let (done, result) = mpsc::sync_channel(1);
+    let started = thread::Builder::new().name("survey".to_owned()).spawn(move || {
+        let found = work();
+        AT_IT.fetch_sub(1, Ordering::Relaxed);
+        // Nobody may wait for it any more.
+        let _ = done.send(found);
+    });
+    if started.is_err() {
+        AT_IT.fetch_sub(1, Ordering::Relaxed);
+        return None;
+    }
+    result.recv_timeout(time).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fixture::{DOMAIN, Fixture};
+    use crate::model::Codec;
+
+    #[test]
+    fn points_are_counted_by_domain() {
+        let fixture = Fixture::new();
+        assert_eq!(points(fixture.path("backup")), Some(BTreeMap::new()));
+        let disks = fixture.usual_disks();
+        let [old, new] =
+            ["2026-11-20T02:00:00Z", "2026-11-21T02:00:00Z"].map(|time| fixture.point(time, Codec::Zstd(1), &disks));
+        // Whatever is in an archive, it is not read.
+        std::fs::write(&old.path, vec![0; old.bytes as usize]).unwrap();
+        let seen = points(fixture.path("backup")).unwrap();
+        let (count, bytes) = (2, old.bytes + new.bytes);
+        let times = (Some(old.id.time()), Some(new.id.time()));
+        assert_eq!(
+            seen,
+            BTreeMap::from([(DOMAIN.to_owned(), SeenPoints { count, bytes, oldest: times.0, newest: times.1 })])
+        );
+        assert_eq!(points(fixture.path("nowhere")), None);
+    }
+
+    #[test]
+    fn what_cannot_be_written_to_is_not_up() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(answer(dir.path(), false).unwrap().total > 0);
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(answer(&file, false).is_err() && answer(&dir.path().join("nowhere"), false).is_err());
+        // Of the file systems that are mounted read-only everywhere, and of those that are not a mount.
+        assert!(answer(Path::new("/"), true).is_err());
+        assert!(answer(Path::new("/sys/kernel"), false).is_err() || !is_read_only("/sys"));
+    }
+
+    fn is_read_only(path: &str) -> bool {
+        rustix::fs::statvfs(path).is_ok_and(|fs| fs.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    }
+
+    #[test]
+    fn a_target_that_hangs_is_given_up() {
+        // It ends when the test does, and never by itself.
+        let (keep, waits) = mpsc::channel::<()>();
+        assert_eq!(within(Duration::from_millis(10), move || waits.recv().is_ok()), None);
+        drop(keep);
+        assert_eq!(within(Duration::from_secs(60), || 1), Some(1));
+    }
+}

@@ -1,0 +1,92 @@
+//! What is put side by side, and what stands in for what cannot be seen.
+
+use std::path::Path;
+
+use super::*;
+use crate::hypervisor::domain_xml;
+use crate::model::{Consistency, DomainState, DomainXml};
+
+const CONFIG: &str = "
+h:
+  backupdir: /b
+  quiesce: never
+  domains:
+    db: {job: databases, day_of_week: [Mon, Thu], rotate: 4, quiesce: require}
+    'web-*': {day_of_week: daily, keep: {last: 3, daily: 7}}
+    mail: {day_of_week: Sun}
+";
+
+fn settings() -> Settings {
+    crate::config::parse(CONFIG, Path::new("c.yml"), "h").unwrap()
+}
+
+fn guest(name: &str, leftover_overlays: u64) -> (String, Guest) {
+    (name.to_owned(), Guest { defined: true, leftover_overlays })
+}
+
+fn of_target(up: bool, points: Option<&[&str]>) -> Target {
+    let point = |name: &&str| (name.to_string(), SeenPoints { count: 2, bytes: 10, ..SeenPoints::default() });
+    Target {
+        repository: SeenRepository { up, ..SeenRepository::default() },
+        points: points.map(|names| names.iter().map(point).collect()),
+    }
+}
+
+#[test]
+fn every_domain_that_anybody_knows_is_there() {
+    let guests = BTreeMap::from([guest("db", 0), guest("web-1", 1), guest("lab", 0)]);
+    let survey = join(&settings(), Some(guests), of_target(true, Some(&["db", "old"])), None);
+    let names: Vec<_> = survey.domains.keys().map(String::as_str).collect();
+    assert_eq!(names, ["db", "lab", "mail", "old", "web-1"]);
+    let seen = |name: &str| &survey.domains[name];
+    let day = 86_400;
+    let (db, web) = (seen("db"), seen("web-1"));
+    assert_eq!((db.job.as_deref(), db.wanted, db.points.count), (Some("databases"), Some(Consistency::Filesystem), 2));
+    assert_eq!((web.job.as_deref(), web.wanted, web.leftover_overlays), (Some("h"), Some(Consistency::Crash), 1));
+    assert_eq!((db.expected_interval_s, web.expected_interval_s), (4 * day, day));
+    // Covered by nothing; in the configuration alone; in the target alone.
+    assert_eq!((seen("lab").job.clone(), seen("lab").defined, seen("lab").expected_interval_s), (None, true, 0));
+    assert_eq!((seen("mail").job.as_deref(), seen("mail").defined), (Some("h"), false));
+    assert_eq!((seen("old").job.clone(), seen("old").points.count), (None, 2));
+    let job = |expected_interval_s, minimum_restore_points| SeenJob { expected_interval_s, minimum_restore_points };
+    let jobs = [("databases".to_owned(), job(4 * day, 4)), ("h".to_owned(), job(day, 7))];
+    assert_eq!(survey.jobs, BTreeMap::from(jobs));
+    assert!(survey.libvirt_ok && survey.repository.up && survey.repository.stored_bytes == 20);
+}
+
+#[test]
+fn what_cannot_be_seen_is_as_it_was() {
+    let guests = BTreeMap::from([guest("db", 2), guest("lab", 0)]);
+    let before = join(&settings(), Some(guests), of_target(true, Some(&["db", "old"])), None);
+    let blind = join(&settings(), None, of_target(false, None), Some(&before));
+    assert_eq!((&blind.domains, blind.repository.stored_bytes), (&before.domains, 20));
+    assert!(!blind.libvirt_ok && !blind.repository.up);
+    let seeing = join(&settings(), Some(BTreeMap::new()), of_target(true, Some(&[])), Some(&blind));
+    assert_eq!(seeing.domains.keys().collect::<Vec<_>>(), ["db", "mail"]);
+    let never = join(&settings(), None, of_target(false, None), None);
+    assert_eq!(never.domains.len(), 2);
+}
+
+#[test]
+fn overlays_of_ours_are_found_wherever_a_disk_names_them() {
+    let ours = |target: &str| format!("/v/{target}.img.{target}.kvmbackup-0123abcd.qcow2");
+    let disk = |target: &str, file: &str, below: &str| {
+        let below = format!("<backingStore type='file'><format type='qcow2'/><source file='{below}'/></backingStore>");
+        format!("<disk type='file' device='disk'><source file='{file}'/>{below}<target dev='{target}'/></disk>")
+    };
+    let xml = |devices: &str| {
+        format!(
+            "<domain><name>a</name><uuid>11111111-2222-4333-8444-555555555555</uuid><devices>{devices}</devices></domain>"
+        )
+    };
+    let live = [
+        disk("vda", &ours("vda"), "/v/vda.img"),
+        disk("vdb", "/v/theirs.qcow2", &ours("vdb")),
+        disk("vdc", "/v/vdc.img", "/v/template.qcow2"),
+        disk("vdd", "/v/vdd.img", "/v/template.qcow2"),
+    ];
+    let inactive = disk("vdc", &ours("vdc"), "/v/vdc.img");
+    let xml = DomainXml { live: xml(&live.concat()), inactive: xml(&inactive), migratable: String::new() };
+    let domain = domain_xml::read(xml, DomainState::Running, true).unwrap().domain;
+    assert_eq!(on_overlays(&domain), BTreeSet::from(["vda", "vdb", "vdc"].map(str::to_owned)));
+}

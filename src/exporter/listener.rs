@@ -1,0 +1,189 @@
+//! Owns: the socket that peers connect to, of TCP or in the file system; both are plain descriptors from here on.
+//! Must not: speak HTTP.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::Error;
+use crate::model::Listen;
+
+/// Connections that the kernel keeps for us until we accept them.
+const BACKLOG: i32 = 128;
+/// Who may connect to a socket in the file system: its owner and its group.
+const MODE: u32 = 0o660;
+
+/// A socket that listens and never blocks. Dropped, it takes its file along.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    file: Option<SocketFile>,
+    listen: Listen,
+    is_loopback: bool,
+}
+
+impl Listener {
+    /// Listens. A socket file that nobody listens at any more is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] when somebody listens there; all else that the system refuses.
+    pub fn bind(listen: &Listen) -> Result<Listener, Error> {
+        let refused = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => Error::Taken { listen: listen.clone() },
+            _ => Error::Listen { listen: listen.clone(), source },
+        };
+        match listen {
+            Listen::Tcp { host, port } => tcp(host, *port).map_err(refused),
+            Listen::Unix(path) => {
+                if !remove_stale(path).map_err(refused)? {
+                    return Err(Error::NoSocket { listen: listen.clone() });
+                }
+                unix(path).map_err(refused)
+            }
+        }
+    }
+
+    /// Where it listens; a port that was 0 is the one that the system chose.
+    pub fn listen(&self) -> &Listen {
+        &self.listen
+    }
+
+    /// Whether only this host can connect.
+    pub fn is_local(&self) -> bool {
+        self.file.is_some() || self.is_loopback
+    }
+
+    /// The next peer; its socket never blocks either.
+    pub(super) fn accept(&self) -> rustix::io::Result<OwnedFd> {
+        rustix::net::accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The file of a socket: the path, and which file it is, so that no other's is removed.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    path.symlink_metadata().map(|file| (file.dev(), file.ino()))
+}
+
+fn tcp(host: &str, port: u16) -> io::Result<Listener> {
+    let socket = TcpListener::bind((host, port))?;
+    socket.set_nonblocking(true)?;
+    let address = socket.local_addr()?;
+    let is_loopback = match address.ip() {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback(),
+    };
+    let listen = Listen::Tcp { host: host.to_owned(), port: address.port() };
+    Ok(Listener { socket: socket.into(), file: None, listen, is_loopback })
+}
+
+fn unix(path: &Path) -> io::Result<Listener> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Linux makes the file with the mode of the socket, less the umask: it is never open to more than it shall be.
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(MODE))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let file = SocketFile { path: path.to_owned(), identity: identity(path)? };
+    fs::set_permissions(path, Permissions::from_mode(MODE))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(Listener { socket, file: Some(file), listen: Listen::Unix(path.to_owned()), is_loopback: false })
+}
+
+/// Removes the socket that a killed process left. False if something else than a socket is there.
+fn remove_stale(path: &Path) -> io::Result<bool> {
+    let file = match path.symlink_metadata() {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    if !file.file_type().is_socket() {
+        return Ok(false);
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map(|()| true),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(path: &Path) -> Listen {
+        Listen::Unix(path.to_owned())
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        // Its listener is gone, its file is not.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let live = Listener::bind(&at(&path)).unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o7777, MODE);
+        let refused = Listener::bind(&at(&path)).unwrap_err();
+        assert!(matches!(refused, Error::Taken { .. }) && refused.hint().is_some());
+        UnixStream::connect(&path).unwrap();
+        drop(live);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(Listener::bind(&at(&path)), Err(Error::NoSocket { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        assert!(matches!(Listener::bind(&at(&dir.path().join("no/s"))), Err(Error::Listen { .. })));
+    }
+
+    #[test]
+    fn the_file_of_another_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let first = Listener::bind(&at(&path)).unwrap();
+        fs::rename(&path, dir.path().join("moved")).unwrap();
+        let second = Listener::bind(&at(&path)).unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+    }
+
+    #[test]
+    fn a_free_port_is_told_and_a_taken_one_refused() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let listener = Listener::bind(&any).unwrap();
+        assert!(listener.is_local());
+        assert_ne!(listener.listen(), &any);
+        assert!(matches!(Listener::bind(listener.listen()), Err(Error::Taken { .. })));
+        assert!(!Listener::bind(&"0.0.0.0:0".parse().unwrap()).unwrap().is_local());
+    }
+}

@@ -1,0 +1,76 @@
+//! Owns: the one sentence that says how it stands, and the line below it. Must not: look at more than the view.
+
+use super::guest::Guest;
+use super::trouble::Trouble;
+use super::words::{count, text, time};
+use super::{Tone, View};
+
+/// What is read first.
+pub(super) struct Headline {
+    pub tone: Tone,
+    /// Of the browser's tab, short.
+    pub title: String,
+    pub sentence: String,
+    /// HTML.
+    pub below: String,
+}
+
+/// The headline.
+pub(super) fn of(view: &View<'_>, troubles: &[Trouble]) -> Headline {
+    let covered: Vec<&Guest<'_>> = view.guests.iter().filter(|guest| guest.is_covered()).collect();
+    let all = covered.len() as u64;
+    let bad = covered.iter().filter(|guest| guest.tone() == Tone::Bad).count() as u64;
+    let host = troubles.iter().find(|trouble| trouble.guest.is_none() && trouble.tone == Tone::Bad);
+    let notes = troubles.iter().filter(|trouble| trouble.tone == Tone::Note).count() as u64;
+    let (tone, sentence) = if !view.ledger.config_ok && view.survey.is_none() && all == 0 {
+        (Tone::Note, "No backup has run yet, and there is no configuration that could be read".to_owned())
+    } else if all == 0 {
+        (Tone::Note, "No guest is in the configuration".to_owned())
+    } else if covered.iter().all(|guest| guest.is_new()) {
+        (Tone::Note, "No backup has run yet".to_owned())
+    } else if bad > 0 {
+        (
+            Tone::Bad,
+            format!(
+                "{bad} of {} {}",
+                count(all, "guest", "guests"),
+                if bad == 1 { "needs attention" } else { "need attention" }
+            ),
+        )
+    } else if let Some(host) = host {
+        (Tone::Bad, format!("{}, but: {}", saved(all), lower_first(&host.what)))
+    } else {
+        (Tone::Good, saved(all))
+    };
+    Headline { tone, title: sentence.clone(), sentence, below: below(view, all, notes) }
+}
+
+fn saved(all: u64) -> String {
+    if all == 1 { "The one guest is backed up".to_owned() } else { format!("All {all} guests are backed up") }
+}
+
+fn lower_first(sentence: &str) -> String {
+    match sentence.strip_prefix("The ") {
+        Some(rest) => format!("the {rest}"),
+        None => sentence.to_owned(),
+    }
+}
+
+fn below(view: &View<'_>, all: u64, notes: u64) -> String {
+    let mut facts = Vec::new();
+    if view.running {
+        facts.push("<strong>A run is on.</strong>".to_owned());
+    }
+    match view.ledger.jobs.values().filter_map(|job| job.last_completion).max() {
+        Some(ended) => facts.push(format!("The last run ended {}.", time(view.now, ended))),
+        None => facts.push(format!("See who is due, and why: {}", super::words::command("kvmbackup backup --dry-run"))),
+    }
+    if notes > 0 {
+        facts.push(format!("{} worth a look.", count(notes, "thing is", "things are")));
+    }
+    let unprotected = view.guests.iter().filter(|guest| !guest.is_covered() && guest.is_defined()).count() as u64;
+    if unprotected > 0 && all > 0 {
+        facts.push(format!("{} not in the configuration.", text(&count(unprotected, "guest is", "guests are"))));
+    }
+    facts.join(" ")
+}

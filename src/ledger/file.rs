@@ -1,0 +1,200 @@
+//! Owns: `ledger.json` in the state directory as a file, and the lock over changes to it. Must not: know what is in it.
+//!
+//! A run, a verify, a restore and an exporter may all be at it: each change is a read, a fold and a durable write under one
+//! lock. What cannot be understood is set aside, for metrics are no reason not to save a guest.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Ledger, Survey};
+use crate::sys::{durable, lock};
+
+const LEDGER: &str = "ledger.json";
+const LOCK: &str = "ledger.lock";
+const SURVEY: &str = "survey.json";
+/// What is added to the name of a file that cannot be understood.
+const BAD: &str = ".bad";
+
+/// The ledger or the survey cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read, locked or written.
+    #[error("{}: cannot {action}", path.display())]
+    File {
+        /// What was to be done with it.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It cannot be made into text.
+    #[error("{}: cannot be written as JSON", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: serde_json::Error,
+    },
+}
+
+impl Error {
+    fn file<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
+        move |source| Error::File { action, path: path.to_owned(), source }
+    }
+
+    /// What the operator can do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::File { path, .. } => Some(format!(
+                "backups are not affected, but metrics are; look at the mode and the file system of {}",
+                path.parent().unwrap_or(path).display()
+            )),
+            Error::Json { .. } => None,
+        }
+    }
+}
+
+impl Ledger {
+    /// Whether a state folder has a ledger.
+    pub fn exists(state_dir: &Path) -> bool {
+        state_dir.join(LEDGER).exists()
+    }
+
+    /// Reads the ledger of a state folder; an empty one where there is none, or one that cannot be understood.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn load(state_dir: &Path) -> Result<Ledger, Error> {
+        let path = state_dir.join(LEDGER);
+        let Some(bytes) = read(&path)? else { return Ok(Ledger::default()) };
+        Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+            tracing::warn!(path = %path.display(), %error, "the ledger cannot be understood; it begins anew");
+            Ledger::default()
+        }))
+    }
+}
+
+/// Changes the ledger of a state folder, which is made if it is not there; what it is now. Waits for others who are at it. A
+/// ledger that cannot be understood is kept as `ledger.json.bad`, and begun anew.
+///
+/// # Errors
+/// It cannot be locked, read or written.
+pub fn update(state_dir: &Path, change: impl FnOnce(&mut Ledger)) -> Result<Ledger, Error> {
+    durable::create_private_dir(state_dir).map_err(Error::file("create the folder", state_dir))?;
+    let lock = state_dir.join(LOCK);
+    let _lock = lock::wait(&lock).map_err(Error::file("lock", &lock))?;
+    let path = state_dir.join(LEDGER);
+    let mut ledger = match read(&path)?.map(|bytes| serde_json::from_slice(&bytes)) {
+        None => Ledger::default(),
+        Some(Ok(ledger)) => ledger,
+        Some(Err(error)) => {
+            let mut aside = path.clone().into_os_string();
+            aside.push(BAD);
+            tracing::warn!(path = %path.display(), %error, "the ledger cannot be understood; it is set aside");
+            fs::rename(&path, aside).map_err(Error::file("set aside", &path))?;
+            Ledger::default()
+        }
+    };
+    change(&mut ledger);
+    write(&path, &ledger)?;
+    Ok(ledger)
+}
+
+impl Survey {
+    /// Reads the survey of a state folder; `None` where there is none, or one that cannot be understood: the next one is
+    /// taken anew.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn load(state_dir: &Path) -> Result<Option<Survey>, Error> {
+        let path = state_dir.join(SURVEY);
+        let Some(bytes) = read(&path)? else { return Ok(None) };
+        Ok(serde_json::from_slice(&bytes)
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the survey cannot be understood"))
+            .ok())
+    }
+
+    /// Writes it to a state folder, which is made if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn save(&self, state_dir: &Path) -> Result<(), Error> {
+        durable::create_private_dir(state_dir).map_err(Error::file("create the folder", state_dir))?;
+        // One temporary name for all who write: one at a time.
+        let lock = state_dir.join(LOCK);
+        let _lock = lock::wait(&lock).map_err(Error::file("lock", &lock))?;
+        write(&state_dir.join(SURVEY), self)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some).map_err(Error::file("read", path)),
+    }
+}
+
+fn write(path: &Path, value: &impl serde::Serialize) -> Result<(), Error> {
+    let text = serde_json::to_vec_pretty(value).map_err(|source| Error::Json { path: path.to_owned(), source })?;
+    durable::write(path, &text).map_err(Error::file("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn changes_of_many_at_once_are_all_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        assert_eq!(Ledger::load(&state).unwrap(), Ledger::default());
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..25 {
+                        update(&state, |ledger| ledger.jobs.entry("j".into()).or_default().last_duration_ms += 1)
+                            .unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(Ledger::load(&state).unwrap().jobs["j"].last_duration_ms, 100);
+        for name in [LEDGER, LOCK] {
+            assert_eq!(fs::metadata(state.join(name)).unwrap().permissions().mode() & 0o7777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in ["", "{", "[1]", "{\"config_ok\": 1}", "\u{0}"] {
+            fs::write(dir.path().join(LEDGER), text).unwrap();
+            assert_eq!(Ledger::load(dir.path()).unwrap(), Ledger::default());
+            let ledger = update(dir.path(), |ledger| ledger.config_ok = true).unwrap();
+            assert_eq!(ledger, Ledger { config_ok: true, ..Ledger::default() });
+            assert_eq!(fs::read_to_string(dir.path().join("ledger.json.bad")).unwrap(), text);
+            assert_eq!(Ledger::load(dir.path()).unwrap(), ledger);
+        }
+    }
+
+    #[test]
+    fn a_ledger_of_an_older_program_is_understood() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(LEDGER), r#"{"jobs": {"j": {}}, "domains": {"d": {"job": "j"}}, "new": 1}"#).unwrap();
+        let ledger = update(dir.path(), |_| ()).unwrap();
+        assert_eq!((ledger.domains["d"].job.as_str(), ledger.jobs.len()), ("j", 1));
+        assert!(!dir.path().join("ledger.json.bad").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_kept_says_what_to_look_at() {
+        let error = update(Path::new("/dev/null/state"), |_| ()).unwrap_err();
+        assert_eq!(error.to_string(), "/dev/null/state: cannot create the folder");
+        assert!(error.hint().unwrap().ends_with("/dev/null"));
+    }
+}

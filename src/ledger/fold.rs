@@ -1,0 +1,250 @@
+//! Owns: what a report changes in the ledger. Pure: times come from the report. Must not: read or write files.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use super::{Attempt, Channel, Domain, DomainResult, DomainState, HISTORY, Job, Ledger, RunResult, Stage, Survey};
+use crate::model::{DomainOutcome, FailureReason, HookResult, HookStatus, Outcome, Phase, RunReport};
+
+/// Exit codes from here on say that a signal ended the run.
+const SIGNALS: u8 = 128;
+
+impl Ledger {
+    /// A run begins; it holds the lock, so one that is still on in here was killed. The configuration could be read.
+    pub fn begin(&mut self, report: &RunReport) {
+        self.config_ok = true;
+        for job in self.jobs.values_mut().filter(|job| job.running.is_some()) {
+            job.running = None;
+            count(&mut job.runs, RunResult::Aborted);
+        }
+        for name in &report.jobs {
+            let job = self.jobs.entry(name.clone()).or_default();
+            job.last_start = Some(report.started);
+            job.running = Some(report.run_id);
+        }
+    }
+
+    /// A run has ended with this exit code.
+    pub fn record(&mut self, report: &RunReport, code: u8) {
+        for name in &report.jobs {
+            let of_job = report.domains.iter().filter(|domain| domain.job == *name);
+            let states: Vec<DomainState> = of_job.map(state).collect();
+            self.jobs.entry(name.clone()).or_default().record(report, &states, code);
+        }
+        for outcome in report.domains.iter().filter(|outcome| !outcome.job.is_empty()) {
+            if state(outcome) != DomainState::NotRun {
+                self.domains.entry(outcome.domain.clone()).or_default().record(report, outcome);
+            }
+        }
+        for result in report.hooks.iter().chain(report.domains.iter().flat_map(|domain| &domain.hooks)) {
+            count(&mut self.hooks.entry(result.name.clone()).or_default().runs, result.status);
+        }
+        for (name, ms) in durations(&report.hooks) {
+            self.hooks.entry(name).or_default().last_ms = Some(ms);
+        }
+        let prune = stage_name(Stage::Prune);
+        let mut pruned = report.domains.iter().filter(|outcome| outcome.stages_ms.contains_key(prune)).peekable();
+        if pruned.peek().is_some() && pruned.all(|outcome| outcome.leftovers.is_empty()) {
+            self.last_prune = Some(report.finished);
+        }
+    }
+
+    /// A run was tried then, and the configuration cannot be read: no job can do anything. Another run may be on.
+    pub fn config_failed(&mut self, time: DateTime<Utc>) {
+        self.config_ok = false;
+        for job in self.jobs.values_mut() {
+            job.last_completion = Some(time);
+            count(&mut job.runs, RunResult::Failure);
+        }
+    }
+
+    /// A restore point of a domain was found good, every byte.
+    pub fn verified(&mut self, domain: &str, time: DateTime<Utc>) {
+        let last = &mut self.domains.entry(domain.to_owned()).or_default().last_verify;
+        *last = (*last).max(Some(time));
+    }
+
+    /// A restore of a domain succeeded.
+    pub fn restored(&mut self, domain: &str, time: DateTime<Utc>) {
+        let last = &mut self.domains.entry(domain.to_owned()).or_default().last_restore;
+        *last = (*last).max(Some(time));
+    }
+
+    /// Old points were removed without an error.
+    pub fn pruned(&mut self, time: DateTime<Utc>) {
+        self.last_prune = self.last_prune.max(Some(time));
+    }
+
+    /// A report was delivered then, or could not be.
+    pub fn delivered(&mut self, channel: Channel, delivered: Result<DateTime<Utc>, ()>) {
+        let delivery = self.reports.entry(channel).or_default();
+        match delivered {
+            Ok(time) => delivery.last_success = Some(time),
+            Err(()) => delivery.failures += 1,
+        }
+    }
+
+    /// Forgets domains and jobs that are in nothing any more. A survey that could not see everything makes nothing forgotten.
+    pub fn forget(&mut self, survey: &Survey) {
+        if !survey.libvirt_ok || !survey.repository.up {
+            return;
+        }
+        self.domains.retain(|name, _| survey.domains.contains_key(name));
+        self.jobs.retain(|name, job| survey.jobs.contains_key(name) || job.running.is_some());
+    }
+}
+
+impl Job {
+    fn record(&mut self, report: &RunReport, states: &[DomainState], code: u8) {
+        self.running = None;
+        self.last_completion = Some(report.finished);
+        self.last_duration_ms = milliseconds(report);
+        self.domains = tally(states);
+        let result = result(report, states, code);
+        if let Some(result) = result {
+            count(&mut self.runs, result);
+        }
+        if result == Some(RunResult::Success) {
+            self.last_success = Some(report.finished);
+        }
+    }
+}
+
+/// How a run ended for a job with domains in these states; `None` for one that hooks wanted not to be made. What hooks left
+/// out counts for nothing.
+fn result(report: &RunReport, states: &[DomainState], code: u8) -> Option<RunResult> {
+    let any = |state| states.contains(&state);
+    if report.signal.is_some() || code >= SIGNALS {
+        return Some(RunResult::Aborted);
+    }
+    if any(DomainState::Failure) || any(DomainState::NotRun) {
+        return Some(if any(DomainState::Success) { RunResult::Partial } else { RunResult::Failure });
+    }
+    // It failed as a whole, before the first domain.
+    if report.domains.is_empty() && !report.errors.is_empty() {
+        return Some(RunResult::Failure);
+    }
+    let left_out = |hook: &HookResult| hook.status == HookStatus::Skip && hook.phase == Phase::PreRun.name();
+    let all_left_out = match states {
+        [] => report.hooks.iter().any(left_out),
+        states => states.iter().all(|state| *state == DomainState::Skipped),
+    };
+    (!all_left_out).then_some(RunResult::Success)
+}
+
+fn tally(states: &[DomainState]) -> BTreeMap<DomainState, u64> {
+    let mut tally = BTreeMap::from([(DomainState::Selected, states.len() as u64)]);
+    for state in states {
+        count(&mut tally, *state);
+    }
+    tally
+}
+
+impl Domain {
+    fn record(&mut self, report: &RunReport, outcome: &DomainOutcome) {
+        let result = result_of(outcome);
+        self.job.clone_from(&outcome.job);
+        // When a domain was begun is not told; its point is made right afterwards.
+        let began = outcome.point.map_or(report.started, |point| point.time());
+        self.last_attempt = Some(began);
+        self.last_result = Some(result);
+        self.last_error = outcome.error.as_ref().map(|error| error.message.clone());
+        self.last_duration_ms = outcome.duration_ms;
+        self.last_stages_ms = stages(outcome);
+        self.hooks_ms = durations(&outcome.hooks);
+        self.wanted = outcome.wanted;
+        match result {
+            DomainResult::Success | DomainResult::Warning => {
+                self.first_success.get_or_insert(began);
+                self.last_success = Some(began);
+                self.consecutive_failures = 0;
+            }
+            DomainResult::Failure => {
+                self.consecutive_failures += 1;
+                count(&mut self.failures, outcome.reason.unwrap_or(FailureReason::Other));
+            }
+            DomainResult::Skipped => {}
+        }
+        if outcome.point.is_some() {
+            self.last_read_bytes = outcome.read_bytes;
+            self.last_stored_bytes = outcome.stored_bytes;
+            self.virtual_bytes = outcome.disks.iter().map(|disk| disk.virtual_bytes).sum();
+            self.consistency = outcome.consistency;
+        }
+        self.history.push_back(Attempt {
+            time: began,
+            result,
+            point: outcome.point,
+            duration_ms: outcome.duration_ms,
+            read_bytes: outcome.read_bytes,
+            stored_bytes: outcome.point.map_or(0, |_| outcome.stored_bytes),
+        });
+        let over = self.history.len().saturating_sub(HISTORY);
+        self.history.drain(..over);
+    }
+}
+
+/// What became of a domain in its job. Only of one that was not begun it is not known what was wanted.
+fn state(outcome: &DomainOutcome) -> DomainState {
+    match outcome.outcome {
+        Outcome::Failed if outcome.reason.is_none() && outcome.wanted.is_none() => DomainState::NotRun,
+        other => DomainState::from(other),
+    }
+}
+
+fn result_of(outcome: &DomainOutcome) -> DomainResult {
+    let clean = outcome.warnings.is_empty() && outcome.leftovers.is_empty();
+    match outcome.outcome {
+        Outcome::Success if clean => DomainResult::Success,
+        Outcome::Success => DomainResult::Warning,
+        Outcome::Partial | Outcome::Failed => DomainResult::Failure,
+        Outcome::Skipped => DomainResult::Skipped,
+    }
+}
+
+fn stages(outcome: &DomainOutcome) -> BTreeMap<Stage, u64> {
+    let stage = |stage| outcome.stages_ms.get(stage_name(stage)).copied();
+    let hooks = (!outcome.hooks.is_empty()).then(|| outcome.hooks.iter().map(|hook| hook.duration_ms).sum());
+    let found = [
+        (Stage::Hooks, hooks),
+        (Stage::Frozen, outcome.frozen_ms),
+        (Stage::Snapshot, outcome.captured_ms),
+        (Stage::Copy, stage(Stage::Copy)),
+        (Stage::Commit, stage(Stage::Commit)),
+        (Stage::Prune, stage(Stage::Prune)),
+    ];
+    found.into_iter().filter_map(|(stage, ms)| Some((stage, ms?))).collect()
+}
+
+/// What a report calls it.
+fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Hooks => "hooks",
+        Stage::Frozen => "frozen",
+        Stage::Snapshot => "snapshot",
+        Stage::Copy => "read",
+        Stage::Commit => "commit",
+        Stage::Prune => "prune",
+    }
+}
+
+/// How long each hook ran, in all its phases.
+fn durations(hooks: &[HookResult]) -> BTreeMap<String, u64> {
+    let mut durations = BTreeMap::new();
+    for hook in hooks {
+        *durations.entry(hook.name.clone()).or_default() += hook.duration_ms;
+    }
+    durations
+}
+
+fn milliseconds(report: &RunReport) -> u64 {
+    u64::try_from((report.finished - report.started).num_milliseconds()).unwrap_or(0)
+}
+
+fn count<K: Ord>(counters: &mut BTreeMap<K, u64>, key: K) {
+    *counters.entry(key).or_default() += 1;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! Owns: which value every metric has. Must not: know the text format, or any name that is not in the catalogue.
+
+mod domain;
+mod job;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::Error;
+use super::catalogue::*;
+use super::page::Page;
+use crate::ledger::{Channel, Ledger, Survey};
+use crate::model::HookStatus;
+
+/// All metrics but those of the exporter itself, in Prometheus' text format. `running` says whether a run holds the lock: a
+/// run that the ledger believes to be on was killed if none does.
+///
+/// # Errors
+/// When the text cannot be made, which no input is known to bring about.
+pub fn text(ledger: &Ledger, survey: Option<&Survey>, running: bool) -> Result<String, Error> {
+    let mut page = Page::default();
+    program(&mut page, ledger, survey);
+    job::all(&mut page, ledger, survey, running);
+    domain::all(&mut page, ledger, survey);
+    hooks(&mut page, ledger, survey);
+    repository(&mut page, ledger, survey);
+    reports(&mut page, ledger);
+    page.text(&shared())
+}
+
+/// The metrics of the exporter itself, to follow [`text`] in its answers: whether it could read the state directory, and how
+/// long the answer took to make.
+///
+/// # Errors
+/// As for [`text`].
+pub fn exporter_text(state_read: bool, took: Duration) -> Result<String, Error> {
+    let mut page = Page::default();
+    page.set(&EXPORTER_STATE_READ_SUCCESS, &[], flag(state_read));
+    page.set(&EXPORTER_SCRAPE_DURATION_SECONDS, &[], took.as_secs_f64());
+    page.text(EXPORTER)
+}
+
+/// The metrics that are told in every form.
+fn shared() -> Vec<Metric> {
+    ALL.iter().filter(|metric| !EXPORTER.contains(metric)).copied().collect()
+}
+
+fn program(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
+    page.set(&BUILD_INFO, &[env!("CARGO_PKG_VERSION"), revision()], 1.0);
+    page.set(&CONFIG_LOAD_SUCCESS, &[], flag(ledger.config_ok));
+    page.set(&SURVEY_TIMESTAMP_SECONDS, &[], time(survey.map(|survey| survey.time)));
+    page.set(&SURVEY_LIBVIRT_UP, &[], flag(survey.is_some_and(|survey| survey.libvirt_ok)));
+}
+
+/// What the program was built from, where the build said so.
+fn revision() -> &'static str {
+    option_env!("KVMBACKUP_REVISION").filter(|revision| !revision.is_empty()).unwrap_or("unknown")
+}
+
+/// Every hook of the configuration; before the first survey, every one that ran.
+fn hooks(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
+    const RESULTS: [(HookStatus, &str); 5] = [
+        (HookStatus::Ok, "ok"),
+        (HookStatus::Failed, "failed"),
+        (HookStatus::Timeout, "timeout"),
+        (HookStatus::Skip, "skipped"),
+        (HookStatus::Lost, "lost"),
+    ];
+    let configured = survey.map(|survey| survey.hooks.iter().collect::<Vec<_>>());
+    for name in configured.unwrap_or_else(|| ledger.hooks.keys().collect()) {
+        let hook = ledger.hooks.get(name).cloned().unwrap_or_default();
+        for (status, result) in RESULTS {
+            page.set(&HOOK_RUNS_TOTAL, &[name, result], count(hook.runs.get(&status)));
+        }
+        if let Some(last) = hook.last_ms {
+            page.set(&HOOK_LAST_DURATION_SECONDS, &[name, ""], seconds(last));
+        }
+    }
+}
+
+fn repository(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
+    let Some(seen) = survey.map(|survey| &survey.repository) else { return };
+    let path = seen.path.to_string_lossy();
+    let labels: &[&str] = &[&path];
+    page.set(&REPOSITORY_UP, labels, flag(seen.up));
+    // A target that does not answer is not one without room.
+    if seen.capacity_bytes > 0 {
+        page.set(&REPOSITORY_CAPACITY_BYTES, labels, seen.capacity_bytes as f64);
+        page.set(&REPOSITORY_AVAILABLE_BYTES, labels, seen.available_bytes as f64);
+    }
+    page.set(&REPOSITORY_STORED_BYTES, labels, seen.stored_bytes as f64);
+    page.set(&REPOSITORY_LAST_PRUNE_SUCCESS_TIMESTAMP_SECONDS, labels, time(ledger.last_prune));
+}
+
+fn reports(page: &mut Page, ledger: &Ledger) {
+    for (channel, name) in [(Channel::Smtp, "smtp"), (Channel::Sendmail, "sendmail")] {
+        let delivery = ledger.reports.get(&channel).cloned().unwrap_or_default();
+        page.set(&REPORT_LAST_SUCCESS_TIMESTAMP_SECONDS, &[name], time(delivery.last_success));
+        page.set(&REPORT_FAILURES_TOTAL, &[name], delivery.failures as f64);
+    }
+}
+
+/// Unix seconds; 0 for never.
+fn time(time: Option<DateTime<Utc>>) -> f64 {
+    time.map_or(0.0, |time| time.timestamp_millis() as f64 / 1000.0)
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+fn flag(flag: bool) -> f64 {
+    f64::from(u8::from(flag))
+}
+
+fn count(count: Option<&u64>) -> f64 {
+    count.copied().unwrap_or_default() as f64
+}

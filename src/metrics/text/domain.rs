@@ -1,0 +1,149 @@
+//! Owns: the metrics of domains: which domains there are, and what is told of each. Must not: know of jobs as a whole.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+
+use super::super::catalogue::*;
+use super::super::page::Page;
+use super::{count, flag, seconds, time};
+use crate::ledger::{Domain, DomainResult, Ledger, Seen, Stage, Survey};
+use crate::model::{Consistency, FailureReason};
+
+/// There are no incremental backups.
+const MODE: &str = "full";
+
+/// Every domain that libvirt, the configuration or the repository has, or that left an overlay; before the first survey, every
+/// one that was tried.
+pub(super) fn all(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
+    for name in names(ledger, survey) {
+        let seen = survey.and_then(|survey| survey.domains.get(name));
+        let known = ledger.domains.get(name);
+        if let Some(seen) = seen {
+            whereabouts(page, name, seen);
+        }
+        // What no job covers, nor ever did, has neither attempts nor a schedule; at most somebody left points of it.
+        let last_job = known.map(|known| known.job.as_str()).filter(|job| !job.is_empty());
+        let job = seen.and_then(|seen| seen.job.as_deref()).or(last_job);
+        let points = seen.map(|seen| &seen.points).filter(|points| points.count > 0);
+        if job.is_none() && points.is_none() {
+            continue;
+        }
+        let labels = [job.unwrap_or_default(), name];
+        let none = Domain::default();
+        attempts(page, labels, known.unwrap_or(&none), seen);
+        sizes(page, labels, known.unwrap_or(&none));
+        if let Some(seen) = seen {
+            stored(page, labels, seen);
+        }
+    }
+}
+
+fn names<'a>(ledger: &'a Ledger, survey: Option<&'a Survey>) -> BTreeSet<&'a str> {
+    let Some(survey) = survey else { return ledger.domains.keys().map(String::as_str).collect() };
+    let there = |seen: &Seen| seen.defined || seen.job.is_some() || seen.points.count > 0 || seen.leftover_overlays > 0;
+    survey.domains.iter().filter(|(_, seen)| there(seen)).map(|(name, _)| name.as_str()).collect()
+}
+
+fn whereabouts(page: &mut Page, name: &str, seen: &Seen) {
+    page.set(&DOMAIN_PROTECTED, &[name], flag(seen.job.is_some()));
+    page.set(&DOMAIN_DEFINED, &[name], flag(seen.defined));
+    page.set(&DOMAIN_LEFTOVER_OVERLAYS, &[name], seen.leftover_overlays as f64);
+}
+
+fn attempts(page: &mut Page, labels: [&str; 2], known: &Domain, seen: Option<&Seen>) {
+    const RESULTS: [(DomainResult, &str); 4] = [
+        (DomainResult::Success, "success"),
+        (DomainResult::Warning, "warning"),
+        (DomainResult::Failure, "failure"),
+        (DomainResult::Skipped, "skipped"),
+    ];
+    const STAGES: [(Stage, &str); 6] = [
+        (Stage::Hooks, "hooks"),
+        (Stage::Frozen, "frozen"),
+        (Stage::Snapshot, "snapshot"),
+        (Stage::Copy, "copy"),
+        (Stage::Commit, "commit"),
+        (Stage::Prune, "prune"),
+    ];
+    let [job, name] = labels;
+    page.set(&DOMAIN_LAST_ATTEMPT_TIMESTAMP_SECONDS, &labels, time(known.last_attempt));
+    page.set(&DOMAIN_LAST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(last_success(known, seen)));
+    page.set(&DOMAIN_FIRST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(first_success(known, seen)));
+    for (key, result) in RESULTS {
+        page.set(&DOMAIN_LAST_RESULT, &[job, name, result], flag(known.last_result == Some(key)));
+    }
+    page.set(&DOMAIN_CONSECUTIVE_FAILURES, &labels, known.consecutive_failures as f64);
+    for reason in FailureReason::ALL {
+        page.set(&DOMAIN_FAILURES_TOTAL, &[job, name, failed(reason)], count(known.failures.get(&reason)));
+    }
+    page.set(&DOMAIN_LAST_DURATION_SECONDS, &labels, seconds(known.last_duration_ms));
+    for (key, stage) in STAGES {
+        let ms = known.last_stages_ms.get(&key).copied().unwrap_or_default();
+        page.set(&DOMAIN_LAST_STAGE_DURATION_SECONDS, &[job, name, stage], seconds(ms));
+    }
+    for (hook, ms) in &known.hooks_ms {
+        page.set(&HOOK_LAST_DURATION_SECONDS, &[hook, name], seconds(*ms));
+    }
+    page.set(&DOMAIN_LAST_VERIFY_SUCCESS_TIMESTAMP_SECONDS, &labels, time(known.last_verify));
+    page.set(&DOMAIN_LAST_RESTORE_TEST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(known.last_restore));
+}
+
+/// When the domain was last saved whole. Where the ledger was lost, its newest restore point says so, unless the ledger
+/// knows that point: then it is one that was not whole.
+fn last_success(known: &Domain, seen: Option<&Seen>) -> Option<DateTime<Utc>> {
+    let of_ledger = |time: &DateTime<Utc>| {
+        known.history.iter().any(|attempt| attempt.point.is_some_and(|point| point.time() == *time))
+    };
+    known.last_success.or_else(|| seen?.points.newest.filter(|time| !of_ledger(time)))
+}
+
+/// When the domain was first saved whole, as far back as the ledger or the restore points know.
+fn first_success(known: &Domain, seen: Option<&Seen>) -> Option<DateTime<Utc>> {
+    let oldest = seen.and_then(|seen| seen.points.oldest).filter(|_| last_success(known, seen).is_some());
+    [known.first_success, oldest].into_iter().flatten().min()
+}
+
+fn sizes(page: &mut Page, labels: [&str; 2], known: &Domain) {
+    let [job, name] = labels;
+    page.set(&DOMAIN_LAST_READ_BYTES, &[job, name, MODE], known.last_read_bytes as f64);
+    page.set(&DOMAIN_LAST_STORED_BYTES, &[job, name, MODE], known.last_stored_bytes as f64);
+    page.set(&DOMAIN_VIRTUAL_BYTES, &[name], known.virtual_bytes as f64);
+    if let Some(reached) = known.consistency {
+        let wanted = known.wanted.map(level).unwrap_or_default();
+        page.set(&DOMAIN_LAST_CONSISTENCY_INFO, &[job, name, level(reached), wanted], 1.0);
+    }
+}
+
+fn stored(page: &mut Page, labels: [&str; 2], seen: &Seen) {
+    // A domain that is never due has no time between.
+    if seen.job.is_some() {
+        page.set(&DOMAIN_EXPECTED_INTERVAL_SECONDS, &labels, seen.expected_interval_s as f64);
+    }
+    page.set(&DOMAIN_RESTORE_POINTS, &labels, seen.points.count as f64);
+    page.set(&DOMAIN_RETAINED_BYTES, &labels, seen.points.bytes as f64);
+    page.set(&DOMAIN_OLDEST_RESTORE_POINT_TIMESTAMP_SECONDS, &labels, time(seen.points.oldest));
+}
+
+fn level(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::Offline => "offline",
+        Consistency::Application => "application",
+        Consistency::Filesystem => "filesystem",
+        Consistency::Crash => "crash",
+    }
+}
+
+fn failed(reason: FailureReason) -> &'static str {
+    match reason {
+        FailureReason::Hook => "hook",
+        FailureReason::Quiesce => "quiesce",
+        FailureReason::Snapshot => "snapshot",
+        FailureReason::Copy => "copy",
+        FailureReason::Commit => "commit",
+        FailureReason::Verify => "verify",
+        FailureReason::Repository => "repository",
+        FailureReason::Timeout => "timeout",
+        FailureReason::Other => "other",
+    }
+}

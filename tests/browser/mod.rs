@@ -1,0 +1,117 @@
+//! Chromium without a screen: what it makes of a page, how wide that is, and what it looks like.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A browser; every look starts it anew, with a profile that nobody has used.
+pub struct Browser {
+    dir: tempfile::TempDir,
+}
+
+/// What a page measures.
+#[derive(Debug)]
+pub struct Seen {
+    pub scroll_width: u32,
+    /// Elements that stick out, for messages.
+    pub widest: String,
+}
+
+/// A screenshot.
+#[derive(Debug)]
+pub struct Picture {
+    pub size: (u32, u32),
+    /// Red, green and blue of the first pixel: nothing but the page's own background is there.
+    pub corner: [u8; 3],
+}
+
+impl Browser {
+    pub fn new() -> Browser {
+        Browser { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// The document as the browser understood it.
+    pub fn dom(&self, url: &str) -> String {
+        self.run(&["--dump-dom", url])
+    }
+
+    /// Lays a page out in a window of this width. A window cannot be as narrow as a phone, a frame can.
+    pub fn measure(&self, html: &str, width: u32) -> Seen {
+        let attribute = html.replace('&', "&amp;").replace('"', "&quot;");
+        let script = "const page = document.getElementById('page');
+            page.onload = () => {
+              const inside = page.contentDocument, root = inside.documentElement, right = root.clientWidth;
+              const out = [...inside.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > right + 0.5);
+              const seen = [root.scrollWidth, out.map(e => e.outerHTML.slice(0, 80)).join(' ; ')];
+              document.getElementById('seen').textContent = seen.join('|');
+            };";
+        let wrapper = format!(
+            "<!DOCTYPE html><meta charset=utf-8><body><pre id=seen></pre><iframe id=page width={width} height=800 \
+             style='border:0'></iframe><script>{script} page.srcdoc = document.getElementById('text').value</script>"
+        );
+        let wrapper = wrapper.replace("<iframe", &format!("<textarea id=text hidden>{attribute}</textarea><iframe"));
+        let path = self.dir.path().join("wrapper.html");
+        fs::write(&path, wrapper.replace("<textarea id=text hidden>", "<textarea id=text hidden>\n")).unwrap();
+        let dom = self.run(&["--dump-dom", &format!("file://{}", path.display())]);
+        let seen = dom.split("<pre id=\"seen\">").nth(1).unwrap().split("</pre>").next().unwrap();
+        let mut parts = seen.splitn(2, '|');
+        let mut part = || parts.next().unwrap_or_else(|| panic!("the page was not laid out: {seen:?}")).to_owned();
+        Seen { scroll_width: part().parse().unwrap(), widest: part() }
+    }
+
+    /// Takes a picture of a page, for a reader who likes it light or dark.
+    pub fn picture(&self, url: &str, width: u32, height: u32, light: bool) -> Picture {
+        let path = self.dir.path().join("picture.png");
+        self.run(&[
+            &format!("--screenshot={}", path.display()),
+            &format!("--window-size={width},{height}"),
+            &format!("--blink-settings=preferredColorScheme={}", u8::from(light)),
+            url,
+        ]);
+        let bytes = fs::read(&path).unwrap();
+        // PNG, 11.2.2: the header begins with width and height.
+        let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+        Picture { size: (number(16), number(20)), corner: corner(&path) }
+    }
+
+    fn run(&self, words: &[&str]) -> String {
+        let profile = tempfile::tempdir_in(self.dir.path()).unwrap();
+        let output = Command::new("chromium")
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--hide-scrollbars",
+            ])
+            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+            .args(["--disable-dev-shm-usage", "--virtual-time-budget=2000", "--run-all-compositor-stages-before-draw"])
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .args(words)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "chromium {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// The first pixel of a PNG of 8 bits a channel.
+fn corner(path: &Path) -> [u8; 3] {
+    use std::io::Read;
+    let bytes = fs::read(path).unwrap();
+    let (mut at, mut data) = (8, Vec::new());
+    while at + 8 <= bytes.len() {
+        let length = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        if &bytes[at + 4..at + 8] == b"IDAT" {
+            data.extend_from_slice(&bytes[at + 8..at + 8 + length]);
+        }
+        at += length + 12;
+    }
+    // One byte names the filter of the line, which leaves its first pixel as it is; then red, green and blue.
+    let mut line = [0; 4];
+    flate2::read::ZlibDecoder::new(&data[..]).read_exact(&mut line).unwrap();
+    [line[1], line[2], line[3]]
+}
