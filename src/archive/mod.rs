@@ -38,7 +38,9 @@ pub use sums::{Digest, Hasher, Sums};
 pub use writer::{Writer, Written};
 
 /// Bytes of the tar stream in one piece; only the pieces before a cut are shorter.
-pub const PIECE: usize = 4 << 20;
+///
+/// What cannot be compressed fits into a [`Buffer`](crate::sys::buffer::Buffer), too, with what a frame or a member adds.
+pub const PIECE: usize = (4 << 20) - (32 << 10);
 
 /// Bytes of the tar stream that a reader accepts in one piece, whatever an archive claims.
 const MAX_PIECE: usize = 16 << 20;

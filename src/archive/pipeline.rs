@@ -4,7 +4,7 @@
 //! and hands the buffers back. The number of buffers is the limit: there are `threads + 2` of them.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,18 +14,19 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::codec::{Kind, Packer};
 use super::table::{self, Entry};
-use super::{Error, MAX_PIECES, PIECE};
+use super::{Error, MAX_PIECES};
 use crate::model::Codec;
-use crate::sys::writeback::Writeback;
+use crate::sys::buffer::Buffer;
+use crate::sys::bulk::Bulk;
 
 /// Memory that buffers and contexts may take.
 const MEMORY: usize = 160 << 20;
 
 /// A piece on its way: compressed, or not yet.
-type Packed = Receiver<io::Result<(Vec<u8>, Entry)>>;
+type Packed = Receiver<io::Result<(Buffer, Entry)>>;
 
-/// What the writing thread ends with: the file, and its pieces for the seek table.
-type Done = Result<(File, Vec<Entry>), Error>;
+/// What the writing thread ends with.
+type Done = Result<File, Error>;
 
 /// The file being written and the threads that do it. Dropped unfinished, it stops them and leaves a torso.
 pub(super) struct Pipeline {
@@ -35,7 +36,7 @@ pub(super) struct Pipeline {
     packers: Arc<Mutex<Vec<Packer>>>,
     /// Buffers that may still be made.
     unmade: usize,
-    free: Receiver<Vec<u8>>,
+    free: Receiver<Buffer>,
     order: Option<SyncSender<Packed>>,
     thread: Option<JoinHandle<Done>>,
     progress: Arc<Progress>,
@@ -69,7 +70,7 @@ impl Pipeline {
             .name("write".to_owned())
             .spawn({
                 let progress = progress.clone();
-                move || write_in_order(file, &pieces, &give_back, &progress)
+                move || write_in_order(file, codec, &pieces, &give_back, &progress)
             })
             .map_err(compress)?;
         Ok(Pipeline { codec, pool, packers, unmade: buffers, free, order: Some(order), thread: Some(thread), progress })
@@ -80,24 +81,23 @@ impl Pipeline {
         self.progress.written.load(Ordering::Relaxed)
     }
 
-    /// An empty buffer to fill with at most [`PIECE`] bytes; waits until one is free.
-    pub(super) fn buffer(&mut self) -> Result<Vec<u8>, Error> {
+    /// An empty buffer to fill with at most [`PIECE`](super::PIECE) bytes; waits until one is free.
+    pub(super) fn buffer(&mut self) -> Result<Buffer, Error> {
         let buffer = match self.free.try_recv() {
             Ok(buffer) => Some(buffer),
             Err(_) if self.unmade > 0 => {
                 self.unmade -= 1;
-                Some(Vec::with_capacity(PIECE))
+                Some(Buffer::new().map_err(|source| Error::Compress { source })?)
             }
             Err(_) => self.free.recv().ok(),
         };
         let mut buffer = buffer.ok_or_else(|| self.failure())?;
         buffer.clear();
-        buffer.reserve_exact(PIECE);
         Ok(buffer)
     }
 
     /// Sends the next piece on its way; it must not be empty.
-    pub(super) fn push(&mut self, mut piece: Vec<u8>) -> Result<(), Error> {
+    pub(super) fn push(&mut self, mut piece: Buffer) -> Result<(), Error> {
         let (send, packed) = mpsc::sync_channel(1);
         let sent = self.order.as_ref().is_some_and(|order| order.send(packed).is_ok());
         if !sent {
@@ -118,14 +118,12 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Waits for all pieces, writes the seek table and makes the file durable. Returns its length in bytes.
+    /// Waits for all pieces and the seek table, and makes the file durable. Returns its length in bytes.
     pub(super) fn finish(mut self) -> Result<u64, Error> {
         let write = |source| Error::Write { source };
-        let (mut file, entries) = self.join()?;
-        let table = table::encode(Kind::from(self.codec), &entries);
-        file.write_all(&table).map_err(write)?;
+        let file = self.join()?;
         file.sync_all().map_err(write)?;
-        Ok(self.written() + table.len() as u64)
+        Ok(self.written())
     }
 
     /// Ends the writing thread and takes what it has to say.
@@ -155,18 +153,24 @@ impl Drop for Pipeline {
 }
 
 /// Threads that fit in [`MEMORY`]: each has a context, the piece it compresses and a buffer for the result, and two more
-/// pieces are being filled and written.
+/// pieces are being filled and written, and what is written is gathered in one more.
 fn affordable_threads(codec: Codec) -> usize {
-    (MEMORY - 2 * PIECE) / (2 * PIECE + Packer::context_bytes(codec))
+    (MEMORY - 3 * Buffer::SIZE) / (2 * Buffer::SIZE + Packer::context_bytes(codec))
 }
 
-fn write_in_order(mut file: File, pieces: &Receiver<Packed>, give_back: &Sender<Vec<u8>>, progress: &Progress) -> Done {
+fn write_in_order(
+    file: File,
+    codec: Codec,
+    pieces: &Receiver<Packed>,
+    give_back: &Sender<Buffer>,
+    progress: &Progress,
+) -> Done {
     let write = |source| Error::Write { source };
-    let mut writeback = Writeback::start(&file).map_err(write)?;
+    let mut output = Output::new(&file).map_err(write)?;
     let mut entries = Vec::new();
     for packed in pieces {
         if progress.abandoned.load(Ordering::Relaxed) {
-            break;
+            return Ok(file);
         }
         let (piece, entry) = packed
             .recv()
@@ -175,21 +179,57 @@ fn write_in_order(mut file: File, pieces: &Receiver<Packed>, give_back: &Sender<
         if entries.len() == MAX_PIECES {
             return Err(Error::TooManyPieces);
         }
-        file.write_all(&piece).map_err(write)?;
-        writeback.wrote(piece.len() as u64);
+        output.append(&piece).map_err(write)?;
         entries.push(entry);
         progress.written.fetch_add(piece.len() as u64, Ordering::Relaxed);
         // The receiver is gone when the caller needs no more buffers.
         let _ = give_back.send(piece);
     }
-    writeback.finish().map_err(write)?;
-    Ok((file, entries))
+    let table = table::encode(Kind::from(codec), &entries);
+    output.append(&table).map_err(write)?;
+    progress.written.fetch_add(table.len() as u64, Ordering::Relaxed);
+    output.finish().map_err(write)?;
+    Ok(file)
+}
+
+/// A file written from its start, in whole buffers.
+struct Output {
+    bulk: Bulk,
+    buffer: Buffer,
+    /// Where the buffer goes.
+    offset: u64,
+}
+
+impl Output {
+    fn new(file: &File) -> io::Result<Output> {
+        Ok(Output { bulk: Bulk::new(file)?, buffer: Buffer::new()?, offset: 0 })
+    }
+
+    fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            bytes = &bytes[self.buffer.append(bytes)..];
+            if self.buffer.len() == Buffer::SIZE {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.bulk.write_at(&self.buffer, self.offset)?;
+        self.offset += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.flush()?;
+        self.bulk.finish()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use super::*;
 
     #[test]
@@ -201,16 +241,15 @@ mod tests {
 
     #[test]
     fn dropping_ends_the_threads() {
-        let (mut reader, writer) = io::pipe().unwrap();
-        let reader = std::thread::spawn(move || reader.read_to_end(&mut Vec::new()));
-        let mut pipeline = Pipeline::new(File::from(std::os::fd::OwnedFd::from(writer)), Codec::Zstd(1), 2).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let mut pipeline = Pipeline::new(file, Codec::Zstd(1), 2).unwrap();
+        let progress = Arc::downgrade(&pipeline.progress);
         for _ in 0..10 {
             let mut piece = pipeline.buffer().unwrap();
-            piece.resize(PIECE, 7);
+            piece.append(&[7; super::super::PIECE]);
             pipeline.push(piece).unwrap();
         }
         drop(pipeline);
-        // Ends only when nobody has the file any more.
-        assert!(reader.join().unwrap().unwrap() < 10 * PIECE);
+        assert!(progress.upgrade().is_none(), "a thread still has it");
     }
 }

@@ -362,7 +362,8 @@ fn a_full_disk_reaches_the_caller() {
         let mut writer = Writer::new(full, codec, 2).unwrap();
         writer.add(MANIFEST, b"{}").unwrap();
         writer.member("disks/vda.qcow2", u64::MAX >> 2).unwrap();
-        let bytes = vec![1; 1 << 20];
+        let mut bytes = vec![0; 1 << 20];
+        File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
         // Bounded: the limit of pieces in flight, and no more.
         let error = (0..100).find_map(|_| writer.write(&bytes).err()).unwrap();
         let Error::Write { source } = &error else { panic!("{error:?}") };

@@ -8,12 +8,13 @@ use super::pipeline::Pipeline;
 use super::sums::{self, Hasher, Sums};
 use super::{Error, MANIFEST, PIECE, SUMS, header, names};
 use crate::model::Codec;
+use crate::sys::buffer::Buffer;
 
 /// Writes an archive. Dropped unfinished, it stops its threads and leaves a torso for its caller to remove.
 pub struct Writer {
     pipeline: Pipeline,
     /// The piece being filled; made when the first byte comes.
-    piece: Option<Vec<u8>>,
+    piece: Option<Buffer>,
     current: Option<Current>,
     sums: Sums,
     /// `SHA256SUMS` so far, in the order of the members.
@@ -140,7 +141,7 @@ impl Writer {
                 None => self.pipeline.buffer()?,
             };
             let (now, later) = bytes.split_at(bytes.len().min(PIECE - piece.len()));
-            piece.extend_from_slice(now);
+            piece.append(now);
             bytes = later;
             let full = piece.len() == PIECE;
             self.piece = Some(piece);

@@ -3,13 +3,12 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
 use super::device;
 use super::plan::{DiskPart, How, Write};
 use super::saved::{Saved, SavedDisk};
-use super::sparse::{self, Chunk, Kind};
+use super::sparse::{self, Kind};
 use super::staging::Staging;
 use super::work::Work;
 use crate::archive::manifest::{DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML};
@@ -18,10 +17,9 @@ use crate::engine::Error;
 use crate::model::Extent;
 use crate::qcow2::{self, Layout, Reader};
 use crate::store::Point;
+use crate::sys::bulk::Bulk;
 use crate::sys::host;
 
-/// Chunks of 1 MiB between the thread that reads and the one that writes.
-const IN_FLIGHT: usize = 8;
 /// Bytes of a file beside the disks that are read at once.
 const BUFFER: usize = 1 << 20;
 
@@ -75,7 +73,9 @@ pub fn write(work: &Work<'_>, archive: &Archive, write: &Write, staging: &mut St
 }
 
 fn copy(work: &Work<'_>, archive: &Archive, write: &Write, file: &File) -> Result<(), Error> {
+    let failed = Error::file("write", &write.to);
     let mut input = Hashed::new(work, archive, &write.member)?;
+    let mut bulk = Bulk::new(file).map_err(&failed)?;
     let mut buffer = vec![0; BUFFER];
     let mut offset = 0;
     loop {
@@ -84,11 +84,11 @@ fn copy(work: &Work<'_>, archive: &Archive, write: &Write, file: &File) -> Resul
         if count == 0 {
             break;
         }
-        sparse::write(file, Kind::NewFile, offset, &buffer[..count]).map_err(Error::file("write", &write.to))?;
+        sparse::write(&mut bulk, Kind::NewFile, offset, &buffer[..count]).map_err(&failed)?;
         offset += count as u64;
         work.advance(count as u64);
     }
-    file.set_len(offset).map_err(Error::file("write", &write.to))?;
+    bulk.finish().and_then(|()| file.set_len(offset)).map_err(&failed)?;
     input.check(work)
 }
 
@@ -124,19 +124,24 @@ fn disk(work: &Work<'_>, archive: &Archive, write: &Write, part: &DiskPart, file
             (Kind::NewFile, part.virtual_bytes)
         }
     };
-    let (chunks, to_write) = mpsc::sync_channel(IN_FLIGHT);
-    let (spare, reuse) = mpsc::sync_channel(IN_FLIGHT);
+    let (mut gather, drain) = sparse::pipe();
     thread::scope(|scope| {
-        let writer = scope.spawn(move || sparse::drain(file, kind, to_write, spare));
-        let read = reader.copy(|offset, bytes| send(work, &chunks, &reuse, map.host(offset, bytes.len()), bytes));
-        drop(chunks);
+        let writer = scope.spawn(move || drain.run(file, kind));
+        let read = reader.copy(|offset, bytes| {
+            work.go_on().map_err(Stop::Cancelled)?;
+            gather.take(map.host(offset, bytes.len()), bytes).map_err(Stop::NoWriter)?;
+            work.advance(bytes.len() as u64);
+            Ok(())
+        });
+        let read = read.and_then(|()| gather.flush().map_err(Stop::NoWriter));
+        drop(gather);
         let written = writer.join().unwrap_or_else(|_| Err(io::Error::other("the writing thread has ended")));
         written.map_err(&failed)?;
         match read {
             Err(Stop::Image(source)) => Err(image(source)),
             Err(Stop::Cancelled(error)) => Err(error),
-            // Its error has been returned already.
-            Err(Stop::NoWriter) => Err(failed(io::ErrorKind::BrokenPipe.into())),
+            // That of the writer has been returned already.
+            Err(Stop::NoWriter(error)) => Err(failed(error)),
             Ok(()) => Ok(()),
         }
     })?;
@@ -150,28 +155,13 @@ fn disk(work: &Work<'_>, archive: &Archive, write: &Write, part: &DiskPart, file
 enum Stop {
     Image(qcow2::Error),
     Cancelled(Error),
-    NoWriter,
+    NoWriter(io::Error),
 }
 
 impl From<qcow2::Error> for Stop {
     fn from(error: qcow2::Error) -> Stop {
         Stop::Image(error)
     }
-}
-
-fn send(
-    work: &Work<'_>,
-    chunks: &SyncSender<Chunk>,
-    reuse: &Receiver<Vec<u8>>,
-    offset: u64,
-    bytes: &[u8],
-) -> Result<(), Stop> {
-    work.go_on().map_err(Stop::Cancelled)?;
-    let mut buffer = reuse.try_recv().unwrap_or_default();
-    buffer.extend_from_slice(bytes);
-    chunks.send(Chunk { offset, bytes: buffer }).map_err(|_| Stop::NoWriter)?;
-    work.advance(bytes.len() as u64);
-    Ok(())
 }
 
 /// An error of the image reader; below it, the archive's own may be hidden.

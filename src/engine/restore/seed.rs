@@ -19,6 +19,7 @@ use crate::engine::Error;
 use crate::hypervisor::domain_xml;
 use crate::model::{Disk, Domain, DomainRef, DomainState, DomainXml, Format, Source};
 use crate::store::Point;
+use crate::sys::bulk::Bulk;
 
 /// Bytes read at once.
 const BUFFER: usize = 1 << 20;
@@ -141,14 +142,15 @@ pub fn write(work: &Work<'_>, seed: &Seed, plan: &Plan, staging: &mut Staging) -
 
 fn copy(work: &Work<'_>, contents: &mut dyn Read, to: &Path, file: &File) -> Result<(), Error> {
     let failed = Error::file("write", to);
+    let mut bulk = Bulk::new(file).map_err(&failed)?;
     let mut offset = 0;
     pour(work, contents, |bytes| {
-        sparse::write(file, Kind::NewFile, offset, bytes).map_err(&failed)?;
+        sparse::write(&mut bulk, Kind::NewFile, offset, bytes).map_err(&failed)?;
         offset += bytes.len() as u64;
         work.advance(bytes.len() as u64);
         Ok(())
     })?;
-    file.set_len(offset).map_err(&failed)
+    bulk.finish().and_then(|()| file.set_len(offset)).map_err(&failed)
 }
 
 /// Reads to the end, unless the operator wants to stop.

@@ -4,11 +4,12 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::sys::writeback::Writeback;
+use crate::sys::buffer::Buffer;
+use crate::sys::bulk::Bulk;
 
 /// Bytes that are looked at together: what is zeros throughout becomes a hole. A block of the usual file systems.
 const BLOCK: usize = 4096;
@@ -17,12 +18,59 @@ const MIN_HOLE: usize = 32 << 10;
 /// Zeros, written where a device cannot be asked for them.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
-/// Bytes and where they go.
-pub struct Chunk {
-    /// In the file.
-    pub offset: u64,
-    /// The bytes.
-    pub bytes: Vec<u8>,
+/// Buffers on their way to the disk, or back.
+const IN_FLIGHT: usize = 4;
+
+/// Bytes and where they go in the file.
+struct Chunk {
+    offset: u64,
+    bytes: Buffer,
+}
+
+/// Takes bytes for another thread to write; what lies in a row is gathered.
+pub struct Gather {
+    full: SyncSender<Chunk>,
+    empty: Receiver<Buffer>,
+    current: Option<Chunk>,
+}
+
+/// Writes what was gathered.
+pub struct Drain {
+    full: Receiver<Chunk>,
+    empty: SyncSender<Buffer>,
+}
+
+/// The two ends.
+pub fn pipe() -> (Gather, Drain) {
+    let (full, to_write) = mpsc::sync_channel(IN_FLIGHT);
+    let (spare, empty) = mpsc::sync_channel(IN_FLIGHT);
+    (Gather { full, empty, current: None }, Drain { full: to_write, empty: spare })
+}
+
+impl Gather {
+    /// Takes bytes that go to this offset. Fails when the writer has ended, whose error says why.
+    pub fn take(&mut self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let fits =
+                |chunk: &Chunk| chunk.offset + chunk.bytes.len() as u64 == offset && chunk.bytes.len() < Buffer::SIZE;
+            if !self.current.as_ref().is_some_and(fits) {
+                self.flush()?;
+                let mut buffer = self.empty.try_recv().map_or_else(|_| Buffer::new(), Ok)?;
+                buffer.clear();
+                self.current = Some(Chunk { offset, bytes: buffer });
+            }
+            let count = self.current.as_mut().map_or(0, |chunk| chunk.bytes.append(bytes));
+            offset += count as u64;
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    /// Sends off what is left.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let gone = |_| io::ErrorKind::BrokenPipe.into();
+        self.current.take().map_or(Ok(()), |chunk| self.full.send(chunk).map_err(gone))
+    }
 }
 
 /// Where bytes are written to.
@@ -34,23 +82,23 @@ pub enum Kind {
     Device,
 }
 
-/// Writes chunks until their sender is gone, and gives the buffers back for reuse.
-pub fn drain(file: &File, kind: Kind, chunks: Receiver<Chunk>, spare: SyncSender<Vec<u8>>) -> io::Result<()> {
-    let mut writeback = Writeback::start(file)?;
-    for Chunk { offset, mut bytes } in chunks {
-        write(file, kind, offset, &bytes)?;
-        writeback.wrote(bytes.len() as u64);
-        bytes.clear();
-        // Nobody needs it when the sender is gone or has enough of them.
-        let _ = spare.try_send(bytes);
+impl Drain {
+    /// Writes until the other end is gone.
+    pub fn run(self, file: &File, kind: Kind) -> io::Result<()> {
+        let mut bulk = Bulk::new(file)?;
+        for Chunk { offset, bytes } in self.full {
+            write(&mut bulk, kind, offset, &bytes)?;
+            // Nobody needs it when the other end is gone or has enough of them.
+            let _ = self.empty.try_send(bytes);
+        }
+        bulk.finish()
     }
-    writeback.finish()
 }
 
 /// Writes bytes; into a new file, blocks of zeros only as holes.
-pub fn write(file: &File, kind: Kind, offset: u64, bytes: &[u8]) -> io::Result<()> {
+pub fn write(bulk: &mut Bulk, kind: Kind, offset: u64, bytes: &[u8]) -> io::Result<()> {
     if kind == Kind::Device {
-        return file.write_all_at(bytes, offset);
+        return bulk.write_at(bytes, offset);
     }
     let mut at = 0;
     while at < bytes.len() {
@@ -65,7 +113,7 @@ pub fn write(file: &File, kind: Kind, offset: u64, bytes: &[u8]) -> io::Result<(
             at += zeros;
         }
         if start < at {
-            file.write_all_at(&bytes[start..at], offset + start as u64)?;
+            bulk.write_at(&bytes[start..at], offset + start as u64)?;
         }
     }
     Ok(())
@@ -109,7 +157,7 @@ mod tests {
         bytes[1_000_000] = 2;
         let last = bytes.len() - 1;
         bytes[last] = 3;
-        write(&file, Kind::NewFile, 4096, &bytes).unwrap();
+        write(&mut Bulk::new(&file).unwrap(), Kind::NewFile, 4096, &bytes).unwrap();
         let mut back = vec![9; bytes.len()];
         file.read_exact_at(&mut back, 4096).unwrap();
         assert!(back == bytes);
@@ -121,7 +169,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&[7; 100_000], 0).unwrap();
         zero(&file, 10, 60_000).unwrap();
-        write(&file, Kind::Device, 80_000, &[0; 10_000]).unwrap();
+        write(&mut Bulk::new(&file).unwrap(), Kind::Device, 80_000, &[0; 10_000]).unwrap();
         let mut back = vec![9; 100_000];
         file.read_exact_at(&mut back, 0).unwrap();
         let zeros = |at: usize| (10..60_010).contains(&at) || (80_000..90_000).contains(&at);
