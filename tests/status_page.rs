@@ -192,7 +192,7 @@ fn chromium_shows_it_as_it_is_meant() {
 fn the_last_result_is_one_word_for_every_result() {
     for (result, word) in [
         (DomainResult::Success, "saved"),
-        (DomainResult::Warning, "saved, with a warning"),
+        (DomainResult::Warning, "warning"),
         (DomainResult::Failure, "failed"),
         (DomainResult::Skipped, "left out"),
     ] {

@@ -74,7 +74,7 @@ fn result(view: &View<'_>, guest: &Guest<'_>) -> String {
     let Some(past) = guest.past else { return badge(Tone::Idle, "none yet") };
     let (tone, word) = match past.last_result {
         Some(DomainResult::Success) => (Tone::Good, "saved"),
-        Some(DomainResult::Warning) => (Tone::Note, "saved, with a warning"),
+        Some(DomainResult::Warning) => (Tone::Note, "warning"),
         Some(DomainResult::Failure) => (Tone::Bad, "failed"),
         Some(DomainResult::Skipped) => (Tone::Note, "left out"),
         None => (Tone::Idle, "none yet"),
