@@ -95,23 +95,23 @@ fn unreadable() -> Response {
     Response::text(Status::Unavailable, "the state directory cannot be read")
 }
 
-/// Whether an exporter of ours answers there, within a second.
+/// Whether an exporter of ours answers there, within seconds.
 pub fn answers(listen: &Listen) -> bool {
     ask(listen).is_ok_and(|answer| answer.contains(HEALTHY))
 }
 
 fn ask(listen: &Listen) -> io::Result<String> {
-    const LONG: Option<Duration> = Some(Duration::from_secs(1));
+    const LONG: Duration = Duration::from_secs(5);
     match listen {
         Listen::Tcp { host, port } => {
             let address = (host.as_str(), *port).to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
-            let socket = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-            socket.set_read_timeout(LONG)?;
+            let socket = TcpStream::connect_timeout(&address, LONG)?;
+            socket.set_read_timeout(Some(LONG))?;
             exchange(socket)
         }
         Listen::Unix(path) => {
             let socket = UnixStream::connect(path)?;
-            socket.set_read_timeout(LONG)?;
+            socket.set_read_timeout(Some(LONG))?;
             exchange(socket)
         }
     }
