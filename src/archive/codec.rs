@@ -7,43 +7,10 @@ use libdeflater::{CompressionLvl, Compressor as Deflater, Decompressor as Inflat
 use zstd::zstd_safe::CParameter;
 
 use super::gzip;
+use super::kind::{Kind, ZSTD};
 use super::table::{Entry, le};
 use crate::model::Codec;
 use crate::sys::buffer::Buffer;
-
-/// Magic number of a zstd frame (RFC 8878).
-const ZSTD: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
-
-/// How pieces are compressed, without the level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Zstd,
-    Gzip,
-    None,
-}
-
-impl Kind {
-    /// By the first bytes of a file; `None` if it is no archive of ours.
-    pub(super) fn detect(start: &[u8]) -> Option<Kind> {
-        match start {
-            _ if start.starts_with(&ZSTD) => Some(Kind::Zstd),
-            _ if gzip::is_ours(start) => Some(Kind::Gzip),
-            // The magic of a GNU tar header.
-            _ if start.get(257..265) == Some(b"ustar  \0") => Some(Kind::None),
-            _ => None,
-        }
-    }
-}
-
-impl From<Codec> for Kind {
-    fn from(codec: Codec) -> Kind {
-        match codec {
-            Codec::Zstd(_) => Kind::Zstd,
-            Codec::Gzip(_) => Kind::Gzip,
-            Codec::None => Kind::None,
-        }
-    }
-}
 
 /// Compresses pieces; holds a context and a buffer, so keep and reuse it.
 pub(super) enum Packer {

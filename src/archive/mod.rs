@@ -17,6 +17,7 @@ mod codec;
 mod error;
 mod gzip;
 mod header;
+mod kind;
 pub mod manifest;
 mod names;
 mod pipeline;

@@ -12,7 +12,8 @@ use std::thread::JoinHandle;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::codec::{Kind, Packer};
+use super::codec::Packer;
+use super::kind::Kind;
 use super::table::{self, Entry};
 use super::{Error, MAX_PIECES};
 use crate::model::Codec;

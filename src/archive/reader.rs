@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use super::codec::Kind;
 use super::header::{self, BLOCK, Parsed};
+use super::kind::Kind;
 use super::manifest::Manifest;
 use super::stream::{MemberReader, Pieces};
 use super::sums::{self, Digest, Sums};

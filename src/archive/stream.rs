@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::Error;
-use super::codec::{Kind, Unpacker};
+use super::codec::Unpacker;
+use super::kind::Kind;
 use super::sums::{Digest, Hasher};
 use super::table::Piece;
 

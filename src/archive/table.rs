@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::codec::Kind;
+use super::kind::Kind;
 use super::{Error, MAX_PIECE, MAX_PIECES, PIECE, gzip};
 
 /// Magic number of the skippable frame, and of the footer's end.

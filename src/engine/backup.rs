@@ -2,65 +2,29 @@
 //! a way that keeps another domain from being backed up: it returns an outcome, whatever happens.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::OnceLock;
 use std::time::Instant;
 
-use chrono::{DateTime, Local, Utc};
-use uuid::Uuid;
+use chrono::{Local, Utc};
 
 use super::capture::Capture;
+use super::context::Context;
 use super::copy::Prepared;
-use super::journal::{Journal, Record};
-use super::phases::{GuestAgent, Phases, Subject};
+use super::journal::Record;
+use super::phases::{GuestAgent, Phases};
 use super::verified::Verified;
-use super::{Error, Monitor, members, prune, recover};
+use super::{Error, members, prune, recover};
 use crate::archive::{self, Writer};
 use crate::config::{DomainSettings, MinFree, Settings};
-use crate::hypervisor::Hypervisor;
 use crate::model::{
     Consistency, DiskOutcome, Domain, DomainOutcome, DomainRef, DomainState, Failure, FailureReason, HookResult,
     Outcome, Span, size,
 };
 use crate::plan::{self, CapturePlan};
-use crate::store::{Partial, Store};
-use crate::sys::signals::Cancel;
+use crate::store::Partial;
 use crate::sys::{host, space};
 
 /// Bytes read between two looks at the room that is left.
 const SPACE_CHECK: u64 = 16 << 20;
-
-/// What the backups of one run share.
-pub struct Context<'a> {
-    /// The host's settings.
-    pub settings: &'a Settings,
-    /// libvirt.
-    pub hypervisor: &'a dyn Hypervisor,
-    /// The target.
-    pub store: &'a Store,
-    /// The journal.
-    pub journal: &'a Journal,
-    /// Whether to stop.
-    pub cancel: &'a Cancel,
-    /// Who hears of progress.
-    pub monitor: &'a dyn Monitor,
-    /// The hook that ended the run: no domain is begun any more.
-    pub ended: &'a OnceLock<Failure>,
-    /// The run.
-    pub run_id: Uuid,
-    /// When it began.
-    pub started: DateTime<Utc>,
-}
-
-impl<'a> Context<'a> {
-    /// What the hooks of a domain are told they are about.
-    fn subject<'b>(&self, domain: Option<&'b DomainRef>) -> Subject<'b>
-    where
-        'a: 'b,
-    {
-        let Settings { host, backupdir, state_dir, .. } = self.settings;
-        Subject { run_id: self.run_id, host, domain, backupdir, state_dir }
-    }
-}
 
 /// Backs up one domain.
 pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettings) -> DomainOutcome {

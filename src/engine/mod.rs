@@ -12,6 +12,7 @@
 pub mod backup;
 mod capture;
 pub mod check;
+mod context;
 mod copy;
 mod error;
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::thread;
 use chrono::{Local, Utc};
 use uuid::Uuid;
 
-use super::backup::{self, Context};
+use super::backup;
+use super::context::Context;
 use super::journal::Journal;
 use super::{Error, Monitor};
 use crate::config::{DomainSettings, Settings};
