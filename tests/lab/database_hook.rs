@@ -154,7 +154,8 @@ impl Session {
     /// Waits for the end of the session and of whatever it has started.
     pub fn end(&mut self) -> Ended {
         let mut status = None;
-        wait_until(DEADLINE, "the hook to end", || {
+        // PostgreSQL's archiver, which one may wait for, looks by itself only once a minute.
+        wait_until(3 * DEADLINE, "the hook to end", || {
             status = self.child.try_wait().expect("a child has a status");
             status.is_some()
         });
