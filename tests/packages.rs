@@ -4,6 +4,8 @@
 mod host;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -72,30 +74,28 @@ fn no_program_makes_a_call_that_its_unit_forbids() {
     host.configure(&format!("metrics: {{textfile: {textfile}}}\n{hooks}"), "{\"*\": {day_of_week: daily}}");
     let units = units_installed();
     let groups = system_call_groups();
-    for (unit, words) in [
-        ("kvmbackup.service", "backup"),
-        ("kvmbackup.service", "-q recover"),
-        ("kvmbackup-metrics.service", "-q metrics"),
-    ] {
-        let calls = traced(&host, words);
-        let text = &units[unit];
-        let filter = setting(text, "SystemCallFilter").unwrap();
-        let (forbids, names) = filter.strip_prefix('~').map_or((false, filter), |rest| (true, rest));
-        let named: BTreeSet<&str> = names.split_whitespace().flat_map(|name| members(&groups, name)).collect();
-        let families = setting(text, "RestrictAddressFamilies").unwrap();
-        let denies_code = setting(text, "MemoryDenyWriteExecute") == Some("true");
-        for (name, line) in &calls {
-            assert_ne!(named.contains(name.as_str()), forbids, "{unit}: {line}");
-            let family = line.strip_prefix("socket(").and_then(|rest| rest.split(',').next());
-            assert!(
-                family.is_none_or(|family| families.split_whitespace().any(|other| other == family)),
-                "{unit}: {line}"
-            );
-            assert!(!denies_code || !line.contains("PROT_WRITE|PROT_EXEC"), "{unit}: {line}");
-        }
-        assert!(calls.len() > 100, "{unit}: {}", calls.len());
-    }
+    hold(&units["kvmbackup.service"], &groups, &traced(&host, "backup"));
+    hold(&units["kvmbackup.service"], &groups, &traced(&host, "-q recover"));
+    hold(&units["kvmbackup-metrics.service"], &groups, &traced(&host, "-q metrics"));
+    hold(&units["kvmbackup-exporter.service"], &groups, &traced_exporter(&host));
     assert_eq!(host.archives("a").len(), 1);
+}
+
+/// Panics if one of these calls is forbidden by a unit.
+#[track_caller]
+fn hold(unit: &str, groups: &BTreeMap<String, Vec<String>>, calls: &BTreeSet<(String, String)>) {
+    let filter = setting(unit, "SystemCallFilter").unwrap();
+    let (forbids, names) = filter.strip_prefix('~').map_or((false, filter), |rest| (true, rest));
+    let named: BTreeSet<&str> = names.split_whitespace().flat_map(|name| members(groups, name)).collect();
+    let families = setting(unit, "RestrictAddressFamilies").unwrap();
+    let denies_code = setting(unit, "MemoryDenyWriteExecute") == Some("true");
+    for (name, line) in calls {
+        assert_ne!(named.contains(name.as_str()), forbids, "{line}");
+        let family = line.strip_prefix("socket(").and_then(|rest| rest.split(',').next());
+        assert!(family.is_none_or(|family| families.split_whitespace().any(|other| other == family)), "{line}");
+        assert!(!denies_code || !line.contains("PROT_WRITE|PROT_EXEC"), "{line}");
+    }
+    assert!(calls.len() > 100, "{}", calls.len());
 }
 
 #[test]
@@ -177,13 +177,40 @@ fn setting<'a>(unit: &'a str, key: &str) -> Option<&'a str> {
 
 /// Every system call of the program and of what it starts, each with one line of how it was made.
 fn traced(host: &Host, words: &str) -> BTreeSet<(String, String)> {
-    let trace = host.path("trace");
+    host.finish(&mut tracing(host, words)).ends(0);
+    calls(host)
+}
+
+/// The same of an exporter, from its start over an answer to its end.
+fn traced_exporter(host: &Host) -> BTreeSet<(String, String)> {
+    let socket = host.path("exporter.sock");
+    let mut strace = tracing(host, &format!("-q exporter --listen unix:{}", socket.display())).spawn().unwrap();
+    let mut client = loop {
+        match UnixStream::connect(&socket) {
+            Ok(client) => break client,
+            Err(_) => assert!(strace.try_wait().unwrap().is_none(), "the exporter has ended"),
+        }
+        std::thread::yield_now();
+    };
+    client.write_all(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let trace = std::fs::read_to_string(host.path("trace")).unwrap();
+    host::run("kill", &["-TERM", trace.split_whitespace().next().unwrap()]);
+    strace.wait().unwrap();
+    calls(host)
+}
+
+fn tracing(host: &Host, words: &str) -> Command {
     let mut command = host.command("strace");
-    let config = host.path("config.yml");
-    command.args(["-f", "-qq", "-s", "0", "-e", "signal=none", "-o"]).arg(&trace).arg(PROGRAM);
-    command.args(words.split_whitespace()).args(["--config", config.to_str().unwrap(), "--host", host::NAME]);
-    host.finish(&mut command).ends(0);
-    let text = String::from_utf8_lossy(&std::fs::read(&trace).unwrap()).into_owned();
+    command.args(["-f", "-qq", "-s", "0", "-e", "signal=none", "-o"]).arg(host.path("trace")).arg(PROGRAM);
+    command.args(words.split_whitespace()).arg("--config").arg(host.path("config.yml")).args(["--host", host::NAME]);
+    command
+}
+
+fn calls(host: &Host) -> BTreeSet<(String, String)> {
+    let text = String::from_utf8_lossy(&std::fs::read(host.path("trace")).unwrap()).into_owned();
     // `PID  name(arguments) = result`, or `PID  <... name resumed>…` for the rest of one.
     let calls = text.lines().filter_map(|line| line.split_once(' ').map(|(_, call)| call.trim().to_owned()));
     let named = calls.filter_map(|call| {
