@@ -57,7 +57,9 @@ fn unreadable(global: &Global, words: &Check, error: &app::Error) -> Result<u8, 
         eprintln!("kvmbackup: {}", finding.failure.message);
         if let Some(start) = start {
             print(&format!("To begin with, write this into {}:\n\n{start}", global.config.display()));
-            print("\nThen: `kvmbackup check`. Every key is in docs/config.md, and in examples/config.yml beside it.\n");
+            print(
+                "\nThen: `kvmbackup check`. Every key is in config.md and examples/config.yml of share/doc/kvmbackup.\n",
+            );
         }
     }
     Ok(error.exit_code())
