@@ -4,14 +4,23 @@ DESTDIR ?=
 SHARE := $(PREFIX)/share
 HOOKS := $(DESTDIR)$(SHARE)/kvmbackup/hooks
 CARGO ?= cargo
+# Where units of systemd go. Debian's tools look for those of packages in /lib.
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 # Where cargo builds, as cargo itself understands the variable.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# zsh looks below /usr/share in another folder than below /usr/local/share.
+ZSH ?= $(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
+# The program that is installed and packaged. Naming another one keeps it from being built.
+BIN ?= $(TARGET)/release/kvmbackup
+BUILT := $(if $(filter file,$(origin BIN)),build)
+# Who is named in the package: `Name <address>`.
+MAINTAINER ?= kvmbackup <kvmbackup@users.noreply.github.com>
 # Guests run under software emulation: more tests at once than this only make each one slower.
 TEST_THREADS ?= 2
 # What follows the target of `make test`, say `make test T='--test lab_smoke'`.
 T ?=
 
-.PHONY: help build test soak demo bench lint install lab
+.PHONY: help build test soak demo bench lint install deb lab
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,13 +50,18 @@ lint: ## formatting, warnings, documentation, licenses of dependencies
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 	$(CARGO) deny --locked check licenses bans sources
 
-install: build ## install the program, its completions, hooks, alerts, dashboard and documentation; PREFIX=/usr/local, DESTDIR=
-	install -D -m 755 $(TARGET)/release/kvmbackup $(DESTDIR)$(PREFIX)/bin/kvmbackup
-	install -d $(DESTDIR)$(SHARE)/bash-completion/completions $(DESTDIR)$(SHARE)/zsh/site-functions
-	install -d $(DESTDIR)$(SHARE)/fish/vendor_completions.d $(DESTDIR)$(SHARE)/doc/kvmbackup
-	$(TARGET)/release/kvmbackup completions bash >$(DESTDIR)$(SHARE)/bash-completion/completions/kvmbackup
-	$(TARGET)/release/kvmbackup completions zsh >$(DESTDIR)$(SHARE)/zsh/site-functions/_kvmbackup
-	$(TARGET)/release/kvmbackup completions fish >$(DESTDIR)$(SHARE)/fish/vendor_completions.d/kvmbackup.fish
+install: $(BUILT) ## install program, manual, completions, units, hooks, alerts, dashboard, documents; PREFIX=/usr/local, DESTDIR=
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/kvmbackup
+	install -d $(DESTDIR)$(SHARE)/man/man1
+	$(BIN) man $(DESTDIR)$(SHARE)/man/man1
+	install -d $(DESTDIR)$(SHARE)/bash-completion/completions $(DESTDIR)$(SHARE)/zsh/$(ZSH)
+	install -d $(DESTDIR)$(SHARE)/fish/vendor_completions.d $(DESTDIR)$(SHARE)/doc/kvmbackup/examples
+	$(BIN) completions bash >$(DESTDIR)$(SHARE)/bash-completion/completions/kvmbackup
+	$(BIN) completions zsh >$(DESTDIR)$(SHARE)/zsh/$(ZSH)/_kvmbackup
+	$(BIN) completions fish >$(DESTDIR)$(SHARE)/fish/vendor_completions.d/kvmbackup.fish
+	install -d $(DESTDIR)$(UNITDIR)
+	install -m 644 packaging/systemd/* $(DESTDIR)$(UNITDIR)/
+	sed -i 's|/usr/bin/kvmbackup|$(PREFIX)/bin/kvmbackup|' $(patsubst packaging/systemd/%,$(DESTDIR)$(UNITDIR)/%,$(wildcard packaging/systemd/*.service))
 	install -d $(HOOKS)/guest/fsfreeze-hook.d
 	install -m 644 hooks/README.md hooks/session.bash $(HOOKS)/
 	install -m 755 $(filter-out %.md %.bash hooks/guest,$(wildcard hooks/*)) $(HOOKS)/
@@ -56,7 +70,15 @@ install: build ## install the program, its completions, hooks, alerts, dashboard
 	install -d $(DESTDIR)$(SHARE)/kvmbackup/alerts $(DESTDIR)$(SHARE)/kvmbackup/dashboards
 	install -m 644 alerts/*.yml $(DESTDIR)$(SHARE)/kvmbackup/alerts/
 	install -m 644 dashboards/*.json $(DESTDIR)$(SHARE)/kvmbackup/dashboards/
-	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md packaging/config.example.yml $(DESTDIR)$(SHARE)/doc/kvmbackup/
+	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(DESTDIR)$(SHARE)/doc/kvmbackup/
+	install -m 644 packaging/config.example.yml $(DESTDIR)$(SHARE)/doc/kvmbackup/examples/config.yml
+	sed 's|/usr/bin/kvmbackup|$(PREFIX)/bin/kvmbackup|' packaging/cron.d.example >$(DESTDIR)$(SHARE)/doc/kvmbackup/examples/cron.d
+
+# Needs debhelper, and no network. The version is that of Cargo.toml, the date that of the last commit.
+deb: export SOURCE := $(CURDIR)
+deb: export PROGRAM := $(abspath $(BIN))
+deb: $(BUILT) ## build a package for Debian 12, into target/deb
+	packaging/build-deb '$(TARGET)/deb' '$(MAINTAINER)'
 
 # The lab: libvirt, QEMU and the guest that it boots.
 lab:

@@ -109,6 +109,18 @@ fn lists_verifications_and_prunings_are_as_documented() {
     assert_eq!(pruned["dry_run"], false);
 }
 
+#[test]
+fn checks_are_as_documented() {
+    let host = Host::new(&["a"]);
+    host.configure("", "{\"*\": {day_of_week: daily}, nosuch: {day_of_week: daily}}");
+    let checked = host.run("check --json").ends(1).json();
+    section("Checks").covers(&checked, &[]);
+    host.write_config("");
+    let checked = host.run("check --json").ends(2).json();
+    section("Checks").covers(&checked, &[]);
+    assert_eq!(checked["findings"][0]["severity"], "problem");
+}
+
 /// A report in which nothing is left out: a field that is new does not compile until it stands here, too.
 fn full_report() -> RunReport {
     let failure = || Failure { message: "m".into(), hint: Some("h".into()) };

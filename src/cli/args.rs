@@ -64,8 +64,8 @@ pub enum Command {
     /// Put right what an interrupted run left; every run does so first
     #[command(after_help = after("kvmbackup recover"))]
     Recover,
-    /// Look whether hooks may run and guests will do what they are asked; changes nothing
-    #[command(after_help = after("kvmbackup check --offline    the configuration and what lies on this host"))]
+    /// Look at all that a backup needs, from the configuration to the guests, and say what to do; changes nothing
+    #[command(after_help = after("kvmbackup check --offline    the configuration and its hooks alone"))]
     Check(Check),
     /// Show the hooks of a domain, or try them without a backup
     #[command(after_help = after("kvmbackup hooks test --domain db1    lock and let go, and say how long that took"))]
@@ -84,6 +84,13 @@ pub enum Command {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder, for packages
+    #[command(hide = true, after_help = after("kvmbackup man /usr/share/man/man1"))]
+    Man {
+        /// The folder; it exists
+        #[arg(value_hint = ValueHint::DirPath)]
+        folder: PathBuf,
     },
 }
 
@@ -194,7 +201,7 @@ pub struct Prune {
 /// `check`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Check {
-    /// Ask no libvirt and no guest
+    /// Look at the configuration and its hooks alone: at no libvirt, guest, target or folder
     #[arg(long)]
     pub offline: bool,
     /// Print JSON

@@ -1,29 +1,99 @@
-//! Owns: the command `check`. Must not: decide what is right; the engine does.
+//! Owns: the command `check`, and what somebody without a configuration is told to write. Must not: decide what is right; the
+//! engine does.
+
+use std::path::Path;
+
+use chrono::Utc;
 
 use super::args::{Check, Global};
 use super::print;
 use crate::app;
 use crate::engine;
 use crate::engine::check::{self, Finding, Severity};
+use crate::model::Failure;
 use crate::report::ExitCode;
 use crate::report::table::printable;
+use crate::sys::host;
 
 pub(super) fn run(global: &Global, words: &Check) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
-    let mut findings = check::offline(&settings);
+    let settings = match app::settings(global) {
+        Ok(settings) => settings,
+        Err(error) => return unreadable(global, words, &error),
+    };
+    let about = format!("configuration {}", global.config.display());
+    let failure = Failure { message: "right".to_owned(), hint: None };
+    let mut findings = vec![Finding { about, severity: Severity::Good, failure }];
+    findings.extend(check::offline(&settings));
+    let mut code = ExitCode::Good.code();
     if !words.offline {
-        let hypervisor = app::libvirt(&settings.libvirt_uri)?;
-        findings.extend(check::guests(&settings, &hypervisor)?);
+        findings.extend(check::host(&settings, Utc::now()));
+        let asked =
+            app::libvirt(&settings.libvirt_uri).and_then(|hypervisor| Ok(check::guests(&settings, &hypervisor)?));
+        match asked {
+            Ok(of_guests) => findings.extend(of_guests),
+            Err(error) => {
+                code = error.exit_code();
+                findings.push(problem("libvirt", &error));
+            }
+        }
     }
+    show(&findings, words)?;
+    let bad = findings.iter().any(|finding| finding.severity == Severity::Problem);
+    Ok(if bad && code == ExitCode::Good.code() { ExitCode::Failed.code() } else { code })
+}
+
+/// Tells what is wrong with the configuration; who has none yet gets one to begin with.
+fn unreadable(global: &Global, words: &Check, error: &app::Error) -> Result<u8, app::Error> {
+    let about = format!("configuration {}", global.config.display());
+    let mut finding = problem(&about, error);
+    let start = is_blank(&global.config).then(|| {
+        let name = global.host.clone().unwrap_or_else(host::short_name);
+        finding.failure.hint = Some(format!("write it; a short one is: {}", example(&name).replace('\n', " | ")));
+        example(&name)
+    });
+    if words.json {
+        show(&[finding], words)?;
+    } else {
+        eprintln!("kvmbackup: {}", finding.failure.message);
+        if let Some(start) = start {
+            print(&format!("To begin with, write this into {}:\n\n{start}", global.config.display()));
+            print(
+                "\nThen: `kvmbackup check`. Every key is in config.md and examples/config.yml of share/doc/kvmbackup.\n",
+            );
+        }
+    }
+    Ok(error.exit_code())
+}
+
+fn problem(about: &str, error: &app::Error) -> Finding {
+    let failure = Failure { message: engine::chain(error), hint: error.hint() };
+    Finding { about: about.to_owned(), severity: Severity::Problem, failure }
+}
+
+/// Whether there is no file yet, or nothing in it.
+fn is_blank(path: &Path) -> bool {
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#')),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+/// The shortest configuration that backs up every domain of this host.
+fn example(host: &str) -> String {
+    format!(
+        "\"{host}\":\n  backupdir: /mnt/backup\n  require_mount: true    # never fill the root file system\n  \
+         day_of_week: daily\n  rotate: 7              # restore points that stay\n  domains:\n    \"*\": {{}}              # every domain\n"
+    )
+}
+
+fn show(findings: &[Finding], words: &Check) -> Result<(), app::Error> {
     if words.json {
         let json = serde_json::to_string_pretty(&serde_json::json!({ "schema": 1, "findings": findings }));
         print(&(json.map_err(engine::Error::json)? + "\n"));
     } else {
-        print(&format!("{:7} configuration {}: right\n", "ok", global.config.display()));
         findings.iter().for_each(|finding| print(&told(finding)));
     }
-    let bad = findings.iter().any(|finding| finding.severity == Severity::Problem);
-    Ok(if bad { ExitCode::Failed } else { ExitCode::Good }.code())
+    Ok(())
 }
 
 fn told(finding: &Finding) -> String {
@@ -37,4 +107,17 @@ fn told(finding: &Finding) -> String {
         text.push_str(&format!("        hint: {}\n", printable(hint)));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_right_for_any_host() {
+        for host in ["cloud1", "007", "null", "a-b"] {
+            let settings = crate::config::parse(&example(host), Path::new("c.yml"), host).unwrap();
+            assert!(settings.require_mount && settings.rule_for("any").is_some());
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod exporter;
 mod hooks;
 mod list;
 mod logging;
+mod man;
 mod metrics;
 mod progress;
 mod prune;
@@ -56,6 +57,7 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
             clap_complete::generate(shell, &mut args::definition(), "kvmbackup", &mut std::io::stdout());
             Ok(0)
         }
+        Command::Man { folder } => man::run(&folder),
         Command::List(words) => list::run(global, &words),
         Command::Restore(words) => restore::run(global, &words),
         Command::Verify(words) => verify::run(global, &words),

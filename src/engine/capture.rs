@@ -163,13 +163,7 @@ impl<'a> Capture<'a> {
 
     /// Fails when the guest would soon be paused for want of room, so that the capture ends before that.
     pub fn check_space(&self) -> Result<(), Error> {
-        for dir in &self.growing {
-            let room = space::of(dir).map_err(Error::file("ask for the free space of", dir))?;
-            if room.free < MIN_OVERLAY_SPACE.min(room.total / 20) {
-                return Err(Error::OverlaySpace { path: dir.clone(), free: crate::model::size::bytes(room.free) });
-            }
-        }
-        Ok(())
+        self.growing.iter().try_for_each(|dir| check_room(dir))
     }
 
     /// Whether nothing had to be held still.
@@ -227,12 +221,9 @@ impl<'a> Capture<'a> {
     /// `<image>.<target>.<ending>` beside the image, or in the folder asked for; the target keeps apart images of one
     /// name from different folders.
     fn beside(&mut self, disk: &Disk, folder: Option<&Path>, ending: &str) -> Result<PathBuf, Error> {
-        let (own, name) = match &disk.image.source {
-            Source::File(path) => (path.parent(), path.file_name()),
-            Source::Block(path) => (None, path.file_name()),
-            Source::Network(_) | Source::None(_) => (None, None),
-        };
-        let folder = folder.or(own).unwrap_or(Path::new(IMAGES));
+        let own = own_folder(disk);
+        let name = disk.image.source.path().and_then(Path::file_name);
+        let folder = folder_for(disk, folder);
         let mut file = name.unwrap_or_default().to_owned();
         if own != Some(folder) {
             file = format!("{}-{}", self.domain.id.uuid, file.to_string_lossy()).into();
@@ -251,6 +242,28 @@ impl<'a> Capture<'a> {
         }
         Ok(path)
     }
+}
+
+/// The folder of a disk's image.
+fn own_folder(disk: &Disk) -> Option<&Path> {
+    match &disk.image.source {
+        Source::File(path) => path.parent(),
+        Source::Block(_) | Source::Network(_) | Source::None(_) => None,
+    }
+}
+
+/// Where the overlay or the scratch file of a disk goes: into the folder asked for, else beside the image.
+pub(super) fn folder_for<'a>(disk: &'a Disk, asked: Option<&'a Path>) -> &'a Path {
+    asked.or(own_folder(disk)).unwrap_or(Path::new(IMAGES))
+}
+
+/// Fails when a folder has too little room for what grows in it while a guest writes.
+pub(super) fn check_room(dir: &Path) -> Result<(), Error> {
+    let room = space::of(dir).map_err(Error::file("ask for the free space of", dir))?;
+    if room.free < MIN_OVERLAY_SPACE.min(room.total / 20) {
+        return Err(Error::OverlaySpace { path: dir.to_owned(), free: crate::model::size::bytes(room.free) });
+    }
+    Ok(())
 }
 
 /// Undoes what a journal entry says of a domain's capture, in the order that the guest needs; what is undone leaves

@@ -1,38 +1,27 @@
-//! Owns: what an operator can know before the night: whether hooks may run, and whether guests will do what they are asked.
-//! Must not: change anything on the host, or leave anything in a guest.
+//! Owns: what an operator can know before the night: whether this host, its libvirt, its guests, the target and the hooks will do
+//! what the configuration asks of them. Must not: change anything on the host, or leave anything in a guest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::Value;
-use uuid::Uuid;
 
 use super::phases::GuestAgent;
-use super::{Error, chain};
-use crate::config::{DomainSettings, Hook, HookPlace, Quiesce, Settings};
-use crate::hooks::{self, Agent, Call, Ended, Guest, Runner};
+use super::{Error, chain, run};
+use crate::config::{Hook, HookPlace, Settings};
+use crate::hooks;
 use crate::hypervisor::Hypervisor;
-use crate::model::{DomainRef, DomainState, Failure};
+use crate::model::{DomainState, Failure};
+use crate::plan::{Decision, Request};
 
-/// What a freeze asks of the agent.
-const FREEZE: [&str; 3] = ["guest-fsfreeze-freeze", "guest-fsfreeze-status", "guest-fsfreeze-thaw"];
-/// What a hook in the guest asks of it.
-const EXEC: [&str; 2] = ["guest-exec", "guest-exec-status"];
-/// For one question to a guest.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Exit status 3: there are scripts, and the agent does not know of them. How Debian's and Fedora's agents are told:
-/// <https://www.qemu.org/docs/master/interop/qemu-ga.html>.
-const FREEZE_HOOKS: &str = "\
-scripts=$(ls -A /etc/qemu/fsfreeze-hook.d 2>/dev/null | head -n 1)
-[ -n \"$scripts\" ] || exit 0
-for pid in $(pidof qemu-ga); do
-  tr '\\0' '\\n' </proc/$pid/cmdline | grep -q -e '^-F' -e '^--fsfreeze-hook' && exit 0
-done
-grep -qs '^[[:space:]]*fsfreeze-hook' /etc/qemu/qemu-ga.conf && exit 0
-exit 3";
+mod agent;
+mod confined;
+mod disks;
+mod place;
+mod target;
+#[cfg(test)]
+mod tests;
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -60,12 +49,15 @@ pub struct Finding {
 
 impl Finding {
     fn new(about: impl Into<String>, severity: Severity, message: impl Into<String>, hint: Option<&str>) -> Finding {
-        let failure = Failure { message: message.into(), hint: hint.map(str::to_owned) };
+        Finding::failed(about, severity, Failure { message: message.into(), hint: hint.map(str::to_owned) })
+    }
+
+    fn failed(about: impl Into<String>, severity: Severity, failure: Failure) -> Finding {
         Finding { about: about.into(), severity, failure }
     }
 }
 
-/// Looks at what is on this host alone.
+/// Looks at the hooks of this host alone, so that a configuration can be checked where nothing else is.
 pub fn offline(settings: &Settings) -> Vec<Finding> {
     let of_domains = settings.rules.iter().flat_map(|rule| &rule.domain.hooks);
     let on_host = settings.hooks.iter().chain(of_domains).filter(|hook| hook.place == HookPlace::Host);
@@ -81,68 +73,32 @@ pub fn offline(settings: &Settings) -> Vec<Finding> {
     programs.into_iter().map(finding).collect()
 }
 
-/// Asks the guests that run and are configured.
+/// Looks at this host, as far as libvirt is not needed for it: programs, folders, what an earlier run left, the target.
+pub fn host(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
+    let mut findings = place::look(settings);
+    findings.extend(target::look(settings, now));
+    findings
+}
+
+/// Looks at libvirt and at the domains that the configuration covers: what each one's disks and agent would do today.
 pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Finding>, Error> {
-    let mut findings = Vec::new();
-    for (domain, state) in hypervisor.domains()? {
-        let Some(rule) = settings.rule_for(&domain.name) else { continue };
-        if state == DomainState::Running {
-            guest(&GuestAgent { hypervisor, domain: &domain }, &domain, &rule.domain, &mut findings);
+    let mut findings = vec![match hypervisor.version() {
+        Ok(version) => Finding::new("libvirt", Severity::Good, version, None),
+        Err(error) => Finding::new("libvirt", Severity::Warning, chain(&error), None),
+    }];
+    let states: BTreeMap<_, _> =
+        hypervisor.domains()?.into_iter().map(|(domain, state)| (domain.uuid, state)).collect();
+    for entry in run::plan(settings, hypervisor, &Request::default())?.entries {
+        if let Decision::Unknown(failure) = entry.decision {
+            findings.push(Finding::failed(format!("domain {}", entry.name), Severity::Problem, failure));
+            continue;
+        }
+        let (Some(domain), Some(of_domain)) = (entry.domain, entry.settings) else { continue };
+        // One that is not due today is, another day.
+        disks::look(hypervisor, &domain, &of_domain, &mut findings);
+        if states.get(&domain.uuid) == Some(&DomainState::Running) {
+            agent::look(&GuestAgent { hypervisor, domain: &domain }, &domain, &of_domain, &mut findings);
         }
     }
     Ok(findings)
-}
-
-fn guest(agent: &GuestAgent<'_>, domain: &DomainRef, settings: &DomainSettings, findings: &mut Vec<Finding>) {
-    let hooks = settings.hooks.iter().any(|hook| hook.place == HookPlace::Guest && hook.is_for(&domain.name));
-    if settings.quiesce == Quiesce::Never && !hooks {
-        return;
-    }
-    let needed = settings.quiesce == Quiesce::Require || hooks;
-    let severity = if needed { Severity::Problem } else { Severity::Warning };
-    let about = format!("domain {}", domain.name);
-    let allowed = match agent.command(&serde_json::json!({"execute": "guest-info"})) {
-        Ok(info) => enabled(&info),
-        Err(error) => {
-            let hint = "install and start qemu-guest-agent in the guest, or set `quiesce: never` for it";
-            let message = format!("its agent does not answer: {}", chain(&*error));
-            findings.push(Finding::new(about, severity, message, Some(hint)));
-            return;
-        }
-    };
-    let wanted = [(settings.quiesce != Quiesce::Never, &FREEZE[..]), (hooks, &EXEC[..])];
-    let wanted = wanted.into_iter().filter(|(wanted, _)| *wanted).flat_map(|(_, commands)| commands);
-    let missing: Vec<&str> = wanted.copied().filter(|command| !allowed.contains(*command)).collect();
-    if !missing.is_empty() {
-        let message = format!("its agent does not allow: {}", missing.join(", "));
-        let hint = "in the guest, take them out of `block-rpcs` of /etc/qemu/qemu-ga.conf (or into `allow-rpcs`)";
-        findings.push(Finding::new(about, severity, message, Some(hint)));
-        return;
-    }
-    findings.push(Finding::new(&about, Severity::Good, "its agent answers, and allows what is asked of it", None));
-    if EXEC.iter().all(|command| allowed.contains(*command)) && settings.quiesce != Quiesce::Never {
-        findings.extend(unused_freeze_hooks(agent, about));
-    }
-}
-
-/// Scripts for a freeze that the agent was not told of: they look as if they did something.
-fn unused_freeze_hooks(agent: &GuestAgent<'_>, about: String) -> Option<Finding> {
-    let guest = Guest::new(agent, &Uuid::new_v4().simple().to_string());
-    let argv = ["/bin/sh", "-c", FREEZE_HOOKS].map(str::to_owned).to_vec();
-    let env = BTreeMap::from([("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())]);
-    let ran = guest.prepare(b"{}").and_then(|()| guest.run(&Call { argv, env }, PATIENCE, None));
-    guest.clean();
-    let ran = ran.inspect_err(|error| tracing::debug!(about, "{}", chain(error))).ok()?;
-    matches!(ran.ended, Ended::Exit(3)).then(|| {
-        let message = "it has scripts in /etc/qemu/fsfreeze-hook.d, and its agent does not run them";
-        let hint = "in the guest: start qemu-ga with -F, or set `fsfreeze-hook = /etc/qemu/fsfreeze-hook` in \
-                    /etc/qemu/qemu-ga.conf, section [general]";
-        Finding::new(about, Severity::Warning, message, Some(hint))
-    })
-}
-
-fn enabled(info: &Value) -> BTreeSet<String> {
-    let commands = info["supported_commands"].as_array().into_iter().flatten();
-    let enabled = commands.filter(|command| command["enabled"] == true);
-    enabled.filter_map(|command| command["name"].as_str()).map(str::to_owned).collect()
 }

@@ -16,7 +16,7 @@ use crate::ledger::{Seen, SeenJob, SeenPoints, SeenRepository, Survey};
 use crate::model::{Disk, Domain};
 
 mod expect;
-mod target;
+pub(super) mod target;
 
 use target::Target;
 

@@ -70,6 +70,8 @@ pub enum OffKind {
 ///
 /// Implementations are shared by the threads that back up several domains at once.
 pub trait Hypervisor: Send + Sync {
+    /// What it is and its versions, for people: `libvirt 9.0.0, QEMU 7.2.22`.
+    fn version(&self) -> Result<String, Error>;
     /// All domains, running or not.
     fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, Error>;
     /// The domain as it is now.

@@ -286,6 +286,9 @@ fn refusal() -> hypervisor::Error {
 }
 
 impl Hypervisor for Known {
+    fn version(&self) -> Result<String, hypervisor::Error> {
+        unreachable!()
+    }
     fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, hypervisor::Error> {
         Ok(self.domains.clone())
     }

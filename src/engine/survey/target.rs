@@ -34,10 +34,7 @@ pub(super) struct Target {
 /// Looks.
 pub(super) fn look(settings: &Settings) -> Target {
     let path = settings.backupdir.clone();
-    let (dir, require_mount) = (path.clone(), settings.require_mount);
-    let answer =
-        within(ANSWER, move || answer(&dir, require_mount)).unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
-    match answer {
+    match ask(settings) {
         Ok(space) => {
             let repository = SeenRepository {
                 path: path.clone(),
@@ -53,6 +50,12 @@ pub(super) fn look(settings: &Settings) -> Target {
             Target { repository: SeenRepository { path, ..SeenRepository::default() }, points: None }
         }
     }
+}
+
+/// The target's room, if it can be used. Takes at most 10 s.
+pub(in crate::engine) fn ask(settings: &Settings) -> io::Result<Space> {
+    let (dir, require_mount) = (settings.backupdir.clone(), settings.require_mount);
+    within(ANSWER, move || answer(&dir, require_mount)).unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Its room, if it may be written to and is mounted where it has to be.

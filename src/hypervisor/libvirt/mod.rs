@@ -68,7 +68,28 @@ fn kind(error: &VirtError) -> Kind {
     }
 }
 
+/// Major, minor and release of a version, as libvirt packs them:
+/// <https://libvirt.org/html/libvirt-libvirt-host.html#virConnectGetLibVersion>.
+fn dotted(version: u64) -> String {
+    format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
+}
+
 impl Hypervisor for Libvirt {
+    fn version(&self) -> Result<String, Error> {
+        let connection = self.connection()?;
+        let told = || -> Result<String, VirtError> {
+            let libvirt = dotted(u64::from(connection.lib_version()?));
+            let (kind, version) = (connection.driver_type()?, dotted(u64::from(connection.hyp_version()?)));
+            Ok(format!("libvirt {libvirt}, {kind} {version}"))
+        };
+        told().map_err(|source| Error::Call {
+            domain: self.uri.clone(),
+            action: "ask for its version".to_owned(),
+            kind: kind(&source),
+            source: source.into(),
+        })
+    }
+
     fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, Error> {
         definition::list(&self.connection()?)
     }

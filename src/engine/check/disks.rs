@@ -1,0 +1,134 @@
+//! Owns: whether a domain's disks can be read, and whether an overlay can lie where it would. Must not: open an image for writing.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::confined::Confined;
+use super::{Finding, Severity, place};
+use crate::config::DomainSettings;
+use crate::engine::capture::{check_room, folder_for};
+use crate::engine::{Error, chain};
+use crate::hypervisor::Hypervisor;
+use crate::model::{DomainRef, Failure, Method};
+use crate::plan::{self, CapturePlan, How};
+
+pub(super) fn look(
+    hypervisor: &dyn Hypervisor,
+    domain: &DomainRef,
+    settings: &DomainSettings,
+    findings: &mut Vec<Finding>,
+) {
+    let about = format!("domain {}", domain.name);
+    let problem = |failure: Failure| Finding::failed(&about, Severity::Problem, failure);
+    let described = match hypervisor.describe(domain) {
+        Ok(described) => described,
+        Err(error) => return findings.push(problem(Failure { message: chain(&error), hint: error.hint() })),
+    };
+    let plan = match plan::capture(&described, settings) {
+        Ok(plan) => plan,
+        Err(refusal) => {
+            return findings.push(problem(Failure { message: refusal.to_string(), hint: refusal.hint() }));
+        }
+    };
+    let before = findings.len();
+    findings.extend(plan.warnings.iter().cloned().map(|warning| Finding::failed(&about, Severity::Warning, warning)));
+    for disk in plan.skipped.iter().filter(|disk| disk.missed) {
+        let message = format!("disk {} cannot be saved: {}", disk.target, disk.reason);
+        findings.push(problem(Failure { message, hint: disk.hint.clone() }));
+    }
+    findings.extend(unreadable(&plan).into_iter().map(problem));
+    let confined = Confined::of_host(Path::new("/sys"));
+    for (folder, is_asked) in growing(&plan, settings) {
+        findings.extend(unfit(&folder, is_asked).map(problem));
+        if is_asked {
+            findings.extend(
+                confined
+                    .and_then(|confined| confined.in_the_way(&folder))
+                    .map(|(severity, failure)| Finding::failed(&about, severity, failure)),
+            );
+        }
+    }
+    if findings.len() == before {
+        let targets: Vec<_> = plan.disks.iter().map(|planned| planned.disk.target.as_str()).collect();
+        let message = format!("what is to be read can be: {}", targets.join(", "));
+        findings.push(Finding::new(about, Severity::Good, message, None));
+    }
+}
+
+/// Images that this program reads itself and cannot open.
+fn unreadable(plan: &CapturePlan) -> Vec<Failure> {
+    let image = |how: &How, own: &crate::model::Image| match how {
+        How::Capture => own.clone(),
+        How::Direct(image) => image.clone(),
+    };
+    let images = plan.disks.iter().map(|planned| (&planned.disk.target, image(&planned.how, &planned.disk.image)));
+    let failed = images.filter_map(|(target, image)| {
+        let path = image.source.path()?.to_owned();
+        let error = File::open(&path).err()?;
+        let message = format!("disk {target}: {}: cannot be read: {error}", path.display());
+        let hint = "correct the path (`virsh edit`), mount what holds it, or leave the disk out by `exclude_disks`";
+        Some(Failure { message, hint: Some(hint.to_owned()) })
+    });
+    failed.collect()
+}
+
+/// The folders in which something grows while the guest writes, and whether the configuration names them.
+fn growing(plan: &CapturePlan, settings: &DomainSettings) -> BTreeSet<(std::path::PathBuf, bool)> {
+    let asked = match plan.method {
+        Method::Snapshot => settings.overlay_dir.as_deref(),
+        Method::Pull => settings.scratch_dir.as_deref(),
+        Method::Direct => return BTreeSet::new(),
+    };
+    let captured = plan.disks.iter().filter(|planned| planned.how == How::Capture);
+    captured.map(|planned| (folder_for(&planned.disk, asked).to_owned(), asked.is_some())).collect()
+}
+
+/// Why nothing can grow in a folder. QEMU has a user of its own, which has to get there: below the folder of an image it does.
+fn unfit(folder: &Path, is_asked: bool) -> Option<Failure> {
+    let hint = "make it writable, or name another one by `overlay_dir` (`scratch_dir` for pull)";
+    if let Err(error) = place::writable(folder) {
+        let message = format!("{}: no overlay can be made there: {error}", folder.display());
+        return Some(Failure { message, hint: Some(hint.to_owned()) });
+    }
+    if let Err(error) = check_room(folder) {
+        return Some(Error::failure(&error));
+    }
+    let closed = folder.ancestors().find(|dir| {
+        // Its owner may be QEMU's user.
+        std::fs::metadata(dir).is_ok_and(|found| found.mode() & 0o001 == 0 && found.uid() == 0)
+    })?;
+    is_asked.then(|| Failure {
+        message: format!("{}: QEMU's user cannot get there: {} is closed to it", folder.display(), closed.display()),
+        hint: Some(format!("chmod o+x {}", closed.display())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_qemu_cannot_reach_is_unfit() {
+        let dir = tempfile::tempdir().unwrap();
+        let [closed, folder] = ["closed", "closed/in"].map(|name| dir.path().join(name));
+        std::fs::create_dir_all(&folder).unwrap();
+        let close = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        close(dir.path(), 0o755);
+        close(&closed, 0o755);
+        assert_eq!(unfit(&folder, true), None);
+        if !rustix::process::geteuid().is_root() {
+            return; // what belongs to somebody else may be open to QEMU
+        }
+        close(&closed, 0o700);
+        let said = unfit(&folder, true).unwrap();
+        assert_eq!(said.hint.unwrap(), format!("chmod o+x {}", closed.display()));
+        assert_eq!(unfit(&folder, false), None);
+        let missing = unfit(&dir.path().join("nowhere"), false).unwrap();
+        assert!(missing.message.contains("No such file"), "{}", missing.message);
+    }
+}

@@ -1,0 +1,109 @@
+//! Owns: what a run needs of this host besides libvirt and the target: programs, its own folders, an earlier run's end.
+//! Must not: make a folder, or take a lock.
+
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Access, access};
+
+use super::{Finding, Severity};
+use crate::config::Settings;
+use crate::engine::journal::Journal;
+use crate::store::Store;
+use crate::sys::lock;
+
+/// What reads images, and what commits overlays of guests that are off.
+const PROGRAMS: [&str; 2] = ["qemu-img", "qemu-nbd"];
+
+pub(super) fn look(settings: &Settings) -> Vec<Finding> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there =
+        |name: &&str| std::env::split_paths(&path).any(|dir| access(dir.join(name), Access::EXEC_OK).is_ok());
+    let mut findings = Vec::new();
+    for name in PROGRAMS.iter().filter(|name| !is_there(name)) {
+        let hint = "install it: apt-get install qemu-utils";
+        findings.push(Finding::new(*name, Severity::Problem, "there is no such program on PATH", Some(hint)));
+    }
+    findings.push(state(&settings.state_dir));
+    findings.extend(settings.metrics.textfile.as_deref().map(textfile));
+    findings.extend(leftovers(settings));
+    findings
+}
+
+/// Whether a file may be made in a folder. root may always, unless the file system is read-only.
+pub(super) fn writable(folder: &Path) -> io::Result<()> {
+    if !std::fs::metadata(folder)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+}
+
+fn state(dir: &Path) -> Finding {
+    let about = format!("state folder {}", dir.display());
+    match writable(dir) {
+        Ok(()) => Finding::new(about, Severity::Good, "may be written to", None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Finding::new(about, Severity::Good, "is not there yet; the first run makes it", None)
+        }
+        Err(error) => {
+            let hint = "run as root, or name another folder by `state_dir`";
+            Finding::new(about, Severity::Problem, format!("cannot be written to: {error}"), Some(hint))
+        }
+    }
+}
+
+fn textfile(path: &Path) -> Finding {
+    let about = format!("textfile {}", path.display());
+    match writable(path.parent().unwrap_or(Path::new("/"))) {
+        Ok(()) => Finding::new(about, Severity::Good, "its folder may be written to", None),
+        Err(error) => {
+            let hint = "make the folder that node_exporter's --collector.textfile.directory names, or correct `metrics.textfile`";
+            Finding::new(about, Severity::Warning, format!("its folder cannot be written to: {error}"), Some(hint))
+        }
+    }
+}
+
+/// Entries of the journal, and archives that are not whole and that no entry knows.
+fn leftovers(settings: &Settings) -> Vec<Finding> {
+    let busy = lock::is_held(&settings.state_dir.join("lock")).unwrap_or(false);
+    if busy {
+        return vec![Finding::new("earlier runs", Severity::Good, "a run is at work now", None)];
+    }
+    let mut findings = Vec::new();
+    let mut known = Vec::new();
+    // Opening the journal makes its folder.
+    let has_journal = settings.state_dir.join("journal").is_dir();
+    let left =
+        if has_journal { Journal::open(&settings.state_dir).and_then(|journal| journal.left()) } else { Ok(vec![]) };
+    match left {
+        Ok(records) => {
+            for record in records {
+                match record {
+                    Ok(record) => {
+                        let entry = record.entry();
+                        known.extend(entry.partial.clone());
+                        let when = entry.started.format("%Y-%m-%d %H:%M:%S UTC");
+                        let about = format!("domain {}", entry.domain.name);
+                        let message = format!("the run of {when} was interrupted, and something of it may be left");
+                        findings.push(Finding::new(about, Severity::Warning, message, Some("`kvmbackup recover`")));
+                    }
+                    Err(error) => findings.push(Finding::failed("journal", Severity::Problem, error.failure())),
+                }
+            }
+        }
+        Err(error) => findings.push(Finding::failed("journal", Severity::Problem, error.failure())),
+    }
+    let store = Store::open(&settings.backupdir).ok();
+    for domain in store.iter().flat_map(|store| store.domains().unwrap_or_default()) {
+        let partials = store.as_ref().and_then(|store| store.partials(&domain).ok()).unwrap_or_default();
+        for partial in partials.iter().filter(|partial| !known.contains(partial)) {
+            let message = format!("{}: an archive that was never finished, and that no run knows", partial.display());
+            let hint = "remove it, unless another host writes to this target";
+            findings.push(Finding::new(format!("domain {domain}"), Severity::Warning, message, Some(hint)));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::new("earlier runs", Severity::Good, "left nothing behind", None));
+    }
+    findings
+}

@@ -1,0 +1,115 @@
+//! Owns: whether the target can take tonight's archives: mounted, writable, room, restore points of the future.
+//! Must not: write to it, or open an archive of ours.
+
+use std::io;
+use std::path::Path;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Finding, Severity};
+use crate::config::Settings;
+use crate::engine::{Error, backup, survey};
+use crate::model::size::bytes;
+use crate::store::{Point, Store};
+use crate::sys::space::{self, Space};
+
+/// A clock may be as much off, here or on the host that wrote a point.
+const TOLERANCE: TimeDelta = TimeDelta::minutes(5);
+
+pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
+    let dir = &settings.backupdir;
+    let about = format!("target {}", dir.display());
+    let room = match survey::target::ask(settings) {
+        Ok(room) => room,
+        Err(error) => return vec![unusable(settings, about, &error)],
+    };
+    let mut findings = vec![mounted(settings, &about, room)];
+    if let Err(error) = backup::check_space(settings) {
+        findings.push(Finding::failed(&about, Severity::Problem, error.failure()));
+    }
+    let newest = newest(settings);
+    findings.extend(sizes(&about, room, &newest));
+    let ahead = newest.iter().filter(|point| point.id.time() > now + TOLERANCE);
+    findings.extend(ahead.map(|point| {
+        let message = format!("its newest restore point {} is of the future", point.id);
+        let hint = "compare the clock with another one (timedatectl): retention counts by it, and `day_of_week` too";
+        Finding::new(format!("domain {}", point.domain), Severity::Warning, message, Some(hint))
+    }));
+    findings
+}
+
+fn unusable(settings: &Settings, about: String, error: &io::Error) -> Finding {
+    let dir = &settings.backupdir;
+    let parent_is_there = dir.parent().is_some_and(Path::is_dir);
+    if error.kind() == io::ErrorKind::NotFound && parent_is_there && !settings.require_mount {
+        return Finding::new(about, Severity::Good, "is not there yet; the first run makes it", None);
+    }
+    if settings.require_mount && !space::is_off_root(dir).unwrap_or(false) {
+        return Finding::failed(about, Severity::Problem, Error::Target { path: dir.clone() }.failure());
+    }
+    let hint = format!("mount it, or correct `backupdir`; see: findmnt -T {}", dir.display());
+    Finding::new(about, Severity::Problem, format!("cannot be used: {error}"), Some(&hint))
+}
+
+fn mounted(settings: &Settings, about: &str, room: Space) -> Finding {
+    let told = format!("may be written to, {} of {} free", bytes(room.free), bytes(room.total));
+    if settings.require_mount || space::is_off_root(&settings.backupdir).unwrap_or(true) {
+        return Finding::new(about, Severity::Good, told, None);
+    }
+    let hint =
+        "if it should be a mount, mount it and set `require_mount: true`, so that no run fills / when it is missing";
+    Finding::new(about, Severity::Warning, format!("{told}, on the root file system"), Some(hint))
+}
+
+/// The newest restore point of each domain that the configuration covers.
+fn newest(settings: &Settings) -> Vec<Point> {
+    let Ok(store) = Store::open(&settings.backupdir) else { return Vec::new() };
+    let covered = store.domains().unwrap_or_default().into_iter().filter(|domain| settings.rule_for(domain).is_some());
+    covered.filter_map(|domain| store.points(&domain).ok()?.pop()).collect()
+}
+
+/// Old points go after the new ones are whole: both have to fit.
+fn sizes(about: &str, room: Space, newest: &[Point]) -> Vec<Finding> {
+    let hint = "make room, or keep fewer restore points: see docs/operations.md, \"The target is full\"";
+    let large = newest.iter().filter(|point| point.bytes > room.free);
+    let mut findings: Vec<_> = large
+        .map(|point| {
+            let (last, free) = (bytes(point.bytes), bytes(room.free));
+            let message = format!("its last restore point has {last}, and {free} are free");
+            Finding::new(format!("domain {}", point.domain), Severity::Problem, message, Some(hint))
+        })
+        .collect();
+    let all: u64 = newest.iter().map(|point| point.bytes).sum();
+    if findings.is_empty() && all > room.free {
+        let (last, free) = (bytes(all), bytes(room.free));
+        let message = format!("the last restore points of all domains have {last} together, and {free} are free");
+        findings.push(Finding::new(about, Severity::Warning, message, Some(hint)));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::PointId;
+    use crate::store::Origin;
+
+    #[test]
+    fn what_does_not_fit_is_told_for_one_and_for_all() {
+        let point = |domain: &str, bytes| Point {
+            domain: domain.to_owned(),
+            id: PointId::at(DateTime::UNIX_EPOCH),
+            path: "/b/a".into(),
+            bytes,
+            origin: Origin::Kvmbackup,
+        };
+        let judged = |free, sizes: &[u64]| {
+            let points: Vec<_> = sizes.iter().map(|bytes| point("a", *bytes)).collect();
+            let found = super::sizes("target", Space { total: 1000, free }, &points);
+            found.into_iter().map(|finding| finding.severity).collect::<Vec<_>>()
+        };
+        assert_eq!(judged(100, &[60, 40]), []);
+        assert_eq!(judged(99, &[60, 40]), [Severity::Warning]);
+        assert_eq!(judged(50, &[60, 40]), [Severity::Problem]);
+    }
+}

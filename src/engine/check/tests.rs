@@ -1,0 +1,93 @@
+//! What is found on a host of this test's own. Domains of libvirt are in tests/cli_check.rs, guests that run in tests/live_hooks.rs.
+
+use std::fs;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::engine::fixture::{DOMAIN, Fixture};
+use crate::engine::journal::Journal;
+use crate::model::{Codec, DomainRef};
+use crate::sys::lock;
+
+fn settings(fixture: &Fixture, more: &str) -> Settings {
+    let [backup, state] = ["backup", "state"].map(|name| fixture.path(name).display().to_string());
+    let text = format!(
+        "h:\n  backupdir: {backup}\n  state_dir: {state}\n{more}  domains: {{\"*\": {{day_of_week: daily}}}}\n"
+    );
+    crate::config::parse(&text, Path::new("c.yml"), "h").unwrap()
+}
+
+fn found(settings: &Settings, now: &str) -> Vec<(Severity, String)> {
+    let findings = host(settings, now.parse().unwrap());
+    for finding in findings.iter().filter(|finding| finding.severity != Severity::Good) {
+        assert!(finding.failure.hint.is_some(), "what to type next? {finding:?}");
+    }
+    findings
+        .into_iter()
+        .map(|finding| (finding.severity, format!("{}: {}", finding.about, finding.failure.message)))
+        .collect()
+}
+
+#[track_caller]
+fn tells(found: &[(Severity, String)], severity: Severity, words: &[&str]) {
+    let tells = |(own, text): &(Severity, String)| *own == severity && words.iter().all(|word| text.contains(word));
+    assert!(found.iter().any(tells), "no {severity:?} with {words:?} in {found:#?}");
+}
+
+const NOW: &str = "2026-11-23T12:00:00Z";
+
+#[test]
+fn a_host_in_order_has_nothing_but_good_findings_and_is_as_before() {
+    let fixture = Fixture::new();
+    let found = found(&settings(&fixture, ""), NOW);
+    // Where a test's folder lies is not its choice.
+    let bad: Vec<_> = found
+        .iter()
+        .filter(|(how, text)| *how != Severity::Good && !text.contains("on the root file system"))
+        .collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    assert!(!fixture.path("state").exists(), "a check makes nothing");
+}
+
+#[test]
+fn a_target_that_cannot_be_used_is_a_problem() {
+    let fixture = Fixture::new();
+    tells(&found(&settings(&fixture, "  min_free: 100%\n"), NOW), Severity::Problem, &["target"]);
+    fs::remove_dir(fixture.path("backup")).unwrap();
+    tells(&found(&settings(&fixture, ""), NOW), Severity::Good, &["target", "first run makes it"]);
+    tells(&found(&settings(&fixture, "  require_mount: true\n"), NOW), Severity::Problem, &["target"]);
+    fs::write(fixture.path("backup"), "").unwrap();
+    tells(&found(&settings(&fixture, ""), NOW), Severity::Problem, &["target", "cannot be used"]);
+}
+
+#[test]
+fn a_point_of_the_future_is_told() {
+    let fixture = Fixture::new();
+    let disks = fixture.usual_disks();
+    fixture.point("2026-11-23T12:04:00Z", Codec::Zstd(1), &disks);
+    let settings = settings(&fixture, "");
+    let is_future = |(_, text): &(Severity, String)| text.contains("future");
+    assert!(!found(&settings, NOW).iter().any(is_future));
+    tells(&found(&settings, "2026-11-23T11:50:00Z"), Severity::Warning, &[DOMAIN, "20261123T120400Z", "future"]);
+}
+
+#[test]
+fn what_earlier_runs_left_is_told_unless_a_run_is_at_work() {
+    let fixture = Fixture::new();
+    let settings = settings(&fixture, "  metrics: {textfile: /nowhere/at/all.prom}\n");
+    let journal = Journal::open(&settings.state_dir).unwrap();
+    let domain = DomainRef { name: "db".into(), uuid: Uuid::new_v4() };
+    journal.begin(Uuid::new_v4(), NOW.parse().unwrap(), "test:///default", &domain).unwrap();
+    fs::write(settings.state_dir.join("journal/0.json"), "{").unwrap();
+    let partial = fixture.store.create(DOMAIN, NOW.parse().unwrap(), Codec::Zstd(1)).unwrap();
+    let all = found(&settings, NOW);
+    tells(&all, Severity::Warning, &["domain db", "interrupted"]);
+    tells(&all, Severity::Problem, &["journal", "0.json"]);
+    tells(&all, Severity::Warning, &[DOMAIN, partial.path().to_str().unwrap()]);
+    tells(&all, Severity::Warning, &["textfile", "No such file"]);
+    let _lock = lock::take(&settings.state_dir.join("lock")).unwrap();
+    let all = found(&settings, NOW);
+    tells(&all, Severity::Good, &["at work"]);
+    assert!(!all.iter().any(|(_, text)| text.contains("interrupted")));
+}
