@@ -23,7 +23,7 @@ impl Scene {
         let lab = Lab::new();
         let random = lab.path("random/vda.raw");
         fs::create_dir(lab.path("random")).unwrap();
-        run("dd", &["if=/dev/urandom", &format!("of={}", random.display()), "bs=1M", "count=12", "status=none"]);
+        run("dd", &["if=/dev/urandom", &format!("of={}", random.display()), "bs=1M", "count=64", "status=none"]);
         let disks = lab.guest(name).disk(Disk::raw("vda").file(random)).disk(Disk::qcow2("sda"));
         Scene::of(lab, disks.paused(), method)
     }
