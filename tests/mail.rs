@@ -189,6 +189,20 @@ fn a_run_that_cannot_begin_is_mailed() {
 }
 
 #[test]
+fn a_recovery_is_called_ok_whatever_was_not_mailed_before() {
+    let host = Host::new(&["a", "b"]);
+    mailed_by_program(&host, 0, "when: change,");
+    std::fs::rename(host.image("b"), host.path("aside")).unwrap();
+    silent(host.run("backup").ends(1));
+    assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] FAILED 1/2 - desk - b");
+    silent(host.run("backup").ends(1));
+    assert!(taken(&host).is_none(), "nothing has changed");
+    std::fs::rename(host.path("aside"), host.image("b")).unwrap();
+    silent(host.run("backup").ends(0));
+    assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] OK 2/2 - desk");
+}
+
+#[test]
 fn names_of_domains_put_nothing_into_the_header() {
     let host = Host::new(&["a"]);
     mailed_by_program(&host, 0, "");

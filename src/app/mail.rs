@@ -5,7 +5,7 @@ use std::path::Path;
 use chrono::{Local, Utc};
 
 use super::Error;
-use crate::config::{self, Mail, Settings, Transport};
+use crate::config::{self, Mail, MailWhen, Settings, Transport};
 use crate::ledger::{self, Channel, Ledger, Survey, Untold};
 use crate::mail::{self, Facts, Spool};
 use crate::metrics;
@@ -114,9 +114,10 @@ pub fn make(source: Source<'_>, report: &RunReport, code: u8) -> Result<Ready, E
     let untold: Vec<Untold> = ledger.mailed.untold.into_iter().collect();
     let facts = Facts { gist: &gist, settings: source.settings, survey: survey.as_ref(), late: &late, untold: &untold };
     let bodies = mail::bodies(report, facts, source.mail.templates.as_deref())?;
-    // The worst of what is told stands first.
+    // Of a digest the worst of what it tells stands first; elsewhere the runs before are known, and this one may be the recovery.
+    let is_digest = source.mail.when == MailWhen::Digest;
     let (own, subject) = (gist.status, mail::subject(&report.host, &gist));
-    let worse = untold.iter().filter(|run| run.status > own).max_by_key(|run| run.status);
+    let worse = untold.iter().filter(|run| is_digest && run.status > own).max_by_key(|run| run.status);
     let (status, subject) = worse.map_or((own, subject), |run| (run.status, run.subject.clone()));
     let message = mail::message(source.mail, report, status, &subject, bodies.text, bodies.html)?;
     Ok(Ready { message, complaints: bodies.complaints })
