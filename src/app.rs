@@ -15,6 +15,7 @@ use crate::report::ExitCode;
 use crate::sys::lock::{self, Lock, Refused};
 use crate::sys::{durable, host};
 
+pub mod mail;
 pub mod watch;
 
 /// Why a command could not even begin, or how it failed as a whole.
@@ -46,6 +47,12 @@ pub enum Error {
     /// Prometheus cannot be told.
     #[error("those who watch cannot be told")]
     Metrics(#[from] metrics::Error),
+    /// The run cannot be mailed.
+    #[error("the report cannot be mailed")]
+    Mail(#[from] crate::mail::Error),
+    /// The configuration has no `mail`.
+    #[error("the configuration has no `mail`")]
+    NoMail,
     /// Metrics have no place to go to.
     #[error("the configuration names no `metrics.textfile`")]
     NoTextfile,
@@ -55,7 +62,7 @@ impl Error {
     /// The exit code by the contract.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Config(_) | Error::NoTextfile => ExitCode::Usage.code(),
+            Error::Config(_) | Error::NoTextfile | Error::NoMail => ExitCode::Usage.code(),
             Error::Locked { .. } => ExitCode::Locked.code(),
             Error::Hypervisor(error) => hypervisor_code(error),
             Error::Engine(engine::Error::Hypervisor(error)) => hypervisor_code(error),
@@ -65,7 +72,7 @@ impl Error {
             }
             Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
             Error::Engine(_) | Error::Exporter(_) => ExitCode::Failed.code(),
-            Error::Watch(_) | Error::Metrics(_) => ExitCode::Untidy.code(),
+            Error::Watch(_) | Error::Metrics(_) | Error::Mail(_) => ExitCode::Untidy.code(),
         }
     }
 
@@ -81,6 +88,8 @@ impl Error {
             Error::Engine(error) => error.hint(),
             Error::Watch(error) => error.hint(),
             Error::Metrics(error) => error.hint(),
+            Error::Mail(error) => error.hint(),
+            Error::NoMail => Some("docs/config.md shows how to write it".into()),
             Error::NoTextfile => Some("name one, or print the metrics: `kvmbackup metrics --stdout`".into()),
         }
     }

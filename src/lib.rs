@@ -9,6 +9,7 @@ pub mod exporter;
 pub mod hooks;
 pub mod hypervisor;
 pub mod ledger;
+pub mod mail;
 pub mod metrics;
 pub mod model;
 pub mod nbd;

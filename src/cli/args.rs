@@ -73,7 +73,7 @@ pub enum Command {
     /// Look at libvirt and the target, and write what Prometheus is told into the textfile
     #[command(after_help = after("kvmbackup metrics --stdout"))]
     Metrics(Metrics),
-    /// Show the report of the last run
+    /// Show the report of the last run, or mail it
     #[command(after_help = after("kvmbackup report --format json"))]
     Report(Report),
     /// Serve metrics for Prometheus, and a status page for people, over HTTP
@@ -258,9 +258,15 @@ pub struct Metrics {
 /// `report`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Report {
-    /// How to show it: text or json
+    /// How to show it: text, html or json
     #[arg(long, value_enum, default_value = "text", hide_possible_values = true)]
     pub format: ReportFormat,
+    /// Mail it now, due or not, instead of showing it
+    #[arg(long, conflicts_with_all = ["format", "render_to"])]
+    pub send: bool,
+    /// Write the mail into a file that is not there yet, instead of showing it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "format")]
+    pub render_to: Option<PathBuf>,
 }
 
 /// How a report is shown.
@@ -268,6 +274,8 @@ pub struct Report {
 pub enum ReportFormat {
     /// For people.
     Text,
+    /// For people, as a mail shows it.
+    Html,
     /// For programs.
     Json,
 }

@@ -7,7 +7,7 @@ use chrono::Utc;
 use super::args::{Backup, Global};
 use super::progress::Bars;
 use super::{colour, print};
-use crate::app::{self, watch};
+use crate::app::{self, mail, watch};
 use crate::config::Settings;
 use crate::engine::journal::Journal;
 use crate::engine::{self, Monitor, RunHooks, Silent, recover, run};
@@ -15,8 +15,8 @@ use crate::model::{Failure, RunReport};
 use crate::plan::{Decision, Plan, Request};
 use crate::report;
 use crate::report::table::{Table, printable};
-use crate::sys::durable;
 use crate::sys::signals::Cancel;
+use crate::sys::{durable, host};
 
 pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     let settings = app::settings(global).inspect_err(|error| {
@@ -24,6 +24,7 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
             && !words.options.dry_run
         {
             super::watched(watch::config_failed(errors, |ledger| ledger.config_failed(Utc::now())), error.exit_code());
+            mail_failure(mail::Source::salvaged(errors), global, error);
         }
     })?;
     let request = Request { force: words.options.force, domains: words.domains.clone() };
@@ -35,7 +36,8 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
         return Ok(if unknown { report::ExitCode::Failed } else { report::ExitCode::Good }.code());
     }
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
-    let _lock = app::lock(&settings.state_dir)?;
+    let _lock =
+        app::lock(&settings.state_dir).inspect_err(|error| mail_failure(mail::Source::of(&settings), global, error))?;
     let journal = app::journal(&settings.state_dir)?;
     let bars = Bars::new();
     let silent = global.quiet || words.options.json || !std::io::stderr().is_terminal();
@@ -80,12 +82,31 @@ fn back_up(
     Ok(run::run(settings, &hypervisor, journal, request, cancel, monitor, done)?)
 }
 
-/// Prints the report and keeps it for `kvmbackup report`; the exit code.
+/// Mails that a run could not begin; it ends with the code of that error anyway.
+fn mail_failure(source: Option<mail::Source<'_>>, global: &Global, error: &app::Error) {
+    let host = global.host.clone().unwrap_or_else(host::short_name);
+    mailed(source, &mail::unable(host, error), error.exit_code());
+}
+
+/// Mails the report if that is wanted and due: the exit code, and whether nobody else need be told.
+fn mailed(source: Option<mail::Source<'_>>, done: &RunReport, code: u8) -> (u8, bool) {
+    let Some(source) = source else { return (code, false) };
+    let told = mail::after_run(source, done, code);
+    for message in told.complaints {
+        super::print_failure(&Failure { message, hint: None });
+    }
+    (super::watched(told.error.map_or(Ok(()), Err), code), told.settled)
+}
+
+/// Mails the report, prints it where that is of use, and keeps it for `kvmbackup report`; the exit code.
 fn tell(settings: &Settings, done: &RunReport, code: u8, quiet: bool, as_json: bool) -> Result<u8, app::Error> {
+    let (code, settled) = mailed(mail::Source::of(settings), done, code);
+    // What is printed where there is no terminal, cron mails.
+    let settled = settled && !std::io::stdout().is_terminal();
     let json = report::json(done).map_err(engine::Error::json)?;
     if as_json {
         print(&json);
-    } else if !quiet || code != 0 {
+    } else if !settled && (!quiet || code != 0) {
         print(&report::text(done, colour()));
     }
     let path = settings.state_dir.join(super::report::LAST);

@@ -1,15 +1,48 @@
-//! Owns: the command `report`, which shows the last run again. Must not: make a report.
+//! Owns: the command `report`, which shows the last run again, or mails it. Must not: make a report.
+
+use std::io::Write;
+use std::path::Path;
 
 use super::args::{Global, Report, ReportFormat};
-use super::{colour, print};
-use crate::model::RunReport;
+use super::{colour, print, print_failure};
+use crate::app::mail;
+use crate::config::Settings;
+use crate::model::{Failure, RunReport};
+use crate::sys::durable;
 use crate::{app, engine, report};
 
 /// The file of the last report in the state folder.
 pub(super) const LAST: &str = "last-report.json";
 
 pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
-    let path = app::settings(global)?.state_dir.join(LAST);
+    let settings = app::settings(global)?;
+    let json = last(&settings)?;
+    let parsed = || -> Result<RunReport, engine::Error> { serde_json::from_str(&json).map_err(engine::Error::json) };
+    if words.send {
+        let last = parsed()?;
+        let code = report::exit_code(&last);
+        let complaints = mail::send(source(&settings)?, &last, code)?;
+        complaints.into_iter().for_each(|message| print_failure(&Failure { message, hint: None }));
+        print("the mail is on its way\n");
+    } else if let Some(path) = &words.render_to {
+        let last = parsed()?;
+        let ready = mail::make(source(&settings)?, &last, report::exit_code(&last))?;
+        write(path, &ready.bytes())?;
+    } else {
+        match words.format {
+            ReportFormat::Json => print(&json),
+            ReportFormat::Text => print(&report::text(&parsed()?, colour())),
+            ReportFormat::Html => {
+                let last = parsed()?;
+                print(&mail::html(&settings, &last, report::exit_code(&last))?);
+            }
+        }
+    }
+    Ok(report::ExitCode::Good.code())
+}
+
+fn last(settings: &Settings) -> Result<String, app::Error> {
+    let path = settings.state_dir.join(LAST);
     let json = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => engine::Error::Other {
             message: format!("{}: there is no report, for no run has ended yet", path.display()),
@@ -17,12 +50,15 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
         },
         _ => engine::Error::file("read the last report", &path)(error),
     })?;
-    match words.format {
-        ReportFormat::Json => print(&json),
-        ReportFormat::Text => {
-            let last: RunReport = serde_json::from_str(&json).map_err(engine::Error::json)?;
-            print(&report::text(&last, colour()));
-        }
-    }
-    Ok(report::ExitCode::Good.code())
+    Ok(json)
+}
+
+fn source(settings: &Settings) -> Result<mail::Source<'_>, app::Error> {
+    mail::Source::of(settings).ok_or(app::Error::NoMail)
+}
+
+/// Nothing that is there is replaced.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), engine::Error> {
+    let written = durable::create_private(path).and_then(|mut file| file.write_all(bytes));
+    written.map_err(engine::Error::file("write the mail", path))
 }

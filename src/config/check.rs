@@ -11,7 +11,7 @@ use super::hook::Hook;
 use super::keys::{self, Level};
 use super::node::Node;
 use super::place::Place;
-use super::{DomainSettings, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings, hooks, value};
+use super::{DomainSettings, Mail, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings, hooks, mail, value};
 use crate::model::Codec;
 use crate::retention::Policy;
 
@@ -82,6 +82,7 @@ fn section(place: &Place<'_>, entries: &[Place<'_>], layer: Layer, problems: &mu
         libvirt_uri: layer.libvirt_uri.unwrap_or_else(|| "qemu:///system".to_owned()),
         parallel: layer.parallel.unwrap_or(1),
         metrics: layer.metrics.unwrap_or_default(),
+        mail: layer.mail,
         hooks: hooks::joined(layer.hooks, problems),
         rules,
     })
@@ -125,6 +126,7 @@ struct Layer {
     libvirt_uri: Option<String>,
     parallel: Option<usize>,
     metrics: Option<Metrics>,
+    mail: Option<Mail>,
     job: Option<String>,
     days: Option<Vec<Weekday>>,
     catch_up: Option<bool>,
@@ -151,6 +153,7 @@ impl Layer {
             libvirt_uri: self.libvirt_uri.or(further.libvirt_uri),
             parallel: self.parallel.or(further.parallel),
             metrics: self.metrics.or(further.metrics),
+            mail: self.mail.or(further.mail),
             job: self.job.or(further.job),
             days: self.days.or(further.days),
             catch_up: self.catch_up.or(further.catch_up),
@@ -169,7 +172,7 @@ impl Layer {
 
     fn salvaged(&self) -> Salvaged {
         let textfile = self.metrics.as_ref().and_then(|metrics| metrics.textfile.clone());
-        Salvaged { state_dir: self.state_dir.clone(), textfile }
+        Salvaged { state_dir: self.state_dir.clone(), textfile, mail: self.mail.clone().map(Box::new) }
     }
 }
 
@@ -195,6 +198,7 @@ fn layer(entries: &[Place<'_>], level: Level, problems: &mut Problems) -> Layer 
             "libvirt_uri" => layer.libvirt_uri = value::text(entry, problems).map(str::to_owned),
             "parallel" => layer.parallel = value::number(entry, 1..=64, problems).map(|n| n as usize),
             "metrics" => layer.metrics = Some(value::metrics(entry, problems)),
+            "mail" => layer.mail = mail::read(entry, problems),
             "job" => layer.job = value::job(entry, problems),
             "day_of_week" => layer.days = Some(value::days(entry, problems)),
             "catch_up" => layer.catch_up = value::boolean(entry, problems),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::Mail;
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -36,6 +38,8 @@ pub struct Salvaged {
     pub state_dir: Option<PathBuf>,
     /// The file for the metrics, where one is named.
     pub textfile: Option<PathBuf>,
+    /// How runs are mailed, where that is said without a mistake.
+    pub mail: Option<Box<Mail>>,
 }
 
 impl std::error::Error for Errors {}
@@ -91,6 +95,11 @@ impl Problem {
 pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Notes one more.
     pub(super) fn add(&mut self, problem: Problem) {
         self.0.push(problem);

@@ -26,7 +26,8 @@ impl Level {
 /// Keys of a host section alone.
 pub(super) const HOST_ONLY: &[&str] = &["backupdir", "domains"];
 /// Keys of a host, which may also stand in `defaults`.
-pub(super) const HOST: &[&str] = &["require_mount", "min_free", "state_dir", "libvirt_uri", "parallel", "metrics"];
+pub(super) const HOST: &[&str] =
+    &["require_mount", "min_free", "state_dir", "libvirt_uri", "parallel", "metrics", "mail"];
 /// Keys of a domain, which may stand at every level.
 pub(super) const DOMAIN: &[&str] = &[
     "job",
@@ -50,6 +51,20 @@ pub(super) const KEEP: &[&str] = &["last", "daily", "weekly", "monthly", "yearly
 pub(super) const COMPRESSION: &[&str] = &["method", "level"];
 /// The keys inside `metrics`.
 pub(super) const METRICS: &[&str] = &["textfile", "listen"];
+/// The keys inside `mail`.
+pub(super) const MAIL: &[&str] = &["to", "from", "when", "sendmail", "smtp", "templates"];
+/// The keys inside `mail.smtp`.
+pub(super) const SMTP: &[&str] = &[
+    "host",
+    "port",
+    "security",
+    "username",
+    "password_file",
+    "password_env",
+    "password_credential",
+    "ca_file",
+    "timeout",
+];
 /// The keys of an entry of `hooks`.
 pub(super) const HOOK: &[&str] = &[
     "name",
@@ -66,8 +81,6 @@ pub(super) const HOOK: &[&str] = &[
     "release_timeout",
     "on_error",
 ];
-/// Keys that are known to come.
-const LATER: &[&str] = &["mail"];
 
 /// The keys that may stand at a level.
 pub(super) fn at(level: Level) -> Vec<&'static str> {
@@ -81,9 +94,6 @@ pub(super) fn at(level: Level) -> Vec<&'static str> {
 
 /// Why a key may not stand at a level, and whether the list of valid keys helps.
 pub(super) fn refusal(key: &str, level: Level) -> (String, bool) {
-    if LATER.contains(&key) {
-        return ("not supported by this version".to_owned(), false);
-    }
     let right: Vec<_> = Level::ALL.into_iter().filter(|level| at(*level).contains(&key)).map(Level::name).collect();
     match right.as_slice() {
         [] => ("unknown key".to_owned(), true),

@@ -1,7 +1,7 @@
 //! Owns: the configuration file, from YAML as written to [`Settings`] that are valid by construction.
 //! Must not: act on them.
 //!
-//! `node` reads the YAML, `keys` lists what may stand where, `value` reads single values, `hooks` the entries of `hooks`, `check` joins the levels. Every
+//! `node` reads the YAML, `keys` lists what may stand where, `value` reads single values, `hooks` and `mail` the keys of their name, `check` joins the levels. Every
 //! problem of a file is found in one go and names its file, line and key ([`Errors`]).
 
 mod check;
@@ -10,6 +10,7 @@ pub mod glob;
 mod hook;
 mod hooks;
 mod keys;
+mod mail;
 mod node;
 mod place;
 mod settings;
@@ -24,6 +25,7 @@ use std::path::Path;
 pub(crate) use error::nearest;
 pub use error::{Errors, Problem, Salvaged};
 pub use hook::{Hook, HookKind, HookPlace, OnError};
+pub use mail::{Login, Mail, MailWhen, Secret, Security, Smtp, Transport};
 pub use settings::{DomainSettings, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings};
 
 use error::Problems;

@@ -8,6 +8,7 @@ use chrono::Weekday;
 
 use super::glob;
 use super::hook::Hook;
+use super::mail::Mail;
 use crate::model::{Codec, Consistency, Listen, Span};
 use crate::retention::Policy;
 
@@ -30,6 +31,8 @@ pub struct Settings {
     pub parallel: usize,
     /// Where the metrics go.
     pub metrics: Metrics,
+    /// How runs are mailed, if at all.
+    pub mail: Option<Mail>,
     /// The hooks of `defaults` and of the host, in the order in which they run.
     pub hooks: Vec<Hook>,
     /// The entries of `domains`, in the order of the file.

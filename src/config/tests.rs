@@ -3,6 +3,7 @@
 mod complaints;
 mod hooks;
 mod hostile;
+mod mail;
 
 use std::path::Path;
 use std::time::Duration;
@@ -72,6 +73,7 @@ cloud2 :
             libvirt_uri: "qemu:///system".to_owned(),
             parallel: 1,
             metrics: Metrics::default(),
+            mail: None,
             hooks: Vec::new(),
             rules: vec![
                 rule("DockerNode1", 4, domain(vec![Weekday::Sun], 4)),

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use super::{Attempt, Channel, Domain, DomainResult, DomainState, HISTORY, Job, Ledger, RunResult, Stage, Survey};
-use crate::model::{DomainOutcome, FailureReason, HookResult, HookStatus, Outcome, Phase, RunReport};
+use super::{
+    Attempt, Channel, Domain, DomainResult, DomainState, HISTORY, Job, Ledger, Mailed, RunResult, Stage, Survey, Untold,
+};
+use crate::model::{DomainOutcome, FailureReason, HookResult, HookStatus, Outcome, Phase, RunReport, Status};
 
 /// Exit codes from here on say that a signal ended the run.
 const SIGNALS: u8 = 128;
@@ -92,6 +94,26 @@ impl Ledger {
         }
         self.domains.retain(|name, _| survey.domains.contains_key(name));
         self.jobs.retain(|name, job| survey.jobs.contains_key(name) || job.running.is_some());
+    }
+}
+
+impl Mailed {
+    /// A run is told by a mail.
+    pub fn told(&mut self, status: Status, names: &[String], time: DateTime<Utc>) {
+        self.last = Some(time);
+        self.status = Some(status);
+        self.names = names.to_vec();
+        if status == Status::Ok {
+            self.last_ok = Some(time);
+        }
+        self.untold.clear();
+    }
+
+    /// A run is not told by a mail.
+    pub fn leave(&mut self, run: Untold) {
+        self.untold.push_back(run);
+        let over = self.untold.len().saturating_sub(HISTORY);
+        self.untold.drain(..over);
     }
 }
 

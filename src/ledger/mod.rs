@@ -17,7 +17,7 @@ use uuid::Uuid;
 pub use file::{Error, update};
 pub use survey::{Seen, SeenJob, SeenPoints, SeenRepository, Survey};
 
-use crate::model::{Consistency, FailureReason, HookStatus, Outcome, PointId};
+use crate::model::{Consistency, FailureReason, HookStatus, Outcome, PointId, Status};
 
 /// What all runs of this host came to.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub struct Ledger {
     pub hooks: BTreeMap<String, Hook>,
     /// By channel.
     pub reports: BTreeMap<Channel, Delivery>,
+    /// What was mailed.
+    pub mailed: Mailed,
     /// When old points were last removed without an error.
     pub last_prune: Option<DateTime<Utc>>,
 }
@@ -142,6 +144,33 @@ pub struct Delivery {
     pub last_success: Option<DateTime<Utc>>,
     /// How many could not be.
     pub failures: u64,
+}
+
+/// What those who read mail were told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mailed {
+    /// When a mail was last made; it was sent, or waits in the spool.
+    pub last: Option<DateTime<Utc>>,
+    /// What that run came to.
+    pub status: Option<Status>,
+    /// Whom or what that was about.
+    pub names: Vec<String>,
+    /// When a good run was last mailed.
+    pub last_ok: Option<DateTime<Utc>>,
+    /// Runs since then that were not mailed, oldest first; at most [`HISTORY`].
+    pub untold: VecDeque<Untold>,
+}
+
+/// A run that was not mailed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Untold {
+    /// When it began.
+    pub time: DateTime<Utc>,
+    /// What it came to.
+    pub status: Status,
+    /// What its subject would have been.
+    pub subject: String,
 }
 
 /// How a run ended for a job.

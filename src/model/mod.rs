@@ -11,6 +11,7 @@ mod outcome;
 mod point;
 mod report;
 pub mod size;
+mod status;
 
 pub use disk::{Device, Disk, Format, Image, Source};
 pub use domain::{BootFile, Domain, DomainRef, DomainState, DomainXml, Nvram};
@@ -20,3 +21,4 @@ pub use listen::{BadListen, Listen};
 pub use outcome::{Consistency, DiskOutcome, DomainOutcome, Failure, FailureReason, Method, Outcome, SkippedDisk};
 pub use point::{Codec, PointId};
 pub use report::{RunReport, Totals};
+pub use status::Status;

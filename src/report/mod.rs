@@ -6,6 +6,9 @@ mod json;
 pub mod table;
 mod text;
 
+#[cfg(test)]
+pub(crate) use text::sample;
+
 pub use exit::{EXIT_STATUS, ExitCode, exit_code, failure};
 pub use json::json;
 pub use text::text;

@@ -7,6 +7,14 @@ pub fn short_name() -> String {
     name.split('.').next().unwrap_or_default().to_owned()
 }
 
+/// The host's name as it knows itself, for addresses: `localhost` where it is none that an address may have.
+pub fn node_name() -> String {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy();
+    let right = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
+    if right { name.into_owned() } else { "localhost".to_owned() }
+}
+
 /// Threads worth starting: the cores this process may use, at most 16.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(16)

@@ -1,4 +1,5 @@
 //! Chromium without a screen: what it makes of a page, how wide that is, and what it looks like.
+#![allow(dead_code, reason = "every test binary compiles this and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
 use std::fs;

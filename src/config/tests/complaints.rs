@@ -38,7 +38,7 @@ other:
 ";
     let all = "job, day_of_week, catch_up, rotate, keep, compression, quiesce, freeze_timeout, method, exclude_disks, \
                overlay_dir, scratch_dir, allow_plaintext, hooks";
-    let host = "require_mount, min_free, state_dir, libvirt_uri, parallel, metrics";
+    let host = "require_mount, min_free, state_dir, libvirt_uri, parallel, metrics, mail";
     assert_eq!(
         complaints(text),
         [
@@ -141,7 +141,7 @@ fn places_of_metrics_are_checked() {
 #[test]
 fn what_can_be_read_of_a_wrong_file_is_salvaged() {
     let salvaged = |text: &str| {
-        let Salvaged { state_dir, textfile } = parse(text, Path::new("c.yml"), "h").unwrap_err().salvaged;
+        let Salvaged { state_dir, textfile, .. } = parse(text, Path::new("c.yml"), "h").unwrap_err().salvaged;
         [state_dir, textfile].map(|path| path.map(|path| path.display().to_string()).unwrap_or_default())
     };
     let defaults = "defaults: {state_dir: /d, metrics: {textfile: /d/t}}\n";

@@ -1,0 +1,198 @@
+//! Owns: mailing a run: whether it is due, older mails first, what the ledger keeps of it. Must not: print.
+
+use std::path::Path;
+
+use chrono::{Local, Utc};
+
+use super::Error;
+use crate::config::{self, Mail, MailWhen, Settings, Transport};
+use crate::ledger::{self, Channel, Ledger, Survey, Untold};
+use crate::mail::{self, Facts, Spool};
+use crate::metrics;
+use crate::model::{Failure, RunReport};
+
+/// What became of a run's mail.
+#[derive(Debug)]
+pub struct Told {
+    /// Whether those who read mail know all that `when` wants them to: nothing need be said to cron.
+    pub settled: bool,
+    /// What is wrong with templates of the operator.
+    pub complaints: Vec<String>,
+    /// Why it could not be sent.
+    pub error: Option<Error>,
+}
+
+/// Where a mail comes from: settings, or what could be read of a configuration that is wrong.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    mail: &'a Mail,
+    state_dir: &'a Path,
+    settings: Option<&'a Settings>,
+}
+
+impl<'a> Source<'a> {
+    /// The mail that the settings ask for, if they do.
+    pub fn of(settings: &'a Settings) -> Option<Source<'a>> {
+        let mail = settings.mail.as_ref()?;
+        Some(Source { mail, state_dir: &settings.state_dir, settings: Some(settings) })
+    }
+
+    /// The mail that a wrong configuration asks for, as far as it can be read.
+    pub fn salvaged(errors: &'a config::Errors) -> Option<Source<'a>> {
+        let state_dir = errors.salvaged.state_dir.as_deref().unwrap_or(Path::new(config::STATE_DIR));
+        Some(Source { mail: errors.salvaged.mail.as_deref()?, state_dir, settings: None })
+    }
+
+    fn channel(&self) -> Channel {
+        match self.mail.transport {
+            Transport::Smtp(_) => Channel::Smtp,
+            Transport::Sendmail(_) => Channel::Sendmail,
+        }
+    }
+}
+
+/// A mail that is ready to leave.
+#[derive(Debug)]
+pub struct Ready {
+    message: lettre::Message,
+    complaints: Vec<String>,
+}
+
+impl Ready {
+    /// The mail as it leaves, RFC 5322.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.message.formatted()
+    }
+}
+
+/// Mails a run that ends with this code, if it is due, after those that wait in the spool.
+pub fn after_run(source: Source<'_>, report: &RunReport, code: u8) -> Told {
+    match try_mail(source, report, code) {
+        Ok(told) => told,
+        Err(error) => Told { settled: false, complaints: Vec::new(), error: Some(error) },
+    }
+}
+
+fn try_mail(source: Source<'_>, report: &RunReport, code: u8) -> Result<Told, Error> {
+    let ledger = Ledger::load(source.state_dir)?;
+    let survey = Survey::load(source.state_dir)?;
+    let late = late(survey.as_ref(), report);
+    let gist = mail::gist(report, code, &late);
+    let now = Local::now().fixed_offset();
+    if !mail::is_due(source.mail.when, &gist, &ledger.mailed, now) {
+        let untold = Untold { time: report.started, status: gist.status, subject: mail::subject(&report.host, &gist) };
+        keep(source, |ledger| ledger.mailed.leave(untold))?;
+        let flushed = flush(source);
+        return Ok(Told { settled: true, complaints: Vec::new(), error: flushed.err() });
+    }
+    let ready = make(source, report, code)?;
+    let sent = flush(source).and_then(|()| deliver(source, &ready));
+    keep(source, |ledger| {
+        ledger.delivered(source.channel(), sent.as_ref().map(|()| Utc::now()).map_err(|_| ()));
+        ledger.mailed.told(gist.status, &gist.names, Utc::now());
+    })?;
+    if sent.is_err() {
+        spool(source, &ready)?;
+    }
+    Ok(Told { settled: sent.is_ok(), complaints: ready.complaints, error: sent.err() })
+}
+
+/// Sends the mail of a run now, due or not.
+pub fn send(source: Source<'_>, report: &RunReport, code: u8) -> Result<Vec<String>, Error> {
+    let ready = make(source, report, code)?;
+    let sent = deliver(source, &ready);
+    keep(source, |ledger| ledger.delivered(source.channel(), sent.as_ref().map(|()| Utc::now()).map_err(|_| ())))?;
+    sent.map(|()| ready.complaints)
+}
+
+/// The mail of a run.
+pub fn make(source: Source<'_>, report: &RunReport, code: u8) -> Result<Ready, Error> {
+    let ledger = Ledger::load(source.state_dir)?;
+    let survey = Survey::load(source.state_dir)?;
+    let late = late(survey.as_ref(), report);
+    let gist = mail::gist(report, code, &late);
+    let untold: Vec<Untold> = ledger.mailed.untold.into_iter().collect();
+    let facts = Facts { gist: &gist, settings: source.settings, survey: survey.as_ref(), late: &late, untold: &untold };
+    let bodies = mail::bodies(report, facts, source.mail.templates.as_deref())?;
+    // Of a digest the worst of what it tells stands first; elsewhere the runs before are known, and this one may be the recovery.
+    let is_digest = source.mail.when == MailWhen::Digest;
+    let (own, subject) = (gist.status, mail::subject(&report.host, &gist));
+    let worse = untold.iter().filter(|run| is_digest && run.status > own).max_by_key(|run| run.status);
+    let (status, subject) = worse.map_or((own, subject), |run| (run.status, run.subject.clone()));
+    let message = mail::message(source.mail, report, status, &subject, bodies.text, bodies.html)?;
+    Ok(Ready { message, complaints: bodies.complaints })
+}
+
+/// The HTML of a report.
+pub fn html(settings: &Settings, report: &RunReport, code: u8) -> Result<String, Error> {
+    let survey = Survey::load(&settings.state_dir)?;
+    let late = late(survey.as_ref(), report);
+    let gist = mail::gist(report, code, &late);
+    let facts = Facts { gist: &gist, settings: Some(settings), survey: survey.as_ref(), late: &late, untold: &[] };
+    Ok(mail::html(report, facts)?)
+}
+
+/// The report of a run that could not begin.
+pub fn unable(host: String, error: &Error) -> RunReport {
+    let now = Utc::now();
+    let message = crate::engine::chain(error);
+    RunReport {
+        schema: RunReport::SCHEMA,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        run_id: uuid::Uuid::new_v4(),
+        host,
+        jobs: Vec::new(),
+        started: now,
+        finished: now,
+        domains: Vec::new(),
+        not_due: Vec::new(),
+        recovered: Vec::new(),
+        errors: vec![Failure { message, hint: error.hint() }],
+        leftovers: Vec::new(),
+        signal: None,
+        hooks: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+fn late(survey: Option<&Survey>, report: &RunReport) -> Vec<String> {
+    // Of a run that could not begin it is known already that nobody was saved.
+    survey.filter(|_| report.errors.is_empty()).map_or_else(Vec::new, |survey| mail::late(survey, report))
+}
+
+fn deliver(source: Source<'_>, ready: &Ready) -> Result<(), Error> {
+    Ok(mail::send(source.mail, ready.message.envelope(), &ready.bytes())?)
+}
+
+/// Keeps a mail for the next run, where there is a state folder.
+fn spool(source: Source<'_>, ready: &Ready) -> Result<(), Error> {
+    if !source.state_dir.is_dir() {
+        return Ok(());
+    }
+    Ok(Spool::of(source.state_dir).put(&ready.bytes())?)
+}
+
+/// Sends what waits, oldest first, to those who get mail now. The first that cannot be sent ends it.
+fn flush(source: Source<'_>) -> Result<(), Error> {
+    let spool = Spool::of(source.state_dir);
+    let waiting = spool.waiting()?;
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let envelope = mail::envelope(source.mail)?;
+    for (at, path) in waiting.iter().enumerate() {
+        mail::send(source.mail, &envelope, &spool.read(path)?)
+            .map_err(|error| mail::Error::Waiting { count: waiting.len() - at, source: Box::new(error) })?;
+        spool.done(path)?;
+    }
+    Ok(())
+}
+
+/// Changes the ledger where there is one, and tells Prometheus.
+fn keep(source: Source<'_>, change: impl FnOnce(&mut Ledger)) -> Result<(), Error> {
+    if !Ledger::exists(source.state_dir) {
+        return Ok(());
+    }
+    let ledger = ledger::update(source.state_dir, change)?;
+    Ok(ledger.textfile.as_ref().map_or(Ok(()), |path| metrics::publish(source.state_dir, path))?)
+}

@@ -1,0 +1,75 @@
+//! The key `mail`.
+
+use super::super::*;
+use super::{complaints, read};
+use std::path::PathBuf;
+use std::time::Duration;
+
+fn with(mail: &str) -> String {
+    format!("h:\n  backupdir: /b\n  mail: {mail}\n  domains: {{d: {{day_of_week: Sun}}}}\n")
+}
+
+#[test]
+fn little_is_enough() {
+    let mail = read(&with("{to: root}")).mail.unwrap();
+    let usual = Mail {
+        to: vec!["root".to_owned()],
+        from: None,
+        when: MailWhen::Failure,
+        transport: Transport::Sendmail(PathBuf::from("/usr/sbin/sendmail")),
+        templates: None,
+    };
+    assert_eq!(mail, usual);
+    assert_eq!(read("h: {backupdir: /b, domains: {d: {day_of_week: Sun}}}").mail, None);
+    let text = "{to: [a@b.c, 'Ops <o@b.c>'], when: digest, smtp: {host: m, username: u, password_env: P, timeout: 9s}}";
+    let mail = read(&with(text)).mail.unwrap();
+    let smtp = Smtp {
+        host: "m".to_owned(),
+        port: 587,
+        security: Security::StartTls,
+        login: Some(Login { username: "u".to_owned(), password: Secret::Env("P".to_owned()) }),
+        ca_file: None,
+        timeout: Duration::from_secs(9),
+    };
+    assert_eq!((mail.when, mail.to.len(), mail.transport), (MailWhen::Digest, 2, Transport::Smtp(smtp)));
+    for (security, port) in [("tls", 465), ("none", 25)] {
+        let mail = read(&with(&format!("{{to: a@b.c, smtp: {{host: m, security: {security}}}}}"))).mail.unwrap();
+        assert!(matches!(mail.transport, Transport::Smtp(Smtp { port: found, .. }) if found == port));
+    }
+}
+
+#[test]
+fn mistakes_are_named() {
+    let address = "valid: addresses as ops@example.org or `Ops <ops@example.org>`, or users of this host as root";
+    let cases = [
+        ("{}", format!("mail: `to` is missing; {address}")),
+        ("{to: []}", format!("mail.to: names nobody; {address}")),
+        ("{to: 'a b@c d'}", format!("mail.to: bad address \"a b@c d\"; {address}")),
+        ("{to: \"a@b\\r\\nBcc: x@y\"}", format!("mail.to: bad address \"a@b\\r\\nBcc: x@y\"; {address}")),
+        ("{to: r, wen: always}", "mail.wen: unknown key; valid: to, from, when, sendmail, smtp, templates; did you mean `when`?".into()),
+        ("{to: r, when: allways}", "mail.when: bad value \"allways\"; valid: failure, change, always, digest; did you mean `always`?".into()),
+        ("{to: r, sendmail: msmtp}", "mail.sendmail: bad path \"msmtp\"; valid: an absolute path".into()),
+        ("{to: r, sendmail: /s, smtp: {host: m}}", "mail.sendmail: stands beside `smtp` of line 3; a mail goes one way; valid: `sendmail` or `smtp`".into()),
+        ("{to: r, smtp: {}}", "mail.smtp: `host` is missing; valid: the name of the mail server, as in its certificate".into()),
+        ("{to: r, smtp: {host: 'm/n'}}", "mail.smtp.host: bad host \"m/n\"; valid: a host name or an IP address, without a port".into()),
+        ("{to: r, smtp: {host: m, port: 65536}}", "mail.smtp.port: bad number \"65536\"; valid: a whole number from 1 to 65535".into()),
+        ("{to: r, smtp: {host: m, username: u}}", "mail.smtp.username: has no password; valid: password_file, password_env or password_credential beside it".into()),
+        ("{to: r, smtp: {host: m, password_file: /p}}", "mail.smtp.password_file: is a password without `username`".into()),
+        ("{to: r, smtp: {host: m, username: u, password_credential: ../p}}", "mail.smtp.password_credential: bad name \"../p\"; valid: letters, digits, `.`, `_` and `-`, first a letter".into()),
+        ("{to: r, smtp: {host: m, username: u, password_file: /p, password_env: P}}", "mail.smtp.password_env: stands beside `password_file` of line 3; one password is used".into()),
+        ("{to: r, smtp: {host: m, security: none, username: u, password_file: /p}}", "mail.smtp.password_file: would be sent in clear under `security: none`; valid: security: starttls or tls".into()),
+    ];
+    for (mail, complaint) in cases {
+        assert_eq!(complaints(&with(mail)), [format!("c.yml:3: h.{complaint}")], "{mail}");
+    }
+}
+
+#[test]
+fn what_is_said_without_a_mistake_is_salvaged() {
+    let salvaged = |mail: &str| {
+        let text = format!("{}  qqq: 1\n", with(mail));
+        parse(&text, Path::new("c.yml"), "h").unwrap_err().salvaged.mail
+    };
+    assert!(salvaged("{to: root}").is_some());
+    assert!(salvaged("{to: root, when: qqq}").is_none());
+}

@@ -1,0 +1,168 @@
+//! Owns: the two parts of a mail, from a report and what is known beside it, by templates. Must not: send.
+
+mod view;
+
+use std::path::Path;
+
+use handlebars::{Handlebars, no_escape};
+
+use self::view::View;
+use super::{Error, Gist};
+use crate::config::Settings;
+use crate::ledger::{Survey, Untold};
+use crate::model::RunReport;
+
+const TEXT: (&str, &str) = ("report.txt.hbs", include_str!("templates/report.txt.hbs"));
+const HTML: (&str, &str) = ("report.html.hbs", include_str!("templates/report.html.hbs"));
+/// Bytes of the HTML part: some readers cut what is longer.
+const HTML_LIMIT: usize = 100_000;
+/// Domains, and hooks' outputs, that are shown; fewer where they do not fit.
+const SHOWN: [usize; 5] = [60, 25, 10, 3, 0];
+
+/// What is told beside the report.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The run in short.
+    pub gist: &'a Gist,
+    /// The settings, for what is due next; `None` if they cannot be read.
+    pub settings: Option<&'a Settings>,
+    /// What was last seen, for the free space.
+    pub survey: Option<&'a Survey>,
+    /// Guests that should have been due; see [`late`](super::late).
+    pub late: &'a [String],
+    /// Runs that were not mailed.
+    pub untold: &'a [Untold],
+}
+
+/// The parts of a mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bodies {
+    /// All there is to say, as text.
+    pub text: String,
+    /// The same for those who like colours, in at most 100 kB with the built-in template.
+    pub html: String,
+    /// What is wrong with templates of the operator; the built-in ones took their place.
+    pub complaints: Vec<String>,
+}
+
+/// Renders both parts; `templates` is a folder that may hold a `report.txt.hbs` and a `report.html.hbs` of the operator.
+///
+/// # Errors
+/// A built-in template does not render.
+pub fn bodies(report: &RunReport, facts: Facts<'_>, templates: Option<&Path>) -> Result<Bodies, Error> {
+    let mut complaints = Vec::new();
+    let full = View::new(report, facts, usize::MAX);
+    let text = render(TEXT, &full, templates, &mut complaints)?;
+    let mut html = String::new();
+    for shown in SHOWN {
+        complaints.retain(|complaint: &String| !complaint.contains(HTML.0));
+        html = render(HTML, &View::new(report, facts, shown), templates, &mut complaints)?;
+        if html.len() <= HTML_LIMIT {
+            break;
+        }
+    }
+    Ok(Bodies { text, html, complaints })
+}
+
+/// The HTML part alone, by the built-in template.
+///
+/// # Errors
+/// It does not render.
+pub fn html(report: &RunReport, facts: Facts<'_>) -> Result<String, Error> {
+    Ok(bodies(report, facts, None)?.html)
+}
+
+fn render(
+    (name, built_in): (&str, &str),
+    view: &View,
+    templates: Option<&Path>,
+    complaints: &mut Vec<String>,
+) -> Result<String, Error> {
+    let mut registry = Handlebars::new();
+    registry.set_strict_mode(true);
+    if name == TEXT.0 {
+        registry.register_escape_fn(no_escape);
+    }
+    if let Some(path) = templates.map(|folder| folder.join(name)).filter(|path| path.exists()) {
+        let own = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+        match own.and_then(|own| registry.render_template(&own, view).map_err(|error| error.to_string())) {
+            Ok(text) => return Ok(text),
+            Err(error) => complaints.push(format!(
+                "{}: the template cannot be used, the built-in one took its place: {}",
+                path.display(),
+                error.split_whitespace().collect::<Vec<_>>().join(" ")
+            )),
+        }
+    }
+    Ok(registry.render_template(built_in, view).map_err(Box::new)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::gist;
+    use crate::report::sample;
+
+    fn of(report: &RunReport, templates: Option<&Path>) -> Bodies {
+        let gist = gist(report, 0, &[]);
+        let facts = Facts { gist: &gist, settings: None, survey: None, late: &[], untold: &[] };
+        bodies(report, facts, templates).unwrap()
+    }
+
+    #[test]
+    fn the_text_is_the_whole_report_and_a_footer() {
+        let report = sample::bad();
+        let text = of(&report, None).text;
+        assert!(text.starts_with(&crate::report::text(&report, false)), "{text}");
+        for words in ["\n-- \nhost     cloud1, kvmbackup 0.1.0\n", "kvmbackup list", "journalctl", "no settings"] {
+            assert!(text.contains(words), "{words:?} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn the_html_has_failures_first_and_asks_for_nothing() {
+        let html = of(&sample::bad(), None).html;
+        let at = |word: &str| html.find(word).unwrap_or_else(|| panic!("{word} is not in {html}"));
+        assert!(at(">db1<") < at(">files<") && at(">files<") < at(">DockerNode1<"));
+        for word in ["No space left on device", "make room on", "the ping was not taken", "lang=\"en\"", "crash"] {
+            at(word);
+        }
+        for word in ["<script", "src=", "url(", "<link", "<style", "http"] {
+            assert!(!html.contains(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn long_runs_stay_small_and_hostile_names_are_text() {
+        let mut report = sample::bad();
+        report.domains[1].domain = "<script>alert(1)</script>&\u{202e}\0".to_owned();
+        for n in 0..900 {
+            let mut domain = report.domains[n % 3].clone();
+            domain.domain = format!("guest-{n}");
+            if let Some(hook) = domain.hooks.last_mut() {
+                hook.output = Some("\"'<>&".repeat(13_000));
+            }
+            report.domains.push(domain);
+        }
+        let bodies = of(&report, None);
+        assert!(bodies.html.len() <= HTML_LIMIT, "{}", bodies.html.len());
+        assert!(bodies.html.contains("more domains") && bodies.text.contains("guest-899"));
+        assert!(!bodies.html.contains("<script") && !bodies.html.contains(['\0', '\u{202e}']));
+    }
+
+    #[test]
+    fn templates_are_replaced_one_by_one_and_bad_ones_are_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let built_in = of(&sample::good(), None);
+        std::fs::write(dir.path().join(TEXT.0), "{{status}} & on {{host}}").unwrap();
+        let own = of(&sample::good(), Some(dir.path()));
+        assert_eq!((own.text.as_str(), &own.html), ("OK & on cloud1", &built_in.html));
+        for bad in ["{{nosuch}}", "{{#each", "{{status"] {
+            std::fs::write(dir.path().join(TEXT.0), bad).unwrap();
+            let own = of(&sample::good(), Some(dir.path()));
+            assert_eq!(own.text, built_in.text);
+            assert_eq!(own.complaints.len(), 1);
+            assert!(own.complaints[0].contains("report.txt.hbs"), "{:?}", own.complaints);
+        }
+    }
+}

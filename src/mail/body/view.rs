@@ -1,0 +1,233 @@
+//! Owns: what templates may name, all of it text that is safe for one line, but for HTML's own signs. Must not: render.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike, Days, Local, Utc};
+use serde::Serialize;
+
+use super::Facts;
+use crate::config::Settings;
+use crate::model::size::{bytes, duration};
+use crate::model::{DomainOutcome, Failure, HookResult, HookStatus, Outcome, RunReport, Status};
+use crate::report::{self, table::printable};
+
+/// Lines of a hook's output, and characters of one.
+const LINES: usize = 20;
+const COLUMNS: usize = 200;
+/// Characters of a message.
+const MESSAGE: usize = 1000;
+/// Names in a list.
+const NAMES: usize = 20;
+
+const GOOD: &str = "#1a6b34";
+const WARN: &str = "#8a5a00";
+const BAD: &str = "#b3261e";
+
+/// What templates may name.
+#[derive(Debug, Serialize)]
+pub(super) struct View {
+    status: &'static str,
+    colour: &'static str,
+    headline: String,
+    host: String,
+    version: String,
+    run_id: String,
+    started: String,
+    finished: String,
+    took: String,
+    report: String,
+    errors: Vec<Told>,
+    late: Vec<String>,
+    warnings: Vec<String>,
+    domains: Vec<Domain>,
+    more: usize,
+    not_due: String,
+    untold: Vec<Run>,
+    next: String,
+    free: String,
+    see_log: String,
+    restore: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Told {
+    message: String,
+    hint: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Run {
+    time: String,
+    subject: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Domain {
+    name: String,
+    result: &'static str,
+    colour: &'static str,
+    start: String,
+    duration: String,
+    read: String,
+    read_bytes: u64,
+    stored: String,
+    stored_bytes: u64,
+    consistency: String,
+    points: usize,
+    step: Option<String>,
+    error: Option<Told>,
+    notes: Vec<Told>,
+    outputs: Vec<Output>,
+}
+
+#[derive(Debug, Serialize)]
+struct Output {
+    name: String,
+    phase: String,
+    text: String,
+}
+
+impl View {
+    /// At most so many domains are `shown`, the worst first.
+    pub(super) fn new(report: &RunReport, facts: Facts<'_>, shown: usize) -> View {
+        let gist = facts.gist;
+        let mut domains: Vec<&DomainOutcome> = report.domains.iter().collect();
+        domains.sort_by_key(|domain| std::cmp::Reverse(rank(domain)));
+        let late = facts.late.iter().map(|name| {
+            format!("{} is late: it was not due, and its newest restore point is too old", printable(name))
+        });
+        let of_run = report.warnings.iter().chain(&report.leftovers).map(|failure| cut(&failure.message));
+        let recovered = report.recovered.iter().map(|what| format!("put right of an earlier run: {}", cut(what)));
+        let time = |time: DateTime<Utc>| time.format("%Y-%m-%d %H:%M:%S").to_string();
+        let names = if gist.names.is_empty() { String::new() } else { format!(": {}", list(&gist.names)) };
+        let count = if gist.all == 0 { String::new() } else { format!(" {} of {}", gist.count, gist.all) };
+        let hooks = report.hooks.iter().filter_map(|hook| {
+            let output = output(hook)?;
+            Some(Told {
+                message: format!("hook {} ({}) printed last: {}", output.name, output.phase, output.text),
+                hint: None,
+            })
+        });
+        View {
+            status: gist.status.word(),
+            colour: match gist.status {
+                Status::Ok => GOOD,
+                Status::Warning => WARN,
+                Status::Failed | Status::Aborted => BAD,
+            },
+            headline: format!("{}{count} on {}{names}", gist.status.word(), printable(&report.host)),
+            host: printable(&report.host),
+            version: report.version.clone(),
+            run_id: report.run_id.to_string(),
+            started: time(report.started),
+            finished: time(report.finished),
+            took: duration((report.finished - report.started).to_std().unwrap_or_default()),
+            report: report::text(report, false),
+            errors: report.errors.iter().map(told).chain(hooks).take(shown.max(3)).collect(),
+            late: late.take(shown.max(3)).collect(),
+            warnings: of_run.chain(recovered).take(shown.max(3)).collect(),
+            more: domains.len().saturating_sub(shown),
+            domains: domains.into_iter().take(shown).map(|domain| of(domain, report.started)).collect(),
+            not_due: list(&report.not_due),
+            untold: facts
+                .untold
+                .iter()
+                .map(|run| Run { time: time(run.time), subject: printable(&run.subject) })
+                .collect(),
+            next: facts.settings.map_or_else(|| "not known: there are no settings that could be read".to_owned(), next),
+            free: facts.survey.map_or_else(
+                || "not known".to_owned(),
+                |survey| {
+                    let seen = &survey.repository;
+                    let (free, all) = (bytes(seen.available_bytes), bytes(seen.capacity_bytes));
+                    format!("{free} of {all} on {}", printable(&seen.path.display().to_string()))
+                },
+            ),
+            see_log: format!(
+                "journalctl -t kvmbackup --since \"{}\"; kvmbackup report",
+                report.started.format("%Y-%m-%d %H:%M:%S UTC")
+            ),
+            restore: "kvmbackup list; kvmbackup restore NAME --to /srv/restored".to_owned(),
+        }
+    }
+}
+
+fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> Domain {
+    let (result, colour) = match domain.outcome {
+        Outcome::Success if rank(domain) == 0 => ("ok", GOOD),
+        Outcome::Success => ("ok, look", WARN),
+        Outcome::Skipped => ("skipped", WARN),
+        Outcome::Partial => ("PARTIAL", BAD),
+        Outcome::Failed => ("FAILED", BAD),
+    };
+    let began = domain.point.map_or(started, |point| point.time());
+    let word = |value: Option<serde_json::Value>| value.and_then(|value| value.as_str().map(str::to_owned));
+    let skipped = domain.skipped.iter().map(|disk| Told {
+        message: format!("disk {} is not saved: {}", printable(&disk.target), cut(&disk.reason)),
+        hint: disk.hint.as_deref().map(cut),
+    });
+    Domain {
+        name: printable(&domain.domain),
+        result,
+        colour,
+        start: began.format("%H:%M:%S UTC").to_string(),
+        duration: duration(Duration::from_millis(domain.duration_ms)),
+        read: bytes(domain.read_bytes),
+        read_bytes: domain.read_bytes,
+        stored: bytes(domain.stored_bytes),
+        stored_bytes: domain.stored_bytes,
+        consistency: word(serde_json::to_value(domain.consistency).ok()).unwrap_or_else(|| "none".to_owned()),
+        points: domain.restore_points,
+        step: word(serde_json::to_value(domain.reason).ok()),
+        error: domain.error.as_ref().map(told),
+        notes: skipped.chain(domain.leftovers.iter().chain(&domain.warnings).map(told)).take(NAMES).collect(),
+        outputs: domain.hooks.iter().filter_map(output).take(5).collect(),
+    }
+}
+
+/// How much a domain is to look at.
+fn rank(domain: &DomainOutcome) -> u8 {
+    match domain.outcome {
+        Outcome::Failed => 4,
+        Outcome::Partial => 3,
+        Outcome::Success if !domain.warnings.is_empty() || !domain.leftovers.is_empty() => 2,
+        Outcome::Skipped => 1,
+        Outcome::Success => 0,
+    }
+}
+
+/// The last lines of a hook that did not do its work.
+fn output(hook: &HookResult) -> Option<Output> {
+    let text = hook.output.as_deref().filter(|_| !matches!(hook.status, HookStatus::Ok | HookStatus::Skip))?;
+    let lines: Vec<&str> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(LINES)..];
+    let last: Vec<String> = last.iter().map(|line| printable(line).chars().take(COLUMNS).collect()).collect();
+    Some(Output { name: printable(&hook.name), phase: printable(&hook.phase), text: last.join("\n") })
+}
+
+fn told(failure: &Failure) -> Told {
+    Told { message: cut(&failure.message), hint: failure.hint.as_deref().map(cut) }
+}
+
+fn cut(text: &str) -> String {
+    printable(text).chars().take(MESSAGE).collect()
+}
+
+fn list(names: &[String]) -> String {
+    let rest = names.len().saturating_sub(NAMES);
+    let shown: Vec<String> = names.iter().take(NAMES).map(|name| printable(name)).collect();
+    if rest == 0 { shown.join(", ") } else { format!("{} and {rest} more", shown.join(", ")) }
+}
+
+/// The next day after today on which anything is due, and what.
+fn next(settings: &Settings) -> String {
+    let today = Local::now().date_naive();
+    let days = (1..=7).filter_map(|n| today.checked_add_days(Days::new(n)));
+    let due = days.map(|day| {
+        let rules = settings.rules.iter().filter(|rule| rule.domain.days.contains(&day.weekday()));
+        (day, rules.map(|rule| rule.pattern.clone()).collect::<Vec<_>>())
+    });
+    let first = due.into_iter().find(|(_, names)| !names.is_empty());
+    first
+        .map_or_else(|| "nothing".to_owned(), |(day, names)| format!("{}: {}", day.format("%a %Y-%m-%d"), list(&names)))
+}

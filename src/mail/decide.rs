@@ -1,0 +1,194 @@
+//! Owns: what a run came to in short, and whether a mail is due for it. Pure. Must not: send, or ask the time.
+
+use chrono::{DateTime, FixedOffset, TimeDelta, Utc};
+
+use crate::config::MailWhen;
+use crate::ledger::{Mailed, Survey};
+use crate::model::{DomainOutcome, Outcome, RunReport, Status};
+use crate::report::{ExitCode, exit_code};
+
+/// A guest is late when its newest restore point is older than this many tenths of the longest gap of its days.
+const LATE_TENTHS: i64 = 13;
+/// Days between two good runs that are mailed as a sign of life; half a day less, so that a weekly run is never too early.
+const SIGN_OF_LIFE: TimeDelta = TimeDelta::hours(7 * 24 - 12);
+
+/// A run in short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gist {
+    /// What it came to.
+    pub status: Status,
+    /// Domains that the status is about.
+    pub count: usize,
+    /// Domains of the run.
+    pub all: usize,
+    /// Who or what the status is about.
+    pub names: Vec<String>,
+}
+
+/// A run in short. `code` is what the program ends with, `late` are guests that should have been due; see [`late`].
+pub fn gist(report: &RunReport, code: u8, late: &[String]) -> Gist {
+    let status = match code.max(exit_code(report)) {
+        128.. => Status::Aborted,
+        code if code == ExitCode::Untidy.code() => Status::Warning,
+        0 if !late.is_empty() || report.domains.iter().any(warns) || !report.warnings.is_empty() => Status::Warning,
+        0 => Status::Ok,
+        _ => Status::Failed,
+    };
+    let of = |test: fn(&DomainOutcome) -> bool| -> Vec<String> {
+        report.domains.iter().filter(|domain| test(domain)).map(|domain| domain.domain.clone()).collect()
+    };
+    let mut names = match status {
+        Status::Ok => of(|domain| domain.outcome == Outcome::Success),
+        Status::Warning => of(warns),
+        Status::Failed | Status::Aborted => of(fails),
+    };
+    let count = names.len();
+    match status {
+        Status::Ok => names.clear(),
+        Status::Warning => names.extend(late.iter().map(|name| format!("{name} is late"))),
+        Status::Failed | Status::Aborted => {}
+    }
+    if names.is_empty() && status != Status::Ok {
+        names.push(whole(code).to_owned());
+    }
+    Gist { status, count, all: report.domains.len(), names }
+}
+
+/// What to look at when no domain is to blame.
+fn whole(code: u8) -> &'static str {
+    match code {
+        2 => "configuration",
+        3 => "another run holds the lock",
+        4 => "libvirt cannot be reached",
+        5 => "the target cannot be used",
+        7 => "not all is cleaned up",
+        _ => "the run",
+    }
+}
+
+fn warns(domain: &DomainOutcome) -> bool {
+    !domain.warnings.is_empty() || !domain.leftovers.is_empty()
+}
+
+fn fails(domain: &DomainOutcome) -> bool {
+    matches!(domain.outcome, Outcome::Failed | Outcome::Partial)
+}
+
+/// Guests that a run should have tried and did not: none was due, and the newest restore point is too old.
+pub fn late(survey: &Survey, report: &RunReport) -> Vec<String> {
+    let tried = |name: &str| report.domains.iter().any(|domain| domain.domain == name);
+    let guests = survey.domains.iter().filter(|(name, seen)| seen.job.is_some() && seen.defined && !tried(name));
+    let late = guests.filter(|(_, seen)| {
+        let interval = i64::try_from(seen.expected_interval_s).unwrap_or(0).min(366 * 86400);
+        let limit = TimeDelta::seconds(interval * LATE_TENTHS / 10);
+        interval > 0 && seen.points.newest.is_some_and(|newest| report.finished - newest > limit)
+    });
+    late.map(|(name, _)| name.clone()).collect()
+}
+
+/// Whether a mail is due for a run, by what was mailed before. `now` is in the time zone whose days a digest goes by.
+pub fn is_due(when: MailWhen, gist: &Gist, mailed: &Mailed, now: DateTime<FixedOffset>) -> bool {
+    let changed = mailed.status != Some(gist.status) || (gist.status != Status::Ok && mailed.names != gist.names);
+    let no_sign = mailed.last_ok.is_none_or(|last| now.with_timezone(&Utc) - last >= SIGN_OF_LIFE);
+    match when {
+        MailWhen::Always => true,
+        MailWhen::Change => changed,
+        MailWhen::Digest => {
+            mailed.last.is_none_or(|last| last.with_timezone(now.offset()).date_naive() != now.date_naive())
+        }
+        MailWhen::Failure => match gist.status {
+            Status::Failed | Status::Aborted => true,
+            Status::Warning => changed,
+            Status::Ok => changed || no_sign,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Seen, SeenPoints};
+    use crate::report::sample;
+
+    fn now() -> DateTime<FixedOffset> {
+        "2026-11-23T00:30:00+01:00".parse().unwrap()
+    }
+
+    fn ago(hours: i64) -> Option<DateTime<Utc>> {
+        Some(now().with_timezone(&Utc) - TimeDelta::hours(hours))
+    }
+
+    #[test]
+    fn the_worst_gives_the_status_and_the_names() {
+        let of = |report: &RunReport, code, late: &[String]| {
+            let gist = gist(report, code, late);
+            (gist.status, gist.count, gist.all, gist.names.join(", "))
+        };
+        assert_eq!(of(&sample::good(), 0, &[]), (Status::Ok, 2, 2, String::new()));
+        assert_eq!(of(&sample::bad(), 1, &[]), (Status::Failed, 2, 3, "db1, files".into()));
+        assert_eq!(of(&sample::good(), 0, &["web".into()]), (Status::Warning, 0, 2, "web is late".into()));
+        assert_eq!(of(&sample::good(), 143, &[]), (Status::Aborted, 0, 2, "the run".into()));
+        assert_eq!(of(&sample::empty(), 3, &[]), (Status::Failed, 0, 0, "another run holds the lock".into()));
+        let mut warned = sample::good();
+        warned.domains[1].warnings = sample::bad().domains[2].warnings.clone();
+        assert_eq!(of(&warned, 0, &[]), (Status::Warning, 1, 2, "büro".into()));
+    }
+
+    #[test]
+    fn by_default_failures_recovery_and_a_weekly_sign_of_life_are_mailed() {
+        let ok = gist(&sample::good(), 0, &[]);
+        let bad = gist(&sample::bad(), 1, &[]);
+        let due = |gist: &Gist, mailed: &Mailed| is_due(MailWhen::Failure, gist, mailed, now());
+        let mailed = |status, last_ok| Mailed { status: Some(status), last_ok, ..Mailed::default() };
+        assert!(due(&ok, &Mailed::default()), "the first one shows that mail works");
+        assert!(due(&bad, &mailed(Status::Ok, ago(24))));
+        assert!(due(&bad, &mailed(Status::Failed, ago(24))), "each failure");
+        assert!(due(&ok, &mailed(Status::Failed, ago(24))), "recovery");
+        assert!(!due(&ok, &mailed(Status::Ok, ago(24))));
+        assert!(due(&ok, &mailed(Status::Ok, ago(7 * 24 - 1))), "a sign of life");
+    }
+
+    #[test]
+    fn change_is_of_status_or_of_who_fails_and_a_digest_is_of_the_day() {
+        let ok = gist(&sample::good(), 0, &[]);
+        let bad = gist(&sample::bad(), 1, &[]);
+        let same = Mailed { status: Some(Status::Failed), names: bad.names.clone(), ..Mailed::default() };
+        assert!(!is_due(MailWhen::Change, &bad, &same, now()));
+        assert!(is_due(MailWhen::Change, &Gist { names: vec!["other".into()], ..bad.clone() }, &same, now()));
+        assert!(is_due(MailWhen::Change, &ok, &same, now()));
+        let digest = |last| is_due(MailWhen::Digest, &bad, &Mailed { last, ..Mailed::default() }, now());
+        assert!(digest(None) && digest(ago(1)) && !digest(ago(0)), "half past midnight, local time");
+        assert!(is_due(MailWhen::Always, &ok, &Mailed::default(), now()));
+    }
+
+    #[test]
+    fn who_should_have_been_due_is_late() {
+        let seen = |hours: i64, job: Option<&str>| Seen {
+            job: job.map(str::to_owned),
+            defined: true,
+            expected_interval_s: 86400,
+            points: SeenPoints {
+                newest: Some(sample::empty().finished - TimeDelta::hours(hours)),
+                ..SeenPoints::default()
+            },
+            ..Seen::default()
+        };
+        let survey = Survey {
+            time: sample::empty().finished,
+            host: "h".into(),
+            domains: [
+                ("db1", seen(99, Some("j"))),
+                ("due", seen(30, Some("j"))),
+                ("late", seen(32, Some("j"))),
+                ("nobody's", seen(99, None)),
+            ]
+            .map(|(name, seen)| (name.to_owned(), seen))
+            .into(),
+            jobs: Default::default(),
+            hooks: Default::default(),
+            repository: Default::default(),
+            libvirt_ok: true,
+        };
+        assert_eq!(late(&survey, &sample::bad()), ["late"]);
+    }
+}

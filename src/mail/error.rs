@@ -1,0 +1,106 @@
+//! Owns: why a mail could not be made or sent. Must not: hold a secret.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a mail could not be made or sent.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address is none once this host's name is added to it.
+    #[error("{0:?} is no address that can be mailed to")]
+    Address(String),
+    /// The mail cannot be put together.
+    #[error("the mail cannot be put together")]
+    Message(#[from] lettre::error::Error),
+    /// A built-in template does not render.
+    #[error("the mail cannot be put together")]
+    Template(#[from] Box<handlebars::RenderError>),
+    /// The local program cannot be run.
+    #[error("{} cannot be run", program.display())]
+    Sendmail {
+        /// The program.
+        program: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The local program refused the mail.
+    #[error("{} refused the mail ({how})", program.display())]
+    Refused {
+        /// The program.
+        program: PathBuf,
+        /// Its exit status, and what it said.
+        how: String,
+    },
+    /// It took too long.
+    #[error("{by} did not take the mail within {seconds} s")]
+    Slow {
+        /// The program or the server.
+        by: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The password cannot be had.
+    #[error("the password for the mail server cannot be read from {place}")]
+    Secret {
+        /// A file or a variable.
+        place: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The certificates cannot be used.
+    #[error("{}: the certificates cannot be used", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The mail server did not take it.
+    #[error("the mail server {server} did not take the mail")]
+    Smtp {
+        /// Host and port.
+        server: String,
+        /// Why not.
+        source: lettre::transport::smtp::Error,
+    },
+    /// The mail waits, for an older one cannot be sent.
+    #[error("{count} mails of earlier runs cannot be sent")]
+    Waiting {
+        /// How many.
+        count: usize,
+        /// Why not.
+        source: Box<Error>,
+    },
+    /// The spool cannot be used.
+    #[error("{}: the spool of mails cannot be used", path.display())]
+    Spool {
+        /// The folder or the file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What the operator can do.
+    pub fn hint(&self) -> Option<String> {
+        let again = "then try it: `kvmbackup report --send`";
+        Some(match self {
+            Error::Address(_) => format!("write it as user@host.domain; {again}"),
+            Error::Sendmail { .. } => {
+                format!("install a mail transport agent, or name a server by `mail.smtp`; {again}")
+            }
+            Error::Refused { .. } => format!("look into the log of the local mail system; {again}"),
+            Error::Slow { .. } => format!("look at the way to it, or raise `mail.smtp.timeout`; {again}"),
+            Error::Secret { .. } => format!("look at `mail.smtp` of the configuration; {again}"),
+            Error::Certificates { .. } => format!("`mail.smtp.ca_file` must hold certificates in PEM form; {again}"),
+            Error::Smtp { source, .. } if source.is_tls() => {
+                format!("if its certificate is of your own authority, name that by `mail.smtp.ca_file`; {again}")
+            }
+            Error::Smtp { .. } => format!("look at host, port, security and login of `mail.smtp`; {again}"),
+            Error::Waiting { source, .. } => return source.hint(),
+            Error::Spool { .. } => "look at the mode and the file system of the state folder".to_owned(),
+            Error::Message(_) | Error::Template(_) => return None,
+        })
+    }
+}

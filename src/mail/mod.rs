@@ -1,0 +1,18 @@
+//! Owns: what is mailed of a run, when, and how it leaves this host.
+//! Must not: print, change the ledger, or know how a run is made.
+
+mod body;
+mod decide;
+mod error;
+mod message;
+mod send;
+mod spool;
+mod subject;
+
+pub use body::{Bodies, Facts, bodies, html};
+pub use decide::{Gist, gist, is_due, late};
+pub use error::Error;
+pub use message::{envelope, message};
+pub use send::send;
+pub use spool::Spool;
+pub use subject::subject;

@@ -1,0 +1,107 @@
+//! Owns: mails that could not be sent, as files of the state folder, until the next run sends them. Must not: send.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use chrono::Utc;
+use uuid::Uuid;
+
+use super::Error;
+use crate::sys::durable;
+
+/// Mails that are kept; of more the oldest go.
+const MOST: usize = 50;
+
+/// A folder of mails, one file each, for their owner only.
+#[derive(Debug, Clone)]
+pub struct Spool(PathBuf);
+
+impl Spool {
+    /// The spool of a state folder; made when a mail is put into it.
+    pub fn of(state_dir: &Path) -> Spool {
+        Spool(state_dir.join("mail-spool"))
+    }
+
+    /// Keeps a mail.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn put(&self, bytes: &[u8]) -> Result<(), Error> {
+        let waiting = self.waiting()?;
+        let over = (waiting.len() + 1).saturating_sub(MOST);
+        for path in waiting.iter().take(over) {
+            tracing::warn!(path = %path.display(), "too many mails wait; the oldest is dropped");
+            self.done(path)?;
+        }
+        let name = format!("{}-{}.eml", Utc::now().format("%Y%m%dT%H%M%S%6fZ"), Uuid::new_v4().simple());
+        let path = self.0.join(name);
+        let written = durable::create_private_dir(&self.0).and_then(|()| {
+            // Only a whole mail gets a name that is sent.
+            let aside = path.with_extension("part");
+            let mut file = durable::create_private(&aside)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&aside, &path)?;
+            durable::sync_dir(&self.0)
+        });
+        written.map_err(|source| Error::Spool { path, source })
+    }
+
+    /// The mails that wait, oldest first.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn waiting(&self) -> Result<Vec<PathBuf>, Error> {
+        let listed = fs::read_dir(&self.0)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>());
+        let mut paths = match listed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            listed => listed.map_err(|source| Error::Spool { path: self.0.clone(), source })?,
+        };
+        paths.retain(|path| path.extension().is_some_and(|ending| ending == "eml"));
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// Reads one of them.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(&self, path: &Path) -> Result<Vec<u8>, Error> {
+        fs::read(path).map_err(|source| Error::Spool { path: path.to_owned(), source })
+    }
+
+    /// One of them needs to wait no longer.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn done(&self, path: &Path) -> Result<(), Error> {
+        durable::remove(path).map_err(|source| Error::Spool { path: path.to_owned(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn it_is_private_ordered_and_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::of(dir.path());
+        assert!(spool.waiting().unwrap().is_empty());
+        for n in 0..MOST + 3 {
+            spool.put(format!("{n}").as_bytes()).unwrap();
+        }
+        let waiting = spool.waiting().unwrap();
+        assert_eq!(waiting.len(), MOST);
+        assert_eq!(spool.read(&waiting[0]).unwrap(), b"3");
+        for path in &waiting {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o600);
+        }
+        spool.done(&waiting[0]).unwrap();
+        assert_eq!(spool.waiting().unwrap()[0], waiting[1]);
+    }
+}

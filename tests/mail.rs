@@ -1,0 +1,231 @@
+//! Mails of real runs: by a mail server with TLS and login, by a program in `sendmail`'s place, and what becomes of those
+//! that cannot be sent.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
+
+mod browser;
+mod host;
+mod mailbox;
+
+use std::os::unix::fs::PermissionsExt;
+
+use host::{Host, Run};
+use mailbox::{Mail, Server, parse};
+
+const ALL: &str = "{\"*\": {day_of_week: daily}}";
+
+/// A host whose runs are mailed by this server; more keys of `smtp`, and of `mail`.
+fn mailed_by(server: &Server, host: &Host, smtp: &str, mail: &str) {
+    let password = host.path("password");
+    std::fs::write(&password, "s3cret pass\n").unwrap();
+    let login = format!("username: backup, password_file: {}", password.display());
+    let login =
+        if smtp.contains("none") { String::new() } else { format!(", {login}, ca_file: {}", server.ca().display()) };
+    let keys = format!(
+        "mail: {{to: [ops@example.org, root], {mail} smtp: {{host: localhost, port: {}{login}{smtp}}}}}",
+        server.port
+    );
+    host.configure(&keys, ALL);
+}
+
+/// A host whose runs are mailed by a program that keeps what it gets.
+fn mailed_by_program(host: &Host, ends: u8, mail: &str) {
+    let program = host.path("sendmail");
+    let script = format!(
+        "#!/bin/sh\nread first; {{ echo \"$first\"; cat; }} >>{0}/mail.eml; echo \"$@\" >{0}/words; echo no room >&2; exit {ends}\n",
+        host.path("").display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    host.configure(&format!("mail: {{to: root, {mail} sendmail: {}}}", program.display()), ALL);
+}
+
+fn taken(host: &Host) -> Option<Mail> {
+    let bytes = std::fs::read(host.path("mail.eml")).ok()?;
+    std::fs::remove_file(host.path("mail.eml")).unwrap();
+    Some(parse(&bytes))
+}
+
+fn spooled(host: &Host) -> usize {
+    std::fs::read_dir(host.path("state/mail-spool")).map_or(0, Iterator::count)
+}
+
+fn silent(run: Run) {
+    assert_eq!((run.out.as_str(), run.err.as_str()), ("", ""), "cron gets nothing");
+}
+
+fn ledger(host: &Host) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(host.path("state/ledger.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_server_with_starttls_and_login_takes_it() {
+    let (server, host) = (Server::start("accept"), Host::new(&["a", "b"]));
+    mailed_by(&server, &host, "", "");
+    silent(host.run("backup").ends(0));
+    let log = server.log();
+    assert!(
+        log.contains("auth tls=True good=True") && log.contains("data tls=True auth=True to=ops@example.org,root@"),
+        "{log}"
+    );
+    let [mail] = server.mails().try_into().unwrap();
+    assert_eq!(mail.header("Subject"), "[kvmbackup] OK 2/2 - desk");
+    assert_eq!((mail.header("Auto-Submitted"), mail.header("X-Kvmbackup-Result")), ("auto-generated", "OK"));
+    for name in ["Message-ID", "Date", "List-Id", "From", "To", "MIME-Version"] {
+        assert!(!mail.header(name).is_empty());
+    }
+    assert!(
+        mail.text().starts_with("kvmbackup: 2 of 2 good on desk\n") && mail.text().contains("\n-- \nhost "),
+        "{}",
+        mail.text()
+    );
+    assert!(mail.html().contains("OK 2 of 2 on desk"));
+    assert!(ledger(&host)["reports"]["smtp"]["last_success"].is_string());
+    // Told once, the next good run says nothing; it is told later.
+    silent(host.run("backup").ends(0));
+    assert_eq!(server.mails().len(), 1);
+    std::fs::remove_file(host.image("b")).unwrap();
+    silent(host.run("backup").ends(1));
+    let mails = server.mails();
+    assert_eq!(mails[1].header("Subject"), "[kvmbackup] FAILED 1/2 - desk - b");
+    assert!(
+        mails[1].text().contains("RUNS SINCE THE LAST MAIL") && mails[1].text().contains("[kvmbackup] OK 2/2 - desk")
+    );
+}
+
+#[test]
+fn what_is_refused_is_told_to_cron_and_kept() {
+    let (server, host) = (Server::start("refuse"), Host::new(&["a"]));
+    mailed_by(&server, &host, "", "");
+    let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    assert!(
+        run.err.contains("did not take the mail") && run.err.contains("not wanted here") && run.err.contains("hint: "),
+        "{}",
+        run.err
+    );
+    assert!(!run.err.contains("s3cret") && !run.out.contains("s3cret"));
+    assert_eq!(server.log().matches("data ").count(), 1, "what is refused for good is not tried again");
+    assert_eq!(spooled(&host), 1);
+    assert_eq!(ledger(&host)["reports"]["smtp"]["failures"], 1);
+}
+
+#[test]
+fn what_meets_no_server_is_sent_by_the_next_run() {
+    let host = Host::new(&["a"]);
+    let gone = Server::start("accept");
+    mailed_by(&gone, &host, "", "");
+    drop(gone);
+    host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    assert_eq!(spooled(&host), 1);
+    for mode in host.modes("state/mail-spool").into_iter().filter(|(path, _)| path.extension().is_some()) {
+        assert_eq!(mode.1, 0o600);
+    }
+    let server = Server::start("accept");
+    mailed_by(&server, &host, "", "when: always,");
+    silent(host.run("backup").ends(0));
+    assert_eq!((server.mails().len(), spooled(&host)), (2, 0));
+}
+
+#[test]
+fn a_slow_server_is_given_up() {
+    let (server, host) = (Server::start("slow"), Host::new(&["a"]));
+    mailed_by(&server, &host, ", timeout: 1s", "");
+    host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    assert_eq!(spooled(&host), 1);
+}
+
+#[test]
+fn no_password_goes_to_a_server_without_tls_or_with_a_strange_certificate() {
+    let (plain, host) = (Server::start("plain"), Host::new(&["a"]));
+    mailed_by(&plain, &host, "", "");
+    host.run("backup").ends(7);
+    assert_eq!(plain.log(), "");
+    let (other, server) = (Server::start("accept"), Server::start("accept"));
+    mailed_by(&server, &host, "", "");
+    let config = std::fs::read_to_string(host.path("config.yml")).unwrap();
+    host.write_config(&config.replace(server.ca().to_str().unwrap(), other.ca().to_str().unwrap()));
+    let run = host.run("backup").ends(7);
+    assert!(run.err.contains("hint: ") && server.log().is_empty(), "{}", run.err);
+}
+
+#[test]
+fn a_local_program_takes_it() {
+    let host = Host::new(&["a"]);
+    mailed_by_program(&host, 0, "");
+    silent(host.run("backup").ends(0));
+    assert_eq!(std::fs::read_to_string(host.path("words")).unwrap(), "-i -t\n");
+    let mail = taken(&host).unwrap();
+    assert!(mail.header("To").starts_with("root@"));
+    host.run("report --send").ends(0).tells(&["on its way"]);
+    assert!(taken(&host).is_some());
+    host.run(&format!("report --render-to {}", host.path("x.eml").display())).ends(0);
+    assert_eq!(parse(&std::fs::read(host.path("x.eml")).unwrap()).header("Subject"), mail.header("Subject"));
+    assert!(host.run("report --format html").ends(0).out.starts_with("<!DOCTYPE html>"));
+    mailed_by_program(&host, 75, "when: always,");
+    let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    assert!(run.err.contains("no room") && run.err.contains("hint: "), "{}", run.err);
+    assert_eq!(spooled(&host), 1);
+}
+
+#[test]
+fn a_run_that_cannot_begin_is_mailed() {
+    let host = Host::new(&["a"]);
+    mailed_by_program(&host, 0, "");
+    silent(host.run("backup").ends(0));
+    taken(&host).unwrap();
+    let good = std::fs::read_to_string(host.path("config.yml")).unwrap();
+    host.write_config(&format!("{good}  qqq: 1\n"));
+    host.run("backup").ends(2);
+    let mail = taken(&host).unwrap();
+    assert_eq!(mail.header("Subject"), "[kvmbackup] FAILED - desk - configuration");
+    assert!(mail.text().contains("qqq: unknown key") && mail.html().contains("qqq: unknown key"));
+    host.write_config(&good);
+    let lock = std::fs::File::options().append(true).open(host.path("state/lock")).unwrap();
+    lock.lock().unwrap();
+    host.run("backup").ends(3);
+    assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] FAILED - desk - another run holds the lock");
+    drop(lock);
+    silent(host.run("backup").ends(0));
+    assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] OK 1/1 - desk", "it has recovered");
+}
+
+#[test]
+fn a_recovery_is_called_ok_whatever_was_not_mailed_before() {
+    let host = Host::new(&["a", "b"]);
+    mailed_by_program(&host, 0, "when: change,");
+    std::fs::rename(host.image("b"), host.path("aside")).unwrap();
+    silent(host.run("backup").ends(1));
+    assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] FAILED 1/2 - desk - b");
+    silent(host.run("backup").ends(1));
+    assert!(taken(&host).is_none(), "nothing has changed");
+    std::fs::rename(host.path("aside"), host.image("b")).unwrap();
+    silent(host.run("backup").ends(0));
+    assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] OK 2/2 - desk");
+}
+
+#[test]
+fn names_of_domains_put_nothing_into_the_header() {
+    let host = Host::new(&["a"]);
+    mailed_by_program(&host, 0, "");
+    host.run_words(&["backup", "a\r\nBcc: thief@example.org\r\n\r\n<script>x</script>"]).ends(1);
+    let mail = taken(&host).unwrap();
+    assert!(!mail.has("Bcc") && mail.header("To").starts_with("root@"));
+    assert!(mail.header("Subject").len() <= 78 && !mail.html().contains("<script"), "{}", mail.header("Subject"));
+}
+
+#[test]
+fn chromium_shows_it_on_narrow_and_wide_screens() {
+    let host = Host::new(&["a", "a-guest-with-a-name-that-is-much-longer-than-any-name-should-ever-be-in-practice"]);
+    std::fs::remove_file(host.image("a")).unwrap();
+    host.run("backup").ends(1);
+    let html = host.run("report --format html").ends(0).out;
+    assert!(html.len() <= 100_000);
+    let browser = browser::Browser::new();
+    let page = host.path("mail.html");
+    std::fs::write(&page, &html).unwrap();
+    for width in [400, 1200] {
+        let seen = browser.measure(&html.replace("<table role", "<main><table role"), width);
+        assert_eq!(seen.scroll_width, width, "{}", seen.widest);
+        let picture = browser.picture(&format!("file://{}", page.display()), width.max(500), 900, true);
+        assert_eq!(picture.corner, [255, 255, 255]);
+    }
+}
