@@ -141,6 +141,10 @@ fn the_package_passes_lintian_and_leaves_nothing_behind() {
     let place = tempfile::tempdir().unwrap();
     let tried = output(Command::new(root().join("tests/packages/try-deb")).arg(&package).arg(place.path()));
     let [said, errors] = [&tried.stdout, &tried.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    if tried.status.code() == Some(77) {
+        eprintln!("not installed and purged, for there is no copy of this machine to be had: {errors}");
+        return;
+    }
     assert!(tried.status.success(), "{said}\n{errors}");
     let lines: BTreeSet<_> = said.lines().collect();
     let version = format!("version: kvmbackup {}", env!("CARGO_PKG_VERSION"));
