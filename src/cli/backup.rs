@@ -98,25 +98,22 @@ fn mailed(source: Option<mail::Source<'_>>, done: &RunReport, code: u8) -> (u8, 
     (super::watched(told.error.map_or(Ok(()), Err), code), told.settled)
 }
 
-/// Mails the report, prints it where that is of use, and keeps it for `kvmbackup report`; the exit code.
+/// Keeps the report for `kvmbackup report`, mails it, prints it where that is of use; the exit code.
 fn tell(settings: &Settings, done: &RunReport, code: u8, quiet: bool, as_json: bool) -> Result<u8, app::Error> {
+    let json = report::json(done).map_err(engine::Error::json)?;
+    // First: a mail may take minutes, and the program may be ended meanwhile.
+    let path = settings.state_dir.join(super::report::LAST);
+    let kept = durable::write(&path, json.as_bytes()).map_err(engine::Error::file("write the report", &path));
+    let code = super::watched(kept.map_err(app::Error::from), code);
     let (code, settled) = mailed(mail::Source::of(settings), done, code);
     // What is printed where there is no terminal, cron mails.
     let settled = settled && !std::io::stdout().is_terminal();
-    let json = report::json(done).map_err(engine::Error::json)?;
     if as_json {
         print(&json);
     } else if !settled && (!quiet || code != 0) {
         print(&report::text(done, colour()));
     }
-    let path = settings.state_dir.join(super::report::LAST);
-    match durable::write(&path, json.as_bytes()).map_err(engine::Error::file("write the report", &path)) {
-        Ok(()) => Ok(code),
-        Err(error) => {
-            super::print_error(&error.into());
-            Ok(if code == 0 { report::ExitCode::Untidy.code() } else { code })
-        }
-    }
+    Ok(code)
 }
 
 fn plan_text(plan: &Plan) -> String {
