@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn a_folder_that_qemu_cannot_reach_is_unfit() {
-        let dir = tempfile::tempdir().unwrap();
+        // Not where `TMPDIR` says: that may be closed, too.
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
         let [closed, folder] = ["closed", "closed/in"].map(|name| dir.path().join(name));
         std::fs::create_dir_all(&folder).unwrap();
         let close = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
