@@ -134,25 +134,8 @@ pub fn html(settings: &Settings, report: &RunReport, code: u8) -> Result<String,
 
 /// The report of a run that could not begin.
 pub fn unable(host: String, error: &Error) -> RunReport {
-    let now = Utc::now();
-    let message = crate::engine::chain(error);
-    RunReport {
-        schema: RunReport::SCHEMA,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        run_id: uuid::Uuid::new_v4(),
-        host,
-        jobs: Vec::new(),
-        started: now,
-        finished: now,
-        domains: Vec::new(),
-        not_due: Vec::new(),
-        recovered: Vec::new(),
-        errors: vec![Failure { message, hint: error.hint() }],
-        leftovers: Vec::new(),
-        signal: None,
-        hooks: Vec::new(),
-        warnings: Vec::new(),
-    }
+    let errors = vec![Failure { message: crate::engine::chain(error), hint: error.hint() }];
+    RunReport { errors, ..RunReport::new(host, uuid::Uuid::new_v4(), Utc::now()) }
 }
 
 fn late(survey: Option<&Survey>, report: &RunReport) -> Vec<String> {

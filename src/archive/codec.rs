@@ -43,7 +43,7 @@ impl Packer {
         })
     }
 
-    /// Memory of one context for pieces of [`PIECE`](super::PIECE) bytes: measured by `ZSTD_sizeof_CCtx` with zstd 1.5.7, and what
+    /// Memory of one context, at most, for pieces of [`PIECE`](super::PIECE) bytes: measured by `ZSTD_sizeof_CCtx` with zstd 1.5.7, and what
     /// libdeflate 1.26 allocates.
     pub(super) fn context_bytes(codec: Codec) -> usize {
         let kib = match codec {

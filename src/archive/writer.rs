@@ -43,7 +43,7 @@ pub struct Written {
 impl Writer {
     /// Begins an archive in an empty file; up to `threads` compress, beside one that writes.
     ///
-    /// Takes at most 160 MiB: `2 * threads + 2` pieces of 4 MiB and the codec's contexts. Where a level needs more, fewer
+    /// Takes at most 160 MiB: `2 * threads + 3` buffers of 4 MiB and the codec's contexts. Where a level needs more, fewer
     /// threads compress (16 at zstd's level 3, 2 at level 19).
     pub fn new(file: File, codec: Codec, threads: usize) -> Result<Writer, Error> {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());

@@ -51,23 +51,8 @@ fn open_target(settings: &Settings) -> Result<Store, Error> {
 
 /// The report of a run that begins now and has done nothing yet.
 pub fn begin(settings: &Settings, request: &Request) -> RunReport {
-    RunReport {
-        schema: RunReport::SCHEMA,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        run_id: Uuid::new_v4(),
-        host: settings.host.clone(),
-        jobs: settings.jobs(&request.domains),
-        started: Utc::now(),
-        finished: Utc::now(),
-        domains: Vec::new(),
-        not_due: Vec::new(),
-        recovered: Vec::new(),
-        errors: Vec::new(),
-        leftovers: Vec::new(),
-        signal: None,
-        hooks: Vec::new(),
-        warnings: Vec::new(),
-    }
+    let jobs = settings.jobs(&request.domains);
+    RunReport { jobs, ..RunReport::new(settings.host.clone(), Uuid::new_v4(), Utc::now()) }
 }
 
 /// Backs up all that is due, and tells it in `report`. Fails as a whole only before the first domain; what goes wrong

@@ -65,6 +65,27 @@ impl RunReport {
     /// The version of this structure that this program writes.
     pub const SCHEMA: u32 = 1;
 
+    /// The report of a run that has done nothing yet.
+    pub fn new(host: String, run_id: Uuid, started: DateTime<Utc>) -> RunReport {
+        RunReport {
+            schema: RunReport::SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            run_id,
+            host,
+            jobs: Vec::new(),
+            started,
+            finished: started,
+            domains: Vec::new(),
+            not_due: Vec::new(),
+            recovered: Vec::new(),
+            errors: Vec::new(),
+            leftovers: Vec::new(),
+            signal: None,
+            hooks: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// The sums.
     pub fn totals(&self) -> Totals {
         self.domains.iter().fold(Totals::default(), |mut totals, domain| {

@@ -207,8 +207,12 @@ fn a_session_that_does_not_hold_marks_the_backup_down() {
     let hooks = [scene.session("dies", &dies)];
     let mut phases = scene.phases(&hooks);
     phases.enter(Span::Snapshot).unwrap();
-    fs::write(&go, "").unwrap();
     let began = std::time::Instant::now();
+    // It is ready before it has noted who it is.
+    while !fs::read_to_string(&pid).is_ok_and(|pid| pid.ends_with('\n')) {
+        assert!(began.elapsed() < Duration::from_secs(20), "it does not say who it is");
+    }
+    fs::write(&go, "").unwrap();
     let process = || fs::read_to_string(format!("/proc/{}/stat", fs::read_to_string(&pid).ok()?.trim())).ok();
     while process().is_none_or(|stat| !stat.contains(") Z ")) && process().is_some() {
         assert!(began.elapsed() < Duration::from_secs(20), "it does not end");
