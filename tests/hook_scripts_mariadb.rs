@@ -42,9 +42,13 @@ fn a_snapshot_holds_what_was_acknowledged_only_with_the_hook() {
     for lock in ["--lock=stage", "--lock=ftwrl"] {
         let server = MariaDb::new(&[]);
         let writer = server.writer("InnoDB");
-        server.sql("INSERT INTO d.t VALUES (1000000)");
-        assert!(newest(&server.restored()) < 1_000_000, "the control: durable commits prove nothing");
-        server.sql("DELETE FROM d.t WHERE id = 1000000");
+        let mut row = 1_000_000;
+        wait_until(DEADLINE, "the control: a snapshot that lacks what was acknowledged", || {
+            row += 1;
+            server.sql(&format!("INSERT INTO d.t VALUES ({row})"));
+            newest(&server.restored()) < row
+        });
+        server.sql("DELETE FROM d.t WHERE id > 1000000");
 
         let session = Session::held(the_hook(&server, &[lock]));
         // At once: an idle server writes its log by and by.
@@ -61,13 +65,19 @@ fn a_snapshot_holds_what_was_acknowledged_only_with_the_hook() {
 fn a_commit_right_before_the_hook_is_in_a_snapshot_right_after_it() {
     for lock in ["--lock=stage", "--lock=ftwrl"] {
         let server = MariaDb::new(&[]);
-        server.sql("CREATE TABLE d.t (id BIGINT PRIMARY KEY) ENGINE=InnoDB; INSERT INTO d.t VALUES (1)");
-        assert_eq!(newest(&server.restored()), 0, "the control: durable commits prove nothing");
-        server.sql("INSERT INTO d.t VALUES (2)");
+        server.sql("CREATE TABLE d.t (id BIGINT PRIMARY KEY) ENGINE=InnoDB");
+        let mut row = 0;
+        wait_until(DEADLINE, "the control: a snapshot that lacks what was acknowledged", || {
+            row += 1;
+            server.sql(&format!("INSERT INTO d.t VALUES ({row})"));
+            newest(&server.restored()) < row
+        });
+        row += 1;
+        server.sql(&format!("INSERT INTO d.t VALUES ({row})"));
         let session = Session::held(the_hook(&server, &[lock]));
         let restored = server.restored();
         session.release().assert_good();
-        assert_eq!(newest(&restored), 2, "{lock}");
+        assert_eq!(newest(&restored), row, "{lock}");
     }
 }
 
@@ -91,7 +101,9 @@ fn a_snapshot_holds_tables_without_transactions_whole_only_with_the_hook() {
     {
         let server = MariaDb::new(&["--key-buffer-size=1M"]);
         let writer = server.writer(engine);
-        assert!(check(&server.restored()).contains("hasn't closed the table properly"), "the control: {engine}");
+        wait_until(DEADLINE, "the control: a snapshot with a table that is not closed", || {
+            check(&server.restored()).contains("hasn't closed the table properly")
+        });
 
         let session = Session::held(the_hook(&server, &[lock]));
         let acknowledged = writer.assert_stands_still();

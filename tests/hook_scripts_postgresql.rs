@@ -30,9 +30,13 @@ fn no_write_is_acknowledged_while_blocked_and_writers_go_on_however_it_ends() {
 fn a_snapshot_holds_what_was_acknowledged_only_while_blocked() {
     let server = PostgreSql::new(&[]);
     let writer = server.writer();
-    server.sql("INSERT INTO t VALUES (1000000)");
-    assert!(newest(&server.restored()) < 1_000_000, "the control: durable commits prove nothing");
-    server.sql("DELETE FROM t WHERE id = 1000000");
+    let mut row = 1_000_000;
+    wait_until(DEADLINE, "the control: a snapshot that lacks what was acknowledged", || {
+        row += 1;
+        server.sql(&format!("INSERT INTO t VALUES ({row})"));
+        newest(&server.restored()) < row
+    });
+    server.sql("DELETE FROM t WHERE id > 1000000");
 
     let session = Session::held(the_hook(&server, &["--mode=block"]));
     let acknowledged = writer.acknowledged();
@@ -47,10 +51,14 @@ fn a_checkpoint_makes_durable_what_was_acknowledged_before() {
     let server = PostgreSql::new(&[]);
     server.sql("CREATE TABLE t (id bigint)");
     run_hook(&mut the_hook(&server, &["--mode=checkpoint"])).assert_good();
-    server.sql("INSERT INTO t SELECT generate_series(1, 100)");
-    assert_eq!(newest(&server.restored()), 0, "the control: durable commits prove nothing");
+    let mut row = 0;
+    wait_until(DEADLINE, "the control: a snapshot that lacks what was acknowledged", || {
+        row += 1;
+        server.sql(&format!("INSERT INTO t VALUES ({row})"));
+        newest(&server.restored()) < row
+    });
     run_hook(&mut the_hook(&server, &["--mode=checkpoint"])).assert_good();
-    assert_eq!(newest(&server.restored()), 100);
+    assert_eq!(newest(&server.restored()), row);
 }
 
 #[test]
