@@ -111,10 +111,12 @@ fn what_is_refused_is_told_to_cron_and_kept() {
 #[test]
 fn what_meets_no_server_is_sent_by_the_next_run() {
     let host = Host::new(&["a"]);
-    let gone = Server::start("accept");
+    let mut gone = Server::start("accept");
     mailed_by(&gone, &host, "", "");
-    drop(gone);
-    host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    gone.stop();
+    let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    assert!(run.err.contains("did not take the mail"), "{}", run.err);
+    assert_eq!(run.err.matches("Connection refused").count(), 1, "{}", run.err);
     assert_eq!(spooled(&host), 1);
     for mode in host.modes("state/mail-spool").into_iter().filter(|(path, _)| path.extension().is_some()) {
         assert_eq!(mode.1, 0o600);
@@ -129,7 +131,8 @@ fn what_meets_no_server_is_sent_by_the_next_run() {
 fn a_slow_server_is_given_up() {
     let (server, host) = (Server::start("slow"), Host::new(&["a"]));
     mailed_by(&server, &host, ", timeout: 1s", "");
-    host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    assert!(run.err.contains("did not take the mail within ") && run.err.contains("hint: "), "{}", run.err);
     assert_eq!(spooled(&host), 1);
 }
 
@@ -189,6 +192,57 @@ fn a_run_that_cannot_begin_is_mailed() {
 }
 
 #[test]
+fn a_configuration_that_does_not_say_how_to_mail_is_mailed_as_the_last_run_was() {
+    let host = Host::new(&["a"]);
+    mailed_by_program(&host, 0, "");
+    silent(host.run("backup").ends(0));
+    taken(&host).unwrap();
+    let good = std::fs::read_to_string(host.path("config.yml")).unwrap();
+    assert_eq!(host.modes("state/mail.json").into_values().next(), Some(0o600));
+    host.write_config(&good.replace("to: root,", "too: root,"));
+    let run = host.run("backup").ends(2);
+    assert!(run.err.contains("too: unknown key"), "{}", run.err);
+    let mail = taken(&host).unwrap();
+    assert_eq!(mail.header("Subject"), "[kvmbackup] FAILED - desk - configuration");
+    assert!(mail.text().contains("too: unknown key"));
+    // Whoever wants no mail any more gets none.
+    host.configure("", ALL);
+    host.run("backup").ends(0);
+    assert!(!host.path("state/mail.json").exists());
+    host.write_config(&good.replace("to: root,", "too: root,"));
+    host.run("backup").ends(2);
+    assert!(taken(&host).is_none());
+}
+
+#[test]
+fn what_was_not_due_and_should_have_been_is_mailed() {
+    let host = Host::new(&["old", "never"]);
+    let program = host.path("sendmail").display().to_string();
+    mailed_by_program(&host, 0, "");
+    host.run("backup old").ends(0);
+    assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] OK 1/1 - desk");
+    host.age("old", &[30]);
+    let other = format!("{{\"*\": {{day_of_week: {}}}}}", host.another_day());
+    host.configure(&format!("mail: {{to: root, sendmail: {program}}}"), &other);
+    host.run("backup").ends(0);
+    let mail = taken(&host).unwrap();
+    assert_eq!(mail.header("Subject"), "[kvmbackup] WARNING - desk - old is late");
+    assert!(mail.text().contains("LATE\n  old is late") && mail.html().contains("old is late"), "{}", mail.text());
+    host.run("backup").ends(0);
+    assert!(taken(&host).is_none(), "it was told");
+    // The other one is known for a month now, and nobody ever saved it.
+    let path = host.path("state/survey.json");
+    let mut survey: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let since = &mut survey["domains"]["never"]["since"];
+    assert!(since.is_string());
+    *since = "2026-01-01T00:00:00Z".into();
+    std::fs::write(&path, survey.to_string()).unwrap();
+    host.run("backup").ends(0);
+    let mail = taken(&host).unwrap();
+    assert_eq!(mail.header("Subject"), "[kvmbackup] WARNING - desk - never is late, old is late");
+}
+
+#[test]
 fn a_recovery_is_called_ok_whatever_was_not_mailed_before() {
     let host = Host::new(&["a", "b"]);
     mailed_by_program(&host, 0, "when: change,");
@@ -203,6 +257,30 @@ fn a_recovery_is_called_ok_whatever_was_not_mailed_before() {
 }
 
 #[test]
+fn both_parts_say_what_failed_why_and_what_the_hook_said_last() {
+    let host = Host::new(&["a", "b"]);
+    mailed_by_program(&host, 0, "");
+    let hook = host.path("hook");
+    std::fs::write(&hook, "#!/bin/sh\nfor n in $(seq 100 140); do echo line-$n; done\nexit 1\n").unwrap();
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = std::fs::read_to_string(host.path("config.yml")).unwrap();
+    let hooks = format!("hooks: [{{name: ping, phase: pre-domain, domains: b, command: [{}]}}]", hook.display());
+    host.write_config(&config.replace("day_of_week: daily", &format!("day_of_week: daily, {hooks}")));
+    silent(host.run("backup").ends(1));
+    let mail = taken(&host).unwrap();
+    let free = host.path("backups").display().to_string();
+    for part in [mail.text(), mail.html()] {
+        for words in
+            ["ping (pre-domain): exit status 1", "line-121\n", "line-140", "kvmbackup 0.", &free, "kvmbackup list"]
+        {
+            let there = part.contains(words) || part.contains(&words.replace('\n', "\r\n"));
+            assert!(there, "{words:?} is not in {part}");
+        }
+        assert!(!part.contains("line-120"), "twenty lines are enough: {part}");
+    }
+}
+
+#[test]
 fn names_of_domains_put_nothing_into_the_header() {
     let host = Host::new(&["a"]);
     mailed_by_program(&host, 0, "");
@@ -213,7 +291,7 @@ fn names_of_domains_put_nothing_into_the_header() {
 }
 
 #[test]
-fn chromium_shows_it_on_narrow_and_wide_screens() {
+fn chromium_shows_it_on_narrow_and_wide_screens_light_and_dark() {
     let host = Host::new(&["a", "a-guest-with-a-name-that-is-much-longer-than-any-name-should-ever-be-in-practice"]);
     std::fs::remove_file(host.image("a")).unwrap();
     host.run("backup").ends(1);
@@ -225,7 +303,8 @@ fn chromium_shows_it_on_narrow_and_wide_screens() {
     for width in [400, 1200] {
         let seen = browser.measure(&html.replace("<table role", "<main><table role"), width);
         assert_eq!(seen.scroll_width, width, "{}", seen.widest);
-        let picture = browser.picture(&format!("file://{}", page.display()), width.max(500), 900, true);
-        assert_eq!(picture.corner, [255, 255, 255]);
+        let corner = |light| browser.picture(&format!("file://{}", page.display()), width.max(500), 900, light).corner;
+        assert_eq!(corner(true), [255, 255, 255]);
+        assert!(corner(false).iter().all(|part| *part < 64), "who likes it dark gets it dark: {:?}", corner(false));
     }
 }

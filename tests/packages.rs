@@ -118,6 +118,43 @@ fn a_run_works_without_what_its_unit_takes_away() {
 }
 
 #[test]
+fn a_real_systemd_runs_timer_and_service_and_calls_somebody_after_a_failure() {
+    if !is_root() || is_missing("systemd-nspawn") {
+        return;
+    }
+    let (host, place) = (Host::new(&["web-1"]), tempfile::tempdir().unwrap());
+    let script = root().join("tests/packages/try-systemd");
+    let tried = output(Command::new(script).arg(PROGRAM).arg(place.path()).arg(host.image("web-1")));
+    let [said, errors] = [&tried.stdout, &tried.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    if tried.status.code() == Some(77) {
+        eprintln!("no systemd can be booted here: {errors}");
+        return;
+    }
+    assert!(tried.status.success(), "{said}\n{errors}");
+    let lines: BTreeSet<_> = said.lines().collect();
+    let name = host::run("hostname", &["-s"]);
+    let name = name.trim();
+    let subjects = [
+        format!("mail: Subject: [kvmbackup] OK 1/1 - {name}"),
+        format!("mail: Subject: [kvmbackup] FAILED 1/1 - {name} - web-1"),
+    ];
+    for line in [
+        "timer: Result=success",
+        "timer: ExecMainStatus=0",
+        "timer: TriggeredBy=kvmbackup.timer",
+        "recover: status=0",
+        "start: fails",
+        "called: yes",
+        "credential: given",
+    ] {
+        assert!(lines.contains(line), "{line}\n{said}\n{errors}");
+    }
+    for subject in &subjects {
+        assert!(lines.contains(subject.as_str()), "{subject}\n{said}\n{errors}");
+    }
+}
+
+#[test]
 fn the_package_passes_lintian_and_leaves_nothing_behind() {
     if !is_root() || ["lintian", "dpkg-buildpackage", "dh"].into_iter().any(is_missing) {
         return;

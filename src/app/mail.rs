@@ -11,6 +11,9 @@ use crate::mail::{self, Facts, Spool};
 use crate::metrics;
 use crate::model::{Failure, RunReport};
 
+pub mod check;
+pub mod known;
+
 /// What became of a run's mail.
 #[derive(Debug)]
 pub struct Told {
@@ -18,8 +21,8 @@ pub struct Told {
     pub settled: bool,
     /// What is wrong with templates of the operator.
     pub complaints: Vec<String>,
-    /// Why it could not be sent.
-    pub error: Option<Error>,
+    /// Why it could not be sent, or another one that waited.
+    pub errors: Vec<Error>,
 }
 
 /// Where a mail comes from: settings, or what could be read of a configuration that is wrong.
@@ -37,10 +40,10 @@ impl<'a> Source<'a> {
         Some(Source { mail, state_dir: &settings.state_dir, settings: Some(settings) })
     }
 
-    /// The mail that a wrong configuration asks for, as far as it can be read.
-    pub fn salvaged(errors: &'a config::Errors) -> Option<Source<'a>> {
-        let state_dir = errors.salvaged.state_dir.as_deref().unwrap_or(Path::new(config::STATE_DIR));
-        Some(Source { mail: errors.salvaged.mail.as_deref()?, state_dir, settings: None })
+    /// The mail that a wrong configuration asks for, as far as it can be read, or else the one `known` from an earlier run.
+    pub fn salvaged(errors: &'a config::Errors, known: Option<&'a Mail>) -> Option<Source<'a>> {
+        let mail = errors.salvaged.mail.as_deref().or(known)?;
+        Some(Source { mail, state_dir: state_dir(errors), settings: None })
     }
 
     fn channel(&self) -> Channel {
@@ -49,6 +52,11 @@ impl<'a> Source<'a> {
             Transport::Sendmail(_) => Channel::Sendmail,
         }
     }
+}
+
+/// The state folder of a wrong configuration.
+fn state_dir(errors: &config::Errors) -> &Path {
+    errors.salvaged.state_dir.as_deref().unwrap_or(Path::new(config::STATE_DIR))
 }
 
 /// A mail that is ready to leave.
@@ -69,7 +77,7 @@ impl Ready {
 pub fn after_run(source: Source<'_>, report: &RunReport, code: u8) -> Told {
     match try_mail(source, report, code) {
         Ok(told) => told,
-        Err(error) => Told { settled: false, complaints: Vec::new(), error: Some(error) },
+        Err(error) => Told { settled: false, complaints: Vec::new(), errors: vec![error] },
     }
 }
 
@@ -82,19 +90,22 @@ fn try_mail(source: Source<'_>, report: &RunReport, code: u8) -> Result<Told, Er
     if !mail::is_due(source.mail.when, &gist, &ledger.mailed, now) {
         let untold = Untold { time: report.started, status: gist.status, subject: mail::subject(&report.host, &gist) };
         keep(source, |ledger| ledger.mailed.leave(untold))?;
-        let flushed = flush(source);
-        return Ok(Told { settled: true, complaints: Vec::new(), error: flushed.err() });
+        let Flushed { refused, stuck } = flush(source);
+        let errors = refused.map(Error::from).into_iter().chain(stuck).collect();
+        return Ok(Told { settled: true, complaints: Vec::new(), errors });
     }
     let ready = make(source, report, code)?;
-    let sent = flush(source).and_then(|()| deliver(source, &ready));
+    let Flushed { refused, stuck } = flush(source);
+    let sent = stuck.map_or_else(|| deliver(source, &ready), Err);
+    let kept = if sent.is_err() { spool(source, &ready) } else { Ok(()) };
     keep(source, |ledger| {
         ledger.delivered(source.channel(), sent.as_ref().map(|()| Utc::now()).map_err(|_| ()));
         ledger.mailed.told(gist.status, &gist.names, Utc::now());
     })?;
-    if sent.is_err() {
-        spool(source, &ready)?;
-    }
-    Ok(Told { settled: sent.is_ok(), complaints: ready.complaints, error: sent.err() })
+    kept?;
+    let settled = sent.is_ok();
+    let errors = refused.map(Error::from).into_iter().chain(sent.err()).collect();
+    Ok(Told { settled, complaints: ready.complaints, errors })
 }
 
 /// Sends the mail of a run now, due or not.
@@ -119,7 +130,7 @@ pub fn make(source: Source<'_>, report: &RunReport, code: u8) -> Result<Ready, E
     let (own, subject) = (gist.status, mail::subject(&report.host, &gist));
     let worse = untold.iter().filter(|run| is_digest && run.status > own).max_by_key(|run| run.status);
     let (status, subject) = worse.map_or((own, subject), |run| (run.status, run.subject.clone()));
-    let message = mail::message(source.mail, report, status, &subject, bodies.text, bodies.html)?;
+    let message = mail::message(source.mail, report.run_id, status.word(), &subject, bodies.text, bodies.html)?;
     Ok(Ready { message, complaints: bodies.complaints })
 }
 
@@ -155,8 +166,27 @@ fn spool(source: Source<'_>, ready: &Ready) -> Result<(), Error> {
     Ok(Spool::of(source.state_dir).put(&ready.bytes())?)
 }
 
-/// Sends what waits, oldest first, to those who get mail now. The first that cannot be sent ends it.
-fn flush(source: Source<'_>) -> Result<(), Error> {
+/// What became of the mails that waited.
+#[derive(Debug, Default)]
+struct Flushed {
+    /// Those that no server takes, and why the last was refused.
+    refused: Option<mail::Error>,
+    /// Why one cannot be sent now; those behind it were not tried.
+    stuck: Option<Error>,
+}
+
+/// Sends what waits, oldest first, to those who get mail now. One that is refused for good is set aside, the first that cannot be
+/// sent for another reason ends it.
+fn flush(source: Source<'_>) -> Flushed {
+    let mut flushed = Flushed::default();
+    let mut refused = Vec::new();
+    flushed.stuck = try_flush(source, &mut refused).err();
+    let count = refused.len();
+    flushed.refused = refused.pop().map(|error| mail::Error::Dropped { count, source: Box::new(error) });
+    flushed
+}
+
+fn try_flush(source: Source<'_>, refused: &mut Vec<mail::Error>) -> Result<(), Error> {
     let spool = Spool::of(source.state_dir);
     let waiting = spool.waiting()?;
     if waiting.is_empty() {
@@ -164,9 +194,17 @@ fn flush(source: Source<'_>) -> Result<(), Error> {
     }
     let envelope = mail::envelope(source.mail)?;
     for (at, path) in waiting.iter().enumerate() {
-        mail::send(source.mail, &envelope, &spool.read(path)?)
-            .map_err(|error| mail::Error::Waiting { count: waiting.len() - at, source: Box::new(error) })?;
-        spool.done(path)?;
+        match mail::send(source.mail, &envelope, &spool.read(path)?) {
+            Ok(()) => spool.done(path)?,
+            // A server refuses a login for good, too: that says nothing of the mail.
+            Err(error) if error.is_final() && mail::reach(source.mail).is_ok() => {
+                spool.refused(path)?;
+                refused.push(error);
+            }
+            Err(error) => {
+                return Err(mail::Error::Waiting { count: waiting.len() - at, source: Box::new(error) }.into());
+            }
+        }
     }
     Ok(())
 }

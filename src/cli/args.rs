@@ -201,9 +201,12 @@ pub struct Prune {
 /// `check`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Check {
-    /// Look at the configuration and its hooks alone: at no libvirt, guest, target or folder
+    /// Look at the configuration, its hooks and templates alone: at no libvirt, guest, target, folder or server
     #[arg(long)]
     pub offline: bool,
+    /// Send a mail as a run would, and say to whom
+    #[arg(long, conflicts_with = "offline")]
+    pub send_test: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

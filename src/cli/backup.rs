@@ -24,7 +24,8 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
             && !words.options.dry_run
         {
             super::watched(watch::config_failed(errors, |ledger| ledger.config_failed(Utc::now())), error.exit_code());
-            mail_failure(mail::Source::salvaged(errors), global, error);
+            let known = mail::known::recall(errors);
+            mail_failure(mail::Source::salvaged(errors, known.as_ref()), global, error);
         }
     })?;
     let request = Request { force: words.options.force, domains: words.domains.clone() };
@@ -44,7 +45,7 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     let monitor: &dyn Monitor = if silent { &Silent } else { &bars };
 
     let mut done = run::begin(&settings, &request);
-    let told = watch::begin(&settings, &done);
+    let told = watch::begin(&settings, &done).and(mail::known::remember(&settings));
     let served = super::exporter::beside_run(&settings);
     let mut hooks = RunHooks::new(&settings, &done, &cancel);
     let began = hooks.enter(&done);
@@ -95,7 +96,8 @@ fn mailed(source: Option<mail::Source<'_>>, done: &RunReport, code: u8) -> (u8, 
     for message in told.complaints {
         super::print_failure(&Failure { message, hint: None });
     }
-    (super::watched(told.error.map_or(Ok(()), Err), code), told.settled)
+    let code = told.errors.into_iter().fold(code, |code, error| super::watched(Err(error), code));
+    (code, told.settled)
 }
 
 /// Keeps the report for `kvmbackup report`, mails it, prints it where that is of use; the exit code.

@@ -8,6 +8,7 @@ use chrono::Utc;
 use super::args::{Check, Global};
 use super::print;
 use crate::app;
+use crate::app::mail::check as mail;
 use crate::engine;
 use crate::engine::check::{self, Finding, Severity};
 use crate::model::Failure;
@@ -24,9 +25,11 @@ pub(super) fn run(global: &Global, words: &Check) -> Result<u8, app::Error> {
     let failure = Failure { message: "right".to_owned(), hint: None };
     let mut findings = vec![Finding { about, severity: Severity::Good, failure }];
     findings.extend(check::offline(&settings));
+    findings.extend(mail::offline(&settings));
     let mut code = ExitCode::Good.code();
     if !words.offline {
         findings.extend(check::host(&settings, Utc::now()));
+        findings.extend(mail::host(&settings, words.send_test));
         let asked =
             app::libvirt(&settings.libvirt_uri).and_then(|hypervisor| Ok(check::guests(&settings, &hypervisor)?));
         match asked {

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::Problems;
 use super::keys;
 use super::node::Kind;
@@ -14,7 +16,7 @@ const SENDMAIL: &str = "/usr/sbin/sendmail";
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How runs are mailed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mail {
     /// To whom: never empty. Each is an address, `Name <address>`, or the name of a user of this host.
     pub to: Vec<String>,
@@ -29,7 +31,7 @@ pub struct Mail {
 }
 
 /// After which runs a mail is due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MailWhen {
     /// Those that fail, the first good one after that, and a good one a week.
     Failure,
@@ -42,7 +44,7 @@ pub enum MailWhen {
 }
 
 /// The way of a mail.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Transport {
     /// A program that takes `-i -t` and the mail at its standard input, by its absolute path.
     Sendmail(PathBuf),
@@ -51,7 +53,7 @@ pub enum Transport {
 }
 
 /// A mail server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Smtp {
     /// Its name, which its certificate must be for.
     pub host: String,
@@ -68,7 +70,7 @@ pub struct Smtp {
 }
 
 /// How a connection is kept from being read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Security {
     /// TLS that is asked for in clear, and must be had: RFC 3207.
     StartTls,
@@ -79,7 +81,7 @@ pub enum Security {
 }
 
 /// A user of a mail server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {
     /// The name.
     pub username: String,
@@ -88,7 +90,7 @@ pub struct Login {
 }
 
 /// Where a secret is; the secret itself is in no setting.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Secret {
     /// The first line of a file, by its absolute path.
     File(PathBuf),

@@ -31,7 +31,7 @@ pub enum Severity {
     Good,
     /// It will work, but not as well as it could.
     Warning,
-    /// A backup will fail.
+    /// A backup will fail, or nobody will be told of it.
     Problem,
 }
 
@@ -48,11 +48,18 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(about: impl Into<String>, severity: Severity, message: impl Into<String>, hint: Option<&str>) -> Finding {
+    /// What was found, in words, and what to type next.
+    pub fn new(
+        about: impl Into<String>,
+        severity: Severity,
+        message: impl Into<String>,
+        hint: Option<&str>,
+    ) -> Finding {
         Finding::failed(about, severity, Failure { message: message.into(), hint: hint.map(str::to_owned) })
     }
 
-    fn failed(about: impl Into<String>, severity: Severity, failure: Failure) -> Finding {
+    /// The same of what failed.
+    pub fn failed(about: impl Into<String>, severity: Severity, failure: Failure) -> Finding {
         Finding { about: about.into(), severity, failure }
     }
 }

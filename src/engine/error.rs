@@ -327,13 +327,16 @@ fn is_archive_damage(error: &archive::Error) -> bool {
     }
 }
 
-/// An error and its causes, joined by `: `.
+/// An error and its causes, joined by `: `. Of others' errors some say their cause themselves: it is not said again.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
         cause = error.source();
     }
     text

@@ -108,9 +108,15 @@ fn join(
     let stored_bytes = points.values().map(|points| points.bytes).sum();
     let exact = settings.rules.iter().map(|rule| &rule.pattern).filter(|pattern| !glob::is_glob(pattern));
     let names: BTreeSet<&String> = guests.keys().chain(points.keys()).chain(exact).collect();
-    let domain = |name: &String| (name.clone(), seen(settings, name, guests.get(name), points.get(name)));
+    let time = Utc::now();
+    let domain = |name: &String| {
+        let mut seen = seen(settings, name, guests.get(name), points.get(name));
+        let before = previous.and_then(|survey| survey.domains.get(name)).and_then(|seen| seen.since);
+        seen.since = (seen.defined && seen.job.is_some()).then(|| before.unwrap_or(time));
+        (name.clone(), seen)
+    };
     Survey {
-        time: Utc::now(),
+        time,
         host: settings.host.clone(),
         domains: names.into_iter().map(domain).collect(),
         jobs: settings.jobs(&[]).into_iter().map(|job| (job.clone(), seen_job(settings, &job))).collect(),
@@ -127,6 +133,7 @@ fn seen(settings: &Settings, name: &str, guest: Option<&Guest>, points: Option<&
         job: domain.map(|domain| domain.job.clone()),
         defined: guest.defined,
         leftover_overlays: guest.leftover_overlays,
+        since: None,
         expected_interval_s: domain.map_or(0, |domain| expect::longest_gap(&domain.days)),
         wanted: domain.map(|domain| domain.wanted(name)),
         points: points.cloned().unwrap_or_default(),

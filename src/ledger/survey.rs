@@ -38,6 +38,9 @@ pub struct Seen {
     pub defined: bool,
     /// Disks that are on an overlay of ours.
     pub leftover_overlays: u64,
+    /// Since when libvirt has it and an entry covers it, by the surveys since then.
+    #[serde(default)]
+    pub since: Option<DateTime<Utc>>,
     /// Seconds between the days it is due, the longest gap of a week; 0 without a job.
     pub expected_interval_s: u64,
     /// What its backups should reach; `None` without a job.

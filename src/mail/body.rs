@@ -1,5 +1,6 @@
 //! Owns: the two parts of a mail, from a report and what is known beside it, by templates. Must not: send.
 
+mod example;
 mod view;
 
 use std::path::Path;
@@ -70,6 +71,18 @@ pub fn bodies(report: &RunReport, facts: Facts<'_>, templates: Option<&Path>) ->
 /// It does not render.
 pub fn html(report: &RunReport, facts: Facts<'_>) -> Result<String, Error> {
     Ok(bodies(report, facts, None)?.html)
+}
+
+/// Tries the templates of a folder with a run in which everything is that a template may name; what is wrong with them.
+///
+/// # Errors
+/// A built-in template does not render.
+pub fn check_templates(templates: &Path) -> Result<Vec<String>, Error> {
+    let mut complaints = Vec::new();
+    for template in [TEXT, HTML] {
+        render(template, &example::view(), Some(templates), &mut complaints)?;
+    }
+    Ok(complaints)
 }
 
 fn render(

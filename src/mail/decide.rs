@@ -7,7 +7,8 @@ use crate::ledger::{Mailed, Survey};
 use crate::model::{DomainOutcome, Outcome, RunReport, Status};
 use crate::report::{ExitCode, exit_code};
 
-/// A guest is late when its newest restore point is older than this many tenths of the longest gap of its days.
+/// A guest is late when its newest restore point is older than this many tenths of the longest gap of its days; one without any,
+/// when it should have been saved for so long.
 const LATE_TENTHS: i64 = 13;
 /// Days between two good runs that are mailed as a sign of life; half a day less, so that a weekly run is never too early.
 const SIGN_OF_LIFE: TimeDelta = TimeDelta::hours(7 * 24 - 12);
@@ -74,14 +75,15 @@ fn fails(domain: &DomainOutcome) -> bool {
     matches!(domain.outcome, Outcome::Failed | Outcome::Partial)
 }
 
-/// Guests that a run should have tried and did not: none was due, and the newest restore point is too old.
+/// Guests that a run should have tried and did not: none was due, and the newest restore point is too old, or there never was one.
 pub fn late(survey: &Survey, report: &RunReport) -> Vec<String> {
     let tried = |name: &str| report.domains.iter().any(|domain| domain.domain == name);
     let guests = survey.domains.iter().filter(|(name, seen)| seen.job.is_some() && seen.defined && !tried(name));
     let late = guests.filter(|(_, seen)| {
         let interval = i64::try_from(seen.expected_interval_s).unwrap_or(0).min(366 * 86400);
         let limit = TimeDelta::seconds(interval * LATE_TENTHS / 10);
-        interval > 0 && seen.points.newest.is_some_and(|newest| report.finished - newest > limit)
+        let last = seen.points.newest.or(seen.since);
+        interval > 0 && last.is_some_and(|last| report.finished - last > limit)
     });
     late.map(|(name, _)| name.clone()).collect()
 }
@@ -173,6 +175,11 @@ mod tests {
             },
             ..Seen::default()
         };
+        let unsaved = |hours: i64| Seen {
+            since: Some(sample::empty().finished - TimeDelta::hours(hours)),
+            points: SeenPoints::default(),
+            ..seen(0, Some("j"))
+        };
         let survey = Survey {
             time: sample::empty().finished,
             host: "h".into(),
@@ -180,6 +187,8 @@ mod tests {
                 ("db1", seen(99, Some("j"))),
                 ("due", seen(30, Some("j"))),
                 ("late", seen(32, Some("j"))),
+                ("never", unsaved(32)),
+                ("new", unsaved(30)),
                 ("nobody's", seen(99, None)),
             ]
             .map(|(name, seen)| (name.to_owned(), seen))
@@ -189,6 +198,6 @@ mod tests {
             repository: Default::default(),
             libvirt_ok: true,
         };
-        assert_eq!(late(&survey, &sample::bad()), ["late"]);
+        assert_eq!(late(&survey, &sample::bad()), ["late", "never"]);
     }
 }

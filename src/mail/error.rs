@@ -28,6 +28,8 @@ pub enum Error {
     Refused {
         /// The program.
         program: PathBuf,
+        /// Its exit code, if it ended by itself.
+        code: Option<i32>,
         /// Its exit status, and what it said.
         how: String,
     },
@@ -71,6 +73,22 @@ pub enum Error {
         /// Why not.
         source: Box<Error>,
     },
+    /// Mails that waited were refused for good.
+    #[error("{count} mails of earlier runs are refused for good, and are not tried again")]
+    Dropped {
+        /// How many.
+        count: usize,
+        /// Why the last of them was.
+        source: Box<Error>,
+    },
+    /// How runs are mailed cannot be kept for one that cannot read its configuration.
+    #[error("{}: cannot be written", path.display())]
+    Known {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The spool cannot be used.
     #[error("{}: the spool of mails cannot be used", path.display())]
     Spool {
@@ -81,10 +99,22 @@ pub enum Error {
     },
 }
 
+/// Exit codes of `sendmail` that are of the mail or its recipients: EX_DATAERR, EX_NOUSER, EX_NOHOST of `sysexits.h`.
+const OF_THE_MAIL: [i32; 3] = [65, 67, 68];
+
 impl Error {
+    /// Whether another try of the same mail would be told the same, if the way is in order otherwise.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Error::Smtp { source, .. } => source.is_permanent(),
+            Error::Refused { code, .. } => code.is_some_and(|code| OF_THE_MAIL.contains(&code)),
+            _ => false,
+        }
+    }
+
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
-        let again = "then try it: `kvmbackup report --send`";
+        let again = "then try it: `kvmbackup check --send-test`";
         Some(match self {
             Error::Address(_) => format!("write it as user@host.domain; {again}"),
             Error::Sendmail { .. } => {
@@ -99,7 +129,14 @@ impl Error {
             }
             Error::Smtp { .. } => format!("look at host, port, security and login of `mail.smtp`; {again}"),
             Error::Waiting { source, .. } => return source.hint(),
-            Error::Spool { .. } => "look at the mode and the file system of the state folder".to_owned(),
+            Error::Dropped { .. } => {
+                "read them: the files that end in `.refused` in `mail-spool` of the state folder; \
+                look at `to` and `from` of `mail`"
+                    .to_owned()
+            }
+            Error::Spool { .. } | Error::Known { .. } => {
+                "look at the mode and the file system of the state folder".to_owned()
+            }
             Error::Message(_) | Error::Template(_) => return None,
         })
     }

@@ -9,17 +9,16 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::config::Mail;
-use crate::model::{RunReport, Status};
 use crate::sys::host;
 
-/// A mail of a run, in the form of RFC 5322 with lines that end in CR LF.
+/// A mail of a run that came to this `result`, one word, in the form of RFC 5322 with lines that end in CR LF.
 ///
 /// # Errors
 /// An address of the configuration is none.
 pub fn message(
     mail: &Mail,
-    report: &RunReport,
-    status: Status,
+    run: Uuid,
+    result: &str,
     subject: &str,
     text: String,
     html: String,
@@ -29,13 +28,13 @@ pub fn message(
         .from(mailbox(&sender(mail, &node), &node)?)
         .subject(subject)
         .date(std::time::SystemTime::from(Utc::now()))
-        .message_id(Some(format!("<{}.{}@{node}>", report.run_id, Uuid::new_v4().simple())))
+        .message_id(Some(format!("<{}.{}@{node}>", run, Uuid::new_v4().simple())))
         // RFC 3834: nobody's holiday notice answers it.
         .raw_header(header("Auto-Submitted", "auto-generated".to_owned()))
         // RFC 2919.
         .raw_header(header("List-Id", format!("<kvmbackup.{node}>")))
-        .raw_header(header("X-Kvmbackup-Result", status.word().to_owned()))
-        .raw_header(header("X-Kvmbackup-Run", report.run_id.to_string()));
+        .raw_header(header("X-Kvmbackup-Result", result.to_owned()))
+        .raw_header(header("X-Kvmbackup-Run", run.to_string()));
     for to in &mail.to {
         builder = builder.to(mailbox(to, &node)?);
     }

@@ -10,8 +10,11 @@ use uuid::Uuid;
 use super::Error;
 use crate::sys::durable;
 
-/// Mails that are kept; of more the oldest go.
+/// Mails that are kept, of those that wait and of those that were refused for good; of more the oldest go.
 const MOST: usize = 50;
+/// How files end that wait to be sent, and those that no server takes.
+const WAITING: &str = "eml";
+const REFUSED: &str = "refused";
 
 /// A folder of mails, one file each, for their owner only.
 #[derive(Debug, Clone)]
@@ -28,13 +31,8 @@ impl Spool {
     /// # Errors
     /// It cannot be written.
     pub fn put(&self, bytes: &[u8]) -> Result<(), Error> {
-        let waiting = self.waiting()?;
-        let over = (waiting.len() + 1).saturating_sub(MOST);
-        for path in waiting.iter().take(over) {
-            tracing::warn!(path = %path.display(), "too many mails wait; the oldest is dropped");
-            self.done(path)?;
-        }
-        let name = format!("{}-{}.eml", Utc::now().format("%Y%m%dT%H%M%S%6fZ"), Uuid::new_v4().simple());
+        self.limit(WAITING, MOST - 1)?;
+        let name = format!("{}-{}.{WAITING}", Utc::now().format("%Y%m%dT%H%M%S%6fZ"), Uuid::new_v4().simple());
         let path = self.0.join(name);
         let written = durable::create_private_dir(&self.0).and_then(|()| {
             // Only a whole mail gets a name that is sent.
@@ -53,15 +51,29 @@ impl Spool {
     /// # Errors
     /// The folder cannot be read.
     pub fn waiting(&self) -> Result<Vec<PathBuf>, Error> {
+        self.list(WAITING)
+    }
+
+    fn list(&self, wanted: &str) -> Result<Vec<PathBuf>, Error> {
         let listed = fs::read_dir(&self.0)
             .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>());
         let mut paths = match listed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             listed => listed.map_err(|source| Error::Spool { path: self.0.clone(), source })?,
         };
-        paths.retain(|path| path.extension().is_some_and(|ending| ending == "eml"));
+        paths.retain(|path| path.extension().is_some_and(|ending| ending == wanted));
         paths.sort();
         Ok(paths)
+    }
+
+    /// Drops the oldest of an ending, until no more than so many are left.
+    fn limit(&self, ending: &str, most: usize) -> Result<(), Error> {
+        let paths = self.list(ending)?;
+        for path in paths.iter().take(paths.len().saturating_sub(most)) {
+            tracing::warn!(path = %path.display(), "too many mails are kept; the oldest is dropped");
+            self.done(path)?;
+        }
+        Ok(())
     }
 
     /// Reads one of them.
@@ -70,6 +82,16 @@ impl Spool {
     /// It cannot be read.
     pub fn read(&self, path: &Path) -> Result<Vec<u8>, Error> {
         fs::read(path).map_err(|source| Error::Spool { path: path.to_owned(), source })
+    }
+
+    /// One of them will never be taken: it is kept beside the others, as `NAME.refused`, and not tried again.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub fn refused(&self, path: &Path) -> Result<(), Error> {
+        let renamed = fs::rename(path, path.with_extension(REFUSED)).and_then(|()| durable::sync_dir(&self.0));
+        renamed.map_err(|source| Error::Spool { path: path.to_owned(), source })?;
+        self.limit(REFUSED, MOST)
     }
 
     /// One of them needs to wait no longer.
@@ -103,5 +125,10 @@ mod tests {
         }
         spool.done(&waiting[0]).unwrap();
         assert_eq!(spool.waiting().unwrap()[0], waiting[1]);
+        for path in &waiting[1..] {
+            spool.refused(path).unwrap();
+        }
+        assert!(spool.waiting().unwrap().is_empty());
+        assert_eq!(spool.list(REFUSED).unwrap().len(), MOST - 1);
     }
 }

@@ -32,6 +32,11 @@ pub fn subject(host: &str, gist: &Gist) -> String {
     cut(&subject, LIMIT)
 }
 
+/// The subject of a mail that tries the way.
+pub fn test_subject(host: &str) -> String {
+    format!("[kvmbackup] TEST - {}", cut(&ascii(host), HOST))
+}
+
 fn cut(text: &str, room: usize) -> String {
     if text.len() <= room { text.to_owned() } else { format!("{}~", &text[..room.saturating_sub(1)]) }
 }

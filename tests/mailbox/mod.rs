@@ -13,10 +13,11 @@ pub struct Server {
     dir: tempfile::TempDir,
     child: Child,
     pub port: u16,
+    pub mode: String,
 }
 
 impl Server {
-    /// Starts one: `accept`, `refuse`, `plain` or `slow`, see server.py.
+    /// Starts one; its manners are in server.py.
     pub fn start(mode: &str) -> Server {
         let dir = tempfile::tempdir().unwrap();
         certificates(dir.path());
@@ -31,7 +32,7 @@ impl Server {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let port = line.trim().parse().unwrap_or_else(|_| panic!("the mail server did not start: {line:?}"));
-        Server { dir, child, port }
+        Server { dir, child, port, mode: mode.to_owned() }
     }
 
     /// The certificate of its authority.
@@ -54,10 +55,17 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    /// Nobody answers any more; its authority is still known.
+    pub fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -1,6 +1,8 @@
-"""A mail server on loopback: STARTTLS or none, AUTH, and the manners that the first word asks for.
+"""A mail server on loopback: TLS, AUTH, and the manners that the first word asks for.
 
-Usage: server.py MODE FOLDER. MODE: accept, refuse, plain (no TLS), slow (takes the mail and never answers).
+Usage: server.py MODE FOLDER. MODE: accept, refuse (for good), busy (refuses for now), soon (takes the third try), picky (refuses for
+good what tells of a failure), tls (from the first byte), plain (no TLS), slow (takes the mail and never answers).
+All but tls and plain want STARTTLS.
 Prints its port, then stores each mail as FOLDER/N.eml, and what was said to it as lines of FOLDER/log.
 """
 import asyncio
@@ -20,11 +22,15 @@ def log(line):
 
 class Keep:
     count = 0
+    tries = 0
 
     async def handle_DATA(self, server, session, envelope):
         log(f"data tls={session.ssl is not None} auth={session.authenticated} to={','.join(envelope.rcpt_tos)}")
-        if mode == "refuse":
+        Keep.tries += 1
+        if mode == "refuse" or mode == "picky" and b"Result: FAILED" in envelope.content:
             return "554 5.7.1 not wanted here"
+        if mode == "busy" or mode == "soon" and Keep.tries < 3:
+            return "451 4.3.0 not now"
         if mode == "slow":
             await asyncio.sleep(3600)
         Keep.count += 1
@@ -36,27 +42,34 @@ class Keep:
 def authenticator(server, session, envelope, mechanism, data):
     good = (data.login, data.password) == (b"backup", b"s3cret pass")
     log(f"auth tls={session.ssl is not None} good={good}")
-    return AuthResult(success=good)
+    # Else the library would say nothing to one that is refused.
+    return AuthResult(success=good, handled=False)
+
+
+def context():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{folder}/leaf.pem", f"{folder}/leaf.key")
+    return context
 
 
 def session():
-    context = None
-    if mode != "plain":
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(f"{folder}/leaf.pem", f"{folder}/leaf.key")
+    starttls = mode not in ("plain", "tls")
     return SMTP(
         Keep(),
         hostname="localhost",
-        tls_context=context,
-        require_starttls=context is not None,
+        tls_context=context() if starttls else None,
+        require_starttls=starttls,
         authenticator=authenticator,
-        auth_required=context is not None,
-        auth_require_tls=context is not None,
+        auth_required=mode != "plain",
+        # The library knows of the TLS that it began itself.
+        auth_require_tls=starttls,
     )
 
 
 async def serve():
-    server = await asyncio.get_running_loop().create_server(session, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(
+        session, "127.0.0.1", 0, ssl=context() if mode == "tls" else None
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
     # The end of our input is the end of the test.
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

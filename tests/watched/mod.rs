@@ -186,6 +186,7 @@ fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
         job: Some("cloud1".to_owned()),
         defined: true,
         leftover_overlays: 0,
+        since: None,
         expected_interval_s: if at % 4 == 3 { 7 * DAY } else { DAY },
         wanted: Some(Consistency::Filesystem),
         points: SeenPoints {

@@ -7,9 +7,27 @@ use std::path::Path;
 use super::Severity;
 use crate::model::Failure;
 
-/// Below these libvirt's helper for AppArmor grants a guest nothing; the list in its source:
-/// <https://gitlab.com/libvirt/libvirt/-/blob/master/src/security/virt-aa-helper.c>, `valid_path`.
-const REFUSED: [&str; 9] = ["/bin", "/etc", "/lib", "/proc", "/sbin", "/sys", "/usr/bin", "/usr/lib", "/usr/sbin"];
+/// What begins like this libvirt's helper for AppArmor grants no guest; the lists in its source, as far as folders are concerned:
+/// <https://gitlab.com/libvirt/libvirt/-/blob/v9.0.0/src/security/virt-aa-helper.c>, `valid_path`.
+const REFUSED: [&str; 17] = [
+    "/bin/",
+    "/boot/",
+    "/etc/",
+    "/lib",
+    "/lost+found/",
+    "/proc/",
+    "/sbin/",
+    "/selinux/",
+    "/sys/",
+    "/usr/bin/",
+    "/usr/lib",
+    "/usr/local/bin/",
+    "/usr/local/etc/",
+    "/usr/local/lib",
+    "/usr/local/sbin/",
+    "/usr/sbin/",
+    "/usr/share/",
+];
 
 /// What confines guests on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +54,7 @@ impl Confined {
         let shown = folder.display();
         let failure = |message: String, hint: String| Failure { message, hint: Some(hint) };
         match self {
-            Confined::AppArmor => REFUSED.iter().any(|refused| folder.starts_with(refused)).then(|| {
+            Confined::AppArmor => REFUSED.iter().any(|refused| format!("{shown}/").starts_with(refused)).then(|| {
                 let hint = "name a folder below /var/lib/libvirt or /srv";
                 (Severity::Problem, failure(format!("{shown}: AppArmor lets no guest write there"), hint.to_owned()))
             }),
@@ -74,9 +92,21 @@ mod tests {
     #[test]
     fn folders_are_judged_by_what_is_on() {
         let judged = |confined: Confined, folder: &str| confined.in_the_way(Path::new(folder)).map(|(how, _)| how);
-        assert_eq!(judged(Confined::AppArmor, "/usr/lib/x"), Some(Severity::Problem));
+        for refused in ["/usr/lib/x", "/usr/lib64", "/etc", "/usr/local/lib/x", "/boot/overlays"] {
+            assert_eq!(judged(Confined::AppArmor, refused), Some(Severity::Problem), "{refused}");
+        }
         assert_eq!(judged(Confined::AppArmor, "/srv/library"), None);
         assert_eq!(judged(Confined::SeLinux, "/srv/overlays"), Some(Severity::Warning));
         assert_eq!(judged(Confined::SeLinux, "/var/lib/libvirt/images/o"), None);
+    }
+
+    #[test]
+    fn the_refused_places_are_those_of_libvirts_own_helper() {
+        let helper = fs::read("/usr/lib/libvirt/virt-aa-helper").unwrap();
+        for refused in REFUSED {
+            // A string of C; the linker lets one be the end of another.
+            let text = format!("{refused}\0");
+            assert!(helper.windows(text.len()).any(|window| window == text.as_bytes()), "{refused}");
+        }
     }
 }

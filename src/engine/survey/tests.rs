@@ -68,6 +68,20 @@ fn what_cannot_be_seen_is_as_it_was() {
 }
 
 #[test]
+fn since_when_a_guest_should_be_saved_is_kept_while_it_should() {
+    let see = |names: &[&str], previous: Option<&Survey>| {
+        let guests = names.iter().map(|name| guest(name, 0)).collect();
+        join(&settings(), Some(guests), of_target(true, Some(&[])), previous)
+    };
+    let first = see(&["db", "lab"], None);
+    let second = see(&["db", "mail"], Some(&first));
+    let since = |survey: &Survey, name: &str| survey.domains[name].since;
+    assert_eq!((since(&first, "db"), since(&second, "db")), (Some(first.time), Some(first.time)));
+    assert_eq!((since(&first, "lab"), since(&first, "mail"), since(&second, "mail")), (None, None, Some(second.time)));
+    assert_eq!(since(&see(&[], Some(&second)), "db"), None);
+}
+
+#[test]
 fn overlays_of_ours_are_found_wherever_a_disk_names_them() {
     let ours = |target: &str| format!("/v/{target}.img.{target}.kvmbackup-0123abcd.qcow2");
     let disk = |target: &str, file: &str, below: &str| {

@@ -26,65 +26,65 @@ const BAD: &str = "#b3261e";
 /// What templates may name.
 #[derive(Debug, Serialize)]
 pub(super) struct View {
-    status: &'static str,
-    colour: &'static str,
-    headline: String,
-    host: String,
-    version: String,
-    run_id: String,
-    started: String,
-    finished: String,
-    took: String,
-    report: String,
-    errors: Vec<Told>,
-    late: Vec<String>,
-    warnings: Vec<String>,
-    domains: Vec<Domain>,
-    more: usize,
-    not_due: String,
-    untold: Vec<Run>,
-    next: String,
-    free: String,
-    see_log: String,
-    restore: String,
+    pub(super) status: &'static str,
+    pub(super) colour: &'static str,
+    pub(super) headline: String,
+    pub(super) host: String,
+    pub(super) version: String,
+    pub(super) run_id: String,
+    pub(super) started: String,
+    pub(super) finished: String,
+    pub(super) took: String,
+    pub(super) report: String,
+    pub(super) errors: Vec<Told>,
+    pub(super) late: Vec<String>,
+    pub(super) warnings: Vec<String>,
+    pub(super) domains: Vec<Domain>,
+    pub(super) more: usize,
+    pub(super) not_due: String,
+    pub(super) untold: Vec<Run>,
+    pub(super) next: String,
+    pub(super) free: String,
+    pub(super) see_log: String,
+    pub(super) restore: String,
 }
 
 #[derive(Debug, Serialize)]
-struct Told {
-    message: String,
-    hint: Option<String>,
+pub(super) struct Told {
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct Run {
-    time: String,
-    subject: String,
+pub(super) struct Run {
+    pub(super) time: String,
+    pub(super) subject: String,
 }
 
 #[derive(Debug, Serialize)]
-struct Domain {
-    name: String,
-    result: &'static str,
-    colour: &'static str,
-    start: String,
-    duration: String,
-    read: String,
-    read_bytes: u64,
-    stored: String,
-    stored_bytes: u64,
-    consistency: String,
-    points: usize,
-    step: Option<String>,
-    error: Option<Told>,
-    notes: Vec<Told>,
-    outputs: Vec<Output>,
+pub(super) struct Domain {
+    pub(super) name: String,
+    pub(super) result: &'static str,
+    pub(super) colour: &'static str,
+    pub(super) start: String,
+    pub(super) duration: String,
+    pub(super) read: String,
+    pub(super) read_bytes: u64,
+    pub(super) stored: String,
+    pub(super) stored_bytes: u64,
+    pub(super) consistency: String,
+    pub(super) points: usize,
+    pub(super) step: Option<String>,
+    pub(super) error: Option<Told>,
+    pub(super) notes: Vec<Told>,
+    pub(super) outputs: Vec<Output>,
 }
 
 #[derive(Debug, Serialize)]
-struct Output {
-    name: String,
-    phase: String,
-    text: String,
+pub(super) struct Output {
+    pub(super) name: String,
+    pub(super) phase: String,
+    pub(super) text: String,
 }
 
 impl View {
@@ -94,7 +94,8 @@ impl View {
         let mut domains: Vec<&DomainOutcome> = report.domains.iter().collect();
         domains.sort_by_key(|domain| std::cmp::Reverse(rank(domain)));
         let late = facts.late.iter().map(|name| {
-            format!("{} is late: it was not due, and its newest restore point is too old", printable(name))
+            let name = printable(name);
+            format!("{name} is late: it was not due, and its newest restore point is too old, or there is none")
         });
         let of_run = report.warnings.iter().chain(&report.leftovers).map(|failure| cut(&failure.message));
         let recovered = report.recovered.iter().map(|what| format!("put right of an earlier run: {}", cut(what)));
@@ -178,7 +179,8 @@ fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> Domain {
         stored_bytes: domain.stored_bytes,
         consistency: word(serde_json::to_value(domain.consistency).ok()).unwrap_or_else(|| "none".to_owned()),
         points: domain.restore_points,
-        step: word(serde_json::to_value(domain.reason).ok()),
+        // What is at no step says itself what it is.
+        step: word(serde_json::to_value(domain.reason).ok()).filter(|step| step != "other"),
         error: domain.error.as_ref().map(told),
         notes: skipped.chain(domain.leftovers.iter().chain(&domain.warnings).map(told)).take(NAMES).collect(),
         outputs: domain.hooks.iter().filter_map(output).take(5).collect(),

@@ -107,6 +107,7 @@ fn seen(job: Option<&str>, points: SeenPoints) -> Seen {
         job: job.map(str::to_owned),
         defined: true,
         leftover_overlays: 0,
+        since: None,
         expected_interval_s: if job.is_some() { 86_400 } else { 0 },
         wanted: None,
         points,

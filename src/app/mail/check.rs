@@ -1,0 +1,138 @@
+//! Owns: the mail's part of the command `check`: whether a run could be mailed now. Must not: print, or change anything on the
+//! host.
+
+use handlebars::html_escape;
+use uuid::Uuid;
+
+use crate::config::{Mail, Secret, Settings, Smtp, Transport};
+use crate::engine::chain;
+use crate::engine::check::{Finding, Severity};
+use crate::mail::{self, Error, Spool};
+use crate::model::Failure;
+use crate::sys::host::node_name;
+
+/// Looks at files alone: at the templates.
+pub fn offline(settings: &Settings) -> Vec<Finding> {
+    let Some(templates) = settings.mail.as_ref().and_then(|mail| mail.templates.as_deref()) else { return Vec::new() };
+    let about = format!("mail templates {}", templates.display());
+    let hint = "begin with those of kvmbackup, see docs/mail.md, Templates";
+    if let Err(error) = std::fs::read_dir(templates) {
+        let message = format!("cannot be read, and the built-in ones are used: {error}");
+        return vec![Finding::new(about, Severity::Warning, message, Some(hint))];
+    }
+    match mail::check_templates(templates) {
+        Ok(wrong) if wrong.is_empty() => vec![Finding::new(about, Severity::Good, "they render", None)],
+        Ok(wrong) => {
+            wrong.into_iter().map(|wrong| Finding::new(&about, Severity::Warning, wrong, Some(hint))).collect()
+        }
+        Err(error) => vec![problem(about, &error)],
+    }
+}
+
+/// Looks at the way of a mail, and whether mails wait; with `send_test` a mail goes that way.
+pub fn host(settings: &Settings, send_test: bool) -> Vec<Finding> {
+    let Some(mail) = &settings.mail else { return vec![none(send_test)] };
+    let mut findings: Vec<Finding> = open_password(mail).into_iter().collect();
+    findings.push(if send_test { tried(settings, mail) } else { reached(mail) });
+    findings.extend(waiting(settings));
+    findings
+}
+
+fn none(send_test: bool) -> Finding {
+    let hint = "write `mail: {to: root}` into the configuration, see docs/config.md, Mail";
+    match send_test {
+        true => Finding::new("mail", Severity::Problem, "the configuration has no `mail`", Some(hint)),
+        false => {
+            Finding::new("mail", Severity::Good, "none is asked for: a run prints its report, and cron mails it", None)
+        }
+    }
+}
+
+fn reached(mail: &Mail) -> Finding {
+    if let Some(finding) = of_the_unit(mail) {
+        return finding;
+    }
+    let how = match &mail.transport {
+        Transport::Sendmail(_) => "may be run",
+        Transport::Smtp(Smtp { login: Some(_), .. }) => "answers, and takes the login",
+        Transport::Smtp(_) => "answers",
+    };
+    match mail::envelope(mail).and_then(|_| mail::reach(mail)) {
+        Ok(()) => Finding::new(mail::way(mail), Severity::Good, how, None),
+        Err(error) => problem(mail::way(mail), &error),
+    }
+}
+
+/// Sends a mail, and says to whom.
+fn tried(settings: &Settings, mail: &Mail) -> Finding {
+    match send(settings, mail) {
+        Ok(to) => {
+            let message = format!("{} took one to {to}; look whether it arrives", mail::way(mail));
+            Finding::new("test mail", Severity::Good, message, None)
+        }
+        Err(error) => problem("test mail".to_owned(), &error),
+    }
+}
+
+fn send(settings: &Settings, mail: &Mail) -> Result<String, Error> {
+    let envelope = mail::envelope(mail)?;
+    let text = format!(
+        "This mail was asked for by `kvmbackup check --send-test` on {} ({}).\n\
+         Mails of backups will come the same way. Nothing was backed up for it.\n",
+        settings.host,
+        node_name()
+    );
+    let html =
+        format!("<!DOCTYPE html>\n<html lang=\"en\"><body><p>{}</p></body></html>\n", html_escape(text.trim_end()));
+    let message = mail::message(mail, Uuid::new_v4(), "TEST", &mail::test_subject(&settings.host), text, html)?;
+    mail::send(mail, &envelope, &message.formatted())?;
+    Ok(envelope.to().iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+}
+
+/// Others may read the password.
+fn open_password(mail: &Mail) -> Option<Finding> {
+    let secret = secret(mail)?;
+    let Secret::File(path) = secret else { return None };
+    mail::is_open(secret).then(|| {
+        let about = format!("password {}", path.display());
+        let hint = format!("chmod 600 {}", path.display());
+        Finding::new(about, Severity::Warning, "others than its owner may read it", Some(&hint))
+    })
+}
+
+/// The password is a credential that only the unit is given.
+fn of_the_unit(mail: &Mail) -> Option<Finding> {
+    let Secret::Credential(name) = secret(mail)? else { return None };
+    std::env::var_os("CREDENTIALS_DIRECTORY").is_none().then(|| {
+        let hint = format!(
+            "try it as the unit: systemd-run --pipe --wait -p LoadCredential={name}:FILE kvmbackup check --send-test"
+        );
+        let message = format!("was not tried: systemd gives the credential {name} to the unit alone");
+        Finding::new(mail::way(mail), Severity::Warning, message, Some(&hint))
+    })
+}
+
+fn secret(mail: &Mail) -> Option<&Secret> {
+    match &mail.transport {
+        Transport::Smtp(smtp) => smtp.login.as_ref().map(|login| &login.password),
+        Transport::Sendmail(_) => None,
+    }
+}
+
+fn waiting(settings: &Settings) -> Option<Finding> {
+    let about = "mails of earlier runs";
+    match Spool::of(&settings.state_dir).waiting() {
+        Ok(waiting) if waiting.is_empty() => None,
+        Ok(waiting) => {
+            let message = format!("{} could not be sent yet", waiting.len());
+            let hint = "the next run sends them; try the way: `kvmbackup check --send-test`";
+            Some(Finding::new(about, Severity::Warning, message, Some(hint)))
+        }
+        Err(error) => Some(problem(about.to_owned(), &error)),
+    }
+}
+
+fn problem(about: String, error: &Error) -> Finding {
+    let failure = Failure { message: chain(error), hint: error.hint() };
+    Finding::failed(about, Severity::Problem, failure)
+}

@@ -1,0 +1,41 @@
+//! Owns: reading a password from where the configuration says it is. Must not: show it, or keep it.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::Error;
+use crate::config::Secret;
+
+/// The first line of what is there.
+pub(super) fn read(secret: &Secret) -> Result<String, Error> {
+    let file = |path: &Path| (path.display().to_string(), std::fs::read_to_string(path));
+    let (place, read) = match secret {
+        Secret::File(path) => file(path),
+        Secret::Env(name) => {
+            let value = std::env::var(name).map_err(|_| io::Error::new(io::ErrorKind::NotFound, "it is not set"));
+            (format!("the variable {name}"), value)
+        }
+        Secret::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
+            Some(folder) => file(&Path::new(&folder).join(name)),
+            None => {
+                let error = io::Error::new(io::ErrorKind::NotFound, "systemd gives this process no credentials");
+                (format!("the credential {name}"), Err(error))
+            }
+        },
+    };
+    let line = read.map(|text| text.lines().next().unwrap_or_default().to_owned());
+    match line {
+        Ok(line) if line.is_empty() => Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty")),
+        line => line,
+    }
+    .map_err(|source| Error::Secret { place, source })
+}
+
+/// Whether others than its owner may read the file of a secret. What is no file, or is not there, they may not.
+pub fn is_open(secret: &Secret) -> bool {
+    match secret {
+        Secret::File(path) => std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o077 != 0),
+        Secret::Env(_) | Secret::Credential(_) => false,
+    }
+}
