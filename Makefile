@@ -70,6 +70,8 @@ install: $(BUILT) ## install program, manual, completions, units, hooks, alerts,
 	install -d $(DESTDIR)$(SHARE)/kvmbackup/alerts $(DESTDIR)$(SHARE)/kvmbackup/dashboards
 	install -m 644 alerts/*.yml $(DESTDIR)$(SHARE)/kvmbackup/alerts/
 	install -m 644 dashboards/*.json $(DESTDIR)$(SHARE)/kvmbackup/dashboards/
+	install -d $(DESTDIR)$(SHARE)/kvmbackup/templates
+	install -m 644 src/mail/templates/*.hbs $(DESTDIR)$(SHARE)/kvmbackup/templates/
 	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(DESTDIR)$(SHARE)/doc/kvmbackup/
 	install -m 644 packaging/config.example.yml $(DESTDIR)$(SHARE)/doc/kvmbackup/examples/config.yml
 	sed 's|/usr/bin/kvmbackup|$(PREFIX)/bin/kvmbackup|' packaging/cron.d.example >$(DESTDIR)$(SHARE)/doc/kvmbackup/examples/cron.d
