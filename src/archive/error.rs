@@ -4,6 +4,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::sys::patience::Stalled;
+
 /// Why an archive could not be written, read or trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -176,6 +178,7 @@ impl Error {
             Error::Write { source } if source.kind() == io::ErrorKind::StorageFull => {
                 "free space on the target, or keep fewer restore points"
             }
+            Error::Write { source } if Stalled::is(source) => Stalled::HINT,
             _ => return None,
         };
         Some(hint.to_owned())

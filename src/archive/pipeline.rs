@@ -2,13 +2,14 @@
 //!
 //! The caller fills a buffer; a pool compresses it in place; one thread writes the results in the order they were given
 //! and hands the buffers back. The number of buffers is the limit: there are `threads + 2` of them.
+//!
+//! Only that thread touches the file, its sync and its end included: a file system that hangs keeps it, and nobody else.
 
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -19,6 +20,7 @@ use super::{Error, MAX_PIECES};
 use crate::model::Codec;
 use crate::sys::buffer::Buffer;
 use crate::sys::bulk::Bulk;
+use crate::sys::patience::{Patience, Task};
 
 /// Memory that buffers and contexts may take.
 const MEMORY: usize = 160 << 20;
@@ -27,9 +29,10 @@ const MEMORY: usize = 160 << 20;
 type Packed = Receiver<io::Result<(Buffer, Entry)>>;
 
 /// What the writing thread ends with.
-type Done = Result<File, Error>;
+type Done = Result<(), Error>;
 
-/// The file being written and the threads that do it. Dropped unfinished, it stops them and leaves a torso.
+/// The file being written and the threads that do it. Dropped unfinished, it stops them and leaves a torso; a thread that is
+/// held by its file system is left behind.
 pub(super) struct Pipeline {
     codec: Codec,
     pool: ThreadPool,
@@ -39,7 +42,9 @@ pub(super) struct Pipeline {
     unmade: usize,
     free: Receiver<Buffer>,
     order: Option<SyncSender<Packed>>,
-    thread: Option<JoinHandle<Done>>,
+    /// The writing thread; `None` once it has ended or was given up.
+    task: Option<Task<Done>>,
+    patience: Patience,
     progress: Arc<Progress>,
 }
 
@@ -51,7 +56,8 @@ struct Progress {
 
 impl Pipeline {
     /// Writes at the file's position, which is its start. Up to `threads` compress, fewer where a level needs much memory.
-    pub(super) fn new(file: File, codec: Codec, threads: usize) -> Result<Pipeline, Error> {
+    /// A piece that is not written for as long as `patience` has is an error.
+    pub(super) fn new(file: File, codec: Codec, threads: usize, patience: &Patience) -> Result<Pipeline, Error> {
         let compress = |source| Error::Compress { source };
         let threads = threads.clamp(1, affordable_threads(codec));
         // The first context now, so that a bad level is an error at once.
@@ -67,14 +73,13 @@ impl Pipeline {
         let (order, pieces) = mpsc::sync_channel(buffers);
         let (give_back, free) = mpsc::channel();
         let progress = Arc::new(Progress::default());
-        let thread = std::thread::Builder::new()
-            .name("write".to_owned())
-            .spawn({
-                let progress = progress.clone();
-                move || write_in_order(file, codec, &pieces, &give_back, &progress)
-            })
-            .map_err(compress)?;
-        Ok(Pipeline { codec, pool, packers, unmade: buffers, free, order: Some(order), thread: Some(thread), progress })
+        let task = patience.start("write", {
+            let progress = progress.clone();
+            move || write_in_order(file, codec, &pieces, &give_back, &progress)
+        });
+        let task = Some(task.map_err(|source| Error::Write { source })?);
+        let patience = patience.clone();
+        Ok(Pipeline { codec, pool, packers, unmade: buffers, free, order: Some(order), task, patience, progress })
     }
 
     /// Bytes in the file so far.
@@ -90,7 +95,7 @@ impl Pipeline {
                 self.unmade -= 1;
                 Some(Buffer::new().map_err(|source| Error::Compress { source })?)
             }
-            Err(_) => self.free.recv().ok(),
+            Err(_) => self.patience.receive(&self.free).map_err(|source| self.give_up(source))?,
         };
         let mut buffer = buffer.ok_or_else(|| self.failure())?;
         buffer.clear();
@@ -121,24 +126,30 @@ impl Pipeline {
 
     /// Waits for all pieces and the seek table, and makes the file durable. Returns its length in bytes.
     pub(super) fn finish(mut self) -> Result<u64, Error> {
-        let write = |source| Error::Write { source };
-        let file = self.join()?;
-        file.sync_all().map_err(write)?;
+        self.join()?;
         Ok(self.written())
     }
 
-    /// Ends the writing thread and takes what it has to say.
+    /// Lets the writing thread come to its end and takes what it has to say.
     fn join(&mut self) -> Done {
         self.order = None;
-        let gone = || Error::Write { source: io::Error::other("the writing thread has ended before") };
-        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_else(|| Err(gone()))
+        let write = |source| Error::Write { source };
+        let gone = || write(io::Error::other("the writing thread has ended before"));
+        let task = self.task.take().ok_or_else(gone)?;
+        task.wait(|| self.written()).map_err(write)?
+    }
+
+    /// Leaves the writing thread behind.
+    fn give_up(&mut self, source: io::Error) -> Error {
+        self.task = None;
+        Error::Write { source }
     }
 
     /// Why the writing thread has ended before its time.
     fn failure(&mut self) -> Error {
         match self.join() {
             Err(error) => error,
-            Ok(_) => Error::Write { source: io::Error::other("the writing thread has ended too early") },
+            Ok(()) => Error::Write { source: io::Error::other("the writing thread has ended too early") },
         }
     }
 }
@@ -146,10 +157,7 @@ impl Pipeline {
 impl Drop for Pipeline {
     fn drop(&mut self) {
         self.progress.abandoned.store(true, Ordering::Relaxed);
-        self.order = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let _ = self.join();
     }
 }
 
@@ -171,7 +179,7 @@ fn write_in_order(
     let mut entries = Vec::new();
     for packed in pieces {
         if progress.abandoned.load(Ordering::Relaxed) {
-            return Ok(file);
+            break;
         }
         let (piece, entry) = packed
             .recv()
@@ -186,11 +194,14 @@ fn write_in_order(
         // The receiver is gone when the caller needs no more buffers.
         let _ = give_back.send(piece);
     }
+    if progress.abandoned.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     let table = table::encode(Kind::from(codec), &entries);
     output.append(&table).map_err(write)?;
     progress.written.fetch_add(table.len() as u64, Ordering::Relaxed);
     output.finish().map_err(write)?;
-    Ok(file)
+    file.sync_all().map_err(write)
 }
 
 /// A file written from its start, in whole buffers.
@@ -243,7 +254,7 @@ mod tests {
     #[test]
     fn dropping_ends_the_threads() {
         let file = tempfile::tempfile().unwrap();
-        let mut pipeline = Pipeline::new(file, Codec::Zstd(1), 2).unwrap();
+        let mut pipeline = Pipeline::new(file, Codec::Zstd(1), 2, &Patience::default()).unwrap();
         let progress = Arc::downgrade(&pipeline.progress);
         for _ in 0..10 {
             let mut piece = pipeline.buffer().unwrap();

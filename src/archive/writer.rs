@@ -9,6 +9,7 @@ use super::sums::{self, Hasher, Sums};
 use super::{Error, MANIFEST, PIECE, SUMS, header, names};
 use crate::model::Codec;
 use crate::sys::buffer::Buffer;
+use crate::sys::patience::Patience;
 
 /// Writes an archive. Dropped unfinished, it stops its threads and leaves a torso for its caller to remove.
 pub struct Writer {
@@ -46,8 +47,14 @@ impl Writer {
     /// Takes at most 160 MiB: `2 * threads + 3` buffers of 4 MiB and the codec's contexts. Where a level needs more, fewer
     /// threads compress (16 at zstd's level 3, 2 at level 19).
     pub fn new(file: File, codec: Codec, threads: usize) -> Result<Writer, Error> {
+        Writer::patient(file, codec, threads, &Patience::default())
+    }
+
+    /// The same, and fails when the file takes nothing for longer than `patience` has. Neither an error nor the end of the
+    /// writer waits any longer then.
+    pub fn patient(file: File, codec: Codec, threads: usize, patience: &Patience) -> Result<Writer, Error> {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let pipeline = Pipeline::new(file, codec, threads)?;
+        let pipeline = Pipeline::new(file, codec, threads, patience)?;
         Ok(Writer { pipeline, piece: None, current: None, sums: BTreeMap::new(), lines: String::new(), time })
     }
 

@@ -15,6 +15,7 @@ use crate::model::{Failure, RunReport};
 use crate::plan::{Decision, Plan, Request};
 use crate::report;
 use crate::report::table::{Table, printable};
+use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 use crate::sys::{durable, host};
 
@@ -76,7 +77,7 @@ fn back_up(
     monitor: &dyn Monitor,
     done: &mut RunReport,
 ) -> Result<(), app::Error> {
-    let recovered = recover::recover(journal, &app::connect, cancel)?;
+    let recovered = recover::recover(journal, &app::connect, cancel, &Patience::new(settings.stall_timeout))?;
     done.recovered = recovered.done;
     done.leftovers = recovered.left;
     let hypervisor = app::libvirt(&settings.libvirt_uri)?;

@@ -36,12 +36,26 @@ pub fn main() -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
+    // What is in its memory (passwords, secrets of domain XML) goes to no core, whatever takes cores on this host.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     logging::start(args.global.verbose, args.global.quiet);
     let Args { global, command } = args;
-    run(&global, command).unwrap_or_else(|error| {
+    let code = run(&global, command).unwrap_or_else(|error| {
         print_error(&error);
         error.exit_code()
-    })
+    });
+    let_go();
+    code
+}
+
+/// Says that nothing more will be printed. A thread that a hanging target holds in the kernel outlives the program with all of
+/// its files open, and who reads what is printed (cron, a pipe) would wait for that thread.
+fn let_go() {
+    let _ = std::io::stdout().flush();
+    if let Ok(nothing) = std::fs::File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(&nothing);
+        let _ = rustix::stdio::dup2_stderr(&nothing);
+    }
 }
 
 fn run(global: &Global, command: Command) -> Result<u8, app::Error> {

@@ -9,23 +9,24 @@ use crate::engine::recover::{self, Recovered};
 use crate::engine::{self, journal::Journal};
 use crate::report::ExitCode;
 use crate::sys::lock::Lock;
+use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 use crate::{app, config};
 
 pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
-    let (state_dir, configured) = match app::settings(global) {
-        Ok(settings) => (settings.state_dir, true),
+    let (state_dir, patience, configured) = match app::settings(global) {
+        Ok(settings) => (settings.state_dir, Patience::new(settings.stall_timeout), true),
         Err(error) => {
             super::print_error(&error);
             tracing::warn!(
                 "looking in {}, which may not be the state folder that the configuration means",
                 config::STATE_DIR
             );
-            (PathBuf::from(config::STATE_DIR), false)
+            (PathBuf::from(config::STATE_DIR), Patience::default(), false)
         }
     };
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
-    let recovered = first(&state_dir, global.quiet, &cancel)?.recovered;
+    let recovered = first(&state_dir, &patience, global.quiet, &cancel)?.recovered;
     if !global.quiet && recovered.done.is_empty() && recovered.left.is_empty() {
         print(&format!("nothing was left by an earlier run in {}\n", state_dir.display()));
     }
@@ -46,10 +47,10 @@ pub(super) struct First {
 
 /// What comes before any change that an interrupted run, or one at work, must not meet: takes the lock, recovers, and tells
 /// of that.
-pub(super) fn first(state_dir: &Path, quiet: bool, cancel: &Cancel) -> Result<First, app::Error> {
+pub(super) fn first(state_dir: &Path, patience: &Patience, quiet: bool, cancel: &Cancel) -> Result<First, app::Error> {
     let lock = app::lock(state_dir)?;
     let journal = app::journal(state_dir)?;
-    let recovered = recover::recover(&journal, &app::connect, cancel)?;
+    let recovered = recover::recover(&journal, &app::connect, cancel, patience)?;
     for line in recovered.done.iter().filter(|_| !quiet) {
         print(&format!("recovered: {line}\n"));
     }

@@ -11,6 +11,7 @@ use crate::engine::restore::{self, Define, DiskChoice, Request, Restored};
 use crate::report::ExitCode;
 use crate::report::table::printable;
 use crate::store::Store;
+use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Error> {
@@ -20,7 +21,9 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     let request = request(words);
     // Files in a folder are nobody's yet.
     let first = match request.touches_guests() {
-        true => Some(recover::first(&settings.state_dir, global.quiet, &cancel)?),
+        true => {
+            Some(recover::first(&settings.state_dir, &Patience::new(settings.stall_timeout), global.quiet, &cancel)?)
+        }
         false => None,
     };
     if let Some(first) = &first {

@@ -78,6 +78,7 @@ fn section(place: &Place<'_>, entries: &[Place<'_>], layer: Layer, problems: &mu
         backupdir: backupdir?,
         require_mount: layer.require_mount.unwrap_or(false),
         min_free: layer.min_free.unwrap_or(MinFree::Bytes(0)),
+        stall_timeout: layer.stall_timeout.unwrap_or(Duration::from_secs(5 * 60)),
         state_dir: layer.state_dir.unwrap_or_else(|| PathBuf::from(super::STATE_DIR)),
         libvirt_uri: layer.libvirt_uri.unwrap_or_else(|| "qemu:///system".to_owned()),
         parallel: layer.parallel.unwrap_or(1),
@@ -122,6 +123,7 @@ fn rule(place: &Place<'_>, host_name: &str, host: &Layer, problems: &mut Problem
 struct Layer {
     require_mount: Option<bool>,
     min_free: Option<MinFree>,
+    stall_timeout: Option<Duration>,
     state_dir: Option<PathBuf>,
     libvirt_uri: Option<String>,
     parallel: Option<usize>,
@@ -149,6 +151,7 @@ impl Layer {
         Layer {
             require_mount: self.require_mount.or(further.require_mount),
             min_free: self.min_free.or(further.min_free),
+            stall_timeout: self.stall_timeout.or(further.stall_timeout),
             state_dir: self.state_dir.or(further.state_dir),
             libvirt_uri: self.libvirt_uri.or(further.libvirt_uri),
             parallel: self.parallel.or(further.parallel),
@@ -194,6 +197,7 @@ fn layer(entries: &[Place<'_>], level: Level, problems: &mut Problems) -> Layer 
         match entry.name {
             "require_mount" => layer.require_mount = value::boolean(entry, problems),
             "min_free" => layer.min_free = value::min_free(entry, problems),
+            "stall_timeout" => layer.stall_timeout = value::duration(entry, problems),
             "state_dir" => layer.state_dir = value::absolute(entry, problems),
             "libvirt_uri" => layer.libvirt_uri = value::text(entry, problems).map(str::to_owned),
             "parallel" => layer.parallel = value::number(entry, 1..=64, problems).map(|n| n as usize),

@@ -27,7 +27,7 @@ impl Level {
 pub(super) const HOST_ONLY: &[&str] = &["backupdir", "domains"];
 /// Keys of a host, which may also stand in `defaults`.
 pub(super) const HOST: &[&str] =
-    &["require_mount", "min_free", "state_dir", "libvirt_uri", "parallel", "metrics", "mail"];
+    &["require_mount", "min_free", "stall_timeout", "state_dir", "libvirt_uri", "parallel", "metrics", "mail"];
 /// Keys of a domain, which may stand at every level.
 pub(super) const DOMAIN: &[&str] = &[
     "job",

@@ -23,6 +23,8 @@ pub struct Settings {
     pub require_mount: bool,
     /// Free space of the target that no run may go below.
     pub min_free: MinFree,
+    /// How long the target may give no answer, or take no byte, before it is given up.
+    pub stall_timeout: Duration,
     /// Absolute path of the folder for the lock, the journal and the last report.
     pub state_dir: PathBuf,
     /// The libvirt to talk to.

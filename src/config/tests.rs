@@ -69,6 +69,7 @@ cloud2 :
             backupdir: "/mnt/cloud/kvm_backup/cloud1".into(),
             require_mount: false,
             min_free: MinFree::Bytes(0),
+            stall_timeout: Duration::from_secs(300),
             state_dir: "/var/lib/kvmbackup".into(),
             libvirt_uri: "qemu:///system".to_owned(),
             parallel: 1,

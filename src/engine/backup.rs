@@ -20,8 +20,8 @@ use crate::model::{
     Outcome, Span, size,
 };
 use crate::plan::{self, CapturePlan};
-use crate::store::Partial;
-use crate::sys::{host, space};
+use crate::store::{Partial, Store};
+use crate::sys::host;
 
 /// Bytes read between two looks at the room that is left.
 const SPACE_CHECK: u64 = 16 << 20;
@@ -60,7 +60,10 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
             outcome.outcome = Outcome::Failed;
             outcome.error = Some(Failure { message: "this program failed (a panic)".into(), hint });
             outcome.reason = Some(FailureReason::Other);
-            if let Err(error) = recover::recover_domain(context.journal, context.hypervisor, context.started, domain) {
+            let patience = context.store.patience();
+            let undone =
+                recover::recover_domain(context.journal, context.hypervisor, context.started, domain, patience);
+            if let Err(error) = undone {
                 outcome.leftovers.push(error.failure());
             }
         }
@@ -129,10 +132,10 @@ fn attempt(
     outcome.method_reason.clone_from(&plan.method_reason);
     outcome.skipped.clone_from(&plan.skipped);
     outcome.warnings.extend(plan.warnings.iter().cloned());
-    check_space(context.settings)?;
+    check_space(context.settings, context.store)?;
 
     let mut record = context.journal.begin(context.run_id, context.started, &context.settings.libvirt_uri, id)?;
-    let result = write_point(context, &domain, &plan, settings, phases, &mut record, outcome);
+    let result = save(context, &domain, &plan, settings, phases, &mut record, outcome);
     // What could not be given back keeps its entry, for the next start.
     if outcome.leftovers.is_empty() {
         outcome.leftovers.extend(record.close().err().map(|error| error.failure()));
@@ -142,7 +145,8 @@ fn attempt(
     Ok(())
 }
 
-fn write_point(
+/// Begins the archive and writes it; when that fails, removes what there is of it.
+fn save(
     context: &Context<'_>,
     domain: &Domain,
     plan: &CapturePlan,
@@ -151,23 +155,48 @@ fn write_point(
     record: &mut Record,
     outcome: &mut DomainOutcome,
 ) -> Result<(), Error> {
+    let created = context.store.create_noted(&domain.id.name, Utc::now(), settings.compression, |path| {
+        record.update(|entry| entry.partial = Some(path.to_owned()))
+    });
+    // A target that hangs may still make the file, after this run: its entry stays.
+    let mut partial = created.inspect_err(|error: &Error| {
+        let left = error.is_target_stall().then(|| error.failure());
+        outcome.leftovers.extend(left);
+    })?;
+    let written = write_point(context, domain, plan, settings, phases, &mut partial, record, outcome);
+    if written.is_err() {
+        let left = partial.discard().err().map(Error::from);
+        outcome.leftovers.extend(left.map(|error| error.failure()));
+    }
+    written
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call, and a structure for it would only rename the arguments")]
+fn write_point(
+    context: &Context<'_>,
+    domain: &Domain,
+    plan: &CapturePlan,
+    settings: &DomainSettings,
+    phases: &mut Phases<'_>,
+    partial: &mut Partial,
+    record: &mut Record,
+    outcome: &mut DomainOutcome,
+) -> Result<(), Error> {
     let name = &domain.id.name;
     let sockets = context.settings.state_dir.join("sockets").join(&domain.id.uuid.simple().to_string()[..12]);
     record.update(|entry| entry.sockets = Some(sockets.clone()))?;
-    let partial = context.store.create_noted(name, Utc::now(), settings.compression, |path| {
-        record.update(|entry| entry.partial = Some(path.to_owned()))
-    })?;
     let mut collected = members::collect(domain, outcome)?;
 
     context.monitor.stage(name, "snapshot");
     let images = members::image_stamps(domain, plan);
     let mut capture = Capture::prepare(context.hypervisor, domain, plan, settings, &sockets, record, outcome)?;
-    let archive_error = |source| Error::Archive { path: partial.path().to_owned(), source };
+    let path = partial.path().to_owned();
+    let archive_error = |source| Error::Archive { path: path.clone(), source };
     let copied = hold_still(&mut capture, plan, settings, phases, record, outcome)
         .and_then(|()| members::add_artifacts(&mut collected, phases.artifacts()?))
         .and_then(|()| {
             let results = phases.results();
-            copy_disks(context, domain, plan, settings, &capture, &partial, collected, results, outcome, &archive_error)
+            copy_disks(context, domain, plan, settings, &capture, partial, collected, results, outcome, &archive_error)
         });
     outcome.captured_ms = capture.age().map(|age| age.as_millis() as u64);
     context.monitor.stage(name, "commit");
@@ -269,7 +298,8 @@ fn copy_disks(
 
     let threads = (host::cores() / context.settings.parallel).max(1);
     let file = partial.file()?;
-    let mut writer = Writer::new(file, settings.compression, threads).map_err(archive_error)?;
+    let mut writer =
+        Writer::patient(file, settings.compression, threads, context.store.patience()).map_err(archive_error)?;
     let manifest = members::manifest(context, domain, plan, settings, partial.id(), &collected, hooks, outcome);
     members::write(&mut writer, domain, &manifest, collected, archive_error)?;
     let mut since = 0;
@@ -281,7 +311,7 @@ fn copy_disks(
             }
             since = 0;
             capture.check_space()?;
-            check_space(context.settings)
+            check_space(context.settings, context.store)
         };
         disk.copy(&mut writer, name, context.monitor, context.cancel, &mut check, archive_error)?;
     }
@@ -290,9 +320,9 @@ fn copy_disks(
 }
 
 /// Fails before the target is fuller than the operator allows.
-pub(super) fn check_space(settings: &Settings) -> Result<(), Error> {
+pub(super) fn check_space(settings: &Settings, store: &Store) -> Result<(), Error> {
     let dir = &settings.backupdir;
-    let room = space::of(dir).map_err(Error::file("ask for the free space of", dir))?;
+    let room = store.room()?;
     let wanted = match settings.min_free {
         MinFree::Bytes(bytes) => bytes,
         MinFree::Percent(percent) => (room.total as f64 * percent / 100.0) as u64,

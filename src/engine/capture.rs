@@ -188,9 +188,7 @@ impl<'a> Capture<'a> {
         if let Err(error) = give_back(self.hypervisor, record) {
             left.push(error);
         }
-        if let Err(error) = std::fs::remove_dir_all(&self.sockets)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
+        if let Err(error) = durable::remove_dir(&self.sockets) {
             left.push(Error::file("remove the folder", &self.sockets)(error));
         }
         left

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::model::{Failure, FailureReason};
+use crate::sys::patience::Stalled;
 use crate::{archive, hooks, hypervisor, nbd, plan, qcow2, store};
 
 /// A step failed.
@@ -231,6 +232,7 @@ impl Error {
             Error::Read { source, .. } => source.hint(),
             Error::Archive { source, .. } => source.hint(),
             Error::Store(error) => error.hint(),
+            Error::File { source, .. } if Stalled::is(source) => Some(Stalled::HINT.into()),
             Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("make room, or keep fewer restore points (`kvmbackup prune --dry-run` shows what goes)".into())
             }
@@ -270,6 +272,7 @@ impl Error {
                 FailureReason::Timeout
             }
             Error::CommitStalled { .. } => FailureReason::Timeout,
+            error if error.is_target_stall() => FailureReason::Timeout,
             Error::Hook { .. } | Error::HookFailed { .. } | Error::Skipped { .. } => FailureReason::Hook,
             Error::Quiesce { .. } | Error::StillFrozen { .. } => FailureReason::Quiesce,
             Error::Snapshot(_) | Error::OverlaySpace { .. } => FailureReason::Snapshot,
@@ -290,6 +293,17 @@ impl Error {
                 FailureReason::Other
             }
             Error::Other { .. } => FailureReason::Other,
+        }
+    }
+
+    /// Whether the target hangs. What was begun there may still come to be.
+    pub fn is_target_stall(&self) -> bool {
+        match self {
+            Error::Store(error) => error.is_stall(),
+            Error::Archive { source: archive::Error::Write { source }, .. } | Error::File { source, .. } => {
+                Stalled::is(source)
+            }
+            _ => false,
         }
     }
 

@@ -156,7 +156,7 @@ impl Fixture {
         change: impl FnOnce(&mut Manifest),
     ) -> Point {
         let time: DateTime<Utc> = time.parse().unwrap();
-        let partial = self.store.create(DOMAIN, time, codec).unwrap();
+        let mut partial = self.store.create(DOMAIN, time, codec).unwrap();
         let mut writer = Writer::new(partial.file().unwrap(), codec, 2).unwrap();
         let mut manifest = self.manifest(partial.id(), disks);
         change(&mut manifest);

@@ -102,7 +102,7 @@ fn rotate_points(
     now: DateTime<Local>,
     dry_run: bool,
 ) -> Rotation {
-    let judged = judge(&present, policy, now, |point| worth(point, verified));
+    let judged = judge(&present, policy, now, |point| worth(store, point, verified));
     let remove = |(point, mut judged): (&Point, Judged)| {
         if !judged.keep && !dry_run {
             match store.remove(point) {
@@ -150,16 +150,21 @@ fn judge(present: &[Point], policy: &Policy, now: DateTime<Local>, worth: impl F
 }
 
 /// Reads the manifest, and no disk data.
-fn worth(point: &Point, verified: &Verified) -> Worth {
+fn worth(store: &Store, point: &Point, verified: &Verified) -> Worth {
     if point.origin != Origin::Kvmbackup {
         return Worth::Exempt("made by the seed script: never removed");
     }
     if verified.is_damaged(point) {
         return Worth::Exempt("damaged, as its last check found: look at it, then remove it yourself");
     }
-    match points::open(point) {
-        Ok((_, manifest)) if manifest.tpm_missing.is_some() => Worth::Partial,
-        Ok((_, manifest)) if manifest.skipped.iter().any(|disk| disk.missed) => Worth::Partial,
+    let of = point.clone();
+    let manifest = match store.patience().call(move || points::open(&of).map(|(_, manifest)| manifest)) {
+        Ok(manifest) => manifest,
+        Err(_) => return Worth::Exempt("its target hangs: not judged"),
+    };
+    match manifest {
+        Ok(manifest) if manifest.tpm_missing.is_some() => Worth::Partial,
+        Ok(manifest) if manifest.skipped.iter().any(|disk| disk.missed) => Worth::Partial,
         Ok(_) => Worth::Whole,
         Err(_) => Worth::Exempt("damaged: its manifest cannot be read; look at it, then remove it yourself"),
     }

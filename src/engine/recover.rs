@@ -11,6 +11,7 @@ use super::journal::{Journal, Record};
 use crate::hypervisor::{self, Hypervisor};
 use crate::model::{DomainRef, Failure};
 use crate::sys::durable;
+use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
 /// Makes a connection to a libvirt of this address.
@@ -29,15 +30,16 @@ pub struct Recovered {
 
 /// Undoes every entry of the journal. The caller holds the lock, so no entry is of a run that lives.
 ///
-/// `connect` makes a connection to the libvirt that an entry names. A signal ends it between two entries.
-pub fn recover(journal: &Journal, connect: &Connect, cancel: &Cancel) -> Result<Recovered, Error> {
+/// `connect` makes a connection to the libvirt that an entry names. A signal ends it between two entries. `patience` is for the
+/// targets: one that hangs keeps no guest on its overlay.
+pub fn recover(journal: &Journal, connect: &Connect, cancel: &Cancel, patience: &Patience) -> Result<Recovered, Error> {
     let mut recovered = Recovered::default();
     for record in journal.left()? {
         recovered.stopped = cancel.signal();
         if recovered.stopped.is_some() {
             break;
         }
-        match record.map_err(|error| error.failure()).and_then(|record| recover_entry(connect, record)) {
+        match record.map_err(|error| error.failure()).and_then(|record| recover_entry(connect, record, patience)) {
             Ok(line) => {
                 tracing::warn!("{line}");
                 recovered.done.push(line);
@@ -49,11 +51,11 @@ pub fn recover(journal: &Journal, connect: &Connect, cancel: &Cancel) -> Result<
 }
 
 /// What was done; a failure names the domain.
-fn recover_entry(connect: &Connect, record: Record) -> Result<String, Failure> {
-    let line = describe(&record);
+fn recover_entry(connect: &Connect, record: Record, patience: &Patience) -> Result<String, Failure> {
+    let line = describe(&record, patience);
     let name = record.entry().domain.name.clone();
     let hypervisor = connect(&record.entry().libvirt_uri).map_err(|error| Error::from(error).failure())?;
-    undo(&*hypervisor, record).map(|()| line).map_err(|error| {
+    undo(&*hypervisor, record, patience).map(|()| line).map_err(|error| {
         let mut failure = error.failure();
         if !failure.message.starts_with(&name) {
             failure.message = format!("{name}: {}", failure.message);
@@ -68,41 +70,42 @@ pub(super) fn recover_domain(
     hypervisor: &dyn Hypervisor,
     started: DateTime<Utc>,
     domain: &DomainRef,
+    patience: &Patience,
 ) -> Result<(), Error> {
     match journal.entry_of(started, domain)? {
-        Some(record) => undo(hypervisor, record),
+        Some(record) => undo(hypervisor, record, patience),
         None => Ok(()),
     }
 }
 
-fn undo(hypervisor: &dyn Hypervisor, mut record: Record) -> Result<(), Error> {
+fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) -> Result<(), Error> {
     give_back(hypervisor, &mut record)?;
     if let Some(sockets) = record.entry().sockets.clone()
-        && let Err(error) = std::fs::remove_dir_all(&sockets)
-        && error.kind() != std::io::ErrorKind::NotFound
+        && let Err(error) = durable::remove_dir(&sockets)
     {
         return Err(Error::file("remove the folder", &sockets)(error));
     }
     if let Some(partial) = record.entry().partial.clone() {
-        // On a target that is not mounted now, the file would seem to be gone.
-        if !partial.parent().is_some_and(Path::is_dir) {
-            return Err(Error::Other {
-                message: format!(
-                    "{}: cannot remove the unfinished archive, its folder is not there",
-                    partial.display()
-                ),
-                hint: Some(
-                    "mount the target, or make the folder if it is gone for good; then: kvmbackup recover".into(),
-                ),
-            });
-        }
-        durable::remove(&partial).map_err(Error::file("remove the unfinished archive", &partial))?;
+        let path = partial.clone();
+        let removed = patience.call(move || remove_partial(&path));
+        removed.unwrap_or_else(|source| Err(Error::file("remove the unfinished archive", &partial)(source)))?;
     }
     record.close()
 }
 
+fn remove_partial(partial: &Path) -> Result<(), Error> {
+    // On a target that is not mounted now, the file would seem to be gone.
+    if !partial.parent().is_some_and(Path::is_dir) {
+        return Err(Error::Other {
+            message: format!("{}: cannot remove the unfinished archive, its folder is not there", partial.display()),
+            hint: Some("mount the target, or make the folder if it is gone for good; then: kvmbackup recover".into()),
+        });
+    }
+    durable::remove(partial).map_err(Error::file("remove the unfinished archive", partial))
+}
+
 /// What there is to undo, before it is undone: an entry is written before what it names exists.
-fn describe(record: &Record) -> String {
+fn describe(record: &Record, patience: &Patience) -> String {
     let entry = record.entry();
     let mut undone = Vec::new();
     if entry.frozen {
@@ -116,7 +119,8 @@ fn describe(record: &Record) -> String {
     if entry.pull.as_ref().is_some_and(|job| job.scratch.iter().any(|scratch| scratch.path.exists())) {
         undone.push("ended the backup job".to_owned());
     }
-    if entry.partial.as_ref().is_some_and(|partial| partial.exists()) {
+    let partial = entry.partial.clone();
+    if partial.is_some_and(|partial| patience.call(move || partial.exists()).unwrap_or(false)) {
         undone.push("removed the unfinished archive".to_owned());
     }
     if undone.is_empty() {
@@ -144,7 +148,8 @@ mod tests {
         journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain).unwrap();
         let cancel = Cancel::default();
         cancel.cancel(15);
-        let recovered = recover(&journal, &|_| unreachable!("nothing is undone any more"), &cancel).unwrap();
+        let recovered =
+            recover(&journal, &|_| unreachable!("nothing is undone any more"), &cancel, &Patience::default()).unwrap();
         assert_eq!((recovered.stopped, recovered.done.len(), recovered.left.len()), (Some(15), 0, 0));
         assert_eq!(journal.left().unwrap().len(), 1);
     }

@@ -16,13 +16,14 @@ use crate::hypervisor::Hypervisor;
 use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Outcome, RunReport};
 use crate::plan::{self, Decision, KnownDomain, Plan, Request};
 use crate::store::Store;
+use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 use crate::sys::space;
 
 /// Who is due, and why; touches nothing.
 pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Request) -> Result<Plan, Error> {
     // A target that is not there yet has no points; whether it may be missing is asked when it is written to.
-    let store = Store::open(&settings.backupdir).ok();
+    let store = Store::open_patiently(&settings.backupdir, &Patience::new(settings.stall_timeout)).ok();
     let mut known = Vec::new();
     for (id, state) in hypervisor.domains()? {
         let last_point = store.as_ref().and_then(|store| last_point(store, &id.name));
@@ -40,13 +41,15 @@ fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDate> {
 /// Checks that the target may be written to, and makes it if it may be made.
 fn open_target(settings: &Settings) -> Result<Store, Error> {
     let dir = &settings.backupdir;
+    let patience = Patience::new(settings.stall_timeout);
     if settings.require_mount {
-        let mounted = space::is_off_root(dir).unwrap_or(false);
-        if !mounted {
+        let path = dir.clone();
+        let mounted = patience.call(move || space::is_off_root(&path).unwrap_or(false));
+        if !mounted.map_err(Error::file("look at", dir))? {
             return Err(Error::Target { path: dir.clone() });
         }
     }
-    Ok(Store::open_or_create(dir)?)
+    Ok(Store::open_or_create(dir, &patience)?)
 }
 
 /// The report of a run that begins now and has done nothing yet.
@@ -90,7 +93,7 @@ pub fn run(
         }
     }
     if !due.is_empty() {
-        backup::check_space(settings)?;
+        backup::check_space(settings, &store)?;
     }
     report.domains.extend(back_up_all(&context, due));
     report.signal = cancel.signal();

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::sys::patience::Stalled;
+
 /// Why restore points could not be listed, written or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -41,9 +43,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the target hangs.
+    pub fn is_stall(&self) -> bool {
+        matches!(self, Error::Target { source, .. } | Error::File { source, .. } if Stalled::is(source))
+    }
+
     /// What the operator can do, where there is something.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Error::Target { source, .. } | Error::File { source, .. } if Stalled::is(source) => {
+                Some(Stalled::HINT.to_owned())
+            }
             Error::Target { path, .. } => Some(format!("mount the target, or create {} yourself", path.display())),
             Error::NotOurs { path } => Some(format!("remove it yourself: rm {}", path.display())),
             Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {

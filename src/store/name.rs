@@ -88,6 +88,16 @@ pub(super) enum Known {
     Seed(u32),
 }
 
+impl Known {
+    /// The point that takes this name from others.
+    pub(super) fn id(self) -> Option<PointId> {
+        match self {
+            Known::Archive(id) | Known::Partial(id) => Some(id),
+            Known::Seed(_) => None,
+        }
+    }
+}
+
 /// Reads the name of a file in the folder of `domain`; `None` for foreign files.
 pub(super) fn parse(domain: &str, file: &str) -> Option<Known> {
     let component = encode(domain);

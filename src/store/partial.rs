@@ -2,69 +2,101 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use super::folder::Free;
 use super::{Error, Origin, Point};
 use crate::model::PointId;
 use crate::sys::durable;
+use crate::sys::patience::Patience;
 
 /// An archive that is being written, under a temporary name. Dropped without [`Partial::publish`], it is removed.
 #[derive(Debug)]
 pub struct Partial {
-    pub(super) file: File,
-    pub(super) domain: String,
-    pub(super) id: PointId,
-    /// The temporary name.
-    pub(super) path: PathBuf,
-    /// The name it gets.
-    pub(super) target: PathBuf,
-    pub(super) published: bool,
+    file: Option<File>,
+    /// Whether there may be a file of the temporary name.
+    is_there: bool,
+    domain: String,
+    names: Free,
+    patience: Patience,
 }
 
 impl Partial {
+    pub(super) fn new(file: File, domain: &str, names: Free, patience: &Patience) -> Partial {
+        Partial { file: Some(file), is_there: true, domain: domain.to_owned(), names, patience: patience.clone() }
+    }
+
     /// The restore point it will be.
     pub fn id(&self) -> PointId {
-        self.id
+        self.names.id
     }
 
     /// Its temporary path, for the journal and for messages.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.names.partial
     }
 
     /// The empty file, for a writer.
     pub fn file(&self) -> Result<File, Error> {
-        self.file.try_clone().map_err(|source| self.error("open", source))
+        let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound.into());
+        file.and_then(File::try_clone).map_err(|source| self.error("open", source))
     }
 
-    /// Makes the contents durable, gives the file its name and makes that durable. Never replaces a file.
-    pub fn publish(mut self) -> Result<Point, Error> {
-        self.file.sync_all().map_err(|source| self.error("publish", source))?;
-        let bytes = self.file.metadata().map_err(|source| self.error("publish", source))?.len();
-        rename_new(&self.path, &self.target).map_err(|source| self.error("publish", source))?;
-        self.published = true;
-        let folder = self.target.parent().unwrap_or(Path::new("."));
-        durable::sync_dir(folder).map_err(|source| self.error("publish", source))?;
-        let (domain, path) = (std::mem::take(&mut self.domain), std::mem::take(&mut self.target));
-        Ok(Point { domain, id: self.id, path, bytes, origin: Origin::Kvmbackup })
+    /// Makes the contents durable, gives the file its name and makes that durable. Never replaces a file. After an error,
+    /// what is left under the temporary name can be discarded.
+    pub fn publish(&mut self) -> Result<Point, Error> {
+        let Some(file) = self.file.take() else {
+            return Err(self.error("publish", io::ErrorKind::NotFound.into()));
+        };
+        let names = self.names.clone();
+        let published = self.patience.call(move || publish(&file, &names)).and_then(|done| done);
+        let bytes = published.map_err(|source| self.error("publish", source))?;
+        self.is_there = false;
+        let Free { id, archive: path, .. } = self.names.clone();
+        Ok(Point { domain: self.domain.clone(), id, path, bytes, origin: Origin::Kvmbackup })
+    }
+
+    /// Removes it. An error means that it may still be there, or come to be there: a call that hangs cannot be undone.
+    pub fn discard(mut self) -> Result<(), Error> {
+        self.remove()
+    }
+
+    fn remove(&mut self) -> Result<(), Error> {
+        if !std::mem::take(&mut self.is_there) {
+            return Ok(());
+        }
+        let (file, names) = (self.file.take(), self.names.clone());
+        // Closing it, too, is a call on the target.
+        let removed = self.patience.call(move || {
+            drop(file);
+            durable::remove(&names.folder.at(&names.partial))
+        });
+        removed.and_then(|done| done).map_err(|source| self.error("remove", source))
     }
 
     fn error(&self, action: &'static str, source: io::Error) -> Error {
-        Error::File { action, path: self.path.clone(), source }
+        Error::File { action, path: self.names.partial.clone(), source }
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.published
-            && let Err(error) = durable::remove(&self.path)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "could not remove a partial archive");
+        if let Err(error) = self.remove() {
+            tracing::warn!(path = %self.path().display(), %error, "could not remove a partial archive");
         }
     }
+}
+
+/// Its length.
+fn publish(file: &File, names: &Free) -> io::Result<u64> {
+    file.sync_all()?;
+    let bytes = file.metadata()?.len();
+    rename_new(&names.folder.at(&names.partial), &names.folder.at(&names.archive))?;
+    names.folder.sync()?;
+    Ok(bytes)
 }
 
 /// Renames without replacing. File systems that cannot do this in one call (NFS among them: rename(2), "NOTES") get a

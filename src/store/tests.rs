@@ -1,5 +1,6 @@
 //! The store on a real folder.
 
+use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
@@ -65,12 +66,13 @@ fn partials_go_away_and_block_their_second() {
 
 #[test]
 fn publishing_never_replaces() {
-    let (_dir, store) = store();
-    let partial = store.create("web", time("20261122T020000Z"), ZSTD).unwrap();
-    let (target, path) = (partial.target.clone(), partial.path().to_owned());
+    let (dir, store) = store();
+    let mut partial = store.create("web", time("20261122T020000Z"), ZSTD).unwrap();
+    let (target, path) = (dir.path().join("web/web-20261122T020000Z.tar.zst"), partial.path().to_owned());
     fs::write(&target, "precious").unwrap();
     assert!(partial.publish().is_err());
     assert_eq!(fs::read(&target).unwrap(), b"precious");
+    partial.discard().unwrap();
     assert!(!path.exists());
 }
 
@@ -117,10 +119,10 @@ fn seeds_are_listed_and_never_removed() {
 #[test]
 fn a_missing_target_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let error = Store::open_or_create(&dir.path().join("a/b")).unwrap_err();
+    let error = Store::open_or_create(&dir.path().join("a/b"), &Patience::default()).unwrap_err();
     assert!(error.hint().is_some());
     assert!(Store::open(&dir.path().join("a")).is_err());
-    let store = Store::open_or_create(&dir.path().join("a")).unwrap();
+    let store = Store::open_or_create(&dir.path().join("a"), &Patience::default()).unwrap();
     assert!(store.domains().unwrap().is_empty());
 }
 

@@ -13,9 +13,19 @@ pub fn create_private(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Creates a folder, and those above it, for their owner only; folders that exist are left as they are.
+/// Creates a folder, and those above it, for their owner only, and makes their names durable: what is synced in a folder whose
+/// own name is not may be lost with it. Folders that exist are left as they are.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.map_or(Ok(()), create_private_dir)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made?,
+    }
+    sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
 /// Makes the names in a folder durable.
@@ -44,5 +54,14 @@ pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Removes a folder with all that is in it, for good; one that is not there is no error.
+pub fn remove_dir(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync_dir(path.parent().unwrap_or(Path::new("."))),
     }
 }

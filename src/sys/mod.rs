@@ -5,6 +5,7 @@ pub mod bulk;
 pub mod durable;
 pub mod host;
 pub mod lock;
+pub mod patience;
 pub mod signals;
 pub mod space;
 mod writeback;

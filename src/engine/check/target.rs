@@ -24,7 +24,7 @@ pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
         Err(error) => return vec![unusable(settings, about, &error)],
     };
     let mut findings = vec![mounted(settings, &about, room)];
-    if let Err(error) = backup::check_space(settings) {
+    if let Err(error) = Store::open(dir).map_err(Error::from).and_then(|store| backup::check_space(settings, &store)) {
         findings.push(Finding::failed(&about, Severity::Problem, error.failure()));
     }
     let newest = newest(settings);

@@ -55,7 +55,8 @@ pub(super) fn look(settings: &Settings) -> Target {
 /// The target's room, if it can be used. Takes at most 10 s.
 pub(in crate::engine) fn ask(settings: &Settings) -> io::Result<Space> {
     let (dir, require_mount) = (settings.backupdir.clone(), settings.require_mount);
-    within(ANSWER, move || answer(&dir, require_mount)).unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+    within(ANSWER.min(settings.stall_timeout), move || answer(&dir, require_mount))
+        .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Its room, if it may be written to and is mounted where it has to be.

@@ -1,0 +1,252 @@
+//! Owns: the calls on the target: listing, names that are free, new files, removal. Must not: be called but by the store, which
+//! lets nobody wait for ever.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry, File, Metadata, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Days, TimeDelta, Utc};
+
+use super::name::{self, Known};
+use super::opened::Opened;
+use super::{Error, Origin, Point};
+use crate::archive::seed::Seed;
+use crate::model::{Codec, PointId};
+use crate::sys::durable;
+
+/// Seconds that [`Folder::free_name`] looks ahead.
+const MAX_AHEAD: i64 = 1000;
+
+/// The folder that holds one folder a domain.
+#[derive(Debug, Clone)]
+pub(super) struct Folder {
+    pub(super) backupdir: PathBuf,
+}
+
+/// A name that no file has.
+#[derive(Debug, Clone)]
+pub(super) struct Free {
+    pub(super) id: PointId,
+    /// Where the names are free.
+    pub(super) folder: Opened,
+    /// Of the archive that is being written.
+    pub(super) partial: PathBuf,
+    /// Of the archive that it becomes.
+    pub(super) archive: PathBuf,
+}
+
+impl Folder {
+    /// Whether it is there.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let status = fs::metadata(&self.backupdir).map_err(|source| self.unusable(source))?;
+        if status.is_dir() { Ok(()) } else { Err(self.unusable(io::ErrorKind::NotADirectory.into())) }
+    }
+
+    /// The same, and makes the folder if only it is missing.
+    pub(super) fn make(&self) -> Result<(), Error> {
+        match fs::create_dir(&self.backupdir) {
+            Ok(()) => {
+                let private = fs::set_permissions(&self.backupdir, Permissions::from_mode(0o700));
+                let parent = self.backupdir.parent().unwrap_or(Path::new("/"));
+                private.and_then(|()| durable::sync_dir(parent)).map_err(|source| self.unusable(source))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(self.unusable(source)),
+        }
+        self.check()
+    }
+
+    pub(super) fn unusable(&self, source: io::Error) -> Error {
+        Error::Target { path: self.backupdir.clone(), source }
+    }
+
+    /// The domains that have a folder here, sorted; there may be no restore point in it.
+    pub(super) fn domains(&self) -> Result<Vec<String>, Error> {
+        let mut domains = BTreeSet::new();
+        // A target that was unmounted meanwhile must not look like an empty one.
+        let gone = || self.unusable(io::ErrorKind::NotFound.into());
+        for entry in list(&self.backupdir)?.ok_or_else(gone)? {
+            let folder = self.backupdir.join(entry.file_name());
+            // A link to a folder is the operator's way to put a domain elsewhere.
+            if let Some(component) = entry.file_name().to_str()
+                && Opened::open(&folder).is_ok()
+                && let Some(domain) = domain_of(component, &folder)
+            {
+                domains.insert(domain);
+            }
+        }
+        Ok(domains.into_iter().collect())
+    }
+
+    /// The restore points of a domain, oldest first. One reading of its folder; none is opened, but those of the seed script
+    /// for their first few kilobytes.
+    pub(super) fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
+        let mut points = Vec::new();
+        let mut seeds = Vec::new();
+        for (path, known, status) in self.files(domain)? {
+            let bytes = status.len();
+            let domain = domain.to_owned();
+            match known {
+                Known::Archive(id) => points.push(Point { domain, id, path, bytes, origin: Origin::Kvmbackup }),
+                Known::Seed(rotation) => {
+                    let id = seed_id(&path, &domain, &status);
+                    seeds.push(Point { domain, id, path, bytes, origin: Origin::Seed { rotation } });
+                }
+                Known::Partial(_) => {}
+            }
+        }
+        // Ids are unique in a domain: of seeds with the same second, the older ones are set back.
+        seeds.sort_by_key(|point| (std::cmp::Reverse(point.id), rotation(point)));
+        for mut seed in seeds {
+            while points.iter().any(|point| point.id == seed.id) {
+                seed.id = PointId::at(seed.id.time() - TimeDelta::seconds(1));
+            }
+            points.push(seed);
+        }
+        points.sort_by_key(|point| point.id);
+        Ok(points)
+    }
+
+    /// The first name for a point taken at `at` or after, and its folder, which is made.
+    pub(super) fn free_name(&self, domain: &str, at: DateTime<Utc>, codec: Codec) -> Result<Free, Error> {
+        let (folder, opened) = self.make_folder(domain)?;
+        let component = name::encode(domain);
+        let known = self.files(domain)?.into_iter().map(|(_, known, _)| known);
+        let taken: BTreeSet<PointId> = known.filter_map(Known::id).collect();
+        let mut ids = (0..MAX_AHEAD).map(|ahead| PointId::at(at + TimeDelta::seconds(ahead)));
+        let id = ids.find(|id| !taken.contains(id));
+        let id = id.ok_or_else(|| Error::NoFreeId { domain: domain.to_owned(), path: folder.clone() })?;
+        let partial = folder.join(name::partial(&component, id));
+        Ok(Free { id, folder: opened, partial, archive: folder.join(name::archive(&component, id, codec)) })
+    }
+
+    /// What unfinished runs have left of a domain.
+    pub(super) fn partials(&self, domain: &str) -> Result<Vec<PathBuf>, Error> {
+        let files = self.files(domain)?.into_iter();
+        let mut partials: Vec<_> =
+            files.filter_map(|(path, known, _)| matches!(known, Known::Partial(_)).then_some(path)).collect();
+        partials.sort();
+        Ok(partials)
+    }
+
+    /// Removes what unfinished runs have left of all domains, and returns the paths. No run may be under way.
+    pub(super) fn remove_partials(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut removed = Vec::new();
+        for domain in self.domains()? {
+            for path in self.partials(&domain)? {
+                remove(&path)?;
+                removed.push(path);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// The folder that a domain's new archives go to.
+    fn folder(&self, domain: &str) -> PathBuf {
+        self.backupdir.join(name::encode(domain))
+    }
+
+    fn make_folder(&self, domain: &str) -> Result<(PathBuf, Opened), Error> {
+        let folder = self.folder(domain);
+        let error = |source| Error::File { action: "create", path: folder.clone(), source };
+        match fs::create_dir(&folder) {
+            Ok(()) => {
+                fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(error)?;
+                durable::sync_dir(&self.backupdir).map_err(error)?;
+            }
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => return Err(error(source)),
+            Err(_) => {}
+        }
+        let opened = Opened::open(&folder).map_err(error)?;
+        let name_file = opened.path().join(name::NAME_FILE);
+        if name::is_shortened(&name::encode(domain)) && !name_file.exists() {
+            durable::write(&name_file, domain.as_bytes()).map_err(error)?;
+        }
+        Ok((folder, opened))
+    }
+
+    /// The files of a domain that this program knows: regular ones only, no links. The seed script did not encode names: its
+    /// folder may be another one.
+    fn files(&self, domain: &str) -> Result<Vec<(PathBuf, Known, Metadata)>, Error> {
+        let ours = self.folder(domain);
+        let seeds = Some(domain).filter(|domain| !matches!(*domain, "" | "." | "..") && !domain.contains(['/', '\0']));
+        let seeds = seeds.map(|domain| self.backupdir.join(domain)).filter(|folder| *folder != ours);
+        let mut files = Vec::new();
+        for (folder, is_ours) in [(Some(ours), true), (seeds, false)] {
+            let Some(folder) = folder else { continue };
+            for entry in list(&folder)?.unwrap_or_default() {
+                let known = entry.file_name().to_str().and_then(|file| name::parse(domain, file));
+                if let Some(known) = known
+                    && (is_ours || matches!(known, Known::Seed(_)))
+                    && let Ok(status) = entry.metadata()
+                    && status.is_file()
+                {
+                    files.push((folder.join(entry.file_name()), known, status));
+                }
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// The entries of a folder; `None` if it is not there.
+fn list(folder: &Path) -> Result<Option<Vec<DirEntry>>, Error> {
+    let result = match Opened::open(folder).and_then(|folder| fs::read_dir(folder.path())) {
+        // Too long a name cannot be there either.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) => {
+            return Ok(None);
+        }
+        result => result.and_then(Iterator::collect),
+    };
+    result.map(Some).map_err(|source| Error::File { action: "list", path: folder.to_owned(), source })
+}
+
+/// The domain that a folder is of.
+fn domain_of(component: &str, folder: &Path) -> Option<String> {
+    if name::is_shortened(component) {
+        let domain = fs::read_to_string(folder.join(name::NAME_FILE)).ok();
+        let domain = domain.filter(|domain| name::encode(domain) == component);
+        if domain.is_none() {
+            tracing::warn!(folder = %folder.display(), "the file .domain does not tell the domain's name");
+        }
+        return domain;
+    }
+    // The seed script's folders are named as the domain is; anything else is foreign.
+    name::decode(component)
+        .or_else(|| folder.join(format!("{component}.tar.gz")).is_file().then(|| component.to_owned()))
+}
+
+/// When an archive of the seed script was made: its time of change, unless the day inside it speaks against that.
+fn seed_id(path: &Path, domain: &str, status: &Metadata) -> PointId {
+    let changed = status.modified().map_or(DateTime::UNIX_EPOCH, DateTime::<Utc>::from);
+    // O_NOFOLLOW: what was a regular file when it was listed may be a link now.
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let day = file.ok().and_then(|file: File| Seed::new(file, path, domain).date().ok());
+    let midnight = day.and_then(|day| Some(day.and_hms_opt(0, 0, 0)?.and_utc()));
+    PointId::at(match midnight {
+        // The day is the host's, up to 14 hours off, and the backup may have gone on past midnight.
+        Some(day) if !(day - Days::new(1)..day + Days::new(3)).contains(&changed) => day,
+        _ => changed,
+    })
+}
+
+fn rotation(point: &Point) -> u32 {
+    match point.origin {
+        Origin::Seed { rotation } => rotation,
+        Origin::Kvmbackup => 0,
+    }
+}
+
+/// Removes a file for good; one that is gone is no error.
+pub(super) fn remove(path: &Path) -> Result<(), Error> {
+    let folder = path.parent().filter(|folder| folder.as_os_str() != OsStr::new("")).unwrap_or(Path::new("."));
+    let removed = Opened::open(folder).and_then(|folder| {
+        durable::remove(&folder.at(path))?;
+        folder.sync()
+    });
+    removed.map_err(|source| Error::File { action: "remove", path: path.to_owned(), source })
+}
