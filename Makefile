@@ -36,7 +36,7 @@ test: lab ## install what is missing, run every test, on real guests too
 
 soak: lab ## run the long tests as well, and print the matrix of docs/reliability.md with its figures
 	$(CARGO) test --locked --no-run $(T)
-	tests/lab/soak $(abspath $(TARGET)) $(CARGO) test --locked --no-fail-fast $(T) -- --test-threads=$(TEST_THREADS) --include-ignored
+	tests/lab/soak $(abspath $(TARGET)) $(CARGO) test --locked --no-fail-fast $(T) -- --test-threads=$(TEST_THREADS) --include-ignored --show-output
 
 demo: lab build ## back up, verify, restore and boot a guest before your eyes
 	tests/lab/demo

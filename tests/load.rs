@@ -1,5 +1,5 @@
 //! Much at once: many guests in one run, many restore points in one folder, a disk of very many extents, run after run.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "this is test code")]
 
 mod host;
 mod lab;
@@ -29,7 +29,7 @@ fn many_guests(count: usize) {
     let ran = timed.args(["backup", "--quiet"]).output().unwrap();
     assert!(ran.status.success(), "{ran:?}");
     let most: u64 = std::fs::read_to_string(most).unwrap().trim().parse().unwrap();
-    eprintln!("{count} guests: {} MiB at most", most >> 10);
+    println!("figure: {count} guests: {} MiB at most", most >> 10);
     assert!(most < 512 << 10, "{most} KiB of memory");
     for guest in &guests {
         program.assert_no_leftovers(guest);
@@ -65,7 +65,7 @@ fn five_hundred_restore_points_are_listed_within_a_second() {
         began.elapsed()
     };
     let best = (0..3).map(|_| once()).min().unwrap();
-    eprintln!("500 points: {} ms", best.as_millis());
+    println!("figure: 500 points: {} ms", best.as_millis());
     assert!(best < Duration::from_secs(1), "{best:?}");
 }
 
@@ -104,7 +104,7 @@ fn a_thin_disk_of_very_many_extents_begins_to_be_written_within_seconds() {
         backup.try_wait().unwrap().is_some_and(|ended| ended.success()) || first_byte()
     });
     let took = began.elapsed();
-    eprintln!("{EXTENTS} extents in 4 TiB: {} ms to the first byte", took.as_millis());
+    println!("figure: {EXTENTS} extents in 4 TiB: {} ms to the first byte", took.as_millis());
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert!(backup.wait().unwrap().success());
     let archive = host.archives("thin").remove(0);
@@ -147,7 +147,7 @@ fn a_thousand_backups_in_a_row_leave_as_little_as_one() {
         assert_eq!(program.run(&["backup", "--quiet"]).code, 0);
     }
     let (files_after, rss_after, kept_after, running_after) = look();
-    eprintln!("descriptors {files:?} {files_after:?}, KiB {rss:?} {rss_after:?}, files of state {kept} {kept_after}");
+    println!("figure: descriptors {files:?} {files_after:?}, KiB {rss:?} {rss_after:?}, files of state {kept} {kept_after}");
     assert_eq!((kept, running), (kept_after, running_after));
     for (before, after) in files.iter().zip(files_after) {
         assert!(after <= before + 4, "descriptors: {files:?}, then {files_after:?}");
