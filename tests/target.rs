@@ -18,7 +18,7 @@ const MIB: u64 = 24;
 
 /// A paused guest whose disk does not compress.
 fn guest(lab: &Lab, name: &str) -> Guest {
-    let image = lab.path(&format!("random/{name}.raw"));
+    let image = lab.path(&format!("random/{name}/vda.raw"));
     std::fs::create_dir_all(image.parent().unwrap()).unwrap();
     run(
         "dd",
@@ -165,6 +165,9 @@ fn a_target_that_vanishes_is_named_and_the_next_run_takes_away_what_it_kept() {
     // It waits in the middle of the archive, and that is where it vanishes.
     scene.target.set(Call::Write, 5 << 20, Fault::Hang);
     wait_until(DEADLINE, "the archive to be half written", || scene.target.was_met());
+    // Of sockets, the folder counts: QEMU's tools make them for all.
+    let open = run("find", &[scene.program.state().to_str().unwrap(), "!", "-type", "s", "-perm", "/077"]);
+    assert_eq!(open, "", "what a run holds is its owner's alone");
     scene.target.vanish();
     let mut text = String::new();
     child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
@@ -179,4 +182,28 @@ fn a_target_that_vanishes_is_named_and_the_next_run_takes_away_what_it_kept() {
     drop(target);
     std::fs::create_dir_all(program.backups().join(guest.name())).unwrap();
     assert_eq!(program.run(&["recover"]).code, 0);
+}
+
+#[test]
+fn a_run_is_gone_from_a_mount_that_takes_no_call_any_more_and_its_other_guests_fail_with_the_same_cause() {
+    if !can_mount() {
+        return;
+    }
+    let lab = Lab::new();
+    let guests = [guest(&lab, "deaf-a"), guest(&lab, "deaf-b")];
+    let scene = Scene::new(&lab, &[&guests[0], &guests[1]]);
+    // The folder of the first guest is made, and that was the last answer.
+    scene.target.set(Call::Create, 0, Fault::Deaf);
+    let report = scene.program.backup();
+    assert_eq!(report.ran.code, 1, "{report:#?}");
+    for guest in &guests {
+        let told = report.domain(guest.name())["error"].to_string();
+        assert!(told.contains("it hangs: no answer for 2 s"), "{report:#?}");
+        guest.assert_no_leftovers();
+    }
+    assert_eq!(report.domain("deaf-b")["consistency"], serde_json::Value::Null, "it was not captured: {report:#?}");
+    scene.target.release();
+    assert_eq!(scene.program.run(&["recover"]).code, 0);
+    let report = scene.program.backup_well();
+    guests.iter().for_each(|guest| drop(scene.program.unpack(&report, guest.name())));
 }
