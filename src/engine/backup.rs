@@ -21,6 +21,7 @@ use crate::model::{
 };
 use crate::plan::{self, CapturePlan};
 use crate::store::Partial;
+use crate::sys::step::{self, Step};
 use crate::sys::{host, space};
 
 /// Bytes read between two looks at the room that is left.
@@ -133,6 +134,9 @@ fn attempt(
 
     let mut record = context.journal.begin(context.run_id, context.started, &context.settings.libvirt_uri, id)?;
     let result = write_point(context, &domain, &plan, settings, phases, &mut record, outcome);
+    if let Some(partial) = &record.entry().partial {
+        outcome.leftovers.extend(recover::remove_partial(partial).err().map(|error| error.failure()));
+    }
     // What could not be given back keeps its entry, for the next start.
     if outcome.leftovers.is_empty() {
         outcome.leftovers.extend(record.close().err().map(|error| error.failure()));
@@ -184,6 +188,7 @@ fn write_point(
         }
     }
     context.monitor.stage(name, "write");
+    step::reached(Step::ArchiveEnd).map_err(Error::file("end the archive", partial.path()))?;
     let written = writer.finish().map_err(&archive_error)?;
     outcome.stored_bytes = written.bytes;
     let point = partial.publish()?;

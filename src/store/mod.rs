@@ -24,6 +24,7 @@ pub use partial::Partial;
 use crate::archive::seed::Seed;
 use crate::model::{Codec, PointId};
 use crate::sys::durable;
+use crate::sys::step::{self, Step};
 use name::Known;
 
 /// Seconds that [`Store::create`] looks ahead for a free name.
@@ -75,7 +76,7 @@ impl Store {
 
     /// The same, and makes the folder if only it is missing: one whose parent is not there may be a mount that is not.
     pub fn open_or_create(backupdir: &Path) -> Result<Store, Error> {
-        match fs::create_dir(backupdir) {
+        match step::reached(Step::TargetFolder).and_then(|()| fs::create_dir(backupdir)) {
             Ok(()) => {
                 let private = fs::set_permissions(backupdir, Permissions::from_mode(0o700));
                 private.map_err(|source| Error::Target { path: backupdir.to_owned(), source })?;
@@ -164,7 +165,7 @@ impl Store {
             }
             let path = folder.join(name::partial(&component, id));
             note(&path)?;
-            let file = match durable::create_private(&path) {
+            let file = match step::reached(Step::PartialCreate).and_then(|()| durable::create_private(&path)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 result => result.map_err(|source| Error::File { action: "create", path: path.clone(), source })?,
             };
@@ -211,7 +212,7 @@ impl Store {
     fn make_folder(&self, domain: &str) -> Result<PathBuf, Error> {
         let folder = self.folder(domain);
         let error = |source| Error::File { action: "create", path: folder.clone(), source };
-        match fs::create_dir(&folder) {
+        match step::reached(Step::DomainFolder).and_then(|()| fs::create_dir(&folder)) {
             Ok(()) => {
                 fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(error)?;
                 durable::sync_dir(&self.backupdir).map_err(error)?;
@@ -221,7 +222,9 @@ impl Store {
         }
         let name_file = folder.join(name::NAME_FILE);
         if name::is_shortened(&name::encode(domain)) && !name_file.exists() {
-            durable::write(&name_file, domain.as_bytes()).map_err(error)?;
+            let written =
+                step::reached(Step::DomainFolder).and_then(|()| durable::write(&name_file, domain.as_bytes()));
+            written.map_err(error)?;
         }
         Ok(folder)
     }
@@ -300,6 +303,7 @@ fn rotation(point: &Point) -> u32 {
 
 fn remove(path: &Path) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| folder.as_os_str() != OsStr::new("")).unwrap_or(Path::new("."));
-    let removed = durable::remove(path).and_then(|()| durable::sync_dir(folder));
+    let removed = step::reached(Step::PointRemove).and_then(|()| durable::remove(path));
+    let removed = removed.and_then(|()| durable::sync_dir(folder));
     removed.map_err(|source| Error::File { action: "remove", path: path.to_owned(), source })
 }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::{Error, Origin, Point};
 use crate::model::PointId;
 use crate::sys::durable;
+use crate::sys::step::{self, Step};
 
 /// An archive that is being written, under a temporary name. Dropped without [`Partial::publish`], it is removed.
 #[derive(Debug)]
@@ -42,12 +43,15 @@ impl Partial {
 
     /// Makes the contents durable, gives the file its name and makes that durable. Never replaces a file.
     pub fn publish(mut self) -> Result<Point, Error> {
-        self.file.sync_all().map_err(|source| self.error("publish", source))?;
+        let synced = step::reached(Step::ArchiveSync).and_then(|()| self.file.sync_all());
+        synced.map_err(|source| self.error("publish", source))?;
         let bytes = self.file.metadata().map_err(|source| self.error("publish", source))?.len();
-        rename_new(&self.path, &self.target).map_err(|source| self.error("publish", source))?;
+        let renamed = step::reached(Step::ArchiveRename).and_then(|()| rename_new(&self.path, &self.target));
+        renamed.map_err(|source| self.error("publish", source))?;
         self.published = true;
         let folder = self.target.parent().unwrap_or(Path::new("."));
-        durable::sync_dir(folder).map_err(|source| self.error("publish", source))?;
+        let synced = step::reached(Step::ArchiveNamed).and_then(|()| durable::sync_dir(folder));
+        synced.map_err(|source| self.error("publish", source))?;
         let (domain, path) = (std::mem::take(&mut self.domain), std::mem::take(&mut self.target));
         Ok(Point { domain, id: self.id, path, bytes, origin: Origin::Kvmbackup })
     }
@@ -60,7 +64,7 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         if !self.published
-            && let Err(error) = durable::remove(&self.path)
+            && let Err(error) = step::reached(Step::PartialRemove).and_then(|()| durable::remove(&self.path))
         {
             tracing::warn!(path = %self.path.display(), %error, "could not remove a partial archive");
         }
