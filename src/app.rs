@@ -2,6 +2,8 @@
 //! Must not: print, or do a command's work.
 
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::cli::args::Global;
 use crate::config::{self, Settings};
@@ -13,10 +15,15 @@ use crate::ledger;
 use crate::metrics;
 use crate::report::ExitCode;
 use crate::sys::lock::{self, Lock, Refused};
+use crate::sys::signals::Cancel;
+use crate::sys::step::{self, Step};
 use crate::sys::{durable, host};
 
 pub mod mail;
 pub mod watch;
+
+/// Between two tries to connect to libvirt.
+const CONNECT_AGAIN: Duration = Duration::from_millis(250);
 
 /// Why a command could not even begin, or how it failed as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -110,12 +117,15 @@ pub fn settings(global: &Global) -> Result<Settings, Error> {
 
 /// Takes the lock of a state folder, which is made if it is not there.
 pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
-    durable::create_private_dir(state_dir).map_err(engine::Error::file("create the folder", state_dir))?;
+    let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
+    folder.map_err(engine::Error::file("create the folder", state_dir))?;
     let path = state_dir.join("lock");
-    lock::take(&path).map_err(|refused| match refused {
-        Refused::Held(holder) => Error::Locked { path, holder },
-        Refused::Io(source) => engine::Error::file("lock", &path)(source).into(),
-    })
+    step::reached(Step::RunLock).map_err(Refused::Io).and_then(|()| lock::take(&path)).map_err(
+        |refused| match refused {
+            Refused::Held(holder) => Error::Locked { path, holder },
+            Refused::Io(source) => engine::Error::file("lock", &path)(source).into(),
+        },
+    )
 }
 
 /// Opens the journal of a state folder.
@@ -126,6 +136,32 @@ pub fn journal(state_dir: &Path) -> Result<Journal, Error> {
 /// Connects to libvirt, for recovery.
 pub fn connect(uri: &str) -> Result<Box<dyn Hypervisor>, hypervisor::Error> {
     Ok(Box::new(Libvirt::connect(uri)?))
+}
+
+/// The same, and waits for a libvirt that does not answer, as at boot: so long from now on, or until a signal comes.
+pub fn connect_within(
+    wait: Duration,
+    cancel: &Cancel,
+) -> impl Fn(&str) -> Result<Box<dyn Hypervisor>, hypervisor::Error> + '_ {
+    let began = Instant::now();
+    move |uri| {
+        let mut told = false;
+        loop {
+            match connect(uri) {
+                Err(error) if error.kind() == hypervisor::Kind::Unreachable && began.elapsed() < wait => {
+                    if cancel.signal().is_some() {
+                        return Err(error);
+                    }
+                    if !told {
+                        tracing::warn!("{}; waiting up to {} s for it", engine::chain(&error), wait.as_secs());
+                        told = true;
+                    }
+                    thread::sleep(CONNECT_AGAIN);
+                }
+                connected => return connected,
+            }
+        }
+    }
 }
 
 /// Connects to libvirt.

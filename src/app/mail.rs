@@ -6,10 +6,12 @@ use chrono::{Local, Utc};
 
 use super::Error;
 use crate::config::{self, Mail, MailWhen, Settings, Transport};
+use crate::engine;
 use crate::ledger::{self, Channel, Ledger, Survey, Untold};
 use crate::mail::{self, Facts, Spool};
 use crate::metrics;
 use crate::model::{Failure, RunReport};
+use crate::sys::step::{self, Step};
 
 pub mod check;
 pub mod known;
@@ -145,7 +147,7 @@ pub fn html(settings: &Settings, report: &RunReport, code: u8) -> Result<String,
 
 /// The report of a run that could not begin.
 pub fn unable(host: String, error: &Error) -> RunReport {
-    let errors = vec![Failure { message: crate::engine::chain(error), hint: error.hint() }];
+    let errors = vec![Failure { message: engine::chain(error), hint: error.hint() }];
     RunReport { errors, ..RunReport::new(host, uuid::Uuid::new_v4(), Utc::now()) }
 }
 
@@ -154,7 +156,13 @@ fn late(survey: Option<&Survey>, report: &RunReport) -> Vec<String> {
     survey.filter(|_| report.errors.is_empty()).map_or_else(Vec::new, |survey| mail::late(survey, report))
 }
 
+fn may_send() -> Result<(), Error> {
+    Ok(step::reached(Step::MailSend)
+        .map_err(|error| engine::Error::Other { message: error.to_string(), hint: None })?)
+}
+
 fn deliver(source: Source<'_>, ready: &Ready) -> Result<(), Error> {
+    may_send()?;
     Ok(mail::send(source.mail, ready.message.envelope(), &ready.bytes())?)
 }
 
@@ -194,6 +202,7 @@ fn try_flush(source: Source<'_>, refused: &mut Vec<mail::Error>) -> Result<(), E
     }
     let envelope = mail::envelope(source.mail)?;
     for (at, path) in waiting.iter().enumerate() {
+        may_send()?;
         match mail::send(source.mail, &envelope, &spool.read(path)?) {
             Ok(()) => spool.done(path)?,
             // A server refuses a login for good, too: that says nothing of the mail.

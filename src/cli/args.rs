@@ -62,8 +62,8 @@ pub enum Command {
     #[command(after_help = after("kvmbackup prune --dry-run    show what would go, and why"))]
     Prune(Prune),
     /// Put right what an interrupted run left; every run does so first
-    #[command(after_help = after("kvmbackup recover"))]
-    Recover,
+    #[command(after_help = after("kvmbackup recover --wait 300    at boot: libvirt may be up in some minutes only"))]
+    Recover(Recover),
     /// Look at all that a backup needs, from the configuration to the guests, and say what to do; changes nothing
     #[command(after_help = after("kvmbackup check --offline    the configuration and its hooks alone"))]
     Check(Check),
@@ -126,6 +126,14 @@ pub struct BackupOptions {
     /// The same, separated by commas
     #[arg(long = "domains", value_name = "A,B", value_delimiter = ',')]
     pub listed: Vec<String>,
+}
+
+/// `recover`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Recover {
+    /// How long to wait for a libvirt that does not answer, as at boot
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    pub wait: u64,
 }
 
 /// `list`

@@ -17,6 +17,7 @@ use crate::report;
 use crate::report::table::{Table, printable};
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
+use crate::sys::step::{self, Step};
 use crate::sys::{durable, host};
 
 pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
@@ -106,7 +107,8 @@ fn tell(settings: &Settings, done: &RunReport, code: u8, quiet: bool, as_json: b
     let json = report::json(done).map_err(engine::Error::json)?;
     // First: a mail may take minutes, and the program may be ended meanwhile.
     let path = settings.state_dir.join(super::report::LAST);
-    let kept = durable::write(&path, json.as_bytes()).map_err(engine::Error::file("write the report", &path));
+    let kept = step::reached(Step::ReportWrite).and_then(|()| durable::write(&path, json.as_bytes()));
+    let kept = kept.map_err(engine::Error::file("write the report", &path));
     let code = super::watched(kept.map_err(app::Error::from), code);
     let (code, settled) = mailed(mail::Source::of(settings), done, code);
     // What is printed where there is no terminal, cron mails.

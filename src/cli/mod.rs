@@ -65,7 +65,7 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
         Command::Exporter(words) => exporter::run(global, &words),
         Command::Hooks(words) => hooks::run(global, &words),
         Command::Metrics(words) => metrics::run(global, &words),
-        Command::Recover => recover::run(global),
+        Command::Recover(words) => recover::run(global, &words),
         Command::Report(words) => report::run(global, &words),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut args::definition(), "kvmbackup", &mut std::io::stdout());

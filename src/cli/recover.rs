@@ -1,19 +1,21 @@
 //! Owns: the command `recover`. Must not: need a configuration that is right: without one, the usual state folder is
 //! looked at, and the exit code says that another may have been meant.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::args::Global;
+use super::args::{Global, Recover};
 use super::print;
-use crate::engine::recover::{self, Recovered};
-use crate::engine::{self, journal::Journal};
+use crate::engine::recover::{self, Connect, Recovered};
+use crate::engine::{self, RunHooks, journal::Journal};
 use crate::report::ExitCode;
 use crate::sys::lock::Lock;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 use crate::{app, config};
 
-pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
+pub(super) fn run(global: &Global, words: &Recover) -> Result<u8, app::Error> {
     let (state_dir, patience, configured) = match app::settings(global) {
         Ok(settings) => (settings.state_dir, Patience::new(settings.stall_timeout), true),
         Err(error) => {
@@ -26,11 +28,14 @@ pub(super) fn run(global: &Global) -> Result<u8, app::Error> {
         }
     };
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
-    let recovered = first(&state_dir, &patience, global.quiet, &cancel)?.recovered;
+    let (patiently, unreachable) = (app::connect_within(Duration::from_secs(words.wait), &cancel), Cell::new(false));
+    let connect = |uri: &str| patiently(uri).inspect_err(|_| unreachable.set(true));
+    let recovered = first_by(&state_dir, &connect, &patience, global.quiet, &cancel)?.recovered;
     if !global.quiet && recovered.done.is_empty() && recovered.left.is_empty() {
         print(&format!("nothing was left by an earlier run in {}\n", state_dir.display()));
     }
     let code = match (recovered.left.is_empty(), configured) {
+        (false, _) if unreachable.get() => ExitCode::Hypervisor,
         (false, _) => ExitCode::Untidy,
         (true, false) => ExitCode::Usage,
         (true, true) => ExitCode::Good,
@@ -48,9 +53,20 @@ pub(super) struct First {
 /// What comes before any change that an interrupted run, or one at work, must not meet: takes the lock, recovers, and tells
 /// of that.
 pub(super) fn first(state_dir: &Path, patience: &Patience, quiet: bool, cancel: &Cancel) -> Result<First, app::Error> {
+    first_by(state_dir, &app::connect, patience, quiet, cancel)
+}
+
+fn first_by(
+    state_dir: &Path,
+    connect: &Connect<'_>,
+    patience: &Patience,
+    quiet: bool,
+    cancel: &Cancel,
+) -> Result<First, app::Error> {
     let lock = app::lock(state_dir)?;
     let journal = app::journal(state_dir)?;
-    let recovered = recover::recover(&journal, &app::connect, cancel, patience)?;
+    RunHooks::sweep(state_dir);
+    let recovered = recover::recover(&journal, connect, cancel, patience)?;
     for line in recovered.done.iter().filter(|_| !quiet) {
         print(&format!("recovered: {line}\n"));
     }

@@ -22,6 +22,7 @@ use crate::model::{
 use crate::plan::{self, CapturePlan};
 use crate::store::{Partial, Store};
 use crate::sys::host;
+use crate::sys::step::{self, Step};
 
 /// Bytes read between two looks at the room that is left.
 const SPACE_CHECK: u64 = 16 << 20;
@@ -213,6 +214,7 @@ fn write_point(
         }
     }
     context.monitor.stage(name, "write");
+    step::reached(Step::ArchiveEnd).map_err(Error::file("end the archive", partial.path()))?;
     let written = writer.finish().map_err(&archive_error)?;
     outcome.stored_bytes = written.bytes;
     let point = partial.publish()?;

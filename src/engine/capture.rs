@@ -15,6 +15,7 @@ use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
 use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainRef, DomainState, Failure, Method, Source};
 use crate::nbd;
 use crate::plan::{CapturePlan, How};
+use crate::sys::step::{self, Step};
 use crate::sys::{durable, space};
 
 /// Where overlays and scratch files of disks without a folder of their own (block devices, network) go.
@@ -98,7 +99,8 @@ impl<'a> Capture<'a> {
     }
 
     fn make_sockets(&self) -> Result<(), Error> {
-        durable::create_private_dir(&self.sockets).map_err(Error::file("create the folder", &self.sockets))
+        let made = step::reached(Step::SocketsCreate).and_then(|()| durable::create_private_dir(&self.sockets));
+        made.map_err(Error::file("create the folder", &self.sockets))
     }
 
     /// Captures the disks as planned: freezes, snapshots or starts the job, thaws; notes in `outcome` what was reached. After
@@ -188,9 +190,7 @@ impl<'a> Capture<'a> {
         if let Err(error) = give_back(self.hypervisor, record) {
             left.push(error);
         }
-        if let Err(error) = durable::remove_dir(&self.sockets) {
-            left.push(Error::file("remove the folder", &self.sockets)(error));
-        }
+        left.extend(remove_sockets(&self.sockets).err());
         left
     }
 
@@ -282,21 +282,41 @@ pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Res
         let ended = end_pull(hypervisor, &domain, &job).and_then(|()| record.update(|entry| entry.pull = None));
         failed = failed.or(ended.err());
     }
-    let overlays = record.entry().overlays.clone();
-    let used = !overlays.is_empty();
-    for overlay in overlays {
-        let settled = settle::overlay(hypervisor, record, &overlay).and_then(|()| {
-            record.update(|entry| {
-                entry.overlays.retain(|other| *other != overlay);
-                entry.settling.remove(&overlay.target);
-            })
-        });
-        failed = failed.or(settled.err());
-    }
-    if used && failed.is_none() && settle::resume_after_io_error(hypervisor, &domain)? {
-        tracing::warn!(domain = domain.name, "the guest was paused by an I/O error; it runs again");
+    if !record.entry().overlays.is_empty() {
+        failed = give_back_overlays(hypervisor, record, failed);
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Commits the overlays, and lets a guest go on that one of them has stopped; the first failure, `failed` before all.
+fn give_back_overlays(hypervisor: &dyn Hypervisor, record: &mut Record, mut failed: Option<Error>) -> Option<Error> {
+    let domain = record.entry().domain.clone();
+    let mut settled = Vec::new();
+    for overlay in record.entry().overlays.clone() {
+        match settle::overlay(hypervisor, record, &overlay) {
+            Ok(()) => settled.push(overlay.target),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    // Only then the entry loses them: that there were overlays is why the guest may have to be let go on.
+    if failed.is_none() {
+        match settle::resume_after_io_error(hypervisor, &domain) {
+            Ok(true) => tracing::warn!(domain = domain.name, "the guest was paused by an I/O error; it runs again"),
+            Ok(false) => {}
+            Err(error) => return Some(error),
+        }
+    }
+    let updated = record.update(|entry| {
+        entry.overlays.retain(|overlay| !settled.contains(&overlay.target));
+        entry.settling.retain(|target, _| !settled.contains(target));
+    });
+    failed.or(updated.err())
+}
+
+/// Removes the folder of our sockets, if it is there.
+pub(super) fn remove_sockets(folder: &Path) -> Result<(), Error> {
+    let removed = step::reached(Step::SocketsRemove).and_then(|()| durable::remove_dir(folder));
+    removed.map_err(Error::file("remove the folder", folder))
 }
 
 /// Ends the job if it is the one we began: another's is left alone.
@@ -316,9 +336,12 @@ fn end_pull(hypervisor: &dyn Hypervisor, domain: &DomainRef, job: &PullJob) -> R
         thread::sleep(PAUSE);
     }
     for scratch in &job.scratch {
-        durable::remove(&scratch.path).map_err(Error::file("remove the scratch file", &scratch.path))?;
+        let removed = step::reached(Step::ScratchRemove).and_then(|()| durable::remove(&scratch.path));
+        removed.map_err(Error::file("remove the scratch file", &scratch.path))?;
     }
-    durable::remove(&job.socket).map_err(Error::file("remove the socket", &job.socket))
+    step::reached(Step::ScratchRemove)
+        .and_then(|()| durable::remove(&job.socket))
+        .map_err(Error::file("remove the socket", &job.socket))
 }
 
 fn captured(plan: &CapturePlan) -> Vec<&Disk> {

@@ -9,6 +9,7 @@ use crate::archive::Writer;
 use crate::archive::manifest::disk_member;
 use crate::qcow2::Layout;
 use crate::sys::signals::Cancel;
+use crate::sys::step::{self, Step};
 
 /// A disk whose extents are known, so that its member's length is too.
 pub(super) struct Prepared {
@@ -41,6 +42,8 @@ impl Prepared {
         check: &mut dyn FnMut(u64) -> Result<(), Error>,
         archive_error: &dyn Fn(crate::archive::Error) -> Error,
     ) -> Result<(), Error> {
+        step::reached(Step::DiskRead)
+            .map_err(|error| Error::Other { message: format!("disk {}: {error}", self.target), hint: None })?;
         writer.member(&disk_member(&self.target), self.layout.length()).map_err(archive_error)?;
         let mut failed = None;
         let metadata = self.layout.write_metadata(&mut Pipe { writer, failed: &mut failed });

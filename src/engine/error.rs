@@ -92,8 +92,8 @@ pub enum Error {
         /// What is free.
         free: String,
     },
-    /// A block job makes no progress.
-    #[error("disk {target}: the commit makes no progress for {minutes} minutes")]
+    /// A block job comes no nearer to its end.
+    #[error("disk {target}: the commit has come no nearer to its end for {minutes} minutes")]
     CommitStalled {
         /// The disk.
         target: String,
@@ -241,7 +241,11 @@ impl Error {
             Error::Space { .. } => Some("make room, keep fewer restore points, or lower `min_free`".into()),
             Error::OverlaySpace { .. } => Some("make room, or set `overlay_dir` (`scratch_dir` for pull)".into()),
             Error::CommitStalled { .. } => {
-                Some("the guest goes on with its overlay; the next run tries again, or: kvmbackup recover".into())
+                Some(
+                    "the guest goes on with its overlay; when it writes less, or its storage is faster: kvmbackup recover, \
+                     as the next run does"
+                        .into(),
+                )
             }
             Error::Chain { hint, .. } => Some(hint.clone()),
             Error::Hook { source, .. } => source.hint(),

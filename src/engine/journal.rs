@@ -16,6 +16,7 @@ use super::Error;
 use crate::hypervisor::{Overlay, PullJob};
 use crate::model::DomainRef;
 use crate::sys::durable;
+use crate::sys::step::{self, Step};
 
 /// The version of the entries that this program writes and reads.
 const SCHEMA: u32 = 1;
@@ -75,7 +76,8 @@ impl Journal {
     /// Opens the journal of a state folder.
     pub fn open(state_dir: &Path) -> Result<Journal, Error> {
         let dir = state_dir.join("journal");
-        durable::create_private_dir(&dir).map_err(Error::file("create the folder", &dir))?;
+        let made = step::reached(Step::JournalFolder).and_then(|()| durable::create_private_dir(&dir));
+        made.map_err(Error::file("create the folder", &dir))?;
         Ok(Journal { dir })
     }
 
@@ -101,7 +103,7 @@ impl Journal {
             partial: None,
         };
         let record = Record { path: self.path(started, domain), entry };
-        record.write()?;
+        record.write(Step::JournalBegin)?;
         Ok(record)
     }
 
@@ -116,18 +118,29 @@ impl Journal {
         self.dir.join(format!("{:020}-{}.json", started.timestamp_micros(), domain.uuid))
     }
 
+    /// Removes what a writer left beside the entries that was killed. The caller holds the lock, so nobody writes now.
+    pub fn sweep(&self) -> Result<(), Error> {
+        for path in self.files()? {
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                let removed = step::reached(Step::JournalSweep).and_then(|()| durable::remove(&path));
+                removed.map_err(Error::file("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// What earlier runs left, the newest first: its overlay lies over those of the ones before. An entry that cannot be
     /// read is an error of its own beside the others.
     pub fn left(&self) -> Result<Vec<Result<Record, Error>>, Error> {
-        let mut paths = Vec::new();
-        for item in fs::read_dir(&self.dir).map_err(Error::file("list the folder", &self.dir))? {
-            let path = item.map_err(Error::file("list the folder", &self.dir))?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
-                paths.push(path);
-            }
-        }
+        let mut paths = self.files()?;
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
         paths.sort();
         Ok(paths.iter().rev().map(|path| read(path)).collect())
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, Error> {
+        let listed = fs::read_dir(&self.dir).and_then(|items| items.map(|item| Ok(item?.path())).collect());
+        listed.map_err(Error::file("list the folder", &self.dir))
     }
 }
 
@@ -154,22 +167,24 @@ impl Record {
     /// Changes the entry; it is on disk when this returns.
     pub fn update(&mut self, change: impl FnOnce(&mut Entry)) -> Result<(), Error> {
         change(&mut self.entry);
-        self.write()
+        self.write(Step::JournalUpdate)
     }
 
     /// Ends the entry: nothing is held any more.
     pub fn close(self) -> Result<(), Error> {
-        let done = durable::remove(&self.path).and_then(|()| match self.path.parent() {
+        let removed = step::reached(Step::JournalEnd).and_then(|()| durable::remove(&self.path));
+        let done = removed.and_then(|()| match self.path.parent() {
             Some(dir) => durable::sync_dir(dir),
             None => Ok(()),
         });
         done.map_err(Error::file("remove the journal entry", &self.path))
     }
 
-    fn write(&self) -> Result<(), Error> {
+    fn write(&self, step: Step) -> Result<(), Error> {
         let text = serde_json::to_vec_pretty(&self.entry)
             .map_err(|error| Error::Other { message: format!("journal entry: {error}"), hint: None })?;
-        durable::write(&self.path, &text).map_err(Error::file("write the journal entry", &self.path))
+        let written = step::reached(step).and_then(|()| durable::write(&self.path, &text));
+        written.map_err(Error::file("write the journal entry", &self.path))
     }
 }
 
@@ -212,6 +227,18 @@ mod tests {
         }
         let left: Vec<_> = journal.left().unwrap().into_iter().map(|record| record.unwrap().entry().run_id).collect();
         assert_eq!(left, [runs[1], runs[0]]);
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_swept_and_no_entry() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain("a")).unwrap();
+        let entries = journal.files().unwrap();
+        fs::write(dir.path().join("journal/.00-x.json.tmp"), "{").unwrap();
+        assert_eq!(journal.left().unwrap().len(), 1);
+        journal.sweep().unwrap();
+        assert_eq!(journal.files().unwrap(), entries);
     }
 
     #[test]

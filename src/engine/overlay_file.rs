@@ -8,6 +8,7 @@ use std::process::Command;
 
 use super::Error;
 use crate::sys::durable;
+use crate::sys::step::{self, Step};
 
 /// What the name of an overlay of ours ends with, after the disk's target; `run` is the beginning of the run's id.
 pub(super) fn ending(run: &str) -> String {
@@ -23,6 +24,7 @@ pub(super) fn is_ours(path: &Path, target: &str) -> bool {
 
 /// Writes what the overlay holds into the image below it; the overlay keeps it, too.
 pub(super) fn commit(path: &Path) -> Result<(), Error> {
+    step::reached(Step::OverlayCommit).map_err(Error::file("commit the overlay", path))?;
     // `-d`: emptied by QEMU, it would be useless to a guest that is started on it before the definition is right.
     qemu_img(["commit", "-q", "-d", "-f", "qcow2", "--"].map(OsStr::new), path.as_os_str()).map(drop)
 }
@@ -41,7 +43,8 @@ pub(super) fn holds_data(path: &Path) -> Result<bool, Error> {
 
 /// Removes it.
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
-    durable::remove(path).map_err(Error::file("remove the overlay", path))
+    let removed = step::reached(Step::OverlayRemove).and_then(|()| durable::remove(path));
+    removed.map_err(Error::file("remove the overlay", path))
 }
 
 fn qemu_img<const N: usize>(arguments: [&OsStr; N], image: &OsStr) -> Result<Vec<u8>, Error> {

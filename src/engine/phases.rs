@@ -14,6 +14,7 @@ use crate::config::{Hook, HookKind, HookPlace, OnError};
 use crate::hooks::{self, Deadlines, Held, Runner, Started};
 use crate::model::{Failure, HookResult, HookStatus, Method, Phase, Span};
 use crate::sys::signals::Cancel;
+use crate::sys::step::{self, Step};
 
 mod facts;
 mod guest;
@@ -229,9 +230,11 @@ impl<'a> Phases<'a> {
             HookPlace::Host => self
                 .facts
                 .call(&moment, None)
+                .and_then(|call| starts(hook).map(|()| call))
                 .and_then(|call| hooks::Host.run(&call, timeout, cancel).map_err(|source| hook_error(hook, source))),
             HookPlace::Guest => self.in_guest(&moment).and_then(|call| {
                 let guest = self.guest.as_ref().ok_or_else(|| no_guest(hook))?;
+                starts(hook)?;
                 guest.run(&call, timeout, cancel).map_err(|source| hook_error(hook, source))
             }),
         };
@@ -246,10 +249,12 @@ impl<'a> Phases<'a> {
         let deadlines = Deadlines { ready, hold, release };
         let started = match hook.place {
             HookPlace::Host => self.facts.call(&moment, None).and_then(|call| {
+                starts(hook)?;
                 hooks::Host.hold(&call, deadlines, Some(self.cancel)).map_err(|source| hook_error(hook, source))
             }),
             HookPlace::Guest => self.in_guest(&moment).and_then(|call| {
                 let guest = self.guest.as_ref().ok_or_else(|| no_guest(hook))?;
+                starts(hook)?;
                 guest.hold(&call, deadlines, Some(self.cancel)).map_err(|source| hook_error(hook, source))
             }),
         };
@@ -272,6 +277,8 @@ impl<'a> Phases<'a> {
 
     /// A session that was lost does not fail the backup: it is worth less, and says so.
     fn release(&mut self, hook: &Hook, span: Span, held: Box<dyn Held + 'a>) {
+        // However that step fails, it has to be let go.
+        let _ = step::reached(Step::HookRelease);
         let released = held.release();
         let (mut result, mut failure) = judged(hook, span.name(), Ok(released.ran));
         result.held_ms = Some(released.held.as_millis() as u64);
@@ -335,7 +342,8 @@ impl<'a> Phases<'a> {
             && let Some(agent) = self.agent
         {
             let guest = hooks::Guest::new(agent, &self.facts.token());
-            guest.prepare(&self.facts.context_bytes(moment)).map_err(failed)?;
+            let prepared = step::reached(Step::HookFiles).map_err(|source| started(moment.hook, source));
+            prepared.and_then(|()| guest.prepare(&self.facts.context_bytes(moment))).map_err(failed)?;
             self.guest = Some(guest);
         }
         let guest = self.guest.as_ref().ok_or_else(|| no_guest(moment.hook))?;
@@ -347,11 +355,22 @@ impl<'a> Phases<'a> {
             let failure = Failure { message: "the backup ended early".into(), hint: None };
             let _ = self.leave(entered.span, Some(&failure));
         }
-        if let Some(guest) = self.guest.take() {
+        if let Some(guest) = self.guest.take()
+            && step::reached(Step::HookFilesRemove).is_ok()
+        {
             guest.clean();
         }
         self.facts.clean();
     }
+}
+
+/// Says that a hook is about to be started.
+fn starts(hook: &Hook) -> Result<(), Error> {
+    step::reached(Step::HookStart).map_err(|source| hook_error(hook, started(hook, source)))
+}
+
+fn started(hook: &Hook, source: std::io::Error) -> hooks::Error {
+    hooks::Error::Start { program: hook.name.clone(), source }
 }
 
 impl Drop for Phases<'_> {

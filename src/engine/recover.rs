@@ -6,16 +6,17 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 
 use super::Error;
-use super::capture::give_back;
+use super::capture::{give_back, remove_sockets};
 use super::journal::{Journal, Record};
 use crate::hypervisor::{self, Hypervisor};
 use crate::model::{DomainRef, Failure};
 use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
+use crate::sys::step::{self, Step};
 
 /// Makes a connection to a libvirt of this address.
-pub type Connect = dyn Fn(&str) -> Result<Box<dyn Hypervisor>, hypervisor::Error>;
+pub type Connect<'a> = dyn Fn(&str) -> Result<Box<dyn Hypervisor>, hypervisor::Error> + 'a;
 
 /// What recovery came to.
 #[derive(Debug, Default)]
@@ -32,11 +33,16 @@ pub struct Recovered {
 ///
 /// `connect` makes a connection to the libvirt that an entry names. A signal ends it between two entries. `patience` is for the
 /// targets: one that hangs keeps no guest on its overlay.
-pub fn recover(journal: &Journal, connect: &Connect, cancel: &Cancel, patience: &Patience) -> Result<Recovered, Error> {
+pub fn recover(
+    journal: &Journal,
+    connect: &Connect<'_>,
+    cancel: &Cancel,
+    patience: &Patience,
+) -> Result<Recovered, Error> {
     let mut recovered = Recovered::default();
+    recovered.left.extend(journal.sweep().err().map(|error| error.failure()));
     for record in journal.left()? {
-        recovered.stopped = cancel.signal();
-        if recovered.stopped.is_some() {
+        if cancel.signal().is_some() {
             break;
         }
         match record.map_err(|error| error.failure()).and_then(|record| recover_entry(connect, record, patience)) {
@@ -47,15 +53,16 @@ pub fn recover(journal: &Journal, connect: &Connect, cancel: &Cancel, patience: 
             Err(failure) => recovered.left.push(failure),
         }
     }
+    recovered.stopped = cancel.signal();
     Ok(recovered)
 }
 
 /// What was done; a failure names the domain.
-fn recover_entry(connect: &Connect, record: Record, patience: &Patience) -> Result<String, Failure> {
+fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> Result<String, Failure> {
     let line = describe(&record, patience);
     let name = record.entry().domain.name.clone();
-    let hypervisor = connect(&record.entry().libvirt_uri).map_err(|error| Error::from(error).failure())?;
-    undo(&*hypervisor, record, patience).map(|()| line).map_err(|error| {
+    let connected = connect(&record.entry().libvirt_uri).map_err(Error::from);
+    connected.and_then(|hypervisor| undo(&*hypervisor, record, patience)).map(|()| line).map_err(|error| {
         let mut failure = error.failure();
         if !failure.message.starts_with(&name) {
             failure.message = format!("{name}: {}", failure.message);
@@ -80,10 +87,8 @@ pub(super) fn recover_domain(
 
 fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) -> Result<(), Error> {
     give_back(hypervisor, &mut record)?;
-    if let Some(sockets) = record.entry().sockets.clone()
-        && let Err(error) = durable::remove_dir(&sockets)
-    {
-        return Err(Error::file("remove the folder", &sockets)(error));
+    if let Some(sockets) = &record.entry().sockets {
+        remove_sockets(sockets)?;
     }
     if let Some(partial) = record.entry().partial.clone() {
         let path = partial.clone();
@@ -93,6 +98,7 @@ fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) ->
     record.close()
 }
 
+/// Removes an unfinished archive, if it is there for sure.
 fn remove_partial(partial: &Path) -> Result<(), Error> {
     // On a target that is not mounted now, the file would seem to be gone.
     if !partial.parent().is_some_and(Path::is_dir) {
@@ -101,7 +107,8 @@ fn remove_partial(partial: &Path) -> Result<(), Error> {
             hint: Some("mount the target, or make the folder if it is gone for good; then: kvmbackup recover".into()),
         });
     }
-    durable::remove(partial).map_err(Error::file("remove the unfinished archive", partial))
+    let removed = step::reached(Step::PartialRemove).and_then(|()| durable::remove(partial));
+    removed.map_err(Error::file("remove the unfinished archive", partial))
 }
 
 /// What there is to undo, before it is undone: an entry is written before what it names exists.

@@ -18,7 +18,8 @@ use crate::hypervisor::domain_xml::repoint;
 use crate::hypervisor::{self, Hypervisor, Kind, OffKind, Overlay};
 use crate::model::{Domain, DomainRef, Image};
 
-/// A commit whose progress stands still for so long is given up; the guest goes on with its overlay.
+/// A commit that comes no nearer to its end for so long is given up; the guest goes on with its overlay. That it moves data
+/// says nothing: a guest may write faster than that.
 const STALLED: Duration = Duration::from_secs(600);
 /// Between two looks at a block job.
 const PAUSE: Duration = Duration::from_millis(25);
@@ -26,36 +27,54 @@ const PAUSE: Duration = Duration::from_millis(25);
 const ATTEMPTS: usize = 3;
 /// How long a call that libvirt is still at is waited for.
 const CALLS: Duration = Duration::from_secs(60);
+/// How long somebody else may hold the domain, so that libvirt refuses to change its state: half a minute goes by each time
+/// until it says so.
+const CALLS_OF_OTHERS: Duration = Duration::from_secs(300);
+/// How long a restart of libvirtd may take.
+const RESTART: Duration = Duration::from_secs(60);
+/// Between two tries after such a failure.
+const AGAIN: Duration = Duration::from_millis(500);
 /// What moves an overlay's data by hand.
 const BY_HAND: &str = "`qemu-img commit OVERLAY` moves its data into the base; then remove the overlay";
 
 /// Commits an overlay and removes it. Safe to call again at any time, and after an interruption at any point.
 pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> Result<(), Error> {
     let domain = record.entry().domain.clone();
-    for attempt in 1.. {
-        let described = match hypervisor.describe(&domain) {
-            Ok(described) => Some(described),
-            Err(error) if error.kind() == Kind::NoDomain => None,
-            Err(error) => return Err(error.into()),
-        };
-        let settled = match &described {
-            Some(described) if described.state.is_active() => online(hypervisor, record, described, overlay),
-            Some(described) => offline(hypervisor, record, described, overlay),
-            None => without_domain(record, overlay),
-        };
-        match settled {
-            Ok(()) => break,
-            Err(error) => {
-                let before = described.map(|described| described.state.is_active());
-                let now = hypervisor.state(&domain).ok().map(|state| state.is_active());
-                if before == now || attempt >= ATTEMPTS {
-                    return Err(error);
-                }
-                tracing::info!(domain = domain.name, "the domain changed its state during the commit; trying again");
-            }
+    let (began, mut attempt) = (Instant::now(), 0);
+    loop {
+        let (before, settled) = once(hypervisor, record, overlay);
+        let Err(error) = settled else { return Ok(()) };
+        if began.elapsed() < patience(&error) {
+            tracing::warn!(domain = domain.name, "{}; trying again", super::chain(&error));
+            thread::sleep(AGAIN);
+            continue;
         }
+        attempt += 1;
+        let now = hypervisor.state(&domain).ok().map(|state| state.is_active());
+        if before == now || attempt >= ATTEMPTS {
+            return Err(error);
+        }
+        tracing::info!(domain = domain.name, "the domain changed its state during the commit; trying again");
     }
-    Ok(())
+}
+
+/// Whether the domain was active, if there is one, and what came of it.
+fn once(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> (Option<bool>, Result<(), Error>) {
+    match hypervisor.describe(&record.entry().domain) {
+        Ok(described) if described.state.is_active() => (Some(true), online(hypervisor, record, &described, overlay)),
+        Ok(described) => (Some(false), offline(hypervisor, record, &described, overlay)),
+        Err(error) if error.kind() == Kind::NoDomain => (None, without_domain(record, overlay)),
+        Err(error) => (None, Err(error.into())),
+    }
+}
+
+/// How long such a failure is waited out: a guest had better not stay on its overlay until the next night.
+fn patience(error: &Error) -> Duration {
+    match error {
+        Error::Hypervisor(error) if error.kind() == Kind::Busy => CALLS_OF_OTHERS,
+        Error::Hypervisor(error) if error.kind() == Kind::Unreachable => RESTART,
+        _ => Duration::ZERO,
+    }
 }
 
 /// Waits until libvirt has done what a run asked of it that was killed meanwhile: its snapshot or backup job may come to
@@ -124,7 +143,7 @@ fn commit(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -
     if hypervisor.block_job(&domain, target)?.is_none() {
         hypervisor.start_commit(&domain, target)?;
     }
-    let mut progress = (0, Instant::now());
+    let mut nearest = (u64::MAX, Instant::now());
     loop {
         let Some(job) = hypervisor.block_job(&domain, target)? else {
             return Err(Error::Chain {
@@ -152,9 +171,10 @@ fn commit(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -
                 Err(error) => return Err(error.into()),
             }
         }
-        if job.done != progress.0 {
-            progress = (job.done, Instant::now());
-        } else if progress.1.elapsed() > STALLED {
+        let left = job.total.saturating_sub(job.done);
+        if left < nearest.0 {
+            nearest = (left, Instant::now());
+        } else if nearest.1.elapsed() > STALLED {
             return Err(Error::CommitStalled { target: target.clone(), minutes: STALLED.as_secs() / 60 });
         }
         thread::sleep(PAUSE);

@@ -12,6 +12,7 @@ use super::Error;
 use crate::model::PointId;
 use crate::store::Point;
 use crate::sys::durable;
+use crate::sys::step::{self, Step};
 
 /// The name of the file.
 const FILE: &str = "verified.json";
@@ -77,7 +78,8 @@ impl Verified {
         let failed = || Error::file("write", &self.path);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::other).map_err(failed())?;
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        let written = durable::create_private_dir(folder).and_then(|()| durable::write(&self.path, &text));
+        let made = step::reached(Step::VerifiedWrite).and_then(|()| durable::create_private_dir(folder));
+        let written = made.and_then(|()| durable::write(&self.path, &text));
         written.map_err(failed())
     }
 }

@@ -53,6 +53,14 @@ pub enum Error {
         /// What libvirt says.
         source: Said,
     },
+    /// This host did not get as far as to ask libvirt, or to hear its answer.
+    #[error("{domain}: its hypervisor was not asked")]
+    Host {
+        /// The domain.
+        domain: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The domain XML is not what libvirt writes.
     #[error("{domain}: cannot read the domain XML")]
     Xml {
@@ -77,7 +85,7 @@ impl Error {
         match self {
             Error::Connect { .. } => Kind::Unreachable,
             Error::Call { kind, .. } => *kind,
-            Error::Xml { .. } | Error::Agent { .. } => Kind::Other,
+            Error::Host { .. } | Error::Xml { .. } | Error::Agent { .. } => Kind::Other,
         }
     }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Ledger, Survey};
+use crate::sys::step::{self, Step};
 use crate::sys::{durable, lock};
 
 const LEDGER: &str = "ledger.json";
@@ -82,9 +83,7 @@ impl Ledger {
 /// # Errors
 /// It cannot be locked, read or written.
 pub fn update(state_dir: &Path, change: impl FnOnce(&mut Ledger)) -> Result<Ledger, Error> {
-    durable::create_private_dir(state_dir).map_err(Error::file("create the folder", state_dir))?;
-    let lock = state_dir.join(LOCK);
-    let _lock = lock::wait(&lock).map_err(Error::file("lock", &lock))?;
+    let _lock = lock(state_dir)?;
     let path = state_dir.join(LEDGER);
     let mut ledger = match read(&path)?.map(|bytes| serde_json::from_slice(&bytes)) {
         None => Ledger::default(),
@@ -93,12 +92,13 @@ pub fn update(state_dir: &Path, change: impl FnOnce(&mut Ledger)) -> Result<Ledg
             let mut aside = path.clone().into_os_string();
             aside.push(BAD);
             tracing::warn!(path = %path.display(), %error, "the ledger cannot be understood; it is set aside");
-            fs::rename(&path, aside).map_err(Error::file("set aside", &path))?;
+            let moved = step::reached(Step::LedgerSetAside).and_then(|()| fs::rename(&path, aside));
+            moved.map_err(Error::file("set aside", &path))?;
             Ledger::default()
         }
     };
     change(&mut ledger);
-    write(&path, &ledger)?;
+    write(Step::LedgerWrite, &path, &ledger)?;
     Ok(ledger)
 }
 
@@ -121,12 +121,18 @@ impl Survey {
     /// # Errors
     /// It cannot be written.
     pub fn save(&self, state_dir: &Path) -> Result<(), Error> {
-        durable::create_private_dir(state_dir).map_err(Error::file("create the folder", state_dir))?;
         // One temporary name for all who write: one at a time.
-        let lock = state_dir.join(LOCK);
-        let _lock = lock::wait(&lock).map_err(Error::file("lock", &lock))?;
-        write(&state_dir.join(SURVEY), self)
+        let _lock = lock(state_dir)?;
+        write(Step::SurveyWrite, &state_dir.join(SURVEY), self)
     }
+}
+
+/// Makes the state folder if it is not there, and waits for the lock over its files.
+fn lock(state_dir: &Path) -> Result<lock::Lock, Error> {
+    let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
+    folder.map_err(Error::file("create the folder", state_dir))?;
+    let path = state_dir.join(LOCK);
+    step::reached(Step::LedgerLock).and_then(|()| lock::wait(&path)).map_err(Error::file("lock", &path))
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
@@ -136,9 +142,9 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
-fn write(path: &Path, value: &impl serde::Serialize) -> Result<(), Error> {
+fn write(step: Step, path: &Path, value: &impl serde::Serialize) -> Result<(), Error> {
     let text = serde_json::to_vec_pretty(value).map_err(|source| Error::Json { path: path.to_owned(), source })?;
-    durable::write(path, &text).map_err(Error::file("write", path))
+    step::reached(step).and_then(|()| durable::write(path, &text)).map_err(Error::file("write", path))
 }
 
 #[cfg(test)]

@@ -9,12 +9,15 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::sys::durable;
+use crate::sys::step::{self, Step};
 
 /// Mails that are kept, of those that wait and of those that were refused for good; of more the oldest go.
 const MOST: usize = 50;
 /// How files end that wait to be sent, and those that no server takes.
 const WAITING: &str = "eml";
 const REFUSED: &str = "refused";
+/// How the name of a mail ends that is not whole yet, after the number of the process that writes it.
+const PART: &str = "part";
 
 /// A folder of mails, one file each, for their owner only.
 #[derive(Debug, Clone)]
@@ -31,19 +34,36 @@ impl Spool {
     /// # Errors
     /// It cannot be written.
     pub fn put(&self, bytes: &[u8]) -> Result<(), Error> {
+        self.sweep();
         self.limit(WAITING, MOST - 1)?;
         let name = format!("{}-{}.{WAITING}", Utc::now().format("%Y%m%dT%H%M%S%6fZ"), Uuid::new_v4().simple());
         let path = self.0.join(name);
-        let written = durable::create_private_dir(&self.0).and_then(|()| {
+        let made = step::reached(Step::MailSpool).and_then(|()| durable::create_private_dir(&self.0));
+        let written = made.and_then(|()| {
             // Only a whole mail gets a name that is sent.
-            let aside = path.with_extension("part");
+            let aside = path.with_extension(format!("{}.{PART}", std::process::id()));
             let mut file = durable::create_private(&aside)?;
             file.write_all(bytes)?;
             file.sync_all()?;
+            step::reached(Step::FileReplace)?;
             fs::rename(&aside, &path)?;
             durable::sync_dir(&self.0)
         });
         written.map_err(|source| Error::Spool { path, source })
+    }
+
+    /// Removes what writers left that were killed. It takes room and no more, so that it fails nothing.
+    fn sweep(&self) {
+        for path in fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let writer =
+                name.strip_suffix(PART).and_then(|name| name.strip_suffix('.')?.rsplit('.').next()?.parse().ok());
+            if writer.is_some_and(|writer: u32| !Path::new("/proc").join(writer.to_string()).exists())
+                && let Err(error) = durable::remove(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished mail");
+            }
+        }
     }
 
     /// The mails that wait, oldest first.
@@ -89,7 +109,9 @@ impl Spool {
     /// # Errors
     /// It cannot be renamed.
     pub fn refused(&self, path: &Path) -> Result<(), Error> {
-        let renamed = fs::rename(path, path.with_extension(REFUSED)).and_then(|()| durable::sync_dir(&self.0));
+        let renamed = step::reached(Step::MailSpoolRemove)
+            .and_then(|()| fs::rename(path, path.with_extension(REFUSED)))
+            .and_then(|()| durable::sync_dir(&self.0));
         renamed.map_err(|source| Error::Spool { path: path.to_owned(), source })?;
         self.limit(REFUSED, MOST)
     }
@@ -99,7 +121,8 @@ impl Spool {
     /// # Errors
     /// It cannot be removed.
     pub fn done(&self, path: &Path) -> Result<(), Error> {
-        durable::remove(path).map_err(|source| Error::Spool { path: path.to_owned(), source })
+        let removed = step::reached(Step::MailSpoolRemove).and_then(|()| durable::remove(path));
+        removed.map_err(|source| Error::Spool { path: path.to_owned(), source })
     }
 }
 
@@ -123,6 +146,13 @@ mod tests {
         for path in &waiting {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o600);
         }
+        fs::write(dir.path().join(format!("mail-spool/a.{}.part", u32::MAX)), "half").unwrap();
+        fs::write(dir.path().join(format!("mail-spool/b.{}.part", std::process::id())), "half").unwrap();
+        spool.put(b"one more").unwrap();
+        let parts = fs::read_dir(dir.path().join("mail-spool")).unwrap().flatten().map(|entry| entry.file_name());
+        let parts: Vec<_> = parts.filter(|name| name.to_string_lossy().ends_with("part")).collect();
+        assert_eq!(parts, [format!("b.{}.part", std::process::id()).as_str()], "of a writer that lives");
+        let waiting = spool.waiting().unwrap();
         spool.done(&waiting[0]).unwrap();
         assert_eq!(spool.waiting().unwrap()[0], waiting[1]);
         for path in &waiting[1..] {

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::error::file;
 use super::{Error, text, textfile};
 use crate::ledger::{Ledger, Survey};
+use crate::sys::step::{self, Step};
 use crate::sys::{durable, lock};
 
 /// The lock of a run.
@@ -28,8 +29,9 @@ pub fn current(state_dir: &Path) -> Result<String, Error> {
 /// # Errors
 /// As of [`current`] and [`textfile::write`].
 pub fn publish(state_dir: &Path, path: &Path) -> Result<(), Error> {
-    durable::create_private_dir(state_dir).map_err(file("create the folder", state_dir))?;
+    let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
+    folder.map_err(file("create the folder", state_dir))?;
     let own = state_dir.join(LOCK);
-    let _lock = lock::wait(&own).map_err(file("lock", &own))?;
+    let _lock = step::reached(Step::TextfileLock).and_then(|()| lock::wait(&own)).map_err(file("lock", &own))?;
     textfile::write(path, &current(state_dir)?)
 }

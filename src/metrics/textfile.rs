@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::error::file;
 use crate::sys::durable;
+use crate::sys::step::{self, Step};
 
 /// Replaces the file at one instant by a text, readable for all whatever the umask: node_exporter runs as a user of its own.
 /// Until then the text has a name that the collector, which reads `*.prom`, does not look at, and that no other process uses.
@@ -31,11 +32,11 @@ pub fn write(path: &Path, text: &str) -> Result<(), Error> {
 }
 
 fn replace(aside: &Path, path: &Path, text: &str) -> Result<(), Error> {
-    durable::remove(aside).map_err(file("remove", aside))?;
+    step::reached(Step::TextfileWrite).and_then(|()| durable::remove(aside)).map_err(file("remove", aside))?;
     // Fails if anything has the name, a symbolic link somebody planted included.
     let new = durable::create_private(aside).map_err(file("create", aside))?;
     fill(new, text).map_err(file("write", aside))?;
-    fs::rename(aside, path).map_err(file("replace", path))
+    step::reached(Step::TextfileReplace).and_then(|()| fs::rename(aside, path)).map_err(file("replace", path))
 }
 
 fn fill(mut new: File, text: &str) -> io::Result<()> {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::{Error, image};
 use crate::model::Image;
 use crate::sys::durable;
+use crate::sys::step::{self, Step};
 
 /// Bytes of the server's standard error that are kept.
 const MAX_STDERR: u64 = 16 << 10;
@@ -56,7 +57,7 @@ impl Server {
         let arguments = image::options(chain, options.force_share)?;
         let image = chain.first().and_then(|image| image.source.path()).unwrap_or(Path::new("")).to_owned();
         let failed = |source| Error::Start { image: image.clone(), source };
-        durable::remove(socket).map_err(failed)?;
+        step::reached(Step::ServerStart).and_then(|()| durable::remove(socket)).map_err(failed)?;
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--", "qemu-nbd", "--read-only", "--persistent", "--shared=4"])
             .arg("--socket")
@@ -75,6 +76,7 @@ impl Server {
         let socket = socket.to_owned();
         let mut server = Server { child, stderr, image, socket, bound_to_thread: PhantomData };
         server.wait_until_ready(timeout)?;
+        step::reached(Step::ServerStarted).map_err(|source| Error::Start { image: server.image.clone(), source })?;
         Ok(server)
     }
 
@@ -121,6 +123,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // However that step fails, it has to end.
+        let _ = step::reached(Step::ServerEnd);
         // It only reads, so it needs no time to end. One that has ended already is reaped all the same.
         let _ = self.child.kill();
         let _ = self.child.wait();

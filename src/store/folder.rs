@@ -16,6 +16,7 @@ use super::{Error, Origin, Point};
 use crate::archive::seed::Seed;
 use crate::model::{Codec, PointId};
 use crate::sys::durable;
+use crate::sys::step::{self, Step};
 
 /// Seconds that [`Folder::free_name`] looks ahead.
 const MAX_AHEAD: i64 = 1000;
@@ -47,7 +48,7 @@ impl Folder {
 
     /// The same, and makes the folder if only it is missing.
     pub(super) fn make(&self) -> Result<(), Error> {
-        match fs::create_dir(&self.backupdir) {
+        match step::reached(Step::TargetFolder).and_then(|()| fs::create_dir(&self.backupdir)) {
             Ok(()) => {
                 let private = fs::set_permissions(&self.backupdir, Permissions::from_mode(0o700));
                 let parent = self.backupdir.parent().unwrap_or(Path::new("/"));
@@ -152,7 +153,7 @@ impl Folder {
     fn make_folder(&self, domain: &str) -> Result<(PathBuf, Opened), Error> {
         let folder = self.folder(domain);
         let error = |source| Error::File { action: "create", path: folder.clone(), source };
-        match fs::create_dir(&folder) {
+        match step::reached(Step::DomainFolder).and_then(|()| fs::create_dir(&folder)) {
             Ok(()) => {
                 fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(error)?;
                 durable::sync_dir(&self.backupdir).map_err(error)?;
@@ -163,7 +164,9 @@ impl Folder {
         let opened = Opened::open(&folder).map_err(error)?;
         let name_file = opened.path().join(name::NAME_FILE);
         if name::is_shortened(&name::encode(domain)) && !name_file.exists() {
-            durable::write(&name_file, domain.as_bytes()).map_err(error)?;
+            let written =
+                step::reached(Step::DomainFolder).and_then(|()| durable::write(&name_file, domain.as_bytes()));
+            written.map_err(error)?;
         }
         Ok((folder, opened))
     }
@@ -245,6 +248,7 @@ fn rotation(point: &Point) -> u32 {
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| folder.as_os_str() != OsStr::new("")).unwrap_or(Path::new("."));
     let removed = Opened::open(folder).and_then(|folder| {
+        step::reached(Step::PointRemove)?;
         durable::remove(&folder.at(path))?;
         folder.sync()
     });

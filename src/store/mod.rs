@@ -23,6 +23,7 @@ use crate::model::{Codec, PointId};
 use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::space::{self, Space};
+use crate::sys::step::{self, Step};
 use folder::Folder;
 
 /// The folder that holds one folder a domain. No call on it waits for ever: a target that hangs is an error.
@@ -123,7 +124,10 @@ impl Store {
             let free = self.call(move |folder| folder.free_name(&of, at, codec))?;
             note(&free.partial)?;
             let (folder, path) = (free.folder.clone(), free.partial.clone());
-            let created = self.call(move |_| match durable::create_private(&folder.at(&path)) {
+            let create =
+                move || step::reached(Step::PartialCreate).and_then(|()| durable::create_private(&folder.at(&path)));
+            let path = free.partial.clone();
+            let created = self.call(move |_| match create() {
                 // Somebody else took the name meanwhile; now it is seen.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
                 result => result.map(Some).map_err(|source| Error::File { action: "create", path, source }),

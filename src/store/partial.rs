@@ -12,6 +12,7 @@ use super::{Error, Origin, Point};
 use crate::model::PointId;
 use crate::sys::durable;
 use crate::sys::patience::Patience;
+use crate::sys::step::{self, Step};
 
 /// An archive that is being written, under a temporary name. Dropped without [`Partial::publish`], it is removed.
 #[derive(Debug)]
@@ -72,6 +73,7 @@ impl Partial {
         // Closing it, too, is a call on the target.
         let removed = self.patience.call(move || {
             drop(file);
+            step::reached(Step::PartialRemove)?;
             durable::remove(&names.folder.at(&names.partial))
         });
         removed.and_then(|done| done).map_err(|source| self.error("remove", source))
@@ -92,9 +94,12 @@ impl Drop for Partial {
 
 /// Its length.
 fn publish(file: &File, names: &Free) -> io::Result<u64> {
+    step::reached(Step::ArchiveSync)?;
     file.sync_all()?;
     let bytes = file.metadata()?.len();
+    step::reached(Step::ArchiveRename)?;
     rename_new(&names.folder.at(&names.partial), &names.folder.at(&names.archive))?;
+    step::reached(Step::ArchiveNamed)?;
     names.folder.sync()?;
     Ok(bytes)
 }

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use super::step::{self, Step};
+
 /// Creates a file for its owner only; fails if anything, a symbolic link included, has the name.
 pub fn create_private(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
@@ -45,6 +47,7 @@ pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut file = create_private(&aside)?;
     file.write_all(contents)?;
     file.sync_all()?;
+    step::reached(Step::FileReplace)?;
     fs::rename(&aside, path)?;
     sync_dir(dir)
 }

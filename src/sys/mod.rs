@@ -1,4 +1,4 @@
-//! Owns: what the operating system does for us: durable files, locks, signals, space. Must not: know of backups.
+//! Owns: what the operating system does for us: durable files, locks, signals, space, faults. Must not: know of backups.
 
 pub mod buffer;
 pub mod bulk;
@@ -8,4 +8,5 @@ pub mod lock;
 pub mod patience;
 pub mod signals;
 pub mod space;
+pub mod step;
 mod writeback;

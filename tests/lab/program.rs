@@ -122,7 +122,15 @@ impl Program {
         guest.assert_no_leftovers();
         let files = |dir: &Path| run("find", &[dir.to_str().expect("paths are UTF-8"), "-type", "f"]);
         let state = files(&self.state());
-        let stays = ["/lock", "/last-report.json", "/ledger.json", "/ledger.lock", "/survey.json", "/textfile.lock"];
+        let stays = [
+            "/lock",
+            "/last-report.json",
+            "/ledger.json",
+            "/ledger.lock",
+            "/survey.json",
+            "/textfile.lock",
+            "/verified.json",
+        ];
         let journal = state.lines().filter(|file| !stays.iter().any(|name| file.ends_with(name)));
         assert_eq!(journal.collect::<Vec<_>>(), Vec::<&str>::new(), "left in the state folder");
         let sockets = self.state().join("sockets");

@@ -13,6 +13,7 @@ use crate::engine::Error;
 use crate::hooks::Call;
 use crate::model::{DomainRef, Failure};
 use crate::sys::durable;
+use crate::sys::step::{self, Step};
 
 /// Where programs are looked for, whatever cron says.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -135,13 +136,15 @@ impl<'a> Facts<'a> {
     fn write(&mut self, moment: &Moment<'_>) -> Result<(String, String), Error> {
         let name = &moment.hook.name;
         let artifacts = self.folder.join("artifacts").join(name);
-        durable::create_private_dir(&artifacts).map_err(Error::file("create the folder", &artifacts))?;
+        let made = step::reached(Step::HookFiles).and_then(|()| durable::create_private_dir(&artifacts));
+        made.map_err(Error::file("create the folder", &artifacts))?;
         if !self.artifacts.contains(name) {
             self.artifacts.push(name.clone());
         }
         let context = self.folder.join("context.json");
         let bytes = self.context_bytes(moment);
-        let written = durable::remove(&context)
+        let written = step::reached(Step::HookFiles)
+            .and_then(|()| durable::remove(&context))
             .and_then(|()| std::io::Write::write_all(&mut durable::create_private(&context)?, &bytes));
         written.map_err(Error::file("write", &context))?;
         Ok((context.to_string_lossy().into_owned(), artifacts.to_string_lossy().into_owned()))
@@ -154,7 +157,7 @@ impl<'a> Facts<'a> {
 
     /// Removes the folder.
     pub fn clean(&self) {
-        if let Err(error) = fs::remove_dir_all(&self.folder)
+        if let Err(error) = step::reached(Step::HookFilesRemove).and_then(|()| fs::remove_dir_all(&self.folder))
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(path = %self.folder.display(), %error, "cannot remove the folder");

@@ -1,20 +1,27 @@
 //! Owns: the hooks around a whole run. Must not: know what a run does.
 
+use std::path::Path;
+
 use super::{Error, Phases, Subject};
 use crate::config::Settings;
 use crate::model::{Failure, RunReport, Span};
 use crate::sys::signals::Cancel;
+use crate::sys::step::{self, Step};
 
 /// The hooks of a run. Dropped, it leaves what was entered.
 pub struct RunHooks<'a>(Phases<'a>);
 
 impl<'a> RunHooks<'a> {
+    /// Removes what a killed run told its hooks: it is of no use any more. The caller holds the lock.
+    pub fn sweep(state_dir: &Path) {
+        let _ = step::reached(Step::HooksSweep).and_then(|()| std::fs::remove_dir_all(state_dir.join("hooks")));
+    }
+
     /// Nothing is run yet.
     pub fn new(settings: &'a Settings, report: &RunReport, cancel: &'a Cancel) -> RunHooks<'a> {
         let Settings { host, backupdir, state_dir, .. } = settings;
         let subject = Subject { run_id: report.run_id, host, domain: None, backupdir, state_dir };
-        // What a killed run told its hooks is of no use any more; this run holds the lock.
-        let _ = std::fs::remove_dir_all(state_dir.join("hooks"));
+        RunHooks::sweep(state_dir);
         RunHooks(Phases::new(&settings.hooks, subject, None, cancel))
     }
 

@@ -16,6 +16,7 @@ use virt::error::{Error as VirtError, ErrorNumber, clear_error_callback};
 
 use super::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob};
 use crate::model::{Domain, DomainRef, DomainState};
+use crate::sys::step::{self, Step};
 
 /// A connection to libvirt, made anew when it breaks.
 pub struct Libvirt {
@@ -33,7 +34,8 @@ impl Libvirt {
 
     fn connection(&self) -> Result<Connect, Error> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        if !connection.is_alive().unwrap_or(false) {
+        // A libvirtd that was restarted is noticed by the next call only, which had better be one that does nothing.
+        if !connection.is_alive().unwrap_or(false) || connection.lib_version().is_err() {
             tracing::warn!(uri = self.uri, "the connection to libvirt is gone; connecting again");
             *connection = open(&self.uri)?;
         }
@@ -43,6 +45,11 @@ impl Libvirt {
     fn handle(&self, domain: &DomainRef) -> Result<Handle, Error> {
         self.connection()?.lookup_domain_by_uuid(domain.uuid).map_err(|source| call(domain, "find it", source))
     }
+}
+
+/// Says that a step is reached.
+fn step(step: Step, domain: &DomainRef) -> Result<(), Error> {
+    step::reached(step).map_err(|source| Error::Host { domain: domain.name.clone(), source })
 }
 
 fn open(uri: &str) -> Result<Connect, Error> {
@@ -115,15 +122,20 @@ impl Hypervisor for Libvirt {
     }
 
     fn resume(&self, domain: &DomainRef) -> Result<(), Error> {
+        step(Step::Resume, domain)?;
         self.handle(domain)?.resume().map(drop).map_err(|source| call(domain, "resume it", source))
     }
 
     fn freeze(&self, domain: &DomainRef, timeout: Duration) -> Result<(), Error> {
-        agent::freeze(&self.handle(domain)?, domain, timeout)
+        step(Step::Freeze, domain)?;
+        agent::freeze(&self.handle(domain)?, domain, timeout)?;
+        step(Step::Frozen, domain)
     }
 
     fn thaw(&self, domain: &DomainRef) -> Result<(), Error> {
-        agent::thaw(&self.handle(domain)?, domain)
+        step(Step::Thaw, domain)?;
+        agent::thaw(&self.handle(domain)?, domain)?;
+        step(Step::Thawed, domain)
     }
 
     fn is_frozen(&self, domain: &DomainRef) -> Result<bool, Error> {
@@ -135,12 +147,16 @@ impl Hypervisor for Libvirt {
     }
 
     fn snapshot(&self, domain: &DomainRef, overlays: &[Overlay], others: &[String]) -> Result<(), Error> {
-        capture::snapshot(&self.handle(domain)?, domain, overlays, others)
+        step(Step::Snapshot, domain)?;
+        capture::snapshot(&self.handle(domain)?, domain, overlays, others)?;
+        step(Step::SnapshotTaken, domain)
     }
 
     fn start_commit(&self, domain: &DomainRef, target: &str) -> Result<(), Error> {
+        step(Step::CommitBegin, domain)?;
         ffi::commit_active_shallow(&self.handle(domain)?, target)
-            .map_err(|source| call(domain, format!("commit the overlay of disk {target}"), source))
+            .map_err(|source| call(domain, format!("commit the overlay of disk {target}"), source))?;
+        step(Step::CommitBegun, domain)
     }
 
     fn block_job(&self, domain: &DomainRef, target: &str) -> Result<Option<BlockJob>, Error> {
@@ -154,8 +170,10 @@ impl Hypervisor for Libvirt {
     }
 
     fn pivot(&self, domain: &DomainRef, target: &str) -> Result<(), Error> {
+        step(Step::Pivot, domain)?;
         ffi::pivot(&self.handle(domain)?, target)
-            .map_err(|source| call(domain, format!("move disk {target} back to its base"), source))
+            .map_err(|source| call(domain, format!("move disk {target} back to its base"), source))?;
+        step(Step::Pivoted, domain)
     }
 
     fn socket_path(&self, domain: &DomainRef, name: &str) -> Result<Option<PathBuf>, Error> {
@@ -163,7 +181,9 @@ impl Hypervisor for Libvirt {
     }
 
     fn begin_pull(&self, domain: &DomainRef, job: &PullJob, others: &[String]) -> Result<(), Error> {
-        capture::begin_pull(&self.handle(domain)?, domain, job, others)
+        step(Step::PullBegin, domain)?;
+        capture::begin_pull(&self.handle(domain)?, domain, job, others)?;
+        step(Step::PullBegun, domain)
     }
 
     fn pull_socket(&self, domain: &DomainRef) -> Result<Option<PathBuf>, Error> {
@@ -171,11 +191,16 @@ impl Hypervisor for Libvirt {
     }
 
     fn end_pull(&self, domain: &DomainRef) -> Result<(), Error> {
-        ffi::abort_job(&self.handle(domain)?).map_err(|source| call(domain, "end the backup job", source))
+        step(Step::PullEnd, domain)?;
+        ffi::abort_job(&self.handle(domain)?).map_err(|source| call(domain, "end the backup job", source))?;
+        step(Step::PullEnded, domain)
     }
 
     fn define(&self, xml: &str) -> Result<DomainRef, Error> {
-        definition::define(&self.connection()?, xml)
+        let unknown = DomainRef { name: "domain".to_owned(), uuid: uuid::Uuid::nil() };
+        step(Step::DefinitionWrite, &unknown)?;
+        let defined = definition::define(&self.connection()?, xml)?;
+        step(Step::DefinitionWritten, &defined).map(|()| defined)
     }
 
     fn start(&self, domain: &DomainRef) -> Result<(), Error> {

@@ -1,0 +1,110 @@
+//! Owns: what a test does to the program at a step, as `KVMBACKUP_FAULT` says. It is in debug builds only. Must not: be
+//! reachable in a release build.
+//!
+//! `STEP[#N]:ACTION` acts when the step is reached for the N-th time, the first if N is not said. The actions:
+//!
+//! - `kill`: SIGKILL to this process
+//! - `fail`: the step fails
+//! - `signal=TERM`, `INT` or `HUP`: the signal comes, and the program goes on
+//! - `hold=PATH`: the file is made, and the program waits until somebody has removed it
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
+use signal_hook::low_level::raise;
+
+use super::Step;
+
+const VARIABLE: &str = "KVMBACKUP_FAULT";
+/// Between two looks at the file that holds us.
+const LOOK: Duration = Duration::from_millis(10);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Fault {
+    step: &'static str,
+    /// The first is 1.
+    time: usize,
+    action: Action,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Action {
+    Fail,
+    /// SIGKILL is one of them.
+    Signal(i32),
+    Hold(PathBuf),
+}
+
+/// Does what is asked for at this step.
+pub(super) fn act(step: Step) -> io::Result<()> {
+    static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
+    static TIMES: AtomicUsize = AtomicUsize::new(0);
+    let asked = || std::env::var(VARIABLE).ok().map(|text| parse(&text)).transpose();
+    let fault = match FAULT.get() {
+        Some(fault) => fault,
+        None => {
+            let asked = asked()?;
+            FAULT.get_or_init(|| asked)
+        }
+    };
+    match fault {
+        Some(fault) if fault.step == step.name() && TIMES.fetch_add(1, Ordering::Relaxed) + 1 == fault.time => {
+            take(fault)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn take(fault: &Fault) -> io::Result<()> {
+    match &fault.action {
+        Action::Fail => Err(io::Error::other(format!("a fault was injected at the step {}", fault.step))),
+        Action::Signal(signal) => raise(*signal),
+        Action::Hold(path) => {
+            fs::write(path, "")?;
+            while path.exists() {
+                thread::sleep(LOOK);
+            }
+            Ok(())
+        }
+    }
+}
+
+fn parse(text: &str) -> io::Result<Fault> {
+    let wrong = || io::Error::other(format!("{VARIABLE} is not STEP[#N]:ACTION: {text}"));
+    let (at, action) = text.split_once(':').ok_or_else(wrong)?;
+    let (name, time) = at.split_once('#').unwrap_or((at, "1"));
+    let step = Step::ALL.iter().map(|step| step.name()).find(|step| *step == name).ok_or_else(wrong)?;
+    let action = match action.split_once('=').unwrap_or((action, "")) {
+        ("kill", "") => Action::Signal(SIGKILL),
+        ("fail", "") => Action::Fail,
+        ("signal", "TERM") => Action::Signal(SIGTERM),
+        ("signal", "INT") => Action::Signal(SIGINT),
+        ("signal", "HUP") => Action::Signal(SIGHUP),
+        ("hold", path) if !path.is_empty() => Action::Hold(path.into()),
+        _ => return Err(wrong()),
+    };
+    Ok(Fault { step, time: time.parse().map_err(|_| wrong())?, action })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_understood_or_refused() {
+        let fault = |step, time, action| Fault { step, time, action };
+        assert_eq!(parse("Pivot:kill").unwrap(), fault("Pivot", 1, Action::Signal(9)));
+        assert_eq!(parse("JournalUpdate#3:fail").unwrap(), fault("JournalUpdate", 3, Action::Fail));
+        assert_eq!(parse("Thaw:signal=HUP").unwrap(), fault("Thaw", 1, Action::Signal(1)));
+        assert_eq!(parse("Thaw:hold=/a:b").unwrap(), fault("Thaw", 1, Action::Hold("/a:b".into())));
+        for wrong in ["", "Pivot", "Nothing:kill", "Pivot#x:kill", "Pivot:kill=9", "Pivot:hold=", "Pivot:signal=KILL"] {
+            parse(wrong).unwrap_err();
+        }
+    }
+}
