@@ -159,7 +159,15 @@ pub fn place(file: &File, length: u64, kind: Kind, found: &[Found]) -> (Parts, V
     let parts = match table::read(file, length, kind) {
         Ok(pieces) => {
             let entries: Vec<Entry> = pieces.iter().map(|piece| piece.entry).collect();
-            by_table(&entries, found, State::Lost)
+            let parts = by_table(&entries, found, State::Lost);
+            let differs =
+                |((piece, state), entry): (&(Piece, State), &Entry)| *state == State::Good && piece.entry != *entry;
+            if parts.as_ref().is_some_and(|parts| parts.list.iter().zip(&entries).any(differs)) {
+                let end = found.last().map_or(0, Found::end);
+                let rest = length.saturating_sub(end);
+                damages.push(Damage { offset: end, length: rest, what: "an entry of the seek table is wrong" });
+            }
+            parts
         }
         Err(_) => {
             let end = found.last().map_or(0, Found::end);
