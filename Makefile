@@ -17,10 +17,12 @@ BUILT := $(if $(filter file,$(origin BIN)),build)
 MAINTAINER ?= kvmbackup <kvmbackup@users.noreply.github.com>
 # Guests run under software emulation: more tests at once than this only make each one slower.
 TEST_THREADS ?= 2
+# Minutes for each fuzz target.
+FUZZ_MINUTES ?= 10
 # What follows the target of `make test`, say `make test T='--test lab_smoke'`.
 T ?=
 
-.PHONY: help build test soak demo bench lint install deb lab
+.PHONY: help build test soak fuzz demo bench lint install deb lab
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +45,13 @@ demo: lab build ## back up, verify, restore and boot a guest before your eyes
 
 bench: lab build ## measure against the peers
 	tests/lab/bench
+
+# Needs a nightly compiler and cargo-fuzz. Two at a time. Threads of a fake server end after the target does: no leaks are looked for.
+fuzz: ## run every fuzz target; FUZZ_MINUTES=10
+	cd fuzz && $(CARGO) +nightly fuzz build
+	cd fuzz && mkdir -p $(patsubst fuzz/fuzz_targets/%.rs,found/%,$(wildcard fuzz/fuzz_targets/*.rs))
+	cd fuzz && ls found | ASAN_OPTIONS=detect_leaks=0 xargs -P 2 -I TARGET $(CARGO) +nightly fuzz run TARGET found/TARGET corpus/TARGET -- \
+		-max_total_time=$$(($(FUZZ_MINUTES) * 60)) -rss_limit_mb=1024 -malloc_limit_mb=512 -timeout=20
 
 lint: ## formatting, warnings, documentation, licenses of dependencies
 	$(CARGO) fmt --check

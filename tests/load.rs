@@ -147,7 +147,9 @@ fn a_thousand_backups_in_a_row_leave_as_little_as_one() {
         assert_eq!(program.run(&["backup", "--quiet"]).code, 0);
     }
     let (files_after, rss_after, kept_after, running_after) = look();
-    println!("figure: descriptors {files:?} {files_after:?}, KiB {rss:?} {rss_after:?}, files of state {kept} {kept_after}");
+    println!(
+        "figure: descriptors {files:?} {files_after:?}, KiB {rss:?} {rss_after:?}, files of state {kept} {kept_after}"
+    );
     assert_eq!((kept, running), (kept_after, running_after));
     for (before, after) in files.iter().zip(files_after) {
         assert!(after <= before + 4, "descriptors: {files:?}, then {files_after:?}");

@@ -44,6 +44,11 @@ pub(super) fn is_ours(start: &[u8]) -> bool {
     start.len() >= HEADER && start[..16] == header(0)[..16]
 }
 
+/// Whether these bytes begin an empty member with part of the seek table.
+pub(super) fn is_table(bytes: &[u8]) -> bool {
+    bytes.starts_with(&START) && bytes.get(12..14) == Some(&TABLE)
+}
+
 /// An empty member that carries part of the seek table, at most [`MAX_TABLE`] bytes.
 pub(super) fn table_member(part: &[u8]) -> Vec<u8> {
     // At most 65520: fits with the 4 bytes of the subfield's own header.

@@ -11,6 +11,7 @@
 //! | `codec`, `gzip`, `table` | one piece compressed; the gzip member's frame; the index at the end |
 //! | `header`, `names`, `sums` | tar headers; which names are fit; `SHA256SUMS` |
 //! | `manifest` | `manifest.json` |
+//! | `salvage` | what is left of a damaged archive |
 //! | `seed` | the archives of the Python script that this program replaces |
 
 mod codec;
@@ -22,6 +23,7 @@ pub mod manifest;
 mod names;
 mod pipeline;
 mod reader;
+pub mod salvage;
 pub mod seed;
 mod stream;
 mod sums;

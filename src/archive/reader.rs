@@ -14,7 +14,7 @@ use super::sums::{self, Digest, Sums};
 use super::{Error, MANIFEST, MAX_SMALL, SUMS, table};
 
 /// Members of one archive, at most; a domain has far fewer disks.
-const MAX_MEMBERS: usize = 10_000;
+pub(super) const MAX_MEMBERS: usize = 10_000;
 
 /// An open archive. Opening reads its index; no method reads disk data but those that say so.
 pub struct Archive {
@@ -191,19 +191,30 @@ fn walk(cursor: &mut Cursor<'_>) -> Result<Vec<Member>, Error> {
 }
 
 /// Random access to the tar stream; keeps the last piece it has decoded.
-struct Cursor<'a> {
+pub(super) struct Cursor<'a> {
     pieces: &'a Pieces,
     index: Option<usize>,
     piece: Vec<u8>,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(pieces: &'a Pieces) -> Cursor<'a> {
+    pub(super) fn new(pieces: &'a Pieces) -> Cursor<'a> {
         Cursor { pieces, index: None, piece: Vec::new() }
     }
 
     /// The member whose header is at `offset`, and where the next header is; `None` at the end of the stream.
     fn next_member(&mut self, offset: u64) -> Result<Option<(Member, u64)>, Error> {
+        let Some((member, next)) = self.header(offset)? else { return Ok(None) };
+        let end = member.offset + member.length;
+        if end > self.pieces.stream_len() {
+            return Err(Error::Header { offset, what: "the member is longer than the archive" });
+        }
+        self.zeros(end, next - end)?;
+        Ok(Some((member, next)))
+    }
+
+    /// The same, by what its header alone says: its contents may not be there.
+    pub(super) fn header(&mut self, offset: u64) -> Result<Option<(Member, u64)>, Error> {
         let damaged = |what| Error::Header { offset, what };
         let mut at = offset;
         let mut long = None;
@@ -226,11 +237,10 @@ impl<'a> Cursor<'a> {
             _ => return Err(damaged("a long name without a member")),
         };
         let start = at + BLOCK;
-        let end = start.checked_add(length).filter(|&end| end <= self.pieces.stream_len());
-        let end = end.ok_or(damaged("the member is longer than the archive"))?;
+        let next = start.checked_add(length).and_then(|end| end.checked_add(header::padding(length)));
+        let next = next.ok_or(damaged("the member is longer than the archive"))?;
         let name = header::name(name, offset)?;
-        self.zeros(end, header::padding(length))?;
-        Ok(Some((Member { name, offset: start, length }, end + header::padding(length))))
+        Ok(Some((Member { name, offset: start, length }, next)))
     }
 
     /// A member's contents.
@@ -247,7 +257,7 @@ impl<'a> Cursor<'a> {
         Ok(bytes)
     }
 
-    fn block(&mut self, offset: u64) -> Result<[u8; BLOCK as usize], Error> {
+    pub(super) fn block(&mut self, offset: u64) -> Result<[u8; BLOCK as usize], Error> {
         let mut block = [0; BLOCK as usize];
         self.copy(offset, &mut block)?;
         Ok(block)
@@ -263,7 +273,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn copy(&mut self, mut offset: u64, mut out: &mut [u8]) -> Result<(), Error> {
+    pub(super) fn copy(&mut self, mut offset: u64, mut out: &mut [u8]) -> Result<(), Error> {
         while !out.is_empty() {
             if offset >= self.pieces.stream_len() {
                 return Err(Error::Header { offset, what: "the tar stream is cut off" });

@@ -17,6 +17,9 @@ use super::{Error, names};
 /// Bytes read from the file at once.
 const BUFFER: usize = 256 << 10;
 
+/// Bytes of a member, at most: 64 TiB, as much as an archive of this program holds.
+const MAX_MEMBER: u64 = 64 << 40;
+
 /// An archive of the seed script.
 pub struct Seed {
     file: File,
@@ -135,6 +138,10 @@ impl Seed {
             names::check(&name).map_err(io::Error::other)?;
             if date_of(&name).is_none() {
                 return Err(invalid("a name does not begin with a date"));
+            }
+            // A sparse one needs no bytes in the file to be endless.
+            if entry.size() > MAX_MEMBER {
+                return Err(invalid("a member is absurdly long"));
             }
             let role = self.role(&name);
             let member = SeedMember { name, length: entry.size(), role };

@@ -95,6 +95,21 @@ pub(super) fn parse(text: &[u8]) -> Result<Sums, Error> {
     Ok(sums)
 }
 
+/// The lines of a damaged `SHA256SUMS` that can be read; of two about one member, neither.
+pub(super) fn salvage(text: &[u8]) -> Sums {
+    let lines =
+        text.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok().and_then(parse_line));
+    let mut sums = Sums::new();
+    let mut twice = Vec::new();
+    for (name, digest) in lines {
+        if sums.insert(name.clone(), digest).is_some_and(|other| other != digest) {
+            twice.push(name);
+        }
+    }
+    sums.retain(|name, _| !twice.contains(name));
+    sums
+}
+
 fn parse_line(line: &str) -> Option<(String, Digest)> {
     let (escaped, line) = line.strip_prefix('\\').map_or((false, line), |line| (true, line));
     let (digest, name) = line.split_once("  ")?;

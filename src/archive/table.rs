@@ -122,6 +122,35 @@ pub(super) fn read(file: &File, length: u64, kind: Kind) -> Result<Vec<Piece>, E
     }
 }
 
+/// Whether the index begins with these bytes. That of a zstd archive must be here to its end.
+pub(super) fn starts(kind: Kind, bytes: &[u8]) -> bool {
+    match kind {
+        Kind::Zstd => {
+            let length = bytes.get(4..8).map_or(0, |length| le(length) as usize);
+            le(bytes) == SKIPPABLE
+                && length >= FOOTER
+                && bytes.get(4 + length..8 + length).is_some_and(|end| le(end) == SEEKABLE)
+        }
+        Kind::Gzip => gzip::is_table(bytes),
+        Kind::None => false,
+    }
+}
+
+/// The entries of an index that is damaged somewhere, if its end is there: to be held against the frames.
+pub(super) fn salvage(file: &File, length: u64, kind: Kind) -> Option<Vec<Entry>> {
+    let after = if kind == Kind::Gzip { gzip::EMPTY - gzip::EMPTY_HEAD } else { 0 };
+    let tail = |bytes: usize| {
+        let mut tail = vec![0; bytes];
+        file.read_exact_at(&mut tail, length.checked_sub(bytes as u64)?).ok().map(|()| tail)
+    };
+    let footer = tail(FOOTER + after)?;
+    let count = le(&footer) as usize;
+    if footer[4] != DESCRIPTOR || le(&footer[5..9]) != SEEKABLE || count == 0 || count > MAX_PIECES {
+        return None;
+    }
+    Some(entries(kind, &tail(encoded_len(kind, count))?, count))
+}
+
 /// The entries in the bytes of a table that has the right length.
 fn entries(kind: Kind, table: &[u8], count: usize) -> Vec<Entry> {
     let parse = |entry: &[u8]| Entry { packed: le(&entry[..4]), unpacked: le(&entry[4..8]), check: le(&entry[8..12]) };
@@ -156,7 +185,7 @@ fn place(entries: &[Entry]) -> Result<Vec<Piece>, Error> {
 }
 
 /// An uncompressed archive has no table; pieces are cut where it suits the reader.
-fn plain(length: u64) -> Result<Vec<Piece>, Error> {
+pub(super) fn plain(length: u64) -> Result<Vec<Piece>, Error> {
     if length / PIECE as u64 >= MAX_PIECES as u64 {
         return Err(Error::TooManyPieces);
     }

@@ -61,14 +61,21 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-struct Fixture {
+/// An archive and what it was made of.
+pub(super) struct Fixture {
     dir: TempDir,
-    path: PathBuf,
-    members: Vec<(String, Vec<u8>)>,
+    pub(super) path: PathBuf,
+    pub(super) members: Vec<(String, Vec<u8>)>,
 }
 
 /// An archive with these disks, each of so many bytes.
-fn archive(codec: Codec, disks: &[(&str, usize)]) -> Fixture {
+pub(super) fn archive(codec: Codec, disks: &[(&'static str, usize)]) -> Fixture {
+    let noise = |&(target, length): &(&'static str, usize)| (target, noise(length, length as u64));
+    archive_of(codec, &disks.iter().map(noise).collect::<Vec<_>>())
+}
+
+/// An archive with these disks, each of these bytes.
+pub(super) fn archive_of(codec: Codec, disks: &[(&str, Vec<u8>)]) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
     let targets: Vec<_> = disks.iter().map(|disk| disk.0).collect();
@@ -78,8 +85,8 @@ fn archive(codec: Codec, disks: &[(&str, usize)]) -> Fixture {
     }
     members.push((format!("nvram/{}_VARS.fd", "Prüf\\ung ".repeat(15)), noise(1000, 9)));
     members.push(("nvram/empty".to_owned(), Vec::new()));
-    for (target, length) in disks {
-        members.push((disk_member(target), noise(*length, *length as u64)));
+    for (target, bytes) in disks {
+        members.push((disk_member(target), bytes.clone()));
     }
     let mut writer = Writer::new(File::create(&path).unwrap(), codec, 2).unwrap();
     for (name, bytes) in &members {

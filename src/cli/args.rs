@@ -98,7 +98,8 @@ const RESTORE_EXAMPLES: &str = "\
 kvmbackup restore web-1 --to /srv/restored                     files only
   kvmbackup restore web-1 --define --name web-1-copy --start     a copy, running
   kvmbackup restore web-1 --at 2026-11-22 --disk vda --to /tmp   one disk, as it was that day
-  kvmbackup restore web-1 --disk vda=/dev/vg0/web-1              straight into a block device";
+  kvmbackup restore web-1 --disk vda=/dev/vg0/web-1              straight into a block device
+  kvmbackup restore web-1 --salvage --to /srv/left               what is left of a damaged restore point";
 
 /// `backup`
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -173,6 +174,10 @@ pub struct Restore {
     /// Replace files and a definition that exist; with --define, also what the domain's own block devices hold
     #[arg(long)]
     pub overwrite: bool,
+    /// Get what is left of a damaged restore point into --to DIR, with a list of what is lost; files that are not whole are
+    /// named NAME.salvaged
+    #[arg(long, requires = "to", conflicts_with_all = ["define", "name", "start", "disks", "overwrite"])]
+    pub salvage: bool,
 }
 
 /// `verify`

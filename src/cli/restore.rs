@@ -2,6 +2,8 @@
 
 use chrono::Utc;
 
+mod salvage;
+
 use super::args::{self, Global};
 use super::list::moment;
 use super::{monitor, print, print_failure, recover, when};
@@ -18,6 +20,9 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     let settings = app::settings(global)?;
     let store = Store::open(&settings.backupdir).map_err(engine::Error::from)?;
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    if let (true, Some(to)) = (words.salvage, &words.to) {
+        return salvage::run(global, words, to, &store, &cancel);
+    }
     let request = request(words);
     // Files in a folder are nobody's yet.
     let first = match request.touches_guests() {

@@ -9,6 +9,7 @@
 //! | `seed`, `foreign` | archives of the seed script, whose images other programs wrote |
 //! | `sparse`, `device` | holes for zeros; block devices |
 //! | `staging` | temporary names, all or none |
+//! | `salvage` | what is left of a damaged point |
 //! | `define` | libvirt |
 //!
 //! A block device cannot be taken back: after an error it holds part of the disk, which the log says.
@@ -44,6 +45,7 @@ mod foreign;
 mod names;
 mod plan;
 mod request;
+pub mod salvage;
 mod saved;
 mod seed;
 mod sparse;

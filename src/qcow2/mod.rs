@@ -11,6 +11,7 @@
 mod header;
 mod layout;
 mod reader;
+mod salvage;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use std::io;
 
 pub use layout::Layout;
 pub use reader::Reader;
+pub use salvage::Torn;
 
 /// Bytes of a cluster: the unit in which data is stored.
 pub const CLUSTER: u64 = 1 << 16;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::engine::Error;
 
+const NOT_QCOW2: &str = "is no qcow2 image";
 /// How long `qemu-img info` may take; it reads only metadata.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of its answer that are read.
@@ -41,13 +42,19 @@ pub fn check(image: &Path, archive: &Path, member: &str) -> Result<(), Error> {
 fn reaches_out(header: &[u8; 104]) -> Option<&'static str> {
     let any = |from: usize, until: usize| header[from..until].iter().any(|&byte| byte != 0);
     if header[..4] != *b"QFI\xfb" || any(4, 7) || !(2..=3).contains(&header[7]) {
-        return Some("is no qcow2 image");
+        return Some(NOT_QCOW2);
     }
     if any(8, 16) {
         return Some("has a backing file");
     }
     // Bit 2 of the incompatible features; version 2 has none.
     (header[7] == 3 && header[79] & 4 != 0).then_some("has a data file")
+}
+
+/// Whether these first bytes are those of a qcow2 image that reads from another file.
+pub fn names_another_file(start: &[u8]) -> bool {
+    let Some(header) = start.first_chunk::<104>() else { return false };
+    header.starts_with(b"QFI\xfb") && matches!(reaches_out(header), Some(what) if what != NOT_QCOW2)
 }
 
 fn qemu_img_info(image: &Path) -> Result<Vec<u8>, Error> {

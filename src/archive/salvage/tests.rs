@@ -1,0 +1,110 @@
+//! Damage that leaves no seek table: gaps whose length nobody tells, several in one member, archives inside of disks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::super::MANIFEST;
+use super::super::tests::{self, Fixture};
+use super::*;
+use crate::model::Codec;
+
+/// Where the frames lie in the file, from the good table.
+fn frames(fixture: &Fixture) -> Vec<(usize, usize)> {
+    let archive = Archive::open(&fixture.path).unwrap();
+    let place = |piece: &super::super::table::Piece| (piece.file_offset as usize, piece.entry.packed as usize);
+    archive.pieces().list().iter().map(place).collect()
+}
+
+/// The archive under the name that the store gives it, without its table, and with zeros in these ranges.
+fn without_table(fixture: &Fixture, codec: Codec, zeros: &[(usize, usize)]) -> PathBuf {
+    let path = fixture.path.with_file_name(format!("x{}", ending(codec)));
+    let (offset, length) = *frames(fixture).last().unwrap();
+    let mut bytes = fs::read(&fixture.path).unwrap();
+    bytes.truncate(offset + length);
+    for &(from, count) in zeros {
+        bytes[from..from + count].fill(0);
+    }
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn ending(codec: Codec) -> &'static str {
+    match codec {
+        Codec::Zstd(_) => ".tar.zst",
+        Codec::Gzip(_) => ".tar.gz",
+        Codec::None => ".tar",
+    }
+}
+
+/// Panics unless every byte that is not lost is the one that was written; the bytes that are lost, and the members that are not
+/// whole.
+fn held_against(fixture: &Fixture, path: &Path) -> (u64, Vec<String>) {
+    let salvage = Salvage::open(path).unwrap();
+    let (mut lost, mut torn) = (0, Vec::new());
+    for remains in salvage.remains() {
+        lost += remains.lost.iter().map(|lost| lost.length).sum::<u64>();
+        let Some(name) = &remains.name else { continue };
+        if salvage.trust(remains) != Trust::Whole {
+            torn.push(name.clone());
+        }
+        let Some((_, good)) = fixture.members.iter().find(|(other, _)| other == name) else { continue };
+        assert_eq!(remains.length, good.len() as u64);
+        let all = Extent { offset: 0, length: remains.length };
+        salvage
+            .each_in(remains, all, |at, bytes| {
+                let at = at as usize;
+                assert!(bytes.is_none_or(|bytes| bytes == &good[at..at + bytes.len()]), "{name}: wrong at {at}");
+                Ok::<(), Error>(())
+            })
+            .unwrap();
+    }
+    (lost, torn)
+}
+
+#[test]
+fn without_table_or_manifest_all_frames_find_their_places() {
+    for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
+        let fixture = tests::archive(codec, &[("vda", 9_000_001), ("vdb", 6 << 20)]);
+        let frames = frames(&fixture);
+        assert_eq!(held_against(&fixture, &without_table(&fixture, codec, &[])), (0, vec![]));
+        let path = without_table(&fixture, codec, &[frames[0]]);
+        assert_eq!(held_against(&fixture, &path).1, Vec::<String>::new());
+        let salvage = Salvage::open(&path).unwrap();
+        assert!(salvage.manifest().is_none() && salvage.missing() == [MANIFEST]);
+        // The head alone, and all of it, of one frame in the middle of a member.
+        for zeros in [(frames[2].0, 8), frames[2]] {
+            let (lost, torn) = held_against(&fixture, &without_table(&fixture, codec, &[zeros]));
+            assert_eq!((lost, torn), (super::super::PIECE as u64, vec!["disks/vda.qcow2".to_owned()]), "{codec:?}");
+        }
+    }
+}
+
+#[test]
+fn a_gap_of_several_frames_is_measured_by_the_header_behind_it() {
+    for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
+        let fixture = tests::archive(codec, &[("vda", 30 << 20), ("vdb", 1 << 20)]);
+        let frames = frames(&fixture);
+        let gap = (frames[2].0, frames[3].1 + frames[4].1 + frames[2].1);
+        let (lost, torn) = held_against(&fixture, &without_table(&fixture, codec, &[gap]));
+        assert_eq!((lost, torn), (3 * super::super::PIECE as u64, vec!["disks/vda.qcow2".to_owned()]), "{codec:?}");
+        // Of two such gaps nobody knows where the frame between them belongs: it is lost, not guessed.
+        let gaps = [(frames[1 + 1].0, frames[2].1 + frames[3].1), frames[5]];
+        let (lost, torn) = held_against(&fixture, &without_table(&fixture, codec, &gaps));
+        assert_eq!((lost, torn), (4 * super::super::PIECE as u64, vec!["disks/vda.qcow2".to_owned()]), "{codec:?}");
+    }
+}
+
+#[test]
+fn an_archive_inside_of_a_disk_is_not_taken_for_the_archive() {
+    for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
+        let inner = tests::archive(Codec::None, &[("vda", 5 << 20)]);
+        let disk = [vec![1; 13 << 20], fs::read(&inner.path).unwrap(), vec![2; 4 << 20]].concat();
+        let fixture = tests::archive_of(codec, &[("vda", disk), ("vdb", vec![3; 100])]);
+        let frames = frames(&fixture);
+        // One frame, and two in one gap: behind them come the headers of the inner archive.
+        for gap in [frames[2], (frames[2].0, frames[2].1 + frames[3].1), frames[4]] {
+            let (_, torn) = held_against(&fixture, &without_table(&fixture, codec, &[gap]));
+            assert_eq!(torn, ["disks/vda.qcow2"], "{codec:?} {gap:?}");
+        }
+    }
+}

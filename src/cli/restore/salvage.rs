@@ -1,0 +1,73 @@
+//! Owns: the command `restore --salvage`. Must not: decide what is whole.
+
+use std::path::Path;
+
+use super::super::args::{self, Global};
+use super::super::{monitor, print, when};
+use super::moment;
+use crate::app;
+use crate::engine::restore::salvage::{self, Part, REPORT, Salvaged, State};
+use crate::report::ExitCode;
+use crate::report::table::printable;
+use crate::store::Store;
+use crate::sys::signals::Cancel;
+
+/// Lost ranges that are printed of one disk, at most; the report has all.
+const SHOWN: usize = 20;
+
+pub fn run(
+    global: &Global,
+    words: &args::Restore,
+    to: &Path,
+    store: &Store,
+    cancel: &Cancel,
+) -> Result<u8, app::Error> {
+    let monitor = monitor(global, false);
+    let salvaged = salvage::salvage((&words.domain, when(words.at)), to, store, &*monitor, cancel)?;
+    if !global.quiet {
+        print(&text(&salvaged, to));
+    }
+    let code = if salvaged.is_whole() { ExitCode::Good } else { ExitCode::Damaged };
+    Ok(code.code())
+}
+
+fn text(salvaged: &Salvaged, to: &Path) -> String {
+    let (domain, point) = (printable(&salvaged.domain), salvaged.point);
+    let mut text = format!("salvaged {domain} as of {} ({point})\n", moment(point.time()));
+    let mut line = |words: String| text.push_str(&format!("  {}\n", printable(&words)));
+    for damage in &salvaged.damages {
+        line(format!("damage: {damage}"));
+    }
+    for part in &salvaged.files {
+        line(format!("{}: {}", name(part), state(part)));
+        for file in &part.files {
+            line(format!("  {}", to.join(file).display()));
+        }
+        let lost = part.disk.iter().flat_map(|disk| &disk.unreadable);
+        for range in lost.clone().take(SHOWN) {
+            line(format!("  lost, and zeros now: {} bytes at {} of the disk", range.length, range.offset));
+        }
+        if lost.clone().count() > SHOWN {
+            line(format!("  and {} ranges more", lost.count() - SHOWN));
+        }
+    }
+    for member in &salvaged.missing {
+        line(format!("{member}: nothing of it was found"));
+    }
+    line(format!("all of this: {}", to.join(REPORT).display()));
+    text
+}
+
+fn name(part: &Part) -> &str {
+    part.member.as_deref().unwrap_or("a member that has lost its name")
+}
+
+fn state(part: &Part) -> String {
+    let lost: u64 = part.lost.iter().map(|range| range.length).sum();
+    match part.state {
+        State::Whole => "whole".to_owned(),
+        State::Unchecked => "UNCHECKED: nothing tells whether its bytes are right".to_owned(),
+        State::Wrong => "WRONG: its bytes are not those that were saved, and nothing tells which".to_owned(),
+        State::Torn => format!("TORN: {lost} of {} bytes are lost", part.bytes),
+    }
+}

@@ -1,0 +1,109 @@
+//! Owns: a disk out of a torn member: an image with zeros for what is lost, and a list of that. Must not: copy a member's own
+//! metadata, which may name other files.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::{Disk, Part, Range, SALVAGED, State, create, expect_lost, raw};
+use crate::archive::salvage::{Remains, Salvage};
+use crate::engine::Error;
+use crate::engine::restore::staging::Staging;
+use crate::engine::restore::work::Work;
+use crate::model::Extent;
+use crate::qcow2::{Layout, Torn};
+
+/// Writes the image, and, where its tables are lost, the member as it is beside it: data without an address.
+pub fn salvage(
+    work: &Work<'_>,
+    salvage: &Salvage,
+    remains: &Remains,
+    target: &str,
+    to: &Path,
+    staging: &mut Staging,
+) -> Result<Part, Error> {
+    let entry = salvage.manifest().and_then(|manifest| manifest.disks.iter().find(|disk| disk.target == target));
+    let size = entry.map(|disk| disk.virtual_bytes);
+    let mut part = Part {
+        member: remains.name.clone(),
+        files: Vec::new(),
+        state: salvage.trust(remains).into(),
+        bytes: remains.length,
+        lost: remains.lost.iter().copied().map(Range::from).collect(),
+        disk: None,
+    };
+    let mut disk = Disk { target: target.to_owned(), virtual_bytes: 0, unreadable: Vec::new() };
+    let torn = Torn::map(remains.length, size, |offset, out| salvage.read(remains, offset, out));
+    if let Some(torn) = &torn {
+        let extents: Vec<Extent> = torn.placed.iter().map(|(extent, _)| *extent).collect();
+        let failed = |source| Error::Image { path: work.archive.to_owned(), member: target.to_owned(), source };
+        let layout = Layout::new(torn.virtual_size, &extents).map_err(failed)?;
+        disk.virtual_bytes = torn.virtual_size;
+        disk.unreadable = unreadable(torn, &remains.lost);
+        // An image of another length would not be what was saved, whatever its checksum says.
+        if part.state == State::Whole && (layout.length() != remains.length || !disk.unreadable.is_empty()) {
+            part.state = State::Wrong;
+        }
+        let ending = if part.state == State::Whole { "" } else { SALVAGED };
+        let name = PathBuf::from(format!("{target}{ending}.qcow2"));
+        let out = create(&name, to, staging)?;
+        image(work, salvage, remains, torn, &layout, (&out, &to.join(&name)))?;
+        part.files.push(name);
+    }
+    let has_lost_tables = torn.is_none_or(|torn| !torn.unknown.is_empty());
+    if has_lost_tables {
+        let name = PathBuf::from(format!("{target}{SALVAGED}.member"));
+        let out = create(&name, to, staging)?;
+        raw(work, salvage, remains, &out, &to.join(&name))?;
+        part.files.push(name);
+    }
+    part.disk = Some(disk);
+    Ok(part)
+}
+
+fn image(
+    work: &Work<'_>,
+    salvage: &Salvage,
+    remains: &Remains,
+    torn: &Torn,
+    layout: &Layout,
+    (out, path): (&File, &Path),
+) -> Result<(), Error> {
+    let failed = Error::file("write", path);
+    out.set_len(layout.length()).map_err(&failed)?;
+    layout.write_metadata(&mut &*out).map_err(&failed)?;
+    let mut host = layout.metadata_length();
+    for &(extent, from) in &torn.placed {
+        salvage.each_in(remains, Extent { offset: from, length: extent.length }, |at, bytes| {
+            work.go_on()?;
+            match bytes {
+                Some(bytes) => out.write_all_at(bytes, host + (at - from)).map_err(&failed),
+                None => expect_lost(work, remains, at),
+            }
+        })?;
+        host += extent.length;
+    }
+    Ok(())
+}
+
+/// What the guest cannot read: data whose bytes are lost, and ranges whose tables are.
+fn unreadable(torn: &Torn, lost: &[Extent]) -> Vec<Range> {
+    let mut ranges: Vec<Extent> = torn.unknown.clone();
+    for (extent, from) in &torn.placed {
+        for lost in lost {
+            let (start, end) = (lost.offset.max(*from), lost.end().min(from + extent.length));
+            if start < end {
+                ranges.push(Extent { offset: extent.offset + (start - from), length: end - start });
+            }
+        }
+    }
+    ranges.sort_by_key(|range| range.offset);
+    let mut merged: Vec<Extent> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if last.end() == range.offset => last.length += range.length,
+            _ => merged.push(range),
+        }
+    }
+    merged.into_iter().map(Range::from).collect()
+}

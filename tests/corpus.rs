@@ -1,0 +1,45 @@
+//! Proves that no reader of foreign bytes panics or eats memory on what the fuzzer began with, and on what it has found.
+//!
+//! The entries are the fuzzer's own (`fuzz/src`); the corpus is `fuzz/corpus/ENTRY`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[path = "../fuzz/src/lib.rs"]
+mod fuzz;
+
+/// Bytes that an entry may need at its worst: what the fuzzer is held to.
+const MEMORY: u64 = 1 << 30;
+
+/// Some thread has panicked: those that decode do not tell.
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+#[test]
+fn no_reader_panics_or_eats_memory_on_any_bytes_of_the_corpus() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        PANICKED.store(true, Ordering::SeqCst);
+        usual(info);
+    }));
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, entry) in fuzz::ENTRIES {
+        let mut files: Vec<_> =
+            std::fs::read_dir(corpus.join(name)).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        assert!(!files.is_empty(), "the corpus has nothing for {name}");
+        for file in files {
+            eprintln!("{}", file.display());
+            entry(&std::fs::read(&file).unwrap());
+            assert!(!PANICKED.load(Ordering::SeqCst), "a thread has panicked at {}", file.display());
+        }
+    }
+    assert!(most_memory() < MEMORY, "{} bytes were needed at the worst", most_memory());
+}
+
+/// The most memory that this process ever had, in bytes: proc(5), `VmHWM`.
+fn most_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}

@@ -1,0 +1,35 @@
+//! What can happen to bytes.
+
+use super::places::Place;
+
+/// A kind of damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The file ends in the middle of the place.
+    Truncate,
+    /// One bit is another one.
+    Flip,
+    /// Some bytes are gone, and what follows moves up.
+    Delete,
+    /// The halves of the place have changed places; for whole frames: it and the next.
+    Swap,
+    /// All of the place is zeros.
+    Zero,
+}
+
+pub const KINDS: [Kind; 5] = [Kind::Truncate, Kind::Flip, Kind::Delete, Kind::Swap, Kind::Zero];
+
+/// A copy of the archive with the damage; `None` where that would change nothing.
+pub fn damaged(good: &[u8], place: &Place, kind: Kind) -> Option<Vec<u8>> {
+    let mut bad = good.to_vec();
+    let range = place.range.clone();
+    let middle = range.start + range.len() / 2;
+    match kind {
+        Kind::Truncate => bad.truncate(middle),
+        Kind::Flip => bad[middle] ^= 0x10,
+        Kind::Delete => drop(bad.drain(range.start..middle)),
+        Kind::Swap => bad[range].rotate_left(place.swap_at),
+        Kind::Zero => bad[range].fill(0),
+    }
+    (bad != good).then_some(bad)
+}
