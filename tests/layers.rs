@@ -158,7 +158,7 @@ const NO_STEP: &[(&str, &str)] = &[
     ("store/partial.rs", "fs::remove_file(from)"),
     ("store/partial.rs", "fs::rename(from, to)"),
     // The processes end with us.
-    ("mail/send.rs", ".spawn()"),
+    ("mail/program.rs", ".spawn()"),
 ];
 
 #[test]
