@@ -214,10 +214,13 @@ fn a_definition_is_shown_with_all_that_it_reaches_for() {
     fs::write(shop.parts.join("domain-inactive.xml"), hostile).unwrap();
     shop.build("");
     let to = shop.host.path("to");
-    let ran = shop.host.run(&format!("restore web --define --name copy --to {}", to.display()));
-    assert_eq!(ran.code, 0, "{ran:?}");
-    for word in ["evil-emulator", "evil-script", "evil-serial", "0xbeef"] {
-        assert!(ran.out.lines().any(|line| line.starts_with("note: ") && line.contains(word)), "{word}: {ran:?}");
+    for (name, quiet) in [("copy", ""), ("second", "--quiet")] {
+        let ran =
+            shop.host.run(&format!("restore web {quiet} --define --name {name} --to {}", to.join(name).display()));
+        assert_eq!(ran.code, 0, "{ran:?}");
+        for word in ["evil-emulator", "evil-script", "evil-serial", "0xbeef"] {
+            assert!(ran.out.lines().any(|line| line.starts_with("note: ") && line.contains(word)), "{word}: {ran:?}");
+        }
+        assert!(ran.out.contains("vdq"), "{ran:?}");
     }
-    assert!(ran.out.contains("vdq"), "{ran:?}");
 }

@@ -1,4 +1,4 @@
-//! Every row of the matrix in docs/reliability.md names tests that are there, and says in which run they are.
+//! Every row of the matrix in docs/reliability.md names tests that are there, or why there is none, and says in which run they are.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
 use std::collections::BTreeSet;
@@ -15,7 +15,8 @@ struct Row {
 
 fn rows() -> Vec<Row> {
     let document = fs::read_to_string(root().join("docs/reliability.md")).unwrap();
-    let lines = document.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
+    let (matrix, _) = document.split_once("## Fuzzing").unwrap();
+    let lines = matrix.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
     let cells = lines.map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect());
     let rows = cells.filter(|cells: &Vec<String>| cells.first().is_some_and(|first| first != "Fault"));
     rows.map(|cells| {
@@ -38,7 +39,8 @@ fn every_row_has_a_test_that_is_there() {
     for row in &rows {
         assert!(!row.promise.is_empty() && !row.made.is_empty(), "{}: an empty cell", row.fault);
         let names = names(row);
-        assert!(!names.is_empty(), "{}: names no test", row.fault);
+        let reason = row.tests.strip_prefix("not tested: ").is_some_and(|reason| reason.len() > 20);
+        assert!(!names.is_empty() || reason, "{}: names no test, and no reason", row.fault);
         for name in names {
             assert!(source(name).is_some(), "{}: there is no test {name}", row.fault);
         }

@@ -38,8 +38,11 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     let hypervisor = words.define.then(|| app::connect(&settings.libvirt_uri)).transpose()?;
     let monitor = monitor(global, false);
     let restored = restore::restore(&request, &store, hypervisor.as_deref(), &*monitor, &cancel)?;
-    if !global.quiet {
-        print(&text(&restored));
+    // What a definition from an archive brings along is shown however quiet it shall be.
+    match (global.quiet, &restored.defined) {
+        (false, _) => print(&text(&restored)),
+        (true, Some(_)) => print(&notes(&restored)),
+        (true, None) => {}
     }
     if let Some(failure) = &restored.start_failure {
         print_failure(failure);
@@ -75,10 +78,11 @@ fn text(restored: &Restored) -> String {
         let started = if restored.started { " and started" } else { "" };
         text.push_str(&format!("defined{started}: {} ({})\n", printable(&defined.name), defined.uuid));
     }
-    for note in &restored.notes {
-        text.push_str(&format!("note: {}\n", printable(note)));
-    }
-    text
+    text + &notes(restored)
+}
+
+fn notes(restored: &Restored) -> String {
+    restored.notes.iter().map(|note| format!("note: {}\n", printable(note))).collect()
 }
 
 #[cfg(test)]
