@@ -171,6 +171,8 @@ fn a_mail_is_sent_at_least_once_however_its_sender_is_killed() {
         command.env("KVMBACKUP_LOG", "kvmbackup::sys::step=debug").env("NO_COLOR", "1");
         host.finish(&mut command).ends(7)
     };
+    // What only a first run makes is there from then on.
+    refused(&["backup", "--force"]);
     let reached = steps::in_trace(&refused(&["backup", "--force"]).err);
     steps::assert_reached(&reached, &[SPOOL]);
     let spool = || fs::read_dir(host.path("state/mail-spool")).unwrap().flatten().map(|file| file.path());

@@ -213,8 +213,7 @@ fn a_guest_that_a_full_overlay_has_paused_runs_again_whoever_ends_the_backup() {
 
     // Killed in between, it is let go on by recovery, even when that is killed right before.
     let held = paused_by_a_full_overlay(&scene);
-    run("kill", &["-KILL", &held.pid().to_string()]);
-    drop(held);
+    held.kill();
     let mut recover = scene.program.command();
     steps::kill(recover.arg("recover"), Step::Resume.into());
     assert_eq!(scene.guest.state(), "paused");

@@ -127,6 +127,12 @@ impl Held {
         self.run
     }
 
+    /// Ends it at once, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.run.kill().expect("a child can be killed");
+        self.run.wait().expect("a child can be waited for");
+    }
+
     /// Lets it go on, and waits until it has ended.
     pub fn finish(self) -> Output {
         self.go_on().wait_with_output().unwrap()
