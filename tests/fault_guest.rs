@@ -307,7 +307,7 @@ fn a_commit_that_the_guest_outruns_is_given_up_and_ended_when_it_can_be() {
     let ended = AtomicBool::new(false);
     let report = thread::scope(|threads| {
         threads.spawn(|| {
-            while !bandwidth("4096").is_ok() && !ended.load(Ordering::Relaxed) {}
+            while bandwidth("4096").is_err() && !ended.load(Ordering::Relaxed) {}
             (0..).take_while(|_| !ended.load(Ordering::Relaxed)).for_each(write);
         });
         let report = Report::from(Ran::from(held.finish()));
