@@ -66,7 +66,10 @@ fn guests(
 
 /// Disks whose overlays an interrupted run has left, by domain; an entry that cannot be read tells nothing.
 fn in_journal(settings: &Settings) -> BTreeMap<String, BTreeSet<String>> {
-    let left = Journal::open(&settings.state_dir).and_then(|journal| journal.left()).unwrap_or_default();
+    let left = Journal::open(&settings.state_dir).and_then(|journal| journal.left()).unwrap_or_else(|error| {
+        tracing::warn!("what interrupted runs left cannot be seen: {}", error.failure().message);
+        Vec::new()
+    });
     let mut found = BTreeMap::<String, BTreeSet<String>>::new();
     for record in left.into_iter().flatten() {
         let entry = record.entry();
