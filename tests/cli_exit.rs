@@ -163,7 +163,8 @@ fn damage_is_6_and_the_place_is_named() {
     let whole = std::fs::read(&archive).unwrap();
     for at in [whole.len() / 4, whole.len() / 2, whole.len() - 5] {
         let mut bytes = whole.clone();
-        bytes[at] ^= 1;
+        // One bit alone may be one that no decoder looks at.
+        bytes[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0xff);
         std::fs::write(&archive, bytes).unwrap();
         let ran = host.run("verify").ends(6).tells(&["DAMAGED", "a"]).tells(&["good", "b"]);
         assert!(ran.out.contains(archive.to_str().unwrap()), "{}", ran.out);
