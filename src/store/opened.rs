@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, readlinkat};
-use rustix::process::geteuid;
+
+use crate::sys::owner;
 
 /// A folder that is open. Clones share it.
 #[derive(Debug, Clone)]
@@ -23,7 +24,7 @@ impl Opened {
         let found = openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let status = fstat(&found)?;
         let (target, nofollow) = match FileType::from_raw_mode(status.st_mode) {
-            FileType::Symlink if is_trusted(status.st_uid, geteuid().as_raw()) => {
+            FileType::Symlink if owner::is_trusted(status.st_uid) => {
                 let target = readlinkat(&found, "", Vec::new())?;
                 let target = PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes()));
                 (path.parent().unwrap_or(Path::new(".")).join(target), OFlags::empty())
@@ -53,25 +54,12 @@ impl Opened {
     }
 }
 
-/// Whether a link of this owner is followed for this user.
-fn is_trusted(owner: u32, user: u32) -> bool {
-    owner == 0 || owner == user
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::{lchown, symlink};
 
     use super::*;
-
-    #[test]
-    fn links_of_root_and_of_this_user_are_trusted() {
-        let cases = [(0, 0, true), (0, 1000, true), (1000, 1000, true), (1000, 0, false), (1000, 1001, false)];
-        for (owner, user, trusted) in cases {
-            assert_eq!(is_trusted(owner, user), trusted, "{owner} for {user}");
-        }
-    }
 
     #[test]
     fn only_trusted_links_are_followed_and_only_to_folders() {

@@ -240,7 +240,7 @@ fn a_target_that_hangs_is_remembered_and_every_error_says_what_to_do() {
     let patience = Patience::new(std::time::Duration::from_millis(1));
     let store = Store { patience: patience.clone(), ..store };
     let (release, held) = std::sync::mpsc::channel::<()>();
-    patience.call(move || drop(held.recv())).unwrap_err();
+    patience.call(move || held.recv()).unwrap_err();
     assert!(store.patience().call(|| ()).is_err(), "the same patience");
     let stalled = store.domains().unwrap_err();
     assert!(stalled.is_stall());
