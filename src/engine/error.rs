@@ -208,6 +208,9 @@ pub enum Error {
     },
 }
 
+/// Where a freeze that is required was refused, and not for want of an agent.
+const UNFROZEN: &str = "look in the guest at what its agent could not freeze; `quiesce: prefer` saves it without";
+
 impl Error {
     /// For `map_err`: a file of ours failed.
     pub fn file<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
@@ -227,7 +230,8 @@ impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Hypervisor(error) | Error::Snapshot(error) | Error::Quiesce { source: error } => error.hint(),
+            Error::Hypervisor(error) | Error::Snapshot(error) => error.hint(),
+            Error::Quiesce { source } => source.hint().or_else(|| Some(UNFROZEN.into())),
             Error::Refused(refusal) => refusal.hint(),
             Error::Read { source, .. } => source.hint(),
             Error::Archive { source, .. } => source.hint(),
