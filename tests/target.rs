@@ -45,11 +45,18 @@ impl Scene {
 
     /// A run whose process may stay: what it prints ends when it ends by itself, and the kernel keeps only the shell of it.
     fn run_on_what_hangs(&self, words: &[&str]) -> (Child, String) {
-        let mut command = self.program.command();
-        let mut child = command.args(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut text = String::new();
-        child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        let (child, text, _) = self.all_of_what_hangs(words);
         (child, text)
+    }
+
+    /// The same, with what it prints of errors.
+    fn all_of_what_hangs(&self, words: &[&str]) -> (Child, String, String) {
+        let mut command = self.program.command();
+        let mut child = command.args(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut text, mut errors) = (String::new(), String::new());
+        child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        (child, text, errors)
     }
 
     /// Names of files of the target, all of them.
@@ -206,4 +213,70 @@ fn a_run_is_gone_from_a_mount_that_takes_no_call_any_more_and_its_other_guests_f
     assert_eq!(scene.program.run(&["recover"]).code, 0);
     let report = scene.program.backup_well();
     guests.iter().for_each(|guest| drop(scene.program.unpack(&report, guest.name())));
+}
+
+/// Two points, of which the archives hang while they are read.
+fn read_while_it_hangs(words: &[&str], scene: &Scene, after: u64) -> (i32, String) {
+    scene.target.set(Call::Read, after, Fault::Hang);
+    let (mut child, text, errors) = scene.all_of_what_hangs(words);
+    assert!(scene.target.was_met(), "{words:?}: {text}{errors}");
+    scene.target.release();
+    (child.wait().unwrap().code().unwrap(), text + &errors)
+}
+
+#[test]
+fn a_target_that_hangs_while_it_is_read_ends_verify_and_restore_and_is_called_no_damage() {
+    if !can_mount() {
+        return;
+    }
+    let lab = Lab::new();
+    let guest = guest(&lab, "unread");
+    let scene = Scene::new(&lab, &[&guest]);
+    scene.program.backup_well();
+    let scene = Scene { program: scene.program.domain(guest.name(), json!({"compression": "zstd"})), ..scene };
+    let report = scene.program.backup_well();
+    let out = lab.path("out");
+    let (name, to) = (guest.name(), out.to_str().unwrap());
+    let target = scene.target.path().to_str().unwrap();
+    for (what, words) in [
+        ("verify", vec!["verify", "--all", name]),
+        ("restore", vec!["restore", name, "--to", to]),
+        ("salvage", vec!["restore", name, "--salvage", "--to", to]),
+    ] {
+        for after in [0, 6 << 20] {
+            let (code, told) = read_while_it_hangs(&words, &scene, after);
+            assert_eq!(code, 5, "{what} {after}: {told}");
+            assert!(told.contains("it hangs: no answer for 2 s") && told.contains("findmnt"), "{what} {after}: {told}");
+            assert!(told.contains(target) && !told.contains("DAMAGED"), "{what} {after}: {told}");
+            assert!(!out.exists(), "{what} {after}: nothing is left of what could not be read");
+        }
+    }
+    // Nothing was noted against the archives, and nothing keeps them from being read now.
+    let verified = scene.program.run(&["verify", "--all"]);
+    assert_eq!(verified.code, 0, "{verified:#?}");
+    let restored = scene.program.run(&["restore", name, "--to", to]);
+    assert_eq!(restored.code, 0, "{restored:#?}");
+    scene.program.unpack(&report, name);
+}
+
+#[test]
+fn a_prune_on_a_target_that_hangs_ends_and_the_next_one_removes_what_is_due() {
+    if !can_mount() {
+        return;
+    }
+    let lab = Lab::new();
+    let guest = guest(&lab, "unpruned");
+    let scene = Scene::new(&lab, &[&guest]);
+    (0..3).for_each(|_| drop(scene.program.backup_well()));
+    let scene = Scene { program: scene.program.domain(guest.name(), json!({"rotate": 1})), ..scene };
+    scene.target.set(Call::Unlink, 0, Fault::Hang);
+    let (mut child, text, errors) = scene.all_of_what_hangs(&["prune"]);
+    assert!(scene.target.was_met(), "{text}{errors}");
+    assert!(text.contains("it hangs: no answer for 2 s") && text.contains("findmnt"), "{text}{errors}");
+    assert!(text.contains("NOT REMOVED"), "{text}");
+    scene.target.release();
+    assert_eq!(child.wait().unwrap().code(), Some(7), "{text}{errors}");
+    let next = scene.program.run(&["prune"]);
+    assert_eq!(next.code, 0, "{next:#?}");
+    assert_eq!(scene.files().len(), 1, "{:?}", scene.files());
 }

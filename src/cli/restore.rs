@@ -12,13 +12,12 @@ use crate::engine;
 use crate::engine::restore::{self, Define, DiskChoice, Request, Restored};
 use crate::report::ExitCode;
 use crate::report::table::printable;
-use crate::store::Store;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
-    let store = Store::open(&settings.backupdir).map_err(engine::Error::from)?;
+    let store = app::store(&settings)?;
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
     if let (true, Some(to)) = (words.salvage, &words.to) {
         return salvage::run(global, words, to, &store, &cancel);

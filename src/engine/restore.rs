@@ -114,7 +114,8 @@ pub fn restore(
     cancel: &Cancel,
 ) -> Result<Restored, Error> {
     let point = points::find(store, &request.domain, request.when)?;
-    let restored = restore_point(request, &point, hypervisor, monitor, cancel, Path::new(TPM_STATE));
+    let work = Work { archive: &point.path, patience: store.patience(), domain: &request.domain, monitor, cancel };
+    let restored = restore_point(request, &point, hypervisor, &work, Path::new(TPM_STATE));
     monitor.done(&DomainOutcome::new(&request.domain, None));
     restored
 }
@@ -123,13 +124,12 @@ fn restore_point(
     request: &Request,
     point: &Point,
     hypervisor: Option<&dyn Hypervisor>,
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
+    work: &Work<'_>,
     swtpm: &Path,
 ) -> Result<Restored, Error> {
-    let work = Work { archive: &point.path, domain: &request.domain, monitor, cancel };
+    let monitor = work.monitor;
     monitor.stage(&request.domain, "look");
-    let mut source = Source::open(point, &work)?;
+    let mut source = Source::open(point, work)?;
     let saved = source.saved(point)?;
     let libvirt = match (&request.define, hypervisor) {
         (Some(how), Some(hypervisor)) => Some((how, hypervisor)),
@@ -143,7 +143,7 @@ fn restore_point(
             define::check(hypervisor, &to, request.overwrite)?;
             let xml = source.xml(point)?;
             let described = define::describe(&saved, &xml)?;
-            let same = source.same_files(&saved, &work)?;
+            let same = source.same_files(&saved, work)?;
             let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
             let plan = plan::domain(&saved, request, &described, &to, &Host { exists: &exists, same: &same, swtpm })?;
             let definition = rewrite(&xml, &plan.changes).map_err(define::xml_error(&saved))?;
@@ -156,7 +156,7 @@ fn restore_point(
     make_folders(&plan, request, swtpm, &mut staging)?;
     monitor.stage(&request.domain, "restore");
     monitor.expect(&request.domain, plan.writes.iter().map(|write| write.length).sum());
-    source.write(&work, &plan, &mut staging).inspect_err(|_| warn_of_devices(&plan))?;
+    source.write(work, &plan, &mut staging).inspect_err(|_| warn_of_devices(&plan))?;
     let tpm_note = own_tpm_state(&plan, swtpm, &staging)?;
     work.go_on()?;
     monitor.stage(&request.domain, "write");
@@ -198,12 +198,13 @@ impl Source {
     fn open(point: &Point, work: &Work<'_>) -> Result<Source, Error> {
         match point.origin {
             Origin::Kvmbackup => {
-                let (archive, manifest) = points::open(point)?;
+                let (archive, manifest) = points::open(point, work.patience)?;
                 let saved = contents::saved(point, &archive, manifest)?;
                 Ok(Source::Ours(archive, Box::new(saved)))
             }
             Origin::Seed { .. } => {
-                let seed = Seed::open(&point.path, &point.domain).map_err(Error::archive(&point.path))?;
+                let seed = Seed::open_patiently(&point.path, &point.domain, work.patience)
+                    .map_err(Error::archive(&point.path))?;
                 let survey = seed::survey(&seed, work)?;
                 Ok(Source::Seed(seed, survey))
             }

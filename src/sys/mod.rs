@@ -6,6 +6,7 @@ pub mod durable;
 pub mod host;
 pub mod lock;
 pub mod patience;
+pub mod patient_file;
 pub mod signals;
 pub mod space;
 pub mod step;

@@ -20,8 +20,8 @@ mod scan;
 mod tests;
 mod walk;
 
-use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use self::place::Parts;
 use super::kind::Kind;
@@ -30,9 +30,12 @@ use super::stream::Pieces;
 use super::sums::{self, Hasher, Sums};
 use super::{Archive, Error, MANIFEST, MAX_SMALL, SUMS};
 use crate::model::Extent;
+use crate::sys::patience::Patience;
+use crate::sys::patient_file::PatientFile;
 
 /// A damaged archive, as far as it can be read.
 pub struct Salvage {
+    file: Arc<PatientFile>,
     pieces: Pieces,
     remains: Vec<Remains>,
     damages: Vec<Damage>,
@@ -83,9 +86,14 @@ impl Salvage {
     /// # Errors
     /// [`Error::Open`], [`Error::Read`], [`Error::Foreign`] when nothing of an archive is in it.
     pub fn open(path: &Path) -> Result<Salvage, Error> {
+        Salvage::open_patiently(path, &Patience::default())
+    }
+
+    /// The same, with as much patience for every call on the file. That it hangs is no damage, but an error.
+    pub fn open_patiently(path: &Path, patience: &Patience) -> Result<Salvage, Error> {
         let open = |source| Error::Open { path: path.to_owned(), source };
-        let file = File::open(path).map_err(open)?;
-        let length = file.metadata().map_err(open)?.len();
+        let file = Arc::new(PatientFile::open(path, patience).map_err(open)?);
+        let length = file.with(|file| file.metadata()).map_err(open)?.len();
         let foreign = || Error::Foreign { path: path.to_owned() };
         let kind = kind_by_name(path).ok_or_else(foreign)?;
         let (mut parts, mut damages) = (Parts::plain(length), Vec::new());
@@ -97,15 +105,22 @@ impl Salvage {
             return Err(foreign());
         }
         let remains = walk::walk(&file, kind, &mut parts)?;
-        let pieces = parts.pieces(&file, kind)?;
+        let pieces = parts.pieces(&file, kind);
         // Whatever else a reader of good archives finds wrong.
-        if damages.is_empty() && Archive::open(path).and_then(|archive| archive.members().map(drop)).is_err() {
+        let is_read = || Archive::open_patiently(path, patience)?.members().map(drop);
+        if damages.is_empty() && is_read().is_err() {
             damages.push(Damage { offset: 0, length, what: "no whole tar stream" });
         }
-        let mut salvage = Salvage { pieces, remains, damages, sums: Sums::new(), manifest: None };
+        let mut salvage = Salvage { file, pieces, remains, damages, sums: Sums::new(), manifest: None };
         salvage.sums = salvage.small(SUMS).map(|bytes| sums::salvage(&bytes)).unwrap_or_default();
         salvage.manifest = salvage.small(MANIFEST).and_then(|bytes| Manifest::from_json(&bytes).ok());
+        salvage.expect_answers()?;
         Ok(salvage)
+    }
+
+    /// Fails if the file ever hung: what could not be read then is not lost.
+    pub fn expect_answers(&self) -> Result<(), Error> {
+        self.file.expect_answers().map_err(|source| Error::Read { offset: 0, source })
     }
 
     /// Its members, in order, with what has lost its name.

@@ -1,6 +1,6 @@
 //! Owns: the members of a tar stream with holes. Must not: read contents.
 
-use std::fs::File;
+use std::sync::Arc;
 
 use super::super::header::{self, BLOCK, Parsed};
 use super::super::kind::Kind;
@@ -9,19 +9,20 @@ use super::super::{Error, names};
 use super::Remains;
 use super::place::{Parts, State};
 use crate::model::Extent;
+use crate::sys::patient_file::PatientFile;
 
 /// What a GNU header has at its byte 257.
 const MAGIC: &[u8] = b"ustar  \0";
 const MAGIC_AT: u64 = 257;
 
 /// All that is there, in order. A gap whose length was guessed gets the right one where a header behind it tells.
-pub fn walk(file: &File, kind: Kind, parts: &mut Parts) -> Result<Vec<Remains>, Error> {
+pub fn walk(file: &Arc<PatientFile>, kind: Kind, parts: &mut Parts) -> Result<Vec<Remains>, Error> {
     let mut ranges: Vec<(Option<String>, Extent)> = Vec::new();
     let mut at = 0;
-    let mut pieces = parts.pieces(file, kind)?;
+    let mut pieces = parts.pieces(file, kind);
     while at < parts.length() && ranges.len() < MAX_MEMBERS {
         if pieces.stream_len() != parts.length() {
-            pieces = parts.pieces(file, kind)?;
+            pieces = parts.pieces(file, kind);
         }
         let mut cursor = Cursor::new(&pieces);
         match cursor.header(at) {

@@ -125,7 +125,7 @@ pub fn salvage(
     cancel: &Cancel,
 ) -> Result<Salvaged, Error> {
     let point = points::find(store, domain, when)?;
-    let work = Work { archive: &point.path, domain, monitor, cancel };
+    let work = Work { archive: &point.path, patience: store.patience(), domain, monitor, cancel };
     monitor.stage(domain, "salvage");
     let mut staging = Staging::new(false);
     staging.folder(to)?;
@@ -153,7 +153,7 @@ pub fn salvage(
 }
 
 fn ours(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut Salvaged) -> Result<(), Error> {
-    let salvage = Salvage::open(work.archive).map_err(Error::archive(work.archive))?;
+    let salvage = Salvage::open_patiently(work.archive, work.patience).map_err(Error::archive(work.archive))?;
     let damages = salvage.damages().iter();
     salvaged.damages =
         damages.map(|damage| format!("{}: {} bytes at byte {}", damage.what, damage.length, damage.offset)).collect();
@@ -166,7 +166,7 @@ fn ours(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut Salvag
         };
         salvaged.files.push(part);
     }
-    Ok(())
+    salvage.expect_answers().map_err(Error::archive(work.archive))
 }
 
 /// The disk whose member has this name.
@@ -222,17 +222,18 @@ fn raw(work: &Work<'_>, salvage: &Salvage, remains: &Remains, out: &File, path: 
         work.go_on()?;
         match bytes {
             Some(bytes) => out.write_all_at(bytes, at).map_err(Error::file("write", path)),
-            None => expect_lost(work, remains, at),
+            None => expect_lost(work, salvage, remains, at),
         }
     })
 }
 
 /// What was readable a moment ago must still be: else zeros would stand for it unsaid.
-fn expect_lost(work: &Work<'_>, remains: &Remains, at: u64) -> Result<(), Error> {
-    match remains.lost.iter().any(|lost| lost.offset <= at && at < lost.end()) {
-        true => Ok(()),
-        false => Err(Error::Suspect { path: work.archive.to_owned(), what: "it changed while it was read".to_owned() }),
+fn expect_lost(work: &Work<'_>, salvage: &Salvage, remains: &Remains, at: u64) -> Result<(), Error> {
+    if remains.lost.iter().any(|lost| lost.offset <= at && at < lost.end()) {
+        return Ok(());
     }
+    salvage.expect_answers().map_err(Error::archive(work.archive))?;
+    Err(Error::Suspect { path: work.archive.to_owned(), what: "it changed while it was read".to_owned() })
 }
 
 impl From<Trust> for State {

@@ -78,7 +78,7 @@ fn image(
             work.go_on()?;
             match bytes {
                 Some(bytes) => out.write_all_at(bytes, host + (at - from)).map_err(&failed),
-                None => expect_lost(work, remains, at),
+                None => expect_lost(work, salvage, remains, at),
             }
         })?;
         host += extent.length;

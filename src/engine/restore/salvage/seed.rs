@@ -14,23 +14,24 @@ use crate::engine::restore::foreign;
 use crate::engine::restore::names::is_plain;
 use crate::engine::restore::staging::Staging;
 use crate::engine::restore::work::Work;
+use crate::sys::patience::Stalled;
 
 /// Bytes read at once.
 const BUFFER: usize = 1 << 20;
 
 /// Everything up to the place where the stream cannot be read any more.
 pub fn salvage(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut Salvaged) -> Result<(), Error> {
-    let seed = Seed::open(work.archive, work.domain).map_err(Error::archive(work.archive))?;
+    let seed = Seed::open_patiently(work.archive, work.domain, work.patience).map_err(Error::archive(work.archive))?;
     let state = match seed.members() {
         Ok(_) => State::Whole,
+        Err(error) if Stalled::caused(&error) => return Err(Error::archive(work.archive)(error)),
         Err(error) => {
             salvaged.damages.push(chain(&error));
             State::Unchecked
         }
     };
     let mut failed = None;
-    // Why it ends early is known already, unless the writing failed.
-    let _ = seed.each(|member, contents| {
+    let read = seed.each(|member, contents| {
         let name = salvaged_name(member.file_name(), state);
         let mut part = Part {
             member: Some(member.name.clone()),
@@ -57,7 +58,11 @@ pub fn salvage(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut
             }
         }
     });
-    failed.map_or(Ok(()), Err)
+    // Why it ends early is known already, unless the writing failed, or it hangs now.
+    match read {
+        Err(error) if Stalled::caused(&error) => Err(Error::archive(work.archive)(error)),
+        _ => failed.map_or(Ok(()), Err),
+    }
 }
 
 /// Two members of one file name are told apart by nobody: the second is refused by the staging.
@@ -79,10 +84,11 @@ fn copy(work: &Work<'_>, contents: &mut dyn Read, out: &File, path: &Path) -> Re
     let mut at = 0;
     loop {
         work.go_on()?;
-        let Ok(count) = contents.read(&mut buffer) else { return Ok(at) };
-        if count == 0 {
-            return Ok(at);
-        }
+        let count = match contents.read(&mut buffer) {
+            Err(error) if Stalled::is(&error) => return Err(work.read_error(error)),
+            Ok(0) | Err(_) => return Ok(at),
+            Ok(count) => count,
+        };
         if at == 0 && foreign::names_another_file(&buffer[..count]) {
             let what = format!("the image {} reads from another file of the host", path.display());
             return Err(Error::Suspect { path: work.archive.to_owned(), what });
