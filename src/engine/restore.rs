@@ -101,7 +101,8 @@ pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error>
     Err(other(&message, Some(hint)))
 }
 
-/// Restores a point. Without `request.define`, no hypervisor is needed.
+/// Restores a point. Without `request.define`, no hypervisor is needed. Before a domain is defined, and before anything is
+/// written for that, `tell` hears the notes that there are by then: what the definition reaches for is one of them.
 ///
 /// # Errors
 /// After any error, nothing that was written to files is left and nothing is defined. [`Error::is_damage`] tells that the
@@ -112,10 +113,11 @@ pub fn restore(
     hypervisor: Option<&dyn Hypervisor>,
     monitor: &dyn Monitor,
     cancel: &Cancel,
+    tell: &mut dyn FnMut(&[String]),
 ) -> Result<Restored, Error> {
     let point = points::find(store, &request.domain, request.when)?;
     let work = Work { archive: &point.path, patience: store.patience(), domain: &request.domain, monitor, cancel };
-    let restored = restore_point(request, &point, hypervisor, &work, Path::new(TPM_STATE));
+    let restored = restore_point(request, &point, hypervisor, &work, Path::new(TPM_STATE), tell);
     monitor.done(&DomainOutcome::new(&request.domain, None));
     restored
 }
@@ -126,17 +128,19 @@ fn restore_point(
     hypervisor: Option<&dyn Hypervisor>,
     work: &Work<'_>,
     swtpm: &Path,
+    tell: &mut dyn FnMut(&[String]),
 ) -> Result<Restored, Error> {
     let monitor = work.monitor;
     monitor.stage(&request.domain, "look");
     let mut source = Source::open(point, work)?;
     let saved = source.saved(point)?;
+    let mut staging = Staging::new(request.overwrite, &work.patience.apart());
     let libvirt = match (&request.define, hypervisor) {
         (Some(how), Some(hypervisor)) => Some((how, hypervisor)),
         (Some(_), None) => return Err(other("a domain can be defined only with libvirt", None)),
         (None, _) => None,
     };
-    let (plan, definition) = match libvirt {
+    let (mut plan, definition) = match libvirt {
         None => (plan::files(&saved, request)?, None),
         Some((how, hypervisor)) => {
             let to = identity(&saved, how)?;
@@ -144,15 +148,25 @@ fn restore_point(
             let xml = source.xml(point)?;
             let described = define::describe(&saved, &xml)?;
             let same = source.same_files(&saved, work)?;
-            let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
+            // Where that hangs, the next look at it fails.
+            let exists = |path: &Path| {
+                let path = path.to_owned();
+                staging.patience().call(move || fs::symlink_metadata(path).is_ok()).unwrap_or(false)
+            };
             let plan = plan::domain(&saved, request, &described, &to, &Host { exists: &exists, same: &same, swtpm })?;
             let definition = rewrite(&xml, &plan.changes).map_err(define::xml_error(&saved))?;
             (plan, Some((to, definition)))
         }
     };
-    check_writes(&plan, request.overwrite)?;
+    if saved.domain.name != point.domain {
+        plan.notes.push(format!("the archive lies with those of {}, and is of another domain", point.domain));
+    }
+    if let Some((_, definition)) = &definition {
+        plan.notes.extend_from_slice(&definition.notes);
+        tell(&plan.notes);
+    }
+    expect_room(&plan, request, &staging)?;
 
-    let mut staging = Staging::new(request.overwrite);
     make_folders(&plan, request, swtpm, &mut staging)?;
     monitor.stage(&request.domain, "restore");
     monitor.expect(&request.domain, plan.writes.iter().map(|write| write.length).sum());
@@ -172,14 +186,10 @@ fn restore_point(
         notes: plan.notes,
     };
     restored.notes.extend(tpm_note);
-    if saved.domain.name != point.domain {
-        restored.notes.push(format!("the archive lies with those of {}, and is of another domain", point.domain));
-    }
     if let (Some((how, hypervisor)), Some((to, definition))) = (libvirt, definition) {
         // A guest may have been started since.
         define::check(hypervisor, &to, request.overwrite)?;
         staging.place()?;
-        restored.notes.extend(definition.notes);
         define::define(hypervisor, &definition.xml, how.start, &mut restored)?;
     } else {
         staging.place()?;
@@ -259,11 +269,17 @@ fn identity(saved: &Saved, how: &Define) -> Result<DomainRef, Error> {
 }
 
 /// What can be known to fail is found before anything is written: files that are there, and file systems without room.
-fn check_writes(plan: &Plan, overwrite: bool) -> Result<(), Error> {
+fn expect_room(plan: &Plan, request: &Request, staging: &Staging) -> Result<(), Error> {
+    let Some(first) = plan.writes.first() else { return Ok(()) };
+    let (writes, overwrite) = (plan.writes.clone(), request.overwrite);
+    staging.call("look at", request.to.as_ref().unwrap_or(&first.to), move || check_writes(&writes, overwrite))
+}
+
+fn check_writes(writes: &[Write], overwrite: bool) -> Result<(), Error> {
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
     // All are held open at once: a device that has two names is in use the second time.
     let mut devices = Vec::new();
-    for write in &plan.writes {
+    for write in writes {
         if let How::Device(part) = &write.how {
             devices.push(device::open(&write.to, part.virtual_bytes)?);
             continue;

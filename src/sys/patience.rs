@@ -72,6 +72,11 @@ impl Patience {
         Patience { limit, given_up: Arc::default() }
     }
 
+    /// As much for another file system, on which nothing was given up.
+    pub fn apart(&self) -> Patience {
+        Patience::new(self.limit)
+    }
+
     /// The error of what hangs.
     pub fn stalled(&self) -> io::Error {
         Stalled(self.limit).into()

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::patience::{Patience, Stalled};
+use super::patience::{Patience, Stalled, Task};
 
 /// Bytes that are asked for at once: each time they come, there was progress.
 const STEP: usize = 1 << 20;
@@ -45,6 +45,21 @@ impl PatientFile {
     pub fn with<T: Send + 'static>(&self, work: impl FnOnce(&File) -> io::Result<T> + Send + 'static) -> io::Result<T> {
         let file = self.shared()?;
         self.note(self.patience.call(move || work(&file)).and_then(|done| done))
+    }
+
+    /// Begins what does much with it, step by step.
+    pub fn start<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<Task<io::Result<T>>> {
+        let file = self.shared()?;
+        self.patience.start(name, move || work(&file))
+    }
+
+    /// How long a call on it may take.
+    pub fn patience(&self) -> &Patience {
+        &self.patience
     }
 
     /// Fills the buffer with as many bytes as `length` from an offset on; with fewer at the end of the file. After an error,

@@ -4,14 +4,14 @@
 //! Frames are had by `archive::salvage`. A disk becomes an image of the shape that this program writes, whatever its member
 //! is: what cannot be read of it reads as zeros, and is in the report by the guest's own addresses.
 
-use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::names::is_plain;
+use super::sparse::{Kind, Output};
 use super::staging::Staging;
 use super::work::Work;
 use crate::archive::salvage::{Remains, Salvage, Trust};
@@ -19,6 +19,7 @@ use crate::engine::points::{self, When};
 use crate::engine::{Error, Monitor};
 use crate::model::{DomainOutcome, Extent, PointId};
 use crate::store::{Origin, Store};
+use crate::sys::patient_file::PatientFile;
 use crate::sys::signals::Cancel;
 
 mod disk;
@@ -127,7 +128,7 @@ pub fn salvage(
     let point = points::find(store, domain, when)?;
     let work = Work { archive: &point.path, patience: store.patience(), domain, monitor, cancel };
     monitor.stage(domain, "salvage");
-    let mut staging = Staging::new(false);
+    let mut staging = Staging::new(false, &store.patience().apart());
     staging.folder(to)?;
     let mut salvaged = Salvaged {
         schema: 1,
@@ -144,7 +145,7 @@ pub fn salvage(
     }
     let path = to.join(REPORT);
     let json = serde_json::to_vec_pretty(&salvaged).map_err(Error::json)?;
-    staging.create(&path)?.write_all(&json).map_err(Error::file("write", &path))?;
+    staging.create(&path)?.with(move |mut file| file.write_all(&json)).map_err(Error::file("write", &path))?;
     work.go_on()?;
     staging.place()?;
     staging.keep();
@@ -206,7 +207,7 @@ fn file(
 }
 
 /// Begins a file in the folder, with the folders that its name has.
-fn create(name: &Path, to: &Path, staging: &mut Staging) -> Result<File, Error> {
+fn create(name: &Path, to: &Path, staging: &mut Staging) -> Result<Arc<PatientFile>, Error> {
     let mut folder = to.to_owned();
     for part in name.parent().unwrap_or(Path::new("")).components() {
         folder.push(part);
@@ -216,15 +217,22 @@ fn create(name: &Path, to: &Path, staging: &mut Staging) -> Result<File, Error> 
 }
 
 /// What can be read of a member, each byte in its place; the file ends with the last of them.
-fn raw(work: &Work<'_>, salvage: &Salvage, remains: &Remains, out: &File, path: &Path) -> Result<(), Error> {
+fn raw(work: &Work<'_>, salvage: &Salvage, remains: &Remains, out: &PatientFile, path: &Path) -> Result<(), Error> {
+    let failed = Error::file("write", path);
+    let mut output = Output::start(out, Kind::NewFile).map_err(&failed)?;
+    let mut end = 0;
     let all = Extent { offset: 0, length: remains.length };
     salvage.each_in(remains, all, |at, bytes| {
         work.go_on()?;
         match bytes {
-            Some(bytes) => out.write_all_at(bytes, at).map_err(Error::file("write", path)),
+            Some(bytes) => {
+                end = at + bytes.len() as u64;
+                output.take(at, bytes).map_err(&failed)
+            }
             None => expect_lost(work, salvage, remains, at),
         }
-    })
+    })?;
+    output.finish().and_then(|()| out.with(move |file| file.set_len(end))).map_err(&failed)
 }
 
 /// What was readable a moment ago must still be: else zeros would stand for it unsaid.

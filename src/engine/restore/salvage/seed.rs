@@ -1,9 +1,7 @@
 //! Owns: what can be read of a damaged archive of the seed script. Must not: call any of it good: its one checksum is at its
 //! end.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::{Part, Range, SALVAGED, Salvaged, State, create};
@@ -12,9 +10,11 @@ use crate::engine::Error;
 use crate::engine::error::chain;
 use crate::engine::restore::foreign;
 use crate::engine::restore::names::is_plain;
+use crate::engine::restore::sparse::{Kind, Output};
 use crate::engine::restore::staging::Staging;
 use crate::engine::restore::work::Work;
 use crate::sys::patience::Stalled;
+use crate::sys::patient_file::PatientFile;
 
 /// Bytes read at once.
 const BUFFER: usize = 1 << 20;
@@ -79,21 +79,25 @@ fn salvaged_name(name: &str, state: State) -> PathBuf {
 }
 
 /// Copies what can be read; how much that was. An image that names another file of the host is not brought back.
-fn copy(work: &Work<'_>, contents: &mut dyn Read, out: &File, path: &Path) -> Result<u64, Error> {
+fn copy(work: &Work<'_>, contents: &mut dyn Read, out: &PatientFile, path: &Path) -> Result<u64, Error> {
+    let failed = Error::file("write", path);
+    let mut output = Output::start(out, Kind::NewFile).map_err(&failed)?;
     let mut buffer = vec![0; BUFFER];
     let mut at = 0;
     loop {
         work.go_on()?;
         let count = match contents.read(&mut buffer) {
             Err(error) if Stalled::is(&error) => return Err(work.read_error(error)),
-            Ok(0) | Err(_) => return Ok(at),
+            Ok(0) | Err(_) => break,
             Ok(count) => count,
         };
         if at == 0 && foreign::names_another_file(&buffer[..count]) {
             let what = format!("the image {} reads from another file of the host", path.display());
             return Err(Error::Suspect { path: work.archive.to_owned(), what });
         }
-        out.write_all_at(&buffer[..count], at).map_err(Error::file("write", path))?;
+        output.take(at, &buffer[..count]).map_err(&failed)?;
         at += count as u64;
     }
+    output.finish().and_then(|()| out.with(move |file| file.set_len(at))).map_err(&failed)?;
+    Ok(at)
 }
