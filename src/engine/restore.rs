@@ -290,12 +290,18 @@ fn check_writes(writes: &[Write], overwrite: bool) -> Result<(), Error> {
         entry.1 = entry.1.saturating_add(write.length);
     }
     for (folder, wanted) in needed.into_values() {
-        let free = space::of(&folder).map_err(Error::file("ask for the free space of", &folder))?.free;
-        if free < wanted {
-            return Err(Error::Room { path: folder, free: size::bytes(free), wanted: size::bytes(wanted) });
-        }
+        expect_free(&folder, wanted)?;
     }
     Ok(())
+}
+
+/// Whether the file system of a folder has room for so many bytes.
+fn expect_free(folder: &Path, wanted: u64) -> Result<(), Error> {
+    let free = space::of(folder).map_err(Error::file("ask for the free space of", folder))?.free;
+    match free < wanted {
+        true => Err(Error::Room { path: folder.to_owned(), free: size::bytes(free), wanted: size::bytes(wanted) }),
+        false => Ok(()),
+    }
 }
 
 /// The nearest folder above a file that exists, and its file system.

@@ -8,12 +8,14 @@
 //! | `scan` | the file from start to end: whole frames, and the gaps between them |
 //! | `place` | where frames and gaps lie in the tar stream |
 //! | `walk` | the tar stream: members, found again behind what is lost |
+//! | `nameless` | disks whose tar header is lost |
 //!
 //! A frame is known by its contents, for the seek table has a checksum of each: one that has moved still finds its place.
 //! Without a table, lost frames are taken to be as long as frames are, until a tar header behind them tells better; what lies
 //! between two gaps that cannot be told apart counts as lost. An uncompressed archive has no frames: of its members, only
 //! SHA-256 tells whether they are what they were.
 
+mod nameless;
 mod place;
 mod scan;
 #[cfg(test)]
@@ -46,7 +48,7 @@ pub struct Salvage {
 /// What is left of one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remains {
-    /// Its name; `None` where its tar header is lost.
+    /// Its name; `None` where its tar header is lost and nothing else tells it for sure.
     pub name: Option<String>,
     /// Of its first byte, in the tar stream.
     offset: u64,
@@ -54,6 +56,8 @@ pub struct Remains {
     pub length: u64,
     /// What of it cannot be read, by offset in the member; ascending, apart.
     pub lost: Vec<Extent>,
+    /// Whether it is known where it begins; else, only distances from its end are right, and it may begin later.
+    pub is_placed: bool,
 }
 
 /// A place of the file that is not what was written there.
@@ -113,6 +117,9 @@ impl Salvage {
         }
         let mut salvage = Salvage { file, pieces, remains, damages, sums: Sums::new(), manifest: None };
         salvage.sums = salvage.small(SUMS).map(|bytes| sums::salvage(&bytes)).unwrap_or_default();
+        if let Some(order) = salvage.order() {
+            nameless::name(&mut salvage.remains, &order);
+        }
         salvage.manifest = salvage.small(MANIFEST).and_then(|bytes| Manifest::from_json(&bytes).ok());
         salvage.expect_answers()?;
         Ok(salvage)
@@ -231,6 +238,15 @@ impl Salvage {
             (false, true) => Trust::Whole,
             (false, false) => Trust::Wrong,
         }
+    }
+
+    /// All members in their order, if a checksum vouches for the list of them.
+    fn order(&self) -> Option<Vec<String>> {
+        let sums = self.remains.iter().find(|remains| remains.name.as_deref() == Some(SUMS))?;
+        let is_vouched = sums.lost.is_empty() && self.pieces.kind() != Kind::None;
+        let mut order = sums::order(&self.small(SUMS).filter(|_| is_vouched)?)?;
+        order.push(SUMS.to_owned());
+        Some(order)
     }
 
     /// A small member that is not torn.

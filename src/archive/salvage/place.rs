@@ -113,6 +113,11 @@ impl Parts {
         true
     }
 
+    /// Whether the length of any part between two offsets was guessed.
+    pub fn has_guess(&self, from: u64, until: u64) -> bool {
+        self.ranges().any(|(range, state)| state == State::Guessed && range.offset < until && range.end() > from)
+    }
+
     /// What was guessed between two offsets is as long as it was guessed.
     pub fn settle(&mut self, from: u64, until: u64) {
         for (piece, state) in &mut self.list {

@@ -14,6 +14,7 @@ use super::names::is_plain;
 use super::sparse::{Kind, Output};
 use super::staging::Staging;
 use super::work::Work;
+use super::{expect_free, nearest_folder};
 use crate::archive::salvage::{Remains, Salvage, Trust};
 use crate::engine::points::{self, When};
 use crate::engine::{Error, Monitor};
@@ -129,7 +130,6 @@ pub fn salvage(
     let work = Work { archive: &point.path, patience: store.patience(), domain, monitor, cancel };
     monitor.stage(domain, "salvage");
     let mut staging = Staging::new(false, &store.patience().apart());
-    staging.folder(to)?;
     let mut salvaged = Salvaged {
         schema: 1,
         domain: point.domain.clone(),
@@ -159,6 +159,8 @@ fn ours(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut Salvag
     salvaged.damages =
         damages.map(|damage| format!("{}: {} bytes at byte {}", damage.what, damage.length, damage.offset)).collect();
     salvaged.missing = salvage.missing();
+    let readable = |remains: &Remains| remains.length - remains.lost.iter().map(|lost| lost.length).sum::<u64>();
+    expect_room(to, salvage.remains().iter().map(readable).sum(), staging)?;
     for (number, remains) in salvage.remains().iter().enumerate() {
         work.go_on()?;
         let part = match remains.name.as_deref().and_then(disk_target) {
@@ -168,6 +170,17 @@ fn ours(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut Salvag
         salvaged.files.push(part);
     }
     salvage.expect_answers().map_err(Error::archive(work.archive))
+}
+
+/// Makes the folder, if its file system has room for what can be read.
+fn expect_room(to: &Path, wanted: u64, staging: &mut Staging) -> Result<(), Error> {
+    // What is in the folder is looked at, not what it lies in.
+    let inside = to.join(REPORT);
+    staging.call("look at", to, move || {
+        let (folder, _) = nearest_folder(&inside)?;
+        expect_free(&folder, wanted)
+    })?;
+    staging.folder(to)
 }
 
 /// The disk whose member has this name.

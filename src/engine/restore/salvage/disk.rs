@@ -33,7 +33,9 @@ pub fn salvage(
         disk: None,
     };
     let mut disk = Disk { target: target.to_owned(), virtual_bytes: 0, unreadable: Vec::new() };
-    let torn = Torn::map(remains.length, size, |offset, out| salvage.read(remains, offset, out));
+    // Tables that are sought in the wrong place would be others.
+    let read = |offset: u64, out: &mut [u8]| salvage.read(remains, offset, out);
+    let torn = remains.is_placed.then(|| Torn::map(remains.length, size, read)).flatten();
     if let Some(torn) = &torn {
         let extents: Vec<Extent> = torn.placed.iter().map(|(extent, _)| *extent).collect();
         let failed = |source| Error::Image { path: work.archive.to_owned(), member: target.to_owned(), source };

@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::{Part, Range, SALVAGED, Salvaged, State, create};
+use super::{Part, Range, SALVAGED, Salvaged, State, create, expect_room};
 use crate::archive::seed::Seed;
 use crate::engine::Error;
 use crate::engine::error::chain;
@@ -22,14 +22,28 @@ const BUFFER: usize = 1 << 20;
 /// Everything up to the place where the stream cannot be read any more.
 pub fn salvage(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut Salvaged) -> Result<(), Error> {
     let seed = Seed::open_patiently(work.archive, work.domain, work.patience).map_err(Error::archive(work.archive))?;
-    let state = match seed.members() {
-        Ok(_) => State::Whole,
+    // Of a damaged one, what its headers say of lengths is worth nothing.
+    let mut readable = 0;
+    let mut buffer = vec![0; BUFFER];
+    let whole = seed.each(|_, contents| {
+        loop {
+            match contents.read(&mut buffer)? {
+                0 => return Ok(()),
+                _ if work.cancel.signal().is_some() => return Err(io::Error::other("stopped")),
+                count => readable += count as u64,
+            }
+        }
+    });
+    work.go_on()?;
+    let state = match whole {
+        Ok(()) => State::Whole,
         Err(error) if Stalled::caused(&error) => return Err(Error::archive(work.archive)(error)),
         Err(error) => {
             salvaged.damages.push(chain(&error));
             State::Unchecked
         }
     };
+    expect_room(to, readable, staging)?;
     let mut failed = None;
     let read = seed.each(|member, contents| {
         let name = salvaged_name(member.file_name(), state);
