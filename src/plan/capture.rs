@@ -105,7 +105,7 @@ pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan
         plan.warnings.extend(disk::warning(disk, active));
         plan.disks.push(PlannedDisk { disk: disk.clone(), how });
     }
-    // A snapshot from which every disk fell away is none.
+    // A method without a disk to capture, or from which every disk fell away, is none.
     if !plan.disks.iter().any(|planned| planned.how == How::Capture) {
         plan.method = Method::Direct;
         plan.method_reason = None;
@@ -120,16 +120,12 @@ pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan
 }
 
 /// The method for the disks that a running guest can change.
-fn choose<'a>(
-    choice: MethodChoice,
-    live: impl Iterator<Item = (&'a Disk, &'a Live)> + Clone,
-) -> (Method, Option<String>) {
-    let pull_only = live.clone().find_map(|(disk, live)| match live {
+fn choose<'a>(choice: MethodChoice, mut live: impl Iterator<Item = (&'a Disk, &'a Live)>) -> (Method, Option<String>) {
+    let pull_only = live.find_map(|(disk, live)| match live {
         Live::PullOnly(reason) => Some(format!("pull: disk {} is {reason}", disk.target)),
         Live::SnapshotOrPull => None,
     });
     match (choice, pull_only) {
-        _ if live.clone().next().is_none() => (Method::Direct, None),
         (MethodChoice::Snapshot, _) | (MethodChoice::Auto, None) => (Method::Snapshot, None),
         (MethodChoice::Pull, _) => (Method::Pull, None),
         (MethodChoice::Auto, reason) => (Method::Pull, reason),

@@ -216,9 +216,42 @@ fn sources_out_of_reach_are_missed() {
 }
 
 #[test]
+fn a_disk_out_of_reach_is_told_with_its_own_reason_and_way_out() {
+    let exclude = "if it need not be saved, add it to `exclude_disks`";
+    let runs = "back it up while the domain runs";
+    let vhost = || Disk { image: image(Source::None("vhostuser".into())), ..disk("vdb") };
+    let remote = Disk { image: image(Source::Network("rbd:pool/x".into())), ..disk("vdb") };
+    let luks = Disk { encrypted: true, ..disk("vdb") };
+    let transient = Disk { transient: true, ..disk("vdb") };
+    let dark = Disk { encrypted: true, ..transient.clone() };
+    let kind = "its kind of source is not supported (vhostuser)";
+    let of_qemu = "which only the domain's QEMU can read";
+    let cases = [
+        (running(vec![disk("vda"), vhost()]), kind.to_owned(), exclude),
+        (running(vec![disk("vda"), Disk { transient: true, ..vhost() }]), kind.to_owned(), exclude),
+        (off(vec![disk("vda"), vhost()]), kind.to_owned(), exclude),
+        (running(vec![disk("vda"), dark]), "transient and encrypted, which cannot be read".to_owned(), exclude),
+        (
+            running(vec![disk("vda"), transient]),
+            "transient, and the image below it is not known".to_owned(),
+            "back it up while the domain is off",
+        ),
+        (off(vec![disk("vda"), luks]), format!("encrypted, {of_qemu}"), runs),
+        (off(vec![disk("vda"), remote]), format!("on the network, {of_qemu}"), runs),
+    ];
+    for (domain, reason, hint) in cases {
+        let skipped = capture(&domain, &plain(MethodChoice::Auto)).unwrap().skipped.remove(0);
+        assert_eq!((skipped.reason, skipped.hint.as_deref(), skipped.missed), (reason, Some(hint), true));
+    }
+}
+
+#[test]
 fn without_any_disk_to_save_only_the_definition_is_left_or_nothing() {
     let plan = capture(&running(vec![]), &settings()).unwrap();
     assert_eq!((plan.method, plan.warnings), (Method::Direct, vec![]));
+    for method in [MethodChoice::Snapshot, MethodChoice::Pull] {
+        assert_eq!(short(&running(vec![]), &with(method)), "Direct");
+    }
 
     let excluding = DomainSettings { exclude_disks: vec!["vda".into()], ..settings() };
     let plan = capture(&running(vec![disk("vda")]), &excluding).unwrap();

@@ -101,6 +101,24 @@ fn names_that_lead_nowhere_are_errors_once() {
 }
 
 #[test]
+fn a_name_that_is_a_domain_but_not_covered_keeps_its_identity() {
+    let settings = crate::config::parse(FILE, Path::new("c.yml"), "host").unwrap();
+    let known: Vec<_> = known()
+        .into_iter()
+        .zip(1..)
+        .map(|(mut domain, number)| {
+            domain.id.uuid = Uuid::from_u128(number);
+            domain
+        })
+        .collect();
+    let request = Request { force: false, domains: vec!["stray".to_owned(), "x".to_owned()] };
+    let entries = plan(&settings, &known, &request, SUNDAY.parse().unwrap()).entries;
+    let unknown = entries.iter().filter(|entry| matches!(entry.decision, Decision::Unknown(_)));
+    let ids: Vec<_> = unknown.map(|entry| (entry.name.as_str(), entry.domain.clone())).collect();
+    assert_eq!(ids, [("stray", Some(known[0].id.clone())), ("x", None)]);
+}
+
+#[test]
 fn catching_up_looks_at_the_last_day_it_should_have_run() {
     let cases = [
         (Some("2026-11-21"), MONDAY, "+ late: catching up: nothing since Sun 2026-11-22"),
