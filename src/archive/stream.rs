@@ -1,9 +1,7 @@
 //! Owns: a range of the tar stream as bytes in order, decoded in parallel ahead of its reader. Must not: understand tar.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, BufRead, Read};
-use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,10 +12,11 @@ use super::codec::Unpacker;
 use super::kind::Kind;
 use super::sums::{Digest, Hasher};
 use super::table::Piece;
+use crate::sys::patient_file::PatientFile;
 
 /// The pieces of an open archive.
 pub(super) struct Pieces {
-    file: File,
+    file: Arc<PatientFile>,
     kind: Kind,
     list: Vec<Piece>,
     /// Idle contexts and buffers for compressed bytes.
@@ -25,7 +24,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    pub(super) fn new(file: File, kind: Kind, list: Vec<Piece>) -> Pieces {
+    pub(super) fn new(file: Arc<PatientFile>, kind: Kind, list: Vec<Piece>) -> Pieces {
         Pieces { file, kind, list, idle: Mutex::default() }
     }
 
@@ -58,8 +57,8 @@ impl Pieces {
             None => (Unpacker::new().map_err(|source| Error::Read { offset, source })?, Vec::new()),
         };
         // The table's reader has checked that this is at most 17 MiB and lies within the file.
-        packed.resize(entry.packed as usize, 0);
-        self.file.read_exact_at(&mut packed, offset).map_err(|source| Error::Read { offset, source })?;
+        let length = entry.packed as usize;
+        self.file.read_exact(&mut packed, length, offset).map_err(|source| Error::Read { offset, source })?;
         unpacker.unpack(self.kind, entry, &packed, out).map_err(|what| Error::Frame { offset, what })?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((unpacker, packed));
         Ok(())

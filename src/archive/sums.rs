@@ -95,6 +95,13 @@ pub(super) fn parse(text: &[u8]) -> Result<Sums, Error> {
     Ok(sums)
 }
 
+/// The names in a whole `SHA256SUMS`, in the order of its lines, which is that of the members.
+pub(super) fn order(text: &[u8]) -> Option<Vec<String>> {
+    parse(text).ok()?;
+    let names = std::str::from_utf8(text).ok()?.lines().map(|line| parse_line(line).map(|(name, _)| name));
+    names.collect()
+}
+
 /// The lines of a damaged `SHA256SUMS` that can be read; of two about one member, neither.
 pub(super) fn salvage(text: &[u8]) -> Sums {
     let lines =

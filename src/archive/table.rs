@@ -4,12 +4,11 @@
 //! (<https://github.com/facebook/zstd/blob/dev/contrib/seekable_format/zstd_seekable_compression_format.md>), with
 //! checksums. A gzip archive has the same entries and footer, inside empty gzip members.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use super::kind::Kind;
 use super::{Error, MAX_PIECE, MAX_PIECES, PIECE, gzip};
+use crate::sys::patient_file::PatientFile;
 
 /// Magic number of the skippable frame, and of the footer's end.
 const SKIPPABLE: u32 = 0x184D_2A5E;
@@ -85,15 +84,15 @@ fn encoded_len(kind: Kind, pieces: usize) -> usize {
 }
 
 /// Reads the index of a file of `length` bytes, and checks that it speaks of every byte of it.
-pub(super) fn read(file: &File, length: u64, kind: Kind) -> Result<Vec<Piece>, Error> {
+pub(super) fn read(file: &PatientFile, length: u64, kind: Kind) -> Result<Vec<Piece>, Error> {
     if kind == Kind::None {
         return plain(length);
     }
     let damaged = |what| Error::Table { what };
     let tail = |bytes: usize| {
         let offset = length.checked_sub(bytes as u64).ok_or(damaged("the archive is cut off"))?;
-        let mut tail = vec![0; bytes];
-        match file.read_exact_at(&mut tail, offset) {
+        let mut tail = Vec::new();
+        match file.read_exact(&mut tail, bytes, offset) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged("the archive is cut off")),
             Err(source) => Err(Error::Read { offset, source }),
             Ok(()) => Ok(tail),
@@ -137,11 +136,11 @@ pub(super) fn starts(kind: Kind, bytes: &[u8]) -> bool {
 }
 
 /// The entries of an index that is damaged somewhere, if its end is there: to be held against the frames.
-pub(super) fn salvage(file: &File, length: u64, kind: Kind) -> Option<Vec<Entry>> {
+pub(super) fn salvage(file: &PatientFile, length: u64, kind: Kind) -> Option<Vec<Entry>> {
     let after = if kind == Kind::Gzip { gzip::EMPTY - gzip::EMPTY_HEAD } else { 0 };
     let tail = |bytes: usize| {
-        let mut tail = vec![0; bytes];
-        file.read_exact_at(&mut tail, length.checked_sub(bytes as u64)?).ok().map(|()| tail)
+        let mut tail = Vec::new();
+        file.read_exact(&mut tail, bytes, length.checked_sub(bytes as u64)?).ok().map(|()| tail)
     };
     let footer = tail(FOOTER + after)?;
     let count = le(&footer) as usize;

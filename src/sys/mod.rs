@@ -7,6 +7,7 @@ pub mod host;
 pub mod lock;
 pub mod owner;
 pub mod patience;
+pub mod patient_file;
 pub mod signals;
 pub mod space;
 pub mod step;
