@@ -36,11 +36,21 @@ struct Scene {
 impl Scene {
     fn new(lab: &Lab, guests: &[&Guest]) -> Scene {
         let target = Faulty::mount(&lab.path("backups"));
-        let program = Program::new(lab).set("stall_timeout", json!("2s"));
+        let program = Program::new(lab);
         let program = guests.iter().fold(program, |program, guest| {
             program.domain(guest.name(), json!({"method": "snapshot", "compression": "none"}))
         });
         Scene { target, program }
+    }
+
+    /// The same with a deadline that is reached.
+    fn impatient(self) -> Scene {
+        Scene { program: self.program.set("stall_timeout", json!("3s")), ..self }
+    }
+
+    /// The same with one that is not.
+    fn patient(self) -> Scene {
+        Scene { program: self.program.set("stall_timeout", json!("5m")), ..self }
     }
 
     /// A run whose process may stay: what it prints ends when it ends by itself, and the kernel keeps only the shell of it.
@@ -69,6 +79,7 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
     let guest = guest(&lab, "hangs");
     let scene = Scene::new(&lab, &[&guest]);
     scene.program.backup_well();
+    let scene = scene.impatient();
     for (call, code) in [
         (Call::Write, 1),
         (Call::Fsync, 1),
@@ -84,7 +95,7 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
         let report: serde_json::Value =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{call:?}: {error}: {text}"));
         let told = report.to_string();
-        assert!(told.contains("it hangs: no answer for 2 s"), "{call:?}: {report:#}");
+        assert!(told.contains("it hangs: no answer for 3 s"), "{call:?}: {report:#}");
         assert!(
             told.contains(scene.target.path().to_str().unwrap()) && told.contains("findmnt"),
             "{call:?}: {report:#}"
@@ -105,6 +116,7 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
         assert!(before.iter().all(|point| after.contains(point)), "{call:?}: {before:?} {after:?}");
         scene.program.assert_no_leftovers(&guest);
     }
+    let scene = scene.patient();
     scene.program.unpack(&scene.program.backup_well(), guest.name());
 }
 
@@ -161,9 +173,9 @@ fn a_target_that_vanishes_is_named_and_the_next_run_takes_away_what_it_kept() {
     let lab = Lab::new();
     let guest = guest(&lab, "vanishes");
     let scene = Scene::new(&lab, &[&guest]);
-    let mut child = scene.program.command().args(["backup", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     // It waits in the middle of the archive, and that is where it vanishes.
     scene.target.set(Call::Write, 5 << 20, Fault::Hang);
+    let mut child = scene.program.command().args(["backup", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     wait_until(DEADLINE, "the archive to be half written", || scene.target.was_met());
     // Of sockets, the folder counts: QEMU's tools make them for all.
     let open = run("find", &[scene.program.state().to_str().unwrap(), "!", "-type", "s", "-perm", "/077"]);
@@ -191,18 +203,19 @@ fn a_run_is_gone_from_a_mount_that_takes_no_call_any_more_and_its_other_guests_f
     }
     let lab = Lab::new();
     let guests = [guest(&lab, "deaf-a"), guest(&lab, "deaf-b")];
-    let scene = Scene::new(&lab, &[&guests[0], &guests[1]]);
+    let scene = Scene::new(&lab, &[&guests[0], &guests[1]]).impatient();
     // The folder of the first guest is made, and that was the last answer.
     scene.target.set(Call::Create, 0, Fault::Deaf);
     let report = scene.program.backup();
     assert_eq!(report.ran.code, 1, "{report:#?}");
     for guest in &guests {
         let told = report.domain(guest.name())["error"].to_string();
-        assert!(told.contains("it hangs: no answer for 2 s"), "{report:#?}");
+        assert!(told.contains("it hangs: no answer for 3 s"), "{report:#?}");
         guest.assert_no_leftovers();
     }
     assert_eq!(report.domain("deaf-b")["consistency"], serde_json::Value::Null, "it was not captured: {report:#?}");
     scene.target.release();
+    let scene = scene.patient();
     assert_eq!(scene.program.run(&["recover"]).code, 0);
     let report = scene.program.backup_well();
     guests.iter().for_each(|guest| drop(scene.program.unpack(&report, guest.name())));
