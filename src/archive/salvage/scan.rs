@@ -151,8 +151,10 @@ impl Window<'_> {
             // At most twice `MOST`.
             let more = (self.length - from).min(2 * MOST as u64 - self.bytes.len() as u64) as usize;
             let old = self.bytes.len();
-            self.bytes.resize(old + more, 0);
-            read_patiently(self.file, &mut self.bytes[old..], from);
+            let mut bytes = vec![0; old + more];
+            bytes[..old].copy_from_slice(&self.bytes);
+            read_patiently(self.file, &mut bytes[old..], from);
+            self.bytes = bytes;
         }
         &self.bytes[(offset - self.start) as usize..]
     }
