@@ -130,6 +130,8 @@ impl Session {
         let mut input = self.input.take().expect("it was not released yet");
         // It may have died; its end says so.
         let _ = input.write_all(b"RELEASE\n");
+        // As kvmbackup does: nothing more will be said.
+        drop(input);
         self.end()
     }
 
