@@ -93,10 +93,11 @@ fn file_systems_are_frozen_for_the_capture_and_thawed() {
 fn a_freeze_that_takes_too_long_leaves_no_guest_frozen() {
     let lab = Lab::new();
     let guest = hooked(&lab, "freeze-hangs");
-    // libvirt gives up a thaw, and a question for the state, after 5 s each: the longer one outlasts both.
-    for (quiesce, hook) in [("prefer", "sleep 14"), ("require", "sleep 4")] {
+    // libvirt gives up a thaw, and a question for the state, after 5 s each: the longer one outlasts both. The deadline is
+    // long enough for the guest to hear of the freeze at all.
+    for (quiesce, hook) in [("prefer", "sleep 17"), ("require", "sleep 8")] {
         set_hook(&guest, hook);
-        let program = program(&lab, &guest, json!({"quiesce": quiesce, "freeze_timeout": "2s"}));
+        let program = program(&lab, &guest, json!({"quiesce": quiesce, "freeze_timeout": "5s"}));
         let report = program.backup();
         if quiesce == "prefer" {
             assert_eq!(report.ran.code, 0, "{report:#?}");

@@ -25,6 +25,7 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
     let guest = guest(&lab, "hangs");
     let scene = Scene::new(&lab, &[&guest]);
     scene.program.backup_well();
+    let scene = scene.impatient();
     for (call, code) in [
         (Call::Write, 1),
         (Call::Fsync, 1),
@@ -40,7 +41,7 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
         let report: serde_json::Value =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{call:?}: {error}: {text}"));
         let told = report.to_string();
-        assert!(told.contains("it hangs: no answer for 2 s"), "{call:?}: {report:#}");
+        assert!(told.contains("it hangs: no answer for 3 s"), "{call:?}: {report:#}");
         assert!(
             told.contains(scene.target.path().to_str().unwrap()) && told.contains("findmnt"),
             "{call:?}: {report:#}"
@@ -61,6 +62,7 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
         assert!(before.iter().all(|point| after.contains(point)), "{call:?}: {before:?} {after:?}");
         scene.program.assert_no_leftovers(&guest);
     }
+    let scene = scene.patient();
     scene.program.unpack(&scene.program.backup_well(), guest.name());
 }
 
@@ -117,9 +119,9 @@ fn a_target_that_vanishes_is_named_and_the_next_run_takes_away_what_it_kept() {
     let lab = Lab::new();
     let guest = guest(&lab, "vanishes");
     let scene = Scene::new(&lab, &[&guest]);
-    let mut child = scene.program.command().args(["backup", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     // It waits in the middle of the archive, and that is where it vanishes.
     scene.target.set(Call::Write, 5 << 20, Fault::Hang);
+    let mut child = scene.program.command().args(["backup", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     wait_until(DEADLINE, "the archive to be half written", || scene.target.was_met());
     // Of sockets, the folder counts: QEMU's tools make them for all.
     let open = run("find", &[scene.program.state().to_str().unwrap(), "!", "-type", "s", "-perm", "/077"]);
@@ -147,18 +149,19 @@ fn a_run_is_gone_from_a_mount_that_takes_no_call_any_more_and_its_other_guests_f
     }
     let lab = Lab::new();
     let guests = [guest(&lab, "deaf-a"), guest(&lab, "deaf-b")];
-    let scene = Scene::new(&lab, &[&guests[0], &guests[1]]);
+    let scene = Scene::new(&lab, &[&guests[0], &guests[1]]).impatient();
     // The folder of the first guest is made, and that was the last answer.
     scene.target.set(Call::Create, 0, Fault::Deaf);
     let report = scene.program.backup();
     assert_eq!(report.ran.code, 1, "{report:#?}");
     for guest in &guests {
         let told = report.domain(guest.name())["error"].to_string();
-        assert!(told.contains("it hangs: no answer for 2 s"), "{report:#?}");
+        assert!(told.contains("it hangs: no answer for 3 s"), "{report:#?}");
         guest.assert_no_leftovers();
     }
     assert_eq!(report.domain("deaf-b")["consistency"], serde_json::Value::Null, "it was not captured: {report:#?}");
     scene.target.release();
+    let scene = scene.patient();
     assert_eq!(scene.program.run(&["recover"]).code, 0);
     let report = scene.program.backup_well();
     guests.iter().for_each(|guest| drop(scene.program.unpack(&report, guest.name())));
@@ -171,7 +174,7 @@ fn a_target_that_hangs_while_it_is_read_ends_verify_and_restore_and_is_called_no
     }
     let lab = Lab::new();
     let guest = guest(&lab, "unread");
-    let scene = Scene::new(&lab, &[&guest]);
+    let scene = Scene::new(&lab, &[&guest]).impatient();
     scene.program.backup_well();
     let scene = Scene { program: scene.program.domain(guest.name(), json!({"compression": "zstd"})), ..scene };
     let report = scene.program.backup_well();
@@ -186,7 +189,7 @@ fn a_target_that_hangs_while_it_is_read_ends_verify_and_restore_and_is_called_no
         for after in [0, 6 << 20] {
             let (code, told) = scene.hung(&words, Call::Read, after);
             assert_eq!(code, 5, "{what} {after}: {told}");
-            assert!(told.contains("it hangs: no answer for 2 s") && told.contains("findmnt"), "{what} {after}: {told}");
+            assert!(told.contains("it hangs: no answer for 3 s") && told.contains("findmnt"), "{what} {after}: {told}");
             assert!(told.contains(target) && !told.contains("DAMAGED"), "{what} {after}: {told}");
             assert!(!out.exists(), "{what} {after}: nothing is left of what could not be read");
         }
@@ -206,11 +209,11 @@ fn a_prune_on_a_target_that_hangs_ends_and_the_next_one_removes_what_is_due() {
     }
     let lab = Lab::new();
     let guest = guest(&lab, "unpruned");
-    let scene = Scene::new(&lab, &[&guest]);
+    let scene = Scene::new(&lab, &[&guest]).impatient();
     (0..3).for_each(|_| drop(scene.program.backup_well()));
     let scene = Scene { program: scene.program.domain(guest.name(), json!({"rotate": 1})), ..scene };
     let (code, told) = scene.hung(&["prune"], Call::Unlink, 0);
-    assert!(told.contains("it hangs: no answer for 2 s") && told.contains("findmnt"), "{told}");
+    assert!(told.contains("it hangs: no answer for 3 s") && told.contains("findmnt"), "{told}");
     assert!(code == 7 && told.contains("NOT REMOVED"), "{told}");
     let next = scene.program.run(&["prune"]);
     assert_eq!(next.code, 0, "{next:#?}");
@@ -242,7 +245,7 @@ fn a_folder_that_hangs_while_it_is_restored_to_ends_the_restore_and_the_next_one
     ] {
         let (code, told) = scene.hung(words, call, 5 << 20);
         assert_eq!(code, 1, "{call:?}: {told}");
-        assert!(told.contains("it hangs: no answer for 2 s") && told.contains("findmnt"), "{call:?}: {told}");
+        assert!(told.contains("it hangs: no answer for 3 s") && told.contains("findmnt"), "{call:?}: {told}");
         assert!(words.last().is_some_and(|folder| told.contains(folder)), "{call:?}: {told}");
     }
     let restored = scene.program.run(&["restore", name, "--to", to, "--overwrite"]);

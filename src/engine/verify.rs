@@ -223,7 +223,7 @@ mod tests {
         let good = fs::read(&path).unwrap();
         for at in [good.len() / 2, good.len() - 5] {
             let mut bad = good.clone();
-            bad[at] ^= 1;
+            bad[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0xff);
             fs::write(&path, bad).unwrap();
             assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Damaged, "{at}");
         }

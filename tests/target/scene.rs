@@ -32,11 +32,21 @@ pub struct Scene {
 impl Scene {
     pub fn new(lab: &Lab, guests: &[&Guest]) -> Scene {
         let target = Faulty::mount(&lab.path("backups"));
-        let program = Program::new(lab).set("stall_timeout", json!("2s"));
+        let program = Program::new(lab);
         let program = guests.iter().fold(program, |program, guest| {
             program.domain(guest.name(), json!({"method": "snapshot", "compression": "none"}))
         });
         Scene { target, program }
+    }
+
+    /// The same with a deadline that is reached.
+    pub fn impatient(self) -> Scene {
+        Scene { program: self.program.set("stall_timeout", json!("3s")), ..self }
+    }
+
+    /// The same with one that is not.
+    pub fn patient(self) -> Scene {
+        Scene { program: self.program.set("stall_timeout", json!("5m")), ..self }
     }
 
     /// A run whose process may stay: what it prints ends when it ends by itself, and the kernel keeps only the shell of it.
