@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::Error;
-use super::codec::{self, Unpacker};
+use super::codec::Unpacker;
 use super::kind::Kind;
 use super::sums::{Digest, Hasher};
 use super::table::Piece;
@@ -57,13 +57,8 @@ impl Pieces {
             None => (Unpacker::new().map_err(|source| Error::Read { offset, source })?, Vec::new()),
         };
         // The table's reader has checked that this is at most 17 MiB and lies within the file.
-<<<<<<< HEAD
         let length = entry.packed as usize;
         self.file.read_exact(&mut packed, length, offset).map_err(|source| Error::Read { offset, source })?;
-=======
-        codec::room(&mut packed, entry.packed as usize);
-        self.file.read_exact_at(&mut packed, offset).map_err(|source| Error::Read { offset, source })?;
->>>>>>> flakes
         unpacker.unpack(self.kind, entry, &packed, out).map_err(|what| Error::Frame { offset, what })?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((unpacker, packed));
         Ok(())
