@@ -16,6 +16,8 @@ mod context;
 mod copy;
 mod error;
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod fixture;
 pub mod journal;
 mod members;

@@ -142,22 +142,4 @@ fn describe(record: &Record, patience: &Patience) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    #[test]
-    fn a_signal_stops_it_before_the_next_entry() {
-        let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::open(dir.path()).unwrap();
-        let domain = DomainRef { name: "a".into(), uuid: Uuid::new_v4() };
-        journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain).unwrap();
-        let cancel = Cancel::default();
-        cancel.cancel(15);
-        let recovered =
-            recover(&journal, &|_| unreachable!("nothing is undone any more"), &cancel, &Patience::default()).unwrap();
-        assert_eq!((recovered.stopped, recovered.done.len(), recovered.left.len()), (Some(15), 0, 0));
-        assert_eq!(journal.left().unwrap().len(), 1);
-    }
-}
+mod tests;

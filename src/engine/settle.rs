@@ -348,3 +348,6 @@ fn is_at(image: &Image, path: &Path) -> bool {
 fn is_same_place(a: &Image, b: &Image) -> bool {
     a.source == b.source
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,12 @@ mod tests {
         }
     }
 
+    #[test]
+    fn without_a_rule_all_stay() {
+        assert_eq!(kept(&Policy::default()), None);
+        assert_eq!(kept(&Policy { weekly: 1, ..Policy::default() }), Some(1));
+    }
+
     proptest! {
         /// Against retention itself: with points of many years, one each fortnight or each year, never fewer stay, and for
         /// some policies no more.

@@ -148,9 +148,34 @@ mod tests {
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(answer(&file, false).is_err() && answer(&dir.path().join("nowhere"), false).is_err());
-        // Of the file systems that are mounted read-only everywhere, and of those that are not a mount.
-        assert!(answer(Path::new("/"), true).is_err());
-        assert!(answer(Path::new("/sys/kernel"), false).is_err() || !is_read_only("/sys"));
+        // Of the file systems that may be mounted read-only, and of those that are not a mount.
+        for path in ["/", "/sys/kernel"] {
+            assert!(answer(Path::new(path), false).is_err() || !is_read_only(path), "{path}");
+        }
+        let said = |path: &str, require_mount| {
+            answer(Path::new(path), require_mount).map_or_else(|error| error.to_string(), |_| String::new())
+        };
+        let not_mounted = "not on a mounted file system";
+        assert!(said("/", true) == not_mounted && said("/", false) != not_mounted);
+        assert_eq!(answer(dir.path(), true).is_ok(), space::is_off_root(dir.path()).unwrap());
+    }
+
+    #[test]
+    fn a_look_tells_of_which_target_whether_it_is_up_and_what_it_holds() {
+        let fixture = Fixture::new();
+        fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &fixture.usual_disks());
+        let settings = |name: &str| {
+            let config = "h:\n  backupdir: /b\n  domains:\n    db: {rotate: 1, day_of_week: daily}\n";
+            let settings = crate::config::parse(config, Path::new("c.yml"), "h").unwrap();
+            Settings { backupdir: fixture.path(name), ..settings }
+        };
+        let seen = look(&settings("backup"));
+        assert!(seen.repository.up && seen.repository.capacity_bytes >= seen.repository.available_bytes);
+        assert_eq!(seen.repository.path, fixture.path("backup"));
+        assert_eq!(seen.points.unwrap()[DOMAIN].count, 1);
+        let away = look(&settings("nowhere"));
+        assert_eq!((away.repository.path, away.repository.up), (fixture.path("nowhere"), false));
+        assert!(away.points.is_none());
     }
 
     fn is_read_only(path: &str) -> bool {

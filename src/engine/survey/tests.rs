@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use uuid::Uuid;
+
 use super::*;
-use crate::hypervisor::domain_xml;
-use crate::model::{Consistency, DomainState, DomainXml};
+use crate::engine::fake::{self, Fake};
+use crate::hypervisor::{Kind, Overlay, domain_xml};
+use crate::model::{Consistency, DomainRef, DomainState, DomainXml, Format, Image, Source};
 
 const CONFIG: &str = "
 h:
@@ -65,6 +68,52 @@ fn what_cannot_be_seen_is_as_it_was() {
     assert_eq!(seeing.domains.keys().collect::<Vec<_>>(), ["db", "mail"]);
     let never = join(&settings(), None, of_target(false, None), None);
     assert_eq!(never.domains.len(), 2);
+}
+
+#[test]
+fn of_what_was_seen_before_only_what_may_still_be_there_is_kept() {
+    let gone = |leftover_overlays| Guest { defined: false, leftover_overlays };
+    let guests = BTreeMap::from([guest("lab", 0), ("left".to_owned(), gone(1)), ("bare".to_owned(), gone(0))]);
+    let before = join(&settings(), Some(guests), of_target(true, Some(&["old"])), None);
+    let names = |survey: Survey| survey.domains.into_keys().filter(|name| !["db", "mail"].contains(&&**name)).collect();
+    let names = |survey| -> Vec<String> { names(survey) };
+    assert_eq!(names(join(&settings(), None, of_target(true, Some(&[])), Some(&before))), ["lab", "left"]);
+    assert_eq!(names(join(&settings(), Some(BTreeMap::new()), of_target(false, None), Some(&before))), ["old"]);
+}
+
+#[test]
+fn overlays_of_guests_and_of_the_journal_are_counted_once_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { state_dir: dir.path().join("state"), ..settings() };
+    let [ours, other] = ["vda", "vdb"].map(|target| dir.path().join(format!("a.{target}.kvmbackup-0123abcd.qcow2")));
+    let fake = Fake::new(DomainState::Running, "vda", &[&ours, Path::new("/v/a")]);
+    let look = |previous: Option<&Survey>| guests(&settings, &fake, previous);
+    let count = |found: Option<BTreeMap<String, Guest>>| -> Vec<(String, bool, u64)> {
+        found.unwrap().into_iter().map(|(name, guest)| (name, guest.defined, guest.leftover_overlays)).collect()
+    };
+    let web = |overlays| (fake::id().name, true, overlays);
+    std::fs::create_dir(&settings.state_dir).unwrap();
+    assert_eq!(count(look(None)), [web(1)]);
+
+    let journal = Journal::open(&settings.state_dir).unwrap();
+    let gone = DomainRef { name: "gone".to_owned(), uuid: Uuid::new_v4() };
+    for (domain, targets) in [(fake::id(), &["vda", "vdb"][..]), (gone, &["vdb"])] {
+        let mut record = journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain).unwrap();
+        let base = Image { source: Source::File("/v/a".into()), format: Format::Raw };
+        let path = |target: &str| if target == "vda" { ours.clone() } else { other.clone() };
+        let overlay = |target: &&str| Overlay { target: (*target).into(), path: path(target), base: base.clone() };
+        record.update(|entry| entry.overlays = targets.iter().map(overlay).collect()).unwrap();
+    }
+    // What is noted is not always there yet.
+    assert_eq!(count(look(None)), [web(1)]);
+    std::fs::write(&other, "").unwrap();
+    assert_eq!(count(look(None)), [("gone".to_owned(), false, 1), web(2)]);
+
+    let before = join(&settings, Some(BTreeMap::from([guest(&fake::id().name, 7)])), Target::default(), None);
+    fake.when(|call, _, _| (call == "describe").then_some(Kind::Other));
+    assert_eq!(count(look(Some(&before)))[1], web(7));
+    fake.when(|call, _, _| (call == "domains").then_some(Kind::Unreachable));
+    assert_eq!(look(None), None);
 }
 
 #[test]

@@ -1,0 +1,238 @@
+//! Owns: a hypervisor for the tests of the engine: one domain as a small model, whose disks' chains change by what it is told.
+//! Must not: touch an image, or know what the engine does.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::engine::fixture::{DOMAIN, UUID};
+use crate::hypervisor::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob, Said, domain_xml};
+use crate::model::{Domain, DomainRef, DomainState, DomainXml};
+
+/// By target: the images of the disk, the active one first.
+pub type Chains = BTreeMap<String, Vec<PathBuf>>;
+
+/// What happens when a call comes: its name, how many of this name came before it and it, and the domain, which may be
+/// changed. With a kind the call fails, and does nothing.
+type When = Box<dyn FnMut(&str, usize, &mut Guest) -> Option<Kind> + Send>;
+
+/// More calls than this are of one who waits for what does not come.
+const MANY: usize = 300;
+
+/// The domain now.
+pub struct Guest {
+    /// libvirt knows it.
+    pub known: bool,
+    pub state: DomainState,
+    pub off_kind: OffKind,
+    /// What a guest that runs has open.
+    pub live: Chains,
+    /// What the definition names.
+    pub defined: Chains,
+    /// The block job: whether it is an active commit, and done and total as the next looks see them; the last stays.
+    pub job: Option<(bool, Vec<(u64, u64)>)>,
+    /// What a commit that is started shows.
+    pub commit: Vec<(u64, u64)>,
+    pub frozen: bool,
+    pub busy: bool,
+    pub pull: Option<PathBuf>,
+    pub io_error: bool,
+}
+
+/// A libvirt that has one domain. Clones are the same libvirt.
+#[derive(Clone)]
+pub struct Fake(Arc<Mutex<Inner>>);
+
+struct Inner {
+    guest: Guest,
+    calls: Vec<String>,
+    when: When,
+}
+
+pub fn id() -> DomainRef {
+    DomainRef { name: DOMAIN.to_owned(), uuid: UUID }
+}
+
+pub fn failure(kind: Kind) -> Error {
+    Error::Call { domain: DOMAIN.to_owned(), action: "do it".to_owned(), kind, source: said() }
+}
+
+/// An error of libvirt's own, which only libvirt can make: its driver for tests wants a path.
+pub fn said() -> Said {
+    virt::error::clear_error_callback();
+    virt::connect::Connect::open(Some("test:///")).err().unwrap().into()
+}
+
+impl Fake {
+    /// A domain that is on these images, as its definition says.
+    pub fn new(state: DomainState, target: &str, chain: &[&Path]) -> Fake {
+        let chains = Chains::from([(target.to_owned(), chain.iter().map(|path| path.to_path_buf()).collect())]);
+        let guest = Guest {
+            known: true,
+            state,
+            off_kind: OffKind::Plain,
+            live: chains.clone(),
+            defined: chains,
+            job: None,
+            commit: vec![(0, 0), (4, 8), (4, 8), (8, 8)],
+            frozen: false,
+            busy: false,
+            pull: None,
+            io_error: false,
+        };
+        Fake(Arc::new(Mutex::new(Inner { guest, calls: Vec::new(), when: Box::new(|_, _, _| None) })))
+    }
+
+    pub fn when(&self, when: impl FnMut(&str, usize, &mut Guest) -> Option<Kind> + Send + 'static) {
+        self.0.lock().unwrap().when = Box::new(when);
+    }
+
+    pub fn set(&self, change: impl FnOnce(&mut Guest)) {
+        change(&mut self.0.lock().unwrap().guest);
+    }
+
+    pub fn get<T>(&self, look: impl FnOnce(&Guest) -> T) -> T {
+        look(&self.0.lock().unwrap().guest)
+    }
+
+    /// Every call since the last time this was asked.
+    pub fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().calls)
+    }
+
+    fn call(&self, name: &str) -> Result<MutexGuard<'_, Inner>, Error> {
+        let mut guard = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let inner = &mut *guard;
+        inner.calls.push(name.to_owned());
+        assert!(inner.calls.len() < MANY, "nobody has to ask so often");
+        let number = inner.calls.iter().filter(|call| *call == name).count();
+        let failed = (inner.when)(name, number, &mut inner.guest);
+        let failed = failed.or((!inner.guest.known).then_some(Kind::NoDomain));
+        failed.map_or(Ok(guard), |kind| Err(failure(kind)))
+    }
+}
+
+fn xml(chains: &Chains) -> String {
+    let mut devices = String::new();
+    for (target, chain) in chains {
+        let below = |below: String, path: &PathBuf| {
+            let path = path.display();
+            format!("<backingStore type='file'><format type='qcow2'/><source file='{path}'/>{below}</backingStore>")
+        };
+        let below = chain[1..].iter().rev().fold(String::new(), below);
+        let path = chain[0].display();
+        devices += &format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{path}'/>{below}\
+             <target dev='{target}'/></disk>"
+        );
+    }
+    format!("<domain><name>{DOMAIN}</name><uuid>{UUID}</uuid><devices>{devices}</devices></domain>")
+}
+
+fn described(guest: &Guest) -> Domain {
+    let live = if guest.state.is_active() { &guest.live } else { &guest.defined };
+    let xml = DomainXml { live: xml(live), inactive: xml(&guest.defined), migratable: String::new() };
+    domain_xml::read(xml, guest.state, true).unwrap().domain
+}
+
+impl Hypervisor for Fake {
+    fn version(&self) -> Result<String, Error> {
+        unreachable!()
+    }
+    fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, Error> {
+        let inner = self.call("domains")?;
+        Ok(vec![(id(), inner.guest.state)])
+    }
+    fn describe(&self, _: &DomainRef) -> Result<Domain, Error> {
+        Ok(described(&self.call("describe")?.guest))
+    }
+    fn state(&self, _: &DomainRef) -> Result<DomainState, Error> {
+        Ok(self.call("state")?.guest.state)
+    }
+    fn off_kind(&self, _: &DomainRef) -> Result<OffKind, Error> {
+        Ok(self.call("off_kind")?.guest.off_kind)
+    }
+    fn is_paused_by_io_error(&self, _: &DomainRef) -> Result<bool, Error> {
+        Ok(self.call("is_paused_by_io_error")?.guest.io_error)
+    }
+    fn is_busy(&self, _: &DomainRef) -> Result<bool, Error> {
+        Ok(self.call("is_busy")?.guest.busy)
+    }
+    fn resume(&self, _: &DomainRef) -> Result<(), Error> {
+        let guest = &mut self.call("resume")?.guest;
+        (guest.state, guest.io_error) = (DomainState::Running, false);
+        Ok(())
+    }
+    fn freeze(&self, _: &DomainRef, _: Duration) -> Result<(), Error> {
+        unreachable!()
+    }
+    fn thaw(&self, _: &DomainRef) -> Result<(), Error> {
+        self.call("thaw")?.guest.frozen = false;
+        Ok(())
+    }
+    fn is_frozen(&self, _: &DomainRef) -> Result<bool, Error> {
+        Ok(self.call("is_frozen")?.guest.frozen)
+    }
+    fn agent(&self, _: &DomainRef, _: &serde_json::Value) -> Result<serde_json::Value, Error> {
+        unreachable!()
+    }
+    fn snapshot(&self, _: &DomainRef, _: &[Overlay], _: &[String]) -> Result<(), Error> {
+        unreachable!()
+    }
+    fn start_commit(&self, _: &DomainRef, _: &str) -> Result<(), Error> {
+        let guest = &mut self.call("start_commit")?.guest;
+        assert!(guest.job.is_none(), "there is a block job already");
+        guest.job = Some((true, guest.commit.clone()));
+        Ok(())
+    }
+    fn block_job(&self, _: &DomainRef, _: &str) -> Result<Option<BlockJob>, Error> {
+        let guest = &mut self.call("block_job")?.guest;
+        let Some((active_commit, looks)) = &mut guest.job else { return Ok(None) };
+        let (done, total) = if looks.len() > 1 { looks.remove(0) } else { looks[0] };
+        Ok(Some(BlockJob { active_commit: *active_commit, done, total }))
+    }
+    /// As libvirt: the definition follows the guest, where it named the same image.
+    fn pivot(&self, _: &DomainRef, target: &str) -> Result<(), Error> {
+        let guest = &mut self.call("pivot")?.guest;
+        if guest.job.take_if(|(_, looks)| looks.len() == 1).is_none() {
+            return Err(failure(Kind::NotReady));
+        }
+        let top = guest.live[target][0].clone();
+        for chains in [&mut guest.live, &mut guest.defined] {
+            chains.get_mut(target).unwrap().retain(|image| *image != top);
+        }
+        Ok(())
+    }
+    fn socket_path(&self, _: &DomainRef, _: &str) -> Result<Option<PathBuf>, Error> {
+        unreachable!()
+    }
+    fn begin_pull(&self, _: &DomainRef, _: &PullJob, _: &[String]) -> Result<(), Error> {
+        unreachable!()
+    }
+    fn pull_socket(&self, _: &DomainRef) -> Result<Option<PathBuf>, Error> {
+        Ok(self.call("pull_socket")?.guest.pull.clone())
+    }
+    fn end_pull(&self, _: &DomainRef) -> Result<(), Error> {
+        let guest = &mut self.call("end_pull")?.guest;
+        (guest.pull, guest.busy) = (None, false);
+        Ok(())
+    }
+    fn define(&self, xml: &str) -> Result<DomainRef, Error> {
+        let mut inner = self.call("define")?;
+        let same = DomainXml { live: xml.to_owned(), inactive: xml.to_owned(), migratable: String::new() };
+        let domain = domain_xml::read(same, DomainState::Off, true).unwrap().domain;
+        let chain = |disk: &crate::model::Disk| {
+            let images = std::iter::once(&disk.image).chain(&disk.backing);
+            (disk.target.clone(), images.map(|image| image.source.path().unwrap().to_owned()).collect())
+        };
+        inner.guest.defined = domain.disks.iter().map(chain).collect();
+        Ok(domain.id)
+    }
+    fn start(&self, _: &DomainRef) -> Result<(), Error> {
+        unreachable!()
+    }
+    fn set_autostart(&self, _: &DomainRef, _: bool) -> Result<(), Error> {
+        unreachable!()
+    }
+}

@@ -1,0 +1,170 @@
+//! What an interrupted run left is undone from the journal alone, told in words, and one entry never hinders another.
+
+use std::path::PathBuf;
+
+use chrono::TimeDelta;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::*;
+use crate::engine::fake::{self, Fake};
+use crate::engine::fixture::{run, text};
+use crate::hypervisor::{Kind, Overlay, PullJob, Scratch};
+use crate::model::{DomainState, Format, Image, Source};
+
+fn started() -> DateTime<Utc> {
+    "2026-11-20T02:00:00Z".parse().unwrap()
+}
+
+fn recovered(journal: &Journal, connect: &Connect<'_>) -> (Vec<String>, Vec<String>) {
+    let recovered = recover(journal, connect, &Cancel::default(), &Patience::default()).unwrap();
+    (recovered.done, recovered.left.into_iter().map(|failure| failure.message).collect())
+}
+
+/// Everything that a run may have held when it was killed.
+struct Killed {
+    dir: TempDir,
+    journal: Journal,
+    fake: Fake,
+}
+
+impl Killed {
+    fn new() -> Killed {
+        let dir = tempfile::tempdir().unwrap();
+        let [base, path] = ["base.qcow2", "over.qcow2"].map(|name| dir.path().join(name));
+        run("qemu-img", &["create", "-q", "-f", "qcow2", text(&base), "1M"]);
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", text(&base), "-F", "qcow2", text(&path)]);
+        let fake = Fake::new(DomainState::Running, "vda", &[&path, &base]);
+        let journal = Journal::open(dir.path()).unwrap();
+        let killed = Killed { dir, journal, fake };
+        for file in killed.held() {
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            if !file.exists() {
+                std::fs::write(file, "").unwrap();
+            }
+        }
+        let socket = killed.path("pull.sock");
+        killed.fake.set(|guest| (guest.frozen, guest.busy, guest.pull) = (true, true, Some(socket.clone())));
+        let mut record = killed.journal.begin(Uuid::new_v4(), started(), "one", &fake::id()).unwrap();
+        let scratch = vec![Scratch { target: "vdb".to_owned(), path: killed.path("scratch") }];
+        record
+            .update(|entry| {
+                let base = Image { source: Source::File(base), format: Format::Qcow2 };
+                entry.overlays.push(Overlay { target: "vda".to_owned(), path, base });
+                (entry.frozen, entry.pull) = (true, Some(PullJob { socket, scratch }));
+                (entry.sockets, entry.partial) = (Some(killed.path("sockets")), Some(killed.path("target/partial")));
+            })
+            .unwrap();
+        killed
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn held(&self) -> [PathBuf; 5] {
+        ["over.qcow2", "pull.sock", "scratch", "sockets/s", "target/partial"].map(|name| self.path(name))
+    }
+
+    fn connect(&self) -> impl Fn(&str) -> Result<Box<dyn Hypervisor>, hypervisor::Error> + use<> {
+        let fake = self.fake.clone();
+        move |_| Ok(Box::new(fake.clone()))
+    }
+
+    fn expect_healed(&self) {
+        assert!(self.held().iter().all(|path| !path.exists()) && !self.path("sockets").exists());
+        let base = vec![self.path("base.qcow2")];
+        self.fake.get(|guest| assert!(!guest.frozen && guest.pull.is_none() && guest.live["vda"] == base));
+    }
+}
+
+#[test]
+fn a_signal_stops_it_before_the_next_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let domain = DomainRef { name: "a".into(), uuid: Uuid::new_v4() };
+    journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain).unwrap();
+    let cancel = Cancel::default();
+    cancel.cancel(15);
+    let recovered =
+        recover(&journal, &|_| unreachable!("nothing is undone any more"), &cancel, &Patience::default()).unwrap();
+    assert_eq!((recovered.stopped, recovered.done.len(), recovered.left.len()), (Some(15), 0, 0));
+    assert_eq!(journal.left().unwrap().len(), 1);
+}
+
+#[test]
+fn all_that_was_held_is_given_back_and_told_and_twice_is_safe() {
+    let killed = Killed::new();
+    let entry = std::fs::read_dir(killed.path("journal")).unwrap().next().unwrap().unwrap().path();
+    let text = std::fs::read(&entry).unwrap();
+    let said = "web 1: the run of 2026-11-20 02:00:00 UTC was interrupted; thawed the guest, committed vda back to its base, \
+                ended the backup job, removed the unfinished archive";
+    assert_eq!(recovered(&killed.journal, &killed.connect()), (vec![said.to_owned()], vec![]));
+    killed.expect_healed();
+    assert!(killed.journal.left().unwrap().is_empty());
+    assert_eq!(recovered(&killed.journal, &killed.connect()), (vec![], vec![]));
+    // Killed again after all was done, and before the entry was gone.
+    std::fs::write(&entry, text).unwrap();
+    let (done, left) = recovered(&killed.journal, &killed.connect());
+    assert!(done[0].ends_with("interrupted; thawed the guest") && left.is_empty(), "{done:?} {left:?}");
+    killed.expect_healed();
+}
+
+#[test]
+fn one_that_fails_stays_in_the_journal_and_the_others_are_healed() {
+    let killed = Killed::new();
+    let before = started() - TimeDelta::days(1);
+    for (name, uri, time) in [("db", "down", started() + TimeDelta::days(1)), ("mail", "one", before)] {
+        let domain = DomainRef { name: name.to_owned(), uuid: Uuid::new_v4() };
+        killed.journal.begin(Uuid::new_v4(), time, uri, &domain).unwrap();
+    }
+    let works = killed.connect();
+    let connect = |uri: &str| match uri {
+        "down" => Err(hypervisor::Error::Connect { uri: uri.to_owned(), source: fake::said() }),
+        uri => works(uri),
+    };
+    let (done, left) = recovered(&killed.journal, &connect);
+    assert_eq!(done.len(), 2);
+    assert_eq!(done[1], "mail: the run of 2026-11-19 02:00:00 UTC was interrupted; nothing was left of it");
+    assert!(left.len() == 1 && left[0].starts_with("db: cannot connect to libvirt at down"), "{left:?}");
+    killed.expect_healed();
+    assert_eq!(killed.journal.left().unwrap().len(), 1);
+    assert_eq!(recovered(&killed.journal, &works).0.len(), 1);
+    assert!(killed.journal.left().unwrap().is_empty());
+}
+
+#[test]
+fn a_failure_names_the_domain_once() {
+    let killed = Killed::new();
+    killed.fake.when(|call, _, _| (call == "describe").then_some(Kind::Other));
+    let (done, left) = recovered(&killed.journal, &killed.connect());
+    assert!(done.is_empty() && left.len() == 1 && left[0].starts_with("web 1: cannot do it"), "{left:?}");
+    // What comes first for the guest was done all the same; what comes after its disk waits.
+    assert!(!killed.fake.get(|guest| guest.frozen) && killed.path("target/partial").exists());
+    killed.fake.when(|_, _, _| None);
+    assert_eq!(recovered(&killed.journal, &killed.connect()).1, [""; 0]);
+    killed.expect_healed();
+}
+
+#[test]
+fn an_unfinished_archive_on_a_target_that_is_not_mounted_is_not_taken_for_removed() {
+    let killed = Killed::new();
+    std::fs::rename(killed.path("target"), killed.path("elsewhere")).unwrap();
+    let (done, left) = recovered(&killed.journal, &killed.connect());
+    assert!(done.is_empty() && left[0].contains("its folder is not there"), "{left:?}");
+    std::fs::rename(killed.path("elsewhere"), killed.path("target")).unwrap();
+    assert_eq!(recovered(&killed.journal, &killed.connect()).0.len(), 1);
+    killed.expect_healed();
+}
+
+#[test]
+fn after_a_panic_what_the_run_itself_held_of_the_domain_is_given_back() {
+    let killed = Killed::new();
+    let recover =
+        |started| recover_domain(&killed.journal, &killed.fake, started, &fake::id(), &Patience::default()).unwrap();
+    recover(started() + TimeDelta::seconds(1));
+    assert!(killed.path("over.qcow2").exists() && killed.journal.left().unwrap().len() == 1);
+    recover(started());
+    killed.expect_healed();
+    assert!(killed.journal.left().unwrap().is_empty());
+}

@@ -1,0 +1,143 @@
+//! An overlay is settled on a small model of a domain and on real images: what is committed, what is removed, what is left
+//! alone, and what the journal says at each moment.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use chrono::Utc;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::*;
+use crate::engine::fake::{self, Fake};
+use crate::engine::fixture::{run, text};
+use crate::engine::journal::Journal;
+use crate::model::{DomainState, Format, Source};
+
+mod off;
+mod running;
+mod waits;
+
+/// A domain whose disk is on an overlay of ours, with what the guest wrote in it or with nothing.
+struct Bench {
+    dir: TempDir,
+    fake: Fake,
+    record: Record,
+    overlay: Overlay,
+}
+
+impl Bench {
+    fn new(state: DomainState, written: bool) -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let [base, path] = ["base.qcow2", "over.qcow2"].map(|name| dir.path().join(name));
+        run("qemu-img", &["create", "-q", "-f", "qcow2", text(&base), "1M"]);
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", text(&base), "-F", "qcow2", text(&path)]);
+        if written {
+            run("qemu-io", &["-f", "qcow2", "-c", "write -P 7 0 64k", text(&path)]);
+        }
+        let journal = Journal::open(dir.path()).unwrap();
+        let mut record = journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &fake::id()).unwrap();
+        let fake = Fake::new(state, "vda", &[&path, &base]);
+        let base = Image { source: Source::File(base), format: Format::Qcow2 };
+        let overlay = Overlay { target: "vda".to_owned(), path, base };
+        record.update(|entry| entry.overlays.push(overlay.clone())).unwrap();
+        Bench { dir, fake, record, overlay }
+    }
+
+    /// As an earlier try left it in the journal.
+    fn noted_before(mut self, how_far: Option<Settling>) -> Bench {
+        note(&mut self.record, &self.overlay, how_far);
+        self
+    }
+
+    /// Puts the disk on these images, in the guest and in the definition.
+    fn put_on(&self, names: &[&str]) {
+        let chain = self.chain(names);
+        self.fake.set(|guest| {
+            guest.live.insert("vda".to_owned(), chain.clone());
+            guest.defined.insert("vda".to_owned(), chain);
+        });
+    }
+
+    fn chain(&self, names: &[&str]) -> Vec<PathBuf> {
+        names.iter().map(|name| self.dir.path().join(name)).collect()
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        overlay(&self.fake, &mut self.record, &self.overlay)
+    }
+
+    /// What it says when it refuses; the overlay is still there then.
+    fn refused(&mut self) -> String {
+        let error = self.settle().unwrap_err();
+        assert!(self.overlay.path.exists(), "removed though {error}");
+        error.to_string()
+    }
+
+    fn noted(&self) -> Option<Settling> {
+        noted(self.dir.path())
+    }
+
+    fn is_in_base(&self) -> bool {
+        let base = self.overlay.base.source.path().unwrap();
+        let read = Command::new("qemu-io").args(["-f", "qcow2", "-r", "-c", "read -P 7 0 64k"]).arg(base).output();
+        read.unwrap().status.success()
+    }
+
+    fn defined(&self) -> Vec<PathBuf> {
+        self.fake.get(|guest| guest.defined["vda"].clone())
+    }
+}
+
+/// What is on disk.
+fn noted(dir: &Path) -> Option<Settling> {
+    let left = Journal::open(dir).unwrap().left().unwrap();
+    left[0].as_ref().unwrap().entry().settling.get("vda").copied()
+}
+
+#[test]
+fn a_domain_that_is_gone_keeps_only_what_is_nowhere_else() {
+    use Settling::*;
+    for (written, there, before, goes) in [
+        (true, true, Some(Committed), true),
+        (false, true, None, true),
+        (false, false, None, true),
+        (true, true, None, false),
+        // The move may never have come.
+        (true, true, Some(Committing), false),
+    ] {
+        let mut bench = Bench::new(DomainState::Off, written).noted_before(before);
+        bench.fake.set(|guest| guest.known = false);
+        if !there {
+            std::fs::remove_file(&bench.overlay.path).unwrap();
+        }
+        if goes {
+            bench.settle().unwrap();
+            assert!(!bench.overlay.path.exists(), "{before:?}");
+        } else {
+            assert!(bench.refused().contains("the domain is gone, but the overlay"));
+        }
+    }
+}
+
+#[test]
+fn a_domain_that_cannot_be_seen_is_not_taken_for_gone() {
+    let mut bench = Bench::new(DomainState::Running, false);
+    bench.fake.when(|call, _, _| (call == "describe").then_some(Kind::Other));
+    bench.refused();
+    assert!(bench.fake.calls().iter().all(|call| ["describe", "state"].contains(&call.as_str())));
+}
+
+#[test]
+fn a_disk_that_is_gone_is_named_with_its_overlay() {
+    for state in [DomainState::Running, DomainState::Off] {
+        let mut bench = Bench::new(state, true);
+        bench.fake.set(|guest| {
+            for chains in [&mut guest.live, &mut guest.defined] {
+                let chain = chains.remove("vda").unwrap();
+                chains.insert("vdb".to_owned(), chain);
+            }
+        });
+        assert!(bench.refused().contains("no such disk any more"));
+    }
+}

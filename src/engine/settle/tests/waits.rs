@@ -1,0 +1,84 @@
+//! What is waited for, what is tried again, and what is not.
+
+use super::*;
+
+#[test]
+fn only_what_passes_by_itself_is_waited_out() {
+    for (kind, time) in [(Kind::Busy, CALLS_OF_OTHERS), (Kind::Unreachable, RESTART), (Kind::Other, Duration::ZERO)] {
+        assert_eq!(patience(&fake::failure(kind).into()), time, "{kind:?}");
+    }
+    assert_eq!(patience(&Error::Changed), Duration::ZERO);
+}
+
+#[test]
+fn a_busy_domain_and_a_libvirt_that_restarts_are_asked_again() {
+    let mut bench = Bench::new(DomainState::Running, true);
+    bench.fake.when(|call, number, _| match (call, number) {
+        ("describe", 1) => Some(Kind::Unreachable),
+        ("start_commit", 1) => Some(Kind::Busy),
+        _ => None,
+    });
+    bench.settle().unwrap();
+    assert!(!bench.overlay.path.exists());
+}
+
+#[test]
+fn a_domain_that_is_turned_off_during_the_commit_is_committed_as_one_that_is_off() {
+    let mut bench = Bench::new(DomainState::Running, true);
+    bench.fake.when(|call, _, guest| {
+        let ends = call == "block_job" && guest.job.is_some();
+        if ends {
+            (guest.state, guest.job) = (DomainState::Off, None);
+        }
+        ends.then_some(Kind::Other)
+    });
+    bench.settle().unwrap();
+    assert!(bench.is_in_base() && !bench.overlay.path.exists());
+}
+
+#[test]
+fn a_domain_that_changes_its_state_all_the_time_is_given_up() {
+    let mut bench = Bench::new(DomainState::Running, true);
+    bench.fake.when(|call, _, guest| {
+        if call == "state" {
+            guest.state = if guest.state.is_active() { DomainState::Off } else { DomainState::Running };
+        }
+        ["block_job", "off_kind"].contains(&call).then_some(Kind::Other)
+    });
+    bench.refused();
+    assert_eq!(bench.fake.calls().iter().filter(|call| *call == "describe").count(), ATTEMPTS);
+}
+
+#[test]
+fn a_call_that_libvirt_is_still_at_is_waited_for() {
+    let asked = |state, busy: usize, pull: bool| {
+        let fake = Fake::new(state, "vda", &[Path::new("/v/base")]);
+        fake.set(|guest| guest.pull = pull.then(|| "/v/sock".into()));
+        fake.when(move |call, number, guest| {
+            guest.busy = call == "is_busy" && number <= busy;
+            None
+        });
+        wait_for_calls(&fake, &fake::id());
+        fake.calls().iter().filter(|call| *call == "is_busy").count()
+    };
+    assert_eq!(asked(DomainState::Running, 2, false), 3);
+    assert_eq!(asked(DomainState::Paused, 0, false), 1);
+    // A backup job is what makes it busy; a domain that is off has no jobs.
+    assert_eq!(asked(DomainState::Running, 2, true), 1);
+    assert_eq!(asked(DomainState::Off, 2, false), 0);
+}
+
+#[test]
+fn a_guest_that_an_io_error_stopped_runs_again_and_no_other_is_resumed() {
+    let resume = |io_error, fails: Option<Kind>| {
+        let fake = Fake::new(DomainState::Paused, "vda", &[Path::new("/v/base")]);
+        fake.set(|guest| guest.io_error = io_error);
+        fake.when(move |_, _, _| fails);
+        let resumed = resume_after_io_error(&fake, &fake::id());
+        (resumed.ok(), fake.get(|guest| guest.state))
+    };
+    assert_eq!(resume(true, None), (Some(true), DomainState::Running));
+    assert_eq!(resume(false, None), (Some(false), DomainState::Paused));
+    assert_eq!(resume(true, Some(Kind::NoDomain)), (Some(false), DomainState::Paused));
+    assert_eq!(resume(true, Some(Kind::Other)), (None, DomainState::Paused));
+}
