@@ -170,3 +170,29 @@ fn date_of(name: &str) -> Option<NaiveDate> {
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// What is said of an archive with one member of so many bytes, none of which are there.
+    fn said_of(length: u64) -> String {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("2016-05-01/vm.qcow2").unwrap();
+        header.set_size(length);
+        header.set_cksum();
+        let mut gzip = flate2::write::GzEncoder::new(tempfile::tempfile().unwrap(), flate2::Compression::fast());
+        gzip.write_all(header.as_bytes()).unwrap();
+        let seed = Seed::new(gzip.finish().unwrap(), Path::new("vm.tar.gz"), "vm");
+        let Err(Error::Seed { source, .. }) = seed.members() else { panic!("it is cut off") };
+        source.to_string()
+    }
+
+    #[test]
+    fn a_member_is_no_longer_than_an_archive_can_be() {
+        assert!(!said_of(MAX_MEMBER).contains("absurdly"), "{}", said_of(MAX_MEMBER));
+        assert!(said_of(MAX_MEMBER + 1).contains("absurdly"), "{}", said_of(MAX_MEMBER + 1));
+    }
+}
