@@ -42,13 +42,14 @@ ask() {
 # A question each second keeps the connection from being taken for a dead one, and notices its loss. Nothing waits for the
 # answer: while the guest is frozen, a server that logs its queries cannot give one.
 hold() {
-  local line code asked=0
+  local line code asked=0 word=
   echo READY
   while :; do
     read -r -t 1 line
     code=$?
-    [[ $code != 0 || $line != RELEASE ]] || return 0
-    ((code == 0 || code > 128)) || return 0 # above 128: nothing was said for a second
+    word+=$line # on a busy host, the second may end in the midst of the word
+    [[ $code != 0 || $word != RELEASE ]] || return 0
+    ((code == 0 || code > 128)) || return 0 # above 128: nothing, or not all, was said for a second
     if ((!asked)); then
       tell "SELECT 'kvmbackup: held';" || ended "the lock was lost while it was held"
       asked=1

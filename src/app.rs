@@ -14,7 +14,9 @@ use crate::hypervisor::{self, Hypervisor, Libvirt};
 use crate::ledger;
 use crate::metrics;
 use crate::report::ExitCode;
+use crate::store::Store;
 use crate::sys::lock::{self, Lock, Refused};
+use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, host};
@@ -77,6 +79,7 @@ impl Error {
             Error::Engine(engine::Error::Store(_) | engine::Error::Target { .. } | engine::Error::Space { .. }) => {
                 ExitCode::Target.code()
             }
+            Error::Engine(error @ engine::Error::Archive { .. }) if error.is_target_stall() => ExitCode::Target.code(),
             Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
             Error::Engine(_) | Error::Exporter(_) => ExitCode::Failed.code(),
             Error::Watch(_) | Error::Metrics(_) | Error::Mail(_) => ExitCode::Untidy.code(),
@@ -113,6 +116,12 @@ fn hypervisor_code(error: &hypervisor::Error) -> u8 {
 pub fn settings(global: &Global) -> Result<Settings, Error> {
     let host = global.host.clone().unwrap_or_else(host::short_name);
     Ok(config::load(&global.config, &host)?)
+}
+
+/// The store of these settings, if its folder is there.
+pub fn store(settings: &Settings) -> Result<Store, Error> {
+    let patience = Patience::new(settings.stall_timeout);
+    Ok(Store::open_patiently(&settings.backupdir, &patience).map_err(engine::Error::from)?)
 }
 
 /// Takes the lock of a state folder, which is made if it is not there.

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
 mod host;
-
-use std::time::{Duration, Instant};
+mod steps;
 
 use host::Host;
+use kvmbackup::sys::step::Step;
 
 #[test]
 fn a_wrong_file_is_2_with_all_problems_at_once_and_nothing_touched() {
@@ -137,16 +137,12 @@ fn a_signal_ends_the_run_in_order_with_128_and_its_number() {
     host::run("qemu-img", &["convert", "-O", "qcow2", big.to_str().unwrap(), image.to_str().unwrap()]);
     let config = host.path("config.yml");
     let mut command = host.command(env!("CARGO_BIN_EXE_kvmbackup"));
-    command.arg("-c").arg(&config).args(["--host", host::NAME]).stdout(std::process::Stdio::piped());
-    let child = command.spawn().unwrap();
-    let start = Instant::now();
+    command.arg("-c").arg(&config).args(["--host", host::NAME]);
+    let held = steps::hold(&mut command, Step::DiskRead.into(), &host.path("held"));
     let is_part = |path: &std::path::PathBuf| path.extension().is_some_and(|ending| ending == "part");
-    while !host.archives("a").iter().any(is_part) {
-        assert!(start.elapsed() < Duration::from_secs(60), "no archive was begun");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    host::run("kill", &["-TERM", &child.id().to_string()]);
-    let output = child.wait_with_output().unwrap();
+    assert!(host.archives("a").iter().any(is_part), "no archive was begun");
+    host::run("kill", &["-TERM", &held.pid().to_string()]);
+    let output = held.finish();
     assert_eq!(output.status.code(), Some(143));
     let report = String::from_utf8(output.stdout).unwrap();
     assert!(report.contains("INTERRUPTED by signal 15"), "{report}");

@@ -5,7 +5,7 @@ mod host;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use host::Host;
+use host::{Host, run};
 use kvmbackup::model::{
     Consistency, DiskOutcome, DomainOutcome, Failure, FailureReason, HookResult, HookStatus, Method, Outcome, PointId,
     RunReport, SkippedDisk,
@@ -18,6 +18,35 @@ fn a_report_with_everything_in_it_is_documented_key_by_key() {
     let full = serde_json::from_str(&kvmbackup::report::json(&full_report()).unwrap()).unwrap();
     let keys = documented.check(&full);
     assert_eq!(keys, documented.keys(), "docs/json.md and the report differ");
+}
+
+#[test]
+fn what_a_salvage_reports_is_documented_key_by_key() {
+    let documented = section("Salvage");
+    let host = Host::new(&["a"]);
+    let raw = host.path("noise");
+    let noise: Vec<u8> = (0..12_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    std::fs::write(&raw, noise).unwrap();
+    run("qemu-img", &["convert", "-O", "qcow2", raw.to_str().unwrap(), host.image("a").to_str().unwrap()]);
+    host.configure("", "{a: {day_of_week: daily}}");
+    host.run("backup").ends(0);
+    let archive = host.archives("a").pop().unwrap();
+    let good = std::fs::read(&archive).unwrap();
+    let salvage = |what: &str, damaged: std::ops::Range<usize>| {
+        let mut bad = good.clone();
+        bad[damaged].fill(0);
+        std::fs::write(&archive, bad).unwrap();
+        let to = host.path(what);
+        host.run(&format!("restore a --salvage --to {}", to.display())).ends(6);
+        serde_json::from_slice::<Value>(&std::fs::read(to.join("salvage.json")).unwrap()).unwrap()
+    };
+    let middle = good.len() / 2;
+    let mut seen = documented.check(&salvage("middle", middle..middle + 16));
+    // The documents and the beginning of the disk.
+    let headers = salvage("headers", 4096..8192);
+    assert_eq!((&headers["schema"], &headers["domain"]), (&1.into(), &"a".into()));
+    seen.extend(documented.check(&headers));
+    assert_eq!(seen, documented.keys(), "docs/json.md and the report differ");
 }
 
 #[test]

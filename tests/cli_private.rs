@@ -5,9 +5,11 @@ mod host;
 mod lab;
 
 use host::{Host, run};
-use lab::{Disk, Lab};
+use lab::{Disk, Guest, Lab, virsh};
 
 const SECRET: &str = "hunter2X";
+/// What an operator hands to the guest by QEMU's own options, as Ignition and cloud-init are handed theirs.
+const HANDED: &str = "opt/secret,string=hunter2X2";
 
 #[test]
 fn all_that_a_run_makes_is_its_owners_alone_whatever_the_umask() {
@@ -27,11 +29,25 @@ fn all_that_a_run_makes_is_its_owners_alone_whatever_the_umask() {
     }
 }
 
+/// Has the guest started with more of QEMU's own options.
+fn hand_to_qemu(lab: &Lab, guest: &Guest) {
+    let options = format!(
+        "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-fw_cfg'/>\
+         <qemu:arg value='name={HANDED}'/></qemu:commandline></domain>"
+    );
+    let definition = virsh(&["dumpxml", "--inactive", "--security-info", guest.name()]);
+    let file = lab.path("handed.xml");
+    std::fs::write(&file, definition.replace("</domain>", &options)).unwrap();
+    virsh(&["define", file.to_str().unwrap()]);
+}
+
 #[test]
 fn a_secret_of_a_live_guest_is_in_the_archive_and_nowhere_else() {
     let lab = Lab::new();
     let graphics = format!("<graphics type='vnc' port='-1' autoport='yes' passwd='{SECRET}'/>");
-    let guest = lab.guest("private").disk(Disk::qcow2("vda").size("4M")).devices(&graphics).paused();
+    let guest = lab.guest("private").disk(Disk::qcow2("vda").size("4M")).devices(&graphics).define();
+    hand_to_qemu(&lab, &guest);
+    guest.start_paused();
     let host = Host::new(&[]);
     let configure = |more: &str| {
         host.configure("libvirt_uri: qemu:///system", &format!("{{private: {{day_of_week: daily{more}}}}}"));
@@ -63,7 +79,8 @@ fn a_secret_of_a_live_guest_is_in_the_archive_and_nowhere_else() {
     let archive = host.archives("private").remove(0);
     for member in ["domain.xml", "domain-inactive.xml", "domain-migratable.xml"] {
         let xml = run("tar", &["--zstd", "-xOf", archive.to_str().unwrap(), member]);
-        assert!(xml.contains(&format!("passwd='{SECRET}'")), "{member} lacks what a restore needs");
+        let needs = [format!("passwd='{SECRET}'"), HANDED.to_owned()];
+        assert!(needs.iter().all(|needed| xml.contains(needed)), "{member} lacks what a restore needs");
     }
     let manifest = run("tar", &["--zstd", "-xOf", archive.to_str().unwrap(), "manifest.json"]);
     assert!(!manifest.contains(SECRET));

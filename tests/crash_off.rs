@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use host::{Host, NAME, run};
@@ -101,9 +102,17 @@ fn assert_nothing_left(host: &Host, at: At) {
     assert!((2..=3).contains(&archives.len()), "{at:?}: {archives:?}");
     assert!(archives.iter().all(|path| path.extension().is_some_and(|ending| ending == "zst")), "{archives:?}");
     host.run("verify --all").ends(0);
-    let (processes, image) = (run("ps", &["-eo", "args"]), host.image("a"));
-    let mut servers = processes.lines().filter(|line| line.contains("qemu-nbd"));
-    assert!(!servers.any(|line| line.contains(image.to_str().unwrap())), "{at:?}: {processes}");
+    let image = host.image("a");
+    let began = Instant::now();
+    // Those of a program that was killed are sent a signal by the kernel, and are gone when they have heeded it.
+    loop {
+        let processes = run("ps", &["-eo", "args"]);
+        let mut servers = processes.lines().filter(|line| line.contains("qemu-nbd"));
+        if !servers.any(|line| line.contains(image.to_str().unwrap())) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{at:?}: {processes}");
+    }
 }
 
 #[test]

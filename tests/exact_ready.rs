@@ -3,7 +3,7 @@
 
 mod lab;
 
-use lab::{Contents, Disk, Guest, Lab, Program, Report, by_each_method, virsh};
+use lab::{Contents, DEADLINE, Disk, Guest, Lab, Program, Report, by_each_method, virsh, wait_until};
 use serde_json::{Value, json};
 
 by_each_method! {
@@ -31,6 +31,8 @@ fn a_disk_with_a_block_job_of_somebody_else_is_left_alone(method: &str) {
     let copy = lab.path("copy.qcow2");
     // A mirror: it stays until somebody ends it.
     virsh(&["blockcopy", guest.name(), "vdb", copy.to_str().unwrap(), "--transient-job"]);
+    // From then on the definition does not change by itself.
+    wait_until(DEADLINE, "the copy to be ready", || guest.live_xml().contains("ready='yes'"));
     assert_refused(&program, &guest, "a block job runs on it", "virsh blockjob");
     virsh(&["blockjob", guest.name(), "vdb", "--abort"]);
     program.backup_well();

@@ -3,6 +3,7 @@
 
 mod lab;
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
@@ -159,7 +160,8 @@ impl NbdServer {
         let mut command = Command::new("qemu-nbd");
         command.args(["--persistent", "--shared=8", "--discard=unmap", "--format=raw", "--socket"]);
         let server = NbdServer(command.arg(socket).arg(image).spawn().unwrap());
-        wait_until(DEADLINE, "qemu-nbd to listen", || socket.exists());
+        // The socket has a name before anybody listens.
+        wait_until(DEADLINE, "qemu-nbd to listen", || UnixStream::connect(socket).is_ok());
         server
     }
 }

@@ -78,6 +78,8 @@ fn a_run_serves_while_it_is_on_and_no_longer() {
 fn an_exporter_that_serves_already_is_no_trouble() {
     let host = host();
     let _serving = Serving::start(&host);
+    // Begun before the run and ended after it, its own look would show what was there before.
+    wait_for("its first look", || host.path("state/survey.json").exists());
     let ran = host.run("backup").ends(0);
     assert_eq!(ran.err, "");
     let answer = fs::read_to_string(host.path("answer")).unwrap();

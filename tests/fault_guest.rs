@@ -97,7 +97,10 @@ fn a_reader_that_dies_fails_its_domain_alone() {
     let scene = Scene::new("nbd-dies", vec![Disk::qcow2("vda")], json!({"method": "snapshot"}));
     scene.guest.write("vda", 0x11, 1 << 20, 4 << 20);
     let held = scene.hold(Step::DiskRead);
-    run("kill", &["-KILL", &process("qemu-nbd", scene.lab.dir().to_str().unwrap())]);
+    let reader = process("qemu-nbd", scene.lab.dir().to_str().unwrap());
+    run("kill", &["-KILL", &reader]);
+    let is_gone = || fs::read(format!("/proc/{reader}/cmdline")).unwrap_or_default().is_empty();
+    wait_until(DEADLINE, "the reader to die", is_gone);
     scene.guest.write("vda", 0x12, 8 << 20, 65536);
     let report = scene.finish(held);
     scene.assert_failed(&report, "copy", "disk vda: cannot read it");
@@ -224,13 +227,22 @@ fn a_guest_that_a_full_overlay_has_paused_runs_again_whoever_ends_the_backup() {
     goes_on();
 }
 
-/// The freeze hook of the guest has its agent killed a moment later, and started again after this many seconds.
-fn agent_dies_in_the_freeze(guest: &Guest, back_after: u32) {
+/// The power button of the guest has its agent killed, once, and started again after this many seconds: it works while the file
+/// systems are frozen.
+fn agent_dies_by_the_power_button(guest: &Guest, back_after: u32) {
     let again = "qemu-ga -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -f /run/qemu-ga.pid -t /run -d";
-    let dies = format!("(sleep 1; killall -KILL qemu-ga; sleep {back_after}; rm -f /run/qemu-ga.pid; {again}) &");
-    let hook = format!("#!/bin/sh\n[ $1 != freeze ] || {{ exec >/dev/null 2>&1; {dies} }}\n");
-    let set = guest.agent_exec(&format!("cat >/bin/freeze-hook <<'END'\n{hook}END\n"));
+    let dies = format!("killall -KILL qemu-ga\nsleep {back_after}\nrm -f /run/qemu-ga.pid\n{again}\n");
+    let button = format!("#!/bin/sh\nmkdir /run/pressed || exit\n{dies}");
+    let set = guest.agent_exec(&format!("cat >/sbin/shutdown <<'END'\n{button}END\n"));
     assert_eq!(set.code, 0, "{set:?}");
+}
+
+/// Holds a backup where the guest is frozen, and has the agent die there.
+fn held_without_an_agent(scene: &Scene) -> Held {
+    let held = scene.hold(Step::Frozen);
+    virsh(&["shutdown", "--mode", "acpi", scene.guest.name()]);
+    wait_until(DEADLINE, "the agent to die", || scene.guest.try_agent("guest-ping").is_err());
+    held
 }
 
 #[test]
@@ -238,9 +250,8 @@ fn a_guest_whose_agent_dies_while_it_is_frozen_is_thawed_when_the_agent_is_back(
     let lab = Lab::new();
     let guest = lab.guest("agent-dies").disk(Disk::qcow2("vda")).system("kb.writer kb.freezehang=0").boot();
     let scene = Scene::of(lab, guest, json!({"method": "snapshot", "quiesce": "prefer"}));
-    agent_dies_in_the_freeze(&scene.guest, 4);
-    let held = scene.hold(Step::Frozen);
-    wait_until(DEADLINE, "the agent to die", || scene.guest.try_agent("guest-ping").is_err());
+    agent_dies_by_the_power_button(&scene.guest, 4);
+    let held = held_without_an_agent(&scene);
     let report = scene.finish(held);
     assert_eq!(report.ran.code, 0, "{report:#?}");
     assert!(!scene.guest.is_frozen());
@@ -255,9 +266,8 @@ fn a_guest_whose_agent_does_not_come_back_is_told_and_thawed_by_recovery() {
     let lab = Lab::new();
     let guest = lab.guest("agent-dead").disk(Disk::qcow2("vda")).system("kb.writer kb.freezehang=0").boot();
     let scene = Scene::of(lab, guest, json!({"method": "snapshot", "quiesce": "prefer"}));
-    agent_dies_in_the_freeze(&scene.guest, 150);
-    let held = scene.hold(Step::Frozen);
-    wait_until(DEADLINE, "the agent to die", || scene.guest.try_agent("guest-ping").is_err());
+    agent_dies_by_the_power_button(&scene.guest, 240);
+    let held = held_without_an_agent(&scene);
     let report = scene.finish(held);
     assert_eq!(report.ran.code, 1, "{report:#?}");
     let outcome = scene.outcome(&report);

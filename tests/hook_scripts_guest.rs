@@ -91,7 +91,7 @@ fn a_session_that_nobody_thaws_ends_by_itself() {
     let session = |word| {
         let script = hook_path("mariadb");
         let options = server.client_options();
-        let mut command = hook("guest/hold-session", &[word, "m", "3", script.to_str().unwrap()]);
+        let mut command = hook("guest/hold-session", &[word, "m", "8", script.to_str().unwrap()]);
         command.args(options).env("KVMBACKUP_RUN", run.path());
         run_hook(&mut command)
     };

@@ -167,8 +167,8 @@ fn the_server_itself_ends_a_session_that_is_silent() {
     let server = MariaDb::new(&[]);
     let writer = server.writer("InnoDB");
     let mut command = the_hook(&server, &[]);
-    // The lease is ten seconds longer than the hold.
-    command.env("KVMBACKUP_TIMEOUT", "-7");
+    // The lease is ten seconds longer than the hold; this long, the writer has to be seen to stand still.
+    command.env("KVMBACKUP_TIMEOUT", "-2");
     let session = Session::held(command);
     let script = Pid::from_raw(i32::try_from(session.id()).unwrap()).unwrap();
     kill_process(script, Signal::STOP).unwrap();

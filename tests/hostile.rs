@@ -224,3 +224,36 @@ fn a_definition_is_shown_with_all_that_it_reaches_for() {
         assert!(ran.out.contains("vdq"), "{ran:?}");
     }
 }
+
+#[test]
+fn what_a_definition_reaches_for_is_shown_before_it_is_defined() {
+    let shop = Workshop::new();
+    let file = shop.parts.join("domain-inactive.xml");
+    let xml = fs::read_to_string(&file).unwrap();
+    let evil = "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
+        <qemu:arg value='-incoming'/><qemu:arg value='exec:evil-command'/><qemu:env name='LD_PRELOAD' value='evil-library'/>\
+        </qemu:commandline></domain>";
+    let good = xml.replacen("</domain>", evil, 1);
+    // libvirt knows no such processor: it is asked, and refuses.
+    let refused = good.replacen("arch='", "arch='evil-", 1);
+    for (what, text, code) in [("defined", &good, 0), ("refused", &refused, 1)] {
+        assert_ne!(*text, xml);
+        fs::write(&file, text).unwrap();
+        shop.build("");
+        let to = shop.host.path(what);
+        for words in [vec![], vec!["--start"], vec!["--quiet"]] {
+            let name = [&[what], &words[..]].concat().join("");
+            let words = words.join(" ");
+            let ran =
+                shop.host.run(&format!("restore web {words} --define --name {name} --to {}", to.join(&name).display()));
+            assert_eq!(ran.code, code, "{what}: {ran:?}");
+            let lines: Vec<&str> = ran.out.lines().collect();
+            for word in ["commandline", "exec:evil-command", "LD_PRELOAD", "evil-library"] {
+                let note = lines.iter().position(|line| line.starts_with("note: ") && line.contains(word));
+                let note = note.unwrap_or_else(|| panic!("{word}: {ran:?}"));
+                let defined = lines.iter().position(|line| line.starts_with("defined"));
+                assert!(defined.is_none_or(|defined| note < defined), "{ran:?}");
+            }
+        }
+    }
+}

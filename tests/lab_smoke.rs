@@ -110,10 +110,10 @@ fn leftovers_are_found() {
 #[test]
 fn a_hanging_freeze_hook_hangs_and_no_agent_is_no_agent() {
     let lab = Lab::new();
-    let hanging = lab.guest("smoke-hang").disk(Disk::qcow2("vda")).system("kb.freezehang=3").boot();
+    let hanging = lab.guest("smoke-hang").disk(Disk::qcow2("vda")).system("kb.freezehang=8").boot();
     let silent = lab.guest("smoke-silent").system("kb.noagent").boot();
     assert!(!silent.live_xml().contains("state='connected'"));
-    virsh(&["guest-agent-timeout", "--timeout", "1", hanging.name()]);
+    virsh(&["guest-agent-timeout", "--timeout", "4", hanging.name()]);
     assert!(lab::try_virsh(&["domfsfreeze", hanging.name()]).is_err());
     wait_until(DEADLINE, "the late freeze", || {
         hanging.try_agent("guest-fsfreeze-status").is_ok_and(|s| s.contains("frozen"))

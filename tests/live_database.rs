@@ -6,7 +6,6 @@ mod lab;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use lab::{DEADLINE, Database, DatabaseGuest, Lab, Program, Report, Writer, run, wait_until};
 use serde_json::{Value, json};
@@ -31,8 +30,8 @@ fn shipped(lab: &Lab, hook: &str, options: &[&str], guest: &DatabaseGuest) -> Va
 struct Midst(PathBuf);
 
 impl Midst {
-    fn new(lab: &Lab) -> Self {
-        let midst = Midst(lab.path("midst"));
+    fn new(lab: &Lab, name: &str) -> Self {
+        let midst = Midst(lab.path(name));
         std::fs::create_dir(&midst.0).unwrap();
         let script = format!(
             "#!/bin/sh\ncd {}\n: >$KVMBACKUP_PHASE\nuntil [ -e $KVMBACKUP_PHASE.seen ]; do sleep 0.02; done\n",
@@ -44,15 +43,13 @@ impl Midst {
     }
 
     /// Begun after the session holds, and left before it lets go.
-    fn hook(&self) -> Value {
-        json!({"name": "midst", "order": 1, "phase": ["pre-snapshot", "post-snapshot"], "command": [self.0.join("hook")]})
+    fn hook(&self, phases: &[&str]) -> Value {
+        json!({"name": "midst", "order": 1, "phase": phases, "command": [self.0.join("hook")]})
     }
 
     /// What the writer has been told at that phase.
     fn acknowledged(&self, phase: &str, writer: &Writer) -> u64 {
         wait_until(DEADLINE, phase, || self.0.join(phase).exists());
-        // An answer may be on its way since before the lock was had.
-        std::thread::sleep(Duration::from_millis(100));
         let acknowledged = writer.acknowledged();
         std::fs::write(self.0.join(format!("{phase}.seen")), "").unwrap();
         acknowledged
@@ -97,38 +94,42 @@ fn proven(lab: &Lab, guest: &DatabaseGuest, table: &str, hook: &Value, lazy: imp
     lazy(true);
     let writer = guest.writer(table);
     wait_until(DEADLINE, "some rows", || writer.acknowledged() > 20);
-    let before = writer.acknowledged();
-    let (program, report) = back_up(lab, guest, &[]);
-    assert_eq!(report.domain(&name)["consistency"], "filesystem");
-    let without = point(&report, guest);
+    let midst = Midst::new(lab, "without");
+    let (program, before, without) = std::thread::scope(|scope| {
+        let run = scope.spawn(|| back_up(lab, guest, &[midst.hook(&["pre-snapshot"])]));
+        let before = midst.acknowledged("pre-snapshot", &writer);
+        let (program, report) = run.join().unwrap();
+        assert_eq!(report.domain(&name)["consistency"], "filesystem");
+        (program, before, point(&report, guest))
+    });
     lazy(false);
 
-    let midst = Midst::new(lab);
+    let midst = Midst::new(lab, "with");
     let (held, with) = std::thread::scope(|scope| {
-        let run = scope.spawn(|| back_up(lab, guest, &[hook.clone(), midst.hook()]));
-        let held = midst.acknowledged("pre-snapshot", &writer);
-        let still = midst.acknowledged("post-snapshot", &writer);
-        assert_eq!(held, still, "a commit was acknowledged while the database was held");
+        let run = scope.spawn(|| back_up(lab, guest, &[hook.clone(), midst.hook(&["pre-snapshot", "post-snapshot"])]));
+        let first = midst.acknowledged("pre-snapshot", &writer);
+        let held = midst.acknowledged("post-snapshot", &writer);
+        // One answer may have been on its way since before the lock was had: that one, too, must be in the backup.
+        assert!(held <= first + 1, "commits were acknowledged while the database was held: {first}, then {held}");
         let (_, report) = run.join().unwrap();
         assert_eq!(report.domain(&name)["consistency"], "application", "{report:#?}");
         (held, point(&report, guest))
     });
     writer.assert_goes_on();
-    // How long writers wait when nobody looks on; the best of three, as others use this machine as well.
-    let waited: Vec<(u64, u64)> = (0..3)
-        .map(|_| {
-            writer.longest_wait();
-            let (_, report) = back_up(lab, guest, std::slice::from_ref(hook));
-            writer.assert_goes_on();
-            let waited = writer.longest_wait();
-            let outcome = report.domain(&name);
-            let held = outcome["hooks"][0]["held_ms"].as_u64().unwrap();
-            let frozen = outcome["frozen_ms"].as_u64().unwrap();
-            tell(&format!("{name}: a writer waited {waited} ms: held for {held} ms, frozen for {frozen} ms"));
-            (waited, frozen)
-        })
-        .collect();
-    assert!(waited.iter().any(|(waited, frozen)| *waited <= frozen + 500), "waited, frozen: {waited:?}");
+    // How long writers wait when nobody looks on is for people to read. What can be proven on any machine: once the guest is
+    // thawed they wait for nothing, however long the disks are read.
+    writer.longest_wait();
+    let midst = Midst::new(lab, "thawed");
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| back_up(lab, guest, &[hook.clone(), midst.hook(&["pre-commit"])]));
+        wait_until(DEADLINE, "the disks to have been read", || midst.0.join("pre-commit").exists());
+        writer.assert_goes_on();
+        midst.acknowledged("pre-commit", &writer);
+        let (_, report) = run.join().unwrap();
+        let (waited, outcome) = (writer.longest_wait(), report.domain(&name));
+        let (held, frozen) = (&outcome["hooks"][0]["held_ms"], &outcome["frozen_ms"]);
+        tell(&format!("{name}: a writer waited {waited} ms: held for {held} ms, frozen for {frozen} ms"));
+    });
     drop(writer);
     guest.guest.destroy();
 

@@ -93,10 +93,11 @@ fn file_systems_are_frozen_for_the_capture_and_thawed() {
 fn a_freeze_that_takes_too_long_leaves_no_guest_frozen() {
     let lab = Lab::new();
     let guest = hooked(&lab, "freeze-hangs");
-    // libvirt gives up a thaw, and a question for the state, after 5 s each: the longer one outlasts both.
-    for (quiesce, hook) in [("prefer", "sleep 14"), ("require", "sleep 4")] {
+    // libvirt gives up a thaw, and a question for the state, after 5 s each: the longer one outlasts both. The deadline is
+    // long enough for the guest to hear of the freeze at all.
+    for (quiesce, hook) in [("prefer", "sleep 17"), ("require", "sleep 8")] {
         set_hook(&guest, hook);
-        let program = program(&lab, &guest, json!({"quiesce": quiesce, "freeze_timeout": "2s"}));
+        let program = program(&lab, &guest, json!({"quiesce": quiesce, "freeze_timeout": "5s"}));
         let report = program.backup();
         if quiesce == "prefer" {
             assert_eq!(report.ran.code, 0, "{report:#?}");
@@ -159,4 +160,50 @@ fn a_freeze_of_no_file_system_is_none() {
     let report = program.backup_well();
     assert_says_crash(&program, &report, &guest, "it froze no file system");
     assert!(!guest.is_frozen());
+}
+
+/// Three file systems, the one in the middle on a device that takes no byte more: whichever end the agent begins at, it has frozen
+/// one when the kernel refuses.
+fn with_a_file_system_that_cannot_be_frozen(guest: &Guest) {
+    let made = guest.agent_exec(
+        "set -e; umount /mnt/vdb; mkdir /small /mnt/bad; mount -t tmpfs -o size=8M tmpfs /small
+         dd if=/dev/zero of=/small/image bs=1k count=1 seek=65535; /bin/mke2fs -q -F -t ext4 /small/image
+         losetup /dev/loop0 /small/image; mount -t ext4 /dev/loop0 /mnt/bad; mount -t ext4 /dev/vdb /mnt/vdb
+         dd if=/dev/zero of=/small/rest bs=64k || dd if=/dev/urandom of=/mnt/bad/data bs=64k count=32",
+    );
+    assert_eq!(made.code, 0, "{made:?}");
+    let mounts = guest.agent_exec("sed -n 's,.* /mnt/\\([a-z]*\\) .*,\\1,p' /proc/mounts").stdout;
+    assert_eq!(mounts, "vda\nbad\nvdb\n");
+}
+
+#[test]
+fn a_freeze_that_fails_for_one_file_system_leaves_the_others_thawed() {
+    let lab = Lab::new();
+    let disks = ["vda", "vdb"].map(|target| Disk::qcow2(target).size("64M"));
+    let guest = disks.into_iter().fold(lab.guest("half-frozen"), |guest, disk| guest.disk(disk));
+    let guest = guest.system("kb.freezehang=0").boot();
+    let other = lab.guest("half-frozen-other").disk(Disk::qcow2("vda")).paused();
+    with_a_file_system_that_cannot_be_frozen(&guest);
+    for quiesce in ["require", "prefer"] {
+        set_hook(&guest, ":");
+        let program = program(&lab, &guest, json!({"quiesce": quiesce})).domain(other.name(), json!({}));
+        let report = program.backup();
+        assert_eq!(report.domain(other.name())["outcome"], "success", "{report:#?}");
+        program.assert_no_leftovers(&other);
+        if quiesce == "require" {
+            assert_refused(&program, &report, &guest);
+            let error = &report.domain(guest.name())["error"];
+            assert!(failures(error).contains("failed to freeze /mnt/bad"), "{error:#}");
+            assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("quiesce: prefer")), "{error:#}");
+        } else {
+            assert_eq!(report.ran.code, 0, "{report:#?}");
+            assert_says_crash(&program, &report, &guest, "failed to freeze /mnt/bad");
+            program.assert_no_leftovers(&guest);
+        }
+        assert!(!guest.is_frozen());
+        let log = hook_log(&guest);
+        assert!(log.starts_with("freeze\nend of freeze\nthaw\n"), "{log}");
+        let written = guest.agent_exec("for disk in vda vdb; do date >/mnt/$disk/written && sync -f /mnt/$disk; done");
+        assert_eq!(written.code, 0, "{written:?}");
+    }
 }

@@ -128,9 +128,13 @@ fn a_session_and_frozen_file_systems_are_consistent_for_applications() {
     assert_eq!(program.backup_well().domain(guest.name())["consistency"], "crash");
 
     // One that dies while it should hold marks the backup down.
-    let dies = script(&lab, "dies", "echo READY\nexit 0\n");
+    let pid = lab.path("dies.pid").display().to_string();
+    let dies = script(&lab, "dies", &format!("echo $$ >{pid}\necho READY\nexit 0\n"));
     let dies = json!({"name": "dies", "type": "session", "phase": "snapshot", "command": [dies]});
-    let program = program.domain(guest.name(), json!({"quiesce": "require", "hooks": [dies]}));
+    // One that has ended and was not waited for has no command line any more.
+    let dead = format!("while grep -q . /proc/$(cat {pid})/cmdline 2>/dev/null; do sleep 0.05; done\n");
+    let dead = json!({"name": "dead", "phase": "pre-snapshot", "order": 1, "command": [script(&lab, "dead", &dead)]});
+    let program = program.domain(guest.name(), json!({"quiesce": "require", "hooks": [dies, dead]}));
     let report = program.backup_well();
     let outcome = report.domain(guest.name());
     assert_eq!(outcome["consistency"], "filesystem");

@@ -5,7 +5,7 @@ mod lab;
 
 use std::process::{Child, Stdio};
 
-use lab::{Call, Disk, Gate, Lab, Program, virsh};
+use lab::{Call, DEADLINE, Disk, Gate, Lab, Program, virsh, wait_until};
 use serde_json::json;
 
 fn start(program: &Program) -> Child {
@@ -46,12 +46,13 @@ fn a_guest_left_frozen_is_thawed() {
     assert!(guest.check_writer_sums("vda") >= newest);
 
     // The freeze is under way, and reaches its end while it is recovered from.
-    let slow = "#!/bin/sh\n[ $1 != freeze ] || sleep 4\necho $1 >>/tmp/hook\n";
+    let slow = "#!/bin/sh\n[ $1 != freeze ] || { echo KB-FREEZING >/dev/console; sleep 4; }\necho $1 >>/tmp/hook\n";
     guest.agent_exec(&format!("cat >/bin/freeze-hook <<'END'\n{slow}END\n"));
     gate.hold(Call::Freeze);
     let mut run = start(&program);
     gate.wait(&mut run);
     gate.open();
+    wait_until(DEADLINE, "the guest to begin the freeze", || guest.console().contains("KB-FREEZING"));
     gate.kill(&mut run);
     let recovered = program.run(&["recover"]);
     assert_eq!(recovered.code, 0, "{recovered:#?}");

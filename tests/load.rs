@@ -6,6 +6,8 @@ mod lab;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
@@ -69,47 +71,98 @@ fn five_hundred_restore_points_are_listed_within_a_second() {
     assert!(best < Duration::from_secs(1), "{best:?}");
 }
 
-#[test]
-fn a_thin_disk_of_very_many_extents_begins_to_be_written_within_seconds() {
-    const SIZE: u64 = 4 << 40;
-    const EXTENTS: u64 = 50_000;
+/// Bytes of a cluster of the image below.
+const CLUSTER: u64 = 1 << 16;
+/// Clusters that one of its tables tells of.
+const ENTRIES: u64 = CLUSTER / 8;
+
+/// Writes a qcow2 of 4 TiB that holds 64 GiB, in so many pieces that lie as far apart as can be. All pieces lie in the same clusters
+/// of the file, as snapshots share them. The format is in QEMU's documentation, "Qcow2 Image File Format"
+/// (<https://www.qemu.org/docs/master/interop/qcow2.html>).
+fn write_thin(image: &Path, pieces: u64) {
+    let (clusters, used) = ((4 << 40) / CLUSTER, (64 << 30) / CLUSTER);
+    let (length, apart, tables) = (used / pieces, clusters / pieces, clusters / ENTRIES);
+    let [l1, counts, count_blocks, l2] = [1, 2, 3, 5];
+    let data = l2 + tables;
+    let file = File::create(image).unwrap();
+    let write = |bytes: &[u8], cluster: u64| file.write_all_at(bytes, cluster * CLUSTER).unwrap();
+    let words = |words: &[u64]| -> Vec<u8> { words.iter().flat_map(|word| word.to_be_bytes()).collect() };
+    let halves = |high: u64, low: u64| high << 32 | low;
+    let magic = u64::from_be_bytes(*b"QFI\xfb\0\0\0\x03");
+    let size = [halves(0, CLUSTER.trailing_zeros().into()), 4 << 40, halves(0, tables)];
+    let places = [l1 * CLUSTER, counts * CLUSTER, halves(1, 0), 0];
+    // No features; counts of 64 bits; the length of all this.
+    write(&words(&[&[magic, 0][..], &size, &places, &[0, 0, 0, halves(6, 104)]].concat()), 0);
+    write(&words(&(0..tables).map(|table| ((l2 + table) * CLUSTER) | 1 << 63).collect::<Vec<_>>()), l1);
+    write(&words(&[count_blocks * CLUSTER, (count_blocks + 1) * CLUSTER]), counts);
+    write(&words(&[vec![1; data as usize], vec![pieces; length as usize]].concat()), count_blocks);
+    let entry = |entry: u64| if entry % apart < length { (data + entry % apart) * CLUSTER } else { 0 };
+    let table = words(&(0..ENTRIES).map(entry).collect::<Vec<_>>());
+    (0..tables).for_each(|number| write(&table, l2 + number));
+    write(&vec![7; (length * CLUSTER) as usize], data);
+}
+
+/// A disk of 4 TiB with 64 GiB in so many pieces begins to be written in under 10 s, at the best of three tries, and needs little memory
+/// by then. A signal ends it, and nothing is left.
+fn thin_disk(pieces: u64) {
     let mut host = Host::new(&[]);
-    let image = host.path("thin.raw");
-    let file = File::create(&image).unwrap();
-    file.set_len(SIZE).unwrap();
-    for extent in 0..EXTENTS {
-        file.write_all_at(&[7; 4096], extent * (SIZE / EXTENTS) / 4096 * 4096).unwrap();
-    }
+    let image = host.path("thin.img");
+    write_thin(&image, pieces);
+    let image = image.to_str().unwrap().to_owned();
+    run("qemu-img", &["check", "-q", "-f", "qcow2", &image]);
+    let mapped = run("qemu-img", &["map", "-f", "qcow2", &image]);
+    assert_eq!(mapped.lines().skip(1).count() as u64, pieces, "QEMU sees other pieces");
     host.add(
         "thin",
         &format!(
-            "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/>\
-         <target dev='vdb' bus='virtio'/></disk>",
-            image.display()
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{image}'/>\
+             <target dev='vdb' bus='virtio'/></disk>"
         ),
     );
-    host.configure("", "{thin: {day_of_week: daily, compression: none}}");
-    let began = Instant::now();
-    let mut backup = host
-        .command(env!("CARGO_BIN_EXE_kvmbackup"))
-        .args(["backup", "--quiet", "--host", host::NAME, "-c"])
-        .arg(host.path("config.yml"))
-        .spawn()
-        .unwrap();
-    let first_byte = || {
+    host.configure("min_free: 0%", "{thin: {day_of_week: daily, compression: none}}");
+    let files = |folder: &str| run("find", &[host.path(folder).to_str().unwrap(), "!", "-type", "d"]);
+    let written = || {
         let files = std::fs::read_dir(host.path("backups/thin")).into_iter().flatten().flatten();
-        files.filter_map(|file| file.metadata().ok()).any(|file| file.len() > 0)
+        files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum::<u64>()
     };
-    lab::wait_until(lab::DEADLINE, "the first byte of the archive", || {
-        backup.try_wait().unwrap().is_some_and(|ended| ended.success()) || first_byte()
-    });
-    let took = began.elapsed();
-    println!("figure: {EXTENTS} extents in 4 TiB: {} ms to the first byte", took.as_millis());
-    assert!(took < Duration::from_secs(10), "{took:?}");
-    assert!(backup.wait().unwrap().success());
-    let archive = host.archives("thin").remove(0);
-    let listing = run("tar", &["-tvf", archive.to_str().unwrap()]);
-    assert!(listing.contains("disks/vdb.qcow2"), "{listing}");
+    let once = || {
+        let mut command = host.command(env!("CARGO_BIN_EXE_kvmbackup"));
+        command.args(["backup", "--json", "--host", host::NAME, "-c"]).arg(host.path("config.yml"));
+        std::fs::create_dir_all(host.path("backups")).unwrap();
+        let began = Instant::now();
+        let mut backup = command.stdout(Stdio::piped()).spawn().unwrap();
+        lab::wait_until(lab::DEADLINE, "the first byte of the archive", || {
+            assert_eq!(backup.try_wait().unwrap(), None, "it has ended before");
+            written() > 0
+        });
+        let took = began.elapsed();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", backup.id())).unwrap();
+        run("kill", &["-TERM", &backup.id().to_string()]);
+        let ended = backup.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(128 + 15), "{ended:?}");
+        let report: serde_json::Value = serde_json::from_slice(&ended.stdout).unwrap();
+        assert_eq!(report["domains"][0]["read_bytes"], 0, "it was not read: {report:#}");
+        assert_eq!((files("backups"), files("state/journal"), files("state/sockets")), Default::default());
+        let reader = lab::try_run("pgrep", &["-f", &format!("qemu-nbd.*{image}")]);
+        assert!(!reader.status.success(), "qemu-nbd still runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        (took, peak.split_whitespace().next().unwrap().parse::<u64>().unwrap())
+    };
+    let tries = || (0..3).map(|_| once());
+    let (took, peak) = tries().find(|(took, _)| *took < Duration::from_secs(10)).unwrap_or_else(|| panic!("too slow"));
+    println!("figure: {pieces} pieces in 4 TiB: {} ms to the first byte, {} MiB at most", took.as_millis(), peak >> 10);
+    assert!(peak < 512 << 10, "{peak} KiB of memory");
+}
+
+#[test]
+fn a_thin_disk_of_64_gib_in_very_many_pieces_begins_to_be_written_within_seconds() {
+    thin_disk(1 << 16);
+}
+
+#[test]
+#[ignore = "soak: the same with a million pieces"]
+fn a_thin_disk_of_64_gib_in_single_clusters_begins_to_be_written_within_seconds() {
+    thin_disk(1 << 20);
 }
 
 #[test]

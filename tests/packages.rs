@@ -237,8 +237,15 @@ fn traced_exporter(host: &Host) -> BTreeSet<(String, String)> {
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    let trace = std::fs::read_to_string(host.path("trace")).unwrap();
-    host::run("kill", &["-TERM", trace.split_whitespace().next().unwrap()]);
+    // strace writes when it has much to write.
+    let process = loop {
+        let trace = std::fs::read(host.path("trace")).unwrap();
+        if let Some((process, _)) = String::from_utf8_lossy(&trace).split_once(' ') {
+            break process.to_owned();
+        }
+        std::thread::yield_now();
+    };
+    host::run("kill", &["-TERM", &process]);
     strace.wait().unwrap();
     calls(host)
 }

@@ -1,14 +1,16 @@
 //! Who may see what, and who may make the program do what: an exporter without rights, links that others put in the target, what
-//! is in the memory of the program.
+//! is in the memory of the program and of what it starts.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
 mod host;
 mod serving;
+mod steps;
 mod watched;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 
 use host::Host;
+use kvmbackup::sys::step::Step;
 use serving::Exporter;
 
 const NOBODY: u32 = 65534;
@@ -93,4 +95,22 @@ fn a_folder_that_becomes_a_link_while_an_archive_is_written_gets_nothing() {
     // It goes on in the folder that it has opened, whatever that is called now.
     partial.publish().unwrap();
     assert_eq!((std::fs::read_dir(&trap).unwrap().count(), std::fs::read_dir(&moved).unwrap().count()), (0, 1));
+}
+
+#[test]
+fn a_running_backup_and_what_it_starts_leave_no_core() {
+    let host = Host::new(&["a"]);
+    let mut command = host.command("prlimit");
+    command.args(["--core=unlimited", env!("CARGO_BIN_EXE_kvmbackup"), "backup", "--host", host::NAME, "-c"]);
+    let held = steps::hold(command.arg(host.path("config.yml")), Step::DiskRead.into(), &host.path("held"));
+    let threads = std::fs::read_dir(format!("/proc/{}/task", held.pid())).unwrap();
+    let children = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap());
+    let reader: String = children.collect();
+    assert_eq!(reader.split_whitespace().count(), 1, "its qemu-nbd: {reader}");
+    for pid in [held.pid().to_string().as_str(), reader.trim()] {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let cores = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+        assert_eq!(cores.split_whitespace().next(), Some("0"), "{limits}");
+    }
+    assert!(held.finish().status.success());
 }

@@ -99,7 +99,8 @@ fn they_are_verified_and_damage_is_found() {
     let archive = host.path("backups/a/a.tar.gz");
     let mut bytes = std::fs::read(&archive).unwrap();
     let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x10;
+    // One bit alone may be one that no decoder looks at.
+    bytes[middle..middle + 4].iter_mut().for_each(|byte| *byte ^= 0xff);
     std::fs::write(&archive, bytes).unwrap();
     run("touch", &["-d", "2023-11-12 03:04:05 UTC", text(&archive)]);
     let ran = host.run("verify a --all").ends(6);

@@ -4,61 +4,17 @@
 
 mod faulty;
 mod lab;
+#[path = "target/scene.rs"]
+mod scene;
 
 use std::io::Read;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use faulty::{Call, Fault, Faulty, can_mount};
 use fuser::Errno;
-use lab::{DEADLINE, Disk, Guest, Lab, Program, run, wait_until};
+use lab::{DEADLINE, Guest, Lab, Program, run, wait_until};
+use scene::{MIB, Scene, guest};
 use serde_json::json;
-
-/// More than goes into the buffers of an archive before the first byte is written.
-const MIB: u64 = 24;
-
-/// A paused guest whose disk does not compress.
-fn guest(lab: &Lab, name: &str) -> Guest {
-    let image = lab.path(&format!("random/{name}/vda.raw"));
-    std::fs::create_dir_all(image.parent().unwrap()).unwrap();
-    run(
-        "dd",
-        &["if=/dev/urandom", &format!("of={}", image.display()), "bs=1M", &format!("count={MIB}"), "status=none"],
-    );
-    lab.guest(name).disk(Disk::raw("vda").file(image)).paused()
-}
-
-/// A target that can fail, and a program that saves to it.
-struct Scene {
-    target: Faulty,
-    program: Program,
-}
-
-impl Scene {
-    fn new(lab: &Lab, guests: &[&Guest]) -> Scene {
-        let target = Faulty::mount(&lab.path("backups"));
-        let program = Program::new(lab).set("stall_timeout", json!("2s"));
-        let program = guests.iter().fold(program, |program, guest| {
-            program.domain(guest.name(), json!({"method": "snapshot", "compression": "none"}))
-        });
-        Scene { target, program }
-    }
-
-    /// A run whose process may stay: what it prints ends when it ends by itself, and the kernel keeps only the shell of it.
-    fn run_on_what_hangs(&self, words: &[&str]) -> (Child, String) {
-        let mut command = self.program.command();
-        let mut child = command.args(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut text = String::new();
-        child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        (child, text)
-    }
-
-    /// Names of files of the target, all of them.
-    fn files(&self) -> Vec<String> {
-        let tree = self.target.tree();
-        let files = tree.paths().into_iter().filter(|(_, node)| node.kind == faulty::tree::Kind::File);
-        files.map(|(path, _)| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
-    }
-}
 
 #[test]
 fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from_its_end() {
@@ -69,6 +25,7 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
     let guest = guest(&lab, "hangs");
     let scene = Scene::new(&lab, &[&guest]);
     scene.program.backup_well();
+    let scene = scene.impatient();
     for (call, code) in [
         (Call::Write, 1),
         (Call::Fsync, 1),
@@ -84,7 +41,7 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
         let report: serde_json::Value =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{call:?}: {error}: {text}"));
         let told = report.to_string();
-        assert!(told.contains("it hangs: no answer for 2 s"), "{call:?}: {report:#}");
+        assert!(told.contains("it hangs: no answer for 3 s"), "{call:?}: {report:#}");
         assert!(
             told.contains(scene.target.path().to_str().unwrap()) && told.contains("findmnt"),
             "{call:?}: {report:#}"
@@ -105,6 +62,7 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
         assert!(before.iter().all(|point| after.contains(point)), "{call:?}: {before:?} {after:?}");
         scene.program.assert_no_leftovers(&guest);
     }
+    let scene = scene.patient();
     scene.program.unpack(&scene.program.backup_well(), guest.name());
 }
 
@@ -161,9 +119,9 @@ fn a_target_that_vanishes_is_named_and_the_next_run_takes_away_what_it_kept() {
     let lab = Lab::new();
     let guest = guest(&lab, "vanishes");
     let scene = Scene::new(&lab, &[&guest]);
-    let mut child = scene.program.command().args(["backup", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     // It waits in the middle of the archive, and that is where it vanishes.
     scene.target.set(Call::Write, 5 << 20, Fault::Hang);
+    let mut child = scene.program.command().args(["backup", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     wait_until(DEADLINE, "the archive to be half written", || scene.target.was_met());
     // Of sockets, the folder counts: QEMU's tools make them for all.
     let open = run("find", &[scene.program.state().to_str().unwrap(), "!", "-type", "s", "-perm", "/077"]);
@@ -191,19 +149,109 @@ fn a_run_is_gone_from_a_mount_that_takes_no_call_any_more_and_its_other_guests_f
     }
     let lab = Lab::new();
     let guests = [guest(&lab, "deaf-a"), guest(&lab, "deaf-b")];
-    let scene = Scene::new(&lab, &[&guests[0], &guests[1]]);
+    let scene = Scene::new(&lab, &[&guests[0], &guests[1]]).impatient();
     // The folder of the first guest is made, and that was the last answer.
     scene.target.set(Call::Create, 0, Fault::Deaf);
     let report = scene.program.backup();
     assert_eq!(report.ran.code, 1, "{report:#?}");
     for guest in &guests {
         let told = report.domain(guest.name())["error"].to_string();
-        assert!(told.contains("it hangs: no answer for 2 s"), "{report:#?}");
+        assert!(told.contains("it hangs: no answer for 3 s"), "{report:#?}");
         guest.assert_no_leftovers();
     }
     assert_eq!(report.domain("deaf-b")["consistency"], serde_json::Value::Null, "it was not captured: {report:#?}");
     scene.target.release();
+    let scene = scene.patient();
     assert_eq!(scene.program.run(&["recover"]).code, 0);
     let report = scene.program.backup_well();
     guests.iter().for_each(|guest| drop(scene.program.unpack(&report, guest.name())));
+}
+
+#[test]
+fn a_target_that_hangs_while_it_is_read_ends_verify_and_restore_and_is_called_no_damage() {
+    if !can_mount() {
+        return;
+    }
+    let lab = Lab::new();
+    let guest = guest(&lab, "unread");
+    let scene = Scene::new(&lab, &[&guest]).impatient();
+    scene.program.backup_well();
+    let scene = Scene { program: scene.program.domain(guest.name(), json!({"compression": "zstd"})), ..scene };
+    let report = scene.program.backup_well();
+    let out = lab.path("out");
+    let (name, to) = (guest.name(), out.to_str().unwrap());
+    let target = scene.target.path().to_str().unwrap();
+    for (what, words) in [
+        ("verify", vec!["verify", "--all", name]),
+        ("restore", vec!["restore", name, "--to", to]),
+        ("salvage", vec!["restore", name, "--salvage", "--to", to]),
+    ] {
+        for after in [0, 6 << 20] {
+            let (code, told) = scene.hung(&words, Call::Read, after);
+            assert_eq!(code, 5, "{what} {after}: {told}");
+            assert!(told.contains("it hangs: no answer for 3 s") && told.contains("findmnt"), "{what} {after}: {told}");
+            assert!(told.contains(target) && !told.contains("DAMAGED"), "{what} {after}: {told}");
+            assert!(!out.exists(), "{what} {after}: nothing is left of what could not be read");
+        }
+    }
+    // Nothing was noted against the archives, and nothing keeps them from being read now.
+    let verified = scene.program.run(&["verify", "--all"]);
+    assert_eq!(verified.code, 0, "{verified:#?}");
+    let restored = scene.program.run(&["restore", name, "--to", to]);
+    assert_eq!(restored.code, 0, "{restored:#?}");
+    scene.program.unpack(&report, name);
+}
+
+#[test]
+fn a_prune_on_a_target_that_hangs_ends_and_the_next_one_removes_what_is_due() {
+    if !can_mount() {
+        return;
+    }
+    let lab = Lab::new();
+    let guest = guest(&lab, "unpruned");
+    let scene = Scene::new(&lab, &[&guest]).impatient();
+    (0..3).for_each(|_| drop(scene.program.backup_well()));
+    let scene = Scene { program: scene.program.domain(guest.name(), json!({"rotate": 1})), ..scene };
+    let (code, told) = scene.hung(&["prune"], Call::Unlink, 0);
+    assert!(told.contains("it hangs: no answer for 3 s") && told.contains("findmnt"), "{told}");
+    assert!(code == 7 && told.contains("NOT REMOVED"), "{told}");
+    let next = scene.program.run(&["prune"]);
+    assert_eq!(next.code, 0, "{next:#?}");
+    assert_eq!(scene.files().len(), 1, "{:?}", scene.files());
+}
+
+#[test]
+fn a_folder_that_hangs_while_it_is_restored_to_ends_the_restore_and_the_next_one_fills_it() {
+    if !can_mount() {
+        return;
+    }
+    let lab = Lab::new();
+    let guest = guest(&lab, "unwritten");
+    let mount = Faulty::mount(&lab.path("restored"));
+    let program = Program::new(&lab).set("stall_timeout", json!("2s")).domain(guest.name(), json!({}));
+    let scene = Scene { target: mount, program };
+    scene.program.backup_well();
+    let [folder, left] = ["unwritten", "left"].map(|name| scene.target.path().join(name));
+    let (name, to, left) = (guest.name(), folder.to_str().unwrap(), left.to_str().unwrap());
+    let restore = vec!["restore", name, "--to", to];
+    let salvage = vec!["restore", name, "--salvage", "--to", left];
+    for (call, words) in [
+        (Call::Statfs, &restore),
+        (Call::Create, &restore),
+        (Call::Write, &restore),
+        (Call::Write, &salvage),
+        (Call::Fsync, &restore),
+        (Call::Rename, &restore),
+    ] {
+        let (code, told) = scene.hung(words, call, 5 << 20);
+        assert_eq!(code, 1, "{call:?}: {told}");
+        assert!(told.contains("it hangs: no answer for 3 s") && told.contains("findmnt"), "{call:?}: {told}");
+        assert!(words.last().is_some_and(|folder| told.contains(folder)), "{call:?}: {told}");
+    }
+    let restored = scene.program.run(&["restore", name, "--to", to, "--overwrite"]);
+    assert_eq!(restored.code, 0, "{restored:#?}");
+    let files = run("ls", &["-A", to]);
+    assert!(!files.contains("-part"), "what was unfinished gave way: {files}");
+    let written = std::fs::read(folder.join("vda.raw")).unwrap();
+    assert!(written == std::fs::read(lab.path("random/unwritten/vda.raw")).unwrap());
 }

@@ -12,6 +12,14 @@ use super::table::{Entry, le};
 use crate::model::Codec;
 use crate::sys::buffer::Buffer;
 
+/// Makes it so many bytes long, whatever they are. Memory that is new is zeros already, and is not written once more.
+pub(super) fn room(bytes: &mut Vec<u8>, length: usize) {
+    if bytes.capacity() < length {
+        *bytes = vec![0; length];
+    }
+    bytes.resize(length, 0);
+}
+
 /// Compresses pieces; holds a context and a buffer, so keep and reuse it.
 pub(super) enum Packer {
     Zstd(Box<zstd::bulk::Compressor<'static>>, Buffer),
@@ -151,7 +159,7 @@ impl Unpacker {
                 if le(trailer) != entry.check || le(&trailer[4..]) != entry.unpacked {
                     return Err("its trailer is not what the seek table says");
                 }
-                out.resize(unpacked, 0);
+                room(out, unpacked);
                 let length = self.inflater.deflate_decompress(data, out).map_err(|_| "it does not decode")?;
                 if length != unpacked || libdeflater::crc32(out) != entry.check {
                     return Err("its checksum does not match");

@@ -167,6 +167,7 @@ impl Error {
     /// What the operator can do, where there is something.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            error if Stalled::caused(error) => Stalled::HINT,
             Error::NewerFormat { .. } => "update kvmbackup, or restore by hand with tar (docs/format.md)",
             Error::Table { .. } => {
                 "the file may be cut off: compare its size with another copy; zstd or gzip and tar read what is left of it"
@@ -178,7 +179,6 @@ impl Error {
             Error::Write { source } if source.kind() == io::ErrorKind::StorageFull => {
                 "free space on the target, or keep fewer restore points"
             }
-            Error::Write { source } if Stalled::is(source) => Stalled::HINT,
             _ => return None,
         };
         Some(hint.to_owned())

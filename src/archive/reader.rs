@@ -1,8 +1,6 @@
 //! Owns: an archive that is read: its pieces, members and digests. Must not: write, or trust a number in the file.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -12,6 +10,8 @@ use super::manifest::Manifest;
 use super::stream::{MemberReader, Pieces};
 use super::sums::{self, Digest, Sums};
 use super::{Error, MANIFEST, MAX_SMALL, SUMS, table};
+use crate::sys::patience::Patience;
+use crate::sys::patient_file::PatientFile;
 
 /// Members of one archive, at most; a domain has far fewer disks.
 pub(super) const MAX_MEMBERS: usize = 10_000;
@@ -42,18 +42,23 @@ struct Index {
 impl Archive {
     /// Opens an archive and reads its index. The compression is known by the file's first bytes, not by its name.
     pub fn open(path: &Path) -> Result<Archive, Error> {
+        Archive::open_patiently(path, &Patience::default())
+    }
+
+    /// The same, with as much patience for every call on the file.
+    pub fn open_patiently(path: &Path, patience: &Patience) -> Result<Archive, Error> {
         let open = |source| Error::Open { path: path.to_owned(), source };
-        let file = File::open(path).map_err(open)?;
-        let status = file.metadata().map_err(open)?;
+        let file = PatientFile::open(path, patience).map_err(open)?;
+        let status = file.with(|file| file.metadata()).map_err(open)?;
         let foreign = || Error::Foreign { path: path.to_owned() };
         if !status.is_file() {
             return Err(foreign());
         }
-        let mut start = [0; BLOCK as usize];
-        let length = read_start(&file, &mut start).map_err(open)?;
-        let kind = Kind::detect(&start[..length]).ok_or_else(foreign)?;
+        let mut start = Vec::new();
+        file.read(&mut start, BLOCK as usize, 0).map_err(open)?;
+        let kind = Kind::detect(&start).ok_or_else(foreign)?;
         let pieces = table::read(&file, status.len(), kind)?;
-        Ok(Archive { pieces: Arc::new(Pieces::new(file, kind, pieces)), index: OnceLock::new() })
+        Ok(Archive { pieces: Arc::new(Pieces::new(Arc::new(file), kind, pieces)), index: OnceLock::new() })
     }
 
     /// The manifest. Decodes the first piece only (an uncompressed archive has no checksums but SHA-256: there the tar
@@ -151,17 +156,6 @@ impl Archive {
         let last = last.ok_or_else(|| Error::Missing { member: SUMS.to_owned() })?;
         let sums = sums::parse(&cursor.read(last, MAX_SMALL).map_err(|error| error.of(SUMS))?)?;
         Ok(self.index.get_or_init(|| Index { members, sums }))
-    }
-}
-
-/// The file's first bytes; fewer when it is shorter.
-fn read_start(file: &File, start: &mut [u8]) -> std::io::Result<usize> {
-    let mut total = 0;
-    loop {
-        match file.read_at(&mut start[total..], total as u64)? {
-            0 => return Ok(total),
-            count => total += count,
-        }
     }
 }
 

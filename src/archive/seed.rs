@@ -5,7 +5,7 @@
 //! A gzip stream has its checksum at its very end: nothing that comes out of one is to be trusted before all of it was read.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use chrono::NaiveDate;
@@ -13,16 +13,15 @@ use flate2::bufread::MultiGzDecoder;
 use tar::EntryType;
 
 use super::{Error, names};
-
-/// Bytes read from the file at once.
-const BUFFER: usize = 256 << 10;
+use crate::sys::patience::Patience;
+use crate::sys::patient_file::{PatientFile, Reader};
 
 /// Bytes of a member, at most: 64 TiB, as much as an archive of this program holds.
 const MAX_MEMBER: u64 = 64 << 40;
 
 /// An archive of the seed script.
 pub struct Seed {
-    file: File,
+    file: PatientFile,
     path: PathBuf,
     domain: String,
 }
@@ -61,13 +60,22 @@ pub enum Role {
 impl Seed {
     /// An archive of `domain` in an open file; `path` is for messages.
     pub fn new(file: File, path: &Path, domain: &str) -> Seed {
-        Seed { file, path: path.to_owned(), domain: domain.to_owned() }
+        Seed::of(PatientFile::new(file, &Patience::default()), path, domain)
     }
 
     /// Opens the archive of `domain`.
     pub fn open(path: &Path, domain: &str) -> Result<Seed, Error> {
-        let file = File::open(path).map_err(|source| Error::Open { path: path.to_owned(), source })?;
-        Ok(Seed::new(file, path, domain))
+        Seed::open_patiently(path, domain, &Patience::default())
+    }
+
+    /// The same, with as much patience for every call on the file.
+    pub fn open_patiently(path: &Path, domain: &str, patience: &Patience) -> Result<Seed, Error> {
+        let file = PatientFile::open(path, patience).map_err(|source| Error::Open { path: path.to_owned(), source })?;
+        Ok(Seed::of(file, path, domain))
+    }
+
+    fn of(file: PatientFile, path: &Path, domain: &str) -> Seed {
+        Seed { file, path: path.to_owned(), domain: domain.to_owned() }
     }
 
     /// The day it was made, in the host's time zone then. Reads the first few kilobytes.
@@ -110,14 +118,12 @@ impl Seed {
         Error::Seed { path: self.path.clone(), source }
     }
 
-    fn stream(&self) -> io::Result<MultiGzDecoder<BufReader<&File>>> {
-        let mut file = &self.file;
-        file.rewind()?;
-        Ok(MultiGzDecoder::new(BufReader::with_capacity(BUFFER, file)))
+    fn stream(&self) -> MultiGzDecoder<Reader<'_>> {
+        MultiGzDecoder::new(self.file.reader())
     }
 
     fn date_in(&self) -> io::Result<NaiveDate> {
-        let mut archive = tar::Archive::new(self.stream()?);
+        let mut archive = tar::Archive::new(self.stream());
         let first = archive.entries()?.next().ok_or_else(|| invalid("it is empty"))??;
         let path = first.path_bytes();
         let name = std::str::from_utf8(&path).map_err(|_| invalid("the first name is not UTF-8"))?;
@@ -125,7 +131,7 @@ impl Seed {
     }
 
     fn each_in(&self, mut visit: impl FnMut(&SeedMember, &mut dyn Read) -> io::Result<()>) -> io::Result<()> {
-        let mut archive = tar::Archive::new(self.stream()?);
+        let mut archive = tar::Archive::new(self.stream());
         for entry in archive.entries()? {
             let mut entry = entry?;
             match entry.header().entry_type() {
@@ -183,11 +189,28 @@ mod tests {
         header.set_path("2016-05-01/vm.qcow2").unwrap();
         header.set_size(length);
         header.set_cksum();
-        let mut gzip = flate2::write::GzEncoder::new(tempfile::tempfile().unwrap(), flate2::Compression::fast());
-        gzip.write_all(header.as_bytes()).unwrap();
-        let seed = Seed::new(gzip.finish().unwrap(), Path::new("vm.tar.gz"), "vm");
+        let seed = seed(header.as_bytes());
         let Err(Error::Seed { source, .. }) = seed.members() else { panic!("it is cut off") };
         source.to_string()
+    }
+
+    fn seed(tar: &[u8]) -> Seed {
+        let mut gzip = flate2::write::GzEncoder::new(tempfile::tempfile().unwrap(), flate2::Compression::fast());
+        gzip.write_all(tar).unwrap();
+        Seed::new(gzip.finish().unwrap(), Path::new("vm.tar.gz"), "vm")
+    }
+
+    #[test]
+    fn folders_are_no_members_and_files_are_named_without_the_date() {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(EntryType::Directory);
+        header.set_size(0);
+        tar.append_data(&mut header, "2016-05-01", io::empty()).unwrap();
+        header.set_entry_type(EntryType::Regular);
+        tar.append_data(&mut header, "2016-05-01/vm.xml", io::empty()).unwrap();
+        let members = seed(&tar.into_inner().unwrap()).members().unwrap();
+        assert_eq!(members.iter().map(SeedMember::file_name).collect::<Vec<_>>(), ["vm.xml"]);
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! Owns: a range of the tar stream as bytes in order, decoded in parallel ahead of its reader. Must not: understand tar.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, BufRead, Read};
-use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,10 +12,11 @@ use super::codec::Unpacker;
 use super::kind::Kind;
 use super::sums::{Digest, Hasher};
 use super::table::Piece;
+use crate::sys::patient_file::PatientFile;
 
 /// The pieces of an open archive.
 pub(super) struct Pieces {
-    file: File,
+    file: Arc<PatientFile>,
     kind: Kind,
     list: Vec<Piece>,
     /// Idle contexts and buffers for compressed bytes.
@@ -25,7 +24,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    pub(super) fn new(file: File, kind: Kind, list: Vec<Piece>) -> Pieces {
+    pub(super) fn new(file: Arc<PatientFile>, kind: Kind, list: Vec<Piece>) -> Pieces {
         Pieces { file, kind, list, idle: Mutex::default() }
     }
 
@@ -58,8 +57,8 @@ impl Pieces {
             None => (Unpacker::new().map_err(|source| Error::Read { offset, source })?, Vec::new()),
         };
         // The table's reader has checked that this is at most 17 MiB and lies within the file.
-        packed.resize(entry.packed as usize, 0);
-        self.file.read_exact_at(&mut packed, offset).map_err(|source| Error::Read { offset, source })?;
+        let length = entry.packed as usize;
+        self.file.read_exact(&mut packed, length, offset).map_err(|source| Error::Read { offset, source })?;
         unpacker.unpack(self.kind, entry, &packed, out).map_err(|what| Error::Frame { offset, what })?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((unpacker, packed));
         Ok(())
@@ -199,5 +198,29 @@ impl Read for MemberReader {
         let count = self.fill_buf()?.read(out)?;
         self.consume(count);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::{Archive, PIECE, tests};
+    use crate::model::Codec;
+
+    #[test]
+    fn two_more_pieces_than_threads_are_in_memory_and_none_behind_the_last() {
+        let fixture = tests::archive(Codec::Zstd(1), &[("vda", 8 * PIECE)]);
+        let archive = Archive::open(&fixture.path).unwrap();
+        let last = archive.pieces().list().len() - 1;
+        let mut ahead = Ahead::new(archive.pieces().clone(), 0, last, 1).unwrap();
+        for index in 0..last {
+            assert_eq!(
+                ahead.next(Vec::new()).unwrap().unwrap().len() as u32,
+                archive.pieces().list()[index].entry.unpacked
+            );
+            // One more is the one that was taken.
+            assert_eq!(ahead.queue.len(), (last - index - 1).min(2), "{index}");
+        }
+        assert!(ahead.next(Vec::new()).is_none());
     }
 }

@@ -95,6 +95,13 @@ pub(super) fn parse(text: &[u8]) -> Result<Sums, Error> {
     Ok(sums)
 }
 
+/// The names in a whole `SHA256SUMS`, in the order of its lines, which is that of the members.
+pub(super) fn order(text: &[u8]) -> Option<Vec<String>> {
+    parse(text).ok()?;
+    let names = std::str::from_utf8(text).ok()?.lines().map(|line| parse_line(line).map(|(name, _)| name));
+    names.collect()
+}
+
 /// The lines of a damaged `SHA256SUMS` that can be read; of two about one member, neither.
 pub(super) fn salvage(text: &[u8]) -> Sums {
     let lines =
@@ -176,5 +183,16 @@ mod tests {
         ] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
+        let lines = format!("{good}{}x\n", line("b", &digest(b"b")));
+        assert!(matches!(parse(lines.as_bytes()), Err(Error::Sums { line: 3 })));
+        assert_eq!(format!("{:?}", digest(b"a")), good[..64]);
+    }
+
+    #[test]
+    fn of_two_lines_that_differ_neither_is_salvaged() {
+        let [a, b, other] = [line("a", &digest(b"a")), line("b", &digest(b"b")), line("a", &digest(b"x"))];
+        let names = |text: String| salvage(text.as_bytes()).into_keys().collect::<Vec<_>>();
+        assert_eq!(names(format!("{a}{b}{a}")), ["a", "b"]);
+        assert_eq!(names(format!("{a}x\n{b}{other}")), ["b"]);
     }
 }

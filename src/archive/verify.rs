@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 
 use super::stream::Ahead;
 use super::sums::Hasher;
-use super::{Archive, Error, MANIFEST, Member, SUMS};
+use super::{Archive, Error, Member, SUMS};
+use crate::sys::patience::Stalled;
 
 /// Damages that are listed, at most: more tell nothing.
 const MAX_DAMAGES: usize = 100;
@@ -23,14 +24,23 @@ impl Archive {
     /// nothing. The error lists the damages, each naming the member and where it is.
     pub fn verify(&self, threads: usize, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), Vec<Error>> {
         let mut damages = Vec::new();
-        let members = self.members().unwrap_or_else(|error| {
-            damages.push(error);
-            &[]
-        });
+        let members = match self.members() {
+            Ok(members) => members,
+            Err(error) if Stalled::caused(&error) => return Err(vec![error]),
+            Err(error) => {
+                damages.push(error);
+                &[]
+            }
+        };
         let mut watched: Vec<_> =
             members.iter().map(|member| Watched { member, hasher: Hasher::new(), whole: true }).collect();
         if let Err(error) = self.check_pieces(threads, &mut watched, &mut damages, progress) {
+            // Of a file that hangs, nothing more can be said.
+            let is_stall = Stalled::caused(&error);
             damages.push(error);
+            if is_stall {
+                return Err(damages);
+            }
         }
         if !members.is_empty() {
             self.check_digests(watched, &mut damages);
@@ -69,6 +79,7 @@ impl Archive {
                     }
                     spare = bytes;
                 }
+                Err(error) if Stalled::caused(&error) => return Err(error),
                 Err(error) => {
                     let first = touched.next();
                     let error = first.iter().fold(error, |error, watched| error.of(&watched.member.name));
@@ -111,8 +122,7 @@ impl Archive {
                 damages.extend(absent.map(missing));
             }
             // A damaged frame or digest of it is in the list already.
-            Err(Error::Member { member, .. } | Error::Digest { member }) if member == MANIFEST => {}
-            Err(Error::Frame { .. }) if !damages.is_empty() => {}
+            Err(Error::Member { .. } | Error::Digest { .. }) => {}
             Err(error) => damages.push(error),
         }
     }

@@ -9,12 +9,11 @@ use crate::model::Consistency;
 use crate::model::size::bytes;
 use crate::report::ExitCode;
 use crate::report::table::{Table, printable};
-use crate::store::Store;
 use crate::{app, engine};
 
 pub(super) fn run(global: &Global, words: &List) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
-    let store = Store::open(&settings.backupdir).map_err(engine::Error::from)?;
+    let store = app::store(&settings)?;
     let points = points::list(&store, &settings.state_dir, &words.domains)?;
     print(&if words.json { json(&points)? } else { text(&points) });
     let damaged = points.iter().any(|point| point.damaged.is_some());

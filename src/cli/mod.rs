@@ -36,8 +36,7 @@ pub fn main() -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
-    // What is in its memory (passwords, secrets of domain XML) goes to no core, whatever takes cores on this host.
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    leave_no_core();
     logging::start(args.global.verbose, args.global.quiet);
     let Args { global, command } = args;
     let code = run(&global, command).unwrap_or_else(|error| {
@@ -46,6 +45,14 @@ pub fn main() -> u8 {
     });
     let_go();
     code
+}
+
+/// What is in our memory (passwords, secrets of domain XML) goes to no core, whatever takes cores on this host. What we start
+/// loses the former with exec(2) and keeps the latter: `qemu-nbd` has blocks of disks in memory. A hook may raise it again.
+fn leave_no_core() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..getrlimit(Resource::Core) });
 }
 
 /// Says that nothing more will be printed. A thread that a hanging target holds in the kernel outlives the program with all of

@@ -11,13 +11,12 @@ use crate::engine::prune::{self, Judged, Rotation};
 use crate::model::size::bytes;
 use crate::report::ExitCode;
 use crate::report::table::{Table, printable};
-use crate::store::Store;
 
 pub(super) fn run(global: &Global, words: &Prune) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
     // A run under way rotates by itself; a look harms nobody.
     let _lock = (!words.dry_run).then(|| app::lock(&settings.state_dir)).transpose()?;
-    let store = Store::open(&settings.backupdir).map_err(engine::Error::from)?;
+    let store = app::store(&settings)?;
     let rotations = prune::prune(&settings, &store, &words.domains, words.dry_run, Local::now())?;
     let failed = rotations.iter().any(|rotation| rotation.failures().next().is_some());
     if words.json {

@@ -12,13 +12,12 @@ use crate::engine;
 use crate::engine::restore::{self, Define, DiskChoice, Request, Restored};
 use crate::report::ExitCode;
 use crate::report::table::printable;
-use crate::store::Store;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
-    let store = Store::open(&settings.backupdir).map_err(engine::Error::from)?;
+    let store = app::store(&settings)?;
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
     if let (true, Some(to)) = (words.salvage, &words.to) {
         return salvage::run(global, words, to, &store, &cancel);
@@ -37,11 +36,17 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     // Files and devices need no libvirt.
     let hypervisor = words.define.then(|| app::connect(&settings.libvirt_uri)).transpose()?;
     let monitor = monitor(global, false);
-    let restored = restore::restore(&request, &store, hypervisor.as_deref(), &*monitor, &cancel)?;
-    // What a definition from an archive brings along is shown however quiet it shall be.
+    let mut told = 0;
+    // What a definition from an archive brings along is shown while it can still be kept out, however quiet it shall be.
+    let mut tell = |known: &[String]| {
+        print(&notes(known));
+        told = known.len();
+    };
+    let restored = restore::restore(&request, &store, hypervisor.as_deref(), &*monitor, &cancel, &mut tell)?;
+    let more = restored.notes.get(told..).unwrap_or_default();
     match (global.quiet, &restored.defined) {
-        (false, _) => print(&text(&restored)),
-        (true, Some(_)) => print(&notes(&restored)),
+        (false, _) => print(&(text(&restored) + &notes(more))),
+        (true, Some(_)) => print(&notes(more)),
         (true, None) => {}
     }
     if let Some(failure) = &restored.start_failure {
@@ -78,11 +83,11 @@ fn text(restored: &Restored) -> String {
         let started = if restored.started { " and started" } else { "" };
         text.push_str(&format!("defined{started}: {} ({})\n", printable(&defined.name), defined.uuid));
     }
-    text + &notes(restored)
+    text
 }
 
-fn notes(restored: &Restored) -> String {
-    restored.notes.iter().map(|note| format!("note: {}\n", printable(note))).collect()
+fn notes(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("note: {}\n", printable(note))).collect()
 }
 
 #[cfg(test)]
@@ -102,7 +107,7 @@ mod tests {
             start_failure: None,
             notes: vec!["drive sda is empty".to_owned()],
         };
-        let text = text(&restored);
+        let text = text(&restored) + &notes(&restored.notes);
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].starts_with("restored web 1 as of 2026-11-22 "), "{text}");
         let uuid = uuid::Uuid::nil();

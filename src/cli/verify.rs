@@ -10,12 +10,11 @@ use crate::engine::verify::{self, Verdict, Verification, Which};
 use crate::model::size::{bytes, duration};
 use crate::report::ExitCode;
 use crate::report::table::printable;
-use crate::store::Store;
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
-    let store = Store::open(&settings.backupdir).map_err(engine::Error::from)?;
+    let store = app::store(&settings)?;
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
     let which = if words.all { Which::All } else { Which::One(when(words.at)) };
     let monitor = monitor(global, words.json);
@@ -51,6 +50,7 @@ fn code(results: &[Verification]) -> ExitCode {
     let any = |verdict| results.iter().any(|result| result.verdict == verdict);
     match (any(Verdict::Damaged), any(Verdict::Unchecked)) {
         (true, _) => ExitCode::Damaged,
+        (false, true) if results.iter().any(|result| result.is_stall) => ExitCode::Target,
         (false, true) => ExitCode::Failed,
         (false, false) => ExitCode::Good,
     }
@@ -94,6 +94,7 @@ mod tests {
             duration_ms: 3_400,
             verdict,
             failures: if verdict == Verdict::Good { Vec::new() } else { vec![failure("a"), failure("b\u{1b}")] },
+            is_stall: false,
         }
     }
 
@@ -112,5 +113,8 @@ mod tests {
         assert_eq!(code(&[]), ExitCode::Good);
         assert_eq!(code(&[Good, Unchecked]), ExitCode::Failed);
         assert_eq!(code(&[Damaged, Unchecked, Good]), ExitCode::Damaged);
+        let hangs = Verification { is_stall: true, ..result(Unchecked) };
+        assert_eq!(super::code(&[result(Good), hangs.clone(), result(Unchecked)]), ExitCode::Target);
+        assert_eq!(super::code(&[hangs, result(Damaged)]), ExitCode::Damaged);
     }
 }

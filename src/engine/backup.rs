@@ -295,7 +295,7 @@ fn copy_disks(
         prepared.push(disk);
     }
     let of_disks: u64 = prepared.iter().map(|disk| disk.read_bytes).sum();
-    outcome.read_bytes = of_disks + collected.bytes();
+    let of_all = of_disks + collected.bytes();
     context.monitor.expect(name, of_disks);
 
     let threads = (host::cores() / context.settings.parallel).max(1);
@@ -317,6 +317,8 @@ fn copy_disks(
         };
         disk.copy(&mut writer, name, context.monitor, context.cancel, &mut check, archive_error)?;
     }
+    // Not before: what was going to be read and was not is no figure of a report.
+    outcome.read_bytes = of_all;
     outcome.stages_ms.insert("read".into(), began.elapsed().as_millis() as u64);
     Ok(writer)
 }

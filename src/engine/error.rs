@@ -208,6 +208,9 @@ pub enum Error {
     },
 }
 
+/// Where a freeze that is required was refused, and not for want of an agent.
+const UNFROZEN: &str = "look in the guest at what its agent could not freeze; `quiesce: prefer` saves it without";
+
 impl Error {
     /// For `map_err`: a file of ours failed.
     pub fn file<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
@@ -227,12 +230,13 @@ impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Hypervisor(error) | Error::Snapshot(error) | Error::Quiesce { source: error } => error.hint(),
+            error if error.is_target_stall() => Some(Stalled::HINT.into()),
+            Error::Hypervisor(error) | Error::Snapshot(error) => error.hint(),
+            Error::Quiesce { source } => source.hint().or_else(|| Some(UNFROZEN.into())),
             Error::Refused(refusal) => refusal.hint(),
             Error::Read { source, .. } => source.hint(),
             Error::Archive { source, .. } => source.hint(),
             Error::Store(error) => error.hint(),
-            Error::File { source, .. } if Stalled::is(source) => Some(Stalled::HINT.into()),
             Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("make room, or keep fewer restore points (`kvmbackup prune --dry-run` shows what goes)".into())
             }
@@ -302,13 +306,7 @@ impl Error {
 
     /// Whether the target hangs. What was begun there may still come to be.
     pub fn is_target_stall(&self) -> bool {
-        match self {
-            Error::Store(error) => error.is_stall(),
-            Error::Archive { source: archive::Error::Write { source }, .. } | Error::File { source, .. } => {
-                Stalled::is(source)
-            }
-            _ => false,
-        }
+        Stalled::caused(self)
     }
 
     /// Whether a restore point is damaged, or not what it says it is.
@@ -336,6 +334,7 @@ impl Error {
 fn is_archive_damage(error: &archive::Error) -> bool {
     use archive::Error as E;
     match error {
+        error if Stalled::caused(error) => false,
         E::Open { .. } | E::Write { .. } | E::Compress { .. } | E::Threads { .. } => false,
         E::Misuse { .. } | E::MakeManifest { .. } | E::NewerFormat { .. } | E::TooManyPieces => false,
         E::Member { source, .. } => is_archive_damage(source),

@@ -12,6 +12,7 @@ use super::verified::{Checked, Verified};
 use crate::archive::{Archive, Manifest};
 use crate::model::{Consistency, DiskOutcome, Failure, Method, PointId, SkippedDisk};
 use crate::store::{Origin, Point, Store};
+use crate::sys::patience::Patience;
 
 /// Restore points that an error names, at most.
 const NAMED: usize = 10;
@@ -86,7 +87,11 @@ pub fn list(store: &Store, state_dir: &Path, domains: &[String]) -> Result<Vec<P
     let verified = Verified::load(state_dir)?;
     let mut list = Vec::new();
     for domain in chosen(store, domains)? {
-        list.extend(points_of(store, &domain, !domains.is_empty())?.iter().map(|point| info(point, &verified)));
+        list.extend(
+            points_of(store, &domain, !domains.is_empty())?
+                .iter()
+                .map(|point| info(point, &verified, store.patience())),
+        );
     }
     Ok(list)
 }
@@ -120,13 +125,13 @@ pub(super) fn points_of(store: &Store, domain: &str, must: bool) -> Result<Vec<P
 }
 
 /// Opens an archive of this program and reads its manifest.
-pub(super) fn open(point: &Point) -> Result<(Archive, Manifest), Error> {
-    let archive = Archive::open(&point.path).map_err(Error::archive(&point.path))?;
+pub(super) fn open(point: &Point, patience: &Patience) -> Result<(Archive, Manifest), Error> {
+    let archive = Archive::open_patiently(&point.path, patience).map_err(Error::archive(&point.path))?;
     let manifest = archive.manifest().map_err(Error::archive(&point.path))?;
     Ok((archive, manifest))
 }
 
-fn info(point: &Point, verified: &Verified) -> PointInfo {
+fn info(point: &Point, verified: &Verified, patience: &Patience) -> PointInfo {
     let mut info = PointInfo {
         domain: point.domain.clone(),
         id: point.id,
@@ -140,7 +145,7 @@ fn info(point: &Point, verified: &Verified) -> PointInfo {
     };
     if point.origin == Origin::Kvmbackup {
         info.origin = "kvmbackup";
-        match open(point) {
+        match open(point, patience) {
             Ok((archive, manifest)) => info.details = Some(details(manifest, archive.unpacked_bytes(), point.bytes)),
             Err(error) => info.damaged = Some(error.failure()),
         }

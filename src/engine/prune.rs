@@ -157,12 +157,8 @@ fn worth(store: &Store, point: &Point, verified: &Verified) -> Worth {
     if verified.is_damaged(point) {
         return Worth::Exempt("damaged, as its last check found: look at it, then remove it yourself");
     }
-    let of = point.clone();
-    let manifest = match store.patience().call(move || points::open(&of).map(|(_, manifest)| manifest)) {
-        Ok(manifest) => manifest,
-        Err(_) => return Worth::Exempt("its target hangs: not judged"),
-    };
-    match manifest {
+    match points::open(point, store.patience()).map(|(_, manifest)| manifest) {
+        Err(error) if error.is_target_stall() => Worth::Exempt("its target hangs: not judged"),
         Ok(manifest) if manifest.tpm_missing.is_some() => Worth::Partial,
         Ok(manifest) if manifest.skipped.iter().any(|disk| disk.missed) => Worth::Partial,
         Ok(_) => Worth::Whole,

@@ -101,7 +101,8 @@ pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error>
     Err(other(&message, Some(hint)))
 }
 
-/// Restores a point. Without `request.define`, no hypervisor is needed.
+/// Restores a point. Without `request.define`, no hypervisor is needed. Before a domain is defined, and before anything is
+/// written for that, `tell` hears the notes that there are by then: what the definition reaches for is one of them.
 ///
 /// # Errors
 /// After any error, nothing that was written to files is left and nothing is defined. [`Error::is_damage`] tells that the
@@ -112,9 +113,11 @@ pub fn restore(
     hypervisor: Option<&dyn Hypervisor>,
     monitor: &dyn Monitor,
     cancel: &Cancel,
+    tell: &mut dyn FnMut(&[String]),
 ) -> Result<Restored, Error> {
     let point = points::find(store, &request.domain, request.when)?;
-    let restored = restore_point(request, &point, hypervisor, monitor, cancel, Path::new(TPM_STATE));
+    let work = Work { archive: &point.path, patience: store.patience(), domain: &request.domain, monitor, cancel };
+    let restored = restore_point(request, &point, hypervisor, &work, Path::new(TPM_STATE), tell);
     monitor.done(&DomainOutcome::new(&request.domain, None));
     restored
 }
@@ -123,40 +126,51 @@ fn restore_point(
     request: &Request,
     point: &Point,
     hypervisor: Option<&dyn Hypervisor>,
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
+    work: &Work<'_>,
     swtpm: &Path,
+    tell: &mut dyn FnMut(&[String]),
 ) -> Result<Restored, Error> {
-    let work = Work { archive: &point.path, domain: &request.domain, monitor, cancel };
+    let monitor = work.monitor;
     monitor.stage(&request.domain, "look");
-    let mut source = Source::open(point, &work)?;
+    let mut source = Source::open(point, work)?;
     let saved = source.saved(point)?;
+    let mut staging = Staging::new(request.overwrite, &work.patience.apart());
     let libvirt = match (&request.define, hypervisor) {
         (Some(how), Some(hypervisor)) => Some((how, hypervisor)),
         (Some(_), None) => return Err(other("a domain can be defined only with libvirt", None)),
         (None, _) => None,
     };
-    let (plan, definition) = match libvirt {
+    let (mut plan, definition) = match libvirt {
         None => (plan::files(&saved, request)?, None),
         Some((how, hypervisor)) => {
             let to = identity(&saved, how)?;
             define::check(hypervisor, &to, request.overwrite)?;
             let xml = source.xml(point)?;
             let described = define::describe(&saved, &xml)?;
-            let same = source.same_files(&saved, &work)?;
-            let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
+            let same = source.same_files(&saved, work)?;
+            // Where that hangs, the next look at it fails.
+            let exists = |path: &Path| {
+                let path = path.to_owned();
+                staging.patience().call(move || fs::symlink_metadata(path).is_ok()).unwrap_or(false)
+            };
             let plan = plan::domain(&saved, request, &described, &to, &Host { exists: &exists, same: &same, swtpm })?;
             let definition = rewrite(&xml, &plan.changes).map_err(define::xml_error(&saved))?;
             (plan, Some((to, definition)))
         }
     };
-    check_writes(&plan, request.overwrite)?;
+    if saved.domain.name != point.domain {
+        plan.notes.push(format!("the archive lies with those of {}, and is of another domain", point.domain));
+    }
+    if let Some((_, definition)) = &definition {
+        plan.notes.extend_from_slice(&definition.notes);
+        tell(&plan.notes);
+    }
+    expect_room(&plan, request, &staging)?;
 
-    let mut staging = Staging::new(request.overwrite);
     make_folders(&plan, request, swtpm, &mut staging)?;
     monitor.stage(&request.domain, "restore");
     monitor.expect(&request.domain, plan.writes.iter().map(|write| write.length).sum());
-    source.write(&work, &plan, &mut staging).inspect_err(|_| warn_of_devices(&plan))?;
+    source.write(work, &plan, &mut staging).inspect_err(|_| warn_of_devices(&plan))?;
     let tpm_note = own_tpm_state(&plan, swtpm, &staging)?;
     work.go_on()?;
     monitor.stage(&request.domain, "write");
@@ -172,14 +186,10 @@ fn restore_point(
         notes: plan.notes,
     };
     restored.notes.extend(tpm_note);
-    if saved.domain.name != point.domain {
-        restored.notes.push(format!("the archive lies with those of {}, and is of another domain", point.domain));
-    }
     if let (Some((how, hypervisor)), Some((to, definition))) = (libvirt, definition) {
         // A guest may have been started since.
         define::check(hypervisor, &to, request.overwrite)?;
         staging.place()?;
-        restored.notes.extend(definition.notes);
         define::define(hypervisor, &definition.xml, how.start, &mut restored)?;
     } else {
         staging.place()?;
@@ -198,12 +208,13 @@ impl Source {
     fn open(point: &Point, work: &Work<'_>) -> Result<Source, Error> {
         match point.origin {
             Origin::Kvmbackup => {
-                let (archive, manifest) = points::open(point)?;
+                let (archive, manifest) = points::open(point, work.patience)?;
                 let saved = contents::saved(point, &archive, manifest)?;
                 Ok(Source::Ours(archive, Box::new(saved)))
             }
             Origin::Seed { .. } => {
-                let seed = Seed::open(&point.path, &point.domain).map_err(Error::archive(&point.path))?;
+                let seed = Seed::open_patiently(&point.path, &point.domain, work.patience)
+                    .map_err(Error::archive(&point.path))?;
                 let survey = seed::survey(&seed, work)?;
                 Ok(Source::Seed(seed, survey))
             }
@@ -258,11 +269,17 @@ fn identity(saved: &Saved, how: &Define) -> Result<DomainRef, Error> {
 }
 
 /// What can be known to fail is found before anything is written: files that are there, and file systems without room.
-fn check_writes(plan: &Plan, overwrite: bool) -> Result<(), Error> {
+fn expect_room(plan: &Plan, request: &Request, staging: &Staging) -> Result<(), Error> {
+    let Some(first) = plan.writes.first() else { return Ok(()) };
+    let (writes, overwrite) = (plan.writes.clone(), request.overwrite);
+    staging.call("look at", request.to.as_ref().unwrap_or(&first.to), move || check_writes(&writes, overwrite))
+}
+
+fn check_writes(writes: &[Write], overwrite: bool) -> Result<(), Error> {
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
     // All are held open at once: a device that has two names is in use the second time.
     let mut devices = Vec::new();
-    for write in &plan.writes {
+    for write in writes {
         if let How::Device(part) = &write.how {
             devices.push(device::open(&write.to, part.virtual_bytes)?);
             continue;
@@ -273,12 +290,18 @@ fn check_writes(plan: &Plan, overwrite: bool) -> Result<(), Error> {
         entry.1 = entry.1.saturating_add(write.length);
     }
     for (folder, wanted) in needed.into_values() {
-        let free = space::of(&folder).map_err(Error::file("ask for the free space of", &folder))?.free;
-        if free < wanted {
-            return Err(Error::Room { path: folder, free: size::bytes(free), wanted: size::bytes(wanted) });
-        }
+        expect_free(&folder, wanted)?;
     }
     Ok(())
+}
+
+/// Whether the file system of a folder has room for so many bytes.
+fn expect_free(folder: &Path, wanted: u64) -> Result<(), Error> {
+    let free = space::of(folder).map_err(Error::file("ask for the free space of", folder))?.free;
+    match free < wanted {
+        true => Err(Error::Room { path: folder.to_owned(), free: size::bytes(free), wanted: size::bytes(wanted) }),
+        false => Ok(()),
+    }
 }
 
 /// The nearest folder above a file that exists, and its file system.

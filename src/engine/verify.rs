@@ -15,6 +15,7 @@ use crate::archive::{Archive, seed::Seed};
 use crate::model::{DomainOutcome, Failure, PointId};
 use crate::store::{Origin, Point, Store};
 use crate::sys::host;
+use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
 /// Bytes of an archive of the seed script that are read at once.
@@ -48,6 +49,9 @@ pub struct Verification {
     pub verdict: Verdict,
     /// What is damaged, or why it could not be checked.
     pub failures: Vec<Failure>,
+    /// Whether the target hangs, so that it could not be checked.
+    #[serde(skip)]
+    pub is_stall: bool,
 }
 
 /// How the check of a restore point ended.
@@ -89,7 +93,7 @@ pub fn verify(
     let mut results = Vec::new();
     for (present, wanted) in chosen {
         for point in wanted {
-            let result = check(&point, monitor, cancel);
+            let result = check(&point, store.patience(), monitor, cancel);
             monitor.done(&DomainOutcome::new(&point.domain, None));
             let result = result?;
             if result.verdict != Verdict::Unchecked {
@@ -102,12 +106,12 @@ pub fn verify(
     Ok(results)
 }
 
-fn check(point: &Point, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Verification, Error> {
+fn check(point: &Point, patience: &Patience, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Verification, Error> {
     let began = Instant::now();
     monitor.stage(&point.domain, "verify");
     let errors = match point.origin {
-        Origin::Kvmbackup => check_ours(point, monitor, cancel),
-        Origin::Seed { .. } => check_seed(point, monitor, cancel),
+        Origin::Kvmbackup => check_ours(point, patience, monitor, cancel),
+        Origin::Seed { .. } => check_seed(point, patience, monitor, cancel),
     };
     // Cut short, it has found nothing that counts.
     if let Some(signal) = cancel.signal() {
@@ -127,11 +131,12 @@ fn check(point: &Point, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Verifi
         duration_ms: began.elapsed().as_millis() as u64,
         verdict,
         failures: errors.iter().map(Error::failure).collect(),
+        is_stall: verdict == Verdict::Unchecked && errors.iter().any(Error::is_target_stall),
     })
 }
 
-fn check_ours(point: &Point, monitor: &dyn Monitor, cancel: &Cancel) -> Vec<Error> {
-    let archive = match Archive::open(&point.path) {
+fn check_ours(point: &Point, patience: &Patience, monitor: &dyn Monitor, cancel: &Cancel) -> Vec<Error> {
+    let archive = match Archive::open_patiently(&point.path, patience) {
         Ok(archive) => archive,
         Err(error) => return vec![Error::archive(&point.path)(error)],
     };
@@ -147,10 +152,10 @@ fn check_ours(point: &Point, monitor: &dyn Monitor, cancel: &Cancel) -> Vec<Erro
 }
 
 /// One stream, whose checksum is at its end: there is one damage or none. Its length is known only afterwards.
-fn check_seed(point: &Point, monitor: &dyn Monitor, cancel: &Cancel) -> Vec<Error> {
+fn check_seed(point: &Point, patience: &Patience, monitor: &dyn Monitor, cancel: &Cancel) -> Vec<Error> {
     let mut buffer = vec![0; BUFFER];
     let mut images = 0;
-    let read = Seed::open(&point.path, &point.domain).and_then(|seed| {
+    let read = Seed::open_patiently(&point.path, &point.domain, patience).and_then(|seed| {
         seed.each(|_, contents| {
             images += 1;
             loop {
@@ -218,7 +223,7 @@ mod tests {
         let good = fs::read(&path).unwrap();
         for at in [good.len() / 2, good.len() - 5] {
             let mut bad = good.clone();
-            bad[at] ^= 1;
+            bad[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0xff);
             fs::write(&path, bad).unwrap();
             assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Damaged, "{at}");
         }

@@ -125,6 +125,12 @@ mod tests {
         fs::write(dir.path().join("dump.sql"), "").unwrap();
         (0..64).for_each(|number| fs::write(dir.path().join(format!("f{number}")), "").unwrap());
         assert_eq!(refusal(dir.path()).1, "there are more than 64");
+        fs::remove_file(dir.path().join("dump.sql")).unwrap();
+        assert_eq!(artifacts(dir.path()).unwrap().len(), 64);
+        fs::write(dir.path().join("f64"), "").unwrap();
+        fs::write(dir.path().join("f65"), "").unwrap();
+        assert_eq!(refusal(dir.path()).1, "there are more than 64");
+        assert!(check_count(66, "f65").is_err());
     }
 
     #[test]
@@ -132,7 +138,7 @@ mod tests {
         for bad in ["", ".", "..", ".hidden", "-rf", "a/b", "a b", "a\nb", "a\\b", "ü", &"x".repeat(101)] {
             assert!(check_name(bad.as_bytes()).is_err(), "{bad:?}");
         }
-        for good in ["backup_label", "a-b.c", "0", "X..y"] {
+        for good in ["backup_label", "a-b.c", "0", "X..y", &"x".repeat(100)] {
             assert!(check_name(good.as_bytes()).is_ok(), "{good:?}");
         }
         let dir = tempfile::tempdir().unwrap();

@@ -89,13 +89,14 @@ pub(super) fn text(bytes: &[u8], cut: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_OUTPUT, Output, text};
+    use super::{MAX_LINE, MAX_OUTPUT, Output, text};
 
     #[test]
     fn the_newest_lines_are_kept() {
         let mut output = Output::default();
         for line in 0..100_000 {
             output.push(format!("line {line}\n").as_bytes());
+            assert!(output.kept.len() <= 2 * MAX_OUTPUT);
         }
         let text = output.into_text();
         assert!(text.len() <= MAX_OUTPUT && text.len() > MAX_OUTPUT - 20);
@@ -106,8 +107,38 @@ mod tests {
     fn one_endless_line_is_kept_in_part() {
         let mut output = Output::default();
         output.push(&vec![b'x'; 10 * MAX_OUTPUT]);
-        assert!(output.line.len() < 2 * super::MAX_LINE);
+        assert!(output.line.len() < 2 * MAX_LINE);
         assert_eq!(output.into_text(), "x".repeat(MAX_OUTPUT));
+    }
+
+    #[test]
+    fn what_fits_is_kept_whole_and_not_moved_at_every_push() {
+        let fits = format!("first\n{}", "x".repeat(MAX_OUTPUT - 6));
+        let mut output = Output::default();
+        output.push(fits.as_bytes());
+        assert_eq!(output.into_text(), fits);
+        let mut output = Output::default();
+        output.push(&vec![b'x'; 2 * MAX_OUTPUT]);
+        assert_eq!(output.kept.len(), 2 * MAX_OUTPUT);
+        output.push(b"x");
+        assert_eq!(output.kept.len(), MAX_OUTPUT);
+    }
+
+    #[test]
+    fn a_long_line_is_logged_in_parts_of_bounded_size() {
+        let mut output = Output::default();
+        for length in 1..=3 * MAX_LINE {
+            output.push(b"x");
+            assert_eq!(output.line.len(), (length - 1) % MAX_LINE + 1);
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_cut_line_goes_unless_nothing_else_is_left() {
+        assert_eq!(text(b"half\nwhole\n", true), "whole\n");
+        assert_eq!(text(b"half\nwhole\n", false), "half\nwhole\n");
+        assert_eq!(text(b"only\n", true), "only\n");
+        assert_eq!(text(b"only", true), "only");
     }
 
     #[test]
@@ -122,7 +153,7 @@ mod tests {
         for not in ["READY", "NOT READY\n", "READY to go\n", " READY\n", "ready\n"] {
             assert!(!says(&[not]), "{not:?}");
         }
-        assert!(!says(&[&"x".repeat(super::MAX_LINE), "READY\n"]));
+        assert!(!says(&[&"x".repeat(MAX_LINE), "READY\n"]));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Owns: a process group of this host: its start, its output, its end. Must not: know what it is for.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 
 use super::Error;
+use crate::sys::owner;
 
 /// Links that are followed, as many as Linux does (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -30,7 +31,7 @@ pub fn check_file(path: &Path) -> Result<(), Error> {
         let folder = at.parent().unwrap_or(Path::new("/")).to_owned();
         check_folder(&folder)?;
         let found = fs::symlink_metadata(&at).map_err(look(&at))?;
-        if !owner_is_trusted(&found) {
+        if !owner::is_trusted(found.uid()) {
             return untrusted(&at, "it is owned by somebody else");
         }
         if !found.is_symlink() {
@@ -43,7 +44,7 @@ pub fn check_file(path: &Path) -> Result<(), Error> {
 
 fn check_folder(folder: &Path) -> Result<(), Error> {
     let found = fs::metadata(folder).map_err(look(folder))?;
-    if !owner_is_trusted(&found) {
+    if !owner::is_trusted(found.uid()) {
         return untrusted(folder, "the folder is owned by somebody else");
     }
     if found.mode() & WRITABLE_BY_OTHERS != 0 && found.mode() & STICKY == 0 {
@@ -63,10 +64,6 @@ fn check_program(path: &Path, found: &Metadata) -> Result<(), Error> {
         return untrusted(path, "it is not executable");
     }
     Ok(())
-}
-
-fn owner_is_trusted(found: &Metadata) -> bool {
-    found.uid() == 0 || found.uid() == rustix::process::geteuid().as_raw()
 }
 
 fn look(path: &Path) -> impl FnOnce(std::io::Error) -> Error {

@@ -15,6 +15,8 @@ use super::Error;
 
 /// How long it may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long its last words are waited for after its end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Hands it a mail; after `timeout` it is ended.
 pub(super) fn send(program: &Path, bytes: &[u8], timeout: Duration) -> Result<(), Error> {
@@ -49,7 +51,7 @@ pub(super) fn send(program: &Path, bytes: &[u8], timeout: Duration) -> Result<()
         return Ok(());
     }
     // What it left behind may hold the pipe.
-    let said = says.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
+    let said = says.recv_timeout(LAST_WORDS).unwrap_or_default();
     let how = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
     Err(Error::Refused { program: program.to_owned(), code: status.code(), how })
 }
@@ -83,7 +85,7 @@ mod tests {
         let bytes = vec![b'x'; 1 << 20];
         for reads in ["", "cat >/dev/null;"] {
             let path = program(dir.path(), &format!("echo $$ >{}/pid; {reads} exec sleep 600", dir.path().display()));
-            let error = send(&path, &bytes, Duration::from_secs(1)).unwrap_err();
+            let error = send(&path, &bytes, Duration::from_secs(3)).unwrap_err();
             assert!(matches!(error, Error::Slow { .. }) && !error.is_final(), "{error}");
             let pid = std::fs::read_to_string(dir.path().join("pid")).unwrap();
             assert!(!Path::new("/proc").join(pid.trim()).exists(), "it is gone");

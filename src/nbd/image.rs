@@ -7,10 +7,15 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::Error;
-use crate::model::{Image, Source};
+use crate::model::{Format, Image, Source};
 
-/// The argument of `--image-opts` for a chain, the nearest image first.
-pub(super) fn options(chain: &[Image], force_share: bool) -> Result<OsString, Error> {
+/// How much QEMU reads at once of the tables that say where a qcow2's clusters are: a whole one, where clusters have their usual
+/// size. By itself it takes 4 KiB, and mapping a large thin disk takes about four times as long.
+const WHOLE_TABLES: &str = "65536";
+
+/// The argument of `--image-opts` for a chain, the nearest image first. With `whole_tables`, QEMU refuses images of smaller
+/// clusters.
+pub(super) fn options(chain: &[Image], force_share: bool, whole_tables: bool) -> Result<OsString, Error> {
     let mut list = Vec::new();
     let mut node = String::new();
     for image in chain {
@@ -21,6 +26,9 @@ pub(super) fn options(chain: &[Image], force_share: bool) -> Result<OsString, Er
             Source::None(kind) => return Err(Error::Image { image: format!("a disk of type '{kind}'") }),
         };
         push(&mut list, &format!("{node}driver"), image.format.driver().as_ref());
+        if whole_tables && image.format == Format::Qcow2 {
+            push(&mut list, &format!("{node}l2-cache-entry-size"), WHOLE_TABLES.as_ref());
+        }
         push(&mut list, &format!("{node}file.driver"), driver.as_ref());
         push(&mut list, &format!("{node}file.filename"), path.as_os_str());
         node.push_str("backing.");
@@ -50,7 +58,6 @@ fn push(list: &mut Vec<u8>, key: &str, value: &OsStr) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Format;
 
     #[test]
     fn every_driver_is_named_and_commas_are_doubled() {
@@ -59,12 +66,17 @@ mod tests {
             Image { source: Source::Block("/dev/x".into()), format: Format::Raw },
         ];
         assert_eq!(
-            options(&chain, true).unwrap(),
+            options(&chain, true, false).unwrap(),
             "driver=qcow2,file.driver=file,file.filename=/a,, b=c,backing.driver=raw,\
              backing.file.driver=host_device,backing.file.filename=/dev/x,force-share=on"
         );
+        assert_eq!(
+            options(&chain, false, true).unwrap(),
+            "driver=qcow2,l2-cache-entry-size=65536,file.driver=file,file.filename=/a,, b=c,backing.driver=raw,\
+             backing.file.driver=host_device,backing.file.filename=/dev/x"
+        );
         let remote = Image { source: Source::Network("rbd:pool/x".into()), format: Format::Raw };
-        assert!(matches!(options(&[remote], false), Err(Error::Image { .. })));
-        assert!(matches!(options(&[], false), Err(Error::Image { .. })));
+        assert!(matches!(options(&[remote], false, true), Err(Error::Image { .. })));
+        assert!(matches!(options(&[], false, true), Err(Error::Image { .. })));
     }
 }

@@ -1,5 +1,6 @@
 //! Owns: the life of one `qemu-nbd` process. Must not: talk NBD to it.
 
+use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::marker::PhantomData;
 use std::os::unix::net::UnixStream;
@@ -54,7 +55,16 @@ impl Server {
     /// [`Error::Image`] for an image on the network; [`Error::Start`], [`Error::Ended`] (with what `qemu-nbd` said) or
     /// [`Error::NotReady`].
     pub fn start(chain: &[Image], socket: &Path, timeout: Duration, options: Options) -> Result<Server, Error> {
-        let arguments = image::options(chain, options.force_share)?;
+        let [whole, parts] = [true, false].map(|tables| image::options(chain, options.force_share, tables));
+        let (whole, parts) = (whole?, parts?);
+        match Server::spawn(chain, socket, timeout, &whole) {
+            // It may be for smaller clusters than usual, which cannot be seen from here.
+            Err(Error::Ended { .. }) if whole != parts => Server::spawn(chain, socket, timeout, &parts),
+            started => started,
+        }
+    }
+
+    fn spawn(chain: &[Image], socket: &Path, timeout: Duration, arguments: &OsStr) -> Result<Server, Error> {
         let image = chain.first().and_then(|image| image.source.path()).unwrap_or(Path::new("")).to_owned();
         let failed = |source| Error::Start { image: image.clone(), source };
         step::reached(Step::ServerStart).and_then(|()| durable::remove(socket)).map_err(failed)?;

@@ -168,6 +168,9 @@ mod tests {
         }
         let (a, b) = ("x".repeat(300), "x".repeat(301));
         assert!(encode(&a) != encode(&b) && is_shortened(&encode(&a)));
+        let longest = "x".repeat(MAX);
+        assert_eq!(encode(&longest), longest);
+        assert!(is_shortened(&encode(&format!("{longest}x"))));
         assert_eq!(encode(&"ä".repeat(100)).len(), 2 + DIGITS + (MAX - 2 - DIGITS) / 3 * 3);
     }
 

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, readlinkat};
-use rustix::process::geteuid;
+
+use crate::sys::owner;
 
 /// A folder that is open. Clones share it.
 #[derive(Debug, Clone)]
@@ -23,7 +24,7 @@ impl Opened {
         let found = openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let status = fstat(&found)?;
         let (target, nofollow) = match FileType::from_raw_mode(status.st_mode) {
-            FileType::Symlink if status.st_uid == 0 || status.st_uid == geteuid().as_raw() => {
+            FileType::Symlink if owner::is_trusted(status.st_uid) => {
                 let target = readlinkat(&found, "", Vec::new())?;
                 let target = PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes()));
                 (path.parent().unwrap_or(Path::new(".")).join(target), OFlags::empty())
@@ -50,5 +51,37 @@ impl Opened {
     /// Makes the names in it durable.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.0.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{lchown, symlink};
+
+    use super::*;
+
+    #[test]
+    fn only_trusted_links_are_followed_and_only_to_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("real")).unwrap();
+        fs::write(at("real/inside"), "").unwrap();
+        fs::write(at("file"), "").unwrap();
+        symlink("real", at("relative")).unwrap();
+        symlink(at("real"), at("absolute")).unwrap();
+        symlink("file", at("to-file")).unwrap();
+        for name in ["real", "relative", "absolute"] {
+            let opened = Opened::open(&at(name)).unwrap();
+            assert!(opened.at(Path::new("elsewhere/inside")).exists(), "{name}");
+        }
+        for name in ["file", "to-file", "missing"] {
+            assert!(Opened::open(&at(name)).is_err(), "{name}");
+        }
+        // Only root can give a link away.
+        if lchown(at("absolute"), Some(65534), None).is_ok() {
+            let error = Opened::open(&at("absolute")).unwrap_err();
+            assert_eq!(error.to_string(), "it is a link of another user");
+        }
     }
 }

@@ -104,18 +104,53 @@ fn publish(file: &File, names: &Free) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Renames without replacing. File systems that cannot do this in one call (NFS among them: rename(2), "NOTES") get a
-/// second name and lose the first; those without hard links (exFAT, some SMB shares) are looked at before the rename, which is
-/// enough as long as the lock of the run is held.
+/// Renames without replacing; for file systems that cannot do this in one call (NFS among them: rename(2), "NOTES") as well.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
         result => return Ok(result?),
     }
+    rename_by_link(from, to)
+}
+
+/// The file gets a second name and loses the first. Where there are no hard links (exFAT, some SMB shares), the target's name is
+/// looked at before the rename, which is enough as long as the lock of the run is held.
+fn rename_by_link(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
         Ok(()) => fs::remove_file(from),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
         Err(_) if fs::symlink_metadata(to).is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
         Err(_) => fs::rename(from, to),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_rename_that_refuses_nothing_is_replaced_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("from"), "new").unwrap();
+        fs::write(at("taken"), "precious").unwrap();
+        let refused = rename_by_link(&at("from"), &at("taken")).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(at("taken")).unwrap(), b"precious");
+        rename_by_link(&at("from"), &at("to")).unwrap();
+        assert_eq!((fs::read(at("to")).unwrap(), at("from").exists()), (b"new".to_vec(), false));
+    }
+
+    #[test]
+    fn where_there_are_no_hard_links_nothing_is_replaced_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        // No file system has hard links to folders.
+        fs::create_dir(at("from")).unwrap();
+        fs::create_dir(at("taken")).unwrap();
+        let refused = rename_by_link(&at("from"), &at("taken")).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert!(at("from").exists());
+        rename_by_link(&at("from"), &at("to")).unwrap();
+        assert!(at("to").exists() && !at("from").exists());
     }
 }

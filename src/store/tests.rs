@@ -142,3 +142,124 @@ fn a_partial_is_noted_before_it_exists() {
     assert!(refused.is_err());
     assert_eq!(store.partials("web").unwrap(), Vec::<std::path::PathBuf>::new());
 }
+
+#[test]
+fn a_name_that_somebody_takes_meanwhile_is_left_to_them() {
+    let (dir, store) = store();
+    let mut noted = Vec::new();
+    let partial = store.create_noted("web", time("20261122T020000Z"), ZSTD, |path| {
+        if noted.is_empty() {
+            fs::write(path, "theirs").unwrap();
+        }
+        noted.push(path.to_owned());
+        Ok::<_, Error>(())
+    });
+    let partial = partial.unwrap();
+    assert_eq!((partial.id().to_string().as_str(), noted.len()), ("20261122T020001Z", 2));
+    assert_eq!(fs::read(&noted[0]).unwrap(), b"theirs");
+    let gone = store.create_noted("db", time("20261122T020000Z"), ZSTD, |_| {
+        fs::remove_dir(dir.path().join("db")).unwrap();
+        Ok::<_, Error>(())
+    });
+    assert!(matches!(gone.unwrap_err(), Error::File { action: "create", .. }));
+}
+
+#[test]
+fn a_partial_that_cannot_be_removed_is_told() {
+    let (_dir, store) = store();
+    let partial = store.create("web", time("20261122T020000Z"), ZSTD).unwrap();
+    fs::remove_file(partial.path()).unwrap();
+    fs::create_dir(partial.path()).unwrap();
+    assert!(matches!(partial.discard(), Err(Error::File { action: "remove", .. })));
+}
+
+#[test]
+fn the_first_cause_is_told_when_a_folder_cannot_be_made() {
+    // Nobody makes folders there, root neither.
+    let kernel = Path::new("/sys");
+    let target = Store::open_or_create(&kernel.join("backups"), &Patience::default()).unwrap_err();
+    assert!(matches!(target, Error::Target { source, .. } if source.kind() != io::ErrorKind::NotFound));
+    let domain = Store::open(kernel).unwrap().create("web", Utc::now(), ZSTD).unwrap_err();
+    assert!(matches!(domain, Error::File { source, .. } if source.kind() != io::ErrorKind::NotFound));
+    let dir = tempfile::tempdir().unwrap();
+    Store::open_or_create(dir.path(), &Patience::default()).expect("a folder that is there is as good");
+}
+
+#[test]
+fn only_a_shortened_name_is_noted_in_its_folder_and_once() {
+    let (dir, store) = store();
+    publish(&store, "web", "20261122T020000Z");
+    assert!(!dir.path().join("web/.domain").exists());
+    let long = "x".repeat(300);
+    let point = publish(&store, &long, "20261122T020000Z");
+    let note = point.path.with_file_name(".domain");
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let first = inode(&note);
+    publish(&store, &long, "20261122T020100Z");
+    assert_eq!((fs::read_to_string(&note).unwrap(), inode(&note)), (long, first));
+}
+
+#[test]
+fn no_name_reads_outside_of_the_target_and_a_file_is_no_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("...tar.gz"), "").unwrap();
+    fs::create_dir(dir.path().join("b")).unwrap();
+    let store = Store::open(&dir.path().join("b")).unwrap();
+    assert_eq!(store.points("..").unwrap(), []);
+    fs::write(dir.path().join("b/web"), "").unwrap();
+    assert!(matches!(store.points("web"), Err(Error::File { action: "list", .. })));
+}
+
+#[test]
+fn a_seed_is_as_old_as_its_file_unless_the_day_in_it_speaks_against_that() {
+    let (dir, store) = store();
+    let folder = dir.path().join("web");
+    fs::create_dir_all(folder.join("2016-05-02")).unwrap();
+    fs::write(folder.join("2016-05-02/web.xml"), "<domain/>").unwrap();
+    let archive = folder.join("web.tar.gz");
+    let tar = Command::new("tar").arg("-czf").arg(&archive).arg("2016-05-02").current_dir(&folder).status();
+    assert!(tar.unwrap().success());
+    let cases = [
+        ("20160502T103000Z", "20160502T103000Z"),
+        // Another time zone.
+        ("20160501T140000Z", "20160501T140000Z"),
+        // Long after midnight.
+        ("20160504T080000Z", "20160504T080000Z"),
+        ("20160430T100000Z", "20160502T000000Z"),
+        ("20160505T000000Z", "20160502T000000Z"),
+    ];
+    for (changed, id) in cases {
+        fs::File::options().write(true).open(&archive).unwrap().set_modified(time(changed).into()).unwrap();
+        assert_eq!(store.points("web").unwrap()[0].id.to_string(), id, "changed at {changed}");
+    }
+}
+
+#[test]
+fn a_target_that_hangs_is_remembered_and_every_error_says_what_to_do() {
+    let (dir, store) = store();
+    let patience = Patience::new(std::time::Duration::from_millis(1));
+    let store = Store { patience: patience.clone(), ..store };
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    patience.call(move || held.recv()).unwrap_err();
+    assert!(store.patience().call(|| ()).is_err(), "the same patience");
+    let stalled = store.domains().unwrap_err();
+    assert!(stalled.is_stall());
+    drop(release);
+
+    let path = || dir.path().to_owned();
+    let file = |kind: io::ErrorKind| Error::File { action: "list", path: path(), source: kind.into() };
+    let full = "free space on the target, or keep fewer restore points".to_owned();
+    let target = Error::Target { path: path(), source: io::ErrorKind::NotFound.into() };
+    assert!(!target.is_stall() && !file(io::ErrorKind::TimedOut).is_stall());
+    let path = dir.path().display();
+    for (error, hint) in [
+        (stalled, Some(crate::sys::patience::Stalled::HINT.to_owned())),
+        (target, Some(format!("mount the target, or create {path} yourself"))),
+        (Error::NotOurs { path: dir.path().to_owned() }, Some(format!("remove it yourself: rm {path}"))),
+        (file(io::ErrorKind::StorageFull), Some(full)),
+        (file(io::ErrorKind::PermissionDenied), None),
+        (Error::NoFreeId { domain: "web".into(), path: dir.path().to_owned() }, None),
+    ] {
+        assert_eq!(error.hint(), hint, "{error}");
+    }
+}

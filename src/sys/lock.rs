@@ -137,7 +137,8 @@ mod tests {
             let path = &path;
             scope.spawn(move || sender.send(take(path)).unwrap());
             taken.recv_timeout(Duration::from_millis(30)).expect_err("the look is not over");
-            drop(look);
+            // To close the file is not enough, see [`Lock`].
+            flock(&look, FlockOperation::Unlock).unwrap();
             taken.recv().unwrap().unwrap();
         });
     }

@@ -1,11 +1,13 @@
-//! Owns: what the operating system does for us: durable files, locks, signals, space, faults. Must not: know of backups.
+//! Owns: what the operating system does for us: durable files, owners, locks, signals, space, faults. Must not: know of backups.
 
 pub mod buffer;
 pub mod bulk;
 pub mod durable;
 pub mod host;
 pub mod lock;
+pub mod owner;
 pub mod patience;
+pub mod patient_file;
 pub mod signals;
 pub mod space;
 pub mod step;

@@ -40,7 +40,16 @@ impl Stalled {
 
     /// Whether this error says that something hangs.
     pub fn is(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|inner| inner.is::<Stalled>())
+        error.get_ref().is_some_and(|inner| Stalled::caused(inner))
+    }
+
+    /// Whether an error, or any cause of it, says so.
+    pub fn caused(error: &(dyn std::error::Error + 'static)) -> bool {
+        // The inner error of an io::Error is not its source, but that one's source is.
+        let is_inside = |error: &io::Error| Stalled::is(error);
+        error.is::<Stalled>()
+            || error.downcast_ref().is_some_and(is_inside)
+            || error.source().is_some_and(Stalled::caused)
     }
 }
 
@@ -63,6 +72,16 @@ impl Patience {
         Patience { limit, given_up: Arc::default() }
     }
 
+    /// As much for another file system, on which nothing was given up.
+    pub fn apart(&self) -> Patience {
+        Patience::new(self.limit)
+    }
+
+    /// The error of what hangs.
+    pub fn stalled(&self) -> io::Error {
+        Stalled(self.limit).into()
+    }
+
     /// Makes a call, and gives it up when it does not come back in time.
     ///
     /// # Errors
@@ -83,7 +102,7 @@ impl Patience {
         if self.given_up.load(Ordering::SeqCst) > 0 {
             // It may own an open file of the target: to close that is a call on it, too.
             std::mem::forget(work);
-            return Err(Stalled(self.limit).into());
+            return Err(self.stalled());
         }
         // Without room for a result: it is handed over, or the thread learns that nobody wants it any more.
         let (done, result) = mpsc::sync_channel(0);
@@ -101,7 +120,7 @@ impl Patience {
         match receiver.recv_timeout(self.limit) {
             Ok(value) => Ok(Some(value)),
             Err(RecvTimeoutError::Disconnected) => Ok(None),
-            Err(RecvTimeoutError::Timeout) => Err(Stalled(self.limit).into()),
+            Err(RecvTimeoutError::Timeout) => Err(self.stalled()),
         }
     }
 }
@@ -185,7 +204,7 @@ mod tests {
             if look == 6 {
                 drop(answer.take());
             }
-            look.min(7) as u64
+            look as u64
         });
         assert!(done.unwrap());
     }

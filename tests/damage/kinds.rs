@@ -7,7 +7,7 @@ use super::places::Place;
 pub enum Kind {
     /// The file ends in the middle of the place.
     Truncate,
-    /// One bit is another one.
+    /// A few bytes are other ones: one bit alone may be one that no decoder looks at.
     Flip,
     /// Some bytes are gone, and what follows moves up.
     Delete,
@@ -26,7 +26,7 @@ pub fn damaged(good: &[u8], place: &Place, kind: Kind) -> Option<Vec<u8>> {
     let middle = range.start + range.len() / 2;
     match kind {
         Kind::Truncate => bad.truncate(middle),
-        Kind::Flip => bad[middle] ^= 0x10,
+        Kind::Flip => bad[middle..range.end.min(middle + 4)].iter_mut().for_each(|byte| *byte ^= 0xff),
         Kind::Delete => drop(bad.drain(range.start..middle)),
         Kind::Swap => bad[range].rotate_left(place.swap_at),
         Kind::Zero => bad[range].fill(0),

@@ -55,6 +55,11 @@ pub fn all_else_comes_back(archives: &Archives, originals: &Originals, what: &st
         return;
     }
     let report: Value = serde_json::from_slice(&fs::read(to.join("salvage.json")).unwrap()).unwrap();
+    if place.name.ends_with("the frame of the tar headers") && matches!(archives.codec, "zstd" | "gzip") {
+        let names: Vec<_> = report["files"].as_array().unwrap().iter().map(|part| &part["member"]).collect();
+        let is_clear = kind != Kind::Truncate;
+        assert!(!is_clear || names.contains(&&Value::from("disks/vda.qcow2")), "{what}: {report:#}");
+    }
     let mut lost = 0;
     let mut vdb = "missing".to_owned();
     for part in report["files"].as_array().unwrap() {
@@ -98,6 +103,9 @@ fn check(part: &Value, to: &Path, originals: &Originals, what: &str, codec: &str
     let bytes = |file: &str| fs::read(to.join(file)).unwrap();
     match part["disk"]["target"].as_str() {
         Some(target) => {
+            if let Some(bare) = files.iter().find(|file| file.ends_with(".member")) {
+                same_from_the_end(&bytes(bare), &originals.members[member], part, what);
+            }
             let Some(image) = files.iter().find(|file| file.ends_with(".qcow2")) else { return };
             run("qemu-img", &["check", "-q", text(&to.join(image))]);
             let lost = ranges(&part["disk"]["unreadable"]);
@@ -119,6 +127,21 @@ fn ranges(list: &Value) -> Vec<(usize, usize)> {
     list.as_array().unwrap().iter().map(|range| (number(&range["offset"]), number(&range["length"]))).collect()
 }
 
+/// Panics unless what came of a member that may have lost its beginning is right where it is not lost.
+fn same_from_the_end(got: &[u8], good: &[u8], part: &Value, what: &str) {
+    let mut got = got.to_vec();
+    got.resize(part["bytes"].as_u64().unwrap() as usize, 0);
+    let mut lost = ranges(&part["lost"]);
+    let most = got.len().min(good.len());
+    let (skipped, got) = (got.len() - most, &got[got.len() - most..]);
+    lost.iter_mut().for_each(|(offset, length)| {
+        let end = (*offset + *length).max(skipped) - skipped;
+        *offset = (*offset).max(skipped) - skipped;
+        *length = end - *offset;
+    });
+    same_but(got, &good[good.len() - most..], &lost, what);
+}
+
 /// Panics unless the bytes are the good ones, and zeros in what is lost.
 fn same_but(got: &[u8], good: &[u8], lost: &[(usize, usize)], what: &str) {
     assert_eq!(got.len(), good.len(), "{what}");
@@ -127,6 +150,9 @@ fn same_but(got: &[u8], good: &[u8], lost: &[(usize, usize)], what: &str) {
         let end = (offset + length).min(wanted.len());
         wanted[offset.min(end)..end].fill(0);
     }
-    let wrong = got.iter().zip(&wanted).position(|(got, wanted)| got != wanted);
-    assert_eq!(wrong, None, "{what}: silently wrong at this byte");
+    // At once, for byte by byte takes long without optimization.
+    if got != wanted {
+        let wrong = got.iter().zip(&wanted).position(|(got, wanted)| got != wanted);
+        panic!("{what}: silently wrong at byte {wrong:?}");
+    }
 }

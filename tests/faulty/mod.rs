@@ -28,6 +28,7 @@ pub enum Call {
     Statfs,
     Readdir,
     Create,
+    Read,
     Write,
     Fsync,
     Rename,
@@ -49,7 +50,7 @@ pub enum Fault {
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
     pub call: Call,
-    /// Bytes that can still be written before it holds.
+    /// Bytes that can still be read or written before it holds.
     pub after: u64,
     pub fault: Fault,
 }
@@ -77,7 +78,7 @@ struct State {
     rule: Option<Rule>,
     /// Whether a rule was met since it was set.
     met: bool,
-    written: u64,
+    moved: u64,
     hangs: bool,
     deaf: bool,
     /// Replies that are not given; dropped, they are an `EIO`.
@@ -131,7 +132,7 @@ impl Faulty {
     pub fn set(&self, call: Call, after: u64, fault: Fault) {
         let mut state = self.shared.state();
         state.rule = Some(Rule { call, after, fault });
-        (state.met, state.written) = (false, 0);
+        (state.met, state.moved) = (false, 0);
     }
 
     /// Takes the rule away.

@@ -72,11 +72,12 @@ fn judge(state: &mut State, call: Option<(Call, u64)>) -> (Verdict, bool) {
         return (Verdict::Hold, false);
     }
     let Some((call, bytes)) = call else { return (Verdict::Go, false) };
-    if call == Call::Write {
-        state.written += bytes;
+    let rule = state.rule.filter(|rule| rule.call == call);
+    if rule.is_some() {
+        state.moved += bytes;
     }
-    match state.rule {
-        Some(rule) if rule.call == call && (call != Call::Write || state.written > rule.after) => {
+    match rule {
+        Some(rule) if !matches!(call, Call::Read | Call::Write) || state.moved > rule.after => {
             state.met = true;
             match rule.fault {
                 Fault::Error(error) => (Verdict::Fail(error), false),
@@ -285,7 +286,7 @@ impl Filesystem for Server {
             let start = (offset as usize).min(bytes.len());
             Ok(bytes[start..(start + size as usize).min(bytes.len())].to_vec())
         };
-        self.answer(None, reply, work, |reply, result| match result {
+        self.answer(Some((Call::Read, size.into())), reply, work, |reply, result| match result {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(error),
         });

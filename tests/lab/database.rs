@@ -134,15 +134,15 @@ impl Writer {
         wait_until(DEADLINE, "the writer to go on", || self.acknowledged() > before + 1);
     }
 
-    /// Panics when a statement is acknowledged within a while that is long enough for many. Returns how many were before.
+    /// Panics when statements are acknowledged within a while that is long enough for many. Returns how many have been.
     #[track_caller]
     pub fn assert_stands_still(&self) -> u64 {
-        // One answer may have been under way when the lock was had.
-        std::thread::sleep(Duration::from_millis(50));
         let before = self.acknowledged();
-        std::thread::sleep(Duration::from_millis(300));
-        assert_eq!(self.acknowledged(), before, "a write was acknowledged while the lock was held");
-        before
+        std::thread::sleep(Duration::from_millis(350));
+        let after = self.acknowledged();
+        // One answer may have been under way when the lock was had, however late our thread hears of it: never a second.
+        assert!(after <= before + 1, "writes were acknowledged while the lock was held: {before}, then {after}");
+        after
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use super::database::{Writer, answer, text};
 use super::disk::escape;
-use super::{BOOT_DEADLINE, Guest, Lab, guest_system, run, virsh, wait_until};
+use super::{BOOT_DEADLINE, Guest, Lab, free_port, guest_system, run, virsh, wait_until};
 
 /// What runs in the guest. Its user is `db` and has no password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,13 +158,6 @@ fn built(database: Database) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/build-database-guest");
     run("flock", &[text(&lab), text(&script), database.name()]);
     lab.join(format!("database-{}", database.name()))
-}
-
-/// A port of this host that nobody has. Others may take it before the guest does, which is unlikely: the kernel hands out
-/// another one each time.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    listener.local_addr().expect("a listener has an address").port()
 }
 
 /// libvirt 9 cannot forward ports of a user network, so QEMU is told directly. The address is out of libvirt's way.

@@ -15,7 +15,7 @@ use super::{DEADLINE, wait_until};
 pub const RUN_ID: &str = "6ecd4f0f-6d9a-4d3b-8f0e-0d5f4f5d7f3a";
 
 /// For what a hook has started to be gone after the hook.
-const END_DEADLINE: Duration = Duration::from_secs(15);
+const END_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The path of a hook below `hooks/`.
 pub fn hook_path(name: &str) -> PathBuf {
@@ -27,7 +27,7 @@ pub fn hook(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(hook_path(name));
     command.args(arguments).current_dir("/").env_clear();
     command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    command.envs([("LANG", "C.UTF-8"), ("HOME", "/root"), ("KVMBACKUP_API", "1"), ("KVMBACKUP_TIMEOUT", "30")]);
+    command.envs([("LANG", "C.UTF-8"), ("HOME", "/root"), ("KVMBACKUP_API", "1"), ("KVMBACKUP_TIMEOUT", "120")]);
     command.envs([("KVMBACKUP_RUN_ID", RUN_ID), ("KVMBACKUP_DOMAIN", "db1"), ("KVMBACKUP_DRY_RUN", "0")]);
     command
 }
@@ -130,6 +130,8 @@ impl Session {
         let mut input = self.input.take().expect("it was not released yet");
         // It may have died; its end says so.
         let _ = input.write_all(b"RELEASE\n");
+        // As kvmbackup does: nothing more will be said.
+        drop(input);
         self.end()
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::domain_xml::disk_sources;
-use super::{Guest, try_virsh, virsh};
+use super::{DEADLINE, Guest, try_virsh, virsh, wait_until};
 
 /// How the guest was when it was defined.
 pub(super) struct Baseline {
@@ -29,7 +29,10 @@ impl Guest {
         assert_eq!(disk_sources(&self.inactive_xml()), self.baseline.sources, "{name}: the definition's disks changed");
         let more: Vec<_> = files_beside(&self.baseline.sources).difference(&self.baseline.files).cloned().collect();
         assert!(more.is_empty(), "{name}: files were left beside the images: {more:?}");
-        assert_eq!(qemu_nbd_on(&self.baseline.sources), Vec::<String>::new(), "{name}: qemu-nbd still runs");
+        // Those of a program that was killed are sent a signal by the kernel, and are gone when they have heeded it.
+        wait_until(DEADLINE, &format!("the end of every qemu-nbd of {name}"), || {
+            qemu_nbd_on(&self.baseline.sources).is_empty()
+        });
         assert_eq!(snapshots(name), self.baseline.snapshots, "{name}: the snapshots changed");
         if self.state() == "shut off" {
             return;

@@ -27,6 +27,7 @@ mod exact;
 mod gate;
 mod guest;
 mod leftovers;
+mod port;
 mod program;
 mod wait;
 
@@ -47,6 +48,7 @@ pub(crate) use exact::by_each_method;
 pub use exact::{Saved, save_contents, save_exactly};
 pub use gate::{Call, Gate};
 pub use guest::Guest;
+pub use port::free_port;
 pub use program::{Program, Ran, Report, Unpacked};
 pub use wait::{BOOT_DEADLINE, DEADLINE, wait_until};
 

@@ -3,10 +3,10 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// For what libvirt does: generous, as the machine may be busy with other guests.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+/// For what libvirt does: generous, as the machine may be slow, and busy with other guests.
+pub const DEADLINE: Duration = Duration::from_secs(120);
 /// For a guest to start under software emulation on a busy machine; 6 to 10 s on an idle one.
-pub const BOOT_DEADLINE: Duration = Duration::from_secs(180);
+pub const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 
 const POLL: Duration = Duration::from_millis(100);
 

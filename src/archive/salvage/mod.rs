@@ -8,12 +8,14 @@
 //! | `scan` | the file from start to end: whole frames, and the gaps between them |
 //! | `place` | where frames and gaps lie in the tar stream |
 //! | `walk` | the tar stream: members, found again behind what is lost |
+//! | `nameless` | disks whose tar header is lost |
 //!
 //! A frame is known by its contents, for the seek table has a checksum of each: one that has moved still finds its place.
 //! Without a table, lost frames are taken to be as long as frames are, until a tar header behind them tells better; what lies
 //! between two gaps that cannot be told apart counts as lost. An uncompressed archive has no frames: of its members, only
 //! SHA-256 tells whether they are what they were.
 
+mod nameless;
 mod place;
 mod scan;
 #[cfg(test)]
@@ -21,8 +23,8 @@ mod tests;
 mod walk;
 
 use std::convert::Infallible;
-use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use self::place::Parts;
 use super::kind::Kind;
@@ -31,9 +33,12 @@ use super::stream::Pieces;
 use super::sums::{self, Hasher, Sums};
 use super::{Archive, Error, MANIFEST, MAX_SMALL, SUMS};
 use crate::model::Extent;
+use crate::sys::patience::Patience;
+use crate::sys::patient_file::PatientFile;
 
 /// A damaged archive, as far as it can be read.
 pub struct Salvage {
+    file: Arc<PatientFile>,
     pieces: Pieces,
     remains: Vec<Remains>,
     damages: Vec<Damage>,
@@ -44,7 +49,7 @@ pub struct Salvage {
 /// What is left of one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remains {
-    /// Its name; `None` where its tar header is lost.
+    /// Its name; `None` where its tar header is lost and nothing else tells it for sure.
     pub name: Option<String>,
     /// Of its first byte, in the tar stream.
     offset: u64,
@@ -52,6 +57,8 @@ pub struct Remains {
     pub length: u64,
     /// What of it cannot be read, by offset in the member; ascending, apart.
     pub lost: Vec<Extent>,
+    /// Whether it is known where it begins; else, only distances from its end are right, and it may begin later.
+    pub is_placed: bool,
 }
 
 /// A place of the file that is not what was written there.
@@ -84,9 +91,14 @@ impl Salvage {
     /// # Errors
     /// [`Error::Open`], [`Error::Read`], [`Error::Foreign`] when nothing of an archive is in it.
     pub fn open(path: &Path) -> Result<Salvage, Error> {
+        Salvage::open_patiently(path, &Patience::default())
+    }
+
+    /// The same, with as much patience for every call on the file. That it hangs is no damage, but an error.
+    pub fn open_patiently(path: &Path, patience: &Patience) -> Result<Salvage, Error> {
         let open = |source| Error::Open { path: path.to_owned(), source };
-        let file = File::open(path).map_err(open)?;
-        let length = file.metadata().map_err(open)?.len();
+        let file = Arc::new(PatientFile::open(path, patience).map_err(open)?);
+        let length = file.with(|file| file.metadata()).map_err(open)?.len();
         let foreign = || Error::Foreign { path: path.to_owned() };
         let kind = kind_by_name(path).ok_or_else(foreign)?;
         let (mut parts, mut damages) = (Parts::plain(length), Vec::new());
@@ -98,15 +110,25 @@ impl Salvage {
             return Err(foreign());
         }
         let remains = walk::walk(&file, kind, &mut parts)?;
-        let pieces = parts.pieces(&file, kind)?;
+        let pieces = parts.pieces(&file, kind);
         // Whatever else a reader of good archives finds wrong.
-        if damages.is_empty() && Archive::open(path).and_then(|archive| archive.members().map(drop)).is_err() {
+        let is_read = || Archive::open_patiently(path, patience)?.members().map(drop);
+        if damages.is_empty() && is_read().is_err() {
             damages.push(Damage { offset: 0, length, what: "no whole tar stream" });
         }
-        let mut salvage = Salvage { pieces, remains, damages, sums: Sums::new(), manifest: None };
+        let mut salvage = Salvage { file, pieces, remains, damages, sums: Sums::new(), manifest: None };
         salvage.sums = salvage.small(SUMS).map(|bytes| sums::salvage(&bytes)).unwrap_or_default();
+        if let Some(order) = salvage.order() {
+            nameless::name(&mut salvage.remains, &order);
+        }
         salvage.manifest = salvage.small(MANIFEST).and_then(|bytes| Manifest::from_json(&bytes).ok());
+        salvage.expect_answers()?;
         Ok(salvage)
+    }
+
+    /// Fails if the file ever hung: what could not be read then is not lost.
+    pub fn expect_answers(&self) -> Result<(), Error> {
+        self.file.expect_answers().map_err(|source| Error::Read { offset: 0, source })
     }
 
     /// Its members, in order, with what has lost its name.
@@ -213,6 +235,15 @@ impl Salvage {
             (false, true) => Trust::Whole,
             (false, false) => Trust::Wrong,
         }
+    }
+
+    /// All members in their order, if a checksum vouches for the list of them.
+    fn order(&self) -> Option<Vec<String>> {
+        let sums = self.remains.iter().find(|remains| remains.name.as_deref() == Some(SUMS))?;
+        let is_vouched = sums.lost.is_empty() && self.pieces.kind() != Kind::None;
+        let mut order = sums::order(&self.small(SUMS).filter(|_| is_vouched)?)?;
+        order.push(SUMS.to_owned());
+        Some(order)
     }
 
     /// A small member that is not torn.

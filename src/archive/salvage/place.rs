@@ -2,15 +2,16 @@
 //! understand tar.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
+use std::sync::Arc;
 
 use super::super::kind::Kind;
 use super::super::stream::Pieces;
 use super::super::table::{self, Entry, Piece};
-use super::super::{Error, MAX_PIECE, MAX_PIECES, PIECE};
+use super::super::{MAX_PIECE, MAX_PIECES, PIECE};
 use super::Damage;
 use super::scan::Found;
 use crate::model::Extent;
+use crate::sys::patient_file::PatientFile;
 
 /// What is known of a part of the tar stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +52,8 @@ impl Parts {
     }
 
     /// For readers: what is lost is there, too, and does not decode.
-    pub fn pieces(&self, file: &File, kind: Kind) -> Result<Pieces, Error> {
-        let file = file.try_clone().map_err(|source| Error::Read { offset: 0, source })?;
-        Ok(Pieces::new(file, kind, self.list.iter().map(|(piece, _)| *piece).collect()))
+    pub fn pieces(&self, file: &Arc<PatientFile>, kind: Kind) -> Pieces {
+        Pieces::new(file.clone(), kind, self.list.iter().map(|(piece, _)| *piece).collect())
     }
 
     /// Its parts in order: the range in the tar stream, and what is known of it.
@@ -113,6 +113,11 @@ impl Parts {
         true
     }
 
+    /// Whether the length of any part between two offsets was guessed.
+    pub fn has_guess(&self, from: u64, until: u64) -> bool {
+        self.ranges().any(|(range, state)| state == State::Guessed && range.offset < until && range.end() > from)
+    }
+
     /// What was guessed between two offsets is as long as it was guessed.
     pub fn settle(&mut self, from: u64, until: u64) {
         for (piece, state) in &mut self.list {
@@ -149,7 +154,7 @@ impl Parts {
 }
 
 /// Puts the frames in their places: by the seek table where there is one.
-pub fn place(file: &File, length: u64, kind: Kind, found: &[Found]) -> (Parts, Vec<Damage>) {
+pub fn place(file: &PatientFile, length: u64, kind: Kind, found: &[Found]) -> (Parts, Vec<Damage>) {
     let mut damages = Vec::new();
     for gap in found {
         if let Found::Gap(offset, length, _) = *gap {
@@ -237,3 +242,6 @@ fn in_a_row(found: &[Found]) -> Parts {
     }
     parts
 }
+
+#[cfg(test)]
+mod tests;

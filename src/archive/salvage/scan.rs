@@ -1,20 +1,19 @@
 //! Owns: the frames of a damaged file, found by their own marks. Must not: know where they lie in the tar stream.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-
 use zstd::zstd_safe;
 
 use super::super::codec::Unpacker;
 use super::super::kind::{Kind, ZSTD};
 use super::super::table::{self, Entry, le};
 use super::super::{Error, MAX_PIECE, gzip};
+use crate::sys::patient_file::PatientFile;
 
 /// Bytes of the file that are looked at together: more than a frame has.
 const MOST: usize = MAX_PIECE + MAX_PIECE / 16;
 /// Bytes that a disk reads or does not read together.
 const SECTOR: usize = 4096;
+/// Bytes that are asked for at once while it reads.
+const CHUNK: usize = 1 << 20;
 
 /// A stretch of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +34,8 @@ impl Found {
     }
 }
 
-/// Everything in the file, in order.
-pub fn scan(file: &File, length: u64, kind: Kind) -> Result<Vec<Found>, Error> {
+/// Everything in the file, in order. A file that hangs is an error: what lies behind is not lost.
+pub fn scan(file: &PatientFile, length: u64, kind: Kind) -> Result<Vec<Found>, Error> {
     let mut window = Window { file, length, start: 0, bytes: Vec::new() };
     let mut unpacker = Unpacker::new().map_err(|source| Error::Read { offset: 0, source })?;
     let (mut found, mut scratch) = (Vec::new(), Vec::new());
@@ -44,7 +43,7 @@ pub fn scan(file: &File, length: u64, kind: Kind) -> Result<Vec<Found>, Error> {
         unpacker.unpack(kind, entry, &bytes[..entry.packed as usize], &mut scratch).is_ok()
     };
     let mut at = 0;
-    while at < length {
+    while at < length && file.expect_answers().is_ok() {
         let bytes = window.at(at);
         if table::starts(kind, bytes) {
             break;
@@ -68,13 +67,15 @@ pub fn scan(file: &File, length: u64, kind: Kind) -> Result<Vec<Found>, Error> {
             }
         }
     }
+    // With zeros for what a hanging file did not tell, this came to its end soon.
+    file.expect_answers().map_err(|source| Error::Read { offset: at, source })?;
     Ok(found)
 }
 
-/// The next place where a whole frame, or the table, begins.
+/// The next place at or behind `from` where a whole frame, or the table, begins.
 fn next_frame(window: &mut Window<'_>, kind: Kind, from: u64, is_good: &mut impl FnMut(&[u8], Entry) -> bool) -> u64 {
-    let mut at = from + 1;
-    while at < window.length {
+    let mut at = from;
+    while at < window.length && window.file.expect_answers().is_ok() {
         let bytes = window.at(at);
         let Some(step) = (0..bytes.len()).find(|&step| is_mark(kind, &bytes[step..])) else {
             // A mark may lie across the end of what was looked at.
@@ -114,9 +115,7 @@ fn held(kind: Kind, bytes: &[u8]) -> Option<u32> {
 /// The frame that begins here, as its own bytes have it. Its contents are not looked at.
 fn entry(kind: Kind, bytes: &[u8]) -> Option<Entry> {
     let (packed, unpacked) = match kind {
-        Kind::Zstd if bytes.starts_with(&ZSTD) => {
-            (zstd_safe::find_frame_compressed_size(bytes).ok()?, held(kind, bytes)?)
-        }
+        Kind::Zstd => (zstd_safe::find_frame_compressed_size(bytes).ok()?, held(kind, bytes)?),
         Kind::Gzip if gzip::is_ours(bytes) => {
             let packed = le(&bytes[gzip::HEADER - 4..]) as usize;
             let trailer = bytes.get(packed.checked_sub(gzip::TRAILER)?..packed)?;
@@ -132,7 +131,7 @@ fn entry(kind: Kind, bytes: &[u8]) -> Option<Entry> {
 
 /// The file, a few frames at a time.
 struct Window<'a> {
-    file: &'a File,
+    file: &'a PatientFile,
     length: u64,
     start: u64,
     bytes: Vec<u8>,
@@ -150,9 +149,7 @@ impl Window<'_> {
             let from = self.end();
             // At most twice `MOST`.
             let more = (self.length - from).min(2 * MOST as u64 - self.bytes.len() as u64) as usize;
-            let old = self.bytes.len();
-            self.bytes.resize(old + more, 0);
-            read_patiently(self.file, &mut self.bytes[old..], from);
+            read_what_can_be(self.file, &mut self.bytes, more, from);
         }
         &self.bytes[(offset - self.start) as usize..]
     }
@@ -162,17 +159,29 @@ impl Window<'_> {
     }
 }
 
-/// Reads what can be read, sector by sector where a disk fails; the rest stays zeros.
-fn read_patiently(file: &File, out: &mut [u8], offset: u64) {
-    for (at, chunk) in (offset..).step_by(SECTOR * 256).zip(out.chunks_mut(SECTOR * 256)) {
-        if file.read_exact_at(chunk, at).is_ok() {
+/// Appends so many bytes of the file, read sector by sector where a disk fails; what is not read is zeros.
+fn read_what_can_be(file: &PatientFile, out: &mut Vec<u8>, length: usize, offset: u64) {
+    let mut bytes = Vec::new();
+    let mut append = |out: &mut Vec<u8>, at: usize, length: usize| {
+        let read = file.read_exact(&mut bytes, length, offset + at as u64).is_ok();
+        if read {
+            out.extend_from_slice(&bytes);
+        }
+        read
+    };
+    for at in (0..length).step_by(CHUNK) {
+        let chunk = CHUNK.min(length - at);
+        if append(out, at, chunk) {
             continue;
         }
-        for (at, sector) in (at..).step_by(SECTOR).zip(chunk.chunks_mut(SECTOR)) {
-            let read: io::Result<()> = file.read_exact_at(sector, at);
-            if read.is_err() {
-                sector.fill(0);
+        let end = at + chunk;
+        for at in (at..end).step_by(SECTOR) {
+            if !append(out, at, SECTOR.min(end - at)) {
+                out.resize(out.len() + SECTOR.min(end - at), 0);
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,7 @@ fn ending(codec: Codec) -> &'static str {
 /// whole.
 fn held_against(fixture: &Fixture, path: &Path) -> (u64, Vec<String>) {
     let salvage = Salvage::open(path).unwrap();
+    assert!(salvage.missing().iter().all(|name| name == MANIFEST), "{:?}", salvage.missing());
     let (mut lost, mut torn) = (0, Vec::new());
     for remains in salvage.remains() {
         lost += remains.lost.iter().map(|lost| lost.length).sum::<u64>();
@@ -107,6 +108,64 @@ fn an_archive_inside_of_a_disk_is_not_taken_for_the_archive() {
         for gap in [frames[2], (frames[2].0, frames[2].1 + frames[3].1), frames[4]] {
             let (_, torn) = held_against(&fixture, &without_table(&fixture, codec, &[gap]));
             assert_eq!(torn, ["disks/vda.qcow2"], "{codec:?} {gap:?}");
+        }
+    }
+}
+
+/// The archive with its table, and with zeros in these frames.
+fn zeroed(fixture: &Fixture, codec: Codec, zeros: &[usize]) -> Salvage {
+    let path = fixture.path.with_file_name(format!("y{}", ending(codec)));
+    let mut bytes = fs::read(&fixture.path).unwrap();
+    let frames = frames(fixture);
+    zeros.iter().for_each(|&frame| bytes[frames[frame].0..][..frames[frame].1].fill(0));
+    fs::write(&path, bytes).unwrap();
+    Salvage::open(&path).unwrap()
+}
+
+#[test]
+fn a_disk_whose_tar_header_is_lost_has_its_name_when_nothing_else_can_be_meant() {
+    let noise = |length: u64, seed: u8| (0..length).map(|at| (at >> 7) as u8 ^ (at % 251) as u8 ^ seed).collect();
+    let disks: [(&str, Vec<u8>); 2] = [("vda", noise(5 << 16, 1)), ("vdb", noise(4 << 16, 2))];
+    for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
+        let fixture = tests::archive_of(codec, &disks);
+        let second = {
+            let archive = Archive::open(&fixture.path).unwrap();
+            archive.pieces().index_at(archive.member("disks/vdb.qcow2").unwrap().offset - 1)
+        };
+        let sums = frames(&fixture).len() - 1;
+        // Frames that are lost, the disk that is named, and whether its beginning is known.
+        for (zeros, named) in [
+            (vec![1], Some(("disks/vda.qcow2", false))),
+            (vec![second], Some(("disks/vdb.qcow2", true))),
+            (vec![second, second + 1], Some(("disks/vdb.qcow2", true))),
+            ((1..=second).collect(), Some(("disks/vdb.qcow2", false))),
+            (vec![0, 1], Some(("disks/vda.qcow2", false))),
+            // Of two stretches, the first may be of what lay before the disk.
+            (vec![1, second], None),
+            // Nothing tells the order of the members.
+            (vec![1, sums], None),
+        ] {
+            let salvage = zeroed(&fixture, codec, &zeros);
+            let whole =
+                |remains: &&Remains| remains.name.as_deref() != Some("manifest.json") && !remains.lost.is_empty();
+            let remains = salvage.remains().iter().rfind(whole).unwrap();
+            let found = remains.name.as_deref().map(|name| (name, remains.is_placed));
+            assert_eq!(found, named, "{codec:?} {zeros:?}: {:?}", salvage.remains());
+            let Some((name, is_placed)) = named else { continue };
+            let (_, good) = fixture.members.iter().find(|(other, _)| other == name).unwrap();
+            assert!(!salvage.missing().contains(&name.to_owned()));
+            assert!(!is_placed || remains.length == good.len() as u64, "{codec:?} {zeros:?}");
+            // From the end, every place is right.
+            let (all, mut bytes) = (Extent { offset: 0, length: remains.length }, 0);
+            let each = |at: u64, piece: Option<&[u8]>| {
+                let Some(piece) = piece else { return Ok(()) };
+                let from = good.len() - (remains.length - at) as usize;
+                assert!(piece == &good[from..from + piece.len()], "{codec:?} {zeros:?}: wrong at {at}");
+                bytes += piece.len();
+                Ok::<(), Error>(())
+            };
+            salvage.each_in(remains, all, each).unwrap();
+            assert!(bytes > PIECE / 4, "{codec:?} {zeros:?}");
         }
     }
 }

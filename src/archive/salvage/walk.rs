@@ -1,6 +1,6 @@
 //! Owns: the members of a tar stream with holes. Must not: read contents.
 
-use std::fs::File;
+use std::sync::Arc;
 
 use super::super::header::{self, BLOCK, Parsed};
 use super::super::kind::Kind;
@@ -9,42 +9,46 @@ use super::super::{Error, names};
 use super::Remains;
 use super::place::{Parts, State};
 use crate::model::Extent;
+use crate::sys::patient_file::PatientFile;
 
 /// What a GNU header has at its byte 257.
 const MAGIC: &[u8] = b"ustar  \0";
 const MAGIC_AT: u64 = 257;
 
 /// All that is there, in order. A gap whose length was guessed gets the right one where a header behind it tells.
-pub fn walk(file: &File, kind: Kind, parts: &mut Parts) -> Result<Vec<Remains>, Error> {
-    let mut ranges: Vec<(Option<String>, Extent)> = Vec::new();
+pub fn walk(file: &Arc<PatientFile>, kind: Kind, parts: &mut Parts) -> Result<Vec<Remains>, Error> {
+    // Name, place, and whether that is known for sure.
+    let mut ranges: Vec<(Option<String>, Extent, bool)> = Vec::new();
     let mut at = 0;
-    let mut pieces = parts.pieces(file, kind)?;
+    let mut pieces = parts.pieces(file, kind);
     while at < parts.length() && ranges.len() < MAX_MEMBERS {
         if pieces.stream_len() != parts.length() {
-            pieces = parts.pieces(file, kind)?;
+            pieces = parts.pieces(file, kind);
         }
         let mut cursor = Cursor::new(&pieces);
         match cursor.header(at) {
             Ok(Some((member, next))) => {
-                let again = ranges.iter().any(|(name, _)| name.as_ref() == Some(&member.name));
+                let again = ranges.iter().any(|(name, ..)| name.as_ref() == Some(&member.name));
                 let name = (!again).then_some(member.name);
-                ranges.push((name, Extent { offset: member.offset, length: member.length }));
+                ranges.push((name, Extent { offset: member.offset, length: member.length }, true));
                 at = fit(&mut cursor, parts, member.offset, next);
             }
             Ok(None) if is_end(&mut cursor, parts, at) => break,
             _ => {
                 let next = find(&mut cursor, parts, at + 1).unwrap_or(parts.length());
-                ranges.push((None, Extent { offset: at, length: next - at }));
+                let is_known = !parts.has_guess(at, next);
+                ranges.push((None, Extent { offset: at, length: next - at }, is_known));
                 parts.settle(at, next);
                 at = next;
             }
         }
     }
-    let remains = |(name, range): (Option<String>, Extent)| Remains {
+    let remains = |(name, range, is_placed): (Option<String>, Extent, bool)| Remains {
         name,
         offset: range.offset,
         length: range.length,
         lost: parts.lost_in(range),
+        is_placed,
     };
     let is_nothing = |remains: &Remains| {
         let lost: u64 = remains.lost.iter().map(|lost| lost.length).sum();

@@ -114,3 +114,39 @@ fn where_a_tar_stream_is_cut_off_is_told() {
         assert!(error.to_string().contains(says), "{length}: {error}");
     }
 }
+
+#[test]
+fn what_the_manifest_names_and_is_not_there_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x");
+    let mut writer = Writer::new(File::create(&path).unwrap(), Codec::Zstd(3), 1).unwrap();
+    writer.add(MANIFEST, &manifest(&["vda"]).to_json().unwrap()).unwrap();
+    for name in [DOMAIN_XML, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML] {
+        writer.add(name, b"").unwrap();
+    }
+    writer.finish().unwrap();
+    let damages = Archive::open(&path).unwrap().verify(1, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&damages[..], [Error::Missing { member }] if member == "disks/vda.qcow2"), "{damages:?}");
+}
+
+#[test]
+fn a_changed_manifest_is_named_once() {
+    let fixture = archive(Codec::None, &[("vda", 9)]);
+    let manifest = member(&fixture, MANIFEST);
+    let archive = flip(&fixture, manifest.offset + manifest.length - 1, 0x2a);
+    let damages = archive.verify(1, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&damages[..], [Error::Digest { member }] if member == MANIFEST), "{damages:?}");
+}
+
+#[test]
+fn a_writer_tells_how_far_it_is() {
+    let mut writer = Writer::new(tempfile::tempfile().unwrap(), Codec::None, 1).unwrap();
+    writer.add(MANIFEST, b"{}").unwrap();
+    writer.member("disks/vda.qcow2", 2 * PIECE as u64).unwrap();
+    writer.write(&vec![1; PIECE]).unwrap();
+    // The manifest's piece is two blocks, and the disk's first one is full with its header.
+    while writer.written() < 2 * BLOCK + PIECE as u64 {
+        std::thread::yield_now();
+    }
+    assert_eq!(writer.written(), 2 * BLOCK + PIECE as u64);
+}

@@ -3,12 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::thread;
 
 use super::device;
 use super::plan::{DiskPart, How, Write};
 use super::saved::{Saved, SavedDisk};
-use super::sparse::{self, Kind};
+use super::sparse::{self, Kind, Output};
 use super::staging::Staging;
 use super::work::Work;
 use crate::archive::manifest::{DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML};
@@ -17,8 +16,8 @@ use crate::engine::Error;
 use crate::model::Extent;
 use crate::qcow2::{self, Layout, Reader};
 use crate::store::Point;
-use crate::sys::bulk::Bulk;
 use crate::sys::host;
+use crate::sys::patient_file::PatientFile;
 
 /// Bytes of a file beside the disks that are read at once.
 const BUFFER: usize = 1 << 20;
@@ -59,23 +58,25 @@ pub fn xml(point: &Point, archive: &Archive) -> Result<String, Error> {
 /// Writes one member where the plan wants it.
 pub fn write(work: &Work<'_>, archive: &Archive, write: &Write, staging: &mut Staging) -> Result<(), Error> {
     match &write.how {
-        How::Copy | How::Tpm | How::Image(_) => copy(work, archive, write, &staging.create(&write.to)?),
+        How::Copy | How::Tpm | How::Image(_) => copy(work, archive, write, &*staging.create(&write.to)?),
         How::Qcow2(part) | How::Raw(part) => {
             let file = staging.create(&write.to)?;
             disk(work, archive, write, part, &file)
         }
         How::Device(part) => {
-            let file = device::open(&write.to, part.virtual_bytes)?;
+            let (path, bytes) = (write.to.clone(), part.virtual_bytes);
+            let file = staging.call("open", &write.to, move || device::open(&path, bytes))?;
+            let file = PatientFile::new(file, staging.patience());
             disk(work, archive, write, part, &file)?;
-            file.sync_all().map_err(Error::file("write", &write.to))
+            file.with(File::sync_all).map_err(Error::file("write", &write.to))
         }
     }
 }
 
-fn copy(work: &Work<'_>, archive: &Archive, write: &Write, file: &File) -> Result<(), Error> {
+fn copy(work: &Work<'_>, archive: &Archive, write: &Write, file: &PatientFile) -> Result<(), Error> {
     let failed = Error::file("write", &write.to);
     let mut input = Hashed::new(work, archive, &write.member)?;
-    let mut bulk = Bulk::new(file).map_err(&failed)?;
+    let mut output = Output::start(file, Kind::NewFile).map_err(&failed)?;
     let mut buffer = vec![0; BUFFER];
     let mut offset = 0;
     loop {
@@ -84,16 +85,16 @@ fn copy(work: &Work<'_>, archive: &Archive, write: &Write, file: &File) -> Resul
         if count == 0 {
             break;
         }
-        sparse::write(&mut bulk, Kind::NewFile, offset, &buffer[..count]).map_err(&failed)?;
+        output.take(offset, &buffer[..count]).map_err(&failed)?;
         offset += count as u64;
         work.advance(count as u64);
     }
-    bulk.finish().and_then(|()| file.set_len(offset)).map_err(&failed)?;
+    output.finish().and_then(|()| set_length(file, offset)).map_err(&failed)?;
     input.check(work)
 }
 
 /// Brings a disk to a file or device. The thread of the caller hashes what others have decoded, another one writes.
-fn disk(work: &Work<'_>, archive: &Archive, write: &Write, part: &DiskPart, file: &File) -> Result<(), Error> {
+fn disk(work: &Work<'_>, archive: &Archive, write: &Write, part: &DiskPart, file: &PatientFile) -> Result<(), Error> {
     let mut input = Hashed::new(work, archive, &write.member)?;
     let image = |source| image_error(work, &write.member, source);
     let reader = Reader::new(&mut input).map_err(image)?;
@@ -104,58 +105,53 @@ fn disk(work: &Work<'_>, archive: &Archive, write: &Write, part: &DiskPart, file
     }
     let failed = Error::file("write", &write.to);
     let mut map = Map { extents: Vec::new(), next: 0 };
-    let (kind, length) = match &write.how {
+    let kind = if matches!(write.how, How::Device(_)) { Kind::Device } else { Kind::NewFile };
+    let mut output = Output::start(file, kind).map_err(&failed)?;
+    let length = match &write.how {
         How::Qcow2(_) => {
             let layout = Layout::new(reader.virtual_size(), reader.data()).map_err(image)?;
             map = Map::of(reader.data(), layout.metadata_length());
-            file.set_len(layout.length()).map_err(&failed)?;
-            layout.write_metadata(&mut &*file).map_err(&failed)?;
-            (Kind::NewFile, layout.length())
+            set_length(file, layout.length()).map_err(&failed)?;
+            layout.write_metadata(&mut output.at(0)).map_err(&failed)?;
+            layout.length()
         }
         How::Device(_) => {
             for gap in gaps(reader.data(), reader.virtual_size()) {
                 work.go_on()?;
                 sparse::zero(file, gap.offset, gap.length).map_err(&failed)?;
             }
-            (Kind::Device, 0)
+            0
         }
         _ => {
-            file.set_len(reader.virtual_size()).map_err(&failed)?;
-            (Kind::NewFile, part.virtual_bytes)
+            set_length(file, reader.virtual_size()).map_err(&failed)?;
+            part.virtual_bytes
         }
     };
-    let (mut gather, drain) = sparse::pipe();
-    thread::scope(|scope| {
-        let writer = scope.spawn(move || drain.run(file, kind));
-        let read = reader.copy(|offset, bytes| {
-            work.go_on().map_err(Stop::Cancelled)?;
-            gather.take(map.host(offset, bytes.len()), bytes).map_err(Stop::NoWriter)?;
-            work.advance(bytes.len() as u64);
-            Ok(())
-        });
-        let read = read.and_then(|()| gather.flush().map_err(Stop::NoWriter));
-        drop(gather);
-        let written = writer.join().unwrap_or_else(|_| Err(io::Error::other("the writing thread has ended")));
-        written.map_err(&failed)?;
-        match read {
-            Err(Stop::Image(source)) => Err(image(source)),
-            Err(Stop::Cancelled(error)) => Err(error),
-            // That of the writer has been returned already.
-            Err(Stop::NoWriter(error)) => Err(failed(error)),
-            Ok(()) => Ok(()),
-        }
+    let read = reader.copy(|offset, bytes| {
+        work.go_on().map_err(Stop::Other)?;
+        output.take(map.host(offset, bytes.len()), bytes).map_err(|error| Stop::Other(failed(error)))?;
+        work.advance(bytes.len() as u64);
+        Ok(())
+    });
+    read.map_err(|stop| match stop {
+        Stop::Image(source) => image(source),
+        Stop::Other(error) => error,
     })?;
+    output.finish().map_err(&failed)?;
     if kind == Kind::NewFile {
-        file.set_len(length).map_err(&failed)?;
+        set_length(file, length).map_err(&failed)?;
     }
     input.check(work)
+}
+
+fn set_length(file: &PatientFile, length: u64) -> io::Result<()> {
+    file.with(move |file| file.set_len(length))
 }
 
 /// Why copying ends early.
 enum Stop {
     Image(qcow2::Error),
-    Cancelled(Error),
-    NoWriter(io::Error),
+    Other(Error),
 }
 
 impl From<qcow2::Error> for Stop {

@@ -4,21 +4,23 @@
 //! Frames are had by `archive::salvage`. A disk becomes an image of the shape that this program writes, whatever its member
 //! is: what cannot be read of it reads as zeros, and is in the report by the guest's own addresses.
 
-use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::names::is_plain;
+use super::sparse::{Kind, Output};
 use super::staging::Staging;
 use super::work::Work;
+use super::{expect_free, nearest_folder};
 use crate::archive::salvage::{Remains, Salvage, Trust};
 use crate::engine::points::{self, When};
 use crate::engine::{Error, Monitor};
 use crate::model::{DomainOutcome, Extent, PointId};
 use crate::store::{Origin, Store};
+use crate::sys::patient_file::PatientFile;
 use crate::sys::signals::Cancel;
 
 mod disk;
@@ -125,10 +127,9 @@ pub fn salvage(
     cancel: &Cancel,
 ) -> Result<Salvaged, Error> {
     let point = points::find(store, domain, when)?;
-    let work = Work { archive: &point.path, domain, monitor, cancel };
+    let work = Work { archive: &point.path, patience: store.patience(), domain, monitor, cancel };
     monitor.stage(domain, "salvage");
-    let mut staging = Staging::new(false);
-    staging.folder(to)?;
+    let mut staging = Staging::new(false, &store.patience().apart());
     let mut salvaged = Salvaged {
         schema: 1,
         domain: point.domain.clone(),
@@ -144,7 +145,7 @@ pub fn salvage(
     }
     let path = to.join(REPORT);
     let json = serde_json::to_vec_pretty(&salvaged).map_err(Error::json)?;
-    staging.create(&path)?.write_all(&json).map_err(Error::file("write", &path))?;
+    staging.create(&path)?.with(move |mut file| file.write_all(&json)).map_err(Error::file("write", &path))?;
     work.go_on()?;
     staging.place()?;
     staging.keep();
@@ -153,11 +154,13 @@ pub fn salvage(
 }
 
 fn ours(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut Salvaged) -> Result<(), Error> {
-    let salvage = Salvage::open(work.archive).map_err(Error::archive(work.archive))?;
+    let salvage = Salvage::open_patiently(work.archive, work.patience).map_err(Error::archive(work.archive))?;
     let damages = salvage.damages().iter();
     salvaged.damages =
         damages.map(|damage| format!("{}: {} bytes at byte {}", damage.what, damage.length, damage.offset)).collect();
     salvaged.missing = salvage.missing();
+    let readable = |remains: &Remains| remains.length - remains.lost.iter().map(|lost| lost.length).sum::<u64>();
+    expect_room(to, salvage.remains().iter().map(readable).sum(), staging)?;
     for (number, remains) in salvage.remains().iter().enumerate() {
         work.go_on()?;
         let part = match remains.name.as_deref().and_then(disk_target) {
@@ -166,7 +169,18 @@ fn ours(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut Salvag
         };
         salvaged.files.push(part);
     }
-    Ok(())
+    salvage.expect_answers().map_err(Error::archive(work.archive))
+}
+
+/// Makes the folder, if its file system has room for what can be read.
+fn expect_room(to: &Path, wanted: u64, staging: &mut Staging) -> Result<(), Error> {
+    // What is in the folder is looked at, not what it lies in.
+    let inside = to.join(REPORT);
+    staging.call("look at", to, move || {
+        let (folder, _) = nearest_folder(&inside)?;
+        expect_free(&folder, wanted)
+    })?;
+    staging.folder(to)
 }
 
 /// The disk whose member has this name.
@@ -206,7 +220,7 @@ fn file(
 }
 
 /// Begins a file in the folder, with the folders that its name has.
-fn create(name: &Path, to: &Path, staging: &mut Staging) -> Result<File, Error> {
+fn create(name: &Path, to: &Path, staging: &mut Staging) -> Result<Arc<PatientFile>, Error> {
     let mut folder = to.to_owned();
     for part in name.parent().unwrap_or(Path::new("")).components() {
         folder.push(part);
@@ -216,23 +230,31 @@ fn create(name: &Path, to: &Path, staging: &mut Staging) -> Result<File, Error> 
 }
 
 /// What can be read of a member, each byte in its place; the file ends with the last of them.
-fn raw(work: &Work<'_>, salvage: &Salvage, remains: &Remains, out: &File, path: &Path) -> Result<(), Error> {
+fn raw(work: &Work<'_>, salvage: &Salvage, remains: &Remains, out: &PatientFile, path: &Path) -> Result<(), Error> {
+    let failed = Error::file("write", path);
+    let mut output = Output::start(out, Kind::NewFile).map_err(&failed)?;
+    let mut end = 0;
     let all = Extent { offset: 0, length: remains.length };
     salvage.each_in(remains, all, |at, bytes| {
         work.go_on()?;
         match bytes {
-            Some(bytes) => out.write_all_at(bytes, at).map_err(Error::file("write", path)),
-            None => expect_lost(work, remains, at),
+            Some(bytes) => {
+                end = at + bytes.len() as u64;
+                output.take(at, bytes).map_err(&failed)
+            }
+            None => expect_lost(work, salvage, remains, at),
         }
-    })
+    })?;
+    output.finish().and_then(|()| out.with(move |file| file.set_len(end))).map_err(&failed)
 }
 
 /// What was readable a moment ago must still be: else zeros would stand for it unsaid.
-fn expect_lost(work: &Work<'_>, remains: &Remains, at: u64) -> Result<(), Error> {
-    match remains.lost.iter().any(|lost| lost.offset <= at && at < lost.end()) {
-        true => Ok(()),
-        false => Err(Error::Suspect { path: work.archive.to_owned(), what: "it changed while it was read".to_owned() }),
+fn expect_lost(work: &Work<'_>, salvage: &Salvage, remains: &Remains, at: u64) -> Result<(), Error> {
+    if remains.lost.iter().any(|lost| lost.offset <= at && at < lost.end()) {
+        return Ok(());
     }
+    salvage.expect_answers().map_err(Error::archive(work.archive))?;
+    Err(Error::Suspect { path: work.archive.to_owned(), what: "it changed while it was read".to_owned() })
 }
 
 impl From<Trust> for State {

@@ -2,7 +2,6 @@
 //! last byte, where its checksum is: it is read once to look, and once to write.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +9,7 @@ use uuid::Uuid;
 
 use super::plan::{How, Plan};
 use super::saved::{Saved, SavedDisk};
-use super::sparse::{self, Kind};
+use super::sparse::{Kind, Output};
 use super::staging::Staging;
 use super::work::Work;
 use super::{foreign, names};
@@ -19,7 +18,7 @@ use crate::engine::Error;
 use crate::hypervisor::domain_xml;
 use crate::model::{Disk, Domain, DomainRef, DomainState, DomainXml, Format, Source};
 use crate::store::Point;
-use crate::sys::bulk::Bulk;
+use crate::sys::patient_file::PatientFile;
 
 /// Bytes read at once.
 const BUFFER: usize = 1 << 20;
@@ -126,7 +125,7 @@ pub fn write(work: &Work<'_>, seed: &Seed, plan: &Plan, staging: &mut Staging) -
     each(seed, work, |member, contents| {
         let Some(write) = wanted.get(member.name.as_str()) else { return pour(work, contents, |_| Ok(())) };
         found += 1;
-        copy(work, contents, &write.to, &staging.create(&write.to)?)
+        copy(work, contents, &write.to, &*staging.create(&write.to)?)
     })?;
     if found != wanted.len() {
         let what = "it changed while it was read".to_owned();
@@ -134,23 +133,24 @@ pub fn write(work: &Work<'_>, seed: &Seed, plan: &Plan, staging: &mut Staging) -
     }
     for write in &plan.writes {
         if let How::Image(Format::Qcow2) = &write.how {
-            foreign::check(&Staging::part(&write.to), work.archive, &write.member)?;
+            let (image, archive, member) = (Staging::part(&write.to), work.archive.to_owned(), write.member.clone());
+            staging.call("check", &write.to, move || foreign::check(&image, &archive, &member))?;
         }
     }
     Ok(())
 }
 
-fn copy(work: &Work<'_>, contents: &mut dyn Read, to: &Path, file: &File) -> Result<(), Error> {
+fn copy(work: &Work<'_>, contents: &mut dyn Read, to: &Path, file: &PatientFile) -> Result<(), Error> {
     let failed = Error::file("write", to);
-    let mut bulk = Bulk::new(file).map_err(&failed)?;
+    let mut output = Output::start(file, Kind::NewFile).map_err(&failed)?;
     let mut offset = 0;
     pour(work, contents, |bytes| {
-        sparse::write(&mut bulk, Kind::NewFile, offset, bytes).map_err(&failed)?;
+        output.take(offset, bytes).map_err(&failed)?;
         offset += bytes.len() as u64;
         work.advance(bytes.len() as u64);
         Ok(())
     })?;
-    bulk.finish().and_then(|()| file.set_len(offset)).map_err(&failed)
+    output.finish().and_then(|()| file.with(move |file| file.set_len(offset))).map_err(&failed)
 }
 
 /// Reads to the end, unless the operator wants to stop.

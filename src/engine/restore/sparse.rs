@@ -4,12 +4,16 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::sys::buffer::Buffer;
 use crate::sys::bulk::Bulk;
+use crate::sys::patience::{Patience, Task};
+use crate::sys::patient_file::PatientFile;
 
 /// Bytes that are looked at together: what is zeros throughout becomes a hole. A block of the usual file systems.
 const BLOCK: usize = 4096;
@@ -17,61 +21,11 @@ const BLOCK: usize = 4096;
 const MIN_HOLE: usize = 32 << 10;
 /// Zeros, written where a device cannot be asked for them.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+/// Bytes of a device that are made zeros by one call: seconds even for a slow one.
+const ZERO_STEP: u64 = 256 << 20;
 
-/// Buffers on their way to the disk, or back.
-const IN_FLIGHT: usize = 4;
-
-/// Bytes and where they go in the file.
-struct Chunk {
-    offset: u64,
-    bytes: Buffer,
-}
-
-/// Takes bytes for another thread to write; what lies in a row is gathered.
-pub struct Gather {
-    full: SyncSender<Chunk>,
-    empty: Receiver<Buffer>,
-    current: Option<Chunk>,
-}
-
-/// Writes what was gathered.
-pub struct Drain {
-    full: Receiver<Chunk>,
-    empty: SyncSender<Buffer>,
-}
-
-/// The two ends.
-pub fn pipe() -> (Gather, Drain) {
-    let (full, to_write) = mpsc::sync_channel(IN_FLIGHT);
-    let (spare, empty) = mpsc::sync_channel(IN_FLIGHT);
-    (Gather { full, empty, current: None }, Drain { full: to_write, empty: spare })
-}
-
-impl Gather {
-    /// Takes bytes that go to this offset. Fails when the writer has ended, whose error says why.
-    pub fn take(&mut self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let fits =
-                |chunk: &Chunk| chunk.offset + chunk.bytes.len() as u64 == offset && chunk.bytes.len() < Buffer::SIZE;
-            if !self.current.as_ref().is_some_and(fits) {
-                self.flush()?;
-                let mut buffer = self.empty.try_recv().map_or_else(|_| Buffer::new(), Ok)?;
-                buffer.clear();
-                self.current = Some(Chunk { offset, bytes: buffer });
-            }
-            let count = self.current.as_mut().map_or(0, |chunk| chunk.bytes.append(bytes));
-            offset += count as u64;
-            bytes = &bytes[count..];
-        }
-        Ok(())
-    }
-
-    /// Sends off what is left.
-    pub fn flush(&mut self) -> io::Result<()> {
-        let gone = |_| io::ErrorKind::BrokenPipe.into();
-        self.current.take().map_or(Ok(()), |chunk| self.full.send(chunk).map_err(gone))
-    }
-}
+/// Buffers that are filled, written, or on their way between.
+const BUFFERS: usize = 6;
 
 /// Where bytes are written to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,16 +36,140 @@ pub enum Kind {
     Device,
 }
 
-impl Drain {
-    /// Writes until the other end is gone.
-    pub fn run(self, file: &File, kind: Kind) -> io::Result<()> {
-        let mut bulk = Bulk::new(file)?;
-        for Chunk { offset, bytes } in self.full {
-            write(&mut bulk, kind, offset, &bytes)?;
-            // Nobody needs it when the other end is gone or has enough of them.
-            let _ = self.empty.try_send(bytes);
+/// Bytes and where they go in the file.
+struct Chunk {
+    offset: u64,
+    bytes: Buffer,
+}
+
+/// A file or device that a thread of its own writes; what lies in a row is gathered. Only that thread touches it: one that
+/// hangs keeps it, and nobody else. Dropped unfinished, it writes what it was given, and waits for that.
+pub struct Output {
+    full: Option<SyncSender<Chunk>>,
+    empty: Receiver<Buffer>,
+    /// Buffers that may still be made.
+    unmade: usize,
+    current: Option<Chunk>,
+    /// `None` once the thread has ended or was given up.
+    task: Option<Task<io::Result<()>>>,
+    written: Arc<AtomicU64>,
+    patience: Patience,
+}
+
+impl Output {
+    /// Writes nothing yet.
+    pub fn start(file: &PatientFile, kind: Kind) -> io::Result<Output> {
+        // Room for all that there are: who sends never waits.
+        let (full, chunks) = mpsc::sync_channel(BUFFERS);
+        let (give_back, empty) = mpsc::channel();
+        let written = Arc::new(AtomicU64::new(0));
+        let task = file.start("write", {
+            let written = written.clone();
+            move |file| drain(file, kind, &chunks, &give_back, &written)
+        })?;
+        let patience = file.patience().clone();
+        Ok(Output { full: Some(full), empty, unmade: BUFFERS, current: None, task: Some(task), written, patience })
+    }
+
+    /// Takes bytes that go to this offset. Fails with the error of the thread if that has ended.
+    pub fn take(&mut self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let fits =
+                |chunk: &Chunk| chunk.offset + chunk.bytes.len() as u64 == offset && chunk.bytes.len() < Buffer::SIZE;
+            if !self.current.as_ref().is_some_and(fits) {
+                self.flush()?;
+                self.current = Some(Chunk { offset, bytes: self.buffer()? });
+            }
+            let count = self.current.as_mut().map_or(0, |chunk| chunk.bytes.append(bytes));
+            offset += count as u64;
+            bytes = &bytes[count..];
         }
-        bulk.finish()
+        Ok(())
+    }
+
+    /// For what is written as a stream, from an offset on.
+    pub fn at(&mut self, offset: u64) -> impl io::Write + '_ {
+        Stream { output: self, offset }
+    }
+
+    /// Waits until all is written.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.flush()?;
+        self.join()
+    }
+
+    /// An empty one; waits until it is there.
+    fn buffer(&mut self) -> io::Result<Buffer> {
+        let buffer = match self.empty.try_recv() {
+            Ok(buffer) => Some(buffer),
+            Err(_) if self.unmade > 0 => {
+                self.unmade -= 1;
+                Some(Buffer::new()?)
+            }
+            Err(_) => self.patience.receive(&self.empty).inspect_err(|_| self.task = None)?,
+        };
+        let mut buffer = buffer.map_or_else(|| Err(self.failure()), Ok)?;
+        buffer.clear();
+        Ok(buffer)
+    }
+
+    /// Sends off what was gathered.
+    fn flush(&mut self) -> io::Result<()> {
+        let Some(chunk) = self.current.take() else { return Ok(()) };
+        let sent = self.full.as_ref().is_some_and(|full| full.send(chunk).is_ok());
+        if sent { Ok(()) } else { Err(self.failure()) }
+    }
+
+    fn join(&mut self) -> io::Result<()> {
+        self.full = None;
+        let task = self.task.take().ok_or_else(|| io::Error::other("the writing thread has ended before"))?;
+        task.wait(|| self.written.load(Ordering::Relaxed))?
+    }
+
+    /// Why the thread has ended before its time.
+    fn failure(&mut self) -> io::Error {
+        self.join().err().unwrap_or_else(|| io::Error::other("the writing thread has ended too early"))
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        let _ = self.join();
+    }
+}
+
+/// Writes until the other end is gone.
+fn drain(
+    file: &File,
+    kind: Kind,
+    chunks: &Receiver<Chunk>,
+    give_back: &Sender<Buffer>,
+    written: &AtomicU64,
+) -> io::Result<()> {
+    let mut bulk = Bulk::new(file)?;
+    for Chunk { offset, bytes } in chunks {
+        write(&mut bulk, kind, offset, &bytes)?;
+        written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        // Nobody needs it when the other end is gone.
+        let _ = give_back.send(bytes);
+    }
+    bulk.finish()
+}
+
+struct Stream<'a> {
+    output: &'a mut Output,
+    offset: u64,
+}
+
+impl io::Write for Stream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.take(self.offset, bytes)?;
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -125,8 +203,19 @@ fn run(bytes: &[u8], zeros: bool) -> usize {
     blocks.map(<[u8]>::len).sum()
 }
 
-/// Makes a range of a device zeros. Discarding would not be enough: what is read afterwards is the device's choice.
-pub fn zero(file: &File, mut offset: u64, mut length: u64) -> io::Result<()> {
+/// Makes a range of a device zeros, a part after the other: each is progress.
+pub fn zero(file: &PatientFile, mut offset: u64, mut length: u64) -> io::Result<()> {
+    while length > 0 {
+        let (at, now) = (offset, length.min(ZERO_STEP));
+        file.with(move |file| zero_at_once(file, at, now))?;
+        offset += now;
+        length -= now;
+    }
+    Ok(())
+}
+
+/// Discarding would not be enough: what is read afterwards is the device's choice.
+fn zero_at_once(file: &File, mut offset: u64, mut length: u64) -> io::Result<()> {
     // Of a block device, both read as zeros afterwards or fail: `blkdev_fallocate` in Linux's `block/fops.c`.
     for mode in [FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE] {
         if fallocate(file, mode | FallocateFlags::KEEP_SIZE, offset, length).is_ok() {
@@ -168,7 +257,7 @@ mod tests {
     fn a_device_gets_its_zeros() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&[7; 100_000], 0).unwrap();
-        zero(&file, 10, 60_000).unwrap();
+        zero(&PatientFile::new(file.try_clone().unwrap(), &Patience::default()), 10, 60_000).unwrap();
         write(&mut Bulk::new(&file).unwrap(), Kind::Device, 80_000, &[0; 10_000]).unwrap();
         let mut back = vec![9; 100_000];
         file.read_exact_at(&mut back, 0).unwrap();

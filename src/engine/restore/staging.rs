@@ -3,12 +3,15 @@
 //! Each file is written beside its place as `.NAME.kvmbackup-part`, private and new, so that no link of somebody else's is
 //! followed. [`Staging::place`] syncs and renames them; until [`Staging::keep`], dropping this takes everything back, a file
 //! that was replaced included.
+//!
+//! The folder may be a mount that hangs: every call on it is made with patience, but for those on the host's own TPM state.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, fcntl_lock, flock, renameat_with};
 use rustix::io::Errno;
@@ -16,6 +19,8 @@ use uuid::Uuid;
 
 use crate::engine::Error;
 use crate::sys::durable;
+use crate::sys::patience::Patience;
+use crate::sys::patient_file::PatientFile;
 
 /// The end of a temporary name.
 const PART: &str = ".kvmbackup-part";
@@ -28,6 +33,7 @@ type Rename = fn(&Path, &Path, RenameFlags) -> Result<(), Errno>;
 /// What was written and is not final yet.
 pub struct Staging {
     overwrite: bool,
+    patience: Patience,
     files: Vec<Staged>,
     /// Folders that were made, outer ones first.
     folders: Vec<PathBuf>,
@@ -39,11 +45,11 @@ struct Staged {
     part: PathBuf,
     target: PathBuf,
     /// Open, and locked, for as long as the temporary name is in use.
-    file: File,
+    file: Arc<PatientFile>,
     state: State,
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum State {
     /// Under the temporary name.
     Part,
@@ -55,40 +61,57 @@ enum State {
 
 impl Staging {
     /// With `overwrite`, regular files may be replaced.
-    pub fn new(overwrite: bool) -> Staging {
+    pub fn new(overwrite: bool, patience: &Patience) -> Staging {
         let rename: Rename = |from, to, flags| renameat_with(CWD, from, CWD, to, flags);
-        Staging { overwrite, files: Vec::new(), folders: Vec::new(), kept: false, rename }
+        let patience = patience.clone();
+        Staging { overwrite, patience, files: Vec::new(), folders: Vec::new(), kept: false, rename }
     }
 
     /// Makes a folder, and those above it, for their owner only. One that exists is left as it is.
     pub fn folder(&mut self, path: &Path) -> Result<(), Error> {
-        let missing: Vec<&Path> =
-            path.ancestors().take_while(|path| *path != Path::new("") && fs::symlink_metadata(path).is_err()).collect();
-        for folder in missing.into_iter().rev() {
-            DirBuilder::new().mode(0o700).create(folder).map_err(Error::file("create the folder", folder))?;
-            self.folders.push(folder.to_owned());
-        }
-        Ok(())
+        let wanted = path.to_owned();
+        let (made, result) = self.call("create the folder", path, move || Ok(make_missing(&wanted)))?;
+        self.folders.extend(made);
+        result
     }
 
     /// The same for a folder inside of a chosen one: a link in its place would lead out of there.
     pub fn folder_within(&mut self, path: &Path) -> Result<(), Error> {
         self.folder(path)?;
-        match fs::symlink_metadata(path) {
+        let made = path.to_owned();
+        self.call("look at", path, move || match fs::symlink_metadata(&made) {
             Ok(status) if status.is_dir() => Ok(()),
-            Ok(_) => Err(Error::Exists { path: path.to_owned() }),
-            Err(error) => Err(Error::file("look at", path)(error)),
-        }
+            Ok(_) => Err(Error::Exists { path: made }),
+            Err(error) => Err(Error::file("look at", &made)(error)),
+        })
     }
 
     /// Begins a file that will be called `target`.
-    pub fn create(&mut self, target: &Path) -> Result<File, Error> {
-        check_target(target, self.overwrite)?;
+    pub fn create(&mut self, target: &Path) -> Result<Arc<PatientFile>, Error> {
         let part = part_of(target);
-        let file = create_part(&part).map_err(Error::file("create", &part))?;
-        let ours = file.try_clone().map_err(Error::file("open", &part))?;
-        self.files.push(Staged { part, target: target.to_owned(), file: ours, state: State::Part });
+        let (to, overwrite, new) = (target.to_owned(), self.overwrite, part.clone());
+        let file = self.call("create", target, move || {
+            check_target(&to, overwrite)?;
+            create_part(&new).map_err(Error::file("create", &new))
+        })?;
+        let file = Arc::new(PatientFile::new(file, &self.patience));
+        self.files.push(Staged { part, target: target.to_owned(), file: file.clone(), state: State::Part });
         Ok(file)
+    }
+
+    /// How long a call on what is written may take.
+    pub fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    /// Does something where files are written, or will be; `action` and `path` say what, if that hangs.
+    pub fn call<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        path: &Path,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.patience.call(work).map_err(Error::file(action, path)).and_then(|done| done)
     }
 
     /// The temporary name of a file that was begun.
@@ -111,17 +134,19 @@ impl Staging {
     /// Makes all contents durable and gives the files their names.
     pub fn place(&mut self) -> Result<(), Error> {
         for staged in &self.files {
-            staged.file.sync_all().map_err(Error::file("write", &staged.part))?;
+            staged.file.with(File::sync_all).map_err(Error::file("write", &staged.part))?;
         }
         for at in 0..self.files.len() {
-            let staged = &mut self.files[at];
-            if self.overwrite {
-                check_target(&staged.target, true)?;
-            }
-            let placed = place(&staged.part, &staged.target, self.overwrite, self.rename);
-            staged.state = placed.map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => Error::Exists { path: staged.target.clone() },
-                _ => Error::file("rename to", &staged.target)(error),
+            let Staged { part, target, .. } = &self.files[at];
+            let (part, to, overwrite, rename) = (part.clone(), target.clone(), self.overwrite, self.rename);
+            self.files[at].state = self.call("rename to", target, move || {
+                if overwrite {
+                    check_target(&to, true)?;
+                }
+                place(&part, &to, overwrite, rename).map_err(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => Error::Exists { path: to },
+                    _ => Error::file("rename to", &to)(error),
+                })
             })?;
         }
         self.sync_folders()
@@ -130,10 +155,13 @@ impl Staging {
     /// Ends it: what was placed stays, what it replaced goes. Returns the files.
     pub fn keep(mut self) -> Vec<PathBuf> {
         self.kept = true;
-        for staged in &self.files {
-            if let State::Replaced(old) = &staged.state {
-                remove(old);
-            }
+        let replaced = self.files.iter().filter_map(|staged| match &staged.state {
+            State::Replaced(old) => Some(old.clone()),
+            _ => None,
+        });
+        let replaced: Vec<PathBuf> = replaced.collect();
+        if !replaced.is_empty() {
+            told(self.patience.call(move || replaced.iter().for_each(|old| remove(old))));
         }
         self.files.iter().map(|staged| staged.target.clone()).collect()
     }
@@ -145,7 +173,8 @@ impl Staging {
         folders.dedup();
         for folder in folders {
             let folder = if folder == Path::new("") { Path::new(".") } else { folder };
-            durable::sync_dir(folder).map_err(Error::file("write", folder))?;
+            let path = folder.to_owned();
+            self.call("write", folder, move || durable::sync_dir(&path).map_err(Error::file("write", &path)))?;
         }
         Ok(())
     }
@@ -156,17 +185,44 @@ impl Drop for Staging {
         if self.kept {
             return;
         }
-        for staged in self.files.iter().rev() {
-            match &staged.state {
-                State::Part => remove(&staged.part),
-                State::New => remove(&staged.target),
-                State::Replaced(old) => put_back(old, &staged.target),
+        let paths = |staged: &Staged| (staged.state.clone(), staged.part.clone(), staged.target.clone());
+        let files: Vec<_> = self.files.iter().rev().map(paths).collect();
+        let folders = std::mem::take(&mut self.folders);
+        // The files are open, and so locked, until they are gone.
+        told(self.patience.call(move || {
+            for (state, part, target) in &files {
+                match state {
+                    State::Part => remove(part),
+                    State::New => remove(target),
+                    State::Replaced(old) => put_back(old, target),
+                }
             }
+            for folder in folders.iter().rev() {
+                // Not empty: somebody else uses it by now.
+                let _ = fs::remove_dir(folder);
+            }
+        }));
+    }
+}
+
+/// Makes a folder and those above it; those that were made, outer ones first, and whether all could be.
+fn make_missing(path: &Path) -> (Vec<PathBuf>, Result<(), Error>) {
+    let is_missing = |path: &&Path| *path != Path::new("") && fs::symlink_metadata(path).is_err();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    let mut made = Vec::new();
+    for folder in missing.into_iter().rev() {
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Ok(()) => made.push(folder.to_owned()),
+            Err(error) => return (made, Err(Error::file("create the folder", folder)(error))),
         }
-        for folder in self.folders.iter().rev() {
-            // Not empty: somebody else uses it by now.
-            let _ = fs::remove_dir(folder);
-        }
+    }
+    (made, Ok(()))
+}
+
+/// Says in the log that a removal hangs: there is an error already, or nothing that counts.
+fn told(removed: io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::warn!(%error, "could not remove what a restore has written, or replaced");
     }
 }
 

@@ -5,12 +5,15 @@ use std::path::Path;
 
 use crate::archive;
 use crate::engine::{Error, Monitor};
+use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
 /// What all writing of one restore shares.
 pub struct Work<'a> {
     /// The archive, for messages.
     pub archive: &'a Path,
+    /// How long the archive may keep it waiting.
+    pub patience: &'a Patience,
     /// The domain's name, for the monitor.
     pub domain: &'a str,
     /// Who hears of progress.

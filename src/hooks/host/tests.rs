@@ -9,6 +9,8 @@ use crate::hooks::MAX_OUTPUT;
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(60);
+/// For a deadline that is reached: a script has begun by then on a machine that is busy, too.
+const ENOUGH: Duration = Duration::from_secs(3);
 /// Deadlines that no test reaches.
 const FAR: Deadlines = Deadlines { ready: LONG, hold: LONG, release: LONG };
 
@@ -101,7 +103,7 @@ fn a_command_that_takes_too_long_is_ended_with_all_its_processes() {
     let folder = tempfile::tempdir().unwrap();
     // The grandchild, deaf to SIGTERM, keeps the pipe open too.
     let script = "(trap '' TERM; sh -c 'echo $PPID' >$1/pid; while :; do sleep 1; done) & echo started; wait";
-    let ran = run_in(script, folder.path(), Duration::from_millis(500));
+    let ran = run_in(script, folder.path(), ENOUGH);
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::TimedOut, "started\n"));
     let grandchild = Other::in_file(&folder.path().join("pid"));
     wait_until("the end of the grandchild", || !grandchild.runs());
@@ -109,7 +111,7 @@ fn a_command_that_takes_too_long_is_ended_with_all_its_processes() {
 
 #[test]
 fn a_command_may_put_things_right_at_its_end() {
-    let ran = run("trap 'echo unlocked; exit 0' TERM; echo locked; sleep 60 & wait", Duration::from_millis(300));
+    let ran = run("trap 'echo unlocked; exit 0' TERM; echo locked; sleep 60 & wait", ENOUGH);
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::TimedOut, "locked\nunlocked\n"));
 }
 
@@ -250,7 +252,7 @@ fn no_process_of_a_session_outlives_it() {
 
 #[test]
 fn a_session_that_is_not_ready_in_time_is_ended() {
-    let ran = not_ready("echo connecting; sleep 600; echo READY", Duration::from_millis(200), None);
+    let ran = not_ready("echo connecting; sleep 600; echo READY", ENOUGH, None);
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::TimedOut, "connecting\n"));
 }
 

@@ -108,6 +108,25 @@ fn a_qcow2_disk_is_mapped_and_read() {
 }
 
 #[test]
+fn clusters_of_any_size_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base");
+    for (size, overlay) in [("512", "64k"), ("64k", "4k"), ("2M", "2M")] {
+        let over = dir.path().join("over");
+        let create = |path: &Path, options: &str, rest: &[&str]| {
+            let arguments = ["create", "-q", "-f", "qcow2", "-o", options, path.to_str().unwrap()];
+            run("qemu-img", &[&arguments, rest].concat());
+        };
+        create(&base, &format!("cluster_size={size}"), &["64M"]);
+        write(&base, &["write -P 1 1M 64k"]);
+        create(&over, &format!("cluster_size={overlay}"), &["-b", base.to_str().unwrap(), "-F", "qcow2"]);
+        write(&over, &["write -P 2 9M 64k"]);
+        let server = serve(dir.path(), &[file(&over, Format::Qcow2), file(&base, Format::Qcow2)]);
+        compare(dir.path(), &mut connect(&server), &over, "qcow2");
+    }
+}
+
+#[test]
 fn a_sparse_raw_disk_shows_its_holes() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("disk.img");

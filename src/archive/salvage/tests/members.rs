@@ -213,6 +213,13 @@ fn of_plain_tar_only_digests_tell_what_is_right() {
     // A header that is none: what is behind it has no name.
     let nameless = changed(&fixture, Codec::None, |bytes| bytes[vda.offset as usize - 512 + 148] ^= 1);
     assert_eq!(differing(&nameless), [(None, Trust::Unchecked), (some(SUMS), Trust::Unchecked)]);
+    // Zeros there are not the end of all. With a long name it is the second header that has the length.
+    let zeros = changed(&fixture, Codec::None, |bytes| bytes[vda.offset as usize - 512..][..512].fill(0));
+    assert_eq!(differing(&zeros), [(None, Trust::Unchecked), (some(SUMS), Trust::Unchecked)]);
+    let long = fixture.members.iter().find(|(name, _)| name.len() > 100).unwrap();
+    let long = place(&long.0);
+    let nameless = changed(&fixture, Codec::None, |bytes| bytes[long.offset as usize - 512 + 148] ^= 1);
+    assert_eq!(differing(&nameless), [(None, Trust::Unchecked), (some(SUMS), Trust::Unchecked)]);
     // The line of one member.
     let line = {
         let lines = Archive::open(&fixture.path).unwrap().read(&sums).unwrap();

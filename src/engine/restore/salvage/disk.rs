@@ -1,17 +1,17 @@
 //! Owns: a disk out of a torn member: an image with zeros for what is lost, and a list of that. Must not: copy a member's own
 //! metadata, which may name other files.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::{Disk, Part, Range, SALVAGED, State, create, expect_lost, raw};
 use crate::archive::salvage::{Remains, Salvage};
 use crate::engine::Error;
+use crate::engine::restore::sparse::{Kind, Output};
 use crate::engine::restore::staging::Staging;
 use crate::engine::restore::work::Work;
 use crate::model::Extent;
 use crate::qcow2::{Layout, Torn};
+use crate::sys::patient_file::PatientFile;
 
 /// Writes the image, and, where its tables are lost, the member as it is beside it: data without an address.
 pub fn salvage(
@@ -33,7 +33,9 @@ pub fn salvage(
         disk: None,
     };
     let mut disk = Disk { target: target.to_owned(), virtual_bytes: 0, unreadable: Vec::new() };
-    let torn = Torn::map(remains.length, size, |offset, out| salvage.read(remains, offset, out));
+    // Tables that are sought in the wrong place would be others.
+    let read = |offset: u64, out: &mut [u8]| salvage.read(remains, offset, out);
+    let torn = remains.is_placed.then(|| Torn::map(remains.length, size, read)).flatten();
     if let Some(torn) = &torn {
         let extents: Vec<Extent> = torn.placed.iter().map(|(extent, _)| *extent).collect();
         let failed = |source| Error::Image { path: work.archive.to_owned(), member: target.to_owned(), source };
@@ -67,23 +69,25 @@ fn image(
     remains: &Remains,
     torn: &Torn,
     layout: &Layout,
-    (out, path): (&File, &Path),
+    (out, path): (&PatientFile, &Path),
 ) -> Result<(), Error> {
     let failed = Error::file("write", path);
-    out.set_len(layout.length()).map_err(&failed)?;
-    layout.write_metadata(&mut &*out).map_err(&failed)?;
+    let length = layout.length();
+    out.with(move |file| file.set_len(length)).map_err(&failed)?;
+    let mut output = Output::start(out, Kind::NewFile).map_err(&failed)?;
+    layout.write_metadata(&mut output.at(0)).map_err(&failed)?;
     let mut host = layout.metadata_length();
     for &(extent, from) in &torn.placed {
         salvage.each_in(remains, Extent { offset: from, length: extent.length }, |at, bytes| {
             work.go_on()?;
             match bytes {
-                Some(bytes) => out.write_all_at(bytes, host + (at - from)).map_err(&failed),
-                None => expect_lost(work, remains, at),
+                Some(bytes) => output.take(host + (at - from), bytes).map_err(&failed),
+                None => expect_lost(work, salvage, remains, at),
             }
         })?;
         host += extent.length;
     }
-    Ok(())
+    output.finish().map_err(&failed)
 }
 
 /// What the guest cannot read: data whose bytes are lost, and ranges whose tables are.

@@ -5,7 +5,7 @@ use std::io::Write;
 use super::*;
 
 fn write(staging: &mut Staging, path: &Path) {
-    staging.create(path).unwrap().write_all(b"new").unwrap();
+    staging.create(path).unwrap().with(|mut file| file.write_all(b"new")).unwrap();
 }
 
 #[test]
@@ -13,7 +13,7 @@ fn dropped_it_leaves_nothing_and_puts_back_what_was_there() {
     let dir = tempfile::tempdir().unwrap();
     let old = dir.path().join("old");
     fs::write(&old, "old").unwrap();
-    let mut staging = Staging::new(true);
+    let mut staging = Staging::new(true, &Patience::default());
     staging.folder(&dir.path().join("a/b")).unwrap();
     write(&mut staging, &dir.path().join("a/b/c"));
     write(&mut staging, &old);
@@ -29,7 +29,7 @@ fn kept_it_leaves_no_temporary_name() {
     let dir = tempfile::tempdir().unwrap();
     let old = dir.path().join("old");
     fs::write(&old, "old").unwrap();
-    let mut staging = Staging::new(true);
+    let mut staging = Staging::new(true, &Patience::default());
     write(&mut staging, &old);
     staging.place().unwrap();
     assert_eq!(staging.keep(), std::slice::from_ref(&old));
@@ -40,7 +40,7 @@ fn kept_it_leaves_no_temporary_name() {
 
 /// As on a file system whose rename has no flags.
 fn plain(overwrite: bool) -> Staging {
-    let mut staging = Staging::new(overwrite);
+    let mut staging = Staging::new(overwrite, &Patience::default());
     staging.rename = |_, _, _| Err(Errno::INVAL);
     staging
 }
@@ -98,11 +98,11 @@ fn a_file_that_cannot_be_placed_does_not_cost_the_old_one() {
 fn without_overwrite_nothing_is_replaced_even_late() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
-    let mut staging = Staging::new(false);
+    let mut staging = Staging::new(false, &Patience::default());
     write(&mut staging, &path);
     fs::write(&path, "theirs").unwrap();
     assert!(matches!(staging.place(), Err(Error::Exists { .. })));
-    assert!(matches!(Staging::new(false).create(&path), Err(Error::Exists { .. })));
+    assert!(matches!(Staging::new(false, &Patience::default()).create(&path), Err(Error::Exists { .. })));
     drop(staging);
     assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
 }
@@ -114,7 +114,7 @@ fn links_are_not_followed() {
     fs::write(&target, "theirs").unwrap();
     std::os::unix::fs::symlink(&target, &link).unwrap();
     std::os::unix::fs::symlink(&target, part_of(&dir.path().join("x"))).unwrap();
-    let mut staging = Staging::new(true);
+    let mut staging = Staging::new(true, &Patience::default());
     assert!(matches!(staging.create(&link), Err(Error::Exists { .. })));
     assert!(staging.create(&dir.path().join("x")).is_err());
     assert!(staging.folder_within(&link).is_err());
@@ -126,9 +126,9 @@ fn what_an_interrupted_restore_left_gives_way_and_what_is_written_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
     fs::write(part_of(&path), "left").unwrap();
-    let mut staging = Staging::new(false);
+    let mut staging = Staging::new(false, &Patience::default());
     write(&mut staging, &path);
-    assert!(Staging::new(false).create(&path).is_err());
+    assert!(Staging::new(false, &Patience::default()).create(&path).is_err());
     staging.place().unwrap();
     staging.keep();
     assert_eq!(fs::read_to_string(&path).unwrap(), "new");
