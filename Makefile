@@ -22,7 +22,7 @@ FUZZ_MINUTES ?= 10
 # What follows the target of `make test`, say `make test T='--test lab_smoke'`.
 T ?=
 
-.PHONY: help build test soak fuzz demo bench lint install deb lab
+.PHONY: help build test soak fuzz mutants demo bench lint install deb lab
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ test: lab ## install what is missing, run every test, on real guests too
 soak: lab ## run the long tests as well, and print the matrix of docs/reliability.md with its figures
 	$(CARGO) test --locked --no-run $(T)
 	tests/lab/soak $(abspath $(TARGET)) $(CARGO) test --locked --no-fail-fast $(T) -- --test-threads=$(TEST_THREADS) --include-ignored --show-output
+
+# Needs cargo-mutants. Hours: each change is a build and a run of the fast tests. .cargo/mutants.toml says which may go unnoticed, and why.
+mutants: ## change the code in every small way; the fast tests must notice
+	$(CARGO) mutants --timeout 300
 
 demo: lab build ## back up, verify, restore and boot a guest before your eyes
 	tests/lab/demo

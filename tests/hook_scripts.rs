@@ -59,7 +59,7 @@ fn the_template_of_a_command_runs_skips_and_leaves_an_artifact() {
 #[test]
 fn the_template_of_a_session_holds_lets_go_and_notices_a_loss() {
     let lock = Path::new("/run/my-application.lock");
-    for end in [Session::release, Session::abandon, Session::terminate] {
+    for end in [Session::release, Session::release_in_parts, Session::abandon, Session::terminate] {
         let session = Session::held(hook("template-session", &[]));
         assert!(lock.exists());
         run_hook(&mut hook("template-session", &[])).assert_failed("cannot lock");

@@ -228,7 +228,7 @@ fn a_folder_that_hangs_while_it_is_restored_to_ends_the_restore_and_the_next_one
     let lab = Lab::new();
     let guest = guest(&lab, "unwritten");
     let mount = Faulty::mount(&lab.path("restored"));
-    let program = Program::new(&lab).set("stall_timeout", json!("2s")).domain(guest.name(), json!({}));
+    let program = Program::new(&lab).set("stall_timeout", json!("3s")).domain(guest.name(), json!({}));
     let scene = Scene { target: mount, program };
     scene.program.backup_well();
     let [folder, left] = ["unwritten", "left"].map(|name| scene.target.path().join(name));

@@ -10,15 +10,7 @@ use super::gzip;
 use super::kind::{Kind, ZSTD};
 use super::table::{Entry, le};
 use crate::model::Codec;
-use crate::sys::buffer::Buffer;
-
-/// Makes it so many bytes long, whatever they are. Memory that is new is zeros already, and is not written once more.
-pub(super) fn room(bytes: &mut Vec<u8>, length: usize) {
-    if bytes.capacity() < length {
-        *bytes = vec![0; length];
-    }
-    bytes.resize(length, 0);
-}
+use crate::sys::buffer::{Buffer, room};
 
 /// Compresses pieces; holds a context and a buffer, so keep and reuse it.
 pub(super) enum Packer {

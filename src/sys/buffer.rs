@@ -1,4 +1,5 @@
-//! Owns: buffers of one size, in large pages where the kernel gives them. Must not: know what is in them.
+//! Owns: memory for bytes: buffers of one size, in large pages where the kernel gives them, and room in vectors. Must not: know what is in
+//! them.
 
 use std::io;
 use std::ops::Deref;
@@ -53,6 +54,14 @@ impl Deref for Buffer {
     fn deref(&self) -> &[u8] {
         &self.map[..self.filled]
     }
+}
+
+/// Makes it so many bytes long, whatever they are. Memory that is new is zeros already, and is not written once more.
+pub fn room(bytes: &mut Vec<u8>, length: usize) {
+    if bytes.capacity() < length {
+        *bytes = vec![0; length];
+    }
+    bytes.resize(length, 0);
 }
 
 #[cfg(test)]

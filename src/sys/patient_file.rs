@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::buffer::room;
 use super::patience::{Patience, Stalled, Task};
 
 /// Bytes that are asked for at once: each time they come, there was progress.
@@ -68,11 +69,7 @@ impl PatientFile {
         let file = self.shared()?;
         let done = Arc::new(AtomicU64::new(0));
         let (mut bytes, progress) = (std::mem::take(buffer), done.clone());
-        match bytes.capacity() < length {
-            // Fresh memory is zeros by itself.
-            true => bytes = vec![0; length],
-            false => bytes.resize(length, 0),
-        }
+        room(&mut bytes, length);
         let work = move || {
             let mut at = 0;
             while at < length {

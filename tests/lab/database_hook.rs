@@ -135,6 +135,18 @@ impl Session {
         self.end()
     }
 
+    /// Tells the session to let go in two parts, with more than the hooks' second between them, and says nothing more: the
+    /// word alone must end it.
+    pub fn release_in_parts(mut self) -> Ended {
+        let mut input = self.input.take().expect("it was not released yet");
+        input.write_all(b"REL").expect("the session listens");
+        std::thread::sleep(Duration::from_millis(2500));
+        input.write_all(b"EASE\n").expect("the session listens");
+        let ended = self.end();
+        drop(input);
+        ended
+    }
+
     /// Closes the session's input, as a kvmbackup that dies does, and waits for its end.
     pub fn abandon(mut self) -> Ended {
         self.input = None;

@@ -171,3 +171,61 @@ impl Pace {
         self.0 = (self.0 * 2).min(Duration::from_millis(500));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Tells of a process that has ended, after it has failed so many times.
+    struct Failing(std::sync::Mutex<u32>);
+
+    impl Agent for Failing {
+        fn command(&self, _: &Value) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+            let mut left = self.0.lock().unwrap();
+            if *left == 0 {
+                return Ok(json!({ "exited": true, "exitcode": 3 }));
+            }
+            *left -= 1;
+            Err("no answer".into())
+        }
+    }
+
+    #[test]
+    fn an_agent_that_fails_for_a_while_is_asked_again() {
+        let agent = Failing(std::sync::Mutex::new(2));
+        let mut exec = Exec { agent: &agent, action: "test", pid: 1, failing: None };
+        assert_eq!(exec.done().unwrap(), None);
+        let done = exec.wait(Instant::now() + SCRIPT).unwrap();
+        assert_eq!(done, Some(Done { code: Some(3), output: Vec::new() }));
+        let asked = Cell::new(0);
+        let answer = patiently(|| {
+            asked.set(asked.get() + 1);
+            if asked.get() < 3 { Err(wrong("test", &Value::Null)) } else { Ok(asked.get()) }
+        });
+        assert_eq!(answer.unwrap(), 3);
+    }
+
+    #[test]
+    fn an_agent_that_fails_for_long_has_failed() {
+        let agent = Failing(std::sync::Mutex::new(9));
+        let failing = Instant::now().checked_sub(PATIENCE);
+        assert!(failing.is_some(), "the machine runs for longer");
+        let mut exec = Exec { agent: &agent, action: "test", pid: 1, failing };
+        assert!(matches!(exec.done(), Err(Error::Agent { .. })));
+    }
+
+    #[test]
+    fn asking_becomes_rarer_to_a_bound() {
+        let mut pace = Pace::new();
+        let began = Instant::now();
+        let mut steps = Vec::new();
+        for _ in 0..6 {
+            steps.push(pace.0.as_millis());
+            pace.wait();
+        }
+        assert_eq!((steps.as_slice(), pace.0.as_millis()), (&[25, 50, 100, 200, 400, 500][..], 500));
+        assert!(began.elapsed() >= Duration::from_millis(1275));
+    }
+}

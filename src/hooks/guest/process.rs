@@ -146,3 +146,17 @@ fn split(collected: &[u8]) -> (Option<i32>, &[u8]) {
 fn whole_seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)).min(365 * 24 * 3600)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_rounded_up_and_bounded() {
+        let year = 365 * 24 * 3600;
+        let cases = [(Duration::ZERO, 0), (Duration::from_nanos(1), 1), (Duration::from_secs(7), 7)];
+        for (time, seconds) in cases.into_iter().chain([(Duration::from_secs(year), year), (Duration::MAX, year)]) {
+            assert_eq!(whole_seconds(time), seconds, "{time:?}");
+        }
+    }
+}
