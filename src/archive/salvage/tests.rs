@@ -1,5 +1,6 @@
 //! Damage that leaves no seek table: gaps whose length nobody tells, several in one member, archives inside of disks.
 
+mod gaps;
 mod members;
 
 use std::fs;
