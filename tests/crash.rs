@@ -11,7 +11,7 @@ use std::process::Command;
 
 use chrono::Utc;
 use kvmbackup::sys::step::Step;
-use lab::{DEADLINE, Disk, Guest, Lab, Program, Unpacked, qemu_img, run, wait_until};
+use lab::{DEADLINE, Disk, Guest, Lab, Program, Unpacked, assert_same, qemu_img, run, wait_until};
 use serde_json::json;
 use steps::{At, FREEZE, OFF, PULL, SNAPSHOT};
 
@@ -69,6 +69,9 @@ impl Scene {
             let recovered = report.json["recovered"].as_array().unwrap();
             assert_eq!(recovered.len(), held, "{at:?}: {report:#?}");
             self.assert_right(*at, &written);
+            if !self.booted {
+                self.assert_points_are_identical(*at);
+            }
         }
         self.assert_restores();
     }
@@ -96,6 +99,35 @@ impl Scene {
         assert_eq!(self.guest.state(), if self.booted { "running" } else { "paused" }, "{at:?}");
         let verified = self.program.run(&["verify", "--all"]);
         assert_eq!(verified.code, 0, "{at:?}: {verified:#?}");
+    }
+
+    /// The newest point is what is on the disks now; the one before is what it was when it was the newest.
+    fn assert_points_are_identical(&self, at: At) {
+        let listed = self.program.run(&["list", "--json"]).stdout;
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let points = listed["points"].as_array().unwrap();
+        let mut ids: Vec<_> = points.iter().map(|point| point["id"].as_str().unwrap()).collect();
+        ids.sort_unstable();
+        for (number, id) in ids.iter().rev().enumerate() {
+            let [folder, known] = ["restored", "known"].map(|name| self.lab.path(name).join(id));
+            let to = folder.to_str().unwrap();
+            let restored = self.program.run(&["restore", self.guest.name(), "--at", id, "--to", to]);
+            assert_eq!(restored.code, 0, "{at:?}: {restored:#?}");
+            for target in &self.targets {
+                let image = format!("{target}.qcow2");
+                if number == 0 {
+                    assert_same(&folder.join(&image), "qcow2", &self.guest.disk_source(target).unwrap(), "qcow2");
+                } else if known.exists() {
+                    assert_same(&folder.join(&image), "qcow2", &known.join(&image), "qcow2");
+                }
+            }
+            if number == 0 {
+                fs::create_dir_all(known.parent().unwrap()).unwrap();
+                fs::rename(&folder, &known).unwrap();
+            } else {
+                fs::remove_dir_all(&folder).unwrap();
+            }
+        }
     }
 
     /// Every point that is listed holds a file system that is sound, where there is one.
