@@ -150,3 +150,15 @@ fn a_writer_tells_how_far_it_is() {
     }
     assert_eq!(writer.written(), 2 * BLOCK + PIECE as u64);
 }
+
+#[test]
+fn what_fills_up_a_block_is_zeros_to_the_end_of_the_stream() {
+    let fixture = archive(Codec::None, &[("vda", 9)]);
+    let vda = member(&fixture, "disks/vda.qcow2");
+    let end = fs::metadata(&fixture.path).unwrap().len();
+    for at in [vda.offset + 9, vda.offset + BLOCK - 1, end - 2 * BLOCK + 1, end - BLOCK, end - 1] {
+        let error = flip(&fixture, at, 1).members().map(drop).unwrap_err();
+        assert!(matches!(error, Error::Header { .. }), "{at}: {error}");
+        flip(&fixture, at, 1).members().unwrap();
+    }
+}
