@@ -129,11 +129,12 @@ impl Unpacker {
         match kind {
             Kind::Zstd => {
                 // Frame header descriptor (RFC 8878, 3.1.1.1.1): a checksum follows, no reserved bit, no dictionary.
-                if !packed.starts_with(&ZSTD) || packed.len() < 9 || packed[4] & 0b0001_1111 != 0b0000_0100 {
+                let descriptor = packed.strip_prefix(&ZSTD).and_then(<[u8]>::first);
+                if descriptor.is_none_or(|bits| bits & 0b0001_1111 != 0b0000_0100) {
                     return Err("it does not start as one");
                 }
                 // Ties the frame to its place: one from elsewhere has another checksum.
-                if le(&packed[packed.len() - 4..]) != entry.check {
+                if packed.last_chunk::<4>().is_none_or(|check| le(check) != entry.check) {
                     return Err("its checksum is not the one in the seek table");
                 }
                 out.clear();
@@ -143,10 +144,10 @@ impl Unpacker {
                     .map_err(|_| "it does not decode, or its checksum does not match")?;
             }
             Kind::Gzip => {
-                if packed.len() < gzip::HEADER + gzip::TRAILER || packed[..gzip::HEADER] != gzip::header(entry.packed) {
+                let member = packed.strip_prefix(&gzip::header(entry.packed));
+                let Some((data, trailer)) = member.and_then(<[u8]>::split_last_chunk::<{ gzip::TRAILER }>) else {
                     return Err("it does not start as one");
-                }
-                let (data, trailer) = packed[gzip::HEADER..].split_at(packed.len() - gzip::HEADER - gzip::TRAILER);
+                };
                 if le(trailer) != entry.check || le(&trailer[4..]) != entry.unpacked {
                     return Err("its trailer is not what the seek table says");
                 }
@@ -162,5 +163,98 @@ impl Unpacker {
             }
         }
         if out.len() == unpacked { Ok(()) } else { Err("its contents have another length than the seek table says") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::FULL_PIECE;
+
+    /// A piece of one byte many times, packed.
+    fn packed(codec: Codec) -> (Vec<u8>, Entry) {
+        let mut piece = Buffer::new().unwrap();
+        piece.append(&[7; 1000]);
+        let entry = Packer::new(codec).unwrap().pack(&mut piece).unwrap();
+        (piece.to_vec(), entry)
+    }
+
+    fn unpack(kind: Kind, entry: Entry, bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
+        let mut out = vec![1; 3];
+        Unpacker::new().unwrap().unpack(kind, entry, bytes, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_zstd_frame_is_told() {
+        let (good, entry) = packed(Codec::Zstd(3));
+        assert_eq!(unpack(Kind::Zstd, entry, &good).unwrap(), [7; 1000]);
+        let start = Err("it does not start as one");
+        for length in 0..5 {
+            assert_eq!(unpack(Kind::Zstd, entry, &good[..length]), start);
+        }
+        // Its magic number; no checksum follows; a reserved bit; a dictionary.
+        for (at, bits) in [(0, 1), (3, 0x80), (4, 0b100), (4, 0b1000), (4, 0b1)] {
+            let mut bytes = good.clone();
+            bytes[at] ^= bits;
+            assert_eq!(unpack(Kind::Zstd, entry, &bytes), start, "{at} {bits}");
+        }
+        let other = Entry { check: entry.check ^ 1, ..entry };
+        assert_eq!(unpack(Kind::Zstd, other, &good), Err("its checksum is not the one in the seek table"));
+        assert_eq!(unpack(Kind::Zstd, other, &good[..5]), Err("its checksum is not the one in the seek table"));
+        let mut bytes = good.clone();
+        bytes[good.len() - 6] ^= 0x40;
+        assert_eq!(unpack(Kind::Zstd, entry, &bytes), Err("it does not decode, or its checksum does not match"));
+        let longer = Entry { unpacked: 1001, ..entry };
+        assert_eq!(unpack(Kind::Zstd, longer, &good), Err("its contents have another length than the seek table says"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_gzip_member_is_told() {
+        let (good, entry) = packed(Codec::Gzip(6));
+        assert_eq!(unpack(Kind::Gzip, entry, &good).unwrap(), [7; 1000]);
+        let start = Err("it does not start as one");
+        for length in [0, 1, gzip::HEADER, gzip::HEADER + gzip::TRAILER - 1] {
+            assert_eq!(unpack(Kind::Gzip, entry, &good[..length]), start, "{length}");
+        }
+        // Its magic number, and its own length.
+        for at in [0, gzip::HEADER - 4] {
+            let mut bytes = good.clone();
+            bytes[at] ^= 1;
+            assert_eq!(unpack(Kind::Gzip, entry, &bytes), start, "{at}");
+        }
+        let trailer = Err("its trailer is not what the seek table says");
+        assert_eq!(unpack(Kind::Gzip, Entry { check: entry.check ^ 1, ..entry }, &good), trailer);
+        assert_eq!(unpack(Kind::Gzip, Entry { unpacked: 999, ..entry }, &good), trailer);
+        let bare = [&good[..gzip::HEADER], &good[good.len() - gzip::TRAILER..]].concat();
+        assert_eq!(unpack(Kind::Gzip, entry, &bare), Err("it does not decode"));
+        // A trailer that fits an entry, and contents that fit neither.
+        let end = good.len() - gzip::TRAILER;
+        for (at, entry) in [
+            (end, Entry { check: entry.check ^ 1, ..entry }),
+            (end + 4, Entry { unpacked: entry.unpacked ^ 1, ..entry }),
+        ] {
+            let mut bytes = good.clone();
+            bytes[at] ^= 1;
+            assert_eq!(unpack(Kind::Gzip, entry, &bytes), Err("its checksum does not match"));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_compressed_fits_into_a_buffer() {
+        let mut random = vec![0; FULL_PIECE];
+        io::Read::read_exact(&mut std::fs::File::open("/dev/urandom").unwrap(), &mut random).unwrap();
+        for (kind, codec) in [(Kind::Zstd, Codec::Zstd(1)), (Kind::Gzip, Codec::Gzip(1)), (Kind::None, Codec::None)] {
+            let mut piece = Buffer::new().unwrap();
+            piece.append(&random);
+            let entry = Packer::new(codec).unwrap().pack(&mut piece).unwrap();
+            assert!(unpack(kind, entry, &piece).unwrap() == random, "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn an_uncompressed_piece_has_its_length() {
+        let entry = Entry { packed: 4, unpacked: 4, check: 0 };
+        assert_eq!(unpack(Kind::None, entry, b"abcd").unwrap(), b"abcd");
+        assert!(unpack(Kind::None, Entry { unpacked: 5, ..entry }, b"abcd").is_err());
     }
 }

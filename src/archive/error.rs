@@ -201,3 +201,41 @@ impl From<Error> for io::Error {
         io::Error::new(io::ErrorKind::InvalidData, error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sys::patience::Patience;
+
+    #[test]
+    fn who_can_do_something_is_told_what() {
+        let failed = |kind: io::ErrorKind| io::Error::from(kind);
+        // Nobody ever sends.
+        let (_sender, receiver) = mpsc::channel::<()>();
+        let stalled = || Patience::new(Duration::ZERO).receive(&receiver).unwrap_err();
+        let member = || "disks/vda.qcow2".to_owned();
+        let of = |source| Error::Member { member: member(), source: Box::new(source) };
+        let copy = Some("another copy");
+        for (error, says) in [
+            (Error::NewerFormat { format: 2 }, Some("update kvmbackup")),
+            (Error::Table { what: "" }, Some("cut off")),
+            (Error::Frame { offset: 0, what: "" }, copy),
+            (Error::Header { offset: 0, what: "" }, copy),
+            (Error::Digest { member: member() }, copy),
+            (Error::Read { offset: 0, source: failed(io::ErrorKind::Other) }, copy),
+            (of(Error::Table { what: "" }), Some("cut off")),
+            (of(Error::TooManyPieces), None),
+            (Error::Write { source: failed(io::ErrorKind::StorageFull) }, Some("free space")),
+            (Error::Write { source: failed(io::ErrorKind::Other) }, None),
+            (Error::Write { source: stalled() }, Some(Stalled::HINT)),
+            (Error::Missing { member: member() }, None),
+        ] {
+            let hint = error.hint();
+            assert!(hint.is_some() == says.is_some(), "{error}: {hint:?}");
+            assert!(says.is_none_or(|says| hint.is_some_and(|hint| hint.contains(says))), "{error}");
+        }
+    }
+}

@@ -120,7 +120,26 @@ mod tests {
             let block = *header(b"x", 0, 0, kind).as_bytes();
             assert!(parse(&block, 0).is_err(), "{kind:?}");
         }
-        let block = *header(LONG_LINK, 1 << 40, 0, EntryType::GNULongName).as_bytes();
-        assert!(parse(&block, 0).is_err());
+    }
+
+    #[test]
+    fn names_are_as_long_as_they_may_be() {
+        let what = |length| {
+            let Err(Error::Header { what, .. }) =
+                parse(header(LONG_LINK, length, 0, EntryType::GNULongName).as_bytes(), 0)
+            else {
+                return None;
+            };
+            Some(what)
+        };
+        // The name's end is a zero byte.
+        let most = names::MAX as u64 + 1;
+        assert_eq!(
+            (what(1), what(most), what(most + 1), what(1 << 40)),
+            (None, None, Some("the name is too long"), Some("the name is too long"))
+        );
+        // What the name field holds needs no record of its own.
+        assert_eq!(encode(&"x".repeat(100), 0, 0).len(), 512);
+        assert_eq!(encode(&"x".repeat(101), 0, 0).len(), 3 * 512);
     }
 }

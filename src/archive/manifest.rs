@@ -172,4 +172,22 @@ mod tests {
         assert!(error.hint().is_some());
         assert!(Manifest::from_json(b"{}").is_err());
     }
+
+    #[test]
+    fn every_file_that_it_speaks_of_is_a_member() {
+        let mut manifest = manifest(&["vda", "vdb"]);
+        manifest.artifacts = vec!["artifacts/dump.sql".to_owned()];
+        assert_eq!(
+            manifest.members(),
+            [
+                "manifest.json",
+                "domain.xml",
+                "domain-inactive.xml",
+                "domain-migratable.xml",
+                "artifacts/dump.sql",
+                "disks/vda.qcow2",
+                "disks/vdb.qcow2"
+            ]
+        );
+    }
 }

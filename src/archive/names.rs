@@ -8,8 +8,8 @@ pub(super) const MAX: usize = 4096;
 /// Refuses what could leave the folder that an archive is unpacked in, or could not be named on every system.
 pub(super) fn check(name: &str) -> Result<(), Error> {
     let refused = |what| Err(Error::Name { name: name.chars().take(200).collect(), what });
-    if name.is_empty() || name.len() > MAX {
-        return refused("it is empty or too long");
+    if name.len() > MAX {
+        return refused("it is longer than 4096 bytes");
     }
     if name.contains('\0') {
         return refused("it holds a zero byte");
@@ -40,5 +40,14 @@ mod tests {
         for good in ["manifest.json", "disks/vda.qcow2", "nvram/Prüfung 1_VARS.fd", "..a/b..", "a\\b\nc"] {
             assert!(check(good).is_ok(), "{good:?}");
         }
+    }
+
+    #[test]
+    fn names_may_be_as_long_as_every_system_has_them() {
+        assert!(check(&"x".repeat(255)).is_ok());
+        let longest = ["x".repeat(240).as_str(); 17].join("/");
+        assert_eq!(longest.len(), super::MAX);
+        assert!(check(&longest).is_ok());
+        assert!(check(&format!("{longest}x")).is_err());
     }
 }

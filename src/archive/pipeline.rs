@@ -264,4 +264,28 @@ mod tests {
         drop(pipeline);
         assert!(progress.upgrade().is_none(), "a thread still has it");
     }
+
+    #[test]
+    fn who_needs_one_more_buffer_than_there_are_waits_for_one() {
+        let patience = Patience::new(std::time::Duration::from_millis(20));
+        let mut pipeline = Pipeline::new(tempfile::tempfile().unwrap(), Codec::None, 2, &patience).unwrap();
+        let held: Vec<_> = (0..2 + 2).map(|_| pipeline.buffer().unwrap()).collect();
+        assert!(pipeline.buffer().is_err());
+        drop(held);
+    }
+
+    #[test]
+    fn the_file_is_written_in_whole_buffers() {
+        let file = tempfile::tempfile().unwrap();
+        let mut output = Output::new(&file).unwrap();
+        let length = || file.metadata().unwrap().len();
+        output.append(&[1; Buffer::SIZE - 1]).unwrap();
+        assert_eq!(length(), 0);
+        output.append(&[2; 2]).unwrap();
+        assert_eq!(length(), Buffer::SIZE as u64);
+        output.append(&[3; 7]).unwrap();
+        assert_eq!(length(), Buffer::SIZE as u64);
+        output.finish().unwrap();
+        assert_eq!(length(), Buffer::SIZE as u64 + 8);
+    }
 }

@@ -176,3 +176,46 @@ fn date_of(name: &str) -> Option<NaiveDate> {
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// What is said of an archive with one member of so many bytes, none of which are there.
+    fn said_of(length: u64) -> String {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("2016-05-01/vm.qcow2").unwrap();
+        header.set_size(length);
+        header.set_cksum();
+        let seed = seed(header.as_bytes());
+        let Err(Error::Seed { source, .. }) = seed.members() else { panic!("it is cut off") };
+        source.to_string()
+    }
+
+    fn seed(tar: &[u8]) -> Seed {
+        let mut gzip = flate2::write::GzEncoder::new(tempfile::tempfile().unwrap(), flate2::Compression::fast());
+        gzip.write_all(tar).unwrap();
+        Seed::new(gzip.finish().unwrap(), Path::new("vm.tar.gz"), "vm")
+    }
+
+    #[test]
+    fn folders_are_no_members_and_files_are_named_without_the_date() {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(EntryType::Directory);
+        header.set_size(0);
+        tar.append_data(&mut header, "2016-05-01", io::empty()).unwrap();
+        header.set_entry_type(EntryType::Regular);
+        tar.append_data(&mut header, "2016-05-01/vm.xml", io::empty()).unwrap();
+        let members = seed(&tar.into_inner().unwrap()).members().unwrap();
+        assert_eq!(members.iter().map(SeedMember::file_name).collect::<Vec<_>>(), ["vm.xml"]);
+    }
+
+    #[test]
+    fn a_member_is_no_longer_than_an_archive_can_be() {
+        assert!(!said_of(MAX_MEMBER).contains("absurdly"), "{}", said_of(MAX_MEMBER));
+        assert!(said_of(MAX_MEMBER + 1).contains("absurdly"), "{}", said_of(MAX_MEMBER + 1));
+    }
+}

@@ -200,3 +200,27 @@ impl Read for MemberReader {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::{Archive, PIECE, tests};
+    use crate::model::Codec;
+
+    #[test]
+    fn two_more_pieces_than_threads_are_in_memory_and_none_behind_the_last() {
+        let fixture = tests::archive(Codec::Zstd(1), &[("vda", 8 * PIECE)]);
+        let archive = Archive::open(&fixture.path).unwrap();
+        let last = archive.pieces().list().len() - 1;
+        let mut ahead = Ahead::new(archive.pieces().clone(), 0, last, 1).unwrap();
+        for index in 0..last {
+            assert_eq!(
+                ahead.next(Vec::new()).unwrap().unwrap().len() as u32,
+                archive.pieces().list()[index].entry.unpacked
+            );
+            // One more is the one that was taken.
+            assert_eq!(ahead.queue.len(), (last - index - 1).min(2), "{index}");
+        }
+        assert!(ahead.next(Vec::new()).is_none());
+    }
+}

@@ -183,5 +183,16 @@ mod tests {
         ] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
+        let lines = format!("{good}{}x\n", line("b", &digest(b"b")));
+        assert!(matches!(parse(lines.as_bytes()), Err(Error::Sums { line: 3 })));
+        assert_eq!(format!("{:?}", digest(b"a")), good[..64]);
+    }
+
+    #[test]
+    fn of_two_lines_that_differ_neither_is_salvaged() {
+        let [a, b, other] = [line("a", &digest(b"a")), line("b", &digest(b"b")), line("a", &digest(b"x"))];
+        let names = |text: String| salvage(text.as_bytes()).into_keys().collect::<Vec<_>>();
+        assert_eq!(names(format!("{a}{b}{a}")), ["a", "b"]);
+        assert_eq!(names(format!("{a}x\n{b}{other}")), ["b"]);
     }
 }

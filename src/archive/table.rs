@@ -101,13 +101,7 @@ pub(super) fn read(file: &PatientFile, length: u64, kind: Kind) -> Result<Vec<Pi
 
     let after = if kind == Kind::Gzip { gzip::EMPTY - gzip::EMPTY_HEAD } else { 0 };
     let footer = tail(FOOTER + after)?;
-    if footer[4] != DESCRIPTOR || le(&footer[5..9]) != SEEKABLE {
-        return Err(damaged("it is not there, the archive may be cut off"));
-    }
-    let count = le(&footer[..4]) as usize;
-    if count == 0 || count > MAX_PIECES {
-        return Err(damaged("the number of frames is absurd"));
-    }
+    let count = count(&footer).map_err(damaged)?;
     let table = tail(encoded_len(kind, count))?;
     let entries = entries(kind, &table, count);
     // Whatever else may be in the bytes around the entries, it is not what a writer puts there.
@@ -143,11 +137,19 @@ pub(super) fn salvage(file: &PatientFile, length: u64, kind: Kind) -> Option<Vec
         file.read_exact(&mut tail, bytes, length.checked_sub(bytes as u64)?).ok().map(|()| tail)
     };
     let footer = tail(FOOTER + after)?;
-    let count = le(&footer) as usize;
-    if footer[4] != DESCRIPTOR || le(&footer[5..9]) != SEEKABLE || count == 0 || count > MAX_PIECES {
-        return None;
-    }
+    let count = count(&footer).ok()?;
     Some(entries(kind, &tail(encoded_len(kind, count))?, count))
+}
+
+/// How many entries there are, by the footer.
+fn count(footer: &[u8]) -> Result<usize, &'static str> {
+    if footer[4] != DESCRIPTOR || le(&footer[5..9]) != SEEKABLE {
+        return Err("it is not there, the archive may be cut off");
+    }
+    match le(footer) as usize {
+        count @ 1..=MAX_PIECES => Ok(count),
+        _ => Err("the number of frames is absurd"),
+    }
 }
 
 /// The entries in the bytes of a table that has the right length.
@@ -203,12 +205,13 @@ pub(super) fn plain(length: u64) -> Result<Vec<Piece>, Error> {
 
 /// The first four bytes as a little-endian number.
 pub(super) fn le(bytes: &[u8]) -> u32 {
-    bytes.iter().take(4).rev().fold(0, |number, &byte| number << 8 | u32::from(byte))
+    bytes.iter().take(4).rev().fold(0, |number, &byte| (number << 8) + u32::from(byte))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::patience::Patience;
 
     #[test]
     fn tables_round_trip_at_every_member_boundary() {
@@ -221,5 +224,89 @@ mod tests {
                 assert_eq!(super::entries(kind, &table, entries.len()), entries);
             }
         }
+    }
+
+    const ENTRIES: [Entry; 2] =
+        [Entry { packed: 5, unpacked: 7, check: 9 }, Entry { packed: 1, unpacked: 2, check: 3 }];
+
+    /// A file of six bytes of frames and this table.
+    fn file(table: &[u8]) -> (PatientFile, u64) {
+        let file = tempfile::tempfile().unwrap();
+        let bytes = [&[0; 6], table].concat();
+        std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+        (PatientFile::new(file, &Patience::default()), bytes.len() as u64)
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_table_is_told() {
+        for kind in [Kind::Zstd, Kind::Gzip] {
+            let good = encode(kind, &ENTRIES);
+            let footer = good.len() - FOOTER - if kind == Kind::Gzip { gzip::EMPTY - gzip::EMPTY_HEAD } else { 0 };
+            let (whole, length) = file(&good);
+            let pieces = read(&whole, length, kind).unwrap();
+            let places: Vec<_> = pieces.iter().map(|piece| (piece.file_offset, piece.stream_offset)).collect();
+            assert_eq!(places, [(0, 0), (5, 7)]);
+            assert_eq!(salvage(&whole, length, kind).unwrap(), ENTRIES);
+
+            let most = MAX_PIECES as u32;
+            for (at, bytes, says) in [
+                (footer + 4, 0_u32.to_le_bytes(), "not there"),
+                (footer + 5, [0; 4], "not there"),
+                (footer, 0_u32.to_le_bytes(), "absurd"),
+                (footer, (most + 1).to_le_bytes(), "absurd"),
+                (footer, most.to_le_bytes(), "cut off"),
+            ] {
+                let mut table = good.clone();
+                // Of the descriptor, only its own byte.
+                let count = if at == footer + 4 { 1 } else { 4 };
+                table[at..at + count].copy_from_slice(&bytes[..count]);
+                let (damaged, length) = file(&table);
+                let error = read(&damaged, length, kind).unwrap_err();
+                assert!(matches!(error, Error::Table { what } if what.contains(says)), "{kind:?} {at}: {error}");
+                assert!(salvage(&damaged, length, kind).is_none(), "{kind:?} {at}");
+            }
+            // The file has become shorter than it was said to be.
+            let error = read(&whole, length + 1, kind).unwrap_err();
+            assert!(matches!(error, Error::Table { what } if what.contains("cut off")), "{error}");
+        }
+        let unreadable = std::fs::File::options().write(true).open("/dev/null").unwrap();
+        let error = read(&PatientFile::new(unreadable, &Patience::default()), 1000, Kind::Zstd).unwrap_err();
+        assert!(matches!(error, Error::Read { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_table_is_known_by_both_its_ends() {
+        let good = encode(Kind::Zstd, &ENTRIES);
+        assert!(starts(Kind::Zstd, &good));
+        let [mut first, mut last] = [good.clone(), good.clone()];
+        first[0] ^= 1;
+        *last.last_mut().unwrap() ^= 1;
+        // As short as none can be.
+        let short = [SKIPPABLE, FOOTER as u32 - 1, 0, SEEKABLE].map(u32::to_le_bytes).concat();
+        for bad in [&first, &last, &good[..good.len() - 1], &good[..6], &[], &short] {
+            assert!(!starts(Kind::Zstd, bad), "{bad:?}");
+        }
+        assert!(starts(Kind::Gzip, &encode(Kind::Gzip, &ENTRIES)) && !starts(Kind::None, &good));
+    }
+
+    #[test]
+    fn frames_are_as_long_as_they_may_be() {
+        let is_sane = |packed: usize, unpacked: usize| {
+            place(&[Entry { packed: packed as u32, unpacked: unpacked as u32, check: 0 }]).is_ok()
+        };
+        let (packed, unpacked) = (17 << 20, 16 << 20);
+        assert!(is_sane(1, 1) && is_sane(packed, unpacked));
+        assert!(!is_sane(0, 1) && !is_sane(1, 0) && !is_sane(packed + 1, 1) && !is_sane(1, unpacked + 1));
+    }
+
+    #[test]
+    fn the_first_piece_of_plain_tar_is_short() {
+        let lengths =
+            |length| -> Vec<u64> { plain(length).unwrap().iter().map(|piece| piece.entry.unpacked.into()).collect() };
+        let (first, piece) = (FIRST_PLAIN as u64, PIECE as u64);
+        assert_eq!(lengths(0), [0_u64; 0]);
+        assert_eq!(lengths(first), [first]);
+        assert_eq!(lengths(first + 2 * piece + 1), [first, piece, piece, 1]);
+        assert!(matches!(plain(MAX_PIECES as u64 * piece), Err(Error::TooManyPieces)));
     }
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::stream::Ahead;
 use super::sums::Hasher;
-use super::{Archive, Error, MANIFEST, Member, SUMS};
+use super::{Archive, Error, Member, SUMS};
 use crate::sys::patience::Stalled;
 
 /// Damages that are listed, at most: more tell nothing.
@@ -122,8 +122,7 @@ impl Archive {
                 damages.extend(absent.map(missing));
             }
             // A damaged frame or digest of it is in the list already.
-            Err(Error::Member { member, .. } | Error::Digest { member }) if member == MANIFEST => {}
-            Err(Error::Frame { .. }) if !damages.is_empty() => {}
+            Err(Error::Member { .. } | Error::Digest { .. }) => {}
             Err(error) => damages.push(error),
         }
     }

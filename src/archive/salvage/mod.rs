@@ -22,6 +22,7 @@ mod scan;
 mod tests;
 mod walk;
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -160,7 +161,7 @@ impl Salvage {
     pub fn read(&self, remains: &Remains, offset: u64, out: &mut [u8]) -> bool {
         let mut lost = false;
         let wanted = Extent { offset, length: out.len() as u64 };
-        let all = self.each_in(remains, wanted, |at, bytes| {
+        let Ok(()) = self.each_in(remains, wanted, |at, bytes| {
             match bytes {
                 Some(bytes) => {
                     // Both lie within `out`.
@@ -169,9 +170,9 @@ impl Salvage {
                 }
                 None => lost = true,
             }
-            Ok::<(), Error>(())
+            Ok::<(), Infallible>(())
         });
-        all.is_ok() && !lost
+        !lost
     }
 
     /// Gives a range of a member to `sink` in order, with the offset in the member: bytes, or `None` for a lost piece of it,
@@ -189,27 +190,23 @@ impl Salvage {
         let end = wanted.end().min(remains.length);
         let mut at = wanted.offset;
         while at < end {
-            if let Some(lost) = remains.lost.iter().find(|lost| lost.offset <= at && at < lost.end()) {
-                sink(at, None)?;
-                at = lost.end();
-                continue;
-            }
-            let stop = remains.lost.iter().map(|lost| lost.offset).find(|&offset| offset > at).unwrap_or(end).min(end);
+            let stop = match remains.lost.get(remains.lost.partition_point(|lost| lost.end() <= at)) {
+                Some(lost) if lost.offset <= at => {
+                    sink(at, None)?;
+                    at = lost.end();
+                    continue;
+                }
+                Some(next) => next.offset.min(end),
+                None => end,
+            };
             let index = self.pieces.index_at(remains.offset + at);
             let Some(&found) = self.pieces.list().get(index) else { return sink(at, None) };
             let from = remains.offset + at - found.stream_offset;
             let until = (remains.offset + stop - found.stream_offset).min(u64::from(found.entry.unpacked));
             // It was decoded before; only a file that changes meanwhile, or a disk that does, makes this fail.
-            match self.pieces.decode(index, &mut piece) {
-                Ok(()) if from < until && until <= piece.len() as u64 => {
-                    sink(at, Some(&piece[from as usize..until as usize]))?;
-                    at += until - from;
-                }
-                _ => {
-                    sink(at, None)?;
-                    at += until.saturating_sub(from).max(1);
-                }
-            }
+            let decoded = self.pieces.decode(index, &mut piece);
+            sink(at, decoded.ok().and_then(|()| piece.get(from as usize..until as usize)))?;
+            at += until.saturating_sub(from).max(1);
         }
         Ok(())
     }
@@ -229,11 +226,11 @@ impl Salvage {
         };
         let (mut hasher, mut torn) = (Hasher::new(), false);
         let all = Extent { offset: 0, length: remains.length };
-        let read = self.each_in(remains, all, |_, bytes| {
+        let Ok(()) = self.each_in(remains, all, |_, bytes| {
             bytes.map_or_else(|| torn = true, |bytes| hasher.update(bytes));
-            Ok::<(), Error>(())
+            Ok::<(), Infallible>(())
         });
-        match (torn || read.is_err(), hasher.finish() == *digest) {
+        match (torn, hasher.finish() == *digest) {
             (true, _) => Trust::Torn,
             (false, true) => Trust::Whole,
             (false, false) => Trust::Wrong,

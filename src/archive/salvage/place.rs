@@ -242,3 +242,6 @@ fn in_a_row(found: &[Found]) -> Parts {
     }
     parts
 }
+
+#[cfg(test)]
+mod tests;

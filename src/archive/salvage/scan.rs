@@ -72,9 +72,9 @@ pub fn scan(file: &PatientFile, length: u64, kind: Kind) -> Result<Vec<Found>, E
     Ok(found)
 }
 
-/// The next place where a whole frame, or the table, begins.
+/// The next place at or behind `from` where a whole frame, or the table, begins.
 fn next_frame(window: &mut Window<'_>, kind: Kind, from: u64, is_good: &mut impl FnMut(&[u8], Entry) -> bool) -> u64 {
-    let mut at = from + 1;
+    let mut at = from;
     while at < window.length && window.file.expect_answers().is_ok() {
         let bytes = window.at(at);
         let Some(step) = (0..bytes.len()).find(|&step| is_mark(kind, &bytes[step..])) else {
@@ -115,9 +115,7 @@ fn held(kind: Kind, bytes: &[u8]) -> Option<u32> {
 /// The frame that begins here, as its own bytes have it. Its contents are not looked at.
 fn entry(kind: Kind, bytes: &[u8]) -> Option<Entry> {
     let (packed, unpacked) = match kind {
-        Kind::Zstd if bytes.starts_with(&ZSTD) => {
-            (zstd_safe::find_frame_compressed_size(bytes).ok()?, held(kind, bytes)?)
-        }
+        Kind::Zstd => (zstd_safe::find_frame_compressed_size(bytes).ok()?, held(kind, bytes)?),
         Kind::Gzip if gzip::is_ours(bytes) => {
             let packed = le(&bytes[gzip::HEADER - 4..]) as usize;
             let trailer = bytes.get(packed.checked_sub(gzip::TRAILER)?..packed)?;
@@ -184,3 +182,6 @@ fn read_what_can_be(file: &PatientFile, out: &mut Vec<u8>, length: usize, offset
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,34 @@
+//! Gaps whose length only what lies behind them tells: a long name, the end of the tar stream, a member that begins in the gap.
+
+use super::*;
+
+#[test]
+fn a_gap_is_measured_by_a_long_name_behind_it() {
+    let long = "v".repeat(100);
+    for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
+        let disk = |pieces: usize| (0..pieces * PIECE).map(|at| (at >> 9) as u8).collect::<Vec<_>>();
+        let fixture = tests::archive_of(codec, &[("vda", disk(5)), (&long, disk(1))]);
+        let frames = frames(&fixture);
+        let gap = (frames[2].0, frames[2].1 + frames[3].1);
+        let (lost, torn) = held_against(&fixture, &without_table(&fixture, codec, &[gap]));
+        assert_eq!((lost, torn), (2 * PIECE as u64, vec!["disks/vda.qcow2".to_owned()]), "{codec:?}");
+    }
+}
+
+#[test]
+fn a_gap_in_the_checksums_is_measured_by_the_end_of_the_tar_stream() {
+    let targets: Vec<_> = (0..1000).map(|number| format!("{number:0200}")).collect();
+    let disks: Vec<_> = targets.iter().map(|target| (target.as_str(), vec![1])).collect();
+    let fixture = tests::archive_of(Codec::Zstd(3), &disks);
+    let sums = {
+        let archive = Archive::open(&fixture.path).unwrap();
+        archive.pieces().index_at(archive.member(SUMS).unwrap().offset)
+    };
+    let frames = frames(&fixture);
+    assert_eq!(frames.len(), sums + 3, "they have three pieces");
+    let salvage = Salvage::open(&without_table(&fixture, Codec::Zstd(3), &[frames[sums + 1]])).unwrap();
+    let remains = salvage.remains().last().unwrap();
+    assert_eq!(remains.name.as_deref(), Some(SUMS));
+    // Its header is a block of its first piece.
+    assert_eq!(remains.lost, [Extent { offset: PIECE as u64 - 512, length: PIECE as u64 }]);
+}

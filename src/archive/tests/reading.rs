@@ -1,0 +1,164 @@
+//! Reading: what is checked before a byte is handed out, and what the limits are.
+
+use super::*;
+use crate::archive::header::BLOCK;
+
+#[test]
+fn the_limits_are_those_that_the_format_tells() {
+    let format = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/format.md")).unwrap();
+    for limit in [
+        format!("cut into pieces of {} KiB", FULL_PIECE >> 10),
+        format!("no piece of more than {} MiB", MAX_PIECE >> 20),
+        format!("{MAX_PIECES} pieces"),
+    ] {
+        assert!(format.contains(&limit), "{limit}");
+    }
+    assert_eq!(MAX_SMALL, MAX_PIECE as u64);
+}
+
+/// The archive with these bits of one byte flipped.
+fn flip(fixture: &Fixture, at: u64, bits: u8) -> Archive {
+    let mut bytes = fs::read(&fixture.path).unwrap();
+    bytes[at as usize] ^= bits;
+    fs::write(&fixture.path, bytes).unwrap();
+    Archive::open(&fixture.path).unwrap()
+}
+
+/// Where a member of this archive is.
+fn member(fixture: &Fixture, name: &str) -> Member {
+    Archive::open(&fixture.path).unwrap().member(name).unwrap().clone()
+}
+
+#[test]
+fn a_manifest_is_the_first_member_or_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    sh(dir.path(), "echo {} >manifest.json; : >SHA256SUMS; tar -b1 --format=gnu -cf x.tar SHA256SUMS manifest.json");
+    let error = Archive::open(&dir.path().join("x.tar")).unwrap().manifest().unwrap_err();
+    assert!(matches!(&error, Error::Missing { member } if member == MANIFEST), "{error}");
+}
+
+#[test]
+fn a_changed_manifest_of_plain_tar_is_no_manifest() {
+    let fixture = archive(Codec::None, &[("vda", 9)]);
+    let at = {
+        let bytes = fs::read(&fixture.path).unwrap();
+        bytes.windows(6).position(|window| window == b"cloud1").unwrap() as u64
+    };
+    let error = flip(&fixture, at, 1).manifest().unwrap_err();
+    assert!(matches!(&error, Error::Digest { member } if member == MANIFEST), "{error}");
+}
+
+#[test]
+fn a_small_member_is_held_against_its_digest() {
+    let fixture = archive(Codec::None, &[("vda", 9)]);
+    let vda = member(&fixture, "disks/vda.qcow2");
+    let archive = flip(&fixture, vda.offset + 8, 0x80);
+    assert!(matches!(archive.read(&vda), Err(Error::Digest { member }) if member == vda.name));
+    let sums = archive.read(archive.member(SUMS).unwrap()).unwrap();
+    assert_eq!(sums.iter().filter(|&&byte| byte == b'\n').count(), archive.members().unwrap().len() - 1);
+}
+
+#[test]
+fn a_small_member_is_as_long_as_its_reader_allows() {
+    let fixture = archive(Codec::Zstd(3), &[("vda", 9000)]);
+    let archive = Archive::open(&fixture.path).unwrap();
+    let vda = archive.member("disks/vda.qcow2").unwrap();
+    assert_eq!(archive.read_up_to(vda, 9000).unwrap().len(), 9000);
+    let error = archive.read_up_to(vda, 8999).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { length: 9000, limit: 8999, .. }), "{error}");
+}
+
+#[test]
+fn the_pieces_and_the_index_are_the_whole_file() {
+    for codec in CODECS {
+        let fixture = archive(codec, &[("vda", 2 * PIECE)]);
+        let archive = Archive::open(&fixture.path).unwrap();
+        let pieces = archive.pieces().list();
+        let entries: Vec<_> = pieces.iter().map(|piece| piece.entry).collect();
+        let index = table::encode(codec.into(), &entries).len() as u64;
+        assert_eq!(archive.packed_bytes() + index, fs::metadata(&fixture.path).unwrap().len());
+        // The tar stream ends with the checksums, their padding and two blocks.
+        let sums = archive.member(SUMS).unwrap();
+        assert_eq!(archive.unpacked_bytes(), sums.offset + sums.length.next_multiple_of(BLOCK) + 2 * BLOCK);
+    }
+}
+
+#[test]
+fn a_member_of_another_archive_is_refused() {
+    for codec in CODECS {
+        let fixture = archive(codec, &[("vda", 9000)]);
+        let archive = Archive::open(&fixture.path).unwrap();
+        let end = archive.unpacked_bytes();
+        let of = |offset, length| Member { name: SUMS.to_owned(), offset, length };
+        for inside in [of(end - 4, 4), of(end, 0)] {
+            let mut bytes = Vec::new();
+            archive.stream(&inside, 1).unwrap().read_to_end(&mut bytes).unwrap();
+            assert_eq!(bytes.len() as u64, inside.length);
+            assert_eq!(archive.read(&inside).unwrap(), bytes);
+        }
+        for outside in [of(end - 4, 5), of(end + 1, 0), of(u64::MAX, 1)] {
+            assert!(matches!(archive.stream(&outside, 1), Err(Error::Misuse { .. })), "{outside:?}");
+            assert!(archive.read(&outside).is_err(), "{outside:?}");
+        }
+    }
+}
+
+#[test]
+fn where_a_tar_stream_is_cut_off_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.tar");
+    let whole = [header::encode(MANIFEST, BLOCK, 0), vec![0; BLOCK as usize]].concat();
+    for (length, says) in [(whole.len() - 1, "longer than the archive"), (whole.len(), "cut off")] {
+        fs::write(&path, &whole[..length]).unwrap();
+        let error = Archive::open(&path).unwrap().members().map(drop).unwrap_err();
+        assert!(error.to_string().contains(says), "{length}: {error}");
+    }
+}
+
+#[test]
+fn what_the_manifest_names_and_is_not_there_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x");
+    let mut writer = Writer::new(File::create(&path).unwrap(), Codec::Zstd(3), 1).unwrap();
+    writer.add(MANIFEST, &manifest(&["vda"]).to_json().unwrap()).unwrap();
+    for name in [DOMAIN_XML, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML] {
+        writer.add(name, b"").unwrap();
+    }
+    writer.finish().unwrap();
+    let damages = Archive::open(&path).unwrap().verify(1, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&damages[..], [Error::Missing { member }] if member == "disks/vda.qcow2"), "{damages:?}");
+}
+
+#[test]
+fn a_changed_manifest_is_named_once() {
+    let fixture = archive(Codec::None, &[("vda", 9)]);
+    let manifest = member(&fixture, MANIFEST);
+    let archive = flip(&fixture, manifest.offset + manifest.length - 1, 0x2a);
+    let damages = archive.verify(1, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(&damages[..], [Error::Digest { member }] if member == MANIFEST), "{damages:?}");
+}
+
+#[test]
+fn a_writer_tells_how_far_it_is() {
+    let mut writer = Writer::new(tempfile::tempfile().unwrap(), Codec::None, 1).unwrap();
+    writer.add(MANIFEST, b"{}").unwrap();
+    writer.member("disks/vda.qcow2", 2 * PIECE as u64).unwrap();
+    writer.write(&vec![1; PIECE]).unwrap();
+    // The manifest's piece is two blocks, and the disk's first one is full with its header.
+    while writer.written() < 2 * BLOCK + PIECE as u64 {
+        std::thread::yield_now();
+    }
+    assert_eq!(writer.written(), 2 * BLOCK + PIECE as u64);
+}
+
+#[test]
+fn what_fills_up_a_block_is_zeros_to_the_end_of_the_stream() {
+    let fixture = archive(Codec::None, &[("vda", 9)]);
+    let vda = member(&fixture, "disks/vda.qcow2");
+    let end = fs::metadata(&fixture.path).unwrap().len();
+    for at in [vda.offset + 9, vda.offset + BLOCK - 1, end - 2 * BLOCK + 1, end - BLOCK, end - 1] {
+        let error = flip(&fixture, at, 1).members().map(drop).unwrap_err();
+        assert!(matches!(error, Error::Header { .. }), "{at}: {error}");
+        flip(&fixture, at, 1).members().unwrap();
+    }
+}
