@@ -157,10 +157,10 @@ impl Salvage {
         names
     }
 
-    /// Reads bytes of a member, from `offset` on; `false` if any of them is lost.
+    /// Reads bytes of a member, from `offset` on; `false` if any of them is lost, or past its end.
     pub fn read(&self, remains: &Remains, offset: u64, out: &mut [u8]) -> bool {
-        let mut lost = false;
         let wanted = Extent { offset, length: out.len() as u64 };
+        let mut lost = wanted.end() > remains.length;
         let Ok(()) = self.each_in(remains, wanted, |at, bytes| {
             match bytes {
                 Some(bytes) => {

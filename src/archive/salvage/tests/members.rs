@@ -165,6 +165,8 @@ fn a_member_is_read_around_what_is_lost_of_it() {
             (lost.end() - 1, end, false),
             (lost.end(), end, true),
             (lost.end() + 7, lost.end() + 8, true),
+            (lost.end(), end + 1, false),
+            (end, end + 1, false),
         ] {
             let mut out = vec![0; (until - from) as usize];
             assert_eq!(salvage.read(vda, from, &mut out), whole, "{codec:?} {from} to {until}");
