@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::archive::header::BLOCK;
+use crate::archive::salvage::Salvage;
+use crate::sys::patience::{Patience, Stalled};
 
 #[test]
 fn the_limits_are_those_that_the_format_tells() {
@@ -161,4 +163,40 @@ fn what_fills_up_a_block_is_zeros_to_the_end_of_the_stream() {
         assert!(matches!(error, Error::Header { .. }), "{at}: {error}");
         flip(&fixture, at, 1).members().unwrap();
     }
+}
+
+/// Has every further call on the same mount fail at once, as after one that hung, until the sender is dropped.
+fn hang(patience: &Patience) -> std::sync::mpsc::Sender<()> {
+    let (release, held) = std::sync::mpsc::channel();
+    patience.call(move || held.recv()).unwrap_err();
+    release
+}
+
+#[test]
+fn a_file_that_hangs_is_not_called_damaged() {
+    for known in [false, true] {
+        let fixture = archive(Codec::Zstd(3), &[("vda", 3 * PIECE)]);
+        let patience = Patience::new(std::time::Duration::from_secs(2));
+        let opened = Archive::open_patiently(&fixture.path, &patience).unwrap();
+        if known {
+            opened.members().unwrap();
+        }
+        let _hanging = hang(&patience);
+        let errors = opened.verify(1, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(Stalled::caused(&errors[0]), "{errors:?}");
+    }
+}
+
+#[test]
+fn what_a_file_that_hangs_keeps_is_not_called_lost() {
+    let fixture = archive(Codec::Zstd(3), &[("vda", 3 * PIECE)]);
+    let patience = Patience::new(std::time::Duration::from_secs(2));
+    let path = fixture.path.with_file_name("x.tar.zst");
+    fs::rename(&fixture.path, &path).unwrap();
+    let salvage = Salvage::open_patiently(&path, &patience).unwrap();
+    salvage.expect_answers().unwrap();
+    let _hanging = hang(&patience);
+    assert!(!salvage.read(&salvage.remains()[0], 0, &mut [0]));
+    assert!(Stalled::caused(&salvage.expect_answers().unwrap_err()));
 }
