@@ -51,3 +51,72 @@ fn begin(remains: &mut Remains, disk: &str, members: u64) {
     remains.offset += skipped;
     remains.length = length;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VDA: &str = "disks/vda.qcow2";
+
+    fn extent(from: u64, until: u64) -> Extent {
+        Extent { offset: from, length: until - from }
+    }
+
+    /// What becomes of bytes without a name between a manifest and the checksums, where these members are lost.
+    fn named(between: &[&str], length: u64, lost: &[Extent]) -> Remains {
+        let remains = |name: Option<&str>, offset: u64, length: u64, lost: &[Extent]| Remains {
+            name: name.map(str::to_owned),
+            offset,
+            length,
+            lost: lost.to_vec(),
+            is_placed: true,
+        };
+        let mut all = [
+            remains(Some("manifest.json"), BLOCK, 100, &[]),
+            remains(None, 2 * BLOCK, length, lost),
+            remains(Some("SHA256SUMS"), 3 * BLOCK + length, 64, &[]),
+        ];
+        let order: Vec<_> =
+            ["manifest.json"].iter().chain(between).chain(&["SHA256SUMS"]).map(|&name| name.to_owned()).collect();
+        name(&mut all, &order);
+        let [_, remains, _] = all;
+        remains
+    }
+
+    #[test]
+    fn what_is_left_of_a_disk_begins_where_the_disk_does() {
+        let disk = 3 * CLUSTER;
+        let whole = named(&[VDA], disk + BLOCK, &[extent(0, BLOCK)]);
+        let (name, begins) = (Some(VDA.to_owned()), 3 * BLOCK);
+        assert_eq!(whole, Remains { name, offset: begins, length: disk, lost: vec![], is_placed: true });
+        // More is lost at its beginning, and some further on.
+        let torn = named(&[VDA], disk + BLOCK, &[extent(0, BLOCK + 10), extent(CLUSTER, CLUSTER + 5)]);
+        assert_eq!(torn.lost, [extent(0, 10), extent(CLUSTER - BLOCK, CLUSTER - BLOCK + 5)]);
+        assert!(torn.is_placed);
+        // More lies before it than its header, so where it begins is not known.
+        let late = named(&[VDA], disk + BLOCK + 100, &[extent(0, BLOCK)]);
+        assert_eq!((late.offset, late.length, late.is_placed), (2 * BLOCK + BLOCK + 100, disk, false));
+        let second = named(&["domain.xml", VDA], disk + 2 * BLOCK, &[extent(0, BLOCK)]);
+        assert_eq!((second.name.as_deref(), second.length, second.is_placed), (Some(VDA), disk, false));
+    }
+
+    #[test]
+    fn what_may_be_something_else_has_no_name() {
+        let disk = 3 * CLUSTER + BLOCK;
+        let begin = extent(0, BLOCK);
+        let cases: [(&[&str], u64, &[Extent]); 7] = [
+            (&[], disk, &[begin]),
+            (&[VDA, "domain.xml"], disk, &[begin]),
+            (&["domain.xml"], disk, &[begin]),
+            (&[VDA], disk, &[]),
+            (&[VDA], disk, &[extent(1, BLOCK)]),
+            (&[VDA], disk, &[extent(1, BLOCK), extent(CLUSTER, CLUSTER + 1)]),
+            (&["domain.xml", VDA], disk + BLOCK, &[begin, extent(CLUSTER, CLUSTER + 1)]),
+        ];
+        for (between, length, lost) in cases {
+            let remains = named(between, length, lost);
+            assert_eq!((remains.name, remains.length), (None, length), "{between:?} {lost:?}");
+        }
+        assert_eq!(named(&[VDA], BLOCK - 1, &[extent(0, 1)]).name, None, "not even a header");
+    }
+}

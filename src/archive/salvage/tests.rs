@@ -170,3 +170,16 @@ fn a_disk_whose_tar_header_is_lost_has_its_name_when_nothing_else_can_be_meant()
         }
     }
 }
+
+#[test]
+fn in_an_uncompressed_archive_nothing_vouches_for_the_order_of_members() {
+    let fixture = tests::archive_of(Codec::None, &[("vda", vec![7; 2 << 16])]);
+    let header = Archive::open(&fixture.path).unwrap().member("disks/vda.qcow2").unwrap().offset as usize - 512;
+    let path = fixture.path.with_file_name("x.tar");
+    let mut bytes = fs::read(&fixture.path).unwrap();
+    bytes[header..header + 512].fill(0xff);
+    fs::write(&path, bytes).unwrap();
+    let salvage = Salvage::open(&path).unwrap();
+    assert!(salvage.remains().iter().all(|remains| remains.name.as_deref() != Some("disks/vda.qcow2")));
+    assert!(salvage.remains().iter().any(|remains| remains.name.is_none()), "{:?}", salvage.remains());
+}

@@ -165,6 +165,24 @@ fn what_fills_up_a_block_is_zeros_to_the_end_of_the_stream() {
     }
 }
 
+#[test]
+fn damage_behind_a_damaged_header_is_told_too() {
+    let fixture = archive(Codec::Zstd(3), &[("vda", 4 * PIECE)]);
+    let pieces = Archive::open(&fixture.path).unwrap().pieces().list().to_vec();
+    let mut bytes = fs::read(&fixture.path).unwrap();
+    for piece in [pieces[0], pieces[3]] {
+        let middle = piece.file_offset as usize + piece.entry.packed as usize / 2;
+        bytes[middle..middle + 4].iter_mut().for_each(|byte| *byte ^= 0xff);
+    }
+    fs::write(&fixture.path, bytes).unwrap();
+    let damages = Archive::open(&fixture.path).unwrap().verify(1, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    let is_last = |error: &Error| match error {
+        Error::Frame { offset, .. } => *offset == pieces[3].file_offset,
+        _ => false,
+    };
+    assert!(damages.len() > 1 && damages.iter().any(is_last), "{damages:?}");
+}
+
 /// Has every further call on the same mount fail at once, as after one that hung, until the sender is dropped.
 fn hang(patience: &Patience) -> std::sync::mpsc::Sender<()> {
     let (release, held) = std::sync::mpsc::channel();
