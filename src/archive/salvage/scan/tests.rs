@@ -142,3 +142,15 @@ fn what_the_file_does_not_have_is_zeros() {
     read_what_can_be(&file, &mut out, SECTOR, (there - SECTOR) as u64);
     assert!(out == vec![1; SECTOR]);
 }
+
+#[test]
+fn what_cannot_be_read_is_as_many_zeros() {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&[7; SECTOR], 0).unwrap();
+    let file = PatientFile::new(file, &Patience::default());
+    for rest in [0, 1, SECTOR - 1, SECTOR, SECTOR + 1] {
+        let mut out = vec![1];
+        read_what_can_be(&file, &mut out, SECTOR + rest, 0);
+        assert_eq!(out, [vec![1], vec![7; SECTOR], vec![0; rest]].concat(), "{rest}");
+    }
+}

@@ -32,3 +32,26 @@ fn a_gap_in_the_checksums_is_measured_by_the_end_of_the_tar_stream() {
     // Its header is a block of its first piece.
     assert_eq!(remains.lost, [Extent { offset: PIECE as u64 - 512, length: PIECE as u64 }]);
 }
+
+#[test]
+fn a_gap_right_behind_a_member_is_none_of_it() {
+    for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
+        let disk = |length: usize, seed: u8| (0..length).map(|at| (at >> 9) as u8 ^ seed).collect::<Vec<_>>();
+        // As long as it takes for the next header to be the first of its piece.
+        let (length, next) = {
+            let trial = tests::archive_of(codec, &[("vda", disk(4 * PIECE, 0))]);
+            let archive = Archive::open(&trial.path).unwrap();
+            let vda = archive.member("disks/vda.qcow2").unwrap().offset;
+            let next = archive.pieces().index_at(vda) + 3;
+            ((archive.pieces().list()[next].stream_offset - vda) as usize, next)
+        };
+        let fixture = tests::archive_of(codec, &[("vda", disk(length, 1)), ("vdb", disk(3 * PIECE, 2))]);
+        let salvage = Salvage::open(&without_table(&fixture, codec, &[frames(&fixture)[next]])).unwrap();
+        let of = |name: &str| salvage.remains().iter().find(|remains| remains.name.as_deref() == Some(name));
+        let vda = of("disks/vda.qcow2").unwrap();
+        assert_eq!((vda.length, salvage.trust(vda)), (length as u64, Trust::Whole), "{codec:?}");
+        let vdb = of("disks/vdb.qcow2").unwrap();
+        let lost: u64 = vdb.lost.iter().map(|lost| lost.length).sum();
+        assert_eq!((vdb.length, lost), (3 * PIECE as u64, PIECE as u64 - 512), "{codec:?}");
+    }
+}
