@@ -71,6 +71,7 @@ fn source(name: &str) -> Option<String> {
     let (path, function) = name.rsplit_once("::")?;
     let parts: Vec<_> = path.split("::").collect();
     let mut files = vec![root().join("tests").join(format!("{}.rs", parts[0]))];
+    files.push(root().join("tests").join(parts.join("/")).with_extension("rs"));
     // A module is a file, or a part of the file of the one that holds it.
     for length in (1..=parts.len()).rev() {
         let module = root().join("src").join(parts[..length].join("/"));

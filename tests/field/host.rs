@@ -1,0 +1,1 @@
+//! Faults reported by operators: hosts as distributions set them up.

@@ -1,0 +1,1 @@
+//! Faults reported by operators: what a restore may write, and how the restored guest starts.

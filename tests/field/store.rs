@@ -1,0 +1,1 @@
+//! Faults reported by operators: the target, its folders and retention.
