@@ -107,7 +107,7 @@ impl Error {
 
 fn hypervisor_code(error: &hypervisor::Error) -> u8 {
     match error.kind() {
-        hypervisor::Kind::Unreachable => ExitCode::Hypervisor.code(),
+        hypervisor::Kind::Unreachable | hypervisor::Kind::Remote => ExitCode::Hypervisor.code(),
         _ => ExitCode::Failed.code(),
     }
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use host::{Host, run};
 use kvmbackup::model::{
-    Consistency, DiskOutcome, DomainOutcome, Failure, FailureReason, HookResult, HookStatus, Method, Outcome, PointId,
-    RunReport, SkippedDisk,
+    Consistency, DiskOutcome, DomainOutcome, Failure, FailureReason, HookResult, HookStatus, Method, NotSaved, Outcome,
+    PointId, RunReport, SkippedDisk,
 };
 use serde_json::Value;
 
@@ -175,8 +175,15 @@ fn full_report() -> RunReport {
         frozen_ms: Some(1),
         captured_ms: Some(1),
         point: Some(id),
-        disks: vec![DiskOutcome { target: "vda".into(), virtual_bytes: 1, read_bytes: 1 }],
+        disks: vec![DiskOutcome {
+            target: "vda".into(),
+            virtual_bytes: 1,
+            read_bytes: 1,
+            plaintext: true,
+            shrunk: true,
+        }],
         skipped: vec![SkippedDisk { target: "vdb".into(), reason: "r".into(), missed: true, hint: Some("h".into()) }],
+        not_saved: vec![NotSaved { what: "w".into(), data: true, hint: Some("h".into()) }],
         read_bytes: 1,
         stored_bytes: 1,
         duration_ms: 1,

@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::{Error, MANIFEST};
 use crate::model::{
-    Consistency, DomainRef, DomainState, Failure, Format, HookResult, Image, Method, PointId, SkippedDisk, Source,
+    Consistency, DomainRef, DomainState, Failure, Format, HookResult, Image, Method, NotSaved, PointId, SkippedDisk,
+    Source,
 };
 
 /// The format that this program writes, and the newest it reads. Raised when a reader of the older one would go wrong;
@@ -64,7 +65,7 @@ pub struct Manifest {
     /// UEFI variables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nvram: Option<FileEntry>,
-    /// What a direct-boot guest starts from.
+    /// What a direct-boot guest starts from, and firmware that the guest writes.
     #[serde(default)]
     pub boot: Vec<BootEntry>,
     /// Files of an emulated TPM's state.
@@ -73,6 +74,9 @@ pub struct Manifest {
     /// Why the state of an emulated TPM is not in the archive, where the domain has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm_missing: Option<String>,
+    /// What belongs to the guest and is not in the archive, disks aside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_saved: Vec<NotSaved>,
     /// What to know although it went well.
     #[serde(default)]
     pub warnings: Vec<Failure>,
@@ -102,6 +106,17 @@ pub struct DiskEntry {
     /// The images it was based on, nearest first; for information, their contents are in the member.
     #[serde(default)]
     pub backing: Vec<Image>,
+    /// It was encrypted there, and lies in the member in plain.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub plaintext: bool,
+    /// It is much smaller than in the restore points before, or holds much less: those stay until this is resolved.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shrunk: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// A file of the host in the archive.
@@ -111,12 +126,15 @@ pub struct FileEntry {
     pub member: String,
     /// Where it was.
     pub path: PathBuf,
+    /// It was a block device there.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub device: bool,
 }
 
 /// A file that a direct-boot guest starts from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootEntry {
-    /// The element of the domain XML (`kernel`, `initrd`, `dtb`).
+    /// The element of the domain XML (`kernel`, `initrd`, `dtb`, `loader`).
     pub element: String,
     /// The member that holds it.
     pub member: String,

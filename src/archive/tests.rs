@@ -27,6 +27,8 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
         source: Source::File("/var/lib/libvirt/images/a b.qcow2".into()),
         format: Format::Qcow2,
         backing: Vec::new(),
+        plaintext: false,
+        shrunk: false,
     };
     Manifest {
         format: FORMAT,
@@ -47,6 +49,7 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
         boot: Vec::new(),
         tpm: Vec::new(),
         tpm_missing: None,
+        not_saved: Vec::new(),
         warnings: Vec::new(),
         hooks: Vec::new(),
         artifacts: Vec::new(),

@@ -118,6 +118,9 @@ pub struct BackupOptions {
     /// Back up whether due or not
     #[arg(long)]
     pub force: bool,
+    /// Accept disks that are much smaller, or hold much less, than in the last restore point; rotation goes on
+    #[arg(long)]
+    pub accept_smaller: bool,
     /// Show what would be done and why; touch nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -30,7 +30,11 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
             mail_failure(mail::Source::salvaged(errors, known.as_ref()), global, error);
         }
     })?;
-    let request = Request { force: words.options.force, domains: words.domains.clone() };
+    let request = Request {
+        force: words.options.force,
+        accept_smaller: words.options.accept_smaller,
+        domains: words.domains.clone(),
+    };
     if words.options.dry_run {
         let hypervisor = app::libvirt(&settings.libvirt_uri)?;
         let plan = run::plan(&settings, &hypervisor, &request)?;

@@ -5,8 +5,8 @@ use chrono::{DateTime, Local, Utc};
 use super::args::{Global, List};
 use super::print;
 use crate::engine::points::{self, PointInfo};
-use crate::model::Consistency;
 use crate::model::size::bytes;
+use crate::model::{Consistency, DiskOutcome};
 use crate::report::ExitCode;
 use crate::report::table::{Table, printable};
 use crate::{app, engine};
@@ -49,7 +49,26 @@ fn text(points: &[PointInfo]) -> String {
             lines.extend(failure.hint.iter().map(|hint| format!("  hint: {}", printable(hint))));
         }
     }
+    lines.extend(points.iter().enumerate().filter_map(|(at, point)| {
+        let is_newest = points.get(at + 1).is_none_or(|next| next.domain != point.domain);
+        is_newest.then(|| remarks(point))?
+    }));
     lines.join("\n") + "\n"
+}
+
+/// What to know of a restore point before it is needed.
+fn remarks(point: &PointInfo) -> Option<String> {
+    let details = point.details.as_ref()?;
+    let disks =
+        |told: fn(&DiskOutcome) -> bool| details.disks.iter().filter(move |disk| told(disk)).map(|disk| &*disk.target);
+    let part = |what: &str, of: Vec<&str>| (!of.is_empty()).then(|| format!("{what} {}", printable(&of.join(", "))));
+    let parts = [
+        part("encrypted disks, here in plain:", disks(|disk| disk.plaintext).collect()),
+        part("disks that hold much less than before:", disks(|disk| disk.shrunk).collect()),
+        part("not in it:", details.not_saved.iter().map(|not_saved| &*not_saved.what).collect()),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| format!("{} {}: {}", printable(&point.domain), point.id, parts.join("; ")))
 }
 
 /// A moment in the time zone of the host.
@@ -111,6 +130,7 @@ mod tests {
             method: Method::Snapshot,
             disks: Vec::new(),
             skipped: Vec::new(),
+            not_saved: Vec::new(),
         });
         good.verified = Some(Checked { time: good.time, good: true, bytes: 950_700_000 });
         let mut bad = point("20261123T020000Z");

@@ -199,7 +199,7 @@ fn layer(entries: &[Place<'_>], level: Level, problems: &mut Problems) -> Layer 
             "min_free" => layer.min_free = value::min_free(entry, problems),
             "stall_timeout" => layer.stall_timeout = value::duration(entry, problems),
             "state_dir" => layer.state_dir = value::absolute(entry, problems),
-            "libvirt_uri" => layer.libvirt_uri = value::text(entry, problems).map(str::to_owned),
+            "libvirt_uri" => layer.libvirt_uri = value::libvirt_uri(entry, problems),
             "parallel" => layer.parallel = value::number(entry, 1..=64, problems).map(|n| n as usize),
             "metrics" => layer.metrics = Some(value::metrics(entry, problems)),
             "mail" => layer.mail = mail::read(entry, problems),

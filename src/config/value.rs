@@ -14,7 +14,7 @@ use super::keys;
 use super::node::Kind;
 use super::place::Place;
 use super::{Metrics, MinFree};
-use crate::model::{Codec, Listen};
+use crate::model::{Codec, Listen, is_local};
 use crate::retention::Policy;
 
 const WEEK: [(Weekday, &str); 7] = [
@@ -84,6 +84,18 @@ pub(super) fn absolute(place: &Place<'_>, problems: &mut Problems) -> Option<Pat
     }
     problems.add(place.wrong(format!("bad path {path:?}"), "an absolute path"));
     None
+}
+
+/// The address of a libvirt of this host.
+pub(super) fn libvirt_uri(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
+    let text = text(place, problems)?;
+    if !is_local(text) {
+        let message =
+            format!("{text:?} is, or may be, the libvirt of another host, whose images cannot be read from here");
+        let valid = "qemu:///system, or qemu+unix:///system?socket=PATH; run kvmbackup on the host of the guests";
+        problems.add(place.wrong(message, valid));
+    }
+    Some(text.to_owned())
 }
 
 /// One word or a list of words.

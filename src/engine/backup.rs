@@ -11,6 +11,7 @@ use super::context::Context;
 use super::copy::Prepared;
 use super::journal::Record;
 use super::phases::{GuestAgent, Phases};
+use super::shrunk::Before;
 use super::verified::Verified;
 use super::{Error, members, prune, recover};
 use crate::archive::{self, Writer};
@@ -279,6 +280,8 @@ fn copy_disks(
     let name = &domain.id.name;
     let began = Instant::now();
     context.monitor.stage(name, "read");
+    let targets: Vec<&str> = plan.disks.iter().map(|planned| planned.disk.target.as_str()).collect();
+    let before = (!context.accept_smaller).then(|| Before::of(context.store, &domain.id, &targets));
     let mut prepared = Vec::new();
     for planned in &plan.disks {
         let target = &planned.disk.target;
@@ -287,11 +290,18 @@ fn copy_disks(
             .open(&planned.disk, &planned.how, force_share)
             .map_err(|source| Error::Read { target: target.clone(), source })?;
         let disk = Prepared::new(target, reading)?;
-        outcome.disks.push(DiskOutcome {
+        let mut saved = DiskOutcome {
             target: target.clone(),
             virtual_bytes: disk.virtual_bytes,
             read_bytes: disk.read_bytes,
-        });
+            plaintext: planned.disk.encrypted,
+            shrunk: false,
+        };
+        if let Some(lost) = before.as_ref().and_then(|before| before.lost(&saved)) {
+            saved.shrunk = true;
+            outcome.warnings.push(lost);
+        }
+        outcome.disks.push(saved);
         prepared.push(disk);
     }
     let of_disks: u64 = prepared.iter().map(|disk| disk.read_bytes).sum();

@@ -30,6 +30,8 @@ pub struct Context<'a> {
     pub monitor: &'a dyn Monitor,
     /// The hook that ended the run: no domain is begun any more.
     pub ended: &'a OnceLock<Failure>,
+    /// A disk that lost most of its contents is taken as it is.
+    pub accept_smaller: bool,
     /// The run.
     pub run_id: Uuid,
     /// When it began.

@@ -25,6 +25,9 @@ impl Prepared {
     pub fn new(target: &str, mut reading: Reading) -> Result<Prepared, Error> {
         let extents = reading.client.extents().map_err(|source| Error::Read { target: target.to_owned(), source })?;
         let virtual_bytes = reading.client.size();
+        if virtual_bytes == 0 {
+            return Err(Error::Empty { target: target.to_owned() });
+        }
         let layout = Layout::new(virtual_bytes, &extents)
             .map_err(|source| Error::Layout { target: target.to_owned(), source })?;
         let read_bytes = layout.data().iter().map(|extent| extent.length).sum();

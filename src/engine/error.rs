@@ -27,6 +27,12 @@ pub enum Error {
         /// Why.
         source: nbd::Error,
     },
+    /// A disk has no bytes at all: its image was truncated, or its device is detached.
+    #[error("disk {target}: its image is empty (0 bytes)")]
+    Empty {
+        /// The disk.
+        target: String,
+    },
     /// A disk's layout cannot be made.
     #[error("disk {target}: cannot lay it out as qcow2")]
     Layout {
@@ -265,6 +271,10 @@ impl Error {
             }
             Error::Exists { .. } => Some("restore to another folder, or replace what is there: --overwrite".into()),
             Error::Room { .. } => Some("make room, or restore to another folder: --to".into()),
+            Error::Empty { target } => Some(format!(
+                "see what it is: virsh domblklist DOMAIN; a detached loop device has to be attached again (losetup), a truncated \
+                 image restored; if {target} need not be saved, add it to `exclude_disks`"
+            )),
             Error::Layout { .. } | Error::File { .. } | Error::Cancelled(_) | Error::Program { .. } => None,
             Error::Skipped { .. } => None,
         }
@@ -287,9 +297,11 @@ impl Error {
             Error::Archive { .. } | Error::Image { .. } | Error::Suspect { .. } if self.is_damage() => {
                 FailureReason::Verify
             }
-            Error::Read { .. } | Error::Layout { .. } | Error::Archive { .. } | Error::Image { .. } => {
-                FailureReason::Copy
-            }
+            Error::Read { .. }
+            | Error::Empty { .. }
+            | Error::Layout { .. }
+            | Error::Archive { .. }
+            | Error::Image { .. } => FailureReason::Copy,
             Error::Chain { .. } | Error::Program { .. } => FailureReason::Commit,
             Error::Store(_) | Error::Target { .. } | Error::Space { .. } | Error::Room { .. } => {
                 FailureReason::Repository

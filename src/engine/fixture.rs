@@ -106,8 +106,10 @@ impl Fixture {
             source: disk.source.clone(),
             format: disk.format.clone(),
             backing: Vec::new(),
+            plaintext: false,
+            shrunk: false,
         };
-        let file = |member: &str, path: PathBuf| FileEntry { member: member.to_owned(), path };
+        let file = |member: &str, path: PathBuf| FileEntry { member: member.to_owned(), path, device: false };
         Manifest {
             format: FORMAT,
             program: "kvmbackup test".to_owned(),
@@ -136,6 +138,7 @@ impl Fixture {
             }],
             tpm: vec![file("tpm/tpm2/tpm2-00.permall", "/var/lib/libvirt/swtpm/x/tpm2/tpm2-00.permall".into())],
             tpm_missing: None,
+            not_saved: Vec::new(),
             warnings: Vec::new(),
             hooks: Vec::new(),
             artifacts: Vec::new(),

@@ -159,6 +159,11 @@ fn read(path: &Path) -> Result<Record, Error> {
 }
 
 impl Record {
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What is held now.
     pub fn entry(&self) -> &Entry {
         &self.entry

@@ -2,7 +2,7 @@
 //! Must not: read disks.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::archive::manifest::{
 };
 use crate::archive::{self, Manifest, Writer};
 use crate::config::{DomainSettings, Quiesce};
-use crate::model::{Consistency, DiskOutcome, Domain, DomainOutcome, Failure, HookResult, PointId};
+use crate::model::{Consistency, DiskOutcome, Domain, DomainOutcome, Failure, HookResult, NotSaved, PointId};
 use crate::plan::{CapturePlan, How, PlannedDisk};
 
 /// Where libvirt keeps the state of emulated TPMs, by UUID.
@@ -27,6 +27,7 @@ pub(super) struct Extra {
     pub original: PathBuf,
     file: File,
     length: u64,
+    device: bool,
 }
 
 /// The files beside the disks.
@@ -58,9 +59,20 @@ pub(super) fn add_artifacts(collected: &mut Collected, artifacts: Vec<(String, S
     Ok(())
 }
 
-/// Opens the files beside the disks. What is not there is said in `outcome`, for the guest may do without.
+/// Warnings of what is not saved though it may hold data of the guest.
+pub(super) fn not_saved(domain: &Domain) -> impl Iterator<Item = Failure> {
+    domain.outside.iter().filter(|not_saved| not_saved.data).map(|NotSaved { what, hint, .. }| Failure {
+        message: format!("not saved, though it may hold data of the guest: {what}"),
+        hint: hint.clone(),
+    })
+}
+
+/// Opens the files beside the disks. What is not there, and what is not saved at all, is said in `outcome`, because the guest
+/// may do without.
 pub(super) fn collect(domain: &Domain, outcome: &mut DomainOutcome) -> Result<Collected, Error> {
     let mut collected = Collected::default();
+    outcome.not_saved.clone_from(&domain.outside);
+    outcome.warnings.extend(not_saved(domain));
     if let Some(nvram) = &domain.nvram {
         let name = nvram.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match open(&nvram.path, format!("nvram/{name}")) {
@@ -111,12 +123,17 @@ fn tpm_files(folder: &Path, member: &str, files: &mut Vec<Extra>) -> Result<(), 
 }
 
 fn open(path: &Path, member: String) -> Result<Extra, Error> {
-    let file = File::open(path).map_err(Error::file("open", path))?;
-    let metadata = file.metadata().map_err(Error::file("look at", path))?;
-    if !metadata.is_file() {
-        return Err(Error::Other { message: format!("{}: not a regular file", path.display()), hint: None });
+    let mut file = File::open(path).map_err(Error::file("open", path))?;
+    let kind = file.metadata().map_err(Error::file("look at", path))?.file_type();
+    let device = kind.is_block_device();
+    if !kind.is_file() && !device {
+        let message = format!("{}: neither a regular file nor a block device", path.display());
+        return Err(Error::Other { message, hint: None });
     }
-    Ok(Extra { member, original: path.to_owned(), length: metadata.len(), file })
+    // The metadata of a block device has no length.
+    let length = file.seek(SeekFrom::End(0)).and_then(|length| file.rewind().map(|()| length));
+    let length = length.map_err(Error::file("look at", path))?;
+    Ok(Extra { member, original: path.to_owned(), file, length, device })
 }
 
 fn warn(outcome: &mut DomainOutcome, what: &str, error: &Error, hint: Option<&str>) {
@@ -160,7 +177,8 @@ pub(super) fn manifest(
     hooks: &[HookResult],
     outcome: &DomainOutcome,
 ) -> Manifest {
-    let file = |extra: &Extra| FileEntry { member: extra.member.clone(), path: extra.original.clone() };
+    let file =
+        |extra: &Extra| FileEntry { member: extra.member.clone(), path: extra.original.clone(), device: extra.device };
     Manifest {
         format: FORMAT,
         program: format!("kvmbackup {}", env!("CARGO_PKG_VERSION")),
@@ -188,6 +206,7 @@ pub(super) fn manifest(
             .collect(),
         tpm: collected.tpm.iter().map(file).collect(),
         tpm_missing: (domain.tpm && collected.tpm.is_empty()).then(|| "its state could not be read".to_owned()),
+        not_saved: outcome.not_saved.clone(),
         warnings: outcome.warnings.clone(),
         hooks: hooks.to_vec(),
         artifacts: collected.artifacts.iter().map(|(member, _)| member.clone()).collect(),
@@ -207,6 +226,8 @@ fn disk_entry(planned: &PlannedDisk, saved: &DiskOutcome) -> DiskEntry {
         source: image.source.clone(),
         format: image.format.clone(),
         backing: planned.disk.backing.clone(),
+        plaintext: saved.plaintext,
+        shrunk: saved.shrunk,
     }
 }
 

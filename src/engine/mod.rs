@@ -32,6 +32,7 @@ pub mod recover;
 pub mod restore;
 pub mod run;
 mod settle;
+mod shrunk;
 pub mod survey;
 pub mod verified;
 pub mod verify;

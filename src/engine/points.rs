@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Error;
 use super::verified::{Checked, Verified};
 use crate::archive::{Archive, Manifest};
-use crate::model::{Consistency, DiskOutcome, Failure, Method, PointId, SkippedDisk};
+use crate::model::{Consistency, DiskOutcome, Failure, Method, NotSaved, PointId, SkippedDisk};
 use crate::store::{Origin, Point, Store};
 use crate::sys::patience::Patience;
 
@@ -79,6 +79,8 @@ pub struct Details {
     pub disks: Vec<DiskOutcome>,
     /// The disks not in it.
     pub skipped: Vec<SkippedDisk>,
+    /// What else belongs to the guest and is not in it.
+    pub not_saved: Vec<NotSaved>,
 }
 
 /// All restore points of these domains (of none named: of all), by domain, oldest first. A damaged one is told of, and
@@ -160,6 +162,8 @@ fn details(manifest: Manifest, unpacked: u64, stored: u64) -> Details {
         target: disk.target,
         virtual_bytes: disk.virtual_bytes,
         read_bytes: disk.read_bytes,
+        plaintext: disk.plaintext,
+        shrunk: disk.shrunk,
     };
     Details {
         read_bytes: read,
@@ -168,6 +172,7 @@ fn details(manifest: Manifest, unpacked: u64, stored: u64) -> Details {
         method: manifest.method,
         disks: manifest.disks.into_iter().map(outcome).collect(),
         skipped: manifest.skipped,
+        not_saved: manifest.not_saved,
     }
 }
 

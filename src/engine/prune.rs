@@ -123,6 +123,8 @@ enum Worth {
     Whole,
     /// A disk or the TPM state is missing against the operator's will.
     Partial,
+    /// A disk is much smaller than before, or holds much less: it may be that its contents were lost.
+    Shrunk,
     /// It is not judged by the rules, and stays, for this reason.
     Exempt(&'static str),
 }
@@ -131,8 +133,12 @@ enum Worth {
 /// a place among those that stay, nor goes, for somebody may still get something out of it.
 fn judge(present: &[Point], policy: &Policy, now: DateTime<Local>, worth: impl Fn(&Point) -> Worth) -> Vec<Judged> {
     let worth: Vec<(&Point, Worth)> = present.iter().map(|point| (point, worth(point))).collect();
-    let good = worth.iter().filter(|(_, worth)| matches!(worth, Worth::Whole | Worth::Partial));
+    let is_counted = |worth: &Worth| !matches!(worth, Worth::Exempt(_));
+    let good = worth.iter().filter(|(_, worth)| is_counted(worth));
     let verdicts = retention::apply(policy, &good.map(|(point, _)| point.id).collect::<Vec<_>>(), now);
+    // A newest point that may have lost contents supersedes nothing.
+    let newest = worth.iter().rev().map(|(_, worth)| worth).find(|worth| is_counted(worth));
+    let is_held = |worth: &Worth| newest == Some(&Worth::Shrunk) && *worth != Worth::Shrunk;
     let last_whole = worth.iter().rev().find(|(_, worth)| *worth == Worth::Whole).map(|(point, _)| point.id);
     let judged = worth.iter().rev().map(|(point, worth)| {
         let verdict = verdicts.iter().find(|verdict| verdict.point == point.id);
@@ -140,6 +146,9 @@ fn judge(present: &[Point], policy: &Policy, now: DateTime<Local>, worth: impl F
             (Worth::Exempt(why), _) => (true, vec![(*why).to_owned()]),
             (_, Some(verdict)) if !verdict.keep && last_whole == Some(point.id) => {
                 (true, vec!["the last whole one".to_owned()])
+            }
+            (worth, Some(verdict)) if !verdict.keep && is_held(worth) => {
+                (true, vec!["the newest one holds much less of a disk".to_owned()])
             }
             (_, Some(verdict)) => (verdict.keep, verdict.reasons.clone()),
             (_, None) => (true, vec!["not judged".to_owned()]),
@@ -159,6 +168,7 @@ fn worth(store: &Store, point: &Point, verified: &Verified) -> Worth {
     }
     match points::open(point, store.patience()).map(|(_, manifest)| manifest) {
         Err(error) if error.is_target_stall() => Worth::Exempt("its target hangs: not judged"),
+        Ok(manifest) if manifest.disks.iter().any(|disk| disk.shrunk) => Worth::Shrunk,
         Ok(manifest) if manifest.tpm_missing.is_some() => Worth::Partial,
         Ok(manifest) if manifest.skipped.iter().any(|disk| disk.missed) => Worth::Partial,
         Ok(_) => Worth::Whole,

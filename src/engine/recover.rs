@@ -61,7 +61,10 @@ pub fn recover(
 fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> Result<String, Failure> {
     let line = describe(&record, patience);
     let name = record.entry().domain.name.clone();
-    let connected = connect(&record.entry().libvirt_uri).map_err(Error::from);
+    let connected = match connect(&record.entry().libvirt_uri) {
+        Err(error) if error.kind() == hypervisor::Kind::Remote => return Err(of_another_host(&record)),
+        connected => connected.map_err(Error::from),
+    };
     connected.and_then(|hypervisor| undo(&*hypervisor, record, patience)).map(|()| line).map_err(|error| {
         let mut failure = error.failure();
         if !failure.message.starts_with(&name) {
@@ -69,6 +72,21 @@ fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> 
         }
         failure
     })
+}
+
+/// An entry of a version that took the libvirt of another host: its overlays lie there.
+fn of_another_host(record: &Record) -> Failure {
+    let entry = record.entry();
+    let (uri, name) = (&entry.libvirt_uri, &entry.domain.name);
+    let commit = |overlay: &hypervisor::Overlay| {
+        format!("virsh -c '{uri}' blockcommit '{name}' {} --active --pivot", overlay.target)
+    };
+    let mut hint: Vec<String> = entry.overlays.iter().map(commit).collect();
+    hint.push(format!("rm {}", record.path().display()));
+    Failure {
+        message: format!("{name}: the interrupted run used {uri}, the libvirt of another host"),
+        hint: Some(format!("bring the guest back to its images there, then remove the entry: {}", hint.join("; "))),
+    }
 }
 
 /// Undoes what the backup of one domain left when it ended in a panic, in the run that began then.

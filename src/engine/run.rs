@@ -80,6 +80,7 @@ pub fn run(
         cancel,
         monitor,
         ended: &ended,
+        accept_smaller: request.accept_smaller,
         run_id: report.run_id,
         started: report.started,
     };

@@ -15,6 +15,8 @@ pub enum Kind {
     NotReady,
     /// Another job holds the domain.
     Busy,
+    /// libvirt is another host's.
+    Remote,
     /// Anything else.
     Other,
 }
@@ -40,6 +42,12 @@ pub enum Error {
         uri: String,
         /// What libvirt says.
         source: Said,
+    },
+    /// libvirt manages the guests of another host, whose images this program cannot open.
+    #[error("{uri} is, or may be, the libvirt of another host, whose images cannot be read from here")]
+    Remote {
+        /// Its address.
+        uri: String,
     },
     /// libvirt refused or failed.
     #[error("{domain}: cannot {action}")]
@@ -84,6 +92,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Error::Connect { .. } => Kind::Unreachable,
+            Error::Remote { .. } => Kind::Remote,
             Error::Call { kind, .. } => *kind,
             Error::Host { .. } | Error::Xml { .. } | Error::Agent { .. } => Kind::Other,
         }
@@ -96,6 +105,7 @@ impl Error {
             Kind::NoAgent => "install qemu-guest-agent in the guest, or set `quiesce: never` for this domain",
             Kind::Busy => "another job holds the domain; see: virsh domjobinfo DOMAIN; virsh blockjob DOMAIN DISK",
             Kind::NotReady => "a block job runs on one of its disks; see: virsh blockjob DOMAIN DISK --info",
+            Kind::Remote => "run kvmbackup on that host, with `libvirt_uri: qemu:///system`",
             Kind::NoDomain | Kind::Other => return None,
         };
         Some(hint.to_owned())

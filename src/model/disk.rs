@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Failure;
+
 /// The format a disk's image has, as the domain XML says; never guessed from a name or from contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -105,4 +107,9 @@ pub struct Disk {
     pub transient: bool,
     /// The image is encrypted by QEMU (LUKS).
     pub encrypted: bool,
+    /// The part of the definition that makes the disk something else than its image file, so that only the domain's QEMU
+    /// can read it.
+    pub only_qemu: Option<String>,
+    /// Why the path of the image is not known, where it could not be looked up.
+    pub unknown: Option<Failure>,
 }

@@ -56,17 +56,29 @@ impl std::fmt::Debug for DomainXml {
 /// The UEFI variables of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nvram {
-    /// The file that holds them.
+    /// The file or block device that holds them.
     pub path: PathBuf,
 }
 
-/// A file that a direct-boot guest starts from.
+/// A file that a guest starts from: of a direct boot, or firmware that it writes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootFile {
-    /// The element of the domain XML (`kernel`, `initrd`, `dtb`).
+    /// The element of the domain XML (`kernel`, `initrd`, `dtb`, `loader`).
     pub element: String,
     /// The file.
     pub path: PathBuf,
+}
+
+/// Something of a guest that a backup of it does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotSaved {
+    /// What it is.
+    pub what: String,
+    /// It may hold data of the guest that is nowhere else; the report warns of it.
+    pub data: bool,
+    /// What the operator can do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 /// A domain, described.
@@ -84,10 +96,12 @@ pub struct Domain {
     pub disks: Vec<Disk>,
     /// UEFI variables, if it has any.
     pub nvram: Option<Nvram>,
-    /// Kernel and initrd of a direct-boot guest.
+    /// Kernel and initrd of a direct-boot guest, and firmware that the guest writes.
     pub boot: Vec<BootFile>,
     /// It has an emulated TPM, whose state lies outside the disks.
     pub tpm: bool,
     /// It has a channel for the guest agent.
     pub agent_channel: bool,
+    /// What of the guest lies outside all of these.
+    pub outside: Vec<NotSaved>,
 }

@@ -12,9 +12,10 @@ mod point;
 mod report;
 pub mod size;
 mod status;
+mod uri;
 
 pub use disk::{Device, Disk, Format, Image, Source};
-pub use domain::{BootFile, Domain, DomainRef, DomainState, DomainXml, Nvram};
+pub use domain::{BootFile, Domain, DomainRef, DomainState, DomainXml, NotSaved, Nvram};
 pub use extent::Extent;
 pub use hook::{HookResult, HookStatus, Phase, Span};
 pub use listen::{BadListen, Listen};
@@ -22,3 +23,4 @@ pub use outcome::{Consistency, DiskOutcome, DomainOutcome, Failure, FailureReaso
 pub use point::{Codec, PointId};
 pub use report::{RunReport, Totals};
 pub use status::Status;
+pub use uri::is_local;

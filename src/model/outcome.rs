@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{HookResult, PointId};
+use super::{HookResult, NotSaved, PointId};
 
 /// How well the saved contents agree with each other, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -105,6 +105,12 @@ pub struct DiskOutcome {
     pub virtual_bytes: u64,
     /// Bytes read: what is allocated.
     pub read_bytes: u64,
+    /// It is encrypted on the host, and lies in the archive in plain.
+    #[serde(default)]
+    pub plaintext: bool,
+    /// It is much smaller than in the restore points before, or holds much less: those stay until this is resolved.
+    #[serde(default)]
+    pub shrunk: bool,
 }
 
 /// A disk that is not in the archive.
@@ -152,6 +158,9 @@ pub struct DomainOutcome {
     pub disks: Vec<DiskOutcome>,
     /// The disks not in it.
     pub skipped: Vec<SkippedDisk>,
+    /// What else belongs to the guest and is not in it.
+    #[serde(default)]
+    pub not_saved: Vec<NotSaved>,
     /// Bytes read: of disks what is allocated, and the files beside them.
     pub read_bytes: u64,
     /// Bytes of the archive.
@@ -195,6 +204,7 @@ impl DomainOutcome {
             point: None,
             disks: Vec::new(),
             skipped: Vec::new(),
+            not_saved: Vec::new(),
             read_bytes: 0,
             stored_bytes: 0,
             duration_ms: 0,

@@ -96,7 +96,7 @@ pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan
                 continue;
             }
             Verdict::Live(Live::PullOnly(reason)) if method == Method::Snapshot => {
-                plan.skipped.push(disk::missed(disk, reason, "set `method: auto` or `method: pull` for this domain"));
+                plan.skipped.push(disk::missed(disk, &reason, "set `method: auto` or `method: pull` for this domain"));
                 continue;
             }
             Verdict::Live(Live::SnapshotOrPull | Live::PullOnly(_)) => How::Capture,

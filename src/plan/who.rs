@@ -24,6 +24,8 @@ pub struct KnownDomain {
 pub struct Request {
     /// Back up whether due or not.
     pub force: bool,
+    /// Take disks that are much smaller than before, or hold much less, as they are.
+    pub accept_smaller: bool,
     /// Names or globs of the domains to look at; empty means all. It only filters: the day rule holds.
     pub domains: Vec<String>,
 }

@@ -232,6 +232,13 @@ fn outputs(page: &mut Page, report: &RunReport) {
 /// What is good to know.
 fn asides(page: &mut Page, report: &RunReport) {
     page.section("DISKS LEFT OUT", Paint::Plain, skipped(report, false));
+    // What may hold data of the guest is among the warnings.
+    let not_saved = report.domains.iter().flat_map(|domain| domain.not_saved.iter().map(move |what| (domain, what)));
+    let not_saved = not_saved.filter(|(_, not_saved)| !not_saved.data).map(|(domain, not_saved)| {
+        let failure = Failure { message: not_saved.what.clone(), hint: not_saved.hint.clone() };
+        (domain.domain.clone(), failure)
+    });
+    page.section("NOT IN THE BACKUP", Paint::Plain, not_saved);
     let methods = report.domains.iter().filter_map(|domain| {
         Some((domain.domain.clone(), Failure { message: domain.method_reason.clone()?, hint: None }))
     });

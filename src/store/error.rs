@@ -54,7 +54,10 @@ impl Error {
             Error::Target { source, .. } | Error::File { source, .. } if Stalled::is(source) => {
                 Some(Stalled::HINT.to_owned())
             }
-            Error::Target { path, .. } => Some(format!("mount the target, or create {} yourself", path.display())),
+            Error::Target { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                Some(format!("mount the target, or create the folder: mkdir -p {}", path.display()))
+            }
+            Error::Target { .. } => Some("mount the target, or correct `backupdir`".to_owned()),
             Error::NotOurs { path } => Some(format!("remove it yourself: rm {}", path.display())),
             Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("free space on the target, or keep fewer restore points".to_owned())

@@ -254,7 +254,7 @@ fn a_target_that_hangs_is_remembered_and_every_error_says_what_to_do() {
     let path = dir.path().display();
     for (error, hint) in [
         (stalled, Some(crate::sys::patience::Stalled::HINT.to_owned())),
-        (target, Some(format!("mount the target, or create {path} yourself"))),
+        (target, Some(format!("mount the target, or create the folder: mkdir -p {path}"))),
         (Error::NotOurs { path: dir.path().to_owned() }, Some(format!("remove it yourself: rm {path}"))),
         (file(io::ErrorKind::StorageFull), Some(full)),
         (file(io::ErrorKind::PermissionDenied), None),

@@ -14,13 +14,25 @@ pub struct GuestBuilder {
     uefi: bool,
     tpm: bool,
     extra: String,
+    os: String,
+    beside: String,
 }
 
 impl GuestBuilder {
     pub(super) fn new(lab: &Lab, name: &str) -> Self {
         let folder = lab.path("images").join(name);
         let name = name.to_owned();
-        GuestBuilder { name, folder, disks: vec![], system: None, uefi: false, tpm: false, extra: String::new() }
+        GuestBuilder {
+            name,
+            folder,
+            disks: vec![],
+            system: None,
+            uefi: false,
+            tpm: false,
+            extra: String::new(),
+            os: String::new(),
+            beside: String::new(),
+        }
     }
 
     /// Adds a disk. Its image lies in `images/<guest's name>` of the lab's folder, named `<target>.<format>`.
@@ -54,6 +66,18 @@ impl GuestBuilder {
         self
     }
 
+    /// More XML for `<os>`: firmware of another kind.
+    pub fn os(mut self, xml: &str) -> Self {
+        self.os.push_str(xml);
+        self
+    }
+
+    /// More XML for `<domain>`, beside its devices.
+    pub fn beside_devices(mut self, xml: &str) -> Self {
+        self.beside.push_str(xml);
+        self
+    }
+
     /// Makes the images and defines the domain, which stays off.
     pub fn define(mut self) -> Guest {
         std::fs::create_dir_all(&self.folder).expect("cannot make the image folder");
@@ -82,17 +106,19 @@ impl GuestBuilder {
     fn xml(&self, disks: &str) -> String {
         format!(
             "<domain type='qemu'><name>{name}</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>\
-             <os><type arch='x86_64' machine='q35'>hvm</type>{firmware}{system}</os>\
+             <os><type arch='x86_64' machine='q35'>hvm</type>{firmware}{os}{system}</os>\
              <features><acpi/></features><cpu mode='maximum'/>\
              <devices>{disks}<controller type='scsi' model='virtio-scsi'/>\
              <serial type='stdio'/><memballoon model='none'/>\
-             {agent}{tpm}{extra}</devices></domain>",
+             {agent}{tpm}{extra}</devices>{beside}</domain>",
             name = escape(&self.name),
             firmware = if self.uefi { UEFI } else { "" },
             system = self.system_xml(),
             agent = if self.system.is_some() { AGENT } else { "" },
             tpm = if self.tpm { TPM } else { "" },
             extra = self.extra,
+            os = self.os,
+            beside = self.beside,
         )
     }
 

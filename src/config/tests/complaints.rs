@@ -122,6 +122,16 @@ fn bad_values_say_what_is_valid() {
 }
 
 #[test]
+fn the_libvirt_of_another_host_is_refused_by_its_line() {
+    for uri in ["qemu+ssh://root@host/system", "qemu+ext:///system?command=/via", "qemu+tcp://localhost/system"] {
+        let text = format!("h:\n  backupdir: /b\n  libvirt_uri: {uri}\n  domains: {{d: {{day_of_week: Sun}}}}\n");
+        let start = format!("c.yml:3: h.libvirt_uri: {uri:?} is, or may be, the libvirt of another host");
+        let complaint = complaints(&text).remove(0);
+        assert!(complaint.starts_with(&start) && complaint.contains("run kvmbackup on the host"), "{complaint}");
+    }
+}
+
+#[test]
 fn places_of_metrics_are_checked() {
     let about = |value: &str| {
         complaints(&format!("h: {{backupdir: /b, metrics: {value}, domains: {{d: {{day_of_week: Sun}}}}}}")).remove(0)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use super::confined::Confined;
 use super::{Finding, Severity, place};
 use crate::config::DomainSettings;
 use crate::engine::capture::{check_room, folder_for};
-use crate::engine::{Error, chain};
+use crate::engine::{Error, chain, members};
 use crate::hypervisor::Hypervisor;
 use crate::model::{DomainRef, Failure, Method};
 use crate::plan::{self, CapturePlan, How};
@@ -34,6 +35,7 @@ pub(super) fn look(
     };
     let before = findings.len();
     findings.extend(plan.warnings.iter().cloned().map(|warning| Finding::failed(&about, Severity::Warning, warning)));
+    findings.extend(members::not_saved(&described).map(|warning| Finding::failed(&about, Severity::Warning, warning)));
     for disk in plan.skipped.iter().filter(|disk| disk.missed) {
         let message = format!("disk {} cannot be saved: {}", disk.target, disk.reason);
         findings.push(problem(Failure { message, hint: disk.hint.clone() }));
@@ -66,8 +68,12 @@ fn unreadable(plan: &CapturePlan) -> Vec<Failure> {
     let images = plan.disks.iter().map(|planned| (&planned.disk.target, image(&planned.how, &planned.disk.image)));
     let failed = images.filter_map(|(target, image)| {
         let path = image.source.path()?.to_owned();
-        let error = File::open(&path).err()?;
-        let message = format!("disk {target}: {}: cannot be read: {error}", path.display());
+        let opened = File::open(&path).and_then(|mut file| file.seek(SeekFrom::End(0)));
+        let message = match opened {
+            Ok(0) => return Some(Error::Empty { target: target.clone() }.failure()),
+            Ok(_) => return None,
+            Err(error) => format!("disk {target}: {}: cannot be read: {error}", path.display()),
+        };
         let hint = "correct the path (`virsh edit`), mount what holds it, or leave the disk out by `exclude_disks`";
         Some(Failure { message, hint: Some(hint.to_owned()) })
     });

@@ -41,13 +41,16 @@ pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
 fn unusable(settings: &Settings, about: String, error: &io::Error) -> Finding {
     let dir = &settings.backupdir;
     let parent_is_there = dir.parent().is_some_and(Path::is_dir);
-    if error.kind() == io::ErrorKind::NotFound && parent_is_there && !settings.require_mount {
-        return Finding::new(about, Severity::Good, "is not there yet; the first run makes it", None);
-    }
     if settings.require_mount && !space::is_off_root(dir).unwrap_or(false) {
         return Finding::failed(about, Severity::Problem, Error::Target { path: dir.clone() }.failure());
     }
-    let hint = format!("mount it, or correct `backupdir`; see: findmnt -T {}", dir.display());
+    if error.kind() == io::ErrorKind::NotFound && parent_is_there {
+        return Finding::new(about, Severity::Good, "does not exist yet; the first run creates it", None);
+    }
+    let shown = dir.display();
+    let create =
+        if error.kind() == io::ErrorKind::NotFound { format!("create it (mkdir -p {shown}), ") } else { String::new() };
+    let hint = format!("mount it, {create}or correct `backupdir`; see: findmnt -T {shown}");
     Finding::new(about, Severity::Problem, format!("cannot be used: {error}"), Some(&hint))
 }
 

@@ -55,7 +55,7 @@ fn a_target_that_cannot_be_used_is_a_problem() {
     let fixture = Fixture::new();
     tells(&found(&settings(&fixture, "  min_free: 100%\n"), NOW), Severity::Problem, &["target"]);
     fs::remove_dir(fixture.path("backup")).unwrap();
-    tells(&found(&settings(&fixture, ""), NOW), Severity::Good, &["target", "first run makes it"]);
+    tells(&found(&settings(&fixture, ""), NOW), Severity::Good, &["target", "first run creates it"]);
     tells(&found(&settings(&fixture, "  require_mount: true\n"), NOW), Severity::Problem, &["target"]);
     fs::write(fixture.path("backup"), "").unwrap();
     tells(&found(&settings(&fixture, ""), NOW), Severity::Problem, &["target", "cannot be used"]);

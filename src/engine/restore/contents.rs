@@ -38,6 +38,7 @@ pub fn saved(point: &Point, archive: &Archive, manifest: Manifest) -> Result<Sav
         domain: manifest.domain,
         disks: disks.collect(),
         skipped: manifest.skipped.into_iter().map(|disk| (disk.target, disk.reason)).collect(),
+        not_saved: manifest.not_saved.into_iter().map(|not_saved| not_saved.what).collect(),
         nvram: manifest.nvram,
         boot: manifest.boot,
         tpm: manifest.tpm,

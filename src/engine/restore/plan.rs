@@ -95,6 +95,7 @@ pub fn files(saved: &Saved, request: &Request) -> Result<Plan, Error> {
         let skipped = saved.skipped.iter();
         plan.notes
             .extend(skipped.map(|(target, reason)| format!("disk {target} is not in the restore point: {reason}")));
+        plan.add_not_saved(saved);
     }
     let names = names(saved, &chosen, true);
     for ((disk, device), name) in chosen.into_iter().zip(names) {
@@ -147,6 +148,10 @@ impl Plan {
         };
         self.write(saved, &disk.member, device.to_owned(), How::Device(part))?;
         Ok(Image { source: Source::Block(device.to_owned()), format: Format::Raw })
+    }
+
+    fn add_not_saved(&mut self, saved: &Saved) {
+        self.notes.extend(saved.not_saved.iter().map(|what| format!("not in the restore point: {what}")));
     }
 
     /// Two members in one file would be a restore that is silently wrong.

@@ -17,9 +17,11 @@ pub struct Saved {
     pub disks: Vec<SavedDisk>,
     /// Why disks are not in it, by target.
     pub skipped: BTreeMap<String, String>,
+    /// What else is not in it.
+    pub not_saved: Vec<String>,
     /// UEFI variables.
     pub nvram: Option<FileEntry>,
-    /// Kernel and initrd of a direct boot.
+    /// Kernel and initrd of a direct boot, and firmware that the guest writes.
     pub boot: Vec<BootEntry>,
     /// State of an emulated TPM.
     pub tpm: Vec<FileEntry>,

@@ -94,6 +94,7 @@ pub fn saved(survey: &Survey, point: &Point) -> Result<Saved, Error> {
         domain: DomainRef { name: point.domain.clone(), uuid },
         disks: saved,
         skipped,
+        not_saved: Vec::new(),
         nvram: None,
         boot: Vec::new(),
         tpm: Vec::new(),

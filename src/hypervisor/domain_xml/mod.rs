@@ -3,10 +3,12 @@
 
 mod edits;
 mod identity;
+mod outside;
 mod reach;
 mod read;
 mod repoint;
 mod rewrite;
+mod source;
 mod tree;
 
 #[cfg(test)]

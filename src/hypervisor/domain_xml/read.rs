@@ -6,6 +6,8 @@ use roxmltree::Node;
 use uuid::Uuid;
 
 use super::Error;
+use super::outside::{is_writable_firmware, outside};
+use super::source::unread;
 use super::tree::{all, at, attribute, is, parse, text};
 use crate::model::{BootFile, Device, Disk, Domain, DomainRef, DomainState, DomainXml, Format, Image, Nvram, Source};
 
@@ -65,7 +67,9 @@ pub fn read(xml: DomainXml, state: DomainState, persistent: bool) -> Result<Desc
     let agent_channel = devices(live, "channel")
         .any(|channel| attribute(channel, &["target"], "name") == Some("org.qemu.guest_agent.0"));
 
-    let domain = Domain { id, state, persistent, xml, disks, nvram, boot, tpm, agent_channel };
+    let outside = outside(live);
+
+    let domain = Domain { id, state, persistent, xml, disks, nvram, boot, tpm, agent_channel, outside };
     Ok(Described { domain, volumes, jobs })
 }
 
@@ -78,7 +82,7 @@ fn id(domain: Node<'_, '_>) -> Result<DomainRef, Error> {
     Ok(DomainRef { name, uuid })
 }
 
-fn devices<'a, 'i>(domain: Node<'a, 'i>, name: &'static str) -> impl Iterator<Item = Node<'a, 'i>> {
+pub(super) fn devices<'a, 'i>(domain: Node<'a, 'i>, name: &'static str) -> impl Iterator<Item = Node<'a, 'i>> {
     all(domain, "devices").flat_map(move |devices| all(devices, name))
 }
 
@@ -104,6 +108,7 @@ fn disk(node: Node<'_, '_>) -> Result<Disk, Error> {
         other => return Err(Error::Unknown { what: "the disk device", value: other.to_owned() }),
     };
     let backing: Vec<Node<'_, '_>> = backing_chain(node).collect();
+    let layers = || std::iter::once(node).chain(backing.iter().copied());
     Ok(Disk {
         target,
         device,
@@ -112,8 +117,10 @@ fn disk(node: Node<'_, '_>) -> Result<Disk, Error> {
         readonly: at(node, &["readonly"]).is_some(),
         shareable: at(node, &["shareable"]).is_some(),
         transient: at(node, &["transient"]).is_some(),
-        encrypted: std::iter::once(node).chain(backing.iter().copied()).any(is_encrypted),
-        backing: backing.into_iter().map(|layer| image(layer, attribute(layer, &["format"], "type"))).collect(),
+        encrypted: layers().any(is_encrypted),
+        only_qemu: layers().find_map(unread),
+        unknown: None,
+        backing: backing.iter().map(|layer| image(*layer, attribute(*layer, &["format"], "type"))).collect(),
     })
 }
 
@@ -159,6 +166,7 @@ fn add_persistent_images(disks: &mut [Disk], inactive: Node<'_, '_>) -> Result<(
             && disk.image.source != defined.image.source
         {
             disk.persistent = Some(defined.image);
+            disk.only_qemu = disk.only_qemu.take().or(defined.only_qemu);
         }
     }
     Ok(())
@@ -184,15 +192,18 @@ fn jobs(domain: Node<'_, '_>) -> Vec<Job> {
     devices(domain, "disk").filter_map(job).collect()
 }
 
-/// The path is the element's text, or, since libvirt 8.5, that of a `<source>` in it.
+/// The path is the element's text, or, since libvirt 8.5, that of a `<source>` in it, a file or a block device.
 fn nvram(domain: Node<'_, '_>) -> Option<Nvram> {
-    let path = text(domain, &["os", "nvram"]).or_else(|| attribute(domain, &["os", "nvram", "source"], "file"))?;
+    let source = |name| attribute(domain, &["os", "nvram", "source"], name);
+    let path = text(domain, &["os", "nvram"]).or_else(|| source("file")).or_else(|| source("dev"))?;
     Some(Nvram { path: PathBuf::from(path) })
 }
 
 fn boot_files(domain: Node<'_, '_>) -> Vec<BootFile> {
-    let os = at(domain, &["os"]).into_iter().flat_map(|os| os.children());
-    os.filter(|node| ["kernel", "initrd", "dtb"].iter().any(|name| is(*node, name)))
+    let Some(os) = at(domain, &["os"]) else { return Vec::new() };
+    let is_booted = |node: Node<'_, '_>| ["kernel", "initrd", "dtb"].iter().any(|name| is(node, name));
+    os.children()
+        .filter(|node| is_booted(*node) || (is(*node, "loader") && is_writable_firmware(*node, os)))
         .filter_map(|node| {
             let path = node.text().map(str::trim).filter(|path| !path.is_empty())?;
             Some(BootFile { element: node.tag_name().name().to_owned(), path: PathBuf::from(path) })

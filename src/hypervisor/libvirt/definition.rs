@@ -12,7 +12,7 @@ use virt_sys::{VIR_DOMAIN_XML_INACTIVE, VIR_DOMAIN_XML_MIGRATABLE, VIR_DOMAIN_XM
 
 use super::call;
 use crate::hypervisor::{Error, Kind, OffKind, domain_xml};
-use crate::model::{Domain, DomainRef, DomainState, DomainXml, Source};
+use crate::model::{Domain, DomainRef, DomainState, DomainXml, Failure, Image, Source};
 
 pub(super) fn list(connection: &Connect) -> Result<Vec<(DomainRef, DomainState)>, Error> {
     let nobody = DomainRef { name: "libvirt".to_owned(), uuid: uuid::Uuid::nil() };
@@ -82,33 +82,45 @@ pub(super) fn describe(connection: &Connect, handle: &Handle, domain: &DomainRef
         .map_err(|source| Error::Xml { domain: domain.name.clone(), source })?;
     let mut domain = described.domain;
     for volume in described.volumes {
+        let Some(disk) = domain.disks.iter_mut().find(|disk| disk.target == volume.target) else { continue };
         match volume_source(connection, &volume) {
             Ok(source) => {
-                let disk = domain.disks.iter_mut().find(|disk| disk.target == volume.target);
-                let image = disk.and_then(|disk| match volume.layer.checked_sub(1) {
+                let image: Option<&mut Image> = match volume.layer.checked_sub(1) {
                     None => Some(&mut disk.image),
                     Some(below) => disk.backing.get_mut(below),
-                });
+                };
                 if let Some(image) = image {
                     image.source = source;
                 }
             }
-            Err(error) => tracing::warn!(
-                domain = domain.id.name,
-                disk = volume.target,
-                "cannot find volume {} of pool {}: {error}",
-                volume.volume,
-                volume.pool
-            ),
+            Err(failure) => disk.unknown = Some(failure),
         }
     }
     Ok(domain)
 }
 
 /// The path of a pool's volume, which the domain XML does not name.
-fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<Source, virt::error::Error> {
-    let pool = connection.lookup_storage_pool_by_name(&volume.pool)?;
-    let path = PathBuf::from(pool.lookup_storage_vol_by_name(&volume.volume)?.path()?);
+fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<Source, Failure> {
+    let domain_xml::Volume { pool: name, volume, .. } = volume;
+    let failed = |what: String, error: Option<virt::error::Error>, hint: String| {
+        let why = error.map_or(String::new(), |error| format!(": {}", error.message()));
+        Failure { message: format!("{what}{why}"), hint: Some(hint) }
+    };
+    let pool = connection.lookup_storage_pool_by_name(name).map_err(|error| {
+        failed(
+            format!("pool {name} cannot be found"),
+            Some(error),
+            "define it again; see: virsh pool-list --all".into(),
+        )
+    })?;
+    if !pool.is_active().unwrap_or(true) {
+        return Err(failed(format!("pool {name} is not active"), None, format!("virsh pool-start {name}")));
+    }
+    let path = pool.lookup_storage_vol_by_name(volume).and_then(|volume| volume.path()).map_err(|error| {
+        let hint = format!("virsh pool-refresh {name}; if it is still missing, see: virsh vol-list {name}");
+        failed(format!("volume {volume} cannot be found in pool {name}"), Some(error), hint)
+    })?;
+    let path = PathBuf::from(path);
     let is_block = std::fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_block_device());
     Ok(if is_block { Source::Block(path) } else { Source::File(path) })
 }

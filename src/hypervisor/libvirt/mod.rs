@@ -15,7 +15,7 @@ use virt::enumutil::Enum;
 use virt::error::{Error as VirtError, ErrorNumber, clear_error_callback};
 
 use super::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob};
-use crate::model::{Domain, DomainRef, DomainState};
+use crate::model::{Domain, DomainRef, DomainState, is_local};
 use crate::sys::step::{self, Step};
 
 /// A connection to libvirt, made anew when it breaks.
@@ -52,8 +52,18 @@ fn step(step: Step, domain: &DomainRef) -> Result<(), Error> {
     step::reached(step).map_err(|source| Error::Host { domain: domain.name.clone(), source })
 }
 
+/// Connects to a libvirt of this host. An alias (`uri_aliases` in libvirt.conf) shows what it stands for only then.
 fn open(uri: &str) -> Result<Connect, Error> {
-    Connect::open(Some(uri)).map_err(|source| Error::Connect { uri: uri.to_owned(), source: source.into() })
+    let refused = |uri: &str| Error::Remote { uri: uri.to_owned() };
+    if !is_local(uri) {
+        return Err(refused(uri));
+    }
+    let failed = |source: VirtError| Error::Connect { uri: uri.to_owned(), source: source.into() };
+    let connection = Connect::open(Some(uri)).map_err(failed)?;
+    match connection.uri().map_err(failed)? {
+        resolved if is_local(&resolved) => Ok(connection),
+        resolved => Err(refused(&resolved)),
+    }
 }
 
 /// An error of a call about a domain.

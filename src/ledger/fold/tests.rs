@@ -39,7 +39,13 @@ fn of_job(job: &str, name: &str, outcome: Outcome) -> DomainOutcome {
 }
 
 fn saved(name: &str, hour: i64) -> DomainOutcome {
-    let disk = |target: &str| DiskOutcome { target: target.into(), virtual_bytes: 100, read_bytes: 20 };
+    let disk = |target: &str| DiskOutcome {
+        target: target.into(),
+        virtual_bytes: 100,
+        read_bytes: 20,
+        plaintext: false,
+        shrunk: false,
+    };
     DomainOutcome {
         point: Some(PointId::at(time(hour) + TimeDelta::seconds(7))),
         consistency: Some(Consistency::Crash),

@@ -1,5 +1,7 @@
 //! Owns: what can be done with one disk. Must not: know what happens to the other disks.
 
+use std::borrow::Cow;
+
 use crate::config::DomainSettings;
 use crate::model::{Device, Disk, Failure, Image, SkippedDisk, Source};
 
@@ -19,7 +21,7 @@ pub(super) enum Verdict {
 pub(super) enum Live {
     SnapshotOrPull,
     /// Why not by a snapshot; reads on from "disk vda is".
-    PullOnly(&'static str),
+    PullOnly(Cow<'static, str>),
 }
 
 impl Verdict {
@@ -46,11 +48,18 @@ pub(super) fn judge(disk: &Disk, settings: &DomainSettings, active: bool) -> Ver
         return Verdict::Skip(missed(disk, "encrypted, and its contents would lie in the archive unencrypted", &hint));
     }
     match at_rest(disk, active) {
-        Some(image) if image.source.path().is_some() && !disk.encrypted => Verdict::Direct(image.clone()),
+        Some(image) if image.source.path().is_some() && !needs_qemu(disk) => Verdict::Direct(image.clone()),
         _ if !active || disk.transient => Verdict::Skip(unreadable(disk, active)),
-        _ if matches!(disk.image.source, Source::None(_)) => Verdict::Skip(unreadable(disk, active)),
+        _ if matches!(disk.image.source, Source::None(_)) && disk.unknown.is_none() => {
+            Verdict::Skip(unreadable(disk, active))
+        }
         _ => Verdict::Live(live(disk)),
     }
+}
+
+/// Whether what the guest sees is more than its images, read as their formats say.
+fn needs_qemu(disk: &Disk) -> bool {
+    disk.encrypted || disk.only_qemu.is_some() || disk.unknown.is_some()
 }
 
 /// The image that this guest cannot change, if the disk has one.
@@ -70,6 +79,13 @@ fn at_rest(disk: &Disk, active: bool) -> Option<&Image> {
 /// A disk that neither this program nor libvirt can read for us.
 fn unreadable(disk: &Disk, active: bool) -> SkippedDisk {
     const EXCLUDE: &str = "if it need not be saved, add it to `exclude_disks`";
+    if let Some(Failure { message, hint }) = disk.unknown.as_ref().filter(|_| !active) {
+        return missed(disk, message, hint.as_deref().unwrap_or(EXCLUDE));
+    }
+    if let Some(part) = &disk.only_qemu {
+        let reason = format!("defined with {part}, so that only the domain's QEMU can read it");
+        return missed(disk, &reason, if active { EXCLUDE } else { RUNNING });
+    }
     match &disk.image.source {
         Source::None(kind) => missed(disk, &format!("its kind of source is not supported ({kind})"), EXCLUDE),
         _ if active && disk.encrypted => missed(disk, "transient and encrypted, which cannot be read", EXCLUDE),
@@ -87,13 +103,19 @@ fn unreadable(disk: &Disk, active: bool) -> SkippedDisk {
 /// requires use of supported storage format`) and passed-through LUNs.
 fn live(disk: &Disk) -> Live {
     if disk.encrypted {
-        Live::PullOnly("encrypted, and the overlay of a snapshot would not be")
+        Live::PullOnly("encrypted, and the overlay of a snapshot would not be".into())
+    } else if let Some(part) = &disk.only_qemu {
+        Live::PullOnly(format!("defined with {part}, so that only QEMU can read it").into())
+    } else if disk.unknown.is_some() {
+        Live::PullOnly("a volume whose path is not known, so that only QEMU can read it".into())
     } else if disk.shareable {
-        Live::PullOnly("shareable, which a snapshot cannot be")
+        Live::PullOnly("shareable, which a snapshot cannot be".into())
     } else if disk.device == Device::Lun {
-        Live::PullOnly("a passed-through LUN, which has no snapshots")
+        Live::PullOnly("a passed-through LUN, which has no snapshots".into())
     } else if matches!(disk.image.source, Source::Network(_)) {
-        Live::PullOnly("on the network, where no overlay can lie beside it")
+        Live::PullOnly("on the network, where no overlay can lie beside it".into())
+    } else if disk.backing.iter().any(|image| image.source.path().is_none()) {
+        Live::PullOnly("based on an image that only QEMU can read".into())
     } else {
         Live::SnapshotOrPull
     }

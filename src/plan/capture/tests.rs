@@ -48,6 +48,8 @@ fn disk(target: &str) -> Disk {
         shareable: false,
         transient: false,
         encrypted: false,
+        only_qemu: None,
+        unknown: None,
     }
 }
 
@@ -62,6 +64,7 @@ fn domain(state: DomainState, disks: Vec<Disk>) -> Domain {
         boot: Vec::new(),
         tpm: false,
         agent_channel: false,
+        outside: Vec::new(),
     }
 }
 

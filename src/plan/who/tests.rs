@@ -44,7 +44,8 @@ fn lines_of(known: &[KnownDomain], request: &Request, today: &str) -> Vec<String
 }
 
 fn lines(force: bool, names: &[&str], today: &str) -> Vec<String> {
-    let request = Request { force, domains: names.iter().map(|name| (*name).to_owned()).collect() };
+    let request =
+        Request { force, accept_smaller: false, domains: names.iter().map(|name| (*name).to_owned()).collect() };
     lines_of(&known(), &request, today)
 }
 
@@ -111,7 +112,7 @@ fn a_name_that_is_a_domain_but_not_covered_keeps_its_identity() {
             domain
         })
         .collect();
-    let request = Request { force: false, domains: vec!["stray".to_owned(), "x".to_owned()] };
+    let request = Request { force: false, accept_smaller: false, domains: vec!["stray".to_owned(), "x".to_owned()] };
     let entries = plan(&settings, &known, &request, SUNDAY.parse().unwrap()).entries;
     let unknown = entries.iter().filter(|entry| matches!(entry.decision, Decision::Unknown(_)));
     let ids: Vec<_> = unknown.map(|entry| (entry.name.as_str(), entry.domain.clone())).collect();

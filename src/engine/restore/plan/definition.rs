@@ -52,7 +52,7 @@ pub fn domain(
     }
     let beside = plan.folder_of_images(request);
     plan.add_nvram(saved, to, renamed, &beside, host)?;
-    plan.add_boot(saved, to, &beside, host)?;
+    plan.add_boot(saved, to, renamed, &beside, host)?;
     for file in &saved.tpm {
         let within = file.member.strip_prefix("tpm/").ok_or_else(|| suspect(saved, "a TPM member is misplaced"))?;
         let path = host.swtpm.join(to.uuid.to_string()).join(within);
@@ -61,6 +61,7 @@ pub fn domain(
     if let Some(why) = &saved.tpm_missing {
         plan.notes.push(format!("the state of the TPM was not saved ({why}); the guest starts with an empty one"));
     }
+    plan.add_not_saved(saved);
     plan.check_distinct(saved)?;
     Ok(plan)
 }
@@ -146,12 +147,18 @@ impl Plan {
         host: &Host<'_>,
     ) -> Result<(), Error> {
         let Some(nvram) = &saved.nvram else { return Ok(()) };
-        let old = nvram.path.file_name().and_then(|name| name.to_str()).filter(|name| is_plain(name));
+        // Variables of a block device become a file: whose device that is now, the archive cannot tell.
+        let original = Some(&nvram.path).filter(|_| !nvram.device);
+        if nvram.device {
+            self.notes.push(format!("the UEFI variables were on {}; they are a file now", nvram.path.display()));
+        }
+        let old = original.and_then(|path| path.file_name()?.to_str()).filter(|name| is_plain(name));
         let name = match old {
             Some(old) if !renamed => old.to_owned(),
             _ => format!("{}_VARS.fd", to.name),
         };
-        let original = nvram.path.parent().filter(|folder| usable_folder(folder) && (host.exists)(folder));
+        let original =
+            original.and_then(|path| path.parent()).filter(|folder| usable_folder(folder) && (host.exists)(folder));
         let folder = original.map(Path::to_owned).or_else(|| beside.clone()).ok_or_else(nowhere)?;
         let path = folder.join(name);
         self.changes.nvram = Some(path.clone());
@@ -162,23 +169,28 @@ impl Plan {
         &mut self,
         saved: &Saved,
         to: &DomainRef,
+        renamed: bool,
         beside: &Option<PathBuf>,
         host: &Host<'_>,
     ) -> Result<(), Error> {
         for file in &saved.boot {
-            if host.same.contains(&file.member) {
+            // Two guests cannot write one firmware.
+            let is_shared = renamed && file.element == "loader";
+            if host.same.contains(&file.member) && !is_shared {
                 continue;
             }
-            if !["kernel", "initrd", "dtb"].contains(&file.element.as_str()) {
+            if !["kernel", "initrd", "dtb", "loader"].contains(&file.element.as_str()) {
                 return Err(suspect(saved, &format!("a boot file is called {:?}", file.element)));
             }
             let path = beside.clone().ok_or_else(nowhere)?.join(format!("{}-{}", to.name, file.element));
-            self.notes.push(format!(
-                "{} is not what the guest booted from; the saved {} is {}",
-                file.path.display(),
-                file.element,
-                path.display()
-            ));
+            if !is_shared {
+                self.notes.push(format!(
+                    "{} is not what the guest booted from; the saved {} is {}",
+                    file.path.display(),
+                    file.element,
+                    path.display()
+                ));
+            }
             self.changes.boot.insert(file.element.clone(), path.clone());
             self.write(saved, &file.member, path, How::Copy)?;
         }

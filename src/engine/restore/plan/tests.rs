@@ -27,6 +27,7 @@ fn saved(disks: &[(&str, Source, Format)]) -> Saved {
         skipped: BTreeMap::new(),
         nvram: None,
         boot: Vec::new(),
+        not_saved: Vec::new(),
         tpm: Vec::new(),
         tpm_missing: None,
         documents: Vec::new(),
@@ -64,6 +65,8 @@ fn plan(saved: &Saved, request: &Request, name: &str, there: &[&str]) -> Result<
         shareable: false,
         transient: false,
         encrypted: false,
+        only_qemu: None,
+        unknown: None,
     });
     let described = Domain {
         id: saved.domain.clone(),
@@ -75,6 +78,7 @@ fn plan(saved: &Saved, request: &Request, name: &str, there: &[&str]) -> Result<
         boot: Vec::new(),
         tpm: false,
         agent_channel: false,
+        outside: Vec::new(),
     };
     let uuid = if name == "web" { uuid::Uuid::nil() } else { uuid::Uuid::max() };
     let exists = |path: &Path| there.iter().any(|there| path == Path::new(there));

@@ -1,0 +1,98 @@
+//! Owns: whether a disk lost most of what an earlier restore point holds of it. Must not: keep or remove a restore point.
+//!
+//! An image that was truncated, or a device that was detached and attached anew, is read without any error.
+
+use crate::archive::manifest::DiskEntry;
+use crate::model::{DiskOutcome, DomainRef, Failure, PointId, size};
+use crate::store::{Origin, Store};
+
+use super::points;
+
+/// A disk with less data than this may lose most of it in the normal course of things (a swap disk, a small scratch disk).
+const MIN_DATA: u64 = 64 << 20;
+/// What is left of the data of a disk that collapsed: less than one part of so many. Deleting and trimming files frees less
+/// than that between two backups, except where a disk is emptied on purpose.
+const PART: u64 = 10;
+
+/// What the newest restore points hold of the disks of a domain, those aside that are marked as shrunk themselves.
+pub(super) struct Before<'a> {
+    domain: &'a DomainRef,
+    disks: Vec<(PointId, DiskEntry)>,
+}
+
+impl<'a> Before<'a> {
+    /// Reads manifests, newest first, until all disks are found. A point that cannot be read is none: `verify` finds it, not a
+    /// backup.
+    pub fn of(store: &Store, domain: &'a DomainRef, targets: &[&str]) -> Before<'a> {
+        let mut before = Before { domain, disks: Vec::new() };
+        let points = store.points(&domain.name).unwrap_or_default().into_iter().rev();
+        for point in points.filter(|point| point.origin == Origin::Kvmbackup) {
+            if targets.iter().all(|target| before.find(target).is_some()) {
+                break;
+            }
+            let Ok((_, manifest)) = points::open(&point, store.patience()) else { continue };
+            // A domain of the same name is another one.
+            let disks = manifest.disks.into_iter().filter(|_| manifest.domain.uuid == domain.uuid);
+            for disk in disks.filter(|disk| !disk.shrunk) {
+                if before.find(&disk.target).is_none() {
+                    before.disks.push((point.id, disk));
+                }
+            }
+        }
+        before
+    }
+
+    fn find(&self, target: &str) -> Option<&(PointId, DiskEntry)> {
+        self.disks.iter().find(|(_, disk)| disk.target == target)
+    }
+
+    /// Why a disk looks as if its contents were lost.
+    pub fn lost(&self, now: &DiskOutcome) -> Option<Failure> {
+        let (point, was) = self.find(&now.target)?;
+        let what = lost([was.virtual_bytes, was.read_bytes], [now.virtual_bytes, now.read_bytes])?;
+        let name = &self.domain.name;
+        Some(Failure {
+            message: format!(
+                "disk {}: {what} in the restore point {point}; rotation keeps the older restore points until this is resolved",
+                now.target
+            ),
+            hint: Some(format!(
+                "if contents were lost, restore them: kvmbackup restore {name} --at {point}; if the disk was made smaller on \
+                 purpose: kvmbackup backup --force {name} --accept-smaller"
+            )),
+        })
+    }
+}
+
+/// Compares the sizes and the data of a disk, each as `[virtual, data]`.
+fn lost(was: [u64; 2], now: [u64; 2]) -> Option<String> {
+    let [size, data] = [now[0] < was[0], was[1] >= MIN_DATA && now[1] < was[1] / PART];
+    let compared = |at: usize| (size::bytes(now[at]), size::bytes(was[at]));
+    if size {
+        let (now, was) = compared(0);
+        Some(format!("its size is {now}, and was {was}"))
+    } else if data {
+        let (now, was) = compared(1);
+        Some(format!("it holds {now} of data, and held {was}"))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_smaller_disk_and_collapsed_data_are_told() {
+        assert_eq!(lost([10 * MIB, MIB], [10 * MIB, 0]), None);
+        assert_eq!(lost([10 * MIB, MIB], [20 * MIB, MIB]), None);
+        assert!(lost([10 * MIB, MIB], [10 * MIB - 512, MIB]).unwrap().starts_with("its size is"));
+        assert_eq!(lost([999 * MIB, 100 * MIB], [999 * MIB, 10 * MIB]), None);
+        assert!(lost([999 * MIB, 100 * MIB], [999 * MIB, 10 * MIB - 1]).unwrap().starts_with("it holds"));
+        assert_eq!(lost([999 * MIB, 64 * MIB - 1], [999 * MIB, 0]), None);
+        assert!(lost([999 * MIB, 64 * MIB], [999 * MIB, 0]).is_some());
+    }
+}
