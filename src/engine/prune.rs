@@ -144,11 +144,11 @@ fn judge(present: &[Point], policy: &Policy, now: DateTime<Local>, worth: impl F
         let verdict = verdicts.iter().find(|verdict| verdict.point == point.id);
         let (keep, reasons) = match (worth, verdict) {
             (Worth::Exempt(why), _) => (true, vec![(*why).to_owned()]),
-            (_, Some(verdict)) if !verdict.keep && last_whole == Some(point.id) => {
-                (true, vec!["the last whole one".to_owned()])
-            }
             (worth, Some(verdict)) if !verdict.keep && is_held(worth) => {
                 (true, vec!["the newest one holds much less of a disk".to_owned()])
+            }
+            (_, Some(verdict)) if !verdict.keep && last_whole == Some(point.id) => {
+                (true, vec!["the last whole one".to_owned()])
             }
             (_, Some(verdict)) => (verdict.keep, verdict.reasons.clone()),
             (_, None) => (true, vec!["not judged".to_owned()]),

@@ -10,7 +10,8 @@ const MIB: u64 = 1 << 20;
 
 /// A container of which the guest's disk is the middle, and that middle by itself.
 fn container(lab: &Lab) -> (PathBuf, PathBuf) {
-    let [container, truth] = ["container.img", "truth.raw"].map(|name| lab.path(name));
+    let [container, truth] = ["pieces/container.img", "truth.raw"].map(|name| lab.path(name));
+    std::fs::create_dir(container.parent().unwrap()).unwrap();
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     std::fs::File::create(&container).unwrap().set_len(36 * MIB).unwrap();
     let writes = ["write -P 0xee 0 1M", "write -P 0x11 1M 2M", "write -P 0x22 30M 1M", "write -P 0xdd 33M 3M"];
