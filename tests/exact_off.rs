@@ -96,6 +96,21 @@ fn a_guest_on_a_block_device_that_starts_and_stops_while_it_is_read_is_read_agai
     read_twice(&lab, &guest);
 }
 
+/// The image that the definition names is not written then.
+#[test]
+fn a_guest_with_a_data_file_that_starts_and_stops_while_it_is_read_is_read_again() {
+    let lab = Lab::new();
+    let data = random_file(&lab);
+    let random = std::fs::read(&data).unwrap();
+    let image = lab.path("random/image.qcow2");
+    let options = format!("data_file={},data_file_raw=on,preallocation=metadata", data.display());
+    let size = SIZE.to_string();
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", &options, image.to_str().unwrap(), &size]);
+    std::fs::write(&data, random).unwrap();
+    let guest = lab.guest("off-and-on-data").disk(Disk::qcow2("vda").file(image)).define();
+    read_twice(&lab, &guest);
+}
+
 fn read_twice(lab: &Lab, guest: &Guest) {
     let program = Program::new(lab).domain(guest.name(), json!({}));
     let stopped = Stopped::amidst_reading(&program);

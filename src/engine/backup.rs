@@ -12,6 +12,7 @@ use super::copy::Prepared;
 use super::journal::Record;
 use super::phases::{GuestAgent, Phases};
 use super::shrunk::Before;
+use super::stamps::Stamps;
 use super::verified::Verified;
 use super::{Error, members, prune, recover};
 use crate::archive::{self, Writer};
@@ -188,9 +189,10 @@ fn write_point(
     let sockets = context.settings.state_dir.join("sockets").join(&domain.id.uuid.simple().to_string()[..12]);
     record.update(|entry| entry.sockets = Some(sockets.clone()))?;
     let mut collected = members::collect(domain, outcome)?;
+    outcome.not_saved.extend(members::internal_snapshots(plan));
 
     context.monitor.stage(name, "snapshot");
-    let images = members::image_stamps(domain, plan);
+    let stamps = Stamps::of(domain, plan, &collected);
     let mut capture = Capture::prepare(context.hypervisor, domain, plan, settings, &sockets, record, outcome)?;
     let path = partial.path().to_owned();
     let archive_error = |source| Error::Archive { path: path.clone(), source };
@@ -210,7 +212,7 @@ fn write_point(
 
     if domain.state == DomainState::Off {
         let state = context.hypervisor.state(&domain.id)?;
-        if state != DomainState::Off || images != members::image_stamps(domain, plan) {
+        if state != DomainState::Off || stamps.changed() {
             return Err(Error::Changed);
         }
     }

@@ -3,18 +3,21 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::Error;
 use super::context::Context;
+use super::{Error, users};
 use crate::archive::manifest::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
 };
 use crate::archive::{self, Manifest, Writer};
 use crate::config::{DomainSettings, Quiesce};
 use crate::model::{Consistency, DiskOutcome, Domain, DomainOutcome, Failure, HookResult, NotSaved, PointId};
-use crate::plan::{CapturePlan, How, PlannedDisk};
+use crate::plan::{CapturePlan, PlannedDisk};
+
+/// Internal snapshots of a disk that are named.
+const SNAPSHOTS_NAMED: usize = 5;
 
 /// Where libvirt keeps the state of emulated TPMs, by UUID.
 const TPM_STATE: &str = "/var/lib/libvirt/swtpm";
@@ -44,6 +47,12 @@ pub(super) struct Collected {
 }
 
 impl Collected {
+    /// Files that the guest writes.
+    pub fn written(&self) -> impl Iterator<Item = &Path> {
+        let firmware = self.boot.iter().filter(|(element, _)| element == "loader").map(|(_, extra)| extra);
+        self.nvram.iter().chain(&self.tpm).chain(firmware).map(|extra| extra.original.as_path())
+    }
+
     /// Bytes of all the files.
     pub fn bytes(&self) -> u64 {
         let boot = self.boot.iter().map(|(_, extra)| extra);
@@ -141,28 +150,22 @@ fn warn(outcome: &mut DomainOutcome, what: &str, error: &Error, hint: Option<&st
     outcome.warnings.push(Failure { message: format!("{what}: {message}"), hint: hint.map(str::to_owned) });
 }
 
-/// What changes when an image is written: times and size of a file, the counters of a block device. They tell a domain
-/// that was started and stopped while it was read.
-pub(super) fn image_stamps(domain: &Domain, plan: &CapturePlan) -> Vec<Option<String>> {
-    if domain.state.is_active() {
-        return Vec::new();
-    }
-    plan.disks.iter().map(|planned| planned.disk.image.source.path().and_then(stamp)).collect()
-}
-
-fn stamp(path: &Path) -> Option<String> {
-    let metadata = fs::metadata(path).ok()?;
-    let times = format!("{}.{} {}", metadata.mtime(), metadata.mtime_nsec(), metadata.len());
-    if !metadata.file_type().is_block_device() {
-        return Some(times);
-    }
-    // QEMU writes through a device node of its own, so the times of this one say little. Writes done and sectors
-    // written: https://docs.kernel.org/block/stat.html
-    let device = metadata.rdev();
-    let file = format!("/sys/dev/block/{}:{}/stat", rustix::fs::major(device), rustix::fs::minor(device));
-    let counters = fs::read_to_string(file).unwrap_or_default();
-    let written: Vec<&str> = counters.split_whitespace().skip(4).take(3).collect();
-    Some(format!("{times} {}", written.join(" ")))
+/// The internal snapshots of the images to read: only what the guest sees now is saved.
+pub(super) fn internal_snapshots(plan: &CapturePlan) -> Vec<NotSaved> {
+    let of_disk = |planned: &PlannedDisk| {
+        let image = planned.image();
+        let links = users::links(image.source.path()?, &image.format);
+        let names =
+            links.inspect_err(|error| tracing::warn!(%error, "cannot read the header of an image")).ok()??.snapshots;
+        let more = if names.len() > SNAPSHOTS_NAMED { ", …" } else { "" };
+        let shown = names.iter().take(SNAPSHOTS_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        (!names.is_empty()).then(|| NotSaved {
+            what: format!("internal snapshots of disk {}: {shown}{more}", planned.disk.target),
+            data: false,
+            hint: Some("they stay in the image; restoring over it with `--overwrite` removes them".to_owned()),
+        })
+    };
+    plan.disks.iter().filter_map(of_disk).collect()
 }
 
 /// What the archive says about itself.
@@ -214,10 +217,7 @@ pub(super) fn manifest(
 }
 
 fn disk_entry(planned: &PlannedDisk, saved: &DiskOutcome) -> DiskEntry {
-    let image = match &planned.how {
-        How::Capture => &planned.disk.image,
-        How::Direct(image) => image,
-    };
+    let image = planned.image();
     DiskEntry {
         target: saved.target.clone(),
         member: disk_member(&saved.target),

@@ -33,6 +33,7 @@ pub mod restore;
 pub mod run;
 mod settle;
 mod shrunk;
+mod stamps;
 pub mod survey;
 #[allow(dead_code, reason = "not every caller asks every question yet")]
 mod users;

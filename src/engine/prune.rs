@@ -271,6 +271,30 @@ mod tests {
     }
 
     #[test]
+    fn a_newest_point_that_may_have_lost_contents_supersedes_none_that_has_not() {
+        let fixture = Fixture::new();
+        let disks = fixture.usual_disks();
+        for (day, shrunk) in [(20, false), (21, true), (22, false), (23, true), (24, true)] {
+            let mark = |manifest: &mut crate::archive::Manifest| manifest.disks[0].shrunk = shrunk;
+            fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &disks, "<domain/>", mark);
+        }
+        let verified = Verified::load(&fixture.path("state")).unwrap();
+        let rotated = || lines(&rotate(&fixture.store, &verified, DOMAIN, &Policy::rotate(1), now()).unwrap());
+        assert_eq!(
+            rotated(),
+            [
+                "+ 20261124T020000Z last 1 of 1",
+                "- 20261123T020000Z no rule keeps it",
+                "+ 20261122T020000Z the newest one holds much less",
+                "- 20261121T020000Z no rule keeps it",
+                "+ 20261120T020000Z the newest one holds much less",
+            ]
+        );
+        fixture.point("2026-11-25T02:00:00Z", Codec::None, &disks);
+        assert_eq!(rotated()[1..].iter().filter(|line| line.starts_with('-')).count(), 3);
+    }
+
+    #[test]
     fn seeds_stay_and_do_not_count() {
         let fixture = Fixture::new();
         fixture.seed("web 1.tar.gz", &[]);

@@ -36,6 +36,16 @@ pub struct PlannedDisk {
     pub how: How,
 }
 
+impl PlannedDisk {
+    /// The image that is read.
+    pub fn image(&self) -> &Image {
+        match &self.how {
+            How::Capture => &self.disk.image,
+            How::Direct(image) => image,
+        }
+    }
+}
+
 /// How the contents of a disk are had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum How {

@@ -61,11 +61,7 @@ pub(super) fn look(
 
 /// Images that this program reads itself and cannot open.
 fn unreadable(plan: &CapturePlan) -> Vec<Failure> {
-    let image = |how: &How, own: &crate::model::Image| match how {
-        How::Capture => own.clone(),
-        How::Direct(image) => image.clone(),
-    };
-    let images = plan.disks.iter().map(|planned| (&planned.disk.target, image(&planned.how, &planned.disk.image)));
+    let images = plan.disks.iter().map(|planned| (&planned.disk.target, planned.image()));
     let failed = images.filter_map(|(target, image)| {
         let path = image.source.path()?.to_owned();
         let opened = File::open(&path).and_then(|mut file| file.seek(SeekFrom::End(0)));

@@ -21,6 +21,20 @@ fn recovered(journal: &Journal, connect: &Connect<'_>) -> (Vec<String>, Vec<Stri
     (recovered.done, recovered.left.into_iter().map(|failure| failure.message).collect())
 }
 
+#[test]
+fn an_entry_of_another_hosts_libvirt_tells_how_to_close_it() {
+    let killed = Killed::new();
+    let connect = |uri: &str| Err(hypervisor::Error::Remote { uri: uri.to_owned() });
+    let left = recover(&killed.journal, &connect, &Cancel::default(), &Patience::default()).unwrap().left;
+    assert!(left[0].message.contains("used one, the libvirt of another host"), "{}", left[0].message);
+    let hint = left[0].hint.clone().unwrap();
+    assert!(hint.contains("virsh -c 'one' blockcommit 'web 1' vda --active --pivot"), "{hint}");
+    // What it says closes the entry.
+    std::fs::remove_file(hint.rsplit_once("rm ").unwrap().1).unwrap();
+    let (done, left) = recovered(&killed.journal, &connect);
+    assert!(done.is_empty() && left.is_empty(), "{left:?}");
+}
+
 /// Everything that a run may have held when it was killed.
 struct Killed {
     dir: TempDir,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::lab::{Disk, Guest, Lab, LoopDevice, Program, Saved, save_exactly, sha256};
+use crate::lab::{Disk, Guest, Lab, LoopDevice, Program, Saved, qemu_img, save_exactly, sha256};
 
 const CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
@@ -135,6 +135,31 @@ fn state_that_is_not_saved_is_named_in_every_place() {
     }
     let check = program.run(&["check"]);
     assert!(check.stdout.contains(&drive), "{check:#?}");
+}
+
+#[test]
+fn internal_snapshots_are_named_as_not_saved() {
+    let lab = Lab::new();
+    let guest = lab.guest("internal-snapshots").disk(Disk::qcow2("vda")).disk(Disk::qcow2("vdb")).define();
+    let image = guest.disk_source("vdb").unwrap();
+    for name in ["first", "second"] {
+        qemu_img(&["snapshot", "-c", name, image.to_str().unwrap()]);
+    }
+    let program = Program::new(&lab).domain(guest.name(), json!({}));
+    // Off, and by a snapshot.
+    for _ in 0..2 {
+        let report = program.backup_well();
+        let outcome = report.domain(guest.name());
+        assert_eq!((&outcome["outcome"], &outcome["warnings"]), (&json!("success"), &json!([])), "{outcome:#}");
+        let manifest = program.unpack(&report, guest.name()).manifest();
+        for not_saved in [&outcome["not_saved"], &manifest["not_saved"]] {
+            assert_eq!(not_saved.as_array().unwrap().len(), 1, "{not_saved:#}");
+            assert_eq!(not_saved[0]["what"], "internal snapshots of disk vdb: first, second");
+        }
+        if guest.state() == "shut off" {
+            guest.start_paused();
+        }
+    }
 }
 
 #[test]

@@ -162,7 +162,7 @@ fn an_archive_from_elsewhere_chooses_no_folder_of_the_system() {
     let nvram = |path: &str| {
         let mut saved = saved(&[("vda", file("/srv/a.img"), Format::Raw)]);
         saved.lengths.insert("nvram/x".to_owned(), 5);
-        saved.nvram = Some(FileEntry { member: "nvram/x".to_owned(), path: path.into() });
+        saved.nvram = Some(FileEntry { member: "nvram/x".to_owned(), path: path.into(), device: false });
         targets(&plan(&saved, &request(None), "web", &["/etc/cron.d", "/var/lib/libvirt/qemu/nvram"]).unwrap())
     };
     assert_eq!(nvram("/etc/cron.d/x")[1], "copy /srv/x");
