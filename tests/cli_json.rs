@@ -179,7 +179,7 @@ fn full_report() -> RunReport {
             target: "vda".into(),
             virtual_bytes: 1,
             read_bytes: 1,
-            plaintext: true,
+            encrypted: true,
             shrunk: true,
         }],
         skipped: vec![SkippedDisk { target: "vdb".into(), reason: "r".into(), missed: true, hint: Some("h".into()) }],

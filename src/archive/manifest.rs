@@ -106,17 +106,12 @@ pub struct DiskEntry {
     /// The images it was based on, nearest first; for information, their contents are in the member.
     #[serde(default)]
     pub backing: Vec<Image>,
-    /// It was encrypted there, and lies in the member in plain.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub plaintext: bool,
+    /// QEMU encrypted the image (LUKS); the member is not encrypted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
     /// It is much smaller than in the restore points before, or holds much less: those stay until this is resolved.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shrunk: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
-fn is_false(value: &bool) -> bool {
-    !*value
 }
 
 /// A file of the host in the archive.
@@ -127,7 +122,7 @@ pub struct FileEntry {
     /// Where it was.
     pub path: PathBuf,
     /// It was a block device there.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub device: bool,
 }
 

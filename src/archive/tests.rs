@@ -27,7 +27,7 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
         source: Source::File("/var/lib/libvirt/images/a b.qcow2".into()),
         format: Format::Qcow2,
         backing: Vec::new(),
-        plaintext: false,
+        encrypted: false,
         shrunk: false,
     };
     Manifest {

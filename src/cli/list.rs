@@ -63,7 +63,7 @@ fn remarks(point: &PointInfo) -> Option<String> {
         |told: fn(&DiskOutcome) -> bool| details.disks.iter().filter(move |disk| told(disk)).map(|disk| &*disk.target);
     let part = |what: &str, of: Vec<&str>| (!of.is_empty()).then(|| format!("{what} {}", printable(&of.join(", "))));
     let parts = [
-        part("encrypted disks, here in plain:", disks(|disk| disk.plaintext).collect()),
+        part("encrypted disks, here in plain:", disks(|disk| disk.encrypted).collect()),
         part("disks that hold much less than before:", disks(|disk| disk.shrunk).collect()),
         part("not in it:", details.not_saved.iter().map(|not_saved| &*not_saved.what).collect()),
     ];

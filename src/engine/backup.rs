@@ -296,7 +296,7 @@ fn copy_disks(
             target: target.clone(),
             virtual_bytes: disk.virtual_bytes,
             read_bytes: disk.read_bytes,
-            plaintext: planned.disk.encrypted,
+            encrypted: planned.disk.encrypted,
             shrunk: false,
         };
         if let Some(lost) = before.as_ref().and_then(|before| before.lost(&saved)) {

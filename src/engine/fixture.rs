@@ -106,7 +106,7 @@ impl Fixture {
             source: disk.source.clone(),
             format: disk.format.clone(),
             backing: Vec::new(),
-            plaintext: false,
+            encrypted: false,
             shrunk: false,
         };
         let file = |member: &str, path: PathBuf| FileEntry { member: member.to_owned(), path, device: false };

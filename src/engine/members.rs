@@ -19,9 +19,6 @@ use crate::plan::{CapturePlan, PlannedDisk};
 /// Internal snapshots of a disk that are named.
 const SNAPSHOTS_NAMED: usize = 5;
 
-/// Where libvirt keeps the state of emulated TPMs, by UUID.
-const TPM_STATE: &str = "/var/lib/libvirt/swtpm";
-
 /// A file of the host that goes into the archive.
 pub(super) struct Extra {
     /// Its member.
@@ -95,14 +92,17 @@ pub(super) fn collect(domain: &Domain, outcome: &mut DomainOutcome) -> Result<Co
             Err(error) => warn(outcome, "a boot file is not saved", &error, None),
         }
     }
-    if domain.tpm {
-        let folder = Path::new(TPM_STATE).join(domain.id.uuid.to_string());
-        let found = tpm_files(&folder, "tpm", &mut collected.tpm);
+    if let Some(state) = &domain.tpm {
+        let found = if state.is_dir() || !state.exists() {
+            tpm_files(state, "tpm", &mut collected.tpm)
+        } else {
+            open(state, "tpm/state".to_owned()).map(|extra| collected.tpm.push(extra))
+        };
         let hint = "a guest that seals keys in its TPM (BitLocker) needs its recovery key after a restore";
         match found {
             Ok(()) if !collected.tpm.is_empty() => {}
             Ok(()) => {
-                let error = Error::Other { message: format!("{}: empty", folder.display()), hint: None };
+                let error = Error::Other { message: format!("{}: empty", state.display()), hint: None };
                 warn(outcome, "the TPM state is not saved", &error, Some(hint));
             }
             Err(error) => {
@@ -208,7 +208,8 @@ pub(super) fn manifest(
             })
             .collect(),
         tpm: collected.tpm.iter().map(file).collect(),
-        tpm_missing: (domain.tpm && collected.tpm.is_empty()).then(|| "its state could not be read".to_owned()),
+        tpm_missing: (domain.tpm.is_some() && collected.tpm.is_empty())
+            .then(|| "its state could not be read".to_owned()),
         not_saved: outcome.not_saved.clone(),
         warnings: outcome.warnings.clone(),
         hooks: hooks.to_vec(),
@@ -226,7 +227,7 @@ fn disk_entry(planned: &PlannedDisk, saved: &DiskOutcome) -> DiskEntry {
         source: image.source.clone(),
         format: image.format.clone(),
         backing: planned.disk.backing.clone(),
-        plaintext: saved.plaintext,
+        encrypted: planned.disk.encrypted,
         shrunk: saved.shrunk,
     }
 }
@@ -274,4 +275,40 @@ fn copy(writer: &mut Writer, extra: Extra, archive_error: &dyn Fn(archive::Error
         return Err(Error::Other { message, hint: None });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypervisor::domain_xml;
+    use crate::model::{DomainState, DomainXml};
+
+    #[test]
+    fn tpm_state_is_collected_from_where_the_definition_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let [folder, file] = ["folder", "file"].map(|name| dir.path().join(name));
+        fs::create_dir(&folder).unwrap();
+        for (path, text) in
+            [(folder.join("tpm2-00.permall"), "state"), (folder.join(".lock"), ""), (file.clone(), "all")]
+        {
+            fs::write(path, text).unwrap();
+        }
+        let collected = |kind: &str, path: &Path| {
+            let xml = format!(
+                "<domain><name>a</name><uuid>11111111-2222-4333-8444-555555555555</uuid><devices><tpm>\
+                 <backend type='emulator'><source type='{kind}' path='{}'/></backend></tpm></devices></domain>",
+                path.display()
+            );
+            let xml = DomainXml { live: xml.clone(), inactive: xml.clone(), migratable: xml };
+            let domain = domain_xml::read(xml, DomainState::Off, true).unwrap().domain;
+            let mut outcome = DomainOutcome::new("a", None);
+            let collected = collect(&domain, &mut outcome).unwrap();
+            let files = collected.tpm.iter().map(|extra| (extra.member.clone(), extra.original.clone(), extra.length));
+            (files.collect::<Vec<_>>(), outcome.warnings.len())
+        };
+        let state = ("tpm/tpm2-00.permall".to_owned(), folder.join("tpm2-00.permall"), 5);
+        assert_eq!(collected("dir", &folder), (vec![state], 0));
+        assert_eq!(collected("file", &file), (vec![("tpm/state".to_owned(), file, 3)], 0));
+        assert_eq!(collected("dir", &dir.path().join("nowhere")), (vec![], 1));
+    }
 }

@@ -162,7 +162,7 @@ fn details(manifest: Manifest, unpacked: u64, stored: u64) -> Details {
         target: disk.target,
         virtual_bytes: disk.virtual_bytes,
         read_bytes: disk.read_bytes,
-        plaintext: disk.plaintext,
+        encrypted: disk.encrypted,
         shrunk: disk.shrunk,
     };
     Details {

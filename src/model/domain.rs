@@ -98,8 +98,8 @@ pub struct Domain {
     pub nvram: Option<Nvram>,
     /// Kernel and initrd of a direct-boot guest, and firmware that the guest writes.
     pub boot: Vec<BootFile>,
-    /// It has an emulated TPM, whose state lies outside the disks.
-    pub tpm: bool,
+    /// Where the state of its emulated TPM lies, if it has one: a folder, or a file where the definition names one.
+    pub tpm: Option<PathBuf>,
     /// It has a channel for the guest agent.
     pub agent_channel: bool,
     /// What of the guest lies outside all of these.

@@ -107,7 +107,7 @@ pub struct DiskOutcome {
     pub read_bytes: u64,
     /// It is encrypted on the host, and lies in the archive in plain.
     #[serde(default)]
-    pub plaintext: bool,
+    pub encrypted: bool,
     /// It is much smaller than in the restore points before, or holds much less: those stay until this is resolved.
     #[serde(default)]
     pub shrunk: bool,

@@ -14,7 +14,7 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
-pub use read::{Described, Job, Volume, read};
+pub use read::{Described, Job, TPM_STATE, Volume, read};
 pub use repoint::repoint;
 pub use rewrite::{Changes, Rewritten, rewrite};
 

@@ -1,6 +1,6 @@
 //! Owns: domain XML as libvirt gives it → [`Domain`]. Pure. Must not: guess what the XML does not say, or probe images.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use roxmltree::Node;
 use uuid::Uuid;
@@ -10,6 +10,9 @@ use super::outside::{is_writable_firmware, outside};
 use super::source::unread;
 use super::tree::{all, at, attribute, is, parse, text};
 use crate::model::{BootFile, Device, Disk, Domain, DomainRef, DomainState, DomainXml, Format, Image, Nvram, Source};
+
+/// Where a system libvirt keeps the state of emulated TPMs, by UUID.
+pub const TPM_STATE: &str = "/var/lib/libvirt/swtpm";
 
 /// A domain, and what its XML says that has no place in the vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +66,7 @@ pub fn read(xml: DomainXml, state: DomainState, persistent: bool) -> Result<Desc
     // libvirt may choose the path of the variables only when the guest starts, and keep it in either form.
     let nvram = nvram(live).or_else(|| nvram(inactive));
     let boot = boot_files(live);
-    let tpm = devices(live, "tpm").any(|tpm| attribute(tpm, &["backend"], "type") == Some("emulator"));
+    let tpm = tpm_state(live, &id);
     let agent_channel = devices(live, "channel")
         .any(|channel| attribute(channel, &["target"], "name") == Some("org.qemu.guest_agent.0"));
 
@@ -197,6 +200,14 @@ fn nvram(domain: Node<'_, '_>) -> Option<Nvram> {
     let source = |name| attribute(domain, &["os", "nvram", "source"], name);
     let path = text(domain, &["os", "nvram"]).or_else(|| source("file")).or_else(|| source("dev"))?;
     Some(Nvram { path: PathBuf::from(path) })
+}
+
+/// The definition may name the place (libvirt 10.10 and later); libvirt's own has a folder for each domain.
+fn tpm_state(domain: Node<'_, '_>, id: &DomainRef) -> Option<PathBuf> {
+    let is_emulator = |tpm: &Node<'_, '_>| attribute(*tpm, &["backend"], "type") == Some("emulator");
+    let tpm = devices(domain, "tpm").find(is_emulator)?;
+    let named = attribute(tpm, &["backend", "source"], "path").map(PathBuf::from);
+    Some(named.unwrap_or_else(|| Path::new(TPM_STATE).join(id.uuid.to_string())))
 }
 
 fn boot_files(domain: Node<'_, '_>) -> Vec<BootFile> {

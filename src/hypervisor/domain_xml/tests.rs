@@ -48,10 +48,12 @@ fn a_domain_that_is_off_is_read() {
     let Described { domain, volumes, jobs } = describe(FULL, FULL, DomainState::Off);
     assert_eq!(domain.id.name, "wéb 1 & co");
     assert_eq!(domain.id.uuid.to_string(), "11111111-2222-4333-8444-555555555555");
-    assert!(domain.agent_channel && domain.tpm && volumes.is_empty() && jobs.is_empty());
+    assert!(domain.agent_channel && volumes.is_empty() && jobs.is_empty());
     let boot: Vec<_> = domain.boot.iter().map(|file| (file.element.as_str(), file.path.to_str().unwrap())).collect();
     assert_eq!(boot, [("kernel", "/srv/images/vmlinuz"), ("initrd", "/srv/images/initrd.img")]);
     assert_eq!(domain.nvram, None);
+    let state = "/var/lib/libvirt/swtpm/11111111-2222-4333-8444-555555555555";
+    assert_eq!(domain.tpm.as_deref(), Some(std::path::Path::new(state)));
 
     let targets: Vec<_> = domain.disks.iter().map(|disk| (disk.target.as_str(), disk.device, disk.shareable)).collect();
     let expected = [

@@ -101,6 +101,7 @@ fn read(
     let described = domain_xml::read(xml, state, persistent)
         .map_err(|source| Error::Xml { domain: domain.name.clone(), source })?;
     let mut domain = described.domain;
+    domain.tpm = domain.tpm.map(|state| tpm_state(connection, state));
     for volume in described.volumes {
         let Some(disk) = domain.disks.iter_mut().find(|disk| disk.target == volume.target) else { continue };
         match volume_source(connection, &volume) {
@@ -117,6 +118,19 @@ fn read(
         }
     }
     Ok(domain)
+}
+
+/// The libvirt of a user keeps the state of TPMs in that user's configuration (`swtpmStorageDir` in libvirt's `qemu_conf.c`).
+fn tpm_state(connection: &Connect, state: PathBuf) -> PathBuf {
+    let is_session =
+        connection.uri().is_ok_and(|uri| uri.split('?').next().is_some_and(|uri| uri.ends_with("/session")));
+    let Ok(within) = state.strip_prefix(domain_xml::TPM_STATE) else { return state };
+    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    let config = config.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")));
+    match config {
+        Some(config) if is_session => config.join("libvirt/qemu/swtpm").join(within),
+        _ => state,
+    }
 }
 
 /// The path of a pool's volume, which the domain XML does not name.

@@ -43,7 +43,7 @@ fn saved(name: &str, hour: i64) -> DomainOutcome {
         target: target.into(),
         virtual_bytes: 100,
         read_bytes: 20,
-        plaintext: false,
+        encrypted: false,
         shrunk: false,
     };
     DomainOutcome {

@@ -62,7 +62,7 @@ fn domain(state: DomainState, disks: Vec<Disk>) -> Domain {
         disks,
         nvram: None,
         boot: Vec::new(),
-        tpm: false,
+        tpm: None,
         agent_channel: false,
         outside: Vec::new(),
     }

@@ -43,7 +43,7 @@ pub fn saved(name: &str) -> DomainOutcome {
             target: "vda".to_owned(),
             virtual_bytes: 6 << 30,
             read_bytes: 2_370_000_000,
-            plaintext: false,
+            encrypted: false,
             shrunk: false,
         }],
         read_bytes: 2_370_000_000,

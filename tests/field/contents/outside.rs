@@ -168,11 +168,11 @@ fn contents_of_an_encrypted_disk_are_said_to_lie_in_plain() {
     let guest = lab.guest("plain").disk(Disk::luks("vda")).paused();
     let program = Program::new(&lab).domain(guest.name(), json!({"allow_plaintext": true}));
     let report = program.backup_well();
-    assert_eq!(report.domain(guest.name())["disks"][0]["plaintext"], true, "{report:#?}");
+    assert_eq!(report.domain(guest.name())["disks"][0]["encrypted"], true, "{report:#?}");
     let archive = program.unpack(&report, guest.name());
-    assert_eq!(archive.manifest()["disks"][0]["plaintext"], true);
+    assert_eq!(archive.manifest()["disks"][0]["encrypted"], true);
     let list = program.run(&["list"]);
     assert!(list.stdout.contains("encrypted disks, here in plain: vda"), "{list:#?}");
     let list: Value = serde_json::from_str(&program.run(&["list", "--json"]).stdout).unwrap();
-    assert_eq!(list["points"][0]["disks"][0]["plaintext"], true, "{list:#}");
+    assert_eq!(list["points"][0]["disks"][0]["encrypted"], true, "{list:#}");
 }

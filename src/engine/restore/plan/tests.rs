@@ -76,7 +76,7 @@ fn plan(saved: &Saved, request: &Request, name: &str, there: &[&str]) -> Result<
         disks: disks.collect(),
         nvram: None,
         boot: Vec::new(),
-        tpm: false,
+        tpm: None,
         agent_channel: false,
         outside: Vec::new(),
     };
