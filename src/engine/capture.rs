@@ -154,11 +154,13 @@ impl<'a> Capture<'a> {
         };
         let mut chain = vec![image.clone()];
         // The chain in hand is the active image's; that of another image is left to what its header says.
-        if *image == disk.image {
+        let is_active = *image == disk.image;
+        if is_active {
             chain.extend(disk.backing.iter().cloned());
         }
+        let options = nbd::Options { force_share, chain_ends: is_active && disk.chain_ends };
         let socket = self.sockets.join(format!("{}.sock", disk.target));
-        let server = nbd::Server::start(&chain, &socket, SERVER_TIMEOUT, nbd::Options { force_share })?;
+        let server = nbd::Server::start(&chain, &socket, SERVER_TIMEOUT, options)?;
         let client = nbd::Client::connect(server.socket(), "", SERVER_TIMEOUT)?;
         Ok(Reading { client, server: Some(server) })
     }

@@ -123,8 +123,8 @@ enum Worth {
     Whole,
     /// A disk or the TPM state is missing against the operator's will.
     Partial,
-    /// A disk is much smaller than before, or holds much less: it may be that its contents were lost.
-    Shrunk,
+    /// It may not hold what it should.
+    Suspect,
     /// It is not judged by the rules, and stays, for this reason.
     Exempt(&'static str),
 }
@@ -138,14 +138,14 @@ fn judge(present: &[Point], policy: &Policy, now: DateTime<Local>, worth: impl F
     let verdicts = retention::apply(policy, &good.map(|(point, _)| point.id).collect::<Vec<_>>(), now);
     // A newest point that may have lost contents supersedes nothing.
     let newest = worth.iter().rev().map(|(_, worth)| worth).find(|worth| is_counted(worth));
-    let is_held = |worth: &Worth| newest == Some(&Worth::Shrunk) && *worth != Worth::Shrunk;
+    let is_held = |worth: &Worth| newest == Some(&Worth::Suspect) && *worth != Worth::Suspect;
     let last_whole = worth.iter().rev().find(|(_, worth)| *worth == Worth::Whole).map(|(point, _)| point.id);
     let judged = worth.iter().rev().map(|(point, worth)| {
         let verdict = verdicts.iter().find(|verdict| verdict.point == point.id);
         let (keep, reasons) = match (worth, verdict) {
             (Worth::Exempt(why), _) => (true, vec![(*why).to_owned()]),
             (worth, Some(verdict)) if !verdict.keep && is_held(worth) => {
-                (true, vec!["the newest one holds much less of a disk".to_owned()])
+                (true, vec!["rotation is on hold: the newest restore point is suspect".to_owned()])
             }
             (_, Some(verdict)) if !verdict.keep && last_whole == Some(point.id) => {
                 (true, vec!["the last whole one".to_owned()])
@@ -168,7 +168,7 @@ fn worth(store: &Store, point: &Point, verified: &Verified) -> Worth {
     }
     match points::open(point, store.patience()).map(|(_, manifest)| manifest) {
         Err(error) if error.is_target_stall() => Worth::Exempt("its target hangs: not judged"),
-        Ok(manifest) if manifest.disks.iter().any(|disk| disk.shrunk) => Worth::Shrunk,
+        Ok(manifest) if manifest.suspect.is_some() => Worth::Suspect,
         Ok(manifest) if manifest.tpm_missing.is_some() => Worth::Partial,
         Ok(manifest) if manifest.skipped.iter().any(|disk| disk.missed) => Worth::Partial,
         Ok(_) => Worth::Whole,
@@ -273,10 +273,9 @@ mod tests {
     #[test]
     fn a_newest_point_that_may_have_lost_contents_supersedes_none_that_has_not() {
         let fixture = Fixture::new();
-        let disks = fixture.usual_disks();
         for (day, shrunk) in [(20, false), (21, true), (22, false), (23, true), (24, true)] {
-            let mark = |manifest: &mut crate::archive::Manifest| manifest.disks[0].shrunk = shrunk;
-            fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &disks, "<domain/>", mark);
+            let mark = |manifest: &mut crate::archive::Manifest| manifest.suspect = shrunk.then(|| "empty".to_owned());
+            fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[], "<domain/>", mark);
         }
         let verified = Verified::load(&fixture.path("state")).unwrap();
         let rotated = || lines(&rotate(&fixture.store, &verified, DOMAIN, &Policy::rotate(1), now()).unwrap());
@@ -285,12 +284,12 @@ mod tests {
             [
                 "+ 20261124T020000Z last 1 of 1",
                 "- 20261123T020000Z no rule keeps it",
-                "+ 20261122T020000Z the newest one holds much less",
+                "+ 20261122T020000Z rotation is on hold: the newes",
                 "- 20261121T020000Z no rule keeps it",
-                "+ 20261120T020000Z the newest one holds much less",
+                "+ 20261120T020000Z rotation is on hold: the newes",
             ]
         );
-        fixture.point("2026-11-25T02:00:00Z", Codec::None, &disks);
+        fixture.point("2026-11-25T02:00:00Z", Codec::None, &[]);
         assert_eq!(rotated()[1..].iter().filter(|line| line.starts_with('-')).count(), 3);
     }
 

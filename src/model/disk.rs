@@ -97,6 +97,8 @@ pub struct Disk {
     pub image: Image,
     /// The images below the active one, nearest first, as far as the XML names them.
     pub backing: Vec<Image>,
+    /// The definition says where the chain ends: below the last image there is none, whatever its header says.
+    pub chain_ends: bool,
     /// The image that the persistent definition names, where it differs from the active one (a `<transient/>` disk).
     pub persistent: Option<Image>,
     /// The guest may not write.

@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use super::Error;
+use super::{Error, Options};
 use crate::model::{Format, Image, Source};
 
 /// How much QEMU reads at once of the tables that say where a qcow2's clusters are: a whole one, where clusters have their usual
@@ -15,7 +15,7 @@ const WHOLE_TABLES: &str = "65536";
 
 /// The argument of `--image-opts` for a chain, the nearest image first. With `whole_tables`, QEMU refuses images of smaller
 /// clusters.
-pub(super) fn options(chain: &[Image], force_share: bool, whole_tables: bool) -> Result<OsString, Error> {
+pub(super) fn options(chain: &[Image], how: Options, whole_tables: bool) -> Result<OsString, Error> {
     let mut list = Vec::new();
     let mut node = String::new();
     for image in chain {
@@ -36,7 +36,11 @@ pub(super) fn options(chain: &[Image], force_share: bool, whole_tables: bool) ->
     if list.is_empty() {
         return Err(Error::Image { image: "an empty chain".to_owned() });
     }
-    if force_share {
+    // Without it, QEMU follows the header.
+    if how.chain_ends && chain.last().is_some_and(|image| image.format == Format::Qcow2) {
+        push(&mut list, node.trim_end_matches('.'), OsStr::new(""));
+    }
+    if how.force_share {
         // The images below inherit it.
         push(&mut list, "force-share", "on".as_ref());
     }
@@ -59,6 +63,8 @@ fn push(list: &mut Vec<u8>, key: &str, value: &OsStr) {
 mod tests {
     use super::*;
 
+    const SHARED: Options = Options { force_share: true, chain_ends: false };
+
     #[test]
     fn every_driver_is_named_and_commas_are_doubled() {
         let chain = [
@@ -66,17 +72,20 @@ mod tests {
             Image { source: Source::Block("/dev/x".into()), format: Format::Raw },
         ];
         assert_eq!(
-            options(&chain, true, false).unwrap(),
+            options(&chain, SHARED, false).unwrap(),
             "driver=qcow2,file.driver=file,file.filename=/a,, b=c,backing.driver=raw,\
              backing.file.driver=host_device,backing.file.filename=/dev/x,force-share=on"
         );
         assert_eq!(
-            options(&chain, false, true).unwrap(),
+            options(&chain, Options::default(), true).unwrap(),
             "driver=qcow2,l2-cache-entry-size=65536,file.driver=file,file.filename=/a,, b=c,backing.driver=raw,\
              backing.file.driver=host_device,backing.file.filename=/dev/x"
         );
+        let ends = Options { chain_ends: true, ..Options::default() };
+        assert!(options(&chain[..1], ends, false).unwrap().into_string().unwrap().ends_with(",backing="));
+        assert!(!options(&chain, ends, false).unwrap().into_string().unwrap().contains("backing.backing="));
         let remote = Image { source: Source::Network("rbd:pool/x".into()), format: Format::Raw };
-        assert!(matches!(options(&[remote], false, true), Err(Error::Image { .. })));
-        assert!(matches!(options(&[], false, true), Err(Error::Image { .. })));
+        assert!(matches!(options(&[remote], Options::default(), true), Err(Error::Image { .. })));
+        assert!(matches!(options(&[], Options::default(), true), Err(Error::Image { .. })));
     }
 }

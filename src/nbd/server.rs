@@ -32,6 +32,8 @@ pub struct Options {
     /// Take no locks, so that a guest may start on the image while it is read. What is read then is not consistent, and it is
     /// for the caller to see that nothing wrote.
     pub force_share: bool,
+    /// The chain given is the whole one, whatever the header of its last image says.
+    pub chain_ends: bool,
 }
 
 /// A running `qemu-nbd` that serves one image read-only, under the export name `""`, to up to 4 connections.
@@ -55,7 +57,7 @@ impl Server {
     /// [`Error::Image`] for an image on the network; [`Error::Start`], [`Error::Ended`] (with what `qemu-nbd` said) or
     /// [`Error::NotReady`].
     pub fn start(chain: &[Image], socket: &Path, timeout: Duration, options: Options) -> Result<Server, Error> {
-        let [whole, parts] = [true, false].map(|tables| image::options(chain, options.force_share, tables));
+        let [whole, parts] = [true, false].map(|tables| image::options(chain, options, tables));
         let (whole, parts) = (whole?, parts?);
         match Server::spawn(chain, socket, timeout, &whole) {
             // It may be for smaller clusters than usual, which cannot be seen from here.

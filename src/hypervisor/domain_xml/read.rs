@@ -116,6 +116,7 @@ fn disk(node: Node<'_, '_>) -> Result<Disk, Error> {
         target,
         device,
         image: image(node, attribute(node, &["driver"], "type")),
+        chain_ends: all(backing.last().copied().unwrap_or(node), "backingStore").next().is_some(),
         persistent: None,
         readonly: at(node, &["readonly"]).is_some(),
         shareable: at(node, &["shareable"]).is_some(),

@@ -229,7 +229,7 @@ fn only_force_share_lets_a_guest_start() {
     let chain = [qcow2(&top, "1M", &[]), qcow2(&base, "1M", &[])];
     for force_share in [false, true] {
         let socket = dir.path().join("socket");
-        let _server = Server::start(&chain, &socket, PATIENCE, Options { force_share }).unwrap();
+        let _server = Server::start(&chain, &socket, PATIENCE, Options { force_share, ..Options::default() }).unwrap();
         for path in [&top, &base] {
             let status = Command::new("qemu-io").args(["-c", "write 0 512"]).arg(path).output().unwrap().status;
             assert_eq!(status.success(), force_share, "{}", path.display());

@@ -43,6 +43,7 @@ fn disk(target: &str) -> Disk {
         device: Device::Disk,
         image: image(Source::File(format!("/images/{target}").into())),
         backing: Vec::new(),
+        chain_ends: false,
         persistent: None,
         readonly: false,
         shareable: false,

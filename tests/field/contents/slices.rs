@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::lab::{Disk, Lab, Program, assert_same, run};
+use crate::lab::{Disk, Lab, Program, assert_same, qemu_img, run};
 
 const MIB: u64 = 1 << 20;
 
@@ -61,6 +61,35 @@ fn a_slice_of_a_file_is_pulled_from_a_running_guest() {
     let copy = lab.adopt("slice-copy");
     assert!(!copy.inactive_xml().contains("slice "), "the copy's image is a whole disk: {}", copy.inactive_xml());
     assert_same(&truth, "raw", &copy.disk_source("vdb").unwrap(), "raw");
+}
+
+/// `<backingStore/>` cuts the chain: the guest does not see what the header of its image names.
+#[test]
+fn a_chain_that_the_definition_ends_is_read_no_further() {
+    let lab = Lab::new();
+    let [base, image] = ["cut/base.qcow2", "cut/image.qcow2"].map(|name| lab.path(name));
+    std::fs::create_dir(base.parent().unwrap()).unwrap();
+    let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    qemu_img(&["create", "-q", "-f", "qcow2", &text(&base), "8M"]);
+    run("qemu-io", &["-f", "qcow2", "-c", "write -P 0x66 0 1M", &text(&base)]);
+    qemu_img(&["create", "-q", "-f", "qcow2", "-b", &text(&base), "-F", "qcow2", &text(&image)]);
+    let disk = format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/><backingStore/>\
+         <target dev='vda' bus='virtio'/></disk>",
+        image.display()
+    );
+    let guest = lab.guest("chain-cut").devices(&disk).define();
+    let program = Program::new(&lab).domain(guest.name(), json!({}));
+    let zeros = lab.path("zeros");
+    std::fs::File::create(&zeros).unwrap().set_len(8 * MIB).unwrap();
+    for _ in 0..2 {
+        let report = program.backup_well();
+        assert_same(&zeros, "raw", &program.unpack(&report, guest.name()).disk("vda"), "qcow2");
+        if guest.state() == "shut off" {
+            guest.start_paused();
+        }
+    }
+    assert_eq!(program.backup_well().domain(guest.name())["method"], "snapshot");
 }
 
 #[test]

@@ -60,6 +60,7 @@ fn plan(saved: &Saved, request: &Request, name: &str, there: &[&str]) -> Result<
         device: Device::Disk,
         image: Image { source: disk.source.clone(), format: disk.format.clone() },
         backing: Vec::new(),
+        chain_ends: false,
         persistent: None,
         readonly: false,
         shareable: false,
