@@ -36,7 +36,10 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
         true => Ok(()),
         false => watch::tell(&settings, |ledger| good.iter().for_each(|(domain, time)| ledger.verified(domain, *time))),
     };
-    let code = super::watched(told, results.as_ref().map_or(ExitCode::Failed, |(results, failures)| code(results, failures)).code());
+    let code = super::watched(
+        told,
+        results.as_ref().map_or(ExitCode::Failed, |(results, failures)| code(results, failures)).code(),
+    );
     let (results, failures) = results?;
     if words.json {
         let points = serde_json::to_value(&results).map_err(engine::Error::json)?;

@@ -86,11 +86,7 @@ pub struct Details {
 
 /// All restore points of these domains (of none named: of all), by domain, oldest first, and why some domains could not be
 /// listed. A damaged point is reported like any other; a domain that is named and has no point is an error.
-pub fn list(
-    store: &Store,
-    state_dir: &Path,
-    domains: &[String],
-) -> Result<(Vec<PointInfo>, Vec<Failure>), Error> {
+pub fn list(store: &Store, state_dir: &Path, domains: &[String]) -> Result<(Vec<PointInfo>, Vec<Failure>), Error> {
     let verified = Verified::load(state_dir)?;
     let found = found(store, domains)?;
     let points = found.domains.iter().flat_map(|(_, points)| points);

@@ -56,11 +56,11 @@ impl Error {
             }
             Error::Target { path, .. } => Some(format!("mount the target, or create {} yourself", path.display())),
             Error::NotOurs { path } => Some(format!("remove it yourself: rm {}", path.display())),
-            Error::File { action: "list" | "look into" | "open", path, .. } => {
-                Some(format!("see who owns it and what it leads to: ls -ld {0}; findmnt -T {0}", path.display()))
-            }
             Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("free space on the target, or keep fewer restore points".to_owned())
+            }
+            Error::File { action: "list" | "look into" | "open", path, .. } => {
+                Some(format!("see who owns it and what it leads to: ls -ld {0}; findmnt -T {0}", path.display()))
             }
             _ => None,
         }

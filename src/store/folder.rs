@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, DirEntry, File, Metadata, OpenOptions, Permissions};
+use std::fs::{self, DirEntry, File, FileType, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use chrono::{DateTime, Days, TimeDelta, Utc};
 
 use super::name::{self, Known};
 use super::opened::Opened;
+use super::whose;
 use super::{Domains, Error, Origin, Point};
 use crate::archive::seed::Seed;
 use crate::model::{Codec, PointId};
@@ -71,13 +72,13 @@ impl Folder {
         let folds = self.folds(&folders);
         for component in &folders {
             let folder = self.backupdir.join(component);
-            match domain_of(component, &folder) {
+            match whose::domain_of(component, &folder) {
                 Ok(Some(domain)) => drop(names.insert(domain)),
                 Ok(None) => {}
                 Err(source) => failures.push(Error::File { action: "look into", path: folder.clone(), source }),
             }
             if folds {
-                names.extend(guests_in(component, &folder));
+                names.extend(whose::guests_in(component, &folder));
             }
         }
         Ok(Domains { names: names.into_iter().collect(), failures })
@@ -85,11 +86,20 @@ impl Folder {
 
     /// The names of all folders and links here. A link to a folder is the operator's way to put a domain elsewhere.
     fn folders(&self) -> Result<Vec<String>, Error> {
+        let is_folder = |entry: &DirEntry| {
+            let kind = entry.file_type();
+            let leads_to_file =
+                || fs::metadata(self.backupdir.join(entry.file_name())).is_ok_and(|status| !status.is_dir());
+            !kind.as_ref().is_ok_and(FileType::is_file)
+                && !(kind.is_ok_and(|kind| kind.is_symlink()) && leads_to_file())
+        };
+        let folders = self.entries()?.into_iter().filter(is_folder);
+        Ok(folders.filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    }
+
+    fn entries(&self) -> Result<Vec<DirEntry>, Error> {
         // A target that was unmounted meanwhile must not look like an empty one.
-        let gone = || self.unusable(io::ErrorKind::NotFound.into());
-        let entries = list(&self.backupdir)?.ok_or_else(gone)?;
-        let entries = entries.into_iter().filter(|entry| entry.file_type().map_or(true, |kind| !kind.is_file()));
-        Ok(entries.filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        list(&self.backupdir)?.ok_or_else(|| self.unusable(io::ErrorKind::NotFound.into()))
     }
 
     /// Whether names that differ only in case are one here.
@@ -193,7 +203,7 @@ impl Folder {
     }
 
     fn lists(&self, component: &str) -> Result<bool, Error> {
-        Ok(self.folders()?.iter().any(|folder| folder == component))
+        Ok(self.entries()?.iter().any(|entry| entry.file_name() == component))
     }
 
     fn open_folder(&self, domain: &str, component: &str) -> Result<(PathBuf, Opened), Error> {
@@ -237,7 +247,7 @@ impl Folder {
 }
 
 /// The entries of a folder; `None` if it is not there.
-fn list(folder: &Path) -> Result<Option<Vec<DirEntry>>, Error> {
+pub(super) fn list(folder: &Path) -> Result<Option<Vec<DirEntry>>, Error> {
     let result = match Opened::open(folder).and_then(|folder| fs::read_dir(folder.path())) {
         Err(error) if is_absent(&error) => return Ok(None),
         result => result.and_then(Iterator::collect),
@@ -245,41 +255,10 @@ fn list(folder: &Path) -> Result<Option<Vec<DirEntry>>, Error> {
     result.map(Some).map_err(|source| Error::File { action: "list", path: folder.to_owned(), source })
 }
 
-/// The domain that a folder is of; `None` if it is foreign.
-fn domain_of(component: &str, folder: &Path) -> io::Result<Option<String>> {
-    if name::is_shortened(component) {
-        let domain = Opened::open(folder).and_then(|folder| fs::read_to_string(folder.path().join(name::NAME_FILE)))?;
-        let message = "its file .domain does not hold the domain's name";
-        return match name::stands_for(component, &domain) {
-            true => Ok(Some(domain)),
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, message)),
-        };
-    }
-    if let Some(domain) = name::decode(component) {
-        return Ok(Some(domain));
-    }
-    // The seed script's folders are named as the domain is; anything else is foreign, as lost+found is, which others than
-    // root may not look into.
-    match fs::metadata(folder.join(format!("{component}.tar.gz"))) {
-        Ok(status) => Ok(status.is_file().then(|| component.to_owned())),
-        Err(error) if is_absent(&error) || component == "lost+found" => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The domains of archives that lie in a folder because the file system took their name for that of the folder.
-fn guests_in(component: &str, folder: &Path) -> Vec<String> {
-    let is_meant = |other: &&str| *other != component && name::may_be_one(other, component);
-    // A folder that cannot be read is told of by its own domain.
-    let entries = list(folder).ok().flatten().unwrap_or_default();
-    let files = entries.iter().filter_map(|entry| entry.file_name().into_string().ok());
-    files.filter_map(|file| name::component_of(&file).filter(is_meant).and_then(name::decode)).collect()
-}
-
 /// Whether an error says that there is nothing, and not that it cannot be looked at.
-fn is_absent(error: &io::Error) -> bool {
-    // Too long a name cannot be there either, and nothing lies in a file.
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory)
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    // Too long a name cannot be there either.
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename)
 }
 
 /// When an archive of the seed script was made: its time of change, unless the day inside it speaks against that.

@@ -10,6 +10,7 @@ mod opened;
 mod partial;
 #[cfg(test)]
 mod tests;
+mod whose;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -166,7 +166,6 @@ impl State {
     }
 }
 
-
 fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
     match result {
         Ok(()) => reply.ok(),

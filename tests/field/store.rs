@@ -8,7 +8,7 @@ use fuser::Errno;
 use serde_json::{Value, json};
 
 use super::faulty::{Call, Fault, Faulty, can_mount};
-use super::lab::{Disk, Guest, Lab, Program, Ran, qemu_img, run, virsh};
+use super::lab::{Disk, Guest, Lab, Program, Ran, run, virsh};
 
 /// The points that `list` shows, as pairs of the domain and the point.
 fn listed(ran: &Ran) -> Vec<(String, String)> {
@@ -38,7 +38,8 @@ fn rotation_keeps_the_points_of_another_guest_of_the_same_name() {
     assert!(olds.iter().all(|path| path.exists()), "the old guest's points must stay");
     let outcome = news[2].domain(name);
     assert_eq!((&outcome["pruned"].as_array().unwrap().len(), &outcome["restore_points"]), (&1, &json!(2)));
-    let warning = outcome["warnings"].as_array().unwrap().iter().find(|it| it["message"].as_str().unwrap().contains(&old));
+    let warning =
+        outcome["warnings"].as_array().unwrap().iter().find(|it| it["message"].as_str().unwrap().contains(&old));
     let warning = warning.unwrap_or_else(|| panic!("the report does not tell of the old guest: {outcome:#}"));
     assert!(warning["message"].as_str().unwrap().starts_with("2 restore points of another guest"), "{warning:#}");
 
@@ -101,7 +102,8 @@ fn names_that_the_target_takes_for_one_get_folders_of_their_own() {
         let points = listed(&list).iter().filter(|(domain, _)| domain == guest.name()).count();
         assert_eq!(points, 2, "{}: {}", guest.name(), list.stdout);
     }
-    let folders: Vec<_> = fs::read_dir(lab.path("target/vm")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let folders: Vec<_> =
+        fs::read_dir(lab.path("target/vm")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(folders.len(), guests.len(), "{folders:?}");
     let verified = program.run(&["verify", "--all", "--json"]);
     assert_eq!((verified.code, listed(&verified).len()), (0, 8), "{verified:?}");
@@ -132,7 +134,8 @@ fn names_that_the_target_takes_for_one_get_folders_of_their_own() {
 fn two_domains(lab: &Lab, tag: &str, elsewhere: &Path) -> Program {
     let disk = || Disk::qcow2("vda").size("1M");
     let guests = ["open", "closed"].map(|name| lab.guest(&format!("{tag}-{name}")).disk(disk()).define());
-    let program = guests.iter().fold(Program::new(lab), |program, guest| program.domain(guest.name(), json!({"rotate": 1})));
+    let program =
+        guests.iter().fold(Program::new(lab), |program, guest| program.domain(guest.name(), json!({"rotate": 1})));
     program.backup_well();
     let closed = program.backups().join(format!("{tag}-closed"));
     fs::create_dir_all(elsewhere).unwrap();
