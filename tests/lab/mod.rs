@@ -26,11 +26,13 @@ mod domain_xml;
 mod exact;
 mod gate;
 mod guest;
+mod host;
 mod leftovers;
 mod port;
 mod program;
 mod wait;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 pub use agent::ExecOutput;
@@ -48,6 +50,7 @@ pub(crate) use exact::by_each_method;
 pub use exact::{Saved, save_contents, save_exactly};
 pub use gate::{Call, Gate};
 pub use guest::Guest;
+pub use host::Host;
 pub use port::free_port;
 pub use program::{Program, Ran, Report, Unpacked};
 pub use wait::{BOOT_DEADLINE, DEADLINE, wait_until};
@@ -68,7 +71,10 @@ impl Lab {
             "the lab's guest is missing in {}: run tests/lab/build-guest",
             guest_system().display()
         );
-        let dir = tempfile::Builder::new().prefix("t").tempdir().expect("cannot make the test's folder");
+        // QEMU's own user looks for its images in here.
+        let mode = std::fs::Permissions::from_mode(0o711);
+        let dir = tempfile::Builder::new().prefix("t").permissions(mode).tempdir();
+        let dir = dir.expect("cannot make the test's folder");
         Lab { dir }
     }
 
