@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, DirEntry, File, FileType, Metadata, OpenOptions, Permissions};
+use std::fs::{self, DirEntry, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -86,12 +86,12 @@ impl Folder {
 
     /// The names of all folders and links here. A link to a folder is the operator's way to put a domain elsewhere.
     fn folders(&self) -> Result<Vec<String>, Error> {
-        let is_folder = |entry: &DirEntry| {
-            let kind = entry.file_type();
-            let leads_to_file =
-                || fs::metadata(self.backupdir.join(entry.file_name())).is_ok_and(|status| !status.is_dir());
-            !kind.as_ref().is_ok_and(FileType::is_file)
-                && !(kind.is_ok_and(|kind| kind.is_symlink()) && leads_to_file())
+        let is_folder = |entry: &DirEntry| match entry.file_type() {
+            Ok(kind) if kind.is_file() => false,
+            Ok(kind) if kind.is_symlink() => {
+                fs::metadata(self.backupdir.join(entry.file_name())).map_or(true, |status| status.is_dir())
+            }
+            _ => true,
         };
         let folders = self.entries()?.into_iter().filter(is_folder);
         Ok(folders.filter_map(|entry| entry.file_name().into_string().ok()).collect())
