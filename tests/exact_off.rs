@@ -107,6 +107,8 @@ fn a_guest_with_a_data_file_that_starts_and_stops_while_it_is_read_is_read_again
     let size = SIZE.to_string();
     qemu_img(&["create", "-q", "-f", "qcow2", "-o", &options, image.to_str().unwrap(), &size]);
     std::fs::write(&data, random).unwrap();
+    // libvirt gives QEMU the image, and not the data file.
+    run("chmod", &["a+rw", data.to_str().unwrap()]);
     let guest = lab.guest("off-and-on-data").disk(Disk::qcow2("vda").file(image)).define();
     read_twice(&lab, &guest);
 }
