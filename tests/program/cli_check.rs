@@ -7,8 +7,11 @@ fn a_host_in_order_passes_and_nothing_is_changed() {
     let host = Host::new(&["a", "b"]);
     let before = host.everything();
     let ran = host.run("check").ends(0).tells(&["ok", "configuration", "right"]).tells(&["ok", "libvirt", "libvirt "]);
-    let ran =
-        ran.tells(&["ok", "domain a", "vda"]).tells(&["ok", "domain b"]).tells(&["ok", "target", "first run makes it"]);
+    let ran = ran.tells(&["ok", "domain a", "vda"]).tells(&["ok", "domain b"]).tells(&[
+        "ok",
+        "target",
+        "first run creates it",
+    ]);
     assert!(!ran.out.contains("PROBLEM"), "{}", ran.out);
     assert_eq!(host.everything(), before);
     host.run("backup").ends(0);

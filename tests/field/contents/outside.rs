@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::lab::{Disk, Guest, Lab, LoopDevice, Program, Saved, qemu_img, save_exactly, sha256};
+use crate::lab::{Disk, Guest, Lab, LoopDevice, Program, Saved, qemu_img, save_exactly, sha256, virsh};
 
 const CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
@@ -20,19 +20,19 @@ fn variables(path: &Path) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// Backs a guest with this `<os>` up and restores it as a copy; the copy is off, and can be started.
+/// Backs a guest with this `<os>` up and restores it as a copy; the copy is off.
 fn saved_and_copied(lab: &Lab, name: &str, os: &str) -> (Saved, Guest) {
     let guest = lab.guest(name).disk(Disk::qcow2("vda")).os(os).define();
     let saved = save_exactly(lab, &guest, json!({}), &["vda"]);
     assert_eq!(saved.outcome()["warnings"], json!([]), "{:#}", saved.outcome());
     let (copy, to) = (format!("{name}-copy"), lab.path(&format!("{name}-copy")));
+    // QEMU's user gets into it.
+    std::fs::create_dir(&to).unwrap();
     let ran = saved.program.run(&["restore", name, "--define", "--name", &copy, "--to", to.to_str().unwrap()]);
     assert_eq!(ran.code, 0, "{ran:#?}");
-    let copy = lab.adopt(&copy);
-    // It starts with what was restored.
-    copy.start_paused();
-    copy.destroy();
-    (saved, copy)
+    // Dropped, it would be undefined with its variables, even those on a device.
+    virsh(&["undefine", "--keep-nvram", name]);
+    (saved, lab.adopt(&copy))
 }
 
 /// The text of an element.
@@ -61,6 +61,8 @@ fn firmware_variables_are_saved_from_files_devices_and_links() {
         assert_eq!(sha256(&saved.archive.path(member)), expected, "{name}");
         let entry = &saved.archive.manifest()["nvram"];
         assert_eq!(entry["device"] == true, name != "nvram-file", "{entry:#}");
+        copy.start_paused();
+        copy.destroy();
         let copy = copy.inactive_xml();
         let restored = Path::new(text(&copy, "nvram"));
         assert!(restored.is_file() && !restored.starts_with("/dev"), "{copy}");
