@@ -39,7 +39,9 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     let mut told = 0;
     // What a definition from an archive brings along is shown while it can still be kept out, however quiet it shall be.
     let mut tell = |known: &[String]| {
-        print(&notes(known));
+        if words.define || !global.quiet {
+            print(&notes(known));
+        }
         told = known.len();
     };
     let restored = restore::restore(&request, &store, hypervisor.as_deref(), &*monitor, &cancel, &mut tell)?;
@@ -68,7 +70,12 @@ fn request(words: &args::Restore) -> Request {
         when: when(words.at),
         to: words.to.clone(),
         disks: words.disks.iter().map(disk).collect(),
-        define: words.define.then(|| Define { name: words.name.clone(), start: words.start }),
+        define: words.define.then(|| Define {
+            name: words.name.clone(),
+            start: words.start,
+            xml: words.xml.clone(),
+            machine: words.machine.clone(),
+        }),
         overwrite: words.overwrite,
     }
 }

@@ -81,6 +81,8 @@ mod tests {
             source: Source::File(source.into()),
             format,
             virtual_bytes: Some(1),
+            owner: None,
+            encrypted: false,
         }
     }
 

@@ -37,6 +37,10 @@ pub struct Define {
     pub name: Option<String>,
     /// Start it afterwards.
     pub start: bool,
+    /// The operator's definition, instead of the saved one.
+    pub xml: Option<PathBuf>,
+    /// Another machine type.
+    pub machine: Option<String>,
 }
 
 impl Request {

@@ -1,5 +1,8 @@
 //! Restores of real archives, against qemu-img; libvirt is a stand-in that only knows domains.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -9,7 +12,8 @@ use super::*;
 use crate::engine::Silent;
 use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, UUID, run, text};
 use crate::engine::points::When;
-use crate::hypervisor::{self, BlockJob, OffKind, Overlay, PullJob, domain_xml};
+use crate::archive::Archive;
+use crate::hypervisor::{self, BlockJob, OffKind, Overlay, PullJob, SavedState, StateKind, domain_xml};
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
 use crate::sys::patience::Patience;
 
@@ -264,7 +268,10 @@ fn an_image_of_the_seed_that_reads_other_files_is_refused() {
 struct Known {
     domains: Vec<(DomainRef, DomainState)>,
     off_kind: Option<OffKind>,
-    refuses: bool,
+    /// What is in a definition that is refused.
+    refuses: Option<&'static str>,
+    states: Vec<SavedState>,
+    tried: Mutex<Vec<String>>,
     defined: Mutex<Vec<String>>,
     autostart: Mutex<Vec<bool>>,
 }
@@ -295,11 +302,20 @@ impl Hypervisor for Known {
         Ok(self.domains.clone())
     }
     fn define(&self, xml: &str) -> Result<DomainRef, hypervisor::Error> {
-        if self.refuses {
-            return Err(refusal());
-        }
         self.defined.lock().unwrap().push(xml.to_owned());
         Ok(described(xml).id)
+    }
+    fn try_define(&self, xml: &str) -> Result<(), hypervisor::Error> {
+        let known = described(xml).id;
+        assert!(known.uuid != UUID && known.name != DOMAIN, "the trial is no domain that is there");
+        self.tried.lock().unwrap().push(xml.to_owned());
+        if self.refuses.is_some_and(|word| xml.contains(word)) { Err(refusal()) } else { Ok(()) }
+    }
+    fn missing(&self, _: &str) -> Result<Vec<String>, hypervisor::Error> {
+        Ok(vec!["the network lan".to_owned()])
+    }
+    fn saved_states(&self, _: &DomainRef) -> Result<Vec<SavedState>, hypervisor::Error> {
+        Ok(self.states.clone())
     }
     fn start(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
         Err(refusal())
@@ -381,13 +397,17 @@ fn host() -> (Fixture, Vec<Disk>) {
 }
 
 fn define(fixture: &Fixture, known: &Known, name: Option<&str>, overwrite: bool) -> Result<Restored, Error> {
-    let how = Define { name: name.map(str::to_owned), start: true };
+    define_as(fixture, known, Define { name: name.map(str::to_owned), start: true, ..Define::default() }, overwrite)
+}
+
+fn define_as(fixture: &Fixture, known: &Known, how: Define, overwrite: bool) -> Result<Restored, Error> {
     let request = Request { to: None, define: Some(how), overwrite, ..request(Path::new("")) };
     let point = points::find(&fixture.store, DOMAIN, When::Newest)?;
     let (patience, cancel) = (Patience::default(), Cancel::default());
+    let places = Places { swtpm: fixture.path("swtpm"), qemu: fixture.path("images") };
     let work =
         Work { archive: &point.path, patience: &patience, domain: &request.domain, monitor: &Silent, cancel: &cancel };
-    restore_point(&request, &point, Some(known), &work, &fixture.path("swtpm"), &mut |_| {})
+    restore_point(&request, &point, Some(known), &work, &places, &mut |_| {})
 }
 
 #[test]
@@ -470,7 +490,7 @@ fn nothing_is_put_below_an_overlay_that_recovery_left() {
     let overlays = vec![Overlay { target: "vda".to_owned(), path: overlay.clone(), base: image }];
     record.update(|entry| entry.overlays = overlays).unwrap();
 
-    let named = |name: Option<&str>| Define { name: name.map(str::to_owned), start: false };
+    let named = |name: Option<&str>| Define { name: name.map(str::to_owned), ..Define::default() };
     let in_place = Request { define: Some(named(None)), ..request(dir.path()) };
     let device = DiskChoice { target: "vda".to_owned(), device: Some("/dev/x".into()) };
     let into_device = Request { disks: vec![device], ..request(dir.path()) };
@@ -496,8 +516,11 @@ fn when_libvirt_refuses_all_is_as_before() {
     let (fixture, _) = host();
     fs::write(fixture.path("images/root.qcow2"), "theirs").unwrap();
     let before = tree(fixture.dir.path());
-    let known = Known { refuses: true, ..Known::default() };
-    assert!(matches!(define(&fixture, &known, None, true), Err(Error::Hypervisor(_))));
+    let known = Known { refuses: Some("<domain"), ..Known::default() };
+    let error = define(&fixture, &known, None, true).unwrap_err();
+    assert!(error.to_string().contains("does not accept the definition"), "{error}");
+    assert!(error.hint().unwrap().contains("--xml FILE: tar --zstd -xOf "), "{error:?}");
+    assert!(known.defined.lock().unwrap().is_empty());
     assert_eq!(tree(fixture.dir.path()), before);
     assert_eq!(fs::read_to_string(fixture.path("images/root.qcow2")).unwrap(), "theirs");
     assert!(matches!(define(&fixture, &known, None, false), Err(Error::Exists { .. })));

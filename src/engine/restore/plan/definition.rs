@@ -9,7 +9,8 @@ use super::super::saved::{Saved, SavedDisk};
 use super::super::{Error, Request};
 use super::choice::{choose, names};
 use super::{How, Plan, Write, no_folder, suspect};
-use crate::model::{Device, Disk, Domain, DomainRef, Source};
+use super::super::staging::Rights;
+use crate::model::{Device, Disk, Domain, DomainRef, Owner, Source};
 
 /// What is known of the host.
 pub struct Host<'a> {
@@ -19,6 +20,10 @@ pub struct Host<'a> {
     pub same: &'a BTreeSet<String>,
     /// Where libvirt keeps the state of emulated TPMs, by UUID.
     pub swtpm: &'a Path,
+    /// A private file of the user that QEMU runs as.
+    pub qemu_owner: Option<Owner>,
+    /// A private file of the user that swtpm runs as.
+    pub swtpm_owner: Option<Owner>,
 }
 
 /// Images, and all that the definition of `to` needs beside them; `described` is what the saved definition says.
@@ -62,6 +67,15 @@ pub fn domain(
         plan.notes.push(format!("the state of the TPM was not saved ({why}); the guest starts with an empty one"));
     }
     plan.check_distinct(saved)?;
+    let in_place = !renamed && request.to.is_none();
+    for write in &mut plan.writes {
+        let disk = saved.disks.iter().find(|disk| in_place && disk.member == write.member);
+        let owner = match write.how {
+            How::Tpm => host.swtpm_owner,
+            _ => disk.and_then(|disk| disk.owner).or(host.qemu_owner),
+        };
+        write.rights = Rights::Kept(owner);
+    }
     Ok(plan)
 }
 
