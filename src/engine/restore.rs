@@ -11,6 +11,7 @@
 //! | `sparse`, `device` | holes for zeros; block devices |
 //! | `staging` | temporary names, all or none |
 //! | `salvage` | what is left of a damaged point |
+//! | `in_use` | that nobody uses what is written over |
 //! | `room` | what can be known to be in the way |
 //! | `definition` | the definition that this host accepts |
 //! | `define` | libvirt |
@@ -45,6 +46,7 @@ mod define;
 mod definition;
 mod device;
 mod foreign;
+mod in_use;
 mod names;
 mod plan;
 mod request;
@@ -103,8 +105,8 @@ pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error>
     Err(other(&message, Some(hint)))
 }
 
-/// Restores a point. Without `request.define`, no hypervisor is needed. Before a domain is defined, and before anything is
-/// written for that, `tell` hears the notes that there are by then: what the definition reaches for is one of them.
+/// Restores a point. Only `request.define` needs a hypervisor; where something is written over, it is asked who uses that.
+/// Before anything is written, `tell` hears the notes that there are by then: what the definition reaches for is one of them.
 ///
 /// # Errors
 /// After any error, nothing that was written to files is left and nothing is defined. [`Error::is_damage`] tells that the
@@ -171,11 +173,21 @@ fn restore_point(
             (plan, Some(xml))
         }
     };
+    // A copy has no claim on what the original uses.
+    let own = match &target {
+        Some((_, _, to)) => Some(to).filter(|to| to.uuid == saved.domain.uuid),
+        None => Some(&saved.domain),
+    };
+    if hypervisor.is_none() && !in_use::replaced(&plan, &staging)?.is_empty() {
+        let note = "libvirt could not be asked whether a guest that is off uses what is replaced: make sure that none does";
+        plan.notes.push(note.to_owned());
+    }
     plan.note_plaintext(&saved);
     if saved.domain.name != point.domain {
         plan.notes.push(format!("the archive lies with those of {}, and is of another domain", point.domain));
     }
     tell(&plan.notes);
+    in_use::expect_unused(&plan, hypervisor, own, &staging)?;
     room::expect_room(&plan, request, &staging)?;
 
     make_folders(&plan, request, places, &mut staging)?;
@@ -185,6 +197,11 @@ fn restore_point(
     work.go_on()?;
     monitor.stage(&request.domain, "write");
 
+    // A guest may have been started, and another defined, since.
+    if let Some((_, hypervisor, to)) = &target {
+        define::check(*hypervisor, to, request.overwrite)?;
+    }
+    in_use::expect_unused(&plan, hypervisor, own, &staging).inspect_err(|_| warn_of_devices(&plan))?;
     let mut restored = Restored {
         domain: saved.domain.name.clone(),
         point: point.id,
@@ -195,13 +212,9 @@ fn restore_point(
         start_failure: None,
         notes: plan.notes,
     };
-    if let (Some((how, hypervisor, to)), Some(xml)) = (target, xml) {
-        // A guest may have been started since.
-        define::check(hypervisor, &to, request.overwrite)?;
-        staging.place()?;
-        define::define(hypervisor, &xml, how.start, &mut restored)?;
-    } else {
-        staging.place()?;
+    staging.place()?;
+    if let (Some((how, hypervisor, _)), Some(xml)) = (&target, xml) {
+        define::define(*hypervisor, &xml, how.start, &mut restored)?;
     }
     restored.notes.extend_from_slice(staging.notes());
     restored.files = staging.keep();

@@ -1,6 +1,6 @@
 //! Owns: what a restore asks of the hypervisor. Must not: write files, or touch a domain that runs.
 
-use super::definition::quoted;
+use super::names::quoted;
 use super::saved::Saved;
 use super::{Restored, other};
 use crate::engine::Error;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::names::quoted;
 use super::plan::{self, Host, Plan};
 use super::saved::Saved;
 use super::{Define, Request, define, other};
@@ -133,10 +134,4 @@ fn differences(from: &str, to: &str, refusal: hypervisor::Error) -> Vec<String> 
         notes.push(format!("left out of the definition: {more} elements more"));
     }
     notes
-}
-
-/// A word for a shell.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }

@@ -50,6 +50,11 @@ impl Request {
         self.define.is_some() || self.names_device()
     }
 
+    /// Whether it may write over something that exists, which a guest may use.
+    pub fn may_replace(&self) -> bool {
+        self.overwrite || self.names_device()
+    }
+
     /// Whether a disk goes into a block device that is named.
     pub fn names_device(&self) -> bool {
         self.disks.iter().any(|disk| disk.device.is_some())

@@ -271,6 +271,8 @@ struct Known {
     /// What is in a definition that is refused.
     refuses: Option<&'static str>,
     states: Vec<SavedState>,
+    /// The devices of domains, by name.
+    disks: BTreeMap<String, String>,
     tried: Mutex<Vec<String>>,
     defined: Mutex<Vec<String>>,
     autostart: Mutex<Vec<bool>>,
@@ -324,11 +326,13 @@ impl Hypervisor for Known {
         self.autostart.lock().unwrap().push(autostart);
         Ok(())
     }
-    fn describe(&self, _: &DomainRef) -> Result<Domain, hypervisor::Error> {
-        unreachable!()
+    fn describe(&self, domain: &DomainRef) -> Result<Domain, hypervisor::Error> {
+        let disks = self.disks.get(&domain.name).map_or("", String::as_str);
+        let DomainRef { name, uuid } = domain;
+        Ok(described(&format!("<domain><name>{name}</name><uuid>{uuid}</uuid><devices>{disks}</devices></domain>")))
     }
-    fn persistent(&self, _: &DomainRef) -> Result<Option<Domain>, hypervisor::Error> {
-        unreachable!()
+    fn persistent(&self, domain: &DomainRef) -> Result<Option<Domain>, hypervisor::Error> {
+        self.describe(domain).map(Some)
     }
     fn state(&self, _: &DomainRef) -> Result<DomainState, hypervisor::Error> {
         unreachable!()
