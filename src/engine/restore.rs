@@ -34,7 +34,7 @@ use self::staging::{PASSABLE, PRIVATE, Rights, Staging};
 use self::work::Work;
 use super::journal::{Journal, Record};
 use super::points;
-use super::rights::Places;
+use super::rights::{self, Places};
 use super::{Error, Monitor};
 use crate::hypervisor::Hypervisor;
 use crate::model::{DomainOutcome, DomainRef, Failure, PointId};
@@ -101,7 +101,7 @@ pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error>
         overlay.target,
         overlay.path.display()
     );
-    let hint = "see what holds recovery up: kvmbackup recover; or restore beside it: --to DIR, or --define --name NEW";
+    let hint = "see what holds recovery up: kvmbackup recover; or restore beside it: --to DIR alone, or --define --name NEW";
     Err(other(&message, Some(hint)))
 }
 
@@ -154,9 +154,14 @@ fn restore_point(
                 let path = path.to_owned();
                 staging.patience().call(move || fs::symlink_metadata(path).is_ok()).unwrap_or(false)
             };
+            let leads_to = |path: &Path| {
+                let path = path.to_owned();
+                staging.patience().call(move || rights::trusted_link(&path)).ok().flatten()
+            };
             let owners = (places.qemu_owner(), places.swtpm_owner());
             let host = Host {
                 exists: &exists,
+                leads_to: &leads_to,
                 same: &same,
                 swtpm: &places.swtpm,
                 qemu_owner: owners.0,

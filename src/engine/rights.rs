@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::model::Owner;
+use crate::sys::owner;
 
 /// The users that swtpm runs as by default, the usual one of a distribution first.
 const SWTPM_USERS: [&str; 2] = ["swtpm", "tss"];
@@ -61,6 +62,12 @@ impl Places {
 /// Whose a regular file is.
 pub fn of_file(path: &Path) -> Option<Owner> {
     fs::symlink_metadata(path).ok().filter(Metadata::is_file).map(|status| of(&status))
+}
+
+/// The regular file that a symbolic link leads to. Only root and this user make links that are followed.
+pub fn trusted_link(path: &Path) -> Option<PathBuf> {
+    fs::symlink_metadata(path).ok().filter(|status| status.is_symlink() && owner::is_trusted(status.uid()))?;
+    fs::canonicalize(path).ok().filter(|real| real.is_file())
 }
 
 /// Whose the file was that is replaced. In a folder in which everyone may create files, that tells nothing.

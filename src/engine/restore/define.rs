@@ -18,7 +18,8 @@ pub fn check(hypervisor: &dyn Hypervisor, to: &DomainRef, overwrite: bool) -> Re
         let name = &known.name;
         if state.is_active() {
             let message = format!("the domain {name} is there and runs");
-            return Err(other(&message, Some("shut it down first: virsh shutdown; or restore a copy: --name NEW")));
+            let hint = format!("shut it down first: virsh shutdown {}; or restore a copy: --name NEW", quoted(name));
+            return Err(other(&message, Some(&hint)));
         }
         if !overwrite {
             let message = format!("the domain {name} is there");
@@ -41,14 +42,18 @@ fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(),
         OffKind::Plain => return Ok(()),
         OffKind::Saved => (
             format!("the domain {name} has a saved state, which would go on with the restored disks"),
-            "drop that state: virsh managedsave-remove; or start the domain and shut it down; or restore a copy: --name NEW",
+            format!(
+                "drop that state: virsh managedsave-remove {}; or start the domain and shut it down; or restore a copy: \
+                 --name NEW",
+                quoted(name)
+            ),
         ),
         OffKind::Migrated => (
             format!("the domain {name} was migrated, and may run on another host with the same disks"),
-            "if it runs nowhere, start it here and shut it down, or undefine it; or restore a copy: --name NEW",
+            "if it runs nowhere, start it here and shut it down, or undefine it; or restore a copy: --name NEW".to_owned(),
         ),
     };
-    Err(other(&message, Some(hint)))
+    Err(other(&message, Some(&hint)))
 }
 
 /// What libvirt goes on to list of a domain although its images, which hold it, are replaced.

@@ -99,7 +99,7 @@ impl Staging {
         let made = path.to_owned();
         self.call("look at", path, move || match fs::symlink_metadata(&made) {
             Ok(status) if status.is_dir() => Ok(()),
-            Ok(_) => Err(Error::Exists { path: made }),
+            Ok(_) => Err(obstacle(&made)),
             Err(error) => Err(Error::file("look at", &made)(error)),
         })
     }
@@ -293,7 +293,21 @@ pub fn check_target(target: &Path, overwrite: bool) -> Result<(), Error> {
             let file = File::options().read(true).write(true).open(target).map_err(Error::file("open", target))?;
             check_unused(&file, target)
         }
-        Ok(_) => Err(Error::Exists { path: target.to_owned() }),
+        Ok(status) if status.is_file() => Err(Error::Exists { path: target.to_owned() }),
+        Ok(_) => Err(obstacle(target)),
+    }
+}
+
+/// What is there is no file that could be replaced.
+fn obstacle(path: &Path) -> Error {
+    let what = match (fs::read_link(path), path.is_dir()) {
+        (Ok(to), _) => format!("a symbolic link to {}", to.display()),
+        (_, true) => "a folder".to_owned(),
+        (_, false) => "something that is no regular file".to_owned(),
+    };
+    Error::Other {
+        message: format!("{}: {what} is in the way, and is never replaced", path.display()),
+        hint: Some("move it away, or restore to another folder: --to DIR".to_owned()),
     }
 }
 

@@ -84,7 +84,8 @@ fn plan(saved: &Saved, request: &Request, name: &str, there: &[&str]) -> Result<
     let uuid = if name == "web" { uuid::Uuid::nil() } else { uuid::Uuid::max() };
     let exists = |path: &Path| there.iter().any(|there| path == Path::new(there));
     let same = BTreeSet::new();
-    let host = Host { exists: &exists, same: &same, swtpm: Path::new("/tpm"), qemu_owner: QEMU, swtpm_owner: SWTPM };
+    let leads_to = |path: &Path| path.starts_with("/link").then(|| Path::new("/real").join(path.file_name().unwrap()));
+    let host = Host { exists: &exists, leads_to: &leads_to, same: &same, swtpm: Path::new("/tpm"), qemu_owner: QEMU, swtpm_owner: SWTPM };
     domain(saved, request, &described, &DomainRef { name: name.to_owned(), uuid }, &host)
 }
 
@@ -183,4 +184,14 @@ fn in_place_an_image_gets_the_owner_that_it_had_and_else_the_user_of_qemu() {
     assert_eq!(rights(&request(None), "web"), [Some(theirs), QEMU, SWTPM].map(Rights::Kept));
     assert_eq!(rights(&request(Some("/r")), "web"), [QEMU, QEMU, SWTPM].map(Rights::Kept));
     assert_eq!(rights(&request(None), "copy"), [QEMU, QEMU, SWTPM].map(Rights::Kept));
+}
+
+#[test]
+fn an_image_is_written_where_a_link_leads_and_the_definition_keeps_the_link() {
+    let saved = saved(&[("vda", file("/link/a.img"), Format::Raw), ("vdb", block("/dev/vg/b"), Format::Raw)]);
+    let error = plan(&saved, &request(None), "web", &[]).unwrap_err();
+    assert!(error.hint().unwrap().contains("--disk vda --disk vdb=/dev/…;"), "{error:?}");
+    let plan = plan(&saved, &Request { overwrite: true, ..request(None) }, "web", &[]).unwrap();
+    assert_eq!(targets(&plan), ["raw /real/a.img", "device /dev/vg/b"]);
+    assert_eq!(plan.changes.disks["vda"].source, file("/link/a.img"));
 }
