@@ -79,6 +79,9 @@ pub struct Details {
     pub disks: Vec<DiskOutcome>,
     /// The disks not in it.
     pub skipped: Vec<SkippedDisk>,
+    /// The disks in it, by target, that QEMU encrypted and that are not encrypted here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plaintext: Vec<String>,
 }
 
 /// All restore points of these domains (of none named: of all), by domain, oldest first. A damaged one is told of, and
@@ -156,6 +159,7 @@ fn info(point: &Point, verified: &Verified, patience: &Patience) -> PointInfo {
 fn details(manifest: Manifest, unpacked: u64, stored: u64) -> Details {
     // The manifest may say anything: a sum that saturates is as good as any.
     let read = manifest.disks.iter().fold(0_u64, |sum, disk| sum.saturating_add(disk.read_bytes));
+    let plaintext = manifest.disks.iter().filter(|disk| disk.encrypted).map(|disk| disk.target.clone()).collect();
     let outcome = |disk: crate::archive::manifest::DiskEntry| DiskOutcome {
         target: disk.target,
         virtual_bytes: disk.virtual_bytes,
@@ -168,6 +172,7 @@ fn details(manifest: Manifest, unpacked: u64, stored: u64) -> Details {
         method: manifest.method,
         disks: manifest.disks.into_iter().map(outcome).collect(),
         skipped: manifest.skipped,
+        plaintext,
     }
 }
 

@@ -101,7 +101,8 @@ pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error>
         overlay.target,
         overlay.path.display()
     );
-    let hint = "see what holds recovery up: kvmbackup recover; or restore beside it: --to DIR alone, or --define --name NEW";
+    let hint =
+        "see what holds recovery up: kvmbackup recover; or restore beside it: --to DIR alone, or --define --name NEW";
     Err(other(&message, Some(hint)))
 }
 
@@ -184,7 +185,8 @@ fn restore_point(
         None => Some(&saved.domain),
     };
     if hypervisor.is_none() && !in_use::replaced(&plan, &staging)?.is_empty() {
-        let note = "libvirt could not be asked whether a guest that is off uses what is replaced: make sure that none does";
+        let note =
+            "libvirt could not be asked whether a guest that is off uses what is replaced: make sure that none does";
         plan.notes.push(note.to_owned());
     }
     plan.note_plaintext(&saved);
@@ -275,7 +277,9 @@ fn barred_folders(plan: &Plan, places: &Places, staging: &Staging) -> BTreeSet<S
         let places = places.clone();
         let (barred, user) = staging.patience().call(move || places.barred(&folder)).ok().flatten()?;
         let (path, user) = (barred.display(), user.uid);
-        Some(format!("QEMU (user {user}) cannot enter {path}, so the guest cannot start; to let it in: chmod o+x '{path}'"))
+        Some(format!(
+            "QEMU (user {user}) cannot enter {path}, so the guest cannot start; to let it in: chmod o+x '{path}'"
+        ))
     };
     folders.into_iter().filter_map(note).collect()
 }

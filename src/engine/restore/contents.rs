@@ -4,12 +4,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use super::device;
 use super::plan::{DiskPart, How, Write};
 use super::saved::{Saved, SavedDisk};
 use super::sparse::{self, Kind, Output};
 use super::staging::Staging;
 use super::work::Work;
+use super::{define, device};
 use crate::archive::manifest::{DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML};
 use crate::archive::{self, Archive, Digest, Hasher, Manifest, MemberReader};
 use crate::engine::Error;
@@ -25,14 +25,18 @@ const BUFFER: usize = 1 << 20;
 /// What the archive says it holds.
 pub fn saved(point: &Point, archive: &Archive, manifest: Manifest) -> Result<Saved, Error> {
     let members = archive.members().map_err(Error::archive(&point.path))?;
+    // Older archives say only in the definition which disks were encrypted.
+    let described = xml(point, archive, DOMAIN_XML).ok().and_then(|xml| define::read(&xml).ok());
+    let described = described.map_or(Vec::new(), |domain| domain.disks);
+    let is_encrypted = |target: &str| described.iter().any(|disk| disk.encrypted && disk.target == target);
     let disks = manifest.disks.into_iter().map(|disk| SavedDisk {
+        encrypted: disk.encrypted || is_encrypted(&disk.target),
         target: disk.target,
         member: disk.member,
         source: disk.source,
         format: disk.format,
         virtual_bytes: Some(disk.virtual_bytes),
         owner: disk.owner.map(Owner::sane),
-        encrypted: disk.encrypted,
     });
     let documents = [archive::MANIFEST, DOMAIN_XML, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML];
     Ok(Saved {

@@ -50,7 +50,8 @@ fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(),
         ),
         OffKind::Migrated => (
             format!("the domain {name} was migrated, and may run on another host with the same disks"),
-            "if it runs nowhere, start it here and shut it down, or undefine it; or restore a copy: --name NEW".to_owned(),
+            "if it runs nowhere, start it here and shut it down, or undefine it; or restore a copy: --name NEW"
+                .to_owned(),
         ),
     };
     Err(other(&message, Some(&hint)))

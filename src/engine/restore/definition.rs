@@ -84,7 +84,9 @@ impl Wanted<'_> {
             None => format!("get the definition, edit it, and restore with --xml FILE: {}", self.unpacking()),
         };
         let hint = match about_machine && self.how.machine.is_none() {
-            true => format!("choose one of this host's machine types (qemu-system-x86_64 -machine help): --machine TYPE; or {edit}"),
+            true => format!(
+                "choose one of this host's machine types (qemu-system-x86_64 -machine help): --machine TYPE; or {edit}"
+            ),
             false => edit,
         };
         Error::Other { message, hint: Some(hint) }
@@ -111,7 +113,8 @@ fn edited(saved: &Saved, file: &Path, text: &str) -> Result<crate::model::Domain
         other(&format!("{path}: {}", failure.message), Some(hint))
     })?;
     if described.id != saved.domain {
-        let message = format!("{path}: it defines {} ({}), not {}", described.id.name, described.id.uuid, saved.domain.name);
+        let message =
+            format!("{path}: it defines {} ({}), not {}", described.id.name, described.id.uuid, saved.domain.name);
         return Err(other(&message, Some(hint)));
     }
     Ok(described)

@@ -43,9 +43,9 @@ pub fn replaced(plan: &Plan, staging: &Staging) -> Result<Vec<PathBuf>, Error> {
     let Some(first) = plan.writes.first() else { return Ok(Vec::new()) };
     let all: Vec<(bool, PathBuf)> =
         plan.writes.iter().map(|write| (matches!(write.how, How::Device(_)), write.to.clone())).collect();
-    staging.call("look at", &first.to, move || {
-        Ok(all.into_iter().filter(|(device, path)| *device || path.exists()).map(|(_, path)| path).collect())
-    })
+    let overwrites = staging.overwrites();
+    let is_replaced = move |(device, path): &(bool, PathBuf)| *device || (overwrites && path.exists());
+    staging.call("look at", &first.to, move || Ok(all.into_iter().filter(is_replaced).map(|(_, path)| path).collect()))
 }
 
 /// Who counts: of processes, guests and those that write. One that only reads, as udev does, loses nothing.

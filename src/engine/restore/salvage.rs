@@ -11,10 +11,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::names::is_plain;
+use super::room::{expect_free, nearest_folder};
 use super::sparse::{Kind, Output};
 use super::staging::{PRIVATE, Rights, Staging};
 use super::work::Work;
-use super::room::{expect_free, nearest_folder};
 use crate::archive::salvage::{Remains, Salvage, Trust};
 use crate::engine::points::{self, When};
 use crate::engine::{Error, Monitor};
@@ -145,7 +145,10 @@ pub fn salvage(
     }
     let path = to.join(REPORT);
     let json = serde_json::to_vec_pretty(&salvaged).map_err(Error::json)?;
-    staging.create(&path, Rights::Private)?.with(move |mut file| file.write_all(&json)).map_err(Error::file("write", &path))?;
+    staging
+        .create(&path, Rights::Private)?
+        .with(move |mut file| file.write_all(&json))
+        .map_err(Error::file("write", &path))?;
     work.go_on()?;
     staging.place()?;
     staging.keep();

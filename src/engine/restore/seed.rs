@@ -133,8 +133,7 @@ fn describe(xml: &str) -> Option<Domain> {
 
 /// Writes what the plan wants, in one pass, and checks the images before they get their names.
 pub fn write(work: &Work<'_>, seed: &Seed, plan: &Plan, staging: &mut Staging) -> Result<(), Error> {
-    let wanted: BTreeMap<&str, &Write> =
-        plan.writes.iter().map(|write| (write.member.as_str(), write)).collect();
+    let wanted: BTreeMap<&str, &Write> = plan.writes.iter().map(|write| (write.member.as_str(), write)).collect();
     let mut found = 0;
     each(seed, work, |member, contents| {
         let Some(write) = wanted.get(member.name.as_str()) else { return pour(work, contents, |_| Ok(())) };

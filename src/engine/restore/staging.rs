@@ -129,6 +129,11 @@ impl Staging {
         Ok(file)
     }
 
+    /// Whether regular files may be replaced.
+    pub fn overwrites(&self) -> bool {
+        self.overwrite
+    }
+
     /// How long a call on what is written may take.
     pub fn patience(&self) -> &Patience {
         &self.patience
@@ -242,7 +247,9 @@ fn give(file: &File, owner: Owner) -> io::Result<()> {
 fn not_given(path: &Path, owner: Owner, error: &io::Error) -> String {
     let Owner { uid, gid, mode } = owner;
     let path = path.display();
-    format!("{path} could not be given to user {uid}, group {gid}, mode {mode:o}: {error}; the guest may not be able to use it")
+    format!(
+        "{path} could not be given to user {uid}, group {gid}, mode {mode:o}: {error}; the guest may not be able to use it"
+    )
 }
 
 /// Makes a folder and those above it; those that were made, outer ones first, and whether all could be.

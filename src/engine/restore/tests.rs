@@ -9,10 +9,10 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
+use crate::archive::Archive;
 use crate::engine::Silent;
 use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, UUID, run, text};
 use crate::engine::points::When;
-use crate::archive::Archive;
 use crate::hypervisor::{self, BlockJob, OffKind, Overlay, PullJob, SavedState, StateKind, domain_xml};
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
 use crate::sys::patience::Patience;
@@ -530,7 +530,65 @@ fn when_libvirt_refuses_all_is_as_before() {
     assert!(known.defined.lock().unwrap().is_empty());
     assert_eq!(tree(fixture.dir.path()), before);
     assert_eq!(fs::read_to_string(fixture.path("images/root.qcow2")).unwrap(), "theirs");
-    assert!(matches!(define(&fixture, &known, None, false), Err(Error::Exists { .. })));
+    assert!(matches!(define(&fixture, &Known::default(), None, false), Err(Error::Exists { .. })));
+}
+
+#[test]
+fn a_definition_for_other_hosts_is_used_when_the_saved_one_is_refused() {
+    let (fixture, _) = host();
+    let known = Known { refuses: Some("type='qemu'"), ..Known::default() };
+    let file = fixture.path("edited.xml");
+    let edited = fixture.xml(&fixture.usual_disks()).replace("type='qemu'", "type='kvm'");
+    fs::write(&file, edited).unwrap();
+    let how = Define { xml: Some(file), machine: Some("q35".to_owned()), ..Define::default() };
+    let restored = define_as(&fixture, &known, how, false).unwrap();
+    assert!(known.xml().contains("machine='q35'") && known.tried.lock().unwrap().len() == 1);
+    assert!(restored.notes.contains(&"missing on this host: the network lan".to_owned()), "{:?}", restored.notes);
+}
+
+#[test]
+fn what_is_lost_and_what_is_not_encrypted_is_told_before_anything_is_written() {
+    let fixture = Fixture::new();
+    fs::create_dir(fixture.path("images")).unwrap();
+    let disks = fixture.usual_disks();
+    fixture.point_with("2026-11-20T02:00:00Z", Codec::None, &disks, &fixture.xml(&disks), |manifest| {
+        manifest.disks[1].encrypted = true;
+    });
+    let state = |name: &str, kind| SavedState { name: name.to_owned(), kind };
+    let states = vec![state("a b", StateKind::InternalSnapshot), state("c", StateKind::Checkpoint)];
+    let known = Known { states, ..Known::with(DOMAIN, UUID, DomainState::Off) };
+    let notes = define(&fixture, &known, None, true).unwrap().notes.join("\n");
+    for text in [
+        "virsh snapshot-delete 'web 1' 'a b' --metadata",
+        "virsh checkpoint-delete 'web 1' c --metadata",
+        "disk vdb was encrypted and is restored UNENCRYPTED: ",
+    ] {
+        assert!(notes.contains(text), "{notes}");
+    }
+    assert!(!notes.contains("disk vda was encrypted"), "{notes}");
+}
+
+#[test]
+fn what_another_domain_stands_on_is_never_replaced() {
+    let (fixture, _) = host();
+    let image = fixture.path("images/root.qcow2");
+    fs::write(&image, "theirs").unwrap();
+    let disk = format!("<disk type='file'><source file='{}'/><target dev='vdq'/></disk>", text(&image));
+    let mut known = Known::with(DOMAIN, UUID, DomainState::Off);
+    known.domains.push((DomainRef { name: "other".to_owned(), uuid: Uuid::nil() }, DomainState::Off));
+    known.disks.insert("other".to_owned(), disk.clone());
+    let error = define(&fixture, &known, None, true).unwrap_err();
+    assert!(error.to_string().contains("domain other (disk vdq) uses it"), "{error}");
+    let files = Request { overwrite: true, ..request(&fixture.path("images")) };
+    let into_files =
+        |known: &Known| restore(&files, &fixture.store, Some(known), &Silent, &Cancel::default(), &mut |_| {});
+    assert!(into_files(&known).unwrap_err().to_string().contains("domain other"));
+    assert_eq!(fs::read_to_string(&image).unwrap(), "theirs");
+    // Its own definition is no obstacle.
+    let mut known = Known::with(DOMAIN, UUID, DomainState::Off);
+    known.disks.insert(DOMAIN.to_owned(), disk);
+    into_files(&known).unwrap();
+    define(&fixture, &known, None, true).unwrap();
 }
 
 #[test]
@@ -649,6 +707,6 @@ fn a_block_device_holds_exactly_the_disk() {
     drop(user);
 
     let mut none = wanted(&device);
-    none.disks[0].device = Some(backing.clone());
+    none.disks[0].device = Some(disks[0].raw.clone());
     assert!(get(&fixture, &none).unwrap_err().to_string().contains("not a block device"));
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::super::names::{fresh_name, is_plain, usable_folder};
 use super::super::saved::{Saved, SavedDisk};
+use super::super::staging::Rights;
 use super::super::{Error, Request};
 use super::choice::{choose, names};
 use super::{How, Plan, Write, no_folder, suspect};
-use super::super::staging::Rights;
 use crate::model::{Device, Disk, Domain, DomainRef, Owner, Source};
 
 /// What is known of the host.

@@ -85,7 +85,14 @@ fn plan(saved: &Saved, request: &Request, name: &str, there: &[&str]) -> Result<
     let exists = |path: &Path| there.iter().any(|there| path == Path::new(there));
     let same = BTreeSet::new();
     let leads_to = |path: &Path| path.starts_with("/link").then(|| Path::new("/real").join(path.file_name().unwrap()));
-    let host = Host { exists: &exists, leads_to: &leads_to, same: &same, swtpm: Path::new("/tpm"), qemu_owner: QEMU, swtpm_owner: SWTPM };
+    let host = Host {
+        exists: &exists,
+        leads_to: &leads_to,
+        same: &same,
+        swtpm: Path::new("/tpm"),
+        qemu_owner: QEMU,
+        swtpm_owner: SWTPM,
+    };
     domain(saved, request, &described, &DomainRef { name: name.to_owned(), uuid }, &host)
 }
 

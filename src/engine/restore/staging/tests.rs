@@ -103,7 +103,10 @@ fn without_overwrite_nothing_is_replaced_even_late() {
     write(&mut staging, &path);
     fs::write(&path, "theirs").unwrap();
     assert!(matches!(staging.place(), Err(Error::Exists { .. })));
-    assert!(matches!(Staging::new(false, &Patience::default()).create(&path, Rights::Private), Err(Error::Exists { .. })));
+    assert!(matches!(
+        Staging::new(false, &Patience::default()).create(&path, Rights::Private),
+        Err(Error::Exists { .. })
+    ));
     drop(staging);
     assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
 }
