@@ -30,8 +30,7 @@ pub fn expect_unused(
         let users = staging.call("look who uses", &path, move || counting(&domains, &file, own.as_ref()))?;
         if let Some(first) = users.first() {
             let names: Vec<String> = users.iter().map(User::to_string).collect();
-            let verb = if names.len() == 1 { "uses" } else { "use" };
-            let message = format!("{}: {} {verb} it", path.display(), names.join(", "));
+            let message = format!("{}: in use by {}", path.display(), names.join(", "));
             return Err(Error::Other { message, hint: Some(hint(first)) });
         }
     }
@@ -53,11 +52,16 @@ fn counting(domains: &Users, path: &Path, own: Option<&DomainRef>) -> Result<Vec
     let is_foreign = |one: &&Use| one.active || own.is_none_or(|own| own.uuid != one.domain.uuid);
     let mut found: Vec<User> =
         domains.domains(path)?.into_iter().filter(is_foreign).cloned().map(User::Domain).collect();
+    let is_named = |guest: &str| {
+        found.iter().any(|user| matches!(user, User::Domain(one) if one.active && one.domain.name == guest))
+    };
     let counts = |user: &in_use::User| match user {
-        in_use::User::Process { guest, writes, .. } => guest.is_some() || *writes,
+        in_use::User::Process { guest: Some(guest), .. } => !is_named(guest),
+        in_use::User::Process { writes, .. } => *writes,
         in_use::User::Loop(_) => true,
     };
-    found.extend(users::open(path)?.into_iter().filter(counts).map(User::Host));
+    let hosts: Vec<User> = users::open(path)?.into_iter().filter(counts).map(User::Host).collect();
+    found.extend(hosts);
     Ok(found)
 }
 

@@ -578,7 +578,7 @@ fn what_another_domain_stands_on_is_never_replaced() {
     known.domains.push((DomainRef { name: "other".to_owned(), uuid: Uuid::nil() }, DomainState::Off));
     known.disks.insert("other".to_owned(), disk.clone());
     let error = define(&fixture, &known, None, true).unwrap_err();
-    assert!(error.to_string().contains("domain other (disk vdq) uses it"), "{error}");
+    assert!(error.to_string().contains("in use by domain other (disk vdq)"), "{error}");
     let files = Request { overwrite: true, ..request(&fixture.path("images")) };
     let into_files =
         |known: &Known| restore(&files, &fixture.store, Some(known), &Silent, &Cancel::default(), &mut |_| {});

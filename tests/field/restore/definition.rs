@@ -27,7 +27,7 @@ fn saved_elsewhere(lab: &Lab, name: &str, members: &[&str], change: impl Fn(Stri
     // By standard tools, in the order of the format.
     let folder = unpacked.path("");
     let script = "set -e; cd \"$1\"; tar -tf \"$2\" | grep -vx SHA256SUMS >../list; xargs -d '\\n' sha256sum <../list >SHA256SUMS; \
-                  echo SHA256SUMS >>../list; tar --format=gnu --owner=0 --group=0 --mode=0600 -cf ../new -T ../list; \
+                  echo SHA256SUMS >>../list; tar --format=gnu --owner=0 --group=0 --mode=0600 -b1 -cf ../new -T ../list; \
                   mv ../new \"$2\"; rm ../list";
     run("sh", &["-c", script, "sh", text(&folder), text(&archive)]);
     (guest, program)

@@ -34,14 +34,14 @@ fn restore_refuses_a_device_of_a_running_guest() {
     let device = guest.disk_source("vda").unwrap();
     let into_device = format!("vda={}", device.display());
     let name = guest.name();
-    let running = [name, "uses it", "virsh shutdown"];
+    let running = ["in use by domain restore-device-runs (disk vda)", "virsh shutdown"];
     refuses(&program, &[name, "--disk", &into_device], &running);
     refuses(&program, &[name, "--define", "--name", "restore-device-copy", "--disk", &into_device], &running);
     assert!(begins_with(&device, 0x99), "the device was written");
 
     // A copy would share the device with a guest that is off.
     guest.destroy();
-    let off = ["domain restore-device-runs (disk vda) uses it", "--to DIR"];
+    let off = ["in use by domain restore-device-runs (disk vda)", "--to DIR"];
     refuses(&program, &[name, "--define", "--name", "restore-device-copy", "--disk", &into_device], &off);
     assert!(begins_with(&device, 0x99), "the device was written");
     assert!(try_virsh(&["domuuid", "restore-device-copy"]).is_err(), "the copy was defined");
@@ -95,7 +95,7 @@ fn restore_refuses_the_disk_of_another_guest() {
     program.backup_well();
     let image = guest.disk_source("vda").unwrap();
     let other: Guest = lab.guest("restore-shares-2").disk(Disk::raw("vdb").file(&image).shareable()).define();
-    let tells = ["domain restore-shares-2 (disk vdb) uses it", "virsh undefine restore-shares-2"];
+    let tells = ["in use by domain restore-shares-2 (disk vdb)", "virsh undefine restore-shares-2"];
     refuses(&program, &[guest.name(), "--define", "--overwrite"], &tells);
     virsh(&["undefine", other.name()]);
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);

@@ -10,7 +10,7 @@ use crate::lab::{Disk, Lab, Program, Ran, run, virsh};
 /// What was printed before the first line of what was restored.
 fn told_before(ran: &Ran) -> &str {
     assert_eq!(ran.code, 0, "{ran:#?}");
-    ran.stdout.split_once("restored ").expect("it was restored").0
+    ran.stdout.split_once("\nrestored ").expect("it was restored").0
 }
 
 #[test]

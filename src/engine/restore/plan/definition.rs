@@ -45,10 +45,13 @@ pub fn domain(
     let names = names(saved, &chosen, request.to.is_some());
     for ((disk, device), name) in chosen.iter().zip(names) {
         let name = if renamed { fresh_name(&to.name, disk) } else { name };
-        let image = match (device, image_folder(saved, request, disk, renamed)?) {
-            (Some(device), _) => plan.write_device(saved, disk, device)?,
-            (None, Place::Device(device)) => plan.write_device(saved, disk, &device)?,
-            (None, Place::Folder(folder)) => plan.write_image(saved, disk, folder.join(name))?,
+        let place = match device {
+            Some(device) => Place::Device((*device).to_owned()),
+            None => image_folder(saved, request, disk, renamed)?,
+        };
+        let image = match place {
+            Place::Device(device) => plan.write_device(saved, disk, &device)?,
+            Place::Folder(folder) => plan.write_image(saved, disk, folder.join(name))?,
         };
         plan.changes.disks.insert(disk.target.clone(), image);
     }
@@ -86,7 +89,7 @@ pub fn domain(
     Ok(plan)
 }
 
-/// Where an image goes, when the request names no device for it.
+/// Where an image goes.
 enum Place {
     Folder(PathBuf),
     Device(PathBuf),

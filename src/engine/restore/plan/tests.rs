@@ -117,6 +117,9 @@ fn a_block_device_of_the_original_is_written_only_when_that_is_asked_for() {
     assert_eq!(targets(&plan(&saved, &asked, "web", &[]).unwrap()), ["device /dev/vg/web"]);
     // Never for a copy: the device is the original's.
     assert!(plan(&saved, &asked, "copy", &[]).is_err());
+    asked.disks = vec![DiskChoice { target: "vda".to_owned(), device: Some("/dev/vg/new".into()) }];
+    assert_eq!(targets(&plan(&saved, &asked, "copy", &[]).unwrap()), ["device /dev/vg/new"]);
+    asked.disks.clear();
     asked.to = Some("/r".into());
     assert_eq!(targets(&plan(&saved, &asked, "copy", &[]).unwrap()), ["raw /r/copy-vda.raw"]);
     asked.disks = vec![DiskChoice { target: "vda".to_owned(), device: Some("/dev/vg/copy".into()) }];
