@@ -145,7 +145,8 @@ pub(super) fn define(connection: &Connect, xml: &str) -> Result<DomainRef, Error
 pub(super) fn try_define(connection: &Connect, xml: &str) -> Result<(), Error> {
     let nobody = DomainRef { name: "domain".to_owned(), uuid: uuid::Uuid::nil() };
     let handle = connection.define_domain_xml(xml).map_err(|source| call(&nobody, "define it", source))?;
-    let undefined = handle.undefine_flags(VIR_DOMAIN_UNDEFINE_KEEP_NVRAM);
+    // Drivers without UEFI variables do not know the flag.
+    let undefined = handle.undefine_flags(VIR_DOMAIN_UNDEFINE_KEEP_NVRAM).or_else(|_| handle.undefine());
     undefined.map(drop).map_err(|source| call(&identify(&handle).unwrap_or(nobody), "undefine it again", source))
 }
 
