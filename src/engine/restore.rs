@@ -33,7 +33,7 @@ use self::source::Source;
 use self::staging::{PASSABLE, PRIVATE, Rights, Staging};
 use self::work::Work;
 use super::journal::{Journal, Record};
-use super::points;
+use super::points::{self, When};
 use super::rights::{self, Places};
 use super::{Error, Monitor};
 use crate::hypervisor::Hypervisor;
@@ -122,7 +122,10 @@ pub fn restore(
 ) -> Result<Restored, Error> {
     let point = points::find(store, &request.domain, request.when)?;
     let work = Work { archive: &point.path, patience: store.patience(), domain: &request.domain, monitor, cancel };
-    let restored = restore_point(request, &point, hypervisor, &work, &Places::default(), tell);
+    let mut restored = restore_point(request, &point, hypervisor, &work, &Places::default(), tell);
+    if let (Ok(restored), When::Newest) = (&mut restored, request.when) {
+        restored.notes.extend(points::beside_other_guests(store, &point)?);
+    }
     monitor.done(&DomainOutcome::new(&request.domain, None));
     restored
 }
@@ -192,6 +195,9 @@ fn restore_point(
     plan.note_plaintext(&saved);
     if saved.domain.name != point.domain {
         plan.notes.push(format!("the archive lies with those of {}, and is of another domain", point.domain));
+    }
+    if let (Some((_, hypervisor, _)), When::Newest) = (&target, request.when) {
+        plan.notes.extend(define::another_guest(*hypervisor, &saved.domain)?);
     }
     tell(&plan.notes);
     in_use::expect_unused(&plan, hypervisor, own, &staging)?;
