@@ -603,7 +603,7 @@ fn an_image_that_is_in_use_is_never_replaced() {
     let error = define(&fixture, &Known::default(), None, true).unwrap_err();
     drop(holder.stdin.take());
     holder.wait().unwrap();
-    assert!(error.to_string().contains("uses it"), "{error}");
+    assert!(error.to_string().contains("in use by process"), "{error}");
     define(&fixture, &Known::default(), None, true).unwrap();
 }
 
