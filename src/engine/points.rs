@@ -83,7 +83,6 @@ pub struct Details {
     /// The disks not in it.
     pub skipped: Vec<SkippedDisk>,
     /// The disks in it, by target, that QEMU encrypted and that are not encrypted here.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub plaintext: Vec<String>,
 }
 
