@@ -106,6 +106,7 @@ impl Fixture {
             source: disk.source.clone(),
             format: disk.format.clone(),
             backing: Vec::new(),
+            owner: None,
             encrypted: false,
             shrunk: false,
         };

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::context::Context;
-use super::{Error, users};
+use super::{Error, rights, users};
 use crate::archive::manifest::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
 };
@@ -235,6 +235,7 @@ fn disk_entry(planned: &PlannedDisk, saved: &DiskOutcome) -> DiskEntry {
         source: image.source.clone(),
         format: image.format.clone(),
         backing: planned.disk.backing.clone(),
+        owner: image.source.path().and_then(rights::of_file),
         encrypted: planned.disk.encrypted,
         shrunk: saved.shrunk,
     }

@@ -6,19 +6,27 @@ use std::path::{Path, PathBuf};
 
 use super::super::names::{fresh_name, is_plain, usable_folder};
 use super::super::saved::{Saved, SavedDisk};
+use super::super::staging::Rights;
 use super::super::{Error, Request};
 use super::choice::{choose, names};
 use super::{How, Plan, Write, no_folder, suspect};
-use crate::model::{Device, Disk, Domain, DomainRef, Source};
+use crate::hypervisor::domain_xml::TPM_STATE;
+use crate::model::{Device, Disk, Domain, DomainRef, Owner, Source};
 
 /// What is known of the host.
 pub struct Host<'a> {
     /// Whether a path exists.
     pub exists: &'a dyn Fn(&Path) -> bool,
+    /// The regular file that a link leads to, when the link can be trusted.
+    pub leads_to: &'a dyn Fn(&Path) -> Option<PathBuf>,
     /// Members whose original path has the same bytes as they.
     pub same: &'a BTreeSet<String>,
     /// Where libvirt keeps the state of emulated TPMs, by UUID.
     pub swtpm: &'a Path,
+    /// A private file of the user that QEMU runs as.
+    pub qemu_owner: Option<Owner>,
+    /// A private file of the user that swtpm runs as.
+    pub swtpm_owner: Option<Owner>,
 }
 
 /// Images, and all that the definition of `to` needs beside them; `described` is what the saved definition says.
@@ -38,10 +46,13 @@ pub fn domain(
     let names = names(saved, &chosen, request.to.is_some());
     for ((disk, device), name) in chosen.iter().zip(names) {
         let name = if renamed { fresh_name(&to.name, disk) } else { name };
-        let image = match (device, image_folder(request, disk, renamed)?) {
-            (Some(device), _) => plan.write_device(saved, disk, device)?,
-            (None, Place::Device(device)) => plan.write_device(saved, disk, &device)?,
-            (None, Place::Folder(folder)) => plan.write_image(saved, disk, folder.join(name))?,
+        let place = match device {
+            Some(device) => Place::Device((*device).to_owned()),
+            None => image_folder(saved, request, disk, renamed)?,
+        };
+        let image = match place {
+            Place::Device(device) => plan.write_device(saved, disk, &device)?,
+            Place::Folder(folder) => plan.write_image(saved, disk, folder.join(name))?,
         };
         plan.changes.disks.insert(disk.target.clone(), image);
     }
@@ -53,7 +64,16 @@ pub fn domain(
     let beside = plan.folder_of_images(request);
     plan.add_nvram(saved, to, renamed, &beside, host)?;
     plan.add_boot(saved, to, renamed, &beside, host)?;
-    for file in &saved.tpm {
+    // A place that the definition names is not made here: it may be a device, or the original's.
+    let named = described.tpm.as_deref().filter(|state| !state.starts_with(TPM_STATE));
+    if let Some(place) = named.filter(|_| !saved.tpm.is_empty()) {
+        plan.notes.push(format!(
+            "the TPM state, which was in {}, is not put in place: restore the files (--to DIR alone), and copy tpm/ before the \
+             first start",
+            place.display()
+        ));
+    }
+    for file in saved.tpm.iter().filter(|_| named.is_none()) {
         let within = file.member.strip_prefix("tpm/").ok_or_else(|| suspect(saved, "a TPM member is misplaced"))?;
         let path = host.swtpm.join(to.uuid.to_string()).join(within);
         plan.write(saved, &file.member, path, How::Tpm)?;
@@ -62,17 +82,31 @@ pub fn domain(
         plan.notes.push(format!("the state of the TPM was not saved ({why}); the guest starts with an empty one"));
     }
     plan.add_not_saved(saved);
+    // The definition goes on to name the link.
+    for write in plan.writes.iter_mut().filter(|write| !matches!(write.how, How::Device(_) | How::Tpm)) {
+        let real = (host.leads_to)(&write.to).filter(|real| real.parent().is_some_and(usable_folder));
+        write.to = real.unwrap_or_else(|| std::mem::take(&mut write.to));
+    }
     plan.check_distinct(saved)?;
+    let in_place = !renamed && request.to.is_none();
+    for write in &mut plan.writes {
+        let disk = saved.disks.iter().find(|disk| in_place && disk.member == write.member);
+        let owner = match write.how {
+            How::Tpm => host.swtpm_owner,
+            _ => disk.and_then(|disk| disk.owner).or(host.qemu_owner),
+        };
+        write.rights = Rights::Kept(owner);
+    }
     Ok(plan)
 }
 
-/// Where an image goes, when the request names no device for it.
+/// Where an image goes.
 enum Place {
     Folder(PathBuf),
     Device(PathBuf),
 }
 
-fn image_folder(request: &Request, disk: &SavedDisk, renamed: bool) -> Result<Place, Error> {
+fn image_folder(saved: &Saved, request: &Request, disk: &SavedDisk, renamed: bool) -> Result<Place, Error> {
     if let Some(folder) = &request.to {
         return Ok(Place::Folder(folder.clone()));
     }
@@ -92,12 +126,21 @@ fn image_folder(request: &Request, disk: &SavedDisk, renamed: bool) -> Result<Pl
         Source::Block(path) if !renamed => Err(Error::Other {
             message: format!("disk {}: it was the block device {}", disk.target, path.display()),
             hint: Some(format!(
-                "replace what that device holds: --overwrite; or name one: --disk {}=/dev/…; or restore to files: --to DIR",
-                disk.target
+                "replace what that device holds: --overwrite; or name one: {}; or restore to files: --to DIR",
+                with_device(saved, disk)
             )),
         }),
         _ => Err(no_folder(disk)),
     }
+}
+
+/// The words that choose a device for one disk, and leave the others in: named disks are the only ones that are restored.
+fn with_device(saved: &Saved, disk: &SavedDisk) -> String {
+    let word = |other: &SavedDisk| {
+        let device = if other.target == disk.target { "=/dev/…" } else { "" };
+        format!("--disk {}{device}", other.target)
+    };
+    saved.disks.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
 impl Plan {
