@@ -7,6 +7,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod chaos;
 mod contents;
 mod guest;
 mod host;
