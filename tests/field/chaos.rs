@@ -6,8 +6,9 @@
 mod acts;
 mod after;
 mod disks;
-mod hints;
+pub mod hints;
 mod random;
+mod snapshots;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -45,12 +46,14 @@ fn backup(world: &mut World, acts: &[Act]) {
     } else {
         let ran = backup.finish();
         world.note(format!("backup: {} {}", ran.code, ran.stdout));
+        world.told.push_str(&ran.stdout);
         Some(ran)
     };
     world.assert_archives(from, report.as_ref());
     world.tidy();
     world.assert_archives(from, None);
     world.assert_tidy();
+    world.assert_snapshots();
 }
 
 /// Runs so many rounds, from the seed of the day, or the one that is asked for.

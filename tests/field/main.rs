@@ -7,6 +7,12 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+#[path = "../faulty/mod.rs"]
+mod faulty;
+
+#[path = "../steps/mod.rs"]
+mod steps;
+
 mod chaos;
 mod contents;
 mod guest;

@@ -2,7 +2,9 @@
 
 use std::fs;
 
+use super::snapshots::Snapshot;
 use super::world::{SPARE, World, elements};
+use crate::lab::try_run;
 
 /// One act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,14 +17,37 @@ pub enum Act {
     Reset,
     Destroy,
     Start,
+    ManagedSave,
+    Redefine,
+    Rename,
+    Resize,
+    BlockCopy,
+    Snapshot(Snapshot),
 }
 
 /// Disks come and go.
 pub const PLUG: &[Act] = &[Act::Attach, Act::Detach];
 
 /// All of them.
-pub const ALL: &[Act] =
-    &[Act::Attach, Act::Detach, Act::Write, Act::Suspend, Act::Resume, Act::Reset, Act::Destroy, Act::Start];
+pub const ALL: &[Act] = &[
+    Act::Attach,
+    Act::Detach,
+    Act::Write,
+    Act::Suspend,
+    Act::Resume,
+    Act::Reset,
+    Act::Destroy,
+    Act::Start,
+    Act::ManagedSave,
+    Act::Redefine,
+    Act::Rename,
+    Act::Resize,
+    Act::BlockCopy,
+    Act::Snapshot(Snapshot::Internal),
+    Act::Snapshot(Snapshot::External),
+    Act::Snapshot(Snapshot::Revert),
+    Act::Snapshot(Snapshot::Delete),
+];
 
 impl World {
     /// Does it, and notes whether libvirt did.
@@ -34,19 +59,32 @@ impl World {
             Act::Suspend => self.virsh(&["suspend"]).map(drop),
             Act::Resume => self.virsh(&["resume"]).map(drop),
             Act::Reset => self.virsh(&["reset"]).map(drop),
-            Act::Destroy => self.virsh(&["destroy"]).map(|_| self.disks.active = false),
-            Act::Start => self.virsh(&["start", "--paused"]).map(|_| {
-                self.disks.active = true;
-                self.disks.live = self.disks.config.clone();
-            }),
+            Act::Destroy => self.virsh(&["destroy"]).map(drop),
+            Act::Start => self.virsh(&["start", "--paused"]).map(drop),
+            Act::ManagedSave => self.virsh(&["managedsave"]).map(|_| self.saved = Some(self.disks.live.clone())),
+            Act::Redefine => self.redefine(),
+            Act::Rename => self.rename(),
+            Act::Resize => self.resize(),
+            Act::BlockCopy => self.block_copy(),
+            Act::Snapshot(how) => self.snapshot(how),
         };
-        self.disks.remember();
         self.note(format!("{act:?}: {}", done.err().as_deref().unwrap_or("done").trim()));
+        self.look();
         // What it writes then tells the instants before and after apart.
         if self.disks.active {
             let target = self.random.pick(&self.disks.present());
             self.write(&target);
         }
+    }
+
+    /// Takes notice of whether the guest is on, and with which disks.
+    pub fn look(&mut self) {
+        let active = !matches!(self.state().as_str(), "shut off" | "undefined");
+        if active && !self.disks.active {
+            self.disks.live = self.saved.take().unwrap_or_else(|| self.disks.config.clone());
+        }
+        self.disks.active = active;
+        self.disks.remember();
     }
 
     /// For the running guest, its definition, or both.
@@ -96,5 +134,52 @@ impl World {
     /// The definition as it is now.
     pub fn guest_xml(&self) -> String {
         self.virsh(&["dumpxml", "--inactive"]).expect("the domain is defined")
+    }
+
+    /// Undefines the domain and defines it again as it was.
+    fn redefine(&mut self) -> Result<(), String> {
+        let file = self.lab.path("again.xml");
+        fs::write(&file, self.guest_xml()).unwrap();
+        self.virsh(&["undefine"])?;
+        self.virsh_plain(&["define", file.to_str().unwrap()])
+    }
+
+    fn rename(&mut self) -> Result<(), String> {
+        let to = format!("{}.renamed", self.name);
+        self.virsh(&["domrename", &to])?;
+        self.frame = self.frame.replace(&format!("<name>{}</name>", self.name), &format!("<name>{to}</name>"));
+        self.guest.renamed(&to);
+        self.name = to;
+        Ok(())
+    }
+
+    /// Makes a disk of the running guest one slot larger.
+    fn resize(&mut self) -> Result<(), String> {
+        let target = self.random.pick(&self.disks.present());
+        let bytes = self.disks.next_size(&target);
+        self.virsh(&["blockresize", &target, &format!("{bytes}B")])?;
+        self.disks.grow(&target);
+        Ok(())
+    }
+
+    /// Moves a disk of the running guest to another image.
+    fn block_copy(&mut self) -> Result<(), String> {
+        let (target, byte) = (self.random.pick(&self.disks.present()), self.disks.fresh());
+        let to = self.image(&format!("{target}-copy-{byte}"));
+        let words = ["blockcopy", &target, "--dest", to.to_str().unwrap(), "--format", "qcow2"];
+        self.virsh(&[&words[..], &["--transient-job", "--wait", "--pivot"]].concat())?;
+        self.take_elements();
+        Ok(())
+    }
+
+    /// The operator has changed the sources of disks: those of the definition are right, unless kvmbackup's are below them.
+    pub fn take_elements(&mut self) {
+        for (target, element) in elements(&self.guest_xml()) {
+            let source = element.split_once("<source file='").and_then(|(_, rest)| rest.split('\'').next());
+            let chain = try_run("qemu-img", &["info", "-U", "--backing-chain", source.unwrap_or_default()]);
+            if !String::from_utf8_lossy(&chain.stdout).contains("kvmbackup") {
+                self.elements.insert(target, element);
+            }
+        }
     }
 }

@@ -48,6 +48,7 @@ impl World {
         for _ in 0..ROUNDS {
             let ran = self.program.run(&["recover"]);
             self.note(format!("recover: {} {}", ran.code, ran.stdout.trim()));
+            self.told.push_str(&ran.stdout);
             if ran.code == 0 {
                 return;
             }
@@ -62,16 +63,6 @@ impl World {
             self.look();
         }
         panic!("the hints do not end what is left");
-    }
-
-    /// Takes notice of what a hint made of the guest's state.
-    fn look(&mut self) {
-        let active = !matches!(self.state().as_str(), "shut off" | "undefined");
-        if active && !self.disks.active {
-            self.disks.live = self.disks.config.clone();
-        }
-        self.disks.active = active;
-        self.disks.remember();
     }
 
     /// Panics unless the guest is what the operator made of it, and nothing of kvmbackup is left.
@@ -89,6 +80,11 @@ impl World {
             let job = self.virsh(&["domjobinfo"]).expect("the guest runs");
             assert!(job.contains("None"), "a job still runs: {job}");
         }
+        self.assert_contents();
+    }
+
+    /// Panics unless the disks of the guest hold what it wrote.
+    pub fn assert_contents(&self) {
         let now = self.disks.now();
         for (target, slots) in &now {
             let held = slots_of(&self.source(target), "qcow2", &self.lab.path("copy"));

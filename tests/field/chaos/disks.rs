@@ -55,6 +55,16 @@ impl Disks {
         self.remember();
     }
 
+    /// The size of a disk that has one slot more.
+    pub fn next_size(&self, target: &str) -> usize {
+        (self.held[target].len() + 1) * SLOT
+    }
+
+    /// Has one slot more from now on.
+    pub fn grow(&mut self, target: &str) {
+        self.held.get_mut(target).expect("the disk is known").push(0);
+    }
+
     /// Notes what is there now.
     pub fn remember(&mut self) {
         let now = self.now();

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::disks::{Disks, SLOT, SLOTS};
 use super::random::Random;
+use super::snapshots::Taken;
 use crate::lab::{DEADLINE, Disk, Guest, Lab, Program, Ran, qemu_img, run, try_virsh, wait_until};
 
 /// How long a backup may take that waits for other clients of libvirt.
@@ -79,6 +80,12 @@ pub struct World {
     pub elements: BTreeMap<String, String>,
     /// The rest of that definition.
     pub frame: String,
+    /// Internal snapshots that the operator has taken.
+    pub taken: BTreeMap<String, Taken>,
+    /// The disks of the guest when it was saved.
+    pub saved: Option<BTreeSet<String>>,
+    /// All that reports and recoveries have said.
+    pub told: String,
     /// Archives that were looked at.
     pub seen: BTreeSet<PathBuf>,
     /// What was done, for a reader.
@@ -114,6 +121,9 @@ impl World {
             disks: Disks::new(&all, &FIRST, start != Start::Off),
             elements: BTreeMap::new(),
             frame: String::new(),
+            taken: BTreeMap::new(),
+            saved: None,
+            told: String::new(),
             seen: BTreeSet::new(),
             done: vec![],
             program,
@@ -147,6 +157,11 @@ impl World {
     /// A command of `virsh` whose first argument is the guest.
     pub fn virsh(&self, words: &[&str]) -> Result<String, String> {
         try_virsh(&[&[words[0], &self.name], &words[1..]].concat())
+    }
+
+    /// Any other command of `virsh`.
+    pub fn virsh_plain(&self, words: &[&str]) -> Result<(), String> {
+        try_virsh(words).map(drop)
     }
 
     pub fn state(&self) -> String {
@@ -184,11 +199,6 @@ impl World {
         let held = mark.exists();
         self.note(format!("backup by {} {} {step}", self.method, if held { "at" } else { "without" }));
         Backup { run, mark, held }
-    }
-
-    /// The domain's name as it is now, in the program's configuration, too.
-    pub fn renamed(&mut self, name: &str) {
-        self.name = name.to_owned();
     }
 }
 
