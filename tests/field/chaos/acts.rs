@@ -4,7 +4,7 @@ use std::fs;
 
 use super::snapshots::Snapshot;
 use super::world::{SPARE, World, elements};
-use crate::lab::try_run;
+use crate::lab::{Host, try_run, try_virsh};
 
 /// One act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,9 @@ pub enum Act {
     Rename,
     Resize,
     BlockCopy,
+    BlockPull,
+    Save,
+    Migrate,
     Snapshot(Snapshot),
 }
 
@@ -43,6 +46,9 @@ pub const ALL: &[Act] = &[
     Act::Rename,
     Act::Resize,
     Act::BlockCopy,
+    Act::BlockPull,
+    Act::Save,
+    Act::Migrate,
     Act::Snapshot(Snapshot::Internal),
     Act::Snapshot(Snapshot::External),
     Act::Snapshot(Snapshot::Revert),
@@ -52,6 +58,8 @@ pub const ALL: &[Act] = &[
 impl World {
     /// Does it, and notes whether libvirt did.
     pub fn act(&mut self, act: Act) {
+        // On another host it is nobody's here any more.
+        let act = if self.away.is_some() { Act::Write } else { act };
         let done = match act {
             Act::Attach => self.attach(),
             Act::Detach => self.detach(),
@@ -66,6 +74,12 @@ impl World {
             Act::Rename => self.rename(),
             Act::Resize => self.resize(),
             Act::BlockCopy => self.block_copy(),
+            Act::BlockPull => {
+                let target = self.random.pick(&self.disks.present());
+                self.virsh(&["blockpull", &target, "--wait"]).map(drop)
+            }
+            Act::Save => self.save(),
+            Act::Migrate => self.migrate(),
             Act::Snapshot(how) => self.snapshot(how),
         };
         self.note(format!("{act:?}: {}", done.err().as_deref().unwrap_or("done").trim()));
@@ -133,7 +147,7 @@ impl World {
 
     /// The definition as it is now.
     pub fn guest_xml(&self) -> String {
-        self.virsh(&["dumpxml", "--inactive"]).expect("the domain is defined")
+        try_virsh(&["dumpxml", "--inactive", &self.name]).expect("the domain is defined")
     }
 
     /// Undefines the domain and defines it again as it was.
@@ -169,6 +183,37 @@ impl World {
         let words = ["blockcopy", &target, "--dest", to.to_str().unwrap(), "--format", "qcow2"];
         self.virsh(&[&words[..], &["--transient-job", "--wait", "--pivot"]].concat())?;
         self.take_elements();
+        Ok(())
+    }
+
+    /// Saves the guest to a file of the operator's.
+    fn save(&mut self) -> Result<(), String> {
+        let (file, live) = (self.lab.path("saved"), self.disks.live.clone());
+        self.virsh(&["save", file.to_str().unwrap()])?;
+        self.saved_to_file = Some(live);
+        Ok(())
+    }
+
+    /// Restores it from there, unless the report said that this needs a change.
+    pub fn restore_saved(&mut self) -> Result<(), String> {
+        let Some(live) = self.saved_to_file.take() else { return Ok(()) };
+        if self.disks.active || self.told.contains("save-image-edit") {
+            return Ok(());
+        }
+        self.virsh_plain(&["restore", self.lab.path("saved").to_str().unwrap(), "--paused"])?;
+        (self.disks.live, self.disks.active) = (live, true);
+        self.disks.remember();
+        Ok(())
+    }
+
+    /// Migrates the guest to another host. Where a paused one arrives, its disks stay inactive.
+    fn migrate(&mut self) -> Result<(), String> {
+        if self.state() != "running" {
+            return Err("it does not run".into());
+        }
+        let host = Host::start(&self.lab);
+        self.virsh(&["migrate", "--live", "--unsafe", &host.uri(), "tcp://127.0.0.1"])?;
+        self.away = Some(host);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::disks::{Disks, SLOT, SLOTS};
 use super::random::Random;
 use super::snapshots::Taken;
-use crate::lab::{DEADLINE, Disk, Guest, Lab, Program, Ran, qemu_img, run, try_virsh, wait_until};
+use crate::lab::{DEADLINE, Disk, Guest, Host, Lab, Program, Ran, qemu_img, run, try_virsh, wait_until};
 
 /// How long a backup may take that waits for other clients of libvirt.
 const BACKUP_DEADLINE: Duration = Duration::from_secs(900);
@@ -84,6 +84,10 @@ pub struct World {
     pub taken: BTreeMap<String, Taken>,
     /// The disks of the guest when it was saved.
     pub saved: Option<BTreeSet<String>>,
+    /// The same when it was saved to a file of the operator's.
+    pub saved_to_file: Option<BTreeSet<String>>,
+    /// The host that the guest was migrated to.
+    pub away: Option<Host>,
     /// All that reports and recoveries have said.
     pub told: String,
     /// Archives that were looked at.
@@ -123,6 +127,8 @@ impl World {
             frame: String::new(),
             taken: BTreeMap::new(),
             saved: None,
+            saved_to_file: None,
+            away: None,
             told: String::new(),
             seen: BTreeSet::new(),
             done: vec![],
@@ -156,7 +162,15 @@ impl World {
 
     /// A command of `virsh` whose first argument is the guest.
     pub fn virsh(&self, words: &[&str]) -> Result<String, String> {
-        try_virsh(&[&[words[0], &self.name], &words[1..]].concat())
+        self.where_it_is(|| try_virsh(&[&[words[0], &self.name], &words[1..]].concat()))
+    }
+
+    /// Does this on the host that the guest is on.
+    pub fn where_it_is<T>(&self, act: impl FnOnce() -> T) -> T {
+        match &self.away {
+            Some(host) => host.on(act),
+            None => act(),
+        }
     }
 
     /// Any other command of `virsh`.
@@ -173,7 +187,7 @@ impl World {
         let (slot, byte) = (self.random.below(SLOTS), self.disks.fresh());
         let at = (slot * SLOT) as u64;
         if self.disks.active {
-            self.guest.write(target, byte, at, SLOT as u64);
+            self.where_it_is(|| self.guest.write(target, byte, at, SLOT as u64));
         } else {
             self.guest.write_while_off(target, byte, at, SLOT as u64);
         }
