@@ -11,6 +11,8 @@ mod random;
 mod snapshots;
 mod world;
 
+#![allow(clippy::print_stderr, reason = "a failed round says how to replay it")]
+
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use acts::{ALL, Act, PLUG};
