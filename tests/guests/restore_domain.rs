@@ -192,7 +192,10 @@ fn a_copy_on_a_device_that_is_named_starts_from_it() {
     copy.start_paused();
     copy.assert_holds("vda", 0x22, 1 << 20, 65536);
     let ran = program.run(&["restore", guest.name(), "--disk", &choice]);
-    assert!(ran.code == 1 && ran.stderr.contains("uses it"), "a running guest has the device: {ran:#?}");
+    assert!(
+        ran.code == 1 && ran.stderr.contains("in use by domain on the device"),
+        "a running guest has the device: {ran:#?}"
+    );
     copy.destroy();
     contents.assert_still_on(&guest);
 }
