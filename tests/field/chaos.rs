@@ -3,6 +3,8 @@
 //!
 //! Each round has a seed of its own, which is printed when the round fails. `KVMBACKUP_CHAOS_SEED=N` runs that round alone.
 
+#![allow(clippy::print_stderr, reason = "a failed round says how to replay it")]
+
 mod acts;
 mod after;
 mod disks;
@@ -10,8 +12,6 @@ pub mod hints;
 mod random;
 mod snapshots;
 mod world;
-
-#![allow(clippy::print_stderr, reason = "a failed round says how to replay it")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
