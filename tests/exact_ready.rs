@@ -49,7 +49,7 @@ fn a_domain_with_a_backup_job_of_somebody_else_is_left_alone(method: &str) {
         format!("<domainbackup mode='pull'><server transport='unix' socket='{}'/></domainbackup>", socket.display());
     std::fs::write(&job, xml).unwrap();
     virsh(&["backup-begin", guest.name(), job.to_str().unwrap()]);
-    assert_refused(&program, &guest, "another program's backup job runs", "virsh domjobabort");
+    assert_refused(&program, &guest, "another job of the domain: backup", "virsh domjobabort");
     virsh(&["domjobabort", guest.name()]);
     program.backup_well();
     program.assert_no_leftovers(&guest);

@@ -31,6 +31,10 @@ pub(super) fn commit(path: &Path) -> Result<(), Error> {
 
 /// Whether it holds anything at all that the image below it may not.
 pub(super) fn holds_data(path: &Path) -> Result<bool, Error> {
+    // We have made it, and QEMU was never given it.
+    if path.metadata().map_err(Error::file("look at the overlay", path))?.len() == 0 {
+        return Ok(false);
+    }
     // Alone, without what is below: that may be in use, and locked.
     let image = serde_json::json!({
         "driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": path.to_string_lossy()},

@@ -6,7 +6,7 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 
 use super::Error;
-use super::capture::{give_back, remove_sockets};
+use super::give_back::{give_back, remove_sockets};
 use super::journal::{Journal, Record};
 use crate::hypervisor::{self, Hypervisor};
 use crate::model::{DomainRef, Failure};
