@@ -39,6 +39,9 @@ const BY_HAND: &str = "`qemu-img commit OVERLAY` moves its data into the base; t
 
 /// Commits an overlay and removes it. Safe to call again at any time, and after an interruption at any point.
 pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> Result<(), Error> {
+    if overlay_file::is_unused(&overlay.path) {
+        return overlay_file::remove(&overlay.path);
+    }
     let domain = record.entry().domain.clone();
     let (began, mut attempt) = (Instant::now(), 0);
     loop {

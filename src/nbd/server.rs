@@ -70,8 +70,8 @@ impl Server {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--", "qemu-nbd", "--read-only", "--persistent", "--shared=4"])
             .arg("--socket")
-            // Relative to its folder: the whole path may be longer than the kernel takes.
-            .arg(socket.file_name().unwrap_or_default())
+            // By way of its folder: the whole path may be longer than the kernel takes, and a relative one is refused.
+            .arg(Path::new("/proc/self/cwd").join(socket.file_name().unwrap_or_default()))
             .current_dir(socket.parent().unwrap_or(Path::new("/")))
             .arg("--image-opts")
             .arg(arguments)

@@ -114,7 +114,8 @@ pub(super) fn describe(connection: &Connect, handle: &Handle, domain: &DomainRef
     let live = text(0)?;
     let inactive = if persistent { text(VIR_DOMAIN_XML_INACTIVE)? } else { live.clone() };
     let migratable = text(VIR_DOMAIN_XML_MIGRATABLE)?;
-    read(connection, domain, DomainXml { live, inactive, migratable }, (state, persistent))
+    let described = read(connection, domain, DomainXml { live, inactive, migratable }, (state, persistent))?;
+    Ok(Domain { suspended, ..described })
 }
 
 pub(super) fn persistent(connection: &Connect, handle: &Handle, domain: &DomainRef) -> Result<Option<Domain>, Error> {
@@ -136,7 +137,7 @@ fn read(
 ) -> Result<Domain, Error> {
     let described = domain_xml::read(xml, state, persistent)
         .map_err(|source| Error::Xml { domain: domain.name.clone(), source })?;
-    let mut domain = Domain { suspended, ..described.domain };
+    let mut domain = described.domain;
     for volume in described.volumes {
         match volume_source(connection, &volume) {
             Ok(source) => {

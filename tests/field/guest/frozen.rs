@@ -3,7 +3,7 @@
 use kvmbackup::sys::step::Step;
 use serde_json::{Value, json};
 
-use crate::lab::{Disk, Guest, Lab, Program, Ran, Report, virsh};
+use crate::lab::{Disk, Lab, Program, Ran, Report, virsh};
 use crate::steps;
 
 #[test]
@@ -30,21 +30,12 @@ fn a_freeze_of_another_program_is_used_and_left_as_it_is() {
     program.assert_no_leftovers(&guest);
 }
 
-/// Begins a backup job of another program; it lasts until it is ended.
-fn begin_job_of_another(lab: &Lab, guest: &Guest) {
-    let (job, socket) = (lab.path("job.xml"), lab.path("theirs.sock"));
-    let xml =
-        format!("<domainbackup mode='pull'><server transport='unix' socket='{}'/></domainbackup>", socket.display());
-    std::fs::write(&job, xml).unwrap();
-    virsh(&["backup-begin", guest.name(), job.to_str().unwrap()]);
-}
-
 #[test]
 fn a_guest_that_libvirt_does_another_job_on_is_not_frozen() {
     let lab = Lab::new();
     let guest = lab.guest("busy-running").disk(Disk::qcow2("vda")).system("").boot();
     let program = Program::new(&lab).domain(guest.name(), json!({"quiesce": "require"}));
-    begin_job_of_another(&lab, &guest);
+    guest.begin_pull_of_another(&lab);
     let mut command = program.command();
     let output = command.args(["backup", "--json"]).env("KVMBACKUP_LOG", "kvmbackup::sys::step=debug").output();
     let report = Report::from(Ran::from(output.unwrap()));
@@ -67,7 +58,7 @@ fn a_job_that_begins_before_the_freeze_is_waited_for() {
     let program = Program::new(&lab).domain(guest.name(), json!({"method": "snapshot"}));
     let mut command = program.command();
     let held = steps::hold(command.args(["backup", "--json"]), Step::OverlayCreate.into(), &lab.path("held"));
-    begin_job_of_another(&lab, &guest);
+    guest.begin_pull_of_another(&lab);
     let run = held.go_on();
     virsh(&["domjobabort", guest.name()]);
     let report = Report::from(Ran::from(run.wait_with_output().unwrap()));
