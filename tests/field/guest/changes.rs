@@ -140,9 +140,9 @@ fn a_domain_whose_disks_keep_changing_fails_and_names_the_disk() {
     let (name, image) = (scene.guest.name().to_owned(), scene.image.display().to_string());
     let script = scene.lab.path("change.sh");
     let virsh = "virsh --quiet";
-    let options = "--targetbus scsi --driver qemu --subdriver qcow2 --live";
+    let options = "--targetbus scsi --driver qemu --subdriver qcow2 --live --config";
     let text = format!(
-        "#!/bin/sh\n{virsh} attach-disk {name} {image} sdb {options} || {virsh} detach-disk {name} sdb --live\n"
+        "#!/bin/sh\n{virsh} attach-disk {name} {image} sdb {options} || {virsh} detach-disk {name} sdb --live --config\n"
     );
     fs::write(&script, text).unwrap();
     run("chmod", &["755", script.to_str().unwrap()]);
