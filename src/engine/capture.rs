@@ -79,8 +79,10 @@ impl<'a> Capture<'a> {
         let captured = captured(plan);
         if captured.is_empty() {
             outcome.consistency = Some(ready::at_rest(hypervisor, domain, outcome)?);
+            ready::to_be_read_directly(domain, plan, outcome)?;
             return capture.make_sockets().map(|()| capture);
         }
+        ready::to_be_read_directly(domain, plan, outcome)?;
         ready::to_be_captured(hypervisor, domain, &captured, settings.quiesce)?;
         let run = &record.entry().run_id.simple().to_string()[..8];
         match plan.method {

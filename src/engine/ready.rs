@@ -1,12 +1,14 @@
 //! Owns: whether a domain is in a state in which it may be backed up, and what that is worth. Must not: change anything.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Error;
+use super::{Error, users};
 use crate::config::Quiesce;
 use crate::hypervisor::{Hypervisor, OffKind};
-use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainRef, DomainState, Failure};
+use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainRef, DomainState, Failure, Image};
+use crate::plan::{CapturePlan, How};
 
 /// How long a job of another program is waited for. A snapshot is a matter of moments; a migration may take hours.
 const JOBS: Duration = Duration::from_secs(10);
@@ -51,6 +53,39 @@ pub(super) fn at_rest(
             hint: Some("back it up there; if it runs nowhere, start it here: virsh start DOMAIN".into()),
         }),
     }
+}
+
+/// Refuses images that are read as they are while a process may write to them, another guest above all: its libvirt does not
+/// know that this domain has them too. What is shared on purpose is saved and said to be no more than crash-consistent.
+pub(super) fn to_be_read_directly(
+    domain: &Domain,
+    plan: &CapturePlan,
+    outcome: &mut DomainOutcome,
+) -> Result<(), Error> {
+    for planned in &plan.disks {
+        let How::Direct(image) = &planned.how else { continue };
+        let target = &planned.disk.target;
+        for path in users::files_of(image).map_err(Error::file("read the header of", image_path(image)))? {
+            let Some(writer) = users::open(&path)?.into_iter().find(|user| user.writes()) else { continue };
+            let message = format!("disk {target}: {} is open for writing in {writer}", path.display());
+            if !planned.disk.shareable {
+                return Err(Error::Other {
+                    message: format!("{message}, so its contents would change while they are read"),
+                    hint: Some(format!(
+                        "back up the guest that uses it, or end that use; then: kvmbackup backup --force {}",
+                        domain.id.name
+                    )),
+                });
+            }
+            outcome.consistency = Some(Consistency::Crash);
+            outcome.warnings.push(Failure { message: format!("{message}; its contents may not agree"), hint: None });
+        }
+    }
+    Ok(())
+}
+
+fn image_path(image: &Image) -> &Path {
+    image.source.path().unwrap_or(Path::new(""))
 }
 
 /// Refuses what would fail, or harm, later. libvirt refuses a busy disk too, but only with the guest frozen.

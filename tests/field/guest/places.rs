@@ -5,11 +5,12 @@ use std::fs;
 use kvmbackup::sys::step::Step;
 use serde_json::json;
 
-use crate::lab::{DEADLINE, Disk, Lab, Program, Ran, Report, by_each_method, run, wait_until};
+use crate::lab::{DEADLINE, Disk, Host, Lab, Program, Ran, Report, by_each_method, run, save_exactly, wait_until};
 use crate::steps;
 
 by_each_method! {
     a_state_folder_with_a_long_path_serves
+    a_libvirt_that_changes_no_owners_serves
 }
 
 #[test]
@@ -52,4 +53,49 @@ fn a_state_folder_with_a_long_path_serves(method: &str) {
     guest.assert_no_leftovers();
     assert_eq!(fs::read_dir(state.join("sockets")).map_or(0, |sockets| sockets.count()), 0);
     assert_eq!(fs::read_dir(state.join("journal")).unwrap().count(), 0);
+}
+
+fn a_libvirt_that_changes_no_owners_serves(method: &str) {
+    let lab = Lab::new();
+    let host = Host::with(&lab, "dynamic_ownership = 0");
+    host.on(|| {
+        let guest = lab.guest(&format!("owned-{method}")).disk(Disk::qcow2("vda")).disk(Disk::raw("sda")).define();
+        for target in ["vda", "sda"] {
+            let image = guest.disk_source(target).unwrap();
+            run("chown", &["libvirt-qemu:kvm".as_ref(), image.as_os_str()]);
+            run("chmod", &["600".as_ref(), image.as_os_str()]);
+        }
+        guest.start_paused();
+        let keys = json!({"method": method, "compression": "none"});
+        save_exactly(&lab, &guest, keys, &["vda", "sda"]).program.assert_no_leftovers(&guest);
+    });
+}
+
+#[test]
+fn a_guest_that_is_off_is_not_read_while_another_guest_writes_its_image() {
+    let lab = Lab::new();
+    let image = lab.path("shared.raw");
+    let user = lab.guest("uses-the-image").disk(Disk::raw("vda").file(&image)).paused();
+    let off = lab.guest("has-the-image-too").disk(Disk::raw("vda").file(&image)).define();
+    let program = Program::new(&lab).domain(off.name(), json!({}));
+    let report = program.backup();
+    assert_eq!(report.ran.code, 1, "{report:#?}");
+    let error = report.domain(off.name())["error"].to_string();
+    assert!(
+        error.contains("the running guest uses-the-image") && error.contains("kvmbackup backup --force"),
+        "{error}"
+    );
+    user.destroy();
+    let report = program.backup_well();
+    assert_eq!(report.domain(off.name())["consistency"], "offline");
+}
+
+#[test]
+fn a_guest_that_is_off_is_read_while_another_guest_only_reads_its_image() {
+    let lab = Lab::new();
+    let image = lab.path("shared.raw");
+    let _user = lab.guest("reads-the-image").disk(Disk::raw("vda").file(&image).readonly()).paused();
+    let off = lab.guest("has-the-image").disk(Disk::raw("vda").file(&image)).define();
+    let report = Program::new(&lab).domain(off.name(), json!({})).backup_well();
+    assert_eq!(report.domain(off.name())["consistency"], "offline");
 }
