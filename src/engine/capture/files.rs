@@ -1,7 +1,6 @@
 //! Owns: where the overlays and scratch files of a capture lie, and making them. Must not: ask libvirt, or remove one.
 
 use std::fs::{File, Permissions};
-use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -63,8 +62,7 @@ pub fn check_room(dir: &Path) -> Result<(), Error> {
 /// Makes the empty file of an overlay, which QEMU fills in.
 pub(super) fn make_overlay(path: &Path, disk: &Disk) -> Result<(), Error> {
     let made = step::reached(Step::OverlayCreate).and_then(|()| durable::create_private(path));
-    let made = made.and_then(|file| take_after(&file, disk));
-    made.map_err(Error::file("create the overlay", path))
+    made.map(|file| take_after(&file, path, disk)).map_err(Error::file("create the overlay", path))
 }
 
 /// Makes a scratch file: an empty image of the disk's size.
@@ -73,17 +71,21 @@ pub(super) fn make_scratch(path: &Path, disk: &Disk, bytes: u64) -> Result<(), E
     let made = step::reached(Step::ScratchCreate).and_then(|()| durable::create_private(path));
     let made = made.and_then(|mut file| {
         layout.write_metadata(&mut file)?;
-        file.flush()?;
-        take_after(&file, disk)
+        take_after(&file, path, disk);
+        Ok(())
     });
     made.map_err(Error::file("create the scratch file", path))
 }
 
 /// Gives a file the owner and the mode of a disk's image, so that QEMU may open the one as it may the other. libvirt does
-/// that by itself, unless its operator has told it not to (`dynamic_ownership`).
-fn take_after(file: &File, disk: &Disk) -> io::Result<()> {
-    let Some(image) = disk.image.source.path() else { return Ok(()) };
-    let image = std::fs::metadata(image)?;
-    fchown(file, Some(image.uid()), Some(image.gid()))?;
-    file.set_permissions(Permissions::from_mode(image.mode() & 0o777))
+/// that by itself, unless its operator has told it not to (`dynamic_ownership`); and some file systems have no owners.
+fn take_after(file: &File, path: &Path, disk: &Disk) {
+    let Some(image) = disk.image.source.path() else { return };
+    let taken = std::fs::metadata(image).and_then(|image| {
+        fchown(file, Some(image.uid()), Some(image.gid()))?;
+        file.set_permissions(Permissions::from_mode(image.mode() & 0o777))
+    });
+    if let Err(error) = taken {
+        tracing::warn!(path = %path.display(), %error, "cannot set the owner and the mode of its disk's image");
+    }
 }
