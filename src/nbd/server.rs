@@ -66,15 +66,13 @@ impl Server {
     fn spawn(chain: &[Image], socket: &Path, timeout: Duration, arguments: &OsStr) -> Result<Server, Error> {
         let image = chain.first().and_then(|image| image.source.path()).unwrap_or(Path::new("")).to_owned();
         let failed = |source| Error::Start { image: image.clone(), source };
+        // By way of its folder: the whole path may be longer than the kernel takes, and a relative one is refused.
+        let near = Path::new("/proc/self/cwd").join(socket.file_name().unwrap_or_default());
         step::reached(Step::ServerStart).and_then(|()| durable::remove(socket)).map_err(failed)?;
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--", "qemu-nbd", "--read-only", "--persistent", "--shared=4"])
-            .arg("--socket")
-            // By way of its folder: the whole path may be longer than the kernel takes, and a relative one is refused.
-            .arg(Path::new("/proc/self/cwd").join(socket.file_name().unwrap_or_default()))
+            .args([OsStr::new("--socket"), near.as_os_str(), OsStr::new("--image-opts"), arguments])
             .current_dir(socket.parent().unwrap_or(Path::new("/")))
-            .arg("--image-opts")
-            .arg(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
