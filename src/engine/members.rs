@@ -96,7 +96,8 @@ pub(super) fn collect(domain: &Domain, outcome: &mut DomainOutcome) -> Result<Co
 
 fn tpm_files(folder: &Path, member: &str, files: &mut Vec<Extra>) -> Result<(), Error> {
     let listing = fs::read_dir(folder).map_err(Error::file("list the folder", folder))?;
-    let mut paths: Vec<_> = listing.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    let paths: std::io::Result<Vec<_>> = listing.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut paths = paths.map_err(Error::file("list the folder", folder))?;
     paths.sort();
     for path in paths {
         let kind = path.symlink_metadata().map_err(Error::file("look at", &path))?.file_type();
@@ -187,6 +188,7 @@ pub(super) fn manifest(
             })
             .collect(),
         tpm: collected.tpm.iter().map(file).collect(),
+        suspect: None,
         tpm_missing: (domain.tpm && collected.tpm.is_empty()).then(|| "its state could not be read".to_owned()),
         warnings: outcome.warnings.clone(),
         hooks: hooks.to_vec(),

@@ -118,8 +118,8 @@ fn describe(record: &Record, patience: &Patience) -> String {
     if entry.frozen {
         undone.push("thawed the guest".to_owned());
     }
-    let there =
-        entry.overlays.iter().filter(|overlay| overlay.path.exists() && !overlay_file::is_unused(&overlay.path));
+    let is_there = |path: &Path| path.try_exists().unwrap_or(true) && !overlay_file::is_unused(path);
+    let there = entry.overlays.iter().filter(|overlay| is_there(&overlay.path));
     let targets: Vec<_> = there.map(|overlay| overlay.target.as_str()).collect();
     if !targets.is_empty() {
         undone.push(format!("committed {} back to its base", targets.join(", ")));

@@ -9,6 +9,9 @@ mod lab;
 #[path = "../steps/mod.rs"]
 mod steps;
 
+#[path = "../faulty/mod.rs"]
+mod faulty;
+
 mod contents;
 mod guest;
 mod host;
