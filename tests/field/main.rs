@@ -12,9 +12,6 @@ mod steps;
 #[path = "../faulty/mod.rs"]
 mod faulty;
 
-#[path = "../steps/mod.rs"]
-mod steps;
-
 mod chaos;
 mod contents;
 mod guest;
