@@ -6,10 +6,13 @@
 
 #[path = "../lab/mod.rs"]
 mod lab;
+#[path = "../steps/mod.rs"]
+mod steps;
 
 #[path = "../faulty/mod.rs"]
 mod faulty;
 
+mod chaos;
 mod contents;
 mod guest;
 mod host;

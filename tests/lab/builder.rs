@@ -15,24 +15,15 @@ pub struct GuestBuilder {
     tpm: bool,
     extra: String,
     os: String,
-    beside: String,
+    elements: String,
 }
 
 impl GuestBuilder {
     pub(super) fn new(lab: &Lab, name: &str) -> Self {
         let folder = lab.path("images").join(name);
         let name = name.to_owned();
-        GuestBuilder {
-            name,
-            folder,
-            disks: vec![],
-            system: None,
-            uefi: false,
-            tpm: false,
-            extra: String::new(),
-            os: String::new(),
-            beside: String::new(),
-        }
+        let (extra, os, elements) = (String::new(), String::new(), String::new());
+        GuestBuilder { name, folder, disks: vec![], system: None, uefi: false, tpm: false, extra, os, elements }
     }
 
     /// Adds a disk. Its image lies in `images/<guest's name>` of the lab's folder, named `<target>.<format>`.
@@ -72,9 +63,9 @@ impl GuestBuilder {
         self
     }
 
-    /// More XML for `<domain>`, beside its devices.
-    pub fn beside_devices(mut self, xml: &str) -> Self {
-        self.beside.push_str(xml);
+    /// More XML for `<domain>`.
+    pub fn elements(mut self, xml: &str) -> Self {
+        self.elements.push_str(xml);
         self
     }
 
@@ -107,10 +98,10 @@ impl GuestBuilder {
         format!(
             "<domain type='qemu'><name>{name}</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='q35'>hvm</type>{firmware}{os}{system}</os>\
-             <features><acpi/></features><cpu mode='maximum'/>\
+             <features><acpi/></features><cpu mode='maximum'/>{elements}\
              <devices>{disks}<controller type='scsi' model='virtio-scsi'/>\
              <serial type='stdio'/><memballoon model='none'/>\
-             {agent}{tpm}{extra}</devices>{beside}</domain>",
+             {agent}{tpm}{extra}</devices></domain>",
             name = escape(&self.name),
             firmware = if self.uefi { UEFI } else { "" },
             system = self.system_xml(),
@@ -118,7 +109,7 @@ impl GuestBuilder {
             tpm = if self.tpm { TPM } else { "" },
             extra = self.extra,
             os = self.os,
-            beside = self.beside,
+            elements = self.elements,
         )
     }
 

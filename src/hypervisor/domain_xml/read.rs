@@ -71,8 +71,8 @@ pub fn read(xml: DomainXml, state: DomainState, persistent: bool) -> Result<Desc
         .any(|channel| attribute(channel, &["target"], "name") == Some("org.qemu.guest_agent.0"));
 
     let outside = outside(live);
-
-    let domain = Domain { id, state, persistent, xml, disks, nvram, boot, tpm, agent_channel, outside };
+    let suspended = false;
+    let domain = Domain { id, state, suspended, persistent, xml, disks, nvram, boot, tpm, agent_channel, outside };
     Ok(Described { domain, volumes, jobs })
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::config::DomainSettings;
-use crate::model::{Device, Disk, Failure, Image, SkippedDisk, Source};
+use crate::model::{Device, Disk, Domain, Failure, Image, SkippedDisk, Source};
 
 const RUNNING: &str = "back it up while the domain runs";
 
@@ -33,8 +33,9 @@ impl Verdict {
     }
 }
 
-/// Judges one disk of a domain that is active, or off.
-pub(super) fn judge(disk: &Disk, settings: &DomainSettings, active: bool) -> Verdict {
+/// Judges one disk of a domain.
+pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> Verdict {
+    let active = domain.state.is_active();
     if settings.exclude_disks.contains(&disk.target) {
         return Verdict::Skip(left_out(disk, "excluded by the configuration"));
     }
@@ -52,6 +53,9 @@ pub(super) fn judge(disk: &Disk, settings: &DomainSettings, active: bool) -> Ver
         _ if !active || disk.transient => Verdict::Skip(unreadable(disk, active)),
         _ if matches!(disk.image.source, Source::None(_)) && disk.unknown.is_none() => {
             Verdict::Skip(unreadable(disk, active))
+        }
+        _ if domain.suspended => {
+            Verdict::Live(Live::PullOnly("of a guest that is suspended to memory, which has no snapshots".into()))
         }
         _ => Verdict::Live(live(disk)),
     }

@@ -103,7 +103,7 @@ fn state_that_is_not_saved_is_named_in_every_place() {
          <qemu:arg value='-drive'/><qemu:arg value='file={},format=raw,if=none,id=more'/></qemu:commandline>",
         more.display()
     );
-    let guest = lab.guest("outside").disk(Disk::qcow2("vda")).devices(&devices).beside_devices(&arguments).define();
+    let guest = lab.guest("outside").disk(Disk::qcow2("vda")).devices(&devices).elements(&arguments).define();
     let program = Program::new(&lab).domain(guest.name(), json!({}));
     let report = program.backup_well();
     let outcome = report.domain(guest.name());
