@@ -206,6 +206,7 @@ mod tests {
             target: "vda".into(),
             path: "/v/a.x".into(),
             base: Image { source: Source::File("/v/a".into()), format: Format::Qcow2 },
+            saved: None,
         };
         record.update(|entry| entry.overlays.push(overlay.clone())).unwrap();
         let left = journal.left().unwrap();

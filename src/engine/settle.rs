@@ -265,7 +265,7 @@ fn discard(overlay: &Overlay) -> Result<(), Error> {
 }
 
 fn put_definition_right(hypervisor: &dyn Hypervisor, described: &Domain, overlay: &Overlay) -> Result<(), Error> {
-    let xml = repoint(&described.xml.inactive, &overlay.target, &overlay.base)
+    let xml = repoint(&described.xml.inactive, &overlay.target, overlay.saved.as_deref(), &overlay.base)
         .map_err(|source| hypervisor::Error::Xml { domain: described.id.name.clone(), source })?;
     hypervisor.define(&xml)?;
     Ok(())

@@ -24,6 +24,10 @@ pub struct Overlay {
     pub path: PathBuf,
     /// The image below it, to which it is committed back, and no further.
     pub base: Image,
+    /// The disk's element in the persistent definition before the snapshot, which puts the definition right. Older releases
+    /// did not keep it, and a disk that only the running guest has is in no persistent definition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved: Option<String>,
 }
 
 /// A backup job in pull mode: the exports stand still while the guest writes on.

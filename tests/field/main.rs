@@ -9,6 +9,7 @@ mod lab;
 
 mod contents;
 mod guest;
+mod guest_back;
 mod host;
 mod restore;
 mod store;

@@ -39,7 +39,7 @@ impl Bench {
         let mut record = journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &fake::id()).unwrap();
         let fake = Fake::new(state, "vda", &[&path, &base]);
         let base = Image { source: Source::File(base), format: Format::Qcow2 };
-        let overlay = Overlay { target: "vda".to_owned(), path, base };
+        let overlay = Overlay { target: "vda".to_owned(), path, base, saved: None };
         record.update(|entry| entry.overlays.push(overlay.clone())).unwrap();
         Bench { dir, fake, record, overlay }
     }

@@ -13,7 +13,7 @@ mod tree;
 mod tests;
 
 pub use read::{Described, Job, Volume, read};
-pub use repoint::repoint;
+pub use repoint::{disk_text, has_images_of, repoint};
 pub use rewrite::{Changes, Rewritten, rewrite};
 
 /// Why a domain's XML cannot be used.
