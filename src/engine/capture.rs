@@ -230,12 +230,11 @@ impl<'a> Capture<'a> {
         let own = own_folder(disk);
         let name = disk.image.source.path().and_then(Path::file_name);
         let folder = folder_for(disk, folder);
-        let mut file = name.unwrap_or_default().to_owned();
+        let mut file = name.unwrap_or_default().to_string_lossy().into_owned();
         if own != Some(folder) {
-            file = format!("{}-{}", self.domain.id.uuid, file.to_string_lossy()).into();
+            file = format!("{}-{file}", self.domain.id.uuid);
         }
-        file.push(format!(".{}.{ending}", disk.target));
-        let path = folder.join(file);
+        let path = folder.join(overlay_file::fitting(&file, &format!("{}.{ending}", disk.target)));
         if path.symlink_metadata().is_ok() {
             return Err(Error::Chain {
                 target: disk.target.clone(),

@@ -46,10 +46,7 @@ pub fn recover(
             break;
         }
         match record.map_err(|error| error.failure()).and_then(|record| recover_entry(connect, record, patience)) {
-            Ok(line) => {
-                tracing::warn!("{line}");
-                recovered.done.push(line);
-            }
+            Ok(lines) => recovered.done.extend(lines),
             Err(failure) => recovered.left.push(failure),
         }
     }
@@ -57,12 +54,21 @@ pub fn recover(
     Ok(recovered)
 }
 
-/// What was done; a failure names the domain.
-fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> Result<String, Failure> {
+/// What was done, and what to know of it; a failure names the domain.
+fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> Result<Vec<String>, Failure> {
     let line = describe(&record, patience);
     let name = record.entry().domain.name.clone();
     let connected = connect(&record.entry().libvirt_uri).map_err(Error::from);
-    connected.and_then(|hypervisor| undo(&*hypervisor, record, patience)).map(|()| line).map_err(|error| {
+    let undone = connected.and_then(|hypervisor| undo(&*hypervisor, record, patience));
+    let told = |Failure { message, hint }| match hint {
+        Some(hint) => format!("{name}: {message} (hint: {hint})"),
+        None => format!("{name}: {message}"),
+    };
+    let lines = |notes: Vec<Failure>| {
+        tracing::warn!("{line}");
+        std::iter::once(line).chain(notes.into_iter().map(told)).collect()
+    };
+    undone.map(lines).map_err(|error| {
         let mut failure = error.failure();
         if !failure.message.starts_with(&name) {
             failure.message = format!("{name}: {}", failure.message);
@@ -80,12 +86,13 @@ pub(super) fn recover_domain(
     patience: &Patience,
 ) -> Result<(), Error> {
     match journal.entry_of(started, domain)? {
-        Some(record) => undo(hypervisor, record, patience),
+        Some(record) => undo(hypervisor, record, patience).map(drop),
         None => Ok(()),
     }
 }
 
-fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) -> Result<(), Error> {
+/// Undoes an entry; what to know of it.
+fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) -> Result<Vec<Failure>, Error> {
     give_back(hypervisor, &mut record)?;
     if let Some(sockets) = &record.entry().sockets {
         remove_sockets(sockets)?;
@@ -95,7 +102,8 @@ fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) ->
         let removed = patience.call(move || remove_partial(&path));
         removed.unwrap_or_else(|source| Err(Error::file("remove the unfinished archive", &partial)(source)))?;
     }
-    record.close()
+    let told = record.told();
+    record.close().map(|()| told)
 }
 
 /// Removes an unfinished archive, if it is there for sure.

@@ -64,6 +64,9 @@ pub struct BlockJob {
 pub enum OffKind {
     /// It was turned off, or never started: its disks are at rest.
     Plain,
+    /// Its memory was saved, but not where libvirt would load it from: to a file of the operator's, if the saved state was not
+    /// dropped since.
+    SavedToFile,
     /// Its memory was saved and is loaded at the next start; the saved state names the images it was made with.
     Saved,
     /// It was moved to another host, and may run there, on the same images.

@@ -37,7 +37,7 @@ pub fn check(hypervisor: &dyn Hypervisor, to: &DomainRef, overwrite: bool) -> Re
 fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(), Error> {
     let name = &domain.name;
     let (message, hint) = match hypervisor.off_kind(domain)? {
-        OffKind::Plain => return Ok(()),
+        OffKind::Plain | OffKind::SavedToFile => return Ok(()),
         OffKind::Saved => (
             format!("the domain {name} has a saved state, which would go on with the restored disks"),
             "drop that state: virsh managedsave-remove; or start the domain and shut it down; or restore a copy: --name NEW",
