@@ -3,6 +3,8 @@
 
 mod lab;
 
+use std::os::unix::fs::MetadataExt as _;
+
 use lab::{DEADLINE, Disk, Lab, LoopDevice, qemu_img, virsh, wait_until};
 
 #[test]
@@ -133,4 +135,21 @@ fn a_loop_device_goes_with_its_guard() {
     assert!(attached() && device.path().starts_with("/dev"));
     drop(device);
     wait_until(DEADLINE, "the loop device to be let go of", || !attached());
+}
+
+#[test]
+fn qemu_runs_as_debian_ships_it() {
+    let lab = Lab::new();
+    let guest = lab.guest("smoke-stock").disk(Disk::qcow2("vda")).paused();
+    let pid = std::fs::read_to_string("/run/libvirt/qemu/smoke-stock.pid").unwrap();
+    let process = std::path::Path::new("/proc").join(pid.trim());
+    let qemu = std::fs::metadata(&process).unwrap().uid();
+    assert_ne!(qemu, 0, "QEMU has a user of its own");
+    let namespace = |process: &std::path::Path| std::fs::read_link(process.join("ns/mnt")).unwrap();
+    assert_ne!(namespace(&process), namespace("/proc/self".as_ref()), "QEMU has a /dev of its own");
+    let image = guest.disk_source("vda").unwrap();
+    let owner = || std::fs::metadata(&image).unwrap().uid();
+    assert_eq!(owner(), qemu, "libvirt gives QEMU the image");
+    guest.destroy();
+    wait_until(DEADLINE, "libvirt to give the image back", || owner() == 0);
 }

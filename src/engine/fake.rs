@@ -147,6 +147,12 @@ impl Hypervisor for Fake {
     fn describe(&self, _: &DomainRef) -> Result<Domain, Error> {
         Ok(described(&self.call("describe")?.guest))
     }
+    fn persistent(&self, _: &DomainRef) -> Result<Option<Domain>, Error> {
+        let inner = self.call("persistent")?;
+        let xml = xml(&inner.guest.defined);
+        let xml = DomainXml { live: xml.clone(), inactive: xml, migratable: String::new() };
+        Ok(Some(domain_xml::read(xml, inner.guest.state, true).unwrap().domain))
+    }
     fn state(&self, _: &DomainRef) -> Result<DomainState, Error> {
         Ok(self.call("state")?.guest.state)
     }

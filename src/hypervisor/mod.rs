@@ -83,6 +83,8 @@ pub trait Hypervisor: Send + Sync {
     fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, Error>;
     /// The domain as it is now.
     fn describe(&self, domain: &DomainRef) -> Result<Domain, Error>;
+    /// The domain as it will be at its next start; `None` for a transient one, which has none.
+    fn persistent(&self, domain: &DomainRef) -> Result<Option<Domain>, Error>;
     /// What the domain is doing.
     fn state(&self, domain: &DomainRef) -> Result<DomainState, Error>;
     /// How a domain that is off came to be so; [`OffKind::Plain`] for one that is not off.

@@ -1,7 +1,7 @@
 //! Disks as compact, flat qcow2 streams: written with a length known beforehand, read back without seeking.
 //!
-//! Owns: the one shape of qcow2 that this program writes, and its reader. Must not: know where the bytes come from or go,
-//! or accept any other qcow2 (QEMU reads those).
+//! Owns: the one shape of qcow2 that this program writes, and its reader; of any other qcow2, only what its header points
+//! to ([`Links`]). Must not: know where the bytes come from or go, or read the data of any other qcow2 (QEMU does).
 //!
 //! The shape: version 3, clusters of 64 KiB, 16-bit reference counts, no features, no extensions, no backing file. In
 //! this order, each part on a cluster's boundary: header, refcount table, refcount blocks, L1 table, the L2 tables that
@@ -10,6 +10,7 @@
 
 mod header;
 mod layout;
+mod links;
 mod reader;
 mod salvage;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests;
 use std::io;
 
 pub use layout::Layout;
+pub use links::Links;
 pub use reader::Reader;
 pub use salvage::Torn;
 

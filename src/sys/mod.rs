@@ -4,6 +4,7 @@ pub mod buffer;
 pub mod bulk;
 pub mod durable;
 pub mod host;
+pub mod in_use;
 pub mod lock;
 pub mod owner;
 pub mod patience;

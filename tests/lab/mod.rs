@@ -31,6 +31,7 @@ mod port;
 mod program;
 mod wait;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 pub use agent::ExecOutput;
@@ -68,7 +69,10 @@ impl Lab {
             "the lab's guest is missing in {}: run tests/lab/build-guest",
             guest_system().display()
         );
-        let dir = tempfile::Builder::new().prefix("t").tempdir().expect("cannot make the test's folder");
+        // QEMU's own user looks for its images in here.
+        let mode = std::fs::Permissions::from_mode(0o711);
+        let dir = tempfile::Builder::new().prefix("t").permissions(mode).tempdir();
+        let dir = dir.expect("cannot make the test's folder");
         Lab { dir }
     }
 

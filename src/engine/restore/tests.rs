@@ -311,6 +311,9 @@ impl Hypervisor for Known {
     fn describe(&self, _: &DomainRef) -> Result<Domain, hypervisor::Error> {
         unreachable!()
     }
+    fn persistent(&self, _: &DomainRef) -> Result<Option<Domain>, hypervisor::Error> {
+        unreachable!()
+    }
     fn state(&self, _: &DomainRef) -> Result<DomainState, hypervisor::Error> {
         unreachable!()
     }

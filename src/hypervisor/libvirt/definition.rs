@@ -83,7 +83,27 @@ pub(super) fn describe(connection: &Connect, handle: &Handle, domain: &DomainRef
     let live = text(0)?;
     let inactive = if persistent { text(VIR_DOMAIN_XML_INACTIVE)? } else { live.clone() };
     let migratable = text(VIR_DOMAIN_XML_MIGRATABLE)?;
-    let described = domain_xml::read(DomainXml { live, inactive, migratable }, state, persistent)
+    read(connection, domain, DomainXml { live, inactive, migratable }, (state, persistent))
+}
+
+pub(super) fn persistent(connection: &Connect, handle: &Handle, domain: &DomainRef) -> Result<Option<Domain>, Error> {
+    if !handle.is_persistent().map_err(|source| call(domain, "ask whether it is persistent", source))? {
+        return Ok(None);
+    }
+    let state = state(handle, domain)?;
+    let flags = VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE;
+    let xml = handle.xml_desc(flags).map_err(|source| call(domain, "get its XML", source))?;
+    let xml = DomainXml { live: xml.clone(), inactive: xml, migratable: String::new() };
+    read(connection, domain, xml, (state, true)).map(Some)
+}
+
+fn read(
+    connection: &Connect,
+    domain: &DomainRef,
+    xml: DomainXml,
+    (state, persistent): (DomainState, bool),
+) -> Result<Domain, Error> {
+    let described = domain_xml::read(xml, state, persistent)
         .map_err(|source| Error::Xml { domain: domain.name.clone(), source })?;
     let mut domain = described.domain;
     for volume in described.volumes {

@@ -105,6 +105,10 @@ impl Hypervisor for Libvirt {
         definition::describe(&self.connection()?, &self.handle(domain)?, domain)
     }
 
+    fn persistent(&self, domain: &DomainRef) -> Result<Option<Domain>, Error> {
+        definition::persistent(&self.connection()?, &self.handle(domain)?, domain)
+    }
+
     fn state(&self, domain: &DomainRef) -> Result<DomainState, Error> {
         definition::state(&self.handle(domain)?, domain)
     }

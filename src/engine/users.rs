@@ -1,0 +1,314 @@
+//! Owns: who uses a file or block device of this host: domains by their definitions, live and persistent, with the whole
+//! chains of their images; processes that have it open; loop devices on it. Must not: decide whether that use forbids
+//! anything, or change anything.
+//!
+//! Whoever is about to replace, commit into or remove an image asks here, and so does whoever reads one as if nobody wrote
+//! to it.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Error;
+use crate::hypervisor::{Hypervisor, Kind};
+use crate::model::{Domain, DomainRef, Format, Image};
+use crate::qcow2::Links;
+use crate::sys::in_use::{self, FileId};
+use crate::sys::patience::Patience;
+
+/// How long the images of one domain may take to be looked at: those of another guest may lie on a mount that hangs.
+const LOOK: Duration = Duration::from_secs(30);
+/// Images of one chain that are followed.
+const MAX_CHAIN: usize = 200;
+
+/// What a file is to a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The image that a disk names.
+    Disk,
+    /// An image below that one, or its data file.
+    Below,
+    /// A file that the guest boots from: UEFI variables, kernel, initrd.
+    Boot,
+}
+
+/// A domain that names a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Use {
+    /// The domain.
+    pub domain: DomainRef,
+    /// Whether its QEMU runs.
+    pub active: bool,
+    /// The disk, by its target.
+    pub target: String,
+    /// What the file is to it.
+    pub role: Role,
+    /// The path that it is named by.
+    pub path: PathBuf,
+    id: Option<FileId>,
+}
+
+/// Who uses a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum User {
+    /// A definition names it.
+    Domain(Use),
+    /// Something of this host has it in use now.
+    Host(in_use::User),
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            User::Domain(Use { domain, target, role: Role::Disk, .. }) => {
+                write!(f, "domain {} (disk {target})", domain.name)
+            }
+            User::Domain(Use { domain, target, role: Role::Below, .. }) => {
+                write!(f, "domain {} (disk {target} is based on it)", domain.name)
+            }
+            User::Domain(Use { domain, role: Role::Boot, .. }) => {
+                write!(f, "domain {} (it boots from it)", domain.name)
+            }
+            User::Host(user) => user.fmt(f),
+        }
+    }
+}
+
+/// What all domains use, as it was when this was asked.
+#[derive(Debug, Default)]
+pub(super) struct Users(Vec<Use>);
+
+impl Users {
+    /// Asks libvirt for every definition, and the images for the files that they name themselves.
+    ///
+    /// # Errors
+    /// When libvirt does not answer. An image that cannot be read is told in the log; its own path counts all the same.
+    pub fn look(hypervisor: &dyn Hypervisor) -> Result<Users, Error> {
+        let mut uses = Vec::new();
+        for (id, _) in hypervisor.domains()? {
+            match described(hypervisor, &id) {
+                Ok(definitions) => definitions.iter().for_each(|domain| uses.extend(uses_of(domain))),
+                // It went away between the list and the question.
+                Err(error) if error.kind() == Kind::NoDomain => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        uses.dedup();
+        Ok(Users(uses))
+    }
+
+    /// The domains that name the file at `path`, or something that shares its bytes.
+    pub fn domains(&self, path: &Path) -> Result<Vec<&Use>, Error> {
+        let ids = ids(path)?;
+        let names = |one: &&Use| one.path == path || one.id.is_some_and(|id| ids.contains(&id));
+        let mut found: Vec<&Use> = self.0.iter().filter(names).collect();
+        found.dedup_by_key(|one| (one.domain.uuid, one.target.clone(), one.role as u8));
+        Ok(found)
+    }
+
+    /// All who use the file at `path`, except the definition of `own`: what has it open counts whoever it is.
+    pub fn others(&self, path: &Path, own: Option<&DomainRef>) -> Result<Vec<User>, Error> {
+        let domains = self.domains(path)?.into_iter().filter(|one| own.is_none_or(|own| own.uuid != one.domain.uuid));
+        let mut users: Vec<User> = domains.cloned().map(User::Domain).collect();
+        users.extend(open(path)?.into_iter().map(User::Host));
+        Ok(users)
+    }
+}
+
+/// Who has the file or device at `path` in use now; nothing at all where there is no such file.
+pub(super) fn open(path: &Path) -> Result<Vec<in_use::User>, Error> {
+    let ids = ids(path)?;
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    in_use::users(&ids).map_err(Error::file("look who uses", path))
+}
+
+/// The files that an image consists of, and itself: those below it and data files, as far as headers name them.
+///
+/// # Errors
+/// When a header cannot be read or is damaged. A file of the chain that does not exist is part of it.
+pub(super) fn files_of(image: &Image) -> io::Result<Vec<PathBuf>> {
+    let Some(path) = image.source.path() else { return Ok(Vec::new()) };
+    let mut files: Vec<PathBuf> = Vec::new();
+    let mut open = vec![(path.to_owned(), image.format.clone())];
+    while let Some((path, format)) = open.pop() {
+        if files.contains(&path) || files.len() >= MAX_CHAIN {
+            continue;
+        }
+        if let Some(links) = links(&path, &format)? {
+            let below = links.backing.as_deref().and_then(|name| resolve(&path, name));
+            let below_format = links.backing_format.map_or(Format::Qcow2, |name| Format::from_driver(&name));
+            open.extend(below.map(|below| (below, below_format)));
+            open.extend(links.data_file.and_then(|name| resolve(&path, &name)).map(|file| (file, Format::Raw)));
+        }
+        files.push(path);
+    }
+    Ok(files)
+}
+
+/// What the header of a qcow2 image names. Other formats name nothing, as far as this program reads them.
+pub(super) fn links(path: &Path, format: &Format) -> io::Result<Option<Links>> {
+    if *format != Format::Qcow2 {
+        return Ok(None);
+    }
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    match Links::read(&file) {
+        Ok(links) => Ok(Some(links)),
+        // A header without a format for the image below it: QEMU looks, and so does this.
+        Err(crate::qcow2::Error::NotQcow2) => Ok(None),
+        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+    }
+}
+
+/// The path of a file that the header of the image at `image` names; `None` for what is not a file.
+fn resolve(image: &Path, name: &OsStr) -> Option<PathBuf> {
+    let bytes = name.as_bytes();
+    if let Some(json) = bytes.strip_prefix(b"json:") {
+        let file = serde_json::from_slice::<serde_json::Value>(json).ok()?;
+        let named = [&file["filename"], &file["file"]["filename"], &file["file.filename"]];
+        return named.iter().find_map(|name| name.as_str()).and_then(|name| resolve(image, OsStr::new(name)));
+    }
+    let path = Path::new(OsStr::from_bytes(bytes.strip_prefix(b"file:").unwrap_or(bytes)));
+    let protocol = bytes.iter().position(|byte| *byte == b':').is_some_and(|at| !bytes[..at].contains(&b'/'));
+    if protocol && !bytes.starts_with(b"file:") {
+        return None;
+    }
+    Some(image.parent().unwrap_or(Path::new("/")).join(path))
+}
+
+fn described(hypervisor: &dyn Hypervisor, id: &DomainRef) -> Result<Vec<Domain>, crate::hypervisor::Error> {
+    let mut definitions = vec![hypervisor.describe(id)?];
+    definitions.extend(hypervisor.persistent(id)?);
+    Ok(definitions)
+}
+
+fn uses_of(domain: &Domain) -> Vec<Use> {
+    let one = |target: &str, role, path: &Path| Use {
+        domain: domain.id.clone(),
+        active: domain.state.is_active(),
+        target: target.to_owned(),
+        role,
+        path: path.to_owned(),
+        id: None,
+    };
+    let mut uses = Vec::new();
+    for disk in &domain.disks {
+        uses.extend(disk.image.source.path().map(|path| one(&disk.target, Role::Disk, path)));
+        let below = disk.backing.iter().filter_map(|image| image.source.path());
+        uses.extend(below.map(|path| one(&disk.target, Role::Below, path)));
+    }
+    let boot = domain.nvram.iter().map(|nvram| &nvram.path).chain(domain.boot.iter().map(|file| &file.path));
+    uses.extend(boot.map(|path| one("", Role::Boot, path)));
+
+    let images: Vec<(String, Image)> = domain
+        .disks
+        .iter()
+        .flat_map(|disk| {
+            std::iter::once(&disk.image).chain(&disk.backing).map(|image| (disk.target.clone(), image.clone()))
+        })
+        .collect();
+    let (named, name) = (uses.clone(), domain.id.name.clone());
+    let looked = Patience::new(LOOK).call(move || look_at(named, &images, &name));
+    looked.unwrap_or_else(|error| {
+        tracing::warn!(domain = domain.id.name, %error, "cannot look at the images of the domain");
+        uses
+    })
+}
+
+/// Adds the files that images name themselves, and what each path leads to.
+fn look_at(mut uses: Vec<Use>, images: &[(String, Image)], domain: &str) -> Vec<Use> {
+    for (target, image) in images {
+        match files_of(image) {
+            Ok(files) => {
+                for path in files {
+                    if let Some(named) = uses.iter().find(|one| one.target == *target && one.path != path)
+                        && !uses.iter().any(|one| one.target == *target && one.path == path)
+                    {
+                        uses.push(Use { role: Role::Below, path, ..named.clone() });
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(domain, disk = target, %error, "cannot read which files the image names"),
+        }
+    }
+    for one in &mut uses {
+        one.id = FileId::of(&one.path).ok().flatten();
+    }
+    uses
+}
+
+/// What a path leads to, and all that shares its bytes.
+fn ids(path: &Path) -> Result<BTreeSet<FileId>, Error> {
+    let id = FileId::of(path).map_err(Error::file("look at", path))?;
+    Ok(id.map(FileId::related).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::Fake;
+    use crate::engine::fixture::{UUID, run, text};
+    use crate::model::{DomainState, Source};
+
+    #[test]
+    fn a_domain_uses_the_whole_chain_that_its_images_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        run("qemu-img", &["create", "-q", "-f", "raw", text(&path("base.raw")), "1M"]);
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", text(&path("middle"))]);
+        let below =
+            format!(r#"json:{{"driver":"qcow2","file":{{"driver":"file","filename":"{}"}}}}"#, text(&path("middle")));
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", &below, "-F", "qcow2", text(&path("top"))]);
+        std::os::unix::fs::symlink(path("base.raw"), path("link")).unwrap();
+
+        let fake = Fake::new(DomainState::Off, "vda", &[&path("top")]);
+        let users = Users::look(&fake).unwrap();
+        let roles = |path: &Path| users.domains(path).unwrap().iter().map(|one| one.role).collect::<Vec<_>>();
+        assert_eq!(roles(&path("top")), [Role::Disk]);
+        for below in ["middle", "base.raw", "link"] {
+            assert_eq!(roles(&path(below)), [Role::Below], "{below}");
+        }
+        assert_eq!(roles(dir.path()), []);
+        let own = DomainRef { name: "another name".into(), uuid: UUID };
+        assert_eq!(users.others(&path("top"), Some(&own)).unwrap(), []);
+        let shown: Vec<String> = users.others(&path("link"), None).unwrap().iter().map(User::to_string).collect();
+        assert_eq!(shown, ["domain web 1 (disk vda is based on it)"]);
+    }
+
+    #[test]
+    fn a_name_without_a_file_still_counts() {
+        let fake = Fake::new(DomainState::Off, "vda", &[Path::new("/nowhere/a.qcow2")]);
+        let users = Users::look(&fake).unwrap();
+        assert_eq!(users.domains(Path::new("/nowhere/a.qcow2")).unwrap().len(), 1);
+        assert_eq!(open(Path::new("/nowhere/a.qcow2")).unwrap(), []);
+    }
+
+    #[test]
+    fn names_of_other_protocols_are_no_files() {
+        let image = Path::new("/v/top");
+        assert_eq!(resolve(image, OsStr::new("nbd:unix:/s:exportname=x")), None);
+        assert_eq!(resolve(image, OsStr::new("file:a:b")), Some("/v/a:b".into()));
+        assert_eq!(resolve(image, OsStr::new("./a:b")), Some("/v/./a:b".into()));
+        assert_eq!(resolve(image, OsStr::new("/x/y")), Some("/x/y".into()));
+    }
+
+    #[test]
+    fn a_chain_that_leads_back_to_itself_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+        run("qemu-img", &["create", "-q", "-f", "qcow2", text(&a), "1M"]);
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", text(&a), "-F", "qcow2", text(&b)]);
+        run("qemu-img", &["rebase", "-u", "-b", text(&b), "-F", "qcow2", text(&a)]);
+        let image = Image { source: Source::File(a.clone()), format: Format::Qcow2 };
+        assert_eq!(files_of(&image).unwrap(), [a, b]);
+    }
+}

@@ -1,0 +1,247 @@
+//! Owns: which processes and loop devices of this host have a file or block device in use, however it is named. Must not:
+//! know of guests beyond the name on a QEMU's command line, or judge what is found.
+//!
+//! Locks alone do not tell: they belong to an inode, and a QEMU in a mount namespace of its own has another inode for the
+//! same block device. Device numbers are the same everywhere.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{major, makedev, minor};
+
+/// What a path leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FileId {
+    /// A regular file.
+    File {
+        /// The device of its file system.
+        device: u64,
+        /// Its inode.
+        inode: u64,
+    },
+    /// A block device, by its number.
+    Block(u64),
+}
+
+/// Who has it in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum User {
+    /// A process that has it open.
+    Process {
+        /// The process.
+        pid: u32,
+        /// The name of its program.
+        program: String,
+        /// The guest that it runs, of a QEMU.
+        guest: Option<String>,
+        /// Whether it may write.
+        writes: bool,
+    },
+    /// A loop device that is attached to it.
+    Loop(String),
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            User::Process { guest: Some(guest), .. } => write!(f, "the running guest {guest}"),
+            User::Process { pid, program, .. } => write!(f, "process {pid} ({program})"),
+            User::Loop(name) => write!(f, "loop device /dev/{name}"),
+        }
+    }
+}
+
+impl FileId {
+    /// What a path leads to, links followed; `None` where nothing is there, or something else than a file or block device.
+    pub fn of(path: &Path) -> io::Result<Option<FileId>> {
+        match fs::metadata(path) {
+            Ok(metadata) => Ok(FileId::from(&metadata)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn from(metadata: &fs::Metadata) -> Option<FileId> {
+        let kind = metadata.file_type();
+        if kind.is_block_device() {
+            Some(FileId::Block(metadata.rdev()))
+        } else {
+            kind.is_file().then(|| FileId::File { device: metadata.dev(), inode: metadata.ino() })
+        }
+    }
+
+    /// It and all that shares its bytes: what it lies on (the disk of a partition, the devices below a volume, the file
+    /// of a loop device) and what lies on it (partitions, volumes, loop devices). Neighbours on the same disk do not.
+    pub fn related(self) -> BTreeSet<FileId> {
+        let mut related = BTreeSet::from([self]);
+        for next in [below as fn(FileId) -> Vec<FileId>, above] {
+            let mut open = vec![self];
+            while let Some(id) = open.pop() {
+                let found = next(id).into_iter().filter(|id| related.insert(*id));
+                open.extend(found.collect::<Vec<_>>());
+            }
+        }
+        related
+    }
+}
+
+/// All who have any of these in use, this process aside. Without root's rights, only processes of the same user are seen.
+pub fn users(ids: &BTreeSet<FileId>) -> io::Result<Vec<User>> {
+    let mut users = Vec::new();
+    for (name, _) in loops().into_iter().filter(|(_, file)| ids.contains(file)) {
+        users.push(User::Loop(name));
+    }
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(pid) = pid.filter(|pid| *pid != std::process::id())
+            && let Some(writes) = has_open(&entry.path(), ids)
+        {
+            let (program, guest) = identity(&entry.path());
+            users.push(User::Process { pid, program, guest, writes });
+        }
+    }
+    Ok(users)
+}
+
+/// Whether a process has one of these open, and whether for writing. One that ends meanwhile has nothing open.
+fn has_open(process: &Path, ids: &BTreeSet<FileId>) -> Option<bool> {
+    let mut found = None;
+    for descriptor in fs::read_dir(process.join("fd")).ok()?.flatten() {
+        // The link leads to the open file itself, also in another mount namespace, and when it has no name any more.
+        let id = fs::metadata(descriptor.path()).ok().as_ref().and_then(FileId::from);
+        if id.is_some_and(|id| ids.contains(&id)) {
+            let info = fs::read_to_string(process.join("fdinfo").join(descriptor.file_name())).unwrap_or_default();
+            found = Some(found == Some(true) || may_write(&info));
+        }
+    }
+    found
+}
+
+/// By the access mode in the flags, in octal: proc(5), `/proc/pid/fdinfo`.
+fn may_write(info: &str) -> bool {
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags.and_then(|flags| u64::from_str_radix(flags.trim(), 8).ok()).is_none_or(|flags| flags & 3 != 0)
+}
+
+fn identity(process: &Path) -> (String, Option<String>) {
+    let program = fs::read_to_string(process.join("comm")).unwrap_or_default().trim().to_owned();
+    let line = fs::read(process.join("cmdline")).unwrap_or_default();
+    let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    let name = words.windows(2).find(|pair| pair[0] == "-name").map(|pair| pair[1].to_string());
+    (program, name.map(|name| guest_name(&name)))
+}
+
+/// The guest in `guest=NAME,debug-threads=on`, where a comma of the name is doubled.
+fn guest_name(option: &str) -> String {
+    let option = option.strip_prefix("guest=").unwrap_or(option);
+    let mut name = String::new();
+    let mut rest = option.chars().peekable();
+    while let Some(c) = rest.next() {
+        if c == ',' && rest.next_if_eq(&',').is_none() {
+            break;
+        }
+        name.push(c);
+    }
+    name
+}
+
+/// The loop devices that are attached, each with its file.
+fn loops() -> Vec<(String, FileId)> {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let attached = |device: fs::DirEntry| {
+        let name = device.file_name().into_string().ok().filter(|name| name.starts_with("loop"))?;
+        let file = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
+        Some((name, FileId::of(Path::new(file.trim_end_matches('\n'))).ok().flatten()?))
+    };
+    devices.filter_map(attached).collect()
+}
+
+/// What a device lies on.
+fn below(id: FileId) -> Vec<FileId> {
+    let FileId::Block(number) = id else { return Vec::new() };
+    let folder = sysfs(number);
+    let mut found = devices_in(&folder.join("slaves"));
+    if folder.join("partition").exists() {
+        found.extend(fs::canonicalize(&folder).ok().and_then(|folder| device_of(folder.parent()?)));
+    }
+    let file = fs::read_to_string(folder.join("loop/backing_file")).ok();
+    found.extend(file.and_then(|file| FileId::of(Path::new(file.trim_end_matches('\n'))).ok().flatten()));
+    found
+}
+
+/// What lies on a file or device.
+fn above(id: FileId) -> Vec<FileId> {
+    let on_file = loops().into_iter().filter(|(_, file)| *file == id);
+    let mut found: Vec<FileId> =
+        on_file.filter_map(|(name, _)| device_of(&Path::new("/sys/block").join(name))).collect();
+    if let FileId::Block(number) = id {
+        let folder = sysfs(number);
+        found.extend(devices_in(&folder.join("holders")));
+        let parts = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        found.extend(parts.filter(|part| part.join("partition").exists()).filter_map(|part| device_of(&part)));
+    }
+    found
+}
+
+fn sysfs(number: u64) -> PathBuf {
+    PathBuf::from(format!("/sys/dev/block/{}:{}", major(number), minor(number)))
+}
+
+fn devices_in(folder: &Path) -> Vec<FileId> {
+    fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| device_of(&entry.path())).collect()
+}
+
+/// The device that a folder of sysfs is of, by its file `dev`: `8:1`.
+fn device_of(folder: &Path) -> Option<FileId> {
+    let text = fs::read_to_string(folder.join("dev")).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    Some(FileId::Block(makedev(major.parse().ok()?, minor.parse().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_a_file_open_is_found_by_any_name_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, link] = ["file", "link"].map(|name| dir.path().join(name));
+        fs::write(&file, "x").unwrap();
+        fs::hard_link(&file, &link).unwrap();
+        let mut reader = Command::new("sleep").arg("600").stdin(fs::File::open(&link).unwrap()).spawn().unwrap();
+        let both = fs::File::options().read(true).write(true).open(&file).unwrap();
+        let mut writer = Command::new("sleep").arg("600").stdin(both).stdout(Stdio::null()).spawn().unwrap();
+        let id = FileId::of(&file).unwrap().unwrap();
+        let found = users(&id.related()).unwrap();
+        for child in [&mut reader, &mut writer] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let mut writes: Vec<_> = found
+            .iter()
+            .map(|user| match user {
+                User::Process { pid, writes, .. } => (*pid, *writes),
+                User::Loop(name) => panic!("{name}"),
+            })
+            .collect();
+        writes.sort_by_key(|(_, writes)| *writes);
+        assert_eq!(writes, [(reader.id(), false), (writer.id(), true)]);
+        assert_eq!(users(&id.related()).unwrap(), []);
+        assert_eq!(FileId::of(&dir.path().join("none")).unwrap(), None);
+        assert_eq!(FileId::of(dir.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn the_guest_is_read_from_the_command_line_of_its_qemu() {
+        for (option, name) in [("guest=web,debug-threads=on", "web"), ("a b", "a b"), ("guest=a,,b,x=y", "a,b")] {
+            assert_eq!(guest_name(option), name);
+        }
+    }
+}
