@@ -43,10 +43,11 @@ pub(super) fn fitting(name: &str, ending: &str) -> String {
     format!("{}~{}.{ending}", &name[..start], &digest[..CUT - 1])
 }
 
-/// Whether a file is an overlay of ours, by its name: `….<target>.kvmbackup-<8 digits>.qcow2`, of any release.
+/// Whether a file is an overlay of ours, by its name: `….<target>.kvmbackup-<8 digits>.qcow2`, of any release. libvirt leaves
+/// the ending out where it makes the name after that of a snapshot.
 pub(super) fn is_ours(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let run = name.strip_suffix(".qcow2").and_then(|name| name.rsplit_once(".kvmbackup-"));
+    let run = name.strip_suffix(".qcow2").unwrap_or(&name).rsplit_once(".kvmbackup-");
     let is_run = |run: &str| run.len() == 8 && run.bytes().all(|byte| byte.is_ascii_hexdigit());
     run.is_some_and(|(disk, run)| disk.contains('.') && is_run(run))
 }

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
-use super::Error;
 use super::capture::{give_back, remove_sockets};
 use super::journal::{Journal, Record};
+use super::{Error, adopt};
+use crate::config::Settings;
 use crate::hypervisor::{self, Hypervisor};
 use crate::model::{DomainRef, Failure};
 use crate::sys::durable;
@@ -54,12 +55,47 @@ pub fn recover(
     Ok(recovered)
 }
 
-/// What was done, and what to know of it; a failure names the domain.
+/// Brings back the disks that are on overlays of ours without the journal knowing it, as after the loss of the state folder.
+/// Only domains that the configuration covers. The caller holds the lock, and has recovered what the journal knows.
+pub fn recover_unknown(
+    journal: &Journal,
+    hypervisor: &dyn Hypervisor,
+    settings: &Settings,
+    cancel: &Cancel,
+    recovered: &mut Recovered,
+) -> Result<(), Error> {
+    let (adopted, left) = adopt::adopt(journal, hypervisor, settings)?;
+    recovered.left.extend(left);
+    for record in adopted {
+        if cancel.signal().is_some() {
+            break;
+        }
+        let name = record.entry().domain.name.clone();
+        let targets: Vec<_> = record.entry().overlays.iter().map(|overlay| overlay.target.clone()).collect();
+        let line = format!(
+            "{name}: {} was on an overlay that no journal entry names; committed back to its base",
+            targets.join(", ")
+        );
+        let undone = undo(hypervisor, record, &Patience::new(settings.stall_timeout));
+        match finished(&name, line, undone) {
+            Ok(lines) => recovered.done.extend(lines),
+            Err(failure) => recovered.left.push(failure),
+        }
+    }
+    recovered.stopped = cancel.signal();
+    Ok(())
+}
+
 fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> Result<Vec<String>, Failure> {
     let line = describe(&record, patience);
     let name = record.entry().domain.name.clone();
     let connected = connect(&record.entry().libvirt_uri).map_err(Error::from);
     let undone = connected.and_then(|hypervisor| undo(&*hypervisor, record, patience));
+    finished(&name, line, undone)
+}
+
+/// What was done, and what to know of it; a failure names the domain.
+fn finished(name: &str, line: String, undone: Result<Vec<Failure>, Error>) -> Result<Vec<String>, Failure> {
     let told = |Failure { message, hint }| match hint {
         Some(hint) => format!("{name}: {message} (hint: {hint})"),
         None => format!("{name}: {message}"),
@@ -70,7 +106,7 @@ fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> 
     };
     undone.map(lines).map_err(|error| {
         let mut failure = error.failure();
-        if !failure.message.starts_with(&name) {
+        if !failure.message.starts_with(name) {
             failure.message = format!("{name}: {}", failure.message);
         }
         failure

@@ -17,6 +17,7 @@ use crate::hypervisor::domain_xml::{has_images_of, repoint};
 use crate::hypervisor::{self, Hypervisor, Kind, OffKind, Overlay};
 use crate::model::{DomainRef, Failure};
 
+mod alone;
 mod refusal;
 mod seats;
 
@@ -163,6 +164,7 @@ fn offline(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, 
                 return Err(refusal::bitmaps(overlay, &held.bitmaps, upper));
             }
             expect_no_snapshots(overlay, upper)?;
+            alone::expect_closed(overlay)?;
             overlay_file::commit(&overlay.path)?;
             note(record, overlay, Some(Settling::Committing));
             tell_of_saved_files(hypervisor, record, overlay, seats)?;
@@ -212,6 +214,9 @@ fn finish(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -
     }
     put_details_right(hypervisor, record, overlay, &seats);
     expect_no_snapshots(overlay, None)?;
+    if overlay_file::is_there(&overlay.path)? {
+        alone::expect_unused(hypervisor, overlay)?;
+    }
     overlay_file::remove(&overlay.path)
 }
 

@@ -1,10 +1,14 @@
 //! Owns: why an overlay stays, in words, and the commands after which `kvmbackup recover` does the rest. Must not: ask or
 //! change anything.
 
+use std::path::Path;
+
 use super::seats::Seat;
 use crate::engine::Error;
+use crate::engine::users::User;
 use crate::hypervisor::Overlay;
 use crate::model::Failure;
+use crate::sys::in_use;
 
 /// What ends every hint.
 const THEN: &str = "then: kvmbackup recover";
@@ -218,4 +222,26 @@ pub(super) fn saved_to_file(overlay: &Overlay, seat: &Seat) -> Failure {
          <backingStore> out"
     );
     Failure { message, hint: Some(hint) }
+}
+
+/// Something else uses the overlay or its base; `image` is what a domain has over the overlay.
+pub(super) fn used(overlay: &Overlay, user: &User, image: Option<&Path>) -> Error {
+    let base = overlay.base.source.path().map_or_else(|| "its base".into(), |path| word(&path.to_string_lossy()));
+    let hint = match (user, image) {
+        (User::Domain(one), Some(image)) => format!(
+            "with {} off, put its image on the base: qemu-img rebase -f qcow2 -F {} -b {base} {}",
+            one.domain.name,
+            overlay.base.format.driver(),
+            word(&image.to_string_lossy())
+        ),
+        (User::Domain(one), None) => {
+            format!("name {base} in that definition instead: virsh edit {}", word(&one.domain.name))
+        }
+        (User::Host(in_use::User::Process { guest: Some(guest), .. }), _) => {
+            format!("wait until the guest has released it, or shut it down: virsh shutdown {}", word(guest))
+        }
+        (User::Host(in_use::User::Process { pid, .. }), _) => format!("end it: kill {pid}"),
+        (User::Host(in_use::User::Loop(name)), _) => format!("detach it: losetup -d /dev/{name}"),
+    };
+    refusal(overlay, format!("the overlay {} or the image below it is in use by {user}", overlay.path.display()), hint)
 }

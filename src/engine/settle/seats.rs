@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use crate::engine::Error;
-use crate::hypervisor::{self, Hypervisor, Kind, Overlay};
-use crate::model::{Disk, Domain, DomainRef, DomainState, DomainXml, Image};
+use crate::hypervisor::{Hypervisor, Kind, Overlay};
+use crate::model::{Disk, Domain, DomainRef, Image};
 
 /// All definitions that name an overlay or the image below it.
 pub(super) struct Seats {
@@ -45,8 +45,12 @@ impl Seats {
             if domain.state.is_active() {
                 found.add(&domain, &domain.disks, true, overlay);
             }
-            if domain.persistent {
-                found.add(&domain, &defined_disks(&domain)?, false, overlay);
+            // The disks of the next start may be others than those of now.
+            match hypervisor.persistent(&id) {
+                Ok(Some(defined)) => found.add(&domain, &defined.disks, false, overlay),
+                Ok(None) => {}
+                Err(error) if error.kind() == Kind::NoDomain => continue,
+                Err(error) => return Err(error.into()),
             }
             if id.uuid == own.uuid {
                 found.own = Some(domain);
@@ -116,18 +120,6 @@ impl Seats {
     pub fn situation(&self) -> (Option<bool>, bool) {
         (self.own.as_ref().map(|domain| domain.state.is_active()), self.running().is_some())
     }
-}
-
-/// The disks of the next start; of a running domain these may be others than those of now.
-fn defined_disks(domain: &Domain) -> Result<Vec<Disk>, Error> {
-    if !domain.state.is_active() {
-        return Ok(domain.disks.clone());
-    }
-    let xml = || domain.xml.inactive.clone();
-    let defined = DomainXml { live: xml(), inactive: xml(), migratable: String::new() };
-    let defined = hypervisor::domain_xml::read(defined, DomainState::Off, true)
-        .map_err(|source| hypervisor::Error::Xml { domain: domain.id.name.clone(), source })?;
-    Ok(defined.domain.disks)
 }
 
 fn is_at(image: &Image, path: &Path) -> bool {

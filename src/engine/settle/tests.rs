@@ -74,6 +74,13 @@ impl Bench {
         error.to_string()
     }
 
+    /// The calls since the last time, without those that only ask for definitions.
+    fn acts(&self) -> Vec<String> {
+        let mut calls = self.fake.calls();
+        calls.retain(|call| !["domains", "describe", "persistent"].contains(&call.as_str()));
+        calls
+    }
+
     fn noted(&self) -> Option<Settling> {
         noted(self.dir.path())
     }

@@ -4,19 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 
-const COMMIT: [&str; 11] = [
-    "domains",
-    "describe",
-    "block_job",
-    "start_commit",
-    "block_job",
-    "block_job",
-    "block_job",
-    "block_job",
-    "pivot",
-    "domains",
-    "describe",
-];
+const COMMIT: [&str; 7] = ["block_job", "start_commit", "block_job", "block_job", "block_job", "block_job", "pivot"];
 
 fn running(written: bool) -> Bench {
     Bench::new(DomainState::Running, written)
@@ -41,7 +29,7 @@ fn it_is_committed_and_moved_and_the_journal_knows_before_and_after() {
     let mut bench = running(true).noted_before(Some(Settling::Committing));
     let seen = noted_at(&bench, &["start_commit", "pivot"], None);
     bench.settle().unwrap();
-    assert_eq!(bench.fake.calls(), COMMIT);
+    assert_eq!(bench.acts(), COMMIT);
     assert_eq!(*seen.lock().unwrap(), [None, Some(Settling::Committing)]);
     assert_eq!(bench.noted(), Some(Settling::Committed));
     assert_eq!(bench.fake.get(|guest| guest.live["vda"].clone()), bench.chain(&["base.qcow2"]));
@@ -59,7 +47,7 @@ fn the_other_disks_stay_where_they_are() {
         }
     });
     bench.settle().unwrap();
-    assert_eq!(bench.fake.calls(), COMMIT);
+    assert_eq!(bench.acts(), COMMIT);
     assert_eq!(
         bench.fake.get(|guest| (guest.live["sda"].clone(), guest.defined["vdb"].clone())),
         (other.clone(), other)
@@ -100,7 +88,7 @@ fn a_commit_that_runs_already_is_adopted_and_other_jobs_are_left_alone() {
     let mut bench = running(true);
     bench.fake.set(|guest| guest.job = Some((false, vec![(8, 8)])));
     assert!(bench.refused().contains("another block job runs on it"));
-    assert_eq!(bench.fake.calls(), ["domains", "describe", "block_job", "block_job", "domains", "describe"]);
+    assert_eq!(bench.acts(), ["block_job", "block_job"]);
 
     let mut bench = running(true);
     bench.fake.when(|call, number, guest| {
@@ -120,7 +108,7 @@ fn a_chain_that_somebody_changed_is_left_alone() {
             let mut bench = running(written);
             bench.put_on(chain);
             assert!(bench.refused().contains(said));
-            assert_eq!(bench.fake.calls(), ["domains", "describe", "domains", "describe"]);
+            assert_eq!(bench.acts(), [""; 0]);
         }
     }
 }
@@ -177,7 +165,7 @@ fn an_overlay_that_only_the_definition_names_goes_if_nothing_is_in_it() {
 fn a_guest_that_was_put_on_its_committed_overlay_again_is_for_a_person() {
     let mut bench = running(true).noted_before(Some(Settling::Committed));
     assert!(bench.refused().contains("is older than the base below it"));
-    assert_eq!((bench.fake.calls().len(), bench.noted()), (4, Some(Settling::Committed)));
+    assert_eq!((bench.acts().len(), bench.noted()), (0, Some(Settling::Committed)));
 }
 
 #[test]
