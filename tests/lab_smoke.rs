@@ -5,7 +5,7 @@ mod lab;
 
 use std::os::unix::fs::MetadataExt as _;
 
-use lab::{DEADLINE, Disk, Lab, LoopDevice, qemu_img, virsh, wait_until};
+use lab::{DEADLINE, Disk, Host, Lab, LoopDevice, qemu_img, virsh, wait_until};
 
 #[test]
 fn a_guest_boots_writes_and_freezes() {
@@ -152,4 +152,44 @@ fn qemu_runs_as_debian_ships_it() {
     assert_eq!(owner(), qemu, "libvirt gives QEMU the image");
     guest.destroy();
     wait_until(DEADLINE, "libvirt to give the image back", || owner() == 0);
+}
+
+#[test]
+fn a_guest_is_migrated_to_a_second_host() {
+    let lab = Lab::new();
+    let host = Host::start(&lab);
+    let guest = lab.guest("smoke-away").disk(Disk::qcow2("vda")).paused();
+    guest.write("vda", 0xaa, 0, 512);
+    let image = guest.disk_source("vda").unwrap();
+    assert_eq!(try_on(&host, guest.name()), "", "a host of its own does not know it yet");
+    // The disks of a paused guest stay inactive where it arrives, and QEMU dies when they are written to.
+    virsh(&["resume", guest.name()]);
+    virsh(&["migrate", "--live", "--unsafe", guest.name(), &host.uri(), "tcp://127.0.0.1"]);
+    assert_eq!(guest.state(), "shut off");
+    assert_eq!(try_on(&host, guest.name()), "running");
+    host.on(|| guest.assert_holds("vda", 0xaa, 0, 512));
+    host.on(|| guest.write("vda", 0xbb, 512, 512));
+    drop(host);
+    let read = "read -P 0xbb 512 512";
+    assert!(!lab::run("qemu-io", &["-r", "-f", "qcow2", "-c", read, image.to_str().unwrap()]).contains("failed"));
+}
+
+fn try_on(host: &Host, guest: &str) -> String {
+    host.on(|| lab::try_virsh(&["domstate", guest])).unwrap_or_default().trim().to_owned()
+}
+
+#[test]
+fn a_host_may_leave_the_owners_of_images_alone() {
+    let lab = Lab::new();
+    let host = Host::with(&lab, "dynamic_ownership = 0");
+    host.on(|| {
+        let guest = lab.guest("smoke-owned").disk(Disk::qcow2("vda")).define();
+        let image = guest.disk_source("vda").unwrap();
+        let refused = lab::try_virsh(&["start", "--paused", guest.name()]).unwrap_err();
+        assert!(refused.contains("Permission denied"), "{refused}");
+        lab::run("chown", &["libvirt-qemu".as_ref(), image.as_os_str()]);
+        guest.start_paused();
+        guest.destroy();
+        assert_ne!(std::fs::metadata(&image).unwrap().uid(), 0);
+    });
 }

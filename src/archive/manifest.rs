@@ -73,6 +73,10 @@ pub struct Manifest {
     /// Why the state of an emulated TPM is not in the archive, where the domain has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm_missing: Option<String>,
+    /// Why it may not hold what it should, as when a disk has become empty: while the newest restore point is suspect,
+    /// rotation removes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspect: Option<String>,
     /// What to know although it went well.
     #[serde(default)]
     pub warnings: Vec<Failure>,

@@ -47,6 +47,7 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
         boot: Vec::new(),
         tpm: Vec::new(),
         tpm_missing: None,
+        suspect: None,
         warnings: Vec::new(),
         hooks: Vec::new(),
         artifacts: Vec::new(),

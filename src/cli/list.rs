@@ -1,12 +1,14 @@
 //! Owns: the command `list`. Must not: read anything itself.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use chrono::{DateTime, Local, Utc};
 
 use super::args::{Global, List};
 use super::print;
 use crate::engine::points::{self, PointInfo};
-use crate::model::Consistency;
 use crate::model::size::bytes;
+use crate::model::{Consistency, Failure};
 use crate::report::ExitCode;
 use crate::report::table::{Table, printable};
 use crate::{app, engine};
@@ -14,22 +16,28 @@ use crate::{app, engine};
 pub(super) fn run(global: &Global, words: &List) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
     let store = app::store(&settings)?;
-    let points = points::list(&store, &settings.state_dir, &words.domains)?;
-    print(&if words.json { json(&points)? } else { text(&points) });
+    let (points, failures) = points::list(&store, &settings.state_dir, &words.domains)?;
+    print(&if words.json { json(&points, &failures)? } else { text(&points, &failures) });
     let damaged = points.iter().any(|point| point.damaged.is_some());
-    Ok(if damaged { ExitCode::Damaged } else { ExitCode::Good }.code())
+    let code = match damaged {
+        true => ExitCode::Damaged,
+        false if !failures.is_empty() => ExitCode::Target,
+        false => ExitCode::Good,
+    };
+    Ok(code.code())
 }
 
-fn json(points: &[PointInfo]) -> Result<String, engine::Error> {
-    let points = serde_json::to_value(points).map_err(engine::Error::json)?;
-    Ok(format!("{:#}\n", serde_json::json!({ "schema": 1, "points": points })))
+fn json(points: &[PointInfo], failures: &[Failure]) -> Result<String, engine::Error> {
+    let [points, failures] = [serde_json::to_value(points), serde_json::to_value(failures)];
+    let (points, failures) = (points.map_err(engine::Error::json)?, failures.map_err(engine::Error::json)?);
+    Ok(format!("{:#}\n", serde_json::json!({ "schema": 1, "points": points, "failures": failures })))
 }
 
-fn text(points: &[PointInfo]) -> String {
+fn text(points: &[PointInfo], failures: &[Failure]) -> String {
     if points.is_empty() {
-        return "there are no restore points yet\n".to_owned();
+        return unlisted(failures).unwrap_or_else(|| "there are no restore points yet\n".to_owned());
     }
-    let mut table = Table::new(&["DOMAIN", "POINT", "TIME", ">SIZE", ">RATIO", "CONSISTENCY", "VERIFIED"]);
+    let mut table = Table::new(&["DOMAIN", "POINT", "TIME", ">SIZE", ">RATIO", "CONSISTENCY", "VERIFIED", "GUEST"]);
     for point in points {
         let ratio = point.details.as_ref().and_then(|details| details.ratio);
         table.row([
@@ -40,7 +48,11 @@ fn text(points: &[PointInfo]) -> String {
             ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.1}")),
             consistency(point).to_owned(),
             verified(point),
+            point.details.as_ref().map_or("-".to_owned(), |details| details.guest.to_string()),
         ]);
+    }
+    if !of_several_guests(points) {
+        table.drop_column("GUEST");
     }
     let mut lines = table.lines();
     for point in points {
@@ -49,7 +61,25 @@ fn text(points: &[PointInfo]) -> String {
             lines.extend(failure.hint.iter().map(|hint| format!("  hint: {}", printable(hint))));
         }
     }
-    lines.join("\n") + "\n"
+    lines.join("\n") + "\n" + &unlisted(failures).unwrap_or_default()
+}
+
+/// Why some domains are not in a list; `None` if all are.
+pub(super) fn unlisted(failures: &[Failure]) -> Option<String> {
+    let told = |failure: &Failure| {
+        let hint = failure.hint.iter().map(|hint| format!("  hint: {}\n", printable(hint)));
+        format!("error: {}\n", printable(&failure.message)) + &hint.collect::<String>()
+    };
+    (!failures.is_empty()).then(|| failures.iter().map(told).collect())
+}
+
+/// Whether any domain has points of more than one guest: only then does their table tell the guests apart.
+fn of_several_guests(points: &[PointInfo]) -> bool {
+    let mut guests = BTreeMap::<_, BTreeSet<_>>::new();
+    for point in points {
+        guests.entry(&point.domain).or_default().extend(point.details.as_ref().map(|details| details.guest));
+    }
+    guests.values().any(|guests| guests.len() > 1)
 }
 
 /// A moment in the time zone of the host.
@@ -84,7 +114,7 @@ mod tests {
     use super::*;
     use crate::engine::points::Details;
     use crate::engine::verified::Checked;
-    use crate::model::{Failure, Method};
+    use crate::model::Method;
 
     fn point(id: &str) -> PointInfo {
         let id: crate::model::PointId = id.parse().unwrap();
@@ -105,6 +135,7 @@ mod tests {
     fn each_point_has_a_line_and_damage_says_why() {
         let mut good = point("20261122T020000Z");
         good.details = Some(Details {
+            guest: uuid::Uuid::from_u128(1),
             read_bytes: 2_370_000_000,
             ratio: Some(2.49),
             consistency: Consistency::Filesystem,
@@ -115,7 +146,7 @@ mod tests {
         good.verified = Some(Checked { time: good.time, good: true, bytes: 950_700_000 });
         let mut bad = point("20261123T020000Z");
         bad.damaged = Some(Failure { message: "cut off".to_owned(), hint: Some("look".to_owned()) });
-        let text = text(&[good.clone(), bad, point("20261124T020000Z")]);
+        let text = text(&[good.clone(), bad, point("20261124T020000Z")], &[]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 6, "{text}");
         assert!(!text.contains('\u{1b}'));
@@ -123,7 +154,7 @@ mod tests {
         assert!(lines[2].contains("DAMAGED") && lines[2].ends_with("never"), "{text}");
         assert!(lines[3].contains("unknown (seed)"), "{text}");
         assert!(lines[4].ends_with("20261123T020000Z: cut off") && lines[5] == "  hint: look", "{text}");
-        let json: serde_json::Value = serde_json::from_str(&json(&[good]).unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json(&[good], &[]).unwrap()).unwrap();
         assert_eq!((&json["schema"], &json["points"][0]["ratio"]), (&1.into(), &2.49.into()));
     }
 }

@@ -3,7 +3,7 @@
 use chrono::{Local, Utc};
 
 use super::args::{Global, Prune};
-use super::list::moment;
+use super::list::{moment, unlisted};
 use super::print;
 use crate::app::{self, watch};
 use crate::engine;
@@ -17,17 +17,26 @@ pub(super) fn run(global: &Global, words: &Prune) -> Result<u8, app::Error> {
     // A run under way rotates by itself; a look harms nobody.
     let _lock = (!words.dry_run).then(|| app::lock(&settings.state_dir)).transpose()?;
     let store = app::store(&settings)?;
-    let rotations = prune::prune(&settings, &store, &words.domains, words.dry_run, Local::now())?;
+    let (rotations, failures) = prune::prune(&settings, &store, &words.domains, words.dry_run, Local::now())?;
     let failed = rotations.iter().any(|rotation| rotation.failures().next().is_some());
     if words.json {
         let domains = serde_json::to_value(&rotations).map_err(engine::Error::json)?;
-        let json = serde_json::json!({ "schema": 1, "dry_run": words.dry_run, "domains": domains });
+        let json = serde_json::json!({
+            "schema": 1, "dry_run": words.dry_run, "domains": domains,
+            "failures": serde_json::to_value(&failures).map_err(engine::Error::json)?,
+        });
         print(&format!("{json:#}\n"));
-    } else if !global.quiet || failed {
-        print(&text(&rotations, words.dry_run));
+    } else {
+        if !global.quiet || failed {
+            print(&text(&rotations, words.dry_run));
+        }
+        print(&unlisted(&failures).unwrap_or_default());
     }
-    if failed || words.dry_run {
-        return Ok(if failed { ExitCode::Untidy } else { ExitCode::Good }.code());
+    match (failed, failures.is_empty()) {
+        (_, false) => return Ok(ExitCode::Target.code()),
+        (true, _) => return Ok(ExitCode::Untidy.code()),
+        (false, true) if words.dry_run => return Ok(ExitCode::Good.code()),
+        (false, true) => {}
     }
     let told = watch::tell(&settings, |ledger| ledger.pruned(Utc::now()));
     Ok(super::watched(told, ExitCode::Good.code()))
@@ -51,7 +60,7 @@ fn text(rotations: &[Rotation], dry_run: bool) -> String {
     for rotation in rotations {
         let domain = printable(&rotation.domain);
         lines.extend(rotation.note.iter().map(|note| format!("{domain}: {}", printable(note))));
-        for failure in rotation.failures() {
+        for failure in rotation.left_alone.iter().chain(rotation.failures()) {
             lines.push(format!("{domain}: {}", printable(&failure.message)));
             lines.extend(failure.hint.iter().map(|hint| format!("  hint: {}", printable(hint))));
         }
@@ -91,10 +100,11 @@ mod tests {
             reasons: vec![reason.to_owned()],
             removed: false,
             failure: None,
+            of_another_guest: false,
         };
         let points =
             vec![point("20261122T020000Z", true, "last 1 of 1"), point("20261121T020000Z", false, "no rule keeps it")];
-        Rotation { domain: domain.to_owned(), points, note: note.map(str::to_owned) }
+        Rotation { domain: domain.to_owned(), points, note: note.map(str::to_owned), left_alone: Vec::new() }
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::args::{Global, Verify};
+use super::list::unlisted;
 use super::{monitor, print, when};
 use crate::app::{self, watch};
 use crate::engine;
 use crate::engine::verify::{self, Verdict, Verification, Which};
+use crate::model::Failure;
 use crate::model::size::{bytes, duration};
 use crate::report::ExitCode;
 use crate::report::table::printable;
@@ -34,11 +36,17 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
         true => Ok(()),
         false => watch::tell(&settings, |ledger| good.iter().for_each(|(domain, time)| ledger.verified(domain, *time))),
     };
-    let code = super::watched(told, results.as_ref().map_or(ExitCode::Failed, |results| code(results)).code());
-    let results = results?;
+    let code = super::watched(
+        told,
+        results.as_ref().map_or(ExitCode::Failed, |(results, failures)| code(results, failures)).code(),
+    );
+    let (results, failures) = results?;
     if words.json {
         let points = serde_json::to_value(&results).map_err(engine::Error::json)?;
-        print(&format!("{:#}\n", serde_json::json!({ "schema": 1, "points": points })));
+        let failures = serde_json::to_value(&failures).map_err(engine::Error::json)?;
+        print(&format!("{:#}\n", serde_json::json!({ "schema": 1, "points": points, "failures": failures })));
+    } else if let Some(unlisted) = unlisted(&failures) {
+        print(&unlisted);
     } else if results.is_empty() && !global.quiet {
         print("there are no restore points yet\n");
     }
@@ -46,11 +54,12 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
 }
 
 /// Damage before all else.
-fn code(results: &[Verification]) -> ExitCode {
+fn code(results: &[Verification], failures: &[Failure]) -> ExitCode {
     let any = |verdict| results.iter().any(|result| result.verdict == verdict);
     match (any(Verdict::Damaged), any(Verdict::Unchecked)) {
         (true, _) => ExitCode::Damaged,
         (false, true) if results.iter().any(|result| result.is_stall) => ExitCode::Target,
+        (false, _) if !failures.is_empty() => ExitCode::Target,
         (false, true) => ExitCode::Failed,
         (false, false) => ExitCode::Good,
     }
@@ -80,7 +89,6 @@ fn text(result: &Verification) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Failure;
 
     fn result(verdict: Verdict) -> Verification {
         let failure = |text: &str| Failure { message: text.to_owned(), hint: Some("look".to_owned()) };
@@ -109,12 +117,15 @@ mod tests {
     #[test]
     fn the_worst_is_the_exit_code() {
         use Verdict::*;
-        let code = |verdicts: &[Verdict]| super::code(&verdicts.iter().map(|v| result(*v)).collect::<Vec<_>>());
+        let code = |verdicts: &[Verdict]| super::code(&verdicts.iter().map(|v| result(*v)).collect::<Vec<_>>(), &[]);
         assert_eq!(code(&[]), ExitCode::Good);
         assert_eq!(code(&[Good, Unchecked]), ExitCode::Failed);
         assert_eq!(code(&[Damaged, Unchecked, Good]), ExitCode::Damaged);
         let hangs = Verification { is_stall: true, ..result(Unchecked) };
-        assert_eq!(super::code(&[result(Good), hangs.clone(), result(Unchecked)]), ExitCode::Target);
-        assert_eq!(super::code(&[hangs, result(Damaged)]), ExitCode::Damaged);
+        assert_eq!(super::code(&[result(Good), hangs.clone(), result(Unchecked)], &[]), ExitCode::Target);
+        assert_eq!(super::code(&[hangs, result(Damaged)], &[]), ExitCode::Damaged);
+        let unlisted = [Failure { message: "closed".to_owned(), hint: None }];
+        assert_eq!(super::code(&[result(Good), result(Unchecked)], &unlisted), ExitCode::Target);
+        assert_eq!(super::code(&[result(Damaged)], &unlisted), ExitCode::Damaged);
     }
 }

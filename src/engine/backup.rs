@@ -5,14 +5,16 @@ use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
 use chrono::{Local, Utc};
+use uuid::Uuid;
 
 use super::capture::Capture;
 use super::context::Context;
 use super::copy::Prepared;
 use super::journal::Record;
 use super::phases::{GuestAgent, Phases};
+use super::prune::Rotate;
 use super::verified::Verified;
-use super::{Error, members, prune, recover};
+use super::{Error, members, points, recover};
 use crate::archive::{self, Writer};
 use crate::config::{DomainSettings, MinFree, Settings};
 use crate::model::{
@@ -70,7 +72,13 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
         }
     }
     // After a failure, too: what there is to go back to is what counts then.
-    outcome.restore_points = context.store.points(&domain.name).map_or(0, |points| points.len());
+    match points::guests(context.store, &domain.name) {
+        Ok(points) => {
+            let is_other = |guest: &Option<Uuid>| guest.is_some_and(|guest| guest != domain.uuid);
+            outcome.restore_points = points.iter().filter(|(_, guest)| !is_other(guest)).count();
+        }
+        Err(error) => outcome.warnings.push(error.failure()),
+    }
     outcome.duration_ms = began.elapsed().as_millis() as u64;
     end_hooks(context, phases, &mut outcome);
     outcome
@@ -342,11 +350,14 @@ pub(super) fn check_space(settings: &Settings, store: &Store) -> Result<(), Erro
 fn rotate(context: &Context<'_>, id: &DomainRef, settings: &DomainSettings, outcome: &mut DomainOutcome) {
     let Some(policy) = &settings.retention else { return };
     let began = Instant::now();
-    let rotated = Verified::load(&context.settings.state_dir)
-        .and_then(|verified| prune::rotate(context.store, &verified, &id.name, policy, Local::now()));
+    let rotated = Verified::load(&context.settings.state_dir).and_then(|verified| {
+        let rotate = Rotate { store: context.store, verified: &verified, now: Local::now(), dry_run: false };
+        rotate.guest(&id.name, id.uuid, policy)
+    });
     match rotated {
         Ok(rotation) => {
             outcome.pruned = rotation.removed();
+            outcome.warnings.extend(rotation.left_alone.iter().cloned());
             outcome.leftovers.extend(rotation.failures().cloned());
         }
         Err(error) => outcome.leftovers.push(error.failure()),

@@ -136,6 +136,7 @@ impl Fixture {
             }],
             tpm: vec![file("tpm/tpm2/tpm2-00.permall", "/var/lib/libvirt/swtpm/x/tpm2/tpm2-00.permall".into())],
             tpm_missing: None,
+            suspect: None,
             warnings: Vec::new(),
             hooks: Vec::new(),
             artifacts: Vec::new(),

@@ -187,6 +187,7 @@ pub(super) fn manifest(
             })
             .collect(),
         tpm: collected.tpm.iter().map(file).collect(),
+        suspect: None,
         tpm_missing: (domain.tpm && collected.tpm.is_empty()).then(|| "its state could not be read".to_owned()),
         warnings: outcome.warnings.clone(),
         hooks: hooks.to_vec(),

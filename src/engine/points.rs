@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Local, Utc};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::Error;
 use super::verified::{Checked, Verified};
 use crate::archive::{Archive, Manifest};
 use crate::model::{Consistency, DiskOutcome, Failure, Method, PointId, SkippedDisk};
-use crate::store::{Origin, Point, Store};
+use crate::store::{self, Domains, Origin, Point, Store};
 use crate::sys::patience::Patience;
 
 /// Restore points that an error names, at most.
@@ -67,6 +68,8 @@ pub struct PointInfo {
 /// What the manifest of a restore point says.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Details {
+    /// The guest: another one may have had the domain's name.
+    pub guest: Uuid,
     /// Bytes read from the disks.
     pub read_bytes: u64,
     /// Bytes of the archive before compression, for each byte stored.
@@ -81,24 +84,18 @@ pub struct Details {
     pub skipped: Vec<SkippedDisk>,
 }
 
-/// All restore points of these domains (of none named: of all), by domain, oldest first. A damaged one is told of, and
-/// spoils nothing; a domain that is named and has none is an error.
-pub fn list(store: &Store, state_dir: &Path, domains: &[String]) -> Result<Vec<PointInfo>, Error> {
+/// All restore points of these domains (of none named: of all), by domain, oldest first, and why some domains could not be
+/// listed. A damaged point is reported like any other; a domain that is named and has no point is an error.
+pub fn list(store: &Store, state_dir: &Path, domains: &[String]) -> Result<(Vec<PointInfo>, Vec<Failure>), Error> {
     let verified = Verified::load(state_dir)?;
-    let mut list = Vec::new();
-    for domain in chosen(store, domains)? {
-        list.extend(
-            points_of(store, &domain, !domains.is_empty())?
-                .iter()
-                .map(|point| info(point, &verified, store.patience())),
-        );
-    }
-    Ok(list)
+    let found = found(store, domains)?;
+    let points = found.domains.iter().flat_map(|(_, points)| points);
+    Ok((points.map(|point| info(point, &verified, store.patience())).collect(), found.failures))
 }
 
 /// The restore point that is meant.
 pub fn find(store: &Store, domain: &str, when: When) -> Result<Point, Error> {
-    let mut points = points_of(store, domain, true)?;
+    let mut points = points_of(store, domain)?;
     let at = match when {
         When::Newest => points.len().checked_sub(1),
         When::Id(id) => points.iter().position(|point| point.id == id),
@@ -110,18 +107,79 @@ pub fn find(store: &Store, domain: &str, when: When) -> Result<Point, Error> {
     }
 }
 
-/// The domains meant by a list of names: those that have points where it is empty.
-pub(super) fn chosen(store: &Store, domains: &[String]) -> Result<Vec<String>, Error> {
-    Ok(if domains.is_empty() { store.domains()? } else { domains.to_vec() })
+/// The restore points of some domains.
+pub(super) struct Found {
+    /// Each domain with its points, oldest first. Of those that were not named, some may have none.
+    pub domains: Vec<(String, Vec<Point>)>,
+    /// Why the points of other domains cannot be listed.
+    pub failures: Vec<Failure>,
 }
 
-/// The points of a domain, oldest first; with `must`, none is an error that names the domains that have some.
-pub(super) fn points_of(store: &Store, domain: &str, must: bool) -> Result<Vec<Point>, Error> {
-    let points = store.points(domain)?;
-    if points.is_empty() && must {
-        return Err(Error::NoPoints { domain: domain.to_owned(), there: store.domains()? });
+/// The points of the named domains, or of all where none is named. A folder that cannot be read keeps no other from being
+/// listed; a target that hangs does, and a domain that is named and has no points is an error.
+pub(super) fn found(store: &Store, domains: &[String]) -> Result<Found, Error> {
+    let names = match domains {
+        [] => store.domains()?,
+        named => Domains { names: named.to_vec(), failures: Vec::new() },
+    };
+    let mut found = Found { domains: Vec::new(), failures: names.failures.into_iter().map(failure).collect() };
+    for domain in names.names {
+        match store.points(&domain) {
+            Ok(points) if points.is_empty() && !domains.is_empty() => return Err(none_of(store, &domain)?),
+            Ok(points) => found.domains.push((domain, points)),
+            Err(error) if error.is_stall() => return Err(error.into()),
+            Err(error) => found.failures.push(failure(error)),
+        }
     }
-    Ok(points)
+    Ok(found)
+}
+
+fn failure(error: store::Error) -> Failure {
+    Error::from(error).failure()
+}
+
+/// The points of a domain, oldest first; none is an error.
+fn points_of(store: &Store, domain: &str) -> Result<Vec<Point>, Error> {
+    let points = store.points(domain)?;
+    if points.is_empty() { Err(none_of(store, domain)?) } else { Ok(points) }
+}
+
+/// That a domain has no restore points, with the names of those that have some.
+fn none_of(store: &Store, domain: &str) -> Result<Error, Error> {
+    let Domains { names, mut failures } = store.domains()?;
+    match failures.pop() {
+        Some(failure) if names.is_empty() => Err(failure.into()),
+        _ => Ok(Error::NoPoints { domain: domain.to_owned(), there: names }),
+    }
+}
+
+/// The points of a domain, oldest first, each with the guest that it is of: several may have had the name. `None` if that
+/// cannot be told.
+pub(super) fn guests(store: &Store, domain: &str) -> Result<Vec<(Point, Option<Uuid>)>, Error> {
+    let guest = |point: &Point| match point.origin {
+        Origin::Kvmbackup => open(point, store.patience()).ok().map(|(_, manifest)| manifest.domain.uuid),
+        Origin::Seed { .. } => None,
+    };
+    let with_guest = |point: Point| {
+        let guest = guest(&point);
+        (point, guest)
+    };
+    Ok(store.points(domain)?.into_iter().map(with_guest).collect())
+}
+
+/// That other guests had the domain's name, too, for whoever did not choose among their points.
+pub(super) fn beside_other_guests(store: &Store, point: &Point) -> Result<Option<String>, Error> {
+    let points = guests(store, &point.domain)?;
+    let Some(guest) = points.iter().find(|(known, _)| known == point).and_then(|(_, guest)| *guest) else {
+        return Ok(None);
+    };
+    let others = points.iter().filter_map(|(_, guest)| *guest).filter(|other| *other != guest).count();
+    let domain = &point.domain;
+    let note = format!(
+        "this restore point is of the guest with the UUID {guest}; {others} more are of other guests that were named {domain}: \
+         kvmbackup list {domain}"
+    );
+    Ok((others > 0).then_some(note))
 }
 
 /// Opens an archive of this program and reads its manifest.
@@ -162,6 +220,7 @@ fn details(manifest: Manifest, unpacked: u64, stored: u64) -> Details {
         read_bytes: disk.read_bytes,
     };
     Details {
+        guest: manifest.domain.uuid,
         read_bytes: read,
         ratio: (stored > 0).then(|| unpacked as f64 / stored as f64),
         consistency: manifest.consistency,

@@ -1,8 +1,9 @@
-//! Owns: which restore points go, and their removal. Must not: remove what is not known to be superseded by a good point, or
-//! what the seed script made.
+//! Owns: which restore points go, and their removal. Must not: remove what is not known to be superseded by a good point of
+//! the same guest, or what the seed script made.
 
 use chrono::{DateTime, Local};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::verified::Verified;
 use super::{Error, points};
@@ -10,6 +11,9 @@ use crate::config::Settings;
 use crate::model::{Failure, PointId};
 use crate::retention::{self, Policy};
 use crate::store::{Origin, Point, Store};
+
+#[cfg(test)]
+mod tests;
 
 /// What became of the restore points of one domain.
 #[derive(Debug, Clone, Serialize)]
@@ -20,6 +24,8 @@ pub struct Rotation {
     pub points: Vec<Judged>,
     /// Why nothing was judged, where that is so.
     pub note: Option<String>,
+    /// What rotation left alone for the operator to decide on.
+    pub left_alone: Vec<Failure>,
 }
 
 /// One restore point, judged.
@@ -37,6 +43,8 @@ pub struct Judged {
     pub removed: bool,
     /// Why it could not be removed.
     pub failure: Option<Failure>,
+    /// Whether it is of another guest that had the domain's name.
+    pub of_another_guest: bool,
 }
 
 impl Rotation {
@@ -45,9 +53,9 @@ impl Rotation {
         self.points.iter().filter(|point| point.removed).map(|point| point.id).collect()
     }
 
-    /// How many points there are now.
+    /// How many points of the guest there are now.
     pub fn left(&self) -> usize {
-        self.points.iter().filter(|point| !point.removed).count()
+        self.points.iter().filter(|point| !point.removed && !point.of_another_guest).count()
     }
 
     /// What could not be removed.
@@ -57,218 +65,215 @@ impl Rotation {
 }
 
 /// Applies retention to these domains (none named: all that have restore points), whether libvirt knows them or not. With
-/// `dry_run`, nothing is removed.
+/// `dry_run`, nothing is removed. Also returns why some domains could not be judged.
 pub fn prune(
     settings: &Settings,
     store: &Store,
     domains: &[String],
     dry_run: bool,
     now: DateTime<Local>,
-) -> Result<Vec<Rotation>, Error> {
+) -> Result<(Vec<Rotation>, Vec<Failure>), Error> {
     let verified = Verified::load(&settings.state_dir)?;
+    let rotate = Rotate { store, verified: &verified, now, dry_run };
     let mut rotations = Vec::new();
-    for domain in points::chosen(store, domains)? {
-        let present = points::points_of(store, &domain, !domains.is_empty())?;
-        if present.is_empty() {
-            continue;
-        }
+    let found = points::found(store, domains)?;
+    for (domain, present) in found.domains.into_iter().filter(|(_, present)| !present.is_empty()) {
         let policy = settings.rule_for(&domain).map(|rule| rule.domain.retention);
         rotations.push(match policy {
-            Some(Some(policy)) => rotate_points(store, &verified, &domain, present, &policy, now, dry_run),
+            Some(Some(policy)) => rotate.points(&domain, None, &present, &policy),
             Some(None) => untouched(&domain, present, "the configuration keeps all"),
             None => untouched(&domain, present, "no entry of the configuration is for it"),
         });
     }
-    Ok(rotations)
+    Ok((rotations, found.failures))
 }
 
-/// Applies retention to one domain, after a backup of it or at any time. `verified` is the record of checks.
-pub fn rotate(
-    store: &Store,
-    verified: &Verified,
-    domain: &str,
-    policy: &Policy,
-    now: DateTime<Local>,
-) -> Result<Rotation, Error> {
-    Ok(rotate_points(store, verified, domain, store.points(domain)?, policy, now, false))
+/// How retention is applied.
+pub struct Rotate<'a> {
+    /// Where the points are.
+    pub store: &'a Store,
+    /// The record of checks.
+    pub verified: &'a Verified,
+    /// The time that the rules count from.
+    pub now: DateTime<Local>,
+    /// Whether nothing is removed.
+    pub dry_run: bool,
 }
 
-fn rotate_points(
-    store: &Store,
-    verified: &Verified,
-    domain: &str,
-    present: Vec<Point>,
-    policy: &Policy,
-    now: DateTime<Local>,
-    dry_run: bool,
-) -> Rotation {
-    let judged = judge(&present, policy, now, |point| worth(store, point, verified));
-    let remove = |(point, mut judged): (&Point, Judged)| {
-        if !judged.keep && !dry_run {
-            match store.remove(point) {
-                Ok(()) => judged.removed = true,
-                Err(error) => judged.failure = Some(Error::from(error).failure()),
+impl Rotate<'_> {
+    /// Applies a policy to the points of one guest, after a backup of it. Points of other guests that had its name stay.
+    pub fn guest(&self, domain: &str, guest: Uuid, policy: &Policy) -> Result<Rotation, Error> {
+        Ok(self.points(domain, Some(guest), &self.store.points(domain)?, policy))
+    }
+
+    /// Without a guest, that of the newest point is meant. `present` has the oldest point first.
+    fn points(&self, domain: &str, guest: Option<Uuid>, present: &[Point], policy: &Policy) -> Rotation {
+        let mut assessed: Vec<Assessed<'_>> = present.iter().map(|point| self.assess(point)).collect();
+        let guest = guest.or_else(|| newest(&assessed, self.now).and_then(|newest| newest.guest));
+        let left_alone = set_others_aside(&mut assessed, guest);
+        let mut rotation = Rotation { domain: domain.to_owned(), points: Vec::new(), note: None, left_alone };
+        rotation.points = judge(&assessed, policy, self.now);
+        let held = newest(&assessed, self.now).and_then(|newest| newest.suspect.as_ref());
+        if let Some(why) = held {
+            rotation.left_alone.push(hold(&mut rotation.points, why));
+        }
+        for (point, judged) in present.iter().rev().zip(&mut rotation.points) {
+            if !judged.keep && !self.dry_run {
+                match self.store.remove(point) {
+                    Ok(()) => judged.removed = true,
+                    Err(error) => judged.failure = Some(Error::from(error).failure()),
+                }
             }
         }
-        judged
-    };
-    let points = present.iter().rev().zip(judged).map(remove).collect();
-    Rotation { domain: domain.to_owned(), points, note: None }
+        rotation
+    }
+
+    /// Reads the manifest, and no disk data.
+    fn assess<'a>(&self, point: &'a Point) -> Assessed<'a> {
+        let exempt = |why: &str| Assessed {
+            point,
+            guest: None,
+            suspect: None,
+            is_other: false,
+            worth: Worth::Exempt(why.to_owned()),
+        };
+        if point.origin != Origin::Kvmbackup {
+            return exempt("made by the seed script: never removed");
+        }
+        let manifest = match points::open(point, self.store.patience()) {
+            Ok((_, manifest)) => manifest,
+            Err(error) if error.is_target_stall() => return exempt("the target hangs: not judged"),
+            Err(_) => return exempt("damaged: its manifest cannot be read; examine it, then remove it yourself"),
+        };
+        let guest = Some(manifest.domain.uuid);
+        if self.verified.is_damaged(point) {
+            let damaged = exempt("damaged, as its last check found: examine it, then remove it yourself");
+            return Assessed { guest, ..damaged };
+        }
+        let misses = manifest.tpm_missing.is_some() || manifest.skipped.iter().any(|disk| disk.missed);
+        let worth = if misses || manifest.suspect.is_some() { Worth::Partial } else { Worth::Whole };
+        Assessed { point, guest, suspect: manifest.suspect, is_other: false, worth }
+    }
+}
+
+/// What retention knows of a point.
+struct Assessed<'a> {
+    point: &'a Point,
+    /// The guest that it is of; `None` if that cannot be told.
+    guest: Option<Uuid>,
+    /// Why it may not hold what it should.
+    suspect: Option<String>,
+    /// Whether that is another guest than the one whose points are rotated.
+    is_other: bool,
+    worth: Worth,
 }
 
 /// What a point is worth to retention.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum Worth {
     /// It holds all that was to be saved.
     Whole,
-    /// A disk or the TPM state is missing against the operator's will.
+    /// A disk or the TPM state is missing against the operator's will, or a disk may not be what it was.
     Partial,
-    /// It is not judged by the rules, and stays, for this reason.
-    Exempt(&'static str),
+    /// The rules do not apply to it, and it stays, for this reason.
+    Exempt(String),
+}
+
+impl Assessed<'_> {
+    fn is_good(&self) -> bool {
+        matches!(self.worth, Worth::Whole | Worth::Partial)
+    }
+}
+
+/// The newest good point. Those later than now do not count, unless there are no others: the clock was set back.
+fn newest<'a, 'p>(assessed: &'a [Assessed<'p>], now: DateTime<Local>) -> Option<&'a Assessed<'p>> {
+    let good = || assessed.iter().rev().filter(|assessed| assessed.is_good());
+    good().find(|assessed| assessed.point.id.time() <= now).or_else(|| good().next())
+}
+
+/// Exempts the points of other guests, and says for each guest how many there are and how to remove them.
+fn set_others_aside(assessed: &mut [Assessed<'_>], guest: Option<Uuid>) -> Vec<Failure> {
+    let mut others: Vec<(Uuid, Vec<&Point>)> = Vec::new();
+    for assessed in assessed {
+        let Some(other) = assessed.guest.filter(|other| guest.is_some_and(|guest| guest != *other)) else { continue };
+        assessed.is_other = true;
+        assessed.worth = Worth::Exempt(format!("of another guest that had this name (UUID {other})"));
+        match others.iter_mut().find(|(uuid, _)| *uuid == other) {
+            Some((_, points)) => points.push(assessed.point),
+            None => others.push((other, vec![assessed.point])),
+        }
+    }
+    let told = |(uuid, points): (Uuid, Vec<&Point>)| {
+        let (count, are) = match points.len() {
+            1 => ("1 restore point".to_owned(), "is"),
+            count => (format!("{count} restore points"), "are"),
+        };
+        let files: Vec<String> = points.iter().map(|point| quoted(&point.path.to_string_lossy())).collect();
+        Failure {
+            message: format!("{count} of another guest that had this name (UUID {uuid}) {are} kept"),
+            hint: Some(format!("Rotation never removes them. If you no longer need them: rm {}", files.join(" "))),
+        }
+    };
+    others.into_iter().map(told).collect()
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-%+:".contains(&byte));
+    if is_plain { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+/// Keeps every point, for the newest may not hold what it should.
+fn hold(points: &mut [Judged], why: &str) -> Failure {
+    for judged in points.iter_mut().filter(|judged| !judged.keep) {
+        judged.keep = true;
+        judged.reasons = vec!["rotation is on hold: the newest restore point is suspect".to_owned()];
+    }
+    Failure {
+        message: format!("rotation is on hold, all restore points are kept: {why}"),
+        hint: Some(
+            "Check the guest's disks. If the newest restore point is right, the next backup resumes rotation;              if not, remove its archive."
+                .to_owned(),
+        ),
+    }
 }
 
 /// Judges points, given oldest first; the judgements come newest first. Only good points count: a damaged one neither fills
-/// a place among those that stay, nor goes, for somebody may still get something out of it.
-fn judge(present: &[Point], policy: &Policy, now: DateTime<Local>, worth: impl Fn(&Point) -> Worth) -> Vec<Judged> {
-    let worth: Vec<(&Point, Worth)> = present.iter().map(|point| (point, worth(point))).collect();
-    let good = worth.iter().filter(|(_, worth)| matches!(worth, Worth::Whole | Worth::Partial));
-    let verdicts = retention::apply(policy, &good.map(|(point, _)| point.id).collect::<Vec<_>>(), now);
-    let last_whole = worth.iter().rev().find(|(_, worth)| *worth == Worth::Whole).map(|(point, _)| point.id);
-    let judged = worth.iter().rev().map(|(point, worth)| {
+/// a place among those that stay, nor goes, because it may still be of use to a salvage.
+fn judge(assessed: &[Assessed<'_>], policy: &Policy, now: DateTime<Local>) -> Vec<Judged> {
+    let good = assessed.iter().filter(|assessed| assessed.is_good());
+    let verdicts = retention::apply(policy, &good.map(|assessed| assessed.point.id).collect::<Vec<_>>(), now);
+    let last_whole = assessed.iter().rev().find(|assessed| assessed.worth == Worth::Whole);
+    let last_whole = last_whole.map(|assessed| assessed.point.id);
+    let judged = assessed.iter().rev().map(|Assessed { point, worth, is_other, .. }| {
         let verdict = verdicts.iter().find(|verdict| verdict.point == point.id);
         let (keep, reasons) = match (worth, verdict) {
-            (Worth::Exempt(why), _) => (true, vec![(*why).to_owned()]),
+            (Worth::Exempt(why), _) => (true, vec![why.clone()]),
             (_, Some(verdict)) if !verdict.keep && last_whole == Some(point.id) => {
                 (true, vec!["the last whole one".to_owned()])
             }
             (_, Some(verdict)) => (verdict.keep, verdict.reasons.clone()),
             (_, None) => (true, vec!["not judged".to_owned()]),
         };
-        Judged { id: point.id, stored_bytes: point.bytes, keep, reasons, removed: false, failure: None }
+        Judged { keep, reasons, of_another_guest: *is_other, ..unjudged(point) }
     });
     judged.collect()
 }
 
-/// Reads the manifest, and no disk data.
-fn worth(store: &Store, point: &Point, verified: &Verified) -> Worth {
-    if point.origin != Origin::Kvmbackup {
-        return Worth::Exempt("made by the seed script: never removed");
-    }
-    if verified.is_damaged(point) {
-        return Worth::Exempt("damaged, as its last check found: look at it, then remove it yourself");
-    }
-    match points::open(point, store.patience()).map(|(_, manifest)| manifest) {
-        Err(error) if error.is_target_stall() => Worth::Exempt("its target hangs: not judged"),
-        Ok(manifest) if manifest.tpm_missing.is_some() => Worth::Partial,
-        Ok(manifest) if manifest.skipped.iter().any(|disk| disk.missed) => Worth::Partial,
-        Ok(_) => Worth::Whole,
-        Err(_) => Worth::Exempt("damaged: its manifest cannot be read; look at it, then remove it yourself"),
+fn unjudged(point: &Point) -> Judged {
+    Judged {
+        id: point.id,
+        stored_bytes: point.bytes,
+        keep: true,
+        reasons: Vec::new(),
+        removed: false,
+        failure: None,
+        of_another_guest: false,
     }
 }
 
 fn untouched(domain: &str, present: Vec<Point>, why: &str) -> Rotation {
-    let points = present.iter().rev().map(|point| Judged {
-        id: point.id,
-        stored_bytes: point.bytes,
-        keep: true,
-        reasons: vec![why.to_owned()],
-        removed: false,
-        failure: None,
-    });
-    Rotation { domain: domain.to_owned(), points: points.collect(), note: Some(format!("{why}; nothing is removed")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-    use crate::engine::fixture::{DOMAIN, Fixture};
-    use crate::model::Codec;
-
-    fn lines(rotation: &Rotation) -> Vec<String> {
-        let line = |judged: &Judged| {
-            let sign = match (judged.keep, judged.removed) {
-                (true, _) => '+',
-                (false, true) => '-',
-                (false, false) => '?',
-            };
-            let why: String = judged.reasons.join(", ").chars().take(30).collect();
-            format!("{sign} {} {why}", judged.id)
-        };
-        rotation.points.iter().map(line).collect()
-    }
-
-    fn now() -> DateTime<Local> {
-        "2026-11-30T12:00:00Z".parse::<DateTime<chrono::Utc>>().unwrap().with_timezone(&Local)
-    }
-
-    #[test]
-    fn damaged_points_fill_no_place_and_stay() {
-        let fixture = Fixture::new();
-        let point = |day: u32| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]);
-        let points: Vec<_> = (20..25).map(point).collect();
-        fs::write(&points[4].path, "").unwrap();
-        let mut verified = Verified::load(&fixture.path("state")).unwrap();
-        verified.record(&points[3], &points, false).unwrap();
-        let rotation = rotate(&fixture.store, &verified, DOMAIN, &Policy::rotate(2), now()).unwrap();
-        assert_eq!(
-            lines(&rotation),
-            [
-                "+ 20261124T020000Z damaged: its manifest cannot b",
-                "+ 20261123T020000Z damaged, as its last check fou",
-                "+ 20261122T020000Z last 1 of 2",
-                "+ 20261121T020000Z last 2 of 2",
-                "- 20261120T020000Z no rule keeps it",
-            ]
-        );
-        assert_eq!((rotation.left(), rotation.removed()), (4, vec![points[0].id]));
-        assert_eq!(fixture.store.points(DOMAIN).unwrap().len(), 4);
-    }
-
-    #[test]
-    fn the_only_good_point_stays_though_newer_ones_are_there() {
-        let fixture = Fixture::new();
-        let point = |day: u32| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::Zstd(1), &[]);
-        let points: Vec<_> = (20..24).map(point).collect();
-        points[1..].iter().for_each(|point| fs::write(&point.path, "x").unwrap());
-        let verified = Verified::load(&fixture.path("state")).unwrap();
-        let rotation = rotate(&fixture.store, &verified, DOMAIN, &Policy::rotate(1), now()).unwrap();
-        assert!(rotation.points.iter().all(|judged| judged.keep), "{rotation:?}");
-    }
-
-    #[test]
-    fn the_last_point_with_every_disk_stays() {
-        let fixture = Fixture::new();
-        fixture.point("2026-11-19T02:00:00Z", Codec::None, &[]);
-        fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);
-        for day in 21..24 {
-            let lacks = |manifest: &mut crate::archive::Manifest| manifest.skipped[0].missed = true;
-            fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[], "<domain/>", lacks);
-        }
-        let verified = Verified::load(&fixture.path("state")).unwrap();
-        let rotation = rotate(&fixture.store, &verified, DOMAIN, &Policy::rotate(2), now()).unwrap();
-        assert_eq!(
-            lines(&rotation),
-            [
-                "+ 20261123T020000Z last 1 of 2",
-                "+ 20261122T020000Z last 2 of 2",
-                "- 20261121T020000Z no rule keeps it",
-                "+ 20261120T020000Z the last whole one",
-                "- 20261119T020000Z no rule keeps it",
-            ]
-        );
-    }
-
-    #[test]
-    fn seeds_stay_and_do_not_count() {
-        let fixture = Fixture::new();
-        fixture.seed("web 1.tar.gz", &[]);
-        fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);
-        fixture.point("2026-11-21T02:00:00Z", Codec::None, &[]);
-        let verified = Verified::load(&fixture.path("state")).unwrap();
-        let rotation = rotate(&fixture.store, &verified, DOMAIN, &Policy::rotate(1), now()).unwrap();
-        assert_eq!(rotation.removed().len(), 1);
-        assert_eq!(fixture.store.points(DOMAIN).unwrap().len(), 2);
-    }
+    let points = present.iter().rev().map(|point| Judged { reasons: vec![why.to_owned()], ..unjudged(point) });
+    let note = Some(format!("{why}; nothing is removed"));
+    Rotation { domain: domain.to_owned(), points: points.collect(), note, left_alone: Vec::new() }
 }

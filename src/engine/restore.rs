@@ -27,7 +27,7 @@ use self::saved::Saved;
 use self::staging::Staging;
 use self::work::Work;
 use super::journal::{Journal, Record};
-use super::points;
+use super::points::{self, When};
 use super::{Error, Monitor};
 use crate::archive::seed::Seed;
 use crate::archive::{Archive, Hasher};
@@ -117,7 +117,10 @@ pub fn restore(
 ) -> Result<Restored, Error> {
     let point = points::find(store, &request.domain, request.when)?;
     let work = Work { archive: &point.path, patience: store.patience(), domain: &request.domain, monitor, cancel };
-    let restored = restore_point(request, &point, hypervisor, &work, Path::new(TPM_STATE), tell);
+    let mut restored = restore_point(request, &point, hypervisor, &work, Path::new(TPM_STATE), tell);
+    if let (Ok(restored), When::Newest) = (&mut restored, request.when) {
+        restored.notes.extend(points::beside_other_guests(store, &point)?);
+    }
     monitor.done(&DomainOutcome::new(&request.domain, None));
     restored
 }
@@ -160,6 +163,9 @@ fn restore_point(
     };
     if saved.domain.name != point.domain {
         plan.notes.push(format!("the archive lies with those of {}, and is of another domain", point.domain));
+    }
+    if let (Some((_, hypervisor)), When::Newest) = (libvirt, request.when) {
+        plan.notes.extend(define::another_guest(hypervisor, &saved.domain)?);
     }
     if let Some((_, definition)) = &definition {
         plan.notes.extend_from_slice(&definition.notes);

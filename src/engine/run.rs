@@ -23,7 +23,9 @@ use crate::sys::space;
 /// Who is due, and why; touches nothing.
 pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Request) -> Result<Plan, Error> {
     // A target that is not there yet has no points; whether it may be missing is asked when it is written to.
-    let store = Store::open_patiently(&settings.backupdir, &Patience::new(settings.stall_timeout)).ok();
+    let store = Store::open_patiently(&settings.backupdir, &Patience::new(settings.stall_timeout))
+        .inspect_err(|error| tracing::warn!("the age of restore points is unknown: {}", super::chain(error)))
+        .ok();
     let mut known = Vec::new();
     for (id, state) in hypervisor.domains()? {
         let last_point = store.as_ref().and_then(|store| last_point(store, &id.name));
@@ -34,7 +36,7 @@ pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Request)
 
 /// A folder that cannot be read is told of when its domain is backed up, and keeps no other from that.
 fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDate> {
-    let points = store.points(domain).inspect_err(|error| tracing::warn!(domain, "{error}")).ok()?;
+    let points = store.points(domain).inspect_err(|error| tracing::warn!(domain, "{}", super::chain(error))).ok()?;
     points.last().map(|point| point.id.time().with_timezone(&Local).date_naive())
 }
 

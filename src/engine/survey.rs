@@ -104,10 +104,13 @@ fn join(
         let guest = |seen: &Seen| Guest { defined: seen.defined, leftover_overlays: seen.leftover_overlays };
         seen.map(|(name, seen)| (name.clone(), guest(seen))).collect()
     });
-    let points = target.points.unwrap_or_else(|| {
-        let seen = before().filter(|(_, seen)| seen.points.count > 0);
-        seen.map(|(name, seen)| (name.clone(), seen.points.clone())).collect()
-    });
+    let as_before = |name: &String| before().find(|(known, _)| *known == name).map(|(_, seen)| seen.points.clone());
+    let points = target.points.unwrap_or_else(|| before().map(|(name, _)| (name.clone(), None)).collect());
+    let points: BTreeMap<String, SeenPoints> = points
+        .into_iter()
+        .filter_map(|(name, points)| points.or_else(|| as_before(&name)).map(|points| (name, points)))
+        .filter(|(_, points)| points.count > 0)
+        .collect();
     let stored_bytes = points.values().map(|points| points.bytes).sum();
     let exact = settings.rules.iter().map(|rule| &rule.pattern).filter(|pattern| !glob::is_glob(pattern));
     let names: BTreeSet<&String> = guests.keys().chain(points.keys()).chain(exact).collect();

@@ -67,7 +67,8 @@ pub enum Verdict {
 }
 
 /// Checks restore points of these domains (of none named: of all), one after another, and records each result at once.
-/// `each` hears of every result when it is there; a damaged point does not keep the others from being checked.
+/// `each` hears of every result when it is there; a damaged point does not keep the others from being checked. Also returns
+/// why the points of some domains could not be listed.
 ///
 /// # Errors
 /// Unknown domains and points, before anything is checked; [`Error::Cancelled`]; a record that cannot be written.
@@ -78,10 +79,10 @@ pub fn verify(
     monitor: &dyn Monitor,
     cancel: &Cancel,
     each: &mut dyn FnMut(&Verification),
-) -> Result<Vec<Verification>, Error> {
+) -> Result<(Vec<Verification>, Vec<Failure>), Error> {
+    let found = points::found(store, domains)?;
     let mut chosen = Vec::new();
-    for domain in points::chosen(store, domains)? {
-        let present = points::points_of(store, &domain, !domains.is_empty())?;
+    for (domain, present) in found.domains {
         let wanted = match which {
             Which::All => present.clone(),
             Which::One(_) if present.is_empty() => Vec::new(),
@@ -103,7 +104,7 @@ pub fn verify(
             results.push(result);
         }
     }
-    Ok(results)
+    Ok((results, found.failures))
 }
 
 fn check(point: &Point, patience: &Patience, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Verification, Error> {
@@ -191,7 +192,8 @@ mod tests {
             verify(&fixture.store, &fixture.path("state"), (&[], which), &Silent, &Cancel::default(), &mut |_| {
                 heard += 1
             });
-        let results = results.unwrap();
+        let (results, failures) = results.unwrap();
+        assert_eq!(failures, []);
         assert_eq!(heard, results.len());
         results.into_iter().map(|result| (result.id.to_string(), result.verdict)).collect()
     }

@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Days, TimeDelta, Utc};
 
 use super::name::{self, Known};
 use super::opened::Opened;
-use super::{Error, Origin, Point};
+use super::whose;
+use super::{Domains, Error, Origin, Point};
 use crate::archive::seed::Seed;
 use crate::model::{Codec, PointId};
 use crate::sys::durable;
@@ -47,7 +48,7 @@ impl Folder {
     }
 
     /// The same, and makes the folder if only it is missing.
-    pub(super) fn make(&self) -> Result<(), Error> {
+    pub(super) fn make_target(&self) -> Result<(), Error> {
         match step::reached(Step::TargetFolder).and_then(|()| fs::create_dir(&self.backupdir)) {
             Ok(()) => {
                 let private = fs::set_permissions(&self.backupdir, Permissions::from_mode(0o700));
@@ -64,22 +65,52 @@ impl Folder {
         Error::Target { path: self.backupdir.clone(), source }
     }
 
-    /// The domains that have a folder here, sorted; there may be no restore point in it.
-    pub(super) fn domains(&self) -> Result<Vec<String>, Error> {
-        let mut domains = BTreeSet::new();
-        // A target that was unmounted meanwhile must not look like an empty one.
-        let gone = || self.unusable(io::ErrorKind::NotFound.into());
-        for entry in list(&self.backupdir)?.ok_or_else(gone)? {
-            let folder = self.backupdir.join(entry.file_name());
-            // A link to a folder is the operator's way to put a domain elsewhere.
-            if let Some(component) = entry.file_name().to_str()
-                && Opened::open(&folder).is_ok()
-                && let Some(domain) = domain_of(component, &folder)
-            {
-                domains.insert(domain);
+    /// The domains that have a folder here, sorted; there may be no restore point in it, and it may not be readable.
+    pub(super) fn domains(&self) -> Result<Domains, Error> {
+        let (mut names, mut failures) = (BTreeSet::new(), Vec::new());
+        let folders = self.folders()?;
+        let folds = self.folds(&folders);
+        for component in &folders {
+            let folder = self.backupdir.join(component);
+            match whose::domain_of(component, &folder) {
+                Ok(Some(domain)) => drop(names.insert(domain)),
+                Ok(None) => {}
+                Err(source) => failures.push(Error::File { action: "look into", path: folder.clone(), source }),
+            }
+            if folds {
+                names.extend(whose::guests_in(component, &folder));
             }
         }
-        Ok(domains.into_iter().collect())
+        Ok(Domains { names: names.into_iter().collect(), failures })
+    }
+
+    /// The names of all folders and links here. A link to a folder is the operator's way to put a domain elsewhere.
+    fn folders(&self) -> Result<Vec<String>, Error> {
+        let is_folder = |entry: &DirEntry| match entry.file_type() {
+            Ok(kind) if kind.is_file() => false,
+            Ok(kind) if kind.is_symlink() => {
+                fs::metadata(self.backupdir.join(entry.file_name())).map_or(true, |status| status.is_dir())
+            }
+            _ => true,
+        };
+        let folders = self.entries()?.into_iter().filter(is_folder);
+        Ok(folders.filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    }
+
+    fn entries(&self) -> Result<Vec<DirEntry>, Error> {
+        // A target that was unmounted meanwhile must not look like an empty one.
+        list(&self.backupdir)?.ok_or_else(|| self.unusable(io::ErrorKind::NotFound.into()))
+    }
+
+    /// Whether names that differ only in case are one here.
+    fn folds(&self, folders: &[String]) -> bool {
+        let identity = |component: &str| fs::symlink_metadata(self.backupdir.join(component)).ok();
+        let pair = folders.iter().find_map(|component| Some((component, name::other_case(component)?)));
+        let Some((component, other)) = pair else { return false };
+        match (identity(component), identity(&other)) {
+            (Some(a), Some(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()) && !folders.contains(&other),
+            _ => false,
+        }
     }
 
     /// The restore points of a domain, oldest first. One reading of its folder; none is opened, but those of the seed script
@@ -88,12 +119,12 @@ impl Folder {
         let mut points = Vec::new();
         let mut seeds = Vec::new();
         for (path, known, status) in self.files(domain)? {
-            let bytes = status.len();
+            let bytes = status.as_ref().map_or(0, Metadata::len);
             let domain = domain.to_owned();
             match known {
                 Known::Archive(id) => points.push(Point { domain, id, path, bytes, origin: Origin::Kvmbackup }),
                 Known::Seed(rotation) => {
-                    let id = seed_id(&path, &domain, &status);
+                    let id = seed_id(&path, &domain, status.as_ref());
                     seeds.push(Point { domain, id, path, bytes, origin: Origin::Seed { rotation } });
                 }
                 Known::Partial(_) => {}
@@ -136,7 +167,7 @@ impl Folder {
     /// Removes what unfinished runs have left of all domains, and returns the paths. No run may be under way.
     pub(super) fn remove_partials(&self) -> Result<Vec<PathBuf>, Error> {
         let mut removed = Vec::new();
-        for domain in self.domains()? {
+        for domain in self.domains()?.names {
             for path in self.partials(&domain)? {
                 remove(&path)?;
                 removed.push(path);
@@ -145,13 +176,20 @@ impl Folder {
         Ok(removed)
     }
 
-    /// The folder that a domain's new archives go to.
-    fn folder(&self, domain: &str) -> PathBuf {
-        self.backupdir.join(name::encode(domain))
+    /// The folder that a domain's new archives go to. It is made if need be, and is the domain's alone: one that the file
+    /// system takes for another domain's folder, or lists by another name, is not used.
+    fn make_folder(&self, domain: &str) -> Result<(PathBuf, Opened), Error> {
+        let (plain, all) = (name::encode(domain), name::encode_all(domain));
+        if (name::is_portable(&plain) || self.lists(&plain)?) && self.make(&plain)? {
+            return self.open_folder(domain, &plain);
+        }
+        self.make(&all)?;
+        self.open_folder(domain, &all)
     }
 
-    fn make_folder(&self, domain: &str) -> Result<(PathBuf, Opened), Error> {
-        let folder = self.folder(domain);
+    /// Makes a folder unless it is there; whether it has that very name then.
+    fn make(&self, component: &str) -> Result<bool, Error> {
+        let folder = self.backupdir.join(component);
         let error = |source| Error::File { action: "create", path: folder.clone(), source };
         match step::reached(Step::DomainFolder).and_then(|()| fs::create_dir(&folder)) {
             Ok(()) => {
@@ -161,9 +199,19 @@ impl Folder {
             Err(source) if source.kind() != io::ErrorKind::AlreadyExists => return Err(error(source)),
             Err(_) => {}
         }
+        self.lists(component)
+    }
+
+    fn lists(&self, component: &str) -> Result<bool, Error> {
+        Ok(self.entries()?.iter().any(|entry| entry.file_name() == component))
+    }
+
+    fn open_folder(&self, domain: &str, component: &str) -> Result<(PathBuf, Opened), Error> {
+        let folder = self.backupdir.join(component);
+        let error = |source| Error::File { action: "open", path: folder.clone(), source };
         let opened = Opened::open(&folder).map_err(error)?;
         let name_file = opened.path().join(name::NAME_FILE);
-        if name::is_shortened(&name::encode(domain)) && !name_file.exists() {
+        if name::is_shortened(component) && !name_file.try_exists().map_err(error)? {
             let written =
                 step::reached(Step::DomainFolder).and_then(|()| durable::write(&name_file, domain.as_bytes()));
             written.map_err(error)?;
@@ -171,24 +219,27 @@ impl Folder {
         Ok((folder, opened))
     }
 
-    /// The files of a domain that this program knows: regular ones only, no links. The seed script did not encode names: its
-    /// folder may be another one.
-    fn files(&self, domain: &str) -> Result<Vec<(PathBuf, Known, Metadata)>, Error> {
-        let ours = self.folder(domain);
-        let seeds = Some(domain).filter(|domain| !matches!(*domain, "" | "." | "..") && !domain.contains(['/', '\0']));
-        let seeds = seeds.map(|domain| self.backupdir.join(domain)).filter(|folder| *folder != ours);
+    /// The files of a domain that this program knows: regular ones only, no links. What is not known of a file that cannot be
+    /// looked at is told by whoever opens it. The seed script did not encode names: its folder may be another one.
+    fn files(&self, domain: &str) -> Result<Vec<(PathBuf, Known, Option<Metadata>)>, Error> {
+        let is_component = !matches!(domain, "" | "." | "..") && !domain.contains(['/', '\0']);
+        let mut folders = vec![(name::encode(domain), true), (name::encode_all(domain), true)];
+        folders.dedup();
+        if is_component && folders.iter().all(|(folder, _)| folder != domain) {
+            folders.push((domain.to_owned(), false));
+        }
         let mut files = Vec::new();
-        for (folder, is_ours) in [(Some(ours), true), (seeds, false)] {
-            let Some(folder) = folder else { continue };
+        for (folder, is_ours) in folders {
+            let folder = self.backupdir.join(folder);
             for entry in list(&folder)?.unwrap_or_default() {
                 let known = entry.file_name().to_str().and_then(|file| name::parse(domain, file));
-                if let Some(known) = known
-                    && (is_ours || matches!(known, Known::Seed(_)))
-                    && let Ok(status) = entry.metadata()
-                    && status.is_file()
-                {
-                    files.push((folder.join(entry.file_name()), known, status));
-                }
+                let Some(known) = known.filter(|known| is_ours || matches!(known, Known::Seed(_))) else { continue };
+                let status = match entry.metadata() {
+                    Ok(status) if !status.is_file() => continue,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    status => status.ok(),
+                };
+                files.push((folder.join(entry.file_name()), known, status));
             }
         }
         Ok(files)
@@ -196,35 +247,24 @@ impl Folder {
 }
 
 /// The entries of a folder; `None` if it is not there.
-fn list(folder: &Path) -> Result<Option<Vec<DirEntry>>, Error> {
+pub(super) fn list(folder: &Path) -> Result<Option<Vec<DirEntry>>, Error> {
     let result = match Opened::open(folder).and_then(|folder| fs::read_dir(folder.path())) {
-        // Too long a name cannot be there either.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) => {
-            return Ok(None);
-        }
+        Err(error) if is_absent(&error) => return Ok(None),
         result => result.and_then(Iterator::collect),
     };
     result.map(Some).map_err(|source| Error::File { action: "list", path: folder.to_owned(), source })
 }
 
-/// The domain that a folder is of.
-fn domain_of(component: &str, folder: &Path) -> Option<String> {
-    if name::is_shortened(component) {
-        let domain = fs::read_to_string(folder.join(name::NAME_FILE)).ok();
-        let domain = domain.filter(|domain| name::encode(domain) == component);
-        if domain.is_none() {
-            tracing::warn!(folder = %folder.display(), "the file .domain does not tell the domain's name");
-        }
-        return domain;
-    }
-    // The seed script's folders are named as the domain is; anything else is foreign.
-    name::decode(component)
-        .or_else(|| folder.join(format!("{component}.tar.gz")).is_file().then(|| component.to_owned()))
+/// Whether an error says that there is nothing, and not that it cannot be looked at.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    // Too long a name cannot be there either.
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename)
 }
 
 /// When an archive of the seed script was made: its time of change, unless the day inside it speaks against that.
-fn seed_id(path: &Path, domain: &str, status: &Metadata) -> PointId {
-    let changed = status.modified().map_or(DateTime::UNIX_EPOCH, DateTime::<Utc>::from);
+fn seed_id(path: &Path, domain: &str, status: Option<&Metadata>) -> PointId {
+    let changed = status.and_then(|status| status.modified().ok());
+    let changed = changed.map_or(DateTime::UNIX_EPOCH, DateTime::<Utc>::from);
     // O_NOFOLLOW: what was a regular file when it was listed may be a link now.
     let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path);

@@ -10,11 +10,12 @@ mod opened;
 mod partial;
 #[cfg(test)]
 mod tests;
+mod whose;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 pub use error::Error;
 pub use partial::Partial;
@@ -61,6 +62,15 @@ pub enum Origin {
     },
 }
 
+/// The domains that have a folder in a target.
+#[derive(Debug)]
+pub struct Domains {
+    /// Their names, sorted. There may be no restore point in a folder, or it cannot be read: [`Store::points`] tells.
+    pub names: Vec<String>,
+    /// Folders that do not tell whose they are, because they cannot be looked into.
+    pub failures: Vec<Error>,
+}
+
 impl Store {
     /// The store in a folder that exists.
     pub fn open(backupdir: &Path) -> Result<Store, Error> {
@@ -76,7 +86,7 @@ impl Store {
     /// The same, and makes the folder if only it is missing: one whose parent is not there may be a mount that is not.
     pub fn open_or_create(backupdir: &Path, patience: &Patience) -> Result<Store, Error> {
         let store = Store::of(backupdir, patience);
-        store.call(Folder::make).map(|()| store)
+        store.call(Folder::make_target).map(|()| store)
     }
 
     fn of(backupdir: &Path, patience: &Patience) -> Store {
@@ -93,8 +103,8 @@ impl Store {
         self.call(|folder| space::of(&folder.backupdir).map_err(|source| folder.unusable(source)))
     }
 
-    /// The domains that have a folder here, sorted; there may be no restore point in it.
-    pub fn domains(&self) -> Result<Vec<String>, Error> {
+    /// The domains that have a folder here.
+    pub fn domains(&self) -> Result<Domains, Error> {
         self.call(Folder::domains)
     }
 
@@ -119,6 +129,7 @@ impl Store {
         codec: Codec,
         mut note: impl FnMut(&Path) -> Result<(), E>,
     ) -> Result<Partial, E> {
+        let mut at = at;
         loop {
             let of = domain.to_owned();
             let free = self.call(move |folder| folder.free_name(&of, at, codec))?;
@@ -128,13 +139,14 @@ impl Store {
                 move || step::reached(Step::PartialCreate).and_then(|()| durable::create_private(&folder.at(&path)));
             let path = free.partial.clone();
             let created = self.call(move |_| match create() {
-                // Somebody else took the name meanwhile; now it is seen.
+                // Another process has the name, or the file system takes another one for it.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
                 result => result.map(Some).map_err(|source| Error::File { action: "create", path, source }),
             })?;
             if let Some(file) = created {
                 return Ok(Partial::new(file, domain, free, &self.patience));
             }
+            at = free.id.time() + TimeDelta::seconds(1);
         }
     }
 

@@ -3,6 +3,9 @@
 //! Bytes other than `A-Z a-z 0-9 . _ -`, and a leading `.` or `-`, are percent-encoded: every name is one safe component
 //! and can be told from its file. A name too long for that keeps its start and ends in `%-` and 32 digits of its SHA-256;
 //! `%-` is no percent-encoding, so the two kinds cannot be mixed up. The folder of such a domain holds its name in a file.
+//!
+//! Where a file system takes two names for one (case, a dot at the end) or reserves a name, the folder has the other
+//! encoding, which escapes every byte and which no file system mistakes for anything else.
 
 use crate::archive::Hasher;
 use crate::model::{Codec, PointId};
@@ -29,6 +32,15 @@ pub(super) fn encode(domain: &str) -> String {
             _ => encoded += &format!("%{byte:02X}"),
         }
     }
+    shortened(encoded, domain)
+}
+
+/// The other component that stands for a domain: it has no letter, but in the escapes, and no dot.
+pub(super) fn encode_all(domain: &str) -> String {
+    shortened(domain.bytes().map(|byte| format!("%{byte:02X}")).collect(), domain)
+}
+
+fn shortened(mut encoded: String, domain: &str) -> String {
     if encoded.len() > MAX {
         let mut hasher = Hasher::new();
         hasher.update(domain.as_bytes());
@@ -43,12 +55,48 @@ pub(super) fn encode(domain: &str) -> String {
     encoded
 }
 
+/// Whether every file system takes a component as it is. Windows and its shares drop dots at the end, and reserve the names
+/// of devices, whatever the ending.
+pub(super) fn is_portable(component: &str) -> bool {
+    let stem = component.split('.').next().unwrap_or_default().to_ascii_uppercase();
+    let is_numbered = |device: &str| {
+        let number = stem.strip_prefix(device);
+        number.is_some_and(|number| number.len() == 1 && number.bytes().all(|digit| digit.is_ascii_digit()))
+    };
+    let is_device = ["CON", "PRN", "AUX", "NUL"].contains(&stem.as_str()) || is_numbered("COM") || is_numbered("LPT");
+    !component.ends_with('.') && !is_device
+}
+
+/// Whether a file system may take two different components for one.
+pub(super) fn may_be_one(a: &str, b: &str) -> bool {
+    a.trim_end_matches('.').eq_ignore_ascii_case(b.trim_end_matches('.'))
+}
+
+/// The same component in the other case; `None` if it has no letters.
+pub(super) fn other_case(component: &str) -> Option<String> {
+    let other =
+        component.chars().map(|c| if c.is_ascii_lowercase() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() });
+    Some(other.collect()).filter(|other| other != component)
+}
+
+/// The component at the start of an archive's file name.
+pub(super) fn component_of(file: &str) -> Option<&str> {
+    let (start, _) = file.split_once(".tar")?;
+    let (component, stamp) = start.rsplit_once('-')?;
+    stamp.parse::<PointId>().is_ok().then_some(component)
+}
+
 /// Whether a component is a shortened name, which does not tell the domain.
 pub(super) fn is_shortened(component: &str) -> bool {
     component.contains("%-")
 }
 
-/// The domain a component stands for; `None` for a shortened one and for what [`encode`] would not make.
+/// Whether a component stands for a domain.
+pub(super) fn stands_for(component: &str, domain: &str) -> bool {
+    component == encode(domain) || component == encode_all(domain)
+}
+
+/// The domain a component stands for; `None` for a shortened one and for what neither encoding would make.
 pub(super) fn decode(component: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(component.len());
     let mut rest = component.as_bytes();
@@ -64,7 +112,7 @@ pub(super) fn decode(component: &str) -> Option<String> {
         });
     }
     let domain = String::from_utf8(bytes).ok()?;
-    (!domain.is_empty() && encode(&domain) == component).then_some(domain)
+    (!domain.is_empty() && stands_for(component, &domain)).then_some(domain)
 }
 
 /// The file name of an archive.
@@ -146,7 +194,12 @@ mod tests {
                 false => prop_assert_eq!(decode(&component), Some(domain.clone())),
             }
             let id: PointId = "20261122T020000Z".parse().unwrap();
+            let all = encode_all(&domain);
+            prop_assert!(all.len() <= MAX && is_portable(&all) && (all == component || !may_be_one(&all, &component)));
+            prop_assert_eq!(decode(&all), (!is_shortened(&all)).then_some(domain.clone()));
             prop_assert_eq!(parse(&domain, &archive(&component, id, Codec::None)), Some(Known::Archive(id)));
+            let file = archive(&component, id, Codec::None);
+            prop_assert_eq!(component_of(&file), Some(component.as_str()));
             prop_assert_eq!(parse(&domain, &partial(&component, id)), Some(Known::Partial(id)));
         }
     }
@@ -163,9 +216,14 @@ mod tests {
         ] {
             assert_eq!(encode(domain), component);
         }
-        for foreign in ["my vm", "%c3%bc", "a%", "a%4", "%41", "", "lost+found", ".x", "%FF"] {
+        for foreign in ["my vm", "%c3%bc", "a%", "a%4", "%41b", "", "lost+found", ".x", "%FF"] {
             assert_eq!(decode(foreign), None, "{foreign:?}");
         }
+        for reserved in ["web.", "CON", "con.1", "Lpt1", "com9.x"] {
+            assert!(!is_portable(&encode(reserved)) && is_portable(&encode_all(reserved)), "{reserved}");
+        }
+        assert!(is_portable("console") && is_portable("com10") && is_portable("web.1"));
+        assert_eq!((encode_all("Web."), decode("%57%65%62%2E")), ("%57%65%62%2E".to_owned(), Some("Web.".to_owned())));
         let (a, b) = ("x".repeat(300), "x".repeat(301));
         assert!(encode(&a) != encode(&b) && is_shortened(&encode(&a)));
         let longest = "x".repeat(MAX);

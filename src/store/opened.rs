@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, readlinkat};
+use rustix::io::Errno;
 
 use crate::sys::owner;
 
@@ -35,7 +36,13 @@ impl Opened {
             _ => (path.to_owned(), OFlags::NOFOLLOW),
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | nofollow;
-        Ok(Opened(Arc::new(File::from(openat(CWD, target, flags, Mode::empty())?))))
+        let leads_nowhere = |error| match error {
+            // Not "nothing there": the operator put the folder elsewhere, and that place is missing.
+            Errno::NOENT if nofollow.is_empty() => io::Error::other("it is a link to a folder that does not exist"),
+            error => error.into(),
+        };
+        let opened = openat(CWD, &target, flags, Mode::empty()).map_err(leads_nowhere)?;
+        Ok(Opened(Arc::new(File::from(opened))))
     }
 
     /// The path by which it is reached, whatever its name is now: proc(5), "/proc/pid/fd".
@@ -75,6 +82,9 @@ mod tests {
             let opened = Opened::open(&at(name)).unwrap();
             assert!(opened.at(Path::new("elsewhere/inside")).exists(), "{name}");
         }
+        symlink("away", at("dangling")).unwrap();
+        let error = Opened::open(&at("dangling")).unwrap_err();
+        assert!(error.kind() != io::ErrorKind::NotFound && error.to_string().contains("does not exist"), "{error}");
         for name in ["file", "to-file", "missing"] {
             assert!(Opened::open(&at(name)).is_err(), "{name}");
         }

@@ -43,7 +43,7 @@ fn points_come_back_in_order() {
     }
     let mut expected = vec!["-".to_owned(), "..".into(), "my vm/..".into(), "web".into(), "ü".repeat(120)];
     expected.sort();
-    assert_eq!(store.domains().unwrap(), expected);
+    assert_eq!(store.domains().unwrap().names, expected);
     assert!(store.points("unknown").unwrap().is_empty());
 }
 
@@ -88,7 +88,7 @@ fn foreign_files_and_links_are_left_alone() {
     fs::create_dir(dir.path().join("lost+found")).unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
     assert_eq!(store.points("web").unwrap(), [point]);
-    assert_eq!(store.domains().unwrap(), ["web"]);
+    assert_eq!(store.domains().unwrap().names, ["web"]);
     assert!(store.remove_partials().unwrap().is_empty());
 }
 
@@ -113,7 +113,7 @@ fn seeds_are_listed_and_never_removed() {
     assert_eq!(ids[2], (Origin::Seed { rotation: 0 }, "20160502T000000Z".to_owned()));
     assert!(points.contains(&ours) && points.len() == 5);
     assert!(matches!(store.remove(&points[0]), Err(Error::NotOurs { .. })));
-    assert_eq!(store.domains().unwrap(), ["my vm"]);
+    assert_eq!(store.domains().unwrap().names, ["my vm"]);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_missing_target_is_an_error() {
     assert!(error.hint().is_some());
     assert!(Store::open(&dir.path().join("a")).is_err());
     let store = Store::open_or_create(&dir.path().join("a"), &Patience::default()).unwrap();
-    assert!(store.domains().unwrap().is_empty());
+    assert!(store.domains().unwrap().names.is_empty());
 }
 
 #[test]
@@ -257,7 +257,10 @@ fn a_target_that_hangs_is_remembered_and_every_error_says_what_to_do() {
         (target, Some(format!("mount the target, or create {path} yourself"))),
         (Error::NotOurs { path: dir.path().to_owned() }, Some(format!("remove it yourself: rm {path}"))),
         (file(io::ErrorKind::StorageFull), Some(full)),
-        (file(io::ErrorKind::PermissionDenied), None),
+        (
+            file(io::ErrorKind::PermissionDenied),
+            Some(format!("see who owns it and what it leads to: ls -ld {path}; findmnt -T {path}")),
+        ),
         (Error::NoFreeId { domain: "web".into(), path: dir.path().to_owned() }, None),
     ] {
         assert_eq!(error.hint(), hint, "{error}");

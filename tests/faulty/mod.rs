@@ -84,6 +84,8 @@ struct State {
     /// Replies that are not given; dropped, they are an `EIO`.
     held: Vec<Box<dyn Any + Send>>,
     log: Option<Vec<Op>>,
+    /// Whether names are taken as exFAT and CIFS take them.
+    folds: bool,
 }
 
 impl Shared {
@@ -126,6 +128,11 @@ impl Faulty {
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Takes names from now on as exFAT and CIFS do: case and dots at the end tell none apart, and the first spelling is kept.
+    pub fn fold_names(&self) {
+        self.shared.state().folds = true;
     }
 
     /// Sets the rule; the one before holds no more, and bytes are counted from now.

@@ -133,8 +133,20 @@ impl State {
         })
     }
 
+    /// The name that a file has, or would get, where this one is asked for.
+    fn named(&self, dir: INodeNo, name: &OsStr) -> Result<String, Errno> {
+        let name = name.to_str().ok_or(Errno::EINVAL)?;
+        if !self.folds {
+            return Ok(name.to_owned());
+        }
+        let name = name.trim_end_matches('.');
+        let there = self.tree.nodes.get(&dir.0).into_iter().flat_map(|node| node.names.keys());
+        let known = there.into_iter().find(|known| known.eq_ignore_ascii_case(name));
+        Ok(known.map_or(name, String::as_str).to_owned())
+    }
+
     fn make(&mut self, dir: INodeNo, name: &OsStr, kind: Kind, mode: u32) -> Result<FileAttr, Errno> {
-        let name = text(name)?;
+        let name = self.named(dir, name)?;
         if self.tree.find(dir.0, &name).is_some() {
             return Err(Errno::EEXIST);
         }
@@ -144,7 +156,7 @@ impl State {
     }
 
     fn remove(&mut self, dir: INodeNo, name: &OsStr) -> Result<(), Errno> {
-        let name = text(name)?;
+        let name = self.named(dir, name)?;
         let ino = self.tree.find(dir.0, &name).ok_or(Errno::ENOENT)?;
         if !self.tree.nodes[&ino].names.is_empty() {
             return Err(Errno::ENOTEMPTY);
@@ -152,10 +164,6 @@ impl State {
         self.change(Op::Remove { dir: dir.0, name });
         Ok(())
     }
-}
-
-fn text(name: &OsStr) -> Result<String, Errno> {
-    name.to_str().map(str::to_owned).ok_or(Errno::EINVAL)
 }
 
 fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
@@ -182,7 +190,7 @@ fn attributes(reply: ReplyAttr, result: Result<FileAttr, Errno>) {
 impl Filesystem for Server {
     fn lookup(&self, _: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let work = |state: &mut State| {
-            let ino = state.tree.find(dir.0, &text(name)?).ok_or(Errno::ENOENT)?;
+            let ino = state.tree.find(dir.0, &state.named(dir, name)?).ok_or(Errno::ENOENT)?;
             state.attr(ino)
         };
         self.answer(None, reply, work, entry);
@@ -258,7 +266,7 @@ impl Filesystem for Server {
         reply: ReplyEmpty,
     ) {
         let work = |state: &mut State| {
-            let (name, new) = (text(name)?, text(new)?);
+            let (name, new) = (state.named(dir, name)?, state.named(to, new)?);
             let ino = state.tree.find(dir.0, &name).ok_or(Errno::ENOENT)?;
             let keeps = flags.contains(RenameFlags::RENAME_NOREPLACE);
             if keeps && state.tree.find(to.0, &new).is_some() {

@@ -7,6 +7,9 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+#[path = "../faulty/mod.rs"]
+mod faulty;
+
 mod contents;
 mod guest;
 mod guest_back;

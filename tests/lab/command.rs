@@ -1,11 +1,39 @@
 //! Runs external tools and panics with their words when they fail. It knows nothing of guests.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
 
+thread_local! {
+    /// What stands before every command of this thread; see [`super::Host::on`].
+    static PREFIX: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Has every command that `act` makes in this thread begin with this.
+pub(super) fn at<T>(prefix: Vec<String>, act: impl FnOnce() -> T) -> T {
+    /// Also when `act` panics.
+    struct Before(Vec<String>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            PREFIX.replace(std::mem::take(&mut self.0));
+        }
+    }
+    let _before = Before(PREFIX.replace(prefix));
+    act()
+}
+
+/// A command to be run on this thread's host, without input.
+pub(super) fn command(program: &str) -> Command {
+    let prefix = PREFIX.with_borrow(Clone::clone);
+    let mut words = prefix.iter().map(String::as_str).chain([program]);
+    let mut command = Command::new(words.next().expect("there is the program at least"));
+    command.args(words).stdin(Stdio::null());
+    command
+}
+
 /// Runs a program without input and returns what came of it.
 pub fn try_run(program: &str, args: &[impl AsRef<OsStr>]) -> Output {
-    let run = Command::new(program).args(args).stdin(Stdio::null()).output();
+    let run = command(program).args(args).output();
     run.unwrap_or_else(|error| panic!("cannot run {program}: {error}"))
 }
 

@@ -2,7 +2,7 @@
 //! looked at by standard tools alone.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
@@ -74,8 +74,8 @@ impl Program {
 
     /// The program with this configuration, ready to be given a command.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kvmbackup"));
-        command.arg("--config").arg(self.config()).args(["--host", "lab"]).stdin(Stdio::null());
+        let mut command = super::command::command(env!("CARGO_BIN_EXE_kvmbackup"));
+        command.arg("--config").arg(self.config()).args(["--host", "lab"]);
         command
     }
 

@@ -123,8 +123,10 @@ fn leftovers(settings: &Settings) -> Vec<Finding> {
         }
         Err(error) => findings.push(Finding::failed("journal", Severity::Problem, error.failure())),
     }
+    // What of the target cannot be read is told where the target is checked.
     let store = Store::open(&settings.backupdir).ok();
-    for domain in store.iter().flat_map(|store| store.domains().unwrap_or_default()) {
+    let domains = store.as_ref().and_then(|store| store.domains().ok()).map(|domains| domains.names);
+    for domain in domains.unwrap_or_default() {
         let partials = store.as_ref().and_then(|store| store.partials(&domain).ok()).unwrap_or_default();
         for partial in partials.iter().filter(|partial| !known.contains(partial)) {
             let message = format!("{}: an archive that was never finished, and that no run knows", partial.display());

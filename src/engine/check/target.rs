@@ -8,7 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Finding, Severity};
 use crate::config::Settings;
-use crate::engine::{Error, backup, survey};
+use crate::engine::{Error, backup, points, survey};
+use crate::model::Failure;
 use crate::model::size::bytes;
 use crate::store::{Point, Store};
 use crate::sys::space::{self, Space};
@@ -27,7 +28,8 @@ pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
     if let Err(error) = Store::open(dir).map_err(Error::from).and_then(|store| backup::check_space(settings, &store)) {
         findings.push(Finding::failed(&about, Severity::Problem, error.failure()));
     }
-    let newest = newest(settings);
+    let (newest, unseen) = newest(settings);
+    findings.extend(unseen.into_iter().map(|failure| Finding::failed(&about, Severity::Problem, failure)));
     findings.extend(sizes(&about, room, &newest));
     let ahead = newest.iter().filter(|point| point.id.time() > now + TOLERANCE);
     findings.extend(ahead.map(|point| {
@@ -61,11 +63,15 @@ fn mounted(settings: &Settings, about: &str, room: Space) -> Finding {
     Finding::new(about, Severity::Warning, format!("{told}, on the root file system"), Some(hint))
 }
 
-/// The newest restore point of each domain that the configuration covers.
-fn newest(settings: &Settings) -> Vec<Point> {
-    let Ok(store) = Store::open(&settings.backupdir) else { return Vec::new() };
-    let covered = store.domains().unwrap_or_default().into_iter().filter(|domain| settings.rule_for(domain).is_some());
-    covered.filter_map(|domain| store.points(&domain).ok()?.pop()).collect()
+/// The newest restore point of each domain that the configuration covers, and what of the target cannot be read.
+fn newest(settings: &Settings) -> (Vec<Point>, Vec<Failure>) {
+    let found = Store::open(&settings.backupdir).map_err(Error::from).and_then(|store| points::found(&store, &[]));
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => return (Vec::new(), vec![error.failure()]),
+    };
+    let covered = found.domains.into_iter().filter(|(domain, _)| settings.rule_for(domain).is_some());
+    (covered.filter_map(|(_, mut points)| points.pop()).collect(), found.failures)
 }
 
 /// Old points go after the new ones are whole: both have to fit.

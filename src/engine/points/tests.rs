@@ -23,7 +23,8 @@ fn a_damaged_point_and_one_of_the_seed_do_not_spoil_the_list() {
 
     let mut verified = Verified::load(&state(&fixture)).unwrap();
     verified.record(&good, &[good.clone(), bad], true).unwrap();
-    let all = list(&fixture.store, &state(&fixture), &[]).unwrap();
+    let (all, failures) = list(&fixture.store, &state(&fixture), &[]).unwrap();
+    assert_eq!(failures, []);
     let told: Vec<_> = all.iter().map(|info| (info.origin, info.details.is_some(), info.damaged.is_some())).collect();
     let [first, second, third] = &all[..] else { panic!("{all:?}") };
     assert_eq!(told.iter().filter(|told| **told == ("seed", false, false)).count(), 1, "{told:?}");

@@ -32,6 +32,21 @@ pub fn check(hypervisor: &dyn Hypervisor, to: &DomainRef, overwrite: bool) -> Re
     Ok(())
 }
 
+/// That the domain of this name is another guest now than the one that was saved.
+pub fn another_guest(hypervisor: &dyn Hypervisor, saved: &DomainRef) -> Result<Option<String>, Error> {
+    let domains = hypervisor.domains()?.into_iter().map(|(known, _)| known);
+    let other = domains.into_iter().find(|known| known.name == saved.name && known.uuid != saved.uuid);
+    let told = |other: DomainRef| {
+        let DomainRef { name, uuid } = saved;
+        format!(
+            "the newest restore point is of another guest that was named {name} (UUID {uuid}); libvirt's domain {name} now has \
+             the UUID {}: kvmbackup list {name}",
+            other.uuid
+        )
+    };
+    Ok(other.map(told))
+}
+
 /// A saved memory goes on with the disks that it left, and so does a guest on another host: neither bears others in their
 /// place.
 fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(), Error> {

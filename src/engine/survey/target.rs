@@ -27,8 +27,8 @@ const MOST_AT_IT: usize = 8;
 pub(super) struct Target {
     /// All but `stored_bytes`.
     pub repository: SeenRepository,
-    /// By domain, of those that have some; `None` if they could not be listed.
-    pub points: Option<BTreeMap<String, SeenPoints>>,
+    /// By domain, of those that have some; `None` if none could be listed, or not those of a domain.
+    pub points: Option<BTreeMap<String, Option<SeenPoints>>>,
 }
 
 /// Looks.
@@ -72,12 +72,23 @@ fn answer(dir: &Path, require_mount: bool) -> io::Result<Space> {
     Ok(room)
 }
 
-fn points(dir: PathBuf) -> Option<BTreeMap<String, SeenPoints>> {
+fn points(dir: PathBuf) -> Option<BTreeMap<String, Option<SeenPoints>>> {
+    let warn = |error: &store::Error| tracing::warn!("cannot list restore points: {}", crate::engine::chain(error));
     let list = || -> Result<_, store::Error> {
         let store = Store::open(&dir)?;
         let mut found = BTreeMap::new();
-        for domain in store.domains()? {
-            let points = store.points(&domain)?;
+        let domains = store.domains()?;
+        domains.failures.iter().for_each(warn);
+        for domain in domains.names {
+            let points = match store.points(&domain) {
+                Ok(points) => points,
+                Err(error) if error.is_stall() => return Err(error),
+                Err(error) => {
+                    warn(&error);
+                    found.insert(domain, None);
+                    continue;
+                }
+            };
             let Some((oldest, newest)) = points.first().zip(points.last()) else { continue };
             let seen = SeenPoints {
                 count: points.len() as u64,
@@ -85,13 +96,11 @@ fn points(dir: PathBuf) -> Option<BTreeMap<String, SeenPoints>> {
                 oldest: Some(oldest.id.time()),
                 newest: Some(newest.id.time()),
             };
-            found.insert(domain, seen);
+            found.insert(domain, Some(seen));
         }
         Ok(found)
     };
-    list()
-        .inspect_err(|error| tracing::warn!("the restore points cannot be listed: {}", crate::engine::chain(error)))
-        .ok()
+    list().inspect_err(warn).ok()
 }
 
 /// What a thread comes to in time. One that hangs in the kernel cannot be ended: it is left behind.
@@ -136,7 +145,7 @@ mod tests {
         let times = (Some(old.id.time()), Some(new.id.time()));
         assert_eq!(
             seen,
-            BTreeMap::from([(DOMAIN.to_owned(), SeenPoints { count, bytes, oldest: times.0, newest: times.1 })])
+            BTreeMap::from([(DOMAIN.to_owned(), Some(SeenPoints { count, bytes, oldest: times.0, newest: times.1 }))])
         );
         assert_eq!(points(fixture.path("nowhere")), None);
     }
@@ -172,7 +181,7 @@ mod tests {
         let seen = look(&settings("backup"));
         assert!(seen.repository.up && seen.repository.capacity_bytes >= seen.repository.available_bytes);
         assert_eq!(seen.repository.path, fixture.path("backup"));
-        assert_eq!(seen.points.unwrap()[DOMAIN].count, 1);
+        assert_eq!(seen.points.unwrap()[DOMAIN].as_ref().unwrap().count, 1);
         let away = look(&settings("nowhere"));
         assert_eq!((away.repository.path, away.repository.up), (fixture.path("nowhere"), false));
         assert!(away.points.is_none());

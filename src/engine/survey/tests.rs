@@ -28,11 +28,21 @@ fn guest(name: &str, leftover_overlays: u64) -> (String, Guest) {
 }
 
 fn of_target(up: bool, points: Option<&[&str]>) -> Target {
-    let point = |name: &&str| (name.to_string(), SeenPoints { count: 2, bytes: 10, ..SeenPoints::default() });
+    let point = |name: &&str| (name.to_string(), Some(SeenPoints { count: 2, bytes: 10, ..SeenPoints::default() }));
     Target {
         repository: SeenRepository { up, ..SeenRepository::default() },
         points: points.map(|names| names.iter().map(point).collect()),
     }
+}
+
+#[test]
+fn a_domain_whose_points_cannot_be_listed_is_as_before() {
+    let before = join(&settings(), None, of_target(true, Some(&["db", "old"])), None);
+    let mut target = of_target(true, Some(&["old"]));
+    target.points.as_mut().unwrap().extend([("db".to_owned(), None), ("web-1".to_owned(), None)]);
+    let survey = join(&settings(), None, target, Some(&before));
+    let count = |name: &str| survey.domains.get(name).map(|seen| seen.points.count);
+    assert_eq!((count("db"), count("old"), count("web-1")), (Some(2), Some(2), None));
 }
 
 #[test]
