@@ -232,18 +232,10 @@ fn commit(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, s
     let mut nearest = (u64::MAX, Instant::now());
     loop {
         let Some(job) = hypervisor.block_job(domain, target)? else {
-            return Err(Error::Chain {
-                target: target.clone(),
-                message: "its commit ended before it was done".into(),
-                hint: "see QEMU's log in /var/log/libvirt/qemu; then: kvmbackup recover".into(),
-            });
+            return Err(refusal::commit_ended(overlay, seat));
         };
         if !job.active_commit {
-            return Err(Error::Chain {
-                target: target.clone(),
-                message: "another block job runs on it, so its overlay cannot be committed".into(),
-                hint: "wait for it, or end it: virsh blockjob DOMAIN DISK --abort; then: kvmbackup recover".into(),
-            });
+            return Err(refusal::busy(overlay, seat));
         }
         if job.total > 0 && job.done == job.total {
             note(record, overlay, Some(Settling::Committing));

@@ -13,6 +13,7 @@ mod faulty;
 mod contents;
 mod guest;
 mod guest_back;
+mod hints;
 mod host;
 mod restore;
 mod store;

@@ -224,12 +224,25 @@ pub(super) fn saved_to_file(overlay: &Overlay, seat: &Seat) -> Failure {
     Failure { message, hint: Some(hint) }
 }
 
+/// The commit is over, and the guest is still on the overlay.
+pub(super) fn commit_ended(overlay: &Overlay, seat: &Seat) -> Error {
+    let log = word(&format!("/var/log/libvirt/qemu/{}.log", seat.domain.id.name));
+    refusal(overlay, "its commit ended before it was done".into(), format!("look for its cause: tail {log}"))
+}
+
+/// A block job of somebody else runs on the disk.
+pub(super) fn busy(overlay: &Overlay, seat: &Seat) -> Error {
+    let (domain, target) = (word(&seat.domain.id.name), word(&seat.target));
+    let message = "another block job runs on it, so its overlay cannot be committed".into();
+    refusal(overlay, message, format!("wait for it, or end it: virsh blockjob {domain} {target} --abort"))
+}
+
 /// Something else uses the overlay or its base; `image` is what a domain has over the overlay.
 pub(super) fn used(overlay: &Overlay, user: &User, image: Option<&Path>) -> Error {
     let base = overlay.base.source.path().map_or_else(|| "its base".into(), |path| word(&path.to_string_lossy()));
     let hint = match (user, image) {
         (User::Domain(one), Some(image)) => format!(
-            "with {} off, put its image on the base: qemu-img rebase -f qcow2 -F {} -b {base} {}",
+            "with {} off, put its image on the base: qemu-img rebase -u -f qcow2 -F {} -b {base} {}",
             one.domain.name,
             overlay.base.format.driver(),
             word(&image.to_string_lossy())
