@@ -4,7 +4,7 @@
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
-use chrono::{Local, Utc};
+use chrono::{DateTime, Local, Utc};
 use uuid::Uuid;
 
 use super::capture::Capture;
@@ -350,8 +350,10 @@ pub(super) fn check_space(settings: &Settings, store: &Store) -> Result<(), Erro
 fn rotate(context: &Context<'_>, id: &DomainRef, settings: &DomainSettings, outcome: &mut DomainOutcome) {
     let Some(policy) = &settings.retention else { return };
     let began = Instant::now();
+    // A point gets a later second where its own is taken, and counts as of now all the same.
+    let now = outcome.point.map_or(DateTime::UNIX_EPOCH, |point| point.time()).max(Utc::now()).with_timezone(&Local);
     let rotated = Verified::load(&context.settings.state_dir).and_then(|verified| {
-        let rotate = Rotate { store: context.store, verified: &verified, now: Local::now(), dry_run: false };
+        let rotate = Rotate { store: context.store, verified: &verified, now, dry_run: false };
         rotate.guest(&id.name, id.uuid, policy)
     });
     match rotated {

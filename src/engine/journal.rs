@@ -112,7 +112,7 @@ impl Journal {
     /// What the backup of a domain holds in the run that began then, if it holds anything.
     pub fn entry_of(&self, started: DateTime<Utc>, domain: &DomainRef) -> Result<Option<Record>, Error> {
         let path = self.path(started, domain);
-        if path.exists() { read(&path).map(Some) } else { Ok(None) }
+        if path.try_exists().map_err(Error::file("look at", &path))? { read(&path).map(Some) } else { Ok(None) }
     }
 
     /// A name of its own for every run: what an earlier one left, and nobody could undo yet, is not forgotten.

@@ -96,7 +96,8 @@ pub(super) fn collect(domain: &Domain, outcome: &mut DomainOutcome) -> Result<Co
 
 fn tpm_files(folder: &Path, member: &str, files: &mut Vec<Extra>) -> Result<(), Error> {
     let listing = fs::read_dir(folder).map_err(Error::file("list the folder", folder))?;
-    let mut paths: Vec<_> = listing.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    let paths: std::io::Result<Vec<_>> = listing.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut paths = paths.map_err(Error::file("list the folder", folder))?;
     paths.sort();
     for path in paths {
         let kind = path.symlink_metadata().map_err(Error::file("look at", &path))?.file_type();

@@ -162,7 +162,7 @@ fn describe(record: &Record, patience: &Patience) -> String {
     if entry.frozen {
         undone.push("thawed the guest".to_owned());
     }
-    let there = entry.overlays.iter().filter(|overlay| overlay.path.exists());
+    let there = entry.overlays.iter().filter(|overlay| overlay.path.try_exists().unwrap_or(true));
     let targets: Vec<_> = there.map(|overlay| overlay.target.as_str()).collect();
     if !targets.is_empty() {
         undone.push(format!("committed {} back to its base", targets.join(", ")));

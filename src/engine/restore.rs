@@ -88,7 +88,9 @@ pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error>
     }
     let left = journal.left()?;
     let entries = left.iter().flatten().map(Record::entry).filter(|entry| entry.domain.name == request.domain);
-    let Some(overlay) = entries.flat_map(|entry| &entry.overlays).find(|overlay| overlay.path.exists()) else {
+    let Some(overlay) =
+        entries.flat_map(|entry| &entry.overlays).find(|overlay| overlay.path.try_exists().unwrap_or(true))
+    else {
         return Ok(());
     };
     let message = format!(

@@ -73,7 +73,7 @@ fn in_journal(settings: &Settings) -> BTreeMap<String, BTreeSet<String>> {
     let mut found = BTreeMap::<String, BTreeSet<String>>::new();
     for record in left.into_iter().flatten() {
         let entry = record.entry();
-        let there = entry.overlays.iter().filter(|overlay| overlay.path.exists());
+        let there = entry.overlays.iter().filter(|overlay| overlay.path.try_exists().unwrap_or(true));
         for overlay in there {
             found.entry(entry.domain.name.clone()).or_default().insert(overlay.target.clone());
         }
