@@ -79,7 +79,7 @@ fn back_up(
     done: &mut RunReport,
 ) -> Result<(), app::Error> {
     let mut recovered = recover::recover(journal, &app::connect, cancel, &Patience::new(settings.stall_timeout))?;
-    let hypervisor = app::libvirt(&settings.libvirt_uri).map_err(app::Error::from);
+    let hypervisor = app::libvirt(&settings.libvirt_uri);
     let unknown = match &hypervisor {
         Ok(hypervisor) if recovered.stopped.is_none() => {
             recover::recover_unknown(journal, hypervisor, settings, cancel, &mut recovered)

@@ -18,14 +18,12 @@ use crate::hypervisor::{self, Hypervisor, Kind, OffKind, Overlay};
 use crate::model::{DomainRef, Failure};
 
 mod alone;
+mod live;
 mod refusal;
 mod seats;
 
 use seats::{Seat, Seats};
 
-/// A commit that comes no nearer to its end for so long is given up; the guest goes on with its overlay. That it moves data
-/// says nothing: a guest may write faster than that.
-const STALLED: Duration = Duration::from_secs(600);
 /// Between two looks at a block job.
 const PAUSE: Duration = Duration::from_millis(25);
 /// The domain may change its state under our hands; so many new beginnings are enough.
@@ -132,7 +130,7 @@ fn online(
         return Err(refusal::changed(overlay, seat));
     }
     expect_no_snapshots(overlay, Some(seat))?;
-    commit(hypervisor, record, overlay, seat)?;
+    live::commit(hypervisor, record, overlay, seat)?;
     finish(hypervisor, record, overlay)
 }
 
@@ -218,45 +216,6 @@ fn finish(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -
         alone::expect_unused(hypervisor, overlay)?;
     }
     overlay_file::remove(&overlay.path)
-}
-
-/// Commits and moves the guest to the base, which the journal knows before and after. Adopts a commit that an
-/// interrupted run has started.
-fn commit(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, seat: &Seat) -> Result<(), Error> {
-    let (domain, target) = (&seat.domain.id, &seat.target);
-    // The guest is on the overlay, so an earlier move came to nothing.
-    note(record, overlay, None);
-    if hypervisor.block_job(domain, target)?.is_none() {
-        hypervisor.start_commit(domain, target)?;
-    }
-    let mut nearest = (u64::MAX, Instant::now());
-    loop {
-        let Some(job) = hypervisor.block_job(domain, target)? else {
-            return Err(refusal::commit_ended(overlay, seat));
-        };
-        if !job.active_commit {
-            return Err(refusal::busy(overlay, seat));
-        }
-        if job.total > 0 && job.done == job.total {
-            note(record, overlay, Some(Settling::Committing));
-            match hypervisor.pivot(domain, target) {
-                Ok(()) => {
-                    note(record, overlay, Some(Settling::Committed));
-                    tracing::info!(domain = domain.name, disk = target, bytes = job.total, "committed");
-                    return Ok(());
-                }
-                Err(error) if error.kind() == Kind::NotReady => note(record, overlay, None),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let left = job.total.saturating_sub(job.done);
-        if left < nearest.0 {
-            nearest = (left, Instant::now());
-        } else if nearest.1.elapsed() > STALLED {
-            return Err(Error::CommitStalled { target: target.clone(), minutes: STALLED.as_secs() / 60 });
-        }
-        thread::sleep(PAUSE);
-    }
 }
 
 /// Fails when a guest that is off may go on with the overlay.
