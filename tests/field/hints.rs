@@ -11,8 +11,9 @@ use crate::lab::{DEADLINE, Disk, qemu_img, run, virsh, wait_until};
 
 /// The command of a printed hint that begins so, up to the next sentence; `recover` comes last in every hint.
 fn command(said: &str, start: &str) -> String {
-    let hints = said.lines().filter_map(|line| line.split_once("hint: ").map(|(_, hint)| hint.trim_end_matches('"')));
-    let hint = hints.last().unwrap_or_else(|| panic!("no hint: {said}"));
+    let mut hints =
+        said.lines().filter_map(|line| line.split_once("hint: ").map(|(_, hint)| hint.trim_end_matches('"')));
+    let hint = hints.next_back().unwrap_or_else(|| panic!("no hint: {said}"));
     assert!(hint.ends_with("; then: kvmbackup recover"), "{hint}");
     let at = hint.find(start).unwrap_or_else(|| panic!("no {start:?} in the hint: {hint}"));
     let command = hint[at..].split("; ").next().unwrap();
