@@ -19,7 +19,7 @@ MAINTAINER ?= kvmbackup <kvmbackup@users.noreply.github.com>
 TEST_THREADS ?= 2
 # Minutes for each fuzz target.
 FUZZ_MINUTES ?= 10
-# What follows the target of `make test`, say `make test T='--test lab_smoke'`.
+# What follows the target of `make test`, say `make test T='--test guests lab_smoke::'`.
 T ?=
 
 .PHONY: help build test soak fuzz mutants demo bench lint install deb lab

@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::{Error, MANIFEST};
 use crate::model::{
-    Consistency, DomainRef, DomainState, Failure, Format, HookResult, Image, Method, PointId, SkippedDisk, Source,
+    Consistency, DomainRef, DomainState, Failure, Format, HookResult, Image, Method, Owner, PointId, SkippedDisk,
+    Source,
 };
 
 /// The format that this program writes, and the newest it reads. Raised when a reader of the older one would go wrong;
@@ -106,6 +107,12 @@ pub struct DiskEntry {
     /// The images it was based on, nearest first; for information, their contents are in the member.
     #[serde(default)]
     pub backing: Vec<Image>,
+    /// Whose the image file was; `None` where the disk was no file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// QEMU encrypted the image (LUKS); the member is not encrypted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
 }
 
 /// A file of the host in the archive.

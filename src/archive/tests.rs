@@ -27,6 +27,8 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
         source: Source::File("/var/lib/libvirt/images/a b.qcow2".into()),
         format: Format::Qcow2,
         backing: Vec::new(),
+        owner: None,
+        encrypted: false,
     };
     Manifest {
         format: FORMAT,

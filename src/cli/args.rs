@@ -165,6 +165,12 @@ pub struct Restore {
     /// Define it under another name, with a UUID and MAC addresses of its own
     #[arg(long, requires = "define", value_name = "NEW")]
     pub name: Option<String>,
+    /// Use this definition instead of the saved one: the saved one, edited, with its name and UUID
+    #[arg(long, requires = "define", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub xml: Option<PathBuf>,
+    /// Give the domain another machine type: qemu-system-x86_64 -machine help
+    #[arg(long, requires = "define", value_name = "TYPE")]
+    pub machine: Option<String>,
     /// Start the domain afterwards
     #[arg(long, requires = "define")]
     pub start: bool,
@@ -176,7 +182,7 @@ pub struct Restore {
     pub overwrite: bool,
     /// Get what is left of a damaged restore point into --to DIR, with a list of what is lost; files that are not whole are
     /// named NAME.salvaged
-    #[arg(long, requires = "to", conflicts_with_all = ["define", "name", "start", "disks", "overwrite"])]
+    #[arg(long, requires = "to", conflicts_with_all = ["define", "name", "xml", "machine", "start", "disks", "overwrite"])]
     pub salvage: bool,
 }
 

@@ -56,6 +56,11 @@ fn text(points: &[PointInfo], failures: &[Failure]) -> String {
     }
     let mut lines = table.lines();
     for point in points {
+        let plaintext = point.details.iter().flat_map(|details| &details.plaintext);
+        lines.extend(plaintext.map(|target| {
+            let (domain, target) = (printable(&point.domain), printable(target));
+            format!("{domain} {}: {target}: encrypted by QEMU, and not encrypted in this restore point", point.id)
+        }));
         if let Some(failure) = &point.damaged {
             lines.push(format!("{} {}: {}", printable(&point.domain), point.id, printable(&failure.message)));
             lines.extend(failure.hint.iter().map(|hint| format!("  hint: {}", printable(hint))));
@@ -142,18 +147,20 @@ mod tests {
             method: Method::Snapshot,
             disks: Vec::new(),
             skipped: Vec::new(),
+            plaintext: vec!["vdb".to_owned()],
         });
         good.verified = Some(Checked { time: good.time, good: true, bytes: 950_700_000 });
         let mut bad = point("20261123T020000Z");
         bad.damaged = Some(Failure { message: "cut off".to_owned(), hint: Some("look".to_owned()) });
         let text = text(&[good.clone(), bad, point("20261124T020000Z")], &[]);
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines.len(), 6, "{text}");
+        assert_eq!(lines.len(), 7, "{text}");
         assert!(!text.contains('\u{1b}'));
         assert!(lines[1].contains("951 MB    2.5  filesystem"), "{text}");
         assert!(lines[2].contains("DAMAGED") && lines[2].ends_with("never"), "{text}");
         assert!(lines[3].contains("unknown (seed)"), "{text}");
-        assert!(lines[4].ends_with("20261123T020000Z: cut off") && lines[5] == "  hint: look", "{text}");
+        assert!(lines[5].ends_with("20261123T020000Z: cut off") && lines[6] == "  hint: look", "{text}");
+        assert!(lines[4].contains("20261122T020000Z: vdb: encrypted"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&json(&[good], &[]).unwrap()).unwrap();
         assert_eq!((&json["schema"], &json["points"][0]["ratio"]), (&1.into(), &2.49.into()));
     }

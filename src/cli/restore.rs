@@ -33,13 +33,20 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     if let Some(first) = &first {
         restore::expect_settled(&request, &first.journal)?;
     }
-    // Files and devices need no libvirt.
-    let hypervisor = words.define.then(|| app::connect(&settings.libvirt_uri)).transpose()?;
+    let connect = || app::connect(&settings.libvirt_uri);
+    let hypervisor = match (&request.define, request.may_replace()) {
+        (Some(_), _) => Some(connect()?),
+        // Files and devices can be restored without libvirt: the restore says what could not be asked then.
+        (None, true) => connect().inspect_err(|error| tracing::warn!(%error, "libvirt cannot be reached")).ok(),
+        (None, false) => None,
+    };
     let monitor = monitor(global, false);
     let mut told = 0;
     // What a definition from an archive brings along is shown while it can still be kept out, however quiet it shall be.
     let mut tell = |known: &[String]| {
-        print(&notes(known));
+        if words.define || !global.quiet {
+            print(&notes(known));
+        }
         told = known.len();
     };
     let restored = restore::restore(&request, &store, hypervisor.as_deref(), &*monitor, &cancel, &mut tell)?;
@@ -68,7 +75,12 @@ fn request(words: &args::Restore) -> Request {
         when: when(words.at),
         to: words.to.clone(),
         disks: words.disks.iter().map(disk).collect(),
-        define: words.define.then(|| Define { name: words.name.clone(), start: words.start }),
+        define: words.define.then(|| Define {
+            name: words.name.clone(),
+            start: words.start,
+            xml: words.xml.clone(),
+            machine: words.machine.clone(),
+        }),
         overwrite: words.overwrite,
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::engine::fixture::{DOMAIN, UUID};
-use crate::hypervisor::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob, Said, domain_xml};
+use crate::hypervisor::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob, Said, SavedState, domain_xml};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
 
 /// By target: the images of the disk, the active one first.
@@ -234,6 +234,15 @@ impl Hypervisor for Fake {
         };
         inner.guest.defined = domain.disks.iter().map(chain).collect();
         Ok(domain.id)
+    }
+    fn try_define(&self, _: &str) -> Result<(), Error> {
+        unreachable!()
+    }
+    fn missing(&self, _: &str) -> Result<Vec<String>, Error> {
+        unreachable!()
+    }
+    fn saved_states(&self, _: &DomainRef) -> Result<Vec<SavedState>, Error> {
+        unreachable!()
     }
     fn start(&self, _: &DomainRef) -> Result<(), Error> {
         unreachable!()

@@ -106,6 +106,8 @@ impl Fixture {
             source: disk.source.clone(),
             format: disk.format.clone(),
             backing: Vec::new(),
+            owner: None,
+            encrypted: false,
         };
         let file = |member: &str, path: PathBuf| FileEntry { member: member.to_owned(), path };
         Manifest {

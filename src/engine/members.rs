@@ -6,8 +6,8 @@ use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::Error;
 use super::context::Context;
+use super::{Error, rights};
 use crate::archive::manifest::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
 };
@@ -209,6 +209,8 @@ fn disk_entry(planned: &PlannedDisk, saved: &DiskOutcome) -> DiskEntry {
         source: image.source.clone(),
         format: image.format.clone(),
         backing: planned.disk.backing.clone(),
+        owner: image.source.path().and_then(rights::of_file),
+        encrypted: planned.disk.encrypted,
     }
 }
 

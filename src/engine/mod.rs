@@ -31,6 +31,7 @@ mod quiesce;
 mod ready;
 pub mod recover;
 pub mod restore;
+mod rights;
 pub mod run;
 mod settle;
 pub mod survey;

@@ -82,6 +82,8 @@ pub struct Details {
     pub disks: Vec<DiskOutcome>,
     /// The disks not in it.
     pub skipped: Vec<SkippedDisk>,
+    /// The disks in it, by target, that QEMU encrypted and that are not encrypted here.
+    pub plaintext: Vec<String>,
 }
 
 /// All restore points of these domains (of none named: of all), by domain, oldest first, and why some domains could not be
@@ -214,6 +216,7 @@ fn info(point: &Point, verified: &Verified, patience: &Patience) -> PointInfo {
 fn details(manifest: Manifest, unpacked: u64, stored: u64) -> Details {
     // The manifest may say anything: a sum that saturates is as good as any.
     let read = manifest.disks.iter().fold(0_u64, |sum, disk| sum.saturating_add(disk.read_bytes));
+    let plaintext = manifest.disks.iter().filter(|disk| disk.encrypted).map(|disk| disk.target.clone()).collect();
     let outcome = |disk: crate::archive::manifest::DiskEntry| DiskOutcome {
         target: disk.target,
         virtual_bytes: disk.virtual_bytes,
@@ -227,6 +230,7 @@ fn details(manifest: Manifest, unpacked: u64, stored: u64) -> Details {
         method: manifest.method,
         disks: manifest.disks.into_iter().map(outcome).collect(),
         skipped: manifest.skipped,
+        plaintext,
     }
 }
 

@@ -122,11 +122,8 @@ impl Users {
 
 /// Who has the file or device at `path` in use now; nothing at all where there is no such file.
 pub(super) fn open(path: &Path) -> Result<Vec<in_use::User>, Error> {
-    let ids = ids(path)?;
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    in_use::users(&ids).map_err(Error::file("look who uses", path))
+    let id = FileId::of(path).map_err(Error::file("look at", path))?;
+    id.map_or(Ok(Vec::new()), in_use::users).map_err(Error::file("look who uses", path))
 }
 
 /// The files that an image consists of, and itself: those below it and data files, as far as headers name them.

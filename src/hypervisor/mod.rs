@@ -59,6 +59,26 @@ pub struct BlockJob {
     pub total: u64,
 }
 
+/// A snapshot or checkpoint of a domain: what is known of it, apart from what lies in the images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedState {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: StateKind,
+}
+
+/// What a saved state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateKind {
+    /// A snapshot that lies in the images themselves.
+    InternalSnapshot,
+    /// A snapshot whose disks are files of their own.
+    ExternalSnapshot,
+    /// A checkpoint: a dirty bitmap in the images.
+    Checkpoint,
+}
+
 /// How a domain came to be off, as far as its disks may still be spoken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OffKind {
@@ -128,6 +148,12 @@ pub trait Hypervisor: Send + Sync {
 
     /// Defines a domain, or replaces the definition of one of the same UUID.
     fn define(&self, xml: &str) -> Result<DomainRef, Error>;
+    /// Whether it takes a definition: the domain is defined, and undefined at once. Its name and UUID must be no domain's.
+    fn try_define(&self, xml: &str) -> Result<(), Error>;
+    /// What a definition needs and this host lacks (networks, bridges, filters, pools, CPU features), in words.
+    fn missing(&self, xml: &str) -> Result<Vec<String>, Error>;
+    /// The snapshots and checkpoints that are kept of a domain.
+    fn saved_states(&self, domain: &DomainRef) -> Result<Vec<SavedState>, Error>;
     /// Starts a defined domain.
     fn start(&self, domain: &DomainRef) -> Result<(), Error>;
     /// Whether the domain is started with the host; a restored one must not be unasked.

@@ -77,23 +77,30 @@ impl FileId {
     /// It and all that shares its bytes: what it lies on (the disk of a partition, the devices below a volume, the file
     /// of a loop device) and what lies on it (partitions, volumes, loop devices). Neighbours on the same disk do not.
     pub fn related(self) -> BTreeSet<FileId> {
-        let mut related = BTreeSet::from([self]);
-        for next in [below as fn(FileId) -> Vec<FileId>, above] {
-            let mut open = vec![self];
-            while let Some(id) = open.pop() {
-                let found = next(id).into_iter().filter(|id| related.insert(*id));
-                open.extend(found.collect::<Vec<_>>());
-            }
+        &self.all(below) | &self.all(above)
+    }
+
+    /// It and all that is found from it, step by step.
+    fn all(self, next: fn(FileId) -> Vec<FileId>) -> BTreeSet<FileId> {
+        let mut all = BTreeSet::from([self]);
+        let mut open = vec![self];
+        while let Some(id) = open.pop() {
+            let found = next(id).into_iter().filter(|id| all.insert(*id));
+            open.extend(found.collect::<Vec<_>>());
         }
-        related
+        all
     }
 }
 
-/// All who have any of these in use, this process aside. Without root's rights, only processes of the same user are seen.
-pub fn users(ids: &BTreeSet<FileId>) -> io::Result<Vec<User>> {
+/// All who have it, or anything that shares its bytes, in use, this process aside. Without root's rights, only processes of the
+/// same user are seen. A loop device that it is, or lies on, is no user of it.
+pub fn users(of: FileId) -> io::Result<Vec<User>> {
+    let (ids, itself) = (&of.related(), of.all(below));
     let mut users = Vec::new();
     for (name, _) in loops().into_iter().filter(|(_, file)| ids.contains(file)) {
-        users.push(User::Loop(name));
+        if device_of(&Path::new("/sys/block").join(&name)).is_none_or(|device| !itself.contains(&device)) {
+            users.push(User::Loop(name));
+        }
     }
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
@@ -219,7 +226,7 @@ mod tests {
         let both = fs::File::options().read(true).write(true).open(&file).unwrap();
         let mut writer = Command::new("sleep").arg("600").stdin(both).stdout(Stdio::null()).spawn().unwrap();
         let id = FileId::of(&file).unwrap().unwrap();
-        let found = users(&id.related()).unwrap();
+        let found = users(id).unwrap();
         for child in [&mut reader, &mut writer] {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -233,7 +240,7 @@ mod tests {
             .collect();
         writes.sort_by_key(|(_, writes)| *writes);
         assert_eq!(writes, [(reader.id(), false), (writer.id(), true)]);
-        assert_eq!(users(&id.related()).unwrap(), []);
+        assert_eq!(users(id).unwrap(), []);
         assert_eq!(FileId::of(&dir.path().join("none")).unwrap(), None);
         assert_eq!(FileId::of(dir.path()).unwrap(), None);
     }

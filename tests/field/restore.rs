@@ -1,1 +1,6 @@
 //! Faults reported by operators: what a restore may write, and how the restored guest starts.
+
+mod definition;
+mod in_use;
+mod owners;
+mod replaced;

@@ -1,4 +1,4 @@
-//! What is found on a host of this test's own. Domains of libvirt are in tests/cli_check.rs, guests that run in tests/live_hooks.rs.
+//! What is found on a host of this test's own. Domains of libvirt are in tests/program/cli_check.rs, guests that run in tests/guests/live_hooks.rs.
 
 use std::fs;
 

@@ -4,16 +4,16 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use super::device;
 use super::plan::{DiskPart, How, Write};
 use super::saved::{Saved, SavedDisk};
 use super::sparse::{self, Kind, Output};
 use super::staging::Staging;
 use super::work::Work;
+use super::{define, device};
 use crate::archive::manifest::{DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML};
 use crate::archive::{self, Archive, Digest, Hasher, Manifest, MemberReader};
 use crate::engine::Error;
-use crate::model::Extent;
+use crate::model::{Extent, Owner};
 use crate::qcow2::{self, Layout, Reader};
 use crate::store::Point;
 use crate::sys::host;
@@ -25,12 +25,18 @@ const BUFFER: usize = 1 << 20;
 /// What the archive says it holds.
 pub fn saved(point: &Point, archive: &Archive, manifest: Manifest) -> Result<Saved, Error> {
     let members = archive.members().map_err(Error::archive(&point.path))?;
+    // Older archives say only in the definition which disks were encrypted.
+    let described = xml(point, archive, DOMAIN_XML).ok().and_then(|xml| define::read(&xml).ok());
+    let described = described.map_or(Vec::new(), |domain| domain.disks);
+    let is_encrypted = |target: &str| described.iter().any(|disk| disk.encrypted && disk.target == target);
     let disks = manifest.disks.into_iter().map(|disk| SavedDisk {
+        encrypted: disk.encrypted || is_encrypted(&disk.target),
         target: disk.target,
         member: disk.member,
         source: disk.source,
         format: disk.format,
         virtual_bytes: Some(disk.virtual_bytes),
+        owner: disk.owner.map(Owner::sane),
     });
     let documents = [archive::MANIFEST, DOMAIN_XML, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML];
     Ok(Saved {
@@ -47,20 +53,20 @@ pub fn saved(point: &Point, archive: &Archive, manifest: Manifest) -> Result<Sav
     })
 }
 
-/// The definition that is restored, as text.
-pub fn xml(point: &Point, archive: &Archive) -> Result<String, Error> {
+/// A definition, as text.
+pub fn xml(point: &Point, archive: &Archive, member: &str) -> Result<String, Error> {
     let failed = Error::archive(&point.path);
-    let bytes = archive.member(DOMAIN_INACTIVE_XML).and_then(|member| archive.read(member)).map_err(failed)?;
+    let bytes = archive.member(member).and_then(|member| archive.read(member)).map_err(failed)?;
     String::from_utf8(bytes)
-        .map_err(|_| Error::Suspect { path: point.path.clone(), what: format!("{DOMAIN_INACTIVE_XML} is not UTF-8") })
+        .map_err(|_| Error::Suspect { path: point.path.clone(), what: format!("{member} is not UTF-8") })
 }
 
 /// Writes one member where the plan wants it.
 pub fn write(work: &Work<'_>, archive: &Archive, write: &Write, staging: &mut Staging) -> Result<(), Error> {
     match &write.how {
-        How::Copy | How::Tpm | How::Image(_) => copy(work, archive, write, &*staging.create(&write.to)?),
+        How::Copy | How::Tpm | How::Image(_) => copy(work, archive, write, &*staging.create(&write.to, write.rights)?),
         How::Qcow2(part) | How::Raw(part) => {
-            let file = staging.create(&write.to)?;
+            let file = staging.create(&write.to, write.rights)?;
             disk(work, archive, write, part, &file)
         }
         How::Device(part) => {

@@ -1,9 +1,10 @@
 //! Owns: what a restore asks of the hypervisor. Must not: write files, or touch a domain that runs.
 
+use super::names::quoted;
 use super::saved::Saved;
 use super::{Restored, other};
 use crate::engine::Error;
-use crate::hypervisor::{self, Hypervisor, OffKind, domain_xml};
+use crate::hypervisor::{self, Hypervisor, OffKind, SavedState, StateKind, domain_xml};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
 
 /// Whether a domain may be defined: none that runs has its name or UUID, and one that is off only with `overwrite`, and when
@@ -17,7 +18,8 @@ pub fn check(hypervisor: &dyn Hypervisor, to: &DomainRef, overwrite: bool) -> Re
         let name = &known.name;
         if state.is_active() {
             let message = format!("the domain {name} is there and runs");
-            return Err(other(&message, Some("shut it down first: virsh shutdown; or restore a copy: --name NEW")));
+            let hint = format!("shut it down first: virsh shutdown {}; or restore a copy: --name NEW", quoted(name));
+            return Err(other(&message, Some(&hint)));
         }
         if !overwrite {
             let message = format!("the domain {name} is there");
@@ -55,25 +57,56 @@ fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(),
         OffKind::Plain | OffKind::SavedToFile => return Ok(()),
         OffKind::Saved => (
             format!("the domain {name} has a saved state, which would go on with the restored disks"),
-            "drop that state: virsh managedsave-remove; or start the domain and shut it down; or restore a copy: --name NEW",
+            format!(
+                "drop that state: virsh managedsave-remove {}; or start the domain and shut it down; or restore a copy: \
+                 --name NEW",
+                quoted(name)
+            ),
         ),
         OffKind::Migrated => (
             format!("the domain {name} was migrated, and may run on another host with the same disks"),
-            "if it runs nowhere, start it here and shut it down, or undefine it; or restore a copy: --name NEW",
+            "if it runs nowhere, start it here and shut it down, or undefine it; or restore a copy: --name NEW"
+                .to_owned(),
         ),
     };
-    Err(other(&message, Some(hint)))
+    Err(other(&message, Some(&hint)))
+}
+
+/// What libvirt goes on to list of a domain although its images, which hold it, are replaced.
+pub fn lost_states(hypervisor: &dyn Hypervisor, to: &DomainRef) -> Result<Vec<String>, Error> {
+    if !hypervisor.domains()?.iter().any(|(known, _)| known.uuid == to.uuid) {
+        return Ok(Vec::new());
+    }
+    let name = quoted(&to.name);
+    let note = |state: SavedState| {
+        let (what, command) = match state.kind {
+            StateKind::InternalSnapshot => ("data of the snapshot", "snapshot-delete"),
+            StateKind::ExternalSnapshot => ("chain of images of the snapshot", "snapshot-delete"),
+            StateKind::Checkpoint => ("bitmap of the checkpoint", "checkpoint-delete"),
+        };
+        let (state, quoted) = (&state.name, quoted(&state.name));
+        format!(
+            "the {what} {state} goes with the images that are replaced; libvirt still lists it, until: \
+             virsh {command} {name} {quoted} --metadata"
+        )
+    };
+    Ok(hypervisor.saved_states(to)?.into_iter().map(note).collect())
 }
 
 /// What the saved definition says. It must be the definition of the domain that the archive names.
 pub fn describe(saved: &Saved, xml: &str) -> Result<Domain, Error> {
-    let xml = DomainXml { live: xml.to_owned(), inactive: xml.to_owned(), migratable: xml.to_owned() };
-    let described = domain_xml::read(xml, DomainState::Off, true).map_err(xml_error(saved))?.domain;
+    let described = read(xml).map_err(xml_error(saved))?;
     if described.id != saved.domain {
         let what = format!("its definition is that of another domain, {:?}", described.id.name);
         return Err(Error::Suspect { path: saved.archive.clone(), what });
     }
     Ok(described)
+}
+
+/// What a definition says.
+pub fn read(xml: &str) -> Result<Domain, domain_xml::Error> {
+    let xml = DomainXml { live: xml.to_owned(), inactive: xml.to_owned(), migratable: xml.to_owned() };
+    Ok(domain_xml::read(xml, DomainState::Off, true)?.domain)
 }
 
 /// For `map_err`: the saved definition cannot be used.

@@ -1,4 +1,4 @@
-//! Owns: names and folders that come out of archives, made harmless. Pure. Must not: look at the host.
+//! Owns: names and folders that come out of archives, made harmless, and names as a shell reads them. Pure. Must not: look at the host.
 
 use std::path::{Component, Path};
 
@@ -70,6 +70,16 @@ fn ending(format: &Format) -> &'static str {
     if *format == Format::Raw { "raw" } else { "qcow2" }
 }
 
+/// A word for a shell.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +91,8 @@ mod tests {
             source: Source::File(source.into()),
             format,
             virtual_bytes: Some(1),
+            owner: None,
+            encrypted: false,
         }
     }
 

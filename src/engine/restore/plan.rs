@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use self::choice::{choose, names};
 use super::Request;
 use super::saved::{Saved, SavedDisk};
+use super::staging::Rights;
 use crate::engine::Error;
 use crate::hypervisor::domain_xml::Changes;
 use crate::model::{Format, Image, Source};
@@ -43,6 +44,8 @@ pub struct Write {
     pub to: PathBuf,
     /// As what.
     pub how: How,
+    /// Who may use it.
+    pub rights: Rights,
 }
 
 /// As what a member is written.
@@ -104,6 +107,10 @@ pub fn files(saved: &Saved, request: &Request) -> Result<Plan, Error> {
         };
     }
     plan.check_distinct(saved)?;
+    let is_document = |write: &Write| saved.documents.iter().any(|(member, _)| *member == write.member);
+    for write in plan.writes.iter_mut().filter(|write| !is_document(write)) {
+        write.rights = Rights::Kept(None);
+    }
     Ok(plan)
 }
 
@@ -119,10 +126,22 @@ fn suspect(saved: &Saved, what: &str) -> Error {
 }
 
 impl Plan {
+    /// Says which disks were encrypted: what is written of them is not.
+    pub fn note_plaintext(&mut self, saved: &Saved) {
+        let is_written = |disk: &&SavedDisk| self.writes.iter().any(|write| write.member == disk.member);
+        let notes = saved.disks.iter().filter(|disk| disk.encrypted).filter(is_written).map(|disk| {
+            let to = self.writes.iter().find(|write| write.member == disk.member).map(|write| write.to.display());
+            let to = to.map(|to| to.to_string()).unwrap_or_default();
+            format!("disk {} was encrypted and is restored UNENCRYPTED: {to}", disk.target)
+        });
+        let notes: Vec<String> = notes.collect();
+        self.notes.extend(notes);
+    }
+
     fn write(&mut self, saved: &Saved, member: &str, to: PathBuf, how: How) -> Result<(), Error> {
         let length = saved.lengths.get(member).copied();
         let length = length.ok_or_else(|| suspect(saved, &format!("member {member} is missing")))?;
-        self.writes.push(Write { member: member.to_owned(), length, to, how });
+        self.writes.push(Write { member: member.to_owned(), length, to, how, rights: Rights::Private });
         Ok(())
     }
 

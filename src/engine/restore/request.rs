@@ -37,6 +37,10 @@ pub struct Define {
     pub name: Option<String>,
     /// Start it afterwards.
     pub start: bool,
+    /// The operator's definition, instead of the saved one.
+    pub xml: Option<PathBuf>,
+    /// Another machine type.
+    pub machine: Option<String>,
 }
 
 impl Request {
@@ -44,6 +48,11 @@ impl Request {
     /// recovered what an interrupted run left.
     pub fn touches_guests(&self) -> bool {
         self.define.is_some() || self.names_device()
+    }
+
+    /// Whether it may write over something that exists, which a guest may use.
+    pub fn may_replace(&self) -> bool {
+        self.overwrite || self.names_device()
     }
 
     /// Whether a disk goes into a block device that is named.

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::names::is_plain;
+use super::room::{expect_free, nearest_folder};
 use super::sparse::{Kind, Output};
-use super::staging::Staging;
+use super::staging::{PRIVATE, Rights, Staging};
 use super::work::Work;
-use super::{expect_free, nearest_folder};
 use crate::archive::salvage::{Remains, Salvage, Trust};
 use crate::engine::points::{self, When};
 use crate::engine::{Error, Monitor};
@@ -145,7 +145,10 @@ pub fn salvage(
     }
     let path = to.join(REPORT);
     let json = serde_json::to_vec_pretty(&salvaged).map_err(Error::json)?;
-    staging.create(&path)?.with(move |mut file| file.write_all(&json)).map_err(Error::file("write", &path))?;
+    staging
+        .create(&path, Rights::Private)?
+        .with(move |mut file| file.write_all(&json))
+        .map_err(Error::file("write", &path))?;
     work.go_on()?;
     staging.place()?;
     staging.keep();
@@ -180,7 +183,7 @@ fn expect_room(to: &Path, wanted: u64, staging: &mut Staging) -> Result<(), Erro
         let (folder, _) = nearest_folder(&inside)?;
         expect_free(&folder, wanted)
     })?;
-    staging.folder(to)
+    staging.folder(to, PRIVATE)
 }
 
 /// The disk whose member has this name.
@@ -224,9 +227,9 @@ fn create(name: &Path, to: &Path, staging: &mut Staging) -> Result<Arc<PatientFi
     let mut folder = to.to_owned();
     for part in name.parent().unwrap_or(Path::new("")).components() {
         folder.push(part);
-        staging.folder_within(&folder)?;
+        staging.folder_within(&folder, PRIVATE)?;
     }
-    staging.create(&to.join(name))
+    staging.create(&to.join(name), Rights::Private)
 }
 
 /// What can be read of a member, each byte in its place; the file ends with the last of them.

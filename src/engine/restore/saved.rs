@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::archive::manifest::{BootEntry, FileEntry};
-use crate::model::{DomainRef, Format, Source};
+use crate::model::{DomainRef, Format, Owner, Source};
 
 /// What a restore point holds, whoever made it.
 #[derive(Debug, Clone)]
@@ -44,4 +44,8 @@ pub struct SavedDisk {
     pub format: Format,
     /// Its size as the guest sees it, in bytes; `None` for an image that is kept as it was.
     pub virtual_bytes: Option<u64>,
+    /// Whose the image was, if that was saved.
+    pub owner: Option<Owner>,
+    /// It was encrypted, and is not in the archive.
+    pub encrypted: bool,
 }

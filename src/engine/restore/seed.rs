@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::plan::{How, Plan};
+use super::plan::{How, Plan, Write};
 use super::saved::{Saved, SavedDisk};
 use super::sparse::{Kind, Output};
 use super::staging::Staging;
@@ -30,11 +30,12 @@ pub struct Survey {
     members: Vec<SeedMember>,
     live: Option<String>,
     inactive: Option<String>,
+    migratable: Option<String>,
 }
 
 /// Reads all of it, and so checks its checksum.
 pub fn survey(seed: &Seed, work: &Work<'_>) -> Result<Survey, Error> {
-    let mut survey = Survey { members: Vec::new(), live: None, inactive: None };
+    let mut survey = Survey { members: Vec::new(), live: None, inactive: None, migratable: None };
     let suspect = |what: String| Error::Suspect { path: work.archive.to_owned(), what };
     each(seed, work, |member, contents| {
         if survey.members.iter().any(|other| other.name == member.name) {
@@ -42,7 +43,7 @@ pub fn survey(seed: &Seed, work: &Work<'_>) -> Result<Survey, Error> {
         }
         survey.members.push(member.clone());
         let mut text = Vec::new();
-        if matches!(member.role, Role::Live | Role::Inactive) {
+        if member.role != Role::Image {
             if member.length > MAX_XML {
                 return Err(suspect(format!("member {} is too long for a definition", member.name)));
             }
@@ -52,15 +53,20 @@ pub fn survey(seed: &Seed, work: &Work<'_>) -> Result<Survey, Error> {
         match member.role {
             Role::Live => survey.live = Some(text()?),
             Role::Inactive => survey.inactive = Some(text()?),
-            Role::Migratable | Role::Image => pour(work, contents, |_| Ok(()))?,
+            Role::Migratable => survey.migratable = Some(text()?),
+            Role::Image => pour(work, contents, |_| Ok(()))?,
         }
         Ok(())
     })?;
     Ok(survey)
 }
 
-/// The definition that is restored.
-pub fn xml(survey: &Survey, point: &Point) -> Result<String, Error> {
+/// The definition that is restored, and after it the one for other hosts, if it is there.
+pub fn xmls(survey: &Survey, point: &Point) -> Result<Vec<String>, Error> {
+    Ok([xml(survey, point)?].into_iter().chain(survey.migratable.clone()).collect())
+}
+
+fn xml(survey: &Survey, point: &Point) -> Result<String, Error> {
     let xml = survey.inactive.as_ref().or(survey.live.as_ref());
     xml.cloned().ok_or_else(|| Error::Suspect { path: point.path.clone(), what: "it holds no definition".to_owned() })
 }
@@ -104,7 +110,15 @@ pub fn saved(survey: &Survey, point: &Point) -> Result<Saved, Error> {
 }
 
 fn image(member: &SeedMember, target: &str, source: Source, format: Format) -> SavedDisk {
-    SavedDisk { target: target.to_owned(), member: member.name.clone(), source, format, virtual_bytes: None }
+    SavedDisk {
+        target: target.to_owned(),
+        member: member.name.clone(),
+        source,
+        format,
+        virtual_bytes: None,
+        owner: None,
+        encrypted: false,
+    }
 }
 
 fn file_name_of(disk: &Disk) -> Option<&str> {
@@ -119,13 +133,12 @@ fn describe(xml: &str) -> Option<Domain> {
 
 /// Writes what the plan wants, in one pass, and checks the images before they get their names.
 pub fn write(work: &Work<'_>, seed: &Seed, plan: &Plan, staging: &mut Staging) -> Result<(), Error> {
-    let wanted: BTreeMap<&str, &super::Write> =
-        plan.writes.iter().map(|write| (write.member.as_str(), write)).collect();
+    let wanted: BTreeMap<&str, &Write> = plan.writes.iter().map(|write| (write.member.as_str(), write)).collect();
     let mut found = 0;
     each(seed, work, |member, contents| {
         let Some(write) = wanted.get(member.name.as_str()) else { return pour(work, contents, |_| Ok(())) };
         found += 1;
-        copy(work, contents, &write.to, &*staging.create(&write.to)?)
+        copy(work, contents, &write.to, &*staging.create(&write.to, write.rights)?)
     })?;
     if found != wanted.len() {
         let what = "it changed while it was read".to_owned();

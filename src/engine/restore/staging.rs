@@ -1,15 +1,15 @@
 //! Owns: files from their temporary names to their own, all or none. Must not: know what is written into them.
 //!
 //! Each file is written beside its place as `.NAME.kvmbackup-part`, private and new, so that no link of somebody else's is
-//! followed. [`Staging::place`] syncs and renames them; until [`Staging::keep`], dropping this takes everything back, a file
-//! that was replaced included.
+//! followed. [`Staging::place`] gives them their owners, syncs and renames them; until [`Staging::keep`], dropping this takes
+//! everything back, a file that was replaced included.
 //!
 //! The folder may be a mount that hangs: every call on it is made with patience, but for those on the host's own TPM state.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, fcntl_lock, flock, renameat_w
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::engine::Error;
+use crate::engine::{Error, rights};
+use crate::model::Owner;
 use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::patient_file::PatientFile;
@@ -30,6 +31,20 @@ const OLD: &str = ".kvmbackup-old-";
 /// renameat2(2), which refuses its flags on file systems that cannot do them.
 type Rename = fn(&Path, &Path, RenameFlags) -> Result<(), Errno>;
 
+/// Who may use a file that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// Only the user that restores.
+    Private,
+    /// Those who could use the file that it replaces; or else these, if any.
+    Kept(Option<Owner>),
+}
+
+/// The mode of folders that only their owner may use.
+pub const PRIVATE: u32 = 0o700;
+/// The mode of folders whose files everyone may open by name: as libvirt makes them, for the users that guests run as.
+pub const PASSABLE: u32 = 0o711;
+
 /// What was written and is not final yet.
 pub struct Staging {
     overwrite: bool,
@@ -37,6 +52,8 @@ pub struct Staging {
     files: Vec<Staged>,
     /// Folders that were made, outer ones first.
     folders: Vec<PathBuf>,
+    /// Why files did not get their owners.
+    notes: Vec<String>,
     kept: bool,
     rename: Rename,
 }
@@ -46,6 +63,7 @@ struct Staged {
     target: PathBuf,
     /// Open, and locked, for as long as the temporary name is in use.
     file: Arc<PatientFile>,
+    owner: Option<Owner>,
     state: State,
 }
 
@@ -64,39 +82,56 @@ impl Staging {
     pub fn new(overwrite: bool, patience: &Patience) -> Staging {
         let rename: Rename = |from, to, flags| renameat_with(CWD, from, CWD, to, flags);
         let patience = patience.clone();
-        Staging { overwrite, patience, files: Vec::new(), folders: Vec::new(), kept: false, rename }
+        Staging { overwrite, patience, files: Vec::new(), folders: Vec::new(), notes: Vec::new(), kept: false, rename }
     }
 
-    /// Makes a folder, and those above it, for their owner only. One that exists is left as it is.
-    pub fn folder(&mut self, path: &Path) -> Result<(), Error> {
+    /// Makes a folder, and those above it, of this mode. One that exists is left as it is.
+    pub fn folder(&mut self, path: &Path, mode: u32) -> Result<(), Error> {
         let wanted = path.to_owned();
-        let (made, result) = self.call("create the folder", path, move || Ok(make_missing(&wanted)))?;
+        let (made, result) = self.call("create the folder", path, move || Ok(make_missing(&wanted, mode)))?;
         self.folders.extend(made);
         result
     }
 
     /// The same for a folder inside of a chosen one: a link in its place would lead out of there.
-    pub fn folder_within(&mut self, path: &Path) -> Result<(), Error> {
-        self.folder(path)?;
+    pub fn folder_within(&mut self, path: &Path, mode: u32) -> Result<(), Error> {
+        self.folder(path, mode)?;
         let made = path.to_owned();
         self.call("look at", path, move || match fs::symlink_metadata(&made) {
             Ok(status) if status.is_dir() => Ok(()),
-            Ok(_) => Err(Error::Exists { path: made }),
+            Ok(_) => Err(obstacle(&made)),
             Err(error) => Err(Error::file("look at", &made)(error)),
         })
     }
 
+    /// Gives a folder, if it was made here, to a user.
+    pub fn own_folder(&mut self, path: &Path, owner: Option<Owner>) {
+        let Some(owner) = owner.filter(|_| self.folders.iter().any(|folder| folder == path)) else { return };
+        if let Err(error) = std::os::unix::fs::lchown(path, Some(owner.uid), Some(owner.gid)) {
+            self.notes.push(not_given(path, owner, &error));
+        }
+    }
+
     /// Begins a file that will be called `target`.
-    pub fn create(&mut self, target: &Path) -> Result<Arc<PatientFile>, Error> {
+    pub fn create(&mut self, target: &Path, rights: Rights) -> Result<Arc<PatientFile>, Error> {
         let part = part_of(target);
         let (to, overwrite, new) = (target.to_owned(), self.overwrite, part.clone());
-        let file = self.call("create", target, move || {
+        let (file, owner) = self.call("create", target, move || {
             check_target(&to, overwrite)?;
-            create_part(&new).map_err(Error::file("create", &new))
+            let owner = match rights {
+                Rights::Private => None,
+                Rights::Kept(other) => rights::of_replaced(&to).or(other),
+            };
+            Ok((create_part(&new).map_err(Error::file("create", &new))?, owner))
         })?;
         let file = Arc::new(PatientFile::new(file, &self.patience));
-        self.files.push(Staged { part, target: target.to_owned(), file: file.clone(), state: State::Part });
+        self.files.push(Staged { part, target: target.to_owned(), file: file.clone(), owner, state: State::Part });
         Ok(file)
+    }
+
+    /// Whether regular files may be replaced.
+    pub fn overwrites(&self) -> bool {
+        self.overwrite
     }
 
     /// How long a call on what is written may take.
@@ -119,21 +154,14 @@ impl Staging {
         part_of(target)
     }
 
-    /// Gives a file that was begun, and the folders that were made for it below `base`, the owner of another file.
-    pub fn own_like(&self, target: &Path, base: &Path, like: &Path) -> Result<(), Error> {
-        let status = fs::metadata(like).map_err(Error::file("look at", like))?;
-        let (user, group) = (Some(status.uid()), Some(status.gid()));
-        let files = self.files.iter().filter(|staged| staged.target == target).map(|staged| &staged.part);
-        let folders = self.folders.iter().filter(|folder| folder.starts_with(base) && target.starts_with(folder));
-        for path in files.chain(folders) {
-            std::os::unix::fs::lchown(path, user, group).map_err(Error::file("change the owner of", path))?;
-        }
-        Ok(())
-    }
-
     /// Makes all contents durable and gives the files their names.
     pub fn place(&mut self) -> Result<(), Error> {
         for staged in &self.files {
+            if let Some(owner) = staged.owner
+                && let Err(error) = staged.file.with(move |file| give(file, owner))
+            {
+                self.notes.push(not_given(&staged.target, owner, &error));
+            }
             staged.file.with(File::sync_all).map_err(Error::file("write", &staged.part))?;
         }
         for at in 0..self.files.len() {
@@ -150,6 +178,11 @@ impl Staging {
             })?;
         }
         self.sync_folders()
+    }
+
+    /// What to tell the operator of what was placed.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Ends it: what was placed stays, what it replaced goes. Returns the files.
@@ -205,18 +238,38 @@ impl Drop for Staging {
     }
 }
 
+/// Gives a file to a user. Its contents are private until then.
+fn give(file: &File, owner: Owner) -> io::Result<()> {
+    std::os::unix::fs::fchown(file, Some(owner.uid), Some(owner.gid))?;
+    file.set_permissions(Permissions::from_mode(owner.mode))
+}
+
+fn not_given(path: &Path, owner: Owner, error: &io::Error) -> String {
+    let Owner { uid, gid, mode } = owner;
+    let path = path.display();
+    format!(
+        "{path} could not be given to user {uid}, group {gid}, mode {mode:o}: {error}; the guest may not be able to use it"
+    )
+}
+
 /// Makes a folder and those above it; those that were made, outer ones first, and whether all could be.
-fn make_missing(path: &Path) -> (Vec<PathBuf>, Result<(), Error>) {
+fn make_missing(path: &Path, mode: u32) -> (Vec<PathBuf>, Result<(), Error>) {
     let is_missing = |path: &&Path| *path != Path::new("") && fs::symlink_metadata(path).is_err();
     let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
     let mut made = Vec::new();
     for folder in missing.into_iter().rev() {
-        match DirBuilder::new().mode(0o700).create(folder) {
+        match make_folder(folder, mode) {
             Ok(()) => made.push(folder.to_owned()),
             Err(error) => return (made, Err(Error::file("create the folder", folder)(error))),
         }
     }
     (made, Ok(()))
+}
+
+/// Of this mode, whatever the umask.
+fn make_folder(folder: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().mode(mode & PRIVATE).create(folder)?;
+    fs::set_permissions(folder, Permissions::from_mode(mode))
 }
 
 /// Says in the log that a removal hangs: there is an error already, or nothing that counts.
@@ -247,7 +300,21 @@ pub fn check_target(target: &Path, overwrite: bool) -> Result<(), Error> {
             let file = File::options().read(true).write(true).open(target).map_err(Error::file("open", target))?;
             check_unused(&file, target)
         }
-        Ok(_) => Err(Error::Exists { path: target.to_owned() }),
+        Ok(status) if status.is_file() => Err(Error::Exists { path: target.to_owned() }),
+        Ok(_) => Err(obstacle(target)),
+    }
+}
+
+/// What is there is no file that could be replaced.
+fn obstacle(path: &Path) -> Error {
+    let what = match (fs::read_link(path), path.is_dir()) {
+        (Ok(to), _) => format!("a symbolic link to {}", to.display()),
+        (_, true) => "a folder".to_owned(),
+        (_, false) => "something that is no regular file".to_owned(),
+    };
+    Error::Other {
+        message: format!("{}: {what} is in the way, and is never replaced", path.display()),
+        hint: Some("move it away, or restore to another folder: --to DIR".to_owned()),
     }
 }
 

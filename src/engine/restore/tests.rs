@@ -1,15 +1,19 @@
 //! Restores of real archives, against qemu-img; libvirt is a stand-in that only knows domains.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
+use crate::archive::Archive;
 use crate::engine::Silent;
 use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, UUID, run, text};
 use crate::engine::points::When;
-use crate::hypervisor::{self, BlockJob, OffKind, Overlay, PullJob, domain_xml};
+use crate::hypervisor::{self, BlockJob, OffKind, Overlay, PullJob, SavedState, StateKind, domain_xml};
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
 use crate::sys::patience::Patience;
 
@@ -264,7 +268,12 @@ fn an_image_of_the_seed_that_reads_other_files_is_refused() {
 struct Known {
     domains: Vec<(DomainRef, DomainState)>,
     off_kind: Option<OffKind>,
-    refuses: bool,
+    /// What is in a definition that is refused.
+    refuses: Option<&'static str>,
+    states: Vec<SavedState>,
+    /// The devices of domains, by name.
+    disks: BTreeMap<String, String>,
+    tried: Mutex<Vec<String>>,
     defined: Mutex<Vec<String>>,
     autostart: Mutex<Vec<bool>>,
 }
@@ -295,11 +304,20 @@ impl Hypervisor for Known {
         Ok(self.domains.clone())
     }
     fn define(&self, xml: &str) -> Result<DomainRef, hypervisor::Error> {
-        if self.refuses {
-            return Err(refusal());
-        }
         self.defined.lock().unwrap().push(xml.to_owned());
         Ok(described(xml).id)
+    }
+    fn try_define(&self, xml: &str) -> Result<(), hypervisor::Error> {
+        let known = described(xml).id;
+        assert!(known.uuid != UUID && known.name != DOMAIN, "the trial is no domain that is there");
+        self.tried.lock().unwrap().push(xml.to_owned());
+        if self.refuses.is_some_and(|word| xml.contains(word)) { Err(refusal()) } else { Ok(()) }
+    }
+    fn missing(&self, _: &str) -> Result<Vec<String>, hypervisor::Error> {
+        Ok(vec!["the network lan".to_owned()])
+    }
+    fn saved_states(&self, _: &DomainRef) -> Result<Vec<SavedState>, hypervisor::Error> {
+        Ok(self.states.clone())
     }
     fn start(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
         Err(refusal())
@@ -308,11 +326,13 @@ impl Hypervisor for Known {
         self.autostart.lock().unwrap().push(autostart);
         Ok(())
     }
-    fn describe(&self, _: &DomainRef) -> Result<Domain, hypervisor::Error> {
-        unreachable!()
+    fn describe(&self, domain: &DomainRef) -> Result<Domain, hypervisor::Error> {
+        let disks = self.disks.get(&domain.name).map_or("", String::as_str);
+        let DomainRef { name, uuid } = domain;
+        Ok(described(&format!("<domain><name>{name}</name><uuid>{uuid}</uuid><devices>{disks}</devices></domain>")))
     }
-    fn persistent(&self, _: &DomainRef) -> Result<Option<Domain>, hypervisor::Error> {
-        unreachable!()
+    fn persistent(&self, domain: &DomainRef) -> Result<Option<Domain>, hypervisor::Error> {
+        self.describe(domain).map(Some)
     }
     fn state(&self, _: &DomainRef) -> Result<DomainState, hypervisor::Error> {
         unreachable!()
@@ -384,13 +404,17 @@ fn host() -> (Fixture, Vec<Disk>) {
 }
 
 fn define(fixture: &Fixture, known: &Known, name: Option<&str>, overwrite: bool) -> Result<Restored, Error> {
-    let how = Define { name: name.map(str::to_owned), start: true };
+    define_as(fixture, known, Define { name: name.map(str::to_owned), start: true, ..Define::default() }, overwrite)
+}
+
+fn define_as(fixture: &Fixture, known: &Known, how: Define, overwrite: bool) -> Result<Restored, Error> {
     let request = Request { to: None, define: Some(how), overwrite, ..request(Path::new("")) };
     let point = points::find(&fixture.store, DOMAIN, When::Newest)?;
     let (patience, cancel) = (Patience::default(), Cancel::default());
+    let places = Places { swtpm: fixture.path("swtpm"), qemu: fixture.path("images") };
     let work =
         Work { archive: &point.path, patience: &patience, domain: &request.domain, monitor: &Silent, cancel: &cancel };
-    restore_point(&request, &point, Some(known), &work, &fixture.path("swtpm"), &mut |_| {})
+    restore_point(&request, &point, Some(known), &work, &places, &mut |_| {})
 }
 
 #[test]
@@ -473,7 +497,7 @@ fn nothing_is_put_below_an_overlay_that_recovery_left() {
     let overlays = vec![Overlay { target: "vda".to_owned(), path: overlay.clone(), base: image, saved: None }];
     record.update(|entry| entry.overlays = overlays).unwrap();
 
-    let named = |name: Option<&str>| Define { name: name.map(str::to_owned), start: false };
+    let named = |name: Option<&str>| Define { name: name.map(str::to_owned), ..Define::default() };
     let in_place = Request { define: Some(named(None)), ..request(dir.path()) };
     let device = DiskChoice { target: "vda".to_owned(), device: Some("/dev/x".into()) };
     let into_device = Request { disks: vec![device], ..request(dir.path()) };
@@ -499,11 +523,72 @@ fn when_libvirt_refuses_all_is_as_before() {
     let (fixture, _) = host();
     fs::write(fixture.path("images/root.qcow2"), "theirs").unwrap();
     let before = tree(fixture.dir.path());
-    let known = Known { refuses: true, ..Known::default() };
-    assert!(matches!(define(&fixture, &known, None, true), Err(Error::Hypervisor(_))));
+    let known = Known { refuses: Some("<domain"), ..Known::default() };
+    let error = define(&fixture, &known, None, true).unwrap_err();
+    assert!(error.to_string().contains("does not accept the definition"), "{error}");
+    assert!(error.hint().unwrap().contains("--xml FILE: tar --zstd -xOf "), "{error:?}");
+    assert!(known.defined.lock().unwrap().is_empty());
     assert_eq!(tree(fixture.dir.path()), before);
     assert_eq!(fs::read_to_string(fixture.path("images/root.qcow2")).unwrap(), "theirs");
-    assert!(matches!(define(&fixture, &known, None, false), Err(Error::Exists { .. })));
+    assert!(matches!(define(&fixture, &Known::default(), None, false), Err(Error::Exists { .. })));
+}
+
+#[test]
+fn a_definition_for_other_hosts_is_used_when_the_saved_one_is_refused() {
+    let (fixture, _) = host();
+    let known = Known { refuses: Some("type='qemu'"), ..Known::default() };
+    let file = fixture.path("edited.xml");
+    let edited = fixture.xml(&fixture.usual_disks()).replace("type='qemu'", "type='kvm'");
+    fs::write(&file, edited).unwrap();
+    let how = Define { xml: Some(file), machine: Some("q35".to_owned()), ..Define::default() };
+    let restored = define_as(&fixture, &known, how, false).unwrap();
+    assert!(known.xml().contains("machine='q35'") && known.tried.lock().unwrap().len() == 1);
+    assert!(restored.notes.contains(&"missing on this host: the network lan".to_owned()), "{:?}", restored.notes);
+}
+
+#[test]
+fn what_is_lost_and_what_is_not_encrypted_is_told_before_anything_is_written() {
+    let fixture = Fixture::new();
+    fs::create_dir(fixture.path("images")).unwrap();
+    let disks = fixture.usual_disks();
+    fixture.point_with("2026-11-20T02:00:00Z", Codec::None, &disks, &fixture.xml(&disks), |manifest| {
+        manifest.disks[1].encrypted = true;
+    });
+    let state = |name: &str, kind| SavedState { name: name.to_owned(), kind };
+    let states = vec![state("a b", StateKind::InternalSnapshot), state("c", StateKind::Checkpoint)];
+    let known = Known { states, ..Known::with(DOMAIN, UUID, DomainState::Off) };
+    let notes = define(&fixture, &known, None, true).unwrap().notes.join("\n");
+    for text in [
+        "virsh snapshot-delete 'web 1' 'a b' --metadata",
+        "virsh checkpoint-delete 'web 1' c --metadata",
+        "disk vdb was encrypted and is restored UNENCRYPTED: ",
+    ] {
+        assert!(notes.contains(text), "{notes}");
+    }
+    assert!(!notes.contains("disk vda was encrypted"), "{notes}");
+}
+
+#[test]
+fn what_another_domain_stands_on_is_never_replaced() {
+    let (fixture, _) = host();
+    let image = fixture.path("images/root.qcow2");
+    fs::write(&image, "theirs").unwrap();
+    let disk = format!("<disk type='file'><source file='{}'/><target dev='vdq'/></disk>", text(&image));
+    let mut known = Known::with(DOMAIN, UUID, DomainState::Off);
+    known.domains.push((DomainRef { name: "other".to_owned(), uuid: Uuid::nil() }, DomainState::Off));
+    known.disks.insert("other".to_owned(), disk.clone());
+    let error = define(&fixture, &known, None, true).unwrap_err();
+    assert!(error.to_string().contains("in use by domain other (disk vdq)"), "{error}");
+    let files = Request { overwrite: true, ..request(&fixture.path("images")) };
+    let into_files =
+        |known: &Known| restore(&files, &fixture.store, Some(known), &Silent, &Cancel::default(), &mut |_| {});
+    assert!(into_files(&known).unwrap_err().to_string().contains("domain other"));
+    assert_eq!(fs::read_to_string(&image).unwrap(), "theirs");
+    // Its own definition is no obstacle.
+    let mut known = Known::with(DOMAIN, UUID, DomainState::Off);
+    known.disks.insert(DOMAIN.to_owned(), disk);
+    into_files(&known).unwrap();
+    define(&fixture, &known, None, true).unwrap();
 }
 
 #[test]
@@ -518,7 +603,7 @@ fn an_image_that_is_in_use_is_never_replaced() {
     let error = define(&fixture, &Known::default(), None, true).unwrap_err();
     drop(holder.stdin.take());
     holder.wait().unwrap();
-    assert!(error.to_string().contains("uses it"), "{error}");
+    assert!(error.to_string().contains("in use by process"), "{error}");
     define(&fixture, &Known::default(), None, true).unwrap();
 }
 
@@ -622,6 +707,6 @@ fn a_block_device_holds_exactly_the_disk() {
     drop(user);
 
     let mut none = wanted(&device);
-    none.disks[0].device = Some(backing.clone());
+    none.disks[0].device = Some(disks[0].raw.clone());
     assert!(get(&fixture, &none).unwrap_err().to_string().contains("not a block device"));
 }

@@ -1,5 +1,5 @@
 //! Hooks in a guest, without one: an agent that runs on this host what a guest's would, and agents that lie. That it works
-//! in a guest is for `tests/live_guest_hooks.rs`.
+//! in a guest is for `tests/guests/live_guest_hooks.rs`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

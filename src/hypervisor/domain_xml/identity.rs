@@ -34,7 +34,7 @@ pub fn renew(
     Ok(())
 }
 
-fn rename(edits: &mut Edits<'_>, domain: Node<'_, '_>, to: &DomainRef) -> Result<(), Error> {
+pub fn rename(edits: &mut Edits<'_>, domain: Node<'_, '_>, to: &DomainRef) -> Result<(), Error> {
     if !is_writable(&to.name) {
         return Err(Error::Unknown { what: "the new name", value: to.name.escape_debug().to_string() });
     }

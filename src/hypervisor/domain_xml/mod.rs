@@ -3,6 +3,8 @@
 
 mod edits;
 mod identity;
+mod left_out;
+mod needs;
 mod reach;
 mod read;
 mod repoint;
@@ -12,9 +14,11 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
-pub use read::{Described, Job, Volume, read};
+pub use left_out::left_out;
+pub use needs::{Cpu, Needs, needs};
+pub use read::{Described, Job, Volume, is_external_snapshot, read};
 pub use repoint::{disk_text, has_images_of, repoint};
-pub use rewrite::{Changes, Rewritten, rewrite};
+pub use rewrite::{Changes, Rewritten, renamed, rewrite};
 
 /// Why a domain's XML cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -69,6 +69,14 @@ pub fn read(xml: DomainXml, state: DomainState, persistent: bool) -> Result<Desc
     Ok(Described { domain, volumes, jobs })
 }
 
+/// Whether a snapshot's XML says that its disks, or its memory, are files of their own.
+pub fn is_external_snapshot(xml: &str) -> bool {
+    let Ok(document) = roxmltree::Document::parse(xml) else { return false };
+    let snapshot = document.root_element();
+    let disks = all(snapshot, "disks").flat_map(|disks| all(disks, "disk"));
+    disks.chain(all(snapshot, "memory")).any(|part| part.attribute("snapshot") == Some("external"))
+}
+
 fn id(domain: Node<'_, '_>) -> Result<DomainRef, Error> {
     // Blanks at either end belong to the name, so it is not trimmed.
     let name = at(domain, &["name"]).and_then(|name| name.text()).filter(|name| !name.is_empty());

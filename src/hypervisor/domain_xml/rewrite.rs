@@ -26,6 +26,8 @@ pub struct Changes {
     pub nvram: Option<PathBuf>,
     /// Where files of a direct boot were restored to, by element (`kernel`, `initrd`, `dtb`).
     pub boot: BTreeMap<String, PathBuf>,
+    /// Another machine type than the one that was saved.
+    pub machine: Option<String>,
 }
 
 /// A definition, ready for libvirt.
@@ -67,6 +69,14 @@ pub fn rewrite(xml: &str, changes: &Changes) -> Result<Rewritten, Error> {
     let ours: BTreeSet<&str> = ours.filter_map(Path::to_str).collect();
     notes.extend(reach::notes(parse(&xml)?.root_element(), &ours));
     Ok(Rewritten { xml, notes })
+}
+
+/// The same definition with another name and UUID; all else stays, so it must not be started beside the other.
+pub fn renamed(xml: &str, to: &DomainRef) -> Result<String, Error> {
+    let document = parse(xml)?;
+    let mut edits = Edits::new(xml);
+    identity::rename(&mut edits, document.root_element(), to)?;
+    Ok(edits.apply())
 }
 
 fn change_disks(edits: &mut Edits<'_>, domain: Node<'_, '_>, changes: &Changes) -> Result<(), Error> {
@@ -145,6 +155,9 @@ fn eject(edits: &mut Edits<'_>, disk: Node<'_, '_>) {
 
 fn change_os(edits: &mut Edits<'_>, domain: Node<'_, '_>, changes: &Changes) -> Result<(), Error> {
     let Some(os) = at(domain, &["os"]) else { return Ok(()) };
+    if let (Some(kind), Some(machine)) = (at(os, &["type"]), &changes.machine) {
+        edits.set(kind, "machine", machine);
+    }
     for (element, path) in &changes.boot {
         for node in os.children().filter(|node| super::tree::is(*node, element)) {
             edits.set_text(node, as_text(path)?, "");

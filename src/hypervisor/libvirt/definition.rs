@@ -8,10 +8,12 @@ use virt::domain::{
     Domain as Handle, DomainPausedReason, DomainShutoffReason, DomainState as VirtState, DomainStateReason,
 };
 use virt::enumutil::Enum;
-use virt_sys::{VIR_DOMAIN_XML_INACTIVE, VIR_DOMAIN_XML_MIGRATABLE, VIR_DOMAIN_XML_SECURE};
+use virt_sys::{
+    VIR_DOMAIN_UNDEFINE_KEEP_NVRAM, VIR_DOMAIN_XML_INACTIVE, VIR_DOMAIN_XML_MIGRATABLE, VIR_DOMAIN_XML_SECURE,
+};
 
-use super::call;
-use crate::hypervisor::{Error, Kind, OffKind, domain_xml};
+use super::{call, ffi};
+use crate::hypervisor::{Error, Kind, OffKind, SavedState, StateKind, domain_xml};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml, Source};
 
 pub(super) fn list(connection: &Connect) -> Result<Vec<(DomainRef, DomainState)>, Error> {
@@ -142,4 +144,31 @@ pub(super) fn define(connection: &Connect, xml: &str) -> Result<DomainRef, Error
     let nobody = DomainRef { name: "domain".to_owned(), uuid: uuid::Uuid::nil() };
     let handle = connection.define_domain_xml(xml).map_err(|source| call(&nobody, "define it", source))?;
     identify(&handle)
+}
+
+/// The UUID is nobody's, so that no TPM state goes with it.
+pub(super) fn try_define(connection: &Connect, xml: &str) -> Result<(), Error> {
+    let nobody = DomainRef { name: "domain".to_owned(), uuid: uuid::Uuid::nil() };
+    let handle = connection.define_domain_xml(xml).map_err(|source| call(&nobody, "define it", source))?;
+    // Drivers without UEFI variables do not know the flag.
+    let undefined = handle.undefine_flags(VIR_DOMAIN_UNDEFINE_KEEP_NVRAM).or_else(|_| handle.undefine());
+    undefined.map(drop).map_err(|source| call(&identify(&handle).unwrap_or(nobody), "undefine it again", source))
+}
+
+/// A domain of another kind than QEMU's may have no such states to ask for.
+pub(super) fn saved_states(handle: &Handle, domain: &DomainRef) -> Result<Vec<SavedState>, Error> {
+    let failed = |source| call(domain, "list its snapshots", source);
+    let mut states = Vec::new();
+    for snapshot in handle.list_all_snapshots(0).map_err(failed)? {
+        let name = snapshot.name().map_err(failed)?;
+        let xml = snapshot.xml_desc(0).map_err(failed)?;
+        let kind = match domain_xml::is_external_snapshot(&xml) {
+            true => StateKind::ExternalSnapshot,
+            false => StateKind::InternalSnapshot,
+        };
+        states.push(SavedState { name, kind });
+    }
+    let checkpoints = ffi::checkpoints(handle).map_err(|source| call(domain, "list its checkpoints", source))?;
+    states.extend(checkpoints.into_iter().map(|name| SavedState { name, kind: StateKind::Checkpoint }));
+    Ok(states)
 }

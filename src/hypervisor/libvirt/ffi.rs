@@ -8,8 +8,11 @@
 use std::ffi::{CStr, CString, c_int, c_uint};
 use std::ptr::{null, null_mut};
 
+use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::Error;
+
+use crate::hypervisor::domain_xml::Cpu;
 
 fn check(result: c_int) -> Result<c_int, Error> {
     if result < 0 { Err(Error::last_error()) } else { Ok(result) }
@@ -91,6 +94,48 @@ pub fn backup_xml(domain: &Domain) -> Result<String, Error> {
 pub fn abort_job(domain: &Domain) -> Result<(), Error> {
     // SAFETY: see the module.
     check(unsafe { virt_sys::virDomainAbortJob(domain.as_ptr()) }).map(drop)
+}
+
+/// The names of the checkpoints of a domain.
+pub fn checkpoints(domain: &Domain) -> Result<Vec<String>, Error> {
+    let mut list: *mut virt_sys::virDomainCheckpointPtr = null_mut();
+    // SAFETY: see the module; libvirt fills in a list of its own.
+    let count = check(unsafe { virt_sys::virDomainListAllCheckpoints(domain.as_ptr(), &mut list, 0) })?;
+    let mut names = Vec::new();
+    for at in 0..usize::try_from(count).unwrap_or_default() {
+        // SAFETY: the list has `count` checkpoints, each ours to free; a name lives as long as its checkpoint.
+        unsafe {
+            let checkpoint = *list.add(at);
+            let name = virt_sys::virDomainCheckpointGetName(checkpoint);
+            if !name.is_null() {
+                names.push(CStr::from_ptr(name).to_string_lossy().into_owned());
+            }
+            virt_sys::virDomainCheckpointFree(checkpoint);
+        }
+    }
+    // SAFETY: the list is from malloc, and ours to free.
+    unsafe { free(list.cast()) };
+    Ok(names)
+}
+
+/// Whether this host can run a CPU, as one of libvirt's constants.
+pub fn compare_cpu(connection: &Connect, cpu: &Cpu) -> Result<virt_sys::virCPUCompareResult, Error> {
+    let [emulator, arch, machine] = [&cpu.emulator, &cpu.arch, &cpu.machine].map(|text| text.as_deref().map(c_string));
+    let pointer = |text: &Option<CString>| text.as_ref().map_or(null(), |text| text.as_ptr());
+    let (virt_type, xml) = (c_string(&cpu.virt_type), c_string(&cpu.xml));
+    // SAFETY: the connection lives as long as the call, as do the strings; those that are null are chosen by libvirt.
+    let result = check(unsafe {
+        virt_sys::virConnectCompareHypervisorCPU(
+            connection.as_ptr(),
+            pointer(&emulator),
+            pointer(&arch),
+            pointer(&machine),
+            virt_type.as_ptr(),
+            xml.as_ptr(),
+            0,
+        )
+    })?;
+    Ok(result as virt_sys::virCPUCompareResult)
 }
 
 unsafe extern "C" {

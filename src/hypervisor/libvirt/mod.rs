@@ -4,6 +4,7 @@ mod agent;
 mod capture;
 mod definition;
 mod ffi;
+mod missing;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +15,7 @@ use virt::domain::Domain as Handle;
 use virt::enumutil::Enum;
 use virt::error::{Error as VirtError, ErrorNumber, clear_error_callback};
 
-use super::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob};
+use super::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob, SavedState};
 use crate::model::{Domain, DomainRef, DomainState};
 use crate::sys::step::{self, Step};
 
@@ -205,6 +206,18 @@ impl Hypervisor for Libvirt {
         step(Step::DefinitionWrite, &unknown)?;
         let defined = definition::define(&self.connection()?, xml)?;
         step(Step::DefinitionWritten, &defined).map(|()| defined)
+    }
+
+    fn try_define(&self, xml: &str) -> Result<(), Error> {
+        definition::try_define(&self.connection()?, xml)
+    }
+
+    fn missing(&self, xml: &str) -> Result<Vec<String>, Error> {
+        missing::missing(&self.connection()?, xml)
+    }
+
+    fn saved_states(&self, domain: &DomainRef) -> Result<Vec<SavedState>, Error> {
+        definition::saved_states(&self.handle(domain)?, domain)
     }
 
     fn start(&self, domain: &DomainRef) -> Result<(), Error> {

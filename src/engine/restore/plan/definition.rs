@@ -6,19 +6,26 @@ use std::path::{Path, PathBuf};
 
 use super::super::names::{fresh_name, is_plain, usable_folder};
 use super::super::saved::{Saved, SavedDisk};
+use super::super::staging::Rights;
 use super::super::{Error, Request};
 use super::choice::{choose, names};
 use super::{How, Plan, Write, no_folder, suspect};
-use crate::model::{Device, Disk, Domain, DomainRef, Source};
+use crate::model::{Device, Disk, Domain, DomainRef, Owner, Source};
 
 /// What is known of the host.
 pub struct Host<'a> {
     /// Whether a path exists.
     pub exists: &'a dyn Fn(&Path) -> bool,
+    /// The regular file that a link leads to, when the link can be trusted.
+    pub leads_to: &'a dyn Fn(&Path) -> Option<PathBuf>,
     /// Members whose original path has the same bytes as they.
     pub same: &'a BTreeSet<String>,
     /// Where libvirt keeps the state of emulated TPMs, by UUID.
     pub swtpm: &'a Path,
+    /// A private file of the user that QEMU runs as.
+    pub qemu_owner: Option<Owner>,
+    /// A private file of the user that swtpm runs as.
+    pub swtpm_owner: Option<Owner>,
 }
 
 /// Images, and all that the definition of `to` needs beside them; `described` is what the saved definition says.
@@ -38,10 +45,13 @@ pub fn domain(
     let names = names(saved, &chosen, request.to.is_some());
     for ((disk, device), name) in chosen.iter().zip(names) {
         let name = if renamed { fresh_name(&to.name, disk) } else { name };
-        let image = match (device, image_folder(request, disk, renamed)?) {
-            (Some(device), _) => plan.write_device(saved, disk, device)?,
-            (None, Place::Device(device)) => plan.write_device(saved, disk, &device)?,
-            (None, Place::Folder(folder)) => plan.write_image(saved, disk, folder.join(name))?,
+        let place = match device {
+            Some(device) => Place::Device((*device).to_owned()),
+            None => image_folder(saved, request, disk, renamed)?,
+        };
+        let image = match place {
+            Place::Device(device) => plan.write_device(saved, disk, &device)?,
+            Place::Folder(folder) => plan.write_image(saved, disk, folder.join(name))?,
         };
         plan.changes.disks.insert(disk.target.clone(), image);
     }
@@ -61,17 +71,31 @@ pub fn domain(
     if let Some(why) = &saved.tpm_missing {
         plan.notes.push(format!("the state of the TPM was not saved ({why}); the guest starts with an empty one"));
     }
+    // The definition goes on to name the link.
+    for write in plan.writes.iter_mut().filter(|write| !matches!(write.how, How::Device(_) | How::Tpm)) {
+        let real = (host.leads_to)(&write.to).filter(|real| real.parent().is_some_and(usable_folder));
+        write.to = real.unwrap_or_else(|| std::mem::take(&mut write.to));
+    }
     plan.check_distinct(saved)?;
+    let in_place = !renamed && request.to.is_none();
+    for write in &mut plan.writes {
+        let disk = saved.disks.iter().find(|disk| in_place && disk.member == write.member);
+        let owner = match write.how {
+            How::Tpm => host.swtpm_owner,
+            _ => disk.and_then(|disk| disk.owner).or(host.qemu_owner),
+        };
+        write.rights = Rights::Kept(owner);
+    }
     Ok(plan)
 }
 
-/// Where an image goes, when the request names no device for it.
+/// Where an image goes.
 enum Place {
     Folder(PathBuf),
     Device(PathBuf),
 }
 
-fn image_folder(request: &Request, disk: &SavedDisk, renamed: bool) -> Result<Place, Error> {
+fn image_folder(saved: &Saved, request: &Request, disk: &SavedDisk, renamed: bool) -> Result<Place, Error> {
     if let Some(folder) = &request.to {
         return Ok(Place::Folder(folder.clone()));
     }
@@ -91,12 +115,21 @@ fn image_folder(request: &Request, disk: &SavedDisk, renamed: bool) -> Result<Pl
         Source::Block(path) if !renamed => Err(Error::Other {
             message: format!("disk {}: it was the block device {}", disk.target, path.display()),
             hint: Some(format!(
-                "replace what that device holds: --overwrite; or name one: --disk {}=/dev/…; or restore to files: --to DIR",
-                disk.target
+                "replace what that device holds: --overwrite; or name one: {}; or restore to files: --to DIR",
+                with_device(saved, disk)
             )),
         }),
         _ => Err(no_folder(disk)),
     }
+}
+
+/// The words that choose a device for one disk, and leave the others in: named disks are the only ones that are restored.
+fn with_device(saved: &Saved, disk: &SavedDisk) -> String {
+    let word = |other: &SavedDisk| {
+        let device = if other.target == disk.target { "=/dev/…" } else { "" };
+        format!("--disk {}{device}", other.target)
+    };
+    saved.disks.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
 impl Plan {

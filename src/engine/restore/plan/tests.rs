@@ -6,7 +6,7 @@ use super::super::{Define, DiskChoice};
 use super::*;
 use crate::archive::manifest::FileEntry;
 use crate::engine::points::When;
-use crate::model::{Device, Disk, Domain, DomainRef, DomainState, DomainXml};
+use crate::model::{Device, Disk, Domain, DomainRef, DomainState, DomainXml, Owner};
 
 fn saved(disks: &[(&str, Source, Format)]) -> Saved {
     let disks: Vec<SavedDisk> = disks
@@ -17,6 +17,8 @@ fn saved(disks: &[(&str, Source, Format)]) -> Saved {
             source: source.clone(),
             format: format.clone(),
             virtual_bytes: Some(4096),
+            owner: None,
+            encrypted: false,
         })
         .collect();
     Saved {
@@ -32,6 +34,9 @@ fn saved(disks: &[(&str, Source, Format)]) -> Saved {
         documents: Vec::new(),
     }
 }
+
+const QEMU: Option<Owner> = Some(Owner { uid: 64055, gid: 64055, mode: 0o600 });
+const SWTPM: Option<Owner> = Some(Owner { uid: 104, gid: 108, mode: 0o600 });
 
 fn file(path: &str) -> Source {
     Source::File(path.into())
@@ -79,7 +84,15 @@ fn plan(saved: &Saved, request: &Request, name: &str, there: &[&str]) -> Result<
     let uuid = if name == "web" { uuid::Uuid::nil() } else { uuid::Uuid::max() };
     let exists = |path: &Path| there.iter().any(|there| path == Path::new(there));
     let same = BTreeSet::new();
-    let host = Host { exists: &exists, same: &same, swtpm: Path::new("/tpm") };
+    let leads_to = |path: &Path| path.starts_with("/link").then(|| Path::new("/real").join(path.file_name().unwrap()));
+    let host = Host {
+        exists: &exists,
+        leads_to: &leads_to,
+        same: &same,
+        swtpm: Path::new("/tpm"),
+        qemu_owner: QEMU,
+        swtpm_owner: SWTPM,
+    };
     domain(saved, request, &described, &DomainRef { name: name.to_owned(), uuid }, &host)
 }
 
@@ -104,6 +117,9 @@ fn a_block_device_of_the_original_is_written_only_when_that_is_asked_for() {
     assert_eq!(targets(&plan(&saved, &asked, "web", &[]).unwrap()), ["device /dev/vg/web"]);
     // Never for a copy: the device is the original's.
     assert!(plan(&saved, &asked, "copy", &[]).is_err());
+    asked.disks = vec![DiskChoice { target: "vda".to_owned(), device: Some("/dev/vg/new".into()) }];
+    assert_eq!(targets(&plan(&saved, &asked, "copy", &[]).unwrap()), ["device /dev/vg/new"]);
+    asked.disks.clear();
     asked.to = Some("/r".into());
     assert_eq!(targets(&plan(&saved, &asked, "copy", &[]).unwrap()), ["raw /r/copy-vda.raw"]);
     asked.disks = vec![DiskChoice { target: "vda".to_owned(), device: Some("/dev/vg/copy".into()) }];
@@ -163,4 +179,29 @@ fn an_archive_from_elsewhere_chooses_no_folder_of_the_system() {
     };
     assert_eq!(nvram("/etc/cron.d/x")[1], "copy /srv/x");
     assert_eq!(nvram("/var/lib/libvirt/qemu/nvram/w.fd")[1], "copy /var/lib/libvirt/qemu/nvram/w.fd");
+}
+
+#[test]
+fn in_place_an_image_gets_the_owner_that_it_had_and_else_the_user_of_qemu() {
+    let mut saved = saved(&[("vda", file("/srv/a.img"), Format::Raw), ("vdb", file("/srv/b.img"), Format::Raw)]);
+    let theirs = Owner { uid: 7, gid: 8, mode: 0o640 };
+    saved.disks[0].owner = Some(theirs);
+    saved.lengths.insert("tpm/tpm2/x".to_owned(), 5);
+    saved.tpm = vec![FileEntry { member: "tpm/tpm2/x".to_owned(), path: "/y".into() }];
+    let rights = |request: &Request, name: &str| -> Vec<Rights> {
+        plan(&saved, request, name, &[]).unwrap().writes.iter().map(|write| write.rights).collect()
+    };
+    assert_eq!(rights(&request(None), "web"), [Some(theirs), QEMU, SWTPM].map(Rights::Kept));
+    assert_eq!(rights(&request(Some("/r")), "web"), [QEMU, QEMU, SWTPM].map(Rights::Kept));
+    assert_eq!(rights(&request(None), "copy"), [QEMU, QEMU, SWTPM].map(Rights::Kept));
+}
+
+#[test]
+fn an_image_is_written_where_a_link_leads_and_the_definition_keeps_the_link() {
+    let saved = saved(&[("vda", file("/link/a.img"), Format::Raw), ("vdb", block("/dev/vg/b"), Format::Raw)]);
+    let error = plan(&saved, &request(None), "web", &[]).unwrap_err();
+    assert!(error.hint().unwrap().contains("--disk vda --disk vdb=/dev/…;"), "{error:?}");
+    let plan = plan(&saved, &Request { overwrite: true, ..request(None) }, "web", &[]).unwrap();
+    assert_eq!(targets(&plan), ["raw /real/a.img", "device /dev/vg/b"]);
+    assert_eq!(plan.changes.disks["vda"].source, file("/link/a.img"));
 }

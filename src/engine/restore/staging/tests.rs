@@ -1,11 +1,12 @@
 //! Staging on real file systems.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 
 use super::*;
 
 fn write(staging: &mut Staging, path: &Path) {
-    staging.create(path).unwrap().with(|mut file| file.write_all(b"new")).unwrap();
+    staging.create(path, Rights::Private).unwrap().with(|mut file| file.write_all(b"new")).unwrap();
 }
 
 #[test]
@@ -14,7 +15,7 @@ fn dropped_it_leaves_nothing_and_puts_back_what_was_there() {
     let old = dir.path().join("old");
     fs::write(&old, "old").unwrap();
     let mut staging = Staging::new(true, &Patience::default());
-    staging.folder(&dir.path().join("a/b")).unwrap();
+    staging.folder(&dir.path().join("a/b"), PRIVATE).unwrap();
     write(&mut staging, &dir.path().join("a/b/c"));
     write(&mut staging, &old);
     staging.place().unwrap();
@@ -102,7 +103,10 @@ fn without_overwrite_nothing_is_replaced_even_late() {
     write(&mut staging, &path);
     fs::write(&path, "theirs").unwrap();
     assert!(matches!(staging.place(), Err(Error::Exists { .. })));
-    assert!(matches!(Staging::new(false, &Patience::default()).create(&path), Err(Error::Exists { .. })));
+    assert!(matches!(
+        Staging::new(false, &Patience::default()).create(&path, Rights::Private),
+        Err(Error::Exists { .. })
+    ));
     drop(staging);
     assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
 }
@@ -115,9 +119,10 @@ fn links_are_not_followed() {
     std::os::unix::fs::symlink(&target, &link).unwrap();
     std::os::unix::fs::symlink(&target, part_of(&dir.path().join("x"))).unwrap();
     let mut staging = Staging::new(true, &Patience::default());
-    assert!(matches!(staging.create(&link), Err(Error::Exists { .. })));
-    assert!(staging.create(&dir.path().join("x")).is_err());
-    assert!(staging.folder_within(&link).is_err());
+    let error = staging.create(&link, Rights::Private).err().unwrap();
+    assert!(error.to_string().contains("link: a symbolic link to ") && !error.hint().unwrap().contains("--overwrite"));
+    assert!(staging.create(&dir.path().join("x"), Rights::Private).is_err());
+    assert!(staging.folder_within(&link, PRIVATE).is_err());
     assert_eq!(fs::read_to_string(&target).unwrap(), "theirs");
 }
 
@@ -128,8 +133,28 @@ fn what_an_interrupted_restore_left_gives_way_and_what_is_written_does_not() {
     fs::write(part_of(&path), "left").unwrap();
     let mut staging = Staging::new(false, &Patience::default());
     write(&mut staging, &path);
-    assert!(Staging::new(false, &Patience::default()).create(&path).is_err());
+    assert!(Staging::new(false, &Patience::default()).create(&path, Rights::Private).is_err());
     staging.place().unwrap();
     staging.keep();
     assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+}
+
+#[test]
+fn a_replaced_file_gives_its_rights_and_a_new_one_gets_those_that_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, fresh, private] = ["old", "fresh", "private"].map(|name| dir.path().join(name));
+    fs::write(&old, "old").unwrap();
+    fs::set_permissions(&old, Permissions::from_mode(0o4642)).unwrap();
+    let own = fs::metadata(&old).unwrap();
+    let named = Owner { uid: own.uid(), gid: own.gid(), mode: 0o640 };
+    let mut staging = Staging::new(true, &Patience::default());
+    staging.folder(&dir.path().join("a/b"), PASSABLE).unwrap();
+    staging.create(&old, Rights::Kept(Some(named))).unwrap();
+    staging.create(&fresh, Rights::Kept(Some(named))).unwrap();
+    staging.create(&private, Rights::Private).unwrap();
+    staging.place().unwrap();
+    staging.keep();
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    assert_eq!([mode(&old), mode(&fresh), mode(&private)], [0o640, 0o640, 0o600]);
+    assert_eq!([mode(&dir.path().join("a")), mode(&dir.path().join("a/b"))], [0o711, 0o711]);
 }

@@ -1,0 +1,125 @@
+//! The exporter and runs of the same host: what is served while one is on, and what that may cost it.
+
+use crate::host;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::host::Host;
+
+/// A host whose runs serve on a socket, and whose hook before the run asks there.
+fn host() -> Host {
+    let host = Host::new(&["a", "b"]);
+    let (socket, answer) = (host.path("s"), host.path("answer"));
+    let hook = format!(
+        "{{name: ask, phase: pre-run, command: [/usr/bin/curl, --silent, --fail, --unix-socket, {}, --output, {}, \"http://x/metrics\"]}}",
+        socket.display(),
+        answer.display()
+    );
+    let keys = format!("metrics: {{listen: \"unix:{}\"}}\nhooks: [{hook}]", socket.display());
+    host.configure(&keys, "{\"*\": {day_of_week: daily}}");
+    host
+}
+
+fn get(host: &Host, path: &str) -> String {
+    let mut socket = UnixStream::connect(host.path("s")).unwrap();
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// An exporter of the host; killed when dropped.
+struct Serving(Child);
+
+impl Serving {
+    fn start(host: &Host) -> Serving {
+        let config = host.path("config.yml");
+        let mut command = host.command(env!("CARGO_BIN_EXE_kvmbackup"));
+        command.args(["exporter", "--host", host::NAME, "--config"]).arg(config).stdout(Stdio::piped());
+        let mut serving = Serving(command.spawn().unwrap());
+        let mut line = String::new();
+        BufReader::new(serving.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("serving on "), "{line}");
+        serving
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_run_serves_while_it_is_on_and_no_longer() {
+    let host = host();
+    host.run("backup").ends(0);
+    let answer = fs::read_to_string(host.path("answer")).unwrap();
+    assert!(answer.contains("kvmbackup_job_running{backup_job=\"desk\"} 1\n"), "{answer}");
+    assert!(answer.contains("kvmbackup_exporter_state_read_success 1\n"));
+    assert!(!host.path("s").exists());
+}
+
+#[test]
+fn an_exporter_that_serves_already_is_no_trouble() {
+    let host = host();
+    let _serving = Serving::start(&host);
+    // Begun before the run and ended after it, its own look would show what was there before.
+    wait_for("its first look", || host.path("state/survey.json").exists());
+    let ran = host.run("backup").ends(0);
+    assert_eq!(ran.err, "");
+    let answer = fs::read_to_string(host.path("answer")).unwrap();
+    assert!(
+        answer.contains("kvmbackup_job_running{backup_job=\"desk\"} 1\n"),
+        "the exporter tells of the run: {answer}"
+    );
+    let after = get(&host, "/metrics");
+    assert!(after.contains("kvmbackup_job_running{backup_job=\"desk\"} 0\n"), "{after}");
+    assert!(get(&host, "/").contains("<h1>All 2 guests are backed up</h1>"));
+}
+
+#[test]
+fn an_exporter_looks_by_itself() {
+    let host = host();
+    host.configure(&format!("metrics: {{listen: \"unix:{}\"}}", host.path("s").display()), "{a: {day_of_week: daily}}");
+    fs::create_dir(host.path("backups")).unwrap();
+    let _serving = Serving::start(&host);
+    wait_for("the survey", || get(&host, "/metrics").contains("kvmbackup_domain_protected{domain=\"b\"} 0\n"));
+    let metrics = get(&host, "/metrics");
+    assert!(metrics.contains("kvmbackup_domain_protected{domain=\"a\"} 1\n"), "{metrics}");
+    assert!(
+        metrics.contains("kvmbackup_config_load_success 1\n") && metrics.contains("kvmbackup_survey_libvirt_up 1\n")
+    );
+    let page = get(&host, "/");
+    assert!(
+        page.contains("<h1>No backup has run yet</h1>") && page.contains("1 guest is not in the configuration"),
+        "{page}"
+    );
+}
+
+#[test]
+fn a_socket_that_another_program_has_is_7_and_no_more() {
+    let host = host();
+    host.configure(
+        &format!("metrics: {{listen: \"unix:{}\"}}", host.path("s").display()),
+        "{\"*\": {day_of_week: daily}}",
+    );
+    let _other = UnixListener::bind(host.path("s")).unwrap();
+    let ran = host.run("backup").ends(7);
+    assert!(ran.err.contains("cannot listen on") && ran.err.contains("hint: "), "{}", ran.err);
+    assert!(!host.archives("a").is_empty() && !host.archives("b").is_empty(), "the backups are there");
+    fs::remove_file(host.path("a.qcow2")).unwrap();
+    host.run("backup --force").ends(1);
+}

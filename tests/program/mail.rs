@@ -1,0 +1,307 @@
+//! Mails of real runs: by a mail server with TLS and login, by a program in `sendmail`'s place, and what becomes of those
+//! that cannot be sent.
+
+use crate::browser;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::host::{Host, Run};
+use crate::mailbox::{Mail, Server, parse};
+
+const ALL: &str = "{\"*\": {day_of_week: daily}}";
+
+/// A host whose runs are mailed by this server; more keys of `smtp`, and of `mail`.
+fn mailed_by(server: &Server, host: &Host, smtp: &str, mail: &str) {
+    let password = host.path("password");
+    std::fs::write(&password, "s3cret pass\n").unwrap();
+    let login = format!("username: backup, password_file: {}", password.display());
+    let login =
+        if smtp.contains("none") { String::new() } else { format!(", {login}, ca_file: {}", server.ca().display()) };
+    let keys = format!(
+        "mail: {{to: [ops@example.org, root], {mail} smtp: {{host: localhost, port: {}{login}{smtp}}}}}",
+        server.port
+    );
+    host.configure(&keys, ALL);
+}
+
+/// A host whose runs are mailed by a program that keeps what it gets.
+fn mailed_by_program(host: &Host, ends: u8, mail: &str) {
+    let program = host.path("sendmail");
+    let script = format!(
+        "#!/bin/sh\nread first; {{ echo \"$first\"; cat; }} >>{0}/mail.eml; echo \"$@\" >{0}/words; echo no room >&2; exit {ends}\n",
+        host.path("").display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    host.configure(&format!("mail: {{to: root, {mail} sendmail: {}}}", program.display()), ALL);
+}
+
+fn taken(host: &Host) -> Option<Mail> {
+    let bytes = std::fs::read(host.path("mail.eml")).ok()?;
+    std::fs::remove_file(host.path("mail.eml")).unwrap();
+    Some(parse(&bytes))
+}
+
+fn spooled(host: &Host) -> usize {
+    std::fs::read_dir(host.path("state/mail-spool")).map_or(0, Iterator::count)
+}
+
+fn silent(run: Run) {
+    assert_eq!((run.out.as_str(), run.err.as_str()), ("", ""), "cron gets nothing");
+}
+
+fn ledger(host: &Host) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(host.path("state/ledger.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_server_with_starttls_and_login_takes_it() {
+    let (server, host) = (Server::start("accept"), Host::new(&["a", "b"]));
+    mailed_by(&server, &host, "", "");
+    silent(host.run("backup").ends(0));
+    let log = server.log();
+    assert!(
+        log.contains("auth tls=True good=True") && log.contains("data tls=True auth=True to=ops@example.org,root@"),
+        "{log}"
+    );
+    let [mail] = server.mails().try_into().unwrap();
+    assert_eq!(mail.header("Subject"), "[kvmbackup] OK 2/2 - desk");
+    assert_eq!((mail.header("Auto-Submitted"), mail.header("X-Kvmbackup-Result")), ("auto-generated", "OK"));
+    for name in ["Message-ID", "Date", "List-Id", "From", "To", "MIME-Version"] {
+        assert!(!mail.header(name).is_empty());
+    }
+    assert!(
+        mail.text().starts_with("kvmbackup: 2 of 2 good on desk\n") && mail.text().contains("\n-- \nhost "),
+        "{}",
+        mail.text()
+    );
+    assert!(mail.html().contains("OK 2 of 2 on desk"));
+    assert!(ledger(&host)["reports"]["smtp"]["last_success"].is_string());
+    // Told once, the next good run says nothing; it is told later.
+    silent(host.run("backup").ends(0));
+    assert_eq!(server.mails().len(), 1);
+    std::fs::remove_file(host.image("b")).unwrap();
+    silent(host.run("backup").ends(1));
+    let mails = server.mails();
+    assert_eq!(mails[1].header("Subject"), "[kvmbackup] FAILED 1/2 - desk - b");
+    assert!(
+        mails[1].text().contains("RUNS SINCE THE LAST MAIL") && mails[1].text().contains("[kvmbackup] OK 2/2 - desk")
+    );
+}
+
+#[test]
+fn what_is_refused_is_told_to_cron_and_kept() {
+    let (server, host) = (Server::start("refuse"), Host::new(&["a"]));
+    mailed_by(&server, &host, "", "");
+    let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    assert!(
+        run.err.contains("did not take the mail") && run.err.contains("not wanted here") && run.err.contains("hint: "),
+        "{}",
+        run.err
+    );
+    assert!(!run.err.contains("s3cret") && !run.out.contains("s3cret"));
+    assert_eq!(server.log().matches("data ").count(), 1, "what is refused for good is not tried again");
+    assert_eq!(spooled(&host), 1);
+    assert_eq!(ledger(&host)["reports"]["smtp"]["failures"], 1);
+}
+
+#[test]
+fn what_meets_no_server_is_sent_by_the_next_run() {
+    let host = Host::new(&["a"]);
+    let mut gone = Server::start("accept");
+    mailed_by(&gone, &host, "", "");
+    gone.stop();
+    let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    assert!(run.err.contains("did not take the mail"), "{}", run.err);
+    assert_eq!(run.err.matches("Connection refused").count(), 1, "{}", run.err);
+    assert_eq!(spooled(&host), 1);
+    for mode in host.modes("state/mail-spool").into_iter().filter(|(path, _)| path.extension().is_some()) {
+        assert_eq!(mode.1, 0o600);
+    }
+    let server = Server::start("accept");
+    mailed_by(&server, &host, "", "when: always,");
+    silent(host.run("backup").ends(0));
+    assert_eq!((server.mails().len(), spooled(&host)), (2, 0));
+}
+
+#[test]
+fn a_slow_server_is_given_up() {
+    let (server, host) = (Server::start("slow"), Host::new(&["a"]));
+    mailed_by(&server, &host, ", timeout: 1s", "");
+    let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    assert!(run.err.contains("did not take the mail within ") && run.err.contains("hint: "), "{}", run.err);
+    assert_eq!(spooled(&host), 1);
+}
+
+#[test]
+fn no_password_goes_to_a_server_without_tls_or_with_a_strange_certificate() {
+    let (plain, host) = (Server::start("plain"), Host::new(&["a"]));
+    mailed_by(&plain, &host, "", "");
+    host.run("backup").ends(7);
+    assert_eq!(plain.log(), "");
+    let (other, server) = (Server::start("accept"), Server::start("accept"));
+    mailed_by(&server, &host, "", "");
+    let config = std::fs::read_to_string(host.path("config.yml")).unwrap();
+    host.write_config(&config.replace(server.ca().to_str().unwrap(), other.ca().to_str().unwrap()));
+    let run = host.run("backup").ends(7);
+    assert!(run.err.contains("hint: ") && server.log().is_empty(), "{}", run.err);
+}
+
+#[test]
+fn a_local_program_takes_it() {
+    let host = Host::new(&["a"]);
+    mailed_by_program(&host, 0, "");
+    silent(host.run("backup").ends(0));
+    assert_eq!(std::fs::read_to_string(host.path("words")).unwrap(), "-i -t\n");
+    let mail = taken(&host).unwrap();
+    assert!(mail.header("To").starts_with("root@"));
+    host.run("report --send").ends(0).tells(&["on its way"]);
+    assert!(taken(&host).is_some());
+    host.run(&format!("report --render-to {}", host.path("x.eml").display())).ends(0);
+    assert_eq!(parse(&std::fs::read(host.path("x.eml")).unwrap()).header("Subject"), mail.header("Subject"));
+    assert!(host.run("report --format html").ends(0).out.starts_with("<!DOCTYPE html>"));
+    mailed_by_program(&host, 75, "when: always,");
+    let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    assert!(run.err.contains("no room") && run.err.contains("hint: "), "{}", run.err);
+    assert_eq!(spooled(&host), 1);
+}
+
+#[test]
+fn a_run_that_cannot_begin_is_mailed() {
+    let host = Host::new(&["a"]);
+    mailed_by_program(&host, 0, "");
+    silent(host.run("backup").ends(0));
+    taken(&host).unwrap();
+    let good = std::fs::read_to_string(host.path("config.yml")).unwrap();
+    host.write_config(&format!("{good}  qqq: 1\n"));
+    host.run("backup").ends(2);
+    let mail = taken(&host).unwrap();
+    assert_eq!(mail.header("Subject"), "[kvmbackup] FAILED - desk - configuration");
+    assert!(mail.text().contains("qqq: unknown key") && mail.html().contains("qqq: unknown key"));
+    host.write_config(&good);
+    let lock = std::fs::File::options().append(true).open(host.path("state/lock")).unwrap();
+    lock.lock().unwrap();
+    host.run("backup").ends(3);
+    assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] FAILED - desk - another run holds the lock");
+    // To close the file is not enough: what another test is about to start has it, too, until it executes its program.
+    lock.unlock().unwrap();
+    silent(host.run("backup").ends(0));
+    assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] OK 1/1 - desk", "it has recovered");
+}
+
+#[test]
+fn a_configuration_that_does_not_say_how_to_mail_is_mailed_as_the_last_run_was() {
+    let host = Host::new(&["a"]);
+    mailed_by_program(&host, 0, "");
+    silent(host.run("backup").ends(0));
+    taken(&host).unwrap();
+    let good = std::fs::read_to_string(host.path("config.yml")).unwrap();
+    assert_eq!(host.modes("state/mail.json").into_values().next(), Some(0o600));
+    host.write_config(&good.replace("to: root,", "too: root,"));
+    let run = host.run("backup").ends(2);
+    assert!(run.err.contains("too: unknown key"), "{}", run.err);
+    let mail = taken(&host).unwrap();
+    assert_eq!(mail.header("Subject"), "[kvmbackup] FAILED - desk - configuration");
+    assert!(mail.text().contains("too: unknown key"));
+    // Whoever wants no mail any more gets none.
+    host.configure("", ALL);
+    host.run("backup").ends(0);
+    assert!(!host.path("state/mail.json").exists());
+    host.write_config(&good.replace("to: root,", "too: root,"));
+    host.run("backup").ends(2);
+    assert!(taken(&host).is_none());
+}
+
+#[test]
+fn what_was_not_due_and_should_have_been_is_mailed() {
+    let host = Host::new(&["old", "never"]);
+    let program = host.path("sendmail").display().to_string();
+    mailed_by_program(&host, 0, "");
+    host.run("backup old").ends(0);
+    assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] OK 1/1 - desk");
+    host.age("old", &[30]);
+    let other = format!("{{\"*\": {{day_of_week: {}}}}}", host.another_day());
+    host.configure(&format!("mail: {{to: root, sendmail: {program}}}"), &other);
+    host.run("backup").ends(0);
+    let mail = taken(&host).unwrap();
+    assert_eq!(mail.header("Subject"), "[kvmbackup] WARNING - desk - old is late");
+    assert!(mail.text().contains("LATE\n  old is late") && mail.html().contains("old is late"), "{}", mail.text());
+    host.run("backup").ends(0);
+    assert!(taken(&host).is_none(), "it was told");
+    // The other one is known for a month now, and nobody ever saved it.
+    let path = host.path("state/survey.json");
+    let mut survey: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let since = &mut survey["domains"]["never"]["since"];
+    assert!(since.is_string());
+    *since = "2026-01-01T00:00:00Z".into();
+    std::fs::write(&path, survey.to_string()).unwrap();
+    host.run("backup").ends(0);
+    let mail = taken(&host).unwrap();
+    assert_eq!(mail.header("Subject"), "[kvmbackup] WARNING - desk - never is late, old is late");
+}
+
+#[test]
+fn a_recovery_is_called_ok_whatever_was_not_mailed_before() {
+    let host = Host::new(&["a", "b"]);
+    mailed_by_program(&host, 0, "when: change,");
+    std::fs::rename(host.image("b"), host.path("aside")).unwrap();
+    silent(host.run("backup").ends(1));
+    assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] FAILED 1/2 - desk - b");
+    silent(host.run("backup").ends(1));
+    assert!(taken(&host).is_none(), "nothing has changed");
+    std::fs::rename(host.path("aside"), host.image("b")).unwrap();
+    silent(host.run("backup").ends(0));
+    assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] OK 2/2 - desk");
+}
+
+#[test]
+fn both_parts_say_what_failed_why_and_what_the_hook_said_last() {
+    let host = Host::new(&["a", "b"]);
+    mailed_by_program(&host, 0, "");
+    let hook = host.path("hook");
+    std::fs::write(&hook, "#!/bin/sh\nfor n in $(seq 100 140); do echo line-$n; done\nexit 1\n").unwrap();
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = std::fs::read_to_string(host.path("config.yml")).unwrap();
+    let hooks = format!("hooks: [{{name: ping, phase: pre-domain, domains: b, command: [{}]}}]", hook.display());
+    host.write_config(&config.replace("day_of_week: daily", &format!("day_of_week: daily, {hooks}")));
+    silent(host.run("backup").ends(1));
+    let mail = taken(&host).unwrap();
+    let free = host.path("backups").display().to_string();
+    for part in [mail.text(), mail.html()] {
+        for words in
+            ["ping (pre-domain): exit status 1", "line-121\n", "line-140", "kvmbackup 0.", &free, "kvmbackup list"]
+        {
+            let there = part.contains(words) || part.contains(&words.replace('\n', "\r\n"));
+            assert!(there, "{words:?} is not in {part}");
+        }
+        assert!(!part.contains("line-120"), "twenty lines are enough: {part}");
+    }
+}
+
+#[test]
+fn names_of_domains_put_nothing_into_the_header() {
+    let host = Host::new(&["a"]);
+    mailed_by_program(&host, 0, "");
+    host.run_words(&["backup", "a\r\nBcc: thief@example.org\r\n\r\n<script>x</script>"]).ends(1);
+    let mail = taken(&host).unwrap();
+    assert!(!mail.has("Bcc") && mail.header("To").starts_with("root@"));
+    assert!(mail.header("Subject").len() <= 78 && !mail.html().contains("<script"), "{}", mail.header("Subject"));
+}
+
+#[test]
+fn chromium_shows_it_on_narrow_and_wide_screens_light_and_dark() {
+    let host = Host::new(&["a", "a-guest-with-a-name-that-is-much-longer-than-any-name-should-ever-be-in-practice"]);
+    std::fs::remove_file(host.image("a")).unwrap();
+    host.run("backup").ends(1);
+    let html = host.run("report --format html").ends(0).out;
+    assert!(html.len() <= 100_000);
+    let browser = browser::Browser::new();
+    let page = host.path("mail.html");
+    std::fs::write(&page, &html).unwrap();
+    for width in [400, 1200] {
+        let seen = browser.measure(&html.replace("<table role", "<main><table role"), width);
+        assert_eq!(seen.scroll_width, width, "{}", seen.widest);
+        let corner = |light| browser.picture(&format!("file://{}", page.display()), width.max(500), 900, light).corner;
+        assert_eq!(corner(true), [255, 255, 255]);
+        assert!(corner(false).iter().all(|part| *part < 64), "who likes it dark gets it dark: {:?}", corner(false));
+    }
+}

@@ -1,0 +1,50 @@
+//! What holds of the program without a guest of its own: its commands, files, mails, pages, packages and documents.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
+
+#[path = "../browser/mod.rs"]
+mod browser;
+#[path = "../host/mod.rs"]
+mod host;
+#[path = "../mailbox/mod.rs"]
+mod mailbox;
+#[path = "../promql/mod.rs"]
+mod promql;
+#[path = "../serving/mod.rs"]
+mod serving;
+#[path = "../steps/mod.rs"]
+mod steps;
+#[path = "../watched/mod.rs"]
+mod watched;
+
+mod alerts;
+mod cli_check;
+mod cli_exit;
+mod cli_hooks;
+mod cli_json;
+mod cli_ledger;
+mod cli_metrics;
+mod cli_plan;
+mod cli_report;
+mod cli_retention;
+mod cli_seed;
+mod crash_off;
+mod damage;
+mod dashboard;
+mod docs;
+mod docs_config;
+mod exporter;
+mod exporter_runs;
+mod fault_clock;
+mod hostile;
+mod layers;
+mod mail;
+mod mail_ways;
+mod mail_when;
+mod packages;
+mod page_cache;
+mod reliability;
+mod restore_points;
+mod runbooks;
+mod secrets;
+mod security;
+mod status_page;

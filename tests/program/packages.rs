@@ -1,0 +1,311 @@
+//! What is installed: units, the manual, the package for Debian, and that the units take away nothing that is needed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
+
+use crate::host;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::host::Host;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_kvmbackup");
+
+#[test]
+fn systemd_understands_every_unit() {
+    if is_missing("systemd-analyze") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut units = Vec::new();
+    for (name, text) in units_installed() {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text.replace("/usr/bin/kvmbackup", PROGRAM)).unwrap();
+        units.push(path);
+    }
+    assert_eq!(units.len(), 5);
+    let verified = output(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units));
+    let said = String::from_utf8_lossy(&verified.stderr);
+    // Of units of this machine it may complain, too.
+    let about_ours: Vec<_> = said.lines().filter(|line| line.contains("kvmbackup")).collect();
+    assert!(verified.status.success() && about_ours.is_empty(), "{said}");
+}
+
+#[test]
+fn units_hold_to_the_promises() {
+    let units = units_installed();
+    let run = &units["kvmbackup.service"];
+    for line in
+        ["Type=oneshot", "ExecStopPost=-/usr/bin/kvmbackup -q recover", "LogRateLimitIntervalSec=0", "KillMode=mixed"]
+    {
+        assert!(run.lines().any(|other| other == line), "kvmbackup.service: {line}");
+    }
+    assert!(run.contains("#OnFailure="));
+    let timer = &units["kvmbackup.timer"];
+    assert!(timer.contains("\nOnCalendar=*-*-* 02:00:00\n") && timer.contains("\nPersistent=true\n"));
+    assert!(timer.contains("\nRandomizedDelaySec="));
+    let exporter = &units["kvmbackup-exporter.service"];
+    for key in ["LimitNOFILE=", "TasksMax=", "MemoryMax=", "SuccessExitStatus=143"] {
+        assert!(exporter.contains(&format!("\n{key}")), "kvmbackup-exporter.service: {key}");
+    }
+    for (name, text) in units {
+        for call in text.lines().filter_map(|line| line.split_once("/usr/bin/")).map(|(_, call)| call) {
+            let parsed = kvmbackup::cli::args::parse(call.split_whitespace());
+            assert!(parsed.is_ok(), "{name}: {call}: {}", parsed.unwrap_err());
+        }
+    }
+}
+
+/// systemd cannot be run here. What its settings forbid is taken from the units and held against the calls that the programs
+/// make, guests off: a live guest adds what libvirt's library does over the same socket.
+#[test]
+fn no_program_makes_a_call_that_its_unit_forbids() {
+    if is_missing("strace") || is_missing("systemd-analyze") {
+        return;
+    }
+    let host = Host::new(&["a"]);
+    let textfile = host.path("metrics.prom").display().to_string();
+    let hook = host.path("hook");
+    std::fs::write(&hook, "#!/bin/sh\necho hooked\n").unwrap();
+    host::run("chmod", &["755", hook.to_str().unwrap()]);
+    let hooks = format!("hooks: [{{name: one, phase: pre-domain, command: [{}]}}]", hook.display());
+    host.configure(&format!("metrics: {{textfile: {textfile}}}\n{hooks}"), "{\"*\": {day_of_week: daily}}");
+    let units = units_installed();
+    let groups = system_call_groups();
+    hold(&units["kvmbackup.service"], &groups, &traced(&host, "backup"));
+    hold(&units["kvmbackup.service"], &groups, &traced(&host, "-q recover"));
+    hold(&units["kvmbackup-metrics.service"], &groups, &traced(&host, "-q metrics"));
+    hold(&units["kvmbackup-exporter.service"], &groups, &traced_exporter(&host));
+    assert_eq!(host.archives("a").len(), 1);
+}
+
+/// Panics if one of these calls is forbidden by a unit.
+#[track_caller]
+fn hold(unit: &str, groups: &BTreeMap<String, Vec<String>>, calls: &BTreeSet<(String, String)>) {
+    let filter = setting(unit, "SystemCallFilter").unwrap();
+    let (forbids, names) = filter.strip_prefix('~').map_or((false, filter), |rest| (true, rest));
+    let named: BTreeSet<&str> = names.split_whitespace().flat_map(|name| members(groups, name)).collect();
+    let families = setting(unit, "RestrictAddressFamilies").unwrap();
+    let denies_code = setting(unit, "MemoryDenyWriteExecute") == Some("true");
+    for (name, line) in calls {
+        assert_ne!(named.contains(name.as_str()), forbids, "{line}");
+        let family = line.strip_prefix("socket(").and_then(|rest| rest.split(',').next());
+        assert!(family.is_none_or(|family| families.split_whitespace().any(|other| other == family)), "{line}");
+        assert!(!denies_code || !line.contains("PROT_WRITE|PROT_EXEC"), "{line}");
+    }
+    assert!(calls.len() > 100, "{}", calls.len());
+}
+
+#[test]
+fn a_run_works_without_what_its_unit_takes_away() {
+    if !is_root() || is_missing("setpriv") {
+        return;
+    }
+    let host = Host::new(&["a"]);
+    let unit = &units_installed()["kvmbackup.service"];
+    let dropped = setting(unit, "CapabilityBoundingSet").unwrap().strip_prefix('~').unwrap().to_lowercase();
+    let dropped: Vec<_> = dropped.split_whitespace().map(|name| name.replace("cap_", "-")).collect();
+    assert_eq!(setting(unit, "ProtectSystem"), Some("true"));
+    let config = host.path("config.yml").display().to_string();
+    // What ProtectSystem=true does: systemd.exec(5).
+    let script = "mount --bind /usr /usr && mount -o remount,bind,ro /usr && mount --bind /boot /boot && mount -o remount,bind,ro /boot \
+                  && ! touch /usr/x 2>/dev/null && exec setpriv --bounding-set=\"$1\" --inh-caps=\"$1\" -- \"$2\" backup --config \"$3\" --host desk";
+    let mut command = host.command("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh", &dropped.join(","), PROGRAM, &config]);
+    host.finish(&mut command).ends(0).tells(&["ok", "a"]);
+}
+
+#[test]
+fn a_real_systemd_runs_timer_and_service_and_calls_somebody_after_a_failure() {
+    if !is_root() || is_missing("systemd-nspawn") {
+        return;
+    }
+    let (host, place) = (Host::new(&["web-1"]), tempfile::tempdir().unwrap());
+    let script = root().join("tests/packages/try-systemd");
+    let tried = output(Command::new(script).arg(PROGRAM).arg(place.path()).arg(host.image("web-1")));
+    let [said, errors] = [&tried.stdout, &tried.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    if tried.status.code() == Some(77) {
+        eprintln!("no systemd can be booted here: {errors}");
+        return;
+    }
+    assert!(tried.status.success(), "{said}\n{errors}");
+    let lines: BTreeSet<_> = said.lines().collect();
+    let name = host::run("hostname", &["-s"]);
+    let name = name.trim();
+    let subjects = [
+        format!("mail: Subject: [kvmbackup] OK 1/1 - {name}"),
+        format!("mail: Subject: [kvmbackup] FAILED 1/1 - {name} - web-1"),
+    ];
+    for line in [
+        "timer: Result=success",
+        "timer: ExecMainStatus=0",
+        "timer: TriggeredBy=kvmbackup.timer",
+        "recover: status=0",
+        "start: fails",
+        "called: yes",
+        "credential: given",
+    ] {
+        assert!(lines.contains(line), "{line}\n{said}\n{errors}");
+    }
+    for subject in &subjects {
+        assert!(lines.contains(subject.as_str()), "{subject}\n{said}\n{errors}");
+    }
+}
+
+#[test]
+fn the_package_passes_lintian_and_leaves_nothing_behind() {
+    if !is_root() || ["lintian", "dpkg-buildpackage", "dh"].into_iter().any(is_missing) {
+        return;
+    }
+    let target = tempfile::tempdir().unwrap();
+    let built = output(
+        Command::new("make")
+            .arg("deb")
+            .arg(format!("BIN={PROGRAM}"))
+            .arg(format!("TARGET={}", target.path().display()))
+            .env_remove("MAKEFLAGS")
+            .current_dir(root()),
+    );
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let mut packages = std::fs::read_dir(target.path().join("deb")).unwrap().map(|entry| entry.unwrap().path());
+    let package = packages.find(|path| path.extension().is_some_and(|extension| extension == "deb")).unwrap();
+
+    let judged = output(Command::new("lintian").args(["--allow-root", "--fail-on", "error,warning"]).arg(&package));
+    assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stdout));
+
+    let place = tempfile::tempdir().unwrap();
+    let tried = output(Command::new(root().join("tests/packages/try-deb")).arg(&package).arg(place.path()));
+    let [said, errors] = [&tried.stdout, &tried.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    if tried.status.code() == Some(77) {
+        eprintln!("not installed and purged, for there is no copy of this machine to be had: {errors}");
+        return;
+    }
+    assert!(tried.status.success(), "{said}\n{errors}");
+    let lines: BTreeSet<_> = said.lines().collect();
+    let version = format!("version: kvmbackup {}", env!("CARGO_PKG_VERSION"));
+    for line in [
+        version.as_str(),
+        "kvmbackup.timer: disabled",
+        "kvmbackup-metrics.timer: disabled",
+        "kvmbackup-exporter.service: disabled",
+        "manual: /usr/share/man/man1/kvmbackup-restore.1.gz",
+        // Without a configuration.
+        "check: 2",
+    ] {
+        assert!(lines.contains(line), "{line}\n{said}\n{errors}");
+    }
+    assert!(!said.contains("left: "), "{said}");
+    assert!(said.contains("said: kvmbackup: /var/lib/kvmbackup stays"), "{said}\n{errors}");
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The units, by name.
+fn units_installed() -> BTreeMap<String, String> {
+    let folder = std::fs::read_dir(root().join("packaging/systemd")).unwrap();
+    let paths = folder.map(|entry| entry.unwrap().path());
+    let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    paths.map(|path| (name(&path), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+fn setting<'a>(unit: &'a str, key: &str) -> Option<&'a str> {
+    unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// Every system call of the program and of what it starts, each with one line of how it was made.
+fn traced(host: &Host, words: &str) -> BTreeSet<(String, String)> {
+    host.finish(&mut tracing(host, words)).ends(0);
+    calls(host)
+}
+
+/// The same of an exporter, from its start over an answer to its end.
+fn traced_exporter(host: &Host) -> BTreeSet<(String, String)> {
+    let socket = host.path("exporter.sock");
+    let mut strace = tracing(host, &format!("-q exporter --listen unix:{}", socket.display())).spawn().unwrap();
+    let mut client = loop {
+        match UnixStream::connect(&socket) {
+            Ok(client) => break client,
+            Err(_) => assert!(strace.try_wait().unwrap().is_none(), "the exporter has ended"),
+        }
+        std::thread::yield_now();
+    };
+    client.write_all(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // strace writes when it has much to write.
+    let process = loop {
+        let trace = std::fs::read(host.path("trace")).unwrap();
+        if let Some((process, _)) = String::from_utf8_lossy(&trace).split_once(' ') {
+            break process.to_owned();
+        }
+        std::thread::yield_now();
+    };
+    host::run("kill", &["-TERM", &process]);
+    strace.wait().unwrap();
+    calls(host)
+}
+
+fn tracing(host: &Host, words: &str) -> Command {
+    let mut command = host.command("strace");
+    command.args(["-f", "-qq", "-s", "0", "-e", "signal=none", "-o"]).arg(host.path("trace")).arg(PROGRAM);
+    command.args(words.split_whitespace()).arg("--config").arg(host.path("config.yml")).args(["--host", host::NAME]);
+    command
+}
+
+fn calls(host: &Host) -> BTreeSet<(String, String)> {
+    let text = String::from_utf8_lossy(&std::fs::read(host.path("trace")).unwrap()).into_owned();
+    // `PID  name(arguments) = result`, or `PID  <... name resumed>…` for the rest of one.
+    let calls = text.lines().filter_map(|line| line.split_once(' ').map(|(_, call)| call.trim().to_owned()));
+    let named = calls.filter_map(|call| {
+        let name = call.split_once('(')?.0.to_owned();
+        (name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')).then_some((name, call))
+    });
+    named.collect()
+}
+
+/// systemd's groups of system calls, each with what it lists: calls, and other groups.
+fn system_call_groups() -> BTreeMap<String, Vec<String>> {
+    let text = host::run("systemd-analyze", &["--no-pager", "syscall-filter"]);
+    let mut groups = BTreeMap::<String, Vec<String>>::new();
+    let mut group = String::new();
+    for line in text.lines() {
+        if line.starts_with('@') {
+            group = line.trim().to_owned();
+        } else if line.starts_with(' ') && !line.trim_start().starts_with('#') {
+            groups.entry(group.clone()).or_default().push(line.trim().to_owned());
+        }
+    }
+    groups
+}
+
+fn members<'a>(groups: &'a BTreeMap<String, Vec<String>>, name: &'a str) -> Vec<&'a str> {
+    match groups.get(name) {
+        Some(listed) => listed.iter().flat_map(|name| members(groups, name)).collect(),
+        None => vec![name],
+    }
+}
+
+fn output(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+fn is_root() -> bool {
+    let is_root = host::run("id", &["-u"]).trim() == "0";
+    if !is_root {
+        eprintln!("skipped: this needs root");
+    }
+    is_root
+}
+
+fn is_missing(program: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()));
+    if !found {
+        eprintln!("skipped: there is no {program}");
+    }
+    !found
+}

@@ -1,0 +1,113 @@
+//! Who may see what, and who may make the program do what: an exporter without rights, links that others put in the target, what
+//! is in the memory of the program and of what it starts.
+
+use crate::host;
+use crate::steps;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+
+use crate::host::Host;
+use crate::serving::Exporter;
+use kvmbackup::sys::step::Step;
+
+const NOBODY: u32 = 65534;
+
+/// Panics where the test cannot be made: who is not root can make nobody else's files.
+fn root() {
+    assert!(rustix::process::geteuid().is_root(), "this test needs root");
+}
+
+#[test]
+fn an_exporter_serves_as_an_unprivileged_user_that_may_read_and_no_more() {
+    root();
+    let host = Host::new(&["a"]);
+    host.run("backup").ends(0);
+    let before = host.everything();
+    let mut command = host.command("setpriv");
+    let user = NOBODY.to_string();
+    command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--no-new-privs"]);
+    for set in ["--inh-caps", "--ambient-caps", "--bounding-set"] {
+        command.arg(format!("{set}=-all,+dac_read_search"));
+    }
+    command.arg(env!("CARGO_BIN_EXE_kvmbackup")).args([
+        "exporter",
+        "--listen",
+        "127.0.0.1:0",
+        "--host",
+        host::NAME,
+        "-c",
+    ]);
+    let exporter = Exporter::spawn(command.arg(host.path("config.yml")));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", exporter.pid())).unwrap();
+    assert!(status.contains("CapEff:\t0000000000000004") && status.contains("Uid:\t65534\t65534"), "{status}");
+    let metrics = exporter.get("/metrics");
+    assert_eq!(metrics.status(), 200);
+    assert!(
+        metrics.body.contains("kvmbackup_domain_restore_points{") && metrics.body.contains("domain=\"a\""),
+        "{}",
+        metrics.body
+    );
+    assert!(exporter.get("/").body.contains("The one guest is backed up"), "the page");
+    // Of a process that may leave a core, what is in /proc is its own user's; of one that must not, it is root's: proc(5).
+    let secret = std::fs::metadata(format!("/proc/{}/environ", exporter.pid())).unwrap();
+    assert_eq!(secret.uid(), 0, "its memory could be dumped");
+    drop(exporter);
+    assert_eq!(host.everything(), before, "it has only read");
+}
+
+#[test]
+fn a_link_that_somebody_else_puts_in_a_domains_place_is_not_followed() {
+    root();
+    let host = Host::new(&["a"]);
+    host.run("backup").ends(0);
+    let (folder, elsewhere) = (host.path("backups/a"), host.path("elsewhere"));
+    std::fs::rename(&folder, &elsewhere).unwrap();
+    let before: Vec<_> = std::fs::read_dir(&elsewhere).unwrap().map(|entry| entry.unwrap().path()).collect();
+    // Where many may write, anybody can put a link.
+    std::fs::set_permissions(host.path("backups"), std::fs::Permissions::from_mode(0o1777)).unwrap();
+    symlink(&elsewhere, &folder).unwrap();
+    lchown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+    let refused = host.run("backup --force").ends(1);
+    assert!(refused.out.contains("a link of another user"), "{refused:?}");
+    let listed = host.run("list").ends(5);
+    assert!(listed.out.contains("a link of another user") && !listed.out.contains(".tar"), "{listed:?}");
+    let after: Vec<_> = std::fs::read_dir(&elsewhere).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(before, after, "nothing was written through it, and nothing removed");
+
+    // The operator's own link is how a guest's archives are put elsewhere.
+    lchown(&folder, Some(0), Some(0)).unwrap();
+    host.run("backup --force").ends(0);
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), before.len() + 1);
+}
+
+#[test]
+fn a_folder_that_becomes_a_link_while_an_archive_is_written_gets_nothing() {
+    root();
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, moved, trap) = (dir.path().join("a"), dir.path().join("moved"), dir.path().join("trap"));
+    let store = kvmbackup::store::Store::open(dir.path()).unwrap();
+    let mut partial = store.create("a", chrono::Utc::now(), kvmbackup::model::Codec::None).unwrap();
+    std::fs::create_dir(&trap).unwrap();
+    std::fs::rename(&folder, &moved).unwrap();
+    symlink(&trap, &folder).unwrap();
+    // It goes on in the folder that it has opened, whatever that is called now.
+    partial.publish().unwrap();
+    assert_eq!((std::fs::read_dir(&trap).unwrap().count(), std::fs::read_dir(&moved).unwrap().count()), (0, 1));
+}
+
+#[test]
+fn a_running_backup_and_what_it_starts_leave_no_core() {
+    let host = Host::new(&["a"]);
+    let mut command = host.command("prlimit");
+    command.args(["--core=unlimited", env!("CARGO_BIN_EXE_kvmbackup"), "backup", "--host", host::NAME, "-c"]);
+    let held = steps::hold(command.arg(host.path("config.yml")), Step::DiskRead.into(), &host.path("held"));
+    let threads = std::fs::read_dir(format!("/proc/{}/task", held.pid())).unwrap();
+    let children = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap());
+    let reader: String = children.collect();
+    assert_eq!(reader.split_whitespace().count(), 1, "its qemu-nbd: {reader}");
+    for pid in [held.pid().to_string().as_str(), reader.trim()] {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let cores = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+        assert_eq!(cores.split_whitespace().next(), Some("0"), "{limits}");
+    }
+    assert!(held.finish().status.success());
+}

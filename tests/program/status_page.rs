@@ -1,0 +1,204 @@
+//! The status page: what it says of quiet, bad and hostile nights, and how Chromium shows what the program serves.
+
+use crate::browser;
+use crate::serving;
+use crate::watched;
+use crate::watched::Watched;
+use chrono::{DateTime, TimeDelta, Utc};
+use kvmbackup::exporter::page;
+use kvmbackup::ledger::DomainResult;
+
+fn now() -> DateTime<Utc> {
+    "2026-11-23T08:00:00Z".parse().unwrap()
+}
+
+fn html(watched: &Watched) -> String {
+    page::html(&watched.ledger, watched.survey.as_ref(), false, now())
+}
+
+/// What stands between two marks of a page, every time.
+fn between<'a>(html: &'a str, open: &str, close: &str) -> Vec<&'a str> {
+    html.split(open).skip(1).map(|rest| rest.split(close).next().unwrap()).collect()
+}
+
+fn headline(watched: &Watched) -> String {
+    let html = html(watched);
+    let headline = between(&html, "<h1>", "</h1>")[0].to_owned();
+    assert!(html.contains(&format!("<title>{headline} – kvmbackup</title>")));
+    headline
+}
+
+#[test]
+fn the_headline_says_how_it_stands() {
+    assert_eq!(headline(&watched::quiet(now())), "All 6 guests are backed up");
+    assert_eq!(headline(&watched::bad_night(now())), "4 of 12 guests need attention");
+    assert_eq!(headline(&watched::fresh(now())), "No backup has run yet");
+    assert_eq!(
+        headline(&watched::nothing()),
+        "No backup has run yet, and there is no configuration that could be read"
+    );
+    let mut empty = watched::fresh(now());
+    empty.survey.as_mut().unwrap().domains.clear();
+    assert_eq!(headline(&empty), "No guest is in the configuration");
+    let mut down = watched::quiet(now());
+    down.survey.as_mut().unwrap().repository.up = false;
+    assert_eq!(headline(&down), "All 6 guests are backed up, but: the repository cannot be written to");
+    let mut broken = watched::quiet(now());
+    broken.ledger.config_ok = false;
+    assert_eq!(headline(&broken), "All 6 guests are backed up, but: the configuration cannot be read");
+}
+
+#[test]
+fn each_trouble_is_told_with_what_to_type() {
+    let html = html(&watched::bad_night(now()));
+    let troubles = between(&html, "<section><h2>Needs attention</h2>", "</section>")[0];
+    for words in [
+        "db1</bdi> was not saved, 3 times in a row",
+        "No space left on device",
+        "kvmbackup backup --force db1",
+        "files</bdi> lives on 2 overlays of an interrupted backup",
+        "kvmbackup recover",
+        "vpn</bdi> is late: saved 3 d ago, due every 24 h",
+        "web-2</bdi> is only crash-consistent, filesystem was wanted",
+        "proxy</bdi> was saved with a warning",
+        "ldap</bdi> was left out last time",
+        "The repository is almost full: 61.0 GB left",
+    ] {
+        assert!(troubles.contains(words), "{words} is not in {troubles}");
+    }
+    let order: Vec<_> = between(troubles, "<li class=\"", "\"");
+    assert!(order.windows(2).all(|pair| pair[0] <= pair[1]), "bad before note: {order:?}");
+    assert!(!html.contains("web-1</bdi> "), "what is well is not among them");
+}
+
+#[test]
+fn every_command_shown_is_understood() {
+    let pages = [watched::nothing(), watched::fresh(now()), watched::bad_night(now()), watched::hostile(now())];
+    let mut checked = 0;
+    for html in pages.iter().map(html) {
+        for line in between(&html, "<code>", "</code>").into_iter().filter(|line| line.starts_with("kvmbackup ")) {
+            let plain = line.replace("&#39;", "'").replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">");
+            let script = format!("printf '%s\\0' {}", plain.replace("&amp;", "&"));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            let words: Vec<_> = text.split_terminator('\0').collect();
+            kvmbackup::cli::args::parse(&words).unwrap_or_else(|error| panic!("{line}: {error}"));
+            checked += 1;
+        }
+    }
+    assert!(checked > 15);
+}
+
+#[test]
+fn ages_are_held_against_the_schedule() {
+    let told = |hours: i64| {
+        let mut watched = watched::quiet(now());
+        watched.ledger.domains.get_mut("db1").unwrap().last_success = Some(now() - TimeDelta::hours(hours));
+        let html = html(&watched);
+        let row =
+            between(&html, "<tr role=\"row\" class=", "</tr>").into_iter().find(|row| row.contains(">db1<")).unwrap();
+        between(row, "<small class=\"beside\">", "</small>")[0].to_owned()
+    };
+    assert_eq!(told(5), "of 24 h, on time");
+    assert_eq!(told(30), "of 24 h, due");
+    assert_eq!(told(32), "of 24 h, late");
+}
+
+#[test]
+fn a_run_that_is_on_is_no_trouble() {
+    let mut watched = watched::quiet(now());
+    watched.ledger.jobs.get_mut("cloud1").unwrap().running = Some(uuid::Uuid::nil());
+    watched.survey.as_mut().unwrap().domains.get_mut("db1").unwrap().leftover_overlays = 1;
+    let on = page::html(&watched.ledger, watched.survey.as_ref(), true, now());
+    assert!(on.contains("A run is on.") && on.contains("<h1>All 6 guests"), "{on}");
+    let killed = html(&watched);
+    assert!(
+        killed.contains("the last run was killed") && killed.contains("<h1>1 of 6 guests needs attention"),
+        "{killed}"
+    );
+}
+
+#[test]
+fn a_guest_that_nothing_covers_is_told_apart() {
+    let html = html(&watched::bad_night(now()));
+    assert!(html.contains("2 guests are not in the configuration."));
+    let section = between(&html, "<section><h2>Not in the configuration</h2>", "</section>")[0];
+    assert!(section.contains("sandbox") && section.contains("old-ci") && !section.contains("retired"));
+    assert!(between(&html, "<section><h2>Only restore points are left</h2>", "</section>")[0].contains("retired"));
+    assert_eq!(between(&html, "<tr role=\"row\" class=", "</tr>").len(), 12);
+}
+
+#[test]
+fn hostile_names_are_text_and_nothing_else() {
+    let html = html(&watched::hostile(now()));
+    for word in
+        ["<script", "<img", "<b>", "<i>", "<u>", "<s>", "<a href=//", "onerror=alert(1)>", "\0", "\x1b", "\u{202e}"]
+    {
+        assert!(!html.contains(word), "{word:?} is in the page");
+    }
+    assert_eq!(html.matches("<h1>").count(), 1);
+    assert_eq!(html.matches("</style>").count(), 1);
+    assert_eq!(html.matches("</main>").count(), 1);
+}
+
+#[test]
+fn the_page_asks_for_nothing_and_is_for_every_screen() {
+    let html = html(&watched::bad_night(now()));
+    for word in ["src=", "url(", "@import", "<script", "<link", "style=\""] {
+        assert!(!html.contains(word), "{word}");
+    }
+    for word in
+        ["name=\"viewport\"", "http-equiv=\"refresh\" content=\"60\"", "lang=\"en\"", "prefers-color-scheme: dark"]
+    {
+        assert!(html.contains(word), "{word}");
+    }
+    let drawings = between(&html, "<svg class=\"a", "</svg>");
+    assert!(drawings.len() > 20);
+    for drawing in drawings {
+        assert!(drawing.contains("role=\"img\"><title>"), "{drawing}");
+    }
+}
+
+#[test]
+fn chromium_shows_it_as_it_is_meant() {
+    let browser = browser::Browser::new();
+    for (name, watched, headline) in [
+        ("quiet", watched::quiet(Utc::now()), "All 6 guests are backed up"),
+        ("bad-night", watched::bad_night(Utc::now()), "4 of 12 guests need attention"),
+        ("fresh", watched::fresh(Utc::now()), "No backup has run yet"),
+        ("hostile", watched::hostile(Utc::now()), "8 of 8 guests need attention"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let served = serving::Exporter::of(&watched, dir.path());
+        let dom = browser.dom(&served.url("/"));
+        assert_eq!(between(&dom, "<h1>", "</h1>"), [headline], "{name}");
+        assert_eq!(between(&dom, "<title>", " – kvmbackup</title>").first(), Some(&headline), "{name}");
+        assert_eq!(dom.matches("<script").count() + dom.matches("<img").count(), 0, "{name}");
+        for width in [320, 400, 1400] {
+            let seen = browser.measure(&served.get("/").body, width);
+            assert_eq!(seen.scroll_width, width, "{name}: something sticks out at {width} px: {}", seen.widest);
+        }
+        // `--page` of the style. The policy lets a browser take the style by its hash alone, so the hash is right, too.
+        for (light, background) in [(true, [0xf5, 0xf6, 0xf8]), (false, [0x11, 0x16, 0x1d])] {
+            let picture = browser.picture(&served.url("/"), 1400, 900, light);
+            assert_eq!((picture.size, picture.corner), ((1400, 900), background), "{name}, light: {light}");
+        }
+    }
+}
+
+#[test]
+fn the_last_result_is_one_word_for_every_result() {
+    for (result, word) in [
+        (DomainResult::Success, "saved"),
+        (DomainResult::Warning, "warning"),
+        (DomainResult::Failure, "failed"),
+        (DomainResult::Skipped, "left out"),
+    ] {
+        let mut watched = watched::quiet(now());
+        watched.ledger.domains.get_mut("mail").unwrap().last_result = Some(result);
+        let html = html(&watched);
+        let row =
+            between(&html, "<tr role=\"row\" class=", "</tr>").into_iter().find(|row| row.contains(">mail<")).unwrap();
+        assert!(row.contains(&format!("</svg>{word}</span>")), "{row}");
+    }
+}
