@@ -82,7 +82,7 @@ pub(super) fn held(path: &Path, base: &Image) -> Result<Held, Error> {
         let entries = info.pointer(list).and_then(serde_json::Value::as_array).into_iter().flatten();
         entries.filter_map(|entry| entry["name"].as_str().map(str::to_owned)).collect()
     };
-    if !is_there(path)? || is_unused(path)? {
+    if !is_there(path)? || is_unused(path) {
         return Ok(Held::default());
     }
     let bitmaps = "/format-specific/data/bitmaps";
@@ -93,11 +93,6 @@ pub(super) fn held(path: &Path, base: &Image) -> Result<Held, Error> {
         held.bitmaps.retain(|name| !below.contains(name));
     }
     Ok(held)
-}
-
-/// Whether QEMU has never written it: whoever makes it for QEMU makes it empty.
-fn is_unused(path: &Path) -> Result<bool, Error> {
-    Ok(path.metadata().map_err(Error::file("look at the overlay", path))?.len() == 0)
 }
 
 fn info(path: &Path, format: &str) -> Result<serde_json::Value, Error> {
@@ -112,11 +107,13 @@ pub(super) fn commit(path: &Path) -> Result<(), Error> {
     qemu_img(["commit", "-q", "-d", "-f", "qcow2", "--"].map(OsStr::new), path.as_os_str()).map(drop)
 }
 
+/// Whether it is as we have made it, without even a header: no guest was ever on it.
+pub(super) fn is_unused(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.len() == 0)
+}
+
 /// Whether it holds anything at all that the image below it may not.
 pub(super) fn holds_data(path: &Path) -> Result<bool, Error> {
-    if is_unused(path)? {
-        return Ok(false);
-    }
     // Alone, without what is below: that may be in use, and locked.
     let image = serde_json::json!({
         "driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": path.to_string_lossy()},
