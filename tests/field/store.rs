@@ -66,7 +66,7 @@ fn rotation_keeps_the_points_of_another_guest_of_the_same_name() {
 fn folded_guests(lab: &Lab) -> Vec<(Guest, u8)> {
     let names = [("Fold", 0xaa), ("fold", 0xbb), ("fold.", 0xcc), ("con", 0xdd)];
     let define = |(name, pattern): (&str, u8)| {
-        let guest = lab.guest(name).disk(Disk::qcow2("vda").file(&format!("{pattern:x}.qcow2"))).define();
+        let guest = lab.guest(name).disk(Disk::qcow2("vda").file(format!("{pattern:x}.qcow2"))).define();
         guest.write_while_off("vda", pattern, 1 << 20, 65536);
         (guest, pattern)
     };
