@@ -14,7 +14,7 @@ use super::journal::Record;
 use super::phases::{GuestAgent, Phases};
 use super::prune::Rotate;
 use super::verified::Verified;
-use super::{Error, members, points, recover};
+use super::{Error, members, points, ready, recover};
 use crate::archive::{self, Writer};
 use crate::config::{DomainSettings, MinFree, Settings};
 use crate::model::{
@@ -29,6 +29,9 @@ use crate::sys::step::{self, Step};
 /// Bytes read between two looks at the room that is left.
 const SPACE_CHECK: u64 = 16 << 20;
 
+/// A domain that changes under the capture is captured anew, so often in all.
+const ATTEMPTS: usize = 3;
+
 /// Backs up one domain.
 pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettings) -> DomainOutcome {
     let began = Instant::now();
@@ -41,15 +44,17 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
         may_begin(context)?;
         outcome.wanted = Some(settings.wanted(&domain.name));
         phases.enter(Span::Domain)?;
-        let first = attempt(context, domain, settings, &mut phases, &mut outcome);
-        match first {
-            Err(Error::Changed) => {
-                let leftovers = std::mem::take(&mut outcome.leftovers);
-                outcome = DomainOutcome { wanted: outcome.wanted, leftovers, ..new() };
-                attempt(context, domain, settings, &mut phases, &mut outcome)
+        for _ in 1..ATTEMPTS {
+            match attempt(context, domain, settings, &mut phases, &mut outcome) {
+                // What could not be given back is in the journal, under a name that a second attempt would take.
+                Err(error @ Error::Changed { .. }) if outcome.leftovers.is_empty() => {
+                    tracing::warn!(domain = domain.name, "{error}; beginning again");
+                    outcome = DomainOutcome { wanted: outcome.wanted, ..new() };
+                }
+                other => return other,
             }
-            other => other,
         }
+        attempt(context, domain, settings, &mut phases, &mut outcome)
     }));
     match done {
         Ok(Ok(())) if outcome.skipped.iter().any(|disk| disk.missed) => {
@@ -134,6 +139,7 @@ fn attempt(
     outcome: &mut DomainOutcome,
 ) -> Result<(), Error> {
     may_begin(context)?;
+    ready::wait_for_jobs(context.hypervisor, id)?;
     let domain = context.hypervisor.describe(id)?;
     let plan = plan::capture(&domain, settings)?;
     outcome.method = Some(plan.method);
@@ -192,7 +198,8 @@ fn write_point(
     outcome: &mut DomainOutcome,
 ) -> Result<(), Error> {
     let name = &domain.id.name;
-    let sockets = context.settings.state_dir.join("sockets").join(&domain.id.uuid.simple().to_string()[..12]);
+    // The state folder is locked, so the run is the only one that uses it.
+    let sockets = context.settings.state_dir.join("sockets").join(domain.id.uuid.simple().to_string());
     record.update(|entry| entry.sockets = Some(sockets.clone()))?;
     let mut collected = members::collect(domain, outcome)?;
 
@@ -218,7 +225,7 @@ fn write_point(
     if domain.state == DomainState::Off {
         let state = context.hypervisor.state(&domain.id)?;
         if state != DomainState::Off || images != members::image_stamps(domain, plan) {
-            return Err(Error::Changed);
+            return Err(Error::Changed { what: "the domain was started, or its image changed,".into() });
         }
     }
     context.monitor.stage(name, "write");

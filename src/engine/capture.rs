@@ -5,29 +5,27 @@
 //! (a panic), the journal still says what the next start has to undo.
 
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
+use self::changed::changed;
+use super::give_back::{give_back, remove_sockets};
 use super::journal::Record;
-use super::{Error, overlay_file, quiesce, ready, settle};
+use super::{Error, overlay_file, quiesce, ready};
 use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
-use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainRef, DomainState, Failure, Method, Source};
+use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainState, Method};
 use crate::nbd;
 use crate::plan::{CapturePlan, How};
 use crate::sys::step::{self, Step};
-use crate::sys::{durable, space};
+use crate::sys::{durable, socket};
 
-/// Where overlays and scratch files of disks without a folder of their own (block devices, network) go.
-const IMAGES: &str = "/var/lib/libvirt/images";
-/// An image's file system with less room than this is not made to carry an overlay.
-const MIN_OVERLAY_SPACE: u64 = 64 << 20;
+mod changed;
+mod files;
+
+pub(super) use files::{check_room, folder_for};
+
 /// How long a server of ours may take to answer.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a backup job may take to end.
-const JOB_END: Duration = Duration::from_secs(60);
-/// Between two looks at a backup job.
-const PAUSE: Duration = Duration::from_millis(25);
 
 /// A domain's disks, held still.
 pub(super) struct Capture<'a> {
@@ -81,8 +79,10 @@ impl<'a> Capture<'a> {
         let captured = captured(plan);
         if captured.is_empty() {
             outcome.consistency = Some(ready::at_rest(hypervisor, domain, outcome)?);
+            ready::to_be_read_directly(domain, plan, outcome)?;
             return capture.make_sockets().map(|()| capture);
         }
+        ready::to_be_read_directly(domain, plan, outcome)?;
         ready::to_be_captured(hypervisor, domain, &captured, settings.quiesce)?;
         let run = &record.entry().run_id.simple().to_string()[..8];
         match plan.method {
@@ -91,9 +91,12 @@ impl<'a> Capture<'a> {
             Method::Direct => {}
         }
         capture.check_space()?;
+        let runs = domain.state == DomainState::Running;
+        let resumable = captured.iter().filter(|_| runs).map(|disk| disk.target.clone()).collect();
         record.update(|entry| {
             entry.overlays.clone_from(&capture.overlays);
             entry.pull.clone_from(&capture.pull);
+            entry.resumable = Some(resumable);
         })?;
         Ok(capture)
     }
@@ -112,12 +115,15 @@ impl<'a> Capture<'a> {
         record: &mut Record,
         outcome: &mut DomainOutcome,
     ) -> Result<(), Error> {
+        let captured = captured(plan);
         self.make_sockets()?;
+        self.make_files(&captured)?;
         let running = self.domain.state == DomainState::Running;
         let quiesce = if running { settings.quiesce } else { Quiesce::Never };
         let timeout = settings.freeze_timeout;
-        let captured = captured(plan);
         let (hypervisor, id) = (self.hypervisor, &self.domain.id);
+        // Asked before the freeze: libvirt makes others wait for such a job, and the guest would wait with us.
+        ready::wait_for_jobs(hypervisor, id)?;
         let others = others(self.domain, &captured);
         let (started, frozen) = quiesce::around(hypervisor, record, quiesce, timeout, || {
             self.began = Some(Instant::now());
@@ -127,16 +133,11 @@ impl<'a> Capture<'a> {
             }
         });
         outcome.consistency = Some(if frozen.reached { Consistency::Filesystem } else { Consistency::Crash });
-        if frozen.reached {
-            outcome.frozen_ms = Some(frozen.time.as_millis() as u64);
-        }
-        if let Some(refused) = frozen.refused {
-            let Failure { message, hint } = Error::from(refused).failure();
-            outcome.warnings.push(Failure { message: format!("only crash-consistent: {message}"), hint });
-        }
+        outcome.frozen_ms = frozen.time.map(|time| time.as_millis() as u64);
+        outcome.warnings.extend(frozen.told);
         // Reading may take hours: a guest that stands still is worth more than its backup.
         frozen.still_frozen.map_or(Ok(()), Err)?;
-        started?;
+        self.expect_unchanged(started)?;
         let reached = outcome.consistency;
         tracing::info!(domain = id.name, ?reached, frozen_ms = outcome.frozen_ms, "captured {} disks", captured.len());
         Ok(())
@@ -212,150 +213,54 @@ impl<'a> Capture<'a> {
             .hypervisor
             .socket_path(&self.domain.id, "kvmbackup.sock")?
             .unwrap_or_else(|| self.sockets.join("pull.sock"));
+        if socket.as_os_str().len() > socket::MAX_PATH {
+            return Err(Error::Other {
+                message: format!("{}: too long for a socket, which QEMU must make there", socket.display()),
+                hint: Some("set `state_dir` to a shorter path, or `method: snapshot` for this domain".into()),
+            });
+        }
         self.pull = Some(PullJob { socket, scratch });
         Ok(())
     }
 
-    /// `<image>.<target>.<ending>` beside the image, or in the folder asked for; the target keeps apart images of one
-    /// name from different folders.
+    /// A place that is free; its folder will grow.
     fn beside(&mut self, disk: &Disk, folder: Option<&Path>, ending: &str) -> Result<PathBuf, Error> {
-        let own = own_folder(disk);
-        let name = disk.image.source.path().and_then(Path::file_name);
+        let path = files::beside(self.domain, disk, folder, ending)?;
         let folder = folder_for(disk, folder);
-        let mut file = name.unwrap_or_default().to_owned();
-        if own != Some(folder) {
-            file = format!("{}-{}", self.domain.id.uuid, file.to_string_lossy()).into();
-        }
-        file.push(format!(".{}.{ending}", disk.target));
-        let path = folder.join(file);
-        if path.symlink_metadata().is_ok() {
-            return Err(Error::Chain {
-                target: disk.target.clone(),
-                message: format!("{} exists already", path.display()),
-                hint: "it is not of this run; look what it is, and move it away".into(),
-            });
-        }
         if !self.growing.iter().any(|known| known == folder) {
             self.growing.push(folder.to_owned());
         }
         Ok(path)
     }
-}
 
-/// The folder of a disk's image.
-fn own_folder(disk: &Disk) -> Option<&Path> {
-    match &disk.image.source {
-        Source::File(path) => path.parent(),
-        Source::Block(_) | Source::Network(_) | Source::None(_) => None,
-    }
-}
-
-/// Where the overlay or the scratch file of a disk goes: into the folder asked for, else beside the image.
-pub(super) fn folder_for<'a>(disk: &'a Disk, asked: Option<&'a Path>) -> &'a Path {
-    asked.or(own_folder(disk)).unwrap_or(Path::new(IMAGES))
-}
-
-/// Fails when a folder has too little room for what grows in it while a guest writes.
-pub(super) fn check_room(dir: &Path) -> Result<(), Error> {
-    let room = space::of(dir).map_err(Error::file("ask for the free space of", dir))?;
-    if room.free < MIN_OVERLAY_SPACE.min(room.total / 20) {
-        return Err(Error::OverlaySpace { path: dir.to_owned(), free: crate::model::size::bytes(room.free) });
-    }
-    Ok(())
-}
-
-/// Undoes what a journal entry says of a domain's capture, in the order that the guest needs; what is undone leaves
-/// the entry at once. Goes on after an error, and returns the first.
-pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Result<(), Error> {
-    let domain = record.entry().domain.clone();
-    let mut failed = None;
-    // A journal that cannot be written (a full disk) must not keep the rest from being undone.
-    if record.entry().frozen {
-        let thawed =
-            quiesce::until_thawed(hypervisor, &domain).and_then(|()| record.update(|entry| entry.frozen = false));
-        failed = failed.or(thawed.err());
-    }
-    if record.entry().pull.is_some() || !record.entry().overlays.is_empty() {
-        settle::wait_for_calls(hypervisor, &domain);
-    }
-    if let Some(job) = record.entry().pull.clone() {
-        let ended = end_pull(hypervisor, &domain, &job).and_then(|()| record.update(|entry| entry.pull = None));
-        failed = failed.or(ended.err());
-    }
-    if !record.entry().overlays.is_empty() {
-        failed = give_back_overlays(hypervisor, record, failed);
-    }
-    failed.map_or(Ok(()), Err)
-}
-
-/// Commits the overlays, and lets a guest go on that one of them has stopped; the first failure, `failed` before all.
-fn give_back_overlays(hypervisor: &dyn Hypervisor, record: &mut Record, mut failed: Option<Error>) -> Option<Error> {
-    let domain = record.entry().domain.clone();
-    let mut settled = Vec::new();
-    for overlay in record.entry().overlays.clone() {
-        match settle::overlay(hypervisor, record, &overlay) {
-            Ok(()) => settled.push(overlay.target),
-            Err(error) => failed = failed.or(Some(error)),
+    /// Makes the files that QEMU will write to.
+    fn make_files(&self, captured: &[&Disk]) -> Result<(), Error> {
+        for disk in captured {
+            let target = &disk.target;
+            if let Some(overlay) = self.overlays.iter().find(|overlay| overlay.target == *target) {
+                files::make_overlay(&overlay.path, disk)?;
+            }
+            let scratch = self.pull.iter().flat_map(|job| &job.scratch).find(|scratch| scratch.target == *target);
+            if let Some(scratch) = scratch {
+                files::make_scratch(&scratch.path, disk, self.hypervisor.disk_size(&self.domain.id, target)?)?;
+            }
         }
+        Ok(())
     }
-    // Only then the entry loses them: that there were overlays is why the guest may have to be let go on.
-    if failed.is_none() {
-        match settle::resume_after_io_error(hypervisor, &domain) {
-            Ok(true) => tracing::warn!(domain = domain.name, "the guest was paused by an I/O error; it runs again"),
-            Ok(false) => {}
-            Err(error) => return Some(error),
-        }
-    }
-    let updated = record.update(|entry| {
-        entry.overlays.retain(|overlay| !settled.contains(&overlay.target));
-        entry.settling.retain(|target, _| !settled.contains(target));
-    });
-    failed.or(updated.err())
-}
 
-/// Removes the folder of our sockets, if it is there.
-pub(super) fn remove_sockets(folder: &Path) -> Result<(), Error> {
-    let removed = step::reached(Step::SocketsRemove).and_then(|()| durable::remove_dir(folder));
-    removed.map_err(Error::file("remove the folder", folder))
-}
-
-/// Ends the job if it is the one we began: another's is left alone.
-fn end_pull(hypervisor: &dyn Hypervisor, domain: &DomainRef, job: &PullJob) -> Result<(), Error> {
-    if has_job(hypervisor, domain, job)? {
-        hypervisor.end_pull(domain)?;
+    /// Fails when the domain is not what was planned for. That may also be why the capture was refused.
+    fn expect_unchanged(&self, started: Result<(), Error>) -> Result<(), Error> {
+        let overlays = if started.is_ok() { &self.overlays[..] } else { &[] };
+        let change = match self.hypervisor.describe(&self.domain.id) {
+            Ok(now) => changed(self.domain, &now, overlays),
+            Err(error) => return started.and(Err(error.into())),
+        };
+        change.map_or(started, |what| Err(Error::Changed { what }))
     }
-    // libvirt has only begun to end it: until QEMU is done, the scratch files are in use, and no other backup can begin.
-    let began = Instant::now();
-    while has_job(hypervisor, domain, job)? {
-        if began.elapsed() > JOB_END {
-            return Err(Error::Other {
-                message: "its backup job does not end".into(),
-                hint: Some("see: virsh domjobinfo DOMAIN; then: kvmbackup recover".into()),
-            });
-        }
-        thread::sleep(PAUSE);
-    }
-    for scratch in &job.scratch {
-        let removed = step::reached(Step::ScratchRemove).and_then(|()| durable::remove(&scratch.path));
-        removed.map_err(Error::file("remove the scratch file", &scratch.path))?;
-    }
-    step::reached(Step::ScratchRemove)
-        .and_then(|()| durable::remove(&job.socket))
-        .map_err(Error::file("remove the socket", &job.socket))
 }
 
 fn captured(plan: &CapturePlan) -> Vec<&Disk> {
     plan.disks.iter().filter(|planned| planned.how == How::Capture).map(|planned| &planned.disk).collect()
-}
-
-/// Whether libvirt still has this backup job; a domain that is gone or off has none.
-fn has_job(hypervisor: &dyn Hypervisor, domain: &DomainRef, job: &PullJob) -> Result<bool, Error> {
-    match hypervisor.pull_socket(domain) {
-        Ok(socket) => Ok(socket.as_ref() == Some(&job.socket)),
-        Err(error) if error.kind() == crate::hypervisor::Kind::NoDomain => Ok(false),
-        Err(_) if matches!(hypervisor.state(domain), Ok(DomainState::Off)) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn others(domain: &Domain, captured: &[&Disk]) -> Vec<String> {

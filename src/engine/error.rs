@@ -132,9 +132,18 @@ pub enum Error {
         /// Its name.
         hook: String,
     },
-    /// A domain that was off changed while it was read.
-    #[error("the domain was started, or its image changed, while it was read")]
-    Changed,
+    /// The domain is not any more what its description said.
+    #[error("{what} while it was being backed up")]
+    Changed {
+        /// What happened to it.
+        what: String,
+    },
+    /// libvirt does another job on the domain.
+    #[error("libvirt is busy with another job of the domain: {job}")]
+    Busy {
+        /// Which.
+        job: String,
+    },
     /// A signal asks for the end.
     #[error("stopped by signal {0}")]
     Cancelled(i32),
@@ -254,7 +263,14 @@ impl Error {
             Error::Chain { hint, .. } => Some(hint.clone()),
             Error::Hook { source, .. } => source.hint(),
             Error::HookFailed { failure, .. } => failure.hint.clone(),
-            Error::Changed => Some("run it again; a running domain is captured by a snapshot".into()),
+            Error::Changed { .. } => Some(
+                "leave its disks and its state alone during the backup, then: kvmbackup backup --force DOMAIN".into(),
+            ),
+            Error::Busy { .. } => Some(
+                "see: virsh domjobinfo DOMAIN; wait until it is done or end it (virsh domjobabort DOMAIN), then: \
+                 kvmbackup backup --force DOMAIN"
+                    .into(),
+            ),
             Error::Other { hint, .. } => hint.clone(),
             Error::NoPoints { there, .. } if there.is_empty() => Some("there is no backup of any domain yet".into()),
             Error::NoPoints { there, .. } => Some(format!("there are some of: {}", there.join(", "))),
@@ -294,9 +310,9 @@ impl Error {
             Error::Store(_) | Error::Target { .. } | Error::Space { .. } | Error::Room { .. } => {
                 FailureReason::Repository
             }
-            Error::Hypervisor(_) | Error::Refused(_) | Error::File { .. } | Error::Changed | Error::Cancelled(_) => {
-                FailureReason::Other
-            }
+            Error::Hypervisor(_) | Error::Refused(_) | Error::File { .. } => FailureReason::Other,
+            Error::Changed { .. } | Error::Cancelled(_) => FailureReason::Other,
+            Error::Busy { .. } => FailureReason::Timeout,
             Error::NoPoints { .. } | Error::NoPoint { .. } | Error::Suspect { .. } | Error::Exists { .. } => {
                 FailureReason::Other
             }

@@ -37,7 +37,7 @@ pub struct Guest {
     pub frozen: bool,
     pub busy: bool,
     pub pull: Option<PathBuf>,
-    pub io_error: bool,
+    pub io_errors: Option<Vec<String>>,
 }
 
 /// A libvirt that has one domain. Clones are the same libvirt.
@@ -79,7 +79,7 @@ impl Fake {
             frozen: false,
             busy: false,
             pull: None,
-            io_error: false,
+            io_errors: None,
         };
         Fake(Arc::new(Mutex::new(Inner { guest, calls: Vec::new(), when: Box::new(|_, _, _| None) })))
     }
@@ -159,15 +159,18 @@ impl Hypervisor for Fake {
     fn off_kind(&self, _: &DomainRef) -> Result<OffKind, Error> {
         Ok(self.call("off_kind")?.guest.off_kind)
     }
-    fn is_paused_by_io_error(&self, _: &DomainRef) -> Result<bool, Error> {
-        Ok(self.call("is_paused_by_io_error")?.guest.io_error)
+    fn io_errors(&self, _: &DomainRef) -> Result<Option<Vec<String>>, Error> {
+        Ok(self.call("io_errors")?.guest.io_errors.clone())
     }
-    fn is_busy(&self, _: &DomainRef) -> Result<bool, Error> {
-        Ok(self.call("is_busy")?.guest.busy)
+    fn job(&self, _: &DomainRef) -> Result<Option<String>, Error> {
+        Ok(self.call("job")?.guest.busy.then(|| "snapshot".to_owned()))
+    }
+    fn disk_size(&self, _: &DomainRef, _: &str) -> Result<u64, Error> {
+        unreachable!()
     }
     fn resume(&self, _: &DomainRef) -> Result<(), Error> {
         let guest = &mut self.call("resume")?.guest;
-        (guest.state, guest.io_error) = (DomainState::Running, false);
+        (guest.state, guest.io_errors) = (DomainState::Running, None);
         Ok(())
     }
     fn freeze(&self, _: &DomainRef, _: Duration) -> Result<(), Error> {

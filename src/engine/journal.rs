@@ -54,10 +54,22 @@ pub struct Entry {
     pub settling: BTreeMap<String, Settling>,
     /// A backup job that may run, and its scratch files.
     pub pull: Option<PullJob>,
+    /// The disks that were captured of a guest that ran: it may have to be resumed, when one of them gave it an I/O error.
+    /// Not in entries of earlier versions.
+    #[serde(default)]
+    pub resumable: Option<Vec<String>>,
     /// Our own sockets' folder.
     pub sockets: Option<PathBuf>,
     /// The archive that is being written.
     pub partial: Option<PathBuf>,
+}
+
+impl Entry {
+    /// The disks whose I/O errors may be of our making; earlier versions took those with an overlay for them.
+    pub fn resumable(&self) -> Vec<String> {
+        let overlays = || self.overlays.iter().map(|overlay| overlay.target.clone()).collect();
+        self.resumable.clone().unwrap_or_else(overlays)
+    }
 }
 
 /// The folder of the entries.
@@ -99,6 +111,7 @@ impl Journal {
             overlays: Vec::new(),
             settling: BTreeMap::new(),
             pull: None,
+            resumable: Some(Vec::new()),
             sockets: None,
             partial: None,
         };

@@ -19,6 +19,7 @@ mod error;
 mod fake;
 #[cfg(test)]
 mod fixture;
+mod give_back;
 pub mod journal;
 mod members;
 mod monitor;

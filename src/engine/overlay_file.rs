@@ -29,6 +29,11 @@ pub(super) fn commit(path: &Path) -> Result<(), Error> {
     qemu_img(["commit", "-q", "-d", "-f", "qcow2", "--"].map(OsStr::new), path.as_os_str()).map(drop)
 }
 
+/// Whether it is as we have made it, without even a header: no guest was ever on it.
+pub(super) fn is_unused(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.len() == 0)
+}
+
 /// Whether it holds anything at all that the image below it may not.
 pub(super) fn holds_data(path: &Path) -> Result<bool, Error> {
     // Alone, without what is below: that may be in use, and locked.

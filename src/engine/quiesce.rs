@@ -12,7 +12,7 @@ use super::Error;
 use super::journal::Record;
 use crate::config::Quiesce;
 use crate::hypervisor::{self, Hypervisor, Kind};
-use crate::model::{DomainRef, DomainState};
+use crate::model::{DomainRef, DomainState, Failure};
 
 /// How long the guest is thawed again and again before the run gives up and leaves it to the next one.
 const THAW_DEADLINE: Duration = Duration::from_secs(120);
@@ -25,10 +25,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Frozen {
     /// The file systems were frozen while the capture was taken.
     pub reached: bool,
-    /// For how long.
-    pub time: Duration,
-    /// Why they were not, where they should have been.
-    pub refused: Option<hypervisor::Error>,
+    /// For how long we froze them.
+    pub time: Option<Duration>,
+    /// What the operator should know: why they were not frozen, or that another program had frozen them.
+    pub told: Option<Failure>,
     /// The guest could not be thawed for sure.
     pub still_frozen: Option<Error>,
 }
@@ -36,7 +36,8 @@ pub(super) struct Frozen {
 /// Freezes as far as wanted and possible, runs `capture`, and thaws whatever `capture` came to.
 ///
 /// The journal says "frozen" from before the freeze until the guest is thawed for sure. An agent that does not even
-/// answer is not asked to freeze, and then the journal says nothing: there would be nobody to thaw the guest.
+/// answer is not asked to freeze, and then the journal says nothing: there would be nobody to thaw the guest. Nor is a
+/// guest that another program has frozen, which also thaws it.
 pub(super) fn around<T>(
     hypervisor: &dyn Hypervisor,
     record: &mut Record,
@@ -44,13 +45,15 @@ pub(super) fn around<T>(
     timeout: Duration,
     capture: impl FnOnce() -> Result<T, Error>,
 ) -> (Result<T, Error>, Frozen) {
-    let mut frozen = Frozen { reached: false, time: Duration::ZERO, refused: None, still_frozen: None };
+    let mut frozen = Frozen { reached: false, time: None, told: None, still_frozen: None };
     if wanted == Quiesce::Never {
         return (capture(), frozen);
     }
     let domain = record.entry().domain.clone();
-    if let Err(refused) = hypervisor.is_frozen(&domain) {
-        return unfrozen(wanted, refused, frozen, capture);
+    match hypervisor.is_frozen(&domain) {
+        Ok(false) => {}
+        Ok(true) => return frozen_by_another(hypervisor, &domain, wanted, frozen, capture),
+        Err(refused) => return unfrozen(wanted, refused, frozen, capture),
     }
     if let Err(error) = record.update(|entry| entry.frozen = true) {
         return (Err(error), frozen);
@@ -66,24 +69,61 @@ pub(super) fn around<T>(
     let captured = held(hypervisor, &domain, capture);
     let lasted = hypervisor.is_frozen(&domain);
     let thawed = thaw.finish();
-    frozen.time = began.elapsed();
     frozen.still_frozen = thawed.and_then(|()| record.update(|entry| entry.frozen = false)).err();
-    let lost = match lasted {
-        Ok(true) => {
+    match lost(&domain, lasted) {
+        None => {
             frozen.reached = true;
-            return (captured, frozen);
+            frozen.time = Some(began.elapsed());
         }
+        Some(lost) if wanted == Quiesce::Require => {
+            return (captured.and(Err(Error::Quiesce { source: lost })), frozen);
+        }
+        Some(lost) => frozen.told = Some(only_crash_consistent(lost)),
+    }
+    (captured, frozen)
+}
+
+/// Takes the capture of a guest that is frozen already, and leaves it so.
+fn frozen_by_another<T>(
+    hypervisor: &dyn Hypervisor,
+    domain: &DomainRef,
+    wanted: Quiesce,
+    mut frozen: Frozen,
+    capture: impl FnOnce() -> Result<T, Error>,
+) -> (Result<T, Error>, Frozen) {
+    let captured = capture();
+    let lost = lost(domain, hypervisor.is_frozen(domain));
+    frozen.reached = lost.is_none();
+    if wanted == Quiesce::Require
+        && let Some(source) = lost
+    {
+        return (captured.and(Err(Error::Quiesce { source })), frozen);
+    }
+    let worth = lost.map(|lost| format!("; {}", only_crash_consistent(lost).message)).unwrap_or_default();
+    frozen.told = Some(Failure {
+        message: format!(
+            "another program had frozen the guest's file systems, so this backup neither froze nor thawed them{worth}"
+        ),
+        hint: Some("if no program keeps them frozen on purpose: virsh domfsthaw DOMAIN".into()),
+    });
+    (captured, frozen)
+}
+
+/// Why a freeze did not last until the capture was taken, if it did not.
+fn lost(domain: &DomainRef, lasted: Result<bool, hypervisor::Error>) -> Option<hypervisor::Error> {
+    match lasted {
+        Ok(true) => None,
         Ok(false) => {
             let answer = "it was thawed before the capture was taken".to_owned();
-            hypervisor::Error::Agent { domain: domain.name, answer }
+            Some(hypervisor::Error::Agent { domain: domain.name.clone(), answer })
         }
-        Err(error) => error,
-    };
-    if wanted == Quiesce::Require {
-        return (captured.and(Err(Error::Quiesce { source: lost })), frozen);
+        Err(error) => Some(error),
     }
-    frozen.refused = Some(lost);
-    (captured, frozen)
+}
+
+fn only_crash_consistent(why: hypervisor::Error) -> Failure {
+    let Failure { message, hint } = Error::from(why).failure();
+    Failure { message: format!("only crash-consistent: {message}"), hint }
 }
 
 /// Runs `capture`, and thaws the guest when that takes too long: a hung file system under an overlay must not make the
@@ -122,7 +162,7 @@ fn unfrozen<T>(
     if wanted == Quiesce::Require {
         return (Err(Error::Quiesce { source: refused }), frozen);
     }
-    frozen.refused = Some(refused);
+    frozen.told = Some(only_crash_consistent(refused));
     (capture(), frozen)
 }
 

@@ -1,9 +1,32 @@
 //! Owns: whether a domain is in a state in which it may be backed up, and what that is worth. Must not: change anything.
 
-use super::Error;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Error, users};
 use crate::config::Quiesce;
 use crate::hypervisor::{Hypervisor, OffKind};
-use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainState, Failure};
+use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainRef, DomainState, Failure, Image};
+use crate::plan::{CapturePlan, How};
+
+/// How long a job of another program is waited for. A snapshot is a matter of moments; a migration may take hours.
+const JOBS: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Waits until libvirt does no other job on the domain. In the middle of one (a migration, a save, another backup) libvirt
+/// makes every capture wait and then refuses it, while the guest would be frozen.
+pub(super) fn wait_for_jobs(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(), Error> {
+    let began = Instant::now();
+    while let Some(job) = hypervisor.job(domain)? {
+        if began.elapsed() > JOBS {
+            return Err(Error::Busy { job });
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
 
 /// What the images of a domain that nothing runs are worth. Those of one that was saved belong to a memory that is not in
 /// the backup; those of one that was migrated may be written by another host.
@@ -32,8 +55,40 @@ pub(super) fn at_rest(
     }
 }
 
-/// Refuses what would fail, or harm, later. libvirt refuses a busy disk too, but only with the guest frozen, and after half a
-/// minute where another backup job runs.
+/// Refuses images that are read as they are while a process may write to them, another guest above all: its libvirt does not
+/// know that this domain has them too. What is shared on purpose is saved and said to be no more than crash-consistent.
+pub(super) fn to_be_read_directly(
+    domain: &Domain,
+    plan: &CapturePlan,
+    outcome: &mut DomainOutcome,
+) -> Result<(), Error> {
+    for planned in &plan.disks {
+        let How::Direct(image) = &planned.how else { continue };
+        let target = &planned.disk.target;
+        for path in users::files_of(image).map_err(Error::file("read the header of", image_path(image)))? {
+            let Some(writer) = users::open(&path)?.into_iter().find(|user| user.writes()) else { continue };
+            let message = format!("disk {target}: {} is open for writing in {writer}", path.display());
+            if !planned.disk.shareable {
+                return Err(Error::Other {
+                    message: format!("{message}, so its contents would change while they are read"),
+                    hint: Some(format!(
+                        "back up the guest that uses it, or end that use; then: kvmbackup backup --force {}",
+                        domain.id.name
+                    )),
+                });
+            }
+            outcome.consistency = Some(Consistency::Crash);
+            outcome.warnings.push(Failure { message: format!("{message}; its contents may not agree"), hint: None });
+        }
+    }
+    Ok(())
+}
+
+fn image_path(image: &Image) -> &Path {
+    image.source.path().unwrap_or(Path::new(""))
+}
+
+/// Refuses what would fail, or harm, later. libvirt refuses a busy disk too, but only with the guest frozen.
 pub(super) fn to_be_captured(
     hypervisor: &dyn Hypervisor,
     domain: &Domain,
@@ -42,15 +97,12 @@ pub(super) fn to_be_captured(
 ) -> Result<(), Error> {
     if domain.state == DomainState::Paused && quiesce == Quiesce::Require {
         return Err(Error::Other {
-            message: "the guest is paused, so its file systems cannot be frozen, and `quiesce: require` is set".into(),
-            hint: Some("resume it, or set `quiesce: prefer` for this domain".into()),
-        });
-    }
-    // It shows as a block job on each of its disks, too.
-    if hypervisor.pull_socket(&domain.id)?.is_some() {
-        return Err(Error::Other {
-            message: "another program's backup job runs".into(),
-            hint: Some("wait for it, or end it: virsh domjobabort DOMAIN".into()),
+            message: "the guest is paused, suspended or crashed, so its file systems cannot be frozen, and \
+                      `quiesce: require` is set"
+                .into(),
+            hint: Some(
+                "see: virsh domstate DOMAIN --reason; resume it, or set `quiesce: prefer` for this domain".into(),
+            ),
         });
     }
     for disk in captured {

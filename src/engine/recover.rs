@@ -5,9 +5,9 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
-use super::Error;
-use super::capture::{give_back, remove_sockets};
+use super::give_back::{give_back, remove_sockets};
 use super::journal::{Journal, Record};
+use super::{Error, overlay_file};
 use crate::hypervisor::{self, Hypervisor};
 use crate::model::{DomainRef, Failure};
 use crate::sys::durable;
@@ -118,12 +118,13 @@ fn describe(record: &Record, patience: &Patience) -> String {
     if entry.frozen {
         undone.push("thawed the guest".to_owned());
     }
-    let there = entry.overlays.iter().filter(|overlay| overlay.path.try_exists().unwrap_or(true));
+    let is_there = |path: &Path| path.try_exists().unwrap_or(true) && !overlay_file::is_unused(path);
+    let there = entry.overlays.iter().filter(|overlay| is_there(&overlay.path));
     let targets: Vec<_> = there.map(|overlay| overlay.target.as_str()).collect();
     if !targets.is_empty() {
         undone.push(format!("committed {} back to its base", targets.join(", ")));
     }
-    if entry.pull.as_ref().is_some_and(|job| job.scratch.iter().any(|scratch| scratch.path.exists())) {
+    if entry.pull.as_ref().is_some_and(|job| job.socket.exists()) {
         undone.push("ended the backup job".to_owned());
     }
     let partial = entry.partial.clone();

@@ -39,6 +39,9 @@ const BY_HAND: &str = "`qemu-img commit OVERLAY` moves its data into the base; t
 
 /// Commits an overlay and removes it. Safe to call again at any time, and after an interruption at any point.
 pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> Result<(), Error> {
+    if overlay_file::is_unused(&overlay.path) {
+        return overlay_file::remove(&overlay.path);
+    }
     let domain = record.entry().domain.clone();
     let (began, mut attempt) = (Instant::now(), 0);
     loop {
@@ -83,7 +86,7 @@ pub(super) fn wait_for_calls(hypervisor: &dyn Hypervisor, domain: &DomainRef) {
     let began = Instant::now();
     // An error is for the calls that follow; a domain that is off has no jobs.
     while hypervisor.state(domain).is_ok_and(|state| state.is_active())
-        && matches!(hypervisor.is_busy(domain), Ok(true))
+        && matches!(hypervisor.job(domain), Ok(Some(_)))
         && !matches!(hypervisor.pull_socket(domain), Ok(Some(_)))
     {
         if began.elapsed() > CALLS {
@@ -91,16 +94,6 @@ pub(super) fn wait_for_calls(hypervisor: &dyn Hypervisor, domain: &DomainRef) {
             return;
         }
         thread::sleep(PAUSE);
-    }
-}
-
-/// Lets a guest run on that was paused because the file system under its overlay was full.
-pub(super) fn resume_after_io_error(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<bool, Error> {
-    match hypervisor.is_paused_by_io_error(domain) {
-        Ok(true) => hypervisor.resume(domain).map(|()| true).map_err(Error::from),
-        Ok(false) => Ok(false),
-        Err(error) if error.kind() == Kind::NoDomain => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }
 

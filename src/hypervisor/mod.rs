@@ -40,7 +40,7 @@ pub struct PullJob {
 pub struct Scratch {
     /// The disk, and the name of its NBD export.
     pub target: String,
-    /// The scratch file; libvirt makes it, we remove it.
+    /// The scratch file.
     pub path: PathBuf,
 }
 
@@ -102,11 +102,11 @@ pub trait Hypervisor: Send + Sync {
     fn state(&self, domain: &DomainRef) -> Result<DomainState, Error>;
     /// How a domain that is off came to be so; [`OffKind::Plain`] for one that is not off.
     fn off_kind(&self, domain: &DomainRef) -> Result<OffKind, Error>;
-    /// Whether the guest stands still because a write failed (a full file system under an overlay).
-    fn is_paused_by_io_error(&self, domain: &DomainRef) -> Result<bool, Error>;
-    /// Whether libvirt is at a job of the domain, which may be a call whose caller is gone since (a snapshot, a
-    /// migration, a backup job that runs). Block jobs do not count.
-    fn is_busy(&self, domain: &DomainRef) -> Result<bool, Error>;
+    /// The disks with I/O errors (a full file system under an overlay), when such an error has paused the guest.
+    fn io_errors(&self, domain: &DomainRef) -> Result<Option<Vec<String>>, Error>;
+    /// The job that libvirt is doing on the domain (`migration out`, `backup`), which may be a call whose caller has
+    /// ended. Block jobs do not count.
+    fn job(&self, domain: &DomainRef) -> Result<Option<String>, Error>;
     /// Lets a paused guest run on.
     fn resume(&self, domain: &DomainRef) -> Result<(), Error>;
 
@@ -121,8 +121,11 @@ pub trait Hypervisor: Send + Sync {
     /// to answer; nothing is done twice.
     fn agent(&self, domain: &DomainRef, request: &serde_json::Value) -> Result<serde_json::Value, Error>;
 
-    /// Puts all overlays in place at one instant; the disks in `others` stay out of it.
+    /// Puts all overlays in place at one instant; the disks in `others` stay out of it. The files of the overlays exist and
+    /// are empty. Fails, and leaves every disk where it is, when the domain has a disk that is in neither list.
     fn snapshot(&self, domain: &DomainRef, overlays: &[Overlay], others: &[String]) -> Result<(), Error>;
+    /// The size of an active domain's disk, in bytes, as its guest sees it.
+    fn disk_size(&self, domain: &DomainRef, target: &str) -> Result<u64, Error>;
     /// Starts to commit a disk's active image into the image right below it.
     fn start_commit(&self, domain: &DomainRef, target: &str) -> Result<(), Error>;
     /// The block job on a disk, if there is one.
@@ -132,7 +135,8 @@ pub trait Hypervisor: Send + Sync {
 
     /// Where QEMU may make a socket of this name for this domain, when libvirt keeps a folder for that.
     fn socket_path(&self, domain: &DomainRef, name: &str) -> Result<Option<PathBuf>, Error>;
-    /// Starts a pull job of the disks in `job`; those in `others` stay out of it.
+    /// Starts a pull job of the disks in `job`; those in `others` stay out of it. The scratch files exist as empty qcow2
+    /// images of the disks' sizes.
     fn begin_pull(&self, domain: &DomainRef, job: &PullJob, others: &[String]) -> Result<(), Error>;
     /// The socket of the backup job that runs now, if one does.
     fn pull_socket(&self, domain: &DomainRef) -> Result<Option<PathBuf>, Error>;

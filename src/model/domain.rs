@@ -22,7 +22,7 @@ pub struct DomainRef {
 pub enum DomainState {
     /// The guest runs.
     Running,
-    /// The guest is in memory and stands still.
+    /// The guest is in memory and stands still: paused, suspended, crashed, or shutting down.
     Paused,
     /// There is no guest, only a definition.
     Off,
@@ -76,6 +76,8 @@ pub struct Domain {
     pub id: DomainRef,
     /// What it is doing.
     pub state: DomainState,
+    /// It stands still because its guest has suspended itself to memory.
+    pub suspended: bool,
     /// Whether libvirt keeps a definition of it.
     pub persistent: bool,
     /// Its XML.

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::marker::PhantomData;
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -13,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::{Error, image};
 use crate::model::Image;
-use crate::sys::durable;
 use crate::sys::step::{self, Step};
+use crate::sys::{durable, socket};
 
 /// Bytes of the server's standard error that are kept.
 const MAX_STDERR: u64 = 16 << 10;
@@ -67,13 +66,13 @@ impl Server {
     fn spawn(chain: &[Image], socket: &Path, timeout: Duration, arguments: &OsStr) -> Result<Server, Error> {
         let image = chain.first().and_then(|image| image.source.path()).unwrap_or(Path::new("")).to_owned();
         let failed = |source| Error::Start { image: image.clone(), source };
+        // By way of its folder: the whole path may be longer than the kernel takes, and a relative one is refused.
+        let near = Path::new("/proc/self/cwd").join(socket.file_name().unwrap_or_default());
         step::reached(Step::ServerStart).and_then(|()| durable::remove(socket)).map_err(failed)?;
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--", "qemu-nbd", "--read-only", "--persistent", "--shared=4"])
-            .arg("--socket")
-            .arg(socket)
-            .arg("--image-opts")
-            .arg(arguments)
+            .args([OsStr::new("--socket"), near.as_os_str(), OsStr::new("--image-opts"), arguments])
+            .current_dir(socket.parent().unwrap_or(Path::new("/")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -146,7 +145,7 @@ impl Drop for Server {
 
 /// Waits for the first words of the server: it listens before it opens the image, and greets only afterwards.
 fn greets(socket: &Path, timeout: Duration) -> io::Result<()> {
-    let mut stream = UnixStream::connect(socket)?;
+    let mut stream = socket::connect(socket)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.read_exact(&mut [0; 8])
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Error;
+use crate::sys::socket;
 
 /// A connection on which nothing may stand still for longer than the timeout.
 pub(super) struct Wire {
@@ -27,17 +28,17 @@ impl Cutter {
 }
 
 impl Wire {
-    pub fn connect(socket: &Path, timeout: Duration) -> Result<Wire, Error> {
+    pub fn connect(socket_path: &Path, timeout: Duration) -> Result<Wire, Error> {
         // The system takes a timeout of zero for none.
         let timeout = timeout.max(Duration::from_millis(1));
         let connect = || {
-            let stream = UnixStream::connect(socket)?;
+            let stream = socket::connect(socket_path)?;
             stream.set_read_timeout(Some(timeout))?;
             stream.set_write_timeout(Some(timeout))?;
             Ok(stream)
         };
-        let stream = connect().map_err(|source| Error::Connect { socket: socket.to_owned(), source })?;
-        Ok(Wire { stream: Arc::new(stream), socket: socket.to_owned(), timeout })
+        let stream = connect().map_err(|source| Error::Connect { socket: socket_path.to_owned(), source })?;
+        Ok(Wire { stream: Arc::new(stream), socket: socket_path.to_owned(), timeout })
     }
 
     pub fn socket(&self) -> &Path {

@@ -83,7 +83,7 @@ fn summary(skipped: &[SkippedDisk]) -> String {
 /// When there is something to save and none of it can be saved.
 pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan, Refusal> {
     let active = domain.state.is_active();
-    let verdicts: Vec<_> = domain.disks.iter().map(|disk| (disk, disk::judge(disk, settings, active))).collect();
+    let verdicts: Vec<_> = domain.disks.iter().map(|disk| (disk, disk::judge(disk, settings, domain))).collect();
     let live = || verdicts.iter().filter_map(|(disk, verdict)| Some((*disk, verdict.live()?)));
     let (method, method_reason) = choose(settings.method, live());
 

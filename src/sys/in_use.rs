@@ -45,6 +45,13 @@ pub enum User {
     Loop(String),
 }
 
+impl User {
+    /// Whether it may write. A loop device does so only for a process that has the device open.
+    pub fn writes(&self) -> bool {
+        matches!(self, User::Process { writes: true, .. })
+    }
+}
+
 impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

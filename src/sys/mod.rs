@@ -10,6 +10,7 @@ pub mod owner;
 pub mod patience;
 pub mod patient_file;
 pub mod signals;
+pub mod socket;
 pub mod space;
 pub mod step;
 mod writeback;

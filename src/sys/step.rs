@@ -101,6 +101,10 @@ steps! {
     SocketsCreate,
     /// The folder of our sockets is removed. *Noted*.
     SocketsRemove,
+    /// The empty file of an overlay is made. *Noted*.
+    OverlayCreate,
+    /// A scratch file is made. *Noted*.
+    ScratchCreate,
     /// The guest's file systems are frozen. The journal says "may be frozen".
     Freeze,
     /// They are, and we do not know yet. As before.

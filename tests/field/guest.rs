@@ -1,1 +1,6 @@
-//! Faults reported by operators: the guest during a backup and on its way back to its own images.
+//! Faults of the capture of a guest: what changes under it, what it waits for, and the states it meets.
+
+mod changes;
+mod frozen;
+mod places;
+mod states;

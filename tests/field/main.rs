@@ -6,6 +6,8 @@
 
 #[path = "../lab/mod.rs"]
 mod lab;
+#[path = "../steps/mod.rs"]
+mod steps;
 
 #[path = "../faulty/mod.rs"]
 mod faulty;

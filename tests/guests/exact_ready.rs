@@ -40,13 +40,8 @@ fn a_domain_with_a_backup_job_of_somebody_else_is_left_alone(method: &str) {
     let lab = Lab::new();
     let guest = lab.guest(&format!("pulled-{method}")).disk(Disk::qcow2("vda")).paused();
     let program = Program::new(&lab).domain(guest.name(), json!({"method": method}));
-    let job = lab.path("job.xml");
-    let socket = lab.path("theirs.sock");
-    let xml =
-        format!("<domainbackup mode='pull'><server transport='unix' socket='{}'/></domainbackup>", socket.display());
-    std::fs::write(&job, xml).unwrap();
-    virsh(&["backup-begin", guest.name(), job.to_str().unwrap()]);
-    assert_refused(&program, &guest, "another program's backup job runs", "virsh domjobabort");
+    guest.begin_pull_of_another(&lab);
+    assert_refused(&program, &guest, "another job of the domain: backup", "virsh domjobabort");
     virsh(&["domjobabort", guest.name()]);
     program.backup_well();
     program.assert_no_leftovers(&guest);

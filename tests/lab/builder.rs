@@ -14,13 +14,15 @@ pub struct GuestBuilder {
     uefi: bool,
     tpm: bool,
     extra: String,
+    elements: String,
 }
 
 impl GuestBuilder {
     pub(super) fn new(lab: &Lab, name: &str) -> Self {
         let folder = lab.path("images").join(name);
         let name = name.to_owned();
-        GuestBuilder { name, folder, disks: vec![], system: None, uefi: false, tpm: false, extra: String::new() }
+        let (extra, elements) = (String::new(), String::new());
+        GuestBuilder { name, folder, disks: vec![], system: None, uefi: false, tpm: false, extra, elements }
     }
 
     /// Adds a disk. Its image lies in `images/<guest's name>` of the lab's folder, named `<target>.<format>`.
@@ -54,6 +56,12 @@ impl GuestBuilder {
         self
     }
 
+    /// More XML for `<domain>`.
+    pub fn elements(mut self, xml: &str) -> Self {
+        self.elements.push_str(xml);
+        self
+    }
+
     /// Makes the images and defines the domain, which stays off.
     pub fn define(mut self) -> Guest {
         std::fs::create_dir_all(&self.folder).expect("cannot make the image folder");
@@ -83,7 +91,7 @@ impl GuestBuilder {
         format!(
             "<domain type='qemu'><name>{name}</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='q35'>hvm</type>{firmware}{system}</os>\
-             <features><acpi/></features><cpu mode='maximum'/>\
+             <features><acpi/></features><cpu mode='maximum'/>{elements}\
              <devices>{disks}<controller type='scsi' model='virtio-scsi'/>\
              <serial type='stdio'/><memballoon model='none'/>\
              {agent}{tpm}{extra}</devices></domain>",
@@ -93,6 +101,7 @@ impl GuestBuilder {
             agent = if self.system.is_some() { AGENT } else { "" },
             tpm = if self.tpm { TPM } else { "" },
             extra = self.extra,
+            elements = self.elements,
         )
     }
 

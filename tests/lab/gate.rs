@@ -37,8 +37,8 @@ pub enum Call {
     Define = 11,
     /// `virDomainGetXMLDesc`
     GetXml = 14,
-    /// `virDomainGetJobInfo`
-    JobInfo = 163,
+    /// `virDomainGetJobStats`
+    JobInfo = 298,
     /// `virDomainBackupBegin`
     BeginPull = 421,
 }

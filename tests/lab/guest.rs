@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::disk::MadeDisk;
 use super::disk::SECRET;
 use super::leftovers::Baseline;
-use super::{BOOT_DEADLINE, DEADLINE, Lab, domain_xml, qemu_img, run, try_virsh, virsh, wait_until};
+use super::{BOOT_DEADLINE, DEADLINE, Lab, domain_xml, free_port, qemu_img, run, try_virsh, virsh, wait_until};
 
 /// A domain. Dropping it destroys and undefines it; when the test has failed, its console is shown first.
 pub struct Guest {
@@ -69,6 +69,14 @@ impl Guest {
     /// Takes the machine's power away.
     pub fn destroy(&self) {
         virsh(&["destroy", &self.name]);
+    }
+
+    /// Begins a backup job in pull mode, as another program would; it lasts until `virsh domjobabort`.
+    pub fn begin_pull_of_another(&self, lab: &Lab) {
+        let (job, port) = (lab.path("job.xml"), free_port());
+        let xml = format!("<domainbackup mode='pull'><server name='127.0.0.1' port='{port}'/></domainbackup>");
+        std::fs::write(&job, xml).expect("cannot write a file");
+        virsh(&["backup-begin", &self.name, job.to_str().expect("paths are UTF-8")]);
     }
 
     /// The domain XML of now.

@@ -47,6 +47,7 @@ pub const LEFT: &[Step] = &[Step::LedgerSetAside, Step::JournalSweep, Step::Part
 pub const VERIFY: &[Step] = &[Step::VerifiedWrite, Step::FileReplace];
 /// What a backup by a snapshot reaches besides [`DIRECT`].
 pub const SNAPSHOT: &[Step] = &[
+    Step::OverlayCreate,
     Step::Snapshot,
     Step::SnapshotTaken,
     Step::CommitBegin,
@@ -59,7 +60,8 @@ pub const SNAPSHOT: &[Step] = &[
 /// What a guest with an agent adds to that.
 pub const FREEZE: &[Step] = &[Step::Freeze, Step::Frozen, Step::Thaw, Step::Thawed];
 /// What a backup by a backup job reaches instead.
-pub const PULL: &[Step] = &[Step::PullBegin, Step::PullBegun, Step::PullEnd, Step::PullEnded, Step::ScratchRemove];
+pub const PULL: &[Step] =
+    &[Step::ScratchCreate, Step::PullBegin, Step::PullBegun, Step::PullEnd, Step::PullEnded, Step::ScratchRemove];
 /// What recovery reaches when the guest was turned off on its overlay.
 pub const OFF: &[Step] = &[Step::OverlayCommit, Step::DefinitionWrite, Step::DefinitionWritten, Step::OverlayRemove];
 /// What ends a backup of a guest that an I/O error has paused.

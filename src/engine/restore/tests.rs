@@ -340,10 +340,13 @@ impl Hypervisor for Known {
     fn off_kind(&self, _: &DomainRef) -> Result<OffKind, hypervisor::Error> {
         Ok(self.off_kind.unwrap_or(OffKind::Plain))
     }
-    fn is_paused_by_io_error(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
+    fn io_errors(&self, _: &DomainRef) -> Result<Option<Vec<String>>, hypervisor::Error> {
         unreachable!()
     }
-    fn is_busy(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
+    fn job(&self, _: &DomainRef) -> Result<Option<String>, hypervisor::Error> {
+        unreachable!()
+    }
+    fn disk_size(&self, _: &DomainRef, _: &str) -> Result<u64, hypervisor::Error> {
         unreachable!()
     }
     fn resume(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {

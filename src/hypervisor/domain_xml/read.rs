@@ -65,7 +65,8 @@ pub fn read(xml: DomainXml, state: DomainState, persistent: bool) -> Result<Desc
     let agent_channel = devices(live, "channel")
         .any(|channel| attribute(channel, &["target"], "name") == Some("org.qemu.guest_agent.0"));
 
-    let domain = Domain { id, state, persistent, xml, disks, nvram, boot, tpm, agent_channel };
+    let suspended = false;
+    let domain = Domain { id, state, suspended, persistent, xml, disks, nvram, boot, tpm, agent_channel };
     Ok(Described { domain, volumes, jobs })
 }
 

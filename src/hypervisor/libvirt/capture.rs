@@ -1,7 +1,8 @@
 //! Owns: snapshots and backup jobs as libvirt wants them asked for. Must not: clean up after them; the engine does.
 //!
 //! Every disk of the domain is named: libvirt leaves out, without any error, a disk that is not and whose definition
-//! says `snapshot='no'`, and takes in what nobody asked for.
+//! says `snapshot='no'`, and takes in what nobody asked for. A disk that is attached after its domain was described cannot
+//! be named: [`SNAPSHOT`] sees to it that libvirt makes no overlay for it.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,12 @@ use crate::model::DomainRef;
 
 /// Where libvirt keeps a folder for each running domain in which its QEMU may make sockets, AppArmor included.
 const DOMAIN_FOLDERS: &str = "/var/lib/libvirt/qemu";
+
+/// The beginning of a snapshot's name. libvirt makes an overlay of its own for a disk that the snapshot does not name, and
+/// calls it `IMAGE.NAME`: with a name of [`TOO_LONG`] it cannot, and the whole snapshot fails before anything is done.
+const SNAPSHOT: &str = "kvmbackup-only-disks-that-were-planned-";
+/// Longer than any path may be (`PATH_MAX`).
+const TOO_LONG: usize = 4096;
 
 pub(super) fn snapshot(
     handle: &Handle,
@@ -33,7 +40,7 @@ pub(super) fn snapshot(
 }
 
 fn snapshot_xml(overlays: &[Overlay], others: &[String]) -> String {
-    let mut xml = String::from("<domainsnapshot><disks>");
+    let mut xml = format!("<domainsnapshot><name>{SNAPSHOT:x<TOO_LONG$}</name><disks>");
     for overlay in overlays {
         let (target, path) = (escape(&overlay.target), escape_path(&overlay.path));
         let _ = write!(

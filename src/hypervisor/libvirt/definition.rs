@@ -40,12 +40,25 @@ fn identify(handle: &Handle) -> Result<DomainRef, Error> {
 }
 
 pub(super) fn state(handle: &Handle, domain: &DomainRef) -> Result<DomainState, Error> {
-    let (state, _) = handle.state().map_err(|source| call(domain, "ask for its state", source))?;
-    Ok(match state {
-        Enum::Known(VirtState::Shutoff | VirtState::Crashed) => DomainState::Off,
-        Enum::Known(VirtState::Paused | VirtState::PMSuspended) => DomainState::Paused,
-        _ => DomainState::Running,
-    })
+    known(handle, domain).map(|(state, _)| state)
+}
+
+/// What the domain is doing, and whether it is suspended to memory.
+///
+/// Only libvirt's own word says that no QEMU process is left: a guest that crashed, is suspended or is shutting down may
+/// still have one, which keeps its disks open.
+fn known(handle: &Handle, domain: &DomainRef) -> Result<(DomainState, bool), Error> {
+    let failed = |source| call(domain, "ask for its state", source);
+    let (state, _) = handle.state().map_err(failed)?;
+    if !handle.is_active().map_err(failed)? {
+        return Ok((DomainState::Off, false));
+    }
+    let stands_still = matches!(
+        state,
+        Enum::Known(VirtState::Paused | VirtState::PMSuspended | VirtState::Crashed | VirtState::Shutdown)
+    );
+    let is_suspended = state == Enum::Known(VirtState::PMSuspended);
+    Ok((if stands_still { DomainState::Paused } else { DomainState::Running }, is_suspended))
 }
 
 /// A saved state is asked for itself: libvirt goes on to say "saved" of a domain whose saved state was dropped since.
@@ -58,29 +71,53 @@ pub(super) fn off_kind(handle: &Handle, domain: &DomainRef) -> Result<OffKind, E
     Ok(if saved { OffKind::Saved } else { OffKind::Plain })
 }
 
-/// A job that keeps even questions out, as a snapshot does, shows as a timeout.
-pub(super) fn is_busy(handle: &Handle, domain: &DomainRef) -> Result<bool, Error> {
-    match handle.job_info().map_err(|source| call(domain, "ask for its job", source)) {
-        Ok(job) => Ok(job.r#type != virt_sys::VIR_DOMAIN_JOB_NONE as i32),
-        Err(error) if error.kind() == Kind::Busy => Ok(true),
+/// A call that keeps even questions out shows as a timeout.
+pub(super) fn job(handle: &Handle, domain: &DomainRef) -> Result<Option<String>, Error> {
+    match ffi::job(handle).map_err(|source| call(domain, "ask for its job", source)) {
+        Ok(operation) => Ok(operation.map(|operation| operation_name(operation).to_owned())),
+        Err(error) if error.kind() == Kind::Busy => Ok(Some("a call of another program".to_owned())),
+        Err(_) if state(handle, domain)? == DomainState::Off => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-pub(super) fn is_paused_by_io_error(handle: &Handle, domain: &DomainRef) -> Result<bool, Error> {
+/// As `virsh domjobinfo` says it.
+fn operation_name(operation: u32) -> &'static str {
+    match operation {
+        virt_sys::VIR_DOMAIN_JOB_OPERATION_START => "start",
+        virt_sys::VIR_DOMAIN_JOB_OPERATION_SAVE => "save",
+        virt_sys::VIR_DOMAIN_JOB_OPERATION_RESTORE => "restore",
+        virt_sys::VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN => "incoming migration",
+        virt_sys::VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT => "outgoing migration",
+        virt_sys::VIR_DOMAIN_JOB_OPERATION_SNAPSHOT => "snapshot",
+        virt_sys::VIR_DOMAIN_JOB_OPERATION_SNAPSHOT_REVERT => "snapshot revert",
+        virt_sys::VIR_DOMAIN_JOB_OPERATION_DUMP => "dump",
+        virt_sys::VIR_DOMAIN_JOB_OPERATION_BACKUP => "backup",
+        virt_sys::VIR_DOMAIN_JOB_OPERATION_SNAPSHOT_DELETE => "snapshot deletion",
+        _ => "unknown job",
+    }
+}
+
+pub(super) fn io_errors(handle: &Handle, domain: &DomainRef) -> Result<Option<Vec<String>>, Error> {
     let (_, reason) = handle.state().map_err(|source| call(domain, "ask for its state", source))?;
-    Ok(matches!(reason, Enum::Known(DomainStateReason::Paused(Enum::Known(DomainPausedReason::IOError)))))
+    match reason {
+        Enum::Known(DomainStateReason::Paused(Enum::Known(DomainPausedReason::IOError))) => {
+            ffi::disk_errors(handle).map(Some).map_err(|source| call(domain, "ask for its disks' errors", source))
+        }
+        _ => Ok(None),
+    }
 }
 
 pub(super) fn describe(connection: &Connect, handle: &Handle, domain: &DomainRef) -> Result<Domain, Error> {
-    let state = state(handle, domain)?;
+    let (state, suspended) = known(handle, domain)?;
     let persistent = handle.is_persistent().map_err(|source| call(domain, "ask whether it is persistent", source))?;
     let text =
         |flags| handle.xml_desc(flags | VIR_DOMAIN_XML_SECURE).map_err(|source| call(domain, "get its XML", source));
     let live = text(0)?;
     let inactive = if persistent { text(VIR_DOMAIN_XML_INACTIVE)? } else { live.clone() };
     let migratable = text(VIR_DOMAIN_XML_MIGRATABLE)?;
-    read(connection, domain, DomainXml { live, inactive, migratable }, (state, persistent))
+    let described = read(connection, domain, DomainXml { live, inactive, migratable }, (state, persistent))?;
+    Ok(Domain { suspended, ..described })
 }
 
 pub(super) fn persistent(connection: &Connect, handle: &Handle, domain: &DomainRef) -> Result<Option<Domain>, Error> {

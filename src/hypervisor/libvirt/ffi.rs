@@ -5,7 +5,7 @@
 //! call, strings are NUL-terminated `CString`s that outlive the call, and libvirt keeps no pointer of ours.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString, c_int, c_uint};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint};
 use std::ptr::{null, null_mut};
 
 use virt::connect::Connect;
@@ -68,11 +68,50 @@ pub fn pivot(domain: &Domain, disk: &str) -> Result<(), Error> {
     check(unsafe { virt_sys::virDomainBlockJobAbort(domain.as_ptr(), disk.as_ptr(), flags as c_uint) }).map(drop)
 }
 
-/// Starts a backup job.
+/// Starts a backup job with scratch files that exist.
 pub fn backup_begin(domain: &Domain, xml: &str) -> Result<(), Error> {
     let xml = c_string(xml);
+    let flags = virt_sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
     // SAFETY: see the module; no checkpoint is asked for.
-    check(unsafe { virt_sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), null(), 0) }).map(drop)
+    check(unsafe { virt_sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), null(), flags as c_uint) }).map(drop)
+}
+
+/// The operation of the job that libvirt is doing on a domain (`VIR_DOMAIN_JOB_OPERATION_…`), if it does one.
+pub fn job(domain: &Domain) -> Result<Option<u32>, Error> {
+    let (mut kind, mut count) = (0, 0);
+    let mut params: virt_sys::virTypedParameterPtr = null_mut();
+    // SAFETY: see the module; the list is allocated by libvirt and ours to free.
+    check(unsafe { virt_sys::virDomainGetJobStats(domain.as_ptr(), &mut kind, &mut params, &mut count, 0) })?;
+    let mut operation = 0;
+    // SAFETY: as before; a list of no elements may be null, which both functions accept.
+    unsafe {
+        let name = virt_sys::VIR_DOMAIN_JOB_OPERATION.as_ptr();
+        virt_sys::virTypedParamsGetInt(params, count, name, &mut operation);
+        virt_sys::virTypedParamsFree(params, count);
+    }
+    Ok((kind != virt_sys::VIR_DOMAIN_JOB_NONE as c_int).then_some(operation as u32))
+}
+
+/// The targets of the disks on which QEMU had an I/O error.
+pub fn disk_errors(domain: &Domain) -> Result<Vec<String>, Error> {
+    // SAFETY: see the module; without a list, the call returns how long it can become.
+    let most = check(unsafe { virt_sys::virDomainGetDiskErrors(domain.as_ptr(), null_mut(), 0, 0) })?;
+    let mut errors = vec![virt_sys::virDomainDiskError { disk: null_mut(), error: 0 }; most as usize];
+    // SAFETY: see the module; the list has as many elements as libvirt is told.
+    let found = check(unsafe {
+        virt_sys::virDomainGetDiskErrors(domain.as_ptr(), errors.as_mut_ptr(), errors.len() as c_uint, 0)
+    })?;
+    // SAFETY: libvirt has filled in that many elements.
+    Ok(errors.iter().take(found as usize).map(|error| unsafe { taken(error.disk) }).collect())
+}
+
+/// The size of a disk of an active domain, in bytes, as its guest sees it.
+pub fn disk_size(domain: &Domain, disk: &str) -> Result<u64, Error> {
+    let disk = c_string(disk);
+    let mut info = virt_sys::virDomainBlockInfo { capacity: 0, allocation: 0, physical: 0 };
+    // SAFETY: see the module; `info` is a plain structure that libvirt fills in.
+    check(unsafe { virt_sys::virDomainGetBlockInfo(domain.as_ptr(), disk.as_ptr(), &mut info, 0) })?;
+    Ok(info.capacity)
 }
 
 /// The XML of the backup job that runs now.
@@ -82,11 +121,20 @@ pub fn backup_xml(domain: &Domain) -> Result<String, Error> {
     if text.is_null() {
         return Err(Error::last_error());
     }
-    // SAFETY: libvirt returns a NUL-terminated string from malloc that is ours to free.
+    // SAFETY: as `taken` wants it.
+    Ok(unsafe { taken(text) })
+}
+
+/// A string of libvirt's, which it is ours to free.
+///
+/// # Safety
+/// It must be NUL-terminated, from malloc, and not be used afterwards.
+unsafe fn taken(text: *mut c_char) -> String {
+    // SAFETY: the caller's promise.
     unsafe {
         let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
         free(text.cast());
-        Ok(copy)
+        copy
     }
 }
 

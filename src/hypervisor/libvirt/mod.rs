@@ -118,12 +118,12 @@ impl Hypervisor for Libvirt {
         definition::off_kind(&self.handle(domain)?, domain)
     }
 
-    fn is_paused_by_io_error(&self, domain: &DomainRef) -> Result<bool, Error> {
-        definition::is_paused_by_io_error(&self.handle(domain)?, domain)
+    fn io_errors(&self, domain: &DomainRef) -> Result<Option<Vec<String>>, Error> {
+        definition::io_errors(&self.handle(domain)?, domain)
     }
 
-    fn is_busy(&self, domain: &DomainRef) -> Result<bool, Error> {
-        definition::is_busy(&self.handle(domain)?, domain)
+    fn job(&self, domain: &DomainRef) -> Result<Option<String>, Error> {
+        definition::job(&self.handle(domain)?, domain)
     }
 
     fn resume(&self, domain: &DomainRef) -> Result<(), Error> {
@@ -155,6 +155,11 @@ impl Hypervisor for Libvirt {
         step(Step::Snapshot, domain)?;
         capture::snapshot(&self.handle(domain)?, domain, overlays, others)?;
         step(Step::SnapshotTaken, domain)
+    }
+
+    fn disk_size(&self, domain: &DomainRef, target: &str) -> Result<u64, Error> {
+        ffi::disk_size(&self.handle(domain)?, target)
+            .map_err(|source| call(domain, format!("ask for the size of disk {target}"), source))
     }
 
     fn start_commit(&self, domain: &DomainRef, target: &str) -> Result<(), Error> {

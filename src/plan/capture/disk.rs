@@ -1,7 +1,7 @@
 //! Owns: what can be done with one disk. Must not: know what happens to the other disks.
 
 use crate::config::DomainSettings;
-use crate::model::{Device, Disk, Failure, Image, SkippedDisk, Source};
+use crate::model::{Device, Disk, Domain, Failure, Image, SkippedDisk, Source};
 
 const RUNNING: &str = "back it up while the domain runs";
 
@@ -31,8 +31,9 @@ impl Verdict {
     }
 }
 
-/// Judges one disk of a domain that is active, or off.
-pub(super) fn judge(disk: &Disk, settings: &DomainSettings, active: bool) -> Verdict {
+/// Judges one disk of a domain.
+pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> Verdict {
+    let active = domain.state.is_active();
     if settings.exclude_disks.contains(&disk.target) {
         return Verdict::Skip(left_out(disk, "excluded by the configuration"));
     }
@@ -49,6 +50,9 @@ pub(super) fn judge(disk: &Disk, settings: &DomainSettings, active: bool) -> Ver
         Some(image) if image.source.path().is_some() && !disk.encrypted => Verdict::Direct(image.clone()),
         _ if !active || disk.transient => Verdict::Skip(unreadable(disk, active)),
         _ if matches!(disk.image.source, Source::None(_)) => Verdict::Skip(unreadable(disk, active)),
+        _ if domain.suspended => {
+            Verdict::Live(Live::PullOnly("of a guest that is suspended to memory, which has no snapshots"))
+        }
         _ => Verdict::Live(live(disk)),
     }
 }

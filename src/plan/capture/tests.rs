@@ -55,6 +55,7 @@ fn domain(state: DomainState, disks: Vec<Disk>) -> Domain {
     Domain {
         id: DomainRef { name: "web".to_owned(), uuid: Uuid::nil() },
         state,
+        suspended: false,
         persistent: true,
         xml: DomainXml { live: String::new(), inactive: String::new(), migratable: String::new() },
         disks,

@@ -73,6 +73,7 @@ fn plan(saved: &Saved, request: &Request, name: &str, there: &[&str]) -> Result<
     });
     let described = Domain {
         id: saved.domain.clone(),
+        suspended: false,
         state: DomainState::Off,
         persistent: true,
         xml: DomainXml { live: String::new(), inactive: String::new(), migratable: String::new() },
