@@ -12,6 +12,7 @@ mod steps;
 #[path = "../faulty/mod.rs"]
 mod faulty;
 
+mod chaos;
 mod contents;
 mod guest;
 mod guest_back;

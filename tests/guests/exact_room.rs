@@ -78,9 +78,10 @@ fn a_target_is_not_filled_below_min_free() {
 
 fn a_capture_ends_before_its_room_does(method: &str) {
     let lab = Lab::new();
+    // Before the guest: its QEMU has mounts of its own.
+    let own = Small::new(&lab, "own", 64);
     let guest = guest(&lab, &format!("room-{method}"));
     let contents = Contents::of(&lab, &guest, &["vda"]);
-    let own = Small::new(&lab, "own", 64);
     let keys = json!({"method": method, "overlay_dir": own.0, "scratch_dir": own.0,
         "compression": {"method": "zstd", "level": 19}});
     let program = Program::new(&lab).domain(guest.name(), keys);

@@ -45,6 +45,7 @@ fn a_network_disk_is_pulled() {
     let (image, socket) = (lab.path("served.raw"), lab.path("nbd.sock"));
     qemu_img(&["create", "-q", "-f", "raw", image.to_str().unwrap(), "64M"]);
     let server = NbdServer::start(&image, &socket);
+    run("chmod", &["777", socket.to_str().unwrap()]); // QEMU has a user of its own
     let disk = format!(
         "<disk type='network' device='disk'><driver name='qemu' type='raw'/>\
          <source protocol='nbd' name=''><host transport='unix' socket='{}'/></source>\

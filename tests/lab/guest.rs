@@ -29,6 +29,11 @@ impl Guest {
         self.baseline = Baseline::of(&self.inactive_xml(), &self.name);
     }
 
+    /// The domain has another name from now on.
+    pub fn renamed(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
+    }
+
     /// The domain's name.
     pub fn name(&self) -> &str {
         &self.name

@@ -61,7 +61,11 @@ pub fn check_room(dir: &Path) -> Result<(), Error> {
 /// Makes the empty file of an overlay, which QEMU fills in.
 pub(super) fn make_overlay(path: &Path, disk: &Disk) -> Result<(), Error> {
     let made = step::reached(Step::OverlayCreate).and_then(|()| durable::create_private(path));
-    made.map(|file| take_after(&file, path, disk)).map_err(Error::file("create the overlay", path))
+    let file = made.map_err(Error::file("create the overlay", path))?;
+    if !is_shared(path.parent()) {
+        take_after(&file, path, disk);
+    }
+    Ok(())
 }
 
 /// Makes a scratch file: an empty image of the disk's size.
@@ -74,6 +78,13 @@ pub(super) fn make_scratch(path: &Path, disk: &Disk, bytes: u64) -> Result<(), E
         Ok(())
     });
     made.map_err(Error::file("create the scratch file", path))
+}
+
+/// Whether every user may make files in a folder, as in /tmp. In there the kernel lets libvirt open no file of another user to
+/// fill it in (`fs.protected_regular`).
+fn is_shared(folder: Option<&Path>) -> bool {
+    let mode = folder.and_then(|folder| folder.metadata().ok()).map_or(0, |metadata| metadata.mode());
+    mode & 0o1002 == 0o1002
 }
 
 /// Gives a file the owner and the mode of a disk's image, so that QEMU may open the one as it may the other. libvirt does

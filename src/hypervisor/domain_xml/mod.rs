@@ -18,7 +18,7 @@ pub use left_out::left_out;
 pub use needs::{Cpu, Needs, needs};
 pub use read::{Described, Job, Volume, is_external_snapshot, read};
 pub use repoint::{disk_text, has_images_of, repoint};
-pub use rewrite::{Changes, Rewritten, renamed, rewrite};
+pub use rewrite::{Changes, Rewritten, TpmState, renamed, rewrite};
 
 /// Why a domain's XML cannot be used.
 #[derive(Debug, thiserror::Error)]

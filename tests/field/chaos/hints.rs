@@ -1,0 +1,51 @@
+//! Does what a hint says, as an operator would: the first way that it names.
+
+use std::process::Output;
+
+use crate::lab::try_run;
+
+/// The programs that hints name.
+const PROGRAMS: [&str; 6] = ["virsh ", "qemu-img ", "rm ", "kill ", "losetup ", "qemu-nbd "];
+/// What ends a command in a hint.
+const ENDS: [&str; 6] = ["; ", ", ", " (", " and ", "`", ")"];
+
+/// The commands of a hint's first way: up to where it offers another, or says to recover.
+pub fn commands(hint: &str) -> Vec<String> {
+    let way = hint.split("; then: kvmbackup recover").next().unwrap_or_default();
+    let (mut found, mut rest) = (Vec::new(), way);
+    while let Some(at) = PROGRAMS.iter().filter_map(|program| position(rest, program)).min() {
+        let (before, from) = rest.split_at(at);
+        if !found.is_empty() && ["; if ", "; or", ", or", " or "].iter().any(|another| before.contains(another)) {
+            break;
+        }
+        let end = ENDS.iter().filter_map(|end| from.find(end)).min().unwrap_or(from.len());
+        found.push(from[..end].to_owned());
+        rest = &from[end..];
+    }
+    found
+}
+
+/// Where a program's name begins a word.
+fn position(text: &str, program: &str) -> Option<usize> {
+    let starts = text.match_indices(program).map(|(at, _)| at);
+    starts.into_iter().find(|at| *at == 0 || text[..*at].ends_with([' ', '`']))
+}
+
+/// Runs a command of a hint.
+pub fn run(command: &str) -> Output {
+    try_run("sh", &["-c", command])
+}
+
+#[test]
+fn the_first_way_of_a_hint_is_found() {
+    let hint = "if it runs on the other host, commit it there: virsh blockcommit a vda --active --pivot --wait, and rm /v/o; if \
+                it runs nowhere, start it here: virsh start a; then: kvmbackup recover";
+    assert_eq!(commands(hint), ["virsh blockcommit a vda --active --pivot --wait", "rm /v/o"]);
+    let hint =
+        "start it: virsh start 'a b'; or drop its saved state: virsh managedsave-remove 'a b'; then: kvmbackup recover";
+    assert_eq!(commands(hint), ["virsh start 'a b'"]);
+    let hint =
+        "see that no other host runs the domain; qemu-img commit -d -f qcow2 /o && rm /o; then: kvmbackup recover";
+    assert_eq!(commands(hint), ["qemu-img commit -d -f qcow2 /o && rm /o"]);
+    assert_eq!(commands("wait until nobody changes the domain; then: kvmbackup recover"), [""; 0]);
+}
