@@ -82,10 +82,18 @@ fn back_up(
     monitor: &dyn Monitor,
     done: &mut RunReport,
 ) -> Result<(), app::Error> {
-    let recovered = recover::recover(journal, &app::connect, cancel, &Patience::new(settings.stall_timeout))?;
+    let mut recovered = recover::recover(journal, &app::connect, cancel, &Patience::new(settings.stall_timeout))?;
+    let hypervisor = app::libvirt(&settings.libvirt_uri);
+    let unknown = match &hypervisor {
+        Ok(hypervisor) if recovered.stopped.is_none() => {
+            recover::recover_unknown(journal, hypervisor, settings, cancel, &mut recovered)
+        }
+        _ => Ok(()),
+    };
     done.recovered = recovered.done;
     done.leftovers = recovered.left;
-    let hypervisor = app::libvirt(&settings.libvirt_uri)?;
+    unknown?;
+    let hypervisor = hypervisor?;
     Ok(run::run(settings, &hypervisor, journal, request, cancel, monitor, done)?)
 }
 

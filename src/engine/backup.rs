@@ -275,6 +275,7 @@ fn give_back(
     phases.know(outcome);
     let entered = if commits { phases.enter(Span::Commit) } else { Ok(()) };
     let left = capture.release(record);
+    outcome.warnings.extend(record.told());
     outcome.leftovers.extend(left.iter().map(Error::failure));
     let failed = left.first().or(failed).map(Error::failure);
     phases.know(outcome);

@@ -12,6 +12,7 @@ use super::give_back::{give_back, remove_sockets};
 use super::journal::Record;
 use super::{Error, overlay_file, quiesce, ready};
 use crate::config::{DomainSettings, Quiesce};
+use crate::hypervisor::domain_xml::disk_text;
 use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
 use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainState, Method};
 use crate::nbd;
@@ -200,7 +201,14 @@ impl<'a> Capture<'a> {
     fn plan_overlays(&mut self, disks: &[&Disk], settings: &DomainSettings, run: &str) -> Result<(), Error> {
         for disk in disks {
             let path = self.beside(disk, settings.overlay_dir.as_deref(), &overlay_file::ending(run))?;
-            self.overlays.push(Overlay { target: disk.target.clone(), path, base: disk.image.clone() });
+            let saved =
+                self.domain.persistent.then(|| disk_text(&self.domain.xml.inactive, &disk.target).ok()).flatten();
+            self.overlays.push(Overlay {
+                target: disk.target.clone(),
+                path,
+                base: disk.image.clone(),
+                saved: saved.map(str::to_owned),
+            });
         }
         Ok(())
     }

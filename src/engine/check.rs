@@ -101,6 +101,7 @@ pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Fi
             continue;
         }
         let (Some(domain), Some(of_domain)) = (entry.domain, entry.settings) else { continue };
+        place::overlays(settings, hypervisor, &domain, &mut findings);
         // One that is not due today is, another day.
         disks::look(hypervisor, &domain, &of_domain, &mut findings);
         if states.get(&domain.uuid) == Some(&DomainState::Running) {

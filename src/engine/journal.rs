@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::hypervisor::{Overlay, PullJob};
-use crate::model::DomainRef;
+use crate::model::{DomainRef, Failure};
 use crate::sys::durable;
 use crate::sys::step::{self, Step};
 
@@ -82,6 +82,8 @@ pub struct Journal {
 pub struct Record {
     path: PathBuf,
     entry: Entry,
+    /// What its undoing met that an operator has to know; it is nowhere else.
+    told: Vec<Failure>,
 }
 
 impl Journal {
@@ -115,7 +117,7 @@ impl Journal {
             sockets: None,
             partial: None,
         };
-        let record = Record { path: self.path(started, domain), entry };
+        let record = Record { path: self.path(started, domain), entry, told: Vec::new() };
         record.write(Step::JournalBegin)?;
         Ok(record)
     }
@@ -168,7 +170,7 @@ fn read(path: &Path) -> Result<Record, Error> {
     if entry.schema != SCHEMA {
         return Err(unreadable(format!("journal entry of schema {}, this program knows {SCHEMA}", entry.schema)));
     }
-    Ok(Record { path: path.to_owned(), entry })
+    Ok(Record { path: path.to_owned(), entry, told: Vec::new() })
 }
 
 impl Record {
@@ -186,6 +188,17 @@ impl Record {
     pub fn update(&mut self, change: impl FnOnce(&mut Entry)) -> Result<(), Error> {
         change(&mut self.entry);
         self.write(Step::JournalUpdate)
+    }
+
+    /// Keeps what an operator has to know, for whoever reports.
+    pub fn tell(&mut self, what: Failure) {
+        tracing::warn!(domain = self.entry.domain.name, "{}", what.message);
+        self.told.push(what);
+    }
+
+    /// All that was kept since the last time.
+    pub fn told(&mut self) -> Vec<Failure> {
+        std::mem::take(&mut self.told)
     }
 
     /// Ends the entry: nothing is held any more.
@@ -224,6 +237,7 @@ mod tests {
             target: "vda".into(),
             path: "/v/a.x".into(),
             base: Image { source: Source::File("/v/a".into()), format: Format::Qcow2 },
+            saved: None,
         };
         record.update(|entry| entry.overlays.push(overlay.clone())).unwrap();
         let left = journal.left().unwrap();

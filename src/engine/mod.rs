@@ -9,6 +9,7 @@
 //! - An overlay is unlinked only after the live and the inactive definition both name the base.
 //! - Older restore points are removed only after the new one is published and synced.
 
+mod adopt;
 pub mod backup;
 mod capture;
 pub mod check;

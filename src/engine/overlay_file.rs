@@ -3,23 +3,101 @@
 //! Must not: know domains, or decide whether any of that is right.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::Error;
+use crate::archive::Hasher;
+use crate::model::{Format, Image};
 use crate::sys::durable;
+use crate::sys::patience::Patience;
 use crate::sys::step::{self, Step};
+
+/// How long QEMU's tool may neither read nor write.
+const STALLED: Duration = Duration::from_secs(600);
 
 /// What the name of an overlay of ours ends with, after the disk's target; `run` is the beginning of the run's id.
 pub(super) fn ending(run: &str) -> String {
     format!("kvmbackup-{run}.qcow2")
 }
 
-/// Whether a file is an overlay of ours for a disk, by its name.
-pub(super) fn is_ours(path: &Path, target: &str) -> bool {
+/// The longest name of a file.
+const MAX_NAME: usize = 255;
+/// Bytes of a digest in a name that was cut, and of what sets it apart.
+const CUT: usize = 17;
+
+/// `<name>.<ending>`, cut so that a file may have this name; what was cut off is told by a digest.
+pub(super) fn fitting(name: &str, ending: &str) -> String {
+    let room = MAX_NAME.saturating_sub(ending.len() + 1);
+    if name.len() <= room {
+        return format!("{name}.{ending}");
+    }
+    let mut hasher = Hasher::new();
+    hasher.update(name.as_bytes());
+    let digest = hasher.finish().to_string();
+    let start = (0..=room.saturating_sub(CUT)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}~{}.{ending}", &name[..start], &digest[..CUT - 1])
+}
+
+/// Whether a file is an overlay of ours, by its name: `….<target>.kvmbackup-<8 digits>.qcow2`, of any release. libvirt leaves
+/// the ending out where it makes the name after that of a snapshot.
+pub(super) fn is_ours(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let run = name.strip_suffix(".qcow2").and_then(|name| name.rsplit_once(&format!(".{target}.kvmbackup-")));
-    run.is_some_and(|(_, run)| run.len() == 8 && run.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    let run = name.strip_suffix(".qcow2").unwrap_or(&name).rsplit_once(".kvmbackup-");
+    let is_run = |run: &str| run.len() == 8 && run.bytes().all(|byte| byte.is_ascii_hexdigit());
+    run.is_some_and(|(disk, run)| disk.contains('.') && is_run(run))
+}
+
+/// Whether it exists. A name that no file can have does not; where it cannot be seen, nothing is known.
+pub(super) fn is_there(path: &Path) -> Result<bool, Error> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if durable::is_absent(&error) => Ok(false),
+        Err(source) => Err(Error::file("look at the overlay", path)(source)),
+    }
+}
+
+/// Whether a file that does not exist was removed. The folder of a file system that is not mounted is empty, or missing.
+pub(super) fn is_gone_for_good(path: &Path) -> bool {
+    let folder = path.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+    folder.is_some_and(|mut entries| entries.next().is_some())
+}
+
+/// What an overlay may hold besides the guest's data.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Internal snapshots.
+    pub snapshots: Vec<String>,
+    /// Bitmaps that the image below it does not have.
+    pub bitmaps: Vec<String>,
+}
+
+/// Asks for it; a guest may have the overlay open.
+pub(super) fn held(path: &Path, base: &Image) -> Result<Held, Error> {
+    let names = |info: &serde_json::Value, list: &str| -> Vec<String> {
+        let entries = info.pointer(list).and_then(serde_json::Value::as_array).into_iter().flatten();
+        entries.filter_map(|entry| entry["name"].as_str().map(str::to_owned)).collect()
+    };
+    if !is_there(path)? || is_unused(path) {
+        return Ok(Held::default());
+    }
+    let bitmaps = "/format-specific/data/bitmaps";
+    let own = info(path, "qcow2")?;
+    let mut held = Held { snapshots: names(&own, "/snapshots"), bitmaps: names(&own, bitmaps) };
+    if let Some(base) = base.source.path().filter(|_| base.format == Format::Qcow2 && !held.bitmaps.is_empty()) {
+        let below = names(&info(base, "qcow2")?, bitmaps);
+        held.bitmaps.retain(|name| !below.contains(name));
+    }
+    Ok(held)
+}
+
+fn info(path: &Path, format: &str) -> Result<serde_json::Value, Error> {
+    let arguments = ["info", "-U", "--output=json", "-f", format, "--"].map(OsStr::new);
+    serde_json::from_slice(&qemu_img(arguments, path.as_os_str())?).map_err(Error::json)
 }
 
 /// Writes what the overlay holds into the image below it; the overlay keeps it, too.
@@ -52,17 +130,37 @@ pub(super) fn remove(path: &Path) -> Result<(), Error> {
     removed.map_err(Error::file("remove the overlay", path))
 }
 
+/// Runs it as long as it reads or writes.
 fn qemu_img<const N: usize>(arguments: [&OsStr; N], image: &OsStr) -> Result<Vec<u8>, Error> {
-    let output = Command::new("qemu-img")
-        .args(arguments)
-        .arg(image)
-        .output()
-        .map_err(|error| Error::Program { program: "qemu-img", message: error.to_string() })?;
+    let mut command = Command::new("qemu-img");
+    command.args(arguments).arg(image);
+    let output = patiently(command, STALLED)
+        .map_err(|error| Error::Program { program: "qemu-img", message: super::chain(&error) })?;
     if output.status.success() {
         return Ok(output.stdout);
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().chars().take(1000).collect();
     Err(Error::Program { program: "qemu-img", message })
+}
+
+/// Runs a program to its end, and kills it when it has neither read nor written anything for so long.
+fn patiently(mut command: Command, limit: Duration) -> io::Result<Output> {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let process = child.id();
+    let done = Patience::new(limit).start("qemu-img", move || child.wait_with_output())?.wait(|| transferred(process));
+    if done.is_err()
+        && let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw)
+    {
+        // One that hangs in the kernel dies when its storage answers.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    done?
+}
+
+/// Bytes that a process has read and written: proc(5), `/proc/pid/io`.
+fn transferred(process: u32) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
+    io.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
 #[cfg(test)]
@@ -72,15 +170,9 @@ mod tests {
 
     #[test]
     fn overlays_are_known_by_their_names() {
-        let ours = |name: &str| is_ours(Path::new(name), "vda");
+        let ours = |name: &str| is_ours(Path::new(name));
         assert!(ours(&format!("/v/a.qcow2.vda.{}", ending("0123abcd"))) && ours("/v/x.vda.kvmbackup-01234567.qcow2"));
-        for other in [
-            "/v/a.qcow2",
-            "/v/a.vdb.kvmbackup-01234567.qcow2",
-            "/v/a.vda.kvmbackup-0123.qcow2",
-            "/v/a.vda.kvmbackup-01234567.scratch",
-            "/",
-        ] {
+        for other in ["/v/a.qcow2", "/v/a.vda.kvmbackup-0123.qcow2", "/v/a.vda.kvmbackup-01234567.scratch", "/"] {
             assert!(!ours(other), "{other}");
         }
     }

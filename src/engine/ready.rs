@@ -39,7 +39,7 @@ pub(super) fn at_rest(
         return Ok(Consistency::Offline);
     }
     match hypervisor.off_kind(&domain.id)? {
-        OffKind::Plain => Ok(Consistency::Offline),
+        OffKind::Plain | OffKind::SavedToFile => Ok(Consistency::Offline),
         OffKind::Saved => {
             outcome.warnings.push(Failure {
                 message: "the guest is saved, and its memory is not in the backup: its disks are as after a power cut"

@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 
 use super::give_back::{give_back, remove_sockets};
 use super::journal::{Journal, Record};
-use super::{Error, overlay_file};
+use super::{Error, adopt, overlay_file};
+use crate::config::Settings;
 use crate::hypervisor::{self, Hypervisor};
 use crate::model::{DomainRef, Failure};
 use crate::sys::durable;
@@ -46,10 +47,7 @@ pub fn recover(
             break;
         }
         match record.map_err(|error| error.failure()).and_then(|record| recover_entry(connect, record, patience)) {
-            Ok(line) => {
-                tracing::warn!("{line}");
-                recovered.done.push(line);
-            }
+            Ok(lines) => recovered.done.extend(lines),
             Err(failure) => recovered.left.push(failure),
         }
     }
@@ -57,17 +55,61 @@ pub fn recover(
     Ok(recovered)
 }
 
-/// What was done; a failure names the domain.
-fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> Result<String, Failure> {
+/// Brings back the disks that are on overlays of ours without the journal knowing it, as after the loss of the state folder.
+/// Only domains that the configuration covers. The caller holds the lock, and has recovered what the journal knows.
+pub fn recover_unknown(
+    journal: &Journal,
+    hypervisor: &dyn Hypervisor,
+    settings: &Settings,
+    cancel: &Cancel,
+    recovered: &mut Recovered,
+) -> Result<(), Error> {
+    let (adopted, left) = adopt::adopt(journal, hypervisor, settings)?;
+    recovered.left.extend(left);
+    for record in adopted {
+        if cancel.signal().is_some() {
+            break;
+        }
+        let name = record.entry().domain.name.clone();
+        let targets: Vec<_> = record.entry().overlays.iter().map(|overlay| overlay.target.clone()).collect();
+        let line = format!(
+            "{name}: {} was on an overlay that no journal entry names; committed back to its base",
+            targets.join(", ")
+        );
+        let undone = undo(hypervisor, record, &Patience::new(settings.stall_timeout));
+        match finished(&name, line, undone) {
+            Ok(lines) => recovered.done.extend(lines),
+            Err(failure) => recovered.left.push(failure),
+        }
+    }
+    recovered.stopped = cancel.signal();
+    Ok(())
+}
+
+fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> Result<Vec<String>, Failure> {
     let line = describe(&record, patience);
     let name = record.entry().domain.name.clone();
     let connected = match connect(&record.entry().libvirt_uri) {
         Err(error) if error.kind() == hypervisor::Kind::Remote => return Err(of_another_host(&record)),
         connected => connected.map_err(Error::from),
     };
-    connected.and_then(|hypervisor| undo(&*hypervisor, record, patience)).map(|()| line).map_err(|error| {
+    let undone = connected.and_then(|hypervisor| undo(&*hypervisor, record, patience));
+    finished(&name, line, undone)
+}
+
+/// What was done, and what to know of it; a failure names the domain.
+fn finished(name: &str, line: String, undone: Result<Vec<Failure>, Error>) -> Result<Vec<String>, Failure> {
+    let told = |Failure { message, hint }| match hint {
+        Some(hint) => format!("{name}: {message} (hint: {hint})"),
+        None => format!("{name}: {message}"),
+    };
+    let lines = |notes: Vec<Failure>| {
+        tracing::warn!("{line}");
+        std::iter::once(line).chain(notes.into_iter().map(told)).collect()
+    };
+    undone.map(lines).map_err(|error| {
         let mut failure = error.failure();
-        if !failure.message.starts_with(&name) {
+        if !failure.message.starts_with(name) {
             failure.message = format!("{name}: {}", failure.message);
         }
         failure
@@ -98,12 +140,13 @@ pub(super) fn recover_domain(
     patience: &Patience,
 ) -> Result<(), Error> {
     match journal.entry_of(started, domain)? {
-        Some(record) => undo(hypervisor, record, patience),
+        Some(record) => undo(hypervisor, record, patience).map(drop),
         None => Ok(()),
     }
 }
 
-fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) -> Result<(), Error> {
+/// Undoes an entry; what to know of it.
+fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) -> Result<Vec<Failure>, Error> {
     give_back(hypervisor, &mut record)?;
     if let Some(sockets) = &record.entry().sockets {
         remove_sockets(sockets)?;
@@ -113,7 +156,8 @@ fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) ->
         let removed = patience.call(move || remove_partial(&path));
         removed.unwrap_or_else(|source| Err(Error::file("remove the unfinished archive", &partial)(source)))?;
     }
-    record.close()
+    let told = record.told();
+    record.close().map(|()| told)
 }
 
 /// Removes an unfinished archive, if it is there for sure.
@@ -136,7 +180,7 @@ fn describe(record: &Record, patience: &Patience) -> String {
     if entry.frozen {
         undone.push("thawed the guest".to_owned());
     }
-    let is_there = |path: &Path| path.try_exists().unwrap_or(true) && !overlay_file::is_unused(path);
+    let is_there = |path: &Path| overlay_file::is_there(path).unwrap_or(true) && !overlay_file::is_unused(path);
     let there = entry.overlays.iter().filter(|overlay| is_there(&overlay.path));
     let targets: Vec<_> = there.map(|overlay| overlay.target.as_str()).collect();
     if !targets.is_empty() {

@@ -11,6 +11,7 @@
 //! | `sparse`, `device` | holes for zeros; block devices |
 //! | `staging` | temporary names, all or none |
 //! | `salvage` | what is left of a damaged point |
+//! | `folders` | folders that users of guests can pass |
 //! | `in_use` | that nobody uses what is written over |
 //! | `room` | what can be known to be in the way |
 //! | `definition` | the definition that this host accepts |
@@ -19,7 +20,6 @@
 //! What can be known to fail is found before anything is written: the definition is tried out, the places are looked at.
 //! A block device cannot be taken back: after an error it holds part of the disk, which the log says.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ use self::definition::{Accepted, Wanted};
 use self::plan::{Host, How, Plan};
 use self::saved::Saved;
 use self::source::Source;
-use self::staging::{PASSABLE, PRIVATE, Rights, Staging};
+use self::staging::Staging;
 use self::work::Work;
 use super::journal::{Journal, Record};
 use super::points::{self, When};
@@ -45,6 +45,7 @@ mod contents;
 mod define;
 mod definition;
 mod device;
+mod folders;
 mod foreign;
 mod in_use;
 mod names;
@@ -180,7 +181,7 @@ fn restore_point(
             let wanted = Wanted { request, how, saved: &saved, hypervisor: *hypervisor, host: &host };
             let Accepted { mut plan, xml } = wanted.accepted(to, &texts)?;
             plan.notes.extend(define::lost_states(*hypervisor, to)?);
-            plan.notes.extend(barred_folders(&plan, places, &staging));
+            plan.notes.extend(folders::barred(&plan, places, &staging));
             (plan, Some(xml))
         }
     };
@@ -205,7 +206,7 @@ fn restore_point(
     in_use::expect_unused(&plan, hypervisor, own, &staging)?;
     room::expect_room(&plan, request, &staging)?;
 
-    make_folders(&plan, request, places, &mut staging)?;
+    folders::make(&plan, request, places, &mut staging)?;
     monitor.stage(&request.domain, "restore");
     monitor.expect(&request.domain, plan.writes.iter().map(|write| write.length).sum());
     source.write(work, &plan, &mut staging).inspect_err(|_| warn_of_devices(&plan))?;
@@ -245,51 +246,6 @@ fn identity(saved: &Saved, how: &Define) -> Result<DomainRef, Error> {
         Some(name) if *name != saved.domain.name => Ok(DomainRef { name: name.clone(), uuid: Uuid::new_v4() }),
         _ => Ok(saved.domain.clone()),
     }
-}
-
-/// Makes the chosen folder, what lies in it, and the folders of TPM state; no other folder is made. What guests use must be
-/// passable for their users: its files are private.
-fn make_folders(plan: &Plan, request: &Request, places: &Places, staging: &mut Staging) -> Result<(), Error> {
-    let mode = if request.define.is_some() { PASSABLE } else { PRIVATE };
-    if let Some(folder) = &request.to {
-        staging.folder(folder, mode)?;
-    }
-    for write in &plan.writes {
-        let (base, mode) = match (&write.how, &request.to) {
-            (How::Device(_), _) => continue,
-            (How::Tpm, _) => (places.swtpm.as_path(), PASSABLE),
-            (_, Some(folder)) => (folder.as_path(), mode),
-            _ => continue,
-        };
-        let Some(inner) = write.to.parent().and_then(|parent| parent.strip_prefix(base).ok()) else { continue };
-        let mut folder = base.to_owned();
-        for part in inner.components() {
-            folder.push(part);
-            // The folder of the state itself belongs to swtpm alone.
-            let is_last = folder.as_path() == write.to.parent().unwrap_or(base);
-            let mode = if write.how == How::Tpm && is_last { PRIVATE } else { mode };
-            staging.folder_within(&folder, mode)?;
-        }
-        if let (How::Tpm, Rights::Kept(owner)) = (&write.how, write.rights) {
-            staging.own_folder(&folder, owner);
-        }
-    }
-    Ok(())
-}
-
-/// The folders of restored files that QEMU cannot enter.
-fn barred_folders(plan: &Plan, places: &Places, staging: &Staging) -> BTreeSet<String> {
-    let files = plan.writes.iter().filter(|write| !matches!(write.how, How::Device(_) | How::Tpm));
-    let folders: BTreeSet<PathBuf> = files.filter_map(|write| Some(write.to.parent()?.to_owned())).collect();
-    let note = |folder: PathBuf| {
-        let places = places.clone();
-        let (barred, user) = staging.patience().call(move || places.barred(&folder)).ok().flatten()?;
-        let (path, user) = (barred.display(), user.uid);
-        Some(format!(
-            "QEMU (user {user}) cannot enter {path}, so the guest cannot start; to let it in: chmod o+x '{path}'"
-        ))
-    };
-    folders.into_iter().filter_map(note).collect()
 }
 
 /// What was written into a device before an error stays there.

@@ -8,19 +8,22 @@
 //! wrote last. So the journal says before a move that it is ours ([`Settling`]). Without that, an overlay goes only if
 //! it is empty.
 
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::journal::{Record, Settling};
 use super::{Error, overlay_file};
-use crate::hypervisor::domain_xml::repoint;
+use crate::hypervisor::domain_xml::{has_images_of, repoint};
 use crate::hypervisor::{self, Hypervisor, Kind, OffKind, Overlay};
-use crate::model::{Domain, DomainRef, Image};
+use crate::model::{DomainRef, Failure};
 
-/// A commit that comes no nearer to its end for so long is given up; the guest goes on with its overlay. That it moves data
-/// says nothing: a guest may write faster than that.
-const STALLED: Duration = Duration::from_secs(600);
+mod alone;
+mod live;
+mod refusal;
+mod seats;
+
+use seats::{Seat, Seats};
+
 /// Between two looks at a block job.
 const PAUSE: Duration = Duration::from_millis(25);
 /// The domain may change its state under our hands; so many new beginnings are enough.
@@ -34,8 +37,6 @@ const CALLS_OF_OTHERS: Duration = Duration::from_secs(300);
 const RESTART: Duration = Duration::from_secs(60);
 /// Between two tries after such a failure.
 const AGAIN: Duration = Duration::from_millis(500);
-/// What moves an overlay's data by hand.
-const BY_HAND: &str = "`qemu-img commit OVERLAY` moves its data into the base; then remove the overlay";
 
 /// Commits an overlay and removes it. Safe to call again at any time, and after an interruption at any point.
 pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> Result<(), Error> {
@@ -45,7 +46,11 @@ pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay:
     let domain = record.entry().domain.clone();
     let (began, mut attempt) = (Instant::now(), 0);
     loop {
-        let (before, settled) = once(hypervisor, record, overlay);
+        let look = || Seats::find(hypervisor, &domain, overlay);
+        let (before, settled) = match look() {
+            Ok(seats) => (Some(seats.situation()), once(hypervisor, record, overlay, &seats)),
+            Err(error) => (None, Err(error)),
+        };
         let Err(error) = settled else { return Ok(()) };
         if began.elapsed() < patience(&error) {
             tracing::warn!(domain = domain.name, "{}; trying again", super::chain(&error));
@@ -53,21 +58,24 @@ pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay:
             continue;
         }
         attempt += 1;
-        let now = hypervisor.state(&domain).ok().map(|state| state.is_active());
-        if before == now || attempt >= ATTEMPTS {
+        if attempt >= ATTEMPTS || before == look().ok().map(|seats| seats.situation()) {
             return Err(error);
         }
         tracing::info!(domain = domain.name, "the domain changed its state during the commit; trying again");
     }
 }
 
-/// Whether the domain was active, if there is one, and what came of it.
-fn once(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> (Option<bool>, Result<(), Error>) {
-    match hypervisor.describe(&record.entry().domain) {
-        Ok(described) if described.state.is_active() => (Some(true), online(hypervisor, record, &described, overlay)),
-        Ok(described) => (Some(false), offline(hypervisor, record, &described, overlay)),
-        Err(error) if error.kind() == Kind::NoDomain => (None, without_domain(record, overlay)),
-        Err(error) => (None, Err(error.into())),
+fn once(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, seats: &Seats) -> Result<(), Error> {
+    if let Some(seat) = seats.running() {
+        return online(hypervisor, record, overlay, seats, seat);
+    }
+    if let Some(seat) = seats.covered() {
+        return Err(refusal::covered(overlay, seat));
+    }
+    if overlay_file::is_there(&overlay.path)? {
+        offline(hypervisor, record, overlay, seats)
+    } else {
+        without_file(hypervisor, record, overlay, seats)
     }
 }
 
@@ -97,171 +105,172 @@ pub(super) fn wait_for_calls(hypervisor: &dyn Hypervisor, domain: &DomainRef) {
     }
 }
 
+/// A guest runs on the overlay: QEMU commits.
 fn online(
     hypervisor: &dyn Hypervisor,
     record: &mut Record,
-    described: &Domain,
     overlay: &Overlay,
+    seats: &Seats,
+    seat: &Seat,
 ) -> Result<(), Error> {
-    let image = active_image(described, overlay)?;
-    match settling(record, overlay) {
-        Some(Settling::Committed) if is_at(image, &overlay.path) => return Err(stale(overlay)),
-        _ if is_at(image, &overlay.path) => {
-            expect_base(described, overlay)?;
-            commit(hypervisor, record, overlay)?;
-        }
-        _ if !is_same_place(image, &overlay.base) => return Err(covered(described, overlay)),
-        Some(_) => note(record, overlay, Some(Settling::Committed)),
-        None if is_at(persistent(described, overlay).unwrap_or(image), &overlay.path) => {
-            return Err(covered(described, overlay));
-        }
-        None => return discard(overlay),
+    if settling(record, overlay) == Some(Settling::Committed) {
+        return Err(refusal::stale(overlay, seat));
     }
-    let mut after = hypervisor.describe(&described.id)?;
-    if persistent(&after, overlay).is_some_and(|image| is_at(image, &overlay.path)) {
-        put_definition_right(hypervisor, &after, overlay)?;
-        after = hypervisor.describe(&described.id)?;
+    if let Some(rival) = seats.rival(Some(seat)) {
+        return Err(refusal::divided(overlay, seat, rival));
     }
-    let is_on_base = is_same_place(active_image(&after, overlay)?, &overlay.base)
-        && !persistent(&after, overlay).is_some_and(|image| is_at(image, &overlay.path));
-    if is_on_base { overlay_file::remove(&overlay.path) } else { Err(covered(&after, overlay)) }
+    if seat.chain.get(1).is_none_or(|below| below.source != overlay.base.source) {
+        return Err(refusal::changed(overlay, seat));
+    }
+    expect_no_snapshots(overlay, Some(seat))?;
+    live::commit(hypervisor, record, overlay, seat)?;
+    finish(hypervisor, record, overlay)
 }
 
-/// Commits and moves the guest to the base, which the journal knows before and after. Adopts a commit that an
-/// interrupted run has started.
-fn commit(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> Result<(), Error> {
-    let (domain, target) = (record.entry().domain.clone(), &overlay.target);
-    // The guest is on the overlay, so an earlier move came to nothing.
-    note(record, overlay, None);
-    if hypervisor.block_job(&domain, target)?.is_none() {
-        hypervisor.start_commit(&domain, target)?;
+/// No guest runs on the overlay: QEMU's tool commits, unless the guest was on the base already.
+fn offline(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, seats: &Seats) -> Result<(), Error> {
+    let upper = seats.on_overlay().next();
+    let lower = seats.rival(upper);
+    for domain in seats.domains() {
+        expect_at_rest(hypervisor, &domain.id, overlay)?;
     }
-    let mut nearest = (u64::MAX, Instant::now());
-    loop {
-        let Some(job) = hypervisor.block_job(&domain, target)? else {
-            return Err(Error::Chain {
-                target: target.clone(),
-                message: "its commit ended before it was done".into(),
-                hint: "see QEMU's log in /var/log/libvirt/qemu; then: kvmbackup recover".into(),
-            });
-        };
-        if !job.active_commit {
-            return Err(Error::Chain {
-                target: target.clone(),
-                message: "another block job runs on it, so its overlay cannot be committed".into(),
-                hint: "wait for it, or end it: virsh blockjob DOMAIN DISK --abort; then: kvmbackup recover".into(),
-            });
+    match (settling(record, overlay), lower) {
+        (Some(Settling::Committed), _) | (Some(Settling::Committing), Some(_)) => {
+            note(record, overlay, Some(Settling::Committed));
         }
-        if job.total > 0 && job.done == job.total {
-            note(record, overlay, Some(Settling::Committing));
-            match hypervisor.pivot(&domain, target) {
-                Ok(()) => {
-                    note(record, overlay, Some(Settling::Committed));
-                    tracing::info!(domain = domain.name, disk = target, bytes = job.total, "committed");
-                    return Ok(());
-                }
-                Err(error) if error.kind() == Kind::NotReady => note(record, overlay, None),
-                Err(error) => return Err(error.into()),
+        (_, Some(lower)) => match upper {
+            _ if !overlay_file::holds_data(&overlay.path)? => {}
+            Some(upper) => return Err(refusal::divided(overlay, upper, lower)),
+            None => return Err(refusal::abandoned(overlay, lower)),
+        },
+        // It may run on another host.
+        (_, None) if seats.own.is_none() && upper.is_none() => {
+            if overlay_file::holds_data(&overlay.path)? {
+                return Err(refusal::domain_gone(overlay));
             }
         }
-        let left = job.total.saturating_sub(job.done);
-        if left < nearest.0 {
-            nearest = (left, Instant::now());
-        } else if nearest.1.elapsed() > STALLED {
-            return Err(Error::CommitStalled { target: target.clone(), minutes: STALLED.as_secs() / 60 });
-        }
-        thread::sleep(PAUSE);
-    }
-}
-
-/// The domain is off: QEMU's tool commits, and the definition is put back on the base.
-fn offline(
-    hypervisor: &dyn Hypervisor,
-    record: &mut Record,
-    described: &Domain,
-    overlay: &Overlay,
-) -> Result<(), Error> {
-    let image = active_image(described, overlay)?;
-    let on_overlay = is_at(image, &overlay.path);
-    if !on_overlay && !is_same_place(image, &overlay.base) {
-        return Err(covered(described, overlay));
-    }
-    if !on_overlay && !overlay.path.exists() {
-        return Ok(());
-    }
-    expect_at_rest(hypervisor, &described.id, overlay)?;
-    if !on_overlay && settling(record, overlay).is_none() {
-        return discard(overlay);
-    }
-    if on_overlay {
-        if settling(record, overlay) != Some(Settling::Committed) {
+        (_, None) => {
+            let held = overlay_file::held(&overlay.path, &overlay.base)?;
+            if !held.bitmaps.is_empty() {
+                return Err(refusal::bitmaps(overlay, &held.bitmaps, upper));
+            }
+            expect_no_snapshots(overlay, upper)?;
+            alone::expect_closed(overlay)?;
             overlay_file::commit(&overlay.path)?;
             note(record, overlay, Some(Settling::Committing));
+            tell_of_saved_files(hypervisor, record, overlay, seats)?;
         }
-        put_definition_right(hypervisor, described, overlay)?;
     }
-    // Somebody may have started it on the overlay before the definition was right.
-    let after = hypervisor.describe(&described.id)?;
-    if after.state.is_active() || !is_same_place(active_image(&after, overlay)?, &overlay.base) {
-        return Err(covered(&after, overlay));
-    }
-    expect_at_rest(hypervisor, &described.id, overlay)?;
-    overlay_file::remove(&overlay.path)
+    finish(hypervisor, record, overlay)
 }
 
-/// Fails when the guest may go on with the overlay, though the domain is off.
-fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef, overlay: &Overlay) -> Result<(), Error> {
-    let path = overlay.path.display();
-    let (message, hint) = match hypervisor.off_kind(domain)? {
-        OffKind::Plain => return Ok(()),
-        OffKind::Saved => (
-            format!("the domain's saved state may need the overlay {path}"),
-            "start it (virsh start) or drop the saved state (virsh managedsave-remove), then: kvmbackup recover",
-        ),
-        OffKind::Migrated => (
-            format!("the domain was migrated, and may run elsewhere on the overlay {path}"),
-            "if it runs on the other host, commit it there: virsh blockcommit DOMAIN DISK --active --shallow --pivot, \
-             then remove the overlay; if it runs nowhere, start it here; then: kvmbackup recover",
-        ),
-    };
-    Err(Error::Chain { target: overlay.target.clone(), message, hint: hint.into() })
-}
-
-/// The domain is not here any more. It may have been moved to another host and run there, on the overlay.
-fn without_domain(record: &Record, overlay: &Overlay) -> Result<(), Error> {
-    if settling(record, overlay) == Some(Settling::Committed) {
-        return overlay_file::remove(&overlay.path);
-    }
-    if overlay.path.exists() && overlay_file::holds_data(&overlay.path)? {
-        return Err(Error::Chain {
-            target: overlay.target.clone(),
-            message: format!("the domain is gone, but the overlay {} holds data of the guest", overlay.path.display()),
-            hint: format!("see that no other host runs the domain; {BY_HAND}; then: kvmbackup recover"),
-        });
-    }
-    overlay_file::remove(&overlay.path)
-}
-
-/// The disk is on the base, and not by us. An overlay with data in it is not ours to judge; an empty one was never used.
-fn discard(overlay: &Overlay) -> Result<(), Error> {
-    if overlay.path.exists() && overlay_file::holds_data(&overlay.path)? {
-        return Err(Error::Chain {
-            target: overlay.target.clone(),
+/// The overlay is gone, by our hand or another's.
+fn without_file(
+    hypervisor: &dyn Hypervisor,
+    record: &mut Record,
+    overlay: &Overlay,
+    seats: &Seats,
+) -> Result<(), Error> {
+    let Some(seat) = seats.on_overlay().next() else { return Ok(()) };
+    if settling(record, overlay).is_none() {
+        if !overlay_file::is_gone_for_good(&overlay.path) {
+            return Err(refusal::missing(overlay, seat));
+        }
+        record.tell(Failure {
             message: format!(
-                "the definition names the base, but the overlay {} holds data of the guest",
+                "disk {} of {}: its overlay {} was removed by another hand; it is on its base again",
+                seat.target,
+                seat.domain.id.name,
                 overlay.path.display()
             ),
-            hint: format!("decide which is right; with the guest off, {BY_HAND}; then: kvmbackup recover"),
+            hint: None,
         });
+    }
+    finish(hypervisor, record, overlay)
+}
+
+/// The base has all that the guest wrote: every definition names it again, and the overlay goes.
+fn finish(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> Result<(), Error> {
+    let domain = record.entry().domain.clone();
+    let mut seats = Seats::find(hypervisor, &domain, overlay)?;
+    if seats.on_overlay().next().is_some() {
+        for seat in seats.on_overlay().filter(|seat| !seat.live && seat.above.is_none()) {
+            put_definition_right(hypervisor, seat, overlay)?;
+        }
+        seats = Seats::find(hypervisor, &domain, overlay)?;
+    }
+    // Somebody may have started it on the overlay, or made a snapshot of it, before the definition was right.
+    if let Some(seat) = seats.on_overlay().next() {
+        return Err(refusal::taken(overlay, seat));
+    }
+    put_details_right(hypervisor, record, overlay, &seats);
+    expect_no_snapshots(overlay, None)?;
+    if overlay_file::is_there(&overlay.path)? {
+        alone::expect_unused(hypervisor, overlay)?;
     }
     overlay_file::remove(&overlay.path)
 }
 
-fn put_definition_right(hypervisor: &dyn Hypervisor, described: &Domain, overlay: &Overlay) -> Result<(), Error> {
-    let xml = repoint(&described.xml.inactive, &overlay.target, &overlay.base)
-        .map_err(|source| hypervisor::Error::Xml { domain: described.id.name.clone(), source })?;
+/// Fails when a guest that is off may go on with the overlay.
+fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef, overlay: &Overlay) -> Result<(), Error> {
+    match hypervisor.off_kind(domain)? {
+        OffKind::Plain | OffKind::SavedToFile => Ok(()),
+        OffKind::Saved => Err(refusal::saved(overlay, &domain.name)),
+        OffKind::Migrated => Err(refusal::migrated(overlay, &domain.name)),
+    }
+}
+
+/// Fails when the overlay holds an operator's internal snapshot, which would go with it.
+fn expect_no_snapshots(overlay: &Overlay, seat: Option<&Seat>) -> Result<(), Error> {
+    match overlay_file::held(&overlay.path, &overlay.base)?.snapshots {
+        names if names.is_empty() => Ok(()),
+        names => Err(refusal::snapshots(overlay, &names, seat)),
+    }
+}
+
+/// A saved guest in a file of the operator's goes on with the overlay that it names.
+fn tell_of_saved_files(
+    hypervisor: &dyn Hypervisor,
+    record: &mut Record,
+    overlay: &Overlay,
+    seats: &Seats,
+) -> Result<(), Error> {
+    for seat in seats.on_overlay() {
+        if hypervisor.off_kind(&seat.domain.id)? == OffKind::SavedToFile {
+            record.tell(refusal::saved_to_file(overlay, seat));
+        }
+    }
+    Ok(())
+}
+
+fn put_definition_right(hypervisor: &dyn Hypervisor, seat: &Seat, overlay: &Overlay) -> Result<(), Error> {
+    let domain = &seat.domain;
+    let xml = repoint(&domain.xml.inactive, &seat.target, overlay.saved.as_deref(), &overlay.base)
+        .map_err(|source| hypervisor::Error::Xml { domain: domain.id.name.clone(), source })?;
     hypervisor.define(&xml)?;
     Ok(())
+}
+
+/// A definition that names the base may still have lost what it said of it besides. That keeps no overlay.
+fn put_details_right(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, seats: &Seats) {
+    let Some(saved) = &overlay.saved else { return };
+    let uuid = record.entry().domain.uuid;
+    let is_own = |seat: &&Seat| !seat.live && seat.domain.id.uuid == uuid && seat.target == overlay.target;
+    for seat in seats.on_base().filter(is_own).filter(|seat| seat.above.is_none()) {
+        if has_images_of(&seat.domain.xml.inactive, &seat.target, saved).unwrap_or(true) {
+            continue;
+        }
+        if let Err(error) = put_definition_right(hypervisor, seat, overlay) {
+            record.tell(Failure {
+                message: format!(
+                    "disk {}: its definition could not be put back as it was: {}",
+                    seat.target,
+                    super::chain(&error)
+                ),
+                hint: error.hint(),
+            });
+        }
+    }
 }
 
 fn settling(record: &Record, overlay: &Overlay) -> Option<Settling> {
@@ -282,64 +291,6 @@ fn note(record: &mut Record, overlay: &Overlay, how_far: Option<Settling>) {
     if let Err(error) = noted {
         tracing::warn!(disk = overlay.target, "{}", super::chain(&error));
     }
-}
-
-fn persistent<'a>(described: &'a Domain, overlay: &Overlay) -> Option<&'a Image> {
-    described.disks.iter().find(|disk| disk.target == overlay.target)?.persistent.as_ref()
-}
-
-fn active_image<'a>(described: &'a Domain, overlay: &Overlay) -> Result<&'a Image, Error> {
-    let disk = described.disks.iter().find(|disk| disk.target == overlay.target);
-    disk.map(|disk| &disk.image).ok_or_else(|| Error::Chain {
-        target: overlay.target.clone(),
-        message: format!("the domain has no such disk any more; its overlay is {}", overlay.path.display()),
-        hint: format!("{BY_HAND}; then: kvmbackup recover"),
-    })
-}
-
-fn expect_base(described: &Domain, overlay: &Overlay) -> Result<(), Error> {
-    let disk = described.disks.iter().find(|disk| disk.target == overlay.target);
-    match disk.and_then(|disk| disk.backing.first()) {
-        Some(base) if is_same_place(base, &overlay.base) => Ok(()),
-        _ => Err(covered(described, overlay)),
-    }
-}
-
-fn covered(described: &Domain, overlay: &Overlay) -> Error {
-    let now = described
-        .disks
-        .iter()
-        .find(|disk| disk.target == overlay.target)
-        .and_then(|disk| disk.image.source.path())
-        .map_or_else(|| "elsewhere".to_owned(), |path| path.display().to_string());
-    Error::Chain {
-        target: overlay.target.clone(),
-        message: format!("it is on {now}, so the overlay {} cannot be committed", overlay.path.display()),
-        hint: "somebody changed the disk's chain since; commit or remove their snapshot, then: kvmbackup recover"
-            .into(),
-    }
-}
-
-/// The guest was on the base already and was put on the overlay again: neither of the two is right alone.
-fn stale(overlay: &Overlay) -> Error {
-    Error::Chain {
-        target: overlay.target.clone(),
-        message: format!(
-            "it is on the overlay {} again, which was committed already and is older than the base below it",
-            overlay.path.display()
-        ),
-        hint: "its disk mixes old and new; turn the guest off, keep a copy of the overlay if what it wrote since \
-               matters, then: kvmbackup recover, which goes back to the base"
-            .into(),
-    }
-}
-
-fn is_at(image: &Image, path: &Path) -> bool {
-    image.source.path() == Some(path)
-}
-
-fn is_same_place(a: &Image, b: &Image) -> bool {
-    a.source == b.source
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ fn in_journal(settings: &Settings) -> BTreeMap<String, BTreeSet<String>> {
 fn on_overlays(domain: &Domain) -> BTreeSet<String> {
     let is_on = |disk: &&Disk| {
         let images = std::iter::once(&disk.image).chain(&disk.backing).chain(&disk.persistent);
-        images.filter_map(|image| image.source.path()).any(|path| overlay_file::is_ours(path, &disk.target))
+        images.filter_map(|image| image.source.path()).any(overlay_file::is_ours)
     };
     domain.disks.iter().filter(is_on).map(|disk| disk.target.clone()).collect()
 }

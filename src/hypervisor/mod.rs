@@ -24,6 +24,10 @@ pub struct Overlay {
     pub path: PathBuf,
     /// The image below it, to which it is committed back, and no further.
     pub base: Image,
+    /// The disk's element in the persistent definition before the snapshot, which puts the definition right. Older releases
+    /// did not keep it, and a disk that only the running guest has is in no persistent definition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved: Option<String>,
 }
 
 /// A backup job in pull mode: the exports stand still while the guest writes on.
@@ -80,6 +84,9 @@ pub enum StateKind {
 pub enum OffKind {
     /// It was turned off, or never started: its disks are at rest.
     Plain,
+    /// Its memory was saved, but not where libvirt would load it from: to a file of the operator's, if the saved state was not
+    /// dropped since.
+    SavedToFile,
     /// Its memory was saved and is loaded at the next start; the saved state names the images it was made with.
     Saved,
     /// It was moved to another host, and may run there, on the same images.

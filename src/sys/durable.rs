@@ -55,9 +55,14 @@ pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
 /// Removes a file; one that is not there is no error. The folder is not synced.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(error) if !is_absent(&error) => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Whether an error says that nothing has this name, and not that it cannot be seen. A name too long for any file is one.
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename)
 }
 
 /// Removes a folder with all that is in it, for good; one that is not there is no error.

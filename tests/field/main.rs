@@ -15,6 +15,8 @@ mod faulty;
 mod chaos;
 mod contents;
 mod guest;
+mod guest_back;
+mod hints;
 mod host;
 mod restore;
 mod store;

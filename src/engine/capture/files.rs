@@ -4,7 +4,7 @@ use std::fs::{File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use crate::engine::Error;
+use crate::engine::{Error, overlay_file};
 use crate::model::{Disk, Domain, Source, size};
 use crate::qcow2::Layout;
 use crate::sys::step::{self, Step};
@@ -21,12 +21,11 @@ pub(super) fn beside(domain: &Domain, disk: &Disk, folder: Option<&Path>, ending
     let own = own_folder(disk);
     let name = disk.image.source.path().and_then(Path::file_name);
     let folder = folder_for(disk, folder);
-    let mut file = name.unwrap_or_default().to_owned();
+    let mut file = name.unwrap_or_default().to_string_lossy().into_owned();
     if own != Some(folder) {
-        file = format!("{}-{}", domain.id.uuid, file.to_string_lossy()).into();
+        file = format!("{}-{file}", domain.id.uuid);
     }
-    file.push(format!(".{}.{ending}", disk.target));
-    let path = folder.join(file);
+    let path = folder.join(overlay_file::fitting(&file, &format!("{}.{ending}", disk.target)));
     if path.symlink_metadata().is_ok() {
         return Err(Error::Chain {
             target: disk.target.clone(),

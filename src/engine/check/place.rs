@@ -1,6 +1,7 @@
 //! Owns: what a run needs of this host besides libvirt and the target: programs, its own folders, an earlier run's end.
 //! Must not: make a folder, or take a lock.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -8,7 +9,10 @@ use rustix::fs::{Access, access};
 
 use super::{Finding, Severity};
 use crate::config::Settings;
+use crate::engine::adopt;
 use crate::engine::journal::Journal;
+use crate::hypervisor::Hypervisor;
+use crate::model::DomainRef;
 use crate::store::Store;
 use crate::sys::lock;
 
@@ -60,6 +64,32 @@ fn textfile(path: &Path) -> Finding {
             let hint = "make the folder that node_exporter's --collector.textfile.directory names, or correct `metrics.textfile`";
             Finding::new(about, Severity::Warning, format!("its folder cannot be written to: {error}"), Some(hint))
         }
+    }
+}
+
+/// Overlays of ours that the domain is on, and that no journal entry names: the next backup or recovery brings it back.
+pub(super) fn overlays(
+    settings: &Settings,
+    hypervisor: &dyn Hypervisor,
+    domain: &DomainRef,
+    findings: &mut Vec<Finding>,
+) {
+    // Those of a run that is at work are no leftovers; opening the journal makes its folder.
+    if lock::is_held(&settings.state_dir.join("lock")).unwrap_or(false) {
+        return;
+    }
+    let has_journal = settings.state_dir.join("journal").is_dir();
+    let journal = has_journal.then(|| Journal::open(&settings.state_dir).ok()).flatten();
+    let Some(known) = journal.map_or_else(|| Some(BTreeSet::new()), |journal| adopt::known(&journal)) else { return };
+    // A domain that cannot be described is told of elsewhere.
+    for overlay in adopt::unknown(hypervisor, domain, &known).unwrap_or_default() {
+        let message = format!(
+            "disk {} is on the overlay {} of an interrupted run that no journal entry names",
+            overlay.target,
+            overlay.path.display()
+        );
+        let about = format!("domain {}", domain.name);
+        findings.push(Finding::new(about, Severity::Problem, message, Some("`kvmbackup recover`")));
     }
 }
 

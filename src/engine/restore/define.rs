@@ -54,7 +54,7 @@ pub fn another_guest(hypervisor: &dyn Hypervisor, saved: &DomainRef) -> Result<O
 fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(), Error> {
     let name = &domain.name;
     let (message, hint) = match hypervisor.off_kind(domain)? {
-        OffKind::Plain => return Ok(()),
+        OffKind::Plain | OffKind::SavedToFile => return Ok(()),
         OffKind::Saved => (
             format!("the domain {name} has a saved state, which would go on with the restored disks"),
             format!(

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::staging::check_unused;
+use super::staging::target::check_unused;
 use crate::engine::Error;
 use crate::model::size;
 

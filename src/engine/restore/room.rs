@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::plan::{How, Plan, Write};
 use super::staging::Staging;
-use super::{Request, device, staging};
+use super::staging::target;
+use super::{Request, device};
 use crate::engine::Error;
 use crate::model::size;
 use crate::sys::space;
@@ -27,7 +28,7 @@ fn check_writes(writes: &[Write], overwrite: bool) -> Result<(), Error> {
             devices.push(device::open(&write.to, part.virtual_bytes)?);
             continue;
         }
-        staging::check_target(&write.to, overwrite)?;
+        target::check_target(&write.to, overwrite)?;
         let (folder, file_system) = nearest_folder(&write.to)?;
         let entry = needed.entry(file_system).or_insert((folder, 0));
         entry.1 = entry.1.saturating_add(write.length);

@@ -6,17 +6,17 @@
 //!
 //! The folder may be a mount that hangs: every call on it is made with patience, but for those on the host's own TPM state.
 
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, fcntl_lock, flock, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use uuid::Uuid;
 
+use self::rename::{beside, create_part, place, put_back};
+use self::target::check_target;
 use crate::engine::{Error, rights};
 use crate::model::Owner;
 use crate::sys::durable;
@@ -25,9 +25,6 @@ use crate::sys::patient_file::PatientFile;
 
 /// The end of a temporary name.
 const PART: &str = ".kvmbackup-part";
-/// What follows the name of a file that is being replaced, where it cannot take the temporary one; then a unique part.
-const OLD: &str = ".kvmbackup-old-";
-
 /// renameat2(2), which refuses its flags on file systems that cannot do them.
 type Rename = fn(&Path, &Path, RenameFlags) -> Result<(), Errno>;
 
@@ -99,7 +96,7 @@ impl Staging {
         let made = path.to_owned();
         self.call("look at", path, move || match fs::symlink_metadata(&made) {
             Ok(status) if status.is_dir() => Ok(()),
-            Ok(_) => Err(obstacle(&made)),
+            Ok(_) => Err(target::obstacle(&made)),
             Err(error) => Err(Error::file("look at", &made)(error)),
         })
     }
@@ -283,116 +280,13 @@ fn part_of(target: &Path) -> PathBuf {
     beside(target, PART)
 }
 
-/// A hidden name in the same folder.
-fn beside(target: &Path, end: &str) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(target.file_name().unwrap_or_default());
-    name.push(end);
-    target.with_file_name(name)
-}
-
-/// Nothing may be there, or, with `overwrite`, a regular file that no running guest has open.
-pub fn check_target(target: &Path, overwrite: bool) -> Result<(), Error> {
-    match fs::symlink_metadata(target) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::file("look at", target)(error)),
-        Ok(status) if overwrite && status.is_file() => {
-            let file = File::options().read(true).write(true).open(target).map_err(Error::file("open", target))?;
-            check_unused(&file, target)
-        }
-        Ok(status) if status.is_file() => Err(Error::Exists { path: target.to_owned() }),
-        Ok(_) => Err(obstacle(target)),
-    }
-}
-
-/// What is there is no file that could be replaced.
-fn obstacle(path: &Path) -> Error {
-    let what = match (fs::read_link(path), path.is_dir()) {
-        (Ok(to), _) => format!("a symbolic link to {}", to.display()),
-        (_, true) => "a folder".to_owned(),
-        (_, false) => "something that is no regular file".to_owned(),
-    };
-    Error::Other {
-        message: format!("{}: {what} is in the way, and is never replaced", path.display()),
-        hint: Some("move it away, or restore to another folder: --to DIR".to_owned()),
-    }
-}
-
-/// QEMU locks some bytes of each image it has open (`docs/system/qemu-block-drivers.rst.inc` of QEMU, "Disk image file
-/// locking"); a lock on the whole file collides with them.
-pub fn check_unused(file: &File, path: &Path) -> Result<(), Error> {
-    match fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::AGAIN | Errno::ACCESS) => Err(Error::Other {
-            message: format!("{}: a running guest or another program uses it", path.display()),
-            hint: Some("shut the guest down first, or restore elsewhere: --to".to_owned()),
-        }),
-        // A file system without locks cannot tell.
-        _ => Ok(()),
-    }
-}
-
-/// A new file; one that an interrupted restore has left gives way, one that is being written does not.
-fn create_part(part: &Path) -> io::Result<File> {
-    let created = match durable::create_private(part) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if !fs::symlink_metadata(part)?.is_file() {
-                return Err(error);
-            }
-            let left = File::open(part)?;
-            flock(&left, FlockOperation::NonBlockingLockExclusive)?;
-            fs::remove_file(part)?;
-            durable::create_private(part)
-        }
-        result => result,
-    };
-    let file = created?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    Ok(file)
-}
-
-/// Gives a file its name. What was there keeps a name beside it: the temporary one, for which the file system exchanges both
-/// at once, or, where it cannot (NFS: rename(2)), a third one.
-fn place(part: &Path, target: &Path, overwrite: bool, rename: Rename) -> io::Result<State> {
-    let cannot = |error| matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP);
-    match rename(part, target, RenameFlags::NOREPLACE) {
-        Ok(()) => return Ok(State::New),
-        Err(Errno::EXIST) if overwrite => match rename(part, target, RenameFlags::EXCHANGE) {
-            Ok(()) => return Ok(State::Replaced(part.to_owned())),
-            Err(error) if cannot(error) => {}
-            Err(error) => return Err(error.into()),
-        },
-        Err(error) if cannot(error) => {}
-        Err(error) => return Err(error.into()),
-    }
-    match fs::symlink_metadata(target) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(part, target).map(|()| State::New),
-        Err(error) => Err(error),
-        Ok(_) if overwrite => place_aside(part, target),
-        Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-    }
-}
-
-fn place_aside(part: &Path, target: &Path) -> io::Result<State> {
-    let old = beside(target, &format!("{OLD}{}", Uuid::new_v4().simple()));
-    fs::rename(target, &old)?;
-    fs::rename(part, target).inspect_err(|_| put_back(&old, target))?;
-    Ok(State::Replaced(old))
-}
-
-/// Gives a file that was replaced its name again; what has that name now is gone then.
-fn put_back(old: &Path, target: &Path) {
-    if let Err(error) = fs::rename(old, target) {
-        let (path, old) = (target.display(), old.display());
-        tracing::error!(%path, %old, %error, "could not put the replaced file back; it is kept under the other name");
-    }
-}
-
 fn remove(path: &Path) {
     if let Err(error) = durable::remove(path) {
         tracing::warn!(path = %path.display(), %error, "could not remove what a restore has written");
     }
 }
 
+mod rename;
+pub mod target;
 #[cfg(test)]
 mod tests;

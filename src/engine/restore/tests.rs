@@ -497,7 +497,7 @@ fn nothing_is_put_below_an_overlay_that_recovery_left() {
     let mut record = journal.begin(Uuid::nil(), chrono::Utc::now(), "test:///default", &domain).unwrap();
     let overlay = dir.path().join("overlay");
     let image = crate::model::Image { source: crate::model::Source::File("/srv/a".into()), format: Format::Raw };
-    let overlays = vec![Overlay { target: "vda".to_owned(), path: overlay.clone(), base: image }];
+    let overlays = vec![Overlay { target: "vda".to_owned(), path: overlay.clone(), base: image, saved: None }];
     record.update(|entry| entry.overlays = overlays).unwrap();
 
     let named = |name: Option<&str>| Define { name: name.map(str::to_owned), ..Define::default() };

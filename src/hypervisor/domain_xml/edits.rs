@@ -33,6 +33,18 @@ impl<'x> Edits<'x> {
         self.list.push((end..end, format!("{}{text}", self.xml.get(blanks).unwrap_or_default())));
     }
 
+    /// Puts text into an element, before everything that is in it.
+    pub fn insert_inside(&mut self, node: Node<'_, '_>, text: &str) {
+        let Range { start, end } = node.range();
+        let name = node.tag_name().name();
+        let is_empty = self.xml.get(start..end).is_some_and(|element| element.ends_with("/>"));
+        match node.first_child() {
+            Some(child) => self.list.push((child.range().start..child.range().start, text.to_owned())),
+            None if is_empty => self.list.push((end - 2..end, format!(">{text}</{name}>"))),
+            None => self.list.push((end - name.len() - 3..end - name.len() - 3, text.to_owned())),
+        }
+    }
+
     /// Gives an attribute a value, whether it is there or not.
     pub fn set(&mut self, node: Node<'_, '_>, name: &str, value: &str) {
         let text = format!("{name}='{}'", escape(value));

@@ -26,7 +26,6 @@ pub fn renew(
                 "channel" => renew_channel(edits, device),
                 "graphics" => renew_graphics(edits, device, notes),
                 "vsock" => renew_vsock(edits, device),
-                "tpm" => renew_tpm(edits, device),
                 "serial" | "console" | "parallel" => renew_logs(edits, device, &to.name),
                 _ => {}
             }
@@ -66,12 +65,6 @@ fn renew_interface(edits: &mut Edits<'_>, interface: Node<'_, '_>) {
         edits.unset(parameters, "interfaceid");
         edits.unset(parameters, "instanceid");
     }
-}
-
-/// Without the place of its state, an emulated TPM gets one in libvirt's own folder.
-fn renew_tpm(edits: &mut Edits<'_>, tpm: Node<'_, '_>) {
-    let emulated = all(tpm, "backend").filter(|backend| backend.attribute("type") == Some("emulator"));
-    emulated.flat_map(|backend| all(backend, "source")).for_each(|source| edits.remove(source));
 }
 
 fn renew_channel(edits: &mut Edits<'_>, channel: Node<'_, '_>) {

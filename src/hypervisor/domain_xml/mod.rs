@@ -19,8 +19,8 @@ mod tests;
 pub use left_out::left_out;
 pub use needs::{Cpu, Needs, needs};
 pub use read::{Described, Job, TPM_STATE, Volume, is_external_snapshot, read};
-pub use repoint::repoint;
-pub use rewrite::{Changes, Rewritten, renamed, rewrite};
+pub use repoint::{disk_text, has_images_of, repoint};
+pub use rewrite::{Changes, Rewritten, TpmState, renamed, rewrite};
 
 /// Why a domain's XML cannot be used.
 #[derive(Debug, thiserror::Error)]

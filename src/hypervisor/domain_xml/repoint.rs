@@ -1,7 +1,7 @@
-//! Owns: putting one disk of a definition on another image. Pure. Must not: change anything else; the domain and its
-//! guest stay what they are, as against a restore.
+//! Owns: putting one disk of a definition back on the image that was below its overlay. Pure. Must not: change anything else; the
+//! domain and its guest stay what they are, as against a restore.
 
-use roxmltree::Node;
+use roxmltree::{Document, Node};
 
 use super::Error;
 use super::edits::{Edits, escape};
@@ -9,46 +9,135 @@ use super::rewrite::as_text;
 use super::tree::{all, at, attribute, parse};
 use crate::model::{Image, Source};
 
-/// Puts the disk at `target` on `image`, which has to be a file or a block device: the path, the kind and the format
-/// change, and every other byte stays. A chain below the disk that begins with `image` is taken out, or begins one
-/// further down.
+/// The children of a `<disk>` that describe its images; all others describe the device.
+const OF_IMAGES: [&str; 4] = ["source", "backingStore", "auth", "encryption"];
+
+/// The `<disk>` element at `target`, as the definition has it.
+pub fn disk_text<'x>(xml: &'x str, target: &str) -> Result<&'x str, Error> {
+    let document = parse(xml)?;
+    let range = disk_at(&document, target)?.range();
+    Ok(xml.get(range).unwrap_or_default())
+}
+
+/// Whether both definitions say the same of the images of the disk at `target`.
+pub fn has_images_of(xml: &str, target: &str, saved: &str) -> Result<bool, Error> {
+    let (now, saved_xml) = (parse(xml)?, enclosed(saved));
+    let saved = parse(&saved_xml)?;
+    Ok(Images::of_disk(xml, disk_at(&now, target)?) == Images::of_disk(&saved_xml, disk_at(&saved, target)?))
+}
+
+/// Puts the disk at `target` back on its image; every byte that is not about images stays.
+///
+/// `saved` is the `<disk>` element of before, whose bytes come back. Without it (older releases did not keep it), the layer that
+/// the definition has right below the disk becomes the disk, if it is `image`; without that, path, kind and format are
+/// those of `image`, which has to be a file or a block device.
 ///
 /// Fails on XML that is no domain's, on a target it does not have, and on a path that XML cannot hold.
-pub fn repoint(xml: &str, target: &str, image: &Image) -> Result<String, Error> {
+pub fn repoint(xml: &str, target: &str, saved: Option<&str>, image: &Image) -> Result<String, Error> {
     let document = parse(xml)?;
-    let mut disks = all(document.root_element(), "devices").flat_map(|devices| all(devices, "disk"));
-    let disk = disks.find(|disk| attribute(*disk, &["target"], "dev") == Some(target));
-    let missing = || Error::NoSuchDisk { target: target.to_owned() };
-    let (disk, source) = disk.and_then(|disk| Some((disk, at(disk, &["source"])?))).ok_or_else(missing)?;
+    let disk = disk_at(&document, target)?;
+    let mut edits = Edits::new(xml);
+    if let Some(saved) = saved {
+        let saved_xml = enclosed(saved);
+        let saved = parse(&saved_xml)?;
+        Images::of_disk(&saved_xml, disk_at(&saved, target)?).put(&mut edits, disk);
+    } else if let Some(layer) = at(disk, &["backingStore"]).filter(|layer| is_on(*layer, image)) {
+        Images::of_layer(xml, layer).put(&mut edits, disk);
+    } else {
+        put_on_path(&mut edits, disk, target, image)?;
+    }
+    Ok(edits.apply())
+}
+
+/// Puts a disk whose layers are unknown on a file or a block device.
+fn put_on_path(edits: &mut Edits<'_>, disk: Node<'_, '_>, target: &str, image: &Image) -> Result<(), Error> {
     let (kind, name, path) = match &image.source {
         Source::File(path) => ("file", "file", path),
         Source::Block(path) => ("block", "dev", path),
         Source::Network(_) | Source::None(_) => return Err(Error::Place { target: target.to_owned() }),
     };
-    let path = as_text(path)?;
-
-    let mut edits = Edits::new(xml);
+    let source = at(disk, &["source"]).ok_or_else(|| Error::NoSuchDisk { target: target.to_owned() })?;
     edits.set(disk, "type", kind);
-    edits.set(source, name, path);
+    edits.set(source, name, as_text(path)?);
     ["file", "dev"].into_iter().filter(|other| *other != name).for_each(|other| edits.unset(source, other));
-    match at(disk, &["driver"]) {
-        Some(driver) => edits.set(driver, "type", image.format.driver()),
-        None => {
-            let driver = format!("<driver name='qemu' type='{}'/>", escape(image.format.driver()));
-            edits.insert_after(source, &driver);
-        }
-    }
-    if let Some(below) = at(disk, &["backingStore"]).filter(|below| is_on(*below, path)) {
-        match at(below, &["backingStore"]).and_then(|further| xml.get(further.range())) {
-            Some(further) => edits.replace(below, further.to_owned()),
-            None => edits.remove(below),
-        }
-    }
-    Ok(edits.apply())
+    put_format(edits, disk, image.format.driver(), None);
+    Ok(())
 }
 
-fn is_on(layer: Node<'_, '_>, path: &str) -> bool {
-    ["file", "dev"].iter().any(|name| attribute(layer, &["source"], name) == Some(path))
+/// What XML says of a disk's images, as its own text.
+#[derive(PartialEq, Eq)]
+struct Images<'x> {
+    kind: &'x str,
+    format: &'x str,
+    cache: Option<&'x str>,
+    /// By name; those that are not named here stay what they are.
+    parts: Vec<(&'static str, Option<&'x str>)>,
+}
+
+impl<'x> Images<'x> {
+    fn of_disk(xml: &'x str, disk: Node<'x, '_>) -> Images<'x> {
+        Images::of(xml, disk, "driver", &OF_IMAGES)
+    }
+
+    fn of_layer(xml: &'x str, layer: Node<'x, '_>) -> Images<'x> {
+        Images::of(xml, layer, "format", &["source", "backingStore"])
+    }
+
+    fn of(xml: &'x str, node: Node<'x, '_>, format: &'static str, parts: &[&'static str]) -> Images<'x> {
+        let text = |path: &[&'static str]| at(node, path).and_then(|part| xml.get(part.range()));
+        Images {
+            kind: node.attribute("type").unwrap_or("file"),
+            format: attribute(node, &[format], "type").unwrap_or("raw"),
+            cache: text(&[format, "metadata_cache"]),
+            parts: parts.iter().map(|name| (*name, text(&[name]))).collect(),
+        }
+    }
+
+    fn put(self, edits: &mut Edits<'_>, disk: Node<'_, '_>) {
+        edits.set(disk, "type", self.kind);
+        put_format(edits, disk, self.format, self.cache);
+        for (name, text) in self.parts {
+            match (at(disk, &[name]), text) {
+                (Some(part), Some(text)) => edits.replace(part, text.to_owned()),
+                (Some(part), None) => edits.remove(part),
+                (None, Some(text)) => edits.insert_inside(disk, text),
+                (None, None) => {}
+            }
+        }
+    }
+}
+
+/// The rest of the driver is the device's.
+fn put_format(edits: &mut Edits<'_>, disk: Node<'_, '_>, format: &str, cache: Option<&str>) {
+    let Some(driver) = at(disk, &["driver"]) else {
+        let cache = cache.unwrap_or_default();
+        let driver = format!("<driver name='qemu' type='{}'>{cache}</driver>", escape(format));
+        return edits.insert_inside(disk, &driver);
+    };
+    edits.set(driver, "type", format);
+    match (at(driver, &["metadata_cache"]), cache) {
+        (Some(now), Some(cache)) => edits.replace(now, cache.to_owned()),
+        (Some(now), None) => edits.remove(now),
+        (None, Some(cache)) => edits.insert_inside(driver, cache),
+        (None, None) => {}
+    }
+}
+
+/// A `<disk>` element as a definition that has nothing else.
+fn enclosed(disk: &str) -> String {
+    format!("<domain><devices>{disk}</devices></domain>")
+}
+
+fn disk_at<'a, 'i>(document: &'a Document<'i>, target: &str) -> Result<Node<'a, 'i>, Error> {
+    let mut disks = all(document.root_element(), "devices").flat_map(|devices| all(devices, "disk"));
+    let disk = disks.find(|disk| attribute(*disk, &["target"], "dev") == Some(target));
+    disk.ok_or_else(|| Error::NoSuchDisk { target: target.to_owned() })
+}
+
+/// Whether a layer is this image. A volume of a pool and a network disk have no path that could differ.
+fn is_on(layer: Node<'_, '_>, image: &Image) -> bool {
+    let mut paths = ["file", "dev"].iter().filter_map(|name| attribute(layer, &["source"], name));
+    layer.has_attribute("type") && paths.all(|path| image.source.path().is_some_and(|image| image.as_os_str() == path))
 }
 
 #[cfg(test)]
@@ -68,14 +157,14 @@ mod tests {
 
     #[test]
     fn only_the_image_of_the_one_disk_changes() {
-        let xml = repoint(XML, "vda", &image(Source::File("/v/a & b".into()))).unwrap();
+        let xml = repoint(XML, "vda", None, &image(Source::File("/v/a & b".into()))).unwrap();
         let expected = XML.replace("type='qcow2' cache", "type='raw' cache").replace("/v/a.ov", "/v/a &amp; b");
         assert_eq!(xml, expected);
     }
 
     #[test]
     fn a_block_device_is_one_again() {
-        let xml = repoint(XML, "vda", &image(Source::Block("/dev/vg/a".into()))).unwrap();
+        let xml = repoint(XML, "vda", None, &image(Source::Block("/dev/vg/a".into()))).unwrap();
         let expected = XML
             .replacen("<disk type='file'", "<disk type='block'", 1)
             .replace("type='qcow2' cache", "type='raw' cache")
@@ -83,28 +172,58 @@ mod tests {
         assert_eq!(xml, expected);
     }
 
+    /// A disk as an operator defined it, and as libvirt has it on an overlay.
+    const VOLUME: &str = "<disk type='volume' device='disk'><driver name='qemu' type='raw' cache='none'><metadata_cache>\
+        <max_size unit='bytes'>65536</max_size></metadata_cache></driver><source pool='p' volume='v' startupPolicy='optional'>\
+        <seclabel model='dac' relabel='no'/><slices><slice type='storage' offset='1' size='2'/></slices></source>\
+        <target dev='vda'/></disk>";
+    const ON_OVERLAY: &str = "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='unsafe'/>\
+        <source file='/v/v.ov'/><backingStore type='volume'><format type='raw'/><source pool='p' volume='v'/></backingStore>\
+        <target dev='vda'/><iotune/></disk>";
+
     #[test]
-    fn a_chain_begins_below_the_image() {
-        let bottom = "<backingStore type='file'><format type='raw'/><source file='/v/t'/></backingStore>";
-        let layer = |below: &str| {
-            format!("<backingStore type='file'><format type='raw'/><source file='/v/b'/>{below}</backingStore>")
+    fn the_saved_bytes_of_the_images_come_back_and_the_device_stays() {
+        let definition = enclosed(ON_OVERLAY);
+        let anywhere = image(Source::None("volume".into()));
+        let xml = repoint(&definition, "vda", Some(VOLUME), &anywhere).unwrap();
+        let expected =
+            VOLUME.replace("'none'", "'unsafe'").replace("<target dev='vda'/>", "<target dev='vda'/><iotune/>");
+        assert_eq!(xml, enclosed(&expected));
+        assert!(has_images_of(&xml, "vda", VOLUME).unwrap() && !has_images_of(&definition, "vda", VOLUME).unwrap());
+        assert_eq!(repoint(&xml, "vda", Some(VOLUME), &anywhere).unwrap(), xml);
+        assert_eq!(disk_text(&xml, "vda").unwrap(), expected);
+    }
+
+    #[test]
+    fn without_saved_bytes_the_layer_below_becomes_the_disk() {
+        let layer = |path: &str, below: &str| {
+            format!(
+                "<backingStore type='block'><format type='raw'><metadata_cache/></format><source dev='{path}'><seclabel/>\
+                 </source>{below}</backingStore>"
+            )
         };
+        let base = image(Source::Block("/dev/b".into()));
         let with = |chain: &str| XML.replace("<target dev='vdb'/>", &format!("{chain}<target dev='vdb'/>"));
-        let base = image(Source::File("/v/b".into()));
-        let expected = |chain: &str| {
-            let driver = "<source file='/v/b'/>\n      <driver name='qemu' type='raw'/>";
-            with(chain).replace("<source file='/v/b.ov'/>", driver)
-        };
-        assert_eq!(repoint(&with(&layer(bottom)), "vdb", &base).unwrap(), expected(bottom));
-        assert_eq!(repoint(&with(bottom), "vdb", &base).unwrap(), expected(bottom));
-        assert!(!repoint(&with(&layer("")), "vdb", &base).unwrap().contains("backingStore"));
+        for below in ["", "<backingStore/>", &layer("/dev/t", "<backingStore/>")] {
+            let xml = repoint(&with(&layer("/dev/b", below)), "vdb", None, &base).unwrap();
+            let expected = "<disk type='block'><driver name='qemu' type='raw'><metadata_cache/></driver>\n\
+                \x20     <source dev='/dev/b'><seclabel/></source>";
+            let end = format!("{below}<target dev='vdb'/>");
+            assert!(xml.contains(expected) && xml.contains(&end) && !xml.contains("b.ov"), "{xml}");
+        }
+        // Another layer than the base says nothing of it.
+        let xml = repoint(&with(&layer("/dev/other", "")), "vdb", None, &base).unwrap();
+        assert!(xml.contains(&layer("/dev/other", "")) && xml.contains("<source dev='/dev/b'/>"), "{xml}");
+        let volume = image(Source::File("/pool/v".into()));
+        let xml = repoint(&enclosed(ON_OVERLAY), "vda", None, &volume).unwrap();
+        assert!(xml.contains("<disk type='volume'") && xml.contains("<source pool='p' volume='v'/><target"), "{xml}");
     }
 
     #[test]
     fn what_cannot_be_is_an_error() {
         let base = image(Source::File("/v/b".into()));
-        assert!(matches!(repoint(XML, "vdc", &base), Err(Error::NoSuchDisk { .. })));
+        assert!(matches!(repoint(XML, "vdc", None, &base), Err(Error::NoSuchDisk { .. })));
         let network = image(Source::Network("rbd:a".into()));
-        assert!(matches!(repoint(XML, "vda", &network), Err(Error::Place { .. })));
+        assert!(matches!(repoint(XML, "vda", None, &network), Err(Error::Place { .. })));
     }
 }

@@ -26,8 +26,19 @@ pub struct Changes {
     pub nvram: Option<PathBuf>,
     /// Where files of a direct boot were restored to, by element (`kernel`, `initrd`, `dtb`).
     pub boot: BTreeMap<String, PathBuf>,
+    /// Where the state of a TPM was restored to, when the definition names a place for it.
+    pub tpm: Option<TpmState>,
     /// Another machine type than the one that was saved.
     pub machine: Option<String>,
+}
+
+/// Where the state of an emulated TPM is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TpmState {
+    /// In libvirt's own folder for the domain.
+    Own,
+    /// In this file.
+    File(PathBuf),
 }
 
 /// A definition, ready for libvirt.
@@ -54,6 +65,7 @@ pub fn rewrite(xml: &str, changes: &Changes) -> Result<Rewritten, Error> {
 
     change_disks(&mut edits, domain, changes)?;
     change_os(&mut edits, domain, changes)?;
+    change_tpm(&mut edits, domain, changes)?;
     if let Some(genid) = at(domain, &["genid"]) {
         // A guest that goes back in time has to be told: https://libvirt.org/formatdomain.html#general-metadata
         edits.set_text(genid, "", "");
@@ -174,6 +186,18 @@ fn change_os(edits: &mut Edits<'_>, domain: Node<'_, '_>, changes: &Changes) -> 
         // libvirt makes a file of the new name from the template.
         (Some(nvram), None, Some(_)) => edits.set_text(nvram, "", "type"),
         (_, None, _) => {}
+    }
+    Ok(())
+}
+
+fn change_tpm(edits: &mut Edits<'_>, domain: Node<'_, '_>, changes: &Changes) -> Result<(), Error> {
+    let Some(state) = &changes.tpm else { return Ok(()) };
+    let tpms = all(domain, "devices").flat_map(|devices| all(devices, "tpm"));
+    for source in tpms.filter_map(|tpm| at(tpm, &["backend", "source"])) {
+        match state {
+            TpmState::Own => edits.remove(source),
+            TpmState::File(path) => edits.set(source, "path", as_text(path)?),
+        }
     }
     Ok(())
 }

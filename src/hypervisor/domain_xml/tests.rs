@@ -341,3 +341,13 @@ proptest! {
         prop_assert_eq!(&domain.disks[0].image, &file(&format!("/n/{name}"), Format::Raw));
     }
 }
+
+#[test]
+fn the_place_of_tpm_state_is_changed_only_where_one_is_named() {
+    let xml = "<domain><devices><tpm><backend type='emulator'><source type='file' path='/a'/><x/></backend></tpm></devices></domain>";
+    let changed = |xml: &str, tpm| rewrite(xml, &Changes { tpm: Some(tpm), ..Changes::default() }).unwrap().xml;
+    assert_eq!(changed(xml, TpmState::Own), xml.replace("<source type='file' path='/a'/>", ""));
+    assert_eq!(changed(xml, TpmState::File("/b".into())), xml.replace("'/a'", "'/b'"));
+    let without = xml.replace("<source type='file' path='/a'/>", "");
+    assert_eq!(changed(&without, TpmState::File("/b".into())), without);
+}

@@ -132,6 +132,7 @@ mod tests {
             target: "vda".into(),
             path: "/v/it's <a> & \"b\".qcow2".into(),
             base: Image { source: Source::File("/v/a".into()), format: Format::Qcow2 },
+            saved: None,
         }];
         let xml = snapshot_xml(&overlays, &["sda".into()]);
         let document = roxmltree::Document::parse(&xml).unwrap();

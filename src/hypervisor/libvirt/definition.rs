@@ -68,7 +68,12 @@ pub(super) fn off_kind(handle: &Handle, domain: &DomainRef) -> Result<OffKind, E
         return Ok(OffKind::Migrated);
     }
     let saved = handle.has_managed_save(0).map_err(|source| call(domain, "ask for its saved state", source))?;
-    Ok(if saved { OffKind::Saved } else { OffKind::Plain })
+    let was_saved = matches!(reason, Enum::Known(DomainStateReason::Shutoff(Enum::Known(DomainShutoffReason::Saved))));
+    Ok(match (saved, was_saved) {
+        (true, _) => OffKind::Saved,
+        (false, true) => OffKind::SavedToFile,
+        (false, false) => OffKind::Plain,
+    })
 }
 
 /// A call that keeps even questions out shows as a timeout.

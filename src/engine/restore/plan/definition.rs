@@ -10,8 +10,11 @@ use super::super::staging::Rights;
 use super::super::{Error, Request};
 use super::choice::{choose, names};
 use super::{How, Plan, Write, no_folder, suspect};
-use crate::hypervisor::domain_xml::TPM_STATE;
+use crate::hypervisor::domain_xml::TpmState;
 use crate::model::{Device, Disk, Domain, DomainRef, Owner, Source};
+
+/// The name of a TPM's state in an archive, when it is one file.
+const TPM_FILE: &str = "state";
 
 /// What is known of the host.
 pub struct Host<'a> {
@@ -64,20 +67,7 @@ pub fn domain(
     let beside = plan.folder_of_images(request);
     plan.add_nvram(saved, to, renamed, &beside, host)?;
     plan.add_boot(saved, to, renamed, &beside, host)?;
-    // A place that the definition names is not made here: it may be a device, or the original's.
-    let named = described.tpm.as_deref().filter(|state| !state.starts_with(TPM_STATE));
-    if let Some(place) = named.filter(|_| !saved.tpm.is_empty()) {
-        plan.notes.push(format!(
-            "the TPM state, which was in {}, is not put in place: restore the files (--to DIR alone), and copy tpm/ before the \
-             first start",
-            place.display()
-        ));
-    }
-    for file in saved.tpm.iter().filter(|_| named.is_none()) {
-        let within = file.member.strip_prefix("tpm/").ok_or_else(|| suspect(saved, "a TPM member is misplaced"))?;
-        let path = host.swtpm.join(to.uuid.to_string()).join(within);
-        plan.write(saved, &file.member, path, How::Tpm)?;
-    }
+    plan.add_tpm(saved, to, renamed, &beside, host)?;
     if let Some(why) = &saved.tpm_missing {
         plan.notes.push(format!("the state of the TPM was not saved ({why}); the guest starts with an empty one"));
     }
@@ -206,6 +196,42 @@ impl Plan {
         let path = folder.join(name);
         self.changes.nvram = Some(path.clone());
         self.write(saved, &nvram.member, path, How::Copy)
+    }
+
+    /// The state of a TPM goes to libvirt's own folder for the domain. Where the definition names another place, it goes back
+    /// there, but not for a copy.
+    fn add_tpm(
+        &mut self,
+        saved: &Saved,
+        to: &DomainRef,
+        renamed: bool,
+        beside: &Option<PathBuf>,
+        host: &Host<'_>,
+    ) -> Result<(), Error> {
+        let own = host.swtpm.join(to.uuid.to_string());
+        for file in &saved.tpm {
+            let within = file.member.strip_prefix("tpm/").ok_or_else(|| suspect(saved, "a TPM member is misplaced"))?;
+            let name = file.path.file_name().and_then(|name| name.to_str()).filter(|name| is_plain(name));
+            let usable = !renamed && file.path.parent().is_some_and(usable_folder);
+            let path = match name {
+                Some(_) if within.contains('/') => own.join(within),
+                Some(_) if usable => file.path.clone(),
+                // The state is one file, which libvirt's own folder cannot hold.
+                Some(_) if within == TPM_FILE => {
+                    let path = beside.clone().ok_or_else(nowhere)?.join(format!("{}-tpm", to.name));
+                    self.changes.tpm = Some(TpmState::File(path.clone()));
+                    path
+                }
+                Some(name) => {
+                    self.changes.tpm = Some(TpmState::Own);
+                    let version = if name.starts_with("tpm2") { "tpm2" } else { "tpm1.2" };
+                    own.join(version).join(name)
+                }
+                None => return Err(suspect(saved, "a file of the TPM state has no usable name")),
+            };
+            self.write(saved, &file.member, path, How::Tpm)?;
+        }
+        Ok(())
     }
 
     fn add_boot(

@@ -6,6 +6,7 @@ use super::super::{Define, DiskChoice};
 use super::*;
 use crate::archive::manifest::FileEntry;
 use crate::engine::points::When;
+use crate::hypervisor::domain_xml::TpmState;
 use crate::model::{Device, Disk, Domain, DomainRef, DomainState, DomainXml, Owner};
 
 fn saved(disks: &[(&str, Source, Format)]) -> Saved {
@@ -210,4 +211,31 @@ fn an_image_is_written_where_a_link_leads_and_the_definition_keeps_the_link() {
     let plan = plan(&saved, &Request { overwrite: true, ..request(None) }, "web", &[]).unwrap();
     assert_eq!(targets(&plan), ["raw /real/a.img", "device /dev/vg/b"]);
     assert_eq!(plan.changes.disks["vda"].source, file("/link/a.img"));
+}
+
+#[test]
+fn tpm_state_goes_where_the_definition_says_and_for_a_copy_where_libvirt_keeps_it() {
+    let restored = |member: &str, path: &str, name: &str| {
+        let mut saved = saved(&[("vda", file("/srv/a.img"), Format::Raw)]);
+        saved.lengths.insert(member.to_owned(), 5);
+        saved.tpm = vec![FileEntry { member: member.to_owned(), path: path.into() }];
+        let plan = plan(&saved, &request(None), name, &[])?;
+        Ok::<_, Error>((plan.writes[1].to.to_str().unwrap().to_owned(), plan.changes.tpm))
+    };
+    let [nil, max] = [uuid::Uuid::nil(), uuid::Uuid::max()];
+    let own = "/var/lib/libvirt/swtpm/x/tpm2/tpm2-00.permall";
+    let member = "tpm/tpm2/tpm2-00.permall";
+    assert_eq!(restored(member, own, "web").unwrap(), (format!("/tpm/{nil}/tpm2/tpm2-00.permall"), None));
+    assert_eq!(restored(member, own, "copy").unwrap(), (format!("/tpm/{max}/tpm2/tpm2-00.permall"), None));
+    let (member, named) = ("tpm/tpm2-00.permall", "/srv/tpm/tpm2-00.permall");
+    assert_eq!(restored(member, named, "web").unwrap(), (named.to_owned(), None));
+    let copied = (format!("/tpm/{max}/tpm2/tpm2-00.permall"), Some(TpmState::Own));
+    assert_eq!(restored(member, named, "copy").unwrap(), copied);
+    // An archive chooses no folder of the system.
+    let moved = (format!("/tpm/{nil}/tpm2/tpm2-00.permall"), Some(TpmState::Own));
+    assert_eq!(restored(member, "/etc/cron.d/tpm2-00.permall", "web").unwrap(), moved);
+    assert_eq!(restored("tpm/state", "/srv/tpm.state", "web").unwrap(), ("/srv/tpm.state".to_owned(), None));
+    let copied = ("/srv/copy-tpm".to_owned(), Some(TpmState::File("/srv/copy-tpm".into())));
+    assert_eq!(restored("tpm/state", "/srv/tpm.state", "copy").unwrap(), copied);
+    assert!(restored(member, "/srv/.hidden", "copy").unwrap_err().is_damage());
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 
+use super::rename::place_aside;
 use super::*;
 
 fn write(staging: &mut Staging, path: &Path) {

@@ -1,0 +1,52 @@
+//! Owns: that nobody else uses an overlay or its base right before they are changed: no process, no loop device, and no
+//! image of any domain that only headers tie to the overlay. Must not: change anything.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::refusal;
+use crate::engine::Error;
+use crate::engine::users::{self, Role, User, Users};
+use crate::hypervisor::{Hypervisor, Overlay};
+use crate::sys::in_use;
+
+/// How long QEMU may take to close an image that its guest has left.
+const CLOSED: Duration = Duration::from_secs(10);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Before the base is written to without its guest: QEMU's own locks do not see a block device that is open in another
+/// mount namespace.
+pub(super) fn expect_closed(overlay: &Overlay) -> Result<(), Error> {
+    let base = overlay.base.source.path().map(users::open).transpose()?.unwrap_or_default();
+    // Who only looks at a device (udev, a monitor of its disks) is no user of the image.
+    let is_image_user = |user: &in_use::User| match user {
+        in_use::User::Process { guest, writes, .. } => guest.is_some() || *writes,
+        in_use::User::Loop(_) => false,
+    };
+    let user = base.into_iter().find(is_image_user);
+    user.map_or_else(|| expect_released(overlay), |user| Err(refusal::used(overlay, &User::Host(user), None)))
+}
+
+/// Before the overlay is removed.
+pub(super) fn expect_unused(hypervisor: &dyn Hypervisor, overlay: &Overlay) -> Result<(), Error> {
+    let users = Users::look(hypervisor)?;
+    if let Some(one) = users.domains(&overlay.path)?.into_iter().next() {
+        let disks = hypervisor.describe(&one.domain)?.disks;
+        let image = disks.iter().find(|disk| disk.target == one.target && one.role == Role::Below);
+        let image = image.and_then(|disk| disk.image.source.path());
+        return Err(refusal::used(overlay, &User::Domain(one.clone()), image));
+    }
+    expect_released(overlay)
+}
+
+fn expect_released(overlay: &Overlay) -> Result<(), Error> {
+    let began = Instant::now();
+    while let Some(user) = users::open(&overlay.path)?.into_iter().next() {
+        if began.elapsed() > CLOSED {
+            return Err(refusal::used(overlay, &User::Host(user), None));
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}

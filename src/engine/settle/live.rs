@@ -1,0 +1,59 @@
+//! Owns: committing the overlay that a guest runs on, by QEMU, and moving the guest to its base. Must not: remove anything, or
+//! end a block job that is not ours.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::seats::Seat;
+use super::{PAUSE, note, refusal};
+use crate::engine::Error;
+use crate::engine::journal::{Record, Settling};
+use crate::hypervisor::{Hypervisor, Kind, Overlay};
+
+/// A commit that comes no nearer to its end for so long is given up; the guest goes on with its overlay. That it moves data
+/// says nothing: a guest may write faster than that.
+const STALLED: Duration = Duration::from_secs(600);
+
+/// Commits and moves the guest to the base, which the journal knows before and after. Adopts a commit that an
+/// interrupted run has started.
+pub(super) fn commit(
+    hypervisor: &dyn Hypervisor,
+    record: &mut Record,
+    overlay: &Overlay,
+    seat: &Seat,
+) -> Result<(), Error> {
+    let (domain, target) = (&seat.domain.id, &seat.target);
+    // The guest is on the overlay, so an earlier move came to nothing.
+    note(record, overlay, None);
+    if hypervisor.block_job(domain, target)?.is_none() {
+        hypervisor.start_commit(domain, target)?;
+    }
+    let mut nearest = (u64::MAX, Instant::now());
+    loop {
+        let Some(job) = hypervisor.block_job(domain, target)? else {
+            return Err(refusal::commit_ended(overlay, seat));
+        };
+        if !job.active_commit {
+            return Err(refusal::busy(overlay, seat));
+        }
+        if job.total > 0 && job.done == job.total {
+            note(record, overlay, Some(Settling::Committing));
+            match hypervisor.pivot(domain, target) {
+                Ok(()) => {
+                    note(record, overlay, Some(Settling::Committed));
+                    tracing::info!(domain = domain.name, disk = target, bytes = job.total, "committed");
+                    return Ok(());
+                }
+                Err(error) if error.kind() == Kind::NotReady => note(record, overlay, None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let left = job.total.saturating_sub(job.done);
+        if left < nearest.0 {
+            nearest = (left, Instant::now());
+        } else if nearest.1.elapsed() > STALLED {
+            return Err(Error::CommitStalled { target: target.clone(), minutes: STALLED.as_secs() / 60 });
+        }
+        thread::sleep(PAUSE);
+    }
+}

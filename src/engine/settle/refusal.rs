@@ -1,0 +1,260 @@
+//! Owns: why an overlay stays, in words, and the commands after which `kvmbackup recover` does the rest. Must not: ask or
+//! change anything.
+
+use std::path::Path;
+
+use super::seats::Seat;
+use crate::engine::Error;
+use crate::engine::users::User;
+use crate::hypervisor::Overlay;
+use crate::model::Failure;
+use crate::sys::in_use;
+
+/// What ends every hint.
+const THEN: &str = "then: kvmbackup recover";
+
+fn refusal(overlay: &Overlay, message: String, hint: String) -> Error {
+    Error::Chain { target: overlay.target.clone(), message, hint: format!("{hint}; {THEN}") }
+}
+
+/// A word as a shell reads it.
+pub(super) fn word(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:@%+=,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+fn file(overlay: &Overlay) -> String {
+    word(&overlay.path.to_string_lossy())
+}
+
+/// Moves the overlay's data by hand.
+fn by_hand(overlay: &Overlay) -> String {
+    let file = file(overlay);
+    format!("qemu-img commit -d -f qcow2 {file} && rm {file}")
+}
+
+/// Somebody's own image lies over the overlay.
+pub(super) fn covered(overlay: &Overlay, seat: &Seat) -> Error {
+    let above = seat.above.as_ref().and_then(|image| image.source.path());
+    let above = above.map_or_else(|| "another image".to_owned(), |path| path.display().to_string());
+    let (domain, path) = (word(&seat.domain.id.name), overlay.path.display());
+    let start = if seat.domain.state.is_active() { String::new() } else { format!("virsh start {domain} and ") };
+    let hint = format!(
+        "commit it into the overlay: {start}virsh blockcommit {domain} {} --active --pivot --wait --base {}",
+        word(&seat.target),
+        file(overlay)
+    );
+    refusal(overlay, format!("{} is on {above} over the overlay {path}", seat.domain.id.name), hint)
+}
+
+/// A disk was put on the overlay while its data was moved.
+pub(super) fn taken(overlay: &Overlay, seat: &Seat) -> Error {
+    if seat.above.is_some() {
+        return covered(overlay, seat);
+    }
+    let message = format!("{} was put on the overlay {} meanwhile", seat.domain.id.name, overlay.path.display());
+    refusal(overlay, message, "wait until nobody changes the domain".into())
+}
+
+/// The chain of the guest is another than the one the backup made.
+pub(super) fn changed(overlay: &Overlay, seat: &Seat) -> Error {
+    let below = seat.chain.get(1).and_then(|image| image.source.path());
+    let below = below.map_or_else(|| "no image that is known".to_owned(), |path| path.display().to_string());
+    let message = format!(
+        "{} is on the overlay {}, which lies over {below} and not over the image of the backup",
+        seat.domain.id.name,
+        overlay.path.display()
+    );
+    let domain = word(&seat.domain.id.name);
+    let hint = format!(
+        "move the guest to an image of its own, say by: virsh blockcopy {domain} {} --dest NEWFILE --format qcow2 --transient-job \
+         --wait --pivot; and remove the overlay: rm {}",
+        word(&seat.target),
+        file(overlay)
+    );
+    refusal(overlay, message, hint)
+}
+
+/// The guest was on the base already and was put on the overlay again: neither of the two is right alone.
+pub(super) fn stale(overlay: &Overlay, seat: &Seat) -> Error {
+    let message = format!(
+        "it is on the overlay {} again, which was committed already and is older than the base below it",
+        overlay.path.display()
+    );
+    let hint = format!(
+        "its disk mixes old and new; keep a copy of the overlay if what the guest wrote since matters, and turn the guest off, \
+         which goes back to the base: virsh destroy {}",
+        word(&seat.domain.id.name)
+    );
+    refusal(overlay, message, hint)
+}
+
+/// The domain is not here any more. It may have been moved to another host and run there, on the overlay.
+pub(super) fn domain_gone(overlay: &Overlay) -> Error {
+    let path = overlay.path.display();
+    let hint = format!("see that no other host runs the domain; {}", by_hand(overlay));
+    refusal(overlay, format!("the domain is gone, but the overlay {path} holds data of the guest"), hint)
+}
+
+/// The disk is on the base, and not by us.
+pub(super) fn abandoned(overlay: &Overlay, seat: &Seat) -> Error {
+    let message = format!(
+        "the definition of {} names the base, but the overlay {} holds data of the guest",
+        seat.domain.id.name,
+        overlay.path.display()
+    );
+    let hint = match seat.above {
+        // The base carries another image, which a commit would damage.
+        Some(_) => format!("nothing uses the overlay: keep a copy if its data matters, and rm {}", file(overlay)),
+        None => format!(
+            "decide which is right: if the base is, rm {}; if the overlay is, with the guest off: {}",
+            file(overlay),
+            by_hand(overlay)
+        ),
+    };
+    refusal(overlay, message, hint)
+}
+
+/// One definition names the overlay, another one the base.
+pub(super) fn divided(overlay: &Overlay, upper: &Seat, lower: &Seat) -> Error {
+    let kind = |seat: &Seat| if seat.live { "the running guest" } else { "the definition of" };
+    let (upper_name, lower_name) = (&upper.domain.id.name, &lower.domain.id.name);
+    let message = format!(
+        "{} {upper_name} is on the overlay {}, and {} {lower_name} on the base below it",
+        kind(upper),
+        overlay.path.display(),
+        kind(lower)
+    );
+    let domain = word(upper_name);
+    let hint = format!(
+        "decide which is right; take the disk out of {}: virsh detach-disk {domain} {} --config",
+        if upper.live { "the guest" } else { "that definition" },
+        word(&upper.target)
+    );
+    refusal(overlay, message, hint)
+}
+
+/// A definition names an overlay that is not there, and may come back.
+pub(super) fn missing(overlay: &Overlay, seat: &Seat) -> Error {
+    let message = format!(
+        "the definition of {} names the overlay {}, which does not exist, and neither does its folder or anything in it",
+        seat.domain.id.name,
+        overlay.path.display()
+    );
+    let folder = overlay.path.parent().unwrap_or(&overlay.path).to_string_lossy();
+    refusal(overlay, message, format!("mount the file system of {}", word(&folder)))
+}
+
+/// The guest's saved state may name the overlay.
+pub(super) fn saved(overlay: &Overlay, domain: &str) -> Error {
+    let name = word(domain);
+    let message = format!("the saved state of {domain} may need the overlay {}", overlay.path.display());
+    let hint = format!("start it: virsh start {name}; or drop its saved state: virsh managedsave-remove {name}");
+    refusal(overlay, message, hint)
+}
+
+/// The guest may run on another host.
+pub(super) fn migrated(overlay: &Overlay, domain: &str) -> Error {
+    let name = word(domain);
+    let message = format!("{domain} was migrated, and may run elsewhere on the overlay {}", overlay.path.display());
+    let hint = format!(
+        "if it runs on the other host, commit it there: virsh blockcommit {name} {} --active --shallow --pivot --wait, and rm {}; \
+         if it runs nowhere, start it here: virsh start {name}",
+        word(&overlay.target),
+        file(overlay)
+    );
+    refusal(overlay, message, hint)
+}
+
+/// Internal snapshots that an operator took during the backup lie in the overlay.
+pub(super) fn snapshots(overlay: &Overlay, names: &[String], seat: Option<&Seat>) -> Error {
+    let listed = names.join(", ");
+    let message = format!("the overlay {} holds the internal snapshot {listed}", overlay.path.display());
+    let each =
+        |command: &str| names.iter().map(|name| format!("{command} {}", word(name))).collect::<Vec<_>>().join(" && ");
+    let of_file = names.iter().map(|name| format!("qemu-img snapshot -d {} {}", word(name), file(overlay)));
+    let of_file = of_file.collect::<Vec<_>>().join(" && ");
+    let hint = match seat {
+        Some(seat) => format!(
+            "when it is not needed any more: {} (one that libvirt does not list, with the guest off: {of_file})",
+            each(&format!("virsh snapshot-delete {}", word(&seat.domain.id.name)))
+        ),
+        None => format!("when it is not needed any more: {of_file}"),
+    };
+    refusal(overlay, message, hint)
+}
+
+/// Bitmaps of a checkpoint that was made during the backup lie in the overlay; only a running QEMU takes them along.
+pub(super) fn bitmaps(overlay: &Overlay, names: &[String], seat: Option<&Seat>) -> Error {
+    let message = format!(
+        "the overlay {} holds the bitmap {}, which a commit of a guest that is off would lose",
+        overlay.path.display(),
+        names.join(", ")
+    );
+    let of_file = names.iter().map(|name| format!("qemu-img bitmap --remove {} {}", file(overlay), word(name)));
+    let of_file = of_file.collect::<Vec<_>>().join(" && ");
+    let hint = match seat {
+        Some(seat) => format!(
+            "start the guest, whose commit keeps its checkpoints: virsh start {}; or drop them: {of_file}",
+            word(&seat.domain.id.name)
+        ),
+        None => format!("drop it: {of_file}"),
+    };
+    refusal(overlay, message, hint)
+}
+
+/// A guest that was saved to a file of the operator's (`virsh save`) goes on with the overlay that the file names, which is gone.
+pub(super) fn saved_to_file(overlay: &Overlay, seat: &Seat) -> Failure {
+    let base = overlay.base.source.path().map_or_else(|| "its base".into(), |path| path.display().to_string());
+    let message = format!(
+        "disk {} of {}: it is on its base {base} again; a file that `virsh save` wrote during the backup still names the \
+         overlay {}, which is removed",
+        seat.target,
+        seat.domain.id.name,
+        overlay.path.display()
+    );
+    let hint = format!(
+        "before `virsh restore FILE`: virsh save-image-edit FILE; there, name {base} as the disk's <source> and take its \
+         <backingStore> out"
+    );
+    Failure { message, hint: Some(hint) }
+}
+
+/// The commit is over, and the guest is still on the overlay.
+pub(super) fn commit_ended(overlay: &Overlay, seat: &Seat) -> Error {
+    let log = word(&format!("/var/log/libvirt/qemu/{}.log", seat.domain.id.name));
+    refusal(overlay, "its commit ended before it was done".into(), format!("look for its cause: tail {log}"))
+}
+
+/// A block job of somebody else runs on the disk.
+pub(super) fn busy(overlay: &Overlay, seat: &Seat) -> Error {
+    let (domain, target) = (word(&seat.domain.id.name), word(&seat.target));
+    let message = "another block job runs on it, so its overlay cannot be committed".into();
+    refusal(overlay, message, format!("wait for it, or end it: virsh blockjob {domain} {target} --abort"))
+}
+
+/// Something else uses the overlay or its base; `image` is what a domain has over the overlay.
+pub(super) fn used(overlay: &Overlay, user: &User, image: Option<&Path>) -> Error {
+    let base = overlay.base.source.path().map_or_else(|| "its base".into(), |path| word(&path.to_string_lossy()));
+    let hint = match (user, image) {
+        (User::Domain(one), Some(image)) => format!(
+            "with {} off, put its image on the base: qemu-img rebase -u -f qcow2 -F {} -b {base} {}",
+            one.domain.name,
+            overlay.base.format.driver(),
+            word(&image.to_string_lossy())
+        ),
+        (User::Domain(one), None) => {
+            format!("name {base} in that definition instead: virsh edit {}", word(&one.domain.name))
+        }
+        (User::Host(in_use::User::Process { guest: Some(guest), .. }), _) => {
+            format!("wait until the guest has released it, or shut it down: virsh shutdown {}", word(guest))
+        }
+        (User::Host(in_use::User::Process { pid, .. }), _) => format!("end it: kill {pid}"),
+        (User::Host(in_use::User::Loop(name)), _) => format!("detach it: losetup -d /dev/{name}"),
+    };
+    refusal(overlay, format!("the overlay {} or the image below it is in use by {user}", overlay.path.display()), hint)
+}

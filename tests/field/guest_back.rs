@@ -1,0 +1,273 @@
+//! Faults reported by operators: the way back from an overlay to the guest's own image, whatever was done to the guest in
+//! the middle of its backup.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::json;
+
+use crate::lab::{Disk, Guest, GuestBuilder, Lab, Program, Ran, virsh};
+
+mod lost;
+
+/// A guest without a system, and the program that backs it up by a snapshot.
+pub struct Scene {
+    pub guest: Guest,
+    pub program: Program,
+    /// The definition before any backup.
+    pub defined: String,
+    pub lab: Lab,
+}
+
+impl Scene {
+    /// A paused guest with a qcow2 disk `vda`.
+    pub fn new(name: &str) -> Scene {
+        Scene::with(name, |guest| guest.disk(Disk::qcow2("vda")))
+    }
+
+    /// A paused guest with the disks that `build` adds.
+    pub fn with(name: &str, build: impl FnOnce(GuestBuilder) -> GuestBuilder) -> Scene {
+        let lab = Lab::new();
+        let guest = build(lab.guest(name)).paused();
+        let program = Program::new(&lab).domain(name, json!({"method": "snapshot", "quiesce": "never"}));
+        Scene { defined: guest.inactive_xml(), guest, program, lab }
+    }
+
+    /// Lets an operator run this script in each backup, right before the overlays are committed.
+    pub fn in_mid_backup(mut self, script: &str) -> Scene {
+        let file = self.lab.path("operator.sh");
+        fs::write(&file, format!("#!/bin/sh\nset -e\n{script}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        let hook = json!({"name": "operator", "phase": "pre-commit", "command": [file], "on_error": "warn"});
+        let keys = json!({"method": "snapshot", "quiesce": "never", "hooks": [hook]});
+        self.program = self.program.domain(self.guest.name(), keys);
+        self
+    }
+
+    /// Backs up and is killed while the guest is on its overlays; those of its disks, by target.
+    pub fn kill(&self) {
+        self.kill_at("CommitBegin", "backup");
+    }
+
+    /// Kills a command at a step.
+    pub fn kill_at(&self, step: &str, command: &str) {
+        let mut run = self.program.command();
+        let ran = Ran::from(run.arg(command).env("KVMBACKUP_FAULT", format!("{step}:kill")).output().unwrap());
+        assert_eq!(ran.code, 128 + 9, "{ran:#?}");
+    }
+
+    /// `kvmbackup recover` leaves nothing; what it printed.
+    pub fn recover(&self) -> String {
+        let ran = self.program.run(&["recover"]);
+        assert_eq!(ran.code, 0, "{ran:#?}");
+        self.program.assert_no_leftovers(&self.guest);
+        ran.stdout
+    }
+
+    /// `kvmbackup recover` leaves something to the operator; what it printed.
+    pub fn recovery_refuses(&self, words: &str) -> String {
+        let ran = self.program.run(&["recover"]);
+        assert_eq!(ran.code, 7, "{ran:#?}");
+        assert!(ran.stdout.contains("left: ") && ran.stdout.contains(words), "{ran:#?}");
+        ran.stdout
+    }
+}
+
+/// A disk whose source says more than a path.
+fn rich_disk(lab: &Lab, target: &str) -> String {
+    let folder = lab.path("rich");
+    fs::create_dir_all(&folder).unwrap();
+    let image = folder.join(format!("{target}.qcow2"));
+    let image = image.to_str().unwrap();
+    crate::lab::qemu_img(&["create", "-q", "-f", "qcow2", image, "64M"]);
+    // libvirt leaves its owner alone.
+    fs::set_permissions(image, fs::Permissions::from_mode(0o666)).unwrap();
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none' discard='unmap'><metadata_cache>\
+         <max_size unit='bytes'>1048576</max_size></metadata_cache></driver><source file='{image}' startupPolicy='mandatory'>\
+         <seclabel model='dac' relabel='no'/></source><target dev='{target}' bus='virtio'/></disk>"
+    )
+}
+
+/// A disk on a volume of a pool of its own, which ends with the lab's libvirtd.
+fn volume_disk(lab: &Lab, pool: &str, target: &str) -> String {
+    let folder = lab.path("pool");
+    fs::create_dir_all(&folder).unwrap();
+    virsh(&["pool-create-as", pool, "dir", "--target", folder.to_str().unwrap()]);
+    virsh(&["vol-create-as", pool, "disk.qcow2", "64M", "--format", "qcow2"]);
+    format!(
+        "<disk type='volume' device='disk'><driver name='qemu' type='qcow2'/><source pool='{pool}' volume='disk.qcow2'/>\
+         <target dev='{target}' bus='virtio'/></disk>"
+    )
+}
+
+#[test]
+fn a_definition_comes_back_byte_for_byte_whenever_the_guest_goes_off() {
+    for (name, goes_off) in [
+        ("back-bytes-run", ""),
+        ("back-bytes-off", "virsh destroy back-bytes-off"),
+        ("back-bytes-kill", "kill -9 $PPID"),
+    ] {
+        let lab = Lab::new();
+        let disks = rich_disk(&lab, "vda") + &volume_disk(&lab, name, "vdb");
+        let guest = lab.guest(name).devices(&disks).disk(Disk::block("vdc")).paused();
+        let program = Program::new(&lab);
+        let scene = Scene { defined: guest.inactive_xml(), guest, program, lab }.in_mid_backup(goes_off);
+        let ran = scene.program.run(&["backup"]);
+        if goes_off.contains("kill") {
+            scene.guest.write("vda", 0x11, 1 << 20, 65536);
+            scene.guest.destroy();
+            scene.recover();
+            scene.guest.assert_holds("vda", 0x11, 1 << 20, 65536);
+        } else {
+            assert_eq!(ran.code, 0, "{ran:#?}");
+        }
+        assert_eq!(scene.guest.inactive_xml(), scene.defined, "{name}");
+        if scene.guest.state() == "shut off" {
+            scene.guest.start_paused();
+        }
+        assert_eq!(scene.guest.inactive_xml(), scene.defined, "{name}");
+        scene.program.assert_no_leftovers(&scene.guest);
+        virsh(&["pool-destroy", name]);
+    }
+}
+
+impl Scene {
+    /// Defines the guest anew from the definition it has now, under another UUID; it is off then.
+    pub fn redefine(&self) {
+        let xml = self.guest.inactive_xml();
+        let (start, end) = xml.split_once("<uuid>").unwrap();
+        let xml = format!("{start}{}", end.split_once("</uuid>").unwrap().1);
+        self.guest.destroy();
+        virsh(&["undefine", self.guest.name()]);
+        self.define(&xml);
+    }
+
+    pub fn define(&self, xml: &str) {
+        let file = self.lab.path("define.xml");
+        fs::write(&file, xml).unwrap();
+        virsh(&["define", file.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn a_guest_that_was_defined_anew_goes_back_to_its_base() {
+    for (name, written, runs) in [
+        ("anew-empty", false, false),
+        ("anew-written", true, false),
+        ("anew-empty-run", false, true),
+        ("anew-written-run", true, true),
+    ] {
+        let scene = Scene::new(name);
+        scene.guest.write("vda", 0x21, 2 << 20, 65536);
+        scene.kill();
+        if written {
+            scene.guest.write("vda", 0x22, 1 << 20, 65536);
+        }
+        scene.redefine();
+        if runs {
+            scene.guest.start_paused();
+        }
+        scene.recover();
+        if !runs {
+            scene.guest.start_paused();
+        }
+        scene.guest.assert_holds("vda", 0x21, 2 << 20, 65536);
+        scene.guest.assert_holds("vda", if written { 0x22 } else { 0 }, 1 << 20, 65536);
+    }
+}
+
+#[test]
+fn a_disk_that_is_unplugged_in_mid_backup_gets_its_overlay_back_without_a_person() {
+    for (name, options) in [("unplug-live", "--live"), ("unplug-both", "--live --config")] {
+        let scene = Scene::with(name, |guest| guest.disk(Disk::qcow2("vda")).disk(Disk::qcow2("sda")));
+        let image = scene.guest.disk_source("sda").unwrap();
+        let scene = scene.in_mid_backup(&format!("virsh detach-disk {name} sda {options}"));
+        scene.program.backup_well();
+        let is_defined = || scene.guest.inactive_xml().contains(image.to_str().unwrap());
+        assert_eq!(is_defined(), options == "--live");
+        let folder: Vec<_> =
+            fs::read_dir(image.parent().unwrap()).unwrap().flatten().map(|entry| entry.path()).collect();
+        assert!(folder.iter().all(|file| !file.to_string_lossy().contains("kvmbackup")), "{folder:?}");
+        if options == "--live" {
+            assert_eq!(scene.guest.inactive_xml(), scene.defined);
+        }
+    }
+}
+
+#[test]
+fn what_an_unplugged_disk_got_on_its_overlay_is_in_its_image() {
+    let scene = Scene::with("unplug-killed", |guest| guest.disk(Disk::qcow2("vda")).disk(Disk::raw("sda")));
+    let image = scene.guest.disk_source("sda").unwrap();
+    scene.kill();
+    scene.guest.write("sda", 0x31, 1 << 20, 65536);
+    virsh(&["detach-disk", scene.guest.name(), "sda", "--live", "--config"]);
+    let ran = scene.program.run(&["recover"]);
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    let read = crate::lab::run("qemu-io", &["-r", "-f", "raw", "-c", "read -P 0x31 1M 64k", image.to_str().unwrap()]);
+    assert!(!read.contains("verification failed"), "{read}");
+    assert!(fs::read_dir(image.parent().unwrap()).unwrap().count() == 2, "something is left beside the images");
+}
+
+#[test]
+fn an_internal_snapshot_that_an_operator_takes_in_mid_backup_is_kept() {
+    let name = "isnap-kept";
+    let scene = Scene::new(name).in_mid_backup(&format!("virsh snapshot-create-as {name} mine"));
+    scene.guest.write("vda", 0x41, 1 << 20, 65536);
+    let report = scene.program.backup();
+    assert_eq!(report.ran.code, 7, "{report:#?}");
+    let left = report.domain(name)["leftovers"].to_string();
+    assert!(
+        left.contains("internal snapshot mine") && left.contains("virsh snapshot-delete isnap-kept mine"),
+        "{left}"
+    );
+    scene.guest.write("vda", 0x42, 1 << 20, 65536);
+    scene.recovery_refuses("internal snapshot mine");
+    virsh(&["snapshot-revert", name, "mine", "--paused"]);
+    scene.guest.assert_holds("vda", 0x41, 1 << 20, 65536);
+    virsh(&["snapshot-delete", name, "mine"]);
+    scene.recover();
+    scene.guest.assert_holds("vda", 0x41, 1 << 20, 65536);
+}
+
+#[test]
+fn a_checkpoint_that_an_operator_makes_in_mid_backup_goes_along_with_the_commit() {
+    let name = "checkpoint-kept";
+    let scene = Scene::new(name).in_mid_backup(&format!("virsh checkpoint-create-as {name} mine"));
+    scene.program.backup_well();
+    scene.guest.write("vda", 0x51, 1 << 20, 65536);
+    // libvirt needs its bitmap for that.
+    virsh(&["checkpoint-dumpxml", name, "mine", "--size"]);
+    virsh(&["checkpoint-delete", name, "mine"]);
+}
+
+#[test]
+fn a_guest_that_was_saved_to_a_file_in_mid_backup_can_be_restored_as_the_report_says() {
+    let name = "saved-to-file";
+    let scene = Scene::new(name);
+    let file = scene.lab.path("saved");
+    let scene = scene.in_mid_backup(&format!("virsh save {name} {}", file.display()));
+    scene.guest.write("vda", 0x61, 1 << 20, 65536);
+    let report = scene.program.backup();
+    assert_eq!(report.ran.code, 0, "{report:#?}");
+    scene.program.assert_no_leftovers(&scene.guest);
+    assert_eq!(scene.guest.inactive_xml(), scene.defined);
+    let warnings = report.domain(name)["warnings"].to_string();
+    assert!(
+        warnings.contains("virsh save-image-edit FILE") && warnings.contains("still names the overlay"),
+        "{warnings}"
+    );
+
+    // As the hint says: the base as the source, and no <backingStore>.
+    let xml = virsh(&["save-image-dumpxml", file.to_str().unwrap(), "--security-info"]);
+    let base = scene.guest.disk_source("vda").unwrap();
+    let (start, rest) = xml.split_once("<source file='").unwrap();
+    let (disk, rest) = rest.split_once("<backingStore").unwrap();
+    let (_, end) = rest.rsplit_once("</backingStore>").unwrap();
+    let disk = disk.split_once('\'').unwrap().1;
+    let edited = scene.lab.path("edited.xml");
+    fs::write(&edited, format!("{start}<source file='{}'{disk}{end}", base.display())).unwrap();
+    virsh(&["save-image-define", file.to_str().unwrap(), edited.to_str().unwrap()]);
+    virsh(&["restore", file.to_str().unwrap(), "--paused"]);
+    scene.guest.assert_holds("vda", 0x61, 1 << 20, 65536);
+}
