@@ -31,7 +31,7 @@ pub fn domain_xml(data: &[u8]) {
     drop(read(text, DomainState::Running));
     let flat = Image { source: Source::File("/srv/a & b.qcow2".into()), format: Format::Qcow2 };
     for target in described.iter().flat_map(|described| &described.domain.disks).map(|disk| &disk.target) {
-        if let Ok(other) = domain_xml::repoint(text, target, &flat) {
+        if let Ok(other) = domain_xml::repoint(text, target, None, &flat) {
             assert!(read(&other, DomainState::Off).is_ok(), "{other}");
         }
     }

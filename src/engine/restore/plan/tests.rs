@@ -218,7 +218,7 @@ fn tpm_state_goes_where_the_definition_says_and_for_a_copy_where_libvirt_keeps_i
     let restored = |member: &str, path: &str, name: &str| {
         let mut saved = saved(&[("vda", file("/srv/a.img"), Format::Raw)]);
         saved.lengths.insert(member.to_owned(), 5);
-        saved.tpm = vec![FileEntry { member: member.to_owned(), path: path.into() }];
+        saved.tpm = vec![FileEntry { member: member.to_owned(), path: path.into(), device: false }];
         let plan = plan(&saved, &request(None), name, &[])?;
         Ok::<_, Error>((plan.writes[1].to.to_str().unwrap().to_owned(), plan.changes.tpm))
     };
