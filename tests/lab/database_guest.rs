@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use super::database::{Writer, answer, text};
 use super::disk::escape;
-use super::{BOOT_DEADLINE, Guest, Lab, free_port, guest_system, run, virsh, wait_until};
+use super::{BOOT_DEADLINE, Guest, Lab, free_port, run, virsh, wait_until};
 
 /// What runs in the guest. Its user is `db` and has no password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +30,10 @@ impl Lab {
     /// Defines a guest with a database, boots it, and waits until the database answers. Makes its image when that is
     /// missing, which needs the network the first time.
     pub fn database_guest(&self, name: &str, database: Database) -> DatabaseGuest {
-        let system = built(database);
-        let disk = self.path(&format!("{name}.qcow2"));
-        run("cp", &["--sparse=always", text(&system.join("base.qcow2")), text(&disk)]);
+        // QEMU's own user may not be able to look into a checkout.
+        let system = self.path(&format!("{name}-system"));
+        run("cp", &["-r", "--sparse=always", text(&built(database)), text(&system)]);
+        let disk = system.join("base.qcow2");
         let port = free_port();
         let mut file = tempfile::NamedTempFile::new().expect("cannot make a file");
         file.write_all(domain(name, &system, &disk, port, database.port()).as_bytes()).expect("cannot write a file");
@@ -154,8 +155,11 @@ impl Database {
 fn built(database: Database) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock();
-    let lab = guest_system().parent().expect("the lab has a folder").to_owned();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/build-database-guest");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    // Not the folder of `tests/lab/enter`, which that script keeps locked.
+    let lab = target.join("lab");
+    let script = root.join("tests/lab/build-database-guest");
     run("flock", &[text(&lab), text(&script), database.name()]);
     lab.join(format!("database-{}", database.name()))
 }

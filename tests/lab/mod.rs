@@ -53,7 +53,7 @@ pub use guest::Guest;
 pub use host::Host;
 pub use port::free_port;
 pub use program::{Program, Ran, Report, Unpacked};
-pub use wait::{BOOT_DEADLINE, DEADLINE, wait_until};
+pub use wait::{BOOT_DEADLINE, DEADLINE, next_second, wait_until};
 
 /// A folder for one test's images, backups and configuration. It is removed when dropped: declare it before the guests.
 pub struct Lab {

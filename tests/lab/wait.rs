@@ -1,7 +1,7 @@
 //! Waiting for a condition, with a deadline.
 
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// For what libvirt does: generous, as the machine may be slow, and busy with other guests.
 pub const DEADLINE: Duration = Duration::from_secs(120);
@@ -17,4 +17,12 @@ pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() ->
         assert!(start.elapsed() < deadline, "waited {deadline:?} in vain for: {what}");
         sleep(POLL);
     }
+}
+
+/// Waits until the second that it is now is over. Restore points are named by their seconds, and one that had to take a later
+/// second, because its own was taken, does not count for rotation until then.
+pub fn next_second() {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is right").as_secs();
+    let began = now();
+    wait_until(DEADLINE, "the next second", || now() != began);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::lab::{DEADLINE, Disk, Guest, Lab, LoopDevice, Program, Report, run, wait_until};
+use crate::lab::{Disk, Guest, Lab, LoopDevice, Program, Report, next_second, run};
 
 const MIB: u64 = 1 << 20;
 
@@ -21,9 +21,7 @@ fn points(program: &Program) -> Vec<Value> {
 
 /// A backup in a second of its own: restore points are named by it.
 fn backup(program: &Program, options: &[&str]) -> Report {
-    let now = || run("date", &["+%s"]);
-    let began = now();
-    wait_until(DEADLINE, "the next second", || now() != began);
+    next_second();
     Report::from(program.run(&[&["backup", "--json"], options].concat()))
 }
 
