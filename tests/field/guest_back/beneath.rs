@@ -1,4 +1,5 @@
-//! An operator puts the disk on another image right before our snapshot, so that the overlay lies over that one.
+//! An operator puts the disk on another image right before our snapshot, so that the overlay lies over that one, or right before
+//! our commit.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -109,4 +110,27 @@ fn an_overlay_without_an_image_below_it_is_left_as_the_hint_says() {
         assert_eq!(ran.code, 0, "{ran:#?}");
         assert_back(&scene, &new);
     }
+}
+
+#[test]
+fn an_image_that_an_operator_puts_over_the_overlay_right_before_the_commit_is_told() {
+    let name = "above-commit";
+    let scene = Scene::new(name);
+    scene.guest.write("vda", 0x11, 2 << 20, 65536);
+    let (image, theirs) = (scene.guest.disk_source("vda").unwrap(), theirs(&scene));
+    let mut command = scene.program.command();
+    let held = steps::hold(command.args(["backup", "--json"]), Step::CommitBegin.into(), &scene.lab.path("held"));
+    let disk = format!("vda,file={}", theirs.display());
+    virsh(&["snapshot-create-as", name, "--no-metadata", "--disk-only", "--diskspec", &disk]);
+    scene.guest.write("vda", 0x22, 1 << 20, 65536);
+    let ran = Ran::from(held.finish());
+    assert!(ran.code == 7 && ran.stdout.contains("theirs.qcow2 over the overlay"), "{ran:#?}");
+    let said = scene.recovery_refuses("theirs.qcow2 over the overlay");
+    for command in crate::chaos::hints::commands(said.split_once("hint: ").unwrap().1) {
+        let output = crate::chaos::hints::run(&command);
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+    fs::remove_file(&theirs).unwrap();
+    scene.recover();
+    assert_back(&scene, &image);
 }
