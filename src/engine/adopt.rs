@@ -3,8 +3,6 @@
 //! does not cover (another installation may be at work on them), or at anything whose name is not ours.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use chrono::Utc;
@@ -14,7 +12,7 @@ use super::journal::{Journal, Record};
 use super::{Error, overlay_file, users};
 use crate::config::Settings;
 use crate::hypervisor::{Hypervisor, Kind, Overlay};
-use crate::model::{DomainRef, Failure, Format, Image, Source};
+use crate::model::{DomainRef, Failure, Format, Image};
 
 /// An overlay of ours that no entry names.
 #[derive(Debug)]
@@ -62,10 +60,7 @@ pub(super) fn unknown(
 /// The image below an overlay, by its own header.
 fn base_of(overlay: &Path) -> Option<Image> {
     let links = users::links(overlay, &Format::Qcow2).ok()??;
-    let below = overlay.parent()?.join(links.backing?);
-    let is_block = fs::metadata(&below).ok()?.file_type().is_block_device();
-    let source = if is_block { Source::Block(below) } else { Source::File(below) };
-    Some(Image { source, format: Format::from_driver(&links.backing_format?) })
+    users::below(overlay, &links)
 }
 
 /// An entry for each domain with such overlays, and what has no entry because its base is unknown.

@@ -189,8 +189,11 @@ impl Hypervisor for Fake {
     fn snapshot(&self, _: &DomainRef, _: &[Overlay], _: &[String]) -> Result<(), Error> {
         unreachable!()
     }
-    fn start_commit(&self, _: &DomainRef, _: &str) -> Result<(), Error> {
+    fn start_commit(&self, _: &DomainRef, target: &str, image: &Path) -> Result<(), Error> {
         let guest = &mut self.call("start_commit")?.guest;
+        if guest.live[target][0] != image {
+            return Err(failure(Kind::Other));
+        }
         assert!(guest.job.is_none(), "there is a block job already");
         guest.job = Some((true, guest.commit.clone()));
         Ok(())

@@ -179,7 +179,7 @@ fn restore_point(
                 None => source.xmls(point)?,
             };
             let wanted = Wanted { request, how, saved: &saved, hypervisor: *hypervisor, host: &host };
-            let Accepted { mut plan, xml } = wanted.accepted(to, &texts)?;
+            let Accepted { mut plan, xml } = wanted.accepted(to, &texts, tell)?;
             plan.notes.extend(define::lost_states(*hypervisor, to)?);
             plan.notes.extend(folders::barred(&plan, places, &staging));
             (plan, Some(xml))

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use super::journal::{Record, Settling};
 use super::{Error, overlay_file};
-use crate::hypervisor::domain_xml::{has_images_of, repoint};
-use crate::hypervisor::{self, Hypervisor, Kind, OffKind, Overlay};
+use crate::hypervisor::{Hypervisor, Kind, OffKind, Overlay};
 use crate::model::{DomainRef, Failure};
 
 mod alone;
+mod below;
+mod definition;
 mod live;
 mod refusal;
 mod seats;
@@ -46,9 +47,12 @@ pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay:
     let domain = record.entry().domain.clone();
     let (began, mut attempt) = (Instant::now(), 0);
     loop {
-        let look = || Seats::find(hypervisor, &domain, overlay);
+        // Its base may be another one since the last attempt.
+        let known = record.entry().overlays.iter().find(|known| known.path == overlay.path);
+        let overlay = known.unwrap_or(overlay).clone();
+        let look = || Seats::find(hypervisor, &domain, &overlay);
         let (before, settled) = match look() {
-            Ok(seats) => (Some(seats.situation()), once(hypervisor, record, overlay, &seats)),
+            Ok(seats) => (Some(seats.situation()), once(hypervisor, record, &overlay, &seats)),
             Err(error) => (None, Err(error)),
         };
         let Err(error) = settled else { return Ok(()) };
@@ -66,11 +70,23 @@ pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay:
 }
 
 fn once(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, seats: &Seats) -> Result<(), Error> {
-    if let Some(seat) = seats.running() {
-        return online(hypervisor, record, overlay, seats, seat);
-    }
-    if let Some(seat) = seats.covered() {
+    let running = seats.running();
+    if running.is_none()
+        && let Some(seat) = seats.covered()
+    {
         return Err(refusal::covered(overlay, seat));
+    }
+    // A disk that is on the base already is told by what the journal knew.
+    if settling(record, overlay) != Some(Settling::Committed)
+        && seats.rival(running.or_else(|| seats.on_overlay().next())).is_none()
+        && let Some(image) = below::other(hypervisor, overlay, seats)?
+    {
+        let overlay = below::put_over(record, overlay, image);
+        let seats = Seats::find(hypervisor, &record.entry().domain, &overlay)?;
+        return once(hypervisor, record, &overlay, &seats);
+    }
+    if let Some(seat) = running {
+        return online(hypervisor, record, overlay, seats, seat);
     }
     if overlay_file::is_there(&overlay.path)? {
         offline(hypervisor, record, overlay, seats)
@@ -118,9 +134,6 @@ fn online(
     }
     if let Some(rival) = seats.rival(Some(seat)) {
         return Err(refusal::divided(overlay, seat, rival));
-    }
-    if seat.chain.get(1).is_none_or(|below| below.source != overlay.base.source) {
-        return Err(refusal::changed(overlay, seat));
     }
     expect_no_snapshots(overlay, Some(seat))?;
     live::commit(hypervisor, record, overlay, seat)?;
@@ -195,7 +208,7 @@ fn finish(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -
     let mut seats = Seats::find(hypervisor, &domain, overlay)?;
     if seats.on_overlay().next().is_some() {
         for seat in seats.on_overlay().filter(|seat| !seat.live && seat.above.is_none()) {
-            put_definition_right(hypervisor, seat, overlay)?;
+            definition::put_right(hypervisor, seat, overlay)?;
         }
         seats = Seats::find(hypervisor, &domain, overlay)?;
     }
@@ -203,7 +216,7 @@ fn finish(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -
     if let Some(seat) = seats.on_overlay().next() {
         return Err(refusal::taken(overlay, seat));
     }
-    put_details_right(hypervisor, record, overlay, &seats);
+    definition::put_details_right(hypervisor, record, overlay, &seats);
     expect_no_snapshots(overlay, None)?;
     if overlay_file::is_there(&overlay.path)? {
         alone::expect_unused(hypervisor, overlay)?;
@@ -241,36 +254,6 @@ fn tell_of_saved_files(
         }
     }
     Ok(())
-}
-
-fn put_definition_right(hypervisor: &dyn Hypervisor, seat: &Seat, overlay: &Overlay) -> Result<(), Error> {
-    let domain = &seat.domain;
-    let xml = repoint(&domain.xml.inactive, &seat.target, overlay.saved.as_deref(), &overlay.base)
-        .map_err(|source| hypervisor::Error::Xml { domain: domain.id.name.clone(), source })?;
-    hypervisor.define(&xml)?;
-    Ok(())
-}
-
-/// A definition that names the base may still have lost what it said of it besides. That keeps no overlay.
-fn put_details_right(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, seats: &Seats) {
-    let Some(saved) = &overlay.saved else { return };
-    let uuid = record.entry().domain.uuid;
-    let is_own = |seat: &&Seat| !seat.live && seat.domain.id.uuid == uuid && seat.target == overlay.target;
-    for seat in seats.on_base().filter(is_own).filter(|seat| seat.above.is_none()) {
-        if has_images_of(&seat.domain.xml.inactive, &seat.target, saved).unwrap_or(true) {
-            continue;
-        }
-        if let Err(error) = put_definition_right(hypervisor, seat, overlay) {
-            record.tell(Failure {
-                message: format!(
-                    "disk {}: its definition could not be put back as it was: {}",
-                    seat.target,
-                    super::chain(&error)
-                ),
-                hint: error.hint(),
-            });
-        }
-    }
 }
 
 fn settling(record: &Record, overlay: &Overlay) -> Option<Settling> {

@@ -11,12 +11,13 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Error;
 use crate::hypervisor::{Hypervisor, Kind};
-use crate::model::{Domain, DomainRef, Format, Image};
+use crate::model::{Domain, DomainRef, Format, Image, Source};
 use crate::qcow2::Links;
 use crate::sys::in_use::{self, FileId};
 use crate::sys::patience::Patience;
@@ -166,6 +167,14 @@ pub(super) fn links(path: &Path, format: &Format) -> io::Result<Option<Links>> {
     }
 }
 
+/// The image below a qcow2 image, as far as its header names it in full: a file or a block device, and a format.
+pub(super) fn below(path: &Path, links: &Links) -> Option<Image> {
+    let below = resolve(path, links.backing.as_deref()?)?;
+    let is_block = below.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
+    let source = if is_block { Source::Block(below) } else { Source::File(below) };
+    Some(Image { source, format: Format::from_driver(links.backing_format.as_deref()?) })
+}
+
 /// The path of a file that the header of the image at `image` names; `None` for what is not a file.
 fn resolve(image: &Path, name: &OsStr) -> Option<PathBuf> {
     let bytes = name.as_bytes();
@@ -254,7 +263,7 @@ mod tests {
     use super::*;
     use crate::engine::fake::Fake;
     use crate::engine::fixture::{UUID, run, text};
-    use crate::model::{DomainState, Source};
+    use crate::model::DomainState;
 
     #[test]
     fn a_domain_uses_the_whole_chain_that_its_images_name() {

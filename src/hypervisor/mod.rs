@@ -5,7 +5,7 @@ pub mod domain_xml;
 mod error;
 mod libvirt;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -133,8 +133,8 @@ pub trait Hypervisor: Send + Sync {
     fn snapshot(&self, domain: &DomainRef, overlays: &[Overlay], others: &[String]) -> Result<(), Error>;
     /// The size of an active domain's disk, in bytes, as its guest sees it.
     fn disk_size(&self, domain: &DomainRef, target: &str) -> Result<u64, Error>;
-    /// Starts to commit a disk's active image into the image right below it.
-    fn start_commit(&self, domain: &DomainRef, target: &str) -> Result<(), Error>;
+    /// Starts to commit a disk's active image into the image right below it; fails when that is not `image` any more.
+    fn start_commit(&self, domain: &DomainRef, target: &str, image: &Path) -> Result<(), Error>;
     /// The block job on a disk, if there is one.
     fn block_job(&self, domain: &DomainRef, target: &str) -> Result<Option<BlockJob>, Error>;
     /// Ends an active commit by moving the guest to the base; fails with [`Kind::NotReady`] while the job has to go on.

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::lab::{Disk, Guest, GuestBuilder, Lab, Program, Ran, virsh};
 
+mod beneath;
 mod lost;
 
 /// A guest without a system, and the program that backs it up by a snapshot.

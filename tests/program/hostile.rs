@@ -237,6 +237,8 @@ fn what_a_definition_reaches_for_is_shown_before_it_is_defined() {
     for (what, text, code) in [("defined", &good, 0), ("refused", &refused, 1)] {
         assert_ne!(*text, xml);
         fs::write(&file, text).unwrap();
+        // It would be used in the place of one that this host refuses.
+        fs::write(shop.parts.join("domain-migratable.xml"), text).unwrap();
         shop.build("");
         let to = shop.host.path(what);
         for words in [vec![], vec!["--start"], vec!["--quiet"]] {

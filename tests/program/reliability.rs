@@ -71,9 +71,10 @@ fn source(name: &str) -> Option<String> {
     let parts: Vec<_> = path.split("::").collect();
     let tests = root().join("tests");
     let mut files = vec![tests.join(format!("{}.rs", parts[0]))];
-    files.extend(["", "guests", "program"].map(|binary| tests.join(binary).join(parts.join("/")).with_extension("rs")));
     // A module is a file, or a part of the file of the one that holds it.
     for length in (1..=parts.len()).rev() {
+        let module = parts[..length].join("/");
+        files.extend(["", "guests", "program"].map(|binary| tests.join(binary).join(&module).with_extension("rs")));
         let module = root().join("src").join(parts[..length].join("/"));
         files.extend([module.with_extension("rs"), module.join("mod.rs")]);
     }

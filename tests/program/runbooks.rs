@@ -27,7 +27,9 @@ fn blocks(heading: &str) -> Vec<String> {
 fn follow(host: &Host, heading: &str) -> usize {
     let lines = blocks(heading).concat();
     // In the place of the old one is where guests run, and where this host's folder, a hidden one, is not.
-    let elsewhere = |line: &&str| !line.contains("/dev/") && !line.contains("--overwrite");
+    // Definitions that a host refuses take a real one: `field::restore::definition` types what is said of them.
+    let untyped = ["/dev/", "--overwrite", "--machine", "--xml"];
+    let elsewhere = |line: &&str| !untyped.iter().any(|word| line.contains(word));
     let lines: Vec<_> = lines.lines().filter(|line| line.starts_with("kvmbackup ")).filter(elsewhere).collect();
     for line in &lines {
         let line = line.split(" #").next().unwrap().trim_start_matches("kvmbackup ");

@@ -33,8 +33,14 @@ pub struct Accepted {
 
 impl Wanted<'_> {
     /// Makes the definition of `to` from the first of these texts that this host accepts, and tries that out before anything
-    /// is written: nobody writes a night for a definition that is refused then.
-    pub fn accepted(&self, to: &DomainRef, texts: &[String]) -> Result<Accepted, Error> {
+    /// is written: nobody writes a night for a definition that is refused then. When all are refused, `tell` hears what the
+    /// first one reaches for, since the operator is about to edit it.
+    pub fn accepted(
+        &self,
+        to: &DomainRef,
+        texts: &[String],
+        tell: &mut dyn FnMut(&[String]),
+    ) -> Result<Accepted, Error> {
         let Some((first, others)) = texts.split_first() else { return Err(other("there is no definition", None)) };
         let mut accepted = self.make(to, first)?;
         if let Err(refusal) = self.try_out(&accepted.xml) {
@@ -45,7 +51,10 @@ impl Wanted<'_> {
                 let made = self.make(to, text).ok()?;
                 self.try_out(&made.xml).ok().map(|()| (made, text.clone()))
             };
-            let Some((made, text)) = others.iter().find_map(fits) else { return Err(self.refused(refusal)) };
+            let Some((made, text)) = others.iter().find_map(fits) else {
+                tell(&accepted.plan.notes);
+                return Err(self.refused(refusal));
+            };
             accepted = made;
             accepted.plan.notes.extend(differences(first, &text, refusal));
         }

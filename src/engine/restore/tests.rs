@@ -367,7 +367,7 @@ impl Hypervisor for Known {
     fn snapshot(&self, _: &DomainRef, _: &[Overlay], _: &[String]) -> Result<(), hypervisor::Error> {
         unreachable!()
     }
-    fn start_commit(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
+    fn start_commit(&self, _: &DomainRef, _: &str, _: &Path) -> Result<(), hypervisor::Error> {
         unreachable!()
     }
     fn block_job(&self, _: &DomainRef, _: &str) -> Result<Option<BlockJob>, hypervisor::Error> {

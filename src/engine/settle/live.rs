@@ -26,7 +26,7 @@ pub(super) fn commit(
     // The guest is on the overlay, so an earlier move came to nothing.
     note(record, overlay, None);
     if hypervisor.block_job(domain, target)?.is_none() {
-        hypervisor.start_commit(domain, target)?;
+        hypervisor.start_commit(domain, target, &overlay.path)?;
     }
     let mut nearest = (u64::MAX, Instant::now());
     loop {

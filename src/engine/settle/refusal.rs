@@ -7,7 +7,7 @@ use super::seats::Seat;
 use crate::engine::Error;
 use crate::engine::users::User;
 use crate::hypervisor::Overlay;
-use crate::model::Failure;
+use crate::model::{Failure, Image};
 use crate::sys::in_use;
 
 /// What ends every hint.
@@ -60,23 +60,29 @@ pub(super) fn taken(overlay: &Overlay, seat: &Seat) -> Error {
     refusal(overlay, message, "wait until nobody changes the domain".into())
 }
 
-/// The chain of the guest is another than the one the backup made.
-pub(super) fn changed(overlay: &Overlay, seat: &Seat) -> Error {
-    let below = seat.chain.get(1).and_then(|image| image.source.path());
+/// The overlay does not lie over the image of the backup, and nothing may be committed into the one that it lies over.
+pub(super) fn changed(overlay: &Overlay, seat: Option<&Seat>, below: Option<&Image>) -> Error {
+    let below = below.and_then(|image| image.source.path());
     let below = below.map_or_else(|| "no image that is known".to_owned(), |path| path.display().to_string());
-    let message = format!(
-        "{} is on the overlay {}, which lies over {below} and not over the image of the backup",
-        seat.domain.id.name,
-        overlay.path.display()
-    );
+    let path = overlay.path.display();
+    let over = format!("the overlay {path}, which lies over {below} and not over the image of the backup");
+    let Some(seat) = seat else {
+        let file = file(overlay);
+        let hint = format!(
+            "no disk is on it: keep its contents, if they matter, in an image of their own, and remove it: qemu-img convert -O qcow2 \
+             {file} NEWFILE && rm {file}"
+        );
+        return refusal(overlay, format!("the guest wrote to {over}"), hint);
+    };
     let domain = word(&seat.domain.id.name);
+    let start = if seat.domain.state.is_active() { String::new() } else { format!("virsh start {domain} and ") };
     let hint = format!(
-        "move the guest to an image of its own, say by: virsh blockcopy {domain} {} --dest NEWFILE --format qcow2 --transient-job \
-         --wait --pivot; and remove the overlay: rm {}",
+        "move the guest to an image of its own, say by: {start}virsh blockcopy {domain} {} --dest NEWFILE --format qcow2 \
+         --transient-job --wait --pivot; and remove the overlay: rm {}",
         word(&seat.target),
         file(overlay)
     );
-    refusal(overlay, message, hint)
+    refusal(overlay, format!("{} is on {over}", seat.domain.id.name), hint)
 }
 
 /// The guest was on the base already and was put on the overlay again: neither of the two is right alone.

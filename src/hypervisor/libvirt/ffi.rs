@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint};
+use std::path::Path;
 use std::ptr::{null, null_mut};
 
 use virt::connect::Connect;
@@ -42,13 +43,15 @@ pub fn fs_thaw(domain: &Domain) -> Result<(), Error> {
     check(unsafe { virt_sys::virDomainFSThaw(domain.as_ptr(), null_mut(), 0, 0) }).map(drop)
 }
 
-/// Starts to commit the active image of a disk into the image right below it.
-pub fn commit_active_shallow(domain: &Domain, disk: &str) -> Result<(), Error> {
-    let disk = c_string(disk);
+/// Starts to commit the active image of a disk, which must be `image`, into the image right below it.
+pub fn commit_active_shallow(domain: &Domain, disk: &str, image: &Path) -> Result<(), Error> {
+    let (disk, image) = (c_string(disk), c_string(&image.to_string_lossy()));
     let flags = virt_sys::VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | virt_sys::VIR_DOMAIN_BLOCK_COMMIT_SHALLOW;
-    // SAFETY: see the module; no base and no top mean the image right below and the active one.
-    check(unsafe { virt_sys::virDomainBlockCommit(domain.as_ptr(), disk.as_ptr(), null(), null(), 0, flags as c_uint) })
-        .map(drop)
+    // SAFETY: see the module; no base means the image right below. libvirt fails when the top is not the active image.
+    check(unsafe {
+        virt_sys::virDomainBlockCommit(domain.as_ptr(), disk.as_ptr(), null(), image.as_ptr(), 0, flags as c_uint)
+    })
+    .map(drop)
 }
 
 /// The block job of a disk as (type, done, total), if there is one.

@@ -6,7 +6,7 @@ mod definition;
 mod ffi;
 mod missing;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -172,9 +172,9 @@ impl Hypervisor for Libvirt {
             .map_err(|source| call(domain, format!("ask for the size of disk {target}"), source))
     }
 
-    fn start_commit(&self, domain: &DomainRef, target: &str) -> Result<(), Error> {
+    fn start_commit(&self, domain: &DomainRef, target: &str, image: &Path) -> Result<(), Error> {
         step(Step::CommitBegin, domain)?;
-        ffi::commit_active_shallow(&self.handle(domain)?, target)
+        ffi::commit_active_shallow(&self.handle(domain)?, target, image)
             .map_err(|source| call(domain, format!("commit the overlay of disk {target}"), source))?;
         step(Step::CommitBegun, domain)
     }

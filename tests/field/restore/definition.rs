@@ -172,3 +172,28 @@ fn a_killed_restore_defines_nothing() {
 fn guest_image(lab: &Lab, name: &str) -> std::path::PathBuf {
     lab.path("images").join(name).join("vda.qcow2")
 }
+
+#[test]
+fn a_disk_that_was_attached_to_the_running_guest_only_is_restored_beside_the_definition() {
+    let lab = Lab::new();
+    let mut guest = lab.guest("restore-live-only").disk(Disk::raw("vda").size("4M")).paused();
+    let image = lab.path("images/restore-live-only/extra.raw");
+    fs::write(&image, vec![0x5c; 1 << 20]).unwrap();
+    virsh(&["attach-disk", guest.name(), text(&image), "vdb", "--driver", "qemu", "--subdriver", "raw", "--live"]);
+    guest.take_as_it_is();
+    let program = Program::new(&lab).domain(guest.name(), json!({"quiesce": "never"}));
+    let report = program.backup_well();
+    assert_eq!(report.disks(guest.name()), ["vda", "vdb"]);
+    guest.destroy();
+    let to = lab.path("to");
+    let ran = program.run(&["restore", guest.name(), "--define", "--name", "live-only-copy", "--to", text(&to)]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let copy = lab.adopt("live-only-copy");
+    let note = ran.stdout.lines().find(|line| line.contains("vdb is not in the definition")).expect("a note");
+    let command = note.split_once("to attach it: ").unwrap().1;
+    run("sh", &["-ec", command]);
+    let restored = to.join("live-only-copy-vdb.raw");
+    assert_eq!(fs::read(&restored).unwrap(), fs::read(&image).unwrap());
+    assert!(copy.inactive_xml().contains(text(&restored)), "{}", copy.inactive_xml());
+    copy.start_paused();
+}

@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::super::names::{fresh_name, is_plain, usable_folder};
+use super::super::names::{fresh_name, is_plain, quoted, usable_folder};
 use super::super::saved::{Saved, SavedDisk};
 use super::super::staging::Rights;
 use super::super::{Error, Request};
 use super::choice::{choose, names};
 use super::{How, Plan, Write, no_folder, suspect};
 use crate::hypervisor::domain_xml::TpmState;
-use crate::model::{Device, Disk, Domain, DomainRef, Owner, Source};
+use crate::model::{Device, Disk, Domain, DomainRef, Image, Owner, Source};
 
 /// The name of a TPM's state in an archive, when it is one file.
 const TPM_FILE: &str = "state";
@@ -57,7 +57,11 @@ pub fn domain(
             Place::Device(device) => plan.write_device(saved, disk, &device)?,
             Place::Folder(folder) => plan.write_image(saved, disk, folder.join(name))?,
         };
-        plan.changes.disks.insert(disk.target.clone(), image);
+        if described.disks.iter().any(|defined| defined.target == disk.target) {
+            plan.changes.disks.insert(disk.target.clone(), image);
+        } else {
+            plan.notes.push(undefined(&disk.target, &image, to));
+        }
     }
     for disk in &described.disks {
         if !plan.changes.disks.contains_key(&disk.target) {
@@ -88,6 +92,18 @@ pub fn domain(
         write.rights = Rights::Kept(owner);
     }
     Ok(plan)
+}
+
+/// What to know of a disk that was attached to the running guest alone, or that the operator took out of the definition.
+fn undefined(target: &str, image: &Image, to: &DomainRef) -> String {
+    let path = image.source.path().unwrap_or(Path::new("")).display().to_string();
+    format!(
+        "disk {target} is not in the definition, so only its contents are restored; to attach it: virsh attach-disk {} {} {target} \
+         --driver qemu --subdriver {} --config",
+        quoted(&to.name),
+        quoted(&path),
+        image.format.driver()
+    )
 }
 
 /// Where an image goes.

@@ -120,3 +120,71 @@ fn a_guest_that_is_started_on_the_overlay_meanwhile_is_moved_while_it_runs() {
     bench.settle().unwrap();
     assert!(bench.fake.calls().contains(&"pivot".to_owned()) && !bench.overlay.path.exists());
 }
+
+/// Puts an operator's image between the base and the overlay, as an external snapshot right before ours does.
+fn over_theirs(bench: &Bench) -> Vec<PathBuf> {
+    let chain = bench.chain(&["over.qcow2", "theirs", "base.qcow2"]);
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", text(&chain[2]), "-F", "qcow2", text(&chain[1])]);
+    run("qemu-img", &["rebase", "-u", "-b", "theirs", "-F", "qcow2", text(&chain[0])]);
+    chain
+}
+
+#[test]
+fn an_overlay_over_the_image_of_an_operator_is_committed_into_that() {
+    for moved in [true, false] {
+        let mut bench = off(true);
+        let chain = over_theirs(&bench);
+        if moved {
+            bench.put_on(&["over.qcow2", "theirs", "base.qcow2"]);
+        } else {
+            // No disk is on it.
+            bench.put_on(&["another"]);
+        }
+        bench.settle().unwrap();
+        assert!(!bench.overlay.path.exists() && !bench.is_in_base());
+        let known = &bench.record.entry().overlays[0];
+        assert_eq!((known.base.source.path(), known.saved.as_deref()), (Some(&*chain[1]), None));
+        let read = run("qemu-io", &["-f", "qcow2", "-r", "-c", "read -P 7 0 64k", text(&chain[1])]);
+        assert!(!read.contains("verification failed"), "{read}");
+        assert_eq!(bench.defined(), if moved { chain[1..].to_vec() } else { bench.chain(&["another"]) });
+    }
+}
+
+#[test]
+fn an_overlay_that_lies_over_something_else_than_the_definition_says_is_left_alone() {
+    // The header alone names the operator's image; the definition alone; the base itself lies over it.
+    let mut bench = off(true);
+    over_theirs(&bench);
+    assert!(bench.refused().contains("not over the image of the backup"));
+
+    let mut bench = off(true);
+    bench.put_on(&["over.qcow2", "theirs", "base.qcow2"]);
+    assert!(bench.refused().contains("not over the image of the backup"));
+
+    let mut bench = off(true);
+    let chain = bench.chain(&["over.qcow2", "lower"]);
+    run("qemu-img", &["create", "-q", "-f", "qcow2", text(&chain[1]), "1M"]);
+    let base = bench.overlay.base.source.path().unwrap().to_owned();
+    for image in [&base, &chain[0]] {
+        run("qemu-img", &["rebase", "-u", "-b", text(&chain[1]), "-F", "qcow2", text(image)]);
+    }
+    bench.put_on(&["over.qcow2", "lower"]);
+    assert!(bench.refused().contains("not over the image of the backup"));
+
+    // A `virsh blockpull` leaves nothing below it.
+    for on_it in [true, false] {
+        let mut bench = off(true);
+        run("qemu-img", &["rebase", "-u", "-b", "", text(&bench.overlay.path)]);
+        bench.put_on(if on_it { &["over.qcow2"] } else { &["another"] });
+        assert!(bench.refused().contains("no image that is known"));
+    }
+}
+
+#[test]
+fn a_base_that_is_named_by_a_link_or_a_relative_name_is_the_base() {
+    let mut bench = off(true);
+    std::os::unix::fs::symlink("base.qcow2", bench.dir.path().join("link")).unwrap();
+    run("qemu-img", &["rebase", "-u", "-b", "link", "-F", "qcow2", text(&bench.overlay.path)]);
+    bench.settle().unwrap();
+    assert!(bench.is_in_base() && bench.record.entry().overlays[0] == bench.overlay);
+}

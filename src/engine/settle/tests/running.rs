@@ -192,6 +192,20 @@ fn a_definition_that_did_not_follow_is_put_right_before_the_overlay_goes() {
 }
 
 #[test]
+fn an_image_that_somebody_puts_over_the_overlay_right_before_the_commit_is_not_committed() {
+    let mut bench = running(true);
+    let theirs = bench.chain(&["theirs", "over.qcow2", "base.qcow2"]);
+    bench.fake.when(move |call, _, guest| {
+        if call == "start_commit" {
+            guest.live.insert("vda".to_owned(), theirs.clone());
+        }
+        None
+    });
+    assert!(bench.refused().contains("theirs over the overlay"));
+    assert!(!bench.fake.calls().contains(&"pivot".to_owned()) && bench.noted().is_none());
+}
+
+#[test]
 fn a_snapshot_that_somebody_makes_after_the_move_keeps_no_overlay() {
     let mut bench = running(true);
     let theirs = bench.chain(&["theirs", "base.qcow2"]);
