@@ -260,11 +260,15 @@ impl<'a> Capture<'a> {
 
     /// Fails when the domain is not what was planned for. That may also be why the capture was refused.
     fn expect_unchanged(&self, started: Result<(), Error>) -> Result<(), Error> {
-        let overlays = if started.is_ok() { &self.overlays[..] } else { &[] };
-        let change = match self.hypervisor.describe(&self.domain.id) {
-            Ok(now) => changed(self.domain, &now, overlays),
+        let now = match self.hypervisor.describe(&self.domain.id) {
+            Ok(now) => now,
             Err(error) => return started.and(Err(error.into())),
         };
+        let mut change = changed(self.domain, &now, &self.overlays);
+        if started.is_err() {
+            // A call that failed has done all of its work, or none: either is what its error is about.
+            change = change.and_then(|_| changed(self.domain, &now, &[]));
+        }
         change.map_or(started, |what| Err(Error::Changed { what }))
     }
 }
