@@ -65,7 +65,8 @@ pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay:
         if attempt >= ATTEMPTS || before == look().ok().map(|seats| seats.situation()) {
             return Err(error);
         }
-        tracing::info!(domain = domain.name, "the domain changed its state during the commit; trying again");
+        let error = super::chain(&error);
+        tracing::warn!(domain = domain.name, "{error}; the domain is in another state now; trying again");
     }
 }
 
