@@ -38,7 +38,6 @@ mod settle;
 mod shrunk;
 mod stamps;
 pub mod survey;
-#[allow(dead_code, reason = "not every caller asks every question yet")]
 mod users;
 pub mod verified;
 pub mod verify;

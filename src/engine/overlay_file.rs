@@ -30,7 +30,7 @@ const MAX_NAME: usize = 255;
 /// Bytes of a digest in a name that was cut, and of what sets it apart.
 const CUT: usize = 17;
 
-/// `<name>.<ending>`, cut so that a file may have this name; what was cut off is told by a digest.
+/// `<name>.<ending>`, shortened to the longest allowed file name; a digest replaces what was cut off.
 pub(super) fn fitting(name: &str, ending: &str) -> String {
     let room = MAX_NAME.saturating_sub(ending.len() + 1);
     if name.len() <= room {

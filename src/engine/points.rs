@@ -142,7 +142,7 @@ fn failure(error: store::Error) -> Failure {
     Error::from(error).failure()
 }
 
-/// The points of a domain, oldest first; none is an error.
+/// The points of a domain, oldest first. Fails when there are none.
 fn points_of(store: &Store, domain: &str) -> Result<Vec<Point>, Error> {
     let points = store.points(domain)?;
     if points.is_empty() { Err(none_of(store, domain)?) } else { Ok(points) }

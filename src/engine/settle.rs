@@ -77,7 +77,7 @@ fn once(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, sea
     {
         return Err(refusal::covered(overlay, seat));
     }
-    // A disk that is on the base already is told by what the journal knew.
+    // For a disk that is on the base already, the journal says what happened.
     if settling(record, overlay) != Some(Settling::Committed)
         && seats.rival(running.or_else(|| seats.on_overlay().next())).is_none()
         && let Some(image) = below::other(hypervisor, overlay, seats)?

@@ -88,7 +88,7 @@ impl Users {
     /// Asks libvirt for every definition, and the images for the files that they name themselves.
     ///
     /// # Errors
-    /// When libvirt does not answer. An image that cannot be read is told in the log; its own path counts all the same.
+    /// When libvirt does not answer. An image that cannot be read is logged; its own path still counts.
     pub fn look(hypervisor: &dyn Hypervisor) -> Result<Users, Error> {
         let mut uses = Vec::new();
         for (id, _) in hypervisor.domains()? {
@@ -110,14 +110,6 @@ impl Users {
         let mut found: Vec<&Use> = self.0.iter().filter(names).collect();
         found.dedup_by_key(|one| (one.domain.uuid, one.target.clone(), one.role as u8));
         Ok(found)
-    }
-
-    /// All who use the file at `path`, except the definition of `own`: what has it open counts whoever it is.
-    pub fn others(&self, path: &Path, own: Option<&DomainRef>) -> Result<Vec<User>, Error> {
-        let domains = self.domains(path)?.into_iter().filter(|one| own.is_none_or(|own| own.uuid != one.domain.uuid));
-        let mut users: Vec<User> = domains.cloned().map(User::Domain).collect();
-        users.extend(open(path)?.into_iter().map(User::Host));
-        Ok(users)
     }
 }
 
@@ -262,7 +254,7 @@ fn ids(path: &Path) -> Result<BTreeSet<FileId>, Error> {
 mod tests {
     use super::*;
     use crate::engine::fake::Fake;
-    use crate::engine::fixture::{UUID, run, text};
+    use crate::engine::fixture::{run, text};
     use crate::model::DomainState;
 
     #[test]
@@ -284,9 +276,12 @@ mod tests {
             assert_eq!(roles(&path(below)), [Role::Below], "{below}");
         }
         assert_eq!(roles(dir.path()), []);
-        let own = DomainRef { name: "another name".into(), uuid: UUID };
-        assert_eq!(users.others(&path("top"), Some(&own)).unwrap(), []);
-        let shown: Vec<String> = users.others(&path("link"), None).unwrap().iter().map(User::to_string).collect();
+        let shown: Vec<String> = users
+            .domains(&path("link"))
+            .unwrap()
+            .into_iter()
+            .map(|one| User::Domain(one.clone()).to_string())
+            .collect();
         assert_eq!(shown, ["domain web 1 (disk vda is based on it)"]);
     }
 

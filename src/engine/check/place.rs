@@ -81,7 +81,7 @@ pub(super) fn overlays(
     let has_journal = settings.state_dir.join("journal").is_dir();
     let journal = has_journal.then(|| Journal::open(&settings.state_dir).ok()).flatten();
     let Some(known) = journal.map_or_else(|| Some(BTreeSet::new()), |journal| adopt::known(&journal)) else { return };
-    // A domain that cannot be described is told of elsewhere.
+    // Another check reports a domain that cannot be described.
     for overlay in adopt::unknown(hypervisor, domain, &known).unwrap_or_default() {
         let message = format!(
             "disk {} is on the overlay {} of an interrupted run that no journal entry names",
@@ -123,7 +123,7 @@ fn leftovers(settings: &Settings) -> Vec<Finding> {
         }
         Err(error) => findings.push(Finding::failed("journal", Severity::Problem, error.failure())),
     }
-    // What of the target cannot be read is told where the target is checked.
+    // The check of the target reports what cannot be read there.
     let store = Store::open(&settings.backupdir).ok();
     let domains = store.as_ref().and_then(|store| store.domains().ok()).map(|domains| domains.names);
     for domain in domains.unwrap_or_default() {

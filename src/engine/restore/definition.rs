@@ -13,7 +13,7 @@ use crate::engine::Error;
 use crate::hypervisor::{self, Hypervisor, Kind, domain_xml, domain_xml::rewrite};
 use crate::model::DomainRef;
 
-/// What of a definition the host for which it was made had more is told of, at most.
+/// How many of the elements that this host lacks are named.
 const TOLD: usize = 20;
 
 /// What a definition is made for.

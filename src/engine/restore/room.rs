@@ -1,4 +1,4 @@
-//! Owns: whether what is to be written has room, and nothing in its way. Must not: write.
+//! Owns: checking that a restore has enough room and that nothing is in its way. Must not: write.
 
 use std::collections::BTreeMap;
 use std::fs;
