@@ -26,6 +26,7 @@ use crate::engine::points::When;
 use crate::engine::{self, Monitor, Silent};
 use crate::model::Failure;
 use crate::report::ExitCode;
+use crate::sys::program;
 
 /// Runs the program on the words of its command line and returns its exit code.
 pub fn main() -> u8 {
@@ -37,6 +38,7 @@ pub fn main() -> u8 {
         }
     };
     leave_no_core();
+    program::prepare();
     logging::start(args.global.verbose, args.global.quiet);
     let Args { global, command } = args;
     let code = run(&global, command).unwrap_or_else(|error| {

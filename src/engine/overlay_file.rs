@@ -5,7 +5,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,6 +15,7 @@ use crate::archive::Hasher;
 use crate::model::{Format, Image};
 use crate::sys::durable;
 use crate::sys::patience::Patience;
+use crate::sys::program::{self, Stream};
 use crate::sys::step::{self, Step};
 
 /// How long QEMU's tool may neither read nor write.
@@ -144,8 +145,8 @@ fn qemu_img<const N: usize>(arguments: [&OsStr; N], image: &OsStr) -> Result<Vec
 }
 
 /// Runs a program to its end, and kills it when it has neither read nor written anything for so long.
-fn patiently(mut command: Command, limit: Duration) -> io::Result<Output> {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+fn patiently(command: Command, limit: Duration) -> io::Result<Output> {
+    let child = program::start(command, [Stream::Null, Stream::Pipe, Stream::Pipe])?;
     let process = child.id();
     let done = Patience::new(limit).start("qemu-img", move || child.wait_with_output())?.wait(|| transferred(process));
     if done.is_err()

@@ -22,7 +22,8 @@ use crate::qcow2::Links;
 use crate::sys::in_use::{self, FileId};
 use crate::sys::patience::Patience;
 
-/// How long the images of one domain may take to be looked at: those of another guest may lie on a mount that hangs.
+/// How long a look at the images of one domain, or at the loop devices of this host, may take: another guest's image, or the
+/// file of a loop device, may lie on a mount that hangs.
 const LOOK: Duration = Duration::from_secs(30);
 /// Images of one chain that are followed.
 const MAX_CHAIN: usize = 200;
@@ -116,7 +117,9 @@ impl Users {
 /// Who has the file or device at `path` in use now; nothing at all where there is no such file.
 pub(super) fn open(path: &Path) -> Result<Vec<in_use::User>, Error> {
     let id = FileId::of(path).map_err(Error::file("look at", path))?;
-    id.map_or(Ok(Vec::new()), in_use::users).map_err(Error::file("look who uses", path))
+    let Some(id) = id else { return Ok(Vec::new()) };
+    let users = Patience::new(LOOK).call(move || in_use::users(id)).and_then(|users| users);
+    users.map_err(Error::file("look who uses", path))
 }
 
 /// The files that an image consists of, and itself: those below it and data files, as far as headers name them.
@@ -247,7 +250,8 @@ fn look_at(mut uses: Vec<Use>, images: &[(String, Image)], domain: &str) -> Vec<
 /// What a path leads to, and all that shares its bytes.
 fn ids(path: &Path) -> Result<BTreeSet<FileId>, Error> {
     let id = FileId::of(path).map_err(Error::file("look at", path))?;
-    Ok(id.map(FileId::related).unwrap_or_default())
+    let Some(id) = id else { return Ok(BTreeSet::new()) };
+    Patience::new(LOOK).call(move || id.related()).map_err(Error::file("look who uses", path))
 }
 
 #[cfg(test)]

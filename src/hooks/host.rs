@@ -4,12 +4,12 @@
 mod tests;
 
 use std::io::{self, PipeReader, PipeWriter};
-use std::process::Stdio;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::process::Process;
 use super::{Call, Deadlines, Ended, Error, Held, Ran, Released, Runner, Started};
+use crate::sys::program::Stream;
 use crate::sys::signals::Cancel;
 
 /// A year: longer than anybody waits, and no deadline can overflow.
@@ -21,7 +21,7 @@ pub struct Host;
 
 impl<'a> Runner<'a> for Host {
     fn run(&self, call: &Call, timeout: Duration, cancel: Option<&Cancel>) -> Result<Ran, Error> {
-        let mut process = Process::start(call, Stdio::null())?;
+        let mut process = Process::start(call, Stream::Null)?;
         let forced = follow(&mut process, after(timeout), cancel, |_| false)?;
         if forced.is_some() {
             process.stop();
@@ -30,7 +30,7 @@ impl<'a> Runner<'a> for Host {
     }
 
     fn hold(&self, call: &Call, deadlines: Deadlines, cancel: Option<&Cancel>) -> Result<Started<'a>, Error> {
-        let mut process = Process::start(call, Stdio::piped())?;
+        let mut process = Process::start(call, Stream::Pipe)?;
         let forced = follow(&mut process, after(deadlines.ready), cancel, Process::is_ready)?;
         // One that was ready and has ended since is lost, not late: whoever releases it is told.
         if process.is_ready() && forced.is_none() {

@@ -7,7 +7,7 @@ use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal};
 
 use super::output::Output;
 use super::{Call, Ended, Error, GRACE, Ran, trust};
+use crate::sys::program::{self, Stream};
 
 /// How often the process is asked whether it has ended: nothing else says so when a grandchild keeps the pipe open.
 const SLICE: Duration = Duration::from_millis(20);
@@ -36,23 +37,16 @@ pub(super) struct Process {
 impl Process {
     /// Starts it, in `/`, with nothing of ours but standard output and standard error, which are one pipe. The file is
     /// checked first ([`trust::check_file`]).
-    pub(super) fn start(call: &Call, stdin: Stdio) -> Result<Process, Error> {
+    pub(super) fn start(call: &Call, stdin: Stream) -> Result<Process, Error> {
         let (program, arguments) = call.argv.split_first().ok_or(Error::Empty)?;
         trust::check_file(Path::new(program))?;
         let failed = |source| Error::Start { program: program.clone(), source };
         let (pipe, end) = io::pipe().map_err(failed)?;
-        let child = Command::new(program)
-            .args(arguments)
-            .env_clear()
-            .envs(&call.env)
-            .current_dir("/")
-            .stdin(stdin)
-            .stdout(end.try_clone().map_err(failed)?)
-            .stderr(end)
-            // A terminal's interrupt is for us alone; we end it in our order.
-            .process_group(0)
-            .spawn()
-            .map_err(failed)?;
+        let output = Stream::File(end.try_clone().map_err(failed)?.into());
+        let mut command = Command::new(program);
+        // A terminal's interrupt is for us alone; we end it in our order.
+        command.args(arguments).env_clear().envs(&call.env).current_dir("/").process_group(0);
+        let child = program::start(command, [stdin, output, Stream::File(end.into())]).map_err(failed)?;
         let (output, started) = (Output::default(), Instant::now());
         Ok(Process { program: program.clone(), child, pipe: Some(pipe), output, started, ended: None })
     }

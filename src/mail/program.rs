@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
 use super::Error;
+use crate::sys::program::{self, Stream};
 
 /// How long it may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
@@ -22,13 +23,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub(super) fn send(program: &Path, bytes: &[u8], timeout: Duration) -> Result<(), Error> {
     let failed = |source| Error::Sendmail { program: program.to_owned(), source };
     // `-t`: recipients are those of the header; `-i`: a line with a dot ends nothing.
-    let mut child = Command::new(program)
-        .args(["-i", "-t"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
+    let mut command = Command::new(program);
+    command.args(["-i", "-t"]);
+    let mut child = program::start(command, [Stream::Pipe, Stream::Null, Stream::Pipe]).map_err(failed)?;
     let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
     let stdin = child.stdin.take();
     // One that reads nothing would keep us at the pipe.

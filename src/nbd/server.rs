@@ -2,16 +2,15 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
-use std::marker::PhantomData;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::MutexGuard;
+use std::process::{Child, ChildStderr, Command};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::{Error, image};
 use crate::model::Image;
+use crate::sys::program::{self, Stream};
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, socket};
 
@@ -37,14 +36,12 @@ pub struct Options {
 
 /// A running `qemu-nbd` that serves one image read-only, under the export name `""`, to up to 4 connections.
 ///
-/// It ends when this is dropped, and with the thread that started it, however that ends: Linux binds the parent-death signal
-/// to the thread (`PR_SET_PDEATHSIG`, prctl(2)), so this cannot be sent to another.
+/// It ends when this is dropped, and with this process, however that ends (`PR_SET_PDEATHSIG`, prctl(2)).
 pub struct Server {
     child: Child,
     stderr: Option<JoinHandle<String>>,
     image: PathBuf,
     socket: PathBuf,
-    bound_to_thread: PhantomData<MutexGuard<'static, ()>>,
 }
 
 impl Server {
@@ -71,21 +68,18 @@ impl Server {
         // By way of its folder: the whole path may be longer than the kernel takes, and a relative one is refused.
         let near = Path::new("/proc/self/cwd").join(socket.file_name().unwrap_or_default());
         step::reached(Step::ServerStart).and_then(|()| durable::remove(socket)).map_err(failed)?;
-        let mut child = Command::new("setpriv")
+        let mut command = Command::new("setpriv");
+        command
             .args(["--pdeathsig", "KILL", "--", "qemu-nbd", "--read-only", "--persistent", "--shared=4"])
             .args([OsStr::new("--socket"), near.as_os_str(), OsStr::new("--image-opts"), arguments])
             .current_dir(socket.parent().unwrap_or(Path::new("/")))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
             .envs(KEEP_BUFFERS)
             // A terminal's interrupt is for us alone; we end it in our order.
-            .process_group(0)
-            .spawn()
-            .map_err(failed)?;
+            .process_group(0);
+        let mut child = program::start(command, [Stream::Null, Stream::Null, Stream::Pipe]).map_err(failed)?;
         let stderr = child.stderr.take().map(|pipe| thread::spawn(move || capture(pipe)));
         let socket = socket.to_owned();
-        let mut server = Server { child, stderr, image, socket, bound_to_thread: PhantomData };
+        let mut server = Server { child, stderr, image, socket };
         server.wait_until_ready(timeout)?;
         step::reached(Step::ServerStarted).map_err(|source| Error::Start { image: server.image.clone(), source })?;
         Ok(server)

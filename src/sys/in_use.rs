@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{major, makedev, minor};
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, major, makedev, minor};
+use rustix::io::Errno;
 
 /// What a path leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,19 +65,17 @@ impl fmt::Display for User {
 impl FileId {
     /// What a path leads to, links followed; `None` where nothing is there, or something else than a file or block device.
     pub fn of(path: &Path) -> io::Result<Option<FileId>> {
-        match fs::metadata(path) {
-            Ok(metadata) => Ok(FileId::from(&metadata)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn from(metadata: &fs::Metadata) -> Option<FileId> {
-        let kind = metadata.file_type();
-        if kind.is_block_device() {
-            Some(FileId::Block(metadata.rdev()))
-        } else {
-            kind.is_file().then(|| FileId::File { device: metadata.dev(), inode: metadata.ino() })
+        // What the kernel knows already is enough, and asks no server: a process may have a file open on a mount that hangs.
+        match rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE | StatxFlags::INO) {
+            Ok(stat) => Ok(match FileType::from_raw_mode(stat.stx_mode.into()) {
+                FileType::BlockDevice => Some(FileId::Block(makedev(stat.stx_rdev_major, stat.stx_rdev_minor))),
+                FileType::RegularFile => {
+                    Some(FileId::File { device: makedev(stat.stx_dev_major, stat.stx_dev_minor), inode: stat.stx_ino })
+                }
+                _ => None,
+            }),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -127,7 +125,7 @@ fn has_open(process: &Path, ids: &BTreeSet<FileId>) -> Option<bool> {
     let mut found = None;
     for descriptor in fs::read_dir(process.join("fd")).ok()?.flatten() {
         // The link leads to the open file itself, also in another mount namespace, and when it has no name any more.
-        let id = fs::metadata(descriptor.path()).ok().as_ref().and_then(FileId::from);
+        let id = FileId::of(&descriptor.path()).ok().flatten();
         if id.is_some_and(|id| ids.contains(&id)) {
             let info = fs::read_to_string(process.join("fdinfo").join(descriptor.file_name())).unwrap_or_default();
             found = Some(found == Some(true) || may_write(&info));

@@ -9,6 +9,7 @@ pub mod lock;
 pub mod owner;
 pub mod patience;
 pub mod patient_file;
+pub mod program;
 pub mod signals;
 pub mod socket;
 pub mod space;

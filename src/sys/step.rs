@@ -117,7 +117,7 @@ steps! {
     Thaw,
     /// It was asked to thaw, and has not said that it is. The journal says "may be frozen".
     Thawed,
-    /// A `qemu-nbd` is started. *Freed*: it dies with the thread that started it; its socket is *noted* with its folder.
+    /// A `qemu-nbd` is started. *Freed*: it dies with this process; its socket is *noted* with its folder.
     ServerStart,
     /// It serves. As before.
     ServerStarted,

@@ -63,6 +63,36 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
     scene.program.unpack(&scene.program.backup_well(), guest.name());
 }
 
+#[test]
+fn hooks_run_and_the_mail_is_sent_while_the_target_hangs() {
+    if !can_mount() {
+        return;
+    }
+    let lab = Lab::new();
+    let guest = guest(&lab, "hooked-and-hung");
+    let [log, mail] = ["log", "mail.eml"].map(|name| lab.path(name));
+    let script = |name: &str, text: String| {
+        let path = lab.path(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        run("chmod", &["755", path.to_str().unwrap()]);
+        path
+    };
+    let hook = script("hook", format!("echo $KVMBACKUP_PHASE >>{}", log.display()));
+    let sendmail = script("sendmail", format!("cat >{}", mail.display()));
+    let hooks = json!([{"name": "note", "phase": ["post-commit", "post-domain"], "command": [hook]}]);
+    let scene = Scene::new(&lab, &[&guest]).impatient();
+    let domain = json!({"method": "snapshot", "compression": "none", "hooks": hooks});
+    let program = scene.program.domain(guest.name(), domain).set("mail", json!({"to": "root", "sendmail": sendmail}));
+    let scene = Scene { program, ..scene };
+    // Both are new processes, and the files of the target that are open still are not theirs.
+    let (code, told) = scene.hung(&["backup"], Call::Write, 5 << 20);
+    assert_eq!(code, 1, "{told}");
+    assert_eq!(std::fs::read_to_string(log).unwrap(), "post-commit\npost-domain\n");
+    let mail = std::fs::read_to_string(mail).unwrap();
+    assert!(mail.contains("it hangs: no answer for 3 s"), "{mail}");
+    guest.assert_no_leftovers();
+}
+
 /// Runs a backup of two guests, one to the target that fails and one to a folder beside it, and takes back what came of both.
 fn fails_alone(scene: &Scene, guest: &Guest, other: &(Program, Guest), causes: &[&str], what: &str) {
     let before = scene.files();

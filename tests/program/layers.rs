@@ -143,6 +143,18 @@ fn only_one_file_holds_unsafe_code() {
     assert_eq!(files, [PathBuf::from("hypervisor/libvirt/ffi.rs")]);
 }
 
+#[test]
+fn one_file_starts_programs() {
+    let starts = |text: &str| [".spawn()", ".output()", ".status()"].iter().any(|call| text.contains(call));
+    let files: Vec<_> =
+        sources().into_iter().filter(|(path, text)| starts(product(path, text))).map(|(path, _)| path).collect();
+    assert_eq!(
+        files,
+        [PathBuf::from("sys/program.rs")],
+        "a new process must not inherit a file of a target that hangs"
+    );
+}
+
 /// Side effects without a step of their own, each with its reason.
 const NO_STEP: &[(&str, &str)] = &[
     // What this has left is removed by the next that gets as far.
@@ -160,9 +172,9 @@ const NO_STEP: &[(&str, &str)] = &[
     ("store/partial.rs", "fs::remove_file(from)"),
     ("store/partial.rs", "fs::rename(from, to)"),
     // The processes end with us.
-    ("mail/program.rs", ".spawn()"),
+    ("mail/program.rs", "program::start("),
     // Its caller says the step of what the tool does.
-    ("engine/overlay_file.rs", ".spawn()"),
+    ("engine/overlay_file.rs", "program::start("),
 ];
 
 #[test]
@@ -177,7 +189,7 @@ fn every_side_effect_of_a_backup_is_a_step() {
         "durable::write(",
         "durable::remove(",
         "durable::create_private",
-        ".spawn()",
+        "program::start(",
         "lock::take(",
     ];
     let mut found = 0;

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use crate::engine::Error;
+use crate::sys::program::{self, Stream};
 
 const NOT_QCOW2: &str = "is no qcow2 image";
 /// How long `qemu-img info` may take; it reads only metadata.
@@ -59,14 +60,10 @@ pub fn names_another_file(start: &[u8]) -> bool {
 
 fn qemu_img_info(image: &Path) -> Result<Vec<u8>, Error> {
     let failed = |message: String| Error::Program { program: "qemu-img", message };
-    let mut child = Command::new("qemu-img")
-        .args(["info", "-U", "-f", "qcow2", "--output=json", "--"])
-        .arg(image)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed(error.to_string()))?;
+    let mut command = Command::new("qemu-img");
+    command.args(["info", "-U", "-f", "qcow2", "--output=json", "--"]).arg(image);
+    let started = program::start(command, [Stream::Null, Stream::Pipe, Stream::Pipe]);
+    let mut child = started.map_err(|error| failed(error.to_string()))?;
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(failed("its output cannot be read".to_owned()));
     };

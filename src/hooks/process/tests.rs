@@ -14,7 +14,7 @@ fn start(script: &str, folder: &Path) -> (Process, PathBuf) {
     let script = format!("{script}\n");
     let argv = ["/bin/sh", "-c", &script, "hook", folder.to_str().unwrap()].map(str::to_owned).to_vec();
     let call = Call { argv, env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]) };
-    let process = Process::start(&call, Stdio::null()).unwrap();
+    let process = Process::start(&call, Stream::Null).unwrap();
     let of = PathBuf::from(format!("/proc/{}", process.child.id()));
     let began = Instant::now();
     while !folder.join("runs").exists() {

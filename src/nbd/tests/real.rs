@@ -298,19 +298,6 @@ fn nothing_of_a_server_stays() {
     assert!(lives(pid));
     drop(server);
     assert!(!lives(pid) && !dir.path().join("socket").exists());
-
-    // The thread that started it ends without a word, as a killed process does.
-    let socket = dir.path().join("socket");
-    let pid = thread::spawn(move || {
-        let server = Server::start(&[image], &socket, PATIENCE, Options::default()).unwrap();
-        let pid = server.pid();
-        std::mem::forget(server);
-        pid
-    });
-    let pid = pid.join().unwrap();
-    while lives(pid) {
-        thread::yield_now();
-    }
 }
 
 /// A disk of 128 MiB and its server, for the tests that disturb it.

@@ -1,0 +1,208 @@
+//! Owns: the start of other programs. Must not: know what they are for, or watch over them.
+//!
+//! A new process inherits every open file of the thread that starts it, and exec(2) closes them before the program's first
+//! instruction, each with a call on its file system. One that hangs would hold the new process in the kernel for ever, beyond
+//! any signal. Programs are therefore started by a thread with a table of open files of its own (unshare(2), `CLONE_FILES`),
+//! made before any file of a target is opened: qemu-img, hooks and mail work while a target hangs.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+
+/// Standard input, output and error.
+const STREAMS: usize = 3;
+
+/// What one of the standard streams of a program is.
+#[derive(Debug)]
+pub enum Stream {
+    /// `/dev/null`.
+    Null,
+    /// A pipe, whose other end is in the [`Child`].
+    Pipe,
+    /// This file.
+    File(OwnedFd),
+}
+
+/// Starts a program; `streams` are its standard input, output and error, whatever the command says of them.
+///
+/// # Errors
+/// As [`Command::spawn`] has them, or when no thread or pipe can be had.
+pub fn start(command: Command, streams: [Stream; STREAMS]) -> io::Result<Child> {
+    let [input, output, errors] = streams;
+    let (input, to_input) = input.ends(true)?;
+    let (output, from_output) = output.ends(false)?;
+    let (errors, from_errors) = errors.ends(false)?;
+    let mut child = STARTER.as_ref().map_err(|error| error.kind())?.start(command, [input, output, errors])?;
+    child.stdin = to_input.map(Into::into);
+    child.stdout = from_output.map(Into::into);
+    child.stderr = from_errors.map(Into::into);
+    Ok(child)
+}
+
+/// Makes the thread that starts programs. Without this the first program makes it, and that one may find files of a target open.
+pub fn prepare() {
+    LazyLock::force(&STARTER);
+}
+
+static STARTER: LazyLock<io::Result<Starter>> = LazyLock::new(Starter::new);
+
+impl Stream {
+    /// The program's end (`None`: `/dev/null`), and ours of a pipe.
+    fn ends(self, is_input: bool) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+        Ok(match self {
+            Stream::Null => (None, None),
+            Stream::File(file) => (Some(file), None),
+            Stream::Pipe => {
+                let (read, write) = io::pipe()?;
+                let (read, write) = (Some(read.into()), Some(write.into()));
+                if is_input { (read, write) } else { (write, read) }
+            }
+        })
+    }
+}
+
+struct Request {
+    command: Command,
+    /// Which of the standard streams come through the socket; the others are `/dev/null`.
+    given: [bool; STREAMS],
+    answer: SyncSender<io::Result<Child>>,
+}
+
+/// The way to the thread that starts programs.
+struct Starter(Mutex<Ways>);
+
+/// A number of an open file means nothing in another table: files go through a socket.
+struct Ways {
+    requests: mpsc::Sender<Request>,
+    files: UnixStream,
+}
+
+impl Starter {
+    fn new() -> io::Result<Starter> {
+        let (files, theirs) = UnixStream::pair()?;
+        let (requests, asked) = mpsc::channel();
+        let (ready, is_apart) = mpsc::sync_channel(0);
+        thread::Builder::new().name("start".to_owned()).spawn(move || {
+            let apart = unshare(CloneFlags::CLONE_FILES);
+            if ready.send(apart).is_ok() && apart.is_ok() {
+                serve(&asked, &theirs);
+            }
+        })?;
+        is_apart.recv().map_err(io::Error::other)??;
+        Ok(Starter(Mutex::new(Ways { requests, files })))
+    }
+
+    fn start(&self, command: Command, files: [Option<OwnedFd>; STREAMS]) -> io::Result<Child> {
+        let (answer, started) = mpsc::sync_channel(0);
+        let given = files.each_ref().map(Option::is_some);
+        let ways = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        send(&ways.files, files.into_iter().flatten().collect())?;
+        ways.requests.send(Request { command, given, answer }).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        // Until then no other program can be started: the kernel binds a parent-death signal to the thread that starts it,
+        // so there is one, and it never ends.
+        started.recv().map_err(io::Error::other)?
+    }
+}
+
+/// The life of the thread: its table of open files holds nothing but what a program is about to get.
+fn serve(asked: &Receiver<Request>, files: &UnixStream) {
+    for Request { mut command, given, answer } in asked {
+        let child = receive(files).and_then(|files| {
+            let mut files = files.into_iter();
+            let [input, output, errors] = given.map(|given| match given.then(|| files.next()).flatten() {
+                Some(file) => Stdio::from(file),
+                None => Stdio::null(),
+            });
+            command.stdin(input).stdout(output).stderr(errors).spawn()
+        });
+        // Its ends of pipes have to be closed before anybody waits for the end of one.
+        drop(command);
+        let _ = answer.send(child);
+    }
+}
+
+/// Sends open files, with a byte that keeps them apart from those of the next program. Ours are closed.
+fn send(socket: &UnixStream, files: Vec<OwnedFd>) -> io::Result<()> {
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(socket, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+fn receive(socket: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    rustix::io::retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags))?;
+    let mut files = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            files.extend(received);
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn its_streams_are_those_that_were_asked_for() {
+        let mut child =
+            start(shell("cat; echo error >&2; exit 3"), [Stream::Pipe, Stream::Pipe, Stream::Pipe]).unwrap();
+        child.stdin.take().unwrap().write_all(b"input").unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), &*output.stdout, &*output.stderr), (Some(3), &b"input"[..], &b"error\n"[..]));
+
+        let (mut read, write) = io::pipe().unwrap();
+        let same = write.try_clone().unwrap();
+        let streams = [Stream::Null, Stream::File(write.into()), Stream::File(same.into())];
+        let mut child = start(shell("readlink /proc/self/fd/0; echo error >&2"), streams).unwrap();
+        let mut text = String::new();
+        read.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "/dev/null\nerror\n");
+        assert!(child.wait().unwrap().success() && child.stdout.is_none());
+    }
+
+    #[test]
+    fn it_inherits_no_file_that_was_opened_since() {
+        prepare();
+        // Without close-on-exec, it would be seen in the program.
+        let file = rustix::io::dup(std::fs::File::open("/proc/version").unwrap()).unwrap();
+        let child = start(shell("ls -l /proc/self/fd"), [Stream::Null, Stream::Pipe, Stream::Null]).unwrap();
+        let listed = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        drop(file);
+        assert!(!listed.contains("/proc/version") && listed.contains("pipe:"), "{listed}");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_told_as_usual() {
+        let error = start(Command::new("/nowhere/at-all"), [Stream::Null, Stream::Pipe, Stream::Null]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}
