@@ -17,6 +17,7 @@ use crate::report::ExitCode;
 use crate::store::Store;
 use crate::sys::lock::{self, Lock, Refused};
 use crate::sys::patience::Patience;
+use crate::sys::trust;
 use crate::sys::signals::Cancel;
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, host};
@@ -128,6 +129,9 @@ pub fn store(settings: &Settings) -> Result<Store, Error> {
 pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
     let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
     folder.map_err(engine::Error::file("create the folder", state_dir))?;
+    // What lies in there is obeyed: the journal names files to remove.
+    let trusted = trust::folder(state_dir);
+    trusted.map_err(|source| engine::Error::Untrusted { what: "the state folder", source })?;
     let path = state_dir.join("lock");
     step::reached(Step::RunLock).map_err(Refused::Io).and_then(|()| lock::take(&path)).map_err(
         |refused| match refused {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::{Failure, FailureReason};
 use crate::sys::patience::Stalled;
+use crate::sys::trust;
 use crate::{archive, hooks, hypervisor, nbd, plan, qcow2, store};
 
 /// A step failed.
@@ -213,6 +214,14 @@ pub enum Error {
         /// What would be written.
         wanted: String,
     },
+    /// Another user could change what this program obeys or writes to.
+    #[error("{what} cannot be trusted")]
+    Untrusted {
+        /// What it is.
+        what: &'static str,
+        /// What is wrong.
+        source: trust::Refused,
+    },
     /// Anything that needs no variant of its own.
     #[error("{message}")]
     Other {
@@ -278,6 +287,7 @@ impl Error {
                     .into(),
             ),
             Error::Other { hint, .. } => hint.clone(),
+            Error::Untrusted { source, .. } => source.hint(),
             Error::NoPoints { there, .. } if there.is_empty() => Some("there is no backup of any domain yet".into()),
             Error::NoPoints { there, .. } => Some(format!("there are some of: {}", there.join(", "))),
             Error::NoPoint { there, .. } => Some(format!("there are: {}", there.join(", "))),
@@ -323,7 +333,7 @@ impl Error {
                 FailureReason::Repository
             }
             Error::Hypervisor(_) | Error::Refused(_) | Error::File { .. } => FailureReason::Other,
-            Error::Changed { .. } | Error::Cancelled(_) => FailureReason::Other,
+            Error::Changed { .. } | Error::Cancelled(_) | Error::Untrusted { .. } => FailureReason::Other,
             Error::Busy { .. } => FailureReason::Timeout,
             Error::NoPoints { .. } | Error::NoPoint { .. } | Error::Suspect { .. } | Error::Exists { .. } => {
                 FailureReason::Other

@@ -18,6 +18,8 @@ use crate::model::{DomainRef, Failure};
 use crate::sys::durable;
 use crate::sys::step::{self, Step};
 
+mod limits;
+
 /// The version of the entries that this program writes and reads.
 const SCHEMA: u32 = 1;
 
@@ -125,7 +127,8 @@ impl Journal {
     /// What the backup of a domain holds in the run that began then, if it holds anything.
     pub fn entry_of(&self, started: DateTime<Utc>, domain: &DomainRef) -> Result<Option<Record>, Error> {
         let path = self.path(started, domain);
-        if path.try_exists().map_err(Error::file("look at", &path))? { read(&path).map(Some) } else { Ok(None) }
+        let exists = path.try_exists().map_err(Error::file("look at", &path))?;
+        exists.then(|| self.read(&path)).transpose()
     }
 
     /// A name of its own for every run: what an earlier one left, and nobody could undo yet, is not forgotten.
@@ -150,27 +153,30 @@ impl Journal {
         let mut paths = self.files()?;
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
         paths.sort();
-        Ok(paths.iter().rev().map(|path| read(path)).collect())
+        Ok(paths.iter().rev().map(|path| self.read(path)).collect())
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, Error> {
         let listed = fs::read_dir(&self.dir).and_then(|items| items.map(|item| Ok(item?.path())).collect());
         listed.map_err(Error::file("list the folder", &self.dir))
     }
-}
 
-fn read(path: &Path) -> Result<Record, Error> {
-    let text = fs::read_to_string(path).map_err(Error::file("read the journal entry", path))?;
-    let unreadable = |message: String| Error::Other {
-        message: format!("{}: {message}", path.display()),
-        hint: Some("see docs/operations.md, \"A journal entry that cannot be read\"".into()),
-    };
-    let entry: Entry =
-        serde_json::from_str(&text).map_err(|error| unreadable(format!("not a journal entry: {error}")))?;
-    if entry.schema != SCHEMA {
-        return Err(unreadable(format!("journal entry of schema {}, this program knows {SCHEMA}", entry.schema)));
+    fn read(&self, path: &Path) -> Result<Record, Error> {
+        let unreadable = |message: String| Error::Other {
+            message: format!("{}: {message}", path.display()),
+            hint: Some("see docs/operations.md, \"A journal entry that cannot be read\"".into()),
+        };
+        let text = limits::read(path).map_err(|error| unreadable(format!("cannot read the journal entry: {error}")))?;
+        let entry: Entry =
+            serde_json::from_str(&text).map_err(|error| unreadable(format!("not a journal entry: {error}")))?;
+        if entry.schema != SCHEMA {
+            return Err(unreadable(format!("journal entry of schema {}, this program knows {SCHEMA}", entry.schema)));
+        }
+        if let Some(what) = limits::overstep(&entry, self.dir.parent().unwrap_or(Path::new("/"))) {
+            return Err(unreadable(format!("the journal entry is not obeyed: {what}")));
+        }
+        Ok(Record { path: path.to_owned(), entry, told: Vec::new() })
     }
-    Ok(Record { path: path.to_owned(), entry, told: Vec::new() })
 }
 
 impl Record {
@@ -235,7 +241,7 @@ mod tests {
         let mut record = journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain("a b")).unwrap();
         let overlay = Overlay {
             target: "vda".into(),
-            path: "/v/a.x".into(),
+            path: "/v/a.vda.kvmbackup-0123abcd.qcow2".into(),
             base: Image { source: Source::File("/v/a".into()), format: Format::Qcow2 },
             saved: None,
         };

@@ -53,6 +53,11 @@ pub(super) fn is_ours(path: &Path) -> bool {
     run.is_some_and(|(disk, run)| disk.contains('.') && is_run(run))
 }
 
+/// Whether a file is a scratch file of ours, by its name: `….<target>.kvmbackup-<8 digits>.scratch`.
+pub(super) fn is_scratch(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "scratch") && is_ours(&path.with_extension("qcow2"))
+}
+
 /// Whether it exists. A name that no file can have does not; where it cannot be seen, nothing is known.
 pub(super) fn is_there(path: &Path) -> Result<bool, Error> {
     match path.symlink_metadata() {

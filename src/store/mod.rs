@@ -34,6 +34,12 @@ pub struct Store {
     patience: Patience,
 }
 
+/// Whether a path is that of an archive of this domain that was not finished, by its name.
+pub fn is_partial(path: &Path, domain: &str) -> bool {
+    let file = path.file_name().and_then(|file| file.to_str());
+    matches!(file.and_then(|file| name::parse(domain, file)), Some(name::Known::Partial(_)))
+}
+
 /// A restore point as its file shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Point {

@@ -14,4 +14,5 @@ pub mod signals;
 pub mod socket;
 pub mod space;
 pub mod step;
+pub mod trust;
 mod writeback;

@@ -9,12 +9,12 @@ use rustix::fs::{Access, access};
 
 use super::{Finding, Severity};
 use crate::config::Settings;
-use crate::engine::adopt;
+use crate::engine::{adopt, chain};
 use crate::engine::journal::Journal;
 use crate::hypervisor::Hypervisor;
 use crate::model::DomainRef;
 use crate::store::Store;
-use crate::sys::lock;
+use crate::sys::{lock, trust};
 
 /// What reads images, and what commits overlays of guests that are off.
 const PROGRAMS: [&str; 2] = ["qemu-img", "qemu-nbd"];
@@ -45,7 +45,13 @@ pub(super) fn writable(folder: &Path) -> io::Result<()> {
 fn state(dir: &Path) -> Finding {
     let about = format!("state folder {}", dir.display());
     match writable(dir) {
-        Ok(()) => Finding::new(about, Severity::Good, "may be written to", None),
+        Ok(()) => match trust::folder(dir) {
+            Ok(()) => Finding::new(about, Severity::Good, "may be written to", None),
+            Err(refused) => {
+                let message = format!("cannot be trusted: {}", chain(&refused));
+                Finding::new(about, Severity::Problem, message, refused.hint().as_deref())
+            }
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Finding::new(about, Severity::Good, "is not there yet; the first run makes it", None)
         }

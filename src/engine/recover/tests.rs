@@ -35,6 +35,12 @@ fn an_entry_of_another_hosts_libvirt_tells_how_to_close_it() {
     assert!(done.is_empty() && left.is_empty(), "{left:?}");
 }
 
+const OVERLAY: &str = "base.qcow2.vda.kvmbackup-0123abcd.qcow2";
+const SCRATCH: &str = "b.raw.vdb.kvmbackup-0123abcd.scratch";
+/// Of the domain [`fake::id`].
+const PARTIAL: &str = "target/.web%201-20261120T020000Z.part";
+const SOCKETS: &str = "sockets/11111111222243338444555555555555";
+
 /// Everything that a run may have held when it was killed.
 struct Killed {
     dir: TempDir,
@@ -45,7 +51,7 @@ struct Killed {
 impl Killed {
     fn new() -> Killed {
         let dir = tempfile::tempdir().unwrap();
-        let [base, path] = ["base.qcow2", "over.qcow2"].map(|name| dir.path().join(name));
+        let [base, path] = ["base.qcow2", OVERLAY].map(|name| dir.path().join(name));
         run("qemu-img", &["create", "-q", "-f", "qcow2", text(&base), "1M"]);
         run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", text(&base), "-F", "qcow2", text(&path)]);
         let fake = Fake::new(DomainState::Running, "vda", &[&path, &base]);
@@ -60,13 +66,13 @@ impl Killed {
         let socket = killed.path("pull.sock");
         killed.fake.set(|guest| (guest.frozen, guest.busy, guest.pull) = (true, true, Some(socket.clone())));
         let mut record = killed.journal.begin(Uuid::new_v4(), started(), "one", &fake::id()).unwrap();
-        let scratch = vec![Scratch { target: "vdb".to_owned(), path: killed.path("scratch") }];
+        let scratch = vec![Scratch { target: "vdb".to_owned(), path: killed.path(SCRATCH) }];
         record
             .update(|entry| {
                 let base = Image { source: Source::File(base), format: Format::Qcow2 };
                 entry.overlays.push(Overlay { target: "vda".to_owned(), path, base, saved: None });
                 (entry.frozen, entry.pull) = (true, Some(PullJob { socket, scratch }));
-                (entry.sockets, entry.partial) = (Some(killed.path("sockets")), Some(killed.path("target/partial")));
+                (entry.sockets, entry.partial) = (Some(killed.path(SOCKETS)), Some(killed.path(PARTIAL)));
             })
             .unwrap();
         killed
@@ -77,7 +83,7 @@ impl Killed {
     }
 
     fn held(&self) -> [PathBuf; 5] {
-        ["over.qcow2", "pull.sock", "scratch", "sockets/s", "target/partial"].map(|name| self.path(name))
+        [OVERLAY, "pull.sock", SCRATCH, &format!("{SOCKETS}/s"), PARTIAL].map(|name| self.path(name))
     }
 
     fn connect(&self) -> impl Fn(&str) -> Result<Box<dyn Hypervisor>, hypervisor::Error> + use<> {
@@ -86,7 +92,7 @@ impl Killed {
     }
 
     fn expect_healed(&self) {
-        assert!(self.held().iter().all(|path| !path.exists()) && !self.path("sockets").exists());
+        assert!(self.held().iter().all(|path| !path.exists()) && !self.path(SOCKETS).exists());
         let base = vec![self.path("base.qcow2")];
         self.fake.get(|guest| assert!(!guest.frozen && guest.pull.is_none() && guest.live["vda"] == base));
     }
@@ -118,7 +124,7 @@ fn all_that_was_held_is_given_back_and_told_and_twice_is_safe() {
     assert!(killed.journal.left().unwrap().is_empty());
     assert_eq!(recovered(&killed.journal, &killed.connect()), (vec![], vec![]));
     // Killed again after all was done, and before the entry was gone.
-    std::fs::write(&entry, text).unwrap();
+    durable::write(&entry, &text).unwrap();
     let (done, left) = recovered(&killed.journal, &killed.connect());
     assert!(done[0].ends_with("interrupted; thawed the guest") && left.is_empty(), "{done:?} {left:?}");
     killed.expect_healed();
@@ -154,7 +160,7 @@ fn a_failure_names_the_domain_once() {
     let (done, left) = recovered(&killed.journal, &killed.connect());
     assert!(done.is_empty() && left.len() == 1 && left[0].starts_with("web 1: cannot do it"), "{left:?}");
     // What comes first for the guest was done all the same; what comes after its disk waits.
-    assert!(!killed.fake.get(|guest| guest.frozen) && killed.path("target/partial").exists());
+    assert!(!killed.fake.get(|guest| guest.frozen) && killed.path(PARTIAL).exists());
     killed.fake.when(|_, _, _| None);
     assert_eq!(recovered(&killed.journal, &killed.connect()).1, [""; 0]);
     killed.expect_healed();
@@ -177,7 +183,7 @@ fn after_a_panic_what_the_run_itself_held_of_the_domain_is_given_back() {
     let recover =
         |started| recover_domain(&killed.journal, &killed.fake, started, &fake::id(), &Patience::default()).unwrap();
     recover(started() + TimeDelta::seconds(1));
-    assert!(killed.path("over.qcow2").exists() && killed.journal.left().unwrap().len() == 1);
+    assert!(killed.path(OVERLAY).exists() && killed.journal.left().unwrap().len() == 1);
     recover(started());
     killed.expect_healed();
     assert!(killed.journal.left().unwrap().is_empty());

@@ -495,7 +495,7 @@ fn nothing_is_put_below_an_overlay_that_recovery_left() {
     let journal = Journal::open(dir.path()).unwrap();
     let domain = DomainRef { name: DOMAIN.to_owned(), uuid: UUID };
     let mut record = journal.begin(Uuid::nil(), chrono::Utc::now(), "test:///default", &domain).unwrap();
-    let overlay = dir.path().join("overlay");
+    let overlay = dir.path().join("a.vda.kvmbackup-0123abcd.qcow2");
     let image = crate::model::Image { source: crate::model::Source::File("/srv/a".into()), format: Format::Raw };
     let overlays = vec![Overlay { target: "vda".to_owned(), path: overlay.clone(), base: image, saved: None }];
     record.update(|entry| entry.overlays = overlays).unwrap();

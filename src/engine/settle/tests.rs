@@ -18,6 +18,9 @@ mod off;
 mod running;
 mod waits;
 
+/// The overlay, by a name that the journal may name.
+const OVER: &str = "over.vda.kvmbackup-0123abcd.qcow2";
+
 /// A domain whose disk is on an overlay of ours, with what the guest wrote in it or with nothing.
 struct Bench {
     dir: TempDir,
@@ -29,7 +32,7 @@ struct Bench {
 impl Bench {
     fn new(state: DomainState, written: bool) -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        let [base, path] = ["base.qcow2", "over.qcow2"].map(|name| dir.path().join(name));
+        let [base, path] = ["base.qcow2", OVER].map(|name| dir.path().join(name));
         run("qemu-img", &["create", "-q", "-f", "qcow2", text(&base), "1M"]);
         run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", text(&base), "-F", "qcow2", text(&path)]);
         if written {

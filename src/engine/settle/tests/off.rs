@@ -60,14 +60,14 @@ fn without_the_overlay_the_definition_is_put_on_the_base_if_the_overlay_is_gone_
 
     // Its file system may be mounted again.
     let mut bench = off(true);
-    bench.overlay.path = bench.dir.path().join("mount/over.qcow2");
-    bench.put_on(&["mount/over.qcow2", "base.qcow2"]);
+    bench.overlay.path = bench.dir.path().join(&format!("mount/{OVER}"));
+    bench.put_on(&[&format!("mount/{OVER}"), "base.qcow2"]);
     for folder in [false, true] {
         if folder {
             std::fs::create_dir(bench.dir.path().join("mount")).unwrap();
         }
         assert!(bench.settle().unwrap_err().to_string().contains("which does not exist"));
-        assert_eq!(bench.defined(), bench.chain(&["mount/over.qcow2", "base.qcow2"]));
+        assert_eq!(bench.defined(), bench.chain(&[&format!("mount/{OVER}"), "base.qcow2"]));
     }
 }
 
@@ -75,7 +75,7 @@ fn without_the_overlay_the_definition_is_put_on_the_base_if_the_overlay_is_gone_
 fn a_chain_that_somebody_changed_is_left_alone() {
     for before in [None, Some(Settling::Committing)] {
         let mut bench = off(false).noted_before(before);
-        bench.put_on(&["theirs", "over.qcow2"]);
+        bench.put_on(&["theirs", OVER]);
         assert!(bench.refused().contains("theirs over the overlay"));
         assert!(!bench.fake.calls().contains(&"define".to_owned()));
     }
@@ -84,7 +84,7 @@ fn a_chain_that_somebody_changed_is_left_alone() {
 #[test]
 fn a_guest_that_may_go_on_with_the_overlay_keeps_it() {
     for (kind, said) in [(OffKind::Saved, "may need the overlay"), (OffKind::Migrated, "was migrated")] {
-        for chain in [&["over.qcow2", "base.qcow2"][..], &["base.qcow2"]] {
+        for chain in [&[OVER, "base.qcow2"][..], &["base.qcow2"]] {
             let mut bench = off(true).noted_before(Some(Settling::Committing));
             bench.put_on(chain);
             bench.fake.set(|guest| guest.off_kind = kind);
@@ -97,7 +97,7 @@ fn a_guest_that_may_go_on_with_the_overlay_keeps_it() {
 #[test]
 fn a_definition_that_somebody_changes_meanwhile_keeps_the_overlay() {
     let mut bench = off(true);
-    let theirs = bench.chain(&["theirs", "over.qcow2"]);
+    let theirs = bench.chain(&["theirs", OVER]);
     bench.fake.when(move |call, number, guest| {
         if call == "describe" && number == 2 {
             guest.defined.insert("vda".to_owned(), theirs.clone());
@@ -123,7 +123,7 @@ fn a_guest_that_is_started_on_the_overlay_meanwhile_is_moved_while_it_runs() {
 
 /// Puts an operator's image between the base and the overlay, as an external snapshot right before ours does.
 fn over_theirs(bench: &Bench) -> Vec<PathBuf> {
-    let chain = bench.chain(&["over.qcow2", "theirs", "base.qcow2"]);
+    let chain = bench.chain(&[OVER, "theirs", "base.qcow2"]);
     run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", text(&chain[2]), "-F", "qcow2", text(&chain[1])]);
     run("qemu-img", &["rebase", "-u", "-b", "theirs", "-F", "qcow2", text(&chain[0])]);
     chain
@@ -135,7 +135,7 @@ fn an_overlay_over_the_image_of_an_operator_is_committed_into_that() {
         let mut bench = off(true);
         let chain = over_theirs(&bench);
         if moved {
-            bench.put_on(&["over.qcow2", "theirs", "base.qcow2"]);
+            bench.put_on(&[OVER, "theirs", "base.qcow2"]);
         } else {
             // No disk is on it.
             bench.put_on(&["another"]);
@@ -158,24 +158,24 @@ fn an_overlay_that_lies_over_something_else_than_the_definition_says_is_left_alo
     assert!(bench.refused().contains("not over the image of the backup"));
 
     let mut bench = off(true);
-    bench.put_on(&["over.qcow2", "theirs", "base.qcow2"]);
+    bench.put_on(&[OVER, "theirs", "base.qcow2"]);
     assert!(bench.refused().contains("not over the image of the backup"));
 
     let mut bench = off(true);
-    let chain = bench.chain(&["over.qcow2", "lower"]);
+    let chain = bench.chain(&[OVER, "lower"]);
     run("qemu-img", &["create", "-q", "-f", "qcow2", text(&chain[1]), "1M"]);
     let base = bench.overlay.base.source.path().unwrap().to_owned();
     for image in [&base, &chain[0]] {
         run("qemu-img", &["rebase", "-u", "-b", text(&chain[1]), "-F", "qcow2", text(image)]);
     }
-    bench.put_on(&["over.qcow2", "lower"]);
+    bench.put_on(&[OVER, "lower"]);
     assert!(bench.refused().contains("not over the image of the backup"));
 
     // A `virsh blockpull` leaves nothing below it.
     for on_it in [true, false] {
         let mut bench = off(true);
         run("qemu-img", &["rebase", "-u", "-b", "", text(&bench.overlay.path)]);
-        bench.put_on(if on_it { &["over.qcow2"] } else { &["another"] });
+        bench.put_on(if on_it { &[OVER] } else { &["another"] });
         assert!(bench.refused().contains("no image that is known"));
     }
 }

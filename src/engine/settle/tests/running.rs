@@ -102,8 +102,8 @@ fn a_commit_that_runs_already_is_adopted_and_other_jobs_are_left_alone() {
 fn a_chain_that_somebody_changed_is_left_alone() {
     for written in [true, false] {
         for (chain, said) in [
-            (&["theirs", "over.qcow2", "base.qcow2"][..], "theirs over the overlay"),
-            (&["over.qcow2", "theirs"], "not over the image of the backup"),
+            (&["theirs", OVER, "base.qcow2"][..], "theirs over the overlay"),
+            (&[OVER, "theirs"], "not over the image of the backup"),
         ] {
             let mut bench = running(written);
             bench.put_on(chain);
@@ -172,7 +172,7 @@ fn a_guest_that_was_put_on_its_committed_overlay_again_is_for_a_person() {
 fn a_definition_that_did_not_follow_is_put_right_before_the_overlay_goes() {
     for stubborn in [false, true] {
         let mut bench = running(true);
-        let (old, overlay) = (bench.chain(&["over.qcow2", "base.qcow2"]), bench.overlay.path.clone());
+        let (old, overlay) = (bench.chain(&[OVER, "base.qcow2"]), bench.overlay.path.clone());
         bench.fake.when(move |call, number, guest| {
             if call == "describe" && (number == 2 || number > 2 && stubborn) {
                 guest.defined.insert("vda".to_owned(), old.clone());
@@ -194,7 +194,7 @@ fn a_definition_that_did_not_follow_is_put_right_before_the_overlay_goes() {
 #[test]
 fn an_image_that_somebody_puts_over_the_overlay_right_before_the_commit_is_not_committed() {
     let mut bench = running(true);
-    let theirs = bench.chain(&["theirs", "over.qcow2", "base.qcow2"]);
+    let theirs = bench.chain(&["theirs", OVER, "base.qcow2"]);
     bench.fake.when(move |call, _, guest| {
         if call == "start_commit" {
             guest.live.insert("vda".to_owned(), theirs.clone());

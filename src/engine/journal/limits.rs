@@ -1,0 +1,168 @@
+//! Owns: what a journal entry may name. Must not: look at what an entry names, or undo it.
+//!
+//! Recovery removes and commits what an entry names, often as root. So a file counts as an entry only where root alone could
+//! write it, and may name only what a backup makes: sockets below the state folder, and files by our own names.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path};
+
+use rustix::fs::OFlags;
+
+use super::Entry;
+use crate::engine::overlay_file;
+use crate::store;
+use crate::sys::owner;
+
+/// Bytes of an entry, at most: it holds one element of XML a disk.
+const MAX: u64 = 16 << 20;
+
+/// The text of an entry.
+///
+/// # Errors
+/// Where it is no regular file, another user's, readable or writable by others, or too long.
+pub(super) fn read(path: &Path) -> io::Result<String> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let found = file.metadata()?;
+    let refused = |what: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    if !found.is_file() {
+        return refused("it is not a regular file");
+    }
+    if !owner::is_trusted(found.uid()) {
+        return refused("it is owned by another user");
+    }
+    if found.mode() & 0o077 != 0 {
+        return refused("kvmbackup writes it for its owner alone, and other users may read or write it");
+    }
+    if found.len() > MAX {
+        return refused("it is longer than any entry of kvmbackup");
+    }
+    let mut text = String::new();
+    file.take(MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// What an entry names that no backup makes, if anything.
+pub(super) fn overstep(entry: &Entry, state_dir: &Path) -> Option<String> {
+    let sockets = entry.sockets.iter().filter(|folder| !are_sockets(folder, entry, state_dir));
+    let partial = entry.partial.iter().filter(|path| !is_straight(path) || !store::is_partial(path, &entry.domain.name));
+    let overlays = entry.overlays.iter().map(|overlay| &overlay.path);
+    let overlays = overlays.filter(|path| !is_straight(path) || !overlay_file::is_ours(path));
+    let scratch = entry.pull.iter().flat_map(|job| &job.scratch).map(|scratch| &scratch.path);
+    let scratch = scratch.filter(|path| !is_straight(path) || !overlay_file::is_scratch(path));
+    let socket = entry.pull.iter().map(|job| &job.socket).filter(|path| !is_straight(path) || !is_socket(path));
+    let what = [("folder of sockets", sockets.collect::<Vec<_>>()), ("unfinished archive", partial.collect())];
+    let files = [("overlay", overlays.collect::<Vec<_>>()), ("scratch file", scratch.collect()), ("socket", socket.collect())];
+    let (what, path) = what.into_iter().chain(files).find_map(|(what, paths)| Some((what, *paths.first()?)))?;
+    Some(format!("{} is no {what} of kvmbackup", path.display()))
+}
+
+/// Absolute, and without a way up.
+fn is_straight(path: &Path) -> bool {
+    path.is_absolute() && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
+/// The domain's own folder of sockets in this state folder, however that is spelled; one that does not exist harms nothing.
+fn are_sockets(folder: &Path, entry: &Entry, state_dir: &Path) -> bool {
+    let name = entry.domain.uuid.simple().to_string();
+    let known = state_dir.join("sockets");
+    let same = |a: &Path, b: &Path| a == b || matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b);
+    folder.file_name().is_some_and(|last| *last == *name)
+        && folder.parent().is_some_and(|parent| same(parent, &known) || fs::symlink_metadata(parent).is_err())
+}
+
+/// The socket of a pull job: in libvirt's folder for the domain, or among our own.
+fn is_socket(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == "kvmbackup.sock" || name == "pull.sock")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use chrono::Utc;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::engine::journal::Journal;
+    use crate::hypervisor::{Overlay, PullJob, Scratch};
+    use crate::model::{DomainRef, Format, Image, Source};
+
+    fn entry(state: &Path) -> Entry {
+        let domain = DomainRef { name: "web 1".into(), uuid: Uuid::new_v4() };
+        let record = Journal::open(state).unwrap().begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain).unwrap();
+        record.entry().clone()
+    }
+
+    fn overlay(path: &str) -> Overlay {
+        let base = Image { source: Source::File("/v/a".into()), format: Format::Qcow2 };
+        Overlay { target: "vda".into(), path: path.into(), base, saved: None }
+    }
+
+    #[test]
+    fn what_a_backup_makes_may_be_named() {
+        let state = tempfile::tempdir().unwrap();
+        let mut entry = entry(state.path());
+        let sockets = state.path().join("sockets").join(entry.domain.uuid.simple().to_string());
+        entry.sockets = Some(sockets.clone());
+        entry.partial = Some("/to/web%201/.web%201-20261122T020000Z.part".into());
+        entry.overlays = vec![overlay("/v/a.qcow2.vda.kvmbackup-0123abcd.qcow2")];
+        let scratch = Scratch { target: "vda".into(), path: "/v/a.vda.kvmbackup-0123abcd.scratch".into() };
+        entry.pull = Some(PullJob { socket: sockets.join("pull.sock"), scratch: vec![scratch] });
+        assert_eq!(overstep(&entry, state.path()), None);
+    }
+
+    #[test]
+    fn nothing_else_may_be() {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::create_dir(state.path().join("sockets")).unwrap();
+        let clean = entry(state.path());
+        let uuid = clean.domain.uuid.simple().to_string();
+        let other = tempfile::tempdir().unwrap();
+        let refused = |change: &dyn Fn(&mut Entry)| {
+            let mut entry = clean.clone();
+            change(&mut entry);
+            overstep(&entry, state.path()).is_some()
+        };
+        for folder in ["/", "/etc", "/root"] {
+            assert!(refused(&|entry| entry.sockets = Some(folder.into())), "{folder}");
+        }
+        assert!(refused(&|entry| entry.sockets = Some(other.path().join(&uuid))));
+        assert!(refused(&|entry| entry.sockets = Some(state.path().join("sockets"))));
+        for path in ["/etc/shadow", "/to/web/web-20261122T020000Z.tar", "/to/../.web%201-20261122T020000Z.part", "x.part"] {
+            assert!(refused(&|entry| entry.partial = Some(path.into())), "{path}");
+        }
+        for path in ["/etc/shadow", "/v/../a.vda.kvmbackup-0123abcd.qcow2", "a.vda.kvmbackup-0123abcd.qcow2"] {
+            assert!(refused(&|entry| entry.overlays = vec![overlay(path)]), "{path}");
+        }
+        let job = |socket: &str, scratch: &str| {
+            Some(PullJob { socket: socket.into(), scratch: vec![Scratch { target: "vda".into(), path: scratch.into() }] })
+        };
+        let good = "/v/a.vda.kvmbackup-0123abcd.scratch";
+        assert!(refused(&|entry| entry.pull = job("/etc/shadow", good)));
+        assert!(refused(&|entry| entry.pull = job("/run/kvmbackup.sock", "/etc/shadow")));
+        assert!(!refused(&|entry| entry.pull = job("/run/kvmbackup.sock", good)));
+    }
+
+    #[test]
+    fn an_entry_is_its_owners_alone_and_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("entry.json");
+        std::fs::write(&path, "{}").unwrap();
+        for (mode, good) in [(0o600, true), (0o400, true), (0o640, false), (0o602, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read(&path).is_ok(), good, "{mode:o}");
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let link = dir.path().join("link.json");
+        symlink(&path, &link).unwrap();
+        assert!(read(&link).is_err());
+        let pipe = dir.path().join("pipe.json");
+        crate::engine::fixture::run("mkfifo", &["-m", "600", pipe.to_str().unwrap()]);
+        assert!(read(&pipe).is_err(), "and it is not waited for");
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(MAX + 1).unwrap();
+        assert!(read(&path).is_err());
+    }
+}
