@@ -1,25 +1,26 @@
 //! Owns: putting the real parts together: settings, lock, journal, libvirt. The only place that names every adapter.
 //! Must not: print, or do a command's work.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cli::args::Global;
-use crate::config::{self, Settings};
+use crate::config::{self, HookPlace, Mail, Settings};
 use crate::engine;
 use crate::engine::journal::Journal;
 use crate::exporter;
 use crate::hypervisor::{self, Hypervisor, Libvirt};
 use crate::ledger;
 use crate::metrics;
+use crate::model::Listen;
 use crate::report::ExitCode;
 use crate::store::Store;
 use crate::sys::lock::{self, Lock, Refused};
 use crate::sys::patience::Patience;
-use crate::sys::trust;
 use crate::sys::signals::Cancel;
 use crate::sys::step::{self, Step};
+use crate::sys::trust;
 use crate::sys::{durable, host};
 
 pub mod mail;
@@ -117,6 +118,20 @@ fn hypervisor_code(error: &hypervisor::Error) -> u8 {
 pub fn settings(global: &Global) -> Result<Settings, Error> {
     let host = global.host.clone().unwrap_or_else(host::short_name);
     Ok(config::load(&global.config, &host)?)
+}
+
+/// What this program obeys and writes to: its folders, its configuration and the files that this names.
+pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
+    let mut places = vec![settings.state_dir.clone(), settings.backupdir.clone(), config.to_owned()];
+    places.extend(settings.metrics.textfile.clone());
+    if let Some(Listen::Unix(socket)) = &settings.metrics.listen {
+        places.push(socket.clone());
+    }
+    let hooks = settings.rules.iter().flat_map(|rule| &rule.domain.hooks).chain(&settings.hooks);
+    let on_this_host = hooks.filter(|hook| hook.place == HookPlace::Host);
+    places.extend(on_this_host.filter_map(|hook| hook.command.first()).map(PathBuf::from));
+    places.extend(settings.mail.iter().flat_map(Mail::files));
+    places
 }
 
 /// The store of these settings, if its folder is there.

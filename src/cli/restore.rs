@@ -8,6 +8,7 @@ use super::args::{self, Global};
 use super::list::moment;
 use super::{monitor, print, print_failure, recover, when};
 use crate::app::{self, watch};
+use crate::config::Settings;
 use crate::engine;
 use crate::engine::restore::{self, Define, DiskChoice, Request, Restored};
 use crate::report::ExitCode;
@@ -22,7 +23,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     if let (true, Some(to)) = (words.salvage, &words.to) {
         return salvage::run(global, words, to, &store, &cancel);
     }
-    let request = request(words);
+    let request = request(words, &settings, global);
     // Files in a folder are nobody's yet.
     let first = match request.touches_guests() {
         true => {
@@ -68,7 +69,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     Ok(super::watched(told, code.code()))
 }
 
-fn request(words: &args::Restore) -> Request {
+fn request(words: &args::Restore, settings: &Settings, global: &Global) -> Request {
     let disk = |disk: &args::DiskChoice| DiskChoice { target: disk.target.clone(), device: disk.device.clone() };
     Request {
         domain: words.domain.clone(),
@@ -82,6 +83,7 @@ fn request(words: &args::Restore) -> Request {
             machine: words.machine.clone(),
         }),
         overwrite: words.overwrite,
+        kept_out: app::own_places(settings, &global.config),
     }
 }
 

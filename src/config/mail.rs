@@ -30,6 +30,24 @@ pub struct Mail {
     pub templates: Option<PathBuf>,
 }
 
+impl Mail {
+    /// The files and folders that it names.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.templates.iter().cloned().collect();
+        match &self.transport {
+            Transport::Sendmail(program) => files.push(program.clone()),
+            Transport::Smtp(smtp) => {
+                files.extend(smtp.ca_file.clone());
+                files.extend(smtp.login.iter().filter_map(|login| match &login.password {
+                    Secret::File(path) => Some(path.clone()),
+                    Secret::Env(_) | Secret::Credential(_) => None,
+                }));
+            }
+        }
+        files
+    }
+}
+
 /// After which runs a mail is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MailWhen {

@@ -147,6 +147,9 @@ impl Hypervisor for Fake {
     fn describe(&self, _: &DomainRef) -> Result<Domain, Error> {
         Ok(described(&self.call("describe")?.guest))
     }
+    fn pools(&self) -> Result<Vec<PathBuf>, Error> {
+        Ok(Vec::new())
+    }
     fn persistent(&self, _: &DomainRef) -> Result<Option<Domain>, Error> {
         let inner = self.call("persistent")?;
         let xml = xml(&inner.guest.defined);

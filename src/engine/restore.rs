@@ -4,6 +4,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `request`, `saved` | what is asked for, what the point holds |
+//! | `unasked` | the places that an archive may name for its images |
 //! | `plan`, `names` | what goes where and what changes in the definition, as values |
 //! | `source` | the archive, of either origin |
 //! | `contents` | members of our archives, brought there |
@@ -22,6 +23,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -31,6 +33,7 @@ use self::plan::{Host, How, Plan};
 use self::saved::Saved;
 use self::source::Source;
 use self::staging::Staging;
+use self::unasked::Unasked;
 use self::work::Work;
 use super::journal::{Journal, Record};
 use super::points::{self, When};
@@ -60,6 +63,7 @@ mod sparse;
 mod staging;
 #[cfg(test)]
 mod tests;
+mod unasked;
 mod work;
 
 pub use request::{Define, DiskChoice, Request};
@@ -165,10 +169,19 @@ fn restore_point(
                 let path = path.to_owned();
                 staging.patience().call(move || rights::trusted_link(&path)).ok().flatten()
             };
+            let unasked = Unasked::look(*hypervisor, places, &request.kept_out, &saved.domain, staging.patience())?;
+            let unasked = Arc::new(unasked);
+            let may_lie_in = |folder: &Path| {
+                let (unasked, folder) = (unasked.clone(), folder.to_owned());
+                staging.patience().call(move || unasked.folder(&folder)).unwrap_or(false)
+            };
+            let may_be_on = |device: &Path| unasked.device(device);
             let owners = (places.qemu_owner(), places.swtpm_owner());
             let host = Host {
                 exists: &exists,
                 leads_to: &leads_to,
+                may_lie_in: &may_lie_in,
+                may_be_on: &may_be_on,
                 same: &same,
                 swtpm: &places.swtpm,
                 qemu_owner: owners.0,

@@ -17,11 +17,17 @@ pub struct Places {
     pub swtpm: PathBuf,
     /// QEMU's own folder: libvirt gives it to the user that QEMU runs as.
     pub qemu: PathBuf,
+    /// The folders in which images and UEFI variables lie unless a definition says otherwise.
+    pub images: Vec<PathBuf>,
 }
 
 impl Default for Places {
     fn default() -> Places {
-        Places { swtpm: "/var/lib/libvirt/swtpm".into(), qemu: "/var/lib/libvirt/qemu".into() }
+        Places {
+            swtpm: "/var/lib/libvirt/swtpm".into(),
+            qemu: "/var/lib/libvirt/qemu".into(),
+            images: vec!["/var/lib/libvirt/images".into(), "/var/lib/libvirt/qemu/nvram".into()],
+        }
     }
 }
 
@@ -129,7 +135,7 @@ mod tests {
     #[test]
     fn tpm_state_belongs_to_whom_other_state_belongs() {
         let dir = tempfile::tempdir().unwrap();
-        let places = Places { swtpm: dir.path().join("swtpm"), qemu: dir.path().to_owned() };
+        let places = Places { swtpm: dir.path().join("swtpm"), qemu: dir.path().to_owned(), images: Vec::new() };
         let state = places.swtpm.join("uuid/tpm2");
         fs::create_dir_all(&state).unwrap();
         if !is_root() {

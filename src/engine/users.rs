@@ -186,7 +186,8 @@ fn resolve(image: &Path, name: &OsStr) -> Option<PathBuf> {
     Some(image.parent().unwrap_or(Path::new("/")).join(path))
 }
 
-fn described(hypervisor: &dyn Hypervisor, id: &DomainRef) -> Result<Vec<Domain>, crate::hypervisor::Error> {
+/// A domain as it is now, and as it will be at its next start.
+pub(super) fn described(hypervisor: &dyn Hypervisor, id: &DomainRef) -> Result<Vec<Domain>, crate::hypervisor::Error> {
     let mut definitions = vec![hypervisor.describe(id)?];
     definitions.extend(hypervisor.persistent(id)?);
     Ok(definitions)

@@ -99,6 +99,8 @@ pub enum OffKind {
 pub trait Hypervisor: Send + Sync {
     /// What it is and its versions, for people: `libvirt 9.0.0, QEMU 7.2.22`.
     fn version(&self) -> Result<String, Error>;
+    /// The folders of active storage pools.
+    fn pools(&self) -> Result<Vec<PathBuf>, Error>;
     /// All domains, running or not.
     fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, Error>;
     /// The domain as it is now.

@@ -7,7 +7,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -94,8 +94,9 @@ impl Starter {
         let (requests, asked) = mpsc::channel();
         let (ready, is_apart) = mpsc::sync_channel(0);
         thread::Builder::new().name("start".to_owned()).spawn(move || {
-            let apart = unshare(CloneFlags::CLONE_FILES);
-            if ready.send(apart).is_ok() && apart.is_ok() {
+            let apart = set_apart(&theirs);
+            let is_apart = apart.is_ok();
+            if ready.send(apart).is_ok() && is_apart {
                 serve(&asked, &theirs);
             }
         })?;
@@ -113,6 +114,20 @@ impl Starter {
         // so there is one, and it never ends.
         started.recv().map_err(io::Error::other)?
     }
+}
+
+/// Gives this thread a table of open files of its own, with nothing in it but the standard streams and the way to it: what
+/// the process had open already, and what it has inherited itself, is no program's.
+fn set_apart(socket: &UnixStream) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_FILES)?;
+    let names = std::fs::read_dir("/proc/thread-self/fd")?.map(|entry| Ok(entry?.file_name()));
+    let names: Vec<_> = names.collect::<io::Result<_>>()?;
+    let numbers = names.iter().filter_map(|name| name.to_str()?.parse::<RawFd>().ok());
+    for number in numbers.filter(|number| *number > 2 && *number != socket.as_raw_fd()) {
+        // The folder itself was among them, and is closed.
+        let _ = nix::unistd::close(number);
+    }
+    Ok(())
 }
 
 /// The life of the thread: its table of open files holds nothing but what a program is about to get.

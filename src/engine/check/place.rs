@@ -9,8 +9,8 @@ use rustix::fs::{Access, access};
 
 use super::{Finding, Severity};
 use crate::config::Settings;
-use crate::engine::{adopt, chain};
 use crate::engine::journal::Journal;
+use crate::engine::{adopt, chain};
 use crate::hypervisor::Hypervisor;
 use crate::model::DomainRef;
 use crate::store::Store;

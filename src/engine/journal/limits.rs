@@ -47,14 +47,16 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
 /// What an entry names that no backup makes, if anything.
 pub(super) fn overstep(entry: &Entry, state_dir: &Path) -> Option<String> {
     let sockets = entry.sockets.iter().filter(|folder| !are_sockets(folder, entry, state_dir));
-    let partial = entry.partial.iter().filter(|path| !is_straight(path) || !store::is_partial(path, &entry.domain.name));
+    let partial =
+        entry.partial.iter().filter(|path| !is_straight(path) || !store::is_partial(path, &entry.domain.name));
     let overlays = entry.overlays.iter().map(|overlay| &overlay.path);
     let overlays = overlays.filter(|path| !is_straight(path) || !overlay_file::is_ours(path));
     let scratch = entry.pull.iter().flat_map(|job| &job.scratch).map(|scratch| &scratch.path);
     let scratch = scratch.filter(|path| !is_straight(path) || !overlay_file::is_scratch(path));
     let socket = entry.pull.iter().map(|job| &job.socket).filter(|path| !is_straight(path) || !is_socket(path));
     let what = [("folder of sockets", sockets.collect::<Vec<_>>()), ("unfinished archive", partial.collect())];
-    let files = [("overlay", overlays.collect::<Vec<_>>()), ("scratch file", scratch.collect()), ("socket", socket.collect())];
+    let files =
+        [("overlay", overlays.collect::<Vec<_>>()), ("scratch file", scratch.collect()), ("socket", socket.collect())];
     let (what, path) = what.into_iter().chain(files).find_map(|(what, paths)| Some((what, *paths.first()?)))?;
     Some(format!("{} is no {what} of kvmbackup", path.display()))
 }
@@ -68,7 +70,8 @@ fn is_straight(path: &Path) -> bool {
 fn are_sockets(folder: &Path, entry: &Entry, state_dir: &Path) -> bool {
     let name = entry.domain.uuid.simple().to_string();
     let known = state_dir.join("sockets");
-    let same = |a: &Path, b: &Path| a == b || matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b);
+    let same =
+        |a: &Path, b: &Path| a == b || matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b);
     folder.file_name().is_some_and(|last| *last == *name)
         && folder.parent().is_some_and(|parent| same(parent, &known) || fs::symlink_metadata(parent).is_err())
 }
@@ -92,7 +95,8 @@ mod tests {
 
     fn entry(state: &Path) -> Entry {
         let domain = DomainRef { name: "web 1".into(), uuid: Uuid::new_v4() };
-        let record = Journal::open(state).unwrap().begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain).unwrap();
+        let record =
+            Journal::open(state).unwrap().begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain).unwrap();
         record.entry().clone()
     }
 
@@ -131,14 +135,19 @@ mod tests {
         }
         assert!(refused(&|entry| entry.sockets = Some(other.path().join(&uuid))));
         assert!(refused(&|entry| entry.sockets = Some(state.path().join("sockets"))));
-        for path in ["/etc/shadow", "/to/web/web-20261122T020000Z.tar", "/to/../.web%201-20261122T020000Z.part", "x.part"] {
+        for path in
+            ["/etc/shadow", "/to/web/web-20261122T020000Z.tar", "/to/../.web%201-20261122T020000Z.part", "x.part"]
+        {
             assert!(refused(&|entry| entry.partial = Some(path.into())), "{path}");
         }
         for path in ["/etc/shadow", "/v/../a.vda.kvmbackup-0123abcd.qcow2", "a.vda.kvmbackup-0123abcd.qcow2"] {
             assert!(refused(&|entry| entry.overlays = vec![overlay(path)]), "{path}");
         }
         let job = |socket: &str, scratch: &str| {
-            Some(PullJob { socket: socket.into(), scratch: vec![Scratch { target: "vda".into(), path: scratch.into() }] })
+            Some(PullJob {
+                socket: socket.into(),
+                scratch: vec![Scratch { target: "vda".into(), path: scratch.into() }],
+            })
         };
         let good = "/v/a.vda.kvmbackup-0123abcd.scratch";
         assert!(refused(&|entry| entry.pull = job("/etc/shadow", good)));

@@ -1,6 +1,6 @@
-//! Owns: names and folders that come out of archives, made harmless, and names as a shell reads them. Pure. Must not: look at the host.
+//! Owns: names that come out of archives, made harmless, and names as a shell reads them. Pure. Must not: look at the host.
 
-use std::path::{Component, Path};
+use std::path::Path;
 
 use super::saved::SavedDisk;
 use crate::model::{Format, Source};
@@ -8,31 +8,10 @@ use crate::model::{Format, Source};
 /// Bytes of a file's name, at most: a temporary name, which is longer, must fit in 255.
 const MAX: usize = 200;
 
-/// Folders in which a file that an archive names could do more than lie there. What an archive says about the place of an
-/// image is followed without asking only elsewhere.
-const SYSTEM: [&str; 12] =
-    ["/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr"];
-/// Further such folders, among others that are harmless.
-const SYSTEM_DEEP: [&str; 5] = ["/var/spool", "/var/run", "/var/lib/dpkg", "/var/lib/systemd", "/var/lib/cloud"];
-
 /// Whether it is one harmless component of a path.
 pub fn is_plain(name: &str) -> bool {
     let length = 1..=MAX;
     length.contains(&name.len()) && !name.starts_with('.') && !name.contains(|c: char| c == '/' || c.is_control())
-}
-
-/// Whether an image may be put into this folder only because an archive says that it was there.
-pub fn usable_folder(folder: &Path) -> bool {
-    let is_straight = |part: Component<'_>| match part {
-        Component::RootDir => true,
-        // Hidden folders hold what programs obey (`.ssh`); `.local/share/libvirt/images` is libvirt's own for users.
-        Component::Normal(name) => name == ".local" || !name.as_encoded_bytes().starts_with(b"."),
-        _ => false,
-    };
-    folder.is_absolute()
-        && folder != Path::new("/")
-        && folder.components().all(is_straight)
-        && !SYSTEM.iter().chain(&SYSTEM_DEEP).any(|system| folder.starts_with(system))
 }
 
 /// The name of a disk's file: the one it had, where it had one.
@@ -104,18 +83,6 @@ mod tests {
         }
         for good in ["vda", "dä ta.img", "a..b", "x'&<"] {
             assert!(is_plain(good), "{good:?}");
-        }
-    }
-
-    #[test]
-    fn images_go_unasked_only_where_images_lie() {
-        for bad in
-            ["/", "/etc/cron.d", "/usr/../srv", "relative", "/root/.ssh", "/dev/shm", "/srv/../etc", "/var/spool/cron"]
-        {
-            assert!(!usable_folder(Path::new(bad)), "{bad:?}");
-        }
-        for good in ["/var/lib/libvirt/images", "/srv/a b", "/home/x/.local/share/libvirt/images", "/etcetera"] {
-            assert!(usable_folder(Path::new(good)), "{good:?}");
         }
     }
 

@@ -19,6 +19,8 @@ pub struct Request {
     pub define: Option<Define>,
     /// Replace files, a definition, and what the original block devices hold.
     pub overwrite: bool,
+    /// This program's own files and folders: nothing that an archive names goes there, or above.
+    pub kept_out: Vec<PathBuf>,
 }
 
 /// A disk to restore.

@@ -25,6 +25,7 @@ fn request(to: &Path) -> Request {
         disks: Vec::new(),
         define: None,
         overwrite: false,
+        kept_out: Vec::new(),
     }
 }
 
@@ -303,6 +304,9 @@ impl Hypervisor for Known {
     fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, hypervisor::Error> {
         Ok(self.domains.clone())
     }
+    fn pools(&self) -> Result<Vec<PathBuf>, hypervisor::Error> {
+        Ok(Vec::new())
+    }
     fn define(&self, xml: &str) -> Result<DomainRef, hypervisor::Error> {
         self.defined.lock().unwrap().push(xml.to_owned());
         Ok(described(xml).id)
@@ -414,7 +418,8 @@ fn define_as(fixture: &Fixture, known: &Known, how: Define, overwrite: bool) -> 
     let request = Request { to: None, define: Some(how), overwrite, ..request(Path::new("")) };
     let point = points::find(&fixture.store, DOMAIN, When::Newest)?;
     let (patience, cancel) = (Patience::default(), Cancel::default());
-    let places = Places { swtpm: fixture.path("swtpm"), qemu: fixture.path("images") };
+    let images = ["images", "nvram"].map(|folder| fixture.path(folder)).to_vec();
+    let places = Places { swtpm: fixture.path("swtpm"), qemu: fixture.path("images"), images };
     let work =
         Work { archive: &point.path, patience: &patience, domain: &request.domain, monitor: &Silent, cancel: &cancel };
     restore_point(&request, &point, Some(known), &work, &places, &mut |_| {})
@@ -622,7 +627,7 @@ fn the_definition_and_the_places_of_images_are_not_trusted() {
         manifest.disks[0].source = crate::model::Source::File("/etc/cron.d/x".into());
     });
     let error = define(&fixture, &Known::default(), None, false).unwrap_err();
-    assert!(error.to_string().contains("no image is restored to unasked"), "{error}");
+    assert!(error.to_string().contains("no active storage pool"), "{error}");
     assert!(!Path::new("/etc/cron.d/x").exists());
 }
 

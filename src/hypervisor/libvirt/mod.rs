@@ -5,6 +5,7 @@ mod capture;
 mod definition;
 mod ffi;
 mod missing;
+mod pools;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -106,6 +107,10 @@ impl Hypervisor for Libvirt {
             kind: kind(&source),
             source: source.into(),
         })
+    }
+
+    fn pools(&self) -> Result<Vec<PathBuf>, Error> {
+        pools::folders(&self.connection()?)
     }
 
     fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, Error> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::super::names::{fresh_name, is_plain, quoted, usable_folder};
+use super::super::names::{fresh_name, is_plain, quoted};
 use super::super::saved::{Saved, SavedDisk};
 use super::super::staging::Rights;
 use super::super::{Error, Request};
@@ -22,6 +22,10 @@ pub struct Host<'a> {
     pub exists: &'a dyn Fn(&Path) -> bool,
     /// The regular file that a link leads to, when the link can be trusted.
     pub leads_to: &'a dyn Fn(&Path) -> Option<PathBuf>,
+    /// Whether an image may be put into a folder only because the archive says that it was there.
+    pub may_lie_in: &'a dyn Fn(&Path) -> bool,
+    /// The same of a block device.
+    pub may_be_on: &'a dyn Fn(&Path) -> bool,
     /// Members whose original path has the same bytes as they.
     pub same: &'a BTreeSet<String>,
     /// Where libvirt keeps the state of emulated TPMs, by UUID.
@@ -51,7 +55,7 @@ pub fn domain(
         let name = if renamed { fresh_name(&to.name, disk) } else { name };
         let place = match device {
             Some(device) => Place::Device((*device).to_owned()),
-            None => image_folder(saved, request, disk, renamed)?,
+            None => image_folder(saved, request, disk, renamed, host)?,
         };
         let image = match place {
             Place::Device(device) => plan.write_device(saved, disk, &device)?,
@@ -78,7 +82,7 @@ pub fn domain(
     plan.add_not_saved(saved);
     // The definition goes on to name the link.
     for write in plan.writes.iter_mut().filter(|write| !matches!(write.how, How::Device(_) | How::Tpm)) {
-        let real = (host.leads_to)(&write.to).filter(|real| real.parent().is_some_and(usable_folder));
+        let real = (host.leads_to)(&write.to).filter(|real| real.parent().is_some_and(host.may_lie_in));
         write.to = real.unwrap_or_else(|| std::mem::take(&mut write.to));
     }
     plan.check_distinct(saved)?;
@@ -112,23 +116,45 @@ enum Place {
     Device(PathBuf),
 }
 
-fn image_folder(saved: &Saved, request: &Request, disk: &SavedDisk, renamed: bool) -> Result<Place, Error> {
+fn image_folder(
+    saved: &Saved,
+    request: &Request,
+    disk: &SavedDisk,
+    renamed: bool,
+    host: &Host<'_>,
+) -> Result<Place, Error> {
     if let Some(folder) = &request.to {
         return Ok(Place::Folder(folder.clone()));
     }
     match &disk.source {
-        Source::File(path) => match path.parent().filter(|folder| usable_folder(folder)) {
+        Source::File(path) => match path.parent().filter(|folder| (host.may_lie_in)(folder)) {
             Some(folder) => Ok(Place::Folder(folder.to_owned())),
             None => Err(Error::Other {
                 message: format!(
-                    "disk {}: it was in {}, where no image is restored to unasked",
+                    "disk {}: it was {}, and no active storage pool and no image of a defined domain lies in that folder",
                     disk.target,
                     path.display()
                 ),
-                hint: Some("say where its image shall lie: --to DIR".to_owned()),
+                hint: Some(match path.parent() {
+                    Some(folder) => format!(
+                        "an archive alone does not choose the place; say it: --to DIR (--to {} for where it was)",
+                        quoted(&folder.to_string_lossy())
+                    ),
+                    None => "say where its image shall lie: --to DIR".to_owned(),
+                }),
             }),
         },
-        Source::Block(path) if !renamed && request.overwrite => Ok(Place::Device(path.clone())),
+        Source::Block(path) if !renamed && request.overwrite && (host.may_be_on)(path) => {
+            Ok(Place::Device(path.clone()))
+        }
+        Source::Block(path) if !renamed && request.overwrite => Err(Error::Other {
+            message: format!(
+                "disk {}: it was the block device {}, which the domain does not have on this host",
+                disk.target,
+                path.display()
+            ),
+            hint: Some(format!("name the device: {}; or restore to files: --to DIR", with_device(saved, disk))),
+        }),
         Source::Block(path) if !renamed => Err(Error::Other {
             message: format!("disk {}: it was the block device {}", disk.target, path.display()),
             hint: Some(format!(
@@ -206,8 +232,7 @@ impl Plan {
             Some(old) if !renamed => old.to_owned(),
             _ => format!("{}_VARS.fd", to.name),
         };
-        let original =
-            original.and_then(|path| path.parent()).filter(|folder| usable_folder(folder) && (host.exists)(folder));
+        let original = original.and_then(|path| path.parent()).filter(|folder| (host.may_lie_in)(folder));
         let folder = original.map(Path::to_owned).or_else(|| beside.clone()).ok_or_else(nowhere)?;
         let path = folder.join(name);
         self.changes.nvram = Some(path.clone());
@@ -228,7 +253,7 @@ impl Plan {
         for file in &saved.tpm {
             let within = file.member.strip_prefix("tpm/").ok_or_else(|| suspect(saved, "a TPM member is misplaced"))?;
             let name = file.path.file_name().and_then(|name| name.to_str()).filter(|name| is_plain(name));
-            let usable = !renamed && file.path.parent().is_some_and(usable_folder);
+            let usable = !renamed && file.path.parent().is_some_and(host.may_lie_in);
             let path = match name {
                 Some(_) if within.contains('/') => own.join(within),
                 Some(_) if usable => file.path.clone(),

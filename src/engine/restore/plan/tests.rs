@@ -56,6 +56,7 @@ fn request(to: Option<&str>) -> Request {
         disks: Vec::new(),
         define: Some(Define::default()),
         overwrite: false,
+        kept_out: Vec::new(),
     }
 }
 
@@ -95,6 +96,8 @@ fn plan(saved: &Saved, request: &Request, name: &str, there: &[&str]) -> Result<
     let host = Host {
         exists: &exists,
         leads_to: &leads_to,
+        may_lie_in: &|folder| !["/etc/cron.d", "/root/.ssh", "", "/srv/../etc"].map(Path::new).contains(&folder),
+        may_be_on: &|device| device != Path::new("/dev/vg/others"),
         same: &same,
         swtpm: Path::new("/tpm"),
         qemu_owner: QEMU,
@@ -122,6 +125,10 @@ fn a_block_device_of_the_original_is_written_only_when_that_is_asked_for() {
     assert!(error.hint().unwrap().contains("--overwrite"), "{error}");
     asked.overwrite = true;
     assert_eq!(targets(&plan(&saved, &asked, "web", &[]).unwrap()), ["device /dev/vg/web"]);
+    // A device that the domain does not have here may be anybody's.
+    let others = self::saved(&[("vda", block("/dev/vg/others"), Format::Raw)]);
+    let error = plan(&others, &asked, "web", &[]).unwrap_err();
+    assert!(error.hint().unwrap().contains("--disk vda=/dev/"), "{error}");
     // Never for a copy: the device is the original's.
     assert!(plan(&saved, &asked, "copy", &[]).is_err());
     asked.disks = vec![DiskChoice { target: "vda".to_owned(), device: Some("/dev/vg/new".into()) }];

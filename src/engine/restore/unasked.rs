@@ -1,0 +1,140 @@
+//! Owns: the folders and devices that an archive may name for its own images. Must not: trust the archive for that.
+//!
+//! Whoever can write to the target can make an archive name any place of the host, and what a restore writes there may be
+//! obeyed: a cron table, a key, our own journal. So only what this host itself uses for images counts: folders of active
+//! storage pools, folders of the images of defined domains, and libvirt's own. For every other place, the operator says `--to`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::engine::rights::Places;
+use crate::engine::{Error, users};
+use crate::hypervisor::{Hypervisor, Kind};
+use crate::model::{Device, Domain, DomainRef, Source};
+use crate::sys::in_use::FileId;
+use crate::sys::patience::Patience;
+
+/// The device and inode of a folder: the same under all of its names, links and bind mounts included.
+type Identity = (u64, u64);
+
+/// What was found on this host.
+#[derive(Debug, Clone, Default)]
+pub struct Unasked {
+    folders: BTreeSet<PathBuf>,
+    /// What no image goes into, or above.
+    kept_out: Vec<PathBuf>,
+    /// The block devices of the domain that is replaced.
+    devices: BTreeSet<FileId>,
+}
+
+impl Unasked {
+    /// Looks at the pools and definitions of this host; `kept_out` are this program's own files and folders.
+    ///
+    /// # Errors
+    /// When libvirt does not answer.
+    pub fn look(
+        hypervisor: &dyn Hypervisor,
+        places: &Places,
+        kept_out: &[PathBuf],
+        replaced: &DomainRef,
+        patience: &Patience,
+    ) -> Result<Unasked, Error> {
+        let mut found = Unasked { kept_out: kept_out.to_vec(), ..Unasked::default() };
+        let mut folders: Vec<PathBuf> = places.images.clone();
+        folders.extend(hypervisor.pools()?);
+        for (id, _) in hypervisor.domains()? {
+            match users::described(hypervisor, &id) {
+                Ok(definitions) => {
+                    folders.extend(definitions.iter().flat_map(folders_of));
+                    if id.uuid == replaced.uuid {
+                        found.devices.extend(definitions.iter().flat_map(devices_of));
+                    }
+                }
+                // It went away between the list and the question.
+                Err(error) if error.kind() == Kind::NoDomain => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for folder in folders.into_iter().collect::<BTreeSet<_>>() {
+            // That of another guest may lie on a mount that hangs.
+            found.folders.extend(patience.call(move || fs::canonicalize(folder)).and_then(|real| real).ok());
+        }
+        Ok(found)
+    }
+
+    /// Whether an image may be put into this folder only because an archive says that it was there.
+    pub fn folder(&self, folder: &Path) -> bool {
+        let Ok(real) = fs::canonicalize(folder) else { return false };
+        self.folders.contains(&real) && !self.kept_out.iter().any(|own| overlap(&real, own))
+    }
+
+    /// Whether the domain that is replaced has this block device.
+    pub fn device(&self, device: &Path) -> bool {
+        FileId::of(device).ok().flatten().is_some_and(|id| self.devices.contains(&id))
+    }
+}
+
+/// The folders of a domain's images, and of what belongs to them.
+fn folders_of(domain: &Domain) -> Vec<PathBuf> {
+    let disks = domain.disks.iter().filter(|disk| matches!(disk.device, Device::Disk | Device::Lun));
+    let images = disks.flat_map(|disk| std::iter::once(&disk.image).chain(&disk.backing));
+    let files = images.filter_map(|image| match &image.source {
+        Source::File(path) => Some(path),
+        _ => None,
+    });
+    // Variables may lie on a block device, which is no folder's.
+    let nvram = domain.nvram.iter().map(|nvram| &nvram.path).filter(|path| !path.starts_with("/dev"));
+    files.chain(nvram).chain(&domain.tpm).filter_map(|path| Some(path.parent()?.to_owned())).collect()
+}
+
+fn devices_of(domain: &Domain) -> Vec<FileId> {
+    let device = |source: &Source| match source {
+        Source::Block(path) => FileId::of(path).ok().flatten(),
+        _ => None,
+    };
+    domain.disks.iter().filter_map(|disk| device(&disk.image.source)).collect()
+}
+
+/// Whether one lies in the other.
+fn overlap(folder: &Path, own: &Path) -> bool {
+    let (folders, owns) = (identities(folder), identities(own));
+    let is_in = |inner: &[Option<Identity>], outer: &[Option<Identity>]| {
+        outer.first().is_some_and(|outer| outer.is_some() && inner.contains(outer))
+    };
+    is_in(&folders, &owns) || is_in(&owns, &folders)
+}
+
+/// A path and those above it, each as it really is; `None` for what does not exist.
+fn identities(path: &Path) -> Vec<Option<Identity>> {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    real.ancestors().map(identity).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn nothing_of_ours_lies_in_or_below_a_folder_of_images() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["images", "state/journal", "above/state", "other"] {
+            fs::create_dir_all(at(folder)).unwrap();
+        }
+        symlink(at("state"), at("link")).unwrap();
+        let folders = ["images", "state", "state/journal", "above", "above/state"];
+        let folders = folders.into_iter().map(|folder| fs::canonicalize(at(folder)).unwrap()).collect();
+        // The last of ours does not exist yet, and its folder does.
+        let kept_out = vec![at("link"), at("above/state"), at("other/config.yml")];
+        let unasked = Unasked { folders, kept_out, devices: BTreeSet::new() };
+        assert!(unasked.folder(&at("images")) && unasked.folder(&at("state/../images")));
+        for refused in ["state", "state/journal", "link/journal", "above", "above/state", "other", "nowhere"] {
+            assert!(!unasked.folder(&at(refused)), "{refused}");
+        }
+    }
+}
