@@ -48,3 +48,4 @@ mod runbooks;
 mod secrets;
 mod security;
 mod status_page;
+mod target_files;
