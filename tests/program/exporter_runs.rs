@@ -194,7 +194,7 @@ fn who_says_that_it_is_healthy_is_not_taken_for_an_exporter() {
     let other = TcpListener::bind(("127.0.0.1", port)).unwrap();
     std::thread::spawn(move || {
         for mut peer in other.incoming().map(Result::unwrap) {
-            peer.read(&mut [0; 1024]).unwrap();
+            assert!(peer.read(&mut [0; 1024]).unwrap() > 0);
             peer.write_all(b"HTTP/1.1 200 OK\r\n\r\nkvmbackup is healthy\n").unwrap();
         }
     });
