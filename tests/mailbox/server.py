@@ -61,7 +61,7 @@ INJECTED = {
 
 class Server(SMTP):
     async def push(self, status):
-        if status.startswith("220 Ready"):
+        if isinstance(status, str) and status.startswith("220 Ready"):
             status = "\r\n".join([status, *INJECTED.get(mode, [])])
         await super().push(status)
 
