@@ -138,7 +138,7 @@ pub(super) fn remove(path: &Path) -> Result<(), Error> {
 
 /// Runs it as long as it reads or writes.
 fn qemu_img<const N: usize>(arguments: [&OsStr; N], image: &OsStr) -> Result<Vec<u8>, Error> {
-    let mut command = Command::new("qemu-img");
+    let mut command = program::command("qemu-img");
     command.args(arguments).arg(image);
     let output = patiently(command, STALLED)
         .map_err(|error| Error::Program { program: "qemu-img", message: super::chain(&error) })?;

@@ -11,6 +11,7 @@
 //! | `seed`, `foreign` | archives of the seed script, whose images other programs wrote |
 //! | `sparse`, `device` | holes for zeros; block devices |
 //! | `staging` | temporary names, all or none |
+//! | `restorable` | whether a restore would take an archive |
 //! | `salvage` | what is left of a damaged point |
 //! | `folders` | folders that users of guests can pass |
 //! | `in_use` | that nobody uses what is written over |
@@ -54,6 +55,7 @@ mod in_use;
 mod names;
 mod plan;
 mod request;
+pub mod restorable;
 mod room;
 pub mod salvage;
 mod saved;
@@ -150,6 +152,9 @@ fn restore_point(
     let mut source = Source::open(point, work)?;
     let saved = source.saved(point)?;
     let mut staging = Staging::new(request.overwrite, &work.patience.apart());
+    if let Some(folder) = &request.to {
+        folders::expect_trusted(folder, &staging)?;
+    }
     let target = match (&request.define, hypervisor) {
         (Some(how), Some(hypervisor)) => Some((how, hypervisor, identity(&saved, how)?)),
         (Some(_), None) => return Err(other("a domain can be defined only with libvirt", None)),

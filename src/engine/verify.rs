@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::points::{self, When};
+use super::restore::restorable;
 use super::verified::Verified;
 use super::{Error, Monitor};
 use crate::archive::{Archive, seed::Seed};
@@ -147,7 +148,7 @@ fn check_ours(point: &Point, patience: &Patience, monitor: &dyn Monitor, cancel:
         cancel.signal().map_or(ControlFlow::Continue(()), |_| ControlFlow::Break(()))
     };
     match archive.verify(host::cores(), &mut progress) {
-        Ok(()) => Vec::new(),
+        Ok(()) => restorable::refusals(point, patience),
         Err(damages) => damages.into_iter().map(Error::archive(&point.path)).collect(),
     }
 }

@@ -7,7 +7,7 @@ use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -43,7 +43,7 @@ impl Process {
         let failed = |source| Error::Start { program: program.clone(), source };
         let (pipe, end) = io::pipe().map_err(failed)?;
         let output = Stream::File(end.try_clone().map_err(failed)?.into());
-        let mut command = Command::new(program);
+        let mut command = program::command(program);
         // A terminal's interrupt is for us alone; we end it in our order.
         command.args(arguments).env_clear().envs(&call.env).current_dir("/").process_group(0);
         let child = program::start(command, [stdin, output, Stream::File(end.into())]).map_err(failed)?;

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Child;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -23,7 +23,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub(super) fn send(program: &Path, bytes: &[u8], timeout: Duration) -> Result<(), Error> {
     let failed = |source| Error::Sendmail { program: program.to_owned(), source };
     // `-t`: recipients are those of the header; `-i`: a line with a dot ends nothing.
-    let mut command = Command::new(program);
+    let mut command = program::command(program);
     command.args(["-i", "-t"]);
     let mut child = program::start(command, [Stream::Pipe, Stream::Null, Stream::Pipe]).map_err(failed)?;
     let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command};
+use std::process::{Child, ChildStderr};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ impl Server {
         // By way of its folder: the whole path may be longer than the kernel takes, and a relative one is refused.
         let near = Path::new("/proc/self/cwd").join(socket.file_name().unwrap_or_default());
         step::reached(Step::ServerStart).and_then(|()| durable::remove(socket)).map_err(failed)?;
-        let mut command = Command::new("setpriv");
+        let mut command = program::command("setpriv");
         command
             .args(["--pdeathsig", "KILL", "--", "qemu-nbd", "--read-only", "--persistent", "--shared=4"])
             .args([OsStr::new("--socket"), near.as_os_str(), OsStr::new("--image-opts"), arguments])

@@ -92,8 +92,10 @@ fn shorten(cell: &mut String, room: usize) {
 /// characters, and those that turn the direction of writing, a replacement character.
 pub fn printable(text: &str) -> String {
     let safe = |c: char| match c {
-        '\n' | '\r' | '\t' => ' ',
-        '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
+        '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => ' ',
+        '\u{061c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            char::REPLACEMENT_CHARACTER
+        }
         c if c.is_control() => char::REPLACEMENT_CHARACTER,
         c => c,
     };

@@ -5,6 +5,7 @@
 //! any signal. Programs are therefore started by a thread with a table of open files of its own (unshare(2), `CLONE_FILES`),
 //! made before any file of a target is opened: qemu-img, hooks and mail work while a target hangs.
 
+use std::ffi::OsStr;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -15,11 +16,17 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
+use rustix::fs::Mode;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
+use rustix::process::umask;
 
+/// Where programs are looked for, whatever the caller's own `PATH` says.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What programs make is their user's alone, unless they say otherwise.
+const UMASK: u32 = 0o077;
 /// Standard input, output and error.
 const STREAMS: usize = 3;
 
@@ -32,6 +39,13 @@ pub enum Stream {
     Pipe,
     /// This file.
     File(OwnedFd),
+}
+
+/// A program by its name or path, in an environment of nothing but [`PATH`].
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", PATH);
+    command
 }
 
 /// Starts a program; `streams` are its standard input, output and error, whatever the command says of them.
@@ -118,10 +132,11 @@ impl Starter {
     }
 }
 
-/// Gives this thread a table of open files of its own, with nothing in it but the standard streams and the way to it: what
+/// Gives this thread a umask and a table of open files of its own, with nothing in it but the standard streams and the way to it: what
 /// the process had open already, and what it has inherited itself, is no program's.
 fn set_apart(socket: &UnixStream) -> io::Result<()> {
-    unshare(CloneFlags::CLONE_FILES)?;
+    unshare(CloneFlags::CLONE_FILES | CloneFlags::CLONE_FS)?;
+    umask(Mode::from_raw_mode(UMASK));
     let names = std::fs::read_dir("/proc/thread-self/fd")?.map(|entry| Ok(entry?.file_name()));
     let names: Vec<_> = names.collect::<io::Result<_>>()?;
     let numbers = names.iter().filter_map(|name| name.to_str()?.parse::<RawFd>().ok());
@@ -215,6 +230,19 @@ mod tests {
         let listed = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
         drop(file);
         assert!(!listed.contains("/proc/version") && listed.contains("pipe:"), "{listed}");
+    }
+
+    #[test]
+    fn its_environment_and_umask_are_not_the_callers() {
+        assert!(std::env::vars_os().count() > 1, "the test has an environment to inherit");
+        let mut command = command("sh");
+        command.args(["-c", "env; umask"]);
+        let child = start(command, [Stream::Null, Stream::Pipe, Stream::Null]).unwrap();
+        let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        // A shell sets these itself.
+        let own = |line: &&str| !["PWD=", "SHLVL=", "_=", "OLDPWD="].iter().any(|name| line.starts_with(name));
+        let lines: Vec<_> = said.lines().filter(own).collect();
+        assert_eq!(lines, [&format!("PATH={PATH}"), "0077"]);
     }
 
     #[test]

@@ -149,6 +149,13 @@ fn from_a_device_it_goes_back_there_only_when_that_is_said() {
     let ran = program.run(&["restore", guest.name(), "--define"]);
     assert!(ran.code == 1 && ran.stderr.contains("--overwrite") && ran.stderr.contains(&device), "{ran:#?}");
     assert!(lab::try_virsh(&["domuuid", guest.name()]).is_err(), "it was defined");
+    // No definition of this host says that the device is the domain's: only the archive does.
+    let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
+    assert!(ran.code == 1 && ran.stderr.contains("--disk vda=/dev/") && ran.stderr.contains(&device), "{ran:#?}");
+    let ran = program.run(&["restore", guest.name(), "--define", "--disk", &format!("vda={device}")]);
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    contents.assert_still_on(&guest);
+    guest.write_while_off("vda", 0xee, 0, 4 << 20);
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
     assert_eq!(ran.code, 0, "{ran:#?}");
     assert_eq!(guest.disk_source("vda").unwrap().to_str().unwrap(), device);

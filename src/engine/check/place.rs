@@ -14,19 +14,23 @@ use crate::engine::{adopt, chain};
 use crate::hypervisor::Hypervisor;
 use crate::model::DomainRef;
 use crate::store::Store;
-use crate::sys::{lock, trust};
+use crate::sys::{lock, program, trust};
 
 /// What reads images, and what commits overlays of guests that are off.
 const PROGRAMS: [&str; 2] = ["qemu-img", "qemu-nbd"];
 
 pub(super) fn look(settings: &Settings) -> Vec<Finding> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
     let is_there =
-        |name: &&str| std::env::split_paths(&path).any(|dir| access(dir.join(name), Access::EXEC_OK).is_ok());
+        |name: &&str| std::env::split_paths(program::PATH).any(|dir| access(dir.join(name), Access::EXEC_OK).is_ok());
     let mut findings = Vec::new();
     for name in PROGRAMS.iter().filter(|name| !is_there(name)) {
         let hint = "install it: apt-get install qemu-utils";
-        findings.push(Finding::new(*name, Severity::Problem, "there is no such program on PATH", Some(hint)));
+        findings.push(Finding::new(
+            *name,
+            Severity::Problem,
+            "there is no such program in the folders of programs",
+            Some(hint),
+        ));
     }
     findings.push(state(&settings.state_dir));
     findings.extend(settings.metrics.textfile.as_deref().map(textfile));

@@ -12,11 +12,10 @@ use crate::config::Hook;
 use crate::engine::Error;
 use crate::hooks::Call;
 use crate::model::{DomainRef, Failure};
-use crate::sys::durable;
 use crate::sys::step::{self, Step};
+use crate::sys::{durable, program};
 
 /// Where programs are looked for, whatever cron says.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What the hooks are about.
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +105,7 @@ impl<'a> Facts<'a> {
             ("KVMBACKUP_DRY_RUN", "0".to_owned()),
             ("KVMBACKUP_TIMEOUT", moment.timeout.as_secs().to_string()),
             ("KVMBACKUP_TARGET", backupdir.to_string_lossy().into_owned()),
-            ("PATH", PATH.to_owned()),
+            ("PATH", program::PATH.to_owned()),
             ("LANG", "C.UTF-8".to_owned()),
             ("HOME", std::env::var("HOME").unwrap_or_else(|_| "/root".to_owned())),
         ];

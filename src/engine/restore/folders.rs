@@ -1,13 +1,23 @@
 //! Owns: the folders that a restore makes, and whether QEMU can enter those that are there. Must not: write files.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Request;
 use super::plan::{How, Plan, Write};
 use super::staging::{PASSABLE, PRIVATE, Rights, Staging};
 use crate::engine::Error;
 use crate::engine::rights::Places;
+use crate::sys::trust;
+
+/// Fails where another user could put something else in the place of the chosen folder while it is filled.
+pub fn expect_trusted(folder: &Path, staging: &Staging) -> Result<(), Error> {
+    let path = folder.to_owned();
+    staging.call("look at", folder, move || {
+        let what = "the folder to restore to";
+        trust::future_folder(&path).map_err(|source| Error::Untrusted { what, source })
+    })
+}
 
 /// Makes the chosen folder, what lies in it, and the folders of TPM state; no other folder is made. What guests use must be
 /// passable for their users: its files are private.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Child;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -60,7 +60,7 @@ pub fn names_another_file(start: &[u8]) -> bool {
 
 fn qemu_img_info(image: &Path) -> Result<Vec<u8>, Error> {
     let failed = |message: String| Error::Program { program: "qemu-img", message };
-    let mut command = Command::new("qemu-img");
+    let mut command = program::command("qemu-img");
     command.args(["info", "-U", "-f", "qcow2", "--output=json", "--"]).arg(image);
     let started = program::start(command, [Stream::Null, Stream::Pipe, Stream::Pipe]);
     let mut child = started.map_err(|error| failed(error.to_string()))?;

@@ -122,7 +122,7 @@ fn no_folder(disk: &SavedDisk) -> Error {
     }
 }
 
-fn suspect(saved: &Saved, what: &str) -> Error {
+pub fn suspect(saved: &Saved, what: &str) -> Error {
     Error::Suspect { path: saved.archive.clone(), what: what.to_owned() }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::folders;
 use super::names::is_plain;
 use super::room::{expect_free, nearest_folder};
 use super::sparse::{Kind, Output};
@@ -130,6 +131,7 @@ pub fn salvage(
     let work = Work { archive: &point.path, patience: store.patience(), domain, monitor, cancel };
     monitor.stage(domain, "salvage");
     let mut staging = Staging::new(false, &store.patience().apart());
+    folders::expect_trusted(to, &staging)?;
     let mut salvaged = Salvaged {
         schema: 1,
         domain: point.domain.clone(),
