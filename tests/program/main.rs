@@ -51,3 +51,4 @@ mod runbooks;
 mod secrets;
 mod security;
 mod status_page;
+mod target_files;
