@@ -29,7 +29,7 @@ pub(super) fn run(global: &Global, words: &Exporter) -> Result<u8, app::Error> {
     if !global.quiet {
         super::print(&format!("serving on {}\n", server.listen()));
     }
-    let site = Site::new(&settings.state_dir);
+    let site = site(&settings, server.listen());
     let watched = global.clone();
     thread::spawn(move || look_again_and_again(&watched, settings));
     let ended = thread::spawn(move || {
@@ -63,13 +63,15 @@ impl Drop for Beside {
 pub(super) fn beside_run(settings: &Settings) -> Result<Option<Beside>, app::Error> {
     let Some(listen) = &settings.metrics.listen else { return Ok(None) };
     let (server, stop) = match open(listen) {
-        Err(exporter::Error::Taken { .. }) if exporter::answers(listen) => {
-            tracing::debug!("an exporter serves on {listen} already");
-            return Ok(None);
+        Err(taken @ exporter::Error::Taken { .. }) => {
+            let is_ours = exporter::is_ours(listen, &settings.state_dir)
+                .map_err(engine::Error::file("write to the folder", &settings.state_dir))?;
+            tracing::debug!(is_ours, "{taken}");
+            return if is_ours { Ok(None) } else { Err(taken.into()) };
         }
         opened => opened?,
     };
-    let site = Site::new(&settings.state_dir);
+    let site = site(settings, server.listen());
     let serve = move || {
         if let Err(error) = server.serve(&site) {
             tracing::warn!("{}", engine::chain(&error));
@@ -77,6 +79,16 @@ pub(super) fn beside_run(settings: &Settings) -> Result<Option<Beside>, app::Err
     };
     let thread = thread::Builder::new().name("exporter".to_owned()).spawn(serve).map_err(exporter::Error::Wait)?;
     Ok(Some(Beside { stop: Some(stop), thread: Some(thread) }))
+}
+
+/// What is served, and to those who name this host how.
+fn site(settings: &Settings, listen: &Listen) -> Site {
+    let mut names = settings.metrics.hosts.clone();
+    names.push(settings.host.clone());
+    if let Listen::Tcp { host, .. } = listen {
+        names.push(host.clone());
+    }
+    Site::new(&settings.state_dir, names)
 }
 
 fn open(listen: &Listen) -> Result<(Server, Stop), exporter::Error> {

@@ -50,7 +50,7 @@ pub(super) const KEEP: &[&str] = &["last", "daily", "weekly", "monthly", "yearly
 /// The keys inside `compression`.
 pub(super) const COMPRESSION: &[&str] = &["method", "level"];
 /// The keys inside `metrics`.
-pub(super) const METRICS: &[&str] = &["textfile", "listen"];
+pub(super) const METRICS: &[&str] = &["textfile", "listen", "hosts"];
 /// The keys inside `mail`.
 pub(super) const MAIL: &[&str] = &["to", "from", "when", "sendmail", "smtp", "templates"];
 /// The keys inside `mail.smtp`.

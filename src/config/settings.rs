@@ -66,6 +66,8 @@ pub struct Metrics {
     pub textfile: Option<PathBuf>,
     /// Where they can be asked for while a run is on.
     pub listen: Option<Listen>,
+    /// Names and addresses of this host by which they may be asked for, besides those that are known.
+    pub hosts: Vec<String>,
 }
 
 /// Free space that must remain on the target.

@@ -95,7 +95,7 @@ h:
   state_dir: /s
   libvirt_uri: qemu:///session
   parallel: 64
-  metrics: {textfile: /t/k.prom, listen: '[::1]:9763'}
+  metrics: {textfile: /t/k.prom, listen: '[::1]:9763', hosts: [mon.example.org, '[::2]']}
   domains:
     d:
       job: nightly full
@@ -116,7 +116,10 @@ h:
     assert_eq!((settings.require_mount, settings.parallel), (true, 64));
     assert_eq!((settings.state_dir.as_path(), &*settings.libvirt_uri), (Path::new("/s"), "qemu:///session"));
     let listen = Some(Listen::Tcp { host: "::1".to_owned(), port: 9763 });
-    assert_eq!(settings.metrics, Metrics { textfile: Some("/t/k.prom".into()), listen });
+    assert_eq!(
+        settings.metrics,
+        Metrics { textfile: Some("/t/k.prom".into()), listen, hosts: vec!["mon.example.org".into(), "::2".into()] }
+    );
     assert_eq!(
         settings.rules[0].domain,
         DomainSettings {
@@ -154,7 +157,7 @@ h:
 ",
     );
     let domain = |i: usize| &settings.rules[i].domain;
-    assert_eq!(settings.metrics, Metrics { textfile: None, listen: Some(Listen::Unix("/run/k".into())) });
+    assert_eq!(settings.metrics, Metrics { listen: Some(Listen::Unix("/run/k".into())), ..Metrics::default() });
     assert_eq!([0, 1].map(|i| domain(i).job.as_str()), ["own", "all"]);
     assert_eq!((settings.parallel, settings.min_free), (2, MinFree::Bytes(20_000_000_000)));
     assert_eq!((domain(0).days.len(), domain(1).days.len()), (1, 7));

@@ -248,6 +248,7 @@ pub(super) fn metrics(place: &Place<'_>, problems: &mut Problems) -> Metrics {
         match entry.name {
             "textfile" => metrics.textfile = absolute(entry, problems),
             "listen" => metrics.listen = listen(entry, problems),
+            "hosts" => metrics.hosts = entry.items().iter().filter_map(|item| own_host(item, problems)).collect(),
             _ => problems.add(unknown_key(entry, "unknown key", keys::METRICS)),
         }
     }
@@ -264,6 +265,18 @@ fn listen(place: &Place<'_>, problems: &mut Problems) -> Option<Listen> {
         problems.add(place.wrong(format!("bad address {text:?}"), Listen::VALID));
     }
     listen
+}
+
+/// A name or an address of this host; of IPv6 in brackets, as in a URL.
+fn own_host(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
+    let text = text(place, problems)?;
+    if let Ok(Listen::Tcp { host, .. }) = format!("{text}:0").parse() {
+        return Some(host);
+    }
+    problems.add(
+        place.wrong(format!("bad host {text:?}"), "a host name or an address without a port, as cloud1.example.org"),
+    );
+    None
 }
 
 /// A name of what is watched: the value of a label.

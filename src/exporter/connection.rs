@@ -7,8 +7,10 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
-use super::request::{self, Head, Request};
+use super::request::{self, Head};
 use super::response::{Response, Status};
+use super::site::Site;
+use crate::model::Listen;
 
 /// How long a request may take to come.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -23,6 +25,8 @@ const CHUNK: usize = 16 << 10;
 /// A peer.
 pub(super) struct Connection {
     socket: OwnedFd,
+    /// Where it has connected to.
+    at: Listen,
     state: State,
     since: Instant,
     deadline: Instant,
@@ -43,8 +47,8 @@ pub(super) enum Next {
 
 impl Connection {
     /// A peer that has just been accepted; its socket does not block.
-    pub fn new(socket: OwnedFd, now: Instant) -> Connection {
-        Connection { socket, state: State::Reading(Vec::new()), since: now, deadline: now + REQUEST }
+    pub fn new((socket, at): (OwnedFd, Listen), now: Instant) -> Connection {
+        Connection { socket, at, state: State::Reading(Vec::new()), since: now, deadline: now + REQUEST }
     }
 
     /// When it was accepted.
@@ -74,9 +78,9 @@ impl Connection {
     }
 
     /// Does what can be done now.
-    pub fn advance(&mut self, now: Instant, answer: &dyn Fn(&Request) -> Response) -> Next {
+    pub fn advance(&mut self, now: Instant, site: &Site) -> Next {
         let done = match &mut self.state {
-            State::Reading(_) => self.read(now, answer),
+            State::Reading(_) => self.read(now, site),
             State::Writing { .. } => self.write(now),
             State::Draining => self.drain(),
         };
@@ -87,7 +91,7 @@ impl Connection {
         }
     }
 
-    fn read(&mut self, now: Instant, answer: &dyn Fn(&Request) -> Response) -> Result<Next, Errno> {
+    fn read(&mut self, now: Instant, site: &Site) -> Result<Next, Errno> {
         let State::Reading(bytes) = &mut self.state else { return Ok(Next::Close) };
         let mut chunk = [0; request::LONGEST_HEAD];
         let room = request::LONGEST_HEAD - bytes.len();
@@ -102,7 +106,7 @@ impl Connection {
                 Response::text(Status::HeaderTooLarge, "the head of a request has at most 8 KiB").bytes(true)
             }
             Head::Bad => Response::text(Status::BadRequest, "this is no request of HTTP/1.1").bytes(true),
-            Head::Whole(request) => answer(&request).bytes(request.method != "HEAD"),
+            Head::Whole(request) => site.answer(&request, &self.at).bytes(request.method != "HEAD"),
         };
         self.state = State::Writing { bytes: response, sent: 0 };
         self.deadline = now + RESPONSE;

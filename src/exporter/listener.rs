@@ -3,12 +3,13 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::Error;
@@ -59,9 +60,17 @@ impl Listener {
         self.file.is_some() || self.is_loopback
     }
 
-    /// The next peer; its socket never blocks either.
-    pub(super) fn accept(&self) -> rustix::io::Result<OwnedFd> {
-        rustix::net::accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+    /// The next peer, and where it has connected to: one of many addresses, where all are listened at. Its socket never blocks
+    /// either.
+    pub(super) fn accept(&self) -> rustix::io::Result<(OwnedFd, Listen)> {
+        let socket = rustix::net::accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+        let at = match &self.listen {
+            Listen::Tcp { .. } => {
+                tcp_end(rustix::net::getsockname(&socket)?.try_into().map_err(|_| Errno::AFNOSUPPORT)?)
+            }
+            Listen::Unix(_) => self.listen.clone(),
+        };
+        Ok((socket, at))
     }
 }
 
@@ -90,14 +99,16 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     path.symlink_metadata().map(|file| (file.dev(), file.ino()))
 }
 
+/// An end of a connection, one address written in one way.
+pub(super) fn tcp_end(address: SocketAddr) -> Listen {
+    Listen::Tcp { host: address.ip().to_canonical().to_string(), port: address.port() }
+}
+
 fn tcp(host: &str, port: u16) -> io::Result<Listener> {
     let socket = TcpListener::bind((host, port))?;
     socket.set_nonblocking(true)?;
     let address = socket.local_addr()?;
-    let is_loopback = match address.ip() {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback(),
-    };
+    let is_loopback = address.ip().is_loopback();
     let listen = Listen::Tcp { host: host.to_owned(), port: address.port() };
     Ok(Listener { socket: socket.into(), file: None, listen, is_loopback })
 }

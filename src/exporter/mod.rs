@@ -1,7 +1,8 @@
 //! What those who watch can ask for over HTTP: metrics for Prometheus, a status page for people.
 //!
 //! Owns: a small server that answers GET and HEAD, and the status page. `request` and `response` know HTTP as values,
-//! `connection` one peer, `server` all of them, `site` what lies at which path, `page` how the status page looks.
+//! `connection` one peer, `server` all of them, `hosts` which hosts a request may name, `site` what lies at which path, `ours` how a run knows
+//! its own exporter, `page` how the status page looks.
 //! Must not: look at libvirt or the target, change any state, or answer anything that depends on who asks.
 //!
 //! The server is one thread that never blocks on a peer. What must hold, whatever peers do:
@@ -11,7 +12,9 @@
 
 mod connection;
 mod error;
+mod hosts;
 mod listener;
+mod ours;
 pub mod page;
 mod request;
 mod response;
@@ -20,5 +23,6 @@ mod site;
 
 pub use error::Error;
 pub use listener::Listener;
+pub use ours::is_ours;
 pub use server::{Server, Stop};
-pub use site::{Site, answers};
+pub use site::Site;

@@ -13,6 +13,8 @@ pub(super) struct Request {
     pub method: String,
     /// Without its query.
     pub path: String,
+    /// The host that is asked, perhaps with a port; HTTP/1.0 need not name one.
+    pub host: Option<String>,
 }
 
 /// What the bytes that have come so far are.
@@ -52,23 +54,32 @@ fn end(bytes: &[u8]) -> Option<usize> {
 fn parse(head: &[u8]) -> Option<Request> {
     let head = std::str::from_utf8(head).ok()?;
     let mut lines = head.lines();
-    let (method, target) = first(lines.next()?)?;
-    lines.take_while(|line| !line.is_empty()).all(is_field).then_some(())?;
-    Some(Request { method: method.to_owned(), path: path(target)?.to_owned() })
+    let (method, target, version) = first(lines.next()?)?;
+    let fields: Vec<_> = lines.take_while(|line| !line.is_empty()).map(field).collect::<Option<_>>()?;
+    let mut hosts = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, value)| *value);
+    let host = hosts.next();
+    // RFC 9112, 3.2.
+    if hosts.next().is_some() || (host.is_none() && version == "HTTP/1.1") {
+        return None;
+    }
+    let (authority, path) = split(target)?;
+    let host = authority.or(host).map(str::to_owned);
+    Some(Request { method: method.to_owned(), path: path.to_owned(), host })
 }
 
-/// Method and target: `GET /metrics HTTP/1.1`.
-fn first(line: &str) -> Option<(&str, &str)> {
+/// Method, target and version: `GET /metrics HTTP/1.1`.
+fn first(line: &str) -> Option<(&str, &str, &str)> {
     let mut words = line.split(' ');
     let (method, target, version) = (words.next()?, words.next()?, words.next()?);
     let right = words.next().is_none() && is_token(method) && matches!(version, "HTTP/1.1" | "HTTP/1.0");
-    right.then_some((method, target))
+    right.then_some((method, target, version))
 }
 
-/// A header line; one that is folded (RFC 9112, 5.2) is none.
-fn is_field(line: &str) -> bool {
-    let value = |value: &str| !value.chars().any(|c| c.is_control() && c != '\t');
-    line.split_once(':').is_some_and(|(name, rest)| is_token(name) && value(rest))
+/// Name and value of a header line; one that is folded (RFC 9112, 5.2) is none.
+fn field(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.split_once(':')?;
+    let right = is_token(name) && !value.chars().any(|c| c.is_control() && c != '\t');
+    right.then_some((name, value.trim_matches([' ', '\t'])))
 }
 
 /// RFC 9110, 5.6.2.
@@ -76,14 +87,17 @@ fn is_token(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
-/// The path of a target, which may be a whole URI (RFC 9112, 3.2.2).
-fn path(target: &str) -> Option<&str> {
-    let path = match target.split_once("://") {
-        Some(("http", rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
-        _ => target,
+/// Host and path of a target, which may be a whole URI (RFC 9112, 3.2.2), whose host counts then.
+fn split(target: &str) -> Option<(Option<&str>, &str)> {
+    let (host, path) = match target.split_once("://") {
+        Some(("http", rest)) => {
+            let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            (Some(host), if path.starts_with('/') { path } else { "/" })
+        }
+        _ => (None, target),
     };
     let path = path.split(['?', '#']).next()?;
-    (path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic())).then_some(path)
+    (path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic())).then_some((host, path))
 }
 
 #[cfg(test)]
@@ -92,21 +106,22 @@ mod tests {
 
     use super::*;
 
-    fn get(path: &str) -> Head {
-        Head::Whole(Request { method: "GET".to_owned(), path: path.to_owned() })
+    fn get(path: &str, host: Option<&str>) -> Head {
+        Head::Whole(Request { method: "GET".to_owned(), path: path.to_owned(), host: host.map(str::to_owned) })
     }
 
     #[test]
     fn requests_are_read() {
-        for (text, path) in [
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "/"),
-            ("GET /metrics?a=b HTTP/1.0\r\n\r\n", "/metrics"),
-            ("GET /metrics HTTP/1.1\nHost: a\n\nbody", "/metrics"),
-            ("GET http://h:9763/-/ready HTTP/1.1\r\nhost: h\r\nX:\r\n\r\n", "/-/ready"),
-            ("GET http://h HTTP/1.1\r\nHost: h\r\n\r\n", "/"),
-            ("GET /%3Cb%3E HTTP/1.1\r\nHost: h\r\n\r\n", "/%3Cb%3E"),
+        for (text, path, host) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "/", Some("a")),
+            ("GET /metrics?a=b HTTP/1.0\r\n\r\n", "/metrics", None),
+            ("GET /metrics HTTP/1.1\nHOST:a:1 \n\nbody", "/metrics", Some("a:1")),
+            ("GET http://h:9763/-/ready HTTP/1.1\r\nhost: other\r\nX:\r\n\r\n", "/-/ready", Some("h:9763")),
+            ("GET http://h HTTP/1.1\r\nHost: h\r\n\r\n", "/", Some("h")),
+            ("GET http://h?x/y HTTP/1.1\r\nHost: h\r\n\r\n", "/", Some("h")),
+            ("GET /%3Cb%3E HTTP/1.1\r\nHost:\r\n\r\n", "/%3Cb%3E", Some("")),
         ] {
-            assert_eq!(head(text.as_bytes()), get(path), "{text:?}");
+            assert_eq!(head(text.as_bytes()), get(path, host), "{text:?}");
         }
     }
 
@@ -118,30 +133,33 @@ mod tests {
             "GET  / HTTP/1.1\r\n\r\n",
             "GET / HTTP/2\r\n\r\n",
             "GET / HTTP/1.1 x\r\n\r\n",
-            "G\u{e9}T / HTTP/1.1\r\n\r\n",
-            "GET * HTTP/1.1\r\n\r\n",
-            "GET ../x HTTP/1.1\r\n\r\n",
-            "GET /\u{7f} HTTP/1.1\r\n\r\n",
-            "GET / HTTP/1.1\r\nno colon\r\n\r\n",
-            "GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n",
-            "GET / HTTP/1.1\r\nA : b\r\n\r\n",
-            "GET / HTTP/1.1\r\nA: \0\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            "GET / HTTP/1.0\r\nHost: a\r\nhost: a\r\n\r\n",
+            "G\u{e9}T / HTTP/1.0\r\n\r\n",
+            "GET * HTTP/1.0\r\n\r\n",
+            "GET ../x HTTP/1.0\r\n\r\n",
+            "GET /\u{7f} HTTP/1.0\r\n\r\n",
+            "GET / HTTP/1.0\r\nno colon\r\n\r\n",
+            "GET / HTTP/1.0\r\nA: b\r\n folded\r\n\r\n",
+            "GET / HTTP/1.0\r\nA : b\r\n\r\n",
+            "GET / HTTP/1.0\r\nA: \0\r\n\r\n",
             "\x16\x03\x01\n\n",
         ] {
             assert_eq!(head(text.as_bytes()), Head::Bad, "{text:?}");
         }
-        assert_eq!(head(b"GET / HTTP/1.1\r\nA: \xff\r\n\r\n"), Head::Bad);
+        assert_eq!(head(b"GET / HTTP/1.0\r\nA: \xff\r\n\r\n"), Head::Bad);
     }
 
     #[test]
     fn a_head_may_be_so_long_and_no_longer() {
         let of = |length: usize| {
-            let mut text = b"GET / HTTP/1.1\r\nA: ".to_vec();
+            let mut text = b"GET / HTTP/1.0\r\nA: ".to_vec();
             text.resize(length - 4, b'a');
             text.extend(b"\r\n\r\n");
             text
         };
-        assert_eq!(head(&of(LONGEST_HEAD)), get("/"));
+        assert_eq!(head(&of(LONGEST_HEAD)), get("/", None));
         assert_eq!(head(&of(LONGEST_HEAD + 1)), Head::TooLong);
         assert_eq!(head(&of(LONGEST_HEAD)[..LONGEST_HEAD - 1]), Head::Unfinished);
         assert_eq!(head(&vec![b'a'; LONGEST_HEAD]), Head::TooLong);

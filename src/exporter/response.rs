@@ -7,6 +7,7 @@ pub(super) enum Status {
     BadRequest,
     NotFound,
     MethodNotAllowed,
+    Misdirected,
     HeaderTooLarge,
     Unavailable,
 }
@@ -18,6 +19,7 @@ impl Status {
             Status::BadRequest => "400 Bad Request",
             Status::NotFound => "404 Not Found",
             Status::MethodNotAllowed => "405 Method Not Allowed",
+            Status::Misdirected => "421 Misdirected Request",
             Status::HeaderTooLarge => "431 Request Header Fields Too Large",
             Status::Unavailable => "503 Service Unavailable",
         }

@@ -8,8 +8,6 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::connection::{Connection, Next};
-use super::request::Request;
-use super::response::Response;
 use super::{Error, Listener, Site};
 use crate::model::Listen;
 
@@ -55,7 +53,7 @@ impl Server {
     /// # Errors
     /// When the system does not let us wait for peers any more.
     pub fn serve(self, site: &Site) -> Result<(), Error> {
-        let mut peers = Peers { answer: &|request| site.answer(request), all: Vec::new(), closed_until: None };
+        let mut peers = Peers { site, all: Vec::new(), closed_until: None };
         loop {
             let now = Instant::now();
             peers.shed(now);
@@ -107,7 +105,7 @@ struct Ready {
 
 /// All peers, oldest first.
 struct Peers<'a> {
-    answer: &'a dyn Fn(&Request) -> Response,
+    site: &'a Site,
     all: Vec<Connection>,
     closed_until: Option<Instant>,
 }
@@ -133,9 +131,8 @@ impl Peers<'_> {
 
     fn advance(&mut self, ready: &[bool], now: Instant) {
         let mut ready = ready.iter();
-        let answer = self.answer;
-        self.all
-            .retain_mut(|peer| !ready.next().is_some_and(|ready| *ready) || peer.advance(now, answer) == Next::Wait);
+        let site = self.site;
+        self.all.retain_mut(|peer| !ready.next().is_some_and(|ready| *ready) || peer.advance(now, site) == Next::Wait);
     }
 
     /// When the next peer may be let in; `None` for now. While every place is taken, it is when the oldest peer has had the
@@ -153,13 +150,13 @@ impl Peers<'_> {
                 return;
             }
             match listener.accept() {
-                Ok(socket) => {
+                Ok(accepted) => {
                     self.closed_until = None;
                     if self.all.len() >= most() {
                         self.all.remove(0);
                     }
-                    let mut peer = Connection::new(socket, now);
-                    if peer.advance(now, self.answer) == Next::Wait {
+                    let mut peer = Connection::new(accepted, now);
+                    if peer.advance(now, self.site) == Next::Wait {
                         self.all.push(peer);
                     }
                 }

@@ -1,29 +1,25 @@
 //! Owns: what lies at which path, made afresh from the state directory for every request. Must not: change it, or tell a
 //! peer more of an error than that there is one.
 
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use chrono::Utc;
 
-use super::page;
+use super::hosts::Hosts;
 use super::request::Request;
 use super::response::{Kind, Response, Status};
+use super::{ours, page};
 use crate::ledger::{Ledger, Survey};
 use crate::metrics;
 use crate::model::Listen;
 use crate::sys::lock;
 
-/// What a living exporter says of itself, and how others know it.
-const HEALTHY: &str = "kvmbackup is healthy";
-
 /// What is served: the state directory of one host.
 #[derive(Debug)]
 pub struct Site {
     state_dir: PathBuf,
+    hosts: Hosts,
 }
 
 /// What the state directory says.
@@ -34,33 +30,42 @@ struct State {
 }
 
 impl Site {
-    /// What this state directory says.
-    pub fn new(state_dir: &Path) -> Site {
-        Site { state_dir: state_dir.to_owned() }
+    /// What this state directory says, to those who name this host by one of these names, by its loopback, or by the address
+    /// that they have connected to.
+    pub fn new(state_dir: &Path, names: Vec<String>) -> Site {
+        Site { state_dir: state_dir.to_owned(), hosts: Hosts::new(names) }
     }
 
-    pub(super) fn answer(&self, request: &Request) -> Response {
+    /// Answers a peer that has connected to `at`.
+    pub(super) fn answer(&self, request: &Request, at: &Listen) -> Response {
+        if !self.hosts.allow(request.host.as_deref(), at) {
+            return Response::text(
+                Status::Misdirected,
+                "this host name is not in `metrics.hosts` of the configuration",
+            );
+        }
         let make = match request.path.as_str() {
             "/" => Site::page,
             "/metrics" => Site::metrics,
-            "/-/healthy" => |_: &Site| Response::text(Status::Ok, HEALTHY),
+            "/-/healthy" => |_: &Site, _: &Listen| Response::text(Status::Ok, "kvmbackup is healthy"),
             "/-/ready" => Site::ready,
-            _ => return Response::text(Status::NotFound, "there is: / /metrics /-/healthy /-/ready"),
+            ours::PATH => Site::nonce,
+            _ => return not_found(),
         };
         match request.method.as_str() {
-            "GET" | "HEAD" => make(self),
+            "GET" | "HEAD" => make(self, at),
             _ => Response::text(Status::MethodNotAllowed, "only GET and HEAD"),
         }
     }
 
-    fn page(&self) -> Response {
+    fn page(&self, _: &Listen) -> Response {
         let Some(state) = self.state() else { return unreadable() };
         let body = page::html(&state.ledger, state.survey.as_ref(), state.running, Utc::now());
         Response { status: Status::Ok, kind: Kind::Page(page::style_hash()), body }
     }
 
     /// A state that cannot be read is a metric, not an error: Prometheus would only see a target that is down.
-    fn metrics(&self) -> Response {
+    fn metrics(&self, _: &Listen) -> Response {
         let began = Instant::now();
         let state = self.state();
         let text = match &state {
@@ -77,8 +82,12 @@ impl Site {
         )
     }
 
-    fn ready(&self) -> Response {
+    fn ready(&self, _: &Listen) -> Response {
         self.state().map_or_else(unreadable, |_| Response::text(Status::Ok, "kvmbackup is ready"))
+    }
+
+    fn nonce(&self, at: &Listen) -> Response {
+        ours::answer(&self.state_dir, at).map_or_else(not_found, |proof| Response::text(Status::Ok, &proof))
     }
 
     fn state(&self) -> Option<State> {
@@ -95,31 +104,6 @@ fn unreadable() -> Response {
     Response::text(Status::Unavailable, "the state directory cannot be read")
 }
 
-/// Whether an exporter of ours answers there, within seconds.
-pub fn answers(listen: &Listen) -> bool {
-    ask(listen).is_ok_and(|answer| answer.contains(HEALTHY))
-}
-
-fn ask(listen: &Listen) -> io::Result<String> {
-    const LONG: Duration = Duration::from_secs(5);
-    match listen {
-        Listen::Tcp { host, port } => {
-            let address = (host.as_str(), *port).to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
-            let socket = TcpStream::connect_timeout(&address, LONG)?;
-            socket.set_read_timeout(Some(LONG))?;
-            exchange(socket)
-        }
-        Listen::Unix(path) => {
-            let socket = UnixStream::connect(path)?;
-            socket.set_read_timeout(Some(LONG))?;
-            exchange(socket)
-        }
-    }
-}
-
-fn exchange(mut socket: impl Read + Write) -> io::Result<String> {
-    socket.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: kvmbackup\r\n\r\n")?;
-    let mut answer = Vec::new();
-    socket.take(4 << 10).read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+fn not_found() -> Response {
+    Response::text(Status::NotFound, "there is: / /metrics /-/healthy /-/ready")
 }

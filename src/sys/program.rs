@@ -39,11 +39,13 @@ pub enum Stream {
 /// # Errors
 /// As [`Command::spawn`] has them, or when no thread or pipe can be had.
 pub fn start(command: Command, streams: [Stream; STREAMS]) -> io::Result<Child> {
+    // First: a table that is made later has our ends of these pipes, which then never end.
+    let starter = STARTER.as_ref().map_err(|error| error.kind())?;
     let [input, output, errors] = streams;
     let (input, to_input) = input.ends(true)?;
     let (output, from_output) = output.ends(false)?;
     let (errors, from_errors) = errors.ends(false)?;
-    let mut child = STARTER.as_ref().map_err(|error| error.kind())?.start(command, [input, output, errors])?;
+    let mut child = starter.start(command, [input, output, errors])?;
     child.stdin = to_input.map(Into::into);
     child.stdout = from_output.map(Into::into);
     child.stderr = from_errors.map(Into::into);

@@ -50,20 +50,20 @@ fn every_path_answers_as_promised() {
         assert_eq!(answer.header("X-Content-Type-Options"), "nosniff");
         assert!(answer.header("Content-Security-Policy").starts_with("default-src 'none';"), "{path}");
         assert!(!answer.header("Content-Security-Policy").contains("unsafe"), "{path}");
-        let head = exporter.ask(&format!("HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let head = exporter.ask(&format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         assert_eq!((head.status(), head.body.as_str()), (status, ""), "{path}");
         // How long the scrape took is in it, so the length of that may differ by a digit.
         let length: usize = head.header("Content-Length").parse().unwrap();
         assert!(length.abs_diff(answer.body.len()) < 32, "{path}");
     }
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get"] {
-        let answer = exporter.ask(&format!("{method} /metrics HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let answer = exporter.ask(&format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         assert_eq!((answer.status(), answer.header("Allow")), (405, "GET, HEAD"), "{method}");
     }
-    for request in ["nonsense\r\n\r\n", "GET / HTTP/9\r\n\r\n", "GET metrics HTTP/1.1\r\n\r\n", "\x16\x03\x01\n\n"] {
+    for request in ["nonsense\r\n\r\n", "GET / HTTP/9\r\n\r\n", "GET metrics HTTP/1.0\r\n\r\n", "\x16\x03\x01\n\n"] {
         assert_eq!(exporter.ask(request).status(), 400, "{request:?}");
     }
-    let long = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "a".repeat(9000));
+    let long = format!("GET / HTTP/1.0\r\nA: {}\r\n\r\n", "a".repeat(9000));
     assert_eq!(exporter.ask(&long).status(), 431);
 }
 
@@ -79,7 +79,7 @@ fn curl_understands_it() {
     };
     assert!(curl(&["--fail", &exporter.url("/metrics")]).contains("kvmbackup_domain_protected{domain=\"db1\"} 1"));
     assert!(curl(&["--head", "--http1.0", &exporter.url("/")]).starts_with("HTTP/1.1 200 OK\r\n"));
-    assert!(curl(&["--fail", "--proxy", &exporter.url(""), "http://elsewhere/-/ready"]).contains("ready"));
+    assert!(curl(&["--fail", "--proxy", &exporter.url(""), "http://desk/-/ready"]).contains("ready"));
     let status = ["--output", "/dev/null", "--write-out", "%{http_code}"];
     assert_eq!(curl(&[&status[..], &["--data", "x=1", &exporter.url("/")]].concat()), "405");
 }
@@ -89,13 +89,13 @@ fn requests_may_come_in_pieces_and_one_after_another() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(&dir);
     let mut socket = exporter.connect();
-    for byte in b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n" {
+    for byte in b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n" {
         socket.write_all(&[*byte]).unwrap();
         socket.flush().unwrap();
     }
     assert_eq!(serving::read_answer(socket).status(), 200);
     // The second of two in one piece is not answered: the connection ends.
-    let two = "GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2);
+    let two = "GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2);
     let answer = exporter.ask(&two);
     assert_eq!((answer.status(), answer.body.matches("HTTP/1.1").count()), (200, 0));
 }
@@ -167,7 +167,8 @@ fn more_connections_than_there_are_places_cost_the_oldest() {
     let mut held: Vec<_> = (0..600).map(|_| exporter.connect()).collect();
     exporter.answers_in_time();
     let (_, sockets) = exporter.descriptors();
-    assert!(sockets <= 260, "{sockets} sockets");
+    // 256 peers, and a few of its own: what it listens on, signals, libvirt's library.
+    assert!(sockets <= 264, "{sockets} sockets");
     assert_eq!(held[0].read(&mut [0; 1]).unwrap_or(0), 0, "the oldest was closed");
     assert!(exporter.most_memory() < MOST_MEMORY);
 }
@@ -201,7 +202,9 @@ fn running_out_of_descriptors_is_survived() {
     limit(&exporter, 1);
     let before = exporter.processor_seconds();
     let mut patient: Vec<TcpStream> = (0..10).map(|_| exporter.connect()).collect();
-    patient.iter_mut().for_each(|socket| socket.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap());
+    patient
+        .iter_mut()
+        .for_each(|socket| socket.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap());
     patient[0].set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let error = patient[0].read(&mut [0; 1]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock, "nobody can be let in");
@@ -261,7 +264,7 @@ fn who_never_reads_is_not_waited_for() {
     let asked: Vec<_> = (0..250)
         .map(|_| {
             let mut socket = exporter.connect();
-            socket.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            socket.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
             socket
         })
         .collect();
@@ -320,7 +323,7 @@ fn a_unix_socket_is_for_owner_and_group_and_goes_with_its_exporter() {
     assert_eq!(exporter.listen, listen);
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o660);
     let mut socket = UnixStream::connect(&path).unwrap();
-    socket.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    socket.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     assert_eq!(serving::read_answer(socket).status(), 200);
     let second =
         serving::program(&dir.path().join("config.yml")).args(["exporter", "--listen", &listen]).output().unwrap();

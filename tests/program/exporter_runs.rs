@@ -3,6 +3,7 @@
 use crate::host;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -122,4 +123,82 @@ fn a_socket_that_another_program_has_is_7_and_no_more() {
     assert!(!host.archives("a").is_empty() && !host.archives("b").is_empty(), "the backups are there");
     fs::remove_file(host.path("a.qcow2")).unwrap();
     host.run("backup --force").ends(1);
+}
+
+/// A host whose runs serve on a free port of loopback, and that port.
+fn on_a_port() -> (Host, u16) {
+    let host = Host::new(&["a"]);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    serve_at(&host, &format!("127.0.0.1:{port}"));
+    (host, port)
+}
+
+fn serve_at(host: &Host, listen: &str) {
+    host.configure(&format!("metrics: {{listen: \"{listen}\"}}"), "{\"*\": {day_of_week: daily}}");
+}
+
+#[test]
+fn an_exporter_of_the_same_state_folder_is_known_however_its_address_is_written() {
+    let (host, port) = on_a_port();
+    serve_at(&host, &format!("0.0.0.0:{port}"));
+    let _serving = Serving::start(&host);
+    for address in ["127.0.0.1", "127.0.0.2", "0.0.0.0", "localhost"] {
+        serve_at(&host, &format!("{address}:{port}"));
+        assert_eq!(host.run("backup --force").ends(0).err, "", "{address}");
+        assert!(!host.path("state/exporter.nonce").exists());
+    }
+}
+
+#[test]
+fn an_exporter_of_another_state_folder_is_not_ours() {
+    let (host, port) = on_a_port();
+    let other = Host::new(&["a"]);
+    serve_at(&other, &format!("127.0.0.1:{port}"));
+    let _serving = Serving::start(&other);
+    let ran = host.run("backup").ends(7);
+    assert!(ran.err.contains("another program does") && ran.err.contains("hint: "), "{}", ran.err);
+}
+
+/// Another user knows what an exporter says, and can ask the true one where that serves; only at its own address is an answer
+/// worth anything.
+#[test]
+fn who_repeats_what_an_exporter_says_is_not_taken_for_it() {
+    let (host, port) = on_a_port();
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    serve_at(&host, &elsewhere.to_string());
+    let _serving = Serving::start(&host);
+    serve_at(&host, &format!("127.0.0.1:{port}"));
+    let other = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let (told, answers) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for peer in other.incoming() {
+            let (mut peer, mut truth) = (peer.unwrap(), TcpStream::connect(elsewhere).unwrap());
+            let mut request = [0; 1024];
+            let length = peer.read(&mut request).unwrap();
+            truth.write_all(&request[..length]).unwrap();
+            let mut answer = String::new();
+            truth.read_to_string(&mut answer).unwrap();
+            peer.write_all(answer.as_bytes()).unwrap();
+            told.send(answer).unwrap();
+        }
+    });
+    let ran = host.run("backup").ends(7);
+    assert!(ran.err.contains("another program does"), "{}", ran.err);
+    assert!(answers.recv().unwrap().starts_with("HTTP/1.1 200 OK"), "the true one answers, for its own address");
+    assert!(!host.path("state/exporter.nonce").exists());
+}
+
+#[test]
+fn who_says_that_it_is_healthy_is_not_taken_for_an_exporter() {
+    let (host, port) = on_a_port();
+    let other = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    std::thread::spawn(move || {
+        for mut peer in other.incoming().map(Result::unwrap) {
+            assert!(peer.read(&mut [0; 1024]).unwrap() > 0);
+            peer.write_all(b"HTTP/1.1 200 OK\r\n\r\nkvmbackup is healthy\n").unwrap();
+        }
+    });
+    let ran = host.run("backup").ends(7);
+    assert!(ran.err.contains("another program does"), "{}", ran.err);
+    assert_eq!(host.archives("a").len(), 1, "the backup is made all the same");
 }

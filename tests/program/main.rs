@@ -33,6 +33,7 @@ mod dashboard;
 mod docs;
 mod docs_config;
 mod exporter;
+mod exporter_hosts;
 mod exporter_runs;
 mod fault_clock;
 mod hostile;

@@ -47,7 +47,7 @@ other:
             "c.yml:5: h.backupdir: bad path \"mnt/b\"; valid: an absolute path",
             "c.yml:6: h.parallel: bad number \"65\"; valid: a whole number from 1 to 64",
             "c.yml:7: h.quiesce: bad value \"perhaps\"; valid: require, prefer, never",
-            "c.yml:8: h.metrics: names no place; valid: textfile, listen",
+            "c.yml:8: h.metrics: names no place; valid: textfile, listen, hosts",
             "c.yml:11: h.domains.web1.day_of_week: bad day \"Sonday\"; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their \
              long names, daily; did you mean `Sunday`?",
             "c.yml:12: h.domains.web1.rotate: bad number \"0\"; valid: a whole number from 1",
@@ -141,7 +141,12 @@ fn places_of_metrics_are_checked() {
         ("{textfile: k.prom}", ".textfile: bad path \"k.prom\"; valid: an absolute path".to_owned()),
         ("{listen: 9763}", format!(".listen: bad address \"9763\"; {place}")),
         ("{listen: 'unix:run'}", format!(".listen: bad address \"unix:run\"; {place}")),
-        ("{textfil: /k}", ".textfil: unknown key; valid: textfile, listen; did you mean `textfile`?".to_owned()),
+        ("{textfil: /k}", ".textfil: unknown key; valid: textfile, listen, hosts; did you mean `textfile`?".to_owned()),
+        (
+            "{hosts: [a, 'b:1']}",
+            ".hosts: bad host \"b:1\"; valid: a host name or an address without a port, as cloud1.example.org"
+                .to_owned(),
+        ),
         ("/k", ": must be a mapping (`key: value` lines below it)".to_owned()),
     ] {
         assert_eq!(about(value), format!("c.yml:1: h.metrics{complaint}"), "{value}");

@@ -1,0 +1,87 @@
+//! Owns: how a run knows that an exporter of its own state folder serves at an address. Must not: serve pages.
+//!
+//! Any user can listen on a free port and claim to be us. So the run leaves a nonce in the state folder, which is private, and
+//! whoever serves must answer with a hash of the nonce and of the address that was connected to: an answer that was fetched
+//! from an exporter at another address is no proof.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::listener;
+use crate::model::Listen;
+use crate::sys::durable;
+
+/// Where the answer is asked for.
+pub(super) const PATH: &str = "/-/nonce";
+/// The name of the nonce in the state folder.
+const FILE: &str = "exporter.nonce";
+/// How long connecting and each part of the answer may take.
+const LONG: Duration = Duration::from_secs(5);
+
+/// Whether an exporter of this state folder serves there, as far as it answers within seconds. One run at a time may ask: the
+/// one that has the lock of the state folder.
+///
+/// # Errors
+/// The state folder cannot be written.
+pub fn is_ours(listen: &Listen, state_dir: &Path) -> io::Result<bool> {
+    let nonce = Nonce::leave(state_dir)?;
+    Ok(ask(listen).is_ok_and(|(at, answer)| answer.ends_with(&format!("\r\n\r\n{}\n", proof(&nonce.secret, &at)))))
+}
+
+/// What one who can read the state folder answers to a peer that connected to `at`; `None` while there is no nonce.
+pub(super) fn answer(state_dir: &Path, at: &Listen) -> Option<String> {
+    std::fs::read_to_string(state_dir.join(FILE)).ok().map(|nonce| proof(&nonce, at))
+}
+
+fn proof(nonce: &str, at: &Listen) -> String {
+    Sha256::digest(format!("{at}\n{nonce}")).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A nonce in the state folder; removed when dropped.
+struct Nonce {
+    path: PathBuf,
+    secret: String,
+}
+
+impl Nonce {
+    fn leave(state_dir: &Path) -> io::Result<Nonce> {
+        let nonce = Nonce { path: state_dir.join(FILE), secret: uuid::Uuid::new_v4().to_string() };
+        durable::write(&nonce.path, nonce.secret.as_bytes())?;
+        Ok(nonce)
+    }
+}
+
+impl Drop for Nonce {
+    fn drop(&mut self) {
+        let _ = durable::remove(&self.path);
+    }
+}
+
+/// The address that was connected to, and what was answered there.
+fn ask(listen: &Listen) -> io::Result<(Listen, String)> {
+    match listen {
+        Listen::Tcp { host, port } => {
+            let address = (host.as_str(), *port).to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
+            let socket = TcpStream::connect_timeout(&address, LONG)?;
+            socket.set_read_timeout(Some(LONG))?;
+            Ok((listener::tcp_end(socket.peer_addr()?), exchange(socket)?))
+        }
+        Listen::Unix(path) => {
+            let socket = UnixStream::connect(path)?;
+            socket.set_read_timeout(Some(LONG))?;
+            Ok((listen.clone(), exchange(socket)?))
+        }
+    }
+}
+
+fn exchange(mut socket: impl Read + Write) -> io::Result<String> {
+    socket.write_all(format!("GET {PATH} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    socket.take(4 << 10).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
