@@ -26,6 +26,9 @@ use random::Random;
 use setting::{Place, Setting};
 use world::{Start, World};
 
+/// Which rounds are asked for.
+const SEEDS: &str = "KVMBACKUP_CHAOS_SEED";
+
 /// What happens in a round.
 struct Plan {
     starts: &'static [Start],
@@ -58,8 +61,8 @@ fn round(seed: u64, plan: &Plan) -> bool {
         })
     }));
     let held = held.unwrap_or(false);
-    if !held {
-        eprintln!("---- round {seed}: replay it by KVMBACKUP_CHAOS_SEED={seed} ----\n{}\n----", done.join("\n"));
+    if !held || std::env::var_os(SEEDS).is_some() {
+        eprintln!("---- round {seed}: replay it by {SEEDS}={seed} ----\n{}\n----", done.join("\n"));
     }
     held
 }
@@ -100,7 +103,7 @@ fn backup(world: &mut World, acts: &[Act]) {
 /// Runs these rounds, or those that are asked for, and panics when one has failed.
 fn rounds(plan: &Plan, seeds: Range<u64>) {
     let number = |text: &str| text.parse::<u64>().expect("a seed is a number");
-    let seeds = match std::env::var("KVMBACKUP_CHAOS_SEED") {
+    let seeds = match std::env::var(SEEDS) {
         Ok(asked) => match asked.split_once("..") {
             Some((first, end)) => number(first)..number(end),
             None => number(&asked)..number(&asked) + 1,
