@@ -252,10 +252,11 @@ pub(super) fn saved_to_file(overlay: &Overlay, seat: &Seat) -> Failure {
     Failure { message, hint: Some(hint) }
 }
 
-/// The commit is over, and the guest is still on the overlay.
-pub(super) fn commit_ended(overlay: &Overlay, seat: &Seat) -> Error {
-    let log = word(&format!("/var/log/libvirt/qemu/{}.log", seat.domain.id.name));
-    refusal(overlay, "its commit ended before it was done".into(), format!("look for its cause: tail {log}"))
+/// The commit is over, and the guest is still on the overlay. Neither libvirt nor the log of QEMU says why.
+pub(super) fn commit_ended(overlay: &Overlay) -> Error {
+    let hint =
+        format!("make room if its file system is full, and look for I/O errors: df -h {}; dmesg | tail", base(overlay));
+    refusal(overlay, "its commit ended before it was done".into(), hint)
 }
 
 /// A block job of somebody else runs on the disk.

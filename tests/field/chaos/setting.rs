@@ -1,11 +1,9 @@
 //! Where a round takes place: a host of its own whose libvirtd restarts, a small file system, a guest with a system.
 
-use std::fs;
-use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::acts::{ALL, Act};
-use crate::lab::{Host, Lab, run, try_run};
+use crate::lab::{Host, Lab, Small};
 
 /// What a round has besides its guest.
 #[derive(Clone, Copy, Default)]
@@ -47,7 +45,7 @@ impl Place {
     /// `guest` is the name of the guest to be.
     pub fn new(setting: Setting, guest: &str) -> Self {
         let lab = Rc::new(Lab::new());
-        let small = setting.small.then(|| Small::mount(lab.path("images").join(guest)));
+        let small = setting.small.then(|| Small::mount(lab.path("images").join(guest), "48M"));
         // It has the mounts that are there already.
         let host = setting.host.then(|| Rc::new(Host::start(&lab)));
         Place { host, _small: small, lab }
@@ -59,22 +57,5 @@ impl Place {
             Some(host) => host.on(act),
             None => act(),
         }
-    }
-}
-
-/// A small file system, unmounted at the end.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(folder: PathBuf) -> Self {
-        fs::create_dir_all(&folder).unwrap();
-        run("mount", &["-t", "tmpfs", "-o", "size=48M,mode=711", "tmpfs", folder.to_str().unwrap()]);
-        Small(folder)
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        try_run("umount", &["--lazy".as_ref(), self.0.as_os_str()]);
     }
 }
