@@ -50,13 +50,9 @@ impl Archive {
         let open = |source| Error::Open { path: path.to_owned(), source };
         let file = PatientFile::open(path, patience).map_err(open)?;
         let status = file.with(|file| file.metadata()).map_err(open)?;
-        let foreign = || Error::Foreign { path: path.to_owned() };
-        if !status.is_file() {
-            return Err(foreign());
-        }
         let mut start = Vec::new();
         file.read(&mut start, BLOCK as usize, 0).map_err(open)?;
-        let kind = Kind::detect(&start).ok_or_else(foreign)?;
+        let kind = Kind::detect(&start).ok_or_else(|| Error::Foreign { path: path.to_owned() })?;
         let pieces = table::read(&file, status.len(), kind)?;
         Ok(Archive { pieces: Arc::new(Pieces::new(Arc::new(file), kind, pieces)), index: OnceLock::new() })
     }

@@ -4,9 +4,11 @@
 //!
 //! A gzip stream has its checksum at its very end: nothing that comes out of one is to be trusted before all of it was read.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use chrono::NaiveDate;
 use flate2::bufread::MultiGzDecoder;
@@ -18,6 +20,9 @@ use crate::sys::patient_file::{PatientFile, Reader};
 
 /// Bytes of a member, at most: 64 TiB, as much as an archive of this program holds.
 const MAX_MEMBER: u64 = 64 << 40;
+
+/// Bytes before the first member and between two, at most: headers, long names, padding.
+const MAX_BETWEEN: u64 = 1 << 20;
 
 /// An archive of the seed script.
 pub struct Seed {
@@ -118,12 +123,15 @@ impl Seed {
         Error::Seed { path: self.path.clone(), source }
     }
 
-    fn stream(&self) -> MultiGzDecoder<Reader<'_>> {
-        MultiGzDecoder::new(self.file.reader())
+    /// The tar stream, and how far it may be read.
+    fn stream(&self) -> (tar::Archive<Stream<'_>>, Rc<Cell<u64>>) {
+        let until = Rc::new(Cell::new(MAX_BETWEEN));
+        let gzip = MultiGzDecoder::new(self.file.reader());
+        (tar::Archive::new(Stream { gzip, at: 0, until: until.clone() }), until)
     }
 
     fn date_in(&self) -> io::Result<NaiveDate> {
-        let mut archive = tar::Archive::new(self.stream());
+        let (mut archive, _) = self.stream();
         let first = archive.entries()?.next().ok_or_else(|| invalid("it is empty"))??;
         let path = first.path_bytes();
         let name = std::str::from_utf8(&path).map_err(|_| invalid("the first name is not UTF-8"))?;
@@ -131,9 +139,14 @@ impl Seed {
     }
 
     fn each_in(&self, mut visit: impl FnMut(&SeedMember, &mut dyn Read) -> io::Result<()>) -> io::Result<()> {
-        let mut archive = tar::Archive::new(self.stream());
+        let (mut archive, until) = self.stream();
         for entry in archive.entries()? {
             let mut entry = entry?;
+            let stored = match entry.header().entry_type() {
+                EntryType::GNUSparse => entry.header().entry_size()?,
+                _ => entry.size(),
+            };
+            until.set(entry.raw_file_position().saturating_add(stored).saturating_add(MAX_BETWEEN));
             match entry.header().entry_type() {
                 EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {}
                 EntryType::Directory => continue,
@@ -154,7 +167,7 @@ impl Seed {
             visit(&member, &mut entry)?;
         }
         // What follows the end of the tar stream, and with it the checksum of the gzip stream.
-        let mut rest = archive.into_inner();
+        let mut rest = archive.into_inner().gzip;
         io::copy(&mut rest, &mut io::sink()).map(drop)
     }
 
@@ -166,6 +179,27 @@ impl Seed {
             Some("-migratable.xml") => Role::Migratable,
             _ => Role::Image,
         }
+    }
+}
+
+/// A tar stream that ends at some place, if nobody moves that on: the crate `tar` keeps a long name in memory, however long a
+/// header calls it.
+struct Stream<'a> {
+    gzip: MultiGzDecoder<Reader<'a>>,
+    at: u64,
+    until: Rc<Cell<u64>>,
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.get().saturating_sub(self.at);
+        if left == 0 && !out.is_empty() {
+            return Err(invalid("a header is absurdly long"));
+        }
+        let most = out.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let count = self.gzip.read(&mut out[..most])?;
+        self.at += count as u64;
+        Ok(count)
     }
 }
 
@@ -211,6 +245,35 @@ mod tests {
         tar.append_data(&mut header, "2016-05-01/vm.xml", io::empty()).unwrap();
         let members = seed(&tar.into_inner().unwrap()).members().unwrap();
         assert_eq!(members.iter().map(SeedMember::file_name).collect::<Vec<_>>(), ["vm.xml"]);
+    }
+
+    #[test]
+    fn a_name_of_absurd_length_is_not_kept_in_memory() {
+        let long = |length: u64| {
+            let mut header = tar::Header::new_gnu();
+            header.set_path("././@LongLink").unwrap();
+            header.set_entry_type(EntryType::GNULongName);
+            header.set_size(length);
+            header.set_cksum();
+            let mut tar = header.as_bytes().to_vec();
+            tar.resize(tar.len() + length as usize, b'x');
+            tar
+        };
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3 * MAX_BETWEEN);
+        tar.append_data(&mut header, "2016-05-01/vm.qcow2", io::repeat(1).take(3 * MAX_BETWEEN)).unwrap();
+        let member = tar.get_ref().clone();
+        for tar in [long(2 * MAX_BETWEEN), [member.clone(), long(2 * MAX_BETWEEN)].concat()] {
+            let Err(Error::Seed { source, .. }) = seed(&tar).members() else { panic!("it is refused") };
+            assert_eq!(source.to_string(), "a header is absurdly long");
+        }
+        let date = seed(&long(2 * MAX_BETWEEN)).date().unwrap_err();
+        assert!(matches!(date, Error::Seed { source, .. } if source.to_string() == "a header is absurdly long"));
+        // One that was closed, with several members.
+        tar.append_data(&mut header, format!("2016-05-01/{}", "x".repeat(150)), io::repeat(1).take(3 * MAX_BETWEEN))
+            .unwrap();
+        assert_eq!(seed(&tar.into_inner().unwrap()).members().unwrap().len(), 2);
     }
 
     #[test]

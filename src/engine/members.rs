@@ -15,6 +15,7 @@ use crate::archive::{self, Manifest, Writer};
 use crate::config::{DomainSettings, Quiesce};
 use crate::model::{Consistency, DiskOutcome, Domain, DomainOutcome, Failure, HookResult, NotSaved, PointId};
 use crate::plan::{CapturePlan, PlannedDisk};
+use crate::sys::opened::{self, Opened};
 
 /// Internal snapshots of a disk that are named.
 const SNAPSHOTS_NAMED: usize = 5;
@@ -115,31 +116,33 @@ pub(super) fn collect(domain: &Domain, outcome: &mut DomainOutcome) -> Result<Co
     Ok(collected)
 }
 
-fn tpm_files(folder: &Path, member: &str, files: &mut Vec<Extra>) -> Result<(), Error> {
-    let listing = fs::read_dir(folder).map_err(Error::file("list the folder", folder))?;
-    let paths: std::io::Result<Vec<_>> = listing.map(|entry| entry.map(|entry| entry.path())).collect();
-    let mut paths = paths.map_err(Error::file("list the folder", folder))?;
-    paths.sort();
-    for path in paths {
-        let kind = path.symlink_metadata().map_err(Error::file("look at", &path))?.file_type();
-        let name = format!("{member}/{}", path.file_name().unwrap_or_default().to_string_lossy());
-        if kind.is_dir() && name.matches('/').count() < 4 {
-            tpm_files(&path, &name, files)?;
-        } else if kind.is_file() && !name.ends_with("/.lock") {
-            files.push(open(&path, name)?);
+/// The emulator's user owns the folder, and may put anything there.
+fn tpm_files(path: &Path, member: &str, files: &mut Vec<Extra>) -> Result<(), Error> {
+    let folder = Opened::open(path).map_err(Error::file("open the folder", path))?;
+    let listing = fs::read_dir(folder.path()).and_then(|entries| {
+        entries.map(|entry| entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?)))).collect()
+    });
+    let mut entries: Vec<_> = listing.map_err(Error::file("list the folder", path))?;
+    entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+    for (name, kind) in entries {
+        let path = path.join(&name);
+        let member = format!("{member}/{}", name.to_string_lossy());
+        if kind.is_dir() && member.matches('/').count() < 4 {
+            tpm_files(&path, &member, files)?;
+        } else if kind.is_file() && !member.ends_with("/.lock") {
+            let file = folder.file(&name).map_err(Error::file("open", &path))?;
+            files.push(extra(file, &path, member)?);
         }
     }
     Ok(())
 }
 
 fn open(path: &Path, member: String) -> Result<Extra, Error> {
-    let mut file = File::open(path).map_err(Error::file("open", path))?;
-    let kind = file.metadata().map_err(Error::file("look at", path))?.file_type();
-    let device = kind.is_block_device();
-    if !kind.is_file() && !device {
-        let message = format!("{}: neither a regular file nor a block device", path.display());
-        return Err(Error::Other { message, hint: None });
-    }
+    extra(opened::open_followed(path).map_err(Error::file("open", path))?, path, member)
+}
+
+fn extra(mut file: File, path: &Path, member: String) -> Result<Extra, Error> {
+    let device = file.metadata().map_err(Error::file("look at", path))?.file_type().is_block_device();
     // The metadata of a block device has no length.
     let length = file.seek(SeekFrom::End(0)).and_then(|length| file.rewind().map(|()| length));
     let length = length.map_err(Error::file("look at", path))?;

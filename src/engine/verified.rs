@@ -1,7 +1,6 @@
 //! Owns: `verified.json` in the state directory, what the last check of each restore point came to. Must not: check any.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,10 +11,13 @@ use super::Error;
 use crate::model::PointId;
 use crate::store::Point;
 use crate::sys::durable;
+use crate::sys::opened;
 use crate::sys::step::{self, Step};
 
 /// The name of the file.
 const FILE: &str = "verified.json";
+/// Its bytes, at most: a restore point takes about a hundred.
+const MAX: u64 = 64 << 20;
 
 /// What a check of a restore point came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +44,7 @@ impl Verified {
     /// a new check makes it anew.
     pub fn load(state_dir: &Path) -> Result<Verified, Error> {
         let path = state_dir.join(FILE);
-        let text = match fs::read(&path) {
+        let text = match opened::read_file(&path, MAX) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Verified { path, ..Verified::default() });
             }

@@ -1,12 +1,12 @@
 //! Owns: which of the files that a hook leaves behind are taken, and reading them on this host. Must not: store them.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
-
 use super::Error;
+use crate::sys::opened::Opened;
 
 /// Files that one hook may leave.
 pub(super) const MAX_FILES: usize = 64;
@@ -26,29 +26,27 @@ pub fn artifacts(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
         |source| Error::Read { path, source }
     };
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed(dir))? {
+    let opened = Opened::open(dir).map_err(failed(dir))?;
+    for entry in fs::read_dir(opened.path()).map_err(failed(dir))? {
         let name = entry.map_err(failed(dir))?.file_name();
         check_name(name.as_encoded_bytes())?;
         let name = name.to_string_lossy().into_owned();
         check_count(found.len() + 1, &name)?;
-        let bytes = read(&dir.join(&name), &name)?;
+        let bytes = read(&opened, &name)?;
         found.push((name, bytes));
     }
     found.sort();
     Ok(found)
 }
 
-fn read(path: &Path, name: &str) -> Result<Vec<u8>, Error> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
-    // Looked at first, since to open a device may be to act on it; and again once open, since it may have been replaced.
-    if !fs::symlink_metadata(path).map_err(failed)?.is_file() {
-        return refused(name.as_bytes(), "it is not a regular file");
-    }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?);
-    if !file.metadata().map_err(failed)?.is_file() {
-        return refused(name.as_bytes(), "it is not a regular file");
-    }
+fn read(dir: &Opened, name: &str) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::Read { path: name.into(), source };
+    let file = match dir.file(OsStr::new(name)) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return refused(name.as_bytes(), "it is not a regular file");
+        }
+        file => file.map_err(failed)?,
+    };
     let mut bytes = Vec::new();
     file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(failed)?;
     check_size(bytes.len(), name)?;
@@ -110,7 +108,8 @@ mod tests {
         symlink("/etc/shadow", &link).unwrap();
         assert_eq!(refusal(dir.path()), ("shadow".to_owned(), "it is not a regular file"));
         fs::remove_file(&link).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, &link, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let owner = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &link, rustix::fs::FileType::Fifo, owner, 0).unwrap();
         assert_eq!(refusal(dir.path()).1, "it is not a regular file");
         fs::remove_file(&link).unwrap();
         fs::create_dir(&link).unwrap();

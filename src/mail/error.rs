@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::Trouble;
+
 /// Why a mail could not be made or sent.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -63,7 +65,7 @@ pub enum Error {
         /// Host and port.
         server: String,
         /// Why not.
-        source: lettre::transport::smtp::Error,
+        source: super::Trouble,
     },
     /// The mail waits, for an older one cannot be sent.
     #[error("{count} mails of earlier runs cannot be sent")]
@@ -124,8 +126,13 @@ impl Error {
             Error::Slow { .. } => format!("look at the way to it, or raise `mail.smtp.timeout`; {again}"),
             Error::Secret { .. } => format!("look at `mail.smtp` of the configuration; {again}"),
             Error::Certificates { .. } => format!("`mail.smtp.ca_file` must hold certificates in PEM form; {again}"),
-            Error::Smtp { source, .. } if source.is_tls() => {
+            Error::Smtp { source: Trouble::Tls(_), .. } => {
                 format!("if its certificate is of your own authority, name that by `mail.smtp.ca_file`; {again}")
+            }
+            Error::Smtp { source: Trouble::BeforeTls, .. } => {
+                format!(
+                    "somebody may be on the way: ask who runs the server, or use `security: tls`, which begins with TLS; {again}"
+                )
             }
             Error::Smtp { .. } => format!("look at host, port, security and login of `mail.smtp`; {again}"),
             Error::Waiting { source, .. } => return source.hint(),

@@ -18,5 +18,6 @@ pub use error::Error;
 pub use message::{envelope, message};
 pub use secret::is_open;
 pub use send::{reach, send, way};
+pub use smtp::Trouble;
 pub use spool::Spool;
 pub use subject::{subject, test_subject};

@@ -2,6 +2,7 @@
 //!
 //! Owns: values and their invariants. Must not: do any I/O, or know of libvirt, YAML, tar or terminals.
 
+pub mod base64;
 mod disk;
 mod domain;
 mod extent;

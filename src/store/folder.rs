@@ -3,24 +3,28 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, DirEntry, File, Metadata, OpenOptions, Permissions};
+use std::fs::{self, DirEntry, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Days, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, Days, TimeDelta, Utc};
+use rustix::fs::FileType;
 
 use super::name::{self, Known};
-use super::opened::Opened;
 use super::whose;
 use super::{Domains, Error, Origin, Point};
 use crate::archive::seed::Seed;
 use crate::model::{Codec, PointId};
 use crate::sys::durable;
+use crate::sys::opened::{self, Opened};
 use crate::sys::step::{self, Step};
 
 /// Seconds that [`Folder::free_name`] looks ahead.
 const MAX_AHEAD: i64 = 1000;
+
+/// Years that a file was changed in; those that [`PointId`] can be written with.
+const YEARS: std::ops::RangeInclusive<i32> = 1970..=9999;
 
 /// The folder that holds one folder a domain.
 #[derive(Debug, Clone)]
@@ -132,10 +136,16 @@ impl Folder {
         }
         // Ids are unique in a domain: of seeds with the same second, the older ones are set back.
         seeds.sort_by_key(|point| (std::cmp::Reverse(point.id), rotation(point)));
+        let before = |id: PointId| PointId::at(id.time() - TimeDelta::seconds(1));
+        let taken: BTreeSet<PointId> = points.iter().map(|point| point.id).collect();
+        let mut free: Option<PointId> = None;
         for mut seed in seeds {
-            while points.iter().any(|point| point.id == seed.id) {
-                seed.id = PointId::at(seed.id.time() - TimeDelta::seconds(1));
+            // Those that came before are younger, so that all from this one on back are free but for our own.
+            seed.id = free.map_or(seed.id, |free| free.min(seed.id));
+            while taken.contains(&seed.id) {
+                seed.id = before(seed.id);
             }
+            free = Some(before(seed.id));
             points.push(seed);
         }
         points.sort_by_key(|point| point.id);
@@ -210,11 +220,8 @@ impl Folder {
         let folder = self.backupdir.join(component);
         let error = |source| Error::File { action: "open", path: folder.clone(), source };
         let opened = Opened::open(&folder).map_err(error)?;
-        let name_file = opened.path().join(name::NAME_FILE);
-        if name::is_shortened(component) && !name_file.try_exists().map_err(error)? {
-            let written =
-                step::reached(Step::DomainFolder).and_then(|()| durable::write(&name_file, domain.as_bytes()));
-            written.map_err(error)?;
+        if name::is_shortened(component) {
+            note(domain, component, &opened).map_err(error)?;
         }
         Ok((folder, opened))
     }
@@ -235,7 +242,12 @@ impl Folder {
                 let known = entry.file_name().to_str().and_then(|file| name::parse(domain, file));
                 let Some(known) = known.filter(|known| is_ours || matches!(known, Known::Seed(_))) else { continue };
                 let status = match entry.metadata() {
-                    Ok(status) if !status.is_file() => continue,
+                    Ok(status) if !status.is_file() => {
+                        let kind = FileType::from_raw_mode(status.mode());
+                        let path = folder.join(entry.file_name());
+                        tracing::warn!("{} is ignored: {}", path.display(), opened::not_regular(kind));
+                        continue;
+                    }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     status => status.ok(),
                 };
@@ -244,6 +256,21 @@ impl Folder {
         }
         Ok(files)
     }
+}
+
+/// Writes the name of a domain into its folder, unless it stands there. Whatever else has the name of that file, or does not hold
+/// the name, is replaced: without it, the archives in the folder are nobody's.
+fn note(domain: &str, component: &str, folder: &Opened) -> io::Result<()> {
+    match whose::noted(component, folder) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(domain, folder = component, "{error}; it is written anew");
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    step::reached(Step::DomainFolder)?;
+    durable::write(&folder.path().join(name::NAME_FILE), domain.as_bytes())
 }
 
 /// The entries of a folder; `None` if it is not there.
@@ -263,12 +290,11 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
 
 /// When an archive of the seed script was made: its time of change, unless the day inside it speaks against that.
 fn seed_id(path: &Path, domain: &str, status: Option<&Metadata>) -> PointId {
-    let changed = status.and_then(|status| status.modified().ok());
-    let changed = changed.map_or(DateTime::UNIX_EPOCH, DateTime::<Utc>::from);
-    // O_NOFOLLOW: what was a regular file when it was listed may be a link now.
-    let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let day = file.ok().and_then(|file: File| Seed::new(file, path, domain).date().ok());
+    let changed = status.and_then(|status| DateTime::from_timestamp(status.mtime(), 0));
+    // Some file systems keep times that no calendar has.
+    let changed = changed.filter(|time| YEARS.contains(&time.year())).unwrap_or(DateTime::UNIX_EPOCH);
+    // What was a regular file when it was listed may be something else now.
+    let day = opened::open_file(path).ok().and_then(|file| Seed::new(file, path, domain).date().ok());
     let midnight = day.and_then(|day| Some(day.and_hms_opt(0, 0, 0)?.and_utc()));
     PointId::at(match midnight {
         // The day is the host's, up to 14 hours off, and the backup may have gone on past midnight.

@@ -6,7 +6,6 @@
 mod error;
 mod folder;
 mod name;
-mod opened;
 mod partial;
 #[cfg(test)]
 mod tests;

@@ -235,6 +235,19 @@ fn a_seed_is_as_old_as_its_file_unless_the_day_in_it_speaks_against_that() {
 }
 
 #[test]
+fn a_seed_of_a_time_that_no_calendar_has_is_listed() {
+    // Of the file systems, tmpfs keeps such a time.
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    fs::create_dir(dir.path().join("web")).unwrap();
+    let archive = dir.path().join("web/web.tar.gz");
+    fs::write(&archive, "").unwrap();
+    let far = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1 << 60);
+    fs::File::options().write(true).open(&archive).unwrap().set_modified(far).unwrap();
+    let [point] = &Store::open(dir.path()).unwrap().points("web").unwrap()[..] else { panic!("it is not listed") };
+    assert_eq!(point.id.to_string(), "19700101T000000Z");
+}
+
+#[test]
 fn a_target_that_hangs_is_remembered_and_every_error_says_what_to_do() {
     let (dir, store) = store();
     let patience = Patience::new(std::time::Duration::from_millis(1));

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
+use super::opened;
+
 /// How often a lock that is only looked at is tried again, and after which time.
 const LOOKS: u32 = 1000;
 const LOOK: Duration = Duration::from_millis(10);
@@ -73,7 +75,7 @@ fn take_among_looks(file: &File) -> io::Result<bool> {
 /// # Errors
 /// When the file is there and cannot be opened, or the system refuses to tell.
 pub fn is_held(path: &Path) -> io::Result<bool> {
-    let file = match File::open(path) {
+    let file = match opened::open_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         file => file?,
     };

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::buffer::room;
+use super::opened;
 use super::patience::{Patience, Stalled, Task};
 
 /// Bytes that are asked for at once: each time they come, there was progress.
@@ -27,13 +28,13 @@ pub struct PatientFile {
 }
 
 impl PatientFile {
-    /// Opens a file for reading.
+    /// Opens a regular file for reading: [`opened::open_file`].
     ///
     /// # Errors
     /// [`Stalled`] inside when it hangs, as from every other call here.
     pub fn open(path: &Path, patience: &Patience) -> io::Result<PatientFile> {
         let path = path.to_owned();
-        let file = patience.call(move || File::open(path)).and_then(|opened| opened)?;
+        let file = patience.call(move || opened::open_file(&path)).and_then(|opened| opened)?;
         Ok(PatientFile::new(file, patience))
     }
 

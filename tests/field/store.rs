@@ -180,7 +180,7 @@ fn a_folder_that_cannot_be_looked_into_is_not_an_empty_one() {
 
     let away = lab.path("away");
     fs::rename(&elsewhere, &away).unwrap();
-    assert_told(&program, "it is a link to a folder that does not exist");
+    assert_told(&program, "it is a dangling symbolic link");
     // Seen before, it must not look like a guest without restore points now.
     let survey: Value = serde_json::from_slice(&fs::read(program.state().join("survey.json")).unwrap()).unwrap();
     assert_eq!(survey["domains"]["link-closed"]["points"]["count"], 1, "{survey:#}");

@@ -1,7 +1,8 @@
 """A mail server on loopback: TLS, AUTH, and the manners that the first word asks for.
 
 Usage: server.py MODE FOLDER. MODE: accept, refuse (for good), busy (refuses for now), soon (takes the third try), picky (refuses for
-good what tells of a failure), tls (from the first byte), plain (no TLS), slow (takes the mail and never answers).
+good what tells of a failure), tls (from the first byte), login (knows no other way to log in), plain (no TLS), slow (takes the mail and never answers), inject and inject-line (what
+somebody on the way puts behind the answer to STARTTLS, in clear: all answers that a mail needs, or one line; the server itself refuses for good).
 All but tls and plain want STARTTLS.
 Prints its port, then stores each mail as FOLDER/N.eml, and what was said to it as lines of FOLDER/log.
 """
@@ -27,7 +28,7 @@ class Keep:
     async def handle_DATA(self, server, session, envelope):
         log(f"data tls={session.ssl is not None} auth={session.authenticated} to={','.join(envelope.rcpt_tos)}")
         Keep.tries += 1
-        if mode == "refuse" or mode == "picky" and b"Result: FAILED" in envelope.content:
+        if mode in ("refuse", "inject", "inject-line") or mode == "picky" and b"Result: FAILED" in envelope.content:
             return "554 5.7.1 not wanted here"
         if mode == "busy" or mode == "soon" and Keep.tries < 3:
             return "451 4.3.0 not now"
@@ -52,14 +53,28 @@ def context():
     return context
 
 
+INJECTED = {
+    "inject": ["250-localhost", "250 AUTH PLAIN LOGIN", "235 ok", *["250 ok"] * 3, "354 go on", "250 taken", "221 bye"],
+    "inject-line": ["250-AUTH PLAIN LOGIN"],
+}
+
+
+class Server(SMTP):
+    async def push(self, status):
+        if isinstance(status, str) and status.startswith("220 Ready"):
+            status = "\r\n".join([status, *INJECTED.get(mode, [])])
+        await super().push(status)
+
+
 def session():
     starttls = mode not in ("plain", "tls")
-    return SMTP(
+    return Server(
         Keep(),
         hostname="localhost",
         tls_context=context() if starttls else None,
         require_starttls=starttls,
         authenticator=authenticator,
+        auth_exclude_mechanism=["PLAIN"] if mode == "login" else [],
         auth_required=mode != "plain",
         # The library knows of the TLS that it began itself.
         auth_require_tls=starttls,

@@ -65,6 +65,14 @@ fn tls_from_the_first_byte_and_every_place_of_a_password_work() {
 }
 
 #[test]
+fn a_server_that_knows_auth_login_alone_takes_it() {
+    let (server, host) = (Server::start("login"), Host::new(&["a"]));
+    mailed_by(&server, &host, &in_a_file(&host, PASSWORD, 0o600), "");
+    host.run("backup").ends(0);
+    assert_eq!((server.mails().len(), server.log().matches("auth tls=True good=True").count()), (1, 1));
+}
+
+#[test]
 fn a_password_that_is_wrong_or_not_there_is_told_and_never_shown() {
     let (server, host) = (Server::start("tls"), Host::new(&["a"]));
     mailed_by(&server, &host, &in_a_file(&host, "s3cret but wrong", 0o600), "");
@@ -168,4 +176,23 @@ fn check_tries_the_templates_without_a_server() {
         .unwrap();
     host.run("check --offline").ends(0).tells(&["WARNING", "mail templates", "report.html.hbs", "nosuch"]);
     host.run("check").ends(0).tells(&["ok", "/bin/true", "may be run"]);
+}
+
+/// Somebody on the way cannot read TLS, but can put bytes behind the answer to STARTTLS that begins it.
+#[test]
+fn answers_that_come_in_clear_before_tls_deliver_nothing() {
+    let host = Host::new(&["a"]);
+    for mode in ["inject", "inject-line"] {
+        let server = Server::start(mode);
+        mailed_by(&server, &host, &in_a_file(&host, PASSWORD, 0o600), "when: always,");
+        let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
+        assert!(run.err.contains("before TLS") && run.err.contains("hint: "), "{mode}: {}", run.err);
+        assert!(run.err.contains("`security: tls`"), "{mode}: {}", run.err);
+        assert_eq!(server.log(), "", "{mode}: neither login nor mail go to a server that is not alone on the line");
+    }
+    assert_eq!(in_spool(&host, "eml"), 2);
+    let server = Server::start("accept");
+    mailed_by(&server, &host, &in_a_file(&host, PASSWORD, 0o600), "when: always,");
+    host.run("backup").ends(0);
+    assert_eq!((server.mails().len(), in_spool(&host, "eml")), (3, 0));
 }

@@ -49,3 +49,4 @@ mod runbooks;
 mod secrets;
 mod security;
 mod status_page;
+mod target_files;

@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
 use crate::ledger::{Ledger, Survey};
+use crate::model::base64;
 use guest::Guest;
 use headline::Headline;
 use words::{symbol, time};
@@ -76,19 +77,7 @@ pub fn html(ledger: &Ledger, survey: Option<&Survey>, running: bool, now: DateTi
 
 /// The hash of the style, as a content security policy names it: <https://www.w3.org/TR/CSP3/#grammardef-hash-source>.
 pub fn style_hash() -> String {
-    format!("sha256-{}", base64(&Sha256::digest(STYLE)))
-}
-
-/// RFC 4648, 4.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let group = |chunk: &[u8]| {
-        let bits = (0..3).fold(0_usize, |bits, at| bits << 8 | chunk.get(at).copied().map_or(0, usize::from));
-        let letter = move |at: usize| char::from(LETTERS[bits >> (18 - 6 * at) & 63]);
-        let letters = chunk.len() + 1;
-        (0..4).map(move |at| if at < letters { letter(at) } else { '=' })
-    };
-    bytes.chunks(3).flat_map(group).collect()
+    format!("sha256-{}", base64::encode(&Sha256::digest(STYLE)))
 }
 
 fn header(view: &View<'_>, headline: &Headline) -> String {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Agent, base64};
+use super::Agent;
 use crate::hooks::Error;
+use crate::model::base64;
 
 /// How long an agent may fail to tell of a process that it has started, before that is an error: others ask it too.
 const PATIENCE: Duration = Duration::from_secs(10);

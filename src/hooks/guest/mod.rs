@@ -1,7 +1,6 @@
 //! Owns: running hooks in a guest by its agent: their folder there, commands, sessions, artifacts. Must not: reach the guest
 //! in any other way, or believe what it answers.
 
-mod base64;
 mod exec;
 mod process;
 mod session;

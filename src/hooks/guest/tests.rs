@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::*;
 use crate::hooks::{Held, MAX_OUTPUT, Released};
+use crate::model::base64;
 
 const LONG: Duration = Duration::from_secs(60);
 /// For a deadline that is reached: a script has begun by then on a machine that is busy, too.

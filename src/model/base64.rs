@@ -1,8 +1,9 @@
-//! Owns: base64 (RFC 4648, section 4), in which the guest agent carries bytes. Must not: be lenient.
+//! Owns: base64 (RFC 4648, section 4), in which others carry bytes: guest agents, mail servers, browsers. Must not: be lenient.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-pub(super) fn encode(bytes: &[u8]) -> String {
+/// Bytes as letters, padded.
+pub fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
         let bits = (0..3).fold(0_u32, |bits, at| bits << 8 | u32::from(group.get(at).copied().unwrap_or(0)));
@@ -15,7 +16,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 }
 
 /// None for anything but padded base64 without white space.
-pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+pub fn decode(text: &str) -> Option<Vec<u8>> {
     let text = text.as_bytes();
     let padding = text.iter().rev().take_while(|letter| **letter == b'=').count();
     if !text.len().is_multiple_of(4) || padding > 2 {

@@ -1,0 +1,159 @@
+//! Owns: what is said to a mail server (RFC 5321): greeting, STARTTLS, login, a mail. Must not: say a secret or a mail in clear
+//! where TLS is wanted, or believe a reply that came before it.
+
+use std::io::{BufReader, Write as _};
+
+use lettre::address::Envelope;
+
+use super::Trouble;
+use super::reply::Reply;
+use super::stream::{Stream, Tls};
+use crate::config::{Security, Smtp};
+use crate::model::base64;
+use crate::sys::host;
+
+/// A session with a mail server.
+pub(super) struct Session {
+    stream: BufReader<Stream>,
+    /// What it offers, a line each, as `AUTH PLAIN LOGIN`.
+    offers: Vec<String>,
+}
+
+impl Session {
+    /// Connects and greets, inside TLS if there is any.
+    pub fn open(smtp: &Smtp, tls: Option<&Tls>) -> Result<Session, Trouble> {
+        let mut stream = Stream::connect(&smtp.host, smtp.port, smtp.timeout)?;
+        if let (Security::Tls, Some(tls)) = (smtp.security, tls) {
+            stream = tls.begin(stream)?;
+        }
+        let mut session = Session { stream: BufReader::new(stream), offers: Vec::new() };
+        session.reply(2)?;
+        session.greet()?;
+        match (smtp.security, tls) {
+            (Security::StartTls, Some(tls)) => session.start_tls(tls),
+            _ => Ok(session),
+        }
+    }
+
+    fn greet(&mut self) -> Result<(), Trouble> {
+        let reply = self.command(&format!("EHLO {}", host::node_name()), 2)?;
+        self.offers = reply.lines.into_iter().skip(1).map(|line| line.to_ascii_uppercase()).collect();
+        Ok(())
+    }
+
+    /// RFC 3207. What was said before is forgotten; whatever lies behind the reply already came in clear, from anybody.
+    fn start_tls(mut self, tls: &Tls) -> Result<Session, Trouble> {
+        self.offer("STARTTLS").ok_or(Trouble::Lacks("STARTTLS"))?;
+        self.command("STARTTLS", 2)?;
+        if !self.stream.buffer().is_empty() {
+            return Err(Trouble::BeforeTls);
+        }
+        let stream = tls.begin(self.stream.into_inner())?;
+        let mut session = Session { stream: BufReader::new(stream), offers: Vec::new() };
+        session.greet()?;
+        Ok(session)
+    }
+
+    /// RFC 4954: PLAIN, or LOGIN where that alone is offered.
+    pub fn log_in(&mut self, user: &str, password: &str) -> Result<(), Trouble> {
+        let ways = self.offer("AUTH").unwrap_or_default();
+        let offers = |way: &str| ways.split_whitespace().any(|offered| offered == way);
+        if offers("PLAIN") {
+            let secret = base64::encode(format!("\0{user}\0{password}").as_bytes());
+            self.command(&format!("AUTH PLAIN {secret}"), 2)?;
+        } else if offers("LOGIN") {
+            self.command("AUTH LOGIN", 3)?;
+            self.command(&base64::encode(user.as_bytes()), 3)?;
+            self.command(&base64::encode(password.as_bytes()), 2)?;
+        } else {
+            return Err(Trouble::Lacks("a login by PLAIN or LOGIN"));
+        }
+        Ok(())
+    }
+
+    /// Sends a mail whose lines end in CR LF.
+    pub fn send(&mut self, envelope: &Envelope, mail: &[u8]) -> Result<(), Trouble> {
+        let from = envelope.from().map(ToString::to_string).unwrap_or_default();
+        let to: Vec<_> = envelope.to().iter().map(ToString::to_string).collect();
+        let mut begin = format!("MAIL FROM:<{from}>");
+        if !mail.is_ascii() {
+            self.offer("8BITMIME").ok_or(Trouble::Lacks("8BITMIME"))?;
+            begin += " BODY=8BITMIME";
+        }
+        if !from.is_ascii() || !to.iter().all(|address| address.is_ascii()) {
+            self.offer("SMTPUTF8").ok_or(Trouble::Lacks("SMTPUTF8"))?;
+            begin += " SMTPUTF8";
+        }
+        self.command(&begin, 2)?;
+        for to in to {
+            self.command(&format!("RCPT TO:<{to}>"), 2)?;
+        }
+        self.command("DATA", 3)?;
+        self.write(&body(mail))?;
+        self.reply(2)?;
+        Ok(())
+    }
+
+    /// Takes leave; the mail is taken already, whatever the answer.
+    pub fn quit(mut self) {
+        let _ = self.command("QUIT", 2);
+    }
+
+    /// What it offers of this name: the rest of the line.
+    fn offer(&self, name: &str) -> Option<String> {
+        let rest = |line: &String| {
+            let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+            (word == name).then(|| rest.to_owned())
+        };
+        self.offers.iter().find_map(rest)
+    }
+
+    fn command(&mut self, line: &str, digit: u16) -> Result<Reply, Trouble> {
+        self.write(format!("{line}\r\n").as_bytes())?;
+        self.reply(digit)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+        let stream = self.stream.get_mut();
+        stream.write_all(bytes)?;
+        Ok(stream.flush()?)
+    }
+
+    fn reply(&mut self, digit: u16) -> Result<Reply, Trouble> {
+        Reply::read(&mut self.stream)?.expect(digit)
+    }
+}
+
+/// A mail with its end behind it. A line that begins with a dot gets another one: RFC 5321, 4.5.2.
+fn body(mail: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(mail.len() + 64);
+    for line in mail.split_inclusive(|byte| *byte == b'\n') {
+        if line.first() == Some(&b'.') {
+            body.push(b'.');
+        }
+        body.extend(line);
+    }
+    if !body.ends_with(b"\r\n") {
+        body.extend(b"\r\n");
+    }
+    body.extend(b".\r\n");
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::body;
+
+    #[test]
+    fn no_line_of_a_mail_ends_it() {
+        for (mail, sent) in [
+            ("a\r\nb\r\n", "a\r\nb\r\n.\r\n"),
+            ("a", "a\r\n.\r\n"),
+            (".\r\n..\r\na.\r\n", "..\r\n...\r\na.\r\n.\r\n"),
+            ("a\n.\nb\r\n", "a\n..\nb\r\n.\r\n"),
+            ("", "\r\n.\r\n"),
+        ] {
+            assert_eq!(String::from_utf8(body(mail.as_bytes())).unwrap(), sent);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Owns: the connection to a mail server, in clear or inside TLS. Must not: know SMTP.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use super::Trouble;
+use crate::config::Smtp;
+use crate::mail::Error;
+
+/// A connection.
+pub(super) enum Stream {
+    Clear(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    /// A connection in clear; `timeout` is for connecting, and for each read and write.
+    pub fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<Stream> {
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+        for address in (host, port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, timeout) {
+                Ok(socket) => {
+                    socket.set_read_timeout(Some(timeout))?;
+                    socket.set_write_timeout(Some(timeout))?;
+                    return Ok(Stream::Clear(socket));
+                }
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Clear(socket) => socket.read(buffer),
+            Stream::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Clear(socket) => socket.write(bytes),
+            Stream::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Clear(socket) => socket.flush(),
+            Stream::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+/// How TLS is begun: whose certificates are trusted, and for which name.
+pub(super) struct Tls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Tls {
+    /// Trusts the authorities of this host, and those of the configuration.
+    pub fn trusting(smtp: &Smtp) -> Result<Tls, Error> {
+        let failed = |source: Trouble| Error::Smtp { server: super::name(smtp), source };
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if let Some(path) = &smtp.ca_file {
+            let wrong = |source| Error::Certificates { path: path.clone(), source };
+            let pem = std::fs::read(path).map_err(|error| wrong(error.into()))?;
+            let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+            let certificates = certificates.map_err(|error| wrong(error.into()))?;
+            if certificates.is_empty() {
+                return Err(wrong("there is none".into()));
+            }
+            for certificate in certificates {
+                roots.add(certificate).map_err(|error| wrong(error.into()))?;
+            }
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().map_err(|error| failed(error.into()))?;
+        let config = Arc::new(builder.with_root_certificates(roots).with_no_client_auth());
+        let name = ServerName::try_from(smtp.host.clone())
+            .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error).into()))?;
+        Ok(Tls { config, name })
+    }
+
+    /// Begins TLS on a connection in clear; on one that has it, there is nothing to do.
+    pub fn begin(&self, stream: Stream) -> Result<Stream, Trouble> {
+        let Stream::Clear(mut socket) = stream else { return Ok(stream) };
+        let mut connection = ClientConnection::new(self.config.clone(), self.name.clone())?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket).map_err(|error| match error.downcast::<rustls::Error>() {
+                Ok(error) => Trouble::Tls(error),
+                Err(error) => Trouble::Network(error),
+            })?;
+        }
+        Ok(Stream::Tls(Box::new(StreamOwned::new(connection, socket))))
+    }
+}
