@@ -13,6 +13,8 @@ mod promql;
 mod serving;
 #[path = "../steps/mod.rs"]
 mod steps;
+#[path = "../units/mod.rs"]
+mod units;
 #[path = "../watched/mod.rs"]
 mod watched;
 
