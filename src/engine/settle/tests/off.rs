@@ -84,7 +84,7 @@ fn a_chain_that_somebody_changed_is_left_alone() {
 #[test]
 fn an_image_of_an_operator_over_an_overlay_that_is_gone_is_told() {
     let mut bench = off(true);
-    bench.put_on(&["theirs", "over.qcow2", "base.qcow2"]);
+    bench.put_on(&["theirs", OVER, "base.qcow2"]);
     std::fs::remove_file(&bench.overlay.path).unwrap();
     let error = bench.settle().unwrap_err();
     assert!(error.to_string().contains("over.qcow2, which does not exist"), "{error}");
