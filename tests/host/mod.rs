@@ -65,6 +65,7 @@ impl Host {
         let behind = i64::from(now.hour()) - 12;
         let today = (now - TimeDelta::hours(behind)).weekday();
         let mut host = Host { dir: tempfile::tempdir().unwrap(), guests: Vec::new(), behind, today };
+        std::fs::create_dir(host.path("images")).unwrap();
         for guest in guests {
             host.add(guest, "");
         }
@@ -127,7 +128,7 @@ impl Host {
 
     /// The image of a guest's disk.
     pub fn image(&self, guest: &str) -> PathBuf {
-        self.path(&format!("{guest}.qcow2"))
+        self.path("images").join(format!("{guest}.qcow2"))
     }
 
     /// The address of the libvirt that knows the guests.

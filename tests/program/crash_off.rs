@@ -75,7 +75,7 @@ fn assert_nothing_left(host: &Host, at: At) {
         .map(str::to_owned)
         .collect();
     let stays = [
-        "a.qcow2",
+        "images/a.qcow2",
         "config.yml",
         "hook",
         "k.prom",

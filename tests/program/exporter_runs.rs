@@ -121,7 +121,7 @@ fn a_socket_that_another_program_has_is_7_and_no_more() {
     let ran = host.run("backup").ends(7);
     assert!(ran.err.contains("cannot listen on") && ran.err.contains("hint: "), "{}", ran.err);
     assert!(!host.archives("a").is_empty() && !host.archives("b").is_empty(), "the backups are there");
-    fs::remove_file(host.path("a.qcow2")).unwrap();
+    fs::remove_file(host.image("a")).unwrap();
     host.run("backup --force").ends(1);
 }
 

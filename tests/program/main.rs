@@ -38,6 +38,7 @@ mod exporter;
 mod exporter_hosts;
 mod exporter_runs;
 mod fault_clock;
+mod forged;
 mod hostile;
 mod layers;
 mod mail;

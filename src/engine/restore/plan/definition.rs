@@ -135,13 +135,9 @@ fn image_folder(
                     disk.target,
                     path.display()
                 ),
-                hint: Some(match path.parent() {
-                    Some(folder) => format!(
-                        "an archive alone does not choose the place; say it: --to DIR (--to {} for where it was)",
-                        quoted(&folder.to_string_lossy())
-                    ),
-                    None => "say where its image shall lie: --to DIR".to_owned(),
-                }),
+                hint: Some(
+                    "an archive alone does not choose the place; say where the image shall lie: --to DIR".to_owned(),
+                ),
             }),
         },
         Source::Block(path) if !renamed && request.overwrite && (host.may_be_on)(path) => {
