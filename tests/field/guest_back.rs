@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::lab::{Disk, Guest, GuestBuilder, Lab, Program, Ran, virsh};
 
 mod beneath;
+mod forged;
 mod lost;
 
 /// A guest without a system, and the program that backs it up by a snapshot.

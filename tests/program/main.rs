@@ -32,6 +32,7 @@ mod cli_seed;
 mod crash_off;
 mod damage;
 mod dashboard;
+mod dependencies;
 mod docs;
 mod docs_config;
 mod exporter;

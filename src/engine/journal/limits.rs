@@ -102,7 +102,7 @@ mod tests {
 
     fn overlay(path: &str) -> Overlay {
         let base = Image { source: Source::File("/v/a".into()), format: Format::Qcow2 };
-        Overlay { target: "vda".into(), path: path.into(), base, saved: None }
+        Overlay { target: "vda".into(), path: path.into(), base, saved: None, marks: None }
     }
 
     #[test]

@@ -21,6 +21,17 @@ pub struct Request {
     pub overwrite: bool,
     /// This program's own files and folders: nothing that an archive names goes there, or above.
     pub kept_out: Vec<PathBuf>,
+    /// Look and tell, but write nothing.
+    pub dry_run: bool,
+}
+
+/// The person, or the program, that asked for a restore.
+pub trait Operator {
+    /// Hears what to know before anything is written.
+    fn tell(&mut self, notes: &[String]);
+
+    /// Whether the domain may be defined although its definition reaches for this of the host.
+    fn accepts(&mut self, reaches: &[String]) -> bool;
 }
 
 /// A disk to restore.

@@ -57,6 +57,7 @@ fn request(to: Option<&str>) -> Request {
         define: Some(Define::default()),
         overwrite: false,
         kept_out: Vec::new(),
+        dry_run: false,
     }
 }
 
