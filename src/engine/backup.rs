@@ -152,6 +152,7 @@ fn attempt(
     check_space(context.settings, context.store)?;
 
     let mut record = context.journal.begin(context.run_id, context.started, &context.settings.libvirt_uri, id)?;
+    record.thawing().heed(context.cancel);
     let result = save(context, &domain, &plan, settings, phases, &mut record, outcome);
     // What could not be given back keeps its entry, for the next start.
     if outcome.leftovers.is_empty() {

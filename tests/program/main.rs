@@ -37,6 +37,7 @@ mod exporter_hosts;
 mod exporter_runs;
 mod fault_clock;
 mod hostile;
+mod hostile_salvage;
 mod layers;
 mod mail;
 mod mail_ways;
