@@ -40,6 +40,8 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
     let new = || DomainOutcome { job: settings.job.clone(), ..DomainOutcome::new(&domain.name, Some(domain.uuid)) };
     let mut outcome = new();
     let agent = GuestAgent { hypervisor: context.hypervisor, domain };
+    // What bringing the disks back came to stays true when the domain is captured anew.
+    let mut told = Vec::new();
     let mut phases = Phases::new(&settings.hooks, context.subject(Some(domain)), Some(&agent), context.cancel);
     // A panic is a defect of ours, and still no reason to leave the other domains without a backup.
     let done = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -47,7 +49,7 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
         outcome.wanted = Some(settings.wanted(&domain.name));
         phases.enter(Span::Domain)?;
         for _ in 1..ATTEMPTS {
-            match attempt(context, domain, settings, &mut phases, &mut outcome) {
+            match attempt(context, domain, settings, &mut phases, &mut outcome, &mut told) {
                 // What could not be given back is in the journal, under a name that a second attempt would take.
                 Err(error @ Error::Changed { .. }) if outcome.leftovers.is_empty() => {
                     tracing::warn!(domain = domain.name, "{error}; beginning again");
@@ -56,8 +58,9 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
                 other => return other,
             }
         }
-        attempt(context, domain, settings, &mut phases, &mut outcome)
+        attempt(context, domain, settings, &mut phases, &mut outcome, &mut told)
     }));
+    outcome.warnings.extend(told);
     match done {
         Ok(Ok(())) if outcome.skipped.iter().any(|disk| disk.missed) => {
             outcome.outcome = Outcome::Partial;
@@ -139,6 +142,7 @@ fn attempt(
     settings: &DomainSettings,
     phases: &mut Phases<'_>,
     outcome: &mut DomainOutcome,
+    told: &mut Vec<Failure>,
 ) -> Result<(), Error> {
     may_begin(context)?;
     ready::wait_for_jobs(context.hypervisor, id)?;
@@ -154,6 +158,7 @@ fn attempt(
     let mut record = context.journal.begin(context.run_id, context.started, &context.settings.libvirt_uri, id)?;
     record.thawing().heed(context.cancel);
     let result = save(context, &domain, &plan, settings, phases, &mut record, outcome);
+    told.extend(record.told());
     // What could not be given back keeps its entry, for the next start.
     if outcome.leftovers.is_empty() {
         outcome.leftovers.extend(record.close().err().map(|error| error.failure()));
@@ -276,7 +281,6 @@ fn give_back(
     phases.know(outcome);
     let entered = if commits { phases.enter(Span::Commit) } else { Ok(()) };
     let left = capture.release(record);
-    outcome.warnings.extend(record.told());
     outcome.leftovers.extend(left.iter().map(Error::failure));
     let failed = left.first().or(failed).map(Error::failure);
     phases.know(outcome);

@@ -75,6 +75,10 @@ fn once(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, sea
     if running.is_none()
         && let Some(seat) = seats.covered()
     {
+        if !overlay_file::is_there(&overlay.path)? {
+            return Err(refusal::over_nothing(overlay, seat));
+        }
+        expect_at_rest(hypervisor, seats, overlay)?;
         return Err(refusal::covered(overlay, seat));
     }
     // For a disk that is on the base already, the journal says what happened.
@@ -145,9 +149,7 @@ fn online(
 fn offline(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, seats: &Seats) -> Result<(), Error> {
     let upper = seats.on_overlay().next();
     let lower = seats.rival(upper);
-    for domain in seats.domains() {
-        expect_at_rest(hypervisor, &domain.id, overlay)?;
-    }
+    expect_at_rest(hypervisor, seats, overlay)?;
     match (settling(record, overlay), lower) {
         (Some(Settling::Committed), _) | (Some(Settling::Committing), Some(_)) => {
             note(record, overlay, Some(Settling::Committed));
@@ -226,12 +228,15 @@ fn finish(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -
 }
 
 /// Fails when a guest that is off may go on with the overlay.
-fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef, overlay: &Overlay) -> Result<(), Error> {
-    match hypervisor.off_kind(domain)? {
-        OffKind::Plain | OffKind::SavedToFile => Ok(()),
-        OffKind::Saved => Err(refusal::saved(overlay, &domain.name)),
-        OffKind::Migrated => Err(refusal::migrated(overlay, &domain.name)),
+fn expect_at_rest(hypervisor: &dyn Hypervisor, seats: &Seats, overlay: &Overlay) -> Result<(), Error> {
+    for domain in seats.domains().filter(|domain| !domain.state.is_active()) {
+        match hypervisor.off_kind(&domain.id)? {
+            OffKind::Plain | OffKind::SavedToFile => {}
+            OffKind::Saved => return Err(refusal::saved(overlay, &domain.id.name)),
+            OffKind::Migrated => return Err(refusal::migrated(overlay, &domain.id.name, seats.covered())),
+        }
     }
+    Ok(())
 }
 
 /// Fails when the overlay holds an operator's internal snapshot, which would go with it.

@@ -1,52 +1,94 @@
 //! An operator does random things to a guest at random moments of its backup. Whatever was done, every archive is of one
 //! instant, nothing is lost, and nothing of kvmbackup is left once its hints are followed.
 //!
-//! Each round has a seed of its own, which is printed when the round fails. `KVMBACKUP_CHAOS_SEED=N` runs that round alone.
+//! Each round has a seed of its own, which is printed when the round fails. `KVMBACKUP_CHAOS_SEED=N` runs that round alone,
+//! `KVMBACKUP_CHAOS_SEED=N..M` all of these.
 
 #![allow(clippy::print_stderr, reason = "a failed round says how to replay it")]
 
 mod acts;
 mod after;
 mod disks;
+mod domain;
 pub mod hints;
+mod images;
+mod moments;
 mod random;
+mod setting;
 mod snapshots;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use acts::{ALL, Act, PLUG};
+use acts::{Act, PLUG};
 use random::Random;
+use setting::{Place, Setting};
 use world::{Start, World};
 
-/// One backup, what the operator does in it, and what holds then.
-fn round(seed: u64, acts: &[Act], starts: &[Start]) {
+/// Which rounds are asked for.
+const SEEDS: &str = "KVMBACKUP_CHAOS_SEED";
+
+/// What happens in a round.
+struct Plan {
+    starts: &'static [Start],
+    setting: fn(u64) -> Setting,
+    acts: fn(Setting) -> Vec<Act>,
+}
+
+/// Disks come and go.
+const DISKS: Plan =
+    Plan { starts: &[Start::Paused, Start::Running], setting: |_| Setting::default(), acts: |_| PLUG.to_vec() };
+/// Anything.
+const ANY: Plan =
+    Plan { starts: &[Start::Paused, Start::Running, Start::Off], setting: Setting::of, acts: Setting::acts };
+
+/// One backup, what the operator does in it, and what holds then. Whether it does.
+fn round(seed: u64, plan: &Plan) -> bool {
     let mut random = Random::new(seed);
-    let (method, start) = (random.pick(&["snapshot", "pull"]), random.pick(starts));
-    let mut world = World::new(seed, method, start);
-    let ended = catch_unwind(AssertUnwindSafe(|| backup(&mut world, acts)));
-    if let Err(panic) = ended {
-        eprintln!("---- round {seed}: replay it by KVMBACKUP_CHAOS_SEED={seed} ----\n{}\n----", world.done.join("\n"));
-        resume_unwind(panic);
+    let (method, start) = (random.pick(&["snapshot", "pull"]), random.pick(plan.starts));
+    let setting = (plan.setting)(seed);
+    let start = if setting.system { Start::System } else { start };
+    let mut done = vec![];
+    let held = catch_unwind(AssertUnwindSafe(|| {
+        let name = format!("chaos-{seed}");
+        let place = Place::new(setting, &name);
+        place.on(|| {
+            let mut world = World::new(seed, &place, &name, (method, start));
+            let held = catch_unwind(AssertUnwindSafe(|| backup(&mut world, &(plan.acts)(setting))));
+            done.append(&mut world.done);
+            held.is_ok()
+        })
+    }));
+    let held = held.unwrap_or(false);
+    if !held || std::env::var_os(SEEDS).is_some() {
+        eprintln!("---- round {seed}: replay it by {SEEDS}={seed} ----\n{}\n----", done.join("\n"));
     }
+    held
 }
 
 fn backup(world: &mut World, acts: &[Act]) {
     let from = world.disks.instant();
-    let backup = world.backup();
-    if !backup.is_held() {
-        world.note("it had no such step");
+    let mut backup = world.backup();
+    let mut killed = false;
+    while let Some(moment) = backup.next() {
+        world.note(format!("at {}", moment.step));
+        for _ in 0..=world.random.below(2) {
+            let act = world.random.pick(acts);
+            world.act(act);
+        }
+        killed = world.random.once_in(10);
+        if killed {
+            break;
+        }
+        moment.go_on();
     }
-    for _ in 0..=world.random.below(2) {
-        let act = world.random.pick(acts);
-        world.act(act);
-    }
-    let report = if backup.is_held() && world.random.once_in(6) {
+    let report = if killed {
         world.note("SIGKILL");
         backup.kill();
         None
     } else {
-        let ran = backup.finish();
+        let ran = backup.ended();
         world.note(format!("backup: {} {}", ran.code, ran.stdout));
         world.told.push_str(&ran.stdout);
         Some(ran)
@@ -58,35 +100,38 @@ fn backup(world: &mut World, acts: &[Act]) {
     world.assert_snapshots();
 }
 
-/// Runs so many rounds, from the seed of the day, or the one that is asked for.
-fn rounds(first: u64, count: u64, acts: &[Act], starts: &[Start]) {
-    match std::env::var("KVMBACKUP_CHAOS_SEED") {
-        Ok(seed) => round(seed.parse().expect("a seed is a number"), acts, starts),
-        Err(_) => (first..first + count).for_each(|seed| round(seed, acts, starts)),
-    }
+/// Runs these rounds, or those that are asked for, and panics when one has failed.
+fn rounds(plan: &Plan, seeds: Range<u64>) {
+    let number = |text: &str| text.parse::<u64>().expect("a seed is a number");
+    let seeds = match std::env::var(SEEDS) {
+        Ok(asked) => match asked.split_once("..") {
+            Some((first, end)) => number(first)..number(end),
+            None => number(&asked)..number(&asked) + 1,
+        },
+        Err(_) => seeds,
+    };
+    let failed: Vec<_> = seeds.filter(|seed| !round(*seed, plan)).collect();
+    assert!(failed.is_empty(), "these rounds failed: {failed:?}");
 }
-
-const ACTIVE: &[Start] = &[Start::Paused, Start::Running];
-const ANY: &[Start] = &[Start::Paused, Start::Running, Start::Off];
 
 #[test]
 fn disks_come_and_go_at_any_moment_of_a_backup() {
-    rounds(1000, 8, PLUG, ACTIVE);
+    rounds(&DISKS, 1000..1008);
 }
 
 #[test]
 #[ignore = "soak: 200 backups"]
 fn disks_come_and_go_at_any_moment_of_200_backups() {
-    rounds(2000, 200, PLUG, ACTIVE);
+    rounds(&DISKS, 2000..2200);
 }
 
 #[test]
 fn an_operator_does_anything_at_any_moment_of_a_backup() {
-    rounds(5000, 8, ALL, ANY);
+    rounds(&ANY, 5000..5008);
 }
 
 #[test]
 #[ignore = "soak: 500 backups"]
 fn an_operator_does_anything_at_any_moment_of_500_backups() {
-    rounds(10_000, 500, ALL, ANY);
+    rounds(&ANY, 10_000..10_500);
 }

@@ -272,3 +272,17 @@ fn a_guest_that_was_saved_to_a_file_in_mid_backup_can_be_restored_as_the_report_
     virsh(&["restore", file.to_str().unwrap(), "--paused"]);
     scene.guest.assert_holds("vda", 0x61, 1 << 20, 65536);
 }
+
+#[test]
+fn what_a_guest_that_was_saved_right_after_the_snapshot_needs_is_told_though_it_is_captured_anew() {
+    let name = "saved-after-snapshot";
+    let scene = Scene::new(name);
+    let mut command = scene.program.command();
+    let step = kvmbackup::sys::step::Step::SnapshotTaken.into();
+    let held = crate::steps::hold(command.args(["backup", "--json"]), step, &scene.lab.path("held"));
+    virsh(&["save", name, scene.lab.path("saved").to_str().unwrap()]);
+    let ran = Ran::from(held.finish());
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    assert!(ran.stdout.contains("\"direct\"") && ran.stdout.contains("virsh save-image-edit FILE"), "{ran:#?}");
+    scene.program.assert_no_leftovers(&scene.guest);
+}

@@ -9,6 +9,8 @@ use serde_json::json;
 use crate::guest_back::Scene;
 use crate::lab::{DEADLINE, Disk, qemu_img, run, virsh, wait_until};
 
+mod held;
+
 /// The command of a printed hint that begins so, up to the next sentence; `recover` comes last in every hint.
 fn command(said: &str, start: &str) -> String {
     let mut hints =

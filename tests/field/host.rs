@@ -1,5 +1,7 @@
 //! Faults reported by operators: hosts as distributions set them up.
 
+use std::fs;
+
 use serde_json::json;
 
 use crate::chaos::hints;
@@ -8,15 +10,30 @@ use crate::steps;
 
 #[test]
 fn a_guest_that_is_migrated_in_mid_backup_is_told_and_the_hint_closes_it() {
+    migrated("migrated-away", false);
+}
+
+#[test]
+fn a_guest_that_is_migrated_with_an_image_over_the_overlay_is_never_started_here() {
+    migrated("migrated-covered", true);
+}
+
+fn migrated(name: &str, is_covered: bool) {
     let lab = Lab::new();
     let host = Host::start(&lab);
-    let guest = lab.guest("migrated-away").disk(Disk::qcow2("vda")).paused();
+    let guest = lab.guest(name).disk(Disk::qcow2("vda")).paused();
     virsh(&["resume", guest.name()]);
     let keys = json!({"method": "snapshot", "quiesce": "never"});
     let program = Program::new(&lab).domain(guest.name(), keys);
     let mut backup = program.command();
     let step = kvmbackup::sys::step::Step::DiskRead;
     let held = steps::hold(backup.args(["backup", "--json"]), step.into(), &lab.path("held"));
+    let defined = lab.path("defined.xml");
+    fs::write(&defined, guest.inactive_xml()).unwrap();
+    if is_covered {
+        let disk = format!("vda,file={}", lab.path("theirs.qcow2").display());
+        virsh(&["snapshot-create-as", name, "--no-metadata", "--disk-only", "--diskspec", &disk]);
+    }
     virsh(&["migrate", "--live", "--unsafe", guest.name(), &host.uri(), "tcp://127.0.0.1"]);
     host.on(|| guest.write("vda", 0x33, 1 << 20, 65536));
     let report = Report::from(Ran::from(held.finish()));
@@ -30,7 +47,12 @@ fn a_guest_that_is_migrated_in_mid_backup_is_told_and_the_hint_closes_it() {
         let output = host.on(|| hints::run(&command));
         assert!(output.status.success(), "{command}: {output:?}");
     }
-    let recovered = program.run(&["recover"]);
+    let mut recovered = program.run(&["recover"]);
+    if is_covered {
+        assert!(recovered.stdout.contains(&format!("virsh edit {name}")), "{recovered:#?}");
+        virsh(&["define", defined.to_str().unwrap()]);
+        recovered = program.run(&["recover"]);
+    }
     assert_eq!(recovered.code, 0, "{recovered:#?}");
     program.assert_no_leftovers(&guest);
     host.on(|| guest.assert_holds("vda", 0x33, 1 << 20, 65536));

@@ -30,6 +30,7 @@ mod host;
 mod leftovers;
 mod port;
 mod program;
+mod small;
 mod wait;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -53,6 +54,7 @@ pub use guest::Guest;
 pub use host::Host;
 pub use port::free_port;
 pub use program::{Program, Ran, Report, Unpacked};
+pub use small::Small;
 pub use wait::{BOOT_DEADLINE, DEADLINE, next_second, wait_until};
 
 /// A folder for one test's images, backups and configuration. It is removed when dropped: declare it before the guests.

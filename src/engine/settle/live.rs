@@ -31,7 +31,7 @@ pub(super) fn commit(
     let mut nearest = (u64::MAX, Instant::now());
     loop {
         let Some(job) = hypervisor.block_job(domain, target)? else {
-            return Err(refusal::commit_ended(overlay, seat));
+            return Err(refusal::commit_ended(overlay));
         };
         if !job.active_commit {
             return Err(refusal::busy(overlay, seat));

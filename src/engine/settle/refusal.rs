@@ -39,16 +39,37 @@ fn by_hand(overlay: &Overlay) -> String {
 
 /// Somebody's own image lies over the overlay.
 pub(super) fn covered(overlay: &Overlay, seat: &Seat) -> Error {
+    let start = match seat.domain.state.is_active() {
+        true => String::new(),
+        false => format!("virsh start {} and ", word(&seat.domain.id.name)),
+    };
+    let hint = format!("commit it into the overlay: {start}{}", into_overlay(overlay, seat));
+    refusal(overlay, format!("{} over the overlay {}", on_another(seat), overlay.path.display()), hint)
+}
+
+/// A definition names somebody's own image over an overlay that is gone, as after a commit on another host.
+pub(super) fn over_nothing(overlay: &Overlay, seat: &Seat) -> Error {
+    let message = format!("{} over the overlay {}, which does not exist", on_another(seat), overlay.path.display());
+    let domain = word(&seat.domain.id.name);
+    let hint =
+        format!("if its data was committed, name {} as the disk's source instead: virsh edit {domain}", base(overlay));
+    refusal(overlay, message, hint)
+}
+
+fn on_another(seat: &Seat) -> String {
     let above = seat.above.as_ref().and_then(|image| image.source.path());
     let above = above.map_or_else(|| "another image".to_owned(), |path| path.display().to_string());
-    let (domain, path) = (word(&seat.domain.id.name), overlay.path.display());
-    let start = if seat.domain.state.is_active() { String::new() } else { format!("virsh start {domain} and ") };
-    let hint = format!(
-        "commit it into the overlay: {start}virsh blockcommit {domain} {} --active --pivot --wait --base {}",
-        word(&seat.target),
-        file(overlay)
-    );
-    refusal(overlay, format!("{} is on {above} over the overlay {path}", seat.domain.id.name), hint)
+    format!("{} is on {above}", seat.domain.id.name)
+}
+
+/// What commits the image over the overlay into that, while the guest runs.
+fn into_overlay(overlay: &Overlay, seat: &Seat) -> String {
+    let (domain, target) = (word(&seat.domain.id.name), word(&seat.target));
+    format!("virsh blockcommit {domain} {target} --active --pivot --wait --base {}", file(overlay))
+}
+
+fn base(overlay: &Overlay) -> String {
+    overlay.base.source.path().map_or_else(|| "its base".into(), |path| word(&path.to_string_lossy()))
 }
 
 /// A disk was put on the overlay while its data was moved.
@@ -163,12 +184,13 @@ pub(super) fn saved(overlay: &Overlay, domain: &str) -> Error {
     refusal(overlay, message, hint)
 }
 
-/// The guest may run on another host.
-pub(super) fn migrated(overlay: &Overlay, domain: &str) -> Error {
+/// The guest may run on another host, with somebody's own image over the overlay.
+pub(super) fn migrated(overlay: &Overlay, domain: &str, covered: Option<&Seat>) -> Error {
     let name = word(domain);
+    let first = covered.map_or_else(String::new, |seat| format!("{} && ", into_overlay(overlay, seat)));
     let message = format!("{domain} was migrated, and may run elsewhere on the overlay {}", overlay.path.display());
     let hint = format!(
-        "if it runs on the other host, commit it there: virsh blockcommit {name} {} --active --shallow --pivot --wait, and rm {}; \
+        "if it runs on the other host, commit it there: {first}virsh blockcommit {name} {} --active --shallow --pivot --wait, and rm {}; \
          if it runs nowhere, start it here: virsh start {name}",
         word(&overlay.target),
         file(overlay)
@@ -230,10 +252,11 @@ pub(super) fn saved_to_file(overlay: &Overlay, seat: &Seat) -> Failure {
     Failure { message, hint: Some(hint) }
 }
 
-/// The commit is over, and the guest is still on the overlay.
-pub(super) fn commit_ended(overlay: &Overlay, seat: &Seat) -> Error {
-    let log = word(&format!("/var/log/libvirt/qemu/{}.log", seat.domain.id.name));
-    refusal(overlay, "its commit ended before it was done".into(), format!("look for its cause: tail {log}"))
+/// The commit is over, and the guest is still on the overlay. Neither libvirt nor the log of QEMU says why.
+pub(super) fn commit_ended(overlay: &Overlay) -> Error {
+    let hint =
+        format!("make room if its file system is full, and look for I/O errors: df -h {}; dmesg | tail", base(overlay));
+    refusal(overlay, "its commit ended before it was done".into(), hint)
 }
 
 /// A block job of somebody else runs on the disk.
@@ -245,7 +268,7 @@ pub(super) fn busy(overlay: &Overlay, seat: &Seat) -> Error {
 
 /// Something else uses the overlay or its base; `image` is what a domain has over the overlay.
 pub(super) fn used(overlay: &Overlay, user: &User, image: Option<&Path>) -> Error {
-    let base = overlay.base.source.path().map_or_else(|| "its base".into(), |path| word(&path.to_string_lossy()));
+    let base = base(overlay);
     let hint = match (user, image) {
         (User::Domain(one), Some(image)) => format!(
             "with {} off, put its image on the base: qemu-img rebase -u -f qcow2 -F {} -b {base} {}",

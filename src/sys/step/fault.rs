@@ -1,7 +1,8 @@
 //! Owns: what a test does to the program at a step, as `KVMBACKUP_FAULT` says. It is in debug builds only. Must not: be
 //! reachable in a release build.
 //!
-//! `STEP[#N]:ACTION` acts when the step is reached for the N-th time, the first if N is not said. The actions:
+//! `STEP[#N]:ACTION` acts when the step is reached for the N-th time, the first if N is not said. Several are separated by `;`.
+//! The actions:
 //!
 //! - `kill`: SIGKILL to this process
 //! - `fail`: the step fails
@@ -41,24 +42,25 @@ enum Action {
     Hold(PathBuf),
 }
 
+/// A fault, and how often its step was reached.
+type Asked = (Fault, AtomicUsize);
+
 /// Does what is asked for at this step.
 pub(super) fn act(step: Step) -> io::Result<()> {
-    static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
-    static TIMES: AtomicUsize = AtomicUsize::new(0);
-    let asked = || std::env::var(VARIABLE).ok().map(|text| parse(&text)).transpose();
-    let fault = match FAULT.get() {
-        Some(fault) => fault,
+    static FAULTS: OnceLock<Vec<Asked>> = OnceLock::new();
+    let faults = match FAULTS.get() {
+        Some(faults) => faults,
         None => {
-            let asked = asked()?;
-            FAULT.get_or_init(|| asked)
+            let asked = std::env::var(VARIABLE).map_or_else(|_| Ok(Vec::new()), |text| parse_all(&text))?;
+            FAULTS.get_or_init(|| asked.into_iter().map(|fault| (fault, AtomicUsize::new(0))).collect())
         }
     };
-    match fault {
-        Some(fault) if fault.step == step.name() && TIMES.fetch_add(1, Ordering::Relaxed) + 1 == fault.time => {
-            take(fault)
+    for (fault, times) in faults.iter().filter(|(fault, _)| fault.step == step.name()) {
+        if times.fetch_add(1, Ordering::Relaxed) + 1 == fault.time {
+            take(fault)?;
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 fn take(fault: &Fault) -> io::Result<()> {
@@ -73,6 +75,10 @@ fn take(fault: &Fault) -> io::Result<()> {
             Ok(())
         }
     }
+}
+
+fn parse_all(text: &str) -> io::Result<Vec<Fault>> {
+    text.split(';').map(parse).collect()
 }
 
 fn parse(text: &str) -> io::Result<Fault> {
@@ -95,6 +101,15 @@ fn parse(text: &str) -> io::Result<Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn several_faults_are_understood_or_refused() {
+        let fault = |step, time| Fault { step, time, action: Action::Hold("/a".into()) };
+        assert_eq!(parse_all("Thaw:hold=/a;Pivot#2:hold=/a").unwrap(), [fault("Thaw", 1), fault("Pivot", 2)]);
+        for wrong in ["", "Thaw:kill;", "Thaw:kill;Pivot"] {
+            parse_all(wrong).unwrap_err();
+        }
+    }
 
     #[test]
     fn faults_are_understood_or_refused() {

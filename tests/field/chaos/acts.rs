@@ -1,10 +1,9 @@
-//! What the operator may do, and what becomes of the guest by that. libvirt may refuse any of it.
+//! What the operator may do. libvirt may refuse any of it.
 
 use std::fs;
 
 use super::snapshots::Snapshot;
 use super::world::{SPARE, World, elements};
-use crate::lab::{Host, try_run, try_virsh};
 
 /// One act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,19 +18,27 @@ pub enum Act {
     Start,
     ManagedSave,
     Redefine,
+    Undefine,
+    Define,
     Rename,
     Resize,
     BlockCopy,
     BlockPull,
+    BlockCommit,
     Save,
     Migrate,
     Snapshot(Snapshot),
+    Restart,
+    Fill,
+    Free,
+    Freeze,
+    Thaw,
 }
 
 /// Disks come and go.
 pub const PLUG: &[Act] = &[Act::Attach, Act::Detach];
 
-/// All of them.
+/// All that can be done in any setting.
 pub const ALL: &[Act] = &[
     Act::Attach,
     Act::Detach,
@@ -43,14 +50,18 @@ pub const ALL: &[Act] = &[
     Act::Start,
     Act::ManagedSave,
     Act::Redefine,
+    Act::Undefine,
+    Act::Define,
     Act::Rename,
     Act::Resize,
     Act::BlockCopy,
     Act::BlockPull,
+    Act::BlockCommit,
     Act::Save,
     Act::Migrate,
     Act::Snapshot(Snapshot::Internal),
     Act::Snapshot(Snapshot::External),
+    Act::Snapshot(Snapshot::Kept),
     Act::Snapshot(Snapshot::Revert),
     Act::Snapshot(Snapshot::Delete),
 ];
@@ -66,11 +77,13 @@ impl World {
             Act::Write => Ok(()),
             Act::Suspend => self.virsh(&["suspend"]).map(drop),
             Act::Resume => self.virsh(&["resume"]).map(drop),
-            Act::Reset => self.virsh(&["reset"]).map(drop),
-            Act::Destroy => self.virsh(&["destroy"]).map(drop),
-            Act::Start => self.virsh(&["start", "--paused"]).map(drop),
-            Act::ManagedSave => self.virsh(&["managedsave"]).map(|_| self.saved = Some(self.disks.live.clone())),
+            Act::Reset => self.virsh(&["reset"]).map(|_| self.frozen = Some(false)),
+            Act::Destroy => self.virsh(&["destroy"]).map(|_| self.frozen = Some(false)),
+            Act::Start => self.start(),
+            Act::ManagedSave => self.managed_save(),
             Act::Redefine => self.redefine(),
+            Act::Undefine => self.undefine(),
+            Act::Define => self.define(),
             Act::Rename => self.rename(),
             Act::Resize => self.resize(),
             Act::BlockCopy => self.block_copy(),
@@ -78,9 +91,15 @@ impl World {
                 let target = self.random.pick(&self.disks.present());
                 self.virsh(&["blockpull", &target, "--wait"]).map(drop)
             }
+            Act::BlockCommit => self.block_commit(),
             Act::Save => self.save(),
             Act::Migrate => self.migrate(),
             Act::Snapshot(how) => self.snapshot(how),
+            Act::Restart => self.restart(),
+            Act::Fill => self.fill(),
+            Act::Free => self.free(),
+            Act::Freeze => self.freeze(),
+            Act::Thaw => self.thaw(),
         };
         self.note(format!("{act:?}: {}", done.err().as_deref().unwrap_or("done").trim()));
         self.look();
@@ -111,6 +130,9 @@ impl World {
 
     fn attach(&mut self) -> Result<(), String> {
         let (target, scope) = (self.random.pick(&SPARE), self.scope());
+        if self.moved.contains(target) {
+            return Err(format!("{target} has another image now"));
+        }
         let xml = format!(
             "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/>\
              <target dev='{target}' bus='scsi'/></disk>",
@@ -143,88 +165,5 @@ impl World {
             self.elements.remove(target);
         }
         Ok(())
-    }
-
-    /// The definition as it is now.
-    pub fn guest_xml(&self) -> String {
-        try_virsh(&["dumpxml", "--inactive", &self.name]).expect("the domain is defined")
-    }
-
-    /// Undefines the domain and defines it again as it was.
-    fn redefine(&mut self) -> Result<(), String> {
-        let file = self.lab.path("again.xml");
-        fs::write(&file, self.guest_xml()).unwrap();
-        self.virsh(&["undefine"])?;
-        self.virsh_plain(&["define", file.to_str().unwrap()])
-    }
-
-    fn rename(&mut self) -> Result<(), String> {
-        let to = format!("{}.renamed", self.name);
-        self.virsh(&["domrename", &to])?;
-        self.frame = self.frame.replace(&format!("<name>{}</name>", self.name), &format!("<name>{to}</name>"));
-        self.guest.renamed(&to);
-        self.name = to;
-        Ok(())
-    }
-
-    /// Makes a disk of the running guest one slot larger.
-    fn resize(&mut self) -> Result<(), String> {
-        let target = self.random.pick(&self.disks.present());
-        let bytes = self.disks.next_size(&target);
-        self.virsh(&["blockresize", &target, &format!("{bytes}B")])?;
-        self.disks.grow(&target);
-        Ok(())
-    }
-
-    /// Moves a disk of the running guest to another image.
-    fn block_copy(&mut self) -> Result<(), String> {
-        let (target, byte) = (self.random.pick(&self.disks.present()), self.disks.fresh());
-        let to = self.image(&format!("{target}-copy-{byte}"));
-        let words = ["blockcopy", &target, "--dest", to.to_str().unwrap(), "--format", "qcow2"];
-        self.virsh(&[&words[..], &["--transient-job", "--wait", "--pivot"]].concat())?;
-        self.take_elements();
-        Ok(())
-    }
-
-    /// Saves the guest to a file of the operator's.
-    fn save(&mut self) -> Result<(), String> {
-        let (file, live) = (self.lab.path("saved"), self.disks.live.clone());
-        self.virsh(&["save", file.to_str().unwrap()])?;
-        self.saved_to_file = Some(live);
-        Ok(())
-    }
-
-    /// Restores it from there, unless the report said that this needs a change.
-    pub fn restore_saved(&mut self) -> Result<(), String> {
-        let Some(live) = self.saved_to_file.take() else { return Ok(()) };
-        if self.disks.active || self.told.contains("save-image-edit") {
-            return Ok(());
-        }
-        self.virsh_plain(&["restore", self.lab.path("saved").to_str().unwrap(), "--paused"])?;
-        (self.disks.live, self.disks.active) = (live, true);
-        self.disks.remember();
-        Ok(())
-    }
-
-    /// Migrates the guest to another host. Where a paused one arrives, its disks stay inactive.
-    fn migrate(&mut self) -> Result<(), String> {
-        if self.state() != "running" {
-            return Err("it does not run".into());
-        }
-        let host = Host::start(&self.lab);
-        self.virsh(&["migrate", "--live", "--unsafe", &host.uri(), "tcp://127.0.0.1"])?;
-        self.away = Some(host);
-        Ok(())
-    }
-
-    /// The operator has changed the sources of disks: those of the definition are right, unless kvmbackup's are below them.
-    pub fn take_elements(&mut self) {
-        for (target, element) in elements(&self.guest_xml()) {
-            let source = element.split_once("<source file='").and_then(|(_, rest)| rest.split('\'').next());
-            let chain = try_run("qemu-img", &["info", "-U", "--backing-chain", source.unwrap_or_default()]);
-            if !String::from_utf8_lossy(&chain.stdout).contains("kvmbackup") {
-                self.elements.insert(target, element);
-            }
-        }
     }
 }

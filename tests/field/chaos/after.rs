@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::disks::{Brief, Instant, slots_of};
+use super::disks::{Brief, Instant, Slots, slots_of};
 use super::hints;
 use super::world::{World, elements, frame, ours_in, wait_for_servers};
 use crate::lab::{Ran, Unpacked, run};
@@ -45,17 +45,35 @@ impl World {
 
     /// Recovers, doing what the hints say in between, until nothing is left.
     pub fn tidy(&mut self) {
+        if self.undefined.is_some() && self.random.once_in(2) {
+            self.define().expect("it can be defined");
+            self.look();
+        }
         for _ in 0..ROUNDS {
             let ran = self.program.run(&["recover"]);
             self.note(format!("recover: {} {}", ran.code, ran.stdout.trim()));
             self.told.push_str(&ran.stdout);
-            if ran.code == 0 {
+            if ran.code == 0 && self.undefined.is_none() {
                 return;
+            }
+            // What the operator does sooner or later.
+            self.free().unwrap();
+            if self.undefined.is_some() {
+                let defined = self.define();
+                self.note(format!("define: {defined:?}"));
+                defined.expect("it can be defined");
+                self.look();
+                continue;
             }
             assert_eq!(ran.code, 7, "{ran:#?}");
             for hint in ran.stdout.lines().filter_map(|line| line.trim().strip_prefix("hint: ")) {
                 let spare = self.image(&format!("new-{}", self.told.len()));
-                for command in hints::commands(&hint.replace("NEWFILE", spare.to_str().unwrap())) {
+                let hint = hint.replace("NEWFILE", spare.to_str().unwrap());
+                if hint.contains("virsh edit") {
+                    let edited = self.edit();
+                    self.note(format!("{hint}: {edited:?}"));
+                }
+                for command in hints::right_commands(&hint, |overlay| self.is_committed(overlay)) {
                     let output = self.where_it_is(|| hints::run(&command));
                     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
                     self.note(format!("hint: {command}: {} {said}", output.status));
@@ -86,20 +104,31 @@ impl World {
             assert!(job.contains("None"), "a job still runs: {job}");
         }
         self.assert_contents();
+        self.assert_frozen();
+    }
+
+    /// Whether the operator has committed this overlay.
+    fn is_committed(&self, overlay: &str) -> bool {
+        self.committed.iter().any(|target| overlay.contains(&format!(".{target}.kvmbackup-")))
     }
 
     /// Panics unless the disks of the guest hold what it wrote.
     pub fn assert_contents(&self) {
         let now = self.disks.now();
         for (target, slots) in &now {
-            let held = slots_of(&self.source(target), "qcow2", &self.lab.path("copy"));
+            let held = self.slots(target);
             let held = Instant::from([(target.clone(), held)]);
             assert_eq!(held[target], *slots, "{target} holds {:?} in place of {:?}", Brief(&held), Brief(&now));
         }
     }
 
+    /// What a disk of the guest holds.
+    pub fn slots(&self, target: &str) -> Slots {
+        slots_of(&self.source(target), "qcow2", &self.lab.path("copy"))
+    }
+
     /// The file that a disk of the guest is on now.
-    fn source(&self, target: &str) -> PathBuf {
+    pub fn source(&self, target: &str) -> PathBuf {
         let disks = elements(&self.virsh(&["dumpxml"]).expect("the domain is there"));
         let (_, source) = disks[target].split_once("<source file='").expect("a disk has a file");
         source.split('\'').next().unwrap_or_default().into()

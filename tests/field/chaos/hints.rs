@@ -1,4 +1,4 @@
-//! Does what a hint says, as an operator would: the first way that it names.
+//! Does what a hint says, as an operator would: the first way that it names, or the one that is right.
 
 use std::process::Output;
 
@@ -8,6 +8,15 @@ use crate::lab::try_run;
 const PROGRAMS: [&str; 6] = ["virsh ", "qemu-img ", "rm ", "kill ", "losetup ", "qemu-nbd "];
 /// What ends a command in a hint.
 const ENDS: [&str; 6] = ["; ", ", ", " (", " and ", "`", ")"];
+
+/// The commands of the way that is right: where the hint asks whether an overlay or its base is, the overlay unless it was
+/// committed.
+pub fn right_commands(hint: &str, is_committed: impl Fn(&str) -> bool) -> Vec<String> {
+    match hint.split_once("; if the overlay is, ") {
+        Some((base, overlay)) if !is_committed(base) => commands(overlay),
+        _ => commands(hint),
+    }
+}
 
 /// The commands of a hint's first way: up to where it offers another, or says to recover.
 pub fn commands(hint: &str) -> Vec<String> {
@@ -37,7 +46,7 @@ pub fn run(command: &str) -> Output {
 }
 
 #[test]
-fn the_first_way_of_a_hint_is_found() {
+fn the_way_of_a_hint_is_found() {
     let hint = "if it runs on the other host, commit it there: virsh blockcommit a vda --active --pivot --wait, and rm /v/o; if \
                 it runs nowhere, start it here: virsh start a; then: kvmbackup recover";
     assert_eq!(commands(hint), ["virsh blockcommit a vda --active --pivot --wait", "rm /v/o"]);
@@ -48,4 +57,8 @@ fn the_first_way_of_a_hint_is_found() {
         "see that no other host runs the domain; qemu-img commit -d -f qcow2 /o && rm /o; then: kvmbackup recover";
     assert_eq!(commands(hint), ["qemu-img commit -d -f qcow2 /o && rm /o"]);
     assert_eq!(commands("wait until nobody changes the domain; then: kvmbackup recover"), [""; 0]);
+    let hint = "decide which is right: if the base is, rm /o; if the overlay is, with the guest off: qemu-img commit -d -f qcow2 /o \
+                && rm /o; then: kvmbackup recover";
+    assert_eq!(right_commands(hint, |_| false), ["qemu-img commit -d -f qcow2 /o && rm /o"]);
+    assert_eq!(right_commands(hint, |_| true), ["rm /o"]);
 }

@@ -1,8 +1,9 @@
 //! What the operator does with snapshots, and that they are good in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use super::disks::Instant;
+use super::disks::{Instant, slots_of};
 use super::world::World;
 use crate::lab::try_virsh;
 
@@ -11,6 +12,8 @@ use crate::lab::try_virsh;
 pub enum Snapshot {
     Internal,
     External,
+    /// An external one that libvirt keeps.
+    Kept,
     Revert,
     Delete,
 }
@@ -24,9 +27,18 @@ pub struct Taken {
     elements: BTreeMap<String, String>,
 }
 
+/// An external snapshot.
+pub struct Kept {
+    held: Instant,
+    /// The images that hold it, and those that it put over them.
+    below: BTreeMap<String, PathBuf>,
+    above: BTreeMap<String, PathBuf>,
+}
+
 impl World {
     pub fn snapshot(&mut self, how: Snapshot) -> Result<(), String> {
-        let names: Vec<_> = self.taken.keys().cloned().collect();
+        let internal: Vec<_> = self.taken.keys().cloned().collect();
+        let names: Vec<_> = self.taken.keys().chain(self.kept.keys()).cloned().collect();
         match how {
             Snapshot::Internal => {
                 let name = format!("internal-{}", self.disks.fresh());
@@ -39,32 +51,63 @@ impl World {
                 self.virsh(&["snapshot-create-as", &name])?;
                 self.taken.insert(name, taken);
             }
-            Snapshot::External => {
-                let byte = self.disks.fresh();
-                let mut words = vec!["snapshot-create-as".to_owned(), "--disk-only".into(), "--no-metadata".into()];
-                for target in self.disks.present() {
-                    let file = self.image(&format!("{target}-external-{byte}"));
-                    words.extend(["--diskspec".to_owned(), format!("{target},file={}", file.display())]);
-                }
-                self.virsh(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
-                self.take_elements();
+            Snapshot::External => drop(self.external(&["--no-metadata"])?),
+            Snapshot::Kept => {
+                let name = format!("kept-{}", self.disks.fresh());
+                let kept = self.external(&[&name])?;
+                self.kept.insert(name, kept);
             }
-            Snapshot::Revert if !names.is_empty() => {
-                let name = self.random.pick(&names);
+            Snapshot::Revert if !internal.is_empty() => {
+                let name = self.random.pick(&internal);
                 self.revert(&name)?;
             }
             Snapshot::Delete if !names.is_empty() => {
                 let name = self.random.pick(&names);
-                self.virsh(&["snapshot-delete", &name])?;
-                self.taken.remove(&name);
+                self.delete(&name)?;
             }
             Snapshot::Revert | Snapshot::Delete => return Err("there is none".into()),
         }
         Ok(())
     }
 
+    /// Takes an external snapshot of all disks.
+    fn external(&mut self, words: &[&str]) -> Result<Kept, String> {
+        let (held, byte) = (self.disks.now(), self.disks.fresh());
+        let (mut below, mut above) = (BTreeMap::new(), BTreeMap::new());
+        let mut words: Vec<_> = ["snapshot-create-as"].iter().chain(words).map(|word| (*word).to_owned()).collect();
+        words.push("--disk-only".into());
+        for target in self.disks.present() {
+            let file = self.image(&format!("{target}-external-{byte}"));
+            words.extend(["--diskspec".to_owned(), format!("{target},file={}", file.display())]);
+            below.insert(target.clone(), self.source(&target));
+            above.insert(target, file);
+        }
+        self.virsh(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
+        self.moved.extend(above.keys().cloned());
+        self.take_elements();
+        Ok(Kept { held, below, above })
+    }
+
+    /// Deletes a snapshot. One that is external is committed into the images that hold it.
+    fn delete(&mut self, name: &str) -> Result<(), String> {
+        // Half of it may be done when it fails.
+        let kept = self.kept.remove(name);
+        let deleted = self.virsh(&["snapshot-delete", name]);
+        self.take_elements();
+        deleted?;
+        self.taken.remove(name);
+        for (target, image) in kept.iter().flat_map(|kept| &kept.above) {
+            for later in self.kept.values_mut().filter(|later| later.below.get(target) == Some(image)) {
+                later.below.insert(target.clone(), kept.as_ref().unwrap().below[target].clone());
+            }
+        }
+        Ok(())
+    }
+
     fn revert(&mut self, name: &str) -> Result<(), String> {
         self.virsh(&["snapshot-revert", name])?;
+        // What the guest writes now goes into the images that hold these.
+        (self.frozen, self.kept) = (None, BTreeMap::new());
         let taken = self.taken[name].clone();
         (self.disks.live, self.disks.config) = (taken.live, taken.config);
         self.elements = taken.elements;
@@ -75,6 +118,16 @@ impl World {
     /// Panics unless each snapshot is there and goes back to what it holds; one that was told of needs not.
     pub fn assert_snapshots(&mut self) {
         let listed = try_virsh(&["snapshot-list", "--name", &self.name]).expect("libvirt lists snapshots");
+        for (name, kept) in &self.kept {
+            if kept.above.values().chain(kept.below.values()).any(|file| self.told.contains(&*file.to_string_lossy())) {
+                continue;
+            }
+            assert!(listed.lines().any(|line| line == name), "the snapshot {name} is gone: {listed}");
+            for (target, image) in &kept.below {
+                let held = slots_of(image, "qcow2", &self.lab.path("copy"));
+                assert_eq!(held, kept.held[target], "{target} of the snapshot {name}");
+            }
+        }
         for name in self.taken.keys().cloned().collect::<Vec<_>>() {
             if self.told.contains(&name) {
                 self.note(format!("{name} was told of"));

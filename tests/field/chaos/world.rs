@@ -1,74 +1,21 @@
 //! A guest, its backup, and what the operator has made of it so far.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::rc::Rc;
 
 use serde_json::json;
 
 use super::disks::{Disks, SLOT, SLOTS};
 use super::random::Random;
-use super::snapshots::Taken;
-use crate::lab::{DEADLINE, Disk, Guest, Host, Lab, Program, Ran, qemu_img, run, try_virsh, wait_until};
-
-/// How long a backup may take that waits for other clients of libvirt.
-const BACKUP_DEADLINE: Duration = Duration::from_secs(900);
+use super::setting::Place;
+use super::snapshots::{Kept, Taken};
+use crate::lab::{DEADLINE, Disk, Guest, Host, Lab, Program, qemu_img, run, try_virsh, wait_until};
 
 /// Disks that the guest begins with; the second can be unplugged.
 pub const FIRST: [&str; 2] = ["vda", "sda"];
 /// Disks that can be plugged in.
 pub const SPARE: [&str; 2] = ["sdb", "sdc"];
-
-const SNAPSHOT: &[&str] = &[
-    "JournalBegin",
-    "JournalUpdate",
-    "SocketsCreate",
-    "Snapshot",
-    "SnapshotTaken",
-    "PartialCreate",
-    "ServerStart",
-    "DiskRead",
-    "DiskRead#2",
-    "ServerEnd",
-    "CommitBegin",
-    "CommitBegun",
-    "Pivot",
-    "Pivoted",
-    "CommitBegin#2",
-    "Pivot#2",
-    "OverlayRemove",
-    "ArchiveEnd",
-    "ArchiveRename",
-];
-const PULL: &[&str] = &[
-    "JournalBegin",
-    "JournalUpdate",
-    "SocketsCreate",
-    "PullBegin",
-    "PullBegun",
-    "PartialCreate",
-    "DiskRead",
-    "DiskRead#2",
-    "PullEnd",
-    "PullEnded",
-    "ScratchRemove",
-    "ArchiveEnd",
-    "ArchiveRename",
-];
-const DIRECT: &[&str] = &[
-    "JournalBegin",
-    "JournalUpdate",
-    "SocketsCreate",
-    "PartialCreate",
-    "ServerStart",
-    "DiskRead",
-    "ServerEnd",
-    "DiskRead#2",
-    "ArchiveEnd",
-    "ArchiveRename",
-];
 
 /// All of a round.
 pub struct World {
@@ -82,6 +29,21 @@ pub struct World {
     pub frame: String,
     /// Internal snapshots that the operator has taken.
     pub taken: BTreeMap<String, Taken>,
+    /// External snapshots that libvirt keeps.
+    pub kept: BTreeMap<String, Kept>,
+    /// Disks that the operator has put on another image than they began with.
+    pub moved: BTreeSet<String>,
+    /// Disks whose images the operator has committed into the lowest.
+    pub committed: BTreeSet<String>,
+    /// The domain was undefined: the definition of then, or none where the operator has a better one.
+    pub undefined: Option<Option<String>>,
+    /// The definition names images that are older than what the guest wrote last.
+    pub forked: bool,
+    /// Whether the operator has filled the file system of the images.
+    pub full: bool,
+    /// Whether the operator has frozen the guest; none: nobody can tell.
+    pub frozen: Option<bool>,
+    pub has_system: bool,
     /// The disks of the guest when it was saved.
     pub saved: Option<BTreeSet<String>>,
     /// The same when it was saved to a file of the operator's.
@@ -96,7 +58,9 @@ pub struct World {
     pub done: Vec<String>,
     pub program: Program,
     pub guest: Guest,
-    pub lab: Lab,
+    /// The host of the round's own.
+    pub host: Option<Rc<Host>>,
+    pub lab: Rc<Lab>,
 }
 
 /// What a round begins with.
@@ -105,19 +69,23 @@ pub enum Start {
     Paused,
     Running,
     Off,
+    /// With a system that has an agent, and leaves the disks alone.
+    System,
 }
 
 impl World {
-    pub fn new(seed: u64, method: &'static str, start: Start) -> Self {
-        let (lab, name) = (Lab::new(), format!("chaos-{seed}"));
+    pub fn new(seed: u64, place: &Place, name: &str, (method, start): (&'static str, Start)) -> Self {
+        let (lab, has_system, name) = (Rc::clone(&place.lab), start == Start::System, name.to_owned());
         let disks = FIRST.map(|target| Disk::qcow2(target).size("4M"));
-        let guest = disks.into_iter().fold(lab.guest(&name), |guest, disk| guest.disk(disk)).define();
+        let guest = disks.into_iter().fold(lab.guest(&name), |guest, disk| guest.disk(disk));
+        let guest = if has_system { guest.system("kb.nodisks") } else { guest }.define();
         for target in SPARE {
             let image = image_of(&lab, &name, target);
             qemu_img(&["create", "-q", "-f", "qcow2", image.to_str().unwrap(), "4M"]);
         }
         let all: Vec<_> = FIRST.into_iter().chain(SPARE).collect();
-        let keys = json!({"method": method, "quiesce": "never", "compression": {"method": "none"}});
+        let quiesce = if has_system { "prefer" } else { "never" };
+        let keys = json!({"method": method, "quiesce": quiesce, "compression": {"method": "none"}});
         let program = Program::new(&lab).domain(&name, keys);
         let mut world = World {
             random: Random::new(seed),
@@ -126,6 +94,14 @@ impl World {
             elements: BTreeMap::new(),
             frame: String::new(),
             taken: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            moved: BTreeSet::new(),
+            committed: BTreeSet::new(),
+            undefined: None,
+            forked: false,
+            full: false,
+            frozen: Some(false),
+            has_system,
             saved: None,
             saved_to_file: None,
             away: None,
@@ -134,14 +110,15 @@ impl World {
             done: vec![],
             program,
             guest,
+            host: place.host.clone(),
             lab,
             name,
         };
-        if start != Start::Off {
-            world.guest.start_paused();
-        }
-        if start == Start::Running {
-            world.virsh(&["resume"]).expect("a paused guest runs on");
+        match start {
+            Start::Off => {}
+            Start::Paused => world.guest.start_paused(),
+            Start::Running => world.virsh_plain(&["start", &world.name]).expect("it starts"),
+            Start::System => world.guest.boot(),
         }
         let xml = world.guest.inactive_xml();
         (world.elements, world.frame) = (elements(&xml), frame(&xml));
@@ -185,34 +162,21 @@ impl World {
     /// The guest writes to a disk that it has. One that is off writes before its backup only.
     pub fn write(&mut self, target: &str) {
         let (slot, byte) = (self.random.below(SLOTS), self.disks.fresh());
-        let at = (slot * SLOT) as u64;
-        if self.disks.active {
-            self.where_it_is(|| self.guest.write(target, byte, at, SLOT as u64));
+        let (at, len) = ((slot * SLOT) as u64, SLOT as u64);
+        self.note(format!("write {byte:#x} to {target}, slot {slot}"));
+        if self.full {
+            let write = format!("write -P {byte:#x} {at} {len}");
+            self.where_it_is(|| self.guest.qemu_io(target, &[&write, "flush"]));
+            if self.slots(target)[slot] != byte {
+                self.note("there was no room");
+                return;
+            }
+        } else if self.disks.active {
+            self.where_it_is(|| self.guest.write(target, byte, at, len));
         } else {
-            self.guest.write_while_off(target, byte, at, SLOT as u64);
+            self.guest.write_while_off(target, byte, at, len);
         }
         self.disks.written(target, slot, byte);
-        self.note(format!("write {byte:#x} to {target}, slot {slot}"));
-    }
-
-    /// Begins a backup and waits until it stands still at a step of its own, or has ended before.
-    pub fn backup(&mut self) -> Backup {
-        let steps = match (self.disks.active, self.method) {
-            (false, _) => DIRECT,
-            (true, "pull") => PULL,
-            (true, _) => SNAPSHOT,
-        };
-        let (step, mark) = (self.random.pick(steps), self.lab.path("held"));
-        let step_time = if step.contains('#') { step.to_owned() } else { format!("{step}#1") };
-        let mut command = self.program.command();
-        command.args(["backup", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut run = command.env("KVMBACKUP_FAULT", format!("{step_time}:hold={}", mark.display())).spawn().unwrap();
-        wait_until(BACKUP_DEADLINE, "the backup to reach its step", || {
-            mark.exists() || run.try_wait().unwrap().is_some()
-        });
-        let held = mark.exists();
-        self.note(format!("backup by {} {} {step}", self.method, if held { "at" } else { "without" }));
-        Backup { run, mark, held }
     }
 }
 
@@ -220,34 +184,6 @@ fn image_of(lab: &Lab, guest: &str, target: &str) -> PathBuf {
     // The folder keeps its name when the guest gets another.
     let guest = guest.split('.').next().unwrap_or_default();
     lab.path("images").join(guest).join(format!("{target}.qcow2"))
-}
-
-/// A backup that was begun.
-pub struct Backup {
-    run: Child,
-    mark: PathBuf,
-    held: bool,
-}
-
-impl Backup {
-    pub fn is_held(&self) -> bool {
-        self.held
-    }
-
-    /// Lets it go on to its end.
-    pub fn finish(mut self) -> Ran {
-        if self.held {
-            fs::remove_file(&self.mark).unwrap();
-        }
-        wait_until(BACKUP_DEADLINE, "the backup to end", || self.run.try_wait().unwrap().is_some());
-        Ran::from(self.run.wait_with_output().unwrap())
-    }
-
-    pub fn kill(mut self) {
-        self.run.kill().unwrap();
-        self.run.wait().unwrap();
-        let _ = fs::remove_file(&self.mark);
-    }
 }
 
 /// The `<disk>` elements of a domain's XML, by target.

@@ -1,13 +1,11 @@
 //! Guests that another program has frozen, or does a job on.
 
-use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
 use kvmbackup::sys::step::Step;
 use serde_json::{Value, json};
 
-use crate::lab::{DEADLINE, Disk, Host, Lab, Program, Ran, Report, run, try_run, try_virsh, virsh, wait_until};
+use crate::lab::{DEADLINE, Disk, Host, Lab, Program, Ran, Report, Small, try_virsh, virsh, wait_until};
 use crate::steps;
 
 #[test]
@@ -80,22 +78,11 @@ fn a_job_that_begins_before_the_freeze_is_waited_for() {
     program.assert_no_leftovers(&guest);
 }
 
-/// A small file system, unmounted at the end.
-struct Small(PathBuf);
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        try_run("umount", &["--lazy".as_ref(), self.0.as_os_str()]);
-    }
-}
-
 #[test]
 fn a_guest_that_an_io_error_of_another_disk_has_paused_stays_paused() {
     let lab = Lab::new();
-    let small = Small(lab.path("small"));
-    fs::create_dir(&small.0).unwrap();
-    run("mount", &["-t", "tmpfs", "-o", "size=24M,mode=711", "tmpfs", small.0.to_str().unwrap()]);
-    let other = Disk::raw("vdb").file(small.0.join("vdb.raw"));
+    let small = Small::mount(lab.path("small"), "24M");
+    let other = Disk::raw("vdb").file(small.path().join("vdb.raw"));
     let guest = lab.guest("stopped-by-another").disk(Disk::qcow2("vda")).disk(other).system("").boot();
     let keys = json!({"method": "snapshot", "quiesce": "never", "exclude_disks": ["vdb"]});
     let program = Program::new(&lab).domain(guest.name(), keys);

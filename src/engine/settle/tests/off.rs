@@ -82,9 +82,19 @@ fn a_chain_that_somebody_changed_is_left_alone() {
 }
 
 #[test]
+fn an_image_of_an_operator_over_an_overlay_that_is_gone_is_told() {
+    let mut bench = off(true);
+    bench.put_on(&["theirs", "over.qcow2", "base.qcow2"]);
+    std::fs::remove_file(&bench.overlay.path).unwrap();
+    let error = bench.settle().unwrap_err();
+    assert!(error.to_string().contains("over.qcow2, which does not exist"), "{error}");
+    assert!(error.hint().unwrap().contains("virsh edit"), "{:?}", error.hint());
+}
+
+#[test]
 fn a_guest_that_may_go_on_with_the_overlay_keeps_it() {
     for (kind, said) in [(OffKind::Saved, "may need the overlay"), (OffKind::Migrated, "was migrated")] {
-        for chain in [&["over.qcow2", "base.qcow2"][..], &["base.qcow2"]] {
+        for chain in [&["over.qcow2", "base.qcow2"][..], &["base.qcow2"], &["theirs", "over.qcow2", "base.qcow2"]] {
             let mut bench = off(true).noted_before(Some(Settling::Committing));
             bench.put_on(chain);
             bench.fake.set(|guest| guest.off_kind = kind);
