@@ -129,6 +129,14 @@ pub(super) fn starts(kind: Kind, bytes: &[u8]) -> bool {
     }
 }
 
+/// Whether the index may begin with these bytes, of which there may be few.
+pub(super) fn may_start(kind: Kind, bytes: &[u8]) -> bool {
+    match kind {
+        Kind::Zstd => le(bytes) == SKIPPABLE,
+        _ => starts(kind, bytes),
+    }
+}
+
 /// The entries of an index that is damaged somewhere, if its end is there: to be held against the frames.
 pub(super) fn salvage(file: &PatientFile, length: u64, kind: Kind) -> Option<Vec<Entry>> {
     let after = if kind == Kind::Gzip { gzip::EMPTY - gzip::EMPTY_HEAD } else { 0 };

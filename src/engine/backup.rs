@@ -156,6 +156,7 @@ fn attempt(
     check_space(context.settings, context.store)?;
 
     let mut record = context.journal.begin(context.run_id, context.started, &context.settings.libvirt_uri, id)?;
+    record.thawing().heed(context.cancel);
     let result = save(context, &domain, &plan, settings, phases, &mut record, outcome);
     told.extend(record.told());
     // What could not be given back keeps its entry, for the next start.

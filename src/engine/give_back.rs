@@ -25,7 +25,7 @@ pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Res
     // A journal that cannot be written (a full disk) must not keep the rest from being undone.
     if record.entry().frozen {
         let thawed =
-            quiesce::until_thawed(hypervisor, &domain).and_then(|()| record.update(|entry| entry.frozen = false));
+            quiesce::until_thawed(hypervisor, record).and_then(|()| record.update(|entry| entry.frozen = false));
         failed = failed.or(thawed.err());
     }
     if record.entry().pull.is_some() || !record.entry().overlays.is_empty() {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Error;
+use super::quiesce::Thawing;
 use crate::hypervisor::{Overlay, PullJob};
 use crate::model::{DomainRef, Failure};
 use crate::sys::durable;
@@ -86,6 +87,8 @@ pub struct Record {
     entry: Entry,
     /// What its undoing met that an operator has to know; it is nowhere else.
     told: Vec<Failure>,
+    /// How long the guest is thawed; it is not on disk.
+    thawing: Thawing,
 }
 
 impl Journal {
@@ -119,7 +122,7 @@ impl Journal {
             sockets: None,
             partial: None,
         };
-        let record = Record { path: self.path(started, domain), entry, told: Vec::new() };
+        let record = Record { path: self.path(started, domain), entry, told: Vec::new(), thawing: Thawing::default() };
         record.write(Step::JournalBegin)?;
         Ok(record)
     }
@@ -175,7 +178,7 @@ impl Journal {
         if let Some(what) = limits::overstep(&entry, self.dir.parent().unwrap_or(Path::new("/"))) {
             return Err(unreadable(format!("the journal entry is not obeyed: {what}")));
         }
-        Ok(Record { path: path.to_owned(), entry, told: Vec::new() })
+        Ok(Record { path: path.to_owned(), entry, told: Vec::new(), thawing: Thawing::default() })
     }
 }
 
@@ -194,6 +197,11 @@ impl Record {
     pub fn update(&mut self, change: impl FnOnce(&mut Entry)) -> Result<(), Error> {
         change(&mut self.entry);
         self.write(Step::JournalUpdate)
+    }
+
+    /// How long its guest is thawed.
+    pub(super) fn thawing(&self) -> Thawing {
+        self.thawing.clone()
     }
 
     /// Keeps what an operator has to know, for whoever reports.

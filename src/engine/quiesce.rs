@@ -5,6 +5,7 @@
 //! says that it is thawed, and the journal says "frozen" until then.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,48 @@ use super::journal::Record;
 use crate::config::Quiesce;
 use crate::hypervisor::{self, Hypervisor, Kind};
 use crate::model::{DomainRef, DomainState, Failure};
+use crate::sys::signals::Cancel;
 
-/// How long the guest is thawed again and again before the run gives up and leaves it to the next one.
-const THAW_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a guest is thawed again and again, in all, before the run gives up and leaves it to the next one.
+const THAW_DEADLINE: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(120) };
+/// How much of that is left once a signal asks for the end: a frozen guest is worth a few tries.
+const AFTER_SIGNAL: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(10) };
 /// How long a guest may stand still for its capture, which usually takes some tenths of a second.
 const HOLD_DEADLINE: Duration = Duration::from_secs(30);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// For how long a domain is thawed: it has one deadline, however often that is begun anew. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Thawing(Arc<Mutex<Tries>>);
+
+#[derive(Debug, Default)]
+struct Tries {
+    /// The first try that came to nothing.
+    began: Option<Instant>,
+    /// When a signal was seen.
+    signalled: Option<Instant>,
+    cancel: Cancel,
+}
+
+impl Thawing {
+    /// Hears these signals from now on.
+    pub(super) fn heed(&self, cancel: &Cancel) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).cancel = cancel.clone();
+    }
+
+    /// After a try that came to nothing: whether it was the last one.
+    fn expect_more(&self) -> Result<(), Error> {
+        let mut tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = *tries.began.get_or_insert_with(Instant::now);
+        if tries.cancel.signal().is_some() {
+            tries.signalled.get_or_insert_with(Instant::now);
+        }
+        let is_over = began.elapsed() >= THAW_DEADLINE
+            || tries.signalled.is_some_and(|signalled| signalled.elapsed() >= AFTER_SIGNAL);
+        if is_over { Err(Error::StillFrozen { seconds: began.elapsed().as_secs() }) } else { Ok(()) }
+    }
+}
 
 /// What a freeze came to.
 pub(super) struct Frozen {
@@ -58,17 +94,21 @@ pub(super) fn around<T>(
     if let Err(error) = record.update(|entry| entry.frozen = true) {
         return (Err(error), frozen);
     }
-    let thaw = Thaw { hypervisor, domain: &domain, armed: true };
+    let thaw = Thaw { hypervisor, domain: &domain, thawing: record.thawing(), armed: true };
     let began = Instant::now();
     let asked = hypervisor.freeze(&domain, timeout);
     if let Err(refused) = asked {
-        let thawed = if refused.kind() == Kind::NoAgent { thaw.not_needed() } else { thaw.finish() };
+        let thawed = match refused.kind() {
+            Kind::NoAgent => thaw.not_needed(),
+            Kind::Refused => thaw.finish(Enough::Accepted),
+            _ => thaw.finish(Enough::Thawed),
+        };
         frozen.still_frozen = thawed.and_then(|()| record.update(|entry| entry.frozen = false)).err();
         return unfrozen(wanted, refused, frozen, capture);
     }
     let captured = held(hypervisor, &domain, capture);
     let lasted = hypervisor.is_frozen(&domain);
-    let thawed = thaw.finish();
+    let thawed = thaw.finish(Enough::Thawed);
     frozen.still_frozen = thawed.and_then(|()| record.update(|entry| entry.frozen = false)).err();
     match lost(&domain, lasted) {
         None => {
@@ -170,13 +210,23 @@ fn unfrozen<T>(
 struct Thaw<'a> {
     hypervisor: &'a dyn Hypervisor,
     domain: &'a DomainRef,
+    thawing: Thawing,
     armed: bool,
 }
 
+/// What makes a guest a thawed one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Enough {
+    /// Its agent took the command: it had answered the freeze, with a refusal, so that none is under way.
+    Accepted,
+    /// Its agent says so.
+    Thawed,
+}
+
 impl Thaw<'_> {
-    fn finish(mut self) -> Result<(), Error> {
+    fn finish(mut self, enough: Enough) -> Result<(), Error> {
         self.armed = false;
-        until_thawed(self.hypervisor, self.domain)
+        thaw(self.hypervisor, self.domain, &self.thawing, enough)
     }
 
     fn not_needed(mut self) -> Result<(), Error> {
@@ -188,19 +238,24 @@ impl Thaw<'_> {
 impl Drop for Thaw<'_> {
     fn drop(&mut self) {
         if self.armed
-            && let Err(error) = until_thawed(self.hypervisor, self.domain)
+            && let Err(error) = thaw(self.hypervisor, self.domain, &self.thawing, Enough::Thawed)
         {
             tracing::error!(domain = self.domain.name, "{}", super::error::chain(&error));
         }
     }
 }
 
-/// Thaws until the agent itself says "thawed". A guest that is off has nothing frozen.
-pub(super) fn until_thawed(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(), Error> {
-    let deadline = Instant::now() + THAW_DEADLINE;
+/// Thaws the guest of an entry until its agent itself says "thawed". A guest that is off has nothing frozen.
+pub(super) fn until_thawed(hypervisor: &dyn Hypervisor, record: &Record) -> Result<(), Error> {
+    thaw(hypervisor, &record.entry().domain, &record.thawing(), Enough::Thawed)
+}
+
+fn thaw(hypervisor: &dyn Hypervisor, domain: &DomainRef, thawing: &Thawing, enough: Enough) -> Result<(), Error> {
     loop {
-        if let Err(error) = hypervisor.thaw(domain) {
-            tracing::debug!(domain = domain.name, "thaw: {}", super::error::chain(&error));
+        match hypervisor.thaw(domain) {
+            Ok(()) if enough == Enough::Accepted => return Ok(()),
+            Ok(()) => {}
+            Err(error) => tracing::debug!(domain = domain.name, "thaw: {}", super::error::chain(&error)),
         }
         match hypervisor.is_frozen(domain) {
             Ok(false) => return Ok(()),
@@ -209,9 +264,10 @@ pub(super) fn until_thawed(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> R
             Err(_) if matches!(hypervisor.state(domain), Ok(DomainState::Off)) => return Ok(()),
             Err(error) => tracing::debug!(domain = domain.name, "{}", super::error::chain(&error)),
         }
-        if Instant::now() >= deadline {
-            return Err(Error::StillFrozen { seconds: THAW_DEADLINE.as_secs() });
-        }
+        thawing.expect_more()?;
         thread::sleep(PAUSE);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,7 +46,11 @@ pub fn recover(
         if cancel.signal().is_some() {
             break;
         }
-        match record.map_err(|error| error.failure()).and_then(|record| recover_entry(connect, record, patience)) {
+        let undone = record.map_err(|error| error.failure()).and_then(|record| {
+            record.thawing().heed(cancel);
+            recover_entry(connect, record, patience)
+        });
+        match undone {
             Ok(lines) => recovered.done.extend(lines),
             Err(failure) => recovered.left.push(failure),
         }

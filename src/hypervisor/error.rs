@@ -17,18 +17,32 @@ pub enum Kind {
     Busy,
     /// libvirt is another host's.
     Remote,
+    /// The guest agent answered, and did not do what it was asked.
+    Refused,
     /// Anything else.
     Other,
 }
 
-/// What libvirt said, in its own words and nothing else: the numbers of its codes are for programs.
+/// Characters that are kept of what libvirt or a guest agent says: whatever a guest answers stands in reports and mail.
+const MOST: usize = 500;
+
+/// What libvirt said, in its own words and nothing else: the numbers of its codes are for programs. A guest may have made the
+/// words: the start of them is kept.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", .0.message())]
-pub struct Said(virt::error::Error);
+#[error("{0}")]
+pub struct Said(String);
 
 impl From<virt::error::Error> for Said {
     fn from(error: virt::error::Error) -> Said {
-        Said(error)
+        Said(bounded(error.message()))
+    }
+}
+
+/// The start of a text that somebody else made.
+pub(super) fn bounded(text: &str) -> String {
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -94,7 +108,8 @@ impl Error {
             Error::Connect { .. } => Kind::Unreachable,
             Error::Remote { .. } => Kind::Remote,
             Error::Call { kind, .. } => *kind,
-            Error::Host { .. } | Error::Xml { .. } | Error::Agent { .. } => Kind::Other,
+            Error::Agent { .. } => Kind::Refused,
+            Error::Host { .. } | Error::Xml { .. } => Kind::Other,
         }
     }
 
@@ -106,8 +121,33 @@ impl Error {
             Kind::Busy => "another job holds the domain; see: virsh domjobinfo DOMAIN; virsh blockjob DOMAIN DISK",
             Kind::NotReady => "a block job runs on one of its disks; see: virsh blockjob DOMAIN DISK --info",
             Kind::Remote => "run kvmbackup on that host, with `libvirt_uri: qemu:///system`",
-            Kind::NoDomain | Kind::Other => return None,
+            Kind::NoDomain | Kind::Refused | Kind::Other => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_is_kept_in_part() {
+        assert_eq!(bounded("said"), "said");
+        assert_eq!(bounded(&"ü".repeat(MOST)), "ü".repeat(MOST));
+        assert_eq!(bounded(&"ü".repeat(3_000_000)), "ü".repeat(MOST) + "…");
+        let answer = bounded(&"x".repeat(3_000_000));
+        let error = Error::Agent { domain: "web".to_owned(), answer };
+        assert!(error.to_string().len() < 600);
+    }
+
+    #[test]
+    fn what_libvirt_says_is_kept_in_part() {
+        virt::error::clear_error_callback();
+        // Its driver for tests names the file that is not there.
+        let uri = format!("test:///{}", "x".repeat(1000));
+        let said = virt::connect::Connect::open(Some(&uri)).err().unwrap();
+        assert!(said.message().len() > 1000, "{said}");
+        assert!(Said::from(said).to_string().chars().count() == MOST + 1);
     }
 }

@@ -41,6 +41,7 @@ mod exporter_runs;
 mod fault_clock;
 mod forged;
 mod hostile;
+mod hostile_salvage;
 mod layers;
 mod mail;
 mod mail_ways;

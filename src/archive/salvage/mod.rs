@@ -22,9 +22,10 @@ mod scan;
 mod tests;
 mod walk;
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use self::place::Parts;
 use super::kind::Kind;
@@ -35,6 +36,7 @@ use super::{Archive, Error, MANIFEST, MAX_SMALL, SUMS};
 use crate::model::Extent;
 use crate::sys::patience::Patience;
 use crate::sys::patient_file::PatientFile;
+use crate::sys::signals::Cancel;
 
 /// A damaged archive, as far as it can be read.
 pub struct Salvage {
@@ -44,6 +46,8 @@ pub struct Salvage {
     damages: Vec<Damage>,
     sums: Sums,
     manifest: Option<Manifest>,
+    /// The piece that was decoded last, and its contents: very many members may lie in one.
+    last: Mutex<(Option<usize>, Vec<u8>)>,
 }
 
 /// What is left of one member.
@@ -91,11 +95,11 @@ impl Salvage {
     /// # Errors
     /// [`Error::Open`], [`Error::Read`], [`Error::Foreign`] when nothing of an archive is in it.
     pub fn open(path: &Path) -> Result<Salvage, Error> {
-        Salvage::open_patiently(path, &Patience::default())
+        Salvage::open_patiently(path, &Patience::default(), &Cancel::default())
     }
 
-    /// The same, with as much patience for every call on the file. That it hangs is no damage, but an error.
-    pub fn open_patiently(path: &Path, patience: &Patience) -> Result<Salvage, Error> {
+    /// The same, with as much patience for every call on the file. That it hangs is no damage, but an error, as is a signal.
+    pub fn open_patiently(path: &Path, patience: &Patience, cancel: &Cancel) -> Result<Salvage, Error> {
         let open = |source| Error::Open { path: path.to_owned(), source };
         let file = Arc::new(PatientFile::open(path, patience).map_err(open)?);
         let length = file.with(|file| file.metadata()).map_err(open)?.len();
@@ -103,20 +107,21 @@ impl Salvage {
         let kind = kind_by_name(path).ok_or_else(foreign)?;
         let (mut parts, mut damages) = (Parts::plain(length), Vec::new());
         if kind != Kind::None {
-            let found = scan::scan(&file, length, kind)?;
+            let found = scan::scan(&file, length, kind, cancel)?;
             (parts, damages) = place::place(&file, length, kind, &found);
         }
         if !parts.has_any() {
             return Err(foreign());
         }
-        let remains = walk::walk(&file, kind, &mut parts)?;
+        let remains = walk::walk(&file, kind, &mut parts, cancel)?;
         let pieces = parts.pieces(&file, kind);
         // Whatever else a reader of good archives finds wrong.
         let is_read = || Archive::open_patiently(path, patience)?.members().map(drop);
         if damages.is_empty() && is_read().is_err() {
             damages.push(Damage { offset: 0, length, what: "no whole tar stream" });
         }
-        let mut salvage = Salvage { file, pieces, remains, damages, sums: Sums::new(), manifest: None };
+        let mut salvage =
+            Salvage { file, pieces, remains, damages, sums: Sums::new(), manifest: None, last: Mutex::default() };
         salvage.sums = salvage.small(SUMS).map(|bytes| sums::salvage(&bytes)).unwrap_or_default();
         if let Some(order) = salvage.order() {
             nameless::name(&mut salvage.remains, &order);
@@ -153,7 +158,8 @@ impl Salvage {
         names.push(SUMS.to_owned());
         names.sort();
         names.dedup();
-        names.retain(|name| !self.remains.iter().any(|remains| remains.name.as_ref() == Some(name)));
+        let found: HashSet<&String> = self.remains.iter().filter_map(|remains| remains.name.as_ref()).collect();
+        names.retain(|name| !found.contains(name));
         names
     }
 
@@ -186,7 +192,8 @@ impl Salvage {
         wanted: Extent,
         mut sink: impl FnMut(u64, Option<&[u8]>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut piece = Vec::new();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (held, piece) = &mut *last;
         let end = wanted.end().min(remains.length);
         let mut at = wanted.offset;
         while at < end {
@@ -204,8 +211,11 @@ impl Salvage {
             let from = remains.offset + at - found.stream_offset;
             let until = (remains.offset + stop - found.stream_offset).min(u64::from(found.entry.unpacked));
             // It was decoded before; only a file that changes meanwhile, or a disk that does, makes this fail.
-            let decoded = self.pieces.decode(index, &mut piece);
-            sink(at, decoded.ok().and_then(|()| piece.get(from as usize..until as usize)))?;
+            if *held != Some(index) {
+                *held = None;
+                *held = self.pieces.decode(index, piece).ok().map(|()| index);
+            }
+            sink(at, held.and_then(|_| piece.get(from as usize..until as usize)))?;
             at += until.saturating_sub(from).max(1);
         }
         Ok(())

@@ -3,6 +3,8 @@
 //! `SHA256SUMS` has all members in their order, so that between two that were found it is known which are lost. What can still be
 //! read behind their headers is of the last of them.
 
+use std::collections::HashMap;
+
 use super::super::header::BLOCK;
 use super::Remains;
 use crate::model::Extent;
@@ -12,7 +14,8 @@ const CLUSTER: u64 = 64 << 10;
 
 /// Names the disks among these remains. `order` has all members of the archive.
 pub fn name(remains: &mut [Remains], order: &[String]) {
-    let place = |remains: &Remains| order.iter().position(|name| Some(name) == remains.name.as_ref());
+    let places: HashMap<&String, usize> = order.iter().enumerate().rev().map(|(at, name)| (name, at)).collect();
+    let place = |remains: &Remains| places.get(remains.name.as_ref()?).copied();
     for at in 0..remains.len() {
         // Behind the last one nothing tells where it ends.
         let Some(behind) = remains.get(at + 1).and_then(place) else { continue };

@@ -58,14 +58,25 @@ impl Parts {
 
     /// Its parts in order: the range in the tar stream, and what is known of it.
     pub fn ranges(&self) -> impl DoubleEndedIterator<Item = (Extent, State)> {
-        let range = |piece: &Piece| Extent { offset: piece.stream_offset, length: piece.entry.unpacked.into() };
-        self.list.iter().map(move |(piece, state)| (range(piece), *state))
+        self.ranges_in(0, self.length)
+    }
+
+    /// The same of those with a byte between two offsets.
+    pub fn ranges_in(&self, from: u64, until: u64) -> impl DoubleEndedIterator<Item = (Extent, State)> {
+        self.list[self.touched(from, until)].iter().map(|(piece, state)| (extent(piece), *state))
+    }
+
+    /// Where those stand in the list.
+    fn touched(&self, from: u64, until: u64) -> std::ops::Range<usize> {
+        let first = self.list.partition_point(|(piece, _)| extent(piece).end() <= from);
+        let end = self.list.partition_point(|(piece, _)| piece.stream_offset < until);
+        first..end.max(first)
     }
 
     /// The ranges that cannot be read within another one, by offset in that one; merged.
     pub fn lost_in(&self, outer: Extent) -> Vec<Extent> {
         let mut lost: Vec<Extent> = Vec::new();
-        for (range, _) in self.ranges().filter(|(_, state)| *state != State::Good) {
+        for (range, _) in self.ranges_in(outer.offset, outer.end()).filter(|(_, state)| *state != State::Good) {
             let (from, until) = (range.offset.max(outer.offset), range.end().min(outer.end()));
             if from >= until {
                 continue;
@@ -94,9 +105,12 @@ impl Parts {
         let within = |(piece, state): &(Piece, State)| {
             *state == State::Guessed && piece.stream_offset >= from && piece.stream_offset < until
         };
-        let Some(first) = self.list.iter().position(within) else { return by == 0 };
-        let last = self.list.iter().rposition(within).unwrap_or(first);
-        let old: u64 = self.list[first..=last].iter().map(|(piece, _)| u64::from(piece.entry.unpacked)).sum();
+        let touched = self.touched(from, until);
+        let part = &self.list[touched.clone()];
+        let Some(first) = part.iter().position(within) else { return by == 0 };
+        let last = touched.start + part.iter().rposition(within).unwrap_or(first);
+        let first = touched.start + first;
+        let old = extent(&self.list[last].0).end() - self.list[first].0.stream_offset;
         let Ok(new) = u64::try_from(i128::from(old) + by) else { return false };
         let is_cut = self.list.get(last + 1).is_some_and(|(piece, _)| piece.stream_offset == until);
         if !new.is_multiple_of(PIECE as u64) && !is_cut {
@@ -115,12 +129,13 @@ impl Parts {
 
     /// Whether the length of any part between two offsets was guessed.
     pub fn has_guess(&self, from: u64, until: u64) -> bool {
-        self.ranges().any(|(range, state)| state == State::Guessed && range.offset < until && range.end() > from)
+        self.ranges_in(from, until).any(|(_, state)| state == State::Guessed)
     }
 
     /// What was guessed between two offsets is as long as it was guessed.
     pub fn settle(&mut self, from: u64, until: u64) {
-        for (piece, state) in &mut self.list {
+        let touched = self.touched(from, until);
+        for (piece, state) in &mut self.list[touched] {
             if *state == State::Guessed && piece.stream_offset >= from && piece.stream_offset < until {
                 *state = State::Lost;
             }
@@ -129,7 +144,8 @@ impl Parts {
 
     /// All between two offsets is lost.
     pub fn lose(&mut self, from: u64, until: u64) {
-        for (piece, state) in &mut self.list {
+        let touched = self.touched(from, until);
+        for (piece, state) in &mut self.list[touched] {
             if piece.stream_offset >= from && piece.stream_offset < until {
                 *state = State::Lost;
             }
@@ -151,6 +167,10 @@ impl Parts {
             left -= u64::from(unpacked);
         }
     }
+}
+
+fn extent(piece: &Piece) -> Extent {
+    Extent { offset: piece.stream_offset, length: piece.entry.unpacked.into() }
 }
 
 /// Puts the frames in their places: by the seek table where there is one.

@@ -1,5 +1,6 @@
 //! Owns: the members of a tar stream with holes. Must not: read contents.
 
+use std::io;
 use std::sync::Arc;
 
 use super::super::header::{self, BLOCK, Parsed};
@@ -10,18 +11,24 @@ use super::Remains;
 use super::place::{Parts, State};
 use crate::model::Extent;
 use crate::sys::patient_file::PatientFile;
+use crate::sys::signals::Cancel;
 
 /// What a GNU header has at its byte 257.
 const MAGIC: &[u8] = b"ustar  \0";
 const MAGIC_AT: u64 = 257;
+/// Bytes that are looked at together.
+const LOOK: usize = 64 << 10;
 
 /// All that is there, in order. A gap whose length was guessed gets the right one where a header behind it tells.
-pub fn walk(file: &Arc<PatientFile>, kind: Kind, parts: &mut Parts) -> Result<Vec<Remains>, Error> {
+pub fn walk(file: &Arc<PatientFile>, kind: Kind, parts: &mut Parts, cancel: &Cancel) -> Result<Vec<Remains>, Error> {
     // Name, place, and whether that is known for sure.
     let mut ranges: Vec<(Option<String>, Extent, bool)> = Vec::new();
     let mut at = 0;
     let mut pieces = parts.pieces(file, kind);
     while at < parts.length() && ranges.len() < MAX_MEMBERS {
+        if cancel.signal().is_some() {
+            return Err(Error::Read { offset: 0, source: io::Error::other("stopped") });
+        }
         if pieces.stream_len() != parts.length() {
             pieces = parts.pieces(file, kind);
         }
@@ -31,11 +38,11 @@ pub fn walk(file: &Arc<PatientFile>, kind: Kind, parts: &mut Parts) -> Result<Ve
                 let again = ranges.iter().any(|(name, ..)| name.as_ref() == Some(&member.name));
                 let name = (!again).then_some(member.name);
                 ranges.push((name, Extent { offset: member.offset, length: member.length }, true));
-                at = fit(&mut cursor, parts, member.offset, next);
+                at = fit(&mut cursor, parts, (member.offset, next), cancel);
             }
             Ok(None) if is_end(&mut cursor, parts, at) => break,
             _ => {
-                let next = find(&mut cursor, parts, at + 1).unwrap_or(parts.length());
+                let next = find(&mut cursor, parts, at + 1, cancel).unwrap_or(parts.length());
                 let is_known = !parts.has_guess(at, next);
                 ranges.push((None, Extent { offset: at, length: next - at }, is_known));
                 parts.settle(at, next);
@@ -58,19 +65,14 @@ pub fn walk(file: &Arc<PatientFile>, kind: Kind, parts: &mut Parts) -> Result<Ve
 }
 
 /// Brings a member whose contents have gaps of unknown length to its end, where the next header is; returns that place.
-fn fit(cursor: &mut Cursor<'_>, parts: &mut Parts, start: u64, end: u64) -> u64 {
-    let guessed = |state| state == State::Guessed;
-    let Some((gap, _)) =
-        parts.ranges().find(|(range, state)| guessed(*state) && range.end() > start && range.offset < end)
-    else {
-        return end;
-    };
+fn fit(cursor: &mut Cursor<'_>, parts: &mut Parts, (start, end): (u64, u64), cancel: &Cancel) -> u64 {
+    let Some((gap, _)) = parts.ranges_in(start, end).find(|(_, state)| *state == State::Guessed) else { return end };
     if is_header(cursor, end) || is_exact_end(cursor, parts, end) {
         parts.settle(start, end);
         return end;
     }
     let mut from = gap.end();
-    while let Some(next) = find(cursor, parts, from) {
+    while let Some(next) = find(cursor, parts, from, cancel) {
         // All that lies between belongs to this member, of which the length is known.
         if parts.stretch(gap.offset, next, i128::from(end) - i128::from(next)) {
             return end;
@@ -85,34 +87,39 @@ fn fit(cursor: &mut Cursor<'_>, parts: &mut Parts, start: u64, end: u64) -> u64 
 /// Whether the two blocks of zeros are here that end a tar stream, and nothing follows. That all behind is lost does not show
 /// that a guess was right.
 fn is_exact_end(cursor: &mut Cursor<'_>, parts: &Parts, at: u64) -> bool {
-    let last = parts.ranges().filter(|(_, state)| *state == State::Good).map(|(range, _)| range.end()).max();
+    let last = parts.ranges().rev().find(|(_, state)| *state == State::Good).map(|(range, _)| range.end());
     last == Some(at.saturating_add(2 * BLOCK)) && is_end(cursor, parts, at)
 }
 
 /// Whether nothing but the end of the tar stream, or what is lost, is to come.
 fn is_end(cursor: &mut Cursor<'_>, parts: &Parts, at: u64) -> bool {
-    let readable = parts.ranges().filter(|(range, state)| *state == State::Good && range.end() > at);
+    let last = parts.ranges_in(at, u64::MAX).rev().find(|(_, state)| *state == State::Good);
     let zeros = |cursor: &mut Cursor<'_>| cursor.block(at).is_ok_and(|block| block.iter().all(|&byte| byte == 0));
-    match readable.map(|(range, _)| range.end()).max() {
+    match last.map(|(range, _)| range.end()) {
         Some(end) => end <= at + 2 * BLOCK && zeros(cursor),
         None => true,
     }
 }
 
-/// The next header at or behind an offset that this program has written.
-fn find(cursor: &mut Cursor<'_>, parts: &Parts, from: u64) -> Option<u64> {
-    let good = parts.ranges().filter(|(range, state)| *state == State::Good && range.end() > from);
-    for (range, _) in good {
-        let mut bytes = vec![0; usize::try_from(range.length).ok()?];
-        if cursor.copy(range.offset, &mut bytes).is_err() {
-            continue;
-        }
-        for step in memchr(&bytes) {
-            let magic = range.offset + step as u64;
-            let Some(at) = magic.checked_sub(MAGIC_AT).filter(|&at| at >= from) else { continue };
-            if is_header(cursor, at) {
-                return Some(at);
+/// The next header at or behind an offset that this program has written; none after a signal.
+fn find(cursor: &mut Cursor<'_>, parts: &Parts, from: u64, cancel: &Cancel) -> Option<u64> {
+    let mut bytes = Vec::new();
+    for (range, _) in parts.ranges_in(from, u64::MAX).filter(|(_, state)| *state == State::Good) {
+        let mut start = range.offset.max(from.saturating_add(MAGIC_AT));
+        // A little at a time: the next one may be near, and so may the one after it.
+        while start + (MAGIC.len() as u64) <= range.end() && cancel.signal().is_none() {
+            bytes.resize(LOOK.min(usize::try_from(range.end() - start).ok()?), 0);
+            if cursor.copy(start, &mut bytes).is_err() {
+                break;
             }
+            for step in memchr(&bytes) {
+                let Some(at) = (start + step as u64).checked_sub(MAGIC_AT) else { continue };
+                if is_header(cursor, at) {
+                    return Some(at);
+                }
+            }
+            // A magic may lie across the end of what was looked at.
+            start += (bytes.len() - (MAGIC.len() - 1)) as u64;
         }
     }
     None

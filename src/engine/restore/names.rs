@@ -11,7 +11,10 @@ const MAX: usize = 200;
 /// Whether it is one harmless component of a path.
 pub fn is_plain(name: &str) -> bool {
     let length = 1..=MAX;
-    length.contains(&name.len()) && !name.starts_with('.') && !name.contains(|c: char| c == '/' || c.is_control())
+    // Beside control characters, those that end lines or turn the direction of what follows.
+    let misleads = |c| matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_bad = |c: char| c == '/' || c.is_control() || misleads(c);
+    length.contains(&name.len()) && !name.starts_with('.') && !name.contains(is_bad)
 }
 
 /// The name of a disk's file: the one it had, where it had one.
@@ -78,7 +81,7 @@ mod tests {
     #[test]
     fn a_name_is_one_harmless_component() {
         let long = "x".repeat(201);
-        for bad in ["", ".", "..", ".bashrc", "a/b", "a\0", "a\nb", "a\u{1b}[2J", &long] {
+        for bad in ["", ".", "..", ".bashrc", "a/b", "a\0", "a\nb", "a\u{1b}[2J", "a\u{202e}b", "a\u{2028}b", &long] {
             assert!(!is_plain(bad), "{bad:?}");
         }
         for good in ["vda", "dä ta.img", "a..b", "x'&<"] {

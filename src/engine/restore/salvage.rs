@@ -25,12 +25,17 @@ use crate::sys::patient_file::PatientFile;
 use crate::sys::signals::Cancel;
 
 mod disk;
+mod naming;
 mod seed;
+
+use naming::Naming;
 
 /// The report, beside what was salvaged.
 pub const REPORT: &str = "salvage.json";
 /// What the name of a file has that is not whole.
 const SALVAGED: &str = ".salvaged";
+/// Damaged places that are told, at most.
+const DAMAGES: usize = 1000;
 
 /// What was salvaged, and what was not.
 #[derive(Debug, Clone, Serialize)]
@@ -159,18 +164,25 @@ pub fn salvage(
 }
 
 fn ours(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut Salvaged) -> Result<(), Error> {
-    let salvage = Salvage::open_patiently(work.archive, work.patience).map_err(Error::archive(work.archive))?;
-    let damages = salvage.damages().iter();
+    let salvage = Salvage::open_patiently(work.archive, work.patience, work.cancel);
+    work.go_on()?;
+    let salvage = salvage.map_err(Error::archive(work.archive))?;
+    let damages = salvage.damages();
+    let told = damages.iter().take(DAMAGES);
     salvaged.damages =
-        damages.map(|damage| format!("{}: {} bytes at byte {}", damage.what, damage.length, damage.offset)).collect();
+        told.map(|damage| format!("{}: {} bytes at byte {}", damage.what, damage.length, damage.offset)).collect();
+    if damages.len() > DAMAGES {
+        salvaged.damages.push(format!("and {} more damaged places", damages.len() - DAMAGES));
+    }
     salvaged.missing = salvage.missing();
     let readable = |remains: &Remains| remains.length - remains.lost.iter().map(|lost| lost.length).sum::<u64>();
     expect_room(to, salvage.remains().iter().map(readable).sum(), staging)?;
+    let mut folder = Folder { to, staging, naming: Naming::new() };
     for (number, remains) in salvage.remains().iter().enumerate() {
         work.go_on()?;
         let part = match remains.name.as_deref().and_then(disk_target) {
-            Some(target) => disk::salvage(work, &salvage, remains, target, to, staging)?,
-            None => file(work, &salvage, remains, number, to, staging)?,
+            Some(target) => disk::salvage(work, &salvage, remains, target, &mut folder)?,
+            None => file(work, &salvage, remains, number, &mut folder)?,
         };
         salvaged.files.push(part);
     }
@@ -200,8 +212,7 @@ fn file(
     salvage: &Salvage,
     remains: &Remains,
     number: usize,
-    to: &Path,
-    staging: &mut Staging,
+    folder: &mut Folder<'_>,
 ) -> Result<Part, Error> {
     let state = State::from(salvage.trust(remains));
     let mut part = Part {
@@ -216,22 +227,32 @@ fn file(
     if lost < remains.length || remains.length == 0 {
         let plain = remains.name.clone().unwrap_or_else(|| format!("unnamed-{number}"));
         let is_good = state == State::Whole && remains.name.is_some();
-        let name = PathBuf::from(if is_good { plain } else { plain + SALVAGED });
-        let out = create(&name, to, staging)?;
-        raw(work, salvage, remains, &out, &to.join(&name))?;
+        let (name, out) = folder.create(&plain, if is_good { "" } else { SALVAGED })?;
+        raw(work, salvage, remains, &out, &folder.to.join(&name))?;
         part.files.push(name);
     }
     Ok(part)
 }
 
-/// Begins a file in the folder, with the folders that its name has.
-fn create(name: &Path, to: &Path, staging: &mut Staging) -> Result<Arc<PatientFile>, Error> {
-    let mut folder = to.to_owned();
-    for part in name.parent().unwrap_or(Path::new("")).components() {
-        folder.push(part);
-        staging.folder_within(&folder, PRIVATE)?;
+/// Where it is salvaged to.
+struct Folder<'a> {
+    to: &'a Path,
+    staging: &'a mut Staging,
+    naming: Naming,
+}
+
+impl Folder<'_> {
+    /// Begins a file, with the folders that its name has. It has the wanted name and ending, unless these would do harm.
+    fn create(&mut self, wanted: &str, ending: &str) -> Result<(PathBuf, Arc<PatientFile>), Error> {
+        let name = self.naming.file(wanted, ending);
+        let mut folder = self.to.to_owned();
+        for part in name.parent().unwrap_or(Path::new("")).components() {
+            folder.push(part);
+            self.staging.folder_within(&folder, PRIVATE)?;
+        }
+        let file = self.staging.create(&self.to.join(&name), Rights::Private)?;
+        Ok((name, file))
     }
-    staging.create(&to.join(name), Rights::Private)
 }
 
 /// What can be read of a member, each byte in its place; the file ends with the last of them.

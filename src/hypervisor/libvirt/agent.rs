@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use virt::domain::Domain as Handle;
 
 use super::{call, ffi};
-use crate::hypervisor::Error;
+use crate::hypervisor::error::bounded;
+use crate::hypervisor::{Error, Kind};
 use crate::model::DomainRef;
 
 /// How long an agent that works takes to answer a question, in seconds.
@@ -59,7 +60,7 @@ pub(super) fn ask(handle: &Handle, domain: &DomainRef, request: &Value) -> Resul
 }
 
 fn wrong(domain: &DomainRef, answer: &str) -> Error {
-    Error::Agent { domain: domain.name.clone(), answer: answer.chars().take(200).collect() }
+    Error::Agent { domain: domain.name.clone(), answer: bounded(answer) }
 }
 
 fn set_timeout(handle: &Handle, domain: &DomainRef, seconds: i32) -> Result<(), Error> {
@@ -74,14 +75,17 @@ fn forget_timeout(handle: &Handle, domain: &DomainRef) {
 }
 
 fn no_agent(error: Error) -> Error {
-    with_kind(error, crate::hypervisor::Kind::NoAgent)
+    with_kind(error, Kind::NoAgent)
 }
 
 fn uncertain(error: Error) -> Error {
-    with_kind(error, crate::hypervisor::Kind::Other)
+    match error.kind() {
+        Kind::Refused => error,
+        _ => with_kind(error, Kind::Other),
+    }
 }
 
-fn with_kind(error: Error, kind: crate::hypervisor::Kind) -> Error {
+fn with_kind(error: Error, kind: Kind) -> Error {
     match error {
         Error::Call { domain, action, source, .. } => Error::Call { domain, action, kind, source },
         other => other,

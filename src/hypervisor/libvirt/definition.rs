@@ -13,7 +13,7 @@ use virt_sys::{
 };
 
 use super::{call, ffi};
-use crate::hypervisor::{Error, Kind, OffKind, SavedState, StateKind, domain_xml};
+use crate::hypervisor::{Error, Kind, OffKind, Said, SavedState, StateKind, domain_xml};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml, Failure, Image, Source};
 
 pub(super) fn list(connection: &Connect) -> Result<Vec<(DomainRef, DomainState)>, Error> {
@@ -181,7 +181,7 @@ fn tpm_state(connection: &Connect, state: PathBuf) -> PathBuf {
 fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<Source, Failure> {
     let domain_xml::Volume { pool: name, volume, .. } = volume;
     let failed = |what: String, error: Option<virt::error::Error>, hint: String| {
-        let why = error.map_or(String::new(), |error| format!(": {}", error.message()));
+        let why = error.map_or(String::new(), |error| format!(": {}", Said::from(error)));
         Failure { message: format!("{what}{why}"), hint: Some(hint) }
     };
     let pool = connection.lookup_storage_pool_by_name(name).map_err(|error| {

@@ -77,6 +77,7 @@ fn kind(error: &VirtError) -> Kind {
     match error.code() {
         Enum::Known(ErrorNumber::NoDomain) => Kind::NoDomain,
         Enum::Known(ErrorNumber::AgentUnresponsive) => Kind::NoAgent,
+        Enum::Known(ErrorNumber::AgentCommandFailed) => Kind::Refused,
         Enum::Known(ErrorNumber::BlockCopyActive) => Kind::NotReady,
         Enum::Known(ErrorNumber::OperationTimeout) => Kind::Busy,
         _ if error.message().contains("QEMU guest agent is not") => Kind::NoAgent,

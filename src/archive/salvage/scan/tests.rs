@@ -19,7 +19,7 @@ fn frames(fixture: &Fixture) -> Vec<Found> {
 fn scan_of(bytes: &[u8], kind: Kind) -> Vec<Found> {
     let file = tempfile::tempfile().unwrap();
     file.write_all_at(bytes, 0).unwrap();
-    scan(&PatientFile::new(file, &Patience::default()), bytes.len() as u64, kind).unwrap()
+    scan(&PatientFile::new(file, &Patience::default()), bytes.len() as u64, kind, &Cancel::default()).unwrap()
 }
 
 #[test]
@@ -93,17 +93,85 @@ fn absurd_lengths_in_a_head_are_none() {
     for (length, expected) in [(0, None), (1, Some(1)), (most, Some(most)), (most + 1, None)] {
         assert_eq!(held(Kind::Zstd, &zstd_head(length)), expected, "{length}");
         let found = entry(Kind::Gzip, &gzip_member(100, length));
-        assert_eq!(found.map(|entry| (entry.packed, entry.unpacked)), expected.map(|length| (100, length)));
+        assert_eq!(found.ok().map(|entry| (entry.packed, entry.unpacked)), expected.map(|length| (100, length)));
     }
-    assert!(entry(Kind::Gzip, &gzip_member(MOST, 1)).is_some());
-    assert!(entry(Kind::Gzip, &gzip_member(MOST + 1, 1)).is_none());
+    assert!(entry(Kind::Gzip, &gzip_member(MOST, 1)).is_ok());
+    assert!(entry(Kind::Gzip, &gzip_member(MOST + 1, 1)).is_err());
     // Not ours, or cut off.
-    assert!(entry(Kind::Gzip, b"x").is_none());
+    assert!(entry(Kind::Gzip, b"x").is_err());
     let mut other = gzip_member(100, 1);
     other[0] ^= 1;
-    assert!(entry(Kind::Gzip, &other).is_none());
-    assert!(entry(Kind::Gzip, &gzip_member(100, 1)[..99]).is_none());
-    assert!(entry(Kind::Zstd, b"x").is_none() && entry(Kind::None, &zstd_head(1)).is_none());
+    assert!(entry(Kind::Gzip, &other).is_err());
+    assert!(entry(Kind::Gzip, &gzip_member(100, 1)[..99]).is_err());
+    assert!(entry(Kind::Zstd, b"x").is_err() && entry(Kind::None, &zstd_head(1)).is_err());
+}
+
+/// Heads of frames, each of which is followed by blocks to the end: every block holds the head of the next frame.
+fn nested_heads(count: usize) -> Vec<u8> {
+    let head = zstd_head(MAX_PIECE as u32);
+    let block = |is_last: u32| ((head.len() as u32) << 3 | is_last).to_le_bytes();
+    let mut bytes = [&head[..], &block(0)[..3]].concat().repeat(count);
+    bytes.extend([&head[..], &block(1)[..3], &head, &[0; 4]].concat());
+    bytes
+}
+
+#[test]
+fn very_many_heads_in_one_another_are_passed_over_in_linear_time() {
+    let gzip: Vec<u8> = (0..100_000_u32).flat_map(|at| gzip::header((100_001 - at) * gzip::HEADER as u32)).collect();
+    for (kind, mut bytes) in [(Kind::Zstd, nested_heads(100_000)), (Kind::Gzip, gzip)] {
+        // The length of what each gzip member held.
+        bytes.extend(1_000_u32.to_le_bytes());
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        let length = bytes.len() as u64;
+        let file = PatientFile::new(file, &Patience::default());
+        let mut effort = Effort::default();
+        let found = scan_with(&file, length, kind, &Cancel::default(), &mut effort).unwrap();
+        assert!(found.iter().all(|found| matches!(found, Found::Gap(..))), "{kind:?}");
+        // What is over when the last one begins.
+        let most = SPARE + SPARE_PER_BYTE * length + MAX_PIECE as u64 + length;
+        assert!((1..=most).contains(&effort.spent), "{kind:?}: {} of {most}", effort.spent);
+    }
+}
+
+#[test]
+fn whole_frames_behind_very_many_heads_are_found() {
+    let fixture = tests::archive(Codec::Zstd(3), &[("vda", 4 * PIECE)]);
+    let (good, whole) = (fs::read(&fixture.path).unwrap(), frames(&fixture));
+    let before = nested_heads(20_000);
+    let found = scan_of(&[&before[..], &good].concat(), Kind::Zstd);
+    let frames = found.iter().filter(|found| matches!(found, Found::Frame(..))).count();
+    assert_eq!(frames, whole.len());
+}
+
+#[test]
+fn a_signal_ends_the_search() {
+    let bytes = nested_heads(1000);
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&bytes, 0).unwrap();
+    let cancel = Cancel::default();
+    cancel.cancel(15);
+    let stopped = scan(&PatientFile::new(file, &Patience::default()), bytes.len() as u64, Kind::Zstd, &cancel);
+    assert!(matches!(stopped, Err(Error::Read { source, .. }) if source.to_string() == "stopped"));
+}
+
+#[test]
+fn the_blocks_of_a_frame_tell_how_long_it_is() {
+    for (codec, length) in [(Codec::Zstd(1), 1), (Codec::Zstd(3), 300_000), (Codec::Zstd(19), MAX_PIECE / 8)] {
+        for byte in [0, 1, 251] {
+            let contents: Vec<u8> = (0..length).map(|at| (at * at * byte % 256) as u8).collect();
+            let Codec::Zstd(level) = codec else { unreachable!() };
+            let mut packer = zstd::bulk::Compressor::new(level).unwrap();
+            packer.include_checksum(true).unwrap();
+            let mut packed = packer.compress(&contents).unwrap();
+            let whole = packed.len();
+            assert_eq!(zstd_length(&packed[..whole - 1]), Err(whole - 1));
+            packed.extend([0; 100]);
+            assert_eq!(zstd_length(&packed), Ok(whole), "{codec:?} {length}");
+            assert_eq!(zstd_safe::find_frame_compressed_size(&packed).unwrap(), whole);
+        }
+    }
+    assert_eq!((zstd_length(b"x"), zstd_length(&zstd_head(1))), (Err(0), Err(9)));
 }
 
 #[test]

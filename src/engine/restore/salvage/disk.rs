@@ -1,13 +1,12 @@
 //! Owns: a disk out of a torn member: an image with zeros for what is lost, and a list of that. Must not: copy a member's own
 //! metadata, which may name other files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{Disk, Part, Range, SALVAGED, State, create, expect_lost, raw};
+use super::{Disk, Folder, Part, Range, SALVAGED, State, expect_lost, raw};
 use crate::archive::salvage::{Remains, Salvage};
 use crate::engine::Error;
 use crate::engine::restore::sparse::{Kind, Output};
-use crate::engine::restore::staging::Staging;
 use crate::engine::restore::work::Work;
 use crate::model::Extent;
 use crate::qcow2::{Layout, Torn};
@@ -19,8 +18,7 @@ pub fn salvage(
     salvage: &Salvage,
     remains: &Remains,
     target: &str,
-    to: &Path,
-    staging: &mut Staging,
+    folder: &mut Folder<'_>,
 ) -> Result<Part, Error> {
     let entry = salvage.manifest().and_then(|manifest| manifest.disks.iter().find(|disk| disk.target == target));
     let size = entry.map(|disk| disk.virtual_bytes);
@@ -47,16 +45,14 @@ pub fn salvage(
             part.state = State::Wrong;
         }
         let ending = if part.state == State::Whole { "" } else { SALVAGED };
-        let name = PathBuf::from(format!("{target}{ending}.qcow2"));
-        let out = create(&name, to, staging)?;
-        image(work, salvage, remains, torn, &layout, (&out, &to.join(&name)))?;
+        let (name, out) = folder.create(target, &format!("{ending}.qcow2"))?;
+        image(work, salvage, remains, torn, &layout, (&out, &folder.to.join(&name)))?;
         part.files.push(name);
     }
     let has_lost_tables = torn.is_none_or(|torn| !torn.unknown.is_empty());
     if has_lost_tables {
-        let name = PathBuf::from(format!("{target}{SALVAGED}.member"));
-        let out = create(&name, to, staging)?;
-        raw(work, salvage, remains, &out, &to.join(&name))?;
+        let (name, out) = folder.create(target, &format!("{SALVAGED}.member"))?;
+        raw(work, salvage, remains, &out, &folder.to.join(&name))?;
         part.files.push(name);
     }
     part.disk = Some(disk);

@@ -2,9 +2,9 @@
 //! end.
 
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{Part, Range, SALVAGED, Salvaged, State, create, expect_room};
+use super::{Folder, Naming, Part, Range, SALVAGED, Salvaged, State, expect_room};
 use crate::archive::seed::Seed;
 use crate::engine::Error;
 use crate::engine::error::chain;
@@ -44,9 +44,10 @@ pub fn salvage(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut
         }
     };
     expect_room(to, readable, staging)?;
+    let mut folder = Folder { to, staging, naming: Naming::new() };
     let mut failed = None;
     let read = seed.each(|member, contents| {
-        let name = salvaged_name(member.file_name(), state);
+        let (stem, ending) = salvaged_name(member.file_name(), state);
         let mut part = Part {
             member: Some(member.name.clone()),
             files: Vec::new(),
@@ -55,9 +56,12 @@ pub fn salvage(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut
             lost: Vec::new(),
             disk: None,
         };
-        let written = create(&name, to, staging).and_then(|out| copy(work, contents, &out, &to.join(&name)));
+        let written = folder.create(&stem, &ending).and_then(|(name, out)| {
+            let written = copy(work, contents, &out, &to.join(&name))?;
+            Ok((name, written))
+        });
         match written {
-            Ok(written) => {
+            Ok((name, written)) => {
                 if written < member.length {
                     part.state = State::Torn;
                     part.lost.push(Range { offset: written, length: member.length - written });
@@ -79,16 +83,16 @@ pub fn salvage(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut
     }
 }
 
-/// Two members of one file name are told apart by nobody: the second is refused by the staging.
-fn salvaged_name(name: &str, state: State) -> PathBuf {
-    let name = if is_plain(name) { name } else { "unnamed" };
+/// The name of a member's file, and what comes behind it.
+fn salvaged_name(name: &str, state: State) -> (String, String) {
     if state == State::Whole {
-        return PathBuf::from(name);
+        return (name.to_owned(), String::new());
     }
-    let path = Path::new(name);
-    match (path.file_stem().and_then(|stem| stem.to_str()), path.extension().and_then(|ending| ending.to_str())) {
-        (Some(stem), Some(ending)) => PathBuf::from(format!("{stem}{SALVAGED}.{ending}")),
-        _ => PathBuf::from(format!("{name}{SALVAGED}")),
+    match name.rsplit_once('.') {
+        Some((stem, ending)) if !stem.is_empty() && is_plain(ending) => {
+            (stem.to_owned(), format!("{SALVAGED}.{ending}"))
+        }
+        _ => (name.to_owned(), SALVAGED.to_owned()),
     }
 }
 

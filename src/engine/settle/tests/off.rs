@@ -87,7 +87,7 @@ fn an_image_of_an_operator_over_an_overlay_that_is_gone_is_told() {
     bench.put_on(&["theirs", OVER, "base.qcow2"]);
     std::fs::remove_file(&bench.overlay.path).unwrap();
     let error = bench.settle().unwrap_err();
-    assert!(error.to_string().contains("over.qcow2, which does not exist"), "{error}");
+    assert!(error.to_string().contains(&format!("{OVER}, which does not exist")), "{error}");
     assert!(error.hint().unwrap().contains("virsh edit"), "{:?}", error.hint());
 }
 
