@@ -216,6 +216,16 @@ pub(super) fn snapshots(overlay: &Overlay, names: &[String], seat: Option<&Seat>
     refusal(overlay, message, hint)
 }
 
+/// A snapshot was taken right before the commit began, which then has changed the image below it.
+pub(super) fn late_snapshot(target: &str, refused: &Error) -> Failure {
+    let message =
+        format!("{refused}, taken while its commit began: what the guest has written since may be in the snapshot");
+    Failure {
+        message: format!("disk {target}: {message}"),
+        hint: Some("take the snapshot again after the backup".into()),
+    }
+}
+
 /// Bitmaps of a checkpoint that was made during the backup lie in the overlay; only a running QEMU takes them along.
 pub(super) fn bitmaps(overlay: &Overlay, names: &[String], seat: Option<&Seat>) -> Error {
     let message = format!(
