@@ -95,7 +95,8 @@ fn open(listen: &Listen) -> Result<(Server, Stop), exporter::Error> {
     let listener = Listener::bind(listen)?;
     if !listener.is_local() {
         tracing::warn!(
-            "{listen} can be reached from other hosts, without password or TLS: put a reverse proxy before it"
+            "{listen} can be reached from other hosts, without password or TLS: put a reverse proxy before it. \
+             kvmbackup-exporter.service lets only those in that its `IPAddressAllow=` names"
         );
     }
     Server::new(listener)

@@ -9,6 +9,8 @@ mod host;
 mod lab;
 #[path = "../steps/mod.rs"]
 mod steps;
+#[path = "../units/mod.rs"]
+mod units;
 
 mod cli_private;
 mod crash;

@@ -12,6 +12,8 @@ use super::{Guest, Lab, run, virsh};
 pub struct Program {
     dir: PathBuf,
     host: Value,
+    /// What stands before each command.
+    limits: Vec<String>,
 }
 
 /// What came of one run.
@@ -32,7 +34,7 @@ impl Program {
         // The lab's file system is the machine's, however full that is.
         let host = json!({"backupdir": dir.join("backups"), "state_dir": dir.join("state"), "min_free": "0%",
             "domains": {}});
-        Program { dir, host }.written()
+        Program { dir, host, limits: Vec::new() }.written()
     }
 
     /// Sets a key of the host's section.
@@ -48,6 +50,11 @@ impl Program {
         entry.as_object_mut().expect("an entry is a mapping").extend(keys);
         self.host["domains"][name] = entry;
         self.written()
+    }
+
+    /// Has every command of it begin with these words, which take something away from it.
+    pub fn within(self, limits: Vec<String>) -> Self {
+        Program { limits, ..self }
     }
 
     /// YAML is a superset of JSON.
@@ -74,8 +81,9 @@ impl Program {
 
     /// The program with this configuration, ready to be given a command.
     pub fn command(&self) -> Command {
-        let mut command = super::command::command(env!("CARGO_BIN_EXE_kvmbackup"));
-        command.arg("--config").arg(self.config()).args(["--host", "lab"]);
+        let mut words = self.limits.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_kvmbackup")]);
+        let mut command = super::command::command(words.next().expect("there is the program at least"));
+        command.args(words).arg("--config").arg(self.config()).args(["--host", "lab"]);
         command
     }
 

@@ -13,6 +13,8 @@ mod promql;
 mod serving;
 #[path = "../steps/mod.rs"]
 mod steps;
+#[path = "../units/mod.rs"]
+mod units;
 #[path = "../watched/mod.rs"]
 mod watched;
 
@@ -30,6 +32,7 @@ mod cli_seed;
 mod crash_off;
 mod damage;
 mod dashboard;
+mod dependencies;
 mod docs;
 mod docs_config;
 mod exporter;

@@ -5,10 +5,11 @@ use crate::host;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::host::Host;
+use crate::units::{self, settings};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kvmbackup");
 
@@ -19,7 +20,7 @@ fn systemd_understands_every_unit() {
     }
     let folder = tempfile::tempdir().unwrap();
     let mut units = Vec::new();
-    for (name, text) in units_installed() {
+    for (name, text) in units::installed() {
         let path = folder.path().join(name);
         std::fs::write(&path, text.replace("/usr/bin/kvmbackup", PROGRAM)).unwrap();
         units.push(path);
@@ -34,7 +35,7 @@ fn systemd_understands_every_unit() {
 
 #[test]
 fn units_hold_to_the_promises() {
-    let units = units_installed();
+    let units = units::installed();
     let run = &units["kvmbackup.service"];
     for line in
         ["Type=oneshot", "ExecStopPost=-/usr/bin/kvmbackup -q recover", "LogRateLimitIntervalSec=0", "KillMode=mixed"]
@@ -71,7 +72,7 @@ fn no_program_makes_a_call_that_its_unit_forbids() {
     host::run("chmod", &["755", hook.to_str().unwrap()]);
     let hooks = format!("hooks: [{{name: one, phase: pre-domain, command: [{}]}}]", hook.display());
     host.configure(&format!("metrics: {{textfile: {textfile}}}\n{hooks}"), "{\"*\": {day_of_week: daily}}");
-    let units = units_installed();
+    let units = units::installed();
     let groups = system_call_groups();
     hold(&units["kvmbackup.service"], &groups, &traced(&host, "backup"));
     hold(&units["kvmbackup.service"], &groups, &traced(&host, "-q recover"));
@@ -83,37 +84,71 @@ fn no_program_makes_a_call_that_its_unit_forbids() {
 /// Panics if one of these calls is forbidden by a unit.
 #[track_caller]
 fn hold(unit: &str, groups: &BTreeMap<String, Vec<String>>, calls: &BTreeSet<(String, String)>) {
-    let filter = setting(unit, "SystemCallFilter").unwrap();
-    let (forbids, names) = filter.strip_prefix('~').map_or((false, filter), |rest| (true, rest));
-    let named: BTreeSet<&str> = names.split_whitespace().flat_map(|name| members(groups, name)).collect();
-    let families = setting(unit, "RestrictAddressFamilies").unwrap();
-    let denies_code = setting(unit, "MemoryDenyWriteExecute") == Some("true");
+    // The first line says whether calls are allowed or forbidden, and later ones add or take away: systemd.exec(5).
+    let filters = settings(unit, "SystemCallFilter");
+    let forbids = filters[0].starts_with('~');
+    let mut named = BTreeSet::new();
+    for filter in filters {
+        let (is_denied, names) = filter.strip_prefix('~').map_or((false, filter), |rest| (true, rest));
+        for call in names.split_whitespace().flat_map(|name| members(groups, name)) {
+            if is_denied == forbids {
+                named.insert(call)
+            } else {
+                named.remove(call)
+            };
+        }
+    }
+    let families = settings(unit, "RestrictAddressFamilies").join(" ");
+    let is = |key| settings(unit, key) == ["true"];
     for (name, line) in calls {
         assert_ne!(named.contains(name.as_str()), forbids, "{line}");
         let family = line.strip_prefix("socket(").and_then(|rest| rest.split(',').next());
         assert!(family.is_none_or(|family| families.split_whitespace().any(|other| other == family)), "{line}");
-        assert!(!denies_code || !line.contains("PROT_WRITE|PROT_EXEC"), "{line}");
+        assert!(!is("MemoryDenyWriteExecute") || !line.contains("PROT_WRITE|PROT_EXEC"), "{line}");
+        assert!(!is("RestrictNamespaces") || !line.contains("CLONE_NEW"), "{line}");
     }
     assert!(calls.len() > 100, "{}", calls.len());
 }
 
 #[test]
-fn a_run_works_without_what_its_unit_takes_away() {
+fn programs_work_without_what_their_units_take_away() {
     if !is_root() || is_missing("setpriv") {
         return;
     }
     let host = Host::new(&["a"]);
-    let unit = &units_installed()["kvmbackup.service"];
-    let dropped = setting(unit, "CapabilityBoundingSet").unwrap().strip_prefix('~').unwrap().to_lowercase();
-    let dropped: Vec<_> = dropped.split_whitespace().map(|name| name.replace("cap_", "-")).collect();
-    assert_eq!(setting(unit, "ProtectSystem"), Some("true"));
+    let textfile = host.path("metrics.prom").display().to_string();
+    host.configure(&format!("metrics: {{textfile: {textfile}}}"), "{\"*\": {day_of_week: daily}}");
     let config = host.path("config.yml").display().to_string();
-    // What ProtectSystem=true does: systemd.exec(5).
-    let script = "mount --bind /usr /usr && mount -o remount,bind,ro /usr && mount --bind /boot /boot && mount -o remount,bind,ro /boot \
-                  && ! touch /usr/x 2>/dev/null && exec setpriv --bounding-set=\"$1\" --inh-caps=\"$1\" -- \"$2\" backup --config \"$3\" --host desk";
-    let mut command = host.command("unshare");
-    command.args(["--mount", "sh", "-c", script, "sh", &dropped.join(","), PROGRAM, &config]);
-    host.finish(&mut command).ends(0).tells(&["ok", "a"]);
+    for (unit, words) in [("kvmbackup.service", "backup"), ("kvmbackup-metrics.service", "metrics")] {
+        let limits = units::limits(unit);
+        let mut command = host.command(&limits[0]);
+        command.args(&limits[1..]).args([PROGRAM, words, "--config", &config, "--host", host::NAME]);
+        let run = host.finish(&mut command).ends(0);
+        assert!(words != "backup" || run.out.contains("1 of 1 good"), "{run:?}");
+    }
+    assert_eq!(host.archives("a").len(), 1);
+}
+
+/// How much a unit that is taken over may do, as systemd judges it: from 0 to 10.
+#[test]
+fn exposure_of_each_unit_is_what_the_manual_says() {
+    if is_missing("systemd-analyze") {
+        return;
+    }
+    let manual = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in units::installed().into_iter().filter(|(name, _)| name.ends_with(".service")) {
+        let path = folder.path().join(&name);
+        std::fs::write(&path, text.replace("/usr/bin/kvmbackup", PROGRAM)).unwrap();
+        let judged =
+            host::run("systemd-analyze", &["security", "--offline=true", "--no-pager", path.to_str().unwrap()]);
+        let judged = judged.lines().find_map(|line| line.split_once("Overall exposure level for ")).unwrap().1;
+        let judged: f64 = judged.split_whitespace().nth(1).unwrap().parse().unwrap();
+        let row = manual.lines().find_map(|line| line.strip_prefix(&format!("| `{name}` | "))).unwrap();
+        let told: f64 = row.split(' ').next().unwrap().parse().unwrap();
+        // Versions of systemd differ a little in what they weigh.
+        assert!((judged - told).abs() < 0.3, "{name}: {judged}, and the manual says {told}");
+    }
 }
 
 #[test]
@@ -145,6 +180,13 @@ fn a_real_systemd_runs_timer_and_service_and_calls_somebody_after_a_failure() {
         "start: fails",
         "called: yes",
         "credential: given",
+        "metrics: Result=success",
+        "exporter: kvmbackup is healthy",
+        "exporter: NoNewPrivs:\t1",
+        // A run's programs may be others': sendmail needs its own group.
+        "sendmail: NoNewPrivs:\t0",
+        "sendmail: effective user 1",
+        "sendmail: umask 0077",
     ] {
         assert!(lines.contains(line), "{line}\n{said}\n{errors}");
     }
@@ -201,18 +243,6 @@ fn the_package_passes_lintian_and_leaves_nothing_behind() {
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The units, by name.
-fn units_installed() -> BTreeMap<String, String> {
-    let folder = std::fs::read_dir(root().join("packaging/systemd")).unwrap();
-    let paths = folder.map(|entry| entry.unwrap().path());
-    let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-    paths.map(|path| (name(&path), std::fs::read_to_string(path).unwrap())).collect()
-}
-
-fn setting<'a>(unit: &'a str, key: &str) -> Option<&'a str> {
-    unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
 }
 
 /// Every system call of the program and of what it starts, each with one line of how it was made.
