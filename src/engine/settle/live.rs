@@ -42,7 +42,7 @@ pub(super) fn commit(
             && let Err(error) = expect_no_snapshots(overlay, Some(seat))
         {
             hypervisor.cancel_commit(domain, target)?;
-            record.tell(refusal::late_snapshot(target, &error));
+            record.tell(refusal::late_snapshot(&error));
             return Err(error);
         }
         if job.total > 0 && job.done == job.total {

@@ -217,11 +217,9 @@ pub(super) fn snapshots(overlay: &Overlay, names: &[String], seat: Option<&Seat>
 }
 
 /// A snapshot was taken right before the commit began, which then has changed the image below it.
-pub(super) fn late_snapshot(target: &str, refused: &Error) -> Failure {
-    let message =
-        format!("{refused}, taken while its commit began: what the guest has written since may be in the snapshot");
+pub(super) fn late_snapshot(refused: &Error) -> Failure {
     Failure {
-        message: format!("disk {target}: {message}"),
+        message: format!("{refused}, taken as its commit began: what the guest wrote since may be in the snapshot"),
         hint: Some("take the snapshot again after the backup".into()),
     }
 }

@@ -35,7 +35,7 @@ fn an_internal_snapshot_that_an_operator_takes_right_before_the_commit_is_kept()
     let scene = Scene::new(name);
     scene.guest.write("vda", 0x41, 1 << 20, 65536);
     let mut command = scene.program.command();
-    let held = steps::hold(command.arg("backup"), Step::CommitBegin.into(), &scene.lab.path("held"));
+    let held = steps::hold(command.args(["backup", "--json"]), Step::CommitBegin.into(), &scene.lab.path("held"));
     virsh(&["snapshot-create-as", name, "mine"]);
     let ran = Ran::from(held.finish());
     assert!(ran.code == 7 && ran.stdout.contains("virsh snapshot-delete isnap-late mine"), "{ran:#?}");
