@@ -183,9 +183,16 @@ pub struct Restore {
     /// Replace files and a definition that exist; with --define, also what the domain's own block devices hold
     #[arg(long)]
     pub overwrite: bool,
+    /// Define the domain although its definition reaches for more of this host than disks and networks; without a terminal to ask
+    /// on, such a domain is not defined otherwise
+    #[arg(long, requires = "define")]
+    pub accept_host_access: bool,
+    /// Show what would be written where, and what the definition reaches for; write nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// Get what is left of a damaged restore point into --to DIR, with a list of what is lost; files that are not whole are
     /// named NAME.salvaged
-    #[arg(long, requires = "to", conflicts_with_all = ["define", "name", "xml", "machine", "start", "disks", "overwrite"])]
+    #[arg(long, requires = "to", conflicts_with_all = ["define", "name", "xml", "machine", "start", "disks", "overwrite", "dry_run"])]
     pub salvage: bool,
 }
 

@@ -3,7 +3,9 @@
 use chrono::Utc;
 
 mod salvage;
+mod terminal;
 
+use self::terminal::Terminal;
 use super::args::{self, Global};
 use super::list::moment;
 use super::{monitor, print, print_failure, recover, when};
@@ -24,7 +26,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     }
     let request = request(words);
     // Files in a folder are nobody's yet.
-    let first = match request.touches_guests() {
+    let first = match request.touches_guests() && !request.dry_run {
         true => {
             Some(recover::first(&settings.state_dir, &Patience::new(settings.stall_timeout), global.quiet, &cancel)?)
         }
@@ -41,20 +43,17 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
         (None, false) => None,
     };
     let monitor = monitor(global, false);
-    let mut told = 0;
-    // What a definition from an archive brings along is shown while it can still be kept out, however quiet it shall be.
-    let mut tell = |known: &[String]| {
-        if words.define || !global.quiet {
-            print(&notes(known));
-        }
-        told = known.len();
-    };
-    let restored = restore::restore(&request, &store, hypervisor.as_deref(), &*monitor, &cancel, &mut tell)?;
+    let mut operator = Terminal::new(global, words, &cancel);
+    let restored = restore::restore(&request, &store, hypervisor.as_deref(), &*monitor, &cancel, &mut operator)?;
+    let told = operator.told;
     let more = restored.notes.get(told..).unwrap_or_default();
     match (global.quiet, &restored.defined) {
         (false, _) => print(&(text(&restored) + &notes(more))),
         (true, Some(_)) => print(&notes(more)),
         (true, None) => {}
+    }
+    if restored.dry_run {
+        return Ok(ExitCode::Good.code());
     }
     if let Some(failure) = &restored.start_failure {
         print_failure(failure);
@@ -82,18 +81,25 @@ fn request(words: &args::Restore) -> Request {
             machine: words.machine.clone(),
         }),
         overwrite: words.overwrite,
+        dry_run: words.dry_run,
     }
 }
 
 fn text(restored: &Restored) -> String {
     let (domain, point) = (printable(&restored.domain), restored.point);
-    let mut text = format!("restored {domain} as of {} ({point})\n", moment(point.time()));
+    let done = if restored.dry_run { "would restore" } else { "restored" };
+    let mut text = format!("{done} {domain} as of {} ({point})\n", moment(point.time()));
     for path in restored.files.iter().chain(&restored.devices) {
         text.push_str(&format!("  {}\n", printable(&path.display().to_string())));
     }
     if let Some(defined) = &restored.defined {
-        let started = if restored.started { " and started" } else { "" };
-        text.push_str(&format!("defined{started}: {} ({})\n", printable(&defined.name), defined.uuid));
+        let done = match (restored.dry_run, restored.started) {
+            (true, true) => "would be defined and started",
+            (true, false) => "would be defined",
+            (false, true) => "defined and started",
+            (false, false) => "defined",
+        };
+        text.push_str(&format!("{done}: {} ({})\n", printable(&defined.name), defined.uuid));
     }
     text
 }
@@ -116,6 +122,7 @@ mod tests {
             devices: vec!["/dev/x".into()],
             defined: Some(DomainRef { name: "web 2".to_owned(), uuid: uuid::Uuid::nil() }),
             started: true,
+            dry_run: false,
             start_failure: None,
             notes: vec!["drive sda is empty".to_owned()],
         };

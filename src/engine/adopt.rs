@@ -9,7 +9,7 @@ use chrono::Utc;
 use uuid::Uuid;
 
 use super::journal::{Journal, Record};
-use super::{Error, overlay_file, users};
+use super::{Error, chain, marks, overlay_file, users};
 use crate::config::Settings;
 use crate::hypervisor::{Hypervisor, Kind, Overlay};
 use crate::model::{DomainRef, Failure, Format, Image};
@@ -57,10 +57,14 @@ pub(super) fn unknown(
     Ok(found.into_values().collect())
 }
 
-/// The image below an overlay, by its own header.
+/// The image below an overlay, by its own header. Another user may have written that: it is believed of the image in the same
+/// folder that the overlay is named after, and of no other.
 fn base_of(overlay: &Path) -> Option<Image> {
     let links = users::links(overlay, &Format::Qcow2).ok()??;
-    users::below(overlay, &links)
+    let base = users::below(overlay, &links)?;
+    let path = base.source.path()?;
+    let is_beside = path.parent() == overlay.parent() && chain::is_plain_file(path);
+    (is_beside && overlay_file::is_named_after(overlay, path)).then_some(base)
 }
 
 /// An entry for each domain with such overlays, and what has no entry because its base is unknown.
@@ -86,14 +90,23 @@ pub(super) fn adopt(
         let mut overlays = Vec::new();
         for Unknown { target, path, base } in found {
             match base {
-                Some(base) => overlays.push(Overlay { target, path, base, saved: None }),
+                Some(base) => {
+                    let marks = marks::found(&path, &base, None);
+                    overlays.push(Overlay { target, path, base, saved: None, marks });
+                }
                 None => left.push(Failure {
                     message: format!(
-                        "{}: disk {target}: the definition names the overlay {}, which does not exist or tells no image below it",
+                        "{}: disk {target}: the definition names the overlay {}, which does not exist or does not name the image in the same folder that it is named after",
                         id.name,
                         path.display()
                     ),
-                    hint: Some(format!("name the disk's own image instead: virsh edit {}", id.name)),
+                    hint: Some(format!(
+                        "see which image is below it: qemu-img info -U {path}; if that is the disk's own, start the guest, which \
+                         then tells it: virsh start {name}; then: kvmbackup recover; otherwise name the disk's own image in the \
+                         definition: virsh edit {name}",
+                        path = path.display(),
+                        name = id.name
+                    )),
                 }),
             }
         }

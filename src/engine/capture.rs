@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use self::changed::changed;
 use super::give_back::{give_back, remove_sockets};
 use super::journal::Record;
-use super::{Error, overlay_file, quiesce, ready};
+use super::{Error, chain, marks, overlay_file, quiesce, ready};
 use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::domain_xml::disk_text;
 use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
-use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainState, Method};
+use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainState, Image, Method};
 use crate::nbd;
 use crate::plan::{CapturePlan, How};
 use crate::sys::step::{self, Step};
@@ -119,6 +119,7 @@ impl<'a> Capture<'a> {
         let captured = captured(plan);
         self.make_sockets()?;
         self.make_files(&captured)?;
+        self.mark_files(record)?;
         let running = self.domain.state == DomainState::Running;
         let quiesce = if running { settings.quiesce } else { Quiesce::Never };
         let timeout = settings.freeze_timeout;
@@ -154,13 +155,20 @@ impl<'a> Capture<'a> {
             How::Capture => &disk.image,
             How::Direct(image) => image,
         };
-        let mut chain = vec![image.clone()];
-        // The chain in hand is the active image's; that of another image is left to what its header says.
-        let is_active = *image == disk.image;
-        if is_active {
+        // The chain in hand is the active image's. What it lacks, headers name.
+        let (mut chain, mut is_whole) = (vec![image.clone()], false);
+        if *image == disk.image {
             chain.extend(disk.backing.iter().cloned());
+            is_whole = disk.chain_ends;
         }
-        let options = nbd::Options { force_share, chain_ends: is_active && disk.chain_ends };
+        if let Some(last) = chain.last().filter(|_| !is_whole) {
+            let below = chain::below(last).map_err(|source| nbd::Error::Chain { image: path_of(image), source })?;
+            chain.extend(below);
+        }
+        for image in &chain {
+            chain::expect_data_file(image).map_err(|source| nbd::Error::Chain { image: path_of(image), source })?;
+        }
+        let options = nbd::Options { force_share, chain_ends: true };
         let socket = self.sockets.join(format!("{}.sock", disk.target));
         let server = nbd::Server::start(&chain, &socket, SERVER_TIMEOUT, options)?;
         let client = nbd::Client::connect(server.socket(), "", SERVER_TIMEOUT)?;
@@ -208,6 +216,7 @@ impl<'a> Capture<'a> {
                 path,
                 base: disk.image.clone(),
                 saved: saved.map(str::to_owned),
+                marks: None,
             });
         }
         Ok(())
@@ -258,6 +267,19 @@ impl<'a> Capture<'a> {
         Ok(())
     }
 
+    /// Notes in the journal which files the overlays and their bases are.
+    fn mark_files(&mut self, record: &mut Record) -> Result<(), Error> {
+        if self.overlays.is_empty() {
+            return Ok(());
+        }
+        let domain = self.domain;
+        for overlay in &mut self.overlays {
+            let disk = domain.disks.iter().find(|disk| disk.target == overlay.target);
+            overlay.marks = disk.and_then(|disk| marks::of_running(&domain.id.name, &overlay.path, disk));
+        }
+        record.update(|entry| entry.overlays.clone_from(&self.overlays))
+    }
+
     /// Fails when the domain is not what was planned for. That may also be why the capture was refused.
     fn expect_unchanged(&self, started: Result<(), Error>) -> Result<(), Error> {
         let now = match self.hypervisor.describe(&self.domain.id) {
@@ -271,6 +293,10 @@ impl<'a> Capture<'a> {
         }
         change.map_or(started, |what| Err(Error::Changed { what }))
     }
+}
+
+fn path_of(image: &Image) -> PathBuf {
+    image.source.path().unwrap_or(Path::new("")).to_owned()
 }
 
 fn captured(plan: &CapturePlan) -> Vec<&Disk> {

@@ -13,6 +13,7 @@ use crate::archive::manifest::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
 };
 use crate::archive::{self, Manifest, Writer};
+use crate::engine::restore::Operator;
 use crate::model::{Codec, Consistency, DomainRef, DomainState, Extent, Format, Method, PointId, SkippedDisk, Source};
 use crate::qcow2::Layout;
 use crate::store::{Point, Store};
@@ -20,6 +21,17 @@ use crate::store::{Point, Store};
 pub const MIB: u64 = 1 << 20;
 pub const DOMAIN: &str = "web 1";
 pub const UUID: Uuid = Uuid::from_u128(0x11111111_2222_4333_8444_555555555555);
+
+/// An operator who hears all, and accepts all or nothing.
+pub struct Says(pub bool);
+
+impl Operator for Says {
+    fn tell(&mut self, _: &[String]) {}
+
+    fn accepts(&mut self, _: &[String]) -> bool {
+        self.0
+    }
+}
 
 /// A disk with random bytes in its extents, beside a raw copy of the same contents.
 pub struct Disk {

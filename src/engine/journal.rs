@@ -238,6 +238,7 @@ mod tests {
             path: "/v/a.x".into(),
             base: Image { source: Source::File("/v/a".into()), format: Format::Qcow2 },
             saved: None,
+            marks: None,
         };
         record.update(|entry| entry.overlays.push(overlay.clone())).unwrap();
         let left = journal.left().unwrap();

@@ -12,6 +12,7 @@
 mod adopt;
 pub mod backup;
 mod capture;
+mod chain;
 pub mod check;
 mod context;
 mod copy;
@@ -22,6 +23,7 @@ mod fake;
 mod fixture;
 mod give_back;
 pub mod journal;
+mod marks;
 mod members;
 mod monitor;
 mod overlay_file;

@@ -2,7 +2,8 @@
 //! it.
 //! Must not: know domains, or decide whether any of that is right.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -13,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::Error;
 use crate::archive::Hasher;
 use crate::model::{Format, Image};
+use crate::nbd;
 use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::program::{self, Stream};
@@ -20,6 +22,9 @@ use crate::sys::step::{self, Step};
 
 /// How long QEMU's tool may neither read nor write.
 const STALLED: Duration = Duration::from_secs(600);
+
+/// The standard input and output of a question.
+const ASKS: [Stream; 2] = [Stream::Null, Stream::Pipe];
 
 /// What the name of an overlay of ours ends with, after the disk's target; `run` is the beginning of the run's id.
 pub(super) fn ending(run: &str) -> String {
@@ -51,6 +56,13 @@ pub(super) fn is_ours(path: &Path) -> bool {
     let run = name.strip_suffix(".qcow2").unwrap_or(&name).rsplit_once(".kvmbackup-");
     let is_run = |run: &str| run.len() == 8 && run.bytes().all(|byte| byte.is_ascii_hexdigit());
     run.is_some_and(|(disk, run)| disk.contains('.') && is_run(run))
+}
+
+/// Whether an overlay beside an image has its name from that image.
+pub(super) fn is_named_after(overlay: &Path, image: &Path) -> bool {
+    let [overlay, image] = [overlay, image].map(|path| path.file_name().unwrap_or_default().to_string_lossy());
+    let disk = overlay.rsplit_once(".kvmbackup-").and_then(|(name, _)| name.rsplit_once('.'));
+    disk.is_some_and(|(before, _)| fitting(&image, &overlay[before.len() + 1..]) == overlay)
 }
 
 /// Whether it exists. A name that no file can have does not; where it cannot be seen, nothing is known.
@@ -98,14 +110,22 @@ pub(super) fn held(path: &Path, base: &Image) -> Result<Held, Error> {
 
 fn info(path: &Path, format: &str) -> Result<serde_json::Value, Error> {
     let arguments = ["info", "-U", "--output=json", "-f", format, "--"].map(OsStr::new);
-    serde_json::from_slice(&qemu_img(arguments, path.as_os_str())?).map_err(Error::json)
+    serde_json::from_slice(&qemu_img(arguments, path.as_os_str(), ASKS)?).map_err(Error::json)
 }
 
-/// Writes what the overlay holds into the image below it; the overlay keeps it, too.
-pub(super) fn commit(path: &Path) -> Result<(), Error> {
+/// Writes what the overlay holds into the image below it; the overlay keeps it, too. QEMU opens the chain and nothing else that
+/// headers name below it; `top` and `base` are open in its tool as standard input and output.
+pub(super) fn commit(path: &Path, chain: &[Image], top: File, base: File) -> Result<(), Error> {
     step::reached(Step::OverlayCommit).map_err(Error::file("commit the overlay", path))?;
+    let options = options(chain).map_err(|error| failed(super::chain(&error)))?;
     // `-d`: emptied by QEMU, it would be useless to a guest that is started on it before the definition is right.
-    qemu_img(["commit", "-q", "-d", "-f", "qcow2", "--"].map(OsStr::new), path.as_os_str()).map(drop)
+    let arguments = ["commit", "-q", "-d", "--image-opts"].map(OsStr::new);
+    qemu_img(arguments, &options, [Stream::File(top.into()), Stream::File(base.into())]).map(drop)
+}
+
+/// A whole chain as QEMU's options, all of it named.
+pub(super) fn options(chain: &[Image]) -> Result<OsString, nbd::Error> {
+    nbd::image_options(chain, nbd::Options { force_share: false, chain_ends: true }, false)
 }
 
 /// Whether it is as we have made it, without even a header: no guest was ever on it.
@@ -119,7 +139,7 @@ pub(super) fn holds_data(path: &Path) -> Result<bool, Error> {
     let image = serde_json::json!({
         "driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": path.to_string_lossy()},
     });
-    let map = qemu_img(["map", "--output=json"].map(OsStr::new), format!("json:{image}").as_ref())?;
+    let map = qemu_img(["map", "--output=json"].map(OsStr::new), format!("json:{image}").as_ref(), ASKS)?;
     let map: Vec<serde_json::Value> = serde_json::from_slice(&map).map_err(Error::json)?;
     // QEMU before 6.1 does not tell what is present: then everything counts as data.
     Ok(map.iter().any(|extent| extent["present"] != false))
@@ -131,22 +151,25 @@ pub(super) fn remove(path: &Path) -> Result<(), Error> {
     removed.map_err(Error::file("remove the overlay", path))
 }
 
-/// Runs it as long as it reads or writes.
-fn qemu_img<const N: usize>(arguments: [&OsStr; N], image: &OsStr) -> Result<Vec<u8>, Error> {
+/// Runs it as long as it reads or writes; `streams` are its standard input and output.
+fn qemu_img<const N: usize>(arguments: [&OsStr; N], image: &OsStr, streams: [Stream; 2]) -> Result<Vec<u8>, Error> {
     let mut command = Command::new("qemu-img");
     command.args(arguments).arg(image);
-    let output = patiently(command, STALLED)
-        .map_err(|error| Error::Program { program: "qemu-img", message: super::chain(&error) })?;
+    let output = patiently(command, streams, STALLED).map_err(|error| failed(super::chain(&error)))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let message = String::from_utf8_lossy(&output.stderr).trim().chars().take(1000).collect();
-    Err(Error::Program { program: "qemu-img", message })
+    Err(failed(String::from_utf8_lossy(&output.stderr).trim().chars().take(1000).collect()))
+}
+
+fn failed(message: String) -> Error {
+    Error::Program { program: "qemu-img", message }
 }
 
 /// Runs a program to its end, and kills it when it has neither read nor written anything for so long.
-fn patiently(command: Command, limit: Duration) -> io::Result<Output> {
-    let child = program::start(command, [Stream::Null, Stream::Pipe, Stream::Pipe])?;
+fn patiently(command: Command, streams: [Stream; 2], limit: Duration) -> io::Result<Output> {
+    let [input, output] = streams;
+    let child = program::start(command, [input, output, Stream::Pipe])?;
     let process = child.id();
     let done = Patience::new(limit).start("qemu-img", move || child.wait_with_output())?.wait(|| transferred(process));
     if done.is_err()
@@ -168,6 +191,7 @@ fn transferred(process: u32) -> u64 {
 mod tests {
     use super::*;
     use crate::engine::fixture::{run, text};
+    use crate::model::Source;
 
     #[test]
     fn overlays_are_known_by_their_names() {
@@ -175,6 +199,16 @@ mod tests {
         assert!(ours(&format!("/v/a.qcow2.vda.{}", ending("0123abcd"))) && ours("/v/x.vda.kvmbackup-01234567.qcow2"));
         for other in ["/v/a.qcow2", "/v/a.vda.kvmbackup-0123.qcow2", "/v/a.vda.kvmbackup-01234567.scratch", "/"] {
             assert!(!ours(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_overlay_is_named_after_its_image() {
+        let long = "ä".repeat(124);
+        for name in ["a.qcow2", "a.vda.b", &long] {
+            let overlay = fitting(name, &format!("vda.{}", ending("0123abcd")));
+            let is_of = |image: &str| is_named_after(&Path::new("/v").join(&overlay), Path::new(image));
+            assert!(is_of(&format!("/v/{name}")) && !is_of("/v/b.qcow2") && !is_of("/v/a") && !is_of("/"), "{name}");
         }
     }
 
@@ -188,7 +222,11 @@ mod tests {
         assert!(!holds_data(&overlay).unwrap());
         run("qemu-io", &["-f", "qcow2", "-c", "write -z 0 64k", text(&overlay)]);
         assert!(holds_data(&overlay).unwrap());
-        commit(&overlay).unwrap();
+        let files = [&overlay, &base].map(|path| File::open(path).unwrap());
+        let chain = [(&*overlay, Format::Qcow2), (&*base, Format::Raw)];
+        let chain = chain.map(|(path, format)| Image { source: Source::File(path.to_owned()), format });
+        let [top, lower] = files;
+        commit(&overlay, &chain, top, lower).unwrap();
         let read = run("qemu-io", &["-f", "raw", "-r", "-c", "read -P 0 0 64k", text(&base)]);
         assert!(!read.contains("verification failed"), "{read}");
         assert!(holds_data(&overlay).unwrap());

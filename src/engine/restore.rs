@@ -62,7 +62,7 @@ mod staging;
 mod tests;
 mod work;
 
-pub use request::{Define, DiskChoice, Request};
+pub use request::{Define, DiskChoice, Operator, Request};
 
 /// What was restored.
 #[derive(Debug, Clone, Serialize)]
@@ -79,6 +79,8 @@ pub struct Restored {
     pub defined: Option<DomainRef>,
     /// Whether it was started.
     pub started: bool,
+    /// Nothing was done: all of this is what would have been.
+    pub dry_run: bool,
     /// Why it could not be started; what was restored stays.
     pub start_failure: Option<Failure>,
     /// What to know: what was changed or left out, and what of the host the definition reaches for.
@@ -110,7 +112,7 @@ pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error>
 }
 
 /// Restores a point. Only `request.define` needs a hypervisor; where something is written over, it is asked who uses that.
-/// Before anything is written, `tell` hears the notes that there are by then: what the definition reaches for is one of them.
+/// Before anything is written, the operator hears the notes that there are by then, and accepts what the definition reaches for.
 ///
 /// # Errors
 /// After any error, nothing that was written to files is left and nothing is defined. [`Error::is_damage`] tells that the
@@ -121,11 +123,11 @@ pub fn restore(
     hypervisor: Option<&dyn Hypervisor>,
     monitor: &dyn Monitor,
     cancel: &Cancel,
-    tell: &mut dyn FnMut(&[String]),
+    operator: &mut dyn Operator,
 ) -> Result<Restored, Error> {
     let point = points::find(store, &request.domain, request.when)?;
     let work = Work { archive: &point.path, patience: store.patience(), domain: &request.domain, monitor, cancel };
-    let mut restored = restore_point(request, &point, hypervisor, &work, &Places::default(), tell);
+    let mut restored = restore_point(request, &point, hypervisor, &work, &Places::default(), operator);
     if let (Ok(restored), When::Newest) = (&mut restored, request.when) {
         restored.notes.extend(points::beside_other_guests(store, &point)?);
     }
@@ -139,7 +141,7 @@ fn restore_point(
     hypervisor: Option<&dyn Hypervisor>,
     work: &Work<'_>,
     places: &Places,
-    tell: &mut dyn FnMut(&[String]),
+    operator: &mut dyn Operator,
 ) -> Result<Restored, Error> {
     let monitor = work.monitor;
     monitor.stage(&request.domain, "look");
@@ -179,7 +181,7 @@ fn restore_point(
                 None => source.xmls(point)?,
             };
             let wanted = Wanted { request, how, saved: &saved, hypervisor: *hypervisor, host: &host };
-            let Accepted { mut plan, xml } = wanted.accepted(to, &texts, tell)?;
+            let Accepted { mut plan, xml } = wanted.accepted(to, &texts, operator)?;
             plan.notes.extend(define::lost_states(*hypervisor, to)?);
             plan.notes.extend(folders::barred(&plan, places, &staging));
             (plan, Some(xml))
@@ -202,9 +204,16 @@ fn restore_point(
     if let (Some((_, hypervisor, _)), When::Newest) = (&target, request.when) {
         plan.notes.extend(define::another_guest(*hypervisor, &saved.domain)?);
     }
-    tell(&plan.notes);
+    operator.tell(&plan.notes);
     in_use::expect_unused(&plan, hypervisor, own, &staging)?;
     room::expect_room(&plan, request, &staging)?;
+    if request.dry_run {
+        let to = target.map(|(how, _, to)| (to, how.start));
+        return Ok(Restored::planned(&saved, point, plan, to));
+    }
+    if let Some((_, hypervisor, _)) = &target {
+        define::expect_accepted(*hypervisor, &saved.domain, &plan.reaches, operator)?;
+    }
 
     folders::make(&plan, request, places, &mut staging)?;
     monitor.stage(&request.domain, "restore");
@@ -225,6 +234,7 @@ fn restore_point(
         devices: devices(&plan),
         defined: None,
         started: false,
+        dry_run: false,
         start_failure: None,
         notes: plan.notes,
     };
@@ -235,6 +245,25 @@ fn restore_point(
     restored.notes.extend_from_slice(staging.notes());
     restored.files = staging.keep();
     Ok(restored)
+}
+
+impl Restored {
+    /// What would be restored.
+    fn planned(saved: &Saved, point: &Point, plan: Plan, to: Option<(DomainRef, bool)>) -> Restored {
+        let devices = devices(&plan);
+        let files = plan.writes.iter().map(|write| write.to.clone()).filter(|path| !devices.contains(path));
+        Restored {
+            domain: saved.domain.name.clone(),
+            point: point.id,
+            files: files.collect(),
+            devices,
+            started: to.as_ref().is_some_and(|(_, start)| *start),
+            defined: to.map(|(to, _)| to),
+            dry_run: true,
+            start_failure: None,
+            notes: plan.notes,
+        }
+    }
 }
 
 /// Who the restored domain is.

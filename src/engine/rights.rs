@@ -92,7 +92,7 @@ fn folders(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether a folder has an access control list: acl(5).
-fn has_list(folder: &Path) -> bool {
+pub(super) fn has_list(folder: &Path) -> bool {
     rustix::fs::getxattr(folder, "system.posix_acl_access", &mut [0_u8; 0][..]).is_ok_and(|length| length > 0)
 }
 

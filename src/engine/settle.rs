@@ -12,12 +12,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::journal::{Record, Settling};
-use super::{Error, overlay_file};
+use super::{Error, marks, overlay_file};
 use crate::hypervisor::{Hypervisor, Kind, OffKind, Overlay};
 use crate::model::{DomainRef, Failure};
 
 mod alone;
 mod below;
+mod commit;
 mod definition;
 mod live;
 mod refusal;
@@ -41,6 +42,10 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Commits an overlay and removes it. Safe to call again at any time, and after an interruption at any point.
 pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> Result<(), Error> {
+    // Nothing of a committed one is used any more.
+    if settling(record, overlay) != Some(Settling::Committed) && !marks::is_made(overlay) {
+        return Err(refusal::replaced(overlay, &overlay.path));
+    }
     if overlay_file::is_unused(&overlay.path) {
         return overlay_file::remove(&overlay.path);
     }
@@ -84,7 +89,7 @@ fn once(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, sea
     // For a disk that is on the base already, the journal says what happened.
     if settling(record, overlay) != Some(Settling::Committed)
         && seats.rival(running.or_else(|| seats.on_overlay().next())).is_none()
-        && let Some(image) = below::other(hypervisor, overlay, seats)?
+        && let Some(image) = below::other(hypervisor, record, overlay, seats)?
     {
         let overlay = below::put_over(record, overlay, image);
         let seats = Seats::find(hypervisor, &record.entry().domain, &overlay)?;
@@ -171,7 +176,7 @@ fn offline(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, 
             }
             expect_no_snapshots(overlay, upper)?;
             alone::expect_closed(overlay)?;
-            overlay_file::commit(&overlay.path)?;
+            commit::commit(overlay, upper)?;
             note(record, overlay, Some(Settling::Committing));
             tell_of_saved_files(hypervisor, record, overlay, seats)?;
         }

@@ -171,7 +171,7 @@ pub(super) fn below(path: &Path, links: &Links) -> Option<Image> {
 }
 
 /// The path of a file that the header of the image at `image` names; `None` for what is not a file.
-fn resolve(image: &Path, name: &OsStr) -> Option<PathBuf> {
+pub(super) fn resolve(image: &Path, name: &OsStr) -> Option<PathBuf> {
     let bytes = name.as_bytes();
     if let Some(json) = bytes.strip_prefix(b"json:") {
         let file = serde_json::from_slice::<serde_json::Value>(json).ok()?;

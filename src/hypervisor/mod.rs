@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Domain, DomainRef, DomainState, Image};
+use crate::sys::mark::Mark;
 
 pub use error::{Error, Kind, Said};
 pub use libvirt::Libvirt;
@@ -28,6 +29,20 @@ pub struct Overlay {
     /// did not keep it, and a disk that only the running guest has is in no persistent definition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<String>,
+    /// The files themselves, whatever lies under their names later. Older releases did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marks: Option<Marks>,
+}
+
+/// The files of an overlay as they were when it was made, and what lies below its base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    /// The overlay.
+    pub overlay: Mark,
+    /// The image below it.
+    pub base: Mark,
+    /// All images below that one, the nearest first.
+    pub below: Vec<Image>,
 }
 
 /// A backup job in pull mode: the exports stand still while the guest writes on.

@@ -94,6 +94,14 @@ pub enum Error {
         /// The image, as far as it has a name.
         image: String,
     },
+    /// The images below an image cannot be told, or must not be read for it.
+    #[error("cannot tell the images below {}", image.display())]
+    Chain {
+        /// The image.
+        image: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The server's program or its socket's place cannot be used.
     #[error("cannot start qemu-nbd for {}", image.display())]
     Start {
@@ -126,6 +134,10 @@ impl Error {
     /// What the operator can do, where there is something.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Error::Chain { .. } => {
+                "see what its header names: qemu-img info -U FILE; put that right with `qemu-img rebase -u`, name the images in the \
+                 definition as <backingStore>, or back the guest up while it runs"
+            }
             Error::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 "install setpriv (Debian: util-linux) and see that the socket's folder exists"
             }

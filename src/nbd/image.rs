@@ -15,7 +15,7 @@ const WHOLE_TABLES: &str = "65536";
 
 /// The argument of `--image-opts` for a chain, the nearest image first. With `whole_tables`, QEMU refuses images of smaller
 /// clusters.
-pub(super) fn options(chain: &[Image], how: Options, whole_tables: bool) -> Result<OsString, Error> {
+pub fn options(chain: &[Image], how: Options, whole_tables: bool) -> Result<OsString, Error> {
     let mut list = Vec::new();
     let mut node = String::new();
     for image in chain {

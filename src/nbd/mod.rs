@@ -18,4 +18,5 @@ mod wire;
 
 pub use client::Client;
 pub use error::Error;
+pub use image::options as image_options;
 pub use server::{Options, Server};

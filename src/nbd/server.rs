@@ -46,8 +46,8 @@ pub struct Server {
 
 impl Server {
     /// Starts serving `chain[0]` at `socket`, and returns once the image is open and served, `timeout` later at most. The rest of the
-    /// chain are its backing images, nearest first; where it is empty, the image's own header names them. Whatever lies at
-    /// `socket` is removed: its folder must be ours alone.
+    /// chain are its backing images, nearest first; below the last, its own header names them unless the options say that the
+    /// chain ends. Whatever lies at `socket` is removed: its folder must be ours alone.
     ///
     /// # Errors
     /// [`Error::Image`] for an image on the network; [`Error::Start`], [`Error::Ended`] (with what `qemu-nbd` said) or

@@ -6,6 +6,7 @@ pub mod durable;
 pub mod host;
 pub mod in_use;
 pub mod lock;
+pub mod mark;
 pub mod opened;
 pub mod owner;
 pub mod patience;

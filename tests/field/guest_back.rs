@@ -11,6 +11,7 @@ use crate::lab::{Disk, Guest, GuestBuilder, Lab, Program, Ran, virsh};
 use crate::steps;
 
 mod beneath;
+mod forged;
 mod lost;
 mod snapshots;
 

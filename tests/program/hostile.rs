@@ -197,6 +197,25 @@ fn a_disk_that_names_another_file_is_never_given_to_qemu() {
     }
 }
 
+/// A definition may call any file an image, say that of the UEFI variables: `<nvram format='qcow2'>`.
+#[test]
+fn a_file_beside_the_disks_that_names_another_file_is_refused() {
+    let shop = Workshop::new();
+    let secret = shop.host.path("secret");
+    fs::write(&secret, vec![7; 1 << 20]).unwrap();
+    let variables = shop.parts.join("nvram");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "raw", "-b", text(&secret), text(&variables), "1M"]);
+    let file = shop.parts.join("manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    manifest["nvram"] = serde_json::json!({"member": "nvram", "path": "/var/lib/libvirt/qemu/nvram/web_VARS.fd"});
+    fs::write(&file, manifest.to_string()).unwrap();
+    shop.build("");
+    let to = shop.host.path("to");
+    let ran = shop.bounded(&format!("restore web --to {}", to.display()));
+    assert!(ran.code == 6 && ran.err.contains("nvram reads from another file of the host"), "{ran:?}");
+    assert!(!to.exists());
+}
+
 #[test]
 fn a_definition_is_shown_with_all_that_it_reaches_for() {
     let shop = Workshop::new();
@@ -212,10 +231,13 @@ fn a_definition_is_shown_with_all_that_it_reaches_for() {
     fs::write(shop.parts.join("domain-inactive.xml"), hostile).unwrap();
     shop.build("");
     let to = shop.host.path("to");
-    for (name, quiet) in [("copy", ""), ("second", "--quiet")] {
+    for (name, words, code) in
+        [("copy", "--accept-host-access", 0), ("second", "--quiet --accept-host-access", 0), ("third", "", 1)]
+    {
         let ran =
-            shop.host.run(&format!("restore web {quiet} --define --name {name} --to {}", to.join(name).display()));
-        assert_eq!(ran.code, 0, "{ran:?}");
+            shop.host.run(&format!("restore web {words} --define --name {name} --to {}", to.join(name).display()));
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert_eq!(to.join(name).exists(), code == 0, "{ran:?}");
         for word in ["evil-emulator", "evil-script", "evil-serial", "0xbeef"] {
             assert!(ran.out.lines().any(|line| line.starts_with("note: ") && line.contains(word)), "{word}: {ran:?}");
         }
@@ -244,8 +266,10 @@ fn what_a_definition_reaches_for_is_shown_before_it_is_defined() {
         for words in [vec![], vec!["--start"], vec!["--quiet"]] {
             let name = [&[what], &words[..]].concat().join("");
             let words = words.join(" ");
-            let ran =
-                shop.host.run(&format!("restore web {words} --define --name {name} --to {}", to.join(&name).display()));
+            let ran = shop.host.run(&format!(
+                "restore web {words} --accept-host-access --define --name {name} --to {}",
+                to.join(&name).display()
+            ));
             assert_eq!(ran.code, code, "{what}: {ran:?}");
             let lines: Vec<&str> = ran.out.lines().collect();
             for word in ["commandline", "exec:evil-command", "LD_PRELOAD", "evil-library"] {

@@ -70,7 +70,7 @@ mod tests {
         let running = |disks: &[(&str, &[&str])]| domain(DomainState::Running, disks);
         let before = running(&[("vda", &["/a", "/base"]), ("vdb", &["/b"])]);
         let base = before.disks[0].image.clone();
-        let overlays = [Overlay { target: "vda".into(), path: "/a.o".into(), base, saved: None }];
+        let overlays = [Overlay { target: "vda".into(), path: "/a.o".into(), base, saved: None, marks: None }];
         let told = |after: &Domain| changed(&before, after, &overlays);
         assert_eq!(told(&running(&[("vdb", &["/b"]), ("vda", &["/a.o", "/a", "/base"])])), None);
         assert_eq!(changed(&before, &before, &[]), None);

@@ -64,7 +64,7 @@ impl Killed {
         record
             .update(|entry| {
                 let base = Image { source: Source::File(base), format: Format::Qcow2 };
-                entry.overlays.push(Overlay { target: "vda".to_owned(), path, base, saved: None });
+                entry.overlays.push(Overlay { target: "vda".to_owned(), path, base, saved: None, marks: None });
                 (entry.frozen, entry.pull) = (true, Some(PullJob { socket, scratch }));
                 (entry.sockets, entry.partial) = (Some(killed.path("sockets")), Some(killed.path("target/partial")));
             })

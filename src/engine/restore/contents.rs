@@ -9,7 +9,7 @@ use super::saved::{Saved, SavedDisk};
 use super::sparse::{self, Kind, Output};
 use super::staging::Staging;
 use super::work::Work;
-use super::{define, device};
+use super::{define, device, foreign};
 use crate::archive::manifest::{DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML};
 use crate::archive::{self, Archive, Digest, Hasher, Manifest, MemberReader};
 use crate::engine::Error;
@@ -65,7 +65,11 @@ pub fn xml(point: &Point, archive: &Archive, member: &str) -> Result<String, Err
 /// Writes one member where the plan wants it.
 pub fn write(work: &Work<'_>, archive: &Archive, write: &Write, staging: &mut Staging) -> Result<(), Error> {
     match &write.how {
-        How::Copy | How::Tpm | How::Image(_) => copy(work, archive, write, &*staging.create(&write.to, write.rights)?),
+        How::Copy | How::Tpm | How::Image(_) => {
+            copy(work, archive, write, &*staging.create(&write.to, write.rights)?)?;
+            let (file, archive, member) = (Staging::part(&write.to), work.archive.to_owned(), write.member.clone());
+            staging.call("check", &write.to, move || foreign::check_copy(&file, &archive, &member))
+        }
         How::Qcow2(part) | How::Raw(part) => {
             let file = staging.create(&write.to, write.rights)?;
             disk(work, archive, write, part, &file)

@@ -2,8 +2,9 @@
 
 use super::names::quoted;
 use super::saved::Saved;
-use super::{Restored, other};
+use super::{Operator, Restored, other};
 use crate::engine::Error;
+use crate::hypervisor::domain_xml::Reach;
 use crate::hypervisor::{self, Hypervisor, OffKind, SavedState, StateKind, domain_xml};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
 
@@ -32,6 +33,38 @@ pub fn check(hypervisor: &dyn Hypervisor, to: &DomainRef, overwrite: bool) -> Re
         expect_at_rest(hypervisor, &known)?;
     }
     Ok(())
+}
+
+/// Asks the operator about what a definition reaches for of this host, beyond what about every guest has and what the present
+/// definition of the domain has already.
+pub fn expect_accepted(
+    hypervisor: &dyn Hypervisor,
+    saved: &DomainRef,
+    reaches: &[Reach],
+    operator: &mut dyn Operator,
+) -> Result<(), Error> {
+    let present = present_reaches(hypervisor, saved)?;
+    let is_new = |reach: &&Reach| !reach.is_usual && !present.iter().any(|other| other.is_same(reach));
+    let new: Vec<String> = reaches.iter().filter(is_new).map(|reach| reach.text.clone()).collect();
+    if new.is_empty() || operator.accepts(&new) {
+        return Ok(());
+    }
+    let message = format!(
+        "the definition reaches for more of this host than its disks, and nobody accepted that: {}",
+        new.join("; ")
+    );
+    let hint = "if all of this is meant to be so: --accept-host-access; otherwise edit the definition: --xml FILE; or restore files \
+                alone: --to DIR without --define";
+    Err(other(&message, Some(hint)))
+}
+
+/// What the domain reaches for that is on this host now.
+fn present_reaches(hypervisor: &dyn Hypervisor, saved: &DomainRef) -> Result<Vec<Reach>, Error> {
+    let Some((known, _)) = hypervisor.domains()?.into_iter().find(|(known, _)| known.uuid == saved.uuid) else {
+        return Ok(Vec::new());
+    };
+    let present = hypervisor.persistent(&known)?;
+    Ok(present.and_then(|domain| domain_xml::reaches(&domain.xml.inactive).ok()).unwrap_or_default())
 }
 
 /// That the domain of this name is another guest now than the one that was saved.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::names::quoted;
 use super::plan::{self, Host, Plan};
 use super::saved::Saved;
-use super::{Define, Request, define, other};
+use super::{Define, Operator, Request, define, other};
 use crate::engine::Error;
 use crate::hypervisor::{self, Hypervisor, Kind, domain_xml, domain_xml::rewrite};
 use crate::model::DomainRef;
@@ -33,14 +33,9 @@ pub struct Accepted {
 
 impl Wanted<'_> {
     /// Makes the definition of `to` from the first of these texts that this host accepts, and tries that out before anything
-    /// is written: nobody writes a night for a definition that is refused then. When all are refused, `tell` hears what the
-    /// first one reaches for, since the operator is about to edit it.
-    pub fn accepted(
-        &self,
-        to: &DomainRef,
-        texts: &[String],
-        tell: &mut dyn FnMut(&[String]),
-    ) -> Result<Accepted, Error> {
+    /// is written: nobody writes a night for a definition that is refused then. When all are refused, the operator is told what
+    /// the first one reaches for, since it is about to be edited.
+    pub fn accepted(&self, to: &DomainRef, texts: &[String], operator: &mut dyn Operator) -> Result<Accepted, Error> {
         let Some((first, others)) = texts.split_first() else { return Err(other("there is no definition", None)) };
         let mut accepted = self.make(to, first)?;
         if let Err(refusal) = self.try_out(&accepted.xml) {
@@ -52,7 +47,7 @@ impl Wanted<'_> {
                 self.try_out(&made.xml).ok().map(|()| (made, text.clone()))
             };
             let Some((made, text)) = others.iter().find_map(fits) else {
-                tell(&accepted.plan.notes);
+                operator.tell(&accepted.plan.notes);
                 return Err(self.refused(refusal));
             };
             accepted = made;
@@ -72,6 +67,8 @@ impl Wanted<'_> {
         plan.changes.machine = self.how.machine.clone();
         let definition = rewrite(text, &plan.changes).map_err(define::xml_error(self.saved))?;
         plan.notes.extend(definition.notes);
+        plan.notes.extend(definition.reaches.iter().map(|reach| reach.text.clone()));
+        plan.reaches = definition.reaches;
         Ok(Accepted { plan, xml: definition.xml })
     }
 

@@ -16,6 +16,8 @@ use crate::sys::program::{self, Stream};
 const NOT_QCOW2: &str = "is no qcow2 image";
 /// How long `qemu-img info` may take; it reads only metadata.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of a header that are looked at.
+const HEADER: usize = 104;
 /// Bytes of its answer that are read.
 const MAX_ANSWER: u64 = 1 << 20;
 
@@ -24,7 +26,7 @@ const MAX_ANSWER: u64 = 1 << 20;
 pub fn check(image: &Path, archive: &Path, member: &str) -> Result<(), Error> {
     let suspect = |what: &str| Error::Suspect { path: archive.to_owned(), what: format!("the image {member} {what}") };
     let file = File::open(image).map_err(Error::file("open", image))?;
-    let mut header = [0; 104];
+    let mut header = [0; HEADER];
     match file.read_exact_at(&mut header, 0) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(suspect("is no qcow2 image")),
         result => result.map_err(Error::file("read", image))?,
@@ -40,7 +42,7 @@ pub fn check(image: &Path, archive: &Path, member: &str) -> Result<(), Error> {
 }
 
 /// What is wrong with a header: QEMU's `docs/interop/qcow2.txt`, "Header".
-fn reaches_out(header: &[u8; 104]) -> Option<&'static str> {
+fn reaches_out(header: &[u8; HEADER]) -> Option<&'static str> {
     let any = |from: usize, until: usize| header[from..until].iter().any(|&byte| byte != 0);
     if header[..4] != *b"QFI\xfb" || any(4, 7) || !(2..=3).contains(&header[7]) {
         return Some(NOT_QCOW2);
@@ -54,8 +56,35 @@ fn reaches_out(header: &[u8; 104]) -> Option<&'static str> {
 
 /// Whether these first bytes are those of a qcow2 image that reads from another file.
 pub fn names_another_file(start: &[u8]) -> bool {
-    let Some(header) = start.first_chunk::<104>() else { return false };
+    let Some(header) = start.first_chunk::<HEADER>() else { return false };
     header.starts_with(b"QFI\xfb") && matches!(reaches_out(header), Some(what) if what != NOT_QCOW2)
+}
+
+/// Fails when a file that goes to the host as it is would lead QEMU to another file: a definition may say that any file, say
+/// that of the UEFI variables, is an image.
+pub fn check_copy(file: &Path, archive: &Path, member: &str) -> Result<(), Error> {
+    let mut start = [0; HEADER];
+    let read = File::open(file).and_then(|mut file| fill(&mut file, &mut start));
+    let count = read.map_err(Error::file("read", file))?;
+    if names_another_file(&start[..count]) {
+        let what = format!("{member} reads from another file of the host");
+        return Err(Error::Suspect { path: archive.to_owned(), what });
+    }
+    Ok(())
+}
+
+/// Reads at least the header of an image, unless the file is shorter.
+pub fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < HEADER.min(buffer.len()) {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 fn qemu_img_info(image: &Path) -> Result<Vec<u8>, Error> {

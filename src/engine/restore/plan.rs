@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use self::choice::{choose, names};
 use super::Request;
+use super::names::quoted;
 use super::saved::{Saved, SavedDisk};
 use super::staging::Rights;
 use crate::engine::Error;
-use crate::hypervisor::domain_xml::Changes;
+use crate::hypervisor::domain_xml::{Changes, Reach};
 use crate::model::{Format, Image, Source};
 
 mod choice;
@@ -31,6 +32,8 @@ pub struct Plan {
     pub changes: Changes,
     /// What to tell the operator.
     pub notes: Vec<String>,
+    /// What of this host the definition reaches for; the notes tell it, too.
+    pub reaches: Vec<Reach>,
 }
 
 /// One member and where it goes.
@@ -149,7 +152,12 @@ impl Plan {
     /// The format stays what it was; one that this program cannot write becomes qcow2.
     fn write_image(&mut self, saved: &Saved, disk: &SavedDisk, to: PathBuf) -> Result<Image, Error> {
         let (how, format) = match (part(disk), &disk.format) {
-            (None, format) => (How::Image(format.clone()), format.clone()),
+            (None, format) => {
+                if !is_flat(format) {
+                    self.notes.push(foreign_image(disk, &to));
+                }
+                (How::Image(format.clone()), format.clone())
+            }
             (Some(part), Format::Raw) => (How::Raw(part), Format::Raw),
             (Some(part), _) => (How::Qcow2(part), Format::Qcow2),
         };
@@ -181,6 +189,21 @@ impl Plan {
             None => Ok(()),
         }
     }
+}
+
+/// Whether an image of this format that another program wrote can be known to read from no other file.
+fn is_flat(format: &Format) -> bool {
+    matches!(format, Format::Raw | Format::Qcow2)
+}
+
+fn foreign_image(disk: &SavedDisk, to: &Path) -> String {
+    let path = quoted(&to.display().to_string());
+    format!(
+        "disk {}: an image of the format {} is restored as a file alone and is in no definition, because it may lead QEMU to \
+         other files of this host; see which it names, and convert it: qemu-img info {path}",
+        disk.target,
+        disk.format.driver()
+    )
 }
 
 fn part(disk: &SavedDisk) -> Option<DiskPart> {

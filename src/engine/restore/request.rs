@@ -19,6 +19,17 @@ pub struct Request {
     pub define: Option<Define>,
     /// Replace files, a definition, and what the original block devices hold.
     pub overwrite: bool,
+    /// Look and tell, but write nothing.
+    pub dry_run: bool,
+}
+
+/// The person, or the program, that asked for a restore.
+pub trait Operator {
+    /// Hears what to know before anything is written.
+    fn tell(&mut self, notes: &[String]);
+
+    /// Whether the domain may be defined although its definition reaches for this of the host.
+    fn accepts(&mut self, reaches: &[String]) -> bool;
 }
 
 /// A disk to restore.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::*;
 use crate::archive::Archive;
 use crate::engine::Silent;
-use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, UUID, run, text};
+use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, Says, UUID, run, text};
 use crate::engine::points::When;
 use crate::hypervisor::{self, BlockJob, OffKind, Overlay, PullJob, SavedState, StateKind, domain_xml};
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
@@ -25,11 +25,12 @@ fn request(to: &Path) -> Request {
         disks: Vec::new(),
         define: None,
         overwrite: false,
+        dry_run: false,
     }
 }
 
 fn get(fixture: &Fixture, request: &Request) -> Result<Restored, Error> {
-    restore(request, &fixture.store, None, &Silent, &Cancel::default(), &mut |_| {})
+    restore(request, &fixture.store, None, &Silent, &Cancel::default(), &mut Says(false))
 }
 
 fn is_same(disk: &Disk, restored: &Path) {
@@ -215,7 +216,7 @@ fn a_wish_to_stop_leaves_nothing() {
     for when in ["20261120T020000Z".parse().map(When::Id).unwrap(), When::Newest] {
         let cancel = Cancel::default();
         let wanted = Request { when, ..request(&fixture.path("out")) };
-        let error = restore(&wanted, &fixture.store, None, &StopsAt(&cancel), &cancel, &mut |_| {}).unwrap_err();
+        let error = restore(&wanted, &fixture.store, None, &StopsAt(&cancel), &cancel, &mut Says(false)).unwrap_err();
         assert!(matches!(error, Error::Cancelled(15)), "{error:?}");
         assert!(!fixture.path("out").exists());
     }
@@ -420,7 +421,7 @@ fn define_as(fixture: &Fixture, known: &Known, how: Define, overwrite: bool) -> 
     let places = Places { swtpm: fixture.path("swtpm"), qemu: fixture.path("images") };
     let work =
         Work { archive: &point.path, patience: &patience, domain: &request.domain, monitor: &Silent, cancel: &cancel };
-    restore_point(&request, &point, Some(known), &work, &places, &mut |_| {})
+    restore_point(&request, &point, Some(known), &work, &places, &mut Says(true))
 }
 
 #[test]
@@ -500,7 +501,8 @@ fn nothing_is_put_below_an_overlay_that_recovery_left() {
     let mut record = journal.begin(Uuid::nil(), chrono::Utc::now(), "test:///default", &domain).unwrap();
     let overlay = dir.path().join("overlay");
     let image = crate::model::Image { source: crate::model::Source::File("/srv/a".into()), format: Format::Raw };
-    let overlays = vec![Overlay { target: "vda".to_owned(), path: overlay.clone(), base: image, saved: None }];
+    let overlays =
+        vec![Overlay { target: "vda".to_owned(), path: overlay.clone(), base: image, saved: None, marks: None }];
     record.update(|entry| entry.overlays = overlays).unwrap();
 
     let named = |name: Option<&str>| Define { name: name.map(str::to_owned), ..Define::default() };
@@ -587,7 +589,7 @@ fn what_another_domain_stands_on_is_never_replaced() {
     assert!(error.to_string().contains("in use by domain other (disk vdq)"), "{error}");
     let files = Request { overwrite: true, ..request(&fixture.path("images")) };
     let into_files =
-        |known: &Known| restore(&files, &fixture.store, Some(known), &Silent, &Cancel::default(), &mut |_| {});
+        |known: &Known| restore(&files, &fixture.store, Some(known), &Silent, &Cancel::default(), &mut Says(false));
     assert!(into_files(&known).unwrap_err().to_string().contains("domain other"));
     assert_eq!(fs::read_to_string(&image).unwrap(), "theirs");
     // Its own definition is no obstacle.

@@ -5,19 +5,28 @@ use std::path::Path;
 
 use super::refusal;
 use super::seats::Seats;
-use crate::engine::Error;
 use crate::engine::journal::Record;
 use crate::engine::users::{self, Users};
+use crate::engine::{Error, chain, marks};
 use crate::hypervisor::{Hypervisor, Overlay};
 use crate::model::{Format, Image};
 use crate::sys::in_use::FileId;
+use crate::sys::mark::Mark;
 
 /// The image that the overlay lies over, if that is not its base in the journal.
 ///
 /// # Errors
 /// Refuses when the overlay's header and the chain of the disk disagree, when no image lies below it, and when the image is
 /// not the disk's alone: one below the base, as after a `virsh blockpull`, or one that another domain uses.
-pub(super) fn other(hypervisor: &dyn Hypervisor, overlay: &Overlay, seats: &Seats) -> Result<Option<Image>, Error> {
+///
+/// Headers may be written by whoever may write to the images. An image that is not known from the backup is believed only
+/// where an operator's is: a file beside the base, made since the run began.
+pub(super) fn other(
+    hypervisor: &dyn Hypervisor,
+    record: &Record,
+    overlay: &Overlay,
+    seats: &Seats,
+) -> Result<Option<Image>, Error> {
     let seat = seats.running().or_else(|| seats.on_overlay().next());
     let links = users::links(&overlay.path, &Format::Qcow2).map_err(Error::file("read the overlay", &overlay.path))?;
     let chained = seat.and_then(|seat| seat.chain.get(1));
@@ -30,7 +39,12 @@ pub(super) fn other(hypervisor: &dyn Hypervisor, overlay: &Overlay, seats: &Seat
     let Some(other) = found.iter().find(|image| !is_same(image, &overlay.base)) else { return Ok(None) };
     let of_base = users::files_of(&overlay.base).map_err(Error::file("read the images below", &overlay.path))?;
     let is_below_base = other.source.path().is_none_or(|path| of_base.iter().any(|file| is_same_file(file, path)));
-    if is_below_base || !found.iter().all(|image| is_same(image, other)) || is_shared(hypervisor, seats, other)? {
+    let is_theirs = other.source.path().is_some_and(|path| is_of_operator(path, record, overlay));
+    if is_below_base
+        || !is_theirs
+        || !found.iter().all(|image| is_same(image, other))
+        || is_shared(hypervisor, seats, other)?
+    {
         return Err(refused(Some(other)));
     }
     Ok(Some((*other).clone()))
@@ -39,7 +53,8 @@ pub(super) fn other(hypervisor: &dyn Hypervisor, overlay: &Overlay, seats: &Seat
 /// From now on the image that the overlay lies over is its base, also in the journal. The definition of before named another.
 pub(super) fn put_over(record: &mut Record, overlay: &Overlay, image: Image) -> Overlay {
     tracing::warn!(disk = overlay.target, "it was put on {image:?} before the snapshot, and goes back to that");
-    let overlay = Overlay { base: image, saved: None, ..overlay.clone() };
+    let marks = marks::found(&overlay.path, &image, None);
+    let overlay = Overlay { base: image, saved: None, marks, ..overlay.clone() };
     let noted = record.update(|entry| {
         let known = entry.overlays.iter_mut().filter(|known| known.path == overlay.path);
         known.for_each(|known| known.clone_from(&overlay));
@@ -48,6 +63,13 @@ pub(super) fn put_over(record: &mut Record, overlay: &Overlay, image: Image) -> 
         tracing::warn!(disk = overlay.target, "{}", crate::engine::chain(&error));
     }
     overlay
+}
+
+fn is_of_operator(image: &Path, record: &Record, overlay: &Overlay) -> bool {
+    let folder = |path: &Path| path.parent().map(Path::to_owned);
+    let is_beside = folder(image) == overlay.base.source.path().and_then(folder) && chain::is_plain_file(image);
+    let began = record.entry().started.timestamp();
+    is_beside && Mark::at(image).is_ok_and(|mark| !mark.is_older_than(began))
 }
 
 /// Whether a domain uses the image that is neither the one that was backed up nor on the overlay.

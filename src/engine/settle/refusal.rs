@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use super::seats::Seat;
-use crate::engine::Error;
 use crate::engine::users::User;
+use crate::engine::{Error, overlay_file};
 use crate::hypervisor::Overlay;
-use crate::model::{Failure, Image};
+use crate::model::{Failure, Format, Image, Source};
 use crate::sys::in_use;
 
 /// What ends every hint.
@@ -34,7 +34,63 @@ fn file(overlay: &Overlay) -> String {
 /// Moves the overlay's data by hand.
 fn by_hand(overlay: &Overlay) -> String {
     let file = file(overlay);
-    format!("qemu-img commit -d -f qcow2 {file} && rm {file}")
+    let mut chain =
+        vec![Image { source: Source::File(overlay.path.clone()), format: Format::Qcow2 }, overlay.base.clone()];
+    let named = overlay.marks.as_ref().and_then(|marks| {
+        chain.extend(marks.below.iter().cloned());
+        overlay_file::options(&chain).ok()
+    });
+    match named {
+        Some(options) => format!("qemu-img commit -d --image-opts {} && rm {file}", word(&options.to_string_lossy())),
+        None => format!("qemu-img commit -d -f qcow2 {file} && rm {file}"),
+    }
+}
+
+/// See what it is, and decide: move its data by hand, or drop it.
+fn look_first(overlay: &Overlay, path: &Path) -> String {
+    let (by_hand, file) = (by_hand(overlay), file(overlay));
+    let seen = word(&path.to_string_lossy());
+    format!(
+        "see what it is: ls -l {seen}; qemu-img info -U {seen}; if it is right, with the guest off: {by_hand}; if it is not, keep a \
+         copy, and: rm {file}"
+    )
+}
+
+/// Another file has the name of the overlay or of its base.
+pub(super) fn replaced(overlay: &Overlay, path: &Path) -> Error {
+    let message = format!(
+        "{} is not the file that it was at the backup: it was copied or replaced, and nothing is committed from or into it",
+        path.display()
+    );
+    refusal(overlay, message, look_first(overlay, path))
+}
+
+/// What is to be committed without the guest names a data file, which may be any file.
+pub(super) fn data_file(overlay: &Overlay, path: &Path, name: &str) -> Error {
+    let message =
+        format!("the header of {} names the data file {name}, which only the guest's QEMU may follow", path.display());
+    refusal(overlay, message, look_first(overlay, path))
+}
+
+/// It cannot be told what an image names.
+pub(super) fn unreadable(overlay: &Overlay, path: &Path, cause: &str) -> Error {
+    refusal(overlay, format!("the header of {} cannot be read: {cause}", path.display()), look_first(overlay, path))
+}
+
+/// Nothing tells which files the overlay and its base were at the backup: an earlier release did not keep it.
+pub(super) fn unmarked(overlay: &Overlay, seat: Option<&Seat>) -> Error {
+    let path = overlay.path.display();
+    let message =
+        format!("the journal does not tell which file the overlay {path} or the image below it was at the backup");
+    let by_hand = look_first(overlay, &overlay.path);
+    let hint = match seat {
+        Some(seat) => format!(
+            "start the guest, whose QEMU commits it with its own rights: virsh start {}; or {by_hand}",
+            word(&seat.domain.id.name)
+        ),
+        None => by_hand,
+    };
+    refusal(overlay, message, hint)
 }
 
 /// Somebody's own image lies over the overlay.

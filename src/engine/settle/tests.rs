@@ -12,6 +12,7 @@ use super::*;
 use crate::engine::fake::{self, Fake};
 use crate::engine::fixture::{run, text};
 use crate::engine::journal::Journal;
+use crate::engine::marks;
 use crate::model::{DomainState, Format, Image, Source};
 
 mod off;
@@ -39,7 +40,9 @@ impl Bench {
         let mut record = journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &fake::id()).unwrap();
         let fake = Fake::new(state, "vda", &[&path, &base]);
         let base = Image { source: Source::File(base), format: Format::Qcow2 };
-        let overlay = Overlay { target: "vda".to_owned(), path, base, saved: None };
+        let marks = marks::found(&path, &base, Some(Vec::new()));
+        assert!(marks.is_some());
+        let overlay = Overlay { target: "vda".to_owned(), path, base, saved: None, marks };
         record.update(|entry| entry.overlays.push(overlay.clone())).unwrap();
         Bench { dir, fake, record, overlay }
     }

@@ -111,8 +111,13 @@ fn overlays_of_guests_and_of_the_journal_are_counted_once_each() {
         let mut record = journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain).unwrap();
         let base = Image { source: Source::File("/v/a".into()), format: Format::Raw };
         let path = |target: &str| if target == "vda" { ours.clone() } else { other.clone() };
-        let overlay =
-            |target: &&str| Overlay { target: (*target).into(), path: path(target), base: base.clone(), saved: None };
+        let overlay = |target: &&str| Overlay {
+            target: (*target).into(),
+            path: path(target),
+            base: base.clone(),
+            saved: None,
+            marks: None,
+        };
         record.update(|entry| entry.overlays = targets.iter().map(overlay).collect()).unwrap();
     }
     // What is noted is not always there yet.

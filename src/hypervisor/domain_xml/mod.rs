@@ -18,9 +18,10 @@ mod tests;
 
 pub use left_out::left_out;
 pub use needs::{Cpu, Needs, needs};
+pub use reach::Reach;
 pub use read::{Described, Job, TPM_STATE, Volume, is_external_snapshot, read};
 pub use repoint::{disk_text, has_images_of, repoint};
-pub use rewrite::{Changes, Rewritten, TpmState, renamed, rewrite};
+pub use rewrite::{Changes, Rewritten, TpmState, reaches, renamed, rewrite};
 
 /// Why a domain's XML cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -1,88 +1,250 @@
-//! Owns: telling people what of the host a definition reaches for, so that an archive from elsewhere slips nothing in.
-//! Must not: judge or change it.
+//! Owns: telling people what of the host a definition reaches for, so that an archive from elsewhere slips nothing in. Must not:
+//! judge whether that is right, or change it.
+//!
+//! The list is of what is known to stay inside the guest. Whatever is not on it, also what a later libvirt adds, is told.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use roxmltree::Node;
 
-use super::tree::{at, is};
+use super::tree::{at, is, text};
+
+mod lists;
+#[cfg(test)]
+mod tests;
+
+use lists::{ATTRIBUTES, NAMES, PARTS, TREES, USUAL};
 
 /// The longest value shown.
 const SHOWN: usize = 160;
 
-/// What every host has and every definition names.
-const USUAL: [&str; 8] = [
-    "/usr/bin/qemu-",
-    "/usr/bin/kvm",
-    "/usr/libexec/qemu-kvm",
-    "/usr/share/",
-    "/dev/urandom",
-    "/dev/random",
-    "/dev/hwrng",
-    "/dev/net/tun",
-];
-
-/// One line for each device or hook of the definition that names something outside the guest, in the XML's order:
-/// sources of devices, absolute paths anywhere, scripts, and elements of other namespaces (arguments for QEMU).
-/// `ours` are paths that the restore itself wrote.
-pub fn notes(domain: Node<'_, '_>, ours: &BTreeSet<&str>) -> Vec<String> {
-    let mut seen = BTreeSet::new();
-    let mut notes = Vec::new();
-    let parts = domain.children().filter(|node| node.is_element() && !is(*node, "metadata"));
-    // A device is told of by itself, every other part of the domain as a whole.
-    for part in parts.flat_map(|part| if is(part, "devices") { elements(part) } else { vec![part] }) {
-        let values = values(part, ours);
-        // A console repeats the serial port it stands for.
-        if !values.is_empty() && seen.insert(values.clone()) {
-            notes.push(format!("{}: {}", label(part), values.join(" ")));
-        }
-    }
-    notes
+/// What is known of a definition beside its own text.
+#[derive(Debug, Default)]
+pub struct Known<'a> {
+    /// Targets of the disks whose images the restore itself writes.
+    pub disks: BTreeSet<&'a str>,
+    /// Paths of other files that it writes, or that the guest may be given as they are.
+    pub files: BTreeSet<&'a str>,
 }
 
-fn elements<'a, 'i>(node: Node<'a, 'i>) -> Vec<Node<'a, 'i>> {
-    node.children().filter(Node::is_element).collect()
+/// One device or other part of a definition that names something outside the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// For people, safe to print.
+    pub text: String,
+    /// It is what about every guest has: a network of libvirt, a bridge.
+    pub is_usual: bool,
+    /// The whole part, as it stands in the definition.
+    xml: String,
+}
+
+impl Reach {
+    /// Whether both are of the very same part.
+    pub fn is_same(&self, other: &Reach) -> bool {
+        self.xml == other.xml
+    }
+}
+
+/// All of them, in the XML's order.
+pub fn reaches(domain: Node<'_, '_>, known: &Known<'_>) -> Vec<Reach> {
+    let mut seen = BTreeSet::new();
+    let mut reaches = Vec::new();
+    let own = text(domain, &["name"]).unwrap_or_default();
+    // A device is told of by itself, every other part of the domain as a whole.
+    for part in
+        elements(domain).flat_map(|part| if is(part, "devices") { elements(part).collect() } else { vec![part] })
+    {
+        let mut found = Found { known, own, values: Vec::new(), is_usual: true };
+        found.part(part);
+        let Found { values, is_usual, .. } = found;
+        // A console repeats the serial port it stands for.
+        if !values.is_empty() && seen.insert(values.clone()) {
+            let shown: Vec<String> = values.iter().map(Value::shown).collect();
+            let xml = part.document().input_text().get(part.range()).unwrap_or_default().to_owned();
+            reaches.push(Reach { text: format!("{}: {}", label(part), shown.join(" ")), is_usual, xml });
+        }
+    }
+    reaches
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Value<'a> {
+    name: &'a str,
+    value: &'a str,
+}
+
+impl Value<'_> {
+    fn shown(&self) -> String {
+        format!("{}='{}'", self.name, shown(self.value))
+    }
+}
+
+/// What one part names.
+struct Found<'a, 'k> {
+    known: &'k Known<'k>,
+    own: &'k str,
+    values: Vec<Value<'a>>,
+    is_usual: bool,
+}
+
+impl<'a> Found<'a, '_> {
+    fn part(&mut self, part: Node<'a, '_>) {
+        match PARTS.iter().find(|(known, _)| is(part, known)) {
+            _ if is(part, "metadata") => {}
+            Some((_, inside)) if is_of_usual_kind(part) => self.walk(part, inside, false),
+            _ => self.all(part),
+        }
+    }
+
+    /// A known element: its values are choices and numbers, unless they are paths.
+    fn walk(&mut self, node: Node<'a, '_>, inside: &[&str], in_tree: bool) {
+        let attributes = ATTRIBUTES.iter().find(|(name, _)| is(node, name)).map(|(_, known)| *known);
+        for attribute in node.attributes() {
+            let is_known = attributes.is_none_or(|known| known.contains(&attribute.name()));
+            if !is_known || attribute.namespace().is_some() || self.is_foreign_path(attribute.value()) {
+                self.push(attribute.name(), attribute.value());
+            }
+        }
+        let name = node.tag_name().name();
+        if let Some(text) =
+            node.text().map(str::trim).filter(|text| !NAMES.contains(&name) && self.is_foreign_path(text))
+        {
+            self.push(name, text);
+        }
+        let in_tree = in_tree || TREES.contains(&name);
+        for child in elements(node) {
+            let name = child.tag_name().name();
+            let is_known = child.tag_name().namespace().is_none() && (in_tree || inside.contains(&name));
+            match () {
+                () if is(child, "source") && is(node, "disk") => self.disk_source(node, child),
+                () if is(child, "source") && is(node, "interface") => {
+                    let usual = self.is_usual;
+                    self.all(child);
+                    self.is_usual = usual;
+                }
+                () if is(child, "backingStore") && elements(child).next().is_none() => {}
+                () if is_known => self.walk(child, inside, in_tree),
+                () => self.all(child),
+            }
+        }
+    }
+
+    /// A disk that is restored has its own new image; another one has what this host has at the place.
+    fn disk_source(&mut self, disk: Node<'a, '_>, source: Node<'a, '_>) {
+        let is_restored = target(disk).is_some_and(|target| self.known.disks.contains(target));
+        let is_raw = at(disk, &["driver"]).and_then(|driver| driver.attribute("type")).is_none_or(|kind| kind == "raw");
+        let is_known_file = disk.attribute("type").unwrap_or("file") == "file"
+            && elements(source).next().is_none()
+            && source.attributes().all(|attribute| match attribute.name() {
+                "file" => self.known.files.contains(attribute.value()),
+                name => ["index", "startupPolicy"].contains(&name),
+            });
+        if !(is_restored || is_raw && is_known_file) {
+            self.all(source);
+        }
+    }
+
+    /// All values of an element that may mean anything.
+    fn all(&mut self, node: Node<'a, '_>) {
+        let before = self.values.len();
+        // What the guest sees of a device is no matter of the host.
+        let is_guests = |child: &Node<'_, '_>| {
+            let own = child.ancestors().find(|above| above.parent() == Some(node));
+            let names: &[&str] =
+                if is(node, "interface") { &["address", "alias"] } else { &["address", "alias", "target"] };
+            node.parent().is_some_and(|above| is(above, "devices"))
+                && own.is_some_and(|own| names.iter().any(|name| is(own, name)))
+        };
+        for node in node.descendants().filter(|child| child.is_element() && !is_guests(child)) {
+            for attribute in node.attributes() {
+                self.push(attribute.name(), attribute.value());
+            }
+            // A cookie of a web server is a secret.
+            let text = node.text().map(str::trim).filter(|text| !text.is_empty() && !is(node, "cookie"));
+            if let Some(text) = text {
+                self.push(node.tag_name().name(), text);
+            }
+        }
+        if self.values.len() == before {
+            self.push(node.tag_name().name(), "");
+        }
+    }
+
+    fn push(&mut self, name: &'a str, value: &'a str) {
+        // The password of a screen is a secret.
+        let value = if name == "passwd" { "…" } else { value };
+        self.is_usual = false;
+        self.values.push(Value { name, value });
+    }
+
+    fn is_foreign_path(&self, value: &str) -> bool {
+        let own_variables =
+            || value.strip_prefix(lists::VARIABLES).is_some_and(|name| name.starts_with(&format!("{}_VARS", self.own)));
+        let is_usual = USUAL.iter().any(|usual| value.starts_with(usual)) || value == "/machine" || own_variables();
+        value.starts_with('/') && (value.contains("/../") || !is_usual) && !self.known.files.contains(value)
+    }
+}
+
+/// Whether a device is of a kind whose connections stay inside the guest, or are libvirt's own.
+fn is_of_usual_kind(part: Node<'_, '_>) -> bool {
+    let kind = part.attribute("type").unwrap_or_default();
+    let of = |path: &[&'static str], name| at(part, path).and_then(|node| node.attribute(name)).unwrap_or_default();
+    match part.tag_name().name() {
+        "seclabel" => {
+            kind == "dynamic" && part.attribute("relabel") != Some("no") && at(part, &["baselabel"]).is_none()
+        }
+        "interface" => ["network", "bridge", "direct", "user"].contains(&kind),
+        "graphics" => ["vnc", "spice", "egl-headless"].contains(&kind) && is_local(part),
+        "input" => ["mouse", "tablet", "keyboard"].contains(&kind),
+        "audio" => ["none", "spice"].contains(&kind),
+        "redirdev" => kind == "spicevmc",
+        "smartcard" => part.attribute("mode") == Some("passthrough") && kind == "spicevmc",
+        "serial" | "console" | "parallel" | "channel" => match kind {
+            "pty" | "stdio" | "spicevmc" | "qemu-vdagent" | "null" | "" => true,
+            "unix" => of(&["source"], "mode") != "connect",
+            _ => false,
+        },
+        "tpm" => of(&["backend"], "type") == "emulator",
+        "rng" => ["random", "builtin"].contains(&of(&["backend"], "model")),
+        "crypto" => of(&["backend"], "model") == "builtin",
+        _ => true,
+    }
+}
+
+/// Whether only this host can connect to a screen.
+fn is_local(graphics: Node<'_, '_>) -> bool {
+    let is_loopback =
+        |address: &str| address == "localhost" || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    graphics.attribute("listen").is_none_or(is_loopback)
+        && elements(graphics).filter(|node| is(*node, "listen")).all(|listen| match listen.attribute("type") {
+            Some("address") | None => listen.attribute("address").is_none_or(is_loopback),
+            Some("none" | "socket") => true,
+            Some(_) => false,
+        })
+}
+
+fn elements<'a, 'i>(node: Node<'a, 'i>) -> impl Iterator<Item = Node<'a, 'i>> {
+    node.children().filter(Node::is_element)
+}
+
+fn target<'a>(part: Node<'a, '_>) -> Option<&'a str> {
+    at(part, &["target"]).and_then(|target| target.attribute("dev"))
 }
 
 fn label(part: Node<'_, '_>) -> String {
     let name = part.tag_name();
-    match (at(part, &["target"]).and_then(|target| target.attribute("dev")), name.namespace()) {
+    match (target(part), name.namespace()) {
         (Some(target), _) if is(part, "disk") => format!("disk {}", shown(target)),
         (_, Some(namespace)) => format!("{} of {}", name.name(), shown(namespace)),
         _ => name.name().to_owned(),
     }
 }
 
-/// All that the part names outside the guest, as `name='value'`.
-fn values(part: Node<'_, '_>, ours: &BTreeSet<&str>) -> Vec<String> {
-    let foreign = part.tag_name().namespace().is_some();
-    let is_telling = |node| foreign || ["source", "script", "shmem"].iter().any(|name| is(node, name));
-    // The tree is walked in its order; whatever lies in a telling element tells, too.
-    let mut telling_until = 0;
-    let mut values = Vec::new();
-    for node in part.descendants() {
-        if node.is_element() && is_telling(node) {
-            telling_until = telling_until.max(node.range().end);
-        }
-        let tells = |value: &str| (node.range().start < telling_until || is_path(value)) && !ours.contains(value);
-        let attributes = node.attributes().filter(|attribute| tells(attribute.value()));
-        values.extend(attributes.map(|attribute| format!("{}='{}'", attribute.name(), shown(attribute.value()))));
-        // A cookie of a web server is a secret.
-        let text = node.text().filter(|_| node.is_element() && !is(node, "cookie")).map(str::trim);
-        let text = text.filter(|text| !text.is_empty() && tells(text));
-        values.extend(text.map(|text| format!("{}='{}'", node.tag_name().name(), shown(text))));
-    }
-    values
-}
-
-fn is_path(value: &str) -> bool {
-    value.starts_with('/') && (value.contains("/../") || !USUAL.iter().any(|usual| value.starts_with(usual)))
-}
-
 /// A value made safe for a terminal: no control characters, nothing that reverses the direction of text.
 fn shown(value: &str) -> String {
     let harmful = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     let safe = |c| if harmful(c) { char::REPLACEMENT_CHARACTER } else { c };
     let short: String = value.chars().take(SHOWN).map(safe).collect();

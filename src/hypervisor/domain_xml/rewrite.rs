@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use roxmltree::Node;
 
 use super::edits::{Edits, escape, is_writable};
+use super::reach::{self, Known, Reach};
 use super::tree::{all, at, parse};
-use super::{Error, identity, reach};
+use super::{Error, identity};
 use crate::model::{DomainRef, Image, Source};
 
 /// What a restore changes in a definition.
@@ -28,6 +29,8 @@ pub struct Changes {
     pub boot: BTreeMap<String, PathBuf>,
     /// Where the state of a TPM was restored to, when the definition names a place for it.
     pub tpm: Option<TpmState>,
+    /// Files of this host that the definition goes on naming, and that tell a guest nothing that it should not see.
+    pub kept: BTreeSet<PathBuf>,
     /// Another machine type than the one that was saved.
     pub machine: Option<String>,
 }
@@ -41,13 +44,24 @@ pub enum TpmState {
     File(PathBuf),
 }
 
+impl TpmState {
+    fn file(&self) -> Option<&PathBuf> {
+        match self {
+            TpmState::Own => None,
+            TpmState::File(path) => Some(path),
+        }
+    }
+}
+
 /// A definition, ready for libvirt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewritten {
     /// The XML.
     pub xml: String,
-    /// For people: what was changed beyond the plain, and what of this host the definition reaches for.
+    /// For people: what was changed beyond the plain.
     pub notes: Vec<String>,
+    /// What of this host it reaches for.
+    pub reaches: Vec<Reach>,
 }
 
 /// Makes the definition of a restored domain from the inactive XML that was saved.
@@ -76,11 +90,16 @@ pub fn rewrite(xml: &str, changes: &Changes) -> Result<Rewritten, Error> {
     }
     let xml = edits.apply();
 
-    let ours = changes.disks.values().filter_map(|image| image.source.path());
-    let ours = ours.chain(changes.nvram.as_deref()).chain(changes.boot.values().map(PathBuf::as_path));
-    let ours: BTreeSet<&str> = ours.filter_map(Path::to_str).collect();
-    notes.extend(reach::notes(parse(&xml)?.root_element(), &ours));
-    Ok(Rewritten { xml, notes })
+    let files = changes.nvram.iter().chain(changes.boot.values()).chain(&changes.kept);
+    let files = files.chain(changes.tpm.iter().filter_map(TpmState::file)).filter_map(|path| path.to_str()).collect();
+    let known = Known { disks: changes.disks.keys().map(String::as_str).collect(), files };
+    let reaches = reach::reaches(parse(&xml)?.root_element(), &known);
+    Ok(Rewritten { xml, notes, reaches })
+}
+
+/// What a definition reaches for of which nothing is restored.
+pub fn reaches(xml: &str) -> Result<Vec<Reach>, Error> {
+    Ok(reach::reaches(parse(xml)?.root_element(), &Known::default()))
 }
 
 /// The same definition with another name and UUID; all else stays, so it must not be started beside the other.
@@ -137,7 +156,7 @@ fn place(edits: &mut Edits<'_>, disk: Node<'_, '_>, target: &str, image: &Image)
     }
     let driver = at(disk, &["driver"]);
     let new_driver = format!("<driver name='qemu' type='{}'/>", escape(image.format.driver()));
-    if let Some(driver) = driver {
+    for driver in all(disk, "driver") {
         edits.set(driver, "type", image.format.driver());
         all(driver, "metadata_cache").for_each(|cache| edits.remove(cache));
     }

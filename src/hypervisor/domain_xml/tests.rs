@@ -203,7 +203,7 @@ fn a_copy_shares_no_identity_with_the_original() {
     changes.disks.insert("vda".to_owned(), file("/new/a", Format::Qcow2));
     changes.disks.insert("vdb".to_owned(), file("/new/b", Format::Raw));
     changes.boot.insert("kernel".to_owned(), PathBuf::from("/new/kernel"));
-    let Rewritten { xml: new, notes } = rewrite(FULL, &changes).unwrap();
+    let Rewritten { xml: new, notes, reaches } = rewrite(FULL, &changes).unwrap();
     let (gone, come) = changed(FULL, &new);
     assert_eq!(
         come,
@@ -221,14 +221,14 @@ fn a_copy_shares_no_identity_with_the_original() {
         ]
     );
     assert!(gone.contains(&"<mac address='52:54:00:aa:bb:cc'/>") && gone.contains(&"<target dev='tap0'/>"));
+    assert_eq!(notes, ["graphics: port 5999 is the original guest's; libvirt chooses another"]);
     assert_eq!(
-        notes,
+        texts(&reaches),
         [
-            "graphics: port 5999 is the original guest's; libvirt chooses another",
             "os: initrd='/srv/images/initrd.img'",
             "disk sda: file='/srv/images/shared.raw'",
             "disk sdc: file='/srv/images/cd.iso'",
-            "serial: path='/var/log/cöpy <2>-serial.log'",
+            "serial: type='file' path='/var/log/cöpy <2>-serial.log'",
             "commandline of http://libvirt.org/schemas/domain/qemu/1.0: value='-name' value='debug-threads=on'",
         ]
     );
@@ -266,16 +266,24 @@ fn a_copy_never_takes_a_disk_of_the_original() {
     assert!(matches!(rewrite(FULL, &escape), Err(Error::Path(_))));
 }
 
+fn texts(reaches: &[Reach]) -> Vec<String> {
+    reaches.iter().map(|reach| reach.text.clone()).collect()
+}
+
 #[test]
 fn what_reaches_into_the_host_is_told_and_safe_to_print() {
-    let notes = rewrite(UEFI, &Changes::default()).unwrap().notes;
-    for part in ["filesystem: dir='/srv/share'", "interface: bridge='br0'", "hostdev: domain='0x0000' bus='0x01'"] {
+    let notes = texts(&rewrite(UEFI, &Changes::default()).unwrap().reaches);
+    for part in [
+        "filesystem: type='mount' accessmode='passthrough' dir='/srv/share'",
+        "interface: bridge='br0'",
+        "hostdev: mode='subsystem' type='pci' managed='yes' domain='0x0000' bus='0x01'",
+    ] {
         assert!(notes.iter().any(|note| note.starts_with(part)), "{part} is not in {notes:?}");
     }
     let hostile = "<domain><devices><emulator>/usr/bin/qemu-/../../tmp/x</emulator>\
         <interface><script path='evil&#x9b;2J'/></interface><shmem name='theirs'/>\
         <disk><source protocol='http'><cookies><cookie name='id'>secret</cookie></cookies></source></disk></devices></domain>";
-    let notes = rewrite(hostile, &Changes::default()).unwrap().notes;
+    let notes = texts(&rewrite(hostile, &Changes::default()).unwrap().reaches);
     let expected = [
         "emulator: emulator='/usr/bin/qemu-/../../tmp/x'",
         "interface: path='evil\u{fffd}2J'",

@@ -133,6 +133,7 @@ mod tests {
             path: "/v/it's <a> & \"b\".qcow2".into(),
             base: Image { source: Source::File("/v/a".into()), format: Format::Qcow2 },
             saved: None,
+            marks: None,
         }];
         let xml = snapshot_xml(&overlays, &["sda".into()]);
         let document = roxmltree::Document::parse(&xml).unwrap();

@@ -9,7 +9,7 @@ use super::super::saved::{Saved, SavedDisk};
 use super::super::staging::Rights;
 use super::super::{Error, Request};
 use super::choice::{choose, names};
-use super::{How, Plan, Write, no_folder, suspect};
+use super::{How, Plan, Write, is_flat, no_folder, suspect};
 use crate::hypervisor::domain_xml::TpmState;
 use crate::model::{Device, Disk, Domain, DomainRef, Image, Owner, Source};
 
@@ -57,14 +57,19 @@ pub fn domain(
             Place::Device(device) => plan.write_device(saved, disk, &device)?,
             Place::Folder(folder) => plan.write_image(saved, disk, folder.join(name))?,
         };
-        if described.disks.iter().any(|defined| defined.target == disk.target) {
-            plan.changes.disks.insert(disk.target.clone(), image);
-        } else {
-            plan.notes.push(undefined(&disk.target, &image, to));
+        let is_defined = described.disks.iter().any(|defined| defined.target == disk.target);
+        // QEMU would follow an image of another format to whatever file it names.
+        match (is_defined, is_flat(&image.format)) {
+            (true, true) => drop(plan.changes.disks.insert(disk.target.clone(), image)),
+            (true, false) => drop(plan.changes.drop_disks.insert(disk.target.clone())),
+            (false, true) => plan.notes.push(undefined(&disk.target, &image, to)),
+            (false, false) => {}
         }
     }
     for disk in &described.disks {
-        if !plan.changes.disks.contains_key(&disk.target) {
+        let is_settled =
+            plan.changes.disks.contains_key(&disk.target) || plan.changes.drop_disks.contains(&disk.target);
+        if !is_settled {
             plan.without(disk, saved, renamed, host);
         }
     }
@@ -163,6 +168,10 @@ impl Plan {
                 let what = missing.map_or(String::new(), |path| format!("; {} is not on this host", path.display()));
                 self.notes.push(format!("drive {target} is empty{what}"));
                 self.changes.eject.insert(target.clone());
+            } else if let Some(path) = disk.image.source.path().filter(|path| path.parent().is_some_and(usable_folder))
+            {
+                // A medium that lies where images do is what drives have.
+                self.changes.kept.insert(path.to_owned());
             }
             return;
         }
@@ -262,6 +271,7 @@ impl Plan {
             // Two guests cannot write one firmware.
             let is_shared = renamed && file.element == "loader";
             if host.same.contains(&file.member) && !is_shared {
+                self.changes.kept.insert(file.path.clone());
                 continue;
             }
             if !["kernel", "initrd", "dtb", "loader"].contains(&file.element.as_str()) {

@@ -56,6 +56,7 @@ fn request(to: Option<&str>) -> Request {
         disks: Vec::new(),
         define: Some(Define::default()),
         overwrite: false,
+        dry_run: false,
     }
 }
 

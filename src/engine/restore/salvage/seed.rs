@@ -100,7 +100,8 @@ fn copy(work: &Work<'_>, contents: &mut dyn Read, out: &PatientFile, path: &Path
     let mut at = 0;
     loop {
         work.go_on()?;
-        let count = match contents.read(&mut buffer) {
+        let read = if at == 0 { foreign::fill(contents, &mut buffer) } else { contents.read(&mut buffer) };
+        let count = match read {
             Err(error) if Stalled::is(&error) => return Err(work.read_error(error)),
             Ok(0) | Err(_) => break,
             Ok(count) => count,

@@ -1,0 +1,61 @@
+//! Owns: what a restore tells the operator and asks on a terminal. Must not: decide what needs an answer.
+
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::super::args::{self, Global};
+use super::super::print;
+use super::notes;
+use crate::engine::restore::Operator;
+use crate::sys::signals::Cancel;
+
+/// Between two looks whether a signal came instead of an answer.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+pub(super) struct Terminal<'a> {
+    /// Notes that were printed.
+    pub told: usize,
+    is_quiet: bool,
+    accepts: bool,
+    cancel: &'a Cancel,
+}
+
+impl<'a> Terminal<'a> {
+    pub fn new(global: &Global, words: &args::Restore, cancel: &'a Cancel) -> Terminal<'a> {
+        // What a definition from an archive brings along is shown while it can still be kept out, however quiet it shall be.
+        Terminal { told: 0, is_quiet: global.quiet && !words.define, accepts: words.accept_host_access, cancel }
+    }
+
+    fn asks(&self) -> io::Result<bool> {
+        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+            return Ok(false);
+        }
+        let mut screen = io::stderr();
+        write!(screen, "The notes say what the definition reaches for of this host. Define the domain? [y/N] ")?;
+        screen.flush()?;
+        let stdin = io::stdin();
+        while poll(&mut [PollFd::new(&stdin.as_fd(), PollFlags::IN)], Some(&LOOK)).unwrap_or(0) == 0 {
+            if self.cancel.signal().is_some() {
+                return Ok(false);
+            }
+        }
+        let mut answer = String::new();
+        stdin.read_line(&mut answer)?;
+        Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
+    }
+}
+
+impl Operator for Terminal<'_> {
+    fn tell(&mut self, known: &[String]) {
+        if !self.is_quiet {
+            print(&notes(known));
+        }
+        self.told = known.len();
+    }
+
+    fn accepts(&mut self, _: &[String]) -> bool {
+        self.accepts || self.asks().unwrap_or(false)
+    }
+}

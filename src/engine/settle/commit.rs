@@ -1,0 +1,53 @@
+//! Owns: committing an overlay whose guest is off, into the image below it. Must not: follow a name or a header to a file of
+//! another: QEMU's own user, or whoever else may write to the images, may have put it there, and QEMU's tool has our rights.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::refusal;
+use super::seats::Seat;
+use crate::engine::{Error, overlay_file};
+use crate::hypervisor::Overlay;
+use crate::model::{Format, Image, Source};
+use crate::qcow2::{self, Links};
+use crate::sys::mark::{self, Mark};
+
+/// Writes what the overlay holds into the image below it; the overlay keeps it, too.
+///
+/// # Errors
+/// Refuses when one of the two is not the file that it was at the backup, or names a data file.
+pub(super) fn commit(overlay: &Overlay, seat: Option<&Seat>) -> Result<(), Error> {
+    let (Some(marks), Some(base)) = (&overlay.marks, overlay.base.source.path()) else {
+        return Err(refusal::unmarked(overlay, seat));
+    };
+    let top = open(overlay, &overlay.path, &marks.overlay, &Format::Qcow2)?;
+    let lower = open(overlay, base, &marks.base, &overlay.base.format)?;
+    // The open files, so that nothing can take their place. QEMU's tool has them as its standard input and output.
+    let files = [("/proc/self/fd/0", true), ("/proc/self/fd/1", marks.base.is_regular())];
+    let [top_at, lower_at] =
+        files.map(|(at, regular)| if regular { Source::File(at.into()) } else { Source::Block(at.into()) });
+    let mut chain = vec![
+        Image { source: top_at, format: Format::Qcow2 },
+        Image { source: lower_at, format: overlay.base.format.clone() },
+    ];
+    chain.extend(marks.below.iter().cloned());
+    overlay_file::commit(&overlay.path, &chain, top, lower)
+}
+
+fn open(overlay: &Overlay, path: &Path, mark: &Mark, format: &Format) -> Result<File, Error> {
+    let (file, now) = mark::open(path).map_err(Error::file("open the image", path))?;
+    if !now.is_same(mark) {
+        return Err(refusal::replaced(overlay, path));
+    }
+    if *format == Format::Qcow2 {
+        let links = Links::read(&file).map_err(|source| damaged(overlay, path, &source))?;
+        if let Some(name) = links.data_file {
+            return Err(refusal::data_file(overlay, path, &name.to_string_lossy()));
+        }
+    }
+    Ok(file)
+}
+
+fn damaged(overlay: &Overlay, path: &Path, error: &qcow2::Error) -> Error {
+    refusal::unreadable(overlay, path, &error.to_string())
+}
