@@ -220,6 +220,10 @@ impl Hypervisor for Fake {
         }
         Ok(())
     }
+    fn cancel_commit(&self, _: &DomainRef, _: &str) -> Result<(), Error> {
+        self.call("cancel_commit")?.guest.job = None;
+        Ok(())
+    }
     fn socket_path(&self, _: &DomainRef, _: &str) -> Result<Option<PathBuf>, Error> {
         unreachable!()
     }

@@ -145,7 +145,6 @@ fn online(
     if let Some(rival) = seats.rival(Some(seat)) {
         return Err(refusal::divided(overlay, seat, rival));
     }
-    expect_no_snapshots(overlay, Some(seat))?;
     live::commit(hypervisor, record, overlay, seat)?;
     finish(hypervisor, record, overlay)
 }

@@ -156,6 +156,8 @@ pub trait Hypervisor: Send + Sync {
     fn block_job(&self, domain: &DomainRef, target: &str) -> Result<Option<BlockJob>, Error>;
     /// Ends an active commit by moving the guest to the base; fails with [`Kind::NotReady`] while the job has to go on.
     fn pivot(&self, domain: &DomainRef, target: &str) -> Result<(), Error>;
+    /// Ends an active commit without that: the guest stays where it is.
+    fn cancel_commit(&self, domain: &DomainRef, target: &str) -> Result<(), Error>;
 
     /// Where QEMU may make a socket of this name for this domain, when libvirt keeps a folder for that.
     fn socket_path(&self, domain: &DomainRef, name: &str) -> Result<Option<PathBuf>, Error>;

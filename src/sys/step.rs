@@ -127,6 +127,8 @@ steps! {
     CommitBegin,
     /// It runs, and we do not know yet. As before.
     CommitBegun,
+    /// The commit of an overlay that holds an operator's snapshot is ended, and the guest stays on the overlay. As before.
+    CommitCancel,
     /// The guest is moved to the base. The journal says that the move is ours.
     Pivot,
     /// It is there, and we do not know yet. As before: on the base, the move was ours.

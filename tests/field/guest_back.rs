@@ -4,13 +4,16 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use kvmbackup::sys::step::Step;
 use serde_json::json;
 
 use crate::lab::{Disk, Guest, GuestBuilder, Lab, Program, Ran, virsh};
+use crate::steps;
 
 mod beneath;
 mod forged;
 mod lost;
+mod snapshots;
 
 /// A guest without a system, and the program that backs it up by a snapshot.
 pub struct Scene {
@@ -212,27 +215,6 @@ fn what_an_unplugged_disk_got_on_its_overlay_is_in_its_image() {
 }
 
 #[test]
-fn an_internal_snapshot_that_an_operator_takes_in_mid_backup_is_kept() {
-    let name = "isnap-kept";
-    let scene = Scene::new(name).in_mid_backup(&format!("virsh snapshot-create-as {name} mine"));
-    scene.guest.write("vda", 0x41, 1 << 20, 65536);
-    let report = scene.program.backup();
-    assert_eq!(report.ran.code, 7, "{report:#?}");
-    let left = report.domain(name)["leftovers"].to_string();
-    assert!(
-        left.contains("internal snapshot mine") && left.contains("virsh snapshot-delete isnap-kept mine"),
-        "{left}"
-    );
-    scene.guest.write("vda", 0x42, 1 << 20, 65536);
-    scene.recovery_refuses("internal snapshot mine");
-    virsh(&["snapshot-revert", name, "mine", "--paused"]);
-    scene.guest.assert_holds("vda", 0x41, 1 << 20, 65536);
-    virsh(&["snapshot-delete", name, "mine"]);
-    scene.recover();
-    scene.guest.assert_holds("vda", 0x41, 1 << 20, 65536);
-}
-
-#[test]
 fn a_checkpoint_that_an_operator_makes_in_mid_backup_goes_along_with_the_commit() {
     let name = "checkpoint-kept";
     let scene = Scene::new(name).in_mid_backup(&format!("virsh checkpoint-create-as {name} mine"));
@@ -279,8 +261,8 @@ fn what_a_guest_that_was_saved_right_after_the_snapshot_needs_is_told_though_it_
     let name = "saved-after-snapshot";
     let scene = Scene::new(name);
     let mut command = scene.program.command();
-    let step = kvmbackup::sys::step::Step::SnapshotTaken.into();
-    let held = crate::steps::hold(command.args(["backup", "--json"]), step, &scene.lab.path("held"));
+    let step = Step::SnapshotTaken.into();
+    let held = steps::hold(command.args(["backup", "--json"]), step, &scene.lab.path("held"));
     virsh(&["save", name, scene.lab.path("saved").to_str().unwrap()]);
     let ran = Ran::from(held.finish());
     assert_eq!(ran.code, 0, "{ran:#?}");

@@ -64,8 +64,10 @@ pub const PULL: &[Step] =
     &[Step::ScratchCreate, Step::PullBegin, Step::PullBegun, Step::PullEnd, Step::PullEnded, Step::ScratchRemove];
 /// What recovery reaches when the guest was turned off on its overlay.
 pub const OFF: &[Step] = &[Step::OverlayCommit, Step::DefinitionWrite, Step::DefinitionWritten, Step::OverlayRemove];
+/// What keeps a guest on an overlay that got a snapshot of an operator's right before its commit.
+pub const CANCEL: &[Step] = &[Step::CommitCancel];
 /// What ends a backup of a guest that an I/O error has paused.
 pub const RESUME: &[Step] = &[Step::Resume];
 
 /// All of these.
-pub const SCENARIOS: &[&[Step]] = &[DIRECT, MAIL, SPOOL, LEFT, VERIFY, SNAPSHOT, FREEZE, PULL, OFF, RESUME];
+pub const SCENARIOS: &[&[Step]] = &[DIRECT, MAIL, SPOOL, LEFT, VERIFY, SNAPSHOT, FREEZE, PULL, OFF, CANCEL, RESUME];

@@ -381,6 +381,9 @@ impl Hypervisor for Known {
     fn pivot(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
         unreachable!()
     }
+    fn cancel_commit(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
     fn socket_path(&self, _: &DomainRef, _: &str) -> Result<Option<PathBuf>, hypervisor::Error> {
         unreachable!()
     }

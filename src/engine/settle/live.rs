@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::seats::Seat;
-use super::{PAUSE, note, refusal};
+use super::{PAUSE, expect_no_snapshots, note, refusal};
 use crate::engine::Error;
 use crate::engine::journal::{Record, Settling};
 use crate::hypervisor::{Hypervisor, Kind, Overlay};
@@ -26,6 +26,7 @@ pub(super) fn commit(
     // The guest is on the overlay, so an earlier move came to nothing.
     note(record, overlay, None);
     if hypervisor.block_job(domain, target)?.is_none() {
+        expect_no_snapshots(overlay, Some(seat))?;
         hypervisor.start_commit(domain, target, &overlay.path)?;
     }
     let mut nearest = (u64::MAX, Instant::now());
@@ -35,6 +36,14 @@ pub(super) fn commit(
         };
         if !job.active_commit {
             return Err(refusal::busy(overlay, seat));
+        }
+        // While it runs, libvirt takes no snapshot. One may have been taken right before it began.
+        if nearest.0 == u64::MAX
+            && let Err(error) = expect_no_snapshots(overlay, Some(seat))
+        {
+            hypervisor.cancel_commit(domain, target)?;
+            record.tell(refusal::late_snapshot(&error));
+            return Err(error);
         }
         if job.total > 0 && job.done == job.total {
             note(record, overlay, Some(Settling::Committing));

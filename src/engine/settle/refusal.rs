@@ -10,6 +10,10 @@ use crate::hypervisor::Overlay;
 use crate::model::{Failure, Format, Image, Source};
 use crate::sys::in_use;
 
+mod held;
+
+pub(super) use held::{bitmaps, late_snapshot, snapshots};
+
 /// What ends every hint.
 const THEN: &str = "then: kvmbackup recover";
 
@@ -251,43 +255,6 @@ pub(super) fn migrated(overlay: &Overlay, domain: &str, covered: Option<&Seat>) 
         word(&overlay.target),
         file(overlay)
     );
-    refusal(overlay, message, hint)
-}
-
-/// Internal snapshots that an operator took during the backup lie in the overlay.
-pub(super) fn snapshots(overlay: &Overlay, names: &[String], seat: Option<&Seat>) -> Error {
-    let listed = names.join(", ");
-    let message = format!("the overlay {} holds the internal snapshot {listed}", overlay.path.display());
-    let each =
-        |command: &str| names.iter().map(|name| format!("{command} {}", word(name))).collect::<Vec<_>>().join(" && ");
-    let of_file = names.iter().map(|name| format!("qemu-img snapshot -d {} {}", word(name), file(overlay)));
-    let of_file = of_file.collect::<Vec<_>>().join(" && ");
-    let hint = match seat {
-        Some(seat) => format!(
-            "when it is not needed any more: {} (one that libvirt does not list, with the guest off: {of_file})",
-            each(&format!("virsh snapshot-delete {}", word(&seat.domain.id.name)))
-        ),
-        None => format!("when it is not needed any more: {of_file}"),
-    };
-    refusal(overlay, message, hint)
-}
-
-/// Bitmaps of a checkpoint that was made during the backup lie in the overlay; only a running QEMU takes them along.
-pub(super) fn bitmaps(overlay: &Overlay, names: &[String], seat: Option<&Seat>) -> Error {
-    let message = format!(
-        "the overlay {} holds the bitmap {}, which a commit of a guest that is off would lose",
-        overlay.path.display(),
-        names.join(", ")
-    );
-    let of_file = names.iter().map(|name| format!("qemu-img bitmap --remove {} {}", file(overlay), word(name)));
-    let of_file = of_file.collect::<Vec<_>>().join(" && ");
-    let hint = match seat {
-        Some(seat) => format!(
-            "start the guest, whose commit keeps its checkpoints: virsh start {}; or drop them: {of_file}",
-            word(&seat.domain.id.name)
-        ),
-        None => format!("drop it: {of_file}"),
-    };
     refusal(overlay, message, hint)
 }
 

@@ -63,10 +63,10 @@ pub fn block_job(domain: &Domain, disk: &str) -> Result<Option<(c_int, u64, u64)
     Ok((found > 0).then_some((info.type_, info.cur, info.end)))
 }
 
-/// Ends the block job of a disk by moving the guest to the job's destination.
-pub fn pivot(domain: &Domain, disk: &str) -> Result<(), Error> {
+/// Ends the block job of a disk, and moves the guest to the job's destination or leaves it where it is.
+pub fn end_block_job(domain: &Domain, disk: &str, pivot: bool) -> Result<(), Error> {
     let disk = c_string(disk);
-    let flags = virt_sys::VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT;
+    let flags = if pivot { virt_sys::VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT } else { 0 };
     // SAFETY: see the module.
     check(unsafe { virt_sys::virDomainBlockJobAbort(domain.as_ptr(), disk.as_ptr(), flags as c_uint) }).map(drop)
 }

@@ -197,9 +197,15 @@ impl Hypervisor for Libvirt {
 
     fn pivot(&self, domain: &DomainRef, target: &str) -> Result<(), Error> {
         step(Step::Pivot, domain)?;
-        ffi::pivot(&self.handle(domain)?, target)
+        ffi::end_block_job(&self.handle(domain)?, target, true)
             .map_err(|source| call(domain, format!("move disk {target} back to its base"), source))?;
         step(Step::Pivoted, domain)
+    }
+
+    fn cancel_commit(&self, domain: &DomainRef, target: &str) -> Result<(), Error> {
+        step(Step::CommitCancel, domain)?;
+        ffi::end_block_job(&self.handle(domain)?, target, false)
+            .map_err(|source| call(domain, format!("end the commit of disk {target}"), source))
     }
 
     fn socket_path(&self, domain: &DomainRef, name: &str) -> Result<Option<PathBuf>, Error> {

@@ -67,6 +67,32 @@ pub const ALL: &[Act] = &[
 ];
 
 impl World {
+    /// One of these that can come to something now.
+    pub fn pick(&mut self, acts: &[Act]) -> Act {
+        loop {
+            let act = self.random.pick(acts);
+            if self.makes_sense(act) {
+                return act;
+            }
+        }
+    }
+
+    fn makes_sense(&self, act: Act) -> bool {
+        match act {
+            Act::Attach | Act::Detach | Act::Write | Act::Snapshot(Snapshot::Internal) => true,
+            Act::Redefine | Act::Undefine => self.undefined.is_none(),
+            Act::Define => self.undefined.is_some(),
+            Act::Snapshot(Snapshot::Revert) => !self.taken.is_empty(),
+            Act::Snapshot(Snapshot::Delete) => !(self.taken.is_empty() && self.kept.is_empty()),
+            Act::BlockCommit => self.disks.active && (self.method == "snapshot" || !self.moved.is_empty()),
+            Act::Start | Act::Rename => !self.disks.active,
+            Act::Free => self.full,
+            Act::Thaw => self.frozen != Some(false),
+            Act::Restart | Act::Fill | Act::Freeze => true,
+            _ => self.disks.active,
+        }
+    }
+
     /// Does it, and notes whether libvirt did.
     pub fn act(&mut self, act: Act) {
         // On another host it is nobody's here any more.

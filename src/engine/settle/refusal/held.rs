@@ -1,0 +1,48 @@
+//! Owns: why an overlay stays that holds an operator's snapshots or bitmaps, in words. Must not: ask or change anything.
+
+use super::{Error, Failure, Overlay, Seat, file, refusal, word};
+
+/// Internal snapshots that an operator took during the backup lie in the overlay.
+pub(in crate::engine::settle) fn snapshots(overlay: &Overlay, names: &[String], seat: Option<&Seat>) -> Error {
+    let listed = names.join(", ");
+    let message = format!("the overlay {} holds the internal snapshot {listed}", overlay.path.display());
+    let each =
+        |command: &str| names.iter().map(|name| format!("{command} {}", word(name))).collect::<Vec<_>>().join(" && ");
+    let of_file = names.iter().map(|name| format!("qemu-img snapshot -d {} {}", word(name), file(overlay)));
+    let of_file = of_file.collect::<Vec<_>>().join(" && ");
+    let hint = match seat {
+        Some(seat) => format!(
+            "when it is not needed any more: {} (one that libvirt does not list, with the guest off: {of_file})",
+            each(&format!("virsh snapshot-delete {}", word(&seat.domain.id.name)))
+        ),
+        None => format!("when it is not needed any more: {of_file}"),
+    };
+    refusal(overlay, message, hint)
+}
+
+/// A snapshot was taken right before the commit began, which then has changed the image below it.
+pub(in crate::engine::settle) fn late_snapshot(refused: &Error) -> Failure {
+    Failure {
+        message: format!("{refused}, taken as its commit began: what the guest wrote since may be in the snapshot"),
+        hint: Some("take the snapshot again after the backup".into()),
+    }
+}
+
+/// Bitmaps of a checkpoint that was made during the backup lie in the overlay; only a running QEMU takes them along.
+pub(in crate::engine::settle) fn bitmaps(overlay: &Overlay, names: &[String], seat: Option<&Seat>) -> Error {
+    let message = format!(
+        "the overlay {} holds the bitmap {}, which a commit of a guest that is off would lose",
+        overlay.path.display(),
+        names.join(", ")
+    );
+    let of_file = names.iter().map(|name| format!("qemu-img bitmap --remove {} {}", file(overlay), word(name)));
+    let of_file = of_file.collect::<Vec<_>>().join(" && ");
+    let hint = match seat {
+        Some(seat) => format!(
+            "start the guest, whose commit keeps its checkpoints: virsh start {}; or drop them: {of_file}",
+            word(&seat.domain.id.name)
+        ),
+        None => format!("drop it: {of_file}"),
+    };
+    refusal(overlay, message, hint)
+}
