@@ -12,6 +12,7 @@ use super::{Error, Gist};
 use crate::config::Settings;
 use crate::ledger::{Survey, Untold};
 use crate::model::RunReport;
+use crate::sys::trust;
 
 const TEXT: (&str, &str) = ("report.txt.hbs", include_str!("templates/report.txt.hbs"));
 const HTML: (&str, &str) = ("report.html.hbs", include_str!("templates/report.html.hbs"));
@@ -97,7 +98,9 @@ fn render(
         registry.register_escape_fn(no_escape);
     }
     if let Some(path) = templates.map(|folder| folder.join(name)).filter(|path| path.exists()) {
-        let own = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+        // What it holds is mailed, and a link could lead to anything that root may read.
+        let own = trust::file(&path).map_err(|refused| refused.to_string());
+        let own = own.and_then(|()| std::fs::read_to_string(&path).map_err(|error| error.to_string()));
         match own.and_then(|own| registry.render_template(&own, view).map_err(|error| error.to_string())) {
             Ok(text) => return Ok(text),
             Err(error) => complaints.push(format!(
@@ -112,9 +115,24 @@ fn render(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::mail::gist;
     use crate::report::sample;
+
+    #[test]
+    fn a_template_that_others_can_change_is_not_mailed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(TEXT.0);
+        std::fs::write(&path, "theirs").unwrap();
+        for (mode, own) in [(0o644, true), (0o666, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let made = of(&sample::good(), Some(dir.path()));
+            assert_eq!(made.text == "theirs", own, "{mode:o}");
+            assert_eq!(made.complaints.is_empty(), own, "{:?}", made.complaints);
+        }
+    }
 
     fn of(report: &RunReport, templates: Option<&Path>) -> Bodies {
         let gist = gist(report, 0, &[]);

@@ -47,6 +47,21 @@ fn every_row_has_a_test_that_is_there() {
 }
 
 #[test]
+fn every_promise_of_security_names_a_test_that_is_there() {
+    let text = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let promises: Vec<_> =
+        text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise")).collect();
+    assert!(promises.len() > 5, "the promises are not where this test looks");
+    for promise in promises {
+        let names: Vec<_> = promise.rsplit(" | ").next().unwrap().split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "{promise}");
+        for name in names {
+            assert!(source(name).is_some(), "there is no test {name}");
+        }
+    }
+}
+
+#[test]
 fn what_is_in_the_soak_alone_is_marked_as_that() {
     for row in rows() {
         for (name, after) in names(&row).iter().zip(row.tests.split('`').skip(2).step_by(2)) {
