@@ -42,12 +42,12 @@ impl Unasked {
         patience: &Patience,
     ) -> Result<Unasked, Error> {
         let mut found = Unasked { kept_out: kept_out.to_vec(), ..Unasked::default() };
-        let mut folders: Vec<PathBuf> = places.images.clone();
+        let (mut folders, mut files) = (places.images.clone(), Vec::new());
         folders.extend(hypervisor.pools()?);
         for (id, _) in hypervisor.domains()? {
             match users::described(hypervisor, &id) {
                 Ok(definitions) => {
-                    folders.extend(definitions.iter().flat_map(folders_of));
+                    files.extend(definitions.iter().flat_map(files_of));
                     if id.uuid == replaced.uuid {
                         found.devices.extend(definitions.iter().flat_map(devices_of));
                     }
@@ -57,9 +57,11 @@ impl Unasked {
                 Err(error) => return Err(error.into()),
             }
         }
+        // An image that is a link lies in two folders. Those of another guest may lie on a mount that hangs.
+        folders.extend(files.iter().filter_map(|file| Some(file.parent()?.to_owned())));
+        folders.extend(files.into_iter().filter_map(|file| Some(real(file, patience)?.parent()?.to_owned())));
         for folder in folders.into_iter().collect::<BTreeSet<_>>() {
-            // That of another guest may lie on a mount that hangs.
-            found.folders.extend(patience.call(move || fs::canonicalize(folder)).and_then(|real| real).ok());
+            found.folders.extend(real(folder, patience));
         }
         Ok(found)
     }
@@ -76,8 +78,12 @@ impl Unasked {
     }
 }
 
-/// The folders of a domain's images, and of what belongs to them.
-fn folders_of(domain: &Domain) -> Vec<PathBuf> {
+fn real(path: PathBuf, patience: &Patience) -> Option<PathBuf> {
+    patience.call(move || fs::canonicalize(path)).and_then(|real| real).ok()
+}
+
+/// The files of a domain: its images, and what belongs to them.
+fn files_of(domain: &Domain) -> Vec<PathBuf> {
     let disks = domain.disks.iter().filter(|disk| matches!(disk.device, Device::Disk | Device::Lun));
     let images = disks.flat_map(|disk| std::iter::once(&disk.image).chain(&disk.backing));
     let files = images.filter_map(|image| match &image.source {
@@ -86,7 +92,7 @@ fn folders_of(domain: &Domain) -> Vec<PathBuf> {
     });
     // Variables may lie on a block device, which is no folder's.
     let nvram = domain.nvram.iter().map(|nvram| &nvram.path).filter(|path| !path.starts_with("/dev"));
-    files.chain(nvram).chain(&domain.tpm).filter_map(|path| Some(path.parent()?.to_owned())).collect()
+    files.chain(nvram).chain(&domain.tpm).cloned().collect()
 }
 
 fn devices_of(domain: &Domain) -> Vec<FileId> {

@@ -157,6 +157,9 @@ fn a_killed_restore_defines_nothing() {
     let image = guest_image(&lab, guest.name());
     fs::remove_file(&image).unwrap();
     let part = image.with_file_name(".vda.qcow2.kvmbackup-part");
+    // No definition says any more that images lie there.
+    let folder = image.parent().unwrap().to_str().unwrap();
+    virsh(&["pool-create-as", guest.name(), "dir", "--target", folder]);
     let mut restore = program.command().args(["restore", guest.name(), "--define"]).spawn().unwrap();
     crate::lab::wait_until(crate::lab::DEADLINE, "the restore to write", || {
         part.exists() || restore.try_wait().unwrap().is_some()
@@ -168,6 +171,7 @@ fn a_killed_restore_defines_nothing() {
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
     assert_eq!(ran.code, 0, "{ran:#?}");
     guest.start_paused();
+    virsh(&["pool-destroy", guest.name()]);
 }
 
 fn guest_image(lab: &Lab, name: &str) -> std::path::PathBuf {

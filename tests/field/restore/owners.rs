@@ -89,6 +89,9 @@ fn a_guest_with_a_tpm_starts_in_place_and_as_a_copy() {
     let copy = lab.adopt("restore-tpm-copy");
     assert_eq!((copy.state().as_str(), as_libvirt_makes_it(&copy)), ("running", expected.clone()));
     drop(copy);
+    // No definition says then that images lie there.
+    let folder = guest.disk_source("vda").unwrap().parent().unwrap().to_str().unwrap().to_owned();
+    virsh(&["pool-create-as", guest.name(), "dir", "--target", &folder]);
     virsh(&["undefine", guest.name(), "--nvram"]);
     assert!(!tpm_of(&as_saved).exists(), "libvirt left the state");
     restores(&program, &[guest.name(), "--define", "--overwrite"]);
@@ -98,6 +101,7 @@ fn a_guest_with_a_tpm_starts_in_place_and_as_a_copy() {
     restores(&program, &[guest.name(), "--define", "--overwrite"]);
     assert_eq!((as_libvirt_makes_it(&guest), sha256(&state(&guest))), (expected, before));
     guest.start_paused();
+    virsh(&["pool-destroy", guest.name()]);
 }
 
 /// The folder of the TPM state of a definition.
