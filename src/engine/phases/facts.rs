@@ -15,8 +15,6 @@ use crate::model::{DomainRef, Failure};
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, program};
 
-/// Where programs are looked for, whatever cron says.
-
 /// What the hooks are about.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {

@@ -60,7 +60,7 @@ fn without_the_overlay_the_definition_is_put_on_the_base_if_the_overlay_is_gone_
 
     // Its file system may be mounted again.
     let mut bench = off(true);
-    bench.overlay.path = bench.dir.path().join(&format!("mount/{OVER}"));
+    bench.overlay.path = bench.dir.path().join(format!("mount/{OVER}"));
     bench.put_on(&[&format!("mount/{OVER}"), "base.qcow2"]);
     for folder in [false, true] {
         if folder {
