@@ -66,7 +66,7 @@ pub fn file(path: &Path) -> Result<(), Refused> {
 /// A folder that only a trusted user can write, in folders that only trusted users can change.
 ///
 /// # Errors
-/// As [`file`] has them.
+/// As [`file()`] has them.
 pub fn folder(path: &Path) -> Result<(), Refused> {
     let (real, found) = walk(path)?;
     if !found.is_dir() {
@@ -81,7 +81,7 @@ pub fn folder(path: &Path) -> Result<(), Refused> {
 /// The same of a folder that may have to be made: of the nearest one above it that exists.
 ///
 /// # Errors
-/// As [`file`] has them.
+/// As [`file()`] has them.
 pub fn future_folder(path: &Path) -> Result<(), Refused> {
     let path = std::path::absolute(path).map_err(look(path))?;
     let exists = |folder: &&Path| fs::symlink_metadata(folder).is_ok();
