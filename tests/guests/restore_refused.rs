@@ -93,7 +93,7 @@ fn a_file_system_without_room_before_anything_is_written() {
     refuses(&program, &guest, salvage, &["needed, and only", "make room"]);
     assert_eq!(std::fs::read_dir(&small.0).unwrap().count(), 0);
     let enough = Tmpfs::new(lab.path("enough"), "32M");
-    let ran = program.run(&["restore", guest.name(), "--to", enough.0.to_str().unwrap()]);
+    let ran = program.run(&["restore", guest.name(), "--to", enough.0.join("to").to_str().unwrap()]);
     assert_eq!(ran.code, 0, "{ran:#?}");
 }
 
