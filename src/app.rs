@@ -120,7 +120,7 @@ pub fn settings(global: &Global) -> Result<Settings, Error> {
     Ok(config::load(&global.config, &host)?)
 }
 
-/// What this program obeys and writes to: its folders, its configuration and the files that this names.
+/// The files and folders that this program obeys or writes to: its own folders, its configuration, and the files named there.
 pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
     let mut places = vec![settings.state_dir.clone(), settings.backupdir.clone(), config.to_owned()];
     places.extend(settings.metrics.textfile.clone());
@@ -144,7 +144,7 @@ pub fn store(settings: &Settings) -> Result<Store, Error> {
 pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
     let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
     folder.map_err(engine::Error::file("create the folder", state_dir))?;
-    // What lies in there is obeyed: the journal names files to remove.
+    // Recovery removes the files that the journal names, so only root may write here.
     let trusted = trust::folder(state_dir);
     trusted.map_err(|source| engine::Error::Untrusted { what: "the state folder", source })?;
     let path = state_dir.join("lock");

@@ -183,8 +183,8 @@ pub struct Restore {
     /// Replace files and a definition that exist; with --define, also what the domain's own block devices hold
     #[arg(long)]
     pub overwrite: bool,
-    /// Define the domain although its definition reaches for more of this host than disks and networks; without a terminal to ask
-    /// on, such a domain is not defined otherwise
+    /// Define the domain even if its definition reaches for more of this host than disks and networks; required for such a domain
+    /// when there is no terminal to ask on
     #[arg(long, requires = "define")]
     pub accept_host_access: bool,
     /// Show what would be written where, and what the definition reaches for; write nothing

@@ -81,7 +81,7 @@ pub(super) fn beside_run(settings: &Settings) -> Result<Option<Beside>, app::Err
     Ok(Some(Beside { stop: Some(stop), thread: Some(thread) }))
 }
 
-/// What is served, and to those who name this host how.
+/// The pages of this state folder, and the host names under which they are served.
 fn site(settings: &Settings, listen: &Listen) -> Site {
     let mut names = settings.metrics.hosts.clone();
     names.push(settings.host.clone());

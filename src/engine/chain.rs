@@ -1,7 +1,7 @@
-//! Owns: the images below one that only headers name, and whether a header is believed. Must not: change an image.
+//! Owns: resolving a backing chain from image headers, and deciding whether to believe a header. Must not: change an image.
 //!
-//! Who may write to an image writes its header, and QEMU's tools run with our rights: they would open any file for it. So
-//! they are given all images of a chain by name, and follow no header.
+//! Anyone who can write to an image can write its header, and QEMU's tools run with our rights, so they would open any file
+//! that it names. They are therefore given the whole chain by name, and follow no header.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -9,20 +9,17 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{rights, users};
+use super::rights;
+use super::users::{self, MAX_CHAIN};
 use crate::model::Image;
 use crate::sys::owner;
 
-/// Images of one chain that are followed.
-const MAX_CHAIN: usize = 200;
-
 const NOT_READABLE: &str = "which the owner of the image may not read";
 
-/// The images below one, by the headers, to the last.
+/// All images below one, according to the headers.
 ///
 /// # Errors
-/// When a header cannot be read, names something else than a local file with its format, or one that the image's owner may
-/// not read.
+/// When a header cannot be read, or names anything but a local file with its format that the image's owner may read.
 pub(super) fn below(image: &Image) -> io::Result<Vec<Image>> {
     let mut chain = vec![image.clone()];
     while let Some(image) = chain.last()
@@ -30,7 +27,8 @@ pub(super) fn below(image: &Image) -> io::Result<Vec<Image>> {
         && let Some(links) = users::links(path, &image.format)?
         && let Some(name) = &links.backing
     {
-        let next = users::below(path, &links).filter(|_| is_plain(name.as_encoded_bytes()) && chain.len() < MAX_CHAIN);
+        let next = users::below(path, &links)
+            .filter(|_| !name.as_encoded_bytes().starts_with(b"json:") && chain.len() < MAX_CHAIN);
         let next = next.ok_or_else(|| refused(path, name, "which is not known to be a file with its format"))?;
         if next.source.path().is_none_or(|next| !may_name(path, next)) {
             return Err(refused(path, name, NOT_READABLE));
@@ -57,26 +55,24 @@ pub(super) fn is_plain_file(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
-fn is_plain(name: &[u8]) -> bool {
-    !name.starts_with(b"json:")
-}
-
 fn refused(image: &Path, name: &OsStr, why: &str) -> io::Error {
     let message = format!("the header of {} names {}, {why}", image.display(), name.display());
     io::Error::new(io::ErrorKind::PermissionDenied, message)
 }
 
-/// Whether the owner of an image could read a file that its header names. Where that cannot be seen, opening it fails as well.
+/// Whether the owner of an image may read a file that its header names. If that cannot be determined, opening the file fails anyway.
 fn may_name(image: &Path, named: &Path) -> bool {
     let (Ok(image), Ok(status)) = (fs::metadata(image), fs::metadata(named)) else { return true };
     owner::is_trusted(image.uid()) || lets_read(&status, &image) || rights::has_list(named)
 }
 
 fn lets_read(file: &Metadata, image: &Metadata) -> bool {
-    let bit = match () {
-        () if file.uid() == image.uid() => 0o400,
-        () if file.gid() == image.gid() => 0o040,
-        () => 0o004,
+    let bit = if file.uid() == image.uid() {
+        0o400
+    } else if file.gid() == image.gid() {
+        0o040
+    } else {
+        0o004
     };
     file.mode() & bit != 0
 }

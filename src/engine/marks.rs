@@ -1,5 +1,5 @@
-//! Owns: which files an overlay and the images below it are, so that others which take their names later are known as such. Must
-//! not: decide what happens then.
+//! Owns: identifying the files of an overlay and of the images below it, so that a replacement is noticed. Must not: decide what
+//! happens then.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use crate::model::{Disk, Format, Image};
 use crate::sys::in_use::User;
 use crate::sys::mark::Mark;
 
-/// Those of the overlay of a running guest's disk. `None` where the guest does not have the base open that its name leads to, or
-/// where the chain is not known to its end.
+/// The marks for a disk of a running guest. `None` if the guest does not have the file at the base's path open, or if the end of
+/// the chain is unknown.
 pub(super) fn of_running(guest: &str, overlay: &Path, disk: &Disk) -> Option<Marks> {
     let is_guest = |user: &User| matches!(user, User::Process { guest: Some(name), .. } if name == guest);
     let is_open = users::open(disk.image.source.path()?).ok()?.iter().any(is_guest);
@@ -19,7 +19,7 @@ pub(super) fn of_running(guest: &str, overlay: &Path, disk: &Disk) -> Option<Mar
     found(overlay, &disk.image, is_whole.then(|| disk.backing.clone())).filter(|_| is_open)
 }
 
-/// Those of the files that have the names now. Where the chain below the base is not known, the headers tell it.
+/// The marks of the files that have these names now. An unknown chain below the base is read from the headers.
 pub(super) fn found(overlay: &Path, base: &Image, below: Option<Vec<Image>>) -> Option<Marks> {
     Some(Marks {
         overlay: Mark::at(overlay).ok()?,
@@ -28,7 +28,7 @@ pub(super) fn found(overlay: &Path, base: &Image, below: Option<Vec<Image>>) -> 
     })
 }
 
-/// Whether the file at the overlay's path is the one that was made, as far as that is known. One that is not there is no other.
+/// Whether the file at the overlay's path is the one that the backup created. True if unknown, or if no file exists.
 pub(super) fn is_made(overlay: &Overlay) -> bool {
     let Some(marks) = &overlay.marks else { return true };
     match Mark::at(&overlay.path) {

@@ -16,22 +16,22 @@ use crate::hypervisor::{self, Hypervisor, Kind};
 use crate::model::{DomainRef, DomainState, Failure};
 use crate::sys::signals::Cancel;
 
-/// How long a guest is thawed again and again, in all, before the run gives up and leaves it to the next one.
+/// How long thawing is retried in total before the run leaves the guest to the next run.
 const THAW_DEADLINE: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(120) };
-/// How much of that is left once a signal asks for the end: a frozen guest is worth a few tries.
+/// How long thawing is still retried after a signal: a frozen guest is worth a few attempts.
 const AFTER_SIGNAL: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(10) };
 /// How long a guest may stand still for its capture, which usually takes some tenths of a second.
 const HOLD_DEADLINE: Duration = Duration::from_secs(30);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// For how long a domain is thawed: it has one deadline, however often that is begun anew. Clones share it.
+/// The deadline for thawing a domain, shared by all attempts and by all clones.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Thawing(Arc<Mutex<Tries>>);
 
 #[derive(Debug, Default)]
 struct Tries {
-    /// The first try that came to nothing.
+    /// The first failed attempt.
     began: Option<Instant>,
     /// When a signal was seen.
     signalled: Option<Instant>,
@@ -39,12 +39,12 @@ struct Tries {
 }
 
 impl Thawing {
-    /// Hears these signals from now on.
+    /// Listens to these signals from now on.
     pub(super) fn heed(&self, cancel: &Cancel) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).cancel = cancel.clone();
     }
 
-    /// After a try that came to nothing: whether it was the last one.
+    /// Called after a failed attempt; fails if it was the last one.
     fn expect_more(&self) -> Result<(), Error> {
         let mut tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let began = *tries.began.get_or_insert_with(Instant::now);
@@ -214,12 +214,12 @@ struct Thaw<'a> {
     armed: bool,
 }
 
-/// What makes a guest a thawed one.
+/// When a guest counts as thawed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Enough {
-    /// Its agent took the command: it had answered the freeze, with a refusal, so that none is under way.
+    /// The agent accepted the command. It had refused the freeze, so no freeze is in progress.
     Accepted,
-    /// Its agent says so.
+    /// The agent reports it.
     Thawed,
 }
 

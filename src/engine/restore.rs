@@ -4,7 +4,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `request`, `saved` | what is asked for, what the point holds |
-//! | `unasked` | the places that an archive may name for its images |
+//! | `unasked` | the places to which an archive alone may send its images |
 //! | `plan`, `names` | what goes where and what changes in the definition, as values |
 //! | `source` | the archive, of either origin |
 //! | `contents` | members of our archives, brought there |
@@ -85,7 +85,7 @@ pub struct Restored {
     pub defined: Option<DomainRef>,
     /// Whether it was started.
     pub started: bool,
-    /// Nothing was done: all of this is what would have been.
+    /// Nothing was written; everything here is what would have been done.
     pub dry_run: bool,
     /// Why it could not be started; what was restored stays.
     pub start_failure: Option<Failure>,
@@ -118,7 +118,7 @@ pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error>
 }
 
 /// Restores a point. Only `request.define` needs a hypervisor; where something is written over, it is asked who uses that.
-/// Before anything is written, the operator hears the notes that there are by then, and accepts what the definition reaches for.
+/// Before anything is written, the operator is shown the notes and accepts what the definition reaches for.
 ///
 /// # Errors
 /// After any error, nothing that was written to files is left and nothing is defined. [`Error::is_damage`] tells that the

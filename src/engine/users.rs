@@ -26,7 +26,7 @@ use crate::sys::patience::Patience;
 /// file of a loop device, may lie on a mount that hangs.
 const LOOK: Duration = Duration::from_secs(30);
 /// Images of one chain that are followed.
-const MAX_CHAIN: usize = 200;
+pub(super) const MAX_CHAIN: usize = 200;
 
 /// What a file is to a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

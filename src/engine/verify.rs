@@ -148,7 +148,7 @@ fn check_ours(point: &Point, patience: &Patience, monitor: &dyn Monitor, cancel:
         cancel.signal().map_or(ControlFlow::Continue(()), |_| ControlFlow::Break(()))
     };
     match archive.verify(host::cores(), &mut progress) {
-        Ok(()) => restorable::refusals(point, patience),
+        Ok(()) => restorable::refusals(point, &archive),
         Err(damages) => damages.into_iter().map(Error::archive(&point.path)).collect(),
     }
 }
@@ -215,6 +215,24 @@ mod tests {
         assert_eq!(verdicts(&fixture, Which::All), [(name(&bad), Verdict::Damaged), (name(&good), Verdict::Good)]);
         let record = Verified::load(&fixture.path("state")).unwrap();
         assert!(record.is_damaged(&bad) && !record.is_damaged(&good) && record.get(&good).is_some());
+    }
+
+    #[test]
+    fn what_a_restore_would_refuse_is_damage_though_every_byte_is_right() {
+        let fixture = Fixture::new();
+        let disks = fixture.usual_disks();
+        let (time, xml) = ("2026-11-20T02:00:00Z", fixture.xml(&disks));
+        let other = xml.replace("<name>web 1", "<name>web 9");
+        let point = fixture.point_with(time, Codec::Zstd(1), &disks, &other, |_| ());
+        assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Damaged, "the definition of another domain");
+        fs::remove_file(point.path).unwrap();
+        let point = fixture.point_with(time, Codec::Zstd(1), &disks, &xml, |manifest| {
+            manifest.disks[0].virtual_bytes += 512;
+        });
+        assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Damaged, "another size");
+        fs::remove_file(point.path).unwrap();
+        fixture.point_with(time, Codec::Zstd(1), &disks, &xml, |_| ());
+        assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Good);
     }
 
     #[test]

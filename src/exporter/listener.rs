@@ -61,8 +61,7 @@ impl Listener {
         self.file.is_some() || self.is_loopback
     }
 
-    /// The next peer, and where it has connected to: one of many addresses, where all are listened at. Its socket never blocks
-    /// either.
+    /// The next peer and the local address that it connected to; its socket never blocks either.
     pub(super) fn accept(&self) -> rustix::io::Result<(OwnedFd, Listen)> {
         let socket = rustix::net::accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
         let at = match &self.listen {
@@ -100,7 +99,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     path.symlink_metadata().map(|file| (file.dev(), file.ino()))
 }
 
-/// An end of a connection, one address written in one way.
+/// The end of a TCP connection, in canonical form.
 pub(super) fn tcp_end(address: SocketAddr) -> Listen {
     Listen::Tcp { host: address.ip().to_canonical().to_string(), port: address.port() }
 }
@@ -121,7 +120,7 @@ fn unix(path: &Path) -> io::Result<Listener> {
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(MODE))?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     let file = SocketFile { path: path.to_owned(), identity: identity(path)? };
-    // The umask took bits from it. By what was opened: a link in its place would lead to another file.
+    // The umask removed bits. chmod(2) by path would follow a link that replaced the socket.
     let made = openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     if FileType::from_raw_mode(fstat(&made)?.st_mode) == FileType::Socket {
         fs::set_permissions(format!("/proc/self/fd/{}", made.as_raw_fd()), Permissions::from_mode(MODE))?;

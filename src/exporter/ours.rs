@@ -1,8 +1,8 @@
 //! Owns: how a run knows that an exporter of its own state folder serves at an address. Must not: serve pages.
 //!
-//! Any user can listen on a free port and claim to be us. So the run leaves a nonce in the state folder, which is private, and
-//! whoever serves must answer with a hash of the nonce and of the address that was connected to: an answer that was fetched
-//! from an exporter at another address is no proof.
+//! Any user can listen on a free port and claim to be the exporter. So the run writes a nonce to the private state folder, and
+//! the server must answer with a hash of the nonce and the address that the run connected to. An answer relayed from an
+//! exporter at another address therefore proves nothing.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -23,8 +23,8 @@ const FILE: &str = "exporter.nonce";
 /// How long connecting and each part of the answer may take.
 const LONG: Duration = Duration::from_secs(5);
 
-/// Whether an exporter of this state folder serves there, as far as it answers within seconds. One run at a time may ask: the
-/// one that has the lock of the state folder.
+/// Whether an exporter of this state folder serves there and answers within seconds. The caller holds the lock of the state
+/// folder, so only one run asks at a time.
 ///
 /// # Errors
 /// The state folder cannot be written.
@@ -33,7 +33,7 @@ pub fn is_ours(listen: &Listen, state_dir: &Path) -> io::Result<bool> {
     Ok(ask(listen).is_ok_and(|(at, answer)| answer.ends_with(&format!("\r\n\r\n{}\n", proof(&nonce.secret, &at)))))
 }
 
-/// What one who can read the state folder answers to a peer that connected to `at`; `None` while there is no nonce.
+/// The proof for a peer that connected to `at`; `None` while no run asks.
 pub(super) fn answer(state_dir: &Path, at: &Listen) -> Option<String> {
     std::fs::read_to_string(state_dir.join(FILE)).ok().map(|nonce| proof(&nonce, at))
 }
@@ -62,7 +62,7 @@ impl Drop for Nonce {
     }
 }
 
-/// The address that was connected to, and what was answered there.
+/// The address that it connected to, and the answer.
 fn ask(listen: &Listen) -> io::Result<(Listen, String)> {
     match listen {
         Listen::Tcp { host, port } => {

@@ -13,7 +13,7 @@ pub(super) struct Request {
     pub method: String,
     /// Without its query.
     pub path: String,
-    /// The host that is asked, perhaps with a port; HTTP/1.0 need not name one.
+    /// The requested host, perhaps with a port; HTTP/1.0 may omit it.
     pub host: Option<String>,
 }
 
@@ -87,7 +87,7 @@ fn is_token(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
-/// Host and path of a target, which may be a whole URI (RFC 9112, 3.2.2), whose host counts then.
+/// Path of a target, and its host if it is a whole URI (RFC 9112, 3.2.2).
 fn split(target: &str) -> Option<(Option<&str>, &str)> {
     let (host, path) = match target.split_once("://") {
         Some(("http", rest)) => {

@@ -30,13 +30,13 @@ struct State {
 }
 
 impl Site {
-    /// What this state directory says, to those who name this host by one of these names, by its loopback, or by the address
-    /// that they have connected to.
+    /// Serves this state folder to requests whose `Host` is one of these names, a loopback address, or the address that the
+    /// peer connected to.
     pub fn new(state_dir: &Path, names: Vec<String>) -> Site {
         Site { state_dir: state_dir.to_owned(), hosts: Hosts::new(names) }
     }
 
-    /// Answers a peer that has connected to `at`.
+    /// Answers a peer that connected to `at`.
     pub(super) fn answer(&self, request: &Request, at: &Listen) -> Response {
         if !self.hosts.allow(request.host.as_deref(), at) {
             return Response::text(

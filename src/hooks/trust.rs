@@ -7,8 +7,8 @@ use rustix::fs::Access;
 use super::Error;
 use crate::sys::trust::{self, Refused};
 
-/// Refuses a program that another user could change: kvmbackup runs it, often as root. It must be an absolute path of an
-/// executable that [`trust::file`] takes.
+/// Refuses a program that another user could change, because kvmbackup runs it, often as root. It must be the absolute path of
+/// an executable that passes [`trust::file`].
 ///
 /// # Errors
 /// [`Error::Untrusted`] with what is wrong, [`Error::Look`] when it does not exist.

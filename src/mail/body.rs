@@ -98,7 +98,7 @@ fn render(
         registry.register_escape_fn(no_escape);
     }
     if let Some(path) = templates.map(|folder| folder.join(name)).filter(|path| path.exists()) {
-        // What it holds is mailed, and a link could lead to anything that root may read.
+        // Its contents are mailed, and a link could point to any file that root can read.
         let own = trust::file(&path).map_err(|refused| refused.to_string());
         let own = own.and_then(|()| std::fs::read_to_string(&path).map_err(|error| error.to_string()));
         match own.and_then(|own| registry.render_template(&own, view).map_err(|error| error.to_string())) {

@@ -28,10 +28,10 @@ pub enum Trouble {
     /// The network, or the server's end of it.
     #[error("the connection failed")]
     Network(#[from] io::Error),
-    /// TLS cannot be had: its certificate is not trusted, or it speaks no TLS that we do.
+    /// The certificate is not trusted, or no common TLS version exists.
     #[error("TLS failed")]
     Tls(#[from] rustls::Error),
-    /// Answers came in clear behind the one that TLS begins with. They could pass for answers inside of TLS.
+    /// Cleartext replies followed the reply to STARTTLS. They could be mistaken for replies inside TLS.
     #[error("more than the answer to STARTTLS came before TLS began")]
     BeforeTls,
     /// It does not offer what is needed.
@@ -45,7 +45,7 @@ pub enum Trouble {
         /// Its words.
         text: String,
     },
-    /// What it says is no SMTP.
+    /// Its answer is not SMTP.
     #[error("its answer is not SMTP")]
     Garbage,
 }

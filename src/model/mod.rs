@@ -14,6 +14,7 @@ mod point;
 mod report;
 pub mod size;
 mod status;
+mod text;
 mod uri;
 
 pub use disk::{Device, Disk, Format, Image, Source};
@@ -26,4 +27,5 @@ pub use owner::Owner;
 pub use point::{Codec, PointId};
 pub use report::{RunReport, Totals};
 pub use status::Status;
+pub use text::misleads;
 pub use uri::is_local;

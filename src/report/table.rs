@@ -1,5 +1,7 @@
 //! Owns: aligned columns of plain text, safe for a terminal. Must not: colour or print.
 
+use crate::model::misleads;
+
 /// Rows under a line of titles.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
@@ -93,10 +95,7 @@ fn shorten(cell: &mut String, room: usize) {
 pub fn printable(text: &str) -> String {
     let safe = |c: char| match c {
         '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => ' ',
-        '\u{061c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-            char::REPLACEMENT_CHARACTER
-        }
-        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c if misleads(c) => char::REPLACEMENT_CHARACTER,
         c => c,
     };
     text.chars().map(safe).collect()

@@ -65,7 +65,7 @@ impl fmt::Display for User {
 impl FileId {
     /// What a path leads to, links followed; `None` where nothing is there, or something else than a file or block device.
     pub fn of(path: &Path) -> io::Result<Option<FileId>> {
-        // What the kernel knows already is enough, and asks no server: a process may have a file open on a mount that hangs.
+        // Cached attributes are enough, and no server is asked: a process may have a file open on a mount that hangs.
         match rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE | StatxFlags::INO) {
             Ok(stat) => Ok(match FileType::from_raw_mode(stat.stx_mode.into()) {
                 FileType::BlockDevice => Some(FileId::Block(makedev(stat.stx_rdev_major, stat.stx_rdev_minor))),

@@ -1,9 +1,8 @@
-//! Owns: reading in places that others may write to: a folder that stays the same one while something is done in it, and regular
-//! files in it. Must not: know what lies there.
+//! Owns: reading folders, and regular files in them, where other users may write. Must not: know what lies there.
 //!
-//! A path means nothing there: what it names may be a link to /dev/zero, a pipe that nobody writes to, a device, or replaced by
-//! one between two calls. So a folder is opened once, and a file is looked at before it is opened: to open a device may be to act
-//! on it.
+//! A path there cannot be trusted: it may name a link to /dev/zero, a pipe without a writer or a device, and may be replaced
+//! between two calls. So a folder is opened once, and a file is examined before it is opened, because opening a device can
+//! already act on it.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -23,8 +22,8 @@ use super::owner;
 pub struct Opened(Arc<File>);
 
 impl Opened {
-    /// Opens a folder. A link in its place is followed if it is root's or this user's: so an operator puts a domain elsewhere.
-    /// Anybody else's would lead who acts as root to where its maker may not go himself.
+    /// Opens a folder. A link is followed only if it belongs to root or to this user: an operator may move a domain elsewhere
+    /// that way, while another user's link could lead root to places that this user cannot reach.
     pub fn open(path: &Path) -> io::Result<Opened> {
         let (found, _) = follow(path)?;
         Ok(Opened(Arc::new(open_again(&found, OFlags::DIRECTORY)?)))
@@ -119,13 +118,13 @@ fn follow(path: &Path) -> io::Result<(OwnedFd, FileType)> {
     }
 }
 
-/// Opens what is held, and nothing that was put in its place meanwhile: proc(5), "/proc/pid/fd".
+/// Opens what is held, and nothing that replaced it meanwhile: proc(5), "/proc/pid/fd".
 fn open_again(held: &OwnedFd, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(File::from(openat(CWD, format!("/proc/self/fd/{}", held.as_raw_fd()), flags, Mode::empty())?))
 }
 
-/// What has a name: held, without being opened; its kind, and whose it is.
+/// Holds what has this name without opening it; its kind and its owner.
 fn look(folder: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<(OwnedFd, FileType, u32)> {
     let found = openat(folder, path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let status = fstat(&found)?;
@@ -141,7 +140,7 @@ fn read(file: File, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// That something has the name of a regular file and is none.
+/// The error for something that is not a regular file.
 pub fn not_regular(kind: FileType) -> io::Error {
     let what = match kind {
         FileType::Symlink => "a symbolic link",

@@ -1,8 +1,8 @@
 //! Owns: the start of other programs. Must not: know what they are for, or watch over them.
 //!
 //! A new process inherits every open file of the thread that starts it, and exec(2) closes them before the program's first
-//! instruction, each with a call on its file system. One that hangs would hold the new process in the kernel for ever, beyond
-//! any signal. Programs are therefore started by a thread with a table of open files of its own (unshare(2), `CLONE_FILES`),
+//! instruction, each with a call on its file system. A file system that hangs would hold the new process in the kernel for
+//! ever, beyond the reach of signals. Programs are therefore started by a thread with a table of open files of its own (unshare(2), `CLONE_FILES`),
 //! made before any file of a target is opened: qemu-img, hooks and mail work while a target hangs.
 
 use std::ffi::OsStr;
@@ -25,7 +25,7 @@ use rustix::process::umask;
 
 /// Where programs are looked for, whatever the caller's own `PATH` says.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// What programs make is their user's alone, unless they say otherwise.
+/// Files that programs create are private unless the program chooses otherwise.
 const UMASK: u32 = 0o077;
 /// Standard input, output and error.
 const STREAMS: usize = 3;
@@ -53,7 +53,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 /// # Errors
 /// As [`Command::spawn`] has them, or when no thread or pipe can be had.
 pub fn start(command: Command, streams: [Stream; STREAMS]) -> io::Result<Child> {
-    // First: a table that is made later has our ends of these pipes, which then never end.
+    // First: a table created later would contain our ends of these pipes, which then never close.
     let starter = STARTER.as_ref().map_err(|error| error.kind())?;
     let [input, output, errors] = streams;
     let (input, to_input) = input.ends(true)?;
@@ -66,7 +66,7 @@ pub fn start(command: Command, streams: [Stream; STREAMS]) -> io::Result<Child> 
     Ok(child)
 }
 
-/// Makes the thread that starts programs. Without this the first program makes it, and that one may find files of a target open.
+/// Creates the thread that starts programs. Otherwise the first program would create it, when files of a target may be open.
 pub fn prepare() {
     LazyLock::force(&STARTER);
 }
@@ -98,7 +98,7 @@ struct Request {
 /// The way to the thread that starts programs.
 struct Starter(Mutex<Ways>);
 
-/// A number of an open file means nothing in another table: files go through a socket.
+/// A file descriptor means nothing in another table, so files are passed through a socket.
 struct Ways {
     requests: mpsc::Sender<Request>,
     files: UnixStream,
@@ -132,8 +132,8 @@ impl Starter {
     }
 }
 
-/// Gives this thread a umask and a table of open files of its own, with nothing in it but the standard streams and the way to it: what
-/// the process had open already, and what it has inherited itself, is no program's.
+/// Gives this thread its own umask, and its own table of open files with only the standard streams and its socket: programs
+/// must not get files that this process has open or has inherited itself.
 fn set_apart(socket: &UnixStream) -> io::Result<()> {
     unshare(CloneFlags::CLONE_FILES | CloneFlags::CLONE_FS)?;
     umask(Mode::from_raw_mode(UMASK));
@@ -141,24 +141,26 @@ fn set_apart(socket: &UnixStream) -> io::Result<()> {
     let names: Vec<_> = names.collect::<io::Result<_>>()?;
     let numbers = names.iter().filter_map(|name| name.to_str()?.parse::<RawFd>().ok());
     for number in numbers.filter(|number| *number > 2 && *number != socket.as_raw_fd()) {
-        // The folder itself was among them, and is closed.
+        // One of them was the listed folder itself, which is closed already.
         let _ = nix::unistd::close(number);
     }
     Ok(())
 }
 
-/// The life of the thread: its table of open files holds nothing but what a program is about to get.
+/// The loop of the thread: its table holds nothing but the streams of the program that it is about to start.
 fn serve(asked: &Receiver<Request>, files: &UnixStream) {
     for Request { mut command, given, answer } in asked {
         let child = receive(files).and_then(|files| {
+            // Without room for more open files, the kernel leaves some out: a program would write to nobody.
+            if files.len() != given.iter().filter(|given| **given).count() {
+                return Err(io::Error::other("its standard streams did not arrive: too many open files"));
+            }
             let mut files = files.into_iter();
-            let [input, output, errors] = given.map(|given| match given.then(|| files.next()).flatten() {
-                Some(file) => Stdio::from(file),
-                None => Stdio::null(),
-            });
+            let streams = given.map(|given| given.then(|| files.next()).flatten());
+            let [input, output, errors] = streams.map(|file| file.map_or_else(Stdio::null, Stdio::from));
             command.stdin(input).stdout(output).stderr(errors).spawn()
         });
-        // Its ends of pipes have to be closed before anybody waits for the end of one.
+        // Close its ends of the pipes before the caller waits for end of file.
         drop(command);
         let _ = answer.send(child);
     }

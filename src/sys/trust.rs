@@ -1,5 +1,4 @@
-//! Owns: whether only root, or the user this process acts as, can change a file or folder, or put another in its place. Must
-//! not: open or run it.
+//! Owns: checking that only root, or the user of this process, can change or replace a file or folder. Must not: open or run it.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -15,10 +14,10 @@ const MAX_LINKS: usize = 40;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// Why a path is not believed.
+/// Why a path is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// Another user can change it, or it is not what it has to be.
+    /// Another user can change it, or it is of the wrong kind.
     #[error("{}: {what}", .path.display())]
     Untrusted {
         /// The file or folder on the way to it, or itself.
@@ -40,9 +39,10 @@ impl Refused {
     /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Refused::Untrusted { path, .. } => {
-                Some(format!("only root may be able to change it; see: ls -ld '{}'", path.display()))
-            }
+            Refused::Untrusted { path, .. } => Some(format!(
+                "allow only root to change it (see: ls -ld '{}'), or choose another place",
+                path.display()
+            )),
             Refused::Look { .. } => None,
         }
     }
@@ -51,7 +51,7 @@ impl Refused {
 /// A regular file that only a trusted user can write, in folders that only trusted users can change.
 ///
 /// # Errors
-/// [`Refused`] names the first file or folder on the way, of links too, that another user could change.
+/// [`Refused`] names the first file, folder or link on the path that another user could change.
 pub fn file(path: &Path) -> Result<(), Refused> {
     let (real, found) = walk(path)?;
     if !found.is_file() {
@@ -78,7 +78,7 @@ pub fn folder(path: &Path) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The same of a folder that may have to be made: of the nearest one above it that exists.
+/// The same for a folder that may not exist yet: checks the nearest existing folder above it.
 ///
 /// # Errors
 /// As [`file()`] has them.
@@ -89,12 +89,12 @@ pub fn future_folder(path: &Path) -> Result<(), Refused> {
     if existing == path {
         return folder(existing);
     }
-    // In a sticky folder, what is made there stays its maker's.
+    // In a sticky folder, a new folder can be replaced only by its owner.
     let (real, found) = walk(existing)?;
     check_folder(&real, &found)
 }
 
-/// Follows a path as the kernel does, and judges every folder and link on the way, and the owner of what it leads to.
+/// Follows a path as the kernel does, checking every folder and link on the way, and the owner of the result.
 fn walk(path: &Path) -> Result<(PathBuf, Metadata), Refused> {
     if !path.is_absolute() {
         return untrusted(path, "its path is not absolute");
@@ -147,7 +147,7 @@ fn parts(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(part).collect()
 }
 
-/// Whether only trusted users can put something else in the place of what lies in a folder and is theirs.
+/// Fails if another user could replace a trusted file in this folder.
 fn check_folder(path: &Path, found: &Metadata) -> Result<(), Refused> {
     if !owner::is_trusted(found.uid()) {
         return untrusted(path, "the folder is owned by another user");

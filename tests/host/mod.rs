@@ -245,6 +245,24 @@ fn walk(path: &Path, visit: &mut dyn FnMut(&Path, &std::fs::Metadata)) {
     }
 }
 
+/// Takes an archive apart into a folder, which is made.
+pub fn unpack(archive: &Path, parts: &Path) {
+    std::fs::create_dir_all(parts).unwrap();
+    run("tar", &["-C", parts.to_str().unwrap(), "-xf", archive.to_str().unwrap()]);
+}
+
+/// Makes an uncompressed archive of such a folder, as it is now, with right checksums; `more` are words for tar.
+pub fn pack(parts: &Path, archive: &Path, more: &str) {
+    let script = format!(
+        "cd {}; rm -f SHA256SUMS; files=$(find . -type f ! -name manifest.json -printf '%P ')\n\
+         sha256sum manifest.json $files >SHA256SUMS\n\
+         tar --format=gnu -b1 --owner=0 --group=0 -P -cf {} manifest.json $files {more} SHA256SUMS",
+        parts.display(),
+        archive.display(),
+    );
+    run("sh", &["-ec", &script]);
+}
+
 /// Runs a tool and returns its standard output. Panics when it fails.
 #[track_caller]
 pub fn run(program: &str, args: &[&str]) -> String {

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use crate::host;
 use crate::host::{Host, run};
 
 /// Folders of the system in which a new or changed file would be obeyed.
@@ -57,26 +58,19 @@ impl Forge {
         fs::write(&self.archive, &self.good).unwrap();
         let parts = self.host.path("to/parts");
         let _ = fs::remove_dir_all(&parts);
-        fs::create_dir_all(&parts).unwrap();
-        let (parts, archive) = (parts.to_str().unwrap(), self.archive.to_str().unwrap());
-        run("tar", &["-C", parts, "-xf", archive]);
+        host::unpack(&self.archive, &parts);
         let image = self.host.image("web");
         for name in ["manifest.json", "domain.xml", "domain-inactive.xml", "domain-migratable.xml"] {
-            let file = Path::new(parts).join(name);
+            let file = parts.join(name);
             let text = fs::read_to_string(&file).unwrap();
             let forged = text.replace(image.to_str().unwrap(), place);
             assert!(name == "domain-migratable.xml" || forged != text, "{name}");
             fs::write(file, forged).unwrap();
         }
-        let script = format!(
-            "cd {parts}; rm -f SHA256SUMS; files=$(find . -type f ! -name manifest.json -printf '%P ')\n\
-             sha256sum manifest.json $files >SHA256SUMS\n\
-             tar --format=gnu -b1 --owner=0 --group=0 -cf {archive} manifest.json $files SHA256SUMS"
-        );
-        run("sh", &["-ec", &script]);
+        host::pack(&parts, &self.archive, "");
     }
 
-    /// All that a forged archive must not change: names and contents of the host's folder, but for the chosen folder, images, and
+    /// All that a forged archive must not change: names and contents of the host's folder, except the chosen folder, images, and
     /// what each command notes of itself.
     fn kept(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         const OWN: [&str; 6] =
@@ -207,4 +201,23 @@ fn the_journal_obeys_no_file_that_a_backup_would_not_write() {
         let ran = host.run(command);
         assert!(ran.code != 0 && (ran.err + &ran.out).contains("writable by its group or by others"), "{command}");
     }
+}
+
+#[test]
+fn nothing_is_restored_into_a_folder_that_others_can_change() {
+    let host = Host::new(&["web"]);
+    host.run("backup").ends(0);
+    let open = host.path("open");
+    fs::create_dir(&open).unwrap();
+    run("chmod", &["777", open.to_str().unwrap()]);
+    for to in [open.clone(), open.join("new/deep")] {
+        for words in ["restore web", "restore web --salvage", "restore web --define --name copy"] {
+            let ran = host.run(&format!("{words} --to {}", to.display()));
+            assert!(ran.code == 1 && ran.err.contains("writable by its group or by others"), "{words}: {ran:?}");
+        }
+    }
+    assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
+    // As /tmp is: what is made in there stays its maker's.
+    run("chmod", &["1777", open.to_str().unwrap()]);
+    host.run(&format!("restore web --to {}", open.join("new").display())).ends(0);
 }

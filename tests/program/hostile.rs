@@ -26,19 +26,13 @@ impl Workshop {
         host.run("backup").ends(0);
         let archive = host.archives("web").pop().unwrap();
         let parts = host.path("parts");
-        fs::create_dir(&parts).unwrap();
-        run("tar", &["-C", text(&parts), "-xf", text(&archive)]);
+        host::unpack(&archive, &parts);
         Workshop { host, archive, parts }
     }
 
     /// Makes the archive anew of the parts, as they are now, with right checksums; `more` are words for tar.
     fn build(&self, more: &str) {
-        let script = format!(
-            "rm -f SHA256SUMS; sha256sum manifest.json $(find . -type f ! -name manifest.json -printf '%P ') >SHA256SUMS\n\
-             tar --format=gnu -b1 --owner=0 --group=0 -P -cf {archive} manifest.json $(find . -type f ! -name manifest.json ! -name SHA256SUMS -printf '%P ') {more} SHA256SUMS",
-            archive = self.archive.display(),
-        );
-        self.sh(&script);
+        host::pack(&self.parts, &self.archive, more);
     }
 
     fn sh(&self, script: &str) {

@@ -40,19 +40,12 @@ fn no_member_takes_the_name_of_the_report_or_one_that_misleads() {
     host.run("backup").ends(0);
     let archive = host.archives("web").pop().unwrap();
     let parts = host.path("parts");
-    fs::create_dir(&parts).unwrap();
-    run("tar", &["-C", parts.to_str().unwrap(), "-xf", archive.to_str().unwrap()]);
+    host::unpack(&archive, &parts);
     let names = ["salvage.json", "Salvage.JSON", "a\u{1b}[2Jb", "a\u{202e}b", "vda.qcow2", ".profile"];
     for name in names {
         fs::write(parts.join(name), name).unwrap();
     }
-    let script = format!(
-        "cd {}; rm SHA256SUMS; sha256sum manifest.json $(find . -type f ! -name manifest.json -printf '%P ') >SHA256SUMS\n\
-         tar --format=gnu -b1 -P -cf {} manifest.json $(find . -type f ! -name manifest.json ! -name SHA256SUMS -printf '%P ') SHA256SUMS",
-        parts.display(),
-        archive.display()
-    );
-    run("sh", &["-ec", &script]);
+    host::pack(&parts, &archive, "");
 
     let (code, report) = salvage(&host);
     let report = report.unwrap_or_else(|| panic!("exit code {code}, no report"));

@@ -46,7 +46,7 @@ pub struct Salvage {
     damages: Vec<Damage>,
     sums: Sums,
     manifest: Option<Manifest>,
-    /// The piece that was decoded last, and its contents: very many members may lie in one.
+    /// The last decoded piece and its contents: one piece may hold many members.
     last: Mutex<(Option<usize>, Vec<u8>)>,
 }
 
@@ -98,7 +98,7 @@ impl Salvage {
         Salvage::open_patiently(path, &Patience::default(), &Cancel::default())
     }
 
-    /// The same, with as much patience for every call on the file. That it hangs is no damage, but an error, as is a signal.
+    /// The same, with a deadline for every call on the file. A file that hangs is an error, not damage; so is a signal.
     pub fn open_patiently(path: &Path, patience: &Patience, cancel: &Cancel) -> Result<Salvage, Error> {
         let open = |source| Error::Open { path: path.to_owned(), source };
         let file = Arc::new(PatientFile::open(path, patience).map_err(open)?);

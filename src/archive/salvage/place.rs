@@ -61,12 +61,12 @@ impl Parts {
         self.ranges_in(0, self.length)
     }
 
-    /// The same of those with a byte between two offsets.
+    /// The same for the parts with at least one byte between two offsets.
     pub fn ranges_in(&self, from: u64, until: u64) -> impl DoubleEndedIterator<Item = (Extent, State)> {
         self.list[self.touched(from, until)].iter().map(|(piece, state)| (extent(piece), *state))
     }
 
-    /// Where those stand in the list.
+    /// Their indexes in the list.
     fn touched(&self, from: u64, until: u64) -> std::ops::Range<usize> {
         let first = self.list.partition_point(|(piece, _)| extent(piece).end() <= from);
         let end = self.list.partition_point(|(piece, _)| piece.stream_offset < until);

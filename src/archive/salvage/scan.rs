@@ -22,8 +22,8 @@ const CHUNK: usize = 1 << 20;
 const SLACK: usize = 64;
 /// Bytes of a zstd block, at most.
 const MAX_BLOCK: usize = 128 << 10;
-/// Bytes that may be decoded or passed over in vain, and how many more of them for each byte of the file. What is damaged by chance
-/// takes a fraction of that.
+/// The budget of bytes decoded or skipped without finding a frame: a constant, plus this many per byte of the file. Accidental
+/// damage uses a fraction of it.
 const SPARE: u64 = if cfg!(test) { 4 << 20 } else { 256 << 20 };
 const SPARE_PER_BYTE: u64 = 8;
 
@@ -46,16 +46,16 @@ impl Found {
     }
 }
 
-/// What is spent on frames that turn out to be none, in bytes that are decoded or passed over once more.
+/// The cost of candidates that turned out not to be frames, in bytes decoded or scanned again.
 #[derive(Debug, Default)]
 struct Effort {
     spent: u64,
-    /// Behind all that was taken for a frame.
+    /// The end of the last candidate.
     reached: u64,
 }
 
 impl Effort {
-    /// A frame that is none was followed to some place. Only one that begins in another costs more than one way through the file.
+    /// Records a candidate that was followed to `until` and is no frame. Only a candidate inside another one costs extra.
     fn add(&mut self, at: u64, until: u64, cost: u64) {
         if at < self.reached {
             self.spent = self.spent.saturating_add(cost);
@@ -63,7 +63,7 @@ impl Effort {
         self.reached = self.reached.max(until);
     }
 
-    /// Where to look on behind such a frame: inside of it, for as long as that is not too much in all.
+    /// Where to continue after such a candidate: inside it, as long as the budget lasts.
     fn next(&self, at: u64) -> u64 {
         let is_spent = self.spent > SPARE.saturating_add(at.saturating_mul(SPARE_PER_BYTE));
         if is_spent { self.reached.max(at + 1) } else { at + 1 }
@@ -175,7 +175,7 @@ fn is_mark(kind: Kind, bytes: &[u8]) -> bool {
     frame || bytes.is_empty() || table::starts(kind, bytes)
 }
 
-/// The same by the first few bytes, of the window's last ones.
+/// The same at the end of the window, where only the first few bytes of a table may be visible.
 fn is_neighbour(kind: Kind, bytes: &[u8]) -> bool {
     is_mark(kind, bytes) || table::may_start(kind, bytes)
 }
@@ -189,7 +189,7 @@ fn held(kind: Kind, bytes: &[u8]) -> Option<u32> {
     u32::try_from(held).ok().filter(|&held| held > 0 && held as usize <= MAX_PIECE)
 }
 
-/// The frame that begins here, as its own bytes have it, or how far they made sense. Its contents are not looked at.
+/// The frame that begins here, by its own header, or the number of bytes that made sense. Its contents are not checked.
 fn entry(kind: Kind, bytes: &[u8]) -> Result<Entry, usize> {
     let (packed, unpacked, trailer) = match kind {
         Kind::Zstd => {
@@ -211,7 +211,7 @@ fn entry(kind: Kind, bytes: &[u8]) -> Result<Entry, usize> {
     }
 }
 
-/// The length of a zstd frame of ours, by the heads of its blocks (RFC 8878, 3.1.1), or how far these make sense.
+/// The length of one of our zstd frames, computed from its block headers (RFC 8878, 3.1.1), or the number of bytes that made sense.
 fn zstd_length(bytes: &[u8]) -> Result<usize, usize> {
     let descriptor = bytes.strip_prefix(&ZSTD).and_then(<[u8]>::first).ok_or(0_usize)?;
     let is_single = descriptor & 0b10_0000 != 0;

@@ -1,4 +1,4 @@
-//! Owns: what a restore tells the operator and asks on a terminal. Must not: decide what needs an answer.
+//! Owns: printing the notes of a restore, and asking the operator on a terminal. Must not: decide what needs an answer.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -11,11 +11,11 @@ use super::notes;
 use crate::engine::restore::Operator;
 use crate::sys::signals::Cancel;
 
-/// Between two looks whether a signal came instead of an answer.
+/// How often to check for a signal while waiting for an answer.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 pub(super) struct Terminal<'a> {
-    /// Notes that were printed.
+    /// The number of notes printed so far.
     pub told: usize,
     is_quiet: bool,
     accepts: bool,
@@ -24,7 +24,7 @@ pub(super) struct Terminal<'a> {
 
 impl<'a> Terminal<'a> {
     pub fn new(global: &Global, words: &args::Restore, cancel: &'a Cancel) -> Terminal<'a> {
-        // What a definition from an archive brings along is shown while it can still be kept out, however quiet it shall be.
+        // `--quiet` does not hide what a definition from an archive reaches for.
         Terminal { told: 0, is_quiet: global.quiet && !words.define, accepts: words.accept_host_access, cancel }
     }
 
@@ -33,7 +33,7 @@ impl<'a> Terminal<'a> {
             return Ok(false);
         }
         let mut screen = io::stderr();
-        write!(screen, "The notes say what the definition reaches for of this host. Define the domain? [y/N] ")?;
+        write!(screen, "The notes list what the definition reaches for on this host. Define the domain? [y/N] ")?;
         screen.flush()?;
         let stdin = io::stdin();
         while poll(&mut [PollFd::new(&stdin.as_fd(), PollFlags::IN)], Some(&LOOK)).unwrap_or(0) == 0 {

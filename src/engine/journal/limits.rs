@@ -1,7 +1,8 @@
 //! Owns: what a journal entry may name. Must not: look at what an entry names, or undo it.
 //!
-//! Recovery removes and commits what an entry names, often as root. So a file counts as an entry only where root alone could
-//! write it, and may name only what a backup makes: sockets below the state folder, and files by our own names.
+//! Recovery removes and commits the files that an entry names, often as root. So an entry is read only if nobody but root
+//! could have written it, and it may name only what a backup creates: sockets below the state folder, and files with our own
+//! naming scheme.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -15,13 +16,13 @@ use crate::engine::overlay_file;
 use crate::store;
 use crate::sys::owner;
 
-/// Bytes of an entry, at most: it holds one element of XML a disk.
+/// The longest entry in bytes: it holds one XML element per disk.
 const MAX: u64 = 16 << 20;
 
 /// The text of an entry.
 ///
 /// # Errors
-/// Where it is no regular file, another user's, readable or writable by others, or too long.
+/// If it is not a regular file, belongs to another user, is accessible to others, or is too long.
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
@@ -34,7 +35,7 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
         return refused("it is owned by another user");
     }
     if found.mode() & 0o077 != 0 {
-        return refused("kvmbackup writes it for its owner alone, and other users may read or write it");
+        return refused("other users may read or write it");
     }
     if found.len() > MAX {
         return refused("it is longer than any entry of kvmbackup");
@@ -44,29 +45,28 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// What an entry names that no backup makes, if anything.
+/// The first thing that an entry names and no backup creates, if any.
 pub(super) fn overstep(entry: &Entry, state_dir: &Path) -> Option<String> {
-    let sockets = entry.sockets.iter().filter(|folder| !are_sockets(folder, entry, state_dir));
-    let partial =
-        entry.partial.iter().filter(|path| !is_straight(path) || !store::is_partial(path, &entry.domain.name));
+    let sockets = entry.sockets.iter().map(|path| ("folder of sockets", path, are_sockets(path, entry, state_dir)));
+    let is_partial = |path: &Path| is_straight(path) && store::is_partial(path, &entry.domain.name);
+    let partial = entry.partial.iter().map(|path| ("unfinished archive", path, is_partial(path)));
     let overlays = entry.overlays.iter().map(|overlay| &overlay.path);
-    let overlays = overlays.filter(|path| !is_straight(path) || !overlay_file::is_ours(path));
+    let overlays = overlays.map(|path| ("overlay", path, is_straight(path) && overlay_file::is_ours(path)));
     let scratch = entry.pull.iter().flat_map(|job| &job.scratch).map(|scratch| &scratch.path);
-    let scratch = scratch.filter(|path| !is_straight(path) || !overlay_file::is_scratch(path));
-    let socket = entry.pull.iter().map(|job| &job.socket).filter(|path| !is_straight(path) || !is_socket(path));
-    let what = [("folder of sockets", sockets.collect::<Vec<_>>()), ("unfinished archive", partial.collect())];
-    let files =
-        [("overlay", overlays.collect::<Vec<_>>()), ("scratch file", scratch.collect()), ("socket", socket.collect())];
-    let (what, path) = what.into_iter().chain(files).find_map(|(what, paths)| Some((what, *paths.first()?)))?;
+    let scratch = scratch.map(|path| ("scratch file", path, is_straight(path) && overlay_file::is_scratch(path)));
+    let socket =
+        entry.pull.iter().map(|job| ("socket", &job.socket, is_straight(&job.socket) && is_socket(&job.socket)));
+    let mut named = sockets.chain(partial).chain(overlays).chain(scratch).chain(socket);
+    let (what, path, _) = named.find(|(_, _, is_ours)| !is_ours)?;
     Some(format!("{} is no {what} of kvmbackup", path.display()))
 }
 
-/// Absolute, and without a way up.
+/// Absolute and without `..`.
 fn is_straight(path: &Path) -> bool {
     path.is_absolute() && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
-/// The domain's own folder of sockets in this state folder, however that is spelled; one that does not exist harms nothing.
+/// The domain's own socket folder in this state folder, under any spelling; a folder that does not exist does no harm.
 fn are_sockets(folder: &Path, entry: &Entry, state_dir: &Path) -> bool {
     let name = entry.domain.uuid.simple().to_string();
     let known = state_dir.join("sockets");
@@ -76,7 +76,7 @@ fn are_sockets(folder: &Path, entry: &Entry, state_dir: &Path) -> bool {
         && folder.parent().is_some_and(|parent| same(parent, &known) || fs::symlink_metadata(parent).is_err())
 }
 
-/// The socket of a pull job: in libvirt's folder for the domain, or among our own.
+/// The socket of a pull job, in libvirt's folder for the domain or in ours.
 fn is_socket(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == "kvmbackup.sock" || name == "pull.sock")
 }

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
 use super::plan::{DiskPart, How, Write};
 use super::saved::{Saved, SavedDisk};
@@ -104,16 +105,22 @@ fn copy(work: &Work<'_>, archive: &Archive, write: &Write, file: &PatientFile) -
     input.check(work)
 }
 
+/// Fails when a disk's image is of another size than the manifest says.
+pub fn expect_size(archive: &Path, part: &DiskPart, bytes: u64) -> Result<(), Error> {
+    // Images have whole sectors; a raw file need not.
+    if part.virtual_bytes.checked_next_multiple_of(512) == Some(bytes) {
+        return Ok(());
+    }
+    let what = format!("the disk {} has another size than the manifest says", part.target);
+    Err(Error::Suspect { path: archive.to_owned(), what })
+}
+
 /// Brings a disk to a file or device. The thread of the caller hashes what others have decoded, another one writes.
 fn disk(work: &Work<'_>, archive: &Archive, write: &Write, part: &DiskPart, file: &PatientFile) -> Result<(), Error> {
     let mut input = Hashed::new(work, archive, &write.member)?;
     let image = |source| image_error(work, &write.member, source);
     let reader = Reader::new(&mut input).map_err(image)?;
-    // Images have whole sectors; a raw file need not.
-    if part.virtual_bytes.checked_next_multiple_of(512) != Some(reader.virtual_size()) {
-        let what = format!("the disk {} has another size than the manifest says", part.target);
-        return Err(Error::Suspect { path: work.archive.to_owned(), what });
-    }
+    expect_size(work.archive, part, reader.virtual_size())?;
     let failed = Error::file("write", &write.to);
     let mut map = Map { extents: Vec::new(), next: 0 };
     let kind = if matches!(write.how, How::Device(_)) { Kind::Device } else { Kind::NewFile };

@@ -35,8 +35,8 @@ pub fn check(hypervisor: &dyn Hypervisor, to: &DomainRef, overwrite: bool) -> Re
     Ok(())
 }
 
-/// Asks the operator about what a definition reaches for of this host, beyond what about every guest has and what the present
-/// definition of the domain has already.
+/// Asks the operator to accept what a definition reaches for on this host, except what nearly every guest has and what the
+/// domain's current definition already has.
 pub fn expect_accepted(
     hypervisor: &dyn Hypervisor,
     saved: &DomainRef,
@@ -53,12 +53,12 @@ pub fn expect_accepted(
         "the definition reaches for more of this host than its disks, and nobody accepted that: {}",
         new.join("; ")
     );
-    let hint = "if all of this is meant to be so: --accept-host-access; otherwise edit the definition: --xml FILE; or restore files \
-                alone: --to DIR without --define";
+    let hint = "if all of this is intended: --accept-host-access; otherwise edit the definition: --xml FILE; or restore only the files: \
+                --to DIR without --define";
     Err(other(&message, Some(hint)))
 }
 
-/// What the domain reaches for that is on this host now.
+/// What the domain's current definition on this host reaches for.
 fn present_reaches(hypervisor: &dyn Hypervisor, saved: &DomainRef) -> Result<Vec<Reach>, Error> {
     let Some((known, _)) = hypervisor.domains()?.into_iter().find(|(known, _)| known.uuid == saved.uuid) else {
         return Ok(Vec::new());

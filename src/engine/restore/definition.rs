@@ -33,8 +33,8 @@ pub struct Accepted {
 
 impl Wanted<'_> {
     /// Makes the definition of `to` from the first of these texts that this host accepts, and tries that out before anything
-    /// is written: nobody writes a night for a definition that is refused then. When all are refused, the operator is told what
-    /// the first one reaches for, since it is about to be edited.
+    /// is written: a definition that libvirt refuses should not cost hours of writing. If all are refused, the operator is shown what
+    /// the first one reaches for, because it is about to be edited.
     pub fn accepted(&self, to: &DomainRef, texts: &[String], operator: &mut dyn Operator) -> Result<Accepted, Error> {
         let Some((first, others)) = texts.split_first() else { return Err(other("there is no definition", None)) };
         let mut accepted = self.make(to, first)?;

@@ -10,7 +10,7 @@ use crate::engine::Error;
 use crate::engine::rights::Places;
 use crate::sys::trust;
 
-/// Fails where another user could put something else in the place of the chosen folder while it is filled.
+/// Fails if another user could replace the chosen folder while files are written to it.
 pub fn expect_trusted(folder: &Path, staging: &Staging) -> Result<(), Error> {
     let path = folder.to_owned();
     staging.call("look at", folder, move || {

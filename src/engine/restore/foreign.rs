@@ -60,8 +60,8 @@ pub fn names_another_file(start: &[u8]) -> bool {
     header.starts_with(b"QFI\xfb") && matches!(reaches_out(header), Some(what) if what != NOT_QCOW2)
 }
 
-/// Fails when a file that goes to the host as it is would lead QEMU to another file: a definition may say that any file, say
-/// that of the UEFI variables, is an image.
+/// Fails if a file that is copied unchanged would lead QEMU to another file: a definition can declare any file, such as the
+/// UEFI variables, to be an image.
 pub fn check_copy(file: &Path, archive: &Path, member: &str) -> Result<(), Error> {
     let mut start = [0; HEADER];
     let read = File::open(file).and_then(|mut file| fill(&mut file, &mut start));
@@ -73,7 +73,7 @@ pub fn check_copy(file: &Path, archive: &Path, member: &str) -> Result<(), Error
     Ok(())
 }
 
-/// Reads at least the header of an image, unless the file is shorter.
+/// Reads until the buffer holds the header of an image, or the file ends.
 pub fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < HEADER.min(buffer.len()) {

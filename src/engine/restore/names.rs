@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::saved::SavedDisk;
-use crate::model::{Format, Source};
+use crate::model::{Format, Source, misleads};
 
 /// Bytes of a file's name, at most: a temporary name, which is longer, must fit in 255.
 const MAX: usize = 200;
@@ -11,10 +11,7 @@ const MAX: usize = 200;
 /// Whether it is one harmless component of a path.
 pub fn is_plain(name: &str) -> bool {
     let length = 1..=MAX;
-    // Beside control characters, those that end lines or turn the direction of what follows.
-    let misleads = |c| matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let is_bad = |c: char| c == '/' || c.is_control() || misleads(c);
-    length.contains(&name.len()) && !name.starts_with('.') && !name.contains(is_bad)
+    length.contains(&name.len()) && !name.starts_with('.') && !name.contains(|c| c == '/' || misleads(c))
 }
 
 /// The name of a disk's file: the one it had, where it had one.

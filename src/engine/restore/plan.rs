@@ -32,7 +32,7 @@ pub struct Plan {
     pub changes: Changes,
     /// What to tell the operator.
     pub notes: Vec<String>,
-    /// What of this host the definition reaches for; the notes tell it, too.
+    /// What the definition reaches for on this host; also in the notes.
     pub reaches: Vec<Reach>,
 }
 
@@ -206,6 +206,7 @@ fn foreign_image(disk: &SavedDisk, to: &Path) -> String {
     )
 }
 
-fn part(disk: &SavedDisk) -> Option<DiskPart> {
+/// Which disk it is, unless another program wrote its image.
+pub fn part(disk: &SavedDisk) -> Option<DiskPart> {
     disk.virtual_bytes.map(|virtual_bytes| DiskPart { target: disk.target.clone(), virtual_bytes })
 }

@@ -19,18 +19,18 @@ pub struct Request {
     pub define: Option<Define>,
     /// Replace files, a definition, and what the original block devices hold.
     pub overwrite: bool,
-    /// This program's own files and folders: nothing that an archive names goes there, or above.
+    /// This program's own files and folders; an archive alone may send no image into, below or above them.
     pub kept_out: Vec<PathBuf>,
     /// Look and tell, but write nothing.
     pub dry_run: bool,
 }
 
-/// The person, or the program, that asked for a restore.
+/// Whoever asked for the restore: a person or a program.
 pub trait Operator {
-    /// Hears what to know before anything is written.
+    /// Shows these notes; called before anything is written.
     fn tell(&mut self, notes: &[String]);
 
-    /// Whether the domain may be defined although its definition reaches for this of the host.
+    /// Whether the domain may be defined although its definition reaches for these parts of the host.
     fn accepts(&mut self, reaches: &[String]) -> bool;
 }
 

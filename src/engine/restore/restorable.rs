@@ -1,25 +1,23 @@
-//! Owns: whether a restore would take an archive of this program. Must not: write anything, or decode a disk.
+//! Owns: checking whether a restore would accept an archive of this program. Must not: write anything, or decode a whole disk.
 //!
-//! `verify` asks this after it has checked every byte: checksums vouch for the bytes, and not for what they say.
+//! `verify` calls this after it has checked every byte: checksums cover the bytes, not their meaning.
 
-use super::plan::suspect;
-use super::saved::Saved;
+use super::plan::{self, suspect};
+use super::saved::SavedDisk;
 use super::{contents, define};
+use crate::archive::Archive;
 use crate::archive::manifest::{DOMAIN_INACTIVE_XML, DOMAIN_XML};
-use crate::archive::{Archive, Manifest};
-use crate::engine::{Error, points};
+use crate::engine::Error;
 use crate::qcow2::Reader;
 use crate::store::Point;
-use crate::sys::patience::Patience;
 
-/// What a restore of this point would refuse, for what lies in its archive.
-pub fn refusals(point: &Point, patience: &Patience) -> Vec<Error> {
-    let opened = points::open(point, patience);
-    let looked = opened.and_then(|(archive, manifest)| look(point, &archive, manifest));
-    looked.unwrap_or_else(|error| vec![error])
+/// What a restore of this archive would refuse.
+pub fn refusals(point: &Point, archive: &Archive) -> Vec<Error> {
+    look(point, archive).unwrap_or_else(|error| vec![error])
 }
 
-fn look(point: &Point, archive: &Archive, manifest: Manifest) -> Result<Vec<Error>, Error> {
+fn look(point: &Point, archive: &Archive) -> Result<Vec<Error>, Error> {
+    let manifest = archive.manifest().map_err(Error::archive(&point.path))?;
     let saved = contents::saved(point, archive, manifest)?;
     let mut refusals = Vec::new();
     let files = saved.nvram.iter().chain(&saved.tpm).map(|file| &file.member);
@@ -31,23 +29,14 @@ fn look(point: &Point, archive: &Archive, manifest: Manifest) -> Result<Vec<Erro
         let described = contents::xml(point, archive, member).and_then(|xml| define::describe(&saved, &xml).map(drop));
         refusals.extend(described.err());
     }
-    refusals.extend(saved.disks.iter().filter_map(|disk| wrong_size(point, archive, &saved, &disk.member).err()));
+    refusals.extend(saved.disks.iter().filter_map(|disk| expect_size(point, archive, disk).err()));
     Ok(refusals)
 }
 
-/// Whether a disk's image begins as one of the size that the manifest says.
-fn wrong_size(point: &Point, archive: &Archive, saved: &Saved, name: &str) -> Result<(), Error> {
-    let failed = Error::archive(&point.path);
-    let Ok(member) = archive.member(name) else { return Ok(()) };
-    let reader = archive.stream(member, 1).map_err(&failed)?;
-    let image = Reader::new(reader).map_err(|source| Error::Image {
-        path: point.path.clone(),
-        member: name.to_owned(),
-        source,
-    })?;
-    let said = saved.disks.iter().find(|disk| disk.member == name).and_then(|disk| disk.virtual_bytes);
-    match said.and_then(|bytes| bytes.checked_next_multiple_of(512)) == Some(image.virtual_size()) {
-        true => Ok(()),
-        false => Err(suspect(saved, &format!("{name} has another size than the manifest says"))),
-    }
+/// Fails if the header of a disk's image has another size than the manifest.
+fn expect_size(point: &Point, archive: &Archive, disk: &SavedDisk) -> Result<(), Error> {
+    let (Ok(member), Some(part)) = (archive.member(&disk.member), plan::part(disk)) else { return Ok(()) };
+    let stream = archive.stream(member, 1).map_err(Error::archive(&point.path))?;
+    let failed = |source| Error::Image { path: point.path.clone(), member: disk.member.clone(), source };
+    contents::expect_size(&point.path, &part, Reader::new(stream).map_err(failed)?.virtual_size())
 }

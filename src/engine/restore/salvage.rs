@@ -34,7 +34,7 @@ use naming::Naming;
 pub const REPORT: &str = "salvage.json";
 /// What the name of a file has that is not whole.
 const SALVAGED: &str = ".salvaged";
-/// Damaged places that are told, at most.
+/// The most damaged places that are reported.
 const DAMAGES: usize = 1000;
 
 /// What was salvaged, and what was not.

@@ -1,8 +1,8 @@
-//! Owns: the folders and devices that an archive may name for its own images. Must not: trust the archive for that.
+//! Owns: the folders and devices to which an archive alone may send its images. Must not: trust the archive.
 //!
-//! Whoever can write to the target can make an archive name any place of the host, and what a restore writes there may be
-//! obeyed: a cron table, a key, our own journal. So only what this host itself uses for images counts: folders of active
-//! storage pools, folders of the images of defined domains, and libvirt's own. For every other place, the operator says `--to`.
+//! Anyone who can write to the target can make an archive name any path of the host, and a file written there may be obeyed: a
+//! crontab, an SSH key, our own journal. So only places that this host itself uses for images are allowed: folders of active
+//! storage pools, folders of images of defined domains, and libvirt's own. Every other place needs `--to`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,21 +16,21 @@ use crate::model::{Device, Domain, DomainRef, Source};
 use crate::sys::in_use::FileId;
 use crate::sys::patience::Patience;
 
-/// The device and inode of a folder: the same under all of its names, links and bind mounts included.
+/// The device and inode of a folder, which are the same under every name, link or bind mount.
 type Identity = (u64, u64);
 
 /// What was found on this host.
 #[derive(Debug, Clone, Default)]
 pub struct Unasked {
     folders: BTreeSet<PathBuf>,
-    /// What no image goes into, or above.
+    /// This program's own files and folders.
     kept_out: Vec<PathBuf>,
     /// The block devices of the domain that is replaced.
     devices: BTreeSet<FileId>,
 }
 
 impl Unasked {
-    /// Looks at the pools and definitions of this host; `kept_out` are this program's own files and folders.
+    /// Collects them from the pools and definitions of this host; `kept_out` are this program's own files and folders.
     ///
     /// # Errors
     /// When libvirt does not answer.
@@ -103,7 +103,7 @@ fn devices_of(domain: &Domain) -> Vec<FileId> {
     domain.disks.iter().filter_map(|disk| device(&disk.image.source)).collect()
 }
 
-/// Whether one lies in the other.
+/// Whether one lies inside the other.
 fn overlap(folder: &Path, own: &Path) -> bool {
     let (folders, owns) = (identities(folder), identities(own));
     let is_in = |inner: &[Option<Identity>], outer: &[Option<Identity>]| {
@@ -112,7 +112,7 @@ fn overlap(folder: &Path, own: &Path) -> bool {
     is_in(&folders, &owns) || is_in(&owns, &folders)
 }
 
-/// A path and those above it, each as it really is; `None` for what does not exist.
+/// The identities of a path and of every folder above it; `None` for one that does not exist.
 fn identities(path: &Path) -> Vec<Option<Identity>> {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));

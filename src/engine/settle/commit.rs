@@ -1,5 +1,5 @@
-//! Owns: committing an overlay whose guest is off, into the image below it. Must not: follow a name or a header to a file of
-//! another: QEMU's own user, or whoever else may write to the images, may have put it there, and QEMU's tool has our rights.
+//! Owns: committing the overlay of a guest that is off into the image below it. Must not: follow a name or a header to another
+//! file: QEMU's user, or anyone else who can write to the images, may have put it there, and qemu-img has our rights.
 
 use std::fs::File;
 use std::path::Path;
@@ -15,14 +15,14 @@ use crate::sys::mark::{self, Mark};
 /// Writes what the overlay holds into the image below it; the overlay keeps it, too.
 ///
 /// # Errors
-/// Refuses when one of the two is not the file that it was at the backup, or names a data file.
+/// If either file is not the one that it was at the backup, or names a data file.
 pub(super) fn commit(overlay: &Overlay, seat: Option<&Seat>) -> Result<(), Error> {
     let (Some(marks), Some(base)) = (&overlay.marks, overlay.base.source.path()) else {
         return Err(refusal::unmarked(overlay, seat));
     };
     let top = open(overlay, &overlay.path, &marks.overlay, &Format::Qcow2)?;
     let lower = open(overlay, base, &marks.base, &overlay.base.format)?;
-    // The open files, so that nothing can take their place. QEMU's tool has them as its standard input and output.
+    // qemu-img gets the open files as its standard input and output, so that nothing can replace them.
     let files = [("/proc/self/fd/0", true), ("/proc/self/fd/1", marks.base.is_regular())];
     let [top_at, lower_at] =
         files.map(|(at, regular)| if regular { Source::File(at.into()) } else { Source::Block(at.into()) });

@@ -69,19 +69,19 @@ pub(super) fn replaced(overlay: &Overlay, path: &Path) -> Error {
     refusal(overlay, message, look_first(overlay, path))
 }
 
-/// What is to be committed without the guest names a data file, which may be any file.
+/// An image of a guest that is off names a data file, which could be any file.
 pub(super) fn data_file(overlay: &Overlay, path: &Path, name: &str) -> Error {
     let message =
         format!("the header of {} names the data file {name}, which only the guest's QEMU may follow", path.display());
     refusal(overlay, message, look_first(overlay, path))
 }
 
-/// It cannot be told what an image names.
+/// The header of an image cannot be read.
 pub(super) fn unreadable(overlay: &Overlay, path: &Path, cause: &str) -> Error {
     refusal(overlay, format!("the header of {} cannot be read: {cause}", path.display()), look_first(overlay, path))
 }
 
-/// Nothing tells which files the overlay and its base were at the backup: an earlier release did not keep it.
+/// The journal does not identify the overlay and its base: an earlier release did not record it.
 pub(super) fn unmarked(overlay: &Overlay, seat: Option<&Seat>) -> Error {
     let path = overlay.path.display();
     let message =

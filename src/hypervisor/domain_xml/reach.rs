@@ -1,7 +1,8 @@
-//! Owns: telling people what of the host a definition reaches for, so that an archive from elsewhere slips nothing in. Must not:
-//! judge whether that is right, or change it.
+//! Owns: reporting what a definition reaches for on the host, so that a foreign archive cannot hide anything. Must not: judge
+//! whether that is right, or change it.
 //!
-//! The list is of what is known to stay inside the guest. Whatever is not on it, also what a later libvirt adds, is told.
+//! An allow-list names what is known to stay inside the guest. Everything else is reported, including elements that a later
+//! libvirt adds.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,6 +10,7 @@ use std::net::IpAddr;
 use roxmltree::Node;
 
 use super::tree::{at, is, text};
+use crate::model::misleads;
 
 mod lists;
 #[cfg(test)]
@@ -33,7 +35,7 @@ pub struct Known<'a> {
 pub struct Reach {
     /// For people, safe to print.
     pub text: String,
-    /// It is what about every guest has: a network of libvirt, a bridge.
+    /// Nearly every guest has it: a libvirt network, a bridge.
     pub is_usual: bool,
     /// The whole part, as it stands in the definition.
     xml: String,
@@ -130,7 +132,7 @@ impl<'a> Found<'a, '_> {
         }
     }
 
-    /// A disk that is restored has its own new image; another one has what this host has at the place.
+    /// A restored disk gets its own new image; any other disk uses what this host has at that path.
     fn disk_source(&mut self, disk: Node<'a, '_>, source: Node<'a, '_>) {
         let is_restored = target(disk).is_some_and(|target| self.known.disks.contains(target));
         let is_raw = at(disk, &["driver"]).and_then(|driver| driver.attribute("type")).is_none_or(|kind| kind == "raw");
@@ -148,7 +150,7 @@ impl<'a> Found<'a, '_> {
     /// All values of an element that may mean anything.
     fn all(&mut self, node: Node<'a, '_>) {
         let before = self.values.len();
-        // What the guest sees of a device is no matter of the host.
+        // How the guest sees a device does not concern the host.
         let is_guests = |child: &Node<'_, '_>| {
             let own = child.ancestors().find(|above| above.parent() == Some(node));
             let names: &[&str] =
@@ -243,10 +245,7 @@ fn label(part: Node<'_, '_>) -> String {
 
 /// A value made safe for a terminal: no control characters, nothing that reverses the direction of text.
 fn shown(value: &str) -> String {
-    let harmful = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let safe = |c| if harmful(c) { char::REPLACEMENT_CHARACTER } else { c };
+    let safe = |c| if misleads(c) { char::REPLACEMENT_CHARACTER } else { c };
     let short: String = value.chars().take(SHOWN).map(safe).collect();
     if value.chars().nth(SHOWN).is_some() { format!("{short}…") } else { short }
 }

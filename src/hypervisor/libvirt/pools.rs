@@ -8,12 +8,12 @@ use virt_sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE;
 
 use crate::hypervisor::Error;
 
-/// Those of active pools whose volumes are files. A libvirt without a storage driver has none.
+/// The folders of active pools whose volumes are files. A libvirt without a storage driver has none.
 pub(super) fn folders(connection: &Connect) -> Result<Vec<PathBuf>, Error> {
     let Ok(pools) = connection.list_all_storage_pools(VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE) else {
         return Ok(Vec::new());
     };
-    // One that went away since has no folder.
+    // A pool that was stopped meanwhile has no folder.
     let texts: Vec<String> = pools.iter().map(|pool| pool.xml_desc(0)).filter_map(Result::<_, VirtError>::ok).collect();
     Ok(texts.iter().filter_map(|xml| folder(xml)).collect())
 }

@@ -41,7 +41,7 @@ impl Session {
         Ok(())
     }
 
-    /// RFC 3207. What was said before is forgotten; whatever lies behind the reply already came in clear, from anybody.
+    /// RFC 3207. Everything learned before is discarded. Bytes already buffered behind the reply came in clear, from anyone.
     fn start_tls(mut self, tls: &Tls) -> Result<Session, Trouble> {
         self.offer("STARTTLS").ok_or(Trouble::Lacks("STARTTLS"))?;
         self.command("STARTTLS", 2)?;
@@ -94,7 +94,7 @@ impl Session {
         Ok(())
     }
 
-    /// Takes leave; the mail is taken already, whatever the answer.
+    /// Ends the session; the mail has been accepted already, whatever the answer.
     pub fn quit(mut self) {
         let _ = self.command("QUIT", 2);
     }

@@ -8,6 +8,16 @@ use super::Scene;
 use crate::lab::{DEADLINE, Ran, virsh, wait_until};
 use crate::steps::{self, CANCEL};
 
+/// Goes back to the operator's snapshot, and deletes it: the disk then holds what the snapshot did.
+fn goes_back(scene: &Scene) {
+    let name = scene.guest.name();
+    virsh(&["snapshot-revert", name, "mine", "--paused"]);
+    scene.guest.assert_holds("vda", 0x41, 1 << 20, 65536);
+    virsh(&["snapshot-delete", name, "mine"]);
+    scene.recover();
+    scene.guest.assert_holds("vda", 0x41, 1 << 20, 65536);
+}
+
 #[test]
 fn an_internal_snapshot_that_an_operator_takes_in_mid_backup_is_kept() {
     let name = "isnap-kept";
@@ -22,11 +32,7 @@ fn an_internal_snapshot_that_an_operator_takes_in_mid_backup_is_kept() {
     );
     scene.guest.write("vda", 0x42, 1 << 20, 65536);
     scene.recovery_refuses("internal snapshot mine");
-    virsh(&["snapshot-revert", name, "mine", "--paused"]);
-    scene.guest.assert_holds("vda", 0x41, 1 << 20, 65536);
-    virsh(&["snapshot-delete", name, "mine"]);
-    scene.recover();
-    scene.guest.assert_holds("vda", 0x41, 1 << 20, 65536);
+    goes_back(&scene);
 }
 
 #[test]
@@ -41,11 +47,7 @@ fn an_internal_snapshot_that_an_operator_takes_right_before_the_commit_is_kept()
     assert!(ran.code == 7 && ran.stdout.contains("virsh snapshot-delete isnap-late mine"), "{ran:#?}");
     assert!(ran.stdout.contains("may be in the snapshot"), "{ran:#?}");
     scene.guest.write("vda", 0x42, 1 << 20, 65536);
-    virsh(&["snapshot-revert", name, "mine", "--paused"]);
-    scene.guest.assert_holds("vda", 0x41, 1 << 20, 65536);
-    virsh(&["snapshot-delete", name, "mine"]);
-    scene.recover();
-    scene.guest.assert_holds("vda", 0x41, 1 << 20, 65536);
+    goes_back(&scene);
 }
 
 #[test]

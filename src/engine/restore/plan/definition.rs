@@ -136,13 +136,11 @@ fn image_folder(
             Some(folder) => Ok(Place::Folder(folder.to_owned())),
             None => Err(Error::Other {
                 message: format!(
-                    "disk {}: it was {}, and no active storage pool and no image of a defined domain lies in that folder",
+                    "disk {}: its image was {}, but no active storage pool and no defined domain has images in that folder",
                     disk.target,
                     path.display()
                 ),
-                hint: Some(
-                    "an archive alone does not choose the place; say where the image shall lie: --to DIR".to_owned(),
-                ),
+                hint: Some("an archive alone may not choose this place; name a folder: --to DIR".to_owned()),
             }),
         },
         Source::Block(path) if !renamed && request.overwrite && (host.may_be_on)(path) => {

@@ -1,4 +1,4 @@
-//! Owns: the names of the files that salvaged members get, each harmless and each another one. Must not: look at the folder.
+//! Owns: choosing a harmless and unique file name for each salvaged member. Must not: look at the folder.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -6,27 +6,27 @@ use std::path::{Path, PathBuf};
 use super::super::names::is_plain;
 use super::{REPORT, SALVAGED};
 
-/// Folders that a member may lie in, one in the other.
+/// The deepest nesting of folders.
 const DEPTH: usize = 8;
 
-/// The names that were given.
+/// The names in use.
 pub struct Naming {
-    /// In small letters: some file systems take large ones for the same.
+    /// In lower case, because some file systems ignore case.
     taken: HashSet<String>,
     /// Names of folders, which no file may have.
     folders: HashSet<String>,
 }
 
 impl Naming {
-    /// Nothing has the name of the report.
+    /// Reserves the name of the report.
     pub fn new() -> Naming {
         Naming { taken: HashSet::from([REPORT.to_owned()]), folders: HashSet::new() }
     }
 
-    /// A file's name in the folder: `wanted` with this ending, unless that is harmful, or another file's.
+    /// A file name in the folder: `wanted` with this ending, unless that is harmful or taken.
     pub fn file(&mut self, wanted: &str, ending: &str) -> PathBuf {
         let wanted = if is_harmless(wanted) { wanted } else { "unnamed" };
-        // Without folders, for one of these may be a file.
+        // Without folders, because one of them may be a file.
         let flat = Some(wanted.replace('/', "-")).filter(|flat| is_plain(flat)).unwrap_or_else(|| "unnamed".to_owned());
         let numbered = (2_u32..).map(|number| format!("{flat}-{number}{SALVAGED}{ending}"));
         let mut names = std::iter::once(format!("{wanted}{ending}")).chain(numbered);

@@ -1,4 +1,4 @@
-//! Owns: why an overlay stays that holds an operator's snapshots or bitmaps, in words. Must not: ask or change anything.
+//! Owns: the messages for an overlay that holds an operator's snapshots or bitmaps. Must not: ask or change anything.
 
 use super::{Error, Failure, Overlay, Seat, file, refusal, word};
 

@@ -1,4 +1,4 @@
-//! What is usual needs nobody, and everything else is told.
+//! Usual parts need no acceptance; everything else is reported.
 
 use super::*;
 use crate::hypervisor::domain_xml::tree::parse;
