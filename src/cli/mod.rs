@@ -28,15 +28,9 @@ use crate::model::Failure;
 use crate::report::ExitCode;
 use crate::sys::program;
 
-/// Runs the program on the words of its command line and returns its exit code.
-pub fn main() -> u8 {
-    let args = match args::parse(std::env::args_os()) {
-        Ok(args) => args,
-        Err(error) => {
-            let _ = error.print();
-            return u8::try_from(error.exit_code()).unwrap_or(2);
-        }
-    };
+/// Runs the program on the words of its command line, and ends with its exit code.
+pub fn main() -> ! {
+    let args = args::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
     leave_no_core();
     program::prepare();
     logging::start(args.global.verbose, args.global.quiet);
@@ -45,8 +39,7 @@ pub fn main() -> u8 {
         print_error(&error);
         error.exit_code()
     });
-    let_go();
-    code
+    leave(code)
 }
 
 /// What is in our memory (passwords, secrets of domain XML) goes to no core, whatever takes cores on this host. What we start
@@ -57,14 +50,18 @@ fn leave_no_core() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..getrlimit(Resource::Core) });
 }
 
-/// Says that nothing more will be printed. A thread that a hanging target holds in the kernel outlives the program with all of
+/// Ends the program, whatever its threads are doing.
+///
+/// Without exit(3): it takes down the libraries of libvirt under a thread that may be within them, and that thread would die of
+/// a signal. Without our standard streams: a thread that a hanging target holds in the kernel outlives the program with all of
 /// its files open, and who reads what is printed (cron, a pipe) would wait for that thread.
-fn let_go() {
+fn leave(code: u8) -> ! {
     let _ = std::io::stdout().flush();
     if let Ok(nothing) = std::fs::File::options().write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdout(&nothing);
         let _ = rustix::stdio::dup2_stderr(&nothing);
     }
+    signal_hook::low_level::exit(code.into())
 }
 
 fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
