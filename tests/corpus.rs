@@ -37,6 +37,16 @@ fn no_reader_panics_or_eats_memory_on_any_bytes_of_the_corpus() {
     assert!(most_memory() < MEMORY, "{} bytes were needed at the worst", most_memory());
 }
 
+#[test]
+fn only_journal_entries_that_a_backup_could_write_are_accepted() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/journal");
+    for file in std::fs::read_dir(corpus).unwrap().map(|file| file.unwrap().path()) {
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        let is_good = name.starts_with("good");
+        assert_eq!(fuzz::is_accepted(&std::fs::read(&file).unwrap()), is_good, "{name}");
+    }
+}
+
 /// The most memory that this process ever had, in bytes: proc(5), `VmHWM`.
 fn most_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

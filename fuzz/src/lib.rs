@@ -7,12 +7,14 @@
 mod archives;
 mod disks;
 mod documents;
+mod journal;
 mod replies;
 mod states;
 
 pub use archives::{archive, seed};
 pub use disks::qcow2;
 pub use documents::{config, domain_xml};
+pub use journal::{is_accepted, journal};
 pub use replies::nbd;
 pub use states::state;
 
@@ -23,10 +25,11 @@ use std::sync::OnceLock;
 pub type Entry = fn(&[u8]);
 
 /// Every entry by the name of its target, which is that of its folder in the corpus.
-pub const ENTRIES: [(&str, Entry); 7] = [
+pub const ENTRIES: [(&str, Entry); 8] = [
     ("archive", archive),
     ("config", config),
     ("domain_xml", domain_xml),
+    ("journal", journal),
     ("nbd", nbd),
     ("qcow2", qcow2),
     ("seed", seed),

@@ -9,6 +9,7 @@ use super::args::{Check, Global};
 use super::print;
 use crate::app;
 use crate::app::mail::check as mail;
+use crate::config;
 use crate::engine;
 use crate::engine::check::{self, Finding, Severity};
 use crate::model::Failure;
@@ -75,9 +76,9 @@ fn problem(about: &str, error: &app::Error) -> Finding {
 
 /// Whether there is no file yet, or nothing in it.
 fn is_blank(path: &Path) -> bool {
-    match std::fs::read_to_string(path) {
+    match config::read(path) {
         Ok(text) => text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#')),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        Err(_) => !path.exists(),
     }
 }
 

@@ -8,11 +8,13 @@ use super::{colour, print, print_failure};
 use crate::app::mail;
 use crate::config::Settings;
 use crate::model::{Failure, RunReport};
-use crate::sys::durable;
+use crate::sys::{durable, opened};
 use crate::{app, engine, report};
 
 /// The file of the last report in the state folder.
 pub(super) const LAST: &str = "last-report.json";
+/// Bytes of it, at most: a domain takes a few kilobytes.
+const MAX: u64 = 64 << 20;
 
 pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
@@ -43,7 +45,7 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
 
 fn last(settings: &Settings) -> Result<String, app::Error> {
     let path = settings.state_dir.join(LAST);
-    let json = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+    let json = opened::read_file(&path, MAX).and_then(opened::text).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => engine::Error::Other {
             message: format!("{}: there is no report, for no run has ended yet", path.display()),
             hint: Some("`kvmbackup backup` makes one; look at `state_dir` of the configuration".into()),

@@ -18,8 +18,6 @@ mod settings;
 mod tests;
 mod value;
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 pub(crate) use error::nearest;
@@ -28,6 +26,7 @@ pub use hook::{Hook, HookKind, HookPlace, OnError};
 pub use mail::{Login, Mail, MailWhen, Secret, Security, Smtp, Transport};
 pub use settings::{DomainSettings, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings};
 
+use crate::sys::opened;
 use error::Problems;
 
 /// Bytes of the largest file that is read.
@@ -58,13 +57,13 @@ pub fn parse(text: &str, path: &Path, host: &str) -> Result<Settings, Errors> {
     settings.ok_or_else(|| Errors::one(path, Problem::of_file(None, "cannot be used")))
 }
 
-fn read(path: &Path) -> Result<String, Problem> {
-    let unreadable = |error: std::io::Error| Problem::of_file(None, format!("cannot be read: {error}"));
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    if bytes.len() as u64 > SIZE_LIMIT {
-        return Err(Problem::of_file(None, "is larger than 1 MiB"));
-    }
+/// The text of a configuration file, as `/dev/stdin` or a pipe gives it, too.
+pub(crate) fn read(path: &Path) -> Result<String, Problem> {
+    let unreadable = |error: std::io::Error| {
+        let valid = (error.kind() == std::io::ErrorKind::InvalidData).then(|| "a file of at most 1 MiB".to_owned());
+        Problem { valid, ..Problem::of_file(None, format!("cannot be read: {error}")) }
+    };
+    let bytes = opened::read_named(path, SIZE_LIMIT).map_err(unreadable)?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::shell::quoted;
 use crate::model::{Failure, FailureReason};
 use crate::sys::patience::Stalled;
 use crate::sys::trust;
@@ -263,6 +264,9 @@ impl Error {
             Error::Store(error) => error.hint(),
             Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("make room, or keep fewer restore points (`kvmbackup prune --dry-run` shows what goes)".into())
+            }
+            Error::File { path, source, .. } if source.kind() == io::ErrorKind::InvalidData => {
+                Some(format!("see what lies there: ls -l {}", quoted(&path.to_string_lossy())))
             }
             Error::StillFrozen { .. } => Some("try: virsh domfsthaw DOMAIN; then: kvmbackup recover".into()),
             Error::Target { .. } => Some("mount the target, and look why it is not mounted".into()),

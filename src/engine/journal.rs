@@ -5,7 +5,6 @@
 //! that undoing needs: recovery reads no configuration.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -16,8 +15,8 @@ use super::Error;
 use super::quiesce::Thawing;
 use crate::hypervisor::{Overlay, PullJob};
 use crate::model::{DomainRef, Failure};
-use crate::sys::durable;
 use crate::sys::step::{self, Step};
+use crate::sys::{durable, opened};
 
 mod limits;
 
@@ -160,8 +159,8 @@ impl Journal {
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, Error> {
-        let listed = fs::read_dir(&self.dir).and_then(|items| items.map(|item| Ok(item?.path())).collect());
-        listed.map_err(Error::file("list the folder", &self.dir))
+        let listed = opened::entries(&self.dir).map_err(Error::file("list the folder", &self.dir))?;
+        Ok(listed.iter().map(|item| self.dir.join(item.file_name())).collect())
     }
 
     fn read(&self, path: &Path) -> Result<Record, Error> {
@@ -169,12 +168,14 @@ impl Journal {
             message: format!("{}: {message}", path.display()),
             hint: Some("see docs/operations.md, \"A journal entry that cannot be read\"".into()),
         };
-        let text = limits::read(path).map_err(|error| unreadable(format!("cannot read the journal entry: {error}")))?;
-        let entry: Entry =
-            serde_json::from_str(&text).map_err(|error| unreadable(format!("not a journal entry: {error}")))?;
+        let bytes =
+            limits::read(path).map_err(|error| unreadable(format!("cannot read the journal entry: {error}")))?;
+        let mut entry: Entry =
+            serde_json::from_slice(&bytes).map_err(|error| unreadable(format!("not a journal entry: {error}")))?;
         if entry.schema != SCHEMA {
             return Err(unreadable(format!("journal entry of schema {}, this program knows {SCHEMA}", entry.schema)));
         }
+        limits::forget_moved(&mut entry);
         if let Some(what) = limits::overstep(&entry, self.dir.parent().unwrap_or(Path::new("/"))) {
             return Err(unreadable(format!("the journal entry is not obeyed: {what}")));
         }
@@ -235,6 +236,8 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::model::{Format, Image, Source};
 

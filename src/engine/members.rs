@@ -119,9 +119,10 @@ pub(super) fn collect(domain: &Domain, outcome: &mut DomainOutcome) -> Result<Co
 /// The emulator's user owns the folder, and may put anything there.
 fn tpm_files(path: &Path, member: &str, files: &mut Vec<Extra>) -> Result<(), Error> {
     let folder = Opened::open(path).map_err(Error::file("open the folder", path))?;
-    let listing = fs::read_dir(folder.path()).and_then(|entries| {
-        entries.map(|entry| entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?)))).collect()
-    });
+    let kinds = |entries: Vec<fs::DirEntry>| {
+        entries.into_iter().map(|entry| Ok((entry.file_name(), entry.file_type()?))).collect()
+    };
+    let listing = folder.entries().and_then(kinds);
     let mut entries: Vec<_> = listing.map_err(Error::file("list the folder", path))?;
     entries.sort_by(|(one, _), (other, _)| one.cmp(other));
     for (name, kind) in entries {

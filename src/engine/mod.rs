@@ -37,6 +37,7 @@ pub mod restore;
 mod rights;
 pub mod run;
 mod settle;
+mod shell;
 mod shrunk;
 mod stamps;
 pub mod survey;

@@ -5,6 +5,7 @@ use chrono::{DateTime, Local};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::shell::quoted;
 use super::verified::Verified;
 use super::{Error, points};
 use crate::config::Settings;
@@ -215,12 +216,6 @@ fn set_others_aside(assessed: &mut [Assessed<'_>], guest: Option<Uuid>) -> Vec<F
         }
     };
     others.into_iter().map(told).collect()
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let is_plain = word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-%+:".contains(&byte));
-    if is_plain { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 /// Keeps what was there before the newest points that may not hold what they should; of those, the rules decide.

@@ -7,10 +7,11 @@ use chrono::{DateTime, Utc};
 
 use super::give_back::{give_back, remove_sockets};
 use super::journal::{Journal, Record};
+use super::shell::quoted;
 use super::{Error, adopt, overlay_file};
 use crate::config::Settings;
 use crate::hypervisor::{self, Hypervisor};
-use crate::model::{DomainRef, Failure};
+use crate::model::{DomainRef, Failure, is_local};
 use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
@@ -93,6 +94,10 @@ pub fn recover_unknown(
 fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> Result<Vec<String>, Failure> {
     let line = describe(&record, patience);
     let name = record.entry().domain.name.clone();
+    if !is_local(&record.entry().libvirt_uri) {
+        return Err(of_another_host(&record));
+    }
+    // An alias shows only now which libvirt it is.
     let connected = match connect(&record.entry().libvirt_uri) {
         Err(error) if error.kind() == hypervisor::Kind::Remote => return Err(of_another_host(&record)),
         connected => connected.map_err(Error::from),
@@ -125,10 +130,11 @@ fn of_another_host(record: &Record) -> Failure {
     let entry = record.entry();
     let (uri, name) = (&entry.libvirt_uri, &entry.domain.name);
     let commit = |overlay: &hypervisor::Overlay| {
-        format!("virsh -c '{uri}' blockcommit '{name}' {} --active --pivot", overlay.target)
+        let target = quoted(&overlay.target);
+        format!("virsh -c {} blockcommit {} {target} --active --pivot", quoted(uri), quoted(name))
     };
     let mut hint: Vec<String> = entry.overlays.iter().map(commit).collect();
-    hint.push(format!("rm {}", record.path().display()));
+    hint.push(format!("rm {}", quoted(&record.path().to_string_lossy())));
     Failure {
         message: format!("{name}: the interrupted run used {uri}, the libvirt of another host"),
         hint: Some(format!("bring the guest back to its images there, then remove the entry: {}", hint.join("; "))),

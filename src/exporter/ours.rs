@@ -14,12 +14,14 @@ use sha2::{Digest, Sha256};
 
 use super::listener;
 use crate::model::Listen;
-use crate::sys::durable;
+use crate::sys::{durable, opened};
 
 /// Where the answer is asked for.
 pub(super) const PATH: &str = "/-/nonce";
 /// The name of the nonce in the state folder.
 const FILE: &str = "exporter.nonce";
+/// Bytes of it, at most.
+const MAX: u64 = 4 << 10;
 /// How long connecting and each part of the answer may take.
 const LONG: Duration = Duration::from_secs(5);
 
@@ -35,7 +37,8 @@ pub fn is_ours(listen: &Listen, state_dir: &Path) -> io::Result<bool> {
 
 /// The proof for a peer that connected to `at`; `None` while no run asks.
 pub(super) fn answer(state_dir: &Path, at: &Listen) -> Option<String> {
-    std::fs::read_to_string(state_dir.join(FILE)).ok().map(|nonce| proof(&nonce, at))
+    let nonce = opened::read_private(&state_dir.join(FILE), MAX).ok()?;
+    Some(proof(std::str::from_utf8(&nonce).ok()?, at))
 }
 
 fn proof(nonce: &str, at: &Listen) -> String {

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 use super::{Ledger, Survey};
 use crate::sys::step::{self, Step};
-use crate::sys::{durable, lock};
+use crate::sys::{durable, lock, opened};
 
 const LEDGER: &str = "ledger.json";
 const LOCK: &str = "ledger.lock";
 const SURVEY: &str = "survey.json";
+/// Bytes of either file, at most: a guest takes a few kilobytes.
+const MAX: u64 = 64 << 20;
 /// What is added to the name of a file that cannot be understood.
 const BAD: &str = ".bad";
 
@@ -48,6 +50,10 @@ impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Error::File { path, source, .. } if source.kind() == io::ErrorKind::InvalidData => Some(format!(
+                "backups are not affected, but metrics are; see what it is, and move it away: ls -l {}",
+                path.display()
+            )),
             Error::File { path, .. } => Some(format!(
                 "backups are not affected, but metrics are; look at the mode and the file system of {}",
                 path.parent().unwrap_or(path).display()
@@ -136,7 +142,7 @@ fn lock(state_dir: &Path) -> Result<lock::Lock, Error> {
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    match fs::read(path) {
+    match opened::read_file(path, MAX) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         result => result.map(Some).map_err(Error::file("read", path)),
     }

@@ -12,12 +12,14 @@ use super::{Error, Gist};
 use crate::config::Settings;
 use crate::ledger::{Survey, Untold};
 use crate::model::RunReport;
-use crate::sys::trust;
+use crate::sys::{opened, trust};
 
 const TEXT: (&str, &str) = ("report.txt.hbs", include_str!("templates/report.txt.hbs"));
 const HTML: (&str, &str) = ("report.html.hbs", include_str!("templates/report.html.hbs"));
 /// Bytes of the HTML part: some readers cut what is longer.
 const HTML_LIMIT: usize = 100_000;
+/// Bytes of an operator's template, at most.
+const MAX_TEMPLATE: u64 = 1 << 20;
 /// Domains, and hooks' outputs, that are shown; fewer where they do not fit.
 const SHOWN: [usize; 5] = [60, 25, 10, 3, 0];
 
@@ -86,6 +88,10 @@ pub fn check_templates(templates: &Path) -> Result<Vec<String>, Error> {
     Ok(complaints)
 }
 
+fn read(template: &Path) -> std::io::Result<String> {
+    opened::read_followed(template, MAX_TEMPLATE).and_then(opened::text)
+}
+
 fn render(
     (name, built_in): (&str, &str),
     view: &View,
@@ -100,7 +106,7 @@ fn render(
     if let Some(path) = templates.map(|folder| folder.join(name)).filter(|path| path.exists()) {
         // Its contents are mailed, and a link could point to any file that root can read.
         let own = trust::file(&path).map_err(|refused| refused.to_string());
-        let own = own.and_then(|()| std::fs::read_to_string(&path).map_err(|error| error.to_string()));
+        let own = own.and_then(|()| read(&path).map_err(|error| error.to_string()));
         match own.and_then(|own| registry.render_template(&own, view).map_err(|error| error.to_string())) {
             Ok(text) => return Ok(text),
             Err(error) => complaints.push(format!(

@@ -141,6 +141,9 @@ impl Error {
                 look at `to` and `from` of `mail`"
                     .to_owned()
             }
+            Error::Spool { path, source } if source.kind() == io::ErrorKind::InvalidData => {
+                format!("see what lies there, and move it away: ls -l {}", path.display())
+            }
             Error::Spool { .. } | Error::Known { .. } => {
                 "look at the mode and the file system of the state folder".to_owned()
             }

@@ -6,10 +6,14 @@ use std::path::Path;
 
 use super::Error;
 use crate::config::Secret;
+use crate::sys::opened;
+
+/// Bytes of a file with a password, at most.
+const MAX: u64 = 64 << 10;
 
 /// The first line of what is there.
 pub(super) fn read(secret: &Secret) -> Result<String, Error> {
-    let file = |path: &Path| (path.display().to_string(), std::fs::read_to_string(path));
+    let file = |path: &Path| (path.display().to_string(), opened::read_followed(path, MAX).and_then(opened::text));
     let (place, read) = match secret {
         Secret::File(path) => file(path),
         Secret::Env(name) => {

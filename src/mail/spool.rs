@@ -9,10 +9,13 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::sys::durable;
+use crate::sys::opened;
 use crate::sys::step::{self, Step};
 
 /// Mails that are kept, of those that wait and of those that were refused for good; of more the oldest go.
 const MOST: usize = 50;
+/// Bytes of a mail, at most.
+const MAX: u64 = 64 << 20;
 /// How files end that wait to be sent, and those that no server takes.
 const WAITING: &str = "eml";
 const REFUSED: &str = "refused";
@@ -54,7 +57,7 @@ impl Spool {
 
     /// Removes what writers left that were killed. It takes room and no more, so that it fails nothing.
     fn sweep(&self) {
-        for path in fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        for path in opened::entries(&self.0).unwrap_or_default().iter().map(|entry| self.0.join(entry.file_name())) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let writer =
                 name.strip_suffix(PART).and_then(|name| name.strip_suffix('.')?.rsplit('.').next()?.parse().ok());
@@ -75,12 +78,11 @@ impl Spool {
     }
 
     fn list(&self, wanted: &str) -> Result<Vec<PathBuf>, Error> {
-        let listed = fs::read_dir(&self.0)
-            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>());
-        let mut paths = match listed {
+        let listed = match opened::entries(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             listed => listed.map_err(|source| Error::Spool { path: self.0.clone(), source })?,
         };
+        let mut paths: Vec<_> = listed.iter().map(|entry| self.0.join(entry.file_name())).collect();
         paths.retain(|path| path.extension().is_some_and(|ending| ending == wanted));
         paths.sort();
         Ok(paths)
@@ -101,7 +103,7 @@ impl Spool {
     /// # Errors
     /// It cannot be read.
     pub fn read(&self, path: &Path) -> Result<Vec<u8>, Error> {
-        fs::read(path).map_err(|source| Error::Spool { path: path.to_owned(), source })
+        opened::read_file(path, MAX).map_err(|source| Error::Spool { path: path.to_owned(), source })
     }
 
     /// One of them will never be taken: it is kept beside the others, as `NAME.refused`, and not tried again.

@@ -7,6 +7,10 @@
 /// (`ext` runs a command, `tcp` and `tls` connect to a host, `ssh`, `libssh` and `libssh2` log in):
 /// <https://libvirt.org/uri.html>. A word without `:` is an alias of libvirt.conf; what it stands for is known once connected.
 pub fn is_local(uri: &str) -> bool {
+    // A command is run by other transports only, so that none belongs here. libvirt's names hold no control characters.
+    if uri.to_ascii_lowercase().contains("command=") || uri.contains(char::is_control) {
+        return false;
+    }
     let Some((scheme, rest)) = uri.split_once(':') else { return true };
     let transport = scheme.split_once('+').map(|(_, transport)| transport);
     let has_host = rest.strip_prefix("//").is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', '?', '#']));
@@ -49,6 +53,9 @@ mod tests {
             "qemu://host/system",
             "qemu://[::1]:16514/system",
             "esx://vcenter/dc",
+            "qemu+unix:///system?Command=/usr/local/bin/via",
+            "qemu:///system\0",
+            "alias\n",
         ] {
             assert!(!is_local(uri), "{uri}");
         }

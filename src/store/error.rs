@@ -62,6 +62,9 @@ impl Error {
             Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("free space on the target, or keep fewer restore points".to_owned())
             }
+            Error::File { action: "list", path, source } if source.kind() == io::ErrorKind::InvalidData => {
+                Some(format!("see what fills it, and move that away: ls -f {} | head", path.display()))
+            }
             Error::File { action: "list" | "look into" | "open", path, .. } => {
                 Some(format!("see who owns it and what it leads to: ls -ld {0}; findmnt -T {0}", path.display()))
             }

@@ -275,11 +275,10 @@ fn note(domain: &str, component: &str, folder: &Opened) -> io::Result<()> {
 
 /// The entries of a folder; `None` if it is not there.
 pub(super) fn list(folder: &Path) -> Result<Option<Vec<DirEntry>>, Error> {
-    let result = match Opened::open(folder).and_then(|folder| fs::read_dir(folder.path())) {
-        Err(error) if is_absent(&error) => return Ok(None),
-        result => result.and_then(Iterator::collect),
-    };
-    result.map(Some).map_err(|source| Error::File { action: "list", path: folder.to_owned(), source })
+    match opened::entries(folder) {
+        Err(error) if is_absent(&error) => Ok(None),
+        result => result.map(Some).map_err(|source| Error::File { action: "list", path: folder.to_owned(), source }),
+    }
 }
 
 /// Whether an error says that there is nothing, and not that it cannot be looked at.

@@ -3,12 +3,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FileType, FlockOperation, OFlags, flock};
 
 use super::opened;
 
@@ -106,7 +106,9 @@ pub fn wait(path: &Path) -> io::Result<Lock> {
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)
+    let file = options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32).open(path)?;
+    let found = file.metadata()?;
+    if found.is_file() { Ok(file) } else { Err(opened::not_regular(FileType::from_raw_mode(found.mode()))) }
 }
 
 #[cfg(test)]

@@ -5,17 +5,21 @@
 //! already act on it.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, DirEntry, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, readlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, fstat, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::owner;
+
+/// Names in a folder that is listed, at most: a guest has one for each of its restore points, and the target one for each guest.
+pub const MAX_NAMES: usize = 100_000;
 
 /// A folder that is open. Clones share it.
 #[derive(Debug, Clone)]
@@ -44,6 +48,19 @@ impl Opened {
         self.0.sync_all()
     }
 
+    /// What it holds, by name; their paths lead through [`Opened::path`].
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] for more than [`MAX_NAMES`]: a part of them would look like all.
+    pub fn entries(&self) -> io::Result<Vec<DirEntry>> {
+        let found = fs::read_dir(self.path())?.take(MAX_NAMES + 1).collect::<io::Result<Vec<_>>>()?;
+        if found.len() > MAX_NAMES {
+            let what = format!("it holds more than {MAX_NAMES} files and folders");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(found)
+    }
+
     /// Opens a regular file in it for reading.
     ///
     /// # Errors
@@ -59,6 +76,14 @@ impl Opened {
     pub fn read(&self, name: &OsStr, limit: u64) -> io::Result<Vec<u8>> {
         read(self.file(name)?, limit)
     }
+}
+
+/// What a folder holds, by its path: [`Opened::open`], [`Opened::entries`].
+///
+/// # Errors
+/// Those of both.
+pub fn entries(path: &Path) -> io::Result<Vec<DirEntry>> {
+    Opened::open(path)?.entries()
 }
 
 /// Opens a regular file by its path, in its folder as it is now: [`Opened::open`], [`Opened::file`].
@@ -77,6 +102,59 @@ pub fn open_file(path: &Path) -> io::Result<File> {
 /// Those of both.
 pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     read(open_file(path)?, limit)
+}
+
+/// The contents of a regular file of root's or this user's that others cannot read or write: one that is obeyed.
+///
+/// # Errors
+/// Those of [`read_file`]; [`io::ErrorKind::PermissionDenied`] if it is another user's, or accessible to others.
+pub fn read_private(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = open_file(path)?;
+    let found = file.metadata()?;
+    let refused = |what: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    if !owner::is_trusted(found.uid()) {
+        return refused("it is owned by another user");
+    }
+    if found.mode() & 0o077 != 0 {
+        return refused("other users may read or write it");
+    }
+    read(file, limit)
+}
+
+/// The contents of a regular file that the operator's configuration names. A link is followed as [`Opened::open`] follows one.
+///
+/// # Errors
+/// Those of [`Opened::read`].
+pub fn read_followed(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    match follow(path)? {
+        (found, FileType::RegularFile) => read(open_again(&found, OFlags::empty())?, limit),
+        (_, kind) => Err(not_regular(kind)),
+    }
+}
+
+/// The contents of whatever an operator names on the command line, as `/dev/stdin` or a pipe. A writer of a pipe may take its
+/// time; nothing waits for one to appear.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidData`] for more bytes than `limit`, and for a FIFO that nothing writes to.
+pub fn read_named(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(CWD, path, flags, Mode::empty())?);
+    let kind = FileType::from_raw_mode(fstat(&file)?.st_mode);
+    fcntl_setfl(&file, OFlags::empty())?;
+    let bytes = read(file, limit)?;
+    if kind == FileType::Fifo && bytes.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is a FIFO that nothing writes to"));
+    }
+    Ok(bytes)
+}
+
+/// Bytes of such a file as text.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidData`] if they are no UTF-8.
+pub fn text(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
 }
 
 /// Opens a regular file or a block device by a path that root knows, in a folder where others may write. A link in its place is
@@ -133,11 +211,14 @@ fn look(folder: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<(Ow
 
 fn read(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is larger than {limit} bytes")));
+    // What a file says of its length saves reading it; what it has counts.
+    if file.metadata()?.len() <= limit {
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 <= limit {
+            return Ok(bytes);
+        }
     }
-    Ok(bytes)
+    Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is larger than {limit} bytes")))
 }
 
 /// The error for something that is not a regular file.
@@ -156,8 +237,7 @@ pub fn not_regular(kind: FileType) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::{lchown, symlink};
+    use std::os::unix::fs::{PermissionsExt, lchown, symlink};
     use std::os::unix::net::UnixListener;
 
     use super::*;
@@ -230,6 +310,54 @@ mod tests {
         }
         let device = open_file(Path::new("/dev/zero")).unwrap_err();
         assert_eq!(device.to_string(), "it is a character device, not a regular file");
+    }
+
+    #[test]
+    fn a_file_that_is_obeyed_is_its_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "contents").unwrap();
+        for (mode, good) in [(0o600, true), (0o400, true), (0o640, false), (0o602, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read_private(&path, 8).is_ok(), good, "{mode:o}");
+        }
+        // Only root can give a file away.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        if lchown(&path, Some(65534), None).is_ok() {
+            assert_eq!(read_private(&path, 8).unwrap_err().to_string(), "it is owned by another user");
+        }
+    }
+
+    #[test]
+    fn what_an_operator_names_may_be_a_pipe_and_nothing_waits_for_a_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let (reader, mut writer) = io::pipe().unwrap();
+        let named = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
+        let writes = std::thread::spawn(move || {
+            // The reader waits for it: an empty pipe with a writer is not at its end.
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            io::Write::write_all(&mut writer, b"contents").unwrap();
+        });
+        assert_eq!(read_named(&named, 8).unwrap(), b"contents");
+        writes.join().unwrap();
+
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert_eq!(read_named(&fifo, 8).unwrap_err().to_string(), "it is a FIFO that nothing writes to");
+        assert_eq!(read_named(Path::new("/dev/zero"), 8).unwrap_err().to_string(), "it is larger than 8 bytes");
+        assert!(read_named(dir.path(), 8).is_err());
+    }
+
+    #[test]
+    fn a_folder_of_too_many_names_is_an_error_and_no_shorter_list() {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        for number in 0..MAX_NAMES {
+            fs::write(dir.path().join(number.to_string()), "").unwrap();
+        }
+        assert_eq!(entries(dir.path()).unwrap().len(), MAX_NAMES);
+        fs::write(dir.path().join("one more"), "").unwrap();
+        let error = entries(dir.path()).unwrap_err();
+        assert_eq!(error.to_string(), "it holds more than 100000 files and folders");
     }
 
     #[test]

@@ -15,7 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("metrics", &["ledger", "model", "sys"]),
     ("mail", &["config", "ledger", "model", "report", "sys"]),
     ("exporter", &["ledger", "metrics", "model", "sys"]),
-    ("config", &["model", "retention"]),
+    ("config", &["model", "retention", "sys"]),
     ("plan", &["config", "model"]),
     ("report", &["model"]),
     ("hooks", &["model", "sys"]),

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use crate::config::{self, Mail, Settings};
 use crate::mail;
-use crate::sys::durable;
+use crate::sys::{durable, opened};
+
+/// Bytes of the file, at most.
+const MAX: u64 = 1 << 20;
 
 /// Keeps how this run is mailed; nothing is kept where none is wanted.
 ///
@@ -18,16 +21,17 @@ pub fn remember(settings: &Settings) -> Result<(), Error> {
     let failed = |source| mail::Error::Known { path: path.clone(), source };
     let Some(mail) = &settings.mail else { return Ok(durable::remove(&path).map_err(failed)?) };
     let json = serde_json::to_vec(mail).map_err(|error| failed(error.into()))?;
-    if std::fs::read(&path).is_ok_and(|before| before == json) {
+    if opened::read_private(&path, MAX).is_ok_and(|before| before == json) {
         return Ok(());
     }
     Ok(durable::write(&path, &json).map_err(failed)?)
 }
 
-/// How runs were mailed before the configuration went wrong. What cannot be read is as if it were not there.
+/// How runs were mailed before the configuration went wrong. What cannot be read is as if it were not there; so is what others
+/// could have written, because it names a program to run.
 pub fn recall(errors: &config::Errors) -> Option<Mail> {
     let path = file(super::state_dir(errors));
-    let read = std::fs::read(&path).and_then(|json| Ok(serde_json::from_slice(&json)?));
+    let read = opened::read_private(&path, MAX).and_then(|json| Ok(serde_json::from_slice(&json)?));
     let log = |error: io::Error| tracing::info!(path = %path.display(), %error, "no way of mails is known");
     read.map_err(log).ok()
 }

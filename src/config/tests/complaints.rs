@@ -221,7 +221,7 @@ fn files_that_cannot_be_read_say_so() {
     std::fs::write(&file, b"h:\n  a: \xff\n").unwrap();
     assert_eq!(load(), "F:2: not valid UTF-8");
     std::fs::write(&file, vec![b'#'; 2 << 20]).unwrap();
-    assert_eq!(load(), "F: is larger than 1 MiB");
+    assert_eq!(load(), "F: cannot be read: it is larger than 1048576 bytes; valid: a file of at most 1 MiB");
     std::fs::write(&file, "h: {backupdir: /b, domains: {d: {day_of_week: Sun}}}").unwrap();
     assert_eq!(super::load(&file, "h").unwrap().host, "h");
 }

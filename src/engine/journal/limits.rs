@@ -4,45 +4,32 @@
 //! could have written it, and it may name only what a backup creates: sockets below the state folder, and files with our own
 //! naming scheme.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::io;
 use std::path::{Component, Path};
-
-use rustix::fs::OFlags;
 
 use super::Entry;
 use crate::engine::overlay_file;
+use crate::model::{DomainRef, is_local};
 use crate::store;
-use crate::sys::owner;
+use crate::sys::opened;
 
 /// The longest entry in bytes: it holds one XML element per disk.
 const MAX: u64 = 16 << 20;
 
-/// The text of an entry.
+/// The bytes of an entry.
 ///
 /// # Errors
 /// If it is not a regular file, belongs to another user, is accessible to others, or is too long.
-pub(super) fn read(path: &Path) -> io::Result<String> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-    let found = file.metadata()?;
-    let refused = |what: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
-    if !found.is_file() {
-        return refused("it is not a regular file");
-    }
-    if !owner::is_trusted(found.uid()) {
-        return refused("it is owned by another user");
-    }
-    if found.mode() & 0o077 != 0 {
-        return refused("other users may read or write it");
-    }
-    if found.len() > MAX {
-        return refused("it is longer than any entry of kvmbackup");
-    }
-    let mut text = String::new();
-    file.take(MAX).read_to_string(&mut text)?;
-    Ok(text)
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    opened::read_private(path, MAX)
+}
+
+/// Forgets a folder of sockets that can no longer exist, because the state folder was moved. Nobody can put one there later.
+pub(super) fn forget_moved(entry: &mut Entry) {
+    let is_gone =
+        |sockets: &std::path::PathBuf| sockets.parent().is_none_or(|parent| fs::symlink_metadata(parent).is_err());
+    entry.sockets.take_if(|sockets| is_straight(sockets) && is_named_after(sockets, &entry.domain) && is_gone(sockets));
 }
 
 /// The first thing that an entry names and no backup creates, if any.
@@ -57,6 +44,10 @@ pub(super) fn overstep(entry: &Entry, state_dir: &Path) -> Option<String> {
     let socket =
         entry.pull.iter().map(|job| ("socket", &job.socket, is_straight(&job.socket) && is_socket(&job.socket)));
     let mut named = sockets.chain(partial).chain(overlays).chain(scratch).chain(socket);
+    // What leads to another host is only shown, in a command for an operator to type.
+    if !is_local(&entry.libvirt_uri) && entry.libvirt_uri.contains(|c: char| c == '?' || c == '\'' || c.is_control()) {
+        return Some(format!("{:?} is no libvirt that kvmbackup uses", entry.libvirt_uri));
+    }
     let (what, path, _) = named.find(|(_, _, is_ours)| !is_ours)?;
     Some(format!("{} is no {what} of kvmbackup", path.display()))
 }
@@ -66,14 +57,18 @@ fn is_straight(path: &Path) -> bool {
     path.is_absolute() && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
-/// The domain's own socket folder in this state folder, under any spelling; a folder that does not exist does no harm.
+/// The domain's own socket folder in this state folder, under any spelling.
 fn are_sockets(folder: &Path, entry: &Entry, state_dir: &Path) -> bool {
-    let name = entry.domain.uuid.simple().to_string();
     let known = state_dir.join("sockets");
     let same =
         |a: &Path, b: &Path| a == b || matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b);
-    folder.file_name().is_some_and(|last| *last == *name)
-        && folder.parent().is_some_and(|parent| same(parent, &known) || fs::symlink_metadata(parent).is_err())
+    is_straight(folder)
+        && is_named_after(folder, &entry.domain)
+        && folder.parent().is_some_and(|parent| same(parent, &known))
+}
+
+fn is_named_after(sockets: &Path, domain: &DomainRef) -> bool {
+    sockets.file_name().is_some_and(|name| *name == *domain.uuid.simple().to_string())
 }
 
 /// The socket of a pull job, in libvirt's folder for the domain or in ours.
@@ -91,7 +86,7 @@ mod tests {
     use super::*;
     use crate::engine::journal::Journal;
     use crate::hypervisor::{Overlay, PullJob, Scratch};
-    use crate::model::{DomainRef, Format, Image, Source};
+    use crate::model::{Format, Image, Source};
 
     fn entry(state: &Path) -> Entry {
         let domain = DomainRef { name: "web 1".into(), uuid: Uuid::new_v4() };
@@ -135,6 +130,11 @@ mod tests {
         }
         assert!(refused(&|entry| entry.sockets = Some(other.path().join(&uuid))));
         assert!(refused(&|entry| entry.sockets = Some(state.path().join("sockets"))));
+        assert!(refused(&|entry| entry.sockets = Some(state.path().join("sockets/../sockets").join(&uuid))));
+        for uri in ["qemu+ext:///system?command=/x", "qemu+ssh://h/system?command=/x", "qemu:///system\0", "a+b://'/"] {
+            assert!(refused(&|entry| entry.libvirt_uri = uri.into()), "{uri}");
+        }
+        assert!(!refused(&|entry| entry.libvirt_uri = "qemu+ssh://root@host/system".into()));
         for path in
             ["/etc/shadow", "/to/web/web-20261122T020000Z.tar", "/to/../.web%201-20261122T020000Z.part", "x.part"]
         {
@@ -153,6 +153,22 @@ mod tests {
         assert!(refused(&|entry| entry.pull = job("/etc/shadow", good)));
         assert!(refused(&|entry| entry.pull = job("/run/kvmbackup.sock", "/etc/shadow")));
         assert!(!refused(&|entry| entry.pull = job("/run/kvmbackup.sock", good)));
+    }
+
+    #[test]
+    fn sockets_of_a_state_folder_that_was_moved_are_forgotten() {
+        let state = tempfile::tempdir().unwrap();
+        let clean = entry(state.path());
+        let uuid = clean.domain.uuid.simple().to_string();
+        let forgotten = |sockets: &Path| {
+            let mut entry = clean.clone();
+            entry.sockets = Some(sockets.to_owned());
+            forget_moved(&mut entry);
+            entry.sockets.is_none()
+        };
+        assert!(forgotten(&Path::new("/no/such/folder").join(&uuid)));
+        assert!(!forgotten(&state.path().join(&uuid)), "its folder exists");
+        assert!(!forgotten(Path::new("/no/such/folder/other")));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Owns: what a restore asks of the hypervisor. Must not: write files, or touch a domain that runs.
 
-use super::names::quoted;
 use super::saved::Saved;
 use super::{Operator, Restored, other};
 use crate::engine::Error;
+use crate::engine::shell::quoted;
 use crate::hypervisor::domain_xml::Reach;
 use crate::hypervisor::{self, Hypervisor, OffKind, SavedState, StateKind, domain_xml};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};

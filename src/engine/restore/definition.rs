@@ -5,16 +5,20 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::names::quoted;
 use super::plan::{self, Host, Plan};
 use super::saved::Saved;
 use super::{Define, Operator, Request, define, other};
 use crate::engine::Error;
+use crate::engine::shell::quoted;
 use crate::hypervisor::{self, Hypervisor, Kind, domain_xml, domain_xml::rewrite};
 use crate::model::DomainRef;
+use crate::sys::opened;
 
 /// How many of the elements that this host lacks are named.
 const TOLD: usize = 20;
+
+/// Bytes of an operator's definition, at most.
+const MAX_XML: u64 = 16 << 20;
 
 /// What a definition is made for.
 pub struct Wanted<'a> {
@@ -128,7 +132,7 @@ fn edited(saved: &Saved, file: &Path, text: &str) -> Result<crate::model::Domain
 
 /// The operator's definition.
 pub fn read_file(path: &PathBuf) -> Result<String, Error> {
-    std::fs::read_to_string(path).map_err(Error::file("read", path))
+    opened::read_named(path, MAX_XML).and_then(opened::text).map_err(Error::file("read", path))
 }
 
 fn differences(from: &str, to: &str, refusal: hypervisor::Error) -> Vec<String> {

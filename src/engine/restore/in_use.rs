@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::names::quoted;
 use super::plan::{How, Plan};
 use super::staging::Staging;
 use crate::engine::Error;
+use crate::engine::shell::quoted;
 use crate::engine::users::{self, Role, Use, User, Users};
 use crate::hypervisor::Hypervisor;
 use crate::model::DomainRef;

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use self::choice::{choose, names};
 use super::Request;
-use super::names::quoted;
 use super::saved::{Saved, SavedDisk};
 use super::staging::Rights;
 use crate::engine::Error;
+use crate::engine::shell::quoted;
 use crate::hypervisor::domain_xml::{Changes, Reach};
 use crate::model::{Format, Image, Source};
 

@@ -12,6 +12,10 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::Trouble;
 use crate::config::Smtp;
 use crate::mail::Error;
+use crate::sys::opened;
+
+/// Bytes of a file with certificates, at most: that of all public authorities has a quarter of a megabyte.
+const MAX_CERTIFICATES: u64 = 16 << 20;
 
 /// A connection.
 pub(super) enum Stream {
@@ -76,7 +80,7 @@ impl Tls {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if let Some(path) = &smtp.ca_file {
             let wrong = |source| Error::Certificates { path: path.clone(), source };
-            let pem = std::fs::read(path).map_err(|error| wrong(error.into()))?;
+            let pem = opened::read_followed(path, MAX_CERTIFICATES).map_err(|error| wrong(error.into()))?;
             let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
             let certificates = certificates.map_err(|error| wrong(error.into()))?;
             if certificates.is_empty() {

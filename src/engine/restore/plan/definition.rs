@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::super::names::{fresh_name, is_plain, quoted};
+use super::super::names::{fresh_name, is_plain};
 use super::super::saved::{Saved, SavedDisk};
 use super::super::staging::Rights;
 use super::super::{Error, Request};
 use super::choice::{choose, names};
 use super::{How, Plan, Write, is_flat, no_folder, suspect};
+use crate::engine::shell::quoted;
 use crate::hypervisor::domain_xml::TpmState;
 use crate::model::{Device, Disk, Domain, DomainRef, Image, Owner, Source};
 
