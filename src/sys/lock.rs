@@ -106,7 +106,12 @@ pub fn wait(path: &Path) -> io::Result<Lock> {
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32).open(path)?;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = options.custom_flags(flags.bits() as i32).open(path);
+    let file = opened.map_err(|error| match rustix::io::Errno::from_io_error(&error) {
+        Some(rustix::io::Errno::LOOP) => opened::not_regular(FileType::Symlink),
+        _ => error,
+    })?;
     let found = file.metadata()?;
     if found.is_file() { Ok(file) } else { Err(opened::not_regular(FileType::from_raw_mode(found.mode()))) }
 }

@@ -39,6 +39,7 @@ mod exporter;
 mod exporter_hosts;
 mod exporter_runs;
 mod fault_clock;
+mod foreign_files;
 mod forged;
 mod hostile;
 mod hostile_salvage;

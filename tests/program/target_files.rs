@@ -143,3 +143,33 @@ fn very_many_archives_of_one_time_are_listed_at_once() {
     let points = bounded(&host, "list --json").ends(0).json()["points"].as_array().unwrap().len();
     assert_eq!(points, 5_001);
 }
+
+#[test]
+fn a_folder_of_too_many_names_is_named_and_never_listed_in_part() {
+    let host = host();
+    let fill = host.path("fill");
+    fs::create_dir(&fill).unwrap();
+    for number in 0..=kvmbackup::sys::opened::MAX_NAMES {
+        fs::File::create(fill.join(number.to_string())).unwrap();
+    }
+    run("chmod", &["700", fill.to_str().unwrap()]);
+    let commands = [("list", 5), ("verify --all", 5), ("prune --dry-run", 5), ("backup --force", 1)];
+    for (place, commands) in
+        [("backups/web", &commands[..]), ("backups", &commands), ("state/journal", &[("recover", 1), ("backup", 1)])]
+    {
+        let (place, aside) = (host.path(place), host.path("aside"));
+        fs::rename(&place, &aside).unwrap();
+        fs::rename(&fill, &place).unwrap();
+        for (words, code) in commands {
+            let ran = bounded(&host, words);
+            let told = format!("{}{}", ran.out, ran.err);
+            assert_eq!(ran.code, *code, "{place:?}: {words}: {ran:?}");
+            for part in [place.to_str().unwrap(), "it holds more than 100000 files and folders", "hint: "] {
+                assert!(told.contains(part), "{words}: {part}: {told}");
+            }
+        }
+        fs::rename(&place, &fill).unwrap();
+        fs::rename(&aside, &place).unwrap();
+    }
+    host.run("backup --force").ends(0);
+}

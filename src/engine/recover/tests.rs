@@ -28,7 +28,7 @@ fn an_entry_of_another_hosts_libvirt_tells_how_to_close_it() {
     let left = recover(&killed.journal, &connect, &Cancel::default(), &Patience::default()).unwrap().left;
     assert!(left[0].message.contains("used one, the libvirt of another host"), "{}", left[0].message);
     let hint = left[0].hint.clone().unwrap();
-    assert!(hint.contains("virsh -c 'one' blockcommit 'web 1' vda --active --pivot"), "{hint}");
+    assert!(hint.contains("virsh -c one blockcommit 'web 1' vda --active --pivot"), "{hint}");
     // What it says closes the entry.
     std::fs::remove_file(hint.rsplit_once("rm ").unwrap().1).unwrap();
     let (done, left) = recovered(&killed.journal, &connect);
