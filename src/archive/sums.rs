@@ -1,7 +1,7 @@
 //! Owns: SHA-256 digests of members and the text of `SHA256SUMS`, as `sha256sum` (GNU coreutils 9) writes and checks
 //! it. Must not: read members.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -107,10 +107,10 @@ pub(super) fn salvage(text: &[u8]) -> Sums {
     let lines =
         text.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok().and_then(parse_line));
     let mut sums = Sums::new();
-    let mut twice = Vec::new();
+    let mut twice = HashSet::new();
     for (name, digest) in lines {
         if sums.insert(name.clone(), digest).is_some_and(|other| other != digest) {
-            twice.push(name);
+            twice.insert(name);
         }
     }
     sums.retain(|name, _| !twice.contains(name));

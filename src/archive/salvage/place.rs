@@ -29,7 +29,14 @@ pub enum State {
 pub struct Parts {
     list: Vec<(Piece, State)>,
     length: u64,
+    /// The last part that can be read.
+    last_good: Option<usize>,
+    /// How many parts corrections may still add: a file cannot have held more frames than fit into it.
+    room: usize,
 }
+
+/// Bytes of the shortest frame: head, one block and checksum (RFC 8878, 3.1.1). A gzip member is longer.
+const SHORTEST: u64 = 14;
 
 impl Parts {
     /// Those of an uncompressed archive.
@@ -44,6 +51,26 @@ impl Parts {
     /// Whether any can be read.
     pub fn has_any(&self) -> bool {
         self.list.iter().any(|(_, state)| *state == State::Good)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// How many have at least one byte between two offsets.
+    pub fn count_in(&self, from: u64, until: u64) -> usize {
+        self.touched(from, until).len()
+    }
+
+    /// Bytes of all that can be read.
+    pub fn good_bytes(&self) -> u64 {
+        self.ranges().filter(|(_, state)| *state == State::Good).map(|(range, _)| range.length).sum()
+    }
+
+    /// Where the last part that can be read ends.
+    pub fn good_end(&self) -> Option<u64> {
+        self.last_good.and_then(|at| self.list.get(at)).map(|(piece, _)| extent(piece).end())
     }
 
     /// Bytes of the tar stream, as far as is known.
@@ -116,10 +143,15 @@ impl Parts {
         if !new.is_multiple_of(PIECE as u64) && !is_cut {
             return false;
         }
+        let needed = usize::try_from(new.div_ceil(MAX_PIECE as u64)).unwrap_or(usize::MAX);
+        let added = needed.saturating_sub(last + 1 - first);
+        let Some(room) = self.room.checked_sub(added) else { return false };
+        self.room = room;
         let behind = self.list.split_off(last + 1);
         let file_offset = self.list[first].0.file_offset;
         self.list.truncate(first);
         self.length = self.list.last().map_or(0, |(piece, _)| piece.stream_offset + u64::from(piece.entry.unpacked));
+        self.find_last_good(first);
         self.push_lost(file_offset, new, State::Lost);
         for (piece, state) in behind {
             self.push(piece.file_offset, piece.entry, state);
@@ -150,9 +182,19 @@ impl Parts {
                 *state = State::Lost;
             }
         }
+        self.find_last_good(self.list.len());
+    }
+
+    /// Goes back from where it was to the last part before `end` that can be read.
+    fn find_last_good(&mut self, end: usize) {
+        let end = self.last_good.map_or(0, |last| last + 1).min(end);
+        self.last_good = self.list[..end].iter().rposition(|(_, state)| *state == State::Good);
     }
 
     fn push(&mut self, file_offset: u64, entry: Entry, state: State) {
+        if state == State::Good {
+            self.last_good = Some(self.list.len());
+        }
         self.list.push((Piece { file_offset, stream_offset: self.length, entry }, state));
         self.length += u64::from(entry.unpacked);
     }
@@ -200,7 +242,9 @@ pub fn place(file: &PatientFile, length: u64, kind: Kind, found: &[Found]) -> (P
             table::salvage(file, length, kind).and_then(|entries| by_table(&entries, found, State::Guessed))
         }
     };
-    (parts.unwrap_or_else(|| in_a_row(found)), damages)
+    let mut parts = parts.unwrap_or_else(|| in_a_row(found));
+    parts.room = usize::try_from(length / SHORTEST).unwrap_or(usize::MAX).saturating_add(1);
+    (parts, damages)
 }
 
 /// By the table: a frame's place is where its checksum and length stand there. `None` if the table knows none of the frames.
