@@ -108,7 +108,9 @@ fn a_configuration_that_the_caller_passes_open_is_read() {
     writer.join().unwrap().unwrap();
     // Nothing writes to it: it is refused before it is opened.
     mode(&fifo, 0o622);
-    with(&host, &fifo, "check --offline").ends(2);
+    let mut limited = host.command("timeout");
+    limited.args(["20", env!("CARGO_BIN_EXE_kvmbackup"), "check", "--offline", "--host", host::NAME, "-c"]);
+    host.finish(limited.arg(&fifo)).ends(2);
 }
 
 #[test]
