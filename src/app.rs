@@ -91,7 +91,7 @@ impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Config(errors) => errors.hint.clone(),
+            Error::Config(errors) => errors.hint.as_deref().map(str::to_owned),
             Error::Locked { .. } => {
                 Some("wait for it, or look what it does; a lock ends with its process, it is never stale".into())
             }
@@ -136,7 +136,7 @@ pub fn settings_of_run(global: &Global) -> Result<Settings, Error> {
 }
 
 fn untrusted(path: &Path, message: String, hint: Option<String>) -> config::Errors {
-    config::Errors { hint, ..config::Errors::one(path, config::Problem::of_file(None, message)) }
+    config::Errors { hint: hint.map(Into::into), ..config::Errors::one(path, config::Problem::of_file(None, message)) }
 }
 
 /// The files and folders that this program obeys or writes to: its own folders, its configuration, and the files named there.

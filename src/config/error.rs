@@ -28,7 +28,7 @@ pub struct Errors {
     /// Never empty.
     pub problems: Vec<Problem>,
     /// What the operator can type, where the file itself is the problem.
-    pub hint: Option<String>,
+    pub hint: Option<Box<str>>,
     /// What could be read all the same.
     pub salvaged: Salvaged,
 }
