@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use crate::config::{self, Mail, Settings};
 use crate::mail;
-use crate::sys::{durable, opened};
+use crate::sys::{durable, opened, trust};
 
 /// Bytes of the file, at most.
 const MAX: u64 = 1 << 20;
@@ -31,7 +31,9 @@ pub fn remember(settings: &Settings) -> Result<(), Error> {
 /// could have written, because it names a program to run.
 pub fn recall(errors: &config::Errors) -> Option<Mail> {
     let path = file(super::state_dir(errors));
-    let read = opened::read_private(&path, MAX).and_then(|json| Ok(serde_json::from_slice(&json)?));
+    let trusted = trust::file(&path).map_err(io::Error::other);
+    let read = trusted.and_then(|()| opened::read_private(&path, MAX));
+    let read = read.and_then(|json| Ok(serde_json::from_slice(&json)?));
     let log = |error: io::Error| tracing::info!(path = %path.display(), %error, "no way of mails is known");
     read.map_err(log).ok()
 }
