@@ -77,7 +77,7 @@ fn whatever_lies_in_the_place_of_a_file_of_ours_is_named_and_neither_waited_for_
                 "a character device",
                 "larger than",
                 "not a regular file",
-                "symbolic links",
+                "is not trusted",
             ];
             assert!(reason.iter().any(|reason| told.contains(reason)), "{file}: {script}: {words}: {told}");
             let has_hint =

@@ -1,7 +1,7 @@
 //! Owns: the definition that is restored: the saved one, or what this host accepts of it. Must not: write files, or leave
 //! anything defined.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use uuid::Uuid;
 
@@ -131,7 +131,7 @@ fn edited(saved: &Saved, file: &Path, text: &str) -> Result<crate::model::Domain
 }
 
 /// The operator's definition.
-pub fn read_file(path: &PathBuf) -> Result<String, Error> {
+pub fn read_file(path: &Path) -> Result<String, Error> {
     opened::read_named(path, MAX_XML).and_then(opened::text).map_err(Error::file("read", path))
 }
 
