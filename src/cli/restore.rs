@@ -91,9 +91,7 @@ fn text(restored: &Restored) -> String {
     let (domain, point) = (printable(&restored.domain), restored.point);
     let done = if restored.dry_run { "would restore" } else { "restored" };
     let mut text = format!("{done} {domain} as of {} ({point})\n", moment(point.time()));
-    for path in restored.files.iter().chain(&restored.devices) {
-        text.push_str(&format!("  {}\n", printable(&path.display().to_string())));
-    }
+    text.push_str(&places(restored));
     if let Some(defined) = &restored.defined {
         let done = match (restored.dry_run, restored.started) {
             (true, true) => "would be defined and started",
@@ -104,6 +102,12 @@ fn text(restored: &Restored) -> String {
         text.push_str(&format!("{done}: {} ({})\n", printable(&defined.name), defined.uuid));
     }
     text
+}
+
+/// The files and devices, one a line.
+fn places(restored: &Restored) -> String {
+    let paths = restored.files.iter().chain(&restored.devices);
+    paths.map(|path| format!("  {}\n", printable(&path.display().to_string()))).collect()
 }
 
 fn notes(notes: &[String]) -> String {

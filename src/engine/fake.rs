@@ -238,16 +238,23 @@ impl Hypervisor for Fake {
         (guest.pull, guest.busy) = (None, false);
         Ok(())
     }
-    fn define(&self, xml: &str) -> Result<DomainRef, Error> {
-        let mut inner = self.call("define")?;
-        let same = DomainXml { live: xml.to_owned(), inactive: xml.to_owned(), migratable: String::new() };
+    fn define_disk(&self, id: &DomainRef, disk: &str) -> Result<(), Error> {
+        let mut inner = self.call("define_disk")?;
+        let xml = format!(
+            "<domain type='kvm'><name>{}</name><uuid>{}</uuid><devices>{disk}</devices></domain>",
+            id.name, id.uuid
+        );
+        let same = DomainXml { live: xml.clone(), inactive: xml, migratable: String::new() };
         let domain = domain_xml::read(same, DomainState::Off, true).unwrap().domain;
         let chain = |disk: &crate::model::Disk| {
             let images = std::iter::once(&disk.image).chain(&disk.backing);
             (disk.target.clone(), images.map(|image| image.source.path().unwrap().to_owned()).collect())
         };
-        inner.guest.defined = domain.disks.iter().map(chain).collect();
-        Ok(domain.id)
+        inner.guest.defined.extend(domain.disks.iter().map(chain));
+        Ok(())
+    }
+    fn define(&self, _: &str) -> Result<DomainRef, Error> {
+        unreachable!()
     }
     fn try_define(&self, _: &str) -> Result<(), Error> {
         unreachable!()

@@ -13,7 +13,7 @@ use crate::archive::manifest::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
 };
 use crate::archive::{self, Manifest, Writer};
-use crate::engine::restore::Operator;
+use crate::engine::restore::{Operator, Restored};
 use crate::model::{Codec, Consistency, DomainRef, DomainState, Extent, Format, Method, PointId, SkippedDisk, Source};
 use crate::qcow2::Layout;
 use crate::store::{Point, Store};
@@ -26,6 +26,8 @@ pub const UUID: Uuid = Uuid::from_u128(0x11111111_2222_4333_8444_555555555555);
 pub struct Says(pub bool);
 
 impl Operator for Says {
+    fn plan(&mut self, _: &Restored) {}
+
     fn tell(&mut self, _: &[String]) {}
 
     fn accepts(&mut self, _: &[String]) -> bool {

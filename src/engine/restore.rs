@@ -85,7 +85,7 @@ pub struct Restored {
     pub defined: Option<DomainRef>,
     /// Whether it was started.
     pub started: bool,
-    /// Nothing was written; everything here is what would have been done.
+    /// Nothing was written; everything here is what is to be done.
     pub dry_run: bool,
     /// Why it could not be started; what was restored stays.
     pub start_failure: Option<Failure>,
@@ -118,7 +118,7 @@ pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error>
 }
 
 /// Restores a point. Only `request.define` needs a hypervisor; where something is written over, it is asked who uses that.
-/// Before anything is written, the operator is shown the notes and accepts what the definition reaches for.
+/// Before anything is written, the operator is shown what is planned and accepts what the definition reaches for.
 ///
 /// # Errors
 /// After any error, nothing that was written to files is left and nothing is defined. [`Error::is_damage`] tells that the
@@ -222,12 +222,13 @@ fn restore_point(
     if let (Some((_, hypervisor, _)), When::Newest) = (&target, request.when) {
         plan.notes.extend(define::another_guest(*hypervisor, &saved.domain)?);
     }
+    let planned = Restored::planned(&saved, point, &plan, request, target.as_ref().map(|(_, _, to)| to));
+    operator.plan(&planned);
     operator.tell(&plan.notes);
     in_use::expect_unused(&plan, hypervisor, own, &staging)?;
     room::expect_room(&plan, request, &staging)?;
     if request.dry_run {
-        let to = target.map(|(how, _, to)| (to, how.start));
-        return Ok(Restored::planned(&saved, point, plan, to));
+        return Ok(planned);
     }
     if let Some((_, hypervisor, _)) = &target {
         define::expect_accepted(*hypervisor, &saved.domain, &plan.reaches, operator)?;
@@ -245,17 +246,7 @@ fn restore_point(
         define::check(*hypervisor, to, request.overwrite)?;
     }
     in_use::expect_unused(&plan, hypervisor, own, &staging).inspect_err(|_| warn_of_devices(&plan))?;
-    let mut restored = Restored {
-        domain: saved.domain.name.clone(),
-        point: point.id,
-        files: Vec::new(),
-        devices: devices(&plan),
-        defined: None,
-        started: false,
-        dry_run: false,
-        start_failure: None,
-        notes: plan.notes,
-    };
+    let mut restored = Restored { files: Vec::new(), defined: None, started: false, ..planned };
     staging.place()?;
     if let (Some((how, hypervisor, _)), Some(xml)) = (&target, xml) {
         define::define(*hypervisor, &xml, how.start, &mut restored)?;
@@ -266,20 +257,20 @@ fn restore_point(
 }
 
 impl Restored {
-    /// What would be restored.
-    fn planned(saved: &Saved, point: &Point, plan: Plan, to: Option<(DomainRef, bool)>) -> Restored {
-        let devices = devices(&plan);
+    /// What is to be restored.
+    fn planned(saved: &Saved, point: &Point, plan: &Plan, request: &Request, to: Option<&DomainRef>) -> Restored {
+        let devices = devices(plan);
         let files = plan.writes.iter().map(|write| write.to.clone()).filter(|path| !devices.contains(path));
         Restored {
             domain: saved.domain.name.clone(),
             point: point.id,
             files: files.collect(),
             devices,
-            started: to.as_ref().is_some_and(|(_, start)| *start),
-            defined: to.map(|(to, _)| to),
-            dry_run: true,
+            defined: to.cloned(),
+            started: request.define.as_ref().is_some_and(|how| how.start),
+            dry_run: request.dry_run,
             start_failure: None,
-            notes: plan.notes,
+            notes: plan.notes.clone(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::Trouble;
+use crate::sys::trust::Refused;
 
 /// Why a mail could not be made or sent.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,14 @@ pub enum Error {
         program: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// Another user could change what a mail is sent by.
+    #[error("{what} is not trusted")]
+    Untrusted {
+        /// What it is.
+        what: &'static str,
+        /// What is wrong.
+        source: Refused,
     },
     /// The local program refused the mail.
     #[error("{} refused the mail ({how})", program.display())]
@@ -119,6 +128,7 @@ impl Error {
         let again = "then try it: `kvmbackup check --send-test`";
         Some(match self {
             Error::Address(_) => format!("write it as user@host.domain; {again}"),
+            Error::Untrusted { source, .. } => return source.hint(),
             Error::Sendmail { .. } => {
                 format!("install a mail transport agent, or name a server by `mail.smtp`; {again}")
             }

@@ -201,6 +201,26 @@ fn a_disk_that_is_unplugged_in_mid_backup_gets_its_overlay_back_without_a_person
 }
 
 #[test]
+fn a_change_of_the_definition_while_a_disk_of_it_is_put_back_stays() {
+    let name = "back-changed";
+    let scene = Scene::with(name, |guest| guest.disk(Disk::qcow2("vda")).disk(Disk::qcow2("sda")));
+    let image = scene.guest.disk_source("vda").unwrap();
+    scene.kill();
+    scene.guest.destroy();
+    let mut command = scene.program.command();
+    let held = steps::hold(command.arg("recover"), Step::DefinitionWrite.into(), &scene.lab.path("held"));
+    virsh(&["detach-disk", name, "sda", "--config"]);
+    virsh(&["desc", name, "--config", "a-new-title", "--title"]);
+    let ran = Ran::from(held.finish());
+    assert!([0, 7].contains(&ran.code), "{ran:#?}");
+    // The overlay of the disk that went meanwhile goes at the latest with the next recovery.
+    assert_eq!(scene.program.run(&["recover"]).code, 0);
+    let xml = scene.guest.inactive_xml();
+    assert!(!xml.contains("dev='sda'") && xml.contains("a-new-title"), "{xml}");
+    assert_eq!(scene.guest.disk_source("vda").unwrap(), image);
+}
+
+#[test]
 fn what_an_unplugged_disk_got_on_its_overlay_is_in_its_image() {
     let scene = Scene::with("unplug-killed", |guest| guest.disk(Disk::qcow2("vda")).disk(Disk::raw("sda")));
     let image = scene.guest.disk_source("sda").unwrap();

@@ -236,6 +236,9 @@ fn a_definition_is_shown_with_all_that_it_reaches_for() {
             assert!(ran.out.lines().any(|line| line.starts_with("note: ") && line.contains(word)), "{word}: {ran:?}");
         }
         assert!(ran.out.contains("vdq"), "{ran:?}");
+        // Refused or not, and quiet or not, the places were shown.
+        let shown = ran.out.split_once("will be written:\n  ").unwrap_or_else(|| panic!("{ran:?}")).1;
+        assert!(shown.starts_with(to.join(name).to_str().unwrap()), "{ran:?}");
     }
 }
 

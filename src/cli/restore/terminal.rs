@@ -7,8 +7,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::super::args::{self, Global};
 use super::super::print;
-use super::notes;
-use crate::engine::restore::Operator;
+use super::{notes, places};
+use crate::engine::restore::{Operator, Restored};
 use crate::sys::signals::Cancel;
 
 /// How often to check for a signal while waiting for an answer.
@@ -48,6 +48,13 @@ impl<'a> Terminal<'a> {
 }
 
 impl Operator for Terminal<'_> {
+    fn plan(&mut self, planned: &Restored) {
+        // Only a definition leads to places that nobody typed. A dry run ends with them.
+        if planned.defined.is_some() && !planned.dry_run && !self.is_quiet {
+            print(&format!("will be written:\n{}", places(planned)));
+        }
+    }
+
     fn tell(&mut self, known: &[String]) {
         if !self.is_quiet {
             print(&notes(known));

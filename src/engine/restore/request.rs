@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::Restored;
 use crate::engine::points::When;
 
 /// What is asked for.
@@ -27,6 +28,9 @@ pub struct Request {
 
 /// Whoever asked for the restore: a person or a program.
 pub trait Operator {
+    /// Shows what will be written; called before anything is.
+    fn plan(&mut self, planned: &Restored);
+
     /// Shows these notes; called before anything is written.
     fn tell(&mut self, notes: &[String]);
 

@@ -308,6 +308,9 @@ impl Hypervisor for Known {
     fn pools(&self) -> Result<Vec<PathBuf>, hypervisor::Error> {
         Ok(Vec::new())
     }
+    fn define_disk(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
     fn define(&self, xml: &str) -> Result<DomainRef, hypervisor::Error> {
         self.defined.lock().unwrap().push(xml.to_owned());
         Ok(described(xml).id)

@@ -3,17 +3,16 @@
 use super::seats::{Seat, Seats};
 use crate::engine::Error;
 use crate::engine::journal::Record;
-use crate::hypervisor::domain_xml::{has_images_of, repoint};
+use crate::hypervisor::domain_xml::{disk_text, has_images_of, repoint};
 use crate::hypervisor::{self, Hypervisor, Overlay};
 use crate::model::Failure;
 
 /// Puts the disk on its base.
 pub(super) fn put_right(hypervisor: &dyn Hypervisor, seat: &Seat, overlay: &Overlay) -> Result<(), Error> {
     let domain = &seat.domain;
-    let xml = repoint(&domain.xml.inactive, &seat.target, overlay.saved.as_deref(), &overlay.base)
-        .map_err(|source| hypervisor::Error::Xml { domain: domain.id.name.clone(), source })?;
-    hypervisor.define(&xml)?;
-    Ok(())
+    let failed = |source| hypervisor::Error::Xml { domain: domain.id.name.clone(), source };
+    let xml = repoint(&domain.xml.inactive, &seat.target, overlay.saved.as_deref(), &overlay.base).map_err(failed)?;
+    Ok(hypervisor.define_disk(&domain.id, disk_text(&xml, &seat.target).map_err(failed)?)?)
 }
 
 /// A definition that names the base may still have lost what it said of it besides. That keeps no overlay.

@@ -9,7 +9,8 @@ use virt::domain::{
 };
 use virt::enumutil::Enum;
 use virt_sys::{
-    VIR_DOMAIN_UNDEFINE_KEEP_NVRAM, VIR_DOMAIN_XML_INACTIVE, VIR_DOMAIN_XML_MIGRATABLE, VIR_DOMAIN_XML_SECURE,
+    VIR_DOMAIN_AFFECT_CONFIG, VIR_DOMAIN_UNDEFINE_KEEP_NVRAM, VIR_DOMAIN_XML_INACTIVE, VIR_DOMAIN_XML_MIGRATABLE,
+    VIR_DOMAIN_XML_SECURE,
 };
 
 use super::{call, ffi};
@@ -201,6 +202,12 @@ fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<So
     let path = PathBuf::from(path);
     let is_block = std::fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_block_device());
     Ok(if is_block { Source::Block(path) } else { Source::File(path) })
+}
+
+/// Not by a whole definition: one that was read before another program changed it would take that change back.
+pub(super) fn define_disk(handle: &Handle, domain: &DomainRef, disk: &str) -> Result<(), Error> {
+    let updated = handle.update_device_flags(disk, VIR_DOMAIN_AFFECT_CONFIG);
+    updated.map(drop).map_err(|source| call(domain, "put a disk of its definition right", source))
 }
 
 pub(super) fn define(connection: &Connect, xml: &str) -> Result<DomainRef, Error> {

@@ -228,11 +228,14 @@ impl Hypervisor for Libvirt {
         step(Step::PullEnded, domain)
     }
 
+    fn define_disk(&self, domain: &DomainRef, disk: &str) -> Result<(), Error> {
+        step(Step::DefinitionWrite, domain)?;
+        definition::define_disk(&self.handle(domain)?, domain, disk)?;
+        step(Step::DefinitionWritten, domain)
+    }
+
     fn define(&self, xml: &str) -> Result<DomainRef, Error> {
-        let unknown = DomainRef { name: "domain".to_owned(), uuid: uuid::Uuid::nil() };
-        step(Step::DefinitionWrite, &unknown)?;
-        let defined = definition::define(&self.connection()?, xml)?;
-        step(Step::DefinitionWritten, &defined).map(|()| defined)
+        definition::define(&self.connection()?, xml)
     }
 
     fn try_define(&self, xml: &str) -> Result<(), Error> {

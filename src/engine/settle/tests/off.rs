@@ -11,13 +11,13 @@ fn what_the_guest_wrote_is_in_the_base_and_the_definition_names_it() {
     let mut bench = off(true);
     let (dir, overlay) = (bench.dir.path().to_owned(), bench.overlay.path.clone());
     bench.fake.when(move |call, _, _| {
-        assert!(call != "define" || noted(&dir) == Some(Settling::Committing) && overlay.exists());
+        assert!(call != "define_disk" || noted(&dir) == Some(Settling::Committing) && overlay.exists());
         None
     });
     bench.settle().unwrap();
     assert!(bench.is_in_base() && !bench.overlay.path.exists());
     assert_eq!(bench.defined(), bench.chain(&["base.qcow2"]));
-    assert_eq!(bench.acts(), ["off_kind", "off_kind", "define"]);
+    assert_eq!(bench.acts(), ["off_kind", "off_kind", "define_disk"]);
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn on_the_base_an_overlay_goes_if_we_moved_it_or_nothing_is_in_it() {
         } else {
             assert!(bench.refused().contains("names the base, but the overlay"));
         }
-        assert!(!bench.is_in_base() && !bench.fake.calls().contains(&"define".to_owned()));
+        assert!(!bench.is_in_base() && !bench.fake.calls().contains(&"define_disk".to_owned()));
     }
 }
 
@@ -77,7 +77,7 @@ fn a_chain_that_somebody_changed_is_left_alone() {
         let mut bench = off(false).noted_before(before);
         bench.put_on(&["theirs", OVER]);
         assert!(bench.refused().contains("theirs over the overlay"));
-        assert!(!bench.fake.calls().contains(&"define".to_owned()));
+        assert!(!bench.fake.calls().contains(&"define_disk".to_owned()));
     }
 }
 
@@ -121,7 +121,7 @@ fn a_definition_that_somebody_changes_meanwhile_keeps_the_overlay() {
 fn a_guest_that_is_started_on_the_overlay_meanwhile_is_moved_while_it_runs() {
     let mut bench = off(true);
     bench.fake.when(|call, _, guest| {
-        if call == "define" {
+        if call == "define_disk" {
             guest.live = guest.defined.clone();
             guest.state = DomainState::Running;
         }

@@ -177,7 +177,7 @@ fn a_definition_that_did_not_follow_is_put_right_before_the_overlay_goes() {
             if call == "describe" && (number == 2 || number > 2 && stubborn) {
                 guest.defined.insert("vda".to_owned(), old.clone());
             }
-            assert!(call != "define" || overlay.exists());
+            assert!(call != "define_disk" || overlay.exists());
             None
         });
         if stubborn {
@@ -187,7 +187,7 @@ fn a_definition_that_did_not_follow_is_put_right_before_the_overlay_goes() {
             assert!(!bench.overlay.path.exists());
             assert_eq!(bench.defined(), bench.chain(&["base.qcow2"]));
         }
-        assert!(bench.fake.calls().contains(&"define".to_owned()));
+        assert!(bench.fake.calls().contains(&"define_disk".to_owned()));
     }
 }
 
