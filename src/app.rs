@@ -16,11 +16,11 @@ use crate::metrics;
 use crate::model::Listen;
 use crate::report::ExitCode;
 use crate::store::Store;
-use crate::sys::lock::{self, Lock, Refused};
+use crate::sys::lock::{self, Lock};
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 use crate::sys::step::{self, Step};
-use crate::sys::trust;
+use crate::sys::trust::{self, Refused};
 use crate::sys::{durable, host};
 
 pub mod mail;
@@ -91,7 +91,7 @@ impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Config(_) => None,
+            Error::Config(errors) => errors.hint.as_deref().map(str::to_owned),
             Error::Locked { .. } => {
                 Some("wait for it, or look what it does; a lock ends with its process, it is never stale".into())
             }
@@ -114,10 +114,29 @@ fn hypervisor_code(error: &hypervisor::Error) -> u8 {
     }
 }
 
-/// Reads this host's settings.
+/// Reads this host's settings. They name programs to run and files to write, so only a trusted user may change them.
 pub fn settings(global: &Global) -> Result<Settings, Error> {
     let host = global.host.clone().unwrap_or_else(host::short_name);
+    if let Err(refused @ Refused::Untrusted { .. }) = trust::input(&global.config) {
+        return Err(untrusted(&global.config, format!("is not trusted: {refused}"), refused.hint()).into());
+    }
     Ok(config::load(&global.config, &host)?)
+}
+
+/// The same for a run, which also refuses to be mailed by a program or with a password that another user could change.
+pub fn settings_of_run(global: &Global) -> Result<Settings, Error> {
+    let settings = settings(global)?;
+    let Some(error) = settings.mail.as_ref().and_then(|mail| crate::mail::untrusted(mail).into_iter().next()) else {
+        return Ok(settings);
+    };
+    let mut errors = untrusted(&global.config, format!("`mail`: {}", engine::chain(&error)), error.hint());
+    let textfile = settings.metrics.textfile;
+    errors.salvaged = config::Salvaged { state_dir: Some(settings.state_dir), textfile, mail: None };
+    Err(errors.into())
+}
+
+fn untrusted(path: &Path, message: String, hint: Option<String>) -> config::Errors {
+    config::Errors { hint: hint.map(Into::into), ..config::Errors::one(path, config::Problem::of_file(None, message)) }
 }
 
 /// The files and folders that this program obeys or writes to: its own folders, its configuration, and the files named there.
@@ -144,16 +163,21 @@ pub fn store(settings: &Settings) -> Result<Store, Error> {
 pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
     let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
     folder.map_err(engine::Error::file("create the folder", state_dir))?;
-    // Recovery removes the files that the journal names, so only root may write here.
-    let trusted = trust::folder(state_dir);
-    trusted.map_err(|source| engine::Error::Untrusted { what: "the state folder", source })?;
+    trusted_state(state_dir)?;
     let path = state_dir.join("lock");
-    step::reached(Step::RunLock).map_err(Refused::Io).and_then(|()| lock::take(&path)).map_err(
-        |refused| match refused {
-            Refused::Held(holder) => Error::Locked { path, holder },
-            Refused::Io(source) => engine::Error::file("lock", &path)(source).into(),
-        },
-    )
+    step::reached(Step::RunLock).map_err(lock::Refused::Io).and_then(|()| lock::take(&path)).map_err(|refused| {
+        match refused {
+            lock::Refused::Held(holder) => Error::Locked { path, holder },
+            lock::Refused::Io(source) => engine::Error::file("lock", &path)(source).into(),
+        }
+    })
+}
+
+/// Refuses a state folder that another user can change: recovery removes files that the journal names, the ledger names the
+/// textfile, and `mail.json` a program.
+fn trusted_state(state_dir: &Path) -> Result<(), Error> {
+    let trusted = trust::folder(state_dir);
+    Ok(trusted.map_err(|source| engine::Error::Untrusted { what: "the state folder", source })?)
 }
 
 /// Opens the journal of a state folder.

@@ -49,6 +49,7 @@ pub fn config_failed(errors: &config::Errors, change: impl FnOnce(&mut Ledger)) 
     let salvaged = &errors.salvaged;
     let state_dir = salvaged.state_dir.as_deref().unwrap_or(Path::new(config::STATE_DIR));
     if Ledger::exists(state_dir) {
+        super::trusted_state(state_dir)?;
         let ledger = ledger::update(state_dir, change)?;
         let textfile = salvaged.textfile.as_ref().or(ledger.textfile.as_ref());
         return Ok(textfile.map_or(Ok(()), |path| metrics::publish(state_dir, path))?);

@@ -21,7 +21,7 @@ use crate::sys::step::{self, Step};
 use crate::sys::{durable, host};
 
 pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
-    let settings = app::settings(global).inspect_err(|error| {
+    let settings = app::settings_of_run(global).inspect_err(|error| {
         if let app::Error::Config(errors) = error
             && !words.options.dry_run
         {

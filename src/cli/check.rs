@@ -49,7 +49,8 @@ pub(super) fn run(global: &Global, words: &Check) -> Result<u8, app::Error> {
 fn unreadable(global: &Global, words: &Check, error: &app::Error) -> Result<u8, app::Error> {
     let about = format!("configuration {}", global.config.display());
     let mut finding = problem(&about, error);
-    let start = is_blank(&global.config).then(|| {
+    let is_trusted = finding.failure.hint.is_none();
+    let start = (is_trusted && is_blank(&global.config)).then(|| {
         let name = global.host.clone().unwrap_or_else(host::short_name);
         finding.failure.hint = Some(format!("write it; a short one is: {}", example(&name).replace('\n', " | ")));
         example(&name)
@@ -57,7 +58,8 @@ fn unreadable(global: &Global, words: &Check, error: &app::Error) -> Result<u8, 
     if words.json {
         show(&[finding], words)?;
     } else {
-        eprintln!("kvmbackup: {}", finding.failure.message);
+        let hint = finding.failure.hint.filter(|_| start.is_none());
+        super::print_failure(&Failure { message: finding.failure.message, hint });
         if let Some(start) = start {
             print(&format!("To begin with, write this into {}:\n\n{start}", global.config.display()));
             print(

@@ -27,6 +27,8 @@ pub struct Errors {
     pub file: PathBuf,
     /// Never empty.
     pub problems: Vec<Problem>,
+    /// What the operator can type, where the file itself is the problem.
+    pub hint: Option<Box<str>>,
     /// What could be read all the same.
     pub salvaged: Salvaged,
 }
@@ -78,14 +80,14 @@ impl fmt::Display for Problem {
 
 impl Errors {
     /// A single problem, of which nothing could be salvaged.
-    pub(super) fn one(file: &Path, problem: Problem) -> Errors {
-        Errors { file: file.to_owned(), problems: vec![problem], salvaged: Salvaged::default() }
+    pub fn one(file: &Path, problem: Problem) -> Errors {
+        Errors { file: file.to_owned(), problems: vec![problem], hint: None, salvaged: Salvaged::default() }
     }
 }
 
 impl Problem {
     /// A problem of the whole file, or of one line of it where no key is known.
-    pub(super) fn of_file(line: Option<usize>, message: impl Into<String>) -> Problem {
+    pub fn of_file(line: Option<usize>, message: impl Into<String>) -> Problem {
         Problem { line, key: String::new(), message: message.into(), valid: None, nearest: None }
     }
 }
@@ -113,7 +115,7 @@ impl Problems {
         self.0.sort_by_key(|problem| problem.line);
         // What a level says counts for several entries below it, and is wrong once.
         self.0.dedup();
-        Err(Errors { file: file.to_owned(), problems: self.0, salvaged })
+        Err(Errors { file: file.to_owned(), problems: self.0, hint: None, salvaged })
     }
 }
 

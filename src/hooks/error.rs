@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::sys::trust;
+
 /// A hook could not be run, or what it left behind cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -23,7 +25,7 @@ pub enum Error {
         /// The file, or the folder it lies in.
         path: PathBuf,
         /// What is wrong with it.
-        what: &'static str,
+        what: trust::Wrong,
     },
     /// The program cannot be started.
     #[error("cannot start {program}")]
@@ -81,9 +83,7 @@ impl Error {
         let hint = match self {
             Error::Empty | Error::Wait { .. } | Error::Read { .. } | Error::Answer { .. } => return None,
             Error::Look { .. } => "`command` begins with the absolute path of a program on this host".to_owned(),
-            Error::Untrusted { path, .. } => {
-                format!("a hook, and the folder it lies in, may be changed by root alone; see: ls -ld {}", path.display())
-            }
+            Error::Untrusted { path, what } => what.hint(path),
             Error::Start { .. } => "does its first line name an interpreter that is there?".to_owned(),
             Error::Artifact { .. } => {
                 "leave regular files only, at most 64 of 1 MiB each, named by letters, digits, dots, dashes and underscores"

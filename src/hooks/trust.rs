@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::fs::Access;
 
 use super::Error;
-use crate::sys::trust::{self, Refused};
+use crate::sys::trust::{self, Refused, Wrong};
 
 /// Refuses a program that another user could change, because kvmbackup runs it, often as root. It must be the absolute path of
 /// an executable that passes [`trust::file`].
@@ -18,7 +18,7 @@ pub fn check_file(path: &Path) -> Result<(), Error> {
         Refused::Look { path, source } => Error::Look { path, source },
     })?;
     if rustix::fs::access(path, Access::EXEC_OK).is_err() {
-        return Err(Error::Untrusted { path: path.to_owned(), what: "it is not executable" });
+        return Err(Error::Untrusted { path: path.to_owned(), what: Wrong::NotExecutable });
     }
     Ok(())
 }
@@ -35,11 +35,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hook");
         fs::write(&path, "#!/bin/sh\n").unwrap();
-        for (mode, wrong) in [
-            (0o755, None),
-            (0o644, Some("it is not executable")),
-            (0o775, Some("it is writable by its group or by others")),
-        ] {
+        for (mode, wrong) in [(0o755, None), (0o644, Some(Wrong::NotExecutable)), (0o775, Some(Wrong::Writable))] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             match (check_file(&path), wrong) {
                 (Ok(()), None) => {}

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::sys::trust::Refused;
+
 /// Why a mail could not be made or sent.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -35,6 +37,14 @@ pub enum Error {
         program: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// Another user could change what a mail is sent by.
+    #[error("{what} is not trusted")]
+    Untrusted {
+        /// What it is.
+        what: &'static str,
+        /// What is wrong.
+        source: Refused,
     },
     /// The local program refused the mail.
     #[error("{} refused the mail ({how})", program.display())]
@@ -134,6 +144,7 @@ impl Error {
             }
             Error::Sender(_) => format!("name the sender, user@domain, by `mail.from`; {again}"),
             Error::Recipient { .. } => format!("correct or remove it in `mail.to`; {again}"),
+            Error::Untrusted { source, .. } => return source.hint(),
             Error::Sendmail { .. } => {
                 format!("install a mail transport agent, or name a server by `mail.smtp`; {again}")
             }

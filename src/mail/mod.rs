@@ -17,7 +17,7 @@ pub use decide::{Gist, gist, is_due, late};
 pub use error::Error;
 pub use message::message;
 pub use secret::is_open;
-pub use send::{reach, send, way};
+pub use send::{reach, send, untrusted, way};
 pub use smtp::Trouble;
 pub use spool::Spool;
 pub use subject::{subject, test_subject};

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Error;
 use crate::config::Secret;
@@ -16,8 +16,8 @@ pub(super) fn read(secret: &Secret) -> Result<String, Error> {
             let value = std::env::var(name).map_err(|_| io::Error::new(io::ErrorKind::NotFound, "it is not set"));
             (format!("the variable {name}"), value)
         }
-        Secret::Credential(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
-            Some(folder) => file(&Path::new(&folder).join(name)),
+        Secret::Credential(name) => match file_of(secret) {
+            Some(path) => file(&path),
             None => {
                 let error = io::Error::new(io::ErrorKind::NotFound, "systemd gives this process no credentials");
                 (format!("the credential {name}"), Err(error))
@@ -30,6 +30,15 @@ pub(super) fn read(secret: &Secret) -> Result<String, Error> {
         line => line,
     }
     .map_err(|source| Error::Secret { place, source })
+}
+
+/// The file of a secret, if it is in one.
+pub(super) fn file_of(secret: &Secret) -> Option<PathBuf> {
+    match secret {
+        Secret::File(path) => Some(path.clone()),
+        Secret::Credential(name) => Some(PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(name)),
+        Secret::Env(_) => None,
+    }
 }
 
 /// Whether others than its owner may read the file of a secret. What is no file, or is not there, they may not.

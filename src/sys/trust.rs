@@ -23,7 +23,7 @@ pub enum Refused {
         /// The file or folder on the way to it, or itself.
         path: PathBuf,
         /// What is wrong.
-        what: &'static str,
+        what: Wrong,
     },
     /// It cannot be looked at.
     #[error("cannot look at {}", .path.display())]
@@ -35,16 +35,56 @@ pub enum Refused {
     },
 }
 
+/// What is wrong with a file, a folder or a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each says itself")]
+pub enum Wrong {
+    #[error("its path is not absolute")]
+    Relative,
+    #[error("it is a link without end")]
+    Endless,
+    #[error("it is not a regular file")]
+    NoFile,
+    #[error("it is not a folder")]
+    NoFolder,
+    #[error("it is not executable")]
+    NotExecutable,
+    #[error("it is owned by another user")]
+    Owned,
+    #[error("it is writable by its group or by others")]
+    Writable,
+    #[error("the folder is owned by another user")]
+    FolderOwned,
+    #[error("the folder is writable by its group or by others")]
+    FolderWritable,
+}
+
 impl Refused {
     /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Refused::Untrusted { path, .. } => Some(format!(
-                "allow only root to change it (see: ls -ld '{}'), or choose another place",
-                path.display()
-            )),
+            Refused::Untrusted { path, what } => Some(what.hint(path)),
             Refused::Look { .. } => None,
         }
+    }
+}
+
+impl Wrong {
+    /// What the operator can type.
+    pub fn hint(self, path: &Path) -> String {
+        let command = match self {
+            Wrong::Relative => return "write its absolute path".to_owned(),
+            Wrong::Endless | Wrong::NoFile | Wrong::NoFolder => "see what it is: ls -ld",
+            Wrong::NotExecutable => "make it executable: chmod a+x",
+            Wrong::Owned => "give it to root: chown -h root",
+            Wrong::Writable => "allow only its owner to change it: chmod go-w",
+            Wrong::FolderOwned => "choose a place in folders of root, or give the folder to root: chown root",
+            Wrong::FolderWritable => {
+                "choose a place that only root can change, or allow only its owner to change the folder: chmod go-w"
+            }
+        };
+        let path = path.to_string_lossy().replace('\'', r"'\''");
+        format!("{command} '{path}'")
     }
 }
 
@@ -55,12 +95,41 @@ impl Refused {
 pub fn file(path: &Path) -> Result<(), Refused> {
     let (real, found) = walk(path)?;
     if !found.is_file() {
-        return untrusted(&real, "it is not a regular file");
+        return untrusted(&real, Wrong::NoFile);
     }
     if found.mode() & WRITABLE_BY_OTHERS != 0 {
-        return untrusted(&real, "it is writable by its group or by others");
+        return untrusted(&real, Wrong::Writable);
     }
     Ok(())
+}
+
+/// Input that only a trusted user can write, in folders that only trusted users can change: a file or a pipe. What this process was
+/// given open (`/dev/stdin`, `<(…)`) cannot be replaced by another user and is trusted.
+///
+/// # Errors
+/// As [`file()`] has them.
+pub fn input(path: &Path) -> Result<(), Refused> {
+    let path = std::path::absolute(path).map_err(look(path))?;
+    if is_descriptor(&path) {
+        return Ok(());
+    }
+    let (real, found) = walk(&path)?;
+    if found.mode() & WRITABLE_BY_OTHERS != 0 {
+        return untrusted(&real, Wrong::Writable);
+    }
+    Ok(())
+}
+
+/// Whether a path of `/dev` or `/proc` names a file descriptor of this process.
+fn is_descriptor(path: &Path) -> bool {
+    let own = fs::canonicalize("/proc/self/fd");
+    let link = match fs::read_link(path) {
+        // As /dev/stdin does.
+        Ok(target) if path.starts_with("/dev") => target,
+        _ => path.to_owned(),
+    };
+    let folder = link.parent().map(fs::canonicalize);
+    matches!((own, folder), (Ok(own), Some(Ok(folder))) if own == folder)
 }
 
 /// A folder that only a trusted user can write, in folders that only trusted users can change.
@@ -70,10 +139,10 @@ pub fn file(path: &Path) -> Result<(), Refused> {
 pub fn folder(path: &Path) -> Result<(), Refused> {
     let (real, found) = walk(path)?;
     if !found.is_dir() {
-        return untrusted(&real, "it is not a folder");
+        return untrusted(&real, Wrong::NoFolder);
     }
     if found.mode() & WRITABLE_BY_OTHERS != 0 {
-        return untrusted(&real, "the folder is writable by its group or by others");
+        return untrusted(&real, Wrong::FolderWritable);
     }
     Ok(())
 }
@@ -97,7 +166,7 @@ pub fn future_folder(path: &Path) -> Result<(), Refused> {
 /// Follows a path as the kernel does, checking every folder and link on the way, and the owner of the result.
 fn walk(path: &Path) -> Result<(PathBuf, Metadata), Refused> {
     if !path.is_absolute() {
-        return untrusted(path, "its path is not absolute");
+        return untrusted(path, Wrong::Relative);
     }
     let mut rest: VecDeque<OsString> = parts(path);
     let mut at = PathBuf::from("/");
@@ -118,10 +187,10 @@ fn walk(path: &Path) -> Result<(PathBuf, Metadata), Refused> {
         }
         links += 1;
         if links > MAX_LINKS {
-            return untrusted(path, "it is a link without end");
+            return untrusted(path, Wrong::Endless);
         }
         if !owner::is_trusted(status.uid()) {
-            return untrusted(&next, "it is owned by another user");
+            return untrusted(&next, Wrong::Owned);
         }
         let target = fs::read_link(&next).map_err(look(&next))?;
         for part in parts(&target).into_iter().rev() {
@@ -133,7 +202,7 @@ fn walk(path: &Path) -> Result<(PathBuf, Metadata), Refused> {
         }
     }
     if !owner::is_trusted(found.uid()) {
-        return untrusted(&at, "it is owned by another user");
+        return untrusted(&at, Wrong::Owned);
     }
     Ok((at, found))
 }
@@ -150,10 +219,10 @@ fn parts(path: &Path) -> VecDeque<OsString> {
 /// Fails if another user could replace a trusted file in this folder.
 fn check_folder(path: &Path, found: &Metadata) -> Result<(), Refused> {
     if !owner::is_trusted(found.uid()) {
-        return untrusted(path, "the folder is owned by another user");
+        return untrusted(path, Wrong::FolderOwned);
     }
     if found.mode() & WRITABLE_BY_OTHERS != 0 && found.mode() & STICKY == 0 {
-        return untrusted(path, "the folder is writable by its group or by others");
+        return untrusted(path, Wrong::FolderWritable);
     }
     Ok(())
 }
@@ -163,112 +232,9 @@ fn look(path: &Path) -> impl FnOnce(io::Error) -> Refused {
     |source| Refused::Look { path, source }
 }
 
-fn untrusted<T>(path: &Path, what: &'static str) -> Result<T, Refused> {
+fn untrusted<T>(path: &Path, what: Wrong) -> Result<T, Refused> {
     Err(Refused::Untrusted { path: path.to_owned(), what })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs::Permissions;
-    use std::os::unix::fs::{PermissionsExt, chown, symlink};
-
-    use super::*;
-
-    /// A folder with a file in it, of these modes.
-    fn made(folder_mode: u32, mode: u32) -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        fs::write(&path, "").unwrap();
-        set(&path, mode);
-        set(folder.path(), folder_mode);
-        (folder, path)
-    }
-
-    fn set(path: &Path, mode: u32) {
-        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
-    }
-
-    fn refusal(judged: Result<(), Refused>) -> &'static str {
-        match judged {
-            Err(Refused::Untrusted { what, .. }) => what,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    const OTHERS: &str = "the folder is writable by its group or by others";
-
-    #[test]
-    fn what_only_its_owner_can_change_is_trusted() {
-        for (folder_mode, mode) in [(0o755, 0o755), (0o700, 0o500), (0o1777, 0o644)] {
-            let (_folder, path) = made(folder_mode, mode);
-            file(&path).unwrap();
-        }
-        // On Debian /bin is itself a link.
-        file(Path::new("/bin/sh")).unwrap();
-        let (directory, _) = made(0o755, 0o644);
-        folder(directory.path()).unwrap();
-    }
-
-    #[test]
-    fn every_folder_above_counts() {
-        for mode in [0o775, 0o757] {
-            let (above, _) = made(0o755, 0o644);
-            fs::create_dir_all(above.path().join("a/b")).unwrap();
-            let path = above.path().join("a/b/file");
-            fs::write(&path, "").unwrap();
-            file(&path).unwrap();
-            set(above.path(), mode);
-            assert_eq!(refusal(file(&path)), OTHERS);
-            assert_eq!(refusal(folder(path.parent().unwrap())), OTHERS);
-            assert_eq!(refusal(future_folder(&above.path().join("new/one"))), OTHERS);
-        }
-        let (sticky, _) = made(0o1777, 0o644);
-        future_folder(&sticky.path().join("new/one")).unwrap();
-        assert_eq!(refusal(future_folder(sticky.path())), OTHERS, "others can make files in it");
-    }
-
-    #[test]
-    fn a_link_is_as_good_as_every_step_of_its_way() {
-        let (good, _) = made(0o755, 0o755);
-        let (bad, _) = made(0o777, 0o755);
-        let links = tempfile::tempdir().unwrap();
-        let link = |name: &str, to: &Path| {
-            let path = links.path().join(name);
-            symlink(to, &path).unwrap();
-            path
-        };
-        link("direct", &good.path().join("file"));
-        file(&link("relative", Path::new("direct"))).unwrap();
-        let far = link("far", &link("near", &bad.path().join("file")));
-        assert_eq!(refusal(file(&far)), OTHERS);
-        let through = link("folder", bad.path());
-        assert_eq!(refusal(file(&through.join("file"))), OTHERS);
-        assert_eq!(refusal(file(&link("circle", Path::new("circle")))), "it is a link without end");
-    }
-
-    #[test]
-    fn what_it_has_to_be_is_told() {
-        let (directory, path) = made(0o755, 0o666);
-        assert_eq!(refusal(file(&path)), "it is writable by its group or by others");
-        assert_eq!(refusal(file(directory.path())), "it is not a regular file");
-        assert_eq!(refusal(folder(&path)), "it is not a folder");
-        assert_eq!(refusal(file(Path::new("bin/sh"))), "its path is not absolute");
-        assert!(matches!(file(&directory.path().join("none")), Err(Refused::Look { .. })));
-    }
-
-    #[test]
-    fn another_users_is_not_trusted_by_root() {
-        if !rustix::process::geteuid().is_root() {
-            return; // only root can give a file away
-        }
-        let (directory, path) = made(0o755, 0o755);
-        let link = directory.path().join("link");
-        symlink("/bin/sh", &link).unwrap();
-        std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
-        assert_eq!(refusal(file(&link)), "it is owned by another user");
-        chown(&path, Some(65534), None).unwrap();
-        assert_eq!(refusal(file(&path)), "it is owned by another user");
-        chown(directory.path(), Some(65534), None).unwrap();
-        assert_eq!(refusal(file(&path)), "the folder is owned by another user");
-    }
-}
+mod tests;

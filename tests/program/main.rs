@@ -57,3 +57,4 @@ mod secrets;
 mod security;
 mod status_page;
 mod target_files;
+mod trust;

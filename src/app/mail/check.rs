@@ -11,9 +11,17 @@ use crate::mail::{self, Error, Spool};
 use crate::model::Failure;
 use crate::sys::host::node_name;
 
-/// Looks at files alone: at the templates.
+/// Looks at files alone: who could change them, and at the templates.
 pub fn offline(settings: &Settings) -> Vec<Finding> {
-    let Some(templates) = settings.mail.as_ref().and_then(|mail| mail.templates.as_deref()) else { return Vec::new() };
+    let Some(mail) = &settings.mail else { return Vec::new() };
+    let untrusted = mail::untrusted(mail);
+    let mut findings: Vec<_> = untrusted.iter().map(|error| problem("mail".to_owned(), error)).collect();
+    findings.extend(of_templates(mail));
+    findings
+}
+
+fn of_templates(mail: &Mail) -> Vec<Finding> {
+    let Some(templates) = mail.templates.as_deref() else { return Vec::new() };
     let about = format!("mail templates {}", templates.display());
     let hint = "begin with those of kvmbackup, see docs/mail.md, Templates";
     if let Err(error) = std::fs::read_dir(templates) {
@@ -33,7 +41,12 @@ pub fn offline(settings: &Settings) -> Vec<Finding> {
 pub fn host(settings: &Settings, send_test: bool) -> Vec<Finding> {
     let Some(mail) = &settings.mail else { return vec![none(send_test)] };
     let mut findings: Vec<Finding> = open_password(mail).into_iter().collect();
-    findings.push(if send_test { tried(settings, mail) } else { reached(mail) });
+    match send_test {
+        true => findings.push(tried(settings, mail)),
+        false if mail::untrusted(mail).is_empty() => findings.push(reached(mail)),
+        // Already reported.
+        false => {}
+    }
     findings.extend(waiting(settings));
     findings
 }

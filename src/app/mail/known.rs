@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use crate::config::{self, Mail, Settings};
 use crate::mail;
-use crate::sys::durable;
+use crate::sys::{durable, trust};
 
 /// Keeps how this run is mailed; nothing is kept where none is wanted.
 ///
@@ -27,7 +27,8 @@ pub fn remember(settings: &Settings) -> Result<(), Error> {
 /// How runs were mailed before the configuration went wrong. What cannot be read is as if it were not there.
 pub fn recall(errors: &config::Errors) -> Option<Mail> {
     let path = file(super::state_dir(errors));
-    let read = std::fs::read(&path).and_then(|json| Ok(serde_json::from_slice(&json)?));
+    let trusted = trust::file(&path).map_err(io::Error::other);
+    let read = trusted.and_then(|()| std::fs::read(&path)).and_then(|json| Ok(serde_json::from_slice(&json)?));
     let log = |error: io::Error| tracing::info!(path = %path.display(), %error, "no way of mails is known");
     read.map_err(log).ok()
 }
