@@ -51,7 +51,7 @@ fn host(mail: &str) -> Host {
     }
     let templates = host.path("mail").display().to_string();
     host.configure(
-        &format!("mail: {{to: root, when: always, {mail}, templates: {templates}}}"),
+        &format!("mail: {{to: root@example.org, when: always, {mail}, templates: {templates}}}"),
         "{\"*\": {day_of_week: daily}}",
     );
     host
@@ -95,7 +95,7 @@ fn whatever_lies_in_the_place_of_a_file_of_ours_is_named_and_neither_waited_for_
 
 #[test]
 fn a_password_that_is_no_file_is_not_waited_for() {
-    let host = host("smtp: {host: 127.0.0.1, port: 1, username: u, password_file: /PATH}");
+    let host = host("from: root@example.org, smtp: {host: 127.0.0.1, port: 1, username: u, password_file: /PATH}");
     let path = host.path("password");
     let config = fs::read_to_string(host.path("config.yml")).unwrap();
     host.write_config(&config.replace("/PATH", path.to_str().unwrap()));
