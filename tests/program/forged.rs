@@ -176,9 +176,9 @@ fn an_image_goes_where_this_host_keeps_images_and_nothing_is_written_unseen() {
             [host.path("images"), host.path("images/fine-vda.qcow2")]
         );
         let script =
-            "echo >/etc/cron.d/x; echo >/dev/shm/x; echo >/opt/x; rm /opt/x; chmod 700 /usr/local; rm /etc/hostname";
+            "echo >/etc/cron.d/x; echo >/dev/shm/x; echo >/opt/x; rm /opt/x; chmod 700 /usr/local; rm /etc/passwd";
         host.finish(machine.command(host, "sh").args(["-ec", script])).ends(0);
-        let seen = ["/dev/shm/x", "/etc/cron.d/x", "/etc/hostname", "/opt", "/usr/local"].map(PathBuf::from);
+        let seen = ["/dev/shm/x", "/etc/cron.d/x", "/etc/passwd", "/opt", "/usr/local"].map(PathBuf::from);
         let written = machine.written(|path| path.starts_with(host.path("")));
         assert!(seen.iter().all(|path| written.contains(path)), "{written:?}");
         assert!(!Path::new("/etc/cron.d/x").exists());
