@@ -46,6 +46,7 @@ mod layers;
 mod mail;
 mod mail_ways;
 mod mail_when;
+mod output;
 mod packages;
 mod page_cache;
 mod reliability;
