@@ -64,14 +64,14 @@ fn state_dir(errors: &config::Errors) -> &Path {
 /// A mail that is ready to leave.
 #[derive(Debug)]
 pub struct Ready {
-    message: lettre::Message,
+    bytes: Vec<u8>,
     complaints: Vec<String>,
 }
 
 impl Ready {
     /// The mail as it leaves, RFC 5322.
-    pub fn bytes(&self) -> Vec<u8> {
-        self.message.formatted()
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -92,30 +92,35 @@ fn try_mail(source: Source<'_>, report: &RunReport, code: u8) -> Result<Told, Er
     if !mail::is_due(source.mail.when, &gist, &ledger.mailed, now) {
         let untold = Untold { time: report.started, status: gist.status, subject: mail::subject(&report.host, &gist) };
         keep(source, |ledger| ledger.mailed.leave(untold))?;
-        let Flushed { refused, stuck } = flush(source);
-        let errors = refused.map(Error::from).into_iter().chain(stuck).collect();
+        let Flushed { refused, stuck, partly } = flush(source);
+        let errors = refused.into_iter().chain(partly).map(Error::from).chain(stuck).collect();
         return Ok(Told { settled: true, complaints: Vec::new(), errors });
     }
     let ready = make(source, report, code)?;
-    let Flushed { refused, stuck } = flush(source);
+    // Who is refused now and was refused then is told once.
+    let Flushed { refused, stuck, partly: _ } = flush(source);
     let sent = stuck.map_or_else(|| deliver(source, &ready), Err);
     let kept = if sent.is_err() { spool(source, &ready) } else { Ok(()) };
     keep(source, |ledger| {
-        ledger.delivered(source.channel(), sent.as_ref().map(|()| Utc::now()).map_err(|_| ()));
+        ledger.delivered(source.channel(), sent.as_ref().map(|_| Utc::now()).map_err(|_| ()));
         ledger.mailed.told(gist.status, &gist.names, Utc::now());
     })?;
     kept?;
     let settled = sent.is_ok();
-    let errors = refused.map(Error::from).into_iter().chain(sent.err()).collect();
+    let of_this = match sent {
+        Ok(some) => some.into_iter().map(Error::from).collect(),
+        Err(error) => vec![error],
+    };
+    let errors = refused.map(Error::from).into_iter().chain(of_this).collect();
     Ok(Told { settled, complaints: ready.complaints, errors })
 }
 
-/// Sends the mail of a run now, due or not.
-pub fn send(source: Source<'_>, report: &RunReport, code: u8) -> Result<Vec<String>, Error> {
+/// Sends the mail of a run now, due or not. What is wrong with templates, and which recipients were refused.
+pub fn send(source: Source<'_>, report: &RunReport, code: u8) -> Result<(Vec<String>, Vec<mail::Error>), Error> {
     let ready = make(source, report, code)?;
     let sent = deliver(source, &ready);
-    keep(source, |ledger| ledger.delivered(source.channel(), sent.as_ref().map(|()| Utc::now()).map_err(|_| ())))?;
-    sent.map(|()| ready.complaints)
+    keep(source, |ledger| ledger.delivered(source.channel(), sent.as_ref().map(|_| Utc::now()).map_err(|_| ())))?;
+    sent.map(|refused| (ready.complaints, refused))
 }
 
 /// The mail of a run.
@@ -132,8 +137,8 @@ pub fn make(source: Source<'_>, report: &RunReport, code: u8) -> Result<Ready, E
     let (own, subject) = (gist.status, mail::subject(&report.host, &gist));
     let worse = untold.iter().filter(|run| is_digest && run.status > own).max_by_key(|run| run.status);
     let (status, subject) = worse.map_or((own, subject), |run| (run.status, run.subject.clone()));
-    let message = mail::message(source.mail, report.run_id, status.word(), &subject, bodies.text, bodies.html)?;
-    Ok(Ready { message, complaints: bodies.complaints })
+    let bytes = mail::message(source.mail, report.run_id, status.word(), &subject, bodies.text, bodies.html)?;
+    Ok(Ready { bytes, complaints: bodies.complaints })
 }
 
 /// The HTML of a report.
@@ -161,9 +166,10 @@ fn may_send() -> Result<(), Error> {
         .map_err(|error| engine::Error::Other { message: error.to_string(), hint: None })?)
 }
 
-fn deliver(source: Source<'_>, ready: &Ready) -> Result<(), Error> {
+/// Those recipients that were refused while others were taken.
+fn deliver(source: Source<'_>, ready: &Ready) -> Result<Vec<mail::Error>, Error> {
     may_send()?;
-    Ok(mail::send(source.mail, ready.message.envelope(), &ready.bytes())?)
+    Ok(mail::send(source.mail, ready.bytes())?)
 }
 
 /// Keeps a mail for the next run, where there is a state folder.
@@ -171,7 +177,7 @@ fn spool(source: Source<'_>, ready: &Ready) -> Result<(), Error> {
     if !source.state_dir.is_dir() {
         return Ok(());
     }
-    Ok(Spool::of(source.state_dir).put(&ready.bytes())?)
+    Ok(Spool::of(source.state_dir).put(ready.bytes())?)
 }
 
 /// What became of the mails that waited.
@@ -181,6 +187,8 @@ struct Flushed {
     refused: Option<mail::Error>,
     /// Why one cannot be sent now; those behind it were not tried.
     stuck: Option<Error>,
+    /// The recipients that were refused while others were taken, of the last such mail.
+    partly: Vec<mail::Error>,
 }
 
 /// Sends what waits, oldest first, to those who get mail now. One that is refused for good is set aside, the first that cannot be
@@ -188,23 +196,25 @@ struct Flushed {
 fn flush(source: Source<'_>) -> Flushed {
     let mut flushed = Flushed::default();
     let mut refused = Vec::new();
-    flushed.stuck = try_flush(source, &mut refused).err();
+    flushed.stuck = try_flush(source, &mut refused, &mut flushed.partly).err();
     let count = refused.len();
     flushed.refused = refused.pop().map(|error| mail::Error::Dropped { count, source: Box::new(error) });
     flushed
 }
 
-fn try_flush(source: Source<'_>, refused: &mut Vec<mail::Error>) -> Result<(), Error> {
+fn try_flush(source: Source<'_>, refused: &mut Vec<mail::Error>, partly: &mut Vec<mail::Error>) -> Result<(), Error> {
     let spool = Spool::of(source.state_dir);
     let waiting = spool.waiting()?;
     if waiting.is_empty() {
         return Ok(());
     }
-    let envelope = mail::envelope(source.mail)?;
     for (at, path) in waiting.iter().enumerate() {
         may_send()?;
-        match mail::send(source.mail, &envelope, &spool.read(path)?) {
-            Ok(()) => spool.done(path)?,
+        match mail::send(source.mail, &spool.read(path)?) {
+            Ok(some) => {
+                spool.done(path)?;
+                *partly = some;
+            }
             // A server refuses a login for good, too: that says nothing of the mail.
             Err(error) if error.is_final() && mail::reach(source.mail).is_ok() => {
                 spool.refused(path)?;

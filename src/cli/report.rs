@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::args::{Global, Report, ReportFormat};
-use super::{print, print_failure, print_report};
+use super::{print, print_error, print_failure, print_report};
 use crate::app::mail;
 use crate::config::Settings;
 use crate::model::{Failure, RunReport};
@@ -21,13 +21,17 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
     if words.send {
         let last = parsed()?;
         let code = report::exit_code(&last);
-        let complaints = mail::send(source(&settings)?, &last, code)?;
+        let (complaints, refused) = mail::send(source(&settings)?, &last, code)?;
         complaints.into_iter().for_each(|message| print_failure(&Failure { message, hint: None }));
         print("the mail is on its way\n");
+        if !refused.is_empty() {
+            refused.into_iter().for_each(|error| print_error(&error.into()));
+            return Ok(report::ExitCode::Untidy.code());
+        }
     } else if let Some(path) = &words.render_to {
         let last = parsed()?;
         let ready = mail::make(source(&settings)?, &last, report::exit_code(&last))?;
-        write(path, &ready.bytes())?;
+        write(path, ready.bytes())?;
     } else {
         match words.format {
             ReportFormat::Json => print(&json),

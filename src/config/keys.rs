@@ -64,6 +64,7 @@ pub(super) const SMTP: &[&str] = &[
     "password_credential",
     "ca_file",
     "timeout",
+    "ehlo",
 ];
 /// The keys of an entry of `hooks`.
 pub(super) const HOOK: &[&str] = &[

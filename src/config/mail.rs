@@ -1,5 +1,6 @@
 //! Owns: the key `mail`: what it may say, how it is written, and its bounds. Must not: send anything, or read a secret.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// How runs are mailed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mail {
-    /// To whom: never empty. Each is an address, `Name <address>`, or the name of a user of this host.
+    /// To whom: never empty. Each is an address, `Name <address>`, or the name of a user of this host, which
+    /// only [`Transport::Sendmail`] knows.
     pub to: Vec<String>,
     /// From whom, in the same form; `None` is `root` of this host.
     pub from: Option<String>,
@@ -85,6 +87,9 @@ pub struct Smtp {
     pub ca_file: Option<PathBuf>,
     /// How long one answer of the server may take.
     pub timeout: Duration,
+    /// What we call ourselves there; `None` is this host's name with its domain, or else its address.
+    #[serde(default)]
+    pub ehlo: Option<String>,
 }
 
 /// How a connection is kept from being read.
@@ -159,7 +164,7 @@ pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<Mail> {
 fn server(place: &Place<'_>, problems: &mut Problems) -> Option<Smtp> {
     const SECURITY: [(&str, Security); 3] =
         [("starttls", Security::StartTls), ("tls", Security::Tls), ("none", Security::None)];
-    let (mut host, mut port, mut security) = (None, None, Some(Security::StartTls));
+    let (mut host, mut port, mut security, mut ehlo) = (None, None, Some(Security::StartTls), None);
     let (mut username, mut passwords, mut ca_file, mut timeout) = (None, Vec::new(), None, Some(TIMEOUT));
     let entries = place.entries(problems);
     for entry in &entries {
@@ -173,6 +178,7 @@ fn server(place: &Place<'_>, problems: &mut Problems) -> Option<Smtp> {
             "password_credential" => passwords.push((entry, name(entry, problems).map(Secret::Credential))),
             "ca_file" => ca_file = value::absolute(entry, problems),
             "timeout" => timeout = value::duration(entry, problems),
+            "ehlo" => ehlo = own_name(entry, problems),
             _ => problems.add(value::unknown_key(entry, "unknown key", keys::SMTP)),
         }
     }
@@ -204,7 +210,7 @@ fn server(place: &Place<'_>, problems: &mut Problems) -> Option<Smtp> {
         Security::Tls => 465,
         Security::None => 25,
     };
-    Some(Smtp { host: host?, port: port.unwrap_or(usual), security, login, ca_file, timeout: timeout? })
+    Some(Smtp { host: host?, port: port.unwrap_or(usual), security, login, ca_file, timeout: timeout?, ehlo })
 }
 
 const ADDRESS: &str = "addresses as ops@example.org or `Ops <ops@example.org>`, or users of this host as root";
@@ -231,11 +237,29 @@ fn address(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
 
 fn host_name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     let text = value::text(place, problems)?;
-    let right = text.len() <= 253 && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':'));
+    let right = is_host(text) || text.parse::<Ipv6Addr>().is_ok();
     if !right {
         problems.add(place.wrong(format!("bad host {text:?}"), "a host name or an IP address, without a port"));
     }
     right.then(|| text.to_owned())
+}
+
+/// What EHLO may say: a host name or an address literal, RFC 5321, 4.1.1.1.
+fn own_name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
+    let text = value::text(place, problems)?;
+    let literal = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).map(|text| match text.get(..5) {
+        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => text[5..].parse::<Ipv6Addr>().is_ok(),
+        _ => text.parse::<Ipv4Addr>().is_ok(),
+    });
+    let right = literal.unwrap_or_else(|| is_host(text));
+    if !right {
+        problems.add(place.wrong(format!("bad name {text:?}"), "a host name, or an address as [192.0.2.1]"));
+    }
+    right.then(|| text.to_owned())
+}
+
+fn is_host(text: &str) -> bool {
+    (1..=253).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
 }
 
 /// The name of a variable or of a credential, which is also the name of a file: no folder is in it.

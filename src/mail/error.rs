@@ -3,18 +3,30 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::Trouble;
 use crate::sys::trust::Refused;
 
 /// Why a mail could not be made or sent.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An address is none once this host's name is added to it.
+    /// An address is none.
     #[error("{0:?} is no address that can be mailed to")]
     Address(String),
-    /// The mail cannot be put together.
-    #[error("the mail cannot be put together")]
-    Message(#[from] lettre::error::Error),
+    /// A user of this host, whom no mail server knows.
+    #[error("{0:?} has no domain, and a mail server does not know the users of this host")]
+    Local(String),
+    /// There is no domain to send from.
+    #[error("the mail has no sender: the name of this host, {0}, has no domain")]
+    Sender(String),
+    /// One of several recipients was refused; the others get the mail.
+    #[error("{to} does not get the mail: {by} refused that recipient")]
+    Recipient {
+        /// The recipient.
+        to: String,
+        /// The program or the server.
+        by: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A built-in template does not render.
     #[error("the mail cannot be put together")]
     Template(#[from] Box<handlebars::RenderError>),
@@ -127,24 +139,25 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let again = "then try it: `kvmbackup check --send-test`";
         Some(match self {
-            Error::Address(_) => format!("write it as user@host.domain; {again}"),
+            Error::Address(_) | Error::Local(_) => {
+                format!("write it in `mail.to` or `mail.from` as user@domain; {again}")
+            }
+            Error::Sender(_) => format!("name the sender, user@domain, by `mail.from`; {again}"),
+            Error::Recipient { .. } => format!("correct or remove it in `mail.to`; {again}"),
             Error::Untrusted { source, .. } => return source.hint(),
             Error::Sendmail { .. } => {
                 format!("install a mail transport agent, or name a server by `mail.smtp`; {again}")
             }
             Error::Refused { .. } => format!("look into the log of the local mail system; {again}"),
-            Error::Slow { .. } => format!("look at the way to it, or raise `mail.smtp.timeout`; {again}"),
-            Error::Secret { .. } => format!("look at `mail.smtp` of the configuration; {again}"),
-            Error::Certificates { .. } => format!("`mail.smtp.ca_file` must hold certificates in PEM form; {again}"),
-            Error::Smtp { source: Trouble::Tls(_), .. } => {
-                format!("if its certificate is of your own authority, name that by `mail.smtp.ca_file`; {again}")
-            }
-            Error::Smtp { source: Trouble::BeforeTls, .. } => {
+            Error::Slow { .. } => {
                 format!(
-                    "somebody may be on the way: ask who runs the server, or use `security: tls`, which begins with TLS; {again}"
+                    "look at the way to it, and whether `port` and `security` of `mail.smtp` belong together \
+                    (465 and tls, 587 and starttls); or raise its `timeout`; {again}"
                 )
             }
-            Error::Smtp { .. } => format!("look at host, port, security and login of `mail.smtp`; {again}"),
+            Error::Secret { .. } => format!("look at `mail.smtp` of the configuration; {again}"),
+            Error::Certificates { .. } => format!("`mail.smtp.ca_file` must hold certificates in PEM form; {again}"),
+            Error::Smtp { source, .. } => format!("{}; {again}", source.hint()),
             Error::Waiting { source, .. } => return source.hint(),
             Error::Dropped { .. } => {
                 "read them: the files that end in `.refused` in `mail-spool` of the state folder; \
@@ -154,7 +167,7 @@ impl Error {
             Error::Spool { .. } | Error::Known { .. } => {
                 "look at the mode and the file system of the state folder".to_owned()
             }
-            Error::Message(_) | Error::Template(_) => return None,
+            Error::Template(_) => return None,
         })
     }
 }

@@ -1,17 +1,18 @@
 //! Owns: a mail as bytes: headers and two parts that say the same. Must not: send it.
 
 use chrono::Utc;
-use lettre::Message;
-use lettre::address::Envelope;
-use lettre::message::header::{HeaderName, HeaderValue};
-use lettre::message::{Mailbox, MultiPart};
+use lettre::message::header::{self, Header, HeaderName, HeaderValue, Headers};
+use lettre::message::{Mailbox, Mailboxes, MultiPart};
 use uuid::Uuid;
 
 use super::Error;
-use crate::config::Mail;
+use crate::config::{Mail, Transport};
 use crate::sys::host;
 
 /// A mail of a run that came to this `result`, one word, in the form of RFC 5322 with lines that end in CR LF.
+///
+/// A name without a domain stays one: the local mail system knows which domain its users belong to, and which of them are
+/// aliases.
 ///
 /// # Errors
 /// An address of the configuration is none.
@@ -22,45 +23,116 @@ pub fn message(
     subject: &str,
     text: String,
     html: String,
-) -> Result<Message, Error> {
+) -> Result<Vec<u8>, Error> {
     let node = host::node_name();
-    let mut builder = Message::builder()
-        .from(mailbox(&sender(mail, &node), &node)?)
-        .subject(subject)
-        .date(std::time::SystemTime::from(Utc::now()))
-        .message_id(Some(format!("<{}.{}@{node}>", run, Uuid::new_v4().simple())))
-        // RFC 3834: nobody's holiday notice answers it.
-        .raw_header(header("Auto-Submitted", "auto-generated".to_owned()))
-        // RFC 2919.
-        .raw_header(header("List-Id", format!("<kvmbackup.{node}>")))
-        .raw_header(header("X-Kvmbackup-Result", result.to_owned()))
-        .raw_header(header("X-Kvmbackup-Run", run.to_string()));
-    for to in &mail.to {
-        builder = builder.to(mailbox(to, &node)?);
-    }
-    Ok(builder.multipart(MultiPart::alternative_plain_html(text, html))?)
+    let mut headers = Headers::new();
+    headers.insert_raw(mailboxes::<header::From>("From", &[sender(mail)])?);
+    headers.insert_raw(mailboxes::<header::To>("To", &mail.to)?);
+    headers.set(header::Subject::from(subject.to_owned()));
+    headers.set(header::Date::new(std::time::SystemTime::from(Utc::now())));
+    headers.set(header::MessageId::from(format!("<{}.{}@{node}>", run, Uuid::new_v4().simple())));
+    headers.set(header::MIME_VERSION_1_0);
+    // RFC 3834: nobody's holiday notice answers it.
+    headers.insert_raw(plain("Auto-Submitted", "auto-generated".to_owned()));
+    // RFC 2919.
+    headers.insert_raw(plain("List-Id", format!("<kvmbackup.{node}>")));
+    headers.insert_raw(plain("X-Kvmbackup-Result", result.to_owned()));
+    headers.insert_raw(plain("X-Kvmbackup-Run", run.to_string()));
+    let mut bytes = headers.to_string().into_bytes();
+    bytes.extend(MultiPart::alternative_plain_html(text, html).formatted());
+    Ok(bytes)
 }
 
-/// Who sends and who gets a mail.
+/// Who sends a mail to a server, and who gets it: addresses without names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The sender.
+    pub from: String,
+    /// The recipients: never empty.
+    pub to: Vec<String>,
+}
+
+/// The envelope for a mail server, which knows no users of this host.
 ///
 /// # Errors
-/// An address of the configuration is none.
+/// An address has no domain, or is none.
 pub fn envelope(mail: &Mail) -> Result<Envelope, Error> {
-    let node = host::node_name();
-    let to: Result<Vec<_>, Error> = mail.to.iter().map(|to| Ok(mailbox(to, &node)?.email)).collect();
-    Ok(Envelope::new(Some(mailbox(&sender(mail, &node), &node)?.email), to?)?)
+    let address = |text: &String| match text.contains('@') {
+        true => Ok(mailbox(text)?.email.to_string()),
+        false => Err(Error::Local(text.clone())),
+    };
+    let from = match (&mail.from, host::full_name()) {
+        (Some(from), _) => address(from)?,
+        (None, Some(node)) => format!("root@{node}"),
+        (None, None) => return Err(Error::Sender(host::node_name())),
+    };
+    Ok(Envelope { from, to: mail.to.iter().map(address).collect::<Result<_, _>>()? })
 }
 
-fn sender(mail: &Mail, node: &str) -> String {
-    mail.from.clone().unwrap_or_else(|| format!("kvmbackup <root@{node}>"))
+/// The sender as the header names it.
+fn sender(mail: &Mail) -> String {
+    let local = || "kvmbackup <root>".to_owned();
+    match (&mail.from, &mail.transport) {
+        (Some(from), _) => from.clone(),
+        (None, Transport::Sendmail(_)) => local(),
+        (None, Transport::Smtp(_)) => host::full_name().map_or_else(local, |node| format!("kvmbackup <root@{node}>")),
+    }
+}
+
+/// A header of addresses. One with a local name cannot be parsed as addresses, and has nothing that would have to be encoded.
+fn mailboxes<T: Header + From<Mailboxes>>(name: &'static str, texts: &[String]) -> Result<HeaderValue, Error> {
+    let has_domain = |text: &String| text.contains('@');
+    if texts.iter().all(has_domain) {
+        let all: Vec<Mailbox> = texts.iter().map(|text| mailbox(text)).collect::<Result<_, _>>()?;
+        return Ok(T::from(Mailboxes::from(all)).display());
+    }
+    let text = |text: &String| match has_domain(text) {
+        true => mailbox(text).map(|mailbox| mailbox.email.to_string()),
+        false => Ok(text.clone()),
+    };
+    Ok(plain(name, texts.iter().map(text).collect::<Result<Vec<_>, _>>()?.join(", ")))
 }
 
 /// The name is one of ours and ASCII, which is all that can be wrong with it.
-fn header(name: &'static str, value: String) -> HeaderValue {
+fn plain(name: &'static str, value: String) -> HeaderValue {
     HeaderValue::new(HeaderName::new_from_ascii_str(name), value)
 }
 
-fn mailbox(text: &str, node: &str) -> Result<Mailbox, Error> {
-    let whole = if text.contains('@') { text.to_owned() } else { format!("{text}@{node}") };
-    whole.parse().map_err(|_| Error::Address(whole))
+fn mailbox(text: &str) -> Result<Mailbox, Error> {
+    text.parse().map_err(|_| Error::Address(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MailWhen;
+
+    fn mail(to: &[&str], from: Option<&str>) -> Mail {
+        Mail {
+            to: to.iter().map(|to| (*to).to_owned()).collect(),
+            from: from.map(str::to_owned),
+            when: MailWhen::Always,
+            transport: Transport::Sendmail("/bin/true".into()),
+            templates: None,
+        }
+    }
+
+    fn line(mail: &Mail, name: &str) -> String {
+        let bytes = message(mail, Uuid::nil(), "OK", "subject", "text".to_owned(), "html".to_owned()).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.to_owned()
+    }
+
+    #[test]
+    fn a_local_name_is_left_to_the_mail_system() {
+        let local = mail(&["root", "Ops <ops@example.org>"], None);
+        assert_eq!(line(&local, "To:"), "To: root, ops@example.org");
+        assert_eq!(line(&local, "From:"), "From: kvmbackup <root>");
+        assert!(matches!(envelope(&local), Err(Error::Local(name)) if name == "root"));
+        let full = mail(&["Ops <ops@example.org>"], Some("Backup <backup@example.org>"));
+        assert_eq!(line(&full, "To:"), "To: Ops <ops@example.org>");
+        let right = Envelope { from: "backup@example.org".to_owned(), to: vec!["ops@example.org".to_owned()] };
+        assert_eq!(envelope(&full).unwrap(), right);
+    }
 }

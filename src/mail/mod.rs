@@ -15,7 +15,7 @@ mod subject;
 pub use body::{Bodies, Facts, bodies, check_templates, html};
 pub use decide::{Gist, gist, is_due, late};
 pub use error::Error;
-pub use message::{envelope, message};
+pub use message::message;
 pub use secret::is_open;
 pub use send::{reach, send, untrusted, way};
 pub use smtp::Trouble;

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use lettre::message::Mailbox;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
@@ -19,12 +20,30 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long its last words are waited for after its end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Hands it a mail; after `timeout` it is ended.
-pub(super) fn send(program: &Path, bytes: &[u8], timeout: Duration) -> Result<(), Error> {
+/// Hands it a mail for all of these; after `timeout` it is ended. One that refuses the whole mail for one recipient is asked for
+/// each alone. Those recipients that were refused while others were taken.
+pub(super) fn send(program: &Path, to: &[String], bytes: &[u8], timeout: Duration) -> Result<Vec<Error>, Error> {
+    // `-t`: recipients are those of the header.
+    let refusal = match hand(program, &["-t"], bytes, timeout) {
+        Err(refusal) if refusal.is_final() && to.len() > 1 => refusal,
+        handed => return handed.map(|()| Vec::new()),
+    };
+    let by = program.display().to_string();
+    let mut refused = Vec::new();
+    for to in to {
+        let address = to.parse::<Mailbox>().map_or_else(|_| to.clone(), |mailbox| mailbox.email.to_string());
+        if let Err(error) = hand(program, &["--", &address], bytes, timeout) {
+            refused.push(Error::Recipient { to: address, by: by.clone(), source: Box::new(error) });
+        }
+    }
+    if refused.len() == to.len() { Err(refusal) } else { Ok(refused) }
+}
+
+fn hand(program: &Path, recipients: &[&str], bytes: &[u8], timeout: Duration) -> Result<(), Error> {
     let failed = |source| Error::Sendmail { program: program.to_owned(), source };
-    // `-t`: recipients are those of the header; `-i`: a line with a dot ends nothing.
+    // `-i`: a line with a dot ends nothing.
     let mut command = program::command(program);
-    command.args(["-i", "-t"]);
+    command.arg("-i").args(recipients);
     let mut child = program::start(command, [Stream::Pipe, Stream::Null, Stream::Pipe]).map_err(failed)?;
     let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
     let stdin = child.stdin.take();
@@ -82,7 +101,7 @@ mod tests {
         let bytes = vec![b'x'; 1 << 20];
         for reads in ["", "cat >/dev/null;"] {
             let path = program(dir.path(), &format!("echo $$ >{}/pid; {reads} exec sleep 600", dir.path().display()));
-            let error = send(&path, &bytes, Duration::from_secs(3)).unwrap_err();
+            let error = send(&path, &[], &bytes, Duration::from_secs(3)).unwrap_err();
             assert!(matches!(error, Error::Slow { .. }) && !error.is_final(), "{error}");
             let pid = std::fs::read_to_string(dir.path().join("pid")).unwrap();
             assert!(!Path::new("/proc").join(pid.trim()).exists(), "it is gone");
@@ -90,11 +109,25 @@ mod tests {
     }
 
     #[test]
+    fn one_that_refuses_all_for_one_recipient_is_asked_for_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let script =
+            format!("cat >/dev/null; case \"$*\" in *-t|*bad*) exit 67;; esac; echo \"$*\" >>{}", log.display());
+        let path = program(dir.path(), &script);
+        let to = ["root", "-bad", "Ops <ops@example.org>"].map(str::to_owned);
+        let refused = send(&path, &to, b"mail", TIMEOUT).unwrap();
+        assert!(matches!(&refused[..], [Error::Recipient { to, .. }] if to == "-bad"), "{refused:?}");
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "-i -- root\n-i -- ops@example.org\n");
+        assert!(matches!(send(&path, &to[1..2], b"mail", TIMEOUT), Err(Error::Refused { code: Some(67), .. })));
+    }
+
+    #[test]
     fn its_exit_code_says_whether_it_is_of_use_to_try_again() {
         let dir = tempfile::tempdir().unwrap();
         for (code, is_final) in [(75, false), (69, false), (67, true), (65, true)] {
             let path = program(dir.path(), &format!("cat >/dev/null; echo why >&2; exit {code}"));
-            let error = send(&path, b"mail", TIMEOUT).unwrap_err();
+            let error = send(&path, &[], b"mail", TIMEOUT).unwrap_err();
             assert!(error.is_final() == is_final && error.to_string().contains("why"), "{error}");
         }
     }

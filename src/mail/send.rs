@@ -2,22 +2,21 @@
 
 use std::path::Path;
 
-use lettre::address::Envelope;
 use rustix::fs::{Access, access};
 
-use super::{Error, program, secret, smtp};
+use super::{Error, message, program, secret, smtp};
 use crate::config::{Mail, Transport};
 use crate::sys::trust::{self, Refused};
 
-/// Sends the bytes of a mail, whose recipients are in `envelope` and in its header fields.
+/// Sends the bytes of a mail to all who are named by its header; those recipients that were refused while others were taken.
 ///
 /// # Errors
-/// It was not taken, as far as can be known.
-pub fn send(mail: &Mail, envelope: &Envelope, bytes: &[u8]) -> Result<(), Error> {
+/// Nobody gets it, as far as can be known.
+pub fn send(mail: &Mail, bytes: &[u8]) -> Result<Vec<Error>, Error> {
     trusted(mail)?;
     match &mail.transport {
-        Transport::Sendmail(program) => program::send(program, bytes, program::TIMEOUT),
-        Transport::Smtp(smtp) => smtp::send(smtp, envelope, bytes),
+        Transport::Sendmail(program) => program::send(program, &mail.to, bytes, program::TIMEOUT),
+        Transport::Smtp(smtp) => smtp::send(smtp, message::envelope(mail)?, bytes),
     }
 }
 
@@ -30,7 +29,7 @@ pub fn reach(mail: &Mail) -> Result<(), Error> {
     trusted(mail)?;
     match &mail.transport {
         Transport::Sendmail(program) => executable(program),
-        Transport::Smtp(smtp) => smtp::reach(smtp),
+        Transport::Smtp(smtp) => message::envelope(mail).and_then(|_| smtp::reach(smtp)),
     }
 }
 

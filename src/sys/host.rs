@@ -15,6 +15,11 @@ pub fn node_name() -> String {
     if right { name.into_owned() } else { "localhost".to_owned() }
 }
 
+/// The host's name with its domain, where it knows one.
+pub fn full_name() -> Option<String> {
+    Some(node_name()).filter(|name| name.trim_matches('.').contains('.'))
+}
+
 /// Threads worth starting: the cores this process may use, at most 16.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(16)

@@ -2,11 +2,18 @@
 #![allow(dead_code, reason = "every test binary compiles this and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
+mod exim;
+
+pub use exim::Exim;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
+
+/// The library that makes programs believe in another time.
+pub const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 /// A mail server that is ended with this.
 pub struct Server {
@@ -19,8 +26,18 @@ pub struct Server {
 impl Server {
     /// Starts one; its manners are in server.py.
     pub fn start(mode: &str) -> Server {
+        Server::with(mode, "+0")
+    }
+
+    /// Starts one whose certificate was good a year ago.
+    pub fn expired(mode: &str) -> Server {
+        Server::with(mode, "-1y")
+    }
+
+    /// Its certificates are made at this time.
+    fn with(mode: &str, time: &str) -> Server {
         let dir = tempfile::tempdir().unwrap();
-        certificates(dir.path());
+        certificates(dir.path(), time);
         let mut child = Command::new("/usr/bin/python3")
             .arg(helper("server.py"))
             .arg(mode)
@@ -74,14 +91,20 @@ fn helper(name: &str) -> PathBuf {
 }
 
 /// An authority, and a certificate for `localhost` that it issued.
-fn certificates(dir: &Path) {
+fn certificates(dir: &Path, time: &str) {
     std::fs::write(dir.join("ext"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
     for words in [
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=lab",
         "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout leaf.key -out leaf.csr -subj /CN=localhost",
         "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out leaf.pem -days 2 -extfile ext",
     ] {
-        let output = Command::new("openssl").args(words.split(' ')).current_dir(dir).output().unwrap();
+        let output = Command::new("openssl")
+            .env("LD_PRELOAD", FAKETIME)
+            .env("FAKETIME", time)
+            .args(words.split(' '))
+            .current_dir(dir)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }

@@ -16,7 +16,10 @@ print(
             "type": mail.get_content_type(),
             "headers": [[name, str(value)] for name, value in mail.items()],
             "defects": [str(d) for d in mail.defects],
-            "header_defects": [str(d) for _, value in mail.items() for d in value.defects],
+            # A user of this host has no domain before a mail system gives it one.
+            "header_defects": [
+                str(d) for _, value in mail.items() for d in value.defects if "with no domain" not in str(d)
+            ],
             "parts": parts,
         }
     )

@@ -1,7 +1,7 @@
 """A mail server on loopback: TLS, AUTH, and the manners that the first word asks for.
 
 Usage: server.py MODE FOLDER. MODE: accept, refuse (for good), busy (refuses for now), soon (takes the third try), picky (refuses for
-good what tells of a failure), tls (from the first byte), login (knows no other way to log in), plain (no TLS), slow (takes the mail and never answers), inject and inject-line (what
+good what tells of a failure), tls (from the first byte), login (knows no other way to log in), plain (no TLS), greet (wants EHLO desk.example.org), slow (never answers to EHLO), lost (is gone when it has the mail), inject and inject-line (what
 somebody on the way puts behind the answer to STARTTLS, in clear: all answers that a mail needs, or one line; the server itself refuses for good).
 All but tls and plain want STARTTLS.
 Prints its port, then stores each mail as FOLDER/N.eml, and what was said to it as lines of FOLDER/log.
@@ -25,6 +25,14 @@ class Keep:
     count = 0
     tries = 0
 
+    async def handle_EHLO(self, server, session, envelope, hostname, responses):
+        if mode == "greet" and hostname != "desk.example.org":
+            return ["550 5.7.1 who are you"]
+        if mode == "slow":
+            await asyncio.sleep(3600)
+        session.host_name = hostname
+        return responses
+
     async def handle_DATA(self, server, session, envelope):
         log(f"data tls={session.ssl is not None} auth={session.authenticated} to={','.join(envelope.rcpt_tos)}")
         Keep.tries += 1
@@ -32,8 +40,8 @@ class Keep:
             return "554 5.7.1 not wanted here"
         if mode == "busy" or mode == "soon" and Keep.tries < 3:
             return "451 4.3.0 not now"
-        if mode == "slow":
-            await asyncio.sleep(3600)
+        if mode == "lost":
+            server.transport.abort()
         Keep.count += 1
         with open(f"{folder}/{Keep.count}.eml", "wb") as out:
             out.write(envelope.content)
@@ -75,7 +83,7 @@ def session():
         require_starttls=starttls,
         authenticator=authenticator,
         auth_exclude_mechanism=["PLAIN"] if mode == "login" else [],
-        auth_required=mode != "plain",
+        auth_required=mode not in ("plain", "greet"),
         # The library knows of the TLS that it began itself.
         auth_require_tls=starttls,
     )

@@ -18,7 +18,10 @@ fn mailed_by(server: &Server, host: &Host, password: &str, mail: &str) {
         server.port,
         server.ca().display()
     );
-    host.configure(&format!("mail: {{to: [ops@example.org, root], {mail} smtp: {smtp}}}"), ALL);
+    host.configure(
+        &format!("mail: {{to: [ops@example.org, root@example.org], from: backup@example.org, {mail} smtp: {smtp}}}"),
+        ALL,
+    );
 }
 
 /// The password in a file of this mode.
@@ -133,7 +136,7 @@ fn check_says_whether_a_mail_could_be_sent_and_sends_one_if_asked() {
     let before = host.everything();
     host.run("check").ends(0).tells(&["ok", "mail server localhost", "takes the login"]);
     assert!(server.mails().is_empty() && host.everything() == before, "nothing is sent, nothing changed");
-    host.run("check --send-test").ends(0).tells(&["ok", "test mail", "ops@example.org, root@"]);
+    host.run("check --send-test").ends(0).tells(&["ok", "test mail", "ops@example.org, root@example.org"]);
     let [mail] = server.mails().try_into().unwrap();
     assert_eq!(mail.header("Subject"), "[kvmbackup] TEST - desk");
     assert_eq!(mail.header("X-Kvmbackup-Result"), "TEST");

@@ -44,6 +44,8 @@ mod hostile;
 mod hostile_salvage;
 mod layers;
 mod mail;
+mod mail_causes;
+mod mail_systems;
 mod mail_ways;
 mod mail_when;
 mod output;

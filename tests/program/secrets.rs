@@ -46,7 +46,7 @@ fn configure(host: &Host, server: &Server, password: &str) {
         server.port,
         server.ca().display()
     );
-    let mail = format!("mail: {{to: root, when: always, smtp: {smtp}}}");
+    let mail = format!("mail: {{to: root@example.org, from: backup@example.org, when: always, smtp: {smtp}}}");
     let textfile = format!("metrics: {{textfile: {}}}", host.path("textfiles/kvmbackup.prom").display());
     let hooks = format!(
         "[{{name: tells, phase: [pre-domain, post-domain], command: [{}], on_error: warn}}]",

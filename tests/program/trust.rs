@@ -152,7 +152,7 @@ fn no_run_is_mailed_by_what_another_user_could_change() {
     let smtp = |password: &str| {
         let (port, authority) = (server.port, authority.display());
         let smtp = format!("{{host: localhost, port: {port}, ca_file: {authority}, username: backup, {password}}}");
-        format!("mail: {{to: root, when: always, smtp: {smtp}}}")
+        format!("mail: {{to: root@example.org, from: a@example.org, when: always, smtp: {smtp}}}")
     };
     let by_file = smtp(&format!("password_file: {}", password.display()));
     let ways = [

@@ -70,7 +70,7 @@ fn reached(mail: &Mail) -> Finding {
         Transport::Smtp(Smtp { login: Some(_), .. }) => "answers, and takes the login",
         Transport::Smtp(_) => "answers",
     };
-    match mail::envelope(mail).and_then(|_| mail::reach(mail)) {
+    match mail::reach(mail) {
         Ok(()) => Finding::new(mail::way(mail), Severity::Good, how, None),
         Err(error) => problem(mail::way(mail), &error),
     }
@@ -78,17 +78,22 @@ fn reached(mail: &Mail) -> Finding {
 
 /// Sends a mail, and says to whom.
 fn tried(settings: &Settings, mail: &Mail) -> Finding {
+    let about = "test mail".to_owned();
     match send(settings, mail) {
-        Ok(to) => {
-            let message = format!("{} took one to {to}; look whether it arrives", mail::way(mail));
-            Finding::new("test mail", Severity::Good, message, None)
+        Ok(refused) if refused.is_empty() => {
+            let message = format!("{} took one to {}; look whether it arrives", mail::way(mail), mail.to.join(", "));
+            Finding::new(about, Severity::Good, message, None)
         }
-        Err(error) => problem("test mail".to_owned(), &error),
+        Ok(refused) => {
+            let all: Vec<_> = refused.iter().map(|error| chain(error)).collect();
+            let hint = refused.first().and_then(Error::hint);
+            Finding::new(about, Severity::Problem, all.join("; "), hint.as_deref())
+        }
+        Err(error) => problem(about, &error),
     }
 }
 
-fn send(settings: &Settings, mail: &Mail) -> Result<String, Error> {
-    let envelope = mail::envelope(mail)?;
+fn send(settings: &Settings, mail: &Mail) -> Result<Vec<Error>, Error> {
     let text = format!(
         "This mail was asked for by `kvmbackup check --send-test` on {} ({}).\n\
          Mails of backups will come the same way. Nothing was backed up for it.\n",
@@ -98,8 +103,7 @@ fn send(settings: &Settings, mail: &Mail) -> Result<String, Error> {
     let html =
         format!("<!DOCTYPE html>\n<html lang=\"en\"><body><p>{}</p></body></html>\n", html_escape(text.trim_end()));
     let message = mail::message(mail, Uuid::new_v4(), "TEST", &mail::test_subject(&settings.host), text, html)?;
-    mail::send(mail, &envelope, &message.formatted())?;
-    Ok(envelope.to().iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+    mail::send(mail, &message)
 }
 
 /// Others may read the password.

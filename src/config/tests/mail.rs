@@ -21,7 +21,7 @@ fn little_is_enough() {
     };
     assert_eq!(mail, usual);
     assert_eq!(read("h: {backupdir: /b, domains: {d: {day_of_week: Sun}}}").mail, None);
-    let text = "{to: [a@b.c, 'Ops <o@b.c>'], when: digest, smtp: {host: m, username: u, password_env: P, timeout: 9s}}";
+    let text = "{to: [a@b.c, 'Ops <o@b.c>'], when: digest, smtp: {host: m, username: u, password_env: P, timeout: 9s, ehlo: '[192.0.2.7]'}}";
     let mail = read(&with(text)).mail.unwrap();
     let smtp = Smtp {
         host: "m".to_owned(),
@@ -30,6 +30,7 @@ fn little_is_enough() {
         login: Some(Login { username: "u".to_owned(), password: Secret::Env("P".to_owned()) }),
         ca_file: None,
         timeout: Duration::from_secs(9),
+        ehlo: Some("[192.0.2.7]".to_owned()),
     };
     assert_eq!((mail.when, mail.to.len(), mail.transport), (MailWhen::Digest, 2, Transport::Smtp(smtp)));
     for (security, port) in [("tls", 465), ("none", 25)] {
@@ -52,6 +53,8 @@ fn mistakes_are_named() {
         ("{to: r, sendmail: /s, smtp: {host: m}}", "mail.sendmail: stands beside `smtp` of line 3; a mail goes one way; valid: `sendmail` or `smtp`".into()),
         ("{to: r, smtp: {}}", "mail.smtp: `host` is missing; valid: the name of the mail server, as in its certificate".into()),
         ("{to: r, smtp: {host: 'm/n'}}", "mail.smtp.host: bad host \"m/n\"; valid: a host name or an IP address, without a port".into()),
+        ("{to: r, smtp: {host: 'm:587'}}", "mail.smtp.host: bad host \"m:587\"; valid: a host name or an IP address, without a port".into()),
+        ("{to: r, smtp: {host: '::1', ehlo: '[m]'}}", "mail.smtp.ehlo: bad name \"[m]\"; valid: a host name, or an address as [192.0.2.1]".into()),
         ("{to: r, smtp: {host: m, port: 65536}}", "mail.smtp.port: bad number \"65536\"; valid: a whole number from 1 to 65535".into()),
         ("{to: r, smtp: {host: m, username: u}}", "mail.smtp.username: has no password; valid: password_file, password_env or password_credential beside it".into()),
         ("{to: r, smtp: {host: m, password_file: /p}}", "mail.smtp.password_file: is a password without `username`".into()),

@@ -2,13 +2,13 @@
 //! where TLS is wanted, or believe a reply that came before it.
 
 use std::io::{BufReader, Write as _};
+use std::time::Duration;
 
-use lettre::address::Envelope;
-
-use super::Trouble;
 use super::reply::Reply;
 use super::stream::{Stream, Tls};
+use super::{AFTER_DATA, Stage, Trouble};
 use crate::config::{Security, Smtp};
+use crate::mail::message::Envelope;
 use crate::model::base64;
 use crate::sys::host;
 
@@ -17,6 +17,8 @@ pub(super) struct Session {
     stream: BufReader<Stream>,
     /// What it offers, a line each, as `AUTH PLAIN LOGIN`.
     offers: Vec<String>,
+    /// How long one answer may take.
+    timeout: Duration,
 }
 
 impl Session {
@@ -26,31 +28,32 @@ impl Session {
         if let (Security::Tls, Some(tls)) = (smtp.security, tls) {
             stream = tls.begin(stream)?;
         }
-        let mut session = Session { stream: BufReader::new(stream), offers: Vec::new() };
-        session.reply(2)?;
-        session.greet()?;
+        let own = smtp.ehlo.clone().or_else(host::full_name).map_or_else(|| stream.own_address(), Ok)?;
+        let mut session = Session { stream: BufReader::new(stream), offers: Vec::new(), timeout: smtp.timeout };
+        session.reply(2, Stage::Greeting)?;
+        session.greet(&own)?;
         match (smtp.security, tls) {
-            (Security::StartTls, Some(tls)) => session.start_tls(tls),
+            (Security::StartTls, Some(tls)) => session.start_tls(tls, &own),
             _ => Ok(session),
         }
     }
 
-    fn greet(&mut self) -> Result<(), Trouble> {
-        let reply = self.command(&format!("EHLO {}", host::node_name()), 2)?;
+    fn greet(&mut self, own: &str) -> Result<(), Trouble> {
+        let reply = self.command(&format!("EHLO {own}"), 2, Stage::Greeting)?;
         self.offers = reply.lines.into_iter().skip(1).map(|line| line.to_ascii_uppercase()).collect();
         Ok(())
     }
 
     /// RFC 3207. Everything learned before is discarded. Bytes already buffered behind the reply came in clear, from anyone.
-    fn start_tls(mut self, tls: &Tls) -> Result<Session, Trouble> {
+    fn start_tls(mut self, tls: &Tls, own: &str) -> Result<Session, Trouble> {
         self.offer("STARTTLS").ok_or(Trouble::Lacks("STARTTLS"))?;
-        self.command("STARTTLS", 2)?;
+        self.command("STARTTLS", 2, Stage::Greeting)?;
         if !self.stream.buffer().is_empty() {
             return Err(Trouble::BeforeTls);
         }
         let stream = tls.begin(self.stream.into_inner())?;
-        let mut session = Session { stream: BufReader::new(stream), offers: Vec::new() };
-        session.greet()?;
+        let mut session = Session { stream: BufReader::new(stream), offers: Vec::new(), ..self };
+        session.greet(own)?;
         Ok(session)
     }
 
@@ -60,21 +63,20 @@ impl Session {
         let offers = |way: &str| ways.split_whitespace().any(|offered| offered == way);
         if offers("PLAIN") {
             let secret = base64::encode(format!("\0{user}\0{password}").as_bytes());
-            self.command(&format!("AUTH PLAIN {secret}"), 2)?;
+            self.command(&format!("AUTH PLAIN {secret}"), 2, Stage::Login)?;
         } else if offers("LOGIN") {
-            self.command("AUTH LOGIN", 3)?;
-            self.command(&base64::encode(user.as_bytes()), 3)?;
-            self.command(&base64::encode(password.as_bytes()), 2)?;
+            self.command("AUTH LOGIN", 3, Stage::Login)?;
+            self.command(&base64::encode(user.as_bytes()), 3, Stage::Login)?;
+            self.command(&base64::encode(password.as_bytes()), 2, Stage::Login)?;
         } else {
             return Err(Trouble::Lacks("a login by PLAIN or LOGIN"));
         }
         Ok(())
     }
 
-    /// Sends a mail whose lines end in CR LF.
-    pub fn send(&mut self, envelope: &Envelope, mail: &[u8]) -> Result<(), Trouble> {
-        let from = envelope.from().map(ToString::to_string).unwrap_or_default();
-        let to: Vec<_> = envelope.to().iter().map(ToString::to_string).collect();
+    /// Sends a mail whose lines end in CR LF to those recipients that are taken; the others, with the reason.
+    pub fn send(&mut self, envelope: &Envelope, mail: &[u8]) -> Result<Vec<(String, Trouble)>, Trouble> {
+        let Envelope { from, to } = envelope;
         let mut begin = format!("MAIL FROM:<{from}>");
         if !mail.is_ascii() {
             self.offer("8BITMIME").ok_or(Trouble::Lacks("8BITMIME"))?;
@@ -84,19 +86,34 @@ impl Session {
             self.offer("SMTPUTF8").ok_or(Trouble::Lacks("SMTPUTF8"))?;
             begin += " SMTPUTF8";
         }
-        self.command(&begin, 2)?;
-        for to in to {
-            self.command(&format!("RCPT TO:<{to}>"), 2)?;
+        self.command(&begin, 2, Stage::Sender)?;
+        let mut refused = Vec::new();
+        for address in to {
+            match self.command(&format!("RCPT TO:<{address}>"), 2, Stage::Recipient) {
+                Err(error @ Trouble::Refused { .. }) => refused.push((address.clone(), error)),
+                taken => drop(taken?),
+            }
         }
-        self.command("DATA", 3)?;
+        if refused.len() == to.len() {
+            // One that is refused for now may be taken with the next try.
+            let for_now = refused.iter().position(|(_, why)| !why.is_permanent()).unwrap_or_default();
+            return Err(refused.swap_remove(for_now).1);
+        }
+        self.command("DATA", 3, Stage::Mail)?;
         self.write(&body(mail))?;
-        self.reply(2)?;
-        Ok(())
+        // It may have taken the mail already: another try would make a copy.
+        self.stream.get_ref().wait_for_reads(self.timeout.max(AFTER_DATA))?;
+        self.reply(2, Stage::Mail).map_err(|error| match error {
+            Trouble::Network(source) => Trouble::Unanswered(source),
+            error => error,
+        })?;
+        Ok(refused)
     }
 
     /// Ends the session; the mail has been accepted already, whatever the answer.
     pub fn quit(mut self) {
-        let _ = self.command("QUIT", 2);
+        let _ = self.stream.get_ref().wait_for_reads(self.timeout);
+        let _ = self.command("QUIT", 2, Stage::Mail);
     }
 
     /// What it offers of this name: the rest of the line.
@@ -108,9 +125,9 @@ impl Session {
         self.offers.iter().find_map(rest)
     }
 
-    fn command(&mut self, line: &str, digit: u16) -> Result<Reply, Trouble> {
+    fn command(&mut self, line: &str, digit: u16, stage: Stage) -> Result<Reply, Trouble> {
         self.write(format!("{line}\r\n").as_bytes())?;
-        self.reply(digit)
+        self.reply(digit, stage)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
@@ -119,8 +136,8 @@ impl Session {
         Ok(stream.flush()?)
     }
 
-    fn reply(&mut self, digit: u16) -> Result<Reply, Trouble> {
-        Reply::read(&mut self.stream)?.expect(digit)
+    fn reply(&mut self, digit: u16, stage: Stage) -> Result<Reply, Trouble> {
+        Reply::read(&mut self.stream)?.expect(digit, stage)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Owns: the connection to a mail server, in clear or inside TLS. Must not: know SMTP.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,19 +21,42 @@ pub(super) enum Stream {
 
 impl Stream {
     /// A connection in clear; `timeout` is for connecting, and for each read and write.
-    pub fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<Stream> {
-        let mut failed = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-        for address in (host, port).to_socket_addrs()? {
+    pub fn connect(host: &str, port: u16, timeout: Duration) -> Result<Stream, Trouble> {
+        let addresses = (host, port).to_socket_addrs().map_err(Trouble::Name)?;
+        let mut failed = Trouble::Name(io::Error::new(io::ErrorKind::NotFound, "its name has no address"));
+        for address in addresses {
             match TcpStream::connect_timeout(&address, timeout) {
                 Ok(socket) => {
                     socket.set_read_timeout(Some(timeout))?;
                     socket.set_write_timeout(Some(timeout))?;
                     return Ok(Stream::Clear(socket));
                 }
-                Err(error) => failed = error,
+                Err(error) => failed = Trouble::Unreachable(error),
             }
         }
         Err(failed)
+    }
+}
+
+impl Stream {
+    /// Changes how long each read may take.
+    pub fn wait_for_reads(&self, timeout: Duration) -> io::Result<()> {
+        self.socket().set_read_timeout(Some(timeout))
+    }
+
+    /// Our end, as an address literal of RFC 5321, 4.1.3.
+    pub fn own_address(&self) -> io::Result<String> {
+        Ok(match self.socket().local_addr()?.ip() {
+            IpAddr::V4(address) => format!("[{address}]"),
+            IpAddr::V6(address) => format!("[IPv6:{address}]"),
+        })
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Stream::Clear(socket) => socket,
+            Stream::Tls(stream) => &stream.sock,
+        }
     }
 }
 

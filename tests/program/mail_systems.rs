@@ -1,0 +1,84 @@
+//! Mails by way of the mail systems that hosts have: local names, aliases, recipients that are refused, answers that come late.
+
+use crate::host::Host;
+use crate::mailbox::Exim;
+
+const ALL: &str = "{\"*\": {day_of_week: daily}}";
+
+fn mailed(host: &Host, to: &str, way: &str) {
+    host.configure(&format!("mail: {{to: {to}, when: always, {way}}}"), ALL);
+}
+
+/// By a program in sendmail's place.
+fn by(program: &std::path::Path) -> String {
+    format!("sendmail: {}", program.display())
+}
+
+/// By the server.
+fn through(exim: &Exim, timeout: &str) -> String {
+    format!(
+        "from: backup@example.org, smtp: {{host: 127.0.0.1, port: {}, security: none, timeout: {timeout}}}",
+        exim.port
+    )
+}
+
+#[test]
+fn a_user_of_this_host_and_an_alias_get_their_mail() {
+    let (exim, host) = (Exim::start(0), Host::new(&["a"]));
+    for to in ["root", "team", "[root, team]"] {
+        mailed(&host, to, &by(&exim.sendmail()));
+        host.run("check --send-test").ends(0).tells(&["ok", "test mail"]);
+        host.run("backup").ends(0);
+    }
+    let mails = exim.mails("root");
+    assert_eq!(mails.len(), 6);
+    for mail in &mails {
+        assert_eq!(mail.header("From"), "kvmbackup <root@example.org>");
+        assert!(!mail.header("To").contains(&crate::host::run("uname", &["-n"])), "{}", mail.header("To"));
+    }
+}
+
+#[test]
+fn one_recipient_who_is_refused_keeps_the_mail_from_nobody_else() {
+    let (exim, host) = (Exim::start(0), Host::new(&["a"]));
+    for (count, way) in [through(&exim, "30s"), by(&exim.msmtp())].iter().enumerate() {
+        mailed(&host, "[nobody@example.org, root@example.org, gone@example.org]", way);
+        let run = host.run("backup").ends(7);
+        for gone in ["nobody@example.org", "gone@example.org"] {
+            assert!(run.err.contains(&format!("{gone} does not get the mail")), "{}", run.err);
+        }
+        assert!(run.err.contains("hint: ") && run.err.contains("`mail.to`"), "{}", run.err);
+        assert!(!run.err.contains("root@example.org does not"), "{}", run.err);
+        let check = host.run("check --send-test").ends(1).tells(&["PROBLEM", "test mail", "nobody@example.org"]);
+        check.tells(&["hint: ", "`mail.to`"]);
+        host.run("report --send").ends(7);
+        assert_eq!(exim.mails("root").len(), 3 * (count + 1));
+        assert!(!host.path("state/mail-spool").exists(), "nothing waits for those who were refused");
+    }
+    // All are refused: it is told, and kept.
+    mailed(&host, "[nobody@example.org, gone@example.org]", &through(&exim, "30s"));
+    let run = host.run("backup").ends(7);
+    assert!(run.err.contains("it refused a recipient: it answered 550"), "{}", run.err);
+    assert_eq!(std::fs::read_dir(host.path("state/mail-spool")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_server_that_answers_late_gets_the_mail_once() {
+    let (exim, host) = (Exim::start(5), Host::new(&["a"]));
+    mailed(&host, "root@example.org", &through(&exim, "2s"));
+    host.run("backup").ends(0);
+    assert_eq!(exim.mails("root").len(), 1);
+}
+
+#[test]
+fn a_server_is_given_no_user_of_this_host() {
+    let (exim, host) = (Exim::start(0), Host::new(&["a"]));
+    mailed(&host, "[root, ops@example.org]", &through(&exim, "30s"));
+    host.run("check").ends(1).tells(&["PROBLEM", "mail server", "\"root\" has no domain"]);
+    let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
+    assert!(run.err.contains("\"root\" has no domain") && run.err.contains("user@domain"), "{}", run.err);
+    mailed(&host, "ops@example.org", &through(&exim, "30s"));
+    host.run("backup").ends(0);
+    let mails = exim.mails("ops");
+    assert_eq!(mails.len(), 2, "the one that waited, too");
+}
