@@ -81,9 +81,11 @@ fn try_all(forge: &Forge, (places, modes): (&[String], &[&str]), kind: Kind, bou
             let chosen = mode.contains("--to");
             let ran = machine.run(&forge.host, &format!("restore web {}", mode.replace("TO", to.to_str().unwrap())));
             let told = format!("{kind:?}: {place}: {mode}: {ran:?}");
-            assert_eq!(ran.code, if chosen { 0 } else { 1 }, "{told}");
-            assert!(chosen || ran.err.contains("--to"), "{told}");
-            assert_eq!(machine.written(|path| is_own(&forge.host, path)), Vec::<PathBuf>::new(), "{told}");
+            let refused = !chosen && !matches!(kind, Kind::Beside);
+            assert_eq!(ran.code, if refused { 1 } else { 0 }, "{told}");
+            assert!(!refused || ran.err.contains("--to"), "{told}");
+            let may = |path: &Path| is_own(&forge.host, path) || !refused && is_for_images(&forge.host, path);
+            assert_eq!(machine.written(may), Vec::<PathBuf>::new(), "{told}");
         }
         for (path, bytes) in machine.contents(|path| is_own(&forge.host, path) && !path.starts_with(&to)) {
             assert!(!bytes.starts_with(b"QFI"), "{kind:?}: {place}: {} was replaced", path.display());
@@ -95,6 +97,12 @@ fn try_all(forge: &Forge, (places, modes): (&[String], &[&str]), kind: Kind, bou
 fn is_own(host: &Host, path: &Path) -> bool {
     let Ok(path) = path.strip_prefix(host.path("")) else { return false };
     path.starts_with("to") || OWN.iter().any(|own| path.to_str().unwrap().starts_with(own))
+}
+
+/// Whether images, and what belongs to them, may be written there: as new files among the images.
+fn is_for_images(host: &Host, path: &Path) -> bool {
+    let is_new = path.symlink_metadata().is_err();
+    path.starts_with("/var/lib/libvirt/swtpm") || is_new && path.parent() == Some(&host.path("images"))
 }
 
 fn places(forge: &Forge) -> Vec<String> {
@@ -116,6 +124,12 @@ fn a_forged_place_is_never_written_to() {
 fn a_place_that_a_forged_archive_of_the_script_names_is_never_written_to() {
     let forge = Forge::new();
     try_all(&forge, (&places(&forge), &MODES), Kind::Script, &[]);
+}
+
+#[test]
+fn what_lay_beside_the_disks_in_a_forged_place_is_restored_beside_them() {
+    let forge = Forge::new();
+    try_all(&forge, (&places(&forge), &["--define --overwrite", "--define --name copy"]), Kind::Beside, &[]);
 }
 
 #[test]
@@ -162,9 +176,9 @@ fn an_image_goes_where_this_host_keeps_images_and_nothing_is_written_unseen() {
             [host.path("images"), host.path("images/fine-vda.qcow2")]
         );
         let script =
-            "echo >/etc/cron.d/x; echo >/dev/shm/x; echo >/opt/x; rm /opt/x; chmod 700 /usr/local; rm /etc/hostname";
+            "echo >/etc/cron.d/x; echo >/dev/shm/x; echo >/opt/x; rm /opt/x; chmod 700 /usr/local; rm /etc/passwd";
         host.finish(machine.command(host, "sh").args(["-ec", script])).ends(0);
-        let seen = ["/dev/shm/x", "/etc/cron.d/x", "/etc/hostname", "/opt", "/usr/local"].map(PathBuf::from);
+        let seen = ["/dev/shm/x", "/etc/cron.d/x", "/etc/passwd", "/opt", "/usr/local"].map(PathBuf::from);
         let written = machine.written(|path| path.starts_with(host.path("")));
         assert!(seen.iter().all(|path| written.contains(path)), "{written:?}");
         assert!(!Path::new("/etc/cron.d/x").exists());

@@ -4,13 +4,19 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use crate::host;
 use crate::host::{Host, run};
 
-/// Who wrote an archive.
+/// Who wrote an archive, and of what it says that it lay there.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
+    /// This program: the disk.
     Ours,
+    /// This program: UEFI variables, kernel and state of a TPM. The disk lay among the images.
+    Beside,
+    /// The script: the disk.
     Script,
 }
 
@@ -79,7 +85,7 @@ impl Forge {
         Forge { host, archive, good, bench: tempfile::tempdir().unwrap() }
     }
 
-    /// Makes an archive that says that the disk lay at `place` the only one of `web`.
+    /// Makes an archive that says that this lay at `place` the only one of `web`.
     pub fn say(&self, kind: Kind, place: &str) {
         let folder = self.archive.parent().unwrap();
         for archive in self.host.archives("web") {
@@ -90,9 +96,11 @@ impl Forge {
         fs::write(&self.archive, &self.good).unwrap();
         host::unpack(&self.archive, &parts);
         let image = self.host.image("web");
+        let fresh = self.host.image("fresh");
+        let disk = if let Kind::Beside = kind { fresh.to_str().unwrap() } else { place };
         let forged = |name: &str| {
             let text = fs::read_to_string(parts.join(name)).unwrap();
-            let forged = text.replace(image.to_str().unwrap(), place);
+            let forged = text.replace(image.to_str().unwrap(), disk);
             assert!(name == "domain-migratable.xml" || forged != text, "{name}");
             forged
         };
@@ -103,6 +111,23 @@ impl Forge {
                     let text = forged(name);
                     fs::write(parts.join(name), text).unwrap();
                 }
+                host::pack(&parts, &self.archive, "");
+            }
+            Kind::Beside => {
+                fs::create_dir(parts.join("tpm")).unwrap();
+                for member in ["nvram", "kernel", "tpm/state"] {
+                    fs::write(parts.join(member), "obeyed").unwrap();
+                }
+                for name in documents {
+                    let loader = "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE.fd</loader>";
+                    let os = format!("</type>{loader}<kernel>{place}</kernel><nvram>{place}</nvram>");
+                    fs::write(parts.join(name), forged(name).replacen("</type>", &os, 1)).unwrap();
+                }
+                let mut manifest: serde_json::Value = serde_json::from_str(&forged("manifest.json")).unwrap();
+                manifest["nvram"] = json!({"member": "nvram", "path": place});
+                manifest["boot"] = json!([{"element": "kernel", "member": "kernel", "path": place}]);
+                manifest["tpm"] = json!([{"member": "tpm/state", "path": place}]);
+                fs::write(parts.join("manifest.json"), manifest.to_string()).unwrap();
                 host::pack(&parts, &self.archive, "");
             }
             Kind::Script => {
