@@ -1,6 +1,5 @@
 //! Owns: the check of every byte of restore points, and the record of it. Must not: write anything but that record.
 
-use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,15 +11,12 @@ use super::points::{self, When};
 use super::restore::restorable;
 use super::verified::Verified;
 use super::{Error, Monitor};
-use crate::archive::{Archive, seed::Seed};
+use crate::archive::Archive;
 use crate::model::{DomainOutcome, Failure, PointId};
 use crate::store::{Origin, Point, Store};
 use crate::sys::host;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
-
-/// Bytes of an archive of the seed script that are read at once.
-const BUFFER: usize = 1 << 20;
 
 /// Which restore points of each domain are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +109,7 @@ fn check(point: &Point, patience: &Patience, monitor: &dyn Monitor, cancel: &Can
     monitor.stage(&point.domain, "verify");
     let errors = match point.origin {
         Origin::Kvmbackup => check_ours(point, patience, monitor, cancel),
-        Origin::Seed { .. } => check_seed(point, patience, monitor, cancel),
+        Origin::Seed { .. } => restorable::seed_refusals(point, patience, monitor, cancel),
     };
     // Cut short, it has found nothing that counts.
     if let Some(signal) = cancel.signal() {
@@ -153,38 +149,13 @@ fn check_ours(point: &Point, patience: &Patience, monitor: &dyn Monitor, cancel:
     }
 }
 
-/// One stream, whose checksum is at its end: there is one damage or none. Its length is known only afterwards.
-fn check_seed(point: &Point, patience: &Patience, monitor: &dyn Monitor, cancel: &Cancel) -> Vec<Error> {
-    let mut buffer = vec![0; BUFFER];
-    let mut images = 0;
-    let read = Seed::open_patiently(&point.path, &point.domain, patience).and_then(|seed| {
-        seed.each(|_, contents| {
-            images += 1;
-            loop {
-                match contents.read(&mut buffer)? {
-                    0 => return Ok(()),
-                    _ if cancel.signal().is_some() => return Err(io::Error::other("stopped")),
-                    count => monitor.advance(&point.domain, count as u64),
-                }
-            }
-        })
-    });
-    match read {
-        Ok(()) if images == 0 => {
-            vec![Error::Suspect { path: point.path.clone(), what: "it holds nothing".to_owned() }]
-        }
-        Ok(()) => Vec::new(),
-        Err(error) => vec![Error::archive(&point.path)(error)],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
     use crate::engine::Silent;
-    use crate::engine::fixture::{DOMAIN, Fixture};
+    use crate::engine::fixture::{DOMAIN, Fixture, run, text};
     use crate::model::Codec;
 
     fn verdicts(fixture: &Fixture, which: Which) -> Vec<(String, Verdict)> {
@@ -250,6 +221,46 @@ mod tests {
         }
         fs::write(&path, &good[..good.len() - 300]).unwrap();
         assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Damaged);
+    }
+
+    #[test]
+    fn what_a_restore_would_refuse_of_the_seed_is_damage_though_its_checksum_is_right() {
+        let fixture = Fixture::new();
+        let path = fixture.seed("web 1.tar.gz", &fixture.usual_disks()[..1]);
+        let (parts, day) = (fixture.path("parts"), fixture.path("parts/2026-11-15"));
+        fs::create_dir(&parts).unwrap();
+        run("tar", &["-C", text(&parts), "-xf", text(&path)]);
+        let image = fs::read_dir(&day).unwrap().map(|entry| entry.unwrap().path());
+        let image = image.into_iter().find(|path| path.extension().is_none_or(|end| end != "xml")).unwrap();
+        let good = fs::read(&image).unwrap();
+        let xml = fs::read_to_string(day.join("web 1-inactive.xml")).unwrap();
+        assert!(xml.contains("'qcow2'"));
+        let verdict = |what: &str| {
+            run("tar", &["-C", text(&parts), "-czf", text(&path), "2026-11-15"]);
+            let archive = fs::File::open(&path).unwrap();
+            archive.set_modified(std::time::SystemTime::now()).unwrap();
+            (what.to_owned(), verdicts(&fixture, Which::All)[0].1)
+        };
+        let damaged = |what: &str| (what.to_owned(), Verdict::Damaged);
+        let good_one = |what: &str| (what.to_owned(), Verdict::Good);
+        assert_eq!(verdict("as it was"), good_one("as it was"));
+        for (what, bytes) in [("no qcow2 image", &good[1..]), ("an empty image", &[][..])] {
+            fs::write(&image, bytes).unwrap();
+            assert_eq!(verdict(what), damaged(what));
+        }
+        fs::remove_file(&image).unwrap();
+        let base = ["-b", "/dev/null", "-F", "raw", text(&image), "1M"];
+        run("qemu-img", &[&["create", "-q", "-u", "-f", "qcow2"][..], &base].concat());
+        assert_eq!(verdict("a backing file"), damaged("a backing file"));
+        fs::write(&image, good).unwrap();
+        for (what, other) in [("of another domain", xml.replace("<name>web 1", "<name>web 9")), ("none", String::new())]
+        {
+            fs::write(day.join("web 1-inactive.xml"), other).unwrap();
+            assert_eq!(verdict(what), damaged(what));
+        }
+        fs::write(day.join("web 1-inactive.xml"), xml).unwrap();
+        fs::write(day.join(".hidden"), "").unwrap();
+        assert_eq!(verdict("a hidden image"), damaged("a hidden image"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod host;
 pub mod in_use;
 pub mod lock;
 pub mod mark;
+pub mod mounts;
 pub mod opened;
 pub mod owner;
 pub mod patience;

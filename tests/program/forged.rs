@@ -1,162 +1,188 @@
 //! Archives that a writer of the target has forged so that a restore puts a file where it is obeyed: nothing is written but in
 //! the folder that the operator chose, and in those where this host keeps images.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::host;
+use self::archives::{FORBIDDEN, Forge, Kind, listed};
+use self::machine::Machine;
 use crate::host::{Host, run};
 
-/// Folders of the system in which a new or changed file would be obeyed.
-const SYSTEM: &[&str] =
-    &["/etc", "/usr/local", "/boot", "/opt", "/root/.ssh", "/var/spool", "/var/lib/dpkg", "/var/log"];
+mod archives;
+mod machine;
 
-struct Forge {
-    host: Host,
-    /// A restore point, and its bytes as they were written.
-    archive: PathBuf,
-    good: Vec<u8>,
+/// What each command writes of itself, in the folder of the host.
+const OWN: [&str; 4] = ["state/ledger.", "state/lock", "state/textfile.lock", "textfile/kvmbackup.prom"];
+
+/// Ways to restore; `TO` is a folder that the operator names.
+const MODES: [&str; 6] = [
+    "--define",
+    "--define --overwrite",
+    "--define --name copy",
+    "--to TO/files",
+    "--define --overwrite --to TO/same",
+    "--salvage --to TO/salvage",
+];
+
+/// Places in the folder of the host.
+const PLACES: [&str; 23] = [
+    "state/journal/x.json",
+    "state/x",
+    "state/lock",
+    "state/ledger.json",
+    "state/mail/spool/x.json",
+    "config.yml",
+    "x.yml",
+    "hooks/note",
+    "hooks/x",
+    "textfile/x.prom",
+    "textfile/kvmbackup.prom",
+    "mail/report.txt.hbs",
+    "backups/web/x",
+    "backups/x",
+    "images/link/x.json",
+    "images/cron/x",
+    "images/../state/journal/x.json",
+    "images/./../images/sub/../../state/x",
+    "images/link/../x",
+    "images/sub/x.qcow2",
+    "IMAGES/x.qcow2",
+    "Images/x.qcow2",
+    "images /x.qcow2",
+];
+
+/// Places of the system.
+const SYSTEM: [&str; 15] = [
+    "/etc/cron.d/x",
+    "/etc/CRON.D/x",
+    "/etc/systemd/system/x.service",
+    "/etc/libvirt/hooks/qemu",
+    "/root/.ssh/authorized_keys",
+    "/var/spool/cron/crontabs/root",
+    "/var/log/x",
+    "/usr/local/sbin/x",
+    "/dev/shm/x",
+    "/dev/x",
+    "/proc/self/root/etc/cron.d/x",
+    "/proc/self/cwd/x",
+    "/root/x",
+    "/tmp/x",
+    "/x",
+];
+
+/// Restores an archive with each of these places in each of these modes, in a copy of this machine: only what the operator
+/// named is written, and an archive alone is refused.
+fn try_all(forge: &Forge, (places, modes): (&[String], &[&str]), kind: Kind, bound: &[(PathBuf, PathBuf)]) {
+    let to = forge.host.path("to");
+    for place in places {
+        forge.say(kind, place);
+        let machine = Machine::new(&forge.host, bound);
+        for mode in modes {
+            let chosen = mode.contains("--to");
+            let ran = machine.run(&forge.host, &format!("restore web {}", mode.replace("TO", to.to_str().unwrap())));
+            let told = format!("{kind:?}: {place}: {mode}: {ran:?}");
+            let refused = !chosen && !matches!(kind, Kind::Beside);
+            assert_eq!(ran.code, if refused { 1 } else { 0 }, "{told}");
+            assert!(!refused || ran.err.contains("--to"), "{told}");
+            let may = |path: &Path| is_own(&forge.host, path) || !refused && is_for_images(&forge.host, path);
+            assert_eq!(machine.written(may), Vec::<PathBuf>::new(), "{told}");
+        }
+        for (path, bytes) in machine.contents(|path| is_own(&forge.host, path) && !path.starts_with(&to)) {
+            assert!(!bytes.starts_with(b"QFI"), "{kind:?}: {place}: {} was replaced", path.display());
+        }
+    }
 }
 
-impl Forge {
-    fn new() -> Forge {
-        let mut host = Host::new(&["other", "web"]);
-        for folder in ["hooks", "textfile", "mail"] {
-            fs::create_dir(host.path(folder)).unwrap();
-        }
-        let hook = host.path("hooks/note");
-        fs::write(&hook, "#!/bin/sh\n").unwrap();
-        run("chmod", &["755", hook.to_str().unwrap()]);
-        fs::create_dir_all(host.path("state/journal")).unwrap();
-        run("chmod", &["-R", "go-rwx", host.path("state").to_str().unwrap()]);
-        symlink(host.path("state/journal"), host.path("images/link")).unwrap();
-        fs::create_dir(host.path("images/sub")).unwrap();
-        host.configure(
-            &format!(
-                "compression: {{method: none}}\n  metrics: {{textfile: {}}}\n  hooks: [{{name: note, phase: pre-run, command: [{}]}}]\n  \
-                 mail: {{to: root, sendmail: /bin/true, templates: {}}}",
-                host.path("textfile/kvmbackup.prom").display(),
-                hook.display(),
-                host.path("mail").display()
-            ),
-            "{\"*\": {day_of_week: daily}}",
-        );
-        host.run("backup").ends(0);
-        let archive = host.archives("web").pop().unwrap();
-        let good = fs::read(&archive).unwrap();
-        // The other one's image makes the folder one of images.
-        host.undefine("web");
-        // The state folder as every restore leaves it.
-        host.run("recover").ends(0);
-        Forge { host, archive, good }
-    }
+/// Whether a command may write there: its own notes, and the folder that the operator names.
+fn is_own(host: &Host, path: &Path) -> bool {
+    let Ok(path) = path.strip_prefix(host.path("")) else { return false };
+    path.starts_with("to") || OWN.iter().any(|own| path.to_str().unwrap().starts_with(own))
+}
 
-    /// Makes the archive say that the disk lay at `place`, with right checksums.
-    fn say(&self, place: &str) {
-        fs::write(&self.archive, &self.good).unwrap();
-        let parts = self.host.path("to/parts");
-        let _ = fs::remove_dir_all(&parts);
-        host::unpack(&self.archive, &parts);
-        let image = self.host.image("web");
-        for name in ["manifest.json", "domain.xml", "domain-inactive.xml", "domain-migratable.xml"] {
-            let file = parts.join(name);
-            let text = fs::read_to_string(&file).unwrap();
-            let forged = text.replace(image.to_str().unwrap(), place);
-            assert!(name == "domain-migratable.xml" || forged != text, "{name}");
-            fs::write(file, forged).unwrap();
-        }
-        host::pack(&parts, &self.archive, "");
-    }
+/// Whether images, and what belongs to them, may be written there: as new files among the images.
+fn is_for_images(host: &Host, path: &Path) -> bool {
+    let is_new = path.symlink_metadata().is_err();
+    path.starts_with("/var/lib/libvirt/swtpm") || is_new && path.parent() == Some(&host.path("images"))
+}
 
-    /// All that a forged archive must not change: names and contents of the host's folder, except the chosen folder, images, and
-    /// what each command notes of itself.
-    fn kept(&self) -> BTreeMap<PathBuf, Vec<u8>> {
-        const OWN: [&str; 6] =
-            ["to", "images/web.qcow2", "state/ledger.", "state/lock", "state/textfile.lock", "textfile/kvmbackup.prom"];
-        let own = OWN.map(|name| self.host.path(name).into_os_string().into_string().unwrap());
-        let all = self.host.everything().into_iter().map(|(path, (_, _, _, bytes))| (path, bytes));
-        all.filter(|(path, _)| !own.iter().any(|own| path.to_str().unwrap().starts_with(own))).collect()
-    }
+fn places(forge: &Forge) -> Vec<String> {
+    let own = PLACES.iter().map(|name| text(&forge.host.path(name)));
+    own.chain(SYSTEM.map(str::to_owned)).collect()
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
 }
 
 #[test]
 fn a_forged_place_is_never_written_to() {
     let forge = Forge::new();
-    let host = &forge.host;
-    let stamp = host.path("to-stamp");
-    fs::write(&stamp, "").unwrap();
-    let own = |name: &str| host.path(name).to_str().unwrap().to_owned();
-    let images = own("images");
-    let mut places: Vec<String> = [
-        "state/journal/x.json",
-        "state/x",
-        "state/lock",
-        "config.yml",
-        "x.yml",
-        "hooks/note",
-        "hooks/x",
-        "textfile/x.prom",
-        "mail/report.txt.hbs",
-        "backups/web/x",
-        "backups/x",
-        "images/link/x.json",
-        "images/../state/journal/x.json",
-        "images/sub/x.qcow2",
-        "IMAGES/x.qcow2",
-    ]
-    .iter()
-    .map(|name| own(name))
-    .collect();
-    places.extend(
-        [
-            "/etc/cron.d/x",
-            "/etc/systemd/system/x.service",
-            "/root/.ssh/authorized_keys",
-            "/var/spool/cron/crontabs/root",
-            "/var/log/x",
-            "/usr/local/sbin/x",
-            "/dev/shm/x",
-            "/proc/self/root/etc/cron.d/x",
-            "/root/x",
-            "/x",
-            "x",
-        ]
-        .map(str::to_owned),
-    );
-    let to = own("to/restored");
-    let modes = [
-        "restore web --define".to_owned(),
-        "restore web --define --overwrite".to_owned(),
-        "restore web --define --name copy".to_owned(),
-        format!("restore web --to {to}"),
-        format!("restore web --define --name copy --to {to}"),
-        format!("restore web --salvage --to {to}"),
-    ];
-    for place in &places {
-        forge.say(place);
-        let before = forge.kept();
-        for mode in &modes {
-            let ran = host.run(mode);
-            let chosen = mode.contains("--to");
-            assert!(chosen || ran.code == 1, "{place}: {mode}: {ran:?}");
-            assert!(chosen || ran.err.contains("--to"), "{place}: {mode}: {ran:?}");
-            let after = forge.kept();
-            let differs = |path: &&PathBuf| before.get(*path) != after.get(*path);
-            let changed: Vec<_> = before.keys().chain(after.keys()).filter(differs).collect();
-            assert!(changed.is_empty(), "{place}: {mode}: {changed:?}: {ran:?}");
-            let _ = fs::remove_dir_all(&to);
-        }
-    }
-    let mut find = SYSTEM.iter().copied().filter(|folder| Path::new(folder).exists()).collect::<Vec<_>>();
-    find.extend(["-newer", stamp.to_str().unwrap(), "-name", "x*"]);
-    assert_eq!(run("find", &find), "", "files of the system were written");
+    try_all(&forge, (&places(&forge), &MODES), Kind::Ours, &[]);
+}
 
-    // Where the host keeps its images, an archive may name any plain file.
-    forge.say(&format!("{images}/other.qcow2"));
-    host.run("restore web --define --name fine").ends(0);
-    assert!(host.path("images/fine-vda.qcow2").exists());
+#[test]
+fn a_place_that_a_forged_archive_of_the_script_names_is_never_written_to() {
+    let forge = Forge::new();
+    try_all(&forge, (&places(&forge), &MODES), Kind::Script, &[]);
+}
+
+#[test]
+fn what_lay_beside_the_disks_in_a_forged_place_is_restored_beside_them() {
+    let forge = Forge::new();
+    try_all(&forge, (&places(&forge), &["--define --overwrite", "--define --name copy"]), Kind::Beside, &[]);
+}
+
+#[test]
+fn a_link_among_the_images_is_never_followed() {
+    let forge = Forge::new();
+    let places = ["images/link.qcow2", "images/dangling.qcow2"].map(|name| text(&forge.host.path(name)));
+    for kind in [Kind::Ours, Kind::Script] {
+        try_all(&forge, (&places, &["--define", "--define --overwrite", "--to TO/files"]), kind, &[]);
+    }
+}
+
+/// A bind mount gives a folder another path.
+#[test]
+fn a_forbidden_folder_that_is_mounted_among_the_images_is_never_written_to() {
+    let forge = Forge::new();
+    let path = |name: String| forge.host.path(&name);
+    let forbidden = FORBIDDEN.iter().enumerate();
+    // Below the images, and where a guest has its image.
+    let own = forbidden.flat_map(|(at, folder)| {
+        [path(format!("images/bound-{at}")), path(listed(at))].map(|to| (forge.host.path(folder), to))
+    });
+    let system = ["/etc/cron.d", "/etc", "/root", "/"].map(|folder| (folder.into(), path(format!("images{folder}"))));
+    let bound: Vec<(PathBuf, PathBuf)> = own.chain(system).collect();
+    bound.iter().for_each(|(_, to)| fs::create_dir_all(to).unwrap());
+    let below = ["images/etc/cron.d/x", "images/root/.ssh/x"].map(|name| text(&path(name.to_owned())));
+    let places: Vec<String> = bound.iter().map(|(_, to)| text(&to.join("x"))).chain(below).collect();
+    for kind in [Kind::Ours, Kind::Script] {
+        try_all(&forge, (&places, &MODES[..3]), kind, &bound);
+    }
+}
+
+/// What the tests above rest on: nothing that is written in a copy goes unseen, and what is allowed is written.
+#[test]
+fn an_image_goes_where_this_host_keeps_images_and_nothing_is_written_unseen() {
+    let forge = Forge::new();
+    let host = &forge.host;
+    let place = text(&host.path("images/other.qcow2"));
+    for kind in [Kind::Ours, Kind::Script] {
+        forge.say(kind, &place);
+        let machine = Machine::new(host, &[]);
+        machine.run(host, "restore web --define --name fine").ends(0);
+        assert_eq!(
+            machine.written(|path| is_own(host, path)),
+            [host.path("images"), host.path("images/fine-vda.qcow2")]
+        );
+        let script =
+            "echo >/etc/cron.d/x; echo >/dev/shm/x; echo >/opt/x; rm /opt/x; chmod 700 /usr/local; rm /etc/passwd";
+        host.finish(machine.command(host, "sh").args(["-ec", script])).ends(0);
+        let seen = ["/dev/shm/x", "/etc/cron.d/x", "/etc/passwd", "/opt", "/usr/local"].map(PathBuf::from);
+        let written = machine.written(|path| path.starts_with(host.path("")));
+        assert!(seen.iter().all(|path| written.contains(path)), "{written:?}");
+        assert!(!Path::new("/etc/cron.d/x").exists());
+    }
 }
 
 #[test]

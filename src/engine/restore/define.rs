@@ -128,10 +128,10 @@ pub fn lost_states(hypervisor: &dyn Hypervisor, to: &DomainRef) -> Result<Vec<St
 
 /// What the saved definition says. It must be the definition of the domain that the archive names.
 pub fn describe(saved: &Saved, xml: &str) -> Result<Domain, Error> {
-    let described = read(xml).map_err(xml_error(saved))?;
+    let suspect = |what| Error::Suspect { path: saved.archive.clone(), what };
+    let described = read(xml).map_err(|error| suspect(format!("its definition cannot be read: {error}")))?;
     if described.id != saved.domain {
-        let what = format!("its definition is that of another domain, {:?}", described.id.name);
-        return Err(Error::Suspect { path: saved.archive.clone(), what });
+        return Err(suspect(format!("its definition is that of another domain, {:?}", described.id.name)));
     }
     Ok(described)
 }

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Child;
 use std::sync::mpsc;
@@ -17,7 +16,7 @@ const NOT_QCOW2: &str = "is no qcow2 image";
 /// How long `qemu-img info` may take; it reads only metadata.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of a header that are looked at.
-const HEADER: usize = 104;
+pub const HEADER: usize = 104;
 /// Bytes of its answer that are read.
 const MAX_ANSWER: u64 = 1 << 20;
 
@@ -25,13 +24,10 @@ const MAX_ANSWER: u64 = 1 << 20;
 /// not open another file even to tell of it.
 pub fn check(image: &Path, archive: &Path, member: &str) -> Result<(), Error> {
     let suspect = |what: &str| Error::Suspect { path: archive.to_owned(), what: format!("the image {member} {what}") };
-    let file = File::open(image).map_err(Error::file("open", image))?;
-    let mut header = [0; HEADER];
-    match file.read_exact_at(&mut header, 0) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(suspect("is no qcow2 image")),
-        result => result.map_err(Error::file("read", image))?,
-    }
-    reaches_out(&header).map_or(Ok(()), |what| Err(suspect(what)))?;
+    let mut start = [0; HEADER];
+    let read = File::open(image).and_then(|mut file| fill(&mut file, &mut start));
+    let count = read.map_err(Error::file("read", image))?;
+    expect_alone(&start[..count], archive, member)?;
     let answer = qemu_img_info(image)?;
     let told: serde_json::Value = serde_json::from_slice(&answer).map_err(|_| suspect("is not understood by QEMU"))?;
     let data_file = &told["format-specific"]["data"]["data-file"];
@@ -39,6 +35,14 @@ pub fn check(image: &Path, archive: &Path, member: &str) -> Result<(), Error> {
         return Err(suspect("reads from another file of the host"));
     }
     Ok(())
+}
+
+/// Fails unless these first bytes are those of a qcow2 image without backing file and data file.
+pub fn expect_alone(start: &[u8], archive: &Path, member: &str) -> Result<(), Error> {
+    match start.first_chunk().map_or(Some(NOT_QCOW2), reaches_out) {
+        None => Ok(()),
+        Some(what) => Err(Error::Suspect { path: archive.to_owned(), what: format!("the image {member} {what}") }),
+    }
 }
 
 /// What is wrong with a header: QEMU's `docs/interop/qcow2.txt`, "Header".

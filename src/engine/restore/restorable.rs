@@ -1,17 +1,24 @@
-//! Owns: checking whether a restore would accept an archive of this program. Must not: write anything, or decode a whole disk.
+//! Owns: checking whether a restore would accept an archive. Must not: write anything.
 //!
-//! `verify` calls this after it has checked every byte: checksums cover the bytes, not their meaning.
+//! `verify` calls this when it checks every byte: checksums cover the bytes, not their meaning.
 
-use super::plan::{self, suspect};
-use super::saved::SavedDisk;
-use super::{contents, define};
+use std::path::PathBuf;
+
+use super::plan;
+use super::saved::{Saved, SavedDisk};
+use super::work::Work;
+use super::{Request, contents, define, seed};
 use crate::archive::Archive;
 use crate::archive::manifest::{DOMAIN_INACTIVE_XML, DOMAIN_XML};
-use crate::engine::Error;
+use crate::archive::seed::Seed;
+use crate::engine::points::When;
+use crate::engine::{Error, Monitor};
 use crate::qcow2::Reader;
 use crate::store::Point;
+use crate::sys::patience::Patience;
+use crate::sys::signals::Cancel;
 
-/// What a restore of this archive would refuse.
+/// What a restore of an archive of this program would refuse. Decodes no whole disk.
 pub fn refusals(point: &Point, archive: &Archive) -> Vec<Error> {
     look(point, archive).unwrap_or_else(|error| vec![error])
 }
@@ -19,18 +26,44 @@ pub fn refusals(point: &Point, archive: &Archive) -> Vec<Error> {
 fn look(point: &Point, archive: &Archive) -> Result<Vec<Error>, Error> {
     let manifest = archive.manifest().map_err(Error::archive(&point.path))?;
     let saved = contents::saved(point, archive, manifest)?;
-    let mut refusals = Vec::new();
-    let files = saved.nvram.iter().chain(&saved.tpm).map(|file| &file.member);
-    let members =
-        files.chain(saved.boot.iter().map(|file| &file.member)).chain(saved.disks.iter().map(|disk| &disk.member));
-    let missing = members.filter(|member| !saved.lengths.contains_key(*member));
-    refusals.extend(missing.map(|member| suspect(&saved, &format!("member {member} is missing"))));
+    let mut refusals = refused_files(&saved);
     for member in [DOMAIN_XML, DOMAIN_INACTIVE_XML] {
         let described = contents::xml(point, archive, member).and_then(|xml| define::describe(&saved, &xml).map(drop));
         refusals.extend(described.err());
     }
     refusals.extend(saved.disks.iter().filter_map(|disk| expect_size(point, archive, disk).err()));
     Ok(refusals)
+}
+
+/// The same of an archive of the seed script, all of which is read, to its checksum.
+pub fn seed_refusals(point: &Point, patience: &Patience, monitor: &dyn Monitor, cancel: &Cancel) -> Vec<Error> {
+    let work = Work { archive: &point.path, patience, domain: &point.domain, monitor, cancel };
+    look_at_seed(point, &work).unwrap_or_else(|error| vec![error])
+}
+
+fn look_at_seed(point: &Point, work: &Work<'_>) -> Result<Vec<Error>, Error> {
+    let opened = Seed::open_patiently(&point.path, &point.domain, work.patience);
+    let survey = seed::survey(&opened.map_err(Error::archive(&point.path))?, work, &|bytes| work.advance(bytes))?;
+    let saved = seed::saved(&survey, point)?;
+    let mut refusals = refused_files(&saved);
+    refusals.extend(seed::xml(&survey, point).and_then(|xml| define::describe(&saved, &xml)).err());
+    refusals.extend(seed::refused_images(&survey, &saved));
+    Ok(refusals)
+}
+
+/// Why not all of its files could be put into one folder.
+fn refused_files(saved: &Saved) -> Vec<Error> {
+    let request = Request {
+        domain: saved.domain.name.clone(),
+        when: When::Newest,
+        to: Some(PathBuf::from("/")),
+        disks: Vec::new(),
+        define: None,
+        overwrite: false,
+        kept_out: Vec::new(),
+        dry_run: true,
+    };
+    plan::files(saved, &request).err().into_iter().collect()
 }
 
 /// Fails if the header of a disk's image has another size than the manifest.

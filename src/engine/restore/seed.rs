@@ -31,11 +31,14 @@ pub struct Survey {
     live: Option<String>,
     inactive: Option<String>,
     migratable: Option<String>,
+    /// The first bytes of each image, by member.
+    starts: BTreeMap<String, Vec<u8>>,
 }
 
-/// Reads all of it, and so checks its checksum.
-pub fn survey(seed: &Seed, work: &Work<'_>) -> Result<Survey, Error> {
-    let mut survey = Survey { members: Vec::new(), live: None, inactive: None, migratable: None };
+/// Reads all of it, and so checks its checksum; `advance` hears of every part of an image.
+pub fn survey(seed: &Seed, work: &Work<'_>, advance: &dyn Fn(u64)) -> Result<Survey, Error> {
+    let mut survey =
+        Survey { members: Vec::new(), live: None, inactive: None, migratable: None, starts: BTreeMap::new() };
     let suspect = |what: String| Error::Suspect { path: work.archive.to_owned(), what };
     each(seed, work, |member, contents| {
         if survey.members.iter().any(|other| other.name == member.name) {
@@ -54,19 +57,31 @@ pub fn survey(seed: &Seed, work: &Work<'_>) -> Result<Survey, Error> {
             Role::Live => survey.live = Some(text()?),
             Role::Inactive => survey.inactive = Some(text()?),
             Role::Migratable => survey.migratable = Some(text()?),
-            Role::Image => pour(work, contents, |_| Ok(()))?,
+            Role::Image => {
+                let mut start = Vec::new();
+                pour(work, contents, |bytes| {
+                    start.extend_from_slice(&bytes[..bytes.len().min(foreign::HEADER - start.len())]);
+                    advance(bytes.len() as u64);
+                    Ok(())
+                })?;
+                survey.starts.insert(member.name.clone(), start);
+            }
         }
         Ok(())
     })?;
+    if survey.members.is_empty() {
+        return Err(suspect("it holds nothing".to_owned()));
+    }
     Ok(survey)
 }
 
-/// The definition that is restored, and after it the one for other hosts, if it is there.
+/// That one, and after it the one for other hosts, if it is there.
 pub fn xmls(survey: &Survey, point: &Point) -> Result<Vec<String>, Error> {
     Ok([xml(survey, point)?].into_iter().chain(survey.migratable.clone()).collect())
 }
 
-fn xml(survey: &Survey, point: &Point) -> Result<String, Error> {
+/// The definition that is restored.
+pub fn xml(survey: &Survey, point: &Point) -> Result<String, Error> {
     let xml = survey.inactive.as_ref().or(survey.live.as_ref());
     xml.cloned().ok_or_else(|| Error::Suspect { path: point.path.clone(), what: "it holds no definition".to_owned() })
 }
@@ -108,6 +123,15 @@ pub fn saved(survey: &Survey, point: &Point) -> Result<Saved, Error> {
         documents: documents.map(|member| (member.name.clone(), member.file_name().to_owned())).collect(),
         lengths: survey.members.iter().map(|member| (member.name.clone(), member.length)).collect(),
     })
+}
+
+/// The images that would be refused after they were written, as far as their first bytes tell.
+pub fn refused_images(survey: &Survey, saved: &Saved) -> Vec<Error> {
+    let images = saved.disks.iter().filter(|disk| disk.format == Format::Qcow2);
+    let start = |member: &str| survey.starts.get(member).map_or(&[][..], Vec::as_slice);
+    let refused =
+        images.filter_map(|disk| foreign::expect_alone(start(&disk.member), &saved.archive, &disk.member).err());
+    refused.collect()
 }
 
 fn image(member: &SeedMember, target: &str, source: Source, format: Format) -> SavedDisk {

@@ -33,7 +33,7 @@ impl Source {
             Origin::Seed { .. } => {
                 let seed = Seed::open_patiently(&point.path, &point.domain, work.patience)
                     .map_err(Error::archive(&point.path))?;
-                let survey = seed::survey(&seed, work)?;
+                let survey = seed::survey(&seed, work, &|_| ())?;
                 Ok(Source::Seed(seed, survey))
             }
         }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -14,9 +15,10 @@ use crate::engine::{Error, users};
 use crate::hypervisor::{Hypervisor, Kind};
 use crate::model::{Device, Domain, DomainRef, Source};
 use crate::sys::in_use::FileId;
+use crate::sys::mounts;
 use crate::sys::patience::Patience;
 
-/// The device and inode of a folder, which are the same under every name, link or bind mount.
+/// The device and inode of a folder, which are the same under every path.
 type Identity = (u64, u64);
 
 /// What was found on this host.
@@ -69,7 +71,9 @@ impl Unasked {
     /// Whether an image may be put into this folder only because an archive says that it was there.
     pub fn folder(&self, folder: &Path) -> bool {
         let Ok(real) = fs::canonicalize(folder) else { return false };
-        self.folders.contains(&real) && !self.kept_out.iter().any(|own| overlap(&real, own))
+        // Where that cannot be known, it may be ours.
+        let is_ours = |own: &PathBuf| overlap(&real, own).unwrap_or(true);
+        self.folders.contains(&real) && !self.kept_out.iter().any(is_ours)
     }
 
     /// Whether the domain that is replaced has this block device.
@@ -103,20 +107,28 @@ fn devices_of(domain: &Domain) -> Vec<FileId> {
     domain.disks.iter().filter_map(|disk| device(&disk.image.source)).collect()
 }
 
-/// Whether one lies inside the other.
-fn overlap(folder: &Path, own: &Path) -> bool {
-    let (folders, owns) = (identities(folder), identities(own));
-    let is_in = |inner: &[Option<Identity>], outer: &[Option<Identity>]| {
-        outer.first().is_some_and(|outer| outer.is_some() && inner.contains(outer))
+/// Whether one lies inside the other, by whatever mounts.
+fn overlap(folder: &Path, own: &Path) -> io::Result<bool> {
+    let is_in = |inner: &Path, outer: &Path| -> io::Result<bool> {
+        let outer = identity(outer);
+        Ok(outer.is_some() && around(inner)?.contains(&outer))
     };
-    is_in(&folders, &owns) || is_in(&owns, &folders)
+    Ok(is_in(folder, own)? || is_in(own, folder)?)
 }
 
-/// The identities of a path and of every folder above it; `None` for one that does not exist.
-fn identities(path: &Path) -> Vec<Option<Identity>> {
-    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
-    real.ancestors().map(identity).collect()
+/// The identities of a path and of every folder above it, under each of its paths.
+fn around(path: &Path) -> io::Result<BTreeSet<Option<Identity>>> {
+    let Some(real) = path.ancestors().find_map(|above| fs::canonicalize(above).ok()) else {
+        return Ok(BTreeSet::new());
+    };
+    let paths = mounts::paths_to(&real)?;
+    let same = paths.iter().filter(|path| identity(path) == identity(&real));
+    Ok(same.flat_map(|path| path.ancestors()).map(identity).collect())
+}
+
+/// `None` for one that does not exist.
+fn identity(path: &Path) -> Option<Identity> {
+    fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 #[cfg(test)]
