@@ -1,12 +1,12 @@
 //! Owns: the command `backup`. Must not: be needed for a backup to be right; the engine is.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, stderr, stdout};
 
 use chrono::Utc;
 
 use super::args::{Backup, Global};
 use super::progress::Bars;
-use super::{colour, print};
+use super::{output, print, print_report};
 use crate::app::{self, mail, watch};
 use crate::config::Settings;
 use crate::engine::journal::Journal;
@@ -47,7 +47,7 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
         app::lock(&settings.state_dir).inspect_err(|error| mail_failure(mail::Source::of(&settings), global, error))?;
     let journal = app::journal(&settings.state_dir)?;
     let bars = Bars::new();
-    let silent = global.quiet || words.options.json || !std::io::stderr().is_terminal();
+    let silent = global.quiet || words.options.json || !output::is_screen(&stderr());
     let monitor: &dyn Monitor = if silent { &Silent } else { &bars };
 
     let mut done = run::begin(&settings, &request);
@@ -123,12 +123,15 @@ fn tell(settings: &Settings, done: &RunReport, code: u8, quiet: bool, as_json: b
     let kept = kept.map_err(engine::Error::file("write the report", &path));
     let code = super::watched(kept.map_err(app::Error::from), code);
     let (code, settled) = mailed(mail::Source::of(settings), done, code);
-    // What is printed where there is no terminal, cron mails.
-    let settled = settled && !std::io::stdout().is_terminal();
+    // What is printed where there is neither a terminal nor the journal, cron mails.
+    let settled = settled && !stdout().is_terminal() && !output::is_journal(stdout());
+    let wanted = !quiet || code != 0;
     if as_json {
         print(&json);
-    } else if !settled && (!quiet || code != 0) {
-        print(&report::text(done, colour()));
+    } else if wanted && !settled {
+        print_report(done);
+    } else if wanted && output::is_journal(stderr()) {
+        output::print_to_journal(&report::journal(done));
     }
     Ok(code)
 }

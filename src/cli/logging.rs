@@ -1,6 +1,12 @@
 //! Owns: where log lines go: standard error, warnings by default. Must not: be how results are told; reports are.
 
+use std::io::{self, Write};
+
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::output;
 
 /// Starts logging. `verbose` counts the `-v`s; `KVMBACKUP_LOG` (tracing's filter syntax) overrides both flags.
 pub fn start(verbose: u8, quiet: bool) {
@@ -14,8 +20,44 @@ pub fn start(verbose: u8, quiet: bool) {
     let filter = EnvFilter::try_from_env("KVMBACKUP_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(Log)
+        .with_ansi(output::wants_colour(&io::stderr()))
         .with_target(false)
         .without_time()
         .try_init();
+}
+
+/// Standard error.
+struct Log;
+
+/// One event for it.
+struct Event(&'static str);
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Event;
+
+    fn make_writer(&'a self) -> Event {
+        Event(output::INFO)
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Event {
+        Event(match *event.level() {
+            Level::ERROR => output::ERROR,
+            Level::WARN => output::WARNING,
+            Level::INFO => output::INFO,
+            _ => output::DEBUG,
+        })
+    }
+}
+
+impl Write for Event {
+    /// The whole event comes in one call. An error would be told on standard error, too.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        output::complain(self.0, &String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

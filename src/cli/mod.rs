@@ -10,6 +10,7 @@ mod list;
 mod logging;
 mod man;
 mod metrics;
+mod output;
 mod progress;
 mod prune;
 mod recover;
@@ -17,20 +18,21 @@ mod report;
 mod restore;
 mod verify;
 
-use std::io::{IsTerminal, Write};
+use std::io::{stderr, stdout};
 
 use args::{Args, At, Command, Global};
+use output::print;
 
 use crate::app;
 use crate::engine::points::When;
 use crate::engine::{self, Monitor, Silent};
-use crate::model::Failure;
+use crate::model::{Failure, RunReport};
 use crate::report::ExitCode;
 use crate::sys::program;
 
 /// Runs the program on the words of its command line, and ends with its exit code.
 pub fn main() -> ! {
-    let args = args::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let args = args::parse(std::env::args_os()).unwrap_or_else(|error| not_run(&error));
     leave_no_core();
     program::prepare();
     logging::start(args.global.verbose, args.global.quiet);
@@ -39,7 +41,17 @@ pub fn main() -> ! {
         print_error(&error);
         error.exit_code()
     });
-    leave(code)
+    leave(output::finish(code))
+}
+
+/// Ends the program when there is no command to run: prints the help that was asked for, or what is wrong.
+fn not_run(error: &clap::Error) -> ! {
+    if error.use_stderr() {
+        error.exit();
+    }
+    let text = error.render();
+    print(&if output::wants_colour(&stdout()) { text.ansi().to_string() } else { text.to_string() });
+    leave(output::finish(ExitCode::Good.code()))
 }
 
 /// What is in our memory (passwords, secrets of domain XML) goes to no core, whatever takes cores on this host. What we start
@@ -53,14 +65,9 @@ fn leave_no_core() {
 /// Ends the program, whatever its threads are doing.
 ///
 /// Without exit(3): it takes down the libraries of libvirt under a thread that may be within them, and that thread would die of
-/// a signal. Without our standard streams: a thread that a hanging target holds in the kernel outlives the program with all of
-/// its files open, and who reads what is printed (cron, a pipe) would wait for that thread.
+/// a signal. Without our standard streams, see [`output::close`].
 fn leave(code: u8) -> ! {
-    let _ = std::io::stdout().flush();
-    if let Ok(nothing) = std::fs::File::options().write(true).open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdout(&nothing);
-        let _ = rustix::stdio::dup2_stderr(&nothing);
-    }
+    output::close();
     signal_hook::low_level::exit(code.into())
 }
 
@@ -74,7 +81,9 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
         Command::Recover(words) => recover::run(global, &words),
         Command::Report(words) => report::run(global, &words),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut args::definition(), "kvmbackup", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut args::definition(), "kvmbackup", &mut script);
+            print(&String::from_utf8_lossy(&script));
             Ok(0)
         }
         Command::Man { folder } => man::run(&folder),
@@ -103,15 +112,15 @@ fn watched(told: Result<(), app::Error>, code: u8) -> u8 {
 
 /// The one place where an error is printed.
 fn print_failure(failure: &Failure) {
-    eprintln!("kvmbackup: {}", failure.message);
+    output::complain(output::ERROR, &format!("kvmbackup: {}", failure.message));
     if let Some(hint) = &failure.hint {
-        eprintln!("hint: {hint}");
+        output::complain(output::ERROR, &format!("hint: {hint}"));
     }
 }
 
 /// Who hears of progress: bars on a terminal, nobody otherwise.
 fn monitor(global: &Global, json: bool) -> Box<dyn Monitor> {
-    match global.quiet || json || !std::io::stderr().is_terminal() {
+    match global.quiet || json || !output::is_screen(&stderr()) {
         true => Box::new(Silent),
         false => Box::new(progress::Bars::new()),
     }
@@ -126,12 +135,10 @@ fn when(at: Option<At>) -> When {
     }
 }
 
-/// Whether standard output is a terminal that wants colours.
-fn colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
-/// Prints a whole text. A reader that went away (`| head`) is no error of ours.
-fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+/// Prints a report as standard output shows it best.
+fn print_report(report: &RunReport) {
+    print(&match output::is_journal(stdout()) {
+        true => crate::report::journal(report),
+        false => crate::report::text(report, output::wants_colour(&stdout())),
+    });
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::args::{Global, Report, ReportFormat};
-use super::{colour, print, print_error, print_failure};
+use super::{print, print_error, print_failure, print_report};
 use crate::app::mail;
 use crate::config::Settings;
 use crate::model::{Failure, RunReport};
@@ -35,7 +35,7 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
     } else {
         match words.format {
             ReportFormat::Json => print(&json),
-            ReportFormat::Text => print(&report::text(&parsed()?, colour())),
+            ReportFormat::Text => print_report(&parsed()?),
             ReportFormat::Html => {
                 let last = parsed()?;
                 print(&mail::html(&settings, &last, report::exit_code(&last))?);

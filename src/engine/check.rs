@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::phases::GuestAgent;
-use super::{Error, chain, run};
+use super::{Error, chain, run, survey};
 use crate::config::{Hook, HookPlace, Settings};
 use crate::hooks;
 use crate::hypervisor::Hypervisor;
@@ -95,12 +95,18 @@ pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Fi
     }];
     let states: BTreeMap<_, _> =
         hypervisor.domains()?.into_iter().map(|(domain, state)| (domain.uuid, state)).collect();
+    // Whoever asks a target that hangs would hang.
+    let target = survey::target::ask(settings).ok().and_then(|_| target::device(settings));
+    let mut beside = Vec::new();
     for entry in run::plan(settings, hypervisor, &Request::default())?.entries {
         if let Decision::Unknown(failure) = entry.decision {
             findings.push(Finding::failed(format!("domain {}", entry.name), Severity::Problem, failure));
             continue;
         }
         let (Some(domain), Some(of_domain)) = (entry.domain, entry.settings) else { continue };
+        if target.is_some_and(|target| disks::lies_on(hypervisor, &domain, target)) {
+            beside.push(domain.name.clone());
+        }
         place::overlays(settings, hypervisor, &domain, &mut findings);
         // One that is not due today is, another day.
         disks::look(hypervisor, &domain, &of_domain, &mut findings);
@@ -108,5 +114,6 @@ pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Fi
             agent::look(&GuestAgent { hypervisor, domain: &domain }, &domain, &of_domain, &mut findings);
         }
     }
+    findings.extend(target::shared(settings, &beside));
     Ok(findings)
 }

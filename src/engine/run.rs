@@ -99,6 +99,7 @@ pub fn run(
     }
     if !due.is_empty() {
         backup::check_space(settings, &store)?;
+        store.try_out(false)?;
     }
     report.domains.extend(back_up_all(&context, due));
     report.signal = cancel.signal();

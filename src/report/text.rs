@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use self::page::{Page, Paint, WIDTH};
+use self::page::{Page, Paint, Style, WIDTH};
 use super::exit::{ExitCode, exit_code};
 use super::table::{Table, printable};
 use crate::model::size::{bytes, duration};
@@ -20,7 +20,16 @@ mod tests;
 ///
 /// `colour` is for a terminal whose user did not set `NO_COLOR`: <https://no-color.org>.
 pub fn text(report: &RunReport, colour: bool) -> String {
-    let mut page = Page::new(colour);
+    page(report, if colour { Style::Colour } else { Style::Plain })
+}
+
+/// The same for the journal: each line begins with its priority.
+pub fn journal(report: &RunReport) -> String {
+    page(report, Style::Journal)
+}
+
+fn page(report: &RunReport, style: Style) -> String {
+    let mut page = Page::new(style);
     if let Some(hook) = report.hooks.iter().find(|hook| hook.status == HookStatus::Skip && report.domains.is_empty()) {
         let (host, hook) = (printable(&report.host), printable(&hook.name));
         page.painted(Paint::Good, &format!("kvmbackup: nothing done on {host}, as the hook {hook} asked"));

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, DirEntry, Metadata, Permissions};
+use std::fs::{self, DirEntry, File, Metadata};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Datelike, Days, TimeDelta, Utc};
@@ -55,7 +55,7 @@ impl Folder {
     pub(super) fn make_target(&self) -> Result<(), Error> {
         match step::reached(Step::TargetFolder).and_then(|()| fs::create_dir(&self.backupdir)) {
             Ok(()) => {
-                let private = fs::set_permissions(&self.backupdir, Permissions::from_mode(0o700));
+                let private = make_private(&self.backupdir);
                 let parent = self.backupdir.parent().unwrap_or(Path::new("/"));
                 private.and_then(|()| durable::sync_dir(parent)).map_err(|source| self.unusable(source))?;
             }
@@ -203,7 +203,7 @@ impl Folder {
         let error = |source| Error::File { action: "create", path: folder.clone(), source };
         match step::reached(Step::DomainFolder).and_then(|()| fs::create_dir(&folder)) {
             Ok(()) => {
-                fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(error)?;
+                make_private(&folder).map_err(error)?;
                 durable::sync_dir(&self.backupdir).map_err(error)?;
             }
             Err(source) if source.kind() != io::ErrorKind::AlreadyExists => return Err(error(source)),
@@ -256,6 +256,11 @@ impl Folder {
         }
         Ok(files)
     }
+}
+
+/// For a folder that was just made.
+pub(super) fn make_private(folder: &Path) -> io::Result<()> {
+    durable::set_mode(&File::open(folder)?, 0o700)
 }
 
 /// Writes the name of a domain into its folder, unless it stands there. Whatever else has the name of that file, or does not hold

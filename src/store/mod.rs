@@ -9,6 +9,7 @@ mod name;
 mod partial;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod whose;
 
 use std::io;
@@ -101,6 +102,14 @@ impl Store {
     /// How long a call on it may take, and whether one has taken longer.
     pub fn patience(&self) -> &Patience {
         &self.patience
+    }
+
+    /// Tries whether the target takes a private folder; with `file`, all that a backup does. Leaves nothing there.
+    ///
+    /// # Errors
+    /// What a backup could not do.
+    pub fn try_out(&self, file: bool) -> Result<(), Error> {
+        self.call(move |folder| folder.try_out(file))
     }
 
     /// The room of its file system.

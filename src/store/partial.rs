@@ -105,7 +105,7 @@ fn publish(file: &File, names: &Free) -> io::Result<u64> {
 }
 
 /// Renames without replacing; for file systems that cannot do this in one call (NFS among them: rename(2), "NOTES") as well.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
         result => return Ok(result?),

@@ -1,18 +1,60 @@
 //! Owns: files that survive a power cut: written aside, synced, renamed, folder synced; private modes whatever the
 //! umask. Must not: know what is in them.
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+use rustix::io::Errno;
 
 use super::step::{self, Step};
 
 /// Creates a file for its owner only; fails if anything, a symbolic link included, has the name.
 pub fn create_private(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
+    // Nobody else knows of a file that is not returned.
+    set_mode(&file, 0o600).inspect_err(|_| drop(fs::remove_file(path)))?;
     Ok(file)
+}
+
+/// Sets the mode of a file or folder. Some file systems have a fixed mode for all files and refuse (vfat, exFAT, CIFS). This is accepted
+/// if the fixed mode grants the group and others no more than the wanted one.
+///
+/// # Errors
+/// [`Exposed`], if it grants more.
+pub fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    let Err(refused) = file.set_permissions(Permissions::from_mode(mode)) else { return Ok(()) };
+    let fixed = file.metadata()?.permissions().mode() & 0o777;
+    match Errno::from_io_error(&refused) {
+        Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) if fixed & 0o077 & !mode == 0 => Ok(()),
+        Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, Exposed { fixed }))
+        }
+        _ => Err(refused),
+    }
+}
+
+/// A file system gives every file a mode that lets other users in, and refuses to change it.
+#[derive(Debug)]
+pub struct Exposed {
+    fixed: u32,
+}
+
+impl fmt::Display for Exposed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the file system refuses chmod, and its mode {:o} lets other users in", self.fixed)
+    }
+}
+
+impl std::error::Error for Exposed {}
+
+impl Exposed {
+    /// Whether this error says so.
+    pub fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Exposed>())
+    }
 }
 
 /// Creates a folder, and those above it, for their owner only, and makes their names durable: what is synced in a folder whose

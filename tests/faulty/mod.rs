@@ -50,7 +50,7 @@ pub enum Fault {
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
     pub call: Call,
-    /// Bytes that can still be read or written before it holds.
+    /// Bytes that can still be read or written, or files and folders that can still be made, before it holds.
     pub after: u64,
     pub fault: Fault,
 }
@@ -86,6 +86,8 @@ struct State {
     log: Option<Vec<Op>>,
     /// Whether names are taken as exFAT and CIFS take them.
     folds: bool,
+    /// The one mode of all files and folders, which chmod cannot change.
+    fixed: Option<u32>,
 }
 
 impl Shared {
@@ -133,6 +135,11 @@ impl Faulty {
     /// Takes names from now on as exFAT and CIFS do: case and dots at the end tell none apart, and the first spelling is kept.
     pub fn fold_names(&self) {
         self.shared.state().folds = true;
+    }
+
+    /// Gives everything one mode from now on and refuses chmod, as vfat and exFAT do.
+    pub fn fix_mode(&self, mode: u32) {
+        self.shared.state().fixed = Some(mode);
     }
 
     /// Sets the rule; the one before holds no more, and bytes are counted from now.

@@ -77,7 +77,7 @@ fn judge(state: &mut State, call: Option<(Call, u64)>) -> (Verdict, bool) {
         state.moved += bytes;
     }
     match rule {
-        Some(rule) if !matches!(call, Call::Read | Call::Write) || state.moved > rule.after => {
+        Some(rule) if !matches!(call, Call::Read | Call::Write | Call::Create) || state.moved > rule.after => {
             state.met = true;
             match rule.fault {
                 Fault::Error(error) => (Verdict::Fail(error), false),
@@ -114,6 +114,7 @@ impl State {
         };
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + node.changed);
         let size = node.bytes.len() as u64;
+        let mode = self.fixed.unwrap_or(node.mode);
         Ok(FileAttr {
             ino: INodeNo(ino),
             size,
@@ -123,7 +124,7 @@ impl State {
             ctime: time,
             crtime: time,
             kind,
-            perm: (node.mode & 0o7777) as u16,
+            perm: (mode & 0o7777) as u16,
             nlink: 1,
             uid: 0,
             gid: 0,
@@ -219,6 +220,9 @@ impl Filesystem for Server {
         reply: ReplyAttr,
     ) {
         let work = |state: &mut State| {
+            if mode.is_some() && state.fixed.is_some() {
+                return Err(Errno::EPERM);
+            }
             if let Some(mode) = mode {
                 state.change(Op::Mode { ino: ino.0, mode });
             }
@@ -232,16 +236,16 @@ impl Filesystem for Server {
 
     fn mknod(&self, _: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, _: u32, reply: ReplyEntry) {
         let kind = if mode & 0o170_000 == 0o140_000 { Kind::Socket } else { Kind::File };
-        self.answer(Some((Call::Create, 0)), reply, |state| state.make(dir, name, kind, mode & !umask), entry);
+        self.answer(Some((Call::Create, 1)), reply, |state| state.make(dir, name, kind, mode & !umask), entry);
     }
 
     fn mkdir(&self, _: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.answer(Some((Call::Create, 0)), reply, |state| state.make(dir, name, Kind::Folder, mode & !umask), entry);
+        self.answer(Some((Call::Create, 1)), reply, |state| state.make(dir, name, Kind::Folder, mode & !umask), entry);
     }
 
     fn create(&self, _: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, _: i32, reply: ReplyCreate) {
         let work = |state: &mut State| state.make(dir, name, Kind::File, mode & !umask);
-        self.answer(Some((Call::Create, 0)), reply, work, |reply, result| match result {
+        self.answer(Some((Call::Create, 1)), reply, work, |reply, result| match result {
             Ok(attr) => reply.created(&NOW, &attr, Generation(0), FileHandle(0), FopenFlags::empty()),
             Err(error) => reply.error(error),
         });

@@ -18,5 +18,6 @@ mod guest;
 mod guest_back;
 mod hints;
 mod host;
+mod refusing;
 mod restore;
 mod store;

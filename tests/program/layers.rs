@@ -171,6 +171,11 @@ const NO_STEP: &[(&str, &str)] = &[
     ("store/partial.rs", "fs::hard_link(from, to)"),
     ("store/partial.rs", "fs::remove_file(from)"),
     ("store/partial.rs", "fs::rename(from, to)"),
+    // A trial leaves an empty folder or file at worst, and the next one removes it.
+    ("store/trial.rs", "fs::create_dir(&trial)"),
+    ("store/trial.rs", "durable::create_private(&new)"),
+    ("store/trial.rs", "durable::remove(&trial.join(name))"),
+    ("store/trial.rs", "fs::remove_dir(trial)"),
     // The processes end with us.
     ("mail/program.rs", "program::start("),
     // Its caller says the step of what the tool does.

@@ -48,6 +48,7 @@ mod mail_causes;
 mod mail_systems;
 mod mail_ways;
 mod mail_when;
+mod output;
 mod packages;
 mod page_cache;
 mod reliability;

@@ -227,6 +227,7 @@ fn a_real_systemd_runs_timer_and_service_and_calls_somebody_after_a_failure() {
     ] {
         assert!(lines.contains(line), "{line}\n{said}\n{errors}");
     }
+    assert!(said.contains(&format!("journal: kvmbackup: 1 of 1 good on {name}\n")), "a mailed run: {said}");
     for subject in &subjects {
         assert!(lines.contains(subject.as_str()), "{subject}\n{said}\n{errors}");
     }

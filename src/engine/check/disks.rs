@@ -59,6 +59,15 @@ pub(super) fn look(
     }
 }
 
+/// Whether an image of a domain lies on a file system.
+pub(super) fn lies_on(hypervisor: &dyn Hypervisor, domain: &DomainRef, device: u64) -> bool {
+    // Another check reports a domain that cannot be described.
+    let Ok(described) = hypervisor.describe(domain) else { return false };
+    let paths = described.disks.iter().filter_map(|disk| disk.image.source.path());
+    let found = paths.filter_map(|path| std::fs::metadata(path).ok());
+    found.into_iter().any(|found| found.is_file() && found.dev() == device)
+}
+
 /// Images that this program reads itself and cannot open.
 fn unreadable(plan: &CapturePlan) -> Vec<Failure> {
     let images = plan.disks.iter().map(|planned| (&planned.disk.target, planned.image()));

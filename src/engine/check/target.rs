@@ -1,17 +1,20 @@
 //! Owns: whether the target can take tonight's archives: mounted, writable, room, restore points of the future.
-//! Must not: write to it, or open an archive of ours.
+//! Must not: leave anything there, or open an archive of ours.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
+use rustix::io::Errno;
 
-use super::{Finding, Severity};
+use super::{Finding, Severity, place};
 use crate::config::Settings;
 use crate::engine::{Error, backup, points, survey};
 use crate::model::size::bytes;
 use crate::model::{Failure, is_future};
-use crate::store::{Point, Store};
+use crate::store::{self, Point, Store};
+use crate::sys::patience::Patience;
 use crate::sys::space::{self, Space};
 
 pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
@@ -21,6 +24,10 @@ pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
         Ok(room) => room,
         Err(error) => return vec![unusable(settings, about, &error)],
     };
+    let store = Store::open_patiently(dir, &Patience::new(settings.stall_timeout));
+    if let Err(error) = store.and_then(|store| store.try_out(true)) {
+        return vec![Finding::failed(about, Severity::Problem, Error::from(error).failure())];
+    }
     let mut findings = vec![mounted(settings, &about, room)];
     if let Err(error) = Store::open(dir).map_err(Error::from).and_then(|store| backup::check_space(settings, &store)) {
         findings.push(Finding::failed(&about, Severity::Problem, error.failure()));
@@ -43,7 +50,15 @@ fn unusable(settings: &Settings, about: String, error: &io::Error) -> Finding {
     if settings.require_mount && !space::is_off_root(dir).unwrap_or(false) {
         return Finding::failed(about, Severity::Problem, Error::Target { path: dir.clone() }.failure());
     }
+    if error.kind() == io::ErrorKind::ReadOnlyFilesystem {
+        let error = store::Error::Target { path: dir.clone(), source: Errno::ROFS.into() };
+        return Finding::failed(about, Severity::Problem, Error::from(error).failure());
+    }
     if error.kind() == io::ErrorKind::NotFound && parent_is_there {
+        if let Some(Err(source)) = dir.parent().map(place::writable) {
+            let error = store::Error::Target { path: dir.clone(), source };
+            return Finding::failed(about, Severity::Problem, Error::from(error).failure());
+        }
         return Finding::new(about, Severity::Good, "does not exist yet; the first run creates it", None);
     }
     let shown = dir.display();
@@ -92,6 +107,28 @@ fn sizes(about: &str, room: Space, newest: &[Point]) -> Vec<Finding> {
         findings.push(Finding::new(about, Severity::Warning, message, Some(hint)));
     }
     findings
+}
+
+/// A warning, where archives lie on the file system of images. `with_images` are the domains of which this is known.
+pub(super) fn shared(settings: &Settings, with_images: &[String]) -> Option<Finding> {
+    let dir = settings.backupdir.display();
+    let hint = format!("move `backupdir` to another disk, or to another host; see: findmnt -T {dir}");
+    let names = match with_images {
+        [] => return None,
+        [first, second, third, rest @ ..] if !rest.is_empty() => {
+            format!("{first}, {second}, {third} and {} more", rest.len())
+        }
+        few => few.join(", "),
+    };
+    let message = format!(
+        "on the same file system as images of {names}: what destroys the guests destroys their backups, and full, it stops the guests"
+    );
+    Some(Finding::new(format!("target {dir}"), Severity::Warning, message, Some(&hint)))
+}
+
+/// The file system that the target lies on, if it is there.
+pub(super) fn device(settings: &Settings) -> Option<u64> {
+    std::fs::metadata(&settings.backupdir).ok().map(|found| found.dev())
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@
 //!
 //! The folder may be a mount that hangs: every call on it is made with patience, but for those on the host's own TPM state.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -238,7 +238,7 @@ impl Drop for Staging {
 /// Gives a file to a user. Its contents are private until then.
 fn give(file: &File, owner: Owner) -> io::Result<()> {
     std::os::unix::fs::fchown(file, Some(owner.uid), Some(owner.gid))?;
-    file.set_permissions(Permissions::from_mode(owner.mode))
+    durable::set_mode(file, owner.mode)
 }
 
 fn not_given(path: &Path, owner: Owner, error: &io::Error) -> String {
@@ -266,7 +266,7 @@ fn make_missing(path: &Path, mode: u32) -> (Vec<PathBuf>, Result<(), Error>) {
 /// Of this mode, whatever the umask.
 fn make_folder(folder: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().mode(mode & PRIVATE).create(folder)?;
-    fs::set_permissions(folder, Permissions::from_mode(mode))
+    durable::set_mode(&File::open(folder)?, mode)
 }
 
 /// Says in the log that a removal hangs: there is an error already, or nothing that counts.

@@ -6,6 +6,17 @@ use crate::report::table::printable;
 /// Columns of a line.
 pub const WIDTH: usize = 100;
 
+/// Where a page is shown, which decides what a [`Paint`] becomes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// A file, a pipe, a mail: nothing.
+    Plain,
+    /// A terminal: a colour.
+    Colour,
+    /// The journal: the priority of the line, sd-daemon(3).
+    Journal,
+}
+
 /// What a colour says.
 #[derive(Clone, Copy)]
 pub enum Paint {
@@ -22,13 +33,15 @@ pub enum Paint {
 /// The text so far; every line goes through here, so that none is unsafe for a terminal.
 pub struct Page {
     out: String,
-    colour: bool,
+    style: Style,
+    /// Of lines that have none of their own.
+    paint: Paint,
 }
 
 impl Page {
     /// An empty page.
-    pub fn new(colour: bool) -> Page {
-        Page { out: String::new(), colour }
+    pub fn new(style: Style) -> Page {
+        Page { out: String::new(), style, paint: Paint::Plain }
     }
 
     /// The text.
@@ -38,8 +51,20 @@ impl Page {
 
     /// A line that is known to fit.
     pub fn line(&mut self, line: &str) {
+        self.begin(self.paint);
         self.out.push_str(line);
         self.out.push('\n');
+    }
+
+    /// Writes the priority of a line that begins.
+    fn begin(&mut self, paint: Paint) {
+        if self.style == Style::Journal && (self.out.is_empty() || self.out.ends_with('\n')) {
+            self.out.push_str(match paint {
+                Paint::Plain | Paint::Good => "<6>",
+                Paint::Warn => "<4>",
+                Paint::Bad => "<3>",
+            });
+        }
     }
 
     /// An empty line, or the end of the one that was started.
@@ -61,7 +86,8 @@ impl Page {
             Paint::Warn => "33",
             Paint::Bad => "1;31",
         };
-        match self.colour {
+        self.begin(paint);
+        match self.style == Style::Colour {
             true => self.out.push_str(&format!("\x1b[{code}m{text}\x1b[0m")),
             false => self.out.push_str(text),
         }
@@ -75,6 +101,7 @@ impl Page {
         }
         self.blank();
         self.painted(paint, title);
+        self.paint = paint;
         for (who, failure) in entries {
             let who = if who.is_empty() || names(&failure.message, &who) { String::new() } else { format!("{who}: ") };
             self.wrapped("  ", "    ", &format!("{who}{}", failure.message));
@@ -82,6 +109,7 @@ impl Page {
                 self.wrapped("    hint: ", "    ", hint);
             }
         }
+        self.paint = Paint::Plain;
     }
 
     /// A title and words behind it, in as many lines as it takes; nothing when there are none.
@@ -126,7 +154,7 @@ mod tests {
     #[test]
     fn a_failure_is_told_with_its_domain_once() {
         let told = |who: &str, message: &str| {
-            let mut page = Page::new(false);
+            let mut page = Page::new(Style::Plain);
             let failure = Failure { message: message.to_owned(), hint: None };
             page.section("T", Paint::Plain, std::iter::once((who.to_owned(), failure)));
             page.finish().lines().last().unwrap_or_default().trim().to_owned()

@@ -1,9 +1,8 @@
 //! Owns: a file from its temporary name to its own, with the file that had it kept beside it. Must not: know what is in them.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, RenameFlags, flock};
@@ -77,6 +76,6 @@ pub fn create_part(part: &Path) -> io::Result<File> {
     };
     let file = created?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
+    durable::set_mode(&file, 0o600)?;
     Ok(file)
 }

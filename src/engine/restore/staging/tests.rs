@@ -1,7 +1,8 @@
 //! Staging on real file systems.
 
+use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::rename::place_aside;
 use super::*;
