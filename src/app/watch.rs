@@ -9,11 +9,24 @@ use crate::engine::survey;
 use crate::hypervisor::Hypervisor;
 use crate::ledger::{self, Ledger, Survey};
 use crate::metrics;
-use crate::model::RunReport;
+use crate::model::{Failure, RunReport};
 
-/// A run begins; it holds the lock.
-pub fn begin(settings: &Settings, report: &RunReport) -> Result<(), Error> {
-    tell(settings, |ledger| ledger.begin(report))
+/// A run begins; it holds the lock. What earlier runs noted and is not believed is a warning of it.
+pub fn begin(settings: &Settings, report: &mut RunReport) -> Result<(), Error> {
+    let mut ahead = None;
+    let told = tell(settings, |ledger| {
+        ahead = ledger.ahead.take();
+        ledger.begin(report);
+    });
+    report.warnings.extend(ahead.map(|time| Failure {
+        message: format!(
+            "earlier runs were noted up to {time}, which is still to come, and what they noted is not believed"
+        ),
+        hint: Some(
+            "this host's clock was ahead then, or is behind now: compare it with another one (timedatectl)".to_owned(),
+        ),
+    }));
+    told
 }
 
 /// A run has ended, and will end the program with this code.

@@ -51,7 +51,7 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     let monitor: &dyn Monitor = if silent { &Silent } else { &bars };
 
     let mut done = run::begin(&settings, &request);
-    let told = watch::begin(&settings, &done).and(mail::known::remember(&settings));
+    let told = watch::begin(&settings, &mut done).and(mail::known::remember(&settings));
     let served = super::exporter::beside_run(&settings);
     let mut hooks = RunHooks::new(&settings, &done, &cancel);
     let began = hooks.enter(&done);

@@ -16,6 +16,8 @@ use crate::model::Codec;
 use crate::retention::Policy;
 
 const DEFAULTS: &str = "defaults";
+/// The middle, so that some can be put first and others last.
+const PRIORITY: u32 = 50;
 
 /// Checks the whole document and gives the section of `host`; `None` only if there are problems. What of it could be read
 /// comes in any case.
@@ -103,6 +105,7 @@ fn rule(place: &Place<'_>, host_name: &str, host: &Layer, problems: &mut Problem
         job: layer.job.unwrap_or_else(|| host_name.to_owned()),
         days,
         catch_up: layer.catch_up.unwrap_or(false),
+        priority: layer.priority.unwrap_or(PRIORITY),
         retention: layer.retention,
         compression: layer.compression.unwrap_or(Codec::Zstd(3)),
         quiesce: layer.quiesce.unwrap_or(Quiesce::Prefer),
@@ -132,6 +135,7 @@ struct Layer {
     job: Option<String>,
     days: Option<Vec<Weekday>>,
     catch_up: Option<bool>,
+    priority: Option<u32>,
     retention: Option<Policy>,
     compression: Option<Codec>,
     quiesce: Option<Quiesce>,
@@ -160,6 +164,7 @@ impl Layer {
             job: self.job.or(further.job),
             days: self.days.or(further.days),
             catch_up: self.catch_up.or(further.catch_up),
+            priority: self.priority.or(further.priority),
             retention: self.retention.or(further.retention),
             compression: self.compression.or(further.compression),
             quiesce: self.quiesce.or(further.quiesce),
@@ -206,6 +211,7 @@ fn layer(entries: &[Place<'_>], level: Level, problems: &mut Problems) -> Layer 
             "job" => layer.job = value::job(entry, problems),
             "day_of_week" => layer.days = Some(value::days(entry, problems)),
             "catch_up" => layer.catch_up = value::boolean(entry, problems),
+            "priority" => layer.priority = value::number(entry, 0..=100, problems),
             "rotate" => {
                 layer.retention = value::number(entry, 1..=u32::MAX, problems).map(Policy::rotate);
                 if let Some(keep) = entries.iter().find(|entry| entry.name == "keep") {

@@ -33,6 +33,7 @@ pub(super) const DOMAIN: &[&str] = &[
     "job",
     "day_of_week",
     "catch_up",
+    "priority",
     "rotate",
     "keep",
     "compression",

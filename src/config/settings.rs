@@ -99,6 +99,8 @@ pub struct DomainSettings {
     pub days: Vec<Weekday>,
     /// Also due when the last day it should have run has no restore point.
     pub catch_up: bool,
+    /// From 0 to 100: domains with a higher one are backed up first.
+    pub priority: u32,
     /// Which restore points stay; `None` keeps all.
     pub retention: Option<Policy>,
     /// How archives are compressed.

@@ -13,7 +13,7 @@ use super::journal::Journal;
 use super::{Error, Monitor};
 use crate::config::{DomainSettings, Settings};
 use crate::hypervisor::Hypervisor;
-use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Outcome, RunReport};
+use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Outcome, RunReport, is_future};
 use crate::plan::{self, Decision, KnownDomain, Plan, Request};
 use crate::store::Store;
 use crate::sys::patience::Patience;
@@ -34,10 +34,13 @@ pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Request)
     Ok(plan::plan(settings, &known, request, Local::now().date_naive()))
 }
 
-/// A folder that cannot be read is told of when its domain is backed up, and keeps no other from that.
-fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDate> {
+/// The time of the newest restore point that is not of the future: one of those would be waited for until its day has come. A
+/// folder that cannot be read is told of when its domain is backed up, and keeps no other from that.
+fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDateTime> {
     let points = store.points(domain).inspect_err(|error| tracing::warn!(domain, "{}", super::chain(error))).ok()?;
-    points.last().map(|point| point.id.time().with_timezone(&Local).date_naive())
+    let now = Utc::now();
+    let last = points.iter().map(|point| point.id.time()).rfind(|time| !is_future(*time, now));
+    last.map(|time| time.with_timezone(&Local).naive_local())
 }
 
 /// Checks that the target may be written to, and makes it if it may be made.
@@ -86,13 +89,12 @@ pub fn run(
         run_id: report.run_id,
         started: report.started,
     };
-    let mut due = VecDeque::new();
+    let due = plan.queue();
     for entry in plan.entries {
-        match (entry.decision, entry.domain, entry.settings) {
-            (Decision::Due(_), Some(domain), Some(domain_settings)) => due.push_back((domain, domain_settings)),
-            (Decision::Unknown(reason), _, of) => report.domains.push(unknown(&entry.name, of, reason)),
-            (Decision::NotDue(_), ..) => report.not_due.push(entry.name),
-            _ => {}
+        match entry.decision {
+            Decision::Unknown(reason) => report.domains.push(unknown(&entry.name, entry.settings, reason)),
+            Decision::NotDue(_) => report.not_due.push(entry.name),
+            Decision::Due(_) | Decision::NotSelected(_) => {}
         }
     }
     if !due.is_empty() {

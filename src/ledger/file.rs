@@ -7,6 +7,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use chrono::Utc;
+
 use super::{Ledger, Survey};
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, lock, opened};
@@ -76,10 +78,12 @@ impl Ledger {
     pub fn load(state_dir: &Path) -> Result<Ledger, Error> {
         let path = state_dir.join(LEDGER);
         let Some(bytes) = read(&path)? else { return Ok(Ledger::default()) };
-        Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        let mut ledger: Ledger = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
             tracing::warn!(path = %path.display(), %error, "the ledger cannot be understood; it begins anew");
             Ledger::default()
-        }))
+        });
+        ledger.disbelieve(Utc::now());
+        Ok(ledger)
     }
 }
 
@@ -103,6 +107,7 @@ pub fn update(state_dir: &Path, change: impl FnOnce(&mut Ledger)) -> Result<Ledg
             Ledger::default()
         }
     };
+    ledger.disbelieve(Utc::now());
     change(&mut ledger);
     write(Step::LedgerWrite, &path, &ledger)?;
     Ok(ledger)

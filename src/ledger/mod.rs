@@ -3,6 +3,7 @@
 //! Owns: what must outlive a run to be told later: counters, the last result of every domain, a short history.
 //! Must not: hold what can be seen by looking (that is the [`Survey`]), ask libvirt, or render anything.
 
+mod ahead;
 mod file;
 mod fold;
 mod survey;
@@ -39,6 +40,9 @@ pub struct Ledger {
     pub mailed: Mailed,
     /// When old points were last removed without an error.
     pub last_prune: Option<DateTime<Utc>>,
+    /// The latest time of the future that was found in it and is not believed; kept until a run tells of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<DateTime<Utc>>,
 }
 
 /// What the runs of one job came to. A run belongs to every job of the configuration.

@@ -61,12 +61,13 @@ pub fn envelope(mail: &Mail) -> Result<Envelope, Error> {
         true => Ok(mailbox(text)?.email.to_string()),
         false => Err(Error::Local(text.clone())),
     };
+    let to = mail.to.iter().map(address).collect::<Result<_, _>>()?;
     let from = match (&mail.from, host::full_name()) {
         (Some(from), _) => address(from)?,
         (None, Some(node)) => format!("root@{node}"),
         (None, None) => return Err(Error::Sender(host::node_name())),
     };
-    Ok(Envelope { from, to: mail.to.iter().map(address).collect::<Result<_, _>>()? })
+    Ok(Envelope { from, to })
 }
 
 /// The sender as the header names it.

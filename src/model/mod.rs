@@ -3,6 +3,7 @@
 //! Owns: values and their invariants. Must not: do any I/O, or know of libvirt, YAML, tar or terminals.
 
 pub mod base64;
+mod clock;
 mod disk;
 mod domain;
 mod extent;
@@ -17,6 +18,7 @@ mod status;
 mod text;
 mod uri;
 
+pub use clock::is_future;
 pub use disk::{Device, Disk, Format, Image, Source};
 pub use domain::{BootFile, Domain, DomainRef, DomainState, DomainXml, NotSaved, Nvram};
 pub use extent::Extent;

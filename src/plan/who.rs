@@ -1,8 +1,9 @@
 //! Owns: which domains a run backs up, with a reason for each domain and each name. Must not: look at disks, or act.
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{HashSet, VecDeque};
 
-use chrono::NaiveDate;
+use chrono::{NaiveDate, NaiveDateTime};
 
 use super::day;
 use crate::config::{DomainSettings, Rule, Settings, glob, nearest};
@@ -15,8 +16,8 @@ pub struct KnownDomain {
     pub id: DomainRef,
     /// What it is doing.
     pub state: DomainState,
-    /// The day, in the host's time zone, of its newest restore point.
-    pub last_point: Option<NaiveDate>,
+    /// The time, in the host's time zone, of its newest restore point.
+    pub last_point: Option<NaiveDateTime>,
 }
 
 /// What the command line asks for.
@@ -49,6 +50,20 @@ pub struct Entry {
     pub settings: Option<DomainSettings>,
     /// Whether it is backed up, and why.
     pub decision: Decision,
+    /// As of [`KnownDomain`].
+    pub last_point: Option<NaiveDateTime>,
+}
+
+impl Plan {
+    /// The domains that are due, as they are backed up: by `priority`, and else who has waited longest, so that a run that
+    /// never comes to its end leaves out others each time.
+    pub fn queue(&self) -> VecDeque<(DomainRef, DomainSettings)> {
+        let due = self.entries.iter().filter(|entry| matches!(entry.decision, Decision::Due(_)));
+        let mut due: Vec<_> =
+            due.filter_map(|entry| Some((entry.last_point, entry.domain.clone()?, entry.settings.clone()?))).collect();
+        due.sort_by_key(|(last, _, settings)| (Reverse(settings.priority), *last));
+        due.into_iter().map(|(_, domain, settings)| (domain, settings)).collect()
+    }
 }
 
 /// Whether a domain is backed up; each with its reason.
@@ -85,7 +100,8 @@ pub fn plan(settings: &Settings, known: &[KnownDomain], request: &Request, today
         // One that the command line names exactly is an error, and listed already.
         if !request.domains.contains(name) {
             let decision = Decision::NotSelected("in no entry of the configuration".to_owned());
-            entries.push(Entry { name: name.clone(), domain: Some(domain.id.clone()), settings: None, decision });
+            let domain_ref = Some(domain.id.clone());
+            entries.push(Entry { name: name.clone(), domain: domain_ref, settings: None, decision, last_point: None });
         }
     }
     Plan { entries }
@@ -95,7 +111,7 @@ fn entry(domain: &KnownDomain, rule: &Rule, request: &Request, today: NaiveDate)
     let decision = if !asked_for(request, &domain.id.name) {
         Decision::NotSelected("not asked for on the command line".to_owned())
     } else {
-        match day::judge(&rule.domain, domain.last_point, today) {
+        match day::judge(&rule.domain, domain.last_point.map(|last| last.date()), today) {
             Ok(reason) => Decision::Due(reason),
             Err(_) if request.force => Decision::Due("forced".to_owned()),
             Err(reason) => Decision::NotDue(reason),
@@ -106,6 +122,7 @@ fn entry(domain: &KnownDomain, rule: &Rule, request: &Request, today: NaiveDate)
         domain: Some(domain.id.clone()),
         settings: Some(rule.domain.clone()),
         decision,
+        last_point: domain.last_point,
     }
 }
 
@@ -118,7 +135,8 @@ fn no_domain(rule: &Rule, known: &[KnownDomain], request: &Request) -> Entry {
     } else {
         Decision::NotSelected("not asked for on the command line".to_owned())
     };
-    Entry { name: rule.pattern.clone(), domain: None, settings: Some(rule.domain.clone()), decision }
+    let settings = Some(rule.domain.clone());
+    Entry { name: rule.pattern.clone(), domain: None, settings, decision, last_point: None }
 }
 
 /// The names of the command line that lead to no domain that could be backed up, each once.
@@ -143,7 +161,8 @@ fn unanswered(settings: &Settings, known: &[KnownDomain], names: &[String]) -> V
             return None;
         };
         let domain = domain.map(|domain| domain.id.clone());
-        Some(Entry { name: name.clone(), domain, settings: None, decision: Decision::Unknown(failure) })
+        let decision = Decision::Unknown(failure);
+        Some(Entry { name: name.clone(), domain, settings: None, decision, last_point: None })
     };
     names.filter_map(judge).collect()
 }

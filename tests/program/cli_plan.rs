@@ -133,3 +133,16 @@ fn full(day: chrono::Weekday) -> &'static str {
         Sun => "Sunday",
     }
 }
+
+#[test]
+fn a_run_begins_with_who_has_waited_longest() {
+    let host = Host::new(&["a", "b", "c"]);
+    let (hook, log) = (host.path("hook"), host.path("log"));
+    std::fs::write(&hook, format!("#!/bin/sh\necho $KVMBACKUP_DOMAIN >>{}\n", log.display())).unwrap();
+    crate::host::run("chmod", &["755", hook.to_str().unwrap()]);
+    let hooks = format!("hooks: [{{name: note, phase: pre-domain, command: [{}]}}]", hook.display());
+    host.configure(&hooks, "{\"*\": {day_of_week: daily}}");
+    host.run("backup a").ends(0);
+    host.run("backup").ends(0);
+    assert_eq!(std::fs::read_to_string(log).unwrap(), "a\nb\nc\na\n");
+}

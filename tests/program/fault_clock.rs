@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::host::{Host, NAME};
+use crate::mailbox::FAKETIME;
 use chrono::{Days, TimeDelta, Utc};
 use kvmbackup::sys::step::Step;
 use serde_json::Value;
@@ -56,4 +57,76 @@ fn what_was_written_in_the_future_keeps_no_guest_from_its_backup() {
     host.run("metrics --stdout").ends(0);
     host.run("report").ends(0);
     assert_eq!(fs::read_dir(host.path("state/journal")).unwrap().count(), 0);
+}
+
+/// A backup by a program that believes in another time, as `+400d`.
+fn backup_at(host: &Host, time: &str) -> Value {
+    let mut command = backup(host);
+    command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", time);
+    host.finish(&mut command).json()
+}
+
+fn mails(host: &Host) -> usize {
+    fs::read_to_string(host.path("mails")).map_or(0, |mails| mails.matches("\nX-Kvmbackup-Run: ").count())
+}
+
+fn metric(host: &Host, name: &str) -> f64 {
+    let metrics = host.run("metrics --stdout").ends(0).out;
+    let line = metrics.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {metrics}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_clock_that_was_ahead_silences_nothing() {
+    let host = Host::new(&["a"]);
+    let sendmail = host.path("sendmail");
+    fs::write(&sendmail, format!("#!/bin/sh\ncat >>{}\n", host.path("mails").display())).unwrap();
+    crate::host::run("chmod", &["755", sendmail.to_str().unwrap()]);
+    let mail = format!("mail: {{to: root, sendmail: {}}}", sendmail.display());
+    let day = |days: i64| (Utc::now() - TimeDelta::days(days)).format("%A").to_string();
+    // Not due today: it was yesterday, and there is nothing of then.
+    host.configure(&mail, &format!("{{a: {{day_of_week: {}, catch_up: true}}}}", day(1)));
+    let ahead = backup_at(&host, "+365d");
+    assert_eq!(ahead["domains"][0]["outcome"], "success", "{ahead:#}");
+    assert_eq!(mails(&host), 1, "the first run is mailed");
+
+    let now = Utc::now().timestamp() as f64;
+    let believed = |name: &str| assert!(metric(&host, name) <= now + 3600.0, "{name}");
+    for time in ["attempt", "success"] {
+        believed(&format!("kvmbackup_domain_last_{time}_timestamp_seconds{{"));
+    }
+    believed("kvmbackup_job_last_success_timestamp_seconds{");
+
+    let report = backup_at(&host, "+0");
+    assert_eq!(report["domains"][0]["outcome"], "success", "it is caught up: {report:#}");
+    let warning = report["warnings"][0].to_string();
+    assert!(warning.contains("not believed") && warning.contains("timedatectl"), "{report:#}");
+    assert_eq!(mails(&host), 2, "the warning is mailed");
+    let first = metric(&host, "kvmbackup_domain_last_success_timestamp_seconds{");
+    assert!(first > now - 3600.0, "the success of now counts");
+
+    // It is said once, and a failure is newer than every success.
+    fs::remove_file(host.image("a")).unwrap();
+    let mut command = backup(&host);
+    let report = host.finish(command.args(["--force", "a"])).json();
+    assert_eq!(
+        (report["domains"][0]["outcome"].as_str(), &report["warnings"]),
+        (Some("failed"), &serde_json::json!([]))
+    );
+    let attempt = metric(&host, "kvmbackup_domain_last_attempt_timestamp_seconds{");
+    assert!(
+        attempt > metric(&host, "kvmbackup_domain_last_success_timestamp_seconds{"),
+        "the alert KvmBackupFailed sees it"
+    );
+}
+
+#[test]
+fn a_clock_that_was_behind_silences_nothing() {
+    let host = Host::new(&["a"]);
+    let behind = backup_at(&host, "-400d");
+    assert_eq!(behind["domains"][0]["outcome"], "success", "{behind:#}");
+    let report = backup_at(&host, "+0");
+    assert_eq!(report["domains"][0]["outcome"], "success", "{report:#}");
+    assert_eq!(report["warnings"], serde_json::json!([]));
+    assert_eq!(host.archives("a").len(), 2);
 }

@@ -44,7 +44,7 @@ fn units_hold_to_the_promises() {
     }
     assert!(run.contains("#OnFailure="));
     let timer = &units["kvmbackup.timer"];
-    assert!(timer.contains("\nOnCalendar=*-*-* 02:00:00\n") && timer.contains("\nPersistent=true\n"));
+    assert!(timer.contains("\nOnCalendar=*-*-* 04:15:00\n") && timer.contains("\nPersistent=true\n"));
     assert!(timer.contains("\nRandomizedDelaySec="));
     let exporter = &units["kvmbackup-exporter.service"];
     for key in ["LimitNOFILE=", "TasksMax=", "MemoryMax=", "SuccessExitStatus=143"] {
@@ -55,6 +55,43 @@ fn units_hold_to_the_promises() {
             let parsed = kvmbackup::cli::args::parse(call.split_whitespace());
             assert!(parsed.is_ok(), "{name}: {call}: {}", parsed.unwrap_err());
         }
+    }
+}
+
+/// Zones that change the clock at midnight, at 01:00, 02:00 and 03:00, by half an hour, and not at all.
+#[test]
+fn the_timer_fires_once_on_every_day_of_every_zone() {
+    if is_missing("systemd-analyze") {
+        return;
+    }
+    let timer = &units::installed()["kvmbackup.timer"];
+    let when = timer.lines().find_map(|line| line.strip_prefix("OnCalendar=")).unwrap();
+    for zone in [
+        "America/Santiago",
+        "Asia/Beirut",
+        "Atlantic/Azores",
+        "Europe/London",
+        "Europe/Berlin",
+        "America/New_York",
+        "Europe/Helsinki",
+        "Australia/Lord_Howe",
+        "Asia/Tokyo",
+    ] {
+        let output = std::process::Command::new("systemd-analyze")
+            .args(["calendar", "--base-time=2026-01-01 00:00:00", "--iterations=365", when])
+            .env("TZ", zone)
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        let day = |line: &str| {
+            let (_, rest) = line
+                .split_once("elapse: ")
+                .or_else(|| line.split_once(": ").filter(|(name, _)| name.contains("Iter")))?;
+            rest.split_whitespace().nth(1).map(str::to_owned)
+        };
+        let days: std::collections::BTreeSet<_> = told.lines().filter_map(day).collect();
+        assert_eq!(days.len(), 365, "{zone}: {told}");
+        assert!(days.contains("2026-01-01") && days.contains("2026-12-31"), "{zone}");
     }
 }
 

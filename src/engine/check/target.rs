@@ -5,20 +5,17 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use rustix::io::Errno;
 
 use super::{Finding, Severity, place};
 use crate::config::Settings;
 use crate::engine::{Error, backup, points, survey};
-use crate::model::Failure;
 use crate::model::size::bytes;
+use crate::model::{Failure, is_future};
 use crate::store::{self, Point, Store};
 use crate::sys::patience::Patience;
 use crate::sys::space::{self, Space};
-
-/// A clock may be as much off, here or on the host that wrote a point.
-const TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
 pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
     let dir = &settings.backupdir;
@@ -38,7 +35,7 @@ pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
     let (newest, unseen) = newest(settings);
     findings.extend(unseen.into_iter().map(|failure| Finding::failed(&about, Severity::Problem, failure)));
     findings.extend(sizes(&about, room, &newest));
-    let ahead = newest.iter().filter(|point| point.id.time() > now + TOLERANCE);
+    let ahead = newest.iter().filter(|point| is_future(point.id.time(), now));
     findings.extend(ahead.map(|point| {
         let message = format!("its newest restore point {} is of the future", point.id);
         let hint = "compare the clock with another one (timedatectl): retention counts by it, and `day_of_week` too";

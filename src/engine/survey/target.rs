@@ -8,10 +8,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use chrono::Utc;
 use rustix::fs::{Access, access};
 
 use crate::config::Settings;
 use crate::ledger::{SeenPoints, SeenRepository};
+use crate::model::is_future;
 use crate::store::{self, Store};
 use crate::sys::space::{self, Space};
 
@@ -76,7 +78,7 @@ fn points(dir: PathBuf) -> Option<BTreeMap<String, Option<SeenPoints>>> {
     let warn = |error: &store::Error| tracing::warn!("cannot list restore points: {}", crate::engine::chain(error));
     let list = || -> Result<_, store::Error> {
         let store = Store::open(&dir)?;
-        let mut found = BTreeMap::new();
+        let (mut found, now) = (BTreeMap::new(), Utc::now());
         let domains = store.domains()?;
         domains.failures.iter().for_each(warn);
         for domain in domains.names {
@@ -89,12 +91,17 @@ fn points(dir: PathBuf) -> Option<BTreeMap<String, Option<SeenPoints>>> {
                     continue;
                 }
             };
-            let Some((oldest, newest)) = points.first().zip(points.last()) else { continue };
+            if points.is_empty() {
+                continue;
+            }
+            // Points of the future exist, and nobody knows when they were taken.
+            let mut times = points.iter().map(|point| point.id.time()).filter(|time| !is_future(*time, now));
+            let oldest = times.next();
             let seen = SeenPoints {
                 count: points.len() as u64,
                 bytes: points.iter().map(|point| point.bytes).sum(),
-                oldest: Some(oldest.id.time()),
-                newest: Some(newest.id.time()),
+                oldest,
+                newest: times.next_back().or(oldest),
             };
             found.insert(domain, Some(seen));
         }

@@ -12,6 +12,7 @@ fn settings() -> DomainSettings {
         job: "h".into(),
         days: vec![chrono::Weekday::Sun],
         catch_up: false,
+        priority: 50,
         retention: None,
         compression: Codec::Zstd(3),
         quiesce: crate::config::Quiesce::Prefer,

@@ -22,12 +22,16 @@ const SUNDAY: &str = "2026-11-22";
 const MONDAY: &str = "2026-11-23";
 
 fn known() -> Vec<KnownDomain> {
-    let domain = |name: &str| KnownDomain {
-        id: DomainRef { name: name.to_owned(), uuid: Uuid::nil() },
+    domains(&["stray", "web-2", "web-1", "late", "db1"])
+}
+
+fn domains(names: &[&str]) -> Vec<KnownDomain> {
+    let domain = |name: &&str| KnownDomain {
+        id: DomainRef { name: (*name).to_owned(), uuid: Uuid::nil() },
         state: DomainState::Running,
         last_point: None,
     };
-    ["stray", "web-2", "web-1", "late", "db1"].map(domain).to_vec()
+    names.iter().map(domain).collect()
 }
 
 fn lines_of(known: &[KnownDomain], request: &Request, today: &str) -> Vec<String> {
@@ -131,9 +135,26 @@ fn catching_up_looks_at_the_last_day_it_should_have_run() {
     ];
     for (last, today, line) in cases {
         let mut known = known();
-        known.iter_mut().for_each(|domain| domain.last_point = last.map(|day| day.parse().unwrap()));
+        known
+            .iter_mut()
+            .for_each(|domain| domain.last_point = last.map(|day| format!("{day}T12:00:00").parse().unwrap()));
         assert!(lines_of(&known, &Request::default(), today).contains(&line.to_owned()), "{line}");
     }
+}
+
+#[test]
+fn who_has_waited_longest_is_first_but_for_priority() {
+    let text = "host:\n  backupdir: /b\n  day_of_week: Sun\n  domains: {first: {priority: 51}, last: {priority: 0}, '?': {}}\n";
+    let settings = crate::config::parse(text, Path::new("c.yml"), "host").unwrap();
+    let mut known = domains(&["a", "b", "c", "first", "last"]);
+    for (domain, last) in
+        known.iter_mut().zip(["2026-11-22T04:30:00", "2026-11-22T04:20:00", "", "2026-11-22T05:00:00", ""])
+    {
+        domain.last_point = last.parse().ok();
+    }
+    let plan = plan(&settings, &known, &Request::default(), SUNDAY.parse().unwrap());
+    let names: Vec<_> = plan.queue().into_iter().map(|(domain, _)| domain.name).collect();
+    assert_eq!(names, ["first", "c", "b", "a", "last"]);
 }
 
 #[test]
