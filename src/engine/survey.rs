@@ -118,7 +118,7 @@ fn join(
     let domain = |name: &String| {
         let mut seen = seen(settings, name, guests.get(name), points.get(name));
         let before = previous.and_then(|survey| survey.domains.get(name)).and_then(|seen| seen.since);
-        seen.since = (seen.defined && seen.job.is_some()).then(|| before.unwrap_or(time));
+        seen.since = (seen.defined && seen.job.is_some()).then(|| before.map_or(time, |before| before.min(time)));
         (name.clone(), seen)
     };
     Survey {

@@ -172,6 +172,7 @@ impl Domain {
         self.last_attempt = Some(began);
         self.last_result = Some(result);
         self.last_error = outcome.error.as_ref().map(|error| error.message.clone());
+        self.last_warning = warning_of(outcome);
         self.last_duration_ms = outcome.duration_ms;
         self.last_stages_ms = stages(outcome);
         self.hooks_ms = durations(&outcome.hooks);
@@ -223,6 +224,15 @@ fn result_of(outcome: &DomainOutcome) -> DomainResult {
         Outcome::Partial | Outcome::Failed => DomainResult::Failure,
         Outcome::Skipped => DomainResult::Skipped,
     }
+}
+
+fn warning_of(outcome: &DomainOutcome) -> Option<String> {
+    let mut messages = outcome.leftovers.iter().chain(&outcome.warnings).map(|failure| &failure.message);
+    let first = messages.next()?;
+    Some(match messages.count() {
+        0 => first.clone(),
+        more => format!("{first} (and {more} more)"),
+    })
 }
 
 fn stages(outcome: &DomainOutcome) -> BTreeMap<Stage, u64> {

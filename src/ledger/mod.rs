@@ -82,6 +82,8 @@ pub struct Domain {
     pub last_result: Option<DomainResult>,
     /// The error of the last attempt, with its causes, where it failed.
     pub last_error: Option<String>,
+    /// The first warning of the last attempt, and how many more there were.
+    pub last_warning: Option<String>,
     /// Attempts that failed since the last that did not.
     pub consecutive_failures: u64,
     /// Failures ever, by reason.

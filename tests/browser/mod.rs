@@ -6,17 +6,26 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// The script that measures.
+const MEASURE: &str = include_str!("measure.js");
+
 /// A browser; every look starts it anew, with a profile that nobody has used.
 pub struct Browser {
     dir: tempfile::TempDir,
 }
 
-/// What a page measures.
+/// A page that was laid out at one width.
 #[derive(Debug)]
 pub struct Seen {
+    /// Which of the pages.
+    pub page: usize,
+    pub width: u32,
+    /// Of the window's content.
     pub scroll_width: u32,
-    /// Elements that stick out, for messages.
-    pub widest: String,
+    /// Elements that leave their box or the window, for messages.
+    pub outside: Vec<String>,
+    /// Words that are broken over two lines.
+    pub broken: Vec<String>,
 }
 
 /// A screenshot.
@@ -37,28 +46,36 @@ impl Browser {
         self.run(&["--dump-dom", url])
     }
 
-    /// Lays a page out in a window of this width. A window cannot be as narrow as a phone, a frame can.
-    pub fn measure(&self, html: &str, width: u32) -> Seen {
-        let attribute = html.replace('&', "&amp;").replace('"', "&quot;");
-        let script = "const page = document.getElementById('page');
-            page.onload = () => {
-              const inside = page.contentDocument, root = inside.documentElement, right = root.clientWidth;
-              const out = [...inside.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > right + 0.5);
-              const seen = [root.scrollWidth, out.map(e => e.outerHTML.slice(0, 80)).join(' ; ')];
-              document.getElementById('seen').textContent = seen.join('|');
-            };";
+    /// Lays each page out at each of these widths, by one start. A window cannot be as narrow as a phone, a frame can.
+    pub fn measure(&self, pages: &[&str], widths: &[u32]) -> Vec<Seen> {
+        let text = |page: &&str| {
+            format!("<textarea hidden>\n{}</textarea>", page.replace('&', "&amp;").replace('"', "&quot;"))
+        };
+        let texts: String = pages.iter().map(text).collect();
         let wrapper = format!(
-            "<!DOCTYPE html><meta charset=utf-8><body><pre id=seen></pre><iframe id=page width={width} height=800 \
-             style='border:0'></iframe><script>{script} page.srcdoc = document.getElementById('text').value</script>"
+            "<!DOCTYPE html><meta charset=utf-8><body><pre id=seen></pre>{texts}\
+             <script>const widths = {widths:?};\n{MEASURE}</script>"
         );
-        let wrapper = wrapper.replace("<iframe", &format!("<textarea id=text hidden>{attribute}</textarea><iframe"));
         let path = self.dir.path().join("wrapper.html");
-        fs::write(&path, wrapper.replace("<textarea id=text hidden>", "<textarea id=text hidden>\n")).unwrap();
+        fs::write(&path, wrapper).unwrap();
         let dom = self.run(&["--dump-dom", &format!("file://{}", path.display())]);
         let seen = dom.split("<pre id=\"seen\">").nth(1).unwrap().split("</pre>").next().unwrap();
-        let mut parts = seen.splitn(2, '|');
-        let mut part = || parts.next().unwrap_or_else(|| panic!("the page was not laid out: {seen:?}")).to_owned();
-        Seen { scroll_width: part().parse().unwrap(), widest: part() }
+        let lines = |text: &str| text.split('\u{1f}').filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        let seen: Vec<_> = seen
+            .split_terminator('\u{1d}')
+            .map(|frame| match frame.split('\u{1e}').collect::<Vec<_>>()[..] {
+                [page, width, scroll_width, outside, broken] => Seen {
+                    page: page.parse().unwrap(),
+                    width: width.parse().unwrap(),
+                    scroll_width: scroll_width.parse().unwrap(),
+                    outside: lines(outside),
+                    broken: lines(broken),
+                },
+                _ => panic!("not a measurement: {frame:?}"),
+            })
+            .collect();
+        assert_eq!(seen.len(), pages.len() * widths.len(), "not every page was laid out: {seen:?}");
+        seen
     }
 
     /// Takes a picture of a page, for a reader who likes it light or dark.

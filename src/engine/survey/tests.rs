@@ -144,6 +144,11 @@ fn since_when_a_guest_should_be_saved_is_kept_while_it_should() {
     assert_eq!((since(&first, "db"), since(&second, "db")), (Some(first.time), Some(first.time)));
     assert_eq!((since(&first, "lab"), since(&first, "mail"), since(&second, "mail")), (None, None, Some(second.time)));
     assert_eq!(since(&see(&[], Some(&second)), "db"), None);
+    // A clock that was ahead gives no guest years to wait for its first backup.
+    let mut ahead = second;
+    ahead.domains.get_mut("mail").unwrap().since = Some(ahead.time + chrono::TimeDelta::days(400));
+    let third = see(&["db", "mail"], Some(&ahead));
+    assert_eq!((since(&third, "db"), since(&third, "mail")), (Some(first.time), Some(third.time)));
 }
 
 #[test]

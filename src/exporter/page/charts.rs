@@ -20,7 +20,7 @@ const DOWN: f64 = 14.0;
 pub(super) fn age(age: Age) -> String {
     let (share, class, words) = match age {
         Age::Never => (0.0, "bad", "there is no good backup".to_owned()),
-        Age::Unplanned(_) => return String::new(),
+        Age::Awaited | Age::Unplanned(_) => return String::new(),
         Age::OnTime { age, interval } => (ratio(age, interval), "good", said(age, interval)),
         Age::Late { age, interval } => (ratio(age, interval), "bad", said(age, interval)),
     };

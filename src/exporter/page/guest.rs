@@ -26,8 +26,10 @@ pub(super) struct Guest<'a> {
 /// The age of the last backup that was good, against the schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Age {
-    /// There is none.
+    /// No backup exists, and the first should.
     Never,
+    /// No backup exists yet, and the first is not due: the guest has been known for less than its schedule, or has none.
+    Awaited,
     /// It has no schedule, or the schedule is not known.
     Unplanned(TimeDelta),
     /// Younger than the schedule asks for, with some room for runs of different lengths.
@@ -38,15 +40,28 @@ pub(super) enum Age {
 
 impl Age {
     fn of(past: Option<&Domain>, seen: Option<&Seen>, now: DateTime<Utc>) -> Age {
-        let Some(success) = past.and_then(|past| past.last_success) else { return Age::Never };
-        let age = (now - success).max(TimeDelta::zero());
-        let Some(interval) = seen.and_then(|seen| interval(seen.expected_interval_s)) else {
-            return Age::Unplanned(age);
-        };
+        let interval = seen.and_then(|seen| interval(seen.expected_interval_s));
         // A quarter, and an hour: the alerts wait longer, so the page says it first.
-        match age > interval + interval / 4 + TimeDelta::hours(1) {
-            true => Age::Late { age, interval },
-            false => Age::OnTime { age, interval },
+        let is_late = |age, interval| age > interval + interval / 4 + TimeDelta::hours(1);
+        let age = |since: DateTime<Utc>| (now - since).max(TimeDelta::zero());
+        match (past.and_then(|past| past.last_success), interval) {
+            (Some(success), Some(interval)) if is_late(age(success), interval) => {
+                Age::Late { age: age(success), interval }
+            }
+            (Some(success), Some(interval)) => Age::OnTime { age: age(success), interval },
+            (Some(success), None) => Age::Unplanned(age(success)),
+            (None, Some(interval)) => match seen.and_then(|seen| seen.since) {
+                Some(since) if !is_late(age(since), interval) => Age::Awaited,
+                _ => Age::Never,
+            },
+            // Nobody looked: its schedule is not known. Otherwise it has none.
+            (None, None) => {
+                if seen.is_none() {
+                    Age::Never
+                } else {
+                    Age::Awaited
+                }
+            }
         }
     }
 }
@@ -157,7 +172,7 @@ impl Guest<'_> {
                 let trouble = self.trouble(Tone::Note, "was saved with a warning".to_owned());
                 Some(
                     trouble
-                        .quoting(self.past.and_then(|past| past.last_error.clone()))
+                        .quoting(self.past.and_then(|past| past.last_warning.clone()))
                         .typing("kvmbackup report".to_owned()),
                 )
             }

@@ -86,6 +86,7 @@ fn result(view: &View<'_>, guest: &Guest<'_>) -> String {
 fn age(guest: &Guest<'_>) -> String {
     let words = match guest.age {
         Age::Never => "<strong>never</strong>".to_owned(),
+        Age::Awaited => format!("none yet{}", small("not due yet")),
         Age::Unplanned(age) => format!("{}{}", span(age), small("no schedule")),
         Age::OnTime { age, interval } => {
             let word = if age > interval { "due" } else { "on time" };
@@ -102,7 +103,7 @@ fn age(guest: &Guest<'_>) -> String {
 fn stored(guest: &Guest<'_>) -> String {
     let Some(past) = guest.past.filter(|past| past.last_stored_bytes > 0) else { return dash() };
     let ratio = past.last_read_bytes as f64 / past.last_stored_bytes as f64;
-    let of = format!("of {}, ratio {ratio:.2}", size::bytes(past.last_read_bytes));
+    let of = format!("of {}, ratio\u{a0}{ratio:.2}", size::bytes(past.last_read_bytes));
     format!("{}{}", size::bytes(past.last_stored_bytes), small(&of))
 }
 

@@ -3,7 +3,7 @@
 
 use chrono::TimeDelta;
 
-use super::words::{ago, command, interval, name, quoted, span, symbol, text};
+use super::words::{ago, command, interval, name, quoted, shortened, span, symbol, text};
 use super::{Tone, View};
 use crate::model::size;
 
@@ -119,8 +119,10 @@ pub(super) fn section(troubles: &[Trouble]) -> String {
 
 fn item(trouble: &Trouble) -> String {
     let subject = trouble.guest.as_deref().map_or_else(String::new, |guest| format!("{} ", name(guest)));
-    let error =
-        trouble.error.as_deref().map_or_else(String::new, |error| format!("<p class=\"error\">{}</p>", text(error)));
+    let error = trouble
+        .error
+        .as_deref()
+        .map_or_else(String::new, |error| format!("<p class=\"error\">{}</p>", text(&shortened(error))));
     let advice = if trouble.advice.is_empty() { String::new() } else { format!("<p>{}</p>", text(&trouble.advice)) };
     let commands: String = trouble.commands.iter().map(|line| format!("<li>{}</li>", command(line))).collect();
     let commands = if commands.is_empty() { commands } else { format!("<ul class=\"commands\">{commands}</ul>") };

@@ -46,6 +46,16 @@ pub(super) fn quoted(word: &str) -> String {
     }
 }
 
+/// A message without its middle, if it is long: it begins with what failed and ends with the cause.
+pub(super) fn shortened(message: &str) -> String {
+    const SIDE: usize = 200;
+    let all: Vec<char> = message.chars().collect();
+    match all.len() > 2 * SIDE + 1 {
+        true => all[..SIDE].iter().chain(&['…']).chain(&all[all.len() - SIDE..]).collect(),
+        false => message.to_owned(),
+    }
+}
+
 /// One of something, or many.
 pub(super) fn count(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
@@ -127,6 +137,14 @@ mod tests {
             assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
         }
         assert_eq!(quoted("web-1"), "web-1");
+    }
+
+    #[test]
+    fn a_long_message_loses_its_middle() {
+        assert_eq!(shortened("disk vda: no space"), "disk vda: no space");
+        let short = shortened(&format!("disk ü: {}: no space", "x".repeat(500)));
+        assert!(short.starts_with("disk ü: x") && short.contains("x…x") && short.ends_with("x: no space"), "{short}");
+        assert_eq!(short.chars().count(), 401);
     }
 
     #[test]

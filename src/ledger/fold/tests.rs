@@ -206,6 +206,23 @@ fn a_good_backup_tells_all_and_ends_a_row_of_failures() {
 }
 
 #[test]
+fn the_first_warning_is_kept_until_the_next_attempt() {
+    let mut ledger = Ledger::default();
+    let failure = |message: &str| Failure { message: message.to_owned(), hint: None };
+    let warned = DomainOutcome { warnings: vec![failure("a"), failure("b")], ..saved("web", 1) };
+    let left = DomainOutcome { leftovers: vec![failure("overlay")], ..saved("web", 2) };
+    for (at, outcome, said) in [
+        (1, warned.clone(), Some("a (and 1 more)")),
+        (2, left, Some("overlay")),
+        (3, DomainOutcome { leftovers: vec![failure("overlay")], ..warned }, Some("overlay (and 2 more)")),
+        (4, saved("web", 4), None),
+    ] {
+        run(&mut ledger, &report(at, vec![outcome]), 0);
+        assert_eq!(ledger.domains["web"].last_warning.as_deref(), said);
+    }
+}
+
+#[test]
 fn a_failed_attempt_keeps_the_sizes_of_the_last_good_one() {
     let mut ledger = Ledger::default();
     run(&mut ledger, &report(1, vec![saved("web", 1)]), 0);
