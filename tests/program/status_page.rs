@@ -63,9 +63,9 @@ fn the_headline_is_red_wherever_something_is_red() {
     empty.survey.as_mut().unwrap().domains = [("old-1".to_owned(), seen)].into();
     for (watched, said) in [
         (covered, "1 of 3 guests needs attention"),
-        (uncovered, "All 6 guests are backed up, but: 4 guests outside the configuration need attention"),
+        (uncovered, "All 6 guests are backed up, but: 4 other guests need attention"),
         (unreachable, "No backup has run yet, but: libvirt does not answer"),
-        (empty, "No guest is in the configuration, but: 1 guest outside the configuration needs attention"),
+        (empty, "No guest is in the configuration, but: 1 other guest needs attention"),
     ] {
         assert_eq!(headline(&watched), said);
         let html = html(&watched);

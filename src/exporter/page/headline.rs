@@ -65,7 +65,7 @@ fn state(view: &View<'_>, covered: &[&Guest<'_>]) -> (Tone, String) {
 fn others(view: &View<'_>) -> String {
     let others = view.guests.iter().filter(|guest| !guest.is_covered() && guest.tone() == Tone::Bad).count() as u64;
     let need = if others == 1 { "needs attention" } else { "need attention" };
-    format!("{} outside the configuration {need}", count(others, "guest", "guests"))
+    format!("{} {need}", count(others, "other guest", "other guests"))
 }
 
 fn lower_first(sentence: &str) -> String {
@@ -87,7 +87,7 @@ fn below(view: &View<'_>, all: u64, notes: u64) -> String {
     if notes > 0 {
         facts.push(format!("{} worth a look.", count(notes, "thing is", "things are")));
     }
-    let unprotected = view.guests.iter().filter(|guest| !guest.is_covered() && guest.is_defined()).count() as u64;
+    let unprotected = view.guests.iter().filter(|guest| guest.is_unprotected()).count() as u64;
     if unprotected > 0 && all > 0 {
         facts.push(format!("{} not in the configuration.", text(&count(unprotected, "guest is", "guests are"))));
     }
