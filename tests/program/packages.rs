@@ -25,7 +25,7 @@ fn systemd_understands_every_unit() {
         std::fs::write(&path, text.replace("/usr/bin/kvmbackup", PROGRAM)).unwrap();
         units.push(path);
     }
-    assert_eq!(units.len(), 5);
+    assert_eq!(units.len(), 7);
     let verified = output(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units));
     let said = String::from_utf8_lossy(&verified.stderr);
     // Of units of this machine it may complain, too.
@@ -59,39 +59,49 @@ fn units_hold_to_the_promises() {
 }
 
 /// Zones that change the clock at midnight, at 01:00, 02:00 and 03:00, by half an hour, and not at all.
+const ZONES: [&str; 9] = [
+    "America/Santiago",
+    "Asia/Beirut",
+    "Atlantic/Azores",
+    "Europe/London",
+    "Europe/Berlin",
+    "America/New_York",
+    "Europe/Helsinki",
+    "Australia/Lord_Howe",
+    "Asia/Tokyo",
+];
+
+/// The days of the first elapses of a timer from 2026 on.
+fn days(timer: &str, zone: &str, count: usize) -> BTreeSet<String> {
+    let timer = &units::installed()[timer];
+    let [when] = settings(timer, "OnCalendar")[..] else { panic!("{timer}") };
+    let count = format!("--iterations={count}");
+    let output = output(
+        Command::new("systemd-analyze")
+            .args(["calendar", "--base-time=2026-01-01 00:00:00", &count, when])
+            .env("TZ", zone),
+    );
+    let told = String::from_utf8(output.stdout).unwrap();
+    let day = |line: &str| {
+        let (_, rest) =
+            line.split_once("elapse: ").or_else(|| line.split_once(": ").filter(|(name, _)| name.contains("Iter")))?;
+        rest.split_whitespace().nth(1).map(str::to_owned)
+    };
+    told.lines().filter_map(day).collect()
+}
+
 #[test]
 fn the_timer_fires_once_on_every_day_of_every_zone() {
     if is_missing("systemd-analyze") {
         return;
     }
-    let timer = &units::installed()["kvmbackup.timer"];
-    let when = timer.lines().find_map(|line| line.strip_prefix("OnCalendar=")).unwrap();
-    for zone in [
-        "America/Santiago",
-        "Asia/Beirut",
-        "Atlantic/Azores",
-        "Europe/London",
-        "Europe/Berlin",
-        "America/New_York",
-        "Europe/Helsinki",
-        "Australia/Lord_Howe",
-        "Asia/Tokyo",
-    ] {
-        let output = std::process::Command::new("systemd-analyze")
-            .args(["calendar", "--base-time=2026-01-01 00:00:00", "--iterations=365", when])
-            .env("TZ", zone)
-            .output()
-            .unwrap();
-        let told = String::from_utf8(output.stdout).unwrap();
-        let day = |line: &str| {
-            let (_, rest) = line
-                .split_once("elapse: ")
-                .or_else(|| line.split_once(": ").filter(|(name, _)| name.contains("Iter")))?;
-            rest.split_whitespace().nth(1).map(str::to_owned)
-        };
-        let days: std::collections::BTreeSet<_> = told.lines().filter_map(day).collect();
-        assert_eq!(days.len(), 365, "{zone}: {told}");
+    for zone in ZONES {
+        let days = days("kvmbackup.timer", zone, 365);
+        assert_eq!(days.len(), 365, "{zone}: {days:?}");
         assert!(days.contains("2026-01-01") && days.contains("2026-12-31"), "{zone}");
+        let weeks = self::days("kvmbackup-verify.timer", zone, 52);
+        assert_eq!(weeks.len(), 52, "{zone}: {weeks:?}");
+        assert!(weeks.contains("2026-01-04") && weeks.contains("2026-12-27"), "{zone}");
     }
 }
 
@@ -114,6 +124,7 @@ fn no_program_makes_a_call_that_its_unit_forbids() {
     hold(&units["kvmbackup.service"], &groups, &traced(&host, "backup"));
     hold(&units["kvmbackup.service"], &groups, &traced(&host, "-q recover"));
     hold(&units["kvmbackup-metrics.service"], &groups, &traced(&host, "-q metrics"));
+    hold(&units["kvmbackup-verify.service"], &groups, &traced(&host, "-q verify --all --older-than 6d --for 8h"));
     hold(&units["kvmbackup-exporter.service"], &groups, &traced_exporter(&host));
     assert_eq!(host.archives("a").len(), 1);
 }
@@ -156,12 +167,17 @@ fn programs_work_without_what_their_units_take_away() {
     let textfile = host.path("metrics.prom").display().to_string();
     host.configure(&format!("metrics: {{textfile: {textfile}}}"), "{\"*\": {day_of_week: daily}}");
     let config = host.path("config.yml").display().to_string();
-    for (unit, words) in [("kvmbackup.service", "backup"), ("kvmbackup-metrics.service", "metrics")] {
+    for (unit, words) in [
+        ("kvmbackup.service", "backup"),
+        ("kvmbackup-metrics.service", "metrics"),
+        ("kvmbackup-verify.service", "verify"),
+    ] {
         let limits = units::limits(unit);
         let mut command = host.command(&limits[0]);
         command.args(&limits[1..]).args([PROGRAM, words, "--config", &config, "--host", host::NAME]);
         let run = host.finish(&mut command).ends(0);
         assert!(words != "backup" || run.out.contains("1 of 1 good"), "{run:?}");
+        assert!(words != "verify" || run.out.starts_with("good "), "{run:?}");
     }
     assert_eq!(host.archives("a").len(), 1);
 }
@@ -217,6 +233,7 @@ fn a_real_systemd_runs_timer_and_service_and_calls_somebody_after_a_failure() {
         "start: fails",
         "called: yes",
         "credential: given",
+        "verify: Result=success",
         "metrics: Result=success",
         "exporter: kvmbackup is healthy",
         "exporter: NoNewPrivs:\t1",
@@ -268,6 +285,7 @@ fn the_package_passes_lintian_and_leaves_nothing_behind() {
         version.as_str(),
         "kvmbackup.timer: disabled",
         "kvmbackup-metrics.timer: disabled",
+        "kvmbackup-verify.timer: disabled",
         "kvmbackup-exporter.service: disabled",
         "manual: /usr/share/man/man1/kvmbackup-restore.1.gz",
         // Without a configuration.
