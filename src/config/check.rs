@@ -9,13 +9,16 @@ use chrono::Weekday;
 use super::error::{Problem, Problems, Salvaged, nearest};
 use super::hook::Hook;
 use super::keys::{self, Level};
-use super::node::Node;
+use super::node::{Kind, Node};
 use super::place::Place;
-use super::{DomainSettings, Mail, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings, hooks, mail, value};
+use super::{
+    DomainSettings, Exclusion, Mail, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings, hooks, mail, value,
+};
 use crate::model::Codec;
 use crate::retention::Policy;
 
 const DEFAULTS: &str = "defaults";
+const EXCLUDE: &str = "exclude";
 /// The middle, so that some can be put first and others last.
 const PRIORITY: u32 = 50;
 
@@ -62,19 +65,26 @@ fn section(place: &Place<'_>, entries: &[Place<'_>], layer: Layer, problems: &mu
         }
     };
     let domains = entry("domains").map(|place| (place, place.entries(problems)));
-    let rules = match domains {
+    let (mut rules, mut excluded) = (Vec::new(), Vec::new());
+    match domains {
         Some((all, domains)) if domains.is_empty() => {
-            if all.is_null() || matches!(&all.node.kind, super::node::Kind::Map(_)) {
+            if all.is_null() || matches!(&all.node.kind, Kind::Map(_)) {
                 problems.add(all.problem("names no domain"));
             }
-            Vec::new()
         }
-        Some((_, domains)) => domains.iter().filter_map(|entry| rule(entry, place.name, &layer, problems)).collect(),
-        None => {
-            problems.add(place.problem("`domains` is missing"));
-            Vec::new()
+        Some((_, domains)) => {
+            for entry in &domains {
+                match is_excluded(entry, problems) {
+                    true => {
+                        let pattern = entry.name.to_owned();
+                        excluded.push(Exclusion { pattern, line: entry.line, after: rules.len() });
+                    }
+                    false => rules.extend(rule(entry, place.name, &layer, problems)),
+                }
+            }
         }
-    };
+        None => problems.add(place.problem("`domains` is missing")),
+    }
     Some(Settings {
         host: place.name.to_owned(),
         backupdir: backupdir?,
@@ -88,7 +98,22 @@ fn section(place: &Place<'_>, entries: &[Place<'_>], layer: Layer, problems: &mu
         mail: layer.mail,
         hooks: hooks::joined(layer.hooks, problems),
         rules,
+        excluded,
     })
+}
+
+/// Whether an entry of `domains` says that its domains are not backed up; then it says nothing else.
+fn is_excluded(place: &Place<'_>, problems: &mut Problems) -> bool {
+    let entries = match place.node.kind {
+        Kind::Map(_) => place.entries(problems),
+        _ => return false,
+    };
+    let Some(exclude) = entries.iter().find(|entry| entry.name == EXCLUDE) else { return false };
+    let is_excluded = value::boolean(exclude, problems) == Some(true);
+    if is_excluded && let Some(other) = entries.iter().find(|entry| entry.name != EXCLUDE) {
+        problems.add(other.problem(format!("stands beside `{EXCLUDE}`, and means nothing there")));
+    }
+    is_excluded
 }
 
 fn rule(place: &Place<'_>, host_name: &str, host: &Layer, problems: &mut Problems) -> Option<Rule> {
@@ -229,7 +254,7 @@ fn layer(entries: &[Place<'_>], level: Level, problems: &mut Problems) -> Layer 
             "scratch_dir" => layer.scratch_dir = value::absolute(entry, problems),
             "allow_plaintext" => layer.allow_plaintext = value::boolean(entry, problems),
             "hooks" => layer.hooks = hooks::read(entry, level, problems),
-            // `backupdir` and `domains`, which the section reads itself.
+            // `backupdir`, `domains` and `exclude`, which the section reads itself.
             _ => {}
         }
     }

@@ -46,6 +46,8 @@ pub(super) const DOMAIN: &[&str] = &[
     "allow_plaintext",
     "hooks",
 ];
+/// Keys of a domain alone.
+pub(super) const DOMAIN_ONLY: &[&str] = &["exclude"];
 /// The keys inside `keep`.
 pub(super) const KEEP: &[&str] = &["last", "daily", "weekly", "monthly", "yearly"];
 /// The keys inside `compression`.
@@ -89,7 +91,7 @@ pub(super) fn at(level: Level) -> Vec<&'static str> {
     let groups: &[&[&str]] = match level {
         Level::Defaults => &[HOST, DOMAIN],
         Level::Host => &[HOST_ONLY, HOST, DOMAIN],
-        Level::Domain => &[DOMAIN],
+        Level::Domain => &[DOMAIN, DOMAIN_ONLY],
     };
     groups.concat()
 }

@@ -24,7 +24,7 @@ pub(crate) use error::nearest;
 pub use error::{Errors, Problem, Salvaged};
 pub use hook::{Hook, HookKind, HookPlace, OnError};
 pub use mail::{Login, Mail, MailWhen, Secret, Security, Smtp, Transport};
-pub use settings::{DomainSettings, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings};
+pub use settings::{DomainSettings, Exclusion, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings};
 
 use crate::sys::opened;
 use error::Problems;

@@ -37,8 +37,10 @@ pub struct Settings {
     pub mail: Option<Mail>,
     /// The hooks of `defaults` and of the host, in the order in which they run.
     pub hooks: Vec<Hook>,
-    /// The entries of `domains`, in the order of the file.
+    /// The entries of `domains` that say how, in the order of the file.
     pub rules: Vec<Rule>,
+    /// The entries of `domains` that say that nothing is backed up.
+    pub excluded: Vec<Exclusion>,
 }
 
 impl Settings {
@@ -52,10 +54,27 @@ impl Settings {
         jobs.into_iter().collect()
     }
 
-    /// The entry that governs a domain: the one of exactly its name, else the first of the file whose glob matches it.
+    /// The entry by which a domain is backed up: the one of exactly its name, else the first of the file whose glob matches it;
+    /// `None` also where that one excludes it.
     pub fn rule_for(&self, domain: &str) -> Option<&Rule> {
-        let exact = self.rules.iter().find(|rule| rule.pattern == domain);
-        exact.or_else(|| self.rules.iter().find(|rule| glob::matches(&rule.pattern, domain)))
+        self.governing(domain).and_then(Result::ok)
+    }
+
+    /// The entry that excludes a domain.
+    pub fn exclusion_of(&self, domain: &str) -> Option<&Exclusion> {
+        self.governing(domain).and_then(Result::err)
+    }
+
+    fn governing(&self, domain: &str) -> Option<Result<&Rule, &Exclusion>> {
+        let first = |matches: &dyn Fn(&str) -> bool| {
+            let rule = self.rules.iter().position(|rule| matches(&rule.pattern));
+            let exclusion = self.excluded.iter().find(|exclusion| matches(&exclusion.pattern));
+            match exclusion {
+                Some(exclusion) if rule.is_none_or(|rule| exclusion.after <= rule) => Some(Err(exclusion)),
+                _ => rule.and_then(|rule| self.rules.get(rule)).map(Ok),
+            }
+        };
+        first(&|pattern| pattern == domain).or_else(|| first(&|pattern| glob::matches(pattern, domain)))
     }
 }
 
@@ -88,6 +107,17 @@ pub struct Rule {
     pub line: usize,
     /// How the domains it names are backed up.
     pub domain: DomainSettings,
+}
+
+/// An entry of `domains` that excludes what it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exclusion {
+    /// The name or glob, as written.
+    pub pattern: String,
+    /// Line of the file, from 1.
+    pub line: usize,
+    /// How many of [`Settings::rules`] stand before it.
+    pub after: usize,
 }
 
 /// How a domain is backed up.

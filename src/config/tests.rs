@@ -77,6 +77,7 @@ cloud2 :
             metrics: Metrics::default(),
             mail: None,
             hooks: Vec::new(),
+            excluded: Vec::new(),
             rules: vec![
                 rule("DockerNode1", 4, domain(vec![Weekday::Sun], 4)),
                 rule("DockerNode2", 7, domain(vec![Weekday::Mon, Weekday::Thu], 2)),
@@ -267,4 +268,21 @@ fn the_examples_work() {
     for block in blocks {
         parse(block, Path::new("docs/config.md"), "cloud1").unwrap();
     }
+}
+
+#[test]
+fn an_exclusion_governs_as_any_other_entry() {
+    let settings = read(
+        "h:\n  backupdir: /b\n  day_of_week: daily\n  domains:\n    'web-*': {}\n    'web-t*': {}\n    'test-*': {exclude: true}\n    \
+         test-1: {exclude: false}\n    '*': {}\n    db: {exclude: true}\n",
+    );
+    for (domain, rule) in
+        [("web-t", Some("web-*")), ("test-1", Some("test-1")), ("test-2", None), ("db", None), ("other", Some("*"))]
+    {
+        assert_eq!(settings.rule_for(domain).map(|rule| rule.pattern.as_str()), rule, "{domain}");
+        assert_eq!(settings.exclusion_of(domain).is_some(), rule.is_none(), "{domain}");
+    }
+    assert_eq!(settings.exclusion_of("test-2").unwrap().line, 7);
+    let first = read("h: {backupdir: /b, day_of_week: daily, domains: {'t*': {exclude: true}, 'te*': {}, tea: {}}}");
+    assert!(first.rule_for("test").is_none() && first.rule_for("tea").is_some());
 }

@@ -94,10 +94,19 @@ pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Fi
         Err(error) => Finding::new("libvirt", Severity::Warning, chain(&error), None),
     }];
     let states: BTreeMap<_, _> =
-        hypervisor.domains()?.into_iter().map(|(domain, state)| (domain.uuid, state)).collect();
+        hypervisor.domains()?.into_iter().map(|(domain, state)| (domain.uuid, (domain.name, state))).collect();
     // Whoever asks a target that hangs would hang.
     let target = survey::target::ask(settings).ok().and_then(|_| target::device(settings));
     let mut beside = Vec::new();
+    for exclusion in &settings.excluded {
+        let is_excluded = |name: &&str| settings.exclusion_of(name) == Some(exclusion);
+        let names: Vec<_> = states.values().map(|(name, _)| name.as_str()).filter(is_excluded).collect();
+        let message = match names.as_slice() {
+            [] => "excludes no domain that libvirt has".to_owned(),
+            names => format!("excluded, and never backed up: {}", names.join(", ")),
+        };
+        findings.push(Finding::new(format!("domains `{}`", exclusion.pattern), Severity::Good, message, None));
+    }
     for entry in run::plan(settings, hypervisor, &Request::default())?.entries {
         if let Decision::Unknown(failure) = entry.decision {
             findings.push(Finding::failed(format!("domain {}", entry.name), Severity::Problem, failure));
@@ -110,7 +119,7 @@ pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Fi
         place::overlays(settings, hypervisor, &domain, &mut findings);
         // One that is not due today is, another day.
         disks::look(hypervisor, &domain, &of_domain, &mut findings);
-        if states.get(&domain.uuid) == Some(&DomainState::Running) {
+        if states.get(&domain.uuid).is_some_and(|(_, state)| *state == DomainState::Running) {
             agent::look(&GuestAgent { hypervisor, domain: &domain }, &domain, &of_domain, &mut findings);
         }
     }

@@ -137,6 +137,7 @@ fn seen(settings: &Settings, name: &str, guest: Option<&Guest>, points: Option<&
     let domain = settings.rule_for(name).map(|rule| &rule.domain);
     Seen {
         job: domain.map(|domain| domain.job.clone()),
+        excluded: settings.exclusion_of(name).is_some(),
         defined: guest.defined,
         leftover_overlays: guest.leftover_overlays,
         since: None,

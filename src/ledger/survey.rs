@@ -34,6 +34,9 @@ pub struct Survey {
 pub struct Seen {
     /// The job that covers it; `None` if no entry of the configuration does.
     pub job: Option<String>,
+    /// The configuration says that it is not backed up.
+    #[serde(default)]
+    pub excluded: bool,
     /// libvirt has it.
     pub defined: bool,
     /// Disks that are on an overlay of ours.

@@ -101,6 +101,8 @@ catalogue! {
         "Unix time at which a restore last succeeded; 0 for never.";
     Gauge DOMAIN_PROTECTED = "kvmbackup_domain_protected" ["domain"]
         "Whether an entry of the configuration covers the domain.";
+    Gauge DOMAIN_EXCLUDED = "kvmbackup_domain_excluded" ["domain"]
+        "Whether the configuration says that the domain is not backed up.";
     Gauge DOMAIN_DEFINED = "kvmbackup_domain_defined" ["domain"]
         "Whether libvirt has the domain; 0 where only restore points or the configuration name it.";
     Gauge DOMAIN_LEFTOVER_OVERLAYS = "kvmbackup_domain_leftover_overlays" ["domain"]

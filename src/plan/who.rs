@@ -6,7 +6,7 @@ use std::collections::{HashSet, VecDeque};
 use chrono::{NaiveDate, NaiveDateTime};
 
 use super::day;
-use crate::config::{DomainSettings, Rule, Settings, glob, nearest};
+use crate::config::{DomainSettings, Exclusion, Rule, Settings, glob, nearest};
 use crate::model::{DomainRef, DomainState, Failure};
 
 /// A domain that libvirt knows.
@@ -99,7 +99,10 @@ pub fn plan(settings: &Settings, known: &[KnownDomain], request: &Request, today
         let name = &domain.id.name;
         // One that the command line names exactly is an error, and listed already.
         if !request.domains.contains(name) {
-            let decision = Decision::NotSelected("in no entry of the configuration".to_owned());
+            let decision = Decision::NotSelected(match settings.exclusion_of(name) {
+                Some(exclusion) => excluded_by(exclusion),
+                None => "in no entry of the configuration".to_owned(),
+            });
             let domain_ref = Some(domain.id.clone());
             entries.push(Entry { name: name.clone(), domain: domain_ref, settings: None, decision, last_point: None });
         }
@@ -152,6 +155,14 @@ fn unanswered(settings: &Settings, known: &[KnownDomain], names: &[String]) -> V
                 return None;
             }
             unknown(name, "the command line", known)
+        } else if let Some(exclusion) = domain.and_then(|domain| settings.exclusion_of(&domain.id.name)) {
+            Failure {
+                message: format!("`{name}` is on the command line, and {}", excluded_by(exclusion)),
+                hint: Some(format!(
+                    "write an entry of its own for `{name}` under `domains` of the host `{}`",
+                    settings.host
+                )),
+            }
         } else if matching.all(|domain| settings.rule_for(domain).is_none()) {
             Failure {
                 message: format!("`{name}` is on the command line, and no entry of the configuration covers it"),
@@ -180,6 +191,10 @@ fn unknown(name: &str, place: &str, known: &[KnownDomain]) -> Failure {
         None => "`virsh list --all` shows the domains".to_owned(),
     };
     Failure { message, hint: Some(hint) }
+}
+
+fn excluded_by(exclusion: &Exclusion) -> String {
+    format!("excluded by `{}`, line {} of the configuration", exclusion.pattern, exclusion.line)
 }
 
 fn asked_for(request: &Request, name: &str) -> bool {

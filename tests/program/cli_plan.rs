@@ -146,3 +146,23 @@ fn a_run_begins_with_who_has_waited_longest() {
     host.run("backup").ends(0);
     assert_eq!(std::fs::read_to_string(log).unwrap(), "a\nb\nc\na\n");
 }
+
+#[test]
+fn what_is_excluded_is_told_as_such_everywhere() {
+    let host = Host::new(&["test-1", "web", "stray"]);
+    host.configure("", "{\"test-*\": {exclude: true}, \"w*\": {day_of_week: daily}}");
+    let ran = host.run("backup").ends(0);
+    assert!(host.archives("test-1").is_empty() && host.archives("web").len() == 1, "{ran:?}");
+    host.run("backup --dry-run").ends(0).tells(&["test-1", "excluded by `test-*`"]);
+    host.run("check").tells(&["ok", "domains `test-*`", "never backed up: test-1"]);
+    let metrics = host.run("metrics --stdout").ends(0).out;
+    for line in [
+        "kvmbackup_domain_excluded{domain=\"test-1\"} 1",
+        "kvmbackup_domain_excluded{domain=\"stray\"} 0",
+        "kvmbackup_domain_protected{domain=\"stray\"} 0",
+    ] {
+        assert!(metrics.lines().any(|other| other == line), "{line}: {metrics}");
+    }
+    let ran = host.run("backup --force test-1").ends(1);
+    assert!(ran.out.contains("excluded by `test-*`") && ran.out.contains("hint: "), "{ran:?}");
+}

@@ -184,6 +184,7 @@ fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
     };
     let seen = |at: usize| Seen {
         job: Some("cloud1".to_owned()),
+        excluded: false,
         defined: true,
         leftover_overlays: 0,
         since: None,

@@ -51,7 +51,7 @@ other:
             "c.yml:11: h.domains.web1.day_of_week: bad day \"Sonday\"; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their \
              long names, daily; did you mean `Sunday`?",
             "c.yml:12: h.domains.web1.rotate: bad number \"0\"; valid: a whole number from 1",
-            &format!("c.yml:13: h.domains.web1.rotat: unknown key; valid: {all}; did you mean `rotate`?"),
+            &format!("c.yml:13: h.domains.web1.rotat: unknown key; valid: {all}, exclude; did you mean `rotate`?"),
             "c.yml:14: h.domains.\"web.2\": `day_of_week` is missing here, in the host's section and in `defaults`; \
              valid: days as Mon or Sunday, or daily",
             "c.yml:15: h.domains.\"web.2\".rotate: stands beside `keep` of line 16; only one of them can hold; valid: \

@@ -84,6 +84,16 @@ impl Guest<'_> {
         self.seen.is_none_or(|seen| seen.job.is_some())
     }
 
+    /// The configuration says that it is not backed up.
+    pub fn is_excluded(&self) -> bool {
+        self.seen.is_some_and(|seen| seen.excluded)
+    }
+
+    /// libvirt has it, and the configuration does not say what is to become of it.
+    pub fn is_unprotected(&self) -> bool {
+        self.is_defined() && !self.is_covered() && !self.is_excluded()
+    }
+
     /// libvirt has it, as far as is known.
     pub fn is_defined(&self) -> bool {
         self.seen.is_none_or(|seen| seen.defined)

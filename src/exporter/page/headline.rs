@@ -68,7 +68,7 @@ fn below(view: &View<'_>, all: u64, notes: u64) -> String {
     if notes > 0 {
         facts.push(format!("{} worth a look.", count(notes, "thing is", "things are")));
     }
-    let unprotected = view.guests.iter().filter(|guest| !guest.is_covered() && guest.is_defined()).count() as u64;
+    let unprotected = view.guests.iter().filter(|guest| guest.is_unprotected()).count() as u64;
     if unprotected > 0 && all > 0 {
         facts.push(format!("{} not in the configuration.", text(&count(unprotected, "guest is", "guests are"))));
     }

@@ -60,6 +60,7 @@ pub fn html(ledger: &Ledger, survey: Option<&Survey>, running: bool, now: DateTi
         guests::section(&view),
         format!("<div class=\"pair\">{}{}</div>", others::repository(&view), others::jobs(&view)),
         others::unprotected(&view),
+        others::excluded(&view),
         others::left(&view),
         others::hooks(&view),
         others::reports(&view),

@@ -83,10 +83,16 @@ fn counted<'a>(counts: impl Iterator<Item = (u64, &'a str)>) -> String {
 
 /// Guests that libvirt has and no entry of the configuration covers.
 pub(super) fn unprotected(view: &View<'_>) -> String {
-    let names =
-        view.guests.iter().filter(|guest| !guest.is_covered() && guest.is_defined()).map(|guest| name(guest.name));
+    let names = view.guests.iter().filter(|guest| guest.is_unprotected()).map(|guest| name(guest.name));
     let words = "No entry of the configuration covers these guests, so nobody backs them up.";
     names_section("Not in the configuration", words, names.collect())
+}
+
+/// Guests that libvirt has and the configuration excludes.
+pub(super) fn excluded(view: &View<'_>) -> String {
+    let guests = view.guests.iter().filter(|guest| guest.is_excluded() && guest.is_defined());
+    let words = "The configuration says that these guests are not backed up.";
+    names_section("Excluded", words, guests.map(|guest| name(guest.name)).collect())
 }
 
 /// Guests of which only restore points are left.

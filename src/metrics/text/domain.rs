@@ -47,6 +47,7 @@ fn names<'a>(ledger: &'a Ledger, survey: Option<&'a Survey>) -> BTreeSet<&'a str
 
 fn whereabouts(page: &mut Page, name: &str, seen: &Seen) {
     page.set(&DOMAIN_PROTECTED, &[name], flag(seen.job.is_some()));
+    page.set(&DOMAIN_EXCLUDED, &[name], flag(seen.excluded));
     page.set(&DOMAIN_DEFINED, &[name], flag(seen.defined));
     page.set(&DOMAIN_LEFTOVER_OVERLAYS, &[name], seen.leftover_overlays as f64);
 }

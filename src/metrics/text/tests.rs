@@ -105,6 +105,7 @@ fn points(count: u64, newest: i64) -> SeenPoints {
 fn seen(job: Option<&str>, points: SeenPoints) -> Seen {
     Seen {
         job: job.map(str::to_owned),
+        excluded: false,
         defined: true,
         leftover_overlays: 0,
         since: None,

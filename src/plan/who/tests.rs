@@ -143,6 +143,31 @@ fn catching_up_looks_at_the_last_day_it_should_have_run() {
 }
 
 #[test]
+fn what_is_excluded_is_said_and_never_due() {
+    let text = "host:\n  backupdir: /b\n  day_of_week: Sun\n  domains: {'test-*': {exclude: true}, gone: {exclude: true}, '*': {}}\n";
+    let settings = crate::config::parse(text, Path::new("c.yml"), "host").unwrap();
+    let known = domains(&["test-1", "web"]);
+    let decide = |names: &[&str]| {
+        let domains = names.iter().map(|name| (*name).to_owned()).collect();
+        let request = Request { force: true, accept_smaller: false, domains };
+        plan(&settings, &known, &request, SUNDAY.parse().unwrap())
+    };
+    let all = decide(&[]);
+    assert_eq!(all.queue().len(), 1);
+    let said = |plan: &Plan, name: &str| {
+        let entry = plan.entries.iter().find(|entry| entry.name == name).unwrap();
+        format!("{:?}", entry.decision)
+    };
+    assert!(said(&all, "test-1").contains("excluded by `test-*`, line 4"), "{all:?}");
+    assert!(!all.entries.iter().any(|entry| entry.name == "gone"), "an exclusion needs no domain");
+    let named = decide(&["test-1"]);
+    assert!(said(&named, "test-1").starts_with("Unknown") && named.queue().is_empty(), "{named:?}");
+    let matched = decide(&["*"]);
+    assert_eq!(matched.queue().len(), 1);
+    assert!(!matched.entries.iter().any(|entry| matches!(entry.decision, Decision::Unknown(_))), "{matched:?}");
+}
+
+#[test]
 fn who_has_waited_longest_is_first_but_for_priority() {
     let text = "host:\n  backupdir: /b\n  day_of_week: Sun\n  domains: {first: {priority: 51}, last: {priority: 0}, '?': {}}\n";
     let settings = crate::config::parse(text, Path::new("c.yml"), "host").unwrap();
