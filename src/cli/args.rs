@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
@@ -56,7 +57,7 @@ pub enum Command {
     #[command(after_help = after(RESTORE_EXAMPLES))]
     Restore(Restore),
     /// Read restore points back and check every byte
-    #[command(after_help = after("kvmbackup verify --all    check every restore point of every domain"))]
+    #[command(after_help = after(VERIFY_EXAMPLES))]
     Verify(Verify),
     /// Remove the restore points that retention does not keep, saying why
     #[command(after_help = after("kvmbackup prune --dry-run    show what would go, and why"))]
@@ -100,6 +101,10 @@ kvmbackup restore web-1 --to /srv/restored                     files only
   kvmbackup restore web-1 --at 2026-11-22 --disk vda --to /tmp   one disk, as it was that day
   kvmbackup restore web-1 --disk vda=/dev/vg0/web-1              straight into a block device
   kvmbackup restore web-1 --salvage --to /srv/left               what is left of a damaged restore point";
+
+const VERIFY_EXAMPLES: &str = "\
+kvmbackup verify --all                            check every restore point of every domain
+  kvmbackup verify --all --older-than 7d --for 2h   for two hours, those that were not checked this week";
 
 /// `backup`
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -205,9 +210,15 @@ pub struct Verify {
     /// Which restore point: its id, or the newest one at or before a time [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
-    /// Every restore point, not only the newest
+    /// Every restore point, not only the newest; those that were not checked for longest first
     #[arg(long, conflicts_with = "at")]
     pub all: bool,
+    /// Only restore points that were not found good within this time: 12h, 7d
+    #[arg(long, value_name = "TIME", conflicts_with = "at", value_parser = values::duration)]
+    pub older_than: Option<Duration>,
+    /// Begin no more checks after this time, and print how many restore points are left: 30m, 2h
+    #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
+    pub limit: Option<Duration>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

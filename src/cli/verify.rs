@@ -7,7 +7,7 @@ use super::list::unlisted;
 use super::{monitor, print, when};
 use crate::app::{self, watch};
 use crate::engine;
-use crate::engine::verify::{self, Verdict, Verification, Which};
+use crate::engine::verify::{self, Checks, Request, Verdict, Verification, Which};
 use crate::model::Failure;
 use crate::model::size::{bytes, duration};
 use crate::report::ExitCode;
@@ -30,27 +30,50 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
             print(&text(result));
         }
     };
-    let chosen = (&words.domains[..], which);
-    let results = verify::verify(&store, &settings.state_dir, chosen, &*monitor, &cancel, &mut tell);
+    let request = Request { domains: &words.domains, which, older_than: words.older_than, limit: words.limit };
+    let checks = verify::verify(&store, &settings.state_dir, &request, &*monitor, &cancel, &mut tell);
     let told = match good.is_empty() {
         true => Ok(()),
         false => watch::tell(&settings, |ledger| good.iter().for_each(|(domain, time)| ledger.verified(domain, *time))),
     };
-    let code = super::watched(
-        told,
-        results.as_ref().map_or(ExitCode::Failed, |(results, failures)| code(results, failures)).code(),
-    );
-    let (results, failures) = results?;
+    let code = checks.as_ref().map_or(ExitCode::Failed, |checks| code(&checks.points, &checks.failures));
+    let code = super::watched(told, code.code());
+    let checks = checks?;
     if words.json {
-        let points = serde_json::to_value(&results).map_err(engine::Error::json)?;
-        let failures = serde_json::to_value(&failures).map_err(engine::Error::json)?;
-        print(&format!("{:#}\n", serde_json::json!({ "schema": 1, "points": points, "failures": failures })));
-    } else if let Some(unlisted) = unlisted(&failures) {
-        print(&unlisted);
-    } else if results.is_empty() && !global.quiet {
-        print("there are no restore points yet\n");
+        let mut json = serde_json::to_value(&checks).map_err(engine::Error::json)?;
+        json["schema"] = 1.into();
+        print(&format!("{json:#}\n"));
+    } else {
+        if let Some(unlisted) = unlisted(&checks.failures) {
+            print(&unlisted);
+        }
+        if !global.quiet {
+            print(&rest(&checks, words.older_than));
+        }
     }
     Ok(code)
+}
+
+/// What was not checked, and why.
+fn rest(checks: &Checks, older_than: Option<Duration>) -> String {
+    let mut text = String::new();
+    if checks.gone > 0 {
+        text.push_str(&format!("{} removed meanwhile, not checked\n", counted(checks.gone)));
+    }
+    if checks.left > 0 {
+        text.push_str(&format!("{} left for the next time\n", counted(checks.left)));
+    }
+    if text.is_empty() && checks.points.is_empty() && checks.failures.is_empty() {
+        text.push_str(match older_than {
+            Some(_) => "no restore point has to be checked\n",
+            None => "there are no restore points yet\n",
+        });
+    }
+    text
+}
+
+fn counted(points: usize) -> String {
+    format!("{points} {}", if points == 1 { "restore point" } else { "restore points" })
 }
 
 /// Damage before all else.
@@ -112,6 +135,15 @@ mod tests {
         let expected =
             "DAMAGED    web  20261122T020000Z  2.37 GB in 3.4 s\n  /b/web.tar.zst\n  a\n  b\u{fffd}\n  hint: look\n";
         assert_eq!(text(&result(Verdict::Damaged)), expected);
+    }
+
+    #[test]
+    fn what_was_not_checked_is_counted() {
+        let checks = |gone, left| Checks { gone, left, ..Checks::default() };
+        assert_eq!(rest(&checks(0, 0), None), "there are no restore points yet\n");
+        assert_eq!(rest(&checks(0, 0), Some(Duration::ZERO)), "no restore point has to be checked\n");
+        let both = "1 restore point removed meanwhile, not checked\n2 restore points left for the next time\n";
+        assert_eq!(rest(&checks(1, 2), None), both);
     }
 
     #[test]

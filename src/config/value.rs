@@ -14,7 +14,7 @@ use super::keys;
 use super::node::Kind;
 use super::place::Place;
 use super::{Metrics, MinFree};
-use crate::model::{Codec, Listen, is_local};
+use crate::model::{Codec, Listen, is_local, size};
 use crate::retention::Policy;
 
 const WEEK: [(Weekday, &str); 7] = [
@@ -131,19 +131,12 @@ pub(super) fn days(place: &Place<'_>, problems: &mut Problems) -> Vec<Weekday> {
 /// A time as a number with its unit, `10s` or `2m`, from one second to one hour.
 pub(super) fn duration(place: &Place<'_>, problems: &mut Problems) -> Option<Duration> {
     let text = text(place, problems)?;
-    let seconds = split_unit(text).and_then(|(number, unit)| {
-        let factor = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            _ => return None,
-        };
-        number.parse::<u64>().ok()?.checked_mul(factor).filter(|seconds| (1..=3600).contains(seconds))
-    });
-    if seconds.is_none() {
+    let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+    let duration = size::parse_duration(text).filter(|duration| range.contains(duration));
+    if duration.is_none() {
         problems.add(place.wrong(format!("bad time {text:?}"), "a number with its unit, from 1s to 1h, as 30s or 2m"));
     }
-    seconds.map(Duration::from_secs)
+    duration
 }
 
 /// A share of the target (`10%`) or bytes (`20GB`, `20GiB`, `20000000000`).

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Seconds of each unit of time that is typed.
+const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+
 /// Bytes in decimal units with three significant figures, as disks are sold: `2.37 GB`.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
@@ -30,6 +33,15 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
+/// Reads a whole number with its unit: `30s`, `15m`, `2h`, `7d`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, factor) =
+        UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?.trim_end(), factor)))?;
+    let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+    let seconds = is_number.then(|| number.parse::<u64>().ok())??.checked_mul(*factor)?;
+    Some(Duration::from_secs(seconds))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +60,19 @@ mod tests {
         let cases = [(41, "41 ms"), (8_300, "8.3 s"), (187_000, "3m 07s"), (3_840_000, "1h 04m")];
         for (ms, text) in cases {
             assert_eq!(duration(Duration::from_millis(ms)), text);
+        }
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        let cases = [("30s", 30), ("15 m", 900), ("2h", 7200), ("7d", 604_800), ("0s", 0)];
+        for (text, seconds) in cases {
+            assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in
+            ["", "s", "30", "+3s", "-1h", "1.5h", "7 days", "1é", "99999999999999999999d", "999999999999999999d"]
+        {
+            assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 }

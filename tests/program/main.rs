@@ -29,6 +29,7 @@ mod cli_plan;
 mod cli_report;
 mod cli_retention;
 mod cli_seed;
+mod cli_verify;
 mod crash_off;
 mod damage;
 mod dashboard;

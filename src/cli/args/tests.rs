@@ -57,6 +57,8 @@ fn options_that_need_others_say_so() {
     assert_eq!(refused("kvmbackup restore a"), ErrorKind::MissingRequiredArgument);
     assert_eq!(refused("kvmbackup restore a --disk vda"), ErrorKind::MissingRequiredArgument);
     assert_eq!(refused("kvmbackup verify --all --at 2026-11-22"), ErrorKind::ArgumentConflict);
+    assert_eq!(refused("kvmbackup verify --older-than 7d --at 2026-11-22"), ErrorKind::ArgumentConflict);
+    assert_eq!(refused("kvmbackup verify --all --older-than 7"), ErrorKind::ValueValidation);
     assert_eq!(refused("kvmbackup --force list"), ErrorKind::ArgumentConflict);
     assert_eq!(refused("kvmbackup restore a --to /d --at yesterday"), ErrorKind::ValueValidation);
     assert_eq!(refused("kvmbackup restore a --disk vda=lv"), ErrorKind::ValueValidation);

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 
-use crate::model::{Phase, PointId};
+use crate::model::{Phase, PointId, size};
 
 /// Which restore point is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,11 @@ impl FromStr for At {
         time.map(|time| At::Time(time.to_utc()))
             .ok_or_else(|| "not a restore point's id (20261122T020000Z) or a time (2026-11-22 02:00)".to_owned())
     }
+}
+
+/// A duration, in the form of the configuration, and days.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    size::parse_duration(text).ok_or_else(|| "not a number with its unit (30s, 15m, 2h or 7d)".to_owned())
 }
 
 /// A phase of hooks by its name.

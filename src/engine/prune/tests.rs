@@ -5,6 +5,7 @@ use std::fs;
 use super::*;
 use crate::archive::Manifest;
 use crate::engine::fixture::{DOMAIN, Fixture, UUID};
+use crate::engine::verified::Recorder;
 use crate::model::Codec;
 
 fn lines(rotation: &Rotation) -> Vec<String> {
@@ -37,8 +38,9 @@ fn damaged_points_fill_no_place_and_stay() {
     let point = |day: u32| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]);
     let points: Vec<_> = (20..25).map(point).collect();
     fs::write(&points[4].path, "").unwrap();
-    let mut verified = Verified::load(&fixture.path("state")).unwrap();
-    verified.record(&points[3], &points, false).unwrap();
+    let mut recorder = Recorder::new(&fixture.path("state"));
+    recorder.add(&points[3], false).unwrap();
+    recorder.write().unwrap();
     let rotation = rotate(&fixture, 2);
     assert_eq!(
         lines(&rotation),
