@@ -76,6 +76,11 @@ mod tests {
         for rest in 1..90 {
             let text = of(Status::Warning, 9, 99, &["n".repeat(rest).as_str(), "m".repeat(rest).as_str(), "o"]);
             assert!(text.len() <= 78, "{text}");
+            for count in [2, 3, 200] {
+                let name = "n".repeat(rest);
+                let text = of(Status::Failed, count, count, &vec![name.as_str(); count]);
+                assert!(!text.trim_end_matches('~').ends_with([',', ' ']) && text.len() <= 78, "{text}");
+            }
         }
     }
 }

@@ -95,8 +95,11 @@ impl RunReport {
                 Outcome::Skipped => totals.skipped += 1,
                 Outcome::Failed => totals.failed += 1,
             }
-            totals.read_bytes += domain.read_bytes;
-            totals.stored_bytes += domain.stored_bytes;
+            // What was read of one that was not saved became nothing: the ratio would tell of no archive.
+            if domain.point.is_some() {
+                totals.read_bytes += domain.read_bytes;
+                totals.stored_bytes += domain.stored_bytes;
+            }
             totals
         })
     }

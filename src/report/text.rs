@@ -10,6 +10,10 @@ use super::table::{Table, printable};
 use crate::model::size::{bytes, duration};
 use crate::model::{Consistency, DomainOutcome, Failure, HookResult, HookStatus, Method, Outcome, RunReport};
 
+/// Domains whose hooks are listed.
+const HOOKED: usize = 20;
+
+mod alike;
 mod page;
 #[cfg(test)]
 pub mod sample;
@@ -98,7 +102,8 @@ fn moment(time: DateTime<Utc>) -> String {
 fn table(page: &mut Page, report: &RunReport) {
     let titles = ["RESULT", "DOMAIN", "HOW", ">READ", ">STORED", ">RATIO", ">TIME", ">MB/s", ">KEPT", "POINT"];
     let mut table = Table::new(&titles);
-    report.domains.iter().for_each(|domain| table.row(row(domain)));
+    let shown = shown(report);
+    shown.iter().for_each(|domain| table.row(row(domain)));
     if table.width() > WIDTH {
         table.drop_column("POINT");
     }
@@ -107,13 +112,29 @@ fn table(page: &mut Page, report: &RunReport) {
     let Some((head, rows)) = lines.split_first() else { return };
     page.blank();
     page.line(head);
-    for (line, domain) in rows.iter().zip(&report.domains) {
+    for (line, domain) in rows.iter().zip(&shown) {
         let (word, paint) = result(domain.outcome);
         let rest = line.strip_prefix(word).unwrap_or(line);
         page.start(paint, word);
         page.line(rest);
     }
+    let more = report.domains.len() - shown.len();
+    if more > 0 {
+        page.painted(Paint::Bad, &format!("FAILED: {more} more, with the reason below"));
+    }
     totals(page, report);
+}
+
+/// The domains that have a row. Of those that failed and have nothing to show there, a few stand for all.
+fn shown(report: &RunReport) -> Vec<&DomainOutcome> {
+    const FAILED: usize = 3;
+    let is_empty = |domain: &DomainOutcome| domain.outcome == Outcome::Failed && domain.point.is_none();
+    let mut empty = 0;
+    let is_shown = |domain: &&DomainOutcome| {
+        empty += usize::from(is_empty(domain));
+        !is_empty(domain) || empty <= FAILED
+    };
+    report.domains.iter().filter(is_shown).collect()
 }
 
 fn row(domain: &DomainOutcome) -> Vec<String> {
@@ -262,8 +283,12 @@ fn asides(page: &mut Page, report: &RunReport) {
     }
     page.list("old points removed", pruned.iter().map(String::as_str));
     page.list("hooks of the run", hooks(&report.hooks).iter().map(String::as_str));
-    for domain in &report.domains {
+    let hooked: Vec<_> = report.domains.iter().filter(|domain| !domain.hooks.is_empty()).collect();
+    for domain in hooked.iter().take(HOOKED) {
         page.list(&format!("hooks of {}", domain.domain), hooks(&domain.hooks).iter().map(String::as_str));
+    }
+    if hooked.len() > HOOKED {
+        page.line(&format!("hooks of {} more domains: kvmbackup report --format json", hooked.len() - HOOKED));
     }
     let skipped = report.domains.iter().filter(|domain| domain.outcome == Outcome::Skipped);
     let why = |domain: &DomainOutcome| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Datelike, Days, Local, Utc};
 use serde::Serialize;
 
-use super::Facts;
+use super::{Facts, TEXT_LIMIT};
 use crate::config::Settings;
 use crate::model::size::{bytes, duration};
 use crate::model::{DomainOutcome, Failure, HookResult, HookStatus, Outcome, RunReport, Status};
@@ -18,6 +18,8 @@ const COLUMNS: usize = 200;
 const MESSAGE: usize = 1000;
 /// Names in a list.
 const NAMES: usize = 20;
+/// Guests that are late, in a list.
+const MOST_LATE: usize = 60;
 
 const GOOD: &str = "#1a6b34";
 const WARN: &str = "#8a5a00";
@@ -123,9 +125,9 @@ impl View {
             started: time(report.started),
             finished: time(report.finished),
             took: duration((report.finished - report.started).to_std().unwrap_or_default()),
-            report: report::text(report, false),
+            report: beginning(report::text(report, false)),
             errors: report.errors.iter().map(told).chain(hooks).take(shown.max(3)).collect(),
-            late: late.take(shown.max(3)).collect(),
+            late: late.take(shown.clamp(3, MOST_LATE)).collect(),
             warnings: of_run.chain(recovered).take(shown.max(3)).collect(),
             more: domains.len().saturating_sub(shown),
             domains: domains.into_iter().take(shown).map(|domain| of(domain, report.started)).collect(),
@@ -232,4 +234,12 @@ fn next(settings: &Settings) -> String {
     let first = due.into_iter().find(|(_, names)| !names.is_empty());
     first
         .map_or_else(|| "nothing".to_owned(), |(day, names)| format!("{}: {}", day.format("%a %Y-%m-%d"), list(&names)))
+}
+/// The whole lines of a report that a mail has room for.
+fn beginning(mut report: String) -> String {
+    if let Some(room) = report.as_bytes().get(..TEXT_LIMIT) {
+        report.truncate(room.iter().rposition(|byte| *byte == b'\n').unwrap_or(0));
+        report.push_str("\n\nTHE REST IS TOO LONG FOR A MAIL\n  kvmbackup report\n");
+    }
+    report
 }

@@ -1,5 +1,6 @@
 //! Owns: laying out lines: width, colour, sections. Must not: know what a report is.
 
+use super::alike::{self, Cause};
 use crate::model::Failure;
 use crate::report::table::printable;
 
@@ -95,21 +96,31 @@ impl Page {
 
     /// A title and its entries, each who and what, with the hint below; nothing when there are none.
     pub fn section(&mut self, title: &str, paint: Paint, entries: impl Iterator<Item = (String, Failure)>) {
-        let mut entries = entries.peekable();
-        if entries.peek().is_none() {
+        let causes = alike::causes(entries);
+        if causes.is_empty() {
             return;
         }
         self.blank();
         self.painted(paint, title);
         self.paint = paint;
-        for (who, failure) in entries {
-            let who = if who.is_empty() || names(&failure.message, &who) { String::new() } else { format!("{who}: ") };
-            self.wrapped("  ", "    ", &format!("{who}{}", failure.message));
-            if let Some(hint) = &failure.hint {
-                self.wrapped("    hint: ", "    ", hint);
+        for cause in causes {
+            match cause {
+                Cause::One(who, failure) => self.failure(&who, &failure),
+                Cause::Shared(names, failure) => {
+                    self.failure("", &failure);
+                    self.wrapped("    ", "    ", &format!("these {}: {}", names.len(), names.join(", ")));
+                }
             }
         }
         self.paint = Paint::Plain;
+    }
+
+    fn failure(&mut self, who: &str, failure: &Failure) {
+        let who = if who.is_empty() || names(&failure.message, who) { String::new() } else { format!("{who}: ") };
+        self.wrapped("  ", "    ", &format!("{who}{}", failure.message));
+        if let Some(hint) = &failure.hint {
+            self.wrapped("    hint: ", "    ", hint);
+        }
     }
 
     /// A title and words behind it, in as many lines as it takes; nothing when there are none.

@@ -55,3 +55,29 @@ fn colour_changes_nothing_but_colour() {
     }
     assert_eq!(plain, text(&report, false));
 }
+
+#[test]
+fn many_failures_of_one_cause_are_one_screen() {
+    let mut report = sample::bad();
+    let failed = report.domains[1].clone();
+    report.domains.truncate(1);
+    report.errors.clear();
+    report.recovered.clear();
+    for n in 0..200 {
+        let mut domain = failed.clone();
+        domain.domain = format!("guest-{n:03}");
+        let message = format!("guest-{n:03}: cannot open /images/guest-{n:03}.qcow2: Permission denied");
+        domain.error = Some(Failure { message, hint: Some(format!("virsh domblklist guest-{n:03}")) });
+        report.domains.push(domain);
+    }
+    let text = text(&report, false);
+    assert!(text.lines().count() <= 60, "{text}");
+    assert_eq!(text.matches("Permission denied").count(), 1, "{text}");
+    assert!(
+        text.contains("  cannot open /images/NAME.qcow2") && text.contains("hint: virsh domblklist NAME"),
+        "{text}"
+    );
+    assert!(text.contains("these 200: guest-000, ") && text.contains("guest-199"), "{text}");
+    assert!(text.contains("FAILED: 197 more"), "{text}");
+    assert!(text.contains("1 saved: 2.37 GB read, 891 MB stored (ratio 2.66)"), "{text}");
+}
