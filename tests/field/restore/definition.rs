@@ -26,10 +26,11 @@ fn saved_elsewhere(lab: &Lab, name: &str, members: &[&str], change: impl Fn(Stri
     }
     // By standard tools, in the order of the format.
     let folder = unpacked.path("");
-    let script = "set -e; cd \"$1\"; tar -tf \"$2\" | grep -vx SHA256SUMS >../list; xargs -d '\\n' sha256sum <../list >SHA256SUMS; \
-                  echo SHA256SUMS >>../list; tar --format=gnu --owner=0 --group=0 --mode=0600 -b1 -cf ../new -T ../list; \
-                  mv ../new \"$2\"; rm ../list";
-    run("sh", &["-c", script, "sh", text(&folder), text(&archive)]);
+    let script = "set -e; cd \"$1\"; tar -tf \"$2\" | grep -vx SHA256SUMS >\"$3/list\"; xargs -d '\\n' sha256sum <\"$3/list\" >SHA256SUMS; \
+                  echo SHA256SUMS >>\"$3/list\"; tar --format=gnu --owner=0 --group=0 --mode=0600 -b1 -cf \"$3/new\" -T \"$3/list\"; \
+                  mv \"$3/new\" \"$2\"; rm \"$3/list\"";
+    // Beside the folder are those of other tests.
+    run("sh", &["-c", script, "sh", text(&folder), text(&archive), text(&lab.path(""))]);
     (guest, program)
 }
 
