@@ -5,13 +5,15 @@
 ///
 /// `driver[+transport]://[user@][host][:port]/…`: a host part, or any transport but the local socket, may lead elsewhere
 /// (`ext` runs a command, `tcp` and `tls` connect to a host, `ssh`, `libssh` and `libssh2` log in):
-/// <https://libvirt.org/uri.html>. A word without `:` is an alias of libvirt.conf; what it stands for is known once connected.
+/// <https://libvirt.org/uri.html>. A word of letters, digits, `_` and `-` is an alias of libvirt.conf; what it stands for is known once connected.
 pub fn is_local(uri: &str) -> bool {
     // A command is run by other transports only, so that none belongs here. libvirt's names hold no control characters.
     if uri.to_ascii_lowercase().contains("command=") || uri.contains(char::is_control) {
         return false;
     }
-    let Some((scheme, rest)) = uri.split_once(':') else { return true };
+    let Some((scheme, rest)) = uri.split_once(':') else {
+        return uri.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    };
     let transport = scheme.split_once('+').map(|(_, transport)| transport);
     let has_host = rest.strip_prefix("//").is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', '?', '#']));
     !has_host && transport.is_none_or(|transport| transport == "unix")
@@ -31,7 +33,7 @@ mod tests {
             "qemu+unix://?socket=/s",
             "test:///default",
             "test:///srv/node.xml",
-            "alias",
+            "my-alias_2",
             "",
         ] {
             assert!(is_local(uri), "{uri}");
@@ -56,6 +58,8 @@ mod tests {
             "qemu+unix:///system?Command=/usr/local/bin/via",
             "qemu:///system\0",
             "alias\n",
+            "qemu+unix///system?socket=/s",
+            "a/b",
         ] {
             assert!(!is_local(uri), "{uri}");
         }
