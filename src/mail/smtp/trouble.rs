@@ -119,7 +119,7 @@ impl Trouble {
                 "leave `username` out if the server needs no login, or ask who runs it for PLAIN"
             }
             Trouble::Lacks(_) => "ask who runs the server, or name another one by `mail.smtp.host`",
-            Trouble::Refused { stage, .. } => of_stage(*stage),
+            Trouble::Refused { stage, text, .. } => of_stage(meant(*stage, text)),
             Trouble::Garbage => "is that a mail server? look at `host`, `port` and `security` of `mail.smtp`",
         }
     }
@@ -148,6 +148,17 @@ fn of_tls(error: &rustls::Error) -> &'static str {
     }
 }
 
+/// What a refusal is about. Postfix refuses the greeting and the sender only with the first recipient (`smtpd_delay_reject`), and
+/// says in its words which of them it means.
+fn meant(stage: Stage, text: &str) -> Stage {
+    let text = text.to_ascii_lowercase();
+    match stage {
+        Stage::Recipient if text.contains("helo command rejected") => Stage::Greeting,
+        Stage::Recipient if text.contains("sender address rejected") => Stage::Sender,
+        stage => stage,
+    }
+}
+
 fn of_stage(stage: Stage) -> &'static str {
     match stage {
         Stage::Greeting => "name this host as the server wants it, by `mail.smtp.ehlo`; or ask who runs the server",
@@ -155,5 +166,22 @@ fn of_stage(stage: Stage) -> &'static str {
         Stage::Sender => "name a sender that the server takes, by `mail.from`",
         Stage::Recipient => "look at `mail.to`",
         Stage::Mail => "ask who runs the server; its log may say more",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_comes_late_is_told_as_what_it_is_about() {
+        for (text, key) in [
+            ("5.5.2 <web>: Helo command rejected: need fully-qualified hostname", "`mail.smtp.ehlo`"),
+            ("5.1.8 <root@web>: Sender address rejected: Domain not found", "`mail.from`"),
+            ("5.1.1 <nobody@example.org>: Recipient address rejected: User unknown", "`mail.to`"),
+        ] {
+            let refused = Trouble::Refused { stage: Stage::Recipient, code: 550, text: text.to_owned() };
+            assert!(refused.hint().contains(key), "{text}: {}", refused.hint());
+        }
     }
 }
