@@ -109,7 +109,7 @@ kvmbackup verify --all                            check every restore point of e
 /// `backup`
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct Backup {
-    /// Only these domains
+    /// Only these domains; patterns as `web-*` are names, too
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
     /// The rest.
@@ -148,7 +148,7 @@ pub struct Recover {
 /// `list`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct List {
-    /// Only these domains
+    /// Only these domains; patterns as `web-*` are names, too
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
     /// Print JSON
@@ -204,7 +204,7 @@ pub struct Restore {
 /// `verify`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Verify {
-    /// Only these domains
+    /// Only these domains; patterns as `web-*` are names, too
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
     /// Which restore point: its id, or the newest one at or before a time [default: the newest]
@@ -227,7 +227,7 @@ pub struct Verify {
 /// `prune`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Prune {
-    /// Only these domains
+    /// Only these domains; patterns as `web-*` are names, too
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
     /// Show what would go and why; touch nothing

@@ -4,10 +4,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::shell::quoted;
+use crate::config::nearest;
 use crate::model::{Failure, FailureReason};
 use crate::sys::patience::Stalled;
 use crate::sys::trust;
 use crate::{archive, hooks, hypervisor, nbd, plan, qcow2, store};
+
+/// Names that a hint lists; of more it names the nearest.
+const FEW: usize = 10;
 
 /// A step failed.
 #[derive(Debug, thiserror::Error)]
@@ -293,7 +297,11 @@ impl Error {
             Error::Other { hint, .. } => hint.clone(),
             Error::Untrusted { source, .. } => source.hint(),
             Error::NoPoints { there, .. } if there.is_empty() => Some("there is no backup of any domain yet".into()),
-            Error::NoPoints { there, .. } => Some(format!("there are some of: {}", there.join(", "))),
+            Error::NoPoints { domain, there } => Some(match nearest(domain, there.iter().map(String::as_str)) {
+                _ if there.len() <= FEW => format!("there are some of: {}", there.join(", ")),
+                Some(near) => format!("did you mean `{near}`? `kvmbackup list` shows all"),
+                None => format!("there are some of {} domains: kvmbackup list", there.len()),
+            }),
             Error::NoPoint { there, .. } => Some(format!("there are: {}", there.join(", "))),
             Error::Image { source, .. } => source.hint(),
             Error::Suspect { .. } => {

@@ -1,6 +1,7 @@
 //! Owns: which restore points there are, what each is, and which one is meant. Must not: read disk data, or change
 //! anything.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use uuid::Uuid;
 use super::Error;
 use super::verified::{Checked, Verified};
 use crate::archive::{Archive, Manifest};
+use crate::config::glob;
 use crate::model::{Consistency, DiskOutcome, Failure, Method, NotSaved, PointId, SkippedDisk};
 use crate::store::{self, Domains, Origin, Point, Store};
 use crate::sys::patience::Patience;
@@ -107,7 +109,7 @@ pub fn find(store: &Store, domain: &str, when: When) -> Result<Point, Error> {
     };
     match at {
         Some(at) => Ok(points.swap_remove(at)),
-        None => Err(Error::NoPoint { domain: domain.to_owned(), wanted: when.to_string(), there: named(&points) }),
+        None => Err(Error::NoPoint { domain: domain.to_owned(), wanted: when.to_string(), there: stamps(&points) }),
     }
 }
 
@@ -119,12 +121,12 @@ pub(super) struct Found {
     pub failures: Vec<Failure>,
 }
 
-/// The points of the named domains, or of all where none is named. A folder that cannot be read keeps no other from being
-/// listed; a target that hangs does, and a domain that is named and has no points is an error.
+/// The points of the domains with these names or patterns, or of all where none is given. A folder that cannot be read keeps no
+/// other from being listed; a target that hangs does, and a name or pattern that leads to no points is an error.
 pub(super) fn found(store: &Store, domains: &[String]) -> Result<Found, Error> {
     let names = match domains {
         [] => store.domains()?,
-        named => Domains { names: named.to_vec(), failures: Vec::new() },
+        asked => named(store, asked)?,
     };
     let mut found = Found { domains: Vec::new(), failures: names.failures.into_iter().map(failure).collect() };
     for domain in names.names {
@@ -136,6 +138,28 @@ pub(super) fn found(store: &Store, domains: &[String]) -> Result<Found, Error> {
         }
     }
     Ok(found)
+}
+
+/// The domains with these names, and those that match these patterns, each once.
+fn named(store: &Store, asked: &[String]) -> Result<Domains, Error> {
+    let mut all = match asked.iter().any(|asked| glob::is_glob(asked)) {
+        true => store.domains()?,
+        false => Domains { names: Vec::new(), failures: Vec::new() },
+    };
+    let mut names: Vec<String> = Vec::new();
+    for asked in asked {
+        // A domain of exactly that name is meant, whatever else it matches.
+        let is_name = all.names.contains(asked);
+        let matching: Vec<_> = all.names.iter().filter(|name| !is_name && glob::matches(asked, name)).collect();
+        match matching.is_empty() {
+            true => names.push(asked.clone()),
+            false => names.extend(matching.into_iter().cloned()),
+        }
+    }
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    all.names = names;
+    Ok(all)
 }
 
 fn failure(error: store::Error) -> Failure {
@@ -240,7 +264,7 @@ fn details(manifest: Manifest, unpacked: u64, stored: u64) -> Details {
 }
 
 /// The newest few ids.
-fn named(points: &[Point]) -> Vec<String> {
+fn stamps(points: &[Point]) -> Vec<String> {
     let mut named: Vec<String> = points.iter().rev().take(NAMED).map(|point| point.id.to_string()).collect();
     if points.len() > NAMED {
         named.push(format!("and {} older", points.len() - NAMED));

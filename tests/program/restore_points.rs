@@ -123,3 +123,29 @@ fn of_a_chosen_disk_nothing_comes_with_it_but_the_definition() {
         ran.err
     );
 }
+
+#[test]
+fn names_may_be_patterns_and_a_wrong_one_gets_the_nearest() {
+    let names: Vec<String> = (0..12).map(|n| format!("web-{n}")).chain(["db".to_owned()]).collect();
+    let host = Host::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    host.run("backup").ends(0);
+    let listed = |words: &str| {
+        let json = host.run(&format!("list --json {words}")).ends(0).json();
+        json["points"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|point| point["domain"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(listed("web-1*"), ["web-1", "web-10", "web-11"]);
+    assert_eq!(
+        listed("db web-? db"),
+        ["db", "web-0", "web-1", "web-2", "web-3", "web-4", "web-5", "web-6", "web-7", "web-8", "web-9"]
+    );
+    host.run("verify web-1*").ends(0);
+    host.run("prune --dry-run d*").ends(0);
+    let ran = host.run("list web_11").ends(1);
+    assert!(ran.err.contains("did you mean `web-11`?") && !ran.err.contains("web-3"), "{ran:?}");
+    host.run("verify nosuch*").ends(1);
+}
