@@ -1,8 +1,9 @@
-//! Owns: a report as text of at most 100 columns, for a terminal and for cron's mail. Pure. Must not: print.
+//! Owns: a report as text of at most 100 columns, for a terminal and for cron's mail. Pure, but for the time zone of the host. Must not: print.
 
+use std::fmt;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Local, TimeZone, Utc};
 
 use self::page::{Page, Paint, Style, WIDTH};
 use super::exit::{ExitCode, exit_code};
@@ -24,15 +25,25 @@ mod tests;
 ///
 /// `colour` is for a terminal whose user did not set `NO_COLOR`: <https://no-color.org>.
 pub fn text(report: &RunReport, colour: bool) -> String {
-    page(report, if colour { Style::Colour } else { Style::Plain })
+    page(report, if colour { Style::Colour } else { Style::Plain }, &Local)
 }
 
 /// The same for the journal: each line begins with its priority.
 pub fn journal(report: &RunReport) -> String {
-    page(report, Style::Journal)
+    page(report, Style::Journal, &Local)
 }
 
-fn page(report: &RunReport, style: Style) -> String {
+/// A moment of the host's time zone, which is named: nobody at night should have to count hours.
+pub fn moment(time: DateTime<Utc>) -> String {
+    in_zone(time, &Local)
+}
+
+/// As `2026-11-22 03:00:00 +01:00`.
+fn in_zone<Zone: TimeZone<Offset: fmt::Display>>(time: DateTime<Utc>, zone: &Zone) -> String {
+    time.with_timezone(zone).format("%Y-%m-%d %H:%M:%S %Z").to_string()
+}
+
+fn page<Zone: TimeZone<Offset: fmt::Display>>(report: &RunReport, style: Style, zone: &Zone) -> String {
     let mut page = Page::new(style);
     if let Some(hook) = report.hooks.iter().find(|hook| hook.status == HookStatus::Skip && report.domains.is_empty()) {
         let (host, hook) = (printable(&report.host), printable(&hook.name));
@@ -45,6 +56,9 @@ fn page(report: &RunReport, style: Style) -> String {
         return page.finish();
     }
     headline(&mut page, report);
+    let took = (report.finished - report.started).to_std().unwrap_or_default();
+    let [began, ended] = [report.started, report.finished].map(|time| in_zone(time, zone));
+    page.line(&format!("{began} to {ended}, {}", duration(took)));
     table(&mut page, report);
     troubles(&mut page, report);
     asides(&mut page, report);
@@ -64,8 +78,6 @@ fn headline(page: &mut Page, report: &RunReport) {
         _ => Paint::Bad,
     };
     page.painted(paint, &verdict);
-    let took = (report.finished - report.started).to_std().unwrap_or_default();
-    page.line(&format!("{} to {} UTC, {}", moment(report.started), moment(report.finished), duration(took)));
 }
 
 /// What a subject line says: the worst first, in numbers.
@@ -93,10 +105,6 @@ fn verdict(report: &RunReport) -> String {
         Some(signal) => format!("INTERRUPTED by signal {signal}, {counted}"),
         None => counted,
     }
-}
-
-fn moment(time: DateTime<Utc>) -> String {
-    time.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 fn table(page: &mut Page, report: &RunReport) {

@@ -101,7 +101,6 @@ impl View {
         });
         let of_run = report.warnings.iter().chain(&report.leftovers).map(|failure| cut(&failure.message));
         let recovered = report.recovered.iter().map(|what| format!("put right of an earlier run: {}", cut(what)));
-        let time = |time: DateTime<Utc>| time.format("%Y-%m-%d %H:%M:%S").to_string();
         let names = if gist.names.is_empty() { String::new() } else { format!(": {}", list(&gist.names)) };
         let count = if gist.all == 0 { String::new() } else { format!(" {} of {}", gist.count, gist.all) };
         let hooks = report.hooks.iter().filter_map(|hook| {
@@ -122,8 +121,8 @@ impl View {
             host: printable(&report.host),
             version: report.version.clone(),
             run_id: report.run_id.to_string(),
-            started: time(report.started),
-            finished: time(report.finished),
+            started: report::moment(report.started),
+            finished: report::moment(report.finished),
             took: duration((report.finished - report.started).to_std().unwrap_or_default()),
             report: beginning(report::text(report, false)),
             errors: report.errors.iter().map(told).chain(hooks).take(shown.max(3)).collect(),
@@ -135,7 +134,7 @@ impl View {
             untold: facts
                 .untold
                 .iter()
-                .map(|run| Run { time: time(run.time), subject: printable(&run.subject) })
+                .map(|run| Run { time: report::moment(run.time), subject: printable(&run.subject) })
                 .collect(),
             next: facts.settings.map_or_else(|| "not known: there are no settings that could be read".to_owned(), next),
             free: facts.survey.map_or_else(
@@ -173,7 +172,7 @@ fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> Domain {
         name: printable(&domain.domain),
         result,
         colour,
-        start: began.format("%H:%M:%S UTC").to_string(),
+        start: began.with_timezone(&Local).format("%H:%M:%S").to_string(),
         duration: duration(Duration::from_millis(domain.duration_ms)),
         read: bytes(domain.read_bytes),
         read_bytes: domain.read_bytes,

@@ -4,12 +4,12 @@ use super::*;
 
 #[test]
 fn a_good_run() {
-    assert_eq!(text(&sample::good(), false), include_str!("good.txt"));
+    assert_eq!(page(&sample::good(), Style::Plain, &Utc), include_str!("good.txt"));
 }
 
 #[test]
 fn a_bad_run() {
-    assert_eq!(text(&sample::bad(), false), include_str!("bad.txt"));
+    assert_eq!(page(&sample::bad(), Style::Plain, &Utc), include_str!("bad.txt"));
 }
 
 #[test]
@@ -80,4 +80,11 @@ fn many_failures_of_one_cause_are_one_screen() {
     assert!(text.contains("these 200: guest-000, ") && text.contains("guest-199"), "{text}");
     assert!(text.contains("FAILED: 197 more"), "{text}");
     assert!(text.contains("1 saved: 2.37 GB read, 891 MB stored (ratio 2.66)"), "{text}");
+}
+
+#[test]
+fn times_are_those_of_the_host_and_say_so() {
+    let berlin = chrono::FixedOffset::east_opt(3600).unwrap();
+    let text = page(&sample::good(), Style::Plain, &berlin);
+    assert!(text.contains("\n2026-11-22 03:00:00 +01:00 to 2026-11-22 03:03:07 +01:00, 3m 07s\n"), "{text}");
 }
