@@ -33,6 +33,16 @@ pub enum Error {
         /// Why.
         source: nbd::Error,
     },
+    /// An image cannot be opened: it was moved, what holds it is not mounted, or this user may not.
+    #[error("disk {target}: {}: cannot be read", path.display())]
+    Unreadable {
+        /// The disk.
+        target: String,
+        /// Its image.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A disk has no bytes at all: its image was truncated, or its device is detached.
     #[error("disk {target}: its image is empty (0 bytes)")]
     Empty {
@@ -309,6 +319,9 @@ impl Error {
             }
             Error::Exists { .. } => Some("restore to another folder, or replace what is there: --overwrite".into()),
             Error::Room { .. } => Some("make room, or restore to another folder: --to".into()),
+            Error::Unreadable { .. } => Some(
+                "correct the path (`virsh edit`), mount what holds it, or leave the disk out by `exclude_disks`".into(),
+            ),
             Error::Empty { target } => Some(format!(
                 "see what it is: virsh domblklist DOMAIN; a detached loop device has to be attached again (losetup), a truncated \
                  image restored; if {target} need not be saved, add it to `exclude_disks`"
@@ -336,6 +349,7 @@ impl Error {
                 FailureReason::Verify
             }
             Error::Read { .. }
+            | Error::Unreadable { .. }
             | Error::Empty { .. }
             | Error::Layout { .. }
             | Error::Archive { .. }

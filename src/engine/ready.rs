@@ -1,5 +1,6 @@
 //! Owns: whether a domain is in a state in which it may be backed up, and what that is worth. Must not: change anything.
 
+use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,6 +66,11 @@ pub(super) fn to_be_read_directly(
     for planned in &plan.disks {
         let How::Direct(image) = &planned.how else { continue };
         let target = &planned.disk.target;
+        if let Some(path) = image.source.path() {
+            // What qemu-nbd would say of it is long, and names no way out.
+            let unreadable = |source| Error::Unreadable { target: target.clone(), path: path.to_owned(), source };
+            fs::metadata(path).map_err(unreadable)?;
+        }
         for path in users::files_of(image).map_err(Error::file("read the header of", image_path(image)))? {
             let Some(writer) = users::open(&path)?.into_iter().find(|user| user.writes()) else { continue };
             let message = format!("disk {target}: {} is open for writing in {writer}", path.display());

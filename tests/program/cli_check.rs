@@ -33,6 +33,11 @@ fn every_problem_of_a_host_is_told_at_once_with_what_to_type() {
     let told = ran.out.lines().filter(|line| line.starts_with("PROBLEM") || line.starts_with("WARNING")).count();
     let hints = ran.out.lines().filter(|line| line.contains("hint: ")).count();
     assert_eq!((told, hints), (4, 4), "{}", ran.out);
+    // A run says the same of the image, and nothing of what its tools say.
+    host.configure("", "{gone: {day_of_week: daily}}");
+    let ran = host.run("backup").ends(1);
+    assert!(ran.out.contains("No such file") && ran.out.contains("`exclude_disks`"), "{}", ran.out);
+    assert!(!ran.out.contains("qemu-nbd"), "{}", ran.out);
     // Nothing but the file itself is looked at.
     host.run("check --offline").ends(0).tells(&["ok", "configuration"]);
 }

@@ -74,13 +74,11 @@ fn unreadable(plan: &CapturePlan) -> Vec<Failure> {
     let failed = images.filter_map(|(target, image)| {
         let path = image.source.path()?.to_owned();
         let opened = File::open(&path).and_then(|mut file| file.seek(SeekFrom::End(0)));
-        let message = match opened {
-            Ok(0) => return Some(Error::Empty { target: target.clone() }.failure()),
-            Ok(_) => return None,
-            Err(error) => format!("disk {target}: {}: cannot be read: {error}", path.display()),
-        };
-        let hint = "correct the path (`virsh edit`), mount what holds it, or leave the disk out by `exclude_disks`";
-        Some(Failure { message, hint: Some(hint.to_owned()) })
+        match opened {
+            Ok(0) => Some(Error::Empty { target: target.clone() }.failure()),
+            Ok(_) => None,
+            Err(source) => Some(Error::Unreadable { target: target.clone(), path, source }.failure()),
+        }
     });
     failed.collect()
 }
