@@ -71,7 +71,7 @@ fn known(bytes: &[u8]) {
 fn told(bytes: &[u8]) {
     let Ok(last) = serde_json::from_slice::<RunReport>(bytes) else { return };
     let code = report::exit_code(&last);
-    drop((report::text(&last, true), report::failure(&last), report::json(&last)));
+    drop((report::text(&last, true, report::WIDTH), report::failure(&last), report::json(&last)));
     let gist = mail::gist(&last, code, &[]);
     drop(mail::subject(&last.host, &gist));
     let facts = mail::Facts { gist: &gist, settings: None, survey: None, late: &[], untold: &[] };

@@ -1,11 +1,12 @@
 //! Owns: the command `list`. Must not: read anything itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{IsTerminal, stdout};
 
 use chrono::{DateTime, Local, Utc};
 
 use super::args::{Global, List};
-use super::print;
+use super::{output, print};
 use crate::engine::points::{self, PointInfo};
 use crate::model::size::bytes;
 use crate::model::{Consistency, DiskOutcome, Failure};
@@ -17,7 +18,7 @@ pub(super) fn run(global: &Global, words: &List) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
     let store = app::store(&settings)?;
     let (points, failures) = points::list(&store, &settings.state_dir, &words.domains)?;
-    print(&if words.json { json(&points, &failures)? } else { text(&points, &failures) });
+    print(&if words.json { json(&points, &failures)? } else { text(&points, &failures, width()) });
     let damaged = points.iter().any(|point| point.damaged.is_some());
     let code = match damaged {
         true => ExitCode::Damaged,
@@ -33,7 +34,12 @@ fn json(points: &[PointInfo], failures: &[Failure]) -> Result<String, engine::Er
     Ok(format!("{:#}\n", serde_json::json!({ "schema": 1, "points": points, "failures": failures })))
 }
 
-fn text(points: &[PointInfo], failures: &[Failure]) -> String {
+/// Columns for the table: a file or a pipe takes any number.
+fn width() -> usize {
+    if stdout().is_terminal() { output::width(stdout()) } else { usize::MAX }
+}
+
+fn text(points: &[PointInfo], failures: &[Failure], width: usize) -> String {
     if points.is_empty() {
         return unlisted(failures).unwrap_or_else(|| "there are no restore points yet\n".to_owned());
     }
@@ -54,6 +60,8 @@ fn text(points: &[PointInfo], failures: &[Failure]) -> String {
     if !of_several_guests(points) {
         table.drop_column("GUEST");
     }
+    table.fit_by_dropping(&["RATIO", "SIZE"], width);
+    table.fit("DOMAIN", width);
     let mut lines = table.lines();
     for point in points {
         let plaintext = point.details.iter().flat_map(|details| &details.plaintext);
@@ -171,7 +179,7 @@ mod tests {
         good.verified = Some(Checked { time: good.time, good: true, bytes: 950_700_000 });
         let mut bad = point("20261123T020000Z");
         bad.damaged = Some(Failure { message: "cut off".to_owned(), hint: Some("look".to_owned()) });
-        let text = text(&[good.clone(), bad, point("20261124T020000Z")], &[]);
+        let text = text(&[good.clone(), bad, point("20261124T020000Z")], &[], usize::MAX);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 7, "{text}");
         assert!(!text.contains('\u{1b}'));

@@ -139,6 +139,6 @@ fn when(at: Option<At>) -> When {
 fn print_report(report: &RunReport) {
     print(&match output::is_journal(stdout()) {
         true => crate::report::journal(report),
-        false => crate::report::text(report, output::wants_colour(&stdout())),
+        false => crate::report::text(report, output::wants_colour(&stdout()), output::width(stdout())),
     });
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use crate::model::Failure;
-use crate::report::ExitCode;
+use crate::report::{self, ExitCode};
 
 /// Why standard output could not be written, the first time that it could not.
 static FAILED: OnceLock<io::Error> = OnceLock::new();
@@ -26,6 +26,12 @@ pub(super) fn is_screen(stream: &impl IsTerminal) -> bool {
 /// Whether a stream is a terminal that shows colours, and whose user wants them: <https://no-color.org>.
 pub(super) fn wants_colour(stream: &impl IsTerminal) -> bool {
     is_screen(stream) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Columns for text on a stream: those of the terminal, from 80 on and no more than reports have elsewhere.
+pub(super) fn width(stream: impl AsFd) -> usize {
+    let columns = rustix::termios::tcgetwinsize(stream).map_or(0, |size| usize::from(size.ws_col));
+    if columns == 0 { report::WIDTH } else { columns.clamp(80, report::WIDTH) }
 }
 
 /// Whether a stream is the journal. The variable is inherited by processes whose streams are something else: systemd.exec(5).

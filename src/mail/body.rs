@@ -153,7 +153,7 @@ mod tests {
     fn the_text_is_the_whole_report_and_a_footer() {
         let report = sample::bad();
         let text = of(&report, None).text;
-        assert!(text.starts_with(&crate::report::text(&report, false)), "{text}");
+        assert!(text.starts_with(&crate::report::text(&report, false, crate::report::WIDTH)), "{text}");
         for words in ["\n-- \nhost     cloud1, kvmbackup 0.1.0\n", "kvmbackup list", "journalctl", "no settings"] {
             assert!(text.contains(words), "{words:?} is not in {text}");
         }

@@ -11,4 +11,4 @@ pub(crate) use text::sample;
 
 pub use exit::{EXIT_STATUS, ExitCode, exit_code, failure};
 pub use json::json;
-pub use text::{journal, moment, text};
+pub use text::{WIDTH, journal, moment, text};

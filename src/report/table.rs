@@ -40,6 +40,16 @@ impl Table {
         }
     }
 
+    /// Takes out the first of these columns, then the next, until the table fits this width or none of them is left.
+    pub fn fit_by_dropping(&mut self, titles: &[&str], width: usize) {
+        for title in titles {
+            if self.width() <= width {
+                return;
+            }
+            self.drop_column(title);
+        }
+    }
+
     /// Shortens the cells of a column so that the table fits this width, if at all it can.
     pub fn fit(&mut self, title: &str, width: usize) {
         let Some(at) = self.titles.iter().position(|known| known.text == title) else { return };

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Local, TimeZone, Utc};
 
-use self::page::{Page, Paint, Style, WIDTH};
+pub use self::page::WIDTH;
+use self::page::{Page, Paint, Style};
 use super::exit::{ExitCode, exit_code};
 use super::table::{Table, printable};
 use crate::model::size::{bytes, duration};
@@ -23,14 +24,14 @@ mod tests;
 
 /// The report as text: the verdict, a line a domain, sums, then what went wrong and what to do about it.
 ///
-/// `colour` is for a terminal whose user did not set `NO_COLOR`: <https://no-color.org>.
-pub fn text(report: &RunReport, colour: bool) -> String {
-    page(report, if colour { Style::Colour } else { Style::Plain }, &Local)
+/// No line has more than `width` columns, which are at least 80, but for words that are longer. `colour` is for a terminal whose user did not set `NO_COLOR`: <https://no-color.org>.
+pub fn text(report: &RunReport, colour: bool, width: usize) -> String {
+    page(report, Page::new(if colour { Style::Colour } else { Style::Plain }, width), &Local)
 }
 
 /// The same for the journal: each line begins with its priority.
 pub fn journal(report: &RunReport) -> String {
-    page(report, Style::Journal, &Local)
+    page(report, Page::new(Style::Journal, WIDTH), &Local)
 }
 
 /// A moment of the host's time zone, which is named: nobody at night should have to count hours.
@@ -43,8 +44,7 @@ fn in_zone<Zone: TimeZone<Offset: fmt::Display>>(time: DateTime<Utc>, zone: &Zon
     time.with_timezone(zone).format("%Y-%m-%d %H:%M:%S %Z").to_string()
 }
 
-fn page<Zone: TimeZone<Offset: fmt::Display>>(report: &RunReport, style: Style, zone: &Zone) -> String {
-    let mut page = Page::new(style);
+fn page<Zone: TimeZone<Offset: fmt::Display>>(report: &RunReport, mut page: Page, zone: &Zone) -> String {
     if let Some(hook) = report.hooks.iter().find(|hook| hook.status == HookStatus::Skip && report.domains.is_empty()) {
         let (host, hook) = (printable(&report.host), printable(&hook.name));
         page.painted(Paint::Good, &format!("kvmbackup: nothing done on {host}, as the hook {hook} asked"));
@@ -112,10 +112,8 @@ fn table(page: &mut Page, report: &RunReport) {
     let mut table = Table::new(&titles);
     let shown = shown(report);
     shown.iter().for_each(|domain| table.row(row(domain)));
-    if table.width() > WIDTH {
-        table.drop_column("POINT");
-    }
-    table.fit("DOMAIN", WIDTH);
+    table.fit_by_dropping(&["POINT", "MB/s", "RATIO", "STORED"], page.width());
+    table.fit("DOMAIN", page.width());
     let lines = table.lines();
     let Some((head, rows)) = lines.split_first() else { return };
     page.blank();
@@ -261,7 +259,7 @@ fn outputs(page: &mut Page, report: &RunReport) {
         page.line(&format!("  {of}{} ({})", printable(&hook.name), printable(&hook.phase)));
         let lines: Vec<&str> = output.lines().collect();
         for line in &lines[lines.len().saturating_sub(LINES)..] {
-            let line: String = printable(line).chars().take(WIDTH - 6).collect();
+            let line: String = printable(line).chars().take(page.width() - 6).collect();
             page.line(&format!("    | {line}"));
         }
     }

@@ -124,7 +124,7 @@ impl View {
             started: report::moment(report.started),
             finished: report::moment(report.finished),
             took: duration((report.finished - report.started).to_std().unwrap_or_default()),
-            report: beginning(report::text(report, false)),
+            report: beginning(report::text(report, false, report::WIDTH)),
             errors: report.errors.iter().map(told).chain(hooks).take(shown.max(3)).collect(),
             late: late.take(shown.clamp(3, MOST_LATE)).collect(),
             warnings: of_run.chain(recovered).take(shown.max(3)).collect(),

@@ -4,7 +4,7 @@ use super::alike::{self, Cause};
 use crate::model::Failure;
 use crate::report::table::printable;
 
-/// Columns of a line.
+/// Columns of a line where no terminal says how many it has.
 pub const WIDTH: usize = 100;
 
 /// Where a page is shown, which decides what a [`Paint`] becomes.
@@ -35,14 +35,20 @@ pub enum Paint {
 pub struct Page {
     out: String,
     style: Style,
+    width: usize,
     /// Of lines that have none of their own.
     paint: Paint,
 }
 
 impl Page {
-    /// An empty page.
-    pub fn new(style: Style) -> Page {
-        Page { out: String::new(), style, paint: Paint::Plain }
+    /// An empty page with lines of so many columns.
+    pub fn new(style: Style, width: usize) -> Page {
+        Page { out: String::new(), style, width, paint: Paint::Plain }
+    }
+
+    /// Columns of a line.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// The text.
@@ -136,7 +142,7 @@ impl Page {
         let mut line = first.to_owned();
         let mut is_empty = true;
         for word in printable(text).split(' ').filter(|word| !word.is_empty()) {
-            if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            if !is_empty && line.chars().count() + 1 + word.chars().count() > self.width {
                 self.line(&line);
                 line = next.to_owned();
                 is_empty = true;
@@ -165,7 +171,7 @@ mod tests {
     #[test]
     fn a_failure_is_told_with_its_domain_once() {
         let told = |who: &str, message: &str| {
-            let mut page = Page::new(Style::Plain);
+            let mut page = Page::new(Style::Plain, WIDTH);
             let failure = Failure { message: message.to_owned(), hint: None };
             page.section("T", Paint::Plain, std::iter::once((who.to_owned(), failure)));
             page.finish().lines().last().unwrap_or_default().trim().to_owned()

@@ -4,24 +4,26 @@ use super::*;
 
 #[test]
 fn a_good_run() {
-    assert_eq!(page(&sample::good(), Style::Plain, &Utc), include_str!("good.txt"));
+    assert_eq!(page(&sample::good(), Page::new(Style::Plain, WIDTH), &Utc), include_str!("good.txt"));
 }
 
 #[test]
 fn a_bad_run() {
-    assert_eq!(page(&sample::bad(), Style::Plain, &Utc), include_str!("bad.txt"));
+    assert_eq!(page(&sample::bad(), Page::new(Style::Plain, WIDTH), &Utc), include_str!("bad.txt"));
 }
 
 #[test]
 fn nothing_due_is_one_line() {
-    assert_eq!(text(&sample::empty(), false), "kvmbackup: nothing is due today on cloud1 (not due: 2)\n");
+    assert_eq!(text(&sample::empty(), false, WIDTH), "kvmbackup: nothing is due today on cloud1 (not due: 2)\n");
     let interrupted = RunReport { signal: Some(15), ..sample::empty() };
-    assert!(text(&interrupted, false).starts_with("kvmbackup: INTERRUPTED by signal 15, nothing done on cloud1\n"));
+    assert!(
+        text(&interrupted, false, WIDTH).starts_with("kvmbackup: INTERRUPTED by signal 15, nothing done on cloud1\n")
+    );
 }
 
 #[test]
 fn the_headline_says_the_worst() {
-    let headline = |report: &RunReport| text(report, false).lines().next().unwrap_or_default().to_owned();
+    let headline = |report: &RunReport| text(report, false, WIDTH).lines().next().unwrap_or_default().to_owned();
     let mut report = sample::good();
     report.domains[0].leftovers = sample::bad().domains[2].leftovers.clone();
     assert_eq!(headline(&report), "kvmbackup: 2 of 2 good, but not all could be cleaned up on cloud1");
@@ -39,7 +41,7 @@ fn long_names_stay_within_the_width() {
     report.domains.push(sample::saved(&"long-name-".repeat(12)));
     report.not_due = (0..40).map(|n| format!("guest-{n}")).collect();
     report.domains[1].error = Some(Failure { message: "why ".repeat(100), hint: Some("so ".repeat(100)) });
-    let text = text(&report, false);
+    let text = text(&report, false, WIDTH);
     assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
     assert!(text.contains("long-name-…") || text.contains('…'));
 }
@@ -47,13 +49,13 @@ fn long_names_stay_within_the_width() {
 #[test]
 fn colour_changes_nothing_but_colour() {
     let report = sample::bad();
-    let coloured = text(&report, true);
+    let coloured = text(&report, true, WIDTH);
     assert!(coloured.contains("\u{1b}[1;31mFAILED\u{1b}[0m   db1"));
     let mut plain = coloured;
     for code in ["1;31", "0", "1", "32", "33"] {
         plain = plain.replace(&format!("\u{1b}[{code}m"), "");
     }
-    assert_eq!(plain, text(&report, false));
+    assert_eq!(plain, text(&report, false, WIDTH));
 }
 
 #[test]
@@ -70,7 +72,7 @@ fn many_failures_of_one_cause_are_one_screen() {
         domain.error = Some(Failure { message, hint: Some(format!("virsh domblklist guest-{n:03}")) });
         report.domains.push(domain);
     }
-    let text = text(&report, false);
+    let text = text(&report, false, WIDTH);
     assert!(text.lines().count() <= 60, "{text}");
     assert_eq!(text.matches("Permission denied").count(), 1, "{text}");
     assert!(
@@ -85,6 +87,18 @@ fn many_failures_of_one_cause_are_one_screen() {
 #[test]
 fn times_are_those_of_the_host_and_say_so() {
     let berlin = chrono::FixedOffset::east_opt(3600).unwrap();
-    let text = page(&sample::good(), Style::Plain, &berlin);
+    let text = page(&sample::good(), Page::new(Style::Plain, WIDTH), &berlin);
     assert!(text.contains("\n2026-11-22 03:00:00 +01:00 to 2026-11-22 03:03:07 +01:00, 3m 07s\n"), "{text}");
+}
+
+#[test]
+fn a_report_fits_a_terminal_of_80_columns() {
+    let mut report = sample::bad();
+    report.domains.push(sample::saved("a-guest-with-a-name-of-thirty"));
+    for width in [80, 90, 100] {
+        let text = text(&report, false, width);
+        let longest = text.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(longest <= width, "{text}");
+        assert!(text.contains("a-guest-with-a-name") && text.contains("READ"), "{text}");
+    }
 }
