@@ -3,7 +3,7 @@
 use chrono::{DateTime, Datelike, NaiveDate, TimeZone};
 
 use super::Policy;
-use crate::model::PointId;
+use crate::model::{PointId, is_future};
 
 /// Whether a restore point stays, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub struct Verdict {
 /// Judges the good restore points of one domain, in any order; the verdicts come newest first.
 ///
 /// Days, ISO weeks, months and years are those of `now`'s time zone, and periods without a point do not count: `daily: 7`
-/// keeps seven days that have points, however far apart. The newest point always stays. Points later than `now` stay and do
-/// not count: either the clock was set back, and they are the newest, or it was wrong then, and nothing is known of them.
+/// keeps seven days that have points, however far apart. The newest point always stays. Points of the future (see [`is_future`])
+/// stay and do not count: either the clock was set back, and they are the newest, or it was wrong then, and nothing is known of them.
 pub fn apply<Tz: TimeZone>(policy: &Policy, points: &[PointId], now: DateTime<Tz>) -> Vec<Verdict> {
     let mut points = points.to_vec();
     points.sort_unstable_by(|a, b| b.cmp(a));
@@ -37,7 +37,7 @@ pub fn apply<Tz: TimeZone>(policy: &Policy, points: &[PointId], now: DateTime<Tz
     let mut counted = 0;
     let judge = |point: PointId| {
         let keep = |reasons| Verdict { point, keep: true, reasons };
-        if point.time() > now {
+        if is_future(point.time(), now.to_utc()) {
             return keep(vec!["later than now: the clock was set back".to_owned()]);
         }
         if *policy == Policy::default() {
@@ -171,6 +171,17 @@ mod tests {
                 "+ 20261101T120000Z last 1 of 1",
                 "- 20261001T120000Z no rule keeps it",
             ]
+        );
+    }
+
+    /// Two backups within a second: the later one gets the next free second as its name.
+    #[test]
+    fn a_point_of_the_next_second_counts() {
+        let now = "2026-11-01T12:00:00Z".parse::<DateTime<Utc>>().unwrap();
+        let points = [point("20261101T120001Z"), point("20261101T120000Z")];
+        assert_eq!(
+            lines(&Policy::rotate(1), &points, now),
+            ["+ 20261101T120001Z last 1 of 1", "- 20261101T120000Z no rule keeps it"]
         );
     }
 
