@@ -170,7 +170,7 @@ fn a_recovery_that_is_killed_is_recovered_from() {
     scene.kill_before(Call::Commit);
     scene.guest.write("vda", 0x41, 1 << 20, 65536);
     scene.guest.destroy();
-    scene.gate.hold(Call::Define);
+    scene.gate.hold(Call::DefineDisk);
     let mut recovery = scene.program().command().arg("recover").spawn().unwrap();
     scene.gate.wait(&mut recovery);
     scene.gate.kill(&mut recovery);

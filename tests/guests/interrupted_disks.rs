@@ -137,7 +137,7 @@ fn an_overlay_that_was_committed_goes_whatever_became_of_the_guest() {
     scene.guest.start_paused();
     scene.kill_on_overlay(0x24);
     scene.guest.destroy();
-    scene.kill("recover", &[Call::Define, Call::GetXml]);
+    scene.kill("recover", &[Call::DefineDisk, Call::GetXml]);
     assert_eq!(scene.guest.inactive_xml(), scene.defined);
     scene.recover();
     scene.guest.assert_holds("vda", 0x24, 1 << 20, 65536);
@@ -148,7 +148,7 @@ fn a_guest_that_is_started_while_its_definition_is_put_right_keeps_what_it_write
     let scene = Scene::new("started-on-overlay");
     scene.kill_on_overlay(0x31);
     scene.guest.destroy();
-    scene.gate.hold(Call::Define);
+    scene.gate.hold(Call::DefineDisk);
     let mut recovery = scene.spawn("recover");
     scene.gate.wait(&mut recovery);
     scene.guest.start_paused();

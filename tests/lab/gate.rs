@@ -33,8 +33,8 @@ pub enum Call {
     Freeze = 335,
     /// `virDomainFSThaw`
     Thaw = 336,
-    /// `virDomainDefineXML`
-    Define = 11,
+    /// `virDomainUpdateDeviceFlags`
+    DefineDisk = 174,
     /// `virDomainGetXMLDesc`
     GetXml = 14,
     /// `virDomainGetJobStats`
