@@ -71,7 +71,7 @@ impl Verified {
     }
 }
 
-/// Checks on their way into the file. It is written at most every [`EVERY`], so that a crash costs no more than the checks of
+/// Checks on their way into the file. It is written at most every 30 seconds, so that a crash costs no more than the checks of
 /// that time; whoever has one writes it at the end.
 pub struct Recorder {
     state_dir: PathBuf,
