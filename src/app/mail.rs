@@ -97,7 +97,7 @@ fn try_mail(source: Source<'_>, report: &RunReport, code: u8) -> Result<Told, Er
         return Ok(Told { settled: true, complaints: Vec::new(), errors });
     }
     let ready = make(source, report, code)?;
-    // Who is refused now and was refused then is told once.
+    // The mail of this run reports refused recipients. Reporting them for the older mails as well would repeat them.
     let Flushed { refused, stuck, partly: _ } = flush(source);
     let sent = stuck.map_or_else(|| deliver(source, &ready), Err);
     let kept = if sent.is_err() { spool(source, &ready) } else { Ok(()) };

@@ -11,7 +11,7 @@ use crate::ledger::{self, Ledger, Survey};
 use crate::metrics;
 use crate::model::{Failure, RunReport};
 
-/// A run begins; it holds the lock. What earlier runs noted and is not believed is a warning of it.
+/// A run begins; it holds the lock. If the ledger held times of the future, the report gets a warning.
 pub fn begin(settings: &Settings, report: &mut RunReport) -> Result<(), Error> {
     let mut ahead = None;
     let told = tell(settings, |ledger| {
@@ -19,11 +19,9 @@ pub fn begin(settings: &Settings, report: &mut RunReport) -> Result<(), Error> {
         ledger.begin(report);
     });
     report.warnings.extend(ahead.map(|time| Failure {
-        message: format!(
-            "earlier runs were noted up to {time}, which is still to come, and what they noted is not believed"
-        ),
+        message: format!("the ledger contains times of the future, up to {time}; they are not believed"),
         hint: Some(
-            "this host's clock was ahead then, or is behind now: compare it with another one (timedatectl)".to_owned(),
+            "Check this host's clock: timedatectl. It was ahead during an earlier run, or is behind now.".to_owned(),
         ),
     }));
     told

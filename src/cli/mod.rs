@@ -64,8 +64,8 @@ fn leave_no_core() {
 
 /// Ends the program, whatever its threads are doing.
 ///
-/// Without exit(3): it takes down the libraries of libvirt under a thread that may be within them, and that thread would die of
-/// a signal. Without our standard streams, see [`output::close`].
+/// exit(3) is not used because it unloads libvirt's libraries while other threads may still run inside them, and such a thread
+/// crashes the process. The standard streams are closed first, see [`output::close`].
 fn leave(code: u8) -> ! {
     output::close();
     signal_hook::low_level::exit(code.into())

@@ -73,13 +73,14 @@ fn section(place: &Place<'_>, entries: &[Place<'_>], layer: Layer, problems: &mu
             }
         }
         Some((_, domains)) => {
-            for entry in &domains {
-                match is_excluded(entry, problems) {
-                    true => {
-                        let pattern = entry.name.to_owned();
-                        excluded.push(Exclusion { pattern, line: entry.line, after: rules.len() });
-                    }
-                    false => rules.extend(rule(entry, place.name, &layer, problems)),
+            for domain in &domains {
+                let keys = domain.entries(problems);
+                if is_excluded(&keys, problems) {
+                    let pattern = domain.name.to_owned();
+                    excluded.push(Exclusion { pattern, line: domain.line, after: rules.len() });
+                } else {
+                    let own = self::layer(&keys, Level::Domain, problems).over(&layer);
+                    rules.extend(rule(domain, place.name, own, problems));
                 }
             }
         }
@@ -102,22 +103,17 @@ fn section(place: &Place<'_>, entries: &[Place<'_>], layer: Layer, problems: &mu
     })
 }
 
-/// Whether an entry of `domains` says that its domains are not backed up; then it says nothing else.
-fn is_excluded(place: &Place<'_>, problems: &mut Problems) -> bool {
-    let entries = match place.node.kind {
-        Kind::Map(_) => place.entries(problems),
-        _ => return false,
-    };
-    let Some(exclude) = entries.iter().find(|entry| entry.name == EXCLUDE) else { return false };
+/// Whether the keys of an entry of `domains` exclude its domains. No other key may stand beside `exclude: true`.
+fn is_excluded(keys: &[Place<'_>], problems: &mut Problems) -> bool {
+    let Some(exclude) = keys.iter().find(|key| key.name == EXCLUDE) else { return false };
     let is_excluded = value::boolean(exclude, problems) == Some(true);
-    if is_excluded && let Some(other) = entries.iter().find(|entry| entry.name != EXCLUDE) {
+    if is_excluded && let Some(other) = keys.iter().find(|key| key.name != EXCLUDE) {
         problems.add(other.problem(format!("stands beside `{EXCLUDE}`, and means nothing there")));
     }
     is_excluded
 }
 
-fn rule(place: &Place<'_>, host_name: &str, host: &Layer, problems: &mut Problems) -> Option<Rule> {
-    let layer = layer(&place.entries(problems), Level::Domain, problems).over(host);
+fn rule(place: &Place<'_>, host_name: &str, layer: Layer, problems: &mut Problems) -> Option<Rule> {
     if place.name.is_empty() {
         problems.add(place.problem("a domain without a name"));
     }

@@ -10,7 +10,7 @@ use crate::sys::patience::Stalled;
 use crate::sys::trust;
 use crate::{archive, hooks, hypervisor, nbd, plan, qcow2, store};
 
-/// Names that a hint lists; of more it names the nearest.
+/// The largest number of names that a hint lists. With more, it names the nearest.
 const FEW: usize = 10;
 
 /// A step failed.
@@ -33,7 +33,7 @@ pub enum Error {
         /// Why.
         source: nbd::Error,
     },
-    /// An image cannot be opened: it was moved, what holds it is not mounted, or this user may not.
+    /// An image cannot be opened: it was moved, its file system is not mounted, or permission is denied.
     #[error("disk {target}: {}: cannot be read", path.display())]
     Unreadable {
         /// The disk.
@@ -320,7 +320,7 @@ impl Error {
             Error::Exists { .. } => Some("restore to another folder, or replace what is there: --overwrite".into()),
             Error::Room { .. } => Some("make room, or restore to another folder: --to".into()),
             Error::Unreadable { .. } => Some(
-                "correct the path (`virsh edit`), mount what holds it, or leave the disk out by `exclude_disks`".into(),
+                "correct the path (`virsh edit`), mount its file system, or exclude the disk with `exclude_disks`".into(),
             ),
             Error::Empty { target } => Some(format!(
                 "see what it is: virsh domblklist DOMAIN; a detached loop device has to be attached again (losetup), a truncated \

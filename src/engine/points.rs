@@ -121,8 +121,8 @@ pub(super) struct Found {
     pub failures: Vec<Failure>,
 }
 
-/// The points of the domains with these names or patterns, or of all where none is given. A folder that cannot be read keeps no
-/// other from being listed; a target that hangs does, and a name or pattern that leads to no points is an error.
+/// The restore points of the domains that match these names or patterns; of all domains if there are none. A folder that cannot
+/// be read does not stop the listing. A hung target does, and a name or pattern without restore points is an error.
 pub(super) fn found(store: &Store, domains: &[String]) -> Result<Found, Error> {
     let names = match domains {
         [] => store.domains()?,
@@ -148,7 +148,7 @@ fn named(store: &Store, asked: &[String]) -> Result<Domains, Error> {
     };
     let mut names: Vec<String> = Vec::new();
     for asked in asked {
-        // A domain of exactly that name is meant, whatever else it matches.
+        // An exact name takes precedence over a pattern.
         let is_name = all.names.contains(asked);
         let matching: Vec<_> = all.names.iter().filter(|name| !is_name && glob::matches(asked, name)).collect();
         match matching.is_empty() {

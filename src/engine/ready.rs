@@ -67,7 +67,7 @@ pub(super) fn to_be_read_directly(
         let How::Direct(image) = &planned.how else { continue };
         let target = &planned.disk.target;
         if let Some(path) = image.source.path() {
-            // What qemu-nbd would say of it is long, and names no way out.
+            // The error of qemu-nbd would be long and without a hint.
             let unreadable = |source| Error::Unreadable { target: target.clone(), path: path.to_owned(), source };
             fs::metadata(path).map_err(unreadable)?;
         }

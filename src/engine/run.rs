@@ -34,8 +34,8 @@ pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Request)
     Ok(plan::plan(settings, &known, request, Local::now().date_naive()))
 }
 
-/// The time of the newest restore point that is not of the future: one of those would be waited for until its day has come. A
-/// folder that cannot be read is told of when its domain is backed up, and keeps no other from that.
+/// The time of the newest restore point that does not lie in the future; otherwise catch-up would wait for that day. A folder that
+/// cannot be read is reported when its domain is backed up, and does not block other domains.
 fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDateTime> {
     let points = store.points(domain).inspect_err(|error| tracing::warn!(domain, "{}", super::chain(error))).ok()?;
     let now = Utc::now();

@@ -169,8 +169,8 @@ pub trait Hypervisor: Send + Sync {
     /// Ends the backup job.
     fn end_pull(&self, domain: &DomainRef) -> Result<(), Error>;
 
-    /// Replaces one disk of the definition by this `<disk>` element; all else, whatever it became meanwhile, stays as it is.
-    /// Fails when the definition has no disk at that target any more.
+    /// Replaces one disk of the definition with this `<disk>` element and keeps all other changes that were made meanwhile. Fails
+    /// if the definition no longer has a disk at that target.
     fn define_disk(&self, domain: &DomainRef, disk: &str) -> Result<(), Error>;
     /// Defines a domain, or replaces the definition of one of the same UUID.
     fn define(&self, xml: &str) -> Result<DomainRef, Error>;

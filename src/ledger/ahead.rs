@@ -1,8 +1,8 @@
-//! Owns: what a ledger says once times of the future are not believed: they are of a clock that was ahead. Pure. Must not: ask the
-//! time, or say it to anybody.
+//! Owns: correcting times of the future in a ledger, which a clock that was ahead has left. Pure. Must not: read the clock, or
+//! report anything.
 //!
-//! A success that was noted with such a time would silence alerts, catch-up and signs of life until the time has come. It goes; an
-//! attempt is taken to be of now, for no success must seem younger than it.
+//! A success with such a time would silence alerts, catch-up and weekly mails until that time. It is removed. An attempt gets the
+//! current time instead, so that no success looks newer than it.
 
 use chrono::{DateTime, Utc};
 

@@ -40,7 +40,7 @@ pub struct Ledger {
     pub mailed: Mailed,
     /// When old points were last removed without an error.
     pub last_prune: Option<DateTime<Utc>>,
-    /// The latest time of the future that was found in it and is not believed; kept until a run tells of it.
+    /// The latest time of the future that was removed from the ledger. The next run reports it and resets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ahead: Option<DateTime<Utc>>,
 }

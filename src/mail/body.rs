@@ -16,10 +16,9 @@ use crate::sys::{opened, trust};
 
 const TEXT: (&str, &str) = ("report.txt.hbs", include_str!("templates/report.txt.hbs"));
 const HTML: (&str, &str) = ("report.html.hbs", include_str!("templates/report.html.hbs"));
-/// Bytes of the HTML part. With both parts in the longest encoding of a mail, no mail is longer than 64 kB: some gates refuse
-/// or cut what is longer.
+/// The largest HTML part, in bytes. Both parts in base64 stay below 64 kB, because some gateways reject or truncate longer mails.
 const HTML_LIMIT: usize = 24_000;
-/// Bytes of the report in the text part.
+/// The longest report in the text part, in bytes.
 const TEXT_LIMIT: usize = 20_000;
 /// Bytes of an operator's template, at most.
 const MAX_TEMPLATE: u64 = 1 << 20;

@@ -11,8 +11,7 @@ use crate::sys::host;
 
 /// A mail of a run that came to this `result`, one word, in the form of RFC 5322 with lines that end in CR LF.
 ///
-/// A name without a domain stays one: the local mail system knows which domain its users belong to, and which of them are
-/// aliases.
+/// A name without a domain is not changed: the local mail system adds the domain and resolves aliases.
 ///
 /// # Errors
 /// An address of the configuration is none.
@@ -80,7 +79,7 @@ fn sender(mail: &Mail) -> String {
     }
 }
 
-/// A header of addresses. One with a local name cannot be parsed as addresses, and has nothing that would have to be encoded.
+/// A header with addresses. Lettre cannot represent a local name, so such a list is written as plain text without display names.
 fn mailboxes<T: Header + From<Mailboxes>>(name: &'static str, texts: &[String]) -> Result<HeaderValue, Error> {
     let has_domain = |text: &String| text.contains('@');
     if texts.iter().all(has_domain) {

@@ -20,8 +20,8 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long its last words are waited for after its end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Hands it a mail for all of these; after `timeout` it is ended. One that refuses the whole mail for one recipient is asked for
-/// each alone. Those recipients that were refused while others were taken.
+/// Passes a mail to the program and kills the program after `timeout`. If it rejects the mail because of one recipient, the mail
+/// is sent to each recipient separately. Returns the recipients that were rejected while others were accepted.
 pub(super) fn send(program: &Path, to: &[String], bytes: &[u8], timeout: Duration) -> Result<Vec<Error>, Error> {
     // `-t`: recipients are those of the header.
     let refusal = match hand(program, &["-t"], bytes, timeout) {

@@ -22,8 +22,8 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 /// So many times the time for one answer is what a mail may take in all, tries included.
 const PATIENCE: u32 = 4;
-/// A server that has got the whole mail may be busy with filters. One that is left before it answers takes the mail all the same,
-/// and gets it again: RFC 5321, 4.5.3.2.6.
+/// How long to wait for the reply to a whole mail: the server may be running filters. If the client disconnects earlier, the
+/// server may still deliver the mail, and a retry would deliver a copy: RFC 5321, 4.5.3.2.6.
 const AFTER_DATA: Duration = Duration::from_secs(600);
 
 /// Sends a mail; those recipients that were refused while others were taken.

@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Clocks may be as much off, here or on the host that wrote a time.
+/// The clock skew that is tolerated, here or on the host that wrote a time.
 const TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
-/// Whether a stored time is of the future: the clock was wrong then, or is now, and nothing may be waited for until that time.
+/// Whether a stored time lies in the future. Then a clock is or was wrong, and nothing may wait until that time.
 pub fn is_future(time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
     time > now + TOLERANCE
 }

@@ -95,7 +95,7 @@ impl RunReport {
                 Outcome::Skipped => totals.skipped += 1,
                 Outcome::Failed => totals.failed += 1,
             }
-            // What was read of one that was not saved became nothing: the ratio would tell of no archive.
+            // Without a restore point nothing was stored, so the bytes read would distort the ratio.
             if domain.point.is_some() {
                 totals.read_bytes += domain.read_bytes;
                 totals.stored_bytes += domain.stored_bytes;

@@ -55,8 +55,8 @@ pub struct Entry {
 }
 
 impl Plan {
-    /// The domains that are due, as they are backed up: by `priority`, and else who has waited longest, so that a run that
-    /// never comes to its end leaves out others each time.
+    /// The due domains in the order in which they are backed up: by `priority`, then by the age of the newest restore point,
+    /// oldest first. So a run that is always interrupted does not skip the same domains every time.
     pub fn queue(&self) -> VecDeque<(DomainRef, DomainSettings)> {
         let due = self.entries.iter().filter(|entry| matches!(entry.decision, Decision::Due(_)));
         let mut due: Vec<_> =

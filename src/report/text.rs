@@ -34,7 +34,7 @@ pub fn journal(report: &RunReport) -> String {
     page(report, Page::new(Style::Journal, WIDTH), &Local)
 }
 
-/// A moment of the host's time zone, which is named: nobody at night should have to count hours.
+/// A time in the time zone of the host, with its offset.
 pub fn moment(time: DateTime<Utc>) -> String {
     in_zone(time, &Local)
 }
@@ -131,7 +131,7 @@ fn table(page: &mut Page, report: &RunReport) {
     totals(page, report);
 }
 
-/// The domains that have a row. Of those that failed and have nothing to show there, a few stand for all.
+/// The domains that get a row. Only a few of those that failed without a restore point do, because their rows are empty.
 fn shown(report: &RunReport) -> Vec<&DomainOutcome> {
     const FAILED: usize = 3;
     let is_empty = |domain: &DomainOutcome| domain.outcome == Outcome::Failed && domain.point.is_none();

@@ -174,7 +174,7 @@ mod tests {
         );
     }
 
-    /// Two backups within a second: the later one gets the next free second as its name.
+    /// The second of two backups within a second is named after the next second.
     #[test]
     fn a_point_of_the_next_second_counts() {
         let now = "2026-11-01T12:00:00Z".parse::<DateTime<Utc>>().unwrap();

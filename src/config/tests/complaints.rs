@@ -225,3 +225,17 @@ fn files_that_cannot_be_read_say_so() {
     std::fs::write(&file, "h: {backupdir: /b, domains: {d: {day_of_week: Sun}}}").unwrap();
     assert_eq!(super::load(&file, "h").unwrap().host, "h");
 }
+
+#[test]
+fn a_problem_of_a_domain_is_named_once() {
+    let text = "h:\n  backupdir: /b\n  day_of_week: daily\n  domains:\n    a: {rotate: 1, rotate: 2}\n    b: {exclude: true, rotate: 1}\n    \
+                c: {exclude: maybe}\n";
+    assert_eq!(
+        complaints(text),
+        [
+            "c.yml:5: h.domains.a.rotate: is given twice; first on line 5",
+            "c.yml:6: h.domains.b.rotate: stands beside `exclude`, and means nothing there",
+            "c.yml:7: h.domains.c.exclude: bad value \"maybe\"; valid: true, false",
+        ]
+    );
+}

@@ -204,7 +204,7 @@ fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<So
     Ok(if is_block { Source::Block(path) } else { Source::File(path) })
 }
 
-/// Not by a whole definition: one that was read before another program changed it would take that change back.
+/// A whole definition is not written because it would revert changes made since it was read.
 pub(super) fn define_disk(handle: &Handle, domain: &DomainRef, disk: &str) -> Result<(), Error> {
     let updated = handle.update_device_flags(disk, VIR_DOMAIN_AFFECT_CONFIG);
     updated.map(drop).map_err(|source| call(domain, "put a disk of its definition right", source))

@@ -101,7 +101,7 @@ impl Session {
         }
         self.command("DATA", 3, Stage::Mail)?;
         self.write(&body(mail))?;
-        // It may have taken the mail already: another try would make a copy.
+        // The server may already have accepted the mail, so a retry would deliver a copy.
         self.stream.get_ref().wait_for_reads(self.timeout.max(AFTER_DATA))?;
         self.reply(2, Stage::Mail).map_err(|error| match error {
             Trouble::Network(source) => Trouble::Unanswered(source),

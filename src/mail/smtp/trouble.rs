@@ -148,8 +148,8 @@ fn of_tls(error: &rustls::Error) -> &'static str {
     }
 }
 
-/// What a refusal is about. Postfix refuses the greeting and the sender only with the first recipient (`smtpd_delay_reject`), and
-/// says in its words which of them it means.
+/// What a refusal is about. By default Postfix rejects the greeting and the sender only at the first recipient
+/// (`smtpd_delay_reject`); the text says which of them it means.
 fn meant(stage: Stage, text: &str) -> Stage {
     let text = text.to_ascii_lowercase();
     match stage {

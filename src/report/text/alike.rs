@@ -1,13 +1,13 @@
-//! Owns: which entries of a section have one cause, which is told once. Pure. Must not: lay out lines.
+//! Owns: grouping the entries of a section by cause, so that a shared cause is printed once. Pure. Must not: lay out lines.
 
 use crate::model::Failure;
 
-/// Entries that are told as one, at least.
+/// The smallest number of entries that are printed as a group.
 const ALIKE: usize = 3;
 /// What stands for the names in a shared cause.
 const NAME: &str = "NAME";
 
-/// What is told of one cause.
+/// One cause, for one domain or for several.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cause {
     /// Who, and what happened.

@@ -29,7 +29,7 @@ fn saved_elsewhere(lab: &Lab, name: &str, members: &[&str], change: impl Fn(Stri
     let script = "set -e; cd \"$1\"; tar -tf \"$2\" | grep -vx SHA256SUMS >\"$3/list\"; xargs -d '\\n' sha256sum <\"$3/list\" >SHA256SUMS; \
                   echo SHA256SUMS >>\"$3/list\"; tar --format=gnu --owner=0 --group=0 --mode=0600 -b1 -cf \"$3/new\" -T \"$3/list\"; \
                   mv \"$3/new\" \"$2\"; rm \"$3/list\"";
-    // Beside the folder are those of other tests.
+    // The parent of `folder` is shared with other tests.
     run("sh", &["-c", script, "sh", text(&folder), text(&archive), text(&lab.path(""))]);
     (guest, program)
 }
@@ -168,7 +168,7 @@ fn a_killed_restore_defines_nothing() {
     restore.kill().unwrap();
     restore.wait().unwrap();
     assert!(try_virsh(&["domuuid", guest.name()]).is_err() || image.exists(), "it is defined without its disk");
-    // Restores of other tests try definitions out, too, and end that at once.
+    // Restores of other tests in the same lab define trial domains, too.
     crate::lab::wait_until(crate::lab::DEADLINE, "the end of all trials", || domains("kvmbackup-trial").is_empty());
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
     assert_eq!(ran.code, 0, "{ran:#?}");

@@ -36,7 +36,7 @@ fn very_many_gaps_whose_length_nothing_tells_are_searched_in_linear_time() {
     let (mut effort, good) = (Effort::of(&parts), parts.good_bytes());
     let remains = walk_with(&file, Kind::Zstd, &mut parts, &Cancel::default(), &mut effort).unwrap();
     let named = remains.iter().filter(|remains| remains.name.is_some()).count();
-    assert_eq!(named, 400, "none is lost by it");
+    assert_eq!(named, 400, "no name is lost");
     // One search may be under way when the others have taken all.
     let most = SPARE + (SPARE_PER_BYTE + 1) * good + (PART + 1) * parts.count() as u64;
     assert!((SPARE..=most).contains(&effort.spent), "{} of {most}", effort.spent);
