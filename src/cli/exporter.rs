@@ -37,7 +37,7 @@ pub(super) fn run(global: &Global, words: &Exporter) -> Result<u8, app::Error> {
         drop(stop);
         signal
     });
-    server.serve(&site)?;
+    server.serve(site)?;
     let signal = ended.join().ok().flatten();
     Ok(signal.map_or(ExitCode::Failed.code(), ExitCode::of_signal))
 }
@@ -73,7 +73,7 @@ pub(super) fn beside_run(settings: &Settings) -> Result<Option<Beside>, app::Err
     };
     let site = site(settings, server.listen());
     let serve = move || {
-        if let Err(error) = server.serve(&site) {
+        if let Err(error) = server.serve(site) {
             tracing::warn!("{}", engine::chain(&error));
         }
     };

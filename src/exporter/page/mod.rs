@@ -11,11 +11,12 @@ mod others;
 mod trouble;
 mod words;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
 use crate::ledger::{Ledger, Survey};
-use crate::model::base64;
 use guest::Guest;
 use headline::Headline;
 use words::{symbol, time};
@@ -78,7 +79,7 @@ pub fn html(ledger: &Ledger, survey: Option<&Survey>, running: bool, now: DateTi
 
 /// The hash of the style, as a content security policy names it: <https://www.w3.org/TR/CSP3/#grammardef-hash-source>.
 pub fn style_hash() -> String {
-    format!("sha256-{}", base64::encode(&Sha256::digest(STYLE)))
+    format!("sha256-{}", BASE64.encode(Sha256::digest(STYLE)))
 }
 
 fn header(view: &View<'_>, headline: &Headline) -> String {
