@@ -147,7 +147,7 @@ fn the_mails_of_runs_are_as_reviewed() {
     let mailed = |code| {
         host.run("backup --force").ends(code);
         let mail = parse(&fs::read(host.path("mail")).unwrap());
-        format!("Subject: {}\n\n{}\n", mail.header("Subject"), narrow(&mail.text()))
+        format!("Subject: {}\n\n{}\n", mail.header("Subject"), narrow(mail.text()))
     };
     let good = mailed(0);
     fs::remove_file(host.image("db1")).unwrap();
