@@ -79,8 +79,14 @@ impl Site {
 
     fn page(&self, _: &Listen) -> Response<String> {
         let Some(state) = self.state() else { return unreadable() };
-        let body = page::html(&state.ledger, state.survey.as_ref(), state.running, Utc::now());
-        response::of(StatusCode::OK, &Kind::Page(page::style_hash()), body)
+        let html = page::html(&state.ledger, state.survey.as_ref(), state.running, Utc::now());
+        html.map_or_else(
+            |error| {
+                tracing::error!("the status page cannot be made: {error}");
+                response::text(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be made")
+            },
+            |body| response::of(StatusCode::OK, &Kind::Page(page::style_hash()), body),
+        )
     }
 
     /// A state that cannot be read is a metric, not an error: Prometheus would only see a target that is down.

@@ -369,7 +369,7 @@ fn no_answer_of_an_agent_is_believed() {
         // "..\0", "a/b\0" and 65 names.
         data("Li4A"),
         data("YS9iAA=="),
-        data(&BASE64.encode(&b"x\0".repeat(65))),
+        data(&BASE64.encode(b"x\0".repeat(65))),
     ];
     for lie in lies {
         let liar = Liar(lie);
