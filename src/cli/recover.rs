@@ -85,8 +85,8 @@ fn first_by(
     }
     for failure in &recovered.left {
         print(&format!("left: {}\n", failure.message));
-        if let Some(hint) = &failure.hint {
-            print(&format!("      hint: {hint}\n"));
+        if let Some(hint) = super::hint("      ", failure) {
+            print(&format!("{hint}\n"));
         }
     }
     match recovered.stopped {

@@ -5,10 +5,10 @@ use chrono::{DateTime, Local};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::shell::quoted;
 use super::verified::Verified;
 use super::{Error, points};
 use crate::config::Settings;
+use crate::model::command::quoted;
 use crate::model::{Failure, PointId};
 use crate::retention::{self, Policy};
 use crate::store::{Origin, Point, Store};

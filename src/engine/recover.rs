@@ -7,10 +7,10 @@ use chrono::{DateTime, Utc};
 
 use super::give_back::{give_back, remove_sockets};
 use super::journal::{Journal, Record};
-use super::shell::quoted;
 use super::{Error, adopt, overlay_file};
 use crate::config::Settings;
 use crate::hypervisor::{self, Hypervisor};
+use crate::model::command::quoted;
 use crate::model::{DomainRef, Failure, is_local};
 use crate::sys::durable;
 use crate::sys::patience::Patience;

@@ -4,6 +4,7 @@
 
 pub mod base64;
 mod clock;
+pub mod command;
 mod disk;
 mod domain;
 mod extent;

@@ -3,9 +3,9 @@
 use super::saved::Saved;
 use super::{Operator, Restored, other};
 use crate::engine::Error;
-use crate::engine::shell::quoted;
 use crate::hypervisor::domain_xml::Reach;
 use crate::hypervisor::{self, Hypervisor, OffKind, SavedState, StateKind, domain_xml};
+use crate::model::command::quoted;
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
 
 /// Whether a domain may be defined: none that runs has its name or UUID, and one that is off only with `overwrite`, and when

@@ -7,9 +7,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Tone;
 use super::trouble::Trouble;
-use super::words::{ago, count, interval, quoted, span};
+use super::words::{ago, count, interval, span};
 use crate::ledger::{Domain, DomainResult, Ledger, Seen, Survey};
 use crate::model::Consistency;
+use crate::model::command::quoted;
 
 /// A guest.
 pub(super) struct Guest<'a> {

@@ -3,8 +3,9 @@
 
 use chrono::TimeDelta;
 
-use super::words::{ago, command, interval, name, quoted, shortened, span, symbol, text};
+use super::words::{ago, command, interval, name, shortened, span, symbol, text};
 use super::{Tone, View};
+use crate::model::command::quoted;
 use crate::model::size;
 
 /// Something that needs somebody.
