@@ -277,7 +277,7 @@ fn both_parts_say_what_failed_why_and_what_the_hook_said_last() {
     let free = host.path("backups").display().to_string();
     for part in [mail.text(), mail.html()] {
         for words in
-            ["ping (pre-domain): exit status 1", "line-121\n", "line-140", "kvmbackup 0.", &free, "kvmbackup list"]
+            ["ping (pre-domain): exit status 1", "line-121\n", "line-140", "kvmbackup 0.", &free, " list; kvmbackup "]
         {
             let there = part.contains(words) || part.contains(&words.replace('\n', "\r\n"));
             assert!(there, "{words:?} is not in {part}");

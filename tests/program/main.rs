@@ -61,3 +61,4 @@ mod security;
 mod status_page;
 mod target_files;
 mod trust;
+mod typed_commands;
