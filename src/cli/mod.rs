@@ -117,7 +117,9 @@ fn watched(told: Result<(), app::Error>, code: u8) -> u8 {
 
 /// The one place where an error is printed.
 fn print_failure(failure: &Failure) {
-    output::complain(output::ERROR, &format!("kvmbackup: {}", failure.message));
+    // Each mistake in a configuration has a line.
+    let lines = failure.message.lines().map(printable).collect::<Vec<_>>();
+    output::complain(output::ERROR, &format!("kvmbackup: {}", lines.join("\n")));
     if let Some(hint) = hint("", failure) {
         output::complain(output::ERROR, &hint);
     }

@@ -30,5 +30,5 @@ pub use owner::Owner;
 pub use point::{Codec, PointId};
 pub use report::{RunReport, Totals};
 pub use status::Status;
-pub use text::misleads;
+pub use text::{misleads, printable};
 pub use uri::is_local;

@@ -63,8 +63,13 @@ fn tls_from_the_first_byte_and_every_place_of_a_password_work() {
     std::fs::create_dir(&credentials).unwrap();
     std::fs::write(credentials.join("mail"), format!("{PASSWORD}\n")).unwrap();
     with(&host, "CREDENTIALS_DIRECTORY", credentials.to_str().unwrap(), "backup").ends(0);
-    assert_eq!(server.mails().len(), 3);
-    assert_eq!(server.log().matches("good=True").count(), 3, "{}", server.log());
+    // Files of Windows.
+    for end in ["\r\n", "\r"] {
+        mailed_by(&server, &host, &in_a_file(&host, &format!("{PASSWORD}{end}"), 0o600), "when: always,");
+        host.run("backup").ends(0);
+    }
+    assert_eq!(server.mails().len(), 5);
+    assert_eq!(server.log().matches("good=True").count(), 5, "{}", server.log());
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod units;
 mod watched;
 
 mod alerts;
+mod carriage_returns;
 mod cli_check;
 mod cli_exit;
 mod cli_hooks;

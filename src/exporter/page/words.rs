@@ -5,23 +5,18 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Tone;
 use crate::model::command::typed;
+use crate::model::printable;
 
-/// Text from outside as the text of an element or the value of an attribute in double quotes. Control characters, and those
-/// that turn the direction of writing, are replaced.
+/// Text from outside as the text of an element or the value of an attribute in double quotes.
 pub(super) fn text(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in printable(text).chars() {
         match c {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),
             '>' => safe.push_str("&gt;"),
             '"' => safe.push_str("&quot;"),
             '\'' => safe.push_str("&#39;"),
-            '\n' | '\r' | '\t' => safe.push(' '),
-            '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                safe.push(char::REPLACEMENT_CHARACTER);
-            }
-            c if c.is_control() => safe.push(char::REPLACEMENT_CHARACTER),
             c => safe.push(c),
         }
     }
