@@ -61,5 +61,6 @@ mod secrets;
 mod security;
 mod status_page;
 mod target_files;
+mod texts;
 mod trust;
 mod typed_commands;
