@@ -48,12 +48,6 @@ pub(super) fn count(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// The time between two days of a schedule; `None` if there is no schedule, or none that can be meant.
-pub(super) fn interval(seconds: u64) -> Option<TimeDelta> {
-    const TEN_YEARS: i64 = 315_576_000;
-    i64::try_from(seconds).ok().filter(|seconds| (1..=TEN_YEARS).contains(seconds)).map(TimeDelta::seconds)
-}
-
 /// A time in its largest unit: `5 min`, `26 h`, `9 d`.
 pub(super) fn span(time: TimeDelta) -> String {
     let seconds = time.num_seconds().max(0);
