@@ -12,6 +12,7 @@ use crate::engine::recover::{self, Connect, Recovered};
 use crate::engine::{self, RunHooks, journal::Journal};
 use crate::model::Failure;
 use crate::report::ExitCode;
+use crate::report::table::printable;
 use crate::sys::lock::Lock;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
@@ -81,12 +82,12 @@ fn first_by(
         }
     }
     for line in recovered.done.iter().filter(|_| !quiet) {
-        print(&format!("recovered: {line}\n"));
+        print(&format!("recovered: {}\n", printable(line)));
     }
     for failure in &recovered.left {
-        print(&format!("left: {}\n", failure.message));
-        if let Some(hint) = &failure.hint {
-            print(&format!("      hint: {hint}\n"));
+        print(&format!("left: {}\n", printable(&failure.message)));
+        if let Some(hint) = super::hint("      ", failure) {
+            print(&format!("{hint}\n"));
         }
     }
     match recovered.stopped {

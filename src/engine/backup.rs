@@ -91,6 +91,7 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
     }
     outcome.duration_ms = began.elapsed().as_millis() as u64;
     end_hooks(context, phases, &mut outcome);
+    outcome.name_in_hints();
     outcome
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Error, users};
 use crate::config::Quiesce;
 use crate::hypervisor::{Hypervisor, OffKind};
+use crate::model::command::quoted;
 use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainRef, DomainState, Failure, Image};
 use crate::plan::{CapturePlan, How};
 
@@ -79,7 +80,7 @@ pub(super) fn to_be_read_directly(
                     message: format!("{message}, so its contents would change while they are read"),
                     hint: Some(format!(
                         "back up the guest that uses it, or end that use; then: kvmbackup backup --force {}",
-                        domain.id.name
+                        quoted(&domain.id.name)
                     )),
                 });
             }

@@ -3,6 +3,7 @@
 //! Owns: values and their invariants. Must not: do any I/O, or know of libvirt, YAML, tar or terminals.
 
 mod clock;
+pub mod command;
 mod disk;
 mod domain;
 mod extent;
@@ -28,5 +29,5 @@ pub use owner::Owner;
 pub use point::{Codec, PointId};
 pub use report::{RunReport, Totals};
 pub use status::Status;
-pub use text::misleads;
+pub use text::{misleads, printable};
 pub use uri::is_local;

@@ -9,9 +9,9 @@ use super::plan::{self, Host, Plan};
 use super::saved::Saved;
 use super::{Define, Operator, Request, define, other};
 use crate::engine::Error;
-use crate::engine::shell::quoted;
 use crate::hypervisor::{self, Hypervisor, Kind, domain_xml, domain_xml::rewrite};
 use crate::model::DomainRef;
+use crate::model::command::quoted;
 use crate::sys::opened;
 
 /// How many of the elements that this host lacks are named.

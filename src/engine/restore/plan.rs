@@ -12,8 +12,8 @@ use super::Request;
 use super::saved::{Saved, SavedDisk};
 use super::staging::Rights;
 use crate::engine::Error;
-use crate::engine::shell::quoted;
 use crate::hypervisor::domain_xml::{Changes, Reach};
+use crate::model::command::quoted;
 use crate::model::{Format, Image, Source};
 
 mod choice;

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use serde::Serialize;
 
 use super::Tone;
-use super::guest::Age;
 use super::words::{count, span};
+use crate::ledger::standing::Age;
 use crate::ledger::{Attempt, DomainResult, SeenRepository};
 use crate::model::size;
 

@@ -2,16 +2,20 @@
 
 use serde::Serialize;
 
-use super::guest::{Age, Guest};
+use super::guest::Guest;
 use super::trouble::Trouble;
 use super::words::{Moment, count};
 use super::{Tone, View};
+use crate::ledger::standing::Age;
+use crate::model::command::typed;
 
 /// What is read first.
 #[derive(Serialize)]
 pub(super) struct Headline {
     pub tone: Tone,
     pub sentence: String,
+    /// What says who is due.
+    pub command: String,
     /// When the last run ended.
     pub ended: Option<Moment>,
     pub notes: Vec<String>,
@@ -39,7 +43,8 @@ pub(super) fn of(view: &View<'_>, troubles: &[Trouble]) -> Headline {
     let notes = troubles.iter().filter(|trouble| trouble.tone == Tone::Note).count() as u64;
     let ended = view.ledger.jobs.values().filter_map(|job| job.last_completion).max();
     let ended = ended.map(|ended| Moment::of(view.now, ended));
-    Headline { tone, sentence, ended, notes: self::notes(view, all, notes) }
+    let command = typed("kvmbackup backup --dry-run");
+    Headline { tone, sentence, command, ended, notes: self::notes(view, all, notes) }
 }
 
 /// How the covered guests stand, and how that looks, if nothing is bad.

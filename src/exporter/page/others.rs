@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::words::{Moment, count, interval, span};
+use super::words::{Moment, count, span};
 use super::{Badge, Tone, View, charts};
+use crate::ledger::standing::interval;
 use crate::ledger::{Channel, DomainState, Hook, RunResult, Survey};
 use crate::model::{HookStatus, size};
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::guest::{Age, Guest, level};
+use super::guest::{Guest, level};
 use super::words::{Moment, span};
 use super::{Badge, Tone, View, charts};
+use crate::ledger::standing::Age;
 use crate::ledger::{Domain, DomainResult};
 use crate::model::size;
 
@@ -71,7 +72,7 @@ fn row<'a>(view: &View<'a>, guest: &Guest<'a>) -> Row<'a> {
         name: guest.name,
         job: job.filter(|_| has_several),
         defined: guest.is_defined(),
-        result: result(past),
+        result: result(guest),
         attempted: attempted.map(moment),
         age: age(guest.age),
         stored: past.filter(|past| past.last_stored_bytes > 0).map(stored),
@@ -88,12 +89,14 @@ fn row<'a>(view: &View<'a>, guest: &Guest<'a>) -> Row<'a> {
     }
 }
 
-fn result(past: Option<&Domain>) -> Badge {
-    match past.and_then(|past| past.last_result) {
+fn result(guest: &Guest<'_>) -> Badge {
+    match guest.past.and_then(|past| past.last_result) {
         Some(DomainResult::Success) => Badge::new(Tone::Good, "saved"),
         Some(DomainResult::Warning) => Badge::new(Tone::Note, "warning"),
         Some(DomainResult::Failure) => Badge::new(Tone::Bad, "failed"),
         Some(DomainResult::Skipped) => Badge::new(Tone::Note, "left out"),
+        // After a lost ledger, restore points exist whose runs are not known.
+        None if guest.last_success().is_some() => Badge::new(Tone::Idle, "unknown"),
         None => Badge::new(Tone::Idle, "none yet"),
     }
 }

@@ -3,15 +3,6 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-/// A word that a POSIX shell takes as it is.
-pub(super) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_.:/@%+=,".contains(c);
-    match !word.is_empty() && word.chars().all(plain) && !word.starts_with('-') {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
-}
-
 /// A message without its middle, if it is long: it begins with what failed and ends with the cause.
 pub(super) fn shortened(message: &str) -> String {
     const SIDE: usize = 200;
@@ -25,12 +16,6 @@ pub(super) fn shortened(message: &str) -> String {
 /// One of something, or many.
 pub(super) fn count(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
-}
-
-/// The time between two days of a schedule; `None` if there is no schedule, or none that can be meant.
-pub(super) fn interval(seconds: u64) -> Option<TimeDelta> {
-    const TEN_YEARS: i64 = 315_576_000;
-    i64::try_from(seconds).ok().filter(|seconds| (1..=TEN_YEARS).contains(seconds)).map(TimeDelta::seconds)
 }
 
 /// A time in its largest unit: `5 min`, `26 h`, `9 d`.
@@ -75,16 +60,6 @@ pub(super) fn full(time: DateTime<Utc>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_survive_a_shell() {
-        for word in ["web-1", "a b", "it's", "-rf", "$(reboot)", "*", "", "büro", "a;b"] {
-            let script = format!("printf %s {}", quoted(word));
-            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
-        }
-        assert_eq!(quoted("web-1"), "web-1");
-    }
 
     #[test]
     fn a_long_message_loses_its_middle() {

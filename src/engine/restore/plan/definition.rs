@@ -10,8 +10,8 @@ use super::super::staging::Rights;
 use super::super::{Error, Request};
 use super::choice::{choose, names};
 use super::{How, Plan, Write, is_flat, no_folder, suspect};
-use crate::engine::shell::quoted;
 use crate::hypervisor::domain_xml::TpmState;
+use crate::model::command::quoted;
 use crate::model::{Device, Disk, Domain, DomainRef, Image, Owner, Source};
 
 /// The name of a TPM's state in an archive, when it is one file.
