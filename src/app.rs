@@ -15,9 +15,8 @@ use crate::ledger;
 use crate::metrics;
 use crate::model::Listen;
 use crate::report::ExitCode;
-use crate::store::Store;
+use crate::store;
 use crate::sys::lock::{self, Lock};
-use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 use crate::sys::step::{self, Step};
 use crate::sys::trust::{self, Refused};
@@ -78,11 +77,16 @@ impl Error {
             Error::Hypervisor(error) => hypervisor_code(error),
             Error::Engine(engine::Error::Hypervisor(error)) => hypervisor_code(error),
             Error::Engine(engine::Error::Cancelled(signal)) => ExitCode::of_signal(*signal),
+            Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
+            // Only when it hangs is the target at fault for what an archive says.
+            Error::Engine(error @ engine::Error::Store(store::Error::Archive { .. } | store::Error::Image { .. }))
+                if !error.is_target_stall() =>
+            {
+                ExitCode::Failed.code()
+            }
             Error::Engine(engine::Error::Store(_) | engine::Error::Target { .. } | engine::Error::Space { .. }) => {
                 ExitCode::Target.code()
             }
-            Error::Engine(error @ engine::Error::Archive { .. }) if error.is_target_stall() => ExitCode::Target.code(),
-            Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
             Error::Engine(_) | Error::Exporter(_) => ExitCode::Failed.code(),
             Error::Watch(_) | Error::Metrics(_) | Error::Mail(_) => ExitCode::Untidy.code(),
         }
@@ -151,12 +155,6 @@ pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
     places.extend(on_this_host.filter_map(|hook| hook.command.first()).map(PathBuf::from));
     places.extend(settings.mail.iter().flat_map(Mail::files));
     places
-}
-
-/// The store of these settings, if its folder is there.
-pub fn store(settings: &Settings) -> Result<Store, Error> {
-    let patience = Patience::new(settings.stall_timeout);
-    Ok(Store::open_patiently(&settings.backupdir, &patience).map_err(engine::Error::from)?)
 }
 
 /// Takes the lock of a state folder, which is made if it is not there.

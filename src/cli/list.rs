@@ -16,7 +16,7 @@ use crate::{app, engine};
 
 pub(super) fn run(global: &Global, words: &List) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
-    let store = app::store(&settings)?;
+    let store = engine::target::open(&settings)?;
     let (points, failures) = points::list(&store, &settings.state_dir, &words.domains)?;
     print(&if words.json { json(&points, &failures)? } else { text(&points, &failures, width()) });
     let damaged = points.iter().any(|point| point.damaged.is_some());

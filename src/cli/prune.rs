@@ -16,7 +16,7 @@ pub(super) fn run(global: &Global, words: &Prune) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
     // A run under way rotates by itself; a look harms nobody.
     let _lock = (!words.dry_run).then(|| app::lock(&settings.state_dir)).transpose()?;
-    let store = app::store(&settings)?;
+    let store = engine::target::open(&settings)?;
     let (rotations, failures) = prune::prune(&settings, &store, &words.domains, words.dry_run, Local::now())?;
     let failed = rotations.iter().any(|rotation| rotation.failures().next().is_some());
     if words.json {

@@ -20,7 +20,7 @@ use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
-    let store = app::store(&settings)?;
+    let store = engine::target::open(&settings)?;
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
     if let (true, Some(to)) = (words.salvage, &words.to) {
         return salvage::run(global, words, to, &store, &cancel);

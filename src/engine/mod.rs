@@ -15,16 +15,14 @@ mod capture;
 mod chain;
 pub mod check;
 mod context;
-mod copy;
 mod error;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod give_back;
 pub mod journal;
 mod marks;
-mod members;
 mod monitor;
 mod overlay_file;
 mod phases;
@@ -41,6 +39,7 @@ mod shell;
 mod shrunk;
 mod stamps;
 pub mod survey;
+pub mod target;
 mod users;
 pub mod verified;
 pub mod verify;

@@ -12,8 +12,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Error;
-use crate::archive::Hasher;
-use crate::model::{Format, Image};
+use crate::model::{Format, Hasher, Image};
 use crate::nbd;
 use crate::sys::durable;
 use crate::sys::patience::Patience;

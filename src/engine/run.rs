@@ -10,20 +10,19 @@ use uuid::Uuid;
 use super::backup;
 use super::context::Context;
 use super::journal::Journal;
+use super::target;
 use super::{Error, Monitor};
 use crate::config::{DomainSettings, Settings};
 use crate::hypervisor::Hypervisor;
 use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Outcome, RunReport, is_future};
 use crate::plan::{self, Decision, KnownDomain, Plan, Request};
 use crate::store::Store;
-use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
-use crate::sys::space;
 
 /// Who is due, and why; touches nothing.
 pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Request) -> Result<Plan, Error> {
     // A target that is not there yet has no points; whether it may be missing is asked when it is written to.
-    let store = Store::open_patiently(&settings.backupdir, &Patience::new(settings.stall_timeout))
+    let store = target::open(settings)
         .inspect_err(|error| tracing::warn!("the age of restore points is unknown: {}", super::chain(error)))
         .ok();
     let mut known = Vec::new();
@@ -43,20 +42,6 @@ fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDateTime> {
     last.map(|time| time.with_timezone(&Local).naive_local())
 }
 
-/// Checks that the target may be written to, and makes it if it may be made.
-fn open_target(settings: &Settings) -> Result<Store, Error> {
-    let dir = &settings.backupdir;
-    let patience = Patience::new(settings.stall_timeout);
-    if settings.require_mount {
-        let path = dir.clone();
-        let mounted = patience.call(move || space::is_off_root(&path).unwrap_or(false));
-        if !mounted.map_err(Error::file("look at", dir))? {
-            return Err(Error::Target { path: dir.clone() });
-        }
-    }
-    Ok(Store::open_or_create(dir, &patience)?)
-}
-
 /// The report of a run that begins now and has done nothing yet.
 pub fn begin(settings: &Settings, request: &Request) -> RunReport {
     let jobs = settings.jobs(&request.domains);
@@ -74,7 +59,7 @@ pub fn run(
     monitor: &dyn Monitor,
     report: &mut RunReport,
 ) -> Result<(), Error> {
-    let store = open_target(settings)?;
+    let store = target::open_or_create(settings)?;
     let plan = plan(settings, hypervisor, request)?;
     let ended = OnceLock::new();
     let context = Context {
@@ -98,7 +83,7 @@ pub fn run(
         }
     }
     if !due.is_empty() {
-        backup::check_space(settings, &store)?;
+        target::expect_room(settings, &store)?;
         store.try_out(false)?;
     }
     report.domains.extend(back_up_all(&context, due));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Which folder may import what of ours, besides itself. What is not in the table may import nothing.
 ///
 /// `report` knows exit codes and how text is laid out, `config` the policy that retention works by; both are values. The
-/// store looks at the day in the seed script's archives, and at how archives hash. `app` composes: it names every adapter.
+/// store knows what is in a point of each kind, and reads definitions of those that have no manifest. `app` composes: it names every adapter.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("sys", &[]),
@@ -23,23 +23,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("qcow2", &["model"]),
     ("nbd", &["model", "sys"]),
     ("archive", &["model", "sys"]),
-    ("store", &["model", "sys", "archive"]),
+    ("store", &["archive", "hypervisor", "model", "qcow2", "sys"]),
     (
         "engine",
-        &[
-            "archive",
-            "config",
-            "hooks",
-            "hypervisor",
-            "ledger",
-            "model",
-            "nbd",
-            "plan",
-            "qcow2",
-            "retention",
-            "store",
-            "sys",
-        ],
+        &["config", "hooks", "hypervisor", "ledger", "model", "nbd", "plan", "qcow2", "retention", "store", "sys"],
     ),
     (
         "app",
@@ -73,7 +60,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// What may be asked of a module that one may import, where that is less than all of it.
 const ONLY: &[(&str, &str, &[&str])] = &[
     // The interface of what another owns, never its inside.
-    ("store", "archive", &["crate::archive::seed::Seed", "crate::archive::Hasher"]),
+    ("store", "hypervisor", &["crate::hypervisor::domain_xml"]),
     ("app", "cli", &["crate::cli::args"]),
 ];
 

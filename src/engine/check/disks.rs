@@ -9,8 +9,9 @@ use std::path::Path;
 use super::confined::Confined;
 use super::{Finding, Severity, place};
 use crate::config::DomainSettings;
+use crate::engine::backup::members::not_saved;
 use crate::engine::capture::{check_room, folder_for};
-use crate::engine::{Error, chain, members};
+use crate::engine::{Error, chain};
 use crate::hypervisor::Hypervisor;
 use crate::model::{DomainRef, Failure, Method};
 use crate::plan::{self, CapturePlan, How};
@@ -35,7 +36,7 @@ pub(super) fn look(
     };
     let before = findings.len();
     findings.extend(plan.warnings.iter().cloned().map(|warning| Finding::failed(&about, Severity::Warning, warning)));
-    findings.extend(members::not_saved(&described).map(|warning| Finding::failed(&about, Severity::Warning, warning)));
+    findings.extend(not_saved(&described).map(|warning| Finding::failed(&about, Severity::Warning, warning)));
     for disk in plan.skipped.iter().filter(|disk| disk.missed) {
         let message = format!("disk {} cannot be saved: {}", disk.target, disk.reason);
         findings.push(problem(Failure { message, hint: disk.hint.clone() }));

@@ -10,10 +10,9 @@ use rustix::fs::{Access, access};
 use super::{Finding, Severity};
 use crate::config::Settings;
 use crate::engine::journal::Journal;
-use crate::engine::{adopt, chain};
+use crate::engine::{adopt, chain, target};
 use crate::hypervisor::Hypervisor;
 use crate::model::DomainRef;
-use crate::store::Store;
 use crate::sys::{lock, program, trust};
 
 /// What reads images, and what commits overlays of guests that are off.
@@ -134,7 +133,7 @@ fn leftovers(settings: &Settings) -> Vec<Finding> {
         Err(error) => findings.push(Finding::failed("journal", Severity::Problem, error.failure())),
     }
     // The check of the target reports what cannot be read there.
-    let store = Store::open(&settings.backupdir).ok();
+    let store = target::open(settings).ok();
     let domains = store.as_ref().and_then(|store| store.domains().ok()).map(|domains| domains.names);
     for domain in domains.unwrap_or_default() {
         let partials = store.as_ref().and_then(|store| store.partials(&domain).ok()).unwrap_or_default();

@@ -1,12 +1,12 @@
 //! Owns: what a restore asks of the hypervisor. Must not: write files, or touch a domain that runs.
 
-use super::saved::Saved;
 use super::{Operator, Restored, other};
 use crate::engine::Error;
 use crate::engine::shell::quoted;
 use crate::hypervisor::domain_xml::Reach;
 use crate::hypervisor::{self, Hypervisor, OffKind, SavedState, StateKind, domain_xml};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
+use crate::store::Contents;
 
 /// Whether a domain may be defined: none that runs has its name or UUID, and one that is off only with `overwrite`, and when
 /// nothing else speaks for its disks.
@@ -127,8 +127,8 @@ pub fn lost_states(hypervisor: &dyn Hypervisor, to: &DomainRef) -> Result<Vec<St
 }
 
 /// What the saved definition says. It must be the definition of the domain that the archive names.
-pub fn describe(saved: &Saved, xml: &str) -> Result<Domain, Error> {
-    let suspect = |what| Error::Suspect { path: saved.archive.clone(), what };
+pub fn describe(saved: &Contents, xml: &str) -> Result<Domain, Error> {
+    let suspect = |what: String| Error::suspect(&saved.location, &what);
     let described = read(xml).map_err(|error| suspect(format!("its definition cannot be read: {error}")))?;
     if described.id != saved.domain {
         return Err(suspect(format!("its definition is that of another domain, {:?}", described.id.name)));
@@ -143,7 +143,7 @@ pub fn read(xml: &str) -> Result<Domain, domain_xml::Error> {
 }
 
 /// For `map_err`: the saved definition cannot be used.
-pub fn xml_error(saved: &Saved) -> impl Fn(domain_xml::Error) -> Error + '_ {
+pub fn xml_error(saved: &Contents) -> impl Fn(domain_xml::Error) -> Error + '_ {
     |source| hypervisor::Error::Xml { domain: saved.domain.name.clone(), source }.into()
 }
 

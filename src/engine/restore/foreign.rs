@@ -23,7 +23,7 @@ const MAX_ANSWER: u64 = 1 << 20;
 /// Fails unless the image stands on its own: no backing file, no data file. The header is looked at first, so that QEMU does
 /// not open another file even to tell of it.
 pub fn check(image: &Path, archive: &Path, member: &str) -> Result<(), Error> {
-    let suspect = |what: &str| Error::Suspect { path: archive.to_owned(), what: format!("the image {member} {what}") };
+    let suspect = |what: &str| Error::suspect(archive, &format!("the image {member} {what}"));
     let mut start = [0; HEADER];
     let read = File::open(image).and_then(|mut file| fill(&mut file, &mut start));
     let count = read.map_err(Error::file("read", image))?;
@@ -41,7 +41,7 @@ pub fn check(image: &Path, archive: &Path, member: &str) -> Result<(), Error> {
 pub fn expect_alone(start: &[u8], archive: &Path, member: &str) -> Result<(), Error> {
     match start.first_chunk().map_or(Some(NOT_QCOW2), reaches_out) {
         None => Ok(()),
-        Some(what) => Err(Error::Suspect { path: archive.to_owned(), what: format!("the image {member} {what}") }),
+        Some(what) => Err(Error::suspect(archive, &format!("the image {member} {what}"))),
     }
 }
 
@@ -71,8 +71,7 @@ pub fn check_copy(file: &Path, archive: &Path, member: &str) -> Result<(), Error
     let read = File::open(file).and_then(|mut file| fill(&mut file, &mut start));
     let count = read.map_err(Error::file("read", file))?;
     if names_another_file(&start[..count]) {
-        let what = format!("{member} reads from another file of the host");
-        return Err(Error::Suspect { path: archive.to_owned(), what });
+        return Err(Error::suspect(archive, &format!("{member} reads from another file of the host")));
     }
     Ok(())
 }

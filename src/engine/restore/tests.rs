@@ -113,19 +113,19 @@ fn damage_is_an_error_that_leaves_nothing() {
     let disks = fixture.usual_disks();
     for codec in [Codec::Zstd(1), Codec::Gzip(1), Codec::None] {
         let point = fixture.point("2026-11-20T02:00:00Z", codec, &disks);
-        let good = fs::read(&point.path).unwrap();
+        let good = fs::read(point.location()).unwrap();
         for at in [good.len() / 3, good.len() / 2, good.len() * 4 / 5] {
             let mut bad = good.clone();
             // One byte alone may be one that no decoder looks at.
             bad[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0xff);
-            fs::write(&point.path, bad).unwrap();
+            fs::write(point.location(), bad).unwrap();
             match get(&fixture, &request(&fixture.path("out"))) {
                 Err(error) => assert!(error.is_damage(), "{codec:?} {at}: {error:?}"),
                 Ok(_) => panic!("{codec:?} {at}: restored"),
             }
             assert!(!fixture.path("out").exists());
         }
-        fs::remove_file(&point.path).unwrap();
+        fs::remove_file(point.location()).unwrap();
     }
 }
 
@@ -145,13 +145,13 @@ fn an_archive_that_lies_is_refused() {
     for (lie, text) in lies {
         // The last disk's member is written under the name that the manifest had before the lie.
         let point = fixture.point_with("2026-11-20T02:00:00Z", Codec::None, &disks, "<domain/>", |_| ());
-        let mut manifest = Archive::open(&point.path).unwrap().manifest().unwrap();
+        let mut manifest = Archive::open(point.location()).unwrap().manifest().unwrap();
         lie(&mut manifest);
         rewrite_manifest(&fixture, &point, &manifest);
         let error = get(&fixture, &request(&fixture.path("out"))).unwrap_err();
         assert!(error.is_damage() && error.to_string().contains(text), "{error:?}, not {text}");
         assert!(!fixture.path("out").exists());
-        fs::remove_file(&point.path).unwrap();
+        fs::remove_file(point.location()).unwrap();
     }
     // A path that leads elsewhere is not followed: only its last component counts.
     fixture.point_with("2026-11-21T02:00:00Z", Codec::None, &disks, "<domain/>", |manifest| {
@@ -165,7 +165,7 @@ fn an_archive_that_lies_is_refused() {
 
 /// The same archive with another manifest.
 fn rewrite_manifest(fixture: &Fixture, point: &Point, manifest: &crate::archive::Manifest) {
-    let old = Archive::open(&point.path).unwrap();
+    let old = Archive::open(point.location()).unwrap();
     let path = fixture.path("rewritten");
     let mut writer = crate::archive::Writer::new(File::create(&path).unwrap(), Codec::None, 1).unwrap();
     for member in old.members().unwrap() {
@@ -176,7 +176,7 @@ fn rewrite_manifest(fixture: &Fixture, point: &Point, manifest: &crate::archive:
         }
     }
     writer.finish().unwrap();
-    fs::rename(path, &point.path).unwrap();
+    fs::rename(path, point.location()).unwrap();
 }
 
 #[test]
@@ -427,9 +427,15 @@ fn define_as(fixture: &Fixture, known: &Known, how: Define, overwrite: bool) -> 
     let (patience, cancel) = (Patience::default(), Cancel::default());
     let images = ["images", "nvram"].map(|folder| fixture.path(folder)).to_vec();
     let places = Places { swtpm: fixture.path("swtpm"), qemu: fixture.path("images"), images };
-    let work =
-        Work { archive: &point.path, patience: &patience, domain: &request.domain, monitor: &Silent, cancel: &cancel };
-    restore_point(&request, &point, Some(known), &work, &places, &mut Says(true))
+    let work = Work {
+        archive: point.location(),
+        patience: &patience,
+        domain: &request.domain,
+        monitor: &Silent,
+        cancel: &cancel,
+    };
+    let reader = fixture.store.open(&point, &cancel)?;
+    restore_point(&request, (&point, &reader), Some(known), &work, &places, &mut Says(true))
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -15,6 +15,7 @@ use crate::config::Settings;
 use crate::ledger::{SeenPoints, SeenRepository};
 use crate::model::is_future;
 use crate::store::{self, Store};
+use crate::sys::patience::Patience;
 use crate::sys::space::{self, Space};
 
 /// A target that has not said how large it is by then is not up.
@@ -45,7 +46,8 @@ pub(super) fn look(settings: &Settings) -> Target {
                 available_bytes: space.free,
                 stored_bytes: 0,
             };
-            Target { repository, points: within(LISTING, move || points(path)).flatten() }
+            let patience = Patience::new(settings.stall_timeout);
+            Target { repository, points: within(LISTING, move || points(&path, &patience)).flatten() }
         }
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "the target is not up");
@@ -74,10 +76,10 @@ fn answer(dir: &Path, require_mount: bool) -> io::Result<Space> {
     Ok(room)
 }
 
-fn points(dir: PathBuf) -> Option<BTreeMap<String, Option<SeenPoints>>> {
+fn points(dir: &Path, patience: &Patience) -> Option<BTreeMap<String, Option<SeenPoints>>> {
     let warn = |error: &store::Error| tracing::warn!("cannot list restore points: {}", crate::engine::chain(error));
     let list = || -> Result<_, store::Error> {
-        let store = Store::open(&dir)?;
+        let store = Store::at(dir, patience)?;
         let (mut found, now) = (BTreeMap::new(), Utc::now());
         let domains = store.domains()?;
         domains.failures.iter().for_each(warn);
@@ -141,20 +143,20 @@ mod tests {
     #[test]
     fn points_are_counted_by_domain() {
         let fixture = Fixture::new();
-        assert_eq!(points(fixture.path("backup")), Some(BTreeMap::new()));
+        assert_eq!(points(&fixture.path("backup"), &Patience::default()), Some(BTreeMap::new()));
         let disks = fixture.usual_disks();
         let [old, new] =
             ["2026-11-20T02:00:00Z", "2026-11-21T02:00:00Z"].map(|time| fixture.point(time, Codec::Zstd(1), &disks));
         // Whatever is in an archive, it is not read.
-        std::fs::write(&old.path, vec![0; old.bytes as usize]).unwrap();
-        let seen = points(fixture.path("backup")).unwrap();
+        std::fs::write(old.location(), vec![0; old.bytes as usize]).unwrap();
+        let seen = points(&fixture.path("backup"), &Patience::default()).unwrap();
         let (count, bytes) = (2, old.bytes + new.bytes);
         let times = (Some(old.id.time()), Some(new.id.time()));
         assert_eq!(
             seen,
             BTreeMap::from([(DOMAIN.to_owned(), Some(SeenPoints { count, bytes, oldest: times.0, newest: times.1 }))])
         );
-        assert_eq!(points(fixture.path("nowhere")), None);
+        assert_eq!(points(&fixture.path("nowhere"), &Patience::default()), None);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use super::super::names::{file_name, is_plain};
-use super::super::saved::{Saved, SavedDisk};
+use super::super::names::file_name;
 use super::super::{Error, Request};
 use super::suspect;
+use crate::model::is_plain;
+use crate::store::{Contents, SavedDisk};
 
 /// The disks of the request, each with the device it goes to, if any.
-pub fn choose<'a>(saved: &'a Saved, request: &'a Request) -> Result<Vec<(&'a SavedDisk, Option<&'a Path>)>, Error> {
+pub fn choose<'a>(saved: &'a Contents, request: &'a Request) -> Result<Vec<(&'a SavedDisk, Option<&'a Path>)>, Error> {
     if let Some(bad) = saved.disks.iter().find(|disk| !is_plain(&disk.target)) {
         return Err(suspect(saved, &format!("a disk has the name {:?}", bad.target)));
     }
@@ -39,7 +40,7 @@ pub fn choose<'a>(saved: &'a Saved, request: &'a Request) -> Result<Vec<(&'a Sav
 }
 
 /// A name for the file of each disk: the one it had; where all go to one folder, with the target before it if need be.
-pub fn names(saved: &Saved, chosen: &[(&SavedDisk, Option<&Path>)], one_folder: bool) -> Vec<String> {
+pub fn names(saved: &Contents, chosen: &[(&SavedDisk, Option<&Path>)], one_folder: bool) -> Vec<String> {
     let plain: Vec<String> = chosen.iter().map(|(disk, _)| file_name(disk)).collect();
     let is_taken = |name: &String| {
         plain.iter().filter(|other| *other == name).count() > 1

@@ -4,15 +4,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::super::names::{fresh_name, is_plain};
-use super::super::saved::{Saved, SavedDisk};
+use super::super::names::fresh_name;
 use super::super::staging::Rights;
 use super::super::{Error, Request};
 use super::choice::{choose, names};
 use super::{How, Plan, Write, is_flat, no_folder, suspect};
 use crate::engine::shell::quoted;
 use crate::hypervisor::domain_xml::TpmState;
+use crate::model::is_plain;
 use crate::model::{Device, Disk, Domain, DomainRef, Image, Owner, Source};
+use crate::store::{Contents, SavedDisk};
 
 /// The name of a TPM's state in an archive, when it is one file.
 const TPM_FILE: &str = "state";
@@ -39,7 +40,7 @@ pub struct Host<'a> {
 
 /// Images, and all that the definition of `to` needs beside them; `described` is what the saved definition says.
 pub fn domain(
-    saved: &Saved,
+    saved: &Contents,
     request: &Request,
     described: &Domain,
     to: &DomainRef,
@@ -123,7 +124,7 @@ enum Place {
 }
 
 fn image_folder(
-    saved: &Saved,
+    saved: &Contents,
     request: &Request,
     disk: &SavedDisk,
     renamed: bool,
@@ -167,7 +168,7 @@ fn image_folder(
 }
 
 /// The words that choose a device for one disk, and leave the others in: named disks are the only ones that are restored.
-fn with_device(saved: &Saved, disk: &SavedDisk) -> String {
+fn with_device(saved: &Contents, disk: &SavedDisk) -> String {
     let word = |other: &SavedDisk| {
         let device = if other.target == disk.target { "=/dev/…" } else { "" };
         format!("--disk {}{device}", other.target)
@@ -177,7 +178,7 @@ fn with_device(saved: &Saved, disk: &SavedDisk) -> String {
 
 impl Plan {
     /// A disk of the definition that is not restored.
-    fn without(&mut self, disk: &Disk, saved: &Saved, renamed: bool, host: &Host<'_>) {
+    fn without(&mut self, disk: &Disk, saved: &Contents, renamed: bool, host: &Host<'_>) {
         let target = &disk.target;
         if disk.image.source == Source::None("no medium".to_owned()) {
             return;
@@ -220,7 +221,7 @@ impl Plan {
 
     fn add_nvram(
         &mut self,
-        saved: &Saved,
+        saved: &Contents,
         to: &DomainRef,
         renamed: bool,
         beside: &Option<PathBuf>,
@@ -248,7 +249,7 @@ impl Plan {
     /// there, but not for a copy.
     fn add_tpm(
         &mut self,
-        saved: &Saved,
+        saved: &Contents,
         to: &DomainRef,
         renamed: bool,
         beside: &Option<PathBuf>,
@@ -282,7 +283,7 @@ impl Plan {
 
     fn add_boot(
         &mut self,
-        saved: &Saved,
+        saved: &Contents,
         to: &DomainRef,
         renamed: bool,
         beside: &Option<PathBuf>,

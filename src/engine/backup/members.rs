@@ -1,4 +1,4 @@
-//! Owns: what an archive holds beside disks: the manifest, the domain XML, UEFI variables, TPM state, boot files.
+//! Owns: what a restore point holds beside disks: the domain XML, UEFI variables, TPM state, boot files, what hooks left.
 //! Must not: read disks.
 
 use std::fs::{self, File};
@@ -6,34 +6,30 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::context::Context;
-use super::{Error, rights, users};
-use crate::archive::manifest::{
-    BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
-};
-use crate::archive::{self, Manifest, Writer};
-use crate::config::{DomainSettings, Quiesce};
-use crate::model::{Consistency, DiskOutcome, Domain, DomainOutcome, Failure, HookResult, NotSaved, PointId};
+use crate::engine::{Error, users};
+use crate::model::{Domain, Failure, NotSaved};
 use crate::plan::{CapturePlan, PlannedDisk};
+use crate::store::{DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, PointWriter};
 use crate::sys::opened::{self, Opened};
 
 /// Internal snapshots of a disk that are named.
 const SNAPSHOTS_NAMED: usize = 5;
 
 /// A file of the host that goes into the archive.
-pub(super) struct Extra {
+pub(in crate::engine) struct Extra {
     /// Its member.
     pub member: String,
     /// Its path on this host.
     pub original: PathBuf,
+    /// It is a block device.
+    pub device: bool,
     file: File,
     length: u64,
-    device: bool,
 }
 
 /// The files beside the disks.
 #[derive(Default)]
-pub(super) struct Collected {
+pub(in crate::engine) struct Collected {
     /// UEFI variables.
     pub nvram: Option<Extra>,
     /// The element of the XML that names it, and the file.
@@ -42,6 +38,8 @@ pub(super) struct Collected {
     pub tpm: Vec<Extra>,
     /// What hooks left: the member and its bytes.
     pub artifacts: Vec<(String, Vec<u8>)>,
+    /// What of these could not be read.
+    pub warnings: Vec<Failure>,
 }
 
 impl Collected {
@@ -49,6 +47,17 @@ impl Collected {
     pub fn written(&self) -> impl Iterator<Item = &Path> {
         let firmware = self.boot.iter().filter(|(element, _)| element == "loader").map(|(_, extra)| extra);
         self.nvram.iter().chain(&self.tpm).chain(firmware).map(|extra| extra.original.as_path())
+    }
+
+    /// Adds what hooks left: the hook, the file and its bytes.
+    pub fn add_artifacts(&mut self, artifacts: Vec<(String, String, Vec<u8>)>) {
+        let member = |(hook, file, bytes): (String, String, Vec<u8>)| (format!("hooks/{hook}/{file}"), bytes);
+        self.artifacts.extend(artifacts.into_iter().map(member));
+    }
+
+    fn warn(&mut self, what: &str, error: &Error, hint: Option<&str>) {
+        let Failure { message, .. } = error.failure();
+        self.warnings.push(Failure { message: format!("{what}: {message}"), hint: hint.map(str::to_owned) });
     }
 
     /// Bytes of all the files.
@@ -59,38 +68,28 @@ impl Collected {
     }
 }
 
-/// Adds what hooks left: the hook, the file and its bytes.
-pub(super) fn add_artifacts(collected: &mut Collected, artifacts: Vec<(String, String, Vec<u8>)>) -> Result<(), Error> {
-    let member = |(hook, file, bytes): (String, String, Vec<u8>)| (format!("hooks/{hook}/{file}"), bytes);
-    collected.artifacts.extend(artifacts.into_iter().map(member));
-    Ok(())
-}
-
 /// Warnings of what is not saved though it may hold data of the guest.
-pub(super) fn not_saved(domain: &Domain) -> impl Iterator<Item = Failure> {
+pub(in crate::engine) fn not_saved(domain: &Domain) -> impl Iterator<Item = Failure> {
     domain.outside.iter().filter(|not_saved| not_saved.data).map(|NotSaved { what, hint, .. }| Failure {
         message: format!("not saved, though it may hold data of the guest: {what}"),
         hint: hint.clone(),
     })
 }
 
-/// Opens the files beside the disks. What is not there, and what is not saved at all, is said in `outcome`, because the guest
-/// may do without.
-pub(super) fn collect(domain: &Domain, outcome: &mut DomainOutcome) -> Result<Collected, Error> {
+/// Opens the files beside the disks. A file that cannot be read is a warning, because the guest may do without.
+pub(super) fn collect(domain: &Domain) -> Collected {
     let mut collected = Collected::default();
-    outcome.not_saved.clone_from(&domain.outside);
-    outcome.warnings.extend(not_saved(domain));
     if let Some(nvram) = &domain.nvram {
         let name = nvram.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match open(&nvram.path, format!("nvram/{name}")) {
             Ok(extra) => collected.nvram = Some(extra),
-            Err(error) => warn(outcome, "the UEFI variables are not saved", &error, None),
+            Err(error) => collected.warn("the UEFI variables are not saved", &error, None),
         }
     }
     for file in &domain.boot {
         match open(&file.path, format!("boot/{}", file.element)) {
             Ok(extra) => collected.boot.push((file.element.clone(), extra)),
-            Err(error) => warn(outcome, "a boot file is not saved", &error, None),
+            Err(error) => collected.warn("a boot file is not saved", &error, None),
         }
     }
     if let Some(state) = &domain.tpm {
@@ -104,16 +103,16 @@ pub(super) fn collect(domain: &Domain, outcome: &mut DomainOutcome) -> Result<Co
             Ok(()) if !collected.tpm.is_empty() => {}
             Ok(()) => {
                 let error = Error::Other { message: format!("{}: empty", state.display()), hint: None };
-                warn(outcome, "the TPM state is not saved", &error, Some(hint));
+                collected.warn("the TPM state is not saved", &error, Some(hint));
             }
             Err(error) => {
                 // Half a state is worse than none.
                 collected.tpm.clear();
-                warn(outcome, "the TPM state is not saved", &error, Some(hint));
+                collected.warn("the TPM state is not saved", &error, Some(hint));
             }
         }
     }
-    Ok(collected)
+    collected
 }
 
 /// The emulator's user owns the folder, and may put anything there.
@@ -150,11 +149,6 @@ fn extra(mut file: File, path: &Path, member: String) -> Result<Extra, Error> {
     Ok(Extra { member, original: path.to_owned(), file, length, device })
 }
 
-fn warn(outcome: &mut DomainOutcome, what: &str, error: &Error, hint: Option<&str>) {
-    let Failure { message, .. } = error.failure();
-    outcome.warnings.push(Failure { message: format!("{what}: {message}"), hint: hint.map(str::to_owned) });
-}
-
 /// The internal snapshots of the images to read: only what the guest sees now is saved.
 pub(super) fn internal_snapshots(plan: &CapturePlan) -> Vec<NotSaved> {
     let of_disk = |planned: &PlannedDisk| {
@@ -173,121 +167,35 @@ pub(super) fn internal_snapshots(plan: &CapturePlan) -> Vec<NotSaved> {
     plan.disks.iter().filter_map(of_disk).collect()
 }
 
-/// What the archive says about itself.
-#[expect(clippy::too_many_arguments, reason = "one call, and a structure for it would only rename the arguments")]
-pub(super) fn manifest(
-    context: &Context<'_>,
-    domain: &Domain,
-    plan: &CapturePlan,
-    settings: &DomainSettings,
-    point: PointId,
-    collected: &Collected,
-    hooks: &[HookResult],
-    outcome: &DomainOutcome,
-) -> Manifest {
-    let file =
-        |extra: &Extra| FileEntry { member: extra.member.clone(), path: extra.original.clone(), device: extra.device };
-    Manifest {
-        format: FORMAT,
-        program: format!("kvmbackup {}", env!("CARGO_PKG_VERSION")),
-        run_id: context.run_id,
-        point,
-        host: context.settings.host.clone(),
-        domain: domain.id.clone(),
-        state: domain.state,
-        method: plan.method,
-        method_reason: plan.method_reason.clone(),
-        consistency: outcome.consistency.unwrap_or(Consistency::Crash),
-        quiesce_asked: settings.quiesce != Quiesce::Never,
-        frozen_ms: outcome.frozen_ms,
-        disks: plan.disks.iter().zip(&outcome.disks).map(|(planned, saved)| disk_entry(planned, saved)).collect(),
-        skipped: outcome.skipped.clone(),
-        nvram: collected.nvram.as_ref().map(file),
-        boot: collected
-            .boot
-            .iter()
-            .map(|(element, extra)| BootEntry {
-                element: element.clone(),
-                member: extra.member.clone(),
-                path: extra.original.clone(),
-            })
-            .collect(),
-        tpm: collected.tpm.iter().map(file).collect(),
-        suspect: suspect(outcome),
-        tpm_missing: (domain.tpm.is_some() && collected.tpm.is_empty())
-            .then(|| "its state could not be read".to_owned()),
-        not_saved: outcome.not_saved.clone(),
-        warnings: outcome.warnings.clone(),
-        hooks: hooks.to_vec(),
-        artifacts: collected.artifacts.iter().map(|(member, _)| member.clone()).collect(),
-    }
-}
-
-/// Why the point is no reason to remove an older one.
-fn suspect(outcome: &DomainOutcome) -> Option<String> {
-    let shrunk: Vec<&str> = outcome.disks.iter().filter(|disk| disk.shrunk).map(|disk| disk.target.as_str()).collect();
-    (!shrunk.is_empty()).then(|| format!("much smaller than before, or with much less data: {}", shrunk.join(", ")))
-}
-
-fn disk_entry(planned: &PlannedDisk, saved: &DiskOutcome) -> DiskEntry {
-    let image = planned.image();
-    DiskEntry {
-        target: saved.target.clone(),
-        member: disk_member(&saved.target),
-        virtual_bytes: saved.virtual_bytes,
-        read_bytes: saved.read_bytes,
-        source: image.source.clone(),
-        format: image.format.clone(),
-        backing: planned.disk.backing.clone(),
-        owner: image.source.path().and_then(rights::of_file),
-        encrypted: planned.disk.encrypted,
-        shrunk: saved.shrunk,
-    }
-}
-
-/// Writes all members before the disks, in the order of the format.
-pub(super) fn write(
-    writer: &mut Writer,
-    domain: &Domain,
-    manifest: &Manifest,
-    collected: Collected,
-    archive_error: &dyn Fn(archive::Error) -> Error,
-) -> Result<(), Error> {
-    let json = manifest.to_json().map_err(archive_error)?;
-    writer.add(archive::MANIFEST, &json).map_err(archive_error)?;
+/// Writes all files before the disks, in the order of the format.
+pub(super) fn write(point: &mut PointWriter, domain: &Domain, collected: Collected) -> Result<(), Error> {
     let xml = &domain.xml;
     for (member, text) in
         [(DOMAIN_XML, &xml.live), (DOMAIN_INACTIVE_XML, &xml.inactive), (DOMAIN_MIGRATABLE_XML, &xml.migratable)]
     {
-        writer.add(member, text.as_bytes()).map_err(archive_error)?;
+        point.add(member, text.as_bytes())?;
     }
     let boot = collected.boot.into_iter().map(|(_, extra)| extra);
     for extra in collected.nvram.into_iter().chain(collected.tpm).chain(boot) {
-        copy(writer, extra, archive_error)?;
+        copy(point, extra)?;
     }
     for (member, bytes) in collected.artifacts {
-        writer.add(&member, &bytes).map_err(archive_error)?;
+        point.add(&member, &bytes)?;
     }
     Ok(())
 }
 
 /// The member has the length the file had when it was opened; a file that shrinks meanwhile is an error.
-fn copy(writer: &mut Writer, extra: Extra, archive_error: &dyn Fn(archive::Error) -> Error) -> Result<(), Error> {
-    writer.member(&extra.member, extra.length).map_err(archive_error)?;
+fn copy(point: &mut PointWriter, extra: Extra) -> Result<(), Error> {
     let mut file = extra.file.take(extra.length);
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let count = file.read(&mut buffer).map_err(Error::file("read", &extra.original))?;
-        if count == 0 {
-            break;
+    point.file(&extra.member, extra.length, &mut |out| {
+        let count = file.read(out).map_err(Error::file("read", &extra.original))?;
+        if count == 0 && file.limit() > 0 {
+            let message = format!("{}: it became shorter while it was read", extra.original.display());
+            return Err(Error::Other { message, hint: None });
         }
-        writer.write(&buffer[..count]).map_err(archive_error)?;
-    }
-    if file.limit() > 0 {
-        let message = format!("{}: it became shorter while it was read", extra.original.display());
-        return Err(Error::Other { message, hint: None });
-    }
-    Ok(())
+        Ok(count)
+    })
 }
 
 #[cfg(test)]
