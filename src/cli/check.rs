@@ -18,7 +18,7 @@ use crate::report::table::printable;
 use crate::sys::host;
 
 pub(super) fn run(global: &Global, words: &Check) -> Result<u8, app::Error> {
-    let settings = match app::settings(global) {
+    let settings = match super::settings(global) {
         Ok(settings) => settings,
         Err(error) => return unreadable(global, words, &error),
     };

@@ -13,7 +13,7 @@ use crate::report::table::{Table, printable};
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &Hooks) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
+    let settings = super::settings(global)?;
     match &words.command {
         HooksCommand::List { domain } => list(&settings, domain.as_deref()),
         HooksCommand::Test { domain, phase } => test(&settings, domain, phase.map(|phase| phase.0)),

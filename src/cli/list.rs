@@ -15,7 +15,7 @@ use crate::report::table::{Table, printable};
 use crate::{app, engine};
 
 pub(super) fn run(global: &Global, words: &List) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
+    let settings = super::settings(global)?;
     let store = engine::target::open(&settings)?;
     let (points, failures) = points::list(&store, &settings.state_dir, &words.domains)?;
     print(&if words.json { json(&points, &failures)? } else { text(&points, &failures, width()) });

@@ -13,7 +13,7 @@ use crate::report::ExitCode;
 use crate::report::table::{Table, printable};
 
 pub(super) fn run(global: &Global, words: &Prune) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
+    let settings = super::settings(global)?;
     // A run under way rotates by itself; a look harms nobody.
     let _lock = (!words.dry_run).then(|| app::lock(&settings.state_dir)).transpose()?;
     let store = engine::target::open(&settings)?;

@@ -15,7 +15,7 @@ use crate::report::table::printable;
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
+    let settings = super::settings(global)?;
     let store = engine::target::open(&settings)?;
     let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
     let which = if words.all { Which::All } else { Which::One(when(words.at)) };

@@ -14,7 +14,7 @@ use crate::model::{Codec, Consistency, DomainRef, DomainState, Extent, Format, M
 use crate::qcow2::whole_clusters;
 use crate::store::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, DiskSource, Error, FORMAT, FileEntry,
-    Manifest, Point, Store, disk_member,
+    Manifest, Point, Sink, Store, disk_member,
 };
 use crate::sys::patience::Patience;
 
@@ -65,7 +65,7 @@ impl DiskSource for Raw<'_> {
         self.0.extents.clone()
     }
 
-    fn read(&mut self, extents: &[Extent], sink: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    fn read(&mut self, extents: &[Extent], sink: &mut Sink<'_, Error>) -> Result<(), Error> {
         let contents = File::open(&self.0.raw).unwrap();
         extents.iter().try_for_each(|extent| {
             let mut bytes = vec![0; extent.length as usize];

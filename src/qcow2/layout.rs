@@ -39,7 +39,9 @@ impl Layout {
     pub fn of_clusters(virtual_size: u64, data: Vec<Extent>) -> Result<Layout, Error> {
         let is_whole = |extent: &Extent| {
             let end = extent.end();
-            extent.offset % CLUSTER == 0 && extent.length > 0 && (end % CLUSTER == 0 || end == virtual_size)
+            extent.offset.is_multiple_of(CLUSTER)
+                && extent.length > 0
+                && (end.is_multiple_of(CLUSTER) || end == virtual_size)
         };
         let mut at = 0;
         for extent in &data {

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Contents, Definition, Entry, Error, FileReader, Manifest, Point, SavedDisk};
+use super::{Contents, Definition, Entry, Error, FileReader, Manifest, Point, SavedDisk, Sink};
 use crate::archive::manifest::{DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML};
 use crate::archive::{self, Archive, Member, MemberReader, RandomReader};
 use crate::hypervisor::domain_xml;
@@ -184,7 +184,7 @@ impl Disk {
         self.layout.data()
     }
 
-    pub(super) fn read<E: From<Error>>(&self, sink: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub(super) fn read<E: From<Error>>(&self, sink: &mut Sink<'_, E>) -> Result<(), E> {
         let mut input = Hashed::new(&self.archive, &self.member.name).map_err(|source| failed(&self.path, source))?;
         let image = |source| image_error(&self.path, &self.member.name, source);
         let reader = Reader::new(&mut input).map_err(image)?;

@@ -27,7 +27,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 pub use contents::{Contents, SavedDisk};
 pub use error::Error;
 pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader};
-pub use writer::{DiskSource, PointWriter};
+pub use writer::{DiskSource, PointWriter, Sink};
 
 pub use crate::archive::Manifest;
 pub use crate::archive::manifest::{

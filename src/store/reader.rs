@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::archives::{self, Archived};
 use super::script::Script;
-use super::{Contents, Error, Kind, Manifest, Point};
+use super::{Contents, Error, Kind, Manifest, Point, Sink};
 use crate::model::Extent;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
@@ -192,7 +192,7 @@ impl DiskReader {
     ///
     /// # Errors
     /// Those of `sink`; damage. Only when this returns `Ok` are the bytes those that were saved.
-    pub fn read<E: From<Error>>(&self, sink: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn read<E: From<Error>>(&self, sink: &mut Sink<'_, E>) -> Result<(), E> {
         self.0.read(sink)
     }
 

@@ -16,6 +16,9 @@ use crate::sys::step::{self, Step};
 /// Bytes of a file read at once.
 const BUFFER: usize = 256 << 10;
 
+/// Takes bytes of a disk with their offset on it.
+pub type Sink<'a, E> = dyn FnMut(u64, &[u8]) -> Result<(), E> + 'a;
+
 /// A disk that is held still, as a store reads it.
 pub trait DiskSource {
     /// Why it cannot be read, or why reading it stops.
@@ -32,7 +35,7 @@ pub trait DiskSource {
     fn read(
         &mut self,
         extents: &[Extent],
-        sink: &mut dyn FnMut(u64, &[u8]) -> Result<(), Self::Error>,
+        sink: &mut Sink<'_, Self::Error>,
     ) -> Result<(), Self::Error>;
 }
 

@@ -6,7 +6,7 @@ use crate::engine::capture::Reading;
 use crate::model::Extent;
 use crate::nbd;
 use crate::qcow2::whole_clusters;
-use crate::store::DiskSource;
+use crate::store::{DiskSource, Sink};
 
 /// A disk whose extents are known.
 pub(super) struct Prepared {
@@ -55,7 +55,7 @@ impl DiskSource for Watched<'_> {
         std::mem::take(&mut self.disk.extents)
     }
 
-    fn read(&mut self, extents: &[Extent], sink: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    fn read(&mut self, extents: &[Extent], sink: &mut Sink<'_, Error>) -> Result<(), Error> {
         let read = self.disk.reading.client.read(extents, |offset, chunk| {
             (self.may_go_on)(chunk.len() as u64).map_err(Stop::Ours)?;
             sink(offset, chunk).map_err(Stop::Ours)
