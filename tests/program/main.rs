@@ -60,4 +60,5 @@ mod secrets;
 mod security;
 mod status_page;
 mod target_files;
+mod texts;
 mod trust;
