@@ -80,12 +80,7 @@ pub struct Ended {
 ///
 /// # Errors
 /// Only those that keep the run from beginning; see [`unable`].
-pub fn backup(
-    settings: &Settings,
-    request: &Request,
-    cancel: &Cancel,
-    monitor: &dyn Monitor,
-) -> Result<Ended, Error> {
+pub fn backup(settings: &Settings, request: &Request, cancel: &Cancel, monitor: &dyn Monitor) -> Result<Ended, Error> {
     let exclusive = Exclusive::take(&settings.state_dir)?;
     let mut report = run::begin(settings, request);
     let watched = watch::begin(settings, &mut report).and(mail::known::remember(settings));

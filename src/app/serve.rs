@@ -57,6 +57,7 @@ pub fn site(settings: &Settings, listen: &Listen) -> Site {
     Site::new(&settings.state_dir, names)
 }
 
+/// Listens there, and warns if other hosts can reach that.
 pub fn open(listen: &Listen) -> Result<(Server, Stop), exporter::Error> {
     let listener = Listener::bind(listen)?;
     if !listener.is_local() {

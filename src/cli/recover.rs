@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::args::{Global, Recover};
 use super::print;
+use crate::app;
 use crate::app::run::Exclusive;
 use crate::config::{self, Settings};
 use crate::engine;
@@ -14,7 +15,6 @@ use crate::engine::recover::{Connect, Recovered};
 use crate::report::ExitCode;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
-use crate::app;
 
 pub(super) fn run(global: &Global, words: &Recover) -> Result<u8, app::Error> {
     let (state_dir, patience, settings) = match super::settings(global) {

@@ -94,17 +94,15 @@ impl Run<'_> {
             }
         }
         if !due.is_empty()
-            && let Err(error) =
-                target::expect_room(self.settings, &store).and_then(|()| Ok(store.try_out(false)?))
+            && let Err(error) = target::expect_room(self.settings, &store).and_then(|()| Ok(store.try_out(false)?))
         {
             return (ran, Err(error));
         }
         let ended = OnceLock::new();
         let Run { settings, hypervisor, journal, cancel, monitor, .. } = *self;
         let (store, ended, accept_smaller) = (&store, &ended, self.request.accept_smaller);
-        let context = Context {
-            settings, hypervisor, store, journal, cancel, monitor, ended, accept_smaller, run_id, started,
-        };
+        let context =
+            Context { settings, hypervisor, store, journal, cancel, monitor, ended, accept_smaller, run_id, started };
         ran.domains.extend(back_up_all(&context, due));
         ran.signal = cancel.signal();
         (ran, Ok(()))

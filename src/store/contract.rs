@@ -50,7 +50,7 @@ fn open(store: &Store, point: &Point) -> Result<PointReader, Error> {
 fn lists_and_reads_back(kind: &Kind) {
     let (fixture, point, disks) = filled(kind);
     assert_eq!(fixture.store.domains().unwrap().names, [DOMAIN]);
-    assert_eq!(fixture.store.points(DOMAIN).unwrap(), [point.clone()]);
+    assert_eq!(fixture.store.points(DOMAIN).unwrap(), std::slice::from_ref(&point));
     assert_eq!(point.bytes, fs::metadata(point.location()).unwrap().len());
     let reader = open(&fixture.store, &point).unwrap();
     assert_eq!(reader.manifest().unwrap().is_some(), kind.is_ours);

@@ -32,11 +32,7 @@ pub trait DiskSource {
     fn extents(&mut self) -> Vec<Extent>;
 
     /// Reads these ranges in order; `sink` gets every piece with its offset on the disk.
-    fn read(
-        &mut self,
-        extents: &[Extent],
-        sink: &mut Sink<'_, Self::Error>,
-    ) -> Result<(), Self::Error>;
+    fn read(&mut self, extents: &[Extent], sink: &mut Sink<'_, Self::Error>) -> Result<(), Self::Error>;
 }
 
 /// A restore point that is being written. Dropped before [`PointWriter::commit`], it is removed.
