@@ -28,6 +28,7 @@ mod overlay_file;
 mod phases;
 pub mod points;
 pub mod prune;
+mod qemu_img;
 mod quiesce;
 mod ready;
 pub mod recover;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Error, users};
 use crate::config::Quiesce;
-use crate::hypervisor::{Hypervisor, OffKind};
+use crate::hypervisor::{Guests, OffKind, Snapshots};
 use crate::model::{Consistency, Disk, Domain, DomainRef, DomainState, Failure, Image};
 use crate::plan::{CapturePlan, How};
 
@@ -36,7 +36,7 @@ impl Worth {
 
 /// Waits until libvirt does no other job on the domain. In the middle of one (a migration, a save, another backup) libvirt
 /// makes every capture wait and then refuses it, while the guest would be frozen.
-pub(super) fn wait_for_jobs(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(), Error> {
+pub(super) fn wait_for_jobs(hypervisor: &dyn Guests, domain: &DomainRef) -> Result<(), Error> {
     let began = Instant::now();
     while let Some(job) = hypervisor.job(domain)? {
         if began.elapsed() > JOBS {
@@ -49,7 +49,7 @@ pub(super) fn wait_for_jobs(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> 
 
 /// What the images of a domain that nothing runs are worth. Those of one that was saved belong to a memory that is not in
 /// the backup; those of one that was migrated may be written by another host.
-pub(super) fn at_rest(hypervisor: &dyn Hypervisor, domain: &Domain) -> Result<Worth, Error> {
+pub(super) fn at_rest(hypervisor: &dyn Guests, domain: &Domain) -> Result<Worth, Error> {
     let worth = |consistency, warnings| Worth { consistency: Some(consistency), warnings };
     if domain.state.is_active() {
         return Ok(worth(Consistency::Offline, Vec::new()));
@@ -108,7 +108,7 @@ fn image_path(image: &Image) -> &Path {
 
 /// Refuses what would fail, or harm, later. libvirt refuses a busy disk too, but only with the guest frozen.
 pub(super) fn to_be_captured(
-    hypervisor: &dyn Hypervisor,
+    hypervisor: &dyn Snapshots,
     domain: &Domain,
     captured: &[&Disk],
     quiesce: Quiesce,

@@ -165,7 +165,7 @@ const NO_STEP: &[(&str, &str)] = &[
     // The processes end with us.
     ("mail/program.rs", "program::start("),
     // Its caller says the step of what the tool does.
-    ("engine/overlay_file.rs", "program::start("),
+    ("engine/qemu_img.rs", "program::start("),
 ];
 
 #[test]

@@ -11,7 +11,7 @@ use super::{Finding, Severity};
 use crate::config::Settings;
 use crate::engine::journal::Journal;
 use crate::engine::{adopt, chain, target};
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::Guests;
 use crate::model::DomainRef;
 use crate::sys::{lock, program, trust};
 
@@ -79,7 +79,7 @@ fn textfile(path: &Path) -> Finding {
 /// Overlays of ours that the domain is on, and that no journal entry names: the next backup or recovery brings it back.
 pub(super) fn overlays(
     settings: &Settings,
-    hypervisor: &dyn Hypervisor,
+    hypervisor: &dyn Guests,
     domain: &DomainRef,
     findings: &mut Vec<Finding>,
 ) {

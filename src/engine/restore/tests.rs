@@ -298,106 +298,144 @@ fn refusal() -> hypervisor::Error {
     hypervisor::Error::Agent { domain: "x".to_owned(), answer: "no".to_owned() }
 }
 
-impl Hypervisor for Known {
+impl Guests for Known {
     fn version(&self) -> Result<String, hypervisor::Error> {
         unreachable!()
     }
+
     fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, hypervisor::Error> {
         Ok(self.domains.clone())
     }
+
     fn pools(&self) -> Result<Vec<PathBuf>, hypervisor::Error> {
         Ok(Vec::new())
     }
+
+    fn saved_states(&self, _: &DomainRef) -> Result<Vec<SavedState>, hypervisor::Error> {
+        Ok(self.states.clone())
+    }
+
+    fn describe(&self, domain: &DomainRef) -> Result<Domain, hypervisor::Error> {
+        let disks = self.disks.get(&domain.name).map_or("", String::as_str);
+        let DomainRef { name, uuid } = domain;
+        Ok(described(&format!("<domain><name>{name}</name><uuid>{uuid}</uuid><devices>{disks}</devices></domain>")))
+    }
+
+    fn persistent(&self, domain: &DomainRef) -> Result<Option<Domain>, hypervisor::Error> {
+        self.describe(domain).map(Some)
+    }
+
+    fn state(&self, _: &DomainRef) -> Result<DomainState, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn off_kind(&self, _: &DomainRef) -> Result<OffKind, hypervisor::Error> {
+        Ok(self.off_kind.unwrap_or(OffKind::Plain))
+    }
+
+    fn io_errors(&self, _: &DomainRef) -> Result<Option<Vec<String>>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn job(&self, _: &DomainRef) -> Result<Option<String>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn resume(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+impl Agents for Known {
+    fn freeze(&self, _: &DomainRef, _: Duration) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn thaw(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn is_frozen(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn agent(&self, _: &DomainRef, _: &serde_json::Value) -> Result<serde_json::Value, hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+impl Snapshots for Known {
+    fn disk_size(&self, _: &DomainRef, _: &str) -> Result<u64, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn snapshot(&self, _: &DomainRef, _: &[Overlay], _: &[String]) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn start_commit(&self, _: &DomainRef, _: &str, _: &Path) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn block_job(&self, _: &DomainRef, _: &str) -> Result<Option<BlockJob>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn pivot(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn cancel_commit(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+impl BackupJobs for Known {
+    fn socket_path(&self, _: &DomainRef, _: &str) -> Result<Option<PathBuf>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn begin_pull(&self, _: &DomainRef, _: &PullJob, _: &[String]) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn pull_socket(&self, _: &DomainRef) -> Result<Option<PathBuf>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn end_pull(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+impl Definitions for Known {
     fn define_disk(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
         unreachable!()
     }
+
     fn define(&self, xml: &str) -> Result<DomainRef, hypervisor::Error> {
         self.defined.lock().unwrap().push(xml.to_owned());
         Ok(described(xml).id)
     }
+
     fn try_define(&self, xml: &str) -> Result<(), hypervisor::Error> {
         let known = described(xml).id;
         assert!(known.uuid != UUID && known.name != DOMAIN, "the trial is no domain that is there");
         self.tried.lock().unwrap().push(xml.to_owned());
         if self.refuses.is_some_and(|word| xml.contains(word)) { Err(refusal()) } else { Ok(()) }
     }
+
     fn missing(&self, _: &str) -> Result<Vec<String>, hypervisor::Error> {
         Ok(vec!["the network lan".to_owned()])
     }
-    fn saved_states(&self, _: &DomainRef) -> Result<Vec<SavedState>, hypervisor::Error> {
-        Ok(self.states.clone())
-    }
+
     fn start(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
         Err(refusal())
     }
+
     fn set_autostart(&self, _: &DomainRef, autostart: bool) -> Result<(), hypervisor::Error> {
         self.autostart.lock().unwrap().push(autostart);
         Ok(())
-    }
-    fn describe(&self, domain: &DomainRef) -> Result<Domain, hypervisor::Error> {
-        let disks = self.disks.get(&domain.name).map_or("", String::as_str);
-        let DomainRef { name, uuid } = domain;
-        Ok(described(&format!("<domain><name>{name}</name><uuid>{uuid}</uuid><devices>{disks}</devices></domain>")))
-    }
-    fn persistent(&self, domain: &DomainRef) -> Result<Option<Domain>, hypervisor::Error> {
-        self.describe(domain).map(Some)
-    }
-    fn state(&self, _: &DomainRef) -> Result<DomainState, hypervisor::Error> {
-        unreachable!()
-    }
-    fn off_kind(&self, _: &DomainRef) -> Result<OffKind, hypervisor::Error> {
-        Ok(self.off_kind.unwrap_or(OffKind::Plain))
-    }
-    fn io_errors(&self, _: &DomainRef) -> Result<Option<Vec<String>>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn job(&self, _: &DomainRef) -> Result<Option<String>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn disk_size(&self, _: &DomainRef, _: &str) -> Result<u64, hypervisor::Error> {
-        unreachable!()
-    }
-    fn resume(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn freeze(&self, _: &DomainRef, _: Duration) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn thaw(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn is_frozen(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
-        unreachable!()
-    }
-    fn agent(&self, _: &DomainRef, _: &serde_json::Value) -> Result<serde_json::Value, hypervisor::Error> {
-        unreachable!()
-    }
-    fn snapshot(&self, _: &DomainRef, _: &[Overlay], _: &[String]) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn start_commit(&self, _: &DomainRef, _: &str, _: &Path) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn block_job(&self, _: &DomainRef, _: &str) -> Result<Option<BlockJob>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn pivot(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn cancel_commit(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn socket_path(&self, _: &DomainRef, _: &str) -> Result<Option<PathBuf>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn begin_pull(&self, _: &DomainRef, _: &PullJob, _: &[String]) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn pull_socket(&self, _: &DomainRef) -> Result<Option<PathBuf>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn end_pull(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
-        unreachable!()
     }
 }
 

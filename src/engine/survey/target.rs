@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -22,8 +20,12 @@ use crate::sys::space::{self, Space};
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long one that answers may take to list what it holds.
 const LISTING: Duration = Duration::from_secs(60);
-/// Looks that may wait for a target at once.
-const MOST_AT_IT: usize = 8;
+
+/// Who looks every minute at a mount that hangs for a day must not be left with a thread for each look: while one hangs, all
+/// others fail at once.
+static ASKED: LazyLock<Patience> = LazyLock::new(Patience::default);
+/// The same for what lists, which may hang where asking does not.
+static LISTED: LazyLock<Patience> = LazyLock::new(Patience::default);
 
 /// What was found at the target.
 #[derive(Debug, Default)]
@@ -47,7 +49,8 @@ pub(super) fn look(settings: &Settings) -> Target {
                 stored_bytes: 0,
             };
             let patience = Patience::new(settings.stall_timeout);
-            Target { repository, points: within(LISTING, move || points(&path, &patience)).flatten() }
+            let listed = LISTED.within(LISTING).call(move || points(&path, &patience));
+            Target { repository, points: listed.ok().flatten() }
         }
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "the target is not up");
@@ -59,8 +62,7 @@ pub(super) fn look(settings: &Settings) -> Target {
 /// The target's room, if it can be used. Takes at most 10 s.
 pub(in crate::engine) fn ask(settings: &Settings) -> io::Result<Space> {
     let (dir, require_mount) = (settings.backupdir.clone(), settings.require_mount);
-    within(ANSWER.min(settings.stall_timeout), move || answer(&dir, require_mount))
-        .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+    ASKED.within(ANSWER.min(settings.stall_timeout)).call(move || answer(&dir, require_mount))?
 }
 
 /// Its room, if it may be written to and is mounted where it has to be.
@@ -110,28 +112,6 @@ fn points(dir: &Path, patience: &Patience) -> Option<BTreeMap<String, Option<See
         Ok(found)
     };
     list().inspect_err(warn).ok()
-}
-
-/// What a thread comes to in time. One that hangs in the kernel cannot be ended: it is left behind.
-fn within<T: Send + 'static>(time: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    // Who looks every minute at a mount that hangs for a day must not be left with a thread for each look.
-    static AT_IT: AtomicUsize = AtomicUsize::new(0);
-    if AT_IT.load(Ordering::Relaxed) >= MOST_AT_IT {
-        return None;
-    }
-    AT_IT.fetch_add(1, Ordering::Relaxed);
-    let (done, result) = mpsc::sync_channel(1);
-    let started = thread::Builder::new().name("survey".to_owned()).spawn(move || {
-        let found = work();
-        AT_IT.fetch_sub(1, Ordering::Relaxed);
-        // Nobody may wait for it any more.
-        let _ = done.send(found);
-    });
-    if started.is_err() {
-        AT_IT.fetch_sub(1, Ordering::Relaxed);
-        return None;
-    }
-    result.recv_timeout(time).ok()
 }
 
 #[cfg(test)]
@@ -198,14 +178,5 @@ mod tests {
 
     fn is_read_only(path: &str) -> bool {
         rustix::fs::statvfs(path).is_ok_and(|fs| fs.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
-    }
-
-    #[test]
-    fn a_target_that_hangs_is_given_up() {
-        // It ends when the test does, and never by itself.
-        let (keep, waits) = mpsc::channel::<()>();
-        assert_eq!(within(Duration::from_millis(10), move || waits.recv().is_ok()), None);
-        drop(keep);
-        assert_eq!(within(Duration::from_secs(60), || 1), Some(1));
     }
 }

@@ -94,7 +94,7 @@ fn dotted(version: u64) -> String {
     format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
 }
 
-impl Hypervisor for Libvirt {
+impl Guests for Libvirt {
     fn version(&self) -> Result<String, Error> {
         let connection = self.connection()?;
         let told = || -> Result<String, VirtError> {
@@ -147,6 +147,12 @@ impl Hypervisor for Libvirt {
         self.handle(domain)?.resume().map(drop).map_err(|source| call(domain, "resume it", source))
     }
 
+    fn saved_states(&self, domain: &DomainRef) -> Result<Vec<SavedState>, Error> {
+        definition::saved_states(&self.handle(domain)?, domain)
+    }
+}
+
+impl Agents for Libvirt {
     fn freeze(&self, domain: &DomainRef, timeout: Duration) -> Result<(), Error> {
         step(Step::Freeze, domain)?;
         agent::freeze(&self.handle(domain)?, domain, timeout)?;
@@ -166,7 +172,9 @@ impl Hypervisor for Libvirt {
     fn agent(&self, domain: &DomainRef, request: &serde_json::Value) -> Result<serde_json::Value, Error> {
         agent::ask(&self.handle(domain)?, domain, request)
     }
+}
 
+impl Snapshots for Libvirt {
     fn snapshot(&self, domain: &DomainRef, overlays: &[Overlay], others: &[String]) -> Result<(), Error> {
         step(Step::Snapshot, domain)?;
         capture::snapshot(&self.handle(domain)?, domain, overlays, others)?;
@@ -207,7 +215,9 @@ impl Hypervisor for Libvirt {
         ffi::end_block_job(&self.handle(domain)?, target, false)
             .map_err(|source| call(domain, format!("end the commit of disk {target}"), source))
     }
+}
 
+impl BackupJobs for Libvirt {
     fn socket_path(&self, domain: &DomainRef, name: &str) -> Result<Option<PathBuf>, Error> {
         Ok(capture::socket_path(&self.handle(domain)?, name))
     }
@@ -227,7 +237,9 @@ impl Hypervisor for Libvirt {
         ffi::abort_job(&self.handle(domain)?).map_err(|source| call(domain, "end the backup job", source))?;
         step(Step::PullEnded, domain)
     }
+}
 
+impl Definitions for Libvirt {
     fn define_disk(&self, domain: &DomainRef, disk: &str) -> Result<(), Error> {
         step(Step::DefinitionWrite, domain)?;
         definition::define_disk(&self.handle(domain)?, domain, disk)?;
@@ -244,10 +256,6 @@ impl Hypervisor for Libvirt {
 
     fn missing(&self, xml: &str) -> Result<Vec<String>, Error> {
         missing::missing(&self.connection()?, xml)
-    }
-
-    fn saved_states(&self, domain: &DomainRef) -> Result<Vec<SavedState>, Error> {
-        definition::saved_states(&self.handle(domain)?, domain)
     }
 
     fn start(&self, domain: &DomainRef) -> Result<(), Error> {
