@@ -99,8 +99,7 @@ pub fn backup(settings: &Settings, request: &Request, cancel: &Cancel, monitor: 
     hooks.leave(&mut report, bad.as_ref(), failed.is_some());
     let code = failed.map_or_else(|| report::exit_code(&report), |error| error.exit_code());
     let mut ended = Ended { report, code, complaints: Vec::new(), settled: false };
-    ended.told(watched);
-    ended.told(watch::end(settings, &ended.report, ended.code));
+    ended.told(watched.and(watch::end(settings, &ended.report, ended.code)));
     ended.told(served.map(drop));
     ended.keep(settings);
     ended.mail(mail::Source::of(settings));
