@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::engine::fixture::{DOMAIN, UUID};
-use crate::hypervisor::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob, Said, SavedState, domain_xml};
+use crate::hypervisor::{
+    Agents, BackupJobs, BlockJob, Definitions, Error, Guests, Kind, OffKind, Overlay, PullJob, Said, SavedState,
+    Snapshots, domain_xml,
+};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
 
 /// By target: the images of the disk, the active one first.

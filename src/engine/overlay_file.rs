@@ -4,12 +4,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::qemu_img::{self, Limits};
 use super::Error;
+use super::qemu_img::{self, Limits};
 use crate::model::{Format, Hasher, Image};
 use crate::nbd;
 use crate::sys::durable;

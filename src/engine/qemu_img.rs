@@ -63,7 +63,9 @@ pub(super) fn failed(message: String) -> Error {
 
 fn patiently(child: Child, limits: Limits) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
     let process = child.id();
-    let done = Patience::new(limits.stall).start("qemu-img", move || output(child, limits.answer))?.wait(|| transferred(process));
+    let done = Patience::new(limits.stall)
+        .start("qemu-img", move || output(child, limits.answer))?
+        .wait(|| transferred(process));
     if done.is_err()
         && let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw)
     {

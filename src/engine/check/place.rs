@@ -77,12 +77,7 @@ fn textfile(path: &Path) -> Finding {
 }
 
 /// Overlays of ours that the domain is on, and that no journal entry names: the next backup or recovery brings it back.
-pub(super) fn overlays(
-    settings: &Settings,
-    hypervisor: &dyn Guests,
-    domain: &DomainRef,
-    findings: &mut Vec<Finding>,
-) {
+pub(super) fn overlays(settings: &Settings, hypervisor: &dyn Guests, domain: &DomainRef, findings: &mut Vec<Finding>) {
     // Those of a run that is at work are no leftovers; opening the journal makes its folder.
     if lock::is_held(&settings.state_dir.join("lock")).unwrap_or(false) {
         return;

@@ -24,7 +24,7 @@ pub fn expect_unused(
     if there.is_empty() {
         return Ok(());
     }
-    let domains = Arc::new(hypervisor.map(Users::look).transpose()?.unwrap_or_default());
+    let domains = Arc::new(hypervisor.map(|hypervisor| Users::look(hypervisor)).transpose()?.unwrap_or_default());
     for path in there {
         let (domains, own, file) = (domains.clone(), own.cloned(), path.clone());
         let users = staging.call("look who uses", &path, move || counting(&domains, &file, own.as_ref()))?;

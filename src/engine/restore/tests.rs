@@ -13,7 +13,10 @@ use crate::archive::Archive;
 use crate::engine::Silent;
 use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, Says, UUID, run, text};
 use crate::engine::points::When;
-use crate::hypervisor::{self, BlockJob, OffKind, Overlay, PullJob, SavedState, StateKind, domain_xml};
+use crate::hypervisor::{
+    self, Agents, BackupJobs, BlockJob, Definitions, Guests, OffKind, Overlay, PullJob, SavedState, Snapshots,
+    StateKind, domain_xml,
+};
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
 use crate::sys::patience::Patience;
 

@@ -8,7 +8,7 @@ use super::seats::Seat;
 use super::{PAUSE, expect_no_snapshots, note, refusal};
 use crate::engine::Error;
 use crate::engine::journal::{Record, Settling};
-use crate::hypervisor::{Snapshots, Kind, Overlay};
+use crate::hypervisor::{Kind, Overlay, Snapshots};
 
 /// A commit that comes no nearer to its end for so long is given up; the guest goes on with its overlay. That it moves data
 /// says nothing: a guest may write faster than that.

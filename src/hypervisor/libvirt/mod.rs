@@ -16,7 +16,9 @@ use virt::domain::Domain as Handle;
 use virt::enumutil::Enum;
 use virt::error::{Error as VirtError, ErrorNumber, clear_error_callback};
 
-use super::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob, SavedState};
+use super::{
+    Agents, BackupJobs, BlockJob, Definitions, Error, Guests, Kind, OffKind, Overlay, PullJob, SavedState, Snapshots,
+};
 use crate::model::{Domain, DomainRef, DomainState, is_local};
 use crate::sys::step::{self, Step};
 
