@@ -148,7 +148,7 @@ impl Ended {
     /// Keeps the report for `kvmbackup report`. Before the mail: that may take minutes, and the program may be ended meanwhile.
     fn keep(&mut self, settings: &Settings) {
         let path = settings.state_dir.join(LAST);
-        let kept = report::json(&self.report).map_err(engine::Error::json).and_then(|json| {
+        let kept = report::json(&self.report).map_err(engine::Error::Json).and_then(|json| {
             let written = step::reached(Step::ReportWrite).and_then(|()| durable::write(&path, json.as_bytes()));
             written.map_err(engine::Error::file("write the report", &path))
         });

@@ -33,7 +33,7 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     if words.options.dry_run {
         return plan(&settings, &request, words.options.json);
     }
-    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     let monitor = super::monitor(global, words.options.json);
     let ended = app::run::backup(&settings, &request, &cancel, &*monitor)
         .inspect_err(|error| complain(global, mail::Source::of(&settings), error))?;
@@ -42,7 +42,7 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     let settled = ended.settled && !stdout().is_terminal() && !output::is_journal(stdout());
     let wanted = !global.quiet || ended.code != 0;
     if words.options.json {
-        print(&report::json(&ended.report).map_err(engine::Error::json)?);
+        print(&report::json(&ended.report).map_err(engine::Error::Json)?);
     } else if wanted && !settled {
         print_report(&ended.report);
     } else if wanted && output::is_journal(stderr()) {

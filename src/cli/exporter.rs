@@ -23,7 +23,7 @@ pub(super) fn run(global: &Global, words: &Exporter) -> Result<u8, app::Error> {
     durable::create_private_dir(&settings.state_dir)
         .map_err(engine::Error::file("create the folder", &settings.state_dir))?;
     // Before anybody can know that we are there.
-    let waiter = signals::Waiter::new().map_err(engine::Error::signals)?;
+    let waiter = signals::Waiter::new().map_err(engine::Error::Signals)?;
     let (server, stop) = serve::open(&listen)?;
     if !global.quiet {
         super::print(&format!("serving on {}\n", server.listen()));

@@ -30,7 +30,7 @@ pub(super) fn run(global: &Global, words: &List) -> Result<u8, app::Error> {
 
 fn json(points: &[PointInfo], failures: &[Failure]) -> Result<String, engine::Error> {
     let [points, failures] = [serde_json::to_value(points), serde_json::to_value(failures)];
-    let (points, failures) = (points.map_err(engine::Error::json)?, failures.map_err(engine::Error::json)?);
+    let (points, failures) = (points.map_err(engine::Error::Json)?, failures.map_err(engine::Error::Json)?);
     Ok(format!("{:#}\n", serde_json::json!({ "schema": 1, "points": points, "failures": failures })))
 }
 

@@ -20,10 +20,10 @@ pub(super) fn run(global: &Global, words: &Prune) -> Result<u8, app::Error> {
     let (rotations, failures) = prune::prune(&settings, &store, &words.domains, words.dry_run, Local::now())?;
     let failed = rotations.iter().any(|rotation| rotation.failures().next().is_some());
     if words.json {
-        let domains = serde_json::to_value(&rotations).map_err(engine::Error::json)?;
+        let domains = serde_json::to_value(&rotations).map_err(engine::Error::Json)?;
         let json = serde_json::json!({
             "schema": 1, "dry_run": words.dry_run, "domains": domains,
-            "failures": serde_json::to_value(&failures).map_err(engine::Error::json)?,
+            "failures": serde_json::to_value(&failures).map_err(engine::Error::Json)?,
         });
         print(&format!("{json:#}\n"));
     } else {

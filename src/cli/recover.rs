@@ -28,7 +28,7 @@ pub(super) fn run(global: &Global, words: &Recover) -> Result<u8, app::Error> {
             (PathBuf::from(config::STATE_DIR), Patience::default(), None)
         }
     };
-    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     let (patiently, unreachable) = (app::connect_within(Duration::from_secs(words.wait), &cancel), Cell::new(false));
     let connect = |uri: &str| patiently(uri).inspect_err(|_| unreachable.set(true));
     let (_exclusive, recovered) =

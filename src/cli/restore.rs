@@ -21,7 +21,7 @@ use crate::sys::signals::Cancel;
 pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Error> {
     let settings = super::settings(global)?;
     let store = engine::target::open(&settings)?;
-    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     if let (true, Some(to)) = (words.salvage, &words.to) {
         return salvage::run(global, words, to, &store, &cancel);
     }

@@ -242,7 +242,7 @@ impl<'a> Capture<'a> {
             .socket_path(&self.domain.id, "kvmbackup.sock")?
             .unwrap_or_else(|| self.sockets.join("pull.sock"));
         if socket.as_os_str().len() > socket::MAX_PATH {
-            return Err(Error::Other {
+            return Err(Error::Rejected {
                 message: format!("{}: too long for a socket, which QEMU must make there", socket.display()),
                 hint: Some("set `state_dir` to a shorter path, or `method: snapshot` for this domain".into()),
             });

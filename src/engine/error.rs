@@ -211,10 +211,16 @@ pub enum Error {
         /// What is wrong.
         source: trust::Refused,
     },
-    /// Anything that needs no variant of its own.
+    /// Signals cannot be heard.
+    #[error("cannot listen for signals")]
+    Signals(#[source] io::Error),
+    /// A value of ours cannot be written as JSON, or be read again.
+    #[error("JSON")]
+    Json(#[source] serde_json::Error),
+    /// What was asked for is rejected: it could do harm, or cannot be done here.
     #[error("{message}")]
-    Other {
-        /// What is wrong.
+    Rejected {
+        /// Why.
         message: String,
         /// What the operator can do.
         hint: Option<String>,
@@ -228,16 +234,6 @@ impl Error {
     /// For `map_err`: a file of ours failed.
     pub fn file<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
         move |source| Error::File { action, path: path.to_owned(), source }
-    }
-
-    /// For `map_err`: signals cannot be heard.
-    pub fn signals(error: io::Error) -> Error {
-        Error::Other { message: format!("cannot listen for signals: {error}"), hint: None }
-    }
-
-    /// For `map_err`: a value of ours cannot be written as JSON, or be read again.
-    pub fn json(error: serde_json::Error) -> Error {
-        Error::Other { message: format!("JSON: {error}"), hint: None }
     }
 
     /// What the operator can do.
@@ -277,7 +273,7 @@ impl Error {
                  kvmbackup backup --force DOMAIN"
                     .into(),
             ),
-            Error::Other { hint, .. } => hint.clone(),
+            Error::Rejected { hint, .. } => hint.clone(),
             Error::Untrusted { source, .. } => source.hint(),
             Error::NoPoints { there, .. } if there.is_empty() => Some("there is no backup of any domain yet".into()),
             Error::NoPoints { domain, there } => Some(match nearest(domain, there.iter().map(String::as_str)) {
@@ -296,6 +292,7 @@ impl Error {
                  image restored; if {target} need not be saved, add it to `exclude_disks`"
             )),
             Error::Layout { .. } | Error::File { .. } | Error::Cancelled(_) | Error::Program { .. } => None,
+            Error::Signals(_) | Error::Json(_) => None,
             Error::Skipped { .. } => None,
         }
     }
@@ -328,7 +325,7 @@ impl Error {
             Error::Changed { .. } | Error::Cancelled(_) | Error::Untrusted { .. } => FailureReason::Other,
             Error::Busy { .. } => FailureReason::Timeout,
             Error::NoPoints { .. } | Error::NoPoint { .. } | Error::Exists { .. } => FailureReason::Other,
-            Error::Other { .. } => FailureReason::Other,
+            Error::Rejected { .. } | Error::Signals(_) | Error::Json(_) => FailureReason::Other,
         }
     }
 

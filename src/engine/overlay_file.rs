@@ -133,7 +133,7 @@ pub(super) fn holds_data(path: &Path) -> Result<bool, Error> {
     });
     let arguments = ["map", "--output=json"].map(OsStr::new);
     let map = qemu_img::run(arguments, format!("json:{image}").as_ref(), qemu_img::asks(), LIMITS)?;
-    let map: Vec<serde_json::Value> = serde_json::from_slice(&map).map_err(Error::json)?;
+    let map: Vec<serde_json::Value> = serde_json::from_slice(&map).map_err(Error::Json)?;
     // QEMU before 6.1 does not tell what is present: then everything counts as data.
     Ok(map.iter().any(|extent| extent["present"] != false))
 }

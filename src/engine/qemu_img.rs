@@ -33,7 +33,7 @@ pub(super) fn asks() -> [Stream; 2] {
 /// What it says of an image, as JSON. Another process may have the image open.
 pub(super) fn info(image: &Path, format: &str, limits: Limits) -> Result<serde_json::Value, Error> {
     let arguments = ["info", "-U", "--output=json", "-f", format, "--"].map(OsStr::new);
-    serde_json::from_slice(&run(arguments, image.as_os_str(), asks(), limits)?).map_err(Error::json)
+    serde_json::from_slice(&run(arguments, image.as_os_str(), asks(), limits)?).map_err(Error::Json)
 }
 
 /// Runs it, and kills it when it has neither read nor written anything for so long. `streams` are its standard input and output.

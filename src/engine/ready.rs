@@ -64,7 +64,7 @@ pub(super) fn at_rest(hypervisor: &dyn Guests, domain: &Domain) -> Result<Worth,
             };
             Ok(worth(Consistency::Crash, vec![warning]))
         }
-        OffKind::Migrated => Err(Error::Other {
+        OffKind::Migrated => Err(Error::Rejected {
             message: "the guest was migrated, and may run on another host".into(),
             hint: Some("back it up there; if it runs nowhere, start it here: virsh start DOMAIN".into()),
         }),
@@ -87,7 +87,7 @@ pub(super) fn read_directly(domain: &Domain, plan: &CapturePlan) -> Result<Worth
             let Some(writer) = users::open(&path)?.into_iter().find(|user| user.writes()) else { continue };
             let message = format!("disk {target}: {} is open for writing in {writer}", path.display());
             if !planned.disk.shareable {
-                return Err(Error::Other {
+                return Err(Error::Rejected {
                     message: format!("{message}, so its contents would change while they are read"),
                     hint: Some(format!(
                         "back up the guest that uses it, or end that use; then: kvmbackup backup --force {}",
@@ -114,7 +114,7 @@ pub(super) fn to_be_captured(
     quiesce: Quiesce,
 ) -> Result<(), Error> {
     if domain.state == DomainState::Paused && quiesce == Quiesce::Require {
-        return Err(Error::Other {
+        return Err(Error::Rejected {
             message: "the guest is paused, suspended or crashed, so its file systems cannot be frozen, and \
                       `quiesce: require` is set"
                 .into(),

@@ -293,5 +293,5 @@ fn devices(plan: &Plan) -> Vec<PathBuf> {
 }
 
 fn other(message: &str, hint: Option<&str>) -> Error {
-    Error::Other { message: message.to_owned(), hint: hint.map(str::to_owned) }
+    Error::Rejected { message: message.to_owned(), hint: hint.map(str::to_owned) }
 }

@@ -2,7 +2,7 @@
 //! Must not: read disks.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -102,7 +102,7 @@ pub(super) fn collect(domain: &Domain) -> Collected {
         match found {
             Ok(()) if !collected.tpm.is_empty() => {}
             Ok(()) => {
-                let error = Error::Other { message: format!("{}: empty", state.display()), hint: None };
+                let error = Error::file("read", state)(io::Error::other("it is empty"));
                 collected.warn("the TPM state is not saved", &error, Some(hint));
             }
             Err(error) => {
@@ -191,8 +191,8 @@ fn copy(point: &mut PointWriter, extra: Extra) -> Result<(), Error> {
     point.file(&extra.member, extra.length, &mut |out| {
         let count = file.read(out).map_err(Error::file("read", &extra.original))?;
         if count == 0 && file.limit() > 0 {
-            let message = format!("{}: it became shorter while it was read", extra.original.display());
-            return Err(Error::Other { message, hint: None });
+            let shorter = io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter meanwhile");
+            return Err(Error::file("read", &extra.original)(shorter));
         }
         Ok(count)
     })

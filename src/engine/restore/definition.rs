@@ -99,7 +99,7 @@ impl Wanted<'_> {
             ),
             false => edit,
         };
-        Error::Other { message, hint: Some(hint) }
+        Error::Rejected { message, hint: Some(hint) }
     }
 
     /// The command that gets the definition out of the archive.

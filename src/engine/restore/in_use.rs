@@ -31,7 +31,7 @@ pub fn expect_unused(
         if let Some(first) = users.first() {
             let names: Vec<String> = users.iter().map(User::to_string).collect();
             let message = format!("{}: in use by {}", path.display(), names.join(", "));
-            return Err(Error::Other { message, hint: Some(hint(first)) });
+            return Err(Error::Rejected { message, hint: Some(hint(first)) });
         }
     }
     Ok(())

@@ -119,7 +119,7 @@ pub fn files(saved: &Contents, request: &Request) -> Result<Plan, Error> {
 }
 
 fn no_folder(disk: &SavedDisk) -> Error {
-    Error::Other {
+    Error::Rejected {
         message: format!("disk {}: there is no folder to restore it to", disk.target),
         hint: Some(format!("name a folder: --to DIR; or a block device: --disk {}=/dev/…", disk.target)),
     }
@@ -168,7 +168,7 @@ impl Plan {
 
     fn write_device(&mut self, saved: &Contents, disk: &SavedDisk, device: &Path) -> Result<Image, Error> {
         let Some(part) = part(disk) else {
-            return Err(Error::Other {
+            return Err(Error::Rejected {
                 message: format!("disk {}: an image of the seed script cannot go straight into a device", disk.target),
                 hint: Some("restore it to a folder, then: qemu-img convert -n IMAGE -O raw DEVICE".to_owned()),
             });

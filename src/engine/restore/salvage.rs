@@ -152,7 +152,7 @@ pub fn salvage(
         None => stream::salvage(&work, &store.open(&point, cancel)?, to, &mut staging, &mut salvaged)?,
     }
     let path = to.join(REPORT);
-    let json = serde_json::to_vec_pretty(&salvaged).map_err(Error::json)?;
+    let json = serde_json::to_vec_pretty(&salvaged).map_err(Error::Json)?;
     staging
         .create(&path, Rights::Private)?
         .with(move |mut file| file.write_all(&json))

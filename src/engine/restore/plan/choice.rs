@@ -21,18 +21,18 @@ pub fn choose<'a>(saved: &'a Contents, request: &'a Request) -> Result<Vec<(&'a 
         let Some(disk) = saved.disks.iter().find(|disk| disk.target == choice.target) else {
             let why = saved.skipped.get(&choice.target).map_or(String::new(), |reason| format!(": {reason}"));
             let targets: Vec<&str> = saved.disks.iter().map(|disk| disk.target.as_str()).collect();
-            return Err(Error::Other {
+            return Err(Error::Rejected {
                 message: format!("disk {} is not in the restore point{why}", choice.target),
                 hint: Some(format!("it holds: {}", targets.join(", "))),
             });
         };
         if chosen.iter().any(|(other, _)| other.target == disk.target) {
-            return Err(Error::Other { message: format!("disk {} is named twice", disk.target), hint: None });
+            return Err(Error::Rejected { message: format!("disk {} is named twice", disk.target), hint: None });
         }
         let device = choice.device.as_deref();
         if device.is_some() && chosen.iter().any(|(_, other)| *other == device) {
             let message = format!("disk {}: another disk goes into the same device", disk.target);
-            return Err(Error::Other { message, hint: None });
+            return Err(Error::Rejected { message, hint: None });
         }
         chosen.push((disk, device));
     }

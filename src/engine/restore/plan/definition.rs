@@ -136,7 +136,7 @@ fn image_folder(
     match &disk.source {
         Source::File(path) => match path.parent().filter(|folder| (host.may_lie_in)(folder)) {
             Some(folder) => Ok(Place::Folder(folder.to_owned())),
-            None => Err(Error::Other {
+            None => Err(Error::Rejected {
                 message: format!(
                     "disk {}: its image was {}, but no active storage pool and no defined domain has images in that folder",
                     disk.target,
@@ -148,7 +148,7 @@ fn image_folder(
         Source::Block(path) if !renamed && request.overwrite && (host.may_be_on)(path) => {
             Ok(Place::Device(path.clone()))
         }
-        Source::Block(path) if !renamed && request.overwrite => Err(Error::Other {
+        Source::Block(path) if !renamed && request.overwrite => Err(Error::Rejected {
             message: format!(
                 "disk {}: it was the block device {}, which the domain does not have on this host",
                 disk.target,
@@ -156,7 +156,7 @@ fn image_folder(
             ),
             hint: Some(format!("name the device: {}; or restore to files: --to DIR", with_device(saved, disk))),
         }),
-        Source::Block(path) if !renamed => Err(Error::Other {
+        Source::Block(path) if !renamed => Err(Error::Rejected {
             message: format!("disk {}: it was the block device {}", disk.target, path.display()),
             hint: Some(format!(
                 "replace what that device holds: --overwrite; or name one: {}; or restore to files: --to DIR",
@@ -180,7 +180,7 @@ impl Plan {
     /// A disk of the definition that is not restored.
     fn without(&mut self, disk: &Disk, saved: &Contents, renamed: bool, host: &Host<'_>) {
         let target = &disk.target;
-        if disk.image.source == Source::None("no medium".to_owned()) {
+        if disk.image.source == Source::Empty {
             return;
         }
         let missing = disk.image.source.path().filter(|path| !(host.exists)(path));
@@ -316,7 +316,7 @@ impl Plan {
 }
 
 fn nowhere() -> Error {
-    Error::Other {
+    Error::Rejected {
         message: "there is no folder for the files beside the disks".to_owned(),
         hint: Some("name one: --to DIR".to_owned()),
     }
