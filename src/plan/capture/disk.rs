@@ -51,7 +51,7 @@ pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> 
     match at_rest(disk, active) {
         Some(image) if image.source.path().is_some() && !needs_qemu(disk) => Verdict::Direct(image.clone()),
         _ if !active || disk.transient => Verdict::Skip(unreadable(disk, active)),
-        _ if matches!(disk.image.source, Source::Unsupported(_)) && disk.unknown.is_none() => {
+        _ if matches!(disk.image.source, Source::Unsupported(_) | Source::Empty) && disk.unknown.is_none() => {
             Verdict::Skip(unreadable(disk, active))
         }
         _ if domain.suspended => {
@@ -91,6 +91,7 @@ fn unreadable(disk: &Disk, active: bool) -> SkippedDisk {
         return missed(disk, &reason, if active { EXCLUDE } else { RUNNING });
     }
     match &disk.image.source {
+        Source::Empty => missed(disk, "its kind of source is not supported (no medium)", EXCLUDE),
         Source::Unsupported(kind) => missed(disk, &format!("its kind of source is not supported ({kind})"), EXCLUDE),
         _ if active && disk.encrypted => missed(disk, "transient and encrypted, which cannot be read", EXCLUDE),
         _ if active => {
