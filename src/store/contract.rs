@@ -1,4 +1,5 @@
-//! What every kind of restore point must do, in one suite. A kind's own tests call [`all`] with how such a point is made.
+//! Owns: what every kind of restore point must do, in one suite. A kind's own tests call [`all`] with how such a point is made.
+//! Must not: know a kind, except by what it says that it can do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

@@ -252,7 +252,7 @@ fn folder(path: &Path) -> String {
 
 /// The code without its tests, which may use what they like.
 fn product<'a>(path: &Path, text: &'a str) -> &'a str {
-    let is_test = ["tests", "tests.rs", "sample.rs", "fixture.rs", "fake.rs"]
+    let is_test = ["tests", "tests.rs", "sample.rs", "fixture.rs", "fake.rs", "contract.rs"]
         .iter()
         .any(|name| path.iter().any(|part| part == *name));
     let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
