@@ -279,7 +279,8 @@ fn any_part_of_a_large_disk_is_read_from_its_restore_point() {
     for number in 1..=count {
         let place = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (Scattered::SIZE - (64 << 10));
         // Every second one is where data is.
-        let place = if number % 2 == 0 { place / Scattered::EVERY * Scattered::EVERY + place % Scattered::DATA } else { place };
+        let place =
+            if number % 2 == 0 { place / Scattered::EVERY * Scattered::EVERY + place % Scattered::DATA } else { place };
         let began = Instant::now();
         disk.read_at(place, &mut found).unwrap();
         took += began.elapsed();

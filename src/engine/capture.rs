@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use self::changed::changed;
 use super::give_back::{give_back, remove_sockets};
 use super::journal::Record;
-use super::ready::Worth;
 use super::{Error, chain, marks, overlay_file, quiesce, ready};
 use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::domain_xml::disk_text;
@@ -70,15 +69,14 @@ impl Reading {
 }
 
 impl<'a> Capture<'a> {
-    /// Decides what will exist, and notes it in the journal; touches neither guest nor images. Also returns what the images that
-    /// are read as they are are worth.
+    /// Decides what will exist, and notes it in the journal; touches neither guest nor images.
     pub fn prepare(
         hypervisor: &'a dyn Hypervisor,
         domain: &'a Domain,
         (plan, settings): (&CapturePlan, &DomainSettings),
         sockets: &Path,
         record: &mut Record,
-    ) -> Result<(Capture<'a>, Worth), Error> {
+    ) -> Result<Capture<'a>, Error> {
         let mut capture = Capture {
             hypervisor,
             domain,
@@ -90,11 +88,8 @@ impl<'a> Capture<'a> {
         };
         let captured = captured(plan);
         if captured.is_empty() {
-            let worth = ready::at_rest(hypervisor, domain)?.and(ready::read_directly(domain, plan)?);
-            capture.make_sockets()?;
-            return Ok((capture, worth));
+            return capture.make_sockets().map(|()| capture);
         }
-        let worth = ready::read_directly(domain, plan)?;
         ready::to_be_captured(hypervisor, domain, &captured, settings.quiesce)?;
         let run = &record.entry().run_id.simple().to_string()[..8];
         match plan.method {
@@ -110,7 +105,7 @@ impl<'a> Capture<'a> {
             entry.pull.clone_from(&capture.pull);
             entry.resumable = Some(resumable);
         })?;
-        Ok((capture, worth))
+        Ok(capture)
     }
 
     fn make_sockets(&self) -> Result<(), Error> {
@@ -306,6 +301,11 @@ impl<'a> Capture<'a> {
 
 fn path_of(image: &Image) -> PathBuf {
     image.source.path().unwrap_or(Path::new("")).to_owned()
+}
+
+/// Whether a plan has disks that must be held still.
+pub(super) fn is_needed(plan: &CapturePlan) -> bool {
+    plan.disks.iter().any(|planned| planned.how == How::Capture)
 }
 
 fn captured(plan: &CapturePlan) -> Vec<&Disk> {

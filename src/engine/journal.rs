@@ -227,8 +227,7 @@ impl Record {
     }
 
     fn write(&self, step: Step) -> Result<(), Error> {
-        let text = serde_json::to_vec_pretty(&self.entry)
-            .map_err(Error::Json)?;
+        let text = serde_json::to_vec_pretty(&self.entry).map_err(Error::Json)?;
         let written = step::reached(step).and_then(|()| durable::write(&self.path, &text));
         written.map_err(Error::file("write the journal entry", &self.path))
     }

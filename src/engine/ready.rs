@@ -25,15 +25,6 @@ pub(super) struct Worth {
     pub warnings: Vec<Failure>,
 }
 
-impl Worth {
-    /// Both together: the worse of the two.
-    pub fn and(mut self, other: Worth) -> Worth {
-        self.consistency = self.consistency.max(other.consistency);
-        self.warnings.extend(other.warnings);
-        self
-    }
-}
-
 /// Waits until libvirt does no other job on the domain. In the middle of one (a migration, a save, another backup) libvirt
 /// makes every capture wait and then refuses it, while the guest would be frozen.
 pub(super) fn wait_for_jobs(hypervisor: &dyn Guests, domain: &DomainRef) -> Result<(), Error> {

@@ -7,8 +7,9 @@ use chrono::Utc;
 use super::Backup;
 use super::copy::{Prepared, Watched};
 use super::members::{self, Collected};
-use crate::engine::capture::Capture;
+use crate::engine::capture::{self, Capture};
 use crate::engine::journal::Record;
+use crate::engine::ready::{self, Worth};
 use crate::engine::shrunk::Before;
 use crate::engine::stamps::Stamps;
 use crate::engine::{Error, target};
@@ -56,13 +57,15 @@ impl Backup<'_> {
 
         self.context.monitor.stage(name, "snapshot");
         let stamps = Stamps::of(domain, plan, collected.written());
-        let (mut capture, at_rest) = Capture::prepare(hypervisor, domain, (plan, self.settings), &sockets, record)?;
-        self.outcome.consistency = at_rest.consistency;
-        self.outcome.warnings.extend(at_rest.warnings);
+        if !capture::is_needed(plan) {
+            self.note_worth(ready::at_rest(hypervisor, domain)?);
+        }
+        self.note_worth(ready::read_directly(domain, plan)?);
+        let mut capture = Capture::prepare(hypervisor, domain, (plan, self.settings), &sockets, record)?;
         let copied = self
             .hold_still(&mut capture, plan, record)
             .and_then(|()| self.phases.artifacts().map(|artifacts| collected.add_artifacts(artifacts)))
-            .and_then(|()| self.copy(domain, plan, &capture, point, collected));
+            .and_then(|()| self.copy((domain, plan), &capture, point, collected));
         self.outcome.captured_ms = capture.age().map(|age| age.as_millis() as u64);
         self.context.monitor.stage(name, "commit");
         let commit = Instant::now();
@@ -82,6 +85,12 @@ impl Backup<'_> {
         self.outcome.stored_bytes = stored.bytes;
         self.outcome.point = Some(stored.id);
         record.update(|entry| entry.partial = None)
+    }
+
+    /// The worst of what is read decides.
+    fn note_worth(&mut self, worth: Worth) {
+        self.outcome.consistency = self.outcome.consistency.max(worth.consistency);
+        self.outcome.warnings.extend(worth.warnings);
     }
 
     /// Captures the disks between the hooks for it; those fall away where nothing has to be held still.
@@ -120,8 +129,7 @@ impl Backup<'_> {
     /// Reads the disks into the restore point, behind the manifest and the files beside them.
     fn copy(
         &mut self,
-        domain: &Domain,
-        plan: &CapturePlan,
+        (domain, plan): (&Domain, &CapturePlan),
         capture: &Capture<'_>,
         point: &mut PointWriter,
         collected: Collected,

@@ -54,7 +54,9 @@ fn put_on_path(edits: &mut Edits<'_>, disk: Node<'_, '_>, target: &str, image: &
     let (kind, name, path) = match &image.source {
         Source::File(path) => ("file", "file", path),
         Source::Block(path) => ("block", "dev", path),
-        Source::Network(_) | Source::Unsupported(_) | Source::Empty => return Err(Error::Place { target: target.to_owned() }),
+        Source::Network(_) | Source::Unsupported(_) | Source::Empty => {
+            return Err(Error::Place { target: target.to_owned() });
+        }
     };
     let source = at(disk, &["source"]).ok_or_else(|| Error::NoSuchDisk { target: target.to_owned() })?;
     edits.set(disk, "type", kind);
