@@ -18,7 +18,16 @@ use crate::hypervisor::{
     StateKind, domain_xml,
 };
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
-use crate::sys::patience::Patience;
+
+fn restore(
+    fixture: &Fixture,
+    request: &Request,
+    known: Option<&Known>,
+    (monitor, cancel): (&dyn Monitor, &Cancel),
+) -> Result<Restored, Error> {
+    let hypervisor = known.map(|known| known as &dyn Hypervisor);
+    Restore { request, store: &fixture.store, hypervisor, monitor, cancel }.run(&mut Says(false))
+}
 
 fn request(to: &Path) -> Request {
     Request {
@@ -34,7 +43,7 @@ fn request(to: &Path) -> Request {
 }
 
 fn get(fixture: &Fixture, request: &Request) -> Result<Restored, Error> {
-    restore(request, &fixture.store, None, &Silent, &Cancel::default(), &mut Says(false))
+    restore(fixture, request, None, (&Silent, &Cancel::default()))
 }
 
 fn is_same(disk: &Disk, restored: &Path) {
@@ -220,7 +229,7 @@ fn a_wish_to_stop_leaves_nothing() {
     for when in ["20261120T020000Z".parse().map(When::Id).unwrap(), When::Newest] {
         let cancel = Cancel::default();
         let wanted = Request { when, ..request(&fixture.path("out")) };
-        let error = restore(&wanted, &fixture.store, None, &StopsAt(&cancel), &cancel, &mut Says(false)).unwrap_err();
+        let error = restore(&fixture, &wanted, None, (&StopsAt(&cancel), &cancel)).unwrap_err();
         assert!(matches!(error, Error::Cancelled(15)), "{error:?}");
         assert!(!fixture.path("out").exists());
     }
@@ -465,18 +474,16 @@ fn define(fixture: &Fixture, known: &Known, name: Option<&str>, overwrite: bool)
 fn define_as(fixture: &Fixture, known: &Known, how: Define, overwrite: bool) -> Result<Restored, Error> {
     let request = Request { to: None, define: Some(how), overwrite, ..request(Path::new("")) };
     let point = points::find(&fixture.store, DOMAIN, When::Newest)?;
-    let (patience, cancel) = (Patience::default(), Cancel::default());
     let images = ["images", "nvram"].map(|folder| fixture.path(folder)).to_vec();
     let places = Places { swtpm: fixture.path("swtpm"), qemu: fixture.path("images"), images };
-    let work = Work {
-        archive: point.location(),
-        patience: &patience,
-        domain: &request.domain,
+    let restore = Restore {
+        request: &request,
+        store: &fixture.store,
+        hypervisor: Some(known),
         monitor: &Silent,
-        cancel: &cancel,
+        cancel: &Cancel::default(),
     };
-    let reader = fixture.store.open(&point, &cancel)?;
-    restore_point(&request, (&point, &reader), Some(known), &work, &places, &mut Says(true))
+    restore.point(&point, &places, &mut Says(true))
 }
 
 #[test]
@@ -643,8 +650,7 @@ fn what_another_domain_stands_on_is_never_replaced() {
     let error = define(&fixture, &known, None, true).unwrap_err();
     assert!(error.to_string().contains("in use by domain other (disk vdq)"), "{error}");
     let files = Request { overwrite: true, ..request(&fixture.path("images")) };
-    let into_files =
-        |known: &Known| restore(&files, &fixture.store, Some(known), &Silent, &Cancel::default(), &mut Says(false));
+    let into_files = |known: &Known| restore(&fixture, &files, Some(known), (&Silent, &Cancel::default()));
     assert!(into_files(&known).unwrap_err().to_string().contains("domain other"));
     assert_eq!(fs::read_to_string(&image).unwrap(), "theirs");
     // Its own definition is no obstacle.
