@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::tree::{Ino, Kind, Node, Op, ROOT, Tree};
+
 /// What a folder holds, by name.
 type Folders = HashMap<Ino, BTreeMap<String, Ino>>;
 type Contents = HashMap<Ino, Arc<Vec<u8>>>;
-
-use super::tree::{Ino, Kind, Node, Op, ROOT, Tree};
 
 /// What lies on the disk after the cut: folders, and files with their bytes.
 pub type Image = BTreeMap<PathBuf, Option<Arc<Vec<u8>>>>;
