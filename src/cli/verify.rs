@@ -103,8 +103,8 @@ fn text(result: &Verification) -> String {
     for failure in &result.failures {
         text.push_str(&format!("  {}\n", printable(&failure.message)));
     }
-    if let Some(hint) = result.failures.iter().find_map(|failure| failure.hint.as_ref()) {
-        text.push_str(&format!("  hint: {}\n", printable(hint)));
+    if let Some(hint) = result.failures.iter().find_map(|failure| super::hint("  ", failure)) {
+        text.push_str(&format!("{hint}\n"));
     }
     text
 }

@@ -4,6 +4,7 @@
 
 pub mod base64;
 mod clock;
+pub mod command;
 mod digest;
 mod disk;
 mod domain;
@@ -31,5 +32,5 @@ pub use owner::Owner;
 pub use point::{Codec, PointId};
 pub use report::{RunReport, Totals};
 pub use status::Status;
-pub use text::{is_plain, misleads};
+pub use text::{is_plain, misleads, printable};
 pub use uri::is_local;

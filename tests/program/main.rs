@@ -19,6 +19,7 @@ mod units;
 mod watched;
 
 mod alerts;
+mod carriage_returns;
 mod cli_check;
 mod cli_exit;
 mod cli_hooks;
@@ -62,3 +63,4 @@ mod status_page;
 mod target_files;
 mod texts;
 mod trust;
+mod typed_commands;
