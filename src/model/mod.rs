@@ -2,7 +2,6 @@
 //!
 //! Owns: values and their invariants. Must not: do any I/O, or know of libvirt, YAML, tar or terminals.
 
-pub mod base64;
 mod clock;
 pub mod command;
 mod digest;

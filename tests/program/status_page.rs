@@ -14,7 +14,7 @@ fn now() -> DateTime<Utc> {
 }
 
 fn html(watched: &Watched) -> String {
-    page::html(&watched.ledger, watched.survey.as_ref(), false, now())
+    page::html(&watched.ledger, watched.survey.as_ref(), false, now()).unwrap()
 }
 
 /// What stands between two marks of a page, every time.
@@ -158,6 +158,7 @@ fn every_command_shown_is_understood() {
     for html in pages.iter().map(html) {
         for line in between(&html, "<code>", "</code>").into_iter().filter(|line| line.starts_with("kvmbackup ")) {
             let plain = line.replace("&#39;", "'").replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">");
+            let plain = plain.replace("&#x27;", "'").replace("&#x3D;", "=").replace("&#x60;", "`");
             let script = format!("printf '%s\\0' {}", plain.replace("&amp;", "&"));
             let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
             let text = String::from_utf8(output.stdout).unwrap();
@@ -189,7 +190,7 @@ fn a_run_that_is_on_is_no_trouble() {
     let mut watched = watched::quiet(now());
     watched.ledger.jobs.get_mut("cloud1").unwrap().running = Some(uuid::Uuid::nil());
     watched.survey.as_mut().unwrap().domains.get_mut("db1").unwrap().leftover_overlays = 1;
-    let on = page::html(&watched.ledger, watched.survey.as_ref(), true, now());
+    let on = page::html(&watched.ledger, watched.survey.as_ref(), true, now()).unwrap();
     assert!(on.contains("A run is on.") && on.contains("<h1>All 6 guests"), "{on}");
     let killed = html(&watched);
     assert!(

@@ -2,14 +2,15 @@
 //! Must not: decide how a guest stands.
 
 use chrono::TimeDelta;
+use serde::Serialize;
 
-use super::words::{ago, command, name, shortened, span, symbol, text};
+use super::words::{ago, shortened, span};
 use super::{Tone, View};
-use crate::model::command::quoted;
+use crate::model::command::{quoted, typed};
 use crate::model::size;
 
 /// Something that needs somebody.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Trouble {
     pub tone: Tone,
     /// The guest.
@@ -31,7 +32,7 @@ impl Trouble {
     }
 
     pub fn quoting(self, error: Option<String>) -> Trouble {
-        Trouble { error, ..self }
+        Trouble { error: error.as_deref().map(shortened), ..self }
     }
 
     pub fn saying(self, advice: &str) -> Trouble {
@@ -39,7 +40,7 @@ impl Trouble {
     }
 
     pub fn typing(mut self, command: String) -> Trouble {
-        self.commands.push(command);
+        self.commands.push(typed(&command));
         self
     }
 }
@@ -105,31 +106,4 @@ fn of_survey(view: &View<'_>) -> Vec<Trouble> {
         found.push(Trouble::of_host(Tone::Note, what).saying(advice));
     }
     found
-}
-
-/// The section; none if all is well.
-pub(super) fn section(troubles: &[Trouble]) -> String {
-    if troubles.is_empty() {
-        return String::new();
-    }
-    let items: String = troubles.iter().map(item).collect();
-    format!("<section><h2>Needs attention</h2><ul class=\"troubles\">{items}</ul></section>\n")
-}
-
-fn item(trouble: &Trouble) -> String {
-    let subject = trouble.guest.as_deref().map_or_else(String::new, |guest| format!("{} ", name(guest)));
-    let error = trouble
-        .error
-        .as_deref()
-        .map_or_else(String::new, |error| format!("<p class=\"error\">{}</p>", text(&shortened(error))));
-    let advice = if trouble.advice.is_empty() { String::new() } else { format!("<p>{}</p>", text(&trouble.advice)) };
-    let commands: String = trouble.commands.iter().map(|line| format!("<li>{}</li>", command(line))).collect();
-    let commands = if commands.is_empty() { commands } else { format!("<ul class=\"commands\">{commands}</ul>") };
-    let word = if trouble.tone == Tone::Bad { "Act: " } else { "Look: " };
-    format!(
-        "<li class=\"{}\">{}<div><h3><span class=\"unseen\">{word}</span>{subject}{}</h3>{error}{advice}</div>{commands}</li>",
-        trouble.tone.class(),
-        symbol(trouble.tone),
-        text(&trouble.what),
-    )
 }

@@ -1,5 +1,7 @@
 //! Owns: laying out lines: width, colour, sections. Must not: know what a report is.
 
+use unicode_width::UnicodeWidthStr;
+
 use super::alike::{self, Cause};
 use crate::model::Failure;
 use crate::model::command::{typed, unbroken};
@@ -144,7 +146,7 @@ impl Page {
         let mut line = first.to_owned();
         let mut is_empty = true;
         for word in unbroken(&typed(&printable(text))) {
-            if !is_empty && line.chars().count() + 1 + word.chars().count() > self.width {
+            if !is_empty && line.width() + 1 + word.width() > self.width {
                 self.line(&line);
                 line = next.to_owned();
                 is_empty = true;
