@@ -88,7 +88,7 @@ pub enum Error {
         signal: i32,
     },
     /// Another program's archive is never removed.
-    #[error("{} was made by the seed script and is not removed", path.display())]
+    #[error("{} was made by the legacy script and is not removed", path.display())]
     NotOurs {
         /// The archive.
         path: PathBuf,

@@ -61,7 +61,7 @@ pub fn is_partial(path: &Path, domain: &str) -> bool {
 pub struct Point {
     /// The domain's name.
     pub domain: String,
-    /// When it was taken. For an archive of the seed script, when the file was last changed, or the day inside it if these
+    /// When it was taken. For an archive of the legacy script, when the file was last changed, or the day inside it if these
     /// disagree.
     pub id: PointId,
     /// Its length, in bytes.
@@ -100,7 +100,7 @@ impl Point {
     pub fn kept_because(&self) -> Option<&'static str> {
         match self.kind {
             Kind::Archive => None,
-            Kind::Script { .. } => Some("made by the seed script: never removed"),
+            Kind::Script { .. } => Some("made by the legacy script: never removed"),
         }
     }
 
@@ -161,7 +161,7 @@ impl Store {
         self.call(Folder::domains)
     }
 
-    /// The restore points of a domain, oldest first. One reading of its folder; none is opened, but those of the seed script
+    /// The restore points of a domain, oldest first. One reading of its folder; none is opened, but those of the legacy script
     /// for their first few kilobytes.
     pub fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
         let domain = domain.to_owned();
@@ -231,7 +231,7 @@ impl Store {
         }
     }
 
-    /// Removes a restore point for good. One of the seed script is refused; one that is gone is no error.
+    /// Removes a restore point for good. One of the legacy script is refused; one that is gone is no error.
     pub fn remove(&self, point: &Point) -> Result<(), Error> {
         if point.kept_because().is_some() {
             return Err(Error::NotOurs { path: point.path.clone() });
