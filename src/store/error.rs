@@ -19,6 +19,12 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// An unfinished archive cannot be removed, because its folder does not exist.
+    #[error("{}: cannot remove the unfinished archive, its folder is not there", path.display())]
+    Unmounted {
+        /// The archive.
+        path: PathBuf,
+    },
     /// A file or folder could not be read, written or removed.
     #[error("could not {action} {}", path.display())]
     File {
@@ -144,6 +150,9 @@ impl Error {
                      \"$(findmnt -no TARGET -T {0})\"",
                     existing(path).display()
                 ))
+            }
+            Error::Unmounted { .. } => {
+                Some("mount the target, or make the folder if it is gone for good; then: kvmbackup recover".to_owned())
             }
             Error::Target { path, source } if source.kind() == io::ErrorKind::NotFound => {
                 Some(format!("mount the target, or create the folder: mkdir -p {}", path.display()))

@@ -1,7 +1,7 @@
-//! Where restore points live: `<backupdir>/<domain>/<domain>-20261122T020000Z.tar.zst`.
+//! Restore points of every kind, behind one set of types: [`Store`], [`PointWriter`], [`PointReader`].
 //!
-//! Owns: names, partial files, listing, deletion. Must not: look into archives (but for the day in those of the seed
-//! script, whose names tell none), decide what to delete, or lock anything: one run at a time is its caller's duty.
+//! Owns: names, listing, writing, reading and removing them, and which program made one. Must not: decide what to delete, or
+//! lock anything: one run at a time is its caller's duty.
 
 mod archives;
 mod contents;
@@ -26,6 +26,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 pub use contents::{Contents, SavedDisk};
 pub use error::Error;
+pub use partial::discard;
 pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader};
 pub use writer::{DiskSource, PointWriter, Sink};
 
