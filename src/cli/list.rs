@@ -15,8 +15,8 @@ use crate::report::table::{Table, printable};
 use crate::{app, engine};
 
 pub(super) fn run(global: &Global, words: &List) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
-    let store = app::store(&settings)?;
+    let settings = super::settings(global)?;
+    let store = engine::target::open(&settings)?;
     let (points, failures) = points::list(&store, &settings.state_dir, &words.domains)?;
     print(&if words.json { json(&points, &failures)? } else { text(&points, &failures, width()) });
     let damaged = points.iter().any(|point| point.damaged.is_some());
@@ -30,7 +30,7 @@ pub(super) fn run(global: &Global, words: &List) -> Result<u8, app::Error> {
 
 fn json(points: &[PointInfo], failures: &[Failure]) -> Result<String, engine::Error> {
     let [points, failures] = [serde_json::to_value(points), serde_json::to_value(failures)];
-    let (points, failures) = (points.map_err(engine::Error::json)?, failures.map_err(engine::Error::json)?);
+    let (points, failures) = (points.map_err(engine::Error::Json)?, failures.map_err(engine::Error::Json)?);
     Ok(format!("{:#}\n", serde_json::json!({ "schema": 1, "points": points, "failures": failures })))
 }
 
@@ -121,7 +121,7 @@ pub(super) fn moment(time: DateTime<Utc>) -> String {
 fn consistency(point: &PointInfo) -> &'static str {
     match &point.details {
         _ if point.damaged.is_some() => "DAMAGED",
-        None => "unknown (seed)",
+        None => "unknown (script)",
         Some(details) if details.skipped.iter().any(|disk| disk.missed) => "partial",
         Some(details) => match details.consistency {
             Consistency::Offline => "offline",
@@ -185,7 +185,7 @@ mod tests {
         assert!(!text.contains('\u{1b}'));
         assert!(lines[1].contains("951 MB    2.5  filesystem"), "{text}");
         assert!(lines[2].contains("DAMAGED") && lines[2].ends_with("never"), "{text}");
-        assert!(lines[3].contains("unknown (seed)"), "{text}");
+        assert!(lines[3].contains("unknown (script)"), "{text}");
         assert!(lines[5].ends_with("20261123T020000Z: cut off") && lines[6] == "  hint: look", "{text}");
         assert!(lines[4].contains("20261122T020000Z: vdb: encrypted"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&json(&[good], &[]).unwrap()).unwrap();

@@ -8,7 +8,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::folder::Free;
-use super::{Error, Origin, Point};
+use super::{Error, Kind, Point};
 use crate::model::PointId;
 use crate::sys::durable;
 use crate::sys::patience::Patience;
@@ -57,7 +57,7 @@ impl Partial {
         let bytes = published.map_err(|source| self.error("publish", source))?;
         self.is_there = false;
         let Free { id, archive: path, .. } = self.names.clone();
-        Ok(Point { domain: self.domain.clone(), id, path, bytes, origin: Origin::Kvmbackup })
+        Ok(Point { domain: self.domain.clone(), id, path, bytes, kind: Kind::Archive })
     }
 
     /// Removes it. An error means that it may still be there, or come to be there: a call that hangs cannot be undone.
@@ -89,6 +89,23 @@ impl Drop for Partial {
         if let Err(error) = self.remove() {
             tracing::warn!(path = %self.path().display(), %error, "could not remove a partial archive");
         }
+    }
+}
+
+/// Removes what an interrupted run left under a temporary name, as the journal has it.
+///
+/// # Errors
+/// [`Error::Unmounted`] if its folder does not exist: on a target that is not mounted now, the file would seem to be gone.
+pub fn discard(path: &Path, patience: &Patience) -> Result<(), Error> {
+    let partial = path.to_owned();
+    let removed = patience.call(move || match partial.parent().is_some_and(Path::is_dir) {
+        true => step::reached(Step::PartialRemove).and_then(|()| durable::remove(&partial)).map(|()| true),
+        false => Ok(false),
+    });
+    match removed.and_then(|done| done) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::Unmounted { path: path.to_owned() }),
+        Err(source) => Err(Error::File { action: "remove the unfinished archive", path: path.to_owned(), source }),
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn all<'a>(
     let surveyed = survey.into_iter().flat_map(|survey| survey.domains.keys());
     let names: BTreeSet<&'a String> = surveyed.chain(tried.map(|(name, _)| name)).collect();
     let is_saved = |name: &&String| last_success(ledger.domains.get(*name), seen(name)).is_some();
-    let any_run = ledger.jobs.values().any(|job| job.last_start.is_some()) || names.iter().any(|name| is_saved(name));
+    let any_run = ledger.jobs.values().any(|job| job.last_start.is_some()) || names.iter().any(is_saved);
     let mut guests: Vec<_> = names
         .into_iter()
         .map(|name| {
