@@ -1,6 +1,5 @@
 //! The exporter as its peers see it, well-meaning and other: the real program over real sockets.
 
-use crate::faulty::{Call, Fault, Faulty, can_mount};
 use crate::serving;
 use crate::watched;
 use std::fs;
@@ -350,26 +349,6 @@ fn a_state_that_cannot_be_read_is_said_and_not_ready() {
     assert!(!metrics.body.contains("kvmbackup_domain_"));
     exchange();
     assert_eq!(exporter.get("/-/ready").status(), 200);
-}
-
-#[test]
-fn a_state_directory_that_hangs_blocks_neither_other_pages_nor_the_end() {
-    if !can_mount() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let state = Faulty::mount(&dir.path().join("state"));
-    let exporter = exporter(&dir);
-    state.set(Call::Read, 0, Fault::Deaf);
-    let mut waiting: Vec<_> = (0..20).map(|_| exporter.connect()).collect();
-    waiting
-        .iter_mut()
-        .for_each(|socket| socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap());
-    wait_until(|| state.was_met());
-    assert_eq!(exporter.get("/-/healthy").status(), 200);
-    let (code, _) = exporter.end(Signal::TERM);
-    assert_eq!(code, 128 + Signal::TERM.as_raw());
-    drop(waiting);
 }
 
 #[test]

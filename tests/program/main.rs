@@ -3,8 +3,6 @@
 
 #[path = "../browser/mod.rs"]
 mod browser;
-#[path = "../faulty/mod.rs"]
-mod faulty;
 #[path = "../host/mod.rs"]
 mod host;
 #[path = "../mailbox/mod.rs"]
