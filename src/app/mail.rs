@@ -163,7 +163,7 @@ fn late(survey: Option<&Survey>, report: &RunReport) -> Vec<String> {
 
 fn may_send() -> Result<(), Error> {
     Ok(step::reached(Step::MailSend)
-        .map_err(|error| engine::Error::Other { message: error.to_string(), hint: None })?)
+        .map_err(|error| engine::Error::Rejected { message: error.to_string(), hint: None })?)
 }
 
 /// Those recipients that were refused while others were taken.

@@ -19,9 +19,9 @@ use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
-    let store = app::store(&settings)?;
-    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    let settings = super::settings(global)?;
+    let store = engine::target::open(&settings)?;
+    let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     if let (true, Some(to)) = (words.salvage, &words.to) {
         return salvage::run(global, words, to, &store, &cancel);
     }
@@ -34,7 +34,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
         false => None,
     };
     if let Some(first) = &first {
-        restore::expect_settled(&request, &first.journal)?;
+        restore::expect_settled(&request, &first.0.journal)?;
     }
     let connect = || app::connect(&settings.libvirt_uri);
     let hypervisor = match (&request.define, request.may_replace()) {
@@ -61,7 +61,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
         return Ok(ExitCode::Failed.code());
     }
     let code = match first {
-        Some(first) if !first.recovered.left.is_empty() => ExitCode::Untidy,
+        Some((_, recovered)) if !recovered.left.is_empty() => ExitCode::Untidy,
         _ => ExitCode::Good,
     };
     let told = watch::tell(&settings, |ledger| ledger.restored(&words.domain, Utc::now()));

@@ -3,12 +3,11 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `request`, `saved` | what is asked for, what the point holds |
+//! | `request` | what is asked for |
 //! | `unasked` | the places to which an archive alone may send its images |
 //! | `plan`, `names` | what goes where and what changes in the definition, as values |
-//! | `source` | the archive, of either origin |
-//! | `contents` | members of our archives, brought there |
-//! | `seed`, `foreign` | archives of the seed script, whose images other programs wrote |
+//! | `contents` | what the point holds, brought there |
+//! | `foreign` | images that other programs wrote |
 //! | `sparse`, `device` | holes for zeros; block devices |
 //! | `staging` | temporary names, all or none |
 //! | `restorable` | whether a restore would take an archive |
@@ -31,8 +30,6 @@ use uuid::Uuid;
 
 use self::definition::{Accepted, Wanted};
 use self::plan::{Host, How, Plan};
-use self::saved::Saved;
-use self::source::Source;
 use self::staging::Staging;
 use self::unasked::Unasked;
 use self::work::Work;
@@ -41,8 +38,8 @@ use super::points::{self, When};
 use super::rights::{self, Places};
 use super::{Error, Monitor};
 use crate::hypervisor::Hypervisor;
-use crate::model::{DomainOutcome, DomainRef, Failure, PointId};
-use crate::store::{Point, Store};
+use crate::model::{DomainOutcome, DomainRef, Failure, PointId, is_plain};
+use crate::store::{Contents, Point, PointReader, Store};
 use crate::sys::signals::Cancel;
 
 mod contents;
@@ -58,9 +55,6 @@ mod request;
 pub mod restorable;
 mod room;
 pub mod salvage;
-mod saved;
-mod seed;
-mod source;
 mod sparse;
 mod staging;
 #[cfg(test)]
@@ -132,8 +126,10 @@ pub fn restore(
     operator: &mut dyn Operator,
 ) -> Result<Restored, Error> {
     let point = points::find(store, &request.domain, request.when)?;
-    let work = Work { archive: &point.path, patience: store.patience(), domain: &request.domain, monitor, cancel };
-    let mut restored = restore_point(request, &point, hypervisor, &work, &Places::default(), operator);
+    let work = Work { archive: point.location(), patience: store.patience(), domain: &request.domain, monitor, cancel };
+    monitor.stage(&request.domain, "look");
+    let reader = store.open(&point, cancel)?;
+    let mut restored = restore_point(request, (&point, &reader), hypervisor, &work, &Places::default(), operator);
     if let (Ok(restored), When::Newest) = (&mut restored, request.when) {
         restored.notes.extend(points::beside_other_guests(store, &point)?);
     }
@@ -143,16 +139,14 @@ pub fn restore(
 
 fn restore_point(
     request: &Request,
-    point: &Point,
+    (point, reader): (&Point, &PointReader),
     hypervisor: Option<&dyn Hypervisor>,
     work: &Work<'_>,
     places: &Places,
     operator: &mut dyn Operator,
 ) -> Result<Restored, Error> {
     let monitor = work.monitor;
-    monitor.stage(&request.domain, "look");
-    let mut source = Source::open(point, work)?;
-    let saved = source.saved(point)?;
+    let saved = reader.contents()?;
     let mut staging = Staging::new(request.overwrite, &work.patience.apart());
     if let Some(folder) = &request.to {
         folders::expect_trusted(folder, &staging)?;
@@ -166,7 +160,7 @@ fn restore_point(
         None => (plan::files(&saved, request)?, None),
         Some((how, hypervisor, to)) => {
             define::check(*hypervisor, to, request.overwrite)?;
-            let same = source.same_files(&saved, work)?;
+            let same = contents::same_files(reader, &saved)?;
             // Where that hangs, the next look at it fails.
             let exists = |path: &Path| {
                 let path = path.to_owned();
@@ -196,7 +190,7 @@ fn restore_point(
             };
             let texts = match &how.xml {
                 Some(file) => vec![definition::read_file(file)?],
-                None => source.xmls(point)?,
+                None => contents::definitions(reader, &saved)?,
             };
             let wanted = Wanted { request, how, saved: &saved, hypervisor: *hypervisor, host: &host };
             let Accepted { mut plan, xml } = wanted.accepted(to, &texts, operator)?;
@@ -237,7 +231,7 @@ fn restore_point(
     folders::make(&plan, request, places, &mut staging)?;
     monitor.stage(&request.domain, "restore");
     monitor.expect(&request.domain, plan.writes.iter().map(|write| write.length).sum());
-    source.write(work, &plan, &mut staging).inspect_err(|_| warn_of_devices(&plan))?;
+    contents::write(work, reader, &plan, &mut staging).inspect_err(|_| warn_of_devices(&plan))?;
     work.go_on()?;
     monitor.stage(&request.domain, "write");
 
@@ -258,7 +252,7 @@ fn restore_point(
 
 impl Restored {
     /// What is to be restored.
-    fn planned(saved: &Saved, point: &Point, plan: &Plan, request: &Request, to: Option<&DomainRef>) -> Restored {
+    fn planned(saved: &Contents, point: &Point, plan: &Plan, request: &Request, to: Option<&DomainRef>) -> Restored {
         let devices = devices(plan);
         let files = plan.writes.iter().map(|write| write.to.clone()).filter(|path| !devices.contains(path));
         Restored {
@@ -276,9 +270,9 @@ impl Restored {
 }
 
 /// Who the restored domain is.
-fn identity(saved: &Saved, how: &Define) -> Result<DomainRef, Error> {
+fn identity(saved: &Contents, how: &Define) -> Result<DomainRef, Error> {
     match &how.name {
-        Some(name) if !names::is_plain(name) => {
+        Some(name) if !is_plain(name) => {
             Err(other(&format!("{name:?} cannot be the name of a domain and its files"), None))
         }
         Some(name) if *name != saved.domain.name => Ok(DomainRef { name: name.clone(), uuid: Uuid::new_v4() }),
@@ -299,5 +293,5 @@ fn devices(plan: &Plan) -> Vec<PathBuf> {
 }
 
 fn other(message: &str, hint: Option<&str>) -> Error {
-    Error::Other { message: message.to_owned(), hint: hint.map(str::to_owned) }
+    Error::Rejected { message: message.to_owned(), hint: hint.map(str::to_owned) }
 }

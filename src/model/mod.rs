@@ -4,6 +4,7 @@
 
 pub mod base64;
 mod clock;
+mod digest;
 mod disk;
 mod domain;
 mod extent;
@@ -19,6 +20,7 @@ mod text;
 mod uri;
 
 pub use clock::is_future;
+pub use digest::{Digest, Hasher};
 pub use disk::{Device, Disk, Format, Image, Source};
 pub use domain::{BootFile, Domain, DomainRef, DomainState, DomainXml, NotSaved, Nvram};
 pub use extent::Extent;
@@ -29,5 +31,5 @@ pub use owner::Owner;
 pub use point::{Codec, PointId};
 pub use report::{RunReport, Totals};
 pub use status::Status;
-pub use text::misleads;
+pub use text::{is_plain, misleads};
 pub use uri::is_local;

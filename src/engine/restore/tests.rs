@@ -13,7 +13,10 @@ use crate::archive::Archive;
 use crate::engine::Silent;
 use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, Says, UUID, run, text};
 use crate::engine::points::When;
-use crate::hypervisor::{self, BlockJob, OffKind, Overlay, PullJob, SavedState, StateKind, domain_xml};
+use crate::hypervisor::{
+    self, Agents, BackupJobs, BlockJob, Definitions, Guests, OffKind, Overlay, PullJob, SavedState, Snapshots,
+    StateKind, domain_xml,
+};
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
 use crate::sys::patience::Patience;
 
@@ -113,19 +116,19 @@ fn damage_is_an_error_that_leaves_nothing() {
     let disks = fixture.usual_disks();
     for codec in [Codec::Zstd(1), Codec::Gzip(1), Codec::None] {
         let point = fixture.point("2026-11-20T02:00:00Z", codec, &disks);
-        let good = fs::read(&point.path).unwrap();
+        let good = fs::read(point.location()).unwrap();
         for at in [good.len() / 3, good.len() / 2, good.len() * 4 / 5] {
             let mut bad = good.clone();
             // One byte alone may be one that no decoder looks at.
             bad[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0xff);
-            fs::write(&point.path, bad).unwrap();
+            fs::write(point.location(), bad).unwrap();
             match get(&fixture, &request(&fixture.path("out"))) {
                 Err(error) => assert!(error.is_damage(), "{codec:?} {at}: {error:?}"),
                 Ok(_) => panic!("{codec:?} {at}: restored"),
             }
             assert!(!fixture.path("out").exists());
         }
-        fs::remove_file(&point.path).unwrap();
+        fs::remove_file(point.location()).unwrap();
     }
 }
 
@@ -145,13 +148,13 @@ fn an_archive_that_lies_is_refused() {
     for (lie, text) in lies {
         // The last disk's member is written under the name that the manifest had before the lie.
         let point = fixture.point_with("2026-11-20T02:00:00Z", Codec::None, &disks, "<domain/>", |_| ());
-        let mut manifest = Archive::open(&point.path).unwrap().manifest().unwrap();
+        let mut manifest = Archive::open(point.location()).unwrap().manifest().unwrap();
         lie(&mut manifest);
         rewrite_manifest(&fixture, &point, &manifest);
         let error = get(&fixture, &request(&fixture.path("out"))).unwrap_err();
         assert!(error.is_damage() && error.to_string().contains(text), "{error:?}, not {text}");
         assert!(!fixture.path("out").exists());
-        fs::remove_file(&point.path).unwrap();
+        fs::remove_file(point.location()).unwrap();
     }
     // A path that leads elsewhere is not followed: only its last component counts.
     fixture.point_with("2026-11-21T02:00:00Z", Codec::None, &disks, "<domain/>", |manifest| {
@@ -165,7 +168,7 @@ fn an_archive_that_lies_is_refused() {
 
 /// The same archive with another manifest.
 fn rewrite_manifest(fixture: &Fixture, point: &Point, manifest: &crate::archive::Manifest) {
-    let old = Archive::open(&point.path).unwrap();
+    let old = Archive::open(point.location()).unwrap();
     let path = fixture.path("rewritten");
     let mut writer = crate::archive::Writer::new(File::create(&path).unwrap(), Codec::None, 1).unwrap();
     for member in old.members().unwrap() {
@@ -176,7 +179,7 @@ fn rewrite_manifest(fixture: &Fixture, point: &Point, manifest: &crate::archive:
         }
     }
     writer.finish().unwrap();
-    fs::rename(path, &point.path).unwrap();
+    fs::rename(path, point.location()).unwrap();
 }
 
 #[test]
@@ -298,106 +301,144 @@ fn refusal() -> hypervisor::Error {
     hypervisor::Error::Agent { domain: "x".to_owned(), answer: "no".to_owned() }
 }
 
-impl Hypervisor for Known {
+impl Guests for Known {
     fn version(&self) -> Result<String, hypervisor::Error> {
         unreachable!()
     }
+
     fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, hypervisor::Error> {
         Ok(self.domains.clone())
     }
+
     fn pools(&self) -> Result<Vec<PathBuf>, hypervisor::Error> {
         Ok(Vec::new())
     }
+
+    fn saved_states(&self, _: &DomainRef) -> Result<Vec<SavedState>, hypervisor::Error> {
+        Ok(self.states.clone())
+    }
+
+    fn describe(&self, domain: &DomainRef) -> Result<Domain, hypervisor::Error> {
+        let disks = self.disks.get(&domain.name).map_or("", String::as_str);
+        let DomainRef { name, uuid } = domain;
+        Ok(described(&format!("<domain><name>{name}</name><uuid>{uuid}</uuid><devices>{disks}</devices></domain>")))
+    }
+
+    fn persistent(&self, domain: &DomainRef) -> Result<Option<Domain>, hypervisor::Error> {
+        self.describe(domain).map(Some)
+    }
+
+    fn state(&self, _: &DomainRef) -> Result<DomainState, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn off_kind(&self, _: &DomainRef) -> Result<OffKind, hypervisor::Error> {
+        Ok(self.off_kind.unwrap_or(OffKind::Plain))
+    }
+
+    fn io_errors(&self, _: &DomainRef) -> Result<Option<Vec<String>>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn job(&self, _: &DomainRef) -> Result<Option<String>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn resume(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+impl Agents for Known {
+    fn freeze(&self, _: &DomainRef, _: Duration) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn thaw(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn is_frozen(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn agent(&self, _: &DomainRef, _: &serde_json::Value) -> Result<serde_json::Value, hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+impl Snapshots for Known {
+    fn disk_size(&self, _: &DomainRef, _: &str) -> Result<u64, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn snapshot(&self, _: &DomainRef, _: &[Overlay], _: &[String]) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn start_commit(&self, _: &DomainRef, _: &str, _: &Path) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn block_job(&self, _: &DomainRef, _: &str) -> Result<Option<BlockJob>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn pivot(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn cancel_commit(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+impl BackupJobs for Known {
+    fn socket_path(&self, _: &DomainRef, _: &str) -> Result<Option<PathBuf>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn begin_pull(&self, _: &DomainRef, _: &PullJob, _: &[String]) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn pull_socket(&self, _: &DomainRef) -> Result<Option<PathBuf>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn end_pull(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+impl Definitions for Known {
     fn define_disk(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
         unreachable!()
     }
+
     fn define(&self, xml: &str) -> Result<DomainRef, hypervisor::Error> {
         self.defined.lock().unwrap().push(xml.to_owned());
         Ok(described(xml).id)
     }
+
     fn try_define(&self, xml: &str) -> Result<(), hypervisor::Error> {
         let known = described(xml).id;
         assert!(known.uuid != UUID && known.name != DOMAIN, "the trial is no domain that is there");
         self.tried.lock().unwrap().push(xml.to_owned());
         if self.refuses.is_some_and(|word| xml.contains(word)) { Err(refusal()) } else { Ok(()) }
     }
+
     fn missing(&self, _: &str) -> Result<Vec<String>, hypervisor::Error> {
         Ok(vec!["the network lan".to_owned()])
     }
-    fn saved_states(&self, _: &DomainRef) -> Result<Vec<SavedState>, hypervisor::Error> {
-        Ok(self.states.clone())
-    }
+
     fn start(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
         Err(refusal())
     }
+
     fn set_autostart(&self, _: &DomainRef, autostart: bool) -> Result<(), hypervisor::Error> {
         self.autostart.lock().unwrap().push(autostart);
         Ok(())
-    }
-    fn describe(&self, domain: &DomainRef) -> Result<Domain, hypervisor::Error> {
-        let disks = self.disks.get(&domain.name).map_or("", String::as_str);
-        let DomainRef { name, uuid } = domain;
-        Ok(described(&format!("<domain><name>{name}</name><uuid>{uuid}</uuid><devices>{disks}</devices></domain>")))
-    }
-    fn persistent(&self, domain: &DomainRef) -> Result<Option<Domain>, hypervisor::Error> {
-        self.describe(domain).map(Some)
-    }
-    fn state(&self, _: &DomainRef) -> Result<DomainState, hypervisor::Error> {
-        unreachable!()
-    }
-    fn off_kind(&self, _: &DomainRef) -> Result<OffKind, hypervisor::Error> {
-        Ok(self.off_kind.unwrap_or(OffKind::Plain))
-    }
-    fn io_errors(&self, _: &DomainRef) -> Result<Option<Vec<String>>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn job(&self, _: &DomainRef) -> Result<Option<String>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn disk_size(&self, _: &DomainRef, _: &str) -> Result<u64, hypervisor::Error> {
-        unreachable!()
-    }
-    fn resume(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn freeze(&self, _: &DomainRef, _: Duration) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn thaw(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn is_frozen(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
-        unreachable!()
-    }
-    fn agent(&self, _: &DomainRef, _: &serde_json::Value) -> Result<serde_json::Value, hypervisor::Error> {
-        unreachable!()
-    }
-    fn snapshot(&self, _: &DomainRef, _: &[Overlay], _: &[String]) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn start_commit(&self, _: &DomainRef, _: &str, _: &Path) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn block_job(&self, _: &DomainRef, _: &str) -> Result<Option<BlockJob>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn pivot(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn cancel_commit(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn socket_path(&self, _: &DomainRef, _: &str) -> Result<Option<PathBuf>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn begin_pull(&self, _: &DomainRef, _: &PullJob, _: &[String]) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn pull_socket(&self, _: &DomainRef) -> Result<Option<PathBuf>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn end_pull(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
-        unreachable!()
     }
 }
 
@@ -427,9 +468,15 @@ fn define_as(fixture: &Fixture, known: &Known, how: Define, overwrite: bool) -> 
     let (patience, cancel) = (Patience::default(), Cancel::default());
     let images = ["images", "nvram"].map(|folder| fixture.path(folder)).to_vec();
     let places = Places { swtpm: fixture.path("swtpm"), qemu: fixture.path("images"), images };
-    let work =
-        Work { archive: &point.path, patience: &patience, domain: &request.domain, monitor: &Silent, cancel: &cancel };
-    restore_point(&request, &point, Some(known), &work, &places, &mut Says(true))
+    let work = Work {
+        archive: point.location(),
+        patience: &patience,
+        domain: &request.domain,
+        monitor: &Silent,
+        cancel: &cancel,
+    };
+    let reader = fixture.store.open(&point, &cancel)?;
+    restore_point(&request, (&point, &reader), Some(known), &work, &places, &mut Says(true))
 }
 
 #[test]

@@ -35,11 +35,11 @@ fn damaged_points_are_named_and_all_are_recorded() {
     let disks = fixture.usual_disks();
     let bad = fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &disks);
     let good = fixture.point("2026-11-21T02:00:00Z", Codec::Zstd(1), &disks);
-    let mut bytes = fs::read(&bad.path).unwrap();
+    let mut bytes = fs::read(bad.location()).unwrap();
     let middle = bytes.len() / 2;
     // One bit may be one that no decoder looks at; then nothing is damaged.
     bytes[middle..middle + 16].iter_mut().for_each(|byte| *byte ^= 0xff);
-    fs::write(&bad.path, bytes).unwrap();
+    fs::write(bad.location(), bytes).unwrap();
     let name = |point: &Point| point.id.to_string();
     assert_eq!(verdicts(&fixture, Which::One(When::Newest)), [(name(&good), Verdict::Good)]);
     assert_eq!(verdicts(&fixture, Which::All), [(name(&bad), Verdict::Damaged), (name(&good), Verdict::Good)]);
@@ -55,12 +55,12 @@ fn what_a_restore_would_refuse_is_damage_though_every_byte_is_right() {
     let other = xml.replace("<name>web 1", "<name>web 9");
     let point = fixture.point_with(time, Codec::Zstd(1), &disks, &other, |_| ());
     assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Damaged, "the definition of another domain");
-    fs::remove_file(point.path).unwrap();
+    fs::remove_file(point.location()).unwrap();
     let point = fixture.point_with(time, Codec::Zstd(1), &disks, &xml, |manifest| {
         manifest.disks[0].virtual_bytes += 512;
     });
     assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Damaged, "another size");
-    fs::remove_file(point.path).unwrap();
+    fs::remove_file(point.location()).unwrap();
     fixture.point_with(time, Codec::Zstd(1), &disks, &xml, |_| ());
     assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Good);
 }
@@ -190,9 +190,9 @@ fn a_point_that_cannot_be_opened_is_a_failure_unless_it_was_removed() {
         let checks = checked(&fixture, &ALL, &mut |result| {
             let removed = if is_emptied { &[&first, &second, &third][..] } else { &[&second] };
             if result.id == first.id {
-                removed.iter().for_each(|point| fs::remove_file(&point.path).unwrap());
+                removed.iter().for_each(|point| fs::remove_file(point.location()).unwrap());
                 if !is_emptied {
-                    fs::create_dir(&second.path).unwrap();
+                    fs::create_dir(second.location()).unwrap();
                 }
             }
         });

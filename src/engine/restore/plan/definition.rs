@@ -4,15 +4,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::super::names::{fresh_name, is_plain};
-use super::super::saved::{Saved, SavedDisk};
+use super::super::names::fresh_name;
 use super::super::staging::Rights;
 use super::super::{Error, Request};
 use super::choice::{choose, names};
 use super::{How, Plan, Write, is_flat, no_folder, suspect};
 use crate::engine::shell::quoted;
 use crate::hypervisor::domain_xml::TpmState;
+use crate::model::is_plain;
 use crate::model::{Device, Disk, Domain, DomainRef, Image, Owner, Source};
+use crate::store::{Contents, SavedDisk};
 
 /// The name of a TPM's state in an archive, when it is one file.
 const TPM_FILE: &str = "state";
@@ -39,7 +40,7 @@ pub struct Host<'a> {
 
 /// Images, and all that the definition of `to` needs beside them; `described` is what the saved definition says.
 pub fn domain(
-    saved: &Saved,
+    saved: &Contents,
     request: &Request,
     described: &Domain,
     to: &DomainRef,
@@ -123,7 +124,7 @@ enum Place {
 }
 
 fn image_folder(
-    saved: &Saved,
+    saved: &Contents,
     request: &Request,
     disk: &SavedDisk,
     renamed: bool,
@@ -135,7 +136,7 @@ fn image_folder(
     match &disk.source {
         Source::File(path) => match path.parent().filter(|folder| (host.may_lie_in)(folder)) {
             Some(folder) => Ok(Place::Folder(folder.to_owned())),
-            None => Err(Error::Other {
+            None => Err(Error::Rejected {
                 message: format!(
                     "disk {}: its image was {}, but no active storage pool and no defined domain has images in that folder",
                     disk.target,
@@ -147,7 +148,7 @@ fn image_folder(
         Source::Block(path) if !renamed && request.overwrite && (host.may_be_on)(path) => {
             Ok(Place::Device(path.clone()))
         }
-        Source::Block(path) if !renamed && request.overwrite => Err(Error::Other {
+        Source::Block(path) if !renamed && request.overwrite => Err(Error::Rejected {
             message: format!(
                 "disk {}: it was the block device {}, which the domain does not have on this host",
                 disk.target,
@@ -155,7 +156,7 @@ fn image_folder(
             ),
             hint: Some(format!("name the device: {}; or restore to files: --to DIR", with_device(saved, disk))),
         }),
-        Source::Block(path) if !renamed => Err(Error::Other {
+        Source::Block(path) if !renamed => Err(Error::Rejected {
             message: format!("disk {}: it was the block device {}", disk.target, path.display()),
             hint: Some(format!(
                 "replace what that device holds: --overwrite; or name one: {}; or restore to files: --to DIR",
@@ -167,7 +168,7 @@ fn image_folder(
 }
 
 /// The words that choose a device for one disk, and leave the others in: named disks are the only ones that are restored.
-fn with_device(saved: &Saved, disk: &SavedDisk) -> String {
+fn with_device(saved: &Contents, disk: &SavedDisk) -> String {
     let word = |other: &SavedDisk| {
         let device = if other.target == disk.target { "=/dev/…" } else { "" };
         format!("--disk {}{device}", other.target)
@@ -177,9 +178,9 @@ fn with_device(saved: &Saved, disk: &SavedDisk) -> String {
 
 impl Plan {
     /// A disk of the definition that is not restored.
-    fn without(&mut self, disk: &Disk, saved: &Saved, renamed: bool, host: &Host<'_>) {
+    fn without(&mut self, disk: &Disk, saved: &Contents, renamed: bool, host: &Host<'_>) {
         let target = &disk.target;
-        if disk.image.source == Source::None("no medium".to_owned()) {
+        if disk.image.source == Source::Empty {
             return;
         }
         let missing = disk.image.source.path().filter(|path| !(host.exists)(path));
@@ -220,7 +221,7 @@ impl Plan {
 
     fn add_nvram(
         &mut self,
-        saved: &Saved,
+        saved: &Contents,
         to: &DomainRef,
         renamed: bool,
         beside: &Option<PathBuf>,
@@ -248,7 +249,7 @@ impl Plan {
     /// there, but not for a copy.
     fn add_tpm(
         &mut self,
-        saved: &Saved,
+        saved: &Contents,
         to: &DomainRef,
         renamed: bool,
         beside: &Option<PathBuf>,
@@ -282,7 +283,7 @@ impl Plan {
 
     fn add_boot(
         &mut self,
-        saved: &Saved,
+        saved: &Contents,
         to: &DomainRef,
         renamed: bool,
         beside: &Option<PathBuf>,
@@ -315,7 +316,7 @@ impl Plan {
 }
 
 fn nowhere() -> Error {
-    Error::Other {
+    Error::Rejected {
         message: "there is no folder for the files beside the disks".to_owned(),
         hint: Some("name one: --to DIR".to_owned()),
     }
