@@ -39,7 +39,7 @@ pub fn beside_run(settings: &Settings) -> Result<Option<Beside>, Error> {
     };
     let site = site(settings, server.listen());
     let serve = move || {
-        if let Err(error) = server.serve(&site) {
+        if let Err(error) = server.serve(site) {
             tracing::warn!("{}", engine::chain(&error));
         }
     };

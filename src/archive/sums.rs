@@ -59,7 +59,9 @@ pub(super) fn salvage(text: &[u8]) -> Sums {
     sums
 }
 
+/// A carriage return at the end is of an editor, because one of a name is escaped.
 fn parse_line(line: &str) -> Option<(String, Digest)> {
+    let line = line.strip_suffix('\r').unwrap_or(line);
     let (escaped, line) = line.strip_prefix('\\').map_or((false, line), |line| (true, line));
     let (digest, name) = line.split_once("  ")?;
     let name = if escaped { unescape(name)? } else { name.to_owned() };
@@ -107,6 +109,7 @@ mod tests {
         assert_eq!(ours, String::from_utf8(theirs.stdout).unwrap());
         let parsed = parse(ours.as_bytes()).unwrap();
         assert_eq!(parsed.len(), names.len());
+        assert!(parsed == parse(ours.replace('\n', "\r\n").as_bytes()).unwrap());
         for name in names {
             assert_eq!(parsed[name], digest(name.as_bytes()));
         }

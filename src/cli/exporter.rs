@@ -36,7 +36,7 @@ pub(super) fn run(global: &Global, words: &Exporter) -> Result<u8, app::Error> {
         drop(stop);
         signal
     });
-    server.serve(&site)?;
+    server.serve(site)?;
     let signal = ended.join().ok().flatten();
     Ok(signal.map_or(ExitCode::Failed.code(), ExitCode::of_signal))
 }

@@ -79,7 +79,7 @@ fn test(settings: &Settings, domain: &str, phase: Option<Phase>) -> Result<u8, a
     let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     let _lock = app::lock(&settings.state_dir)?;
     let hypervisor = app::libvirt(&settings.libvirt_uri)?;
-    let tested = engine::test_hooks(settings, &rule.domain.hooks, &hypervisor, domain, phase, &cancel)?;
+    let tested = engine::test_hooks(settings, &rule.domain.hooks, (&hypervisor, domain), phase, &cancel)?;
     if tested.results.is_empty() {
         let what = phase.map_or(Span::Snapshot.name(), Phase::name);
         print(&format!("{}: no hook is for {what}\n", printable(domain)));

@@ -71,7 +71,7 @@ fn text(points: &[PointInfo], failures: &[Failure], width: usize) -> String {
         }));
         if let Some(failure) = &point.damaged {
             lines.push(format!("{} {}: {}", printable(&point.domain), point.id, printable(&failure.message)));
-            lines.extend(failure.hint.iter().map(|hint| format!("  hint: {}", printable(hint))));
+            lines.extend(super::hint("  ", failure));
         }
     }
     lines.extend(points.iter().enumerate().filter_map(|(at, point)| {
@@ -84,8 +84,8 @@ fn text(points: &[PointInfo], failures: &[Failure], width: usize) -> String {
 /// Why some domains are not in a list; `None` if all are.
 pub(super) fn unlisted(failures: &[Failure]) -> Option<String> {
     let told = |failure: &Failure| {
-        let hint = failure.hint.iter().map(|hint| format!("  hint: {}\n", printable(hint)));
-        format!("error: {}\n", printable(&failure.message)) + &hint.collect::<String>()
+        let message = format!("error: {}", printable(&failure.message));
+        std::iter::once(message).chain(super::hint("  ", failure)).map(|line| line + "\n").collect::<String>()
     };
     (!failures.is_empty()).then(|| failures.iter().map(told).collect())
 }

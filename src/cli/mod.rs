@@ -19,6 +19,7 @@ mod restore;
 mod verify;
 
 use std::io::{stderr, stdout};
+use std::path::Path;
 
 use args::{Args, At, Command, Global};
 use output::print;
@@ -27,8 +28,10 @@ use crate::app;
 use crate::config::Settings;
 use crate::engine::points::When;
 use crate::engine::{Monitor, Silent};
+use crate::model::command::{self, typed};
 use crate::model::{Failure, RunReport};
 use crate::report::ExitCode;
+use crate::report::table::printable;
 use crate::sys::program;
 
 /// Runs the program on the words of its command line, and ends with its exit code.
@@ -38,6 +41,8 @@ pub fn main() -> ! {
     program::prepare();
     logging::start(args.global.verbose, args.global.quiet);
     let Args { global, command } = args;
+    let config = (global.config != Path::new(args::CONFIG)).then_some(global.config.as_path());
+    command::name_configuration(config, global.host.as_deref());
     let code = run(&global, command).unwrap_or_else(|error| {
         print_error(&error);
         error.exit_code()
@@ -118,10 +123,17 @@ fn watched(told: Result<(), app::Error>, code: u8) -> u8 {
 
 /// The one place where an error is printed.
 fn print_failure(failure: &Failure) {
-    output::complain(output::ERROR, &format!("kvmbackup: {}", failure.message));
-    if let Some(hint) = &failure.hint {
-        output::complain(output::ERROR, &format!("hint: {hint}"));
+    // Each mistake in a configuration has a line.
+    let lines = failure.message.lines().map(printable).collect::<Vec<_>>();
+    output::complain(output::ERROR, &format!("kvmbackup: {}", lines.join("\n")));
+    if let Some(hint) = hint("", failure) {
+        output::complain(output::ERROR, &hint);
     }
+}
+
+/// The line below a failure that says what to do.
+fn hint(indent: &str, failure: &Failure) -> Option<String> {
+    failure.hint.as_deref().map(|hint| format!("{indent}hint: {}", printable(&typed(hint))))
 }
 
 /// Who hears of progress: bars on a terminal, nobody otherwise.

@@ -62,7 +62,7 @@ fn text(rotations: &[Rotation], dry_run: bool) -> String {
         lines.extend(rotation.note.iter().map(|note| format!("{domain}: {}", printable(note))));
         for failure in rotation.left_alone.iter().chain(rotation.failures()) {
             lines.push(format!("{domain}: {}", printable(&failure.message)));
-            lines.extend(failure.hint.iter().map(|hint| format!("  hint: {}", printable(hint))));
+            lines.extend(super::hint("  ", failure));
         }
     }
     lines.push(summary(rotations, dry_run));

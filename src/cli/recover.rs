@@ -13,6 +13,7 @@ use crate::config::{self, Settings};
 use crate::engine;
 use crate::engine::recover::{Connect, Recovered};
 use crate::report::ExitCode;
+use crate::report::table::printable;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
@@ -72,12 +73,12 @@ fn first_by(
         done => done?,
     }
     for line in recovered.done.iter().filter(|_| !quiet) {
-        print(&format!("recovered: {line}\n"));
+        print(&format!("recovered: {}\n", printable(line)));
     }
     for failure in &recovered.left {
-        print(&format!("left: {}\n", failure.message));
-        if let Some(hint) = &failure.hint {
-            print(&format!("      hint: {hint}\n"));
+        print(&format!("left: {}\n", printable(&failure.message)));
+        if let Some(hint) = super::hint("      ", failure) {
+            print(&format!("{hint}\n"));
         }
     }
     match recovered.stopped {

@@ -12,7 +12,7 @@ use super::{monitor, print, print_failure, recover, when};
 use crate::app::{self, watch};
 use crate::config::Settings;
 use crate::engine;
-use crate::engine::restore::{self, Define, DiskChoice, Request, Restored};
+use crate::engine::restore::{self, Define, DiskChoice, Request, Restore, Restored};
 use crate::report::ExitCode;
 use crate::report::table::printable;
 use crate::sys::patience::Patience;
@@ -45,7 +45,9 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     };
     let monitor = monitor(global, false);
     let mut operator = Terminal::new(global, words, &cancel);
-    let restored = restore::restore(&request, &store, hypervisor.as_deref(), &*monitor, &cancel, &mut operator)?;
+    let hypervisor = hypervisor.as_deref();
+    let restore = Restore { request: &request, store: &store, hypervisor, monitor: &*monitor, cancel: &cancel };
+    let restored = restore.run(&mut operator)?;
     let told = operator.told;
     let more = restored.notes.get(told..).unwrap_or_default();
     match (global.quiet, &restored.defined) {

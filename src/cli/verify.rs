@@ -31,7 +31,7 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
         }
     };
     let request = Request { domains: &words.domains, which, older_than: words.older_than, limit: words.limit };
-    let checks = verify::verify(&store, &settings.state_dir, &request, &*monitor, &cancel, &mut tell);
+    let checks = verify::verify(&store, &settings.state_dir, &request, (&*monitor, &cancel), &mut tell);
     let told = match good.is_empty() {
         true => Ok(()),
         false => watch::tell(&settings, |ledger| good.iter().for_each(|(domain, time)| ledger.verified(domain, *time))),
@@ -103,8 +103,8 @@ fn text(result: &Verification) -> String {
     for failure in &result.failures {
         text.push_str(&format!("  {}\n", printable(&failure.message)));
     }
-    if let Some(hint) = result.failures.iter().find_map(|failure| failure.hint.as_ref()) {
-        text.push_str(&format!("  hint: {}\n", printable(hint)));
+    if let Some(hint) = result.failures.iter().find_map(|failure| super::hint("  ", failure)) {
+        text.push_str(&format!("{hint}\n"));
     }
     text
 }

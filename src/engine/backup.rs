@@ -176,6 +176,7 @@ impl Backup<'_> {
         let (results, warnings) = self.phases.finish();
         self.outcome.hooks = results;
         self.outcome.warnings.extend(warnings);
+        self.outcome.name_in_hints();
         self.outcome
     }
 

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::shell::quoted;
 use crate::config::nearest;
+use crate::model::command::quoted;
 use crate::model::{Failure, FailureReason};
 use crate::sys::patience::Stalled;
 use crate::sys::trust;

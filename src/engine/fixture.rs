@@ -94,7 +94,13 @@ impl Fixture {
         self.dir.path().join(name)
     }
 
-    pub fn disk(&self, target: &'static str, source: &str, format: Format, size: u64, extents: &[(u64, u64)]) -> Disk {
+    pub fn disk(
+        &self,
+        target: &'static str,
+        source: &str,
+        format: Format,
+        (size, extents): (u64, &[(u64, u64)]),
+    ) -> Disk {
         let raw = self.path(&format!("{target}.contents"));
         let file = File::create(&raw).unwrap();
         file.set_len(size).unwrap();
@@ -111,8 +117,13 @@ impl Fixture {
 
     pub fn usual_disks(&self) -> Vec<Disk> {
         vec![
-            self.disk("vda", "images/root.qcow2", Format::Qcow2, 700 * MIB, &[(0, 3 * MIB), (600 * MIB + 5, 200_000)]),
-            self.disk("vdb", "images/da ta.img", Format::Raw, 10 * MIB + 512, &[(MIB, 100), (10 * MIB, 512)]),
+            self.disk(
+                "vda",
+                "images/root.qcow2",
+                Format::Qcow2,
+                (700 * MIB, &[(0, 3 * MIB), (600 * MIB + 5, 200_000)]),
+            ),
+            self.disk("vdb", "images/da ta.img", Format::Raw, (10 * MIB + 512, &[(MIB, 100), (10 * MIB, 512)])),
         ]
     }
 
@@ -193,15 +204,14 @@ impl Fixture {
 
     /// Publishes a restore point as a backup would.
     pub fn point(&self, time: &str, codec: Codec, disks: &[Disk]) -> Point {
-        self.point_with(time, codec, disks, &self.xml(disks), |_| ())
+        self.point_with(time, codec, (disks, &self.xml(disks)), |_| ())
     }
 
     pub fn point_with(
         &self,
         time: &str,
         codec: Codec,
-        disks: &[Disk],
-        xml: &str,
+        (disks, xml): (&[Disk], &str),
         change: impl FnOnce(&mut Manifest),
     ) -> Point {
         let time: DateTime<Utc> = time.parse().unwrap();

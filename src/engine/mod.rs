@@ -36,7 +36,6 @@ pub mod restore;
 mod rights;
 pub mod run;
 mod settle;
-mod shell;
 mod shrunk;
 mod stamps;
 pub mod survey;

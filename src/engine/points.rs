@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::Error;
 use super::verified::{Checked, Verified};
 use crate::config::glob;
+use crate::model::command::{quoted, typed};
 use crate::model::{Consistency, DiskOutcome, Failure, Method, NotSaved, PointId, SkippedDisk};
 use crate::store::{self, Domains, Manifest, Point, PointReader, Store};
 use crate::sys::signals::Cancel;
@@ -201,9 +202,10 @@ pub(super) fn beside_other_guests(store: &Store, point: &Point) -> Result<Option
     let domain = &point.domain;
     let note = format!(
         "this restore point is of the guest with the UUID {guest}; {others} more are of other guests that were named {domain}: \
-         kvmbackup list {domain}"
+         kvmbackup list {}",
+        quoted(domain)
     );
-    Ok((others > 0).then_some(note))
+    Ok((others > 0).then(|| typed(&note)))
 }
 
 /// Opens a restore point and reads its manifest, if it has one.

@@ -5,10 +5,10 @@ use chrono::{DateTime, Local};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::shell::quoted;
 use super::verified::Verified;
 use super::{Error, points};
 use crate::config::Settings;
+use crate::model::command::quoted;
 use crate::model::{Failure, PointId};
 use crate::retention::{self, Policy};
 use crate::store::{Point, Store};
@@ -229,8 +229,9 @@ fn hold(points: &mut [Judged], assessed: &[Assessed<'_>], domain: &str, why: &st
     Failure {
         message: format!("rotation is on hold, older restore points are kept: {why}"),
         hint: Some(format!(
-            "Check the guest's disks. If the newest restore point is right: kvmbackup backup --force {domain} --accept-smaller; \
-             if not, remove its archive"
+            "Check the guest's disks. If the newest restore point is right: kvmbackup backup --force {} --accept-smaller; \
+             if not, remove its archive",
+            quoted(domain)
         )),
     }
 }

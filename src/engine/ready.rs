@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Error, users};
 use crate::config::Quiesce;
 use crate::hypervisor::{Guests, OffKind, Snapshots};
+use crate::model::command::quoted;
 use crate::model::{Consistency, Disk, Domain, DomainRef, DomainState, Failure, Image};
 use crate::plan::{CapturePlan, How};
 
@@ -82,7 +83,7 @@ pub(super) fn read_directly(domain: &Domain, plan: &CapturePlan) -> Result<Worth
                     message: format!("{message}, so its contents would change while they are read"),
                     hint: Some(format!(
                         "back up the guest that uses it, or end that use; then: kvmbackup backup --force {}",
-                        domain.id.name
+                        quoted(&domain.id.name)
                     )),
                 });
             }

@@ -2,6 +2,7 @@
 //!
 //! An image that was truncated, or a device that was detached and attached anew, is read without any error.
 
+use crate::model::command::quoted;
 use crate::model::{DiskOutcome, DomainRef, Failure, PointId, size};
 use crate::store::{DiskEntry, Store};
 
@@ -48,7 +49,7 @@ impl<'a> Before<'a> {
     pub fn lost(&self, now: &DiskOutcome) -> Option<Failure> {
         let (point, was) = self.find(&now.target)?;
         let what = lost([was.virtual_bytes, was.read_bytes], [now.virtual_bytes, now.read_bytes])?;
-        let name = &self.domain.name;
+        let name = quoted(&self.domain.name);
         Some(Failure {
             message: format!(
                 "disk {}: {what} in the restore point {point}; rotation keeps the older restore points until this is resolved",

@@ -96,8 +96,7 @@ pub fn verify(
     store: &Store,
     state_dir: &Path,
     request: &Request<'_>,
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
+    (monitor, cancel): (&dyn Monitor, &Cancel),
     each: &mut dyn FnMut(&Verification),
 ) -> Result<Checks, Error> {
     let found = points::found(store, request.domains)?;

@@ -1,17 +1,17 @@
-//! Owns: the socket that peers connect to, of TCP or in the file system; both are plain descriptors from here on.
+//! Owns: the socket that peers connect to, of TCP or in the file system; both are streams from here on.
 //! Must not: speak HTTP.
 
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
-use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Error;
 use crate::model::Listen;
@@ -24,11 +24,22 @@ const MODE: u32 = 0o660;
 /// A socket that listens and never blocks. Dropped, it takes its file along.
 #[derive(Debug)]
 pub struct Listener {
-    socket: OwnedFd,
+    socket: Socket<TcpListener, UnixListener>,
     file: Option<SocketFile>,
     listen: Listen,
     is_loopback: bool,
 }
+
+#[derive(Debug)]
+enum Socket<T, U> {
+    Tcp(T),
+    Unix(U),
+}
+
+/// The connection to a peer.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
 impl Listener {
     /// Listens. A socket file that nobody listens at any more is replaced.
@@ -61,22 +72,34 @@ impl Listener {
         self.file.is_some() || self.is_loopback
     }
 
-    /// The next peer and the local address that it connected to; its socket never blocks either.
-    pub(super) fn accept(&self) -> rustix::io::Result<(OwnedFd, Listen)> {
-        let socket = rustix::net::accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
-        let at = match &self.listen {
-            Listen::Tcp { .. } => {
-                tcp_end(rustix::net::getsockname(&socket)?.try_into().map_err(|_| Errno::AFNOSUPPORT)?)
-            }
-            Listen::Unix(_) => self.listen.clone(),
+    /// The same, for the runtime of this thread.
+    pub(super) fn open(self) -> io::Result<Door> {
+        let socket = match self.socket {
+            Socket::Tcp(socket) => Socket::Tcp(tokio::net::TcpListener::from_std(socket)?),
+            Socket::Unix(socket) => Socket::Unix(tokio::net::UnixListener::from_std(socket)?),
         };
-        Ok((socket, at))
+        Ok(Door { socket, listen: self.listen, _file: self.file })
     }
 }
 
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+/// A listener that peers come in by.
+pub(super) struct Door {
+    socket: Socket<tokio::net::TcpListener, tokio::net::UnixListener>,
+    listen: Listen,
+    _file: Option<SocketFile>,
+}
+
+impl Door {
+    /// The next peer, and the local address that it connected to.
+    pub async fn accept(&self) -> io::Result<(Box<dyn Stream>, Listen)> {
+        match &self.socket {
+            Socket::Tcp(socket) => {
+                let (peer, _) = socket.accept().await?;
+                let at = tcp_end(peer.local_addr()?);
+                Ok((Box::new(peer), at))
+            }
+            Socket::Unix(socket) => Ok((Box::new(socket.accept().await?.0), self.listen.clone())),
+        }
     }
 }
 
@@ -110,7 +133,7 @@ fn tcp(host: &str, port: u16) -> io::Result<Listener> {
     let address = socket.local_addr()?;
     let is_loopback = address.ip().is_loopback();
     let listen = Listen::Tcp { host: host.to_owned(), port: address.port() };
-    Ok(Listener { socket: socket.into(), file: None, listen, is_loopback })
+    Ok(Listener { socket: Socket::Tcp(socket), file: None, listen, is_loopback })
 }
 
 fn unix(path: &Path) -> io::Result<Listener> {
@@ -126,7 +149,8 @@ fn unix(path: &Path) -> io::Result<Listener> {
         fs::set_permissions(format!("/proc/self/fd/{}", made.as_raw_fd()), Permissions::from_mode(MODE))?;
     }
     rustix::net::listen(&socket, BACKLOG)?;
-    Ok(Listener { socket, file: Some(file), listen: Listen::Unix(path.to_owned()), is_loopback: false })
+    let listen = Listen::Unix(path.to_owned());
+    Ok(Listener { socket: Socket::Unix(socket.into()), file: Some(file), listen, is_loopback: false })
 }
 
 /// Removes the socket that a killed process left. False if something else than a socket is there.

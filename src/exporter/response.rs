@@ -1,33 +1,11 @@
-//! Owns: a response, from a value to bytes. Must not: know what lies at a path.
+//! Owns: a response: its status, its body, and the headers that tell a browser what it may do with it.
+//! Must not: know what lies at a path.
 
-/// How a request is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Status {
-    Ok,
-    BadRequest,
-    NotFound,
-    MethodNotAllowed,
-    Misdirected,
-    HeaderTooLarge,
-    Unavailable,
-}
+use hyper::header::{self, HeaderValue};
+use hyper::{Response, StatusCode};
 
-impl Status {
-    fn line(self) -> &'static str {
-        match self {
-            Status::Ok => "200 OK",
-            Status::BadRequest => "400 Bad Request",
-            Status::NotFound => "404 Not Found",
-            Status::MethodNotAllowed => "405 Method Not Allowed",
-            Status::Misdirected => "421 Misdirected Request",
-            Status::HeaderTooLarge => "431 Request Header Fields Too Large",
-            Status::Unavailable => "503 Service Unavailable",
-        }
-    }
-}
-
-/// What a body is, and what a browser may do with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a body is.
+#[derive(Debug, Clone)]
 pub(super) enum Kind {
     /// Text for people.
     Text,
@@ -56,47 +34,25 @@ impl Kind {
     }
 }
 
-/// A response.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Response {
-    pub status: Status,
-    pub kind: Kind,
-    pub body: String,
+/// A response with this body.
+pub(super) fn of(status: StatusCode, kind: &Kind, body: String) -> Response<String> {
+    let policy = HeaderValue::try_from(kind.policy());
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().extend([
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind.content_type())),
+        (header::CONTENT_SECURITY_POLICY, policy.unwrap_or(HeaderValue::from_static("default-src 'none'"))),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    ]);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
 }
 
-impl Response {
-    /// One line for people.
-    pub fn text(status: Status, line: &str) -> Response {
-        Response { status, kind: Kind::Text, body: format!("{line}\n") }
-    }
-
-    /// The bytes to send; the answer to HEAD is the one to GET without its body.
-    pub fn bytes(&self, with_body: bool) -> Vec<u8> {
-        let allow = if self.status == Status::MethodNotAllowed { "Allow: GET, HEAD\r\n" } else { "" };
-        let head = format!(
-            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\nCache-Control: no-store\r\n\
-             X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nContent-Security-Policy: {}\r\n{allow}\r\n",
-            self.status.line(),
-            self.kind.content_type(),
-            self.body.len(),
-            self.kind.policy(),
-        );
-        let body = if with_body { self.body.as_bytes() } else { &[] };
-        [head.as_bytes(), body].concat()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn head_tells_the_length_of_what_it_leaves_out() {
-        let response = Response::text(Status::MethodNotAllowed, "no");
-        let text = |with_body| String::from_utf8(response.bytes(with_body)).unwrap();
-        assert_eq!(text(true), text(false) + "no\n");
-        assert!(text(false).starts_with("HTTP/1.1 405 Method Not Allowed\r\n"));
-        assert!(text(false).contains("\r\nContent-Length: 3\r\n") && text(false).contains("\r\nAllow: GET, HEAD\r\n"));
-        assert!(text(false).ends_with("\r\n\r\n"));
-    }
+/// One line for people.
+pub(super) fn text(status: StatusCode, line: &str) -> Response<String> {
+    of(status, &Kind::Text, format!("{line}\n"))
 }

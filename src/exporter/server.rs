@@ -1,36 +1,54 @@
-//! Owns: all peers: who is let in, who has to go, whose turn it is. Must not: know what is answered.
+//! Owns: the thread that serves, and the bounds of what one peer costs. Must not: know what is answered.
 
-use std::io::{self, PipeReader, PipeWriter};
-use std::time::{Duration, Instant};
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{self, AsyncWriteExt};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::{LocalSet, spawn_blocking};
+use tokio::time::{sleep, timeout};
 
-use super::connection::{Connection, Next};
-use super::{Error, Listener, Site};
+use super::crowd::{Crowd, Load};
+use super::listener::{Door, Listener, Stream};
+use super::site::{Read, Route, Site};
+use super::{Error, response};
 use crate::model::Listen;
 
-/// Most connections at once; half of the file descriptors that the process may have, where that is less.
-const MOST: usize = 256;
-/// Bytes of responses that wait for slow peers, all together.
-const PENDING: usize = 16 << 20;
-/// A connection may be closed in favour of a new one when it has had this long to send its request.
-const GRACE: Duration = Duration::from_millis(50);
+/// How long a request may take to come.
+const REQUEST: Duration = Duration::from_secs(5);
+/// How long request and response may take together.
+const EXCHANGE: Duration = Duration::from_secs(15);
+/// How long what comes behind the request is thrown away. A socket that is closed with bytes unread resets the connection,
+/// and with it the response that the peer has not read yet (RFC 9112, 9.6).
+const DRAIN: Duration = Duration::from_secs(1);
+/// Bytes of the longest head, as most servers have it.
+const LONGEST_HEAD: usize = 8 << 10;
 /// How long nobody is let in after the system did not let us.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The server; it serves on the thread that asks it to.
 #[derive(Debug)]
 pub struct Server {
+    runtime: Runtime,
     listener: Listener,
-    stopped: PipeReader,
+    stopped: oneshot::Receiver<Infallible>,
 }
 
 /// Ends the server when it is dropped.
 #[derive(Debug)]
 pub struct Stop {
-    _writer: PipeWriter,
+    _sender: oneshot::Sender<Infallible>,
 }
 
 impl Server {
@@ -39,8 +57,11 @@ impl Server {
     /// # Errors
     /// When there are no file descriptors left.
     pub fn new(listener: Listener) -> Result<(Server, Stop), Error> {
-        let (stopped, writer) = io::pipe().map_err(Error::Wait)?;
-        Ok((Server { listener, stopped }, Stop { _writer: writer }))
+        // One thread speaks with peers, another reads the state directory for them.
+        let runtime =
+            Builder::new_current_thread().enable_all().max_blocking_threads(1).build().map_err(Error::Wait)?;
+        let (sender, stopped) = oneshot::channel();
+        Ok((Server { runtime, listener, stopped }, Stop { _sender: sender }))
     }
 
     /// Where it listens.
@@ -51,135 +72,106 @@ impl Server {
     /// Serves until its [`Stop`] is dropped.
     ///
     /// # Errors
-    /// When the system does not let us wait for peers any more.
-    pub fn serve(self, site: &Site) -> Result<(), Error> {
-        let mut peers = Peers { site, all: Vec::new(), closed_until: None };
-        loop {
-            let now = Instant::now();
-            peers.shed(now);
-            let ready = self.wait(&peers, now)?;
-            if ready.stop {
-                return Ok(());
-            }
-            let now = Instant::now();
-            peers.advance(&ready.peers, now);
-            if ready.listener {
-                peers.admit(&self.listener, now);
-            }
-        }
-    }
-
-    /// Waits until there is something to do.
-    fn wait(&self, peers: &Peers<'_>, now: Instant) -> Result<Ready, Error> {
-        let doors =
-            if peers.door_opens().is_some_and(|opens| opens > now) { PollFlags::empty() } else { PollFlags::IN };
-        let mut fds = vec![PollFd::new(&self.stopped, PollFlags::IN), PollFd::new(&self.listener, doors)];
-        fds.extend(peers.all.iter().map(|peer| PollFd::new(peer, peer.interest())));
-        let wake =
-            peers.all.iter().map(Connection::deadline).chain(peers.door_opens().filter(|opens| *opens > now)).min();
-        // One millisecond more, so that what is waited for has come.
-        let timeout = wake.map(|wake| wake.saturating_duration_since(now) + Duration::from_millis(1));
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            // poll(2): more descriptors than the process may have, though we watch few, or no memory. That passes.
-            Err(Errno::INVAL | Errno::NOMEM) => {
-                std::thread::sleep(PAUSE);
-                return Ok(Ready { stop: false, listener: false, peers: Vec::new() });
-            }
-            Err(error) => return Err(Error::Wait(error.into())),
-        }
-        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-        let (stop, listener) = (ready.next().unwrap_or(false), ready.next().unwrap_or(false));
-        Ok(Ready { stop, listener: listener && doors == PollFlags::IN, peers: ready.collect() })
-    }
-}
-
-/// What there is to do.
-struct Ready {
-    stop: bool,
-    listener: bool,
-    /// One for each peer, in their order.
-    peers: Vec<bool>,
-}
-
-/// All peers, oldest first.
-struct Peers<'a> {
-    site: &'a Site,
-    all: Vec<Connection>,
-    closed_until: Option<Instant>,
-}
-
-impl Peers<'_> {
-    /// Closes connections whose time is over, and the oldest ones while a bound is passed. The system's bound may fall while
-    /// we run, and poll(2) refuses more descriptors than it.
-    fn shed(&mut self, now: Instant) {
-        self.all.retain(|peer| peer.deadline() > now);
-        let too_many = self.all.len().saturating_sub(most());
-        self.all.drain(..too_many);
-        let mut pending: usize = self.all.iter().map(Connection::pending).sum();
-        // The newest stays, however much it waits for.
-        let newest = self.all.len().saturating_sub(1);
-        let mut at = 0;
-        self.all.retain(|peer| {
-            let goes = pending > PENDING && peer.pending() > 0 && at < newest;
-            at += 1;
-            pending -= if goes { peer.pending() } else { 0 };
-            !goes
+    /// When the system does not let us wait for peers.
+    pub fn serve(self, site: Site) -> Result<(), Error> {
+        let Server { runtime, listener, mut stopped } = self;
+        let served = LocalSet::new().block_on(&runtime, async {
+            let mut serving = pin!(admit(listener.open()?, site));
+            poll_fn(|cx| match pin!(&mut stopped).poll(cx) {
+                Poll::Ready(_) => Poll::Ready(Ok(())),
+                Poll::Pending => serving.as_mut().poll(cx).map(Ok),
+            })
+            .await
         });
+        // Without waiting for a state directory that hangs.
+        runtime.shutdown_background();
+        served.map_err(Error::Wait)
     }
+}
 
-    fn advance(&mut self, ready: &[bool], now: Instant) {
-        let mut ready = ready.iter();
-        let site = self.site;
-        self.all.retain_mut(|peer| !ready.next().is_some_and(|ready| *ready) || peer.advance(now, site) == Next::Wait);
-    }
-
-    /// When the next peer may be let in; `None` for now. While every place is taken, it is when the oldest peer has had the
-    /// time to ask: else a crowd that only connects would close each connection before its request has come.
-    fn door_opens(&self) -> Option<Instant> {
-        let full = self.all.len() >= most();
-        let place = self.all.first().filter(|_| full).map(|oldest| oldest.since() + GRACE);
-        place.max(self.closed_until)
-    }
-
-    /// Lets in who waits, at most as many as there are places.
-    fn admit(&mut self, listener: &Listener, now: Instant) {
-        for _ in 0..most() {
-            if self.door_opens().is_some_and(|opens| opens > now) {
-                return;
+/// Lets peers in, for ever.
+async fn admit(door: Door, site: Site) {
+    let host = Rc::new(Host { site: Arc::new(site), turn: Arc::new(Semaphore::new(1)), crowd: Crowd::default() });
+    let mut refused = false;
+    loop {
+        host.crowd.make_room().await;
+        match door.accept().await {
+            Ok((stream, at)) => {
+                refused = false;
+                let (host, load) = (Rc::clone(&host), Load::default());
+                let task = tokio::task::spawn_local(Rc::clone(&host).serve(stream, at, load.clone()));
+                host.crowd.admit(task, load);
             }
-            match listener.accept() {
-                Ok(accepted) => {
-                    self.closed_until = None;
-                    if self.all.len() >= most() {
-                        self.all.remove(0);
-                    }
-                    let mut peer = Connection::new(accepted, now);
-                    if peer.advance(now, self.site) == Next::Wait {
-                        self.all.push(peer);
-                    }
+            // accept(2): errors of a peer that has gone already come here, too.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            // No descriptors or no memory is left: the oldest peer gives back its own.
+            Err(_) if host.crowd.close_oldest() => tokio::task::yield_now().await,
+            Err(error) => {
+                if !refused {
+                    tracing::warn!("connections are not accepted: {error}; trying again");
                 }
-                Err(Errno::WOULDBLOCK) => return,
-                // accept(2): errors of a peer that has gone already come here, too.
-                Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
-                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) if !self.all.is_empty() => {
-                    self.all.remove(0);
-                }
-                Err(error) => {
-                    if self.closed_until.is_none() {
-                        tracing::warn!("connections are not accepted: {error}; trying again");
-                    }
-                    self.closed_until = Some(now + PAUSE);
-                    return;
-                }
+                refused = true;
+                sleep(PAUSE).await;
             }
         }
     }
 }
 
-/// Connections there may be. Others of this process need descriptors, too.
-fn most() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(limit / 2).unwrap_or(MOST).clamp(1, MOST)
+/// What peers are served with.
+struct Host {
+    site: Arc<Site>,
+    /// Whose turn it is to have the state directory read: one peer's after the other's, and none for those that have gone.
+    turn: Arc<Semaphore>,
+    crowd: Crowd,
+}
+
+impl Host {
+    /// Serves one peer, from its first byte to the close.
+    async fn serve(self: Rc<Host>, stream: Box<dyn Stream>, at: Listen, load: Load) {
+        let service = service_fn(|request| Box::pin(self.answer(request, &at, &load)));
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST)
+            .max_buf_size(LONGEST_HEAD)
+            .keep_alive(false)
+            // A peer may say that it has asked all, and still read.
+            .half_close(true)
+            .title_case_headers(true)
+            .serve_connection(TokioIo::new(stream), service);
+        // An error is the peer's.
+        let _ = timeout(EXCHANGE, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
+        let mut stream = connection.into_parts().io.into_inner();
+        let drained = async {
+            stream.shutdown().await?;
+            io::copy(&mut stream, &mut io::sink()).await
+        };
+        let _ = timeout(DRAIN, drained).await;
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        at: &Listen,
+        load: &Load,
+    ) -> Result<Response<String>, Infallible> {
+        load.set(Some(0));
+        let response = match self.site.route(&request, at) {
+            Route::Known(response) => response,
+            Route::Read(read) => self.read(read, at.clone()).await,
+        };
+        self.crowd.carry(load, response.body().len());
+        Ok(response)
+    }
+
+    /// Reads the state directory, which may take long, beside the peers. A turn ends with its reading, even if the peer has gone.
+    async fn read(&self, read: Read, at: Listen) -> Response<String> {
+        let (site, turn) = (Arc::clone(&self.site), Arc::clone(&self.turn).acquire_owned().await);
+        let reading = spawn_blocking(move || {
+            let response = read(&site, &at);
+            drop(turn);
+            response
+        });
+        let lost = |_| response::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made");
+        reading.await.unwrap_or_else(lost)
+    }
 }

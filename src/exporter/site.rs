@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use chrono::Utc;
 
+use hyper::header::HOST;
+use hyper::{Method, Request, Response, StatusCode, Version};
+
 use super::hosts::Hosts;
-use super::request::Request;
-use super::response::{Kind, Response, Status};
+use super::response::{self, Kind};
 use super::{ours, page};
 use crate::ledger::{Ledger, Survey};
 use crate::metrics;
@@ -20,6 +22,22 @@ use crate::sys::lock;
 pub struct Site {
     state_dir: PathBuf,
     hosts: Hosts,
+}
+
+/// Makes an answer from the state directory.
+pub(super) type Read = fn(&Site, &Listen) -> Response<String>;
+
+/// Where an answer comes from.
+pub(super) enum Route {
+    /// It depends on nothing but the request.
+    Known(Response<String>),
+    Read(Read),
+}
+
+impl Route {
+    fn text(status: StatusCode, line: &str) -> Route {
+        Route::Known(response::text(status, line))
+    }
 }
 
 /// What the state directory says.
@@ -36,36 +54,43 @@ impl Site {
         Site { state_dir: state_dir.to_owned(), hosts: Hosts::new(names) }
     }
 
-    /// Answers a peer that connected to `at`.
-    pub(super) fn answer(&self, request: &Request, at: &Listen) -> Response {
-        if !self.hosts.allow(request.host.as_deref(), at) {
-            return Response::text(
-                Status::Misdirected,
-                "this host name is not in `metrics.hosts` of the configuration",
-            );
-        }
-        let make = match request.path.as_str() {
-            "/" => Site::page,
-            "/metrics" => Site::metrics,
-            "/-/healthy" => |_: &Site, _: &Listen| Response::text(Status::Ok, "kvmbackup is healthy"),
-            "/-/ready" => Site::ready,
-            ours::PATH => Site::nonce,
-            _ => return not_found(),
+    /// Where the answer for a peer that connected to `at` comes from.
+    pub(super) fn route<B>(&self, request: &Request<B>, at: &Listen) -> Route {
+        let Some(host) = host(request) else {
+            return Route::text(StatusCode::BAD_REQUEST, "this is no request of HTTP/1.1");
         };
-        match request.method.as_str() {
-            "GET" | "HEAD" => make(self, at),
-            _ => Response::text(Status::MethodNotAllowed, "only GET and HEAD"),
+        if !self.hosts.allow(host, at) {
+            let line = "this host name is not in `metrics.hosts` of the configuration";
+            return Route::text(StatusCode::MISDIRECTED_REQUEST, line);
+        }
+        let route = match request.uri().path() {
+            "/" => Route::Read(Site::page),
+            "/metrics" => Route::Read(Site::metrics),
+            "/-/healthy" => Route::text(StatusCode::OK, "kvmbackup is healthy"),
+            "/-/ready" => Route::Read(Site::ready),
+            ours::PATH => Route::Read(Site::nonce),
+            _ => return Route::Known(not_found()),
+        };
+        match *request.method() {
+            Method::GET | Method::HEAD => route,
+            _ => Route::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD"),
         }
     }
 
-    fn page(&self, _: &Listen) -> Response {
+    fn page(&self, _: &Listen) -> Response<String> {
         let Some(state) = self.state() else { return unreadable() };
-        let body = page::html(&state.ledger, state.survey.as_ref(), state.running, Utc::now());
-        Response { status: Status::Ok, kind: Kind::Page(page::style_hash()), body }
+        let html = page::html(&state.ledger, state.survey.as_ref(), state.running, Utc::now());
+        html.map_or_else(
+            |error| {
+                tracing::error!("the status page cannot be made: {error}");
+                response::text(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be made")
+            },
+            |body| response::of(StatusCode::OK, &Kind::Page(page::style_hash()), body),
+        )
     }
 
     /// A state that cannot be read is a metric, not an error: Prometheus would only see a target that is down.
-    fn metrics(&self, _: &Listen) -> Response {
+    fn metrics(&self, _: &Listen) -> Response<String> {
         let began = Instant::now();
         let state = self.state();
         let text = match &state {
@@ -76,18 +101,18 @@ impl Site {
         text.and_then(own).map_or_else(
             |error: metrics::Error| {
                 tracing::warn!("the metrics cannot be made: {error}");
-                Response::text(Status::Unavailable, "the metrics cannot be made")
+                response::text(StatusCode::SERVICE_UNAVAILABLE, "the metrics cannot be made")
             },
-            |body| Response { status: Status::Ok, kind: Kind::Metrics, body },
+            |body| response::of(StatusCode::OK, &Kind::Metrics, body),
         )
     }
 
-    fn ready(&self, _: &Listen) -> Response {
-        self.state().map_or_else(unreadable, |_| Response::text(Status::Ok, "kvmbackup is ready"))
+    fn ready(&self, _: &Listen) -> Response<String> {
+        self.state().map_or_else(unreadable, |_| response::text(StatusCode::OK, "kvmbackup is ready"))
     }
 
-    fn nonce(&self, at: &Listen) -> Response {
-        ours::answer(&self.state_dir, at).map_or_else(not_found, |proof| Response::text(Status::Ok, &proof))
+    fn nonce(&self, at: &Listen) -> Response<String> {
+        ours::answer(&self.state_dir, at).map_or_else(not_found, |proof| response::text(StatusCode::OK, &proof))
     }
 
     fn state(&self) -> Option<State> {
@@ -100,10 +125,23 @@ impl Site {
     }
 }
 
-fn unreadable() -> Response {
-    Response::text(Status::Unavailable, "the state directory cannot be read")
+/// The host that a request names, which HTTP/1.0 may leave out; `None` if the request is none that we answer. The host of a
+/// whole URI counts, not the one beside it (RFC 9112, 3.2).
+fn host<B>(request: &Request<B>) -> Option<Option<&str>> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = match hosts.next() {
+        Some(host) => Some(host.to_str().ok()?),
+        None => None,
+    };
+    let is_one = hosts.next().is_none() && (host.is_some() || request.version() == Version::HTTP_10);
+    let authority = request.uri().authority().map(hyper::http::uri::Authority::as_str);
+    (is_one && request.uri().path().starts_with('/')).then_some(authority.or(host))
 }
 
-fn not_found() -> Response {
-    Response::text(Status::NotFound, "there is: / /metrics /-/healthy /-/ready")
+fn unreadable() -> Response<String> {
+    response::text(StatusCode::SERVICE_UNAVAILABLE, "the state directory cannot be read")
+}
+
+fn not_found() -> Response<String> {
+    response::text(StatusCode::NOT_FOUND, "there is: / /metrics /-/healthy /-/ready")
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns: values and their invariants. Must not: do any I/O, or know of libvirt, YAML, tar or terminals.
 
-pub mod base64;
 mod clock;
+pub mod command;
 mod digest;
 mod disk;
 mod domain;
@@ -31,5 +31,5 @@ pub use owner::Owner;
 pub use point::{Codec, PointId};
 pub use report::{RunReport, Totals};
 pub use status::Status;
-pub use text::{is_plain, misleads};
+pub use text::{is_plain, misleads, printable};
 pub use uri::is_local;

@@ -1,6 +1,8 @@
 //! Owns: aligned columns of plain text, safe for a terminal. Must not: colour or print.
 
-use crate::model::misleads;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+pub use crate::model::printable;
 
 /// Rows under a line of titles.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +62,7 @@ impl Table {
         }
     }
 
-    /// The longest line, in characters.
+    /// The longest line, in columns of a terminal.
     pub fn width(&self) -> usize {
         self.widths().iter().sum::<usize>() + 2 * self.titles.len().saturating_sub(1)
     }
@@ -77,17 +79,17 @@ impl Table {
 
     fn line(&self, row: &[String], widths: &[usize]) -> String {
         let cells = row.iter().zip(widths).zip(&self.titles);
-        let padded = cells.map(|((cell, width), title)| match title.right {
-            true => format!("{cell:>width$}"),
-            false => format!("{cell:<width$}"),
+        let padded = cells.map(|((cell, width), title)| {
+            let blanks = " ".repeat(width.saturating_sub(cell.width()));
+            if title.right { blanks + cell } else { cell.clone() + &blanks }
         });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     }
 
     fn widths(&self) -> Vec<usize> {
-        let titles = self.titles.iter().map(|title| title.text.chars().count());
+        let titles = self.titles.iter().map(|title| title.text.width());
         let widest = |(at, title): (usize, usize)| {
-            let cells = self.rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count());
+            let cells = self.rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.width());
             cells.max().unwrap_or_default().max(title)
         };
         titles.enumerate().map(widest).collect()
@@ -95,20 +97,14 @@ impl Table {
 }
 
 fn shorten(cell: &mut String, room: usize) {
-    if cell.chars().count() > room {
-        *cell = cell.chars().take(room.saturating_sub(1)).chain(['…']).collect();
+    if cell.width() > room {
+        let mut width = 0;
+        let fits = |c: &char| {
+            width += c.width().unwrap_or(0);
+            width < room
+        };
+        *cell = cell.chars().take_while(fits).chain(['…']).collect();
     }
-}
-
-/// Text from outside made safe for a terminal and for one line: line breaks and tabs become blanks; other control
-/// characters, and those that turn the direction of writing, a replacement character.
-pub fn printable(text: &str) -> String {
-    let safe = |c: char| match c {
-        '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => ' ',
-        c if misleads(c) => char::REPLACEMENT_CHARACTER,
-        c => c,
-    };
-    text.chars().map(safe).collect()
 }
 
 #[cfg(test)]
@@ -143,7 +139,15 @@ mod tests {
     }
 
     #[test]
-    fn escapes_do_not_reach_the_terminal() {
-        assert_eq!(printable("a\u{1b}[2J\u{9b}b\u{202e}c\td"), "a\u{fffd}[2J\u{fffd}b\u{fffd}c d");
+    fn wide_and_combining_characters_align() {
+        let mut table = Table::new(&["NAME", "NOTE", ">SIZE"]);
+        for name in ["データ", "サーバー-1", "e\u{301}te\u{301}", "vm", "🖥-1"] {
+            table.row([name.to_owned(), "x".to_owned(), "한글".to_owned()]);
+        }
+        let ends: Vec<_> = table.lines().iter().map(|line| line.width()).collect();
+        assert_eq!(ends, [22; 6], "{:#?}", table.lines());
+        table.fit("NAME", 20);
+        assert!(table.lines().iter().all(|line| line.width() == 19), "{:#?}", table.lines());
+        assert!(table.lines().iter().any(|line| line.starts_with("サーバ…  x")), "{:#?}", table.lines());
     }
 }

@@ -1,5 +1,6 @@
 //! The exporter as its peers see it, well-meaning and other: the real program over real sockets.
 
+use crate::faulty::{Call, Fault, Faulty, can_mount};
 use crate::serving;
 use crate::watched;
 use std::fs;
@@ -78,7 +79,7 @@ fn curl_understands_it() {
         String::from_utf8(output.stdout).unwrap()
     };
     assert!(curl(&["--fail", &exporter.url("/metrics")]).contains("kvmbackup_domain_protected{domain=\"db1\"} 1"));
-    assert!(curl(&["--head", "--http1.0", &exporter.url("/")]).starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(curl(&["--head", "--http1.0", &exporter.url("/")]).starts_with("HTTP/1.0 200 OK\r\n"));
     assert!(curl(&["--fail", "--proxy", &exporter.url(""), "http://desk/-/ready"]).contains("ready"));
     let status = ["--output", "/dev/null", "--write-out", "%{http_code}"];
     assert_eq!(curl(&[&status[..], &["--data", "x=1", &exporter.url("/")]].concat()), "405");
@@ -98,6 +99,58 @@ fn requests_may_come_in_pieces_and_one_after_another() {
     let two = "GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2);
     let answer = exporter.ask(&two);
     assert_eq!((answer.status(), answer.body.matches("HTTP/1.1").count()), (200, 0));
+}
+
+/// What clients send that is odd, but allowed (RFC 9112), or hostile. No answer is lost by a reset: what is sent behind the
+/// request is read before the connection is closed.
+#[test]
+fn odd_requests_are_answered_and_wrong_ones_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let exporter = exporter(&dir);
+    let body = "x".repeat(3 << 20);
+    for (request, status) in [
+        ("GET /-/healthy HTTP/1.0\r\n\r\n".to_owned(), 200),
+        ("GET /-/healthy HTTP/1.1\nHOST:localhost:1 \n\nbody".to_owned(), 200),
+        ("GET http://localhost?x/y HTTP/1.1\r\nHost: other\r\n\r\n".to_owned(), 200),
+        ("GET http://user@localhost/ HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 421),
+        ("GET /%3Cb%3E HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 404),
+        ("GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n".to_owned(), 200),
+        ("GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n".to_owned(), 200),
+        (
+            "GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+                .to_owned(),
+            200,
+        ),
+        (format!("GET /-/ready HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len()), 200),
+        (format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len()), 405),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n".to_owned(), 405),
+        ("CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 400),
+        ("OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 400),
+        ("GET ../x HTTP/1.0\r\n\r\n".to_owned(), 400),
+        ("GET /\r\n\r\n".to_owned(), 400),
+        ("GET  / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1 x\r\nHost: localhost\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.0\r\nA: b\r\n folded\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.0\r\nA : b\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.0\r\nA: \0\r\n\r\n".to_owned(), 400),
+        ("GET /\0 HTTP/1.0\r\n\r\n".to_owned(), 400),
+        ("G\u{e9}T / HTTP/1.0\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\nHost: \u{e9}\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), 400),
+        (format!("GET / HTTP/1.0\r\n{}\r\n", "A: b\r\n".repeat(101)), 431),
+    ] {
+        let answer = exporter.ask(&request);
+        assert_eq!(answer.status(), status, "{}", &request[..request.len().min(200)]);
+    }
+    // A peer that has said all it wants to say still reads.
+    let mut socket = exporter.connect();
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    socket.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(serving::read_answer(socket).status(), 200);
+    let silent = exporter.connect();
+    silent.shutdown(std::net::Shutdown::Write).unwrap();
+    wait_until(|| matches!((&silent).read(&mut [0; 1]), Ok(0)));
 }
 
 #[test]
@@ -297,6 +350,26 @@ fn a_state_that_cannot_be_read_is_said_and_not_ready() {
     assert!(!metrics.body.contains("kvmbackup_domain_"));
     exchange();
     assert_eq!(exporter.get("/-/ready").status(), 200);
+}
+
+#[test]
+fn a_state_directory_that_hangs_blocks_neither_other_pages_nor_the_end() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let state = Faulty::mount(&dir.path().join("state"));
+    let exporter = exporter(&dir);
+    state.set(Call::Read, 0, Fault::Deaf);
+    let mut waiting: Vec<_> = (0..20).map(|_| exporter.connect()).collect();
+    waiting
+        .iter_mut()
+        .for_each(|socket| socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap());
+    wait_until(|| state.was_met());
+    assert_eq!(exporter.get("/-/healthy").status(), 200);
+    let (code, _) = exporter.end(Signal::TERM);
+    assert_eq!(code, 128 + Signal::TERM.as_raw());
+    drop(waiting);
 }
 
 #[test]

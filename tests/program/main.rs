@@ -3,6 +3,8 @@
 
 #[path = "../browser/mod.rs"]
 mod browser;
+#[path = "../faulty/mod.rs"]
+mod faulty;
 #[path = "../host/mod.rs"]
 mod host;
 #[path = "../mailbox/mod.rs"]
@@ -19,6 +21,7 @@ mod units;
 mod watched;
 
 mod alerts;
+mod carriage_returns;
 mod cli_check;
 mod cli_exit;
 mod cli_hooks;
@@ -62,3 +65,4 @@ mod status_page;
 mod target_files;
 mod texts;
 mod trust;
+mod typed_commands;

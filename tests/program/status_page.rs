@@ -6,14 +6,15 @@ use crate::watched;
 use crate::watched::Watched;
 use chrono::{DateTime, TimeDelta, Utc};
 use kvmbackup::exporter::page;
-use kvmbackup::ledger::{DomainResult, Seen, SeenPoints};
+use kvmbackup::ledger::{DomainResult, Ledger, Seen, SeenPoints};
+use kvmbackup::model::RunReport;
 
 fn now() -> DateTime<Utc> {
     "2026-11-23T08:00:00Z".parse().unwrap()
 }
 
 fn html(watched: &Watched) -> String {
-    page::html(&watched.ledger, watched.survey.as_ref(), false, now())
+    page::html(&watched.ledger, watched.survey.as_ref(), false, now()).unwrap()
 }
 
 /// What stands between two marks of a page, every time.
@@ -74,6 +75,40 @@ fn the_headline_is_red_wherever_something_is_red() {
 }
 
 #[test]
+fn after_a_lost_ledger_page_mail_and_metrics_tell_the_restore_points() {
+    let mut watched = watched::quiet(now());
+    let (saved, unsaved) = ("db1", "mail");
+    watched.ledger = Ledger { config_ok: true, ..Ledger::default() };
+    watched.seen(unsaved).points = SeenPoints::default();
+    watched.seen(unsaved).since = Some(now() - TimeDelta::days(9));
+    watched.seen(saved).points.newest = Some(now() - TimeDelta::hours(31));
+    let told = |watched: &Watched| {
+        let survey = watched.survey.as_ref().unwrap();
+        let report = RunReport::new("desk".to_owned(), uuid::Uuid::nil(), now());
+        let late = kvmbackup::mail::late(&watched.ledger, survey, &report);
+        let metrics = kvmbackup::metrics::text(&watched.ledger, Some(survey), false).unwrap();
+        let never = |name: &str| {
+            let (start, end) = ("kvmbackup_domain_last_success_timestamp_seconds{", format!("domain=\"{name}\"}} 0"));
+            metrics.lines().any(|line| line.starts_with(start) && line.ends_with(&end))
+        };
+        (headline(watched), late, [saved, unsaved].map(never))
+    };
+    let (page, late, never) = told(&watched);
+    assert_eq!(
+        (page.as_str(), late, never),
+        ("1 of 6 guests needs attention", vec![unsaved.to_owned()], [false, true])
+    );
+    let html = html(&watched);
+    assert_eq!(
+        between(&html, "class=\"troubles\">", "</ul></section>")[0].matches("was never backed up").count(),
+        1,
+        "{html}"
+    );
+    watched.seen(saved).points.newest = Some(now() - TimeDelta::hours(32));
+    assert_eq!((told(&watched).0.as_str(), told(&watched).1.len()), ("2 of 6 guests need attention", 2));
+}
+
+#[test]
 fn a_guest_whose_first_backup_is_not_due_yet_is_not_red() {
     let told = |since: Option<DateTime<Utc>>, interval_days: u64| {
         let mut watched = watched::quiet(now());
@@ -123,6 +158,7 @@ fn every_command_shown_is_understood() {
     for html in pages.iter().map(html) {
         for line in between(&html, "<code>", "</code>").into_iter().filter(|line| line.starts_with("kvmbackup ")) {
             let plain = line.replace("&#39;", "'").replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">");
+            let plain = plain.replace("&#x27;", "'").replace("&#x3D;", "=").replace("&#x60;", "`");
             let script = format!("printf '%s\\0' {}", plain.replace("&amp;", "&"));
             let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
             let text = String::from_utf8(output.stdout).unwrap();
@@ -154,7 +190,7 @@ fn a_run_that_is_on_is_no_trouble() {
     let mut watched = watched::quiet(now());
     watched.ledger.jobs.get_mut("cloud1").unwrap().running = Some(uuid::Uuid::nil());
     watched.survey.as_mut().unwrap().domains.get_mut("db1").unwrap().leftover_overlays = 1;
-    let on = page::html(&watched.ledger, watched.survey.as_ref(), true, now());
+    let on = page::html(&watched.ledger, watched.survey.as_ref(), true, now()).unwrap();
     assert!(on.contains("A run is on.") && on.contains("<h1>All 6 guests"), "{on}");
     let killed = html(&watched);
     assert!(

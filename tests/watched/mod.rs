@@ -34,7 +34,7 @@ impl Watched {
         self.ledger.domains.get_mut(name).unwrap()
     }
 
-    fn seen(&mut self, name: &str) -> &mut Seen {
+    pub fn seen(&mut self, name: &str) -> &mut Seen {
         self.survey.as_mut().unwrap().domains.get_mut(name).unwrap()
     }
 }

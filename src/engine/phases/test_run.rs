@@ -22,8 +22,7 @@ pub struct Tested {
 pub fn test(
     settings: &Settings,
     hooks: &[Hook],
-    hypervisor: &dyn Hypervisor,
-    domain: &str,
+    (hypervisor, domain): (&dyn Hypervisor, &str),
     phase: Option<Phase>,
     cancel: &Cancel,
 ) -> Result<Tested, Error> {

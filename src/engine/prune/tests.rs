@@ -73,7 +73,7 @@ fn the_last_point_with_every_disk_stays() {
     fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);
     for day in 21..24 {
         let lacks = |manifest: &mut Manifest| manifest.skipped[0].missed = true;
-        fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[], "<domain/>", lacks);
+        fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, (&[], "<domain/>"), lacks);
     }
     let rotation = rotate(&fixture, 2);
     assert_eq!(
@@ -105,7 +105,7 @@ fn points_of_another_guest_stay_and_do_not_count() {
     let other = Uuid::from_u128(7);
     for day in 18..20 {
         let of_other = |manifest: &mut Manifest| manifest.domain.uuid = other;
-        fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[], "<domain/>", of_other);
+        fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, (&[], "<domain/>"), of_other);
     }
     let days = [20, 21, 22].map(|day| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]));
     let rotation = rotate(&fixture, 2);
@@ -146,7 +146,7 @@ fn a_suspect_newest_point_holds_rotation() {
     let fixture = Fixture::new();
     let days = [20, 21].map(|day| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]));
     let suspect = |manifest: &mut Manifest| manifest.suspect = Some("disk vda is empty".to_owned());
-    fixture.point_with("2026-11-22T02:00:00Z", Codec::None, &[], "<domain/>", suspect);
+    fixture.point_with("2026-11-22T02:00:00Z", Codec::None, (&[], "<domain/>"), suspect);
     let held = rotate(&fixture, 1);
     assert_eq!(
         lines(&held),

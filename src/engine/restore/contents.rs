@@ -56,8 +56,13 @@ pub fn write(work: &Work<'_>, reader: &PointReader, plan: &Plan, staging: &mut S
         None => Ok(()),
     })?;
     for write in files.into_values() {
+        let is_image = match &write.how {
+            How::Image(Format::Qcow2) => true,
+            // Its format is in the definition, so that QEMU does not guess.
+            How::Image(_) => continue,
+            _ => false,
+        };
         let (image, archive, member) = (Staging::part(&write.to), work.archive.to_owned(), write.member.clone());
-        let is_image = matches!(&write.how, How::Image(Format::Qcow2));
         staging.call("check", &write.to, move || match is_image {
             true => foreign::check(&image, &archive, &member),
             false => foreign::check_copy(&image, &archive, &member),

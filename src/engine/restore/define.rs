@@ -2,9 +2,9 @@
 
 use super::{Operator, Restored, other};
 use crate::engine::Error;
-use crate::engine::shell::quoted;
 use crate::hypervisor::domain_xml::Reach;
 use crate::hypervisor::{self, Definitions, Guests, OffKind, SavedState, StateKind, domain_xml};
+use crate::model::command::{quoted, typed};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
 use crate::store::Contents;
 
@@ -73,11 +73,12 @@ pub fn another_guest(hypervisor: &dyn Guests, saved: &DomainRef) -> Result<Optio
     let other = domains.into_iter().find(|known| known.name == saved.name && known.uuid != saved.uuid);
     let told = |other: DomainRef| {
         let DomainRef { name, uuid } = saved;
-        format!(
+        typed(&format!(
             "the newest restore point is of another guest that was named {name} (UUID {uuid}); libvirt's domain {name} now has \
-             the UUID {}: kvmbackup list {name}",
-            other.uuid
-        )
+             the UUID {}: kvmbackup list {}",
+            other.uuid,
+            quoted(name)
+        ))
     };
     Ok(other.map(told))
 }

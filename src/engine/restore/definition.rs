@@ -8,9 +8,9 @@ use uuid::Uuid;
 use super::plan::{self, Host, Plan};
 use super::{Define, Operator, Request, define, other};
 use crate::engine::Error;
-use crate::engine::shell::quoted;
 use crate::hypervisor::{self, Hypervisor, Kind, domain_xml, domain_xml::rewrite};
 use crate::model::DomainRef;
+use crate::model::command::quoted;
 use crate::store::Contents;
 use crate::sys::opened;
 

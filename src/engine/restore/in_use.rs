@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::plan::{How, Plan};
 use super::staging::Staging;
 use crate::engine::Error;
-use crate::engine::shell::quoted;
 use crate::engine::users::{self, Role, Use, User, Users};
 use crate::hypervisor::Hypervisor;
 use crate::model::DomainRef;
+use crate::model::command::quoted;
 use crate::sys::in_use;
 
 /// Fails when something that exists and would be written over is used: by any domain but `own`, running or not, or by a process

@@ -11,8 +11,8 @@ use self::choice::{choose, names};
 use super::Request;
 use super::staging::Rights;
 use crate::engine::Error;
-use crate::engine::shell::quoted;
 use crate::hypervisor::domain_xml::{Changes, Reach};
+use crate::model::command::quoted;
 use crate::model::{Format, Image, Source};
 use crate::store::{Contents, SavedDisk};
 

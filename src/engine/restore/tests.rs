@@ -18,7 +18,16 @@ use crate::hypervisor::{
     StateKind, domain_xml,
 };
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
-use crate::sys::patience::Patience;
+
+fn restore(
+    fixture: &Fixture,
+    request: &Request,
+    known: Option<&Known>,
+    (monitor, cancel): (&dyn Monitor, &Cancel),
+) -> Result<Restored, Error> {
+    let hypervisor = known.map(|known| known as &dyn Hypervisor);
+    Restore { request, store: &fixture.store, hypervisor, monitor, cancel }.run(&mut Says(false))
+}
 
 fn request(to: &Path) -> Request {
     Request {
@@ -34,7 +43,7 @@ fn request(to: &Path) -> Request {
 }
 
 fn get(fixture: &Fixture, request: &Request) -> Result<Restored, Error> {
-    restore(request, &fixture.store, None, &Silent, &Cancel::default(), &mut Says(false))
+    restore(fixture, request, None, (&Silent, &Cancel::default()))
 }
 
 fn is_same(disk: &Disk, restored: &Path) {
@@ -95,10 +104,10 @@ fn a_folder_gets_the_disks_in_their_formats_and_all_beside_them() {
 fn odd_sizes_and_formats_come_back() {
     let fixture = Fixture::new();
     let mut disks = vec![
-        fixture.disk("vda", "images/x.img", Format::Raw, 3 * MIB + 12_345, &[(5, 100_000), (3 * MIB + 12_000, 345)]),
-        fixture.disk("vdb", "images/y.vmdk", Format::Other("vmdk".to_owned()), MIB, &[(0, MIB)]),
-        fixture.disk("vdc", "other/x.img", Format::Raw, 0, &[]),
-        fixture.disk("vdd", "images/domain.xml", Format::Qcow2, 1 << 40, &[((1 << 40) - 512, 512)]),
+        fixture.disk("vda", "images/x.img", Format::Raw, (3 * MIB + 12_345, &[(5, 100_000), (3 * MIB + 12_000, 345)])),
+        fixture.disk("vdb", "images/y.vmdk", Format::Other("vmdk".to_owned()), (MIB, &[(0, MIB)])),
+        fixture.disk("vdc", "other/x.img", Format::Raw, (0, &[])),
+        fixture.disk("vdd", "images/domain.xml", Format::Qcow2, (1 << 40, &[((1 << 40) - 512, 512)])),
     ];
     fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &disks);
     let out = fixture.path("out");
@@ -147,7 +156,7 @@ fn an_archive_that_lies_is_refused() {
     ];
     for (lie, text) in lies {
         // The last disk's member is written under the name that the manifest had before the lie.
-        let point = fixture.point_with("2026-11-20T02:00:00Z", Codec::None, &disks, "<domain/>", |_| ());
+        let point = fixture.point_with("2026-11-20T02:00:00Z", Codec::None, (&disks, "<domain/>"), |_| ());
         let mut manifest = Archive::open(point.location()).unwrap().manifest().unwrap();
         lie(&mut manifest);
         rewrite_manifest(&fixture, &point, &manifest);
@@ -157,7 +166,7 @@ fn an_archive_that_lies_is_refused() {
         fs::remove_file(point.location()).unwrap();
     }
     // A path that leads elsewhere is not followed: only its last component counts.
-    fixture.point_with("2026-11-21T02:00:00Z", Codec::None, &disks, "<domain/>", |manifest| {
+    fixture.point_with("2026-11-21T02:00:00Z", Codec::None, (&disks, "<domain/>"), |manifest| {
         manifest.disks[0].source = crate::model::Source::File("/etc/../../.hidden".into());
         manifest.disks[1].source = crate::model::Source::File("/etc/passwd".into());
     });
@@ -220,7 +229,7 @@ fn a_wish_to_stop_leaves_nothing() {
     for when in ["20261120T020000Z".parse().map(When::Id).unwrap(), When::Newest] {
         let cancel = Cancel::default();
         let wanted = Request { when, ..request(&fixture.path("out")) };
-        let error = restore(&wanted, &fixture.store, None, &StopsAt(&cancel), &cancel, &mut Says(false)).unwrap_err();
+        let error = restore(&fixture, &wanted, None, (&StopsAt(&cancel), &cancel)).unwrap_err();
         assert!(matches!(error, Error::Cancelled(15)), "{error:?}");
         assert!(!fixture.path("out").exists());
     }
@@ -253,7 +262,7 @@ fn an_archive_of_the_seed_script_comes_back_as_it_was() {
 #[test]
 fn an_image_of_the_seed_that_reads_other_files_is_refused() {
     let fixture = Fixture::new();
-    let disks = [fixture.disk("vda", "images/root.qcow2", Format::Qcow2, MIB, &[])];
+    let disks = [fixture.disk("vda", "images/root.qcow2", Format::Qcow2, (MIB, &[]))];
     let day = fixture.path("2026-11-15");
     fs::create_dir_all(&day).unwrap();
     fs::write(day.join("web 1-inactive.xml"), fixture.xml(&disks)).unwrap();
@@ -465,18 +474,16 @@ fn define(fixture: &Fixture, known: &Known, name: Option<&str>, overwrite: bool)
 fn define_as(fixture: &Fixture, known: &Known, how: Define, overwrite: bool) -> Result<Restored, Error> {
     let request = Request { to: None, define: Some(how), overwrite, ..request(Path::new("")) };
     let point = points::find(&fixture.store, DOMAIN, When::Newest)?;
-    let (patience, cancel) = (Patience::default(), Cancel::default());
     let images = ["images", "nvram"].map(|folder| fixture.path(folder)).to_vec();
     let places = Places { swtpm: fixture.path("swtpm"), qemu: fixture.path("images"), images };
-    let work = Work {
-        archive: point.location(),
-        patience: &patience,
-        domain: &request.domain,
+    let restore = Restore {
+        request: &request,
+        store: &fixture.store,
+        hypervisor: Some(known),
         monitor: &Silent,
-        cancel: &cancel,
+        cancel: &Cancel::default(),
     };
-    let reader = fixture.store.open(&point, &cancel)?;
-    restore_point(&request, (&point, &reader), Some(known), &work, &places, &mut Says(true))
+    restore.point(&point, &places, &mut Says(true))
 }
 
 #[test]
@@ -614,7 +621,7 @@ fn what_is_lost_and_what_is_not_encrypted_is_told_before_anything_is_written() {
     let fixture = Fixture::new();
     fs::create_dir(fixture.path("images")).unwrap();
     let disks = fixture.usual_disks();
-    fixture.point_with("2026-11-20T02:00:00Z", Codec::None, &disks, &fixture.xml(&disks), |manifest| {
+    fixture.point_with("2026-11-20T02:00:00Z", Codec::None, (&disks, &fixture.xml(&disks)), |manifest| {
         manifest.disks[1].encrypted = true;
     });
     let state = |name: &str, kind| SavedState { name: name.to_owned(), kind };
@@ -643,8 +650,7 @@ fn what_another_domain_stands_on_is_never_replaced() {
     let error = define(&fixture, &known, None, true).unwrap_err();
     assert!(error.to_string().contains("in use by domain other (disk vdq)"), "{error}");
     let files = Request { overwrite: true, ..request(&fixture.path("images")) };
-    let into_files =
-        |known: &Known| restore(&files, &fixture.store, Some(known), &Silent, &Cancel::default(), &mut Says(false));
+    let into_files = |known: &Known| restore(&fixture, &files, Some(known), (&Silent, &Cancel::default()));
     assert!(into_files(&known).unwrap_err().to_string().contains("domain other"));
     assert_eq!(fs::read_to_string(&image).unwrap(), "theirs");
     // Its own definition is no obstacle.
@@ -674,11 +680,11 @@ fn an_image_that_is_in_use_is_never_replaced() {
 fn the_definition_and_the_places_of_images_are_not_trusted() {
     let (fixture, disks) = host();
     let xml = fixture.xml(&disks).replace("<name>web 1", "<name>web 9");
-    fixture.point_with("2026-11-21T02:00:00Z", Codec::None, &disks, &xml, |_| ());
+    fixture.point_with("2026-11-21T02:00:00Z", Codec::None, (&disks, &xml), |_| ());
     let error = define(&fixture, &Known::default(), None, false).unwrap_err();
     assert!(error.is_damage() && error.to_string().contains("another domain"), "{error}");
 
-    fixture.point_with("2026-11-22T02:00:00Z", Codec::None, &disks, &fixture.xml(&disks), |manifest| {
+    fixture.point_with("2026-11-22T02:00:00Z", Codec::None, (&disks, &fixture.xml(&disks)), |manifest| {
         manifest.disks[0].source = crate::model::Source::File("/etc/cron.d/x".into());
     });
     let error = define(&fixture, &Known::default(), None, false).unwrap_err();

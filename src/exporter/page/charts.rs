@@ -1,10 +1,13 @@
 //! Owns: what is drawn: an age beside its schedule, the last attempts, how full the repository is. Every drawing has a title
-//! that says the same in words. Must not: know whose they are.
+//! that says the same in words. Must not: know whose they are, or HTML.
 
 use std::collections::VecDeque;
 
-use super::guest::Age;
-use super::words::{count, span, text};
+use serde::Serialize;
+
+use super::Tone;
+use super::words::{count, span};
+use crate::ledger::standing::Age;
 use crate::ledger::{Attempt, DomainResult, SeenRepository};
 use crate::model::size;
 
@@ -16,21 +19,22 @@ const STEP: f64 = 6.0;
 const UP: f64 = 26.0;
 const DOWN: f64 = 14.0;
 
-/// A bar that is as long as the age, and a mark where the schedule ends.
-pub(super) fn age(age: Age) -> String {
-    let (share, class, words) = match age {
-        Age::Never => (0.0, "bad", "there is no good backup".to_owned()),
-        Age::Awaited | Age::Unplanned(_) => return String::new(),
-        Age::OnTime { age, interval } => (ratio(age, interval), "good", said(age, interval)),
-        Age::Late { age, interval } => (ratio(age, interval), "bad", said(age, interval)),
+/// A bar that is as long as the age, and a mark in its middle where the schedule ends: twice the schedule fills it.
+#[derive(Serialize)]
+pub(super) struct Bar {
+    tone: Tone,
+    words: String,
+    width: String,
+}
+
+pub(super) fn bar(age: Age) -> Option<Bar> {
+    let (share, tone, words) = match age {
+        Age::Never => (0.0, Tone::Bad, "there is no good backup".to_owned()),
+        Age::Awaited | Age::Unplanned(_) => return None,
+        Age::OnTime { age, interval } => (ratio(age, interval), Tone::Good, said(age, interval)),
+        Age::Late { age, interval } => (ratio(age, interval), Tone::Bad, said(age, interval)),
     };
-    // The mark stands in the middle: twice the schedule fills the bar.
-    let width = (share * 50.0).clamp(0.0, 100.0);
-    format!(
-        "<svg class=\"age {class}\" viewBox=\"0 0 100 10\" preserveAspectRatio=\"none\" role=\"img\"><title>{words}</title>\
-         <rect class=\"track\" y=\"2\" width=\"100\" height=\"6\"/><rect class=\"fill\" y=\"2\" width=\"{width:.1}\" height=\"6\"/>\
-         <path class=\"mark\" d=\"M50 0v10\"/></svg>"
-    )
+    Some(Bar { tone, words, width: format!("{:.1}", (share * 50.0).clamp(0.0, 100.0)) })
 }
 
 fn ratio(age: chrono::TimeDelta, interval: chrono::TimeDelta) -> f64 {
@@ -41,14 +45,20 @@ fn said(age: chrono::TimeDelta, interval: chrono::TimeDelta) -> String {
     format!("{} old, due every {}", span(age), span(interval))
 }
 
-/// The last attempts, newest on the right: bars up for bytes stored, bars down for durations, a cross for a failure.
-pub(super) fn attempts(history: &VecDeque<Attempt>) -> String {
+/// The last attempts, newest on the right: bars up for bytes stored, bars down for durations, a cross for a failure. The
+/// template has the line between them.
+#[derive(Serialize)]
+pub(super) struct Attempts {
+    words: String,
+    stored: String,
+    took: String,
+    failed: String,
+}
+
+pub(super) fn attempts(history: &VecDeque<Attempt>) -> Option<Attempts> {
     let shown: Vec<&Attempt> = history.iter().skip(history.len().saturating_sub(ATTEMPTS)).collect();
-    if shown.is_empty() {
-        return "<span class=\"quiet\">no attempt yet</span>".to_owned();
-    }
-    let most = shown.iter().map(|attempt| attempt.stored_bytes).max().unwrap_or(0);
-    let longest = shown.iter().map(|attempt| attempt.duration_ms).max().unwrap_or(0);
+    let most = shown.iter().map(|attempt| attempt.stored_bytes).max()?;
+    let longest = shown.iter().map(|attempt| attempt.duration_ms).max()?;
     let first = ATTEMPTS - shown.len();
     let (mut stored, mut took, mut failed) = (String::new(), String::new(), String::new());
     for (at, attempt) in shown.iter().enumerate() {
@@ -63,15 +73,7 @@ pub(super) fn attempts(history: &VecDeque<Attempt>) -> String {
             failed += &format!("M{} {}l4 4m0 -4l-4 4", x - 2.0, UP - 6.0);
         }
     }
-    let end = ATTEMPTS as f64 * STEP;
-    format!(
-        "<svg class=\"attempts\" viewBox=\"0 0 {end} {}\" role=\"img\"><title>{}</title>\
-         <path class=\"base\" d=\"M0 {}h{end}\"/><path class=\"stored\" d=\"{stored}\"/><path class=\"took\" d=\"{took}\"/>\
-         <path class=\"failed\" d=\"{failed}\"/></svg>",
-        UP + 2.0 + DOWN,
-        text(&told(&shown, most, longest)),
-        UP + 1.0,
-    )
+    Some(Attempts { words: told(&shown, most, longest), stored, took, failed })
 }
 
 /// Half a unit is the least that is seen.
@@ -93,18 +95,19 @@ fn told(shown: &[&Attempt], most: u64, longest: u64) -> String {
     )
 }
 
-/// How full the repository is: restore points, what else is there, what is free.
-pub(super) fn fill(repository: &SeenRepository) -> String {
+/// How full the repository is: restore points, what else is there, what is free; widths in percent.
+#[derive(Serialize)]
+pub(super) struct Fill {
+    words: String,
+    used: String,
+    ours: String,
+}
+
+pub(super) fn fill(repository: &SeenRepository) -> Fill {
     let capacity = repository.capacity_bytes.max(1);
     let used = capacity.saturating_sub(repository.available_bytes);
     let share = |bytes: u64| bytes.min(capacity) as f64 * 100.0 / capacity as f64;
-    let ours = share(repository.stored_bytes.min(used));
-    format!(
-        "<svg class=\"fill\" viewBox=\"0 0 100 10\" preserveAspectRatio=\"none\" role=\"img\"><title>{:.0} % of {} are used, \
-         {ours:.0} % by restore points</title><rect class=\"track\" width=\"100\" height=\"10\"/>\
-         <rect class=\"others\" width=\"{:.2}\" height=\"10\"/><rect class=\"ours\" width=\"{ours:.2}\" height=\"10\"/></svg>",
-        share(used),
-        size::bytes(capacity),
-        share(used),
-    )
+    let (all, ours) = (share(used), share(repository.stored_bytes.min(used)));
+    let words = format!("{all:.0} % of {} are used, {ours:.0} % by restore points", size::bytes(capacity));
+    Fill { words, used: format!("{all:.2}"), ours: format!("{ours:.2}") }
 }

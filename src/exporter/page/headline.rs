@@ -1,18 +1,24 @@
 //! Owns: the one sentence that says how it stands, and the line below it. Must not: look at more than the view.
 
-use super::guest::{Age, Guest};
+use serde::Serialize;
+
+use super::guest::Guest;
 use super::trouble::Trouble;
-use super::words::{count, text, time};
+use super::words::{Moment, count};
 use super::{Tone, View};
+use crate::ledger::standing::Age;
+use crate::model::command::typed;
 
 /// What is read first.
+#[derive(Serialize)]
 pub(super) struct Headline {
     pub tone: Tone,
-    /// Of the browser's tab, short.
-    pub title: String,
     pub sentence: String,
-    /// HTML.
-    pub below: String,
+    /// What says who is due.
+    pub command: String,
+    /// When the last run ended.
+    pub ended: Option<Moment>,
+    pub notes: Vec<String>,
 }
 
 /// The headline.
@@ -35,7 +41,10 @@ pub(super) fn of(view: &View<'_>, troubles: &[Trouble]) -> Headline {
         (calm, state)
     };
     let notes = troubles.iter().filter(|trouble| trouble.tone == Tone::Note).count() as u64;
-    Headline { tone, title: sentence.clone(), sentence, below: below(view, all, notes) }
+    let ended = view.ledger.jobs.values().filter_map(|job| job.last_completion).max();
+    let ended = ended.map(|ended| Moment::of(view.now, ended));
+    let command = typed("kvmbackup backup --dry-run");
+    Headline { tone, sentence, command, ended, notes: self::notes(view, all, notes) }
 }
 
 /// How the covered guests stand, and how that looks, if nothing is bad.
@@ -75,21 +84,11 @@ fn lower_first(sentence: &str) -> String {
     }
 }
 
-fn below(view: &View<'_>, all: u64, notes: u64) -> String {
-    let mut facts = Vec::new();
-    if view.running {
-        facts.push("<strong>A run is on.</strong>".to_owned());
-    }
-    match view.ledger.jobs.values().filter_map(|job| job.last_completion).max() {
-        Some(ended) => facts.push(format!("The last run ended {}.", time(view.now, ended))),
-        None => facts.push(format!("See who is due, and why: {}", super::words::command("kvmbackup backup --dry-run"))),
-    }
-    if notes > 0 {
-        facts.push(format!("{} worth a look.", count(notes, "thing is", "things are")));
-    }
+/// What else is worth knowing at once.
+fn notes(view: &View<'_>, all: u64, notes: u64) -> Vec<String> {
     let unprotected = view.guests.iter().filter(|guest| guest.is_unprotected()).count() as u64;
-    if unprotected > 0 && all > 0 {
-        facts.push(format!("{} not in the configuration.", text(&count(unprotected, "guest is", "guests are"))));
-    }
-    facts.join(" ")
+    let notes = (notes > 0).then(|| format!("{} worth a look.", count(notes, "thing is", "things are")));
+    let unprotected = (unprotected > 0 && all > 0)
+        .then(|| format!("{} not in the configuration.", count(unprotected, "guest is", "guests are")));
+    notes.into_iter().chain(unprotected).collect()
 }

@@ -5,25 +5,42 @@
 
 mod charts;
 mod guest;
-mod guests;
 mod headline;
 mod others;
+mod rows;
 mod trouble;
 mod words;
 
+use std::sync::LazyLock;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Utc};
+use handlebars::{Handlebars, RenderError, html_escape};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::ledger::{Ledger, Survey};
-use crate::model::base64;
+use crate::model::printable;
 use guest::Guest;
 use headline::Headline;
-use words::{symbol, time};
+use others::{HookRow, Job, Left, Report, Repository};
+use rows::Row;
+use trouble::Trouble;
+use words::Moment;
 
 /// The style of the page.
 const STYLE: &str = include_str!("style.css");
-/// Seconds after which a browser asks again.
-const REFRESH: u32 = 60;
+/// The page, read once.
+static TEMPLATE: LazyLock<Handlebars<'_>> = LazyLock::new(|| {
+    let mut page = Handlebars::new();
+    page.set_strict_mode(true);
+    page.register_escape_fn(escape);
+    if let Err(error) = page.register_template_string("page", include_str!("page.html.hbs")) {
+        tracing::error!("the template of the status page cannot be read: {error}");
+    }
+    page
+});
 
 /// All that the page is made from.
 struct View<'a> {
@@ -36,7 +53,8 @@ struct View<'a> {
 }
 
 /// How something stands; each has a symbol and a word, for colour alone tells not everybody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 enum Tone {
     /// Nothing can be said.
     Idle,
@@ -48,73 +66,93 @@ enum Tone {
     Bad,
 }
 
+/// A word with the sign of how something stands.
+#[derive(Serialize)]
+struct Badge {
+    tone: Tone,
+    word: String,
+}
+
+impl Badge {
+    fn new(tone: Tone, word: &str) -> Badge {
+        Badge { tone, word: word.to_owned() }
+    }
+}
+
+/// All that the template shows; every text is escaped there.
+#[derive(Serialize)]
+struct Page<'a> {
+    version: &'static str,
+    style: &'static str,
+    now: String,
+    host: &'a str,
+    running: bool,
+    /// When libvirt and the repository were looked at.
+    looked: Option<Moment>,
+    headline: Headline,
+    troubles: Vec<Trouble>,
+    guests: Vec<Row<'a>>,
+    repository: Option<Repository>,
+    jobs: Vec<Job<'a>>,
+    unprotected: Vec<&'a str>,
+    excluded: Vec<&'a str>,
+    left: Vec<Left<'a>>,
+    hooks: Vec<HookRow<'a>>,
+    reports: Vec<Report>,
+}
+
 /// The page, for the state of now. `running` says whether a run holds the lock.
-pub fn html(ledger: &Ledger, survey: Option<&Survey>, running: bool, now: DateTime<Utc>) -> String {
+///
+/// # Errors
+/// The template does not render.
+pub fn html(
+    ledger: &Ledger,
+    survey: Option<&Survey>,
+    running: bool,
+    now: DateTime<Utc>,
+) -> Result<String, Box<RenderError>> {
     let guests = guest::all(ledger, survey, running, now);
     let view = View { ledger, survey, running, now, guests };
     let troubles = trouble::all(&view);
-    let headline = headline::of(&view, &troubles);
-    let parts = [
-        header(&view, &headline),
-        trouble::section(&troubles),
-        guests::section(&view),
-        format!("<div class=\"pair\">{}{}</div>", others::repository(&view), others::jobs(&view)),
-        others::unprotected(&view),
-        others::excluded(&view),
-        others::left(&view),
-        others::hooks(&view),
-        others::reports(&view),
-        footer(&view),
-    ];
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta name=\"color-scheme\" content=\"light dark\"><meta http-equiv=\"refresh\" content=\"{REFRESH}\">\
-         <title>{} – kvmbackup</title><style>{STYLE}</style></head>\n<body>\n{}</body></html>\n",
-        words::text(&headline.title),
-        parts.concat(),
-    )
+    let names =
+        |is: fn(&Guest<'_>) -> bool| view.guests.iter().filter(|guest| is(guest)).map(|guest| guest.name).collect();
+    let page = Page {
+        version: env!("CARGO_PKG_VERSION"),
+        style: STYLE,
+        now: words::full(now),
+        host: survey.map_or("", |survey| survey.host.as_str()),
+        running,
+        looked: survey.map(|survey| Moment::of(now, survey.time)),
+        headline: headline::of(&view, &troubles),
+        troubles,
+        guests: rows::all(&view),
+        repository: survey.map(|survey| others::repository(&view, survey)),
+        jobs: others::jobs(&view),
+        unprotected: names(|guest| guest.is_unprotected()),
+        excluded: names(|guest| guest.is_excluded() && guest.is_defined()),
+        left: others::left(&view),
+        hooks: others::hooks(&view),
+        reports: others::reports(&view),
+    };
+    Ok(TEMPLATE.render("page", &page)?)
 }
 
 /// The hash of the style, as a content security policy names it: <https://www.w3.org/TR/CSP3/#grammardef-hash-source>.
 pub fn style_hash() -> String {
-    format!("sha256-{}", base64::encode(&Sha256::digest(STYLE)))
+    format!("sha256-{}", BASE64.encode(Sha256::digest(STYLE)))
 }
 
-fn header(view: &View<'_>, headline: &Headline) -> String {
-    let host = view.survey.map_or("", |survey| survey.host.as_str());
-    let host = if host.is_empty() { String::new() } else { format!(" on {}", words::name(host)) };
-    format!(
-        "<header class=\"top {}\"><p class=\"brand\">kvmbackup{host}</p><div class=\"headline\">{}<div><h1>{}</h1>\
-         <p>{}</p></div></div></header>\n<main>\n",
-        headline.tone.class(),
-        symbol(headline.tone),
-        words::text(&headline.sentence),
-        headline.below,
-    )
+fn escape(text: &str) -> String {
+    html_escape(&printable(text))
 }
 
-fn footer(view: &View<'_>) -> String {
-    let looked = match view.survey {
-        Some(survey) => format!("libvirt and the repository were looked at {}", time(view.now, survey.time)),
-        None => "libvirt and the repository have not been looked at yet".to_owned(),
-    };
-    format!(
-        "</main>\n<footer><p>kvmbackup {} · {} · {looked} · this page renews itself every minute</p>\
-         <p><a href=\"/metrics\">metrics</a> <a href=\"/-/ready\">ready</a> <a href=\"/-/healthy\">healthy</a></p></footer>\n",
-        env!("CARGO_PKG_VERSION"),
-        view.now.format("%a %-d %b %Y %H:%M UTC"),
-    )
-}
-
-impl Tone {
-    /// Its class in the style.
-    fn class(self) -> &'static str {
-        match self {
-            Tone::Idle => "idle",
-            Tone::Good => "good",
-            Tone::Note => "note",
-            Tone::Bad => "bad",
-        }
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn nothing_from_outside_is_markup() {
+        assert_eq!(
+            super::escape("<a href=\"x\" b='c'>&\0\n\u{202e}ü"),
+            "&lt;a href&#x3D;&quot;x&quot; b&#x3D;&#x27;c&#x27;&gt;&amp;\u{fffd} \u{fffd}ü"
+        );
     }
 }

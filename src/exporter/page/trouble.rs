@@ -2,13 +2,15 @@
 //! Must not: decide how a guest stands.
 
 use chrono::TimeDelta;
+use serde::Serialize;
 
-use super::words::{ago, command, interval, name, quoted, shortened, span, symbol, text};
+use super::words::{ago, shortened, span};
 use super::{Tone, View};
+use crate::model::command::{quoted, typed};
 use crate::model::size;
 
 /// Something that needs somebody.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Trouble {
     pub tone: Tone,
     /// The guest.
@@ -30,7 +32,7 @@ impl Trouble {
     }
 
     pub fn quoting(self, error: Option<String>) -> Trouble {
-        Trouble { error, ..self }
+        Trouble { error: error.as_deref().map(shortened), ..self }
     }
 
     pub fn saying(self, advice: &str) -> Trouble {
@@ -38,7 +40,7 @@ impl Trouble {
     }
 
     pub fn typing(mut self, command: String) -> Trouble {
-        self.commands.push(command);
+        self.commands.push(typed(&command));
         self
     }
 }
@@ -61,12 +63,10 @@ fn of_host(view: &View<'_>) -> Vec<Trouble> {
     }
     found.extend(of_survey(view));
     for (job, past) in &view.ledger.jobs {
-        let planned =
-            view.survey.and_then(|survey| survey.jobs.get(job)).and_then(|job| interval(job.expected_interval_s));
-        let late =
-            past.last_start.filter(|start| planned.is_some_and(|planned| view.now - *start > planned + planned / 2));
-        if let Some(start) = late.filter(|_| !view.running) {
-            let what = format!("Job {job}: no run has begun for {}", span(view.now - start));
+        let planned = view.survey.and_then(|survey| survey.jobs.get(job));
+        let late = planned.and_then(|planned| past.late(planned, view.now));
+        if let Some(since) = late.filter(|_| !view.running) {
+            let what = format!("Job {job}: no run has begun for {}", span(since));
             let advice = "Something has to start the runs: cron, or a timer.";
             let trouble = Trouble::of_host(Tone::Bad, what).saying(advice);
             found.push(trouble.typing("systemctl status cron.service; systemctl list-timers".to_owned()));
@@ -106,31 +106,4 @@ fn of_survey(view: &View<'_>) -> Vec<Trouble> {
         found.push(Trouble::of_host(Tone::Note, what).saying(advice));
     }
     found
-}
-
-/// The section; none if all is well.
-pub(super) fn section(troubles: &[Trouble]) -> String {
-    if troubles.is_empty() {
-        return String::new();
-    }
-    let items: String = troubles.iter().map(item).collect();
-    format!("<section><h2>Needs attention</h2><ul class=\"troubles\">{items}</ul></section>\n")
-}
-
-fn item(trouble: &Trouble) -> String {
-    let subject = trouble.guest.as_deref().map_or_else(String::new, |guest| format!("{} ", name(guest)));
-    let error = trouble
-        .error
-        .as_deref()
-        .map_or_else(String::new, |error| format!("<p class=\"error\">{}</p>", text(&shortened(error))));
-    let advice = if trouble.advice.is_empty() { String::new() } else { format!("<p>{}</p>", text(&trouble.advice)) };
-    let commands: String = trouble.commands.iter().map(|line| format!("<li>{}</li>", command(line))).collect();
-    let commands = if commands.is_empty() { commands } else { format!("<ul class=\"commands\">{commands}</ul>") };
-    let word = if trouble.tone == Tone::Bad { "Act: " } else { "Look: " };
-    format!(
-        "<li class=\"{}\">{}<div><h3><span class=\"unseen\">{word}</span>{subject}{}</h3>{error}{advice}</div>{commands}</li>",
-        trouble.tone.class(),
-        symbol(trouble.tone),
-        text(&trouble.what),
-    )
 }

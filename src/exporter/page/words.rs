@@ -1,50 +1,7 @@
-//! Owns: single pieces of text and HTML: what comes from outside made harmless, ages, times, commands, symbols.
-//! Must not: know what they are said of.
+//! Owns: single pieces of text: counts, ages, times, words of a shell. Must not: know what they are said of, or HTML.
 
 use chrono::{DateTime, TimeDelta, Utc};
-
-use super::Tone;
-
-/// Text from outside as the text of an element or the value of an attribute in double quotes. Control characters, and those
-/// that turn the direction of writing, are replaced.
-pub(super) fn text(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            '\n' | '\r' | '\t' => safe.push(' '),
-            '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                safe.push(char::REPLACEMENT_CHARACTER);
-            }
-            c if c.is_control() => safe.push(char::REPLACEMENT_CHARACTER),
-            c => safe.push(c),
-        }
-    }
-    safe
-}
-
-/// A name from outside: its direction of writing is its own.
-pub(super) fn name(name: &str) -> String {
-    format!("<bdi class=\"name\">{}</bdi>", text(name))
-}
-
-/// A command to type.
-pub(super) fn command(line: &str) -> String {
-    format!("<code>{}</code>", text(line))
-}
-
-/// A word that a POSIX shell takes as it is.
-pub(super) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_.:/@%+=,".contains(c);
-    match !word.is_empty() && word.chars().all(plain) && !word.starts_with('-') {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
-}
+use serde::Serialize;
 
 /// A message without its middle, if it is long: it begins with what failed and ends with the cause.
 pub(super) fn shortened(message: &str) -> String {
@@ -59,12 +16,6 @@ pub(super) fn shortened(message: &str) -> String {
 /// One of something, or many.
 pub(super) fn count(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
-}
-
-/// The time between two days of a schedule; `None` if there is no schedule, or none that can be meant.
-pub(super) fn interval(seconds: u64) -> Option<TimeDelta> {
-    const TEN_YEARS: i64 = 315_576_000;
-    i64::try_from(seconds).ok().filter(|seconds| (1..=TEN_YEARS).contains(seconds)).map(TimeDelta::seconds)
 }
 
 /// A time in its largest unit: `5 min`, `26 h`, `9 d`.
@@ -86,58 +37,29 @@ pub(super) fn ago(now: DateTime<Utc>, time: DateTime<Utc>) -> String {
     }
 }
 
-/// The same as HTML, with the time itself.
-pub(super) fn time(now: DateTime<Utc>, time: DateTime<Utc>) -> String {
-    let iso = time.format("%Y-%m-%dT%H:%M:%SZ");
-    format!("<time datetime=\"{iso}\" title=\"{}\">{}</time>", time.format("%a %-d %b %Y %H:%M UTC"), ago(now, time))
+/// A time, for people and for machines.
+#[derive(Serialize)]
+pub(super) struct Moment {
+    iso: String,
+    full: String,
+    ago: String,
 }
 
-/// The same of a time that may never have been.
-pub(super) fn time_or_never(now: DateTime<Utc>, at: Option<DateTime<Utc>>) -> String {
-    at.map_or_else(|| "never".to_owned(), |at| time(now, at))
+impl Moment {
+    pub fn of(now: DateTime<Utc>, time: DateTime<Utc>) -> Moment {
+        let iso = time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+        Moment { iso, full: full(time), ago: ago(now, time) }
+    }
 }
 
-/// The sign of a tone, drawn, so that it needs no font. The words beside it say the same.
-pub(super) fn symbol(tone: Tone) -> String {
-    let sign = match tone {
-        Tone::Idle => "M7 12h10",
-        Tone::Good => "M6.5 12.5l3.7 3.7 7.3-8",
-        Tone::Note => "M12 6.5v7M12 17v.1",
-        Tone::Bad => "M8 8l8 8M16 8l-8 8",
-    };
-    format!(
-        "<svg class=\"symbol {}\" viewBox=\"0 0 24 24\" aria-hidden=\"true\"><circle cx=\"12\" cy=\"12\" r=\"11\"/>\
-         <path d=\"{sign}\"/></svg>",
-        tone.class()
-    )
-}
-
-/// A word with its sign.
-pub(super) fn badge(tone: Tone, word: &str) -> String {
-    format!("<span class=\"badge {}\">{}{}</span>", tone.class(), symbol(tone), text(word))
+/// A time in full.
+pub(super) fn full(time: DateTime<Utc>) -> String {
+    time.format("%a %-d %b %Y %H:%M UTC").to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_from_outside_is_markup() {
-        assert_eq!(
-            text("<a href=\"x\" b='c'>&\0\n\u{202e}ü"),
-            "&lt;a href=&quot;x&quot; b=&#39;c&#39;&gt;&amp;\u{fffd} \u{fffd}ü"
-        );
-    }
-
-    #[test]
-    fn words_survive_a_shell() {
-        for word in ["web-1", "a b", "it's", "-rf", "$(reboot)", "*", "", "büro", "a;b"] {
-            let script = format!("printf %s {}", quoted(word));
-            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
-        }
-        assert_eq!(quoted("web-1"), "web-1");
-    }
 
     #[test]
     fn a_long_message_loses_its_middle() {

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::Agent;
 use crate::hooks::Error;
-use crate::model::base64;
 
 /// How long an agent may fail to tell of a process that it has started, before that is an error: others ask it too.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,7 +59,7 @@ impl<'a> Exec<'a> {
             request["env"] = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
         }
         if let Some(input) = start.input {
-            request["input-data"] = base64::encode(input).into();
+            request["input-data"] = BASE64.encode(input).into();
         }
         let request = json!({ "execute": "guest-exec", "arguments": request });
         let answer = agent.command(&request).map_err(|source| Error::Agent { action, source })?;
@@ -147,7 +148,7 @@ fn read(answer: &Value) -> Option<Done> {
         None => None,
     };
     let output = match answer.get("out-data") {
-        Some(data) => base64::decode(data.as_str().filter(|data| data.len() <= MAX_DATA)?)?,
+        Some(data) => BASE64.decode(data.as_str().filter(|data| data.len() <= MAX_DATA)?).ok()?,
         None => Vec::new(),
     };
     let whole = answer.get("out-truncated").and_then(Value::as_bool) != Some(true);

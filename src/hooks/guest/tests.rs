@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
 use super::*;
 use crate::hooks::{Held, MAX_OUTPUT, Released};
-use crate::model::base64;
 
 const LONG: Duration = Duration::from_secs(60);
 /// For a deadline that is reached: a script has begun by then on a machine that is busy, too.
@@ -56,7 +57,7 @@ impl Local {
         }
         if let Some(input) = request.get("input-data") {
             let path = self.path("input");
-            fs::write(&path, base64::decode(input.as_str().unwrap()).unwrap()).unwrap();
+            fs::write(&path, BASE64.decode(input.as_str().unwrap()).unwrap()).unwrap();
             command.stdin(File::open(path).unwrap());
         }
         if request["capture-output"] == true {
@@ -72,7 +73,7 @@ impl Local {
             return Ok(json!({ "exited": false }));
         };
         let output = fs::read(self.path(&format!("output{pid}"))).unwrap_or_default();
-        let output = base64::encode(&output);
+        let output = BASE64.encode(&output);
         Ok(json!({ "exited": true, "exitcode": status.code().unwrap(), "out-data": output }))
     }
 }
@@ -368,7 +369,7 @@ fn no_answer_of_an_agent_is_believed() {
         // "..\0", "a/b\0" and 65 names.
         data("Li4A"),
         data("YS9iAA=="),
-        data(&base64::encode(&b"x\0".repeat(65))),
+        data(&BASE64.encode(b"x\0".repeat(65))),
     ];
     for lie in lies {
         let liar = Liar(lie);
@@ -376,12 +377,12 @@ fn no_answer_of_an_agent_is_believed() {
     }
     // An exit status that is none, and a hook that said more than can be.
     for collected in ["", "\n", "256\n", "-1\nx", "0", "x\n"] {
-        let liar = Liar(data(&base64::encode(collected.as_bytes())));
+        let liar = Liar(data(&BASE64.encode(collected.as_bytes())));
         let ran = Guest::new(&liar, "run").run(&sh(""), LONG, None);
         assert!(if collected == "0" { ran.is_ok() } else { matches!(ran, Err(Error::Answer { .. })) }, "{collected:?}");
     }
     let much = format!("0\n{}", "line\n".repeat(200_000));
-    let liar = Liar(data(&base64::encode(much.as_bytes())));
+    let liar = Liar(data(&BASE64.encode(much.as_bytes())));
     assert!(Guest::new(&liar, "run").run(&sh(""), LONG, None).unwrap().output.len() <= MAX_OUTPUT);
 }
 

@@ -16,6 +16,7 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
+pub use edits::escape;
 pub use left_out::left_out;
 pub use needs::{Cpu, Needs, needs};
 pub use reach::Reach;

@@ -12,6 +12,7 @@ use virt::enumutil::Enum;
 use virt::error::ErrorNumber;
 
 use super::{call, ffi};
+use crate::hypervisor::domain_xml::escape;
 use crate::hypervisor::{Error, Overlay, PullJob};
 use crate::model::DomainRef;
 
@@ -104,20 +105,6 @@ pub(super) fn pull_socket(handle: &Handle, domain: &DomainRef) -> Result<Option<
 
 fn escape_path(path: &Path) -> String {
     escape(&path.to_string_lossy())
-}
-
-fn escape(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '\'' => out.push_str("&apos;"),
-            '"' => out.push_str("&quot;"),
-            _ => out.push(c),
-        }
-        out
-    })
 }
 
 #[cfg(test)]

@@ -4,12 +4,14 @@
 use std::io::{BufReader, Write as _};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use super::reply::Reply;
 use super::stream::{Stream, Tls};
 use super::{AFTER_DATA, Stage, Trouble};
 use crate::config::{Security, Smtp};
 use crate::mail::message::Envelope;
-use crate::model::base64;
 use crate::sys::host;
 
 /// A session with a mail server.
@@ -62,12 +64,12 @@ impl Session {
         let ways = self.offer("AUTH").unwrap_or_default();
         let offers = |way: &str| ways.split_whitespace().any(|offered| offered == way);
         if offers("PLAIN") {
-            let secret = base64::encode(format!("\0{user}\0{password}").as_bytes());
+            let secret = BASE64.encode(format!("\0{user}\0{password}"));
             self.command(&format!("AUTH PLAIN {secret}"), 2, Stage::Login)?;
         } else if offers("LOGIN") {
             self.command("AUTH LOGIN", 3, Stage::Login)?;
-            self.command(&base64::encode(user.as_bytes()), 3, Stage::Login)?;
-            self.command(&base64::encode(password.as_bytes()), 2, Stage::Login)?;
+            self.command(&BASE64.encode(user), 3, Stage::Login)?;
+            self.command(&BASE64.encode(password), 2, Stage::Login)?;
         } else {
             return Err(Trouble::Lacks("a login by PLAIN or LOGIN"));
         }

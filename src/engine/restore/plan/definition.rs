@@ -9,8 +9,8 @@ use super::super::staging::Rights;
 use super::super::{Error, Request};
 use super::choice::{choose, names};
 use super::{How, Plan, Write, is_flat, no_folder, suspect};
-use crate::engine::shell::quoted;
 use crate::hypervisor::domain_xml::TpmState;
+use crate::model::command::quoted;
 use crate::model::is_plain;
 use crate::model::{Device, Disk, Domain, DomainRef, Image, Owner, Source};
 use crate::store::{Contents, SavedDisk};
@@ -80,9 +80,10 @@ pub fn domain(
         }
     }
     let beside = plan.folder_of_images(request);
-    plan.add_nvram(saved, to, renamed, &beside, host)?;
-    plan.add_boot(saved, to, renamed, &beside, host)?;
-    plan.add_tpm(saved, to, renamed, &beside, host)?;
+    let guest = Guest { to, renamed, beside, host };
+    plan.add_nvram(saved, &guest)?;
+    plan.add_boot(saved, &guest)?;
+    plan.add_tpm(saved, &guest)?;
     if let Some(why) = &saved.tpm_missing {
         plan.notes.push(format!("the state of the TPM was not saved ({why}); the guest starts with an empty one"));
     }
@@ -103,6 +104,16 @@ pub fn domain(
         write.rights = Rights::Kept(owner);
     }
     Ok(plan)
+}
+
+/// The guest that files beside the disks are for.
+struct Guest<'a> {
+    to: &'a DomainRef,
+    /// It is a copy under another name.
+    renamed: bool,
+    /// The folder for files that belong to the images.
+    beside: Option<PathBuf>,
+    host: &'a Host<'a>,
 }
 
 /// What to know of a disk that was attached to the running guest alone, or that the operator took out of the definition.
@@ -219,14 +230,8 @@ impl Plan {
         request.to.clone().or_else(first)
     }
 
-    fn add_nvram(
-        &mut self,
-        saved: &Contents,
-        to: &DomainRef,
-        renamed: bool,
-        beside: &Option<PathBuf>,
-        host: &Host<'_>,
-    ) -> Result<(), Error> {
+    fn add_nvram(&mut self, saved: &Contents, guest: &Guest<'_>) -> Result<(), Error> {
+        let Guest { to, renamed, beside, host } = guest;
         let Some(nvram) = &saved.nvram else { return Ok(()) };
         // Variables of a block device become a file: whose device that is now, the archive cannot tell.
         let original = Some(&nvram.path).filter(|_| !nvram.device);
@@ -247,14 +252,8 @@ impl Plan {
 
     /// The state of a TPM goes to libvirt's own folder for the domain. Where the definition names another place, it goes back
     /// there, but not for a copy.
-    fn add_tpm(
-        &mut self,
-        saved: &Contents,
-        to: &DomainRef,
-        renamed: bool,
-        beside: &Option<PathBuf>,
-        host: &Host<'_>,
-    ) -> Result<(), Error> {
+    fn add_tpm(&mut self, saved: &Contents, guest: &Guest<'_>) -> Result<(), Error> {
+        let Guest { to, renamed, beside, host } = guest;
         let own = host.swtpm.join(to.uuid.to_string());
         for file in &saved.tpm {
             let within = file.member.strip_prefix("tpm/").ok_or_else(|| suspect(saved, "a TPM member is misplaced"))?;
@@ -281,17 +280,11 @@ impl Plan {
         Ok(())
     }
 
-    fn add_boot(
-        &mut self,
-        saved: &Contents,
-        to: &DomainRef,
-        renamed: bool,
-        beside: &Option<PathBuf>,
-        host: &Host<'_>,
-    ) -> Result<(), Error> {
+    fn add_boot(&mut self, saved: &Contents, guest: &Guest<'_>) -> Result<(), Error> {
+        let Guest { to, renamed, beside, host } = guest;
         for file in &saved.boot {
             // Two guests cannot write one firmware.
-            let is_shared = renamed && file.element == "loader";
+            let is_shared = *renamed && file.element == "loader";
             if host.same.contains(&file.member) && !is_shared {
                 self.changes.kept.insert(file.path.clone());
                 continue;

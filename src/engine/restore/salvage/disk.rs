@@ -46,7 +46,7 @@ pub fn salvage(
         }
         let ending = if part.state == State::Whole { "" } else { SALVAGED };
         let (name, out) = folder.create(target, &format!("{ending}.qcow2"))?;
-        image(work, salvage, remains, torn, &layout, (&out, &folder.to.join(&name)))?;
+        image(work, salvage, remains, (torn, &layout), (&out, &folder.to.join(&name)))?;
         part.files.push(name);
     }
     let has_lost_tables = torn.is_none_or(|torn| !torn.unknown.is_empty());
@@ -63,8 +63,7 @@ fn image(
     work: &Work<'_>,
     salvage: &Salvage,
     remains: &Remains,
-    torn: &Torn,
-    layout: &Layout,
+    (torn, layout): (&Torn, &Layout),
     (out, path): (&PatientFile, &Path),
 ) -> Result<(), Error> {
     let failed = Error::file("write", path);

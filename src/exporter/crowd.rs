@@ -1,0 +1,136 @@
+//! Owns: which peers there are, how many there may be and how much they may hold; who has to go when a bound is reached.
+//! Must not: know what a peer asks.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::{Instant, sleep_until};
+
+/// Most peers at once; half of the file descriptors that the process may have, where that is less.
+const MOST: usize = 256;
+/// Bytes of responses that wait for slow peers, all together.
+const PENDING: usize = 16 << 20;
+/// A peer may be closed in favour of a new one when it has had this long to send its request.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// Bytes of the response that a peer has not taken yet; `None` while it is idle: it has not asked.
+pub(super) type Load = Rc<Cell<Option<usize>>>;
+
+/// All peers, oldest first.
+#[derive(Default)]
+pub(super) struct Crowd(RefCell<Vec<Peer>>);
+
+struct Peer {
+    task: JoinHandle<()>,
+    since: Instant,
+    load: Load,
+}
+
+impl Crowd {
+    /// Takes in a peer that this task serves.
+    pub fn admit(&self, task: JoinHandle<()>, load: Load) {
+        self.0.borrow_mut().push(Peer { task, since: Instant::now(), load });
+    }
+
+    /// Waits until one more peer may be let in. While every place is taken, the one that has to go has had the time to ask:
+    /// else a crowd that only connects would close each connection before its request has come.
+    pub async fn make_room(&self) {
+        while let Some(leaves) = self.place_opens() {
+            if leaves > Instant::now() {
+                sleep_until(leaves).await;
+            } else {
+                self.close_oldest();
+                yield_now().await;
+            }
+        }
+    }
+
+    /// When the oldest peer may be closed for a new one; `None` while there is a place.
+    fn place_opens(&self) -> Option<Instant> {
+        let mut peers = self.0.borrow_mut();
+        peers.retain(|peer| !peer.task.is_finished());
+        let is_full = peers.len() >= most();
+        oldest(&peers).filter(|_| is_full).map(|oldest| oldest.since + GRACE)
+    }
+
+    /// Has the oldest peer closed, as soon as its task runs again; false if there is none.
+    pub fn close_oldest(&self) -> bool {
+        let mut peers = self.0.borrow_mut();
+        peers.retain(|peer| !peer.task.is_finished());
+        oldest(&peers).inspect(|oldest| oldest.task.abort()).is_some()
+    }
+
+    /// A peer has so much to take now: while all of them have too much, the oldest others go.
+    pub fn carry(&self, load: &Load, bytes: usize) {
+        load.set(Some(bytes));
+        let mut peers = self.0.borrow_mut();
+        peers.retain(|peer| !peer.task.is_finished());
+        let mut pending: usize = peers.iter().filter_map(|peer| peer.load.get()).sum();
+        for peer in peers.iter().filter(|peer| !Rc::ptr_eq(&peer.load, load)) {
+            let carried = peer.load.get().unwrap_or(0);
+            if pending > PENDING && carried > 0 {
+                pending -= carried;
+                peer.task.abort();
+            }
+        }
+    }
+}
+
+/// Whoever has to go: the oldest idle one, or the oldest.
+fn oldest(peers: &[Peer]) -> Option<&Peer> {
+    peers.iter().find(|peer| peer.load.get().is_none()).or(peers.first())
+}
+
+/// Peers there may be. Others of this process need descriptors, too.
+fn most() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit / 2).unwrap_or(MOST).clamp(1, MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+
+    /// The peers that are left of these, of which each is idle or has bytes to take, after something was done.
+    fn left(loads: &[Option<usize>], act: impl FnOnce(&Crowd, &[Load])) -> Vec<usize> {
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let crowd = Crowd::default();
+            let loads: Vec<Load> = loads.iter().map(|load| Rc::new(Cell::new(*load))).collect();
+            loads.iter().for_each(|load| crowd.admit(spawn_local(std::future::pending()), Rc::clone(load)));
+            act(&crowd, &loads);
+            yield_now().await;
+            let peers = crowd.0.borrow();
+            (0..loads.len())
+                .filter(|at| peers.iter().any(|peer| Rc::ptr_eq(&peer.load, &loads[*at]) && !peer.task.is_finished()))
+                .collect()
+        })
+    }
+
+    #[test]
+    fn the_oldest_idle_peer_goes_first_and_then_the_oldest() {
+        let close = |crowd: &Crowd, _: &[Load]| assert!(crowd.close_oldest());
+        assert_eq!(left(&[Some(9), None, None], close), [0, 2]);
+        assert_eq!(left(&[Some(9), Some(0)], close), [1]);
+        assert_eq!(left(&[], |crowd, _| assert!(!crowd.close_oldest())), [0; 0]);
+    }
+
+    #[test]
+    fn too_many_bytes_cost_the_oldest_that_have_some() {
+        let carry = |bytes| move |crowd: &Crowd, loads: &[Load]| crowd.carry(&loads[4], bytes);
+        let loads = [None, Some(PENDING / 2), Some(0), Some(PENDING / 2), Some(0)];
+        assert_eq!(left(&loads, carry(0)), [0, 1, 2, 3, 4]);
+        assert_eq!(left(&loads, carry(1)), [0, 2, 3, 4]);
+        assert_eq!(
+            left(&loads, carry(2 * PENDING)),
+            [0, 2, 4],
+            "the one that asked last gets its answer, however long"
+        );
+    }
+}
