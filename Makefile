@@ -15,7 +15,7 @@ BIN ?= $(TARGET)/release/kvmbackup
 BUILT := $(if $(filter file,$(origin BIN)),build)
 # Who is named in the package: `Name <address>`.
 MAINTAINER ?= kvmbackup <kvmbackup@users.noreply.github.com>
-# Most tests wait for libvirt, QEMU and each other's programs more than they compute: two at a time leave half of a processor idle.
+# Tests wait for libvirt, QEMU and other programs more than they compute.
 TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 # Minutes for each fuzz target.
 FUZZ_MINUTES ?= 10
