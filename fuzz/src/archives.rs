@@ -1,4 +1,4 @@
-//! Owns: the entries for archives, ours and those of the seed script. Must not: make good ones.
+//! Owns: the entries for archives, ours and those of the legacy script. Must not: make good ones.
 
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
@@ -7,7 +7,7 @@ use std::path::Path;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use kvmbackup::archive::salvage::Salvage;
-use kvmbackup::archive::seed::Seed;
+use kvmbackup::archive::script::ScriptArchive;
 use kvmbackup::archive::{Archive, Error, Manifest};
 use kvmbackup::model::Extent;
 use kvmbackup::qcow2::Torn;
@@ -98,7 +98,7 @@ fn with_checksums(tar: &[u8]) -> Vec<u8> {
     tar
 }
 
-/// An archive of the seed script: the first byte says whether the others are the file, or a tar stream to be put into one.
+/// An archive of the legacy script: the first byte says whether the others are the file, or a tar stream to be put into one.
 pub fn seed(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
     let path = folder().join("seed");
@@ -111,7 +111,7 @@ pub fn seed(data: &[u8]) {
         }
     };
     std::fs::write(&path, bytes).unwrap();
-    let Ok(seed) = Seed::open(&path, "web") else { return };
+    let Ok(seed) = ScriptArchive::open(&path, "web") else { return };
     drop(seed.date());
     drop(seed.members());
     let mut buffer = [0; 4096];

@@ -12,7 +12,7 @@ use crate::engine::recover::{self, Connect, Recovered};
 use crate::engine::run::{self, Run};
 use crate::engine::{self, Monitor, RunHooks};
 use crate::model::{Failure, RunReport};
-use crate::plan::Request;
+use crate::plan::Selection;
 use crate::report;
 use crate::sys::durable;
 use crate::sys::lock::Lock;
@@ -80,7 +80,12 @@ pub struct Ended {
 ///
 /// # Errors
 /// Only those that keep the run from beginning; see [`unable`].
-pub fn backup(settings: &Settings, request: &Request, cancel: &Cancel, monitor: &dyn Monitor) -> Result<Ended, Error> {
+pub fn backup(
+    settings: &Settings,
+    request: &Selection,
+    cancel: &Cancel,
+    monitor: &dyn Monitor,
+) -> Result<Ended, Error> {
     let exclusive = Exclusive::take(&settings.state_dir)?;
     let mut report = run::begin(settings, request);
     let watched = watch::begin(settings, &mut report).and(mail::known::remember(settings));
@@ -110,7 +115,7 @@ pub fn backup(settings: &Settings, request: &Request, cancel: &Cancel, monitor: 
 fn back_up(
     exclusive: &Exclusive,
     settings: &Settings,
-    request: &Request,
+    request: &Selection,
     (cancel, monitor): (&Cancel, &dyn Monitor),
     report: &mut RunReport,
 ) -> Result<(), Error> {

@@ -153,9 +153,9 @@ pub enum Error {
     /// There are more pieces than an archive may have.
     #[error("the archive would hold more than 64 TiB")]
     TooManyPieces,
-    /// An archive of the seed script cannot be read.
+    /// An archive of the legacy script cannot be read.
     #[error("could not read the archive {}", path.display())]
-    Seed {
+    Script {
         /// The archive.
         path: PathBuf,
         /// Why.
@@ -209,7 +209,7 @@ impl Error {
             E::Open { .. } | E::Write { .. } | E::Compress { .. } | E::Threads { .. } => false,
             E::Misuse { .. } | E::MakeManifest { .. } | E::NewerFormat { .. } | E::TooManyPieces => false,
             E::Member { source, .. } => source.is_damage(),
-            E::Read { .. } | E::Seed { .. } | E::Foreign { .. } | E::Table { .. } | E::Frame { .. } => true,
+            E::Read { .. } | E::Script { .. } | E::Foreign { .. } | E::Table { .. } | E::Frame { .. } => true,
             E::Header { .. } | E::Missing { .. } | E::Unlisted { .. } | E::Digest { .. } | E::Sums { .. } => true,
             E::Manifest { .. } | E::TooLarge { .. } | E::Name { .. } => true,
         }

@@ -13,7 +13,7 @@
 //! | `header`, `names`, `sums` | tar headers; which names are fit; `SHA256SUMS` |
 //! | `manifest` | `manifest.json` |
 //! | `salvage` | what is left of a damaged archive |
-//! | `seed` | the archives of the Python script that this program replaces |
+//! | `script` | the archives of the Python script that this program replaces |
 
 mod codec;
 mod error;
@@ -26,7 +26,7 @@ mod pipeline;
 mod random;
 mod reader;
 pub mod salvage;
-pub mod seed;
+pub mod script;
 mod stream;
 mod sums;
 mod table;

@@ -391,7 +391,7 @@ fn a_full_disk_reaches_the_caller() {
 
 #[test]
 fn seed_archives_read() {
-    use super::seed::{Role, Seed};
+    use super::script::{Role, ScriptArchive};
     let dir = tempfile::tempdir().unwrap();
     sh(
         dir.path(),
@@ -400,7 +400,7 @@ fn seed_archives_read() {
          tar -cf - 2016-05-01/vm*.xml 2016-05-01/vm-inactive.qcow2 | pigz >vm.tar.gz; \
          head -c 2000000 vm.tar.gz >cut; (cat vm.tar.gz | head -c 1000000; printf x; tail -c +1000002 vm.tar.gz) >flip",
     );
-    let seed = Seed::open(&dir.path().join("vm.tar.gz"), "vm").unwrap();
+    let seed = ScriptArchive::open(&dir.path().join("vm.tar.gz"), "vm").unwrap();
     assert_eq!(seed.date().unwrap().to_string(), "2016-05-01");
     let roles: Vec<_> = seed.members().unwrap().into_iter().map(|member| (member.role, member.length)).collect();
     assert_eq!(roles, [(Role::Inactive, 12), (Role::Migratable, 14), (Role::Live, 3), (Role::Image, 3_000_000)]);
@@ -409,9 +409,9 @@ fn seed_archives_read() {
     assert!(image == fs::read(dir.path().join("2016-05-01/vm-inactive.qcow2")).unwrap());
     assert!(seed.extract("2016-05-01/none", |_| Ok(())).is_err());
     for damaged in ["cut", "flip"] {
-        let seed = Seed::open(&dir.path().join(damaged), "vm").unwrap();
+        let seed = ScriptArchive::open(&dir.path().join(damaged), "vm").unwrap();
         assert_eq!(seed.date().unwrap().to_string(), "2016-05-01");
-        assert!(matches!(seed.members(), Err(Error::Seed { .. })));
+        assert!(matches!(seed.members(), Err(Error::Script { .. })));
         assert!(seed.extract("2016-05-01/vm.xml", |_| Ok(())).is_err());
     }
 }

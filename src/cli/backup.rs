@@ -9,7 +9,7 @@ use super::{output, print, print_report};
 use crate::app::{self, mail, watch};
 use crate::config::Settings;
 use crate::engine::{self, run};
-use crate::plan::{Decision, Plan, Request};
+use crate::plan::{Decision, Plan, Selection};
 use crate::report;
 use crate::report::table::{Table, printable};
 use crate::sys::host;
@@ -25,7 +25,7 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
             complain(global, mail::Source::salvaged(errors, known.as_ref()), error);
         }
     })?;
-    let request = Request {
+    let request = Selection {
         force: words.options.force,
         accept_smaller: words.options.accept_smaller,
         domains: words.domains.clone(),
@@ -57,7 +57,7 @@ fn complain(global: &Global, source: Option<mail::Source<'_>>, error: &app::Erro
     app::run::unable(source, host, error).iter().for_each(super::print_failure);
 }
 
-fn plan(settings: &Settings, request: &Request, as_json: bool) -> Result<u8, app::Error> {
+fn plan(settings: &Settings, request: &Selection, as_json: bool) -> Result<u8, app::Error> {
     let hypervisor = app::libvirt(&settings.libvirt_uri)?;
     let plan = run::plan(settings, &hypervisor, request)?;
     print(&if as_json { plan_json(&plan) } else { plan_text(&plan) });

@@ -121,7 +121,7 @@ pub(super) fn moment(time: DateTime<Utc>) -> String {
 fn consistency(point: &PointInfo) -> &'static str {
     match &point.details {
         _ if point.damaged.is_some() => "DAMAGED",
-        None => "unknown (seed)",
+        None => "unknown (script)",
         Some(details) if details.skipped.iter().any(|disk| disk.missed) => "partial",
         Some(details) => match details.consistency {
             Consistency::Offline => "offline",
@@ -185,7 +185,7 @@ mod tests {
         assert!(!text.contains('\u{1b}'));
         assert!(lines[1].contains("951 MB    2.5  filesystem"), "{text}");
         assert!(lines[2].contains("DAMAGED") && lines[2].ends_with("never"), "{text}");
-        assert!(lines[3].contains("unknown (seed)"), "{text}");
+        assert!(lines[3].contains("unknown (script)"), "{text}");
         assert!(lines[5].ends_with("20261123T020000Z: cut off") && lines[6] == "  hint: look", "{text}");
         assert!(lines[4].contains("20261122T020000Z: vdb: encrypted"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&json(&[good], &[]).unwrap()).unwrap();

@@ -13,7 +13,7 @@ use crate::config::{Hook, HookPlace, Settings};
 use crate::hooks;
 use crate::hypervisor::Hypervisor;
 use crate::model::{DomainState, Failure};
-use crate::plan::{Decision, Request};
+use crate::plan::{Decision, Selection};
 
 mod agent;
 mod confined;
@@ -107,7 +107,7 @@ pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Fi
         };
         findings.push(Finding::new(format!("domains `{}`", exclusion.pattern), Severity::Good, message, None));
     }
-    for entry in run::plan(settings, hypervisor, &Request::default())?.entries {
+    for entry in run::plan(settings, hypervisor, &Selection::default())?.entries {
         if let Decision::Unknown(failure) = entry.decision {
             findings.push(Finding::failed(format!("domain {}", entry.name), Severity::Problem, failure));
             continue;

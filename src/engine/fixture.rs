@@ -231,7 +231,7 @@ impl Fixture {
         point.commit().unwrap()
     }
 
-    /// An archive as the seed script makes it.
+    /// An archive as the legacy script makes it.
     pub fn seed(&self, name: &str, disks: &[Disk]) -> PathBuf {
         let day = self.path("2026-11-15");
         std::fs::create_dir_all(&day).unwrap();

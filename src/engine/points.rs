@@ -58,7 +58,7 @@ pub struct PointInfo {
     pub stored_bytes: u64,
     /// Who made it: `kvmbackup`, or `seed` for the script that this program replaces.
     pub origin: &'static str,
-    /// What the manifest says; neither there for an archive of the seed script, which has none, nor for a damaged one.
+    /// What the manifest says; neither there for an archive of the legacy script, which has none, nor for a damaged one.
     #[serde(flatten)]
     pub details: Option<Details>,
     /// The last check of every byte.

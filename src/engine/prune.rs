@@ -1,5 +1,5 @@
 //! Owns: which restore points go, and their removal. Must not: remove what is not known to be superseded by a good point of
-//! the same guest, or what the seed script made.
+//! the same guest, or what the legacy script made.
 
 use chrono::{DateTime, Local};
 use serde::Serialize;

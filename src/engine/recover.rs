@@ -12,10 +12,9 @@ use crate::config::Settings;
 use crate::hypervisor::{self, Hypervisor};
 use crate::model::command::{quoted, typed};
 use crate::model::{DomainRef, Failure, is_local};
-use crate::sys::durable;
+use crate::store;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
-use crate::sys::step::{self, Step};
 
 /// Makes a connection to a libvirt of this address.
 pub type Connect<'a> = dyn Fn(&str) -> Result<Box<dyn Hypervisor>, hypervisor::Error> + 'a;
@@ -162,26 +161,11 @@ fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) ->
     if let Some(sockets) = &record.entry().sockets {
         remove_sockets(sockets)?;
     }
-    if let Some(partial) = record.entry().partial.clone() {
-        let path = partial.clone();
-        let removed = patience.call(move || remove_partial(&path));
-        removed.unwrap_or_else(|source| Err(Error::file("remove the unfinished archive", &partial)(source)))?;
+    if let Some(partial) = &record.entry().partial {
+        store::discard(partial, patience)?;
     }
     let told = record.told();
     record.close().map(|()| told)
-}
-
-/// Removes an unfinished archive, if it is there for sure.
-fn remove_partial(partial: &Path) -> Result<(), Error> {
-    // On a target that is not mounted now, the file would seem to be gone.
-    if !partial.parent().is_some_and(Path::is_dir) {
-        return Err(Error::Rejected {
-            message: format!("{}: cannot remove the unfinished archive, its folder is not there", partial.display()),
-            hint: Some("mount the target, or make the folder if it is gone for good; then: kvmbackup recover".into()),
-        });
-    }
-    let removed = step::reached(Step::PartialRemove).and_then(|()| durable::remove(partial));
-    removed.map_err(Error::file("remove the unfinished archive", partial))
 }
 
 /// What there is to undo, before it is undone: an entry is written before what it names exists.

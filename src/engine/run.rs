@@ -15,12 +15,12 @@ use super::{Error, Monitor};
 use crate::config::{DomainSettings, Settings};
 use crate::hypervisor::Hypervisor;
 use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Outcome, RunReport, is_future};
-use crate::plan::{self, Decision, KnownDomain, Plan, Request};
+use crate::plan::{self, Decision, KnownDomain, Plan, Selection};
 use crate::store::Store;
 use crate::sys::signals::Cancel;
 
 /// Who is due, and why; touches nothing.
-pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Request) -> Result<Plan, Error> {
+pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Selection) -> Result<Plan, Error> {
     // A target that is not there yet has no points; whether it may be missing is asked when it is written to.
     let store = target::open(settings)
         .inspect_err(|error| tracing::warn!("the age of restore points is unknown: {}", super::chain(error)))
@@ -43,7 +43,7 @@ fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDateTime> {
 }
 
 /// The report of a run that begins now and has done nothing yet.
-pub fn begin(settings: &Settings, request: &Request) -> RunReport {
+pub fn begin(settings: &Settings, request: &Selection) -> RunReport {
     let jobs = settings.jobs(&request.domains);
     RunReport { jobs, ..RunReport::new(settings.host.clone(), Uuid::new_v4(), Utc::now()) }
 }
@@ -57,7 +57,7 @@ pub struct Run<'a> {
     /// The journal; its folder is locked.
     pub journal: &'a Journal,
     /// What the command line asks for.
-    pub request: &'a Request,
+    pub request: &'a Selection,
     /// Whether to stop.
     pub cancel: &'a Cancel,
     /// Who hears of progress.

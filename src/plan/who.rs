@@ -22,7 +22,7 @@ pub struct KnownDomain {
 
 /// What the command line asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Request {
+pub struct Selection {
     /// Back up whether due or not.
     pub force: bool,
     /// Take disks that are much smaller than before, or hold much less, as they are.
@@ -80,7 +80,7 @@ pub enum Decision {
 }
 
 /// Decides for every known domain, every entry of the file and every name of the request.
-pub fn plan(settings: &Settings, known: &[KnownDomain], request: &Request, today: NaiveDate) -> Plan {
+pub fn plan(settings: &Settings, known: &[KnownDomain], request: &Selection, today: NaiveDate) -> Plan {
     let mut entries = unanswered(settings, known, &request.domains);
     let mut governed: Vec<_> = known.iter().map(|domain| (domain, settings.rule_for(&domain.id.name))).collect();
     governed.sort_by(|(a, _), (b, _)| a.id.name.cmp(&b.id.name));
@@ -110,7 +110,7 @@ pub fn plan(settings: &Settings, known: &[KnownDomain], request: &Request, today
     Plan { entries }
 }
 
-fn entry(domain: &KnownDomain, rule: &Rule, request: &Request, today: NaiveDate) -> Entry {
+fn entry(domain: &KnownDomain, rule: &Rule, request: &Selection, today: NaiveDate) -> Entry {
     let decision = if !asked_for(request, &domain.id.name) {
         Decision::NotSelected("not asked for on the command line".to_owned())
     } else {
@@ -130,7 +130,7 @@ fn entry(domain: &KnownDomain, rule: &Rule, request: &Request, today: NaiveDate)
 }
 
 /// An entry of the file that no domain answers to.
-fn no_domain(rule: &Rule, known: &[KnownDomain], request: &Request) -> Entry {
+fn no_domain(rule: &Rule, known: &[KnownDomain], request: &Selection) -> Entry {
     let wanted = request.domains.is_empty() || request.domains.iter().any(|name| answers(name, &rule.pattern));
     let decision = if wanted {
         let place = format!("line {} of the configuration", rule.line);
@@ -197,7 +197,7 @@ fn excluded_by(exclusion: &Exclusion) -> String {
     format!("excluded by `{}`, line {} of the configuration", exclusion.pattern, exclusion.line)
 }
 
-fn asked_for(request: &Request, name: &str) -> bool {
+fn asked_for(request: &Selection, name: &str) -> bool {
     request.domains.is_empty() || request.domains.iter().any(|asked| answers(asked, name))
 }
 

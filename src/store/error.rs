@@ -19,6 +19,12 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// An unfinished archive cannot be removed, because its folder does not exist.
+    #[error("{}: cannot remove the unfinished archive, its folder is not there", path.display())]
+    Unmounted {
+        /// The archive.
+        path: PathBuf,
+    },
     /// A file or folder could not be read, written or removed.
     #[error("could not {action} {}", path.display())]
     File {
@@ -88,7 +94,7 @@ pub enum Error {
         signal: i32,
     },
     /// Another program's archive is never removed.
-    #[error("{} was made by the seed script and is not removed", path.display())]
+    #[error("{} was made by the legacy script and is not removed", path.display())]
     NotOurs {
         /// The archive.
         path: PathBuf,
@@ -144,6 +150,9 @@ impl Error {
                      \"$(findmnt -no TARGET -T {0})\"",
                     existing(path).display()
                 ))
+            }
+            Error::Unmounted { .. } => {
+                Some("mount the target, or make the folder if it is gone for good; then: kvmbackup recover".to_owned())
             }
             Error::Target { path, source } if source.kind() == io::ErrorKind::NotFound => {
                 Some(format!("mount the target, or create the folder: mkdir -p {}", path.display()))

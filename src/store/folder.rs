@@ -14,7 +14,7 @@ use rustix::fs::FileType;
 use super::name::{self, Known};
 use super::whose;
 use super::{Domains, Error, Kind, Point};
-use crate::archive::seed::Seed;
+use crate::archive::script::ScriptArchive;
 use crate::model::{Codec, PointId};
 use crate::sys::durable;
 use crate::sys::opened::{self, Opened};
@@ -117,36 +117,36 @@ impl Folder {
         }
     }
 
-    /// The restore points of a domain, oldest first. One reading of its folder; none is opened, but those of the seed script
+    /// The restore points of a domain, oldest first. One reading of its folder; none is opened, but those of the legacy script
     /// for their first few kilobytes.
     pub(super) fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
         let mut points = Vec::new();
-        let mut seeds = Vec::new();
+        let mut scripts = Vec::new();
         for (path, known, status) in self.files(domain)? {
             let bytes = status.as_ref().map_or(0, Metadata::len);
             let domain = domain.to_owned();
             match known {
                 Known::Archive(id) => points.push(Point { domain, id, path, bytes, kind: Kind::Archive }),
-                Known::Seed(rotation) => {
-                    let id = seed_id(&path, &domain, status.as_ref());
-                    seeds.push(Point { domain, id, path, bytes, kind: Kind::Script { rotation } });
+                Known::Script(rotation) => {
+                    let id = script_id(&path, &domain, status.as_ref());
+                    scripts.push(Point { domain, id, path, bytes, kind: Kind::Script { rotation } });
                 }
                 Known::Partial(_) => {}
             }
         }
-        // Ids are unique in a domain: of seeds with the same second, the older ones are set back.
-        seeds.sort_by_key(|point| (std::cmp::Reverse(point.id), rotation(point)));
+        // Ids are unique in a domain: of script archives with the same second, the older ones are set back.
+        scripts.sort_by_key(|point| (std::cmp::Reverse(point.id), rotation(point)));
         let before = |id: PointId| PointId::at(id.time() - TimeDelta::seconds(1));
         let taken: BTreeSet<PointId> = points.iter().map(|point| point.id).collect();
         let mut free: Option<PointId> = None;
-        for mut seed in seeds {
+        for mut script in scripts {
             // Those that came before are younger, so that all from this one on back are free but for our own.
-            seed.id = free.map_or(seed.id, |free| free.min(seed.id));
-            while taken.contains(&seed.id) {
-                seed.id = before(seed.id);
+            script.id = free.map_or(script.id, |free| free.min(script.id));
+            while taken.contains(&script.id) {
+                script.id = before(script.id);
             }
-            free = Some(before(seed.id));
-            points.push(seed);
+            free = Some(before(script.id));
+            points.push(script);
         }
         points.sort_by_key(|point| point.id);
         Ok(points)
@@ -215,7 +215,7 @@ impl Folder {
     }
 
     /// The files of a domain that this program knows: regular ones only, no links. What is not known of a file that cannot be
-    /// looked at is told by whoever opens it. The seed script did not encode names: its folder may be another one.
+    /// looked at is told by whoever opens it. The legacy script did not encode names: its folder may be another one.
     fn files(&self, domain: &str) -> Result<Vec<(PathBuf, Known, Option<Metadata>)>, Error> {
         let is_component = !matches!(domain, "" | "." | "..") && !domain.contains(['/', '\0']);
         let mut folders = vec![(name::encode(domain), true), (name::encode_all(domain), true)];
@@ -228,7 +228,7 @@ impl Folder {
             let folder = self.backupdir.join(folder);
             for entry in list(&folder)?.unwrap_or_default() {
                 let known = entry.file_name().to_str().and_then(|file| name::parse(domain, file));
-                let Some(known) = known.filter(|known| is_ours || matches!(known, Known::Seed(_))) else { continue };
+                let Some(known) = known.filter(|known| is_ours || matches!(known, Known::Script(_))) else { continue };
                 let status = match entry.metadata() {
                     Ok(status) if !status.is_file() => {
                         let kind = FileType::from_raw_mode(status.mode());
@@ -280,13 +280,13 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename)
 }
 
-/// When an archive of the seed script was made: its time of change, unless the day inside it speaks against that.
-fn seed_id(path: &Path, domain: &str, status: Option<&Metadata>) -> PointId {
+/// When an archive of the legacy script was made: its time of change, unless the day inside it speaks against that.
+fn script_id(path: &Path, domain: &str, status: Option<&Metadata>) -> PointId {
     let changed = status.and_then(|status| DateTime::from_timestamp(status.mtime(), 0));
     // Some file systems keep times that no calendar has.
     let changed = changed.filter(|time| YEARS.contains(&time.year())).unwrap_or(DateTime::UNIX_EPOCH);
     // What was a regular file when it was listed may be something else now.
-    let day = opened::open_file(path).ok().and_then(|file| Seed::new(file, path, domain).date().ok());
+    let day = opened::open_file(path).ok().and_then(|file| ScriptArchive::new(file, path, domain).date().ok());
     let midnight = day.and_then(|day| Some(day.and_hms_opt(0, 0, 0)?.and_utc()));
     PointId::at(match midnight {
         // The day is the host's, up to 14 hours off, and the backup may have gone on past midnight.

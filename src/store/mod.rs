@@ -1,7 +1,7 @@
-//! Where restore points live: `<backupdir>/<domain>/<domain>-20261122T020000Z.tar.zst`.
+//! Restore points of every kind, behind one set of types: [`Store`], [`PointWriter`], [`PointReader`].
 //!
-//! Owns: names, partial files, listing, deletion. Must not: look into archives (but for the day in those of the seed
-//! script, whose names tell none), decide what to delete, or lock anything: one run at a time is its caller's duty.
+//! Owns: names, listing, writing, reading and removing them, and which program made one. Must not: decide what to delete, or
+//! lock anything: one run at a time is its caller's duty.
 
 mod archives;
 mod contents;
@@ -26,6 +26,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 pub use contents::{Contents, SavedDisk};
 pub use error::Error;
+pub use partial::discard;
 pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader};
 pub use writer::{DiskSource, PointWriter, Sink};
 
@@ -61,7 +62,7 @@ pub fn is_partial(path: &Path, domain: &str) -> bool {
 pub struct Point {
     /// The domain's name.
     pub domain: String,
-    /// When it was taken. For an archive of the seed script, when the file was last changed, or the day inside it if these
+    /// When it was taken. For an archive of the legacy script, when the file was last changed, or the day inside it if these
     /// disagree.
     pub id: PointId,
     /// Its length, in bytes.
@@ -100,7 +101,7 @@ impl Point {
     pub fn kept_because(&self) -> Option<&'static str> {
         match self.kind {
             Kind::Archive => None,
-            Kind::Script { .. } => Some("made by the seed script: never removed"),
+            Kind::Script { .. } => Some("made by the legacy script: never removed"),
         }
     }
 
@@ -161,7 +162,7 @@ impl Store {
         self.call(Folder::domains)
     }
 
-    /// The restore points of a domain, oldest first. One reading of its folder; none is opened, but those of the seed script
+    /// The restore points of a domain, oldest first. One reading of its folder; none is opened, but those of the legacy script
     /// for their first few kilobytes.
     pub fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
         let domain = domain.to_owned();
@@ -231,7 +232,7 @@ impl Store {
         }
     }
 
-    /// Removes a restore point for good. One of the seed script is refused; one that is gone is no error.
+    /// Removes a restore point for good. One of the legacy script is refused; one that is gone is no error.
     pub fn remove(&self, point: &Point) -> Result<(), Error> {
         if point.kept_because().is_some() {
             return Err(Error::NotOurs { path: point.path.clone() });

@@ -132,8 +132,8 @@ pub(super) enum Known {
     Archive(PointId),
     /// One that was not finished.
     Partial(PointId),
-    /// One of the seed script; 0 is the newest.
-    Seed(u32),
+    /// One of the legacy script; 0 is the newest.
+    Script(u32),
 }
 
 impl Known {
@@ -141,7 +141,7 @@ impl Known {
     pub(super) fn id(self) -> Option<PointId> {
         match self {
             Known::Archive(id) | Known::Partial(id) => Some(id),
-            Known::Seed(_) => None,
+            Known::Script(_) => None,
         }
     }
 }
@@ -165,14 +165,14 @@ pub(super) fn parse(domain: &str, file: &str) -> Option<Known> {
         return Some(Known::Archive(id));
     }
     match file.strip_prefix(domain)?.strip_prefix(".tar.gz")? {
-        "" => Some(Known::Seed(0)),
+        "" => Some(Known::Script(0)),
         rotated => {
             let number = rotated.strip_prefix('.')?;
             number
                 .parse()
                 .ok()
                 .filter(|&rotation: &u32| rotation > 0 && rotation.to_string() == number)
-                .map(Known::Seed)
+                .map(Known::Script)
         }
     }
 }
@@ -239,8 +239,8 @@ mod tests {
             ("my%20vm-20261122T020000Z.tar.zst", Some(Known::Archive(id))),
             ("my%20vm-20261122T020000Z.tar.gz", Some(Known::Archive(id))),
             (".my%20vm-20261122T020000Z.part", Some(Known::Partial(id))),
-            ("my vm.tar.gz", Some(Known::Seed(0))),
-            ("my vm.tar.gz.12", Some(Known::Seed(12))),
+            ("my vm.tar.gz", Some(Known::Script(0))),
+            ("my vm.tar.gz.12", Some(Known::Script(12))),
             ("my vm.tar.gz.0", None),
             ("my vm.tar.gz.1x", None),
             ("my vm-20261122T020000Z.tar.zst", None),

@@ -92,6 +92,23 @@ impl Drop for Partial {
     }
 }
 
+/// Removes what an interrupted run left under a temporary name, as the journal has it.
+///
+/// # Errors
+/// [`Error::Unmounted`] if its folder does not exist: on a target that is not mounted now, the file would seem to be gone.
+pub fn discard(path: &Path, patience: &Patience) -> Result<(), Error> {
+    let partial = path.to_owned();
+    let removed = patience.call(move || match partial.parent().is_some_and(Path::is_dir) {
+        true => step::reached(Step::PartialRemove).and_then(|()| durable::remove(&partial)).map(|()| true),
+        false => Ok(false),
+    });
+    match removed.and_then(|done| done) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::Unmounted { path: path.to_owned() }),
+        Err(source) => Err(Error::File { action: "remove the unfinished archive", path: path.to_owned(), source }),
+    }
+}
+
 /// Its length.
 fn publish(file: &File, names: &Free) -> io::Result<u64> {
     step::reached(Step::ArchiveSync)?;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::archives::described;
 use super::{Contents, Definition, Entry, Error, FileReader, Point, SavedDisk};
 use crate::archive;
-use crate::archive::seed::{Role, Seed, SeedMember};
+use crate::archive::script::{Role, ScriptArchive, ScriptMember};
 use crate::model::{Disk, DomainRef, Format, Source, is_plain};
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
@@ -25,7 +25,7 @@ const HEAD: usize = 512;
 
 /// An open archive of the script.
 pub(super) struct Script {
-    archive: Seed,
+    archive: ScriptArchive,
     path: PathBuf,
     domain: String,
     cancel: Cancel,
@@ -34,7 +34,7 @@ pub(super) struct Script {
 
 /// What one reading of the whole archive shows.
 struct Survey {
-    members: Vec<SeedMember>,
+    members: Vec<ScriptMember>,
     definitions: Vec<(Role, String)>,
     /// The first bytes of each image, by member.
     heads: BTreeMap<String, Vec<u8>>,
@@ -43,7 +43,7 @@ struct Survey {
 impl Script {
     pub(super) fn open(point: &Point, patience: &Patience, cancel: &Cancel) -> Result<Script, Error> {
         let (path, domain) = (point.location().to_owned(), point.domain.clone());
-        let archive = Seed::open_patiently(&path, &domain, patience);
+        let archive = ScriptArchive::open_patiently(&path, &domain, patience);
         let archive = archive.map_err(|source| Error::Archive { path: path.clone(), source })?;
         Ok(Script { archive, path, domain, cancel: cancel.clone(), survey: OnceCell::new() })
     }
@@ -183,10 +183,10 @@ impl Script {
         Ok(survey)
     }
 
-    /// [`Seed::each`] with the visitor's own errors.
+    /// [`ScriptArchive::each`] with the visitor's own errors.
     fn members<E: From<Error>>(
         &self,
-        mut visit: impl FnMut(&SeedMember, &mut dyn Read) -> Result<(), E>,
+        mut visit: impl FnMut(&ScriptMember, &mut dyn Read) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut failed = None;
         let read = self.archive.each(|member, contents| {
@@ -221,7 +221,7 @@ impl Script {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => {
                     return read.map_err(|source| {
-                        let source = archive::Error::Seed { path: self.path.clone(), source };
+                        let source = archive::Error::Script { path: self.path.clone(), source };
                         Error::Archive { path: self.path.clone(), source }
                     });
                 }
@@ -245,7 +245,7 @@ impl Survey {
     }
 }
 
-fn image(member: &SeedMember, target: &str, source: Source, format: Format) -> SavedDisk {
+fn image(member: &ScriptMember, target: &str, source: Source, format: Format) -> SavedDisk {
     SavedDisk {
         target: target.to_owned(),
         member: member.name.clone(),

@@ -20,7 +20,7 @@ pub(super) fn domain_of(component: &str, folder: &Path) -> io::Result<Option<Str
     if let Some(domain) = name::decode(component) {
         return Ok(Some(domain));
     }
-    // The seed script's folders are named as the domain is; anything else is foreign, as lost+found is, which others than
+    // The legacy script's folders are named as the domain is; anything else is foreign, as lost+found is, which others than
     // root may not look into.
     match fs::symlink_metadata(folder.join(format!("{component}.tar.gz"))) {
         Ok(status) => Ok(status.is_file().then(|| component.to_owned())),

@@ -95,7 +95,7 @@ fn commands_of_reports_and_mails_name_the_configuration_in_use() {
 fn commands_of_the_status_page_name_the_configuration_in_use() {
     let elsewhere = Elsewhere::new(&["a"], "");
     let exporter = Exporter::spawn(&mut elsewhere.command("exporter --listen 127.0.0.1:0"));
-    let page = exporter.get("/").body.replace("&#39;", "'").replace("</code>", "`");
+    let page = exporter.get("/").body.replace("&#x27;", "'").replace("</code>", "`");
     elsewhere.types(&page, "backup --dry-run").ends(0).tells(&["a", "due"]);
 }
 

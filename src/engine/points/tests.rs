@@ -1,4 +1,4 @@
-//! Listing and finding over real archives, damaged ones and those of the seed script among them.
+//! Listing and finding over real archives, damaged ones and those of the legacy script among them.
 
 use std::fs;
 

@@ -11,6 +11,7 @@ use crate::engine::fake::{self, Fake};
 use crate::engine::fixture::{run, text};
 use crate::hypervisor::{Kind, Overlay, PullJob, Scratch};
 use crate::model::{DomainState, Format, Image, Source};
+use crate::sys::durable;
 
 fn started() -> DateTime<Utc> {
     "2026-11-20T02:00:00Z".parse().unwrap()

@@ -169,7 +169,10 @@ impl Plan {
     fn write_device(&mut self, saved: &Contents, disk: &SavedDisk, device: &Path) -> Result<Image, Error> {
         let Some(part) = part(disk) else {
             return Err(Error::Rejected {
-                message: format!("disk {}: an image of the seed script cannot go straight into a device", disk.target),
+                message: format!(
+                    "disk {}: an image of the legacy script cannot go straight into a device",
+                    disk.target
+                ),
                 hint: Some("restore it to a folder, then: qemu-img convert -n IMAGE -O raw DEVICE".to_owned()),
             });
         };

@@ -1,7 +1,7 @@
 //! Owns: what is left of a damaged restore point, brought to a folder, with a report of what is not. Must not: give a file that
 //! is not whole the name of a good one, or touch libvirt.
 //!
-//! Frames are had by `archive::salvage`. A disk becomes an image of the shape that this program writes, whatever its member
+//! The store finds the pieces. A disk becomes an image of the shape that this program writes, whatever its member
 //! is: what cannot be read of it reads as zeros, and is in the report by the guest's own addresses.
 
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! Checks over real archives, damaged ones and those of the seed script among them.
+//! Checks over real archives, damaged ones and those of the legacy script among them.
 
 use std::fs;
 

@@ -34,7 +34,7 @@ fn domains(names: &[&str]) -> Vec<KnownDomain> {
     names.iter().map(domain).collect()
 }
 
-fn lines_of(known: &[KnownDomain], request: &Request, today: &str) -> Vec<String> {
+fn lines_of(known: &[KnownDomain], request: &Selection, today: &str) -> Vec<String> {
     let settings = crate::config::parse(FILE, Path::new("c.yml"), "host").unwrap();
     let line = |entry: &Entry| match &entry.decision {
         Decision::Due(reason) => format!("+ {}: {reason}", entry.name),
@@ -49,7 +49,7 @@ fn lines_of(known: &[KnownDomain], request: &Request, today: &str) -> Vec<String
 
 fn lines(force: bool, names: &[&str], today: &str) -> Vec<String> {
     let request =
-        Request { force, accept_smaller: false, domains: names.iter().map(|name| (*name).to_owned()).collect() };
+        Selection { force, accept_smaller: false, domains: names.iter().map(|name| (*name).to_owned()).collect() };
     lines_of(&known(), &request, today)
 }
 
@@ -116,7 +116,7 @@ fn a_name_that_is_a_domain_but_not_covered_keeps_its_identity() {
             domain
         })
         .collect();
-    let request = Request { force: false, accept_smaller: false, domains: vec!["stray".to_owned(), "x".to_owned()] };
+    let request = Selection { force: false, accept_smaller: false, domains: vec!["stray".to_owned(), "x".to_owned()] };
     let entries = plan(&settings, &known, &request, SUNDAY.parse().unwrap()).entries;
     let unknown = entries.iter().filter(|entry| matches!(entry.decision, Decision::Unknown(_)));
     let ids: Vec<_> = unknown.map(|entry| (entry.name.as_str(), entry.domain.clone())).collect();
@@ -138,7 +138,7 @@ fn catching_up_looks_at_the_last_day_it_should_have_run() {
         known
             .iter_mut()
             .for_each(|domain| domain.last_point = last.map(|day| format!("{day}T12:00:00").parse().unwrap()));
-        assert!(lines_of(&known, &Request::default(), today).contains(&line.to_owned()), "{line}");
+        assert!(lines_of(&known, &Selection::default(), today).contains(&line.to_owned()), "{line}");
     }
 }
 
@@ -149,7 +149,7 @@ fn what_is_excluded_is_said_and_never_due() {
     let known = domains(&["test-1", "web"]);
     let decide = |names: &[&str]| {
         let domains = names.iter().map(|name| (*name).to_owned()).collect();
-        let request = Request { force: true, accept_smaller: false, domains };
+        let request = Selection { force: true, accept_smaller: false, domains };
         plan(&settings, &known, &request, SUNDAY.parse().unwrap())
     };
     let all = decide(&[]);
@@ -177,14 +177,14 @@ fn who_has_waited_longest_is_first_but_for_priority() {
     {
         domain.last_point = last.parse().ok();
     }
-    let plan = plan(&settings, &known, &Request::default(), SUNDAY.parse().unwrap());
+    let plan = plan(&settings, &known, &Selection::default(), SUNDAY.parse().unwrap());
     let names: Vec<_> = plan.queue().into_iter().map(|(domain, _)| domain.name).collect();
     assert_eq!(names, ["first", "c", "b", "a", "last"]);
 }
 
 #[test]
 fn an_empty_libvirt_is_an_error_of_every_entry() {
-    let lines = lines_of(&[], &Request::default(), SUNDAY);
+    let lines = lines_of(&[], &Selection::default(), SUNDAY);
     assert_eq!(lines.len(), 6);
     assert!(lines.iter().all(|line| line.ends_with("(libvirt knows no domain at all: check `libvirt_uri`)")));
 }

@@ -24,8 +24,8 @@ const MAX_MEMBER: u64 = 64 << 40;
 /// Bytes before the first member and between two, at most: headers, long names, padding.
 const MAX_BETWEEN: u64 = 1 << 20;
 
-/// An archive of the seed script.
-pub struct Seed {
+/// An archive of the legacy script.
+pub struct ScriptArchive {
     file: PatientFile,
     path: PathBuf,
     domain: String,
@@ -33,7 +33,7 @@ pub struct Seed {
 
 /// One member of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SeedMember {
+pub struct ScriptMember {
     /// Its name, `DATE/FILE`.
     pub name: String,
     /// Its bytes.
@@ -42,7 +42,7 @@ pub struct SeedMember {
     pub role: Role,
 }
 
-impl SeedMember {
+impl ScriptMember {
     /// The name without the date.
     pub fn file_name(&self) -> &str {
         self.name.rsplit('/').next().unwrap_or(&self.name)
@@ -62,25 +62,25 @@ pub enum Role {
     Image,
 }
 
-impl Seed {
+impl ScriptArchive {
     /// An archive of `domain` in an open file; `path` is for messages.
-    pub fn new(file: File, path: &Path, domain: &str) -> Seed {
-        Seed::of(PatientFile::new(file, &Patience::default()), path, domain)
+    pub fn new(file: File, path: &Path, domain: &str) -> ScriptArchive {
+        ScriptArchive::of(PatientFile::new(file, &Patience::default()), path, domain)
     }
 
     /// Opens the archive of `domain`.
-    pub fn open(path: &Path, domain: &str) -> Result<Seed, Error> {
-        Seed::open_patiently(path, domain, &Patience::default())
+    pub fn open(path: &Path, domain: &str) -> Result<ScriptArchive, Error> {
+        ScriptArchive::open_patiently(path, domain, &Patience::default())
     }
 
     /// The same, with as much patience for every call on the file.
-    pub fn open_patiently(path: &Path, domain: &str, patience: &Patience) -> Result<Seed, Error> {
+    pub fn open_patiently(path: &Path, domain: &str, patience: &Patience) -> Result<ScriptArchive, Error> {
         let file = PatientFile::open(path, patience).map_err(|source| Error::Open { path: path.to_owned(), source })?;
-        Ok(Seed::of(file, path, domain))
+        Ok(ScriptArchive::of(file, path, domain))
     }
 
-    fn of(file: PatientFile, path: &Path, domain: &str) -> Seed {
-        Seed { file, path: path.to_owned(), domain: domain.to_owned() }
+    fn of(file: PatientFile, path: &Path, domain: &str) -> ScriptArchive {
+        ScriptArchive { file, path: path.to_owned(), domain: domain.to_owned() }
     }
 
     /// The day it was made, in the host's time zone then. Reads the first few kilobytes.
@@ -89,7 +89,7 @@ impl Seed {
     }
 
     /// Its members. Reads and decodes all of it.
-    pub fn members(&self) -> Result<Vec<SeedMember>, Error> {
+    pub fn members(&self) -> Result<Vec<ScriptMember>, Error> {
         let mut members = Vec::new();
         self.each(|member, _| {
             members.push(member.clone());
@@ -100,11 +100,11 @@ impl Seed {
 
     /// Hands each member and its contents to `visit`, in one pass; what that leaves unread is skipped. `Ok` means that the
     /// whole file was read and that its checksums match; before that, no contents are to be trusted.
-    pub fn each(&self, visit: impl FnMut(&SeedMember, &mut dyn Read) -> io::Result<()>) -> Result<(), Error> {
+    pub fn each(&self, visit: impl FnMut(&ScriptMember, &mut dyn Read) -> io::Result<()>) -> Result<(), Error> {
         self.each_in(visit).map_err(|source| self.damaged(source))
     }
 
-    /// Hands the contents of one member to `visit`; the rules are those of [`Seed::each`].
+    /// Hands the contents of one member to `visit`; the rules are those of [`ScriptArchive::each`].
     pub fn extract<T>(&self, name: &str, visit: impl FnOnce(&mut dyn Read) -> io::Result<T>) -> Result<T, Error> {
         let mut visit = Some(visit);
         let mut result = None;
@@ -120,7 +120,7 @@ impl Seed {
     }
 
     fn damaged(&self, source: io::Error) -> Error {
-        Error::Seed { path: self.path.clone(), source }
+        Error::Script { path: self.path.clone(), source }
     }
 
     /// The tar stream, and how far it may be read.
@@ -138,7 +138,7 @@ impl Seed {
         date_of(name).ok_or_else(|| invalid("the first name does not begin with a date"))
     }
 
-    fn each_in(&self, mut visit: impl FnMut(&SeedMember, &mut dyn Read) -> io::Result<()>) -> io::Result<()> {
+    fn each_in(&self, mut visit: impl FnMut(&ScriptMember, &mut dyn Read) -> io::Result<()>) -> io::Result<()> {
         let (mut archive, until) = self.stream();
         for entry in archive.entries()? {
             let mut entry = entry?;
@@ -163,7 +163,7 @@ impl Seed {
                 return Err(invalid("a member is absurdly long"));
             }
             let role = self.role(&name);
-            let member = SeedMember { name, length: entry.size(), role };
+            let member = ScriptMember { name, length: entry.size(), role };
             visit(&member, &mut entry)?;
         }
         // What follows the end of the tar stream, and with it the checksum of the gzip stream.
@@ -224,14 +224,14 @@ mod tests {
         header.set_size(length);
         header.set_cksum();
         let seed = seed(header.as_bytes());
-        let Err(Error::Seed { source, .. }) = seed.members() else { panic!("it is cut off") };
+        let Err(Error::Script { source, .. }) = seed.members() else { panic!("it is cut off") };
         source.to_string()
     }
 
-    fn seed(tar: &[u8]) -> Seed {
+    fn seed(tar: &[u8]) -> ScriptArchive {
         let mut gzip = flate2::write::GzEncoder::new(tempfile::tempfile().unwrap(), flate2::Compression::fast());
         gzip.write_all(tar).unwrap();
-        Seed::new(gzip.finish().unwrap(), Path::new("vm.tar.gz"), "vm")
+        ScriptArchive::new(gzip.finish().unwrap(), Path::new("vm.tar.gz"), "vm")
     }
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
         header.set_entry_type(EntryType::Regular);
         tar.append_data(&mut header, "2016-05-01/vm.xml", io::empty()).unwrap();
         let members = seed(&tar.into_inner().unwrap()).members().unwrap();
-        assert_eq!(members.iter().map(SeedMember::file_name).collect::<Vec<_>>(), ["vm.xml"]);
+        assert_eq!(members.iter().map(ScriptMember::file_name).collect::<Vec<_>>(), ["vm.xml"]);
     }
 
     #[test]
@@ -265,11 +265,11 @@ mod tests {
         tar.append_data(&mut header, "2016-05-01/vm.qcow2", io::repeat(1).take(3 * MAX_BETWEEN)).unwrap();
         let member = tar.get_ref().clone();
         for tar in [long(2 * MAX_BETWEEN), [member.clone(), long(2 * MAX_BETWEEN)].concat()] {
-            let Err(Error::Seed { source, .. }) = seed(&tar).members() else { panic!("it is refused") };
+            let Err(Error::Script { source, .. }) = seed(&tar).members() else { panic!("it is refused") };
             assert_eq!(source.to_string(), "a header is absurdly long");
         }
         let date = seed(&long(2 * MAX_BETWEEN)).date().unwrap_err();
-        assert!(matches!(date, Error::Seed { source, .. } if source.to_string() == "a header is absurdly long"));
+        assert!(matches!(date, Error::Script { source, .. } if source.to_string() == "a header is absurdly long"));
         // One that was closed, with several members.
         tar.append_data(&mut header, format!("2016-05-01/{}", "x".repeat(150)), io::repeat(1).take(3 * MAX_BETWEEN))
             .unwrap();
