@@ -70,6 +70,7 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     let code = failed.map_or_else(|| report::exit_code(&done), |error| error.exit_code());
     let code = super::watched(told.and(watch::end(&settings, &done, code)), code);
     let code = super::watched(served.map(drop), code);
+    done.damaged = watch::damaged(&settings);
     tell(&settings, &done, code, global.quiet, words.options.json)
 }
 
@@ -105,13 +106,7 @@ fn mail_failure(source: Option<mail::Source<'_>>, global: &Global, error: &app::
 
 /// Mails the report if that is wanted and due: the exit code, and whether nobody else need be told.
 fn mailed(source: Option<mail::Source<'_>>, done: &RunReport, code: u8) -> (u8, bool) {
-    let Some(source) = source else { return (code, false) };
-    let told = mail::after_run(source, done, code);
-    for message in told.complaints {
-        super::print_failure(&Failure { message, hint: None });
-    }
-    let code = told.errors.into_iter().fold(code, |code, error| super::watched(Err(error), code));
-    (code, told.settled)
+    source.map_or((code, false), |source| super::mailed(mail::after_run(source, done, code), code))
 }
 
 /// Keeps the report for `kvmbackup report`, mails it, prints it where that is of use; the exit code.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::args::{Global, Report, ReportFormat};
 use super::{print, print_error, print_failure, print_report};
-use crate::app::mail;
+use crate::app::{mail, watch};
 use crate::config::Settings;
 use crate::model::{Failure, RunReport};
 use crate::sys::{durable, opened};
@@ -19,7 +19,11 @@ const MAX: u64 = 64 << 20;
 pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
     let json = last(&settings)?;
-    let parsed = || -> Result<RunReport, engine::Error> { serde_json::from_str(&json).map_err(engine::Error::json) };
+    let parsed = || -> Result<RunReport, engine::Error> {
+        let last: RunReport = serde_json::from_str(&json).map_err(engine::Error::json)?;
+        // A check since then may have found damage, or none any more.
+        Ok(RunReport { damaged: watch::damaged(&settings), ..last })
+    };
     if words.send {
         let last = parsed()?;
         let code = report::exit_code(&last);
@@ -36,7 +40,7 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
         write(path, ready.bytes())?;
     } else {
         match words.format {
-            ReportFormat::Json => print(&json),
+            ReportFormat::Json => print(&report::json(&parsed()?).map_err(engine::Error::json)?),
             ReportFormat::Text => print_report(&parsed()?),
             ReportFormat::Html => {
                 let last = parsed()?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::shell::quoted;
 use crate::config::nearest;
-use crate::model::{Failure, FailureReason};
+use crate::model::{Failure, FailureReason, version};
 use crate::sys::patience::Stalled;
 use crate::sys::trust;
 use crate::{archive, hooks, hypervisor, nbd, plan, qcow2, store};
@@ -237,6 +237,14 @@ pub enum Error {
         /// What is wrong.
         source: trust::Refused,
     },
+    /// A file of ours that this program does not understand.
+    #[error("{}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: version::Unreadable,
+    },
     /// Anything that needs no variant of its own.
     #[error("{message}")]
     Other {
@@ -304,6 +312,7 @@ impl Error {
                  kvmbackup backup --force DOMAIN"
                     .into(),
             ),
+            Error::Format { path, source } => source.hint(path),
             Error::Other { hint, .. } => hint.clone(),
             Error::Untrusted { source, .. } => source.hint(),
             Error::NoPoints { there, .. } if there.is_empty() => Some("there is no backup of any domain yet".into()),
@@ -364,7 +373,7 @@ impl Error {
             Error::NoPoints { .. } | Error::NoPoint { .. } | Error::Suspect { .. } | Error::Exists { .. } => {
                 FailureReason::Other
             }
-            Error::Other { .. } => FailureReason::Other,
+            Error::Format { .. } | Error::Other { .. } => FailureReason::Other,
         }
     }
 

@@ -1,6 +1,5 @@
 //! Owns: the check of every byte of restore points, and the record of it. Must not: write anything but that record.
 
-use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use super::points::{self, When};
 use super::restore::restorable;
 use super::verified::{Recorder, Verified};
 use super::{Error, Monitor};
-use crate::archive::{self, Archive};
+use crate::archive::Archive;
 use crate::model::{DomainOutcome, Failure, PointId, is_future};
 use crate::store::{Origin, Point, Store};
 use crate::sys::host;
@@ -105,8 +104,8 @@ pub fn verify(
     cancel: &Cancel,
     each: &mut dyn FnMut(&Verification),
 ) -> Result<Checks, Error> {
+    let mut recorder = Recorder::new(state_dir)?;
     let found = points::found(store, request.domains)?;
-    let mut recorder = Recorder::new(state_dir);
     let mut wanted = Vec::new();
     for (domain, present) in found.domains {
         recorder.keep_only(&domain, &present);
@@ -116,7 +115,7 @@ pub fn verify(
             Which::One(when) => wanted.push(points::find(store, &domain, when)?),
         }
     }
-    let wanted = in_order(wanted, &Verified::load(state_dir)?, request.older_than);
+    let wanted = in_order(wanted, recorder.known(), request.older_than);
     let mut checks = Checks { failures: found.failures, ..Checks::default() };
     let mut check_all = || {
         let began = Instant::now();
@@ -159,7 +158,7 @@ fn in_order(mut points: Vec<Point>, verified: &Verified, older_than: Option<Dura
     points
 }
 
-/// Checks a point; `None` if it was removed before it was opened.
+/// Checks a point; `None` if it was removed meanwhile.
 fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Option<Verification>, Error> {
     let (began, patience) = (Instant::now(), store.patience());
     monitor.stage(&point.domain, "verify");
@@ -171,7 +170,7 @@ fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -
     if let Some(signal) = cancel.signal() {
         return Err(Error::Cancelled(signal));
     }
-    if errors.iter().any(is_missing) && is_gone(point, store) {
+    if !errors.is_empty() && !errors.iter().any(Error::is_target_stall) && is_gone(point, store) {
         return Ok(None);
     }
     let verdict = match &errors[..] {
@@ -190,11 +189,6 @@ fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -
         failures: errors.iter().map(Error::failure).collect(),
         is_stall: verdict == Verdict::Unchecked && errors.iter().any(Error::is_target_stall),
     }))
-}
-
-/// Whether there was no file to open.
-fn is_missing(error: &Error) -> bool {
-    matches!(error, Error::Archive { source: archive::Error::Open { source, .. }, .. } if source.kind() == io::ErrorKind::NotFound)
 }
 
 /// Whether a point was removed: its folder lists others, and no longer this one. Retention always keeps some, and an empty

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{DomainOutcome, Failure, HookResult, Outcome};
+use super::{DomainOutcome, Failure, HookResult, Outcome, PointId};
 
 /// What one run did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,21 @@ pub struct RunReport {
     /// What to know although it went well.
     #[serde(default)]
     pub warnings: Vec<Failure>,
+    /// The restore points whose last check found damage.
+    #[serde(default)]
+    pub damaged: Vec<DamagedPoint>,
+}
+
+/// A restore point whose last check found damage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedPoint {
+    /// The domain.
+    pub domain: String,
+    /// The point.
+    pub id: PointId,
+    /// What is known of the damage.
+    #[serde(flatten)]
+    pub failure: Failure,
 }
 
 /// Sums over a run.
@@ -83,6 +98,7 @@ impl RunReport {
             signal: None,
             hooks: Vec::new(),
             warnings: Vec::new(),
+            damaged: Vec::new(),
         }
     }
 

@@ -32,6 +32,7 @@ mod cli_seed;
 mod cli_verify;
 mod crash_off;
 mod damage;
+mod damaged_points;
 mod dashboard;
 mod dependencies;
 mod docs;

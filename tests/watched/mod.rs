@@ -99,6 +99,7 @@ pub fn bad_night(now: DateTime<Utc>) -> Watched {
         bytes: 31 * GB,
         oldest: Some(now - TimeDelta::days(400)),
         newest: Some(now - TimeDelta::days(90)),
+        damaged: Vec::new(),
     };
     survey.domains.insert("retired".to_owned(), Seen { points, ..Seen::default() });
     let hook =
@@ -197,6 +198,7 @@ fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
             bytes: (12 + at as u64 * 31) * GB,
             oldest: Some(now - TimeDelta::days(180)),
             newest: Some(now - TimeDelta::hours(5)),
+            damaged: Vec::new(),
         },
     };
     let survey = Survey {

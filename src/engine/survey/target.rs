@@ -12,6 +12,7 @@ use chrono::Utc;
 use rustix::fs::{Access, access};
 
 use crate::config::Settings;
+use crate::engine::verified::Verified;
 use crate::ledger::{SeenPoints, SeenRepository};
 use crate::model::is_future;
 use crate::store::{self, Store};
@@ -33,8 +34,8 @@ pub(super) struct Target {
     pub points: Option<BTreeMap<String, Option<SeenPoints>>>,
 }
 
-/// Looks.
-pub(super) fn look(settings: &Settings) -> Target {
+/// Looks, and marks the points that are recorded as damaged.
+pub(super) fn look(settings: &Settings, verified: Verified) -> Target {
     let path = settings.backupdir.clone();
     match ask(settings) {
         Ok(space) => {
@@ -45,7 +46,7 @@ pub(super) fn look(settings: &Settings) -> Target {
                 available_bytes: space.free,
                 stored_bytes: 0,
             };
-            Target { repository, points: within(LISTING, move || points(path)).flatten() }
+            Target { repository, points: within(LISTING, move || points(path, &verified)).flatten() }
         }
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "the target is not up");
@@ -74,7 +75,7 @@ fn answer(dir: &Path, require_mount: bool) -> io::Result<Space> {
     Ok(room)
 }
 
-fn points(dir: PathBuf) -> Option<BTreeMap<String, Option<SeenPoints>>> {
+fn points(dir: PathBuf, verified: &Verified) -> Option<BTreeMap<String, Option<SeenPoints>>> {
     let warn = |error: &store::Error| tracing::warn!("cannot list restore points: {}", crate::engine::chain(error));
     let list = || -> Result<_, store::Error> {
         let store = Store::open(&dir)?;
@@ -102,6 +103,7 @@ fn points(dir: PathBuf) -> Option<BTreeMap<String, Option<SeenPoints>>> {
                 bytes: points.iter().map(|point| point.bytes).sum(),
                 oldest,
                 newest: times.next_back().or(oldest),
+                damaged: points.iter().filter(|point| verified.is_damaged(point)).map(|point| point.id).collect(),
             };
             found.insert(domain, Some(seen));
         }
@@ -141,6 +143,7 @@ mod tests {
     #[test]
     fn points_are_counted_by_domain() {
         let fixture = Fixture::new();
+        let points = |dir| super::points(dir, &Verified::default());
         assert_eq!(points(fixture.path("backup")), Some(BTreeMap::new()));
         let disks = fixture.usual_disks();
         let [old, new] =
@@ -152,7 +155,10 @@ mod tests {
         let times = (Some(old.id.time()), Some(new.id.time()));
         assert_eq!(
             seen,
-            BTreeMap::from([(DOMAIN.to_owned(), Some(SeenPoints { count, bytes, oldest: times.0, newest: times.1 }))])
+            BTreeMap::from([(
+                DOMAIN.to_owned(),
+                Some(SeenPoints { count, bytes, oldest: times.0, newest: times.1, damaged: Vec::new() })
+            )])
         );
         assert_eq!(points(fixture.path("nowhere")), None);
     }
@@ -185,6 +191,7 @@ mod tests {
             let settings = crate::config::parse(config, Path::new("c.yml"), "h").unwrap();
             Settings { backupdir: fixture.path(name), ..settings }
         };
+        let look = |settings: &Settings| super::look(settings, Verified::default());
         let seen = look(&settings("backup"));
         assert!(seen.repository.up && seen.repository.capacity_bytes >= seen.repository.available_bytes);
         assert_eq!(seen.repository.path, fixture.path("backup"));

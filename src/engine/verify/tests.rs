@@ -148,7 +148,7 @@ fn points_that_were_not_checked_for_longest_come_first() {
 fn only_a_recent_good_check_spares_a_point_another() {
     let fixture = Fixture::new();
     let [first, second, third] = three(&fixture);
-    let mut recorder = Recorder::new(&fixture.path("state"));
+    let mut recorder = Recorder::new(&fixture.path("state")).unwrap();
     recorder.add(&first, true).unwrap();
     recorder.add(&second, false).unwrap();
     recorder.write().unwrap();

@@ -99,7 +99,7 @@ fn ledger() -> Ledger {
 }
 
 fn points(count: u64, newest: i64) -> SeenPoints {
-    SeenPoints { count, bytes: count * 1_000_000, oldest: at(-1_000_000), newest: at(newest) }
+    SeenPoints { count, bytes: count * 1_000_000, oldest: at(-1_000_000), newest: at(newest), damaged: Vec::new() }
 }
 
 fn seen(job: Option<&str>, points: SeenPoints) -> Seen {
