@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::shell::quoted;
 use crate::config::nearest;
 use crate::model::{Failure, FailureReason, version};
-use crate::sys::patience::Stalled;
+use crate::sys::patience::{Stalled, is_out_of_reach};
 use crate::sys::trust;
 use crate::{archive, hooks, hypervisor, nbd, plan, qcow2, store};
 
@@ -377,9 +377,13 @@ impl Error {
         }
     }
 
-    /// Whether the target hangs. What was begun there may still come to be.
+    /// Whether the target hangs, or is out of reach for whoever reads. What was begun there may still come to be.
     pub fn is_target_stall(&self) -> bool {
-        Stalled::caused(self)
+        match self {
+            Error::Archive { source: archive::Error::Write { .. }, .. } => Stalled::caused(self),
+            Error::Archive { source, .. } => is_out_of_reach(source),
+            error => Stalled::caused(error),
+        }
     }
 
     /// Whether a restore point is damaged, or not what it says it is.
@@ -407,7 +411,7 @@ impl Error {
 fn is_archive_damage(error: &archive::Error) -> bool {
     use archive::Error as E;
     match error {
-        error if Stalled::caused(error) => false,
+        error if is_out_of_reach(error) => false,
         E::Open { .. } | E::Write { .. } | E::Compress { .. } | E::Threads { .. } => false,
         E::Misuse { .. } | E::MakeManifest { .. } | E::NewerFormat { .. } | E::TooManyPieces => false,
         E::Member { source, .. } => is_archive_damage(source),

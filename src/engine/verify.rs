@@ -1,5 +1,6 @@
 //! Owns: the check of every byte of restore points, and the record of it. Must not: write anything but that record.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -191,10 +192,13 @@ fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -
     }))
 }
 
-/// Whether a point was removed: its folder lists others, and no longer this one. Retention always keeps some, and an empty
+/// Whether a point was removed: its folder lists others, and nothing has its name any more. Retention always keeps some, and an empty
 /// folder may be that of a target that is no longer mounted.
 fn is_gone(point: &Point, store: &Store) -> bool {
-    store.points(&point.domain).is_ok_and(|now| !now.is_empty() && now.iter().all(|other| other.path != point.path))
+    let path = point.path.clone();
+    let is_missing = move || path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let lists_others = || store.points(&point.domain).is_ok_and(|now| !now.is_empty());
+    store.patience().call(is_missing).unwrap_or(false) && lists_others()
 }
 
 fn check_ours(point: &Point, patience: &Patience, monitor: &dyn Monitor, cancel: &Cancel) -> Vec<Error> {
