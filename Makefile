@@ -19,7 +19,10 @@ MAINTAINER ?= kvmbackup <kvmbackup@users.noreply.github.com>
 TEST_THREADS ?= 2
 # Minutes for each fuzz target.
 FUZZ_MINUTES ?= 10
-# What follows the target of `make test`, say `make test T='--test guests lab_smoke::'`.
+# Another Debian release to run the guests on, say `make test HOST=trixie`. The environment's HOST is some shells' own.
+HOST :=
+GUEST_TESTS := --test guests --test field --test fault_libvirtd
+# Which tests to run, say `make test T='--test guests lab_smoke::'`: all of them, or all with guests on another release.
 T ?=
 
 .PHONY: help build test soak fuzz mutants demo bench lint install deb lab
@@ -32,13 +35,16 @@ build: export KVMBACKUP_REVISION ?= $(shell git describe --always --dirty --excl
 build: ## build the release binary
 	$(CARGO) build --locked --release
 
-test: lab ## install what is missing, run every test, on real guests too
+test: export KVMBACKUP_LAB_HOST = $(HOST)
+test: T := $(or $(T),$(if $(HOST),$(GUEST_TESTS)))
+test: lab ## install what is missing, run every test; HOST=trixie: those with guests, on Debian 13
 	$(CARGO) test --locked --no-run $(T)
-	tests/lab/enter $(CARGO) test --locked $(T) -- --test-threads=$(TEST_THREADS)
+	tests/lab/times tests/lab/enter $(CARGO) test --locked $(T) -- --test-threads=$(TEST_THREADS)
 
-soak: lab ## run the long tests as well, and print the matrix of docs/reliability.md with its figures
+soak: HOST := trixie
+soak: lab ## run the long tests as well, on Debian 13 too, and print the matrix of docs/reliability.md with its figures
 	$(CARGO) test --locked --no-run $(T)
-	tests/lab/soak $(abspath $(TARGET)) $(CARGO) test --locked --no-fail-fast $(T) -- --test-threads=$(TEST_THREADS) --include-ignored --show-output
+	TARGET='$(TARGET)' THREADS=$(TEST_THREADS) tests/lab/soak '$(CARGO) test --locked $(T)' $(HOST) '$(CARGO) test --locked $(or $(T),$(GUEST_TESTS))'
 
 # Needs cargo-mutants. Hours: each change is a build and a run of the fast tests. .cargo/mutants.toml says which may go unnoticed, and why.
 mutants: ## change the code in every small way; the fast tests must notice
@@ -95,7 +101,9 @@ deb: export PROGRAM := $(abspath $(BIN))
 deb: $(BUILT) ## build a package for Debian 12, into target/deb
 	packaging/build-deb '$(TARGET)/deb' '$(MAINTAINER)'
 
-# The lab: libvirt, QEMU and the guest that it boots.
+# The lab: libvirt, QEMU and the guest that it boots. A host of another release has no tools to make guests.
 lab:
 	tests/lab/install
 	tests/lab/build-guest
+	$(if $(HOST),tests/lab/build-host $(HOST))
+	$(if $(HOST),tests/lab/build-database-guest mariadb postgresql)

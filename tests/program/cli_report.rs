@@ -4,17 +4,6 @@ use crate::host;
 use crate::host::Host;
 
 #[test]
-fn the_report_is_on_standard_output_and_nothing_else_is_anywhere() {
-    let host = Host::new(&["a", "b"]);
-    let ran = host.run("backup").ends(0);
-    assert!(ran.out.starts_with("kvmbackup: 2 of 2 good on desk\n"), "{}", ran.out);
-    let line = ran.out.lines().find(|line| line.starts_with("ok      a ")).unwrap();
-    assert!(line.contains("direct/off"), "{line}");
-    assert_eq!(ran.err, "");
-    assert!(!ran.out.contains('\x1b') && !ran.out.contains('\r'), "no colours and no bars where there is no terminal");
-}
-
-#[test]
 fn a_terminal_gets_bars_and_colours_and_a_pipe_does_not() {
     let host = Host::new(&["a"]);
     let config = host.path("config.yml");

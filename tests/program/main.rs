@@ -61,4 +61,5 @@ mod secrets;
 mod security;
 mod status_page;
 mod target_files;
+mod texts;
 mod trust;
