@@ -34,7 +34,7 @@ impl Watched {
         self.ledger.domains.get_mut(name).unwrap()
     }
 
-    fn seen(&mut self, name: &str) -> &mut Seen {
+    pub fn seen(&mut self, name: &str) -> &mut Seen {
         self.survey.as_mut().unwrap().domains.get_mut(name).unwrap()
     }
 }
@@ -163,7 +163,7 @@ pub fn hostile(now: DateTime<Utc>) -> Watched {
 }
 
 /// A host that saves these guests every night at two, three hours ago.
-fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
+pub fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
     let domains: BTreeMap<_, _> =
         names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), domain(now, at))).collect();
     let count = names.len() as u64;
