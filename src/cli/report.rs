@@ -7,7 +7,7 @@ use super::args::{Global, Report, ReportFormat};
 use super::{print, print_error, print_failure, print_report};
 use crate::app::{mail, watch};
 use crate::config::Settings;
-use crate::model::{Failure, RunReport};
+use crate::model::{Failure, RunReport, version};
 use crate::sys::{durable, opened};
 use crate::{app, engine, report};
 
@@ -20,7 +20,9 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
     let settings = app::settings(global)?;
     let json = last(&settings)?;
     let parsed = || -> Result<RunReport, engine::Error> {
-        let last: RunReport = serde_json::from_str(&json).map_err(engine::Error::json)?;
+        let path = settings.state_dir.join(LAST);
+        let last: RunReport = version::parse(json.as_bytes(), RunReport::SCHEMA)
+            .map_err(|source| engine::Error::Format { path, source })?;
         // A check since then may have found damage, or none any more.
         Ok(RunReport { damaged: watch::damaged(&settings), ..last })
     };

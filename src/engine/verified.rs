@@ -227,6 +227,12 @@ mod tests {
     }
 
     #[test]
+    fn every_version_that_was_written_is_read() {
+        let read = |bytes: &[u8]| version::parse::<Verified>(bytes, VERSION);
+        version::history::assert_read("verified", read, |known| version::text(known, VERSION).unwrap());
+    }
+
+    #[test]
     fn a_record_of_a_newer_program_is_left_alone() {
         let fixture = Fixture::new();
         let point = fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);

@@ -33,6 +33,7 @@ pub struct RunReport {
     /// What concerns the run and no single domain.
     pub errors: Vec<Failure>,
     /// What an earlier run left and this one could not put right; the next one tries again.
+    #[serde(default)]
     pub leftovers: Vec<Failure>,
     /// The signal that ended it early.
     pub signal: Option<i32>,
@@ -118,5 +119,17 @@ impl RunReport {
             }
             totals
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::version;
+    use super::*;
+
+    #[test]
+    fn every_version_that_was_written_is_read() {
+        let read = |bytes: &[u8]| version::parse::<RunReport>(bytes, RunReport::SCHEMA);
+        version::history::assert_read("report", read, |report| serde_json::to_vec(report).unwrap());
     }
 }

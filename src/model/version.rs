@@ -72,6 +72,40 @@ pub fn text(value: &impl Serialize, schema: u32) -> serde_json::Result<Vec<u8>> 
 }
 
 #[cfg(test)]
+pub mod history {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use serde_json::Value;
+
+    /// Panics unless every sample of a file in `tests/formats` can be read, and the newest is all that is written today.
+    pub fn assert_read<T, E: std::fmt::Debug>(
+        file: &str,
+        read: impl Fn(&[u8]) -> Result<T, E>,
+        write: impl Fn(&T) -> Vec<u8>,
+    ) {
+        let number = |path: &PathBuf| -> Vec<u32> {
+            path.file_stem().unwrap().to_str().unwrap().split('.').map(|part| part.parse().unwrap()).collect()
+        };
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(file);
+        let mut samples: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        samples.sort_by_key(number);
+        let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+        let last = samples.len() - 1;
+        for (at, path) in samples.iter().enumerate() {
+            let bytes = fs::read(path).unwrap();
+            let value = read(&bytes).unwrap_or_else(|error| panic!("{}: {error:?}", path.display()));
+            let written = json(&write(&value));
+            let path = path.display();
+            assert!(
+                at < last || written == json(&bytes),
+                "{path} is no longer what is written: docs/versions.md says what to do"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -43,6 +43,7 @@ mod exporter_runs;
 mod fault_clock;
 mod foreign_files;
 mod forged;
+mod formats;
 mod hostile;
 mod hostile_salvage;
 mod layers;
