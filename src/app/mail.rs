@@ -103,7 +103,7 @@ fn known(state_dir: &Path) -> (Ledger, Option<Survey>) {
 
 fn try_mail(source: Source<'_>, report: &RunReport, code: u8) -> Result<Told, Error> {
     let (ledger, survey) = known(source.state_dir);
-    let late = late(survey.as_ref(), report);
+    let late = late(&ledger, survey.as_ref(), report);
     let gist = mail::gist(report, code, &late);
     let now = Local::now().fixed_offset();
     if !mail::is_due(source.mail.when, &gist, &ledger.mailed, now) {
@@ -147,7 +147,7 @@ pub fn send(source: Source<'_>, report: &RunReport, code: u8) -> Result<(Vec<Str
 /// The mail of a run.
 pub fn make(source: Source<'_>, report: &RunReport, code: u8) -> Result<Ready, Error> {
     let (ledger, survey) = known(source.state_dir);
-    let late = late(survey.as_ref(), report);
+    let late = late(&ledger, survey.as_ref(), report);
     let gist = mail::gist(report, code, &late);
     let untold: Vec<Untold> = ledger.mailed.untold.into_iter().collect();
     let facts = Facts { gist: &gist, settings: source.settings, survey: survey.as_ref(), late: &late, untold: &untold };
@@ -157,14 +157,14 @@ pub fn make(source: Source<'_>, report: &RunReport, code: u8) -> Result<Ready, E
     let (own, subject) = (gist.status, mail::subject(&report.host, &gist));
     let worse = untold.iter().filter(|run| is_digest && run.status > own).max_by_key(|run| run.status);
     let (status, subject) = worse.map_or((own, subject), |run| (run.status, run.subject.clone()));
-    let bytes = mail::message(source.mail, report.run_id, status.word(), &subject, bodies.text, bodies.html)?;
+    let bytes = mail::message(source.mail, report.run_id, status.word(), &subject, (bodies.text, bodies.html))?;
     Ok(Ready { bytes, complaints: bodies.complaints })
 }
 
 /// The HTML of a report.
 pub fn html(settings: &Settings, report: &RunReport, code: u8) -> Result<String, Error> {
-    let (_, survey) = known(&settings.state_dir);
-    let late = late(survey.as_ref(), report);
+    let (ledger, survey) = known(&settings.state_dir);
+    let late = late(&ledger, survey.as_ref(), report);
     let gist = mail::gist(report, code, &late);
     let facts = Facts { gist: &gist, settings: Some(settings), survey: survey.as_ref(), late: &late, untold: &[] };
     Ok(mail::html(report, facts)?)
@@ -176,14 +176,15 @@ pub fn unable(host: String, error: &Error) -> RunReport {
     RunReport { errors, ..RunReport::new(host, uuid::Uuid::new_v4(), Utc::now()) }
 }
 
-fn late(survey: Option<&Survey>, report: &RunReport) -> Vec<String> {
+fn late(ledger: &Ledger, survey: Option<&Survey>, report: &RunReport) -> Vec<String> {
     // Of a run that could not begin it is known already that nobody was saved.
-    survey.filter(|_| report.errors.is_empty()).map_or_else(Vec::new, |survey| mail::late(survey, report))
+    let survey = survey.filter(|_| report.errors.is_empty());
+    survey.map_or_else(Vec::new, |survey| mail::late(ledger, survey, report))
 }
 
 fn may_send() -> Result<(), Error> {
     Ok(step::reached(Step::MailSend)
-        .map_err(|error| engine::Error::Other { message: error.to_string(), hint: None })?)
+        .map_err(|error| engine::Error::Rejected { message: error.to_string(), hint: None })?)
 }
 
 /// Those recipients that were refused while others were taken.

@@ -16,6 +16,9 @@ mod values;
 
 pub use values::{At, DiskChoice, PhaseName};
 
+/// The configuration where the command line names none.
+pub const CONFIG: &str = "/etc/kvmbackup/config.yml";
+
 /// The command line, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Args {
@@ -31,7 +34,7 @@ pub struct Args {
 pub struct Global {
     /// Configuration file
     #[arg(short, long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    #[arg(default_value = "/etc/kvmbackup/config.yml")]
+    #[arg(default_value = CONFIG)]
     pub config: PathBuf,
     /// Section of the configuration, instead of this host's short name
     #[arg(long, global = true, value_name = "NAME")]

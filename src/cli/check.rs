@@ -13,12 +13,13 @@ use crate::config;
 use crate::engine;
 use crate::engine::check::{self, Finding, Severity};
 use crate::model::Failure;
+use crate::model::command::typed;
 use crate::report::ExitCode;
 use crate::report::table::printable;
 use crate::sys::host;
 
 pub(super) fn run(global: &Global, words: &Check) -> Result<u8, app::Error> {
-    let settings = match app::settings(global) {
+    let settings = match super::settings(global) {
         Ok(settings) => settings,
         Err(error) => return unreadable(global, words, &error),
     };
@@ -63,9 +64,9 @@ fn unreadable(global: &Global, words: &Check, error: &app::Error) -> Result<u8, 
         super::print_failure(&Failure { message: finding.failure.message, hint });
         if let Some(start) = start {
             print(&format!("To begin with, write this into {}:\n\n{start}", global.config.display()));
-            print(
+            print(&typed(
                 "\nThen: `kvmbackup check`. Every key is in config.md and examples/config.yml of share/doc/kvmbackup.\n",
-            );
+            ));
         }
     }
     Ok(error.exit_code())
@@ -95,7 +96,7 @@ fn example(host: &str) -> String {
 fn show(findings: &[Finding], words: &Check) -> Result<(), app::Error> {
     if words.json {
         let json = serde_json::to_string_pretty(&serde_json::json!({ "schema": 1, "findings": findings }));
-        print(&(json.map_err(engine::Error::json)? + "\n"));
+        print(&(json.map_err(engine::Error::Json)? + "\n"));
     } else {
         findings.iter().for_each(|finding| print(&told(finding)));
     }
@@ -109,9 +110,7 @@ fn told(finding: &Finding) -> String {
         Severity::Problem => "PROBLEM",
     };
     let mut text = format!("{word:7} {}: {}\n", printable(&finding.about), printable(&finding.failure.message));
-    if let Some(hint) = &finding.failure.hint {
-        text.push_str(&format!("        hint: {}\n", printable(hint)));
-    }
+    text.extend(super::hint("        ", &finding.failure).map(|hint| hint + "\n"));
     text
 }
 

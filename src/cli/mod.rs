@@ -19,15 +19,19 @@ mod restore;
 mod verify;
 
 use std::io::{stderr, stdout};
+use std::path::Path;
 
 use args::{Args, At, Command, Global};
 use output::print;
 
 use crate::app;
+use crate::config::Settings;
 use crate::engine::points::When;
-use crate::engine::{self, Monitor, Silent};
+use crate::engine::{Monitor, Silent};
+use crate::model::command::{self, typed};
 use crate::model::{Failure, RunReport};
 use crate::report::ExitCode;
+use crate::report::table::printable;
 use crate::sys::program;
 
 /// Runs the program on the words of its command line, and ends with its exit code.
@@ -37,6 +41,8 @@ pub fn main() -> ! {
     program::prepare();
     logging::start(args.global.verbose, args.global.quiet);
     let Args { global, command } = args;
+    let config = (global.config != Path::new(args::CONFIG)).then_some(global.config.as_path());
+    command::name_configuration(config, global.host.as_deref());
     let code = run(&global, command).unwrap_or_else(|error| {
         print_error(&error);
         error.exit_code()
@@ -94,9 +100,14 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
     }
 }
 
+/// The settings that the command line names.
+fn settings(global: &Global) -> Result<Settings, app::Error> {
+    app::settings(&global.config, global.host.as_deref())
+}
+
 /// Prints an error that ends a command.
 fn print_error(error: &app::Error) {
-    print_failure(&Failure { message: engine::chain(error), hint: error.hint() });
+    print_failure(&error.failure());
 }
 
 /// The exit code after those who watch were told, or could not be: that changes no more than a good one.
@@ -105,7 +116,7 @@ fn watched(told: Result<(), app::Error>, code: u8) -> u8 {
         Ok(()) => code,
         Err(error) => {
             print_error(&error);
-            if code == ExitCode::Good.code() { ExitCode::Untidy.code() } else { code }
+            crate::report::untold(code)
         }
     }
 }
@@ -120,10 +131,17 @@ fn mailed(told: app::mail::Told, code: u8) -> (u8, bool) {
 
 /// The one place where an error is printed.
 fn print_failure(failure: &Failure) {
-    output::complain(output::ERROR, &format!("kvmbackup: {}", failure.message));
-    if let Some(hint) = &failure.hint {
-        output::complain(output::ERROR, &format!("hint: {hint}"));
+    // Each mistake in a configuration has a line.
+    let lines = failure.message.lines().map(printable).collect::<Vec<_>>();
+    output::complain(output::ERROR, &format!("kvmbackup: {}", lines.join("\n")));
+    if let Some(hint) = hint("", failure) {
+        output::complain(output::ERROR, &hint);
     }
+}
+
+/// The line below a failure that says what to do.
+fn hint(indent: &str, failure: &Failure) -> Option<String> {
+    failure.hint.as_deref().map(|hint| format!("{indent}hint: {}", printable(&typed(hint))))
 }
 
 /// Who hears of progress: bars on a terminal, nobody otherwise.

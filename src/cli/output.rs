@@ -48,7 +48,7 @@ pub(super) fn print(text: &str) {
 /// Writes lines to standard error, each with its priority if that is the journal. There is no place to report that it failed.
 pub(super) fn complain(priority: &str, text: &str) {
     let priority = if is_journal(io::stderr()) { priority } else { "" };
-    let lines: String = text.lines().map(|line| format!("{priority}{line}\n")).collect();
+    let lines: String = text.lines().map(|line| format!("{priority}{}\n", line.replace('\r', " "))).collect();
     let _ = io::stderr().write_all(lines.as_bytes());
 }
 

@@ -11,16 +11,14 @@ use crate::model::{Failure, RunReport, version};
 use crate::sys::{durable, opened};
 use crate::{app, engine, report};
 
-/// The file of the last report in the state folder.
-pub(super) const LAST: &str = "last-report.json";
 /// Bytes of it, at most: a domain takes a few kilobytes.
 const MAX: u64 = 64 << 20;
 
 pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
+    let settings = super::settings(global)?;
     let json = last(&settings)?;
     let parsed = || -> Result<RunReport, engine::Error> {
-        let path = settings.state_dir.join(LAST);
+        let path = settings.state_dir.join(app::run::LAST);
         let last: RunReport = version::parse(json.as_bytes(), RunReport::SCHEMA)
             .map_err(|source| engine::Error::Format { path, source })?;
         // A check since then may have found damage, or none any more.
@@ -42,7 +40,7 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
         write(path, ready.bytes())?;
     } else {
         match words.format {
-            ReportFormat::Json => print(&report::json(&parsed()?).map_err(engine::Error::json)?),
+            ReportFormat::Json => print(&report::json(&parsed()?).map_err(engine::Error::Json)?),
             ReportFormat::Text => print_report(&parsed()?),
             ReportFormat::Html => {
                 let last = parsed()?;
@@ -54,9 +52,9 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
 }
 
 fn last(settings: &Settings) -> Result<String, app::Error> {
-    let path = settings.state_dir.join(LAST);
+    let path = settings.state_dir.join(app::run::LAST);
     let json = opened::read_file(&path, MAX).and_then(opened::text).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => engine::Error::Other {
+        std::io::ErrorKind::NotFound => engine::Error::Rejected {
             message: format!("{}: there is no report, for no run has ended yet", path.display()),
             hint: Some("`kvmbackup backup` makes one; look at `state_dir` of the configuration".into()),
         },

@@ -18,9 +18,9 @@ use crate::report::table::printable;
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
-    let store = app::store(&settings)?;
-    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    let settings = super::settings(global)?;
+    let store = engine::target::open(&settings)?;
+    let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     let which = if words.all { Which::All } else { Which::One(when(words.at)) };
     let monitor = monitor(global, words.json);
     let (mut good, mut damaged) = (Vec::new(), Vec::new());
@@ -37,7 +37,7 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
     };
     let request = Request { domains: &words.domains, which, older_than: words.older_than, limit: words.limit };
     let began = Utc::now();
-    let checks = verify::verify(&store, &settings.state_dir, &request, &*monitor, &cancel, &mut tell);
+    let checks = verify::verify(&store, &settings.state_dir, &request, (&*monitor, &cancel), &mut tell);
     let told = match good.is_empty() && damaged.is_empty() {
         true => Ok(()),
         false => watch::checked(&settings, &good),
@@ -51,7 +51,7 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
     }
     let checks = checks?;
     if words.json {
-        let mut json = serde_json::to_value(&checks).map_err(engine::Error::json)?;
+        let mut json = serde_json::to_value(&checks).map_err(engine::Error::Json)?;
         json["schema"] = 1.into();
         print(&format!("{json:#}\n"));
     } else {
@@ -128,8 +128,8 @@ fn text(result: &Verification) -> String {
     for failure in &result.failures {
         text.push_str(&format!("  {}\n", printable(&failure.message)));
     }
-    if let Some(hint) = result.failures.iter().find_map(|failure| failure.hint.as_ref()) {
-        text.push_str(&format!("  hint: {}\n", printable(hint)));
+    if let Some(hint) = result.failures.iter().find_map(|failure| super::hint("  ", failure)) {
+        text.push_str(&format!("{hint}\n"));
     }
     text
 }

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::journal::{Journal, Record};
 use super::{Error, chain, marks, overlay_file, users};
 use crate::config::Settings;
-use crate::hypervisor::{Hypervisor, Kind, Overlay};
+use crate::hypervisor::{Guests, Hypervisor, Kind, Overlay};
+use crate::model::command::quoted;
 use crate::model::{DomainRef, Failure, Format, Image};
 
 /// An overlay of ours that no entry names.
@@ -36,7 +37,7 @@ pub(super) fn known(journal: &Journal) -> Option<BTreeSet<PathBuf>> {
 
 /// The overlays of ours that a domain names, live or persistent, besides those that are known.
 pub(super) fn unknown(
-    hypervisor: &dyn Hypervisor,
+    hypervisor: &dyn Guests,
     domain: &DomainRef,
     known: &BTreeSet<PathBuf>,
 ) -> Result<Vec<Unknown>, Error> {
@@ -104,8 +105,8 @@ pub(super) fn adopt(
                         "see which image is below it: qemu-img info -U {path}; if that is the disk's own, start the guest, which \
                          then tells it: virsh start {name}; then: kvmbackup recover; otherwise name the disk's own image in the \
                          definition: virsh edit {name}",
-                        path = path.display(),
-                        name = id.name
+                        path = quoted(&path.to_string_lossy()),
+                        name = quoted(&id.name)
                     )),
                 }),
             }

@@ -165,14 +165,14 @@ impl Journal {
     }
 
     fn read(&self, path: &Path) -> Result<Record, Error> {
-        let unreadable = |message: String| Error::Other {
+        let unreadable = |message: String| Error::Rejected {
             message: format!("{}: {message}", path.display()),
             hint: Some("see docs/operations.md, \"A journal entry that cannot be read\"".into()),
         };
         let bytes =
             limits::read(path).map_err(|error| unreadable(format!("cannot read the journal entry: {error}")))?;
         let mut entry: Entry = version::parse(&bytes, SCHEMA).map_err(|error| match error {
-            Unreadable::Newer { .. } => Error::Other {
+            Unreadable::Newer { .. } => Error::Rejected {
                 message: format!("{}: {error}", path.display()),
                 hint: Some("Install the newer kvmbackup again, and run: kvmbackup recover".into()),
             },
@@ -232,8 +232,7 @@ impl Record {
     }
 
     fn write(&self, step: Step) -> Result<(), Error> {
-        let text = serde_json::to_vec_pretty(&self.entry)
-            .map_err(|error| Error::Other { message: format!("journal entry: {error}"), hint: None })?;
+        let text = serde_json::to_vec_pretty(&self.entry).map_err(Error::Json)?;
         let written = step::reached(step).and_then(|()| durable::write(&self.path, &text));
         written.map_err(Error::file("write the journal entry", &self.path))
     }

@@ -5,13 +5,13 @@ use chrono::{DateTime, Local};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::shell::quoted;
 use super::verified::Verified;
 use super::{Error, points};
 use crate::config::Settings;
+use crate::model::command::quoted;
 use crate::model::{Failure, PointId};
 use crate::retention::{self, Policy};
-use crate::store::{Origin, Point, Store};
+use crate::store::{Point, Store};
 
 #[cfg(test)]
 mod tests;
@@ -138,11 +138,12 @@ impl Rotate<'_> {
             is_other: false,
             worth: Worth::Exempt(why.to_owned()),
         };
-        if point.origin != Origin::Kvmbackup {
-            return exempt("made by the seed script: never removed");
+        if let Some(why) = point.kept_because() {
+            return exempt(why);
         }
-        let manifest = match points::open(point, self.store.patience()) {
-            Ok((_, manifest)) => manifest,
+        let manifest = match points::open(self.store, point) {
+            Ok((_, Some(manifest))) => manifest,
+            Ok((_, None)) => return exempt("of another program: not judged"),
             Err(error) if error.is_target_stall() => return exempt("the target hangs: not judged"),
             Err(_) => return exempt("damaged: its manifest cannot be read; examine it, then remove it yourself"),
         };
@@ -209,7 +210,7 @@ fn set_others_aside(assessed: &mut [Assessed<'_>], guest: Option<Uuid>) -> Vec<F
             1 => ("1 restore point".to_owned(), "is"),
             count => (format!("{count} restore points"), "are"),
         };
-        let files: Vec<String> = points.iter().map(|point| quoted(&point.path.to_string_lossy())).collect();
+        let files: Vec<String> = points.iter().map(|point| quoted(&point.location().to_string_lossy())).collect();
         Failure {
             message: format!("{count} of another guest that had this name (UUID {uuid}) {are} kept"),
             hint: Some(format!("Rotation never removes them. If you no longer need them: rm {}", files.join(" "))),
@@ -228,8 +229,9 @@ fn hold(points: &mut [Judged], assessed: &[Assessed<'_>], domain: &str, why: &st
     Failure {
         message: format!("rotation is on hold, older restore points are kept: {why}"),
         hint: Some(format!(
-            "Check the guest's disks. If the newest restore point is right: kvmbackup backup --force {domain} --accept-smaller; \
-             if not, remove its archive"
+            "Check the guest's disks. If the newest restore point is right: kvmbackup backup --force {} --accept-smaller; \
+             if not, remove its archive",
+            quoted(domain)
         )),
     }
 }

@@ -7,10 +7,10 @@ use chrono::{DateTime, Utc};
 
 use super::give_back::{give_back, remove_sockets};
 use super::journal::{Journal, Record};
-use super::shell::quoted;
 use super::{Error, adopt, overlay_file};
 use crate::config::Settings;
 use crate::hypervisor::{self, Hypervisor};
+use crate::model::command::{quoted, typed};
 use crate::model::{DomainRef, Failure, is_local};
 use crate::sys::durable;
 use crate::sys::patience::Patience;
@@ -109,7 +109,7 @@ fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> 
 /// What was done, and what to know of it; a failure names the domain.
 fn finished(name: &str, line: String, undone: Result<Vec<Failure>, Error>) -> Result<Vec<String>, Failure> {
     let told = |Failure { message, hint }| match hint {
-        Some(hint) => format!("{name}: {message} (hint: {hint})"),
+        Some(hint) => format!("{name}: {message} (hint: {})", typed(&hint)),
         None => format!("{name}: {message}"),
     };
     let lines = |notes: Vec<Failure>| {
@@ -118,6 +118,7 @@ fn finished(name: &str, line: String, undone: Result<Vec<Failure>, Error>) -> Re
     };
     undone.map(lines).map_err(|error| {
         let mut failure = error.failure();
+        failure.name(name);
         if !failure.message.starts_with(name) {
             failure.message = format!("{name}: {}", failure.message);
         }
@@ -174,7 +175,7 @@ fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) ->
 fn remove_partial(partial: &Path) -> Result<(), Error> {
     // On a target that is not mounted now, the file would seem to be gone.
     if !partial.parent().is_some_and(Path::is_dir) {
-        return Err(Error::Other {
+        return Err(Error::Rejected {
             message: format!("{}: cannot remove the unfinished archive, its folder is not there", partial.display()),
             hint: Some("mount the target, or make the folder if it is gone for good; then: kvmbackup recover".into()),
         });

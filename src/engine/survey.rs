@@ -10,11 +10,11 @@ use chrono::Utc;
 
 use super::journal::Journal;
 use super::overlay_file;
-use super::shell::quoted;
 use super::verified::Verified;
 use crate::config::{Settings, glob};
 use crate::hypervisor::Hypervisor;
 use crate::ledger::{Seen, SeenJob, SeenPoints, SeenRepository, Survey};
+use crate::model::command::quoted;
 use crate::model::{DamagedPoint, Disk, Domain, Failure};
 
 mod expect;

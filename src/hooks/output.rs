@@ -64,7 +64,7 @@ impl Output {
     }
 
     fn end_line(&mut self) {
-        self.ready |= !self.in_parts && self.line == READY;
+        self.ready |= !self.in_parts && self.line.strip_suffix(b"\r").unwrap_or(&self.line) == READY;
         self.log();
         self.in_parts = false;
     }
@@ -148,7 +148,7 @@ mod tests {
             pieces.iter().for_each(|piece| output.push(piece.as_bytes()));
             output.is_ready()
         };
-        assert!(says(&["READY\n"]));
+        assert!(says(&["READY\n"]) && says(&["READY\r", "\n"]));
         assert!(says(&["connecting\nRE", "AD", "Y", "\nmore"]));
         for not in ["READY", "NOT READY\n", "READY to go\n", " READY\n", "ready\n"] {
             assert!(!says(&[not]), "{not:?}");

@@ -5,22 +5,24 @@ use std::path::Path;
 use rustix::fs::Access;
 
 use super::Error;
+use crate::sys::shebang;
 use crate::sys::trust::{self, Refused, Wrong};
 
 /// Refuses a program that another user could change, because kvmbackup runs it, often as root. It must be the absolute path of
-/// an executable that passes [`trust::file`].
+/// an executable that passes [`trust::file`], and a script must have its interpreter.
 ///
 /// # Errors
 /// [`Error::Untrusted`] with what is wrong, [`Error::Look`] when it does not exist.
 pub fn check_file(path: &Path) -> Result<(), Error> {
-    trust::file(path).map_err(|refused| match refused {
+    let refused = |refused| match refused {
         Refused::Untrusted { path, what } => Error::Untrusted { path, what },
         Refused::Look { path, source } => Error::Look { path, source },
-    })?;
+    };
+    trust::file(path).map_err(refused)?;
     if rustix::fs::access(path, Access::EXEC_OK).is_err() {
         return Err(Error::Untrusted { path: path.to_owned(), what: Wrong::NotExecutable });
     }
-    Ok(())
+    shebang::check(path).map_err(refused)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod ahead;
 mod file;
 mod fold;
+pub mod standing;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

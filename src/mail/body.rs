@@ -91,7 +91,7 @@ pub fn check_templates(templates: &Path) -> Result<Vec<String>, Error> {
 }
 
 fn read(template: &Path) -> std::io::Result<String> {
-    opened::read_followed(template, MAX_TEMPLATE).and_then(opened::text)
+    opened::read_followed(template, MAX_TEMPLATE).and_then(opened::text).map(|text| text.replace("\r\n", "\n"))
 }
 
 fn render(
@@ -140,6 +140,14 @@ mod tests {
             assert_eq!(made.text == "theirs", own, "{mode:o}");
             assert_eq!(made.complaints.is_empty(), own, "{:?}", made.complaints);
         }
+    }
+
+    #[test]
+    fn a_template_of_windows_makes_lines_like_any_other() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(TEXT.0), "{{#each domains}}\r\n{{name}}\r\n{{/each}}\r\nend\r\n").unwrap();
+        let made = of(&sample::good(), Some(dir.path()));
+        assert!(made.text.ends_with("\nend\n") && !made.text.contains('\r'), "{:?}", made.text);
     }
 
     fn of(report: &RunReport, templates: Option<&Path>) -> Bodies {

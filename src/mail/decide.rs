@@ -3,13 +3,11 @@
 use chrono::{DateTime, FixedOffset, TimeDelta, Utc};
 
 use crate::config::MailWhen;
-use crate::ledger::{Mailed, Survey};
+use crate::ledger::standing::Age;
+use crate::ledger::{Ledger, Mailed, Survey};
 use crate::model::{DomainOutcome, Outcome, RunReport, Status};
 use crate::report::{ExitCode, exit_code};
 
-/// A guest is late when its newest restore point is older than this many tenths of the longest gap of its days; one without any,
-/// when it should have been saved for so long.
-const LATE_TENTHS: i64 = 13;
 /// Days between two good runs that are mailed as a sign of life; half a day less, so that a weekly run is never too early.
 const SIGN_OF_LIFE: TimeDelta = TimeDelta::hours(7 * 24 - 12);
 
@@ -78,15 +76,13 @@ fn fails(domain: &DomainOutcome) -> bool {
     matches!(domain.outcome, Outcome::Failed | Outcome::Partial)
 }
 
-/// Guests that a run should have tried and did not: none was due, and the newest restore point is too old, or there never was one.
-pub fn late(survey: &Survey, report: &RunReport) -> Vec<String> {
+/// Guests that a run should have tried and did not: none was due, and the last backup is too old, or none was ever made.
+pub fn late(ledger: &Ledger, survey: &Survey, report: &RunReport) -> Vec<String> {
     let tried = |name: &str| report.domains.iter().any(|domain| domain.domain == name);
     let guests = survey.domains.iter().filter(|(name, seen)| seen.job.is_some() && seen.defined && !tried(name));
-    let late = guests.filter(|(_, seen)| {
-        let interval = i64::try_from(seen.expected_interval_s).unwrap_or(0).min(366 * 86400);
-        let limit = TimeDelta::seconds(interval * LATE_TENTHS / 10);
-        let last = seen.points.newest.or(seen.since);
-        interval > 0 && last.is_some_and(|last| report.finished - last > limit)
+    let late = guests.filter(|(name, seen)| {
+        let past = ledger.domains.get(*name);
+        Age::of(past, Some(seen), report.finished).is_late()
     });
     late.map(|(name, _)| name.clone()).collect()
 }
@@ -112,7 +108,7 @@ pub fn is_due(when: MailWhen, gist: &Gist, mailed: &Mailed, now: DateTime<FixedO
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Seen, SeenPoints};
+    use crate::ledger::{Domain, Seen, SeenPoints};
     use crate::report::sample;
 
     fn now() -> DateTime<FixedOffset> {
@@ -201,6 +197,10 @@ mod tests {
             repository: Default::default(),
             libvirt_ok: true,
         };
-        assert_eq!(late(&survey, &sample::bad()), ["late", "never"]);
+        assert_eq!(late(&Ledger::default(), &survey, &sample::bad()), ["late", "never"]);
+        // A restore point that is not whole is no backup.
+        let whole = Domain { last_success: Some(sample::empty().finished - TimeDelta::hours(40)), ..Domain::default() };
+        let ledger = Ledger { domains: [("due".to_owned(), whole)].into(), ..Ledger::default() };
+        assert_eq!(late(&ledger, &survey, &sample::bad()), ["due", "late", "never"]);
     }
 }

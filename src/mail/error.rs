@@ -46,6 +46,9 @@ pub enum Error {
         /// What is wrong.
         source: Refused,
     },
+    /// The local program is a script that cannot be started.
+    #[error("the program `sendmail` cannot be run")]
+    Script(#[from] Refused),
     /// The local program refused the mail.
     #[error("{} refused the mail ({how})", program.display())]
     Refused {
@@ -144,7 +147,7 @@ impl Error {
             }
             Error::Sender(_) => format!("name the sender, user@domain, by `mail.from`; {again}"),
             Error::Recipient { .. } => format!("correct or remove it in `mail.to`; {again}"),
-            Error::Untrusted { source, .. } => return source.hint(),
+            Error::Untrusted { source, .. } | Error::Script(source) => return source.hint(),
             Error::Sendmail { .. } => {
                 format!("install a mail transport agent, or name a server by `mail.smtp`; {again}")
             }

@@ -11,7 +11,7 @@ use crate::sys::opened;
 /// Bytes of a file with a password, at most.
 const MAX: u64 = 64 << 10;
 
-/// The first line of what is there.
+/// The first line of what is there, without its end: of a file of Windows that is a carriage return, too.
 pub(super) fn read(secret: &Secret) -> Result<String, Error> {
     let file = |path: &Path| (path.display().to_string(), opened::read_followed(path, MAX).and_then(opened::text));
     let (place, read) = match secret {
@@ -28,7 +28,7 @@ pub(super) fn read(secret: &Secret) -> Result<String, Error> {
             }
         },
     };
-    let line = read.map(|text| text.lines().next().unwrap_or_default().to_owned());
+    let line = read.map(|text| text.lines().next().unwrap_or_default().trim_end_matches('\r').to_owned());
     match line {
         Ok(line) if line.is_empty() => Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty")),
         line => line,

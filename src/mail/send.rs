@@ -6,6 +6,7 @@ use rustix::fs::{Access, access};
 
 use super::{Error, message, program, secret, smtp};
 use crate::config::{Mail, Transport};
+use crate::sys::shebang;
 use crate::sys::trust::{self, Refused};
 
 /// Sends the bytes of a mail to all who are named by its header; those recipients that were refused while others were taken.
@@ -15,7 +16,9 @@ use crate::sys::trust::{self, Refused};
 pub fn send(mail: &Mail, bytes: &[u8]) -> Result<Vec<Error>, Error> {
     trusted(mail)?;
     match &mail.transport {
-        Transport::Sendmail(program) => program::send(program, &mail.to, bytes, program::TIMEOUT),
+        Transport::Sendmail(program) => {
+            executable(program).and_then(|()| program::send(program, &mail.to, bytes, program::TIMEOUT))
+        }
         Transport::Smtp(smtp) => smtp::send(smtp, message::envelope(mail)?, bytes),
     }
 }
@@ -66,5 +69,6 @@ fn executable(program: &Path) -> Result<(), Error> {
         true => Ok(access(program, Access::EXEC_OK)?),
         false => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no file")),
     });
-    found.map_err(|source| Error::Sendmail { program: program.to_owned(), source })
+    found.map_err(|source| Error::Sendmail { program: program.to_owned(), source })?;
+    Ok(shebang::check(program)?)
 }

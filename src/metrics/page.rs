@@ -14,6 +14,9 @@ use prometheus::proto::{Counter, Gauge, LabelPair, MetricFamily, MetricType};
 use super::Error;
 use super::catalogue::{Kind, Metric};
 
+/// Stands for a carriage return in a label, for which the format has no escape: scripts would take it for the end of a line.
+const REPLACEMENT: &str = "\u{fffd}";
+
 /// Samples, each of a series of its own: what is set twice has the later value.
 #[derive(Debug, Default)]
 pub(super) struct Page(BTreeMap<&'static str, BTreeMap<Vec<String>, f64>>);
@@ -21,7 +24,7 @@ pub(super) struct Page(BTreeMap<&'static str, BTreeMap<Vec<String>, f64>>);
 impl Page {
     /// Sets one series; `labels` are the values of the metric's labels, in the catalogue's order.
     pub(super) fn set(&mut self, metric: &Metric, labels: &[&str], value: f64) {
-        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        let labels = labels.iter().map(|label| label.replace('\r', REPLACEMENT)).collect();
         self.0.entry(metric.name).or_default().insert(labels, value);
     }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Disk;
+use super::outcome::typed_hint;
 
 /// Names one domain; the UUID is its identity, the name is for people.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -77,7 +78,7 @@ pub struct NotSaved {
     /// It may hold data of the guest that is nowhere else; the report warns of it.
     pub data: bool,
     /// What the operator can do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "typed_hint")]
     pub hint: Option<String>,
 }
 

@@ -4,6 +4,8 @@
 
 pub mod base64;
 mod clock;
+pub mod command;
+mod digest;
 mod disk;
 mod domain;
 mod extent;
@@ -20,6 +22,7 @@ mod uri;
 pub mod version;
 
 pub use clock::is_future;
+pub use digest::{Digest, Hasher};
 pub use disk::{Device, Disk, Format, Image, Source};
 pub use domain::{BootFile, Domain, DomainRef, DomainState, DomainXml, NotSaved, Nvram};
 pub use extent::Extent;
@@ -30,5 +33,5 @@ pub use owner::Owner;
 pub use point::{Codec, PointId};
 pub use report::{DamagedPoint, RunReport, Totals};
 pub use status::Status;
-pub use text::misleads;
+pub use text::{is_plain, misleads, printable};
 pub use uri::is_local;

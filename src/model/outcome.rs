@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
+use super::command::{quoted, typed};
 use super::{HookResult, NotSaved, PointId};
 
 /// How well the saved contents agree with each other, best first.
@@ -92,8 +93,20 @@ pub struct Failure {
     /// The error and its causes, joined by `: `.
     pub message: String,
     /// What the operator can do.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "typed_hint", default)]
     pub hint: Option<String>,
+}
+
+impl Failure {
+    /// Puts a domain into the commands of the hint, where an error that does not know it says `DOMAIN`.
+    pub fn name(&mut self, domain: &str) {
+        self.hint = self.hint.take().map(|hint| hint.replace("DOMAIN", &quoted(domain)));
+    }
+}
+
+/// A hint as it can be typed: what reads the JSON may not know the configuration.
+pub(super) fn typed_hint<S: Serializer>(hint: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+    hint.as_deref().map(typed).serialize(to)
 }
 
 /// A disk that is in the archive.
@@ -123,7 +136,7 @@ pub struct SkippedDisk {
     /// Whether it is missing against the operator's will; such a disk makes the domain `Partial`.
     pub missed: bool,
     /// What the operator can do.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "typed_hint", default)]
     pub hint: Option<String>,
 }
 
@@ -188,6 +201,12 @@ pub struct DomainOutcome {
 }
 
 impl DomainOutcome {
+    /// Puts the domain into the commands of all hints, see [`Failure::name`].
+    pub fn name_in_hints(&mut self) {
+        let failures = self.error.iter_mut().chain(&mut self.warnings).chain(&mut self.leftovers);
+        failures.for_each(|failure| failure.name(&self.domain));
+    }
+
     /// An outcome with nothing done yet.
     pub fn new(domain: &str, uuid: Option<Uuid>) -> DomainOutcome {
         DomainOutcome {

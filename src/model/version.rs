@@ -72,6 +72,7 @@ pub fn text(value: &impl Serialize, schema: u32) -> serde_json::Result<Vec<u8>> 
 }
 
 #[cfg(test)]
+/// Holds that every version that was written can be read.
 pub mod history {
     use std::fs;
     use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ pub use self::page::WIDTH;
 use self::page::{Page, Paint, Style};
 use super::exit::{ExitCode, exit_code};
 use super::table::{Table, printable};
+use crate::model::command::typed;
 use crate::model::size::{bytes, duration};
 use crate::model::{Consistency, DomainOutcome, Failure, HookResult, HookStatus, Method, Outcome, RunReport};
 
@@ -304,7 +305,7 @@ fn asides(page: &mut Page, report: &RunReport) {
         page.list(&format!("hooks of {}", domain.domain), hooks(&domain.hooks).iter().map(String::as_str));
     }
     if hooked.len() > HOOKED {
-        page.line(&format!("hooks of {} more domains: kvmbackup report --format json", hooked.len() - HOOKED));
+        page.line(&typed(&format!("hooks of {} more domains: kvmbackup report --format json", hooked.len() - HOOKED)));
     }
     let skipped = report.domains.iter().filter(|domain| domain.outcome == Outcome::Skipped);
     let why = |domain: &DomainOutcome| {

@@ -13,6 +13,7 @@ pub mod owner;
 pub mod patience;
 pub mod patient_file;
 pub mod program;
+pub mod shebang;
 pub mod signals;
 pub mod socket;
 pub mod space;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::owner;
@@ -45,10 +45,16 @@ pub enum Wrong {
     Endless,
     #[error("it is not a regular file")]
     NoFile,
+    #[error("it is neither a file nor a pipe")]
+    NoInput,
     #[error("it is not a folder")]
     NoFolder,
     #[error("it is not executable")]
     NotExecutable,
+    #[error("its first line ends in a carriage return, as on Windows")]
+    CarriageReturn,
+    #[error("the interpreter that its first line names does not exist")]
+    NoInterpreter,
     #[error("it is owned by another user")]
     Owned,
     #[error("it is writable by its group or by others")]
@@ -74,8 +80,10 @@ impl Wrong {
     pub fn hint(self, path: &Path) -> String {
         let command = match self {
             Wrong::Relative => return "write its absolute path".to_owned(),
-            Wrong::Endless | Wrong::NoFile | Wrong::NoFolder => "see what it is: ls -ld",
+            Wrong::Endless | Wrong::NoFile | Wrong::NoInput | Wrong::NoFolder => "see what it is: ls -ld",
             Wrong::NotExecutable => "make it executable: chmod a+x",
+            Wrong::CarriageReturn => r"remove the carriage returns: sed -i 's/\r$//'",
+            Wrong::NoInterpreter => "install the interpreter, or correct the first line: head -n 1",
             Wrong::Owned => "give it to root: chown -h root",
             Wrong::Writable => "allow only its owner to change it: chmod go-w",
             Wrong::FolderOwned => "choose a place in folders of root, or give the folder to root: chown root",
@@ -114,6 +122,11 @@ pub fn input(path: &Path) -> Result<(), Refused> {
         return Ok(());
     }
     let (real, found) = walk(&path)?;
+    let kind = found.file_type();
+    // The error of a folder that is read says more.
+    if !(kind.is_file() || kind.is_fifo() || kind.is_dir()) {
+        return untrusted(&real, Wrong::NoInput);
+    }
     if found.mode() & WRITABLE_BY_OTHERS != 0 {
         return untrusted(&real, Wrong::Writable);
     }

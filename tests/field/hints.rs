@@ -16,7 +16,7 @@ fn command(said: &str, start: &str) -> String {
     let mut hints =
         said.lines().filter_map(|line| line.split_once("hint: ").map(|(_, hint)| hint.trim_end_matches('"')));
     let hint = hints.next_back().unwrap_or_else(|| panic!("no hint: {said}"));
-    assert!(hint.ends_with("; then: kvmbackup recover"), "{hint}");
+    assert!(hint.contains("; then: kvmbackup -c ") && hint.ends_with(" recover"), "{hint}");
     let at = hint.find(start).unwrap_or_else(|| panic!("no {start:?} in the hint: {hint}"));
     let command = hint[at..].split("; ").next().unwrap();
     // Words beside the command.

@@ -144,7 +144,7 @@ fn an_image_below_an_overlay_that_recovery_must_leave_is_not_replaced() {
     let before = [sha256(&overlay), sha256(&base)];
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
     assert_eq!(ran.code, 1, "{ran:#?}");
-    assert!(ran.stderr.contains(overlay.to_str().unwrap()) && ran.stderr.contains("kvmbackup recover"), "{ran:#?}");
+    assert!(ran.stderr.contains(overlay.to_str().unwrap()) && ran.stderr.contains("lab recover"), "{ran:#?}");
     assert_eq!([sha256(&overlay), sha256(&base)], before);
 
     let to = lab.path("copies");

@@ -93,6 +93,21 @@ fn every_alert_says_what_it_means_and_where_help_is() {
 }
 
 #[test]
+fn a_job_is_late_for_the_alert_when_it_is_for_the_status_page() {
+    use chrono::TimeDelta;
+    let alert = alerts().into_iter().find(|alert| alert.alert == "KvmBackupJobNotStarted").unwrap();
+    let (_, bound) = alert.expr.split_once("> ").unwrap();
+    let bound = bound.split_once("> ").map_or(bound, |(_, bound)| bound);
+    let (factor, rest) = bound.split_once(" * ").unwrap();
+    let (factor, more): (f64, i64) =
+        (factor.trim().parse().unwrap(), rest.rsplit("+ ").next().unwrap().trim().parse().unwrap());
+    for days in [1, 7] {
+        let (late, interval) = (kvmbackup::ledger::standing::late_after(TimeDelta::days(days)), TimeDelta::days(days));
+        assert_eq!((interval.num_seconds() as f64 * factor) as i64 + more, late.num_seconds(), "{}", alert.expr);
+    }
+}
+
+#[test]
 fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
     let document = read("docs/operations.md");
     let sections: BTreeMap<_, _> = document

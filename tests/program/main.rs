@@ -19,6 +19,7 @@ mod units;
 mod watched;
 
 mod alerts;
+mod carriage_returns;
 mod cli_check;
 mod cli_exit;
 mod cli_hooks;
@@ -64,3 +65,4 @@ mod status_page;
 mod target_files;
 mod texts;
 mod trust;
+mod typed_commands;

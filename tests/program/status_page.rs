@@ -6,7 +6,8 @@ use crate::watched;
 use crate::watched::Watched;
 use chrono::{DateTime, TimeDelta, Utc};
 use kvmbackup::exporter::page;
-use kvmbackup::ledger::{DomainResult, Seen, SeenPoints};
+use kvmbackup::ledger::{DomainResult, Ledger, Seen, SeenPoints};
+use kvmbackup::model::RunReport;
 
 fn now() -> DateTime<Utc> {
     "2026-11-23T08:00:00Z".parse().unwrap()
@@ -71,6 +72,40 @@ fn the_headline_is_red_wherever_something_is_red() {
         let html = html(&watched);
         assert!(html.contains("<header class=\"top bad\">") && html.contains("<li class=\"bad\">"), "{said}");
     }
+}
+
+#[test]
+fn after_a_lost_ledger_page_mail_and_metrics_tell_the_restore_points() {
+    let mut watched = watched::quiet(now());
+    let (saved, unsaved) = ("db1", "mail");
+    watched.ledger = Ledger { config_ok: true, ..Ledger::default() };
+    watched.seen(unsaved).points = SeenPoints::default();
+    watched.seen(unsaved).since = Some(now() - TimeDelta::days(9));
+    watched.seen(saved).points.newest = Some(now() - TimeDelta::hours(31));
+    let told = |watched: &Watched| {
+        let survey = watched.survey.as_ref().unwrap();
+        let report = RunReport::new("desk".to_owned(), uuid::Uuid::nil(), now());
+        let late = kvmbackup::mail::late(&watched.ledger, survey, &report);
+        let metrics = kvmbackup::metrics::text(&watched.ledger, Some(survey), false).unwrap();
+        let never = |name: &str| {
+            let (start, end) = ("kvmbackup_domain_last_success_timestamp_seconds{", format!("domain=\"{name}\"}} 0"));
+            metrics.lines().any(|line| line.starts_with(start) && line.ends_with(&end))
+        };
+        (headline(watched), late, [saved, unsaved].map(never))
+    };
+    let (page, late, never) = told(&watched);
+    assert_eq!(
+        (page.as_str(), late, never),
+        ("1 of 6 guests needs attention", vec![unsaved.to_owned()], [false, true])
+    );
+    let html = html(&watched);
+    assert_eq!(
+        between(&html, "class=\"troubles\">", "</ul></section>")[0].matches("was never backed up").count(),
+        1,
+        "{html}"
+    );
+    watched.seen(saved).points.newest = Some(now() - TimeDelta::hours(32));
+    assert_eq!((told(&watched).0.as_str(), told(&watched).1.len()), ("2 of 6 guests need attention", 2));
 }
 
 #[test]

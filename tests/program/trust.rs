@@ -213,3 +213,16 @@ fn a_state_folder_that_others_can_change_names_no_program_and_no_file() {
     host.run("backup").ends(2);
     assert!(ran.exists());
 }
+
+#[test]
+fn what_is_no_file_is_named_and_nobody_is_told_to_change_a_device() {
+    let host = Host::new(&["a"]);
+    for (device, name) in [("/dev/zero", "zero.yml"), ("/dev/full", "full.yml")] {
+        let config = host.path(name);
+        symlink(device, &config).unwrap();
+        let told = with(&host, &config, "backup").ends(2).err;
+        assert!(told.contains(&format!("{device}: it is neither a file nor a pipe")), "{told}");
+        assert!(told.contains(&format!("ls -ld '{device}'")) && !told.contains("chmod"), "{told}");
+        repair(&told);
+    }
+}

@@ -9,6 +9,7 @@ use crate::engine::chain;
 use crate::engine::check::{Finding, Severity};
 use crate::mail::{self, Error, Spool};
 use crate::model::Failure;
+use crate::model::command::typed;
 use crate::sys::host::node_name;
 
 /// Looks at files alone: who could change them, and at the templates.
@@ -94,15 +95,15 @@ fn tried(settings: &Settings, mail: &Mail) -> Finding {
 }
 
 fn send(settings: &Settings, mail: &Mail) -> Result<Vec<Error>, Error> {
-    let text = format!(
+    let text = typed(&format!(
         "This mail was asked for by `kvmbackup check --send-test` on {} ({}).\n\
          Mails of backups will come the same way. Nothing was backed up for it.\n",
         settings.host,
         node_name()
-    );
+    ));
     let html =
         format!("<!DOCTYPE html>\n<html lang=\"en\"><body><p>{}</p></body></html>\n", html_escape(text.trim_end()));
-    let message = mail::message(mail, Uuid::new_v4(), "TEST", &mail::test_subject(&settings.host), text, html)?;
+    let message = mail::message(mail, Uuid::new_v4(), "TEST", &mail::test_subject(&settings.host), (text, html))?;
     mail::send(mail, &message)
 }
 

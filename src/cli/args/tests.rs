@@ -2,6 +2,8 @@
 
 use chrono::Local;
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::model::PointId;
 
@@ -98,4 +100,12 @@ fn every_help_ends_with_the_exit_status() {
         let help = command.clone().render_help().to_string();
         assert!(help.trim_end().ends_with(EXIT_STATUS), "{help}");
     }
+}
+
+#[test]
+fn hints_know_every_command_that_reads_the_configuration() {
+    let others = ["completions", "man", "help"];
+    let commands = definition();
+    let names = commands.get_subcommands().map(clap::Command::get_name).filter(|name| !others.contains(name));
+    assert_eq!(BTreeSet::from_iter(names), BTreeSet::from(crate::model::command::COMMANDS));
 }

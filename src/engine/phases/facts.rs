@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::config::Hook;
 use crate::engine::Error;
 use crate::hooks::Call;
-use crate::model::{DomainRef, Failure};
+use crate::model::{DomainRef, Failure, printable};
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, program};
 
@@ -90,7 +90,6 @@ impl<'a> Facts<'a> {
             (false, None) => "ok",
             (false, Some(_)) => "failed",
         };
-        let text = |value: &str| value.replace('\0', "");
         let contract = [
             ("KVMBACKUP_API", "1".to_owned()),
             ("KVMBACKUP_PHASE", moment.phase.to_owned()),
@@ -99,7 +98,7 @@ impl<'a> Facts<'a> {
             ("KVMBACKUP_DOMAIN_UUID", domain.map_or(String::new(), |domain| domain.uuid.to_string())),
             ("KVMBACKUP_METHOD", self.method.to_owned()),
             ("KVMBACKUP_STATUS", status.to_owned()),
-            ("KVMBACKUP_ERROR", moment.failed.map_or(String::new(), |failure| text(&failure.message))),
+            ("KVMBACKUP_ERROR", moment.failed.map_or(String::new(), |failure| printable(&failure.message))),
             ("KVMBACKUP_DRY_RUN", "0".to_owned()),
             ("KVMBACKUP_TIMEOUT", moment.timeout.as_secs().to_string()),
             ("KVMBACKUP_TARGET", backupdir.to_string_lossy().into_owned()),

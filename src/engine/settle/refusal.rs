@@ -7,6 +7,7 @@ use super::seats::Seat;
 use crate::engine::users::User;
 use crate::engine::{Error, overlay_file};
 use crate::hypervisor::Overlay;
+use crate::model::command::quoted;
 use crate::model::{Failure, Format, Image, Source};
 use crate::sys::in_use;
 
@@ -21,18 +22,8 @@ fn refusal(overlay: &Overlay, message: String, hint: String) -> Error {
     Error::Chain { target: overlay.target.clone(), message, hint: format!("{hint}; {THEN}") }
 }
 
-/// A word as a shell reads it.
-pub(super) fn word(text: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./:@%+=,".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
-}
-
 fn file(overlay: &Overlay) -> String {
-    word(&overlay.path.to_string_lossy())
+    quoted(&overlay.path.to_string_lossy())
 }
 
 /// Moves the overlay's data by hand.
@@ -45,7 +36,7 @@ fn by_hand(overlay: &Overlay) -> String {
         overlay_file::options(&chain).ok()
     });
     match named {
-        Some(options) => format!("qemu-img commit -d --image-opts {} && rm {file}", word(&options.to_string_lossy())),
+        Some(options) => format!("qemu-img commit -d --image-opts {} && rm {file}", quoted(&options.to_string_lossy())),
         None => format!("qemu-img commit -d -f qcow2 {file} && rm {file}"),
     }
 }
@@ -53,7 +44,7 @@ fn by_hand(overlay: &Overlay) -> String {
 /// See what it is, and decide: move its data by hand, or drop it.
 fn look_first(overlay: &Overlay, path: &Path) -> String {
     let (by_hand, file) = (by_hand(overlay), file(overlay));
-    let seen = word(&path.to_string_lossy());
+    let seen = quoted(&path.to_string_lossy());
     format!(
         "see what it is: ls -l {seen}; qemu-img info -U {seen}; if it is right, with the guest off: {by_hand}; if it is not, keep a \
          copy, and: rm {file}"
@@ -90,7 +81,7 @@ pub(super) fn unmarked(overlay: &Overlay, seat: Option<&Seat>) -> Error {
     let hint = match seat {
         Some(seat) => format!(
             "start the guest, whose QEMU commits it with its own rights: virsh start {}; or {by_hand}",
-            word(&seat.domain.id.name)
+            quoted(&seat.domain.id.name)
         ),
         None => by_hand,
     };
@@ -101,7 +92,7 @@ pub(super) fn unmarked(overlay: &Overlay, seat: Option<&Seat>) -> Error {
 pub(super) fn covered(overlay: &Overlay, seat: &Seat) -> Error {
     let start = match seat.domain.state.is_active() {
         true => String::new(),
-        false => format!("virsh start {} and ", word(&seat.domain.id.name)),
+        false => format!("virsh start {} and ", quoted(&seat.domain.id.name)),
     };
     let hint = format!("commit it into the overlay: {start}{}", into_overlay(overlay, seat));
     refusal(overlay, format!("{} over the overlay {}", on_another(seat), overlay.path.display()), hint)
@@ -110,7 +101,7 @@ pub(super) fn covered(overlay: &Overlay, seat: &Seat) -> Error {
 /// A definition names somebody's own image over an overlay that is gone, as after a commit on another host.
 pub(super) fn over_nothing(overlay: &Overlay, seat: &Seat) -> Error {
     let message = format!("{} over the overlay {}, which does not exist", on_another(seat), overlay.path.display());
-    let domain = word(&seat.domain.id.name);
+    let domain = quoted(&seat.domain.id.name);
     let hint =
         format!("if its data was committed, name {} as the disk's source instead: virsh edit {domain}", base(overlay));
     refusal(overlay, message, hint)
@@ -124,12 +115,12 @@ fn on_another(seat: &Seat) -> String {
 
 /// What commits the image over the overlay into that, while the guest runs.
 fn into_overlay(overlay: &Overlay, seat: &Seat) -> String {
-    let (domain, target) = (word(&seat.domain.id.name), word(&seat.target));
+    let (domain, target) = (quoted(&seat.domain.id.name), quoted(&seat.target));
     format!("virsh blockcommit {domain} {target} --active --pivot --wait --base {}", file(overlay))
 }
 
 fn base(overlay: &Overlay) -> String {
-    overlay.base.source.path().map_or_else(|| "its base".into(), |path| word(&path.to_string_lossy()))
+    overlay.base.source.path().map_or_else(|| "its base".into(), |path| quoted(&path.to_string_lossy()))
 }
 
 /// A disk was put on the overlay while its data was moved.
@@ -155,12 +146,12 @@ pub(super) fn changed(overlay: &Overlay, seat: Option<&Seat>, below: Option<&Ima
         );
         return refusal(overlay, format!("the guest wrote to {over}"), hint);
     };
-    let domain = word(&seat.domain.id.name);
+    let domain = quoted(&seat.domain.id.name);
     let start = if seat.domain.state.is_active() { String::new() } else { format!("virsh start {domain} and ") };
     let hint = format!(
         "move the guest to an image of its own, say by: {start}virsh blockcopy {domain} {} --dest NEWFILE --format qcow2 \
          --transient-job --wait --pivot; and remove the overlay: rm {}",
-        word(&seat.target),
+        quoted(&seat.target),
         file(overlay)
     );
     refusal(overlay, format!("{} is on {over}", seat.domain.id.name), hint)
@@ -175,7 +166,7 @@ pub(super) fn stale(overlay: &Overlay, seat: &Seat) -> Error {
     let hint = format!(
         "its disk mixes old and new; keep a copy of the overlay if what the guest wrote since matters, and turn the guest off, \
          which goes back to the base: virsh destroy {}",
-        word(&seat.domain.id.name)
+        quoted(&seat.domain.id.name)
     );
     refusal(overlay, message, hint)
 }
@@ -216,11 +207,11 @@ pub(super) fn divided(overlay: &Overlay, upper: &Seat, lower: &Seat) -> Error {
         overlay.path.display(),
         kind(lower)
     );
-    let domain = word(upper_name);
+    let domain = quoted(upper_name);
     let hint = format!(
         "decide which is right; take the disk out of {}: virsh detach-disk {domain} {} --config",
         if upper.live { "the guest" } else { "that definition" },
-        word(&upper.target)
+        quoted(&upper.target)
     );
     refusal(overlay, message, hint)
 }
@@ -233,12 +224,12 @@ pub(super) fn missing(overlay: &Overlay, seat: &Seat) -> Error {
         overlay.path.display()
     );
     let folder = overlay.path.parent().unwrap_or(&overlay.path).to_string_lossy();
-    refusal(overlay, message, format!("mount the file system of {}", word(&folder)))
+    refusal(overlay, message, format!("mount the file system of {}", quoted(&folder)))
 }
 
 /// The guest's saved state may name the overlay.
 pub(super) fn saved(overlay: &Overlay, domain: &str) -> Error {
-    let name = word(domain);
+    let name = quoted(domain);
     let message = format!("the saved state of {domain} may need the overlay {}", overlay.path.display());
     let hint = format!("start it: virsh start {name}; or drop its saved state: virsh managedsave-remove {name}");
     refusal(overlay, message, hint)
@@ -246,13 +237,13 @@ pub(super) fn saved(overlay: &Overlay, domain: &str) -> Error {
 
 /// The guest may run on another host, with somebody's own image over the overlay.
 pub(super) fn migrated(overlay: &Overlay, domain: &str, covered: Option<&Seat>) -> Error {
-    let name = word(domain);
+    let name = quoted(domain);
     let first = covered.map_or_else(String::new, |seat| format!("{} && ", into_overlay(overlay, seat)));
     let message = format!("{domain} was migrated, and may run elsewhere on the overlay {}", overlay.path.display());
     let hint = format!(
         "if it runs on the other host, commit it there: {first}virsh blockcommit {name} {} --active --shallow --pivot --wait, and rm {}; \
          if it runs nowhere, start it here: virsh start {name}",
-        word(&overlay.target),
+        quoted(&overlay.target),
         file(overlay)
     );
     refusal(overlay, message, hint)
@@ -284,7 +275,7 @@ pub(super) fn commit_ended(overlay: &Overlay) -> Error {
 
 /// A block job of somebody else runs on the disk.
 pub(super) fn busy(overlay: &Overlay, seat: &Seat) -> Error {
-    let (domain, target) = (word(&seat.domain.id.name), word(&seat.target));
+    let (domain, target) = (quoted(&seat.domain.id.name), quoted(&seat.target));
     let message = "another block job runs on it, so its overlay cannot be committed".into();
     refusal(overlay, message, format!("wait for it, or end it: virsh blockjob {domain} {target} --abort"))
 }
@@ -297,13 +288,13 @@ pub(super) fn used(overlay: &Overlay, user: &User, image: Option<&Path>) -> Erro
             "with {} off, put its image on the base: qemu-img rebase -u -f qcow2 -F {} -b {base} {}",
             one.domain.name,
             overlay.base.format.driver(),
-            word(&image.to_string_lossy())
+            quoted(&image.to_string_lossy())
         ),
         (User::Domain(one), None) => {
-            format!("name {base} in that definition instead: virsh edit {}", word(&one.domain.name))
+            format!("name {base} in that definition instead: virsh edit {}", quoted(&one.domain.name))
         }
         (User::Host(in_use::User::Process { guest: Some(guest), .. }), _) => {
-            format!("wait until the guest has released it, or shut it down: virsh shutdown {}", word(guest))
+            format!("wait until the guest has released it, or shut it down: virsh shutdown {}", quoted(guest))
         }
         (User::Host(in_use::User::Process { pid, .. }), _) => format!("end it: kill {pid}"),
         (User::Host(in_use::User::Loop(name)), _) => format!("detach it: losetup -d /dev/{name}"),

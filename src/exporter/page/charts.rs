@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
-use super::guest::Age;
 use super::words::{count, span, text};
+use crate::ledger::standing::Age;
 use crate::ledger::{Attempt, DomainResult, SeenRepository};
 use crate::model::size;
 

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::Tone;
 use super::trouble::Trouble;
-use super::words::{ago, count, interval, quoted, span};
+use super::words::{ago, count, span};
+use crate::ledger::standing::{Age, last_success};
 use crate::ledger::{Domain, DomainResult, Ledger, Seen, Survey};
 use crate::model::Consistency;
+use crate::model::command::quoted;
 
 /// A guest.
 pub(super) struct Guest<'a> {
@@ -21,49 +23,6 @@ pub(super) struct Guest<'a> {
     pub age: Age,
     /// What is wrong with it, worst first.
     pub troubles: Vec<Trouble>,
-}
-
-/// The age of the last backup that was good, against the schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Age {
-    /// No backup exists, and the first should.
-    Never,
-    /// No backup exists yet, and the first is not due: the guest has been known for less than its schedule, or has none.
-    Awaited,
-    /// It has no schedule, or the schedule is not known.
-    Unplanned(TimeDelta),
-    /// Younger than the schedule asks for, with some room for runs of different lengths.
-    OnTime { age: TimeDelta, interval: TimeDelta },
-    /// Older.
-    Late { age: TimeDelta, interval: TimeDelta },
-}
-
-impl Age {
-    fn of(past: Option<&Domain>, seen: Option<&Seen>, now: DateTime<Utc>) -> Age {
-        let interval = seen.and_then(|seen| interval(seen.expected_interval_s));
-        // A quarter, and an hour: the alerts wait longer, so the page says it first.
-        let is_late = |age, interval| age > interval + interval / 4 + TimeDelta::hours(1);
-        let age = |since: DateTime<Utc>| (now - since).max(TimeDelta::zero());
-        match (past.and_then(|past| past.last_success), interval) {
-            (Some(success), Some(interval)) if is_late(age(success), interval) => {
-                Age::Late { age: age(success), interval }
-            }
-            (Some(success), Some(interval)) => Age::OnTime { age: age(success), interval },
-            (Some(success), None) => Age::Unplanned(age(success)),
-            (None, Some(interval)) => match seen.and_then(|seen| seen.since) {
-                Some(since) if !is_late(age(since), interval) => Age::Awaited,
-                _ => Age::Never,
-            },
-            // Nobody looked: its schedule is not known. Otherwise it has none.
-            (None, None) => {
-                if seen.is_none() {
-                    Age::Never
-                } else {
-                    Age::Awaited
-                }
-            }
-        }
-    }
 }
 
 /// All guests, worst first: those of the survey, and those that were tried since.
@@ -78,8 +37,9 @@ pub(super) fn all<'a>(
         seen(name).is_some() || survey.is_none_or(|survey| past.last_attempt.is_some_and(|at| at > survey.time))
     });
     let surveyed = survey.into_iter().flat_map(|survey| survey.domains.keys());
-    let any_run = ledger.jobs.values().any(|job| job.last_start.is_some());
     let names: BTreeSet<&'a String> = surveyed.chain(tried.map(|(name, _)| name)).collect();
+    let is_saved = |name: &&String| last_success(ledger.domains.get(*name), seen(name)).is_some();
+    let any_run = ledger.jobs.values().any(|job| job.last_start.is_some()) || names.iter().any(is_saved);
     let mut guests: Vec<_> = names
         .into_iter()
         .map(|name| {
@@ -106,7 +66,7 @@ impl Guest<'_> {
 
     /// libvirt has it, and the configuration does not say what is to become of it.
     pub fn is_unprotected(&self) -> bool {
-        self.is_defined() && !self.is_covered() && !self.is_excluded()
+        self.seen.is_some_and(Seen::is_unprotected)
     }
 
     /// libvirt has it, as far as is known.
@@ -114,9 +74,14 @@ impl Guest<'_> {
         self.seen.is_none_or(|seen| seen.defined)
     }
 
+    /// When it was last saved whole.
+    pub fn last_success(&self) -> Option<DateTime<Utc>> {
+        last_success(self.past, self.seen)
+    }
+
     /// It was never tried and never saved.
     pub fn is_new(&self) -> bool {
-        self.past.is_none_or(|past| past.last_attempt.is_none())
+        self.past.is_none_or(|past| past.last_attempt.is_none()) && self.last_success().is_none()
     }
 
     /// How it stands.
@@ -164,9 +129,8 @@ impl Guest<'_> {
     /// What is wrong with its last backup; the worst of it says enough.
     fn backup_trouble(&self, now: DateTime<Utc>) -> Option<Trouble> {
         let again = format!("kvmbackup backup --force {}", quoted(self.name));
-        let last = self.past.and_then(|past| past.last_success);
-        let saved =
-            last.map_or_else(|| "It was never saved.".to_owned(), |last| format!("Last saved {}.", ago(now, last)));
+        let last = self.last_success().map(|last| format!("Last saved {}.", ago(now, last)));
+        let saved = last.unwrap_or_else(|| "It was never saved.".to_owned());
         match (self.past.and_then(|past| past.last_result), self.age) {
             (Some(DomainResult::Failure), _) => {
                 let times = self.past.map_or(1, |past| past.consecutive_failures.max(1));

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::guest::{Age, Guest, level};
+use super::guest::{Guest, level};
 use super::words::{badge, name, span, text, time, time_or_never};
 use super::{Tone, View, charts};
+use crate::ledger::standing::Age;
 use crate::ledger::{Domain, DomainResult};
 use crate::model::size;
 
@@ -71,13 +72,15 @@ fn title(view: &View<'_>, guest: &Guest<'_>) -> String {
 }
 
 fn result(view: &View<'_>, guest: &Guest<'_>) -> String {
-    let Some(past) = guest.past else { return badge(Tone::Idle, "none yet") };
+    // After a lost ledger, restore points exist whose runs are not known.
+    let none = (Tone::Idle, if guest.last_success().is_some() { "unknown" } else { "none yet" });
+    let Some(past) = guest.past else { return badge(none.0, none.1) };
     let (tone, word) = match past.last_result {
         Some(DomainResult::Success) => (Tone::Good, "saved"),
         Some(DomainResult::Warning) => (Tone::Note, "warning"),
         Some(DomainResult::Failure) => (Tone::Bad, "failed"),
         Some(DomainResult::Skipped) => (Tone::Note, "left out"),
-        None => (Tone::Idle, "none yet"),
+        None => none,
     };
     let at = past.last_attempt.map_or_else(String::new, |at| small(&time(view.now, at)));
     format!("{}{at}", badge(tone, word))

@@ -1,9 +1,10 @@
 //! Owns: the one sentence that says how it stands, and the line below it. Must not: look at more than the view.
 
-use super::guest::{Age, Guest};
+use super::guest::Guest;
 use super::trouble::Trouble;
 use super::words::{count, text, time};
 use super::{Tone, View};
+use crate::ledger::standing::Age;
 
 /// What is read first.
 pub(super) struct Headline {

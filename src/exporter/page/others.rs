@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use super::words::{badge, count, interval, name, span, text, time_or_never};
+use super::words::{badge, count, name, span, text, time_or_never};
 use super::{Tone, View, charts};
+use crate::ledger::standing::interval;
 use crate::ledger::{Channel, DomainState, Hook, Job, RunResult};
 use crate::model::{HookStatus, size};
 

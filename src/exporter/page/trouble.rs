@@ -3,8 +3,9 @@
 
 use chrono::TimeDelta;
 
-use super::words::{ago, command, interval, name, quoted, shortened, span, symbol, text};
+use super::words::{ago, command, name, shortened, span, symbol, text};
 use super::{Tone, View};
+use crate::model::command::quoted;
 use crate::model::size;
 
 /// Something that needs somebody.
@@ -61,12 +62,10 @@ fn of_host(view: &View<'_>) -> Vec<Trouble> {
     }
     found.extend(of_survey(view));
     for (job, past) in &view.ledger.jobs {
-        let planned =
-            view.survey.and_then(|survey| survey.jobs.get(job)).and_then(|job| interval(job.expected_interval_s));
-        let late =
-            past.last_start.filter(|start| planned.is_some_and(|planned| view.now - *start > planned + planned / 2));
-        if let Some(start) = late.filter(|_| !view.running) {
-            let what = format!("Job {job}: no run has begun for {}", span(view.now - start));
+        let planned = view.survey.and_then(|survey| survey.jobs.get(job));
+        let late = planned.and_then(|planned| past.late(planned, view.now));
+        if let Some(since) = late.filter(|_| !view.running) {
+            let what = format!("Job {job}: no run has begun for {}", span(since));
             let advice = "Something has to start the runs: cron, or a timer.";
             let trouble = Trouble::of_host(Tone::Bad, what).saying(advice);
             found.push(trouble.typing("systemctl status cron.service; systemctl list-timers".to_owned()));

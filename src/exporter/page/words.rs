@@ -4,23 +4,19 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Tone;
+use crate::model::command::typed;
+use crate::model::printable;
 
-/// Text from outside as the text of an element or the value of an attribute in double quotes. Control characters, and those
-/// that turn the direction of writing, are replaced.
+/// Text from outside as the text of an element or the value of an attribute in double quotes.
 pub(super) fn text(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in printable(text).chars() {
         match c {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),
             '>' => safe.push_str("&gt;"),
             '"' => safe.push_str("&quot;"),
             '\'' => safe.push_str("&#39;"),
-            '\n' | '\r' | '\t' => safe.push(' '),
-            '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                safe.push(char::REPLACEMENT_CHARACTER);
-            }
-            c if c.is_control() => safe.push(char::REPLACEMENT_CHARACTER),
             c => safe.push(c),
         }
     }
@@ -34,16 +30,7 @@ pub(super) fn name(name: &str) -> String {
 
 /// A command to type.
 pub(super) fn command(line: &str) -> String {
-    format!("<code>{}</code>", text(line))
-}
-
-/// A word that a POSIX shell takes as it is.
-pub(super) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_.:/@%+=,".contains(c);
-    match !word.is_empty() && word.chars().all(plain) && !word.starts_with('-') {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
+    format!("<code>{}</code>", text(&typed(line)))
 }
 
 /// A message without its middle, if it is long: it begins with what failed and ends with the cause.
@@ -59,12 +46,6 @@ pub(super) fn shortened(message: &str) -> String {
 /// One of something, or many.
 pub(super) fn count(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
-}
-
-/// The time between two days of a schedule; `None` if there is no schedule, or none that can be meant.
-pub(super) fn interval(seconds: u64) -> Option<TimeDelta> {
-    const TEN_YEARS: i64 = 315_576_000;
-    i64::try_from(seconds).ok().filter(|seconds| (1..=TEN_YEARS).contains(seconds)).map(TimeDelta::seconds)
 }
 
 /// A time in its largest unit: `5 min`, `26 h`, `9 d`.
@@ -127,16 +108,6 @@ mod tests {
             text("<a href=\"x\" b='c'>&\0\n\u{202e}ü"),
             "&lt;a href=&quot;x&quot; b=&#39;c&#39;&gt;&amp;\u{fffd} \u{fffd}ü"
         );
-    }
-
-    #[test]
-    fn words_survive_a_shell() {
-        for word in ["web-1", "a b", "it's", "-rf", "$(reboot)", "*", "", "büro", "a;b"] {
-            let script = format!("printf %s {}", quoted(word));
-            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
-        }
-        assert_eq!(quoted("web-1"), "web-1");
     }
 
     #[test]

@@ -14,8 +14,9 @@ cd / && mkfifo "$kb_files.in" "$kb_files.log" || exit 125
   if [ "$kb_hold" = 0 ]; then
     cat
   else
+    kb_cr=$(printf '\r')
     while IFS= read -r kb_line || [ -n "$kb_line" ]; do
-      [ "$kb_line" != READY ] || : >"$kb_files.ready"
+      case $kb_line in READY | READY"$kb_cr") : >"$kb_files.ready" ;; esac
       printf '%s\n' "$kb_line"
     done
   fi | tail -c 65537 >"$kb_files.out"

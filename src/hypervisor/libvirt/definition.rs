@@ -139,13 +139,17 @@ pub(super) fn persistent(connection: &Connect, handle: &Handle, domain: &DomainR
 
 fn read(
     connection: &Connect,
-    domain: &DomainRef,
+    known: &DomainRef,
     xml: DomainXml,
     (state, persistent): (DomainState, bool),
 ) -> Result<Domain, Error> {
-    let described = domain_xml::read(xml, state, persistent)
-        .map_err(|source| Error::Xml { domain: domain.name.clone(), source })?;
+    let described =
+        domain_xml::read(xml, state, persistent).map_err(|source| Error::Xml { domain: known.name.clone(), source })?;
     let mut domain = described.domain;
+    // libvirt writes a carriage return of a name as it is, and XML reads it as a line feed.
+    if domain.id.name == known.name.replace("\r\n", "\n").replace('\r', "\n") {
+        domain.id.name.clone_from(&known.name);
+    }
     domain.tpm = domain.tpm.map(|state| tpm_state(connection, state));
     for volume in described.volumes {
         let Some(disk) = domain.disks.iter_mut().find(|disk| disk.target == volume.target) else { continue };

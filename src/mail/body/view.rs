@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Facts, TEXT_LIMIT};
 use crate::config::Settings;
+use crate::model::command::typed;
 use crate::model::size::{bytes, duration};
 use crate::model::{DomainOutcome, Failure, HookResult, HookStatus, Outcome, RunReport, Status};
 use crate::report::{self, table::printable};
@@ -149,11 +150,11 @@ impl View {
                     format!("{free} of {all} on {}", printable(&seen.path.display().to_string()))
                 },
             ),
-            see_log: format!(
+            see_log: typed(&format!(
                 "journalctl -t kvmbackup --since \"{}\"; kvmbackup report",
                 report.started.format("%Y-%m-%d %H:%M:%S UTC")
-            ),
-            restore: "kvmbackup list; kvmbackup restore NAME --to /srv/restored".to_owned(),
+            )),
+            restore: typed("kvmbackup list; kvmbackup restore NAME --to /srv/restored"),
         }
     }
 }
@@ -217,7 +218,7 @@ fn told(failure: &Failure) -> Told {
 }
 
 fn cut(text: &str) -> String {
-    printable(text).chars().take(MESSAGE).collect()
+    printable(&typed(text)).chars().take(MESSAGE).collect()
 }
 
 fn list(names: &[String]) -> String {
@@ -242,7 +243,7 @@ fn next(settings: &Settings) -> String {
 fn beginning(mut report: String) -> String {
     if let Some(room) = report.as_bytes().get(..TEXT_LIMIT) {
         report.truncate(room.iter().rposition(|byte| *byte == b'\n').unwrap_or(0));
-        report.push_str("\n\nTHE REST IS TOO LONG FOR A MAIL\n  kvmbackup report\n");
+        report.push_str(&typed("\n\nTHE REST IS TOO LONG FOR A MAIL\n  kvmbackup report\n"));
     }
     report
 }

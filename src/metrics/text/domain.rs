@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, Utc};
-
 use super::super::catalogue::*;
 use super::super::page::Page;
 use super::{count, flag, seconds, time};
+use crate::ledger::standing::{first_success, last_success};
 use crate::ledger::{Domain, DomainResult, Ledger, Seen, Stage, Survey};
 use crate::model::{Consistency, FailureReason};
 
@@ -69,8 +68,8 @@ fn attempts(page: &mut Page, labels: [&str; 2], known: &Domain, seen: Option<&Se
     ];
     let [job, name] = labels;
     page.set(&DOMAIN_LAST_ATTEMPT_TIMESTAMP_SECONDS, &labels, time(known.last_attempt));
-    page.set(&DOMAIN_LAST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(last_success(known, seen)));
-    page.set(&DOMAIN_FIRST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(first_success(known, seen)));
+    page.set(&DOMAIN_LAST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(last_success(Some(known), seen)));
+    page.set(&DOMAIN_FIRST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(first_success(Some(known), seen)));
     for (key, result) in RESULTS {
         page.set(&DOMAIN_LAST_RESULT, &[job, name, result], flag(known.last_result == Some(key)));
     }
@@ -88,21 +87,6 @@ fn attempts(page: &mut Page, labels: [&str; 2], known: &Domain, seen: Option<&Se
     }
     page.set(&DOMAIN_LAST_VERIFY_SUCCESS_TIMESTAMP_SECONDS, &labels, time(known.last_verify));
     page.set(&DOMAIN_LAST_RESTORE_TEST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(known.last_restore));
-}
-
-/// When the domain was last saved whole. Where the ledger was lost, its newest restore point says so, unless the ledger
-/// knows that point: then it is one that was not whole.
-fn last_success(known: &Domain, seen: Option<&Seen>) -> Option<DateTime<Utc>> {
-    let of_ledger = |time: &DateTime<Utc>| {
-        known.history.iter().any(|attempt| attempt.point.is_some_and(|point| point.time() == *time))
-    };
-    known.last_success.or_else(|| seen?.points.newest.filter(|time| !of_ledger(time)))
-}
-
-/// When the domain was first saved whole, as far back as the ledger or the restore points know.
-fn first_success(known: &Domain, seen: Option<&Seen>) -> Option<DateTime<Utc>> {
-    let oldest = seen.and_then(|seen| seen.points.oldest).filter(|_| last_success(known, seen).is_some());
-    [known.first_success, oldest].into_iter().flatten().min()
 }
 
 fn sizes(page: &mut Page, labels: [&str; 2], known: &Domain) {

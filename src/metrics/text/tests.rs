@@ -240,6 +240,7 @@ fn hostile_names_are_read_back_as_they_were() {
     }
     let text = text(&ledger(), Some(&survey), false).unwrap();
     assert_eq!(lint(&text), "");
+    assert!(!text.contains('\r'));
 
     // Storage is filled from OpenMetrics, whose samples look alike; it asks for a time and an end.
     let defined = text.lines().filter(|line| line.starts_with("kvmbackup_domain_defined{"));
@@ -255,6 +256,8 @@ fn hostile_names_are_read_back_as_they_were() {
     let read: BTreeSet<String> =
         dump.lines().filter_map(|line| line.split_once("domain=")).map(|(_, rest)| go_string(rest)).collect();
     let names: BTreeSet<String> = survey.domains.keys().filter(|name| *name != "gone").cloned().collect();
+    // The format has no escape for it.
+    let names = names.into_iter().map(|name| name.replace('\r', "\u{fffd}")).collect();
     assert_eq!(read, names, "{dump}");
 }
 

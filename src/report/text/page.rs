@@ -2,6 +2,7 @@
 
 use super::alike::{self, Cause};
 use crate::model::Failure;
+use crate::model::command::{typed, unbroken};
 use crate::report::table::printable;
 
 /// Columns of a line where no terminal says how many it has.
@@ -137,11 +138,12 @@ impl Page {
         }
     }
 
-    /// Breaks a line between words so that it fits; a word too long for a line stays whole, so that it can be copied.
+    /// Breaks a line between words so that it fits; a word or command that is too long for a line stays whole, so
+    /// that it can be copied.
     fn wrapped(&mut self, first: &str, next: &str, text: &str) {
         let mut line = first.to_owned();
         let mut is_empty = true;
-        for word in printable(text).split(' ').filter(|word| !word.is_empty()) {
+        for word in unbroken(&typed(&printable(text))) {
             if !is_empty && line.chars().count() + 1 + word.chars().count() > self.width {
                 self.line(&line);
                 line = next.to_owned();

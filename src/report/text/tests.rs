@@ -102,3 +102,13 @@ fn a_report_fits_a_terminal_of_80_columns() {
         assert!(text.contains("a-guest-with-a-name") && text.contains("READ"), "{text}");
     }
 }
+
+#[test]
+fn an_error_of_a_guest_with_line_ends_of_windows_is_one_line_everywhere() {
+    let mut report = sample::bad();
+    let said = "guest agent: cannot freeze:\r\nVSS is busy\r";
+    report.domains[0].warnings.push(Failure { message: said.to_owned(), hint: Some("see\r\nit".to_owned()) });
+    for text in [text(&report, false, WIDTH), journal(&report), crate::report::json(&report).unwrap()] {
+        assert!(text.contains("VSS is busy") && !text.contains('\r'), "{text:?}");
+    }
+}

@@ -20,7 +20,7 @@ pub fn right_commands(hint: &str, is_committed: impl Fn(&str) -> bool) -> Vec<St
 
 /// The commands of a hint's first way: up to where it offers another, or says to recover.
 pub fn commands(hint: &str) -> Vec<String> {
-    let way = hint.split("; then: kvmbackup recover").next().unwrap_or_default();
+    let way = hint.split("; then: kvmbackup ").next().unwrap_or_default();
     let (mut found, mut rest) = (Vec::new(), way);
     while let Some(at) = PROGRAMS.iter().filter_map(|program| position(rest, program)).min() {
         let (before, from) = rest.split_at(at);

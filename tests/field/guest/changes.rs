@@ -148,6 +148,6 @@ fn a_domain_whose_disks_keep_changing_fails_and_names_the_disk() {
     let report = scene.program.backup();
     assert_eq!(report.ran.code, 1, "{report:#?}");
     let error = report.domain(&name)["error"].to_string();
-    assert!(error.contains("disk sdb was attached") && error.contains("kvmbackup backup --force"), "{error}");
+    assert!(error.contains("disk sdb was attached") && error.contains("lab backup --force"), "{error}");
     scene.assert_no_leftovers();
 }

@@ -81,10 +81,7 @@ fn a_guest_that_is_off_is_not_read_while_another_guest_writes_its_image() {
     let report = program.backup();
     assert_eq!(report.ran.code, 1, "{report:#?}");
     let error = report.domain(off.name())["error"].to_string();
-    assert!(
-        error.contains("the running guest uses-the-image") && error.contains("kvmbackup backup --force"),
-        "{error}"
-    );
+    assert!(error.contains("the running guest uses-the-image") && error.contains("lab backup --force"), "{error}");
     user.destroy();
     let report = program.backup_well();
     assert_eq!(report.domain(off.name())["consistency"], "offline");

@@ -1,19 +1,19 @@
 //! Owns: the messages for an overlay that holds an operator's snapshots or bitmaps. Must not: ask or change anything.
 
-use super::{Error, Failure, Overlay, Seat, file, refusal, word};
+use super::{Error, Failure, Overlay, Seat, file, quoted, refusal};
 
 /// Internal snapshots that an operator took during the backup lie in the overlay.
 pub(in crate::engine::settle) fn snapshots(overlay: &Overlay, names: &[String], seat: Option<&Seat>) -> Error {
     let listed = names.join(", ");
     let message = format!("the overlay {} holds the internal snapshot {listed}", overlay.path.display());
     let each =
-        |command: &str| names.iter().map(|name| format!("{command} {}", word(name))).collect::<Vec<_>>().join(" && ");
-    let of_file = names.iter().map(|name| format!("qemu-img snapshot -d {} {}", word(name), file(overlay)));
+        |command: &str| names.iter().map(|name| format!("{command} {}", quoted(name))).collect::<Vec<_>>().join(" && ");
+    let of_file = names.iter().map(|name| format!("qemu-img snapshot -d {} {}", quoted(name), file(overlay)));
     let of_file = of_file.collect::<Vec<_>>().join(" && ");
     let hint = match seat {
         Some(seat) => format!(
             "when it is not needed any more: {} (one that libvirt does not list, with the guest off: {of_file})",
-            each(&format!("virsh snapshot-delete {}", word(&seat.domain.id.name)))
+            each(&format!("virsh snapshot-delete {}", quoted(&seat.domain.id.name)))
         ),
         None => format!("when it is not needed any more: {of_file}"),
     };
@@ -35,12 +35,12 @@ pub(in crate::engine::settle) fn bitmaps(overlay: &Overlay, names: &[String], se
         overlay.path.display(),
         names.join(", ")
     );
-    let of_file = names.iter().map(|name| format!("qemu-img bitmap --remove {} {}", file(overlay), word(name)));
+    let of_file = names.iter().map(|name| format!("qemu-img bitmap --remove {} {}", file(overlay), quoted(name)));
     let of_file = of_file.collect::<Vec<_>>().join(" && ");
     let hint = match seat {
         Some(seat) => format!(
             "start the guest, whose commit keeps its checkpoints: virsh start {}; or drop them: {of_file}",
-            word(&seat.domain.id.name)
+            quoted(&seat.domain.id.name)
         ),
         None => format!("drop it: {of_file}"),
     };

@@ -1,0 +1,183 @@
+//! Owns: how a guest or a job stands: whether its backups are late, were never made, or are not asked for. The status page, mails and
+//! metrics show what is decided here. Pure. Must not: render.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Domain, Job, Seen, SeenJob};
+
+/// The age of the last backup that was good, against the schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Age {
+    /// No backup exists, and the first should.
+    Never,
+    /// No backup exists yet, and the first is not due: the guest has been known for less than its schedule, or has none.
+    Awaited,
+    /// It has no schedule, or the schedule is not known.
+    Unplanned(TimeDelta),
+    /// Younger than the schedule asks for, with some room for runs of different lengths.
+    OnTime {
+        /// How old it is.
+        age: TimeDelta,
+        /// How far apart backups are planned.
+        interval: TimeDelta,
+    },
+    /// Older.
+    Late {
+        /// How old it is.
+        age: TimeDelta,
+        /// How far apart backups are planned.
+        interval: TimeDelta,
+    },
+}
+
+impl Age {
+    /// The age of a guest's last backup, by what is known of its runs and what was last seen of it.
+    pub fn of(past: Option<&Domain>, seen: Option<&Seen>, now: DateTime<Utc>) -> Age {
+        let interval = seen.and_then(|seen| interval(seen.expected_interval_s));
+        let age = |since: DateTime<Utc>| (now - since).max(TimeDelta::zero());
+        match (last_success(past, seen).map(age), interval) {
+            (Some(age), Some(interval)) if age > late_after(interval) => Age::Late { age, interval },
+            (Some(age), Some(interval)) => Age::OnTime { age, interval },
+            (Some(age), None) => Age::Unplanned(age),
+            (None, Some(interval)) => match seen.and_then(|seen| seen.since) {
+                Some(since) if age(since) <= late_after(interval) => Age::Awaited,
+                _ => Age::Never,
+            },
+            // The schedule is not known until the first survey.
+            (None, None) if seen.is_none() => Age::Never,
+            (None, None) => Age::Awaited,
+        }
+    }
+
+    /// Whether a backup should exist by now, and does not.
+    pub fn is_late(self) -> bool {
+        matches!(self, Age::Never | Age::Late { .. })
+    }
+}
+
+/// The age from which on a backup, or the start of a run, is late: a quarter of the interval and an hour leave room for runs of
+/// different lengths.
+pub fn late_after(interval: TimeDelta) -> TimeDelta {
+    interval + interval / 4 + TimeDelta::hours(1)
+}
+
+/// The time between two days of a schedule; `None` if there is no schedule, or none that can be meant.
+pub fn interval(seconds: u64) -> Option<TimeDelta> {
+    const TEN_YEARS: i64 = 315_576_000;
+    i64::try_from(seconds).ok().filter(|seconds| (1..=TEN_YEARS).contains(seconds)).map(TimeDelta::seconds)
+}
+
+/// When the guest was last saved whole. If the ledger was lost, its newest restore point tells, unless the ledger knows that
+/// point: then it was not whole.
+pub fn last_success(past: Option<&Domain>, seen: Option<&Seen>) -> Option<DateTime<Utc>> {
+    let is_known = |time: &DateTime<Utc>| {
+        past.is_some_and(|past| {
+            past.history.iter().filter_map(|attempt| attempt.point).any(|point| point.time() == *time)
+        })
+    };
+    past.and_then(|past| past.last_success).or_else(|| seen?.points.newest.filter(|time| !is_known(time)))
+}
+
+/// When the guest was first saved whole, as far back as the ledger or the restore points know.
+pub fn first_success(past: Option<&Domain>, seen: Option<&Seen>) -> Option<DateTime<Utc>> {
+    let oldest = seen.and_then(|seen| seen.points.oldest).filter(|_| last_success(past, seen).is_some());
+    [past.and_then(|past| past.first_success), oldest].into_iter().flatten().min()
+}
+
+impl Seen {
+    /// libvirt has it, and the configuration neither covers nor excludes it.
+    pub fn is_unprotected(&self) -> bool {
+        self.defined && self.job.is_none() && !self.excluded
+    }
+}
+
+impl Job {
+    /// How long no run of the job has begun, if that is too long.
+    pub fn late(&self, seen: &SeenJob, now: DateTime<Utc>) -> Option<TimeDelta> {
+        let (since, interval) = (now - self.last_start?, interval(seen.expected_interval_s)?);
+        (since > late_after(interval)).then_some(since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Attempt, DomainResult, SeenPoints};
+    use super::*;
+    use crate::model::PointId;
+
+    const DAY: u64 = 86_400;
+
+    fn now() -> DateTime<Utc> {
+        "2026-11-23T08:00:00Z".parse().unwrap()
+    }
+
+    fn ago(hours: i64) -> Option<DateTime<Utc>> {
+        Some(now() - TimeDelta::hours(hours))
+    }
+
+    fn saved(hours: i64) -> Domain {
+        Domain { last_success: ago(hours), ..Domain::default() }
+    }
+
+    fn seen(interval: u64, since: Option<i64>, newest: Option<i64>) -> Seen {
+        let points = SeenPoints { newest: newest.and_then(ago), oldest: newest.and_then(ago), ..SeenPoints::default() };
+        let job = Some("j".to_owned());
+        Seen {
+            job,
+            defined: true,
+            expected_interval_s: interval,
+            since: since.and_then(ago),
+            points,
+            ..Seen::default()
+        }
+    }
+
+    #[test]
+    fn a_guest_is_late_after_a_quarter_more_and_an_hour() {
+        for (interval, hours, is_late) in
+            [(DAY, 31, false), (DAY, 32, true), (7 * DAY, 211, false), (7 * DAY, 212, true)]
+        {
+            let seen = seen(interval, None, None);
+            assert_eq!(Age::of(Some(&saved(hours)), Some(&seen), now()).is_late(), is_late, "{interval} {hours}");
+            let job = Job { last_start: ago(hours), ..Job::default() };
+            let planned = SeenJob { expected_interval_s: interval, ..SeenJob::default() };
+            assert_eq!(job.late(&planned, now()).is_some(), is_late, "{interval} {hours}");
+        }
+        assert!(!Age::of(Some(&saved(9_999)), Some(&seen(0, None, None)), now()).is_late(), "no schedule");
+    }
+
+    #[test]
+    fn a_guest_that_was_never_saved_is_awaited_for_as_long() {
+        for (since, age) in [(Some(31), Age::Awaited), (Some(32), Age::Never), (None, Age::Never)] {
+            assert_eq!(Age::of(None, Some(&seen(DAY, since, None)), now()), age);
+        }
+        assert_eq!(Age::of(None, None, now()), Age::Never);
+        assert_eq!(Age::of(None, Some(&seen(0, None, None)), now()), Age::Awaited);
+    }
+
+    #[test]
+    fn without_a_ledger_the_newest_restore_point_tells() {
+        let seen = seen(DAY, Some(99), Some(5));
+        assert_eq!(last_success(None, Some(&seen)), ago(5));
+        assert_eq!(first_success(None, Some(&seen)), ago(5));
+        assert!(matches!(Age::of(None, Some(&seen), now()), Age::OnTime { .. }));
+        // The ledger knows that this point is not whole.
+        let partial = Attempt {
+            time: ago(5).unwrap(),
+            result: DomainResult::Failure,
+            point: Some(PointId::at(ago(5).unwrap())),
+            duration_ms: 0,
+            read_bytes: 0,
+            stored_bytes: 0,
+        };
+        let past = Domain { history: [partial].into(), ..Domain::default() };
+        assert_eq!(last_success(Some(&past), Some(&seen)), None);
+        assert_eq!(Age::of(Some(&past), Some(&seen), now()), Age::Never);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_makes_no_guest_late() {
+        let age = Age::of(Some(&saved(-5)), Some(&seen(DAY, None, None)), now());
+        assert_eq!(age, Age::OnTime { age: TimeDelta::zero(), interval: TimeDelta::days(1) });
+    }
+}
