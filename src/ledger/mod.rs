@@ -9,7 +9,7 @@ mod fold;
 pub mod standing;
 mod survey;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
@@ -167,6 +167,8 @@ pub struct Mailed {
     pub last_ok: Option<DateTime<Utc>>,
     /// Runs since then that were not mailed, oldest first; at most [`HISTORY`].
     pub untold: VecDeque<Untold>,
+    /// The damaged restore points that a mail has named, by domain, as long as they are damaged.
+    pub damaged: BTreeMap<String, BTreeSet<PointId>>,
 }
 
 /// A run that was not mailed.

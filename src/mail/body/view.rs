@@ -111,6 +111,10 @@ impl View {
                 hint: None,
             })
         });
+        let damaged = report.damaged.iter().map(|point| Told {
+            message: format!("{}: {}", printable(&point.domain), cut(&point.failure.message)),
+            ..told(&point.failure)
+        });
         View {
             status: gist.status.word(),
             colour: match gist.status {
@@ -126,7 +130,7 @@ impl View {
             finished: report::moment(report.finished),
             took: duration((report.finished - report.started).to_std().unwrap_or_default()),
             report: beginning(report::text(report, false, report::WIDTH)),
-            errors: report.errors.iter().map(told).chain(hooks).take(shown.max(3)).collect(),
+            errors: report.errors.iter().map(told).chain(damaged).chain(hooks).take(shown.max(3)).collect(),
             late: late.take(shown.clamp(3, MOST_LATE)).collect(),
             warnings: of_run.chain(recovered).take(shown.max(3)).collect(),
             more: domains.len().saturating_sub(shown),

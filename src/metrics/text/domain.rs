@@ -106,6 +106,7 @@ fn stored(page: &mut Page, labels: [&str; 2], seen: &Seen) {
         page.set(&DOMAIN_EXPECTED_INTERVAL_SECONDS, &labels, seen.expected_interval_s as f64);
     }
     page.set(&DOMAIN_RESTORE_POINTS, &labels, seen.points.count as f64);
+    page.set(&DOMAIN_DAMAGED_RESTORE_POINTS, &labels, seen.points.damaged.len() as f64);
     page.set(&DOMAIN_RETAINED_BYTES, &labels, seen.points.bytes as f64);
     page.set(&DOMAIN_OLDEST_RESTORE_POINT_TIMESTAMP_SECONDS, &labels, time(seen.points.oldest));
 }
