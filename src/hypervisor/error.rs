@@ -15,6 +15,8 @@ pub enum Kind {
     NotReady,
     /// Another job holds the domain.
     Busy,
+    /// QEMU has not activated the images of a guest that has been paused since it was restored or migrated.
+    Inactive,
     /// libvirt is another host's.
     Remote,
     /// The guest agent answered, and did not do what it was asked.
@@ -120,6 +122,10 @@ impl Error {
             Kind::NoAgent => "install qemu-guest-agent in the guest, or set `quiesce: never` for this domain",
             Kind::Busy => "another job holds the domain; see: virsh domjobinfo DOMAIN; virsh blockjob DOMAIN DISK",
             Kind::NotReady => "a block job runs on one of its disks; see: virsh blockjob DOMAIN DISK --info",
+            Kind::Inactive => {
+                "the guest has been paused since it was restored or migrated, and QEMU activates its images when it runs; \
+                 resume it: virsh resume DOMAIN"
+            }
             Kind::Remote => "run kvmbackup on that host, with `libvirt_uri: qemu:///system`",
             Kind::NoDomain | Kind::Refused | Kind::Other => return None,
         };

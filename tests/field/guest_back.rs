@@ -40,9 +40,7 @@ impl Scene {
 
     /// Lets an operator run this script in each backup, right before the overlays are committed.
     pub fn in_mid_backup(mut self, script: &str) -> Scene {
-        let file = self.lab.path("operator.sh");
-        fs::write(&file, format!("#!/bin/sh\nset -e\n{script}\n")).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        let file = self.lab.script("operator.sh", &format!("set -e\n{script}"));
         let hook = json!({"name": "operator", "phase": "pre-commit", "command": [file], "on_error": "warn"});
         let keys = json!({"method": "snapshot", "quiesce": "never", "hooks": [hook]});
         self.program = self.program.domain(self.guest.name(), keys);

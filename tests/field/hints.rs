@@ -104,6 +104,7 @@ fn an_overlay_that_was_committed_by_hand_and_removed_closes_its_entry() {
 fn a_saved_guest_is_started_or_its_state_dropped_as_the_hint_says() {
     for (name, start) in [("hint-save-start", "virsh start"), ("hint-save-drop", "virsh managedsave-remove")] {
         let (scene, _) = killed(name, 0x41);
+        virsh(&["resume", name]);
         virsh(&["managedsave", name]);
         let said = scene.recovery_refuses("may need the overlay");
         types(&command(&said, start));
@@ -112,18 +113,37 @@ fn a_saved_guest_is_started_or_its_state_dropped_as_the_hint_says() {
     }
 }
 
+/// QEMU 10 commits nothing of a guest that has been paused since it was restored, and starts no pull of it.
+#[test]
+fn a_guest_that_has_been_paused_since_it_was_restored_is_saved_or_resumed_as_the_hint_says() {
+    for method in ["snapshot", "pull"] {
+        let name = format!("hint-inactive-{method}");
+        let mut scene = Scene::new(&name);
+        scene.program = scene.program.domain(&name, json!({"method": method, "quiesce": "never"}));
+        virsh(&["managedsave", &name]);
+        virsh(&["start", &name]);
+        assert_eq!(scene.guest.state(), "paused");
+        let ran = scene.program.run(&["backup"]);
+        if ran.code != 0 {
+            assert_eq!(ran.code, if method == "pull" { 1 } else { 7 }, "{ran:#?}");
+            assert!(ran.stdout.contains("virsh resume DOMAIN"), "{ran:#?}");
+            types(&format!("virsh resume {name}"));
+            scene.program.backup_well();
+        }
+        scene.recover();
+    }
+}
+
 #[test]
 fn internal_snapshots_in_the_overlay_are_deleted_as_the_hint_says() {
     for off in [false, true] {
         let name = if off { "hint-isnap-off" } else { "hint-isnap" };
         let (scene, _) = killed(name, 0x51);
-        for snapshot in ["first", "second one"] {
-            virsh(&["snapshot-create-as", name, snapshot]);
-        }
+        let [first, second] = ["first", "second one"].map(|snapshot| scene.guest.snapshot_inside(snapshot));
         if off {
             scene.guest.destroy();
         }
-        let said = scene.recovery_refuses("internal snapshot first, second one");
+        let said = scene.recovery_refuses(&format!("internal snapshot {first}, {second}"));
         types(&command(&said, "virsh snapshot-delete"));
         scene.recover();
         scene.guest.assert_holds("vda", 0x51, 1 << 20, 65536);

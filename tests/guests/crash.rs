@@ -3,7 +3,6 @@
 
 use crate::steps;
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
 use crate::lab::{DEADLINE, Disk, Guest, Lab, Program, Unpacked, assert_same, qemu_img, run, wait_until};
@@ -170,20 +169,13 @@ enum Written {
 }
 
 fn program(lab: &Lab, guest: &str, method: &str, quiesce: &str) -> Program {
-    let session = script(lab, "session", "echo READY\nread word\n");
+    let session = lab.script("session", "echo READY\nread word\n");
     let hooks = json!([
         {"name": "lock", "type": "session", "phase": "snapshot", "command": [session]},
-        {"name": "note", "phase": ["pre-domain", "post-domain"], "command": [script(lab, "note", "exit 0\n")]},
+        {"name": "note", "phase": ["pre-domain", "post-domain"], "command": [lab.script("note", "exit 0\n")]},
     ]);
     let keys = json!({"method": method, "quiesce": quiesce, "rotate": 2, "hooks": hooks});
     Program::new(lab).set("metrics", json!({"textfile": lab.path("kvmbackup.prom")})).domain(guest, keys)
-}
-
-fn script(lab: &Lab, name: &str, text: &str) -> PathBuf {
-    let path = lab.path(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
-    run("chmod", &["755", path.to_str().unwrap()]);
-    path
 }
 
 /// From the first of these steps on, until the step after the last of them.

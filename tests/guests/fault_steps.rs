@@ -2,7 +2,6 @@
 //! and the exit code say what happened.
 
 use crate::steps;
-use std::path::PathBuf;
 use std::process::Command;
 
 use crate::lab::{Disk, Guest, Lab, Program, Ran, Report, run};
@@ -28,10 +27,10 @@ impl Scene {
     fn new(name: &str, method: &str) -> Scene {
         let lab = Lab::new();
         let guests = ["a", "b"].map(|end| lab.guest(&format!("{name}-{end}")).disk(Disk::qcow2("vda")).paused());
-        let session = script(&lab, "session", "echo READY\nread word\n");
+        let session = lab.script("session", "echo READY\nread word\n");
         let hooks = json!([
             {"name": "lock", "type": "session", "phase": "snapshot", "command": [session]},
-            {"name": "note", "phase": ["pre-domain", "post-domain"], "command": [script(&lab, "note", "exit 0\n")]},
+            {"name": "note", "phase": ["pre-domain", "post-domain"], "command": [lab.script("note", "exit 0\n")]},
         ]);
         let program = Program::new(&lab).set("metrics", json!({"textfile": lab.path("kvmbackup.prom")}));
         let program = guests.iter().fold(program, |program, guest| {
@@ -121,13 +120,6 @@ impl Scene {
             self.assert_right(*at, written);
         }
     }
-}
-
-fn script(lab: &Lab, name: &str, text: &str) -> PathBuf {
-    let path = lab.path(name);
-    std::fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
-    run("chmod", &["755", path.to_str().unwrap()]);
-    path
 }
 
 const SIGNALS: [(&str, i32); 3] = [("TERM", 15), ("INT", 2), ("HUP", 1)];

@@ -31,11 +31,10 @@ impl Midst {
         let midst = Midst(lab.path(name));
         std::fs::create_dir(&midst.0).unwrap();
         let script = format!(
-            "#!/bin/sh\ncd {}\n: >$KVMBACKUP_PHASE\nuntil [ -e $KVMBACKUP_PHASE.seen ]; do sleep 0.02; done\n",
+            "cd {}\n: >$KVMBACKUP_PHASE\nuntil [ -e $KVMBACKUP_PHASE.seen ]; do sleep 0.02; done",
             midst.0.display()
         );
-        std::fs::write(midst.0.join("hook"), script).unwrap();
-        run("chmod", &["755", midst.0.join("hook").to_str().unwrap()]);
+        lab.script(&format!("{name}/hook"), &script);
         midst
     }
 

@@ -1,7 +1,7 @@
 //! The operator's hooks around the backup of a running guest: held over the freeze and the snapshot, let go on every way out.
 
 use crate::lab;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use crate::lab::{Call, DEADLINE, Disk, Gate, Lab, Program, Report, by_each_method, run, wait_until};
@@ -11,19 +11,13 @@ by_each_method! {
     what_is_before_and_after_runs_in_order
 }
 
-/// Writes a hook of the operator's.
-fn script(lab: &Lab, name: &str, text: &str) -> PathBuf {
-    let path = lab.path(&format!("scripts/{name}"));
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
-    run("chmod", &["755", path.to_str().unwrap()]);
-    path
-}
-
 /// A command that notes when it runs, in each of these phases.
 fn noting(lab: &Lab, name: &str, phases: &[&str]) -> Value {
     let log = lab.path("log");
-    let path = script(lab, name, &format!("echo {name} $KVMBACKUP_PHASE $KVMBACKUP_STATUS >>{}\n", log.display()));
+    let path = lab.script(
+        &format!("scripts/{name}"),
+        &format!("echo {name} $KVMBACKUP_PHASE $KVMBACKUP_STATUS >>{}\n", log.display()),
+    );
     json!({"name": name, "phase": phases, "command": [path]})
 }
 
@@ -34,7 +28,7 @@ fn session(lab: &Lab, name: &str) -> Value {
         "echo {name} held >>{log}\necho position >$KVMBACKUP_ARTIFACT_DIR/position\necho READY\n\
          if read word; then echo {name} $word >>{log}; else echo {name} alone >>{log}; fi\n"
     );
-    json!({"name": name, "type": "session", "phase": "snapshot", "command": [script(lab, name, &text)]})
+    json!({"name": name, "type": "session", "phase": "snapshot", "command": [lab.script(&format!("scripts/{name}"), &text)]})
 }
 
 fn log(lab: &Lab) -> Vec<String> {
@@ -97,7 +91,7 @@ fn a_session_and_frozen_file_systems_are_consistent_for_applications() {
     // It asks the guest itself, as an operator could: frozen, the agent does nothing else.
     let log_file = lab.path("log").display().to_string();
     let asks = format!("virsh domfsinfo {} >/dev/null && echo answers >>{log_file}\n", guest.name());
-    let asks = json!({"name": "asks", "phase": "post-snapshot", "command": [script(&lab, "asks", &asks)]});
+    let asks = json!({"name": "asks", "phase": "post-snapshot", "command": [lab.script("scripts/asks", &asks)]});
     let in_guest = json!({"name": "inside", "phase": ["pre-snapshot", "post-snapshot"], "where": "guest",
         "command": ["/bin/sh", "-c", "echo $KVMBACKUP_PHASE >>/tmp/inside; echo seen >$KVMBACKUP_ARTIFACT_DIR/inside"]});
     let held = "echo held >>/tmp/inside; echo READY; read word; echo $word >>/tmp/inside";
@@ -127,11 +121,12 @@ fn a_session_and_frozen_file_systems_are_consistent_for_applications() {
 
     // One that dies while it should hold marks the backup down.
     let pid = lab.path("dies.pid").display().to_string();
-    let dies = script(&lab, "dies", &format!("echo $$ >{pid}\necho READY\nexit 0\n"));
+    let dies = lab.script("scripts/dies", &format!("echo $$ >{pid}\necho READY\nexit 0\n"));
     let dies = json!({"name": "dies", "type": "session", "phase": "snapshot", "command": [dies]});
     // One that has ended and was not waited for has no command line any more.
     let dead = format!("while grep -q . /proc/$(cat {pid})/cmdline 2>/dev/null; do sleep 0.05; done\n");
-    let dead = json!({"name": "dead", "phase": "pre-snapshot", "order": 1, "command": [script(&lab, "dead", &dead)]});
+    let dead =
+        json!({"name": "dead", "phase": "pre-snapshot", "order": 1, "command": [lab.script("scripts/dead", &dead)]});
     let program = program.domain(guest.name(), json!({"quiesce": "require", "hooks": [dies, dead]}));
     let report = program.backup_well();
     let outcome = report.domain(guest.name());
@@ -169,7 +164,7 @@ fn a_signal_leaves_what_was_entered_and_starts_nothing_new() {
     let lab = Lab::new();
     let guest = lab.guest("hook-signal").disk(Disk::qcow2("vda")).paused();
     let file = lab.path("asleep");
-    let sleeps = script(&lab, "sleeps", &format!("touch {}; sleep 600\n", file.display()));
+    let sleeps = lab.script("scripts/sleeps", &format!("touch {}; sleep 600\n", file.display()));
     let sleeps = json!({"name": "sleeps", "phase": "pre-snapshot", "order": 1, "command": [sleeps]});
     let others = [noting(&lab, "all", &ALL), session(&lab, "lock"), noting(&lab, "failed", &["on-failure"])];
     let program = Program::new(&lab).domain(guest.name(), json!({"hooks": [others[0], others[1], others[2], sleeps]}));
@@ -191,7 +186,7 @@ fn a_signal_leaves_what_was_entered_and_starts_nothing_new() {
 fn a_failing_hook_never_keeps_an_overlay() {
     let lab = Lab::new();
     let guest = lab.guest("hook-commit").disk(Disk::qcow2("vda")).paused();
-    let fails = script(&lab, "fails", "echo no room on the application\nexit 9\n");
+    let fails = lab.script("scripts/fails", "echo no room on the application\nexit 9\n");
     for phase in ["pre-snapshot", "post-snapshot", "pre-commit", "post-commit"] {
         let fails = json!({"name": "fails", "phase": phase, "command": [fails], "on_error": "fail_domain"});
         let program = Program::new(&lab).domain(guest.name(), json!({"hooks": [fails]}));
@@ -227,7 +222,7 @@ fn an_operator_can_try_hooks_without_a_backup() {
     assert_eq!((tested.code, log(&lab)), (0, vec!["all post-domain ok".to_owned()]));
     assert!(!Path::new(&program.backups()).exists(), "nothing is backed up");
 
-    let open = script(&lab, "open", ":\n");
+    let open = lab.script("scripts/open", ":\n");
     run("chmod", &["777", open.to_str().unwrap()]);
     let open = json!({"name": "open", "phase": "pre-snapshot", "command": [open]});
     let program = program.domain(guest.name(), json!({"hooks": [open]}));
@@ -240,7 +235,7 @@ fn an_operator_can_try_hooks_without_a_backup() {
 fn check_tells_what_would_go_wrong_at_night() {
     let lab = Lab::new();
     let guest = lab.guest("checked").disk(Disk::qcow2("vda")).system("").boot();
-    let good = script(&lab, "good", ":\n");
+    let good = lab.script("scripts/good", ":\n");
     let hook = json!({"name": "good", "phase": "pre-snapshot", "command": [good]});
     let in_guest = json!({"name": "in", "phase": "pre-snapshot", "where": "guest", "command": ["/bin/true"]});
     let program = Program::new(&lab).domain(guest.name(), json!({"hooks": [hook, in_guest]}));

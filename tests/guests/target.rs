@@ -72,14 +72,8 @@ fn hooks_run_and_the_mail_is_sent_while_the_target_hangs() {
     let lab = Lab::new();
     let guest = guest(&lab, "hooked-and-hung");
     let [log, mail] = ["log", "mail.eml"].map(|name| lab.path(name));
-    let script = |name: &str, text: String| {
-        let path = lab.path(name);
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        run("chmod", &["755", path.to_str().unwrap()]);
-        path
-    };
-    let hook = script("hook", format!("echo $KVMBACKUP_PHASE >>{}", log.display()));
-    let sendmail = script("sendmail", format!("cat >{}", mail.display()));
+    let hook = lab.script("hook", &format!("echo $KVMBACKUP_PHASE >>{}", log.display()));
+    let sendmail = lab.script("sendmail", &format!("cat >{}", mail.display()));
     let hooks = json!([{"name": "note", "phase": ["post-commit", "post-domain"], "command": [hook]}]);
     let scene = Scene::new(&lab, &[&guest]).impatient();
     let domain = json!({"method": "snapshot", "compression": "none", "hooks": hooks});

@@ -126,6 +126,14 @@ impl Host {
         self.dir.path().join(name)
     }
 
+    /// A shell script in the host's folder, which may be run.
+    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
     /// The image of a guest's disk.
     pub fn image(&self, guest: &str) -> PathBuf {
         self.path("images").join(format!("{guest}.qcow2"))

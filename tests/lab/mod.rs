@@ -90,6 +90,16 @@ impl Lab {
         self.dir().join(name)
     }
 
+    /// A shell script in the lab's folder, which may be run. The folders on its way are made.
+    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("it is in a folder")).expect("cannot make a folder");
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("cannot write a file");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).expect("a mode can be set");
+        path
+    }
+
     /// Begins a guest. Its name must be unique among the tests that run at one time.
     pub fn guest(&self, name: &str) -> GuestBuilder {
         GuestBuilder::new(self, name)

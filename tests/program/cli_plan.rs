@@ -137,9 +137,8 @@ fn full(day: chrono::Weekday) -> &'static str {
 #[test]
 fn a_run_begins_with_who_has_waited_longest() {
     let host = Host::new(&["a", "b", "c"]);
-    let (hook, log) = (host.path("hook"), host.path("log"));
-    std::fs::write(&hook, format!("#!/bin/sh\necho $KVMBACKUP_DOMAIN >>{}\n", log.display())).unwrap();
-    crate::host::run("chmod", &["755", hook.to_str().unwrap()]);
+    let log = host.path("log");
+    let hook = host.script("hook", &format!("echo $KVMBACKUP_DOMAIN >>{}", log.display()));
     let hooks = format!("hooks: [{{name: note, phase: pre-domain, command: [{}]}}]", hook.display());
     host.configure(&hooks, "{\"*\": {day_of_week: daily}}");
     host.run("backup a").ends(0);

@@ -3,7 +3,6 @@
 use crate::steps;
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -16,9 +15,9 @@ use serde_json::Value;
 /// A host with a guest that is off, and with all that has steps of its own: hooks, rotation, metrics; more keys.
 fn scene(keys: &str) -> Host {
     let host = Host::new(&["a"]);
-    let hook = script(&host, "hook", "exit 0");
+    let hook = host.script("hook", "exit 0");
     let keys = format!("metrics: {{textfile: {}}}\n{keys}", host.path("k.prom").display());
-    let hook = format!("{{name: note, phase: [pre-domain, post-domain], command: [{hook}]}}");
+    let hook = format!("{{name: note, phase: [pre-domain, post-domain], command: [{hook:?}]}}");
     host.configure(&keys, &format!("{{a: {{day_of_week: daily, rotate: 2, hooks: [{hook}]}}}}"));
     host.run("backup --force").ends(0);
     make_old(&host);
@@ -35,13 +34,6 @@ fn make_old(host: &Host) {
     }
     others.iter().for_each(|path| fs::remove_file(path).unwrap());
     host.age("a", &[1, 2]);
-}
-
-fn script(host: &Host, name: &str, text: &str) -> String {
-    let path = host.path(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path.to_str().unwrap().to_owned()
 }
 
 fn command(host: &Host, words: &[&str]) -> Command {
@@ -169,8 +161,8 @@ fn a_backup_that_puts_right_what_another_left_may_be_killed_too() {
 #[test]
 fn a_mail_is_sent_at_least_once_however_its_sender_is_killed() {
     let host = Host::new(&["a"]);
-    let program = script(&host, "sendmail", &format!("cat >>{}/mails; exit 1", host.path("").display()));
-    let keys = format!("mail: {{to: root, when: always, sendmail: {program}}}");
+    let program = host.script("sendmail", &format!("cat >>{}/mails; exit 1", host.path("").display()));
+    let keys = format!("mail: {{to: root, when: always, sendmail: {program:?}}}");
     host.configure(&keys, "{a: {day_of_week: daily}}");
     let refused = |words: &[&str]| {
         let mut command = command(&host, words);
@@ -190,7 +182,7 @@ fn a_mail_is_sent_at_least_once_however_its_sender_is_killed() {
     }
     let waiting = spool().count();
 
-    script(&host, "sendmail", &format!("cat >>{}/mails", host.path("").display()));
+    host.script("sendmail", &format!("cat >>{}/mails", host.path("").display()));
     let _ = fs::remove_file(host.path("mails"));
     let subjects = || fs::read_to_string(host.path("mails")).unwrap_or_default().matches("Subject: ").count();
     steps::kill(&mut command(&host, &["backup", "--force"]), At { step: Step::MailSpoolRemove, time: 2 });

@@ -79,9 +79,7 @@ fn metric(host: &Host, name: &str) -> f64 {
 #[test]
 fn a_clock_that_was_ahead_silences_nothing() {
     let host = Host::new(&["a"]);
-    let sendmail = host.path("sendmail");
-    fs::write(&sendmail, format!("#!/bin/sh\ncat >>{}\n", host.path("mails").display())).unwrap();
-    crate::host::run("chmod", &["755", sendmail.to_str().unwrap()]);
+    let sendmail = host.script("sendmail", &format!("cat >>{}", host.path("mails").display()));
     let mail = format!("mail: {{to: root, sendmail: {}}}", sendmail.display());
     let day = |days: i64| (Utc::now() - TimeDelta::days(days)).format("%A").to_string();
     // Not due today: it was yesterday, and there is nothing of then.

@@ -200,10 +200,8 @@ fn the_journal_obeys_no_file_that_a_backup_would_not_write() {
         )
     };
     let path = |path: &Path| format!("{:?}", path.display().to_string());
-    let runs = format!("qemu+ext:///system?command={}", host.path("touch").display());
-    let script = host.path("touch");
-    fs::write(&script, format!("#!/bin/sh\ntouch {}\n", host.path("touched").display())).unwrap();
-    run("chmod", &["755", script.to_str().unwrap()]);
+    let script = host.script("touch", &format!("touch {}", host.path("touched").display()));
+    let runs = format!("qemu+ext:///system?command={}", script.display());
     let uri = host.uri();
     for (what, text, mode) in [
         ("sockets", entry(&path(&folder), "null", &uri), "600"),

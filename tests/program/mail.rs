@@ -2,7 +2,6 @@
 //! that cannot be sent.
 
 use crate::browser::{self, Seen};
-use std::os::unix::fs::PermissionsExt;
 
 use crate::host::{Host, Run};
 use crate::mailbox::{Mail, Server, parse};
@@ -25,13 +24,11 @@ fn mailed_by(server: &Server, host: &Host, smtp: &str, mail: &str) {
 
 /// A host whose runs are mailed by a program that keeps what it gets.
 fn mailed_by_program(host: &Host, ends: u8, mail: &str) {
-    let program = host.path("sendmail");
     let script = format!(
-        "#!/bin/sh\nread first; {{ echo \"$first\"; cat; }} >>{0}/mail.eml; echo \"$@\" >{0}/words; echo no room >&2; exit {ends}\n",
+        "read first; {{ echo \"$first\"; cat; }} >>{0}/mail.eml; echo \"$@\" >{0}/words; echo no room >&2; exit {ends}",
         host.path("").display()
     );
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = host.script("sendmail", &script);
     host.configure(&format!("mail: {{to: root, {mail} sendmail: {}}}", program.display()), ALL);
 }
 
@@ -272,9 +269,7 @@ fn a_recovery_is_called_ok_whatever_was_not_mailed_before() {
 fn both_parts_say_what_failed_why_and_what_the_hook_said_last() {
     let host = Host::new(&["a", "b"]);
     mailed_by_program(&host, 0, "");
-    let hook = host.path("hook");
-    std::fs::write(&hook, "#!/bin/sh\nfor n in $(seq 100 140); do echo line-$n; done\nexit 1\n").unwrap();
-    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let hook = host.script("hook", "for n in $(seq 100 140); do echo line-$n; done\nexit 1");
     let config = std::fs::read_to_string(host.path("config.yml")).unwrap();
     let hooks = format!("hooks: [{{name: ping, phase: pre-domain, domains: b, command: [{}]}}]", hook.display());
     host.write_config(&config.replace("day_of_week: daily", &format!("day_of_week: daily, {hooks}")));

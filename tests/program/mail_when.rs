@@ -2,7 +2,6 @@
 //! templates of the operator.
 
 use crate::host;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,16 +10,9 @@ use crate::mailbox::{Mail, parse};
 
 /// A host whose runs are mailed by a program that keeps the mail; more keys of `mail`, and of its domains.
 fn mailed(host: &Host, mail: &str, domains: &str) {
-    let program = script(host, "sendmail", &format!("cat >{}", host.path("mail.eml").display()));
+    let program = host.script("sendmail", &format!("cat >{}", host.path("mail.eml").display()));
     let domains = format!("{{\"*\": {{day_of_week: daily{domains}}}}}");
-    host.configure(&format!("mail: {{to: root, sendmail: {program}{mail}}}"), &domains);
-}
-
-fn script(host: &Host, name: &str, text: &str) -> String {
-    let path = host.path(name);
-    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path.display().to_string()
+    host.configure(&format!("mail: {{to: root, sendmail: {program:?}{mail}}}"), &domains);
 }
 
 fn taken(host: &Host) -> Option<Mail> {
@@ -33,8 +25,8 @@ fn taken(host: &Host) -> Option<Mail> {
 fn a_run_that_a_signal_ends_is_mailed() {
     let host = Host::new(&["a"]);
     let begun = host.path("begun");
-    let hook = script(&host, "hook", &format!("touch {}; exec sleep 600", begun.display()));
-    mailed(&host, "", &format!(", hooks: [{{name: slow, phase: pre-domain, command: [{hook}], timeout: 1h}}]"));
+    let hook = host.script("hook", &format!("touch {}; exec sleep 600", begun.display()));
+    mailed(&host, "", &format!(", hooks: [{{name: slow, phase: pre-domain, command: [{hook:?}], timeout: 1h}}]"));
     let config = host.path("config.yml");
     let words = ["backup", "--config", config.to_str().unwrap(), "--host", host::NAME];
     let mut command = host.command(env!("CARGO_BIN_EXE_kvmbackup"));

@@ -33,9 +33,7 @@ fn scene() -> Host {
     host.add("b", "");
     std::fs::remove_file(host.image("b")).unwrap();
     std::fs::create_dir(host.path("textfiles")).unwrap();
-    let hook = host.path("hook");
-    std::fs::write(&hook, "#!/bin/sh\nenv\nenv >&2\nexit 1\n").unwrap();
-    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+    host.script("hook", "env\nenv >&2\nexit 1");
     host
 }
 

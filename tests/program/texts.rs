@@ -2,8 +2,7 @@
 //!
 //! `INSTA_UPDATE=always cargo test --test program texts::` writes them anew.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 
 use regex::Regex;
 
@@ -137,9 +136,7 @@ fn what_the_commands_say_of_a_host_in_trouble_is_as_reviewed() {
 #[test]
 fn the_mails_of_runs_are_as_reviewed() {
     let host = Host::new(&["db1", "web-1"]);
-    let sendmail = host.path("sendmail");
-    fs::write(&sendmail, format!("#!/bin/sh\nexec cat >{}\n", host.path("mail").display())).unwrap();
-    fs::set_permissions(&sendmail, Permissions::from_mode(0o755)).unwrap();
+    let sendmail = host.script("sendmail", &format!("exec cat >{}", host.path("mail").display()));
     host.configure(
         &format!("mail: {{to: root, when: always, sendmail: {}}}", sendmail.display()),
         "{\"*\": {day_of_week: daily}}",

@@ -196,9 +196,8 @@ fn no_run_is_mailed_by_what_another_user_could_change() {
 #[test]
 fn a_state_folder_that_others_can_change_names_no_program_and_no_file() {
     let host = Host::new(&["a"]);
-    let (trap, ran) = (host.path("trap"), host.path("ran"));
-    fs::write(&trap, format!("#!/bin/sh\ntouch {}\n", ran.display())).unwrap();
-    mode(&trap, 0o755);
+    let ran = host.path("ran");
+    let trap = host.script("trap", &format!("touch {}", ran.display()));
     host.configure(&format!("mail: {{to: root, when: always, sendmail: {}}}", trap.display()), ALL);
     host.run("backup").ends(0);
     assert!(ran.exists(), "a mail is known to leave this way");

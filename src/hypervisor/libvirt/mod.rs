@@ -84,6 +84,7 @@ fn kind(error: &VirtError) -> Kind {
         _ if error.message().contains("not ready for pivot") || error.message().contains("is not ready") => {
             Kind::NotReady
         }
+        _ if error.message().contains("Inactive '") => Kind::Inactive,
         _ => Kind::Other,
     }
 }

@@ -6,10 +6,7 @@ use crate::lab::{Disk, Lab, Program, try_virsh};
 
 /// A libvirt that is reached by a command, which may lead to any host.
 fn by_command(lab: &Lab) -> String {
-    use std::os::unix::fs::PermissionsExt;
-    let via = lab.path("via");
-    std::fs::write(&via, "#!/bin/sh\nexec virt-ssh-helper qemu:///system\n").unwrap();
-    std::fs::set_permissions(&via, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let via = lab.script("via", "exec virt-ssh-helper qemu:///system");
     format!("qemu+ext:///system?command={}", via.display())
 }
 

@@ -138,14 +138,11 @@ fn a_run_killed_after_a_disk_was_attached_leaves_no_overlay_that_the_journal_doe
 fn a_domain_whose_disks_keep_changing_fails_and_names_the_disk() {
     let mut scene = Scene::new("changing", json!({}));
     let (name, image) = (scene.guest.name().to_owned(), scene.image.display().to_string());
-    let script = scene.lab.path("change.sh");
     let virsh = "virsh --quiet";
     let options = "--targetbus scsi --driver qemu --subdriver qcow2 --live --config";
-    let text = format!(
-        "#!/bin/sh\n{virsh} attach-disk {name} {image} sdb {options} || {virsh} detach-disk {name} sdb --live --config\n"
-    );
-    fs::write(&script, text).unwrap();
-    run("chmod", &["755", script.to_str().unwrap()]);
+    let text =
+        format!("{virsh} attach-disk {name} {image} sdb {options} || {virsh} detach-disk {name} sdb --live --config");
+    let script = scene.lab.script("change.sh", &text);
     let hook = json!({"name": "change", "phase": "pre-snapshot", "command": [script], "timeout": "1m"});
     scene.program = scene.program.domain(&name, json!({"hooks": [hook]}));
     let report = scene.program.backup();

@@ -2,7 +2,6 @@
 //! our commit.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use kvmbackup::sys::step::Step;
@@ -25,13 +24,11 @@ impl Beneath {
     fn new(name: &str, act: &str) -> Beneath {
         let mut scene = Scene::with(name, |guest| guest.disk(Disk::qcow2("vda")));
         scene.guest.write("vda", 0x11, 2 << 20, 65536);
-        let (hook, defined) = (scene.lab.path("operator.sh"), scene.lab.path("defined.xml"));
+        let defined = scene.lab.path("defined.xml");
         let act = act.replace("FILE", theirs(&scene).to_str().unwrap()).replace("NAME", name);
         let seen = defined.display();
-        let script =
-            format!("#!/bin/sh\nset -e\n[ -e {seen} ] || {{ {act}; virsh -q dumpxml --inactive {name} >{seen}; }}\n");
-        fs::write(&hook, script).unwrap();
-        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = format!("set -e\n[ -e {seen} ] || {{ {act}; virsh -q dumpxml --inactive {name} >{seen}; }}");
+        let hook = scene.lab.script("operator.sh", &script);
         let hook = json!({"name": "operator", "phase": "pre-snapshot", "command": [hook]});
         scene.program = scene.program.domain(name, json!({"method": "snapshot", "quiesce": "never", "hooks": [hook]}));
         let mut command = scene.program.command();

@@ -81,17 +81,17 @@ fn a_definition_that_is_refused_costs_no_device_and_no_image() {
 #[test]
 fn a_definition_of_a_newer_host_gives_way_to_the_one_for_other_hosts() {
     let lab = Lab::new();
-    let newer = |xml: String| xml.replace("</devices>", "<watchdog model='itco' action='reset'/></devices>");
+    let newer = |xml: String| xml.replace("</devices>", "<watchdog model='newest' action='reset'/></devices>");
     let (guest, program) = saved_elsewhere(&lab, "restore-newer", &SAVED[..1], newer);
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
     assert_eq!(ran.code, 0, "{ran:#?}");
     let tells = [
         "does not accept the saved definition",
-        "itco",
-        "left out of the definition: watchdog model='itco' action='reset'",
+        "newest",
+        "left out of the definition: watchdog model='newest' action='reset'",
     ];
     assert!(tells.iter().all(|text| ran.stdout.contains(text)), "{ran:#?}");
-    assert!(!guest.inactive_xml().contains("watchdog"));
+    assert!(!guest.inactive_xml().contains("newest"));
     guest.start_paused();
     guest.assert_holds("vda", 0x31, 0, 65536);
 }
@@ -99,7 +99,7 @@ fn a_definition_of_a_newer_host_gives_way_to_the_one_for_other_hosts() {
 #[test]
 fn the_operators_definition_is_used() {
     let lab = Lab::new();
-    let newer = |xml: String| xml.replace("</devices>", "<watchdog model='itco' action='reset'/></devices>");
+    let newer = |xml: String| xml.replace("</devices>", "<watchdog model='newest' action='reset'/></devices>");
     let (guest, program) = saved_elsewhere(&lab, "restore-edited", &SAVED, newer);
     let words = ["restore", guest.name(), "--define", "--overwrite"];
     let ran = program.run(&words);
@@ -112,10 +112,10 @@ fn the_operators_definition_is_used() {
     let with_file = [&words[..], &["--xml", text(&file)]].concat();
     let ran = program.run(&with_file);
     assert!(ran.code == 1 && hint(&ran).contains(&format!("edit {}", text(&file))), "{ran:#?}");
-    fs::write(&file, saved.replace("itco", "i6300esb").replace("<name>restore-edited", "<name>other")).unwrap();
+    fs::write(&file, saved.replace("newest", "i6300esb").replace("<name>restore-edited", "<name>other")).unwrap();
     let ran = program.run(&with_file);
     assert!(ran.code == 1 && ran.stderr.contains("defines other") && hint(&ran).contains("--name NEW"), "{ran:#?}");
-    fs::write(&file, saved.replace("itco", "i6300esb")).unwrap();
+    fs::write(&file, saved.replace("newest", "i6300esb")).unwrap();
     let ran = program.run(&with_file);
     assert_eq!(ran.code, 0, "{ran:#?}");
     assert!(guest.inactive_xml().contains("i6300esb"));

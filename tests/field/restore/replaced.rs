@@ -17,7 +17,7 @@ fn told_before(ran: &Ran) -> &str {
 fn snapshots_and_checkpoints_that_go_with_the_images_are_named() {
     let lab = Lab::new();
     let mut guest = lab.guest("restore-states").disk(Disk::qcow2("vda").size("8M")).paused();
-    virsh(&["snapshot-create-as", guest.name(), "before it"]);
+    let snapshot = guest.snapshot_inside("before it");
     virsh(&["checkpoint-create-as", guest.name(), "point"]);
     let program = Program::new(&lab).domain(guest.name(), json!({}));
     guest.take_as_it_is();
@@ -25,7 +25,7 @@ fn snapshots_and_checkpoints_that_go_with_the_images_are_named() {
     guest.destroy();
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
     let told = told_before(&ran);
-    assert!(told.contains("snapshot before it goes with the images"), "{ran:#?}");
+    assert!(told.contains(&format!("snapshot {snapshot} goes with the images")), "{ran:#?}");
     assert!(told.contains("checkpoint point goes with the images"), "{ran:#?}");
     // Following what is said, libvirt lists nothing that does not exist.
     for line in told.lines().filter(|line| line.contains("libvirt still lists it")) {

@@ -55,9 +55,7 @@ impl Forge {
         for folder in ["hooks", "textfile", "mail", "to"] {
             fs::create_dir(host.path(folder)).unwrap();
         }
-        let hook = host.path("hooks/note");
-        fs::write(&hook, "#!/bin/sh\n").unwrap();
-        run("chmod", &["755", hook.to_str().unwrap()]);
+        let hook = host.script("hooks/note", "");
         for folder in ["state/journal", "state/mail/spool", "images/sub"] {
             fs::create_dir_all(host.path(folder)).unwrap();
         }

@@ -18,9 +18,7 @@ fn no_program_makes_a_call_that_its_unit_forbids() {
     }
     let host = Host::new(&["a"]);
     let textfile = host.path("metrics.prom").display().to_string();
-    let hook = host.path("hook");
-    std::fs::write(&hook, "#!/bin/sh\necho hooked\n").unwrap();
-    host::run("chmod", &["755", hook.to_str().unwrap()]);
+    let hook = host.script("hook", "echo hooked");
     let hooks = format!("hooks: [{{name: one, phase: pre-domain, command: [{}]}}]", hook.display());
     host.configure(&format!("metrics: {{textfile: {textfile}}}\n{hooks}"), "{\"*\": {day_of_week: daily}}");
     let units = units::installed();
