@@ -18,6 +18,7 @@ pub mod size;
 mod status;
 mod text;
 mod uri;
+pub(crate) mod words;
 
 pub use clock::is_future;
 pub use disk::{Device, Disk, Format, Image, Source};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::guest::{Guest, level};
+use super::guest::Guest;
 use super::words::{badge, name, span, text, time, time_or_never};
 use super::{Tone, View, charts};
 use crate::ledger::standing::Age;
@@ -118,9 +118,9 @@ fn consistency(guest: &Guest<'_>) -> String {
     let Some(reached) = guest.past.and_then(|past| past.consistency) else { return dash() };
     match guest.degraded() {
         Some((_, wanted)) => {
-            format!("{}{}", badge(Tone::Note, level(reached)), small(&format!("wanted: {}", level(wanted))))
+            format!("{}{}", badge(Tone::Note, reached.name()), small(&format!("wanted: {}", wanted.name())))
         }
-        None => text(level(reached)),
+        None => text(reached.name()),
     }
 }
 
