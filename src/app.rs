@@ -5,25 +5,24 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cli::args::Global;
 use crate::config::{self, HookPlace, Mail, Settings};
 use crate::engine;
-use crate::engine::journal::Journal;
 use crate::exporter;
 use crate::hypervisor::{self, Hypervisor, Libvirt};
 use crate::ledger;
 use crate::metrics;
-use crate::model::Listen;
+use crate::model::{Failure, Listen};
 use crate::report::ExitCode;
-use crate::store::Store;
+use crate::store;
 use crate::sys::lock::{self, Lock};
-use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 use crate::sys::step::{self, Step};
 use crate::sys::trust::{self, Refused};
 use crate::sys::{durable, host};
 
 pub mod mail;
+pub mod run;
+pub mod serve;
 pub mod watch;
 
 /// Between two tries to connect to libvirt.
@@ -78,14 +77,24 @@ impl Error {
             Error::Hypervisor(error) => hypervisor_code(error),
             Error::Engine(engine::Error::Hypervisor(error)) => hypervisor_code(error),
             Error::Engine(engine::Error::Cancelled(signal)) => ExitCode::of_signal(*signal),
+            Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
+            // Only when it hangs is the target at fault for what an archive says.
+            Error::Engine(error @ engine::Error::Store(store::Error::Archive { .. } | store::Error::Image { .. }))
+                if !error.is_target_stall() =>
+            {
+                ExitCode::Failed.code()
+            }
             Error::Engine(engine::Error::Store(_) | engine::Error::Target { .. } | engine::Error::Space { .. }) => {
                 ExitCode::Target.code()
             }
-            Error::Engine(error @ engine::Error::Archive { .. }) if error.is_target_stall() => ExitCode::Target.code(),
-            Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
             Error::Engine(_) | Error::Exporter(_) => ExitCode::Failed.code(),
             Error::Watch(_) | Error::Metrics(_) | Error::Mail(_) => ExitCode::Untidy.code(),
         }
+    }
+
+    /// The whole chain of causes as one line, with the hint.
+    pub fn failure(&self) -> Failure {
+        Failure { message: engine::chain(self), hint: self.hint() }
     }
 
     /// What the operator can do.
@@ -115,21 +124,21 @@ fn hypervisor_code(error: &hypervisor::Error) -> u8 {
 }
 
 /// Reads this host's settings. They name programs to run and files to write, so only a trusted user may change them.
-pub fn settings(global: &Global) -> Result<Settings, Error> {
-    let host = global.host.clone().unwrap_or_else(host::short_name);
-    if let Err(refused @ Refused::Untrusted { .. }) = trust::input(&global.config) {
-        return Err(untrusted(&global.config, format!("is not trusted: {refused}"), refused.hint()).into());
+pub fn settings(config: &Path, host: Option<&str>) -> Result<Settings, Error> {
+    let host = host.map_or_else(host::short_name, str::to_owned);
+    if let Err(refused @ Refused::Untrusted { .. }) = trust::input(config) {
+        return Err(untrusted(config, format!("is not trusted: {refused}"), refused.hint()).into());
     }
-    Ok(config::load(&global.config, &host)?)
+    Ok(config::load(config, &host)?)
 }
 
 /// The same for a run, which also refuses to be mailed by a program or with a password that another user could change.
-pub fn settings_of_run(global: &Global) -> Result<Settings, Error> {
-    let settings = settings(global)?;
+pub fn settings_of_run(config: &Path, host: Option<&str>) -> Result<Settings, Error> {
+    let settings = settings(config, host)?;
     let Some(error) = settings.mail.as_ref().and_then(|mail| crate::mail::untrusted(mail).into_iter().next()) else {
         return Ok(settings);
     };
-    let mut errors = untrusted(&global.config, format!("`mail`: {}", engine::chain(&error)), error.hint());
+    let mut errors = untrusted(config, format!("`mail`: {}", engine::chain(&error)), error.hint());
     let textfile = settings.metrics.textfile;
     errors.salvaged = config::Salvaged { state_dir: Some(settings.state_dir), textfile, mail: None };
     Err(errors.into())
@@ -153,12 +162,6 @@ pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
     places
 }
 
-/// The store of these settings, if its folder is there.
-pub fn store(settings: &Settings) -> Result<Store, Error> {
-    let patience = Patience::new(settings.stall_timeout);
-    Ok(Store::open_patiently(&settings.backupdir, &patience).map_err(engine::Error::from)?)
-}
-
 /// Takes the lock of a state folder, which is made if it is not there.
 pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
     let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
@@ -178,11 +181,6 @@ pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
 fn trusted_state(state_dir: &Path) -> Result<(), Error> {
     let trusted = trust::folder(state_dir);
     Ok(trusted.map_err(|source| engine::Error::Untrusted { what: "the state folder", source })?)
-}
-
-/// Opens the journal of a state folder.
-pub fn journal(state_dir: &Path) -> Result<Journal, Error> {
-    Ok(Journal::open(state_dir)?)
 }
 
 /// Connects to libvirt, for recovery.

@@ -1,6 +1,8 @@
 //! kvmbackup: unattended backups of libvirt guests.
+//!
+//! A module is public only if the binary, a test or a fuzz target needs it, so that the compiler finds dead code in the others.
 
-pub mod app;
+mod app;
 pub mod archive;
 pub mod cli;
 pub mod config;
@@ -13,9 +15,9 @@ pub mod mail;
 pub mod metrics;
 pub mod model;
 pub mod nbd;
-pub mod plan;
+mod plan;
 pub mod qcow2;
 pub mod report;
-pub mod retention;
+mod retention;
 pub mod store;
 pub mod sys;

@@ -45,7 +45,7 @@ pub fn state(data: &[u8]) {
 fn known(bytes: &[u8]) {
     let Ok(known) = serde_json::from_slice::<Mail>(bytes) else { return };
     let text = String::new;
-    if let Ok(message) = mail::message(&known, uuid::Uuid::nil(), "ok", "a run", text(), text()) {
+    if let Ok(message) = mail::message(&known, uuid::Uuid::nil(), "ok", "a run", (text(), text())) {
         let head = String::from_utf8_lossy(&message);
         let head = head.split("\r\n\r\n").next().unwrap_or_default();
         let names = [

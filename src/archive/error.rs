@@ -184,6 +184,11 @@ impl Error {
         Some(hint.to_owned())
     }
 
+    /// The error that a reader or writer which speaks [`io::Error`] has inside.
+    pub fn inside(error: io::Error) -> Error {
+        error.downcast().unwrap_or_else(|source| Error::Read { offset: 0, source })
+    }
+
     /// As the error of a member.
     pub(super) fn of(self, member: &str) -> Error {
         match self {
@@ -191,6 +196,22 @@ impl Error {
                 named
             }
             source => Error::Member { member: member.to_owned(), source: Box::new(source) },
+        }
+    }
+}
+
+impl Error {
+    /// Whether it is the archive's bytes that are wrong, a sector that cannot be read included.
+    pub fn is_damage(&self) -> bool {
+        use Error as E;
+        match self {
+            error if Stalled::caused(error) => false,
+            E::Open { .. } | E::Write { .. } | E::Compress { .. } | E::Threads { .. } => false,
+            E::Misuse { .. } | E::MakeManifest { .. } | E::NewerFormat { .. } | E::TooManyPieces => false,
+            E::Member { source, .. } => source.is_damage(),
+            E::Read { .. } | E::Seed { .. } | E::Foreign { .. } | E::Table { .. } | E::Frame { .. } => true,
+            E::Header { .. } | E::Missing { .. } | E::Unlisted { .. } | E::Digest { .. } | E::Sums { .. } => true,
+            E::Manifest { .. } | E::TooLarge { .. } | E::Name { .. } => true,
         }
     }
 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `writer`, `pipeline` | members → tar stream → pieces → compressed in parallel → file |
 //! | `reader`, `stream`, `verify` | file → pieces decoded ahead → members; every byte checked |
+//! | `random` | any range of a member |
 //! | `codec`, `gzip`, `table` | one piece compressed; the gzip member's frame; the index at the end |
 //! | `header`, `names`, `sums` | tar headers; which names are fit; `SHA256SUMS` |
 //! | `manifest` | `manifest.json` |
@@ -22,6 +23,7 @@ mod kind;
 pub mod manifest;
 mod names;
 mod pipeline;
+mod random;
 mod reader;
 pub mod salvage;
 pub mod seed;
@@ -35,9 +37,10 @@ mod writer;
 
 pub use error::Error;
 pub use manifest::Manifest;
+pub use random::RandomReader;
 pub use reader::{Archive, Member};
 pub use stream::MemberReader;
-pub use sums::{Digest, Hasher, Sums};
+pub use sums::Sums;
 pub use writer::{Writer, Written};
 
 /// Bytes of the tar stream in one piece; only the pieces before a cut are shorter.

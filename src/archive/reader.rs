@@ -8,8 +8,9 @@ use super::header::{self, BLOCK, Parsed};
 use super::kind::Kind;
 use super::manifest::Manifest;
 use super::stream::{MemberReader, Pieces};
-use super::sums::{self, Digest, Sums};
+use super::sums::{self, Sums};
 use super::{Error, MANIFEST, MAX_SMALL, SUMS, table};
+use crate::model::{Digest, Hasher};
 use crate::sys::patience::Patience;
 use crate::sys::patient_file::PatientFile;
 
@@ -97,7 +98,7 @@ impl Archive {
     pub fn read_up_to(&self, member: &Member, limit: u64) -> Result<Vec<u8>, Error> {
         let bytes = Cursor::new(&self.pieces).read(member, limit).map_err(|error| error.of(&member.name))?;
         if member.name != SUMS {
-            let mut hasher = sums::Hasher::new();
+            let mut hasher = Hasher::new();
             hasher.update(&bytes);
             if hasher.finish() != self.digest(&member.name)? {
                 return Err(Error::Digest { member: member.name.clone() });
@@ -135,7 +136,7 @@ impl Archive {
         self.sums()?.get(name).copied().ok_or_else(|| Error::Unlisted { member: name.to_owned() })
     }
 
-    fn check_range(&self, member: &Member) -> Result<(), Error> {
+    pub(super) fn check_range(&self, member: &Member) -> Result<(), Error> {
         match member.offset.checked_add(member.length) {
             Some(end) if end <= self.pieces.stream_len() => Ok(()),
             _ => Err(Error::Misuse { member: member.name.clone(), what: "it is not of this archive" }),

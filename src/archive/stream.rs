@@ -10,8 +10,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::Error;
 use super::codec::Unpacker;
 use super::kind::Kind;
-use super::sums::{Digest, Hasher};
 use super::table::Piece;
+use crate::model::{Digest, Hasher};
 use crate::sys::patient_file::PatientFile;
 
 /// The pieces of an open archive.

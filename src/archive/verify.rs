@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use super::stream::Ahead;
-use super::sums::Hasher;
 use super::{Archive, Error, Member, SUMS};
+use crate::model::Hasher;
 use crate::sys::patience::Stalled;
 
 /// Damages that are listed, at most: more tell nothing.

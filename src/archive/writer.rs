@@ -5,9 +5,9 @@ use std::fs::File;
 use std::time::SystemTime;
 
 use super::pipeline::Pipeline;
-use super::sums::{self, Hasher, Sums};
+use super::sums::{self, Sums};
 use super::{Error, MANIFEST, PIECE, SUMS, header, names};
-use crate::model::Codec;
+use crate::model::{Codec, Hasher};
 use crate::sys::buffer::Buffer;
 use crate::sys::patience::Patience;
 

@@ -5,29 +5,24 @@ use std::io::{IsTerminal, stderr, stdout};
 use chrono::Utc;
 
 use super::args::{Backup, Global};
-use super::progress::Bars;
 use super::{output, print, print_report};
 use crate::app::{self, mail, watch};
 use crate::config::Settings;
-use crate::engine::journal::Journal;
-use crate::engine::{self, Monitor, RunHooks, Silent, recover, run};
-use crate::model::{Failure, RunReport};
+use crate::engine::{self, run};
 use crate::plan::{Decision, Plan, Request};
 use crate::report;
 use crate::report::table::{Table, printable};
-use crate::sys::patience::Patience;
+use crate::sys::host;
 use crate::sys::signals::Cancel;
-use crate::sys::step::{self, Step};
-use crate::sys::{durable, host};
 
 pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
-    let settings = app::settings_of_run(global).inspect_err(|error| {
+    let settings = app::settings_of_run(&global.config, global.host.as_deref()).inspect_err(|error| {
         if let app::Error::Config(errors) = error
             && !words.options.dry_run
         {
             super::watched(watch::config_failed(errors, |ledger| ledger.config_failed(Utc::now())), error.exit_code());
             let known = mail::known::recall(errors);
-            mail_failure(mail::Source::salvaged(errors, known.as_ref()), global, error);
+            complain(global, mail::Source::salvaged(errors, known.as_ref()), error);
         }
     })?;
     let request = Request {
@@ -36,104 +31,38 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
         domains: words.domains.clone(),
     };
     if words.options.dry_run {
-        let hypervisor = app::libvirt(&settings.libvirt_uri)?;
-        let plan = run::plan(&settings, &hypervisor, &request)?;
-        print(&if words.options.json { plan_json(&plan) } else { plan_text(&plan) });
-        let unknown = plan.entries.iter().any(|entry| matches!(entry.decision, Decision::Unknown(_)));
-        return Ok(if unknown { report::ExitCode::Failed } else { report::ExitCode::Good }.code());
+        return plan(&settings, &request, words.options.json);
     }
-    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
-    let _lock =
-        app::lock(&settings.state_dir).inspect_err(|error| mail_failure(mail::Source::of(&settings), global, error))?;
-    let journal = app::journal(&settings.state_dir)?;
-    let bars = Bars::new();
-    let silent = global.quiet || words.options.json || !output::is_screen(&stderr());
-    let monitor: &dyn Monitor = if silent { &Silent } else { &bars };
-
-    let mut done = run::begin(&settings, &request);
-    let told = watch::begin(&settings, &mut done).and(mail::known::remember(&settings));
-    let served = super::exporter::beside_run(&settings);
-    let mut hooks = RunHooks::new(&settings, &done, &cancel);
-    let began = hooks.enter(&done);
-    let skipped = matches!(began, Err(engine::Error::Skipped { .. }));
-    let failed = began
-        .map_err(app::Error::from)
-        .and_then(|()| back_up(&settings, &journal, &request, &cancel, monitor, &mut done))
-        .err()
-        .filter(|_| !skipped);
-    if let Some(error) = &failed {
-        done.errors.push(Failure { message: engine::chain(error), hint: error.hint() });
-    }
-    done.finished = Utc::now();
-    let bad = report::failure(&done);
-    hooks.leave(&mut done, bad.as_ref(), failed.is_some());
-    let code = failed.map_or_else(|| report::exit_code(&done), |error| error.exit_code());
-    let code = super::watched(told.and(watch::end(&settings, &done, code)), code);
-    let code = super::watched(served.map(drop), code);
-    tell(&settings, &done, code, global.quiet, words.options.json)
-}
-
-/// The run itself. Whatever happens, what was done before it is in `done`.
-fn back_up(
-    settings: &Settings,
-    journal: &Journal,
-    request: &Request,
-    cancel: &Cancel,
-    monitor: &dyn Monitor,
-    done: &mut RunReport,
-) -> Result<(), app::Error> {
-    let mut recovered = recover::recover(journal, &app::connect, cancel, &Patience::new(settings.stall_timeout))?;
-    let hypervisor = app::libvirt(&settings.libvirt_uri);
-    let unknown = match &hypervisor {
-        Ok(hypervisor) if recovered.stopped.is_none() => {
-            recover::recover_unknown(journal, hypervisor, settings, cancel, &mut recovered)
-        }
-        _ => Ok(()),
-    };
-    done.recovered = recovered.done;
-    done.leftovers = recovered.left;
-    unknown?;
-    let hypervisor = hypervisor?;
-    Ok(run::run(settings, &hypervisor, journal, request, cancel, monitor, done)?)
-}
-
-/// Mails that a run could not begin; it ends with the code of that error anyway.
-fn mail_failure(source: Option<mail::Source<'_>>, global: &Global, error: &app::Error) {
-    let host = global.host.clone().unwrap_or_else(host::short_name);
-    mailed(source, &mail::unable(host, error), error.exit_code());
-}
-
-/// Mails the report if that is wanted and due: the exit code, and whether nobody else need be told.
-fn mailed(source: Option<mail::Source<'_>>, done: &RunReport, code: u8) -> (u8, bool) {
-    let Some(source) = source else { return (code, false) };
-    let told = mail::after_run(source, done, code);
-    for message in told.complaints {
-        super::print_failure(&Failure { message, hint: None });
-    }
-    let code = told.errors.into_iter().fold(code, |code, error| super::watched(Err(error), code));
-    (code, told.settled)
-}
-
-/// Keeps the report for `kvmbackup report`, mails it, prints it where that is of use; the exit code.
-fn tell(settings: &Settings, done: &RunReport, code: u8, quiet: bool, as_json: bool) -> Result<u8, app::Error> {
-    let json = report::json(done).map_err(engine::Error::json)?;
-    // First: a mail may take minutes, and the program may be ended meanwhile.
-    let path = settings.state_dir.join(super::report::LAST);
-    let kept = step::reached(Step::ReportWrite).and_then(|()| durable::write(&path, json.as_bytes()));
-    let kept = kept.map_err(engine::Error::file("write the report", &path));
-    let code = super::watched(kept.map_err(app::Error::from), code);
-    let (code, settled) = mailed(mail::Source::of(settings), done, code);
+    let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
+    let monitor = super::monitor(global, words.options.json);
+    let ended = app::run::backup(&settings, &request, &cancel, &*monitor)
+        .inspect_err(|error| complain(global, mail::Source::of(&settings), error))?;
+    ended.complaints.iter().for_each(super::print_failure);
     // What is printed where there is neither a terminal nor the journal, cron mails.
-    let settled = settled && !stdout().is_terminal() && !output::is_journal(stdout());
-    let wanted = !quiet || code != 0;
-    if as_json {
-        print(&json);
+    let settled = ended.settled && !stdout().is_terminal() && !output::is_journal(stdout());
+    let wanted = !global.quiet || ended.code != 0;
+    if words.options.json {
+        print(&report::json(&ended.report).map_err(engine::Error::Json)?);
     } else if wanted && !settled {
-        print_report(done);
+        print_report(&ended.report);
     } else if wanted && output::is_journal(stderr()) {
-        output::print_to_journal(&report::journal(done));
+        output::print_to_journal(&report::journal(&ended.report));
     }
-    Ok(code)
+    Ok(ended.code)
+}
+
+/// Mails that a run could not begin, and prints what was wrong with that.
+fn complain(global: &Global, source: Option<mail::Source<'_>>, error: &app::Error) {
+    let host = global.host.clone().unwrap_or_else(host::short_name);
+    app::run::unable(source, host, error).iter().for_each(super::print_failure);
+}
+
+fn plan(settings: &Settings, request: &Request, as_json: bool) -> Result<u8, app::Error> {
+    let hypervisor = app::libvirt(&settings.libvirt_uri)?;
+    let plan = run::plan(settings, &hypervisor, request)?;
+    print(&if as_json { plan_json(&plan) } else { plan_text(&plan) });
+    let unknown = plan.entries.iter().any(|entry| matches!(entry.decision, Decision::Unknown(_)));
+    Ok(if unknown { report::ExitCode::Failed } else { report::ExitCode::Good }.code())
 }
 
 fn plan_text(plan: &Plan) -> String {

@@ -19,7 +19,7 @@ use crate::report::table::printable;
 use crate::sys::host;
 
 pub(super) fn run(global: &Global, words: &Check) -> Result<u8, app::Error> {
-    let settings = match app::settings(global) {
+    let settings = match super::settings(global) {
         Ok(settings) => settings,
         Err(error) => return unreadable(global, words, &error),
     };
@@ -96,7 +96,7 @@ fn example(host: &str) -> String {
 fn show(findings: &[Finding], words: &Check) -> Result<(), app::Error> {
     if words.json {
         let json = serde_json::to_string_pretty(&serde_json::json!({ "schema": 1, "findings": findings }));
-        print(&(json.map_err(engine::Error::json)? + "\n"));
+        print(&(json.map_err(engine::Error::Json)? + "\n"));
     } else {
         findings.iter().for_each(|finding| print(&told(finding)));
     }

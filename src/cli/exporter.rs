@@ -1,13 +1,12 @@
-//! Owns: the command `exporter`, and the server of a run. Must not: know HTTP, or what is told.
+//! Owns: the command `exporter`. Must not: know HTTP, or what is told.
 
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use super::args::{Exporter, Global};
-use crate::app::{self, watch};
+use crate::app::{self, serve, watch};
 use crate::config::Settings;
 use crate::engine;
-use crate::exporter::{self, Listener, Server, Site, Stop};
 use crate::model::Listen;
 use crate::report::ExitCode;
 use crate::sys::{durable, signals};
@@ -18,18 +17,18 @@ const DEFAULT: (&str, u16) = ("127.0.0.1", 9763);
 const EVERY: Duration = Duration::from_secs(60);
 
 pub(super) fn run(global: &Global, words: &Exporter) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
+    let settings = super::settings(global)?;
     let chosen = words.listen.clone().or_else(|| settings.metrics.listen.clone());
     let listen = chosen.unwrap_or_else(|| Listen::Tcp { host: DEFAULT.0.to_owned(), port: DEFAULT.1 });
     durable::create_private_dir(&settings.state_dir)
         .map_err(engine::Error::file("create the folder", &settings.state_dir))?;
     // Before anybody can know that we are there.
-    let waiter = signals::Waiter::new().map_err(engine::Error::signals)?;
-    let (server, stop) = open(&listen)?;
+    let waiter = signals::Waiter::new().map_err(engine::Error::Signals)?;
+    let (server, stop) = serve::open(&listen)?;
     if !global.quiet {
         super::print(&format!("serving on {}\n", server.listen()));
     }
-    let site = site(&settings, server.listen());
+    let site = serve::site(&settings, server.listen());
     let watched = global.clone();
     thread::spawn(move || look_again_and_again(&watched, settings));
     let ended = thread::spawn(move || {
@@ -42,66 +41,6 @@ pub(super) fn run(global: &Global, words: &Exporter) -> Result<u8, app::Error> {
     Ok(signal.map_or(ExitCode::Failed.code(), ExitCode::of_signal))
 }
 
-/// The server that a run has beside it. Dropped, it ends.
-pub(super) struct Beside {
-    stop: Option<Stop>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        self.stop = None;
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
-}
-
-/// Serves beside a run, where the configuration asks for that and no exporter of ours does it already. A run does not depend
-/// on it.
-///
-/// # Errors
-/// It cannot listen there; a warning, and exit code 7 at most.
-pub(super) fn beside_run(settings: &Settings) -> Result<Option<Beside>, app::Error> {
-    let Some(listen) = &settings.metrics.listen else { return Ok(None) };
-    let (server, stop) = match open(listen) {
-        Err(taken @ exporter::Error::Taken { .. }) => {
-            let is_ours = exporter::is_ours(listen, &settings.state_dir)
-                .map_err(engine::Error::file("write to the folder", &settings.state_dir))?;
-            tracing::debug!(is_ours, "{taken}");
-            return if is_ours { Ok(None) } else { Err(taken.into()) };
-        }
-        opened => opened?,
-    };
-    let site = site(settings, server.listen());
-    let serve = move || {
-        if let Err(error) = server.serve(&site) {
-            tracing::warn!("{}", engine::chain(&error));
-        }
-    };
-    let thread = thread::Builder::new().name("exporter".to_owned()).spawn(serve).map_err(exporter::Error::Wait)?;
-    Ok(Some(Beside { stop: Some(stop), thread: Some(thread) }))
-}
-
-/// The pages of this state folder, and the host names under which they are served.
-fn site(settings: &Settings, listen: &Listen) -> Site {
-    let mut names = settings.metrics.hosts.clone();
-    names.push(settings.host.clone());
-    if let Listen::Tcp { host, .. } = listen {
-        names.push(host.clone());
-    }
-    Site::new(&settings.state_dir, names)
-}
-
-fn open(listen: &Listen) -> Result<(Server, Stop), exporter::Error> {
-    let listener = Listener::bind(listen)?;
-    if !listener.is_local() {
-        tracing::warn!(
-            "{listen} can be reached from other hosts, without password or TLS: put a reverse proxy before it. \
-             kvmbackup-exporter.service lets only those in that its `IPAddressAllow=` names"
-        );
-    }
-    Server::new(listener)
-}
-
 /// Looks at libvirt, the configuration and the target every minute, until the process ends.
 fn look_again_and_again(global: &Global, mut settings: Settings) {
     loop {
@@ -112,7 +51,7 @@ fn look_again_and_again(global: &Global, mut settings: Settings) {
 
 /// Looks once. A configuration that cannot be read is told of, and the last settings stay.
 fn look(global: &Global, mut settings: Settings) -> Settings {
-    let read = app::settings(global);
+    let read = super::settings(global);
     let config_ok = read.is_ok();
     match read {
         // What is served does not move while it is.
@@ -145,7 +84,7 @@ mod tests {
         };
         let global = Global { config: config.clone(), host: Some("h".to_owned()), verbose: 0, quiet: false };
         write("/first", &state);
-        let settings = look(&global, app::settings(&global).unwrap());
+        let settings = look(&global, super::super::settings(&global).unwrap());
         let seen = || (Ledger::load(&state).unwrap().config_ok, Survey::load(&state).unwrap().unwrap().time);
         let (good, first) = seen();
         assert!(good);

@@ -13,7 +13,7 @@ use crate::report::table::{Table, printable};
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &Hooks) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
+    let settings = super::settings(global)?;
     match &words.command {
         HooksCommand::List { domain } => list(&settings, domain.as_deref()),
         HooksCommand::Test { domain, phase } => test(&settings, domain, phase.map(|phase| phase.0)),
@@ -76,10 +76,10 @@ fn on_error(on_error: OnError) -> &'static str {
 
 fn test(settings: &Settings, domain: &str, phase: Option<Phase>) -> Result<u8, app::Error> {
     let rule = settings.rule_for(domain).ok_or_else(|| unknown(domain))?;
-    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     let _lock = app::lock(&settings.state_dir)?;
     let hypervisor = app::libvirt(&settings.libvirt_uri)?;
-    let tested = engine::test_hooks(settings, &rule.domain.hooks, &hypervisor, domain, phase, &cancel)?;
+    let tested = engine::test_hooks(settings, &rule.domain.hooks, (&hypervisor, domain), phase, &cancel)?;
     if tested.results.is_empty() {
         let what = phase.map_or(Span::Snapshot.name(), Phase::name);
         print(&format!("{}: no hook is for {what}\n", printable(domain)));
@@ -115,5 +115,5 @@ fn told(result: &HookResult) -> String {
 
 fn unknown(domain: &str) -> app::Error {
     let message = format!("no entry of the configuration is for the domain `{}`", printable(domain));
-    engine::Error::Other { message, hint: Some("`kvmbackup backup --dry-run` shows the domains".into()) }.into()
+    engine::Error::Rejected { message, hint: Some("`kvmbackup backup --dry-run` shows the domains".into()) }.into()
 }

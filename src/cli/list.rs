@@ -15,8 +15,8 @@ use crate::report::table::{Table, printable};
 use crate::{app, engine};
 
 pub(super) fn run(global: &Global, words: &List) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
-    let store = app::store(&settings)?;
+    let settings = super::settings(global)?;
+    let store = engine::target::open(&settings)?;
     let (points, failures) = points::list(&store, &settings.state_dir, &words.domains)?;
     print(&if words.json { json(&points, &failures)? } else { text(&points, &failures, width()) });
     let damaged = points.iter().any(|point| point.damaged.is_some());
@@ -30,7 +30,7 @@ pub(super) fn run(global: &Global, words: &List) -> Result<u8, app::Error> {
 
 fn json(points: &[PointInfo], failures: &[Failure]) -> Result<String, engine::Error> {
     let [points, failures] = [serde_json::to_value(points), serde_json::to_value(failures)];
-    let (points, failures) = (points.map_err(engine::Error::json)?, failures.map_err(engine::Error::json)?);
+    let (points, failures) = (points.map_err(engine::Error::Json)?, failures.map_err(engine::Error::Json)?);
     Ok(format!("{:#}\n", serde_json::json!({ "schema": 1, "points": points, "failures": failures })))
 }
 

@@ -7,7 +7,7 @@ use crate::metrics;
 use crate::report::ExitCode;
 
 pub(super) fn run(global: &Global, words: &Metrics) -> Result<u8, app::Error> {
-    let settings = app::settings(global).inspect_err(|error| {
+    let settings = super::settings(global).inspect_err(|error| {
         if let app::Error::Config(errors) = error {
             let told = watch::config_failed(errors, |ledger| ledger.config_ok = false);
             super::watched(told, error.exit_code());

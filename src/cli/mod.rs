@@ -25,8 +25,9 @@ use args::{Args, At, Command, Global};
 use output::print;
 
 use crate::app;
+use crate::config::Settings;
 use crate::engine::points::When;
-use crate::engine::{self, Monitor, Silent};
+use crate::engine::{Monitor, Silent};
 use crate::model::command::{self, typed};
 use crate::model::{Failure, RunReport};
 use crate::report::ExitCode;
@@ -99,9 +100,14 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
     }
 }
 
+/// The settings that the command line names.
+fn settings(global: &Global) -> Result<Settings, app::Error> {
+    app::settings(&global.config, global.host.as_deref())
+}
+
 /// Prints an error that ends a command.
 fn print_error(error: &app::Error) {
-    print_failure(&Failure { message: engine::chain(error), hint: error.hint() });
+    print_failure(&error.failure());
 }
 
 /// The exit code after those who watch were told, or could not be: that changes no more than a good one.
@@ -110,7 +116,7 @@ fn watched(told: Result<(), app::Error>, code: u8) -> u8 {
         Ok(()) => code,
         Err(error) => {
             print_error(&error);
-            if code == ExitCode::Good.code() { ExitCode::Untidy.code() } else { code }
+            crate::report::untold(code)
         }
     }
 }

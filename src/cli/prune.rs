@@ -13,17 +13,17 @@ use crate::report::ExitCode;
 use crate::report::table::{Table, printable};
 
 pub(super) fn run(global: &Global, words: &Prune) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
+    let settings = super::settings(global)?;
     // A run under way rotates by itself; a look harms nobody.
     let _lock = (!words.dry_run).then(|| app::lock(&settings.state_dir)).transpose()?;
-    let store = app::store(&settings)?;
+    let store = engine::target::open(&settings)?;
     let (rotations, failures) = prune::prune(&settings, &store, &words.domains, words.dry_run, Local::now())?;
     let failed = rotations.iter().any(|rotation| rotation.failures().next().is_some());
     if words.json {
-        let domains = serde_json::to_value(&rotations).map_err(engine::Error::json)?;
+        let domains = serde_json::to_value(&rotations).map_err(engine::Error::Json)?;
         let json = serde_json::json!({
             "schema": 1, "dry_run": words.dry_run, "domains": domains,
-            "failures": serde_json::to_value(&failures).map_err(engine::Error::json)?,
+            "failures": serde_json::to_value(&failures).map_err(engine::Error::Json)?,
         });
         print(&format!("{json:#}\n"));
     } else {

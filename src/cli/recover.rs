@@ -7,19 +7,18 @@ use std::time::Duration;
 
 use super::args::{Global, Recover};
 use super::print;
-use crate::config::Settings;
-use crate::engine::recover::{self, Connect, Recovered};
-use crate::engine::{self, RunHooks, journal::Journal};
-use crate::model::Failure;
+use crate::app;
+use crate::app::run::Exclusive;
+use crate::config::{self, Settings};
+use crate::engine;
+use crate::engine::recover::{Connect, Recovered};
 use crate::report::ExitCode;
 use crate::report::table::printable;
-use crate::sys::lock::Lock;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
-use crate::{app, config};
 
 pub(super) fn run(global: &Global, words: &Recover) -> Result<u8, app::Error> {
-    let (state_dir, patience, settings) = match app::settings(global) {
+    let (state_dir, patience, settings) = match super::settings(global) {
         Ok(settings) => (settings.state_dir.clone(), Patience::new(settings.stall_timeout), Some(settings)),
         Err(error) => {
             super::print_error(&error);
@@ -30,10 +29,11 @@ pub(super) fn run(global: &Global, words: &Recover) -> Result<u8, app::Error> {
             (PathBuf::from(config::STATE_DIR), Patience::default(), None)
         }
     };
-    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     let (patiently, unreachable) = (app::connect_within(Duration::from_secs(words.wait), &cancel), Cell::new(false));
     let connect = |uri: &str| patiently(uri).inspect_err(|_| unreachable.set(true));
-    let recovered = first_by(&state_dir, &connect, settings.as_ref(), &patience, global.quiet, &cancel)?.recovered;
+    let (_exclusive, recovered) =
+        first_by(&state_dir, &connect, (settings.as_ref(), &patience), global.quiet, &cancel)?;
     if !global.quiet && recovered.done.is_empty() && recovered.left.is_empty() {
         print(&format!("nothing was left by an earlier run in {}\n", state_dir.display()));
     }
@@ -46,40 +46,31 @@ pub(super) fn run(global: &Global, words: &Recover) -> Result<u8, app::Error> {
     Ok(code.code())
 }
 
-/// A state folder that nobody else changes now, and what was put right in it.
-pub(super) struct First {
-    pub journal: Journal,
-    pub recovered: Recovered,
-    _lock: Lock,
-}
-
-/// What comes before any change that an interrupted run, or one at work, must not meet: takes the lock, recovers, and tells
-/// of that.
-pub(super) fn first(state_dir: &Path, patience: &Patience, quiet: bool, cancel: &Cancel) -> Result<First, app::Error> {
-    first_by(state_dir, &app::connect, None, patience, quiet, cancel)
+/// What comes before any change that an interrupted run, or one at work, must not meet: takes the lock, recovers, and prints
+/// what that came to.
+pub(super) fn first(
+    state_dir: &Path,
+    patience: &Patience,
+    quiet: bool,
+    cancel: &Cancel,
+) -> Result<(Exclusive, Recovered), app::Error> {
+    first_by(state_dir, &app::connect, (None, patience), quiet, cancel)
 }
 
 fn first_by(
     state_dir: &Path,
     connect: &Connect<'_>,
-    unknown: Option<&Settings>,
-    patience: &Patience,
+    (settings, patience): (Option<&Settings>, &Patience),
     quiet: bool,
     cancel: &Cancel,
-) -> Result<First, app::Error> {
-    let lock = app::lock(state_dir)?;
-    let journal = app::journal(state_dir)?;
-    RunHooks::sweep(state_dir);
-    let mut recovered = recover::recover(&journal, connect, cancel, patience)?;
-    // What the journal does not know is looked for as the configuration says; a libvirt that was told of once is enough.
-    if let Some(settings) = unknown.filter(|_| recovered.stopped.is_none()) {
-        match connect(&settings.libvirt_uri) {
-            Ok(hypervisor) => recover::recover_unknown(&journal, &*hypervisor, settings, cancel, &mut recovered)?,
-            Err(error) if recovered.left.is_empty() => {
-                recovered.left.push(Failure { message: engine::chain(&error), hint: error.hint() });
-            }
-            Err(_) => {}
-        }
+) -> Result<(Exclusive, Recovered), app::Error> {
+    let exclusive = Exclusive::take(state_dir)?;
+    let (mut recovered, done) = exclusive.recover(connect, settings, patience, cancel);
+    match done {
+        // That libvirt is unreachable has been said if an entry needed it.
+        Err(error @ app::Error::Hypervisor(_)) if recovered.left.is_empty() => recovered.left.push(error.failure()),
+        Err(app::Error::Hypervisor(_)) => {}
+        done => done?,
     }
     for line in recovered.done.iter().filter(|_| !quiet) {
         print(&format!("recovered: {}\n", printable(line)));
@@ -92,6 +83,6 @@ fn first_by(
     }
     match recovered.stopped {
         Some(signal) => Err(engine::Error::Cancelled(signal).into()),
-        None => Ok(First { journal, recovered, _lock: lock }),
+        None => Ok((exclusive, recovered)),
     }
 }

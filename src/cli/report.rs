@@ -12,14 +12,13 @@ use crate::sys::{durable, opened};
 use crate::{app, engine, report};
 
 /// The file of the last report in the state folder.
-pub(super) const LAST: &str = "last-report.json";
 /// Bytes of it, at most: a domain takes a few kilobytes.
 const MAX: u64 = 64 << 20;
 
 pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
+    let settings = super::settings(global)?;
     let json = last(&settings)?;
-    let parsed = || -> Result<RunReport, engine::Error> { serde_json::from_str(&json).map_err(engine::Error::json) };
+    let parsed = || -> Result<RunReport, engine::Error> { serde_json::from_str(&json).map_err(engine::Error::Json) };
     if words.send {
         let last = parsed()?;
         let code = report::exit_code(&last);
@@ -48,9 +47,9 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
 }
 
 fn last(settings: &Settings) -> Result<String, app::Error> {
-    let path = settings.state_dir.join(LAST);
+    let path = settings.state_dir.join(app::run::LAST);
     let json = opened::read_file(&path, MAX).and_then(opened::text).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => engine::Error::Other {
+        std::io::ErrorKind::NotFound => engine::Error::Rejected {
             message: format!("{}: there is no report, for no run has ended yet", path.display()),
             hint: Some("`kvmbackup backup` makes one; look at `state_dir` of the configuration".into()),
         },

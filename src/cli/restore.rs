@@ -12,16 +12,16 @@ use super::{monitor, print, print_failure, recover, when};
 use crate::app::{self, watch};
 use crate::config::Settings;
 use crate::engine;
-use crate::engine::restore::{self, Define, DiskChoice, Request, Restored};
+use crate::engine::restore::{self, Define, DiskChoice, Request, Restore, Restored};
 use crate::report::ExitCode;
 use crate::report::table::printable;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
-    let store = app::store(&settings)?;
-    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    let settings = super::settings(global)?;
+    let store = engine::target::open(&settings)?;
+    let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     if let (true, Some(to)) = (words.salvage, &words.to) {
         return salvage::run(global, words, to, &store, &cancel);
     }
@@ -34,7 +34,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
         false => None,
     };
     if let Some(first) = &first {
-        restore::expect_settled(&request, &first.journal)?;
+        restore::expect_settled(&request, &first.0.journal)?;
     }
     let connect = || app::connect(&settings.libvirt_uri);
     let hypervisor = match (&request.define, request.may_replace()) {
@@ -45,7 +45,9 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     };
     let monitor = monitor(global, false);
     let mut operator = Terminal::new(global, words, &cancel);
-    let restored = restore::restore(&request, &store, hypervisor.as_deref(), &*monitor, &cancel, &mut operator)?;
+    let hypervisor = hypervisor.as_deref();
+    let restore = Restore { request: &request, store: &store, hypervisor, monitor: &*monitor, cancel: &cancel };
+    let restored = restore.run(&mut operator)?;
     let told = operator.told;
     let more = restored.notes.get(told..).unwrap_or_default();
     match (global.quiet, &restored.defined) {
@@ -61,7 +63,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
         return Ok(ExitCode::Failed.code());
     }
     let code = match first {
-        Some(first) if !first.recovered.left.is_empty() => ExitCode::Untidy,
+        Some((_, recovered)) if !recovered.left.is_empty() => ExitCode::Untidy,
         _ => ExitCode::Good,
     };
     let told = watch::tell(&settings, |ledger| ledger.restored(&words.domain, Utc::now()));

@@ -15,9 +15,9 @@ use crate::report::table::printable;
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
-    let settings = app::settings(global)?;
-    let store = app::store(&settings)?;
-    let cancel = Cancel::on_signals().map_err(engine::Error::signals)?;
+    let settings = super::settings(global)?;
+    let store = engine::target::open(&settings)?;
+    let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     let which = if words.all { Which::All } else { Which::One(when(words.at)) };
     let monitor = monitor(global, words.json);
     let mut good = Vec::new();
@@ -31,7 +31,7 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
         }
     };
     let request = Request { domains: &words.domains, which, older_than: words.older_than, limit: words.limit };
-    let checks = verify::verify(&store, &settings.state_dir, &request, &*monitor, &cancel, &mut tell);
+    let checks = verify::verify(&store, &settings.state_dir, &request, (&*monitor, &cancel), &mut tell);
     let told = match good.is_empty() {
         true => Ok(()),
         false => watch::tell(&settings, |ledger| good.iter().for_each(|(domain, time)| ledger.verified(domain, *time))),
@@ -40,7 +40,7 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
     let code = super::watched(told, code.code());
     let checks = checks?;
     if words.json {
-        let mut json = serde_json::to_value(&checks).map_err(engine::Error::json)?;
+        let mut json = serde_json::to_value(&checks).map_err(engine::Error::Json)?;
         json["schema"] = 1.into();
         print(&format!("{json:#}\n"));
     } else {

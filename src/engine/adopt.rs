@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::journal::{Journal, Record};
 use super::{Error, chain, marks, overlay_file, users};
 use crate::config::Settings;
-use crate::hypervisor::{Hypervisor, Kind, Overlay};
+use crate::hypervisor::{Guests, Hypervisor, Kind, Overlay};
 use crate::model::command::quoted;
 use crate::model::{DomainRef, Failure, Format, Image};
 
@@ -37,7 +37,7 @@ pub(super) fn known(journal: &Journal) -> Option<BTreeSet<PathBuf>> {
 
 /// The overlays of ours that a domain names, live or persistent, besides those that are known.
 pub(super) fn unknown(
-    hypervisor: &dyn Hypervisor,
+    hypervisor: &dyn Guests,
     domain: &DomainRef,
     known: &BTreeSet<PathBuf>,
 ) -> Result<Vec<Unknown>, Error> {

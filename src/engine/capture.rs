@@ -14,7 +14,7 @@ use super::{Error, chain, marks, overlay_file, quiesce, ready};
 use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::domain_xml::disk_text;
 use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
-use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainState, Image, Method};
+use crate::model::{Consistency, Disk, Domain, DomainState, Failure, Image, Method};
 use crate::nbd;
 use crate::plan::{CapturePlan, How};
 use crate::sys::step::{self, Step};
@@ -49,6 +49,17 @@ pub(super) struct Reading {
     server: Option<nbd::Server>,
 }
 
+/// What a capture reached.
+#[derive(Debug, Default)]
+pub(super) struct Reached {
+    /// `None` if it was never taken.
+    pub consistency: Option<Consistency>,
+    /// How long the guest's file systems were frozen.
+    pub frozen: Option<Duration>,
+    /// What the operator should know about the freeze.
+    pub told: Option<Failure>,
+}
+
 impl Reading {
     /// Ends the connection and its process.
     pub fn finish(self) -> Result<(), nbd::Error> {
@@ -62,11 +73,9 @@ impl<'a> Capture<'a> {
     pub fn prepare(
         hypervisor: &'a dyn Hypervisor,
         domain: &'a Domain,
-        plan: &CapturePlan,
-        settings: &DomainSettings,
+        (plan, settings): (&CapturePlan, &DomainSettings),
         sockets: &Path,
         record: &mut Record,
-        outcome: &mut DomainOutcome,
     ) -> Result<Capture<'a>, Error> {
         let mut capture = Capture {
             hypervisor,
@@ -79,11 +88,8 @@ impl<'a> Capture<'a> {
         };
         let captured = captured(plan);
         if captured.is_empty() {
-            outcome.consistency = Some(ready::at_rest(hypervisor, domain, outcome)?);
-            ready::to_be_read_directly(domain, plan, outcome)?;
             return capture.make_sockets().map(|()| capture);
         }
-        ready::to_be_read_directly(domain, plan, outcome)?;
         ready::to_be_captured(hypervisor, domain, &captured, settings.quiesce)?;
         let run = &record.entry().run_id.simple().to_string()[..8];
         match plan.method {
@@ -107,42 +113,40 @@ impl<'a> Capture<'a> {
         made.map_err(Error::file("create the folder", &self.sockets))
     }
 
-    /// Captures the disks as planned: freezes, snapshots or starts the job, thaws; notes in `outcome` what was reached. After
-    /// an error, too, what exists has to be released.
+    /// Captures the disks as planned: freezes, snapshots or starts the job, thaws. Returns what was reached, after an error too.
+    /// After an error, what exists has to be released as well.
     pub fn start(
         &mut self,
         plan: &CapturePlan,
         settings: &DomainSettings,
         record: &mut Record,
-        outcome: &mut DomainOutcome,
-    ) -> Result<(), Error> {
+    ) -> (Reached, Result<(), Error>) {
         let captured = captured(plan);
-        self.make_sockets()?;
-        self.make_files(&captured)?;
-        self.mark_files(record)?;
+        let ready =
+            self.make_sockets().and_then(|()| self.make_files(&captured)).and_then(|()| self.mark_files(record));
+        // Asked before the freeze: libvirt makes others wait for such a job, and the guest would wait with us.
+        let (hypervisor, id) = (self.hypervisor, &self.domain.id);
+        if let Err(error) = ready.and_then(|()| ready::wait_for_jobs(hypervisor, id)) {
+            return (Reached::default(), Err(error));
+        }
         let running = self.domain.state == DomainState::Running;
         let quiesce = if running { settings.quiesce } else { Quiesce::Never };
-        let timeout = settings.freeze_timeout;
-        let (hypervisor, id) = (self.hypervisor, &self.domain.id);
-        // Asked before the freeze: libvirt makes others wait for such a job, and the guest would wait with us.
-        ready::wait_for_jobs(hypervisor, id)?;
         let others = others(self.domain, &captured);
-        let (started, frozen) = quiesce::around(hypervisor, record, quiesce, timeout, || {
+        let (started, frozen) = quiesce::around(hypervisor, record, quiesce, settings.freeze_timeout, || {
             self.began = Some(Instant::now());
             match &self.pull {
                 Some(job) => hypervisor.begin_pull(id, job, &others).map_err(Error::Snapshot),
                 None => hypervisor.snapshot(id, &self.overlays, &others).map_err(Error::Snapshot),
             }
         });
-        outcome.consistency = Some(if frozen.reached { Consistency::Filesystem } else { Consistency::Crash });
-        outcome.frozen_ms = frozen.time.map(|time| time.as_millis() as u64);
-        outcome.warnings.extend(frozen.told);
+        let consistency = Some(if frozen.reached { Consistency::Filesystem } else { Consistency::Crash });
+        let reached = Reached { consistency, frozen: frozen.time, told: frozen.told };
         // Reading may take hours: a guest that stands still is worth more than its backup.
-        frozen.still_frozen.map_or(Ok(()), Err)?;
-        self.expect_unchanged(started)?;
-        let reached = outcome.consistency;
-        tracing::info!(domain = id.name, ?reached, frozen_ms = outcome.frozen_ms, "captured {} disks", captured.len());
-        Ok(())
+        let done = frozen.still_frozen.map_or(Ok(()), Err).and_then(|()| self.expect_unchanged(started));
+        if done.is_ok() {
+            tracing::info!(domain = id.name, ?consistency, frozen = ?reached.frozen, "captured {} disks", captured.len());
+        }
+        (reached, done)
     }
 
     /// Connects to one disk. With `force_share`, others may write to its image meanwhile.
@@ -233,7 +237,7 @@ impl<'a> Capture<'a> {
             .socket_path(&self.domain.id, "kvmbackup.sock")?
             .unwrap_or_else(|| self.sockets.join("pull.sock"));
         if socket.as_os_str().len() > socket::MAX_PATH {
-            return Err(Error::Other {
+            return Err(Error::Rejected {
                 message: format!("{}: too long for a socket, which QEMU must make there", socket.display()),
                 hint: Some("set `state_dir` to a shorter path, or `method: snapshot` for this domain".into()),
             });
@@ -297,6 +301,11 @@ impl<'a> Capture<'a> {
 
 fn path_of(image: &Image) -> PathBuf {
     image.source.path().unwrap_or(Path::new("")).to_owned()
+}
+
+/// Whether a plan has disks that must be held still.
+pub(super) fn is_needed(plan: &CapturePlan) -> bool {
+    plan.disks.iter().any(|planned| planned.how == How::Capture)
 }
 
 fn captured(plan: &CapturePlan) -> Vec<&Disk> {

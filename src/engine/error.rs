@@ -8,7 +8,7 @@ use crate::model::command::quoted;
 use crate::model::{Failure, FailureReason};
 use crate::sys::patience::Stalled;
 use crate::sys::trust;
-use crate::{archive, hooks, hypervisor, nbd, plan, qcow2, store};
+use crate::{hooks, hypervisor, nbd, plan, qcow2, store};
 
 /// The largest number of names that a hint lists. With more, it names the nearest.
 const FEW: usize = 10;
@@ -57,17 +57,9 @@ pub enum Error {
         /// Why.
         source: qcow2::Error,
     },
-    /// The archive cannot be written or read.
-    #[error("{}: the archive failed", path.display())]
-    Archive {
-        /// Its file.
-        path: PathBuf,
-        /// Why.
-        source: archive::Error,
-    },
     /// The store failed.
     #[error(transparent)]
-    Store(#[from] store::Error),
+    Store(store::Error),
     /// A file of ours failed.
     #[error("{}: cannot {action}", path.display())]
     File {
@@ -195,24 +187,6 @@ pub enum Error {
         /// The newest that there are.
         there: Vec<String>,
     },
-    /// A disk in an archive is not what its format demands.
-    #[error("{}: member {member} is damaged", path.display())]
-    Image {
-        /// The archive.
-        path: PathBuf,
-        /// Its member.
-        member: String,
-        /// Why.
-        source: qcow2::Error,
-    },
-    /// An archive holds what this program would not have written, or what must not be restored.
-    #[error("{}: {what}", path.display())]
-    Suspect {
-        /// The archive.
-        path: PathBuf,
-        /// What was found.
-        what: String,
-    },
     /// Something is there that a restore would replace.
     #[error("{}: it exists", path.display())]
     Exists {
@@ -237,10 +211,16 @@ pub enum Error {
         /// What is wrong.
         source: trust::Refused,
     },
-    /// Anything that needs no variant of its own.
+    /// Signals cannot be heard.
+    #[error("cannot listen for signals")]
+    Signals(#[source] io::Error),
+    /// A value of ours cannot be written as JSON, or be read again.
+    #[error("JSON")]
+    Json(#[source] serde_json::Error),
+    /// What was asked for is rejected: it could do harm, or cannot be done here.
     #[error("{message}")]
-    Other {
-        /// What is wrong.
+    Rejected {
+        /// Why.
         message: String,
         /// What the operator can do.
         hint: Option<String>,
@@ -256,16 +236,6 @@ impl Error {
         move |source| Error::File { action, path: path.to_owned(), source }
     }
 
-    /// For `map_err`: signals cannot be heard.
-    pub fn signals(error: io::Error) -> Error {
-        Error::Other { message: format!("cannot listen for signals: {error}"), hint: None }
-    }
-
-    /// For `map_err`: a value of ours cannot be written as JSON, or be read again.
-    pub fn json(error: serde_json::Error) -> Error {
-        Error::Other { message: format!("JSON: {error}"), hint: None }
-    }
-
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -274,7 +244,6 @@ impl Error {
             Error::Quiesce { source } => source.hint().or_else(|| Some(UNFROZEN.into())),
             Error::Refused(refusal) => refusal.hint(),
             Error::Read { source, .. } => source.hint(),
-            Error::Archive { source, .. } => source.hint(),
             Error::Store(error) => error.hint(),
             Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("make room, or keep fewer restore points (`kvmbackup prune --dry-run` shows what goes)".into())
@@ -304,7 +273,7 @@ impl Error {
                  kvmbackup backup --force DOMAIN"
                     .into(),
             ),
-            Error::Other { hint, .. } => hint.clone(),
+            Error::Rejected { hint, .. } => hint.clone(),
             Error::Untrusted { source, .. } => source.hint(),
             Error::NoPoints { there, .. } if there.is_empty() => Some("there is no backup of any domain yet".into()),
             Error::NoPoints { domain, there } => Some(match nearest(domain, there.iter().map(String::as_str)) {
@@ -313,10 +282,6 @@ impl Error {
                 None => format!("there are some of {} domains: kvmbackup list", there.len()),
             }),
             Error::NoPoint { there, .. } => Some(format!("there are: {}", there.join(", "))),
-            Error::Image { source, .. } => source.hint(),
-            Error::Suspect { .. } => {
-                Some("use another restore point, and find out who wrote this one: kvmbackup verify".into())
-            }
             Error::Exists { .. } => Some("restore to another folder, or replace what is there: --overwrite".into()),
             Error::Room { .. } => Some("make room, or restore to another folder: --to".into()),
             Error::Unreadable { .. } => Some(
@@ -327,6 +292,7 @@ impl Error {
                  image restored; if {target} need not be saved, add it to `exclude_disks`"
             )),
             Error::Layout { .. } | Error::File { .. } | Error::Cancelled(_) | Error::Program { .. } => None,
+            Error::Signals(_) | Error::Json(_) => None,
             Error::Skipped { .. } => None,
         }
     }
@@ -345,15 +311,12 @@ impl Error {
             Error::Hook { .. } | Error::HookFailed { .. } | Error::Skipped { .. } => FailureReason::Hook,
             Error::Quiesce { .. } | Error::StillFrozen { .. } => FailureReason::Quiesce,
             Error::Snapshot(_) | Error::OverlaySpace { .. } => FailureReason::Snapshot,
-            Error::Archive { .. } | Error::Image { .. } | Error::Suspect { .. } if self.is_damage() => {
-                FailureReason::Verify
-            }
+            Error::Store(error) if error.is_damage() => FailureReason::Verify,
             Error::Read { .. }
             | Error::Unreadable { .. }
             | Error::Empty { .. }
             | Error::Layout { .. }
-            | Error::Archive { .. }
-            | Error::Image { .. } => FailureReason::Copy,
+            | Error::Store(store::Error::Archive { .. } | store::Error::Image { .. }) => FailureReason::Copy,
             Error::Chain { .. } | Error::Program { .. } => FailureReason::Commit,
             Error::Store(_) | Error::Target { .. } | Error::Space { .. } | Error::Room { .. } => {
                 FailureReason::Repository
@@ -361,10 +324,8 @@ impl Error {
             Error::Hypervisor(_) | Error::Refused(_) | Error::File { .. } => FailureReason::Other,
             Error::Changed { .. } | Error::Cancelled(_) | Error::Untrusted { .. } => FailureReason::Other,
             Error::Busy { .. } => FailureReason::Timeout,
-            Error::NoPoints { .. } | Error::NoPoint { .. } | Error::Suspect { .. } | Error::Exists { .. } => {
-                FailureReason::Other
-            }
-            Error::Other { .. } => FailureReason::Other,
+            Error::NoPoints { .. } | Error::NoPoint { .. } | Error::Exists { .. } => FailureReason::Other,
+            Error::Rejected { .. } | Error::Signals(_) | Error::Json(_) => FailureReason::Other,
         }
     }
 
@@ -375,17 +336,12 @@ impl Error {
 
     /// Whether a restore point is damaged, or not what it says it is.
     pub fn is_damage(&self) -> bool {
-        match self {
-            Error::Archive { source, .. } => is_archive_damage(source),
-            Error::Image { source, .. } => !matches!(source, qcow2::Error::Read(_)),
-            Error::Suspect { .. } => true,
-            _ => false,
-        }
+        matches!(self, Error::Store(error) if error.is_damage())
     }
 
-    /// For `map_err`: an archive failed.
-    pub fn archive(path: &Path) -> impl Fn(archive::Error) -> Error + '_ {
-        |source| Error::Archive { path: path.to_owned(), source }
+    /// A restore point holds what it should not.
+    pub fn suspect(location: &Path, what: &str) -> Error {
+        Error::Store(store::Error::Suspect { path: location.to_owned(), what: what.to_owned() })
     }
 
     /// The whole chain of causes as one line, with the hint.
@@ -394,17 +350,12 @@ impl Error {
     }
 }
 
-/// Whether it is the archive's bytes that are wrong, a sector that cannot be read included.
-fn is_archive_damage(error: &archive::Error) -> bool {
-    use archive::Error as E;
-    match error {
-        error if Stalled::caused(error) => false,
-        E::Open { .. } | E::Write { .. } | E::Compress { .. } | E::Threads { .. } => false,
-        E::Misuse { .. } | E::MakeManifest { .. } | E::NewerFormat { .. } | E::TooManyPieces => false,
-        E::Member { source, .. } => is_archive_damage(source),
-        E::Read { .. } | E::Seed { .. } | E::Foreign { .. } | E::Table { .. } | E::Frame { .. } => true,
-        E::Header { .. } | E::Missing { .. } | E::Unlisted { .. } | E::Digest { .. } | E::Sums { .. } => true,
-        E::Manifest { .. } | E::TooLarge { .. } | E::Name { .. } => true,
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Error {
+        match error {
+            store::Error::Stopped { signal } => Error::Cancelled(signal),
+            error => Error::Store(error),
+        }
     }
 }
 
@@ -428,6 +379,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::archive;
 
     #[test]
     fn the_reason_is_what_the_operator_looks_at() {
@@ -435,7 +387,7 @@ mod tests {
         let io = || io::Error::from(io::ErrorKind::Other);
         let agent = || hypervisor::Error::Agent { domain: "a".into(), answer: "no".into() };
         let read = |source| Error::Read { target: "vda".into(), source };
-        let archive = |source| Error::Archive { path: path(), source };
+        let archive = |source| Error::Store(store::Error::Archive { path: path(), source });
         let stalled = nbd::Error::Stalled { socket: path(), timeout: Duration::ZERO };
         let hook = Failure { message: "x".into(), hint: None };
         for (error, reason) in [

@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::engine::fixture::{DOMAIN, UUID};
-use crate::hypervisor::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob, Said, SavedState, domain_xml};
+use crate::hypervisor::{
+    Agents, BackupJobs, BlockJob, Definitions, Error, Guests, Kind, OffKind, Overlay, PullJob, Said, SavedState,
+    Snapshots, domain_xml,
+};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
 
 /// By target: the images of the disk, the active one first.
@@ -136,63 +139,87 @@ fn described(guest: &Guest) -> Domain {
     domain_xml::read(xml, guest.state, true).unwrap().domain
 }
 
-impl Hypervisor for Fake {
+impl Guests for Fake {
     fn version(&self) -> Result<String, Error> {
         unreachable!()
     }
+
     fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, Error> {
         let inner = self.call("domains")?;
         Ok(if inner.guest.known { vec![(id(), inner.guest.state)] } else { vec![] })
     }
+
     fn describe(&self, _: &DomainRef) -> Result<Domain, Error> {
         Ok(described(&self.call("describe")?.guest))
     }
+
     fn pools(&self) -> Result<Vec<PathBuf>, Error> {
         Ok(Vec::new())
     }
+
     fn persistent(&self, _: &DomainRef) -> Result<Option<Domain>, Error> {
         let inner = self.call("persistent")?;
         let xml = xml(&inner.guest.defined);
         let xml = DomainXml { live: xml.clone(), inactive: xml, migratable: String::new() };
         Ok(Some(domain_xml::read(xml, inner.guest.state, true).unwrap().domain))
     }
+
     fn state(&self, _: &DomainRef) -> Result<DomainState, Error> {
         Ok(self.call("state")?.guest.state)
     }
+
     fn off_kind(&self, _: &DomainRef) -> Result<OffKind, Error> {
         Ok(self.call("off_kind")?.guest.off_kind)
     }
+
     fn io_errors(&self, _: &DomainRef) -> Result<Option<Vec<String>>, Error> {
         Ok(self.call("io_errors")?.guest.io_errors.clone())
     }
+
     fn job(&self, _: &DomainRef) -> Result<Option<String>, Error> {
         Ok(self.call("job")?.guest.busy.then(|| "snapshot".to_owned()))
     }
-    fn disk_size(&self, _: &DomainRef, _: &str) -> Result<u64, Error> {
-        unreachable!()
-    }
+
     fn resume(&self, _: &DomainRef) -> Result<(), Error> {
         let guest = &mut self.call("resume")?.guest;
         (guest.state, guest.io_errors) = (DomainState::Running, None);
         Ok(())
     }
+
+    fn saved_states(&self, _: &DomainRef) -> Result<Vec<SavedState>, Error> {
+        unreachable!()
+    }
+}
+
+impl Agents for Fake {
     fn freeze(&self, _: &DomainRef, _: Duration) -> Result<(), Error> {
         self.call("freeze")?.guest.frozen = true;
         Ok(())
     }
+
     fn thaw(&self, _: &DomainRef) -> Result<(), Error> {
         self.call("thaw")?.guest.frozen = false;
         Ok(())
     }
+
     fn is_frozen(&self, _: &DomainRef) -> Result<bool, Error> {
         Ok(self.call("is_frozen")?.guest.frozen)
     }
+
     fn agent(&self, _: &DomainRef, _: &serde_json::Value) -> Result<serde_json::Value, Error> {
         unreachable!()
     }
+}
+
+impl Snapshots for Fake {
+    fn disk_size(&self, _: &DomainRef, _: &str) -> Result<u64, Error> {
+        unreachable!()
+    }
+
     fn snapshot(&self, _: &DomainRef, _: &[Overlay], _: &[String]) -> Result<(), Error> {
         unreachable!()
     }
+
     fn start_commit(&self, _: &DomainRef, target: &str, image: &Path) -> Result<(), Error> {
         let guest = &mut self.call("start_commit")?.guest;
         if guest.live[target][0] != image {
@@ -202,12 +229,14 @@ impl Hypervisor for Fake {
         guest.job = Some((true, guest.commit.clone()));
         Ok(())
     }
+
     fn block_job(&self, _: &DomainRef, _: &str) -> Result<Option<BlockJob>, Error> {
         let guest = &mut self.call("block_job")?.guest;
         let Some((active_commit, looks)) = &mut guest.job else { return Ok(None) };
         let (done, total) = if looks.len() > 1 { looks.remove(0) } else { looks[0] };
         Ok(Some(BlockJob { active_commit: *active_commit, done, total }))
     }
+
     /// As libvirt: the definition follows the guest, where it named the same image.
     fn pivot(&self, _: &DomainRef, target: &str) -> Result<(), Error> {
         let guest = &mut self.call("pivot")?.guest;
@@ -220,24 +249,34 @@ impl Hypervisor for Fake {
         }
         Ok(())
     }
+
     fn cancel_commit(&self, _: &DomainRef, _: &str) -> Result<(), Error> {
         self.call("cancel_commit")?.guest.job = None;
         Ok(())
     }
+}
+
+impl BackupJobs for Fake {
     fn socket_path(&self, _: &DomainRef, _: &str) -> Result<Option<PathBuf>, Error> {
         unreachable!()
     }
+
     fn begin_pull(&self, _: &DomainRef, _: &PullJob, _: &[String]) -> Result<(), Error> {
         unreachable!()
     }
+
     fn pull_socket(&self, _: &DomainRef) -> Result<Option<PathBuf>, Error> {
         Ok(self.call("pull_socket")?.guest.pull.clone())
     }
+
     fn end_pull(&self, _: &DomainRef) -> Result<(), Error> {
         let guest = &mut self.call("end_pull")?.guest;
         (guest.pull, guest.busy) = (None, false);
         Ok(())
     }
+}
+
+impl Definitions for Fake {
     fn define_disk(&self, id: &DomainRef, disk: &str) -> Result<(), Error> {
         let mut inner = self.call("define_disk")?;
         let xml = format!(
@@ -253,21 +292,23 @@ impl Hypervisor for Fake {
         inner.guest.defined.extend(domain.disks.iter().map(chain));
         Ok(())
     }
+
     fn define(&self, _: &str) -> Result<DomainRef, Error> {
         unreachable!()
     }
+
     fn try_define(&self, _: &str) -> Result<(), Error> {
         unreachable!()
     }
+
     fn missing(&self, _: &str) -> Result<Vec<String>, Error> {
         unreachable!()
     }
-    fn saved_states(&self, _: &DomainRef) -> Result<Vec<SavedState>, Error> {
-        unreachable!()
-    }
+
     fn start(&self, _: &DomainRef) -> Result<(), Error> {
         unreachable!()
     }
+
     fn set_autostart(&self, _: &DomainRef, _: bool) -> Result<(), Error> {
         unreachable!()
     }

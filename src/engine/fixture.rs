@@ -9,14 +9,14 @@ use chrono::{DateTime, Utc};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::archive::manifest::{
-    BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
-};
-use crate::archive::{self, Manifest, Writer};
 use crate::engine::restore::{Operator, Restored};
 use crate::model::{Codec, Consistency, DomainRef, DomainState, Extent, Format, Method, PointId, SkippedDisk, Source};
-use crate::qcow2::Layout;
-use crate::store::{Point, Store};
+use crate::qcow2::whole_clusters;
+use crate::store::{
+    BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, DiskSource, Error, FORMAT, FileEntry,
+    Manifest, Point, Sink, Store, disk_member,
+};
+use crate::sys::patience::Patience;
 
 pub const MIB: u64 = 1 << 20;
 pub const DOMAIN: &str = "web 1";
@@ -42,7 +42,37 @@ pub struct Disk {
     pub format: Format,
     pub size: u64,
     pub raw: PathBuf,
-    layout: Layout,
+    extents: Vec<Extent>,
+}
+
+/// The raw copy, as a backup reads a disk.
+pub struct Raw<'a>(&'a Disk);
+
+impl Disk {
+    pub fn source(&self) -> Raw<'_> {
+        Raw(self)
+    }
+}
+
+impl DiskSource for Raw<'_> {
+    type Error = Error;
+
+    fn size(&self) -> u64 {
+        self.0.size
+    }
+
+    fn extents(&mut self) -> Vec<Extent> {
+        self.0.extents.clone()
+    }
+
+    fn read(&mut self, extents: &[Extent], sink: &mut Sink<'_, Error>) -> Result<(), Error> {
+        let contents = File::open(&self.0.raw).unwrap();
+        extents.iter().try_for_each(|extent| {
+            let mut bytes = vec![0; extent.length as usize];
+            contents.read_exact_at(&mut bytes, extent.offset).unwrap();
+            sink(extent.offset, &bytes)
+        })
+    }
 }
 
 /// A store with what it was filled from.
@@ -56,7 +86,7 @@ impl Fixture {
         // Not a hidden folder, as temporary ones are: no image is restored to such a one unasked.
         let dir = tempfile::Builder::new().prefix("kvmbackup-").tempdir().unwrap();
         std::fs::create_dir(dir.path().join("backup")).unwrap();
-        let store = Store::open(&dir.path().join("backup")).unwrap();
+        let store = Store::at(&dir.path().join("backup"), &Patience::default()).unwrap();
         Fixture { dir, store }
     }
 
@@ -64,7 +94,13 @@ impl Fixture {
         self.dir.path().join(name)
     }
 
-    pub fn disk(&self, target: &'static str, source: &str, format: Format, size: u64, extents: &[(u64, u64)]) -> Disk {
+    pub fn disk(
+        &self,
+        target: &'static str,
+        source: &str,
+        format: Format,
+        (size, extents): (u64, &[(u64, u64)]),
+    ) -> Disk {
         let raw = self.path(&format!("{target}.contents"));
         let file = File::create(&raw).unwrap();
         file.set_len(size).unwrap();
@@ -76,13 +112,18 @@ impl Fixture {
             file.write_all_at(&bytes, extent.offset).unwrap();
         }
         let source = Source::File(self.path(source));
-        Disk { target, source, format, size, raw, layout: Layout::new(size, &extents).unwrap() }
+        Disk { target, source, format, size, raw, extents: whole_clusters(size, &extents).unwrap() }
     }
 
     pub fn usual_disks(&self) -> Vec<Disk> {
         vec![
-            self.disk("vda", "images/root.qcow2", Format::Qcow2, 700 * MIB, &[(0, 3 * MIB), (600 * MIB + 5, 200_000)]),
-            self.disk("vdb", "images/da ta.img", Format::Raw, 10 * MIB + 512, &[(MIB, 100), (10 * MIB, 512)]),
+            self.disk(
+                "vda",
+                "images/root.qcow2",
+                Format::Qcow2,
+                (700 * MIB, &[(0, 3 * MIB), (600 * MIB + 5, 200_000)]),
+            ),
+            self.disk("vdb", "images/da ta.img", Format::Raw, (10 * MIB + 512, &[(MIB, 100), (10 * MIB, 512)])),
         ]
     }
 
@@ -116,7 +157,7 @@ impl Fixture {
             target: disk.target.to_owned(),
             member: disk_member(disk.target),
             virtual_bytes: disk.size,
-            read_bytes: disk.layout.data().iter().map(|extent| extent.length).sum(),
+            read_bytes: disk.extents.iter().map(|extent| extent.length).sum(),
             source: disk.source.clone(),
             format: disk.format.clone(),
             backing: Vec::new(),
@@ -163,44 +204,31 @@ impl Fixture {
 
     /// Publishes a restore point as a backup would.
     pub fn point(&self, time: &str, codec: Codec, disks: &[Disk]) -> Point {
-        self.point_with(time, codec, disks, &self.xml(disks), |_| ())
+        self.point_with(time, codec, (disks, &self.xml(disks)), |_| ())
     }
 
     pub fn point_with(
         &self,
         time: &str,
         codec: Codec,
-        disks: &[Disk],
-        xml: &str,
+        (disks, xml): (&[Disk], &str),
         change: impl FnOnce(&mut Manifest),
     ) -> Point {
         let time: DateTime<Utc> = time.parse().unwrap();
-        let mut partial = self.store.create(DOMAIN, time, codec).unwrap();
-        let mut writer = Writer::new(partial.file().unwrap(), codec, 2).unwrap();
-        let mut manifest = self.manifest(partial.id(), disks);
+        let mut point = self.store.begin(DOMAIN, time, codec, |_| Ok::<_, Error>(())).unwrap();
+        let mut manifest = self.manifest(point.id(), disks);
         change(&mut manifest);
-        writer.add(archive::MANIFEST, &manifest.to_json().unwrap()).unwrap();
+        point.manifest(&manifest, 2).unwrap();
         for name in [DOMAIN_XML, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML] {
-            writer.add(name, xml.as_bytes()).unwrap();
+            point.add(name, xml.as_bytes()).unwrap();
         }
-        writer.add("nvram/web 1_VARS.fd", b"variables").unwrap();
-        writer.add("tpm/tpm2/tpm2-00.permall", b"state").unwrap();
-        writer.add("boot/kernel", b"kernel").unwrap();
+        point.add("nvram/web 1_VARS.fd", b"variables").unwrap();
+        point.add("tpm/tpm2/tpm2-00.permall", b"state").unwrap();
+        point.add("boot/kernel", b"kernel").unwrap();
         for (disk, entry) in disks.iter().zip(&manifest.disks) {
-            writer.member(&entry.member, disk.layout.length()).unwrap();
-            let mut metadata = Vec::new();
-            disk.layout.write_metadata(&mut metadata).unwrap();
-            writer.write(&metadata).unwrap();
-            let contents = File::open(&disk.raw).unwrap();
-            for extent in disk.layout.data() {
-                let mut bytes = vec![0; extent.length as usize];
-                contents.read_exact_at(&mut bytes, extent.offset).unwrap();
-                writer.write(&bytes).unwrap();
-            }
-            writer.write(&vec![0; disk.layout.padding() as usize]).unwrap();
+            point.disk(&entry.member, &mut disk.source()).unwrap();
         }
-        writer.finish().unwrap();
-        partial.publish().unwrap()
+        point.commit().unwrap()
     }
 
     /// An archive as the seed script makes it.

@@ -89,7 +89,7 @@ fn end_pull(hypervisor: &dyn Hypervisor, domain: &DomainRef, job: &PullJob) -> R
     let began = Instant::now();
     while has_job(hypervisor, domain, job)? {
         if began.elapsed() > JOB_END {
-            return Err(Error::Other {
+            return Err(Error::Rejected {
                 message: "its backup job does not end".into(),
                 hint: Some("see: virsh domjobinfo DOMAIN; then: kvmbackup recover".into()),
             });

@@ -164,7 +164,7 @@ impl Journal {
     }
 
     fn read(&self, path: &Path) -> Result<Record, Error> {
-        let unreadable = |message: String| Error::Other {
+        let unreadable = |message: String| Error::Rejected {
             message: format!("{}: {message}", path.display()),
             hint: Some("see docs/operations.md, \"A journal entry that cannot be read\"".into()),
         };
@@ -227,8 +227,7 @@ impl Record {
     }
 
     fn write(&self, step: Step) -> Result<(), Error> {
-        let text = serde_json::to_vec_pretty(&self.entry)
-            .map_err(|error| Error::Other { message: format!("journal entry: {error}"), hint: None })?;
+        let text = serde_json::to_vec_pretty(&self.entry).map_err(Error::Json)?;
         let written = step::reached(step).and_then(|()| durable::write(&self.path, &text));
         written.map_err(Error::file("write the journal entry", &self.path))
     }

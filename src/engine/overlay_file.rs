@@ -4,27 +4,19 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
 use std::path::Path;
-use std::process::{Command, Output};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use super::Error;
-use crate::archive::Hasher;
-use crate::model::{Format, Image};
+use super::qemu_img::{self, Limits};
+use crate::model::{Format, Hasher, Image};
 use crate::nbd;
 use crate::sys::durable;
-use crate::sys::patience::Patience;
-use crate::sys::program::{self, Stream};
+use crate::sys::program::Stream;
 use crate::sys::step::{self, Step};
 
-/// How long QEMU's tool may neither read nor write.
-const STALLED: Duration = Duration::from_secs(600);
-
-/// The standard input and output of a question.
-const ASKS: [Stream; 2] = [Stream::Null, Stream::Pipe];
+/// How long QEMU's tool may neither read nor write, and bytes of its answer: the map of a scattered overlay has the most.
+const LIMITS: Limits = Limits { stall: Duration::from_secs(600), answer: 1 << 30 };
 
 /// What the name of an overlay of ours ends with, after the disk's target; `run` is the beginning of the run's id.
 pub(super) fn ending(run: &str) -> String {
@@ -104,28 +96,23 @@ pub(super) fn held(path: &Path, base: &Image) -> Result<Held, Error> {
         return Ok(Held::default());
     }
     let bitmaps = "/format-specific/data/bitmaps";
-    let own = info(path, "qcow2")?;
+    let own = qemu_img::info(path, "qcow2", LIMITS)?;
     let mut held = Held { snapshots: names(&own, "/snapshots"), bitmaps: names(&own, bitmaps) };
     if let Some(base) = base.source.path().filter(|_| base.format == Format::Qcow2 && !held.bitmaps.is_empty()) {
-        let below = names(&info(base, "qcow2")?, bitmaps);
+        let below = names(&qemu_img::info(base, "qcow2", LIMITS)?, bitmaps);
         held.bitmaps.retain(|name| !below.contains(name));
     }
     Ok(held)
-}
-
-fn info(path: &Path, format: &str) -> Result<serde_json::Value, Error> {
-    let arguments = ["info", "-U", "--output=json", "-f", format, "--"].map(OsStr::new);
-    serde_json::from_slice(&qemu_img(arguments, path.as_os_str(), ASKS)?).map_err(Error::json)
 }
 
 /// Writes what the overlay holds into the image below it; the overlay keeps it, too. QEMU opens the chain and nothing else that
 /// headers name below it; `top` and `base` are open in its tool as standard input and output.
 pub(super) fn commit(path: &Path, chain: &[Image], top: File, base: File) -> Result<(), Error> {
     step::reached(Step::OverlayCommit).map_err(Error::file("commit the overlay", path))?;
-    let options = options(chain).map_err(|error| failed(super::chain(&error)))?;
+    let options = options(chain).map_err(|error| qemu_img::failed(super::chain(&error)))?;
     // `-d`: emptied by QEMU, it would be useless to a guest that is started on it before the definition is right.
     let arguments = ["commit", "-q", "-d", "--image-opts"].map(OsStr::new);
-    qemu_img(arguments, &options, [Stream::File(top.into()), Stream::File(base.into())]).map(drop)
+    qemu_img::run(arguments, &options, [Stream::File(top.into()), Stream::File(base.into())], LIMITS).map(drop)
 }
 
 /// A whole chain as QEMU's options, all of it named.
@@ -144,8 +131,9 @@ pub(super) fn holds_data(path: &Path) -> Result<bool, Error> {
     let image = serde_json::json!({
         "driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": path.to_string_lossy()},
     });
-    let map = qemu_img(["map", "--output=json"].map(OsStr::new), format!("json:{image}").as_ref(), ASKS)?;
-    let map: Vec<serde_json::Value> = serde_json::from_slice(&map).map_err(Error::json)?;
+    let arguments = ["map", "--output=json"].map(OsStr::new);
+    let map = qemu_img::run(arguments, format!("json:{image}").as_ref(), qemu_img::asks(), LIMITS)?;
+    let map: Vec<serde_json::Value> = serde_json::from_slice(&map).map_err(Error::Json)?;
     // QEMU before 6.1 does not tell what is present: then everything counts as data.
     Ok(map.iter().any(|extent| extent["present"] != false))
 }
@@ -154,42 +142,6 @@ pub(super) fn holds_data(path: &Path) -> Result<bool, Error> {
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     let removed = step::reached(Step::OverlayRemove).and_then(|()| durable::remove(path));
     removed.map_err(Error::file("remove the overlay", path))
-}
-
-/// Runs it as long as it reads or writes; `streams` are its standard input and output.
-fn qemu_img<const N: usize>(arguments: [&OsStr; N], image: &OsStr, streams: [Stream; 2]) -> Result<Vec<u8>, Error> {
-    let mut command = program::command("qemu-img");
-    command.args(arguments).arg(image);
-    let output = patiently(command, streams, STALLED).map_err(|error| failed(super::chain(&error)))?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    Err(failed(String::from_utf8_lossy(&output.stderr).trim().chars().take(1000).collect()))
-}
-
-fn failed(message: String) -> Error {
-    Error::Program { program: "qemu-img", message }
-}
-
-/// Runs a program to its end, and kills it when it has neither read nor written anything for so long.
-fn patiently(command: Command, streams: [Stream; 2], limit: Duration) -> io::Result<Output> {
-    let [input, output] = streams;
-    let child = program::start(command, [input, output, Stream::Pipe])?;
-    let process = child.id();
-    let done = Patience::new(limit).start("qemu-img", move || child.wait_with_output())?.wait(|| transferred(process));
-    if done.is_err()
-        && let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw)
-    {
-        // One that hangs in the kernel dies when its storage answers.
-        let _ = kill_process(pid, Signal::KILL);
-    }
-    done?
-}
-
-/// Bytes that a process has read and written: proc(5), `/proc/pid/io`.
-fn transferred(process: u32) -> u64 {
-    let io = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
-    io.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
 #[cfg(test)]

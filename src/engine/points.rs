@@ -11,12 +11,11 @@ use uuid::Uuid;
 
 use super::Error;
 use super::verified::{Checked, Verified};
-use crate::archive::{Archive, Manifest};
 use crate::config::glob;
 use crate::model::command::{quoted, typed};
 use crate::model::{Consistency, DiskOutcome, Failure, Method, NotSaved, PointId, SkippedDisk};
-use crate::store::{self, Domains, Origin, Point, Store};
-use crate::sys::patience::Patience;
+use crate::store::{self, Domains, Manifest, Point, PointReader, Store};
+use crate::sys::signals::Cancel;
 
 /// Restore points that an error names, at most.
 const NAMED: usize = 10;
@@ -97,7 +96,7 @@ pub fn list(store: &Store, state_dir: &Path, domains: &[String]) -> Result<(Vec<
     let verified = Verified::load(state_dir)?;
     let found = found(store, domains)?;
     let points = found.domains.iter().flat_map(|(_, points)| points);
-    Ok((points.map(|point| info(point, &verified, store.patience())).collect(), found.failures))
+    Ok((points.map(|point| info(point, &verified, store)).collect(), found.failures))
 }
 
 /// The restore point that is meant.
@@ -185,10 +184,7 @@ fn none_of(store: &Store, domain: &str) -> Result<Error, Error> {
 /// The points of a domain, oldest first, each with the guest that it is of: several may have had the name. `None` if that
 /// cannot be told.
 pub(super) fn guests(store: &Store, domain: &str) -> Result<Vec<(Point, Option<Uuid>)>, Error> {
-    let guest = |point: &Point| match point.origin {
-        Origin::Kvmbackup => open(point, store.patience()).ok().map(|(_, manifest)| manifest.domain.uuid),
-        Origin::Seed { .. } => None,
-    };
+    let guest = |point: &Point| Some(open(store, point).ok()?.1?.domain.uuid);
     let with_guest = |point: Point| {
         let guest = guest(&point);
         (point, guest)
@@ -212,40 +208,39 @@ pub(super) fn beside_other_guests(store: &Store, point: &Point) -> Result<Option
     Ok((others > 0).then(|| typed(&note)))
 }
 
-/// Opens an archive of this program and reads its manifest.
-pub(super) fn open(point: &Point, patience: &Patience) -> Result<(Archive, Manifest), Error> {
-    let archive = Archive::open_patiently(&point.path, patience).map_err(Error::archive(&point.path))?;
-    let manifest = archive.manifest().map_err(Error::archive(&point.path))?;
-    Ok((archive, manifest))
+/// Opens a restore point and reads its manifest, if it has one.
+pub(super) fn open(store: &Store, point: &Point) -> Result<(PointReader, Option<Manifest>), Error> {
+    let reader = store.open(point, &Cancel::default())?;
+    let manifest = reader.manifest()?;
+    Ok((reader, manifest))
 }
 
-fn info(point: &Point, verified: &Verified, patience: &Patience) -> PointInfo {
+fn info(point: &Point, verified: &Verified, store: &Store) -> PointInfo {
     let mut info = PointInfo {
         domain: point.domain.clone(),
         id: point.id,
         time: point.id.time(),
-        path: point.path.clone(),
+        path: point.location().to_owned(),
         stored_bytes: point.bytes,
-        origin: "seed",
+        origin: point.origin(),
         details: None,
         verified: verified.get(point).cloned(),
         damaged: None,
     };
-    if point.origin == Origin::Kvmbackup {
-        info.origin = "kvmbackup";
-        match open(point, patience) {
-            Ok((archive, manifest)) => info.details = Some(details(manifest, archive.unpacked_bytes(), point.bytes)),
-            Err(error) => info.damaged = Some(error.failure()),
+    match open(store, point) {
+        Ok((reader, manifest)) => {
+            info.details = manifest.map(|manifest| details(manifest, reader.unpacked_bytes(), point.bytes));
         }
+        Err(error) => info.damaged = Some(error.failure()),
     }
     info
 }
 
-fn details(manifest: Manifest, unpacked: u64, stored: u64) -> Details {
+fn details(manifest: Manifest, unpacked: Option<u64>, stored: u64) -> Details {
     // The manifest may say anything: a sum that saturates is as good as any.
     let read = manifest.disks.iter().fold(0_u64, |sum, disk| sum.saturating_add(disk.read_bytes));
     let plaintext = manifest.disks.iter().filter(|disk| disk.encrypted).map(|disk| disk.target.clone()).collect();
-    let outcome = |disk: crate::archive::manifest::DiskEntry| DiskOutcome {
+    let outcome = |disk: store::DiskEntry| DiskOutcome {
         target: disk.target,
         virtual_bytes: disk.virtual_bytes,
         read_bytes: disk.read_bytes,
@@ -255,7 +250,7 @@ fn details(manifest: Manifest, unpacked: u64, stored: u64) -> Details {
     Details {
         guest: manifest.domain.uuid,
         read_bytes: read,
-        ratio: (stored > 0).then(|| unpacked as f64 / stored as f64),
+        ratio: unpacked.filter(|_| stored > 0).map(|unpacked| unpacked as f64 / stored as f64),
         consistency: manifest.consistency,
         method: manifest.method,
         disks: manifest.disks.into_iter().map(outcome).collect(),

@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::model::command::quoted;
 use crate::model::{Failure, PointId};
 use crate::retention::{self, Policy};
-use crate::store::{Origin, Point, Store};
+use crate::store::{Point, Store};
 
 #[cfg(test)]
 mod tests;
@@ -138,11 +138,12 @@ impl Rotate<'_> {
             is_other: false,
             worth: Worth::Exempt(why.to_owned()),
         };
-        if point.origin != Origin::Kvmbackup {
-            return exempt("made by the seed script: never removed");
+        if let Some(why) = point.kept_because() {
+            return exempt(why);
         }
-        let manifest = match points::open(point, self.store.patience()) {
-            Ok((_, manifest)) => manifest,
+        let manifest = match points::open(self.store, point) {
+            Ok((_, Some(manifest))) => manifest,
+            Ok((_, None)) => return exempt("of another program: not judged"),
             Err(error) if error.is_target_stall() => return exempt("the target hangs: not judged"),
             Err(_) => return exempt("damaged: its manifest cannot be read; examine it, then remove it yourself"),
         };
@@ -209,7 +210,7 @@ fn set_others_aside(assessed: &mut [Assessed<'_>], guest: Option<Uuid>) -> Vec<F
             1 => ("1 restore point".to_owned(), "is"),
             count => (format!("{count} restore points"), "are"),
         };
-        let files: Vec<String> = points.iter().map(|point| quoted(&point.path.to_string_lossy())).collect();
+        let files: Vec<String> = points.iter().map(|point| quoted(&point.location().to_string_lossy())).collect();
         Failure {
             message: format!("{count} of another guest that had this name (UUID {uuid}) {are} kept"),
             hint: Some(format!("Rotation never removes them. If you no longer need them: rm {}", files.join(" "))),

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::{Error, users};
 use crate::config::Quiesce;
-use crate::hypervisor::{Hypervisor, OffKind};
+use crate::hypervisor::{Guests, OffKind, Snapshots};
 use crate::model::command::quoted;
-use crate::model::{Consistency, Disk, Domain, DomainOutcome, DomainRef, DomainState, Failure, Image};
+use crate::model::{Consistency, Disk, Domain, DomainRef, DomainState, Failure, Image};
 use crate::plan::{CapturePlan, How};
 
 /// How long a job of another program is waited for. A snapshot is a matter of moments; a migration may take hours.
@@ -17,9 +17,18 @@ const JOBS: Duration = Duration::from_secs(10);
 /// Between two looks at it.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// What images that are read as they are are worth.
+#[derive(Debug, Default)]
+pub(super) struct Worth {
+    /// `None` if nothing speaks against them.
+    pub consistency: Option<Consistency>,
+    /// What the operator should know.
+    pub warnings: Vec<Failure>,
+}
+
 /// Waits until libvirt does no other job on the domain. In the middle of one (a migration, a save, another backup) libvirt
 /// makes every capture wait and then refuses it, while the guest would be frozen.
-pub(super) fn wait_for_jobs(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(), Error> {
+pub(super) fn wait_for_jobs(hypervisor: &dyn Guests, domain: &DomainRef) -> Result<(), Error> {
     let began = Instant::now();
     while let Some(job) = hypervisor.job(domain)? {
         if began.elapsed() > JOBS {
@@ -32,25 +41,22 @@ pub(super) fn wait_for_jobs(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> 
 
 /// What the images of a domain that nothing runs are worth. Those of one that was saved belong to a memory that is not in
 /// the backup; those of one that was migrated may be written by another host.
-pub(super) fn at_rest(
-    hypervisor: &dyn Hypervisor,
-    domain: &Domain,
-    outcome: &mut DomainOutcome,
-) -> Result<Consistency, Error> {
+pub(super) fn at_rest(hypervisor: &dyn Guests, domain: &Domain) -> Result<Worth, Error> {
+    let worth = |consistency, warnings| Worth { consistency: Some(consistency), warnings };
     if domain.state.is_active() {
-        return Ok(Consistency::Offline);
+        return Ok(worth(Consistency::Offline, Vec::new()));
     }
     match hypervisor.off_kind(&domain.id)? {
-        OffKind::Plain | OffKind::SavedToFile => Ok(Consistency::Offline),
+        OffKind::Plain | OffKind::SavedToFile => Ok(worth(Consistency::Offline, Vec::new())),
         OffKind::Saved => {
-            outcome.warnings.push(Failure {
+            let warning = Failure {
                 message: "the guest is saved, and its memory is not in the backup: its disks are as after a power cut"
                     .into(),
                 hint: Some("shut guests down rather than save them, or start it before the backup".into()),
-            });
-            Ok(Consistency::Crash)
+            };
+            Ok(worth(Consistency::Crash, vec![warning]))
         }
-        OffKind::Migrated => Err(Error::Other {
+        OffKind::Migrated => Err(Error::Rejected {
             message: "the guest was migrated, and may run on another host".into(),
             hint: Some("back it up there; if it runs nowhere, start it here: virsh start DOMAIN".into()),
         }),
@@ -59,11 +65,8 @@ pub(super) fn at_rest(
 
 /// Refuses images that are read as they are while a process may write to them, another guest above all: its libvirt does not
 /// know that this domain has them too. What is shared on purpose is saved and said to be no more than crash-consistent.
-pub(super) fn to_be_read_directly(
-    domain: &Domain,
-    plan: &CapturePlan,
-    outcome: &mut DomainOutcome,
-) -> Result<(), Error> {
+pub(super) fn read_directly(domain: &Domain, plan: &CapturePlan) -> Result<Worth, Error> {
+    let mut worth = Worth::default();
     for planned in &plan.disks {
         let How::Direct(image) = &planned.how else { continue };
         let target = &planned.disk.target;
@@ -76,7 +79,7 @@ pub(super) fn to_be_read_directly(
             let Some(writer) = users::open(&path)?.into_iter().find(|user| user.writes()) else { continue };
             let message = format!("disk {target}: {} is open for writing in {writer}", path.display());
             if !planned.disk.shareable {
-                return Err(Error::Other {
+                return Err(Error::Rejected {
                     message: format!("{message}, so its contents would change while they are read"),
                     hint: Some(format!(
                         "back up the guest that uses it, or end that use; then: kvmbackup backup --force {}",
@@ -84,11 +87,11 @@ pub(super) fn to_be_read_directly(
                     )),
                 });
             }
-            outcome.consistency = Some(Consistency::Crash);
-            outcome.warnings.push(Failure { message: format!("{message}; its contents may not agree"), hint: None });
+            worth.consistency = Some(Consistency::Crash);
+            worth.warnings.push(Failure { message: format!("{message}; its contents may not agree"), hint: None });
         }
     }
-    Ok(())
+    Ok(worth)
 }
 
 fn image_path(image: &Image) -> &Path {
@@ -97,13 +100,13 @@ fn image_path(image: &Image) -> &Path {
 
 /// Refuses what would fail, or harm, later. libvirt refuses a busy disk too, but only with the guest frozen.
 pub(super) fn to_be_captured(
-    hypervisor: &dyn Hypervisor,
+    hypervisor: &dyn Snapshots,
     domain: &Domain,
     captured: &[&Disk],
     quiesce: Quiesce,
 ) -> Result<(), Error> {
     if domain.state == DomainState::Paused && quiesce == Quiesce::Require {
-        return Err(Error::Other {
+        return Err(Error::Rejected {
             message: "the guest is paused, suspended or crashed, so its file systems cannot be frozen, and \
                       `quiesce: require` is set"
                 .into(),

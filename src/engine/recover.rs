@@ -175,7 +175,7 @@ fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) ->
 fn remove_partial(partial: &Path) -> Result<(), Error> {
     // On a target that is not mounted now, the file would seem to be gone.
     if !partial.parent().is_some_and(Path::is_dir) {
-        return Err(Error::Other {
+        return Err(Error::Rejected {
             message: format!("{}: cannot remove the unfinished archive, its folder is not there", partial.display()),
             hint: Some("mount the target, or make the folder if it is gone for good; then: kvmbackup recover".into()),
         });

@@ -1,29 +1,28 @@
-//! Owns: one run over all domains: recover, plan, back up, report. Must not: take the lock or print; its caller does.
+//! Owns: one run over all domains: who is due, and their backups side by side. Must not: recover, take the lock, or tell anyone.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
-use chrono::{Local, Utc};
+use chrono::{DateTime, Local, Utc};
 use uuid::Uuid;
 
 use super::backup;
 use super::context::Context;
 use super::journal::Journal;
+use super::target;
 use super::{Error, Monitor};
 use crate::config::{DomainSettings, Settings};
 use crate::hypervisor::Hypervisor;
 use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Outcome, RunReport, is_future};
 use crate::plan::{self, Decision, KnownDomain, Plan, Request};
 use crate::store::Store;
-use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
-use crate::sys::space;
 
 /// Who is due, and why; touches nothing.
 pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Request) -> Result<Plan, Error> {
     // A target that is not there yet has no points; whether it may be missing is asked when it is written to.
-    let store = Store::open_patiently(&settings.backupdir, &Patience::new(settings.stall_timeout))
+    let store = target::open(settings)
         .inspect_err(|error| tracing::warn!("the age of restore points is unknown: {}", super::chain(error)))
         .ok();
     let mut known = Vec::new();
@@ -43,67 +42,71 @@ fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDateTime> {
     last.map(|time| time.with_timezone(&Local).naive_local())
 }
 
-/// Checks that the target may be written to, and makes it if it may be made.
-fn open_target(settings: &Settings) -> Result<Store, Error> {
-    let dir = &settings.backupdir;
-    let patience = Patience::new(settings.stall_timeout);
-    if settings.require_mount {
-        let path = dir.clone();
-        let mounted = patience.call(move || space::is_off_root(&path).unwrap_or(false));
-        if !mounted.map_err(Error::file("look at", dir))? {
-            return Err(Error::Target { path: dir.clone() });
-        }
-    }
-    Ok(Store::open_or_create(dir, &patience)?)
-}
-
 /// The report of a run that begins now and has done nothing yet.
 pub fn begin(settings: &Settings, request: &Request) -> RunReport {
     let jobs = settings.jobs(&request.domains);
     RunReport { jobs, ..RunReport::new(settings.host.clone(), Uuid::new_v4(), Utc::now()) }
 }
 
-/// Backs up all that is due, and tells it in `report`. Fails as a whole only before the first domain; what goes wrong
-/// later is in the report.
-pub fn run(
-    settings: &Settings,
-    hypervisor: &dyn Hypervisor,
-    journal: &Journal,
-    request: &Request,
-    cancel: &Cancel,
-    monitor: &dyn Monitor,
-    report: &mut RunReport,
-) -> Result<(), Error> {
-    let store = open_target(settings)?;
-    let plan = plan(settings, hypervisor, request)?;
-    let ended = OnceLock::new();
-    let context = Context {
-        settings,
-        hypervisor,
-        store: &store,
-        journal,
-        cancel,
-        monitor,
-        ended: &ended,
-        accept_smaller: request.accept_smaller,
-        run_id: report.run_id,
-        started: report.started,
-    };
-    let due = plan.queue();
-    for entry in plan.entries {
-        match entry.decision {
-            Decision::Unknown(reason) => report.domains.push(unknown(&entry.name, entry.settings, reason)),
-            Decision::NotDue(_) => report.not_due.push(entry.name),
-            Decision::Due(_) | Decision::NotSelected(_) => {}
+/// What a run works with.
+pub struct Run<'a> {
+    /// The host section.
+    pub settings: &'a Settings,
+    /// libvirt.
+    pub hypervisor: &'a dyn Hypervisor,
+    /// The journal; its folder is locked.
+    pub journal: &'a Journal,
+    /// What the command line asks for.
+    pub request: &'a Request,
+    /// Whether to stop.
+    pub cancel: &'a Cancel,
+    /// Who hears of progress.
+    pub monitor: &'a dyn Monitor,
+}
+
+/// What a run came to, domain by domain.
+#[derive(Debug, Default)]
+pub struct Ran {
+    /// How each backup ended, and the entries that match nothing.
+    pub domains: Vec<DomainOutcome>,
+    /// Those that were not due.
+    pub not_due: Vec<String>,
+    /// The signal that stopped it.
+    pub signal: Option<i32>,
+}
+
+impl Run<'_> {
+    /// Backs up all that is due. Fails as a whole only before the first domain; later failures are those of domains.
+    pub fn all(&self, run_id: Uuid, started: DateTime<Utc>) -> (Ran, Result<(), Error>) {
+        let mut ran = Ran::default();
+        let opened = target::open_or_create(self.settings)
+            .and_then(|store| Ok((store, plan(self.settings, self.hypervisor, self.request)?)));
+        let (store, plan) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return (ran, Err(error)),
+        };
+        let due = plan.queue();
+        for entry in plan.entries {
+            match entry.decision {
+                Decision::Unknown(reason) => ran.domains.push(unknown(&entry.name, entry.settings, reason)),
+                Decision::NotDue(_) => ran.not_due.push(entry.name),
+                Decision::Due(_) | Decision::NotSelected(_) => {}
+            }
         }
+        if !due.is_empty()
+            && let Err(error) = target::expect_room(self.settings, &store).and_then(|()| Ok(store.try_out(false)?))
+        {
+            return (ran, Err(error));
+        }
+        let ended = OnceLock::new();
+        let Run { settings, hypervisor, journal, cancel, monitor, .. } = *self;
+        let (store, ended, accept_smaller) = (&store, &ended, self.request.accept_smaller);
+        let context =
+            Context { settings, hypervisor, store, journal, cancel, monitor, ended, accept_smaller, run_id, started };
+        ran.domains.extend(back_up_all(&context, due));
+        ran.signal = cancel.signal();
+        (ran, Ok(()))
     }
-    if !due.is_empty() {
-        backup::check_space(settings, &store)?;
-        store.try_out(false)?;
-    }
-    report.domains.extend(back_up_all(&context, due));
-    report.signal = cancel.signal();
-    Ok(())
 }
 
 fn unknown(name: &str, settings: Option<DomainSettings>, error: Failure) -> DomainOutcome {

@@ -2,10 +2,9 @@
 //!
 //! An image that was truncated, or a device that was detached and attached anew, is read without any error.
 
-use crate::archive::manifest::DiskEntry;
 use crate::model::command::quoted;
 use crate::model::{DiskOutcome, DomainRef, Failure, PointId, size};
-use crate::store::{Origin, Store};
+use crate::store::{DiskEntry, Store};
 
 use super::points;
 
@@ -26,12 +25,11 @@ impl<'a> Before<'a> {
     /// backup.
     pub fn of(store: &Store, domain: &'a DomainRef, targets: &[&str]) -> Before<'a> {
         let mut before = Before { domain, disks: Vec::new() };
-        let points = store.points(&domain.name).unwrap_or_default().into_iter().rev();
-        for point in points.filter(|point| point.origin == Origin::Kvmbackup) {
+        for point in store.points(&domain.name).unwrap_or_default().into_iter().rev() {
             if targets.iter().all(|target| before.find(target).is_some()) {
                 break;
             }
-            let Ok((_, manifest)) = points::open(&point, store.patience()) else { continue };
+            let Ok((_, Some(manifest))) = points::open(store, &point) else { continue };
             // A domain of the same name is another one.
             let disks = manifest.disks.into_iter().filter(|_| manifest.domain.uuid == domain.uuid);
             for disk in disks.filter(|disk| !disk.shrunk) {

@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::members::Collected;
 use super::users;
 use crate::model::Domain;
 use crate::plan::{CapturePlan, PlannedDisk};
@@ -15,7 +14,7 @@ pub(super) struct Stamps(Vec<(PathBuf, Option<String>)>);
 
 impl Stamps {
     /// Of none, where the domain runs: what is read of it stands still.
-    pub fn of(domain: &Domain, plan: &CapturePlan, collected: &Collected) -> Stamps {
+    pub fn of<'a>(domain: &Domain, plan: &CapturePlan, beside: impl Iterator<Item = &'a Path>) -> Stamps {
         if domain.state.is_active() {
             return Stamps(Vec::new());
         }
@@ -25,8 +24,7 @@ impl Stamps {
             images.flat_map(|image| users::files_of(image).unwrap_or_default()).collect::<Vec<_>>()
         };
         let images = plan.disks.iter().flat_map(chain);
-        let beside = collected.written().map(Path::to_owned);
-        let mut files: Vec<PathBuf> = images.chain(beside).collect();
+        let mut files: Vec<PathBuf> = images.chain(beside.map(Path::to_owned)).collect();
         files.sort();
         files.dedup();
         Stamps(

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Error;
-use crate::hypervisor::{Hypervisor, Kind};
+use crate::hypervisor::{Guests, Kind};
 use crate::model::{Domain, DomainRef, Format, Image, Source};
 use crate::qcow2::Links;
 use crate::sys::in_use::{self, FileId};
@@ -90,7 +90,7 @@ impl Users {
     ///
     /// # Errors
     /// When libvirt does not answer. An image that cannot be read is logged; its own path still counts.
-    pub fn look(hypervisor: &dyn Hypervisor) -> Result<Users, Error> {
+    pub fn look(hypervisor: &dyn Guests) -> Result<Users, Error> {
         let mut uses = Vec::new();
         for (id, _) in hypervisor.domains()? {
             match described(hypervisor, &id) {
@@ -187,7 +187,7 @@ pub(super) fn resolve(image: &Path, name: &OsStr) -> Option<PathBuf> {
 }
 
 /// A domain as it is now, and as it will be at its next start.
-pub(super) fn described(hypervisor: &dyn Hypervisor, id: &DomainRef) -> Result<Vec<Domain>, crate::hypervisor::Error> {
+pub(super) fn described(hypervisor: &dyn Guests, id: &DomainRef) -> Result<Vec<Domain>, crate::hypervisor::Error> {
     let mut definitions = vec![hypervisor.describe(id)?];
     definitions.extend(hypervisor.persistent(id)?);
     Ok(definitions)

@@ -1,7 +1,5 @@
 //! Owns: the check of every byte of restore points, and the record of it. Must not: write anything but that record.
 
-use std::io;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,11 +10,8 @@ use super::points::{self, When};
 use super::restore::restorable;
 use super::verified::{Recorder, Verified};
 use super::{Error, Monitor};
-use crate::archive::{self, Archive};
 use crate::model::{DomainOutcome, Failure, PointId, is_future};
-use crate::store::{Origin, Point, Store};
-use crate::sys::host;
-use crate::sys::patience::Patience;
+use crate::store::{Point, Store};
 use crate::sys::signals::Cancel;
 
 /// Which restore points are checked, and for how long.
@@ -101,8 +96,7 @@ pub fn verify(
     store: &Store,
     state_dir: &Path,
     request: &Request<'_>,
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
+    (monitor, cancel): (&dyn Monitor, &Cancel),
     each: &mut dyn FnMut(&Verification),
 ) -> Result<Checks, Error> {
     let found = points::found(store, request.domains)?;
@@ -128,7 +122,7 @@ pub fn verify(
             let result = check(point, store, monitor, cancel);
             monitor.done(&DomainOutcome::new(&point.domain, None));
             let Some(result) = result? else {
-                tracing::debug!(path = %point.path.display(), "removed meanwhile: not checked");
+                tracing::debug!(path = %point.location().display(), "removed meanwhile: not checked");
                 checks.gone += 1;
                 continue;
             };
@@ -161,17 +155,14 @@ fn in_order(mut points: Vec<Point>, verified: &Verified, older_than: Option<Dura
 
 /// Checks a point; `None` if it was removed before it was opened.
 fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Option<Verification>, Error> {
-    let (began, patience) = (Instant::now(), store.patience());
+    let began = Instant::now();
     monitor.stage(&point.domain, "verify");
-    let errors = match point.origin {
-        Origin::Kvmbackup => check_ours(point, patience, monitor, cancel),
-        Origin::Seed { .. } => restorable::seed_refusals(point, patience, monitor, cancel),
-    };
+    let errors = errors_of(point, store, monitor, cancel).unwrap_or_else(|error| vec![error]);
     // Cut short, it has found nothing that counts.
     if let Some(signal) = cancel.signal() {
         return Err(Error::Cancelled(signal));
     }
-    if errors.iter().any(is_missing) && is_gone(point, store) {
+    if errors.iter().any(|error| matches!(error, Error::Store(error) if error.is_missing())) && is_gone(point, store) {
         return Ok(None);
     }
     let verdict = match &errors[..] {
@@ -182,7 +173,7 @@ fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -
     Ok(Some(Verification {
         domain: point.domain.clone(),
         id: point.id,
-        path: point.path.clone(),
+        path: point.location().to_owned(),
         stored_bytes: point.bytes,
         time: Utc::now(),
         duration_ms: began.elapsed().as_millis() as u64,
@@ -192,31 +183,22 @@ fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -
     }))
 }
 
-/// Whether there was no file to open.
-fn is_missing(error: &Error) -> bool {
-    matches!(error, Error::Archive { source: archive::Error::Open { source, .. }, .. } if source.kind() == io::ErrorKind::NotFound)
-}
-
 /// Whether a point was removed: its folder lists others, and no longer this one. Retention always keeps some, and an empty
 /// folder may be that of a target that is no longer mounted.
 fn is_gone(point: &Point, store: &Store) -> bool {
-    store.points(&point.domain).is_ok_and(|now| !now.is_empty() && now.iter().all(|other| other.path != point.path))
+    store
+        .points(&point.domain)
+        .is_ok_and(|now| !now.is_empty() && now.iter().all(|other| other.location() != point.location()))
 }
 
-fn check_ours(point: &Point, patience: &Patience, monitor: &dyn Monitor, cancel: &Cancel) -> Vec<Error> {
-    let archive = match Archive::open_patiently(&point.path, patience) {
-        Ok(archive) => archive,
-        Err(error) => return vec![Error::archive(&point.path)(error)],
-    };
-    monitor.expect(&point.domain, archive.packed_bytes());
-    let mut progress = |bytes| {
-        monitor.advance(&point.domain, bytes);
-        cancel.signal().map_or(ControlFlow::Continue(()), |_| ControlFlow::Break(()))
-    };
-    match archive.verify(host::cores(), &mut progress) {
-        Ok(()) => restorable::refusals(point, &archive),
-        Err(damages) => damages.into_iter().map(Error::archive(&point.path)).collect(),
-    }
+fn errors_of(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Vec<Error>, Error> {
+    let reader = store.open(point, cancel)?;
+    monitor.expect(&point.domain, reader.stored_bytes());
+    let damages = reader.verify(&mut |bytes| monitor.advance(&point.domain, bytes));
+    Ok(match damages.is_empty() {
+        true => restorable::refusals(&reader),
+        false => damages.into_iter().map(Error::from).collect(),
+    })
 }
 
 #[cfg(test)]

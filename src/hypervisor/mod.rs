@@ -108,10 +108,16 @@ pub enum OffKind {
     Migrated,
 }
 
-/// What the engine asks of a hypervisor. Every call names the domain and fails with an [`Error`] that does so too.
+/// What the engine asks of a hypervisor: all capabilities together. A step that needs one of them takes that one.
 ///
-/// Implementations are shared by the threads that back up several domains at once.
-pub trait Hypervisor: Send + Sync {
+/// Every call names the domain and fails with an [`Error`] that does so too. Implementations are shared by the threads that back
+/// up several domains at once.
+pub trait Hypervisor: Guests + Agents + Snapshots + BackupJobs + Definitions {}
+
+impl<T: Guests + Agents + Snapshots + BackupJobs + Definitions> Hypervisor for T {}
+
+/// Which domains there are, and what they are doing.
+pub trait Guests: Send + Sync {
     /// What it is and its versions, for people: `libvirt 9.0.0, QEMU 7.2.22`.
     fn version(&self) -> Result<String, Error>;
     /// The folders of active storage pools.
@@ -133,7 +139,12 @@ pub trait Hypervisor: Send + Sync {
     fn job(&self, domain: &DomainRef) -> Result<Option<String>, Error>;
     /// Lets a paused guest run on.
     fn resume(&self, domain: &DomainRef) -> Result<(), Error>;
+    /// The snapshots and checkpoints that are kept of a domain.
+    fn saved_states(&self, domain: &DomainRef) -> Result<Vec<SavedState>, Error>;
+}
 
+/// The agent in the guest.
+pub trait Agents: Send + Sync {
     /// Freezes the guest's file systems. After an error of another kind than [`Kind::NoAgent`] the guest may be frozen
     /// all the same, even later: the deadline does not cancel the freeze.
     fn freeze(&self, domain: &DomainRef, timeout: Duration) -> Result<(), Error>;
@@ -144,7 +155,10 @@ pub trait Hypervisor: Send + Sync {
     /// Gives the agent one command, `{"execute": …}`, and returns the value of `return` in its answer. It has a few seconds
     /// to answer; nothing is done twice.
     fn agent(&self, domain: &DomainRef, request: &serde_json::Value) -> Result<serde_json::Value, Error>;
+}
 
+/// External snapshots and the way back from them.
+pub trait Snapshots: Send + Sync {
     /// Puts all overlays in place at one instant; the disks in `others` stay out of it. The files of the overlays exist and
     /// are empty. Fails, and leaves every disk where it is, when the domain has a disk that is in neither list.
     fn snapshot(&self, domain: &DomainRef, overlays: &[Overlay], others: &[String]) -> Result<(), Error>;
@@ -158,7 +172,10 @@ pub trait Hypervisor: Send + Sync {
     fn pivot(&self, domain: &DomainRef, target: &str) -> Result<(), Error>;
     /// Ends an active commit without that: the guest stays where it is.
     fn cancel_commit(&self, domain: &DomainRef, target: &str) -> Result<(), Error>;
+}
 
+/// Backup jobs in pull mode. Checkpoints belong here, too.
+pub trait BackupJobs: Send + Sync {
     /// Where QEMU may make a socket of this name for this domain, when libvirt keeps a folder for that.
     fn socket_path(&self, domain: &DomainRef, name: &str) -> Result<Option<PathBuf>, Error>;
     /// Starts a pull job of the disks in `job`; those in `others` stay out of it. The scratch files exist as empty qcow2
@@ -168,7 +185,10 @@ pub trait Hypervisor: Send + Sync {
     fn pull_socket(&self, domain: &DomainRef) -> Result<Option<PathBuf>, Error>;
     /// Ends the backup job.
     fn end_pull(&self, domain: &DomainRef) -> Result<(), Error>;
+}
 
+/// Definitions of domains, and starting them.
+pub trait Definitions: Send + Sync {
     /// Replaces one disk of the definition with this `<disk>` element and keeps all other changes that were made meanwhile. Fails
     /// if the definition no longer has a disk at that target.
     fn define_disk(&self, domain: &DomainRef, disk: &str) -> Result<(), Error>;
@@ -178,8 +198,6 @@ pub trait Hypervisor: Send + Sync {
     fn try_define(&self, xml: &str) -> Result<(), Error>;
     /// What a definition needs and this host lacks (networks, bridges, filters, pools, CPU features), in words.
     fn missing(&self, xml: &str) -> Result<Vec<String>, Error>;
-    /// The snapshots and checkpoints that are kept of a domain.
-    fn saved_states(&self, domain: &DomainRef) -> Result<Vec<SavedState>, Error>;
     /// Starts a defined domain.
     fn start(&self, domain: &DomainRef) -> Result<(), Error>;
     /// Whether the domain is started with the host; a restored one must not be unasked.

@@ -20,8 +20,7 @@ pub fn message(
     run: Uuid,
     result: &str,
     subject: &str,
-    text: String,
-    html: String,
+    (text, html): (String, String),
 ) -> Result<Vec<u8>, Error> {
     let node = host::node_name();
     let mut headers = Headers::new();
@@ -118,7 +117,7 @@ mod tests {
     }
 
     fn line(mail: &Mail, name: &str) -> String {
-        let bytes = message(mail, Uuid::nil(), "OK", "subject", "text".to_owned(), "html".to_owned()).unwrap();
+        let bytes = message(mail, Uuid::nil(), "OK", "subject", ("text".to_owned(), "html".to_owned())).unwrap();
         let text = String::from_utf8(bytes).unwrap();
         let line = text.lines().find(|line| line.starts_with(name)).unwrap();
         line.to_owned()

@@ -6,7 +6,6 @@ mod session;
 mod stream;
 mod trouble;
 
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use self::session::Session;
 use super::message::Envelope;
 use super::{Error, secret};
 use crate::config::{Security, Smtp};
+use crate::sys::patience::Patience;
 
 /// How often a server is tried that may be better in a moment.
 const TRIES: u32 = 3;
@@ -76,10 +76,8 @@ fn patiently<T: Send + 'static>(
 ) -> Result<T, Error> {
     let name = name(smtp);
     let server = Server::of(smtp)?;
-    let (done, end) = mpsc::channel();
-    thread::spawn(move || done.send(act(&server)));
     let slow = |time: Duration| Error::Slow { by: format!("the mail server {name}"), seconds: time.as_secs() };
-    match end.recv_timeout(patience) {
+    match Patience::new(patience).call(move || act(&server)) {
         Ok(Err(source)) if source.is_slow() => Err(slow(smtp.timeout)),
         Ok(result) => result.map_err(|source| Error::Smtp { server: name, source }),
         Err(_) => Err(slow(patience)),

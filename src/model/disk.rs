@@ -49,8 +49,11 @@ pub enum Source {
     Block(PathBuf),
     /// On the network (RBD, iSCSI, NBD, …): the protocol and name, for messages.
     Network(String),
-    /// No medium, or a source this program does not know, by its libvirt type.
-    None(String),
+    /// A source this program does not know, by its libvirt type.
+    #[serde(rename = "none")]
+    Unsupported(String),
+    /// A drive without a medium.
+    Empty,
 }
 
 impl Source {
@@ -58,7 +61,7 @@ impl Source {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Source::File(path) | Source::Block(path) => Some(path),
-            Source::Network(_) | Source::None(_) => None,
+            Source::Network(_) | Source::Unsupported(_) | Source::Empty => None,
         }
     }
 }

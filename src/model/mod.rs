@@ -5,6 +5,7 @@
 pub mod base64;
 mod clock;
 pub mod command;
+mod digest;
 mod disk;
 mod domain;
 mod extent;
@@ -21,6 +22,7 @@ mod uri;
 pub(crate) mod words;
 
 pub use clock::is_future;
+pub use digest::{Digest, Hasher};
 pub use disk::{Device, Disk, Format, Image, Source};
 pub use domain::{BootFile, Domain, DomainRef, DomainState, DomainXml, NotSaved, Nvram};
 pub use extent::Extent;
@@ -31,5 +33,5 @@ pub use owner::Owner;
 pub use point::{Codec, PointId};
 pub use report::{RunReport, Totals};
 pub use status::Status;
-pub use text::{misleads, printable};
+pub use text::{is_plain, misleads, printable};
 pub use uri::is_local;

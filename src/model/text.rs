@@ -1,4 +1,4 @@
-//! Owns: which characters of foreign text mislead its reader, and text without them. Must not: lay it out.
+//! Owns: foreign text: which characters mislead its reader, text without them, and which names may become files. Must not: lay it out.
 
 /// Whether a character ends a line, acts on a terminal, or changes the direction in which text is written: Unicode's control
 /// characters, line and paragraph separators, and the bidirectional controls of UAX #9.
@@ -18,6 +18,15 @@ pub fn printable(text: &str) -> String {
     text.chars().map(safe).collect()
 }
 
+/// Bytes of a file's name, at most: a temporary name, which is longer, must fit in 255.
+const MAX: usize = 200;
+
+/// Whether it is one harmless component of a path.
+pub fn is_plain(name: &str) -> bool {
+    let length = 1..=MAX;
+    length.contains(&name.len()) && !name.starts_with('.') && !name.contains(|c| c == '/' || misleads(c))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,5 +34,16 @@ mod tests {
     #[test]
     fn escapes_do_not_reach_the_terminal() {
         assert_eq!(printable("a\u{1b}[2J\u{9b}b\u{202e}c\td"), "a\u{fffd}[2J\u{fffd}b\u{fffd}c d");
+    }
+
+    #[test]
+    fn a_name_is_one_harmless_component() {
+        let long = "x".repeat(201);
+        for bad in ["", ".", "..", ".bashrc", "a/b", "a\0", "a\nb", "a\u{1b}[2J", "a\u{202e}b", "a\u{2028}b", &long] {
+            assert!(!is_plain(bad), "{bad:?}");
+        }
+        for good in ["vda", "dä ta.img", "a..b", "x'&<"] {
+            assert!(is_plain(good), "{good:?}");
+        }
     }
 }

@@ -90,7 +90,7 @@ impl Drop for Client {
     /// Takes leave of the server, where it still listens.
     fn drop(&mut self) {
         for wire in self.connections.iter_mut().filter(|_| !self.broken) {
-            let _ = reply::request(wire, 0, reply::DISCONNECT, 0, 0, 0);
+            let _ = reply::request(wire, 0, reply::DISCONNECT, 0, (0, 0));
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn all(wire: &mut Wire, export: &Export) -> Result<Vec<Extent>, Error
     while offset < export.size {
         let length = SPAN.min(export.size - offset) as u32;
         // The offset is unique in the connection's requests, so it can tell them apart.
-        reply::request(wire, 0, reply::BLOCK_STATUS, offset, offset, length)?;
+        reply::request(wire, 0, reply::BLOCK_STATUS, offset, (offset, length))?;
         offset = receive(wire, context, offset, length, &mut extents)?;
     }
     Ok(extents.0)

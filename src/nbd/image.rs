@@ -23,7 +23,8 @@ pub fn options(chain: &[Image], how: Options, whole_tables: bool) -> Result<OsSt
             Source::File(path) => ("file", path),
             Source::Block(path) => ("host_device", path),
             Source::Network(name) => return Err(Error::Image { image: name.clone() }),
-            Source::None(kind) => return Err(Error::Image { image: format!("a disk of type '{kind}'") }),
+            Source::Unsupported(kind) => return Err(Error::Image { image: format!("a disk of type '{kind}'") }),
+            Source::Empty => return Err(Error::Image { image: "a drive without a medium".to_owned() }),
         };
         push(&mut list, &format!("{node}driver"), image.format.driver().as_ref());
         if whole_tables && image.format == Format::Qcow2 {

@@ -165,7 +165,7 @@ impl Worker<'_> {
         // Where the holes are known, asking for one piece saves the server from looking for them again.
         let flags = if self.export.can_df && self.export.allocation.is_some() { reply::DF } else { 0 };
         let length = chunk.length as u32; // At most CHUNK.
-        reply::request(self.wire, flags, reply::READ, self.cookie, chunk.offset, length)?;
+        reply::request(self.wire, flags, reply::READ, self.cookie, (chunk.offset, length))?;
         buffer.resize(length as usize, 0);
         self.pending.push_back(Pending { cookie: self.cookie, offset: chunk.offset, buffer, filled: 0, done: false });
         self.cookie += 1;

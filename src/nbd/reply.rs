@@ -57,14 +57,13 @@ pub(super) enum Body {
     Error { source: io::Error, message: String },
 }
 
-/// Sends a request. `length` is 0 for those that have none.
+/// Sends a request for a range of the disk, which is empty for those that have none.
 pub(super) fn request(
     wire: &mut Wire,
     flags: u16,
     command: u16,
     cookie: u64,
-    at: u64,
-    length: u32,
+    (at, length): (u64, u32),
 ) -> Result<(), Error> {
     let mut bytes = Vec::with_capacity(28);
     bytes.extend_from_slice(&REQUEST_MAGIC.to_be_bytes());

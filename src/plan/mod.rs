@@ -6,4 +6,4 @@ mod day;
 mod who;
 
 pub use capture::{CapturePlan, How, PlannedDisk, Refusal, capture};
-pub use who::{Decision, Entry, KnownDomain, Plan, Request, plan};
+pub use who::{Decision, KnownDomain, Plan, Request, plan};

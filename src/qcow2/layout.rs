@@ -29,10 +29,28 @@ impl Layout {
     /// # Errors
     /// [`Error::Size`] above [`super::MAX_SIZE`]; [`Error::Extent`] for a list that is not sorted, disjoint and inside the disk.
     pub fn new(virtual_size: u64, extents: &[Extent]) -> Result<Layout, Error> {
-        if virtual_size > MAX_SIZE {
-            return Err(Error::Size { size: virtual_size });
+        Layout::of_clusters(virtual_size, whole_clusters(virtual_size, extents)?)
+    }
+
+    /// The same for extents that [`whole_clusters`] returned.
+    ///
+    /// # Errors
+    /// [`Error::Extent`] for others.
+    pub fn of_clusters(virtual_size: u64, data: Vec<Extent>) -> Result<Layout, Error> {
+        let is_whole = |extent: &Extent| {
+            let end = extent.end();
+            extent.offset.is_multiple_of(CLUSTER)
+                && extent.length > 0
+                && (end.is_multiple_of(CLUSTER) || end == virtual_size)
+        };
+        let mut at = 0;
+        for extent in &data {
+            if !is_whole(extent) || extent.offset < at || extent.end() > virtual_size {
+                let Extent { offset, length } = *extent;
+                return Err(Error::Extent { offset, length, size: virtual_size });
+            }
+            at = extent.end();
         }
-        let data = round_out(virtual_size, extents)?;
         let data_clusters = data.iter().map(|extent| extent.length.div_ceil(CLUSTER)).sum();
         let mut layout = Layout {
             size: virtual_size.next_multiple_of(SECTOR),
@@ -193,6 +211,17 @@ fn round_out(size: u64, extents: &[Extent]) -> Result<Vec<Extent>, Error> {
         }
     }
     Ok(rounded)
+}
+
+/// Rounds the extents of a disk out to whole clusters, clipped to the disk, and merges those that touch.
+///
+/// # Errors
+/// Those of [`Layout::new`].
+pub fn whole_clusters(virtual_size: u64, extents: &[Extent]) -> Result<Vec<Extent>, Error> {
+    if virtual_size > MAX_SIZE {
+        return Err(Error::Size { size: virtual_size });
+    }
+    round_out(virtual_size, extents)
 }
 
 /// The indices of the L2 tables that these extents need, ascending.

@@ -18,7 +18,7 @@ mod tests;
 
 use std::io;
 
-pub use layout::Layout;
+pub use layout::{Layout, whole_clusters};
 pub use links::Links;
 pub use reader::Reader;
 pub use salvage::Torn;

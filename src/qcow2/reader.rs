@@ -48,6 +48,11 @@ impl<R: Read> Reader<R> {
         Ok(Reader { input, layout })
     }
 
+    /// What the metadata says.
+    pub fn into_layout(self) -> Layout {
+        self.layout
+    }
+
     /// The guest's disk, in bytes.
     pub fn virtual_size(&self) -> u64 {
         self.layout.virtual_size()

@@ -60,6 +60,11 @@ pub fn exit_code(report: &RunReport) -> u8 {
     }
 }
 
+/// The number when somebody could not be told: that changes no more than a good one.
+pub fn untold(code: u8) -> u8 {
+    if code == ExitCode::Good.code() { ExitCode::Untidy.code() } else { code }
+}
+
 fn is_missing(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Partial | Outcome::Failed)
 }

@@ -9,6 +9,6 @@ mod text;
 #[cfg(test)]
 pub(crate) use text::sample;
 
-pub use exit::{EXIT_STATUS, ExitCode, exit_code, failure};
+pub use exit::{EXIT_STATUS, ExitCode, exit_code, failure, untold};
 pub use json::json;
 pub use text::{WIDTH, journal, moment, text};

@@ -2,7 +2,7 @@
 
 mod apply;
 
-pub use apply::{Verdict, apply};
+pub use apply::apply;
 
 /// Which restore points stay: the union of what each rule keeps. A rule of 0 keeps nothing; if all are 0, everything stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

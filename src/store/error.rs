@@ -1,8 +1,10 @@
-//! Owns: what can go wrong with stored restore points, in words. Must not: be about what is inside an archive.
+//! Owns: what can go wrong with stored restore points, in words. Must not: be about where they are restored to.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::archive;
+use crate::qcow2;
 use crate::sys::durable::Exposed;
 use crate::sys::patience::Stalled;
 
@@ -35,6 +37,56 @@ pub enum Error {
         /// Its folder.
         path: PathBuf,
     },
+    /// An archive cannot be written or read.
+    #[error("{}: the archive failed", path.display())]
+    Archive {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: archive::Error,
+    },
+    /// A disk of a restore point is not what its format demands, or cannot be laid out.
+    #[error("{}: member {member} is damaged", path.display())]
+    Image {
+        /// The archive.
+        path: PathBuf,
+        /// Its member.
+        member: String,
+        /// Why.
+        source: qcow2::Error,
+    },
+    /// A restore point holds what this program would not have written, or what must not be restored.
+    #[error("{}: {what}", path.display())]
+    Suspect {
+        /// The archive.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// A range is not on the disk.
+    #[error("{}: the disk has no {length} bytes at {offset}", path.display())]
+    Range {
+        /// The archive.
+        path: PathBuf,
+        /// The first byte.
+        offset: u64,
+        /// How many.
+        length: u64,
+    },
+    /// A disk is kept as an image of another program and can only be restored to a file.
+    #[error("{}: {member} is kept as the image that it was", path.display())]
+    KeptAsImage {
+        /// The archive.
+        path: PathBuf,
+        /// Its member.
+        member: String,
+    },
+    /// A signal asked for the end.
+    #[error("stopped by signal {signal}")]
+    Stopped {
+        /// Which.
+        signal: i32,
+    },
     /// Another program's archive is never removed.
     #[error("{} was made by the seed script and is not removed", path.display())]
     NotOurs {
@@ -44,17 +96,41 @@ pub enum Error {
 }
 
 impl Error {
+    /// For `map_err`: an archive failed.
+    pub fn archive(path: &Path) -> impl Fn(archive::Error) -> Error + '_ {
+        |source| Error::Archive { path: path.to_owned(), source }
+    }
+
     /// Whether the target hangs.
     pub fn is_stall(&self) -> bool {
-        matches!(self, Error::Target { source, .. } | Error::File { source, .. } if Stalled::is(source))
+        Stalled::caused(self)
+    }
+
+    /// Whether a restore point is damaged, or not what it says it is.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Error::Archive { source, .. } => source.is_damage(),
+            Error::Image { source, .. } => !matches!(source, qcow2::Error::Read(_)),
+            Error::Suspect { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether there was no file to open.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Error::Archive { source: archive::Error::Open { source, .. }, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
     /// What the operator can do, where there is something.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Target { source, .. } | Error::File { source, .. } if Stalled::is(source) => {
-                Some(Stalled::HINT.to_owned())
+            error if error.is_stall() => Some(Stalled::HINT.to_owned()),
+            Error::Archive { source, .. } => source.hint(),
+            Error::Image { source, .. } => source.hint(),
+            Error::Suspect { .. } => {
+                Some("use another restore point, and find out who wrote this one: kvmbackup verify".to_owned())
             }
+            Error::KeptAsImage { .. } => Some("restore it to a file: kvmbackup restore DOMAIN --to DIR".to_owned()),
             Error::Target { path, source } | Error::File { path, source, .. } if Exposed::is(source) => Some(format!(
                 "mount it so that only root can look in: `umask=077` for vfat, exFAT and NTFS, `file_mode=0600,dir_mode=0700` for CIFS (in \
                  /etc/fstab, then unmount and mount); see: findmnt -T {}",

@@ -13,7 +13,7 @@ use rustix::fs::FileType;
 
 use super::name::{self, Known};
 use super::whose;
-use super::{Domains, Error, Origin, Point};
+use super::{Domains, Error, Kind, Point};
 use crate::archive::seed::Seed;
 use crate::model::{Codec, PointId};
 use crate::sys::durable;
@@ -126,10 +126,10 @@ impl Folder {
             let bytes = status.as_ref().map_or(0, Metadata::len);
             let domain = domain.to_owned();
             match known {
-                Known::Archive(id) => points.push(Point { domain, id, path, bytes, origin: Origin::Kvmbackup }),
+                Known::Archive(id) => points.push(Point { domain, id, path, bytes, kind: Kind::Archive }),
                 Known::Seed(rotation) => {
                     let id = seed_id(&path, &domain, status.as_ref());
-                    seeds.push(Point { domain, id, path, bytes, origin: Origin::Seed { rotation } });
+                    seeds.push(Point { domain, id, path, bytes, kind: Kind::Script { rotation } });
                 }
                 Known::Partial(_) => {}
             }
@@ -172,18 +172,6 @@ impl Folder {
             files.filter_map(|(path, known, _)| matches!(known, Known::Partial(_)).then_some(path)).collect();
         partials.sort();
         Ok(partials)
-    }
-
-    /// Removes what unfinished runs have left of all domains, and returns the paths. No run may be under way.
-    pub(super) fn remove_partials(&self) -> Result<Vec<PathBuf>, Error> {
-        let mut removed = Vec::new();
-        for domain in self.domains()?.names {
-            for path in self.partials(&domain)? {
-                remove(&path)?;
-                removed.push(path);
-            }
-        }
-        Ok(removed)
     }
 
     /// The folder that a domain's new archives go to. It is made if need be, and is the domain's alone: one that the file
@@ -308,9 +296,9 @@ fn seed_id(path: &Path, domain: &str, status: Option<&Metadata>) -> PointId {
 }
 
 fn rotation(point: &Point) -> u32 {
-    match point.origin {
-        Origin::Seed { rotation } => rotation,
-        Origin::Kvmbackup => 0,
+    match point.kind {
+        Kind::Script { rotation } => rotation,
+        Kind::Archive => 0,
     }
 }
 

@@ -3,29 +3,45 @@
 //! Owns: names, partial files, listing, deletion. Must not: look into archives (but for the day in those of the seed
 //! script, whose names tell none), decide what to delete, or lock anything: one run at a time is its caller's duty.
 
+mod archives;
+mod contents;
+#[cfg(test)]
+mod contract;
 mod error;
 mod folder;
 mod name;
 mod partial;
+mod reader;
+mod script;
 #[cfg(test)]
 mod tests;
 mod trial;
 mod whose;
+mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+pub use contents::{Contents, SavedDisk};
 pub use error::Error;
-pub use partial::Partial;
+pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader};
+pub use writer::{DiskSource, PointWriter, Sink};
 
+pub use crate::archive::Manifest;
+pub use crate::archive::manifest::{
+    BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
+};
+pub use crate::archive::salvage::{Remains, Salvage, Trust};
 use crate::model::{Codec, PointId};
 use crate::sys::durable;
 use crate::sys::patience::Patience;
+use crate::sys::signals::Cancel;
 use crate::sys::space::{self, Space};
 use crate::sys::step::{self, Step};
 use folder::Folder;
+use partial::Partial;
 
 /// The folder that holds one folder a domain. No call on it waits for ever: a target that hangs is an error.
 #[derive(Debug, Clone)]
@@ -48,24 +64,52 @@ pub struct Point {
     /// When it was taken. For an archive of the seed script, when the file was last changed, or the day inside it if these
     /// disagree.
     pub id: PointId,
-    /// The archive.
-    pub path: PathBuf,
-    /// Its length.
+    /// Its length, in bytes.
     pub bytes: u64,
-    /// Who made it.
-    pub origin: Origin,
+    path: PathBuf,
+    kind: Kind,
 }
 
-/// Who made an archive.
+/// Who made a restore point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// This program.
-    Kvmbackup,
-    /// The seed script; `NAME.tar.gz` has rotation 0, `NAME.tar.gz.1` has 1. Such a point is never removed.
-    Seed {
+enum Kind {
+    /// This program: an archive.
+    Archive,
+    /// The legacy script; `NAME.tar.gz` has rotation 0, `NAME.tar.gz.1` has 1. Such a point is never removed.
+    Script {
         /// The number at the end of its name.
         rotation: u32,
     },
+}
+
+impl Point {
+    /// Where it is, for messages and records.
+    pub fn location(&self) -> &Path {
+        &self.path
+    }
+
+    /// Who made it, as `list` shows it: `kvmbackup` or `seed`, the legacy script.
+    pub fn origin(&self) -> &'static str {
+        match self.kind {
+            Kind::Archive => "kvmbackup",
+            Kind::Script { .. } => "seed",
+        }
+    }
+
+    /// Why it is never removed; `None` if it may be.
+    pub fn kept_because(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Archive => None,
+            Kind::Script { .. } => Some("made by the seed script: never removed"),
+        }
+    }
+
+    /// One that is nowhere.
+    #[cfg(test)]
+    pub fn sample(domain: &str, bytes: u64) -> Point {
+        let id = PointId::at(DateTime::UNIX_EPOCH);
+        Point { domain: domain.to_owned(), id, bytes, path: "/b/a".into(), kind: Kind::Archive }
+    }
 }
 
 /// The domains that have a folder in a target.
@@ -78,19 +122,14 @@ pub struct Domains {
 }
 
 impl Store {
-    /// The store in a folder that exists.
-    pub fn open(backupdir: &Path) -> Result<Store, Error> {
-        Store::open_patiently(backupdir, &Patience::default())
-    }
-
-    /// The same, with as much patience for every call on it.
-    pub fn open_patiently(backupdir: &Path, patience: &Patience) -> Result<Store, Error> {
+    /// The store in a folder that exists, with as much patience for every call on it.
+    pub fn at(backupdir: &Path, patience: &Patience) -> Result<Store, Error> {
         let store = Store::of(backupdir, patience);
         store.call(Folder::check).map(|()| store)
     }
 
     /// The same, and makes the folder if only it is missing: one whose parent is not there may be a mount that is not.
-    pub fn open_or_create(backupdir: &Path, patience: &Patience) -> Result<Store, Error> {
+    pub fn at_or_create(backupdir: &Path, patience: &Patience) -> Result<Store, Error> {
         let store = Store::of(backupdir, patience);
         store.call(Folder::make_target).map(|()| store)
     }
@@ -129,14 +168,42 @@ impl Store {
         self.call(move |folder| folder.points(&domain))
     }
 
+    /// Begins a domain's restore point, taken at `at` or, where that second is taken, one of the next. `note` hears the
+    /// temporary path before there is a file; its error ends it.
+    pub fn begin<E: From<Error>>(
+        &self,
+        domain: &str,
+        at: DateTime<Utc>,
+        codec: Codec,
+        note: impl FnMut(&Path) -> Result<(), E>,
+    ) -> Result<PointWriter, E> {
+        Ok(PointWriter::new(self.create_noted(domain, at, codec, note)?, codec, &self.patience))
+    }
+
+    /// Opens a restore point to read it. A signal ends every call on it with [`Error::Stopped`].
+    pub fn open(&self, point: &Point, cancel: &Cancel) -> Result<PointReader, Error> {
+        PointReader::open(point, &self.patience, cancel)
+    }
+
+    /// What is left of a damaged restore point, found piece by piece; `None` if the point is one stream, which
+    /// [`PointReader::each`] reads as far as it goes.
+    pub fn salvage(&self, point: &Point, cancel: &Cancel) -> Result<Option<Salvage>, Error> {
+        match point.kind {
+            Kind::Archive => {
+                let found = Salvage::open_patiently(&point.path, &self.patience, cancel);
+                found.map(Some).map_err(Error::archive(&point.path))
+            }
+            Kind::Script { .. } => Ok(None),
+        }
+    }
+
     /// [`Store::create_noted`] without a note.
-    pub fn create(&self, domain: &str, at: DateTime<Utc>, codec: Codec) -> Result<Partial, Error> {
+    #[cfg(test)]
+    fn create(&self, domain: &str, at: DateTime<Utc>, codec: Codec) -> Result<Partial, Error> {
         self.create_noted(domain, at, codec, |_| Ok(()))
     }
 
-    /// Begins the archive of a domain's restore point, taken at `at` or, where that second is taken, one of the next.
-    /// `note` hears the temporary path before there is a file; its error ends it.
-    pub fn create_noted<E: From<Error>>(
+    fn create_noted<E: From<Error>>(
         &self,
         domain: &str,
         at: DateTime<Utc>,
@@ -166,7 +233,7 @@ impl Store {
 
     /// Removes a restore point for good. One of the seed script is refused; one that is gone is no error.
     pub fn remove(&self, point: &Point) -> Result<(), Error> {
-        if point.origin != Origin::Kvmbackup {
+        if point.kept_because().is_some() {
             return Err(Error::NotOurs { path: point.path.clone() });
         }
         let path = point.path.clone();
@@ -177,11 +244,6 @@ impl Store {
     pub fn partials(&self, domain: &str) -> Result<Vec<PathBuf>, Error> {
         let domain = domain.to_owned();
         self.call(move |folder| folder.partials(&domain))
-    }
-
-    /// Removes what unfinished runs have left of all domains, and returns the paths. No run may be under way.
-    pub fn remove_partials(&self) -> Result<Vec<PathBuf>, Error> {
-        self.call(Folder::remove_partials)
     }
 
     /// Does something with the target in a thread that is left behind when the target hangs.

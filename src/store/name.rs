@@ -7,7 +7,7 @@
 //! Where a file system takes two names for one (case, a dot at the end) or reserves a name, the folder has the other
 //! encoding, which escapes every byte and which no file system mistakes for anything else.
 
-use crate::archive::Hasher;
+use crate::model::Hasher;
 use crate::model::{Codec, PointId};
 
 /// Bytes of an encoded name, at most; with date, ending and the marks of a partial file it fits in the 255 of a file name.

@@ -8,7 +8,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::folder::Free;
-use super::{Error, Origin, Point};
+use super::{Error, Kind, Point};
 use crate::model::PointId;
 use crate::sys::durable;
 use crate::sys::patience::Patience;
@@ -57,7 +57,7 @@ impl Partial {
         let bytes = published.map_err(|source| self.error("publish", source))?;
         self.is_there = false;
         let Free { id, archive: path, .. } = self.names.clone();
-        Ok(Point { domain: self.domain.clone(), id, path, bytes, origin: Origin::Kvmbackup })
+        Ok(Point { domain: self.domain.clone(), id, path, bytes, kind: Kind::Archive })
     }
 
     /// Removes it. An error means that it may still be there, or come to be there: a call that hangs cannot be undone.

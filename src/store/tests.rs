@@ -14,7 +14,7 @@ fn time(id: &str) -> DateTime<Utc> {
 
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::at(dir.path(), &Patience::default()).unwrap();
     (dir, store)
 }
 
@@ -60,8 +60,7 @@ fn partials_go_away_and_block_their_second() {
     drop(first);
     assert!(!path.exists());
     std::mem::forget(second);
-    assert_eq!(store.remove_partials().unwrap().len(), 1);
-    assert!(store.partials("web").unwrap().is_empty());
+    assert_eq!(store.partials("web").unwrap().len(), 1);
 }
 
 #[test]
@@ -89,7 +88,7 @@ fn foreign_files_and_links_are_left_alone() {
     fs::write(dir.path().join("file"), "").unwrap();
     assert_eq!(store.points("web").unwrap(), [point]);
     assert_eq!(store.domains().unwrap().names, ["web"]);
-    assert!(store.remove_partials().unwrap().is_empty());
+    assert!(store.partials("web").unwrap().is_empty());
 }
 
 #[test]
@@ -107,10 +106,10 @@ fn seeds_are_listed_and_never_removed() {
     fs::copy(folder.join("my vm.tar.gz.1"), folder.join("my vm.tar.gz.3")).unwrap();
     let ours = publish(&store, "my vm", "20261122T020000Z");
     let points = store.points("my vm").unwrap();
-    let ids: Vec<_> = points.iter().map(|point| (point.origin, point.id.to_string())).collect();
-    assert_eq!(ids[0], (Origin::Seed { rotation: 3 }, "20160430T235959Z".to_owned()));
-    assert_eq!(ids[1], (Origin::Seed { rotation: 1 }, "20160501T000000Z".to_owned()));
-    assert_eq!(ids[2], (Origin::Seed { rotation: 0 }, "20160502T000000Z".to_owned()));
+    let ids: Vec<_> = points.iter().map(|point| (point.kind, point.id.to_string())).collect();
+    assert_eq!(ids[0], (Kind::Script { rotation: 3 }, "20160430T235959Z".to_owned()));
+    assert_eq!(ids[1], (Kind::Script { rotation: 1 }, "20160501T000000Z".to_owned()));
+    assert_eq!(ids[2], (Kind::Script { rotation: 0 }, "20160502T000000Z".to_owned()));
     assert!(points.contains(&ours) && points.len() == 5);
     assert!(matches!(store.remove(&points[0]), Err(Error::NotOurs { .. })));
     assert_eq!(store.domains().unwrap().names, ["my vm"]);
@@ -119,17 +118,17 @@ fn seeds_are_listed_and_never_removed() {
 #[test]
 fn a_missing_target_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let error = Store::open_or_create(&dir.path().join("a/b"), &Patience::default()).unwrap_err();
+    let error = Store::at_or_create(&dir.path().join("a/b"), &Patience::default()).unwrap_err();
     assert!(error.hint().is_some());
-    assert!(Store::open(&dir.path().join("a")).is_err());
-    let store = Store::open_or_create(&dir.path().join("a"), &Patience::default()).unwrap();
+    assert!(Store::at(&dir.path().join("a"), &Patience::default()).is_err());
+    let store = Store::at_or_create(&dir.path().join("a"), &Patience::default()).unwrap();
     assert!(store.domains().unwrap().names.is_empty());
 }
 
 #[test]
 fn a_partial_is_noted_before_it_exists() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::at(dir.path(), &Patience::default()).unwrap();
     let mut noted = Vec::new();
     let partial = store.create_noted("web", Utc::now(), Codec::None, |path| {
         noted.push((path.to_owned(), path.exists()));
@@ -177,12 +176,12 @@ fn a_partial_that_cannot_be_removed_is_told() {
 fn the_first_cause_is_told_when_a_folder_cannot_be_made() {
     // Nobody makes folders there, root neither.
     let kernel = Path::new("/sys");
-    let target = Store::open_or_create(&kernel.join("backups"), &Patience::default()).unwrap_err();
+    let target = Store::at_or_create(&kernel.join("backups"), &Patience::default()).unwrap_err();
     assert!(matches!(target, Error::Target { source, .. } if source.kind() != io::ErrorKind::NotFound));
-    let domain = Store::open(kernel).unwrap().create("web", Utc::now(), ZSTD).unwrap_err();
+    let domain = Store::at(kernel, &Patience::default()).unwrap().create("web", Utc::now(), ZSTD).unwrap_err();
     assert!(matches!(domain, Error::File { source, .. } if source.kind() != io::ErrorKind::NotFound));
     let dir = tempfile::tempdir().unwrap();
-    Store::open_or_create(dir.path(), &Patience::default()).expect("a folder that is there is as good");
+    Store::at_or_create(dir.path(), &Patience::default()).expect("a folder that is there is as good");
 }
 
 #[test]
@@ -204,7 +203,7 @@ fn no_name_reads_outside_of_the_target_and_a_file_is_no_folder() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("...tar.gz"), "").unwrap();
     fs::create_dir(dir.path().join("b")).unwrap();
-    let store = Store::open(&dir.path().join("b")).unwrap();
+    let store = Store::at(&dir.path().join("b"), &Patience::default()).unwrap();
     assert_eq!(store.points("..").unwrap(), []);
     fs::write(dir.path().join("b/web"), "").unwrap();
     assert!(matches!(store.points("web"), Err(Error::File { action: "list", .. })));
@@ -243,7 +242,9 @@ fn a_seed_of_a_time_that_no_calendar_has_is_listed() {
     fs::write(&archive, "").unwrap();
     let far = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1 << 60);
     fs::File::options().write(true).open(&archive).unwrap().set_modified(far).unwrap();
-    let [point] = &Store::open(dir.path()).unwrap().points("web").unwrap()[..] else { panic!("it is not listed") };
+    let [point] = &Store::at(dir.path(), &Patience::default()).unwrap().points("web").unwrap()[..] else {
+        panic!("it is not listed")
+    };
     assert_eq!(point.id.to_string(), "19700101T000000Z");
 }
 
@@ -278,4 +279,18 @@ fn a_target_that_hangs_is_remembered_and_every_error_says_what_to_do() {
     ] {
         assert_eq!(error.hint(), hint, "{error}");
     }
+}
+
+#[test]
+fn a_folder_that_becomes_a_link_while_an_archive_is_written_gets_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, moved, trap) = (dir.path().join("a"), dir.path().join("moved"), dir.path().join("trap"));
+    let store = Store::at(dir.path(), &Patience::default()).unwrap();
+    let mut partial = store.create("a", Utc::now(), Codec::None).unwrap();
+    fs::create_dir(&trap).unwrap();
+    fs::rename(&folder, &moved).unwrap();
+    symlink(&trap, &folder).unwrap();
+    // It goes on in the folder that it has opened, whatever that is called now.
+    partial.publish().unwrap();
+    assert_eq!((fs::read_dir(&trap).unwrap().count(), fs::read_dir(&moved).unwrap().count()), (0, 1));
 }

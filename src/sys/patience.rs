@@ -77,6 +77,11 @@ impl Patience {
         Patience::new(self.limit)
     }
 
+    /// The same, with another limit.
+    pub fn within(&self, limit: Duration) -> Patience {
+        Patience { limit, given_up: self.given_up.clone() }
+    }
+
     /// The error of what hangs.
     pub fn stalled(&self) -> io::Error {
         Stalled(self.limit).into()

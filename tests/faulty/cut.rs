@@ -8,6 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// What a folder holds, by name.
+type Folders = HashMap<Ino, BTreeMap<String, Ino>>;
+type Contents = HashMap<Ino, Arc<Vec<u8>>>;
+
 use super::tree::{Ino, Kind, Node, Op, ROOT, Tree};
 
 /// What lies on the disk after the cut: folders, and files with their bytes.
@@ -145,18 +149,11 @@ impl Disk {
             }
         }
         let mut image = Image::new();
-        self.fill(ROOT, Path::new(""), &folders, &contents, &mut image);
+        self.fill(ROOT, Path::new(""), (&folders, &contents), &mut image);
         image
     }
 
-    fn fill(
-        &self,
-        ino: Ino,
-        path: &Path,
-        folders: &HashMap<Ino, BTreeMap<String, Ino>>,
-        contents: &HashMap<Ino, Arc<Vec<u8>>>,
-        image: &mut Image,
-    ) {
+    fn fill(&self, ino: Ino, path: &Path, (folders, contents): (&Folders, &Contents), image: &mut Image) {
         match self.kinds[&ino] {
             // Nobody listens on it after the cut.
             Kind::Socket => {}
@@ -164,7 +161,7 @@ impl Disk {
             Kind::Folder => {
                 image.insert(path.to_owned(), None);
                 for (name, ino) in &folders[&ino] {
-                    self.fill(*ino, &path.join(name), folders, contents, image);
+                    self.fill(*ino, &path.join(name), (folders, contents), image);
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::lab::{Disk, Lab, try_virsh, wait_until};
 use kvmbackup::hooks::{Agent, Call, Deadlines, Ended, Error, Guest, Held, Ran, Runner, Started};
-use kvmbackup::hypervisor::{Hypervisor, Libvirt};
+use kvmbackup::hypervisor::{Agents, Guests, Libvirt};
 use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_secs(120);

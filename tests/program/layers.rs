@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Which folder may import what of ours, besides itself. What is not in the table may import nothing.
 ///
 /// `report` knows exit codes and how text is laid out, `config` the policy that retention works by; both are values. The
-/// store looks at the day in the seed script's archives, and at how archives hash. `app` composes: it names every adapter.
+/// store knows what is in a point of each kind, and reads definitions of those that have no manifest. `app` composes: it names every adapter.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("sys", &[]),
@@ -23,28 +23,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("qcow2", &["model"]),
     ("nbd", &["model", "sys"]),
     ("archive", &["model", "sys"]),
-    ("store", &["model", "sys", "archive"]),
+    ("store", &["archive", "hypervisor", "model", "qcow2", "sys"]),
     (
         "engine",
-        &[
-            "archive",
-            "config",
-            "hooks",
-            "hypervisor",
-            "ledger",
-            "model",
-            "nbd",
-            "plan",
-            "qcow2",
-            "retention",
-            "store",
-            "sys",
-        ],
+        &["config", "hooks", "hypervisor", "ledger", "model", "nbd", "plan", "qcow2", "retention", "store", "sys"],
     ),
     (
         "app",
         &[
-            "cli",
             "config",
             "engine",
             "exporter",
@@ -54,6 +40,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "mail",
             "metrics",
             "model",
+            "plan",
             "report",
             "store",
             "sys",
@@ -73,8 +60,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// What may be asked of a module that one may import, where that is less than all of it.
 const ONLY: &[(&str, &str, &[&str])] = &[
     // The interface of what another owns, never its inside.
-    ("store", "archive", &["crate::archive::seed::Seed", "crate::archive::Hasher"]),
-    ("app", "cli", &["crate::cli::args"]),
+    ("store", "hypervisor", &["crate::hypervisor::domain_xml"]),
 ];
 
 #[test]
@@ -179,7 +165,7 @@ const NO_STEP: &[(&str, &str)] = &[
     // The processes end with us.
     ("mail/program.rs", "program::start("),
     // Its caller says the step of what the tool does.
-    ("engine/overlay_file.rs", "program::start("),
+    ("engine/qemu_img.rs", "program::start("),
 ];
 
 #[test]
@@ -266,7 +252,7 @@ fn folder(path: &Path) -> String {
 
 /// The code without its tests, which may use what they like.
 fn product<'a>(path: &Path, text: &'a str) -> &'a str {
-    let is_test = ["tests", "tests.rs", "sample.rs", "fixture.rs", "fake.rs"]
+    let is_test = ["tests", "tests.rs", "sample.rs", "fixture.rs", "fake.rs", "contract.rs"]
         .iter()
         .any(|name| path.iter().any(|part| part == *name));
     let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());

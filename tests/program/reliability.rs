@@ -14,10 +14,12 @@ struct Row {
 
 fn rows() -> Vec<Row> {
     let document = fs::read_to_string(root().join("docs/reliability.md")).unwrap();
-    let (matrix, _) = document.split_once("## Fuzzing").unwrap();
+    let (_, matrix) = document.split_once("| Fault |").unwrap();
+    let (matrix, _) = matrix.split_once("## Fuzzing").unwrap();
     let lines = matrix.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
     let cells = lines.map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect());
-    let rows = cells.filter(|cells: &Vec<String>| cells.first().is_some_and(|first| first != "Fault"));
+    let rows = cells
+        .filter(|cells: &Vec<String>| cells.first().is_some_and(|first| first != "Fault" && first != "How it is made"));
     rows.map(|cells| {
         let [fault, made, promise, tests] =
             cells.try_into().unwrap_or_else(|cells| panic!("not four cells: {cells:?}"));

@@ -103,7 +103,7 @@ fn send(settings: &Settings, mail: &Mail) -> Result<Vec<Error>, Error> {
     ));
     let html =
         format!("<!DOCTYPE html>\n<html lang=\"en\"><body><p>{}</p></body></html>\n", html_escape(text.trim_end()));
-    let message = mail::message(mail, Uuid::new_v4(), "TEST", &mail::test_subject(&settings.host), text, html)?;
+    let message = mail::message(mail, Uuid::new_v4(), "TEST", &mail::test_subject(&settings.host), (text, html))?;
     mail::send(mail, &message)
 }
 

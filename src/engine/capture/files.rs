@@ -40,7 +40,7 @@ pub(super) fn beside(domain: &Domain, disk: &Disk, folder: Option<&Path>, ending
 fn own_folder(disk: &Disk) -> Option<&Path> {
     match &disk.image.source {
         Source::File(path) => path.parent(),
-        Source::Block(_) | Source::Network(_) | Source::None(_) => None,
+        Source::Block(_) | Source::Network(_) | Source::Unsupported(_) | Source::Empty => None,
     }
 }
 

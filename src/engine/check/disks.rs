@@ -9,14 +9,15 @@ use std::path::Path;
 use super::confined::Confined;
 use super::{Finding, Severity, place};
 use crate::config::DomainSettings;
+use crate::engine::backup::members::not_saved;
 use crate::engine::capture::{check_room, folder_for};
-use crate::engine::{Error, chain, members};
-use crate::hypervisor::Hypervisor;
+use crate::engine::{Error, chain};
+use crate::hypervisor::Guests;
 use crate::model::{DomainRef, Failure, Method};
 use crate::plan::{self, CapturePlan, How};
 
 pub(super) fn look(
-    hypervisor: &dyn Hypervisor,
+    hypervisor: &dyn Guests,
     domain: &DomainRef,
     settings: &DomainSettings,
     findings: &mut Vec<Finding>,
@@ -35,7 +36,7 @@ pub(super) fn look(
     };
     let before = findings.len();
     findings.extend(plan.warnings.iter().cloned().map(|warning| Finding::failed(&about, Severity::Warning, warning)));
-    findings.extend(members::not_saved(&described).map(|warning| Finding::failed(&about, Severity::Warning, warning)));
+    findings.extend(not_saved(&described).map(|warning| Finding::failed(&about, Severity::Warning, warning)));
     for disk in plan.skipped.iter().filter(|disk| disk.missed) {
         let message = format!("disk {} cannot be saved: {}", disk.target, disk.reason);
         findings.push(problem(Failure { message, hint: disk.hint.clone() }));
@@ -60,7 +61,7 @@ pub(super) fn look(
 }
 
 /// Whether an image of a domain lies on a file system.
-pub(super) fn lies_on(hypervisor: &dyn Hypervisor, domain: &DomainRef, device: u64) -> bool {
+pub(super) fn lies_on(hypervisor: &dyn Guests, domain: &DomainRef, device: u64) -> bool {
     // Another check reports a domain that cannot be described.
     let Ok(described) = hypervisor.describe(domain) else { return false };
     let paths = described.disks.iter().filter_map(|disk| disk.image.source.path());

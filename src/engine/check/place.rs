@@ -10,10 +10,9 @@ use rustix::fs::{Access, access};
 use super::{Finding, Severity};
 use crate::config::Settings;
 use crate::engine::journal::Journal;
-use crate::engine::{adopt, chain};
-use crate::hypervisor::Hypervisor;
+use crate::engine::{adopt, chain, target};
+use crate::hypervisor::Guests;
 use crate::model::DomainRef;
-use crate::store::Store;
 use crate::sys::{lock, program, trust};
 
 /// What reads images, and what commits overlays of guests that are off.
@@ -78,12 +77,7 @@ fn textfile(path: &Path) -> Finding {
 }
 
 /// Overlays of ours that the domain is on, and that no journal entry names: the next backup or recovery brings it back.
-pub(super) fn overlays(
-    settings: &Settings,
-    hypervisor: &dyn Hypervisor,
-    domain: &DomainRef,
-    findings: &mut Vec<Finding>,
-) {
+pub(super) fn overlays(settings: &Settings, hypervisor: &dyn Guests, domain: &DomainRef, findings: &mut Vec<Finding>) {
     // Those of a run that is at work are no leftovers; opening the journal makes its folder.
     if lock::is_held(&settings.state_dir.join("lock")).unwrap_or(false) {
         return;
@@ -134,7 +128,7 @@ fn leftovers(settings: &Settings) -> Vec<Finding> {
         Err(error) => findings.push(Finding::failed("journal", Severity::Problem, error.failure())),
     }
     // The check of the target reports what cannot be read there.
-    let store = Store::open(&settings.backupdir).ok();
+    let store = target::open(settings).ok();
     let domains = store.as_ref().and_then(|store| store.domains().ok()).map(|domains| domains.names);
     for domain in domains.unwrap_or_default() {
         let partials = store.as_ref().and_then(|store| store.partials(&domain).ok()).unwrap_or_default();

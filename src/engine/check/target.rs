@@ -10,11 +10,10 @@ use rustix::io::Errno;
 
 use super::{Finding, Severity, place};
 use crate::config::Settings;
-use crate::engine::{Error, backup, points, survey};
+use crate::engine::{Error, points, survey, target};
 use crate::model::size::bytes;
 use crate::model::{Failure, is_future};
 use crate::store::{self, Point, Store};
-use crate::sys::patience::Patience;
 use crate::sys::space::{self, Space};
 
 pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
@@ -24,15 +23,15 @@ pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
         Ok(room) => room,
         Err(error) => return vec![unusable(settings, about, &error)],
     };
-    let store = Store::open_patiently(dir, &Patience::new(settings.stall_timeout));
-    if let Err(error) = store.and_then(|store| store.try_out(true)) {
-        return vec![Finding::failed(about, Severity::Problem, Error::from(error).failure())];
-    }
+    let store = match target::open(settings).and_then(|store| Ok(store.try_out(true).map(|()| store)?)) {
+        Ok(store) => store,
+        Err(error) => return vec![Finding::failed(about, Severity::Problem, error.failure())],
+    };
     let mut findings = vec![mounted(settings, &about, room)];
-    if let Err(error) = Store::open(dir).map_err(Error::from).and_then(|store| backup::check_space(settings, &store)) {
+    if let Err(error) = target::expect_room(settings, &store) {
         findings.push(Finding::failed(&about, Severity::Problem, error.failure()));
     }
-    let (newest, unseen) = newest(settings);
+    let (newest, unseen) = newest(settings, &store);
     findings.extend(unseen.into_iter().map(|failure| Finding::failed(&about, Severity::Problem, failure)));
     findings.extend(sizes(&about, room, &newest));
     let ahead = newest.iter().filter(|point| is_future(point.id.time(), now));
@@ -79,9 +78,8 @@ fn mounted(settings: &Settings, about: &str, room: Space) -> Finding {
 }
 
 /// The newest restore point of each domain that the configuration covers, and what of the target cannot be read.
-fn newest(settings: &Settings) -> (Vec<Point>, Vec<Failure>) {
-    let found = Store::open(&settings.backupdir).map_err(Error::from).and_then(|store| points::found(&store, &[]));
-    let found = match found {
+fn newest(settings: &Settings, store: &Store) -> (Vec<Point>, Vec<Failure>) {
+    let found = match points::found(store, &[]) {
         Ok(found) => found,
         Err(error) => return (Vec::new(), vec![error.failure()]),
     };
@@ -134,20 +132,11 @@ pub(super) fn device(settings: &Settings) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::PointId;
-    use crate::store::Origin;
 
     #[test]
     fn what_does_not_fit_is_told_for_one_and_for_all() {
-        let point = |domain: &str, bytes| Point {
-            domain: domain.to_owned(),
-            id: PointId::at(DateTime::UNIX_EPOCH),
-            path: "/b/a".into(),
-            bytes,
-            origin: Origin::Kvmbackup,
-        };
         let judged = |free, sizes: &[u64]| {
-            let points: Vec<_> = sizes.iter().map(|bytes| point("a", *bytes)).collect();
+            let points: Vec<_> = sizes.iter().map(|bytes| Point::sample("a", *bytes)).collect();
             let found = super::sizes("target", Space { total: 1000, free }, &points);
             found.into_iter().map(|finding| finding.severity).collect::<Vec<_>>()
         };

@@ -5,6 +5,7 @@ use std::fs;
 use uuid::Uuid;
 
 use super::*;
+use crate::engine::Error;
 use crate::engine::fixture::{DOMAIN, Fixture};
 use crate::engine::journal::Journal;
 use crate::model::{Codec, DomainRef};
@@ -80,11 +81,11 @@ fn what_earlier_runs_left_is_told_unless_a_run_is_at_work() {
     let domain = DomainRef { name: "db".into(), uuid: Uuid::new_v4() };
     journal.begin(Uuid::new_v4(), NOW.parse().unwrap(), "test:///default", &domain).unwrap();
     fs::write(settings.state_dir.join("journal/0.json"), "{").unwrap();
-    let partial = fixture.store.create(DOMAIN, NOW.parse().unwrap(), Codec::Zstd(1)).unwrap();
+    let unfinished = fixture.store.begin(DOMAIN, NOW.parse().unwrap(), Codec::Zstd(1), |_| Ok::<_, Error>(())).unwrap();
     let all = found(&settings, NOW);
     tells(&all, Severity::Warning, &["domain db", "interrupted"]);
     tells(&all, Severity::Problem, &["journal", "0.json"]);
-    tells(&all, Severity::Warning, &[DOMAIN, partial.path().to_str().unwrap()]);
+    tells(&all, Severity::Warning, &[DOMAIN, unfinished.path().to_str().unwrap()]);
     tells(&all, Severity::Warning, &["textfile", "No such file"]);
     let _lock = lock::take(&settings.state_dir.join("lock")).unwrap();
     let all = found(&settings, NOW);

@@ -3,13 +3,13 @@
 use serde_json::Value;
 
 use crate::hooks::Agent;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::Agents;
 use crate::model::DomainRef;
 
 /// The agent of one domain.
 pub struct GuestAgent<'a> {
     /// libvirt.
-    pub hypervisor: &'a dyn Hypervisor,
+    pub hypervisor: &'a dyn Agents,
     /// The domain.
     pub domain: &'a DomainRef,
 }

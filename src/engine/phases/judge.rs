@@ -59,7 +59,7 @@ pub(super) fn hook_error(hook: &Hook, source: hooks::Error) -> Error {
 }
 
 pub(super) fn no_guest(hook: &Hook) -> Error {
-    Error::Other {
+    Error::Rejected {
         message: format!("hook {}: there is no running guest to run it in", hook.name),
         hint: Some("a domain that is off has no use for `where: guest`; `on_error: ignore` lets it pass".into()),
     }

@@ -22,13 +22,12 @@ pub struct Tested {
 pub fn test(
     settings: &Settings,
     hooks: &[Hook],
-    hypervisor: &dyn Hypervisor,
-    domain: &str,
+    (hypervisor, domain): (&dyn Hypervisor, &str),
     phase: Option<Phase>,
     cancel: &Cancel,
 ) -> Result<Tested, Error> {
     let known = hypervisor.domains()?.into_iter().map(|(id, _)| id).find(|id| id.name == domain);
-    let id: DomainRef = known.ok_or_else(|| Error::Other {
+    let id: DomainRef = known.ok_or_else(|| Error::Rejected {
         message: format!("libvirt knows no domain `{domain}`"),
         hint: Some("`virsh list --all` shows the domains".into()),
     })?;

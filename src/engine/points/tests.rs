@@ -23,9 +23,9 @@ fn a_damaged_point_and_one_of_the_seed_do_not_spoil_the_list() {
     let disks = fixture.usual_disks();
     let good = fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &disks);
     let bad = fixture.point("2026-11-21T02:00:00Z", Codec::Gzip(1), &disks);
-    let mut bytes = fs::read(&bad.path).unwrap();
+    let mut bytes = fs::read(bad.location()).unwrap();
     bytes[40] ^= 0xff;
-    fs::write(&bad.path, bytes).unwrap();
+    fs::write(bad.location(), bytes).unwrap();
     fixture.seed("web 1.tar.gz.1", &disks[1..]);
 
     record(&fixture, &good, true);

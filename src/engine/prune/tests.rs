@@ -37,7 +37,7 @@ fn damaged_points_fill_no_place_and_stay() {
     let fixture = Fixture::new();
     let point = |day: u32| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]);
     let points: Vec<_> = (20..25).map(point).collect();
-    fs::write(&points[4].path, "").unwrap();
+    fs::write(points[4].location(), "").unwrap();
     let mut recorder = Recorder::new(&fixture.path("state"));
     recorder.add(&points[3], false).unwrap();
     recorder.write().unwrap();
@@ -61,7 +61,7 @@ fn the_only_good_point_stays_though_newer_ones_are_there() {
     let fixture = Fixture::new();
     let point = |day: u32| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::Zstd(1), &[]);
     let points: Vec<_> = (20..24).map(point).collect();
-    points[1..].iter().for_each(|point| fs::write(&point.path, "x").unwrap());
+    points[1..].iter().for_each(|point| fs::write(point.location(), "x").unwrap());
     let rotation = rotate(&fixture, 1);
     assert!(rotation.points.iter().all(|judged| judged.keep), "{rotation:?}");
 }
@@ -73,7 +73,7 @@ fn the_last_point_with_every_disk_stays() {
     fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);
     for day in 21..24 {
         let lacks = |manifest: &mut Manifest| manifest.skipped[0].missed = true;
-        fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[], "<domain/>", lacks);
+        fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, (&[], "<domain/>"), lacks);
     }
     let rotation = rotate(&fixture, 2);
     assert_eq!(
@@ -105,7 +105,7 @@ fn points_of_another_guest_stay_and_do_not_count() {
     let other = Uuid::from_u128(7);
     for day in 18..20 {
         let of_other = |manifest: &mut Manifest| manifest.domain.uuid = other;
-        fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[], "<domain/>", of_other);
+        fixture.point_with(&format!("2026-11-{day}T02:00:00Z"), Codec::None, (&[], "<domain/>"), of_other);
     }
     let days = [20, 21, 22].map(|day| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]));
     let rotation = rotate(&fixture, 2);
@@ -135,7 +135,7 @@ fn points_of_another_guest_stay_and_do_not_count() {
 fn a_point_of_another_guest_that_cannot_be_read_stays() {
     let fixture = Fixture::new();
     let days = [20, 21, 22].map(|day| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]));
-    fs::write(&days[2].path, "x").unwrap();
+    fs::write(days[2].location(), "x").unwrap();
     let rotation = rotate(&fixture, 1);
     assert_eq!(rotation.removed(), [days[0].id]);
     assert_eq!(rotation.left(), 2);
@@ -146,7 +146,7 @@ fn a_suspect_newest_point_holds_rotation() {
     let fixture = Fixture::new();
     let days = [20, 21].map(|day| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]));
     let suspect = |manifest: &mut Manifest| manifest.suspect = Some("disk vda is empty".to_owned());
-    fixture.point_with("2026-11-22T02:00:00Z", Codec::None, &[], "<domain/>", suspect);
+    fixture.point_with("2026-11-22T02:00:00Z", Codec::None, (&[], "<domain/>"), suspect);
     let held = rotate(&fixture, 1);
     assert_eq!(
         lines(&held),
@@ -161,7 +161,7 @@ fn a_suspect_newest_point_holds_rotation() {
     fixture.point("2026-11-23T02:00:00Z", Codec::None, &[]);
     let resumed = rotate(&fixture, 1);
     assert_eq!((resumed.removed().len(), resumed.left_alone.len()), (3, 0));
-    assert!(!resumed.removed().is_empty() && !days[1].path.exists());
+    assert!(!resumed.removed().is_empty() && !days[1].location().exists());
 }
 
 #[test]

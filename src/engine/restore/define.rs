@@ -1,16 +1,16 @@
 //! Owns: what a restore asks of the hypervisor. Must not: write files, or touch a domain that runs.
 
-use super::saved::Saved;
 use super::{Operator, Restored, other};
 use crate::engine::Error;
 use crate::hypervisor::domain_xml::Reach;
-use crate::hypervisor::{self, Hypervisor, OffKind, SavedState, StateKind, domain_xml};
+use crate::hypervisor::{self, Definitions, Guests, OffKind, SavedState, StateKind, domain_xml};
 use crate::model::command::{quoted, typed};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
+use crate::store::Contents;
 
 /// Whether a domain may be defined: none that runs has its name or UUID, and one that is off only with `overwrite`, and when
 /// nothing else speaks for its disks.
-pub fn check(hypervisor: &dyn Hypervisor, to: &DomainRef, overwrite: bool) -> Result<(), Error> {
+pub fn check(hypervisor: &dyn Guests, to: &DomainRef, overwrite: bool) -> Result<(), Error> {
     for (known, state) in hypervisor.domains()? {
         let (same_name, same_uuid) = (known.name == to.name, known.uuid == to.uuid);
         if !same_name && !same_uuid {
@@ -38,7 +38,7 @@ pub fn check(hypervisor: &dyn Hypervisor, to: &DomainRef, overwrite: bool) -> Re
 /// Asks the operator to accept what a definition reaches for on this host, except what nearly every guest has and what the
 /// domain's current definition already has.
 pub fn expect_accepted(
-    hypervisor: &dyn Hypervisor,
+    hypervisor: &dyn Guests,
     saved: &DomainRef,
     reaches: &[Reach],
     operator: &mut dyn Operator,
@@ -59,7 +59,7 @@ pub fn expect_accepted(
 }
 
 /// What the domain's current definition on this host reaches for.
-fn present_reaches(hypervisor: &dyn Hypervisor, saved: &DomainRef) -> Result<Vec<Reach>, Error> {
+fn present_reaches(hypervisor: &dyn Guests, saved: &DomainRef) -> Result<Vec<Reach>, Error> {
     let Some((known, _)) = hypervisor.domains()?.into_iter().find(|(known, _)| known.uuid == saved.uuid) else {
         return Ok(Vec::new());
     };
@@ -68,7 +68,7 @@ fn present_reaches(hypervisor: &dyn Hypervisor, saved: &DomainRef) -> Result<Vec
 }
 
 /// That the domain of this name is another guest now than the one that was saved.
-pub fn another_guest(hypervisor: &dyn Hypervisor, saved: &DomainRef) -> Result<Option<String>, Error> {
+pub fn another_guest(hypervisor: &dyn Guests, saved: &DomainRef) -> Result<Option<String>, Error> {
     let domains = hypervisor.domains()?.into_iter().map(|(known, _)| known);
     let other = domains.into_iter().find(|known| known.name == saved.name && known.uuid != saved.uuid);
     let told = |other: DomainRef| {
@@ -85,7 +85,7 @@ pub fn another_guest(hypervisor: &dyn Hypervisor, saved: &DomainRef) -> Result<O
 
 /// A saved memory goes on with the disks that it left, and so does a guest on another host: neither bears others in their
 /// place.
-fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(), Error> {
+fn expect_at_rest(hypervisor: &dyn Guests, domain: &DomainRef) -> Result<(), Error> {
     let name = &domain.name;
     let (message, hint) = match hypervisor.off_kind(domain)? {
         OffKind::Plain | OffKind::SavedToFile => return Ok(()),
@@ -107,7 +107,7 @@ fn expect_at_rest(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<(),
 }
 
 /// What libvirt goes on to list of a domain although its images, which hold it, are replaced.
-pub fn lost_states(hypervisor: &dyn Hypervisor, to: &DomainRef) -> Result<Vec<String>, Error> {
+pub fn lost_states(hypervisor: &dyn Guests, to: &DomainRef) -> Result<Vec<String>, Error> {
     if !hypervisor.domains()?.iter().any(|(known, _)| known.uuid == to.uuid) {
         return Ok(Vec::new());
     }
@@ -128,8 +128,8 @@ pub fn lost_states(hypervisor: &dyn Hypervisor, to: &DomainRef) -> Result<Vec<St
 }
 
 /// What the saved definition says. It must be the definition of the domain that the archive names.
-pub fn describe(saved: &Saved, xml: &str) -> Result<Domain, Error> {
-    let suspect = |what| Error::Suspect { path: saved.archive.clone(), what };
+pub fn describe(saved: &Contents, xml: &str) -> Result<Domain, Error> {
+    let suspect = |what: String| Error::suspect(&saved.location, &what);
     let described = read(xml).map_err(|error| suspect(format!("its definition cannot be read: {error}")))?;
     if described.id != saved.domain {
         return Err(suspect(format!("its definition is that of another domain, {:?}", described.id.name)));
@@ -144,12 +144,12 @@ pub fn read(xml: &str) -> Result<Domain, domain_xml::Error> {
 }
 
 /// For `map_err`: the saved definition cannot be used.
-pub fn xml_error(saved: &Saved) -> impl Fn(domain_xml::Error) -> Error + '_ {
+pub fn xml_error(saved: &Contents) -> impl Fn(domain_xml::Error) -> Error + '_ {
     |source| hypervisor::Error::Xml { domain: saved.domain.name.clone(), source }.into()
 }
 
 /// Defines the domain. That it cannot be started, or that its autostart stays on, does not undo that.
-pub fn define(hypervisor: &dyn Hypervisor, xml: &str, start: bool, restored: &mut Restored) -> Result<(), Error> {
+pub fn define(hypervisor: &dyn Definitions, xml: &str, start: bool, restored: &mut Restored) -> Result<(), Error> {
     let defined = hypervisor.define(xml)?;
     if let Err(error) = hypervisor.set_autostart(&defined, false) {
         restored.notes.push(format!("its autostart could not be turned off: {}", Error::from(error).failure().message));

@@ -6,12 +6,12 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::plan::{self, Host, Plan};
-use super::saved::Saved;
 use super::{Define, Operator, Request, define, other};
 use crate::engine::Error;
 use crate::hypervisor::{self, Hypervisor, Kind, domain_xml, domain_xml::rewrite};
 use crate::model::DomainRef;
 use crate::model::command::quoted;
+use crate::store::Contents;
 use crate::sys::opened;
 
 /// How many of the elements that this host lacks are named.
@@ -24,7 +24,7 @@ const MAX_XML: u64 = 16 << 20;
 pub struct Wanted<'a> {
     pub request: &'a Request,
     pub how: &'a Define,
-    pub saved: &'a Saved,
+    pub saved: &'a Contents,
     pub hypervisor: &'a dyn Hypervisor,
     pub host: &'a Host<'a>,
 }
@@ -99,12 +99,12 @@ impl Wanted<'_> {
             ),
             false => edit,
         };
-        Error::Other { message, hint: Some(hint) }
+        Error::Rejected { message, hint: Some(hint) }
     }
 
     /// The command that gets the definition out of the archive.
     fn unpacking(&self) -> String {
-        let archive = &self.saved.archive;
+        let archive = &self.saved.location;
         let name = archive.file_name().unwrap_or_default().to_string_lossy();
         let codec = [(".tar.zst", "--zstd "), (".tar.gz", "--gzip ")];
         let codec = codec.iter().find(|(end, _)| name.contains(end)).map_or("", |(_, codec)| codec);
@@ -115,7 +115,7 @@ impl Wanted<'_> {
 }
 
 /// The operator's definition must be of the domain that was saved: its name and its UUID are what a restore changes.
-fn edited(saved: &Saved, file: &Path, text: &str) -> Result<crate::model::Domain, Error> {
+fn edited(saved: &Contents, file: &Path, text: &str) -> Result<crate::model::Domain, Error> {
     let path = file.display();
     let hint = "edit the saved definition, and keep its name and UUID; for another name: --name NEW";
     let described = define::read(text).map_err(|source| {

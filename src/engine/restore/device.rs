@@ -13,7 +13,7 @@ use crate::model::size;
 
 /// Opens a block device that nothing uses: no mount, no volume group, no guest. It must have room for `bytes`.
 pub fn open(path: &Path, bytes: u64) -> Result<File, Error> {
-    let other = |message: String, hint: &str| Error::Other { message, hint: Some(hint.to_owned()) };
+    let other = |message: String, hint: &str| Error::Rejected { message, hint: Some(hint.to_owned()) };
     let status = std::fs::metadata(path).map_err(Error::file("look at", path))?;
     if !status.file_type().is_block_device() {
         return Err(other(format!("{}: not a block device", path.display()), "for a file, name its folder: --to DIR"));

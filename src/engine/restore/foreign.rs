@@ -4,32 +4,26 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::process::Child;
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use crate::engine::Error;
-use crate::sys::program::{self, Stream};
+use crate::engine::qemu_img::{self, Limits};
 
 const NOT_QCOW2: &str = "is no qcow2 image";
-/// How long `qemu-img info` may take; it reads only metadata.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// `qemu-img info` reads only metadata, and a hostile image may make it say much.
+const LIMITS: Limits = Limits { stall: Duration::from_secs(60), answer: 1 << 20 };
 /// Bytes of a header that are looked at.
 pub const HEADER: usize = 104;
-/// Bytes of its answer that are read.
-const MAX_ANSWER: u64 = 1 << 20;
 
 /// Fails unless the image stands on its own: no backing file, no data file. The header is looked at first, so that QEMU does
 /// not open another file even to tell of it.
 pub fn check(image: &Path, archive: &Path, member: &str) -> Result<(), Error> {
-    let suspect = |what: &str| Error::Suspect { path: archive.to_owned(), what: format!("the image {member} {what}") };
+    let suspect = |what: &str| Error::suspect(archive, &format!("the image {member} {what}"));
     let mut start = [0; HEADER];
     let read = File::open(image).and_then(|mut file| fill(&mut file, &mut start));
     let count = read.map_err(Error::file("read", image))?;
     expect_alone(&start[..count], archive, member)?;
-    let answer = qemu_img_info(image)?;
-    let told: serde_json::Value = serde_json::from_slice(&answer).map_err(|_| suspect("is not understood by QEMU"))?;
+    let told = qemu_img::info(image, "qcow2", LIMITS)?;
     let data_file = &told["format-specific"]["data"]["data-file"];
     if told["format"] != "qcow2" || !told["backing-filename"].is_null() || !data_file.is_null() {
         return Err(suspect("reads from another file of the host"));
@@ -41,7 +35,7 @@ pub fn check(image: &Path, archive: &Path, member: &str) -> Result<(), Error> {
 pub fn expect_alone(start: &[u8], archive: &Path, member: &str) -> Result<(), Error> {
     match start.first_chunk().map_or(Some(NOT_QCOW2), reaches_out) {
         None => Ok(()),
-        Some(what) => Err(Error::Suspect { path: archive.to_owned(), what: format!("the image {member} {what}") }),
+        Some(what) => Err(Error::suspect(archive, &format!("the image {member} {what}"))),
     }
 }
 
@@ -71,8 +65,7 @@ pub fn check_copy(file: &Path, archive: &Path, member: &str) -> Result<(), Error
     let read = File::open(file).and_then(|mut file| fill(&mut file, &mut start));
     let count = read.map_err(Error::file("read", file))?;
     if names_another_file(&start[..count]) {
-        let what = format!("{member} reads from another file of the host");
-        return Err(Error::Suspect { path: archive.to_owned(), what });
+        return Err(Error::suspect(archive, &format!("{member} reads from another file of the host")));
     }
     Ok(())
 }
@@ -89,46 +82,6 @@ pub fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
-}
-
-fn qemu_img_info(image: &Path) -> Result<Vec<u8>, Error> {
-    let failed = |message: String| Error::Program { program: "qemu-img", message };
-    let mut command = program::command("qemu-img");
-    command.args(["info", "-U", "-f", "qcow2", "--output=json", "--"]).arg(image);
-    let started = program::start(command, [Stream::Null, Stream::Pipe, Stream::Pipe]);
-    let mut child = started.map_err(|error| failed(error.to_string()))?;
-    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(failed("its output cannot be read".to_owned()));
-    };
-    let (send, answers) = mpsc::channel();
-    let errors = thread::spawn(move || all(stderr));
-    // The end of its output is the end of the program.
-    thread::spawn(move || drop(send.send(all(stdout))));
-    let answer = answers.recv_timeout(TIMEOUT);
-    let status = end(&mut child, answer.is_err());
-    match (answer, status) {
-        (Ok(answer), Ok(true)) => Ok(answer),
-        (Ok(_), Ok(false)) => {
-            let said = errors.join().unwrap_or_default();
-            Err(failed(String::from_utf8_lossy(&said).trim().chars().take(1000).collect()))
-        }
-        (Err(_), _) => Err(failed(format!("no answer in {} s", TIMEOUT.as_secs()))),
-        (_, Err(error)) => Err(failed(error.to_string())),
-    }
-}
-
-fn all(stream: impl Read) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let _ = stream.take(MAX_ANSWER).read_to_end(&mut bytes);
-    bytes
-}
-
-/// Whether it ended well.
-fn end(child: &mut Child, kill: bool) -> io::Result<bool> {
-    if kill {
-        child.kill()?;
-    }
-    child.wait().map(|status| status.success())
 }
 
 #[cfg(test)]

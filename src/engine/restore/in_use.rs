@@ -24,14 +24,14 @@ pub fn expect_unused(
     if there.is_empty() {
         return Ok(());
     }
-    let domains = Arc::new(hypervisor.map(Users::look).transpose()?.unwrap_or_default());
+    let domains = Arc::new(hypervisor.map(|hypervisor| Users::look(hypervisor)).transpose()?.unwrap_or_default());
     for path in there {
         let (domains, own, file) = (domains.clone(), own.cloned(), path.clone());
         let users = staging.call("look who uses", &path, move || counting(&domains, &file, own.as_ref()))?;
         if let Some(first) = users.first() {
             let names: Vec<String> = users.iter().map(User::to_string).collect();
             let message = format!("{}: in use by {}", path.display(), names.join(", "));
-            return Err(Error::Other { message, hint: Some(hint(first)) });
+            return Err(Error::Rejected { message, hint: Some(hint(first)) });
         }
     }
     Ok(())

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use self::choice::{choose, names};
 use super::Request;
-use super::saved::{Saved, SavedDisk};
 use super::staging::Rights;
 use crate::engine::Error;
 use crate::hypervisor::domain_xml::{Changes, Reach};
 use crate::model::command::quoted;
 use crate::model::{Format, Image, Source};
+use crate::store::{Contents, SavedDisk};
 
 mod choice;
 mod definition;
@@ -79,7 +79,7 @@ pub struct DiskPart {
 
 /// Files in the folder of the request, and block devices; the definition is left alone. Of chosen disks, only the saved
 /// definition goes with them.
-pub fn files(saved: &Saved, request: &Request) -> Result<Plan, Error> {
+pub fn files(saved: &Contents, request: &Request) -> Result<Plan, Error> {
     let mut plan = Plan::default();
     let chosen = choose(saved, request)?;
     let Some(folder) = &request.to else {
@@ -119,19 +119,19 @@ pub fn files(saved: &Saved, request: &Request) -> Result<Plan, Error> {
 }
 
 fn no_folder(disk: &SavedDisk) -> Error {
-    Error::Other {
+    Error::Rejected {
         message: format!("disk {}: there is no folder to restore it to", disk.target),
         hint: Some(format!("name a folder: --to DIR; or a block device: --disk {}=/dev/…", disk.target)),
     }
 }
 
-pub fn suspect(saved: &Saved, what: &str) -> Error {
-    Error::Suspect { path: saved.archive.clone(), what: what.to_owned() }
+pub fn suspect(saved: &Contents, what: &str) -> Error {
+    Error::suspect(&saved.location, what)
 }
 
 impl Plan {
     /// Says which disks were encrypted: what is written of them is not.
-    pub fn note_plaintext(&mut self, saved: &Saved) {
+    pub fn note_plaintext(&mut self, saved: &Contents) {
         let is_written = |disk: &&SavedDisk| self.writes.iter().any(|write| write.member == disk.member);
         let notes = saved.disks.iter().filter(|disk| disk.encrypted).filter(is_written).map(|disk| {
             let to = self.writes.iter().find(|write| write.member == disk.member).map(|write| write.to.display());
@@ -142,7 +142,7 @@ impl Plan {
         self.notes.extend(notes);
     }
 
-    fn write(&mut self, saved: &Saved, member: &str, to: PathBuf, how: How) -> Result<(), Error> {
+    fn write(&mut self, saved: &Contents, member: &str, to: PathBuf, how: How) -> Result<(), Error> {
         let length = saved.lengths.get(member).copied();
         let length = length.ok_or_else(|| suspect(saved, &format!("member {member} is missing")))?;
         self.writes.push(Write { member: member.to_owned(), length, to, how, rights: Rights::Private });
@@ -150,7 +150,7 @@ impl Plan {
     }
 
     /// The format stays what it was; one that this program cannot write becomes qcow2.
-    fn write_image(&mut self, saved: &Saved, disk: &SavedDisk, to: PathBuf) -> Result<Image, Error> {
+    fn write_image(&mut self, saved: &Contents, disk: &SavedDisk, to: PathBuf) -> Result<Image, Error> {
         let (how, format) = match (part(disk), &disk.format) {
             (None, format) => {
                 if !is_flat(format) {
@@ -166,9 +166,9 @@ impl Plan {
         Ok(Image { source, format })
     }
 
-    fn write_device(&mut self, saved: &Saved, disk: &SavedDisk, device: &Path) -> Result<Image, Error> {
+    fn write_device(&mut self, saved: &Contents, disk: &SavedDisk, device: &Path) -> Result<Image, Error> {
         let Some(part) = part(disk) else {
-            return Err(Error::Other {
+            return Err(Error::Rejected {
                 message: format!("disk {}: an image of the seed script cannot go straight into a device", disk.target),
                 hint: Some("restore it to a folder, then: qemu-img convert -n IMAGE -O raw DEVICE".to_owned()),
             });
@@ -177,15 +177,21 @@ impl Plan {
         Ok(Image { source: Source::Block(device.to_owned()), format: Format::Raw })
     }
 
-    fn add_not_saved(&mut self, saved: &Saved) {
+    fn add_not_saved(&mut self, saved: &Contents) {
         self.notes.extend(saved.not_saved.iter().map(|what| format!("not in the restore point: {what}")));
     }
 
     /// Two members in one file would be a restore that is silently wrong.
-    fn check_distinct(&self, saved: &Saved) -> Result<(), Error> {
+    fn check_distinct(&self, saved: &Contents) -> Result<(), Error> {
         let mut seen = BTreeSet::new();
         match self.writes.iter().find(|write| !seen.insert(&write.to)) {
             Some(twice) => Err(suspect(saved, &format!("two of its files would both be {}", twice.to.display()))),
+            None => Ok(()),
+        }?;
+        let files = self.writes.iter().filter(|write| matches!(write.how, How::Copy | How::Tpm | How::Image(_)));
+        let mut members = BTreeSet::new();
+        match files.into_iter().find(|write| !members.insert(&write.member)) {
+            Some(twice) => Err(suspect(saved, &format!("two of its files are the member {}", twice.member))),
             None => Ok(()),
         }
     }

@@ -11,22 +11,21 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::folders;
-use super::names::is_plain;
 use super::room::{expect_free, nearest_folder};
 use super::sparse::{Kind, Output};
 use super::staging::{PRIVATE, Rights, Staging};
 use super::work::Work;
-use crate::archive::salvage::{Remains, Salvage, Trust};
 use crate::engine::points::{self, When};
 use crate::engine::{Error, Monitor};
+use crate::model::is_plain;
 use crate::model::{DomainOutcome, Extent, PointId};
-use crate::store::{Origin, Store};
+use crate::store::{self, Remains, Salvage, Store, Trust};
 use crate::sys::patient_file::PatientFile;
 use crate::sys::signals::Cancel;
 
 mod disk;
 mod naming;
-mod seed;
+mod stream;
 
 use naming::Naming;
 
@@ -133,7 +132,7 @@ pub fn salvage(
     cancel: &Cancel,
 ) -> Result<Salvaged, Error> {
     let point = points::find(store, domain, when)?;
-    let work = Work { archive: &point.path, patience: store.patience(), domain, monitor, cancel };
+    let work = Work { archive: point.location(), patience: store.patience(), domain, monitor, cancel };
     monitor.stage(domain, "salvage");
     let mut staging = Staging::new(false, &store.patience().apart());
     folders::expect_trusted(to, &staging)?;
@@ -141,17 +140,19 @@ pub fn salvage(
         schema: 1,
         domain: point.domain.clone(),
         point: point.id,
-        archive: point.path.clone(),
+        archive: point.location().to_owned(),
         damages: Vec::new(),
         files: Vec::new(),
         missing: Vec::new(),
     };
-    match point.origin {
-        Origin::Kvmbackup => ours(&work, to, &mut staging, &mut salvaged)?,
-        Origin::Seed { .. } => seed::salvage(&work, to, &mut staging, &mut salvaged)?,
+    let found = store.salvage(&point, cancel);
+    work.go_on()?;
+    match found? {
+        Some(found) => pieces(&work, &found, to, &mut staging, &mut salvaged)?,
+        None => stream::salvage(&work, &store.open(&point, cancel)?, to, &mut staging, &mut salvaged)?,
     }
     let path = to.join(REPORT);
-    let json = serde_json::to_vec_pretty(&salvaged).map_err(Error::json)?;
+    let json = serde_json::to_vec_pretty(&salvaged).map_err(Error::Json)?;
     staging
         .create(&path, Rights::Private)?
         .with(move |mut file| file.write_all(&json))
@@ -163,10 +164,13 @@ pub fn salvage(
     Ok(salvaged)
 }
 
-fn ours(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut Salvaged) -> Result<(), Error> {
-    let salvage = Salvage::open_patiently(work.archive, work.patience, work.cancel);
-    work.go_on()?;
-    let salvage = salvage.map_err(Error::archive(work.archive))?;
+fn pieces(
+    work: &Work<'_>,
+    salvage: &Salvage,
+    to: &Path,
+    staging: &mut Staging,
+    salvaged: &mut Salvaged,
+) -> Result<(), Error> {
     let damages = salvage.damages();
     let told = damages.iter().take(DAMAGES);
     salvaged.damages =
@@ -181,12 +185,12 @@ fn ours(work: &Work<'_>, to: &Path, staging: &mut Staging, salvaged: &mut Salvag
     for (number, remains) in salvage.remains().iter().enumerate() {
         work.go_on()?;
         let part = match remains.name.as_deref().and_then(disk_target) {
-            Some(target) => disk::salvage(work, &salvage, remains, target, &mut folder)?,
-            None => file(work, &salvage, remains, number, &mut folder)?,
+            Some(target) => disk::salvage(work, salvage, remains, target, &mut folder)?,
+            None => file(work, salvage, remains, number, &mut folder)?,
         };
         salvaged.files.push(part);
     }
-    salvage.expect_answers().map_err(Error::archive(work.archive))
+    Ok(salvage.expect_answers().map_err(store::Error::archive(work.archive))?)
 }
 
 /// Makes the folder, if its file system has room for what can be read.
@@ -279,8 +283,8 @@ fn expect_lost(work: &Work<'_>, salvage: &Salvage, remains: &Remains, at: u64) -
     if remains.lost.iter().any(|lost| lost.offset <= at && at < lost.end()) {
         return Ok(());
     }
-    salvage.expect_answers().map_err(Error::archive(work.archive))?;
-    Err(Error::Suspect { path: work.archive.to_owned(), what: "it changed while it was read".to_owned() })
+    salvage.expect_answers().map_err(store::Error::archive(work.archive))?;
+    Err(Error::suspect(work.archive, "it changed while it was read"))
 }
 
 impl From<Trust> for State {

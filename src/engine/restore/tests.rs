@@ -13,9 +13,21 @@ use crate::archive::Archive;
 use crate::engine::Silent;
 use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, Says, UUID, run, text};
 use crate::engine::points::When;
-use crate::hypervisor::{self, BlockJob, OffKind, Overlay, PullJob, SavedState, StateKind, domain_xml};
+use crate::hypervisor::{
+    self, Agents, BackupJobs, BlockJob, Definitions, Guests, OffKind, Overlay, PullJob, SavedState, Snapshots,
+    StateKind, domain_xml,
+};
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
-use crate::sys::patience::Patience;
+
+fn restore(
+    fixture: &Fixture,
+    request: &Request,
+    known: Option<&Known>,
+    (monitor, cancel): (&dyn Monitor, &Cancel),
+) -> Result<Restored, Error> {
+    let hypervisor = known.map(|known| known as &dyn Hypervisor);
+    Restore { request, store: &fixture.store, hypervisor, monitor, cancel }.run(&mut Says(false))
+}
 
 fn request(to: &Path) -> Request {
     Request {
@@ -31,7 +43,7 @@ fn request(to: &Path) -> Request {
 }
 
 fn get(fixture: &Fixture, request: &Request) -> Result<Restored, Error> {
-    restore(request, &fixture.store, None, &Silent, &Cancel::default(), &mut Says(false))
+    restore(fixture, request, None, (&Silent, &Cancel::default()))
 }
 
 fn is_same(disk: &Disk, restored: &Path) {
@@ -92,10 +104,10 @@ fn a_folder_gets_the_disks_in_their_formats_and_all_beside_them() {
 fn odd_sizes_and_formats_come_back() {
     let fixture = Fixture::new();
     let mut disks = vec![
-        fixture.disk("vda", "images/x.img", Format::Raw, 3 * MIB + 12_345, &[(5, 100_000), (3 * MIB + 12_000, 345)]),
-        fixture.disk("vdb", "images/y.vmdk", Format::Other("vmdk".to_owned()), MIB, &[(0, MIB)]),
-        fixture.disk("vdc", "other/x.img", Format::Raw, 0, &[]),
-        fixture.disk("vdd", "images/domain.xml", Format::Qcow2, 1 << 40, &[((1 << 40) - 512, 512)]),
+        fixture.disk("vda", "images/x.img", Format::Raw, (3 * MIB + 12_345, &[(5, 100_000), (3 * MIB + 12_000, 345)])),
+        fixture.disk("vdb", "images/y.vmdk", Format::Other("vmdk".to_owned()), (MIB, &[(0, MIB)])),
+        fixture.disk("vdc", "other/x.img", Format::Raw, (0, &[])),
+        fixture.disk("vdd", "images/domain.xml", Format::Qcow2, (1 << 40, &[((1 << 40) - 512, 512)])),
     ];
     fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &disks);
     let out = fixture.path("out");
@@ -113,19 +125,19 @@ fn damage_is_an_error_that_leaves_nothing() {
     let disks = fixture.usual_disks();
     for codec in [Codec::Zstd(1), Codec::Gzip(1), Codec::None] {
         let point = fixture.point("2026-11-20T02:00:00Z", codec, &disks);
-        let good = fs::read(&point.path).unwrap();
+        let good = fs::read(point.location()).unwrap();
         for at in [good.len() / 3, good.len() / 2, good.len() * 4 / 5] {
             let mut bad = good.clone();
             // One byte alone may be one that no decoder looks at.
             bad[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0xff);
-            fs::write(&point.path, bad).unwrap();
+            fs::write(point.location(), bad).unwrap();
             match get(&fixture, &request(&fixture.path("out"))) {
                 Err(error) => assert!(error.is_damage(), "{codec:?} {at}: {error:?}"),
                 Ok(_) => panic!("{codec:?} {at}: restored"),
             }
             assert!(!fixture.path("out").exists());
         }
-        fs::remove_file(&point.path).unwrap();
+        fs::remove_file(point.location()).unwrap();
     }
 }
 
@@ -144,17 +156,17 @@ fn an_archive_that_lies_is_refused() {
     ];
     for (lie, text) in lies {
         // The last disk's member is written under the name that the manifest had before the lie.
-        let point = fixture.point_with("2026-11-20T02:00:00Z", Codec::None, &disks, "<domain/>", |_| ());
-        let mut manifest = Archive::open(&point.path).unwrap().manifest().unwrap();
+        let point = fixture.point_with("2026-11-20T02:00:00Z", Codec::None, (&disks, "<domain/>"), |_| ());
+        let mut manifest = Archive::open(point.location()).unwrap().manifest().unwrap();
         lie(&mut manifest);
         rewrite_manifest(&fixture, &point, &manifest);
         let error = get(&fixture, &request(&fixture.path("out"))).unwrap_err();
         assert!(error.is_damage() && error.to_string().contains(text), "{error:?}, not {text}");
         assert!(!fixture.path("out").exists());
-        fs::remove_file(&point.path).unwrap();
+        fs::remove_file(point.location()).unwrap();
     }
     // A path that leads elsewhere is not followed: only its last component counts.
-    fixture.point_with("2026-11-21T02:00:00Z", Codec::None, &disks, "<domain/>", |manifest| {
+    fixture.point_with("2026-11-21T02:00:00Z", Codec::None, (&disks, "<domain/>"), |manifest| {
         manifest.disks[0].source = crate::model::Source::File("/etc/../../.hidden".into());
         manifest.disks[1].source = crate::model::Source::File("/etc/passwd".into());
     });
@@ -165,7 +177,7 @@ fn an_archive_that_lies_is_refused() {
 
 /// The same archive with another manifest.
 fn rewrite_manifest(fixture: &Fixture, point: &Point, manifest: &crate::archive::Manifest) {
-    let old = Archive::open(&point.path).unwrap();
+    let old = Archive::open(point.location()).unwrap();
     let path = fixture.path("rewritten");
     let mut writer = crate::archive::Writer::new(File::create(&path).unwrap(), Codec::None, 1).unwrap();
     for member in old.members().unwrap() {
@@ -176,7 +188,7 @@ fn rewrite_manifest(fixture: &Fixture, point: &Point, manifest: &crate::archive:
         }
     }
     writer.finish().unwrap();
-    fs::rename(path, &point.path).unwrap();
+    fs::rename(path, point.location()).unwrap();
 }
 
 #[test]
@@ -217,7 +229,7 @@ fn a_wish_to_stop_leaves_nothing() {
     for when in ["20261120T020000Z".parse().map(When::Id).unwrap(), When::Newest] {
         let cancel = Cancel::default();
         let wanted = Request { when, ..request(&fixture.path("out")) };
-        let error = restore(&wanted, &fixture.store, None, &StopsAt(&cancel), &cancel, &mut Says(false)).unwrap_err();
+        let error = restore(&fixture, &wanted, None, (&StopsAt(&cancel), &cancel)).unwrap_err();
         assert!(matches!(error, Error::Cancelled(15)), "{error:?}");
         assert!(!fixture.path("out").exists());
     }
@@ -250,7 +262,7 @@ fn an_archive_of_the_seed_script_comes_back_as_it_was() {
 #[test]
 fn an_image_of_the_seed_that_reads_other_files_is_refused() {
     let fixture = Fixture::new();
-    let disks = [fixture.disk("vda", "images/root.qcow2", Format::Qcow2, MIB, &[])];
+    let disks = [fixture.disk("vda", "images/root.qcow2", Format::Qcow2, (MIB, &[]))];
     let day = fixture.path("2026-11-15");
     fs::create_dir_all(&day).unwrap();
     fs::write(day.join("web 1-inactive.xml"), fixture.xml(&disks)).unwrap();
@@ -298,106 +310,144 @@ fn refusal() -> hypervisor::Error {
     hypervisor::Error::Agent { domain: "x".to_owned(), answer: "no".to_owned() }
 }
 
-impl Hypervisor for Known {
+impl Guests for Known {
     fn version(&self) -> Result<String, hypervisor::Error> {
         unreachable!()
     }
+
     fn domains(&self) -> Result<Vec<(DomainRef, DomainState)>, hypervisor::Error> {
         Ok(self.domains.clone())
     }
+
     fn pools(&self) -> Result<Vec<PathBuf>, hypervisor::Error> {
         Ok(Vec::new())
     }
+
+    fn saved_states(&self, _: &DomainRef) -> Result<Vec<SavedState>, hypervisor::Error> {
+        Ok(self.states.clone())
+    }
+
+    fn describe(&self, domain: &DomainRef) -> Result<Domain, hypervisor::Error> {
+        let disks = self.disks.get(&domain.name).map_or("", String::as_str);
+        let DomainRef { name, uuid } = domain;
+        Ok(described(&format!("<domain><name>{name}</name><uuid>{uuid}</uuid><devices>{disks}</devices></domain>")))
+    }
+
+    fn persistent(&self, domain: &DomainRef) -> Result<Option<Domain>, hypervisor::Error> {
+        self.describe(domain).map(Some)
+    }
+
+    fn state(&self, _: &DomainRef) -> Result<DomainState, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn off_kind(&self, _: &DomainRef) -> Result<OffKind, hypervisor::Error> {
+        Ok(self.off_kind.unwrap_or(OffKind::Plain))
+    }
+
+    fn io_errors(&self, _: &DomainRef) -> Result<Option<Vec<String>>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn job(&self, _: &DomainRef) -> Result<Option<String>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn resume(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+impl Agents for Known {
+    fn freeze(&self, _: &DomainRef, _: Duration) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn thaw(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn is_frozen(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn agent(&self, _: &DomainRef, _: &serde_json::Value) -> Result<serde_json::Value, hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+impl Snapshots for Known {
+    fn disk_size(&self, _: &DomainRef, _: &str) -> Result<u64, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn snapshot(&self, _: &DomainRef, _: &[Overlay], _: &[String]) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn start_commit(&self, _: &DomainRef, _: &str, _: &Path) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn block_job(&self, _: &DomainRef, _: &str) -> Result<Option<BlockJob>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn pivot(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn cancel_commit(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+impl BackupJobs for Known {
+    fn socket_path(&self, _: &DomainRef, _: &str) -> Result<Option<PathBuf>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn begin_pull(&self, _: &DomainRef, _: &PullJob, _: &[String]) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn pull_socket(&self, _: &DomainRef) -> Result<Option<PathBuf>, hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn end_pull(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+}
+
+impl Definitions for Known {
     fn define_disk(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
         unreachable!()
     }
+
     fn define(&self, xml: &str) -> Result<DomainRef, hypervisor::Error> {
         self.defined.lock().unwrap().push(xml.to_owned());
         Ok(described(xml).id)
     }
+
     fn try_define(&self, xml: &str) -> Result<(), hypervisor::Error> {
         let known = described(xml).id;
         assert!(known.uuid != UUID && known.name != DOMAIN, "the trial is no domain that is there");
         self.tried.lock().unwrap().push(xml.to_owned());
         if self.refuses.is_some_and(|word| xml.contains(word)) { Err(refusal()) } else { Ok(()) }
     }
+
     fn missing(&self, _: &str) -> Result<Vec<String>, hypervisor::Error> {
         Ok(vec!["the network lan".to_owned()])
     }
-    fn saved_states(&self, _: &DomainRef) -> Result<Vec<SavedState>, hypervisor::Error> {
-        Ok(self.states.clone())
-    }
+
     fn start(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
         Err(refusal())
     }
+
     fn set_autostart(&self, _: &DomainRef, autostart: bool) -> Result<(), hypervisor::Error> {
         self.autostart.lock().unwrap().push(autostart);
         Ok(())
-    }
-    fn describe(&self, domain: &DomainRef) -> Result<Domain, hypervisor::Error> {
-        let disks = self.disks.get(&domain.name).map_or("", String::as_str);
-        let DomainRef { name, uuid } = domain;
-        Ok(described(&format!("<domain><name>{name}</name><uuid>{uuid}</uuid><devices>{disks}</devices></domain>")))
-    }
-    fn persistent(&self, domain: &DomainRef) -> Result<Option<Domain>, hypervisor::Error> {
-        self.describe(domain).map(Some)
-    }
-    fn state(&self, _: &DomainRef) -> Result<DomainState, hypervisor::Error> {
-        unreachable!()
-    }
-    fn off_kind(&self, _: &DomainRef) -> Result<OffKind, hypervisor::Error> {
-        Ok(self.off_kind.unwrap_or(OffKind::Plain))
-    }
-    fn io_errors(&self, _: &DomainRef) -> Result<Option<Vec<String>>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn job(&self, _: &DomainRef) -> Result<Option<String>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn disk_size(&self, _: &DomainRef, _: &str) -> Result<u64, hypervisor::Error> {
-        unreachable!()
-    }
-    fn resume(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn freeze(&self, _: &DomainRef, _: Duration) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn thaw(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn is_frozen(&self, _: &DomainRef) -> Result<bool, hypervisor::Error> {
-        unreachable!()
-    }
-    fn agent(&self, _: &DomainRef, _: &serde_json::Value) -> Result<serde_json::Value, hypervisor::Error> {
-        unreachable!()
-    }
-    fn snapshot(&self, _: &DomainRef, _: &[Overlay], _: &[String]) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn start_commit(&self, _: &DomainRef, _: &str, _: &Path) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn block_job(&self, _: &DomainRef, _: &str) -> Result<Option<BlockJob>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn pivot(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn cancel_commit(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn socket_path(&self, _: &DomainRef, _: &str) -> Result<Option<PathBuf>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn begin_pull(&self, _: &DomainRef, _: &PullJob, _: &[String]) -> Result<(), hypervisor::Error> {
-        unreachable!()
-    }
-    fn pull_socket(&self, _: &DomainRef) -> Result<Option<PathBuf>, hypervisor::Error> {
-        unreachable!()
-    }
-    fn end_pull(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
-        unreachable!()
     }
 }
 
@@ -424,12 +474,16 @@ fn define(fixture: &Fixture, known: &Known, name: Option<&str>, overwrite: bool)
 fn define_as(fixture: &Fixture, known: &Known, how: Define, overwrite: bool) -> Result<Restored, Error> {
     let request = Request { to: None, define: Some(how), overwrite, ..request(Path::new("")) };
     let point = points::find(&fixture.store, DOMAIN, When::Newest)?;
-    let (patience, cancel) = (Patience::default(), Cancel::default());
     let images = ["images", "nvram"].map(|folder| fixture.path(folder)).to_vec();
     let places = Places { swtpm: fixture.path("swtpm"), qemu: fixture.path("images"), images };
-    let work =
-        Work { archive: &point.path, patience: &patience, domain: &request.domain, monitor: &Silent, cancel: &cancel };
-    restore_point(&request, &point, Some(known), &work, &places, &mut Says(true))
+    let restore = Restore {
+        request: &request,
+        store: &fixture.store,
+        hypervisor: Some(known),
+        monitor: &Silent,
+        cancel: &Cancel::default(),
+    };
+    restore.point(&point, &places, &mut Says(true))
 }
 
 #[test]
@@ -567,7 +621,7 @@ fn what_is_lost_and_what_is_not_encrypted_is_told_before_anything_is_written() {
     let fixture = Fixture::new();
     fs::create_dir(fixture.path("images")).unwrap();
     let disks = fixture.usual_disks();
-    fixture.point_with("2026-11-20T02:00:00Z", Codec::None, &disks, &fixture.xml(&disks), |manifest| {
+    fixture.point_with("2026-11-20T02:00:00Z", Codec::None, (&disks, &fixture.xml(&disks)), |manifest| {
         manifest.disks[1].encrypted = true;
     });
     let state = |name: &str, kind| SavedState { name: name.to_owned(), kind };
@@ -596,8 +650,7 @@ fn what_another_domain_stands_on_is_never_replaced() {
     let error = define(&fixture, &known, None, true).unwrap_err();
     assert!(error.to_string().contains("in use by domain other (disk vdq)"), "{error}");
     let files = Request { overwrite: true, ..request(&fixture.path("images")) };
-    let into_files =
-        |known: &Known| restore(&files, &fixture.store, Some(known), &Silent, &Cancel::default(), &mut Says(false));
+    let into_files = |known: &Known| restore(&fixture, &files, Some(known), (&Silent, &Cancel::default()));
     assert!(into_files(&known).unwrap_err().to_string().contains("domain other"));
     assert_eq!(fs::read_to_string(&image).unwrap(), "theirs");
     // Its own definition is no obstacle.
@@ -627,11 +680,11 @@ fn an_image_that_is_in_use_is_never_replaced() {
 fn the_definition_and_the_places_of_images_are_not_trusted() {
     let (fixture, disks) = host();
     let xml = fixture.xml(&disks).replace("<name>web 1", "<name>web 9");
-    fixture.point_with("2026-11-21T02:00:00Z", Codec::None, &disks, &xml, |_| ());
+    fixture.point_with("2026-11-21T02:00:00Z", Codec::None, (&disks, &xml), |_| ());
     let error = define(&fixture, &Known::default(), None, false).unwrap_err();
     assert!(error.is_damage() && error.to_string().contains("another domain"), "{error}");
 
-    fixture.point_with("2026-11-22T02:00:00Z", Codec::None, &disks, &fixture.xml(&disks), |manifest| {
+    fixture.point_with("2026-11-22T02:00:00Z", Codec::None, (&disks, &fixture.xml(&disks)), |manifest| {
         manifest.disks[0].source = crate::model::Source::File("/etc/cron.d/x".into());
     });
     let error = define(&fixture, &Known::default(), None, false).unwrap_err();

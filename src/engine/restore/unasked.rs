@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::rights::Places;
 use crate::engine::{Error, users};
-use crate::hypervisor::{Hypervisor, Kind};
+use crate::hypervisor::{Guests, Kind};
 use crate::model::{Device, Domain, DomainRef, Source};
 use crate::sys::in_use::FileId;
 use crate::sys::mounts;
@@ -37,7 +37,7 @@ impl Unasked {
     /// # Errors
     /// When libvirt does not answer.
     pub fn look(
-        hypervisor: &dyn Hypervisor,
+        hypervisor: &dyn Guests,
         places: &Places,
         kept_out: &[PathBuf],
         replaced: &DomainRef,

@@ -1,9 +1,7 @@
 //! Owns: what all writing of one restore shares: whom to tell, when to stop. Must not: write.
 
-use std::io;
 use std::path::Path;
 
-use crate::archive;
 use crate::engine::{Error, Monitor};
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
@@ -31,14 +29,5 @@ impl Work<'_> {
     /// Tells of bytes that were read.
     pub fn advance(&self, bytes: u64) {
         self.monitor.advance(self.domain, bytes);
-    }
-
-    /// An error that came out of a reader: below it lies one of the archive.
-    pub fn read_error(&self, error: io::Error) -> Error {
-        let source = match error.downcast::<archive::Error>() {
-            Ok(inner) => inner,
-            Err(source) => archive::Error::Read { offset: 0, source },
-        };
-        Error::archive(self.archive)(source)
     }
 }

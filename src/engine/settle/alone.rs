@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::refusal;
 use crate::engine::Error;
 use crate::engine::users::{self, Role, User, Users};
-use crate::hypervisor::{Hypervisor, Overlay};
+use crate::hypervisor::{Guests, Overlay};
 use crate::sys::in_use;
 
 /// How long QEMU may take to close an image that its guest has left.
@@ -29,7 +29,7 @@ pub(super) fn expect_closed(overlay: &Overlay) -> Result<(), Error> {
 }
 
 /// Before the overlay is removed.
-pub(super) fn expect_unused(hypervisor: &dyn Hypervisor, overlay: &Overlay) -> Result<(), Error> {
+pub(super) fn expect_unused(hypervisor: &dyn Guests, overlay: &Overlay) -> Result<(), Error> {
     let users = Users::look(hypervisor)?;
     if let Some(one) = users.domains(&overlay.path)?.into_iter().next() {
         let disks = hypervisor.describe(&one.domain)?.disks;

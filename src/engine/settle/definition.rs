@@ -4,11 +4,11 @@ use super::seats::{Seat, Seats};
 use crate::engine::Error;
 use crate::engine::journal::Record;
 use crate::hypervisor::domain_xml::{disk_text, has_images_of, repoint};
-use crate::hypervisor::{self, Hypervisor, Overlay};
+use crate::hypervisor::{self, Definitions, Overlay};
 use crate::model::Failure;
 
 /// Puts the disk on its base.
-pub(super) fn put_right(hypervisor: &dyn Hypervisor, seat: &Seat, overlay: &Overlay) -> Result<(), Error> {
+pub(super) fn put_right(hypervisor: &dyn Definitions, seat: &Seat, overlay: &Overlay) -> Result<(), Error> {
     let domain = &seat.domain;
     let failed = |source| hypervisor::Error::Xml { domain: domain.id.name.clone(), source };
     let xml = repoint(&domain.xml.inactive, &seat.target, overlay.saved.as_deref(), &overlay.base).map_err(failed)?;
@@ -16,7 +16,7 @@ pub(super) fn put_right(hypervisor: &dyn Hypervisor, seat: &Seat, overlay: &Over
 }
 
 /// A definition that names the base may still have lost what it said of it besides. That keeps no overlay.
-pub(super) fn put_details_right(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, seats: &Seats) {
+pub(super) fn put_details_right(hypervisor: &dyn Definitions, record: &mut Record, overlay: &Overlay, seats: &Seats) {
     let Some(saved) = &overlay.saved else { return };
     let uuid = record.entry().domain.uuid;
     let is_own = |seat: &&Seat| !seat.live && seat.domain.id.uuid == uuid && seat.target == overlay.target;

@@ -8,7 +8,7 @@ use super::seats::Seat;
 use super::{PAUSE, expect_no_snapshots, note, refusal};
 use crate::engine::Error;
 use crate::engine::journal::{Record, Settling};
-use crate::hypervisor::{Hypervisor, Kind, Overlay};
+use crate::hypervisor::{Kind, Overlay, Snapshots};
 
 /// A commit that comes no nearer to its end for so long is given up; the guest goes on with its overlay. That it moves data
 /// says nothing: a guest may write faster than that.
@@ -17,7 +17,7 @@ const STALLED: Duration = Duration::from_secs(600);
 /// Commits and moves the guest to the base, which the journal knows before and after. Adopts a commit that an
 /// interrupted run has started.
 pub(super) fn commit(
-    hypervisor: &dyn Hypervisor,
+    hypervisor: &dyn Snapshots,
     record: &mut Record,
     overlay: &Overlay,
     seat: &Seat,

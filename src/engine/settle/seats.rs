@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::engine::Error;
-use crate::hypervisor::{Hypervisor, Kind, Overlay};
+use crate::hypervisor::{Guests, Kind, Overlay};
 use crate::model::{Disk, Domain, DomainRef, Image};
 
 /// All definitions that name an overlay or the image below it.
@@ -33,7 +33,7 @@ impl Seats {
     ///
     /// # Errors
     /// Any domain that cannot be described might be one of them.
-    pub fn find(hypervisor: &dyn Hypervisor, own: &DomainRef, overlay: &Overlay) -> Result<Seats, Error> {
+    pub fn find(hypervisor: &dyn Guests, own: &DomainRef, overlay: &Overlay) -> Result<Seats, Error> {
         let mut found = Seats { own: None, seats: Vec::new() };
         for (id, _) in hypervisor.domains()? {
             let domain = match hypervisor.describe(&id) {

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread;
+use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -15,14 +13,19 @@ use crate::config::Settings;
 use crate::ledger::{SeenPoints, SeenRepository};
 use crate::model::is_future;
 use crate::store::{self, Store};
+use crate::sys::patience::Patience;
 use crate::sys::space::{self, Space};
 
 /// A target that has not said how large it is by then is not up.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long one that answers may take to list what it holds.
 const LISTING: Duration = Duration::from_secs(60);
-/// Looks that may wait for a target at once.
-const MOST_AT_IT: usize = 8;
+
+/// Who looks every minute at a mount that hangs for a day must not be left with a thread for each look: while one hangs, all
+/// others fail at once.
+static ASKED: LazyLock<Patience> = LazyLock::new(Patience::default);
+/// The same for what lists, which may hang where asking does not.
+static LISTED: LazyLock<Patience> = LazyLock::new(Patience::default);
 
 /// What was found at the target.
 #[derive(Debug, Default)]
@@ -45,7 +48,9 @@ pub(super) fn look(settings: &Settings) -> Target {
                 available_bytes: space.free,
                 stored_bytes: 0,
             };
-            Target { repository, points: within(LISTING, move || points(path)).flatten() }
+            let patience = Patience::new(settings.stall_timeout);
+            let listed = LISTED.within(LISTING).call(move || points(&path, &patience));
+            Target { repository, points: listed.ok().flatten() }
         }
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "the target is not up");
@@ -57,8 +62,7 @@ pub(super) fn look(settings: &Settings) -> Target {
 /// The target's room, if it can be used. Takes at most 10 s.
 pub(in crate::engine) fn ask(settings: &Settings) -> io::Result<Space> {
     let (dir, require_mount) = (settings.backupdir.clone(), settings.require_mount);
-    within(ANSWER.min(settings.stall_timeout), move || answer(&dir, require_mount))
-        .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+    ASKED.within(ANSWER.min(settings.stall_timeout)).call(move || answer(&dir, require_mount))?
 }
 
 /// Its room, if it may be written to and is mounted where it has to be.
@@ -74,10 +78,10 @@ fn answer(dir: &Path, require_mount: bool) -> io::Result<Space> {
     Ok(room)
 }
 
-fn points(dir: PathBuf) -> Option<BTreeMap<String, Option<SeenPoints>>> {
+fn points(dir: &Path, patience: &Patience) -> Option<BTreeMap<String, Option<SeenPoints>>> {
     let warn = |error: &store::Error| tracing::warn!("cannot list restore points: {}", crate::engine::chain(error));
     let list = || -> Result<_, store::Error> {
-        let store = Store::open(&dir)?;
+        let store = Store::at(dir, patience)?;
         let (mut found, now) = (BTreeMap::new(), Utc::now());
         let domains = store.domains()?;
         domains.failures.iter().for_each(warn);
@@ -110,28 +114,6 @@ fn points(dir: PathBuf) -> Option<BTreeMap<String, Option<SeenPoints>>> {
     list().inspect_err(warn).ok()
 }
 
-/// What a thread comes to in time. One that hangs in the kernel cannot be ended: it is left behind.
-fn within<T: Send + 'static>(time: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    // Who looks every minute at a mount that hangs for a day must not be left with a thread for each look.
-    static AT_IT: AtomicUsize = AtomicUsize::new(0);
-    if AT_IT.load(Ordering::Relaxed) >= MOST_AT_IT {
-        return None;
-    }
-    AT_IT.fetch_add(1, Ordering::Relaxed);
-    let (done, result) = mpsc::sync_channel(1);
-    let started = thread::Builder::new().name("survey".to_owned()).spawn(move || {
-        let found = work();
-        AT_IT.fetch_sub(1, Ordering::Relaxed);
-        // Nobody may wait for it any more.
-        let _ = done.send(found);
-    });
-    if started.is_err() {
-        AT_IT.fetch_sub(1, Ordering::Relaxed);
-        return None;
-    }
-    result.recv_timeout(time).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,20 +123,20 @@ mod tests {
     #[test]
     fn points_are_counted_by_domain() {
         let fixture = Fixture::new();
-        assert_eq!(points(fixture.path("backup")), Some(BTreeMap::new()));
+        assert_eq!(points(&fixture.path("backup"), &Patience::default()), Some(BTreeMap::new()));
         let disks = fixture.usual_disks();
         let [old, new] =
             ["2026-11-20T02:00:00Z", "2026-11-21T02:00:00Z"].map(|time| fixture.point(time, Codec::Zstd(1), &disks));
         // Whatever is in an archive, it is not read.
-        std::fs::write(&old.path, vec![0; old.bytes as usize]).unwrap();
-        let seen = points(fixture.path("backup")).unwrap();
+        std::fs::write(old.location(), vec![0; old.bytes as usize]).unwrap();
+        let seen = points(&fixture.path("backup"), &Patience::default()).unwrap();
         let (count, bytes) = (2, old.bytes + new.bytes);
         let times = (Some(old.id.time()), Some(new.id.time()));
         assert_eq!(
             seen,
             BTreeMap::from([(DOMAIN.to_owned(), Some(SeenPoints { count, bytes, oldest: times.0, newest: times.1 }))])
         );
-        assert_eq!(points(fixture.path("nowhere")), None);
+        assert_eq!(points(&fixture.path("nowhere"), &Patience::default()), None);
     }
 
     #[test]
@@ -196,14 +178,5 @@ mod tests {
 
     fn is_read_only(path: &str) -> bool {
         rustix::fs::statvfs(path).is_ok_and(|fs| fs.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
-    }
-
-    #[test]
-    fn a_target_that_hangs_is_given_up() {
-        // It ends when the test does, and never by itself.
-        let (keep, waits) = mpsc::channel::<()>();
-        assert_eq!(within(Duration::from_millis(10), move || waits.recv().is_ok()), None);
-        drop(keep);
-        assert_eq!(within(Duration::from_secs(60), || 1), Some(1));
     }
 }

@@ -10,7 +10,7 @@ use crate::model::Codec;
 const ALL: Request<'_> = Request { domains: &[], which: Which::All, older_than: None, limit: None };
 
 fn checked(fixture: &Fixture, request: &Request<'_>, each: &mut dyn FnMut(&Verification)) -> Checks {
-    verify(&fixture.store, &fixture.path("state"), request, &Silent, &Cancel::default(), each).unwrap()
+    verify(&fixture.store, &fixture.path("state"), request, (&Silent, &Cancel::default()), each).unwrap()
 }
 
 fn ids(checks: &Checks) -> Vec<PointId> {
@@ -35,11 +35,11 @@ fn damaged_points_are_named_and_all_are_recorded() {
     let disks = fixture.usual_disks();
     let bad = fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &disks);
     let good = fixture.point("2026-11-21T02:00:00Z", Codec::Zstd(1), &disks);
-    let mut bytes = fs::read(&bad.path).unwrap();
+    let mut bytes = fs::read(bad.location()).unwrap();
     let middle = bytes.len() / 2;
     // One bit may be one that no decoder looks at; then nothing is damaged.
     bytes[middle..middle + 16].iter_mut().for_each(|byte| *byte ^= 0xff);
-    fs::write(&bad.path, bytes).unwrap();
+    fs::write(bad.location(), bytes).unwrap();
     let name = |point: &Point| point.id.to_string();
     assert_eq!(verdicts(&fixture, Which::One(When::Newest)), [(name(&good), Verdict::Good)]);
     assert_eq!(verdicts(&fixture, Which::All), [(name(&bad), Verdict::Damaged), (name(&good), Verdict::Good)]);
@@ -53,15 +53,15 @@ fn what_a_restore_would_refuse_is_damage_though_every_byte_is_right() {
     let disks = fixture.usual_disks();
     let (time, xml) = ("2026-11-20T02:00:00Z", fixture.xml(&disks));
     let other = xml.replace("<name>web 1", "<name>web 9");
-    let point = fixture.point_with(time, Codec::Zstd(1), &disks, &other, |_| ());
+    let point = fixture.point_with(time, Codec::Zstd(1), (&disks, &other), |_| ());
     assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Damaged, "the definition of another domain");
-    fs::remove_file(point.path).unwrap();
-    let point = fixture.point_with(time, Codec::Zstd(1), &disks, &xml, |manifest| {
+    fs::remove_file(point.location()).unwrap();
+    let point = fixture.point_with(time, Codec::Zstd(1), (&disks, &xml), |manifest| {
         manifest.disks[0].virtual_bytes += 512;
     });
     assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Damaged, "another size");
-    fs::remove_file(point.path).unwrap();
-    fixture.point_with(time, Codec::Zstd(1), &disks, &xml, |_| ());
+    fs::remove_file(point.location()).unwrap();
+    fixture.point_with(time, Codec::Zstd(1), (&disks, &xml), |_| ());
     assert_eq!(verdicts(&fixture, Which::All)[0].1, Verdict::Good);
 }
 
@@ -127,7 +127,8 @@ fn a_check_that_is_stopped_records_nothing_but_what_came_before() {
     let [first, second, _] = three(&fixture);
     let cancel = Cancel::default();
     let request = Request { domains: &[DOMAIN.to_owned()], ..ALL };
-    let stopped = verify(&fixture.store, &fixture.path("state"), &request, &Silent, &cancel, &mut |_| cancel.cancel(2));
+    let stopped =
+        verify(&fixture.store, &fixture.path("state"), &request, (&Silent, &cancel), &mut |_| cancel.cancel(2));
     assert!(matches!(stopped, Err(Error::Cancelled(2))));
     let record = Verified::load(&fixture.path("state")).unwrap();
     assert!(record.get(&first).is_some() && record.get(&second).is_none());
@@ -190,9 +191,9 @@ fn a_point_that_cannot_be_opened_is_a_failure_unless_it_was_removed() {
         let checks = checked(&fixture, &ALL, &mut |result| {
             let removed = if is_emptied { &[&first, &second, &third][..] } else { &[&second] };
             if result.id == first.id {
-                removed.iter().for_each(|point| fs::remove_file(&point.path).unwrap());
+                removed.iter().for_each(|point| fs::remove_file(point.location()).unwrap());
                 if !is_emptied {
-                    fs::create_dir(&second.path).unwrap();
+                    fs::create_dir(second.location()).unwrap();
                 }
             }
         });

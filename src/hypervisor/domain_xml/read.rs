@@ -17,7 +17,7 @@ pub const TPM_STATE: &str = "/var/lib/libvirt/swtpm";
 /// A domain, and what its XML says that has no place in the vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
-    /// The domain. An image on a volume of a pool has the source [`Source::None`]`("volume")`: libvirt does not write
+    /// The domain. An image on a volume of a pool has the source [`Source::Unsupported`]`("volume")`: libvirt does not write
     /// the path into the XML, so whoever can ask the pool fills it in.
     pub domain: Domain,
     /// The volumes to be looked up.
@@ -153,17 +153,17 @@ fn image(node: Node<'_, '_>, format: Option<&str>) -> Image {
 
 fn source(node: Node<'_, '_>) -> Source {
     let kind = node.attribute("type").unwrap_or("file");
-    let Some(source) = at(node, &["source"]) else { return Source::None("no medium".to_owned()) };
+    let Some(source) = at(node, &["source"]) else { return Source::Empty };
     let path = |name| source.attribute(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     match (kind, path("file"), path("dev")) {
         ("file", Some(path), _) => Source::File(path),
         ("block", _, Some(path)) => Source::Block(path),
-        ("file" | "block", ..) => Source::None("no medium".to_owned()),
+        ("file" | "block", ..) => Source::Empty,
         ("network", ..) => {
             let [protocol, name] = ["protocol", "name"].map(|name| source.attribute(name).unwrap_or_default());
             Source::Network(format!("{protocol}:{name}"))
         }
-        (other, ..) => Source::None(other.to_owned()),
+        (other, ..) => Source::Unsupported(other.to_owned()),
     }
 }
 

@@ -54,7 +54,9 @@ fn put_on_path(edits: &mut Edits<'_>, disk: Node<'_, '_>, target: &str, image: &
     let (kind, name, path) = match &image.source {
         Source::File(path) => ("file", "file", path),
         Source::Block(path) => ("block", "dev", path),
-        Source::Network(_) | Source::None(_) => return Err(Error::Place { target: target.to_owned() }),
+        Source::Network(_) | Source::Unsupported(_) | Source::Empty => {
+            return Err(Error::Place { target: target.to_owned() });
+        }
     };
     let source = at(disk, &["source"]).ok_or_else(|| Error::NoSuchDisk { target: target.to_owned() })?;
     edits.set(disk, "type", kind);
@@ -184,7 +186,7 @@ mod tests {
     #[test]
     fn the_saved_bytes_of_the_images_come_back_and_the_device_stays() {
         let definition = enclosed(ON_OVERLAY);
-        let anywhere = image(Source::None("volume".into()));
+        let anywhere = image(Source::Unsupported("volume".into()));
         let xml = repoint(&definition, "vda", Some(VOLUME), &anywhere).unwrap();
         let expected =
             VOLUME.replace("'none'", "'unsafe'").replace("<target dev='vda'/>", "<target dev='vda'/><iotune/>");

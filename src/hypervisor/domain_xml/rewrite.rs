@@ -142,7 +142,9 @@ fn place(edits: &mut Edits<'_>, disk: Node<'_, '_>, target: &str, image: &Image)
     let (kind, path) = match &image.source {
         Source::File(path) => ("file", path),
         Source::Block(path) => ("block", path),
-        Source::Network(_) | Source::None(_) => return Err(Error::Place { target: target.to_owned() }),
+        Source::Network(_) | Source::Unsupported(_) | Source::Empty => {
+            return Err(Error::Place { target: target.to_owned() });
+        }
     };
     let attribute = if kind == "file" { "file" } else { "dev" };
     let new_source = format!("<source {attribute}='{}'/>", escape(as_text(path)?));

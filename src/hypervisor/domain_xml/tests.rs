@@ -66,7 +66,7 @@ fn a_domain_that_is_off_is_read() {
     assert_eq!(targets, expected);
     assert_eq!(domain.disks[0].image, file("/srv/images/root.qcow2", Format::Qcow2));
     assert_eq!(domain.disks[1].image, file("/srv/images/süd dir/da ta & more.img", Format::Raw));
-    assert_eq!(domain.disks[3].image.source, Source::None("no medium".to_owned()));
+    assert_eq!(domain.disks[3].image.source, Source::Empty);
     assert!(domain.disks[4].readonly && !domain.disks[0].readonly);
 }
 
@@ -103,7 +103,7 @@ fn every_kind_of_disk_is_read() {
     let disk = |target: &str| domain.disks.iter().find(|disk| disk.target == target).unwrap();
     assert!(disk("vda").encrypted && !disk("vdb").encrypted);
     assert_eq!(disk("vdb").image.source, Source::Network("rbd:pool/image".to_owned()));
-    assert_eq!(disk("vdc").image, Image { source: Source::None("volume".to_owned()), format: Format::Qcow2 });
+    assert_eq!(disk("vdc").image, Image { source: Source::Unsupported("volume".to_owned()), format: Format::Qcow2 });
     let volume =
         Volume { target: "vdc".to_owned(), layer: 0, pool: "default".to_owned(), volume: "db.qcow2".to_owned() };
     assert_eq!(volumes, [volume]);
@@ -178,7 +178,7 @@ fn a_restored_disk_is_flat_and_plain_and_nothing_else_changes() {
     assert_eq!(disks.iter().map(|disk| disk.target.as_str()).collect::<Vec<_>>(), ["vda", "vdb", "sdb", "sdc"]);
     assert!(disks[0].backing.is_empty());
     assert_eq!(disks[2].image, file("/new/it's.iso", Format::Raw));
-    assert_eq!(disks[3].image.source, Source::None("no medium".to_owned()));
+    assert_eq!(disks[3].image.source, Source::Empty);
 }
 
 #[test]

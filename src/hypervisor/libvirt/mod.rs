@@ -16,7 +16,9 @@ use virt::domain::Domain as Handle;
 use virt::enumutil::Enum;
 use virt::error::{Error as VirtError, ErrorNumber, clear_error_callback};
 
-use super::{BlockJob, Error, Hypervisor, Kind, OffKind, Overlay, PullJob, SavedState};
+use super::{
+    Agents, BackupJobs, BlockJob, Definitions, Error, Guests, Kind, OffKind, Overlay, PullJob, SavedState, Snapshots,
+};
 use crate::model::{Domain, DomainRef, DomainState, is_local};
 use crate::sys::step::{self, Step};
 
@@ -95,7 +97,7 @@ fn dotted(version: u64) -> String {
     format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
 }
 
-impl Hypervisor for Libvirt {
+impl Guests for Libvirt {
     fn version(&self) -> Result<String, Error> {
         let connection = self.connection()?;
         let told = || -> Result<String, VirtError> {
@@ -148,6 +150,12 @@ impl Hypervisor for Libvirt {
         self.handle(domain)?.resume().map(drop).map_err(|source| call(domain, "resume it", source))
     }
 
+    fn saved_states(&self, domain: &DomainRef) -> Result<Vec<SavedState>, Error> {
+        definition::saved_states(&self.handle(domain)?, domain)
+    }
+}
+
+impl Agents for Libvirt {
     fn freeze(&self, domain: &DomainRef, timeout: Duration) -> Result<(), Error> {
         step(Step::Freeze, domain)?;
         agent::freeze(&self.handle(domain)?, domain, timeout)?;
@@ -167,7 +175,9 @@ impl Hypervisor for Libvirt {
     fn agent(&self, domain: &DomainRef, request: &serde_json::Value) -> Result<serde_json::Value, Error> {
         agent::ask(&self.handle(domain)?, domain, request)
     }
+}
 
+impl Snapshots for Libvirt {
     fn snapshot(&self, domain: &DomainRef, overlays: &[Overlay], others: &[String]) -> Result<(), Error> {
         step(Step::Snapshot, domain)?;
         capture::snapshot(&self.handle(domain)?, domain, overlays, others)?;
@@ -208,7 +218,9 @@ impl Hypervisor for Libvirt {
         ffi::end_block_job(&self.handle(domain)?, target, false)
             .map_err(|source| call(domain, format!("end the commit of disk {target}"), source))
     }
+}
 
+impl BackupJobs for Libvirt {
     fn socket_path(&self, domain: &DomainRef, name: &str) -> Result<Option<PathBuf>, Error> {
         Ok(capture::socket_path(&self.handle(domain)?, name))
     }
@@ -228,7 +240,9 @@ impl Hypervisor for Libvirt {
         ffi::abort_job(&self.handle(domain)?).map_err(|source| call(domain, "end the backup job", source))?;
         step(Step::PullEnded, domain)
     }
+}
 
+impl Definitions for Libvirt {
     fn define_disk(&self, domain: &DomainRef, disk: &str) -> Result<(), Error> {
         step(Step::DefinitionWrite, domain)?;
         definition::define_disk(&self.handle(domain)?, domain, disk)?;
@@ -245,10 +259,6 @@ impl Hypervisor for Libvirt {
 
     fn missing(&self, xml: &str) -> Result<Vec<String>, Error> {
         missing::missing(&self.connection()?, xml)
-    }
-
-    fn saved_states(&self, domain: &DomainRef) -> Result<Vec<SavedState>, Error> {
-        definition::saved_states(&self.handle(domain)?, domain)
     }
 
     fn start(&self, domain: &DomainRef) -> Result<(), Error> {

@@ -40,7 +40,7 @@ pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> 
         return Verdict::Skip(left_out(disk, "excluded by the configuration"));
     }
     if matches!(disk.device, Device::Cdrom | Device::Floppy) {
-        let empty = matches!(disk.image.source, Source::None(_));
+        let empty = matches!(disk.image.source, Source::Empty | Source::Unsupported(_));
         return Verdict::Skip(left_out(disk, if empty { "no medium" } else { "removable medium" }));
     }
     if disk.encrypted && !settings.allow_plaintext {
@@ -51,7 +51,7 @@ pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> 
     match at_rest(disk, active) {
         Some(image) if image.source.path().is_some() && !needs_qemu(disk) => Verdict::Direct(image.clone()),
         _ if !active || disk.transient => Verdict::Skip(unreadable(disk, active)),
-        _ if matches!(disk.image.source, Source::None(_)) && disk.unknown.is_none() => {
+        _ if matches!(disk.image.source, Source::Unsupported(_) | Source::Empty) && disk.unknown.is_none() => {
             Verdict::Skip(unreadable(disk, active))
         }
         _ if domain.suspended => {
@@ -91,7 +91,8 @@ fn unreadable(disk: &Disk, active: bool) -> SkippedDisk {
         return missed(disk, &reason, if active { EXCLUDE } else { RUNNING });
     }
     match &disk.image.source {
-        Source::None(kind) => missed(disk, &format!("its kind of source is not supported ({kind})"), EXCLUDE),
+        Source::Empty => missed(disk, "its kind of source is not supported (no medium)", EXCLUDE),
+        Source::Unsupported(kind) => missed(disk, &format!("its kind of source is not supported ({kind})"), EXCLUDE),
         _ if active && disk.encrypted => missed(disk, "transient and encrypted, which cannot be read", EXCLUDE),
         _ if active => {
             missed(disk, "transient, and the image below it is not known", "back it up while the domain is off")

@@ -189,7 +189,7 @@ fn of_a_transient_disk_the_persistent_image_is_saved() {
 
 #[test]
 fn removable_and_excluded_disks_are_left_out_without_blame() {
-    let empty = Disk { device: Device::Cdrom, image: image(Source::None("file".into())), ..disk("sda") };
+    let empty = Disk { device: Device::Cdrom, image: image(Source::Unsupported("file".into())), ..disk("sda") };
     let full = Disk { device: Device::Floppy, ..disk("fda") };
     let excluding = DomainSettings { exclude_disks: vec!["vdb".into(), "vdx".into()], ..settings() };
     let domain = running(vec![disk("vda"), disk("vdb"), empty, full]);
@@ -212,7 +212,7 @@ fn an_excluded_disk_does_not_choose_the_method() {
 
 #[test]
 fn sources_out_of_reach_are_missed() {
-    let vhost = Disk { image: image(Source::None("vhostuser".into())), ..disk("vdb") };
+    let vhost = Disk { image: image(Source::Unsupported("vhostuser".into())), ..disk("vdb") };
     assert_eq!(short(&running(vec![disk("vda"), vhost.clone()]), &settings()), "Snapshot vda !vdb");
     assert_eq!(short(&running(vec![disk("vda"), vhost.clone()]), &with(MethodChoice::Pull)), "Pull vda !vdb");
     assert_eq!(short(&off(vec![disk("vda"), vhost]), &settings()), "Direct =vda !vdb");
@@ -225,7 +225,7 @@ fn sources_out_of_reach_are_missed() {
 fn a_disk_out_of_reach_is_told_with_its_own_reason_and_way_out() {
     let exclude = "if it need not be saved, add it to `exclude_disks`";
     let runs = "back it up while the domain runs";
-    let vhost = || Disk { image: image(Source::None("vhostuser".into())), ..disk("vdb") };
+    let vhost = || Disk { image: image(Source::Unsupported("vhostuser".into())), ..disk("vdb") };
     let remote = Disk { image: image(Source::Network("rbd:pool/x".into())), ..disk("vdb") };
     let luks = Disk { encrypted: true, ..disk("vdb") };
     let transient = Disk { transient: true, ..disk("vdb") };

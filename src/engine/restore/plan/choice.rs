@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use super::super::names::{file_name, is_plain};
-use super::super::saved::{Saved, SavedDisk};
+use super::super::names::file_name;
 use super::super::{Error, Request};
 use super::suspect;
+use crate::model::is_plain;
+use crate::store::{Contents, SavedDisk};
 
 /// The disks of the request, each with the device it goes to, if any.
-pub fn choose<'a>(saved: &'a Saved, request: &'a Request) -> Result<Vec<(&'a SavedDisk, Option<&'a Path>)>, Error> {
+pub fn choose<'a>(saved: &'a Contents, request: &'a Request) -> Result<Vec<(&'a SavedDisk, Option<&'a Path>)>, Error> {
     if let Some(bad) = saved.disks.iter().find(|disk| !is_plain(&disk.target)) {
         return Err(suspect(saved, &format!("a disk has the name {:?}", bad.target)));
     }
@@ -20,18 +21,18 @@ pub fn choose<'a>(saved: &'a Saved, request: &'a Request) -> Result<Vec<(&'a Sav
         let Some(disk) = saved.disks.iter().find(|disk| disk.target == choice.target) else {
             let why = saved.skipped.get(&choice.target).map_or(String::new(), |reason| format!(": {reason}"));
             let targets: Vec<&str> = saved.disks.iter().map(|disk| disk.target.as_str()).collect();
-            return Err(Error::Other {
+            return Err(Error::Rejected {
                 message: format!("disk {} is not in the restore point{why}", choice.target),
                 hint: Some(format!("it holds: {}", targets.join(", "))),
             });
         };
         if chosen.iter().any(|(other, _)| other.target == disk.target) {
-            return Err(Error::Other { message: format!("disk {} is named twice", disk.target), hint: None });
+            return Err(Error::Rejected { message: format!("disk {} is named twice", disk.target), hint: None });
         }
         let device = choice.device.as_deref();
         if device.is_some() && chosen.iter().any(|(_, other)| *other == device) {
             let message = format!("disk {}: another disk goes into the same device", disk.target);
-            return Err(Error::Other { message, hint: None });
+            return Err(Error::Rejected { message, hint: None });
         }
         chosen.push((disk, device));
     }
@@ -39,7 +40,7 @@ pub fn choose<'a>(saved: &'a Saved, request: &'a Request) -> Result<Vec<(&'a Sav
 }
 
 /// A name for the file of each disk: the one it had; where all go to one folder, with the target before it if need be.
-pub fn names(saved: &Saved, chosen: &[(&SavedDisk, Option<&Path>)], one_folder: bool) -> Vec<String> {
+pub fn names(saved: &Contents, chosen: &[(&SavedDisk, Option<&Path>)], one_folder: bool) -> Vec<String> {
     let plain: Vec<String> = chosen.iter().map(|(disk, _)| file_name(disk)).collect();
     let is_taken = |name: &String| {
         plain.iter().filter(|other| *other == name).count() > 1

@@ -4,15 +4,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::super::names::{fresh_name, is_plain};
-use super::super::saved::{Saved, SavedDisk};
+use super::super::names::fresh_name;
 use super::super::staging::Rights;
 use super::super::{Error, Request};
 use super::choice::{choose, names};
 use super::{How, Plan, Write, is_flat, no_folder, suspect};
 use crate::hypervisor::domain_xml::TpmState;
 use crate::model::command::quoted;
+use crate::model::is_plain;
 use crate::model::{Device, Disk, Domain, DomainRef, Image, Owner, Source};
+use crate::store::{Contents, SavedDisk};
 
 /// The name of a TPM's state in an archive, when it is one file.
 const TPM_FILE: &str = "state";
@@ -39,7 +40,7 @@ pub struct Host<'a> {
 
 /// Images, and all that the definition of `to` needs beside them; `described` is what the saved definition says.
 pub fn domain(
-    saved: &Saved,
+    saved: &Contents,
     request: &Request,
     described: &Domain,
     to: &DomainRef,
@@ -79,9 +80,10 @@ pub fn domain(
         }
     }
     let beside = plan.folder_of_images(request);
-    plan.add_nvram(saved, to, renamed, &beside, host)?;
-    plan.add_boot(saved, to, renamed, &beside, host)?;
-    plan.add_tpm(saved, to, renamed, &beside, host)?;
+    let guest = Guest { to, renamed, beside, host };
+    plan.add_nvram(saved, &guest)?;
+    plan.add_boot(saved, &guest)?;
+    plan.add_tpm(saved, &guest)?;
     if let Some(why) = &saved.tpm_missing {
         plan.notes.push(format!("the state of the TPM was not saved ({why}); the guest starts with an empty one"));
     }
@@ -104,6 +106,16 @@ pub fn domain(
     Ok(plan)
 }
 
+/// The guest that files beside the disks are for.
+struct Guest<'a> {
+    to: &'a DomainRef,
+    /// It is a copy under another name.
+    renamed: bool,
+    /// The folder for files that belong to the images.
+    beside: Option<PathBuf>,
+    host: &'a Host<'a>,
+}
+
 /// What to know of a disk that was attached to the running guest alone, or that the operator took out of the definition.
 fn undefined(target: &str, image: &Image, to: &DomainRef) -> String {
     let path = image.source.path().unwrap_or(Path::new("")).display().to_string();
@@ -123,7 +135,7 @@ enum Place {
 }
 
 fn image_folder(
-    saved: &Saved,
+    saved: &Contents,
     request: &Request,
     disk: &SavedDisk,
     renamed: bool,
@@ -135,7 +147,7 @@ fn image_folder(
     match &disk.source {
         Source::File(path) => match path.parent().filter(|folder| (host.may_lie_in)(folder)) {
             Some(folder) => Ok(Place::Folder(folder.to_owned())),
-            None => Err(Error::Other {
+            None => Err(Error::Rejected {
                 message: format!(
                     "disk {}: its image was {}, but no active storage pool and no defined domain has images in that folder",
                     disk.target,
@@ -147,7 +159,7 @@ fn image_folder(
         Source::Block(path) if !renamed && request.overwrite && (host.may_be_on)(path) => {
             Ok(Place::Device(path.clone()))
         }
-        Source::Block(path) if !renamed && request.overwrite => Err(Error::Other {
+        Source::Block(path) if !renamed && request.overwrite => Err(Error::Rejected {
             message: format!(
                 "disk {}: it was the block device {}, which the domain does not have on this host",
                 disk.target,
@@ -155,7 +167,7 @@ fn image_folder(
             ),
             hint: Some(format!("name the device: {}; or restore to files: --to DIR", with_device(saved, disk))),
         }),
-        Source::Block(path) if !renamed => Err(Error::Other {
+        Source::Block(path) if !renamed => Err(Error::Rejected {
             message: format!("disk {}: it was the block device {}", disk.target, path.display()),
             hint: Some(format!(
                 "replace what that device holds: --overwrite; or name one: {}; or restore to files: --to DIR",
@@ -167,7 +179,7 @@ fn image_folder(
 }
 
 /// The words that choose a device for one disk, and leave the others in: named disks are the only ones that are restored.
-fn with_device(saved: &Saved, disk: &SavedDisk) -> String {
+fn with_device(saved: &Contents, disk: &SavedDisk) -> String {
     let word = |other: &SavedDisk| {
         let device = if other.target == disk.target { "=/dev/…" } else { "" };
         format!("--disk {}{device}", other.target)
@@ -177,9 +189,9 @@ fn with_device(saved: &Saved, disk: &SavedDisk) -> String {
 
 impl Plan {
     /// A disk of the definition that is not restored.
-    fn without(&mut self, disk: &Disk, saved: &Saved, renamed: bool, host: &Host<'_>) {
+    fn without(&mut self, disk: &Disk, saved: &Contents, renamed: bool, host: &Host<'_>) {
         let target = &disk.target;
-        if disk.image.source == Source::None("no medium".to_owned()) {
+        if disk.image.source == Source::Empty {
             return;
         }
         let missing = disk.image.source.path().filter(|path| !(host.exists)(path));
@@ -218,14 +230,8 @@ impl Plan {
         request.to.clone().or_else(first)
     }
 
-    fn add_nvram(
-        &mut self,
-        saved: &Saved,
-        to: &DomainRef,
-        renamed: bool,
-        beside: &Option<PathBuf>,
-        host: &Host<'_>,
-    ) -> Result<(), Error> {
+    fn add_nvram(&mut self, saved: &Contents, guest: &Guest<'_>) -> Result<(), Error> {
+        let Guest { to, renamed, beside, host } = guest;
         let Some(nvram) = &saved.nvram else { return Ok(()) };
         // Variables of a block device become a file: whose device that is now, the archive cannot tell.
         let original = Some(&nvram.path).filter(|_| !nvram.device);
@@ -246,14 +252,8 @@ impl Plan {
 
     /// The state of a TPM goes to libvirt's own folder for the domain. Where the definition names another place, it goes back
     /// there, but not for a copy.
-    fn add_tpm(
-        &mut self,
-        saved: &Saved,
-        to: &DomainRef,
-        renamed: bool,
-        beside: &Option<PathBuf>,
-        host: &Host<'_>,
-    ) -> Result<(), Error> {
+    fn add_tpm(&mut self, saved: &Contents, guest: &Guest<'_>) -> Result<(), Error> {
+        let Guest { to, renamed, beside, host } = guest;
         let own = host.swtpm.join(to.uuid.to_string());
         for file in &saved.tpm {
             let within = file.member.strip_prefix("tpm/").ok_or_else(|| suspect(saved, "a TPM member is misplaced"))?;
@@ -280,17 +280,11 @@ impl Plan {
         Ok(())
     }
 
-    fn add_boot(
-        &mut self,
-        saved: &Saved,
-        to: &DomainRef,
-        renamed: bool,
-        beside: &Option<PathBuf>,
-        host: &Host<'_>,
-    ) -> Result<(), Error> {
+    fn add_boot(&mut self, saved: &Contents, guest: &Guest<'_>) -> Result<(), Error> {
+        let Guest { to, renamed, beside, host } = guest;
         for file in &saved.boot {
             // Two guests cannot write one firmware.
-            let is_shared = renamed && file.element == "loader";
+            let is_shared = *renamed && file.element == "loader";
             if host.same.contains(&file.member) && !is_shared {
                 self.changes.kept.insert(file.path.clone());
                 continue;
@@ -315,7 +309,7 @@ impl Plan {
 }
 
 fn nowhere() -> Error {
-    Error::Other {
+    Error::Rejected {
         message: "there is no folder for the files beside the disks".to_owned(),
         hint: Some("name one: --to DIR".to_owned()),
     }

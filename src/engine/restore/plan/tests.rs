@@ -9,7 +9,7 @@ use crate::engine::points::When;
 use crate::hypervisor::domain_xml::TpmState;
 use crate::model::{Device, Disk, Domain, DomainRef, DomainState, DomainXml, Owner};
 
-fn saved(disks: &[(&str, Source, Format)]) -> Saved {
+fn saved(disks: &[(&str, Source, Format)]) -> Contents {
     let disks: Vec<SavedDisk> = disks
         .iter()
         .map(|(target, source, format)| SavedDisk {
@@ -22,8 +22,8 @@ fn saved(disks: &[(&str, Source, Format)]) -> Saved {
             encrypted: false,
         })
         .collect();
-    Saved {
-        archive: "/b/a.tar.zst".into(),
+    Contents {
+        location: "/b/a.tar.zst".into(),
         domain: DomainRef { name: "web".to_owned(), uuid: uuid::Uuid::nil() },
         lengths: disks.iter().map(|disk| (disk.member.clone(), 7)).collect(),
         disks,
@@ -62,7 +62,7 @@ fn request(to: Option<&str>) -> Request {
 }
 
 /// The plan for the definition of `name` with these disks.
-fn plan(saved: &Saved, request: &Request, name: &str, there: &[&str]) -> Result<Plan, Error> {
+fn plan(saved: &Contents, request: &Request, name: &str, there: &[&str]) -> Result<Plan, Error> {
     let disks = saved.disks.iter().map(|disk| Disk {
         target: disk.target.clone(),
         device: Device::Disk,

@@ -4,12 +4,12 @@
 use std::path::Path;
 
 use super::{Disk, Folder, Part, Range, SALVAGED, State, expect_lost, raw};
-use crate::archive::salvage::{Remains, Salvage};
 use crate::engine::Error;
 use crate::engine::restore::sparse::{Kind, Output};
 use crate::engine::restore::work::Work;
 use crate::model::Extent;
 use crate::qcow2::{Layout, Torn};
+use crate::store::{self, Remains, Salvage};
 use crate::sys::patient_file::PatientFile;
 
 /// Writes the image, and, where its tables are lost, the member as it is beside it: data without an address.
@@ -36,7 +36,7 @@ pub fn salvage(
     let torn = remains.is_placed.then(|| Torn::map(remains.length, size, read)).flatten();
     if let Some(torn) = &torn {
         let extents: Vec<Extent> = torn.placed.iter().map(|(extent, _)| *extent).collect();
-        let failed = |source| Error::Image { path: work.archive.to_owned(), member: target.to_owned(), source };
+        let failed = |source| store::Error::Image { path: work.archive.to_owned(), member: target.to_owned(), source };
         let layout = Layout::new(torn.virtual_size, &extents).map_err(failed)?;
         disk.virtual_bytes = torn.virtual_size;
         disk.unreadable = unreadable(torn, &remains.lost);
@@ -46,7 +46,7 @@ pub fn salvage(
         }
         let ending = if part.state == State::Whole { "" } else { SALVAGED };
         let (name, out) = folder.create(target, &format!("{ending}.qcow2"))?;
-        image(work, salvage, remains, torn, &layout, (&out, &folder.to.join(&name)))?;
+        image(work, salvage, remains, (torn, &layout), (&out, &folder.to.join(&name)))?;
         part.files.push(name);
     }
     let has_lost_tables = torn.is_none_or(|torn| !torn.unknown.is_empty());
@@ -63,8 +63,7 @@ fn image(
     work: &Work<'_>,
     salvage: &Salvage,
     remains: &Remains,
-    torn: &Torn,
-    layout: &Layout,
+    (torn, layout): (&Torn, &Layout),
     (out, path): (&PatientFile, &Path),
 ) -> Result<(), Error> {
     let failed = Error::file("write", path);

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use super::super::names::is_plain;
 use super::{REPORT, SALVAGED};
+use crate::model::is_plain;
 
 /// The deepest nesting of folders.
 const DEPTH: usize = 8;

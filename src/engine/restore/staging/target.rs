@@ -30,7 +30,7 @@ pub fn obstacle(path: &Path) -> Error {
         (_, true) => "a folder".to_owned(),
         (_, false) => "something that is no regular file".to_owned(),
     };
-    Error::Other {
+    Error::Rejected {
         message: format!("{}: {what} is in the way, and is never replaced", path.display()),
         hint: Some("move it away, or restore to another folder: --to DIR".to_owned()),
     }
@@ -40,7 +40,7 @@ pub fn obstacle(path: &Path) -> Error {
 /// locking"); a lock on the whole file collides with them.
 pub fn check_unused(file: &File, path: &Path) -> Result<(), Error> {
     match fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::AGAIN | Errno::ACCESS) => Err(Error::Other {
+        Err(Errno::AGAIN | Errno::ACCESS) => Err(Error::Rejected {
             message: format!("{}: a running guest or another program uses it", path.display()),
             hint: Some("shut the guest down first, or restore elsewhere: --to".to_owned()),
         }),

@@ -1,16 +1,16 @@
-//! Owns: what a restore point holds, as the other parts of a restore are told it. Must not: believe it.
+//! Owns: what a restore point holds, the same for every kind of store. Must not: be trusted: it comes from the target.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::archive::manifest::{BootEntry, FileEntry};
+use super::{BootEntry, FileEntry};
 use crate::model::{DomainRef, Format, Owner, Source};
 
 /// What a restore point holds, whoever made it.
 #[derive(Debug, Clone)]
-pub struct Saved {
-    /// The archive, for messages.
-    pub archive: PathBuf,
+pub struct Contents {
+    /// Where the point is, for messages.
+    pub location: PathBuf,
     /// The domain.
     pub domain: DomainRef,
     /// Its disks.
@@ -27,7 +27,7 @@ pub struct Saved {
     pub tpm: Vec<FileEntry>,
     /// Why there is no such state, where the domain has a TPM.
     pub tpm_missing: Option<String>,
-    /// Manifest and XML: the member, and the name of its file.
+    /// Manifest and XML: the member, and the name of its file after a restore.
     pub documents: Vec<(String, String)>,
     /// Bytes of each member.
     pub lengths: BTreeMap<String, u64>,
@@ -48,6 +48,6 @@ pub struct SavedDisk {
     pub virtual_bytes: Option<u64>,
     /// Whose the image was, if that was saved.
     pub owner: Option<Owner>,
-    /// It was encrypted, and is not in the archive.
+    /// QEMU encrypted the image; the restore point holds it unencrypted.
     pub encrypted: bool,
 }

@@ -20,10 +20,9 @@ fn tpm_state_is_collected_from_where_the_definition_says() {
         );
         let xml = DomainXml { live: xml.clone(), inactive: xml.clone(), migratable: xml };
         let domain = domain_xml::read(xml, DomainState::Off, true).unwrap().domain;
-        let mut outcome = DomainOutcome::new("a", None);
-        let collected = collect(&domain, &mut outcome).unwrap();
+        let collected = collect(&domain);
         let files = collected.tpm.iter().map(|extra| (extra.member.clone(), extra.original.clone(), extra.length));
-        (files.collect::<Vec<_>>(), outcome.warnings.len())
+        (files.collect::<Vec<_>>(), collected.warnings.len())
     };
     let state = ("tpm/tpm2-00.permall".to_owned(), folder.join("tpm2-00.permall"), 5);
     assert_eq!(collected("dir", &folder), (vec![state], 0));

@@ -1,0 +1,70 @@
+//! Owns: the server of metrics and the status page, on its own or beside a run. Must not: know HTTP, or what is told.
+
+use std::thread::{self, JoinHandle};
+
+use super::Error;
+use crate::config::Settings;
+use crate::engine;
+use crate::exporter::{self, Listener, Server, Site, Stop};
+use crate::model::Listen;
+
+/// The server that a run has beside it. Dropped, it ends.
+pub struct Beside {
+    stop: Option<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.stop = None;
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Serves beside a run, where the configuration asks for that and no exporter of ours does it already. A run does not depend
+/// on it.
+///
+/// # Errors
+/// It cannot listen there; a warning, and exit code 7 at most.
+pub fn beside_run(settings: &Settings) -> Result<Option<Beside>, Error> {
+    let Some(listen) = &settings.metrics.listen else { return Ok(None) };
+    let (server, stop) = match open(listen) {
+        Err(taken @ exporter::Error::Taken { .. }) => {
+            let is_ours = exporter::is_ours(listen, &settings.state_dir)
+                .map_err(engine::Error::file("write to the folder", &settings.state_dir))?;
+            tracing::debug!(is_ours, "{taken}");
+            return if is_ours { Ok(None) } else { Err(taken.into()) };
+        }
+        opened => opened?,
+    };
+    let site = site(settings, server.listen());
+    let serve = move || {
+        if let Err(error) = server.serve(&site) {
+            tracing::warn!("{}", engine::chain(&error));
+        }
+    };
+    let thread = thread::Builder::new().name("exporter".to_owned()).spawn(serve).map_err(exporter::Error::Wait)?;
+    Ok(Some(Beside { stop: Some(stop), thread: Some(thread) }))
+}
+
+/// The pages of this state folder, and the host names under which they are served.
+pub fn site(settings: &Settings, listen: &Listen) -> Site {
+    let mut names = settings.metrics.hosts.clone();
+    names.push(settings.host.clone());
+    if let Listen::Tcp { host, .. } = listen {
+        names.push(host.clone());
+    }
+    Site::new(&settings.state_dir, names)
+}
+
+/// Listens there, and warns if other hosts can reach that.
+pub fn open(listen: &Listen) -> Result<(Server, Stop), exporter::Error> {
+    let listener = Listener::bind(listen)?;
+    if !listener.is_local() {
+        tracing::warn!(
+            "{listen} can be reached from other hosts, without password or TLS: put a reverse proxy before it. \
+             kvmbackup-exporter.service lets only those in that its `IPAddressAllow=` names"
+        );
+    }
+    Server::new(listener)
+}

@@ -1,0 +1,80 @@
+//! Owns: one disk on its way from an NBD export to the store, in one pass. Must not: know how the disk is held still, or how
+//! it is stored.
+
+use crate::engine::Error;
+use crate::engine::capture::Reading;
+use crate::model::Extent;
+use crate::nbd;
+use crate::qcow2::whole_clusters;
+use crate::store::{DiskSource, Sink};
+
+/// A disk whose extents are known.
+pub(super) struct Prepared {
+    pub target: String,
+    pub virtual_bytes: u64,
+    pub read_bytes: u64,
+    extents: Vec<Extent>,
+    reading: Reading,
+}
+
+impl Prepared {
+    /// Asks for the extents of a disk.
+    pub fn new(target: &str, mut reading: Reading) -> Result<Prepared, Error> {
+        let extents = reading.client.extents().map_err(|source| Error::Read { target: target.to_owned(), source })?;
+        let virtual_bytes = reading.client.size();
+        if virtual_bytes == 0 {
+            return Err(Error::Empty { target: target.to_owned() });
+        }
+        let extents = whole_clusters(virtual_bytes, &extents)
+            .map_err(|source| Error::Layout { target: target.to_owned(), source })?;
+        let read_bytes = extents.iter().map(|extent| extent.length).sum();
+        tracing::info!(disk = target, virtual_bytes, read_bytes, extents = extents.len(), "ready to read");
+        Ok(Prepared { target: target.to_owned(), virtual_bytes, read_bytes, extents, reading })
+    }
+
+    /// Ends the connection and its process.
+    pub fn finish(self) -> Result<(), Error> {
+        self.reading.finish().map_err(|source| Error::Read { target: self.target, source })
+    }
+}
+
+/// A disk that is read as long as `may_go_on`, which is asked before every piece with its length, says so.
+pub(super) struct Watched<'a> {
+    pub disk: Prepared,
+    pub may_go_on: &'a mut dyn FnMut(u64) -> Result<(), Error>,
+}
+
+impl DiskSource for Watched<'_> {
+    type Error = Error;
+
+    fn size(&self) -> u64 {
+        self.disk.virtual_bytes
+    }
+
+    fn extents(&mut self) -> Vec<Extent> {
+        std::mem::take(&mut self.disk.extents)
+    }
+
+    fn read(&mut self, extents: &[Extent], sink: &mut Sink<'_, Error>) -> Result<(), Error> {
+        let read = self.disk.reading.client.read(extents, |offset, chunk| {
+            (self.may_go_on)(chunk.len() as u64).map_err(Stop::Ours)?;
+            sink(offset, chunk).map_err(Stop::Ours)
+        });
+        read.map_err(|stop| match stop {
+            Stop::Ours(error) => error,
+            Stop::Disk(source) => Error::Read { target: self.disk.target.clone(), source },
+        })
+    }
+}
+
+/// Why reading stopped: the disk's fault, or ours.
+enum Stop {
+    Disk(nbd::Error),
+    Ours(Error),
+}
+
+impl From<nbd::Error> for Stop {
+    fn from(error: nbd::Error) -> Stop {
+        Stop::Disk(error)
+    }
+}

@@ -1,0 +1,204 @@
+//! Owns: one attempt at a restore point: begun, captured, copied, given back, published. Must not: retry, or rotate.
+
+use std::time::Instant;
+
+use chrono::Utc;
+
+use super::Backup;
+use super::copy::{Prepared, Watched};
+use super::members::{self, Collected};
+use crate::engine::capture::{self, Capture};
+use crate::engine::journal::Record;
+use crate::engine::ready::{self, Worth};
+use crate::engine::shrunk::Before;
+use crate::engine::stamps::Stamps;
+use crate::engine::{Error, target};
+use crate::model::{Consistency, DiskOutcome, Domain, DomainState, Failure, Span};
+use crate::plan::CapturePlan;
+use crate::store::{PointWriter, disk_member};
+use crate::sys::host;
+
+/// Bytes read between two looks at the room that is left.
+const SPACE_CHECK: u64 = 16 << 20;
+
+impl Backup<'_> {
+    /// Begins the restore point and writes it; when that fails, removes what there is of it.
+    pub(super) fn save(&mut self, domain: &Domain, plan: &CapturePlan, record: &mut Record) -> Result<(), Error> {
+        let begun = self.context.store.begin(&domain.id.name, Utc::now(), self.settings.compression, |path| {
+            record.update(|entry| entry.partial = Some(path.to_owned()))
+        });
+        // A target that hangs may still make the file, after this run: its entry stays.
+        let mut point = begun.inspect_err(|error: &Error| {
+            let left = error.is_target_stall().then(|| error.failure());
+            self.outcome.leftovers.extend(left);
+        })?;
+        let written = self.write(domain, plan, &mut point, record);
+        if written.is_err() {
+            let left = point.discard().err().map(Error::from);
+            self.outcome.leftovers.extend(left.map(|error| error.failure()));
+        }
+        written
+    }
+
+    fn write(
+        &mut self,
+        domain: &Domain,
+        plan: &CapturePlan,
+        point: &mut PointWriter,
+        record: &mut Record,
+    ) -> Result<(), Error> {
+        let (name, hypervisor) = (&domain.id.name, self.context.hypervisor);
+        // The state folder is locked, so the run is the only one that uses it.
+        let sockets = self.context.settings.state_dir.join("sockets").join(domain.id.uuid.simple().to_string());
+        record.update(|entry| entry.sockets = Some(sockets.clone()))?;
+        let mut collected = members::collect(domain);
+        self.outcome.warnings.extend(members::not_saved(domain).chain(std::mem::take(&mut collected.warnings)));
+        self.outcome.not_saved = domain.outside.iter().cloned().chain(members::internal_snapshots(plan)).collect();
+
+        self.context.monitor.stage(name, "snapshot");
+        let stamps = Stamps::of(domain, plan, collected.written());
+        if !capture::is_needed(plan) {
+            self.note_worth(ready::at_rest(hypervisor, domain)?);
+        }
+        self.note_worth(ready::read_directly(domain, plan)?);
+        let mut capture = Capture::prepare(hypervisor, domain, (plan, self.settings), &sockets, record)?;
+        let copied = self
+            .hold_still(&mut capture, plan, record)
+            .and_then(|()| self.phases.artifacts().map(|artifacts| collected.add_artifacts(artifacts)))
+            .and_then(|()| self.copy((domain, plan), &capture, point, collected));
+        self.outcome.captured_ms = capture.age().map(|age| age.as_millis() as u64);
+        self.context.monitor.stage(name, "commit");
+        let commit = Instant::now();
+        let committed = self.give_back(capture, record, copied.as_ref().err());
+        self.outcome.stages_ms.insert("commit".into(), commit.elapsed().as_millis() as u64);
+        copied?;
+        committed?;
+
+        if domain.state == DomainState::Off {
+            let state = hypervisor.state(&domain.id)?;
+            if state != DomainState::Off || stamps.changed() {
+                return Err(Error::Changed { what: "the domain was started, or a file of it changed,".into() });
+            }
+        }
+        self.context.monitor.stage(name, "write");
+        let stored = point.commit()?;
+        self.outcome.stored_bytes = stored.bytes;
+        self.outcome.point = Some(stored.id);
+        record.update(|entry| entry.partial = None)
+    }
+
+    /// The worst of what is read decides.
+    fn note_worth(&mut self, worth: Worth) {
+        self.outcome.consistency = self.outcome.consistency.max(worth.consistency);
+        self.outcome.warnings.extend(worth.warnings);
+    }
+
+    /// Captures the disks between the hooks for it; those fall away where nothing has to be held still.
+    fn hold_still(&mut self, capture: &mut Capture<'_>, plan: &CapturePlan, record: &mut Record) -> Result<(), Error> {
+        if capture.is_empty() {
+            return Ok(());
+        }
+        self.phases.know(&self.outcome);
+        self.phases.enter(Span::Snapshot)?;
+        let (reached, started) = capture.start(plan, self.settings, record);
+        if reached.consistency.is_some() {
+            self.outcome.consistency = reached.consistency;
+        }
+        self.outcome.frozen_ms = reached.frozen.map(|time| time.as_millis() as u64);
+        self.outcome.warnings.extend(reached.told);
+        self.phases.know(&self.outcome);
+        let left = self.phases.leave(Span::Snapshot, started.as_ref().err().map(Error::failure).as_ref());
+        if self.outcome.consistency == Some(Consistency::Filesystem) && self.phases.quiesced() {
+            self.outcome.consistency = Some(Consistency::Application);
+        }
+        started.and(left)
+    }
+
+    /// Gives back what was held still, whatever the hooks for it come to: the guest comes first.
+    fn give_back(&mut self, capture: Capture<'_>, record: &mut Record, failed: Option<&Error>) -> Result<(), Error> {
+        let commits = capture.has_overlays();
+        self.phases.know(&self.outcome);
+        let entered = if commits { self.phases.enter(Span::Commit) } else { Ok(()) };
+        let left = capture.release(record);
+        self.outcome.leftovers.extend(left.iter().map(Error::failure));
+        let failed = left.first().or(failed).map(Error::failure);
+        self.phases.know(&self.outcome);
+        entered.and(self.phases.leave(Span::Commit, failed.as_ref()))
+    }
+
+    /// Reads the disks into the restore point, behind the manifest and the files beside them.
+    fn copy(
+        &mut self,
+        (domain, plan): (&Domain, &CapturePlan),
+        capture: &Capture<'_>,
+        point: &mut PointWriter,
+        collected: Collected,
+    ) -> Result<(), Error> {
+        let (began, context, name) = (Instant::now(), self.context, &domain.id.name);
+        context.monitor.stage(name, "read");
+        let prepared = prepare(domain, plan, capture)?;
+        self.note_disks(plan, &prepared);
+        let of_disks: u64 = prepared.iter().map(|disk| disk.read_bytes).sum();
+        let of_all = of_disks + collected.bytes();
+        context.monitor.expect(name, of_disks);
+
+        let threads = (host::cores() / context.settings.parallel).max(1);
+        point.manifest(&self.manifest((domain, plan), point.id(), &collected), threads)?;
+        members::write(point, domain, collected)?;
+        let mut since = 0;
+        let mut may_go_on = |bytes: u64| {
+            if let Some(signal) = context.cancel.signal() {
+                return Err(Error::Cancelled(signal));
+            }
+            context.monitor.advance(name, bytes);
+            since += bytes;
+            if since < SPACE_CHECK {
+                return Ok(());
+            }
+            since = 0;
+            capture.check_space()?;
+            target::expect_room(context.settings, context.store)
+        };
+        for disk in prepared {
+            let member = disk_member(&disk.target);
+            let mut watched = Watched { disk, may_go_on: &mut may_go_on };
+            point.disk(&member, &mut watched)?;
+            watched.disk.finish()?;
+        }
+        // Not before: what was going to be read and was not is no figure of a report.
+        self.outcome.read_bytes = of_all;
+        self.outcome.stages_ms.insert("read".into(), began.elapsed().as_millis() as u64);
+        Ok(())
+    }
+
+    /// Notes the disks that will be read, with a warning for those that lost most of their contents.
+    fn note_disks(&mut self, plan: &CapturePlan, prepared: &[Prepared]) {
+        let targets: Vec<&str> = prepared.iter().map(|disk| disk.target.as_str()).collect();
+        let before = (!self.context.accept_smaller).then(|| Before::of(self.context.store, self.id, &targets));
+        for (planned, disk) in plan.disks.iter().zip(prepared) {
+            let mut saved = DiskOutcome {
+                target: disk.target.clone(),
+                virtual_bytes: disk.virtual_bytes,
+                read_bytes: disk.read_bytes,
+                encrypted: planned.disk.encrypted,
+                shrunk: false,
+            };
+            let lost: Option<Failure> = before.as_ref().and_then(|before| before.lost(&saved));
+            saved.shrunk = lost.is_some();
+            self.outcome.warnings.extend(lost);
+            self.outcome.disks.push(saved);
+        }
+    }
+}
+
+/// Connects to every disk and asks for its extents.
+fn prepare(domain: &Domain, plan: &CapturePlan, capture: &Capture<'_>) -> Result<Vec<Prepared>, Error> {
+    let prepare = |planned: &crate::plan::PlannedDisk| {
+        let disk = &planned.disk;
+        let force_share = domain.state == DomainState::Off || disk.readonly || disk.transient;
+        let reading = capture.open(disk, &planned.how, force_share);
+        let reading = reading.map_err(|source| Error::Read { target: disk.target.clone(), source })?;
+        Prepared::new(&disk.target, reading)
+    };
+    plan.disks.iter().map(prepare).collect()
+}

@@ -1,0 +1,240 @@
+//! Owns: what every kind of restore point must do, in one suite. A kind's own tests call [`all`] with how such a point is made.
+//! Must not: know a kind, except by what it says that it can do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Definition, Error, Point, PointReader, Store};
+use crate::engine::fixture::{DOMAIN, Disk, Fixture, run, text};
+use crate::sys::patience::Patience;
+use crate::sys::signals::Cancel;
+
+/// A kind of restore point.
+pub struct Kind {
+    /// Adds a point with these disks.
+    pub make: fn(&Fixture, &[Disk]),
+    /// It can be written and removed, and its disks can be read at random.
+    pub is_ours: bool,
+    /// Every read is checked, random ones too.
+    pub checks_ranges: bool,
+}
+
+/// The whole suite.
+pub fn all(kind: &Kind) {
+    lists_and_reads_back(kind);
+    if kind.is_ours {
+        reads_at_random(kind);
+    }
+    tells_damage(kind);
+    gives_up_what_hangs_and_stops_when_asked(kind);
+    leaves_foreign_files_alone(kind);
+    removes_only_what_is_ours(kind);
+}
+
+/// A store with one point, whose disks are returned.
+fn filled(kind: &Kind) -> (Fixture, Point, Vec<Disk>) {
+    let fixture = Fixture::new();
+    let disks = fixture.usual_disks();
+    (kind.make)(&fixture, &disks);
+    let point = fixture.store.points(DOMAIN).unwrap().pop().unwrap();
+    (fixture, point, disks)
+}
+
+fn open(store: &Store, point: &Point) -> Result<PointReader, Error> {
+    store.open(point, &Cancel::default())
+}
+
+fn lists_and_reads_back(kind: &Kind) {
+    let (fixture, point, disks) = filled(kind);
+    assert_eq!(fixture.store.domains().unwrap().names, [DOMAIN]);
+    assert_eq!(fixture.store.points(DOMAIN).unwrap(), std::slice::from_ref(&point));
+    assert_eq!(point.bytes, fs::metadata(point.location()).unwrap().len());
+    let reader = open(&fixture.store, &point).unwrap();
+    assert_eq!(reader.manifest().unwrap().is_some(), kind.is_ours);
+    for which in [Definition::Live, Definition::Inactive, Definition::Migratable] {
+        assert_eq!(reader.definition(which).unwrap().unwrap(), fixture.xml(&disks));
+    }
+    let mut checked = 0;
+    assert!(reader.verify(&mut |bytes| checked += bytes).is_empty() && checked > 0);
+    let contents = reader.contents().unwrap();
+    assert_eq!(contents.domain.name, DOMAIN);
+
+    // Everything, one after another, and by name: the same bytes.
+    let mut all = BTreeMap::new();
+    reader
+        .each(&mut |entry, contents| {
+            all.insert(entry.name.clone(), read(contents)?);
+            Ok::<(), Error>(())
+        })
+        .unwrap();
+    let names: BTreeSet<&str> = all.keys().map(String::as_str).collect();
+    assert_eq!(names, contents.lengths.keys().map(String::as_str).filter(|name| *name != "SHA256SUMS").collect());
+    let some: BTreeSet<&str> = names.iter().copied().skip(1).collect();
+    let mut again = BTreeMap::new();
+    reader
+        .files(&some, &mut |name, contents| {
+            again.insert(name.to_owned(), read(contents)?);
+            Ok::<(), Error>(())
+        })
+        .unwrap();
+    assert_eq!(again.keys().map(String::as_str).collect::<BTreeSet<_>>(), some);
+    assert!(again.iter().all(|(name, bytes)| all[name] == *bytes));
+    assert!(reader.files(&BTreeSet::from(["no/such/file"]), &mut |_, _| Ok::<(), Error>(())).is_err());
+
+    for disk in &disks {
+        let saved = contents.disks.iter().find(|saved| saved.target == disk.target).unwrap();
+        let bytes = &all[&saved.member];
+        assert_eq!(contents.lengths[&saved.member], bytes.len() as u64);
+        assert_eq!(reader.head(&saved.member, 100).unwrap(), bytes[..100]);
+        let image = fixture.path("read-back");
+        fs::write(&image, bytes).unwrap();
+        let format = if kind.is_ours { "qcow2" } else { disk.format.driver() };
+        run("qemu-img", &["compare", "-f", "raw", "-F", format, text(&disk.raw), text(&image)]);
+        assert_eq!(reader.disk(&saved.member).is_ok(), kind.is_ours);
+        if kind.is_ours {
+            fs::write(&image, "").unwrap();
+            expect_whole(&reader, &saved.member, disk, &image);
+        }
+    }
+}
+
+/// The disk, read in order, is what was saved.
+fn expect_whole(reader: &PointReader, member: &str, disk: &Disk, image: &Path) {
+    let opened = reader.disk(member).unwrap();
+    assert_eq!(opened.size(), disk.size.next_multiple_of(512));
+    let file = File::options().write(true).open(image).unwrap();
+    file.set_len(disk.size).unwrap();
+    let mut next = 0;
+    let write = &mut |offset: u64, bytes: &[u8]| {
+        assert!(
+            offset >= next && opened.extents().iter().any(|extent| extent.offset <= offset && offset < extent.end())
+        );
+        next = offset + bytes.len() as u64;
+        file.write_all_at(bytes, offset).unwrap();
+        Ok::<(), Error>(())
+    };
+    opened.read(write).unwrap();
+    run("qemu-img", &["compare", "-f", "raw", "-F", "raw", text(&disk.raw), text(image)]);
+}
+
+fn reads_at_random(kind: &Kind) {
+    let (fixture, point, disks) = filled(kind);
+    let reader = open(&fixture.store, &point).unwrap();
+    for disk in &disks {
+        let opened = reader.disk(&super::disk_member(disk.target)).unwrap();
+        let raw = File::open(&disk.raw).unwrap();
+        let places = (1..200_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % disk.size);
+        let edges = opened.extents().iter().flat_map(|extent| [extent.offset.saturating_sub(5), extent.end() - 5]);
+        for offset in places.chain(edges.collect::<Vec<_>>()) {
+            let length = (disk.size - offset).min(64 << 10) as usize;
+            let (mut found, mut saved) = (vec![1; length], vec![0; length]);
+            opened.read_at(offset, &mut found).unwrap();
+            raw.read_exact_at(&mut saved, offset).unwrap();
+            assert!(found == saved, "{} at {offset}", disk.target);
+        }
+        for (offset, length) in [(opened.size(), 1), (opened.size() - 1, 2), (u64::MAX, 1)] {
+            assert!(matches!(opened.read_at(offset, &mut vec![0; length]), Err(Error::Range { .. })));
+        }
+    }
+}
+
+fn tells_damage(kind: &Kind) {
+    let (fixture, point, disks) = filled(kind);
+    let good = fs::read(point.location()).unwrap();
+    let sound = |bytes: &[u8]| {
+        fs::write(point.location(), bytes).unwrap();
+        let damages = match open(&fixture.store, &point) {
+            Ok(reader) => reader.verify(&mut |_| ()),
+            Err(error) => vec![error],
+        };
+        assert!(damages.iter().all(|error| error.is_damage() && !error.is_stall()), "{damages:?}");
+        damages.is_empty()
+    };
+    assert!(sound(&good));
+    for at in (0..good.len()).step_by(good.len() / 40).chain([good.len() - 1]) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        // A few bits of gzip's headers mean nothing; then what is read must be what was saved.
+        if sound(&bad) {
+            let reader = open(&fixture.store, &point).unwrap();
+            assert!(reader.each(&mut |_, contents| read(contents).map(drop)).is_ok());
+        } else if kind.checks_ranges {
+            let _ = open(&fixture.store, &point).map(|reader| expect_nothing_wrong(&reader, &disks));
+        }
+    }
+    for length in [0, 1, good.len() / 2, good.len() - 1] {
+        assert!(!sound(&good[..length]), "cut off at {length}");
+    }
+    fs::remove_file(point.location()).unwrap();
+    let missing = open(&fixture.store, &point).map(drop).unwrap_err();
+    assert!(missing.is_missing() && !missing.is_damage());
+}
+
+/// What a damaged point gives at random is right or an error.
+fn expect_nothing_wrong(reader: &PointReader, disks: &[Disk]) {
+    for disk in disks {
+        let Ok(opened) = reader.disk(&super::disk_member(disk.target)) else { continue };
+        let raw = File::open(&disk.raw).unwrap();
+        for extent in opened.extents() {
+            let length = extent.length.min(4096) as usize;
+            let (mut found, mut saved) = (vec![1; length], vec![0; length]);
+            if opened.read_at(extent.offset, &mut found).is_ok() {
+                raw.read_exact_at(&mut saved, extent.offset).unwrap();
+                assert!(found == saved, "{} at {}", disk.target, extent.offset);
+            }
+        }
+    }
+}
+
+fn gives_up_what_hangs_and_stops_when_asked(kind: &Kind) {
+    let (fixture, point, _) = filled(kind);
+    let mut hung = fixture.store.clone();
+    hung.patience = Patience::new(Duration::ZERO);
+    let error = open(&hung, &point).map(drop).unwrap_err();
+    assert!(error.is_stall() && !error.is_damage(), "{error:?}");
+    assert!(hung.points(DOMAIN).unwrap_err().is_stall());
+
+    let cancel = Cancel::default();
+    let reader = fixture.store.open(&point, &cancel).unwrap();
+    cancel.cancel(15);
+    let stopped = |error: &Error| matches!(error, Error::Stopped { signal: 15 });
+    assert!(reader.verify(&mut |_| ()).iter().all(stopped));
+    assert!(reader.each(&mut |_, contents| read(contents).map(drop)).is_err_and(|error| stopped(&error)));
+}
+
+fn leaves_foreign_files_alone(kind: &Kind) {
+    let (fixture, point, _) = filled(kind);
+    let folder = point.location().parent().unwrap();
+    for name in ["notes.txt", "other-20260101T000000Z.tar.zst", "lost.tar.gz.old", ".hidden"] {
+        fs::write(folder.join(name), "x").unwrap();
+    }
+    fs::create_dir(folder.join(format!("{DOMAIN}-20260101T000000Z.tar.zst"))).unwrap();
+    symlink(point.location(), folder.join(format!("{DOMAIN}.tar.gz.7"))).unwrap();
+    fs::create_dir(fixture.path("backup/lost+found")).unwrap();
+    File::create(fixture.path("backup/file")).unwrap().write_all(b"x").unwrap();
+    assert_eq!(fixture.store.domains().unwrap().names, [DOMAIN]);
+    assert_eq!(fixture.store.points(DOMAIN).unwrap(), [point]);
+}
+
+fn removes_only_what_is_ours(kind: &Kind) {
+    let (fixture, point, _) = filled(kind);
+    assert_eq!(point.kept_because().is_none(), kind.is_ours);
+    let removed = fixture.store.remove(&point);
+    assert_eq!(removed.is_ok(), kind.is_ours);
+    assert_eq!(fixture.store.points(DOMAIN).unwrap().is_empty(), kind.is_ours);
+    assert_eq!(fixture.store.remove(&point).is_ok(), kind.is_ours, "one that is gone is no error");
+}
+
+fn read(contents: &mut super::FileReader<'_>) -> Result<Vec<u8>, Error> {
+    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 300_000]);
+    loop {
+        match contents.read(&mut buffer)? {
+            0 => return Ok(bytes),
+            count => bytes.extend_from_slice(&buffer[..count]),
+        }
+    }
+}
