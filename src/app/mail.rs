@@ -157,7 +157,7 @@ pub fn make(source: Source<'_>, report: &RunReport, code: u8) -> Result<Ready, E
     let (own, subject) = (gist.status, mail::subject(&report.host, &gist));
     let worse = untold.iter().filter(|run| is_digest && run.status > own).max_by_key(|run| run.status);
     let (status, subject) = worse.map_or((own, subject), |run| (run.status, run.subject.clone()));
-    let bytes = mail::message(source.mail, report.run_id, status.word(), &subject, (bodies.text, bodies.html))?;
+    let bytes = mail::message(source.mail, report.run_id, status.name(), &subject, (bodies.text, bodies.html))?;
     Ok(Ready { bytes, complaints: bodies.complaints })
 }
 

@@ -67,7 +67,9 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
     }
     backup.count_points();
     backup.outcome.duration_ms = began.elapsed().as_millis() as u64;
-    backup.end_hooks()
+    let mut outcome = backup.end_hooks();
+    outcome.name_in_hints();
+    outcome
 }
 
 impl Backup<'_> {

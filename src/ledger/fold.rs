@@ -270,12 +270,8 @@ fn stages(outcome: &DomainOutcome) -> BTreeMap<Stage, u64> {
 /// What a report calls it.
 fn stage_name(stage: Stage) -> &'static str {
     match stage {
-        Stage::Hooks => "hooks",
-        Stage::Frozen => "frozen",
-        Stage::Snapshot => "snapshot",
         Stage::Copy => "read",
-        Stage::Commit => "commit",
-        Stage::Prune => "prune",
+        other => other.name(),
     }
 }
 

@@ -19,6 +19,7 @@ mod status;
 mod text;
 mod uri;
 pub mod version;
+pub(crate) mod words;
 
 pub use clock::is_future;
 pub use digest::{Digest, Hasher};

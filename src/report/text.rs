@@ -322,11 +322,8 @@ fn hooks(results: &[HookResult]) -> Vec<String> {
     let time = |ms: u64| duration(Duration::from_millis(ms));
     let told = |hook: &HookResult| {
         let status = match hook.status {
-            HookStatus::Ok => "ok",
-            HookStatus::Skip => "skip",
-            HookStatus::Failed => "FAILED",
-            HookStatus::Timeout => "TIMEOUT",
-            HookStatus::Lost => "LOST",
+            HookStatus::Ok | HookStatus::Skip => hook.status.name().to_owned(),
+            HookStatus::Failed | HookStatus::Timeout | HookStatus::Lost => hook.status.name().to_uppercase(),
         };
         let held = hook.held_ms.map_or(String::new(), |held| format!(", held {}", time(held)));
         format!("{} {} {status} in {}{held}", hook.phase, hook.name, time(hook.duration_ms))

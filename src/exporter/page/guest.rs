@@ -119,7 +119,7 @@ impl Guest<'_> {
         if self.is_covered() && (any_run || !self.is_new()) {
             found.extend(self.backup_trouble(now));
             if let Some((reached, wanted)) = self.degraded() {
-                let what = format!("is only {}-consistent, {} was wanted", level(reached), level(wanted));
+                let what = format!("is only {}-consistent, {} was wanted", reached.name(), wanted.name());
                 found.push(self.trouble(Tone::Note, what).typing("kvmbackup check".to_owned()));
             }
         }
@@ -171,15 +171,5 @@ impl Guest<'_> {
 
     fn trouble(&self, tone: Tone, what: String) -> Trouble {
         Trouble::of_guest(tone, self.name, what)
-    }
-}
-
-/// A level of consistency as people read it.
-pub(super) fn level(consistency: Consistency) -> &'static str {
-    match consistency {
-        Consistency::Offline => "offline",
-        Consistency::Application => "application",
-        Consistency::Filesystem => "filesystem",
-        Consistency::Crash => "crash",
     }
 }

@@ -9,7 +9,9 @@ use super::{Facts, TEXT_LIMIT};
 use crate::config::Settings;
 use crate::model::command::typed;
 use crate::model::size::{bytes, duration};
-use crate::model::{DomainOutcome, Failure, HookResult, HookStatus, Outcome, RunReport, Status};
+use crate::model::{
+    Consistency, DomainOutcome, Failure, FailureReason, HookResult, HookStatus, Outcome, RunReport, Status,
+};
 use crate::report::{self, table::printable};
 
 /// Lines of a hook's output, and characters of one.
@@ -116,13 +118,13 @@ impl View {
             ..told(&point.failure)
         });
         View {
-            status: gist.status.word(),
+            status: gist.status.name(),
             colour: match gist.status {
                 Status::Ok => GOOD,
                 Status::Warning => WARN,
                 Status::Failed | Status::Aborted => BAD,
             },
-            headline: format!("{}{count} on {}{names}", gist.status.word(), printable(&report.host)),
+            headline: format!("{}{count} on {}{names}", gist.status.name(), printable(&report.host)),
             host: printable(&report.host),
             version: report.version.clone(),
             run_id: report.run_id.to_string(),
@@ -168,7 +170,6 @@ fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> Domain {
         Outcome::Failed => ("FAILED", BAD),
     };
     let began = domain.point.map_or(started, |point| point.time());
-    let word = |value: Option<serde_json::Value>| value.and_then(|value| value.as_str().map(str::to_owned));
     let skipped = domain.skipped.iter().map(|disk| Told {
         message: format!("disk {} is not saved: {}", printable(&disk.target), cut(&disk.reason)),
         hint: disk.hint.as_deref().map(cut),
@@ -183,10 +184,10 @@ fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> Domain {
         read_bytes: domain.read_bytes,
         stored: bytes(domain.stored_bytes),
         stored_bytes: domain.stored_bytes,
-        consistency: word(serde_json::to_value(domain.consistency).ok()).unwrap_or_else(|| "none".to_owned()),
+        consistency: domain.consistency.map_or("none", Consistency::name).to_owned(),
         points: domain.restore_points,
         // What is at no step says itself what it is.
-        step: word(serde_json::to_value(domain.reason).ok()).filter(|step| step != "other"),
+        step: domain.reason.filter(|reason| *reason != FailureReason::Other).map(|reason| reason.name().to_owned()),
         error: domain.error.as_ref().map(told),
         notes: skipped.chain(domain.leftovers.iter().chain(&domain.warnings).map(told)).take(NAMES).collect(),
         outputs: domain.hooks.iter().filter_map(output).take(5).collect(),
