@@ -67,9 +67,7 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
     }
     backup.count_points();
     backup.outcome.duration_ms = began.elapsed().as_millis() as u64;
-    let mut outcome = backup.end_hooks();
-    outcome.name_in_hints();
-    outcome
+    backup.end_hooks()
 }
 
 impl Backup<'_> {
