@@ -11,6 +11,7 @@ use crate::ledger::{self, Channel, Ledger, Survey, Untold};
 use crate::mail::{self, Facts, Spool};
 use crate::metrics;
 use crate::model::{Failure, RunReport};
+use crate::report::ExitCode;
 use crate::sys::step::{self, Step};
 
 pub mod check;
@@ -83,15 +84,34 @@ pub fn after_run(source: Source<'_>, report: &RunReport, code: u8) -> Told {
     }
 }
 
+/// Mails the damage that a check found, except of points that a mail has named before.
+pub fn after_check(source: Source<'_>, mut report: RunReport) -> Told {
+    let (ledger, _) = known(source.state_dir);
+    report.damaged.retain(|point| !ledger.mailed.names(point));
+    match report.damaged.is_empty() {
+        true => Told { settled: true, complaints: Vec::new(), errors: Vec::new() },
+        false => after_run(source, &report, ExitCode::Damaged.code()),
+    }
+}
+
+/// What is known of earlier runs. A mail does not depend on it: what cannot be read counts as unknown. Whoever writes it reports that.
+fn known(state_dir: &Path) -> (Ledger, Option<Survey>) {
+    let warn = |error: &ledger::Error| tracing::warn!("{}", engine::chain(error));
+    let ledger = Ledger::load(state_dir).inspect_err(warn).unwrap_or_default();
+    (ledger, Survey::load(state_dir).inspect_err(warn).unwrap_or_default())
+}
+
 fn try_mail(source: Source<'_>, report: &RunReport, code: u8) -> Result<Told, Error> {
-    let ledger = Ledger::load(source.state_dir)?;
-    let survey = Survey::load(source.state_dir)?;
+    let (ledger, survey) = known(source.state_dir);
     let late = late(&ledger, survey.as_ref(), report);
     let gist = mail::gist(report, code, &late);
     let now = Local::now().fixed_offset();
     if !mail::is_due(source.mail.when, &gist, &ledger.mailed, now) {
         let untold = Untold { time: report.started, status: gist.status, subject: mail::subject(&report.host, &gist) };
-        keep(source, |ledger| ledger.mailed.leave(untold))?;
+        keep(source, |ledger| {
+            ledger.mailed.leave(untold);
+            ledger.mailed.name(&report.damaged);
+        })?;
         let Flushed { refused, stuck, partly } = flush(source);
         let errors = refused.into_iter().chain(partly).map(Error::from).chain(stuck).collect();
         return Ok(Told { settled: true, complaints: Vec::new(), errors });
@@ -104,6 +124,7 @@ fn try_mail(source: Source<'_>, report: &RunReport, code: u8) -> Result<Told, Er
     keep(source, |ledger| {
         ledger.delivered(source.channel(), sent.as_ref().map(|_| Utc::now()).map_err(|_| ()));
         ledger.mailed.told(gist.status, &gist.names, Utc::now());
+        ledger.mailed.name(&report.damaged);
     })?;
     kept?;
     let settled = sent.is_ok();
@@ -125,8 +146,7 @@ pub fn send(source: Source<'_>, report: &RunReport, code: u8) -> Result<(Vec<Str
 
 /// The mail of a run.
 pub fn make(source: Source<'_>, report: &RunReport, code: u8) -> Result<Ready, Error> {
-    let ledger = Ledger::load(source.state_dir)?;
-    let survey = Survey::load(source.state_dir)?;
+    let (ledger, survey) = known(source.state_dir);
     let late = late(&ledger, survey.as_ref(), report);
     let gist = mail::gist(report, code, &late);
     let untold: Vec<Untold> = ledger.mailed.untold.into_iter().collect();
@@ -137,13 +157,13 @@ pub fn make(source: Source<'_>, report: &RunReport, code: u8) -> Result<Ready, E
     let (own, subject) = (gist.status, mail::subject(&report.host, &gist));
     let worse = untold.iter().filter(|run| is_digest && run.status > own).max_by_key(|run| run.status);
     let (status, subject) = worse.map_or((own, subject), |run| (run.status, run.subject.clone()));
-    let bytes = mail::message(source.mail, report.run_id, status.word(), &subject, (bodies.text, bodies.html))?;
+    let bytes = mail::message(source.mail, report.run_id, status.name(), &subject, (bodies.text, bodies.html))?;
     Ok(Ready { bytes, complaints: bodies.complaints })
 }
 
 /// The HTML of a report.
 pub fn html(settings: &Settings, report: &RunReport, code: u8) -> Result<String, Error> {
-    let (ledger, survey) = (Ledger::load(&settings.state_dir)?, Survey::load(&settings.state_dir)?);
+    let (ledger, survey) = known(&settings.state_dir);
     let late = late(&ledger, survey.as_ref(), report);
     let gist = mail::gist(report, code, &late);
     let facts = Facts { gist: &gist, settings: Some(settings), survey: survey.as_ref(), late: &late, untold: &[] };

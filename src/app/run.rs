@@ -106,6 +106,7 @@ pub fn backup(
     let mut ended = Ended { report, code, complaints: Vec::new(), settled: false };
     ended.told(watched.and(watch::end(settings, &ended.report, ended.code)));
     ended.told(served.map(drop));
+    ended.report.damaged = watch::damaged(settings);
     ended.keep(settings);
     ended.mail(mail::Source::of(settings));
     Ok(ended)

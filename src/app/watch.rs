@@ -3,13 +3,15 @@
 
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
+
 use super::{Error, libvirt};
 use crate::config::{self, Settings};
-use crate::engine::survey;
+use crate::engine::{self, survey};
 use crate::hypervisor::Hypervisor;
 use crate::ledger::{self, Ledger, Survey};
 use crate::metrics;
-use crate::model::{Failure, RunReport};
+use crate::model::{DamagedPoint, Failure, RunReport};
 
 /// A run begins; it holds the lock. If the ledger held times of the future, the report gets a warning.
 pub fn begin(settings: &Settings, report: &mut RunReport) -> Result<(), Error> {
@@ -32,6 +34,18 @@ pub fn end(settings: &Settings, report: &RunReport, code: u8) -> Result<(), Erro
     // First what cannot be found out again.
     let recorded = tell(settings, |ledger| ledger.record(report, code));
     recorded.and(look(settings))
+}
+
+/// Points of these domains were found good then; of others, damage was found.
+pub fn checked(settings: &Settings, good: &[(String, DateTime<Utc>)]) -> Result<(), Error> {
+    let recorded = keep(settings, |ledger| good.iter().for_each(|(domain, time)| ledger.verified(domain, *time)));
+    recorded.and(look(settings))
+}
+
+/// The restore points that are damaged, as the last survey knows.
+pub fn damaged(settings: &Settings) -> Vec<DamagedPoint> {
+    let survey = Survey::load(&settings.state_dir).inspect_err(|error| tracing::warn!("{}", engine::chain(error)));
+    survey.ok().flatten().map_or_else(Vec::new, |survey| survey::damaged(&survey))
 }
 
 /// Takes a survey, and tells of it.

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::sys::patience::Stalled;
+use crate::sys::patience::{Stalled, is_out_of_reach};
 
 /// Why an archive could not be written, read or trusted.
 #[derive(Debug, thiserror::Error)]
@@ -205,7 +205,7 @@ impl Error {
     pub fn is_damage(&self) -> bool {
         use Error as E;
         match self {
-            error if Stalled::caused(error) => false,
+            error if is_out_of_reach(error) => false,
             E::Open { .. } | E::Write { .. } | E::Compress { .. } | E::Threads { .. } => false,
             E::Misuse { .. } | E::MakeManifest { .. } | E::NewerFormat { .. } | E::TooManyPieces => false,
             E::Member { source, .. } => source.is_damage(),

@@ -182,6 +182,13 @@ mod tests {
     use crate::archive::tests::manifest;
 
     #[test]
+    fn every_version_that_was_written_is_read() {
+        crate::model::version::history::assert_read("manifest", Manifest::from_json, |manifest| {
+            manifest.to_json().unwrap()
+        });
+    }
+
+    #[test]
     fn round_trips_and_refuses_newer_formats() {
         let manifest = manifest(&["vda", "vdb"]);
         let json = manifest.to_json().unwrap();

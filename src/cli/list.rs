@@ -9,7 +9,7 @@ use super::args::{Global, List};
 use super::{output, print};
 use crate::engine::points::{self, PointInfo};
 use crate::model::size::bytes;
-use crate::model::{Consistency, DiskOutcome, Failure};
+use crate::model::{DiskOutcome, Failure};
 use crate::report::ExitCode;
 use crate::report::table::{Table, printable};
 use crate::{app, engine};
@@ -123,12 +123,7 @@ fn consistency(point: &PointInfo) -> &'static str {
         _ if point.damaged.is_some() => "DAMAGED",
         None => "unknown (script)",
         Some(details) if details.skipped.iter().any(|disk| disk.missed) => "partial",
-        Some(details) => match details.consistency {
-            Consistency::Offline => "offline",
-            Consistency::Application => "application",
-            Consistency::Filesystem => "filesystem",
-            Consistency::Crash => "crash",
-        },
+        Some(details) => details.consistency.name(),
     }
 }
 
@@ -145,6 +140,7 @@ mod tests {
     use super::*;
     use crate::engine::points::Details;
     use crate::engine::verified::Checked;
+    use crate::model::Consistency;
     use crate::model::Method;
 
     fn point(id: &str) -> PointInfo {

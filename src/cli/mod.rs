@@ -121,6 +121,14 @@ fn watched(told: Result<(), app::Error>, code: u8) -> u8 {
     }
 }
 
+/// The exit code after a mail was sent, or could not be, and whether those who read mail know all.
+fn mailed(told: app::mail::Told, code: u8) -> (u8, bool) {
+    for message in told.complaints {
+        print_failure(&Failure { message, hint: None });
+    }
+    (told.errors.into_iter().fold(code, |code, error| watched(Err(error), code)), told.settled)
+}
+
 /// The one place where an error is printed.
 fn print_failure(failure: &Failure) {
     // Each mistake in a configuration has a line.

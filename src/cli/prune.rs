@@ -38,7 +38,7 @@ pub(super) fn run(global: &Global, words: &Prune) -> Result<u8, app::Error> {
         (false, true) if words.dry_run => return Ok(ExitCode::Good.code()),
         (false, true) => {}
     }
-    let told = watch::tell(&settings, |ledger| ledger.pruned(Utc::now()));
+    let told = watch::tell(&settings, |ledger| ledger.pruned(Utc::now())).and_then(|()| watch::look(&settings));
     Ok(super::watched(told, ExitCode::Good.code()))
 }
 

@@ -5,20 +5,25 @@ use std::path::Path;
 
 use super::args::{Global, Report, ReportFormat};
 use super::{print, print_error, print_failure, print_report};
-use crate::app::mail;
+use crate::app::{mail, watch};
 use crate::config::Settings;
-use crate::model::{Failure, RunReport};
+use crate::model::{Failure, RunReport, version};
 use crate::sys::{durable, opened};
 use crate::{app, engine, report};
 
-/// The file of the last report in the state folder.
 /// Bytes of it, at most: a domain takes a few kilobytes.
 const MAX: u64 = 64 << 20;
 
 pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
     let settings = super::settings(global)?;
     let json = last(&settings)?;
-    let parsed = || -> Result<RunReport, engine::Error> { serde_json::from_str(&json).map_err(engine::Error::Json) };
+    let parsed = || -> Result<RunReport, engine::Error> {
+        let path = settings.state_dir.join(app::run::LAST);
+        let last: RunReport = version::parse(json.as_bytes(), RunReport::SCHEMA)
+            .map_err(|source| engine::Error::Format { path, source })?;
+        // A check since then may have found damage, or none any more.
+        Ok(RunReport { damaged: watch::damaged(&settings), ..last })
+    };
     if words.send {
         let last = parsed()?;
         let code = report::exit_code(&last);
@@ -35,7 +40,7 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
         write(path, ready.bytes())?;
     } else {
         match words.format {
-            ReportFormat::Json => print(&json),
+            ReportFormat::Json => print(&report::json(&parsed()?).map_err(engine::Error::Json)?),
             ReportFormat::Text => print_report(&parsed()?),
             ReportFormat::Html => {
                 let last = parsed()?;

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use chrono::Utc;
+use uuid::Uuid;
+
 use super::args::{Global, Verify};
 use super::list::unlisted;
 use super::{monitor, print, when};
-use crate::app::{self, watch};
+use crate::app::{self, mail, watch};
 use crate::engine;
 use crate::engine::verify::{self, Checks, Request, Verdict, Verification, Which};
-use crate::model::Failure;
 use crate::model::size::{bytes, duration};
+use crate::model::{DamagedPoint, Failure, RunReport};
 use crate::report::ExitCode;
 use crate::report::table::printable;
 use crate::sys::signals::Cancel;
@@ -20,10 +23,12 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
     let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     let which = if words.all { Which::All } else { Which::One(when(words.at)) };
     let monitor = monitor(global, words.json);
-    let mut good = Vec::new();
+    let (mut good, mut damaged) = (Vec::new(), Vec::new());
     let mut tell = |result: &Verification| {
-        if result.verdict == Verdict::Good {
-            good.push((result.domain.clone(), result.time));
+        match result.verdict {
+            Verdict::Good => good.push((result.domain.clone(), result.time)),
+            Verdict::Damaged => damaged.push(self::damaged(result)),
+            Verdict::Unchecked => {}
         }
         let is_told = !global.quiet || result.verdict != Verdict::Good;
         if is_told && !words.json {
@@ -31,13 +36,19 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
         }
     };
     let request = Request { domains: &words.domains, which, older_than: words.older_than, limit: words.limit };
+    let began = Utc::now();
     let checks = verify::verify(&store, &settings.state_dir, &request, (&*monitor, &cancel), &mut tell);
-    let told = match good.is_empty() {
+    let told = match good.is_empty() && damaged.is_empty() {
         true => Ok(()),
-        false => watch::tell(&settings, |ledger| good.iter().for_each(|(domain, time)| ledger.verified(domain, *time))),
+        false => watch::checked(&settings, &good),
     };
     let code = checks.as_ref().map_or(ExitCode::Failed, |checks| code(&checks.points, &checks.failures));
-    let code = super::watched(told, code.code());
+    let mut code = super::watched(told, code.code());
+    if let Some(source) = mail::Source::of(&settings) {
+        let host = settings.host.clone();
+        let report = RunReport { finished: Utc::now(), damaged, ..RunReport::new(host, Uuid::new_v4(), began) };
+        code = super::mailed(mail::after_check(source, report), code).0;
+    }
     let checks = checks?;
     if words.json {
         let mut json = serde_json::to_value(&checks).map_err(engine::Error::Json)?;
@@ -52,6 +63,20 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
         }
     }
     Ok(code)
+}
+
+/// What is mailed of a damaged point: its first damage, and how much more there is.
+fn damaged(result: &Verification) -> DamagedPoint {
+    let first = result.failures.first();
+    let more = match result.failures.len() {
+        0 | 1 => String::new(),
+        all => format!(" (and {} more)", all - 1),
+    };
+    let what = first.map_or("it cannot be used", |failure| &failure.message);
+    let message = format!("restore point {} is damaged: {}: {what}{more}", result.id, result.path.display());
+    let hint = "Do not rely on this restore point. What to do: docs/operations.md, \"Damage is found\"".to_owned();
+    let failure = Failure { message, hint: Some(hint) };
+    DamagedPoint { domain: result.domain.clone(), id: result.id, failure }
 }
 
 /// What was not checked, and why.

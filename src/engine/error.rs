@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::nearest;
 use crate::model::command::quoted;
-use crate::model::{Failure, FailureReason};
+use crate::model::{Failure, FailureReason, version};
 use crate::sys::patience::Stalled;
 use crate::sys::trust;
 use crate::{hooks, hypervisor, nbd, plan, qcow2, store};
@@ -211,6 +211,14 @@ pub enum Error {
         /// What is wrong.
         source: trust::Refused,
     },
+    /// A file of ours that this program does not understand.
+    #[error("{}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: version::Unreadable,
+    },
     /// Signals cannot be heard.
     #[error("cannot listen for signals")]
     Signals(#[source] io::Error),
@@ -273,6 +281,7 @@ impl Error {
                  kvmbackup backup --force DOMAIN"
                     .into(),
             ),
+            Error::Format { path, source } => source.hint(path),
             Error::Rejected { hint, .. } => hint.clone(),
             Error::Untrusted { source, .. } => source.hint(),
             Error::NoPoints { there, .. } if there.is_empty() => Some("there is no backup of any domain yet".into()),
@@ -325,13 +334,16 @@ impl Error {
             Error::Changed { .. } | Error::Cancelled(_) | Error::Untrusted { .. } => FailureReason::Other,
             Error::Busy { .. } => FailureReason::Timeout,
             Error::NoPoints { .. } | Error::NoPoint { .. } | Error::Exists { .. } => FailureReason::Other,
-            Error::Rejected { .. } | Error::Signals(_) | Error::Json(_) => FailureReason::Other,
+            Error::Rejected { .. } | Error::Format { .. } | Error::Signals(_) | Error::Json(_) => FailureReason::Other,
         }
     }
 
-    /// Whether the target hangs. What was begun there may still come to be.
+    /// Whether the target hangs, or is out of reach for whoever reads. What was begun there may still come to be.
     pub fn is_target_stall(&self) -> bool {
-        Stalled::caused(self)
+        match self {
+            Error::Store(error) => error.is_stall(),
+            error => Stalled::caused(error),
+        }
     }
 
     /// Whether a restore point is damaged, or not what it says it is.

@@ -14,13 +14,14 @@ use uuid::Uuid;
 use super::Error;
 use super::quiesce::Thawing;
 use crate::hypervisor::{Overlay, PullJob};
+use crate::model::version::{self, Unreadable};
 use crate::model::{DomainRef, Failure};
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, opened};
 
 mod limits;
 
-/// The version of the entries that this program writes and reads.
+/// The version of the entries that this program writes, and the newest that it reads.
 const SCHEMA: u32 = 1;
 
 /// How far an overlay is on its way back. Until something is noted, its contents are nowhere else.
@@ -170,11 +171,15 @@ impl Journal {
         };
         let bytes =
             limits::read(path).map_err(|error| unreadable(format!("cannot read the journal entry: {error}")))?;
-        let mut entry: Entry =
-            serde_json::from_slice(&bytes).map_err(|error| unreadable(format!("not a journal entry: {error}")))?;
-        if entry.schema != SCHEMA {
-            return Err(unreadable(format!("journal entry of schema {}, this program knows {SCHEMA}", entry.schema)));
-        }
+        let mut entry: Entry = version::parse(&bytes, SCHEMA).map_err(|error| match error {
+            Unreadable::Newer { .. } => Error::Rejected {
+                message: format!("{}: {error}", path.display()),
+                hint: Some("Install the newer kvmbackup again, and run: kvmbackup recover".into()),
+            },
+            Unreadable::Json(error) => unreadable(format!("not a journal entry: {error}")),
+        })?;
+        // What an older program left is continued by this one.
+        entry.schema = SCHEMA;
         limits::forget_moved(&mut entry);
         if let Some(what) = limits::overstep(&entry, self.dir.parent().unwrap_or(Path::new("/"))) {
             return Err(unreadable(format!("the journal entry is not obeyed: {what}")));
@@ -288,6 +293,12 @@ mod tests {
         assert_eq!(journal.left().unwrap().len(), 1);
         journal.sweep().unwrap();
         assert_eq!(journal.files().unwrap(), entries);
+    }
+
+    #[test]
+    fn every_version_that_was_written_is_read() {
+        let read = |bytes: &[u8]| version::parse::<Entry>(bytes, SCHEMA);
+        version::history::assert_read("journal", read, |entry| serde_json::to_vec(entry).unwrap());
     }
 
     #[test]

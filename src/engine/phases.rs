@@ -94,11 +94,7 @@ impl<'a> Phases<'a> {
 
     /// How the domain is captured.
     pub(super) fn method(&mut self, method: Method) {
-        self.facts.method = match method {
-            Method::Snapshot => "snapshot",
-            Method::Pull => "pull",
-            Method::Direct => "direct",
-        };
+        self.facts.method = method.name();
     }
 
     /// Runs what comes before. After an error the span has been left already.

@@ -93,7 +93,9 @@ pub struct Details {
 /// All restore points of these domains (of none named: of all), by domain, oldest first, and why some domains could not be
 /// listed. A damaged point is reported like any other; a domain that is named and has no point is an error.
 pub fn list(store: &Store, state_dir: &Path, domains: &[String]) -> Result<(Vec<PointInfo>, Vec<Failure>), Error> {
-    let verified = Verified::load(state_dir)?;
+    let unknown =
+        |error: &Error| tracing::warn!("it is not known when restore points were checked: {}", super::chain(error));
+    let verified = Verified::load(state_dir).inspect_err(unknown).unwrap_or_default();
     let found = found(store, domains)?;
     let points = found.domains.iter().flat_map(|(_, points)| points);
     Ok((points.map(|point| info(point, &verified, store)).collect(), found.failures))

@@ -10,10 +10,12 @@ use chrono::Utc;
 
 use super::journal::Journal;
 use super::overlay_file;
+use super::verified::Verified;
 use crate::config::{Settings, glob};
 use crate::hypervisor::Hypervisor;
 use crate::ledger::{Seen, SeenJob, SeenPoints, SeenRepository, Survey};
-use crate::model::{Disk, Domain};
+use crate::model::command::quoted;
+use crate::model::{DamagedPoint, Disk, Domain, Failure};
 
 mod expect;
 pub(super) mod target;
@@ -23,8 +25,35 @@ use target::Target;
 /// Looks. Takes at most 10 s for a target that does not answer, and a minute for one that is slow to list what it holds.
 pub fn take(settings: &Settings, hypervisor: Option<&dyn Hypervisor>, previous: Option<&Survey>) -> Survey {
     let guests = hypervisor.and_then(|hypervisor| guests(settings, hypervisor, previous));
-    let target = target::look(settings);
-    join(settings, guests, target, previous)
+    let verified = Verified::load(&settings.state_dir).inspect_err(|error| {
+        tracing::warn!("it is not known which restore points are damaged: {}", super::chain(error));
+    });
+    let is_known = verified.is_ok();
+    let mut survey = join(settings, guests, target::look(settings, verified.unwrap_or_default()), previous);
+    if !is_known {
+        for (name, seen) in &mut survey.domains {
+            let before = previous.and_then(|survey| survey.domains.get(name));
+            seen.points.damaged = before.map_or_else(Vec::new, |seen| seen.points.damaged.clone());
+        }
+    }
+    survey
+}
+
+/// The restore points of a survey that are damaged.
+pub fn damaged(survey: &Survey) -> Vec<DamagedPoint> {
+    let points = survey.domains.iter().flat_map(|(name, seen)| seen.points.damaged.iter().map(move |id| (name, *id)));
+    let damaged = points.map(|(name, id)| DamagedPoint {
+        domain: name.clone(),
+        id,
+        failure: Failure {
+            message: format!("restore point {id} is damaged, as its last check found"),
+            hint: Some(format!(
+                "See what is damaged: kvmbackup verify {} --at {id}; what to do about it: docs/operations.md, \"Damage is found\"",
+                quoted(name)
+            )),
+        },
+    });
+    damaged.collect()
 }
 
 /// A domain as libvirt and the journal know it.

@@ -1,6 +1,6 @@
-//! Owns: `verified.json` in the state directory, what the last check of each restore point came to. Must not: check any.
+//! Owns: `verified.json` in the state directory, the result of the last check of each restore point. Must not: check any.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,14 +9,18 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use crate::model::version::{self, Unreadable};
 use crate::model::{PointId, is_future};
 use crate::store::Point;
-use crate::sys::durable;
-use crate::sys::opened;
 use crate::sys::step::{self, Step};
+use crate::sys::{durable, lock, opened};
 
 /// The name of the file.
 const FILE: &str = "verified.json";
+/// The version that this program writes.
+const VERSION: u32 = 1;
+/// The lock over changes to it.
+const LOCK: &str = "verified.lock";
 /// Its bytes, at most: a restore point takes about a hundred.
 const MAX: u64 = 64 << 20;
 /// The time between two writes, at least: at large sites the file is long, and each write is synced.
@@ -41,18 +45,22 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// Reads the file; where there is none yet, nothing was checked. One that cannot be understood is as good as none, for
-    /// a new check makes it anew. A good check of the future is not believed, since the clock was wrong then or is now.
+    /// Reads the file. Without one, nothing was checked. A file that cannot be understood counts as none, because new checks write
+    /// it again, unless a newer program wrote it. A good check of the future is not believed: the clock was wrong then or is now.
     pub fn load(state_dir: &Path) -> Result<Verified, Error> {
         let path = state_dir.join(FILE);
         let text = match opened::read_file(&path, MAX) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Verified::default()),
             result => result.map_err(Error::file("read", &path))?,
         };
-        let mut known: Verified = serde_json::from_slice(&text).unwrap_or_else(|error| {
-            tracing::warn!(path = %path.display(), %error, "the record of checks cannot be read; it begins anew");
-            Verified::default()
-        });
+        let mut known: Verified = match version::parse(&text, VERSION) {
+            Ok(known) => known,
+            Err(source @ Unreadable::Newer { .. }) => return Err(Error::Format { path, source }),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the record of checks cannot be read; it begins anew");
+                Verified::default()
+            }
+        };
         let now = Utc::now();
         for checks in known.domains.values_mut() {
             checks.retain(|_, checked| !(checked.good && is_future(checked.time, now)));
@@ -72,59 +80,80 @@ impl Verified {
 }
 
 /// Checks on their way into the file. It is written at most every 30 seconds, so that a crash costs no more than the checks of
-/// that time; whoever has one writes it at the end.
+/// that time; whoever has one writes it at the end. Several processes may record at once.
 pub struct Recorder {
     state_dir: PathBuf,
     every: Duration,
     written: Instant,
-    present: BTreeMap<String, BTreeSet<PointId>>,
-    new: BTreeMap<String, BTreeMap<PointId, Checked>>,
+    /// The file as it was at the beginning.
+    known: Verified,
+    /// Of its checks, those of points that were gone afterwards.
+    gone: Verified,
+    new: Verified,
 }
 
 impl Recorder {
-    /// One for the file in this folder.
-    pub fn new(state_dir: &Path) -> Recorder {
-        Recorder {
+    /// One for the file in this folder, as it is before the points are listed.
+    pub fn new(state_dir: &Path) -> Result<Recorder, Error> {
+        Ok(Recorder {
             state_dir: state_dir.to_owned(),
             every: EVERY,
             written: Instant::now(),
-            present: BTreeMap::new(),
-            new: BTreeMap::new(),
-        }
+            known: Verified::load(state_dir)?,
+            gone: Verified::default(),
+            new: Verified::default(),
+        })
     }
 
-    /// Forgets, when it adds checks of this domain, those of points that are not among these.
+    /// The checks that were in the file at the beginning.
+    pub fn known(&self) -> &Verified {
+        &self.known
+    }
+
+    /// Forgets, when it adds checks of this domain, those of points that are not among these. Checks that another process has
+    /// added since the beginning may be of points that are newer than this list, so they stay.
     pub fn keep_only(&mut self, domain: &str, present: &[Point]) {
-        self.present.insert(domain.to_owned(), present.iter().map(|point| point.id).collect());
+        let mut gone = self.known.domains.get(domain).cloned().unwrap_or_default();
+        gone.retain(|id, _| present.iter().all(|point| point.id != *id));
+        self.gone.domains.insert(domain.to_owned(), gone);
     }
 
     /// Adds a check that ends now.
     pub fn add(&mut self, point: &Point, good: bool) -> Result<(), Error> {
         let checked = Checked { time: Utc::now(), good, bytes: point.bytes };
-        self.new.entry(point.domain.clone()).or_default().insert(point.id, checked);
+        self.new.domains.entry(point.domain.clone()).or_default().insert(point.id, checked);
         if self.written.elapsed() >= self.every { self.write() } else { Ok(()) }
     }
 
-    /// Makes durable what was added.
+    /// Makes durable what was added. The lock is held for this moment only, so that a target that hangs blocks nobody else.
     pub fn write(&mut self) -> Result<(), Error> {
-        if self.new.is_empty() {
+        if self.new.domains.is_empty() {
             return Ok(());
         }
         self.written = Instant::now();
-        // Another check may have added to it meanwhile.
+        let made = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(&self.state_dir));
+        made.map_err(Error::file("create the folder", &self.state_dir))?;
+        let path = self.state_dir.join(LOCK);
+        let locked = step::reached(Step::VerifiedLock).and_then(|()| lock::wait(&path));
+        let _lock = locked.map_err(Error::file("lock", &path))?;
         let mut known = Verified::load(&self.state_dir)?;
-        for (domain, checks) in &self.new {
+        for (domain, checks) in &self.new.domains {
             let of_domain = known.domains.entry(domain.clone()).or_default();
-            if let Some(present) = self.present.get(domain) {
-                of_domain.retain(|id, _| present.contains(id));
+            if let Some(gone) = self.gone.domains.get(domain) {
+                of_domain.retain(|id, checked| gone.get(id) != Some(checked));
             }
-            of_domain.extend(checks.iter().map(|(id, checked)| (*id, checked.clone())));
+            for (id, checked) in checks {
+                let is_older = |other: &Checked| other.time <= checked.time || is_future(other.time, checked.time);
+                if of_domain.get(id).is_none_or(is_older) {
+                    of_domain.insert(*id, checked.clone());
+                }
+            }
         }
         let path = self.state_dir.join(FILE);
-        let text = serde_json::to_vec_pretty(&known).map_err(io::Error::other).map_err(Error::file("write", &path))?;
-        let made = step::reached(Step::VerifiedWrite).and_then(|()| durable::create_private_dir(&self.state_dir));
-        made.and_then(|()| durable::write(&path, &text)).map_err(Error::file("write", &path))?;
-        self.new.clear();
+        let text = version::text(&known, VERSION).map_err(io::Error::other).map_err(Error::file("write", &path))?;
+        let written = step::reached(Step::VerifiedWrite).and_then(|()| durable::write(&path, &text));
+        written.map_err(Error::file("write", &path))?;
+        self.new = Verified::default();
         Ok(())
     }
 }
@@ -144,14 +173,14 @@ mod tests {
         let points = [20, 21, 22].map(point);
         let state = fixture.path("state");
         let count = || Verified::load(&state).unwrap().domains.get(DOMAIN).map_or(0, BTreeMap::len);
-        let mut recorder = Recorder { every: Duration::MAX, ..Recorder::new(&state) };
+        let mut recorder = Recorder { every: Duration::MAX, ..Recorder::new(&state).unwrap() };
         recorder.keep_only(DOMAIN, &points);
         recorder.add(&points[0], true).unwrap();
         recorder.add(&points[1], false).unwrap();
         assert!(!state.exists(), "nothing was written yet");
         recorder.write().unwrap();
         assert_eq!(count(), 2);
-        recorder.every = Duration::ZERO;
+        let mut recorder = Recorder { every: Duration::ZERO, ..Recorder::new(&state).unwrap() };
         recorder.keep_only(DOMAIN, &points[1..]);
         recorder.add(&points[2], true).unwrap();
         assert_eq!(count(), 2, "it was written, without the point that is gone");
@@ -164,7 +193,7 @@ mod tests {
         let point = fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);
         let state = fixture.path("state");
         for good in [true, false] {
-            let mut recorder = Recorder::new(&state);
+            let mut recorder = Recorder::new(&state).unwrap();
             recorder.add(&point, good).unwrap();
             recorder.write().unwrap();
             let path = state.join(FILE);
@@ -175,5 +204,47 @@ mod tests {
             let verified = Verified::load(&state).unwrap();
             assert_eq!((verified.get(&point).is_some(), verified.is_damaged(&point)), (!good, !good));
         }
+    }
+
+    #[test]
+    fn two_recorders_lose_no_check_of_the_other() {
+        let fixture = Fixture::new();
+        let point = |day: u32| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]);
+        let [first, second, new] = [20, 21, 22].map(point);
+        let state = fixture.path("state");
+        let mut slow = Recorder::new(&state).unwrap();
+        slow.keep_only(DOMAIN, &[first.clone(), second.clone()]);
+        slow.add(&first, true).unwrap();
+        slow.add(&second, true).unwrap();
+        let mut other = Recorder::new(&state).unwrap();
+        other.add(&second, false).unwrap();
+        other.add(&new, true).unwrap();
+        other.write().unwrap();
+        slow.write().unwrap();
+        let verified = Verified::load(&state).unwrap();
+        assert!(verified.get(&first).is_some() && verified.get(&new).is_some(), "{verified:?}");
+        assert!(verified.is_damaged(&second), "the later check counts: {verified:?}");
+    }
+
+    #[test]
+    fn every_version_that_was_written_is_read() {
+        let read = |bytes: &[u8]| version::parse::<Verified>(bytes, VERSION);
+        version::history::assert_read("verified", read, |known| version::text(known, VERSION).unwrap());
+    }
+
+    #[test]
+    fn a_record_of_a_newer_program_is_left_alone() {
+        let fixture = Fixture::new();
+        let point = fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);
+        let state = fixture.path("state");
+        let mut recorder = Recorder::new(&state).unwrap();
+        recorder.add(&point, true).unwrap();
+        fs::create_dir_all(&state).unwrap();
+        let newer = r#"{"schema": 2, "domains": {}}"#;
+        fs::write(state.join(FILE), newer).unwrap();
+        let error = recorder.write().unwrap_err();
+        assert!(error.hint().unwrap().contains("verified.json.newer"), "{error:?}");
+        assert!(Recorder::new(&state).is_err());
+        assert_eq!(fs::read_to_string(state.join(FILE)).unwrap(), newer);
     }
 }

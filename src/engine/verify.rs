@@ -99,8 +99,8 @@ pub fn verify(
     (monitor, cancel): (&dyn Monitor, &Cancel),
     each: &mut dyn FnMut(&Verification),
 ) -> Result<Checks, Error> {
+    let mut recorder = Recorder::new(state_dir)?;
     let found = points::found(store, request.domains)?;
-    let mut recorder = Recorder::new(state_dir);
     let mut wanted = Vec::new();
     for (domain, present) in found.domains {
         recorder.keep_only(&domain, &present);
@@ -110,7 +110,7 @@ pub fn verify(
             Which::One(when) => wanted.push(points::find(store, &domain, when)?),
         }
     }
-    let wanted = in_order(wanted, &Verified::load(state_dir)?, request.older_than);
+    let wanted = in_order(wanted, recorder.known(), request.older_than);
     let mut checks = Checks { failures: found.failures, ..Checks::default() };
     let mut check_all = || {
         let began = Instant::now();
@@ -153,7 +153,7 @@ fn in_order(mut points: Vec<Point>, verified: &Verified, older_than: Option<Dura
     points
 }
 
-/// Checks a point; `None` if it was removed before it was opened.
+/// Checks a point; `None` if it was removed meanwhile.
 fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Option<Verification>, Error> {
     let began = Instant::now();
     monitor.stage(&point.domain, "verify");
@@ -162,7 +162,11 @@ fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -
     if let Some(signal) = cancel.signal() {
         return Err(Error::Cancelled(signal));
     }
-    if errors.iter().any(|error| matches!(error, Error::Store(error) if error.is_missing())) && is_gone(point, store) {
+    let may_be_gone = |error: &Error| {
+        let is_missing = matches!(error, Error::Store(error) if error.is_missing());
+        is_missing || error.is_damage() || error.is_target_stall()
+    };
+    if errors.iter().any(may_be_gone) && is_gone(point, store) {
         return Ok(None);
     }
     let verdict = match &errors[..] {

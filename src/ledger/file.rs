@@ -8,8 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use chrono::Utc;
+use serde::de::DeserializeOwned;
 
 use super::{Ledger, Survey};
+use crate::model::version::{self, Unreadable};
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, lock, opened};
 
@@ -18,6 +20,8 @@ const LOCK: &str = "ledger.lock";
 const SURVEY: &str = "survey.json";
 /// Bytes of either file, at most: a guest takes a few kilobytes.
 const MAX: u64 = 64 << 20;
+/// The version of both that this program writes.
+const VERSION: u32 = 1;
 /// What is added to the name of a file that cannot be understood.
 const BAD: &str = ".bad";
 
@@ -33,6 +37,14 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// A newer program wrote a file.
+    #[error("{}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Which version it has.
+        source: Unreadable,
     },
     /// It cannot be made into text.
     #[error("{}: cannot be written as JSON", path.display())]
@@ -60,6 +72,7 @@ impl Error {
                 "backups are not affected, but metrics are; look at the mode and the file system of {}",
                 path.parent().unwrap_or(path).display()
             )),
+            Error::Format { path, source } => source.hint(path),
             Error::Json { .. } => None,
         }
     }
@@ -74,11 +87,11 @@ impl Ledger {
     /// Reads the ledger of a state folder; an empty one where there is none, or one that cannot be understood.
     ///
     /// # Errors
-    /// It is there and cannot be read.
+    /// It is there and cannot be read, or a newer program wrote it.
     pub fn load(state_dir: &Path) -> Result<Ledger, Error> {
         let path = state_dir.join(LEDGER);
         let Some(bytes) = read(&path)? else { return Ok(Ledger::default()) };
-        let mut ledger: Ledger = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        let mut ledger: Ledger = parse(&path, &bytes)?.unwrap_or_else(|error| {
             tracing::warn!(path = %path.display(), %error, "the ledger cannot be understood; it begins anew");
             Ledger::default()
         });
@@ -91,11 +104,11 @@ impl Ledger {
 /// ledger that cannot be understood is kept as `ledger.json.bad`, and begun anew.
 ///
 /// # Errors
-/// It cannot be locked, read or written.
+/// It cannot be locked, read or written, or a newer program wrote it.
 pub fn update(state_dir: &Path, change: impl FnOnce(&mut Ledger)) -> Result<Ledger, Error> {
     let _lock = lock(state_dir)?;
     let path = state_dir.join(LEDGER);
-    let mut ledger = match read(&path)?.map(|bytes| serde_json::from_slice(&bytes)) {
+    let mut ledger = match read(&path)?.map(|bytes| parse(&path, &bytes)).transpose()? {
         None => Ledger::default(),
         Some(Ok(ledger)) => ledger,
         Some(Err(error)) => {
@@ -118,11 +131,11 @@ impl Survey {
     /// taken anew.
     ///
     /// # Errors
-    /// It is there and cannot be read.
+    /// It is there and cannot be read, or a newer program wrote it.
     pub fn load(state_dir: &Path) -> Result<Option<Survey>, Error> {
         let path = state_dir.join(SURVEY);
         let Some(bytes) = read(&path)? else { return Ok(None) };
-        Ok(serde_json::from_slice(&bytes)
+        Ok(parse(&path, &bytes)?
             .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the survey cannot be understood"))
             .ok())
     }
@@ -130,10 +143,11 @@ impl Survey {
     /// Writes it to a state folder, which is made if it is not there.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// It cannot be written, or a newer program wrote the one that is there.
     pub fn save(&self, state_dir: &Path) -> Result<(), Error> {
         // One temporary name for all who write: one at a time.
         let _lock = lock(state_dir)?;
+        Survey::load(state_dir)?;
         write(Step::SurveyWrite, &state_dir.join(SURVEY), self)
     }
 }
@@ -153,8 +167,16 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
+/// What a file says, or why that is not understood, unless a newer program wrote it.
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<Result<T, Unreadable>, Error> {
+    match version::parse(bytes, VERSION) {
+        Err(source @ Unreadable::Newer { .. }) => Err(Error::Format { path: path.to_owned(), source }),
+        parsed => Ok(parsed),
+    }
+}
+
 fn write(step: Step, path: &Path, value: &impl serde::Serialize) -> Result<(), Error> {
-    let text = serde_json::to_vec_pretty(value).map_err(|source| Error::Json { path: path.to_owned(), source })?;
+    let text = version::text(value, VERSION).map_err(|source| Error::Json { path: path.to_owned(), source })?;
     step::reached(step).and_then(|()| durable::write(path, &text)).map_err(Error::file("write", path))
 }
 
@@ -196,6 +218,38 @@ mod tests {
             assert_eq!(ledger, Ledger { config_ok: true, ..Ledger::default() });
             assert_eq!(fs::read_to_string(dir.path().join("ledger.json.bad")).unwrap(), text);
             assert_eq!(Ledger::load(dir.path()).unwrap(), ledger);
+        }
+    }
+
+    #[test]
+    fn every_version_that_was_written_is_read() {
+        use version::history::assert_read;
+        let file = Path::new("f");
+        let read = |bytes: &[u8]| parse::<Ledger>(file, bytes).unwrap();
+        assert_read("ledger", read, |ledger| version::text(ledger, VERSION).unwrap());
+        let read = |bytes: &[u8]| parse::<Survey>(file, bytes).unwrap();
+        assert_read("survey", read, |survey| version::text(survey, VERSION).unwrap());
+    }
+
+    #[test]
+    fn a_file_of_a_newer_program_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let newer = r#"{"schema": 2, "config_ok": true}"#;
+        let survey: Survey = serde_json::from_str(include_str!("../../tests/formats/survey/1.4.json")).unwrap();
+        for name in [LEDGER, SURVEY] {
+            fs::write(dir.path().join(name), newer).unwrap();
+        }
+        let errors = [
+            Ledger::load(dir.path()).unwrap_err(),
+            update(dir.path(), |_| ()).unwrap_err(),
+            Survey::load(dir.path()).unwrap_err(),
+            survey.save(dir.path()).unwrap_err(),
+        ];
+        for error in errors {
+            assert!(error.hint().unwrap().contains(".json.newer"), "{error:?}");
+        }
+        for name in [LEDGER, SURVEY] {
+            assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), newer);
         }
     }
 

@@ -7,7 +7,9 @@ use chrono::{DateTime, Utc};
 use super::{
     Attempt, Channel, Domain, DomainResult, DomainState, HISTORY, Job, Ledger, Mailed, RunResult, Stage, Survey, Untold,
 };
-use crate::model::{DomainOutcome, FailureReason, HookResult, HookStatus, Outcome, Phase, RunReport, Status};
+use crate::model::{
+    DamagedPoint, DomainOutcome, FailureReason, HookResult, HookStatus, Outcome, Phase, RunReport, Status,
+};
 
 /// Exit codes from here on say that a signal ended the run.
 const SIGNALS: u8 = 128;
@@ -94,6 +96,10 @@ impl Ledger {
         }
         self.domains.retain(|name, _| survey.domains.contains_key(name));
         self.jobs.retain(|name, job| survey.jobs.contains_key(name) || job.running.is_some());
+        self.mailed.damaged.retain(|name, points| {
+            points.retain(|id| survey.domains.get(name).is_some_and(|seen| seen.points.damaged.contains(id)));
+            !points.is_empty()
+        });
     }
 }
 
@@ -107,6 +113,18 @@ impl Mailed {
             self.last_ok = Some(time);
         }
         self.untold.clear();
+    }
+
+    /// A mail names these points, or the next digest will.
+    pub fn name(&mut self, damaged: &[DamagedPoint]) {
+        for point in damaged {
+            self.damaged.entry(point.domain.clone()).or_default().insert(point.id);
+        }
+    }
+
+    /// Whether a mail has named this point.
+    pub fn names(&self, point: &DamagedPoint) -> bool {
+        self.damaged.get(&point.domain).is_some_and(|ids| ids.contains(&point.id))
     }
 
     /// A run is not told by a mail.
@@ -252,12 +270,8 @@ fn stages(outcome: &DomainOutcome) -> BTreeMap<Stage, u64> {
 /// What a report calls it.
 fn stage_name(stage: Stage) -> &'static str {
     match stage {
-        Stage::Hooks => "hooks",
-        Stage::Frozen => "frozen",
-        Stage::Snapshot => "snapshot",
         Stage::Copy => "read",
-        Stage::Commit => "commit",
-        Stage::Prune => "prune",
+        other => other.name(),
     }
 }
 

@@ -9,7 +9,7 @@ mod fold;
 pub mod standing;
 mod survey;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
@@ -19,6 +19,7 @@ use uuid::Uuid;
 pub use file::{Error, update};
 pub use survey::{Seen, SeenJob, SeenPoints, SeenRepository, Survey};
 
+use crate::model::words::words;
 use crate::model::{Consistency, FailureReason, HookStatus, Outcome, PointId, Status};
 
 /// What all runs of this host came to.
@@ -167,6 +168,8 @@ pub struct Mailed {
     pub last_ok: Option<DateTime<Utc>>,
     /// Runs since then that were not mailed, oldest first; at most [`HISTORY`].
     pub untold: VecDeque<Untold>,
+    /// The damaged restore points that a mail has named, by domain, as long as they are damaged.
+    pub damaged: BTreeMap<String, BTreeSet<PointId>>,
 }
 
 /// A run that was not mailed.
@@ -181,8 +184,7 @@ pub struct Untold {
 }
 
 /// How a run ended for a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RunResult {
     /// All that was due is saved.
     Success,
@@ -194,9 +196,10 @@ pub enum RunResult {
     Aborted,
 }
 
+words!(RunResult { Success = "success", Partial = "partial", Failure = "failure", Aborted = "aborted" });
+
 /// What became of a domain in a run of its job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DomainState {
     /// It was due.
     Selected,
@@ -210,9 +213,16 @@ pub enum DomainState {
     NotRun,
 }
 
+words!(DomainState {
+    Selected = "selected",
+    Success = "success",
+    Failure = "failure",
+    Skipped = "skipped",
+    NotRun = "not_run",
+});
+
 /// How an attempt ended, as it is watched: a domain that was not saved whole has failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DomainResult {
     /// Saved whole.
     Success,
@@ -224,9 +234,10 @@ pub enum DomainResult {
     Skipped,
 }
 
+words!(DomainResult { Success = "success", Warning = "warning", Failure = "failure", Skipped = "skipped" });
+
 /// A part of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Hooks, all together.
     Hooks,
@@ -242,15 +253,25 @@ pub enum Stage {
     Prune,
 }
 
+words!(Stage {
+    Hooks = "hooks",
+    Frozen = "frozen",
+    Snapshot = "snapshot",
+    Copy = "copy",
+    Commit = "commit",
+    Prune = "prune",
+});
+
 /// A way for reports to people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Channel {
     /// A mail server.
     Smtp,
     /// The local `sendmail`.
     Sendmail,
 }
+
+words!(Channel { Smtp = "smtp", Sendmail = "sendmail" });
 
 impl From<Outcome> for DomainState {
     fn from(outcome: Outcome) -> DomainState {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::model::Consistency;
+use crate::model::{Consistency, PointId};
 
 /// What was found at one time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,6 +63,9 @@ pub struct SeenPoints {
     pub oldest: Option<DateTime<Utc>>,
     /// When the newest was taken.
     pub newest: Option<DateTime<Utc>>,
+    /// Those whose last check found damage.
+    #[serde(default)]
+    pub damaged: Vec<PointId>,
 }
 
 /// A job of the configuration.

@@ -29,7 +29,8 @@ pub fn gist(report: &RunReport, code: u8, late: &[String]) -> Gist {
     let status = match code.max(exit_code(report)) {
         128.. => Status::Aborted,
         code if code == ExitCode::Untidy.code() => Status::Warning,
-        0 if !late.is_empty() || report.domains.iter().any(warns) || !report.warnings.is_empty() => Status::Warning,
+        0 if !late.is_empty() || report.domains.iter().any(warns) => Status::Warning,
+        0 if !report.warnings.is_empty() || !report.damaged.is_empty() => Status::Warning,
         0 => Status::Ok,
         _ => Status::Failed,
     };
@@ -42,9 +43,11 @@ pub fn gist(report: &RunReport, code: u8, late: &[String]) -> Gist {
         Status::Failed | Status::Aborted => of(fails),
     };
     let count = names.len();
+    let damaged = report.damaged.iter().map(|point| format!("{} {} is damaged", point.domain, point.id));
     match status {
         Status::Ok => names.clear(),
-        Status::Warning => names.extend(late.iter().map(|name| format!("{name} is late"))),
+        Status::Warning => names.extend(late.iter().map(|name| format!("{name} is late")).chain(damaged)),
+        Status::Failed | Status::Aborted if code == ExitCode::Damaged.code() => names.extend(damaged),
         Status::Failed | Status::Aborted => {}
     }
     if names.is_empty() && status != Status::Ok {

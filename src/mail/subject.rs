@@ -11,7 +11,7 @@ const HOST: usize = 24;
 
 /// The subject of a run's mail: at most 78 characters, all of them printable ASCII.
 pub fn subject(host: &str, gist: &Gist) -> String {
-    let mut subject = format!("[kvmbackup] {}", gist.status.word());
+    let mut subject = format!("[kvmbackup] {}", gist.status.name());
     if gist.all > 0 {
         subject += &format!(" {}/{}", gist.count, gist.all);
     }

@@ -91,6 +91,8 @@ catalogue! {
         "What the last restore point reached (application, filesystem, crash, offline) and what was wanted; always 1.";
     Gauge DOMAIN_RESTORE_POINTS = "kvmbackup_domain_restore_points" ["backup_job", "domain"]
         "Restore points there are.";
+    Gauge DOMAIN_DAMAGED_RESTORE_POINTS = "kvmbackup_domain_damaged_restore_points" ["backup_job", "domain"]
+        "Restore points there are whose last check found damage.";
     Gauge DOMAIN_RETAINED_BYTES = "kvmbackup_domain_retained_bytes" ["backup_job", "domain"]
         "Bytes of all restore points of the domain.";
     Gauge DOMAIN_OLDEST_RESTORE_POINT_TIMESTAMP_SECONDS = "kvmbackup_domain_oldest_restore_point_timestamp_seconds" ["backup_job", "domain"]

@@ -62,18 +62,13 @@ fn revision() -> &'static str {
 
 /// Every hook of the configuration; before the first survey, every one that ran.
 fn hooks(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
-    const RESULTS: [(HookStatus, &str); 5] = [
-        (HookStatus::Ok, "ok"),
-        (HookStatus::Failed, "failed"),
-        (HookStatus::Timeout, "timeout"),
-        (HookStatus::Skip, "skipped"),
-        (HookStatus::Lost, "lost"),
-    ];
+    // The label is older than the word.
+    let label = |status: HookStatus| if status == HookStatus::Skip { "skipped" } else { status.name() };
     let configured = survey.map(|survey| survey.hooks.iter().collect::<Vec<_>>());
     for name in configured.unwrap_or_else(|| ledger.hooks.keys().collect()) {
         let hook = ledger.hooks.get(name).cloned().unwrap_or_default();
-        for (status, result) in RESULTS {
-            page.set(&HOOK_RUNS_TOTAL, &[name, result], count(hook.runs.get(&status)));
+        for status in HookStatus::ALL {
+            page.set(&HOOK_RUNS_TOTAL, &[name, label(status)], count(hook.runs.get(&status)));
         }
         if let Some(last) = hook.last_ms {
             page.set(&HOOK_LAST_DURATION_SECONDS, &[name, ""], seconds(last));
@@ -96,7 +91,8 @@ fn repository(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
 }
 
 fn reports(page: &mut Page, ledger: &Ledger) {
-    for (channel, name) in [(Channel::Smtp, "smtp"), (Channel::Sendmail, "sendmail")] {
+    for channel in Channel::ALL {
+        let name = channel.name();
         let delivery = ledger.reports.get(&channel).cloned().unwrap_or_default();
         page.set(&REPORT_LAST_SUCCESS_TIMESTAMP_SECONDS, &[name], time(delivery.last_success));
         page.set(&REPORT_FAILURES_TOTAL, &[name], delivery.failures as f64);

@@ -100,8 +100,8 @@ mod tests {
     fn commands_select_the_configuration_and_other_words_stay() {
         let typed = |text| with("-c '/x y/c.yml' ", text);
         assert_eq!(
-            typed("see: kvmbackup list web; then: `kvmbackup recover`"),
-            "see: kvmbackup -c '/x y/c.yml' list web; then: `kvmbackup -c '/x y/c.yml' recover`"
+            typed("see: kvmbackup list web; then (kvmbackup recover)"),
+            "see: kvmbackup -c '/x y/c.yml' list web; then (kvmbackup -c '/x y/c.yml' recover)"
         );
         for text in [
             "whoever runs kvmbackup must be root",

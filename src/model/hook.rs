@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::words::words;
+
 /// A moment at which commands are run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Before anything of a run.
     PreRun,
@@ -26,9 +27,20 @@ pub enum Phase {
     PostRun,
 }
 
+words!(Phase {
+    PreRun = "pre-run",
+    PreDomain = "pre-domain",
+    PreSnapshot = "pre-snapshot",
+    PostSnapshot = "post-snapshot",
+    PreCommit = "pre-commit",
+    PostCommit = "post-commit",
+    PostDomain = "post-domain",
+    OnFailure = "on-failure",
+    PostRun = "post-run",
+});
+
 /// What lies between a `pre-` phase and its `post-` phase. Sessions are held over one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Span {
     /// The run.
     Run,
@@ -40,35 +52,9 @@ pub enum Span {
     Commit,
 }
 
+words!(Span { Run = "run", Domain = "domain", Snapshot = "snapshot", Commit = "commit" });
+
 impl Phase {
-    /// All, in the order in which they come.
-    pub const ALL: [Phase; 9] = [
-        Phase::PreRun,
-        Phase::PreDomain,
-        Phase::PreSnapshot,
-        Phase::PostSnapshot,
-        Phase::PreCommit,
-        Phase::PostCommit,
-        Phase::PostDomain,
-        Phase::OnFailure,
-        Phase::PostRun,
-    ];
-
-    /// Its name, everywhere.
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::PreRun => "pre-run",
-            Phase::PreDomain => "pre-domain",
-            Phase::PreSnapshot => "pre-snapshot",
-            Phase::PostSnapshot => "post-snapshot",
-            Phase::PreCommit => "pre-commit",
-            Phase::PostCommit => "post-commit",
-            Phase::PostDomain => "post-domain",
-            Phase::OnFailure => "on-failure",
-            Phase::PostRun => "post-run",
-        }
-    }
-
     /// Whether it comes before something, and may keep it from being done.
     pub fn is_pre(self) -> bool {
         matches!(self, Phase::PreRun | Phase::PreDomain | Phase::PreSnapshot | Phase::PreCommit)
@@ -76,19 +62,6 @@ impl Phase {
 }
 
 impl Span {
-    /// All, outer ones first.
-    pub const ALL: [Span; 4] = [Span::Run, Span::Domain, Span::Snapshot, Span::Commit];
-
-    /// Its name, everywhere.
-    pub fn name(self) -> &'static str {
-        match self {
-            Span::Run => "run",
-            Span::Domain => "domain",
-            Span::Snapshot => "snapshot",
-            Span::Commit => "commit",
-        }
-    }
-
     /// The phases on its two sides.
     pub fn phases(self) -> (Phase, Phase) {
         match self {
@@ -101,8 +74,7 @@ impl Span {
 }
 
 /// How one hook ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HookStatus {
     /// It did its work; a session held to the end.
     Ok,
@@ -115,6 +87,8 @@ pub enum HookStatus {
     /// A session was ready, and then did not hold to the end.
     Lost,
 }
+
+words!(HookStatus { Ok = "ok", Skip = "skip", Failed = "failed", Timeout = "timeout", Lost = "lost" });
 
 /// What became of one hook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

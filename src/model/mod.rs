@@ -18,6 +18,8 @@ pub mod size;
 mod status;
 mod text;
 mod uri;
+pub mod version;
+pub(crate) mod words;
 
 pub use clock::is_future;
 pub use digest::{Digest, Hasher};
@@ -29,7 +31,7 @@ pub use listen::{BadListen, Listen};
 pub use outcome::{Consistency, DiskOutcome, DomainOutcome, Failure, FailureReason, Method, Outcome, SkippedDisk};
 pub use owner::Owner;
 pub use point::{Codec, PointId};
-pub use report::{RunReport, Totals};
+pub use report::{DamagedPoint, RunReport, Totals};
 pub use status::Status;
 pub use text::{is_plain, misleads, printable};
 pub use uri::is_local;

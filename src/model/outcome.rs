@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::command::{quoted, typed};
+use super::words::words;
 use super::{HookResult, NotSaved, PointId};
 
 /// How well the saved contents agree with each other, best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Consistency {
     /// Nothing could change: the guest was off, or cannot write to any of the disks.
     Offline,
@@ -22,9 +22,10 @@ pub enum Consistency {
     Crash,
 }
 
+words!(Consistency { Offline = "offline", Application = "application", Filesystem = "filesystem", Crash = "crash" });
+
 /// How a domain was captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// An external snapshot, committed back afterwards.
     Snapshot,
@@ -34,9 +35,10 @@ pub enum Method {
     Direct,
 }
 
+words!(Method { Snapshot = "snapshot", Pull = "pull", Direct = "direct" });
+
 /// How something went, worst last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// All that was asked for is saved.
     Success,
@@ -48,9 +50,10 @@ pub enum Outcome {
     Failed,
 }
 
+words!(Outcome { Success = "success", Partial = "partial", Skipped = "skipped", Failed = "failed" });
+
 /// What failed, of a fixed few, for those who count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailureReason {
     /// A hook of the operator.
     Hook,
@@ -72,20 +75,17 @@ pub enum FailureReason {
     Other,
 }
 
-impl FailureReason {
-    /// All of them.
-    pub const ALL: [FailureReason; 9] = [
-        FailureReason::Hook,
-        FailureReason::Quiesce,
-        FailureReason::Snapshot,
-        FailureReason::Copy,
-        FailureReason::Commit,
-        FailureReason::Verify,
-        FailureReason::Repository,
-        FailureReason::Timeout,
-        FailureReason::Other,
-    ];
-}
+words!(FailureReason {
+    Hook = "hook",
+    Quiesce = "quiesce",
+    Snapshot = "snapshot",
+    Copy = "copy",
+    Commit = "commit",
+    Verify = "verify",
+    Repository = "repository",
+    Timeout = "timeout",
+    Other = "other",
+});
 
 /// An error as people read it: the whole chain of causes, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{DomainOutcome, Failure, HookResult, Outcome};
+use super::{DomainOutcome, Failure, HookResult, Outcome, PointId};
 
 /// What one run did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,7 @@ pub struct RunReport {
     /// What concerns the run and no single domain.
     pub errors: Vec<Failure>,
     /// What an earlier run left and this one could not put right; the next one tries again.
+    #[serde(default)]
     pub leftovers: Vec<Failure>,
     /// The signal that ended it early.
     pub signal: Option<i32>,
@@ -42,6 +43,21 @@ pub struct RunReport {
     /// What to know although it went well.
     #[serde(default)]
     pub warnings: Vec<Failure>,
+    /// The restore points whose last check found damage.
+    #[serde(default)]
+    pub damaged: Vec<DamagedPoint>,
+}
+
+/// A restore point whose last check found damage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedPoint {
+    /// The domain.
+    pub domain: String,
+    /// The point.
+    pub id: PointId,
+    /// What is known of the damage.
+    #[serde(flatten)]
+    pub failure: Failure,
 }
 
 /// Sums over a run.
@@ -83,6 +99,7 @@ impl RunReport {
             signal: None,
             hooks: Vec::new(),
             warnings: Vec::new(),
+            damaged: Vec::new(),
         }
     }
 
@@ -102,5 +119,17 @@ impl RunReport {
             }
             totals
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::version;
+    use super::*;
+
+    #[test]
+    fn every_version_that_was_written_is_read() {
+        let read = |bytes: &[u8]| version::parse::<RunReport>(bytes, RunReport::SCHEMA);
+        version::history::assert_read("report", read, |report| serde_json::to_vec(report).unwrap());
     }
 }

@@ -1,10 +1,9 @@
 //! Owns: what a run came to, in one word. Must not: decide it.
 
-use serde::{Deserialize, Serialize};
+use super::words::words;
 
 /// What a run came to, worst last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// All is well.
     Ok,
@@ -16,14 +15,4 @@ pub enum Status {
     Aborted,
 }
 
-impl Status {
-    /// Its word, everywhere.
-    pub fn word(self) -> &'static str {
-        match self {
-            Status::Ok => "OK",
-            Status::Warning => "WARNING",
-            Status::Failed => "FAILED",
-            Status::Aborted => "ABORTED",
-        }
-    }
-}
+words!(Status { Ok = "OK", Warning = "WARNING", Failed = "FAILED", Aborted = "ABORTED" });

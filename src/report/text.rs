@@ -68,13 +68,14 @@ fn page<Zone: TimeZone<Offset: fmt::Display>>(report: &RunReport, mut page: Page
 
 /// Nothing was due, and there is nothing else to tell: worth one line of cron's mail.
 fn is_quiet_day(report: &RunReport) -> bool {
-    report.domains.is_empty() && report.recovered.is_empty() && exit_code(report) == ExitCode::Good.code()
+    let is_empty = report.domains.is_empty() && report.recovered.is_empty() && report.damaged.is_empty();
+    is_empty && exit_code(report) == ExitCode::Good.code()
 }
 
 fn headline(page: &mut Page, report: &RunReport) {
     let verdict = format!("kvmbackup: {} on {}", verdict(report), printable(&report.host));
     let paint = match exit_code(report) {
-        0 => Paint::Good,
+        0 if report.damaged.is_empty() => Paint::Good,
         code if code == ExitCode::Untidy.code() => Paint::Warn,
         _ => Paint::Bad,
     };
@@ -94,6 +95,7 @@ fn verdict(report: &RunReport) -> String {
         (0, 0) if all == 0 && !report.errors.is_empty() => "FAILED".to_owned(),
         (0, 0) if all == 0 && report.signal.is_some() => "nothing done".to_owned(),
         (0, 0) if all == 0 && untidy => "nothing is due today, but an earlier run is not cleaned up".to_owned(),
+        (0, 0) if all == 0 && !report.damaged.is_empty() => String::new(),
         (0, 0) if all == 0 => "nothing is due today".to_owned(),
         (0, 0) if !report.errors.is_empty() => format!("{good}, but the run had ERRORS"),
         (0, 0) if untidy => format!("{good}, but not all could be cleaned up"),
@@ -102,10 +104,16 @@ fn verdict(report: &RunReport) -> String {
         (failed, 0) => format!("{failed} of {all} FAILED"),
         (failed, partial) => format!("{failed} of {all} FAILED, {partial} PARTIAL"),
     };
-    match report.signal {
+    let counted = match report.signal {
         Some(signal) => format!("INTERRUPTED by signal {signal}, {counted}"),
         None => counted,
-    }
+    };
+    let damaged = match report.damaged.len() {
+        0 => String::new(),
+        1 => "1 restore point is DAMAGED".to_owned(),
+        damaged => format!("{damaged} restore points are DAMAGED"),
+    };
+    [counted, damaged].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 fn table(page: &mut Page, report: &RunReport) {
@@ -231,6 +239,8 @@ fn troubles(page: &mut Page, report: &RunReport) {
         Paint::Bad,
         others.filter_map(|domain| Some((domain.domain.clone(), domain.error.clone()?))),
     );
+    let damaged = report.damaged.iter().map(|point| (point.domain.clone(), point.failure.clone()));
+    page.section("DAMAGED RESTORE POINTS", Paint::Bad, damaged);
     page.section("DISKS NOT SAVED", Paint::Bad, skipped(report, true));
     let earlier = report.leftovers.iter().map(|failure| (String::new(), failure.clone()));
     let leftovers = earlier.chain(each(report, |domain| &domain.leftovers));
@@ -312,11 +322,8 @@ fn hooks(results: &[HookResult]) -> Vec<String> {
     let time = |ms: u64| duration(Duration::from_millis(ms));
     let told = |hook: &HookResult| {
         let status = match hook.status {
-            HookStatus::Ok => "ok",
-            HookStatus::Skip => "skip",
-            HookStatus::Failed => "FAILED",
-            HookStatus::Timeout => "TIMEOUT",
-            HookStatus::Lost => "LOST",
+            HookStatus::Ok | HookStatus::Skip => hook.status.name().to_owned(),
+            HookStatus::Failed | HookStatus::Timeout | HookStatus::Lost => hook.status.name().to_uppercase(),
         };
         let held = hook.held_ms.map_or(String::new(), |held| format!(", held {}", time(held)));
         format!("{} {} {status} in {}{held}", hook.phase, hook.name, time(hook.duration_ms))

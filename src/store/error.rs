@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::archive;
 use crate::qcow2;
 use crate::sys::durable::Exposed;
-use crate::sys::patience::Stalled;
+use crate::sys::patience::{Stalled, is_out_of_reach};
 
 /// Why restore points could not be listed, written or removed.
 #[derive(Debug, thiserror::Error)]
@@ -107,9 +107,13 @@ impl Error {
         |source| Error::Archive { path: path.to_owned(), source }
     }
 
-    /// Whether the target hangs.
+    /// Whether the target hangs, or is out of reach for whoever reads an archive.
     pub fn is_stall(&self) -> bool {
-        Stalled::caused(self)
+        match self {
+            Error::Archive { source: archive::Error::Write { .. }, .. } => Stalled::caused(self),
+            Error::Archive { source, .. } => is_out_of_reach(source),
+            error => Stalled::caused(error),
+        }
     }
 
     /// Whether a restore point is damaged, or not what it says it is.

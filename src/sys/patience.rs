@@ -53,6 +53,19 @@ impl Stalled {
     }
 }
 
+/// Whether an error, or any cause of it, says that a file system is out of reach: it hangs, or its server is gone, or no longer knows a file
+/// that was open (ESTALE). That says nothing about the file.
+pub fn is_out_of_reach(error: &(dyn std::error::Error + 'static)) -> bool {
+    use io::ErrorKind::*;
+    let is_out = |error: &io::Error| {
+        matches!(
+            error.kind(),
+            StaleNetworkFileHandle | TimedOut | NotConnected | HostUnreachable | NetworkUnreachable | NetworkDown
+        )
+    };
+    Stalled::caused(error) || error.downcast_ref().is_some_and(is_out) || error.source().is_some_and(is_out_of_reach)
+}
+
 impl From<Stalled> for io::Error {
     fn from(stalled: Stalled) -> io::Error {
         io::Error::new(io::ErrorKind::TimedOut, stalled)

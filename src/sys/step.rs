@@ -174,6 +174,8 @@ steps! {
     MailSpoolRemove,
 
     // ---- checks ----
+    /// The lock over the record of checks is waited for. *Freed*.
+    VerifiedLock,
     /// What the check of a restore point came to is written. *Whole*; at worst it is checked once more.
     VerifiedWrite,
 }

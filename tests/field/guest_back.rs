@@ -13,6 +13,7 @@ use crate::steps;
 mod beneath;
 mod forged;
 mod lost;
+mod older;
 mod snapshots;
 
 /// A guest without a system, and the program that backs it up by a snapshot.

@@ -221,3 +221,38 @@ fn a_folder_on_failing_storage_is_not_an_empty_one() {
     storage.vanish();
     assert_told(&program, "Transport endpoint is not connected");
 }
+
+#[test]
+fn a_file_that_its_server_no_longer_knows_is_not_called_damaged() {
+    if !can_mount() {
+        return;
+    }
+    let (lab, name) = (Lab::new(), "stale");
+    let storage = Faulty::mount(&lab.path("storage"));
+    let guest = lab.guest(name).disk(Disk::qcow2("vda")).define();
+    guest.write_while_off("vda", 0xa5, 0, 16 << 20);
+    let program = Program::new(&lab).domain(name, json!({"compression": "none"}));
+    program.backup_well();
+    let folder = program.backups().join(name);
+    fs::create_dir(lab.path("storage/points")).unwrap();
+    for file in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+        fs::copy(&file, lab.path("storage/points").join(file.file_name().unwrap())).unwrap();
+    }
+    fs::remove_dir_all(&folder).unwrap();
+    symlink(lab.path("storage/points"), &folder).unwrap();
+    assert_eq!(program.run(&["verify"]).code, 0);
+    for after in [0, 2 << 20] {
+        for error in [Errno::ESTALE, Errno::ETIMEDOUT] {
+            storage.set(Call::Read, after, Fault::Error(error));
+            let verify = program.run(&["verify"]);
+            assert_eq!(verify.code, 5, "{error:?} after {after}: {verify:?}");
+            assert!(verify.stdout.contains("UNCHECKED") && !verify.stdout.contains("DAMAGED"), "{verify:?}");
+            assert!(verify.stdout.contains("findmnt"), "{error:?} after {after}: {verify:?}");
+            storage.heal();
+        }
+    }
+    storage.set(Call::Read, 2 << 20, Fault::Error(Errno::EIO));
+    assert_eq!(program.run(&["verify"]).code, 6, "a sector that cannot be read is damage");
+    storage.heal();
+    assert_eq!(program.run(&["verify"]).code, 0);
+}

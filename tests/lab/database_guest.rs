@@ -75,7 +75,10 @@ impl DatabaseGuest {
     pub fn client_options(&self) -> Vec<String> {
         let port = format!("--port={}", self.port);
         let options = match self.database {
-            Database::MariaDb => vec!["--no-defaults", "--protocol=tcp", "--host=127.0.0.1", &port, "--user=db"],
+            // Clients since 11.4 ask for TLS, which the server in the guest does not have.
+            Database::MariaDb => {
+                vec!["--no-defaults", "--protocol=tcp", "--host=127.0.0.1", &port, "--user=db", "--skip-ssl"]
+            }
             Database::PostgreSql => vec!["--host=127.0.0.1", &port, "--username=db", "--dbname=postgres"],
         };
         options.into_iter().map(str::to_owned).collect()

@@ -137,6 +137,7 @@ impl Program {
             "/ledger.lock",
             "/survey.json",
             "/textfile.lock",
+            "/verified.lock",
             "/verified.json",
         ];
         let journal = state.lines().filter(|file| !stays.iter().any(|name| file.ends_with(name)));

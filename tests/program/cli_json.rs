@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::host::{Host, run};
 use kvmbackup::model::{
-    Consistency, DiskOutcome, DomainOutcome, Failure, FailureReason, HookResult, HookStatus, Method, NotSaved, Outcome,
-    PointId, RunReport, SkippedDisk,
+    Consistency, DamagedPoint, DiskOutcome, DomainOutcome, Failure, FailureReason, HookResult, HookStatus, Method,
+    NotSaved, Outcome, PointId, RunReport, SkippedDisk,
 };
 use serde_json::Value;
 
@@ -212,6 +212,7 @@ fn full_report() -> RunReport {
         signal: Some(15),
         hooks: vec![hook()],
         warnings: vec![failure()],
+        damaged: vec![DamagedPoint { domain: "a".into(), id, failure: failure() }],
     }
 }
 

@@ -81,6 +81,7 @@ fn assert_nothing_left(host: &Host, at: At) {
         "state/survey.json",
         "state/textfile.lock",
         "state/verified.json",
+        "state/verified.lock",
     ];
     let left: Vec<_> = files.iter().filter(|file| !stays.contains(&file.as_str())).collect();
     assert!(left.is_empty(), "{at:?}: {left:?}");

@@ -188,9 +188,13 @@ fn a_real_systemd_runs_timer_and_service_and_calls_somebody_after_a_failure() {
         "sendmail: NoNewPrivs:\t0",
         "sendmail: effective user 1",
         "sendmail: umask 0077",
+        "damage: exit status 6",
+        "damage: NoNewPrivs:\t0",
+        "damage: effective user 1",
     ] {
         assert!(lines.contains(line), "{line}\n{said}\n{errors}");
     }
+    assert!(said.contains(&format!("damage: Subject: [kvmbackup] FAILED - {name} - web-1 2")), "{said}\n{errors}");
     assert!(said.contains(&format!("journal: kvmbackup: 1 of 1 good on {name}\n")), "a mailed run: {said}");
     for subject in &subjects {
         assert!(lines.contains(subject.as_str()), "{subject}\n{said}\n{errors}");

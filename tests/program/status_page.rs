@@ -152,6 +152,19 @@ fn each_trouble_is_told_with_what_to_type() {
 }
 
 #[test]
+fn damaged_restore_points_are_red_and_named() {
+    let mut watched = watched::healthy(now(), &["db1", "web-1"]);
+    let id: kvmbackup::model::PointId = "20261122T020000Z".parse().unwrap();
+    watched.seen("db1").points.damaged = vec![id];
+    let page = html(&watched);
+    assert_eq!(headline(&watched), "1 of 2 guests needs attention");
+    assert!(page.contains(&format!("has a damaged restore point, {id}")), "{page}");
+    assert!(page.contains(&format!("kvmbackup verify db1 --at {id}")), "{page}");
+    watched.seen("db1").points.damaged.clear();
+    assert!(!html(&watched).contains("damaged"));
+}
+
+#[test]
 fn every_command_shown_is_understood() {
     let pages = [watched::nothing(), watched::fresh(now()), watched::bad_night(now()), watched::hostile(now())];
     let mut checked = 0;

@@ -44,7 +44,7 @@ pub const SPOOL: &[Step] = &[Step::MailSend, Step::MailSpool];
 /// What a backup reaches besides after the ledger was damaged, a writer of the journal killed, and another killed run left its archive.
 pub const LEFT: &[Step] = &[Step::LedgerSetAside, Step::JournalSweep, Step::PartialRemove];
 /// What `verify` reaches.
-pub const VERIFY: &[Step] = &[Step::VerifiedWrite, Step::FileReplace];
+pub const VERIFY: &[Step] = &[Step::VerifiedLock, Step::VerifiedWrite, Step::FileReplace];
 /// What a backup by a snapshot reaches besides [`DIRECT`].
 pub const SNAPSHOT: &[Step] = &[
     Step::OverlayCreate,

@@ -99,6 +99,7 @@ pub fn bad_night(now: DateTime<Utc>) -> Watched {
         bytes: 31 * GB,
         oldest: Some(now - TimeDelta::days(400)),
         newest: Some(now - TimeDelta::days(90)),
+        damaged: Vec::new(),
     };
     survey.domains.insert("retired".to_owned(), Seen { points, ..Seen::default() });
     let hook =
@@ -162,7 +163,7 @@ pub fn hostile(now: DateTime<Utc>) -> Watched {
 }
 
 /// A host that saves these guests every night at two, three hours ago.
-fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
+pub fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
     let domains: BTreeMap<_, _> =
         names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), domain(now, at))).collect();
     let count = names.len() as u64;
@@ -197,6 +198,7 @@ fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
             bytes: (12 + at as u64 * 31) * GB,
             oldest: Some(now - TimeDelta::days(180)),
             newest: Some(now - TimeDelta::hours(5)),
+            damaged: Vec::new(),
         },
     };
     let survey = Survey {

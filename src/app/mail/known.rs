@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use crate::config::{self, Mail, Settings};
 use crate::mail;
+use crate::model::version;
 use crate::sys::{durable, opened, trust};
 
+/// The version that this program writes.
+const VERSION: u32 = 1;
 /// Bytes of the file, at most.
 const MAX: u64 = 1 << 20;
 
@@ -20,7 +23,7 @@ pub fn remember(settings: &Settings) -> Result<(), Error> {
     let path = file(&settings.state_dir);
     let failed = |source| mail::Error::Known { path: path.clone(), source };
     let Some(mail) = &settings.mail else { return Ok(durable::remove(&path).map_err(failed)?) };
-    let json = serde_json::to_vec(mail).map_err(|error| failed(error.into()))?;
+    let json = version::text(mail, VERSION).map_err(|error| failed(error.into()))?;
     if opened::read_private(&path, MAX).is_ok_and(|before| before == json) {
         return Ok(());
     }
@@ -33,11 +36,22 @@ pub fn recall(errors: &config::Errors) -> Option<Mail> {
     let path = file(super::state_dir(errors));
     let trusted = trust::file(&path).map_err(io::Error::other);
     let read = trusted.and_then(|()| opened::read_private(&path, MAX));
-    let read = read.and_then(|json| Ok(serde_json::from_slice(&json)?));
+    let read = read.and_then(|json| version::parse(&json, VERSION).map_err(io::Error::other));
     let log = |error: io::Error| tracing::info!(path = %path.display(), %error, "no way of mails is known");
     read.map_err(log).ok()
 }
 
 fn file(state_dir: &Path) -> PathBuf {
     state_dir.join("mail.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_version_that_was_written_is_read() {
+        let read = |bytes: &[u8]| version::parse::<Mail>(bytes, VERSION);
+        version::history::assert_read("mail", read, |mail| version::text(mail, VERSION).unwrap());
+    }
 }

@@ -12,7 +12,7 @@ fn state(fixture: &Fixture) -> PathBuf {
 }
 
 fn record(fixture: &Fixture, point: &Point, good: bool) {
-    let mut recorder = Recorder::new(&state(fixture));
+    let mut recorder = Recorder::new(&state(fixture)).unwrap();
     recorder.add(point, good).unwrap();
     recorder.write().unwrap();
 }

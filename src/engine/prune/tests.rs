@@ -38,7 +38,7 @@ fn damaged_points_fill_no_place_and_stay() {
     let point = |day: u32| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]);
     let points: Vec<_> = (20..25).map(point).collect();
     fs::write(points[4].location(), "").unwrap();
-    let mut recorder = Recorder::new(&fixture.path("state"));
+    let mut recorder = Recorder::new(&fixture.path("state")).unwrap();
     recorder.add(&points[3], false).unwrap();
     recorder.write().unwrap();
     let rotation = rotate(&fixture, 2);

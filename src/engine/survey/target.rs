@@ -10,6 +10,7 @@ use chrono::Utc;
 use rustix::fs::{Access, access};
 
 use crate::config::Settings;
+use crate::engine::verified::Verified;
 use crate::ledger::{SeenPoints, SeenRepository};
 use crate::model::is_future;
 use crate::store::{self, Store};
@@ -36,8 +37,8 @@ pub(super) struct Target {
     pub points: Option<BTreeMap<String, Option<SeenPoints>>>,
 }
 
-/// Looks.
-pub(super) fn look(settings: &Settings) -> Target {
+/// Looks, and marks the points that are recorded as damaged.
+pub(super) fn look(settings: &Settings, verified: Verified) -> Target {
     let path = settings.backupdir.clone();
     match ask(settings) {
         Ok(space) => {
@@ -49,7 +50,7 @@ pub(super) fn look(settings: &Settings) -> Target {
                 stored_bytes: 0,
             };
             let patience = Patience::new(settings.stall_timeout);
-            let listed = LISTED.within(LISTING).call(move || points(&path, &patience));
+            let listed = LISTED.within(LISTING).call(move || points(&path, &patience, &verified));
             Target { repository, points: listed.ok().flatten() }
         }
         Err(error) => {
@@ -78,7 +79,7 @@ fn answer(dir: &Path, require_mount: bool) -> io::Result<Space> {
     Ok(room)
 }
 
-fn points(dir: &Path, patience: &Patience) -> Option<BTreeMap<String, Option<SeenPoints>>> {
+fn points(dir: &Path, patience: &Patience, verified: &Verified) -> Option<BTreeMap<String, Option<SeenPoints>>> {
     let warn = |error: &store::Error| tracing::warn!("cannot list restore points: {}", crate::engine::chain(error));
     let list = || -> Result<_, store::Error> {
         let store = Store::at(dir, patience)?;
@@ -106,6 +107,7 @@ fn points(dir: &Path, patience: &Patience) -> Option<BTreeMap<String, Option<See
                 bytes: points.iter().map(|point| point.bytes).sum(),
                 oldest,
                 newest: times.next_back().or(oldest),
+                damaged: points.iter().filter(|point| verified.is_damaged(point)).map(|point| point.id).collect(),
             };
             found.insert(domain, Some(seen));
         }
@@ -123,6 +125,7 @@ mod tests {
     #[test]
     fn points_are_counted_by_domain() {
         let fixture = Fixture::new();
+        let points = |dir: &Path, patience: &Patience| super::points(dir, patience, &Verified::default());
         assert_eq!(points(&fixture.path("backup"), &Patience::default()), Some(BTreeMap::new()));
         let disks = fixture.usual_disks();
         let [old, new] =
@@ -134,7 +137,10 @@ mod tests {
         let times = (Some(old.id.time()), Some(new.id.time()));
         assert_eq!(
             seen,
-            BTreeMap::from([(DOMAIN.to_owned(), Some(SeenPoints { count, bytes, oldest: times.0, newest: times.1 }))])
+            BTreeMap::from([(
+                DOMAIN.to_owned(),
+                Some(SeenPoints { count, bytes, oldest: times.0, newest: times.1, damaged: Vec::new() })
+            )])
         );
         assert_eq!(points(&fixture.path("nowhere"), &Patience::default()), None);
     }
@@ -167,6 +173,7 @@ mod tests {
             let settings = crate::config::parse(config, Path::new("c.yml"), "h").unwrap();
             Settings { backupdir: fixture.path(name), ..settings }
         };
+        let look = |settings: &Settings| super::look(settings, Verified::default());
         let seen = look(&settings("backup"));
         assert!(seen.repository.up && seen.repository.capacity_bytes >= seen.repository.available_bytes);
         assert_eq!(seen.repository.path, fixture.path("backup"));

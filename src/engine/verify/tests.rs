@@ -149,7 +149,7 @@ fn points_that_were_not_checked_for_longest_come_first() {
 fn only_a_recent_good_check_spares_a_point_another() {
     let fixture = Fixture::new();
     let [first, second, third] = three(&fixture);
-    let mut recorder = Recorder::new(&fixture.path("state"));
+    let mut recorder = Recorder::new(&fixture.path("state")).unwrap();
     recorder.add(&first, true).unwrap();
     recorder.add(&second, false).unwrap();
     recorder.write().unwrap();
@@ -180,6 +180,28 @@ fn a_point_that_is_removed_before_its_check_is_no_failure() {
     });
     assert_eq!((ids(&checks), checks.gone), (vec![first.id, third.id], 1));
     assert!(checks.points.iter().all(|result| result.verdict == Verdict::Good));
+}
+
+/// Over NFS, a file that is removed while it is read cannot be read any further.
+#[test]
+fn a_point_that_is_removed_during_its_check_is_no_failure() {
+    struct Remover<'a>(&'a Fixture, &'a Point);
+    impl Monitor for Remover<'_> {
+        fn expect(&self, _: &str, _: u64) {
+            // The other points are checked when it is gone.
+            let _ = self.0.store.remove(self.1);
+        }
+    }
+    let fixture = Fixture::new();
+    let [first, second, third] = three(&fixture);
+    let mut bytes = fs::read(first.location()).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 16].iter_mut().for_each(|byte| *byte ^= 0xff);
+    fs::write(first.location(), bytes).unwrap();
+    let (state, monitor) = (fixture.path("state"), Remover(&fixture, &first));
+    let checks = verify(&fixture.store, &state, &ALL, (&monitor, &Cancel::default()), &mut |_| ()).unwrap();
+    assert_eq!((ids(&checks), checks.gone), (vec![second.id, third.id], 1), "{checks:?}");
+    assert!(!Verified::load(&state).unwrap().is_damaged(&first));
 }
 
 /// The folder of a target that is no longer mounted is empty.

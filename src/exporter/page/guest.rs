@@ -104,11 +104,22 @@ impl Guest<'_> {
             let advice = "The guest works, and its disk grows in the overlay until that is committed back.";
             found.push(self.trouble(Tone::Bad, what).saying(advice).typing("kvmbackup recover".to_owned()));
         }
+        let damaged = self.seen.map_or(&[][..], |seen| &seen.points.damaged);
+        if let Some(first) = damaged.first() {
+            let what = match damaged.len() {
+                1 => format!("has a damaged restore point, {first}"),
+                all => format!("has {all} damaged restore points, the oldest is {first}"),
+            };
+            let name = quoted(self.name);
+            let trouble = self.trouble(Tone::Bad, what).saying("The first command says what is wrong with it.");
+            let trouble = trouble.typing(format!("kvmbackup verify {name} --at {first}"));
+            found.push(trouble.typing(format!("kvmbackup list {name}")));
+        }
         // Before the first run, none has been saved, and the headline says so once.
         if self.is_covered() && (any_run || !self.is_new()) {
             found.extend(self.backup_trouble(now));
             if let Some((reached, wanted)) = self.degraded() {
-                let what = format!("is only {}-consistent, {} was wanted", level(reached), level(wanted));
+                let what = format!("is only {}-consistent, {} was wanted", reached.name(), wanted.name());
                 found.push(self.trouble(Tone::Note, what).typing("kvmbackup check".to_owned()));
             }
         }
@@ -160,15 +171,5 @@ impl Guest<'_> {
 
     fn trouble(&self, tone: Tone, what: String) -> Trouble {
         Trouble::of_guest(tone, self.name, what)
-    }
-}
-
-/// A level of consistency as people read it.
-pub(super) fn level(consistency: Consistency) -> &'static str {
-    match consistency {
-        Consistency::Offline => "offline",
-        Consistency::Application => "application",
-        Consistency::Filesystem => "filesystem",
-        Consistency::Crash => "crash",
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::guest::{Guest, level};
+use super::guest::Guest;
 use super::words::{Moment, span};
 use super::{Badge, Tone, View, charts};
 use crate::ledger::standing::Age;
@@ -77,8 +77,8 @@ fn row<'a>(view: &View<'a>, guest: &Guest<'a>) -> Row<'a> {
         age: age(guest.age),
         stored: past.filter(|past| past.last_stored_bytes > 0).map(stored),
         took: past.filter(|_| attempted.is_some()).map(took),
-        reached: past.and_then(|past| past.consistency).map(level),
-        wanted: guest.degraded().map(|(_, wanted)| level(wanted)),
+        reached: past.and_then(|past| past.consistency).map(|reached| reached.name()),
+        wanted: guest.degraded().map(|(_, wanted)| wanted.name()),
         points: points.map(|points| Points {
             count: points.count,
             bytes: size::bytes(points.bytes),

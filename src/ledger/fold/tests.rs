@@ -30,6 +30,7 @@ fn report(hour: i64, domains: Vec<DomainOutcome>) -> RunReport {
         signal: None,
         hooks: Vec::new(),
         warnings: Vec::new(),
+        damaged: Vec::new(),
     }
 }
 

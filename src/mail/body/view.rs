@@ -9,7 +9,9 @@ use super::{Facts, TEXT_LIMIT};
 use crate::config::Settings;
 use crate::model::command::typed;
 use crate::model::size::{bytes, duration};
-use crate::model::{DomainOutcome, Failure, HookResult, HookStatus, Outcome, RunReport, Status};
+use crate::model::{
+    Consistency, DomainOutcome, Failure, FailureReason, HookResult, HookStatus, Outcome, RunReport, Status,
+};
 use crate::report::{self, table::printable};
 
 /// Lines of a hook's output, and characters of one.
@@ -111,14 +113,18 @@ impl View {
                 hint: None,
             })
         });
+        let damaged = report.damaged.iter().map(|point| Told {
+            message: format!("{}: {}", printable(&point.domain), cut(&point.failure.message)),
+            ..told(&point.failure)
+        });
         View {
-            status: gist.status.word(),
+            status: gist.status.name(),
             colour: match gist.status {
                 Status::Ok => GOOD,
                 Status::Warning => WARN,
                 Status::Failed | Status::Aborted => BAD,
             },
-            headline: format!("{}{count} on {}{names}", gist.status.word(), printable(&report.host)),
+            headline: format!("{}{count} on {}{names}", gist.status.name(), printable(&report.host)),
             host: printable(&report.host),
             version: report.version.clone(),
             run_id: report.run_id.to_string(),
@@ -126,7 +132,7 @@ impl View {
             finished: report::moment(report.finished),
             took: duration((report.finished - report.started).to_std().unwrap_or_default()),
             report: beginning(report::text(report, false, report::WIDTH)),
-            errors: report.errors.iter().map(told).chain(hooks).take(shown.max(3)).collect(),
+            errors: report.errors.iter().map(told).chain(damaged).chain(hooks).take(shown.max(3)).collect(),
             late: late.take(shown.clamp(3, MOST_LATE)).collect(),
             warnings: of_run.chain(recovered).take(shown.max(3)).collect(),
             more: domains.len().saturating_sub(shown),
@@ -164,7 +170,6 @@ fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> Domain {
         Outcome::Failed => ("FAILED", BAD),
     };
     let began = domain.point.map_or(started, |point| point.time());
-    let word = |value: Option<serde_json::Value>| value.and_then(|value| value.as_str().map(str::to_owned));
     let skipped = domain.skipped.iter().map(|disk| Told {
         message: format!("disk {} is not saved: {}", printable(&disk.target), cut(&disk.reason)),
         hint: disk.hint.as_deref().map(cut),
@@ -179,10 +184,10 @@ fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> Domain {
         read_bytes: domain.read_bytes,
         stored: bytes(domain.stored_bytes),
         stored_bytes: domain.stored_bytes,
-        consistency: word(serde_json::to_value(domain.consistency).ok()).unwrap_or_else(|| "none".to_owned()),
+        consistency: domain.consistency.map_or("none", Consistency::name).to_owned(),
         points: domain.restore_points,
         // What is at no step says itself what it is.
-        step: word(serde_json::to_value(domain.reason).ok()).filter(|step| step != "other"),
+        step: domain.reason.filter(|reason| *reason != FailureReason::Other).map(|reason| reason.name().to_owned()),
         error: domain.error.as_ref().map(told),
         notes: skipped.chain(domain.leftovers.iter().chain(&domain.warnings).map(told)).take(NAMES).collect(),
         outputs: domain.hooks.iter().filter_map(output).take(5).collect(),

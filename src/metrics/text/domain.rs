@@ -52,35 +52,21 @@ fn whereabouts(page: &mut Page, name: &str, seen: &Seen) {
 }
 
 fn attempts(page: &mut Page, labels: [&str; 2], known: &Domain, seen: Option<&Seen>) {
-    const RESULTS: [(DomainResult, &str); 4] = [
-        (DomainResult::Success, "success"),
-        (DomainResult::Warning, "warning"),
-        (DomainResult::Failure, "failure"),
-        (DomainResult::Skipped, "skipped"),
-    ];
-    const STAGES: [(Stage, &str); 6] = [
-        (Stage::Hooks, "hooks"),
-        (Stage::Frozen, "frozen"),
-        (Stage::Snapshot, "snapshot"),
-        (Stage::Copy, "copy"),
-        (Stage::Commit, "commit"),
-        (Stage::Prune, "prune"),
-    ];
     let [job, name] = labels;
     page.set(&DOMAIN_LAST_ATTEMPT_TIMESTAMP_SECONDS, &labels, time(known.last_attempt));
     page.set(&DOMAIN_LAST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(last_success(Some(known), seen)));
     page.set(&DOMAIN_FIRST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(first_success(Some(known), seen)));
-    for (key, result) in RESULTS {
-        page.set(&DOMAIN_LAST_RESULT, &[job, name, result], flag(known.last_result == Some(key)));
+    for result in DomainResult::ALL {
+        page.set(&DOMAIN_LAST_RESULT, &[job, name, result.name()], flag(known.last_result == Some(result)));
     }
     page.set(&DOMAIN_CONSECUTIVE_FAILURES, &labels, known.consecutive_failures as f64);
     for reason in FailureReason::ALL {
-        page.set(&DOMAIN_FAILURES_TOTAL, &[job, name, failed(reason)], count(known.failures.get(&reason)));
+        page.set(&DOMAIN_FAILURES_TOTAL, &[job, name, reason.name()], count(known.failures.get(&reason)));
     }
     page.set(&DOMAIN_LAST_DURATION_SECONDS, &labels, seconds(known.last_duration_ms));
-    for (key, stage) in STAGES {
-        let ms = known.last_stages_ms.get(&key).copied().unwrap_or_default();
-        page.set(&DOMAIN_LAST_STAGE_DURATION_SECONDS, &[job, name, stage], seconds(ms));
+    for stage in Stage::ALL {
+        let ms = known.last_stages_ms.get(&stage).copied().unwrap_or_default();
+        page.set(&DOMAIN_LAST_STAGE_DURATION_SECONDS, &[job, name, stage.name()], seconds(ms));
     }
     for (hook, ms) in &known.hooks_ms {
         page.set(&HOOK_LAST_DURATION_SECONDS, &[hook, name], seconds(*ms));
@@ -95,8 +81,8 @@ fn sizes(page: &mut Page, labels: [&str; 2], known: &Domain) {
     page.set(&DOMAIN_LAST_STORED_BYTES, &[job, name, MODE], known.last_stored_bytes as f64);
     page.set(&DOMAIN_VIRTUAL_BYTES, &[name], known.virtual_bytes as f64);
     if let Some(reached) = known.consistency {
-        let wanted = known.wanted.map(level).unwrap_or_default();
-        page.set(&DOMAIN_LAST_CONSISTENCY_INFO, &[job, name, level(reached), wanted], 1.0);
+        let wanted = known.wanted.map(Consistency::name).unwrap_or_default();
+        page.set(&DOMAIN_LAST_CONSISTENCY_INFO, &[job, name, reached.name(), wanted], 1.0);
     }
 }
 
@@ -106,29 +92,7 @@ fn stored(page: &mut Page, labels: [&str; 2], seen: &Seen) {
         page.set(&DOMAIN_EXPECTED_INTERVAL_SECONDS, &labels, seen.expected_interval_s as f64);
     }
     page.set(&DOMAIN_RESTORE_POINTS, &labels, seen.points.count as f64);
+    page.set(&DOMAIN_DAMAGED_RESTORE_POINTS, &labels, seen.points.damaged.len() as f64);
     page.set(&DOMAIN_RETAINED_BYTES, &labels, seen.points.bytes as f64);
     page.set(&DOMAIN_OLDEST_RESTORE_POINT_TIMESTAMP_SECONDS, &labels, time(seen.points.oldest));
-}
-
-fn level(consistency: Consistency) -> &'static str {
-    match consistency {
-        Consistency::Offline => "offline",
-        Consistency::Application => "application",
-        Consistency::Filesystem => "filesystem",
-        Consistency::Crash => "crash",
-    }
-}
-
-fn failed(reason: FailureReason) -> &'static str {
-    match reason {
-        FailureReason::Hook => "hook",
-        FailureReason::Quiesce => "quiesce",
-        FailureReason::Snapshot => "snapshot",
-        FailureReason::Copy => "copy",
-        FailureReason::Commit => "commit",
-        FailureReason::Verify => "verify",
-        FailureReason::Repository => "repository",
-        FailureReason::Timeout => "timeout",
-        FailureReason::Other => "other",
-    }
 }

@@ -27,28 +27,15 @@ fn plan(page: &mut Page, name: &str, seen: &SeenJob) {
 }
 
 fn runs(page: &mut Page, name: &str, known: &Job, running: bool) {
-    const RESULTS: [(RunResult, &str); 4] = [
-        (RunResult::Success, "success"),
-        (RunResult::Partial, "partial"),
-        (RunResult::Failure, "failure"),
-        (RunResult::Aborted, "aborted"),
-    ];
-    const STATES: [(DomainState, &str); 5] = [
-        (DomainState::Selected, "selected"),
-        (DomainState::Success, "success"),
-        (DomainState::Failure, "failure"),
-        (DomainState::Skipped, "skipped"),
-        (DomainState::NotRun, "not_run"),
-    ];
     page.set(&JOB_LAST_START_TIMESTAMP_SECONDS, &[name], time(known.last_start));
     page.set(&JOB_LAST_COMPLETION_TIMESTAMP_SECONDS, &[name], time(known.last_completion));
     page.set(&JOB_LAST_SUCCESS_TIMESTAMP_SECONDS, &[name], time(known.last_success));
     page.set(&JOB_LAST_DURATION_SECONDS, &[name], seconds(known.last_duration_ms));
     page.set(&JOB_RUNNING, &[name], flag(running && known.running.is_some()));
-    for (key, result) in RESULTS {
-        page.set(&JOB_RUNS_TOTAL, &[name, result], count(known.runs.get(&key)));
+    for result in RunResult::ALL {
+        page.set(&JOB_RUNS_TOTAL, &[name, result.name()], count(known.runs.get(&result)));
     }
-    for (key, state) in STATES {
-        page.set(&JOB_DOMAINS, &[name, state], count(known.domains.get(&key)));
+    for state in DomainState::ALL {
+        page.set(&JOB_DOMAINS, &[name, state.name()], count(known.domains.get(&state)));
     }
 }

@@ -99,7 +99,7 @@ fn ledger() -> Ledger {
 }
 
 fn points(count: u64, newest: i64) -> SeenPoints {
-    SeenPoints { count, bytes: count * 1_000_000, oldest: at(-1_000_000), newest: at(newest) }
+    SeenPoints { count, bytes: count * 1_000_000, oldest: at(-1_000_000), newest: at(newest), damaged: Vec::new() }
 }
 
 fn seen(job: Option<&str>, points: SeenPoints) -> Seen {
@@ -120,7 +120,10 @@ fn survey() -> Survey {
         time: at(900).unwrap(),
         host: "h".to_owned(),
         domains: BTreeMap::from([
-            ("web".to_owned(), seen(Some("nightly"), points(7, 1))),
+            (
+                "web".to_owned(),
+                seen(Some("nightly"), SeenPoints { damaged: vec![point(1), point(-9)], ..points(7, 1) }),
+            ),
             ("db".to_owned(), Seen { leftover_overlays: 1, ..seen(Some("nightly"), points(1, 2)) }),
             ("lost".to_owned(), seen(Some("nightly"), points(2, -50_000))),
             ("new".to_owned(), seen(Some("nightly"), SeenPoints::default())),

@@ -27,6 +27,7 @@ pub fn empty() -> RunReport {
         signal: None,
         hooks: Vec::new(),
         warnings: Vec::new(),
+        damaged: Vec::new(),
     }
 }
 
