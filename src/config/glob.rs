@@ -17,15 +17,12 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     while pattern.contains("**") {
         pattern = pattern.replace("**", "*");
     }
-    loop {
-        match Pattern::new(&pattern) {
-            Ok(pattern) => return pattern.matches(name),
-            Err(PatternError { pos, .. }) => match pattern.char_indices().nth(pos) {
-                Some((at, '[')) => pattern.replace_range(at..=at, "[[]"),
-                _ => return pattern == name,
-            },
-        }
-    }
+    let compiled = Pattern::new(&pattern).or_else(|PatternError { pos, .. }| {
+        // Where one is not closed, those behind it are not either.
+        let at = pattern.char_indices().nth(pos).map_or(0, |(at, _)| at);
+        Pattern::new(&format!("{}{}", &pattern[..at], pattern[at..].replace('[', "[[]")))
+    });
+    compiled.is_ok_and(|compiled| compiled.matches(name))
 }
 
 #[cfg(test)]

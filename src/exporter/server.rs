@@ -57,9 +57,9 @@ impl Server {
     /// # Errors
     /// When there are no file descriptors left.
     pub fn new(listener: Listener) -> Result<(Server, Stop), Error> {
-        // One thread speaks with peers, another reads the state directory for them.
+        // One thread speaks with peers; others read the state directory for them, one for the page and one for all else.
         let runtime =
-            Builder::new_current_thread().enable_all().max_blocking_threads(1).build().map_err(Error::Wait)?;
+            Builder::new_current_thread().enable_all().max_blocking_threads(2).build().map_err(Error::Wait)?;
         let (sender, stopped) = oneshot::channel();
         Ok((Server { runtime, listener, stopped }, Stop { _sender: sender }))
     }
@@ -91,13 +91,14 @@ impl Server {
 
 /// Lets peers in, for ever.
 async fn admit(door: Door, site: Site) {
-    let host = Rc::new(Host { site: Arc::new(site), turn: Arc::new(Semaphore::new(1)), crowd: Crowd::default() });
+    let turn = || Arc::new(Semaphore::new(1));
+    let host = Rc::new(Host { site: Arc::new(site), page: turn(), others: turn(), crowd: Crowd::default() });
     let mut refused = false;
     loop {
-        host.crowd.make_room().await;
         match door.accept().await {
             Ok((stream, at)) => {
                 refused = false;
+                host.crowd.make_room().await;
                 let (host, load) = (Rc::clone(&host), Load::default());
                 let task = tokio::task::spawn_local(Rc::clone(&host).serve(stream, at, load.clone()));
                 host.crowd.admit(task, load);
@@ -120,8 +121,10 @@ async fn admit(door: Door, site: Site) {
 /// What peers are served with.
 struct Host {
     site: Arc<Site>,
-    /// Whose turn it is to have the state directory read: one peer's after the other's, and none for those that have gone.
-    turn: Arc<Semaphore>,
+    /// Whose turn it is to have the state directory read for the page, and for all else: one peer's after the other's, and
+    /// none for those that have gone. Prometheus does not wait for pages.
+    page: Arc<Semaphore>,
+    others: Arc<Semaphore>,
     crowd: Crowd,
 }
 
@@ -157,15 +160,16 @@ impl Host {
         load.set(Some(0));
         let response = match self.site.route(&request, at) {
             Route::Known(response) => response,
-            Route::Read(read) => self.read(read, at.clone()).await,
+            Route::Page => self.read(&self.page, Site::page, at.clone()).await,
+            Route::Read(read) => self.read(&self.others, read, at.clone()).await,
         };
         self.crowd.carry(load, response.body().len());
         Ok(response)
     }
 
     /// Reads the state directory, which may take long, beside the peers. A turn ends with its reading, even if the peer has gone.
-    async fn read(&self, read: Read, at: Listen) -> Response<String> {
-        let (site, turn) = (Arc::clone(&self.site), Arc::clone(&self.turn).acquire_owned().await);
+    async fn read(&self, turn: &Arc<Semaphore>, read: Read, at: Listen) -> Response<String> {
+        let (site, turn) = (Arc::clone(&self.site), Arc::clone(turn).acquire_owned().await);
         let reading = spawn_blocking(move || {
             let response = read(&site, &at);
             drop(turn);

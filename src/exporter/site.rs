@@ -31,6 +31,8 @@ pub(super) type Read = fn(&Site, &Listen) -> Response<String>;
 pub(super) enum Route {
     /// It depends on nothing but the request.
     Known(Response<String>),
+    /// It is the page, which takes longer to make than the others.
+    Page,
     Read(Read),
 }
 
@@ -64,7 +66,7 @@ impl Site {
             return Route::text(StatusCode::MISDIRECTED_REQUEST, line);
         }
         let route = match request.uri().path() {
-            "/" => Route::Read(Site::page),
+            "/" => Route::Page,
             "/metrics" => Route::Read(Site::metrics),
             "/-/healthy" => Route::text(StatusCode::OK, "kvmbackup is healthy"),
             "/-/ready" => Route::Read(Site::ready),
@@ -77,7 +79,7 @@ impl Site {
         }
     }
 
-    fn page(&self, _: &Listen) -> Response<String> {
+    pub(super) fn page(&self, _: &Listen) -> Response<String> {
         let Some(state) = self.state() else { return unreadable() };
         let html = page::html(&state.ledger, state.survey.as_ref(), state.running, Utc::now());
         html.map_or_else(
