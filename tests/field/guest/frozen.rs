@@ -56,7 +56,7 @@ fn a_guest_that_is_being_migrated_is_not_frozen() {
     assert!(!report.ran.stderr.contains("Freeze"), "{report:#?}");
 
     // The hint is right.
-    assert!(error.contains("virsh domjobabort DOMAIN"), "{error}");
+    assert!(error.contains("virsh domjobabort being-migrated"), "{error}");
     virsh(&["domjobabort", guest.name()]);
     migration.wait().unwrap();
     program.backup_well();
