@@ -17,10 +17,10 @@ use crate::sys::step::{self, Step};
 pub mod check;
 pub mod known;
 
-/// What became of a run's mail.
+/// The result of mailing a run.
 #[derive(Debug)]
 pub struct Told {
-    /// Whether those who read mail know all that `when` wants them to: nothing need be said to cron.
+    /// Whether mail has reported everything that `mail.when` asks for, so that nothing is printed for cron.
     pub settled: bool,
     /// What is wrong with templates of the operator.
     pub complaints: Vec<String>,
@@ -94,7 +94,7 @@ pub fn after_check(source: Source<'_>, mut report: RunReport) -> Told {
     }
 }
 
-/// What is known of earlier runs. A mail does not depend on it: what cannot be read counts as unknown. Whoever writes it reports that.
+/// What is known of earlier runs. Files that cannot be read count as unknown and only warn, because their writers report the error.
 fn known(state_dir: &Path) -> (Ledger, Option<Survey>) {
     let warn = |error: &ledger::Error| tracing::warn!("{}", engine::chain(error));
     let ledger = Ledger::load(state_dir).inspect_err(warn).unwrap_or_default();
@@ -152,7 +152,7 @@ pub fn make(source: Source<'_>, report: &RunReport, code: u8) -> Result<Ready, E
     let untold: Vec<Untold> = ledger.mailed.untold.into_iter().collect();
     let facts = Facts { gist: &gist, settings: source.settings, survey: survey.as_ref(), late: &late, untold: &untold };
     let bodies = mail::bodies(report, facts, source.mail.templates.as_deref())?;
-    // Of a digest the worst of what it tells stands first; elsewhere the runs before are known, and this one may be the recovery.
+    // A digest is named after its worst run. Any other mail compares its run with the one before, and may report a recovery.
     let is_digest = source.mail.when == MailWhen::Digest;
     let (own, subject) = (gist.status, mail::subject(&report.host, &gist));
     let worse = untold.iter().filter(|run| is_digest && run.status > own).max_by_key(|run| run.status);
@@ -177,7 +177,7 @@ pub fn unable(host: String, error: &Error) -> RunReport {
 }
 
 fn late(ledger: &Ledger, survey: Option<&Survey>, report: &RunReport) -> Vec<String> {
-    // Of a run that could not begin it is known already that nobody was saved.
+    // A run that could not begin has backed up no guest, and its error says so.
     let survey = survey.filter(|_| report.errors.is_empty());
     survey.map_or_else(Vec::new, |survey| mail::late(ledger, survey, report))
 }
@@ -201,7 +201,7 @@ fn spool(source: Source<'_>, ready: &Ready) -> Result<(), Error> {
     Ok(Spool::of(source.state_dir).put(ready.bytes())?)
 }
 
-/// What became of the mails that waited.
+/// The result of sending the mails that waited.
 #[derive(Debug, Default)]
 struct Flushed {
     /// Those that no server takes, and why the last was refused.

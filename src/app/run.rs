@@ -1,5 +1,5 @@
-//! Owns: a run under the lock of its state folder: recovery, the hooks of the run, telling those who watch, the exit code. Must
-//! not: print, or know what a domain's backup does.
+//! Owns: a run under the lock of its state folder: recovery, the hooks of the run, ledger, metrics and mail, the exit code. Must
+//! not: print, or know how a domain is backed up.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ pub struct Exclusive {
 }
 
 impl Exclusive {
-    /// Takes the lock, and removes what a killed run told its hooks.
+    /// Takes the lock, and removes the context files that a killed run left for its hooks.
     ///
     /// # Errors
     /// [`Error::Locked`] while another process has it.
@@ -70,13 +70,13 @@ pub struct Ended {
     pub report: RunReport,
     /// What the program ends with.
     pub code: u8,
-    /// Why it could not be told to all who watch, read or are mailed.
+    /// Why the report, the ledger, the metrics or a mail could not be written or sent.
     pub complaints: Vec<Failure>,
-    /// Whether those who read mail know all that they want to: nothing need be said to cron.
+    /// Whether mail has reported everything that `mail.when` asks for, so that nothing is printed for cron.
     pub settled: bool,
 }
 
-/// Backs up what is due, whatever happens to a single domain, and tells everyone who watches.
+/// Backs up all due domains, even if some fail, and updates ledger, metrics and mail.
 ///
 /// # Errors
 /// Only those that keep the run from beginning; see [`unable`].
@@ -143,7 +143,7 @@ pub fn unable(source: Option<mail::Source<'_>>, host: String, error: &Error) -> 
 }
 
 impl Ended {
-    /// Notes that somebody could not be told: that changes no more than a good exit code.
+    /// Records a report that could not be written or sent. It changes the exit code only if that was 0.
     fn told(&mut self, told: Result<(), Error>) {
         if let Err(error) = told {
             self.code = report::untold(self.code);

@@ -1,4 +1,4 @@
-//! Owns: the server of metrics and the status page, on its own or beside a run. Must not: know HTTP, or what is told.
+//! Owns: the server of metrics and the status page, on its own or beside a run. Must not: know HTTP, or the contents of pages.
 
 use std::thread::{self, JoinHandle};
 
@@ -8,7 +8,7 @@ use crate::engine;
 use crate::exporter::{self, Listener, Server, Site, Stop};
 use crate::model::Listen;
 
-/// The server that a run has beside it. Dropped, it ends.
+/// The server of a run. Dropping it ends it.
 pub struct Beside {
     stop: Option<Stop>,
     thread: Option<JoinHandle<()>>,
@@ -21,8 +21,7 @@ impl Drop for Beside {
     }
 }
 
-/// Serves beside a run, where the configuration asks for that and no exporter of ours does it already. A run does not depend
-/// on it.
+/// Serves during a run if the configuration asks for it and no kvmbackup exporter serves already. A run does not depend on it.
 ///
 /// # Errors
 /// It cannot listen there; a warning, and exit code 7 at most.

@@ -104,21 +104,6 @@ impl ScriptArchive {
         self.each_in(visit).map_err(|source| self.damaged(source))
     }
 
-    /// Hands the contents of one member to `visit`; the rules are those of [`ScriptArchive::each`].
-    pub fn extract<T>(&self, name: &str, visit: impl FnOnce(&mut dyn Read) -> io::Result<T>) -> Result<T, Error> {
-        let mut visit = Some(visit);
-        let mut result = None;
-        self.each(|member, contents| {
-            if member.name == name
-                && let Some(visit) = visit.take()
-            {
-                result = Some(visit(contents)?);
-            }
-            Ok(())
-        })?;
-        result.ok_or_else(|| Error::Missing { member: name.to_owned() })
-    }
-
     fn damaged(&self, source: io::Error) -> Error {
         Error::Script { path: self.path.clone(), source }
     }

@@ -1,4 +1,4 @@
-//! Owns: the command `exporter`. Must not: know HTTP, or what is told.
+//! Owns: the command `exporter`. Must not: know HTTP, or the contents of pages.
 
 use std::thread;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::model::Listen;
 use crate::report::ExitCode;
 use crate::sys::{durable, signals};
 
-/// Where the exporter listens unless it is told.
+/// Where the exporter listens by default.
 const DEFAULT: (&str, u16) = ("127.0.0.1", 9763);
 /// Time between two looks at libvirt, the configuration and the target.
 const EVERY: Duration = Duration::from_secs(60);
@@ -22,7 +22,7 @@ pub(super) fn run(global: &Global, words: &Exporter) -> Result<u8, app::Error> {
     let listen = chosen.unwrap_or_else(|| Listen::Tcp { host: DEFAULT.0.to_owned(), port: DEFAULT.1 });
     durable::create_private_dir(&settings.state_dir)
         .map_err(engine::Error::file("create the folder", &settings.state_dir))?;
-    // Before anybody can know that we are there.
+    // Before the first connection can show that the process runs.
     let waiter = signals::Waiter::new().map_err(engine::Error::Signals)?;
     let (server, stop) = serve::open(&listen)?;
     if !global.quiet {
@@ -49,7 +49,7 @@ fn look_again_and_again(global: &Global, mut settings: Settings) {
     }
 }
 
-/// Looks once. A configuration that cannot be read is told of, and the last settings stay.
+/// Looks once. A configuration that cannot be read is reported, and the last settings stay.
 fn look(global: &Global, mut settings: Settings) -> Settings {
     let read = super::settings(global);
     let config_ok = read.is_ok();

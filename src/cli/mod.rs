@@ -110,7 +110,7 @@ fn print_error(error: &app::Error) {
     print_failure(&error.failure());
 }
 
-/// The exit code after those who watch were told, or could not be: that changes no more than a good one.
+/// The exit code after updating ledger and metrics. A failure is printed, and changes only exit code 0.
 fn watched(told: Result<(), app::Error>, code: u8) -> u8 {
     match told {
         Ok(()) => code,
@@ -121,7 +121,7 @@ fn watched(told: Result<(), app::Error>, code: u8) -> u8 {
     }
 }
 
-/// The exit code after a mail was sent, or could not be, and whether those who read mail know all.
+/// The exit code after mailing, and [`app::mail::Told::settled`].
 fn mailed(told: app::mail::Told, code: u8) -> (u8, bool) {
     for message in told.complaints {
         print_failure(&Failure { message, hint: None });
@@ -144,7 +144,7 @@ fn hint(indent: &str, failure: &Failure) -> Option<String> {
     failure.hint.as_deref().map(|hint| format!("{indent}hint: {}", printable(&typed(hint))))
 }
 
-/// Who hears of progress: bars on a terminal, nobody otherwise.
+/// Shows progress: bars on a terminal, otherwise nothing.
 fn monitor(global: &Global, json: bool) -> Box<dyn Monitor> {
     match global.quiet || json || !output::is_screen(&stderr()) {
         true => Box::new(Silent),

@@ -1,5 +1,5 @@
-//! Owns: the command `recover`. Must not: need a configuration that is right: without one, the usual state folder is
-//! looked at, and the exit code says that another may have been meant.
+//! Owns: the command `recover`. Must not: need a valid configuration. Without one, it uses the default state folder, and the
+//! exit code says that another one may have been meant.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -46,8 +46,8 @@ pub(super) fn run(global: &Global, words: &Recover) -> Result<u8, app::Error> {
     Ok(code.code())
 }
 
-/// What comes before any change that an interrupted run, or one at work, must not meet: takes the lock, recovers, and prints
-/// what that came to.
+/// Takes the lock, recovers from interrupted runs, and prints the result. Commands call it before any change that would conflict
+/// with such a run or with one in progress.
 pub(super) fn first(
     state_dir: &Path,
     patience: &Patience,
@@ -67,7 +67,7 @@ fn first_by(
     let exclusive = Exclusive::take(state_dir)?;
     let (mut recovered, done) = exclusive.recover(connect, settings, patience, cancel);
     match done {
-        // That libvirt is unreachable has been said if an entry needed it.
+        // If an entry needed libvirt, the report says already that it is unreachable.
         Err(error @ app::Error::Hypervisor(_)) if recovered.left.is_empty() => recovered.left.push(error.failure()),
         Err(app::Error::Hypervisor(_)) => {}
         done => done?,

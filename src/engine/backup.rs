@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::context::Context;
 use super::phases::{GuestAgent, Phases};
 use super::prune::Rotate;
+use super::run::Run;
 use super::verified::Verified;
 use super::{Error, points, ready, recover, target};
 use crate::config::DomainSettings;
@@ -31,27 +32,27 @@ mod save;
 /// A domain that changes under the capture is captured anew, so often in all.
 const ATTEMPTS: usize = 3;
 
-/// The backup of one domain while it is made. Steps return what they yield; only the methods of this type note it in
-/// `outcome`, which hooks are told and the report shows, after a failure too.
+/// The backup of one domain in progress. Steps return their results; only the methods of this type record them in
+/// `outcome`, which hooks receive and the report shows, also after a failure.
 struct Backup<'a> {
     context: &'a Context<'a>,
     id: &'a DomainRef,
     settings: &'a DomainSettings,
     phases: Phases<'a>,
     outcome: DomainOutcome,
-    /// What bringing the disks back came to. It stays true when the domain is captured anew.
+    /// Warnings of bringing the disks back. They outlive a repeated capture.
     told: Vec<Failure>,
 }
 
 /// Backs up one domain.
 pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettings) -> DomainOutcome {
     let began = Instant::now();
-    let agent = GuestAgent { hypervisor: context.hypervisor, domain };
+    let agent = GuestAgent { hypervisor: context.run.hypervisor, domain };
     let mut backup = Backup {
         context,
         id: domain,
         settings,
-        phases: Phases::new(&settings.hooks, context.subject(Some(domain)), Some(&agent), context.cancel),
+        phases: Phases::new(&settings.hooks, context.subject(Some(domain)), Some(&agent), context.run.cancel),
         outcome: DomainOutcome { job: settings.job.clone(), ..DomainOutcome::new(&domain.name, Some(domain.uuid)) },
         told: Vec::new(),
     };
@@ -91,7 +92,7 @@ impl Backup<'_> {
     }
 
     fn attempt(&mut self) -> Result<(), Error> {
-        let Context { settings, hypervisor, store, journal, .. } = *self.context;
+        let Context { run: &Run { settings, hypervisor, journal, cancel, .. }, store, .. } = *self.context;
         may_begin(self.context)?;
         ready::wait_for_jobs(hypervisor, self.id)?;
         let domain = hypervisor.describe(self.id)?;
@@ -104,10 +105,10 @@ impl Backup<'_> {
         target::expect_room(settings, store)?;
 
         let mut record = journal.begin(self.context.run_id, self.context.started, &settings.libvirt_uri, self.id)?;
-        record.thawing().heed(self.context.cancel);
+        record.thawing().heed(cancel);
         let result = self.save(&domain, &plan, &mut record);
         self.told.extend(record.told());
-        // What could not be given back keeps its entry, for the next start.
+        // The journal keeps the entry of what could not be released; the next start retries.
         if self.outcome.leftovers.is_empty() {
             self.outcome.leftovers.extend(record.close().err().map(|error| error.failure()));
         }
@@ -123,7 +124,7 @@ impl Backup<'_> {
         let outcome = &mut self.outcome;
         // A point gets a later second where its own is taken, and counts as of now all the same.
         let now = outcome.point.map_or(DateTime::UNIX_EPOCH, |point| point.time()).max(Utc::now());
-        let rotated = Verified::load(&self.context.settings.state_dir).and_then(|verified| {
+        let rotated = Verified::load(&self.context.run.settings.state_dir).and_then(|verified| {
             let now = now.with_timezone(&Local);
             let rotate = Rotate { store: self.context.store, verified: &verified, now, dry_run: false };
             rotate.guest(&self.id.name, self.id.uuid, policy)
@@ -144,7 +145,7 @@ impl Backup<'_> {
         self.outcome.outcome = Outcome::Failed;
         self.outcome.error = Some(Failure { message: "this program failed (a panic)".into(), hint });
         self.outcome.reason = Some(FailureReason::Other);
-        let Context { hypervisor, store, journal, started, .. } = *self.context;
+        let Context { run: &Run { hypervisor, journal, .. }, store, started, .. } = *self.context;
         let undone = recover::recover_domain(journal, hypervisor, started, self.id, store.patience());
         self.outcome.leftovers.extend(undone.err().map(|error| error.failure()));
     }
@@ -197,7 +198,7 @@ impl Backup<'_> {
 }
 
 fn may_begin(context: &Context<'_>) -> Result<(), Error> {
-    if let Some(signal) = context.cancel.signal() {
+    if let Some(signal) = context.run.cancel.signal() {
         return Err(Error::Cancelled(signal));
     }
     match context.ended.get() {

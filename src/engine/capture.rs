@@ -1,7 +1,7 @@
 //! Owns: a domain's disks held still at one instant, by a snapshot or a backup job, and the way back. Must not: read
 //! them.
 //!
-//! What exists is in the journal before it exists. [`Capture::release`] gives everything back; when it is not called
+//! Every resource is recorded in the journal before it is created. [`Capture::release`] gives everything back; when it is not called
 //! (a panic), the journal still says what the next start has to undo.
 
 use std::path::{Path, PathBuf};
@@ -114,7 +114,7 @@ impl<'a> Capture<'a> {
     }
 
     /// Captures the disks as planned: freezes, snapshots or starts the job, thaws. Returns what was reached, after an error too.
-    /// After an error, what exists has to be released as well.
+    /// The capture must be released after an error, too.
     pub fn start(
         &mut self,
         plan: &CapturePlan,

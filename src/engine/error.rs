@@ -1,4 +1,4 @@
-//! Owns: how a step of the engine fails, and how that is told to people. Must not: print.
+//! Owns: how a step of the engine fails, and its message and hint. Must not: print.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -338,7 +338,7 @@ impl Error {
         }
     }
 
-    /// Whether the target hangs, or is out of reach for whoever reads. What was begun there may still come to be.
+    /// Whether the target hangs, or a reader cannot reach it. A call that was begun there may still take effect.
     pub fn is_target_stall(&self) -> bool {
         match self {
             Error::Store(error) => error.is_stall(),

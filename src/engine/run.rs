@@ -19,9 +19,9 @@ use crate::plan::{self, Decision, KnownDomain, Plan, Selection};
 use crate::store::Store;
 use crate::sys::signals::Cancel;
 
-/// Who is due, and why; touches nothing.
+/// Decides which domains are due, and why. Changes nothing.
 pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Selection) -> Result<Plan, Error> {
-    // A target that is not there yet has no points; whether it may be missing is asked when it is written to.
+    // A target that does not exist yet has no points. Whether it may be missing is checked before writing to it.
     let store = target::open(settings)
         .inspect_err(|error| tracing::warn!("the age of restore points is unknown: {}", super::chain(error)))
         .ok();
@@ -64,7 +64,7 @@ pub struct Run<'a> {
     pub monitor: &'a dyn Monitor,
 }
 
-/// What a run came to, domain by domain.
+/// The result of a run, domain by domain.
 #[derive(Debug, Default)]
 pub struct Ran {
     /// How each backup ended, and the entries that match nothing.
@@ -99,12 +99,9 @@ impl Run<'_> {
             return (ran, Err(error));
         }
         let ended = OnceLock::new();
-        let Run { settings, hypervisor, journal, cancel, monitor, .. } = *self;
-        let (store, ended, accept_smaller) = (&store, &ended, self.request.accept_smaller);
-        let context =
-            Context { settings, hypervisor, store, journal, cancel, monitor, ended, accept_smaller, run_id, started };
+        let context = Context { run: self, store: &store, ended: &ended, run_id, started };
         ran.domains.extend(back_up_all(&context, due));
-        ran.signal = cancel.signal();
+        ran.signal = self.cancel.signal();
         (ran, Ok(()))
     }
 }
@@ -121,7 +118,7 @@ fn unknown(name: &str, settings: Option<DomainSettings>, error: Failure) -> Doma
 
 /// Works the queue off with as many threads as `parallel` says; one domain's failure touches no other.
 fn back_up_all(context: &Context<'_>, due: VecDeque<(DomainRef, DomainSettings)>) -> Vec<DomainOutcome> {
-    let threads = context.settings.parallel.min(due.len());
+    let threads = context.run.settings.parallel.min(due.len());
     let queue = Mutex::new(due);
     let outcomes = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -131,7 +128,7 @@ fn back_up_all(context: &Context<'_>, due: VecDeque<(DomainRef, DomainSettings)>
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some((domain, settings)) = next else { break };
                     let outcome = backup::domain(context, &domain, &settings);
-                    context.monitor.done(&outcome);
+                    context.run.monitor.done(&outcome);
                     outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
                 }
             });

@@ -26,7 +26,7 @@ const MAX: u64 = 64 << 20;
 /// The time between two writes, at least: at large sites the file is long, and each write is synced.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// What a check of a restore point came to.
+/// The result of checking a restore point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
     /// When it ended.
@@ -79,8 +79,8 @@ impl Verified {
     }
 }
 
-/// Checks on their way into the file. It is written at most every 30 seconds, so that a crash costs no more than the checks of
-/// that time; whoever has one writes it at the end. Several processes may record at once.
+/// Checks on their way into the file. It is written at most every 30 seconds, so a crash loses only the checks of that time.
+/// The owner writes the rest at the end. Several processes may record at once.
 pub struct Recorder {
     state_dir: PathBuf,
     every: Duration,
@@ -125,7 +125,7 @@ impl Recorder {
         if self.written.elapsed() >= self.every { self.write() } else { Ok(()) }
     }
 
-    /// Makes durable what was added. The lock is held for this moment only, so that a target that hangs blocks nobody else.
+    /// Makes the added checks durable. The lock is held only meanwhile, so a target that hangs blocks no other process.
     pub fn write(&mut self) -> Result<(), Error> {
         if self.new.domains.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Owns: which peers there are, how many there may be and how much they may hold; who has to go when a bound is reached.
+//! Owns: the list of peers, the bounds on their number and on their unsent bytes, and which peer is closed at a bound.
 //! Must not: know what a peer asks.
 
 use std::cell::{Cell, RefCell};
@@ -35,8 +35,8 @@ impl Crowd {
         self.0.borrow_mut().push(Peer { task, since: Instant::now(), load });
     }
 
-    /// Waits until one more peer may be let in. While every place is taken, the one that has to go has had the time to ask:
-    /// else a crowd that only connects would close each connection before its request has come.
+    /// Waits until one more peer may be let in. If every place is taken, that is when the peer to close has had the time to send
+    /// its request: otherwise peers that only connect would close each connection before its request arrives.
     pub async fn make_room(&self) {
         while let Some(leaves) = self.place_opens() {
             if leaves > Instant::now() {
@@ -63,7 +63,7 @@ impl Crowd {
         oldest(&peers).inspect(|oldest| oldest.task.abort()).is_some()
     }
 
-    /// A peer has so much to take now: while all of them have too much, the oldest others go.
+    /// Sets the bytes that a peer has to take. While all peers together have too many, the oldest others are closed.
     pub fn carry(&self, load: &Load, bytes: usize) {
         load.set(Some(bytes));
         let mut peers = self.0.borrow_mut();
@@ -79,12 +79,12 @@ impl Crowd {
     }
 }
 
-/// Whoever has to go: the oldest idle one, or the oldest.
+/// The peer to close: the oldest idle one, or else the oldest.
 fn oldest(peers: &[Peer]) -> Option<&Peer> {
     peers.iter().find(|peer| peer.load.get().is_none()).or(peers.first())
 }
 
-/// Peers there may be. Others of this process need descriptors, too.
+/// The largest number of peers. Other parts of this process need descriptors, too.
 fn most() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(limit / 2).unwrap_or(MOST).clamp(1, MOST)

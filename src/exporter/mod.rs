@@ -5,7 +5,7 @@
 //! own exporter, `page` how the status page looks.
 //! Must not: look at libvirt or the target, change any state, or answer anything that depends on who asks.
 //!
-//! One thread serves all peers and never blocks; another reads the state directory. What must hold, whatever peers do:
+//! One thread serves all peers and never blocks; two others read the state directory. What must hold, whatever peers do:
 //! - There is a bound to connections, to the bytes kept of each, and to how long each may take.
 //! - A bound that is reached costs the oldest peers their connection, never a new one its answer.
 //! - No error of a peer, and no lack of file descriptors, ends the thread or makes it spin.

@@ -62,7 +62,7 @@ fn revision() -> &'static str {
 
 /// Every hook of the configuration; before the first survey, every one that ran.
 fn hooks(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
-    // The label is older than the word.
+    // The label `skipped` is a contract; reports use `skip`.
     let label = |status: HookStatus| if status == HookStatus::Skip { "skipped" } else { status.name() };
     let configured = survey.map(|survey| survey.hooks.iter().collect::<Vec<_>>());
     for name in configured.unwrap_or_else(|| ledger.hooks.keys().collect()) {

@@ -1,5 +1,5 @@
-//! Owns: how commands are written that an operator is told to type: quoted for a shell, with the options of the configuration in
-//! use. Must not: run one.
+//! Owns: how commands are written in hints: quoted for a shell, with the options that select the configuration in use. Must not:
+//! run one.
 
 use std::path::Path;
 use std::sync::OnceLock;

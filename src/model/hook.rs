@@ -1,4 +1,4 @@
-//! Owns: when hooks run, and what became of one. Must not: know how they are run.
+//! Owns: when hooks run, and the result of one. Must not: know how they are run.
 
 use serde::{Deserialize, Serialize};
 
@@ -90,7 +90,7 @@ pub enum HookStatus {
 
 words!(HookStatus { Ok = "ok", Skip = "skip", Failed = "failed", Timeout = "timeout", Lost = "lost" });
 
-/// What became of one hook.
+/// The result of one hook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookResult {
     /// Its name.

@@ -98,9 +98,9 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Puts a domain into the commands of the hint, where an error that does not know it says `DOMAIN`.
+    /// Puts a domain into the commands of the hint, in place of the word `DOMAIN` of errors that do not know it.
     pub fn name(&mut self, domain: &str) {
-        self.hint = self.hint.take().map(|hint| hint.replace("DOMAIN", &quoted(domain)));
+        self.hint = self.hint.take().map(|hint| hint.replace(" DOMAIN", &format!(" {}", quoted(domain))));
     }
 }
 

@@ -1,8 +1,8 @@
-//! Owns: what a run came to, in one word. Must not: decide it.
+//! Owns: the result of a run in one word. Must not: decide it.
 
 use super::words::words;
 
-/// What a run came to, worst last.
+/// The result of a run, worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// All is well.

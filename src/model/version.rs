@@ -8,6 +8,8 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::command::quoted;
+
 /// A file that is not understood.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
@@ -27,9 +29,11 @@ pub enum Unreadable {
 impl Unreadable {
     /// What the operator can do about this file.
     pub fn hint(&self, path: &Path) -> Option<String> {
-        let path = path.display();
         matches!(self, Unreadable::Newer { .. }).then(|| {
-            format!("Install the newer kvmbackup again. To continue with this one, move the file away: mv {path} {path}.newer")
+            let [path, away] = ["", ".newer"].map(|end| quoted(&format!("{}{end}", path.display())));
+            format!(
+                "Install the newer kvmbackup again. To continue with this one, move the file away: mv {path} {away}"
+            )
         })
     }
 }
@@ -125,6 +129,7 @@ mod tests {
         let newer = parse::<Kept>(br#"{"schema": 3, "unheard": []}"#, 2).unwrap_err();
         assert!(matches!(newer, Unreadable::Newer { found: 3, known: 2 }), "{newer}");
         assert!(newer.hint(Path::new("/s/f.json")).unwrap().ends_with("mv /s/f.json /s/f.json.newer"));
+        assert!(newer.hint(Path::new("/s/a b.json")).unwrap().ends_with("mv '/s/a b.json' '/s/a b.json.newer'"));
         let other = parse::<Kept>(br#"{"schema": "x"}"#, 2).unwrap_err();
         assert!(matches!(other, Unreadable::Json(_)) && other.hint(Path::new("/f")).is_none());
     }

@@ -1,4 +1,4 @@
-//! Owns: the exit codes of the program, a contract with whoever runs it. Must not: exit.
+//! Owns: the exit codes of the program, a contract with its callers. Must not: exit.
 
 use crate::model::{Failure, Outcome, RunReport};
 
@@ -60,7 +60,7 @@ pub fn exit_code(report: &RunReport) -> u8 {
     }
 }
 
-/// The number when somebody could not be told: that changes no more than a good one.
+/// The number after a report could not be written or sent. Only 0 changes.
 pub fn untold(code: u8) -> u8 {
     if code == ExitCode::Good.code() { ExitCode::Untidy.code() } else { code }
 }
@@ -85,7 +85,7 @@ pub fn failure(report: &RunReport) -> Option<Failure> {
     Some(first.unwrap_or(Failure { message, hint: None }))
 }
 
-/// Whether something of this run or of an earlier one still lies about.
+/// Whether this run or an earlier one left something that must be cleaned up.
 pub(super) fn is_untidy(report: &RunReport) -> bool {
     !report.leftovers.is_empty() || report.domains.iter().any(|domain| !domain.leftovers.is_empty())
 }

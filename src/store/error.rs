@@ -107,7 +107,7 @@ impl Error {
         |source| Error::Archive { path: path.to_owned(), source }
     }
 
-    /// Whether the target hangs, or is out of reach for whoever reads an archive.
+    /// Whether the target hangs, or a reader of an archive cannot reach it.
     pub fn is_stall(&self) -> bool {
         match self {
             Error::Archive { source: archive::Error::Write { .. }, .. } => Stalled::caused(self),

@@ -1,5 +1,5 @@
-//! Owns: the calls on the target: listing, names that are free, new files, removal. Must not: be called but by the store, which
-//! lets nobody wait for ever.
+//! Owns: the calls on the target: listing, names that are free, new files, removal. Must not: be called except by the store, which
+//! limits how long a caller waits.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -214,8 +214,8 @@ impl Folder {
         Ok((folder, opened))
     }
 
-    /// The files of a domain that this program knows: regular ones only, no links. What is not known of a file that cannot be
-    /// looked at is told by whoever opens it. The legacy script did not encode names: its folder may be another one.
+    /// The files of a domain that are restore points by name: regular files only, no links. A file without metadata could not be
+    /// examined; opening it gives the error. The legacy script did not encode names, so its folder may be another one.
     fn files(&self, domain: &str) -> Result<Vec<(PathBuf, Known, Option<Metadata>)>, Error> {
         let is_component = !matches!(domain, "" | "." | "..") && !domain.contains(['/', '\0']);
         let mut folders = vec![(name::encode(domain), true), (name::encode_all(domain), true)];

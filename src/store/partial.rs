@@ -60,7 +60,7 @@ impl Partial {
         Ok(Point { domain: self.domain.clone(), id, path, bytes, kind: Kind::Archive })
     }
 
-    /// Removes it. An error means that it may still be there, or come to be there: a call that hangs cannot be undone.
+    /// Removes it. After an error it may still exist, or appear later: a call that hangs cannot be undone.
     pub fn discard(mut self) -> Result<(), Error> {
         self.remove()
     }

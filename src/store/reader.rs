@@ -1,4 +1,4 @@
-//! Owns: how a restore point is read, whoever made it. Must not: write, or choose where anything goes.
+//! Owns: reading a restore point of any kind. Must not: write, or choose where anything goes.
 //!
 //! [`PointReader`] is the one place that tells the kinds of stores apart.
 

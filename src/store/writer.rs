@@ -4,7 +4,6 @@
 //! they are read: sizes and extents are asked for first.
 
 use std::io;
-use std::path::Path;
 
 use super::{Error, Manifest, Partial, Point};
 use crate::archive::{self, Writer};
@@ -117,15 +116,16 @@ impl PointWriter {
         self.partial.publish()
     }
 
-    /// Removes it. An error means that it may still be there, or come to be there: a call that hangs cannot be undone.
+    /// Removes it. After an error it may still exist, or appear later: a call that hangs cannot be undone.
     pub fn discard(self) -> Result<(), Error> {
         // Its threads write to the file.
         drop(self.writer);
         self.partial.discard()
     }
 
-    /// Where it is written, for the journal.
-    pub fn path(&self) -> &Path {
+    /// Where it is written.
+    #[cfg(test)]
+    pub fn path(&self) -> &std::path::Path {
         self.partial.path()
     }
 

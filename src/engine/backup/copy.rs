@@ -38,7 +38,7 @@ impl Prepared {
     }
 }
 
-/// A disk that is read as long as `may_go_on`, which is asked before every piece with its length, says so.
+/// A disk whose reading stops when `may_go_on` fails. It is called before every piece, with its length.
 pub(super) struct Watched<'a> {
     pub disk: Prepared,
     pub may_go_on: &'a mut dyn FnMut(u64) -> Result<(), Error>,

@@ -31,7 +31,7 @@ impl Backup<'_> {
             program: format!("kvmbackup {}", env!("CARGO_PKG_VERSION")),
             run_id: self.context.run_id,
             point,
-            host: self.context.settings.host.clone(),
+            host: self.context.run.settings.host.clone(),
             domain: domain.id.clone(),
             state: domain.state,
             method: plan.method,

@@ -47,15 +47,15 @@ impl Backup<'_> {
         point: &mut PointWriter,
         record: &mut Record,
     ) -> Result<(), Error> {
-        let (name, hypervisor) = (&domain.id.name, self.context.hypervisor);
+        let (name, hypervisor) = (&domain.id.name, self.context.run.hypervisor);
         // The state folder is locked, so the run is the only one that uses it.
-        let sockets = self.context.settings.state_dir.join("sockets").join(domain.id.uuid.simple().to_string());
+        let sockets = self.context.run.settings.state_dir.join("sockets").join(domain.id.uuid.simple().to_string());
         record.update(|entry| entry.sockets = Some(sockets.clone()))?;
         let mut collected = members::collect(domain);
         self.outcome.warnings.extend(members::not_saved(domain).chain(std::mem::take(&mut collected.warnings)));
         self.outcome.not_saved = domain.outside.iter().cloned().chain(members::internal_snapshots(plan)).collect();
 
-        self.context.monitor.stage(name, "snapshot");
+        self.context.run.monitor.stage(name, "snapshot");
         let stamps = Stamps::of(domain, plan, collected.written());
         if !capture::is_needed(plan) {
             self.note_worth(ready::at_rest(hypervisor, domain)?);
@@ -67,7 +67,7 @@ impl Backup<'_> {
             .and_then(|()| self.phases.artifacts().map(|artifacts| collected.add_artifacts(artifacts)))
             .and_then(|()| self.copy((domain, plan), &capture, point, collected));
         self.outcome.captured_ms = capture.age().map(|age| age.as_millis() as u64);
-        self.context.monitor.stage(name, "commit");
+        self.context.run.monitor.stage(name, "commit");
         let commit = Instant::now();
         let committed = self.give_back(capture, record, copied.as_ref().err());
         self.outcome.stages_ms.insert("commit".into(), commit.elapsed().as_millis() as u64);
@@ -80,7 +80,7 @@ impl Backup<'_> {
                 return Err(Error::Changed { what: "the domain was started, or a file of it changed,".into() });
             }
         }
-        self.context.monitor.stage(name, "write");
+        self.context.run.monitor.stage(name, "write");
         let stored = point.commit()?;
         self.outcome.stored_bytes = stored.bytes;
         self.outcome.point = Some(stored.id);
@@ -93,7 +93,7 @@ impl Backup<'_> {
         self.outcome.warnings.extend(worth.warnings);
     }
 
-    /// Captures the disks between the hooks for it; those fall away where nothing has to be held still.
+    /// Captures the disks between the snapshot hooks. Neither happens when all disks can be read directly.
     fn hold_still(&mut self, capture: &mut Capture<'_>, plan: &CapturePlan, record: &mut Record) -> Result<(), Error> {
         if capture.is_empty() {
             return Ok(());
@@ -114,7 +114,7 @@ impl Backup<'_> {
         started.and(left)
     }
 
-    /// Gives back what was held still, whatever the hooks for it come to: the guest comes first.
+    /// Releases the capture, even if a commit hook fails: the guest comes first.
     fn give_back(&mut self, capture: Capture<'_>, record: &mut Record, failed: Option<&Error>) -> Result<(), Error> {
         let commits = capture.has_overlays();
         self.phases.know(&self.outcome);
@@ -135,29 +135,29 @@ impl Backup<'_> {
         collected: Collected,
     ) -> Result<(), Error> {
         let (began, context, name) = (Instant::now(), self.context, &domain.id.name);
-        context.monitor.stage(name, "read");
+        context.run.monitor.stage(name, "read");
         let prepared = prepare(domain, plan, capture)?;
         self.note_disks(plan, &prepared);
         let of_disks: u64 = prepared.iter().map(|disk| disk.read_bytes).sum();
         let of_all = of_disks + collected.bytes();
-        context.monitor.expect(name, of_disks);
+        context.run.monitor.expect(name, of_disks);
 
-        let threads = (host::cores() / context.settings.parallel).max(1);
+        let threads = (host::cores() / context.run.settings.parallel).max(1);
         point.manifest(&self.manifest((domain, plan), point.id(), &collected), threads)?;
         members::write(point, domain, collected)?;
         let mut since = 0;
         let mut may_go_on = |bytes: u64| {
-            if let Some(signal) = context.cancel.signal() {
+            if let Some(signal) = context.run.cancel.signal() {
                 return Err(Error::Cancelled(signal));
             }
-            context.monitor.advance(name, bytes);
+            context.run.monitor.advance(name, bytes);
             since += bytes;
             if since < SPACE_CHECK {
                 return Ok(());
             }
             since = 0;
             capture.check_space()?;
-            target::expect_room(context.settings, context.store)
+            target::expect_room(context.run.settings, context.store)
         };
         for disk in prepared {
             let member = disk_member(&disk.target);
@@ -174,7 +174,8 @@ impl Backup<'_> {
     /// Notes the disks that will be read, with a warning for those that lost most of their contents.
     fn note_disks(&mut self, plan: &CapturePlan, prepared: &[Prepared]) {
         let targets: Vec<&str> = prepared.iter().map(|disk| disk.target.as_str()).collect();
-        let before = (!self.context.accept_smaller).then(|| Before::of(self.context.store, self.id, &targets));
+        let before =
+            (!self.context.run.request.accept_smaller).then(|| Before::of(self.context.store, self.id, &targets));
         for (planned, disk) in plan.disks.iter().zip(prepared) {
             let mut saved = DiskOutcome {
                 target: disk.target.clone(),

@@ -18,11 +18,12 @@ pub fn refusals(reader: &PointReader) -> Vec<Error> {
 fn look(reader: &PointReader) -> Result<Vec<Error>, Error> {
     let saved = reader.contents()?;
     let mut refusals: Vec<Error> = refused_files(&saved).into_iter().collect();
-    let definitions = [reader.definition(Definition::Live), reader.definition(Definition::Inactive)];
-    for xml in definitions.into_iter().filter_map(Result::transpose) {
-        refusals.extend(xml.map_err(Error::from).and_then(|xml| define::describe(&saved, &xml).map(drop)).err());
+    // Both definitions of a backup must be sound. Of the legacy script's, only the one that a restore uses.
+    let is_ours = reader.manifest()?.is_some();
+    let live = if is_ours { reader.definition(Definition::Live).map_err(Error::from).transpose() } else { None };
+    for xml in live.into_iter().chain([contents::definition(reader, &saved)]) {
+        refusals.extend(xml.and_then(|xml| define::describe(&saved, &xml).map(drop)).err());
     }
-    refusals.extend(contents::definition(reader, &saved).err().filter(|_| refusals.is_empty()));
     refusals.extend(saved.disks.iter().filter_map(|disk| expect_restorable(reader, &saved, disk).err()));
     Ok(refusals)
 }

@@ -1,4 +1,4 @@
-//! Owns: what stands below the guests: repository, jobs, guests that nothing covers, hooks, reports. Must not: judge what
+//! Owns: the part of the page below the guests: repository, jobs, guests that nothing covers, hooks, reports. Must not: judge what
 //! `trouble` judges, or know HTML.
 
 use std::cmp::Reverse;
@@ -107,7 +107,7 @@ pub(super) fn jobs<'a>(view: &View<'a>) -> Vec<Job<'a>> {
     names.into_iter().map(job).collect()
 }
 
-/// `3 good, 1 failed`, without what there is none of.
+/// `3 good, 1 failed`, without counts of 0.
 fn counted<'a>(counts: impl Iterator<Item = (Option<&'a u64>, &'a str)>) -> Option<String> {
     let counts = counts.filter_map(|(count, word)| Some((*count?, word))).filter(|(count, _)| *count > 0);
     let told: Vec<_> = counts.map(|(count, word)| format!("{count} {word}")).collect();
