@@ -52,16 +52,16 @@ pub enum Error {
     #[error(transparent)]
     Engine(#[from] engine::Error),
     /// Those who watch cannot be told.
-    #[error("those who watch cannot be told")]
+    #[error("cannot update the ledger")]
     Watch(#[from] ledger::Error),
     /// Prometheus cannot be told.
-    #[error("those who watch cannot be told")]
+    #[error("cannot update the ledger")]
     Metrics(#[from] metrics::Error),
     /// The run cannot be mailed.
     #[error("the report cannot be mailed")]
     Mail(#[from] crate::mail::Error),
     /// The configuration has no `mail`.
-    #[error("the configuration has no `mail`")]
+    #[error("the configuration has no `mail` section section")]
     NoMail,
     /// Metrics have no place to go to.
     #[error("the configuration names no `metrics.textfile`")]
@@ -165,7 +165,7 @@ pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
 /// Takes the lock of a state folder, which is made if it is not there.
 pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
     let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
-    folder.map_err(engine::Error::file("create the folder", state_dir))?;
+    folder.map_err(engine::Error::file("create the directory", state_dir))?;
     trusted_state(state_dir)?;
     let path = state_dir.join("lock");
     step::reached(Step::RunLock).map_err(lock::Refused::Io).and_then(|()| lock::take(&path)).map_err(|refused| {

@@ -30,7 +30,7 @@ pub fn beside_run(settings: &Settings) -> Result<Option<Beside>, Error> {
     let (server, stop) = match open(listen) {
         Err(taken @ exporter::Error::Taken { .. }) => {
             let is_ours = exporter::is_ours(listen, &settings.state_dir)
-                .map_err(engine::Error::file("write to the folder", &settings.state_dir))?;
+                .map_err(engine::Error::file("write to the directory", &settings.state_dir))?;
             tracing::debug!(is_ours, "{taken}");
             return if is_ours { Ok(None) } else { Err(taken.into()) };
         }
@@ -61,8 +61,8 @@ pub fn open(listen: &Listen) -> Result<(Server, Stop), exporter::Error> {
     let listener = Listener::bind(listen)?;
     if !listener.is_local() {
         tracing::warn!(
-            "{listen} can be reached from other hosts, without password or TLS: put a reverse proxy before it. \
-             kvmbackup-exporter.service lets only those in that its `IPAddressAllow=` names"
+            "{listen} can be reached from other hosts without password or TLS. Put a reverse proxy in front of it. \
+             kvmbackup-exporter.service accepts only the addresses in its `IPAddressAllow=`"
         );
     }
     Server::new(listener)

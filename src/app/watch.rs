@@ -21,9 +21,9 @@ pub fn begin(settings: &Settings, report: &mut RunReport) -> Result<(), Error> {
         ledger.begin(report);
     });
     report.warnings.extend(ahead.map(|time| Failure {
-        message: format!("the ledger contains times of the future, up to {time}; they are not believed"),
+        message: format!("the ledger contains times in the future, up to {time}; ignoring them"),
         hint: Some(
-            "Check this host's clock: timedatectl. It was ahead during an earlier run, or is behind now.".to_owned(),
+            "Check this host's clock: timedatectl. It was ahead during an earlier run or is behind now.".to_owned(),
         ),
     }));
     told

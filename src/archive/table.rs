@@ -90,10 +90,10 @@ pub(super) fn read(file: &PatientFile, length: u64, kind: Kind) -> Result<Vec<Pi
     }
     let damaged = |what| Error::Table { what };
     let tail = |bytes: usize| {
-        let offset = length.checked_sub(bytes as u64).ok_or(damaged("the archive is cut off"))?;
+        let offset = length.checked_sub(bytes as u64).ok_or(damaged("the archive is truncated"))?;
         let mut tail = Vec::new();
         match file.read_exact(&mut tail, bytes, offset) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged("the archive is cut off")),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged("the archive is truncated")),
             Err(source) => Err(Error::Read { offset, source }),
             Ok(()) => Ok(tail),
         }
@@ -152,7 +152,7 @@ pub(super) fn salvage(file: &PatientFile, length: u64, kind: Kind) -> Option<Vec
 /// How many entries there are, by the footer.
 fn count(footer: &[u8]) -> Result<usize, &'static str> {
     if footer[4] != DESCRIPTOR || le(&footer[5..9]) != SEEKABLE {
-        return Err("it is not there, the archive may be cut off");
+        return Err("missing; the archive may be truncated");
     }
     match le(footer) as usize {
         count @ 1..=MAX_PIECES => Ok(count),

@@ -67,10 +67,10 @@ impl Writer {
             return misuse("manifest.json must be the first member, once");
         }
         if name == SUMS {
-            return misuse("the writer adds it");
+            return misuse("it is reserved");
         }
         if self.sums.contains_key(name) {
-            return Err(Error::Name { name: name.to_owned(), what: "it is there twice" });
+            return Err(Error::Name { name: name.to_owned(), what: "it occurs twice" });
         }
         // The manifest has a piece of its own, so that listing decodes little and reads nothing of the disks.
         if self.sums.len() == 1 {

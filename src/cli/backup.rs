@@ -72,7 +72,7 @@ fn plan_text(plan: &Plan) -> String {
     }
     let mut text = table.lines().join("\n");
     if text.is_empty() {
-        text.push_str("the configuration names no domain, and libvirt knows none");
+        text.push_str("the configuration contains no domain, and no domain exists");
     }
     text.push('\n');
     text

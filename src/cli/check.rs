@@ -54,7 +54,7 @@ fn unreadable(global: &Global, words: &Check, error: &app::Error) -> Result<u8, 
     let is_trusted = finding.failure.hint.is_none();
     let start = (is_trusted && is_blank(&global.config)).then(|| {
         let name = global.host.clone().unwrap_or_else(host::short_name);
-        finding.failure.hint = Some(format!("write it; a short one is: {}", example(&name).replace('\n', " | ")));
+        finding.failure.hint = Some(format!("Create it. A minimal one: {}", example(&name).replace('\n', " | ")));
         example(&name)
     });
     if words.json {
@@ -63,7 +63,7 @@ fn unreadable(global: &Global, words: &Check, error: &app::Error) -> Result<u8, 
         let hint = finding.failure.hint.filter(|_| start.is_none());
         super::print_failure(&Failure { message: finding.failure.message, hint });
         if let Some(start) = start {
-            print(&format!("To begin with, write this into {}:\n\n{start}", global.config.display()));
+            print(&format!("A minimal configuration for {}:\n\n{start}", global.config.display()));
             print(&typed(
                 "\nThen: `kvmbackup check`. Every key is in config.md and examples/config.yml of share/doc/kvmbackup.\n",
             ));
@@ -89,7 +89,7 @@ fn is_blank(path: &Path) -> bool {
 fn example(host: &str) -> String {
     format!(
         "\"{host}\":\n  backupdir: /mnt/backup\n  require_mount: true    # never fill the root file system\n  \
-         day_of_week: daily\n  rotate: 7              # restore points that stay\n  domains:\n    \"*\": {{}}              # every domain\n"
+         day_of_week: daily\n  rotate: 7              # restore points to keep\n  domains:\n    \"*\": {{}}              # every domain\n"
     )
 }
 

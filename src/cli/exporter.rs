@@ -21,7 +21,7 @@ pub(super) fn run(global: &Global, words: &Exporter) -> Result<u8, app::Error> {
     let chosen = words.listen.clone().or_else(|| settings.metrics.listen.clone());
     let listen = chosen.unwrap_or_else(|| Listen::Tcp { host: DEFAULT.0.to_owned(), port: DEFAULT.1 });
     durable::create_private_dir(&settings.state_dir)
-        .map_err(engine::Error::file("create the folder", &settings.state_dir))?;
+        .map_err(engine::Error::file("create the directory", &settings.state_dir))?;
     // Before the first connection can show that the process runs.
     let waiter = signals::Waiter::new().map_err(engine::Error::Signals)?;
     let (server, stop) = serve::open(&listen)?;
@@ -56,7 +56,7 @@ fn look(global: &Global, mut settings: Settings) -> Settings {
     match read {
         // What is served does not move while it is.
         Ok(read) => settings = Settings { state_dir: settings.state_dir, ..read },
-        Err(error) => tracing::warn!("the last settings stay: {}", engine::chain(&error)),
+        Err(error) => tracing::warn!("keeping the previous settings: {}", engine::chain(&error)),
     }
     if let Err(error) = watch::survey(&settings, config_ok) {
         tracing::warn!("{}", engine::chain(&error));

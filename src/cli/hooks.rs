@@ -82,11 +82,11 @@ fn test(settings: &Settings, domain: &str, phase: Option<Phase>) -> Result<u8, a
     let tested = engine::test_hooks(settings, &rule.domain.hooks, (&hypervisor, domain), phase, &cancel)?;
     if tested.results.is_empty() {
         let what = phase.map_or(Span::Snapshot.name(), Phase::name);
-        print(&format!("{}: no hook is for {what}\n", printable(domain)));
+        print(&format!("{}: no hooks for {what}\n", printable(domain)));
     }
     tested.results.iter().for_each(|result| print(&told(result)));
     for (hook, file, bytes) in &tested.artifacts {
-        print(&format!("  would be saved: hooks/{hook}/{} ({} bytes)\n", printable(file), bytes.len()));
+        print(&format!("  would be stored: hooks/{hook}/{} ({} bytes)\n", printable(file), bytes.len()));
     }
     if let Some(error) = tested.failed {
         return Err(error.into());
@@ -114,6 +114,6 @@ fn told(result: &HookResult) -> String {
 }
 
 fn unknown(domain: &str) -> app::Error {
-    let message = format!("no entry of the configuration is for the domain `{}`", printable(domain));
-    engine::Error::Rejected { message, hint: Some("`kvmbackup backup --dry-run` shows the domains".into()) }.into()
+    let message = format!("the domain `{}` is not in the configuration", printable(domain));
+    engine::Error::Rejected { message, hint: Some("To see the configured domains: kvmbackup backup --dry-run".into()) }.into()
 }

@@ -41,7 +41,7 @@ fn width() -> usize {
 
 fn text(points: &[PointInfo], failures: &[Failure], width: usize) -> String {
     if points.is_empty() {
-        return unlisted(failures).unwrap_or_else(|| "there are no restore points yet\n".to_owned());
+        return unlisted(failures).unwrap_or_else(|| "no restore points yet\n".to_owned());
     }
     let mut table = Table::new(&["DOMAIN", "POINT", "TIME", ">SIZE", ">RATIO", "CONSISTENCY", "VERIFIED", "GUEST"]);
     for point in points {
@@ -67,7 +67,7 @@ fn text(points: &[PointInfo], failures: &[Failure], width: usize) -> String {
         let plaintext = point.details.iter().flat_map(|details| &details.plaintext);
         lines.extend(plaintext.map(|target| {
             let (domain, target) = (printable(&point.domain), printable(target));
-            format!("{domain} {}: {target}: encrypted by QEMU, and not encrypted in this restore point", point.id)
+            format!("{domain} {}: {target}: encrypted by QEMU but not encrypted in this restore point", point.id)
         }));
         if let Some(failure) = &point.damaged {
             lines.push(format!("{} {}: {}", printable(&point.domain), point.id, printable(&failure.message)));
@@ -106,8 +106,8 @@ fn remarks(point: &PointInfo) -> Option<String> {
         |told: fn(&DiskOutcome) -> bool| details.disks.iter().filter(move |disk| told(disk)).map(|disk| &*disk.target);
     let part = |what: &str, of: Vec<&str>| (!of.is_empty()).then(|| format!("{what} {}", printable(&of.join(", "))));
     let parts = [
-        part("disks that hold much less than before:", disks(|disk| disk.shrunk).collect()),
-        part("not in it:", details.not_saved.iter().map(|not_saved| &*not_saved.what).collect()),
+        part("disks with much less data than before:", disks(|disk| disk.shrunk).collect()),
+        part("not included:", details.not_saved.iter().map(|not_saved| &*not_saved.what).collect()),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     (!parts.is_empty()).then(|| format!("{} {}: {}", printable(&point.domain), point.id, parts.join("; ")))

@@ -23,7 +23,7 @@ pub(super) fn run(global: &Global, words: &Recover) -> Result<u8, app::Error> {
         Err(error) => {
             super::print_error(&error);
             tracing::warn!(
-                "looking in {}, which may not be the state folder that the configuration means",
+                "using {}, which may not be the configured state directory",
                 config::STATE_DIR
             );
             (PathBuf::from(config::STATE_DIR), Patience::default(), None)
@@ -35,7 +35,7 @@ pub(super) fn run(global: &Global, words: &Recover) -> Result<u8, app::Error> {
     let (_exclusive, recovered) =
         first_by(&state_dir, &connect, (settings.as_ref(), &patience), global.quiet, &cancel)?;
     if !global.quiet && recovered.done.is_empty() && recovered.left.is_empty() {
-        print(&format!("nothing was left by an earlier run in {}\n", state_dir.display()));
+        print(&format!("no interrupted run in {}\n", state_dir.display()));
     }
     let code = match (recovered.left.is_empty(), settings.is_some()) {
         (false, _) if unreachable.get() => ExitCode::Hypervisor,

@@ -29,7 +29,7 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
         let code = report::exit_code(&last);
         let (complaints, refused) = mail::send(source(&settings)?, &last, code)?;
         complaints.into_iter().for_each(|message| print_failure(&Failure { message, hint: None }));
-        print("the mail is on its way\n");
+        print("the mail was sent\n");
         if !refused.is_empty() {
             refused.into_iter().for_each(|error| print_error(&error.into()));
             return Ok(report::ExitCode::Untidy.code());
@@ -55,8 +55,8 @@ fn last(settings: &Settings) -> Result<String, app::Error> {
     let path = settings.state_dir.join(app::run::LAST);
     let json = opened::read_file(&path, MAX).and_then(opened::text).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => engine::Error::Rejected {
-            message: format!("{}: there is no report, for no run has ended yet", path.display()),
-            hint: Some("`kvmbackup backup` makes one; look at `state_dir` of the configuration".into()),
+            message: format!("{}: no report, because no run has finished yet", path.display()),
+            hint: Some("Run `kvmbackup backup` first, or check `state_dir` in the configuration.".into()),
         },
         _ => engine::Error::file("read the last report", &path)(error),
     })?;

@@ -40,7 +40,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     let hypervisor = match (&request.define, request.may_replace()) {
         (Some(_), _) => Some(connect()?),
         // Files and devices can be restored without libvirt: the restore says what could not be asked then.
-        (None, true) => connect().inspect_err(|error| tracing::warn!(%error, "libvirt cannot be reached")).ok(),
+        (None, true) => connect().inspect_err(|error| tracing::warn!(%error, "cannot connect to libvirt")).ok(),
         (None, false) => None,
     };
     let monitor = monitor(global, false);

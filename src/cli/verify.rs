@@ -72,9 +72,9 @@ fn damaged(result: &Verification) -> DamagedPoint {
         0 | 1 => String::new(),
         all => format!(" (and {} more)", all - 1),
     };
-    let what = first.map_or("it cannot be used", |failure| &failure.message);
+    let what = first.map_or("it is unusable", |failure| &failure.message);
     let message = format!("restore point {} is damaged: {}: {what}{more}", result.id, result.path.display());
-    let hint = "Do not rely on this restore point. What to do: docs/operations.md, \"Damage is found\"".to_owned();
+    let hint = "Do not rely on this restore point. For what to do, see docs/operations.md, \"Damage is found\".".to_owned();
     let failure = Failure { message, hint: Some(hint) };
     DamagedPoint { domain: result.domain.clone(), id: result.id, failure }
 }
@@ -83,15 +83,15 @@ fn damaged(result: &Verification) -> DamagedPoint {
 fn rest(checks: &Checks, older_than: Option<Duration>) -> String {
     let mut text = String::new();
     if checks.gone > 0 {
-        text.push_str(&format!("{} removed meanwhile, not checked\n", counted(checks.gone)));
+        text.push_str(&format!("{} removed meanwhile, not verified\n", counted(checks.gone)));
     }
     if checks.left > 0 {
-        text.push_str(&format!("{} left for the next time\n", counted(checks.left)));
+        text.push_str(&format!("{} left for the next run\n", counted(checks.left)));
     }
     if text.is_empty() && checks.points.is_empty() && checks.failures.is_empty() {
         text.push_str(match older_than {
-            Some(_) => "no restore point has to be checked\n",
-            None => "there are no restore points yet\n",
+            Some(_) => "no restore point needs verification\n",
+            None => "no restore points yet\n",
         });
     }
     text
@@ -165,8 +165,8 @@ mod tests {
     #[test]
     fn what_was_not_checked_is_counted() {
         let checks = |gone, left| Checks { gone, left, ..Checks::default() };
-        assert_eq!(rest(&checks(0, 0), None), "there are no restore points yet\n");
-        assert_eq!(rest(&checks(0, 0), Some(Duration::ZERO)), "no restore point has to be checked\n");
+        assert_eq!(rest(&checks(0, 0), None), "no restore points yet\n");
+        assert_eq!(rest(&checks(0, 0), Some(Duration::ZERO)), "no restore point needs verification\n");
         let both = "1 restore point removed meanwhile, not checked\n2 restore points left for the next time\n";
         assert_eq!(rest(&checks(1, 2), None), both);
     }

@@ -108,7 +108,7 @@ fn is_excluded(keys: &[Place<'_>], problems: &mut Problems) -> bool {
     let Some(exclude) = keys.iter().find(|key| key.name == EXCLUDE) else { return false };
     let is_excluded = value::boolean(exclude, problems) == Some(true);
     if is_excluded && let Some(other) = keys.iter().find(|key| key.name != EXCLUDE) {
-        problems.add(other.problem(format!("stands beside `{EXCLUDE}`, and means nothing there")));
+        problems.add(other.problem(format!("has no effect beside `{EXCLUDE}`")));
     }
     is_excluded
 }
@@ -119,7 +119,7 @@ fn rule(place: &Place<'_>, host_name: &str, layer: Layer, problems: &mut Problem
     }
     let Some(days) = layer.days else {
         let message = "`day_of_week` is missing here, in the host's section and in `defaults`";
-        problems.add(place.wrong(message, "days as Mon or Sunday, or daily"));
+        problems.add(place.wrong(message, "days such as Mon or Sunday, or daily"));
         return None;
     };
     let domain = DomainSettings {
@@ -236,7 +236,7 @@ fn layer(entries: &[Place<'_>], level: Level, problems: &mut Problems) -> Layer 
             "rotate" => {
                 layer.retention = value::number(entry, 1..=u32::MAX, problems).map(Policy::rotate);
                 if let Some(keep) = entries.iter().find(|entry| entry.name == "keep") {
-                    let message = format!("stands beside `keep` of line {}; only one of them can hold", keep.line);
+                    let message = format!("conflicts with `keep` on line {}", keep.line);
                     problems.add(entry.wrong(message, "`rotate` or `keep`"));
                 }
             }

@@ -33,7 +33,7 @@ pub(super) fn joined(mut hooks: Vec<Hook>, problems: &mut Problems) -> Vec<Hook>
         for moment in moments(hook) {
             match seen.iter().find(|(name, other, _)| *name == hook.name && *other == moment) {
                 Some((_, _, line)) if *line != hook.line => {
-                    let message = format!("hook `{}` is there twice for {moment}; first on line {line}", hook.name);
+                    let message = format!("hook `{}` is defined twice for {moment}; first on line {line}", hook.name);
                     problems.add(Problem::of_file(Some(hook.line), message));
                 }
                 Some(_) => {}
@@ -86,7 +86,7 @@ fn hook(place: &Place<'_>, level: Level, problems: &mut Problems) -> Option<Hook
     if of_the_run(&kind) {
         for (key, wrong) in [("where", where_it_runs == HookPlace::Guest), ("domains", !domains.is_empty())] {
             if let Some(entry) = entry(key).filter(|_| wrong) {
-                problems.add(entry.problem("stands beside a phase of the run, which is of no domain"));
+                problems.add(entry.problem("is not allowed beside a phase of the run, which has no domain"));
             }
         }
     }
@@ -146,7 +146,7 @@ fn kind(phase: &Place<'_>, entries: &[Place<'_>], level: Level, problems: &mut P
         phases.sort();
         phases.dedup();
         if items.is_empty() {
-            problems.add(phase.problem("names no phase"));
+            problems.add(phase.problem("is not a phase"));
         }
         if phases.is_empty() {
             return None;
@@ -155,7 +155,7 @@ fn kind(phase: &Place<'_>, entries: &[Place<'_>], level: Level, problems: &mut P
     };
     if level == Level::Domain && of_the_run(&kind) {
         problems
-            .add(phase.problem("a phase of the run does not belong to a domain, but to `defaults` or a host section"));
+            .add(phase.problem("a phase of the run belongs in `defaults` or a host section, not in a domain"));
     }
     Some(kind)
 }

@@ -101,6 +101,6 @@ pub(super) fn refusal(key: &str, level: Level) -> (String, bool) {
     let right: Vec<_> = Level::ALL.into_iter().filter(|level| at(*level).contains(&key)).map(Level::name).collect();
     match right.as_slice() {
         [] => ("unknown key".to_owned(), true),
-        levels => (format!("does not belong to {}, but to {}", level.name(), levels.join(" or ")), false),
+        levels => (format!("belongs in {1}, not in {0}", level.name(), levels.join(" or ")), false),
     }
 }

@@ -148,7 +148,7 @@ pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<Mail> {
     }
     let line = |name| entries.iter().find(|entry| entry.name == name);
     if let (Some(sendmail), Some(smtp)) = (line("sendmail"), line("smtp")) {
-        let message = format!("stands beside `smtp` of line {}; a mail goes one way", smtp.line);
+        let message = format!("conflicts with `smtp` on line {}", smtp.line);
         problems.add(sendmail.wrong(message, "`sendmail` or `smtp`"));
     }
     if line("to").is_none() && (place.is_null() || matches!(place.node.kind, Kind::Map(_))) {
@@ -188,17 +188,17 @@ fn server(place: &Place<'_>, problems: &mut Problems) -> Option<Smtp> {
     }
     if let [(first, _), (second, _), ..] = passwords.as_slice() {
         problems.add(
-            second.problem(format!("stands beside `{}` of line {}; one password is used", first.name, first.line)),
+            second.problem(format!("conflicts with `{}` on line {}", first.name, first.line)),
         );
     }
     match (&username, passwords.first()) {
         (Some((place, _)), None) => {
             problems
-                .add(place.wrong("has no password", "password_file, password_env or password_credential beside it"));
+                .add(place.wrong("has no password", "password_file, password_env or password_credential"));
         }
-        (None, Some((place, _))) => problems.add(place.problem("is a password without `username`")),
+        (None, Some((place, _))) => problems.add(place.problem("requires `username`")),
         (Some(_), Some((place, _))) if security == Some(Security::None) => {
-            problems.add(place.wrong("would be sent in clear under `security: none`", "security: starttls or tls"));
+            problems.add(place.wrong("would be sent unencrypted with `security: none`", "security: starttls or tls"));
         }
         _ => {}
     }
@@ -213,12 +213,12 @@ fn server(place: &Place<'_>, problems: &mut Problems) -> Option<Smtp> {
     Some(Smtp { host: host?, port: port.unwrap_or(usual), security, login, ca_file, timeout: timeout?, ehlo })
 }
 
-const ADDRESS: &str = "addresses as ops@example.org or `Ops <ops@example.org>`, or users of this host as root";
+const ADDRESS: &str = "addresses such as ops@example.org or `Ops <ops@example.org>`, or local users such as root";
 
 fn addresses(place: &Place<'_>, problems: &mut Problems) -> Vec<String> {
     let items = place.items();
     if items.is_empty() {
-        problems.add(place.wrong("names nobody", ADDRESS));
+        problems.add(place.wrong("has no recipient", ADDRESS));
     }
     items.iter().filter_map(|item| address(item, problems)).collect()
 }
@@ -253,7 +253,7 @@ fn own_name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     });
     let right = literal.unwrap_or_else(|| is_host(text));
     if !right {
-        problems.add(place.wrong(format!("bad name {text:?}"), "a host name, or an address as [192.0.2.1]"));
+        problems.add(place.wrong(format!("bad name {text:?}"), "a host name, or an address such as [192.0.2.1]"));
     }
     right.then(|| text.to_owned())
 }

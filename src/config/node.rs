@@ -125,7 +125,7 @@ impl Builder {
                     self.close(copy, 0)
                 }
                 Some(_) => Err(too_big(line)),
-                None => Err(at(line, "an alias stands inside what it names")),
+                None => Err(at(line, "an alias refers to a value that contains it")),
             },
             _ => Ok(()),
         }

@@ -91,7 +91,7 @@ pub(super) fn libvirt_uri(place: &Place<'_>, problems: &mut Problems) -> Option<
     let text = text(place, problems)?;
     if !is_local(text) {
         let message =
-            format!("{text:?} is, or may be, the libvirt of another host, whose images cannot be read from here");
+            format!("{text:?} is, or may be, the libvirt of another host; its images cannot be read from here");
         let valid = "qemu:///system, or qemu+unix:///system?socket=PATH; run kvmbackup on the host of the guests";
         problems.add(place.wrong(message, valid));
     }
@@ -108,7 +108,7 @@ pub(super) fn days(place: &Place<'_>, problems: &mut Problems) -> Vec<Weekday> {
     const VALID: &str = "Mon, Tue, Wed, Thu, Fri, Sat, Sun, their long names, daily";
     let items = place.items();
     if items.is_empty() {
-        problems.add(place.wrong("names no day", VALID));
+        problems.add(place.wrong("contains no day", VALID));
     }
     let mut days = Vec::new();
     for item in items {
@@ -134,7 +134,7 @@ pub(super) fn duration(place: &Place<'_>, problems: &mut Problems) -> Option<Dur
     let range = Duration::from_secs(1)..=Duration::from_secs(3600);
     let duration = size::parse_duration(text).filter(|duration| range.contains(duration));
     if duration.is_none() {
-        problems.add(place.wrong(format!("bad time {text:?}"), "a number with its unit, from 1s to 1h, as 30s or 2m"));
+        problems.add(place.wrong(format!("bad time {text:?}"), "a number with a unit, from 1s to 1h, such as 30s or 2m"));
     }
     duration
 }
@@ -161,7 +161,7 @@ pub(super) fn min_free(place: &Place<'_>, problems: &mut Problems) -> Option<Min
         number.parse::<u64>().ok()?.checked_mul(factor).map(MinFree::Bytes)
     });
     if value.is_none() {
-        let valid = "a share from 0% to 100%, or whole bytes with a unit from kB to TB or KiB to TiB, as 20GB";
+        let valid = "a percentage from 0% to 100%, or a whole number with a unit from kB to TB or KiB to TiB, such as 20GB";
         problems.add(place.wrong(format!("bad amount {text:?}"), valid));
     }
     value
@@ -246,7 +246,7 @@ pub(super) fn metrics(place: &Place<'_>, problems: &mut Problems) -> Metrics {
         }
     }
     if entries.is_empty() && (place.is_null() || matches!(place.node.kind, Kind::Map(_))) {
-        problems.add(place.wrong("names no place", keys::METRICS.join(", ")));
+        problems.add(place.wrong("contains no address", keys::METRICS.join(", ")));
     }
     metrics
 }
@@ -267,7 +267,7 @@ fn own_host(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
         return Some(host);
     }
     problems.add(
-        place.wrong(format!("bad host {text:?}"), "a host name or an address without a port, as cloud1.example.org"),
+        place.wrong(format!("bad host {text:?}"), "a host name or an address without a port, such as cloud1.example.org"),
     );
     None
 }

@@ -110,7 +110,7 @@ impl<'a> Capture<'a> {
 
     fn make_sockets(&self) -> Result<(), Error> {
         let made = step::reached(Step::SocketsCreate).and_then(|()| durable::create_private_dir(&self.sockets));
-        made.map_err(Error::file("create the folder", &self.sockets))
+        made.map_err(Error::file("create the directory", &self.sockets))
     }
 
     /// Captures the disks as planned: freezes, snapshots or starts the job, thaws. Returns what was reached, after an error too.
@@ -238,8 +238,8 @@ impl<'a> Capture<'a> {
             .unwrap_or_else(|| self.sockets.join("pull.sock"));
         if socket.as_os_str().len() > socket::MAX_PATH {
             return Err(Error::Rejected {
-                message: format!("{}: too long for a socket, which QEMU must make there", socket.display()),
-                hint: Some("set `state_dir` to a shorter path, or `method: snapshot` for this domain".into()),
+                message: format!("{}: path too long for QEMU's socket", socket.display()),
+                hint: Some("Set `state_dir` to a shorter path, or `method: snapshot` for this domain.".into()),
             });
         }
         self.pull = Some(PullJob { socket, scratch });

@@ -67,7 +67,7 @@ pub(super) fn is_there(path: &Path) -> Result<bool, Error> {
     match path.symlink_metadata() {
         Ok(_) => Ok(true),
         Err(error) if durable::is_absent(&error) => Ok(false),
-        Err(source) => Err(Error::file("look at the overlay", path)(source)),
+        Err(source) => Err(Error::file("examine the overlay", path)(source)),
     }
 }
 

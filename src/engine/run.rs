@@ -23,7 +23,7 @@ use crate::sys::signals::Cancel;
 pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Selection) -> Result<Plan, Error> {
     // A target that does not exist yet has no points. Whether it may be missing is checked before writing to it.
     let store = target::open(settings)
-        .inspect_err(|error| tracing::warn!("the age of restore points is unknown: {}", super::chain(error)))
+        .inspect_err(|error| tracing::warn!("cannot determine the age of restore points: {}", super::chain(error)))
         .ok();
     let mut known = Vec::new();
     for (id, state) in hypervisor.domains()? {

@@ -122,7 +122,7 @@ pub fn verify(
             let result = check(point, store, monitor, cancel);
             monitor.done(&DomainOutcome::new(&point.domain, None));
             let Some(result) = result? else {
-                tracing::debug!(path = %point.location().display(), "removed meanwhile: not checked");
+                tracing::debug!(path = %point.location().display(), "removed meanwhile: not verified");
                 checks.gone += 1;
                 continue;
             };

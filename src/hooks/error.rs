@@ -12,7 +12,7 @@ pub enum Error {
     #[error("the hook has no command")]
     Empty,
     /// The program's file cannot be looked at.
-    #[error("cannot look at {}", .path.display())]
+    #[error("cannot examine {}", .path.display())]
     Look {
         /// The file, or the folder it lies in.
         path: PathBuf,
@@ -20,7 +20,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The program's file is not one to be run.
-    #[error("{} is not run as a hook: {what}", .path.display())]
+    #[error("{} cannot be a hook: {what}", .path.display())]
     Untrusted {
         /// The file, or the folder it lies in.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The process cannot be followed.
-    #[error("lost sight of {program}")]
+    #[error("cannot wait for {program}")]
     Wait {
         /// The program.
         program: String,
@@ -52,7 +52,7 @@ pub enum Error {
         source: io::Error,
     },
     /// An artifact cannot go into an archive.
-    #[error("the hook's artifact {name:?} is not taken: {what}")]
+    #[error("ignoring the hook's artifact {name:?}: {what}")]
     Artifact {
         /// The file's name, shortened.
         name: String,
@@ -68,7 +68,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The guest agent answered, but not with what was asked for.
-    #[error("the guest agent was asked to {action}, and answered: {answer}")]
+    #[error("the guest agent cannot {action}: {answer}")]
     Answer {
         /// What was asked, as a verb phrase.
         action: &'static str,
@@ -82,16 +82,17 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Empty | Error::Wait { .. } | Error::Read { .. } | Error::Answer { .. } => return None,
-            Error::Look { .. } => "`command` begins with the absolute path of a program on this host".to_owned(),
+            Error::Look { .. } => "Begin `command` with the absolute path of a program on this host.".to_owned(),
             Error::Untrusted { path, what } => what.hint(path),
-            Error::Start { .. } => "does its first line name an interpreter that is there?".to_owned(),
+            Error::Start { .. } => "Check that the interpreter in its first line exists.".to_owned(),
             Error::Artifact { .. } => {
-                "leave regular files only, at most 64 of 1 MiB each, named by letters, digits, dots, dashes and underscores"
+                "Leave only regular files, at most 64 of 1 MiB each, with letters, digits, dots, dashes and \
+                 underscores in their names."
                     .to_owned()
             }
             Error::Agent { .. } => {
-                "is qemu-guest-agent running in the guest, does it allow guest-exec and guest-exec-status (on RHEL and its \
-                 kin /etc/sysconfig/qemu-ga blocks them), and has the guest a /bin/sh?"
+                "Check in the guest that qemu-guest-agent is running, that it allows guest-exec and guest-exec-status \
+                 (on RHEL, /etc/sysconfig/qemu-ga blocks them), and that /bin/sh exists."
                     .to_owned()
             }
         };

@@ -61,7 +61,7 @@ fn whole(code: u8) -> &'static str {
     match code {
         2 => "configuration",
         3 => "another run holds the lock",
-        4 => "libvirt cannot be reached",
+        4 => "cannot connect to libvirt",
         5 => "the target cannot be used",
         7 => "not all is cleaned up",
         _ => "the run",

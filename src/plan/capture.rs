@@ -59,7 +59,7 @@ pub enum How {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
     /// It has disks that should be saved, and none can be.
-    #[error("no disk of domain `{domain}` can be saved: {}", summary(.skipped))]
+    #[error("no disk of domain `{domain}` can be backed up: {}", summary(.skipped))]
     NoDisk {
         /// The domain's name.
         domain: String,
@@ -106,7 +106,7 @@ pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan
                 continue;
             }
             Verdict::Live(Live::PullOnly(reason)) if method == Method::Snapshot => {
-                plan.skipped.push(disk::missed(disk, &reason, "set `method: auto` or `method: pull` for this domain"));
+                plan.skipped.push(disk::missed(disk, &reason, "Set `method: auto` or `method: pull` for this domain."));
                 continue;
             }
             Verdict::Live(Live::SnapshotOrPull | Live::PullOnly(_)) => How::Capture,
@@ -147,13 +147,13 @@ fn strange_exclusions(domain: &Domain, settings: &DomainSettings) -> Vec<Failure
     let targets: Vec<_> = domain.disks.iter().map(|disk| disk.target.as_str()).collect();
     let strange = settings.exclude_disks.iter().filter(|word| !targets.contains(&word.as_str()));
     let warn = |word: &String| Failure {
-        message: format!("`exclude_disks` names `{word}`, which is no disk of domain `{}`", domain.id.name),
-        hint: (!targets.is_empty()).then(|| format!("its disks are {}", targets.join(", "))),
+        message: format!("`exclude_disks` names `{word}`, which is not a disk of domain `{}`", domain.id.name),
+        hint: (!targets.is_empty()).then(|| format!("Its disks: {}", targets.join(", "))),
     };
     strange.map(warn).collect()
 }
 
 fn only_xml(domain: &Domain) -> Option<Failure> {
-    let message = format!("only the definition of domain `{}` is saved: all its disks are left out", domain.id.name);
+    let message = format!("only the definition of domain `{}` is backed up, because all its disks are excluded", domain.id.name);
     (!domain.disks.is_empty()).then_some(Failure { message, hint: None })
 }

@@ -23,7 +23,7 @@ pub struct KnownDomain {
 /// What the command line asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Back up whether due or not.
+    /// Back up domains even if they are not due.
     pub force: bool,
     /// Take disks that are much smaller than before, or hold much less, as they are.
     pub accept_smaller: bool,
@@ -101,7 +101,7 @@ pub fn plan(settings: &Settings, known: &[KnownDomain], request: &Selection, tod
         if !request.domains.contains(name) {
             let decision = Decision::NotSelected(match settings.exclusion_of(name) {
                 Some(exclusion) => excluded_by(exclusion),
-                None => "in no entry of the configuration".to_owned(),
+                None => "not in the configuration".to_owned(),
             });
             let domain_ref = Some(domain.id.clone());
             entries.push(Entry { name: name.clone(), domain: domain_ref, settings: None, decision, last_point: None });
@@ -112,7 +112,7 @@ pub fn plan(settings: &Settings, known: &[KnownDomain], request: &Selection, tod
 
 fn entry(domain: &KnownDomain, rule: &Rule, request: &Selection, today: NaiveDate) -> Entry {
     let decision = if !asked_for(request, &domain.id.name) {
-        Decision::NotSelected("not asked for on the command line".to_owned())
+        Decision::NotSelected("not named on the command line".to_owned())
     } else {
         match day::judge(&rule.domain, domain.last_point.map(|last| last.date()), today) {
             Ok(reason) => Decision::Due(reason),
@@ -136,7 +136,7 @@ fn no_domain(rule: &Rule, known: &[KnownDomain], request: &Selection) -> Entry {
         let place = format!("line {} of the configuration", rule.line);
         Decision::Unknown(unknown(&rule.pattern, &place, known))
     } else {
-        Decision::NotSelected("not asked for on the command line".to_owned())
+        Decision::NotSelected("not named on the command line".to_owned())
     };
     let settings = Some(rule.domain.clone());
     Entry { name: rule.pattern.clone(), domain: None, settings, decision, last_point: None }
@@ -157,16 +157,16 @@ fn unanswered(settings: &Settings, known: &[KnownDomain], names: &[String]) -> V
             unknown(name, "the command line", known)
         } else if let Some(exclusion) = domain.and_then(|domain| settings.exclusion_of(&domain.id.name)) {
             Failure {
-                message: format!("`{name}` is on the command line, and {}", excluded_by(exclusion)),
+                message: format!("`{name}` is named on the command line, but {}", excluded_by(exclusion)),
                 hint: Some(format!(
-                    "write an entry of its own for `{name}` under `domains` of the host `{}`",
+                    "Add an entry for `{name}` under `domains` of the host `{}`",
                     settings.host
                 )),
             }
         } else if matching.all(|domain| settings.rule_for(domain).is_none()) {
             Failure {
-                message: format!("`{name}` is on the command line, and no entry of the configuration covers it"),
-                hint: Some(format!("add an entry to `domains` of the host `{}`", settings.host)),
+                message: format!("`{name}` is named on the command line but not in the configuration"),
+                hint: Some(format!("Add an entry to `domains` of the host `{}`", settings.host)),
             }
         } else {
             return None;
@@ -181,14 +181,14 @@ fn unanswered(settings: &Settings, known: &[KnownDomain], names: &[String]) -> V
 fn unknown(name: &str, place: &str, known: &[KnownDomain]) -> Failure {
     let names = || known.iter().map(|domain| domain.id.name.as_str());
     let message = if glob::is_glob(name) {
-        format!("no domain that libvirt knows matches `{name}` of {place}")
+        format!("no existing domain matches `{name}` of {place}")
     } else {
-        format!("libvirt knows no domain `{name}` of {place}")
+        format!("domain `{name}` of {place} does not exist")
     };
     let hint = match nearest(name, names()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if known.is_empty() => "libvirt knows no domain at all: check `libvirt_uri`".to_owned(),
-        None => "`virsh list --all` shows the domains".to_owned(),
+        Some(near) => format!("Did you mean `{near}`?"),
+        None if known.is_empty() => "No domain exists. Check `libvirt_uri`.".to_owned(),
+        None => "To list the domains: virsh list --all".to_owned(),
     };
     Failure { message, hint: Some(hint) }
 }

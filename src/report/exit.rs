@@ -39,15 +39,15 @@ impl ExitCode {
 /// The block that ends every `--help`.
 pub const EXIT_STATUS: &str = "\
 Exit status:
-  0      all good; also when nothing is due
-  1      some domain failed or was only partly saved, or nothing matched
-  2      wrong usage or configuration
+  0      success, or nothing due
+  1      a domain failed or was only partly backed up, or no domain matched
+  2      usage or configuration error
   3      another run holds the lock
-  4      the hypervisor cannot be reached
-  5      the target cannot be used
+  4      the hypervisor is unreachable
+  5      the target is unusable
   6      damage found
-  7      backups good, but something could not be cleaned up, or a report or metrics not sent
-  128+n  ended by signal n";
+  7      backups succeeded, but cleanup, a report or metrics failed
+  128+n  stopped by signal n";
 
 /// The number that a run ends with: the worst that happened; a signal before all else.
 pub fn exit_code(report: &RunReport) -> u8 {
@@ -79,8 +79,8 @@ pub fn failure(report: &RunReport) -> Option<Failure> {
     let first = report.errors.first().cloned();
     let message = match report.signal {
         Some(signal) => format!("stopped by signal {signal}"),
-        None if names.is_empty() => "not all could be cleaned up".to_owned(),
-        None => format!("not, or not wholly, saved: {}", names.join(", ")),
+        None if names.is_empty() => "cleanup incomplete".to_owned(),
+        None => format!("not (fully) backed up: {}", names.join(", ")),
     };
     Some(first.unwrap_or(Failure { message, hint: None }))
 }

@@ -48,7 +48,7 @@ fn in_zone<Zone: TimeZone<Offset: fmt::Display>>(time: DateTime<Utc>, zone: &Zon
 fn page<Zone: TimeZone<Offset: fmt::Display>>(report: &RunReport, mut page: Page, zone: &Zone) -> String {
     if let Some(hook) = report.hooks.iter().find(|hook| hook.status == HookStatus::Skip && report.domains.is_empty()) {
         let (host, hook) = (printable(&report.host), printable(&hook.name));
-        page.painted(Paint::Good, &format!("kvmbackup: nothing done on {host}, as the hook {hook} asked"));
+        page.painted(Paint::Good, &format!("kvmbackup: run on {host} skipped by hook {hook}"));
         return page.finish();
     }
     if is_quiet_day(report) {
@@ -94,11 +94,11 @@ fn verdict(report: &RunReport) -> String {
     let counted = match (totals.failed, totals.partial) {
         (0, 0) if all == 0 && !report.errors.is_empty() => "FAILED".to_owned(),
         (0, 0) if all == 0 && report.signal.is_some() => "nothing done".to_owned(),
-        (0, 0) if all == 0 && untidy => "nothing is due today, but an earlier run is not cleaned up".to_owned(),
+        (0, 0) if all == 0 && untidy => "nothing is due today, but cleanup of an earlier run is incomplete".to_owned(),
         (0, 0) if all == 0 && !report.damaged.is_empty() => String::new(),
         (0, 0) if all == 0 => "nothing is due today".to_owned(),
         (0, 0) if !report.errors.is_empty() => format!("{good}, but the run had ERRORS"),
-        (0, 0) if untidy => format!("{good}, but not all could be cleaned up"),
+        (0, 0) if untidy => format!("{good}, but cleanup is incomplete"),
         (0, 0) => good,
         (0, partial) => format!("{partial} of {all} PARTIAL"),
         (failed, 0) => format!("{failed} of {all} FAILED"),
@@ -135,7 +135,7 @@ fn table(page: &mut Page, report: &RunReport) {
     }
     let more = report.domains.len() - shown.len();
     if more > 0 {
-        page.painted(Paint::Bad, &format!("FAILED: {more} more, with the reason below"));
+        page.painted(Paint::Bad, &format!("FAILED: {more} more (see the reason below)"));
     }
     totals(page, report);
 }
@@ -219,14 +219,14 @@ fn totals(page: &mut Page, report: &RunReport) {
         speed(totals.read_bytes, took)
     ));
     let crash = report.domains.iter().filter(|domain| domain.consistency == Some(Consistency::Crash));
-    page.list("saved as after a power cut (crash)", crash.map(|domain| domain.domain.as_str()));
+    page.list("crash-consistent", crash.map(|domain| domain.domain.as_str()));
 }
 
 /// What someone has to act on.
 fn troubles(page: &mut Page, report: &RunReport) {
     page.section("ERRORS OF THE RUN", Paint::Bad, report.errors.iter().map(|error| (String::new(), error.clone())));
     let failed = report.domains.iter().filter(|domain| domain.outcome == Outcome::Failed);
-    let unexplained = || Failure { message: "failed, and no cause is known".to_owned(), hint: None };
+    let unexplained = || Failure { message: "failed for an unknown reason".to_owned(), hint: None };
     page.section(
         "FAILED",
         Paint::Bad,
@@ -298,7 +298,7 @@ fn asides(page: &mut Page, report: &RunReport) {
     if !pruned.is_empty() || !report.not_due.is_empty() || hooked {
         page.blank();
     }
-    page.list("old points removed", pruned.iter().map(String::as_str));
+    page.list("old restore points removed", pruned.iter().map(String::as_str));
     page.list("hooks of the run", hooks(&report.hooks).iter().map(String::as_str));
     let hooked: Vec<_> = report.domains.iter().filter(|domain| !domain.hooks.is_empty()).collect();
     for domain in hooked.iter().take(HOOKED) {
@@ -313,7 +313,7 @@ fn asides(page: &mut Page, report: &RunReport) {
         format!("{} (by {})", domain.domain, hook.map_or("a hook", |hook| &hook.name))
     };
     let skipped: Vec<String> = skipped.map(why).collect();
-    page.list("skipped this time", skipped.iter().map(String::as_str));
+    page.list("skipped", skipped.iter().map(String::as_str));
     page.list("not due today", report.not_due.iter().map(String::as_str));
 }
 

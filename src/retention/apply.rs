@@ -38,10 +38,10 @@ pub fn apply<Tz: TimeZone>(policy: &Policy, points: &[PointId], now: DateTime<Tz
     let judge = |point: PointId| {
         let keep = |reasons| Verdict { point, keep: true, reasons };
         if is_future(point.time(), now.to_utc()) {
-            return keep(vec!["later than now: the clock was set back".to_owned()]);
+            return keep(vec!["in the future: the clock was set back".to_owned()]);
         }
         if *policy == Policy::default() {
-            return keep(vec!["no rule: all are kept".to_owned()]);
+            return keep(vec!["no rule: keep all".to_owned()]);
         }
         let day = point.time().with_timezone(&now.timezone()).date_naive();
         let mut reasons = Vec::new();
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(
             lines(&Policy::rotate(1), &points, now()),
             [
-                "+ 20301231T120000Z later than now: the clock was set back",
+                "+ 20301231T120000Z in the future: the clock was set back",
                 "+ 20261101T120000Z last 1 of 1",
                 "- 20261001T120000Z no rule keeps it",
             ]

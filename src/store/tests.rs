@@ -262,7 +262,7 @@ fn a_target_that_hangs_is_remembered_and_every_error_says_what_to_do() {
 
     let path = || dir.path().to_owned();
     let file = |kind: io::ErrorKind| Error::File { action: "list", path: path(), source: kind.into() };
-    let full = "free space on the target, or keep fewer restore points".to_owned();
+    let full = "Free space on the target, or keep fewer restore points.".to_owned();
     let target = Error::Target { path: path(), source: io::ErrorKind::NotFound.into() };
     assert!(!target.is_stall() && !file(io::ErrorKind::TimedOut).is_stall());
     let path = dir.path().display();

@@ -153,7 +153,7 @@ fn serve(asked: &Receiver<Request>, files: &UnixStream) {
         let child = receive(files).and_then(|files| {
             // Without room for more open files, the kernel leaves some out: a program would write to nobody.
             if files.len() != given.iter().filter(|given| **given).count() {
-                return Err(io::Error::other("its standard streams did not arrive: too many open files"));
+                return Err(io::Error::other("cannot pass its standard streams: too many open files"));
             }
             let mut files = files.into_iter();
             let streams = given.map(|given| given.then(|| files.next()).flatten());

@@ -15,7 +15,7 @@ fn a_dry_run_gives_every_domain_a_reason_and_touches_nothing() {
     ran.tells(&["due", &format!("due: {}", full(host.today()))])
         .tells(&["waiting", "not today", &waiting.to_string(), "next"])
         .tells(&["gone", "libvirt knows no domain"])
-        .tells(&["foreign", "in no entry of the configuration"]);
+        .tells(&["foreign", "not in the configuration"]);
     let chosen = host.run("backup --dry-run waiting --force").ends(0);
     chosen.tells(&["waiting", "forced"]).tells(&["due", "not asked for"]);
     host.run("backup --dry-run --json").ends(1);

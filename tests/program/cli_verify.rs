@@ -26,7 +26,7 @@ fn verify_goes_on_where_the_last_one_ended_and_leaves_out_what_was_checked() {
     assert_eq!((&all["gone"], &all["left"]), (&json!(0), &json!(0)));
 
     let none = host.run("verify --all --older-than 1d").ends(0);
-    assert_eq!(none.out, "no restore point has to be checked\n");
+    assert_eq!(none.out, "no restore point needs verification\n");
     assert_eq!(ids(&checked(&host, "--all --older-than 0s")).len(), 4);
     let oldest = checked(&host, "b");
     assert_eq!(domains(&checked(&host, "--all"))[3], "b", "{oldest:#}");

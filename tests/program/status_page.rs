@@ -140,7 +140,7 @@ fn each_trouble_is_told_with_what_to_type() {
         "vpn</bdi> is late: saved 3 d ago, due every 24 h",
         "web-2</bdi> is only crash-consistent, filesystem was wanted",
         "proxy</bdi> was saved with a warning",
-        "disk vdb is transient: what the guest wrote since its start is not saved (and 1 more)",
+        "disk vdb is transient: data written since the guest started is not backed up (and 1 more)",
         "ldap</bdi> was left out last time",
         "The repository is almost full: 61.0 GB left",
     ] {

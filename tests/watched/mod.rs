@@ -85,7 +85,7 @@ pub fn bad_night(now: DateTime<Utc>) -> Watched {
     watched.guest("web-2").consistency = Some(Consistency::Crash);
     watched.guest("proxy").last_result = Some(DomainResult::Warning);
     watched.guest("proxy").last_warning =
-        Some("disk vdb is transient: what the guest wrote since its start is not saved (and 1 more)".to_owned());
+        Some("disk vdb is transient: data written since the guest started is not backed up (and 1 more)".to_owned());
     watched.guest("ldap").last_result = Some(DomainResult::Skipped);
     watched.seen("files").leftover_overlays = 2;
     watched.guest("monitor").last_verify = None;

@@ -37,7 +37,7 @@ pub fn recall(errors: &config::Errors) -> Option<Mail> {
     let trusted = trust::file(&path).map_err(io::Error::other);
     let read = trusted.and_then(|()| opened::read_private(&path, MAX));
     let read = read.and_then(|json| version::parse(&json, VERSION).map_err(io::Error::other));
-    let log = |error: io::Error| tracing::info!(path = %path.display(), %error, "no way of mails is known");
+    let log = |error: io::Error| tracing::info!(path = %path.display(), %error, "no mail route is known");
     read.map_err(log).ok()
 }
 

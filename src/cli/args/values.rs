@@ -51,7 +51,7 @@ impl FromStr for At {
 
 /// A duration, in the form of the configuration, and days.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    size::parse_duration(text).ok_or_else(|| "not a number with its unit (30s, 15m, 2h or 7d)".to_owned())
+    size::parse_duration(text).ok_or_else(|| "not a number with a unit (30s, 15m, 2h or 7d)".to_owned())
 }
 
 /// A phase of hooks by its name.
@@ -86,7 +86,7 @@ impl FromStr for DiskChoice {
             None => (text, None),
         };
         if target.is_empty() || device.as_ref().is_some_and(|device| !device.is_absolute()) {
-            return Err("expected TARGET or TARGET=/dev/…, as vda or vda=/dev/vg0/web-1".to_owned());
+            return Err("expected TARGET or TARGET=/dev/…, such as vda or vda=/dev/vg0/web-1".to_owned());
         }
         Ok(DiskChoice { target: target.to_owned(), device })
     }

@@ -52,22 +52,22 @@ fn text(salvaged: &Salvaged, to: &Path) -> String {
         }
     }
     for member in &salvaged.missing {
-        line(format!("{member}: nothing of it was found"));
+        line(format!("{member}: nothing found"));
     }
     line(format!("all of this: {}", to.join(REPORT).display()));
     text
 }
 
 fn name(part: &Part) -> &str {
-    part.member.as_deref().unwrap_or("a member that has lost its name")
+    part.member.as_deref().unwrap_or("a member without a name")
 }
 
 fn state(part: &Part) -> String {
     let lost: u64 = part.lost.iter().map(|range| range.length).sum();
     match part.state {
         State::Whole => "whole".to_owned(),
-        State::Unchecked => "UNCHECKED: nothing tells whether its bytes are right".to_owned(),
-        State::Wrong => "WRONG: its bytes are not those that were saved, and nothing tells which".to_owned(),
+        State::Unchecked => "UNCHECKED: no checksum is left to verify it".to_owned(),
+        State::Wrong => "WRONG: its checksum does not match, and the wrong bytes are unknown".to_owned(),
         State::Torn => format!("TORN: {lost} of {} bytes are lost", part.bytes),
     }
 }

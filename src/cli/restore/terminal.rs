@@ -33,7 +33,7 @@ impl<'a> Terminal<'a> {
             return Ok(false);
         }
         let mut screen = io::stderr();
-        write!(screen, "The notes list what the definition reaches for on this host. Define the domain? [y/N] ")?;
+        write!(screen, "The notes list what the definition uses on this host. Define the domain? [y/N] ")?;
         screen.flush()?;
         let stdin = io::stdin();
         while poll(&mut [PollFd::new(&stdin.as_fd(), PollFlags::IN)], Some(&LOOK)).unwrap_or(0) == 0 {

@@ -47,14 +47,14 @@ other:
             "c.yml:5: h.backupdir: bad path \"mnt/b\"; valid: an absolute path",
             "c.yml:6: h.parallel: bad number \"65\"; valid: a whole number from 1 to 64",
             "c.yml:7: h.quiesce: bad value \"perhaps\"; valid: require, prefer, never",
-            "c.yml:8: h.metrics: names no place; valid: textfile, listen, hosts",
+            "c.yml:8: h.metrics: contains no address; valid: textfile, listen, hosts",
             "c.yml:11: h.domains.web1.day_of_week: bad day \"Sonday\"; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their \
              long names, daily; did you mean `Sunday`?",
             "c.yml:12: h.domains.web1.rotate: bad number \"0\"; valid: a whole number from 1",
             &format!("c.yml:13: h.domains.web1.rotat: unknown key; valid: {all}, exclude; did you mean `rotate`?"),
             "c.yml:14: h.domains.\"web.2\": `day_of_week` is missing here, in the host's section and in `defaults`; \
-             valid: days as Mon or Sunday, or daily",
-            "c.yml:15: h.domains.\"web.2\".rotate: stands beside `keep` of line 16; only one of them can hold; valid: \
+             valid: days such as Mon or Sunday, or daily",
+            "c.yml:15: h.domains.\"web.2\".rotate: conflicts with `keep` on line 16; valid: \
              `rotate` or `keep`",
             "c.yml:16: h.domains.\"web.2\".keep.dayly: unknown key; valid: last, daily, weekly, monthly, yearly; did you \
              mean `daily`?",
@@ -68,7 +68,7 @@ other:
 
 #[test]
 fn bad_values_say_what_is_valid() {
-    let time = "valid: a number with its unit, from 1s to 1h, as 30s or 2m";
+    let time = "valid: a number with a unit, from 1s to 1h, such as 30s or 2m";
     let long = format!("job: {}", "ä".repeat(65));
     let cases = [
         ("rotate: many", "rotate: bad number \"many\"; valid: a whole number from 1".to_owned()),
@@ -93,7 +93,7 @@ fn bad_values_say_what_is_valid() {
         ("keep: 4", "keep: must be a mapping (`key: value` lines below it)".to_owned()),
         (
             "day_of_week: []",
-            "day_of_week: names no day; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their long names, daily".to_owned(),
+            "day_of_week: contains no day; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their long names, daily".to_owned(),
         ),
         (
             "compression: zst",
@@ -136,7 +136,7 @@ fn places_of_metrics_are_checked() {
     let about = |value: &str| {
         complaints(&format!("h: {{backupdir: /b, metrics: {value}, domains: {{d: {{day_of_week: Sun}}}}}}")).remove(0)
     };
-    let place = "valid: HOST:PORT, as 127.0.0.1:9763 or [::1]:9763, or unix:/PATH";
+    let place = "valid: HOST:PORT, such as 127.0.0.1:9763 or [::1]:9763, or unix:/PATH";
     for (value, complaint) in [
         ("{textfile: k.prom}", ".textfile: bad path \"k.prom\"; valid: an absolute path".to_owned()),
         ("{listen: 9763}", format!(".listen: bad address \"9763\"; {place}")),
@@ -144,7 +144,7 @@ fn places_of_metrics_are_checked() {
         ("{textfil: /k}", ".textfil: unknown key; valid: textfile, listen, hosts; did you mean `textfile`?".to_owned()),
         (
             "{hosts: [a, 'b:1']}",
-            ".hosts: bad host \"b:1\"; valid: a host name or an address without a port, as cloud1.example.org"
+            ".hosts: bad host \"b:1\"; valid: a host name or an address without a port, such as cloud1.example.org"
                 .to_owned(),
         ),
         ("/k", ": must be a mapping (`key: value` lines below it)".to_owned()),
@@ -234,7 +234,7 @@ fn a_problem_of_a_domain_is_named_once() {
         complaints(text),
         [
             "c.yml:5: h.domains.a.rotate: is given twice; first on line 5",
-            "c.yml:6: h.domains.b.rotate: stands beside `exclude`, and means nothing there",
+            "c.yml:6: h.domains.b.rotate: has no effect beside `exclude`",
             "c.yml:7: h.domains.c.exclude: bad value \"maybe\"; valid: true, false",
         ]
     );

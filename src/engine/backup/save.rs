@@ -77,7 +77,7 @@ impl Backup<'_> {
         if domain.state == DomainState::Off {
             let state = hypervisor.state(&domain.id)?;
             if state != DomainState::Off || stamps.changed() {
-                return Err(Error::Changed { what: "the domain was started, or a file of it changed,".into() });
+                return Err(Error::Changed { what: "the domain was started, or one of its files changed,".into() });
             }
         }
         self.context.run.monitor.stage(name, "write");

@@ -58,7 +58,7 @@ fn the_point_that_is_meant_is_found() {
     let error = id(time("2026-11-20T01:00:00Z")).unwrap_err();
     assert_eq!(error.hint().unwrap(), "there are: 20261122T020000Z, 20261121T020000Z, 20261120T020000Z");
     let error = find(&fixture.store, "web 2", When::Newest).unwrap_err();
-    assert_eq!(error.hint().unwrap(), "there are some of: web 1");
+    assert_eq!(error.hint().unwrap(), "Domains with restore points: web 1");
     assert!(list(&fixture.store, &state(&fixture), &["web 2".to_owned()]).is_err());
 }
 

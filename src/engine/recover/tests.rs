@@ -119,7 +119,7 @@ fn all_that_was_held_is_given_back_and_told_and_twice_is_safe() {
     let entry = std::fs::read_dir(killed.path("journal")).unwrap().next().unwrap().unwrap().path();
     let text = std::fs::read(&entry).unwrap();
     let said = "web 1: the run of 2026-11-20 02:00:00 UTC was interrupted; thawed the guest, committed vda back to its base, \
-                ended the backup job, removed the unfinished archive";
+                stopped the backup job, removed the unfinished archive";
     assert_eq!(recovered(&killed.journal, &killed.connect()), (vec![said.to_owned()], vec![]));
     killed.expect_healed();
     assert!(killed.journal.left().unwrap().is_empty());
@@ -146,7 +146,7 @@ fn one_that_fails_stays_in_the_journal_and_the_others_are_healed() {
     };
     let (done, left) = recovered(&killed.journal, &connect);
     assert_eq!(done.len(), 2);
-    assert_eq!(done[1], "mail: the run of 2026-11-19 02:00:00 UTC was interrupted; nothing was left of it");
+    assert_eq!(done[1], "mail: the run of 2026-11-19 02:00:00 UTC was interrupted; nothing was left behind");
     assert!(left.len() == 1 && left[0].starts_with("db: cannot connect to libvirt at down"), "{left:?}");
     killed.expect_healed();
     assert_eq!(killed.journal.left().unwrap().len(), 1);

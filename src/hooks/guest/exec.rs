@@ -73,7 +73,7 @@ impl<'a> Exec<'a> {
         let answer = match self.agent.command(&request) {
             Ok(answer) => answer,
             Err(error) if self.failing.get_or_insert_with(Instant::now).elapsed() < PATIENCE => {
-                tracing::debug!("the guest agent does not tell of process {}: {error}", self.pid);
+                tracing::debug!("the guest agent does not report process {}: {error}", self.pid);
                 return Ok(None);
             }
             Err(source) => return Err(Error::Agent { action: self.action, source }),
@@ -112,7 +112,7 @@ pub(super) fn script(
     let arguments = [&[script], arguments].concat();
     let start = Start { arguments, input, capture: true, ..Start::default() };
     let done = Exec::start(agent, action, &start)?.wait(Instant::now() + SCRIPT)?;
-    done.ok_or_else(|| Error::Answer { action, answer: "it is still at it".to_owned() })
+    done.ok_or_else(|| Error::Answer { action, answer: "it is still running".to_owned() })
 }
 
 /// [`script`] that must succeed; its output.

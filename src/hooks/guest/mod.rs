@@ -74,7 +74,7 @@ impl<'a> Guest<'a> {
     /// [`Error::Agent`] or [`Error::Answer`].
     pub fn prepare(&self, context: &[u8]) -> Result<(), Error> {
         tracing::debug!(run = self.run_id, folder = self.folder, "hooks in the guest");
-        exec::output(self.agent, "make a folder for hooks", PREPARE, &[&self.folder], Some(context)).map(drop)
+        exec::output(self.agent, "create a directory for hooks", PREPARE, &[&self.folder], Some(context)).map(drop)
     }
 
     /// The context's path in the guest.
@@ -125,7 +125,7 @@ impl<'a> Guest<'a> {
 
     /// Removes the folder. Where that fails, it stays until the guest is started again, which the log says.
     pub fn clean(&self) {
-        if let Err(error) = exec::output(self.agent, "remove the hooks' folder", CLEAN, &[&self.folder], None) {
+        if let Err(error) = exec::output(self.agent, "remove the hooks' directory", CLEAN, &[&self.folder], None) {
             tracing::warn!(folder = self.folder, "{error}");
         }
     }

@@ -84,7 +84,7 @@ impl<'a> Process<'a> {
 
     /// What a session is doing.
     pub(super) fn state(&self) -> Result<State, Error> {
-        let state = exec::patiently(|| exec::output(self.agent, "look at a session", STATE, &[&self.files], None))?;
+        let state = exec::patiently(|| exec::output(self.agent, "check a session", STATE, &[&self.files], None))?;
         Ok(match state.as_slice() {
             b"ready\n" => State::Ready,
             b"ended\n" => State::Ended,
@@ -108,14 +108,14 @@ impl<'a> Process<'a> {
 
     /// Ends it.
     pub(super) fn stop(&mut self) -> Result<(), Error> {
-        exec::patiently(|| exec::script(self.agent, "end a hook", STOP, &[&self.files], None))?;
+        exec::patiently(|| exec::script(self.agent, "stop a hook", STOP, &[&self.files], None))?;
         self.wrapper.wait(Instant::now() + WRAP_UP)?;
         Ok(())
     }
 
     /// What came of it. `forced`: it was ended by us.
     pub(super) fn finish(self, forced: Option<Ended>) -> Result<Ran, Error> {
-        let action = "tell what came of a hook";
+        let action = "get the result of a hook";
         let time = self.started.elapsed();
         let Done { output, .. } = exec::script(self.agent, action, COLLECT, &[&self.files], None)?;
         let (code, said) = split(&output);

@@ -124,15 +124,15 @@ fn a_shareable_disk_of_a_domain_that_is_off_may_have_another_writer() {
 #[test]
 fn auto_pulls_what_no_snapshot_can_hold_and_says_why() {
     let cases = [
-        (Disk { shareable: true, ..disk("vdb") }, "pull: disk vdb is shareable, which a snapshot cannot be"),
-        (Disk { device: Device::Lun, ..disk("vdb") }, "pull: disk vdb is a passed-through LUN, which has no snapshots"),
+        (Disk { shareable: true, ..disk("vdb") }, "pull: disk vdb is shareable, which snapshots do not support"),
+        (Disk { device: Device::Lun, ..disk("vdb") }, "pull: disk vdb is a passed-through LUN, which cannot be snapshotted"),
         (
             Disk { image: image(Source::Network("rbd:pool/x".into())), ..disk("vdb") },
-            "pull: disk vdb is on the network, where no overlay can lie beside it",
+            "pull: disk vdb is on the network, where no overlay can be created beside it",
         ),
         (
             Disk { encrypted: true, ..disk("vdb") },
-            "pull: disk vdb is encrypted, and the overlay of a snapshot would not be",
+            "pull: disk vdb is encrypted, and a snapshot's overlay would not be",
         ),
     ];
     for (odd, reason) in cases {
@@ -143,7 +143,7 @@ fn auto_pulls_what_no_snapshot_can_hold_and_says_why() {
         assert_eq!(short(&domain, &plain(MethodChoice::Pull)), "Pull vda vdb");
         assert_eq!(short(&domain, &plain(MethodChoice::Snapshot)), "Snapshot vda !vdb");
         let plan = capture(&domain, &plain(MethodChoice::Snapshot)).unwrap();
-        assert_eq!(plan.skipped[0].hint.as_deref(), Some("set `method: auto` or `method: pull` for this domain"));
+        assert_eq!(plan.skipped[0].hint.as_deref(), Some("Set `method: auto` or `method: pull` for this domain."));
     }
 }
 
@@ -155,7 +155,7 @@ fn encrypted_disks_are_saved_only_with_leave_and_by_pull() {
     let skipped = capture(&domain, &settings()).unwrap().skipped.remove(0);
     assert!(skipped.hint.unwrap().contains("`allow_plaintext: true`"));
     let warnings = capture(&domain, &plain(MethodChoice::Auto)).unwrap().warnings;
-    assert_eq!(warnings[0].message, "disk vdb is encrypted, and its contents lie in the archive unencrypted");
+    assert_eq!(warnings[0].message, "disk vdb is encrypted, but its contents are unencrypted in the archive");
     assert_eq!(short(&off(vec![disk("vda"), luks()]), &plain(MethodChoice::Auto)), "Direct =vda !vdb");
     let read_only = Disk { readonly: true, ..luks() };
     assert_eq!(short(&running(vec![read_only]), &plain(MethodChoice::Auto)), "Pull vdb");
@@ -177,7 +177,7 @@ fn of_a_transient_disk_the_persistent_image_is_saved() {
     let known = Disk { transient: true, persistent: Some(base.clone()), ..disk("vdb") };
     let plan = capture(&running(vec![disk("vda"), known.clone()]), &settings()).unwrap();
     assert_eq!(plan.disks[1].how, How::Direct(base.clone()));
-    assert_eq!(plan.warnings[0].message, "disk vdb is transient: what the guest wrote since its start is not saved");
+    assert_eq!(plan.warnings[0].message, "disk vdb is transient: data written since the guest started is not backed up");
 
     let below = Disk { persistent: None, backing: vec![base.clone()], ..known.clone() };
     assert_eq!(capture(&running(vec![below]), &settings()).unwrap().disks[0].how, How::Direct(base));
@@ -223,7 +223,7 @@ fn sources_out_of_reach_are_missed() {
 
 #[test]
 fn a_disk_out_of_reach_is_told_with_its_own_reason_and_way_out() {
-    let exclude = "if it need not be saved, add it to `exclude_disks`";
+    let exclude = "If it need not be backed up, add it to `exclude_disks`";
     let runs = "back it up while the domain runs";
     let vhost = || Disk { image: image(Source::Unsupported("vhostuser".into())), ..disk("vdb") };
     let remote = Disk { image: image(Source::Network("rbd:pool/x".into())), ..disk("vdb") };
@@ -239,8 +239,8 @@ fn a_disk_out_of_reach_is_told_with_its_own_reason_and_way_out() {
         (running(vec![disk("vda"), dark]), "transient and encrypted, which cannot be read".to_owned(), exclude),
         (
             running(vec![disk("vda"), transient]),
-            "transient, and the image below it is not known".to_owned(),
-            "back it up while the domain is off",
+            "transient, and its base image is unknown".to_owned(),
+            "Back it up while the domain is off",
         ),
         (off(vec![disk("vda"), luks]), format!("encrypted, {of_qemu}"), runs),
         (off(vec![disk("vda"), remote]), format!("on the network, {of_qemu}"), runs),
@@ -265,10 +265,10 @@ fn without_any_disk_to_save_only_the_definition_is_left_or_nothing() {
 
     let luks = |target| Disk { encrypted: true, ..disk(target) };
     let refusal = capture(&running(vec![luks("vda"), luks("vdb")]), &settings()).unwrap_err();
-    let reason = "encrypted, and its contents would lie in the archive unencrypted";
+    let reason = "encrypted, and its contents would be unencrypted in the archive";
     assert_eq!(refusal.to_string(), format!("no disk of domain `web` can be saved: vda: {reason}; vdb: {reason}"));
     assert_eq!(
         refusal.hint().as_deref(),
-        Some("set `allow_plaintext: true` for this domain to save what its encrypted disks hold")
+        Some("Set `allow_plaintext: true` for this domain to back up the contents of its encrypted disks")
     );
 }

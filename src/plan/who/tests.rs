@@ -62,10 +62,10 @@ fn every_domain_and_entry_has_its_reason() {
             "+ web-1: due: Monday",
             "- web-2: not today: runs on Sun; next 2026-11-29",
             "+ late: catching up: no restore point yet",
-            "! gone: libvirt knows no domain `gone` of line 10 of the configuration (`virsh list --all` shows the domains)",
-            "! mail?: no domain that libvirt knows matches `mail?` of line 11 of the configuration \
-             (`virsh list --all` shows the domains)",
-            "  stray: in no entry of the configuration",
+            "! gone: domain `gone` does not exist of line 10 of the configuration (To list the domains: virsh list --all)",
+            "! mail?: no existing domain matches `mail?` of line 11 of the configuration \
+             (To list the domains: virsh list --all)",
+            "  stray: not in the configuration",
         ]
     );
 }
@@ -78,10 +78,10 @@ fn force_makes_due_and_names_only_filter() {
             "+ db1: forced",
             "+ web-1: due: Monday",
             "+ web-2: forced",
-            "  late: not asked for on the command line",
-            "  gone: not asked for on the command line",
-            "  mail?: not asked for on the command line",
-            "  stray: in no entry of the configuration",
+            "  late: not named on the command line",
+            "  gone: not named on the command line",
+            "  mail?: not named on the command line",
+            "  stray: not in the configuration",
         ]
     );
     assert_eq!(lines(false, &["db1"], MONDAY)[0], "- db1: not today: runs on Sun; next 2026-11-29");
@@ -94,13 +94,13 @@ fn names_that_lead_nowhere_are_errors_once() {
     assert_eq!(
         due(lines(false, &["db2", "stray", "x*", "db2", "gone", "str*"], SUNDAY)),
         [
-            "! db2: libvirt knows no domain `db2` of the command line (did you mean `db1`?)",
-            "! stray: `stray` is on the command line, and no entry of the configuration covers it \
-             (add an entry to `domains` of the host `host`)",
-            "! x*: no domain that libvirt knows matches `x*` of the command line (`virsh list --all` shows the domains)",
-            "! str*: `str*` is on the command line, and no entry of the configuration covers it \
-             (add an entry to `domains` of the host `host`)",
-            "! gone: libvirt knows no domain `gone` of line 10 of the configuration (`virsh list --all` shows the domains)",
+            "! db2: domain `db2` does not exist of the command line (did you mean `db1`?)",
+            "! stray: `stray` is named on the command line but not in the configuration \
+             (Add an entry to `domains` of the host `host`)",
+            "! x*: no existing domain matches `x*` of the command line (To list the domains: virsh list --all)",
+            "! str*: `str*` is named on the command line but not in the configuration \
+             (Add an entry to `domains` of the host `host`)",
+            "! gone: domain `gone` does not exist of line 10 of the configuration (To list the domains: virsh list --all)",
         ]
     );
 }
@@ -186,5 +186,5 @@ fn who_has_waited_longest_is_first_but_for_priority() {
 fn an_empty_libvirt_is_an_error_of_every_entry() {
     let lines = lines_of(&[], &Selection::default(), SUNDAY);
     assert_eq!(lines.len(), 6);
-    assert!(lines.iter().all(|line| line.ends_with("(libvirt knows no domain at all: check `libvirt_uri`)")));
+    assert!(lines.iter().all(|line| line.ends_with("(No domain exists. Check `libvirt_uri`.)")));
 }

@@ -180,7 +180,7 @@ mod tests {
             page.section("T", Paint::Plain, std::iter::once((who.to_owned(), failure)));
             page.finish().lines().last().unwrap_or_default().trim().to_owned()
         };
-        assert_eq!(told("a", "disk vda: cannot read it"), "a: disk vda: cannot read it");
+        assert_eq!(told("a", "disk vda: read failed"), "a: disk vda: read failed");
         assert_eq!(told("web", "web: cannot freeze"), "web: cannot freeze");
         assert_eq!(told("web", "web-1: cannot freeze"), "web: web-1: cannot freeze");
         assert_eq!(told("web", "no disk of domain `web` can be saved"), "no disk of domain `web` can be saved");

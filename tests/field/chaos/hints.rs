@@ -56,7 +56,7 @@ fn the_way_of_a_hint_is_found() {
     let hint =
         "see that no other host runs the domain; qemu-img commit -d -f qcow2 /o && rm /o; then: kvmbackup recover";
     assert_eq!(commands(hint), ["qemu-img commit -d -f qcow2 /o && rm /o"]);
-    assert_eq!(commands("wait until nobody changes the domain; then: kvmbackup recover"), [""; 0]);
+    assert_eq!(commands("Wait until no other program changes the domain; then: kvmbackup recover"), [""; 0]);
     let hint = "decide which is right: if the base is, rm /o; if the overlay is, with the guest off: qemu-img commit -d -f qcow2 /o \
                 && rm /o; then: kvmbackup recover";
     assert_eq!(right_commands(hint, |_| false), ["qemu-img commit -d -f qcow2 /o && rm /o"]);

@@ -174,7 +174,7 @@ fn contents_of_an_encrypted_disk_are_said_to_lie_in_plain() {
     let archive = program.unpack(&report, guest.name());
     assert_eq!(archive.manifest()["disks"][0]["encrypted"], true);
     let list = program.run(&["list"]);
-    assert!(list.stdout.contains("vda: encrypted by QEMU, and not encrypted in this restore point"), "{list:#?}");
+    assert!(list.stdout.contains("vda: encrypted by QEMU but not encrypted in this restore point"), "{list:#?}");
     let list: Value = serde_json::from_str(&program.run(&["list", "--json"]).stdout).unwrap();
     assert_eq!(list["points"][0]["disks"][0]["encrypted"], true, "{list:#}");
 }

@@ -95,7 +95,7 @@ fn a_commit_that_runs_already_is_adopted_and_other_jobs_are_left_alone() {
         guest.job.take_if(|_| call == "block_job" && number == 3);
         None
     });
-    assert!(bench.refused().contains("its commit ended before it was done"));
+    assert!(bench.refused().contains("its commit ended early"));
 }
 
 #[test]
