@@ -116,10 +116,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A newer program wrote the archive.
-    #[error(
-        "the archive has format {format}; this program reads formats up to {}",
-        crate::archive::manifest::FORMAT
-    )]
+    #[error("the archive has format {format}; this program reads formats up to {}", crate::archive::manifest::FORMAT)]
     NewerFormat {
         /// Its format.
         format: u32,
@@ -241,15 +238,15 @@ mod tests {
         let of = |source| Error::Member { member: member(), source: Box::new(source) };
         let copy = Some("another copy");
         for (error, says) in [
-            (Error::NewerFormat { format: 2 }, Some("update kvmbackup")),
-            (Error::Table { what: "" }, Some("cut off")),
+            (Error::NewerFormat { format: 2 }, Some("Update kvmbackup")),
+            (Error::Table { what: "" }, Some("truncated")),
             (Error::Frame { offset: 0, what: "" }, copy),
             (Error::Header { offset: 0, what: "" }, copy),
             (Error::Digest { member: member() }, copy),
             (Error::Read { offset: 0, source: failed(io::ErrorKind::Other) }, copy),
-            (of(Error::Table { what: "" }), Some("cut off")),
+            (of(Error::Table { what: "" }), Some("truncated")),
             (of(Error::TooManyPieces), None),
-            (Error::Write { source: failed(io::ErrorKind::StorageFull) }, Some("free space")),
+            (Error::Write { source: failed(io::ErrorKind::StorageFull) }, Some("Free space")),
             (Error::Write { source: failed(io::ErrorKind::Other) }, None),
             (Error::Write { source: stalled() }, Some(Stalled::HINT)),
             (Error::Missing { member: member() }, None),

@@ -258,11 +258,11 @@ mod tests {
 
             let most = MAX_PIECES as u32;
             for (at, bytes, says) in [
-                (footer + 4, 0_u32.to_le_bytes(), "not there"),
-                (footer + 5, [0; 4], "not there"),
+                (footer + 4, 0_u32.to_le_bytes(), "missing"),
+                (footer + 5, [0; 4], "missing"),
                 (footer, 0_u32.to_le_bytes(), "absurd"),
                 (footer, (most + 1).to_le_bytes(), "absurd"),
-                (footer, most.to_le_bytes(), "cut off"),
+                (footer, most.to_le_bytes(), "truncated"),
             ] {
                 let mut table = good.clone();
                 // Of the descriptor, only its own byte.
@@ -275,7 +275,7 @@ mod tests {
             }
             // The file has become shorter than it was said to be.
             let error = read(&whole, length + 1, kind).unwrap_err();
-            assert!(matches!(error, Error::Table { what } if what.contains("cut off")), "{error}");
+            assert!(matches!(error, Error::Table { what } if what.contains("truncated")), "{error}");
         }
         let unreadable = std::fs::File::options().write(true).open("/dev/null").unwrap();
         let error = read(&PatientFile::new(unreadable, &Patience::default()), 1000, Kind::Zstd).unwrap_err();

@@ -115,5 +115,6 @@ fn told(result: &HookResult) -> String {
 
 fn unknown(domain: &str) -> app::Error {
     let message = format!("the domain `{}` is not in the configuration", printable(domain));
-    engine::Error::Rejected { message, hint: Some("To see the configured domains: kvmbackup backup --dry-run".into()) }.into()
+    engine::Error::Rejected { message, hint: Some("To see the configured domains: kvmbackup backup --dry-run".into()) }
+        .into()
 }

@@ -22,10 +22,7 @@ pub(super) fn run(global: &Global, words: &Recover) -> Result<u8, app::Error> {
         Ok(settings) => (settings.state_dir.clone(), Patience::new(settings.stall_timeout), Some(settings)),
         Err(error) => {
             super::print_error(&error);
-            tracing::warn!(
-                "using {}, which may not be the configured state directory",
-                config::STATE_DIR
-            );
+            tracing::warn!("using {}, which may not be the configured state directory", config::STATE_DIR);
             (PathBuf::from(config::STATE_DIR), Patience::default(), None)
         }
     };

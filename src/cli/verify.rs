@@ -74,7 +74,8 @@ fn damaged(result: &Verification) -> DamagedPoint {
     };
     let what = first.map_or("it is unusable", |failure| &failure.message);
     let message = format!("restore point {} is damaged: {}: {what}{more}", result.id, result.path.display());
-    let hint = "Do not rely on this restore point. For what to do, see docs/operations.md, \"Damage is found\".".to_owned();
+    let hint =
+        "Do not rely on this restore point. For what to do, see docs/operations.md, \"Damage is found\".".to_owned();
     let failure = Failure { message, hint: Some(hint) };
     DamagedPoint { domain: result.domain.clone(), id: result.id, failure }
 }
@@ -167,7 +168,7 @@ mod tests {
         let checks = |gone, left| Checks { gone, left, ..Checks::default() };
         assert_eq!(rest(&checks(0, 0), None), "no restore points yet\n");
         assert_eq!(rest(&checks(0, 0), Some(Duration::ZERO)), "no restore point needs verification\n");
-        let both = "1 restore point removed meanwhile, not checked\n2 restore points left for the next time\n";
+        let both = "1 restore point removed meanwhile, not verified\n2 restore points left for the next run\n";
         assert_eq!(rest(&checks(1, 2), None), both);
     }
 

@@ -154,8 +154,7 @@ fn kind(phase: &Place<'_>, entries: &[Place<'_>], level: Level, problems: &mut P
         HookKind::Command { phases, timeout }
     };
     if level == Level::Domain && of_the_run(&kind) {
-        problems
-            .add(phase.problem("a phase of the run belongs in `defaults` or a host section, not in a domain"));
+        problems.add(phase.problem("a phase of the run belongs in `defaults` or a host section, not in a domain"));
     }
     Some(kind)
 }

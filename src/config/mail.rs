@@ -187,14 +187,11 @@ fn server(place: &Place<'_>, problems: &mut Problems) -> Option<Smtp> {
         problems.add(place.wrong("`host` is missing", "the name of the mail server, as in its certificate"));
     }
     if let [(first, _), (second, _), ..] = passwords.as_slice() {
-        problems.add(
-            second.problem(format!("conflicts with `{}` on line {}", first.name, first.line)),
-        );
+        problems.add(second.problem(format!("conflicts with `{}` on line {}", first.name, first.line)));
     }
     match (&username, passwords.first()) {
         (Some((place, _)), None) => {
-            problems
-                .add(place.wrong("has no password", "password_file, password_env or password_credential"));
+            problems.add(place.wrong("has no password", "password_file, password_env or password_credential"));
         }
         (None, Some((place, _))) => problems.add(place.problem("requires `username`")),
         (Some(_), Some((place, _))) if security == Some(Security::None) => {

@@ -134,7 +134,8 @@ pub(super) fn duration(place: &Place<'_>, problems: &mut Problems) -> Option<Dur
     let range = Duration::from_secs(1)..=Duration::from_secs(3600);
     let duration = size::parse_duration(text).filter(|duration| range.contains(duration));
     if duration.is_none() {
-        problems.add(place.wrong(format!("bad time {text:?}"), "a number with a unit, from 1s to 1h, such as 30s or 2m"));
+        problems
+            .add(place.wrong(format!("bad time {text:?}"), "a number with a unit, from 1s to 1h, such as 30s or 2m"));
     }
     duration
 }
@@ -161,7 +162,8 @@ pub(super) fn min_free(place: &Place<'_>, problems: &mut Problems) -> Option<Min
         number.parse::<u64>().ok()?.checked_mul(factor).map(MinFree::Bytes)
     });
     if value.is_none() {
-        let valid = "a percentage from 0% to 100%, or a whole number with a unit from kB to TB or KiB to TiB, such as 20GB";
+        let valid =
+            "a percentage from 0% to 100%, or a whole number with a unit from kB to TB or KiB to TiB, such as 20GB";
         problems.add(place.wrong(format!("bad amount {text:?}"), valid));
     }
     value
@@ -267,7 +269,10 @@ fn own_host(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
         return Some(host);
     }
     problems.add(
-        place.wrong(format!("bad host {text:?}"), "a host name or an address without a port, such as cloud1.example.org"),
+        place.wrong(
+            format!("bad host {text:?}"),
+            "a host name or an address without a port, such as cloud1.example.org",
+        ),
     );
     None
 }

@@ -254,29 +254,33 @@ impl Error {
             Error::Refused(refusal) => refusal.hint(),
             Error::Read { source, .. } => source.hint(),
             Error::Store(error) => error.hint(),
-            Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("Free space, or keep fewer restore points. To see what retention would remove: kvmbackup prune \
-                --dry-run".into())
-            }
+            Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => Some(
+                "Free space, or keep fewer restore points. To see what retention would remove: kvmbackup prune \
+                --dry-run"
+                    .into(),
+            ),
             Error::File { path, source, .. } if source.kind() == io::ErrorKind::InvalidData => {
                 Some(format!("Check what is at this path: ls -l {}", quoted(&path.to_string_lossy())))
             }
             Error::StillFrozen { .. } => Some("Thaw it: virsh domfsthaw DOMAIN; then: kvmbackup recover".into()),
-            Error::Target { .. } => Some("Mount the target, and find out why it was not mounted: findmnt --verify".into()),
-            Error::Space { .. } => Some("Free space, keep fewer restore points, or lower `min_free`.".into()),
-            Error::OverlaySpace { .. } => Some("Free space, or set `overlay_dir` (`scratch_dir` for `method: pull`).".into()),
-            Error::CommitStalled { .. } => {
-                Some(
-                    "The guest keeps running on its overlay. The next run tries again; to retry earlier, when the \
-                     guest writes less: kvmbackup recover"
-                        .into(),
-                )
+            Error::Target { .. } => {
+                Some("Mount the target, and find out why it was not mounted: findmnt --verify".into())
             }
+            Error::Space { .. } => Some("Free space, keep fewer restore points, or lower `min_free`.".into()),
+            Error::OverlaySpace { .. } => {
+                Some("Free space, or set `overlay_dir` (`scratch_dir` for `method: pull`).".into())
+            }
+            Error::CommitStalled { .. } => Some(
+                "The guest keeps running on its overlay. The next run tries again; to retry earlier, when the \
+                     guest writes less: kvmbackup recover"
+                    .into(),
+            ),
             Error::Chain { hint, .. } => Some(hint.clone()),
             Error::Hook { source, .. } => source.hint(),
             Error::HookFailed { failure, .. } => failure.hint.clone(),
             Error::Changed { .. } => Some(
-                "Do not change the domain's disks or state during a backup. To retry: kvmbackup backup --force DOMAIN".into(),
+                "Do not change the domain's disks or state during a backup. To retry: kvmbackup backup --force DOMAIN"
+                    .into(),
             ),
             Error::Busy { .. } => Some(
                 "Wait for the job (virsh domjobinfo DOMAIN) or abort it (virsh domjobabort DOMAIN), then: kvmbackup \
@@ -293,10 +297,13 @@ impl Error {
                 None => format!("{} domains have restore points: kvmbackup list", there.len()),
             }),
             Error::NoPoint { there, .. } => Some(format!("Restore points: {}", there.join(", "))),
-            Error::Exists { .. } => Some("Restore to another directory, or replace the existing files: --overwrite".into()),
+            Error::Exists { .. } => {
+                Some("Restore to another directory, or replace the existing files: --overwrite".into())
+            }
             Error::Room { .. } => Some("Free space, or restore to another directory: --to".into()),
             Error::Unreadable { .. } => Some(
-                "Correct the path (`virsh edit`), mount its file system, or exclude the disk with `exclude_disks`.".into(),
+                "Correct the path (`virsh edit`), mount its file system, or exclude the disk with `exclude_disks`."
+                    .into(),
             ),
             Error::Empty { target } => Some(format!(
                 "Check the disk's source: virsh domblklist DOMAIN. Attach a detached loop device again (losetup), or \

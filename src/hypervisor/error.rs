@@ -120,8 +120,12 @@ impl Error {
         let hint = match self.kind() {
             Kind::Unreachable => "Check that libvirtd is running and that this user may connect: virsh -c URI list",
             Kind::NoAgent => "Install qemu-guest-agent in the guest, or set `quiesce: never` for this domain.",
-            Kind::Busy => "Another job blocks the domain. To see it: virsh domjobinfo DOMAIN; virsh blockjob DOMAIN DISK",
-            Kind::NotReady => "A block job is running on one of its disks. To see it: virsh blockjob DOMAIN DISK --info",
+            Kind::Busy => {
+                "Another job blocks the domain. To see it: virsh domjobinfo DOMAIN; virsh blockjob DOMAIN DISK"
+            }
+            Kind::NotReady => {
+                "A block job is running on one of its disks. To see it: virsh blockjob DOMAIN DISK --info"
+            }
             Kind::Inactive => {
                 "The guest has been paused since it was restored or migrated, and QEMU activates its images only when \
                  it runs. Resume it: virsh resume DOMAIN"

@@ -69,7 +69,7 @@ impl Error {
                 path.display()
             )),
             Error::File { path, .. } => Some(format!(
-                "Backups are not affected, but metrics are. Check the mode and the file system of {}.",
+                "Backups are not affected, but metrics are. Check the mode and the file system: ls -ld {}",
                 path.parent().unwrap_or(path).display()
             )),
             Error::Format { path, source } => source.hint(path),
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_says_what_to_look_at() {
         let error = update(Path::new("/dev/null/state"), |_| ()).unwrap_err();
-        assert_eq!(error.to_string(), "/dev/null/state: cannot create the folder");
+        assert_eq!(error.to_string(), "cannot create the directory /dev/null/state");
         assert!(error.hint().unwrap().ends_with("/dev/null"));
     }
 }

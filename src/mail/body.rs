@@ -171,7 +171,7 @@ mod tests {
         let html = of(&sample::bad(), None).html;
         let at = |word: &str| html.find(word).unwrap_or_else(|| panic!("{word} is not in {html}"));
         assert!(at(">db1<") < at(">files<") && at(">files<") < at(">DockerNode1<"));
-        for word in ["No space left on device", "make room on", "the ping was not taken", "lang=\"en\"", "crash"] {
+        for word in ["No space left on device", "Free space on", "the ping was not taken", "lang=\"en\"", "crash"] {
             at(word);
         }
         for word in ["<script", "src=", "url(", "<link", "<style", "http"] {

@@ -154,6 +154,7 @@ fn strange_exclusions(domain: &Domain, settings: &DomainSettings) -> Vec<Failure
 }
 
 fn only_xml(domain: &Domain) -> Option<Failure> {
-    let message = format!("only the definition of domain `{}` is backed up, because all its disks are excluded", domain.id.name);
+    let message =
+        format!("only the definition of domain `{}` is backed up, because all its disks are excluded", domain.id.name);
     (!domain.disks.is_empty()).then_some(Failure { message, hint: None })
 }

@@ -158,10 +158,7 @@ fn unanswered(settings: &Settings, known: &[KnownDomain], names: &[String]) -> V
         } else if let Some(exclusion) = domain.and_then(|domain| settings.exclusion_of(&domain.id.name)) {
             Failure {
                 message: format!("`{name}` is named on the command line, but {}", excluded_by(exclusion)),
-                hint: Some(format!(
-                    "Add an entry for `{name}` under `domains` of the host `{}`",
-                    settings.host
-                )),
+                hint: Some(format!("Add an entry for `{name}` under `domains` of the host `{}`", settings.host)),
             }
         } else if matching.all(|domain| settings.rule_for(domain).is_none()) {
             Failure {
@@ -181,9 +178,9 @@ fn unanswered(settings: &Settings, known: &[KnownDomain], names: &[String]) -> V
 fn unknown(name: &str, place: &str, known: &[KnownDomain]) -> Failure {
     let names = || known.iter().map(|domain| domain.id.name.as_str());
     let message = if glob::is_glob(name) {
-        format!("no existing domain matches `{name}` of {place}")
+        format!("no existing domain matches `{name}` ({place})")
     } else {
-        format!("domain `{name}` of {place} does not exist")
+        format!("domain `{name}` ({place}) does not exist")
     };
     let hint = match nearest(name, names()) {
         Some(near) => format!("Did you mean `{near}`?"),

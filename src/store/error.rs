@@ -156,9 +156,9 @@ impl Error {
                     existing(path).display()
                 ))
             }
-            Error::Unmounted { .. } => {
-                Some("Mount the target, or create the directory if it is gone for good; then: kvmbackup recover".to_owned())
-            }
+            Error::Unmounted { .. } => Some(
+                "Mount the target, or create the directory if it is gone for good; then: kvmbackup recover".to_owned(),
+            ),
             Error::Target { path, source } if source.kind() == io::ErrorKind::NotFound => {
                 Some(format!("Mount the target, or create the directory: mkdir -p {}", path.display()))
             }

@@ -267,7 +267,10 @@ mod tests {
             let error = Opened::open(&at("absolute")).unwrap_err();
             assert_eq!(error.to_string(), "it is a symbolic link owned by another user");
             lchown(at("to-file"), Some(65534), None).unwrap();
-            assert_eq!(open_followed(&at("to-file")).unwrap_err().to_string(), "it is a symbolic link owned by another user");
+            assert_eq!(
+                open_followed(&at("to-file")).unwrap_err().to_string(),
+                "it is a symbolic link owned by another user"
+            );
         }
     }
 
@@ -357,7 +360,7 @@ mod tests {
         assert_eq!(entries(dir.path()).unwrap().len(), MAX_NAMES);
         fs::write(dir.path().join("one more"), "").unwrap();
         let error = entries(dir.path()).unwrap_err();
-        assert_eq!(error.to_string(), "it holds more than 100000 files and folders");
+        assert_eq!(error.to_string(), "it contains more than 100000 files and directories");
     }
 
     #[test]

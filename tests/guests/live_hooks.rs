@@ -131,7 +131,7 @@ fn a_session_and_frozen_file_systems_are_consistent_for_applications() {
     let report = program.backup_well();
     let outcome = report.domain(guest.name());
     assert_eq!(outcome["consistency"], "filesystem");
-    assert!(outcome["warnings"].to_string().contains("did not hold"), "{outcome:#}");
+    assert!(outcome["warnings"].to_string().contains("before it was released"), "{outcome:#}");
     assert_eq!(hooks(outcome, "dies")[0]["status"], "lost");
     program.assert_no_leftovers(&guest);
 }

@@ -42,7 +42,7 @@ other:
     assert_eq!(
         complaints(text),
         [
-            "c.yml:2: defaults.backupdir: does not belong to `defaults`, but to a host section",
+            "c.yml:2: defaults.backupdir: belongs in a host section, not in `defaults`",
             &format!("c.yml:3: defaults.compresion: unknown key; valid: {host}, {all}; did you mean `compression`?"),
             "c.yml:5: h.backupdir: bad path \"mnt/b\"; valid: an absolute path",
             "c.yml:6: h.parallel: bad number \"65\"; valid: a whole number from 1 to 64",
@@ -58,7 +58,7 @@ other:
              `rotate` or `keep`",
             "c.yml:16: h.domains.\"web.2\".keep.dayly: unknown key; valid: last, daily, weekly, monthly, yearly; did you \
              mean `daily`?",
-            "c.yml:17: h.domains.\"web.2\".min_free: does not belong to a domain, but to `defaults` or a host section",
+            "c.yml:17: h.domains.\"web.2\".min_free: belongs in `defaults` or a host section, not in a domain",
             "c.yml:18: h.domains.web1: is given twice; first on line 10",
             "c.yml:19: other: `backupdir` is missing; valid: an absolute path",
             "c.yml:20: other.domains.a.method: bad value \"snap\"; valid: auto, snapshot, pull",
@@ -93,7 +93,8 @@ fn bad_values_say_what_is_valid() {
         ("keep: 4", "keep: must be a mapping (`key: value` lines below it)".to_owned()),
         (
             "day_of_week: []",
-            "day_of_week: contains no day; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their long names, daily".to_owned(),
+            "day_of_week: contains no day; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their long names, daily"
+                .to_owned(),
         ),
         (
             "compression: zst",
@@ -115,8 +116,9 @@ fn bad_values_say_what_is_valid() {
     let host =
         |line: &str| complaints(&format!("h:\n  backupdir: /b\n  {line}\n  domains: {{d: {{day_of_week: Sun}}}}\n"));
     for amount in ["10 %%", "101%", "-1%", "1.5GB", "10Q", "NaN%", "99999999TB", "GB"] {
-        let start =
-            format!("c.yml:3: h.min_free: bad amount {amount:?}; valid: a share from 0% to 100%, or whole bytes");
+        let start = format!(
+            "c.yml:3: h.min_free: bad amount {amount:?}; valid: a percentage from 0% to 100%, or a whole number"
+        );
         assert!(host(&format!("min_free: '{amount}'"))[0].starts_with(&start), "{amount}");
     }
 }

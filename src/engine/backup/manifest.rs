@@ -45,8 +45,7 @@ impl Backup<'_> {
             boot: boot.collect(),
             tpm: collected.tpm.iter().map(file).collect(),
             suspect: suspect(outcome),
-            tpm_missing: (domain.tpm.is_some() && collected.tpm.is_empty())
-                .then(|| "cannot read its state".to_owned()),
+            tpm_missing: (domain.tpm.is_some() && collected.tpm.is_empty()).then(|| "cannot read its state".to_owned()),
             not_saved: outcome.not_saved.clone(),
             warnings: outcome.warnings.clone(),
             hooks: self.phases.results().to_vec(),

@@ -54,11 +54,17 @@ pub(super) fn look(agent: &GuestAgent<'_>, domain: &DomainRef, settings: &Domain
     let missing: Vec<&str> = wanted.copied().filter(|command| !allowed.contains(*command)).collect();
     if !missing.is_empty() {
         let message = format!("the guest agent does not allow: {}", missing.join(", "));
-        let hint = "In the guest, remove them from `block-rpcs` in /etc/qemu/qemu-ga.conf, or add them to `allow-rpcs`.";
+        let hint =
+            "In the guest, remove them from `block-rpcs` in /etc/qemu/qemu-ga.conf, or add them to `allow-rpcs`.";
         findings.push(Finding::new(about, severity, message, Some(hint)));
         return;
     }
-    findings.push(Finding::new(&about, Severity::Good, "the guest agent answers and allows all required commands", None));
+    findings.push(Finding::new(
+        &about,
+        Severity::Good,
+        "the guest agent answers and allows all required commands",
+        None,
+    ));
     if EXEC.iter().all(|command| allowed.contains(*command)) && settings.quiesce != Quiesce::Never {
         findings.extend(unused_freeze_hooks(agent, about));
     }

@@ -56,7 +56,10 @@ impl Confined {
         match self {
             Confined::AppArmor => REFUSED.iter().any(|refused| format!("{shown}/").starts_with(refused)).then(|| {
                 let hint = "Use a directory below /var/lib/libvirt or /srv.";
-                (Severity::Problem, failure(format!("{shown}: AppArmor does not let guests write there"), hint.to_owned()))
+                (
+                    Severity::Problem,
+                    failure(format!("{shown}: AppArmor does not let guests write there"), hint.to_owned()),
+                )
             }),
             Confined::SeLinux => (!folder.starts_with("/var/lib/libvirt/images")).then(|| {
                 let hint = format!(

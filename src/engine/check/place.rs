@@ -24,12 +24,7 @@ pub(super) fn look(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
     for name in PROGRAMS.iter().filter(|name| !is_there(name)) {
         let hint = "Install it: apt-get install qemu-utils";
-        findings.push(Finding::new(
-            *name,
-            Severity::Problem,
-            "not found in PATH",
-            Some(hint),
-        ));
+        findings.push(Finding::new(*name, Severity::Problem, "not found in PATH", Some(hint)));
     }
     findings.push(state(&settings.state_dir));
     findings.extend(settings.metrics.textfile.as_deref().map(textfile));

@@ -72,8 +72,7 @@ fn mounted(settings: &Settings, about: &str, room: Space) -> Finding {
     if settings.require_mount || space::is_off_root(&settings.backupdir).unwrap_or(true) {
         return Finding::new(about, Severity::Good, told, None);
     }
-    let hint =
-        "If the target should be a mount, mount it and set `require_mount: true`. Otherwise a run fills / when the \
+    let hint = "If the target should be a mount, mount it and set `require_mount: true`. Otherwise a run fills / when the \
          mount is missing.";
     Finding::new(about, Severity::Warning, format!("{told}, on the root file system"), Some(hint))
 }

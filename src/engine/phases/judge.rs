@@ -61,6 +61,8 @@ pub(super) fn hook_error(hook: &Hook, source: hooks::Error) -> Error {
 pub(super) fn no_guest(hook: &Hook) -> Error {
     Error::Rejected {
         message: format!("hook {}: the guest is not running", hook.name),
-        hint: Some("A hook with `where: guest` needs a running guest. Set `on_error: ignore` if it may be left out.".into()),
+        hint: Some(
+            "A hook with `where: guest` needs a running guest. Set `on_error: ignore` if it may be left out.".into(),
+        ),
     }
 }

@@ -46,7 +46,7 @@ fn damaged_points_fill_no_place_and_stay() {
         lines(&rotation),
         [
             "+ 20261124T020000Z damaged: its manifest cannot b",
-            "+ 20261123T020000Z damaged, as its last check fou",
+            "+ 20261123T020000Z found damaged by its last veri",
             "+ 20261122T020000Z last 1 of 2",
             "+ 20261121T020000Z last 2 of 2",
             "- 20261120T020000Z no rule keeps it",
@@ -115,8 +115,8 @@ fn points_of_another_guest_stay_and_do_not_count() {
             "+ 20261122T020000Z last 1 of 2",
             "+ 20261121T020000Z last 2 of 2",
             "- 20261120T020000Z no rule keeps it",
-            "+ 20261119T020000Z of another guest that had this",
-            "+ 20261118T020000Z of another guest that had this",
+            "+ 20261119T020000Z of another guest with this nam",
+            "+ 20261118T020000Z of another guest with this nam",
         ]
     );
     assert_eq!((rotation.left(), rotation.removed()), (2, vec![days[0].id]));

@@ -27,7 +27,7 @@ fn an_entry_of_another_hosts_libvirt_tells_how_to_close_it() {
     let killed = Killed::new();
     let connect = |uri: &str| Err(hypervisor::Error::Remote { uri: uri.to_owned() });
     let left = recover(&killed.journal, &connect, &Cancel::default(), &Patience::default()).unwrap().left;
-    assert!(left[0].message.contains("used one, the libvirt of another host"), "{}", left[0].message);
+    assert!(left[0].message.contains("used one, which is the libvirt of another host"), "{}", left[0].message);
     let hint = left[0].hint.clone().unwrap();
     assert!(hint.contains("virsh -c one blockcommit 'web 1' vda --active --pivot"), "{hint}");
     // What it says closes the entry.
@@ -172,7 +172,7 @@ fn an_unfinished_archive_on_a_target_that_is_not_mounted_is_not_taken_for_remove
     let killed = Killed::new();
     std::fs::rename(killed.path("target"), killed.path("elsewhere")).unwrap();
     let (done, left) = recovered(&killed.journal, &killed.connect());
-    assert!(done.is_empty() && left[0].contains("its folder is not there"), "{left:?}");
+    assert!(done.is_empty() && left[0].contains("its directory is missing"), "{left:?}");
     std::fs::rename(killed.path("elsewhere"), killed.path("target")).unwrap();
     assert_eq!(recovered(&killed.journal, &killed.connect()).0.len(), 1);
     killed.expect_healed();

@@ -49,10 +49,8 @@ pub fn expect_accepted(
     if new.is_empty() || operator.accepts(&new) {
         return Ok(());
     }
-    let message = format!(
-        "the definition uses more of this host than its disks, and this was not accepted: {}",
-        new.join("; ")
-    );
+    let message =
+        format!("the definition uses more of this host than its disks, and this was not accepted: {}", new.join("; "));
     let hint = "If this is intended: --accept-host-access; otherwise edit the definition: --xml FILE; or restore only \
     the files: --to DIR without --define";
     Err(other(&message, Some(hint)))

@@ -94,9 +94,9 @@ impl Wanted<'_> {
             None => format!("Extract the definition, edit it, and restore with --xml FILE: {}", self.unpacking()),
         };
         let hint = match about_machine && self.how.machine.is_none() {
-            true => format!(
-                "Use a machine type of this host (qemu-system-x86_64 -machine help): --machine TYPE; or {edit}"
-            ),
+            true => {
+                format!("Use a machine type of this host (qemu-system-x86_64 -machine help): --machine TYPE; or {edit}")
+            }
             false => edit,
         };
         Error::Rejected { message, hint: Some(hint) }
@@ -137,9 +137,8 @@ pub fn read_file(path: &Path) -> Result<String, Error> {
 
 fn differences(from: &str, to: &str, refusal: hypervisor::Error) -> Vec<String> {
     let why = Error::from(refusal).failure().message;
-    let mut notes = vec![format!(
-        "this host does not accept the saved definition ({why}); using the one saved for other hosts"
-    )];
+    let mut notes =
+        vec![format!("this host does not accept the saved definition ({why}); using the one saved for other hosts")];
     let left = domain_xml::left_out(from, to).unwrap_or_default();
     let more = left.len().saturating_sub(TOLD);
     notes.extend(left.into_iter().take(TOLD).map(|what| format!("removed from the definition: {what}")));

@@ -27,7 +27,8 @@ pub fn expect_unused(
     let domains = Arc::new(hypervisor.map(|hypervisor| Users::look(hypervisor)).transpose()?.unwrap_or_default());
     for path in there {
         let (domains, own, file) = (domains.clone(), own.cloned(), path.clone());
-        let users = staging.call("find out which process uses", &path, move || counting(&domains, &file, own.as_ref()))?;
+        let users =
+            staging.call("find out which process uses", &path, move || counting(&domains, &file, own.as_ref()))?;
         if let Some(first) = users.first() {
             let names: Vec<String> = users.iter().map(User::to_string).collect();
             let message = format!("{}: in use by {}", path.display(), names.join(", "));

@@ -75,8 +75,7 @@ pub(super) fn unreadable(overlay: &Overlay, path: &Path, cause: &str) -> Error {
 /// The journal does not identify the overlay and its base: an earlier release did not record it.
 pub(super) fn unmarked(overlay: &Overlay, seat: Option<&Seat>) -> Error {
     let path = overlay.path.display();
-    let message =
-        format!("the journal does not identify the overlay {path} and the image below it");
+    let message = format!("the journal does not identify the overlay {path} and the image below it");
     let by_hand = look_first(overlay, &overlay.path);
     let hint = match seat {
         Some(seat) => format!(
@@ -102,8 +101,7 @@ pub(super) fn covered(overlay: &Overlay, seat: &Seat) -> Error {
 pub(super) fn over_nothing(overlay: &Overlay, seat: &Seat) -> Error {
     let message = format!("{} over the overlay {}, which does not exist", on_another(seat), overlay.path.display());
     let domain = quoted(&seat.domain.id.name);
-    let hint =
-        format!("If its data was committed, set {} as the disk's source: virsh edit {domain}", base(overlay));
+    let hint = format!("If its data was committed, set {} as the disk's source: virsh edit {domain}", base(overlay));
     refusal(overlay, message, hint)
 }
 
@@ -187,7 +185,9 @@ pub(super) fn abandoned(overlay: &Overlay, seat: &Seat) -> Error {
     );
     let hint = match seat.above {
         // The base carries another image, which a commit would damage.
-        Some(_) => format!("Nothing uses the overlay. Keep a copy if its data matters, and remove it: rm {}", file(overlay)),
+        Some(_) => {
+            format!("Nothing uses the overlay. Keep a copy if its data matters, and remove it: rm {}", file(overlay))
+        }
         None => format!(
             "Decide which one is correct. If it is the base, remove the overlay: rm {}; if it is the overlay, with \
              the guest off: {}",
@@ -240,7 +240,8 @@ pub(super) fn saved(overlay: &Overlay, domain: &str) -> Error {
 pub(super) fn migrated(overlay: &Overlay, domain: &str, covered: Option<&Seat>) -> Error {
     let name = quoted(domain);
     let first = covered.map_or_else(String::new, |seat| format!("{} && ", into_overlay(overlay, seat)));
-    let message = format!("{domain} was migrated and may run on another host with the overlay {}", overlay.path.display());
+    let message =
+        format!("{domain} was migrated and may run on another host with the overlay {}", overlay.path.display());
     let hint = format!(
         "If it runs on the other host, commit it there: {first}virsh blockcommit {name} {} --active --shallow --pivot \
          --wait, and rm {}; if it does not run anywhere, start it here: virsh start {name}",
@@ -269,8 +270,10 @@ pub(super) fn saved_to_file(overlay: &Overlay, seat: &Seat) -> Failure {
 
 /// The commit is over, and the guest is still on the overlay. Neither libvirt nor the log of QEMU says why.
 pub(super) fn commit_ended(overlay: &Overlay) -> Error {
-    let hint =
-        format!("Free space if its file system is full, and look for I/O errors: df -h {}; dmesg | tail", base(overlay));
+    let hint = format!(
+        "Free space if its file system is full, and look for I/O errors: df -h {}; dmesg | tail",
+        base(overlay)
+    );
     refusal(overlay, "its commit ended early".into(), hint)
 }
 

@@ -101,7 +101,9 @@ impl Error {
                 Some(format!("Restore {target} too, remove it from the new definition, or keep the name."))
             }
             Error::Path(_) => Some("Use a path of printable UTF-8 characters.".to_owned()),
-            Error::NoSuchDisk { .. } => Some("To see the restore point's disks: kvmbackup list --json DOMAIN".to_owned()),
+            Error::NoSuchDisk { .. } => {
+                Some("To see the restore point's disks: kvmbackup list --json DOMAIN".to_owned())
+            }
             _ => None,
         }
     }

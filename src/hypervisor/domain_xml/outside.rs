@@ -98,7 +98,7 @@ fn network_variables(nvram: Node<'_, '_>) -> Option<NotSaved> {
     )
 }
 
-/// Drives and other storage in arguments for QEMU: libvirt knows nothing of them.
+/// Drives and other storage in QEMU arguments: libvirt knows nothing of them.
 fn arguments(domain: Node<'_, '_>) -> Vec<NotSaved> {
     let is = |node: &Node<'_, '_>, name| node.tag_name().namespace() == Some(QEMU) && node.tag_name().name() == name;
     let lines = domain.children().filter(|node| is(node, "commandline")).flat_map(|line| line.children());
@@ -207,7 +207,7 @@ mod tests {
                 words.iter().map(|word| format!("<qemu:arg value='{}'/>", super::super::edits::escape(word))).collect();
             found(&format!("<qemu:commandline>{words}</qemu:commandline>"), "")
         };
-        let prefix = "!storage in arguments for QEMU: ";
+        let prefix = "!storage in QEMU arguments: ";
         for (words, expected) in [
             (&["-drive", "file=/srv/x.qcow2,if=virtio"][..], "-drive /srv/x.qcow2"),
             (&["--drive", "file=rbd:p/x:key=SECRET"], "-drive"),

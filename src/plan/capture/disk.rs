@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::config::DomainSettings;
 use crate::model::{Device, Disk, Domain, Failure, Image, SkippedDisk, Source};
 
-const RUNNING: &str = "back it up while the domain runs";
+const RUNNING: &str = "Back it up while the domain runs.";
 
 /// What happens to a disk, apart from the method.
 pub(super) enum Verdict {
@@ -44,8 +44,8 @@ pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> 
         return Verdict::Skip(left_out(disk, if empty { "no medium" } else { "removable medium" }));
     }
     if disk.encrypted && !settings.allow_plaintext {
-        let hint = "Set `allow_plaintext: true` for this domain to back up the contents of its encrypted disks";
-        let hint = if active { hint.to_owned() } else { format!("{hint}, and {RUNNING}") };
+        let hint = "Set `allow_plaintext: true` for this domain to back up the contents of its encrypted disks.";
+        let hint = if active { hint.to_owned() } else { format!("{hint} {RUNNING}") };
         return Verdict::Skip(missed(disk, "encrypted, and its contents would be unencrypted in the archive", &hint));
     }
     match at_rest(disk, active) {
@@ -82,7 +82,7 @@ fn at_rest(disk: &Disk, active: bool) -> Option<&Image> {
 
 /// A disk that neither this program nor libvirt can read for us.
 fn unreadable(disk: &Disk, active: bool) -> SkippedDisk {
-    const EXCLUDE: &str = "If it need not be backed up, add it to `exclude_disks`";
+    const EXCLUDE: &str = "If it need not be backed up, add it to `exclude_disks`.";
     if let Some(Failure { message, hint }) = disk.unknown.as_ref().filter(|_| !active) {
         return missed(disk, message, hint.as_deref().unwrap_or(EXCLUDE));
     }
@@ -94,9 +94,7 @@ fn unreadable(disk: &Disk, active: bool) -> SkippedDisk {
         Source::Empty => missed(disk, "source type not supported (no medium)", EXCLUDE),
         Source::Unsupported(kind) => missed(disk, &format!("source type not supported ({kind})"), EXCLUDE),
         _ if active && disk.encrypted => missed(disk, "transient and encrypted, which cannot be read", EXCLUDE),
-        _ if active => {
-            missed(disk, "transient, and its base image is unknown", "Back it up while the domain is off")
-        }
+        _ if active => missed(disk, "transient, and its base image is unknown", "Back it up while the domain is off."),
         _ if disk.encrypted => missed(disk, "encrypted, which only the domain's QEMU can read", RUNNING),
         _ => missed(disk, "on the network, which only the domain's QEMU can read", RUNNING),
     }
@@ -129,7 +127,10 @@ fn live(disk: &Disk) -> Live {
 /// What to know of a disk that is saved.
 pub(super) fn warning(disk: &Disk, active: bool) -> Option<Failure> {
     let (text, hint) = if disk.encrypted {
-        ("is encrypted, but its contents are unencrypted in the archive", Some("Protect the target as well as the disk."))
+        (
+            "is encrypted, but its contents are unencrypted in the archive",
+            Some("Protect the target as well as the disk."),
+        )
     } else if disk.transient && active {
         ("is transient: data written since the guest started is not backed up", None)
     } else if disk.shareable && !active {

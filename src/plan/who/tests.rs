@@ -62,8 +62,8 @@ fn every_domain_and_entry_has_its_reason() {
             "+ web-1: due: Monday",
             "- web-2: not today: runs on Sun; next 2026-11-29",
             "+ late: catching up: no restore point yet",
-            "! gone: domain `gone` does not exist of line 10 of the configuration (To list the domains: virsh list --all)",
-            "! mail?: no existing domain matches `mail?` of line 11 of the configuration \
+            "! gone: domain `gone` (line 10 of the configuration) does not exist (To list the domains: virsh list --all)",
+            "! mail?: no existing domain matches `mail?` (line 11 of the configuration) \
              (To list the domains: virsh list --all)",
             "  stray: not in the configuration",
         ]
@@ -94,13 +94,13 @@ fn names_that_lead_nowhere_are_errors_once() {
     assert_eq!(
         due(lines(false, &["db2", "stray", "x*", "db2", "gone", "str*"], SUNDAY)),
         [
-            "! db2: domain `db2` does not exist of the command line (did you mean `db1`?)",
+            "! db2: domain `db2` (the command line) does not exist (Did you mean `db1`?)",
             "! stray: `stray` is named on the command line but not in the configuration \
              (Add an entry to `domains` of the host `host`)",
-            "! x*: no existing domain matches `x*` of the command line (To list the domains: virsh list --all)",
+            "! x*: no existing domain matches `x*` (the command line) (To list the domains: virsh list --all)",
             "! str*: `str*` is named on the command line but not in the configuration \
              (Add an entry to `domains` of the host `host`)",
-            "! gone: domain `gone` does not exist of line 10 of the configuration (To list the domains: virsh list --all)",
+            "! gone: domain `gone` (line 10 of the configuration) does not exist (To list the domains: virsh list --all)",
         ]
     );
 }

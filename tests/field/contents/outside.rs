@@ -110,7 +110,7 @@ fn state_that_is_not_saved_is_named_in_every_place() {
     assert_eq!(outcome["outcome"], "success");
     let [usb, folder] = ["host device usb 0x1234:0xbeef".to_owned(), format!("shared folder {}", share.display())];
     let [tpm, drive] =
-        ["TPM of the host /dev/tpm0".to_owned(), format!("storage in arguments for QEMU: -drive {}", more.display())];
+        ["TPM of the host /dev/tpm0".to_owned(), format!("storage in QEMU arguments: -drive {}", more.display())];
     let named = |value: &Value| -> Vec<(String, bool)> {
         let list = value.as_array().unwrap().iter();
         list.map(|not| (not["what"].as_str().unwrap().to_owned(), not["data"].as_bool().unwrap())).collect()

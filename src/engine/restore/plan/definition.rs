@@ -212,12 +212,19 @@ impl Plan {
         let why = saved.skipped.get(target).map_or("it was not chosen", String::as_str);
         let keeps = missing.is_none() && (!renamed || shared);
         self.notes.push(match (keeps, missing) {
-            (true, _) => format!("disk {target} is not restored ({why}); the domain uses the existing one on this host"),
-            (false, Some(path)) => {
-                format!("the domain has no disk {target}: not restored ({why}), and {} does not exist on this host", path.display())
+            (true, _) => {
+                format!("disk {target} is not restored ({why}); the domain uses the existing one on this host")
             }
-            (false, None) => format!("the domain has no disk {target}: not restored ({why}), because it belongs to \
-            the original guest"),
+            (false, Some(path)) => {
+                format!(
+                    "the domain has no disk {target}: not restored ({why}), and {} does not exist on this host",
+                    path.display()
+                )
+            }
+            (false, None) => format!(
+                "the domain has no disk {target}: not restored ({why}), because it belongs to \
+            the original guest"
+            ),
         });
         if !keeps {
             self.changes.drop_disks.insert(target.clone());
