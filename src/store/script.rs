@@ -155,7 +155,7 @@ impl Script {
         let mut survey = Survey { members: Vec::new(), definitions: Vec::new(), heads: BTreeMap::new() };
         self.members(|member, contents| {
             if survey.members.iter().any(|other| other.name == member.name) {
-                return Err(self.suspect(format!("member {} is there twice", member.name)));
+                return Err(self.suspect(format!("member {} occurs twice", member.name)));
             }
             survey.members.push(member.clone());
             if member.role == Role::Image {
