@@ -56,7 +56,7 @@ demo: lab build ## back up, verify, restore and boot a guest before your eyes
 bench: lab build ## measure against the peers
 	tests/lab/bench
 
-# The tests that need a browser have it from the lab; pngquant is needed here alone.
+# The lab installs chromium. Only this target needs pngquant.
 pictures: lab ## take the screenshots of README.md again, into docs/images
 	command -v pngquant || apt-get install -qq --no-install-recommends pngquant
 	KVMBACKUP_PICTURES='$(CURDIR)/docs/images' $(CARGO) test --locked --test program pictures::
