@@ -61,7 +61,7 @@ pub enum Error {
     #[error("the report cannot be mailed")]
     Mail(#[from] crate::mail::Error),
     /// The configuration has no `mail`.
-    #[error("the configuration has no `mail` section section section")]
+    #[error("the configuration has no `mail` section section section section")]
     NoMail,
     /// Metrics have no place to go to.
     #[error("the configuration names no `metrics.textfile`")]

@@ -195,7 +195,7 @@ fn a_block_job_of_an_operator_is_ended_as_the_hint_says() {
 fn an_image_of_another_domain_on_the_overlay_is_put_on_the_base_as_the_hint_says() {
     let (scene, overlay) = killed("hint-clone", 0x91);
     let clone = scene.lab.guest("hint-clone-of").disk(Disk::qcow2("vda").backing(&overlay)).define();
-    let said = scene.recovery_refuses("in use by domain hint-clone-of (disk vda is based on it)");
+    let said = scene.recovery_refuses("in use by domain hint-clone-of (backing file of disk vda)");
     types(&command(&said, "qemu-img rebase"));
     scene.recover();
     clone.assert_holds("vda", 0x91, 1 << 20, 65536);

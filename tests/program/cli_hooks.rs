@@ -63,7 +63,7 @@ fn fail_run_begins_no_other_domain() {
     let ran = host.run("backup").ends(1);
     assert_eq!(log(&host), ["n pre-domain a running", "n pre-domain b running"]);
     assert_eq!([1, 0, 0], ["a", "b", "c"].map(|name| host.archives(name).len()));
-    ran.tells(&["c", "the run was ended before: hook n (pre-domain): exit status 1"]);
+    ran.tells(&["c", "not started because the run was stopped: hook n (pre-domain): exit status 1"]);
 }
 
 #[test]

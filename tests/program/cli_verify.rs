@@ -42,7 +42,7 @@ fn verify_begins_no_check_after_its_time_and_counts_what_is_left() {
     host.run("backup").ends(0);
     let none = checked(&host, "--all --for 0s");
     assert_eq!((&none["points"], &none["left"]), (&json!([]), &json!(2)));
-    assert_eq!(host.run("verify --all --for 0s").ends(0).out, "2 restore points left for the next time\n");
+    assert_eq!(host.run("verify --all --for 0s").ends(0).out, "2 restore points left for the next run\n");
     assert_eq!(host.run("verify --all --for 0s -q").ends(0).out, "");
     assert_eq!(checked(&host, "--all --for 1d")["left"], 0);
     host.run("verify --all --for soon").ends(2);
