@@ -7,14 +7,14 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::model::Listen;
-use crate::report::EXIT_STATUS;
+use crate::engine::restore::DiskChoice;
+use crate::model::{EXIT_STATUS, Listen};
 
 #[cfg(test)]
 mod tests;
 mod values;
 
-pub use values::{At, DiskChoice, PhaseName};
+pub use values::{At, PhaseName};
 
 /// The configuration where the command line names none.
 pub const CONFIG: &str = "/etc/kvmbackup/config.yml";
@@ -186,7 +186,7 @@ pub struct Restore {
     #[arg(long, requires = "define")]
     pub start: bool,
     /// Only this disk; TARGET=DEVICE replaces what that block device holds, --overwrite or not (repeatable)
-    #[arg(long = "disk", value_name = "TARGET[=DEVICE]")]
+    #[arg(long = "disk", value_name = "TARGET[=DEVICE]", value_parser = values::disk)]
     pub disks: Vec<DiskChoice>,
     /// Replace files and a definition that exist; with --define, also what the domain's own block devices hold
     #[arg(long)]

@@ -1,7 +1,7 @@
-//! Owns: a [`RunReport`](crate::model::RunReport) as people and programs read it: text, JSON, exit code. Pure.
-//! Must not: print, send, or ask the time.
+//! Owns: a [`RunReport`](crate::model::RunReport) as people and programs read it: text, JSON, and why it was not good. Pure.
+//! Must not: print, send, or read the clock.
 
-mod exit;
+mod failure;
 mod json;
 pub mod table;
 mod text;
@@ -9,6 +9,6 @@ mod text;
 #[cfg(test)]
 pub(crate) use text::sample;
 
-pub use exit::{EXIT_STATUS, ExitCode, exit_code, failure, untold};
+pub use failure::failure;
 pub use json::json;
 pub use text::{WIDTH, journal, moment, text};

@@ -14,7 +14,7 @@ use crate::engine::capture::{check_room, folder_for};
 use crate::engine::{Error, chain};
 use crate::hypervisor::Guests;
 use crate::model::{DomainRef, Failure, Method};
-use crate::plan::{self, CapturePlan, How};
+use crate::plan::{self, CapturePlan, ReadFrom};
 
 pub(super) fn look(
     hypervisor: &dyn Guests,
@@ -91,7 +91,7 @@ fn growing(plan: &CapturePlan, settings: &DomainSettings) -> BTreeSet<(std::path
         Method::Pull => settings.scratch_dir.as_deref(),
         Method::Direct => return BTreeSet::new(),
     };
-    let captured = plan.disks.iter().filter(|planned| planned.how == How::Capture);
+    let captured = plan.disks.iter().filter(|planned| planned.how == ReadFrom::Capture);
     captured.map(|planned| (folder_for(&planned.disk, asked).to_owned(), asked.is_some())).collect()
 }
 
