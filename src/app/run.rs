@@ -98,7 +98,7 @@ pub fn backup(
     let failed = done.err().filter(|_| !is_skipped);
     report.errors.extend(failed.as_ref().map(Error::failure));
     report.finished = Utc::now();
-    let bad = report::failure(&report);
+    let bad = report.failure();
     hooks.leave(&mut report, bad.as_ref(), failed.is_some());
     let result = failed.map_or_else(|| report.result(), |error| error.result());
     let mut ended = EndedRun { report, result, complaints: Vec::new(), settled: false };

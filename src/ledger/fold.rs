@@ -153,7 +153,7 @@ impl JobRecord {
 /// count.
 fn of_job(report: &RunReport, states: &[Tally], result: RunResult) -> Option<JobResult> {
     let any = |state| states.contains(&state);
-    if result.max(report.result()).status() == Status::Aborted {
+    if result.max(report.result()).severity() == Status::Aborted {
         return Some(JobResult::Aborted);
     }
     if any(Tally::Failure) || any(Tally::NotRun) {

@@ -28,7 +28,7 @@ pub struct Gist {
 pub fn gist(report: &RunReport, result: RunResult, late: &[String]) -> Gist {
     let result = result.max(report.result());
     let warns = !late.is_empty() || report.domains.iter().any(DomainOutcome::warns);
-    let status = match result.status() {
+    let status = match result.severity() {
         Status::Ok if warns || !report.warnings.is_empty() || !report.damaged.is_empty() => Status::Warning,
         status => status,
     };

@@ -119,6 +119,21 @@ impl RunReport {
         !self.leftovers.is_empty() || self.domains.iter().any(|domain| !domain.leftovers.is_empty())
     }
 
+    /// Why the result is not good, in one line.
+    pub fn failure(&self) -> Option<Failure> {
+        if self.result() == RunResult::Good {
+            return None;
+        }
+        let failed = self.domains.iter().filter(|domain| domain.outcome.is_failure());
+        let names: Vec<&str> = failed.map(|domain| domain.domain.as_str()).collect();
+        let message = match self.signal {
+            Some(signal) => format!("stopped by signal {signal}"),
+            None if names.is_empty() => "not all could be cleaned up".to_owned(),
+            None => format!("not, or not wholly, saved: {}", names.join(", ")),
+        };
+        Some(self.errors.first().cloned().unwrap_or(Failure { message, hint: None }))
+    }
+
     /// The sums of all domains.
     pub fn totals(&self) -> Totals {
         self.domains.iter().fold(Totals::default(), |mut totals, domain| {
@@ -142,6 +157,23 @@ impl RunReport {
 mod tests {
     use super::super::version;
     use super::*;
+
+    #[test]
+    fn the_worst_decides() {
+        let failure = || Failure { message: "x".to_owned(), hint: None };
+        let mut report = crate::report::sample::good();
+        assert_eq!((report.result(), report.failure()), (RunResult::Good, None));
+        report.domains[0].leftovers.push(failure());
+        assert_eq!(report.result(), RunResult::Untidy);
+        report.domains[0].outcome = Outcome::Partial;
+        assert_eq!(report.result(), RunResult::Failed);
+        report.domains.clear();
+        assert_eq!(report.result(), RunResult::Good);
+        report.errors.push(failure());
+        assert_eq!((report.result(), report.failure()), (RunResult::Failed, Some(failure())));
+        report.signal = Some(15);
+        assert_eq!(report.result(), RunResult::Signal(15));
+    }
 
     #[test]
     fn every_version_that_was_written_is_read() {

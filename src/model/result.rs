@@ -73,7 +73,7 @@ impl RunResult {
     }
 
     /// How much attention it needs.
-    pub fn status(self) -> Status {
+    pub fn severity(self) -> Status {
         match self {
             RunResult::Good => Status::Ok,
             RunResult::Untidy => Status::Warning,
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn the_worse_of_two_results_needs_more_attention() {
         let all = [Good, Untidy, Failed, Usage, Locked, Hypervisor, Target, Damaged, Signal(15)];
-        assert!(all.is_sorted() && all.is_sorted_by_key(|result| result.status()));
+        assert!(all.is_sorted() && all.is_sorted_by_key(|result| result.severity()));
         // Any other result is worse than a report that was not sent.
         assert_eq!((Good.max(Untidy), Failed.max(Untidy)), (Untidy, Failed));
     }

@@ -1,7 +1,6 @@
-//! Owns: a [`RunReport`](crate::model::RunReport) as people and programs read it: text, JSON, and why it was not good. Pure.
+//! Owns: a [`RunReport`](crate::model::RunReport) as people and programs read it: text and JSON. Pure.
 //! Must not: print, send, or read the clock.
 
-mod failure;
 mod json;
 pub mod table;
 mod text;
@@ -9,6 +8,5 @@ mod text;
 #[cfg(test)]
 pub(crate) use text::sample;
 
-pub use failure::failure;
 pub use json::json;
 pub use text::{WIDTH, journal, moment, text};
