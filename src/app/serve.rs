@@ -1,4 +1,4 @@
-//! Owns: the server of metrics and the status page, on its own or beside a run. Must not: know HTTP, or the contents of pages.
+//! Owns: the server of metrics and status page, alone or during a run. Must not: know HTTP, or the contents of pages.
 
 use std::thread::{self, JoinHandle};
 
@@ -8,7 +8,7 @@ use crate::engine;
 use crate::exporter::{self, Listener, Server, Site, Stop};
 use crate::model::Listen;
 
-/// The server of a run. Dropping it ends it.
+/// The server of a run; dropping it stops it.
 pub struct Beside {
     stop: Option<Stop>,
     thread: Option<JoinHandle<()>>,
@@ -24,7 +24,7 @@ impl Drop for Beside {
 /// Serves during a run if the configuration asks for it and no kvmbackup exporter serves already. A run does not depend on it.
 ///
 /// # Errors
-/// It cannot listen there; a warning, and exit code 7 at most.
+/// It cannot listen there, which makes the result untidy at worst.
 pub fn beside_run(settings: &Settings) -> Result<Option<Beside>, Error> {
     let Some(listen) = &settings.metrics.listen else { return Ok(None) };
     let (server, stop) = match open(listen) {
@@ -56,7 +56,7 @@ pub fn site(settings: &Settings, listen: &Listen) -> Site {
     Site::new(&settings.state_dir, names)
 }
 
-/// Listens there, and warns if other hosts can reach that.
+/// Listens there, and warns if other hosts can connect.
 pub fn open(listen: &Listen) -> Result<(Server, Stop), exporter::Error> {
     let listener = Listener::bind(listen)?;
     if !listener.is_local() {

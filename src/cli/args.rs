@@ -7,14 +7,14 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::model::Listen;
-use crate::report::EXIT_STATUS;
+use crate::engine::restore::DiskChoice;
+use crate::model::{EXIT_STATUS, Listen};
 
 #[cfg(test)]
 mod tests;
 mod values;
 
-pub use values::{At, DiskChoice, PhaseName};
+pub use values::{At, PhaseName};
 
 /// The configuration where the command line names none.
 pub const CONFIG: &str = "/etc/kvmbackup/config.yml";
@@ -185,8 +185,13 @@ pub struct Restore {
     /// Start the domain afterwards
     #[arg(long, requires = "define")]
     pub start: bool,
+<<<<<<< HEAD
     /// Only this disk; TARGET=DEVICE overwrites that block device, even without --overwrite (repeatable)
     #[arg(long = "disk", value_name = "TARGET[=DEVICE]")]
+=======
+    /// Only this disk; TARGET=DEVICE overwrites that block device, even without --overwrite (repeatable)
+    #[arg(long = "disk", value_name = "TARGET[=DEVICE]", value_parser = values::disk)]
+>>>>>>> run
     pub disks: Vec<DiskChoice>,
     /// Replace existing files and an existing definition; with --define, also the contents of the domain's block devices
     #[arg(long)]

@@ -10,7 +10,7 @@ use crate::config::Quiesce;
 use crate::hypervisor::{Guests, OffKind, Snapshots};
 use crate::model::command::quoted;
 use crate::model::{Consistency, Disk, Domain, DomainRef, DomainState, Failure, Image};
-use crate::plan::{CapturePlan, How};
+use crate::plan::{CapturePlan, ReadFrom};
 
 /// How long a job of another program is waited for. A snapshot is a matter of moments; a migration may take hours.
 const JOBS: Duration = Duration::from_secs(10);
@@ -68,7 +68,7 @@ pub(super) fn at_rest(hypervisor: &dyn Guests, domain: &Domain) -> Result<Worth,
 pub(super) fn read_directly(domain: &Domain, plan: &CapturePlan) -> Result<Worth, Error> {
     let mut worth = Worth::default();
     for planned in &plan.disks {
-        let How::Direct(image) = &planned.how else { continue };
+        let ReadFrom::Direct(image) = &planned.how else { continue };
         let target = &planned.disk.target;
         if let Some(path) = image.source.path() {
             // The error of qemu-nbd would be long and without a hint.

@@ -1,4 +1,4 @@
-//! Owns: the two parts of a mail, from a report and what is known beside it, by templates. Must not: send.
+//! Owns: the two parts of a mail, rendered by templates from a report and its background. Must not: send.
 
 mod example;
 mod view;
@@ -22,17 +22,17 @@ const HTML_LIMIT: usize = 24_000;
 const TEXT_LIMIT: usize = 20_000;
 /// Bytes of an operator's template, at most.
 const MAX_TEMPLATE: u64 = 1 << 20;
-/// Domains, and hooks' outputs, that are shown; fewer where they do not fit.
+/// The number of domains and hook outputs that are shown, reduced until they fit.
 const SHOWN: [usize; 5] = [60, 25, 10, 3, 0];
 
-/// What is told beside the report.
+/// What a mail shows besides the report.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
-    /// The run in short.
+pub struct Background<'a> {
+    /// The summary of the run.
     pub gist: &'a Gist,
     /// The settings, for what is due next; `None` if they cannot be read.
     pub settings: Option<&'a Settings>,
-    /// What was last seen, for the free space.
+    /// The last survey, for the free space.
     pub survey: Option<&'a Survey>,
     /// Guests that should have been due; see [`late`](super::late).
     pub late: &'a [String],
@@ -43,11 +43,11 @@ pub struct Facts<'a> {
 /// The parts of a mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bodies {
-    /// What there is to say, as text; the end of a long one is left to `kvmbackup report`.
+    /// As text; `kvmbackup report` shows the rest of a long report.
     pub text: String,
-    /// The same for those who like colours, within a bound with the built-in template.
+    /// As HTML, limited in size with the built-in template.
     pub html: String,
-    /// What is wrong with templates of the operator; the built-in ones took their place.
+    /// Errors in the operator's templates, which were replaced by the built-in ones.
     pub complaints: Vec<String>,
 }
 
@@ -55,7 +55,7 @@ pub struct Bodies {
 ///
 /// # Errors
 /// A built-in template does not render.
-pub fn bodies(report: &RunReport, facts: Facts<'_>, templates: Option<&Path>) -> Result<Bodies, Error> {
+pub fn bodies(report: &RunReport, facts: Background<'_>, templates: Option<&Path>) -> Result<Bodies, Error> {
     let mut complaints = Vec::new();
     let full = View::new(report, facts, usize::MAX);
     let text = render(TEXT, &full, templates, &mut complaints)?;
@@ -74,11 +74,11 @@ pub fn bodies(report: &RunReport, facts: Facts<'_>, templates: Option<&Path>) ->
 ///
 /// # Errors
 /// It does not render.
-pub fn html(report: &RunReport, facts: Facts<'_>) -> Result<String, Error> {
+pub fn html(report: &RunReport, facts: Background<'_>) -> Result<String, Error> {
     Ok(bodies(report, facts, None)?.html)
 }
 
-/// Tries the templates of a folder with a run in which everything is that a template may name; what is wrong with them.
+/// Renders the templates of a folder with a run that has everything a template may name, and returns the errors.
 ///
 /// # Errors
 /// A built-in template does not render.
@@ -151,8 +151,8 @@ mod tests {
     }
 
     fn of(report: &RunReport, templates: Option<&Path>) -> Bodies {
-        let gist = gist(report, 0, &[]);
-        let facts = Facts { gist: &gist, settings: None, survey: None, late: &[], untold: &[] };
+        let gist = gist(report, report.result(), &[]);
+        let facts = Background { gist: &gist, settings: None, survey: None, late: &[], untold: &[] };
         bodies(report, facts, templates).unwrap()
     }
 

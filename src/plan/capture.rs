@@ -10,7 +10,7 @@ mod tests;
 use crate::config::{DomainSettings, MethodChoice};
 use crate::model::{Disk, Domain, Failure, Image, Method, SkippedDisk};
 
-use disk::{Live, Verdict};
+use disk::{DiskVerdict, Live};
 
 /// How a domain is captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,22 +33,22 @@ pub struct PlannedDisk {
     /// The disk.
     pub disk: Disk,
     /// How its contents are had.
-    pub how: How,
+    pub how: ReadFrom,
 }
 
 impl PlannedDisk {
     /// The image that is read.
     pub fn image(&self) -> &Image {
         match &self.how {
-            How::Capture => &self.disk.image,
-            How::Direct(image) => image,
+            ReadFrom::Capture => &self.disk.image,
+            ReadFrom::Direct(image) => image,
         }
     }
 }
 
 /// How the contents of a disk are had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum How {
+pub enum ReadFrom {
     /// It takes part in the snapshot or the pull job.
     Capture,
     /// This image, with its backing chain, is read as it is: this guest cannot change it.
@@ -101,22 +101,27 @@ pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan
     plan.warnings.extend(strange_exclusions(domain, settings));
     for (disk, verdict) in verdicts {
         let how = match verdict {
-            Verdict::Skip(skipped) => {
+            DiskVerdict::Skip(skipped) => {
                 plan.skipped.push(skipped);
                 continue;
             }
+<<<<<<< HEAD
             Verdict::Live(Live::PullOnly(reason)) if method == Method::Snapshot => {
                 plan.skipped.push(disk::missed(disk, &reason, "Set `method: auto` or `method: pull` for this domain."));
+=======
+            DiskVerdict::Live(Live::PullOnly(reason)) if method == Method::Snapshot => {
+                plan.skipped.push(disk::missed(disk, &reason, "Set `method: auto` or `method: pull` for this domain."));
+>>>>>>> run
                 continue;
             }
-            Verdict::Live(Live::SnapshotOrPull | Live::PullOnly(_)) => How::Capture,
-            Verdict::Direct(image) => How::Direct(image),
+            DiskVerdict::Live(Live::SnapshotOrPull | Live::PullOnly(_)) => ReadFrom::Capture,
+            DiskVerdict::Direct(image) => ReadFrom::Direct(image),
         };
         plan.warnings.extend(disk::warning(disk, active));
         plan.disks.push(PlannedDisk { disk: disk.clone(), how });
     }
     // A method without a disk to capture, or from which every disk fell away, is none.
-    if !plan.disks.iter().any(|planned| planned.how == How::Capture) {
+    if !plan.disks.iter().any(|planned| planned.how == ReadFrom::Capture) {
         plan.method = Method::Direct;
         plan.method_reason = None;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 
+use crate::engine::restore::DiskChoice;
 use crate::model::{Phase, PointId, size};
 
 /// Which restore point is meant.
@@ -68,6 +69,7 @@ impl FromStr for PhaseName {
     }
 }
 
+<<<<<<< HEAD
 /// A disk to restore, and where to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskChoice {
@@ -89,5 +91,16 @@ impl FromStr for DiskChoice {
             return Err("expected TARGET or TARGET=/dev/…, such as vda or vda=/dev/vg0/web-1".to_owned());
         }
         Ok(DiskChoice { target: target.to_owned(), device })
+=======
+/// A disk to restore, and the device to write it into.
+pub fn disk(text: &str) -> Result<DiskChoice, String> {
+    let (target, device) = match text.split_once('=') {
+        Some((target, device)) => (target, Some(PathBuf::from(device))),
+        None => (text, None),
+    };
+    if target.is_empty() || device.as_ref().is_some_and(|device| !device.is_absolute()) {
+        return Err("expected TARGET or TARGET=/dev/…, such as vda or vda=/dev/vg0/web-1".to_owned());
+>>>>>>> run
     }
+    Ok(DiskChoice { target: target.to_owned(), device })
 }

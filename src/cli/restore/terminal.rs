@@ -49,7 +49,7 @@ impl<'a> Terminal<'a> {
 
 impl Operator for Terminal<'_> {
     fn plan(&mut self, planned: &Restored) {
-        // Only a definition leads to places that nobody typed. A dry run ends with them.
+        // Only a definition leads to places that the operator did not type. A dry run ends with them.
         if planned.defined.is_some() && !planned.dry_run && !self.is_quiet {
             print(&format!("will be written:\n{}", places(planned)));
         }

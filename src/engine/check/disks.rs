@@ -14,7 +14,7 @@ use crate::engine::capture::{check_room, folder_for};
 use crate::engine::{Error, chain};
 use crate::hypervisor::Guests;
 use crate::model::{DomainRef, Failure, Method};
-use crate::plan::{self, CapturePlan, How};
+use crate::plan::{self, CapturePlan, ReadFrom};
 
 pub(super) fn look(
     hypervisor: &dyn Guests,
@@ -91,7 +91,7 @@ fn growing(plan: &CapturePlan, settings: &DomainSettings) -> BTreeSet<(std::path
         Method::Pull => settings.scratch_dir.as_deref(),
         Method::Direct => return BTreeSet::new(),
     };
-    let captured = plan.disks.iter().filter(|planned| planned.how == How::Capture);
+    let captured = plan.disks.iter().filter(|planned| planned.how == ReadFrom::Capture);
     captured.map(|planned| (folder_for(&planned.disk, asked).to_owned(), asked.is_some())).collect()
 }
 
@@ -111,7 +111,7 @@ fn unfit(folder: &Path, is_asked: bool) -> Option<Failure> {
     })?;
     is_asked.then(|| Failure {
         message: format!("{}: QEMU's user cannot enter {}", folder.display(), closed.display()),
-        hint: Some(format!("Let it enter: Let it enter: Let it enter: chmod o+x {}", closed.display())),
+        hint: Some(format!("Let it enter: Let it enter: Let it enter: Let it enter: chmod o+x {}", closed.display())),
     })
 }
 
@@ -137,7 +137,8 @@ mod tests {
         }
         close(&closed, 0o700);
         let said = unfit(&folder, true).unwrap();
-        assert_eq!(said.hint.unwrap(), format!("Let it enter: Let it enter: Let it enter: chmod o+x {}", closed.display()));
+        assert_eq!(said.hint.unwrap(), format!("Let it enter: Let it enter: Let it enter: Let it enter: chmod o+x \
+        {}", closed.display()));
         assert_eq!(unfit(&folder, false), None);
         let missing = unfit(&dir.path().join("nowhere"), false).unwrap();
         assert!(missing.message.contains("No such file"), "{}", missing.message);

@@ -33,7 +33,7 @@ pub enum Trouble {
     #[error("{stage}: it answered {code} {text}")]
     Refused {
         /// What.
-        stage: Stage,
+        stage: SmtpStage,
         /// Its code.
         code: u16,
         /// Its words.
@@ -46,7 +46,7 @@ pub enum Trouble {
 
 /// What a server refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum SmtpStage {
     /// The connection, our name, or the wish for TLS.
     Greeting,
     /// User and password.
@@ -59,14 +59,14 @@ pub enum Stage {
     Mail,
 }
 
-impl fmt::Display for Stage {
+impl fmt::Display for SmtpStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Stage::Greeting => "it refused the greeting",
-            Stage::Login => "it refused the login",
-            Stage::Sender => "it refused the sender",
-            Stage::Recipient => "it refused a recipient",
-            Stage::Mail => "it refused the mail itself",
+            SmtpStage::Greeting => "it refused the greeting",
+            SmtpStage::Login => "it refused the login",
+            SmtpStage::Sender => "it refused the sender",
+            SmtpStage::Recipient => "it refused a recipient",
+            SmtpStage::Mail => "it refused the mail itself",
         })
     }
 }
@@ -150,22 +150,22 @@ fn of_tls(error: &rustls::Error) -> &'static str {
 
 /// What a refusal is about. By default Postfix rejects the greeting and the sender only at the first recipient
 /// (`smtpd_delay_reject`); the text says which of them it means.
-fn meant(stage: Stage, text: &str) -> Stage {
+fn meant(stage: SmtpStage, text: &str) -> SmtpStage {
     let text = text.to_ascii_lowercase();
     match stage {
-        Stage::Recipient if text.contains("helo command rejected") => Stage::Greeting,
-        Stage::Recipient if text.contains("sender address rejected") => Stage::Sender,
+        SmtpStage::Recipient if text.contains("helo command rejected") => SmtpStage::Greeting,
+        SmtpStage::Recipient if text.contains("sender address rejected") => SmtpStage::Sender,
         stage => stage,
     }
 }
 
-fn of_stage(stage: Stage) -> &'static str {
+fn of_stage(stage: SmtpStage) -> &'static str {
     match stage {
-        Stage::Greeting => "name this host as the server wants it, by `mail.smtp.ehlo`; or ask who runs the server",
-        Stage::Login => "look at `username` and the password of `mail.smtp`",
-        Stage::Sender => "name a sender that the server takes, by `mail.from`",
-        Stage::Recipient => "look at `mail.to`",
-        Stage::Mail => "ask who runs the server; its log may say more",
+        SmtpStage::Greeting => "name this host as the server wants it, by `mail.smtp.ehlo`; or ask who runs the server",
+        SmtpStage::Login => "look at `username` and the password of `mail.smtp`",
+        SmtpStage::Sender => "name a sender that the server takes, by `mail.from`",
+        SmtpStage::Recipient => "look at `mail.to`",
+        SmtpStage::Mail => "ask who runs the server; its log may say more",
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
             ("5.1.8 <root@web>: Sender address rejected: Domain not found", "`mail.from`"),
             ("5.1.1 <nobody@example.org>: Recipient address rejected: User unknown", "`mail.to`"),
         ] {
-            let refused = Trouble::Refused { stage: Stage::Recipient, code: 550, text: text.to_owned() };
+            let refused = Trouble::Refused { stage: SmtpStage::Recipient, code: 550, text: text.to_owned() };
             assert!(refused.hint().contains(key), "{text}: {}", refused.hint());
         }
     }

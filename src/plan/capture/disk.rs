@@ -8,7 +8,7 @@ use crate::model::{Device, Disk, Domain, Failure, Image, SkippedDisk, Source};
 const RUNNING: &str = "Back it up while the domain runs.";
 
 /// What happens to a disk, apart from the method.
-pub(super) enum Verdict {
+pub(super) enum DiskVerdict {
     /// It is not saved.
     Skip(SkippedDisk),
     /// The guest may change it while it is read.
@@ -24,40 +24,54 @@ pub(super) enum Live {
     PullOnly(Cow<'static, str>),
 }
 
-impl Verdict {
+impl DiskVerdict {
     pub(super) fn live(&self) -> Option<&Live> {
         match self {
-            Verdict::Live(live) => Some(live),
-            Verdict::Skip(_) | Verdict::Direct(_) => None,
+            DiskVerdict::Live(live) => Some(live),
+            DiskVerdict::Skip(_) | DiskVerdict::Direct(_) => None,
         }
     }
 }
 
 /// Judges one disk of a domain.
-pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> Verdict {
+pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> DiskVerdict {
     let active = domain.state.is_active();
     if settings.exclude_disks.contains(&disk.target) {
-        return Verdict::Skip(left_out(disk, "excluded by the configuration"));
+        return DiskVerdict::Skip(left_out(disk, "excluded by the configuration"));
     }
     if matches!(disk.device, Device::Cdrom | Device::Floppy) {
         let empty = matches!(disk.image.source, Source::Empty | Source::Unsupported(_));
-        return Verdict::Skip(left_out(disk, if empty { "no medium" } else { "removable medium" }));
+        return DiskVerdict::Skip(left_out(disk, if empty { "no medium" } else { "removable medium" }));
     }
     if disk.encrypted && !settings.allow_plaintext {
+<<<<<<< HEAD
         let hint = "Set `allow_plaintext: true` for this domain to back up the contents of its encrypted disks.";
         let hint = if active { hint.to_owned() } else { format!("{hint} {RUNNING}") };
         return Verdict::Skip(missed(disk, "encrypted, and its contents would be unencrypted in the archive", &hint));
+=======
+        let hint = "Set `allow_plaintext: true` for this domain to back up the contents of its encrypted disks.";
+        let hint = if active { hint.to_owned() } else { format!("{hint} {RUNNING}") };
+        return DiskVerdict::Skip(missed(
+            disk,
+            "encrypted, and its contents would be unencrypted in the archive",
+            &hint,
+        ));
+>>>>>>> run
     }
     match at_rest(disk, active) {
-        Some(image) if image.source.path().is_some() && !needs_qemu(disk) => Verdict::Direct(image.clone()),
-        _ if !active || disk.transient => Verdict::Skip(unreadable(disk, active)),
+        Some(image) if image.source.path().is_some() && !needs_qemu(disk) => DiskVerdict::Direct(image.clone()),
+        _ if !active || disk.transient => DiskVerdict::Skip(unreadable(disk, active)),
         _ if matches!(disk.image.source, Source::Unsupported(_) | Source::Empty) && disk.unknown.is_none() => {
-            Verdict::Skip(unreadable(disk, active))
+            DiskVerdict::Skip(unreadable(disk, active))
         }
         _ if domain.suspended => {
+<<<<<<< HEAD
             Verdict::Live(Live::PullOnly("of a guest that is suspended to memory, which cannot be snapshotted".into()))
+=======
+            DiskVerdict::Live(Live::PullOnly("of a guest that is suspended to memory, which cannot be snapshotted".into()))
+>>>>>>> run
         }
-        _ => Verdict::Live(live(disk)),
+        _ => DiskVerdict::Live(live(disk)),
     }
 }
 

@@ -87,8 +87,8 @@ fn short(domain: &Domain, settings: &DomainSettings) -> String {
         Err(Refusal::NoDisk { skipped, .. }) => ("refused".to_owned(), Vec::new(), skipped),
     };
     let saved = disks.iter().map(|disk| match &disk.how {
-        How::Capture => format!(" {}", disk.disk.target),
-        How::Direct(_) => format!(" ={}", disk.disk.target),
+        ReadFrom::Capture => format!(" {}", disk.disk.target),
+        ReadFrom::Direct(_) => format!(" ={}", disk.disk.target),
     });
     let skipped = skipped.iter().map(|disk| format!(" {}{}", if disk.missed { "!" } else { "-" }, disk.target));
     format!("{method}{}", saved.chain(skipped).collect::<String>())
@@ -176,18 +176,23 @@ fn of_a_transient_disk_the_persistent_image_is_saved() {
     let base = image(Source::File("/images/base".into()));
     let known = Disk { transient: true, persistent: Some(base.clone()), ..disk("vdb") };
     let plan = capture(&running(vec![disk("vda"), known.clone()]), &settings()).unwrap();
+<<<<<<< HEAD
     assert_eq!(plan.disks[1].how, How::Direct(base.clone()));
     assert_eq!(
         plan.warnings[0].message,
         "disk vdb is transient: data written since the guest started is not backed up"
     );
+=======
+    assert_eq!(plan.disks[1].how, ReadFrom::Direct(base.clone()));
+    assert_eq!(plan.warnings[0].message, "disk vdb is transient: data written since the guest started is not backed up");
+>>>>>>> run
 
     let below = Disk { persistent: None, backing: vec![base.clone()], ..known.clone() };
-    assert_eq!(capture(&running(vec![below]), &settings()).unwrap().disks[0].how, How::Direct(base));
+    assert_eq!(capture(&running(vec![below]), &settings()).unwrap().disks[0].how, ReadFrom::Direct(base));
     let unclear = Disk { persistent: None, ..known };
     assert_eq!(short(&running(vec![disk("vda"), unclear.clone()]), &settings()), "Snapshot vda !vdb");
     let plan = capture(&off(vec![unclear.clone()]), &settings()).unwrap();
-    assert_eq!((&plan.disks[0].how, plan.warnings), (&How::Direct(unclear.image), vec![]));
+    assert_eq!((&plan.disks[0].how, plan.warnings), (&ReadFrom::Direct(unclear.image), vec![]));
 }
 
 #[test]

@@ -34,9 +34,9 @@ fn domains(names: &[&str]) -> Vec<KnownDomain> {
     names.iter().map(domain).collect()
 }
 
-fn lines_of(known: &[KnownDomain], request: &Selection, today: &str) -> Vec<String> {
+fn lines_of(known: &[KnownDomain], selection: &Selection, today: &str) -> Vec<String> {
     let settings = crate::config::parse(FILE, Path::new("c.yml"), "host").unwrap();
-    let line = |entry: &Entry| match &entry.decision {
+    let line = |entry: &PlanEntry| match &entry.decision {
         Decision::Due(reason) => format!("+ {}: {reason}", entry.name),
         Decision::NotDue(reason) => format!("- {}: {reason}", entry.name),
         Decision::NotSelected(reason) => format!("  {}: {reason}", entry.name),
@@ -44,13 +44,13 @@ fn lines_of(known: &[KnownDomain], request: &Selection, today: &str) -> Vec<Stri
             format!("! {}: {message} ({})", entry.name, hint.as_deref().unwrap_or("no hint"))
         }
     };
-    plan(&settings, known, request, today.parse().unwrap()).entries.iter().map(line).collect()
+    plan(&settings, known, selection, today.parse().unwrap()).entries.iter().map(line).collect()
 }
 
 fn lines(force: bool, names: &[&str], today: &str) -> Vec<String> {
-    let request =
+    let selection =
         Selection { force, accept_smaller: false, domains: names.iter().map(|name| (*name).to_owned()).collect() };
-    lines_of(&known(), &request, today)
+    lines_of(&known(), &selection, today)
 }
 
 #[test]
@@ -116,8 +116,9 @@ fn a_name_that_is_a_domain_but_not_covered_keeps_its_identity() {
             domain
         })
         .collect();
-    let request = Selection { force: false, accept_smaller: false, domains: vec!["stray".to_owned(), "x".to_owned()] };
-    let entries = plan(&settings, &known, &request, SUNDAY.parse().unwrap()).entries;
+    let selection =
+        Selection { force: false, accept_smaller: false, domains: vec!["stray".to_owned(), "x".to_owned()] };
+    let entries = plan(&settings, &known, &selection, SUNDAY.parse().unwrap()).entries;
     let unknown = entries.iter().filter(|entry| matches!(entry.decision, Decision::Unknown(_)));
     let ids: Vec<_> = unknown.map(|entry| (entry.name.as_str(), entry.domain.clone())).collect();
     assert_eq!(ids, [("stray", Some(known[0].id.clone())), ("x", None)]);
@@ -149,8 +150,8 @@ fn what_is_excluded_is_said_and_never_due() {
     let known = domains(&["test-1", "web"]);
     let decide = |names: &[&str]| {
         let domains = names.iter().map(|name| (*name).to_owned()).collect();
-        let request = Selection { force: true, accept_smaller: false, domains };
-        plan(&settings, &known, &request, SUNDAY.parse().unwrap())
+        let selection = Selection { force: true, accept_smaller: false, domains };
+        plan(&settings, &known, &selection, SUNDAY.parse().unwrap())
     };
     let all = decide(&[]);
     assert_eq!(all.queue().len(), 1);
