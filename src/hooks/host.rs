@@ -26,10 +26,9 @@ impl<'a> Runner<'a> for Host {
 
     fn hold(&self, call: &Call, deadlines: Deadlines, cancel: Option<&Cancel>) -> Result<Started<'a>, Error> {
         let mut process = start(call, Stream::Pipe)?;
-        let is_ready = |process: &Process| process.output().has_awaited();
-        let forced = process.follow(after(deadlines.ready), cancel, is_ready).map_err(lost(call))?;
+        let forced = process.follow(after(deadlines.ready), cancel, Process::has_awaited).map_err(lost(call))?;
         // One that was ready and has ended since is lost, not late: its release reports that.
-        if is_ready(&process) && forced.is_none() {
+        if process.has_awaited() && forced.is_none() {
             return Ok(Started::Ready(Box::new(Session::watch(process, deadlines)?)));
         }
         end_group(&mut process);

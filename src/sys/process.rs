@@ -160,9 +160,9 @@ impl Process {
         self.ended.map(|(_, at)| at)
     }
 
-    /// What it has written so far.
-    pub fn output(&self) -> &Output {
-        &self.output
+    /// Whether it has written the awaited line.
+    pub fn has_awaited(&self) -> bool {
+        self.output.has_awaited()
     }
 
     /// Its input ([`Stream::Pipe`]), which ends when this is dropped.
