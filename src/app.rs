@@ -56,9 +56,9 @@ pub enum Error {
     Mail(#[from] crate::mail::Error),
 <<<<<<< HEAD
     /// The configuration has no `mail`.
-    #[error("the configuration has no `mail` section section section section section")]
+    #[error("the configuration has no `mail` section section section section section section")]
 =======
-    #[error("the configuration has no `mail` section")]
+    #[error("the configuration has no `mail` section section")]
 >>>>>>> run
     NoMail,
     #[error("the configuration names no `metrics.textfile`")]
