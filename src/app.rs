@@ -40,26 +40,13 @@ pub enum Error {
     Exporter(#[from] exporter::Error),
     #[error(transparent)]
     Engine(#[from] engine::Error),
-<<<<<<< HEAD
-    /// Those who watch cannot be told.
-    #[error("cannot update the ledger")]
-    Watch(#[from] ledger::Error),
-    /// Prometheus cannot be told.
-    #[error("cannot update the ledger")]
-=======
     #[error("cannot update the ledger")]
     Watch(#[from] ledger::Error),
     #[error("cannot update the ledger")]
->>>>>>> run
     Metrics(#[from] metrics::Error),
     #[error("the report cannot be mailed")]
     Mail(#[from] crate::mail::Error),
-<<<<<<< HEAD
-    /// The configuration has no `mail`.
-    #[error("the configuration has no `mail` section section section section section section")]
-=======
-    #[error("the configuration has no `mail` section section")]
->>>>>>> run
+    #[error("the configuration has no `mail` section")]
     NoMail,
     #[error("the configuration names no `metrics.textfile`")]
     NoTextfile,

@@ -185,13 +185,8 @@ pub struct Restore {
     /// Start the domain afterwards
     #[arg(long, requires = "define")]
     pub start: bool,
-<<<<<<< HEAD
-    /// Only this disk; TARGET=DEVICE overwrites that block device, even without --overwrite (repeatable)
-    #[arg(long = "disk", value_name = "TARGET[=DEVICE]")]
-=======
     /// Only this disk; TARGET=DEVICE overwrites that block device, even without --overwrite (repeatable)
     #[arg(long = "disk", value_name = "TARGET[=DEVICE]", value_parser = values::disk)]
->>>>>>> run
     pub disks: Vec<DiskChoice>,
     /// Replace existing files and an existing definition; with --define, also the contents of the domain's block devices
     #[arg(long)]

@@ -20,13 +20,8 @@ pub(super) fn run(global: &Global, words: &Exporter) -> Result<RunResult, app::E
     let chosen = words.listen.clone().or_else(|| settings.metrics.listen.clone());
     let listen = chosen.unwrap_or_else(|| Listen::Tcp { host: DEFAULT.0.to_owned(), port: DEFAULT.1 });
     durable::create_private_dir(&settings.state_dir)
-<<<<<<< HEAD
-        .map_err(engine::Error::file("create the directory", &settings.state_dir))?;
-    // Before the first connection can show that the process runs.
-=======
         .map_err(engine::Error::file("create the directory", &settings.state_dir))?;
     // Before the socket exists: a supervisor may send a signal as soon as it can connect.
->>>>>>> run
     let waiter = signals::Waiter::new().map_err(engine::Error::Signals)?;
     let (server, stop) = serve::open(&listen)?;
     if !global.quiet {

@@ -39,13 +39,8 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<RunResult, a
     let connect = || app::connect(&settings.libvirt_uri);
     let hypervisor = match (&request.define, request.may_replace()) {
         (Some(_), _) => Some(connect()?),
-<<<<<<< HEAD
-        // Files and devices can be restored without libvirt: the restore says what could not be asked then.
-        (None, true) => connect().inspect_err(|error| tracing::warn!(%error, "cannot connect to libvirt")).ok(),
-=======
         // Files and devices can be restored without libvirt; the restore reports what it could not ask.
         (None, true) => connect().inspect_err(|error| tracing::warn!(%error, "cannot connect to libvirt")).ok(),
->>>>>>> run
         (None, false) => None,
     };
     let monitor = monitor(global, false);

@@ -82,8 +82,13 @@ pub fn prune(
         let policy = settings.rule_for(&domain).map(|rule| rule.domain.retention);
         rotations.push(match policy {
             Some(Some(policy)) => rotate.points(&domain, None, &present, &policy),
-            Some(None) => untouched(&domain, present, "the configuration keeps all restore points restore points restore points \
-            restore points restore points"),
+            Some(None) => untouched(
+                &domain,
+                present,
+                "the configuration keeps all restore points restore points \
+            restore points restore points \
+            restore points restore points",
+            ),
             None => untouched(&domain, present, "not in the configuration"),
         });
     }

@@ -54,31 +54,7 @@ pub fn gist(report: &RunReport, result: RunResult, late: &[String]) -> Gist {
     Gist { status, count, all: report.domains.len(), names }
 }
 
-<<<<<<< HEAD
-/// What to look at when no domain is to blame.
-fn whole(code: u8) -> &'static str {
-    match code {
-        2 => "configuration",
-        3 => "another run holds the lock",
-        4 => "cannot connect to libvirt",
-        5 => "the target cannot be used",
-        7 => "not all is cleaned up",
-        _ => "the run",
-    }
-}
-
-fn warns(domain: &DomainOutcome) -> bool {
-    !domain.warnings.is_empty() || !domain.leftovers.is_empty()
-}
-
-fn fails(domain: &DomainOutcome) -> bool {
-    matches!(domain.outcome, Outcome::Failed | Outcome::Partial)
-}
-
-/// Guests that a run should have tried and did not: none was due, and the last backup is too old, or none was ever made.
-=======
 /// Guests that were not due in this run although their last backup is too old, or although they never had one.
->>>>>>> run
 pub fn late(ledger: &Ledger, survey: &Survey, report: &RunReport) -> Vec<String> {
     let tried = |name: &str| report.domains.iter().any(|domain| domain.domain == name);
     let guests = survey.domains.iter().filter(|(name, seen)| seen.job.is_some() && seen.defined && !tried(name));

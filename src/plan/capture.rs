@@ -105,13 +105,8 @@ pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan
                 plan.skipped.push(skipped);
                 continue;
             }
-<<<<<<< HEAD
-            Verdict::Live(Live::PullOnly(reason)) if method == Method::Snapshot => {
-                plan.skipped.push(disk::missed(disk, &reason, "Set `method: auto` or `method: pull` for this domain."));
-=======
             DiskVerdict::Live(Live::PullOnly(reason)) if method == Method::Snapshot => {
                 plan.skipped.push(disk::missed(disk, &reason, "Set `method: auto` or `method: pull` for this domain."));
->>>>>>> run
                 continue;
             }
             DiskVerdict::Live(Live::SnapshotOrPull | Live::PullOnly(_)) => ReadFrom::Capture,

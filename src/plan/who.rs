@@ -111,15 +111,9 @@ pub fn plan(settings: &Settings, known: &[KnownDomain], selection: &Selection, t
     Plan { entries }
 }
 
-<<<<<<< HEAD
-fn entry(domain: &KnownDomain, rule: &Rule, request: &Selection, today: NaiveDate) -> Entry {
-    let decision = if !asked_for(request, &domain.id.name) {
-        Decision::NotSelected("not named on the command line".to_owned())
-=======
 fn entry(domain: &KnownDomain, rule: &Rule, selection: &Selection, today: NaiveDate) -> PlanEntry {
     let decision = if !asked_for(selection, &domain.id.name) {
         Decision::NotSelected("not named on the command line".to_owned())
->>>>>>> run
     } else {
         match day::judge(&rule.domain, domain.last_point.map(|last| last.date()), today) {
             Ok(reason) => Decision::Due(reason),

@@ -69,29 +69,6 @@ impl FromStr for PhaseName {
     }
 }
 
-<<<<<<< HEAD
-/// A disk to restore, and where to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskChoice {
-    /// The guest's name for it.
-    pub target: String,
-    /// The block device to write it into, instead of a file.
-    pub device: Option<PathBuf>,
-}
-
-impl FromStr for DiskChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<DiskChoice, String> {
-        let (target, device) = match text.split_once('=') {
-            Some((target, device)) => (target, Some(PathBuf::from(device))),
-            None => (text, None),
-        };
-        if target.is_empty() || device.as_ref().is_some_and(|device| !device.is_absolute()) {
-            return Err("expected TARGET or TARGET=/dev/…, such as vda or vda=/dev/vg0/web-1".to_owned());
-        }
-        Ok(DiskChoice { target: target.to_owned(), device })
-=======
 /// A disk to restore, and the device to write it into.
 pub fn disk(text: &str) -> Result<DiskChoice, String> {
     let (target, device) = match text.split_once('=') {
@@ -100,7 +77,6 @@ pub fn disk(text: &str) -> Result<DiskChoice, String> {
     };
     if target.is_empty() || device.as_ref().is_some_and(|device| !device.is_absolute()) {
         return Err("expected TARGET or TARGET=/dev/…, such as vda or vda=/dev/vg0/web-1".to_owned());
->>>>>>> run
     }
     Ok(DiskChoice { target: target.to_owned(), device })
 }

@@ -114,8 +114,9 @@ fn bad_values_say_what_is_valid() {
     let host =
         |line: &str| complaints(&format!("h:\n  backupdir: /b\n  {line}\n  domains: {{d: {{day_of_week: Sun}}}}\n"));
     for amount in ["10 %%", "101%", "-1%", "1.5GB", "10Q", "NaN%", "99999999TB", "GB"] {
-        let start =
-            format!("c.yml:3: h.min_free: bad amount {amount:?}; valid: a percentage from 0% to 100%, or a whole number");
+        let start = format!(
+            "c.yml:3: h.min_free: bad amount {amount:?}; valid: a percentage from 0% to 100%, or a whole number"
+        );
         assert!(host(&format!("min_free: '{amount}'"))[0].starts_with(&start), "{amount}");
     }
 }

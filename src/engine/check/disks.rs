@@ -111,7 +111,11 @@ fn unfit(folder: &Path, is_asked: bool) -> Option<Failure> {
     })?;
     is_asked.then(|| Failure {
         message: format!("{}: QEMU's user cannot enter {}", folder.display(), closed.display()),
-        hint: Some(format!("Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: chmod o+x {}", closed.display())),
+        hint: Some(format!(
+            "Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: chmod \
+        o+x {}",
+            closed.display()
+        )),
     })
 }
 
@@ -137,8 +141,14 @@ mod tests {
         }
         close(&closed, 0o700);
         let said = unfit(&folder, true).unwrap();
-        assert_eq!(said.hint.unwrap(), format!("Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: \
-        chmod o+x {}", closed.display()));
+        assert_eq!(
+            said.hint.unwrap(),
+            format!(
+                "Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: \
+        Let it enter: chmod o+x {}",
+                closed.display()
+            )
+        );
         assert_eq!(unfit(&folder, false), None);
         let missing = unfit(&dir.path().join("nowhere"), false).unwrap();
         assert!(missing.message.contains("No such file"), "{}", missing.message);

@@ -197,8 +197,17 @@ fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<So
         )
     })?;
     if !pool.is_active().unwrap_or(true) {
-        return Err(failed(format!("storage storage storage storage storage storage storage storage storage pool {name} is not active"), None, format!("virsh \
-        pool-start {name}")));
+        return Err(failed(
+            format!(
+                "storage storage storage storage storage storage storage storage storage storage \
+        storage pool {name} is not active"
+            ),
+            None,
+            format!(
+                "virsh \
+        pool-start {name}"
+            ),
+        ));
     }
     let path = pool.lookup_storage_vol_by_name(volume).and_then(|volume| volume.path()).map_err(|error| {
         let hint =

@@ -44,11 +44,6 @@ pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> 
         return DiskVerdict::Skip(left_out(disk, if empty { "no medium" } else { "removable medium" }));
     }
     if disk.encrypted && !settings.allow_plaintext {
-<<<<<<< HEAD
-        let hint = "Set `allow_plaintext: true` for this domain to back up the contents of its encrypted disks.";
-        let hint = if active { hint.to_owned() } else { format!("{hint} {RUNNING}") };
-        return Verdict::Skip(missed(disk, "encrypted, and its contents would be unencrypted in the archive", &hint));
-=======
         let hint = "Set `allow_plaintext: true` for this domain to back up the contents of its encrypted disks.";
         let hint = if active { hint.to_owned() } else { format!("{hint} {RUNNING}") };
         return DiskVerdict::Skip(missed(
@@ -56,7 +51,6 @@ pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> 
             "encrypted, and its contents would be unencrypted in the archive",
             &hint,
         ));
->>>>>>> run
     }
     match at_rest(disk, active) {
         Some(image) if image.source.path().is_some() && !needs_qemu(disk) => DiskVerdict::Direct(image.clone()),
@@ -64,13 +58,9 @@ pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> 
         _ if matches!(disk.image.source, Source::Unsupported(_) | Source::Empty) && disk.unknown.is_none() => {
             DiskVerdict::Skip(unreadable(disk, active))
         }
-        _ if domain.suspended => {
-<<<<<<< HEAD
-            Verdict::Live(Live::PullOnly("of a guest that is suspended to memory, which cannot be snapshotted".into()))
-=======
-            DiskVerdict::Live(Live::PullOnly("of a guest that is suspended to memory, which cannot be snapshotted".into()))
->>>>>>> run
-        }
+        _ if domain.suspended => DiskVerdict::Live(Live::PullOnly(
+            "of a guest that is suspended to memory, which cannot be snapshotted".into(),
+        )),
         _ => DiskVerdict::Live(live(disk)),
     }
 }

@@ -176,16 +176,11 @@ fn of_a_transient_disk_the_persistent_image_is_saved() {
     let base = image(Source::File("/images/base".into()));
     let known = Disk { transient: true, persistent: Some(base.clone()), ..disk("vdb") };
     let plan = capture(&running(vec![disk("vda"), known.clone()]), &settings()).unwrap();
-<<<<<<< HEAD
-    assert_eq!(plan.disks[1].how, How::Direct(base.clone()));
+    assert_eq!(plan.disks[1].how, ReadFrom::Direct(base.clone()));
     assert_eq!(
         plan.warnings[0].message,
         "disk vdb is transient: data written since the guest started is not backed up"
     );
-=======
-    assert_eq!(plan.disks[1].how, ReadFrom::Direct(base.clone()));
-    assert_eq!(plan.warnings[0].message, "disk vdb is transient: data written since the guest started is not backed up");
->>>>>>> run
 
     let below = Disk { persistent: None, backing: vec![base.clone()], ..known.clone() };
     assert_eq!(capture(&running(vec![below]), &settings()).unwrap().disks[0].how, ReadFrom::Direct(base));
