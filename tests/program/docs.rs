@@ -175,10 +175,10 @@ fn the_readme_says_what_is_needed_and_what_to_type_first() {
     assert!(readme.contains(needed), "the README does not say that Rust {needed} is needed");
 }
 
-/// README, changelog and everything in docs.
+/// README, changelog, the README of the hooks, and everything in docs.
 fn documents() -> Vec<(PathBuf, String)> {
     let mut paths = files(&root().join("docs"), "md");
-    paths.extend(["README.md", "CHANGELOG.md"].map(|name| root().join(name)));
+    paths.extend(["README.md", "CHANGELOG.md", "hooks/README.md"].map(|name| root().join(name)));
     let documents: Vec<_> =
         paths.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect();
     assert!(documents.len() > 5);
