@@ -41,9 +41,9 @@ fn the_address_may_come_from_a_file_or_the_environment() {
         run_hook(command.env("KVMBACKUP_PHASE", "pre-run")).assert_good();
         assert!(server.ping().line.starts_with(&format!("POST {SECRET}/start?")));
     }
-    failed(&mut hook("healthchecks", &[]), "there is no address");
+    failed(&mut hook("healthchecks", &[]), "no valid URL");
     failed(&mut hook("healthchecks", &["--url-file=/nowhere"]), "cannot read /nowhere");
-    failed(hook("healthchecks", &[]).env("HEALTHCHECKS_URL", "http://x/\"\noutput = \"/tmp/x"), "there is no address");
+    failed(hook("healthchecks", &[]).env("HEALTHCHECKS_URL", "http://x/\"\noutput = \"/tmp/x"), "no valid URL");
 }
 
 #[test]
