@@ -109,7 +109,7 @@ async fn admit(door: Door, site: Site) {
             Err(_) if host.crowd.close_oldest() => tokio::task::yield_now().await,
             Err(error) => {
                 if !refused {
-                    tracing::warn!("connections are not accepted: {error}; trying again");
+                    tracing::warn!("cannot accept connections: {error}; retrying");
                 }
                 refused = true;
                 sleep(PAUSE).await;
@@ -175,7 +175,7 @@ impl Host {
             drop(turn);
             response
         });
-        let lost = |_| response::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made");
+        let lost = |_| response::text(StatusCode::INTERNAL_SERVER_ERROR, "cannot build the response");
         reading.await.unwrap_or_else(lost)
     }
 }

@@ -59,7 +59,7 @@ impl Site {
     /// Where the answer for a peer that connected to `at` comes from.
     pub(super) fn route<B>(&self, request: &Request<B>, at: &Listen) -> Route {
         let Some(host) = host(request) else {
-            return Route::text(StatusCode::BAD_REQUEST, "this is no request of HTTP/1.1");
+            return Route::text(StatusCode::BAD_REQUEST, "not an HTTP/1.1 request");
         };
         if !self.hosts.allow(host, at) {
             let line = "this host name is not in `metrics.hosts` of the configuration";
@@ -75,7 +75,7 @@ impl Site {
         };
         match *request.method() {
             Method::GET | Method::HEAD => route,
-            _ => Route::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD"),
+            _ => Route::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed"),
         }
     }
 
@@ -84,8 +84,8 @@ impl Site {
         let html = page::html(&state.ledger, state.survey.as_ref(), state.running, Utc::now());
         html.map_or_else(
             |error| {
-                tracing::error!("the status page cannot be made: {error}");
-                response::text(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be made")
+                tracing::error!("cannot render the status page: {error}");
+                response::text(StatusCode::INTERNAL_SERVER_ERROR, "cannot render the page")
             },
             |body| response::of(StatusCode::OK, &Kind::Page(page::style_hash()), body),
         )
@@ -102,8 +102,8 @@ impl Site {
         let own = |text: String| Ok(text + &metrics::exporter_text(state.is_some(), began.elapsed())?);
         text.and_then(own).map_or_else(
             |error: metrics::Error| {
-                tracing::warn!("the metrics cannot be made: {error}");
-                response::text(StatusCode::SERVICE_UNAVAILABLE, "the metrics cannot be made")
+                tracing::warn!("cannot build the metrics: {error}");
+                response::text(StatusCode::SERVICE_UNAVAILABLE, "cannot build the metrics")
             },
             |body| response::of(StatusCode::OK, &Kind::Metrics, body),
         )
@@ -118,7 +118,7 @@ impl Site {
     }
 
     fn state(&self) -> Option<State> {
-        let told = |error: &dyn std::fmt::Display| tracing::debug!("the state directory cannot be read: {error}");
+        let told = |error: &dyn std::fmt::Display| tracing::debug!("cannot read the state directory: {error}");
         // A state directory that is gone would read as one in which nothing has happened yet.
         std::fs::read_dir(&self.state_dir).inspect_err(|error| told(error)).ok()?;
         let ledger = Ledger::load(&self.state_dir).inspect_err(|error| told(error)).ok()?;
@@ -141,9 +141,9 @@ fn host<B>(request: &Request<B>) -> Option<Option<&str>> {
 }
 
 fn unreadable() -> Response<String> {
-    response::text(StatusCode::SERVICE_UNAVAILABLE, "the state directory cannot be read")
+    response::text(StatusCode::SERVICE_UNAVAILABLE, "cannot read the state directory")
 }
 
 fn not_found() -> Response<String> {
-    response::text(StatusCode::NOT_FOUND, "there is: / /metrics /-/healthy /-/ready")
+    response::text(StatusCode::NOT_FOUND, "not found; valid: / /metrics /-/healthy /-/ready")
 }

@@ -381,7 +381,7 @@ fn a_unix_socket_is_for_owner_and_group_and_goes_with_its_exporter() {
         serving::program(&dir.path().join("config.yml")).args(["exporter", "--listen", &listen]).output().unwrap();
     let told = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(1));
-    assert!(told.contains("another program does") && told.contains("hint: "), "{told}");
+    assert!(told.contains("another program uses it") && told.contains("hint: "), "{told}");
     assert_eq!(exporter.end(Signal::TERM).0, 143);
     assert!(!path.exists());
 }
