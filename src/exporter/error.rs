@@ -36,12 +36,13 @@ impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Taken { listen: Listen::Tcp { port, .. } } => {
-                Some(format!("see which program it is: `ss -ltnp sport = :{port}`; or choose another port with --listen"))
-            }
-            Error::Taken { listen: Listen::Unix(path) } => {
-                Some(format!("see which program it is: `ss -lxp src {}`; or choose another path with --listen", path.display()))
-            }
+            Error::Taken { listen: Listen::Tcp { port, .. } } => Some(format!(
+                "see which program it is: `ss -ltnp sport = :{port}`; or choose another port with --listen"
+            )),
+            Error::Taken { listen: Listen::Unix(path) } => Some(format!(
+                "see which program it is: `ss -lxp src {}`; or choose another path with --listen",
+                path.display()
+            )),
             Error::NoSocket { .. } => Some("move the file away, or choose another path with --listen".to_owned()),
             Error::Listen { listen: Listen::Unix(_), .. } => {
                 Some("the directory of the socket must exist and be writable by this user".to_owned())

@@ -34,10 +34,7 @@ fn the_headline_says_how_it_stands() {
     assert_eq!(headline(&watched::quiet(now())), "All 6 guests are backed up");
     assert_eq!(headline(&watched::bad_night(now())), "4 of 12 guests need attention");
     assert_eq!(headline(&watched::fresh(now())), "No backup has run yet");
-    assert_eq!(
-        headline(&watched::nothing()),
-        "No backup has run yet, and no valid configuration was found"
-    );
+    assert_eq!(headline(&watched::nothing()), "No backup has run yet, and no valid configuration was found");
     let mut empty = watched::fresh(now());
     empty.survey.as_mut().unwrap().domains.clear();
     assert_eq!(headline(&empty), "No guests are configured");

@@ -119,7 +119,8 @@ impl Guest<'_> {
         if self.is_covered() && (any_run || !self.is_new()) {
             found.extend(self.backup_trouble(now));
             if let Some((reached, wanted)) = self.degraded() {
-                let what = format!("is only {}-consistent, not {}-consistent as configured", reached.name(), wanted.name());
+                let what =
+                    format!("is only {}-consistent, not {}-consistent as configured", reached.name(), wanted.name());
                 found.push(self.trouble(Tone::Note, what).typing("kvmbackup check".to_owned()));
             }
         }

@@ -102,7 +102,8 @@ fn of_survey(view: &View<'_>) -> Vec<Trouble> {
     }
     if view.now - survey.time > TimeDelta::hours(1) {
         let what = format!("The last survey of libvirt and the repository was {}", ago(view.now, survey.time));
-        let advice = "Their data on this page is equally old. The exporter surveys them every minute, unless one of them hangs.";
+        let advice =
+            "Their data on this page is equally old. The exporter surveys them every minute, unless one of them hangs.";
         found.push(Trouble::of_host(Tone::Note, what).saying(advice));
     }
     found
