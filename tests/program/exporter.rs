@@ -37,8 +37,8 @@ fn every_path_answers_as_promised() {
         ("/", 200, "text/html; charset=utf-8", "All 6 guests are backed up"),
         ("/-/healthy", 200, "text/plain; charset=utf-8", "healthy"),
         ("/-/ready", 200, "text/plain; charset=utf-8", "ready"),
-        ("/../etc/passwd", 404, "text/plain; charset=utf-8", "there is"),
-        ("/metrics/", 404, "text/plain; charset=utf-8", "there is"),
+        ("/../etc/passwd", 404, "text/plain; charset=utf-8", "not found"),
+        ("/metrics/", 404, "text/plain; charset=utf-8", "not found"),
     ] {
         let answer = exporter.get(path);
         assert_eq!(answer.status(), status, "{path}");
