@@ -91,7 +91,9 @@ fn what_is_refused_is_told_to_cron_and_kept() {
     mailed_by(&server, &host, "", "");
     let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
     assert!(
-        run.err.contains("did not accept the mail") && run.err.contains("not wanted here") && run.err.contains("hint: "),
+        run.err.contains("did not accept the mail")
+            && run.err.contains("not wanted here")
+            && run.err.contains("hint: "),
         "{}",
         run.err
     );
