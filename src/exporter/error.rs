@@ -37,17 +37,17 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Taken { listen: Listen::Tcp { port, .. } } => Some(format!(
-                "see which program it is: `ss -ltnp sport = :{port}`; or choose another port with --listen"
+                "See which program it is with `ss -ltnp sport = :{port}`, or choose another port with --listen."
             )),
             Error::Taken { listen: Listen::Unix(path) } => Some(format!(
-                "see which program it is: `ss -lxp src {}`; or choose another path with --listen",
+                "See which program it is with `ss -lxp src {}`, or choose another path with --listen.",
                 path.display()
             )),
-            Error::NoSocket { .. } => Some("move the file away, or choose another path with --listen".to_owned()),
+            Error::NoSocket { .. } => Some("Move the file away, or choose another path with --listen.".to_owned()),
             Error::Listen { listen: Listen::Unix(_), .. } => {
-                Some("the directory of the socket must exist and be writable by this user".to_owned())
+                Some("Create the directory of the socket, and make it writable for this user.".to_owned())
             }
-            Error::Listen { .. } => Some("use an address of this host: see `ip address`".to_owned()),
+            Error::Listen { .. } => Some("Use an address of this host: `ip address`".to_owned()),
             Error::Wait(_) => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Metrics for Prometheus and a status page over HTTP.
 //!
 //! This is a small server for GET and HEAD. `server` serves a client (peer) with `hyper`, `crowd` decides which peers to close,
-//! `hosts` checks host names, `site` maps paths to responses, `response` sets headers, `ours` lets a run recognize its own exporter, and
+//! `hosts` checks host names, `site` maps paths to responses, `response` sets headers, `ours` lets a run recognise its own exporter, and
 //! `page` renders the status page. It must not query libvirt or the target, change any state, or let a response depend on the peer.
 //!
 //! One thread serves all peers and never blocks. Two others read the state directory. Whatever peers do:

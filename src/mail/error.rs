@@ -140,40 +140,40 @@ impl Error {
 
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
-        let again = "then test it with `kvmbackup check --send-test`";
+        let again = "Then test it with `kvmbackup check --send-test`";
         Some(match self {
             Error::Address(_) | Error::Local(_) => {
-                format!("use the form user@domain in `mail.to` and `mail.from`; {again}")
+                format!("Use the form user@domain in `mail.to` and `mail.from`. {again}")
             }
-            Error::Sender(_) => format!("set `mail.from` to the sender in the form user@domain; {again}"),
-            Error::Recipient { .. } => format!("correct or remove it in `mail.to`; {again}"),
+            Error::Sender(_) => format!("Set `mail.from` to the sender in the form user@domain. {again}"),
+            Error::Recipient { .. } => format!("Correct or remove this recipient in `mail.to`. {again}"),
             Error::Untrusted { source, .. } | Error::Script(source) => return source.hint(),
             Error::Sendmail { .. } => {
-                format!("install a mail transport agent, or configure a server in `mail.smtp`; {again}")
+                format!("Install a mail transport agent, or configure a server in `mail.smtp`. {again}")
             }
-            Error::Refused { .. } => format!("look in the log of the local mail system; {again}"),
+            Error::Refused { .. } => format!("Look in the log of the local mail system. {again}"),
             Error::Slow { .. } => {
                 format!(
-                    "check the network, and that `port` and `security` of `mail.smtp` match \
-                    (465 and tls, 587 and starttls); or increase `timeout`; {again}"
+                    "Check the network, and that `port` and `security` of `mail.smtp` match \
+                    (465 and tls, 587 and starttls), or increase `timeout`. {again}"
                 )
             }
-            Error::Secret { .. } => format!("check `mail.smtp` in the configuration; {again}"),
+            Error::Secret { .. } => format!("Check `mail.smtp` in the configuration. {again}"),
             Error::Certificates { .. } => {
-                format!("`mail.smtp.ca_file` must contain certificates in PEM format; {again}")
+                format!("Set `mail.smtp.ca_file` to a file with certificates in PEM format. {again}")
             }
-            Error::Smtp { source, .. } => format!("{}; {again}", source.hint()),
+            Error::Smtp { source, .. } => format!("{} {again}", source.hint()),
             Error::Waiting { source, .. } => return source.hint(),
             Error::Dropped { .. } => {
-                "read these mails, which are the `.refused` files in `mail-spool` of the state directory; \
-                check `to` and `from` of `mail`"
+                "Read these mails, which are the `.refused` files in `mail-spool` of the state directory, \
+                and check `to` and `from` of `mail`."
                     .to_owned()
             }
             Error::Spool { path, source } if source.kind() == io::ErrorKind::InvalidData => {
-                format!("look at the file and move it away: ls -l {}", path.display())
+                format!("Look at the file and move it away: ls -l {}", path.display())
             }
             Error::Spool { .. } | Error::Known { .. } => {
-                "check the mode and the file system of the state directory".to_owned()
+                "Check the mode and the file system of the state directory.".to_owned()
             }
             Error::Template(_) => return None,
         })

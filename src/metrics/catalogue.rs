@@ -42,7 +42,7 @@ catalogue! {
     Gauge CONFIG_LOAD_SUCCESS = "kvmbackup_config_load_success" []
         "Whether the last attempt to read the configuration succeeded.";
     Gauge SURVEY_TIMESTAMP_SECONDS = "kvmbackup_survey_timestamp_seconds" []
-        "Unix time of the last survey of libvirt and the repository; 0 if never.";
+        "Unix time of the last survey of libvirt and the target; 0 if never.";
     Gauge SURVEY_LIBVIRT_UP = "kvmbackup_survey_libvirt_up" []
         "Whether libvirt responded in the last survey.";
     Gauge JOB_EXPECTED_INTERVAL_SECONDS = "kvmbackup_job_expected_interval_seconds" ["backup_job"]
@@ -114,11 +114,11 @@ catalogue! {
     Gauge HOOK_LAST_DURATION_SECONDS = "kvmbackup_hook_last_duration_seconds" ["hook", "domain"]
         "Duration of the last run of the hook; without a domain, for the whole backup run.";
     Gauge REPOSITORY_UP = "kvmbackup_repository_up" ["repository"]
-        "Whether the repository responded in time, is mounted where required, and is writable.";
+        "Whether the target responded in time, is mounted where required, and is writable.";
     Gauge REPOSITORY_CAPACITY_BYTES = "kvmbackup_repository_capacity_bytes" ["repository"]
-        "Size of the file system of the repository.";
+        "Size of the file system of the target.";
     Gauge REPOSITORY_AVAILABLE_BYTES = "kvmbackup_repository_available_bytes" ["repository"]
-        "Space available for writing in the repository.";
+        "Space available for writing on the target.";
     Gauge REPOSITORY_STORED_BYTES = "kvmbackup_repository_stored_bytes" ["repository"]
         "Stored size of all restore points.";
     Gauge REPOSITORY_LAST_PRUNE_SUCCESS_TIMESTAMP_SECONDS = "kvmbackup_repository_last_prune_success_timestamp_seconds" ["repository"]

@@ -24,7 +24,7 @@ fn each_cause_has_its_own_hint() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let of = |server: &Server| format!("port: {}, ca_file: {}", server.port, server.ca().display());
     says(&host, "host: nosuch.invalid", &["cannot resolve its name", "/etc/resolv.conf"]);
-    says(&host, &format!("host: localhost, port: {nobody}"), &["cannot connect to it", "no server listens there"]);
+    says(&host, &format!("host: localhost, port: {nobody}"), &["cannot connect to it", "No server listens there"]);
     says(
         &host,
         &format!("host: localhost, port: {}, security: tls", tls.port),
@@ -40,7 +40,7 @@ fn each_cause_has_its_own_hint() {
     says(&host, &format!("host: localhost, {}, timeout: 1s", of(&tls)), &["within 1 s", "465 and tls"]);
     says(&host, &format!("host: localhost, {}", of(&plain)), &["does not offer STARTTLS", "`security: tls`"]);
     let expired = Server::expired("tls");
-    says(&host, &format!("host: localhost, {}, security: tls", of(&expired)), &["expired", "renew the certificate"]);
+    says(&host, &format!("host: localhost, {}, security: tls", of(&expired)), &["expired", "Renew the certificate"]);
     let empty = host.path("empty.pem");
     std::fs::write(&empty, "no certificate\n").unwrap();
     says(

@@ -40,7 +40,7 @@ fn the_headline_says_how_it_stands() {
     assert_eq!(headline(&empty), "No guests are configured");
     let mut down = watched::quiet(now());
     down.survey.as_mut().unwrap().repository.up = false;
-    assert_eq!(headline(&down), "All 6 guests are backed up, but: the repository is not writable");
+    assert_eq!(headline(&down), "All 6 guests are backed up, but: the target is not writable");
     let mut broken = watched::quiet(now());
     broken.ledger.config_ok = false;
     assert_eq!(headline(&broken), "All 6 guests are backed up, but: the configuration cannot be read");
@@ -139,7 +139,7 @@ fn each_trouble_is_told_with_what_to_type() {
         "proxy</bdi> was backed up with a warning",
         "disk vdb is transient: what the guest wrote since its start is not saved (and 1 more)",
         "ldap</bdi> was skipped by a hook last time",
-        "The repository is almost full: 61.0 GB left",
+        "The target is almost full: 61.0 GB left",
     ] {
         assert!(troubles.contains(words), "{words} is not in {troubles}");
     }

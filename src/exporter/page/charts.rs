@@ -1,4 +1,4 @@
-//! The charts: an age next to its schedule, the last attempts, and the fill level of the repository. Each has a title with the
+//! The charts: an age next to its schedule, the last attempts, and the fill level of the target. Each has a title with the
 //! same information as text. It must not know HTML.
 
 use std::collections::VecDeque;
@@ -95,7 +95,7 @@ fn told(shown: &[&Attempt], most: u64, longest: u64) -> String {
     )
 }
 
-/// The fill level of the repository: restore points and all used space; widths in percent.
+/// The fill level of the target: restore points and all used space; widths in percent.
 #[derive(Serialize)]
 pub(super) struct Fill {
     words: String,
@@ -108,6 +108,6 @@ pub(super) fn fill(repository: &SeenRepository) -> Fill {
     let used = capacity.saturating_sub(repository.available_bytes);
     let share = |bytes: u64| bytes.min(capacity) as f64 * 100.0 / capacity as f64;
     let (all, ours) = (share(used), share(repository.stored_bytes.min(used)));
-    let words = format!("{all:.0} % of {} used, {ours:.0} % by restore points", size::bytes(capacity));
+    let words = format!("{all:.0}% of {} used, {ours:.0}% by restore points", size::bytes(capacity));
     Fill { words, used: format!("{all:.2}"), ours: format!("{ours:.2}") }
 }

@@ -1,4 +1,4 @@
-//! The sections below the guests: repository, jobs, guests without an entry, hooks and reports. It must not repeat the judgement
+//! The sections below the guests: target, jobs, guests without an entry, hooks and reports. It must not repeat the judgement
 //! of `trouble` or know HTML.
 
 use std::cmp::Reverse;

@@ -91,17 +91,17 @@ fn of_survey(view: &View<'_>) -> Vec<Trouble> {
         found.push(trouble.saying("No guest can be backed up.").typing(command));
     }
     if !repository.up {
-        let trouble = Trouble::of_host(Tone::Bad, "The repository is not writable".to_owned());
+        let trouble = Trouble::of_host(Tone::Bad, "The target is not writable".to_owned());
         let advice = "It does not respond, is not mounted, or is read-only.";
         let command = format!("findmnt --target {}", quoted(&repository.path.display().to_string()));
         found.push(trouble.saying(advice).typing(command));
     } else if repository.capacity_bytes > 0 && repository.available_bytes < repository.capacity_bytes / 10 {
-        let what = format!("The repository is almost full: {} left", size::bytes(repository.available_bytes));
+        let what = format!("The target is almost full: {} left", size::bytes(repository.available_bytes));
         let trouble = Trouble::of_host(Tone::Note, what);
         found.push(trouble.saying("See what retention would remove.").typing("kvmbackup prune --dry-run".to_owned()));
     }
     if view.now - survey.time > TimeDelta::hours(1) {
-        let what = format!("The last survey of libvirt and the repository was {}", ago(view.now, survey.time));
+        let what = format!("The last survey of libvirt and the target was {}", ago(view.now, survey.time));
         let advice =
             "Their data on this page is equally old. The exporter surveys them every minute, unless one of them hangs.";
         found.push(Trouble::of_host(Tone::Note, what).saying(advice));

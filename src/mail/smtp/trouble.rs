@@ -95,32 +95,32 @@ impl Trouble {
     /// What the operator can do.
     pub fn hint(&self) -> &'static str {
         match self {
-            Trouble::Name(_) => "check `host` of `mail.smtp` and the name servers of this host (/etc/resolv.conf)",
+            Trouble::Name(_) => "Check `host` of `mail.smtp` and the name servers of this host (/etc/resolv.conf).",
             Trouble::Unreachable(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                "no server listens there: check `host` and `port` of `mail.smtp`"
+                "No server listens there: check `host` and `port` of `mail.smtp`."
             }
             Trouble::Unreachable(_) => {
-                "check `host` and `port` of `mail.smtp`, and that no firewall blocks the connection"
+                "Check `host` and `port` of `mail.smtp`, and that no firewall blocks the connection."
             }
             Trouble::Network(_) => {
-                "look in the server's log, and check that `port` and `security` of `mail.smtp` match"
+                "Look in the server's log, and check that `port` and `security` of `mail.smtp` match."
             }
             Trouble::Unanswered(_) => {
-                "check in the server's log whether it accepted the mail; the next run sends it again"
+                "Check in the server's log whether it accepted the mail; the next run sends it again."
             }
             Trouble::Tls(error) => of_tls(error),
             Trouble::BeforeTls => {
-                "the connection may be under attack: ask the operator of the server, or use `security: tls`, which starts with TLS"
+                "The connection may be under attack: ask the operator of the server, or use `security: tls`, which starts with TLS."
             }
             Trouble::Lacks("STARTTLS") => {
-                "use `security: tls` with its port (usually 465), or `none` for a server on this host"
+                "Use `security: tls` with its port (usually 465), or `none` for a server on this host."
             }
             Trouble::Lacks(what) if what.contains("login") => {
-                "remove `username` if the server needs no login, or ask its operator to offer PLAIN"
+                "Remove `username` if the server needs no login, or ask its operator to offer PLAIN."
             }
-            Trouble::Lacks(_) => "ask the operator of the server, or set `mail.smtp.host` to another server",
+            Trouble::Lacks(_) => "Ask the operator of the server, or set `mail.smtp.host` to another server.",
             Trouble::Refused { stage, text, .. } => of_stage(meant(*stage, text)),
-            Trouble::Garbage => "check `host`, `port` and `security` of `mail.smtp`: this may not be a mail server",
+            Trouble::Garbage => "Check `host`, `port` and `security` of `mail.smtp`: this may not be a mail server.",
         }
     }
 }
@@ -129,24 +129,24 @@ fn of_tls(error: &rustls::Error) -> &'static str {
     use rustls::Error::{InvalidCertificate, InvalidMessage};
     match error {
         InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "if the certificate comes from your own authority, set `mail.smtp.ca_file` to the authority's certificate"
+            "If the certificate comes from your own authority, set `mail.smtp.ca_file` to the authority's certificate."
         }
         InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
-            "set `mail.smtp.host` to the name in the certificate"
+            "Set `mail.smtp.host` to the name in the certificate."
         }
         InvalidCertificate(
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. },
-        ) => "renew the certificate of the server, or correct the clock of this host (date)",
+        ) => "Renew the certificate of the server, or correct the clock of this host (date).",
         InvalidCertificate(_) => {
-            "the certificate must be issued by an authority; it cannot be the authority's own certificate"
+            "The certificate must be issued by an authority; it cannot be the authority's own certificate."
         }
         InvalidMessage(_) => {
-            "this port does not start with TLS: use `security: starttls`, or the port for `tls` (usually 465)"
+            "This port does not start with TLS: use `security: starttls`, or the port for `tls` (usually 465)."
         }
-        _ => "ask the operator of the server whether it supports TLS 1.2 or 1.3",
+        _ => "Ask the operator of the server whether it supports TLS 1.2 or 1.3.",
     }
 }
 
@@ -164,12 +164,12 @@ fn meant(stage: Stage, text: &str) -> Stage {
 fn of_stage(stage: Stage) -> &'static str {
     match stage {
         Stage::Greeting => {
-            "set `mail.smtp.ehlo` to a host name that the server accepts, or ask the operator of the server"
+            "Set `mail.smtp.ehlo` to a host name that the server accepts, or ask the operator of the server."
         }
-        Stage::Login => "check `username` and the password of `mail.smtp`",
-        Stage::Sender => "set `mail.from` to a sender that the server accepts",
-        Stage::Recipient => "check `mail.to`",
-        Stage::Mail => "ask the operator of the server; its log may contain the reason",
+        Stage::Login => "Check `username` and the password of `mail.smtp`.",
+        Stage::Sender => "Set `mail.from` to a sender that the server accepts.",
+        Stage::Recipient => "Check the recipients in `mail.to`.",
+        Stage::Mail => "Ask the operator of the server; its log may contain the reason.",
     }
 }
 
