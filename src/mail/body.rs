@@ -1,4 +1,4 @@
-//! Owns: the two parts of a mail, rendered by templates from a report and its background. Must not: send.
+//! Renders the two parts of a mail from a report and additional information. It must not send mail.
 
 mod example;
 mod view;
@@ -20,41 +20,41 @@ const HTML: (&str, &str) = ("report.html.hbs", include_str!("templates/report.ht
 const HTML_LIMIT: usize = 24_000;
 /// The longest report in the text part, in bytes.
 const TEXT_LIMIT: usize = 20_000;
-/// Bytes of an operator's template, at most.
+/// Maximum size of an operator's template, in bytes.
 const MAX_TEMPLATE: u64 = 1 << 20;
-/// The number of domains and hook outputs that are shown, reduced until they fit.
+/// Maximum number of domains and hook outputs; fewer if they do not fit.
 const SHOWN: [usize; 5] = [60, 25, 10, 3, 0];
 
-/// What a mail shows besides the report.
+/// Information in addition to the report.
 #[derive(Debug, Clone, Copy)]
 pub struct Background<'a> {
     /// The summary of the run.
     pub gist: &'a Gist,
-    /// The settings, for what is due next; `None` if they cannot be read.
+    /// The settings, to compute what is due next; `None` if they cannot be read.
     pub settings: Option<&'a Settings>,
     /// The last survey, for the free space.
     pub survey: Option<&'a Survey>,
     /// Guests that should have been due; see [`late`](super::late).
     pub late: &'a [String],
-    /// Runs that were not mailed.
+    /// Earlier runs that were not mailed.
     pub untold: &'a [Untold],
 }
 
 /// The parts of a mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bodies {
-    /// As text; `kvmbackup report` shows the rest of a long report.
+    /// The text part; `kvmbackup report` prints the end of a long report.
     pub text: String,
-    /// As HTML, limited in size with the built-in template.
+    /// The HTML part, limited in size with the built-in template.
     pub html: String,
-    /// Errors in the operator's templates, which were replaced by the built-in ones.
+    /// Errors of operator templates; the built-in ones are used instead.
     pub complaints: Vec<String>,
 }
 
-/// Renders both parts; `templates` is a folder that may hold a `report.txt.hbs` and a `report.html.hbs` of the operator.
+/// Renders both parts. `templates` is a directory that may contain `report.txt.hbs` and `report.html.hbs`.
 ///
 /// # Errors
-/// A built-in template does not render.
+/// A built-in template cannot be rendered.
 pub fn bodies(report: &RunReport, facts: Background<'_>, templates: Option<&Path>) -> Result<Bodies, Error> {
     let mut complaints = Vec::new();
     let full = View::new(report, facts, usize::MAX);
@@ -70,18 +70,18 @@ pub fn bodies(report: &RunReport, facts: Background<'_>, templates: Option<&Path
     Ok(Bodies { text, html, complaints })
 }
 
-/// The HTML part alone, by the built-in template.
+/// The HTML part alone, with the built-in template.
 ///
 /// # Errors
-/// It does not render.
+/// The template cannot be rendered.
 pub fn html(report: &RunReport, facts: Background<'_>) -> Result<String, Error> {
     Ok(bodies(report, facts, None)?.html)
 }
 
-/// Renders the templates of a folder with a run that has everything a template may name, and returns the errors.
+/// Renders the templates of a directory with a run that has every field, and returns their errors.
 ///
 /// # Errors
-/// A built-in template does not render.
+/// A built-in template cannot be rendered.
 pub fn check_templates(templates: &Path) -> Result<Vec<String>, Error> {
     let mut complaints = Vec::new();
     for template in [TEXT, HTML] {
@@ -112,7 +112,7 @@ fn render(
         match own.and_then(|own| registry.render_template(&own, view).map_err(|error| error.to_string())) {
             Ok(text) => return Ok(text),
             Err(error) => complaints.push(format!(
-                "{}: the template cannot be used, the built-in one took its place: {}",
+                "cannot use the template {}, using the built-in one: {}",
                 path.display(),
                 error.split_whitespace().collect::<Vec<_>>().join(" ")
             )),

@@ -1,5 +1,5 @@
-//! Owns: what is mailed of a run, when, and how it leaves this host.
-//! Must not: print, change the ledger, or know how a run is made.
+//! Decides what is mailed after a run and when, and sends it.
+//! It must not print, change the ledger, or know how a run works.
 
 mod body;
 mod decide;

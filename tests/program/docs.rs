@@ -187,10 +187,10 @@ fn every_picture_is_in_the_readme_and_small() {
     }
 }
 
-/// README, changelog and everything in docs.
+/// README, changelog, the README of the hooks, and everything in docs.
 fn documents() -> Vec<(PathBuf, String)> {
     let mut paths = files(&root().join("docs"), "md");
-    paths.extend(["README.md", "CHANGELOG.md"].map(|name| root().join(name)));
+    paths.extend(["README.md", "CHANGELOG.md", "hooks/README.md"].map(|name| root().join(name)));
     let documents: Vec<_> =
         paths.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect();
     assert!(documents.len() > 5);

@@ -67,10 +67,12 @@ const ONLY: &[(&str, &str, &[&str])] = &[
 fn every_file_begins_with_what_it_owns() {
     for (path, text) in sources() {
         assert!(text.starts_with("//! "), "{} does not begin with //!", path.display());
-        let head: String = text.lines().take_while(|line| line.starts_with("//!")).collect::<Vec<_>>().join(" ");
+        let head: Vec<_> = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
+        let head = head.join(" ").to_lowercase();
         let is_top = matches!(path.to_str(), Some("lib.rs" | "main.rs"));
         let is_test = path.file_stem().is_some_and(|stem| stem == "tests") || path.iter().any(|part| part == "tests");
-        assert!(is_top || is_test || head.contains("Owns:"), "{}: say what it owns", path.display());
+        let says = head.contains("owns:") || head.contains("must not") || head.contains("must never");
+        assert!(is_top || is_test || says, "{}: say what it owns and what it must not do", path.display());
     }
 }
 

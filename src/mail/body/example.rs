@@ -1,4 +1,4 @@
-//! Owns: an example of all that templates may name, nothing of it missing, to try them with. Must not: be mailed.
+//! An example that sets every field of the templates, to test them. It must never be mailed.
 
 use super::view::{DomainView, HookOutput, Notice, UntoldRun, View};
 

@@ -1,4 +1,4 @@
-//! Owns: one reply of a mail server (RFC 5321, 4.2), from bytes to a value. Must not: know what it is a reply to.
+//! Parses one reply of a mail server (RFC 5321, 4.2). It must not know the command.
 
 use std::io::{self, BufRead, Read as _};
 
@@ -7,7 +7,7 @@ use super::{SmtpStage, Trouble};
 /// Bytes of the longest line, and lines of the longest reply: far more than RFC 5321 allows (4.5.3.1.5).
 const LONGEST_LINE: u64 = 1000;
 const MOST_LINES: usize = 100;
-/// Characters of a refusal that are kept.
+/// Maximum length of a kept rejection text.
 const LONGEST_TEXT: usize = 500;
 
 /// A reply.
@@ -19,7 +19,7 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// Reads one; not a byte more is taken from the buffer.
+    /// Reads one reply and not a byte more.
     pub fn read(from: &mut impl BufRead) -> Result<Reply, Trouble> {
         let mut lines = Vec::new();
         let mut first = None;
@@ -43,7 +43,7 @@ impl Reply {
         Err(Trouble::Garbage)
     }
 
-    /// The reply, if its code begins with this digit.
+    /// The reply if its code begins with this digit, or else an error.
     pub fn expect(self, digit: u16, stage: SmtpStage) -> Result<Reply, Trouble> {
         match self.code / 100 {
             found if found == digit => Ok(self),
@@ -125,6 +125,6 @@ mod tests {
         let Err(Trouble::Refused { code: 554, text, .. }) = reply.expect(2, SmtpStage::Mail) else { panic!() };
         assert!(text.starts_with("no[2J xxx") && text.len() == LONGEST_TEXT);
         let reply = Reply { code: 250, lines: vec![String::new()] };
-        assert!(matches!(reply.expect(3, SmtpStage::Mail), Err(Trouble::Garbage)), "250 is no answer to DATA");
+        assert!(matches!(reply.expect(3, SmtpStage::Mail), Err(Trouble::Garbage)), "250 is not a reply to DATA");
     }
 }

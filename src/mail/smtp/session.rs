@@ -1,5 +1,5 @@
-//! Owns: what is said to a mail server (RFC 5321): greeting, STARTTLS, login, a mail. Must not: say a secret or a mail in clear
-//! where TLS is wanted, or believe a reply that came before it.
+//! The SMTP dialogue (RFC 5321): greeting, STARTTLS, login, a mail. If TLS is configured, it must not send a secret or a mail in
+//! cleartext, or trust a reply that arrived before TLS.
 
 use std::io::{BufReader, Write as _};
 use std::time::Duration;
@@ -17,14 +17,14 @@ use crate::sys::host;
 /// A session with a mail server.
 pub(super) struct Session {
     stream: BufReader<Stream>,
-    /// What it offers, a line each, as `AUTH PLAIN LOGIN`.
+    /// Its extensions, one line each, such as `AUTH PLAIN LOGIN`.
     offers: Vec<String>,
-    /// How long one answer may take.
+    /// How long one reply may take.
     timeout: Duration,
 }
 
 impl Session {
-    /// Connects and greets, inside TLS if there is any.
+    /// Connects and greets, inside TLS if it is configured.
     pub fn open(smtp: &Smtp, tls: Option<&Tls>) -> Result<Session, Trouble> {
         let mut stream = Stream::connect(&smtp.host, smtp.port, smtp.timeout)?;
         if let (Security::Tls, Some(tls)) = (smtp.security, tls) {
@@ -46,7 +46,7 @@ impl Session {
         Ok(())
     }
 
-    /// RFC 3207. Everything learned before is discarded. Bytes already buffered behind the reply came in clear, from anyone.
+    /// RFC 3207. Everything learned before is discarded. Bytes already buffered after the reply came in cleartext and may be from anyone.
     fn start_tls(mut self, tls: &Tls, own: &str) -> Result<Session, Trouble> {
         self.offer("STARTTLS").ok_or(Trouble::Lacks("STARTTLS"))?;
         self.command("STARTTLS", 2, SmtpStage::Greeting)?;
@@ -59,7 +59,7 @@ impl Session {
         Ok(session)
     }
 
-    /// RFC 4954: PLAIN, or LOGIN where that alone is offered.
+    /// RFC 4954: PLAIN, or LOGIN if only that is offered.
     pub fn log_in(&mut self, user: &str, password: &str) -> Result<(), Trouble> {
         let ways = self.offer("AUTH").unwrap_or_default();
         let offers = |way: &str| ways.split_whitespace().any(|offered| offered == way);
@@ -71,12 +71,12 @@ impl Session {
             self.command(&BASE64.encode(user), 3, SmtpStage::Login)?;
             self.command(&BASE64.encode(password), 2, SmtpStage::Login)?;
         } else {
-            return Err(Trouble::Lacks("a login by PLAIN or LOGIN"));
+            return Err(Trouble::Lacks("a login with PLAIN or LOGIN"));
         }
         Ok(())
     }
 
-    /// Sends a mail whose lines end in CR LF to those recipients that are taken; the others, with the reason.
+    /// Sends a mail whose lines end in CR LF to the accepted recipients. Returns the others with the reason.
     pub fn send(&mut self, envelope: &Envelope, mail: &[u8]) -> Result<Vec<(String, Trouble)>, Trouble> {
         let Envelope { from, to } = envelope;
         let mut begin = format!("MAIL FROM:<{from}>");
@@ -97,7 +97,7 @@ impl Session {
             }
         }
         if refused.len() == to.len() {
-            // One that is refused for now may be taken with the next try.
+            // A temporarily rejected recipient may be accepted at the next try.
             let for_now = refused.iter().position(|(_, why)| !why.is_permanent()).unwrap_or_default();
             return Err(refused.swap_remove(for_now).1);
         }
@@ -118,7 +118,7 @@ impl Session {
         let _ = self.command("QUIT", 2, SmtpStage::Mail);
     }
 
-    /// What it offers of this name: the rest of the line.
+    /// The rest of the line of an offered extension.
     fn offer(&self, name: &str) -> Option<String> {
         let rest = |line: &String| {
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -143,7 +143,7 @@ impl Session {
     }
 }
 
-/// A mail with its end behind it. A line that begins with a dot gets another one: RFC 5321, 4.5.2.
+/// A mail with its end marker. Lines that begin with a dot get another dot: RFC 5321, 4.5.2.
 fn body(mail: &[u8]) -> Vec<u8> {
     let mut body = Vec::with_capacity(mail.len() + 64);
     for line in mail.split_inclusive(|byte| *byte == b'\n') {
