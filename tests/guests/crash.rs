@@ -202,7 +202,7 @@ fn a_pull_killed_at_any_step_is_put_right_by_the_next_run() {
 }
 
 #[test]
-fn a_guest_that_writes_all_the_time_is_thawed_and_unharmed_after_any_kill() {
+fn guest_that_writes_continuously_is_unharmed_after_a_kill_at_any_step_it_notices() {
     let scene = Scene::new("crash-writes", &["vda"], "snapshot", true);
     let steps = scene.steps("backup");
     steps::assert_reached(&steps, &[SNAPSHOT, FREEZE]);

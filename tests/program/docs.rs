@@ -175,6 +175,18 @@ fn the_readme_says_what_is_needed_and_what_to_type_first() {
     assert!(readme.contains(needed), "the README does not say that Rust {needed} is needed");
 }
 
+#[test]
+fn every_picture_is_in_the_readme_and_small() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let pictures = files(&root().join("docs/images"), "png");
+    assert!(pictures.len() >= 2, "the pictures are not where this test looks");
+    for path in pictures {
+        let name = path.strip_prefix(root()).unwrap().display().to_string();
+        assert!(readme.contains(&format!("]({name})")), "README.md does not show {name}");
+        assert!(std::fs::metadata(&path).unwrap().len() <= 100 << 10, "{name} is larger than 100 KiB");
+    }
+}
+
 /// README, changelog and everything in docs.
 fn documents() -> Vec<(PathBuf, String)> {
     let mut paths = files(&root().join("docs"), "md");

@@ -57,6 +57,7 @@ mod mail_when;
 mod output;
 mod packages;
 mod page_cache;
+mod pictures;
 mod reliability;
 mod restore_points;
 mod runbooks;
