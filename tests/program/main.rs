@@ -42,6 +42,7 @@ mod exporter;
 mod exporter_hosts;
 mod exporter_runs;
 mod fault_clock;
+mod fault_off;
 mod foreign_files;
 mod forged;
 mod formats;
