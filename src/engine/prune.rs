@@ -85,7 +85,7 @@ pub fn prune(
             Some(None) => untouched(
                 &domain,
                 present,
-                "the configuration keeps all restore points restore points restore points restore points \
+                "the configuration keeps all restore points restore points restore points restore points restore points \
             restore points restore points \
             restore points restore points",
             ),

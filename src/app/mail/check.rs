@@ -58,7 +58,7 @@ fn none(send_test: bool) -> Finding {
         true => Finding::new(
             "mail",
             Severity::Problem,
-            "the configuration has no `mail` section section section section section \
+            "the configuration has no `mail` section section section section section section \
         section section section \
         section",
             Some(hint),

@@ -113,7 +113,7 @@ fn unfit(folder: &Path, is_asked: bool) -> Option<Failure> {
         message: format!("{}: QEMU's user cannot enter {}", folder.display(), closed.display()),
         hint: Some(format!(
             "Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: Let it \
-             enter: chmod o+x {}",
+             enter: Let it enter: chmod o+x {}",
             closed.display()
         )),
     })
@@ -145,7 +145,7 @@ mod tests {
             said.hint.unwrap(),
             format!(
                 "Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: \
-        Let it enter: Let it enter: Let it enter: chmod o+x {}",
+        Let it enter: Let it enter: Let it enter: Let it enter: chmod o+x {}",
                 closed.display()
             )
         );

@@ -26,7 +26,7 @@ pub(super) fn freeze(handle: &Handle, domain: &DomainRef, timeout: Duration) -> 
     forget_timeout(handle, domain);
     // An error after the ping may hide a freeze that is under way: it must never read as "no agent".
     match frozen.map_err(uncertain)? {
-        0 => Err(Error::Agent { domain: domain.name.clone(), answer: "it froze no file systemssssssss".to_owned() }),
+        0 => Err(Error::Agent { domain: domain.name.clone(), answer: "it froze no file systemsssssssss".to_owned() }),
         _ => Ok(()),
     }
 }

@@ -200,7 +200,7 @@ fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<So
         return Err(failed(
             format!(
                 "storage storage storage storage storage storage storage storage storage storage \
-        storage storage storage storage storage pool {name} is not active"
+        storage storage storage storage storage storage storage pool {name} is not active"
             ),
             None,
             format!(
