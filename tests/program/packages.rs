@@ -247,7 +247,7 @@ fn the_package_passes_lintian_and_leaves_nothing_behind() {
         assert!(lines.contains(line), "{line}\n{said}\n{errors}");
     }
     assert!(!said.contains("left: "), "{said}");
-    assert!(said.contains("said: kvmbackup: /var/lib/kvmbackup stays"), "{said}\n{errors}");
+    assert!(said.contains("said: kvmbackup: /var/lib/kvmbackup is kept"), "{said}\n{errors}");
 }
 
 fn root() -> &'static Path {

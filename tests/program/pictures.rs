@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use kvmbackup::ledger::DomainState;
+use kvmbackup::ledger::Tally;
 
 use crate::browser::Browser;
 use crate::host::{Host, run};
@@ -88,6 +88,6 @@ fn bad_night() -> Watched {
     watched.survey.as_mut().unwrap().domains.retain(|name, _| is_shown(name));
     watched.ledger.reports.clear();
     let job = watched.ledger.jobs.get_mut("cloud1").unwrap();
-    job.domains = [(DomainState::Selected, 6), (DomainState::Success, 5), (DomainState::Failure, 1)].into();
+    job.domains = [(Tally::Selected, 6), (Tally::Success, 5), (Tally::Failure, 1)].into();
     watched
 }

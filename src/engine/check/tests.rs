@@ -92,6 +92,6 @@ fn what_earlier_runs_left_is_told_unless_a_run_is_at_work() {
     tells(&all, Severity::Warning, &["textfile", "No such file"]);
     let _lock = lock::take(&settings.state_dir.join("lock")).unwrap();
     let all = found(&settings, NOW);
-    tells(&all, Severity::Good, &["at work"]);
+    tells(&all, Severity::Good, &["in progress"]);
     assert!(!all.iter().any(|(_, text)| text.contains("interrupted")));
 }
