@@ -140,7 +140,7 @@ impl Error {
 
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
-        let again = "Then test it with `kvmbackup check --send-test";
+        let again = "Then test it with `kvmbackup check --send-test`";
         Some(match self {
             Error::Address(_) | Error::Local(_) => {
                 format!("Use the form user@domain in `mail.to` and `mail.from`. {again}")

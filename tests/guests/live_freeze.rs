@@ -36,7 +36,7 @@ fn assert_says_crash(program: &Program, report: &Report, guest: &Guest, why: &st
     let warnings = failures(&outcome["warnings"]);
     assert!(warnings.contains("only crash-consistent: ") && warnings.contains(why), "{warnings}");
     let text = program.run(&["report"]).stdout;
-    assert!(text.contains("only crash-consistent: ") && text.contains("saved as after a power cut"), "{text}");
+    assert!(text.contains("only crash-consistent: ") && text.contains("\ncrash-consistent: "), "{text}");
     let manifest = program.unpack(report, guest.name()).manifest();
     assert_eq!(manifest["consistency"], "crash", "{manifest:#}");
     assert!(failures(&manifest["warnings"]).contains(why), "{manifest:#}");

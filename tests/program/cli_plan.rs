@@ -17,7 +17,7 @@ fn a_dry_run_gives_every_domain_a_reason_and_touches_nothing() {
         .tells(&["gone", "does not exist"])
         .tells(&["foreign", "not in the configuration"]);
     let chosen = host.run("backup --dry-run waiting --force").ends(0);
-    chosen.tells(&["waiting", "forced"]).tells(&["due", "not asked for"]);
+    chosen.tells(&["waiting", "forced"]).tells(&["due", "not named on the command line"]);
     host.run("backup --dry-run --json").ends(1);
     assert!(!host.path("backups").exists() && !host.path("state").exists(), "a dry run made a folder");
     assert_eq!(host.everything(), before);
@@ -44,9 +44,9 @@ fn a_name_that_libvirt_does_not_know_is_an_error_and_the_others_are_backed_up() 
         .tells(&["ok", "web-1"])
         .tells(&["FAILED", "web-2"])
         .tells(&["domain `web-2` (line 2"])
-        .tells(&["did you mean `web-1`?"])
+        .tells(&["Did you mean `web-1`?"])
         .tells(&["FAILED", "db-*"])
-        .tells(&["no domain that libvirt knows matches `db-*`"]);
+        .tells(&["no existing domain matches `db-*`"]);
     assert_eq!(host.archives("web-1").len(), 1);
 }
 
@@ -58,8 +58,8 @@ fn a_name_on_the_command_line_that_nothing_answers_to_is_an_error_and_the_others
         .ends(1)
         .tells(&["ok", "a"])
         .tells(&["domain `nosuch` (the command line) does not exist"])
-        .tells(&["no existing domain matches `no-*` of the command line"])
-        .tells(&["`unlisted`", "no entry of the configuration covers it"]);
+        .tells(&["no existing domain matches `no-*` (the command line)"])
+        .tells(&["`unlisted`", "but not in the configuration"]);
     assert_eq!((host.archives("a").len(), host.archives("b").len()), (1, 0));
     assert!(host.archives("unlisted").is_empty());
 }
