@@ -27,7 +27,7 @@ const SHOWN: [usize; 5] = [60, 25, 10, 3, 0];
 
 /// Information in addition to the report.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub struct Background<'a> {
     /// The summary of the run.
     pub gist: &'a Gist,
     /// The settings, to compute what is due next; `None` if they cannot be read.
@@ -55,7 +55,7 @@ pub struct Bodies {
 ///
 /// # Errors
 /// A built-in template cannot be rendered.
-pub fn bodies(report: &RunReport, facts: Facts<'_>, templates: Option<&Path>) -> Result<Bodies, Error> {
+pub fn bodies(report: &RunReport, facts: Background<'_>, templates: Option<&Path>) -> Result<Bodies, Error> {
     let mut complaints = Vec::new();
     let full = View::new(report, facts, usize::MAX);
     let text = render(TEXT, &full, templates, &mut complaints)?;
@@ -74,7 +74,7 @@ pub fn bodies(report: &RunReport, facts: Facts<'_>, templates: Option<&Path>) ->
 ///
 /// # Errors
 /// The template cannot be rendered.
-pub fn html(report: &RunReport, facts: Facts<'_>) -> Result<String, Error> {
+pub fn html(report: &RunReport, facts: Background<'_>) -> Result<String, Error> {
     Ok(bodies(report, facts, None)?.html)
 }
 
@@ -151,8 +151,8 @@ mod tests {
     }
 
     fn of(report: &RunReport, templates: Option<&Path>) -> Bodies {
-        let gist = gist(report, 0, &[]);
-        let facts = Facts { gist: &gist, settings: None, survey: None, late: &[], untold: &[] };
+        let gist = gist(report, report.result(), &[]);
+        let facts = Background { gist: &gist, settings: None, survey: None, late: &[], untold: &[] };
         bodies(report, facts, templates).unwrap()
     }
 
@@ -171,7 +171,7 @@ mod tests {
         let html = of(&sample::bad(), None).html;
         let at = |word: &str| html.find(word).unwrap_or_else(|| panic!("{word} is not in {html}"));
         assert!(at(">db1<") < at(">files<") && at(">files<") < at(">DockerNode1<"));
-        for word in ["No space left on device", "make room on", "the ping was not taken", "lang=\"en\"", "crash"] {
+        for word in ["No space left on device", "Free space on", "the ping was not taken", "lang=\"en\"", "crash"] {
             at(word);
         }
         for word in ["<script", "src=", "url(", "<link", "<style", "http"] {

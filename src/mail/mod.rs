@@ -12,7 +12,7 @@ mod smtp;
 mod spool;
 mod subject;
 
-pub use body::{Facts, bodies, check_templates, html};
+pub use body::{Background, bodies, check_templates, html};
 pub use decide::{Gist, gist, is_due, late};
 pub use error::Error;
 pub use message::message;

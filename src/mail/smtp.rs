@@ -8,7 +8,7 @@ mod trouble;
 use std::thread;
 use std::time::Duration;
 
-pub use self::trouble::{Stage, Trouble};
+pub use self::trouble::{SmtpStage, Trouble};
 
 use self::session::Session;
 use super::message::Envelope;

@@ -106,6 +106,27 @@ fn the_table_has_every_folder_and_the_design_too() {
     }
 }
 
+/// Names of public types that several modules use, so that the module is part of the name where one is used.
+const SHARED_NAMES: &[&str] = &[
+    "Disk", "Entry", "Error", "Host", "Kind", "Metrics", "Plan", "Reader", "Refused", "Restore", "Salvaged", "Server",
+    "State",
+];
+
+#[test]
+fn a_public_type_has_a_name_of_its_own() {
+    let mut owners = BTreeMap::<String, Vec<PathBuf>>::new();
+    for (path, text) in sources() {
+        for line in product(&path, &text).lines() {
+            let kinds = ["pub struct ", "pub enum ", "pub trait "];
+            let Some(rest) = kinds.iter().find_map(|kind| line.strip_prefix(kind)) else { continue };
+            let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+            owners.entry(name.to_owned()).or_default().push(path.clone());
+        }
+    }
+    owners.retain(|name, paths| paths.len() > 1 && !SHARED_NAMES.contains(&name.as_str()));
+    assert!(owners.is_empty(), "defined twice: {owners:#?}");
+}
+
 #[test]
 fn only_the_command_line_prints() {
     for (path, text) in sources().into_iter().filter(|(path, _)| folder(path) != "cli") {

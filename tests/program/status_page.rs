@@ -137,7 +137,7 @@ fn each_trouble_is_told_with_what_to_type() {
         "vpn</bdi> is late: last backup 3 d ago, due every 24 h",
         "web-2</bdi> is only crash-consistent, not filesystem-consistent as configured",
         "proxy</bdi> was backed up with a warning",
-        "disk vdb is transient: what the guest wrote since its start is not saved (and 1 more)",
+        "disk vdb is transient: data written since the guest started is not backed up (and 1 more)",
         "ldap</bdi> was skipped by a hook last time",
         "The target is almost full: 61.0 GB left",
     ] {

@@ -9,7 +9,7 @@ use super::Tone;
 use super::trouble::Trouble;
 use super::words::{ago, count, span};
 use crate::ledger::standing::{Age, last_success};
-use crate::ledger::{Domain, DomainResult, Ledger, Seen, Survey};
+use crate::ledger::{DomainRecord, DomainResult, Ledger, Seen, Survey};
 use crate::model::Consistency;
 use crate::model::command::quoted;
 
@@ -17,7 +17,7 @@ use crate::model::command::quoted;
 pub(super) struct Guest<'a> {
     pub name: &'a str,
     /// The results of its backups; `None` if there was no attempt.
-    pub past: Option<&'a Domain>,
+    pub past: Option<&'a DomainRecord>,
     /// What the survey found; `None` without a survey.
     pub seen: Option<&'a Seen>,
     pub age: Age,

@@ -24,7 +24,7 @@ use crate::ledger::{Ledger, Survey};
 use crate::model::printable;
 use guest::Guest;
 use headline::Headline;
-use others::{HookRow, Job, Left, Report, Repository};
+use others::{HookRow, JobRow, Left, ReportRow, Repository};
 use rows::Row;
 use trouble::Trouble;
 use words::Moment;
@@ -93,12 +93,12 @@ struct Page<'a> {
     troubles: Vec<Trouble>,
     guests: Vec<Row<'a>>,
     repository: Option<Repository>,
-    jobs: Vec<Job<'a>>,
+    jobs: Vec<JobRow<'a>>,
     unprotected: Vec<&'a str>,
     excluded: Vec<&'a str>,
     left: Vec<Left<'a>>,
     hooks: Vec<HookRow<'a>>,
-    reports: Vec<Report>,
+    reports: Vec<ReportRow>,
 }
 
 /// Renders the page. `running`: whether a run has the lock.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::words::{Moment, count, span};
 use super::{Badge, Tone, View, charts};
 use crate::ledger::standing::interval;
-use crate::ledger::{Channel, DomainState, Hook, RunResult, Survey};
+use crate::ledger::{Channel, HookRecord, JobResult, Survey, Tally};
 use crate::model::{HookStatus, size};
 
 #[derive(Serialize)]
@@ -24,7 +24,7 @@ pub(super) struct Repository {
 }
 
 #[derive(Serialize)]
-pub(super) struct Job<'a> {
+pub(super) struct JobRow<'a> {
     name: &'a str,
     every: Option<String>,
     state: Option<Badge>,
@@ -50,7 +50,7 @@ pub(super) struct HookRow<'a> {
 }
 
 #[derive(Serialize)]
-pub(super) struct Report {
+pub(super) struct ReportRow {
     channel: &'static str,
     failed: Option<String>,
     delivered: Option<Moment>,
@@ -67,7 +67,7 @@ pub(super) fn repository(view: &View<'_>, survey: &Survey) -> Repository {
     }
 }
 
-pub(super) fn jobs<'a>(view: &View<'a>) -> Vec<Job<'a>> {
+pub(super) fn jobs<'a>(view: &View<'a>) -> Vec<JobRow<'a>> {
     let planned = view.survey.into_iter().flat_map(|survey| survey.jobs.keys());
     let names: BTreeSet<_> = view.ledger.jobs.keys().chain(planned).collect();
     let moment = |at| Moment::of(view.now, at);
@@ -79,21 +79,21 @@ pub(super) fn jobs<'a>(view: &View<'a>) -> Vec<Job<'a>> {
             (true, false) => Some(Badge::new(Tone::Note, "the last run was killed")),
             (false, _) => None,
         };
-        const STATES: [(DomainState, &str); 4] = [
-            (DomainState::Success, "ok"),
-            (DomainState::Failure, "failed"),
-            (DomainState::Skipped, "skipped"),
-            (DomainState::NotRun, "not started"),
+        const STATES: [(Tally, &str); 4] = [
+            (Tally::Success, "ok"),
+            (Tally::Failure, "failed"),
+            (Tally::Skipped, "skipped"),
+            (Tally::NotRun, "not started"),
         ];
-        const RESULTS: [(RunResult, &str); 4] = [
-            (RunResult::Success, "ok"),
-            (RunResult::Partial, "partial"),
-            (RunResult::Failure, "failed"),
-            (RunResult::Aborted, "aborted"),
+        const RESULTS: [(JobResult, &str); 4] = [
+            (JobResult::Success, "ok"),
+            (JobResult::Partial, "partial"),
+            (JobResult::Failure, "failed"),
+            (JobResult::Aborted, "aborted"),
         ];
         let guests = counted(STATES.iter().map(|(state, word)| (past.domains.get(state), *word)));
         let runs = counted(RESULTS.iter().map(|(result, word)| (past.runs.get(result), *word)));
-        Job {
+        JobRow {
             name,
             every: planned.and_then(|job| interval(job.expected_interval_s)).map(span),
             state,
@@ -127,10 +127,10 @@ pub(super) fn left<'a>(view: &View<'a>) -> Vec<Left<'a>> {
 pub(super) fn hooks<'a>(view: &View<'a>) -> Vec<HookRow<'a>> {
     const BAD: [(HookStatus, &str); 3] =
         [(HookStatus::Failed, "failed"), (HookStatus::Timeout, "timed out"), (HookStatus::Lost, "lock lost")];
-    let bad = |hook: &Hook| BAD.iter().filter_map(|(status, _)| hook.runs.get(status)).sum::<u64>();
+    let bad = |hook: &HookRecord| BAD.iter().filter_map(|(status, _)| hook.runs.get(status)).sum::<u64>();
     let mut hooks: Vec<_> = view.ledger.hooks.iter().collect();
     hooks.sort_by_key(|(_, hook)| Reverse(bad(hook)));
-    let row = |(name, hook): (&'a String, &Hook)| {
+    let row = |(name, hook): (&'a String, &HookRecord)| {
         let failures = counted(BAD.iter().map(|(status, word)| (hook.runs.get(status), *word)));
         let took =
             longest(view, name).map(|ms| format!(", the last took {}", size::duration(Duration::from_millis(ms))));
@@ -151,8 +151,8 @@ fn longest(view: &View<'_>, hook: &str) -> Option<u64> {
 }
 
 /// Deliveries of reports, by channel.
-pub(super) fn reports(view: &View<'_>) -> Vec<Report> {
-    let report = |(channel, delivery): (&Channel, &crate::ledger::Delivery)| Report {
+pub(super) fn reports(view: &View<'_>) -> Vec<ReportRow> {
+    let report = |(channel, delivery): (&Channel, &crate::ledger::Delivery)| ReportRow {
         channel: match channel {
             Channel::Smtp => "by mail server",
             Channel::Sendmail => "by sendmail",

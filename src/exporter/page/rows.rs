@@ -8,7 +8,7 @@ use super::guest::Guest;
 use super::words::{Moment, span};
 use super::{Badge, Tone, View, charts};
 use crate::ledger::standing::Age;
-use crate::ledger::{Domain, DomainResult};
+use crate::ledger::{DomainRecord, DomainResult};
 use crate::model::size;
 
 /// A row; unknown values are empty.
@@ -116,7 +116,7 @@ fn age(age: Age) -> Told {
 }
 
 /// Bytes stored, compared with the bytes read.
-fn stored(past: &Domain) -> Stored {
+fn stored(past: &DomainRecord) -> Stored {
     let ratio = past.last_read_bytes as f64 / past.last_stored_bytes as f64;
     Stored {
         bytes: size::bytes(past.last_stored_bytes),
@@ -124,6 +124,6 @@ fn stored(past: &Domain) -> Stored {
     }
 }
 
-fn took(past: &Domain) -> String {
+fn took(past: &DomainRecord) -> String {
     size::duration(Duration::from_millis(past.last_duration_ms))
 }

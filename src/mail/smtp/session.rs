@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::reply::Reply;
 use super::stream::{Stream, Tls};
-use super::{AFTER_DATA, Stage, Trouble};
+use super::{AFTER_DATA, SmtpStage, Trouble};
 use crate::config::{Security, Smtp};
 use crate::mail::message::Envelope;
 use crate::sys::host;
@@ -32,7 +32,7 @@ impl Session {
         }
         let own = smtp.ehlo.clone().or_else(host::full_name).map_or_else(|| stream.own_address(), Ok)?;
         let mut session = Session { stream: BufReader::new(stream), offers: Vec::new(), timeout: smtp.timeout };
-        session.reply(2, Stage::Greeting)?;
+        session.reply(2, SmtpStage::Greeting)?;
         session.greet(&own)?;
         match (smtp.security, tls) {
             (Security::StartTls, Some(tls)) => session.start_tls(tls, &own),
@@ -41,7 +41,7 @@ impl Session {
     }
 
     fn greet(&mut self, own: &str) -> Result<(), Trouble> {
-        let reply = self.command(&format!("EHLO {own}"), 2, Stage::Greeting)?;
+        let reply = self.command(&format!("EHLO {own}"), 2, SmtpStage::Greeting)?;
         self.offers = reply.lines.into_iter().skip(1).map(|line| line.to_ascii_uppercase()).collect();
         Ok(())
     }
@@ -49,7 +49,7 @@ impl Session {
     /// RFC 3207. Everything learned before is discarded. Bytes already buffered after the reply came in cleartext and may be from anyone.
     fn start_tls(mut self, tls: &Tls, own: &str) -> Result<Session, Trouble> {
         self.offer("STARTTLS").ok_or(Trouble::Lacks("STARTTLS"))?;
-        self.command("STARTTLS", 2, Stage::Greeting)?;
+        self.command("STARTTLS", 2, SmtpStage::Greeting)?;
         if !self.stream.buffer().is_empty() {
             return Err(Trouble::BeforeTls);
         }
@@ -65,11 +65,11 @@ impl Session {
         let offers = |way: &str| ways.split_whitespace().any(|offered| offered == way);
         if offers("PLAIN") {
             let secret = BASE64.encode(format!("\0{user}\0{password}"));
-            self.command(&format!("AUTH PLAIN {secret}"), 2, Stage::Login)?;
+            self.command(&format!("AUTH PLAIN {secret}"), 2, SmtpStage::Login)?;
         } else if offers("LOGIN") {
-            self.command("AUTH LOGIN", 3, Stage::Login)?;
-            self.command(&BASE64.encode(user), 3, Stage::Login)?;
-            self.command(&BASE64.encode(password), 2, Stage::Login)?;
+            self.command("AUTH LOGIN", 3, SmtpStage::Login)?;
+            self.command(&BASE64.encode(user), 3, SmtpStage::Login)?;
+            self.command(&BASE64.encode(password), 2, SmtpStage::Login)?;
         } else {
             return Err(Trouble::Lacks("a login with PLAIN or LOGIN"));
         }
@@ -88,10 +88,10 @@ impl Session {
             self.offer("SMTPUTF8").ok_or(Trouble::Lacks("SMTPUTF8"))?;
             begin += " SMTPUTF8";
         }
-        self.command(&begin, 2, Stage::Sender)?;
+        self.command(&begin, 2, SmtpStage::Sender)?;
         let mut refused = Vec::new();
         for address in to {
-            match self.command(&format!("RCPT TO:<{address}>"), 2, Stage::Recipient) {
+            match self.command(&format!("RCPT TO:<{address}>"), 2, SmtpStage::Recipient) {
                 Err(error @ Trouble::Refused { .. }) => refused.push((address.clone(), error)),
                 taken => drop(taken?),
             }
@@ -101,11 +101,11 @@ impl Session {
             let for_now = refused.iter().position(|(_, why)| !why.is_permanent()).unwrap_or_default();
             return Err(refused.swap_remove(for_now).1);
         }
-        self.command("DATA", 3, Stage::Mail)?;
+        self.command("DATA", 3, SmtpStage::Mail)?;
         self.write(&body(mail))?;
         // The server may already have accepted the mail, so a retry would deliver a copy.
         self.stream.get_ref().wait_for_reads(self.timeout.max(AFTER_DATA))?;
-        self.reply(2, Stage::Mail).map_err(|error| match error {
+        self.reply(2, SmtpStage::Mail).map_err(|error| match error {
             Trouble::Network(source) => Trouble::Unanswered(source),
             error => error,
         })?;
@@ -115,7 +115,7 @@ impl Session {
     /// Ends the session; the mail has been accepted already, whatever the answer.
     pub fn quit(mut self) {
         let _ = self.stream.get_ref().wait_for_reads(self.timeout);
-        let _ = self.command("QUIT", 2, Stage::Mail);
+        let _ = self.command("QUIT", 2, SmtpStage::Mail);
     }
 
     /// The rest of the line of an offered extension.
@@ -127,7 +127,7 @@ impl Session {
         self.offers.iter().find_map(rest)
     }
 
-    fn command(&mut self, line: &str, digit: u16, stage: Stage) -> Result<Reply, Trouble> {
+    fn command(&mut self, line: &str, digit: u16, stage: SmtpStage) -> Result<Reply, Trouble> {
         self.write(format!("{line}\r\n").as_bytes())?;
         self.reply(digit, stage)
     }
@@ -138,7 +138,7 @@ impl Session {
         Ok(stream.flush()?)
     }
 
-    fn reply(&mut self, digit: u16, stage: Stage) -> Result<Reply, Trouble> {
+    fn reply(&mut self, digit: u16, stage: SmtpStage) -> Result<Reply, Trouble> {
         Reply::read(&mut self.stream)?.expect(digit, stage)
     }
 }

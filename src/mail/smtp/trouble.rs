@@ -33,7 +33,7 @@ pub enum Trouble {
     #[error("{stage}: it replied {code} {text}")]
     Refused {
         /// What it rejected.
-        stage: Stage,
+        stage: SmtpStage,
         /// The code of its reply.
         code: u16,
         /// The text of its reply.
@@ -46,7 +46,7 @@ pub enum Trouble {
 
 /// What a server rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum SmtpStage {
     /// The connection, the name of this host, or STARTTLS.
     Greeting,
     /// User and password.
@@ -59,14 +59,14 @@ pub enum Stage {
     Mail,
 }
 
-impl fmt::Display for Stage {
+impl fmt::Display for SmtpStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Stage::Greeting => "it rejected the greeting",
-            Stage::Login => "it rejected the login",
-            Stage::Sender => "it rejected the sender",
-            Stage::Recipient => "it rejected a recipient",
-            Stage::Mail => "it rejected the mail",
+            SmtpStage::Greeting => "it rejected the greeting",
+            SmtpStage::Login => "it rejected the login",
+            SmtpStage::Sender => "it rejected the sender",
+            SmtpStage::Recipient => "it rejected a recipient",
+            SmtpStage::Mail => "it rejected the mail",
         })
     }
 }
@@ -152,24 +152,24 @@ fn of_tls(error: &rustls::Error) -> &'static str {
 
 /// What a rejection is about. By default, Postfix rejects the greeting and the sender only at the first recipient
 /// (`smtpd_delay_reject`); the text shows which of them it means.
-fn meant(stage: Stage, text: &str) -> Stage {
+fn meant(stage: SmtpStage, text: &str) -> SmtpStage {
     let text = text.to_ascii_lowercase();
     match stage {
-        Stage::Recipient if text.contains("helo command rejected") => Stage::Greeting,
-        Stage::Recipient if text.contains("sender address rejected") => Stage::Sender,
+        SmtpStage::Recipient if text.contains("helo command rejected") => SmtpStage::Greeting,
+        SmtpStage::Recipient if text.contains("sender address rejected") => SmtpStage::Sender,
         stage => stage,
     }
 }
 
-fn of_stage(stage: Stage) -> &'static str {
+fn of_stage(stage: SmtpStage) -> &'static str {
     match stage {
-        Stage::Greeting => {
+        SmtpStage::Greeting => {
             "Set `mail.smtp.ehlo` to a host name that the server accepts, or ask the operator of the server."
         }
-        Stage::Login => "Check `username` and the password of `mail.smtp`.",
-        Stage::Sender => "Set `mail.from` to a sender that the server accepts.",
-        Stage::Recipient => "Check the recipients in `mail.to`.",
-        Stage::Mail => "Ask the operator of the server; its log may contain the reason.",
+        SmtpStage::Login => "Check `username` and the password of `mail.smtp`.",
+        SmtpStage::Sender => "Set `mail.from` to a sender that the server accepts.",
+        SmtpStage::Recipient => "Check the recipients in `mail.to`.",
+        SmtpStage::Mail => "Ask the operator of the server; its log may contain the reason.",
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
             ("5.1.8 <root@web>: Sender address rejected: Domain not found", "`mail.from`"),
             ("5.1.1 <nobody@example.org>: Recipient address rejected: User unknown", "`mail.to`"),
         ] {
-            let refused = Trouble::Refused { stage: Stage::Recipient, code: 550, text: text.to_owned() };
+            let refused = Trouble::Refused { stage: SmtpStage::Recipient, code: 550, text: text.to_owned() };
             assert!(refused.hint().contains(key), "{text}: {}", refused.hint());
         }
     }
