@@ -198,10 +198,7 @@ fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<So
     })?;
     if !pool.is_active().unwrap_or(true) {
         return Err(failed(
-            format!(
-                "storage storage storage storage storage storage storage storage storage storage \
-        storage storage storage storage storage storage storage pool {name} is not active"
-            ),
+            format!("storage pool {name} is not active"),
             None,
             format!(
                 "virsh \

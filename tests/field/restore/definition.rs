@@ -111,7 +111,7 @@ fn the_operators_definition_is_used() {
     let saved = fs::read_to_string(&file).unwrap();
     let with_file = [&words[..], &["--xml", text(&file)]].concat();
     let ran = program.run(&with_file);
-    assert!(ran.code == 1 && hint(&ran).contains(&format!("edit {}", text(&file))), "{ran:#?}");
+    assert!(ran.code == 1 && hint(&ran).contains(&format!("Edit {}", text(&file))), "{ran:#?}");
     fs::write(&file, saved.replace("newest", "i6300esb").replace("<name>restore-edited", "<name>other")).unwrap();
     let ran = program.run(&with_file);
     assert!(ran.code == 1 && ran.stderr.contains("defines other") && hint(&ran).contains("--name NEW"), "{ran:#?}");
