@@ -123,7 +123,7 @@ fn a_freeze_that_takes_too_long_leaves_no_guest_frozen() {
     lab::wait_until(lab::DEADLINE, "the agent to stop", || guest.try_agent("guest-ping").is_err());
     let program = program(&lab, &guest, json!({"quiesce": "prefer"}));
     let report = program.backup_well();
-    assert_says_crash(&program, &report, &guest, "cannot ask its agent");
+    assert_says_crash(&program, &report, &guest, "cannot ask the guest agent");
 }
 
 #[test]
