@@ -1,4 +1,4 @@
-//! Owns: refusing to write over what a guest or another program uses. Must not: write, or look for users itself.
+//! Refuses to overwrite what a guest or another program uses. Must not write or search for users itself.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::model::DomainRef;
 use crate::model::command::quoted;
 use crate::sys::in_use;
 
-/// Fails when something that exists and would be written over is used: by any domain but `own`, running or not, or by a process
-/// or device of the host. Without a hypervisor, no definition can be asked.
+/// Fails if a file or device that would be overwritten is used by any domain except `own`, running or not, or by a
+/// process or device of the host. Without a hypervisor, definitions are not checked.
 pub fn expect_unused(
     plan: &Plan,
     hypervisor: Option<&dyn Hypervisor>,
@@ -38,7 +38,7 @@ pub fn expect_unused(
     Ok(())
 }
 
-/// The files and devices that exist and would be written over.
+/// The existing files and devices that would be overwritten.
 pub fn replaced(plan: &Plan, staging: &Staging) -> Result<Vec<PathBuf>, Error> {
     let Some(first) = plan.writes.first() else { return Ok(Vec::new()) };
     let all: Vec<(bool, PathBuf)> =
@@ -48,7 +48,8 @@ pub fn replaced(plan: &Plan, staging: &Staging) -> Result<Vec<PathBuf>, Error> {
     staging.call("access", &first.to, move || Ok(all.into_iter().filter(is_replaced).map(|(_, path)| path).collect()))
 }
 
-/// Who counts: of processes, guests and those that write. One that only reads, as udev does, loses nothing.
+/// Users that forbid overwriting. Of the processes, only guests and writers count: a reader, such as udev, loses
+/// nothing.
 fn counting(domains: &Users, path: &Path, own: Option<&DomainRef>) -> Result<Vec<User>, Error> {
     let is_foreign = |one: &&Use| one.active || own.is_none_or(|own| own.uuid != one.domain.uuid);
     let mut found: Vec<User> =
@@ -67,13 +68,13 @@ fn counting(domains: &Users, path: &Path, own: Option<&DomainRef>) -> Result<Vec
 }
 
 fn hint(user: &User) -> String {
-    const ELSEWHERE: &str = "restore elsewhere: --to DIR";
+    const ELSEWHERE: &str = "Restore elsewhere: --to DIR";
     match user {
         User::Domain(Use { domain, active: true, .. }) => {
-            format!("Shut the guest down first: virsh shutdown {}; or {ELSEWHERE}", quoted(&domain.name))
+            format!("{ELSEWHERE}; or shut the guest down first: virsh shutdown {}", quoted(&domain.name))
         }
         User::Host(in_use::User::Process { guest: Some(guest), .. }) => {
-            format!("Shut the guest down first: virsh shutdown {}; or {ELSEWHERE}", quoted(guest))
+            format!("{ELSEWHERE}; or shut the guest down first: virsh shutdown {}", quoted(guest))
         }
         User::Domain(Use { domain, role: Role::Below, target, .. }) => format!(
             "{ELSEWHERE}; images based on the old contents would be corrupted. Give disk {target} of {} a standalone \
