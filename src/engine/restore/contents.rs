@@ -32,7 +32,7 @@ pub fn definition(reader: &PointReader, contents: &Contents) -> Result<String, E
         None => reader.definition(Definition::Live)?,
         found => found,
     };
-    xml.ok_or_else(|| Error::suspect(&contents.location, "it contains no definition"))
+    xml.ok_or_else(|| Error::suspect(&contents.location, "contains no definition"))
 }
 
 /// Members of the boot files whose original on this host has the same bytes.

@@ -284,7 +284,7 @@ fn expect_lost(work: &Work<'_>, salvage: &Salvage, remains: &Remains, at: u64) -
         return Ok(());
     }
     salvage.expect_answers().map_err(store::Error::archive(work.archive))?;
-    Err(Error::suspect(work.archive, "it changed while being read"))
+    Err(Error::suspect(work.archive, "changed while being read"))
 }
 
 impl From<Trust> for State {
