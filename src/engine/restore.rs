@@ -19,7 +19,7 @@
 //! | `define` | calls to libvirt |
 //!
 //! Everything that can be checked is checked before the first write: the definition is tried, the destinations are
-//! examined. A write to a block device cannot be undone: after an error the device holds part of the disk, and the
+//! examined. A write to a block device cannot be undone: after an error the device contains part of the disk, and the
 //! log says so.
 
 use std::fs;
@@ -288,7 +288,7 @@ fn identity(saved: &Contents, how: &Define) -> Result<DomainRef, Error> {
 /// A write to a device cannot be undone.
 fn warn_of_devices(plan: &Plan) {
     for device in devices(plan) {
-        tracing::warn!(device = %device.display(), "the device may hold part of a disk now");
+        tracing::warn!(device = %device.display(), "the device may now contain part of a disk");
     }
 }
 

@@ -16,13 +16,13 @@ pub enum Error {
     Target {
         /// `backupdir`.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
     /// The directory of an unfinished archive does not exist; the target may not be mounted.
     #[error("{}: cannot remove the unfinished archive, because its directory is missing", path.display())]
     Unmounted {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
     },
     /// A file operation failed.
@@ -32,13 +32,13 @@ pub enum Error {
         action: &'static str,
         /// File or directory.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
     /// All IDs from the requested second on are taken, up to the search limit.
     #[error("domain {domain}: no free name for a restore point in {}", path.display())]
     NoFreeId {
-        /// The domain.
+        /// Name of the domain.
         domain: String,
         /// Directory of the domain.
         path: PathBuf,
@@ -46,25 +46,25 @@ pub enum Error {
     /// An archive could not be written or read.
     #[error("{}: the archive failed", path.display())]
     Archive {
-        /// Its file.
+        /// Path of the archive.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: archive::Error,
     },
     /// A disk image does not have the expected format or cannot be laid out.
     #[error("{}: member {member} is damaged", path.display())]
     Image {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
-        /// Its member.
+        /// Name of the member.
         member: String,
-        /// Why.
+        /// Cause.
         source: qcow2::Error,
     },
     /// A restore point contains something that kvmbackup does not write, or that must not be restored.
     #[error("{}: {what}", path.display())]
     Suspect {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
         /// What is wrong.
         what: String,
@@ -72,19 +72,19 @@ pub enum Error {
     /// A range is outside the disk.
     #[error("{}: the disk does not have {length} bytes at {offset}", path.display())]
     Range {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
-        /// The first byte.
+        /// First byte.
         offset: u64,
-        /// How many.
+        /// Length in bytes.
         length: u64,
     },
     /// A disk is stored as an image of another program and can only be restored to a file.
     #[error("{}: {member} is stored as an image", path.display())]
     KeptAsImage {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
-        /// Its member.
+        /// Name of the member.
         member: String,
     },
     /// A signal was received.
@@ -96,7 +96,7 @@ pub enum Error {
     /// An archive of the legacy script is never removed.
     #[error("{} was made by the legacy script and is never removed", path.display())]
     NotOurs {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
     },
 }

@@ -1,4 +1,4 @@
-//! Owns: checking whether a restore would accept a restore point. Must not: write anything.
+//! Checks whether a restore would accept a restore point. Must not write anything.
 //!
 //! `verify` calls this when it checks every byte: checksums cover the bytes, not their meaning.
 

@@ -1,4 +1,4 @@
-//! Owns: checking that a restore has enough room and that nothing is in its way. Must not: write.
+//! Checks that a restore has enough space and that no existing file is in its way. Must not write.
 
 use std::collections::BTreeMap;
 use std::fs;

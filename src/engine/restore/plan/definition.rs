@@ -316,7 +316,7 @@ impl Plan {
 
 fn nowhere() -> Error {
     Error::Rejected {
-        message: "no directory for the files beside the disks".to_owned(),
+        message: "no directory for the files other than disks".to_owned(),
         hint: Some("Set one: --to DIR".to_owned()),
     }
 }
