@@ -141,7 +141,7 @@ impl Folder {
         let taken: BTreeSet<PointId> = points.iter().map(|point| point.id).collect();
         let mut free: Option<PointId> = None;
         for mut script in scripts {
-            // Earlier iterations handled younger archives, so from here on only our own IDs are taken.
+            // Earlier iterations handled younger archives, so of the older IDs only our own are taken.
             script.id = free.map_or(script.id, |free| free.min(script.id));
             while taken.contains(&script.id) {
                 script.id = before(script.id);

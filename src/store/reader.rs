@@ -167,6 +167,9 @@ impl<'a> FileReader<'a> {
     }
 
     /// Reads the next bytes; 0 at the end. They must not be trusted before [`PointReader::files`] returns.
+    ///
+    /// # Errors
+    /// Damage; [`Error::Stopped`] after a signal.
     pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Error> {
         (self.0)(out)
     }

@@ -124,10 +124,10 @@ impl Parts {
         lost
     }
 
-    /// Makes the parts of unknown length between two offsets longer by `by` bytes in total. If there are several, it
-    /// is unknown which one grows, so everything from the first to the last is lost. Returns `false` if no writer
-    /// would have cut its pieces like this: all pieces have the same length, except the manifest's and the one before
-    /// the checksums.
+    /// Makes the parts of unknown length between two offsets longer by `by` bytes in total, or shorter if negative.
+    /// If there are several, it is unknown which one changes, so everything from the first to the last is lost.
+    /// Returns `false` if no writer would have cut its pieces like this: all pieces have the same length, except the
+    /// manifest's and the one before the checksums.
     pub fn stretch(&mut self, from: u64, until: u64, by: i128) -> bool {
         let within = |(piece, state): &(Piece, State)| {
             *state == State::Guessed && piece.stream_offset >= from && piece.stream_offset < until
