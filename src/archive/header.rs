@@ -39,7 +39,7 @@ pub(super) fn encode(name: &str, length: u64, time: u64) -> Vec<u8> {
 
 fn header(name: &[u8], length: u64, time: u64, kind: EntryType) -> Header {
     let mut header = Header::new_gnu();
-    // `set_path` would normalize the name and refuse long ones.
+    // `set_path` would normalise the name and refuse long ones.
     for (to, from) in header.as_old_mut().name.iter_mut().zip(name) {
         *to = *from;
     }

@@ -155,7 +155,7 @@ impl Manifest {
         always.into_iter().chain(files.chain(boot).chain(&self.artifacts).chain(disks).map(String::as_str)).collect()
     }
 
-    /// Serializes the manifest. Fails for a path that is not UTF-8.
+    /// Serialises the manifest. Fails for a path that is not UTF-8.
     pub fn to_json(&self) -> Result<Vec<u8>, Error> {
         let mut json = serde_json::to_vec_pretty(self).map_err(|source| Error::MakeManifest { source })?;
         json.push(b'\n');

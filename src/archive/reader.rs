@@ -78,6 +78,7 @@ impl Archive {
         Ok(&self.index()?.members)
     }
 
+    /// The member with this name; [`Error::Missing`] if it does not exist.
     pub fn member(&self, name: &str) -> Result<&Member, Error> {
         let found = self.members()?.iter().find(|member| member.name == name);
         found.ok_or_else(|| Error::Missing { member: name.to_owned() })

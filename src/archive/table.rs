@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn table_is_recognized_by_its_start_and_end() {
+    fn table_is_recognised_by_its_start_and_end() {
         let good = encode(Kind::Zstd, &ENTRIES);
         assert!(starts(Kind::Zstd, &good));
         let [mut first, mut last] = [good.clone(), good.clone()];

@@ -123,6 +123,7 @@ impl PointWriter {
         self.partial.discard()
     }
 
+    /// The temporary path.
     #[cfg(test)]
     pub fn path(&self) -> &std::path::Path {
         self.partial.path()

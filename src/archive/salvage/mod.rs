@@ -10,7 +10,7 @@
 //! | `walk` | the tar stream: members, found again after lost ranges |
 //! | `nameless` | disks whose tar header is lost |
 //!
-//! A frame is recognized by its contents, because the seek table has a checksum of each: a frame that has moved still
+//! A frame is recognised by its contents, because the seek table has a checksum of each: a frame that has moved still
 //! finds its place. Without a table, lost frames are assumed to have the usual length until a tar header after them
 //! shows otherwise; anything between two indistinguishable gaps counts as lost. An uncompressed archive has no
 //! frames, so only the SHA-256 of a member shows whether it is unchanged.
