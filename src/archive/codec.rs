@@ -1,5 +1,5 @@
-//! Owns: one piece of the tar stream, compressed and back, with the checks that make damage an error. Must not: know where
-//! pieces lie.
+//! Compresses and decodes one piece of the tar stream, with the checks that detect damage. Must not know where pieces
+//! are in the file.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use super::table::{Entry, le};
 use crate::model::Codec;
 use crate::sys::buffer::{Buffer, room};
 
-/// Compresses pieces; holds a context and a buffer, so keep and reuse it.
+/// Compresses pieces. Contains a context and a buffer, so reuse it.
 pub(super) enum Packer {
     Zstd(Box<zstd::bulk::Compressor<'static>>, Buffer),
     Gzip(Deflater, Buffer),
@@ -20,7 +20,7 @@ pub(super) enum Packer {
 }
 
 impl Packer {
-    /// A level out of range is an error.
+    /// Fails if the level is out of range.
     pub(super) fn new(codec: Codec) -> io::Result<Packer> {
         Ok(match codec {
             Codec::Zstd(level) => {
@@ -28,8 +28,8 @@ impl Packer {
                 compressor.set_parameter(CParameter::ChecksumFlag(true))?;
                 compressor.set_parameter(CParameter::ContentSizeFlag(true))?;
                 if level == 3 {
-                    // Half of what level 3 has: the tables stay in a core's own cache, which saves about a tenth of the
-                    // time and costs about a hundredth of the size.
+                    // Half the size of level 3's tables, so that they fit in the L2 cache: about a tenth faster for
+                    // about a hundredth more output.
                     compressor.set_parameter(CParameter::HashLog(16))?;
                     compressor.set_parameter(CParameter::ChainLog(15))?;
                 }
@@ -43,8 +43,8 @@ impl Packer {
         })
     }
 
-    /// Memory of one context, at most, for pieces of [`PIECE`](super::PIECE) bytes: measured by `ZSTD_sizeof_CCtx` with zstd 1.5.7, and what
-    /// libdeflate 1.26 allocates.
+    /// Upper bound of a context's memory in bytes for pieces of [`PIECE`](super::PIECE) bytes: measured with
+    /// `ZSTD_sizeof_CCtx` of zstd 1.5.7, and the allocations of libdeflate 1.26.
     pub(super) fn context_bytes(codec: Codec) -> usize {
         let kib = match codec {
             Codec::Zstd(..=2) => 768,
@@ -61,14 +61,14 @@ impl Packer {
         kib << 10
     }
 
-    /// Compresses a piece in place: its buffer and this packer's change places, so nothing is copied.
+    /// Compresses a piece in place by swapping its buffer with this packer's, so nothing is copied.
     pub(super) fn pack(&mut self, piece: &mut Buffer) -> io::Result<Entry> {
         let unpacked = size(piece)?;
         let check = match self {
             Packer::Zstd(compressor, buffer) => {
                 buffer.replace(|all| compressor.compress_to_buffer(piece, all))?;
                 std::mem::swap(piece, buffer);
-                // A frame ends with the checksum that the seek table has, too.
+                // The last 4 bytes of a frame are the checksum that the seek table repeats.
                 le(&piece[piece.len().saturating_sub(4)..])
             }
             Packer::Gzip(deflater, buffer) => {
@@ -83,7 +83,7 @@ impl Packer {
     }
 }
 
-/// Makes a gzip member of `piece` at the start of `room`; its length.
+/// Writes `piece` as a gzip member to the start of `room` and returns its length.
 fn deflate(deflater: &mut Deflater, piece: &[u8], check: u32, room: &mut [u8]) -> io::Result<usize> {
     let (start, rest) = room.split_at_mut(gzip::HEADER);
     let (data, trailer) = rest.split_at_mut(rest.len() - gzip::TRAILER);
@@ -103,21 +103,20 @@ fn size(bytes: &[u8]) -> io::Result<u32> {
     u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
-/// Decodes pieces; holds contexts, so keep and reuse it.
+/// Decodes pieces. Contains contexts, so reuse it.
 pub(super) struct Unpacker {
     zstd: zstd::bulk::Decompressor<'static>,
     inflater: Inflater,
 }
 
 impl Unpacker {
-    /// Fails when there is no memory for a context.
     pub(super) fn new() -> io::Result<Unpacker> {
         Ok(Unpacker { zstd: zstd::bulk::Decompressor::new()?, inflater: Inflater::new() })
     }
 
-    /// Decodes the bytes of one piece into `out`, which is replaced; the error says what is wrong with them.
+    /// Decodes one piece and replaces `out`; the error describes the damage.
     ///
-    /// `packed` has the length that `entry` says, and `entry` sane lengths.
+    /// The caller ensures that `packed` has the length in `entry` and that both lengths are in range.
     pub(super) fn unpack(
         &mut self,
         kind: Kind,
@@ -128,12 +127,12 @@ impl Unpacker {
         let unpacked = entry.unpacked as usize;
         match kind {
             Kind::Zstd => {
-                // Frame header descriptor (RFC 8878, 3.1.1.1.1): a checksum follows, no reserved bit, no dictionary.
+                // Frame header descriptor (RFC 8878, 3.1.1.1.1): with checksum, no reserved bit, no dictionary.
                 let descriptor = packed.strip_prefix(&ZSTD).and_then(<[u8]>::first);
                 if descriptor.is_none_or(|bits| bits & 0b0001_1111 != 0b0000_0100) {
                     return Err("it has no frame header");
                 }
-                // Ties the frame to its place: one from elsewhere has another checksum.
+                // Binds the frame to its place: a frame from elsewhere has another checksum.
                 if packed.last_chunk::<4>().is_none_or(|check| le(check) != entry.check) {
                     return Err("its checksum does not match the seek table");
                 }
@@ -171,7 +170,7 @@ mod tests {
     use super::*;
     use crate::archive::FULL_PIECE;
 
-    /// A piece of one byte many times, packed.
+    /// A compressed piece of 1000 equal bytes.
     fn packed(codec: Codec) -> (Vec<u8>, Entry) {
         let mut piece = Buffer::new().unwrap();
         piece.append(&[7; 1000]);
@@ -185,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_zstd_frame_is_told() {
+    fn damage_of_a_zstd_frame_is_described() {
         let (good, entry) = packed(Codec::Zstd(3));
         assert_eq!(unpack(Kind::Zstd, entry, &good).unwrap(), [7; 1000]);
         let start = Err("it has no frame header");
         for length in 0..5 {
             assert_eq!(unpack(Kind::Zstd, entry, &good[..length]), start);
         }
-        // Its magic number; no checksum follows; a reserved bit; a dictionary.
+        // Wrong magic number; no checksum; a reserved bit; a dictionary.
         for (at, bits) in [(0, 1), (3, 0x80), (4, 0b100), (4, 0b1000), (4, 0b1)] {
             let mut bytes = good.clone();
             bytes[at] ^= bits;
@@ -209,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_gzip_member_is_told() {
+    fn damage_of_a_gzip_member_is_described() {
         let (good, entry) = packed(Codec::Gzip(6));
         assert_eq!(unpack(Kind::Gzip, entry, &good).unwrap(), [7; 1000]);
         let start = Err("it has no frame header");
         for length in [0, 1, gzip::HEADER, gzip::HEADER + gzip::TRAILER - 1] {
             assert_eq!(unpack(Kind::Gzip, entry, &good[..length]), start, "{length}");
         }
-        // Its magic number, and its own length.
+        // Wrong magic number; wrong own length.
         for at in [0, gzip::HEADER - 4] {
             let mut bytes = good.clone();
             bytes[at] ^= 1;
@@ -227,7 +226,7 @@ mod tests {
         assert_eq!(unpack(Kind::Gzip, Entry { unpacked: 999, ..entry }, &good), trailer);
         let bare = [&good[..gzip::HEADER], &good[good.len() - gzip::TRAILER..]].concat();
         assert_eq!(unpack(Kind::Gzip, entry, &bare), Err("it does not decode"));
-        // A trailer that fits an entry, and contents that fit neither.
+        // The trailer matches the entry, but the contents match neither.
         let end = good.len() - gzip::TRAILER;
         for (at, entry) in [
             (end, Entry { check: entry.check ^ 1, ..entry }),
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_compressed_fits_into_a_buffer() {
+    fn incompressible_data_fits_into_a_buffer() {
         let mut random = vec![0; FULL_PIECE];
         io::Read::read_exact(&mut std::fs::File::open("/dev/urandom").unwrap(), &mut random).unwrap();
         for (kind, codec) in [(Kind::Zstd, Codec::Zstd(1)), (Kind::Gzip, Codec::Gzip(1)), (Kind::None, Codec::None)] {
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_uncompressed_piece_has_its_length() {
+    fn length_of_an_uncompressed_piece_is_checked() {
         let entry = Entry { packed: 4, unpacked: 4, check: 0 };
         assert_eq!(unpack(Kind::None, entry, b"abcd").unwrap(), b"abcd");
         assert!(unpack(Kind::None, Entry { unpacked: 5, ..entry }, b"abcd").is_err());

@@ -1,167 +1,167 @@
-//! Owns: what can go wrong with an archive, in words. Must not: hold the path of an archive that is being written (its
-//! writer knows only the open file).
+//! The errors of archives. Must not contain the path of an archive that is being written, because its writer knows
+//! only the open file.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::sys::patience::{Stalled, is_out_of_reach};
 
-/// Why an archive could not be written, read or trusted.
+/// An error while reading, writing or checking an archive.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be opened.
     #[error("cannot open {}", path.display())]
     Open {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
     /// The file could not be read.
     #[error("cannot read the archive at byte {offset}")]
     Read {
-        /// In the file.
+        /// Offset in the file.
         offset: u64,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// The file could not be written or synced; the caller knows its path.
+    /// The file could not be written or synced; the caller adds its path.
     #[error("cannot write the archive")]
     Write {
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
     /// Compression failed, or its threads could not be started.
     #[error("cannot compress")]
     Compress {
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// The threads that decode could not be started.
+    /// The decoder threads could not be started.
     #[error("cannot start decoder threads")]
     Threads {
-        /// Why.
+        /// Cause.
         source: rayon::ThreadPoolBuildError,
     },
-    /// Not a file of this program.
+    /// Not an archive of kvmbackup.
     #[error("{} is not a kvmbackup archive", path.display())]
     Foreign {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// The index at the end is damaged or cut off.
+    /// The seek table at the end is damaged or truncated.
     #[error("the seek table at the end of the archive is damaged: {what}")]
     Table {
-        /// What is wrong with it.
+        /// Kind of damage.
         what: &'static str,
     },
     /// One compressed piece is damaged.
     #[error("the frame at byte {offset} is damaged: {what}")]
     Frame {
-        /// Of the frame, in the file.
+        /// Offset of the frame in the file.
         offset: u64,
-        /// What is wrong with it.
+        /// Kind of damage.
         what: &'static str,
     },
     /// The tar stream is damaged.
     #[error("the tar header at byte {offset} of the tar stream is damaged: {what}")]
     Header {
-        /// In the uncompressed tar stream.
+        /// Offset in the uncompressed tar stream.
         offset: u64,
-        /// What is wrong with it.
+        /// Kind of damage.
         what: &'static str,
     },
-    /// A member cannot be had because of what `source` says.
+    /// A member is damaged.
     #[error("member {member} is damaged")]
     Member {
-        /// Its name.
+        /// Name of the member.
         member: String,
         /// The damage.
         source: Box<Error>,
     },
-    /// A member that must be there is not.
+    /// A required member does not exist.
     #[error("member {member} is missing")]
     Missing {
-        /// Its name.
+        /// Name of the member.
         member: String,
     },
-    /// A member is there that nothing speaks of.
+    /// A member has no checksum.
     #[error("member {member} is not in SHA256SUMS")]
     Unlisted {
-        /// Its name.
+        /// Name of the member.
         member: String,
     },
-    /// A member's bytes are not those that were written.
+    /// A member does not match its checksum.
     #[error("the SHA-256 of member {member} does not match SHA256SUMS")]
     Digest {
-        /// Its name.
+        /// Name of the member.
         member: String,
     },
     /// `SHA256SUMS` cannot be read.
     #[error("line {line} of SHA256SUMS is damaged")]
     Sums {
-        /// From 1.
+        /// Line number, from 1.
         line: usize,
     },
     /// `manifest.json` cannot be read.
     #[error("manifest.json is damaged")]
     Manifest {
-        /// Why.
+        /// Cause.
         source: serde_json::Error,
     },
-    /// `manifest.json` cannot be made.
+    /// `manifest.json` cannot be created.
     #[error("cannot create manifest.json")]
     MakeManifest {
-        /// Why.
+        /// Cause.
         source: serde_json::Error,
     },
     /// A newer program wrote the archive.
     #[error("the archive has format {format}; this program reads formats up to {}", crate::archive::manifest::FORMAT)]
     NewerFormat {
-        /// Its format.
+        /// Format number.
         format: u32,
     },
-    /// A member is larger than its reader allows.
+    /// A member is larger than the reader allows.
     #[error("member {member} has {length} bytes; at most {limit} are allowed here")]
     TooLarge {
-        /// Its name.
+        /// Name of the member.
         member: String,
-        /// Its bytes.
+        /// Length in bytes.
         length: u64,
-        /// The bytes allowed.
+        /// Limit in bytes.
         limit: u64,
     },
-    /// A name that an archive may not hold: absolute, with `..`, twice.
+    /// A forbidden member name: absolute, with `..`, or a duplicate.
     #[error("member name {name:?} is refused: {what}")]
     Name {
         /// The name.
         name: String,
-        /// Why.
+        /// Cause.
         what: &'static str,
     },
-    /// The writer was given more or fewer bytes than it was told, or members out of order.
+    /// The caller wrote more or fewer bytes than announced, or members out of order.
     #[error("member {member}: {what}")]
     Misuse {
-        /// The member.
+        /// Name of the member.
         member: String,
-        /// What was done wrong.
+        /// What the caller did wrong.
         what: &'static str,
     },
-    /// There are more pieces than an archive may have.
-    #[error("the archive would hold more than 64 TiB")]
+    /// The archive would exceed the limit of pieces.
+    #[error("the archive would exceed 64 TiB")]
     TooManyPieces,
     /// An archive of the legacy script cannot be read.
     #[error("cannot read the archive {}", path.display())]
     Script {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
 }
 
 impl Error {
-    /// What the operator can do, where there is something.
+    /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             error if Stalled::caused(error) => Stalled::HINT,
@@ -181,12 +181,12 @@ impl Error {
         Some(hint.to_owned())
     }
 
-    /// The error that a reader or writer which speaks [`io::Error`] has inside.
+    /// Unwraps the archive error inside an [`io::Error`].
     pub fn inside(error: io::Error) -> Error {
         error.downcast().unwrap_or_else(|source| Error::Read { offset: 0, source })
     }
 
-    /// As the error of a member.
+    /// Wraps the error in [`Error::Member`], unless it names a member.
     pub(super) fn of(self, member: &str) -> Error {
         match self {
             named @ (Error::Member { .. } | Error::Digest { .. } | Error::Missing { .. } | Error::TooLarge { .. }) => {
@@ -198,7 +198,7 @@ impl Error {
 }
 
 impl Error {
-    /// Whether it is the archive's bytes that are wrong, a sector that cannot be read included.
+    /// Whether the bytes of the archive are wrong or unreadable, such as a bad sector.
     pub fn is_damage(&self) -> bool {
         use Error as E;
         match self {
@@ -214,7 +214,7 @@ impl Error {
 }
 
 impl From<Error> for io::Error {
-    /// For readers that speak [`io::Error`]; the error stays inside.
+    /// For readers that return [`io::Error`]; [`Error::inside`] unwraps it.
     fn from(error: Error) -> io::Error {
         io::Error::new(io::ErrorKind::InvalidData, error)
     }
@@ -229,9 +229,9 @@ mod tests {
     use crate::sys::patience::Patience;
 
     #[test]
-    fn who_can_do_something_is_told_what() {
+    fn errors_that_the_operator_can_fix_have_a_hint() {
         let failed = |kind: io::ErrorKind| io::Error::from(kind);
-        // Nobody ever sends.
+        // Nothing is ever sent.
         let (_sender, receiver) = mpsc::channel::<()>();
         let stalled = || Patience::new(Duration::ZERO).receive(&receiver).unwrap_err();
         let member = || "disks/vda.qcow2".to_owned();

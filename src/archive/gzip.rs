@@ -1,10 +1,10 @@
-//! Owns: the gzip members that this format uses (RFC 1952): each has one extra subfield, so that readers find the next
-//! member without decoding this one. Must not: compress.
+//! Encodes the gzip members of this format (RFC 1952): each has one extra subfield, so that readers find the next
+//! member without decoding this one. Must not compress.
 
-/// Subfield of a piece: the whole member's length, as 4 little-endian bytes.
+/// Subfield of a piece: the length of the whole member, as 4 little-endian bytes.
 const LENGTH: [u8; 2] = *b"KB";
 
-/// Subfield of an empty member: part of the seek table.
+/// Subfield of an empty member, which contains part of the seek table.
 const TABLE: [u8; 2] = *b"KT";
 
 /// Magic, deflate, "extra field follows", no time, no flags, unknown system.
@@ -13,22 +13,22 @@ const START: [u8; 10] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255];
 /// Bytes before the compressed data of a piece.
 pub(super) const HEADER: usize = START.len() + 2 + 4 + 4;
 
-/// Bytes after it: CRC-32 and length of the contents.
+/// Bytes after the compressed data: CRC-32 and length of the contents.
 pub(super) const TRAILER: usize = 8;
 
 /// Bytes of an empty member before its part of the seek table.
 pub(super) const EMPTY_HEAD: usize = START.len() + 2 + 4;
 
-/// Bytes that an empty member has beside its part of the seek table.
+/// Bytes of an empty member except its part of the seek table.
 pub(super) const EMPTY: usize = EMPTY_HEAD + NOTHING.len();
 
-/// Bytes of the seek table in one member, at most: whole entries, and the extra field's length fits 16 bits.
+/// Limit of the seek table per member, in bytes: whole entries, and the length of the extra field must fit 16 bits.
 pub(super) const MAX_TABLE: usize = 5460 * 12;
 
 /// An empty deflate stream and its trailer.
 const NOTHING: [u8; 2 + TRAILER] = [3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// The bytes before the compressed data of a member that has so many bytes in all.
+/// The header of a gzip member with this total length.
 pub(super) fn header(member: u32) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[..10].copy_from_slice(&START);
@@ -39,19 +39,19 @@ pub(super) fn header(member: u32) -> [u8; HEADER] {
     header
 }
 
-/// Whether a file that starts so can be one of ours.
+/// Whether this is the start of a piece in a kvmbackup archive.
 pub(super) fn is_ours(start: &[u8]) -> bool {
     start.len() >= HEADER && start[..16] == header(0)[..16]
 }
 
-/// Whether these bytes begin an empty member with part of the seek table.
+/// Whether an empty member with part of the seek table starts here.
 pub(super) fn is_table(bytes: &[u8]) -> bool {
     bytes.starts_with(&START) && bytes.get(12..14) == Some(&TABLE)
 }
 
-/// An empty member that carries part of the seek table, at most [`MAX_TABLE`] bytes.
+/// An empty member that contains part of the seek table, at most [`MAX_TABLE`] bytes.
 pub(super) fn table_member(part: &[u8]) -> Vec<u8> {
-    // At most 65520: fits with the 4 bytes of the subfield's own header.
+    // At most 65520, so it fits with the 4 bytes of the subfield header.
     let length = part.len() as u16;
     let mut member = Vec::with_capacity(EMPTY + part.len());
     member.extend_from_slice(&START);

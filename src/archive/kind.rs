@@ -1,4 +1,4 @@
-//! Owns: how an archive's pieces are compressed, told from its first bytes. Must not: compress.
+//! Detects how an archive's pieces are compressed from its first bytes. Must not compress.
 
 use super::gzip;
 use crate::model::Codec;
@@ -6,7 +6,7 @@ use crate::model::Codec;
 /// Magic number of a zstd frame (RFC 8878).
 pub(super) const ZSTD: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
-/// How pieces are compressed, without the level.
+/// The codec without its level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Zstd,
@@ -15,7 +15,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// By the first bytes of a file; `None` if it is no archive of ours.
+    /// Detects the kind from the first bytes of a file; `None` if it is no kvmbackup archive.
     pub(super) fn detect(start: &[u8]) -> Option<Kind> {
         match start {
             _ if start.starts_with(&ZSTD) => Some(Kind::Zstd),

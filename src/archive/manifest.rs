@@ -1,4 +1,4 @@
-//! Owns: `manifest.json`, what an archive says about itself. Must not: describe how a domain is captured or restored.
+//! Defines `manifest.json`, the description of an archive. Must not contain how a domain is captured or restored.
 
 use std::path::PathBuf;
 
@@ -11,141 +11,142 @@ use crate::model::{
     SkippedDisk, Source,
 };
 
-/// The format that this program writes, and the newest it reads. Raised when a reader of the older one would go wrong;
-/// a field that such a reader may overlook does not raise it.
+/// The format that this program writes, and the newest it reads. It is raised if readers of the older format would
+/// misread an archive, not for a field that they can ignore.
 pub const FORMAT: u32 = 1;
 
-/// The domain XML as it was.
+/// Member with the live domain XML.
 pub const DOMAIN_XML: &str = "domain.xml";
 
-/// The domain XML as at its next start.
+/// Member with the inactive domain XML, for the next start.
 pub const DOMAIN_INACTIVE_XML: &str = "domain-inactive.xml";
 
-/// The domain XML fit for another host.
+/// Member with the migratable domain XML, for other hosts.
 pub const DOMAIN_MIGRATABLE_XML: &str = "domain-migratable.xml";
 
-/// The name of a disk's member.
+/// Member name of a disk.
 pub fn disk_member(target: &str) -> String {
     format!("disks/{target}.qcow2")
 }
 
-/// What an archive says about itself.
+/// The contents of `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// [`FORMAT`].
     pub format: u32,
-    /// The program and its version, for people: `kvmbackup 0.1.0`.
+    /// Program and version, for information: `kvmbackup 0.1.0`.
     pub program: String,
-    /// The run that wrote it.
+    /// ID of the run that wrote the archive.
     pub run_id: Uuid,
-    /// The restore point; its time is that of the capture.
+    /// ID of the restore point, from the time of the capture.
     pub point: PointId,
-    /// The host section of the configuration.
+    /// Name of the host section in the configuration.
     pub host: String,
-    /// The domain.
+    /// Name and UUID.
     pub domain: DomainRef,
-    /// What the domain was doing.
+    /// State at the time of the capture.
     pub state: DomainState,
-    /// How it was captured.
+    /// Capture method.
     pub method: Method,
-    /// Why this method, where it is not the usual one.
+    /// Why this method, if it is not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method_reason: Option<String>,
-    /// What was reached.
+    /// Consistency that was reached.
     pub consistency: Consistency,
-    /// Whether a freeze of the guest's file systems was asked for.
+    /// Whether a freeze of the guest's file systems was requested.
     pub quiesce_asked: bool,
-    /// How long they were frozen, in milliseconds.
+    /// Duration of the freeze in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen_ms: Option<u64>,
-    /// The disks in the archive, in the order of the XML.
+    /// Saved disks, in the order of the XML.
     pub disks: Vec<DiskEntry>,
-    /// The disks that are not in it.
+    /// Disks that were not saved.
     pub skipped: Vec<SkippedDisk>,
     /// UEFI variables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nvram: Option<FileEntry>,
-    /// What a direct-boot guest starts from, and firmware that the guest writes.
+    /// Boot files of a direct-boot guest, and firmware that the guest writes.
     #[serde(default)]
     pub boot: Vec<BootEntry>,
     /// Files of an emulated TPM's state.
     #[serde(default)]
     pub tpm: Vec<FileEntry>,
-    /// Why the state of an emulated TPM is not in the archive, where the domain has one.
+    /// Why the TPM state is missing, if the domain has a TPM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm_missing: Option<String>,
-    /// Why it may not hold what it should, as when a disk has become empty: while the newest restore point is suspect,
+    /// Why the contents are suspect, such as a disk that became empty. While the newest restore point is suspect,
     /// rotation removes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspect: Option<String>,
-    /// What belongs to the guest and is not in the archive, disks aside.
+    /// Parts of the guest that are not in the archive, except disks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_saved: Vec<NotSaved>,
-    /// What to know although it went well.
+    /// Warnings of the backup.
     #[serde(default)]
     pub warnings: Vec<Failure>,
-    /// What became of the operator's hooks, as far as it was known before the disks were read.
+    /// Results of the operator's hooks, as far as known before the disks were read.
     #[serde(default)]
     pub hooks: Vec<HookResult>,
-    /// The members that hooks left.
+    /// Members that hooks added.
     #[serde(default)]
     pub artifacts: Vec<String>,
 }
 
-/// A disk in the archive.
+/// A saved disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskEntry {
-    /// The guest's name for it.
+    /// Target name, such as `vda`.
     pub target: String,
-    /// The member that holds it, always a flat qcow2.
+    /// Name of its member, always a standalone qcow2 image.
     pub member: String,
-    /// Its size as the guest sees it, in bytes.
+    /// Virtual size in bytes.
     pub virtual_bytes: u64,
-    /// Bytes read from it: what was allocated.
+    /// Bytes read, which is what was allocated.
     pub read_bytes: u64,
-    /// Where it was.
+    /// Original location.
     pub source: Source,
-    /// The format it had there.
+    /// Original format.
     pub format: Format,
-    /// The images it was based on, nearest first; for information, their contents are in the member.
+    /// Backing chain, nearest image first; for information only, because the member contains their data.
     #[serde(default)]
     pub backing: Vec<Image>,
-    /// Whose the image file was; `None` where the disk was no file.
+    /// Owner of the image file; `None` if the disk was not a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
     /// QEMU encrypted the image (LUKS); the member is not encrypted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub encrypted: bool,
-    /// It is much smaller than in the restore points before, or holds much less: those stay until this is resolved.
+    /// It is much smaller than in earlier restore points, or contains much less. They are kept until this is
+    /// resolved.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shrunk: bool,
 }
 
-/// A file of the host in the archive.
+/// A saved file of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// The member that holds it.
+    /// Name of its member.
     pub member: String,
-    /// Where it was.
+    /// Original path.
     pub path: PathBuf,
-    /// It was a block device there.
+    /// Whether it was a block device.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub device: bool,
 }
 
-/// A file that a direct-boot guest starts from.
+/// A boot file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootEntry {
-    /// The element of the domain XML (`kernel`, `initrd`, `dtb`, `loader`).
+    /// Element of the domain XML (`kernel`, `initrd`, `dtb`, `loader`).
     pub element: String,
-    /// The member that holds it.
+    /// Name of its member.
     pub member: String,
-    /// Where it was.
+    /// Original path.
     pub path: PathBuf,
 }
 
 impl Manifest {
-    /// The names of the members that an archive with this manifest must have, `SHA256SUMS` aside.
+    /// The members that an archive with this manifest must have, except `SHA256SUMS`.
     pub fn members(&self) -> Vec<&str> {
         let always = [MANIFEST, DOMAIN_XML, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML];
         let files = self.nvram.iter().chain(&self.tpm).map(|file| &file.member);
@@ -154,14 +155,14 @@ impl Manifest {
         always.into_iter().chain(files.chain(boot).chain(&self.artifacts).chain(disks).map(String::as_str)).collect()
     }
 
-    /// The bytes of `manifest.json`. A path that is not UTF-8 is an error.
+    /// Serialises the manifest. Fails for a path that is not UTF-8.
     pub fn to_json(&self) -> Result<Vec<u8>, Error> {
         let mut json = serde_json::to_vec_pretty(self).map_err(|source| Error::MakeManifest { source })?;
         json.push(b'\n');
         Ok(json)
     }
 
-    /// Reads `manifest.json`; a newer format is an error of its own.
+    /// Parses `manifest.json`; a newer format has its own error.
     pub fn from_json(json: &[u8]) -> Result<Manifest, Error> {
         #[derive(Deserialize)]
         struct Head {
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn round_trips_and_refuses_newer_formats() {
+    fn manifest_round_trips_and_newer_formats_are_refused() {
         let manifest = manifest(&["vda", "vdb"]);
         let json = manifest.to_json().unwrap();
         assert_eq!(Manifest::from_json(&json).unwrap(), manifest);
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_that_it_speaks_of_is_a_member() {
+    fn every_file_in_the_manifest_is_a_member() {
         let mut manifest = manifest(&["vda", "vdb"]);
         manifest.artifacts = vec!["artifacts/dump.sql".to_owned()];
         assert_eq!(

@@ -1,19 +1,19 @@
-//! The single-file format of a restore point: a tar stream cut into pieces that are compressed on their own, so that
-//! readers decode in parallel and at random. `docs/format.md` describes it for people.
+//! The single-file format of a restore point: a tar stream cut into pieces that are compressed separately, so that
+//! readers decode in parallel and at random. `docs/format.md` is its specification.
 //!
-//! Owns: the bytes of an archive, both ways, and what makes them trustworthy. Must not: know where archives are stored,
-//! how disks are read, or libvirt.
+//! Reads, writes and checks the bytes of an archive. Must not know where archives are stored, how disks are read, or
+//! libvirt.
 //!
-//! | file | owns |
+//! | module | contents |
 //! |---|---|
 //! | `writer`, `pipeline` | members → tar stream → pieces → compressed in parallel → file |
 //! | `reader`, `stream`, `verify` | file → pieces decoded ahead → members; every byte checked |
 //! | `random` | any range of a member |
-//! | `codec`, `gzip`, `table` | one piece compressed; the gzip member's frame; the index at the end |
-//! | `header`, `names`, `sums` | tar headers; which names are fit; `SHA256SUMS` |
+//! | `codec`, `gzip`, `table` | one compressed piece; the frame of a gzip member; the seek table at the end |
+//! | `header`, `names`, `sums` | tar headers; permitted names; `SHA256SUMS` |
 //! | `manifest` | `manifest.json` |
 //! | `salvage` | what is left of a damaged archive |
-//! | `script` | the archives of the Python script that this program replaces |
+//! | `script` | archives of the legacy script |
 
 mod codec;
 mod error;
@@ -43,18 +43,19 @@ pub use stream::MemberReader;
 pub use sums::Sums;
 pub use writer::{Writer, Written};
 
-/// Bytes of the tar stream in one piece; only the pieces before a cut are shorter.
+/// Bytes of the tar stream in one piece; only pieces before a cut are shorter.
 ///
-/// This crate's own tests have short ones: damage over many of them is found fast even without optimizations.
+/// Short in unit tests, so that damage across many pieces is tested quickly without optimizations.
 pub const PIECE: usize = if cfg!(test) { 128 << 10 } else { FULL_PIECE };
 
-/// What cannot be compressed fits into a [`Buffer`](crate::sys::buffer::Buffer), too, with what a frame or a member adds.
+/// With the overhead of a frame or a gzip member, incompressible data still fits into a
+/// [`Buffer`](crate::sys::buffer::Buffer).
 const FULL_PIECE: usize = (4 << 20) - (32 << 10);
 
-/// Bytes of the tar stream that a reader accepts in one piece, whatever an archive claims.
+/// Limit of a piece for readers, in bytes of the tar stream.
 const MAX_PIECE: usize = 16 << 20;
 
-/// Pieces of one archive, at most: 64 TiB of tar stream. Readers hold 24 bytes for each.
+/// Limit of pieces per archive: 64 TiB of tar stream. Readers need 24 bytes of memory for each.
 const MAX_PIECES: usize = 16 << 20;
 
 /// Name of the first member.
@@ -63,5 +64,5 @@ pub const MANIFEST: &str = "manifest.json";
 /// Name of the last member.
 pub const SUMS: &str = "SHA256SUMS";
 
-/// Bytes of a member that [`Archive::read`] returns, at most.
+/// Limit of [`Archive::read`] in bytes.
 pub const MAX_SMALL: u64 = 16 << 20;

@@ -1,9 +1,9 @@
-//! Owns: pieces compressed in parallel and written in order, in bounded memory. Must not: know what is in a piece.
+//! Compresses pieces in parallel and writes them in order, in bounded memory. Must not interpret a piece.
 //!
-//! The caller fills a buffer; a pool compresses it in place; one thread writes the results in the order they were given
-//! and hands the buffers back. The number of buffers is the limit: there are `threads + 2` of them.
+//! The caller fills a buffer; a thread pool compresses it in place; one thread writes the results in order and
+//! returns the buffers. `threads + 2` buffers limit the memory.
 //!
-//! Only that thread touches the file, its sync and its end included: a file system that hangs keeps it, and nobody else.
+//! Only the writing thread touches the file, including the final sync, so a hung file system blocks no other thread.
 
 use std::fs::File;
 use std::io;
@@ -22,27 +22,27 @@ use crate::sys::buffer::Buffer;
 use crate::sys::bulk::Bulk;
 use crate::sys::patience::{Patience, Task};
 
-/// Memory that buffers and contexts may take.
+/// Limit for buffers and contexts, in bytes.
 const MEMORY: usize = 160 << 20;
 
-/// A piece on its way: compressed, or not yet.
+/// Delivers a piece once it is compressed.
 type Packed = Receiver<io::Result<(Buffer, Entry)>>;
 
-/// What the writing thread ends with.
+/// Result of the writing thread.
 type Done = Result<(), Error>;
 
-/// The file being written and the threads that do it. Dropped unfinished, it stops them and leaves a torso; a thread that is
-/// held by its file system is left behind.
+/// The file being written and its threads. Dropping it unfinished stops them and leaves an incomplete file; a thread
+/// that hangs in its file system is abandoned.
 pub(super) struct Pipeline {
     codec: Codec,
     pool: ThreadPool,
     /// Idle compression contexts.
     packers: Arc<Mutex<Vec<Packer>>>,
-    /// Buffers that may still be made.
+    /// Buffers not allocated yet.
     unmade: usize,
     free: Receiver<Buffer>,
     order: Option<SyncSender<Packed>>,
-    /// The writing thread; `None` once it has ended or was given up.
+    /// The writing thread; `None` once it has ended or was abandoned.
     task: Option<Task<Done>>,
     patience: Patience,
     progress: Arc<Progress>,
@@ -55,17 +55,17 @@ struct Progress {
 }
 
 impl Pipeline {
-    /// Writes at the file's position, which is its start. Up to `threads` compress, fewer where a level needs much memory.
-    /// A piece that is not written for as long as `patience` has is an error.
+    /// Starts writing at the beginning of the file. Up to `threads` threads compress, fewer if the level needs much
+    /// memory. A piece that is not written within `patience` is an error.
     pub(super) fn new(file: File, codec: Codec, threads: usize, patience: &Patience) -> Result<Pipeline, Error> {
         let compress = |source| Error::Compress { source };
         let threads = threads.clamp(1, affordable_threads(codec));
-        // The first context now, so that a bad level is an error at once.
+        // Creating the first context here reports a bad level at once.
         let packers = Arc::new(Mutex::new(vec![Packer::new(codec).map_err(compress)?]));
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|_| "compress".to_owned())
-            // A panic drops the piece's sender, which the writing thread takes for an error.
+            // A panic drops the sender of the piece, which the writing thread reports as an error.
             .panic_handler(|_| {})
             .build()
             .map_err(|error| compress(io::Error::other(error)))?;
@@ -82,7 +82,7 @@ impl Pipeline {
         Ok(Pipeline { codec, pool, packers, unmade: buffers, free, order: Some(order), task, patience, progress })
     }
 
-    /// Bytes in the file so far.
+    /// Bytes written so far.
     pub(super) fn written(&self) -> u64 {
         self.progress.written.load(Ordering::Relaxed)
     }
@@ -102,7 +102,7 @@ impl Pipeline {
         Ok(buffer)
     }
 
-    /// Sends the next piece on its way; it must not be empty.
+    /// Queues the next piece, which must not be empty.
     pub(super) fn push(&mut self, mut piece: Buffer) -> Result<(), Error> {
         let (send, packed) = mpsc::sync_channel(1);
         let sent = self.order.as_ref().is_some_and(|order| order.send(packed).is_ok());
@@ -118,38 +118,38 @@ impl Pipeline {
                 packers.lock().unwrap_or_else(PoisonError::into_inner).push(packer);
                 Ok((piece, entry))
             });
-            // The receiver is gone when writing has failed: then nobody wants the piece.
+            // The receiver is gone if writing failed; the piece is not needed then.
             let _ = send.send(result);
         });
         Ok(())
     }
 
-    /// Waits for all pieces and the seek table, and makes the file durable. Returns its length in bytes.
+    /// Waits until all pieces and the seek table are written and synced. Returns the length in bytes.
     pub(super) fn finish(mut self) -> Result<u64, Error> {
         self.join()?;
         Ok(self.written())
     }
 
-    /// Lets the writing thread come to its end and takes what it has to say.
+    /// Waits for the writing thread and returns its result.
     fn join(&mut self) -> Done {
         self.order = None;
         let write = |source| Error::Write { source };
-        let gone = || write(io::Error::other("the writing thread has ended before"));
+        let gone = || write(io::Error::other("the writing thread has already ended"));
         let task = self.task.take().ok_or_else(gone)?;
         task.wait(|| self.written()).map_err(write)?
     }
 
-    /// Leaves the writing thread behind.
+    /// Abandons the writing thread.
     fn give_up(&mut self, source: io::Error) -> Error {
         self.task = None;
         Error::Write { source }
     }
 
-    /// Why the writing thread has ended before its time.
+    /// The error with which the writing thread ended early.
     fn failure(&mut self) -> Error {
         match self.join() {
             Err(error) => error,
-            Ok(()) => Error::Write { source: io::Error::other("the writing thread has ended too early") },
+            Ok(()) => Error::Write { source: io::Error::other("the writing thread ended too early") },
         }
     }
 }
@@ -161,8 +161,8 @@ impl Drop for Pipeline {
     }
 }
 
-/// Threads that fit in [`MEMORY`]: each has a context, the piece it compresses and a buffer for the result, and two more
-/// pieces are being filled and written, and what is written is gathered in one more.
+/// Threads that fit in [`MEMORY`]: each needs a context, the piece it compresses and a buffer for the result. Two
+/// more pieces are being filled and written, and one more buffer gathers the output.
 fn affordable_threads(codec: Codec) -> usize {
     (MEMORY - 3 * Buffer::SIZE) / (2 * Buffer::SIZE + Packer::context_bytes(codec))
 }
@@ -191,7 +191,7 @@ fn write_in_order(
         output.append(&piece).map_err(write)?;
         entries.push(entry);
         progress.written.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        // The receiver is gone when the caller needs no more buffers.
+        // The receiver is gone if the caller needs no more buffers.
         let _ = give_back.send(piece);
     }
     if progress.abandoned.load(Ordering::Relaxed) {
@@ -204,11 +204,11 @@ fn write_in_order(
     file.sync_all().map_err(write)
 }
 
-/// A file written from its start, in whole buffers.
+/// Writes a file from its start in whole buffers.
 struct Output {
     bulk: Bulk,
     buffer: Buffer,
-    /// Where the buffer goes.
+    /// File offset of the buffer.
     offset: u64,
 }
 
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn dropping_ends_the_threads() {
+    fn dropping_stops_the_threads() {
         let file = tempfile::tempfile().unwrap();
         let mut pipeline = Pipeline::new(file, Codec::Zstd(1), 2, &Patience::default()).unwrap();
         let progress = Arc::downgrade(&pipeline.progress);
@@ -262,11 +262,11 @@ mod tests {
             pipeline.push(piece).unwrap();
         }
         drop(pipeline);
-        assert!(progress.upgrade().is_none(), "a thread still has it");
+        assert!(progress.upgrade().is_none(), "a thread is still running");
     }
 
     #[test]
-    fn who_needs_one_more_buffer_than_there_are_waits_for_one() {
+    fn buffer_waits_until_one_is_free() {
         let patience = Patience::new(std::time::Duration::from_millis(20));
         let mut pipeline = Pipeline::new(tempfile::tempfile().unwrap(), Codec::None, 2, &patience).unwrap();
         let held: Vec<_> = (0..2 + 2).map(|_| pipeline.buffer().unwrap()).collect();

@@ -1,23 +1,23 @@
-//! Owns: reading a member anywhere, with a bounded cache of decoded pieces. Must not: decode ahead.
+//! Reads ranges of a member with a bounded cache of decoded pieces. Must not decode ahead.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::stream::Pieces;
 use super::{Archive, Error, Member};
 
-/// Decoded pieces that are kept. They have about 4 MiB each.
+/// Cached pieces, about 4 MiB each.
 const KEPT: usize = 8;
 
-/// A member that is read at random. Each piece is checked by its frame's checksum; an uncompressed archive has none.
+/// Random access to a member. Each piece is checked by its frame's checksum; an uncompressed archive has none.
 pub struct RandomReader {
     pieces: Arc<Pieces>,
     member: Member,
-    /// The last used one is at the end.
+    /// Most recently used last.
     kept: Mutex<Vec<(usize, Arc<Vec<u8>>)>>,
 }
 
 impl Archive {
-    /// A member's contents, to be read anywhere.
+    /// Random access to a member.
     pub fn at_random(&self, member: &Member) -> Result<RandomReader, Error> {
         self.check_range(member)?;
         Ok(RandomReader { pieces: self.pieces().clone(), member: member.clone(), kept: Mutex::default() })
@@ -25,12 +25,12 @@ impl Archive {
 }
 
 impl RandomReader {
-    /// Bytes of the member.
+    /// Length of the member in bytes.
     pub fn length(&self) -> u64 {
         self.member.length
     }
 
-    /// Fills `out` with the bytes from `offset` on. A range that is not in the member is misuse.
+    /// Fills `out` from `offset` on. A range outside the member is misuse.
     pub fn read_at(&self, offset: u64, mut out: &mut [u8]) -> Result<(), Error> {
         let end = offset.checked_add(out.len() as u64).filter(|end| *end <= self.member.length);
         if end.is_none() {
@@ -40,7 +40,7 @@ impl RandomReader {
         while !out.is_empty() {
             let index = self.pieces.index_at(at);
             let piece = self.piece(index).map_err(|error| error.of(&self.member.name))?;
-            // The piece holds the offset, so that this is less than its length.
+            // The piece contains the offset, so this is less than its length.
             let from = (at - self.pieces.list()[index].stream_offset) as usize;
             let (now, later) = out.split_at_mut(out.len().min(piece.len() - from));
             now.copy_from_slice(&piece[from..from + now.len()]);

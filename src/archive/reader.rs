@@ -1,4 +1,4 @@
-//! Owns: an archive that is read: its pieces, members and digests. Must not: write, or trust a number in the file.
+//! Reads an archive: pieces, members and checksums. Must not write, or trust a number in the file.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::model::{Digest, Hasher};
 use crate::sys::patience::Patience;
 use crate::sys::patient_file::PatientFile;
 
-/// Members of one archive, at most; a domain has far fewer disks.
+/// Limit of members; a domain has far fewer disks.
 pub(super) const MAX_MEMBERS: usize = 10_000;
 
-/// An open archive. Opening reads its index; no method reads disk data but those that say so.
+/// An open archive. Opening reads the seek table; methods read no disk data unless documented.
 pub struct Archive {
     pieces: Arc<Pieces>,
     index: OnceLock<Index>,
@@ -26,27 +26,27 @@ pub struct Archive {
 /// One member of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Its name.
+    /// Member name.
     pub name: String,
-    /// Of its first byte, in the tar stream.
+    /// Offset of its first byte in the tar stream.
     pub offset: u64,
-    /// Its bytes.
+    /// Length in bytes.
     pub length: u64,
 }
 
-/// What the tar headers and `SHA256SUMS` say.
+/// Contents of the tar headers and of `SHA256SUMS`.
 struct Index {
     members: Vec<Member>,
     sums: Sums,
 }
 
 impl Archive {
-    /// Opens an archive and reads its index. The compression is known by the file's first bytes, not by its name.
+    /// Opens an archive and reads its seek table. Detects the compression from the first bytes, not from the name.
     pub fn open(path: &Path) -> Result<Archive, Error> {
         Archive::open_patiently(path, &Patience::default())
     }
 
-    /// The same, with as much patience for every call on the file.
+    /// The same, with this time limit for every call on the file.
     pub fn open_patiently(path: &Path, patience: &Patience) -> Result<Archive, Error> {
         let open = |source| Error::Open { path: path.to_owned(), source };
         let file = PatientFile::open(path, patience).map_err(open)?;
@@ -58,8 +58,8 @@ impl Archive {
         Ok(Archive { pieces: Arc::new(Pieces::new(Arc::new(file), kind, pieces)), index: OnceLock::new() })
     }
 
-    /// The manifest. Decodes the first piece only (an uncompressed archive has no checksums but SHA-256: there the tar
-    /// headers are walked to check it).
+    /// The manifest. Decodes only the first piece. An uncompressed archive has no checksums except SHA-256, so there
+    /// the tar headers are read to check it.
     pub fn manifest(&self) -> Result<Manifest, Error> {
         let mut cursor = Cursor::new(&self.pieces);
         let member = match cursor.next_member(0)? {
@@ -73,28 +73,28 @@ impl Archive {
         Manifest::from_json(&bytes)
     }
 
-    /// All members in order. Reads the pieces that hold tar headers, and no others.
+    /// All members in order. Reads only the pieces that contain tar headers.
     pub fn members(&self) -> Result<&[Member], Error> {
         Ok(&self.index()?.members)
     }
 
-    /// The member with this name.
+    /// The member with this name; [`Error::Missing`] if it does not exist.
     pub fn member(&self, name: &str) -> Result<&Member, Error> {
         let found = self.members()?.iter().find(|member| member.name == name);
         found.ok_or_else(|| Error::Missing { member: name.to_owned() })
     }
 
-    /// The digests of all members but `SHA256SUMS`, as it tells them.
+    /// The contents of `SHA256SUMS`: the digests of all other members.
     pub fn sums(&self) -> Result<&Sums, Error> {
         Ok(&self.index()?.sums)
     }
 
-    /// A small member's contents, checked by SHA-256; at most [`MAX_SMALL`] bytes.
+    /// The contents of a small member, checked by SHA-256; at most [`MAX_SMALL`] bytes.
     pub fn read(&self, member: &Member) -> Result<Vec<u8>, Error> {
         self.read_up_to(member, MAX_SMALL)
     }
 
-    /// The same with another limit, in bytes: a kernel or initrd may need it.
+    /// The same with another limit in bytes, for example for a kernel or initrd.
     pub fn read_up_to(&self, member: &Member, limit: u64) -> Result<Vec<u8>, Error> {
         let bytes = Cursor::new(&self.pieces).read(member, limit).map_err(|error| error.of(&member.name))?;
         if member.name != SUMS {
@@ -107,7 +107,7 @@ impl Archive {
         Ok(bytes)
     }
 
-    /// A member's contents as a stream; `threads` decode ahead of it, in at most `threads + 2` pieces of 4 MiB.
+    /// Streams a member; `threads` threads decode ahead, with at most `threads + 2` pieces of 4 MiB in memory.
     pub fn stream(&self, member: &Member, threads: usize) -> Result<MemberReader, Error> {
         self.check_range(member)?;
         let digest = match self.pieces.kind() {
@@ -118,12 +118,12 @@ impl Archive {
         MemberReader::new(self.pieces.clone(), range, threads, digest)
     }
 
-    /// Length of the file, in bytes, as its pieces have it; what [`Archive::verify`]'s progress adds up to.
+    /// Bytes of all compressed pieces: the total that [`Archive::verify`] reports as progress.
     pub fn packed_bytes(&self) -> u64 {
         self.pieces.list().iter().map(|piece| u64::from(piece.entry.packed)).sum()
     }
 
-    /// Length of the tar stream, in bytes.
+    /// Length of the tar stream in bytes.
     pub fn unpacked_bytes(&self) -> u64 {
         self.pieces.stream_len()
     }
@@ -156,7 +156,7 @@ impl Archive {
     }
 }
 
-/// All members, with everything around their contents checked.
+/// Lists all members and checks everything except their contents.
 fn walk(cursor: &mut Cursor<'_>) -> Result<Vec<Member>, Error> {
     let mut members = Vec::new();
     let mut seen = HashSet::new();
@@ -173,7 +173,7 @@ fn walk(cursor: &mut Cursor<'_>) -> Result<Vec<Member>, Error> {
     }
     cursor.zeros(offset, 2 * BLOCK)?;
     if cursor.pieces.stream_len() != offset + 2 * BLOCK {
-        return Err(Error::Header { offset, what: "the tar stream goes on after its end" });
+        return Err(Error::Header { offset, what: "the tar stream continues after its end" });
     }
     if members.first().is_none_or(|first| first.name != MANIFEST) {
         return Err(Error::Missing { member: MANIFEST.to_owned() });
@@ -181,7 +181,7 @@ fn walk(cursor: &mut Cursor<'_>) -> Result<Vec<Member>, Error> {
     Ok(members)
 }
 
-/// Random access to the tar stream; keeps the last piece it has decoded.
+/// Random access to the tar stream; caches the last decoded piece.
 pub(super) struct Cursor<'a> {
     pieces: &'a Pieces,
     index: Option<usize>,
@@ -193,7 +193,7 @@ impl<'a> Cursor<'a> {
         Cursor { pieces, index: None, piece: Vec::new() }
     }
 
-    /// The member whose header is at `offset`, and where the next header is; `None` at the end of the stream.
+    /// The member whose header is at `offset`, and the offset of the next header; `None` at the end of the stream.
     fn next_member(&mut self, offset: u64) -> Result<Option<(Member, u64)>, Error> {
         let Some((member, next)) = self.header(offset)? else { return Ok(None) };
         let end = member.offset + member.length;
@@ -204,13 +204,13 @@ impl<'a> Cursor<'a> {
         Ok(Some((member, next)))
     }
 
-    /// The same, by what its header alone says: its contents may not be there.
+    /// The same from the header alone: the contents may be missing.
     pub(super) fn header(&mut self, offset: u64) -> Result<Option<(Member, u64)>, Error> {
         let damaged = |what| Error::Header { offset, what };
         let mut at = offset;
         let mut long = None;
         if let Parsed::LongName(length) = header::parse(&self.block(at)?, at)? {
-            // At most `names::MAX + 1`: the parser has checked it.
+            // At most `names::MAX + 1`, checked by the parser.
             let mut name = vec![0; length as usize];
             self.copy(at + BLOCK, &mut name)?;
             let after = at + BLOCK + length;
@@ -234,7 +234,6 @@ impl<'a> Cursor<'a> {
         Ok(Some((Member { name, offset: start, length }, next)))
     }
 
-    /// A member's contents.
     fn read(&mut self, member: &Member, limit: u64) -> Result<Vec<u8>, Error> {
         let Member { name, offset, length } = member;
         if *length > limit {
@@ -254,7 +253,7 @@ impl<'a> Cursor<'a> {
         Ok(block)
     }
 
-    /// Padding must be zeros, so that no byte of the stream can change unnoticed. `length` is small.
+    /// Padding must be zeros, so that a change of any byte is detected. `length` is small.
     fn zeros(&mut self, offset: u64, length: u64) -> Result<(), Error> {
         let mut bytes = vec![0; length as usize];
         self.copy(offset, &mut bytes)?;
@@ -275,7 +274,7 @@ impl<'a> Cursor<'a> {
                 self.pieces.decode(index, &mut self.piece)?;
                 self.index = Some(index);
             }
-            // The piece holds the offset, so that this is less than its length.
+            // The piece contains the offset, so this is less than its length.
             let at = (offset - self.pieces.list()[index].stream_offset) as usize;
             let (now, later) = out.split_at_mut(out.len().min(self.piece.len() - at));
             now.copy_from_slice(&self.piece[at..at + now.len()]);

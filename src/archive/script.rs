@@ -1,8 +1,7 @@
-//! Owns: reading the archives of the Python script that this program replaces
-//! (<https://github.com/bioinformatics-ptp/kvmBackup>): a tar stream in gzip, with `DATE/NAME.xml`,
-//! `DATE/NAME-inactive.xml`, `DATE/NAME-migratable.xml` and `DATE/IMAGE`. Must not: write any.
+//! Reads the archives of the legacy script (<https://github.com/bioinformatics-ptp/kvmBackup>): a tar stream in gzip
+//! with `DATE/NAME.xml`, `DATE/NAME-inactive.xml`, `DATE/NAME-migratable.xml` and `DATE/IMAGE`. Must not write any.
 //!
-//! A gzip stream has its checksum at its very end: nothing that comes out of one is to be trusted before all of it was read.
+//! The checksum of a gzip stream is at its end: no contents can be trusted before everything was read.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -18,10 +17,10 @@ use super::{Error, names};
 use crate::sys::patience::Patience;
 use crate::sys::patient_file::{PatientFile, Reader};
 
-/// Bytes of a member, at most: 64 TiB, as much as an archive of this program holds.
+/// Limit of a member: 64 TiB, the limit of a kvmbackup archive.
 const MAX_MEMBER: u64 = 64 << 40;
 
-/// Bytes before the first member and between two, at most: headers, long names, padding.
+/// Limit of headers, long names and padding between members, in bytes.
 const MAX_BETWEEN: u64 = 1 << 20;
 
 /// An archive of the legacy script.
@@ -31,14 +30,14 @@ pub struct ScriptArchive {
     domain: String,
 }
 
-/// One member of it.
+/// A member of such an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScriptMember {
-    /// Its name, `DATE/FILE`.
+    /// Name, as `DATE/FILE`.
     pub name: String,
-    /// Its bytes.
+    /// Length in bytes.
     pub length: u64,
-    /// What it is.
+    /// Role, by its name.
     pub role: Role,
 }
 
@@ -49,16 +48,16 @@ impl ScriptMember {
     }
 }
 
-/// What a member is, by its name.
+/// The role of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The domain XML as it was.
+    /// Live domain XML.
     Live,
-    /// The domain XML as at its next start.
+    /// Inactive domain XML.
     Inactive,
-    /// The domain XML fit for another host.
+    /// Migratable domain XML.
     Migratable,
-    /// A disk image, as it lay on the host.
+    /// A disk image, unchanged.
     Image,
 }
 
@@ -73,7 +72,7 @@ impl ScriptArchive {
         ScriptArchive::open_patiently(path, domain, &Patience::default())
     }
 
-    /// The same, with as much patience for every call on the file.
+    /// The same, with this time limit for every call on the file.
     pub fn open_patiently(path: &Path, domain: &str, patience: &Patience) -> Result<ScriptArchive, Error> {
         let file = PatientFile::open(path, patience).map_err(|source| Error::Open { path: path.to_owned(), source })?;
         Ok(ScriptArchive::of(file, path, domain))
@@ -83,12 +82,12 @@ impl ScriptArchive {
         ScriptArchive { file, path: path.to_owned(), domain: domain.to_owned() }
     }
 
-    /// The day it was made, in the host's time zone then. Reads the first few kilobytes.
+    /// The date of the backup in the host's time zone. Reads the first few kilobytes.
     pub fn date(&self) -> Result<NaiveDate, Error> {
         self.date_in().map_err(|source| self.damaged(source))
     }
 
-    /// Its members. Reads and decodes all of it.
+    /// Lists the members. Reads and decodes everything.
     pub fn members(&self) -> Result<Vec<ScriptMember>, Error> {
         let mut members = Vec::new();
         self.each(|member, _| {
@@ -98,8 +97,8 @@ impl ScriptArchive {
         Ok(members)
     }
 
-    /// Hands each member and its contents to `visit`, in one pass; what that leaves unread is skipped. `Ok` means that the
-    /// whole file was read and that its checksums match; before that, no contents are to be trusted.
+    /// Passes each member and its contents to `visit` in one pass and skips unread contents. `Ok` means that the
+    /// whole file was read and its checksums match; contents must not be trusted before that.
     pub fn each(&self, visit: impl FnMut(&ScriptMember, &mut dyn Read) -> io::Result<()>) -> Result<(), Error> {
         self.each_in(visit).map_err(|source| self.damaged(source))
     }
@@ -108,7 +107,7 @@ impl ScriptArchive {
         Error::Script { path: self.path.clone(), source }
     }
 
-    /// The tar stream, and how far it may be read.
+    /// The tar stream and its read limit.
     fn stream(&self) -> (tar::Archive<Stream<'_>>, Rc<Cell<u64>>) {
         let until = Rc::new(Cell::new(MAX_BETWEEN));
         let gzip = MultiGzDecoder::new(self.file.reader());
@@ -143,7 +142,7 @@ impl ScriptArchive {
             if date_of(&name).is_none() {
                 return Err(invalid("a name does not begin with a date"));
             }
-            // A sparse one needs no bytes in the file to be endless.
+            // A sparse member can claim any length without bytes in the file.
             if entry.size() > MAX_MEMBER {
                 return Err(invalid("a member is absurdly long"));
             }
@@ -151,7 +150,7 @@ impl ScriptArchive {
             let member = ScriptMember { name, length: entry.size(), role };
             visit(&member, &mut entry)?;
         }
-        // What follows the end of the tar stream, and with it the checksum of the gzip stream.
+        // Read the rest to check the checksum of the gzip stream.
         let mut rest = archive.into_inner().gzip;
         io::copy(&mut rest, &mut io::sink()).map(drop)
     }
@@ -167,8 +166,8 @@ impl ScriptArchive {
     }
 }
 
-/// A tar stream that ends at some place, if nobody moves that on: the crate `tar` keeps a long name in memory, however long a
-/// header calls it.
+/// A tar stream with a movable read limit, because the crate `tar` keeps a long name in memory, regardless of its
+/// claimed length.
 struct Stream<'a> {
     gzip: MultiGzDecoder<Reader<'a>>,
     at: u64,
@@ -202,14 +201,14 @@ mod tests {
 
     use super::*;
 
-    /// What is said of an archive with one member of so many bytes, none of which are there.
+    /// The error for an archive with one member of this length and no contents.
     fn said_of(length: u64) -> String {
         let mut header = tar::Header::new_gnu();
         header.set_path("2016-05-01/vm.qcow2").unwrap();
         header.set_size(length);
         header.set_cksum();
         let seed = seed(header.as_bytes());
-        let Err(Error::Script { source, .. }) = seed.members() else { panic!("it is cut off") };
+        let Err(Error::Script { source, .. }) = seed.members() else { panic!("a truncated archive was accepted") };
         source.to_string()
     }
 
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_no_members_and_files_are_named_without_the_date() {
+    fn directories_are_skipped_and_file_names_omit_the_date() {
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(EntryType::Directory);
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_absurd_length_is_not_kept_in_memory() {
+    fn absurdly_long_name_is_refused_without_using_memory() {
         let long = |length: u64| {
             let mut header = tar::Header::new_gnu();
             header.set_path("././@LongLink").unwrap();
@@ -250,19 +249,21 @@ mod tests {
         tar.append_data(&mut header, "2016-05-01/vm.qcow2", io::repeat(1).take(3 * MAX_BETWEEN)).unwrap();
         let member = tar.get_ref().clone();
         for tar in [long(2 * MAX_BETWEEN), [member.clone(), long(2 * MAX_BETWEEN)].concat()] {
-            let Err(Error::Script { source, .. }) = seed(&tar).members() else { panic!("it is refused") };
+            let Err(Error::Script { source, .. }) = seed(&tar).members() else {
+                panic!("an absurd header was accepted")
+            };
             assert_eq!(source.to_string(), "a header is absurdly long");
         }
         let date = seed(&long(2 * MAX_BETWEEN)).date().unwrap_err();
         assert!(matches!(date, Error::Script { source, .. } if source.to_string() == "a header is absurdly long"));
-        // One that was closed, with several members.
+        // A complete archive with several members.
         tar.append_data(&mut header, format!("2016-05-01/{}", "x".repeat(150)), io::repeat(1).take(3 * MAX_BETWEEN))
             .unwrap();
         assert_eq!(seed(&tar.into_inner().unwrap()).members().unwrap().len(), 2);
     }
 
     #[test]
-    fn a_member_is_no_longer_than_an_archive_can_be() {
+    fn member_length_limit_is_exact() {
         assert!(!said_of(MAX_MEMBER).contains("absurdly"), "{}", said_of(MAX_MEMBER));
         assert!(said_of(MAX_MEMBER + 1).contains("absurdly"), "{}", said_of(MAX_MEMBER + 1));
     }

@@ -1,4 +1,4 @@
-//! Owns: a range of the tar stream as bytes in order, decoded in parallel ahead of its reader. Must not: understand tar.
+//! Streams a range of the tar stream, decoded ahead in parallel. Must not interpret tar.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
@@ -14,12 +14,11 @@ use super::table::Piece;
 use crate::model::{Digest, Hasher};
 use crate::sys::patient_file::PatientFile;
 
-/// The pieces of an open archive.
 pub(super) struct Pieces {
     file: Arc<PatientFile>,
     kind: Kind,
     list: Vec<Piece>,
-    /// Idle contexts and buffers for compressed bytes.
+    /// Unused contexts and buffers for compressed bytes.
     idle: Mutex<Vec<(Unpacker, Vec<u8>)>>,
 }
 
@@ -36,12 +35,11 @@ impl Pieces {
         &self.list
     }
 
-    /// Length of the tar stream.
     pub(super) fn stream_len(&self) -> u64 {
         self.list.last().map_or(0, |last| last.stream_offset + u64::from(last.entry.unpacked))
     }
 
-    /// The piece that holds a byte of the tar stream.
+    /// The index of the piece that contains this byte of the tar stream.
     pub(super) fn index_at(&self, offset: u64) -> usize {
         self.list.partition_point(|piece| piece.stream_offset <= offset).saturating_sub(1)
     }
@@ -56,7 +54,7 @@ impl Pieces {
             Some(idle) => idle,
             None => (Unpacker::new().map_err(|source| Error::Read { offset, source })?, Vec::new()),
         };
-        // The table's reader has checked that this is at most 17 MiB and lies within the file.
+        // At most 17 MiB and inside the file, as checked when the seek table was read.
         let length = entry.packed as usize;
         self.file.read_exact(&mut packed, length, offset).map_err(|source| Error::Read { offset, source })?;
         unpacker.unpack(self.kind, entry, &packed, out).map_err(|what| Error::Frame { offset, what })?;
@@ -65,11 +63,11 @@ impl Pieces {
     }
 }
 
-/// Pieces in order, decoded ahead by a pool of threads; at most `threads + 2` are in memory.
+/// Returns pieces in order, decoded ahead by a thread pool; at most `threads + 2` are in memory.
 pub(super) struct Ahead {
     pieces: Arc<Pieces>,
     pool: ThreadPool,
-    /// The next piece to decode, and where to stop.
+    /// The next piece to decode.
     next: usize,
     end: usize,
     depth: usize,
@@ -77,7 +75,7 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// The pieces `from` to (not including) `end`; `threads` of at least 1 decode.
+    /// The pieces from `from` up to, but not including, `end`; at least one thread decodes.
     pub(super) fn new(pieces: Arc<Pieces>, from: usize, end: usize, threads: usize) -> Result<Ahead, Error> {
         let threads = threads.max(1);
         let pool = ThreadPoolBuilder::new()
@@ -89,14 +87,14 @@ impl Ahead {
         Ok(Ahead { pieces, pool, next: from, end, depth: threads + 2, queue: VecDeque::new() })
     }
 
-    /// The next piece, or its damage; `None` after the last. `spare` is a buffer to use again.
+    /// The next piece or its damage; `None` after the last. `spare` is a buffer to reuse.
     pub(super) fn next(&mut self, mut spare: Vec<u8>) -> Option<Result<Vec<u8>, Error>> {
         while self.queue.len() < self.depth && self.next < self.end {
             let (send, decoded) = mpsc::sync_channel(1);
             let (pieces, index, mut buffer) = (self.pieces.clone(), self.next, std::mem::take(&mut spare));
             self.pool.spawn(move || {
                 let result = pieces.decode(index, &mut buffer).map(|()| buffer);
-                // The receiver is gone when the reader was dropped.
+                // The receiver is gone if the reader was dropped.
                 let _ = send.send(result);
             });
             self.queue.push_back(decoded);
@@ -108,25 +106,25 @@ impl Ahead {
     }
 }
 
-/// The contents of one member, in order. Every frame's checksum is checked before a byte of it is handed out; an
-/// uncompressed archive has no frames, so there the member's SHA-256 is checked before its last bytes are.
+/// Streams the contents of one member. Every frame's checksum is checked before any of its bytes is returned. An
+/// uncompressed archive has no frames, so there the member's SHA-256 is checked before its last bytes are returned.
 pub struct MemberReader {
     name: String,
     ahead: Ahead,
     piece: Vec<u8>,
-    /// The part of `piece` that is still to be handed out.
+    /// The rest of `piece` to return: `at..until`.
     at: usize,
     until: usize,
-    /// Bytes of the piece before the member's first byte; used up by the first piece.
+    /// Bytes before the member in its first piece.
     skip: usize,
-    /// Bytes of the member in pieces to come.
+    /// Bytes of the member in later pieces.
     left: u64,
     check: Option<(Hasher, Digest)>,
     failed: bool,
 }
 
 impl MemberReader {
-    /// `offset` and `length` lie within the tar stream.
+    /// The range must be inside the tar stream.
     pub(super) fn new(
         pieces: Arc<Pieces>,
         (name, offset, length): (&str, u64, u64),
@@ -142,7 +140,7 @@ impl MemberReader {
             piece: Vec::new(),
             at: 0,
             until: 0,
-            // Less than a piece, because the piece holds the offset.
+            // Less than a piece, because the piece contains the offset.
             skip: skip as usize,
             left: length,
             check: digest.map(|digest| (Hasher::new(), digest)),
@@ -150,7 +148,6 @@ impl MemberReader {
         })
     }
 
-    /// Takes the next piece.
     fn advance(&mut self) -> Result<(), Error> {
         let spare = std::mem::take(&mut self.piece);
         (self.at, self.until) = (0, 0);
@@ -174,7 +171,7 @@ impl MemberReader {
 }
 
 impl BufRead for MemberReader {
-    /// An error holds an [`Error`] that names the member; after one, every further call fails too.
+    /// An error contains an [`Error`] that names the member; after one, every further call fails too.
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.failed {
             return Err(io::Error::other("the member is damaged, as reported before"));
@@ -208,7 +205,7 @@ mod tests {
     use crate::model::Codec;
 
     #[test]
-    fn two_more_pieces_than_threads_are_in_memory_and_none_behind_the_last() {
+    fn decoding_ahead_is_bounded_and_stops_at_the_last_piece() {
         let fixture = tests::archive(Codec::Zstd(1), &[("vda", 8 * PIECE)]);
         let archive = Archive::open(&fixture.path).unwrap();
         let last = archive.pieces().list().len() - 1;
@@ -218,7 +215,7 @@ mod tests {
                 ahead.next(Vec::new()).unwrap().unwrap().len() as u32,
                 archive.pieces().list()[index].entry.unpacked
             );
-            // One more is the one that was taken.
+            // The piece just returned is not in the queue.
             assert_eq!(ahead.queue.len(), (last - index - 1).min(2), "{index}");
         }
         assert!(ahead.next(Vec::new()).is_none());

@@ -1,5 +1,4 @@
-//! Owns: the text of `SHA256SUMS`, as `sha256sum` (GNU coreutils 9) writes and checks
-//! it. Must not: read members.
+//! Writes and parses `SHA256SUMS` in the format of `sha256sum` (GNU coreutils 9). Must not read members.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -9,7 +8,8 @@ use crate::model::Digest;
 /// Digests by member name.
 pub type Sums = BTreeMap<String, Digest>;
 
-/// One line of `SHA256SUMS`. A name with a backslash or a line break is escaped, and a backslash before the digest says so.
+/// One line of `SHA256SUMS`. A name with a backslash or a line break is escaped, which a backslash before the digest
+/// marks.
 pub(super) fn line(name: &str, digest: &Digest) -> String {
     if name.contains(['\\', '\n', '\r']) {
         let escaped = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
@@ -19,7 +19,7 @@ pub(super) fn line(name: &str, digest: &Digest) -> String {
     }
 }
 
-/// Reads a whole `SHA256SUMS`; a name twice is an error.
+/// Parses a whole `SHA256SUMS`; a duplicate name is an error.
 pub(super) fn parse(text: &[u8]) -> Result<Sums, Error> {
     let mut sums = Sums::new();
     let mut rest = text;
@@ -44,7 +44,7 @@ pub(super) fn order(text: &[u8]) -> Option<Vec<String>> {
     names.collect()
 }
 
-/// The lines of a damaged `SHA256SUMS` that can be read; of two about one member, neither.
+/// The readable lines of a damaged `SHA256SUMS`; contradicting lines about one member are both dropped.
 pub(super) fn salvage(text: &[u8]) -> Sums {
     let lines =
         text.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok().and_then(parse_line));
@@ -59,7 +59,7 @@ pub(super) fn salvage(text: &[u8]) -> Sums {
     sums
 }
 
-/// A carriage return at the end is of an editor, because one of a name is escaped.
+/// A trailing carriage return comes from an editor, because one in a name is escaped.
 fn parse_line(line: &str) -> Option<(String, Digest)> {
     let line = line.strip_suffix('\r').unwrap_or(line);
     let (escaped, line) = line.strip_prefix('\\').map_or((false, line), |line| (true, line));
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_those_of_sha256sum() {
+    fn lines_are_the_same_as_those_of_sha256sum() {
         let dir = tempfile::tempdir().unwrap();
         let names = ["plain", "two  blanks", "back\\slash", "line\nbreak", "cr\rx", "Ü*"];
         let mut ours = String::new();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_names_the_line() {
+    fn damage_is_reported_with_its_line() {
         let good = line("a", &digest(b"a"));
         for bad in [
             "x",
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_lines_that_differ_neither_is_salvaged() {
+    fn contradicting_lines_are_both_dropped() {
         let [a, b, other] = [line("a", &digest(b"a")), line("b", &digest(b"b")), line("a", &digest(b"x"))];
         let names = |text: String| salvage(text.as_bytes()).into_keys().collect::<Vec<_>>();
         assert_eq!(names(format!("{a}{b}{a}")), ["a", "b"]);

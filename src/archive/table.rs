@@ -1,8 +1,9 @@
-//! Owns: the index at the end of an archive: where each piece lies and the checksum it must have. Must not: decode pieces.
+//! Encodes and reads the seek table at the end of an archive: offset, lengths and checksum of each piece. Must not
+//! decode pieces.
 //!
 //! The bytes are those of the zstd seekable format
 //! (<https://github.com/facebook/zstd/blob/dev/contrib/seekable_format/zstd_seekable_compression_format.md>), with
-//! checksums. A gzip archive has the same entries and footer, inside empty gzip members.
+//! checksums. A gzip archive has the same entries and footer inside empty gzip members.
 
 use std::io;
 
@@ -10,42 +11,41 @@ use super::kind::Kind;
 use super::{Error, MAX_PIECE, MAX_PIECES, PIECE, gzip};
 use crate::sys::patient_file::PatientFile;
 
-/// Magic number of the skippable frame, and of the footer's end.
+/// Magic numbers of the skippable frame and of the footer.
 const SKIPPABLE: u32 = 0x184D_2A5E;
 const SEEKABLE: u32 = 0x8F92_EAB1;
 
-/// The descriptor: entries have checksums.
+/// Descriptor of a table whose entries have checksums.
 const DESCRIPTOR: u8 = 0x80;
 
 const ENTRY: usize = 12;
 const FOOTER: usize = 9;
 
-/// Bytes of the first piece of an uncompressed archive: enough for a manifest, so that listing reads little.
+/// Length of the first piece of an uncompressed archive: enough for a manifest, so that listing reads little.
 const FIRST_PLAIN: usize = 64 << 10;
 
-/// What the table says of one piece.
+/// The entry of one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Bytes in the file.
+    /// Compressed bytes, in the file.
     pub packed: u32,
-    /// Bytes of the tar stream.
+    /// Uncompressed bytes, in the tar stream.
     pub unpacked: u32,
     /// Low 32 bits of the XXH64 of the contents (zstd), or their CRC-32 (gzip).
     pub check: u32,
 }
 
-/// One piece and where it lies.
+/// One piece and its offsets.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Piece {
-    /// Of its first byte, in the file.
+    /// Offset of its first byte in the file.
     pub file_offset: u64,
-    /// Of its first byte, in the tar stream.
+    /// Offset of its first byte in the tar stream.
     pub stream_offset: u64,
-    /// Lengths and checksum.
     pub entry: Entry,
 }
 
-/// The bytes that end an archive with these pieces.
+/// The seek table of an archive with these pieces.
 pub(super) fn encode(kind: Kind, entries: &[Entry]) -> Vec<u8> {
     let mut table = Vec::with_capacity(8 + entries.len() * ENTRY + FOOTER);
     for entry in entries {
@@ -54,7 +54,7 @@ pub(super) fn encode(kind: Kind, entries: &[Entry]) -> Vec<u8> {
         }
     }
     let mut footer = [0; FOOTER];
-    // The writer and the reader hold the number under `MAX_PIECES`.
+    // Writer and reader limit the number to `MAX_PIECES`.
     footer[..4].copy_from_slice(&(entries.len() as u32).to_le_bytes());
     footer[4] = DESCRIPTOR;
     footer[5..].copy_from_slice(&SEEKABLE.to_le_bytes());
@@ -83,7 +83,7 @@ fn encoded_len(kind: Kind, pieces: usize) -> usize {
     }
 }
 
-/// Reads the index of a file of `length` bytes, and checks that it speaks of every byte of it.
+/// Reads the seek table of a file of `length` bytes and checks that it covers every byte.
 pub(super) fn read(file: &PatientFile, length: u64, kind: Kind) -> Result<Vec<Piece>, Error> {
     if kind == Kind::None {
         return plain(length);
@@ -104,7 +104,7 @@ pub(super) fn read(file: &PatientFile, length: u64, kind: Kind) -> Result<Vec<Pi
     let count = count(&footer).map_err(damaged)?;
     let table = tail(encoded_len(kind, count))?;
     let entries = entries(kind, &table, count);
-    // Whatever else may be in the bytes around the entries, it is not what a writer puts there.
+    // Any other bytes around the entries are not from a writer.
     if encode(kind, &entries) != table {
         return Err(damaged("its bytes are not well-formed"));
     }
@@ -115,7 +115,7 @@ pub(super) fn read(file: &PatientFile, length: u64, kind: Kind) -> Result<Vec<Pi
     }
 }
 
-/// Whether the index begins with these bytes. That of a zstd archive must be here to its end.
+/// Whether a seek table starts here. For zstd, `bytes` must contain the whole table.
 pub(super) fn starts(kind: Kind, bytes: &[u8]) -> bool {
     match kind {
         Kind::Zstd => {
@@ -129,7 +129,7 @@ pub(super) fn starts(kind: Kind, bytes: &[u8]) -> bool {
     }
 }
 
-/// Whether the index may begin with these bytes, of which there may be few.
+/// Whether a seek table may start here, even if `bytes` contains only its first few bytes.
 pub(super) fn may_start(kind: Kind, bytes: &[u8]) -> bool {
     match kind {
         Kind::Zstd => le(bytes) == SKIPPABLE,
@@ -137,7 +137,7 @@ pub(super) fn may_start(kind: Kind, bytes: &[u8]) -> bool {
     }
 }
 
-/// The entries of an index that is damaged somewhere, if its end is there: to be held against the frames.
+/// The entries of a damaged seek table whose end is intact; the caller must compare them with the frames.
 pub(super) fn salvage(file: &PatientFile, length: u64, kind: Kind) -> Option<Vec<Entry>> {
     let after = if kind == Kind::Gzip { gzip::EMPTY - gzip::EMPTY_HEAD } else { 0 };
     let tail = |bytes: usize| {
@@ -149,7 +149,7 @@ pub(super) fn salvage(file: &PatientFile, length: u64, kind: Kind) -> Option<Vec
     Some(entries(kind, &tail(encoded_len(kind, count))?, count))
 }
 
-/// How many entries there are, by the footer.
+/// The number of entries, from the footer.
 fn count(footer: &[u8]) -> Result<usize, &'static str> {
     if footer[4] != DESCRIPTOR || le(&footer[5..9]) != SEEKABLE {
         return Err("missing; the archive may be truncated");
@@ -160,7 +160,7 @@ fn count(footer: &[u8]) -> Result<usize, &'static str> {
     }
 }
 
-/// The entries in the bytes of a table that has the right length.
+/// Parses the entries of a table that has the right length.
 fn entries(kind: Kind, table: &[u8], count: usize) -> Vec<Entry> {
     let parse = |entry: &[u8]| Entry { packed: le(&entry[..4]), unpacked: le(&entry[4..8]), check: le(&entry[8..12]) };
     match kind {
@@ -175,25 +175,25 @@ fn entries(kind: Kind, table: &[u8], count: usize) -> Vec<Entry> {
     }
 }
 
-/// Where the pieces lie, one behind the other.
+/// The consecutive pieces of these entries.
 fn place(entries: &[Entry]) -> Result<Vec<Piece>, Error> {
     let mut pieces = Vec::with_capacity(entries.len());
     let (mut file_offset, mut stream_offset) = (0, 0);
     for &entry in entries {
-        // What a piece may grow by when it cannot be compressed is far under this.
+        // Incompressible data grows by far less than this.
         let sane = |length: u32, most: usize| length > 0 && length as usize <= most;
         if !sane(entry.packed, MAX_PIECE + MAX_PIECE / 16) || !sane(entry.unpacked, MAX_PIECE) {
             return Err(Error::Table { what: "the length of a frame is absurd" });
         }
         pieces.push(Piece { file_offset, stream_offset, entry });
-        // At most `MAX_PIECES` times 17 MiB: cannot overflow.
+        // At most `MAX_PIECES` times 17 MiB, so it cannot overflow.
         file_offset += u64::from(entry.packed);
         stream_offset += u64::from(entry.unpacked);
     }
     Ok(pieces)
 }
 
-/// An uncompressed archive has no table; pieces are cut where it suits the reader.
+/// An uncompressed archive has no table, so the reader cuts pieces as it likes.
 pub(super) fn plain(length: u64) -> Result<Vec<Piece>, Error> {
     if length / PIECE as u64 >= MAX_PIECES as u64 {
         return Err(Error::TooManyPieces);
@@ -237,7 +237,7 @@ mod tests {
     const ENTRIES: [Entry; 2] =
         [Entry { packed: 5, unpacked: 7, check: 9 }, Entry { packed: 1, unpacked: 2, check: 3 }];
 
-    /// A file of six bytes of frames and this table.
+    /// A file with six bytes of frames and this table.
     fn file(table: &[u8]) -> (PatientFile, u64) {
         let file = tempfile::tempfile().unwrap();
         let bytes = [&[0; 6], table].concat();
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_table_is_told() {
+    fn damage_of_a_table_is_described() {
         for kind in [Kind::Zstd, Kind::Gzip] {
             let good = encode(kind, &ENTRIES);
             let footer = good.len() - FOOTER - if kind == Kind::Gzip { gzip::EMPTY - gzip::EMPTY_HEAD } else { 0 };
@@ -265,7 +265,7 @@ mod tests {
                 (footer, most.to_le_bytes(), "truncated"),
             ] {
                 let mut table = good.clone();
-                // Of the descriptor, only its own byte.
+                // The descriptor is a single byte.
                 let count = if at == footer + 4 { 1 } else { 4 };
                 table[at..at + count].copy_from_slice(&bytes[..count]);
                 let (damaged, length) = file(&table);
@@ -273,7 +273,7 @@ mod tests {
                 assert!(matches!(error, Error::Table { what } if what.contains(says)), "{kind:?} {at}: {error}");
                 assert!(salvage(&damaged, length, kind).is_none(), "{kind:?} {at}");
             }
-            // The file has become shorter than it was said to be.
+            // The file is shorter than its stated length.
             let error = read(&whole, length + 1, kind).unwrap_err();
             assert!(matches!(error, Error::Table { what } if what.contains("truncated")), "{error}");
         }
@@ -283,13 +283,13 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_known_by_both_its_ends() {
+    fn table_is_recognised_by_its_start_and_end() {
         let good = encode(Kind::Zstd, &ENTRIES);
         assert!(starts(Kind::Zstd, &good));
         let [mut first, mut last] = [good.clone(), good.clone()];
         first[0] ^= 1;
         *last.last_mut().unwrap() ^= 1;
-        // As short as none can be.
+        // Shorter than any table.
         let short = [SKIPPABLE, FOOTER as u32 - 1, 0, SEEKABLE].map(u32::to_le_bytes).concat();
         for bad in [&first, &last, &good[..good.len() - 1], &good[..6], &[], &short] {
             assert!(!starts(Kind::Zstd, bad), "{bad:?}");
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_as_long_as_they_may_be() {
+    fn frame_length_limits_are_exact() {
         let is_sane = |packed: usize, unpacked: usize| {
             place(&[Entry { packed: packed as u32, unpacked: unpacked as u32, check: 0 }]).is_ok()
         };

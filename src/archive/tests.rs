@@ -1,4 +1,4 @@
-//! Archives as a whole, against tar, zstd, gzip, pigz and sha256sum, and against damage.
+//! Whole archives, compared with tar, zstd, gzip, pigz and sha256sum, and with damage.
 
 mod reading;
 
@@ -59,7 +59,7 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
     }
 }
 
-/// Bytes that do not compress well, and differ by seed.
+/// Bytes that compress badly and differ by seed.
 fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {
@@ -69,20 +69,20 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-/// An archive and what it was made of.
+/// An archive and its members.
 pub(super) struct Fixture {
     dir: TempDir,
     pub(super) path: PathBuf,
     pub(super) members: Vec<(String, Vec<u8>)>,
 }
 
-/// An archive with these disks, each of so many bytes.
+/// An archive with disks of these lengths in bytes.
 pub(super) fn archive(codec: Codec, disks: &[(&'static str, usize)]) -> Fixture {
     let noise = |&(target, length): &(&'static str, usize)| (target, noise(length, length as u64));
     archive_of(codec, &disks.iter().map(noise).collect::<Vec<_>>())
 }
 
-/// An archive with these disks, each of these bytes.
+/// An archive with disks of these contents.
 pub(super) fn archive_of(codec: Codec, disks: &[(&str, Vec<u8>)]) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
@@ -114,14 +114,14 @@ fn sh(dir: &Path, script: &str) -> String {
 }
 
 #[test]
-fn standard_tools_restore_it() {
+fn standard_tools_extract_an_archive() {
     for codec in CODECS {
         let fixture = archive(codec, &[("vda", 2 * PIECE + 9001), ("vdb", 512)]);
         let dir = fixture.dir.path();
         match codec {
             Codec::Zstd(_) => {
                 sh(dir, "zstd -qt x; mkdir out; tar --zstd -xf x -C out");
-                // The manifest, two and a bit pieces, the sums; and the skippable frame of the seek table.
+                // The manifest, three pieces, the checksums; and the skippable frame of the seek table.
                 let listing = sh(dir, "zstd -lv x 2>&1");
                 assert!(
                     listing.contains("# Zstandard Frames: 5") && listing.contains("# Skippable Frames: 1"),
@@ -141,7 +141,7 @@ fn standard_tools_restore_it() {
 }
 
 #[test]
-fn we_read_what_we_wrote() {
+fn written_archive_is_read_back() {
     for codec in CODECS {
         let fixture = archive(codec, &[("vda", 2 * PIECE + 9001), ("vdb", PIECE), ("vdc", 0)]);
         let archive = Archive::open(&fixture.path).unwrap();
@@ -171,7 +171,7 @@ fn we_read_what_we_wrote() {
 }
 
 #[test]
-fn the_manifest_needs_no_other_frame() {
+fn manifest_needs_no_other_frame() {
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
         let fixture = archive(codec, &[("vda", PIECE + 9000)]);
         let archive = Archive::open(&fixture.path).unwrap();
@@ -184,7 +184,7 @@ fn the_manifest_needs_no_other_frame() {
     }
 }
 
-/// Everything that can be read from an archive, as one value; `None` where an error said that it is damaged.
+/// All contents of an archive; `None` if an error reported damage.
 fn contents(path: &Path) -> Option<Vec<(String, Vec<u8>)>> {
     let archive = Archive::open(path).ok()?;
     archive.manifest().ok()?;
@@ -209,7 +209,7 @@ fn no_damage_reads_as_good_data() {
             let read = contents(&path);
             let verified =
                 Archive::open(&path).is_ok_and(|archive| archive.verify(1, &mut |_| ControlFlow::Continue(())).is_ok());
-            // A bit that no decoder looks at may change: then the data are the same.
+            // A bit that no decoder checks may change; then the data must be the same.
             assert!(read.as_ref().is_none_or(|read| read == &fixture.members), "{codec:?} {what}");
             assert!(!verified || read.is_some(), "{codec:?} {what}");
             verified
@@ -220,7 +220,7 @@ fn no_damage_reads_as_good_data() {
             let mut flipped = good.clone();
             flipped[at] ^= 1 << (at % 8);
             let accepted = check(&format!("bit of byte {at}"), &flipped);
-            // Uncompressed, every byte is a header, padding or under a digest.
+            // Uncompressed, every byte is a header, padding or covered by a digest.
             assert!(!accepted || codec != Codec::None, "flip at {at}");
             if at % 4 == 0 {
                 assert!(!check(&format!("cut at {at}"), &good[..at]));
@@ -234,8 +234,8 @@ fn no_damage_reads_as_good_data() {
 }
 
 #[test]
-fn swapped_frames_show_although_each_is_whole() {
-    // Two disks of random bytes have frames of the same length: only the table tells them apart.
+fn swapped_intact_frames_are_detected() {
+    // Frames of random bytes have the same length, so only the table distinguishes them.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
     for codec in [Codec::Zstd(1), Codec::Gzip(1)] {
@@ -267,7 +267,7 @@ fn swapped_frames_show_although_each_is_whole() {
 }
 
 #[test]
-fn a_member_damaged_in_plain_tar_fails_before_its_end() {
+fn damaged_member_of_plain_tar_fails_before_its_end() {
     let fixture = archive(Codec::None, &[("vda", 2 * PIECE + 9000)]);
     let offset = Archive::open(&fixture.path).unwrap().member("disks/vda.qcow2").unwrap().offset as usize;
     let mut bytes = fs::read(&fixture.path).unwrap();
@@ -301,7 +301,7 @@ fn absurd_numbers_are_errors() {
 }
 
 #[test]
-fn foreign_files_are_told() {
+fn foreign_files_are_detected() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
     for bytes in [&b""[..], b"hello", &[0; 4096], b"\x1f\x8b\x08\x00abcdefghijklmnop"] {
@@ -315,7 +315,7 @@ fn foreign_files_are_told() {
     assert!(matches!(Archive::open(&dir.path().join("y")), Err(Error::Open { .. })));
 }
 
-/// A tar of the system's own, read as ours.
+/// The members of an archive made by the system's tar.
 fn foreign_tar(script: &str) -> Result<Vec<Member>, Error> {
     let dir = tempfile::tempdir().unwrap();
     sh(dir.path(), &format!("echo {{}} >manifest.json; : >SHA256SUMS; {script}"));
@@ -341,7 +341,7 @@ fn dangerous_members_are_refused() {
 }
 
 #[test]
-fn sizes_over_8_gib_and_long_names_read_in_tar() {
+fn tar_reads_sizes_over_8_gib_and_long_names() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.tar");
     let name = format!("disks/{}.qcow2", "ä".repeat(110));
@@ -355,7 +355,7 @@ fn sizes_over_8_gib_and_long_names_read_in_tar() {
 }
 
 #[test]
-fn the_writer_keeps_its_callers_in_order() {
+fn writer_refuses_calls_out_of_order() {
     let file = || tempfile::tempfile().unwrap();
     let mut writer = Writer::new(file(), Codec::None, 1).unwrap();
     assert!(writer.member("domain.xml", 1).is_err());
@@ -374,7 +374,7 @@ fn the_writer_keeps_its_callers_in_order() {
 }
 
 #[test]
-fn a_full_disk_reaches_the_caller() {
+fn full_disk_is_reported_to_the_caller() {
     for codec in CODECS {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let mut writer = Writer::new(full, codec, 2).unwrap();
@@ -382,7 +382,7 @@ fn a_full_disk_reaches_the_caller() {
         writer.member("disks/vda.qcow2", u64::MAX >> 2).unwrap();
         let mut bytes = vec![0; 1 << 20];
         File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
-        // Bounded: the limit of pieces in flight, and no more.
+        // The error arrives once the limit of pieces in flight is reached.
         let error = (0..100).find_map(|_| writer.write(&bytes).err()).unwrap();
         let Error::Write { source } = &error else { panic!("{error:?}") };
         assert_eq!(source.kind(), io::ErrorKind::StorageFull);
@@ -391,7 +391,7 @@ fn a_full_disk_reaches_the_caller() {
 }
 
 #[test]
-fn seed_archives_read() {
+fn legacy_archives_are_read() {
     use super::script::{Role, ScriptArchive};
     let dir = tempfile::tempdir().unwrap();
     sh(

@@ -1,4 +1,4 @@
-//! Owns: the check of every byte of an archive. Must not: stop at the first damage.
+//! Checks every byte of an archive. Must not stop at the first damage.
 
 use std::ops::ControlFlow;
 
@@ -7,10 +7,10 @@ use super::{Archive, Error, Member, SUMS};
 use crate::model::Hasher;
 use crate::sys::patience::Stalled;
 
-/// Damages that are listed, at most: more tell nothing.
+/// Most damages that are listed.
 const MAX_DAMAGES: usize = 100;
 
-/// A member whose contents come by.
+/// A member that is hashed while its pieces are read.
 struct Watched<'a> {
     member: &'a Member,
     hasher: Hasher,
@@ -18,10 +18,12 @@ struct Watched<'a> {
 }
 
 impl Archive {
-    /// Reads and checks everything: frames, tar structure, the digest of each member, and that every member is there
-    /// that the manifest and `SHA256SUMS` name. `progress` gets the bytes of the file read since its last call; they add
-    /// up to [`Archive::packed_bytes`]; with [`ControlFlow::Break`] it ends the check early, and what is returned then means
-    /// nothing. The error lists the damages, each naming the member and where it is.
+    /// Reads and checks everything: frames, tar structure, the digest of each member, and that all members named by
+    /// the manifest and `SHA256SUMS` exist.
+    ///
+    /// `progress` receives the bytes of the file read since its last call, [`Archive::packed_bytes`] in total. If it
+    /// returns [`ControlFlow::Break`], the check ends early and its result is meaningless. The error lists all
+    /// damages with their members and offsets.
     pub fn verify(&self, threads: usize, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), Vec<Error>> {
         let mut damages = Vec::new();
         let members = match self.members() {
@@ -35,7 +37,7 @@ impl Archive {
         let mut watched: Vec<_> =
             members.iter().map(|member| Watched { member, hasher: Hasher::new(), whole: true }).collect();
         if let Err(error) = self.check_pieces(threads, &mut watched, &mut damages, progress) {
-            // Of a file that hangs, nothing more can be said.
+            // Nothing more can be read from a file that hangs.
             let is_stall = Stalled::caused(&error);
             damages.push(error);
             if is_stall {
@@ -50,7 +52,6 @@ impl Archive {
         if damages.is_empty() { Ok(()) } else { Err(damages) }
     }
 
-    /// Decodes every piece and hashes the members.
     fn check_pieces(
         &self,
         threads: usize,
@@ -72,7 +73,7 @@ impl Archive {
                 Ok(bytes) => {
                     for watched in touched {
                         let Member { offset, length, .. } = watched.member;
-                        // Both ends lie within the piece.
+                        // Both ends are inside the piece.
                         let from = offset.max(&start) - start;
                         let until = (offset + length).min(end) - start;
                         watched.hasher.update(&bytes[from as usize..until as usize]);
@@ -96,7 +97,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Compares what was hashed with `SHA256SUMS`; a member with a damaged frame has been named already.
+    /// Compares the hashes with `SHA256SUMS`. Members with a damaged frame were already reported.
     fn check_digests(&self, watched: Vec<Watched<'_>>, damages: &mut Vec<Error>) {
         let Ok(sums) = self.sums() else { return };
         for Watched { member, hasher, whole } in watched.into_iter().filter(|watched| watched.member.name != SUMS) {
@@ -109,7 +110,7 @@ impl Archive {
         }
     }
 
-    /// Every member must be there that something speaks of.
+    /// Checks that all members named by the manifest or `SHA256SUMS` exist.
     fn check_names(&self, members: &[Member], damages: &mut Vec<Error>) {
         let present = |name: &str| members.iter().any(|member| member.name == name);
         let missing = |name: &str| Error::Missing { member: name.to_owned() };
@@ -121,7 +122,7 @@ impl Archive {
                 let absent = manifest.members().into_iter().filter(|name| !present(name));
                 damages.extend(absent.map(missing));
             }
-            // A damaged frame or digest of it is in the list already.
+            // Its damaged frame or digest was already reported.
             Err(Error::Member { .. } | Error::Digest { .. }) => {}
             Err(error) => damages.push(error),
         }

@@ -1,4 +1,5 @@
-//! Owns: the order of an archive: members, their digests, where pieces are cut. Must not: compress or write by itself.
+//! Writes the tar stream of an archive: members, digests, and where pieces are cut. Must not compress or write files
+//! itself.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,23 +12,23 @@ use crate::model::{Codec, Hasher};
 use crate::sys::buffer::Buffer;
 use crate::sys::patience::Patience;
 
-/// Bytes that are hashed and then copied: what a core's own cache holds.
+/// Bytes that are hashed and then copied: small enough for the L2 cache.
 const STEP: usize = 128 << 10;
 
-/// Writes an archive. Dropped unfinished, it stops its threads and leaves a torso for its caller to remove.
+/// Writes an archive. Dropping it unfinished stops its threads and leaves an incomplete file for the caller to
+/// remove.
 pub struct Writer {
     pipeline: Pipeline,
-    /// The piece being filled; made when the first byte comes.
+    /// The piece being filled; allocated at its first byte.
     piece: Option<Buffer>,
     current: Option<Current>,
     sums: Sums,
-    /// `SHA256SUMS` so far, in the order of the members.
+    /// `SHA256SUMS` so far, in member order.
     lines: String,
     /// Modification time of all members, in seconds since 1970.
     time: u64,
 }
 
-/// The member that is being written.
 struct Current {
     name: String,
     length: u64,
@@ -35,33 +36,34 @@ struct Current {
     hasher: Hasher,
 }
 
-/// What was written.
+/// Result of [`Writer::finish`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// Length of the file.
+    /// Length of the file in bytes.
     pub bytes: u64,
-    /// The digest of every member but `SHA256SUMS`.
+    /// The digests of all members except `SHA256SUMS`.
     pub sums: Sums,
 }
 
 impl Writer {
-    /// Begins an archive in an empty file; up to `threads` compress, beside one that writes.
+    /// Starts an archive in an empty file; up to `threads` threads compress, and one more writes.
     ///
-    /// Takes at most 160 MiB: `2 * threads + 3` buffers of 4 MiB and the codec's contexts. Where a level needs more, fewer
-    /// threads compress (16 at zstd's level 3, 2 at level 19).
+    /// Needs at most 160 MiB: `2 * threads + 3` buffers of 4 MiB and the codec's contexts. If a level needs more,
+    /// fewer threads compress (16 at zstd level 3, 2 at level 19).
     pub fn new(file: File, codec: Codec, threads: usize) -> Result<Writer, Error> {
         Writer::patient(file, codec, threads, &Patience::default())
     }
 
-    /// The same, and fails when the file takes nothing for longer than `patience` has. Neither an error nor the end of the
-    /// writer waits any longer then.
+    /// The same with a time limit: fails if no progress is made within `patience`. After that, neither errors nor
+    /// dropping the writer wait for the file.
     pub fn patient(file: File, codec: Codec, threads: usize, patience: &Patience) -> Result<Writer, Error> {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let pipeline = Pipeline::new(file, codec, threads, patience)?;
         Ok(Writer { pipeline, piece: None, current: None, sums: BTreeMap::new(), lines: String::new(), time })
     }
 
-    /// Begins a member of exactly `length` bytes; the one before must be whole, and the first is the manifest.
+    /// Starts a member of exactly `length` bytes. The previous one must be complete, and the first must be the
+    /// manifest.
     pub fn member(&mut self, name: &str, length: u64) -> Result<(), Error> {
         self.close()?;
         let misuse = |what| Err(Error::Misuse { member: name.to_owned(), what });
@@ -75,14 +77,14 @@ impl Writer {
         if self.sums.contains_key(name) {
             return Err(Error::Name { name: name.to_owned(), what: "it occurs twice" });
         }
-        // The manifest has a piece of its own, so that listing decodes little and reads nothing of the disks.
+        // The manifest has its own piece, so that listing decodes little and reads no disk data.
         if self.sums.len() == 1 {
             self.cut()?;
         }
         self.begin(name, length)
     }
 
-    /// The next bytes of the current member. An error of an earlier write, a full disk say, may come now.
+    /// Writes the next bytes of the current member. The error may be from an earlier write, such as a full disk.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let Some(current) = &mut self.current else {
             return Err(Error::Misuse { member: String::new(), what: "bytes without a member" });
@@ -100,19 +102,19 @@ impl Writer {
         Ok(())
     }
 
-    /// A whole member.
+    /// Adds a whole member.
     pub fn add(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         self.member(name, bytes.len() as u64)?;
         self.write(bytes)
     }
 
-    /// Bytes in the file so far.
+    /// Bytes written to the file so far.
     pub fn written(&self) -> u64 {
         self.pipeline.written()
     }
 
-    /// Adds `SHA256SUMS`, ends the tar stream, writes the seek table and makes the file's contents durable. The name of
-    /// the file and its folder are the caller's.
+    /// Adds `SHA256SUMS`, ends the tar stream, writes the seek table and syncs the file. The caller syncs its
+    /// directory.
     pub fn finish(mut self) -> Result<Written, Error> {
         self.close()?;
         if self.sums.is_empty() {
@@ -123,7 +125,7 @@ impl Writer {
         let sums = std::mem::take(&mut self.sums);
         self.put(&header::encode(SUMS, lines.len() as u64, self.time))?;
         self.put(lines.as_bytes())?;
-        // The padding of the last member, and the two blocks that end a tar stream.
+        // Padding of the last member, and the two blocks that end a tar stream.
         self.zeros(header::padding(lines.len() as u64) + 2 * header::BLOCK)?;
         self.cut()?;
         Ok(Written { bytes: self.pipeline.finish()?, sums })
@@ -135,7 +137,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the current member.
     fn close(&mut self) -> Result<(), Error> {
         let Some(Current { name, length, left, hasher }) = self.current.take() else { return Ok(()) };
         if left > 0 {
@@ -148,7 +149,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Appends to the tar stream.
     fn put(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
             let mut piece = match self.piece.take() {
@@ -172,7 +172,7 @@ impl Writer {
         self.put(&vec![0; count as usize])
     }
 
-    /// Ends the piece, if there is anything in it.
+    /// Ends the piece unless it is empty.
     fn cut(&mut self) -> Result<(), Error> {
         self.piece.take().map_or(Ok(()), |piece| self.pipeline.push(piece))
     }

@@ -1,25 +1,26 @@
-//! Owns: getting a restore point back: as files in a folder, in block devices, or as a domain that libvirt knows. Must not:
-//! leave half of anything: until all is written, checked and synced, nothing has its name, and nothing is defined.
+//! Restores a point as files, into block devices, or as a domain that libvirt defines. Must not leave a partial
+//! result: until everything is written, checked and synced, no file has its name and no domain is defined.
 //!
-//! | file | owns |
+//! | module | contents |
 //! |---|---|
-//! | `request` | what is asked for |
-//! | `unasked` | the places to which an archive alone may send its images |
-//! | `plan`, `names` | what goes where and what changes in the definition, as values |
-//! | `contents` | what the point holds, brought there |
-//! | `foreign` | images that other programs wrote |
-//! | `sparse`, `device` | holes for zeros; block devices |
+//! | `request` | the request |
+//! | `unasked` | directories and devices that an archive may choose without `--to` |
+//! | `plan`, `names` | destinations and changes to the definition, as values |
+//! | `contents` | writing the members |
+//! | `foreign` | images written by other programs |
+//! | `sparse`, `device` | sparse files and block devices |
 //! | `staging` | temporary names, all or none |
-//! | `restorable` | whether a restore would take an archive |
-//! | `salvage` | what is left of a damaged point |
-//! | `folders` | folders that users of guests can pass |
-//! | `in_use` | that nobody uses what is written over |
-//! | `room` | what can be known to be in the way |
-//! | `definition` | the definition that this host accepts |
-//! | `define` | libvirt |
+//! | `restorable` | whether a restore would accept an archive |
+//! | `salvage` | what is left of a damaged restore point |
+//! | `folders` | directories that QEMU and swtpm can enter |
+//! | `in_use` | users of files and devices that are overwritten |
+//! | `room` | free space and existing files |
+//! | `definition` | a definition that this host accepts |
+//! | `define` | calls to libvirt |
 //!
-//! What can be known to fail is found before anything is written: the definition is tried out, the places are looked at.
-//! A block device cannot be taken back: after an error it holds part of the disk, which the log says.
+//! Everything that can be checked is checked before the first write: the definition is tried, the destinations are
+//! examined. A write to a block device cannot be undone: after an error the device contains part of the disk, and the
+//! log says so.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,31 +65,31 @@ mod work;
 
 pub use request::{Define, DiskChoice, Operator, Request};
 
-/// What was restored.
+/// The result of a restore.
 #[derive(Debug, Clone, Serialize)]
 pub struct Restored {
-    /// The domain that was saved.
+    /// Name of the saved domain.
     pub domain: String,
-    /// The restore point.
+    /// Its restore point.
     pub point: PointId,
-    /// The files that were written.
+    /// Files written.
     pub files: Vec<PathBuf>,
-    /// The block devices that were written.
+    /// Block devices written.
     pub devices: Vec<PathBuf>,
-    /// The domain that is defined now.
+    /// The domain, if it was defined.
     pub defined: Option<DomainRef>,
-    /// Whether it was started.
+    /// Whether the domain was started.
     pub started: bool,
-    /// Nothing was written; everything here is what is to be done.
+    /// Nothing was written; the other fields describe the plan.
     pub dry_run: bool,
-    /// Why it could not be started; what was restored stays.
+    /// Why the start failed; the restored domain is kept.
     pub start_failure: Option<Failure>,
-    /// What to know: what was changed or left out, and what of the host the definition reaches for.
+    /// Notes for the operator: changes, omissions, and host resources that the definition uses.
     pub notes: Vec<String>,
 }
 
-/// Fails while recovery could not bring a disk of the domain back from its overlay: what the overlay holds belongs to the
-/// very image that would be replaced. A copy leaves both alone.
+/// Fails if recovery could not commit an overlay of the domain: the overlay depends on the image that would be
+/// replaced. A copy leaves both alone.
 pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error> {
     if request.copies() && !request.names_device() {
         return Ok(());
@@ -106,33 +107,32 @@ pub fn expect_settled(request: &Request, journal: &Journal) -> Result<(), Error>
         overlay.target,
         overlay.path.display()
     );
-    let hint =
-        "see what holds recovery up: kvmbackup recover; or restore beside it: --to DIR alone, or --define --name NEW";
+    let hint = "Find out why recovery cannot finish: kvmbackup recover; or restore a copy: --to DIR alone, or --define --name NEW";
     Err(other(&message, Some(hint)))
 }
 
-/// What a restore works with. Only `request.define` needs a hypervisor; where something is written over, it is asked who uses
-/// that.
+/// The inputs of a restore. A hypervisor is required for `request.define`, and is otherwise used to find out which
+/// guests use the files that are overwritten.
 pub struct Restore<'a> {
-    /// What is asked for.
+    /// The request.
     pub request: &'a Request,
-    /// Where the restore points are.
+    /// The store that contains the restore point.
     pub store: &'a Store,
-    /// libvirt, if it can be reached.
+    /// `None` if libvirt is unreachable.
     pub hypervisor: Option<&'a dyn Hypervisor>,
-    /// Who hears of progress.
+    /// Receives progress.
     pub monitor: &'a dyn Monitor,
-    /// Whether to stop.
+    /// Stops the restore.
     pub cancel: &'a Cancel,
 }
 
 impl Restore<'_> {
-    /// Restores a point. Before anything is written, the operator is shown what is planned and accepts what the definition
-    /// reaches for.
+    /// Restores a point. Before the first write, the operator sees the plan and must accept the host resources that
+    /// the definition uses.
     ///
     /// # Errors
-    /// After any error, nothing that was written to files is left and nothing is defined. [`Error::is_damage`] tells that the
-    /// restore point is at fault.
+    /// After an error no written file is left and no domain is defined. [`Error::is_damage`] is true if the restore
+    /// point is at fault.
     pub fn run(&self, operator: &mut dyn Operator) -> Result<Restored, Error> {
         let Restore { request, store, monitor, .. } = *self;
         let point = points::find(store, &request.domain, request.when)?;
@@ -165,7 +165,7 @@ impl Restore<'_> {
             Some((how, hypervisor, to)) => {
                 define::check(*hypervisor, to, request.overwrite)?;
                 let same = contents::same_files(reader, &saved)?;
-                // Where that hangs, the next look at it fails.
+                // A hang counts as "does not exist": the next call on the path reports it.
                 let exists = |path: &Path| {
                     let path = path.to_owned();
                     staging.patience().call(move || fs::symlink_metadata(path).is_ok()).unwrap_or(false)
@@ -203,18 +203,20 @@ impl Restore<'_> {
                 (plan, Some(xml))
             }
         };
-        // A copy has no claim on what the original uses.
+        // A copy must not overwrite what the original uses.
         let own = match &target {
             Some((_, _, to)) => Some(to).filter(|to| to.uuid == saved.domain.uuid),
             None => Some(&saved.domain),
         };
         if hypervisor.is_none() && !in_use::replaced(&plan, &staging)?.is_empty() {
-            let note = "libvirt could not be asked whether a guest that is off uses what is replaced: make sure that none does";
+            let note =
+                "cannot ask libvirt whether a guest that is shut off uses the replaced files; make sure that none does";
             plan.notes.push(note.to_owned());
         }
         plan.note_plaintext(&saved);
         if saved.domain.name != point.domain {
-            plan.notes.push(format!("the archive lies with those of {}, and is of another domain", point.domain));
+            plan.notes
+                .push(format!("the archive is stored with those of {}, but belongs to another domain", point.domain));
         }
         if let (Some((_, hypervisor, _)), When::Newest) = (&target, request.when) {
             plan.notes.extend(define::another_guest(*hypervisor, &saved.domain)?);
@@ -238,7 +240,7 @@ impl Restore<'_> {
         work.go_on()?;
         monitor.stage(&request.domain, "write");
 
-        // A guest may have been started, and another defined, since.
+        // A guest may have been started or defined since the first check.
         if let Some((_, hypervisor, to)) = &target {
             define::check(*hypervisor, to, request.overwrite)?;
         }
@@ -255,7 +257,6 @@ impl Restore<'_> {
 }
 
 impl Restored {
-    /// What is to be restored.
     fn planned(saved: &Contents, point: &Point, plan: &Plan, request: &Request, to: Option<&DomainRef>) -> Restored {
         let devices = devices(plan);
         let files = plan.writes.iter().map(|write| write.to.clone()).filter(|path| !devices.contains(path));
@@ -273,7 +274,7 @@ impl Restored {
     }
 }
 
-/// Who the restored domain is.
+/// Name and UUID of the restored domain.
 fn identity(saved: &Contents, how: &Define) -> Result<DomainRef, Error> {
     match &how.name {
         Some(name) if !is_plain(name) => {
@@ -284,10 +285,10 @@ fn identity(saved: &Contents, how: &Define) -> Result<DomainRef, Error> {
     }
 }
 
-/// What was written into a device before an error stays there.
+/// A write to a device cannot be undone.
 fn warn_of_devices(plan: &Plan) {
     for device in devices(plan) {
-        tracing::warn!(device = %device.display(), "the device may hold part of a disk now");
+        tracing::warn!(device = %device.display(), "the device may now contain part of a disk");
     }
 }
 

@@ -1,29 +1,29 @@
-//! Owns: the bytes of the qcow2 header. Must not: know the rest of the image.
+//! Encodes and parses the qcow2 header. Must not know the rest of the image.
 
 use super::{CLUSTER, Error, MAX_SIZE, SECTOR};
 
 const MAGIC: u32 = 0x5146_49fb;
 const VERSION: u32 = 3;
 const CLUSTER_BITS: u32 = CLUSTER.trailing_zeros();
-/// Counts of 1 << 4 bits.
+/// Reference counts of 1 << 4 bits.
 const REFCOUNT_ORDER: u32 = 4;
 const LENGTH: u32 = 104;
 
-/// What varies in our headers.
+/// The variable fields of our headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    /// The guest's disk, in bytes.
+    /// Virtual size in bytes.
     pub size: u64,
-    /// Entries of the L1 table.
+    /// Number of entries in the L1 table.
     pub l1_entries: u32,
-    /// Where the L1 table begins, in bytes.
+    /// Offset of the L1 table in bytes.
     pub l1_offset: u64,
-    /// Clusters of the refcount table, which begins at the second cluster.
+    /// Clusters of the refcount table, which starts at the second cluster.
     pub refcount_clusters: u32,
 }
 
 impl Header {
-    /// The header; zeros up to the cluster's end are the empty list of extensions.
+    /// The header. The zeros that follow in its cluster are an empty list of extensions.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(LENGTH as usize);
         let mut put = |field: &[u8]| bytes.extend_from_slice(field);
@@ -48,7 +48,7 @@ impl Header {
         bytes
     }
 
-    /// Reads the first cluster of an image; refuses what [`Header::encode`] would not have written.
+    /// Parses the first cluster of an image; refuses anything that [`Header::encode`] would not have written.
     pub fn decode(cluster: &[u8]) -> Result<Header, Error> {
         let u32_at = |at: usize| cluster.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes);
         let u64_at = |at: usize| u64::from(u32_at(at)) << 32 | u64::from(u32_at(at + 4));
@@ -60,7 +60,7 @@ impl Header {
         match () {
             () if u64_at(8) != 0 => return refuse("a backing file"),
             () if u32_at(32) != 0 => return refuse("encryption"),
-            () if !version3 => return refuse("another version than 3"),
+            () if !version3 => return refuse("a version other than 3"),
             () if u64_at(72) & 1 << 2 != 0 => return refuse("an external data file"),
             () if u64_at(72) != 0 || u64_at(80) != 0 || u64_at(88) != 0 => return refuse("feature flags"),
             () if u32_at(60) != 0 => return refuse("internal snapshots"),
@@ -72,12 +72,12 @@ impl Header {
             return Err(Error::Size { size: header.size });
         }
         if !header.size.is_multiple_of(SECTOR) {
-            return refuse("a size of broken sectors");
+            return refuse("a size that is not a multiple of 512");
         }
         let expected = header.encode();
         match cluster.split_at_checked(expected.len()) {
             Some((fields, rest)) if fields == expected && rest.iter().all(|&byte| byte == 0) => Ok(header),
-            _ => refuse("other header fields or extensions"),
+            _ => refuse("unknown header fields or extensions"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Owns: where everything of an image lies, and its metadata as bytes. Must not: touch the data.
+//! Computes the layout of an image and its metadata. Must not touch the data.
 
 use std::io::{self, BufWriter, Write};
 
@@ -6,9 +6,10 @@ use super::header::Header;
 use super::{CLUSTER, COPIED, COUNTS, ENTRIES, Error, MAX_EXTENTS, MAX_SIZE, SECTOR, SPAN};
 use crate::model::Extent;
 
-/// The layout of one image, decided by the virtual size and the data extents alone.
+/// The layout of one image, determined by the virtual size and the data extents alone.
 ///
-/// The image is: [`Layout::write_metadata`], then the bytes of [`Layout::data`] in order, then [`Layout::padding`] zeros.
+/// An image consists of [`Layout::write_metadata`], then the bytes of [`Layout::data`] in order, then
+/// [`Layout::padding`] zeros.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     size: u64,
@@ -20,22 +21,23 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out a disk of `virtual_size` bytes, of which only `extents` may hold other bytes than zeros.
+    /// Lays out a disk of `virtual_size` bytes, of which only `extents` may contain nonzero bytes.
     ///
-    /// Extents are rounded out to clusters and merged; from 8 Mi separate ones on, the rest is taken as one. A size that is
-    /// no multiple of 512 is rounded up, as `qemu-img convert` does with a raw file; QEMU would round it down in the header
-    /// and lose the last bytes.
+    /// Extents are rounded out to clusters and merged; after 8 Mi separate ones the rest becomes one extent. A size
+    /// that is no multiple of 512 is rounded up, like `qemu-img convert` does for a raw file; QEMU would round it
+    /// down in the header and lose the last bytes.
     ///
     /// # Errors
-    /// [`Error::Size`] above [`super::MAX_SIZE`]; [`Error::Extent`] for a list that is not sorted, disjoint and inside the disk.
+    /// [`Error::Size`] above [`super::MAX_SIZE`]; [`Error::Extent`] for a list that is not sorted, disjoint and
+    /// inside the disk.
     pub fn new(virtual_size: u64, extents: &[Extent]) -> Result<Layout, Error> {
         Layout::of_clusters(virtual_size, whole_clusters(virtual_size, extents)?)
     }
 
-    /// The same for extents that [`whole_clusters`] returned.
+    /// The same for extents returned by [`whole_clusters`].
     ///
     /// # Errors
-    /// [`Error::Extent`] for others.
+    /// [`Error::Extent`] for other extents.
     pub fn of_clusters(virtual_size: u64, data: Vec<Extent>) -> Result<Layout, Error> {
         let is_whole = |extent: &Extent| {
             let end = extent.end();
@@ -60,7 +62,7 @@ impl Layout {
             refcount_table: 1,
             refcount_blocks: 1,
         };
-        // Refcounts count their own clusters too: grow them until they cover the whole image.
+        // Refcounts include their own clusters, so grow them until they cover the whole image.
         loop {
             let blocks = layout.clusters().div_ceil(COUNTS);
             let table = blocks.div_ceil(ENTRIES);
@@ -71,27 +73,27 @@ impl Layout {
         }
     }
 
-    /// The size that the header names, in bytes: the disk's, rounded up to 512.
+    /// Size in the header, in bytes: that of the disk, rounded up to 512.
     pub fn virtual_size(&self) -> u64 {
         self.size
     }
 
-    /// Bytes of the whole image.
+    /// Length of the whole image in bytes.
     pub fn length(&self) -> u64 {
         self.clusters() * CLUSTER
     }
 
-    /// Bytes of the image before its data.
+    /// Length of the metadata before the data, in bytes.
     pub fn metadata_length(&self) -> u64 {
         self.l2_offset() + self.l2_tables * CLUSTER
     }
 
-    /// What to read from the disk, in this order: whole clusters, clipped to the disk.
+    /// The ranges to read from the disk, in this order: whole clusters, clipped to the disk.
     pub fn data(&self) -> &[Extent] {
         &self.data
     }
 
-    /// Zero bytes to write after the data: what the last cluster has beyond the disk.
+    /// Zero bytes to write after the data, for the part of the last cluster that is beyond the disk.
     pub fn padding(&self) -> u64 {
         let stored: u64 = self.data.iter().map(|extent| extent.length).sum();
         self.data_clusters * CLUSTER - stored
@@ -107,11 +109,10 @@ impl Layout {
         out.flush()
     }
 
-    /// The header of this image.
     pub(super) fn header(&self) -> Header {
         Header {
             size: self.size,
-            // At most 2 Mi entries and a handful of clusters, as the size is at most MAX_SIZE.
+            // At most 2 Mi entries and a few clusters, because the size is at most `MAX_SIZE`.
             l1_entries: self.l1_entries() as u32,
             l1_offset: self.l1_offset(),
             refcount_clusters: self.refcount_table as u32,
@@ -124,7 +125,7 @@ impl Layout {
         zeros(out, CLUSTER - header.len() as u64)
     }
 
-    /// The refcount table, then its blocks: every cluster of the image is used once.
+    /// The refcount table and its blocks; every cluster has one reference.
     fn write_refcounts(&self, out: &mut impl Write) -> io::Result<()> {
         let first = (1 + self.refcount_table) * CLUSTER;
         for block in 0..self.refcount_blocks {
@@ -153,7 +154,7 @@ impl Layout {
 
     fn write_l2(&self, out: &mut impl Write) -> io::Result<()> {
         let mut host = self.metadata_length();
-        // The guest's cluster whose entry comes next, if its table is written at all.
+        // The guest cluster whose entry is next, if its table is written at all.
         let mut next = 0;
         for extent in &self.data {
             for cluster in extent.offset / CLUSTER..extent.end().div_ceil(CLUSTER) {
@@ -182,7 +183,7 @@ impl Layout {
         self.l1_offset() + self.l1_clusters() * CLUSTER
     }
 
-    /// At least one, as in the images that QEMU makes for disks of no size.
+    /// At least one, as in QEMU's images of empty disks.
     fn l1_entries(&self) -> u64 {
         self.size.div_ceil(SPAN).max(1)
     }
@@ -192,7 +193,7 @@ impl Layout {
     }
 }
 
-/// Checks the extents, rounds them out to clusters, merges what then touches and clips the last to the disk.
+/// Checks the extents, rounds them out to clusters, merges adjacent ones and clips the last one to the disk.
 fn round_out(size: u64, extents: &[Extent]) -> Result<Vec<Extent>, Error> {
     let mut rounded: Vec<Extent> = Vec::new();
     let mut behind = 0;
@@ -213,10 +214,10 @@ fn round_out(size: u64, extents: &[Extent]) -> Result<Vec<Extent>, Error> {
     Ok(rounded)
 }
 
-/// Rounds the extents of a disk out to whole clusters, clipped to the disk, and merges those that touch.
+/// Rounds the extents of a disk out to whole clusters, clipped to the disk, and merges adjacent ones.
 ///
 /// # Errors
-/// Those of [`Layout::new`].
+/// As for [`Layout::new`].
 pub fn whole_clusters(virtual_size: u64, extents: &[Extent]) -> Result<Vec<Extent>, Error> {
     if virtual_size > MAX_SIZE {
         return Err(Error::Size { size: virtual_size });
@@ -224,7 +225,7 @@ pub fn whole_clusters(virtual_size: u64, extents: &[Extent]) -> Result<Vec<Exten
     round_out(virtual_size, extents)
 }
 
-/// The indices of the L2 tables that these extents need, ascending.
+/// Indices of the L2 tables that these extents need, ascending.
 fn l2_indices(data: &[Extent]) -> impl Iterator<Item = u64> {
     let mut next = 0;
     data.iter().flat_map(move |extent| {

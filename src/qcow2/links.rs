@@ -1,7 +1,7 @@
-//! Owns: what the header of any qcow2 image says about files and states beside its own data: the backing file, the data
-//! file, internal snapshots, bitmaps. Must not: read data, follow what it finds, or trust a length.
+//! Reads from the header of any qcow2 image what it refers to: backing file, data file, internal snapshots, bitmaps.
+//! Must not read data, open what it finds, or trust a length.
 //!
-//! The layout of the header, its extensions and the snapshot table: QEMU's `docs/interop/qcow2.txt`.
+//! Layout of the header, its extensions and the snapshot table: QEMU's `docs/interop/qcow2.txt`.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,43 +11,43 @@ use std::os::unix::fs::FileExt;
 use super::Error;
 
 const MAGIC: u32 = 0x5146_49fb;
-/// The header of version 2; version 3 says how long it is.
+/// Header length of version 2; version 3 contains its length.
 const V2_LENGTH: u64 = 72;
-/// Where version 3 says that.
+/// Offset of the header length in version 3.
 const V3_LENGTH_AT: u64 = 100;
-/// The longest name that QEMU accepts, in bytes.
+/// Longest name that QEMU accepts, in bytes.
 const MAX_NAME: u32 = 1023;
-/// Bytes of extensions that are looked at: QEMU keeps all of them in the first cluster, which has 2 MiB at most.
+/// Bytes of extensions that are read: QEMU stores all of them in the first cluster, at most 2 MiB.
 const MAX_EXTENSIONS: u64 = 2 << 20;
-/// Snapshots that are named; QEMU allows 65,536.
+/// Limit of snapshots, the same as QEMU's.
 const MAX_SNAPSHOTS: u32 = 1 << 16;
-/// Bytes of all their names.
+/// Limit of all snapshot names, in bytes.
 const MAX_NAMES: usize = 4 << 20;
 
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 const DATA_FILE: u32 = 0x4441_5441;
 const BITMAPS: u32 = 0x2385_2875;
 
-/// What the header of a qcow2 image points to.
+/// The references in the header of a qcow2 image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Links {
-    /// The image below it, as the header spells it: relative to the image's folder, absolute, or with a protocol.
+    /// Backing file as written in the header: relative to the image's directory, absolute, or with a protocol.
     pub backing: Option<OsString>,
-    /// The format that the header gives the image below it.
+    /// Format of the backing file, according to the header.
     pub backing_format: Option<String>,
-    /// The file that holds the guest's data instead of the image.
+    /// External data file.
     pub data_file: Option<OsString>,
-    /// The names of the internal snapshots, in the order of the table.
+    /// Names of the internal snapshots, in table order.
     pub snapshots: Vec<String>,
-    /// How many bitmaps it holds.
+    /// Number of bitmaps.
     pub bitmaps: u32,
 }
 
 impl Links {
-    /// Reads them.
+    /// Reads the references.
     ///
     /// # Errors
-    /// [`Error::NotQcow2`] where the file is something else, [`Error::Damaged`] where the header contradicts itself.
+    /// [`Error::NotQcow2`] if the file is something else, [`Error::Damaged`] if the header contradicts itself.
     pub fn read(image: &File) -> Result<Links, Error> {
         let at = Fields(image);
         match at.u32(0) {
@@ -63,7 +63,6 @@ impl Links {
     }
 }
 
-/// Numbers and names at offsets of a file.
 struct Fields<'a>(&'a File);
 
 impl Fields<'_> {
@@ -105,7 +104,7 @@ impl Fields<'_> {
         while offset < MAX_EXTENSIONS {
             let (kind, length) = match (self.u32(offset), self.u32(offset + 4)) {
                 (Ok(kind), Ok(length)) => (kind, length),
-                // An image of version 2 without extensions may end right after its header.
+                // A version 2 image without extensions may end right after its header.
                 (Err(Error::Truncated), _) | (_, Err(Error::Truncated)) => return Ok(()),
                 (Err(error), _) | (_, Err(error)) => return Err(error),
             };
@@ -123,7 +122,7 @@ impl Fields<'_> {
             }
             offset = data.saturating_add(u64::from(length).next_multiple_of(8));
         }
-        Err(Error::Damaged { what: "its header extensions do not end" })
+        Err(Error::Damaged { what: "its header extensions have no end" })
     }
 
     fn snapshots(&self) -> Result<Vec<String>, Error> {
@@ -134,7 +133,7 @@ impl Fields<'_> {
         let (mut names, mut length) = (Vec::new(), 0);
         for _ in 0..count {
             if offset > i64::MAX as u64 || length > MAX_NAMES {
-                return Err(Error::Damaged { what: "its snapshot table leads out of it" });
+                return Err(Error::Damaged { what: "its snapshot table is outside the file" });
             }
             let (id, name) = (u64::from(self.u16(offset + 12)?), self.u16(offset + 14)?);
             let extra = u64::from(self.u32(offset + 36)?);
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_qemu_writes_is_read() {
+    fn links_written_by_qemu_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let expected = Links {
             backing: Some("base one.raw".into()),

@@ -1,11 +1,13 @@
-//! Disks as compact, flat qcow2 streams: written with a length known beforehand, read back without seeking.
+//! Encodes disks as compact, standalone qcow2 streams whose length is known in advance, and reads them back without
+//! seeking.
 //!
-//! Owns: the one shape of qcow2 that this program writes, and its reader; of any other qcow2, only what its header points
-//! to ([`Links`]). Must not: know where the bytes come from or go, or read the data of any other qcow2 (QEMU does).
+//! Contains the one shape of qcow2 that this program writes, and its reader; of any other qcow2, only what its header
+//! refers to ([`Links`]). Must not know where the bytes come from or go, or read the data of any other qcow2 (QEMU
+//! does).
 //!
 //! The shape: version 3, clusters of 64 KiB, 16-bit reference counts, no features, no extensions, no backing file. In
-//! this order, each part on a cluster's boundary: header, refcount table, refcount blocks, L1 table, the L2 tables that
-//! are needed, data clusters in the guest's order. So the virtual size and the data extents alone decide every byte of
+//! this order, each part aligned to a cluster: header, refcount table, refcount blocks, L1 table, the required L2
+//! tables, data clusters in guest order. The virtual size and the data extents alone determine every byte of
 //! metadata. The format itself: QEMU's `docs/interop/qcow2.txt`.
 
 mod header;
@@ -23,24 +25,24 @@ pub use links::Links;
 pub use reader::Reader;
 pub use salvage::Torn;
 
-/// Bytes of a cluster: the unit in which data is stored.
+/// Cluster size in bytes, the unit in which data is stored.
 pub const CLUSTER: u64 = 1 << 16;
-/// The largest virtual size, in bytes: 1 PiB. QEMU itself allows 2 PiB with these tables.
+/// Largest virtual size: 1 PiB. QEMU allows 2 PiB with these tables.
 pub const MAX_SIZE: u64 = 1 << 50;
-/// The most data extents an image has, so that its reader needs at most 128 MiB for them.
+/// Limit of data extents, so that a reader needs at most 128 MiB for them.
 const MAX_EXTENTS: usize = 1 << 23;
-/// Entries of 8 bytes in a cluster: of an L2 table, and per cluster of the L1 and refcount tables.
+/// 8-byte entries in a cluster of an L1, L2 or refcount table.
 const ENTRIES: u64 = CLUSTER / 8;
-/// Bytes of the disk that one L2 table maps: 512 MiB.
+/// Bytes of the disk mapped by one L2 table: 512 MiB.
 const SPAN: u64 = ENTRIES * CLUSTER;
-/// Reference counts of 2 bytes in a refcount block.
+/// 2-byte reference counts in a refcount block.
 const COUNTS: u64 = CLUSTER / 2;
-/// The flag of an L1 or L2 entry whose cluster has exactly one reference; here all have.
+/// Flag of an L1 or L2 entry whose cluster has exactly one reference, which is true of all here.
 const COPIED: u64 = 1 << 63;
-/// QEMU's unit of a disk's size.
+/// QEMU's unit of disk size, in bytes.
 const SECTOR: u64 = 512;
 
-/// Why an image cannot be laid out or read back.
+/// An error while laying out or reading an image.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The disk is larger than [`MAX_SIZE`].
@@ -49,29 +51,29 @@ pub enum Error {
         /// The size, in bytes.
         size: u64,
     },
-    /// An extent is empty, outside the disk, or not behind the one before it.
+    /// An extent is empty, outside the disk, or out of order.
     #[error("extent of {length} bytes at {offset} is empty, out of order or outside the disk of {size} bytes")]
     Extent {
-        /// Its first byte.
+        /// First byte of the extent.
         offset: u64,
-        /// Its bytes.
+        /// Length of the extent in bytes.
         length: u64,
-        /// The disk's bytes.
+        /// Size of the disk in bytes.
         size: u64,
     },
     /// The stream is not a qcow2 image.
     #[error("not a qcow2 image")]
     NotQcow2,
-    /// A qcow2 image, but not of the shape that this program writes.
+    /// A qcow2 image that kvmbackup would not have written.
     #[error("the qcow2 image has {what}, which kvmbackup never writes")]
     Unsupported {
-        /// What it has.
+        /// The unsupported part.
         what: &'static str,
     },
-    /// A part of the image contradicts another.
+    /// Parts of the image contradict each other.
     #[error("the qcow2 image is damaged: {what}")]
     Damaged {
-        /// Which.
+        /// The contradiction.
         what: &'static str,
     },
     /// The stream ends before the image does.
@@ -83,7 +85,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What the operator can do, where there is something.
+    /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Unsupported { .. } | Error::NotQcow2 => {
@@ -94,7 +96,7 @@ impl Error {
         }
     }
 
-    /// A failed read; the end of the stream is no matter of the system.
+    /// Converts a read error; an unexpected end means a truncated image.
     fn read(error: io::Error) -> Error {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Error::Truncated,

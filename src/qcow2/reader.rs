@@ -1,4 +1,4 @@
-//! Owns: reading our own qcow2 streams back, from start to end. Must not: trust a byte of them, or seek.
+//! Reads our own qcow2 streams from start to end. Must not trust any byte of them, or seek.
 
 use std::io::{self, BufRead, Read};
 
@@ -6,21 +6,21 @@ use super::header::Header;
 use super::{CLUSTER, COPIED, ENTRIES, Error, Layout, MAX_EXTENTS};
 use crate::model::Extent;
 
-/// The most bytes that a sink gets at once: what a core's own cache holds while they are hashed and copied.
+/// Most bytes passed to a sink at once: small enough for the L2 cache while they are hashed and copied.
 const CHUNK: u64 = 128 << 10;
-/// The flag of an L2 entry whose cluster is compressed.
+/// Flag of an L2 entry whose cluster is compressed.
 const COMPRESSED: u64 = 1 << 62;
 
-/// An image whose metadata is read and whose data comes next.
+/// An image whose metadata was read and whose data follows.
 ///
-/// Needs memory for the image's data extents: at most 128 MiB, usually a few KiB.
+/// Needs memory for the data extents: at most 128 MiB, usually a few KiB.
 pub struct Reader<R> {
     input: R,
     layout: Layout,
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads and checks the metadata. Reads in clusters; `input` needs no buffer.
+    /// Reads and checks the metadata. Reads whole clusters, so `input` needs no buffer.
     ///
     /// # Errors
     /// [`Error::NotQcow2`], [`Error::Unsupported`], [`Error::Damaged`], [`Error::Truncated`] or [`Error::Read`].
@@ -28,7 +28,7 @@ impl<R: Read> Reader<R> {
         let mut cluster = vec![0; CLUSTER as usize];
         fill(&mut input, &mut cluster)?;
         let header = Header::decode(&cluster)?;
-        // Contents do not depend on refcounts, and those follow from the rest.
+        // The contents do not depend on refcounts, which follow from the rest.
         skip(&mut input, header.l1_offset.saturating_sub(CLUSTER))?;
 
         let l1_clusters = u64::from(header.l1_entries).div_ceil(ENTRIES);
@@ -36,7 +36,7 @@ impl<R: Read> Reader<R> {
             .checked_mul(CLUSTER)
             .and_then(|bytes| bytes.checked_add(header.l1_offset))
             .filter(|end| end.checked_add(header.size).is_some_and(|end| end < COMPRESSED))
-            .ok_or(Error::Damaged { what: "the l1 table lies out of reach" })?;
+            .ok_or(Error::Damaged { what: "the L1 table is out of range" })?;
         let tables = read_l1(&mut input, l1_clusters, l2_offset, header.size.div_ceil(super::SPAN))?;
         let data_offset = l2_offset + tables.len() as u64 * CLUSTER;
         let data = read_l2(&mut input, &tables, data_offset, header.size)?;
@@ -50,27 +50,28 @@ impl<R: Read> Reader<R> {
 }
 
 impl<R> Reader<R> {
-    /// What the metadata says.
+    /// The layout according to the metadata.
     pub fn into_layout(self) -> Layout {
         self.layout
     }
 
-    /// The guest's disk, in bytes.
+    /// Virtual size in bytes.
     pub fn virtual_size(&self) -> u64 {
         self.layout.virtual_size()
     }
 
-    /// The ranges that [`Reader::copy`] will deliver; the rest of the disk is zeros.
+    /// The ranges that [`Reader::copy`] delivers; the rest of the disk is zeros.
     pub fn data(&self) -> &[Extent] {
         self.layout.data()
     }
 }
 
 impl<R: BufRead> Reader<R> {
-    /// Gives the data to `sink` by guest offset, ascending, at most 128 KiB at once, and checks that the stream then ends.
+    /// Passes the data to `sink` by ascending guest offset, at most 128 KiB at once, and checks that the stream then
+    /// ends.
     ///
     /// # Errors
-    /// The sink's own, or [`Error::Truncated`], [`Error::Damaged`] or [`Error::Read`].
+    /// Errors of `sink`; [`Error::Truncated`], [`Error::Damaged`] or [`Error::Read`].
     pub fn copy<E: From<Error>>(mut self, mut sink: impl FnMut(u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
         for extent in self.layout.data() {
             let mut offset = extent.offset;
@@ -91,16 +92,16 @@ impl<R: BufRead> Reader<R> {
         let mut padding = vec![0; self.layout.padding() as usize];
         fill(&mut self.input, &mut padding)?;
         if padding.iter().any(|&byte| byte != 0) {
-            return Err(Error::Damaged { what: "there is data behind the end of the disk" }.into());
+            return Err(Error::Damaged { what: "there is data after the end of the disk" }.into());
         }
         match io::copy(&mut self.input.take(1), &mut io::sink()).map_err(Error::read)? {
             0 => Ok(()),
-            _ => Err(Error::Damaged { what: "there are bytes behind the last cluster" }.into()),
+            _ => Err(Error::Damaged { what: "there are bytes after the last cluster" }.into()),
         }
     }
 }
 
-/// The indices of the L2 tables, which follow the L1 table one by one.
+/// The indices of the L2 tables, which follow the L1 table in order.
 fn read_l1(input: &mut impl Read, clusters: u64, mut host: u64, entries: u64) -> Result<Vec<u64>, Error> {
     let mut tables = Vec::new();
     for table in 0..clusters {
@@ -117,7 +118,7 @@ fn read_l1(input: &mut impl Read, clusters: u64, mut host: u64, entries: u64) ->
     Ok(tables)
 }
 
-/// The extents of the disk whose clusters follow the L2 tables one by one.
+/// The extents of the disk, whose clusters follow the L2 tables in order.
 fn read_l2(input: &mut impl Read, tables: &[u64], mut host: u64, size: u64) -> Result<Vec<Extent>, Error> {
     let mut data: Vec<Extent> = Vec::new();
     for table in tables {
@@ -143,7 +144,7 @@ fn read_l2(input: &mut impl Read, tables: &[u64], mut host: u64, size: u64) -> R
     Ok(data)
 }
 
-/// Reads one cluster of a table and visits the entries that are set.
+/// Reads one cluster of a table and visits its nonzero entries.
 fn each_entry(input: &mut impl Read, mut visit: impl FnMut(u64, u64) -> Result<(), Error>) -> Result<(), Error> {
     let mut cluster = [0; CLUSTER as usize];
     fill(input, &mut cluster)?;

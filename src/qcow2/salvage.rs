@@ -1,31 +1,31 @@
-//! Owns: what of a disk can be placed when parts of its image cannot be read. Must not: read data, or guess a place.
+//! Maps the data of a disk whose image is partly unreadable. Must not read data or guess an offset.
 
 use super::header::Header;
 use super::{CLUSTER, COPIED, COUNTS, ENTRIES, MAX_EXTENTS, MAX_SIZE, SECTOR, SPAN};
 use crate::model::Extent;
 
-/// Where the data of a torn image belongs.
+/// The mapping of a torn image.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Torn {
-    /// The guest's disk, in bytes.
+    /// Virtual size in bytes.
     pub virtual_size: u64,
-    /// Data of the guest, ascending, and where it begins in the image. Whether it can be read there is another matter.
+    /// Guest extents, ascending, with their offset in the image. Their data may still be unreadable.
     pub placed: Vec<(Extent, u64)>,
-    /// Ranges of the disk of which the tables are lost: there may have been data.
+    /// Ranges of the disk whose tables are lost; they may have contained data.
     pub unknown: Vec<Extent>,
 }
 
 impl Torn {
-    /// Reads what there is of the tables of an image of `length` bytes. `read` fills a buffer from an offset on, or answers
-    /// that it cannot; `size` is the disk's where the header is lost.
+    /// Reads the readable tables of an image of `length` bytes. `read` fills a buffer from an offset, or returns
+    /// `false`; `size` is the size of the disk if the header is lost.
     ///
-    /// `None` when nobody knows the size. Needs memory as a [`Reader`](super::Reader) does.
+    /// `None` if the size is unknown. Needs as much memory as a [`Reader`](super::Reader).
     pub fn map(length: u64, size: Option<u64>, mut read: impl FnMut(u64, &mut [u8]) -> bool) -> Option<Torn> {
         let mut cluster = vec![0; CLUSTER as usize];
         let header = read(0, &mut cluster).then(|| Header::decode(&cluster).ok()).flatten();
         let virtual_size = header.map(|header| header.size).or(size)?;
         let virtual_size = virtual_size.checked_next_multiple_of(SECTOR).filter(|&size| size <= MAX_SIZE)?;
-        // What the length alone decides: every cluster has its reference count.
+        // The length alone determines the refcounts, because every cluster has one.
         let blocks = (length / CLUSTER).div_ceil(COUNTS);
         let l1_offset = (1 + blocks.div_ceil(ENTRIES) + blocks) * CLUSTER;
         let mut torn = Torn { virtual_size, ..Torn::default() };
@@ -73,8 +73,8 @@ impl Torn {
     }
 }
 
-/// Visits the entries of a table that are set; `false` if one of them cannot be: they ascend, each in clusters, all of them
-/// in the image. `host` is the least that the next may be, and goes on.
+/// Visits the set entries of a table; `false` if one is invalid: entries must ascend, be aligned to clusters and be
+/// inside the image. `host` is the lower bound of the next entry and is advanced.
 fn entries(cluster: &[u8], host: &mut u64, length: u64, mut visit: impl FnMut(u64, u64)) -> bool {
     let mut least = *host;
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! Owns: the proof that our images are QEMU's qcow2, and that the reader takes these and no others.
+//! Our images are valid for QEMU, and the reader accepts only them.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
@@ -21,7 +21,7 @@ fn run(program: &str, args: &[&str]) -> String {
     text
 }
 
-/// A sparse raw file with bytes other than zeros in every extent.
+/// A sparse raw file with nonzero bytes in every extent.
 fn raw(dir: &Path, size: u64, extents: &[Extent]) -> File {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(dir.join("raw")).unwrap();
     file.set_len(size).unwrap();
@@ -32,7 +32,7 @@ fn raw(dir: &Path, size: u64, extents: &[Extent]) -> File {
     file
 }
 
-/// The whole image, as a caller of `Layout` writes it.
+/// Writes a whole image like a caller of `Layout`.
 fn write_image(layout: &Layout, disk: &File, out: &mut impl Write) {
     let mut metadata = Vec::new();
     layout.write_metadata(&mut metadata).unwrap();
@@ -46,7 +46,7 @@ fn write_image(layout: &Layout, disk: &File, out: &mut impl Write) {
     out.write_all(&vec![0; layout.padding() as usize]).unwrap();
 }
 
-/// Writes raw and qcow2 of the same contents; checks with QEMU and by our own reader that they are the same.
+/// Writes the same contents as raw and qcow2, and compares them with QEMU and with our reader.
 fn round_trip(size: u64, extents: &[Extent]) {
     let dir = TempDir::new().unwrap();
     let disk = raw(dir.path(), size, extents);
@@ -93,7 +93,7 @@ fn read_all(image: &[u8]) -> Result<u64, Error> {
 }
 
 #[test]
-fn disks_of_every_shape_are_right() {
+fn disks_of_every_shape_round_trip() {
     round_trip(0, &[]);
     round_trip(1, &[extent(0, 1)]);
     round_trip(512, &[]);
@@ -105,18 +105,18 @@ fn disks_of_every_shape_are_right() {
 }
 
 #[test]
-fn an_empty_tebibyte_is_a_few_clusters() {
+fn empty_tebibyte_is_a_few_clusters() {
     let layout = Layout::new(1 << 40, &[]).unwrap();
     assert_eq!(layout.length(), 4 * CLUSTER);
     round_trip(1 << 40, &[]);
 }
 
 #[test]
-fn the_end_of_a_tebibyte_is_found() {
+fn data_at_the_end_of_a_tebibyte_round_trips() {
     round_trip(1 << 40, &[extent(3 * MIB, 9), extent((1 << 40) - 100, 100)]);
 }
 
-/// Images whose refcounts need many blocks are too large for a file of data, not for a file of holes.
+/// Images with many refcount blocks are too large for real data, but not for a sparse file.
 #[test]
 fn refcounts_cover_large_images() {
     let dir = TempDir::new().unwrap();
@@ -183,9 +183,9 @@ fn images_of_other_programs_are_refused() {
     refused(&["convert", "-c", "-O", "qcow2", &base, &path("packed")], "packed", "extensions");
     let option = format!("data_file={}", path("data"));
     refused(&["create", "-q", "-f", "qcow2", "-o", &option, &path("out"), "4M"], "out", "an external data file");
-    refused(&["create", "-q", "-f", "qcow2", "-o", "compat=0.10", &path("old"), "4M"], "old", "another version");
+    refused(&["create", "-q", "-f", "qcow2", "-o", "compat=0.10", &path("old"), "4M"], "old", "a version other than 3");
     refused(&["create", "-q", "-f", "qcow2", "-o", "extended_l2=on", &path("sub"), "4M"], "sub", "feature flags");
-    // qemu-img fails at times to measure how long LUKS takes on a busy machine, so its method is put in by hand.
+    // On a busy machine `qemu-img` sometimes fails to benchmark LUKS, so the encryption method is set by hand.
     let mut luks = fs::read(&base).unwrap();
     luks[35] = 2;
     assert!(read_all(&luks).unwrap_err().to_string().contains("encryption"));
@@ -193,7 +193,7 @@ fn images_of_other_programs_are_refused() {
 }
 
 #[test]
-fn damage_is_told() {
+fn damage_is_described() {
     let good = image_bytes(2 * MIB + 512, &[extent(MIB, 100), extent(2 * MIB, 512)]);
     assert_eq!(read_all(&good).unwrap(), CLUSTER + 512);
     let changed = |at: usize, byte: u8| {
@@ -207,9 +207,9 @@ fn damage_is_told() {
     assert!(changed(l2, 0x40).contains("compressed clusters"));
     assert!(changed(l2 + 7, 1).contains("an l2 entry is wrong"));
     assert!(changed(l2 + 16 * 8 + 5, 1).contains("an l2 entry is wrong"));
-    assert!(changed(45, 1).contains("cut short") || changed(45, 1).contains("entry is wrong"));
+    assert!(changed(45, 1).contains("truncated") || changed(45, 1).contains("entry is wrong"));
     assert!(changed(200, 1).contains("extensions"));
-    assert!(changed(good.len() - 1, 1).contains("behind the end of the disk"));
+    assert!(changed(good.len() - 1, 1).contains("after the end of the disk"));
     assert!(matches!(read_all(&[&good[..], &[0]].concat()), Err(Error::Damaged { .. })));
     for cut in [0, 10, 70_000, l1 + 5, l2 + 5, good.len() - 1] {
         assert!(matches!(read_all(&good[..cut]), Err(Error::Truncated)), "{cut}");
@@ -217,7 +217,7 @@ fn damage_is_told() {
 }
 
 #[test]
-fn a_read_error_and_a_sink_error_come_back() {
+fn read_and_sink_errors_are_returned() {
     struct Fails;
     impl Read for Fails {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

@@ -1,4 +1,5 @@
-//! Owns: reading a restore point that is one of our archives. Must not: let a byte pass unchecked, except as its interface says.
+//! Reads a restore point that is a kvmbackup archive. Must not return unchecked bytes, except where its interface
+//! says so.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -17,7 +18,6 @@ use crate::sys::host;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
-/// An open archive.
 pub(super) struct Archived {
     archive: Arc<Archive>,
     path: PathBuf,
@@ -38,7 +38,7 @@ impl Archived {
     pub(super) fn contents(&self) -> Result<Contents, Error> {
         let manifest = self.manifest()?;
         let members = self.archive.members().map_err(|source| self.failed(source))?;
-        // Older archives say only in the definition which disks were encrypted.
+        // Older archives record encryption only in the definition.
         let described = self.definition(Definition::Live).ok().and_then(|xml| described(&xml));
         let described = described.map_or(Vec::new(), |domain| domain.disks);
         let is_encrypted = |target: &str| described.iter().any(|disk| disk.encrypted && disk.target == target);
@@ -164,13 +164,13 @@ impl Archived {
     }
 }
 
-/// A disk in an archive, a compact qcow2 image.
+/// A disk, stored as a compact qcow2 image.
 pub(super) struct Disk {
     archive: Arc<Archive>,
     path: PathBuf,
     member: Member,
     layout: Layout,
-    /// Where in the member each extent begins.
+    /// Offset of each extent in the member.
     places: Vec<u64>,
     data: RandomReader,
 }
@@ -206,7 +206,7 @@ impl Disk {
             extents.iter().zip(&self.places).skip(first).take_while(|(extent, _)| extent.offset < end)
         {
             let (from, until) = (extent.offset.max(offset), extent.end().min(end));
-            // Both lie within the range, whose length fits in memory.
+            // Both are within the range, which fits in memory.
             let part = &mut out[(from - offset) as usize..(until - offset) as usize];
             let read = self.data.read_at(place + (from - extent.offset), part);
             read.map_err(|source| failed(&self.path, source))?;
@@ -215,7 +215,6 @@ impl Disk {
     }
 }
 
-/// Why reading ends early.
 enum Stop<E> {
     Image(qcow2::Error),
     Sink(E),
@@ -231,12 +230,12 @@ fn failed(path: &Path, source: archive::Error) -> Error {
     Error::Archive { path: path.to_owned(), source }
 }
 
-/// An error that came out of a reader: below it lies one of the archive.
+/// Unwraps the archive error inside an error of a reader.
 fn read_error(path: &Path, error: io::Error) -> Error {
     failed(path, archive::Error::inside(error))
 }
 
-/// An error of the image reader; below it, the archive's own may be hidden.
+/// The same for an error of the image reader.
 fn image_error(path: &Path, member: &str, source: qcow2::Error) -> Error {
     match source {
         qcow2::Error::Read(error) => read_error(path, error),
@@ -244,13 +243,13 @@ fn image_error(path: &Path, member: &str, source: qcow2::Error) -> Error {
     }
 }
 
-/// What a definition says; `None` if it cannot be read.
+/// Parses a definition; `None` if that fails.
 pub(super) fn described(xml: &str) -> Option<crate::model::Domain> {
     let xml = DomainXml { live: xml.to_owned(), inactive: xml.to_owned(), migratable: xml.to_owned() };
     domain_xml::read(xml, DomainState::Off, true).ok().map(|described| described.domain)
 }
 
-/// The digest of a file; `None` when it cannot be read.
+/// `None` if the file cannot be read.
 fn digest(path: &Path) -> Option<Digest> {
     let mut file = File::open(path).ok()?;
     let mut hasher = Hasher::new();
@@ -263,7 +262,7 @@ fn digest(path: &Path) -> Option<Digest> {
     }
 }
 
-/// A member that is hashed while it is read.
+/// Hashes a member while reading it.
 struct Hashed {
     input: MemberReader,
     hasher: Hasher,
@@ -279,7 +278,7 @@ impl Hashed {
         Ok(Hashed { input, hasher: Hasher::new(), member: name.to_owned(), digest })
     }
 
-    /// Everything must have been read.
+    /// Call after everything was read.
     fn check(self) -> Result<(), archive::Error> {
         match self.hasher.finish() == self.digest {
             true => Ok(()),
@@ -302,7 +301,7 @@ impl BufRead for Hashed {
     }
 
     fn consume(&mut self, count: usize) {
-        // Bytes that are left to consume need no reading, which could fail.
+        // Returns buffered bytes without reading, so it cannot fail here.
         if let Ok(bytes) = self.input.fill_buf() {
             self.hasher.update(&bytes[..count.min(bytes.len())]);
         }
@@ -310,7 +309,7 @@ impl BufRead for Hashed {
     }
 }
 
-/// A member from its start on, without threads that decode ahead.
+/// Reads a member from its start without threads that decode ahead.
 struct InOrder<'a> {
     reader: &'a RandomReader,
     at: u64,

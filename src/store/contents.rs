@@ -1,4 +1,4 @@
-//! Owns: what a restore point holds, the same for every kind of store. Must not: be trusted: it comes from the target.
+//! Describes the contents of a restore point of any kind. Must not be trusted: the data comes from the target.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,18 +6,18 @@ use std::path::PathBuf;
 use super::{BootEntry, FileEntry};
 use crate::model::{DomainRef, Format, Owner, Source};
 
-/// What a restore point holds, whoever made it.
+/// The contents of a restore point.
 #[derive(Debug, Clone)]
 pub struct Contents {
-    /// Where the point is, for messages.
+    /// Path of the restore point, for messages.
     pub location: PathBuf,
-    /// The domain.
+    /// Name and UUID of the saved domain.
     pub domain: DomainRef,
-    /// Its disks.
+    /// Saved disks.
     pub disks: Vec<SavedDisk>,
-    /// Why disks are not in it, by target.
+    /// Reasons why disks are missing, by target.
     pub skipped: BTreeMap<String, String>,
-    /// What else is not in it.
+    /// Other missing parts, as text.
     pub not_saved: Vec<String>,
     /// UEFI variables.
     pub nvram: Option<FileEntry>,
@@ -25,29 +25,29 @@ pub struct Contents {
     pub boot: Vec<BootEntry>,
     /// State of an emulated TPM.
     pub tpm: Vec<FileEntry>,
-    /// Why there is no such state, where the domain has a TPM.
+    /// Why the TPM state is missing, if the domain has a TPM.
     pub tpm_missing: Option<String>,
-    /// Manifest and XML: the member, and the name of its file after a restore.
+    /// Manifest and XML: member name and file name after a restore.
     pub documents: Vec<(String, String)>,
-    /// Bytes of each member.
+    /// Length of each member in bytes.
     pub lengths: BTreeMap<String, u64>,
 }
 
-/// A disk of a restore point.
+/// A saved disk.
 #[derive(Debug, Clone)]
 pub struct SavedDisk {
-    /// The guest's name for it.
+    /// Target name, such as `vda`.
     pub target: String,
-    /// The member that holds it.
+    /// Name of its member.
     pub member: String,
-    /// Where it was.
+    /// Original location.
     pub source: Source,
-    /// The format it had there.
+    /// Original format.
     pub format: Format,
-    /// Its size as the guest sees it, in bytes; `None` for an image that is kept as it was.
+    /// Virtual size in bytes; `None` for an image stored as is.
     pub virtual_bytes: Option<u64>,
-    /// Whose the image was, if that was saved.
+    /// Owner of the image, if saved.
     pub owner: Option<Owner>,
-    /// QEMU encrypted the image; the restore point holds it unencrypted.
+    /// QEMU encrypted the image; the restore point contains plaintext.
     pub encrypted: bool,
 }

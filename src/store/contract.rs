@@ -1,5 +1,5 @@
-//! Owns: what every kind of restore point must do, in one suite. A kind's own tests call [`all`] with how such a point is made.
-//! Must not: know a kind, except by what it says that it can do.
+//! The tests that every kind of restore point must pass; the tests of a kind call [`all`]. Must not depend on a kind,
+//! except through [`Kind`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -13,29 +13,28 @@ use crate::engine::fixture::{DOMAIN, Disk, Fixture, run, text};
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
-/// A kind of restore point.
 pub struct Kind {
     /// Adds a point with these disks.
     pub make: fn(&Fixture, &[Disk]),
-    /// It can be written and removed, and its disks can be read at random.
+    /// It can be written, removed and read at random.
     pub is_ours: bool,
-    /// Every read is checked, random ones too.
+    /// Every read is checked, including random ones.
     pub checks_ranges: bool,
 }
 
-/// The whole suite.
+/// Runs all tests.
 pub fn all(kind: &Kind) {
     lists_and_reads_back(kind);
     if kind.is_ours {
         reads_at_random(kind);
     }
-    tells_damage(kind);
-    gives_up_what_hangs_and_stops_when_asked(kind);
+    reports_damage(kind);
+    abandons_a_hung_target_and_stops_on_a_signal(kind);
     leaves_foreign_files_alone(kind);
-    removes_only_what_is_ours(kind);
+    removes_only_our_points(kind);
 }
 
-/// A store with one point, whose disks are returned.
+/// A store with one point, and its disks.
 fn filled(kind: &Kind) -> (Fixture, Point, Vec<Disk>) {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
@@ -63,7 +62,7 @@ fn lists_and_reads_back(kind: &Kind) {
     let contents = reader.contents().unwrap();
     assert_eq!(contents.domain.name, DOMAIN);
 
-    // Everything, one after another, and by name: the same bytes.
+    // Reading everything in order and reading by name return the same bytes.
     let mut all = BTreeMap::new();
     reader
         .each(&mut |entry, contents| {
@@ -102,7 +101,7 @@ fn lists_and_reads_back(kind: &Kind) {
     }
 }
 
-/// The disk, read in order, is what was saved.
+/// Panics unless reading the disk in order returns the saved contents.
 fn expect_whole(reader: &PointReader, member: &str, disk: &Disk, image: &Path) {
     let opened = reader.disk(member).unwrap();
     assert_eq!(opened.size(), disk.size.next_multiple_of(512));
@@ -142,7 +141,7 @@ fn reads_at_random(kind: &Kind) {
     }
 }
 
-fn tells_damage(kind: &Kind) {
+fn reports_damage(kind: &Kind) {
     let (fixture, point, disks) = filled(kind);
     let good = fs::read(point.location()).unwrap();
     let contents = || {
@@ -168,7 +167,7 @@ fn tells_damage(kind: &Kind) {
     for at in (0..good.len()).step_by(good.len() / 40).chain([good.len() - 1]) {
         let mut bad = good.clone();
         bad[at] ^= 0x10;
-        // A few bits of gzip's headers mean nothing; then what is read must be what was saved.
+        // Some bits of gzip headers have no meaning; then the contents must be the saved ones.
         if sound(&bad) {
             assert!(contents() == saved, "changed at {at}");
         } else if kind.checks_ranges {
@@ -183,7 +182,7 @@ fn tells_damage(kind: &Kind) {
     assert!(missing.is_missing() && !missing.is_damage());
 }
 
-/// What a damaged point gives at random is right or an error.
+/// Random reads of a damaged point must be correct or fail.
 fn expect_nothing_wrong(reader: &PointReader, disks: &[Disk]) {
     for disk in disks {
         let Ok(opened) = reader.disk(&super::disk_member(disk.target)) else { continue };
@@ -199,7 +198,7 @@ fn expect_nothing_wrong(reader: &PointReader, disks: &[Disk]) {
     }
 }
 
-fn gives_up_what_hangs_and_stops_when_asked(kind: &Kind) {
+fn abandons_a_hung_target_and_stops_on_a_signal(kind: &Kind) {
     let (fixture, point, _) = filled(kind);
     let mut hung = fixture.store.clone();
     hung.patience = Patience::new(Duration::ZERO);
@@ -229,13 +228,13 @@ fn leaves_foreign_files_alone(kind: &Kind) {
     assert_eq!(fixture.store.points(DOMAIN).unwrap(), [point]);
 }
 
-fn removes_only_what_is_ours(kind: &Kind) {
+fn removes_only_our_points(kind: &Kind) {
     let (fixture, point, _) = filled(kind);
     assert_eq!(point.kept_because().is_none(), kind.is_ours);
     let removed = fixture.store.remove(&point);
     assert_eq!(removed.is_ok(), kind.is_ours);
     assert_eq!(fixture.store.points(DOMAIN).unwrap().is_empty(), kind.is_ours);
-    assert_eq!(fixture.store.remove(&point).is_ok(), kind.is_ours, "one that is gone is no error");
+    assert_eq!(fixture.store.remove(&point).is_ok(), kind.is_ours, "removing a missing point is not an error");
 }
 
 fn read(contents: &mut FileReader<'_>) -> Result<Vec<u8>, Error> {

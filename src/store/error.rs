@@ -1,4 +1,4 @@
-//! Owns: what can go wrong with stored restore points, in words. Must not: be about where they are restored to.
+//! The errors of stored restore points. Must not describe errors of a restore's destination.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,106 +8,106 @@ use crate::qcow2;
 use crate::sys::durable::Exposed;
 use crate::sys::patience::{Stalled, is_out_of_reach};
 
-/// Why restore points could not be listed, written or removed.
+/// An error while listing, reading, writing or removing restore points.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The target is not there, or is no folder.
+    /// The target does not exist or is not a directory.
     #[error("the backup directory {} is unusable", path.display())]
     Target {
         /// `backupdir`.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// An unfinished archive cannot be removed, because its folder does not exist.
+    /// The directory of an unfinished archive does not exist; the target may not be mounted.
     #[error("{}: cannot remove the unfinished archive, because its directory is missing", path.display())]
     Unmounted {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
     },
-    /// A file or folder could not be read, written or removed.
+    /// A file operation failed.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was tried: `list`, `create`, `publish`, `remove`.
+        /// The operation: `list`, `create`, `publish`, `remove`.
         action: &'static str,
-        /// The file or folder.
+        /// File or directory.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// There are too many points of one second and those after it.
+    /// All IDs from the requested second on are taken, up to the search limit.
     #[error("domain {domain}: no free name for a restore point in {}", path.display())]
     NoFreeId {
-        /// The domain.
+        /// Name of the domain.
         domain: String,
-        /// Its folder.
+        /// Directory of the domain.
         path: PathBuf,
     },
-    /// An archive cannot be written or read.
+    /// An archive could not be written or read.
     #[error("{}: the archive failed", path.display())]
     Archive {
-        /// Its file.
+        /// Path of the archive.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: archive::Error,
     },
-    /// A disk of a restore point is not what its format demands, or cannot be laid out.
+    /// A disk image does not have the expected format or cannot be laid out.
     #[error("{}: member {member} is damaged", path.display())]
     Image {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
-        /// Its member.
+        /// Name of the member.
         member: String,
-        /// Why.
+        /// Cause.
         source: qcow2::Error,
     },
-    /// A restore point holds what this program would not have written, or what must not be restored.
+    /// A restore point contains something that kvmbackup does not write, or that must not be restored.
     #[error("{}: {what}", path.display())]
     Suspect {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
-        /// What was found.
+        /// What is wrong.
         what: String,
     },
-    /// A range is not on the disk.
+    /// A range is outside the disk.
     #[error("{}: the disk does not have {length} bytes at {offset}", path.display())]
     Range {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
-        /// The first byte.
+        /// First byte.
         offset: u64,
-        /// How many.
+        /// Length in bytes.
         length: u64,
     },
-    /// A disk is kept as an image of another program and can only be restored to a file.
+    /// A disk is stored as an image of another program and can only be restored to a file.
     #[error("{}: {member} is stored as an image", path.display())]
     KeptAsImage {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
-        /// Its member.
+        /// Name of the member.
         member: String,
     },
-    /// A signal asked for the end.
+    /// A signal was received.
     #[error("stopped by signal {signal}")]
     Stopped {
-        /// Which.
+        /// Signal number.
         signal: i32,
     },
-    /// Another program's archive is never removed.
+    /// An archive of the legacy script is never removed.
     #[error("{} was made by the legacy script and is never removed", path.display())]
     NotOurs {
-        /// The archive.
+        /// Path of the archive.
         path: PathBuf,
     },
 }
 
 impl Error {
-    /// For `map_err`: an archive failed.
+    /// For `map_err`.
     pub fn archive(path: &Path) -> impl Fn(archive::Error) -> Error + '_ {
         |source| Error::Archive { path: path.to_owned(), source }
     }
 
-    /// Whether the target hangs, or a reader of an archive cannot reach it.
+    /// Whether the target hung or is unreachable.
     pub fn is_stall(&self) -> bool {
         match self {
             Error::Archive { source: archive::Error::Write { .. }, .. } => Stalled::caused(self),
@@ -116,7 +116,7 @@ impl Error {
         }
     }
 
-    /// Whether a restore point is damaged, or not what it says it is.
+    /// Whether a restore point is damaged or inconsistent.
     pub fn is_damage(&self) -> bool {
         match self {
             Error::Archive { source, .. } => source.is_damage(),
@@ -126,12 +126,12 @@ impl Error {
         }
     }
 
-    /// Whether there was no file to open.
+    /// Whether the archive does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(self, Error::Archive { source: archive::Error::Open { source, .. }, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
-    /// What the operator can do, where there is something.
+    /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             error if error.is_stall() => Some(Stalled::HINT.to_owned()),
@@ -189,7 +189,7 @@ impl Error {
     }
 }
 
-/// The nearest file or folder above a path that exists, which a command can be given.
+/// The nearest existing ancestor of a path, to use in a command.
 fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(path)
 }

@@ -1,5 +1,5 @@
-//! Owns: the calls on the target: listing, names that are free, new files, removal. Must not: be called except by the store, which
-//! limits how long a caller waits.
+//! The file system calls on the target: listing, free names, new files, removal. Must be called only by the store,
+//! which limits how long a caller waits.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -23,10 +23,10 @@ use crate::sys::step::{self, Step};
 /// Seconds that [`Folder::free_name`] looks ahead.
 const MAX_AHEAD: i64 = 1000;
 
-/// Years that a file was changed in; those that [`PointId`] can be written with.
+/// Plausible years of a modification time; [`PointId`] can represent them.
 const YEARS: std::ops::RangeInclusive<i32> = 1970..=9999;
 
-/// The folder that holds one folder a domain.
+/// The target: one directory per domain.
 #[derive(Debug, Clone)]
 pub(super) struct Folder {
     pub(super) backupdir: PathBuf,
@@ -36,22 +36,22 @@ pub(super) struct Folder {
 #[derive(Debug, Clone)]
 pub(super) struct Free {
     pub(super) id: PointId,
-    /// Where the names are free.
+    /// Directory in which the names are free.
     pub(super) folder: Opened,
-    /// Of the archive that is being written.
+    /// Path while the archive is being written.
     pub(super) partial: PathBuf,
-    /// Of the archive that it becomes.
+    /// Final path.
     pub(super) archive: PathBuf,
 }
 
 impl Folder {
-    /// Whether it is there.
+    /// Fails unless the target is an existing directory.
     pub(super) fn check(&self) -> Result<(), Error> {
         let status = fs::metadata(&self.backupdir).map_err(|source| self.unusable(source))?;
         if status.is_dir() { Ok(()) } else { Err(self.unusable(io::ErrorKind::NotADirectory.into())) }
     }
 
-    /// The same, and makes the folder if only it is missing.
+    /// The same, but creates the directory if its parent exists.
     pub(super) fn make_target(&self) -> Result<(), Error> {
         match step::reached(Step::TargetFolder).and_then(|()| fs::create_dir(&self.backupdir)) {
             Ok(()) => {
@@ -69,7 +69,7 @@ impl Folder {
         Error::Target { path: self.backupdir.clone(), source }
     }
 
-    /// The domains that have a folder here, sorted; there may be no restore point in it, and it may not be readable.
+    /// The domains that have a directory here, sorted. It may contain no restore point or be unreadable.
     pub(super) fn domains(&self) -> Result<Domains, Error> {
         let (mut names, mut failures) = (BTreeSet::new(), Vec::new());
         let folders = self.folders()?;
@@ -88,7 +88,7 @@ impl Folder {
         Ok(Domains { names: names.into_iter().collect(), failures })
     }
 
-    /// The names of all folders and links here. A link to a folder is the operator's way to put a domain elsewhere.
+    /// The names of all directories and links here. Operators use links to store a domain elsewhere.
     fn folders(&self) -> Result<Vec<String>, Error> {
         let is_folder = |entry: &DirEntry| match entry.file_type() {
             Ok(kind) if kind.is_file() => false,
@@ -102,11 +102,11 @@ impl Folder {
     }
 
     fn entries(&self) -> Result<Vec<DirEntry>, Error> {
-        // A target that was unmounted meanwhile must not look like an empty one.
+        // A target that was unmounted must not look like an empty one.
         list(&self.backupdir)?.ok_or_else(|| self.unusable(io::ErrorKind::NotFound.into()))
     }
 
-    /// Whether names that differ only in case are one here.
+    /// Whether the file system ignores case.
     fn folds(&self, folders: &[String]) -> bool {
         let identity = |component: &str| fs::symlink_metadata(self.backupdir.join(component)).ok();
         let pair = folders.iter().find_map(|component| Some((component, name::other_case(component)?)));
@@ -117,8 +117,8 @@ impl Folder {
         }
     }
 
-    /// The restore points of a domain, oldest first. One reading of its folder; none is opened, but those of the legacy script
-    /// for their first few kilobytes.
+    /// The restore points of a domain, oldest first. Reads its directory once and opens only archives of the legacy
+    /// script, for their first few kilobytes.
     pub(super) fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
         let mut points = Vec::new();
         let mut scripts = Vec::new();
@@ -134,13 +134,14 @@ impl Folder {
                 Known::Partial(_) => {}
             }
         }
-        // Ids are unique in a domain: of script archives with the same second, the older ones are set back.
+        // IDs are unique within a domain: of the legacy archives with the same second, older ones are moved to an
+        // earlier one.
         scripts.sort_by_key(|point| (std::cmp::Reverse(point.id), rotation(point)));
         let before = |id: PointId| PointId::at(id.time() - TimeDelta::seconds(1));
         let taken: BTreeSet<PointId> = points.iter().map(|point| point.id).collect();
         let mut free: Option<PointId> = None;
         for mut script in scripts {
-            // Those that came before are younger, so that all from this one on back are free but for our own.
+            // Earlier iterations handled younger archives, so of the older IDs only our own are taken.
             script.id = free.map_or(script.id, |free| free.min(script.id));
             while taken.contains(&script.id) {
                 script.id = before(script.id);
@@ -152,7 +153,7 @@ impl Folder {
         Ok(points)
     }
 
-    /// The first name for a point taken at `at` or after, and its folder, which is made.
+    /// The first free name for a point at `at` or later. Creates the directory of the domain.
     pub(super) fn free_name(&self, domain: &str, at: DateTime<Utc>, codec: Codec) -> Result<Free, Error> {
         let (folder, opened) = self.make_folder(domain)?;
         let component = name::encode(domain);
@@ -165,7 +166,7 @@ impl Folder {
         Ok(Free { id, folder: opened, partial, archive: folder.join(name::archive(&component, id, codec)) })
     }
 
-    /// What unfinished runs have left of a domain.
+    /// Unfinished archives of a domain.
     pub(super) fn partials(&self, domain: &str) -> Result<Vec<PathBuf>, Error> {
         let files = self.files(domain)?.into_iter();
         let mut partials: Vec<_> =
@@ -174,8 +175,8 @@ impl Folder {
         Ok(partials)
     }
 
-    /// The folder that a domain's new archives go to. It is made if need be, and is the domain's alone: one that the file
-    /// system takes for another domain's folder, or lists by another name, is not used.
+    /// Creates and opens the directory for new archives of a domain. It belongs to this domain alone: a directory
+    /// that the file system also uses for another domain, or lists under another name, is not used.
     fn make_folder(&self, domain: &str) -> Result<(PathBuf, Opened), Error> {
         let (plain, all) = (name::encode(domain), name::encode_all(domain));
         if (name::is_portable(&plain) || self.lists(&plain)?) && self.make(&plain)? {
@@ -185,7 +186,7 @@ impl Folder {
         self.open_folder(domain, &all)
     }
 
-    /// Makes a folder unless it is there; whether it has that very name then.
+    /// Creates a directory if it is missing; returns whether it is listed under exactly this name.
     fn make(&self, component: &str) -> Result<bool, Error> {
         let folder = self.backupdir.join(component);
         let error = |source| Error::File { action: "create", path: folder.clone(), source };
@@ -214,8 +215,9 @@ impl Folder {
         Ok((folder, opened))
     }
 
-    /// The files of a domain that are restore points by name: regular files only, no links. A file without metadata could not be
-    /// examined; opening it gives the error. The legacy script did not encode names, so its folder may be another one.
+    /// The regular files of a domain whose names are those of restore points. A file without metadata could not be
+    /// examined; opening it returns the error. The legacy script did not encode names, so its directory may be
+    /// another one.
     fn files(&self, domain: &str) -> Result<Vec<(PathBuf, Known, Option<Metadata>)>, Error> {
         let is_component = !matches!(domain, "" | "." | "..") && !domain.contains(['/', '\0']);
         let mut folders = vec![(name::encode(domain), true), (name::encode_all(domain), true)];
@@ -246,13 +248,13 @@ impl Folder {
     }
 }
 
-/// For a folder that was just made.
+/// For a new directory.
 pub(super) fn make_private(folder: &Path) -> io::Result<()> {
     durable::set_mode(&File::open(folder)?, 0o700)
 }
 
-/// Writes the name of a domain into its folder, unless it stands there. Whatever else has the name of that file, or does not hold
-/// the name, is replaced: without it, the archives in the folder are nobody's.
+/// Writes the name of a domain to a file in its directory, unless it is there. Anything else with that file name is
+/// replaced, because without it the archives cannot be attributed to a domain.
 fn note(domain: &str, component: &str, folder: &Opened) -> io::Result<()> {
     match whose::noted(component, folder) {
         Ok(_) => return Ok(()),
@@ -266,7 +268,7 @@ fn note(domain: &str, component: &str, folder: &Opened) -> io::Result<()> {
     durable::write(&folder.path().join(name::NAME_FILE), domain.as_bytes())
 }
 
-/// The entries of a folder; `None` if it is not there.
+/// The entries of a directory; `None` if it does not exist.
 pub(super) fn list(folder: &Path) -> Result<Option<Vec<DirEntry>>, Error> {
     match opened::entries(folder) {
         Err(error) if is_absent(&error) => Ok(None),
@@ -274,22 +276,22 @@ pub(super) fn list(folder: &Path) -> Result<Option<Vec<DirEntry>>, Error> {
     }
 }
 
-/// Whether an error says that there is nothing, and not that it cannot be looked at.
+/// Whether an error means that the file does not exist, rather than that it cannot be examined.
 pub(super) fn is_absent(error: &io::Error) -> bool {
-    // Too long a name cannot be there either.
+    // A name that is too long cannot exist either.
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename)
 }
 
-/// When an archive of the legacy script was made: its time of change, unless the day inside it speaks against that.
+/// When an archive of the legacy script was made: its modification time, unless the date inside contradicts it.
 fn script_id(path: &Path, domain: &str, status: Option<&Metadata>) -> PointId {
     let changed = status.and_then(|status| DateTime::from_timestamp(status.mtime(), 0));
-    // Some file systems keep times that no calendar has.
+    // Some file systems store times outside the calendar.
     let changed = changed.filter(|time| YEARS.contains(&time.year())).unwrap_or(DateTime::UNIX_EPOCH);
-    // What was a regular file when it was listed may be something else now.
+    // The file may have been replaced since it was listed.
     let day = opened::open_file(path).ok().and_then(|file| ScriptArchive::new(file, path, domain).date().ok());
     let midnight = day.and_then(|day| Some(day.and_hms_opt(0, 0, 0)?.and_utc()));
     PointId::at(match midnight {
-        // The day is the host's, up to 14 hours off, and the backup may have gone on past midnight.
+        // The date is in the host's time zone, up to 14 hours off, and the backup may have ended after midnight.
         Some(day) if !(day - Days::new(1)..day + Days::new(3)).contains(&changed) => day,
         _ => changed,
     })
@@ -302,7 +304,7 @@ fn rotation(point: &Point) -> u32 {
     }
 }
 
-/// Removes a file for good; one that is gone is no error.
+/// Removes a file durably; a missing one is not an error.
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| folder.as_os_str() != OsStr::new("")).unwrap_or(Path::new("."));
     let removed = Opened::open(folder).and_then(|folder| {

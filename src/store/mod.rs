@@ -1,7 +1,7 @@
-//! Restore points of every kind, behind one set of types: [`Store`], [`PointWriter`], [`PointReader`].
+//! Stores restore points of every kind behind one set of types: [`Store`], [`PointWriter`], [`PointReader`].
 //!
-//! Owns: names, listing, writing, reading and removing them, and which program made one. Must not: decide what to delete, or
-//! lock anything: one run at a time is its caller's duty.
+//! Names, lists, writes, reads and removes them, and knows which program made one. Must not decide what to delete or
+//! take locks: the caller ensures that only one run is active.
 
 mod archives;
 mod contents;
@@ -44,52 +44,52 @@ use crate::sys::step::{self, Step};
 use folder::Folder;
 use partial::Partial;
 
-/// The folder that holds one folder a domain. No call on it waits for ever: a target that hangs is an error.
+/// The target, with one directory per domain. No call waits forever: a target that hangs is an error.
 #[derive(Debug, Clone)]
 pub struct Store {
     folder: Folder,
     patience: Patience,
 }
 
-/// Whether a path is that of an archive of this domain that was not finished, by its name.
+/// Whether the name is that of an unfinished archive of this domain.
 pub fn is_partial(path: &Path, domain: &str) -> bool {
     let file = path.file_name().and_then(|file| file.to_str());
     matches!(file.and_then(|file| name::parse(domain, file)), Some(name::Known::Partial(_)))
 }
 
-/// A restore point as its file shows it.
+/// A restore point, as far as its file name and metadata describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Point {
-    /// The domain's name.
+    /// Name of the domain.
     pub domain: String,
-    /// When it was taken. For an archive of the legacy script, when the file was last changed, or the day inside it if these
-    /// disagree.
+    /// Time of the backup. For an archive of the legacy script: its modification time, or the date inside if that
+    /// contradicts it.
     pub id: PointId,
-    /// Its length, in bytes.
+    /// Length of the file in bytes.
     pub bytes: u64,
     path: PathBuf,
     kind: Kind,
 }
 
-/// Who made a restore point.
+/// The program that made a restore point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// This program: an archive.
+    /// kvmbackup.
     Archive,
-    /// The legacy script; `NAME.tar.gz` has rotation 0, `NAME.tar.gz.1` has 1. Such a point is never removed.
+    /// The legacy script. Such a point is never removed.
     Script {
-        /// The number at the end of its name.
+        /// The number at the end of `NAME.tar.gz.1`; 0 for `NAME.tar.gz`.
         rotation: u32,
     },
 }
 
 impl Point {
-    /// Where it is, for messages and records.
+    /// Path of the file.
     pub fn location(&self) -> &Path {
         &self.path
     }
 
-    /// Who made it, as `list` shows it: `kvmbackup` or `seed`, the legacy script.
+    /// The program that made it, as `list` shows it: `kvmbackup`, or `seed` for the legacy script.
     pub fn origin(&self) -> &'static str {
         match self.kind {
             Kind::Archive => "kvmbackup",
@@ -105,7 +105,7 @@ impl Point {
         }
     }
 
-    /// One that is nowhere.
+    /// A point without a file.
     #[cfg(test)]
     pub fn sample(domain: &str, bytes: u64) -> Point {
         let id = PointId::at(DateTime::UNIX_EPOCH);
@@ -113,23 +113,23 @@ impl Point {
     }
 }
 
-/// The domains that have a folder in a target.
+/// The domains with a directory in a target.
 #[derive(Debug)]
 pub struct Domains {
-    /// Their names, sorted. There may be no restore point in a folder, or it cannot be read: [`Store::points`] tells.
+    /// Sorted names. A directory may contain no restore point or be unreadable: see [`Store::points`].
     pub names: Vec<String>,
-    /// Folders that do not tell whose they are, because they cannot be looked into.
+    /// Directories that could not be attributed to a domain because they cannot be read.
     pub failures: Vec<Error>,
 }
 
 impl Store {
-    /// The store in a folder that exists, with as much patience for every call on it.
+    /// Opens the store in an existing directory, with this time limit for every call.
     pub fn at(backupdir: &Path, patience: &Patience) -> Result<Store, Error> {
         let store = Store::of(backupdir, patience);
         store.call(Folder::check).map(|()| store)
     }
 
-    /// The same, and makes the folder if only it is missing: one whose parent is not there may be a mount that is not.
+    /// The same, but creates the directory if its parent exists: a missing parent may be an unmounted file system.
     pub fn at_or_create(backupdir: &Path, patience: &Patience) -> Result<Store, Error> {
         let store = Store::of(backupdir, patience);
         store.call(Folder::make_target).map(|()| store)
@@ -139,38 +139,39 @@ impl Store {
         Store { folder: Folder { backupdir: backupdir.to_owned() }, patience: patience.clone() }
     }
 
-    /// How long a call on it may take, and whether one has taken longer.
+    /// The time limit for calls, which also remembers a hung one.
     pub fn patience(&self) -> &Patience {
         &self.patience
     }
 
-    /// Tries whether the target takes a private folder; with `file`, all that a backup does. Leaves nothing there.
+    /// Checks whether a private directory can be created on the target; with `file`, everything that a backup does.
+    /// Leaves nothing behind.
     ///
     /// # Errors
-    /// What a backup could not do.
+    /// The first operation that failed.
     pub fn try_out(&self, file: bool) -> Result<(), Error> {
         self.call(move |folder| folder.try_out(file))
     }
 
-    /// The room of its file system.
+    /// Space on its file system.
     pub fn room(&self) -> Result<Space, Error> {
         self.call(|folder| space::of(&folder.backupdir).map_err(|source| folder.unusable(source)))
     }
 
-    /// The domains that have a folder here.
+    /// The domains with a directory here.
     pub fn domains(&self) -> Result<Domains, Error> {
         self.call(Folder::domains)
     }
 
-    /// The restore points of a domain, oldest first. One reading of its folder; none is opened, but those of the legacy script
-    /// for their first few kilobytes.
+    /// The restore points of a domain, oldest first. Reads its directory once and opens only archives of the legacy
+    /// script, for their first few kilobytes.
     pub fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
         let domain = domain.to_owned();
         self.call(move |folder| folder.points(&domain))
     }
 
-    /// Begins a domain's restore point, taken at `at` or, where that second is taken, one of the next. `note` hears the
-    /// temporary path before there is a file; its error ends it.
+    /// Begins a restore point of a domain, at `at` or the next free second. `note` receives the temporary path before
+    /// the file is created; its error aborts.
     pub fn begin<E: From<Error>>(
         &self,
         domain: &str,
@@ -181,13 +182,13 @@ impl Store {
         Ok(PointWriter::new(self.create_noted(domain, at, codec, note)?, codec, &self.patience))
     }
 
-    /// Opens a restore point to read it. A signal ends every call on it with [`Error::Stopped`].
+    /// Opens a restore point for reading. After a signal every call fails with [`Error::Stopped`].
     pub fn open(&self, point: &Point, cancel: &Cancel) -> Result<PointReader, Error> {
         PointReader::open(point, &self.patience, cancel)
     }
 
-    /// What is left of a damaged restore point, found piece by piece; `None` if the point is one stream, which
-    /// [`PointReader::each`] reads as far as it goes.
+    /// What is left of a damaged restore point; `None` if the point is one stream, which [`PointReader::each`] reads
+    /// as far as possible.
     pub fn salvage(&self, point: &Point, cancel: &Cancel) -> Result<Option<Salvage>, Error> {
         match point.kind {
             Kind::Archive => {
@@ -221,7 +222,7 @@ impl Store {
                 move || step::reached(Step::PartialCreate).and_then(|()| durable::create_private(&folder.at(&path)));
             let path = free.partial.clone();
             let created = self.call(move |_| match create() {
-                // Another process has the name, or the file system takes another one for it.
+                // Another process took the name, or the file system treats another name as the same.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
                 result => result.map(Some).map_err(|source| Error::File { action: "create", path, source }),
             })?;
@@ -232,7 +233,7 @@ impl Store {
         }
     }
 
-    /// Removes a restore point for good. One of the legacy script is refused; one that is gone is no error.
+    /// Removes a restore point durably. Refuses one of the legacy script; a missing one is not an error.
     pub fn remove(&self, point: &Point) -> Result<(), Error> {
         if point.kept_because().is_some() {
             return Err(Error::NotOurs { path: point.path.clone() });
@@ -241,13 +242,13 @@ impl Store {
         self.call(move |_| folder::remove(&path))
     }
 
-    /// What unfinished runs have left of a domain.
+    /// Unfinished archives of a domain.
     pub fn partials(&self, domain: &str) -> Result<Vec<PathBuf>, Error> {
         let domain = domain.to_owned();
         self.call(move |folder| folder.partials(&domain))
     }
 
-    /// Does something with the target in a thread that is left behind when the target hangs.
+    /// Runs a call on the target in a thread that is abandoned if the target hangs.
     fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Folder) -> Result<T, Error> + Send + 'static,

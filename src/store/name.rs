@@ -1,28 +1,30 @@
-//! Owns: how a domain's name becomes a file name and back. Must not: touch the disk.
+//! Encodes a domain name as a file name and decodes it. Must not access the disk.
 //!
-//! Bytes other than `A-Z a-z 0-9 . _ -`, and a leading `.` or `-`, are percent-encoded: every name is one safe component
-//! and can be told from its file. A name too long for that keeps its start and ends in `%-` and 32 digits of its SHA-256;
-//! `%-` is no percent-encoding, so the two kinds cannot be mixed up. The folder of such a domain holds its name in a file.
+//! Bytes other than `A-Z a-z 0-9 . _ -`, and a leading `.` or `-`, are percent-encoded: every name is one safe
+//! component and can be recovered from its file. A name that would be too long keeps its start and ends in `%-` and
+//! 32 digits of its SHA-256; `%-` is no percent-encoding, so the two kinds cannot be confused. The directory of such
+//! a domain contains its name in a file.
 //!
-//! Where a file system takes two names for one (case, a dot at the end) or reserves a name, the folder has the other
-//! encoding, which escapes every byte and which no file system mistakes for anything else.
+//! If a file system treats two names as one (case, a trailing dot) or reserves a name, the directory uses the other
+//! encoding, which escapes every byte and is unambiguous on every file system.
 
 use crate::model::Hasher;
 use crate::model::{Codec, PointId};
 
-/// Bytes of an encoded name, at most; with date, ending and the marks of a partial file it fits in the 255 of a file name.
+/// Limit of an encoded name in bytes; with date, extension and the marks of a partial file it fits in the 255 of a
+/// file name.
 const MAX: usize = 200;
 
 /// Hexadecimal digits of the digest in a shortened name.
 const DIGITS: usize = 32;
 
-/// The file in the folder of a domain with a shortened name that holds the name itself.
+/// File with the full name, in the directory of a domain with a shortened name.
 pub(super) const NAME_FILE: &str = ".domain";
 
-/// All endings of archives.
+/// One codec per file extension.
 const CODECS: [Codec; 3] = [Codec::Zstd(0), Codec::Gzip(0), Codec::None];
 
-/// The component that stands for a domain.
+/// Encodes a domain name as a path component.
 pub(super) fn encode(domain: &str) -> String {
     let mut encoded = String::with_capacity(domain.len());
     for (at, byte) in domain.bytes().enumerate() {
@@ -35,7 +37,7 @@ pub(super) fn encode(domain: &str) -> String {
     shortened(encoded, domain)
 }
 
-/// The other component that stands for a domain: it has no letter, but in the escapes, and no dot.
+/// The other encoding: it has no dot, and no letters except in escapes.
 pub(super) fn encode_all(domain: &str) -> String {
     shortened(domain.bytes().map(|byte| format!("%{byte:02X}")).collect(), domain)
 }
@@ -46,7 +48,7 @@ fn shortened(mut encoded: String, domain: &str) -> String {
         hasher.update(domain.as_bytes());
         let digest = hasher.finish().to_string();
         let mut start = MAX - 2 - DIGITS;
-        // Not within an escape: it begins at most two bytes before the cut.
+        // Do not cut an escape, which begins at most two bytes before.
         start -= encoded[start - 2..start].find('%').map_or(0, |at| 2 - at);
         encoded.truncate(start);
         encoded += "%-";
@@ -55,8 +57,8 @@ fn shortened(mut encoded: String, domain: &str) -> String {
     encoded
 }
 
-/// Whether every file system takes a component as it is. Windows and its shares drop dots at the end, and reserve the names
-/// of devices, whatever the ending.
+/// Whether every file system keeps this component as is. Windows and SMB drop trailing dots and reserve device names
+/// with any extension.
 pub(super) fn is_portable(component: &str) -> bool {
     let stem = component.split('.').next().unwrap_or_default().to_ascii_uppercase();
     let is_numbered = |device: &str| {
@@ -67,36 +69,36 @@ pub(super) fn is_portable(component: &str) -> bool {
     !component.ends_with('.') && !is_device
 }
 
-/// Whether a file system may take two different components for one.
+/// Whether a file system may treat two components as the same.
 pub(super) fn may_be_one(a: &str, b: &str) -> bool {
     a.trim_end_matches('.').eq_ignore_ascii_case(b.trim_end_matches('.'))
 }
 
-/// The same component in the other case; `None` if it has no letters.
+/// The component with its case inverted; `None` if it has no letters.
 pub(super) fn other_case(component: &str) -> Option<String> {
     let other =
         component.chars().map(|c| if c.is_ascii_lowercase() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() });
     Some(other.collect()).filter(|other| other != component)
 }
 
-/// The component at the start of an archive's file name.
+/// The encoded domain at the start of an archive's file name.
 pub(super) fn component_of(file: &str) -> Option<&str> {
     let (start, _) = file.split_once(".tar")?;
     let (component, stamp) = start.rsplit_once('-')?;
     stamp.parse::<PointId>().is_ok().then_some(component)
 }
 
-/// Whether a component is a shortened name, which does not tell the domain.
+/// Whether the name is shortened, so that it cannot be decoded.
 pub(super) fn is_shortened(component: &str) -> bool {
     component.contains("%-")
 }
 
-/// Whether a component stands for a domain.
+/// Whether the component is an encoding of the domain.
 pub(super) fn stands_for(component: &str, domain: &str) -> bool {
     component == encode(domain) || component == encode_all(domain)
 }
 
-/// The domain a component stands for; `None` for a shortened one and for what neither encoding would make.
+/// Decodes a component; `None` for a shortened one and for one that neither encoding produces.
 pub(super) fn decode(component: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(component.len());
     let mut rest = component.as_bytes();
@@ -115,29 +117,28 @@ pub(super) fn decode(component: &str) -> Option<String> {
     (!domain.is_empty() && stands_for(component, &domain)).then_some(domain)
 }
 
-/// The file name of an archive.
 pub(super) fn archive(component: &str, id: PointId, codec: Codec) -> String {
     format!("{component}-{id}.{}", codec.extension())
 }
 
-/// The file name of an archive that is being written: one for each point, whatever the codec.
+/// The file name of an archive that is being written: one per point, regardless of the codec.
 pub(super) fn partial(component: &str, id: PointId) -> String {
     format!(".{component}-{id}.part")
 }
 
-/// What the name of a file in a domain's folder says.
+/// A file in a domain's directory, by its name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// An archive of ours.
+    /// A finished archive of kvmbackup.
     Archive(PointId),
-    /// One that was not finished.
+    /// An unfinished archive of kvmbackup.
     Partial(PointId),
-    /// One of the legacy script; 0 is the newest.
+    /// An archive of the legacy script; 0 is the newest.
     Script(u32),
 }
 
 impl Known {
-    /// The point that takes this name from others.
+    /// The ID that this file occupies.
     pub(super) fn id(self) -> Option<PointId> {
         match self {
             Known::Archive(id) | Known::Partial(id) => Some(id),
@@ -146,12 +147,12 @@ impl Known {
     }
 }
 
-/// Reads the name of a file in the folder of `domain`; `None` for foreign files.
+/// Parses the name of a file in the directory of `domain`; `None` for foreign files.
 pub(super) fn parse(domain: &str, file: &str) -> Option<Known> {
     let component = encode(domain);
     let id = |text: &str| {
         let id: PointId = text.parse().ok()?;
-        // Only the one way to write it: `parse` takes others too.
+        // Only the canonical form, because `parse` accepts others.
         (id.to_string() == text).then_some(id)
     };
     if let Some(rest) = file.strip_prefix('.').and_then(|file| file.strip_prefix(&component)) {
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_told_apart() {
+    fn file_names_are_classified() {
         let id: PointId = "20261122T020000Z".parse().unwrap();
         for (file, known) in [
             ("my%20vm-20261122T020000Z.tar.zst", Some(Known::Archive(id))),

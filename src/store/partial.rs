@@ -1,4 +1,4 @@
-//! Owns: an archive from its temporary name to its own. Must not: know what is written into it.
+//! Manages an archive file from its temporary to its final name. Must not interpret its contents.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,11 +14,11 @@ use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::step::{self, Step};
 
-/// An archive that is being written, under a temporary name. Dropped without [`Partial::publish`], it is removed.
+/// An archive that is being written under a temporary name. Dropping it before [`Partial::publish`] removes it.
 #[derive(Debug)]
 pub struct Partial {
     file: Option<File>,
-    /// Whether there may be a file of the temporary name.
+    /// Whether a file with the temporary name may exist.
     is_there: bool,
     domain: String,
     names: Free,
@@ -30,24 +30,24 @@ impl Partial {
         Partial { file: Some(file), is_there: true, domain: domain.to_owned(), names, patience: patience.clone() }
     }
 
-    /// The restore point it will be.
+    /// ID of the future restore point.
     pub fn id(&self) -> PointId {
         self.names.id
     }
 
-    /// Its temporary path, for the journal and for messages.
+    /// Temporary path.
     pub fn path(&self) -> &Path {
         &self.names.partial
     }
 
-    /// The empty file, for a writer.
+    /// The file, for a writer.
     pub fn file(&self) -> Result<File, Error> {
         let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound.into());
         file.and_then(File::try_clone).map_err(|source| self.error("open", source))
     }
 
-    /// Makes the contents durable, gives the file its name and makes that durable. Never replaces a file. After an error,
-    /// what is left under the temporary name can be discarded.
+    /// Syncs the contents and renames the file durably. Never replaces a file. After an error the temporary file can
+    /// be discarded.
     pub fn publish(&mut self) -> Result<Point, Error> {
         let Some(file) = self.file.take() else {
             return Err(self.error("publish", io::ErrorKind::NotFound.into()));
@@ -60,7 +60,7 @@ impl Partial {
         Ok(Point { domain: self.domain.clone(), id, path, bytes, kind: Kind::Archive })
     }
 
-    /// Removes it. After an error it may still exist, or appear later: a call that hangs cannot be undone.
+    /// Removes it. After an error it may still exist or appear later, because a call that hangs cannot be undone.
     pub fn discard(mut self) -> Result<(), Error> {
         self.remove()
     }
@@ -70,7 +70,7 @@ impl Partial {
             return Ok(());
         }
         let (file, names) = (self.file.take(), self.names.clone());
-        // Closing it, too, is a call on the target.
+        // Closing the file is also a call on the target.
         let removed = self.patience.call(move || {
             drop(file);
             step::reached(Step::PartialRemove)?;
@@ -92,10 +92,10 @@ impl Drop for Partial {
     }
 }
 
-/// Removes what an interrupted run left under a temporary name, as the journal has it.
+/// Removes an unfinished archive that the journal of an interrupted run names.
 ///
 /// # Errors
-/// [`Error::Unmounted`] if its folder does not exist: on a target that is not mounted now, the file would seem to be gone.
+/// [`Error::Unmounted`] if its directory does not exist: on an unmounted target the file would seem to be gone.
 pub fn discard(path: &Path, patience: &Patience) -> Result<(), Error> {
     let partial = path.to_owned();
     let removed = patience.call(move || match partial.parent().is_some_and(Path::is_dir) {
@@ -109,7 +109,7 @@ pub fn discard(path: &Path, patience: &Patience) -> Result<(), Error> {
     }
 }
 
-/// Its length.
+/// Returns the length in bytes.
 fn publish(file: &File, names: &Free) -> io::Result<u64> {
     step::reached(Step::ArchiveSync)?;
     file.sync_all()?;
@@ -121,7 +121,7 @@ fn publish(file: &File, names: &Free) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Renames without replacing; for file systems that cannot do this in one call (NFS among them: rename(2), "NOTES") as well.
+/// Renames without replacing, also on file systems that cannot do this in one call (such as NFS: rename(2), "NOTES").
 pub(super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
@@ -130,8 +130,8 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     rename_by_link(from, to)
 }
 
-/// The file gets a second name and loses the first. Where there are no hard links (exFAT, some SMB shares), the target's name is
-/// looked at before the rename, which is enough as long as the lock of the run is held.
+/// Links the new name and removes the old one. Without hard links (exFAT, some SMB shares) it checks the new name
+/// before the rename, which is enough while the run holds the lock.
 fn rename_by_link(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
         Ok(()) => fs::remove_file(from),
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_rename_that_refuses_nothing_is_replaced_either() {
+    fn rename_by_link_never_replaces() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         fs::write(at("from"), "new").unwrap();
@@ -158,10 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn where_there_are_no_hard_links_nothing_is_replaced_either() {
+    fn rename_without_hard_links_never_replaces() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        // No file system has hard links to folders.
+        // No file system has hard links to directories.
         fs::create_dir(at("from")).unwrap();
         fs::create_dir(at("taken")).unwrap();
         let refused = rename_by_link(&at("from"), &at("taken")).unwrap_err();

@@ -1,6 +1,6 @@
-//! Owns: reading a restore point of any kind. Must not: write, or choose where anything goes.
+//! Reads a restore point of any kind. Must not write or choose destinations.
 //!
-//! [`PointReader`] is the one place that tells the kinds of stores apart.
+//! Only [`PointReader`] distinguishes the kinds of restore points.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::model::Extent;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
-/// A restore point that is read.
+/// A restore point opened for reading.
 pub struct PointReader(Source);
 
 enum Source {
@@ -20,14 +20,14 @@ enum Source {
     Script(Script),
 }
 
-/// The domain's definition, as a restore point holds it.
+/// Selects one of the saved definitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Definition {
-    /// As it was while the guest ran.
+    /// Of the running guest.
     Live,
-    /// As it was for its next start.
+    /// For the next start.
     Inactive,
-    /// For another host.
+    /// For other hosts.
     Migratable,
 }
 
@@ -39,7 +39,7 @@ impl PointReader {
         }))
     }
 
-    /// What kvmbackup wrote about the point; `None` for points that another program made. Reads no disk data.
+    /// The manifest; `None` for points of the legacy script. Reads no disk data.
     pub fn manifest(&self) -> Result<Option<Manifest>, Error> {
         match &self.0 {
             Source::Archive(archived) => archived.manifest().map(Some),
@@ -47,7 +47,7 @@ impl PointReader {
         }
     }
 
-    /// What the point holds. Reads a script archive to its end, because its checksum is there.
+    /// The contents of the point. Reads an archive of the legacy script to its end, because its checksum is there.
     pub fn contents(&self) -> Result<Contents, Error> {
         match &self.0 {
             Source::Archive(archived) => archived.contents(),
@@ -55,7 +55,7 @@ impl PointReader {
         }
     }
 
-    /// A definition; `None` if another program made the point and left it out.
+    /// A definition; `None` if an archive of the legacy script lacks it.
     pub fn definition(&self, which: Definition) -> Result<Option<String>, Error> {
         match &self.0 {
             Source::Archive(archived) => archived.definition(which).map(Some),
@@ -63,7 +63,7 @@ impl PointReader {
         }
     }
 
-    /// Bytes that [`PointReader::verify`] reports in all; 0 if unknown.
+    /// Total bytes that [`PointReader::verify`] will report; 0 if unknown.
     pub fn stored_bytes(&self) -> u64 {
         match &self.0 {
             Source::Archive(archived) => archived.stored_bytes(),
@@ -71,7 +71,7 @@ impl PointReader {
         }
     }
 
-    /// Bytes before compression; `None` if only reading all of it would tell.
+    /// Bytes before compression; `None` if unknown without reading everything.
     pub fn unpacked_bytes(&self) -> Option<u64> {
         match &self.0 {
             Source::Archive(archived) => Some(archived.unpacked_bytes()),
@@ -79,7 +79,8 @@ impl PointReader {
         }
     }
 
-    /// Reads and checks every byte, and returns all damage found. `progress` gets the bytes read since its last call.
+    /// Reads and checks every byte and returns all damage found. `progress` receives the bytes read since its last
+    /// call.
     pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Vec<Error> {
         match &self.0 {
             Source::Archive(archived) => archived.verify(progress),
@@ -87,7 +88,7 @@ impl PointReader {
         }
     }
 
-    /// The first `length` bytes of a file, or all of it if it is shorter.
+    /// The first `length` bytes of a file, or all of a shorter one.
     pub fn head(&self, name: &str, length: usize) -> Result<Vec<u8>, Error> {
         match &self.0 {
             Source::Archive(archived) => archived.head(name, length),
@@ -95,7 +96,7 @@ impl PointReader {
         }
     }
 
-    /// Whether a file of this host has the same bytes as a file of the point, as far as a checksum tells.
+    /// Whether a file of this host matches the checksum of a file in the point.
     pub fn is_same(&self, name: &str, path: &Path) -> Result<bool, Error> {
         match &self.0 {
             Source::Archive(archived) => archived.is_same(name, path),
@@ -103,10 +104,10 @@ impl PointReader {
         }
     }
 
-    /// Hands each of these files to `visit`, in the order that the store reads fastest.
+    /// Passes each of these files to `visit`, in the order that is fastest to read.
     ///
     /// # Errors
-    /// Those of `visit`; damage. Only when this returns `Ok` are the bytes those that were saved.
+    /// Errors of `visit`; damage. Only after `Ok` are the bytes known to be correct.
     pub fn files<E: From<Error>>(
         &self,
         names: &BTreeSet<&str>,
@@ -118,10 +119,10 @@ impl PointReader {
         }
     }
 
-    /// Hands every file to `visit`, disks as the files that they are stored as, in the order of the store.
+    /// Passes every file to `visit`, in stored order; disks are passed as stored.
     ///
     /// # Errors
-    /// As of [`PointReader::files`].
+    /// As for [`PointReader::files`].
     pub fn each<E: From<Error>>(
         &self,
         visit: &mut dyn FnMut(&Entry, &mut FileReader<'_>) -> Result<(), E>,
@@ -132,7 +133,7 @@ impl PointReader {
         }
     }
 
-    /// A disk, as the guest sees it. Not for a disk that is kept as the image it was ([`Contents`] tells).
+    /// A disk, as the guest sees it. Fails for a disk that is stored as its original image (see [`Contents`]).
     pub fn disk(&self, member: &str) -> Result<DiskReader, Error> {
         match &self.0 {
             Source::Archive(archived) => archived.disk(member).map(DiskReader),
@@ -141,12 +142,12 @@ impl PointReader {
     }
 }
 
-/// A file of a restore point by name.
+/// Name and length of a file in a restore point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name in the restore point.
+    /// Name in the restore point.
     pub name: String,
-    /// Its bytes, as far as the point says.
+    /// Length in bytes, according to the point.
     pub length: u64,
 }
 
@@ -157,7 +158,7 @@ impl Entry {
     }
 }
 
-/// A file of a restore point, from its start to its end.
+/// Reads a file of a restore point from start to end.
 pub struct FileReader<'a>(&'a mut dyn FnMut(&mut [u8]) -> Result<usize, Error>);
 
 impl<'a> FileReader<'a> {
@@ -165,43 +166,43 @@ impl<'a> FileReader<'a> {
         FileReader(read)
     }
 
-    /// Reads the next bytes; 0 at the end. They are not to be trusted before [`PointReader::files`] returns.
+    /// Reads the next bytes; 0 at the end. They must not be trusted before [`PointReader::files`] returns.
     ///
     /// # Errors
-    /// Damage; [`Error::Stopped`].
+    /// Damage; [`Error::Stopped`] after a signal.
     pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Error> {
         (self.0)(out)
     }
 }
 
-/// A disk of a restore point.
+/// Reads a disk of a restore point.
 pub struct DiskReader(archives::Disk);
 
 impl DiskReader {
-    /// Its size as the guest sees it, in bytes, rounded up to 512.
+    /// Virtual size in bytes, rounded up to 512.
     pub fn size(&self) -> u64 {
         self.0.size()
     }
 
-    /// The ranges that may hold other bytes than zeros: ascending, disjoint.
+    /// The ranges that may contain nonzero bytes: ascending, disjoint.
     pub fn extents(&self) -> &[Extent] {
         self.0.extents()
     }
 
-    /// Gives all data to `sink`, by the guest's offset, ascending. Decodes on several cores.
+    /// Passes all data to `sink` by ascending guest offset. Decodes on several cores.
     ///
     /// # Errors
-    /// Those of `sink`; damage. Only when this returns `Ok` are the bytes those that were saved.
+    /// Errors of `sink`; damage. Only after `Ok` are the bytes known to be correct.
     pub fn read<E: From<Error>>(&self, sink: &mut Sink<'_, E>) -> Result<(), E> {
         self.0.read(sink)
     }
 
-    /// Reads a range anywhere on the disk. Keeps some of what it decoded in memory, at most 32 MiB.
+    /// Reads a range anywhere on the disk. Caches at most 32 MiB of decoded data.
     ///
-    /// Data of an uncompressed archive is not checked here: it has no checksum but that of the whole disk.
+    /// Data of an uncompressed archive is not checked here, because its only checksum covers the whole disk.
     ///
     /// # Errors
-    /// [`Error::Range`] for a range that is not on the disk; damage.
+    /// [`Error::Range`] for a range outside the disk; damage.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
         self.0.read_at(offset, out)
     }

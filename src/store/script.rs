@@ -1,5 +1,5 @@
-//! Owns: reading a restore point that the legacy script made: one gzip stream whose checksum is at its end. Must not: believe
-//! anything of it before that.
+//! Reads a restore point of the legacy script: one gzip stream with a checksum at its end. Must not trust any of it
+//! before that.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,14 +16,13 @@ use crate::model::{Disk, DomainRef, Format, Source, is_plain};
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
-/// Bytes read at once.
+/// Read buffer in bytes.
 const BUFFER: usize = 1 << 20;
-/// The longest definition that is read; libvirt sends no longer one.
+/// Limit of a definition in bytes; libvirt's own limit is no higher.
 const MAX_XML: u64 = 4 << 20;
-/// Bytes of the start of each image that are kept.
+/// Bytes kept of the start of each image.
 const HEAD: usize = 512;
 
-/// An open archive of the script.
 pub(super) struct Script {
     archive: ScriptArchive,
     path: PathBuf,
@@ -32,11 +31,11 @@ pub(super) struct Script {
     survey: OnceCell<Survey>,
 }
 
-/// What one reading of the whole archive shows.
+/// The result of reading the whole archive once.
 struct Survey {
     members: Vec<ScriptMember>,
     definitions: Vec<(Role, String)>,
-    /// The first bytes of each image, by member.
+    /// First bytes of each image, by member.
     heads: BTreeMap<String, Vec<u8>>,
 }
 
@@ -48,7 +47,7 @@ impl Script {
         Ok(Script { archive, path, domain, cancel: cancel.clone(), survey: OnceCell::new() })
     }
 
-    /// An image belongs to the disk whose file had its name: the script kept nothing else of the path.
+    /// Matches images to disks by file name, because the script stored nothing else of the path.
     pub(super) fn contents(&self) -> Result<Contents, Error> {
         let survey = self.survey()?;
         let definition = survey.definition(Definition::Inactive).or(survey.definition(Definition::Live));
@@ -59,7 +58,7 @@ impl Script {
         for member in survey.members.iter().filter(|member| member.role == Role::Image) {
             let name = member.file_name();
             if !is_plain(name) {
-                return Err(self.suspect(format!("an image has the name {name:?}")));
+                return Err(self.suspect(format!("an image has the invalid name {name:?}")));
             }
             let owners: Vec<&Disk> = disks.iter().filter(|disk| file_name_of(disk) == Some(name)).collect();
             saved.push(match owners[..] {
@@ -121,7 +120,7 @@ impl Script {
             visit(&member.name, &mut FileReader::new(&mut |out| self.next(contents, out)))
         })?;
         if found != names.len() {
-            return Err(self.suspect("it changed while being read".to_owned()).into());
+            return Err(self.suspect("changed while being read".to_owned()).into());
         }
         Ok(())
     }
@@ -150,7 +149,7 @@ impl Script {
         }
     }
 
-    /// Reads all of it, which checks its checksum; `progress` hears of every part of an image.
+    /// Reads everything and thereby checks the checksum; `progress` receives the lengths of the parts of images.
     fn look(&self, progress: &mut dyn FnMut(u64)) -> Result<Survey, Error> {
         let mut survey = Survey { members: Vec::new(), definitions: Vec::new(), heads: BTreeMap::new() };
         self.members(|member, contents| {
@@ -178,12 +177,12 @@ impl Script {
             Ok(())
         })?;
         if survey.members.is_empty() {
-            return Err(self.suspect("it is empty".to_owned()));
+            return Err(self.suspect("the archive is empty".to_owned()));
         }
         Ok(survey)
     }
 
-    /// [`ScriptArchive::each`] with the visitor's own errors.
+    /// [`ScriptArchive::each`] with the visitor's error type.
     fn members<E: From<Error>>(
         &self,
         mut visit: impl FnMut(&ScriptMember, &mut dyn Read) -> Result<(), E>,
@@ -201,7 +200,6 @@ impl Script {
         }
     }
 
-    /// Reads to the end.
     fn pour(&self, contents: &mut dyn Read, mut sink: impl FnMut(&[u8])) -> Result<(), Error> {
         let mut buffer = vec![0; BUFFER];
         loop {

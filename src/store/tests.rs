@@ -1,4 +1,4 @@
-//! The store on a real folder.
+//! The store on a real directory.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -23,7 +23,7 @@ fn publish(store: &Store, domain: &str, id: &str) -> Point {
 }
 
 #[test]
-fn points_come_back_in_order() {
+fn points_are_listed_in_order() {
     let (dir, store) = store();
     for domain in ["web", "my vm/..", "ü".repeat(120).as_str(), "-", ".."] {
         let later = publish(&store, domain, "20261122T020000Z");
@@ -48,7 +48,7 @@ fn points_come_back_in_order() {
 }
 
 #[test]
-fn partials_go_away_and_block_their_second() {
+fn dropped_partials_are_removed_and_their_second_is_taken_until_then() {
     let (_dir, store) = store();
     let at = time("20261122T020000Z");
     let first = store.create("web", at, ZSTD).unwrap();
@@ -92,7 +92,7 @@ fn foreign_files_and_links_are_left_alone() {
 }
 
 #[test]
-fn seeds_are_listed_and_never_removed() {
+fn legacy_archives_are_listed_and_never_removed() {
     let (dir, store) = store();
     let folder = dir.path().join("my vm");
     for (file, day) in [("my vm.tar.gz", "2016-05-02"), ("my vm.tar.gz.1", "2016-05-01")] {
@@ -116,7 +116,7 @@ fn seeds_are_listed_and_never_removed() {
 }
 
 #[test]
-fn a_missing_target_is_an_error() {
+fn missing_target_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let error = Store::at_or_create(&dir.path().join("a/b"), &Patience::default()).unwrap_err();
     assert!(error.hint().is_some());
@@ -126,7 +126,7 @@ fn a_missing_target_is_an_error() {
 }
 
 #[test]
-fn a_partial_is_noted_before_it_exists() {
+fn partial_is_recorded_before_it_exists() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::at(dir.path(), &Patience::default()).unwrap();
     let mut noted = Vec::new();
@@ -143,7 +143,7 @@ fn a_partial_is_noted_before_it_exists() {
 }
 
 #[test]
-fn a_name_that_somebody_takes_meanwhile_is_left_to_them() {
+fn name_taken_by_another_process_is_not_used() {
     let (dir, store) = store();
     let mut noted = Vec::new();
     let partial = store.create_noted("web", time("20261122T020000Z"), ZSTD, |path| {
@@ -164,7 +164,7 @@ fn a_name_that_somebody_takes_meanwhile_is_left_to_them() {
 }
 
 #[test]
-fn a_partial_that_cannot_be_removed_is_told() {
+fn failed_removal_of_a_partial_is_reported() {
     let (_dir, store) = store();
     let partial = store.create("web", time("20261122T020000Z"), ZSTD).unwrap();
     fs::remove_file(partial.path()).unwrap();
@@ -173,19 +173,19 @@ fn a_partial_that_cannot_be_removed_is_told() {
 }
 
 #[test]
-fn the_first_cause_is_told_when_a_folder_cannot_be_made() {
-    // Nobody makes folders there, root neither.
+fn failed_directory_creation_reports_the_original_cause() {
+    // Not even root can create directories there.
     let kernel = Path::new("/sys");
     let target = Store::at_or_create(&kernel.join("backups"), &Patience::default()).unwrap_err();
     assert!(matches!(target, Error::Target { source, .. } if source.kind() != io::ErrorKind::NotFound));
     let domain = Store::at(kernel, &Patience::default()).unwrap().create("web", Utc::now(), ZSTD).unwrap_err();
     assert!(matches!(domain, Error::File { source, .. } if source.kind() != io::ErrorKind::NotFound));
     let dir = tempfile::tempdir().unwrap();
-    Store::at_or_create(dir.path(), &Patience::default()).expect("a folder that is there is as good");
+    Store::at_or_create(dir.path(), &Patience::default()).expect("an existing directory is accepted");
 }
 
 #[test]
-fn only_a_shortened_name_is_noted_in_its_folder_and_once() {
+fn only_a_shortened_name_is_written_to_its_directory_and_only_once() {
     let (dir, store) = store();
     publish(&store, "web", "20261122T020000Z");
     assert!(!dir.path().join("web/.domain").exists());
@@ -199,7 +199,7 @@ fn only_a_shortened_name_is_noted_in_its_folder_and_once() {
 }
 
 #[test]
-fn no_name_reads_outside_of_the_target_and_a_file_is_no_folder() {
+fn no_domain_name_reads_outside_the_target() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("...tar.gz"), "").unwrap();
     fs::create_dir(dir.path().join("b")).unwrap();
@@ -210,7 +210,7 @@ fn no_name_reads_outside_of_the_target_and_a_file_is_no_folder() {
 }
 
 #[test]
-fn a_seed_is_as_old_as_its_file_unless_the_day_in_it_speaks_against_that() {
+fn age_of_a_legacy_archive_is_its_modification_time_unless_its_date_contradicts_it() {
     let (dir, store) = store();
     let folder = dir.path().join("web");
     fs::create_dir_all(folder.join("2016-05-02")).unwrap();
@@ -234,8 +234,8 @@ fn a_seed_is_as_old_as_its_file_unless_the_day_in_it_speaks_against_that() {
 }
 
 #[test]
-fn a_seed_of_a_time_that_no_calendar_has_is_listed() {
-    // Of the file systems, tmpfs keeps such a time.
+fn legacy_archive_with_a_time_outside_the_calendar_is_listed() {
+    // tmpfs can store such a time.
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     fs::create_dir(dir.path().join("web")).unwrap();
     let archive = dir.path().join("web/web.tar.gz");
@@ -243,13 +243,13 @@ fn a_seed_of_a_time_that_no_calendar_has_is_listed() {
     let far = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1 << 60);
     fs::File::options().write(true).open(&archive).unwrap().set_modified(far).unwrap();
     let [point] = &Store::at(dir.path(), &Patience::default()).unwrap().points("web").unwrap()[..] else {
-        panic!("it is not listed")
+        panic!("the archive is not listed")
     };
     assert_eq!(point.id.to_string(), "19700101T000000Z");
 }
 
 #[test]
-fn a_target_that_hangs_is_remembered_and_every_error_says_what_to_do() {
+fn hung_target_is_remembered_and_errors_have_hints() {
     let (dir, store) = store();
     let patience = Patience::new(std::time::Duration::from_millis(1));
     let store = Store { patience: patience.clone(), ..store };
@@ -282,7 +282,7 @@ fn a_target_that_hangs_is_remembered_and_every_error_says_what_to_do() {
 }
 
 #[test]
-fn a_folder_that_becomes_a_link_while_an_archive_is_written_gets_nothing() {
+fn directory_replaced_by_a_link_during_the_backup_receives_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (folder, moved, trap) = (dir.path().join("a"), dir.path().join("moved"), dir.path().join("trap"));
     let store = Store::at(dir.path(), &Patience::default()).unwrap();
@@ -290,7 +290,7 @@ fn a_folder_that_becomes_a_link_while_an_archive_is_written_gets_nothing() {
     fs::create_dir(&trap).unwrap();
     fs::rename(&folder, &moved).unwrap();
     symlink(&trap, &folder).unwrap();
-    // It goes on in the folder that it has opened, whatever that is called now.
+    // It continues in the directory that it opened, even after a rename.
     partial.publish().unwrap();
     assert_eq!((fs::read_dir(&trap).unwrap().count(), fs::read_dir(&moved).unwrap().count()), (0, 1));
 }

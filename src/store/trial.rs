@@ -1,4 +1,4 @@
-//! Owns: trying on the target what a backup does to it. Must not: leave anything there, or touch what others have there.
+//! Tries the operations of a backup on the target. Must not leave anything there or touch files of others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,12 @@ use super::partial::rename_new;
 use crate::sys::opened::Opened;
 use crate::sys::{durable, host};
 
-/// The file of a trial, before and after it is renamed.
+/// Names of the trial file before and after its rename.
 const FILES: [&str; 2] = ["new", "renamed"];
 
 impl Folder {
-    /// Makes a private folder, and removes it. With `file`, also makes a private file, syncs and renames it, and syncs the folder.
+    /// Creates and removes a private directory. With `file`, also creates, syncs and renames a private file in it,
+    /// and syncs the directory.
     pub(super) fn try_out(&self, file: bool) -> Result<(), Error> {
         let prefix = format!(".kvmbackup-trial-{}-", host::node_name());
         self.sweep(&prefix);
@@ -25,7 +26,7 @@ impl Folder {
         tried.and(removed)
     }
 
-    /// Removes what a process of this host left that was killed meanwhile.
+    /// Removes leftovers of killed processes of this host.
     fn sweep(&self, prefix: &str) {
         let is_left = |path: &PathBuf| {
             let pid = path.file_name().and_then(|name| name.to_str()?.strip_prefix(prefix)?.parse::<u32>().ok());

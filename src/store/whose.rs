@@ -1,4 +1,5 @@
-//! Owns: which domains the archives of a folder belong to. Must not: take a folder that cannot be looked into for a foreign one.
+//! Finds out to which domains the archives in a directory belong. Must not treat an unreadable directory as a foreign
+//! one.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,10 +10,10 @@ use super::folder::{is_absent, list};
 use super::name;
 use crate::sys::opened::Opened;
 
-/// Bytes of the name in a folder, at most; libvirt cannot keep the definition of a domain whose name is so long.
+/// Limit of a stored name in bytes; libvirt cannot store the definition of a domain with a longer one.
 const MAX_NAME: u64 = 4096;
 
-/// The domain that a folder is of; `None` if it is foreign.
+/// The domain of a directory; `None` if it is foreign.
 pub(super) fn domain_of(component: &str, folder: &Path) -> io::Result<Option<String>> {
     if name::is_shortened(component) {
         return Opened::open(folder).and_then(|folder| noted(component, &folder)).map(Some);
@@ -20,8 +21,8 @@ pub(super) fn domain_of(component: &str, folder: &Path) -> io::Result<Option<Str
     if let Some(domain) = name::decode(component) {
         return Ok(Some(domain));
     }
-    // The legacy script's folders are named as the domain is; anything else is foreign, as lost+found is, which others than
-    // root may not look into.
+    // The legacy script names the directory like the domain. Anything else is foreign, such as lost+found, which only
+    // root may read.
     match fs::symlink_metadata(folder.join(format!("{component}.tar.gz"))) {
         Ok(status) => Ok(status.is_file().then(|| component.to_owned())),
         Err(error) if is_absent(&error) || component == "lost+found" => Ok(None),
@@ -29,10 +30,10 @@ pub(super) fn domain_of(component: &str, folder: &Path) -> io::Result<Option<Str
     }
 }
 
-/// The name that stands in a folder whose own name is too short for it.
+/// The full name in a directory with a shortened name.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidData`] if it is not that of a domain with such a folder.
+/// [`io::ErrorKind::InvalidData`] if the directory does not belong to a domain with that name.
 pub(super) fn noted(component: &str, folder: &Opened) -> io::Result<String> {
     let file = name::NAME_FILE;
     let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
@@ -44,10 +45,10 @@ pub(super) fn noted(component: &str, folder: &Opened) -> io::Result<String> {
     domain.ok_or_else(|| wrong(format!("its file {file} does not contain the domain's name")))
 }
 
-/// The domains of archives that lie in a folder because the file system took their name for that of the folder.
+/// The domains whose archives are in this directory because the file system treated their directory name as the same.
 pub(super) fn guests_in(component: &str, folder: &Path) -> Vec<String> {
     let is_meant = |other: &&str| *other != component && name::may_be_one(other, component);
-    // A folder that cannot be read is told of by its own domain.
+    // An unreadable directory is reported for its own domain.
     let entries = list(folder).ok().flatten().unwrap_or_default();
     let files = entries.iter().filter_map(|entry| entry.file_name().into_string().ok());
     files.filter_map(|file| name::component_of(&file).filter(is_meant).and_then(name::decode)).collect()

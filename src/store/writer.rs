@@ -1,7 +1,7 @@
-//! Owns: how a restore point is written: manifest, files, disks, commit. Must not: know how a disk is held still.
+//! Writes a restore point: manifest, files, disks, commit. Must not know how a disk is kept consistent.
 //!
-//! The manifest comes first, because an archive has it there and listing reads no more. All it says of disks is known before
-//! they are read: sizes and extents are asked for first.
+//! The manifest comes first, so that listing reads nothing else. All it says about disks is known before they are
+//! read: sizes and extents are requested first.
 
 use std::io;
 
@@ -12,29 +12,29 @@ use crate::qcow2::Layout;
 use crate::sys::patience::Patience;
 use crate::sys::step::{self, Step};
 
-/// Bytes of a file read at once.
+/// Read buffer in bytes.
 const BUFFER: usize = 256 << 10;
 
-/// Takes bytes of a disk with their offset on it.
+/// Receives bytes of a disk with their offset.
 pub type Sink<'a, E> = dyn FnMut(u64, &[u8]) -> Result<(), E> + 'a;
 
-/// A disk that is held still, as a store reads it.
+/// A consistent disk that a store can read.
 pub trait DiskSource {
-    /// Why it cannot be read, or why reading it stops.
+    /// Error of a read, or of the sink.
     type Error: From<Error>;
 
-    /// Bytes of the disk.
+    /// Size in bytes.
     fn size(&self) -> u64;
 
-    /// The ranges that may hold other bytes than zeros: whole clusters, ascending, disjoint. Asked for once; they are moved
-    /// out because a scattered disk has millions of them.
+    /// The ranges that may contain nonzero bytes: whole clusters, ascending, disjoint. Called once; the list is moved
+    /// out because a scattered disk has millions of ranges.
     fn extents(&mut self) -> Vec<Extent>;
 
-    /// Reads these ranges in order; `sink` gets every piece with its offset on the disk.
+    /// Reads these ranges in order and passes each piece to `sink` with its offset.
     fn read(&mut self, extents: &[Extent], sink: &mut Sink<'_, Self::Error>) -> Result<(), Self::Error>;
 }
 
-/// A restore point that is being written. Dropped before [`PointWriter::commit`], it is removed.
+/// A restore point that is being written. Dropping it before [`PointWriter::commit`] removes it.
 pub struct PointWriter {
     partial: Partial,
     codec: Codec,
@@ -47,12 +47,12 @@ impl PointWriter {
         PointWriter { partial, codec, patience: patience.clone(), writer: None }
     }
 
-    /// The restore point it will be.
+    /// ID of the future restore point.
     pub fn id(&self) -> PointId {
         self.partial.id()
     }
 
-    /// Begins it with what it says about itself. Up to `threads` compress.
+    /// Starts the archive with its manifest. Up to `threads` threads compress.
     pub fn manifest(&mut self, manifest: &Manifest, threads: usize) -> Result<(), Error> {
         let writer = Writer::patient(self.partial.file()?, self.codec, threads, &self.patience);
         let begun = writer.and_then(|mut writer| {
@@ -71,7 +71,7 @@ impl PointWriter {
     /// Adds a file of exactly `length` bytes. `read` fills buffers until it returns 0.
     ///
     /// # Errors
-    /// Those of `read`; [`archive::Error::Misuse`] for another length.
+    /// Errors of `read`; [`archive::Error::Misuse`] for another length.
     pub fn file<E: From<Error>>(
         &mut self,
         name: &str,
@@ -102,12 +102,12 @@ impl PointWriter {
             layout.write_metadata(&mut Metadata(writer)).map_err(archive::Error::inside)
         })?;
         source.read(layout.data(), &mut |_, bytes| Ok(self.with(|writer| writer.write(bytes))?))?;
-        // Less than a cluster.
+        // Shorter than a cluster.
         let zeros = vec![0; usize::try_from(layout.padding()).unwrap_or_default()];
         Ok(self.with(|writer| writer.write(&zeros))?)
     }
 
-    /// Makes it durable and lists it. Nothing of it is visible before that, and after an error it can be discarded.
+    /// Syncs and publishes the restore point. It is not visible before, and after an error it can be discarded.
     pub fn commit(&mut self) -> Result<Point, Error> {
         let ended = step::reached(Step::ArchiveEnd);
         ended.map_err(|source| Error::File { action: "end", path: self.partial.path().to_owned(), source })?;
@@ -116,14 +116,14 @@ impl PointWriter {
         self.partial.publish()
     }
 
-    /// Removes it. After an error it may still exist, or appear later: a call that hangs cannot be undone.
+    /// Removes it. After an error it may still exist or appear later, because a call that hangs cannot be undone.
     pub fn discard(self) -> Result<(), Error> {
-        // Its threads write to the file.
+        // Stop the threads that write to the file first.
         drop(self.writer);
         self.partial.discard()
     }
 
-    /// Where it is written.
+    /// The temporary path.
     #[cfg(test)]
     pub fn path(&self) -> &std::path::Path {
         self.partial.path()
@@ -139,7 +139,7 @@ impl PointWriter {
     }
 }
 
-/// Lets a layout write into a member.
+/// Writes a layout's metadata into a member.
 struct Metadata<'a>(&'a mut Writer);
 
 impl io::Write for Metadata<'_> {

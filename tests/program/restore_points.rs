@@ -118,7 +118,7 @@ fn of_a_chosen_disk_nothing_comes_with_it_but_the_definition() {
     assert!(!ran.out.contains("note:"), "nobody asked for the other disk: {}", ran.out);
     let ran = host.run(&format!("restore a --disk vdb --to {}", host.path("other").display())).ends(1);
     assert!(
-        ran.err.contains("disk vdb is not in the restore point") && ran.err.contains("it holds: vda"),
+        ran.err.contains("disk vdb is not in the restore point") && ran.err.contains("Select from its disks: vda"),
         "{}",
         ran.err
     );

@@ -1,19 +1,19 @@
-//! What is left of a damaged archive: every frame that its own checksum vouches for, in its place, whatever became of the
-//! manifest, the seek table and the frames around it.
+//! Salvages a damaged archive: every frame with a valid checksum, in its place, regardless of the state of the
+//! manifest, the seek table and other frames.
 //!
-//! Owns: the members of a damaged archive, and which of their bytes are lost. Must not: guess a byte, or write.
+//! Returns the members and which of their bytes are lost. Must not guess a byte, or write.
 //!
-//! | file | owns |
+//! | module | contents |
 //! |---|---|
-//! | `scan` | the file from start to end: whole frames, and the gaps between them |
-//! | `place` | where frames and gaps lie in the tar stream |
-//! | `walk` | the tar stream: members, found again behind what is lost |
+//! | `scan` | the file from start to end: intact frames, and the gaps between them |
+//! | `place` | the positions of frames and gaps in the tar stream |
+//! | `walk` | the tar stream: members, found again after lost ranges |
 //! | `nameless` | disks whose tar header is lost |
 //!
-//! A frame is known by its contents, for the seek table has a checksum of each: one that has moved still finds its place.
-//! Without a table, lost frames are taken to be as long as frames are, until a tar header behind them tells better; what lies
-//! between two gaps that cannot be told apart counts as lost. An uncompressed archive has no frames: of its members, only
-//! SHA-256 tells whether they are what they were.
+//! A frame is recognised by its contents, because the seek table has a checksum of each: a frame that has moved still
+//! finds its place. Without a table, lost frames are assumed to have the usual length until a tar header after them
+//! shows otherwise; anything between two indistinguishable gaps counts as lost. An uncompressed archive has no
+//! frames, so only the SHA-256 of a member shows whether it is unchanged.
 
 mod nameless;
 mod place;
@@ -39,7 +39,7 @@ use crate::sys::patience::Patience;
 use crate::sys::patient_file::PatientFile;
 use crate::sys::signals::Cancel;
 
-/// A damaged archive, as far as it can be read.
+/// The readable parts of a damaged archive.
 pub struct Salvage {
     file: Arc<PatientFile>,
     pieces: Pieces,
@@ -47,31 +47,31 @@ pub struct Salvage {
     damages: Vec<Damage>,
     sums: Sums,
     manifest: Option<Manifest>,
-    /// The last decoded piece and its contents: one piece may hold many members.
+    /// The last decoded piece and its contents, because one piece may contain many members.
     last: Mutex<(Option<usize>, Vec<u8>)>,
 }
 
-/// What is left of one member.
+/// The readable part of one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remains {
-    /// Its name; `None` where its tar header is lost and nothing else tells it for sure.
+    /// Member name; `None` if its tar header is lost and the name is not certain.
     pub name: Option<String>,
-    /// Of its first byte, in the tar stream.
+    /// Offset of its first byte in the tar stream.
     offset: u64,
-    /// Its bytes, lost ones included.
+    /// Length in bytes, including lost ones.
     pub length: u64,
-    /// What of it cannot be read, by offset in the member; ascending, apart.
+    /// Lost ranges, by offset in the member; ascending, not adjacent.
     pub lost: Vec<Extent>,
-    /// Whether it is known where it begins; else, only distances from its end are right, and it may begin later.
+    /// Whether its start is known. If not, only distances from its end are correct, and it may start later.
     pub is_placed: bool,
 }
 
-/// A place of the file that is not what was written there.
+/// A damaged range of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// Its first byte, in the file.
+    /// Offset in the file.
     pub offset: u64,
-    /// Its bytes.
+    /// Length in bytes.
     pub length: u64,
     /// What is wrong.
     pub what: &'static str,
@@ -80,26 +80,26 @@ pub struct Damage {
 /// How far a member can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// A checksum of it, or of each of its frames, is right.
+    /// Its checksum, or that of each of its frames, matches.
     Whole,
-    /// Nothing says whether its bytes are right.
+    /// Complete, but no checksum covers it.
     Unchecked,
-    /// Its bytes are not those that were written, and nothing says which.
+    /// Its checksum does not match; the damaged range is unknown.
     Wrong,
-    /// Some of its bytes are lost; the others are right, if the archive is compressed.
+    /// Some of its bytes are lost. If the archive is compressed, the others are correct.
     Torn,
 }
 
 impl Salvage {
-    /// Reads the whole file. The end of its name tells how it was compressed, for its first bytes may be lost.
+    /// Reads the whole file. The codec is taken from the extension, because the first bytes may be lost.
     ///
     /// # Errors
-    /// [`Error::Open`], [`Error::Read`], [`Error::Foreign`] when nothing of an archive is in it.
+    /// [`Error::Open`] and [`Error::Read`]; [`Error::Foreign`] if it contains nothing of an archive.
     pub fn open(path: &Path) -> Result<Salvage, Error> {
         Salvage::open_patiently(path, &Patience::default(), &Cancel::default())
     }
 
-    /// The same, with a deadline for every call on the file. A file that hangs is an error, not damage; so is a signal.
+    /// The same, with a time limit for every call on the file. A hung file or a signal is an error, not damage.
     pub fn open_patiently(path: &Path, patience: &Patience, cancel: &Cancel) -> Result<Salvage, Error> {
         let open = |source| Error::Open { path: path.to_owned(), source };
         let file = Arc::new(PatientFile::open(path, patience).map_err(open)?);
@@ -116,7 +116,7 @@ impl Salvage {
         }
         let remains = walk::walk(&file, kind, &mut parts, cancel)?;
         let pieces = parts.pieces(&file, kind);
-        // Whatever else a reader of good archives finds wrong.
+        // Anything else that a normal reader would report.
         let is_read = || Archive::open_patiently(path, patience)?.members().map(drop);
         if damages.is_empty() && is_read().is_err() {
             damages.push(Damage { offset: 0, length, what: "no complete tar stream" });
@@ -132,27 +132,27 @@ impl Salvage {
         Ok(salvage)
     }
 
-    /// Fails if the file ever hung: what could not be read then is not lost.
+    /// Fails if the file ever hung, because data that could not be read then is not lost.
     pub fn expect_answers(&self) -> Result<(), Error> {
         self.file.expect_answers().map_err(|source| Error::Read { offset: 0, source })
     }
 
-    /// Its members, in order, with what has lost its name.
+    /// All members in order, including data without a name.
     pub fn remains(&self) -> &[Remains] {
         &self.remains
     }
 
-    /// The places of the file that are damaged.
+    /// Damaged ranges of the file.
     pub fn damages(&self) -> &[Damage] {
         &self.damages
     }
 
-    /// The manifest, if it can be read; in an uncompressed archive, nothing vouches for it.
+    /// The manifest, if readable; in an uncompressed archive no checksum confirms it.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
     }
 
-    /// The members that `SHA256SUMS` or the manifest name and that were not found.
+    /// Members named by `SHA256SUMS` or the manifest that were not found.
     pub fn missing(&self) -> Vec<String> {
         let manifest = self.manifest.iter().flat_map(Manifest::members);
         let mut names: Vec<String> = self.sums.keys().map(String::as_str).chain(manifest).map(str::to_owned).collect();
@@ -164,14 +164,14 @@ impl Salvage {
         names
     }
 
-    /// Reads bytes of a member, from `offset` on; `false` if any of them is lost, or past its end.
+    /// Reads bytes of a member from `offset` on; `false` if any of them is lost or after its end.
     pub fn read(&self, remains: &Remains, offset: u64, out: &mut [u8]) -> bool {
         let wanted = Extent { offset, length: out.len() as u64 };
         let mut lost = wanted.end() > remains.length;
         let Ok(()) = self.each_in(remains, wanted, |at, bytes| {
             match bytes {
                 Some(bytes) => {
-                    // Both lie within `out`.
+                    // Both are inside `out`.
                     let at = (at - offset) as usize;
                     out[at..at + bytes.len()].copy_from_slice(bytes);
                 }
@@ -182,11 +182,11 @@ impl Salvage {
         !lost
     }
 
-    /// Gives a range of a member to `sink` in order, with the offset in the member: bytes, or `None` for a lost piece of it,
-    /// of which only the first is told.
+    /// Passes a range of a member to `sink` in order, with the offset in the member: bytes, or `None` once for each
+    /// lost range.
     ///
     /// # Errors
-    /// The sink's own.
+    /// Errors of `sink`.
     pub fn each_in<E>(
         &self,
         remains: &Remains,
@@ -211,7 +211,7 @@ impl Salvage {
             let Some(&found) = self.pieces.list().get(index) else { return sink(at, None) };
             let from = remains.offset + at - found.stream_offset;
             let until = (remains.offset + stop - found.stream_offset).min(u64::from(found.entry.unpacked));
-            // It was decoded before; only a file that changes meanwhile, or a disk that does, makes this fail.
+            // It was decodable before, so this fails only if the file changed or the disk developed an error.
             if *held != Some(index) {
                 *held = None;
                 *held = self.pieces.decode(index, piece).ok().map(|()| index);
@@ -222,14 +222,14 @@ impl Salvage {
         Ok(())
     }
 
-    /// How far a member can be trusted. Reads all of it.
+    /// Checks how far a member can be trusted. Reads all of it.
     pub fn trust(&self, remains: &Remains) -> Trust {
         if !remains.lost.is_empty() {
             return Trust::Torn;
         }
         let Some(name) = &remains.name else { return Trust::Unchecked };
         let Some(digest) = self.sums.get(name) else {
-            // Without frames, checksums are right when all that they speak of is.
+            // Without frames, `SHA256SUMS` is intact if all members match it.
             let others = || self.remains.iter().filter(|other| other.name.as_deref() != Some(SUMS));
             let is_right = || name == SUMS && others().all(|other| self.trust(other) == Trust::Whole);
             let is_vouched = self.pieces.kind() != Kind::None || is_right();
@@ -248,7 +248,7 @@ impl Salvage {
         }
     }
 
-    /// All members in their order, if a checksum vouches for the list of them.
+    /// All member names in order, if a checksum confirms the list.
     fn order(&self) -> Option<Vec<String>> {
         let sums = self.remains.iter().find(|remains| remains.name.as_deref() == Some(SUMS))?;
         let is_vouched = sums.lost.is_empty() && self.pieces.kind() != Kind::None;
@@ -257,19 +257,19 @@ impl Salvage {
         Some(order)
     }
 
-    /// A small member that is not torn.
+    /// The contents of a small complete member.
     fn small(&self, name: &str) -> Option<Vec<u8>> {
         let remains = self.remains.iter().find(|remains| remains.name.as_deref() == Some(name))?;
         if remains.length > MAX_SMALL {
             return None;
         }
         let mut bytes = vec![0; usize::try_from(remains.length).ok()?];
-        // Lines of the checksums stand for themselves.
+        // Each line of `SHA256SUMS` is useful on its own.
         (self.read(remains, 0, &mut bytes) || name == SUMS).then_some(bytes)
     }
 }
 
-/// The store names archives by how they are compressed.
+/// The store chooses the extension by codec.
 fn kind_by_name(path: &Path) -> Option<Kind> {
     let name = path.file_name()?.to_str()?;
     let kinds = [(".tar.zst", Kind::Zstd), (".tar.gz", Kind::Gzip), (".tar", Kind::None)];

@@ -1,7 +1,7 @@
-//! Owns: which disk it is whose tar header is lost. Must not: guess: what is not certain stays without a name.
+//! Identifies disks whose tar header is lost. Must not guess: an uncertain member stays nameless.
 //!
-//! `SHA256SUMS` has all members in their order, so that between two that were found it is known which are lost. What can still be
-//! read behind their headers is of the last of them.
+//! `SHA256SUMS` lists all members in order, so the members lost between two found ones are known. Readable data after
+//! their headers belongs to the last of them.
 
 use std::collections::HashMap;
 
@@ -9,15 +9,15 @@ use super::super::header::BLOCK;
 use super::Remains;
 use crate::model::Extent;
 
-/// An image has whole clusters (`docs/format.md`), so that its places are known from its end, whatever lay before it.
+/// An image consists of whole clusters (`docs/format.md`), so offsets counted from its end are correct.
 const CLUSTER: u64 = 64 << 10;
 
-/// Names the disks among these remains. `order` has all members of the archive.
+/// Names the disks among these remains. `order` contains all members of the archive.
 pub fn name(remains: &mut [Remains], order: &[String]) {
     let places: HashMap<&String, usize> = order.iter().enumerate().rev().map(|(at, name)| (name, at)).collect();
     let place = |remains: &Remains| places.get(remains.name.as_ref()?).copied();
     for at in 0..remains.len() {
-        // Behind the last one nothing tells where it ends.
+        // The end of the last one is unknown.
         let Some(behind) = remains.get(at + 1).and_then(place) else { continue };
         let before = match at.checked_sub(1) {
             Some(before) => place(&remains[before]).map(|before| before + 1),
@@ -32,10 +32,10 @@ pub fn name(remains: &mut [Remains], order: &[String]) {
     }
 }
 
-/// Lets it begin where the disk does, the last of so many members; no sooner than their headers allow, if the others' lengths
-/// are lost.
+/// Moves its start to that of the disk, the last of `members` members. If the lengths of the others are lost, their
+/// headers give only a lower bound.
 fn begin(remains: &mut Remains, disk: &str, members: u64) {
-    // Of several stretches nobody knows which is whose.
+    // With several lost ranges it is unknown which belongs to which member.
     let is_clear = match remains.lost[..] {
         [first] => first.offset == 0,
         [first, ..] => first.offset == 0 && members == 1,
@@ -65,7 +65,7 @@ mod tests {
         Extent { offset: from, length: until - from }
     }
 
-    /// What becomes of bytes without a name between a manifest and the checksums, where these members are lost.
+    /// The result for nameless bytes between the manifest and the checksums if these members are lost.
     fn named(between: &[&str], length: u64, lost: &[Extent]) -> Remains {
         let remains = |name: Option<&str>, offset: u64, length: u64, lost: &[Extent]| Remains {
             name: name.map(str::to_owned),
@@ -87,16 +87,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_disk_begins_where_the_disk_does() {
+    fn remains_of_a_disk_start_where_the_disk_does() {
         let disk = 3 * CLUSTER;
         let whole = named(&[VDA], disk + BLOCK, &[extent(0, BLOCK)]);
         let (name, begins) = (Some(VDA.to_owned()), 3 * BLOCK);
         assert_eq!(whole, Remains { name, offset: begins, length: disk, lost: vec![], is_placed: true });
-        // More is lost at its beginning, and some further on.
+        // More is lost at its beginning, and some later.
         let torn = named(&[VDA], disk + BLOCK, &[extent(0, BLOCK + 10), extent(CLUSTER, CLUSTER + 5)]);
         assert_eq!(torn.lost, [extent(0, 10), extent(CLUSTER - BLOCK, CLUSTER - BLOCK + 5)]);
         assert!(torn.is_placed);
-        // More lies before it than its header, so where it begins is not known.
+        // More than its header precedes it, so its start is unknown.
         let late = named(&[VDA], disk + BLOCK + 100, &[extent(0, BLOCK)]);
         assert_eq!((late.offset, late.length, late.is_placed), (2 * BLOCK + BLOCK + 100, disk, false));
         let second = named(&["domain.xml", VDA], disk + 2 * BLOCK, &[extent(0, BLOCK)]);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_something_else_has_no_name() {
+    fn ambiguous_remains_have_no_name() {
         let disk = 3 * CLUSTER + BLOCK;
         let begin = extent(0, BLOCK);
         let cases: [(&[&str], u64, &[Extent]); 7] = [

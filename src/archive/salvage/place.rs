@@ -1,5 +1,5 @@
-//! Owns: where the frames of a damaged archive lie in the tar stream, and how long what is lost between them was. Must not:
-//! understand tar.
+//! Finds the positions of a damaged archive's frames in the tar stream, and the lengths of the lost parts between
+//! them. Must not interpret tar.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,33 +13,33 @@ use super::scan::Found;
 use crate::model::Extent;
 use crate::sys::patient_file::PatientFile;
 
-/// What is known of a part of the tar stream.
+/// State of a part of the tar stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It can be read.
+    /// Readable.
     Good,
-    /// It cannot, and is as long as it says.
+    /// Lost; the length is known.
     Lost,
-    /// It cannot, and may be longer or shorter.
+    /// Lost; the length is a guess.
     Guessed,
 }
 
-/// The tar stream as parts that can be read and parts that cannot.
+/// The tar stream as readable and lost parts.
 #[derive(Debug, Default)]
 pub struct Parts {
     list: Vec<(Piece, State)>,
     length: u64,
-    /// The last part that can be read.
+    /// Index of the last readable part.
     last_good: Option<usize>,
-    /// How many parts corrections may still add: a file cannot have held more frames than fit into it.
+    /// Most parts that corrections may still add, limited by the number of frames that fit into the file.
     room: usize,
 }
 
-/// Bytes of the shortest frame: head, one block and checksum (RFC 8878, 3.1.1). A gzip member is longer.
+/// Length of the shortest frame: header, one block and checksum (RFC 8878, 3.1.1). A gzip member is longer.
 const SHORTEST: u64 = 14;
 
 impl Parts {
-    /// Those of an uncompressed archive.
+    /// The parts of an uncompressed archive.
     pub fn plain(length: u64) -> Parts {
         let mut parts = Parts::default();
         for piece in table::plain(length).unwrap_or_default() {
@@ -48,59 +48,58 @@ impl Parts {
         parts
     }
 
-    /// Whether any can be read.
+    /// Whether any part is readable.
     pub fn has_any(&self) -> bool {
         self.list.iter().any(|(_, state)| *state == State::Good)
     }
 
-    /// How many there are.
     pub fn count(&self) -> usize {
         self.list.len()
     }
 
-    /// How many have at least one byte between two offsets.
+    /// Number of parts with at least one byte between two offsets.
     pub fn count_in(&self, from: u64, until: u64) -> usize {
         self.touched(from, until).len()
     }
 
-    /// Bytes of all that can be read.
+    /// Total length of the readable parts.
     pub fn good_bytes(&self) -> u64 {
         self.ranges().filter(|(_, state)| *state == State::Good).map(|(range, _)| range.length).sum()
     }
 
-    /// Where the last part that can be read ends.
+    /// End of the last readable part.
     pub fn good_end(&self) -> Option<u64> {
         self.last_good.and_then(|at| self.list.get(at)).map(|(piece, _)| extent(piece).end())
     }
 
-    /// Bytes of the tar stream, as far as is known.
+    /// Length of the tar stream, as far as known.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// For readers: what is lost is there, too, and does not decode.
+    /// The pieces for a reader, including lost ones, which fail to decode.
     pub fn pieces(&self, file: &Arc<PatientFile>, kind: Kind) -> Pieces {
         Pieces::new(file.clone(), kind, self.list.iter().map(|(piece, _)| *piece).collect())
     }
 
-    /// Its parts in order: the range in the tar stream, and what is known of it.
+    /// The parts in order: range in the tar stream and state.
     pub fn ranges(&self) -> impl DoubleEndedIterator<Item = (Extent, State)> {
         self.ranges_in(0, self.length)
     }
 
-    /// The same for the parts with at least one byte between two offsets.
+    /// The same for parts with at least one byte between two offsets.
     pub fn ranges_in(&self, from: u64, until: u64) -> impl DoubleEndedIterator<Item = (Extent, State)> {
         self.list[self.touched(from, until)].iter().map(|(piece, state)| (extent(piece), *state))
     }
 
-    /// Their indexes in the list.
+    /// The list indexes of these parts.
     fn touched(&self, from: u64, until: u64) -> std::ops::Range<usize> {
         let first = self.list.partition_point(|(piece, _)| extent(piece).end() <= from);
         let end = self.list.partition_point(|(piece, _)| piece.stream_offset < until);
         first..end.max(first)
     }
 
-    /// The ranges that cannot be read within another one, by offset in that one; merged.
+    /// The lost ranges inside another range, by offset in it; merged.
     pub fn lost_in(&self, outer: Extent) -> Vec<Extent> {
         let mut lost: Vec<Extent> = Vec::new();
         for (range, _) in self.ranges_in(outer.offset, outer.end()).filter(|(_, state)| *state != State::Good) {
@@ -114,7 +113,7 @@ impl Parts {
                 _ => lost.push(part),
             }
         }
-        // What lies behind the end is lost, too.
+        // Everything after the end is lost, too.
         if outer.end() > self.length.max(outer.offset) {
             let from = self.length.max(outer.offset) - outer.offset;
             match lost.last_mut() {
@@ -125,9 +124,10 @@ impl Parts {
         lost
     }
 
-    /// The parts of unknown length between two offsets become so many bytes longer in all. Of several nobody knows which, so
-    /// that all between the first and the last is lost. `false` if no writer would have cut its pieces so: they are all of one
-    /// length but for the manifest's and the one before the checksums.
+    /// Makes the parts of unknown length between two offsets longer by `by` bytes in total, or shorter if negative.
+    /// If there are several, it is unknown which one changes, so everything from the first to the last is lost.
+    /// Returns `false` if no writer would have cut its pieces like this: all pieces have the same length, except the
+    /// manifest's and the one before the checksums.
     pub fn stretch(&mut self, from: u64, until: u64, by: i128) -> bool {
         let within = |(piece, state): &(Piece, State)| {
             *state == State::Guessed && piece.stream_offset >= from && piece.stream_offset < until
@@ -159,12 +159,12 @@ impl Parts {
         true
     }
 
-    /// Whether the length of any part between two offsets was guessed.
+    /// Whether the length of any part between two offsets is a guess.
     pub fn has_guess(&self, from: u64, until: u64) -> bool {
         self.ranges_in(from, until).any(|(_, state)| state == State::Guessed)
     }
 
-    /// What was guessed between two offsets is as long as it was guessed.
+    /// Confirms the guessed lengths between two offsets.
     pub fn settle(&mut self, from: u64, until: u64) {
         let touched = self.touched(from, until);
         for (piece, state) in &mut self.list[touched] {
@@ -174,7 +174,7 @@ impl Parts {
         }
     }
 
-    /// All between two offsets is lost.
+    /// Marks everything between two offsets as lost.
     pub fn lose(&mut self, from: u64, until: u64) {
         let touched = self.touched(from, until);
         for (piece, state) in &mut self.list[touched] {
@@ -185,7 +185,7 @@ impl Parts {
         self.find_last_good(self.list.len());
     }
 
-    /// Goes back from where it was to the last part before `end` that can be read.
+    /// Moves back to the last readable part before `end`.
     fn find_last_good(&mut self, end: usize) {
         let end = self.last_good.map_or(0, |last| last + 1).min(end);
         self.last_good = self.list[..end].iter().rposition(|(_, state)| *state == State::Good);
@@ -199,11 +199,11 @@ impl Parts {
         self.length += u64::from(entry.unpacked);
     }
 
-    /// A lost part; one that was absurdly long would have had to be written, too, so that 64 TiB are enough.
+    /// Adds a lost part. 64 TiB are enough, because a longer part could not have been written.
     fn push_lost(&mut self, file_offset: u64, length: u64, state: State) {
         let mut left = length.min(MAX_PIECES as u64 * MAX_PIECE as u64);
         while left > 0 {
-            // Fits: at most `MAX_PIECE`.
+            // At most `MAX_PIECE`, so it fits.
             let unpacked = left.min(MAX_PIECE as u64) as u32;
             self.push(file_offset, Entry { packed: 0, unpacked, check: 0 }, state);
             left -= u64::from(unpacked);
@@ -215,7 +215,7 @@ fn extent(piece: &Piece) -> Extent {
     Extent { offset: piece.stream_offset, length: piece.entry.unpacked.into() }
 }
 
-/// Puts the frames in their places: by the seek table where there is one.
+/// Places the frames, by the seek table if there is one.
 pub fn place(file: &PatientFile, length: u64, kind: Kind, found: &[Found]) -> (Parts, Vec<Damage>) {
     let mut damages = Vec::new();
     for gap in found {
@@ -247,8 +247,8 @@ pub fn place(file: &PatientFile, length: u64, kind: Kind, found: &[Found]) -> (P
     (parts, damages)
 }
 
-/// By the table: a frame's place is where its checksum and length stand there. `None` if the table knows none of the frames.
-/// `lost` is how far its other lengths are trusted.
+/// Places frames by the checksum and length in the table. `None` if the table contains none of the frames. `lost` is
+/// the state of the entries without a frame.
 fn by_table(entries: &[Entry], found: &[Found], lost: State) -> Option<Parts> {
     let mut by_contents: HashMap<(u32, u32), VecDeque<(u64, Entry)>> = HashMap::new();
     for frame in found {
@@ -275,7 +275,8 @@ fn by_table(entries: &[Entry], found: &[Found], lost: State) -> Option<Parts> {
     Some(parts)
 }
 
-/// Frames that are whole while their own entries are not: as many as entries, right between two neighbours that are known.
+/// Places intact frames whose entries are damaged: as many as there are entries, exactly between two known
+/// neighbours.
 fn fill(placed: &mut [Option<(u64, Entry)>], left: &[(u64, Entry)]) {
     let end = |(offset, entry): (u64, Entry)| offset + u64::from(entry.packed);
     let mut from = 0;
@@ -293,7 +294,7 @@ fn fill(placed: &mut [Option<(u64, Entry)>], left: &[(u64, Entry)]) {
     }
 }
 
-/// As they lie in the file. What is lost held what its own head says, or as much as a piece holds.
+/// Places frames in file order. A lost frame has the length in its header, or that of a usual piece.
 fn in_a_row(found: &[Found]) -> Parts {
     let mut parts = Parts::default();
     for found in found {

@@ -1,4 +1,4 @@
-//! Owns: the frames of a damaged file, found by their own marks. Must not: know where they lie in the tar stream.
+//! Finds the frames of a damaged file by their magic numbers. Must not know their positions in the tar stream.
 
 use std::io;
 
@@ -11,33 +11,33 @@ use super::super::{Error, MAX_PIECE, MAX_PIECES, gzip};
 use crate::sys::patient_file::PatientFile;
 use crate::sys::signals::Cancel;
 
-/// Bytes of the file that are looked at together: more than a frame has.
+/// Bytes of the file examined at once: more than the longest frame.
 const MOST: usize = MAX_PIECE + MAX_PIECE / 16;
-/// Bytes that a disk reads or does not read together.
+/// Unit of a disk's read errors, in bytes.
 const SECTOR: usize = 4096;
-/// Bytes that are asked for at once while it reads.
+/// Bytes per read without errors.
 const CHUNK: usize = 1 << 20;
 
-/// Bytes of the next frame that are looked at with a frame.
+/// Bytes of the next frame that are examined with a frame.
 const SLACK: usize = 64;
-/// Bytes of a zstd block, at most.
+/// Limit of a zstd block in bytes.
 const MAX_BLOCK: usize = 128 << 10;
-/// The budget of bytes decoded or skipped without finding a frame: a constant, plus this many per byte of the file. Accidental
-/// damage uses a fraction of it.
+/// Budget of bytes decoded or skipped without finding a frame: a constant, plus this many per byte of the file.
+/// Accidental damage uses a fraction of it.
 const SPARE: u64 = if cfg!(test) { 4 << 20 } else { 256 << 20 };
 const SPARE_PER_BYTE: u64 = 8;
 
-/// A stretch of the file.
+/// A range of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// A frame that its checksum vouches for.
+    /// A frame with a valid checksum: offset and entry.
     Frame(u64, Entry),
-    /// So many bytes that are no complete frame; by the head of a damaged one, it held so many bytes.
+    /// Offset and length of bytes that are no complete frame, and the uncompressed length in the header of a damaged
+    /// one.
     Gap(u64, u64, Option<u32>),
 }
 
 impl Found {
-    /// The byte behind it.
     pub fn end(&self) -> u64 {
         match self {
             Found::Frame(offset, entry) => offset + u64::from(entry.packed),
@@ -46,7 +46,7 @@ impl Found {
     }
 }
 
-/// The cost of candidates that turned out not to be frames, in bytes decoded or scanned again.
+/// Cost of candidates that were not frames, in bytes decoded or scanned again.
 #[derive(Debug, Default)]
 struct Effort {
     spent: u64,
@@ -55,7 +55,8 @@ struct Effort {
 }
 
 impl Effort {
-    /// Records a candidate that was followed to `until` and is no frame. Only a candidate inside another one costs extra.
+    /// Records a candidate that was followed to `until` and is no frame. Only a candidate inside another one costs
+    /// extra.
     fn add(&mut self, at: u64, until: u64, cost: u64) {
         if at < self.reached {
             self.spent = self.spent.saturating_add(cost);
@@ -63,14 +64,15 @@ impl Effort {
         self.reached = self.reached.max(until);
     }
 
-    /// Where to continue after such a candidate: inside it, as long as the budget lasts.
+    /// Where to continue after such a candidate: inside it while the budget lasts.
     fn next(&self, at: u64) -> u64 {
         let is_spent = self.spent > SPARE.saturating_add(at.saturating_mul(SPARE_PER_BYTE));
         if is_spent { self.reached.max(at + 1) } else { at + 1 }
     }
 }
 
-/// Everything in the file, in order. A file that hangs is an error: what lies behind is not lost. So is a signal.
+/// Lists the whole file in order. A hung file is an error because the data after that point is not lost. A signal is
+/// also an error.
 pub fn scan(file: &PatientFile, length: u64, kind: Kind, cancel: &Cancel) -> Result<Vec<Found>, Error> {
     scan_with(file, length, kind, cancel, &mut Effort::default())
 }
@@ -90,7 +92,7 @@ fn scan_with(
     let mut search = Search { window: Window { file, length, start: 0, bytes: Vec::new() }, kind, cancel, effort };
     let mut at = 0;
     while at < length && search.goes_on().is_ok() {
-        // More than any archive has.
+        // More than any archive contains.
         if found.len() >= MAX_PIECES {
             found.push(Found::Gap(at, length - at, None));
             break;
@@ -107,7 +109,7 @@ fn scan_with(
             known => {
                 let held = held(kind, bytes).or(known.ok().map(|entry| entry.unpacked));
                 let next = match known {
-                    // The frame's own lengths lead to a neighbour: nothing inside of it is one.
+                    // The frame's length leads to another frame, so no frame starts inside it.
                     Ok(entry) if is_neighbour(kind, &bytes[entry.packed as usize..]) => at + u64::from(entry.packed),
                     _ => search.next_frame(at, &mut is_good),
                 };
@@ -116,7 +118,7 @@ fn scan_with(
             }
         }
     }
-    // With zeros for what a hanging file did not tell, this came to its end soon.
+    // A hung file ends the loop early.
     search.goes_on().map_err(|source| Error::Read { offset: at, source })?;
     Ok(found)
 }
@@ -136,14 +138,14 @@ impl Search<'_> {
         }
     }
 
-    /// The next place at or behind `from` where a whole frame, or the table, begins.
+    /// The offset of the next intact frame or seek table at or after `from`.
     fn next_frame(&mut self, from: u64, is_good: &mut impl FnMut(&[u8], Entry) -> bool) -> u64 {
         let kind = self.kind;
         let mut at = from;
         while at < self.window.length && self.goes_on().is_ok() {
             let bytes = self.window.at(at);
             let Some(step) = (0..bytes.len()).find(|&step| is_mark(kind, &bytes[step..])) else {
-                // A mark may lie across the end of what was looked at.
+                // A magic number may cross the end of the examined bytes.
                 let looked_at = bytes.len().saturating_sub(gzip::HEADER).max(1);
                 at += looked_at as u64;
                 continue;
@@ -165,7 +167,7 @@ impl Search<'_> {
     }
 }
 
-/// Whether a frame or the table may begin so.
+/// Whether a frame or the seek table may start here.
 fn is_mark(kind: Kind, bytes: &[u8]) -> bool {
     let frame = match kind {
         Kind::Zstd => bytes.starts_with(&ZSTD),
@@ -180,7 +182,7 @@ fn is_neighbour(kind: Kind, bytes: &[u8]) -> bool {
     is_mark(kind, bytes) || table::may_start(kind, bytes)
 }
 
-/// What the head of a frame says of its contents' length.
+/// The uncompressed length in the header of a frame.
 fn held(kind: Kind, bytes: &[u8]) -> Option<u32> {
     let held = match kind {
         Kind::Zstd => zstd_safe::get_frame_content_size(bytes).ok()??,
@@ -189,7 +191,8 @@ fn held(kind: Kind, bytes: &[u8]) -> Option<u32> {
     u32::try_from(held).ok().filter(|&held| held > 0 && held as usize <= MAX_PIECE)
 }
 
-/// The frame that begins here, by its own header, or the number of bytes that made sense. Its contents are not checked.
+/// The entry of the frame that starts here, from its header, or the number of plausible bytes. Its contents are not
+/// checked.
 fn entry(kind: Kind, bytes: &[u8]) -> Result<Entry, usize> {
     let (packed, unpacked, trailer) = match kind {
         Kind::Zstd => {
@@ -211,7 +214,8 @@ fn entry(kind: Kind, bytes: &[u8]) -> Result<Entry, usize> {
     }
 }
 
-/// The length of one of our zstd frames, computed from its block headers (RFC 8878, 3.1.1), or the number of bytes that made sense.
+/// The length of a zstd frame of a kvmbackup archive, computed from its block headers (RFC 8878, 3.1.1), or the
+/// number of plausible bytes.
 fn zstd_length(bytes: &[u8]) -> Result<usize, usize> {
     let descriptor = bytes.strip_prefix(&ZSTD).and_then(<[u8]>::first).ok_or(0_usize)?;
     let is_single = descriptor & 0b10_0000 != 0;
@@ -240,7 +244,7 @@ fn zstd_length(bytes: &[u8]) -> Result<usize, usize> {
     if at + 4 <= bytes.len() { Ok(at + 4) } else { Err(bytes.len()) }
 }
 
-/// The file, a few frames at a time.
+/// A view of the file, a few frames long.
 struct Window<'a> {
     file: &'a PatientFile,
     length: u64,
@@ -249,7 +253,8 @@ struct Window<'a> {
 }
 
 impl Window<'_> {
-    /// The bytes from an offset on, at least a frame's and the head of the next one's where the file has them; what the disk does not read is zeros.
+    /// The bytes from an offset on: at least a whole frame and the header of the next one, if the file is long
+    /// enough. Unreadable bytes are zeros.
     fn at(&mut self, offset: u64) -> &[u8] {
         let offset = offset.min(self.length);
         let has = self.start <= offset && offset <= self.end();
@@ -270,7 +275,7 @@ impl Window<'_> {
     }
 }
 
-/// Appends so many bytes of the file, read sector by sector where a disk fails; what is not read is zeros.
+/// Appends `length` bytes of the file, reading sector by sector after a read error; unreadable bytes are zeros.
 fn read_what_can_be(file: &PatientFile, out: &mut Vec<u8>, length: usize, offset: u64) {
     let mut bytes = Vec::new();
     let mut append = |out: &mut Vec<u8>, at: usize, length: usize| {

@@ -1,4 +1,4 @@
-//! Damage that leaves no seek table: gaps whose length nobody tells, several in one member, archives inside of disks.
+//! Damage without a seek table: gaps of unknown length, several in one member, archives inside disks.
 
 mod gaps;
 mod members;
@@ -11,14 +11,14 @@ use super::super::{MANIFEST, PIECE};
 use super::*;
 use crate::model::Codec;
 
-/// Where the frames lie in the file, from the good table.
+/// Offset and length of the frames, from the intact table.
 fn frames(fixture: &Fixture) -> Vec<(usize, usize)> {
     let archive = Archive::open(&fixture.path).unwrap();
     let place = |piece: &super::super::table::Piece| (piece.file_offset as usize, piece.entry.packed as usize);
     archive.pieces().list().iter().map(place).collect()
 }
 
-/// The archive under the name that the store gives it, without its table, and with zeros in these ranges.
+/// A copy of the archive with the store's extension, without its table and with zeros in these ranges.
 fn without_table(fixture: &Fixture, codec: Codec, zeros: &[(usize, usize)]) -> PathBuf {
     let path = fixture.path.with_file_name(format!("x{}", ending(codec)));
     let (offset, length) = *frames(fixture).last().unwrap();
@@ -39,8 +39,7 @@ fn ending(codec: Codec) -> &'static str {
     }
 }
 
-/// Panics unless every byte that is not lost is the one that was written; the bytes that are lost, and the members that are not
-/// whole.
+/// Panics unless every byte that is not lost is correct. Returns the number of lost bytes and the incomplete members.
 fn held_against(fixture: &Fixture, path: &Path) -> (u64, Vec<String>) {
     let salvage = Salvage::open(path).unwrap();
     assert!(salvage.missing().iter().all(|name| name == MANIFEST), "{:?}", salvage.missing());
@@ -66,7 +65,7 @@ fn held_against(fixture: &Fixture, path: &Path) -> (u64, Vec<String>) {
 }
 
 #[test]
-fn without_table_or_manifest_all_frames_find_their_places() {
+fn all_frames_are_placed_without_table_and_manifest() {
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
         let fixture = tests::archive(codec, &[("vda", 2 * PIECE + 9001), ("vdb", PIECE + PIECE / 2)]);
         let frames = frames(&fixture);
@@ -75,7 +74,7 @@ fn without_table_or_manifest_all_frames_find_their_places() {
         assert_eq!(held_against(&fixture, &path).1, Vec::<String>::new());
         let salvage = Salvage::open(&path).unwrap();
         assert!(salvage.manifest().is_none() && salvage.missing() == [MANIFEST]);
-        // The head alone, and all of it, of one frame in the middle of a member.
+        // The header, or all, of a frame in the middle of a member.
         for zeros in [(frames[2].0, 8), frames[2]] {
             let (lost, torn) = held_against(&fixture, &without_table(&fixture, codec, &[zeros]));
             assert_eq!((lost, torn), (PIECE as u64, vec!["disks/vda.qcow2".to_owned()]), "{codec:?}");
@@ -84,14 +83,14 @@ fn without_table_or_manifest_all_frames_find_their_places() {
 }
 
 #[test]
-fn a_gap_of_several_frames_is_measured_by_the_header_behind_it() {
+fn gap_of_several_frames_is_measured_by_the_next_header() {
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
         let fixture = tests::archive(codec, &[("vda", 7 * PIECE + PIECE / 2), ("vdb", PIECE / 4)]);
         let frames = frames(&fixture);
         let gap = (frames[2].0, frames[3].1 + frames[4].1 + frames[2].1);
         let (lost, torn) = held_against(&fixture, &without_table(&fixture, codec, &[gap]));
         assert_eq!((lost, torn), (3 * PIECE as u64, vec!["disks/vda.qcow2".to_owned()]), "{codec:?}");
-        // Of two such gaps nobody knows where the frame between them belongs: it is lost, not guessed.
+        // The position of a frame between two such gaps is unknown, so it is lost, not guessed.
         let gaps = [(frames[1 + 1].0, frames[2].1 + frames[3].1), frames[5]];
         let (lost, torn) = held_against(&fixture, &without_table(&fixture, codec, &gaps));
         assert_eq!((lost, torn), (4 * PIECE as u64, vec!["disks/vda.qcow2".to_owned()]), "{codec:?}");
@@ -99,13 +98,13 @@ fn a_gap_of_several_frames_is_measured_by_the_header_behind_it() {
 }
 
 #[test]
-fn an_archive_inside_of_a_disk_is_not_taken_for_the_archive() {
+fn archive_inside_a_disk_is_not_mistaken_for_the_archive() {
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
         let inner = tests::archive(Codec::None, &[("vda", PIECE + PIECE / 4)]);
         let disk = [vec![1; 3 * PIECE + PIECE / 4], fs::read(&inner.path).unwrap(), vec![2; PIECE]].concat();
         let fixture = tests::archive_of(codec, &[("vda", disk), ("vdb", vec![3; 100])]);
         let frames = frames(&fixture);
-        // One frame, and two in one gap: behind them come the headers of the inner archive.
+        // One frame, and two in one gap; the headers of the inner archive follow.
         for gap in [frames[2], (frames[2].0, frames[2].1 + frames[3].1), frames[4]] {
             let (_, torn) = held_against(&fixture, &without_table(&fixture, codec, &[gap]));
             assert_eq!(torn, ["disks/vda.qcow2"], "{codec:?} {gap:?}");
@@ -113,7 +112,7 @@ fn an_archive_inside_of_a_disk_is_not_taken_for_the_archive() {
     }
 }
 
-/// The archive with its table, and with zeros in these frames.
+/// The archive with its table and with zeros in these frames.
 fn zeroed(fixture: &Fixture, codec: Codec, zeros: &[usize]) -> Salvage {
     let path = fixture.path.with_file_name(format!("y{}", ending(codec)));
     let mut bytes = fs::read(&fixture.path).unwrap();
@@ -124,7 +123,7 @@ fn zeroed(fixture: &Fixture, codec: Codec, zeros: &[usize]) -> Salvage {
 }
 
 #[test]
-fn a_disk_whose_tar_header_is_lost_has_its_name_when_nothing_else_can_be_meant() {
+fn disk_without_its_tar_header_is_named_if_unambiguous() {
     let noise = |length: u64, seed: u8| (0..length).map(|at| (at >> 7) as u8 ^ (at % 251) as u8 ^ seed).collect();
     let disks: [(&str, Vec<u8>); 2] = [("vda", noise(5 << 16, 1)), ("vdb", noise(4 << 16, 2))];
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
@@ -134,16 +133,16 @@ fn a_disk_whose_tar_header_is_lost_has_its_name_when_nothing_else_can_be_meant()
             archive.pieces().index_at(archive.member("disks/vdb.qcow2").unwrap().offset - 1)
         };
         let sums = frames(&fixture).len() - 1;
-        // Frames that are lost, the disk that is named, and whether its beginning is known.
+        // The lost frames, the disk that is named, and whether its start is known.
         for (zeros, named) in [
             (vec![1], Some(("disks/vda.qcow2", false))),
             (vec![second], Some(("disks/vdb.qcow2", true))),
             (vec![second, second + 1], Some(("disks/vdb.qcow2", true))),
             ((1..=second).collect(), Some(("disks/vdb.qcow2", false))),
             (vec![0, 1], Some(("disks/vda.qcow2", false))),
-            // Of two stretches, the first may be of what lay before the disk.
+            // The first of two lost ranges may belong to the member before the disk.
             (vec![1, second], None),
-            // Nothing tells the order of the members.
+            // The order of the members is unknown.
             (vec![1, sums], None),
         ] {
             let salvage = zeroed(&fixture, codec, &zeros);
@@ -156,7 +155,7 @@ fn a_disk_whose_tar_header_is_lost_has_its_name_when_nothing_else_can_be_meant()
             let (_, good) = fixture.members.iter().find(|(other, _)| other == name).unwrap();
             assert!(!salvage.missing().contains(&name.to_owned()));
             assert!(!is_placed || remains.length == good.len() as u64, "{codec:?} {zeros:?}");
-            // From the end, every place is right.
+            // Offsets counted from the end are correct.
             let (all, mut bytes) = (Extent { offset: 0, length: remains.length }, 0);
             let each = |at: u64, piece: Option<&[u8]>| {
                 let Some(piece) = piece else { return Ok(()) };
@@ -172,7 +171,7 @@ fn a_disk_whose_tar_header_is_lost_has_its_name_when_nothing_else_can_be_meant()
 }
 
 #[test]
-fn in_an_uncompressed_archive_nothing_vouches_for_the_order_of_members() {
+fn order_of_members_is_not_trusted_in_an_uncompressed_archive() {
     let fixture = tests::archive_of(Codec::None, &[("vda", vec![7; 2 << 16])]);
     let header = Archive::open(&fixture.path).unwrap().member("disks/vda.qcow2").unwrap().offset as usize - 512;
     let path = fixture.path.with_file_name("x.tar");

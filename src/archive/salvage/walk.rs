@@ -1,4 +1,4 @@
-//! Owns: the members of a tar stream with holes. Must not: read contents.
+//! Finds the members of a tar stream with gaps. Must not read their contents.
 
 use std::collections::HashSet;
 use std::io;
@@ -14,20 +14,20 @@ use crate::model::Extent;
 use crate::sys::patient_file::PatientFile;
 use crate::sys::signals::Cancel;
 
-/// What a GNU header has at its byte 257.
+/// Magic of a GNU header, at byte 257.
 const MAGIC: &[u8] = b"ustar  \0";
 const MAGIC_AT: u64 = 257;
-/// Bytes that are looked at together.
+/// Bytes examined at once.
 const LOOK: usize = 64 << 10;
 
-/// The work on gaps of unknown length that a file may cause, in bytes looked at or moved: a constant, plus this many per byte that
-/// can be read. Accidental damage causes a fraction of it.
+/// Limit of work on gaps of unknown length, in bytes examined or moved: a constant, plus this many per readable byte.
+/// Accidental damage uses a fraction of it.
 const SPARE: u64 = if cfg!(test) { 4 << 20 } else { 1 << 30 };
 const SPARE_PER_BYTE: u64 = 8;
-/// Bytes that are moved for every part when the length of a gap is corrected.
+/// Cost per part of correcting the length of a gap, in bytes.
 const PART: u64 = 64;
 
-/// The work on gaps of unknown length.
+/// The work spent on gaps of unknown length.
 #[derive(Debug)]
 struct Effort {
     spent: u64,
@@ -48,7 +48,7 @@ impl Effort {
     }
 }
 
-/// All that is there, in order. A gap whose length was guessed gets the right one where a header behind it tells.
+/// Lists all members and nameless data in order. Guessed gap lengths are corrected if a later header shows them.
 pub fn walk(file: &Arc<PatientFile>, kind: Kind, parts: &mut Parts, cancel: &Cancel) -> Result<Vec<Remains>, Error> {
     let mut effort = Effort::of(parts);
     walk_with(file, kind, parts, cancel, &mut effort)
@@ -61,7 +61,7 @@ fn walk_with(
     cancel: &Cancel,
     effort: &mut Effort,
 ) -> Result<Vec<Remains>, Error> {
-    // Name, place, and whether that is known for sure.
+    // Name, range, and whether the range is certain.
     let mut ranges: Vec<(Option<String>, Extent, bool)> = Vec::new();
     let mut seen = HashSet::new();
     let mut at = 0;
@@ -104,7 +104,7 @@ fn walk_with(
     Ok(ranges.into_iter().map(remains).filter(|remains| !is_nothing(remains)).collect())
 }
 
-/// Brings a member whose contents have gaps of unknown length to its end, where the next header is; returns that place.
+/// Fits the gaps of unknown length in a member so that the next header is at its end; returns that offset.
 fn fit(
     cursor: &mut Cursor<'_>,
     parts: &mut Parts,
@@ -122,25 +122,25 @@ fn fit(
         && let Some(next) = find(cursor, parts, from, cancel, &mut effort.spent)
     {
         effort.add(PART * parts.count_in(gap.offset, next) as u64);
-        // All that lies between belongs to this member, of which the length is known.
+        // Everything between belongs to this member, whose length is known.
         if parts.stretch(gap.offset, next, i128::from(end) - i128::from(next)) {
             effort.add(PART * parts.count() as u64);
             return end;
         }
         from = next + 1;
     }
-    // Nothing behind the gap tells where it ends, or not without searching the same bytes for very many gaps.
+    // The end of the gap is unknown, or finding it would mean searching the same bytes for very many gaps.
     parts.lose(gap.offset, end);
     end
 }
 
-/// Whether the two blocks of zeros are here that end a tar stream, and nothing follows. That all behind is lost does not show
-/// that a guess was right.
+/// Whether exactly the two zero blocks that end a tar stream follow. If everything after this offset is lost, that
+/// does not confirm a guess.
 fn is_exact_end(cursor: &mut Cursor<'_>, parts: &Parts, at: u64) -> bool {
     parts.good_end() == Some(at.saturating_add(2 * BLOCK)) && is_end(cursor, parts, at)
 }
 
-/// Whether nothing but the end of the tar stream, or what is lost, is to come.
+/// Whether only the end of the tar stream, or lost data, follows.
 fn is_end(cursor: &mut Cursor<'_>, parts: &Parts, at: u64) -> bool {
     let zeros = |cursor: &mut Cursor<'_>| cursor.block(at).is_ok_and(|block| block.iter().all(|&byte| byte == 0));
     match parts.good_end().filter(|&end| end > at) {
@@ -149,7 +149,8 @@ fn is_end(cursor: &mut Cursor<'_>, parts: &Parts, at: u64) -> bool {
     }
 }
 
-/// The next header at or behind an offset that this program has written; none after a signal. Adds what is looked at to `spent`.
+/// The next header written by kvmbackup at or after an offset; none after a signal. Adds the number of examined bytes
+/// to `spent`.
 fn find(cursor: &mut Cursor<'_>, parts: &Parts, from: u64, cancel: &Cancel, spent: &mut u64) -> Option<u64> {
     let mut bytes = Vec::new();
     for (range, state) in parts.ranges_in(from, u64::MAX) {
@@ -158,7 +159,7 @@ fn find(cursor: &mut Cursor<'_>, parts: &Parts, from: u64, cancel: &Cancel, spen
             continue;
         }
         let mut start = range.offset.max(from.saturating_add(MAGIC_AT));
-        // A little at a time: the next one may be near, and so may the one after it.
+        // In small steps, because the next header may be near, and so may the one after it.
         while start + (MAGIC.len() as u64) <= range.end() && cancel.signal().is_none() {
             bytes.resize(LOOK.min(usize::try_from(range.end() - start).ok()?), 0);
             *spent = spent.saturating_add(bytes.len() as u64);
@@ -171,7 +172,7 @@ fn find(cursor: &mut Cursor<'_>, parts: &Parts, from: u64, cancel: &Cancel, spen
                     return Some(at);
                 }
             }
-            // A magic may lie across the end of what was looked at.
+            // A magic may cross the end of the examined bytes.
             start += (bytes.len() - (MAGIC.len() - 1)) as u64;
         }
     }
@@ -182,12 +183,12 @@ fn memchr(bytes: &[u8]) -> impl Iterator<Item = usize> {
     bytes.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC).map(|(at, _)| at)
 }
 
-/// Whether the very header is here that a writer makes: guests keep tar archives, too.
+/// Whether this is exactly a header of kvmbackup's writer, because guests also store tar archives.
 fn is_header(cursor: &mut Cursor<'_>, at: u64) -> bool {
     let Ok(block) = cursor.block(at) else { return false };
     let time = tar::Header::from_byte_slice(&block).mtime().unwrap_or_default();
     match header::parse(&block, at) {
-        // That of a long name is always the same but for the length.
+        // The header of a long name is always the same except for the length.
         Ok(Parsed::LongName(length)) => {
             header::encode(&"x".repeat(length.saturating_sub(1) as usize), 0, 0).starts_with(&block)
         }

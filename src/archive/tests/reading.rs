@@ -1,4 +1,4 @@
-//! Reading: what is checked before a byte is handed out, and what the limits are.
+//! Reading: checks before the first byte is returned, and limits.
 
 use super::*;
 use crate::archive::header::BLOCK;
@@ -6,7 +6,7 @@ use crate::archive::salvage::Salvage;
 use crate::sys::patience::{Patience, Stalled};
 
 #[test]
-fn the_limits_are_those_that_the_format_tells() {
+fn limits_match_the_format_specification() {
     let format = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/format.md")).unwrap();
     for limit in [
         format!("cut into pieces of {} KiB", FULL_PIECE >> 10),
@@ -18,7 +18,7 @@ fn the_limits_are_those_that_the_format_tells() {
     assert_eq!(MAX_SMALL, MAX_PIECE as u64);
 }
 
-/// The archive with these bits of one byte flipped.
+/// Flips these bits of one byte and opens the archive.
 fn flip(fixture: &Fixture, at: u64, bits: u8) -> Archive {
     let mut bytes = fs::read(&fixture.path).unwrap();
     bytes[at as usize] ^= bits;
@@ -26,13 +26,13 @@ fn flip(fixture: &Fixture, at: u64, bits: u8) -> Archive {
     Archive::open(&fixture.path).unwrap()
 }
 
-/// Where a member of this archive is.
+/// A member of this archive.
 fn member(fixture: &Fixture, name: &str) -> Member {
     Archive::open(&fixture.path).unwrap().member(name).unwrap().clone()
 }
 
 #[test]
-fn a_manifest_is_the_first_member_or_missing() {
+fn manifest_that_is_not_the_first_member_is_missing() {
     let dir = tempfile::tempdir().unwrap();
     sh(dir.path(), "echo {} >manifest.json; : >SHA256SUMS; tar -b1 --format=gnu -cf x.tar SHA256SUMS manifest.json");
     let error = Archive::open(&dir.path().join("x.tar")).unwrap().manifest().unwrap_err();
@@ -40,7 +40,7 @@ fn a_manifest_is_the_first_member_or_missing() {
 }
 
 #[test]
-fn a_changed_manifest_of_plain_tar_is_no_manifest() {
+fn changed_manifest_of_plain_tar_is_refused() {
     let fixture = archive(Codec::None, &[("vda", 9)]);
     let at = {
         let bytes = fs::read(&fixture.path).unwrap();
@@ -51,7 +51,7 @@ fn a_changed_manifest_of_plain_tar_is_no_manifest() {
 }
 
 #[test]
-fn a_small_member_is_held_against_its_digest() {
+fn small_member_is_checked_against_its_digest() {
     let fixture = archive(Codec::None, &[("vda", 9)]);
     let vda = member(&fixture, "disks/vda.qcow2");
     let archive = flip(&fixture, vda.offset + 8, 0x80);
@@ -61,7 +61,7 @@ fn a_small_member_is_held_against_its_digest() {
 }
 
 #[test]
-fn a_small_member_is_as_long_as_its_reader_allows() {
+fn small_member_length_limit_is_exact() {
     let fixture = archive(Codec::Zstd(3), &[("vda", 9000)]);
     let archive = Archive::open(&fixture.path).unwrap();
     let vda = archive.member("disks/vda.qcow2").unwrap();
@@ -71,7 +71,7 @@ fn a_small_member_is_as_long_as_its_reader_allows() {
 }
 
 #[test]
-fn the_pieces_and_the_index_are_the_whole_file() {
+fn pieces_and_seek_table_cover_the_whole_file() {
     for codec in CODECS {
         let fixture = archive(codec, &[("vda", 2 * PIECE)]);
         let archive = Archive::open(&fixture.path).unwrap();
@@ -86,7 +86,7 @@ fn the_pieces_and_the_index_are_the_whole_file() {
 }
 
 #[test]
-fn a_member_of_another_archive_is_refused() {
+fn member_of_another_archive_is_refused() {
     for codec in CODECS {
         let fixture = archive(codec, &[("vda", 9000)]);
         let archive = Archive::open(&fixture.path).unwrap();
@@ -106,7 +106,7 @@ fn a_member_of_another_archive_is_refused() {
 }
 
 #[test]
-fn where_a_tar_stream_is_cut_off_is_told() {
+fn truncated_tar_stream_is_described() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.tar");
     let whole = [header::encode(MANIFEST, BLOCK, 0), vec![0; BLOCK as usize]].concat();
@@ -118,7 +118,7 @@ fn where_a_tar_stream_is_cut_off_is_told() {
 }
 
 #[test]
-fn what_the_manifest_names_and_is_not_there_is_missing() {
+fn member_named_only_by_the_manifest_is_missing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
     let mut writer = Writer::new(File::create(&path).unwrap(), Codec::Zstd(3), 1).unwrap();
@@ -132,7 +132,7 @@ fn what_the_manifest_names_and_is_not_there_is_missing() {
 }
 
 #[test]
-fn a_changed_manifest_is_named_once() {
+fn changed_manifest_is_reported_once() {
     let fixture = archive(Codec::None, &[("vda", 9)]);
     let manifest = member(&fixture, MANIFEST);
     let archive = flip(&fixture, manifest.offset + manifest.length - 1, 0x2a);
@@ -141,12 +141,12 @@ fn a_changed_manifest_is_named_once() {
 }
 
 #[test]
-fn a_writer_tells_how_far_it_is() {
+fn writer_reports_its_progress() {
     let mut writer = Writer::new(tempfile::tempfile().unwrap(), Codec::None, 1).unwrap();
     writer.add(MANIFEST, b"{}").unwrap();
     writer.member("disks/vda.qcow2", 2 * PIECE as u64).unwrap();
     writer.write(&vec![1; PIECE]).unwrap();
-    // The manifest's piece is two blocks, and the disk's first one is full with its header.
+    // The manifest's piece has two blocks; the disk's first piece is full including its header.
     while writer.written() < 2 * BLOCK + PIECE as u64 {
         std::thread::yield_now();
     }
@@ -154,7 +154,7 @@ fn a_writer_tells_how_far_it_is() {
 }
 
 #[test]
-fn what_fills_up_a_block_is_zeros_to_the_end_of_the_stream() {
+fn padding_must_be_zeros_to_the_end_of_the_stream() {
     let fixture = archive(Codec::None, &[("vda", 9)]);
     let vda = member(&fixture, "disks/vda.qcow2");
     let end = fs::metadata(&fixture.path).unwrap().len();
@@ -166,7 +166,7 @@ fn what_fills_up_a_block_is_zeros_to_the_end_of_the_stream() {
 }
 
 #[test]
-fn damage_behind_a_damaged_header_is_told_too() {
+fn damage_after_a_damaged_header_is_also_reported() {
     let fixture = archive(Codec::Zstd(3), &[("vda", 4 * PIECE)]);
     let pieces = Archive::open(&fixture.path).unwrap().pieces().list().to_vec();
     let mut bytes = fs::read(&fixture.path).unwrap();
@@ -183,7 +183,7 @@ fn damage_behind_a_damaged_header_is_told_too() {
     assert!(damages.len() > 1 && damages.iter().any(is_last), "{damages:?}");
 }
 
-/// Has every further call on the same mount fail at once, as after one that hung, until the sender is dropped.
+/// Makes every further call on the same mount fail at once, as after a hung call, until the sender is dropped.
 fn hang(patience: &Patience) -> std::sync::mpsc::Sender<()> {
     let (release, held) = std::sync::mpsc::channel();
     patience.call(move || held.recv()).unwrap_err();
@@ -191,7 +191,7 @@ fn hang(patience: &Patience) -> std::sync::mpsc::Sender<()> {
 }
 
 #[test]
-fn a_file_that_hangs_is_not_called_damaged() {
+fn hung_file_is_not_reported_as_damage() {
     for known in [false, true] {
         let fixture = archive(Codec::Zstd(3), &[("vda", 3 * PIECE)]);
         let patience = Patience::new(std::time::Duration::from_secs(2));
@@ -207,7 +207,7 @@ fn a_file_that_hangs_is_not_called_damaged() {
 }
 
 #[test]
-fn what_a_file_that_hangs_keeps_is_not_called_lost() {
+fn unread_data_of_a_hung_file_is_not_reported_as_lost() {
     let fixture = archive(Codec::Zstd(3), &[("vda", 3 * PIECE)]);
     let patience = Patience::new(std::time::Duration::from_secs(2));
     let path = fixture.path.with_file_name("x.tar.zst");
@@ -215,8 +215,8 @@ fn what_a_file_that_hangs_keeps_is_not_called_lost() {
     let salvage = Salvage::open_patiently(&path, &patience, &Default::default()).unwrap();
     salvage.expect_answers().unwrap();
     let _hanging = hang(&patience);
-    // Of another piece than the one that was read last, which is kept.
-    let [.., disk, _] = salvage.remains() else { panic!("a disk and the checksums") };
+    // From another piece than the last decoded one, which is cached.
+    let [.., disk, _] = salvage.remains() else { panic!("the disk and the checksums are missing") };
     assert!(!salvage.read(disk, disk.length / 2, &mut [0]));
     assert!(Stalled::caused(&salvage.expect_answers().unwrap_err()));
 }

@@ -1,5 +1,5 @@
-//! Owns: what a restore point holds, brought to files and devices: disks are read and written at once. Must not: choose where
-//! anything goes.
+//! Writes the members of a restore point to files and devices; reads and writes disks in parallel. Must not choose
+//! destinations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -17,25 +17,25 @@ use crate::qcow2::Layout;
 use crate::store::{Contents, Definition, FileReader, PointReader};
 use crate::sys::patient_file::PatientFile;
 
-/// Bytes of a file beside the disks that are read at once.
+/// Read buffer for members other than disks, in bytes.
 const BUFFER: usize = 1 << 20;
 
-/// The definitions to try in this order: the saved one, then the one for other hosts.
+/// The definitions in the order to try: the saved one, then the migratable one.
 pub fn definitions(reader: &PointReader, contents: &Contents) -> Result<Vec<String>, Error> {
     let migratable = reader.definition(Definition::Migratable).ok().flatten();
     Ok([definition(reader, contents)?].into_iter().chain(migratable).collect())
 }
 
-/// The definition that is restored.
+/// The saved definition: inactive, or live if there is no inactive one.
 pub fn definition(reader: &PointReader, contents: &Contents) -> Result<String, Error> {
     let xml = match reader.definition(Definition::Inactive)? {
         None => reader.definition(Definition::Live)?,
         found => found,
     };
-    xml.ok_or_else(|| Error::suspect(&contents.location, "it contains no definition"))
+    xml.ok_or_else(|| Error::suspect(&contents.location, "contains no definition"))
 }
 
-/// The boot files whose original is on this host, byte for byte.
+/// Members of the boot files whose original on this host has the same bytes.
 pub fn same_files(reader: &PointReader, contents: &Contents) -> Result<BTreeSet<String>, Error> {
     let mut same = BTreeSet::new();
     for file in &contents.boot {
@@ -46,7 +46,7 @@ pub fn same_files(reader: &PointReader, contents: &Contents) -> Result<BTreeSet<
     Ok(same)
 }
 
-/// Writes what the plan wants, and checks images of other programs before they get their names.
+/// Writes everything in the plan. Images of other programs are checked before they get their names.
 pub fn write(work: &Work<'_>, reader: &PointReader, plan: &Plan, staging: &mut Staging) -> Result<(), Error> {
     let is_disk = |write: &&Write| matches!(write.how, How::Qcow2(_) | How::Raw(_) | How::Device(_));
     let (disks, files): (Vec<_>, Vec<_>) = plan.writes.iter().partition(is_disk);
@@ -58,7 +58,7 @@ pub fn write(work: &Work<'_>, reader: &PointReader, plan: &Plan, staging: &mut S
     for write in files.into_values() {
         let is_image = match &write.how {
             How::Image(Format::Qcow2) => true,
-            // Its format is in the definition, so that QEMU does not guess.
+            // The definition names its format, so QEMU does not probe it.
             How::Image(_) => continue,
             _ => false,
         };
@@ -105,16 +105,16 @@ fn copy(work: &Work<'_>, contents: &mut FileReader<'_>, to: &Path, file: &Patien
     output.finish().and_then(|()| set_length(file, offset)).map_err(&failed)
 }
 
-/// Fails when a disk's image is of another size than the manifest says.
+/// Fails if the size of a disk's image differs from the manifest.
 pub fn expect_size(location: &Path, part: &DiskPart, bytes: u64) -> Result<(), Error> {
-    // Images have whole sectors; a raw file need not.
+    // An image consists of whole sectors; a raw file may not.
     if part.virtual_bytes.checked_next_multiple_of(512) == Some(bytes) {
         return Ok(());
     }
     Err(Error::suspect(location, &format!("the size of disk {} does not match the manifest", part.target)))
 }
 
-/// Brings a disk to a file or device. The thread of the caller hashes what others have decoded, another one writes.
+/// Writes a disk to a file or device. The calling thread hashes decoded data; another thread writes it.
 fn disk(
     work: &Work<'_>,
     reader: &PointReader,
@@ -166,9 +166,9 @@ fn set_length(file: &PatientFile, length: u64) -> io::Result<()> {
     file.with(move |file| file.set_len(length))
 }
 
-/// Where the guest's data lies in a compact image: in its order, behind the metadata.
+/// Maps guest offsets to a compact image: data follows the metadata in guest order.
 struct Map {
-    /// Guest offset, host offset.
+    /// Guest extent and host offset.
     extents: Vec<(Extent, u64)>,
     next: usize,
 }
@@ -184,7 +184,7 @@ impl Map {
         Map { extents: data.iter().map(place).collect(), next: 0 }
     }
 
-    /// The place of a guest offset; they come ascending. Without extents, host and guest are the same.
+    /// The host offset of a guest offset; offsets must ascend. Without extents both are the same.
     fn host(&mut self, offset: u64, length: usize) -> u64 {
         let Some((extent, host)) = self.extents.get(self.next) else { return offset };
         let at = host + (offset - extent.offset);
@@ -195,7 +195,7 @@ impl Map {
     }
 }
 
-/// What the extents leave out of a disk.
+/// The ranges of a disk outside the extents.
 fn gaps(data: &[Extent], size: u64) -> Vec<Extent> {
     let mut gaps = Vec::new();
     let mut at = 0;
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_and_data_are_the_disk() {
+    fn gaps_are_everything_outside_the_data() {
         assert_eq!(gaps(&[extent(5, 5), extent(20, 10)], 40), [extent(0, 5), extent(10, 10), extent(30, 10)]);
         assert_eq!(gaps(&[extent(0, 40)], 40), []);
         assert_eq!(gaps(&[], 40), [extent(0, 40)]);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn data_lies_in_order_behind_the_metadata() {
+    fn data_follows_the_metadata_in_order() {
         let mut map = Map::of(&[extent(100, 50), extent(200, 10)], 1000);
         assert_eq!([map.host(100, 30), map.host(130, 20), map.host(200, 10)], [1000, 1030, 1050]);
     }

@@ -1,4 +1,4 @@
-//! Owns: what a restore asks of the hypervisor. Must not: write files, or touch a domain that runs.
+//! The calls of a restore to the hypervisor. Must not write files or touch a running domain.
 
 use super::{Operator, Restored, other};
 use crate::engine::Error;
@@ -8,8 +8,8 @@ use crate::model::command::{quoted, typed};
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
 use crate::store::Contents;
 
-/// Whether a domain may be defined: none that runs has its name or UUID, and one that is off only with `overwrite`, and when
-/// nothing else speaks for its disks.
+/// Fails if the domain must not be defined: a running domain has its name or UUID, or one that is shut off exists and
+/// `overwrite` is not set, or its saved state depends on the disks.
 pub fn check(hypervisor: &dyn Guests, to: &DomainRef, overwrite: bool) -> Result<(), Error> {
     for (known, state) in hypervisor.domains()? {
         let (same_name, same_uuid) = (known.name == to.name, known.uuid == to.uuid);
@@ -35,8 +35,8 @@ pub fn check(hypervisor: &dyn Guests, to: &DomainRef, overwrite: bool) -> Result
     Ok(())
 }
 
-/// Asks the operator to accept what a definition reaches for on this host, except what nearly every guest has and what the
-/// domain's current definition already has.
+/// Asks the operator to accept the host resources that a definition uses, except what nearly every guest has and what
+/// the current definition already has.
 pub fn expect_accepted(
     hypervisor: &dyn Guests,
     saved: &DomainRef,
@@ -56,7 +56,6 @@ pub fn expect_accepted(
     Err(other(&message, Some(hint)))
 }
 
-/// What the domain's current definition on this host reaches for.
 fn present_reaches(hypervisor: &dyn Guests, saved: &DomainRef) -> Result<Vec<Reach>, Error> {
     let Some((known, _)) = hypervisor.domains()?.into_iter().find(|(known, _)| known.uuid == saved.uuid) else {
         return Ok(Vec::new());
@@ -65,7 +64,7 @@ fn present_reaches(hypervisor: &dyn Guests, saved: &DomainRef) -> Result<Vec<Rea
     Ok(present.and_then(|domain| domain_xml::reaches(&domain.xml.inactive).ok()).unwrap_or_default())
 }
 
-/// That the domain of this name is another guest now than the one that was saved.
+/// A note if the domain of this name is now a different guest.
 pub fn another_guest(hypervisor: &dyn Guests, saved: &DomainRef) -> Result<Option<String>, Error> {
     let domains = hypervisor.domains()?.into_iter().map(|(known, _)| known);
     let other = domains.into_iter().find(|known| known.name == saved.name && known.uuid != saved.uuid);
@@ -81,8 +80,7 @@ pub fn another_guest(hypervisor: &dyn Guests, saved: &DomainRef) -> Result<Optio
     Ok(other.map(told))
 }
 
-/// A saved memory goes on with the disks that it left, and so does a guest on another host: neither bears others in their
-/// place.
+/// A saved state and a migrated guest continue on the disks they left; neither works with restored ones.
 fn expect_at_rest(hypervisor: &dyn Guests, domain: &DomainRef) -> Result<(), Error> {
     let name = &domain.name;
     let (message, hint) = match hypervisor.off_kind(domain)? {
@@ -104,7 +102,7 @@ fn expect_at_rest(hypervisor: &dyn Guests, domain: &DomainRef) -> Result<(), Err
     Err(other(&message, Some(&hint)))
 }
 
-/// What libvirt goes on to list of a domain although its images, which hold it, are replaced.
+/// Snapshots and checkpoints that libvirt still lists although the replaced images contained their data.
 pub fn lost_states(hypervisor: &dyn Guests, to: &DomainRef) -> Result<Vec<String>, Error> {
     if !hypervisor.domains()?.iter().any(|(known, _)| known.uuid == to.uuid) {
         return Ok(Vec::new());
@@ -125,7 +123,7 @@ pub fn lost_states(hypervisor: &dyn Guests, to: &DomainRef) -> Result<Vec<String
     Ok(hypervisor.saved_states(to)?.into_iter().map(note).collect())
 }
 
-/// What the saved definition says. It must be the definition of the domain that the archive names.
+/// Parses the saved definition. It must define the domain that the archive names.
 pub fn describe(saved: &Contents, xml: &str) -> Result<Domain, Error> {
     let suspect = |what: String| Error::suspect(&saved.location, &what);
     let described = read(xml).map_err(|error| suspect(format!("cannot read its definition: {error}")))?;
@@ -135,18 +133,17 @@ pub fn describe(saved: &Contents, xml: &str) -> Result<Domain, Error> {
     Ok(described)
 }
 
-/// What a definition says.
 pub fn read(xml: &str) -> Result<Domain, domain_xml::Error> {
     let xml = DomainXml { live: xml.to_owned(), inactive: xml.to_owned(), migratable: xml.to_owned() };
     Ok(domain_xml::read(xml, DomainState::Off, true)?.domain)
 }
 
-/// For `map_err`: the saved definition cannot be used.
+/// For `map_err`, when the saved definition cannot be used.
 pub fn xml_error(saved: &Contents) -> impl Fn(domain_xml::Error) -> Error + '_ {
     |source| hypervisor::Error::Xml { domain: saved.domain.name.clone(), source }.into()
 }
 
-/// Defines the domain. That it cannot be started, or that its autostart stays on, does not undo that.
+/// Defines the domain. A failed start, or an autostart that stays enabled, does not undo that.
 pub fn define(hypervisor: &dyn Definitions, xml: &str, start: bool, restored: &mut Restored) -> Result<(), Error> {
     let defined = hypervisor.define(xml)?;
     if let Err(error) = hypervisor.set_autostart(&defined, false) {

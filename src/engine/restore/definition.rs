@@ -1,5 +1,5 @@
-//! Owns: the definition that is restored: the saved one, or what this host accepts of it. Must not: write files, or leave
-//! anything defined.
+//! Chooses and adapts the definition to restore: the saved one, or the variant that this host accepts. Must not write
+//! files or leave anything defined.
 
 use std::path::Path;
 
@@ -14,13 +14,12 @@ use crate::model::command::quoted;
 use crate::store::Contents;
 use crate::sys::opened;
 
-/// How many of the elements that this host lacks are named.
+/// Most removed elements that are listed.
 const TOLD: usize = 20;
 
-/// Bytes of an operator's definition, at most.
+/// Limit for `--xml FILE`, in bytes.
 const MAX_XML: u64 = 16 << 20;
 
-/// What a definition is made for.
 pub struct Wanted<'a> {
     pub request: &'a Request,
     pub how: &'a Define,
@@ -29,16 +28,15 @@ pub struct Wanted<'a> {
     pub host: &'a Host<'a>,
 }
 
-/// A definition that this host accepts, and what goes with it.
 pub struct Accepted {
     pub plan: Plan,
     pub xml: String,
 }
 
 impl Wanted<'_> {
-    /// Makes the definition of `to` from the first of these texts that this host accepts, and tries that out before anything
-    /// is written: a definition that libvirt refuses should not cost hours of writing. If all are refused, the operator is shown what
-    /// the first one reaches for, because it is about to be edited.
+    /// Makes the definition of `to` from the first of these texts that this host accepts. libvirt tries it before
+    /// anything is written, because a rejected definition should not cost hours of writing. If all are rejected, the
+    /// operator sees the notes on the first one, because it must be edited next.
     pub fn accepted(&self, to: &DomainRef, texts: &[String], operator: &mut dyn Operator) -> Result<Accepted, Error> {
         let Some((first, others)) = texts.split_first() else { return Err(other("no definition", None)) };
         let mut accepted = self.make(to, first)?;
@@ -76,7 +74,7 @@ impl Wanted<'_> {
         Ok(Accepted { plan, xml: definition.xml })
     }
 
-    /// Under a name and a UUID of its own, so that no domain, and no state that libvirt keeps of one, is touched.
+    /// Uses a new name and UUID, so that no existing domain and no state that libvirt keeps for it is affected.
     fn try_out(&self, xml: &str) -> Result<(), hypervisor::Error> {
         let uuid = Uuid::new_v4();
         let trial = DomainRef { name: format!("kvmbackup-trial-{uuid}"), uuid };
@@ -102,7 +100,7 @@ impl Wanted<'_> {
         Error::Rejected { message, hint: Some(hint) }
     }
 
-    /// The command that gets the definition out of the archive.
+    /// The command that extracts the definition from the archive.
     fn unpacking(&self) -> String {
         let archive = &self.saved.location;
         let name = archive.file_name().unwrap_or_default().to_string_lossy();
@@ -114,7 +112,7 @@ impl Wanted<'_> {
     }
 }
 
-/// The operator's definition must be of the domain that was saved: its name and its UUID are what a restore changes.
+/// The operator's definition must keep the saved name and UUID, because the restore rewrites both.
 fn edited(saved: &Contents, file: &Path, text: &str) -> Result<crate::model::Domain, Error> {
     let path = file.display();
     let hint = "Edit the saved definition, and keep its name and UUID; for another name: --name NEW";
@@ -124,13 +122,12 @@ fn edited(saved: &Contents, file: &Path, text: &str) -> Result<crate::model::Dom
     })?;
     if described.id != saved.domain {
         let message =
-            format!("{path}: it defines {} ({}), not {}", described.id.name, described.id.uuid, saved.domain.name);
+            format!("{path}: defines {} ({}), not {}", described.id.name, described.id.uuid, saved.domain.name);
         return Err(other(&message, Some(hint)));
     }
     Ok(described)
 }
 
-/// The operator's definition.
 pub fn read_file(path: &Path) -> Result<String, Error> {
     opened::read_named(path, MAX_XML).and_then(opened::text).map_err(Error::file("read", path))
 }

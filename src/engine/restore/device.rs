@@ -1,4 +1,4 @@
-//! Owns: a block device that a disk is written into. Must not: write to it.
+//! Opens the block device that receives a disk. Must not write to it.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -11,14 +11,14 @@ use super::staging::target::check_unused;
 use crate::engine::Error;
 use crate::model::size;
 
-/// Opens a block device that nothing uses: no mount, no volume group, no guest. It must have room for `bytes`.
+/// Opens a block device that no mount, volume group or guest uses, and that has room for `bytes`.
 pub fn open(path: &Path, bytes: u64) -> Result<File, Error> {
     let other = |message: String, hint: &str| Error::Rejected { message, hint: Some(hint.to_owned()) };
     let status = std::fs::metadata(path).map_err(Error::file("access", path))?;
     if !status.file_type().is_block_device() {
         return Err(other(format!("{}: not a block device", path.display()), "To restore to a file: --to DIR"));
     }
-    // Without O_CREAT, O_EXCL on a block device fails when the kernel itself uses it: open(2).
+    // Without O_CREAT, O_EXCL fails on a block device that the kernel itself uses: open(2).
     let flags = OFlags::EXCL.bits() as i32;
     let mut file = File::options().read(true).write(true).custom_flags(flags).open(path).map_err(|error| {
         if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) {

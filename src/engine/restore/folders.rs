@@ -1,4 +1,4 @@
-//! Owns: the folders that a restore makes, and whether QEMU can enter those that are there. Must not: write files.
+//! Creates the directories of a restore and checks whether QEMU can enter existing ones. Must not write files.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::engine::Error;
 use crate::engine::rights::Places;
 use crate::sys::trust;
 
-/// Fails if another user could replace the chosen folder while files are written to it.
+/// Fails if another user could replace the destination while files are written to it.
 pub fn expect_trusted(folder: &Path, staging: &Staging) -> Result<(), Error> {
     let path = folder.to_owned();
     staging.call("access", folder, move || {
@@ -19,8 +19,8 @@ pub fn expect_trusted(folder: &Path, staging: &Staging) -> Result<(), Error> {
     })
 }
 
-/// Makes the chosen folder, what lies in it, and the folders of TPM state; no other folder is made. What guests use must be
-/// passable for their users: its files are private.
+/// Creates the destination, its subdirectories and the directories of TPM state, and no others. Users of guests must
+/// be able to traverse them; the files are private.
 pub fn make(plan: &Plan, request: &Request, places: &Places, staging: &mut Staging) -> Result<(), Error> {
     let mode = if request.define.is_some() { PASSABLE } else { PRIVATE };
     if let Some(folder) = &request.to {
@@ -41,7 +41,7 @@ pub fn make(plan: &Plan, request: &Request, places: &Places, staging: &mut Stagi
         let mut folder = base.to_owned();
         for part in inner.components() {
             folder.push(part);
-            // The folder of the state itself belongs to swtpm alone.
+            // Only swtpm may enter the innermost directory.
             let is_last = folder.as_path() == write.to.parent().unwrap_or(base);
             let mode = if write.how == How::Tpm && is_last { PRIVATE } else { mode };
             staging.folder_within(&folder, mode)?;
@@ -53,7 +53,7 @@ pub fn make(plan: &Plan, request: &Request, places: &Places, staging: &mut Stagi
     Ok(())
 }
 
-/// The folder of TPM state where a definition names it, unless the state is one file among others.
+/// Creates a TPM directory that the definition names, unless the state is a single file in the destination.
 fn make_tpm_folder(write: &Write, request: &Request, staging: &mut Staging) -> Result<(), Error> {
     let Some(folder) = write.to.parent().filter(|folder| request.to.as_deref() != Some(*folder)) else { return Ok(()) };
     folder.parent().map_or(Ok(()), |above| staging.folder(above, PASSABLE))?;
@@ -64,7 +64,7 @@ fn make_tpm_folder(write: &Write, request: &Request, staging: &mut Staging) -> R
     Ok(())
 }
 
-/// The folders of restored files that QEMU cannot enter.
+/// Notes on directories of restored files that QEMU cannot enter.
 pub fn barred(plan: &Plan, places: &Places, staging: &Staging) -> BTreeSet<String> {
     let files = plan.writes.iter().filter(|write| !matches!(write.how, How::Device(_) | How::Tpm));
     let folders: BTreeSet<PathBuf> = files.filter_map(|write| Some(write.to.parent()?.to_owned())).collect();

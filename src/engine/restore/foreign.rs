@@ -1,5 +1,5 @@
-//! Owns: the check of a qcow2 image that another program wrote, before QEMU opens it as a disk. Must not: accept one that
-//! reads from any other file of the host.
+//! Checks a qcow2 image written by another program before QEMU opens it as a disk. Must not accept one that reads
+//! another file of the host.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,13 +10,13 @@ use crate::engine::Error;
 use crate::engine::qemu_img::{self, Limits};
 
 const NOT_QCOW2: &str = "is not a qcow2 image";
-/// `qemu-img info` reads only metadata, and a hostile image may make it say much.
+/// `qemu-img info` reads only metadata, but a hostile image can make its output long.
 const LIMITS: Limits = Limits { stall: Duration::from_secs(60), answer: 1 << 20 };
-/// Bytes of a header that are looked at.
+/// Bytes of the header that are checked.
 pub const HEADER: usize = 104;
 
-/// Fails unless the image stands on its own: no backing file, no data file. The header is looked at first, so that QEMU does
-/// not open another file even to tell of it.
+/// Fails unless the image is standalone: no backing file, no data file. The header is checked first, so that QEMU
+/// does not open another file even for `info`.
 pub fn check(image: &Path, archive: &Path, member: &str) -> Result<(), Error> {
     let suspect = |what: &str| Error::suspect(archive, &format!("the image {member} {what}"));
     let mut start = [0; HEADER];
@@ -31,7 +31,7 @@ pub fn check(image: &Path, archive: &Path, member: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fails unless these first bytes are those of a qcow2 image without backing file and data file.
+/// Fails unless the image starts with a qcow2 header without backing file and data file.
 pub fn expect_alone(start: &[u8], archive: &Path, member: &str) -> Result<(), Error> {
     match start.first_chunk().map_or(Some(NOT_QCOW2), reaches_out) {
         None => Ok(()),
@@ -39,7 +39,7 @@ pub fn expect_alone(start: &[u8], archive: &Path, member: &str) -> Result<(), Er
     }
 }
 
-/// What is wrong with a header: QEMU's `docs/interop/qcow2.txt`, "Header".
+/// What is wrong with a header. Source: QEMU's `docs/interop/qcow2.txt`, "Header".
 fn reaches_out(header: &[u8; HEADER]) -> Option<&'static str> {
     let any = |from: usize, until: usize| header[from..until].iter().any(|&byte| byte != 0);
     if header[..4] != *b"QFI\xfb" || any(4, 7) || !(2..=3).contains(&header[7]) {
@@ -48,18 +48,18 @@ fn reaches_out(header: &[u8; HEADER]) -> Option<&'static str> {
     if any(8, 16) {
         return Some("has a backing file");
     }
-    // Bit 2 of the incompatible features; version 2 has none.
+    // Bit 2 of the incompatible features, which version 2 lacks.
     (header[7] == 3 && header[79] & 4 != 0).then_some("has a data file")
 }
 
-/// Whether these first bytes are those of a qcow2 image that reads from another file.
+/// Whether this is the start of a qcow2 image that reads another file.
 pub fn names_another_file(start: &[u8]) -> bool {
     let Some(header) = start.first_chunk::<HEADER>() else { return false };
     header.starts_with(b"QFI\xfb") && matches!(reaches_out(header), Some(what) if what != NOT_QCOW2)
 }
 
-/// Fails if a file that is copied unchanged would lead QEMU to another file: a definition can declare any file, such as the
-/// UEFI variables, to be an image.
+/// Fails if an unchanged copy would make QEMU open another file: a definition can declare any file, such as the UEFI
+/// variables, to be an image.
 pub fn check_copy(file: &Path, archive: &Path, member: &str) -> Result<(), Error> {
     let mut start = [0; HEADER];
     let read = File::open(file).and_then(|mut file| fill(&mut file, &mut start));
@@ -70,7 +70,7 @@ pub fn check_copy(file: &Path, archive: &Path, member: &str) -> Result<(), Error
     Ok(())
 }
 
-/// Reads until the buffer holds the header of an image, or the file ends.
+/// Reads until the buffer contains a whole header or the file ends.
 pub fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < HEADER.min(buffer.len()) {
@@ -90,7 +90,7 @@ mod tests {
     use crate::engine::fixture::{run, text};
 
     #[test]
-    fn images_that_stand_on_their_own_pass_and_others_do_not() {
+    fn only_standalone_images_are_accepted() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let made = |name: &str, arguments: &[&str]| {

@@ -1,11 +1,11 @@
-//! Owns: names that come out of archives, made harmless, and names as a shell reads them. Pure. Must not: look at the host.
+//! Makes file names from names in archives, and makes them harmless. Pure. Must not access the host.
 
 use std::path::Path;
 
 use crate::model::{Format, Source, is_plain};
 use crate::store::SavedDisk;
 
-/// The name of a disk's file: the one it had, where it had one.
+/// The file name of a disk: its former one, if it had one.
 pub fn file_name(disk: &SavedDisk) -> String {
     let ending = ending(&disk.format);
     let old = match &disk.source {
@@ -14,7 +14,7 @@ pub fn file_name(disk: &SavedDisk) -> String {
     };
     match (old, &disk.format) {
         (Some(name), Format::Raw | Format::Qcow2) => name.to_owned(),
-        // The contents are kept as qcow2, whatever the old ending says; an image kept as it was keeps its name.
+        // The contents are stored as qcow2 regardless of the old extension; an image stored as is keeps its name.
         (Some(name), Format::Other(_)) if disk.virtual_bytes.is_none() => name.to_owned(),
         (Some(name), Format::Other(_)) => {
             let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or(name);
@@ -24,7 +24,7 @@ pub fn file_name(disk: &SavedDisk) -> String {
     }
 }
 
-/// The name of a disk's file under a new domain.
+/// The file name of a disk in a copy of the domain.
 pub fn fresh_name(domain: &str, disk: &SavedDisk) -> String {
     let old = disk.source.path().and_then(Path::extension).and_then(|old| old.to_str());
     let old = old.filter(|old| old.len() <= 8 && old.bytes().all(|byte| byte.is_ascii_alphanumeric()));
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn files_keep_their_names_and_copies_get_new_ones() {
+    fn restored_files_keep_their_names_and_copies_get_new_ones() {
         let cases = [
             ("/srv/web 1.img", Format::Raw, "web 1.img", "new-vda.img"),
             ("/srv/web", Format::Raw, "web", "new-vda.raw"),

@@ -1,8 +1,8 @@
-//! Owns: what a restore writes and what it changes in the definition, as values; here, of files and devices alone. Pure.
-//! Must not: look at the host; what is there, it is told.
+//! Plans what a restore writes and how the definition changes, as values; this file plans files and devices without a
+//! definition. Pure. Must not access the host: its state is passed in.
 //!
-//! Nothing of an archive is trusted here: its names and paths choose nothing outside the folders that the operator chose, or
-//! in which images usually lie.
+//! The archive is not trusted: its names and paths select nothing outside the destination and the directories where
+//! this host keeps images.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,62 +23,51 @@ mod tests;
 
 pub use definition::{Host, domain};
 
-/// What a restore does.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// The files and devices.
     pub writes: Vec<Write>,
-    /// What changes in the definition.
     pub changes: Changes,
-    /// What to tell the operator.
+    /// For the operator.
     pub notes: Vec<String>,
-    /// What the definition reaches for on this host; also in the notes.
+    /// Host resources that the definition uses; also in the notes.
     pub reaches: Vec<Reach>,
 }
 
-/// One member and where it goes.
+/// One member and its destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
-    /// The member.
     pub member: String,
-    /// Its bytes.
+    /// Bytes of the member.
     pub length: u64,
-    /// The file or device.
     pub to: PathBuf,
-    /// As what.
     pub how: How,
-    /// Who may use it.
     pub rights: Rights,
 }
 
-/// As what a member is written.
+/// How a member is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum How {
-    /// As it is.
+    /// Unchanged.
     Copy,
-    /// As it is, with the owner that TPM state has here.
+    /// Unchanged, with the owner of TPM state on this host.
     Tpm,
-    /// A disk, as a qcow2 file.
     Qcow2(DiskPart),
-    /// A disk, as a raw file.
     Raw(DiskPart),
-    /// A disk, into a block device.
     Device(DiskPart),
-    /// An image of another program as it is, in the format that it is said to have.
+    /// An image of another program, unchanged, in the format that the archive names.
     Image(Format),
 }
 
-/// Which disk it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskPart {
-    /// The guest's name for it.
+    /// Target name, such as `vda`.
     pub target: String,
-    /// Its size as the guest sees it, in bytes.
+    /// Virtual size in bytes.
     pub virtual_bytes: u64,
 }
 
-/// Files in the folder of the request, and block devices; the definition is left alone. Of chosen disks, only the saved
-/// definition goes with them.
+/// Files in the destination, and block devices; no definition is changed. If disks are selected, only the definitions
+/// are written with them.
 pub fn files(saved: &Contents, request: &Request) -> Result<Plan, Error> {
     let mut plan = Plan::default();
     let chosen = choose(saved, request)?;
@@ -130,7 +119,7 @@ pub fn suspect(saved: &Contents, what: &str) -> Error {
 }
 
 impl Plan {
-    /// Says which disks were encrypted: what is written of them is not.
+    /// Notes which disks were encrypted, because they are restored unencrypted.
     pub fn note_plaintext(&mut self, saved: &Contents) {
         let is_written = |disk: &&SavedDisk| self.writes.iter().any(|write| write.member == disk.member);
         let notes = saved.disks.iter().filter(|disk| disk.encrypted).filter(is_written).map(|disk| {
@@ -149,7 +138,7 @@ impl Plan {
         Ok(())
     }
 
-    /// The format stays what it was; one that this program cannot write becomes qcow2.
+    /// Keeps the format, except that one that this program cannot write becomes qcow2.
     fn write_image(&mut self, saved: &Contents, disk: &SavedDisk, to: PathBuf) -> Result<Image, Error> {
         let (how, format) = match (part(disk), &disk.format) {
             (None, format) => {
@@ -184,7 +173,7 @@ impl Plan {
         self.notes.extend(saved.not_saved.iter().map(|what| format!("not in the restore point: {what}")));
     }
 
-    /// Two members in one file would be a restore that is silently wrong.
+    /// Two members in one file would corrupt the restore silently.
     fn check_distinct(&self, saved: &Contents) -> Result<(), Error> {
         let mut seen = BTreeSet::new();
         match self.writes.iter().find(|write| !seen.insert(&write.to)) {
@@ -200,7 +189,7 @@ impl Plan {
     }
 }
 
-/// Whether an image of this format that another program wrote can be known to read from no other file.
+/// Whether the header shows that an image of this format reads no other file.
 fn is_flat(format: &Format) -> bool {
     matches!(format, Format::Raw | Format::Qcow2)
 }
@@ -215,7 +204,7 @@ fn foreign_image(disk: &SavedDisk, to: &Path) -> String {
     )
 }
 
-/// Which disk it is, unless another program wrote its image.
+/// `None` for an image written by another program.
 pub fn part(disk: &SavedDisk) -> Option<DiskPart> {
     disk.virtual_bytes.map(|virtual_bytes| DiskPart { target: disk.target.clone(), virtual_bytes })
 }

@@ -1,83 +1,83 @@
-//! Owns: what is asked of a restore. Must not: look whether it can be had.
+//! The request for a restore. Must not check whether it can be fulfilled.
 
 use std::path::PathBuf;
 
 use super::Restored;
 use crate::engine::points::When;
 
-/// What is asked for.
+/// A request to restore one domain.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The domain.
+    /// Name of the domain.
     pub domain: String,
-    /// Which of its restore points.
+    /// Selects the restore point.
     pub when: When,
-    /// The folder for files; made if it is not there.
+    /// Destination directory; created if missing.
     pub to: Option<PathBuf>,
-    /// These disks only; none named: all.
+    /// Disks to restore; empty means all.
     pub disks: Vec<DiskChoice>,
-    /// Define the domain in libvirt.
+    /// If set, define the domain in libvirt.
     pub define: Option<Define>,
-    /// Replace files, a definition, and what the original block devices hold.
+    /// Replace files, the definition and the contents of the original block devices.
     pub overwrite: bool,
-    /// This program's own files and folders; an archive alone may send no image into, below or above them.
+    /// Files and directories of kvmbackup; an archive alone must not place images in, below or above them.
     pub kept_out: Vec<PathBuf>,
-    /// Look and tell, but write nothing.
+    /// Check and report only; write nothing.
     pub dry_run: bool,
 }
 
-/// Whoever asked for the restore: a person or a program.
+/// The user or program that requested the restore.
 pub trait Operator {
-    /// Shows what will be written; called before anything is.
+    /// Shows the plan; called before the first write.
     fn plan(&mut self, planned: &Restored);
 
-    /// Shows these notes; called before anything is written.
+    /// Shows notes; called before the first write.
     fn tell(&mut self, notes: &[String]);
 
-    /// Whether the domain may be defined although its definition reaches for these parts of the host.
+    /// Whether the domain may be defined with these host resources.
     fn accepts(&mut self, reaches: &[String]) -> bool;
 }
 
-/// A disk to restore.
+/// A selected disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskChoice {
-    /// The guest's name for it.
+    /// Target name, such as `vda`.
     pub target: String,
-    /// The block device to write it into, instead of a file.
+    /// Destination block device; `None` for a file.
     pub device: Option<PathBuf>,
 }
 
-/// How the domain is defined.
+/// How to define the domain.
 #[derive(Debug, Clone, Default)]
 pub struct Define {
-    /// Another name: it gets an identity of its own.
+    /// New name, which also implies a new UUID.
     pub name: Option<String>,
-    /// Start it afterwards.
+    /// Start the domain afterwards.
     pub start: bool,
-    /// The operator's definition, instead of the saved one.
+    /// Definition to use instead of the saved one.
     pub xml: Option<PathBuf>,
-    /// Another machine type.
+    /// Machine type to use instead of the saved one.
     pub machine: Option<String>,
 }
 
 impl Request {
-    /// Whether it may change what guests use: a definition, or a block device. The caller holds the lock then, and has
-    /// recovered what an interrupted run left.
+    /// Whether it may change a definition or a block device. The caller must then hold the lock and have recovered
+    /// interrupted runs.
     pub fn touches_guests(&self) -> bool {
         self.define.is_some() || self.names_device()
     }
 
-    /// Whether it may write over something that exists, which a guest may use.
+    /// Whether it may overwrite existing files or devices, which a guest may use.
     pub fn may_replace(&self) -> bool {
         self.overwrite || self.names_device()
     }
 
-    /// Whether a disk goes into a block device that is named.
+    /// Whether a destination device is named.
     pub fn names_device(&self) -> bool {
         self.disks.iter().any(|disk| disk.device.is_some())
     }
 
-    /// Whether it defines another domain than the one that was saved.
+    /// Whether it defines a domain under another name.
     pub fn copies(&self) -> bool {
         let name = self.define.as_ref().and_then(|define| define.name.as_ref());
         name.is_some_and(|name| *name != self.domain)

@@ -1,4 +1,4 @@
-//! Owns: checking whether a restore would accept a restore point. Must not: write anything.
+//! Checks whether a restore would accept a restore point. Must not write anything.
 //!
 //! `verify` calls this when it checks every byte: checksums cover the bytes, not their meaning.
 
@@ -10,7 +10,7 @@ use crate::engine::points::When;
 use crate::model::Format;
 use crate::store::{Contents, Definition, PointReader, SavedDisk};
 
-/// What a restore of this point would refuse. Decodes no whole disk.
+/// The reasons why a restore would refuse this point. Decodes no whole disk.
 pub fn refusals(reader: &PointReader) -> Vec<Error> {
     look(reader).unwrap_or_else(|error| vec![error])
 }
@@ -18,7 +18,8 @@ pub fn refusals(reader: &PointReader) -> Vec<Error> {
 fn look(reader: &PointReader) -> Result<Vec<Error>, Error> {
     let saved = reader.contents()?;
     let mut refusals: Vec<Error> = refused_files(&saved).into_iter().collect();
-    // Both definitions of a backup must be sound. Of the legacy script's, only the one that a restore uses.
+    // Both definitions of a kvmbackup archive must be valid; of the legacy script's, only the one that a restore
+    // uses.
     let is_ours = reader.manifest()?.is_some();
     let live = if is_ours { reader.definition(Definition::Live).map_err(Error::from).transpose() } else { None };
     for xml in live.into_iter().chain([contents::definition(reader, &saved)]) {
@@ -28,7 +29,7 @@ fn look(reader: &PointReader) -> Result<Vec<Error>, Error> {
     Ok(refusals)
 }
 
-/// Why not all of its files could be put into one folder.
+/// Whether all of its files fit into one directory.
 fn refused_files(saved: &Contents) -> Option<Error> {
     let request = Request {
         domain: saved.domain.name.clone(),
@@ -43,7 +44,7 @@ fn refused_files(saved: &Contents) -> Option<Error> {
     plan::files(saved, &request).err()
 }
 
-/// Fails if a disk has another size than the manifest says, or if it is kept as an image that reads from other files.
+/// Fails if the size of a disk differs from the manifest, or if its image reads other files.
 fn expect_restorable(reader: &PointReader, saved: &Contents, disk: &SavedDisk) -> Result<(), Error> {
     match plan::part(disk) {
         Some(part) if saved.lengths.contains_key(&disk.member) => {

@@ -1,4 +1,4 @@
-//! Owns: checking that a restore has enough room and that nothing is in its way. Must not: write.
+//! Checks that a restore has enough space and that no existing file is in its way. Must not write.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::engine::Error;
 use crate::model::size;
 use crate::sys::space;
 
-/// What can be known to fail is found before anything is written: files that are there, and file systems without room.
+/// Checks before the first write for existing files and for free space.
 pub fn expect_room(plan: &Plan, request: &Request, staging: &Staging) -> Result<(), Error> {
     let Some(first) = plan.writes.first() else { return Ok(()) };
     let (writes, overwrite) = (plan.writes.clone(), request.overwrite);
@@ -21,7 +21,7 @@ pub fn expect_room(plan: &Plan, request: &Request, staging: &Staging) -> Result<
 
 fn check_writes(writes: &[Write], overwrite: bool) -> Result<(), Error> {
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
-    // All are held open at once: a device that has two names is in use the second time.
+    // All stay open, so a device with two names is reported as in use the second time.
     let mut devices = Vec::new();
     for write in writes {
         if let How::Device(part) = &write.how {
@@ -39,7 +39,7 @@ fn check_writes(writes: &[Write], overwrite: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the file system of a folder has room for so many bytes.
+/// Fails if the file system of a directory has less than `wanted` bytes free.
 pub fn expect_free(folder: &Path, wanted: u64) -> Result<(), Error> {
     let free = space::of(folder).map_err(Error::file("get the free space of", folder))?.free;
     match free < wanted {
@@ -48,7 +48,7 @@ pub fn expect_free(folder: &Path, wanted: u64) -> Result<(), Error> {
     }
 }
 
-/// The nearest folder above a file that exists, and its file system.
+/// The nearest existing directory above a file, and its device number.
 pub fn nearest_folder(file: &Path) -> Result<(PathBuf, u64), Error> {
     use std::os::unix::fs::MetadataExt;
     for folder in file.ancestors().skip(1) {

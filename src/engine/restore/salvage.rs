@@ -1,8 +1,8 @@
-//! Owns: what can be read of a damaged restore point, brought to a folder, with a report of what is not. Must not: give a file that
-//! is not whole the name of a good one, or touch libvirt.
+//! Salvages the readable parts of a damaged restore point into a directory, with a report of what is lost. Must not
+//! give an incomplete file the name of a good one, or touch libvirt.
 //!
-//! The store finds the pieces. A disk becomes an image of the shape that this program writes, whatever its member
-//! is: what cannot be read of it reads as zeros, and is in the report by the guest's own addresses.
+//! The store finds the pieces. A disk becomes an image of the shape that this program writes, regardless of its
+//! member: unreadable ranges read as zeros and are in the report by guest address.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -29,46 +29,46 @@ mod stream;
 
 use naming::Naming;
 
-/// The report, beside what was salvaged.
+/// File name of the report.
 pub const REPORT: &str = "salvage.json";
-/// What the name of a file has that is not whole.
+/// Part of the name of an incomplete file.
 const SALVAGED: &str = ".salvaged";
-/// The most damaged places that are reported.
+/// Most damaged ranges that are reported.
 const DAMAGES: usize = 1000;
 
-/// What was salvaged, and what was not.
+/// The result of a salvage: what was read and what is lost.
 #[derive(Debug, Clone, Serialize)]
 pub struct Salvaged {
-    /// Version of this structure.
+    /// Version of the report.
     pub schema: u32,
-    /// The domain.
+    /// Name of the domain.
     pub domain: String,
-    /// The restore point.
+    /// Its restore point.
     pub point: PointId,
-    /// The archive.
+    /// Path of the archive.
     pub archive: PathBuf,
-    /// The damaged places of the archive, for people.
+    /// Damaged ranges of the archive, as text.
     pub damages: Vec<String>,
-    /// What was found in it, in order.
+    /// Members found, in order.
     pub files: Vec<Part>,
-    /// Members that it should have, and of which nothing was found.
+    /// Expected members of which nothing was found.
     pub missing: Vec<String>,
 }
 
-/// One member, or what has lost its name.
+/// One member, or data whose name is lost.
 #[derive(Debug, Clone, Serialize)]
 pub struct Part {
-    /// Its name; `None` where that is lost.
+    /// Member name; `None` if it is lost.
     pub member: Option<String>,
-    /// Where it is now, by its name in the folder; `None` if nothing of it could be read.
+    /// Files in the destination; empty if nothing was readable.
     pub files: Vec<PathBuf>,
     /// How far it can be trusted.
     pub state: State,
-    /// Its bytes, lost ones included.
+    /// Length in bytes, including lost ones.
     pub bytes: u64,
-    /// What of the member is lost, by offset in it.
+    /// Lost ranges, by offset in the member.
     pub lost: Vec<Range>,
-    /// Of a disk: what of it is lost, as the guest sees it.
+    /// For a disk: lost ranges, as the guest sees them.
     pub disk: Option<Disk>,
 }
 
@@ -76,33 +76,33 @@ pub struct Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// A checksum says that it is what was saved.
+    /// Confirmed by a checksum.
     Whole,
-    /// Nothing says whether it is.
+    /// Complete, but no checksum covers it.
     Unchecked,
-    /// It is not, and nothing says where.
+    /// Its checksum does not match; the damaged range is unknown.
     Wrong,
     /// Parts of it are lost.
     Torn,
 }
 
-/// A disk.
+/// A salvaged disk.
 #[derive(Debug, Clone, Serialize)]
 pub struct Disk {
-    /// The guest's name for it.
+    /// Target name, such as `vda`.
     pub target: String,
-    /// Its size, in bytes; 0 when nothing tells it, and there is no image then.
+    /// Virtual size in bytes; 0 if unknown, in which case no image was written.
     pub virtual_bytes: u64,
-    /// What cannot be read and reads as zeros now, by the guest's addresses; ascending.
+    /// Unreadable ranges, which read as zeros; ascending guest addresses.
     pub unreadable: Vec<Range>,
 }
 
-/// Bytes of a member or a disk.
+/// A range of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Range {
-    /// The first.
+    /// First byte.
     pub offset: u64,
-    /// How many.
+    /// Number of bytes.
     pub length: u64,
 }
 
@@ -113,17 +113,17 @@ impl From<Extent> for Range {
 }
 
 impl Salvaged {
-    /// Whether nothing is lost at all: a plain restore does as well.
+    /// Whether nothing is lost, so that a normal restore would succeed.
     pub fn is_whole(&self) -> bool {
         let whole = |part: &Part| part.state == State::Whole;
         self.damages.is_empty() && self.missing.is_empty() && self.files.iter().all(whole)
     }
 }
 
-/// Salvages a restore point into a folder; nothing in it is replaced.
+/// Salvages a restore point into a directory; existing files are not replaced.
 ///
 /// # Errors
-/// After any error, nothing is left. That parts are lost is no error.
+/// After an error, nothing is left. Lost parts are not an error.
 pub fn salvage(
     (domain, when): (&str, When),
     to: &Path,
@@ -193,9 +193,9 @@ fn pieces(
     Ok(salvage.expect_answers().map_err(store::Error::archive(work.archive))?)
 }
 
-/// Makes the folder, if its file system has room for what can be read.
+/// Creates the directory if its file system has room for the readable bytes.
 fn expect_room(to: &Path, wanted: u64, staging: &mut Staging) -> Result<(), Error> {
-    // What is in the folder is looked at, not what it lies in.
+    // A path inside the directory, so that the directory itself is checked if it exists, not its parent.
     let inside = to.join(REPORT);
     staging.call("access", to, move || {
         let (folder, _) = nearest_folder(&inside)?;
@@ -204,13 +204,13 @@ fn expect_room(to: &Path, wanted: u64, staging: &mut Staging) -> Result<(), Erro
     staging.folder(to, PRIVATE)
 }
 
-/// The disk whose member has this name.
+/// The target of the disk with this member name.
 fn disk_target(member: &str) -> Option<&str> {
     let target = member.strip_prefix("disks/")?.strip_suffix(".qcow2")?;
     is_plain(target).then_some(target)
 }
 
-/// Any member but a disk, and what has lost its name.
+/// Salvages a member that is not a disk, or data whose name is lost.
 fn file(
     work: &Work<'_>,
     salvage: &Salvage,
@@ -238,7 +238,7 @@ fn file(
     Ok(part)
 }
 
-/// Where it is salvaged to.
+/// The destination.
 struct Folder<'a> {
     to: &'a Path,
     staging: &'a mut Staging,
@@ -246,7 +246,7 @@ struct Folder<'a> {
 }
 
 impl Folder<'_> {
-    /// Begins a file, with the folders that its name has. It has the wanted name and ending, unless these would do harm.
+    /// Creates a file and the directories in its name. It gets the wanted name unless that is unsafe or taken.
     fn create(&mut self, wanted: &str, ending: &str) -> Result<(PathBuf, Arc<PatientFile>), Error> {
         let name = self.naming.file(wanted, ending);
         let mut folder = self.to.to_owned();
@@ -259,7 +259,7 @@ impl Folder<'_> {
     }
 }
 
-/// What can be read of a member, each byte in its place; the file ends with the last of them.
+/// Writes the readable bytes of a member at their offsets; the file ends after the last of them.
 fn raw(work: &Work<'_>, salvage: &Salvage, remains: &Remains, out: &PatientFile, path: &Path) -> Result<(), Error> {
     let failed = Error::file("write", path);
     let mut output = Output::start(out, Kind::NewFile).map_err(&failed)?;
@@ -278,13 +278,13 @@ fn raw(work: &Work<'_>, salvage: &Salvage, remains: &Remains, out: &PatientFile,
     output.finish().and_then(|()| out.with(move |file| file.set_len(end))).map_err(&failed)
 }
 
-/// What was readable a moment ago must still be: else zeros would stand for it unsaid.
+/// Data that was readable before must still be; otherwise it would silently become zeros.
 fn expect_lost(work: &Work<'_>, salvage: &Salvage, remains: &Remains, at: u64) -> Result<(), Error> {
     if remains.lost.iter().any(|lost| lost.offset <= at && at < lost.end()) {
         return Ok(());
     }
     salvage.expect_answers().map_err(store::Error::archive(work.archive))?;
-    Err(Error::suspect(work.archive, "it changed while being read"))
+    Err(Error::suspect(work.archive, "changed while being read"))
 }
 
 impl From<Trust> for State {

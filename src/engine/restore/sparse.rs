@@ -1,5 +1,5 @@
-//! Owns: bytes into files, with holes for zeros, and into block devices, with zeros for zeros. Must not: know what the bytes
-//! are.
+//! Writes bytes to files, with holes for zeros, and to block devices, with zeros written. Must not interpret the
+//! bytes.
 
 use std::fs::File;
 use std::io;
@@ -15,51 +15,51 @@ use crate::sys::bulk::Bulk;
 use crate::sys::patience::{Patience, Task};
 use crate::sys::patient_file::PatientFile;
 
-/// Bytes that are looked at together: what is zeros throughout becomes a hole. A block of the usual file systems.
+/// Unit of zero detection, in bytes: the block size of common file systems.
 const BLOCK: usize = 4096;
-/// Fewer zeros between data are written: a hole would cost more calls and fragments than it saves.
+/// Shorter runs of zeros between data are written: a hole would cost more calls and fragments than it saves.
 const MIN_HOLE: usize = 32 << 10;
-/// Zeros, written where a device cannot be asked for them.
+/// Written to devices that cannot zero a range themselves.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
-/// Bytes of a device that are made zeros by one call: seconds even for a slow one.
+/// Bytes zeroed by one call: a few seconds even on a slow device.
 const ZERO_STEP: u64 = 256 << 20;
 
-/// Buffers that are filled, written, or on their way between.
+/// Number of buffers in use.
 const BUFFERS: usize = 6;
 
-/// Where bytes are written to.
+/// The kind of destination.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A new file: what is not written reads as zeros.
+    /// A new file: unwritten ranges read as zeros.
     NewFile,
-    /// A device, which holds whatever it held.
+    /// A device, which contains old data.
     Device,
 }
 
-/// Bytes and where they go in the file.
 struct Chunk {
     offset: u64,
     bytes: Buffer,
 }
 
-/// A file or device that a thread of its own writes; what lies in a row is gathered. Only that thread touches it: one that
-/// hangs keeps it, and nobody else. Dropped unfinished, it writes what it was given, and waits for that.
+/// A file or device with its own writing thread; consecutive bytes are gathered into buffers. Only that thread
+/// touches the file, so a hung file system blocks no other thread. If dropped before [`Output::finish`], it writes
+/// what it has received and waits for that.
 pub struct Output {
     full: Option<SyncSender<Chunk>>,
     empty: Receiver<Buffer>,
-    /// Buffers that may still be made.
+    /// Buffers not allocated yet.
     unmade: usize,
     current: Option<Chunk>,
-    /// `None` once the thread has ended or was given up.
+    /// `None` once the thread has ended or was abandoned.
     task: Option<Task<io::Result<()>>>,
     written: Arc<AtomicU64>,
     patience: Patience,
 }
 
 impl Output {
-    /// Writes nothing yet.
+    /// Starts the thread; writes nothing yet.
     pub fn start(file: &PatientFile, kind: Kind) -> io::Result<Output> {
-        // Room for all that there are: who sends never waits.
+        // Large enough for all buffers, so that sending never blocks.
         let (full, chunks) = mpsc::sync_channel(BUFFERS);
         let (give_back, empty) = mpsc::channel();
         let written = Arc::new(AtomicU64::new(0));
@@ -71,7 +71,7 @@ impl Output {
         Ok(Output { full: Some(full), empty, unmade: BUFFERS, current: None, task: Some(task), written, patience })
     }
 
-    /// Takes bytes that go to this offset. Fails with the error of the thread if that has ended.
+    /// Writes bytes at this offset. Fails with the error of the thread if that has ended.
     pub fn take(&mut self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let fits =
@@ -87,7 +87,7 @@ impl Output {
         Ok(())
     }
 
-    /// For what is written as a stream, from an offset on.
+    /// A stream that writes from this offset on.
     pub fn at(&mut self, offset: u64) -> impl io::Write + '_ {
         Stream { output: self, offset }
     }
@@ -98,7 +98,7 @@ impl Output {
         self.join()
     }
 
-    /// An empty one; waits until it is there.
+    /// Returns an empty buffer; waits until one is free.
     fn buffer(&mut self) -> io::Result<Buffer> {
         let buffer = match self.empty.try_recv() {
             Ok(buffer) => Some(buffer),
@@ -113,7 +113,7 @@ impl Output {
         Ok(buffer)
     }
 
-    /// Sends off what was gathered.
+    /// Passes the current buffer to the thread.
     fn flush(&mut self) -> io::Result<()> {
         let Some(chunk) = self.current.take() else { return Ok(()) };
         let sent = self.full.as_ref().is_some_and(|full| full.send(chunk).is_ok());
@@ -122,13 +122,13 @@ impl Output {
 
     fn join(&mut self) -> io::Result<()> {
         self.full = None;
-        let task = self.task.take().ok_or_else(|| io::Error::other("the writing thread has ended before"))?;
+        let task = self.task.take().ok_or_else(|| io::Error::other("the writing thread has already ended"))?;
         task.wait(|| self.written.load(Ordering::Relaxed))?
     }
 
-    /// Why the thread has ended before its time.
+    /// The error with which the thread ended early.
     fn failure(&mut self) -> io::Error {
-        self.join().err().unwrap_or_else(|| io::Error::other("the writing thread has ended too early"))
+        self.join().err().unwrap_or_else(|| io::Error::other("the writing thread ended too early"))
     }
 }
 
@@ -138,7 +138,7 @@ impl Drop for Output {
     }
 }
 
-/// Writes until the other end is gone.
+/// Writes until the sender is dropped.
 fn drain(
     file: &File,
     kind: Kind,
@@ -150,7 +150,7 @@ fn drain(
     for Chunk { offset, bytes } in chunks {
         write(&mut bulk, kind, offset, &bytes)?;
         written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        // Nobody needs it when the other end is gone.
+        // The buffer is not needed if the receiver is gone.
         let _ = give_back.send(bytes);
     }
     bulk.finish()
@@ -173,7 +173,7 @@ impl io::Write for Stream<'_> {
     }
 }
 
-/// Writes bytes; into a new file, blocks of zeros only as holes.
+/// Writes bytes; in a new file, blocks of zeros become holes.
 pub fn write(bulk: &mut Bulk, kind: Kind, offset: u64, bytes: &[u8]) -> io::Result<()> {
     if kind == Kind::Device {
         return bulk.write_at(bytes, offset);
@@ -197,13 +197,13 @@ pub fn write(bulk: &mut Bulk, kind: Kind, offset: u64, bytes: &[u8]) -> io::Resu
     Ok(())
 }
 
-/// Length of the blocks at the start that are all zeros, or that all are not.
+/// Length of the leading blocks that are all zeros, or of those that are not.
 fn run(bytes: &[u8], zeros: bool) -> usize {
     let blocks = bytes.chunks(BLOCK).take_while(|block| (**block == ZEROS[..block.len()]) == zeros);
     blocks.map(<[u8]>::len).sum()
 }
 
-/// Makes a range of a device zeros, a part after the other: each is progress.
+/// Zeroes a range of a device in steps; each step counts as progress.
 pub fn zero(file: &PatientFile, mut offset: u64, mut length: u64) -> io::Result<()> {
     while length > 0 {
         let (at, now) = (offset, length.min(ZERO_STEP));
@@ -214,9 +214,9 @@ pub fn zero(file: &PatientFile, mut offset: u64, mut length: u64) -> io::Result<
     Ok(())
 }
 
-/// Discarding would not be enough: what is read afterwards is the device's choice.
+/// Discarding is not enough: a device may return any data for discarded blocks.
 fn zero_at_once(file: &File, mut offset: u64, mut length: u64) -> io::Result<()> {
-    // Of a block device, both read as zeros afterwards or fail: `blkdev_fallocate` in Linux's `block/fops.c`.
+    // On a block device both modes guarantee zeros or fail: `blkdev_fallocate` in Linux's `block/fops.c`.
     for mode in [FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE] {
         if fallocate(file, mode | FallocateFlags::KEEP_SIZE, offset, length).is_ok() {
             return Ok(());
@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zeros_are_holes_and_all_else_is_written() {
+    fn zeros_become_holes_and_data_is_written() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(8 << 20).unwrap();
         let mut bytes = vec![0; 4 << 20];
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_gets_its_zeros() {
+    fn zeros_are_written_to_a_device() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&[7; 100_000], 0).unwrap();
         zero(&PatientFile::new(file.try_clone().unwrap(), &Patience::default()), 10, 60_000).unwrap();

@@ -1,10 +1,11 @@
-//! Owns: files from their temporary names to their own, all or none. Must not: know what is written into them.
+//! Writes files under temporary names and renames them, all or none. Must not interpret their contents.
 //!
-//! Each file is written beside its place as `.NAME.kvmbackup-part`, private and new, so that no link of somebody else's is
-//! followed. [`Staging::place`] gives them their owners, syncs and renames them; until [`Staging::keep`], dropping this takes
-//! everything back, a file that was replaced included.
+//! Each file is written in its final directory as `.NAME.kvmbackup-part`, private and new, so that no link of another
+//! user is followed. [`Staging::place`] sets owners, syncs and renames the files. Until [`Staging::keep`], dropping
+//! this undoes everything, including replaced files.
 //!
-//! The folder may be a mount that hangs: every call on it is made with patience, but for those on the host's own TPM state.
+//! The directory may be on a mount that hangs: every call on it has a time limit, except those on the host's own TPM
+//! state.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -23,33 +24,33 @@ use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::patient_file::PatientFile;
 
-/// The end of a temporary name.
+/// Suffix of a temporary name.
 const PART: &str = ".kvmbackup-part";
-/// renameat2(2), which refuses its flags on file systems that cannot do them.
+/// renameat2(2); tests replace it to act like a file system that refuses its flags.
 type Rename = fn(&Path, &Path, RenameFlags) -> Result<(), Errno>;
 
-/// Who may use a file that is written.
+/// Owner and mode of a written file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rights {
-    /// Only the user that restores.
+    /// Only for the user that runs the restore.
     Private,
-    /// Those who could use the file that it replaces; or else these, if any.
+    /// Those of the file that it replaces, or else these, if any.
     Kept(Option<Owner>),
 }
 
-/// The mode of folders that only their owner may use.
+/// Mode of directories for their owner only.
 pub const PRIVATE: u32 = 0o700;
-/// The mode of folders whose files everyone may open by name: as libvirt makes them, for the users that guests run as.
+/// Mode of directories that all users may traverse, as libvirt creates them for the users of guests.
 pub const PASSABLE: u32 = 0o711;
 
-/// What was written and is not final yet.
+/// Files that are written but not final yet.
 pub struct Staging {
     overwrite: bool,
     patience: Patience,
     files: Vec<Staged>,
-    /// Folders that were made, outer ones first.
+    /// Created directories, outer ones first.
     folders: Vec<PathBuf>,
-    /// Why files did not get their owners.
+    /// Owners that could not be set.
     notes: Vec<String>,
     kept: bool,
     rename: Rename,
@@ -58,7 +59,7 @@ pub struct Staging {
 struct Staged {
     part: PathBuf,
     target: PathBuf,
-    /// Open, and locked, for as long as the temporary name is in use.
+    /// Open and locked while the temporary name is in use.
     file: Arc<PatientFile>,
     owner: Option<Owner>,
     state: State,
@@ -66,23 +67,23 @@ struct Staged {
 
 #[derive(Clone, PartialEq, Eq)]
 enum State {
-    /// Under the temporary name.
+    /// It has its temporary name.
     Part,
-    /// Under its own name, where nothing was before.
+    /// It has its final name, and replaced nothing.
     New,
-    /// Under its own name; what was there before has this one beside it.
+    /// It has its final name; the replaced file is kept under this one.
     Replaced(PathBuf),
 }
 
 impl Staging {
-    /// With `overwrite`, regular files may be replaced.
+    /// `overwrite` allows replacing regular files.
     pub fn new(overwrite: bool, patience: &Patience) -> Staging {
         let rename: Rename = |from, to, flags| renameat_with(CWD, from, CWD, to, flags);
         let patience = patience.clone();
         Staging { overwrite, patience, files: Vec::new(), folders: Vec::new(), notes: Vec::new(), kept: false, rename }
     }
 
-    /// Makes a folder, and those above it, of this mode. One that exists is left as it is.
+    /// Creates a directory and its missing parents with this mode. An existing one is left as it is.
     pub fn folder(&mut self, path: &Path, mode: u32) -> Result<(), Error> {
         let wanted = path.to_owned();
         let (made, result) = self.call("create the directory", path, move || Ok(make_missing(&wanted, mode)))?;
@@ -90,7 +91,7 @@ impl Staging {
         result
     }
 
-    /// The same for a folder inside of a chosen one: a link in its place would lead out of there.
+    /// The same for a directory inside the destination, where a link could lead outside.
     pub fn folder_within(&mut self, path: &Path, mode: u32) -> Result<(), Error> {
         self.folder(path, mode)?;
         let made = path.to_owned();
@@ -101,7 +102,7 @@ impl Staging {
         })
     }
 
-    /// Gives a folder, if it was made here, to a user.
+    /// Sets the owner of a directory that was created here.
     pub fn own_folder(&mut self, path: &Path, owner: Option<Owner>) {
         let Some(owner) = owner.filter(|_| self.folders.iter().any(|folder| folder == path)) else { return };
         if let Err(error) = std::os::unix::fs::lchown(path, Some(owner.uid), Some(owner.gid)) {
@@ -109,7 +110,7 @@ impl Staging {
         }
     }
 
-    /// Begins a file that will be called `target`.
+    /// Creates the temporary file for `target`.
     pub fn create(&mut self, target: &Path, rights: Rights) -> Result<Arc<PatientFile>, Error> {
         let part = part_of(target);
         let (to, overwrite, new) = (target.to_owned(), self.overwrite, part.clone());
@@ -126,17 +127,15 @@ impl Staging {
         Ok(file)
     }
 
-    /// Whether regular files may be replaced.
     pub fn overwrites(&self) -> bool {
         self.overwrite
     }
 
-    /// How long a call on what is written may take.
     pub fn patience(&self) -> &Patience {
         &self.patience
     }
 
-    /// Does something where files are written, or will be; `action` and `path` say what, if that hangs.
+    /// Runs a call on the destination with a time limit; `action` and `path` describe it in the error.
     pub fn call<T: Send + 'static>(
         &self,
         action: &'static str,
@@ -146,12 +145,12 @@ impl Staging {
         self.patience.call(work).map_err(Error::file(action, path)).and_then(|done| done)
     }
 
-    /// The temporary name of a file that was begun.
+    /// The temporary path of a created file.
     pub fn part(target: &Path) -> PathBuf {
         part_of(target)
     }
 
-    /// Makes all contents durable and gives the files their names.
+    /// Syncs all contents and renames the files to their final names.
     pub fn place(&mut self) -> Result<(), Error> {
         for staged in &self.files {
             if let Some(owner) = staged.owner
@@ -177,12 +176,12 @@ impl Staging {
         self.sync_folders()
     }
 
-    /// What to tell the operator of what was placed.
+    /// Notes for the operator on the placed files.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Ends it: what was placed stays, what it replaced goes. Returns the files.
+    /// Keeps the placed files and removes those that they replaced. Returns the placed files.
     pub fn keep(mut self) -> Vec<PathBuf> {
         self.kept = true;
         let replaced = self.files.iter().filter_map(|staged| match &staged.state {
@@ -218,7 +217,7 @@ impl Drop for Staging {
         let paths = |staged: &Staged| (staged.state.clone(), staged.part.clone(), staged.target.clone());
         let files: Vec<_> = self.files.iter().rev().map(paths).collect();
         let folders = std::mem::take(&mut self.folders);
-        // The files are open, and so locked, until they are gone.
+        // `self.files` stays open, and so locked, until the files are gone.
         told(self.patience.call(move || {
             for (state, part, target) in &files {
                 match state {
@@ -228,14 +227,14 @@ impl Drop for Staging {
                 }
             }
             for folder in folders.iter().rev() {
-                // Not empty: somebody else uses it by now.
+                // It is not empty if another program uses it by now.
                 let _ = fs::remove_dir(folder);
             }
         }));
     }
 }
 
-/// Gives a file to a user. Its contents are private until then.
+/// Sets owner and mode. The file is private until then.
 fn give(file: &File, owner: Owner) -> io::Result<()> {
     std::os::unix::fs::fchown(file, Some(owner.uid), Some(owner.gid))?;
     durable::set_mode(file, owner.mode)
@@ -249,7 +248,7 @@ fn not_given(path: &Path, owner: Owner, error: &io::Error) -> String {
     )
 }
 
-/// Makes a folder and those above it; those that were made, outer ones first, and whether all could be.
+/// Creates a directory and its missing parents. Returns those created, outer ones first, and whether all succeeded.
 fn make_missing(path: &Path, mode: u32) -> (Vec<PathBuf>, Result<(), Error>) {
     let is_missing = |path: &&Path| *path != Path::new("") && fs::symlink_metadata(path).is_err();
     let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
@@ -263,13 +262,13 @@ fn make_missing(path: &Path, mode: u32) -> (Vec<PathBuf>, Result<(), Error>) {
     (made, Ok(()))
 }
 
-/// Of this mode, whatever the umask.
+/// The mode does not depend on the umask.
 fn make_folder(folder: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().mode(mode & PRIVATE).create(folder)?;
     durable::set_mode(&File::open(folder)?, mode)
 }
 
-/// Says in the log that a removal hangs: there is an error already, or nothing that counts.
+/// Only logs a removal that hangs, because an error was already reported or only a leftover remains.
 fn told(removed: io::Result<()>) {
     if let Err(error) = removed {
         tracing::warn!(%error, "cannot remove what a restore wrote or replaced");

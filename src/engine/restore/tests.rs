@@ -1,4 +1,4 @@
-//! Restores of real archives, against qemu-img; libvirt is a stand-in that only knows domains.
+//! Restores of real archives, compared by qemu-img; libvirt is a fake that only knows domains.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -50,7 +50,7 @@ fn is_same(disk: &Disk, restored: &Path) {
     run("qemu-img", &["compare", "-f", "raw", "-F", disk.format.driver(), text(&disk.raw), text(restored)]);
 }
 
-/// Everything below a folder.
+/// All paths below a directory.
 fn tree(folder: &Path) -> Vec<String> {
     let found = run("find", &[text(folder), "-mindepth", "1", "-printf", "%P\n"]);
     let mut names: Vec<String> = found.lines().map(str::to_owned).collect();
@@ -59,7 +59,7 @@ fn tree(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_folder_gets_the_disks_in_their_formats_and_all_beside_them() {
+fn restore_to_a_directory_writes_all_members_with_disks_in_their_formats() {
     for codec in [Codec::Zstd(1), Codec::Gzip(1), Codec::None] {
         let fixture = Fixture::new();
         let disks = fixture.usual_disks();
@@ -93,7 +93,7 @@ fn a_folder_gets_the_disks_in_their_formats_and_all_beside_them() {
         let raw = fs::metadata(out.join("da ta.img")).unwrap();
         assert_eq!((raw.len(), raw.mode() & 0o777), (10 * MIB + 512, 0o600));
         assert!(raw.blocks() * 512 < 200_000, "{}", raw.blocks());
-        // A third of its data are zeros, and are holes.
+        // A third of its data is zeros, which become holes.
         let qcow2 = fs::metadata(out.join("root.qcow2")).unwrap();
         assert!(qcow2.blocks() * 512 < qcow2.len() * 3 / 4, "{} of {}", qcow2.blocks() * 512, qcow2.len());
         assert_eq!(fs::read(out.join("nvram/web 1_VARS.fd")).unwrap(), b"variables");
@@ -101,7 +101,7 @@ fn a_folder_gets_the_disks_in_their_formats_and_all_beside_them() {
 }
 
 #[test]
-fn odd_sizes_and_formats_come_back() {
+fn odd_sizes_and_formats_are_restored() {
     let fixture = Fixture::new();
     let mut disks = vec![
         fixture.disk("vda", "images/x.img", Format::Raw, (3 * MIB + 12_345, &[(5, 100_000), (3 * MIB + 12_000, 345)])),
@@ -120,7 +120,7 @@ fn odd_sizes_and_formats_come_back() {
 }
 
 #[test]
-fn damage_is_an_error_that_leaves_nothing() {
+fn damage_is_an_error_and_leaves_no_files() {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
     for codec in [Codec::Zstd(1), Codec::Gzip(1), Codec::None] {
@@ -128,7 +128,7 @@ fn damage_is_an_error_that_leaves_nothing() {
         let good = fs::read(point.location()).unwrap();
         for at in [good.len() / 3, good.len() / 2, good.len() * 4 / 5] {
             let mut bad = good.clone();
-            // One byte alone may be one that no decoder looks at.
+            // A single byte may be one that no decoder checks.
             bad[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0xff);
             fs::write(point.location(), bad).unwrap();
             match get(&fixture, &request(&fixture.path("out"))) {
@@ -142,20 +142,20 @@ fn damage_is_an_error_that_leaves_nothing() {
 }
 
 #[test]
-fn an_archive_that_lies_is_refused() {
+fn forged_manifest_is_refused() {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
     type Change = fn(&mut crate::archive::Manifest);
     let lies: [(Change, &str); 6] = [
         (|manifest| manifest.disks[0].virtual_bytes += 512, "does not match the manifest"),
-        (|manifest| manifest.disks[0].target = "../../x".to_owned(), "has the name"),
+        (|manifest| manifest.disks[0].target = "../../x".to_owned(), "has the invalid name"),
         (|manifest| manifest.nvram.as_mut().unwrap().member = "../../etc/x".to_owned(), "is missing"),
         (|manifest| manifest.nvram.as_mut().unwrap().member = "manifest.json".to_owned(), "two of its files"),
         (|manifest| manifest.disks[0].virtual_bytes = u64::MAX, "does not match the manifest"),
         (|manifest| manifest.disks[1].member = "domain.xml".to_owned(), "is damaged"),
     ];
     for (lie, text) in lies {
-        // The last disk's member is written under the name that the manifest had before the lie.
+        // The disk's member keeps the name from before the manifest was changed.
         let point = fixture.point_with("2026-11-20T02:00:00Z", Codec::None, (&disks, "<domain/>"), |_| ());
         let mut manifest = Archive::open(point.location()).unwrap().manifest().unwrap();
         lie(&mut manifest);
@@ -165,7 +165,7 @@ fn an_archive_that_lies_is_refused() {
         assert!(!fixture.path("out").exists());
         fs::remove_file(point.location()).unwrap();
     }
-    // A path that leads elsewhere is not followed: only its last component counts.
+    // Only the last component of the recorded path is used.
     fixture.point_with("2026-11-21T02:00:00Z", Codec::None, (&disks, "<domain/>"), |manifest| {
         manifest.disks[0].source = crate::model::Source::File("/etc/../../.hidden".into());
         manifest.disks[1].source = crate::model::Source::File("/etc/passwd".into());
@@ -175,7 +175,7 @@ fn an_archive_that_lies_is_refused() {
     assert!(out.join("vda.qcow2").exists() && out.join("passwd").exists());
 }
 
-/// The same archive with another manifest.
+/// Replaces the manifest of an archive.
 fn rewrite_manifest(fixture: &Fixture, point: &Point, manifest: &crate::archive::Manifest) {
     let old = Archive::open(point.location()).unwrap();
     let path = fixture.path("rewritten");
@@ -192,7 +192,7 @@ fn rewrite_manifest(fixture: &Fixture, point: &Point, manifest: &crate::archive:
 }
 
 #[test]
-fn chosen_disks_only_and_files_that_exist_stay() {
+fn only_selected_disks_are_restored_and_existing_files_are_kept() {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
     fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &disks);
@@ -211,11 +211,11 @@ fn chosen_disks_only_and_files_that_exist_stay() {
     wanted.disks[0].target = "vdz".to_owned();
     let error = get(&fixture, &wanted).unwrap_err();
     assert_eq!(error.to_string(), "disk vdz is not in the restore point: excluded");
-    assert_eq!(error.hint().unwrap(), "it holds: vda, vdb");
+    assert_eq!(error.hint().unwrap(), "Select from its disks: vda, vdb");
 }
 
 #[test]
-fn a_wish_to_stop_leaves_nothing() {
+fn cancelled_restore_leaves_no_files() {
     struct StopsAt<'a>(&'a Cancel);
     impl Monitor for StopsAt<'_> {
         fn advance(&self, _: &str, _: u64) {
@@ -236,7 +236,7 @@ fn a_wish_to_stop_leaves_nothing() {
 }
 
 #[test]
-fn an_archive_of_the_seed_script_comes_back_as_it_was() {
+fn archive_of_the_legacy_script_is_restored_unchanged() {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
     let archive = fixture.seed("web 1.tar.gz.1", &disks);
@@ -260,7 +260,7 @@ fn an_archive_of_the_seed_script_comes_back_as_it_was() {
 }
 
 #[test]
-fn an_image_of_the_seed_that_reads_other_files_is_refused() {
+fn image_of_the_legacy_script_that_reads_other_files_is_refused() {
     let fixture = Fixture::new();
     let disks = [fixture.disk("vda", "images/root.qcow2", Format::Qcow2, (MIB, &[]))];
     let day = fixture.path("2026-11-15");
@@ -277,15 +277,15 @@ fn an_image_of_the_seed_that_reads_other_files_is_refused() {
     assert!(!fixture.path("out").exists());
 }
 
-/// libvirt, as far as a restore asks it.
+/// The calls of libvirt that a restore needs.
 #[derive(Default)]
 struct Known {
     domains: Vec<(DomainRef, DomainState)>,
     off_kind: Option<OffKind>,
-    /// What is in a definition that is refused.
+    /// A definition that contains this is rejected.
     refuses: Option<&'static str>,
     states: Vec<SavedState>,
-    /// The devices of domains, by name.
+    /// The disk elements of domains, by name.
     disks: BTreeMap<String, String>,
     tried: Mutex<Vec<String>>,
     defined: Mutex<Vec<String>>,
@@ -432,7 +432,7 @@ impl Definitions for Known {
 
     fn try_define(&self, xml: &str) -> Result<(), hypervisor::Error> {
         let known = described(xml).id;
-        assert!(known.uuid != UUID && known.name != DOMAIN, "the trial is no domain that is there");
+        assert!(known.uuid != UUID && known.name != DOMAIN, "the trial must not use an existing domain");
         self.tried.lock().unwrap().push(xml.to_owned());
         if self.refuses.is_some_and(|word| xml.contains(word)) { Err(refusal()) } else { Ok(()) }
     }
@@ -456,7 +456,7 @@ fn described(xml: &str) -> Domain {
     domain_xml::read(xml, DomainState::Off, true).unwrap().domain
 }
 
-/// A host with one restore point and the folders that its guest had.
+/// A host with one restore point and the directories of its guest.
 fn host() -> (Fixture, Vec<Disk>) {
     let fixture = Fixture::new();
     for folder in ["images", "nvram", "swtpm"] {
@@ -487,7 +487,7 @@ fn define_as(fixture: &Fixture, known: &Known, how: Define, overwrite: bool) -> 
 }
 
 #[test]
-fn a_domain_comes_back_where_it_was() {
+fn domain_is_restored_in_place() {
     let (fixture, disks) = host();
     fs::write(fixture.path("images/vmlinuz"), "kernel").unwrap();
     let known = Known::default();
@@ -511,7 +511,7 @@ fn a_domain_comes_back_where_it_was() {
 }
 
 #[test]
-fn a_copy_shares_nothing_with_the_original() {
+fn copy_shares_nothing_with_the_original() {
     let (fixture, disks) = host();
     for file in ["vmlinuz", "install.iso", "scratch.img", "root.qcow2"] {
         fs::write(fixture.path("images").join(file), "theirs").unwrap();
@@ -535,7 +535,7 @@ fn a_copy_shares_nothing_with_the_original() {
 }
 
 #[test]
-fn a_domain_that_is_there_is_not_touched_unasked() {
+fn existing_domain_is_not_replaced_without_request() {
     let (fixture, _) = host();
     let cases = [
         (Known::with(DOMAIN, UUID, DomainState::Running), true, "already exists and is running"),
@@ -556,7 +556,7 @@ fn a_domain_that_is_there_is_not_touched_unasked() {
 }
 
 #[test]
-fn nothing_is_put_below_an_overlay_that_recovery_left() {
+fn base_of_a_leftover_overlay_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
     let domain = DomainRef { name: DOMAIN.to_owned(), uuid: UUID };
@@ -573,7 +573,7 @@ fn nothing_is_put_below_an_overlay_that_recovery_left() {
     let into_device = Request { disks: vec![device], ..request(dir.path()) };
     let copy = Request { define: Some(named(Some("web 2"))), ..request(dir.path()) };
     let of_another = Request { domain: "other".to_owned(), ..in_place.clone() };
-    // An entry whose overlay is gone has nothing to lose.
+    // A journal entry without its overlay does not block a restore.
     expect_settled(&in_place, &journal).unwrap();
     fs::write(&overlay, "what the guest wrote").unwrap();
     for refused in [&in_place, &into_device, &Request { define: Some(named(Some(DOMAIN))), ..in_place.clone() }] {
@@ -589,7 +589,7 @@ fn nothing_is_put_below_an_overlay_that_recovery_left() {
 }
 
 #[test]
-fn when_libvirt_refuses_all_is_as_before() {
+fn rejected_definition_changes_nothing() {
     let (fixture, _) = host();
     fs::write(fixture.path("images/root.qcow2"), "theirs").unwrap();
     let before = tree(fixture.dir.path());
@@ -604,7 +604,7 @@ fn when_libvirt_refuses_all_is_as_before() {
 }
 
 #[test]
-fn a_definition_for_other_hosts_is_used_when_the_saved_one_is_refused() {
+fn migratable_definition_is_used_if_the_saved_one_is_rejected() {
     let (fixture, _) = host();
     let known = Known { refuses: Some("type='qemu'"), ..Known::default() };
     let file = fixture.path("edited.xml");
@@ -617,7 +617,7 @@ fn a_definition_for_other_hosts_is_used_when_the_saved_one_is_refused() {
 }
 
 #[test]
-fn what_is_lost_and_what_is_not_encrypted_is_told_before_anything_is_written() {
+fn lost_snapshots_and_lost_encryption_are_reported() {
     let fixture = Fixture::new();
     fs::create_dir(fixture.path("images")).unwrap();
     let disks = fixture.usual_disks();
@@ -639,7 +639,7 @@ fn what_is_lost_and_what_is_not_encrypted_is_told_before_anything_is_written() {
 }
 
 #[test]
-fn what_another_domain_stands_on_is_never_replaced() {
+fn image_of_another_domain_is_never_replaced() {
     let (fixture, _) = host();
     let image = fixture.path("images/root.qcow2");
     fs::write(&image, "theirs").unwrap();
@@ -653,7 +653,7 @@ fn what_another_domain_stands_on_is_never_replaced() {
     let into_files = |known: &Known| restore(&fixture, &files, Some(known), (&Silent, &Cancel::default()));
     assert!(into_files(&known).unwrap_err().to_string().contains("domain other"));
     assert_eq!(fs::read_to_string(&image).unwrap(), "theirs");
-    // Its own definition is no obstacle.
+    // The domain's own definition does not block the restore.
     let mut known = Known::with(DOMAIN, UUID, DomainState::Off);
     known.disks.insert(DOMAIN.to_owned(), disk);
     into_files(&known).unwrap();
@@ -661,11 +661,11 @@ fn what_another_domain_stands_on_is_never_replaced() {
 }
 
 #[test]
-fn an_image_that_is_in_use_is_never_replaced() {
+fn image_in_use_is_never_replaced() {
     let (fixture, _) = host();
     let image = fixture.path("images/root.qcow2");
     run("qemu-img", &["create", "-q", "-f", "qcow2", text(&image), "1M"]);
-    // QEMU's own locks, held until its standard input ends.
+    // QEMU holds its own locks until its standard input ends.
     let mut holder = Command::new("qemu-io").arg(&image).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut answer = [0; 1];
     holder.stdout.as_mut().unwrap().read_exact(&mut answer).unwrap();
@@ -677,7 +677,7 @@ fn an_image_that_is_in_use_is_never_replaced() {
 }
 
 #[test]
-fn the_definition_and_the_places_of_images_are_not_trusted() {
+fn definition_and_image_paths_are_not_trusted() {
     let (fixture, disks) = host();
     let xml = fixture.xml(&disks).replace("<name>web 1", "<name>web 9");
     fixture.point_with("2026-11-21T02:00:00Z", Codec::None, (&disks, &xml), |_| ());
@@ -693,7 +693,7 @@ fn the_definition_and_the_places_of_images_are_not_trusted() {
 }
 
 #[test]
-fn a_domain_of_the_seed_script_comes_back_as_a_copy() {
+fn domain_of_the_legacy_script_is_restored_as_a_copy() {
     let fixture = Fixture::new();
     fs::create_dir(fixture.path("images")).unwrap();
     let disks = fixture.usual_disks();
@@ -709,11 +709,11 @@ fn a_domain_of_the_seed_script_comes_back_as_a_copy() {
     assert_eq!(paths, images);
 }
 
-/// A loop device over a file; it goes with this.
+/// A loop device over a file, detached on drop.
 struct Loop(PathBuf);
 
 impl Loop {
-    /// `None` where this user may not make one; never in the lab, where nothing is skipped.
+    /// `None` if this user cannot create one; in the lab that is a failure.
     fn over(file: &Path) -> Option<Loop> {
         let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
         let name = made.as_ref().ok().filter(|made| made.status.success()).map(|made| made.stdout.trim_ascii());
@@ -730,7 +730,7 @@ impl Drop for Loop {
 }
 
 #[test]
-fn a_block_device_holds_exactly_the_disk() {
+fn block_device_contains_exactly_the_disk() {
     let (fixture, disks) = host();
     let backing = fixture.path("backing");
     let fill = |bytes: u64| fs::write(&backing, vec![7; bytes as usize]).unwrap();
@@ -752,11 +752,11 @@ fn a_block_device_holds_exactly_the_disk() {
     let before = tree(fixture.dir.path());
     let restored = get(&fixture, &wanted(&device)).unwrap();
     assert_eq!((restored.devices, restored.files), (vec![device.0.clone()], vec![]));
-    assert_eq!(tree(fixture.dir.path()), before, "a restore into a device wrote files, too");
+    assert_eq!(tree(fixture.dir.path()), before, "a restore to a device also wrote files");
     let held = fs::read(&device.0).unwrap();
     let disk = fs::read(&disks[1].raw).unwrap();
     assert!(held[..disk.len()] == disk[..], "the device differs from the disk");
-    assert!(held[disk.len()..].iter().all(|&byte| byte == 7), "more was written than the disk");
+    assert!(held[disk.len()..].iter().all(|&byte| byte == 7), "bytes after the disk were overwritten");
 
     let (held, alias) = (fs::read(&device.0).unwrap(), fixture.path("alias"));
     std::os::unix::fs::symlink(&device.0, &alias).unwrap();
@@ -766,9 +766,9 @@ fn a_block_device_holds_exactly_the_disk() {
         let error = get(&fixture, &twice).unwrap_err();
         assert!(error.to_string().contains(text) && !error.is_damage(), "{error}");
     }
-    assert!(fs::read(&device.0).unwrap() == held, "a device that is named twice was written to");
+    assert!(fs::read(&device.0).unwrap() == held, "a device that is given twice was overwritten");
 
-    // The kernel's own users of a device hold it exclusively, as a mount does.
+    // An in-kernel user, such as a mount, opens the device exclusively.
     let flags = rustix::fs::OFlags::EXCL.bits() as i32;
     let user = std::os::unix::fs::OpenOptionsExt::custom_flags(File::options().read(true), flags).open(&device.0);
     let error = get(&fixture, &wanted(&device)).unwrap_err();

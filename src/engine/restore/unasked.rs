@@ -1,8 +1,9 @@
-//! Owns: the folders and devices to which an archive alone may send its images. Must not: trust the archive.
+//! Collects the directories and devices that an archive alone may choose for its images. Must not trust the archive.
 //!
-//! Anyone who can write to the target can make an archive name any path of the host, and a file written there may be obeyed: a
-//! crontab, an SSH key, our own journal. So only places that this host itself uses for images are allowed: folders of active
-//! storage pools, folders of images of defined domains, and libvirt's own. Every other place needs `--to`.
+//! Anyone who can write to the target can make an archive name any path of the host, and a file written there could
+//! take effect: a crontab, an SSH key, the journal of kvmbackup. So only places that this host itself uses for images
+//! are allowed: directories of active storage pools, of images of defined domains, and libvirt's own. Every other
+//! place needs `--to`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,24 +19,24 @@ use crate::sys::in_use::FileId;
 use crate::sys::mounts;
 use crate::sys::patience::Patience;
 
-/// The device and inode of a folder, which are the same under every path.
+/// Device and inode of a directory, the same under every path.
 type Identity = (u64, u64);
 
-/// What was found on this host.
 #[derive(Debug, Clone, Default)]
 pub struct Unasked {
     folders: BTreeSet<PathBuf>,
-    /// This program's own files and folders.
+    /// Files and directories of kvmbackup.
     kept_out: Vec<PathBuf>,
-    /// The block devices of the domain that is replaced.
+    /// Block devices of the domain to replace.
     devices: BTreeSet<FileId>,
 }
 
 impl Unasked {
-    /// Collects them from the pools and definitions of this host; `kept_out` are this program's own files and folders.
+    /// Collects them from the pools and definitions of this host; `kept_out` are the files and directories of
+    /// kvmbackup.
     ///
     /// # Errors
-    /// When libvirt does not answer.
+    /// If libvirt does not respond.
     pub fn look(
         hypervisor: &dyn Guests,
         places: &Places,
@@ -54,12 +55,12 @@ impl Unasked {
                         found.devices.extend(definitions.iter().flat_map(devices_of));
                     }
                 }
-                // It went away between the list and the question.
+                // It was undefined after the listing.
                 Err(error) if error.kind() == Kind::NoDomain => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        // An image that is a link lies in two folders. Those of another guest may lie on a mount that hangs.
+        // An image behind a link counts for both directories. Images of other guests may be on a mount that hangs.
         folders.extend(files.iter().filter_map(|file| Some(file.parent()?.to_owned())));
         folders.extend(files.into_iter().filter_map(|file| Some(real(file, patience)?.parent()?.to_owned())));
         for folder in folders.into_iter().collect::<BTreeSet<_>>() {
@@ -68,15 +69,15 @@ impl Unasked {
         Ok(found)
     }
 
-    /// Whether an image may be put into this folder only because an archive says that it was there.
+    /// Whether the archive alone may choose this directory for an image.
     pub fn folder(&self, folder: &Path) -> bool {
         let Ok(real) = fs::canonicalize(folder) else { return false };
-        // Where that cannot be known, it may be ours.
+        // If that is unknown, it may be one of ours.
         let is_ours = |own: &PathBuf| overlap(&real, own).unwrap_or(true);
         self.folders.contains(&real) && !self.kept_out.iter().any(is_ours)
     }
 
-    /// Whether the domain that is replaced has this block device.
+    /// Whether the domain to replace has this block device.
     pub fn device(&self, device: &Path) -> bool {
         FileId::of(device).ok().flatten().is_some_and(|id| self.devices.contains(&id))
     }
@@ -86,7 +87,7 @@ fn real(path: PathBuf, patience: &Patience) -> Option<PathBuf> {
     patience.call(move || fs::canonicalize(path)).and_then(|real| real).ok()
 }
 
-/// The files of a domain: its images, and what belongs to them.
+/// The files of a domain: images, UEFI variables and TPM state.
 fn files_of(domain: &Domain) -> Vec<PathBuf> {
     let disks = domain.disks.iter().filter(|disk| matches!(disk.device, Device::Disk | Device::Lun));
     let images = disks.flat_map(|disk| std::iter::once(&disk.image).chain(&disk.backing));
@@ -94,7 +95,7 @@ fn files_of(domain: &Domain) -> Vec<PathBuf> {
         Source::File(path) => Some(path),
         _ => None,
     });
-    // Variables may lie on a block device, which is no folder's.
+    // Variables may be on a block device, which adds no directory.
     let nvram = domain.nvram.iter().map(|nvram| &nvram.path).filter(|path| !path.starts_with("/dev"));
     files.chain(nvram).chain(&domain.tpm).cloned().collect()
 }
@@ -107,7 +108,7 @@ fn devices_of(domain: &Domain) -> Vec<FileId> {
     domain.disks.iter().filter_map(|disk| device(&disk.image.source)).collect()
 }
 
-/// Whether one lies inside the other, by whatever mounts.
+/// Whether one is inside the other, also through other mounts.
 fn overlap(folder: &Path, own: &Path) -> io::Result<bool> {
     let is_in = |inner: &Path, outer: &Path| -> io::Result<bool> {
         let outer = identity(outer);
@@ -116,7 +117,7 @@ fn overlap(folder: &Path, own: &Path) -> io::Result<bool> {
     Ok(is_in(folder, own)? || is_in(own, folder)?)
 }
 
-/// The identities of a path and of every folder above it, under each of its paths.
+/// The identities of a path and all its parents, under every mount of its file system.
 fn around(path: &Path) -> io::Result<BTreeSet<Option<Identity>>> {
     let Some(real) = path.ancestors().find_map(|above| fs::canonicalize(above).ok()) else {
         return Ok(BTreeSet::new());
@@ -126,7 +127,7 @@ fn around(path: &Path) -> io::Result<BTreeSet<Option<Identity>>> {
     Ok(same.flat_map(|path| path.ancestors()).map(identity).collect())
 }
 
-/// `None` for one that does not exist.
+/// `None` if it does not exist.
 fn identity(path: &Path) -> Option<Identity> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_ours_lies_in_or_below_a_folder_of_images() {
+    fn archive_alone_cannot_choose_directories_of_kvmbackup() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         for folder in ["images", "state/journal", "above/state", "other"] {
@@ -147,7 +148,7 @@ mod tests {
         symlink(at("state"), at("link")).unwrap();
         let folders = ["images", "state", "state/journal", "above", "above/state"];
         let folders = folders.into_iter().map(|folder| fs::canonicalize(at(folder)).unwrap()).collect();
-        // The last of ours does not exist yet, and its folder does.
+        // The last of our files does not exist yet, but its directory does.
         let kept_out = vec![at("link"), at("above/state"), at("other/config.yml")];
         let unasked = Unasked { folders, kept_out, devices: BTreeSet::new() };
         assert!(unasked.folder(&at("images")) && unasked.folder(&at("state/../images")));

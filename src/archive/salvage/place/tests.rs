@@ -1,4 +1,4 @@
-//! Where parts of the tar stream lie, and which of them are lost: at every border between them.
+//! Positions of parts in the tar stream, and which are lost: at every boundary.
 
 use super::State::{Good, Guessed, Lost};
 use super::*;
@@ -7,7 +7,7 @@ fn entry(packed: u32, unpacked: u32) -> Entry {
     Entry { packed, unpacked, check: packed ^ unpacked }
 }
 
-/// Parts of these lengths, in a row.
+/// Consecutive parts of these lengths.
 fn parts(list: &[(u32, State)]) -> Parts {
     let mut parts = Parts::default();
     list.iter().for_each(|&(length, state)| parts.push(0, entry(1, length), state));
@@ -17,7 +17,7 @@ fn parts(list: &[(u32, State)]) -> Parts {
 fn states(parts: &Parts) -> Vec<(u64, State)> {
     let mut end = 0;
     let states = parts.ranges().map(|(range, state)| {
-        assert_eq!(range.offset, end, "they are in a row");
+        assert_eq!(range.offset, end, "the parts must be consecutive");
         end = range.end();
         (range.length, state)
     });
@@ -27,7 +27,7 @@ fn states(parts: &Parts) -> Vec<(u64, State)> {
 }
 
 #[test]
-fn what_is_lost_in_a_range_is_told_by_offset_in_it() {
+fn lost_ranges_are_relative_to_the_outer_range() {
     let parts = parts(&[(10, Good), (5, Lost), (5, Guessed), (10, Good), (3, Lost), (2, Good)]);
     for (from, until, lost) in [
         (0, 10, &[][..]),
@@ -35,7 +35,7 @@ fn what_is_lost_in_a_range_is_told_by_offset_in_it() {
         (9, 11, &[(1, 1)]),
         (12, 32, &[(0, 8), (18, 2)]),
         (20, 30, &[]),
-        // Behind the end all is lost.
+        // Everything after the end is lost.
         (33, 35, &[]),
         (33, 36, &[(2, 1)]),
         (32, 40, &[(0, 1), (3, 5)]),
@@ -50,19 +50,19 @@ fn what_is_lost_in_a_range_is_told_by_offset_in_it() {
 }
 
 #[test]
-fn what_is_lost_at_the_end_goes_on_behind_it() {
+fn loss_at_the_end_continues_after_it() {
     let parts = parts(&[(10, Good), (5, Lost)]);
     assert_eq!(parts.lost_in(Extent { offset: 4, length: 16 }), [Extent { offset: 6, length: 10 }]);
 }
 
 #[test]
-fn a_guess_is_stretched_to_where_a_writer_would_have_cut() {
+fn guess_is_stretched_only_to_where_a_writer_would_cut() {
     let piece = PIECE as u32;
     let whole = u64::from(piece);
     let list = [(10, Good), (piece, Guessed), (20, Good), (30, Good)];
     let behind = 10 + whole;
     for (from, until, by, stretched) in [
-        // Up to the very part behind it, by any length; else, by whole pieces.
+        // Up to the very next part by any length; otherwise by whole pieces.
         (10, behind, -5, Some(whole - 5)),
         (10, behind, 7, Some(whole + 7)),
         (0, behind + 20, whole.into(), Some(2 * whole)),
@@ -79,20 +79,20 @@ fn a_guess_is_stretched_to_where_a_writer_would_have_cut() {
         };
         assert_eq!(states(&parts), expected, "{from} to {until} by {by}");
     }
-    // Where nothing was guessed, there is nothing to stretch.
+    // Without a guess there is nothing to stretch.
     for (from, until) in [(0, 10), (11, behind + 20)] {
         let mut parts = parts(&list);
         assert!(parts.stretch(from, until, 0) && !parts.stretch(from, until, 1), "{from} to {until}");
         assert!(!parts.stretch(from, until, -1), "{from} to {until}");
     }
-    // Nothing is left of it.
+    // Its length becomes zero.
     let mut parts = parts(&list);
     assert!(parts.stretch(10, behind, -i128::from(whole)));
     assert_eq!(states(&parts), [(10, Good), (20, Good), (30, Good)]);
 }
 
 #[test]
-fn of_several_guesses_all_between_is_lost_and_no_other() {
+fn everything_between_several_guesses_is_lost() {
     let piece = PIECE as u32;
     let whole = u64::from(piece);
     let list = [(piece, Guessed), (10, Good), (piece, Guessed), (20, Good), (piece, Guessed), (piece, Guessed)];
@@ -103,7 +103,7 @@ fn of_several_guesses_all_between_is_lost_and_no_other() {
 }
 
 #[test]
-fn a_range_is_settled_or_lost_from_its_first_part_to_before_its_end() {
+fn settling_and_losing_a_range_excludes_its_end() {
     let list = [(5, Guessed), (5, Guessed), (5, Good), (5, Guessed), (5, Guessed)];
     let mut settled = parts(&list);
     settled.settle(5, 20);
@@ -117,7 +117,7 @@ fn a_range_is_settled_or_lost_from_its_first_part_to_before_its_end() {
 }
 
 #[test]
-fn what_is_lost_is_as_long_as_it_was_however_long() {
+fn long_losses_keep_their_length() {
     let most = MAX_PIECE as u64;
     let mut parts = Parts::default();
     parts.push_lost(7, 3 * most + 1, Lost);
@@ -126,7 +126,7 @@ fn what_is_lost_is_as_long_as_it_was_however_long() {
 }
 
 #[test]
-fn an_absurd_length_in_the_table_is_a_guess() {
+fn absurd_length_in_the_table_is_a_guess() {
     let good = entry(10, 100);
     let entries = [good, entry(5, MAX_PIECE as u32), entry(5, MAX_PIECE as u32 + 1)];
     let parts = by_table(&entries, &[Found::Frame(0, good)], Lost).unwrap();
@@ -135,15 +135,15 @@ fn an_absurd_length_in_the_table_is_a_guess() {
 }
 
 #[test]
-fn frames_without_entries_fill_a_hole_that_they_fit_to_the_byte() {
+fn frames_without_entries_fill_a_hole_only_if_they_fit_exactly() {
     let frame = |offset, length| (offset, entry(length, 1));
     for (before, left, behind, fit) in [
         (Some(frame(0, 10)), vec![frame(10, 10), frame(20, 5)], Some(frame(25, 1)), true),
-        // One that lies before belongs elsewhere.
+        // A frame before the hole belongs elsewhere.
         (Some(frame(20, 10)), vec![frame(0, 20), frame(30, 10), frame(40, 10)], Some(frame(50, 1)), true),
         (None, vec![frame(0, 10), frame(10, 5)], Some(frame(15, 1)), true),
         (Some(frame(0, 10)), vec![frame(10, 10), frame(20, 5)], None, true),
-        // A gap between them, one before them, one behind them; and too few.
+        // A gap between, before or after them; too few of them.
         (Some(frame(0, 10)), vec![frame(10, 10), frame(21, 4)], Some(frame(25, 1)), false),
         (Some(frame(0, 10)), vec![frame(11, 9), frame(20, 5)], Some(frame(25, 1)), false),
         (Some(frame(0, 10)), vec![frame(10, 10), frame(20, 5)], Some(frame(26, 1)), false),
@@ -165,7 +165,7 @@ fn frames_without_entries_fill_a_hole_that_they_fit_to_the_byte() {
 }
 
 #[test]
-fn without_a_table_what_is_lost_held_what_its_head_says_or_a_piece() {
+fn without_a_table_lost_length_is_that_in_the_header_or_a_piece() {
     let found = [Found::Gap(0, 5, Some(70)), Found::Frame(5, entry(10, 100)), Found::Gap(15, 5, None)];
     assert_eq!(states(&in_a_row(&found)), [(70, Guessed), (100, Good), (PIECE as u64, Guessed)]);
     assert_eq!(found.map(|found| found.end()), [5, 15, 20]);

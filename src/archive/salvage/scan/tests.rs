@@ -1,4 +1,4 @@
-//! Frames are found by what they are: whole ones, and how far a damaged one reaches.
+//! Finding intact frames, and the extent of damaged ones.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -23,9 +23,9 @@ fn scan_of(bytes: &[u8], kind: Kind) -> Vec<Found> {
 }
 
 #[test]
-fn a_damaged_frame_reaches_to_its_neighbour() {
+fn damaged_frame_extends_to_the_next_frame() {
     for (codec, kind) in PACKED {
-        // A disk that holds an archive that cannot be compressed any more: in a damaged frame are whole ones.
+        // The disk contains an incompressible archive, so there are intact frames inside the damaged frame.
         let inner = fs::read(&tests::archive(codec, &[("vda", 8 * PIECE)]).path).unwrap();
         let fixture = tests::archive_of(codec, &[("vda", inner)]);
         let (good, whole) = (fs::read(&fixture.path).unwrap(), frames(&fixture));
@@ -33,7 +33,7 @@ fn a_damaged_frame_reaches_to_its_neighbour() {
         let Found::Frame(offset, entry) = whole[2] else { unreachable!() };
         let (from, length) = (offset as usize, entry.packed as usize);
 
-        // Of a broken one, the head tells how long it was.
+        // The header of a damaged frame gives its length.
         let mut broken = good.clone();
         broken[from + length - 9] ^= 0x10;
         let mut expected = whole.clone();
@@ -43,7 +43,7 @@ fn a_damaged_frame_reaches_to_its_neighbour() {
 }
 
 #[test]
-fn what_has_no_head_or_another_length_reaches_to_the_next_whole_frame() {
+fn frame_without_a_valid_header_extends_to_the_next_intact_frame() {
     for (codec, kind) in PACKED {
         let fixture = tests::archive(codec, &[("vda", 4 * PIECE)]);
         let (good, whole) = (fs::read(&fixture.path).unwrap(), frames(&fixture));
@@ -51,7 +51,7 @@ fn what_has_no_head_or_another_length_reaches_to_the_next_whole_frame() {
         let (from, length) = (offset as usize, entry.packed as usize);
         let mut expected = whole.clone();
 
-        // From here on it is not as long as it says: the next frame is where it begins.
+        // The frame is shorter than its header says; the next frame starts where it does.
         let mut shorter = good.clone();
         shorter.drain(from + length - 30..from + length - 20);
         expected[2] = Found::Gap(offset, length as u64 - 10, None);
@@ -63,7 +63,7 @@ fn what_has_no_head_or_another_length_reaches_to_the_next_whole_frame() {
         assert_eq!(found[3..], expected[3..], "{codec:?}");
         assert!(matches!(found[2], Found::Gap(at, gap, _) if at == offset && gap == length as u64 - 10));
 
-        // Without a head, with a mark that no frame is behind.
+        // No header, and a magic number without a frame.
         let mut zeros = good.clone();
         zeros[from..from + length].fill(0);
         zeros[from + 40..from + 60].copy_from_slice(&good[from..from + 20]);
@@ -74,12 +74,12 @@ fn what_has_no_head_or_another_length_reaches_to_the_next_whole_frame() {
     }
 }
 
-/// The head of a zstd frame with so many bytes in one segment (RFC 8878, 3.1.1.1).
+/// The header of a zstd frame with this content length in one segment (RFC 8878, 3.1.1.1).
 fn zstd_head(length: u32) -> Vec<u8> {
     [&ZSTD[..], &[0b1010_0100], &length.to_le_bytes()].concat()
 }
 
-/// A gzip member of ours of so many bytes, that held so many: without sense between its head and its end.
+/// A gzip member with our header, these lengths and meaningless contents.
 fn gzip_member(packed: usize, unpacked: u32) -> Vec<u8> {
     let mut bytes = vec![0; packed];
     bytes[..gzip::HEADER].copy_from_slice(&gzip::header(packed as u32));
@@ -88,7 +88,7 @@ fn gzip_member(packed: usize, unpacked: u32) -> Vec<u8> {
 }
 
 #[test]
-fn absurd_lengths_in_a_head_are_none() {
+fn absurd_lengths_in_a_header_are_ignored() {
     let most = MAX_PIECE as u32;
     for (length, expected) in [(0, None), (1, Some(1)), (most, Some(most)), (most + 1, None)] {
         assert_eq!(held(Kind::Zstd, &zstd_head(length)), expected, "{length}");
@@ -97,7 +97,7 @@ fn absurd_lengths_in_a_head_are_none() {
     }
     assert!(entry(Kind::Gzip, &gzip_member(MOST, 1)).is_ok());
     assert!(entry(Kind::Gzip, &gzip_member(MOST + 1, 1)).is_err());
-    // Not ours, or cut off.
+    // Foreign or truncated.
     assert!(entry(Kind::Gzip, b"x").is_err());
     let mut other = gzip_member(100, 1);
     other[0] ^= 1;
@@ -106,7 +106,7 @@ fn absurd_lengths_in_a_head_are_none() {
     assert!(entry(Kind::Zstd, b"x").is_err() && entry(Kind::None, &zstd_head(1)).is_err());
 }
 
-/// Heads of frames, each of which is followed by blocks to the end: every block holds the head of the next frame.
+/// Nested frame headers: every block of a frame contains the header of the next one.
 fn nested_heads(count: usize) -> Vec<u8> {
     let head = zstd_head(MAX_PIECE as u32);
     let block = |is_last: u32| ((head.len() as u32) << 3 | is_last).to_le_bytes();
@@ -116,10 +116,10 @@ fn nested_heads(count: usize) -> Vec<u8> {
 }
 
 #[test]
-fn very_many_heads_in_one_another_are_passed_over_in_linear_time() {
+fn nested_frame_headers_are_skipped_in_linear_time() {
     let gzip: Vec<u8> = (0..100_000_u32).flat_map(|at| gzip::header((100_001 - at) * gzip::HEADER as u32)).collect();
     for (kind, mut bytes) in [(Kind::Zstd, nested_heads(100_000)), (Kind::Gzip, gzip)] {
-        // The length of what each gzip member held.
+        // The content length of every gzip member.
         bytes.extend(1_000_u32.to_le_bytes());
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&bytes, 0).unwrap();
@@ -128,14 +128,14 @@ fn very_many_heads_in_one_another_are_passed_over_in_linear_time() {
         let mut effort = Effort::default();
         let found = scan_with(&file, length, kind, &Cancel::default(), &mut effort).unwrap();
         assert!(found.iter().all(|found| matches!(found, Found::Gap(..))), "{kind:?}");
-        // What is over when the last one begins.
+        // The budget, plus the last candidate.
         let most = SPARE + SPARE_PER_BYTE * length + MAX_PIECE as u64 + length;
         assert!((1..=most).contains(&effort.spent), "{kind:?}: {} of {most}", effort.spent);
     }
 }
 
 #[test]
-fn whole_frames_behind_very_many_heads_are_found() {
+fn intact_frames_after_many_nested_headers_are_found() {
     let fixture = tests::archive(Codec::Zstd(3), &[("vda", 4 * PIECE)]);
     let (good, whole) = (fs::read(&fixture.path).unwrap(), frames(&fixture));
     let before = nested_heads(20_000);
@@ -145,7 +145,7 @@ fn whole_frames_behind_very_many_heads_are_found() {
 }
 
 #[test]
-fn a_signal_ends_the_search() {
+fn signal_stops_the_scan() {
     let bytes = nested_heads(1000);
     let file = tempfile::tempfile().unwrap();
     file.write_all_at(&bytes, 0).unwrap();
@@ -156,7 +156,7 @@ fn a_signal_ends_the_search() {
 }
 
 #[test]
-fn the_blocks_of_a_frame_tell_how_long_it_is() {
+fn frame_length_is_computed_from_its_blocks() {
     for (codec, length) in [(Codec::Zstd(1), 1), (Codec::Zstd(3), 300_000), (Codec::Zstd(19), MAX_PIECE / 8)] {
         for byte in [0, 1, 251] {
             let contents: Vec<u8> = (0..length).map(|at| (at * at * byte % 256) as u8).collect();
@@ -175,7 +175,7 @@ fn the_blocks_of_a_frame_tell_how_long_it_is() {
 }
 
 #[test]
-fn a_window_shows_a_frame_wherever_it_is_moved() {
+fn window_contains_a_whole_frame_at_any_offset() {
     let length = 3 * MOST + 12_345;
     let mut bytes = vec![0; length];
     for (number, sector) in bytes.chunks_mut(SECTOR).enumerate() {
@@ -195,7 +195,7 @@ fn a_window_shows_a_frame_wherever_it_is_moved() {
 }
 
 #[test]
-fn what_the_file_does_not_have_is_zeros() {
+fn bytes_after_the_end_of_the_file_are_zeros() {
     let file = tempfile::tempfile().unwrap();
     let there = CHUNK + SECTOR + 5;
     file.write_all_at(&vec![1; there], 0).unwrap();
@@ -203,7 +203,7 @@ fn what_the_file_does_not_have_is_zeros() {
     let mut out = vec![7];
     let length = CHUNK + 3 * SECTOR + 9;
     read_what_can_be(&file, &mut out, length, 0);
-    // A sector is read whole, or not.
+    // A sector is read as a whole or not at all.
     let expected = [vec![7], vec![1; CHUNK + SECTOR], vec![0; 2 * SECTOR + 9]].concat();
     assert!(out == expected);
     let mut out = Vec::new();
@@ -212,7 +212,7 @@ fn what_the_file_does_not_have_is_zeros() {
 }
 
 #[test]
-fn what_cannot_be_read_is_as_many_zeros() {
+fn unreadable_bytes_are_zeros() {
     let file = tempfile::tempfile().unwrap();
     file.write_all_at(&[7; SECTOR], 0).unwrap();
     let file = PatientFile::new(file, &Patience::default());

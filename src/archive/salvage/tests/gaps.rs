@@ -1,9 +1,10 @@
-//! Gaps whose length only what lies behind them tells: a long name, the end of the tar stream, a member that begins in the gap.
+//! Gaps whose length only the following data shows: a long name, the end of the tar stream, a member that starts in
+//! the gap.
 
 use super::*;
 
 #[test]
-fn a_gap_is_measured_by_a_long_name_behind_it() {
+fn gap_is_measured_by_a_following_long_name() {
     let long = "v".repeat(100);
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
         let disk = |pieces: usize| (0..pieces * PIECE).map(|at| (at >> 9) as u8).collect::<Vec<_>>();
@@ -16,7 +17,7 @@ fn a_gap_is_measured_by_a_long_name_behind_it() {
 }
 
 #[test]
-fn a_gap_in_the_checksums_is_measured_by_the_end_of_the_tar_stream() {
+fn gap_in_the_checksums_is_measured_by_the_end_of_the_tar_stream() {
     let targets: Vec<_> = (0..1000).map(|number| format!("{number:0200}")).collect();
     let disks: Vec<_> = targets.iter().map(|target| (target.as_str(), vec![1])).collect();
     let fixture = tests::archive_of(Codec::Zstd(3), &disks);
@@ -25,19 +26,19 @@ fn a_gap_in_the_checksums_is_measured_by_the_end_of_the_tar_stream() {
         archive.pieces().index_at(archive.member(SUMS).unwrap().offset)
     };
     let frames = frames(&fixture);
-    assert_eq!(frames.len(), sums + 3, "they have three pieces");
+    assert_eq!(frames.len(), sums + 3, "the checksums must span three pieces");
     let salvage = Salvage::open(&without_table(&fixture, Codec::Zstd(3), &[frames[sums + 1]])).unwrap();
     let remains = salvage.remains().last().unwrap();
     assert_eq!(remains.name.as_deref(), Some(SUMS));
-    // Its header is a block of its first piece.
+    // Its header is one block of its first piece.
     assert_eq!(remains.lost, [Extent { offset: PIECE as u64 - 512, length: PIECE as u64 }]);
 }
 
 #[test]
-fn a_gap_right_behind_a_member_is_none_of_it() {
+fn gap_right_after_a_member_is_not_part_of_it() {
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
         let disk = |length: usize, seed: u8| (0..length).map(|at| (at >> 9) as u8 ^ seed).collect::<Vec<_>>();
-        // As long as it takes for the next header to be the first of its piece.
+        // A length that puts the next header at the start of a piece.
         let (length, next) = {
             let trial = tests::archive_of(codec, &[("vda", disk(4 * PIECE, 0))]);
             let archive = Archive::open(&trial.path).unwrap();

@@ -1,4 +1,4 @@
-//! What is told of an archive and its members: which are there, how far each can be trusted, and which bytes are lost.
+//! Reports on an archive and its members: which exist, how far each can be trusted, and which bytes are lost.
 
 use super::*;
 use crate::archive::gzip;
@@ -6,7 +6,7 @@ use crate::archive::gzip;
 const CODECS: [Codec; 3] = [Codec::Zstd(3), Codec::Gzip(1), Codec::None];
 const VDA: &str = "disks/vda.qcow2";
 
-/// The archive under the name that the store gives it, after a change of its bytes.
+/// A modified copy of the archive with the store's extension.
 fn changed(fixture: &Fixture, codec: Codec, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
     let path = fixture.path.with_file_name(format!("changed{}", ending(codec)));
     let mut bytes = fs::read(&fixture.path).unwrap();
@@ -15,7 +15,7 @@ fn changed(fixture: &Fixture, codec: Codec, change: impl FnOnce(&mut Vec<u8>)) -
     path
 }
 
-/// The archive with zeros in one frame, and that frame's place in the tar stream.
+/// The archive with zeros in one frame, and the range of that frame in the tar stream.
 fn without_frame(fixture: &Fixture, codec: Codec, frame: usize) -> (Salvage, Extent) {
     let piece = Archive::open(&fixture.path).unwrap().pieces().list()[frame];
     let (offset, length) = frames(fixture)[frame];
@@ -32,7 +32,7 @@ fn trusts(salvage: &Salvage) -> Vec<(Option<&str>, Trust)> {
     salvage.remains().iter().map(|remains| (remains.name.as_deref(), salvage.trust(remains))).collect()
 }
 
-/// What a range of a member is given as: where, and how many bytes.
+/// The pieces in which a range is delivered: offset and length.
 fn parts(salvage: &Salvage, remains: &Remains, from: u64, until: u64) -> Vec<(u64, Option<usize>)> {
     let mut parts = Vec::new();
     let Ok(()) = salvage.each_in(remains, Extent { offset: from, length: until - from }, |at, bytes| {
@@ -43,7 +43,7 @@ fn parts(salvage: &Salvage, remains: &Remains, from: u64, until: u64) -> Vec<(u6
 }
 
 #[test]
-fn nothing_is_wrong_with_a_good_archive() {
+fn intact_archive_has_no_damage() {
     for codec in CODECS {
         let fixture = tests::archive(codec, &[("vda", 2 * PIECE), ("vdb", 7)]);
         let salvage = Salvage::open(&changed(&fixture, codec, |_| ())).unwrap();
@@ -59,14 +59,14 @@ fn nothing_is_wrong_with_a_good_archive() {
 }
 
 #[test]
-fn what_no_archive_is_in_is_foreign() {
+fn file_without_an_archive_is_foreign() {
     let dir = tempfile::tempdir().unwrap();
     let good = tests::archive(Codec::Zstd(3), &[("vda", 7)]);
     for (name, bytes) in [
         ("x.tar.zst", b"no archive".to_vec()),
         ("x.tar.gz", vec![]),
         ("x.tar", vec![]),
-        // Nothing tells how it was compressed.
+        // The extension does not name the codec.
         ("x.zst", fs::read(&good.path).unwrap()),
     ] {
         fs::write(dir.path().join(name), bytes).unwrap();
@@ -76,7 +76,7 @@ fn what_no_archive_is_in_is_foreign() {
 }
 
 #[test]
-fn each_damage_is_told_once() {
+fn each_damage_is_reported_once() {
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
         let fixture = tests::archive(codec, &[("vda", 2 * PIECE)]);
         let (offset, length) = frames(&fixture)[2];
@@ -89,14 +89,14 @@ fn each_damage_is_told_once() {
         let table = (last.0 + last.1) as u64;
         let cut_off = Salvage::open(&without_table(&fixture, codec, &[])).unwrap();
         assert_eq!(damage(&cut_off), [(table, 0)], "{codec:?}");
-        // Of the second frame, the length in the table, and the checksum.
+        // Length and checksum of the second frame in the table.
         let head = if codec == Codec::Gzip(1) { gzip::EMPTY_HEAD } else { 8 };
         for field in [0, 8] {
             let path = changed(&fixture, codec, |bytes| bytes[table as usize + head + 12 + field] ^= 1);
             assert_eq!(damage(&Salvage::open(&path).unwrap()), [(table, size - table)], "{codec:?} {field}");
         }
     }
-    // Without frames, only the tar stream as a whole can be wrong.
+    // Without frames, only the tar stream as a whole can be damaged.
     let fixture = tests::archive(Codec::None, &[("vda", 7)]);
     let path = changed(&fixture, Codec::None, |bytes| bytes.truncate(bytes.len() - 1));
     let length = fs::metadata(&path).unwrap().len();
@@ -105,19 +105,19 @@ fn each_damage_is_told_once() {
 }
 
 #[test]
-fn members_that_something_speaks_of_are_missed() {
+fn members_named_by_checksums_or_manifest_are_reported_missing() {
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
         let fixture = tests::archive(codec, &[("vda", PIECE), ("vdb", 7)]);
-        // The headers of both disks: the second one's is behind the first one's contents.
+        // The header of the second disk is after the contents of the first.
         let last = frames(&fixture).len() - 1;
         let (salvage, _) = without_frame(&fixture, codec, last);
         assert_eq!(salvage.missing(), [SUMS], "{codec:?}");
         assert!(salvage.manifest().is_some());
-        // The checksums name what the manifest does not.
+        // The checksums name members that the manifest does not.
         let (salvage, _) = without_frame(&fixture, codec, 1);
         assert!(salvage.missing().contains(&"nvram/empty".to_owned()), "{:?}", salvage.missing());
         assert!(!salvage.missing().contains(&"disks/vdb.qcow2".to_owned()), "{:?}", salvage.missing());
-        // Without them, the manifest does.
+        // Without the checksums, the manifest names the missing ones.
         let (first, second) = (frames(&fixture)[1], frames(&fixture)[last]);
         let path = changed(&fixture, codec, |bytes| {
             bytes[first.0..first.0 + first.1].fill(0);
@@ -129,7 +129,7 @@ fn members_that_something_speaks_of_are_missed() {
 }
 
 #[test]
-fn a_member_is_read_around_what_is_lost_of_it() {
+fn member_is_read_around_its_lost_ranges() {
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
         let fixture = tests::archive(codec, &[("vda", 4 * PIECE)]);
         let good = &fixture.members.iter().find(|(name, _)| name == VDA).unwrap().1;
@@ -138,7 +138,7 @@ fn a_member_is_read_around_what_is_lost_of_it() {
         assert_eq!(salvage.trust(vda), Trust::Torn);
         let lost = Extent { offset: lost.offset - vda.offset, length: lost.length };
         assert_eq!(vda.lost, [lost]);
-        // The first piece also holds what is before the member.
+        // The first piece also contains what precedes the member.
         let (piece, end) = (PIECE as u64, good.len() as u64);
         let first = lost.offset - piece;
         assert_eq!(
@@ -176,7 +176,7 @@ fn a_member_is_read_around_what_is_lost_of_it() {
 }
 
 #[test]
-fn what_breaks_after_it_was_opened_is_lost_then() {
+fn data_that_becomes_unreadable_after_opening_is_lost() {
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
         let fixture = tests::archive(codec, &[("vda", 4 * PIECE)]);
         let path = changed(&fixture, codec, |_| ());
@@ -199,7 +199,7 @@ fn what_breaks_after_it_was_opened_is_lost_then() {
 }
 
 #[test]
-fn of_plain_tar_only_digests_tell_what_is_right() {
+fn only_digests_confirm_members_of_plain_tar() {
     let fixture = tests::archive(Codec::None, &[("vda", 9000), ("vdb", 7)]);
     let place = |name: &str| Archive::open(&fixture.path).unwrap().member(name).unwrap().clone();
     let (vda, sums) = (place(VDA), place(SUMS));
@@ -212,10 +212,10 @@ fn of_plain_tar_only_digests_tell_what_is_right() {
 
     let wrong = changed(&fixture, Codec::None, |bytes| bytes[vda.offset as usize] ^= 1);
     assert_eq!(differing(&wrong), [(some(VDA), Trust::Wrong), (some(SUMS), Trust::Unchecked)]);
-    // A header that is none: what is behind it has no name.
+    // Data after an invalid header has no name.
     let nameless = changed(&fixture, Codec::None, |bytes| bytes[vda.offset as usize - 512 + 148] ^= 1);
     assert_eq!(differing(&nameless), [(None, Trust::Unchecked), (some(SUMS), Trust::Unchecked)]);
-    // Zeros there are not the end of all. With a long name it is the second header that has the length.
+    // Zeros there do not end the stream. With a long name the second header has the length.
     let zeros = changed(&fixture, Codec::None, |bytes| bytes[vda.offset as usize - 512..][..512].fill(0));
     assert_eq!(differing(&zeros), [(None, Trust::Unchecked), (some(SUMS), Trust::Unchecked)]);
     let long = fixture.members.iter().find(|(name, _)| name.len() > 100).unwrap();
@@ -230,13 +230,13 @@ fn of_plain_tar_only_digests_tell_what_is_right() {
     };
     let unlisted = changed(&fixture, Codec::None, |bytes| bytes[line] = b'x');
     assert_eq!(differing(&unlisted), [(some(VDA), Trust::Unchecked), (some(SUMS), Trust::Unchecked)]);
-    // Cut off in the last line: the others stand for themselves.
+    // Truncated in the last line; the other lines are still valid.
     let cut = changed(&fixture, Codec::None, |bytes| bytes.truncate((sums.offset + sums.length) as usize - 3));
     assert_eq!(differing(&cut), [(some("disks/vdb.qcow2"), Trust::Unchecked), (some(SUMS), Trust::Torn)]);
 }
 
 #[test]
-fn a_member_that_is_large_or_torn_is_not_read_at_once() {
+fn large_or_torn_member_is_not_read_into_memory() {
     let at_most = vec![0; MAX_SMALL as usize];
     let fixture = tests::archive_of(Codec::Zstd(1), &[("vda", [&at_most[..], &[0]].concat()), ("vdb", at_most)]);
     let salvage = Salvage::open(&changed(&fixture, Codec::Zstd(1), |_| ())).unwrap();

@@ -1,4 +1,4 @@
-//! Owns: which disks are meant, and what their files are called. Pure. Must not: choose folders.
+//! Selects the disks of a request and names their files. Pure. Must not choose directories.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use super::suspect;
 use crate::model::is_plain;
 use crate::store::{Contents, SavedDisk};
 
-/// The disks of the request, each with the device it goes to, if any.
+/// The disks of the request, each with its destination device, if any.
 pub fn choose<'a>(saved: &'a Contents, request: &'a Request) -> Result<Vec<(&'a SavedDisk, Option<&'a Path>)>, Error> {
     if let Some(bad) = saved.disks.iter().find(|disk| !is_plain(&disk.target)) {
-        return Err(suspect(saved, &format!("a disk has the name {:?}", bad.target)));
+        return Err(suspect(saved, &format!("a disk has the invalid name {:?}", bad.target)));
     }
     if request.disks.is_empty() {
         return Ok(saved.disks.iter().map(|disk| (disk, None)).collect());
@@ -23,7 +23,7 @@ pub fn choose<'a>(saved: &'a Contents, request: &'a Request) -> Result<Vec<(&'a 
             let targets: Vec<&str> = saved.disks.iter().map(|disk| disk.target.as_str()).collect();
             return Err(Error::Rejected {
                 message: format!("disk {} is not in the restore point{why}", choice.target),
-                hint: Some(format!("it holds: {}", targets.join(", "))),
+                hint: Some(format!("Select from its disks: {}", targets.join(", "))),
             });
         };
         if chosen.iter().any(|(other, _)| other.target == disk.target) {
@@ -39,7 +39,7 @@ pub fn choose<'a>(saved: &'a Contents, request: &'a Request) -> Result<Vec<(&'a 
     Ok(chosen)
 }
 
-/// A name for the file of each disk: the one it had; where all go to one folder, with the target before it if need be.
+/// A file name for each disk: its former one. In one directory the target is put before it if names would clash.
 pub fn names(saved: &Contents, chosen: &[(&SavedDisk, Option<&Path>)], one_folder: bool) -> Vec<String> {
     let plain: Vec<String> = chosen.iter().map(|(disk, _)| file_name(disk)).collect();
     let is_taken = |name: &String| {

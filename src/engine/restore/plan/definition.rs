@@ -1,5 +1,5 @@
-//! Owns: the plan for a domain that is defined: where its images and the files beside them go, and what its definition says
-//! of them. Pure. Must not: follow an archive to a folder where images do not lie.
+//! Plans the restore of a defined domain: where its images and other files go, and how the definition refers to them.
+//! Pure. Must not follow an archive to a directory that contains no images.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,30 +15,30 @@ use crate::model::is_plain;
 use crate::model::{Device, Disk, Domain, DomainRef, Image, Owner, Source};
 use crate::store::{Contents, SavedDisk};
 
-/// The name of a TPM's state in an archive, when it is one file.
+/// Member name of TPM state that is a single file.
 const TPM_FILE: &str = "state";
 
-/// What is known of the host.
+/// The state of this host, as the plan needs it.
 pub struct Host<'a> {
-    /// Whether a path exists.
     pub exists: &'a dyn Fn(&Path) -> bool,
-    /// The regular file that a link leads to, when the link can be trusted.
+    /// The regular file behind a link, if the link can be trusted.
     pub leads_to: &'a dyn Fn(&Path) -> Option<PathBuf>,
-    /// Whether an image may be put into a folder only because the archive says that it was there.
+    /// Whether the archive alone may choose this directory for an image.
     pub may_lie_in: &'a dyn Fn(&Path) -> bool,
-    /// The same of a block device.
+    /// The same for a block device.
     pub may_be_on: &'a dyn Fn(&Path) -> bool,
-    /// Members whose original path has the same bytes as they.
+    /// Members that are identical to the file at their original path.
     pub same: &'a BTreeSet<String>,
-    /// Where libvirt keeps the state of emulated TPMs, by UUID.
+    /// libvirt's directory of TPM states, by UUID.
     pub swtpm: &'a Path,
-    /// A private file of the user that QEMU runs as.
+    /// Owner and mode of a private file of QEMU's user.
     pub qemu_owner: Option<Owner>,
-    /// A private file of the user that swtpm runs as.
+    /// The same for swtpm's user.
     pub swtpm_owner: Option<Owner>,
 }
 
-/// Images, and all that the definition of `to` needs beside them; `described` is what the saved definition says.
+/// Plans the images and all other files that the definition of `to` needs; `described` is the saved definition,
+/// parsed.
 pub fn domain(
     saved: &Contents,
     request: &Request,
@@ -64,7 +64,7 @@ pub fn domain(
             Place::Folder(folder) => plan.write_image(saved, disk, folder.join(name))?,
         };
         let is_defined = described.disks.iter().any(|defined| defined.target == disk.target);
-        // QEMU would follow an image of another format to whatever file it names.
+        // An image of another format could make QEMU open any file that it names.
         match (is_defined, is_flat(&image.format)) {
             (true, true) => drop(plan.changes.disks.insert(disk.target.clone(), image)),
             (true, false) => drop(plan.changes.drop_disks.insert(disk.target.clone())),
@@ -88,7 +88,7 @@ pub fn domain(
         plan.notes.push(format!("the TPM state was not backed up ({why}); the guest starts with an empty TPM"));
     }
     plan.add_not_saved(saved);
-    // The definition goes on to name the link.
+    // The definition keeps the path of the link.
     for write in plan.writes.iter_mut().filter(|write| !matches!(write.how, How::Device(_) | How::Tpm)) {
         let real = (host.leads_to)(&write.to).filter(|real| real.parent().is_some_and(host.may_lie_in));
         write.to = real.unwrap_or_else(|| std::mem::take(&mut write.to));
@@ -106,17 +106,17 @@ pub fn domain(
     Ok(plan)
 }
 
-/// The guest that files beside the disks are for.
+/// The guest that the files other than disks belong to.
 struct Guest<'a> {
     to: &'a DomainRef,
-    /// It is a copy under another name.
+    /// Whether it is a copy under another name.
     renamed: bool,
-    /// The folder for files that belong to the images.
+    /// Directory for files other than disks.
     beside: Option<PathBuf>,
     host: &'a Host<'a>,
 }
 
-/// What to know of a disk that was attached to the running guest alone, or that the operator took out of the definition.
+/// A note on a disk that was attached only to the running guest, or that the operator removed from the definition.
 fn undefined(target: &str, image: &Image, to: &DomainRef) -> String {
     let path = image.source.path().unwrap_or(Path::new("")).display().to_string();
     format!(
@@ -128,7 +128,6 @@ fn undefined(target: &str, image: &Image, to: &DomainRef) -> String {
     )
 }
 
-/// Where an image goes.
 enum Place {
     Folder(PathBuf),
     Device(PathBuf),
@@ -178,7 +177,7 @@ fn image_folder(
     }
 }
 
-/// The words that choose a device for one disk, and leave the others in: named disks are the only ones that are restored.
+/// Options that choose a device for one disk and still include the others, because only named disks are restored.
 fn with_device(saved: &Contents, disk: &SavedDisk) -> String {
     let word = |other: &SavedDisk| {
         let device = if other.target == disk.target { "=/dev/…" } else { "" };
@@ -188,7 +187,7 @@ fn with_device(saved: &Contents, disk: &SavedDisk) -> String {
 }
 
 impl Plan {
-    /// A disk of the definition that is not restored.
+    /// Handles a disk of the definition that is not restored.
     fn without(&mut self, disk: &Disk, saved: &Contents, renamed: bool, host: &Host<'_>) {
         let target = &disk.target;
         if disk.image.source == Source::Empty {
@@ -204,7 +203,7 @@ impl Plan {
             } else if let Some(path) =
                 disk.image.source.path().filter(|path| path.parent().is_some_and(host.may_lie_in))
             {
-                // A medium that lies where images do is what drives have.
+                // A medium among the images is usual for a drive.
                 self.changes.kept.insert(path.to_owned());
             }
             return;
@@ -231,7 +230,6 @@ impl Plan {
         }
     }
 
-    /// The folder for files that belong to the images.
     fn folder_of_images(&self, request: &Request) -> Option<PathBuf> {
         let is_file = |write: &&Write| !matches!(write.how, How::Device(_));
         let first = || self.writes.iter().find(is_file).and_then(|write| write.to.parent()).map(Path::to_owned);
@@ -241,7 +239,7 @@ impl Plan {
     fn add_nvram(&mut self, saved: &Contents, guest: &Guest<'_>) -> Result<(), Error> {
         let Guest { to, renamed, beside, host } = guest;
         let Some(nvram) = &saved.nvram else { return Ok(()) };
-        // Variables of a block device become a file: whose device that is now, the archive cannot tell.
+        // Variables from a block device become a file: the archive cannot know who uses that device now.
         let original = Some(&nvram.path).filter(|_| !nvram.device);
         if nvram.device {
             self.notes.push(format!("the UEFI variables were on {}; they are now a file", nvram.path.display()));
@@ -258,8 +256,8 @@ impl Plan {
         self.write(saved, &nvram.member, path, How::Copy)
     }
 
-    /// The state of a TPM goes to libvirt's own folder for the domain. Where the definition names another place, it goes back
-    /// there, but not for a copy.
+    /// TPM state goes to libvirt's directory for the domain, except that a restore in place uses the path that the
+    /// definition names.
     fn add_tpm(&mut self, saved: &Contents, guest: &Guest<'_>) -> Result<(), Error> {
         let Guest { to, renamed, beside, host } = guest;
         let own = host.swtpm.join(to.uuid.to_string());
@@ -270,7 +268,7 @@ impl Plan {
             let path = match name {
                 Some(_) if within.contains('/') => own.join(within),
                 Some(_) if usable => file.path.clone(),
-                // The state is one file, which libvirt's own folder cannot hold.
+                // libvirt's own directory cannot contain single-file state.
                 Some(_) if within == TPM_FILE => {
                     let path = beside.clone().ok_or_else(nowhere)?.join(format!("{}-tpm", to.name));
                     self.changes.tpm = Some(TpmState::File(path.clone()));
@@ -291,7 +289,7 @@ impl Plan {
     fn add_boot(&mut self, saved: &Contents, guest: &Guest<'_>) -> Result<(), Error> {
         let Guest { to, renamed, beside, host } = guest;
         for file in &saved.boot {
-            // Two guests cannot write one firmware.
+            // Two guests must not write to the same firmware.
             let is_shared = *renamed && file.element == "loader";
             if host.same.contains(&file.member) && !is_shared {
                 self.changes.kept.insert(file.path.clone());
@@ -318,7 +316,7 @@ impl Plan {
 
 fn nowhere() -> Error {
     Error::Rejected {
-        message: "no directory for the files beside the disks".to_owned(),
+        message: "no directory for the files other than disks".to_owned(),
         hint: Some("Set one: --to DIR".to_owned()),
     }
 }

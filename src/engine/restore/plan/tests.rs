@@ -61,7 +61,7 @@ fn request(to: Option<&str>) -> Request {
     }
 }
 
-/// The plan for the definition of `name` with these disks.
+/// The plan for a domain `name` with the saved disks.
 fn plan(saved: &Contents, request: &Request, name: &str, there: &[&str]) -> Result<Plan, Error> {
     let disks = saved.disks.iter().map(|disk| Disk {
         target: disk.target.clone(),
@@ -119,14 +119,14 @@ fn targets(plan: &Plan) -> Vec<String> {
 }
 
 #[test]
-fn a_block_device_of_the_original_is_written_only_when_that_is_asked_for() {
+fn original_block_device_is_overwritten_only_on_request() {
     let saved = saved(&[("vda", block("/dev/vg/web"), Format::Raw)]);
     let mut asked = request(None);
     let error = plan(&saved, &asked, "web", &[]).unwrap_err();
     assert!(error.hint().unwrap().contains("--overwrite"), "{error}");
     asked.overwrite = true;
     assert_eq!(targets(&plan(&saved, &asked, "web", &[]).unwrap()), ["device /dev/vg/web"]);
-    // A device that the domain does not have here may be anybody's.
+    // A device that the domain does not have here may belong to anyone.
     let others = self::saved(&[("vda", block("/dev/vg/others"), Format::Raw)]);
     let error = plan(&others, &asked, "web", &[]).unwrap_err();
     assert!(error.hint().unwrap().contains("--disk vda=/dev/"), "{error}");
@@ -144,14 +144,14 @@ fn a_block_device_of_the_original_is_written_only_when_that_is_asked_for() {
 }
 
 #[test]
-fn a_disk_on_the_network_needs_a_folder() {
+fn network_disk_needs_a_destination() {
     let saved = saved(&[("vda", Source::Network("rbd:pool/web".to_owned()), Format::Raw)]);
     assert!(plan(&saved, &request(None), "web", &[]).unwrap_err().hint().unwrap().contains("--to"));
     assert_eq!(targets(&plan(&saved, &request(Some("/r")), "web", &[]).unwrap()), ["raw /r/vda.raw"]);
 }
 
 #[test]
-fn disks_that_are_not_chosen_stay_with_the_original() {
+fn disks_that_are_not_selected_stay_with_the_original() {
     let saved = saved(&[
         ("vda", file("/srv/a.qcow2"), Format::Qcow2),
         ("vdb", file("/srv/b.qcow2"), Format::Qcow2),
@@ -169,7 +169,7 @@ fn disks_that_are_not_chosen_stay_with_the_original() {
 }
 
 #[test]
-fn disks_of_one_name_in_two_folders_do_not_meet() {
+fn disks_with_the_same_file_name_do_not_clash() {
     let saved = saved(&[("vda", file("/a/x.img"), Format::Raw), ("vdb", file("/b/x.img"), Format::Raw)]);
     let to_one = plan(&saved, &request(Some("/r")), "web", &[]).unwrap();
     assert_eq!(targets(&to_one), ["raw /r/vda-x.img", "raw /r/vdb-x.img"]);
@@ -178,7 +178,7 @@ fn disks_of_one_name_in_two_folders_do_not_meet() {
 }
 
 #[test]
-fn an_archive_from_elsewhere_chooses_no_folder_of_the_system() {
+fn archive_cannot_choose_a_system_directory() {
     for path in ["/etc/cron.d/x", "/root/.ssh/authorized_keys", "x.img", "/srv/../etc/x"] {
         let saved = saved(&[("vda", file(path), Format::Raw)]);
         assert!(plan(&saved, &request(None), "web", &[]).is_err(), "{path}");
@@ -197,7 +197,7 @@ fn an_archive_from_elsewhere_chooses_no_folder_of_the_system() {
 }
 
 #[test]
-fn in_place_an_image_gets_the_owner_that_it_had_and_else_the_user_of_qemu() {
+fn image_in_place_keeps_its_saved_owner_and_others_belong_to_qemu() {
     let mut saved = saved(&[("vda", file("/srv/a.img"), Format::Raw), ("vdb", file("/srv/b.img"), Format::Raw)]);
     let theirs = Owner { uid: 7, gid: 8, mode: 0o640 };
     saved.disks[0].owner = Some(theirs);
@@ -212,7 +212,7 @@ fn in_place_an_image_gets_the_owner_that_it_had_and_else_the_user_of_qemu() {
 }
 
 #[test]
-fn an_image_is_written_where_a_link_leads_and_the_definition_keeps_the_link() {
+fn linked_image_is_written_through_the_link_and_the_definition_keeps_it() {
     let saved = saved(&[("vda", file("/link/a.img"), Format::Raw), ("vdb", block("/dev/vg/b"), Format::Raw)]);
     let error = plan(&saved, &request(None), "web", &[]).unwrap_err();
     assert!(error.hint().unwrap().contains("--disk vda --disk vdb=/dev/…;"), "{error:?}");
@@ -222,7 +222,7 @@ fn an_image_is_written_where_a_link_leads_and_the_definition_keeps_the_link() {
 }
 
 #[test]
-fn tpm_state_goes_where_the_definition_says_and_for_a_copy_where_libvirt_keeps_it() {
+fn tpm_state_goes_to_the_defined_path_and_for_a_copy_to_libvirts_directory() {
     let restored = |member: &str, path: &str, name: &str| {
         let mut saved = saved(&[("vda", file("/srv/a.img"), Format::Raw)]);
         saved.lengths.insert(member.to_owned(), 5);
@@ -239,7 +239,7 @@ fn tpm_state_goes_where_the_definition_says_and_for_a_copy_where_libvirt_keeps_i
     assert_eq!(restored(member, named, "web").unwrap(), (named.to_owned(), None));
     let copied = (format!("/tpm/{max}/tpm2/tpm2-00.permall"), Some(TpmState::Own));
     assert_eq!(restored(member, named, "copy").unwrap(), copied);
-    // An archive chooses no folder of the system.
+    // An archive must not choose a system directory.
     let moved = (format!("/tpm/{nil}/tpm2/tpm2-00.permall"), Some(TpmState::Own));
     assert_eq!(restored(member, "/etc/cron.d/tpm2-00.permall", "web").unwrap(), moved);
     assert_eq!(restored("tpm/state", "/srv/tpm.state", "web").unwrap(), ("/srv/tpm.state".to_owned(), None));

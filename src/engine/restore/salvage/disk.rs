@@ -1,5 +1,5 @@
-//! Owns: a disk out of a torn member: an image with zeros for what is lost, and a list of that. Must not: copy a member's own
-//! metadata, which may name other files.
+//! Salvages a disk from a torn member: an image with zeros for lost data, and the list of lost ranges. Must not copy
+//! the member's own metadata, which could name other files.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::qcow2::{Layout, Torn};
 use crate::store::{self, Remains, Salvage};
 use crate::sys::patient_file::PatientFile;
 
-/// Writes the image, and, where its tables are lost, the member as it is beside it: data without an address.
+/// Writes the image. If its tables are lost, also writes the raw member, because its data has no guest address.
 pub fn salvage(
     work: &Work<'_>,
     salvage: &Salvage,
@@ -31,7 +31,7 @@ pub fn salvage(
         disk: None,
     };
     let mut disk = Disk { target: target.to_owned(), virtual_bytes: 0, unreadable: Vec::new() };
-    // Tables that are sought in the wrong place would be others.
+    // With an unknown start, tables would be read from the wrong offset.
     let read = |offset: u64, out: &mut [u8]| salvage.read(remains, offset, out);
     let torn = remains.is_placed.then(|| Torn::map(remains.length, size, read)).flatten();
     if let Some(torn) = &torn {
@@ -40,7 +40,7 @@ pub fn salvage(
         let layout = Layout::new(torn.virtual_size, &extents).map_err(failed)?;
         disk.virtual_bytes = torn.virtual_size;
         disk.unreadable = unreadable(torn, &remains.lost);
-        // An image of another length would not be what was saved, whatever its checksum says.
+        // An image of another length differs from the saved one, even if the checksum of the member matches.
         if part.state == State::Whole && (layout.length() != remains.length || !disk.unreadable.is_empty()) {
             part.state = State::Wrong;
         }
@@ -85,7 +85,7 @@ fn image(
     output.finish().map_err(&failed)
 }
 
-/// What the guest cannot read: data whose bytes are lost, and ranges whose tables are.
+/// Ranges that the guest cannot read, because their data or their tables are lost.
 fn unreadable(torn: &Torn, lost: &[Extent]) -> Vec<Range> {
     let mut ranges: Vec<Extent> = torn.unknown.clone();
     for (extent, from) in &torn.placed {

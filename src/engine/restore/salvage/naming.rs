@@ -1,4 +1,4 @@
-//! Owns: choosing a harmless and unique file name for each salvaged member. Must not: look at the folder.
+//! Chooses a safe and unique file name for each salvaged member. Must not access the directory.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use super::{REPORT, SALVAGED};
 use crate::model::is_plain;
 
-/// The deepest nesting of folders.
+/// Most path components of a name.
 const DEPTH: usize = 8;
 
-/// The names in use.
 pub struct Naming {
     /// In lower case, because some file systems ignore case.
     taken: HashSet<String>,
-    /// Names of folders, which no file may have.
+    /// Directory names, which no file may have.
     folders: HashSet<String>,
 }
 
@@ -23,10 +22,10 @@ impl Naming {
         Naming { taken: HashSet::from([REPORT.to_owned()]), folders: HashSet::new() }
     }
 
-    /// A file name in the folder: `wanted` with this ending, unless that is harmful or taken.
+    /// A file name: `wanted` with this ending, unless that is unsafe or taken.
     pub fn file(&mut self, wanted: &str, ending: &str) -> PathBuf {
         let wanted = if is_harmless(wanted) { wanted } else { "unnamed" };
-        // Without folders, because one of them may be a file.
+        // Without directories, because one of these names may already be a file.
         let flat = Some(wanted.replace('/', "-")).filter(|flat| is_plain(flat)).unwrap_or_else(|| "unnamed".to_owned());
         let numbered = (2_u32..).map(|number| format!("{flat}-{number}{SALVAGED}{ending}"));
         let mut names = std::iter::once(format!("{wanted}{ending}")).chain(numbered);
@@ -53,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_harmless_and_each_is_another_one() {
+    fn salvaged_names_are_safe_and_unique() {
         let mut naming = Naming::new();
         let mut named = |wanted: &str, ending: &str| naming.file(wanted, ending).to_str().unwrap().to_owned();
         for (wanted, ending, name) in [

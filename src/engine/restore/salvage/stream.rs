@@ -1,5 +1,5 @@
-//! Owns: what can be read of a damaged restore point that is one stream. Must not: call any of it good: its one checksum is at
-//! its end.
+//! Salvages a damaged restore point that is one stream. Must not report any of it as intact, because the only
+//! checksum is at its end.
 
 use std::path::Path;
 
@@ -14,10 +14,10 @@ use crate::model::is_plain;
 use crate::store::{Entry, FileReader, PointReader};
 use crate::sys::patient_file::PatientFile;
 
-/// Bytes read at once.
+/// Read buffer in bytes.
 const BUFFER: usize = 1 << 20;
 
-/// Everything up to the place where the stream cannot be read any more.
+/// Writes everything up to the point where the stream becomes unreadable.
 pub fn salvage(
     work: &Work<'_>,
     reader: &PointReader,
@@ -25,7 +25,7 @@ pub fn salvage(
     staging: &mut Staging,
     salvaged: &mut Salvaged,
 ) -> Result<(), Error> {
-    // Of a damaged one, what its headers say of lengths is worth nothing.
+    // The lengths in a damaged stream's headers cannot be trusted.
     let mut readable = 0;
     let mut buffer = vec![0; BUFFER];
     let whole = reader.each(&mut |_, contents| {
@@ -51,7 +51,7 @@ pub fn salvage(
         salvaged.files.push(part(work, entry, contents, state, &mut folder).map_err(Stop::Failed)?);
         Ok(())
     });
-    // Why it ends early is known already, unless the writing failed, or it hangs now.
+    // Damage was already reported by the first pass; only a failed write or a hang is new.
     match read {
         Err(Stop::Failed(error)) => Err(error),
         Err(Stop::Read(error)) if error.is_target_stall() => Err(error),
@@ -59,7 +59,7 @@ pub fn salvage(
     }
 }
 
-/// Why the second reading ends early: our own failure, or the stream's.
+/// Why the second pass ended early: a failed write, or the stream.
 enum Stop {
     Failed(Error),
     Read(Error),
@@ -71,7 +71,7 @@ impl From<crate::store::Error> for Stop {
     }
 }
 
-/// Writes one file as far as it can be read.
+/// Writes the readable part of one file.
 fn part(
     work: &Work<'_>,
     entry: &Entry,
@@ -90,7 +90,7 @@ fn part(
     Ok(Part { member: Some(entry.name.clone()), files: vec![name], state, bytes: entry.length, lost, disk: None })
 }
 
-/// The name of a member's file, and what comes behind it.
+/// Stem and extension of a member's file.
 fn salvaged_name(name: &str, state: State) -> (String, String) {
     if state == State::Whole {
         return (name.to_owned(), String::new());
@@ -103,7 +103,7 @@ fn salvaged_name(name: &str, state: State) -> (String, String) {
     }
 }
 
-/// Copies what can be read; how much that was. An image that names another file of the host is not brought back.
+/// Copies the readable bytes and returns their number. An image that names another file of the host is refused.
 fn copy(work: &Work<'_>, contents: &mut FileReader<'_>, out: &PatientFile, path: &Path) -> Result<u64, Error> {
     let failed = Error::file("write", path);
     let mut output = Output::start(out, Kind::NewFile).map_err(&failed)?;
@@ -112,7 +112,7 @@ fn copy(work: &Work<'_>, contents: &mut FileReader<'_>, out: &PatientFile, path:
     loop {
         work.go_on()?;
         let mut count = next(contents, &mut buffer)?;
-        // The whole header, however short the pieces are.
+        // The check below needs the whole header, even if reads are short.
         while at == 0 && (1..foreign::HEADER).contains(&count) {
             match next(contents, &mut buffer[count..])? {
                 0 => break,
@@ -133,7 +133,7 @@ fn copy(work: &Work<'_>, contents: &mut FileReader<'_>, out: &PatientFile, path:
     Ok(at)
 }
 
-/// The next bytes; damage ends them.
+/// Reads the next bytes; 0 at damage.
 fn next(contents: &mut FileReader<'_>, buffer: &mut [u8]) -> Result<usize, Error> {
     match contents.read(buffer) {
         Err(error) if error.is_damage() => Ok(0),

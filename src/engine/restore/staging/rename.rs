@@ -1,4 +1,4 @@
-//! Owns: a file from its temporary name to its own, with the file that had it kept beside it. Must not: know what is in them.
+//! Renames a file to its final name and keeps the replaced file next to it. Must not interpret their contents.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -12,10 +12,10 @@ use uuid::Uuid;
 use super::{Rename, State};
 use crate::sys::durable;
 
-/// What follows the name of a file that is being replaced, where it cannot take the temporary one; then a unique part.
+/// Suffix of a replaced file that cannot take the temporary name; a unique part follows.
 const OLD: &str = ".kvmbackup-old-";
 
-/// A hidden name in the same folder.
+/// A hidden name in the same directory.
 pub fn beside(target: &Path, end: &str) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
@@ -23,8 +23,8 @@ pub fn beside(target: &Path, end: &str) -> PathBuf {
     target.with_file_name(name)
 }
 
-/// Gives a file its name. What was there keeps a name beside it: the temporary one, for which the file system exchanges both
-/// at once, or, where it cannot (NFS: rename(2)), a third one.
+/// Renames a file to its final name. A replaced file is kept: under the temporary name if the file system can
+/// exchange both, or else (NFS: rename(2)) under a third one.
 pub fn place(part: &Path, target: &Path, overwrite: bool, rename: Rename) -> io::Result<State> {
     let cannot = |error| matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP);
     match rename(part, target, RenameFlags::NOREPLACE) {
@@ -52,7 +52,7 @@ pub fn place_aside(part: &Path, target: &Path) -> io::Result<State> {
     Ok(State::Replaced(old))
 }
 
-/// Gives a file that was replaced its name again; what has that name now is gone then.
+/// Moves a replaced file back, over the new one.
 pub fn put_back(old: &Path, target: &Path) {
     if let Err(error) = fs::rename(old, target) {
         let (path, old) = (target.display(), old.display());
@@ -60,7 +60,7 @@ pub fn put_back(old: &Path, target: &Path) {
     }
 }
 
-/// A new file; one that an interrupted restore has left gives way, one that is being written does not.
+/// Creates a temporary file. Replaces the leftover of an interrupted restore, but not a file that is being written.
 pub fn create_part(part: &Path) -> io::Result<File> {
     let created = match durable::create_private(part) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

@@ -1,4 +1,4 @@
-//! Owns: whether a file may be written under a name, or over what has it. Must not: write.
+//! Checks whether a file may be created under a name or replace the existing one. Must not write.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::engine::Error;
 
-/// Nothing may be there, or, with `overwrite`, a regular file that no running guest has open.
+/// Succeeds if nothing exists there or, with `overwrite`, a regular file that no running guest has open.
 pub fn check_target(target: &Path, overwrite: bool) -> Result<(), Error> {
     match fs::symlink_metadata(target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -23,11 +23,11 @@ pub fn check_target(target: &Path, overwrite: bool) -> Result<(), Error> {
     }
 }
 
-/// What is there is no file that could be replaced.
+/// The error for an existing object that is never replaced.
 pub fn obstacle(path: &Path) -> Error {
     let what = match (fs::read_link(path), path.is_dir()) {
         (Ok(to), _) => format!("a symbolic link to {}", to.display()),
-        (_, true) => "a folder".to_owned(),
+        (_, true) => "a directory".to_owned(),
         (_, false) => "not a regular file".to_owned(),
     };
     Error::Rejected {
@@ -36,15 +36,15 @@ pub fn obstacle(path: &Path) -> Error {
     }
 }
 
-/// QEMU locks some bytes of each image it has open (`docs/system/qemu-block-drivers.rst.inc` of QEMU, "Disk image file
-/// locking"); a lock on the whole file collides with them.
+/// QEMU locks some bytes of each open image (QEMU's `docs/system/qemu-block-drivers.rst.inc`, "Disk image file
+/// locking"); a lock on the whole file conflicts with them.
 pub fn check_unused(file: &File, path: &Path) -> Result<(), Error> {
     match fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::AGAIN | Errno::ACCESS) => Err(Error::Rejected {
             message: format!("{}: in use by a running guest or another program", path.display()),
-            hint: Some("Shut the guest down first, or restore elsewhere: --to".to_owned()),
+            hint: Some("Shut the guest down first, or restore elsewhere: --to DIR".to_owned()),
         }),
-        // A file system without locks cannot tell.
+        // On a file system without locks this is unknown.
         _ => Ok(()),
     }
 }

@@ -12,7 +12,7 @@ fn write(staging: &mut Staging, path: &Path) {
 }
 
 #[test]
-fn dropped_it_leaves_nothing_and_puts_back_what_was_there() {
+fn dropping_restores_the_old_files() {
     let dir = tempfile::tempdir().unwrap();
     let old = dir.path().join("old");
     fs::write(&old, "old").unwrap();
@@ -28,7 +28,7 @@ fn dropped_it_leaves_nothing_and_puts_back_what_was_there() {
 }
 
 #[test]
-fn kept_it_leaves_no_temporary_name() {
+fn keeping_leaves_no_temporary_file() {
     let dir = tempfile::tempdir().unwrap();
     let old = dir.path().join("old");
     fs::write(&old, "old").unwrap();
@@ -41,7 +41,7 @@ fn kept_it_leaves_no_temporary_name() {
     assert_eq!(fs::metadata(&old).unwrap().mode() & 0o777, 0o600);
 }
 
-/// As on a file system whose rename has no flags.
+/// Acts like a file system whose rename accepts no flags.
 fn plain(overwrite: bool) -> Staging {
     let mut staging = Staging::new(overwrite, &Patience::default());
     staging.rename = |_, _, _| Err(Errno::INVAL);
@@ -49,7 +49,7 @@ fn plain(overwrite: bool) -> Staging {
 }
 
 #[test]
-fn without_an_exchange_the_old_file_is_kept_until_the_end_too() {
+fn replaced_file_is_kept_until_the_end_without_an_atomic_exchange() {
     let dir = tempfile::tempdir().unwrap();
     let [old, fresh, late] = ["old", "fresh", "late"].map(|name| dir.path().join(name));
     fs::write(&old, "old").unwrap();
@@ -58,7 +58,7 @@ fn without_an_exchange_the_old_file_is_kept_until_the_end_too() {
     write(&mut staging, &fresh);
     staging.place().unwrap();
     assert_eq!(fs::read_to_string(&old).unwrap(), "new");
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "the old one is gone too early");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "the old file was removed too early");
     drop(staging);
     assert_eq!(fs::read_to_string(&old).unwrap(), "old");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -88,7 +88,7 @@ fn without_an_exchange_the_old_file_is_kept_until_the_end_too() {
 }
 
 #[test]
-fn a_file_that_cannot_be_placed_does_not_cost_the_old_one() {
+fn failed_rename_keeps_the_old_file() {
     let dir = tempfile::tempdir().unwrap();
     let old = dir.path().join("old");
     fs::write(&old, "old").unwrap();
@@ -98,7 +98,7 @@ fn a_file_that_cannot_be_placed_does_not_cost_the_old_one() {
 }
 
 #[test]
-fn without_overwrite_nothing_is_replaced_even_late() {
+fn file_that_appears_late_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
     let mut staging = Staging::new(false, &Patience::default());
@@ -129,7 +129,7 @@ fn links_are_not_followed() {
 }
 
 #[test]
-fn what_an_interrupted_restore_left_gives_way_and_what_is_written_does_not() {
+fn leftover_of_an_interrupted_restore_is_replaced_but_a_locked_file_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x");
     fs::write(part_of(&path), "left").unwrap();
@@ -142,7 +142,7 @@ fn what_an_interrupted_restore_left_gives_way_and_what_is_written_does_not() {
 }
 
 #[test]
-fn a_replaced_file_gives_its_rights_and_a_new_one_gets_those_that_are_named() {
+fn owner_and_mode_come_from_the_replaced_file_or_the_request() {
     let dir = tempfile::tempdir().unwrap();
     let [old, fresh, private] = ["old", "fresh", "private"].map(|name| dir.path().join(name));
     fs::write(&old, "old").unwrap();
