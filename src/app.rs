@@ -46,7 +46,7 @@ pub enum Error {
     Metrics(#[from] metrics::Error),
     #[error("the report cannot be mailed")]
     Mail(#[from] crate::mail::Error),
-    #[error("the configuration has no `mail` section section section section")]
+    #[error("the configuration has no `mail` section")]
     NoMail,
     #[error("the configuration names no `metrics.textfile`")]
     NoTextfile,

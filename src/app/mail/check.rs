@@ -58,9 +58,7 @@ fn none(send_test: bool) -> Finding {
         true => Finding::new(
             "mail",
             Severity::Problem,
-            "the configuration has no `mail` section section section section section section \
-        section section section \
-        section",
+            "the configuration has no `mail` section",
             Some(hint),
         ),
         false => Finding::new("mail", Severity::Good, "not configured; cron mails the printed report", None),
