@@ -51,7 +51,7 @@ fn receive(wire: &mut Wire, context: u32, offset: u64, length: u32, extents: &mu
                 let socket = wire.socket().to_owned();
                 return Err(Error::Request { socket, what: "map", offset, length: length.into(), message, source });
             }
-            _ => return Err(wire.protocol("a reply to a block status request is of another kind")),
+            _ => return Err(wire.protocol("a block status request got another kind of reply")),
         }
         if chunk.last && known > offset {
             return Ok(known);
@@ -77,7 +77,7 @@ fn descriptors(wire: &mut Wire, bytes: u32, offset: u64, length: u32, extents: &
             let [l0, l1, l2, l3, f0, f1, f2, f3] = *descriptor;
             let (length, flags) = (u32::from_be_bytes([l0, l1, l2, l3]), u32::from_be_bytes([f0, f1, f2, f3]));
             if length == 0 || at >= end {
-                return Err(wire.protocol("block status is empty or goes beyond what was asked"));
+                return Err(wire.protocol("block status is empty or exceeds the request"));
             }
             // Only the last descriptor may exceed the requested range. The excess is cut off and requested again.
             let next = (at + u64::from(length)).min(end);

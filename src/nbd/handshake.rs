@@ -65,7 +65,7 @@ pub(super) fn negotiate(wire: &mut Wire, name: &str) -> Result<Export, Error> {
 
 fn greet(wire: &mut Wire) -> Result<(), Error> {
     if wire.array()? != INIT_MAGIC || wire.array()? != OPTION_MAGIC {
-        return Err(wire.protocol("its greeting is not that of a newstyle server"));
+        return Err(wire.protocol("it did not send a newstyle greeting"));
     }
     let flags = wire.u16()?;
     if flags & FIXED_NEWSTYLE == 0 {
@@ -117,7 +117,7 @@ fn go(wire: &mut Wire, name: &str, allocation: Option<u32>) -> Result<Export, Er
     };
     let (min_block, max_block) = blocks;
     if !min_block.is_power_of_two() || min_block > 1 << 16 || max_block < min_block {
-        return Err(wire.protocol("its block sizes make no sense"));
+        return Err(wire.protocol("its block sizes are invalid"));
     }
     Ok(Export {
         size,
@@ -158,7 +158,7 @@ fn option(
             }
         }
     }
-    Err(wire.protocol("its replies to an option do not end"))
+    Err(wire.protocol("it sent too many replies to an option"))
 }
 
 fn refused(wire: &Wire, export: &str, reason: String) -> Error {

@@ -183,11 +183,11 @@ impl Worker<'_> {
             Body::Simple if request.filled == 0 => wire.read(request.rest())?,
             Body::Data { offset, length } => match request.next(offset, length) {
                 Some(part) => wire.read(part)?,
-                None => return Err(wire.protocol("a reply has data that was not asked for")),
+                None => return Err(wire.protocol("a reply has data that was not requested")),
             },
             Body::Hole { offset, length } => match request.next(offset, length) {
                 Some(part) => part.fill(0),
-                None => return Err(wire.protocol("a reply has a hole that was not asked for")),
+                None => return Err(wire.protocol("a reply has a hole that was not requested")),
             },
             Body::None => {}
             Body::Error { source, message } => {
@@ -196,12 +196,12 @@ impl Worker<'_> {
                 return Err(Error::Request { socket, what: "read", offset, length, message, source });
             }
             Body::Simple | Body::Status { .. } => {
-                return Err(wire.protocol("a reply to a read is of another kind"));
+                return Err(wire.protocol("a read request got another kind of reply"));
             }
         }
         request.done = chunk.last;
         if request.done && request.filled != request.buffer.len() {
-            return Err(wire.protocol("a reply has less data than was asked for"));
+            return Err(wire.protocol("a reply has less data than requested"));
         }
         Ok(())
     }

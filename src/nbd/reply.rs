@@ -89,7 +89,7 @@ pub(super) fn next(wire: &mut Wire) -> Result<Reply, Error> {
             let (flags, kind, cookie, length) = (wire.u16()?, wire.u16()?, wire.u64()?, wire.u32()?);
             Ok(Reply { cookie, last: flags & DONE != 0, body: chunk(wire, kind, length)? })
         }
-        _ => Err(wire.protocol("a reply begins with a wrong number")),
+        _ => Err(wire.protocol("a reply has a wrong magic number")),
     }
 }
 

@@ -65,7 +65,7 @@ impl Server {
     fn spawn(chain: &[Image], socket: &Path, timeout: Duration, arguments: &OsStr) -> Result<Server, Error> {
         let image = chain.first().and_then(|image| image.source.path()).unwrap_or(Path::new("")).to_owned();
         let failed = |source| Error::Start { image: image.clone(), source };
-        // Relative to its directory: the whole path may exceed the kernel's limit, and qemu-nbd rejects relative paths.
+        // Through /proc/self/cwd: the whole path may exceed the kernel's limit, and qemu-nbd rejects relative paths.
         let near = Path::new("/proc/self/cwd").join(socket.file_name().unwrap_or_default());
         step::reached(Step::ServerStart).and_then(|()| durable::remove(socket)).map_err(failed)?;
         let mut command = program::command("setpriv");

@@ -140,7 +140,7 @@ fn strange_exclusions(domain: &Domain, settings: &DomainSettings) -> Vec<Failure
     let strange = settings.exclude_disks.iter().filter(|word| !targets.contains(&word.as_str()));
     let warn = |word: &String| Failure {
         message: format!("`exclude_disks` names `{word}`, which is not a disk of domain `{}`", domain.id.name),
-        hint: (!targets.is_empty()).then(|| format!("Its disks: {}", targets.join(", "))),
+        hint: (!targets.is_empty()).then(|| format!("Use one of its disks: {}", targets.join(", "))),
     };
     strange.map(warn).collect()
 }

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn days_are_those_of_the_host() {
+    fn days_are_in_the_time_zone_of_the_host() {
         // 23:30 UTC on the 21st is the 22nd in Berlin.
         let points = [point("20261121T233000Z"), point("20261122T040000Z"), point("20261121T120000Z")];
         let berlin = now().with_timezone(&FixedOffset::east_opt(3600).unwrap());

@@ -63,7 +63,7 @@ pub fn read(xml: DomainXml, state: DomainState, persistent: bool) -> Result<Desc
     let id = id(live)?;
     let volumes = volumes(live);
     let jobs = jobs(live);
-    // libvirt may choose the path of the variables when the guest starts, and only one of the two forms may have it.
+    // libvirt may choose the path of the variables when the guest starts, so only one of the two XML documents may contain it.
     let nvram = nvram(live).or_else(|| nvram(inactive));
     let boot = boot_files(live);
     let tpm = tpm_state(live, &id);

@@ -339,7 +339,7 @@ proptest! {
     }
 
     #[test]
-    fn any_name_and_path_read_back(name in "[^/\u{0}-\u{1f}\u{7f}-\u{9f}\u{fffe}\u{ffff}]{1,20}") {
+    fn any_name_and_path_is_preserved(name in "[^/\u{0}-\u{1f}\u{7f}-\u{9f}\u{fffe}\u{ffff}]{1,20}") {
         let mut changes = Changes { rename: Some(DomainRef { name: name.clone(), uuid: Uuid::nil() }), ..Changes::default() };
         changes.disks.insert("vda".to_owned(), file(&format!("/n/{name}"), Format::Raw));
         changes.drop_disks.insert("vdb".to_owned());

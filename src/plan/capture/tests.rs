@@ -201,7 +201,7 @@ fn removable_and_excluded_disks_are_skipped_but_not_missed() {
     assert_eq!(reasons, [("vdb", "excluded by the configuration"), ("sda", "no medium"), ("fda", "removable medium")]);
     assert_eq!(short(&domain, &excluding), "Snapshot vda -vdb -sda -fda");
     assert_eq!(plan.warnings[0].message, "`exclude_disks` names `vdx`, which is not a disk of domain `web`");
-    assert_eq!(plan.warnings[0].hint.as_deref(), Some("Its disks: vda, vdb, sda, fda"));
+    assert_eq!(plan.warnings[0].hint.as_deref(), Some("Use one of its disks: vda, vdb, sda, fda"));
 }
 
 #[test]

@@ -51,18 +51,10 @@ fn a_volume_of_a_pool_that_is_not_active_is_read_through_qemu_or_named() {
 
     guest.destroy();
     let check = program.run(&["check"]);
-    assert!(
-        check.stdout.contains(
-            "disk vdb cannot be backed up: storage pool field-pool is not active"
-        ),
-        "{check:#?}"
-    );
+    assert!(check.stdout.contains("disk vdb cannot be backed up: storage pool field-pool is not active"), "{check:#?}");
     let report = program.backup();
     let missed = report.skipped(guest.name(), "vdb").clone();
-    assert_eq!(
-        (&missed["missed"], &missed["reason"]),
-        (&json!(true), &json!("storage pool field-pool is not active"))
-    );
+    assert_eq!((&missed["missed"], &missed["reason"]), (&json!(true), &json!("storage pool field-pool is not active")));
 
     // What the hint says is what is missing.
     let hint = missed["hint"].as_str().unwrap();
