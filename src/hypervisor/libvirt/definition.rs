@@ -197,11 +197,16 @@ fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<So
         )
     })?;
     if !pool.is_active().unwrap_or(true) {
-        let hint = format!("Start it: virsh pool-start {name}");
-        return Err(failed(format!("storage pool {name} is not active"), None, hint));
+        return Err(failed(
+            format!("storage pool {name} is not active"),
+            None,
+            format!("Start it: virsh pool-start {name}"),
+        ));
     }
     let path = pool.lookup_storage_vol_by_name(volume).and_then(|volume| volume.path()).map_err(|error| {
-        let hint = format!("Refresh the pool and list its volumes: virsh pool-refresh {name} && virsh vol-list {name}");
+        let hint = format!(
+            "Refresh it: virsh pool-refresh {name}; if it is still missing, list the volumes: virsh vol-list {name}"
+        );
         failed(format!("volume {volume} not found in storage pool {name}"), Some(error), hint)
     })?;
     let path = PathBuf::from(path);

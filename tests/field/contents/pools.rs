@@ -1,4 +1,4 @@
-//! Volumes of a storage pool that is not active or does not exist.
+//! Volumes of a storage pool that is not active, or is gone.
 
 use std::path::PathBuf;
 
@@ -67,7 +67,7 @@ fn a_volume_of_a_pool_that_is_not_active_is_read_through_qemu_or_named() {
     virsh(&["pool-refresh", pool.0]);
     let report = program.backup();
     let missed = report.skipped(guest.name(), "vdb");
-    assert!(missed["reason"].as_str().unwrap().contains("volume d.qcow2 cannot be found in pool"), "{missed:#}");
+    assert!(missed["reason"].as_str().unwrap().contains("volume d.qcow2 not found in storage pool"), "{missed:#}");
     assert!(missed["hint"].as_str().unwrap().contains("virsh pool-refresh field-pool"), "{missed:#}");
 
     drop(pool);
