@@ -1,6 +1,6 @@
 //! kvmbackup: unattended backups of libvirt guests.
 //!
-//! A module is public only if the binary, a test or a fuzz target needs it, so that the compiler finds dead code in the others.
+//! A module is public only if the binary, a test or a fuzz target needs it. The compiler finds dead code in the others.
 
 mod app;
 pub mod archive;

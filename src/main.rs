@@ -1,4 +1,4 @@
-//! The program: nothing but a call of the library.
+//! The binary. Must not contain logic: everything is in the library.
 
 fn main() {
     kvmbackup::cli::main()

@@ -1,4 +1,4 @@
-//! Owns: the loop around the entry `config`. Must not: know what it does.
+//! The libFuzzer target for the entry point `config`. Must not contain logic.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| kvmbackup_fuzz::config(data));

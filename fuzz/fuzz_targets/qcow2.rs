@@ -1,4 +1,4 @@
-//! Owns: the loop around the entry `qcow2`. Must not: know what it does.
+//! The libFuzzer target for the entry point `qcow2`. Must not contain logic.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| kvmbackup_fuzz::qcow2(data));

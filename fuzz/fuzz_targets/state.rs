@@ -1,4 +1,4 @@
-//! Owns: the loop around the entry `state`. Must not: know what it does.
+//! The libFuzzer target for the entry point `state`. Must not contain logic.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| kvmbackup_fuzz::state(data));

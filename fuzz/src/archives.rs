@@ -1,4 +1,4 @@
-//! Owns: the entries for archives, ours and those of the legacy script. Must not: make good ones.
+//! Entry points for archives of kvmbackup and of the legacy script. Must not create valid archives.
 
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
@@ -17,8 +17,8 @@ use super::folder;
 /// Bytes of one tar block.
 const BLOCK: usize = 512;
 
-/// An archive: listed, read, verified. The first byte says what the others are: the file; the file, once the checksums of its
-/// tar headers are put right, without which a fuzzer never gets past them; or a manifest.
+/// Lists, reads and verifies an archive. The first byte selects the meaning of the rest: the file, the file with corrected
+/// checksums in its tar headers (which a fuzzer cannot guess), or a manifest.
 pub fn archive(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
     match kind % 3 {
@@ -28,7 +28,7 @@ pub fn archive(data: &[u8]) {
     }
 }
 
-/// As a good archive, and as a damaged one. The store names archives by how they are compressed.
+/// Reads the bytes as an intact and as a damaged archive. The file's extension depends on the compression.
 fn read_both(bytes: &[u8]) {
     let ending = match bytes {
         [0x28, ..] => "tar.zst",
@@ -41,7 +41,7 @@ fn read_both(bytes: &[u8]) {
     drop(salvage(&path));
 }
 
-/// Every byte of a member is given once or is lost.
+/// Checks that every byte of a member is either read once or lost.
 fn salvage(path: &Path) -> Result<(), Error> {
     let salvage = Salvage::open(path)?;
     for remains in salvage.remains() {
@@ -81,13 +81,13 @@ fn read(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// No name leads out of the folder that it is unpacked in.
+/// Checks that a name does not lead out of the directory in which the archive is unpacked.
 fn expect_inside(name: &str) {
     let is_inside = |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
     assert!(!name.is_empty() && Path::new(name).components().all(is_inside), "{name:?}");
 }
 
-/// Puts the checksum of every block right that looks like a header.
+/// Corrects the checksum of every block that looks like a header.
 fn with_checksums(tar: &[u8]) -> Vec<u8> {
     let mut tar = tar.to_vec();
     for block in tar.chunks_exact_mut(BLOCK).filter(|block| block[257..262] == *b"ustar") {
@@ -98,7 +98,7 @@ fn with_checksums(tar: &[u8]) -> Vec<u8> {
     tar
 }
 
-/// An archive of the legacy script: the first byte says whether the others are the file, or a tar stream to be put into one.
+/// Reads an archive of the legacy script. The first byte selects whether the rest is the file, or a tar stream to compress.
 pub fn seed(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
     let path = folder().join("seed");
@@ -117,7 +117,7 @@ pub fn seed(data: &[u8]) {
     let mut buffer = [0; 4096];
     drop(seed.each(|member, contents| {
         expect_inside(&member.name);
-        // Sparse members may claim any length: what they read as is not the file's business, but ours is to stop.
+        // Sparse members may claim any length, so stop after 1 MiB.
         let mut left = 1 << 20;
         while left > 0 {
             match contents.read(&mut buffer)? {

@@ -1,10 +1,10 @@
-//! Owns: the entry for disks in an archive. Must not: go through an archive.
+//! Entry point for disks in an archive. Must not use an archive.
 
 use kvmbackup::model::Extent;
 use kvmbackup::qcow2::{Error, Layout, Reader};
 
-/// A qcow2 stream. Whole images are too large for a fuzzer, so that the bytes are changes to one: the first says which, then
-/// each change is three bytes of offset, one of length, and so many bytes.
+/// Reads a qcow2 stream. Whole images are too large for a fuzzer, so the bytes describe changes to an image that the first byte
+/// selects. A change has three bytes of offset, one byte of length, and that many bytes of data.
 pub fn qcow2(data: &[u8]) {
     let Some((base, mut changes)) = data.split_first() else { return };
     let mut image = image(*base);
@@ -21,7 +21,7 @@ pub fn qcow2(data: &[u8]) {
     drop(read(&image));
 }
 
-/// What the reader delivers is in order, inside of the disk, and what it announced.
+/// Checks that the reader delivers exactly the data that it announced, in order and inside the disk.
 fn read(image: &[u8]) -> Result<(), Error> {
     let reader = Reader::new(image)?;
     let size = reader.virtual_size();
@@ -38,7 +38,7 @@ fn read(image: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// No image, or a good one of up to 1 MiB.
+/// Zeros, or a valid image of up to 1 MiB.
 fn image(base: u8) -> Vec<u8> {
     let extents: &[(u64, u64)] = match base % 4 {
         0 => return vec![0; 8 << 16],

@@ -1,4 +1,4 @@
-//! Owns: the entries for text that people and libvirt write. Must not: judge its meaning.
+//! Entry points for text from operators and libvirt. Must not check its meaning.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,10 @@ use kvmbackup::config;
 use kvmbackup::hypervisor::domain_xml::{self, Changes};
 use kvmbackup::model::{DomainRef, DomainState, DomainXml, Format, Image, Source};
 
-/// A configuration file. Every problem has words.
+/// Parses a configuration. Every error must have a message.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    // The reader of files stops there.
+    // The program does not read larger files.
     if text.len() > 1 << 20 {
         return;
     }
@@ -19,8 +19,7 @@ pub fn config(data: &[u8]) {
     }
 }
 
-/// A domain's definition: read, and rewritten as each kind of restore does. What is rewritten can be read as well as what it
-/// was made from.
+/// Reads a definition and rewrites it like each kind of restore. If the original is readable, the result must be, too.
 pub fn domain_xml(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let read = |xml: &str, state| {

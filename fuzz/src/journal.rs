@@ -1,5 +1,5 @@
-//! Owns: the entry for journal entries, with the limits of what an accepted one may name, each judged by a rule of its own here.
-//! Must not: ask the program whether an entry keeps to its limits.
+//! Entry point for journal entries. Checks with its own rules that an accepted entry refers only to permitted files.
+//! Must not use the program's rules for that.
 
 use std::path::{Component, Path};
 use std::sync::{Mutex, PoisonError};
@@ -12,12 +12,13 @@ use kvmbackup::sys::signals::Cancel;
 
 use super::folder;
 
-/// Any bytes as a journal entry.
+/// Reads a journal entry.
 pub fn journal(data: &[u8]) {
     is_accepted(data);
 }
 
-/// The same; whether the entry is accepted. `STATE` stands for the state folder, whose path differs in every process.
+/// The same; returns whether the entry is accepted. `STATE` in the data means the state directory, which differs in every
+/// process.
 pub fn is_accepted(data: &[u8]) -> bool {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -30,13 +31,13 @@ pub fn is_accepted(data: &[u8]) -> bool {
     private(&path);
     let accepted: Vec<_> = journal.left().unwrap().into_iter().flatten().collect();
     accepted.iter().for_each(|record| expect_limits(record.entry(), &state));
-    // Recovery may connect to this host's libvirt only. Nothing is undone without a connection, so the entry stays.
+    // Recovery may connect only to libvirt on this host. Without a connection it undoes nothing, so the entry stays.
     let connect = |uri: &str| {
         assert!(is_of_this_host(uri), "recovery connects to {uri:?}");
         Err(hypervisor::Error::Remote { uri: uri.to_owned() })
     };
     recover(&journal, &connect, &Cancel::default(), &Patience::default()).unwrap();
-    assert!(path.exists(), "an entry that was not undone is gone");
+    assert!(path.exists(), "recovery removed an entry without undoing it");
     !accepted.is_empty()
 }
 
@@ -49,7 +50,7 @@ fn expect_limits(entry: &Entry, state: &Path) {
     if let Some(sockets) = &entry.sockets {
         let below = std::fs::canonicalize(state).unwrap().join("sockets");
         let parent = sockets.parent().and_then(|parent| std::fs::canonicalize(parent).ok());
-        assert_eq!(parent, Some(below), "{sockets:?} is not directly below the folder of sockets");
+        assert_eq!(parent, Some(below), "{sockets:?} is not directly below the directory of sockets");
         assert!(is_hexadecimal(name(sockets), 32), "{sockets:?}");
     }
     if let Some(partial) = &entry.partial {
@@ -59,7 +60,7 @@ fn expect_limits(entry: &Entry, state: &Path) {
         let form = b"ddddddddTddddddZ";
         let fits = |(byte, form): (&u8, &u8)| if *form == b'd' { byte.is_ascii_digit() } else { byte == form };
         let is_ours = stamp.is_some_and(|stamp| stamp.len() == form.len() && stamp.iter().zip(form).all(fits));
-        assert!(is_ours, "{partial:?} is not an unfinished archive of ours");
+        assert!(is_ours, "{partial:?} is not a temporary archive of kvmbackup");
     }
     for overlay in &entry.overlays {
         expect_of_a_run(&overlay.path, &["", ".qcow2"]);
@@ -69,16 +70,16 @@ fn expect_limits(entry: &Entry, state: &Path) {
         assert!(["kvmbackup.sock", "pull.sock"].contains(&name(&job.socket)), "{:?}", job.socket);
         job.scratch.iter().for_each(|scratch| expect_of_a_run(&scratch.path, &[".scratch"]));
     }
-    // A URI of another host is only printed, for an operator to type. It must not be one that runs a program there.
+    // A URI of another host is only printed in a command for the operator. That command must not run a program.
     assert!(is_of_this_host(&entry.libvirt_uri) || !entry.libvirt_uri.contains(['?', '\'', '\0']), "{entry:?}");
 }
 
-/// `….kvmbackup-` and eight hexadecimal digits, before one of these endings.
+/// Checks for `….kvmbackup-`, eight hexadecimal digits and one of these endings.
 fn expect_of_a_run(path: &Path, endings: &[&str]) {
     expect_straight(path);
     let (_, run) = name(path).rsplit_once(".kvmbackup-").unwrap_or_default();
     let is_run = endings.iter().any(|ending| run.strip_suffix(ending).is_some_and(|run| is_hexadecimal(run, 8)));
-    assert!(is_run, "{path:?} does not have a name of ours");
+    assert!(is_run, "{path:?} is not a name that kvmbackup chooses");
 }
 
 fn expect_straight(path: &Path) {
@@ -93,7 +94,7 @@ fn name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
-/// `DRIVER:///…`, `DRIVER+unix:///…` or an alias, without a program to run.
+/// Whether it is `DRIVER:///…`, `DRIVER+unix:///…` or an alias, without a program to run.
 fn is_of_this_host(uri: &str) -> bool {
     let lower = uri.to_lowercase();
     let Some((driver, rest)) = lower.split_once(':') else { return !lower.contains(['=', '\0']) };

@@ -1,7 +1,7 @@
-//! Owns: what the fuzzer feeds, one entry a reader of foreign bytes. The same entries replay the corpus in `tests/corpus.rs`.
-//! Must not: need the fuzzer itself, or reach for anything of the program that is not public.
+//! Entry points for the fuzzer, one per parser of foreign data. `tests/corpus.rs` replays the corpus with the same entry
+//! points. Must not depend on the fuzzer or on private parts of the program.
 //!
-//! An entry takes any bytes and must come back: an error is fine, a panic is a defect, and so is what an assertion here says.
+//! An entry point accepts any bytes and must return. Errors are fine; panics and failed assertions are defects.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
 mod archives;
@@ -21,10 +21,10 @@ pub use states::state;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// An entry.
+/// An entry point.
 pub type Entry = fn(&[u8]);
 
-/// Every entry by the name of its target, which is that of its folder in the corpus.
+/// Every entry point by the name of its fuzz target, which is also its directory in the corpus.
 pub const ENTRIES: [(&str, Entry); 8] = [
     ("archive", archive),
     ("config", config),
@@ -36,7 +36,7 @@ pub const ENTRIES: [(&str, Entry); 8] = [
     ("state", state),
 ];
 
-/// A folder of this process, for what is read from files. It goes with the reboot: the fuzzer never ends in order.
+/// A temporary directory for parsers that read files. It stays until the reboot, because the fuzzer never exits normally.
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     FOLDER.get_or_init(|| tempfile::Builder::new().prefix("kvmbackup-fuzz").tempdir().unwrap()).path()

@@ -1,4 +1,4 @@
-//! Owns: the entry for what an NBD server answers. Must not: speak NBD.
+//! Entry point for replies of an NBD server. Must not implement NBD.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -12,12 +12,12 @@ use kvmbackup::nbd::{Client, Error};
 
 use super::folder;
 
-/// What the server says on every connection.
+/// What the server sends on every connection.
 static ANSWER: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
-/// All that a server says, whatever it is asked.
+/// Uses the bytes as everything that a server sends, regardless of the requests.
 pub fn nbd(data: &[u8]) {
-    // More would have to wait in the socket for a client that waits itself.
+    // More could block in the socket while the client waits as well.
     *ANSWER.lock().unwrap() = data[..data.len().min(100_000)].to_vec();
     drop(ask());
 }
@@ -31,7 +31,7 @@ fn ask() -> Result<(), Error> {
     client.read(&extents, |_, _| Ok(()))
 }
 
-/// A server that says it all at once, and then listens until the client goes.
+/// A server that sends all bytes at once and then reads until the client disconnects.
 fn server() -> &'static PathBuf {
     static SOCKET: OnceLock<PathBuf> = OnceLock::new();
     SOCKET.get_or_init(|| {
@@ -41,7 +41,7 @@ fn server() -> &'static PathBuf {
             for mut stream in listener.incoming().map_while(Result::ok) {
                 let answer = ANSWER.lock().unwrap().clone();
                 thread::spawn(move || {
-                    // A client that has had enough is what a fuzzer looks for all the time.
+                    // Clients usually disconnect early because of an error, so ignore failed writes.
                     let _ = stream.write_all(&answer).and_then(|()| stream.shutdown(Shutdown::Write));
                     let _ = stream.read_to_end(&mut Vec::new());
                 });

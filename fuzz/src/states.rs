@@ -1,6 +1,6 @@
-//! Owns: the entry for the files of the state folder. Must not: write any as the program does.
+//! Entry point for the files in the state directory. Must not write them with the program's functions.
 //!
-//! Mails that wait in the spool are not read by the program, only sent on as they are: there is nothing to feed.
+//! There is no entry point for spooled mails, because the program sends them unchanged without parsing them.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use kvmbackup::{mail, metrics, report};
 
 use super::{folder, journal};
 
-/// A file of the state folder; the first byte says which. What can be read is told on, as the program does.
+/// Reads a file of the state directory, which the first byte selects, and displays valid contents like the program.
 pub fn state(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
     let dir = folder();
@@ -41,7 +41,7 @@ pub fn state(data: &[u8]) {
     }
 }
 
-/// How runs are mailed while the configuration cannot be read: no address adds a header to a mail.
+/// Reads the mail settings that are used while the configuration is unreadable. No address may add a header to a mail.
 fn known(bytes: &[u8]) {
     let Ok(known) = serde_json::from_slice::<Mail>(bytes) else { return };
     let text = String::new;
@@ -67,7 +67,7 @@ fn known(bytes: &[u8]) {
     }
 }
 
-/// The last report: shown in every form.
+/// Reads the last report and displays it in every format.
 fn told(bytes: &[u8]) {
     let Ok(last) = serde_json::from_slice::<RunReport>(bytes) else { return };
     drop((report::text(&last, true, report::WIDTH), last.failure(), report::json(&last)));

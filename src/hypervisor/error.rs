@@ -1,35 +1,34 @@
-//! Owns: how a hypervisor fails, told apart as far as the engine acts on it. Must not: print.
+//! Errors of a hypervisor, with the kinds that the engine distinguishes. Must not print.
 
 use super::domain_xml;
 
-/// What kind of failure it is, where the engine has to know.
+/// The kinds of failure that the engine distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// No connection to libvirt.
     Unreachable,
-    /// libvirt knows no such domain.
+    /// The domain does not exist.
     NoDomain,
-    /// There is no agent to ask: nothing was done in the guest.
+    /// The guest has no agent: nothing was done in the guest.
     NoAgent,
-    /// A block job is not ready to be ended yet.
+    /// A block job is not ready for the pivot yet.
     NotReady,
-    /// Another job holds the domain.
+    /// Another job runs on the domain.
     Busy,
     /// QEMU has not activated the images of a guest that has been paused since it was restored or migrated.
     Inactive,
-    /// libvirt is another host's.
+    /// libvirt manages another host.
     Remote,
-    /// The guest agent answered, and did not do what it was asked.
+    /// The guest agent answered with an error.
     Refused,
     /// Anything else.
     Other,
 }
 
-/// Characters that are kept of what libvirt or a guest agent says: whatever a guest answers stands in reports and mail.
+/// The longest message of libvirt or a guest agent that is kept, in characters: a guest's answers appear in reports and mails.
 const MOST: usize = 500;
 
-/// What libvirt said, in its own words and nothing else: the numbers of its codes are for programs. A guest may have made the
-/// words: the start of them is kept.
+/// A message of libvirt without its error numbers, shortened because a guest may have written a part of it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Said(String);
@@ -40,7 +39,7 @@ impl From<virt::error::Error> for Said {
     }
 }
 
-/// The start of a text that somebody else made.
+/// At most [`MOST`] characters of a foreign text.
 pub(super) fn bounded(text: &str) -> String {
     match text.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -54,49 +53,49 @@ pub enum Error {
     /// libvirt cannot be reached.
     #[error("cannot connect to libvirt at {uri}")]
     Connect {
-        /// The address asked.
+        /// The connection URI.
         uri: String,
-        /// What libvirt says.
+        /// The message of libvirt.
         source: Said,
     },
-    /// libvirt manages the guests of another host, whose images this program cannot open.
+    /// libvirt manages the guests of another host, whose images cannot be opened here.
     #[error("{uri} is, or may be, the libvirt of another host; its images cannot be read from here")]
     Remote {
-        /// Its address.
+        /// The connection URI.
         uri: String,
     },
-    /// libvirt refused or failed.
+    /// A call to libvirt failed.
     #[error("{domain}: cannot {action}")]
     Call {
-        /// The domain, or what else the call was about.
+        /// The name of the domain, or another subject of the call.
         domain: String,
-        /// What was asked, as a verb phrase.
+        /// What was tried, as a verb phrase.
         action: String,
-        /// Its kind.
+        /// What the engine needs to know about the error.
         kind: Kind,
-        /// What libvirt says.
+        /// The message of libvirt.
         source: Said,
     },
-    /// This host did not get as far as to ask libvirt, or to hear its answer.
+    /// An error of this host before or after the call.
     #[error("{domain}: hypervisor not queried")]
     Host {
-        /// The domain.
+        /// The name of the domain.
         domain: String,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The domain XML is not what libvirt writes.
     #[error("{domain}: cannot read the domain XML")]
     Xml {
-        /// The domain.
+        /// The name of the domain.
         domain: String,
-        /// What is wrong with it.
+        /// What is wrong with the XML.
         source: domain_xml::Error,
     },
-    /// The guest agent answered with something else than asked for.
+    /// The guest agent did not do what it was asked, or answered something unexpected.
     #[error("{domain}: the guest agent refused: {answer}")]
     Agent {
-        /// The domain.
+        /// The name of the domain.
         domain: String,
         /// The answer, shortened.
         answer: String,
@@ -104,7 +103,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub fn kind(&self) -> Kind {
         match self {
             Error::Connect { .. } => Kind::Unreachable,
@@ -118,7 +117,7 @@ impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self.kind() {
-            Kind::Unreachable => "Check that libvirtd is running and that this user may connect: virsh -c URI list",
+            Kind::Unreachable => "Check that libvirtd runs and that this user may connect: virsh -c URI list",
             Kind::NoAgent => "Install qemu-guest-agent in the guest, or set `quiesce: never` for this domain.",
             Kind::Busy => {
                 "Another job blocks the domain. To see it: virsh domjobinfo DOMAIN; virsh blockjob DOMAIN DISK"
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_guest_says_is_kept_in_part() {
+    fn long_answers_of_a_guest_are_shortened() {
         assert_eq!(bounded("said"), "said");
         assert_eq!(bounded(&"ü".repeat(MOST)), "ü".repeat(MOST));
         assert_eq!(bounded(&"ü".repeat(3_000_000)), "ü".repeat(MOST) + "…");
@@ -152,9 +151,9 @@ mod tests {
     }
 
     #[test]
-    fn what_libvirt_says_is_kept_in_part() {
+    fn long_messages_of_libvirt_are_shortened() {
         virt::error::clear_error_callback();
-        // Its driver for tests names the file that is not there.
+        // libvirt's test driver names the missing file in its error.
         let uri = format!("test:///{}", "x".repeat(1000));
         let said = virt::connect::Connect::open(Some(&uri)).err().unwrap();
         assert!(said.message().len() > 1000, "{said}");

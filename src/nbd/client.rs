@@ -1,4 +1,4 @@
-//! Owns: one export as its reader sees it. Must not: know what serves it.
+//! The client for one export. Must not know which server it uses.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,9 +8,9 @@ use super::wire::Wire;
 use super::{Error, extents, read, reply};
 use crate::model::Extent;
 
-/// One export, open for reading over one connection or two.
+/// An open export with one or two connections.
 ///
-/// After a failed call the connections are given up: every later call is [`Error::Broken`].
+/// After an error the connections are unusable, and every later call fails with [`Error::Broken`].
 pub struct Client {
     connections: Vec<Wire>,
     export: Export,
@@ -18,13 +18,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// Opens an export at a unix socket; `qemu-nbd` calls its own `""`. Takes a second connection where the server says that
-    /// this is safe.
+    /// Opens an export at a Unix socket. The name of `qemu-nbd`'s export is `""`. Uses a second connection if the server
+    /// allows it.
     ///
-    /// `timeout` is the longest time that the server may make no progress at all, now and in every later call.
+    /// `timeout` is the longest time without progress, in this and every later call.
     ///
     /// # Errors
-    /// [`Error::Connect`], [`Error::Export`], or what can happen to any exchange: [`Error::Stalled`], [`Error::Closed`],
+    /// [`Error::Connect`], [`Error::Export`], or an error of the connection: [`Error::Stalled`], [`Error::Closed`],
     /// [`Error::Io`], [`Error::Protocol`].
     pub fn connect(socket: &Path, export: &str, timeout: Duration) -> Result<Client, Error> {
         let open = || {
@@ -44,16 +44,16 @@ impl Client {
         Ok(Client { connections, export: agreed, broken: false })
     }
 
-    /// The export's size, in bytes.
+    /// The size of the export in bytes.
     pub fn size(&self) -> u64 {
         self.export.size
     }
 
-    /// The ranges that hold data, by the server's block status: sorted, disjoint, merged. The rest reads as zeros. A server
-    /// that does not tell has one range, the whole export; so has the end of a disk with more than 8 Mi ranges.
+    /// The ranges with data, from the server's block status: sorted, disjoint and merged. The rest reads as zeros. Without
+    /// block status, the whole export is one range. After 8 Mi ranges, the rest of the disk is one range.
     ///
     /// # Errors
-    /// [`Error::Request`], or what can happen to any exchange.
+    /// [`Error::Request`], or an error of the connection.
     pub fn extents(&mut self) -> Result<Vec<Extent>, Error> {
         self.attempt(|client| match client.connections.first_mut() {
             Some(wire) => extents::all(wire, &client.export),
@@ -61,12 +61,11 @@ impl Client {
         })
     }
 
-    /// Reads exactly the bytes of `ranges`, in their order, and gives them to `sink` with their offsets, at most 1 MiB at once.
-    /// Several requests are under way at any time; they need 10 MiB of memory at most.
+    /// Reads the bytes of `ranges` in order and passes them to `sink` with their offsets, at most 1 MiB per call. Several
+    /// requests are in flight, with buffers of at most 10 MiB.
     ///
     /// # Errors
-    /// The sink's own, which ends the reading at once; [`Error::Range`]; [`Error::Request`]; or what can happen to any
-    /// exchange.
+    /// An error of the sink, which stops reading at once; [`Error::Range`]; [`Error::Request`]; or an error of the connection.
     pub fn read<E: From<Error>>(
         &mut self,
         ranges: &[Extent],
@@ -75,7 +74,7 @@ impl Client {
         self.attempt(|client| read::all(&mut client.connections, &client.export, ranges, sink))
     }
 
-    /// Does something that leaves the connections unusable when it fails.
+    /// Marks the client as broken if `act` fails.
     fn attempt<T, E: From<Error>>(&mut self, act: impl FnOnce(&mut Client) -> Result<T, E>) -> Result<T, E> {
         if std::mem::replace(&mut self.broken, true) {
             return Err(Error::Broken.into());
@@ -87,7 +86,7 @@ impl Client {
 }
 
 impl Drop for Client {
-    /// Takes leave of the server, where it still listens.
+    /// Disconnects as the protocol requires, if the connections still work.
     fn drop(&mut self) {
         for wire in self.connections.iter_mut().filter(|_| !self.broken) {
             let _ = reply::request(wire, 0, reply::DISCONNECT, 0, (0, 0));

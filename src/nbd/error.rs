@@ -1,4 +1,4 @@
-//! Owns: everything that can go wrong with NBD. Must not: decide what follows from it.
+//! Errors of NBD. Must not decide how to handle them.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,130 +8,130 @@ use std::time::Duration;
 /// Why an export cannot be read or served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nothing answers at the socket.
+    /// Nothing listens on the socket.
     #[error("cannot connect to the NBD server at {}", socket.display())]
     Connect {
-        /// The unix socket.
+        /// Path of the Unix socket.
         socket: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
     /// The server made no progress in time.
     #[error("the NBD server at {} made no progress for {} s", socket.display(), timeout.as_secs_f64())]
     Stalled {
-        /// The unix socket.
+        /// Path of the Unix socket.
         socket: PathBuf,
-        /// How long it was waited for.
+        /// The limit that was exceeded.
         timeout: Duration,
     },
-    /// The server ended the connection.
+    /// The server closed the connection.
     #[error("the NBD server at {} closed the connection", socket.display())]
     Closed {
-        /// The unix socket.
+        /// Path of the Unix socket.
         socket: PathBuf,
     },
     /// The connection failed.
     #[error("the connection to the NBD server at {} failed", socket.display())]
     Io {
-        /// The unix socket.
+        /// Path of the Unix socket.
         socket: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The server said what the protocol does not allow, or what was not asked.
+    /// The server sent something that the protocol does not allow or that was not requested.
     #[error("the NBD server at {} violated the protocol: {what}", socket.display())]
     Protocol {
-        /// The unix socket.
+        /// Path of the Unix socket.
         socket: PathBuf,
-        /// What it did.
+        /// The violation.
         what: &'static str,
     },
     /// The server refuses the export.
     #[error("the NBD server at {} refuses the export '{export}': {reason}", socket.display())]
     Export {
-        /// The unix socket.
+        /// Path of the Unix socket.
         socket: PathBuf,
-        /// The export's name.
+        /// Name of the export.
         export: String,
-        /// What the server says.
+        /// The message of the server.
         reason: String,
     },
-    /// The server could not do what was asked.
+    /// The server reported an error for a request.
     #[error("the NBD server at {} cannot {what} {length} bytes at {offset}{}", socket.display(), detail(message))]
     Request {
-        /// The unix socket.
+        /// Path of the Unix socket.
         socket: PathBuf,
         /// `read` or `map`.
         what: &'static str,
         /// First byte.
         offset: u64,
-        /// Bytes.
+        /// Number of bytes.
         length: u64,
-        /// What the server says; may be empty.
+        /// The message of the server; may be empty.
         message: String,
-        /// The error number that it gave.
+        /// The error number of the server.
         source: io::Error,
     },
-    /// A range to read is not inside the export.
+    /// A requested range is not inside the export.
     #[error("a range of {length} bytes at {offset} is outside the export of {size} bytes")]
     Range {
         /// First byte.
         offset: u64,
-        /// Bytes.
+        /// Number of bytes.
         length: u64,
-        /// The export's bytes.
+        /// Size of the export in bytes.
         size: u64,
     },
-    /// An earlier call on this client failed, and left the connection in the middle of a reply.
+    /// An earlier call on this client failed and left the connection in the middle of a reply.
     #[error("the connection to the NBD server was closed after an earlier failure")]
     Broken,
     /// A thread cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
-    /// The image is not one that `qemu-nbd` is given here.
+    /// The image is neither a file nor a block device.
     #[error("cannot serve {image}: it is neither a file nor a block device")]
     Image {
-        /// The image, as far as it has a name.
+        /// The image, for display.
         image: String,
     },
-    /// The images below an image cannot be told, or must not be read for it.
+    /// The images below an image are unknown or must not be read.
     #[error("cannot determine the images below {}", image.display())]
     Chain {
-        /// The image.
+        /// Path of the image.
         image: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// The server's program or its socket's place cannot be used.
+    /// The program cannot be started, or its socket cannot be created.
     #[error("cannot start qemu-nbd for {}", image.display())]
     Start {
-        /// The image to serve.
+        /// Path of the image.
         image: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The server ended by itself.
+    /// The server exited.
     #[error("qemu-nbd for {} exited ({status}){}", image.display(), detail(stderr))]
     Ended {
-        /// The image it served.
+        /// Path of the image.
         image: PathBuf,
-        /// How.
+        /// Its exit status.
         status: ExitStatus,
-        /// What it wrote to its standard error, on one line.
+        /// Its standard error, on one line.
         stderr: String,
     },
-    /// The server runs and does not serve.
+    /// The server runs but does not serve the image.
     #[error("qemu-nbd for {} was not ready after {} s", image.display(), timeout.as_secs_f64())]
     NotReady {
-        /// The image to serve.
+        /// Path of the image.
         image: PathBuf,
-        /// How long it was waited for.
+        /// The limit that was exceeded.
         timeout: Duration,
     },
 }
 
 impl Error {
-    /// What the operator can do, where there is something.
+    /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Chain { .. } => {
@@ -160,7 +160,7 @@ impl Error {
     }
 }
 
-/// `: text`, or nothing.
+/// `: text`, or nothing if the text is empty.
 fn detail(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }

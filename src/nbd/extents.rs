@@ -1,4 +1,4 @@
-//! Owns: asking a server which parts of an export hold data. Must not: read them.
+//! Asks a server which parts of an export contain data. Must not read them.
 
 use super::Error;
 use super::handshake::Export;
@@ -6,15 +6,15 @@ use super::reply::{self, Body};
 use super::wire::Wire;
 use crate::model::Extent;
 
-/// The most bytes of the disk that one request asks about: what 32 bits hold, in whole blocks of any size allowed.
+/// Bytes of the disk per request: the largest 32-bit length that is a multiple of every allowed block size.
 const SPAN: u64 = (1 << 32) - (1 << 16);
-/// The most extents that are kept apart, so that they need at most 128 MiB; from there on the rest counts as data.
+/// Limits the memory for extents to 128 MiB. The rest of a disk with more extents counts as data.
 const MAX_EXTENTS: usize = 1 << 23;
-/// The most bytes of block status in one reply. QEMU stops at 1 MiB.
+/// Limit for the block status in one reply, in bytes. QEMU sends at most 1 MiB.
 const MAX_STATUS: u32 = 16 << 20;
 /// Bytes of one descriptor: a length and flags.
 const DESCRIPTOR: u32 = 8;
-/// The flag of blocks that read as zeros. A hole without it may read as anything, so it counts as data.
+/// The flag for blocks that read as zeros. A hole without it has undefined contents, so it counts as data.
 const STATE_ZERO: u32 = 1 << 1;
 
 /// The data extents of the whole export, sorted and merged.
@@ -27,14 +27,14 @@ pub(super) fn all(wire: &mut Wire, export: &Export) -> Result<Vec<Extent>, Error
     let mut offset = 0;
     while offset < export.size {
         let length = SPAN.min(export.size - offset) as u32;
-        // The offset is unique in the connection's requests, so it can tell them apart.
+        // The offset is unique on the connection, so it identifies the request.
         reply::request(wire, 0, reply::BLOCK_STATUS, offset, (offset, length))?;
         offset = receive(wire, context, offset, length, &mut extents)?;
     }
     Ok(extents.0)
 }
 
-/// Reads the reply to one request; gives the first byte it says nothing about.
+/// Reads the reply to one request and returns the first offset that it does not cover.
 fn receive(wire: &mut Wire, context: u32, offset: u64, length: u32, extents: &mut Extents) -> Result<u64, Error> {
     let mut known = offset;
     loop {
@@ -51,7 +51,7 @@ fn receive(wire: &mut Wire, context: u32, offset: u64, length: u32, extents: &mu
                 let socket = wire.socket().to_owned();
                 return Err(Error::Request { socket, what: "map", offset, length: length.into(), message, source });
             }
-            _ => return Err(wire.protocol("a reply to a block status request is of another kind")),
+            _ => return Err(wire.protocol("a block status request got another kind of reply")),
         }
         if chunk.last && known > offset {
             return Ok(known);
@@ -77,9 +77,9 @@ fn descriptors(wire: &mut Wire, bytes: u32, offset: u64, length: u32, extents: &
             let [l0, l1, l2, l3, f0, f1, f2, f3] = *descriptor;
             let (length, flags) = (u32::from_be_bytes([l0, l1, l2, l3]), u32::from_be_bytes([f0, f1, f2, f3]));
             if length == 0 || at >= end {
-                return Err(wire.protocol("block status is empty or goes beyond what was asked"));
+                return Err(wire.protocol("block status is empty or exceeds the request"));
             }
-            // Only the last may reach further than was asked for; what it says there is asked again.
+            // Only the last descriptor may exceed the requested range. The excess is cut off and requested again.
             let next = (at + u64::from(length)).min(end);
             if flags & STATE_ZERO == 0 {
                 extents.push(at, next);
@@ -93,7 +93,7 @@ fn descriptors(wire: &mut Wire, bytes: u32, offset: u64, length: u32, extents: &
 struct Extents(Vec<Extent>);
 
 impl Extents {
-    /// Adds data up to `end`, behind all that is there.
+    /// Appends data from `offset` to `end`, after all existing extents.
     fn push(&mut self, offset: u64, end: u64) {
         let full = self.0.len() == MAX_EXTENTS;
         match self.0.last_mut() {

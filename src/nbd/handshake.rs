@@ -1,4 +1,4 @@
-//! Owns: the negotiation that opens an export (fixed newstyle). Must not: send a request.
+//! Negotiates an export (fixed newstyle). Must not send requests.
 
 use super::Error;
 use super::wire::Wire;
@@ -7,7 +7,7 @@ const INIT_MAGIC: [u8; 8] = *b"NBDMAGIC";
 const OPTION_MAGIC: [u8; 8] = *b"IHAVEOPT";
 const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 
-/// Handshake flags; the client's are the same bits.
+/// Handshake flags; server and client use the same bits.
 const FIXED_NEWSTYLE: u16 = 1 << 0;
 const NO_ZEROES: u16 = 1 << 1;
 
@@ -18,7 +18,7 @@ const OPT_SET_META_CONTEXT: u32 = 10;
 const REP_ACK: u32 = 1;
 const REP_INFO: u32 = 3;
 const REP_META_CONTEXT: u32 = 4;
-/// Set in every reply that is an error.
+/// Set in every error reply.
 const REP_ERROR: u32 = 1 << 31;
 
 const INFO_EXPORT: u16 = 0;
@@ -29,31 +29,30 @@ const HAS_FLAGS: u16 = 1 << 0;
 const SEND_DF: u16 = 1 << 7;
 const CAN_MULTI_CONN: u16 = 1 << 8;
 
-/// The protocol's bound for names and messages.
+/// The protocol's limit for names and messages, in bytes.
 const MAX_STRING: usize = 4096;
-/// The most replies to one option; a server that goes on has lost its way.
+/// Limit for replies to one option, so that a faulty server cannot keep us waiting.
 const MAX_REPLIES: usize = 64;
-/// The context that tells data from holes and zeros.
+/// The metadata context for data, holes and zeros.
 const ALLOCATION: &str = "base:allocation";
 
-/// What was agreed about an export.
+/// A negotiated export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Export {
-    /// Its size, in bytes.
+    /// In bytes.
     pub size: u64,
-    /// Requests may go over several connections.
+    /// Several connections may be used.
     pub multi_conn: bool,
-    /// A read may ask for one piece.
+    /// A read may request an unfragmented reply.
     pub can_df: bool,
-    /// The id of `base:allocation`, when the server tells block status.
+    /// The id of `base:allocation`, if the server supports block status.
     pub allocation: Option<u32>,
-    /// The unit of offsets and lengths, in bytes; a power of two.
+    /// Unit of offsets and lengths in bytes; a power of two.
     pub min_block: u32,
-    /// The most bytes of one read.
+    /// Limit of one read in bytes.
     pub max_block: u32,
 }
 
-/// Agrees with the server on everything up to the first request.
 pub(super) fn negotiate(wire: &mut Wire, name: &str) -> Result<Export, Error> {
     if name.len() > MAX_STRING {
         return Err(refused(wire, name, "the name is too long".to_owned()));
@@ -66,7 +65,7 @@ pub(super) fn negotiate(wire: &mut Wire, name: &str) -> Result<Export, Error> {
 
 fn greet(wire: &mut Wire) -> Result<(), Error> {
     if wire.array()? != INIT_MAGIC || wire.array()? != OPTION_MAGIC {
-        return Err(wire.protocol("its greeting is not that of a newstyle server"));
+        return Err(wire.protocol("it did not send a newstyle greeting"));
     }
     let flags = wire.u16()?;
     if flags & FIXED_NEWSTYLE == 0 {
@@ -76,7 +75,7 @@ fn greet(wire: &mut Wire) -> Result<(), Error> {
     wire.write(&u32::from(mine).to_be_bytes())
 }
 
-/// Asks for `base:allocation`; a server without it answers `None`.
+/// The id of `base:allocation`; `None` if the server does not support it.
 fn allocation(wire: &mut Wire, name: &str) -> Result<Option<u32>, Error> {
     let query = [&string(name)[..], &1u32.to_be_bytes(), &string(ALLOCATION)].concat();
     let mut id = None;
@@ -93,7 +92,7 @@ fn allocation(wire: &mut Wire, name: &str) -> Result<Option<u32>, Error> {
 fn go(wire: &mut Wire, name: &str, allocation: Option<u32>) -> Result<Export, Error> {
     let query = [&string(name)[..], &1u16.to_be_bytes(), &INFO_BLOCK_SIZE.to_be_bytes()].concat();
     let mut export = None;
-    // What the protocol lets a client assume that is told nothing.
+    // The protocol's defaults for a server that does not report block sizes.
     let mut blocks = (1, 32 << 20);
     let error = option(wire, OPT_GO, &query, |wire, kind, length| {
         if kind != REP_INFO || length < 2 {
@@ -118,7 +117,7 @@ fn go(wire: &mut Wire, name: &str, allocation: Option<u32>) -> Result<Export, Er
     };
     let (min_block, max_block) = blocks;
     if !min_block.is_power_of_two() || min_block > 1 << 16 || max_block < min_block {
-        return Err(wire.protocol("its block sizes make no sense"));
+        return Err(wire.protocol("its block sizes are invalid"));
     }
     Ok(Export {
         size,
@@ -130,8 +129,8 @@ fn go(wire: &mut Wire, name: &str, allocation: Option<u32>) -> Result<Export, Er
     })
 }
 
-/// Sends an option and reads its replies up to the last. `visit` reads the payload of each that is neither an error nor the
-/// acknowledgement, and answers whether it was in order. The result is what the server says when it does not agree.
+/// Sends an option and reads all its replies. `visit` reads the payload of each reply except errors and the final
+/// acknowledgement, and returns whether it was valid. Returns the reason if the server rejects the option.
 fn option(
     wire: &mut Wire,
     option: u32,
@@ -159,14 +158,14 @@ fn option(
             }
         }
     }
-    Err(wire.protocol("its replies to an option do not end"))
+    Err(wire.protocol("it sent too many replies to an option"))
 }
 
 fn refused(wire: &Wire, export: &str, reason: String) -> Error {
     Error::Export { socket: wire.socket().to_owned(), export: export.to_owned(), reason }
 }
 
-/// A string with its length, at most `MAX_STRING` bytes.
+/// A string with its length before it. The caller has checked the length.
 fn string(text: &str) -> Vec<u8> {
     [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat()
 }

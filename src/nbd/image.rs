@@ -1,7 +1,7 @@
-//! Owns: a backing chain as the options of QEMU's block layer. Must not: look at the images.
+//! Converts a backing chain to options of QEMU's block layer. Must not open the images.
 //!
-//! Every driver and file is named, so that QEMU probes nothing: a guest that writes a qcow2 header into its raw disk could
-//! otherwise have any file of the host read (see QEMU's `docs/system/images.rst` on probing).
+//! Every driver and file is explicit, so that QEMU probes nothing. Otherwise a guest could write a qcow2 header into its raw
+//! disk and make QEMU read any file of the host (see QEMU's `docs/system/images.rst` on probing).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,11 +9,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use super::{Error, Options};
 use crate::model::{Format, Image, Source};
 
-/// How much QEMU reads at once of the tables that say where a qcow2's clusters are: a whole one, where clusters have their usual
-/// size. By itself it takes 4 KiB, and mapping a large thin disk takes about four times as long.
+/// Bytes that QEMU reads at once from the L2 tables of a qcow2 image: a whole table for the default cluster size. With QEMU's
+/// default of 4 KiB, mapping a large thin disk takes about four times as long.
 const WHOLE_TABLES: &str = "65536";
 
-/// The argument of `--image-opts` for a chain, the nearest image first. With `whole_tables`, QEMU refuses images of smaller
+/// The argument of `--image-opts` for a chain, nearest image first. With `whole_tables`, QEMU rejects images with smaller
 /// clusters.
 pub fn options(chain: &[Image], how: Options, whole_tables: bool) -> Result<OsString, Error> {
     let mut list = Vec::new();
@@ -37,7 +37,7 @@ pub fn options(chain: &[Image], how: Options, whole_tables: bool) -> Result<OsSt
     if list.is_empty() {
         return Err(Error::Image { image: "an empty chain".to_owned() });
     }
-    // Without it, QEMU follows the header.
+    // Without an explicit end, QEMU follows the backing file in the header.
     if how.chain_ends && chain.last().is_some_and(|image| image.format == Format::Qcow2) {
         push(&mut list, node.trim_end_matches('.'), OsStr::new(""));
     }
@@ -48,7 +48,7 @@ pub fn options(chain: &[Image], how: Options, whole_tables: bool) -> Result<OsSt
     Ok(OsString::from_vec(list))
 }
 
-/// Adds `key=value`; a comma in a value is doubled.
+/// Adds `key=value`. QEMU requires commas in values to be doubled.
 fn push(list: &mut Vec<u8>, key: &str, value: &OsStr) {
     if !list.is_empty() {
         list.push(b',');

@@ -1,8 +1,7 @@
-//! Reading disks over NBD: our own client, and the `qemu-nbd` process that serves an image.
+//! Reads disks over NBD with its own client, and runs the `qemu-nbd` processes that serve images.
+//! Must not know domains, snapshots or archives.
 //!
-//! Owns: the NBD protocol as a reader needs it, and the life of `qemu-nbd`. Must not: know domains, snapshots or archives.
-//!
-//! The protocol: `doc/proto.md` of <https://github.com/NetworkBlockDevice/nbd>. Names here are its names.
+//! Names are those of the protocol: `doc/proto.md` in <https://github.com/NetworkBlockDevice/nbd>.
 
 mod client;
 mod error;

@@ -1,9 +1,9 @@
-//! Owns: pipelined reads over all connections, delivered in order. Must not: decide what is read.
+//! Reads over all connections with several requests in flight, and delivers the data in order. Must not decide what is read.
 //!
-//! The ranges are cut into chunks; chunk `n` belongs to connection `n % connections`, which keeps several requests under way
-//! and hands finished chunks over in its order. The caller's thread takes them from the connections in turn. The buffers of
-//! a connection go round between the two and bound both the requests under way and the memory. Requests are so few and small
-//! (28 bytes) that sending one never waits for a server that waits for us; so one thread a connection sends and receives.
+//! The ranges are split into chunks. Chunk `n` belongs to connection `n % connections`. Each connection has one thread that
+//! delivers its chunks in order, and the caller's thread takes them from the connections in turn. A fixed set of buffers per
+//! connection limits both the requests in flight and the memory. One thread can both send and receive, because requests are
+//! so few and small (28 bytes) that sending never blocks on a server that itself waits for us to read.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
@@ -15,9 +15,9 @@ use super::reply::{self, Body};
 use super::wire::{Cutter, Wire};
 use crate::model::Extent;
 
-/// The most bytes of one read, unless the server wants less.
+/// Bytes per read, unless the server has a lower limit.
 const CHUNK: u64 = 1 << 20;
-/// Buffers a connection: four requests under way, and one with the sink.
+/// Buffers per connection: four for requests in flight, one for the sink.
 const BUFFERS: usize = 5;
 
 /// The caller's end of one connection.
@@ -26,7 +26,6 @@ struct Lane {
     free: Sender<Vec<u8>>,
 }
 
-/// Reads the ranges over the connections and gives them to the sink, in order.
 pub(super) fn all<E: From<Error>>(
     connections: &mut [Wire],
     export: &Export,
@@ -36,21 +35,21 @@ pub(super) fn all<E: From<Error>>(
     check(ranges, export.size)?;
     let count = connections.len();
     thread::scope(|scope| {
-        // However this ends, a thread that waits for its server must not hold it up.
+        // On an error or panic, wake up threads that wait for their server.
         let cut = OnExit(connections.iter().map(Wire::cutter).collect());
         let mut lanes = Vec::new();
         for (index, wire) in connections.iter_mut().enumerate() {
             let (full, full_end) = mpsc::sync_channel(BUFFERS + 1);
             let (free_end, free) = mpsc::channel();
             for _ in 0..BUFFERS {
-                // Its receiver is beside it.
+                // Cannot fail: the receiver still exists.
                 let _ = free_end.send(Vec::new());
             }
             let mine = chunks(ranges, export).skip(index).step_by(count);
             let work = move || {
                 let mut worker = Worker { wire, export, pending: VecDeque::new(), cookie: 0 };
                 if let Err(error) = worker.run(mine, &free, &full) {
-                    // Without a receiver the caller has given up already.
+                    // If the receiver is gone, the caller has already failed.
                     let _ = full.send(Err(error));
                 }
             };
@@ -71,7 +70,7 @@ fn check(ranges: &[Extent], size: u64) -> Result<(), Error> {
     }
 }
 
-/// The ranges, cut to what one request may ask for.
+/// The ranges, split into the size of one request.
 fn chunks(ranges: &[Extent], export: &Export) -> impl Iterator<Item = Extent> {
     let (min, max) = (u64::from(export.min_block), u64::from(export.max_block));
     let most = CHUNK.min(max) / min * min;
@@ -91,13 +90,13 @@ fn deliver<E: From<Error>>(
     for (lane, chunk) in lanes.iter().cycle().zip(chunks) {
         let buffer = lane.full.recv().map_err(|_| Error::Broken)??;
         sink(chunk.offset, &buffer)?;
-        // A connection that has sent its last request takes no more.
+        // Fails after the last request of a connection, which needs no more buffers.
         let _ = lane.free.send(buffer);
     }
     Ok(())
 }
 
-/// Cuts the connections when it is dropped, unless they are to be kept.
+/// Closes the connections when dropped, unless [`OnExit::keep`] is called.
 struct OnExit(Vec<Cutter>);
 
 impl OnExit {
@@ -112,28 +111,28 @@ impl Drop for OnExit {
     }
 }
 
-/// One connection at work.
+/// The thread of one connection.
 struct Worker<'a> {
     wire: &'a mut Wire,
     export: &'a Export,
-    /// Requests under way, in the order of the chunks.
+    /// Requests in flight, in the order of the chunks.
     pending: VecDeque<Pending>,
     cookie: u64,
 }
 
-/// A request under way.
+/// A request in flight.
 struct Pending {
     cookie: u64,
     offset: u64,
-    /// As long as was asked for.
+    /// Has the requested length.
     buffer: Vec<u8>,
-    /// Bytes of it that have come.
+    /// Bytes received so far.
     filled: usize,
     done: bool,
 }
 
 impl Worker<'_> {
-    /// Reads these chunks; ends early, without an error, when nobody takes them any more.
+    /// Reads these chunks. Returns early without an error if the receiver is gone.
     fn run(
         &mut self,
         mut chunks: impl Iterator<Item = Extent>,
@@ -162,7 +161,7 @@ impl Worker<'_> {
     }
 
     fn send(&mut self, chunk: Extent, mut buffer: Vec<u8>) -> Result<(), Error> {
-        // Where the holes are known, asking for one piece saves the server from looking for them again.
+        // The holes are already known. Without fragments, the server does not have to find them again.
         let flags = if self.export.can_df && self.export.allocation.is_some() { reply::DF } else { 0 };
         let length = chunk.length as u32; // At most CHUNK.
         reply::request(self.wire, flags, reply::READ, self.cookie, (chunk.offset, length))?;
@@ -172,7 +171,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Reads one reply, or one chunk of one, into the buffer of its request.
+    /// Reads one reply or chunk into the buffer of its request.
     fn receive(&mut self) -> Result<(), Error> {
         let wire = &mut *self.wire;
         let chunk = reply::next(wire)?;
@@ -184,11 +183,11 @@ impl Worker<'_> {
             Body::Simple if request.filled == 0 => wire.read(request.rest())?,
             Body::Data { offset, length } => match request.next(offset, length) {
                 Some(part) => wire.read(part)?,
-                None => return Err(wire.protocol("a reply has data that was not asked for")),
+                None => return Err(wire.protocol("a reply has data that was not requested")),
             },
             Body::Hole { offset, length } => match request.next(offset, length) {
                 Some(part) => part.fill(0),
-                None => return Err(wire.protocol("a reply has a hole that was not asked for")),
+                None => return Err(wire.protocol("a reply has a hole that was not requested")),
             },
             Body::None => {}
             Body::Error { source, message } => {
@@ -197,20 +196,20 @@ impl Worker<'_> {
                 return Err(Error::Request { socket, what: "read", offset, length, message, source });
             }
             Body::Simple | Body::Status { .. } => {
-                return Err(wire.protocol("a reply to a read is of another kind"));
+                return Err(wire.protocol("a read request got another kind of reply"));
             }
         }
         request.done = chunk.last;
         if request.done && request.filled != request.buffer.len() {
-            return Err(wire.protocol("a reply has less data than was asked for"));
+            return Err(wire.protocol("a reply has less data than requested"));
         }
         Ok(())
     }
 }
 
 impl Pending {
-    /// The part of the buffer for these bytes of the disk, which must follow those that came. The protocol lets a server send
-    /// its pieces in any order; QEMU sends them in this one, so that a gap or an overlap is always a fault.
+    /// The part of the buffer for these bytes of the disk, which must follow the previous ones. The protocol allows any
+    /// order, but QEMU sends chunks in ascending order, so a gap or an overlap is always an error.
     fn next(&mut self, offset: u64, length: u32) -> Option<&mut [u8]> {
         let expected = self.offset + self.filled as u64;
         let end = self.filled.checked_add(length as usize)?;
@@ -219,7 +218,7 @@ impl Pending {
         Some(part)
     }
 
-    /// The part of the buffer that has not come.
+    /// The part of the buffer that is not filled yet.
     fn rest(&mut self) -> &mut [u8] {
         let from = std::mem::replace(&mut self.filled, self.buffer.len());
         &mut self.buffer[from..]

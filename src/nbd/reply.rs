@@ -1,4 +1,4 @@
-//! Owns: requests and the heads of replies, simple and structured. Must not: keep track of who asked what.
+//! Sends requests and reads the headers of simple and structured replies. Must not track requests.
 
 use std::io;
 
@@ -13,10 +13,10 @@ const STRUCTURED_MAGIC: u32 = 0x668e_33ef;
 pub(super) const READ: u16 = 0;
 pub(super) const DISCONNECT: u16 = 2;
 pub(super) const BLOCK_STATUS: u16 = 7;
-/// The flag of a read that asks for one piece.
+/// The flag for a read with an unfragmented reply.
 pub(super) const DF: u16 = 1 << 2;
 
-/// The flag of the last chunk of a reply.
+/// The flag on the last chunk of a reply.
 const DONE: u16 = 1 << 0;
 
 const NONE: u16 = 0;
@@ -25,39 +25,38 @@ const OFFSET_HOLE: u16 = 2;
 const STATUS: u16 = 5;
 const ERROR: u16 = (1 << 15) + 1;
 const ERROR_OFFSET: u16 = (1 << 15) + 2;
-/// Set in every kind of chunk that is an error.
+/// Set in the kind of every error chunk.
 const ANY_ERROR: u16 = 1 << 15;
 
-/// The protocol's bound for messages.
+/// The protocol's limit for messages, in bytes.
 const MAX_MESSAGE: u32 = 4096;
 
 /// One simple reply, or one chunk of a structured one.
 pub(super) struct Reply {
-    /// The request it belongs to.
+    /// Identifies the request.
     pub cookie: u64,
     /// No further chunk follows for this request.
     pub last: bool,
-    /// What it says.
     pub body: Body,
 }
 
-/// What a reply says. Lengths are the server's: check them against the request before you read.
+/// The header of a reply. The caller must check the server's lengths against the request before reading.
 pub(super) enum Body {
-    /// It is done; after a read, all its bytes follow on the wire.
+    /// Success. After a read request, all its bytes follow on the wire.
     Simple,
-    /// Nothing.
+    /// An empty chunk.
     None,
     /// `length` bytes of the disk follow on the wire.
     Data { offset: u64, length: u32 },
-    /// So many bytes of the disk are zeros.
+    /// `length` bytes of the disk are zeros.
     Hole { offset: u64, length: u32 },
-    /// The status of blocks follows on the wire: `length` bytes, after the id of the context.
+    /// `length` bytes of block status follow on the wire.
     Status { context: u32, length: u32 },
-    /// It cannot be done.
+    /// The request failed.
     Error { source: io::Error, message: String },
 }
 
-/// Sends a request for a range of the disk, which is empty for those that have none.
+/// Sends a request. The range is empty for commands without one.
 pub(super) fn request(
     wire: &mut Wire,
     flags: u16,
@@ -75,7 +74,7 @@ pub(super) fn request(
     wire.write(&bytes)
 }
 
-/// Reads the next reply, without the bytes that its body says follow.
+/// Reads the header of the next reply, but not the bytes that follow it.
 pub(super) fn next(wire: &mut Wire) -> Result<Reply, Error> {
     match wire.u32()? {
         SIMPLE_MAGIC => {
@@ -90,7 +89,7 @@ pub(super) fn next(wire: &mut Wire) -> Result<Reply, Error> {
             let (flags, kind, cookie, length) = (wire.u16()?, wire.u16()?, wire.u64()?, wire.u32()?);
             Ok(Reply { cookie, last: flags & DONE != 0, body: chunk(wire, kind, length)? })
         }
-        _ => Err(wire.protocol("a reply begins with a wrong number")),
+        _ => Err(wire.protocol("a reply has a wrong magic number")),
     }
 }
 
@@ -105,7 +104,7 @@ fn chunk(wire: &mut Wire, kind: u16, length: u32) -> Result<Body, Error> {
     }
 }
 
-/// An error chunk; `rest` is what follows its number and the length of its message.
+/// Reads an error chunk. `rest` is its length without the error number and the message length.
 fn error(wire: &mut Wire, kind: u16, rest: u32) -> Result<Body, Error> {
     let source = os_error(wire.u32()?);
     let message_length = u32::from(wire.u16()?);

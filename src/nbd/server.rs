@@ -1,4 +1,4 @@
-//! Owns: the life of one `qemu-nbd` process. Must not: talk NBD to it.
+//! Starts and ends one `qemu-nbd` process. Must not speak NBD.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -14,29 +14,29 @@ use crate::sys::program::{self, Stream};
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, socket};
 
-/// Bytes of the server's standard error that are kept.
+/// Limit for the server's standard error that is kept, in bytes.
 const MAX_STDERR: u64 = 16 << 10;
-/// How often a starting server is tried. A process that is not ours cannot be waited for otherwise.
+/// Interval of connection attempts to a starting server, which does not notify us when it is ready.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// Settings of the C library's allocator (`man mallopt`): QEMU takes a fresh buffer for every request, and without these
-/// each goes back to the kernel and costs a page fault for every 4 KiB, half the time of `qemu-nbd`.
+/// Settings of the C library's allocator (`man mallopt`). QEMU allocates a buffer for every request. By default each goes back
+/// to the kernel and causes a page fault per 4 KiB, which takes half the time of `qemu-nbd`.
 const KEEP_BUFFERS: [(&str, &str); 2] =
     [("MALLOC_MMAP_THRESHOLD_", "67108864"), ("MALLOC_TRIM_THRESHOLD_", "268435456")];
 
 /// How images are opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Take no locks, so that a guest may start on the image while it is read. What is read then is not consistent, and it is
-    /// for the caller to see that nothing wrote.
+    /// Takes no locks, so that a guest may start on the image while it is read. The caller must check that nothing wrote to
+    /// it, because the data read would be inconsistent.
     pub force_share: bool,
-    /// The chain given is the whole one, whatever the header of its last image says.
+    /// The chain is complete, regardless of the header of its last image.
     pub chain_ends: bool,
 }
 
-/// A running `qemu-nbd` that serves one image read-only, under the export name `""`, to up to 4 connections.
+/// A running `qemu-nbd` that serves one image read-only, as export `""`, to at most 4 connections.
 ///
-/// It ends when this is dropped, and with this process, however that ends (`PR_SET_PDEATHSIG`, prctl(2)).
+/// It is killed when this is dropped and when this process ends for any reason (`PR_SET_PDEATHSIG`, prctl(2)).
 pub struct Server {
     child: Child,
     stderr: Option<JoinHandle<String>>,
@@ -45,18 +45,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts serving `chain[0]` at `socket`, and returns once the image is open and served, `timeout` later at most. The rest of the
-    /// chain are its backing images, nearest first; below the last, its own header names them unless the options say that the
-    /// chain ends. Whatever lies at `socket` is removed: its folder must be ours alone.
+    /// Serves `chain[0]` on `socket` and returns when the image is open, after at most `timeout`. The rest of the chain are
+    /// its backing images, nearest first. Unless the options end the chain, the header of the last image may name more.
+    /// Removes any existing file at `socket`, whose directory must be private.
     ///
     /// # Errors
-    /// [`Error::Image`] for an image on the network; [`Error::Start`], [`Error::Ended`] (with what `qemu-nbd` said) or
+    /// [`Error::Image`] for an image on the network; [`Error::Start`], [`Error::Ended`] (with the output of `qemu-nbd`) or
     /// [`Error::NotReady`].
     pub fn start(chain: &[Image], socket: &Path, timeout: Duration, options: Options) -> Result<Server, Error> {
         let [whole, parts] = [true, false].map(|tables| image::options(chain, options, tables));
         let (whole, parts) = (whole?, parts?);
         match Server::spawn(chain, socket, timeout, &whole) {
-            // It may be for smaller clusters than usual, which cannot be seen from here.
+            // The cluster size is unknown here and may be smaller than the default, so try again without whole tables.
             Err(Error::Ended { .. }) if whole != parts => Server::spawn(chain, socket, timeout, &parts),
             started => started,
         }
@@ -65,7 +65,7 @@ impl Server {
     fn spawn(chain: &[Image], socket: &Path, timeout: Duration, arguments: &OsStr) -> Result<Server, Error> {
         let image = chain.first().and_then(|image| image.source.path()).unwrap_or(Path::new("")).to_owned();
         let failed = |source| Error::Start { image: image.clone(), source };
-        // By way of its folder: the whole path may be longer than the kernel takes, and a relative one is refused.
+        // Through /proc/self/cwd: the whole path may exceed the kernel's limit, and qemu-nbd rejects relative paths.
         let near = Path::new("/proc/self/cwd").join(socket.file_name().unwrap_or_default());
         step::reached(Step::ServerStart).and_then(|()| durable::remove(socket)).map_err(failed)?;
         let mut command = program::command("setpriv");
@@ -74,7 +74,7 @@ impl Server {
             .args([OsStr::new("--socket"), near.as_os_str(), OsStr::new("--image-opts"), arguments])
             .current_dir(socket.parent().unwrap_or(Path::new("/")))
             .envs(KEEP_BUFFERS)
-            // A terminal's interrupt is for us alone; we end it in our order.
+            // Ctrl-C in a terminal must reach only this process, which ends the server itself.
             .process_group(0);
         let mut child = program::start(command, [Stream::Null, Stream::Null, Stream::Pipe]).map_err(failed)?;
         let stderr = child.stderr.take().map(|pipe| thread::spawn(move || capture(pipe)));
@@ -85,20 +85,20 @@ impl Server {
         Ok(server)
     }
 
-    /// Where it listens.
+    /// Path of its Unix socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// The process.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Ends it, and tells if it had ended before.
+    /// Ends the server.
     ///
     /// # Errors
-    /// [`Error::Ended`] with what it said.
+    /// [`Error::Ended`] with its output, if it had already exited.
     pub fn finish(mut self) -> Result<(), Error> {
         self.still_runs()
     }
@@ -128,9 +128,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // However that step fails, it has to end.
+        // The server must end even if the step fails.
         let _ = step::reached(Step::ServerEnd);
-        // It only reads, so it needs no time to end. One that has ended already is reaped all the same.
+        // SIGKILL is safe because the server only reads. `wait` also reaps a server that has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Err(error) = durable::remove(&self.socket) {
@@ -139,14 +139,14 @@ impl Drop for Server {
     }
 }
 
-/// Waits for the first words of the server: it listens before it opens the image, and greets only afterwards.
+/// Waits for the greeting: the server listens before it opens the image, but sends the greeting only afterwards.
 fn greets(socket: &Path, timeout: Duration) -> io::Result<()> {
     let mut stream = socket::connect(socket)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.read_exact(&mut [0; 8])
 }
 
-/// The beginning of what the server says, on one line; the rest is read and dropped, so that it never waits for us.
+/// The start of the output, on one line. The rest is read and discarded, so that the server never blocks.
 fn capture(mut pipe: ChildStderr) -> String {
     let mut said = Vec::new();
     let _ = pipe.by_ref().take(MAX_STDERR).read_to_end(&mut said);

@@ -1,4 +1,4 @@
-//! Owns: one connection's bytes and its watchdog. Must not: know what the bytes mean.
+//! Reads and writes the bytes of one connection with a timeout. Must not know what they mean.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -10,26 +10,26 @@ use std::time::Duration;
 use super::Error;
 use crate::sys::socket;
 
-/// A connection on which nothing may stand still for longer than the timeout.
+/// A connection on which every read and write has a timeout.
 pub(super) struct Wire {
     stream: Arc<UnixStream>,
     socket: PathBuf,
     timeout: Duration,
 }
 
-/// Ends a connection from another thread: its reads and writes fail at once.
+/// Closes a connection from another thread: pending reads and writes fail at once.
 pub(super) struct Cutter(Arc<UnixStream>);
 
 impl Cutter {
     pub fn cut(&self) {
-        // A connection that is gone already is what is wanted.
+        // Fails only if the connection is already closed.
         let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 
 impl Wire {
     pub fn connect(socket_path: &Path, timeout: Duration) -> Result<Wire, Error> {
-        // The system takes a timeout of zero for none.
+        // For the system, zero means no timeout.
         let timeout = timeout.max(Duration::from_millis(1));
         let connect = || {
             let stream = socket::connect(socket_path)?;
@@ -75,14 +75,13 @@ impl Wire {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// As much text as is told, however odd its bytes; the caller has bounded the length.
+    /// Reads text and replaces invalid UTF-8. The caller has limited the length.
     pub fn text(&mut self, length: usize) -> Result<String, Error> {
         let mut bytes = vec![0; length];
         self.read(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The server did what it may not.
     pub fn protocol(&self, what: &'static str) -> Error {
         Error::Protocol { socket: self.socket.clone(), what }
     }
@@ -90,7 +89,7 @@ impl Wire {
     fn failed(&self, source: io::Error) -> Error {
         let socket = self.socket.clone();
         match source.kind() {
-            // What a socket says when its timeout is over.
+            // Both kinds mean that the socket's timeout expired.
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Stalled { socket, timeout: self.timeout },
             io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
                 Error::Closed { socket }

@@ -1,7 +1,7 @@
-//! Owns: how one domain is captured: the method, and what happens to each disk. Must not: ask libvirt, or open an image.
+//! Chooses the method for one domain, and what happens to each disk. Must not call libvirt or open images.
 //!
-//! What libvirt can and cannot do here was tried against libvirt 9.0 with QEMU 7.2; one disk that cannot be snapshot fails
-//! the atomic snapshot of all, so every disk is judged beforehand.
+//! One disk that does not support snapshots makes the atomic snapshot of all disks fail, so each disk is checked in advance.
+//! The limits of libvirt were tested with libvirt 9.0 and QEMU 7.2.
 
 mod disk;
 #[cfg(test)]
@@ -15,24 +15,21 @@ use disk::{DiskVerdict, Live};
 /// How a domain is captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CapturePlan {
-    /// [`Method::Direct`] for a domain that is off, and where no disk of a running one can change.
+    /// [`Method::Direct`] if the domain is off or the guest can change none of the disks.
     pub method: Method,
-    /// Why this method, where `auto` did not take a snapshot.
+    /// Why `auto` did not choose a snapshot.
     pub method_reason: Option<String>,
-    /// The disks to save, in the order of the XML; empty for a domain of which only the XML is saved.
+    /// In the order of the XML; empty if only the definition is backed up.
     pub disks: Vec<PlannedDisk>,
-    /// The disks that are not saved, in the order of the XML.
+    /// In the order of the XML.
     pub skipped: Vec<SkippedDisk>,
-    /// What the operator should know although it goes on.
     pub warnings: Vec<Failure>,
 }
 
-/// A disk to save.
+/// A disk to back up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedDisk {
-    /// The disk.
     pub disk: Disk,
-    /// How its contents are had.
     pub how: ReadFrom,
 }
 
@@ -46,30 +43,25 @@ impl PlannedDisk {
     }
 }
 
-/// How the contents of a disk are had.
+/// How the contents of a disk are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadFrom {
     /// It takes part in the snapshot or the pull job.
     Capture,
-    /// This image, with its backing chain, is read as it is: this guest cannot change it.
+    /// This image and its backing chain are read directly, because the guest cannot change them.
     Direct(Image),
 }
 
 /// Why a domain cannot be backed up at all.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
-    /// It has disks that should be saved, and none can be.
+    /// It has disks to back up, but none of them can be read.
     #[error("no disk of domain `{domain}` can be backed up: {}", summary(.skipped))]
-    NoDisk {
-        /// The domain's name.
-        domain: String,
-        /// Its disks, each with the reason.
-        skipped: Vec<SkippedDisk>,
-    },
+    NoDisk { domain: String, skipped: Vec<SkippedDisk> },
 }
 
 impl Refusal {
-    /// What the operator can do: the hints of the disks, each once.
+    /// The hints of all disks, each once.
     pub fn hint(&self) -> Option<String> {
         let Refusal::NoDisk { skipped, .. } = self;
         let mut hints: Vec<&str> = Vec::new();
@@ -87,10 +79,10 @@ fn summary(skipped: &[SkippedDisk]) -> String {
     missed.map(|disk| format!("{}: {}", disk.target, disk.reason)).collect::<Vec<_>>().join("; ")
 }
 
-/// Chooses the method and sorts the disks.
+/// Plans the backup of a domain.
 ///
 /// # Errors
-/// When there is something to save and none of it can be saved.
+/// If there are disks to back up, but none can be read.
 pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan, Refusal> {
     let active = domain.state.is_active();
     let verdicts: Vec<_> = domain.disks.iter().map(|disk| (disk, disk::judge(disk, settings, domain))).collect();
@@ -115,7 +107,7 @@ pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan
         plan.warnings.extend(disk::warning(disk, active));
         plan.disks.push(PlannedDisk { disk: disk.clone(), how });
     }
-    // A method without a disk to capture, or from which every disk fell away, is none.
+    // Without a disk to capture, no snapshot or pull job is needed.
     if !plan.disks.iter().any(|planned| planned.how == ReadFrom::Capture) {
         plan.method = Method::Direct;
         plan.method_reason = None;
@@ -129,7 +121,7 @@ pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan
     Ok(plan)
 }
 
-/// The method for the disks that a running guest can change.
+/// Chooses the method for the disks that a running guest can change.
 fn choose<'a>(choice: MethodChoice, mut live: impl Iterator<Item = (&'a Disk, &'a Live)>) -> (Method, Option<String>) {
     let pull_only = live.find_map(|(disk, live)| match live {
         Live::PullOnly(reason) => Some(format!("pull: disk {} is {reason}", disk.target)),
@@ -142,13 +134,13 @@ fn choose<'a>(choice: MethodChoice, mut live: impl Iterator<Item = (&'a Disk, &'
     }
 }
 
-/// Words of `exclude_disks` that name no disk: perhaps the disk that was meant is saved.
+/// Warns of words in `exclude_disks` that match no disk, because the intended disk may not be excluded.
 fn strange_exclusions(domain: &Domain, settings: &DomainSettings) -> Vec<Failure> {
     let targets: Vec<_> = domain.disks.iter().map(|disk| disk.target.as_str()).collect();
     let strange = settings.exclude_disks.iter().filter(|word| !targets.contains(&word.as_str()));
     let warn = |word: &String| Failure {
         message: format!("`exclude_disks` names `{word}`, which is not a disk of domain `{}`", domain.id.name),
-        hint: (!targets.is_empty()).then(|| format!("Its disks: {}", targets.join(", "))),
+        hint: (!targets.is_empty()).then(|| format!("Use one of its disks: {}", targets.join(", "))),
     };
     strange.map(warn).collect()
 }

@@ -1,10 +1,10 @@
-//! Owns: the day rule of one domain. Must not: know of domains or libvirt.
+//! Decides whether the days of one domain include today. Must not know domains or libvirt.
 
 use chrono::{Datelike, Days, NaiveDate, Weekday};
 
 use crate::config::DomainSettings;
 
-/// Whether a domain is due today: `Ok` says why, `Err` why not. `last` is the day of its newest restore point.
+/// `Ok` if the domain is due, `Err` if not, each with the reason. `last` is the day of the newest restore point.
 pub(super) fn judge(settings: &DomainSettings, last: Option<NaiveDate>, today: NaiveDate) -> Result<String, String> {
     let runs = |day: NaiveDate| settings.days.contains(&day.weekday());
     if runs(today) {

@@ -1,5 +1,5 @@
-//! Owns: what a run would do and why: which domains are due, and how each is captured. Pure: no I/O, today is an argument.
-//! Must not: act.
+//! Decides which domains are due and how each is captured, with reasons. Pure: no I/O, and the date is an argument.
+//! Must not act on the decisions.
 
 mod capture;
 mod day;

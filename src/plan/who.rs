@@ -1,4 +1,4 @@
-//! Owns: which domains a run backs up, with a reason for each domain and each name. Must not: look at disks, or act.
+//! Decides which domains a run backs up, with a reason for each domain and name. Must not look at disks or act.
 
 use std::cmp::Reverse;
 use std::collections::{HashSet, VecDeque};
@@ -9,12 +9,12 @@ use super::day;
 use crate::config::{DomainSettings, Exclusion, Rule, Settings, glob, nearest};
 use crate::model::{DomainRef, DomainState, Failure};
 
-/// A domain that libvirt knows.
+/// A domain in libvirt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownDomain {
     pub id: DomainRef,
     pub state: DomainState,
-    /// The time, in the host's time zone, of its newest restore point.
+    /// Time of its newest restore point, in the host's time zone.
     pub last_point: Option<NaiveDateTime>,
 }
 
@@ -23,17 +23,17 @@ pub struct KnownDomain {
 pub struct Selection {
     /// Back up domains even if they are not due.
     pub force: bool,
-    /// Take disks that are much smaller than before, or hold much less, as they are.
+    /// Accept disks that are much smaller than before or contain much less data.
     pub accept_smaller: bool,
-    /// Names or globs of domains; empty means all. Whether a selected domain is due is still decided by its days.
+    /// Names or globs of domains; empty means all. A selected domain must still be due.
     pub domains: Vec<String>,
 }
 
 /// What a run does with every domain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// First the names of the command line that match nothing, then the entries of the file in their order, then the domains that
-    /// no entry covers.
+    /// First the names on the command line that match nothing, then the entries of the configuration in their order, then the
+    /// domains without an entry.
     pub entries: Vec<PlanEntry>,
 }
 
@@ -42,18 +42,17 @@ pub struct Plan {
 pub struct PlanEntry {
     /// The domain's name, or the name or glob that matches no domain.
     pub name: String,
-    /// The domain, if libvirt knows one.
+    /// `None` if it does not exist in libvirt.
     pub domain: Option<DomainRef>,
-    /// How it is backed up, if an entry of the file covers it.
+    /// `None` if the configuration has no entry for it.
     pub settings: Option<DomainSettings>,
-    /// Whether it is backed up, and why.
     pub decision: Decision,
     pub last_point: Option<NaiveDateTime>,
 }
 
 impl Plan {
-    /// The due domains in the order of their backups: by `priority`, then by the age of the newest restore point, oldest first, so
-    /// that runs that are always interrupted do not miss the same domains every time.
+    /// The due domains by `priority`, then by the age of the newest restore point, oldest first. If every run is interrupted,
+    /// it is therefore not always the same domains that have no backup.
     pub fn queue(&self) -> VecDeque<(DomainRef, DomainSettings)> {
         let due = self.entries.iter().filter(|entry| matches!(entry.decision, Decision::Due(_)));
         let mut due: Vec<_> =
@@ -63,18 +62,18 @@ impl Plan {
     }
 }
 
-/// Whether a domain is backed up; each with its reason.
+/// Whether a domain is backed up, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     Due(String),
     NotDue(String),
-    /// Not selected by the file, or not by the command line.
+    /// Not selected by the configuration or by the command line.
     NotSelected(String),
-    /// The file or the command line names it, but it cannot be backed up: an error of the run.
+    /// Named in the configuration or on the command line, but it cannot be backed up: an error of the run.
     Unknown(Failure),
 }
 
-/// Decides for every known domain, every entry of the file and every selected name.
+/// Decides for every known domain, every entry of the configuration and every selected name.
 pub fn plan(settings: &Settings, known: &[KnownDomain], selection: &Selection, today: NaiveDate) -> Plan {
     let mut entries = unmatched(settings, known, &selection.domains);
     let mut governed: Vec<_> = known.iter().map(|domain| (domain, settings.rule_for(&domain.id.name))).collect();
@@ -85,14 +84,14 @@ pub fn plan(settings: &Settings, known: &[KnownDomain], selection: &Selection, t
         for (domain, _) in governed.iter().filter(|(_, other)| of_rule(other)) {
             entries.push(entry(domain, rule, selection, today));
         }
-        // A glob also counts as matched if all of its domains have entries of their own.
+        // A glob also counts as matched if all matching domains have their own entries.
         if !known.iter().any(|domain| is_match(&rule.pattern, &domain.id.name)) {
             entries.push(no_domain(rule, known, selection));
         }
     }
     for (domain, _) in governed.iter().filter(|(_, rule)| rule.is_none()) {
         let name = &domain.id.name;
-        // A domain that the command line names exactly is an error, and already listed.
+        // An exact name on the command line is an error and already listed.
         if !selection.domains.contains(name) {
             let decision = Decision::NotSelected(match settings.exclusion_of(name) {
                 Some(exclusion) => excluded_by(exclusion),
@@ -130,7 +129,7 @@ fn entry(domain: &KnownDomain, rule: &Rule, selection: &Selection, today: NaiveD
     }
 }
 
-/// An entry of the file that matches no domain.
+/// An entry of the configuration that matches no domain.
 fn no_domain(rule: &Rule, known: &[KnownDomain], selection: &Selection) -> PlanEntry {
     let wanted = selection.domains.is_empty() || selection.domains.iter().any(|name| is_match(name, &rule.pattern));
     let decision = if wanted {
@@ -143,7 +142,7 @@ fn no_domain(rule: &Rule, known: &[KnownDomain], selection: &Selection) -> PlanE
     PlanEntry { name: rule.pattern.clone(), domain: None, settings, decision, last_point: None }
 }
 
-/// The names of the command line that match no domain that can be backed up, each once.
+/// The names on the command line that match no domain that can be backed up, each once.
 fn unmatched(settings: &Settings, known: &[KnownDomain], names: &[String]) -> Vec<PlanEntry> {
     let mut seen = HashSet::new();
     let names = names.iter().filter(|name| seen.insert(name.as_str()));
@@ -151,7 +150,7 @@ fn unmatched(settings: &Settings, known: &[KnownDomain], names: &[String]) -> Ve
         let domain = known.iter().find(|domain| domain.id.name == *name);
         let mut matching = known.iter().map(|domain| domain.id.name.as_str()).filter(|domain| is_match(name, domain));
         let failure = if matching.clone().next().is_none() {
-            // The entries of the file that this name selects report it themselves.
+            // The entries of the configuration that this name selects report the error.
             if settings.rules.iter().any(|rule| is_match(name, &rule.pattern)) {
                 return None;
             }
@@ -159,12 +158,12 @@ fn unmatched(settings: &Settings, known: &[KnownDomain], names: &[String]) -> Ve
         } else if let Some(exclusion) = domain.and_then(|domain| settings.exclusion_of(&domain.id.name)) {
             Failure {
                 message: format!("`{name}` is named on the command line, but {}", excluded_by(exclusion)),
-                hint: Some(format!("Add an entry for `{name}` under `domains` of the host `{}`", settings.host)),
+                hint: Some(format!("Add an entry for `{name}` under `domains` of the host `{}`.", settings.host)),
             }
         } else if matching.all(|domain| settings.rule_for(domain).is_none()) {
             Failure {
                 message: format!("`{name}` is named on the command line but not in the configuration"),
-                hint: Some(format!("Add an entry to `domains` of the host `{}`", settings.host)),
+                hint: Some(format!("Add an entry to `domains` of the host `{}`.", settings.host)),
             }
         } else {
             return None;
@@ -199,7 +198,6 @@ fn asked_for(selection: &Selection, name: &str) -> bool {
     selection.domains.is_empty() || selection.domains.iter().any(|asked| is_match(asked, name))
 }
 
-/// Whether a domain's name matches a name or glob.
 fn is_match(pattern: &str, name: &str) -> bool {
     pattern == name || glob::matches(pattern, name)
 }

@@ -1,4 +1,4 @@
-//! Owns: the judgement over a list of restore points. Must not: delete anything.
+//! Applies a policy to a list of restore points. Must not delete anything.
 
 use chrono::{DateTime, Datelike, NaiveDate, TimeZone};
 
@@ -8,19 +8,17 @@ use crate::model::{PointId, is_future};
 /// Whether a restore point stays, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// The point.
     pub point: PointId,
-    /// Whether it stays.
     pub keep: bool,
-    /// Every rule that keeps it (`last 2 of 3`, `daily 2026-11-21`), or why none does; never empty.
+    /// Every rule that keeps it (`last 2 of 3`, `daily 2026-11-21`), or why none does. Never empty.
     pub reasons: Vec<String>,
 }
 
-/// Judges the good restore points of one domain, in any order; the verdicts come newest first.
+/// Judges the good restore points of one domain, in any order. The result is sorted newest first.
 ///
-/// Days, ISO weeks, months and years are those of `now`'s time zone, and periods without a point do not count: `daily: 7`
-/// keeps seven days that have points, however far apart. The newest point always stays. Points of the future (see [`is_future`])
-/// stay and do not count: either the clock was set back, and they are the newest, or it was wrong then, and nothing is known of them.
+/// Days, ISO weeks, months and years are in the time zone of `now`. Periods without a point do not count: `daily: 7` keeps
+/// points of seven days, even if there are gaps. The newest point always stays. Points in the future (see [`is_future`]) stay
+/// and do not count: either the clock was set back since and they are the newest, or it was wrong then and their age is unknown.
 pub fn apply<Tz: TimeZone>(policy: &Policy, points: &[PointId], now: DateTime<Tz>) -> Vec<Judgement> {
     let mut points = points.to_vec();
     points.sort_unstable_by(|a, b| b.cmp(a));
@@ -58,7 +56,7 @@ pub fn apply<Tz: TimeZone>(policy: &Policy, points: &[PointId], now: DateTime<Tz
     points.into_iter().map(judge).collect()
 }
 
-/// One rule that keeps the newest point of each of so many periods.
+/// A rule that keeps the newest point of each of the `left` periods.
 struct Period {
     rule: &'static str,
     left: u32,
@@ -71,7 +69,7 @@ impl Period {
         Period { rule, left, name, last: None }
     }
 
-    /// Whether this rule keeps the next older point, which was taken on `day`.
+    /// The reason if this rule keeps the next older point, which was taken on `day`.
     fn claim(&mut self, day: NaiveDate) -> Option<String> {
         if self.left == 0 {
             return None;
@@ -112,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn every_point_gets_its_reasons() {
+    fn every_point_has_reasons() {
         let points = [
             "20251231T020000Z",
             "20261031T020000Z",
@@ -139,8 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn days_are_those_of_the_host() {
-        // 23:30 UTC of the 21st is the 22nd in Berlin.
+    fn days_are_in_the_time_zone_of_the_host() {
+        // 23:30 UTC on the 21st is the 22nd in Berlin.
         let points = [point("20261121T233000Z"), point("20261122T040000Z"), point("20261121T120000Z")];
         let berlin = now().with_timezone(&FixedOffset::east_opt(3600).unwrap());
         assert_eq!(
@@ -162,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn points_of_the_future_stay_and_do_not_count() {
+    fn points_in_the_future_stay_and_do_not_count() {
         let points = [point("20301231T120000Z"), point("20261101T120000Z"), point("20261001T120000Z")];
         assert_eq!(
             lines(&Policy::rotate(1), &points, now()),
@@ -174,7 +172,7 @@ mod tests {
         );
     }
 
-    /// The second of two backups within a second is named after the next second.
+    /// The second of two backups within one second has the name of the next second.
     #[test]
     fn a_point_of_the_next_second_counts() {
         let now = "2026-11-01T12:00:00Z".parse::<DateTime<Utc>>().unwrap();
@@ -186,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_rule_all_stay() {
+    fn without_a_rule_all_points_stay() {
         let points = [point("20261101T120000Z"), point("20001001T120000Z")];
         assert_eq!(kept(&Policy::default(), &points).len(), 2);
         assert_eq!(apply(&Policy::rotate(3), &[], now()), []);
@@ -215,13 +213,13 @@ mod tests {
         }
 
         #[test]
-        fn what_was_kept_stays_when_applied_again(policy in policies(), points in histories()) {
+        fn applying_a_policy_twice_removes_nothing_more(policy in policies(), points in histories()) {
             let once = kept(&policy, &points);
             prop_assert_eq!(kept(&policy, &once), once);
         }
 
         #[test]
-        fn a_higher_number_keeps_no_less(policy in policies(), more in policies(), points in histories()) {
+        fn higher_numbers_keep_no_fewer_points(policy in policies(), more in policies(), points in histories()) {
             let sum = Policy {
                 last: policy.last + more.last,
                 daily: policy.daily + more.daily,
@@ -234,7 +232,7 @@ mod tests {
         }
 
         #[test]
-        fn rotate_keeps_exactly_so_many(n in 1..9_u32, points in histories()) {
+        fn rotate_keeps_exactly_that_number(n in 1..9_u32, points in histories()) {
             let mut past: Vec<_> = points.into_iter().filter(|point| point.time() <= now()).collect();
             past.sort();
             past.dedup();

@@ -1,26 +1,24 @@
-//! Owns: which restore points stay and why. Pure: no I/O, `now` is an argument.
+//! Decides which restore points stay and why. Pure: no I/O, and the time is an argument. Must not remove anything.
 
 mod apply;
 
 pub use apply::apply;
 
-/// Which restore points stay: the union of what each rule keeps. A rule of 0 keeps nothing; if all are 0, everything stays.
+/// A point stays if any rule keeps it. A rule of 0 keeps nothing; if all are 0, every point stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Policy {
-    /// The newest so many.
+    /// Number of newest points.
     pub last: u32,
-    /// The newest of each of so many days.
+    /// Number of days; the newest point of each stays. The same for the other periods.
     pub daily: u32,
-    /// The newest of each of so many ISO weeks.
+    /// ISO weeks.
     pub weekly: u32,
-    /// The newest of each of so many months.
     pub monthly: u32,
-    /// The newest of each of so many years.
     pub yearly: u32,
 }
 
 impl Policy {
-    /// `rotate: n`: the newest so many.
+    /// The configuration `rotate: n`.
     pub fn rotate(n: u32) -> Policy {
         Policy { last: n, ..Policy::default() }
     }

@@ -1,37 +1,36 @@
-//! Owns: memory for bytes: buffers of one size, in large pages where the kernel gives them, and room in vectors. Must not: know what is in
-//! them.
+//! Memory for bytes: buffers of a fixed size, in large pages if possible, and room in vectors. Must not know the contents.
 
 use std::io;
 use std::ops::Deref;
 
 use memmap2::{Advice, MmapMut};
 
-/// Bytes that are filled from the start.
+/// A buffer that is filled from the start.
 ///
-/// A compressor jumps about in its input: with pages of 4 KiB that costs it about a tenth of its time in page walks.
+/// With pages of 4 KiB, a compressor spends about a tenth of its time on page walks, because it accesses its input randomly.
 pub struct Buffer {
     map: MmapMut,
     filled: usize,
 }
 
 impl Buffer {
-    /// Bytes of each. A multiple of 2 MiB: Linux 6.7 and newer put a mapping of such a length where large pages fit.
+    /// Bytes per buffer. A multiple of 2 MiB, because Linux 6.7 and later align such mappings for large pages.
     pub const SIZE: usize = 4 << 20;
 
-    /// An empty one. Its memory is taken when it is first written to.
+    /// An empty buffer. The kernel allocates its memory at the first write.
     pub fn new() -> io::Result<Buffer> {
         let map = MmapMut::map_anon(Self::SIZE)?;
-        // A kernel without large pages refuses; then they are small.
+        // Fails on a kernel without large pages, where small ones are used.
         let _ = map.advise(Advice::HugePage);
         Ok(Buffer { map, filled: 0 })
     }
 
-    /// Forgets what is in it.
+    /// Makes it empty.
     pub fn clear(&mut self) {
         self.filled = 0;
     }
 
-    /// Appends as much of the start of `bytes` as fits, and says how much that was.
+    /// Appends as many of the first `bytes` as fit, and returns their number.
     pub fn append(&mut self, bytes: &[u8]) -> usize {
         let room = &mut self.map[self.filled..];
         let count = bytes.len().min(room.len());
@@ -40,7 +39,7 @@ impl Buffer {
         count
     }
 
-    /// Replaces what is in it: `write` gets all [`Self::SIZE`] bytes, and says how many from the start count.
+    /// Replaces the contents. `write` receives all [`Self::SIZE`] bytes and returns how many it filled.
     pub fn replace<E>(&mut self, write: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<(), E> {
         self.filled = 0;
         self.filled = write(&mut self.map)?.min(Self::SIZE);
@@ -56,7 +55,7 @@ impl Deref for Buffer {
     }
 }
 
-/// Makes it so many bytes long, whatever they are. Memory that is new is zeros already, and is not written once more.
+/// Sets the length without regard to the contents. New memory is already zero, so it is not written again.
 pub fn room(bytes: &mut Vec<u8>, length: usize) {
     if bytes.capacity() < length {
         *bytes = vec![0; length];
@@ -69,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_takes_what_fits() {
+    fn append_takes_as_much_as_fits() {
         let mut buffer = Buffer::new().unwrap();
         assert_eq!(buffer.append(&vec![1; Buffer::SIZE - 1]), Buffer::SIZE - 1);
         assert_eq!(buffer.append(&[2, 3]), 1);

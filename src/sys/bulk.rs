@@ -1,7 +1,7 @@
-//! Owns: writing much data to a file or block device: past the page cache where it can be, else synced while it is still being
-//! written. Must not: stand for the sync at the end: only [`File::sync_all`] after the last write makes a file durable.
+//! Writes large amounts of data to a file or block device: with direct I/O if possible, otherwise with regular syncs. Must not
+//! replace the final sync: only [`File::sync_all`] after the last write makes a file durable.
 //!
-//! The page cache is the guests': what a backup writes is not read again soon, and would push out what they need.
+//! Direct I/O leaves the page cache to the guests. What a backup writes is not read again soon.
 
 use std::fs::File;
 use std::io;
@@ -12,12 +12,12 @@ use rustix::fs::OFlags;
 
 use super::writeback::Writeback;
 
-/// What direct writes are aligned to: in memory, in the file, in length. The largest block of a usual disk.
+/// Alignment of direct writes in memory, offset and length, in bytes: the largest block size of common disks.
 const ALIGN: usize = 4096;
-/// Fewer bytes are left to the page cache, which gathers them: a direct write waits for the disk.
+/// Smaller writes go through the page cache, which combines them, because a direct write waits for the disk.
 const MIN_DIRECT: usize = 256 << 10;
 
-/// Writes at offsets; dropped before [`Bulk::finish`], an error of the disk may be lost.
+/// Writes at offsets. If it is dropped without [`Bulk::finish`], a write error may be lost.
 pub struct Bulk {
     file: File,
     /// The same file, opened with `O_DIRECT`.
@@ -26,12 +26,12 @@ pub struct Bulk {
 }
 
 impl Bulk {
-    /// Writes nothing yet.
+    /// Prepares writing to `file`.
     pub fn new(file: &File) -> io::Result<Bulk> {
         Ok(Bulk { file: file.try_clone()?, direct: direct(file), writeback: Writeback::start(file)? })
     }
 
-    /// Writes all of it. Best at an offset, of a length, and from an address that are multiples of 4096.
+    /// Writes all bytes. Fastest if offset, length and address are multiples of 4096.
     pub fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let done = self.write_direct(bytes, offset)?;
         let rest = &bytes[done..];
@@ -40,14 +40,14 @@ impl Bulk {
         Ok(())
     }
 
-    /// Writes as much from the start as can be written past the cache; how much that was.
+    /// Writes as many of the first bytes as possible with direct I/O, and returns their number.
     fn write_direct(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let whole = bytes.len() - bytes.len() % ALIGN;
         let aligned = bytes.as_ptr().addr().is_multiple_of(ALIGN) && offset.is_multiple_of(ALIGN as u64);
         let Some(direct) = self.direct.as_ref().filter(|_| aligned && whole >= MIN_DIRECT) else { return Ok(0) };
         match direct.write_all_at(&bytes[..whole], offset) {
             Ok(()) => Ok(whole),
-            // Some file systems take the flag, and not the write.
+            // Some file systems accept the flag but not the write.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 self.direct = None;
                 Ok(0)
@@ -56,20 +56,20 @@ impl Bulk {
         }
     }
 
-    /// Waits for the syncs that are under way, and tells what went wrong with any.
+    /// Waits for pending syncs and returns their error, if any.
     pub fn finish(self) -> io::Result<()> {
         self.writeback.finish()
     }
 }
 
-/// The file opened again; `None` where its file system does not have that, and for what is no file or block device.
+/// Opens the file again for direct I/O; `None` if its file system or its type does not support that.
 fn direct(file: &File) -> Option<File> {
     let kind = file.metadata().ok()?.file_type();
-    // Of a pipe, the flag means something else.
+    // For a pipe, the flag has another meaning.
     if !kind.is_file() && !kind.is_block_device() {
         return None;
     }
-    // By its descriptor: its name may be another file's by now.
+    // Through its descriptor, because another file may have its name by now.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     File::options().write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path).ok()
 }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_never_written_past_a_cache() {
+    fn a_pipe_is_never_written_with_direct_io() {
         let (_reader, writer) = io::pipe().unwrap();
         assert!(direct(&File::from(std::os::fd::OwnedFd::from(writer))).is_none());
     }

@@ -1,5 +1,5 @@
-//! Owns: files that survive a power cut: written aside, synced, renamed, folder synced; private modes whatever the
-//! umask. Must not: know what is in them.
+//! Writes files that survive a power cut (temporary file, sync, rename, directory sync), with private modes regardless of the
+//! umask. Must not know their contents.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -11,16 +11,16 @@ use rustix::io::Errno;
 
 use super::step::{self, Step};
 
-/// Creates a file for its owner only; fails if anything, a symbolic link included, has the name.
+/// Creates a file that only its owner can access. Fails if the name exists, even as a symbolic link.
 pub fn create_private(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-    // Nobody else knows of a file that is not returned.
+    // On an error, only this function knows the file.
     set_mode(&file, 0o600).inspect_err(|_| drop(fs::remove_file(path)))?;
     Ok(file)
 }
 
-/// Sets the mode of a file or folder. Some file systems have a fixed mode for all files and refuse (vfat, exFAT, CIFS). This is accepted
-/// if the fixed mode grants the group and others no more than the wanted one.
+/// Sets the mode of a file or directory. Some file systems (vfat, exFAT, CIFS) have a fixed mode for all files and reject the
+/// change. This is accepted if the fixed mode grants the group and others no more than `mode`.
 ///
 /// # Errors
 /// [`Exposed`], if it grants more.
@@ -36,7 +36,7 @@ pub fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     }
 }
 
-/// A file system gives every file a mode that lets other users in, and refuses to change it.
+/// The file system has a fixed mode that gives other users access.
 #[derive(Debug)]
 pub struct Exposed {
     fixed: u32,
@@ -51,14 +51,14 @@ impl fmt::Display for Exposed {
 impl std::error::Error for Exposed {}
 
 impl Exposed {
-    /// Whether this error says so.
+    /// Whether an error contains [`Exposed`].
     pub fn is(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|inner| inner.is::<Exposed>())
     }
 }
 
-/// Creates a folder, and those above it, for their owner only, and makes their names durable: what is synced in a folder whose
-/// own name is not may be lost with it. Folders that exist are left as they are.
+/// Creates a directory and its missing parents with mode 0700, and makes their names durable. Without that, a power cut could
+/// lose the directory with synced files in it. Existing directories are not changed.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -72,12 +72,12 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
     sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
-/// Makes the names in a folder durable.
+/// Makes the names in a directory durable.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Replaces a file's contents at one instant: after a crash it holds the old bytes or the new ones.
+/// Replaces the contents of a file atomically: after a crash it has the old contents or the new ones.
 pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
@@ -94,7 +94,7 @@ pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
     sync_dir(dir)
 }
 
-/// Removes a file; one that is not there is no error. The folder is not synced.
+/// Removes a file, if it exists. Does not sync the directory.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if !is_absent(&error) => Err(error),
@@ -102,12 +102,12 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether an error says that nothing has this name, and not that it cannot be seen. A name too long for any file is one.
+/// Whether an error means that nothing has this name, not that it cannot be accessed. No file has a name that is too long.
 pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename)
 }
 
-/// Removes a folder with all that is in it, for good; one that is not there is no error.
+/// Removes a directory and its contents durably, if it exists.
 pub fn remove_dir(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

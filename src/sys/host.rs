@@ -1,13 +1,13 @@
-//! Owns: what this host is called and how many cores it has. Must not: ask the network.
+//! The name of this host and the number of its cores. Must not query the network.
 
-/// The host's name up to its first dot.
+/// The host name up to its first dot.
 pub fn short_name() -> String {
     let uname = rustix::system::uname();
     let name = uname.nodename().to_string_lossy();
     name.split('.').next().unwrap_or_default().to_owned()
 }
 
-/// The host's name as it knows itself, for addresses: `localhost` where it is none that an address may have.
+/// The host name, for mail addresses; `localhost` if it is not valid in an address.
 pub fn node_name() -> String {
     let uname = rustix::system::uname();
     let name = uname.nodename().to_string_lossy();
@@ -15,12 +15,12 @@ pub fn node_name() -> String {
     if right { name.into_owned() } else { "localhost".to_owned() }
 }
 
-/// The host's name with its domain, where it knows one.
+/// The host name, if it contains a domain.
 pub fn full_name() -> Option<String> {
     Some(node_name()).filter(|name| name.trim_matches('.').contains('.'))
 }
 
-/// Threads worth starting: the cores this process may use, at most 16.
+/// Number of threads to start: the cores that this process may use, at most 16.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(16)
 }

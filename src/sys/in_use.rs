@@ -1,8 +1,8 @@
-//! Owns: which processes and loop devices of this host have a file or block device in use, however it is named. Must not:
-//! know of guests beyond the name on a QEMU's command line, or judge what is found.
+//! Finds the processes and loop devices of this host that use a file or block device, by any of its names. Must not know more
+//! about guests than the name on QEMU's command line, or judge the results.
 //!
-//! Locks alone do not tell: they belong to an inode, and a QEMU in a mount namespace of its own has another inode for the
-//! same block device. Device numbers are the same everywhere.
+//! Locks are not sufficient: a lock belongs to an inode, and a QEMU in its own mount namespace has a different inode for the
+//! same block device. Device numbers are the same in all namespaces.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,40 +13,40 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, major, makedev, minor};
 use rustix::io::Errno;
 
-/// What a path leads to.
+/// Identifies a file or block device by what a path leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileId {
     /// A regular file.
     File {
-        /// The device of its file system.
+        /// Device number of its file system.
         device: u64,
-        /// Its inode.
+        /// Inode number.
         inode: u64,
     },
-    /// A block device, by its number.
+    /// A block device with this number.
     Block(u64),
 }
 
-/// Who has it in use.
+/// A user of a file or block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum User {
     /// A process that has it open.
     Process {
-        /// The process.
+        /// Process id.
         pid: u32,
-        /// The name of its program.
+        /// Name of the program.
         program: String,
-        /// The guest that it runs, of a QEMU.
+        /// Name of the guest, for a QEMU process.
         guest: Option<String>,
-        /// Whether it may write.
+        /// Whether it is open for writing.
         writes: bool,
     },
-    /// A loop device that is attached to it.
+    /// Name of a loop device that is attached to it.
     Loop(String),
 }
 
 impl User {
-    /// Whether it may write. A loop device does so only for a process that has the device open.
+    /// Whether it may write. A loop device writes only for a process that has the loop device open.
     pub fn writes(&self) -> bool {
         matches!(self, User::Process { writes: true, .. })
     }
@@ -63,9 +63,9 @@ impl fmt::Display for User {
 }
 
 impl FileId {
-    /// What a path leads to, links followed; `None` where nothing is there, or something else than a file or block device.
+    /// Follows links; `None` if the path does not exist or is neither a file nor a block device.
     pub fn of(path: &Path) -> io::Result<Option<FileId>> {
-        // Cached attributes are enough, and no server is asked: a process may have a file open on a mount that hangs.
+        // Uses cached attributes and asks no server, because a process may have a file open on a hung mount.
         match rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE | StatxFlags::INO) {
             Ok(stat) => Ok(match FileType::from_raw_mode(stat.stx_mode.into()) {
                 FileType::BlockDevice => Some(FileId::Block(makedev(stat.stx_rdev_major, stat.stx_rdev_minor))),
@@ -79,13 +79,14 @@ impl FileId {
         }
     }
 
-    /// It and all that shares its bytes: what it lies on (the disk of a partition, the devices below a volume, the file
-    /// of a loop device) and what lies on it (partitions, volumes, loop devices). Neighbours on the same disk do not.
+    /// It and everything that shares bytes with it: what it is on (the disk of a partition, the devices below a volume, the
+    /// file of a loop device) and what is on it (partitions, volumes, loop devices). Other partitions of its disk are not
+    /// related.
     pub fn related(self) -> BTreeSet<FileId> {
         &self.all(below) | &self.all(above)
     }
 
-    /// It and all that is found from it, step by step.
+    /// It and everything reachable from it with `next`.
     fn all(self, next: fn(FileId) -> Vec<FileId>) -> BTreeSet<FileId> {
         let mut all = BTreeSet::from([self]);
         let mut open = vec![self];
@@ -97,8 +98,8 @@ impl FileId {
     }
 }
 
-/// All who have it, or anything that shares its bytes, in use, this process aside. Without root's rights, only processes of the
-/// same user are seen. A loop device that it is, or lies on, is no user of it.
+/// All users of it and of everything that shares bytes with it, except this process. Without root, only processes of the same
+/// user are visible. A loop device that it is, or is on, does not count.
 pub fn users(of: FileId) -> io::Result<Vec<User>> {
     let (ids, itself) = (&of.related(), of.all(below));
     let mut users = Vec::new();
@@ -120,11 +121,11 @@ pub fn users(of: FileId) -> io::Result<Vec<User>> {
     Ok(users)
 }
 
-/// Whether a process has one of these open, and whether for writing. One that ends meanwhile has nothing open.
+/// Whether a process has one of these open, and whether for writing. `None` also if the process has ended.
 fn has_open(process: &Path, ids: &BTreeSet<FileId>) -> Option<bool> {
     let mut found = None;
     for descriptor in fs::read_dir(process.join("fd")).ok()?.flatten() {
-        // The link leads to the open file itself, also in another mount namespace, and when it has no name any more.
+        // The link leads to the open file even from another mount namespace, or after the file was removed.
         let id = FileId::of(&descriptor.path()).ok().flatten();
         if id.is_some_and(|id| ids.contains(&id)) {
             let info = fs::read_to_string(process.join("fdinfo").join(descriptor.file_name())).unwrap_or_default();
@@ -134,7 +135,7 @@ fn has_open(process: &Path, ids: &BTreeSet<FileId>) -> Option<bool> {
     found
 }
 
-/// By the access mode in the flags, in octal: proc(5), `/proc/pid/fdinfo`.
+/// Reads the access mode from the octal flags: proc(5), `/proc/pid/fdinfo`.
 fn may_write(info: &str) -> bool {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     flags.and_then(|flags| u64::from_str_radix(flags.trim(), 8).ok()).is_none_or(|flags| flags & 3 != 0)
@@ -148,7 +149,7 @@ fn identity(process: &Path) -> (String, Option<String>) {
     (program, name.map(|name| guest_name(&name)))
 }
 
-/// The guest in `guest=NAME,debug-threads=on`, where a comma of the name is doubled.
+/// The name in `guest=NAME,debug-threads=on`, where commas in the name are doubled.
 fn guest_name(option: &str) -> String {
     let option = option.strip_prefix("guest=").unwrap_or(option);
     let mut name = String::new();
@@ -162,7 +163,7 @@ fn guest_name(option: &str) -> String {
     name
 }
 
-/// The loop devices that are attached, each with its file.
+/// The attached loop devices, each with its file.
 fn loops() -> Vec<(String, FileId)> {
     let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let attached = |device: fs::DirEntry| {
@@ -173,7 +174,7 @@ fn loops() -> Vec<(String, FileId)> {
     devices.filter_map(attached).collect()
 }
 
-/// What a device lies on.
+/// What a device is on.
 fn below(id: FileId) -> Vec<FileId> {
     let FileId::Block(number) = id else { return Vec::new() };
     let folder = sysfs(number);
@@ -186,7 +187,7 @@ fn below(id: FileId) -> Vec<FileId> {
     found
 }
 
-/// What lies on a file or device.
+/// What is on a file or device.
 fn above(id: FileId) -> Vec<FileId> {
     let on_file = loops().into_iter().filter(|(_, file)| *file == id);
     let mut found: Vec<FileId> =
@@ -208,7 +209,7 @@ fn devices_in(folder: &Path) -> Vec<FileId> {
     fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| device_of(&entry.path())).collect()
 }
 
-/// The device that a folder of sysfs is of, by its file `dev`: `8:1`.
+/// The device of a directory in sysfs, from its file `dev` (`8:1`).
 fn device_of(folder: &Path) -> Option<FileId> {
     let text = fs::read_to_string(folder.join("dev")).ok()?;
     let (major, minor) = text.trim().split_once(':')?;
@@ -222,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_has_a_file_open_is_found_by_any_name_of_the_file() {
+    fn a_process_with_an_open_file_is_found_by_any_name_of_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let [file, link] = ["file", "link"].map(|name| dir.path().join(name));
         fs::write(&file, "x").unwrap();
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_is_read_from_the_command_line_of_its_qemu() {
+    fn the_guest_name_is_read_from_the_command_line_of_qemu() {
         for (option, name) in [("guest=web,debug-threads=on", "web"), ("a b", "a b"), ("guest=a,,b,x=y", "a,b")] {
             assert_eq!(guest_name(option), name);
         }

@@ -1,5 +1,5 @@
-//! Owns: locks that end with their holder: one that keeps two runs apart, one for a moment over a file. Must not: know what
-//! they guard.
+//! Locks that the kernel releases when the process ends: one against concurrent runs, one for short access to a file. Must
+//! not know what they protect.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -12,35 +12,35 @@ use rustix::fs::{FileType, FlockOperation, OFlags, flock};
 
 use super::opened;
 
-/// How often a lock that is only looked at is tried again, and after which time.
+/// Number and interval of attempts while other processes only check the lock.
 const LOOKS: u32 = 1000;
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A lock that is held until this is dropped, or the process ends in any way.
+/// A lock that is released when this is dropped or the process ends for any reason.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
 }
 
 impl Drop for Lock {
-    /// To close the file is not enough: a process that another thread is about to start has it, too, until it executes its program.
+    /// Closing the file is not enough: a child process of another thread has it open, too, between fork and exec.
     fn drop(&mut self) {
-        // A lock that cannot be let go ends with the file.
+        // On an error, closing the file releases the lock.
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
-/// Why the lock was not had.
+/// Why a lock was not taken.
 #[derive(Debug)]
 pub enum Refused {
-    /// Somebody else holds it: what they wrote into it (a process id), as far as it can be read.
+    /// Another process has locked it. Contains what that process wrote into the file (`pid 123`), if it can be read.
     Held(String),
     /// The file cannot be opened or locked.
     Io(io::Error),
 }
 
-/// Takes the lock at once or not at all. The file stays when the lock is released: removing it would let two holders
-/// lock two files of one name.
+/// Takes the lock without waiting. The file stays after the release, because removing it would allow two processes to lock two
+/// files with the same name.
 pub fn take(path: &Path) -> Result<Lock, Refused> {
     let mut file = open(path).map_err(Refused::Io)?;
     if !take_among_looks(&file).map_err(Refused::Io)? {
@@ -48,13 +48,13 @@ pub fn take(path: &Path) -> Result<Lock, Refused> {
         let _ = (&mut file).take(100).read_to_string(&mut holder);
         return Err(Refused::Held(holder.trim().to_owned()));
     }
-    // For people only: whether it is held is the kernel's knowledge.
+    // Only for display: whether the file is locked is known to the kernel alone.
     let _ = file.set_len(0).and_then(|()| write!(file, "pid {}", std::process::id()));
     Ok(Lock { file })
 }
 
-/// Takes the lock unless somebody holds it for himself. Those who share it only look ([`is_held`]), and must refuse nobody: as a
-/// rule they are gone at the next try.
+/// Takes the lock unless another process has locked it exclusively. Processes with a shared lock only check it ([`is_held`])
+/// and must not block others. Usually they have released it by the next attempt.
 fn take_among_looks(file: &File) -> io::Result<bool> {
     for _ in 0..LOOKS {
         if try_lock(file, FlockOperation::NonBlockingLockExclusive)? {
@@ -63,17 +63,17 @@ fn take_among_looks(file: &File) -> io::Result<bool> {
         if !try_lock(file, FlockOperation::NonBlockingLockShared)? {
             return Ok(false);
         }
-        // Or two who take it would be looks to each other.
+        // Otherwise two processes that take the lock would see each other's shared lock.
         flock(file, FlockOperation::Unlock)?;
         thread::sleep(LOOK);
     }
     Ok(false)
 }
 
-/// Whether somebody holds a lock that [`take`] gave. Disturbs neither the holder nor who takes it meanwhile.
+/// Whether a process has a lock from [`take`]. Disturbs neither that process nor others that take the lock at the same time.
 ///
 /// # Errors
-/// When the file is there and cannot be opened, or the system refuses to tell.
+/// If the file exists but cannot be opened or checked.
 pub fn is_held(path: &Path) -> io::Result<bool> {
     let file = match opened::open_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -82,7 +82,7 @@ pub fn is_held(path: &Path) -> io::Result<bool> {
     Ok(!try_lock(&file, FlockOperation::NonBlockingLockShared)?)
 }
 
-/// Whether the lock was had.
+/// Whether the lock was taken.
 fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
     match flock(file, operation) {
         Ok(()) => Ok(true),
@@ -91,7 +91,7 @@ fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
     }
 }
 
-/// Takes the lock as soon as all others have let go. It is for moments: nothing ends the wait but that.
+/// Waits for the lock without a timeout. Only for locks that are released after a moment.
 pub fn wait(path: &Path) -> io::Result<Lock> {
     let file = open(path)?;
     loop {
@@ -123,20 +123,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_sees_a_holder_and_leaves_it_alone() {
+    fn checking_a_lock_does_not_disturb_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         assert!(!is_held(&path).unwrap());
-        assert!(!path.exists(), "a look makes no lock");
+        assert!(!path.exists(), "checking creates no file");
         let lock = take(&path).unwrap();
         assert!(is_held(&path).unwrap());
-        assert!(matches!(take(&path), Err(Refused::Held(_))), "it is still held");
+        assert!(matches!(take(&path), Err(Refused::Held(_))), "it is still locked");
         drop(lock);
         assert!(!is_held(&path).unwrap());
     }
 
     #[test]
-    fn who_takes_it_while_others_look_gets_it() {
+    fn a_lock_can_be_taken_while_another_process_checks_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let look = open(&path).unwrap();
@@ -145,15 +145,15 @@ mod tests {
             let (sender, taken) = mpsc::channel();
             let path = &path;
             scope.spawn(move || sender.send(take(path)).unwrap());
-            taken.recv_timeout(Duration::from_millis(30)).expect_err("the look is not over");
-            // To close the file is not enough, see [`Lock`].
+            taken.recv_timeout(Duration::from_millis(30)).expect_err("the check still has its shared lock");
+            // Closing the file is not enough, see [`Lock`].
             flock(&look, FlockOperation::Unlock).unwrap();
             taken.recv().unwrap().unwrap();
         });
     }
 
     #[test]
-    fn second_taker_is_refused_until_the_first_lets_go() {
+    fn a_lock_is_refused_until_it_is_released() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let first = take(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Owns: what tells a file apart from another that took its name. Must not: decide what it means that they differ.
+//! Identifies a file even if another file takes its name. Must not decide what a difference means.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,32 +11,32 @@ use serde::{Deserialize, Serialize};
 
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A regular file or a block device, whatever its name is.
+/// Identifies a regular file or a block device regardless of its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// The device of its file system, or the number of the block device.
+    /// The device number of its file system, or of the block device itself.
     device: u64,
-    /// Its inode; 0 for a block device, whose node is made anew at each boot.
+    /// 0 for a block device, whose node is created again at each boot.
     inode: u64,
-    /// When it was created, where the file system keeps that: an inode may be used again.
+    /// Time of creation, if the file system stores it, because inode numbers are reused.
     born: Option<(i64, u32)>,
-    /// The boot that the device's number is of: another one may number it otherwise.
+    /// Id of the boot in which `device` is valid: device numbers may change at a reboot.
     boot: String,
 }
 
 impl Mark {
-    /// The mark of what a path leads to.
+    /// The mark of the file or device at a path.
     pub fn at(path: &Path) -> io::Result<Mark> {
         open(path).map(|(_, mark)| mark)
     }
 
-    /// Whether both are of the same file.
+    /// Whether both marks identify the same file.
     pub fn is_same(&self, other: &Mark) -> bool {
         let is_same_device = self.device == other.device || self.boot != other.boot;
         is_same_device && (self.inode, self.born) == (other.inode, other.born)
     }
 
-    /// Whether the file was created before a time, in seconds since the epoch, as far as that is known.
+    /// Whether the file is known to have been created before a time in seconds since the epoch.
     pub fn is_older_than(&self, time: i64) -> bool {
         self.born.is_some_and(|(seconds, _)| seconds < time)
     }
@@ -47,7 +47,7 @@ impl Mark {
     }
 }
 
-/// Opens what a path leads to for reading. Anything else than a regular file or a block device is refused, and not waited for.
+/// Opens a regular file or block device for reading. Rejects everything else without waiting for it.
 pub fn open(path: &Path) -> io::Result<(File, Mark)> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_keeps_its_mark_and_another_of_its_name_has_another() {
+    fn a_file_keeps_its_mark_and_its_replacement_has_another() {
         let dir = tempfile::tempdir().unwrap();
         let [path, moved, link] = ["a", "b", "l"].map(|name| dir.path().join(name));
         std::fs::write(&path, "1").unwrap();

@@ -1,4 +1,4 @@
-//! Owns: what the operating system does for us: durable files, owners, locks, signals, space, faults. Must not: know of backups.
+//! Services of the operating system: files, locks, processes, signals, space. Must not know backups.
 
 pub mod buffer;
 pub mod bulk;

@@ -1,4 +1,4 @@
-//! Owns: under which paths a file or folder can be reached, through bind mounts and second mounts. Must not: mount.
+//! Finds the other paths of a file or directory through bind mounts and additional mounts. Must not mount anything.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,26 +8,25 @@ use std::path::{Path, PathBuf};
 
 /// A line of `/proc/self/mountinfo`, proc_pid_mountinfo(5).
 struct Mount {
-    /// The file system's device.
     device: OsString,
-    /// The folder of that file system that is mounted.
+    /// The mounted directory inside the file system.
     root: PathBuf,
-    /// Where it is mounted.
+    /// The mount point.
     at: PathBuf,
 }
 
-/// All paths that may lead to `real`, a path without links, itself included. Some may lead elsewhere, because another mount
-/// covers them.
+/// All paths that may lead to `real`, a path without links, including itself. Some may lead elsewhere, because another mount
+/// hides them.
 ///
 /// # Errors
-/// When the mounts cannot be read.
+/// If the list of mounts cannot be read.
 pub fn paths_to(real: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths_among(&mounts(&fs::read("/proc/self/mountinfo")?), real))
 }
 
 fn paths_among(mounts: &[Mount], real: &Path) -> Vec<PathBuf> {
     let mut paths = vec![real.to_owned()];
-    // Of two mounts at one place, the later one covers the other.
+    // If two mounts have the same mount point, the later one hides the other.
     let own =
         mounts.iter().filter(|mount| real.starts_with(&mount.at)).max_by_key(|mount| mount.at.components().count());
     if let Some((own, below)) = own.and_then(|own| Some((own, real.strip_prefix(&own.at).ok()?))) {
@@ -38,7 +37,7 @@ fn paths_among(mounts: &[Mount], real: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// A joined path that does not end in a slash.
+/// Joins paths without a slash at the end.
 fn joined(folder: &Path, below: &Path) -> PathBuf {
     folder.join(below).components().collect()
 }
@@ -52,7 +51,7 @@ fn mounts(table: &[u8]) -> Vec<Mount> {
     table.split(|&byte| byte == b'\n').filter_map(mount).collect()
 }
 
-/// Blanks, tabs, line breaks and backslashes are written as a backslash and three octal digits.
+/// The kernel escapes spaces, tabs, line breaks and backslashes as a backslash and three octal digits.
 fn unescaped(field: &[u8]) -> OsString {
     let mut bytes = Vec::new();
     let mut rest = field;

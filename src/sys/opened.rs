@@ -1,8 +1,8 @@
-//! Owns: reading folders, and regular files in them, where other users may write. Must not: know what lies there.
+//! Reads directories and regular files in places where other users may write. Must not know what they contain.
 //!
-//! A path there cannot be trusted: it may name a link to /dev/zero, a pipe without a writer or a device, and may be replaced
-//! between two calls. So a folder is opened once, and a file is examined before it is opened, because opening a device can
-//! already act on it.
+//! Paths in such places cannot be trusted. They may be links to /dev/zero, pipes without a writer, or devices, and may be
+//! replaced between two calls. A directory is therefore opened only once, and a file is examined before it is opened, because
+//! opening a device can already have an effect.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File};
@@ -18,27 +18,27 @@ use rustix::io::Errno;
 
 use super::owner;
 
-/// Names in a folder that is listed, at most: a guest has one for each of its restore points, and the target one for each guest.
+/// Limit for names in one directory. A domain's directory has one name per restore point, the target one per domain.
 pub const MAX_NAMES: usize = 100_000;
 
-/// A folder that is open. Clones share it.
+/// An open directory. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Opened(Arc<File>);
 
 impl Opened {
-    /// Opens a folder. A link is followed only if it belongs to root or to this user: an operator may move a domain elsewhere
-    /// that way, while another user's link could lead root to places that this user cannot reach.
+    /// Opens a directory. Follows a link only if root or this user owns it: an operator may use one to move a domain's
+    /// directory, but a link of another user could lead root to places that this other user cannot access.
     pub fn open(path: &Path) -> io::Result<Opened> {
         let (found, _) = follow(path)?;
         Ok(Opened(Arc::new(open_again(&found, OFlags::DIRECTORY)?)))
     }
 
-    /// The path by which it is reached, whatever its name is now: proc(5), "/proc/pid/fd".
+    /// A path that stays valid even if the directory is renamed: proc(5), "/proc/pid/fd".
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
 
-    /// The path of what has the same name in it as this one has in its folder.
+    /// The path in this directory of the file with the same name as `path`.
     pub fn at(&self, path: &Path) -> PathBuf {
         self.path().join(path.file_name().unwrap_or_default())
     }
@@ -48,10 +48,10 @@ impl Opened {
         self.0.sync_all()
     }
 
-    /// What it holds, by name; their paths lead through [`Opened::path`].
+    /// Its entries; their paths begin with [`Opened::path`].
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] for more than [`MAX_NAMES`]: a part of them would look like all.
+    /// [`io::ErrorKind::InvalidData`] for more than [`MAX_NAMES`], because a partial list would look complete.
     pub fn entries(&self) -> io::Result<Vec<DirEntry>> {
         let found = fs::read_dir(self.path())?.take(MAX_NAMES + 1).collect::<io::Result<Vec<_>>>()?;
         if found.len() > MAX_NAMES {
@@ -64,7 +64,7 @@ impl Opened {
     /// Opens a regular file in it for reading.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] for anything else, with what it is.
+    /// [`io::ErrorKind::InvalidData`] with the type of the file, if it is not regular.
     pub fn file(&self, name: &OsStr) -> io::Result<File> {
         regular(&self.0, Path::new(name))
     }
@@ -72,13 +72,13 @@ impl Opened {
     /// The contents of a regular file in it.
     ///
     /// # Errors
-    /// As [`Opened::file`] has them; [`io::ErrorKind::InvalidData`] for a file of more bytes than `limit`, too.
+    /// Those of [`Opened::file`], and [`io::ErrorKind::InvalidData`] for a file with more bytes than `limit`.
     pub fn read(&self, name: &OsStr, limit: u64) -> io::Result<Vec<u8>> {
         read(self.file(name)?, limit)
     }
 }
 
-/// What a folder holds, by its path: [`Opened::open`], [`Opened::entries`].
+/// The entries of a directory by its path: [`Opened::open`], [`Opened::entries`].
 ///
 /// # Errors
 /// Those of both.
@@ -86,7 +86,7 @@ pub fn entries(path: &Path) -> io::Result<Vec<DirEntry>> {
     Opened::open(path)?.entries()
 }
 
-/// Opens a regular file by its path, in its folder as it is now: [`Opened::open`], [`Opened::file`].
+/// Opens a regular file by its path: [`Opened::open`] for its directory, then [`Opened::file`].
 ///
 /// # Errors
 /// Those of both.
@@ -104,10 +104,10 @@ pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     read(open_file(path)?, limit)
 }
 
-/// The contents of a regular file of root's or this user's that others cannot read or write: one that is obeyed.
+/// The contents of a regular file that this program obeys. Only root or this user may own it, and others must have no access.
 ///
 /// # Errors
-/// Those of [`read_file`]; [`io::ErrorKind::PermissionDenied`] if it is another user's, or accessible to others.
+/// Those of [`read_file`]; [`io::ErrorKind::PermissionDenied`] if another user owns it or has access.
 pub fn read_private(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = open_file(path)?;
     let found = file.metadata()?;
@@ -121,7 +121,7 @@ pub fn read_private(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     read(file, limit)
 }
 
-/// The contents of a regular file that the operator's configuration names. A link is followed as [`Opened::open`] follows one.
+/// The contents of a regular file that the configuration names. Follows a link like [`Opened::open`].
 ///
 /// # Errors
 /// Those of [`Opened::read`].
@@ -132,11 +132,11 @@ pub fn read_followed(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The contents of whatever an operator names on the command line, as `/dev/stdin` or a pipe. A writer of a pipe may take its
-/// time; nothing waits for one to appear.
+/// The contents of a file that an operator names on the command line, which may be `/dev/stdin` or a pipe. Waits for an
+/// existing writer of a pipe, but not for one to appear.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidData`] for more bytes than `limit`, and for a FIFO that nothing writes to.
+/// [`io::ErrorKind::InvalidData`] for more bytes than `limit`, and for a FIFO without a writer.
 pub fn read_named(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(CWD, path, flags, Mode::empty())?);
@@ -149,19 +149,18 @@ pub fn read_named(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Bytes of such a file as text.
+/// Converts bytes to text.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidData`] if they are no UTF-8.
+/// [`io::ErrorKind::InvalidData`] if they are not UTF-8.
 pub fn text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
 }
 
-/// Opens a regular file or a block device by a path that root knows, in a folder where others may write. A link in its place is
-/// followed as one is by [`Opened::open`].
+/// Opens a regular file or block device by its path. Follows a link like [`Opened::open`].
 ///
 /// # Errors
-/// As [`Opened::file`] has them.
+/// Those of [`Opened::file`].
 pub fn open_followed(path: &Path) -> io::Result<File> {
     match follow(path)? {
         (found, FileType::RegularFile | FileType::BlockDevice) => open_again(&found, OFlags::empty()),
@@ -169,7 +168,7 @@ pub fn open_followed(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Opens a file that must be a regular one. Nothing else is opened, not even for a moment.
+/// Opens a regular file. Never opens anything else, not even for a moment.
 fn regular(folder: impl AsFd, path: &Path) -> io::Result<File> {
     match look(folder, path, OFlags::NOFOLLOW)? {
         (found, FileType::RegularFile, _) => open_again(&found, OFlags::empty()),
@@ -177,9 +176,9 @@ fn regular(folder: impl AsFd, path: &Path) -> io::Result<File> {
     }
 }
 
-/// What a path leads to, and its kind. A link is followed if it is root's or this user's.
+/// Finds the file at a path and its type. Follows a link if root or this user owns it.
 fn follow(path: &Path) -> io::Result<(OwnedFd, FileType)> {
-    // The link itself is held, so that what is judged is what is followed.
+    // Holds the link itself, so that the link that is checked is also the one that is followed.
     let (found, kind, user) = look(CWD, path, OFlags::NOFOLLOW)?;
     if kind != FileType::Symlink {
         return Ok((found, kind));
@@ -190,19 +189,19 @@ fn follow(path: &Path) -> io::Result<(OwnedFd, FileType)> {
     let target = readlinkat(&found, "", Vec::new())?;
     let target = PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes()));
     match look(CWD, &path.parent().unwrap_or(Path::new(".")).join(target), OFlags::empty()) {
-        // Not "nothing there": the operator put it elsewhere, and that place is missing.
+        // Not `NotFound`, because the operator moved the file elsewhere and that place is missing.
         Err(Errno::NOENT) => Err(io::Error::other("it is a dangling symbolic link")),
         result => result.map(|(found, kind, _)| (found, kind)).map_err(io::Error::from),
     }
 }
 
-/// Opens what is held, and nothing that replaced it meanwhile: proc(5), "/proc/pid/fd".
+/// Opens exactly the held file, even if another has its name by now: proc(5), "/proc/pid/fd".
 fn open_again(held: &OwnedFd, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(File::from(openat(CWD, format!("/proc/self/fd/{}", held.as_raw_fd()), flags, Mode::empty())?))
 }
 
-/// Holds what has this name without opening it; its kind and its owner.
+/// Gets a handle for a file without opening it (`O_PATH`), its type and its owner.
 fn look(folder: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<(OwnedFd, FileType, u32)> {
     let found = openat(folder, path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let status = fstat(&found)?;
@@ -211,7 +210,7 @@ fn look(folder: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<(Ow
 
 fn read(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // What a file says of its length saves reading it; what it has counts.
+    // The reported length can save reading the file, but the actual length decides.
     if file.metadata()?.len() <= limit {
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         if bytes.len() as u64 <= limit {
@@ -243,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_trusted_links_are_followed_and_only_to_folders() {
+    fn only_trusted_links_to_directories_are_followed() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         fs::create_dir(at("real")).unwrap();
@@ -262,7 +261,7 @@ mod tests {
         for name in ["file", "to-file", "missing"] {
             assert!(Opened::open(&at(name)).is_err(), "{name}");
         }
-        // Only root can give a link away.
+        // Only root can change owners.
         if lchown(at("absolute"), Some(65534), None).is_ok() {
             let error = Opened::open(&at("absolute")).unwrap_err();
             assert_eq!(error.to_string(), "it is a symbolic link owned by another user");
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn only_regular_files_are_opened_and_whatever_else_there_is_is_named() {
+    fn only_regular_files_are_opened_and_other_types_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let folder = Opened::open(dir.path()).unwrap();
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_obeyed_is_its_owners_alone() {
+    fn a_private_file_must_be_accessible_only_to_its_owner() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "contents").unwrap();
@@ -324,7 +323,7 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(read_private(&path, 8).is_ok(), good, "{mode:o}");
         }
-        // Only root can give a file away.
+        // Only root can change owners.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         if lchown(&path, Some(65534), None).is_ok() {
             assert_eq!(read_private(&path, 8).unwrap_err().to_string(), "it is owned by another user");
@@ -332,12 +331,12 @@ mod tests {
     }
 
     #[test]
-    fn what_an_operator_names_may_be_a_pipe_and_nothing_waits_for_a_writer() {
+    fn a_named_file_may_be_a_pipe_but_a_fifo_without_a_writer_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let (reader, mut writer) = io::pipe().unwrap();
         let named = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
         let writes = std::thread::spawn(move || {
-            // The reader waits for it: an empty pipe with a writer is not at its end.
+            // Lets the reader wait first: an empty pipe with a writer is not at its end.
             std::thread::sleep(std::time::Duration::from_millis(100));
             io::Write::write_all(&mut writer, b"contents").unwrap();
         });
@@ -352,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_too_many_names_is_an_error_and_no_shorter_list() {
+    fn a_directory_with_too_many_names_is_an_error() {
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         for number in 0..MAX_NAMES {
             fs::write(dir.path().join(number.to_string()), "").unwrap();
@@ -364,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_replaced_meanwhile_is_read_no_more() {
+    fn a_replaced_directory_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         fs::create_dir(at("folder")).unwrap();

@@ -1,20 +1,20 @@
-//! Owns: what a process writes: the newest part of it, and whether one line was the awaited one. Must not: read from a process.
+//! Keeps the newest output of a process and recognizes one awaited line. Must not read from a process.
 
-/// Bytes of a line that are logged at once; a longer one is logged in parts.
+/// Limit for one line in the log, in bytes; a longer line is logged in parts.
 const MAX_LINE: usize = 4 << 10;
 
-/// What a process has written so far, in bounded memory.
+/// The output of a process in bounded memory.
 #[derive(Debug)]
 pub struct BoundedOutput {
-    /// The name of the process in the log.
+    /// For the log.
     name: String,
     limit: usize,
     awaited: Option<&'static [u8]>,
     kept: Vec<u8>,
-    /// Something before `kept` was dropped.
+    /// Output before `kept` was dropped.
     cut: bool,
     line: Vec<u8>,
-    /// `line` continues one whose beginning was logged.
+    /// The start of the line in `line` is already logged.
     in_parts: bool,
     found: bool,
 }
@@ -27,16 +27,16 @@ impl BoundedOutput {
         BoundedOutput { name, limit, awaited: None, kept, cut: false, line, in_parts: false, found: false }
     }
 
-    /// Also watches for a line that is exactly this.
+    /// Also waits for a line with exactly this text.
     #[must_use]
     pub fn awaiting(self, line: &'static [u8]) -> BoundedOutput {
         BoundedOutput { awaited: Some(line), ..self }
     }
 
-    /// Adds what was written next.
+    /// Appends output.
     pub fn push(&mut self, bytes: &[u8]) {
         self.kept.extend_from_slice(bytes);
-        // Twice the size, so that bytes are not moved at every push.
+        // Cut only at twice the limit, so that not every call moves the bytes.
         if self.kept.len() > 2 * self.limit {
             self.cut();
         }
@@ -52,8 +52,8 @@ impl BoundedOutput {
         self.found
     }
 
-    /// The newest part of it all, from the beginning of a line where that is possible. Control characters other than tab and line
-    /// feed are replaced.
+    /// The newest part of the output, starting at the beginning of a line if possible. Replaces control characters except tab
+    /// and line feed.
     pub fn take_text(&mut self) -> String {
         self.end_line();
         if self.kept.len() > self.limit {
@@ -67,7 +67,7 @@ impl BoundedOutput {
         self.cut = true;
     }
 
-    /// `part` is at most one line, and ends with its line feed if it has come.
+    /// `part` is at most one line, with its line feed if the line is complete.
     fn push_line(&mut self, part: &[u8]) {
         let (part, ends) = part.strip_suffix(b"\n").map_or((part, false), |part| (part, true));
         if self.line.len() + part.len() > MAX_LINE {
@@ -94,7 +94,7 @@ impl BoundedOutput {
     }
 }
 
-/// Bytes as text that a terminal can show unharmed. Where the beginning is missing, the rest of its line is dropped.
+/// Converts bytes to text that is safe for a terminal. If the start is cut, drops the rest of the first line.
 fn text(bytes: &[u8], cut: bool) -> String {
     let from = match bytes.iter().position(|byte| *byte == b'\n') {
         Some(end) if cut && end + 1 < bytes.len() => end + 1,
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn one_endless_line_is_kept_in_part() {
+    fn the_end_of_an_endless_line_is_kept() {
         let mut output = BoundedOutput::new("test", LIMIT);
         output.push(&vec![b'x'; 10 * LIMIT]);
         assert!(output.line.len() < 2 * MAX_LINE);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_kept_whole_and_not_moved_at_every_push() {
+    fn output_within_the_limit_is_kept_and_not_moved_by_every_push() {
         let fits = format!("first\n{}", "x".repeat(LIMIT - 6));
         let mut output = BoundedOutput::new("test", LIMIT);
         output.push(fits.as_bytes());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_cut_line_goes_unless_nothing_else_is_left() {
+    fn the_rest_of_a_cut_line_is_dropped_unless_it_is_the_only_line() {
         assert_eq!(text(b"half\nwhole\n", true), "whole\n");
         assert_eq!(text(b"half\nwhole\n", false), "half\nwhole\n");
         assert_eq!(text(b"only\n", true), "only\n");
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_awaited_line_stands_alone() {
+    fn the_awaited_line_must_match_exactly() {
         let says = |pieces: &[&str]| {
             let mut output = BoundedOutput::new("test", LIMIT).awaiting(b"READY");
             pieces.iter().for_each(|piece| output.push(piece.as_bytes()));
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_is_not_harmed() {
+    fn control_characters_are_replaced() {
         assert_eq!(text(b"\x1b[2Ja\tb\r\nc\xff\x07", false), "\u{fffd}[2Ja\tb\nc\u{fffd}\u{fffd}");
     }
 }

@@ -1,9 +1,9 @@
-//! Owns: whose files and links are believed. Must not: look at a file.
+//! Decides which owners of files and links are trusted. Must not access files.
 
 use rustix::process::geteuid;
 
-/// Whether what belongs to this user number was made by root or by the user this process acts as. Anybody else's would lead
-/// who acts as root to where its maker may not go himself.
+/// Whether this user id is root or the user of this process. A link of any other user could lead root to places that its
+/// owner cannot access.
 pub fn is_trusted(owner: u32) -> bool {
     is_trusted_by(owner, geteuid().as_raw())
 }

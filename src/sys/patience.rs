@@ -1,9 +1,9 @@
-//! Owns: calls that may never come back, made in threads that can be given up, so that a file system that hangs keeps nobody.
-//! Must not: end such a thread: nothing can.
+//! Makes calls that may never return in separate threads, so that a hung file system does not block the run. Must not end such
+//! a thread: that is impossible.
 //!
-//! A mount whose server is gone (NFS mounted `hard`, FUSE) holds whoever calls it in the kernel, beyond the reach of any
-//! signal. What was given up is remembered: until it comes back after all, every further call fails at once, so that the
-//! domains of a run do not wait for the same mount one after the other.
+//! A call to a mount whose server is gone (NFS mounted `hard`, FUSE) blocks in the kernel, and no signal interrupts it. Such a
+//! call is abandoned. Until it returns, every further call fails at once, so that the domains of a run do not wait for the
+//! same mount one after another.
 
 use std::fmt;
 use std::io;
@@ -13,15 +13,14 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-/// How long one call, or a work that makes progress from call to call, may keep its caller waiting. Clones share what was
-/// given up.
+/// A time limit for calls, or for the progress of longer work. Clones share the count of abandoned calls.
 #[derive(Debug, Clone)]
 pub struct Patience {
     limit: Duration,
     given_up: Arc<AtomicUsize>,
 }
 
-/// Nothing came for this long.
+/// There was no response for this long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stalled(Duration);
 
@@ -38,14 +37,14 @@ impl Stalled {
     pub const HINT: &'static str = "Check that the mount and its server respond (`findmnt`, then `timeout 10 ls` on \
     it). The next run removes what this one left.";
 
-    /// Whether this error says that something hangs.
+    /// Whether an error contains [`Stalled`].
     pub fn is(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|inner| Stalled::caused(inner))
     }
 
-    /// Whether an error, or any cause of it, says so.
+    /// Whether an error or any of its causes is [`Stalled`].
     pub fn caused(error: &(dyn std::error::Error + 'static)) -> bool {
-        // The inner error of an io::Error is not its source, but that one's source is.
+        // `source()` of an io::Error skips its inner error and returns that error's source.
         let is_inside = |error: &io::Error| Stalled::is(error);
         error.is::<Stalled>()
             || error.downcast_ref().is_some_and(is_inside)
@@ -53,8 +52,8 @@ impl Stalled {
     }
 }
 
-/// Whether an error, or any cause of it, says that a file system is out of reach: it hangs, or its server is gone, or no longer knows a file
-/// that was open (ESTALE). That says nothing about the file.
+/// Whether an error or any of its causes means that a file system is unreachable: it hangs, its server is gone, or the server
+/// no longer knows an open file (ESTALE). Such an error is no evidence of damage to the file.
 pub fn is_out_of_reach(error: &(dyn std::error::Error + 'static)) -> bool {
     use io::ErrorKind::*;
     let is_out = |error: &io::Error| {
@@ -73,56 +72,56 @@ impl From<Stalled> for io::Error {
 }
 
 impl Default for Patience {
-    /// Five minutes: longer than a server of files takes to restart.
+    /// Five minutes: longer than the restart of a file server.
     fn default() -> Patience {
         Patience::new(Duration::from_secs(5 * 60))
     }
 }
 
 impl Patience {
-    /// Waits at most so long for an answer.
+    /// Waits at most `limit` for a response.
     pub fn new(limit: Duration) -> Patience {
         Patience { limit, given_up: Arc::default() }
     }
 
-    /// As much for another file system, on which nothing was given up.
+    /// The same limit for another file system, without abandoned calls.
     pub fn apart(&self) -> Patience {
         Patience::new(self.limit)
     }
 
-    /// The same, with another limit.
+    /// Another limit for the same file system.
     pub fn within(&self, limit: Duration) -> Patience {
         Patience { limit, given_up: self.given_up.clone() }
     }
 
-    /// The error of what hangs.
+    /// The error for a hung call.
     pub fn stalled(&self) -> io::Error {
         Stalled(self.limit).into()
     }
 
-    /// Makes a call, and gives it up when it does not come back in time.
+    /// Makes a call and abandons it if it does not return in time.
     ///
     /// # Errors
-    /// [`Stalled`] inside, at once while an earlier call is still out; or when no thread can be had.
+    /// Contains [`Stalled`], at once if an earlier call has not returned yet. Also fails if no thread can be started.
     pub fn call<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         self.start("call", work)?.wait(|| 0)
     }
 
-    /// Begins what may take longer than the limit as a whole.
+    /// Starts work that may take longer than the limit in total.
     ///
     /// # Errors
-    /// As [`Patience::call`] has them.
+    /// Those of [`Patience::call`].
     pub fn start<T: Send + 'static>(
         &self,
         name: &str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<Task<T>> {
         if self.given_up.load(Ordering::SeqCst) > 0 {
-            // It may own an open file of the target: to close that is a call on it, too.
+            // It may own an open file of the hung target, and closing that could hang, too.
             std::mem::forget(work);
             return Err(self.stalled());
         }
-        // Without room for a result: it is handed over, or the thread learns that nobody wants it any more.
+        // Without a buffer, `send` fails if the receiver is gone, so the thread notices that it was abandoned.
         let (done, result) = mpsc::sync_channel(0);
         let given_up = self.given_up.clone();
         thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -133,7 +132,7 @@ impl Patience {
         Ok(Task { patience: self.clone(), result: Some(result) })
     }
 
-    /// What one step of a longer work sends. `None` when the sender is gone, [`Stalled`] inside when nothing comes.
+    /// Receives the result of one step of longer work. `None` if the sender is gone; [`Stalled`] after the limit.
     pub fn receive<T>(&self, receiver: &Receiver<T>) -> io::Result<Option<T>> {
         match receiver.recv_timeout(self.limit) {
             Ok(value) => Ok(Some(value)),
@@ -143,7 +142,7 @@ impl Patience {
     }
 }
 
-/// What a thread of its own is at. Dropped before its end, it is given up.
+/// Work in a separate thread. If it is dropped before the work ends, the work is abandoned.
 #[derive(Debug)]
 pub struct Task<T> {
     patience: Patience,
@@ -152,7 +151,7 @@ pub struct Task<T> {
 }
 
 impl<T> Task<T> {
-    /// Waits for the end as long as `progress` grows within each limit; then gives the thread up.
+    /// Waits for the end of the work. Abandons it if `progress` does not grow within the limit.
     pub fn wait(mut self, progress: impl Fn() -> u64) -> io::Result<T> {
         let Some(result) = &self.result else { return Err(ended()) };
         let mut seen = progress();
@@ -172,13 +171,13 @@ impl<T> Task<T> {
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
         if self.result.is_some() {
-            // Before the receiver goes, so that the thread never counts down what was not counted.
+            // Before the receiver is dropped, so that the thread never decrements first.
             self.patience.given_up.fetch_add(1, Ordering::SeqCst);
         }
     }
 }
 
-/// It has ended without a result: it panicked.
+/// The thread panicked, so there is no result.
 fn ended() -> io::Error {
     io::Error::other("its thread ended early")
 }
@@ -190,7 +189,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(20);
 
     #[test]
-    fn what_hangs_is_given_up_and_so_is_all_that_comes_after_it_until_it_answers() {
+    fn hung_call_is_abandoned_and_later_calls_fail_at_once() {
         let patience = Patience::new(SHORT);
         let (answer, waits) = mpsc::channel::<()>();
         let (ends, ended) = mpsc::channel::<()>();
@@ -199,11 +198,11 @@ mod tests {
             waits.recv().is_ok()
         });
         assert!(Stalled::is(&hanging.unwrap_err()));
-        let next = patience.clone().call(|| unreachable!("nobody is sent after the first"));
+        let next = patience.clone().call(|| unreachable!("no call is made while one hangs"));
         assert!(next.is_err_and(|error: io::Error| Stalled::is(&error)));
         drop(answer);
-        ended.recv().expect_err("its end");
-        // The thread says so right after its work.
+        ended.recv().expect_err("the sender is dropped when the work ends");
+        // The thread decrements the count right after its work.
         while patience.given_up.load(Ordering::SeqCst) > 0 {
             thread::yield_now();
         }
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn who_makes_progress_may_take_longer() {
+    fn progress_extends_the_deadline() {
         let patience = Patience::new(SHORT);
         let (answer, waits) = mpsc::channel::<()>();
         let task = patience.start("slow", move || waits.recv().is_err()).unwrap();
@@ -228,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_no_stall() {
+    fn panic_is_not_reported_as_stall() {
         let error = Patience::default().call::<()>(|| panic!("on purpose")).unwrap_err();
         assert!(!Stalled::is(&error), "{error}");
     }

@@ -1,8 +1,7 @@
-//! Owns: an open file that may lie on a file system that hangs: every call on it, its end included, is made with patience. Must
-//! not: know what is in it.
+//! An open file on a file system that may hang: every call, including close, has a time limit. Must not know the contents.
 //!
-//! A call is handed to a thread, and so is the buffer that it fills: no byte is copied for that. One that is as long as a piece
-//! of an archive takes a hundred times as long as the thread that it costs.
+//! Each call runs in a thread and takes its buffer along, so no bytes are copied. Reading one piece of an archive takes a
+//! hundred times as long as starting the thread.
 
 use std::fs::File;
 use std::io::{self, BufRead, Read};
@@ -15,13 +14,13 @@ use super::buffer::room;
 use super::opened;
 use super::patience::{Patience, Stalled, Task};
 
-/// Bytes that are asked for at once: each time they come, there was progress.
+/// Bytes per system call; each completed call counts as progress.
 const STEP: usize = 1 << 20;
 
-/// An open file that keeps nobody waiting for ever.
+/// An open file whose calls never block forever.
 #[derive(Debug)]
 pub struct PatientFile {
-    /// `None` once it is being closed.
+    /// `None` while it is being closed.
     file: Option<Arc<File>>,
     patience: Patience,
     hung: AtomicBool,
@@ -31,25 +30,25 @@ impl PatientFile {
     /// Opens a regular file for reading: [`opened::open_file`].
     ///
     /// # Errors
-    /// [`Stalled`] inside when it hangs, as from every other call here.
+    /// Contains [`Stalled`] if it hangs, like the errors of all other calls here.
     pub fn open(path: &Path, patience: &Patience) -> io::Result<PatientFile> {
         let path = path.to_owned();
         let file = patience.call(move || opened::open_file(&path)).and_then(|opened| opened)?;
         Ok(PatientFile::new(file, patience))
     }
 
-    /// A file that is open already.
+    /// Wraps an open file.
     pub fn new(file: File, patience: &Patience) -> PatientFile {
         PatientFile { file: Some(Arc::new(file)), patience: patience.clone(), hung: AtomicBool::new(false) }
     }
 
-    /// Does something with it.
+    /// Runs `work` on the file.
     pub fn with<T: Send + 'static>(&self, work: impl FnOnce(&File) -> io::Result<T> + Send + 'static) -> io::Result<T> {
         let file = self.shared()?;
         self.note(self.patience.call(move || work(&file)).and_then(|done| done))
     }
 
-    /// Begins what does much with it, step by step.
+    /// Starts work of many steps on the file.
     pub fn start<T: Send + 'static>(
         &self,
         name: &str,
@@ -59,13 +58,13 @@ impl PatientFile {
         self.patience.start(name, move || work(&file))
     }
 
-    /// How long a call on it may take.
+    /// The time limit for calls.
     pub fn patience(&self) -> &Patience {
         &self.patience
     }
 
-    /// Fills the buffer with as many bytes as `length` from an offset on; with fewer at the end of the file. After an error,
-    /// what is in it means nothing.
+    /// Fills the buffer with `length` bytes from an offset, or fewer at the end of the file. After an error, the contents of the
+    /// buffer are undefined.
     pub fn read(&self, buffer: &mut Vec<u8>, length: usize, offset: u64) -> io::Result<()> {
         let file = self.shared()?;
         let done = Arc::new(AtomicU64::new(0));
@@ -91,18 +90,18 @@ impl PatientFile {
         self.note(read).map(|bytes| *buffer = bytes)
     }
 
-    /// The same; [`io::ErrorKind::UnexpectedEof`] if there are fewer.
+    /// The same, but fewer bytes are an error: [`io::ErrorKind::UnexpectedEof`].
     pub fn read_exact(&self, buffer: &mut Vec<u8>, length: usize, offset: u64) -> io::Result<()> {
         self.read(buffer, length, offset)?;
         if buffer.len() == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
-    /// Fails if any call on it ever hung: what was read around such a call may be less than there is.
+    /// Fails if any call on it has hung, because then the data read may be incomplete.
     pub fn expect_answers(&self) -> io::Result<()> {
         if self.hung.load(Ordering::Relaxed) { Err(self.patience.stalled()) } else { Ok(()) }
     }
 
-    /// Its bytes from the start, in order.
+    /// Reads from the start.
     pub fn reader(&self) -> Reader<'_> {
         Reader { file: self, buffer: Vec::new(), at: 0, offset: 0 }
     }
@@ -123,19 +122,19 @@ impl PatientFile {
 impl Drop for PatientFile {
     fn drop(&mut self) {
         let file = self.file.take();
-        // Even that may hang; then the file stays open.
+        // Closing may hang, too; then the file stays open.
         let _ = self.patience.call(move || drop(file));
     }
 }
 
-/// The bytes of a file in order, as many at once as its calls are worth.
+/// Reads a file in order, in steps large enough for the cost of a call.
 #[derive(Debug)]
 pub struct Reader<'a> {
     file: &'a PatientFile,
     buffer: Vec<u8>,
-    /// The first byte of the buffer that was not taken yet.
+    /// Index of the first byte of the buffer that is not consumed.
     at: usize,
-    /// Behind the buffer, in the file.
+    /// Offset in the file of the end of the buffer.
     offset: u64,
 }
 
@@ -169,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_reads_what_is_there() {
+    fn reads_up_to_the_end_of_the_file() {
         let file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..3 * STEP + 5).map(|n| (n % 251) as u8).collect();
         file.write_all_at(&bytes, 0).unwrap();
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_hung_once_is_remembered() {
+    fn a_hung_call_is_remembered() {
         let (reader, writer) = io::pipe().unwrap();
         let patience = Patience::new(Duration::from_millis(20));
         let file = PatientFile::new(File::from(std::os::fd::OwnedFd::from(reader)), &patience);

@@ -1,4 +1,4 @@
-//! Owns: a process group of this host: its start, its input and output, its deadline, its end. Must not: know what it is for.
+//! Runs a process group: start, input and output, deadline, end. Must not know its purpose.
 
 #[cfg(test)]
 mod tests;
@@ -18,63 +18,63 @@ use super::output::BoundedOutput;
 use super::program::{self, Stream};
 use super::signals::Cancel;
 
-/// How long a process may take to end after SIGTERM, before SIGKILL.
+/// Time between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
-/// How often the process is asked whether it has ended: nothing else reports it when a grandchild keeps the pipe open.
+/// Interval of checks for the end of the process. The end of its pipe is no indication, because a grandchild can keep it open.
 const SLICE: Duration = Duration::from_millis(20);
-/// Bytes read after the end of the process at most: more than a pipe can hold of what the process itself wrote.
+/// Limit for bytes read after the end of the process; more than a pipe can hold.
 const MAX_REST: usize = 1 << 20;
-/// A year: longer than any deadline that is meant, and short enough that no time overflows.
+/// A year: longer than any reasonable deadline, and short enough to avoid an overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Standard output.
+/// Where standard output goes.
 pub enum Answer {
-    /// The pipe of standard error, so that both come in order.
+    /// To the pipe of standard error, so that both stay in order.
     Joined,
-    /// A pipe of its own, of which at most so many bytes are read and kept.
+    /// To a separate pipe, from which at most this many bytes are read and kept.
     Kept(usize),
-    /// This file.
+    /// To this file.
     File(OwnedFd),
 }
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// By itself, with this code.
+    /// It exited with this code.
     Exit(i32),
-    /// By this signal, which was not ours.
+    /// Another process sent this signal.
     Signal(i32),
-    /// By us, at its deadline.
+    /// We ended it at its deadline.
     TimedOut,
-    /// By us, because the run was cancelled.
+    /// We ended it because the run was cancelled.
     Cancelled,
 }
 
 /// A process that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ran {
-    /// How it ended.
+    /// The reason for its end.
     pub ended: Ended,
     /// The newest part of standard output and standard error, in order, see [`BoundedOutput`].
     pub output: String,
-    /// From its start to its end.
+    /// Duration from start to end.
     pub time: Duration,
 }
 
-/// A process that leads a group of its own. Dropping it ends the group.
+/// A process that leads its own group. Dropping it ends the group.
 pub struct Process {
     child: Child,
-    /// None: the pipe is at its end. Nothing here ever waits for that, since grandchildren can keep it open.
+    /// `None` at the end of the pipe. No code may wait for that, because grandchildren can keep the pipe open.
     pipe: Option<PipeReader>,
     output: BoundedOutput,
-    /// Standard output, where it is kept apart, and how much of it is read.
+    /// Separate standard output, and the limit for what is kept of it.
     answer: (Option<PipeReader>, usize),
     answered: Vec<u8>,
     started: Instant,
     ended: Option<(ExitStatus, Instant)>,
 }
 
-/// The time after so long.
+/// The time after this duration from now.
 pub fn after(wait: Duration) -> Instant {
     Instant::now() + wait.min(LONGEST)
 }
@@ -91,14 +91,14 @@ impl Process {
                 ((Some(answer), limit), Stream::File(end.into()))
             }
         };
-        // A terminal's interrupt is for us alone; we end it in our order.
+        // Ctrl-C in a terminal must reach only this process, which ends the group itself.
         command.process_group(0);
         let child = program::start(command, [input, stdout, Stream::File(end.into())])?;
         let (started, answered) = (Instant::now(), Vec::new());
         Ok(Process { child, pipe: Some(pipe), output, answer, answered, started, ended: None })
     }
 
-    /// Runs it to its end. After `timeout`, or once `cancel` says so, its group is ended.
+    /// Runs it to its end. Ends its group after `timeout` or when `cancel` is set.
     pub fn run(mut self, timeout: Duration, cancel: Option<&Cancel>) -> io::Result<Ran> {
         let forced = self.follow(after(timeout), cancel, |_| false)?;
         if forced.is_some() {
@@ -107,7 +107,7 @@ impl Process {
         Ok(self.finish(forced))
     }
 
-    /// Waits until it has ended or is `done`; else returns why it must be ended.
+    /// Waits until it has ended or is `done`. Otherwise returns why it must be ended.
     pub fn follow(
         &mut self,
         deadline: Instant,
@@ -128,7 +128,7 @@ impl Process {
         }
     }
 
-    /// As [`Process::run`], but its deadline starts again whenever it reads or writes. Also returns its kept answer.
+    /// Like [`Process::run`], but the deadline restarts whenever it reads or writes. Also returns its kept standard output.
     pub fn run_while_active(mut self, stall: Duration) -> io::Result<(Ran, Vec<u8>)> {
         let mut active = (0, Instant::now());
         let forced = loop {
@@ -149,7 +149,7 @@ impl Process {
         Ok((self.finish(forced), answer))
     }
 
-    /// Bytes that it has read and written: proc(5), `/proc/pid/io`.
+    /// Number of bytes that it has read and written: proc(5), `/proc/pid/io`.
     fn transferred(&self) -> u64 {
         let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap_or_default();
         io.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
@@ -165,18 +165,18 @@ impl Process {
         self.output.has_awaited()
     }
 
-    /// Its input ([`Stream::Pipe`]), which ends when this is dropped.
+    /// Its input ([`Stream::Pipe`]). Dropping it closes the pipe.
     pub fn take_input(&mut self) -> Option<ChildStdin> {
         self.child.stdin.take()
     }
 
-    /// Writes all of its input, in a thread: a program that reads nothing would block us. The thread ends with the last reader.
+    /// Writes its input in a thread, because a program that does not read would block us. The thread ends with the last reader.
     pub fn write_input(&mut self, bytes: Vec<u8>) {
         let input = self.take_input();
         thread::spawn(move || input.map(|mut input| input.write_all(&bytes)));
     }
 
-    /// Waits a moment for something to happen, until `deadline` at most. True: `wake` was closed by its other end.
+    /// Waits a moment for an event, at most until `deadline`. Returns true if the other end of `wake` was closed.
     pub fn step(&mut self, deadline: Instant, wake: Option<&PipeReader>) -> io::Result<bool> {
         let wait = deadline.saturating_duration_since(Instant::now()).min(SLICE);
         let [output, answer, woken] = poll([self.pipe.as_ref(), self.answer.0.as_ref(), wake], wait)?;
@@ -188,7 +188,7 @@ impl Process {
         Ok(woken)
     }
 
-    /// Ends what is left of the group: SIGTERM, and SIGKILL after [`GRACE`].
+    /// Ends the rest of the group: SIGTERM, and SIGKILL after [`GRACE`].
     pub fn stop(&mut self) {
         drop(self.take_input());
         self.signal(Signal::TERM);
@@ -196,19 +196,17 @@ impl Process {
         if self.group_lives() {
             tracing::debug!(process = self.child.id(), "still running {} s after SIGTERM", GRACE.as_secs());
             self.signal(Signal::KILL);
-            // SIGKILL works unless it hangs in the kernel, for example on a dead NFS server: then we stop waiting.
+            // A process that hangs in the kernel, for example on a dead NFS server, survives SIGKILL; then we stop waiting.
             self.wait_for_leader();
         }
     }
 
-    /// Whether the group still has a process.
-    ///
-    /// The number stays the group's as long as it has a process, so once it was seen to live it is no other's.
+    /// Whether the group still has a process. The kernel does not reuse the id of a group that has one.
     pub fn group_lives(&self) -> bool {
         self.ended.is_none() || rustix::process::test_kill_process_group(self.group()) != Err(Errno::SRCH)
     }
 
-    /// How it ended. `forced`: by us.
+    /// The result. `forced` is the reason if we ended it.
     pub fn finish(mut self, forced: Option<Ended>) -> Ran {
         self.read_rest();
         let by_itself = match self.ended {
@@ -216,7 +214,7 @@ impl Process {
                 (Some(code), _) => Ended::Exit(code),
                 (None, signal) => Ended::Signal(signal.unwrap_or_default()),
             },
-            // It could not be followed, and was killed.
+            // It was killed because waiting for it failed.
             None => Ended::Signal(Signal::KILL.as_raw()),
         };
         let time = self.ended().unwrap_or_else(Instant::now).saturating_duration_since(self.started);
@@ -228,7 +226,7 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        // The group may be gone by now.
+        // The group may have ended in the meantime.
         if self.group_lives() {
             let _ = rustix::process::kill_process_group(self.group(), signal);
         }
@@ -244,7 +242,7 @@ impl Process {
         while self.ended.is_none() && Instant::now() < deadline && self.step(deadline, None).is_ok() {}
     }
 
-    /// Reads once from those of its pipes that have something.
+    /// Reads once from each pipe that is ready, and returns the number of bytes.
     fn read(&mut self, output: bool, answer: bool) -> usize {
         let mut buffer = [0; 16 << 10];
         let output = if output { read(&mut self.pipe, &mut buffer) } else { 0 };
@@ -277,7 +275,7 @@ impl Drop for Process {
     }
 }
 
-/// Reads once, which does not wait when there is something. At its end the pipe is closed.
+/// Reads once from a pipe that is ready. Closes the pipe at its end.
 fn read(pipe: &mut Option<PipeReader>, buffer: &mut [u8]) -> usize {
     match pipe.as_mut().map_or(Ok(0), |pipe| pipe.read(buffer)) {
         Ok(count) if count > 0 => return count,
@@ -287,7 +285,7 @@ fn read(pipe: &mut Option<PipeReader>, buffer: &mut [u8]) -> usize {
     0
 }
 
-/// Waits until one of the pipes has something to read or is at its end; returns which.
+/// Waits until a pipe has data or is at its end, and returns which ones.
 fn poll<const N: usize>(pipes: [Option<&PipeReader>; N], wait: Duration) -> io::Result<[bool; N]> {
     let open = pipes.iter().flatten();
     let mut events: Vec<_> = open.map(|pipe| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)).collect();

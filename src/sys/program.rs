@@ -1,9 +1,9 @@
-//! Owns: starting other programs. Must not: know what they are for, or follow them; `process` does.
+//! Starts other programs. Must not know their purpose, or monitor them; `process` does.
 //!
-//! A new process inherits every open file of the thread that starts it, and exec(2) closes each with a call on its file system. If
-//! a file system hangs, this call never returns, and no signal ends the new process. Programs are therefore started by a thread with
-//! its own table of open files (unshare(2), `CLONE_FILES`), created before any file of a target is opened: qemu-img, hooks and mail
-//! work while a target hangs.
+//! A new process inherits every open file of the thread that starts it, and exec(2) closes each with a call to its file system.
+//! If a file system hangs, this call never returns, and no signal ends the new process. Programs are therefore started by a
+//! thread with its own table of open files (unshare(2), `CLONE_FILES`), which is created before any file of a target is opened.
+//! As a result, qemu-img, hooks and mail work while a target hangs.
 
 use std::ffi::OsStr;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -23,7 +23,7 @@ use rustix::net::{
 };
 use rustix::process::umask;
 
-/// Where programs are searched, instead of in the caller's `PATH`.
+/// Search path for programs, instead of the caller's `PATH`.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Files that programs create are private unless the program chooses otherwise.
 const UMASK: u32 = 0o077;
@@ -35,25 +35,25 @@ const STREAMS: usize = 3;
 pub enum Stream {
     /// `/dev/null`.
     Null,
-    /// A pipe, whose other end is in the [`Child`].
+    /// A pipe; the other end is in the [`Child`].
     Pipe,
     /// This file.
     File(OwnedFd),
 }
 
-/// A program by its name or path, with nothing but [`PATH`] in its environment.
+/// A program by name or path, with only [`PATH`] in its environment.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", PATH);
     command
 }
 
-/// Starts a program; `streams` are its standard input, output and error and replace those of the command.
+/// Starts a program. `streams` are its standard input, output and error, and replace those of the command.
 ///
 /// # Errors
-/// Those of [`Command::spawn`], or no thread or pipe can be created.
+/// Those of [`Command::spawn`], and failures to create a thread or pipe.
 pub fn start(command: Command, streams: [Stream; STREAMS]) -> io::Result<Child> {
-    // First: a table created later would contain our ends of these pipes, which then never close.
+    // Before the pipes: a table created later would contain our ends of them, so they would never close.
     let starter = STARTER.as_ref().map_err(|error| error.kind())?;
     let [input, output, errors] = streams;
     let (input, to_input) = input.ends(true)?;
@@ -66,7 +66,7 @@ pub fn start(command: Command, streams: [Stream; STREAMS]) -> io::Result<Child> 
     Ok(child)
 }
 
-/// Creates the thread that starts programs. Otherwise the first program would create it, when files of a target may be open.
+/// Creates the thread that starts programs. Otherwise the first `start` would create it, when files of a target may be open.
 pub fn prepare() {
     LazyLock::force(&STARTER);
 }
@@ -74,7 +74,7 @@ pub fn prepare() {
 static STARTER: LazyLock<io::Result<Starter>> = LazyLock::new(Starter::new);
 
 impl Stream {
-    /// The program's end (`None`: `/dev/null`), and ours of a pipe.
+    /// The program's end (`None` for `/dev/null`), and our end of a pipe.
     fn ends(self, is_input: bool) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
         Ok(match self {
             Stream::Null => (None, None),
@@ -95,10 +95,10 @@ struct Request {
     answer: SyncSender<io::Result<Child>>,
 }
 
-/// The way to the thread that starts programs.
+/// The connection to the thread that starts programs.
 struct Starter(Mutex<Ways>);
 
-/// A file descriptor means nothing in another table, so files are passed through a socket.
+/// File descriptors are not valid in another table, so files are passed through a socket.
 struct Ways {
     requests: mpsc::Sender<Request>,
     files: UnixStream,
@@ -132,8 +132,8 @@ impl Starter {
     }
 }
 
-/// Gives this thread its own umask, and its own table of open files with only the standard streams and its socket: programs
-/// must not get files that this process has open or has inherited itself.
+/// Gives this thread its own umask, and its own table of open files with only the standard streams and its socket. Programs
+/// must not inherit files that this process has opened or inherited.
 fn set_apart(socket: &UnixStream) -> io::Result<()> {
     unshare(CloneFlags::CLONE_FILES | CloneFlags::CLONE_FS)?;
     umask(Mode::from_raw_mode(UMASK));
@@ -141,17 +141,17 @@ fn set_apart(socket: &UnixStream) -> io::Result<()> {
     let names: Vec<_> = names.collect::<io::Result<_>>()?;
     let numbers = names.iter().filter_map(|name| name.to_str()?.parse::<RawFd>().ok());
     for number in numbers.filter(|number| *number > 2 && *number != socket.as_raw_fd()) {
-        // One of them was the listed folder itself, which is closed already.
+        // One of them was the listed directory itself, which is already closed.
         let _ = nix::unistd::close(number);
     }
     Ok(())
 }
 
-/// The loop of the thread: its table contains only the streams of the program that it starts next.
+/// The loop of the thread. Its table contains only the streams of the next program.
 fn serve(asked: &Receiver<Request>, files: &UnixStream) {
     for Request { mut command, given, answer } in asked {
         let child = receive(files).and_then(|files| {
-            // At the limit of open files the kernel drops some: the output of a program would be lost.
+            // At the limit of open files the kernel drops some, and the output of the program would be lost.
             if files.len() != given.iter().filter(|given| **given).count() {
                 return Err(io::Error::other("cannot pass its standard streams: too many open files"));
             }
@@ -166,7 +166,7 @@ fn serve(asked: &Receiver<Request>, files: &UnixStream) {
     }
 }
 
-/// Sends open files, with a byte that keeps them apart from those of the next program. Ours are closed.
+/// Sends open files, with one byte that separates them from those of the next program, and closes our copies.
 fn send(socket: &UnixStream, files: Vec<OwnedFd>) -> io::Result<()> {
     let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn a_program_inherits_no_open_file() {
         prepare();
-        // Without close-on-exec, it would be seen in the program.
+        // Without close-on-exec, so a program could inherit it.
         let file = rustix::io::dup(std::fs::File::open("/proc/version").unwrap()).unwrap();
         let child = start(shell("ls -l /proc/self/fd"), [Stream::Null, Stream::Pipe, Stream::Null]).unwrap();
         let listed = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
@@ -241,7 +241,7 @@ mod tests {
         command.args(["-c", "env; umask"]);
         let child = start(command, [Stream::Null, Stream::Pipe, Stream::Null]).unwrap();
         let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
-        // A shell sets these itself.
+        // The shell sets these itself.
         let own = |line: &&str| !["PWD=", "SHLVL=", "_=", "OLDPWD="].iter().any(|name| line.starts_with(name));
         let lines: Vec<_> = said.lines().filter(own).collect();
         assert_eq!(lines, [&format!("PATH={PATH}"), "0077"]);

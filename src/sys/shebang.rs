@@ -1,7 +1,7 @@
-//! Owns: whether the interpreter exists that a script names in its first line. Must not: run it.
+//! Checks that the interpreter in the first line of a script exists. Must not run it.
 //!
-//! The kernel reports a missing interpreter as if the script did not exist: execve(2). A script that was edited on Windows names
-//! one that ends in a carriage return.
+//! For a missing interpreter, the kernel reports that the script does not exist: execve(2). In a script that was edited on
+//! Windows, the name of the interpreter ends in a carriage return.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -9,10 +9,10 @@ use std::path::Path;
 
 use super::trust::{Refused, Wrong};
 
-/// What the kernel reads of the line: `BINPRM_BUF_SIZE`.
+/// Bytes of the line that the kernel reads: `BINPRM_BUF_SIZE`.
 const MAX: u64 = 256;
 
-/// Fails for a script whose interpreter does not exist. What cannot be read, or is no script, is left to the kernel.
+/// Fails for a script whose interpreter does not exist. Unreadable files and other programs are left to the kernel.
 ///
 /// # Errors
 /// [`Wrong::CarriageReturn`] and [`Wrong::NoInterpreter`].
@@ -29,7 +29,7 @@ fn wrong(script: File) -> Option<Wrong> {
     let line = String::from_utf8_lossy(line.strip_prefix(b"#!")?).into_owned();
     let line = line.trim_matches([' ', '\t', '\n']);
     let interpreter = line.split([' ', '\t']).next()?;
-    // What env(1) is given is the interpreter.
+    // For env(1), its argument is the interpreter.
     if interpreter.ends_with('\r') || interpreter.ends_with("/env") && line.ends_with('\r') {
         return Some(Wrong::CarriageReturn);
     }
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_script_that_cannot_start_is_found_before_it_is_started() {
+    fn a_script_with_a_wrong_interpreter_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("script");
         for (text, expected) in [

@@ -1,4 +1,4 @@
-//! Owns: the wish of the operator, or of the init system, that the program ends. Must not: end it.
+//! Receives the signals with which the operator or the init system ends the program. Must not end it.
 
 use std::io;
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Says whether the run shall stop. Cloned into every thread; each asks between two steps and unwinds in order.
+/// Whether the run must stop. Every thread has a clone, checks it between two steps and cleans up in order.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicUsize>);
 
 impl Cancel {
-    /// Set by SIGINT, SIGTERM and SIGHUP.
+    /// Is set by SIGINT, SIGTERM and SIGHUP.
     pub fn on_signals() -> io::Result<Cancel> {
         let cancel = Cancel::default();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -21,28 +21,28 @@ impl Cancel {
         Ok(cancel)
     }
 
-    /// The signal that asked, if one did.
+    /// The received signal, if any.
     pub fn signal(&self) -> Option<i32> {
         i32::try_from(self.0.load(Ordering::Relaxed)).ok().filter(|signal| *signal != 0)
     }
 
-    /// Asks, as if the signal had come.
+    /// Acts as if the signal had been received.
     pub fn cancel(&self, signal: i32) {
         self.0.store(signal.unsigned_abs() as usize, Ordering::Relaxed);
     }
 }
 
-/// Takes the same signals, for a program that only waits for them.
+/// Receives the same signals in a program that only waits for them.
 #[derive(Debug)]
 pub struct Waiter(Signals);
 
 impl Waiter {
-    /// From now on they do not end the process.
+    /// From now on the signals do not end the process.
     pub fn new() -> io::Result<Waiter> {
         Signals::new([SIGINT, SIGTERM, SIGHUP]).map(Waiter)
     }
 
-    /// Waits for one of them; which one it was.
+    /// Waits for a signal and returns it.
     pub fn wait(mut self) -> Option<i32> {
         self.0.forever().next()
     }

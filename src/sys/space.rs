@@ -1,25 +1,25 @@
-//! Owns: free space and mounts of a path. Must not: decide what is enough.
+//! Reports free space and mounts of a path. Must not decide how much is enough.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// A file system's room, in bytes.
+/// The space of a file system, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// Its size.
+    /// Size of the file system.
     pub total: u64,
-    /// What this user may still write.
+    /// Space that is available to this user.
     pub free: u64,
 }
 
-/// The room of the file system that holds `path`.
+/// The space of the file system that contains `path`.
 pub fn of(path: &Path) -> io::Result<Space> {
     let fs = rustix::fs::statvfs(path)?;
     Ok(Space { total: fs.f_blocks * fs.f_frsize, free: fs.f_bavail * fs.f_frsize })
 }
 
-/// Whether `path` lies on another file system than `/`, or would if it existed.
+/// Whether `path` is, or would be, on another file system than `/`.
 pub fn is_off_root(path: &Path) -> io::Result<bool> {
     let is_missing =
         |found: &io::Result<_>| found.as_ref().is_err_and(|error: &io::Error| error.kind() == io::ErrorKind::NotFound);
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_folder_would_lie_where_its_parent_does() {
+    fn a_missing_directory_counts_as_on_the_file_system_of_its_parent() {
         let off_root = |path: &str| is_off_root(Path::new(path)).ok();
         assert_eq!((off_root("/proc"), off_root("/proc/no-such-folder")), (Some(true), Some(true)));
         assert_eq!(

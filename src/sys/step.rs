@@ -1,14 +1,14 @@
-//! Owns: the list of every step at which a backup, its recovery or its watching acquires, releases, writes, renames or deletes
-//! something, and the word that one of them is reached. Must not: do any of it, or know why.
+//! Lists every step at which a backup, its recovery or its monitoring acquires, releases, writes, renames or deletes something,
+//! and reports when a step is reached. Must not execute steps or know their purpose.
 //!
-//! Each step is said right *before* its side effect; where it matters what happens between the effect and our knowing of it,
-//! the time after it is a step of its own. So to be killed "at a step" is to be killed with everything before it done, and
-//! nothing of it. What makes that safe is written at each. Three rules hold for most:
+//! A step is reported directly *before* its side effect. If the time between the effect and our knowledge of it matters, that
+//! time is a separate step. A process that is killed "at a step" has therefore done everything before the step and nothing of
+//! it. Each step documents why that is safe. Three rules apply to most:
 //!
-//! - *noted*: the journal names what is made before it is made, and loses it only after it is gone. Who recovers goes by
-//!   what is there, so that a name without a thing costs nothing.
-//! - *whole*: a file of ours is written aside and renamed, so that its name always has the old contents or the new.
-//! - *freed*: the kernel takes it back with the process.
+//! - *journaled*: the journal contains a resource before it is created and until it is gone. Recovery checks what exists, so
+//!   an entry without a resource is harmless.
+//! - *atomic*: the contents are written to a temporary file that is renamed, so the file has the old contents or the new.
+//! - *freed*: the kernel releases it when the process ends.
 
 use std::io;
 
@@ -17,15 +17,15 @@ mod fault;
 
 macro_rules! steps {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// A step.
+        /// A side effect of a backup, its recovery or its monitoring.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Step { $($(#[doc = $doc])+ $name,)+ }
 
         impl Step {
-            /// All of them, in the order of this list.
+            /// All steps in the order of the list.
             pub const ALL: &[Step] = &[$(Step::$name,)+];
 
-            /// What it is called in a trace.
+            /// The name in logs and in `KVMBACKUP_FAULT`.
             pub fn name(self) -> &'static str {
                 match self { $(Step::$name => stringify!($name),)+ }
             }
@@ -34,156 +34,155 @@ macro_rules! steps {
 }
 
 steps! {
-    // ---- the state folder ----
-    /// The state folder is made. Nothing is held yet.
+    // ---- the state directory ----
+    /// The state directory is created. Nothing is acquired yet.
     StateFolder,
     /// The lock of the run is taken. *Freed*.
     RunLock,
-    /// The folder of the journal is made. Nothing is held yet.
+    /// The directory of the journal is created. Nothing is acquired yet.
     JournalFolder,
-    /// Temporary files of a killed writer of the journal are removed. The lock is held, so nobody writes one now.
+    /// Temporary files of a killed writer of the journal are removed. The lock is taken, so no other process writes one.
     JournalSweep,
-    /// What a killed run told its hooks is removed. The lock is held, so it is of no run that lives.
+    /// Files that a killed run passed to its hooks are removed. The lock is taken, so no other run uses them.
     HooksSweep,
-    /// The lock over the ledger and the survey is waited for. *Freed*.
+    /// The lock of the ledger and the survey is taken, after a wait. *Freed*.
     LedgerLock,
-    /// A ledger that cannot be understood is set aside. A name without a file is an empty ledger.
+    /// An unreadable ledger is renamed. A missing ledger counts as empty.
     LedgerSetAside,
-    /// The ledger is written. *Whole*; a run that it does not see end counts as aborted when the next begins.
+    /// The ledger is written. *Atomic*; a run without a recorded end counts as aborted when the next run begins.
     LedgerWrite,
-    /// The survey is written. *Whole*; the next one is taken anew.
+    /// The survey is written. *Atomic*; the next survey does not depend on it.
     SurveyWrite,
-    /// The lock over the textfile is waited for. *Freed*.
+    /// The lock of the textfile is taken, after a wait. *Freed*.
     TextfileLock,
-    /// The metrics are written aside. *Whole*; the next writer removes the file of one that is gone.
+    /// The metrics are written to a temporary file. *Atomic*; the next writer removes the file of a killed one.
     TextfileWrite,
-    /// The textfile is replaced by it. *Whole*.
+    /// The temporary file replaces the textfile. *Atomic*.
     TextfileReplace,
-    /// The report of the run is kept. *Whole*; all that it tells of is done.
+    /// The report of the run is written. *Atomic*; everything that it reports is done.
     ReportWrite,
-    /// A file of ours gets its new contents, which lie beside it. *Whole*; the next writer removes what lies there.
+    /// A temporary file replaces a file. *Atomic*; the next writer removes the temporary file.
     FileReplace,
 
     // ---- the journal ----
-    /// The entry of a domain is begun. Nothing is held yet.
+    /// The entry of a domain is created. Nothing is acquired yet.
     JournalBegin,
-    /// The entry is changed: something will be made, or is gone. *Noted*; undoing what is undone does no harm.
+    /// The entry is changed because something will be created, or is gone. *Journaled*; undoing something twice is harmless.
     JournalUpdate,
-    /// The entry is removed. All that it named is gone.
+    /// The entry is removed. Everything in it is gone.
     JournalEnd,
 
     // ---- the target ----
-    /// The folder of the target is made. An empty one is no harm.
+    /// The directory of the target is created. An empty one is harmless.
     TargetFolder,
-    /// The folder of a domain is made, or the file with its full name in it. An empty one is no domain's.
+    /// The directory of a domain, or the file in it with its full name, is created. An empty directory belongs to no domain.
     DomainFolder,
-    /// The archive is made, under its temporary name. *Noted*.
+    /// The archive is created with its temporary name. *Journaled*.
     PartialCreate,
-    /// A disk is read into the archive. The guest is on its overlay; archive and overlay are *noted*.
+    /// A disk is read into the archive. The guest is on its overlay. Archive and overlay are *journaled*.
     DiskRead,
-    /// The archive's checksums and seek table are written. It has its temporary name, which is *noted*; the guest is back on
-    /// its base.
+    /// The checksums and the seek table of the archive are written. Its temporary name is *journaled*, and the guest is on its
+    /// base.
     ArchiveEnd,
     /// The archive is synced. As before.
     ArchiveSync,
-    /// The archive gets its name. It is whole on the disk, so from the rename on it is a restore point.
+    /// The archive is renamed to its final name. It is complete on the disk, so the rename makes it a restore point.
     ArchiveRename,
-    /// The archive's new name is synced. After a power cut it has the one name or the other; *noted* is the temporary one.
+    /// The rename is synced. After a power cut the archive has one of the two names; the temporary one is *journaled*.
     ArchiveNamed,
-    /// An unfinished archive is removed. *Noted*.
+    /// An incomplete archive is removed. *Journaled*.
     PartialRemove,
-    /// A restore point that retention drops is removed. A newer one is published, and the next rotation finds what this one did not
-    /// reach.
+    /// Rotation removes a restore point. A newer one exists, and the next rotation removes the remaining points.
     PointRemove,
 
     // ---- the guest ----
-    /// The folder of our sockets is made. *Noted*.
+    /// The directory for sockets is created. *Journaled*.
     SocketsCreate,
-    /// The folder of our sockets is removed. *Noted*.
+    /// The directory for sockets is removed. *Journaled*.
     SocketsRemove,
-    /// The empty file of an overlay is made. *Noted*.
+    /// The empty file of an overlay is created. *Journaled*.
     OverlayCreate,
-    /// A scratch file is made. *Noted*.
+    /// A scratch file is created. *Journaled*.
     ScratchCreate,
-    /// The guest's file systems are frozen. The journal says "may be frozen".
+    /// The guest's file systems are frozen. The journal contains "may be frozen".
     Freeze,
-    /// They are, and we do not know yet. As before.
+    /// They are frozen, but we do not know it yet. As before.
     Frozen,
-    /// The overlays are made and the guest is moved to them. *Noted*, and so is the freeze.
+    /// A snapshot moves the guest to the overlays. They and the freeze are *journaled*.
     Snapshot,
-    /// It is done, and we do not know yet. As before.
+    /// The snapshot exists, but we do not know it yet. As before.
     SnapshotTaken,
-    /// The guest is thawed. The journal says "may be frozen".
+    /// The guest is thawed. The journal contains "may be frozen".
     Thaw,
-    /// It was asked to thaw, and has not said that it is. The journal says "may be frozen".
+    /// The agent received the thaw, but we do not know the result yet. As before.
     Thawed,
-    /// A `qemu-nbd` is started. *Freed*: it dies with this process; its socket is *noted* with its folder.
+    /// A `qemu-nbd` is started. *Freed*, because it ends with this process. The directory of its socket is *journaled*.
     ServerStart,
-    /// It serves. As before.
+    /// It serves the image. As before.
     ServerStarted,
     /// It is ended, and its socket removed. As before.
     ServerEnd,
-    /// The commit of an overlay is begun. The overlay is *noted*; a commit that runs is adopted.
+    /// The commit of an overlay is started. The overlay is *journaled*, and recovery continues a running commit.
     CommitBegin,
-    /// It runs, and we do not know yet. As before.
+    /// The commit runs, but we do not know it yet. As before.
     CommitBegun,
-    /// The commit of an overlay that holds an operator's snapshot is ended, and the guest stays on the overlay. As before.
+    /// The commit of an overlay with an operator's snapshot is aborted, and the guest stays on the overlay. As before.
     CommitCancel,
-    /// The guest is moved to the base. The journal says that the move is ours.
+    /// The guest is moved to the base. The journal contains that we do this.
     Pivot,
-    /// It is there, and we do not know yet. As before: on the base, the move was ours.
+    /// The guest is on the base, but we do not know it yet. The journal shows that we moved it.
     Pivoted,
-    /// The overlay of a guest that is off is written into its base by `qemu-img`. The overlay keeps its contents.
+    /// `qemu-img` writes the overlay of a guest that is off into its base. The overlay keeps its contents.
     OverlayCommit,
-    /// The definition is put back on the base. The journal says that the base has what the overlay had.
+    /// The definition is changed back to the base. The journal contains that the base has all data of the overlay.
     DefinitionWrite,
-    /// It is, and we do not know yet. As before.
+    /// The definition is changed, but we do not know it yet. As before.
     DefinitionWritten,
-    /// The overlay is removed. Neither the guest nor its definition is on it; *noted* until it is gone.
+    /// The overlay is removed. Neither the guest nor its definition uses it; it is *journaled* until it is gone.
     OverlayRemove,
-    /// The backup job is begun. Its socket and its scratch files are *noted*, and so is the freeze.
+    /// The backup job is started. Its socket, its scratch files and the freeze are *journaled*.
     PullBegin,
-    /// It runs, and we do not know yet. As before.
+    /// The job runs, but we do not know it yet. As before.
     PullBegun,
-    /// The backup job is ended. *Noted*; another's is told by its socket.
+    /// The backup job is ended. *Journaled*; a job of another program has a different socket.
     PullEnd,
-    /// libvirt was asked to, and may still be at it. As before.
+    /// libvirt has received the request but may not have ended the job yet. As before.
     PullEnded,
-    /// A scratch file, or the socket of the job, is removed. The job is gone; *noted* until they are.
+    /// A scratch file, or the socket of the job, is removed. The job has ended; both are *journaled* until they are gone.
     ScratchRemove,
-    /// A guest that an I/O error has paused is let go on. It asks for that as long as it is paused for that reason.
+    /// A guest that was paused by an I/O error is resumed. Repeated as long as the guest is paused for that reason.
     Resume,
 
     // ---- hooks ----
-    /// What a hook is told is written. Swept by the next run.
+    /// The files for a hook are written. The next run removes them.
     HookFiles,
-    /// A hook is started, on this host or in the guest. One on this host ends with its input or is the operator's to end; one in
-    /// the guest has its own deadline there.
+    /// A hook is started on this host or in the guest. On this host it ends when its input is closed, or the operator must end
+    /// it; in the guest it has its own deadline.
     HookStart,
-    /// A session is let go. It ends with its input, or at its deadline.
+    /// A session is released. It ends when its input is closed, or at its deadline.
     HookRelease,
-    /// What hooks were told is removed. Swept by the next run.
+    /// The files for hooks are removed. The next run removes the rest.
     HookFilesRemove,
 
     // ---- mail ----
-    /// A mail is sent. What is not known to have arrived is sent again at worst.
+    /// A mail is sent. If its delivery is not recorded, it is sent again.
     MailSend,
-    /// A mail that could not be sent is put into the spool. *Whole*; the next writer removes the file of one that is gone.
+    /// A mail that could not be sent is written to the spool. *Atomic*; the next writer removes the file of a killed one.
     MailSpool,
-    /// A mail that was sent is removed from the spool. It is sent twice at worst.
+    /// A sent mail is removed from the spool. If that fails, it is sent twice.
     MailSpoolRemove,
 
     // ---- checks ----
-    /// The lock over the record of checks is waited for. *Freed*.
+    /// The lock of the record of checks is taken, after a wait. *Freed*.
     VerifiedLock,
-    /// What the check of a restore point came to is written. *Whole*; at worst it is checked once more.
+    /// The result of a check is recorded. *Atomic*; if it is lost, the restore point is checked again.
     VerifiedWrite,
 }
 
-/// Says that a step is reached, before it is taken. In a debug build, `KVMBACKUP_FAULT` may make it fail, or worse.
+/// Reports a step before it is executed. In a debug build, `KVMBACKUP_FAULT` may inject a fault here.
 ///
 /// # Errors
-/// None in a release build; an injected one in a debug build.
+/// Only an injected one, in a debug build.
 pub fn reached(step: Step) -> io::Result<()> {
     tracing::debug!(step = step.name());
     #[cfg(debug_assertions)]
@@ -198,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_step_has_a_name_of_its_own_and_lets_the_program_go_on() {
+    fn every_step_has_a_unique_name_and_succeeds() {
         let names: BTreeSet<_> = Step::ALL.iter().map(|step| step.name()).collect();
         assert_eq!(names.len(), Step::ALL.len());
         Step::ALL.iter().for_each(|step| reached(*step).unwrap());

@@ -1,4 +1,4 @@
-//! Owns: checking that only root, or the user of this process, can change or replace a file or folder. Must not: open or run it.
+//! Checks that only root or the user of this process can change or replace a file or directory. Must not open or run it.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::owner;
 
-/// Links that are followed, as many as Linux does (path_resolution(7)).
+/// Limit for symbolic links in one path, the same as in Linux (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const STICKY: u32 = 0o1000;
@@ -17,27 +17,27 @@ const STICKY: u32 = 0o1000;
 /// Why a path is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// Another user can change it, or it is of the wrong kind.
+    /// Another user can change it, or it has the wrong type.
     #[error("{}: {what}", .path.display())]
     Untrusted {
-        /// The file or folder on the way to it, or itself.
+        /// The file, or a directory or link on its path.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         what: Wrong,
     },
-    /// It cannot be looked at.
+    /// It cannot be examined.
     #[error("cannot examine {}", .path.display())]
     Look {
-        /// The file or folder on the way to it, or itself.
+        /// The file, or a directory or link on its path.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// What is wrong with a file, a folder or a link.
+/// What is wrong with a file, a directory or a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "each says itself")]
+#[allow(missing_docs, reason = "the messages describe the variants")]
 pub enum Wrong {
     #[error("its path is not absolute")]
     Relative,
@@ -47,7 +47,7 @@ pub enum Wrong {
     NoFile,
     #[error("it is neither a file nor a pipe")]
     NoInput,
-    #[error("it is not a folder")]
+    #[error("it is not a directory")]
     NoFolder,
     #[error("it is not executable")]
     NotExecutable,
@@ -66,7 +66,7 @@ pub enum Wrong {
 }
 
 impl Refused {
-    /// What the operator can do about it.
+    /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
             Refused::Untrusted { path, what } => Some(what.hint(path)),
@@ -76,19 +76,19 @@ impl Refused {
 }
 
 impl Wrong {
-    /// What the operator can type.
+    /// What the operator can do, with a command.
     pub fn hint(self, path: &Path) -> String {
         let command = match self {
-            Wrong::Relative => return "Use its absolute path".to_owned(),
+            Wrong::Relative => return "Use its absolute path.".to_owned(),
             Wrong::Endless | Wrong::NoFile | Wrong::NoInput | Wrong::NoFolder => "Check what it is: ls -ld",
             Wrong::NotExecutable => "Make it executable: chmod a+x",
             Wrong::CarriageReturn => r"Remove the carriage returns: sed -i 's/\r$//'",
             Wrong::NoInterpreter => "Install the interpreter, or correct the first line: head -n 1",
-            Wrong::Owned => "Give it to root: chown -h root",
-            Wrong::Writable => "Let only its owner change it: chmod go-w",
-            Wrong::FolderOwned => "Use a directory that belongs to root, or give this one to root: chown root",
+            Wrong::Owned => "Make root its owner: chown -h root",
+            Wrong::Writable => "Allow only its owner to change it: chmod go-w",
+            Wrong::FolderOwned => "Use a directory that root owns, or make root the owner of this one: chown root",
             Wrong::FolderWritable => {
-                "Use a directory that only root can change, or let only its owner change this one: chmod go-w"
+                "Use a directory that only root can change, or allow only the owner to change this one: chmod go-w"
             }
         };
         let path = path.to_string_lossy().replace('\'', r"'\''");
@@ -96,10 +96,10 @@ impl Wrong {
     }
 }
 
-/// A regular file that only a trusted user can write, in folders that only trusted users can change.
+/// Checks a regular file: only trusted users may change it and the directories above it.
 ///
 /// # Errors
-/// [`Refused`] names the first file, folder or link on the path that another user could change.
+/// [`Refused`] names the first file, directory or link on the path that another user could change.
 pub fn file(path: &Path) -> Result<(), Refused> {
     let (real, found) = walk(path)?;
     if !found.is_file() {
@@ -111,11 +111,11 @@ pub fn file(path: &Path) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Input that only a trusted user can write, in folders that only trusted users can change: a file or a pipe. What this process was
-/// given open (`/dev/stdin`, `<(…)`) cannot be replaced by another user and is trusted.
+/// Checks a file or pipe: only trusted users may change it and the directories above it. A file that this process received
+/// open (`/dev/stdin`, `<(…)`) is trusted, because another user cannot replace it.
 ///
 /// # Errors
-/// As [`file()`] has them.
+/// Those of [`file()`].
 pub fn input(path: &Path) -> Result<(), Refused> {
     let path = std::path::absolute(path).map_err(look(path))?;
     if is_descriptor(&path) {
@@ -123,7 +123,7 @@ pub fn input(path: &Path) -> Result<(), Refused> {
     }
     let (real, found) = walk(&path)?;
     let kind = found.file_type();
-    // The error of a folder that is read says more.
+    // A directory is allowed, because the error when it is read is clearer.
     if !(kind.is_file() || kind.is_fifo() || kind.is_dir()) {
         return untrusted(&real, Wrong::NoInput);
     }
@@ -137,7 +137,7 @@ pub fn input(path: &Path) -> Result<(), Refused> {
 fn is_descriptor(path: &Path) -> bool {
     let own = fs::canonicalize("/proc/self/fd");
     let link = match fs::read_link(path) {
-        // As /dev/stdin does.
+        // For example /dev/stdin.
         Ok(target) if path.starts_with("/dev") => target,
         _ => path.to_owned(),
     };
@@ -145,10 +145,10 @@ fn is_descriptor(path: &Path) -> bool {
     matches!((own, folder), (Ok(own), Some(Ok(folder))) if own == folder)
 }
 
-/// A folder that only a trusted user can write, in folders that only trusted users can change.
+/// Checks a directory: only trusted users may change it and the directories above it.
 ///
 /// # Errors
-/// As [`file()`] has them.
+/// Those of [`file()`].
 pub fn folder(path: &Path) -> Result<(), Refused> {
     let (real, found) = walk(path)?;
     if !found.is_dir() {
@@ -160,10 +160,10 @@ pub fn folder(path: &Path) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The same for a folder that may not exist yet: checks the nearest existing folder above it.
+/// The same for a directory that may not exist yet: checks the nearest existing directory above it.
 ///
 /// # Errors
-/// As [`file()`] has them.
+/// Those of [`file()`].
 pub fn future_folder(path: &Path) -> Result<(), Refused> {
     let path = std::path::absolute(path).map_err(look(path))?;
     let exists = |folder: &&Path| fs::symlink_metadata(folder).is_ok();
@@ -171,12 +171,12 @@ pub fn future_folder(path: &Path) -> Result<(), Refused> {
     if existing == path {
         return folder(existing);
     }
-    // In a sticky folder, a new folder can be replaced only by its owner.
+    // In a sticky directory, only the owner of a new directory can replace it.
     let (real, found) = walk(existing)?;
     check_folder(&real, &found)
 }
 
-/// Follows a path as the kernel does, checking every folder and link on the way, and the owner of the result.
+/// Follows a path like the kernel, and checks every directory and link on it and the owner of the result.
 fn walk(path: &Path) -> Result<(PathBuf, Metadata), Refused> {
     if !path.is_absolute() {
         return untrusted(path, Wrong::Relative);
@@ -229,7 +229,7 @@ fn parts(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(part).collect()
 }
 
-/// Fails if another user could replace a trusted file in this folder.
+/// Fails if another user could replace a trusted file in this directory.
 fn check_folder(path: &Path, found: &Metadata) -> Result<(), Refused> {
     if !owner::is_trusted(found.uid()) {
         return untrusted(path, Wrong::FolderOwned);

@@ -1,15 +1,15 @@
-//! Owns: bringing a large file to the disk while it is still being written, so that the sync at its end is short. Must not:
-//! stand for that sync: only [`File::sync_all`] after the last write makes a file durable.
+//! Syncs a large file while it is still being written, so that the final sync is short. Must not replace the final sync: only
+//! [`File::sync_all`] after the last write makes a file durable.
 
 use std::fs::File;
 use std::io;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
 
-/// Bytes written between two syncs: enough that each is worth its cost, and little beside what is written in all.
+/// Bytes between two syncs: large compared with the cost of a sync, small compared with an archive.
 const STEP: u64 = 64 << 20;
 
-/// A thread that syncs a file again and again. Dropped, it ends.
+/// A thread that syncs a file repeatedly. It ends when this is dropped.
 pub struct Writeback {
     wake: Option<SyncSender<()>>,
     thread: Option<JoinHandle<io::Result<()>>>,
@@ -17,7 +17,7 @@ pub struct Writeback {
 }
 
 impl Writeback {
-    /// Starts the thread, which does nothing yet.
+    /// Starts the thread, which waits for the first bytes.
     pub fn start(file: &File) -> io::Result<Writeback> {
         let file = file.try_clone()?;
         let (wake, woken) = mpsc::sync_channel(1);
@@ -27,7 +27,7 @@ impl Writeback {
         Ok(Writeback { wake: Some(wake), thread: Some(thread), since: 0 })
     }
 
-    /// Tells of bytes that were written. Never waits for the disk.
+    /// Counts written bytes and starts a sync if necessary. Never waits for the disk.
     pub fn wrote(&mut self, bytes: u64) {
         self.since += bytes;
         if self.since >= STEP && self.wake.as_ref().is_some_and(|wake| wake.try_send(()).is_ok()) {
@@ -35,7 +35,7 @@ impl Writeback {
         }
     }
 
-    /// Ends it. The kernel tells of a write that failed once a file, so its error is the only word of it.
+    /// Ends the thread. The kernel reports a failed write only once per file, so the caller must not ignore this error.
     pub fn finish(mut self) -> io::Result<()> {
         self.join()
     }
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_the_disk_is_kept() {
+    fn a_sync_error_is_returned_at_the_end() {
         // A pipe cannot be synced.
         let (_reader, writer) = io::pipe().unwrap();
         let file = File::from(std::os::fd::OwnedFd::from(writer));
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn little_is_left_to_the_sync_at_the_end() {
+    fn syncing_a_file_succeeds() {
         let file = tempfile::tempfile().unwrap();
         let mut writeback = Writeback::start(&file).unwrap();
         writeback.wrote(STEP - 1);

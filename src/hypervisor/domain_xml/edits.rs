@@ -1,39 +1,37 @@
-//! Owns: changes to XML text at the places a parser found; every byte outside a change stays. Must not: know libvirt.
+//! Edits XML text at places that a parser found and keeps every other byte. Must not know libvirt.
 
 use std::ops::Range;
 
 use roxmltree::Node;
 
-/// Changes to one text, gathered while its tree is walked and made in one go.
+/// Changes to one text, collected from its tree and applied together.
 pub struct Edits<'x> {
     xml: &'x str,
     list: Vec<(Range<usize>, String)>,
 }
 
 impl<'x> Edits<'x> {
-    /// No changes yet.
     pub fn new(xml: &'x str) -> Edits<'x> {
         Edits { xml, list: Vec::new() }
     }
 
-    /// Puts other text in an element's place.
     pub fn replace(&mut self, node: Node<'_, '_>, text: String) {
         self.list.push((node.range(), text));
     }
 
-    /// Takes an element out, with the blanks before it, so that no empty line stays.
+    /// Removes an element and the white space before it, so that no empty line stays.
     pub fn remove(&mut self, node: Node<'_, '_>) {
         self.list.push((self.with_blanks_before(node.range()), String::new()));
     }
 
-    /// Puts text right behind an element, on a line of its own when the element has one.
+    /// Inserts text after an element, on a separate line if the element is on one.
     pub fn insert_after(&mut self, node: Node<'_, '_>, text: &str) {
         let Range { start, end } = node.range();
         let blanks = self.with_blanks_before(start..start);
         self.list.push((end..end, format!("{}{text}", self.xml.get(blanks).unwrap_or_default())));
     }
 
-    /// Puts text into an element, before everything that is in it.
+    /// Inserts text as the first content of an element.
     pub fn insert_inside(&mut self, node: Node<'_, '_>, text: &str) {
         let Range { start, end } = node.range();
         let name = node.tag_name().name();
@@ -45,7 +43,7 @@ impl<'x> Edits<'x> {
         }
     }
 
-    /// Gives an attribute a value, whether it is there or not.
+    /// Sets an attribute, or adds it.
     pub fn set(&mut self, node: Node<'_, '_>, name: &str, value: &str) {
         let text = format!("{name}='{}'", escape(value));
         match node.attribute_node(name) {
@@ -57,14 +55,14 @@ impl<'x> Edits<'x> {
         }
     }
 
-    /// Takes an attribute out, if it is there.
+    /// Removes an attribute, if it exists.
     pub fn unset(&mut self, node: Node<'_, '_>, name: &str) {
         if let Some(attribute) = node.attribute_node(name) {
             self.list.push((self.with_blanks_before(attribute.range()), String::new()));
         }
     }
 
-    /// Gives an element this text as its only contents; its attributes stay, but for one.
+    /// Replaces all content of an element with text. Its attributes stay, except `without`.
     pub fn set_text(&mut self, node: Node<'_, '_>, text: &str, without: &str) {
         let name = node.tag_name().name();
         let kept = node.attributes().filter(|attribute| attribute.name() != without);
@@ -78,9 +76,9 @@ impl<'x> Edits<'x> {
         self.replace(node, text);
     }
 
-    /// The text with all changes made. A change inside an element that another change takes out is dropped with it.
+    /// The changed text. A change inside an element that another change removes has no effect.
     pub fn apply(mut self) -> String {
-        // At one place, what is put in comes before what is taken out or replaced.
+        // At the same place, insertions come before removals and replacements.
         self.list.sort_by_key(|(range, _)| (range.start, !range.is_empty()));
         let mut out = String::with_capacity(self.xml.len());
         let mut done = 0;
@@ -102,7 +100,7 @@ impl<'x> Edits<'x> {
     }
 }
 
-/// Text as XML writes it, in an attribute's value in either quotes or between elements.
+/// Escapes text for XML, both for attribute values in any quotes and for element content.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -119,7 +117,7 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-/// Whether XML 1.0 can hold this text at all: <https://www.w3.org/TR/xml/#charsets>.
+/// Whether XML 1.0 can represent this text: <https://www.w3.org/TR/xml/#charsets>.
 pub fn is_writable(text: &str) -> bool {
     text.chars().all(|c| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..))
 }
@@ -131,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_changed_changes() {
+    fn bytes_outside_of_edits_stay() {
         let xml = "<a>\n  <b  x=\"1\"\ty='&lt;'/> <!-- b -->\n  <c><d/></c>\n</a>";
         let document = Document::parse(xml).unwrap();
         let [b, c] = ["b", "c"].map(|name| document.descendants().find(|node| node.has_tag_name(name)).unwrap());
@@ -147,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_set_and_attributes_stay() {
+    fn set_text_keeps_attributes() {
         let xml = "<a t='1' u='2'><s/>old</a>";
         let document = Document::parse(xml).unwrap();
         let mut edits = Edits::new(xml);

@@ -1,4 +1,4 @@
-//! Owns: making a copy of a domain another domain: what two on one host cannot both have. Must not: touch disks.
+//! Gives a copied definition its own identity: replaces what two domains on one host cannot share. Must not change disks.
 
 use roxmltree::Node;
 
@@ -7,11 +7,11 @@ use super::edits::{Edits, escape, is_writable};
 use super::tree::{all, at};
 use crate::model::DomainRef;
 
-/// Folders in which libvirt itself names the sockets of domains.
+/// Directories in which libvirt chooses the names of sockets.
 const LIBVIRT_FOLDERS: [&str; 3] = ["/var/lib/libvirt/", "/run/libvirt/", "/var/run/libvirt/"];
 
-/// Gives the domain a name and a UUID, and takes out what would collide with the domain it was copied from and what
-/// libvirt makes up anew when it is absent. Metadata and host devices stay: libvirt has no other to give.
+/// Sets name and UUID, and removes everything that would conflict with the original domain and that libvirt generates if it
+/// is missing. Metadata and host devices stay, because libvirt cannot generate others.
 pub fn renew(
     edits: &mut Edits<'_>,
     domain: Node<'_, '_>,
@@ -45,7 +45,7 @@ pub fn rename(edits: &mut Edits<'_>, domain: Node<'_, '_>, to: &DomainRef) -> Re
         Some(old) => edits.replace(old, uuid),
         None => edits.insert_after(name, &uuid),
     }
-    // libvirt refuses a definition whose SMBIOS UUID is not the domain's.
+    // libvirt rejects a definition whose SMBIOS UUID differs from the domain's UUID.
     let tables = all(domain, "sysinfo").flat_map(|sysinfo| all(sysinfo, "system"));
     for entry in tables.flat_map(|system| all(system, "entry")) {
         if entry.attribute("name") == Some("uuid") {
@@ -55,10 +55,10 @@ pub fn rename(edits: &mut Edits<'_>, domain: Node<'_, '_>, to: &DomainRef) -> Re
     Ok(())
 }
 
-/// Without these, libvirt makes up a MAC address (52:54:00:… for QEMU), a tap device, and the ids of a virtual port.
+/// libvirt generates a missing MAC address (52:54:00:… for QEMU), tap device, and ids of a virtual port.
 fn renew_interface(edits: &mut Edits<'_>, interface: Node<'_, '_>) {
     all(interface, "mac").for_each(|mac| edits.remove(mac));
-    // A tap device that libvirt does not manage was made by the operator: there is no other.
+    // The operator created a tap device that libvirt does not manage, and libvirt cannot generate another.
     let tap = all(interface, "target").filter(|target| target.attribute("managed") != Some("no"));
     tap.for_each(|target| edits.remove(target));
     for parameters in all(interface, "virtualport").flat_map(|port| all(port, "parameters")) {
@@ -72,7 +72,7 @@ fn renew_channel(edits: &mut Edits<'_>, channel: Node<'_, '_>) {
     own.for_each(|source| edits.remove(source));
 }
 
-/// Two guests cannot listen on one port, so a fixed one becomes one that libvirt chooses at the start.
+/// Two guests cannot listen on one port, so libvirt chooses one at the start instead.
 fn renew_graphics(edits: &mut Edits<'_>, graphics: Node<'_, '_>, notes: &mut Vec<String>) {
     let ports = ["port", "tlsPort", "websocket"];
     if graphics.attribute("autoport") == Some("no") {
@@ -94,7 +94,7 @@ fn drop_sockets(edits: &mut Edits<'_>, graphics: Node<'_, '_>) {
     }
 }
 
-/// A file that a serial line is written to is locked by the domain that writes, so the copy writes beside it.
+/// The original domain locks its log files, so the copy writes to another file in the same directory.
 fn renew_logs(edits: &mut Edits<'_>, device: Node<'_, '_>, name: &str) {
     let source = all(device, "source").filter(|_| device.attribute("type") == Some("file"));
     for (node, attribute) in source.map(|node| (node, "path")).chain(all(device, "log").map(|node| (node, "file"))) {

@@ -1,4 +1,4 @@
-//! Owns: what one definition has and another one of the same domain lacks, in words. Pure. Must not: judge it.
+//! Lists what one definition of a domain has and another lacks. Pure. Must not judge the differences.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use roxmltree::Node;
 use super::Error;
 use super::tree::{is, parse};
 
-/// Lines for people: every element of `from` that `to` has not got, by its names and attributes. Addresses, aliases and what
-/// other programs keep in a definition do not count; an element whose parent is told of is not told of by itself.
+/// Describes every element of `from` that is missing in `to`, by names and attributes. Addresses, aliases and the metadata of
+/// other programs do not count. An element inside a reported element is not reported again.
 pub fn left_out(from: &str, to: &str) -> Result<Vec<String>, Error> {
     let (from, to) = (parse(from)?, parse(to)?);
     let known: BTreeSet<String> = elements(to.root_element()).into_iter().map(|(_, words)| words).collect();
@@ -23,7 +23,7 @@ pub fn left_out(from: &str, to: &str) -> Result<Vec<String>, Error> {
     Ok(missing)
 }
 
-/// The elements below the domain's own, in the order of the XML, each with its words.
+/// The elements below `<domain>` in the order of the XML, each with its description.
 fn elements<'a, 'i>(domain: Node<'a, 'i>) -> Vec<(Node<'a, 'i>, String)> {
     let counts = |node: &Node<'_, '_>| {
         node.is_element()
@@ -33,7 +33,7 @@ fn elements<'a, 'i>(domain: Node<'a, 'i>) -> Vec<(Node<'a, 'i>, String)> {
     domain.descendants().filter(counts).map(|node| (node, words(node, domain))).collect()
 }
 
-/// `watchdog model='itco' action='reset'`, or `features > acpi` for what lies deeper.
+/// `watchdog model='itco' action='reset'`, or `features > acpi` for nested elements.
 fn words(node: Node<'_, '_>, domain: Node<'_, '_>) -> String {
     let between = node.ancestors().skip(1).take_while(|above| *above != domain && !is(*above, "devices"));
     let mut names: Vec<&str> = between.map(|above| above.tag_name().name()).collect();
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_gone_is_told_of_once_and_addresses_do_not_count() {
+    fn missing_elements_are_reported_once_and_addresses_do_not_count() {
         let from = "<domain><features><acpi/><x y='1'/></features><devices><watchdog model='itco' action='reset'>\
             <sub/><address slot='1'/></watchdog><disk><address slot='2'/></disk></devices></domain>";
         let to = "<domain><features><acpi/></features><devices><disk><address slot='3'/></disk></devices></domain>";

@@ -1,5 +1,5 @@
-//! Owns: the XML of a domain: reading it into the vocabulary, and rewriting it for a restore. Pure.
-//! Must not: talk to libvirt, touch files, or find anything in the text by string search.
+//! Reads domain XML into the types of `model`, and rewrites it for a restore. Pure.
+//! Must not call libvirt, access files, or search the text of the XML.
 
 mod edits;
 mod identity;
@@ -27,68 +27,68 @@ pub use rewrite::{Changes, Rewritten, TpmState, reaches, renamed, rewrite};
 /// Why a domain's XML cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Longer than libvirt itself can send.
+    /// Longer than anything libvirt can send.
     #[error("domain XML has {bytes} bytes; libvirt sends at most {limit}")]
     TooLong {
-        /// Its length.
+        /// Length in bytes.
         bytes: usize,
-        /// The longest allowed.
+        /// Limit in bytes.
         limit: usize,
     },
-    /// Nested deeper than libvirt's own parser accepts.
+    /// Nested deeper than libvirt's parser accepts.
     #[error("domain XML is nested deeper than {limit} elements")]
     TooDeep {
-        /// The deepest allowed.
+        /// Limit in elements.
         limit: usize,
     },
-    /// Not well-formed XML, or with a document type.
+    /// Not well-formed, or with a document type.
     #[error("cannot parse the domain XML")]
     Parse(#[source] roxmltree::Error),
-    /// Well-formed, and not the definition of a domain.
+    /// Well-formed XML of something else.
     #[error("domain XML starts with <{found}>, not <domain>")]
     NotADomain {
-        /// The outermost element.
+        /// Name of the root element.
         found: String,
     },
-    /// Something that every domain has is not there.
+    /// A mandatory element is missing.
     #[error("domain XML has no {what}")]
     Missing {
-        /// What is missing.
+        /// The element, for display.
         what: String,
     },
     /// A value that libvirt does not write.
     #[error("domain XML has {what} '{value}'")]
     Unknown {
-        /// Which value.
+        /// The element or attribute, for display.
         what: &'static str,
-        /// What it says.
+        /// The unexpected value.
         value: String,
     },
-    /// Two disks claim one target, which is the key of a disk.
+    /// Two disks have one target, which must be unique.
     #[error("domain XML has two disks with target {target}")]
     SameTarget {
-        /// The target.
+        /// Target of the disks.
         target: String,
     },
-    /// A change names a disk that the definition does not have.
+    /// A change refers to a disk that the definition does not have.
     #[error("domain XML has no disk {target}")]
     NoSuchDisk {
-        /// The target.
+        /// Target of the disk.
         target: String,
     },
-    /// Under a new name, a disk would still be the original guest's.
+    /// The copy of a domain would share a writable disk with the original.
     #[error("disk {target} would be written by both the original guest and its copy")]
     SharedDisk {
-        /// The target.
+        /// Target of the disk.
         target: String,
     },
-    /// A restored disk was given a place that is neither a file nor a block device.
+    /// The destination of a disk is neither a file nor a block device.
     #[error("disk {target} is restored neither to a file nor to a block device")]
     Place {
-        /// The target.
+        /// Target of the disk.
         target: String,
     },
-    /// A path that XML cannot hold.
+    /// A path that XML cannot represent.
     #[error("path {0:?} cannot be written in XML")]
     Path(std::path::PathBuf),
 }

@@ -1,4 +1,4 @@
-//! Owns: what of libvirt and the host's networks a definition needs by name. Pure. Must not: look whether it is there.
+//! Lists the objects of libvirt and the host that a definition refers to by name. Pure. Must not check whether they exist.
 
 use std::collections::BTreeSet;
 
@@ -7,39 +7,39 @@ use roxmltree::Node;
 use super::Error;
 use super::tree::{all, at, attribute, parse, text};
 
-/// What a definition needs by name.
+/// Objects that a definition refers to by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Networks of libvirt.
     pub networks: BTreeSet<String>,
-    /// Network devices of the host: bridges, and those that guests are attached to directly.
+    /// Network devices of the host: bridges, and devices to which guests are attached directly.
     pub links: BTreeSet<String>,
     /// Network filters of libvirt.
     pub filters: BTreeSet<String>,
     /// Storage pools of libvirt.
     pub pools: BTreeSet<String>,
-    /// The CPU, if a certain model is named.
+    /// The CPU, if the definition names a model.
     pub cpu: Option<Cpu>,
 }
 
-/// A CPU model, and what is to run it.
+/// A CPU model, and what runs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cpu {
-    /// Its name.
+    /// Name of the model.
     pub model: String,
-    /// The element.
+    /// The `<cpu>` element.
     pub xml: String,
-    /// The kind of the domain (`kvm`, `qemu`).
+    /// Type of the domain (`kvm`, `qemu`).
     pub virt_type: String,
-    /// The architecture.
+    /// Architecture (`x86_64`).
     pub arch: Option<String>,
-    /// The machine type.
+    /// Machine type (`pc-q35-9.2`).
     pub machine: Option<String>,
-    /// The program.
+    /// Path of the QEMU program.
     pub emulator: Option<String>,
 }
 
-/// What a definition needs.
+/// Collects the names in a definition.
 pub fn needs(xml: &str) -> Result<Needs, Error> {
     let document = parse(xml)?;
     let domain = document.root_element();
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_named_is_found() {
+    fn every_named_object_is_listed() {
         let xml = "<domain type='kvm'><os><type arch='x86_64' machine='pc-q35-9.2'>hvm</type></os>\
             <cpu mode='custom' match='exact'><model fallback='forbid'>EPYC-Genoa</model></cpu><devices>\
             <emulator>/usr/bin/kvm</emulator><interface type='network'><source network='lan'/>\

@@ -1,5 +1,5 @@
-//! Owns: what of a guest lies outside its disks and outside what a backup takes beside them. Pure. Must not: judge how much
-//! that matters to an operator beyond whether it may hold data of the guest.
+//! Lists the parts of a guest that no backup contains, and whether they may contain data of the guest. Pure.
+//! Must not judge how important they are.
 
 use roxmltree::Node;
 
@@ -10,7 +10,7 @@ use crate::model::NotSaved;
 /// The namespace of arguments for QEMU: <https://libvirt.org/kbase/qemu-passthrough-security.html>.
 const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
-/// Arguments of QEMU that bring in a file or device, without their dashes.
+/// QEMU arguments that attach a file or device, without their dashes.
 const DRIVES: [&str; 15] = [
     "drive", "blockdev", "hda", "hdb", "hdc", "hdd", "fda", "fdb", "cdrom", "sd", "pflash", "mtdblock", "fsdev",
     "virtfs", "mem-path",
@@ -18,7 +18,6 @@ const DRIVES: [&str; 15] = [
 
 const KEYS: &str = "A guest that seals keys in its TPM (BitLocker) needs its recovery key after a restore.";
 
-/// All of it, in the order of these lines.
 pub fn outside(domain: Node<'_, '_>) -> Vec<NotSaved> {
     let mut found: Vec<NotSaved> = Vec::new();
     found.extend(devices(domain, "hostdev").filter_map(host_device));
@@ -43,7 +42,7 @@ fn host_device(device: Node<'_, '_>) -> Option<NotSaved> {
     }
 }
 
-/// How a host device's source names it: as `0000:01:00.0`, or by its attributes.
+/// The PCI address of a host device (`0000:01:00.0`), or the values of its identifying attributes.
 fn named(source: Node<'_, '_>) -> String {
     let parts = source.descendants().filter(Node::is_element);
     let address = at(source, &["address"]).and_then(|address| {
@@ -63,7 +62,7 @@ fn named(source: Node<'_, '_>) -> String {
 fn shared_folder(folder: Node<'_, '_>) -> Option<NotSaved> {
     let source = at(folder, &["source"])?;
     let place = ["dir", "socket", "file", "dev", "name"].iter().find_map(|name| source.attribute(*name))?;
-    Some(NotSaved { what: format!("shared folder {place}"), data: false, hint: None })
+    Some(NotSaved { what: format!("shared directory {place}"), data: false, hint: None })
 }
 
 fn persistent_memory(memory: Node<'_, '_>) -> Option<NotSaved> {
@@ -98,7 +97,7 @@ fn network_variables(nvram: Node<'_, '_>) -> Option<NotSaved> {
     )
 }
 
-/// Drives and other storage in QEMU arguments: libvirt knows nothing of them.
+/// Drives and other storage in QEMU arguments, which libvirt does not know.
 fn arguments(domain: Node<'_, '_>) -> Vec<NotSaved> {
     let is = |node: &Node<'_, '_>, name| node.tag_name().namespace() == Some(QEMU) && node.tag_name().name() == name;
     let lines = domain.children().filter(|node| is(node, "commandline")).flat_map(|line| line.children());
@@ -119,14 +118,14 @@ fn arguments(domain: Node<'_, '_>) -> Vec<NotSaved> {
     storage.collect()
 }
 
-/// The local path in an argument. Nothing else of it is shown: it may hold a password.
+/// The local path in an argument. The rest is not shown, because it may contain a password.
 fn file_in(value: &str) -> Option<&str> {
     let parts = value.split(',').map(|part| part.split_once('=').map_or(part, |(_, value)| value));
     let json = value.split('"');
     parts.chain(json).find(|part| part.starts_with('/'))
 }
 
-/// Whether the firmware is one file that the guest writes, code and variables in one.
+/// Whether the firmware is one writable file with both code and variables.
 pub fn is_writable_firmware(loader: Node<'_, '_>, os: Node<'_, '_>) -> bool {
     let is = |name, value| loader.attribute(name) == Some(value);
     is("type", "pflash") && !is("readonly", "yes") && !is("stateless", "yes") && all(os, "nvram").next().is_none()
@@ -169,7 +168,7 @@ mod tests {
             ),
             (
                 "<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv/share'/><target dir='tag'/></filesystem>",
-                "shared folder /srv/share",
+                "shared directory /srv/share",
             ),
             ("<memory model='nvdimm'><source><path>/srv/nv</path></source></memory>", "!nvdimm memory /srv/nv"),
             (

@@ -1,8 +1,8 @@
-//! Owns: reporting what a definition reaches for on the host, so that a foreign archive cannot hide anything. Must not: judge
-//! whether that is right, or change it.
+//! Reports everything on the host that a definition uses, so that a foreign archive cannot hide anything. Must not judge or
+//! change it.
 //!
-//! An allow-list names what is known to stay inside the guest. Everything else is reported, including elements that a later
-//! libvirt adds.
+//! An allow-list contains what is known to stay inside the guest. Everything else is reported, including elements that later
+//! versions of libvirt add.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,49 +18,49 @@ mod tests;
 
 use lists::{ATTRIBUTES, NAMES, PARTS, TREES, USUAL};
 
-/// The longest value shown.
+/// The longest value that is shown, in characters.
 const SHOWN: usize = 160;
 
-/// What is known of a definition beside its own text.
+/// What the restore knows about a definition.
 #[derive(Debug, Default)]
 pub struct Known<'a> {
-    /// Targets of the disks whose images the restore itself writes.
+    /// Targets of the disks whose images the restore writes.
     pub disks: BTreeSet<&'a str>,
-    /// Paths of other files that it writes, or that the guest may be given as they are.
+    /// Paths of other files that the restore writes, or that the guest may use as they are.
     pub files: BTreeSet<&'a str>,
 }
 
-/// One device or other part of a definition that names something outside the guest.
+/// A device or another part of a definition that refers to something outside the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reach {
-    /// For people, safe to print.
+    /// Description that is safe to print.
     pub text: String,
-    /// Nearly every guest has it: a libvirt network, a bridge.
+    /// Whether nearly every guest has it: a libvirt network, a bridge.
     pub is_usual: bool,
-    /// The whole part, as it stands in the definition.
+    /// The unchanged XML of the part.
     xml: String,
 }
 
 impl Reach {
-    /// Whether both are of the very same part.
+    /// Whether both parts have the same XML.
     pub fn is_same(&self, other: &Reach) -> bool {
         self.xml == other.xml
     }
 }
 
-/// All of them, in the XML's order.
+/// All of them, in the order of the XML.
 pub fn reaches(domain: Node<'_, '_>, known: &Known<'_>) -> Vec<Reach> {
     let mut seen = BTreeSet::new();
     let mut reaches = Vec::new();
     let own = text(domain, &["name"]).unwrap_or_default();
-    // A device is told of by itself, every other part of the domain as a whole.
+    // Each device is reported separately, every other child of the domain as a whole.
     for part in
         elements(domain).flat_map(|part| if is(part, "devices") { elements(part).collect() } else { vec![part] })
     {
         let mut found = Found { known, own, values: Vec::new(), is_usual: true };
         found.part(part);
         let Found { values, is_usual, .. } = found;
-        // A console repeats the serial port it stands for.
+        // A console repeats the values of its serial port.
         if !values.is_empty() && seen.insert(values.clone()) {
             let shown: Vec<String> = values.iter().map(Value::shown).collect();
             let xml = part.document().input_text().get(part.range()).unwrap_or_default().to_owned();
@@ -82,7 +82,7 @@ impl Value<'_> {
     }
 }
 
-/// What one part names.
+/// The reported values of one part.
 struct Found<'a, 'k> {
     known: &'k Known<'k>,
     own: &'k str,
@@ -99,7 +99,7 @@ impl<'a> Found<'a, '_> {
         }
     }
 
-    /// A known element: its values are choices and numbers, unless they are paths.
+    /// Reports the paths in a known element; its other values are choices and numbers.
     fn walk(&mut self, node: Node<'a, '_>, inside: &[&str], in_tree: bool) {
         let attributes = ATTRIBUTES.iter().find(|(name, _)| is(node, name)).map(|(_, known)| *known);
         for attribute in node.attributes() {
@@ -132,7 +132,7 @@ impl<'a> Found<'a, '_> {
         }
     }
 
-    /// A restored disk gets its own new image; any other disk uses what this host has at that path.
+    /// A restored disk gets a new image. Any other disk uses what exists at its path on this host.
     fn disk_source(&mut self, disk: Node<'a, '_>, source: Node<'a, '_>) {
         let is_restored = target(disk).is_some_and(|target| self.known.disks.contains(target));
         let is_raw = at(disk, &["driver"]).and_then(|driver| driver.attribute("type")).is_none_or(|kind| kind == "raw");
@@ -147,10 +147,10 @@ impl<'a> Found<'a, '_> {
         }
     }
 
-    /// All values of an element that may mean anything.
+    /// Reports all values of an unknown element.
     fn all(&mut self, node: Node<'a, '_>) {
         let before = self.values.len();
-        // How the guest sees a device does not concern the host.
+        // The address and target of a device exist only inside the guest.
         let is_guests = |child: &Node<'_, '_>| {
             let own = child.ancestors().find(|above| above.parent() == Some(node));
             let names: &[&str] =
@@ -162,7 +162,7 @@ impl<'a> Found<'a, '_> {
             for attribute in node.attributes() {
                 self.push(attribute.name(), attribute.value());
             }
-            // A cookie of a web server is a secret.
+            // An HTTP cookie is a secret.
             let text = node.text().map(str::trim).filter(|text| !text.is_empty() && !is(node, "cookie"));
             if let Some(text) = text {
                 self.push(node.tag_name().name(), text);
@@ -174,7 +174,7 @@ impl<'a> Found<'a, '_> {
     }
 
     fn push(&mut self, name: &'a str, value: &'a str) {
-        // The password of a screen is a secret.
+        // The password for VNC or SPICE is a secret.
         let value = if name == "passwd" { "…" } else { value };
         self.is_usual = false;
         self.values.push(Value { name, value });
@@ -188,7 +188,7 @@ impl<'a> Found<'a, '_> {
     }
 }
 
-/// Whether a device is of a kind whose connections stay inside the guest, or are libvirt's own.
+/// Whether connections of this kind of device stay inside the guest or end at libvirt.
 fn is_of_usual_kind(part: Node<'_, '_>) -> bool {
     let kind = part.attribute("type").unwrap_or_default();
     let of = |path: &[&'static str], name| at(part, path).and_then(|node| node.attribute(name)).unwrap_or_default();
@@ -214,7 +214,7 @@ fn is_of_usual_kind(part: Node<'_, '_>) -> bool {
     }
 }
 
-/// Whether only this host can connect to a screen.
+/// Whether only this host can connect to the graphics device.
 fn is_local(graphics: Node<'_, '_>) -> bool {
     let is_loopback =
         |address: &str| address == "localhost" || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
@@ -243,7 +243,7 @@ fn label(part: Node<'_, '_>) -> String {
     }
 }
 
-/// A value made safe for a terminal: no control characters, nothing that reverses the direction of text.
+/// Makes a value safe for a terminal: no control characters, and none that change the direction of text.
 fn shown(value: &str) -> String {
     let safe = |c| if misleads(c) { char::REPLACEMENT_CHARACTER } else { c };
     let short: String = value.chars().take(SHOWN).map(safe).collect();

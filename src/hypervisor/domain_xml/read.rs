@@ -1,4 +1,4 @@
-//! Owns: domain XML as libvirt gives it → [`Domain`]. Pure. Must not: guess what the XML does not say, or probe images.
+//! Converts libvirt's domain XML to [`Domain`]. Pure. Must not guess what the XML does not contain, or open images.
 
 use std::path::{Path, PathBuf};
 
@@ -11,46 +11,46 @@ use super::source::unread;
 use super::tree::{all, at, attribute, is, parse, text};
 use crate::model::{BootFile, Device, Disk, Domain, DomainRef, DomainState, DomainXml, Format, Image, Nvram, Source};
 
-/// Where a system libvirt keeps the state of emulated TPMs, by UUID.
+/// Where the system libvirt keeps the state of emulated TPMs, by UUID.
 pub const TPM_STATE: &str = "/var/lib/libvirt/swtpm";
 
-/// A domain, and what its XML says that has no place in the vocabulary.
+/// A domain, and the parts of its XML that [`Domain`] does not contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
-    /// The domain. An image on a volume of a pool has the source [`Source::Unsupported`]`("volume")`: libvirt does not write
-    /// the path into the XML, so whoever can ask the pool fills it in.
+    /// The domain. The XML has no path for the volume of a pool, so its source is [`Source::Unsupported`]`("volume")` until
+    /// the caller looks it up.
     pub domain: Domain,
-    /// The volumes to be looked up.
+    /// Volumes that the caller must look up.
     pub volumes: Vec<Volume>,
-    /// Block jobs that run on disks: libvirt refuses a snapshot or a backup beside them.
+    /// Block jobs on disks. libvirt rejects a snapshot or a backup while one runs.
     pub jobs: Vec<Job>,
 }
 
-/// An image of a disk, as a volume of a storage pool.
+/// An image in a storage pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
-    /// The disk.
+    /// Target of the disk.
     pub target: String,
-    /// Its image: 0 is the active one, 1 the one right below.
+    /// 0 is the active image, 1 the image directly below.
     pub layer: usize,
-    /// The pool's name.
+    /// Name of the pool.
     pub pool: String,
-    /// The volume's name.
+    /// Name of the volume.
     pub volume: String,
 }
 
-/// A block job that runs on a disk.
+/// A block job on a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// The disk.
+    /// Target of the disk.
     pub target: String,
-    /// libvirt's name of the job (`copy`, `active-commit`).
+    /// libvirt's name for the job (`copy`, `active-commit`).
     pub kind: String,
 }
 
-/// Reads a domain's XML.
+/// Reads domain XML.
 ///
-/// Fails on XML that is no domain's, that misses the name, the UUID or a disk's target, or that is out of bounds.
+/// Fails if the XML exceeds a limit, is not a domain, or lacks the name, the UUID or the target of a disk.
 pub fn read(xml: DomainXml, state: DomainState, persistent: bool) -> Result<Described, Error> {
     let live_document = parse(&xml.live)?;
     let inactive_document = parse(&xml.inactive)?;
@@ -63,7 +63,7 @@ pub fn read(xml: DomainXml, state: DomainState, persistent: bool) -> Result<Desc
     let id = id(live)?;
     let volumes = volumes(live);
     let jobs = jobs(live);
-    // libvirt may choose the path of the variables only when the guest starts, and keep it in either form.
+    // libvirt may choose the path of the variables when the guest starts, so only one of the two XML documents may contain it.
     let nvram = nvram(live).or_else(|| nvram(inactive));
     let boot = boot_files(live);
     let tpm = tpm_state(live, &id);
@@ -76,7 +76,7 @@ pub fn read(xml: DomainXml, state: DomainState, persistent: bool) -> Result<Desc
     Ok(Described { domain, volumes, jobs })
 }
 
-/// Whether a snapshot's XML says that its disks, or its memory, are files of their own.
+/// Whether the XML of a snapshot has disks or memory in separate files.
 pub fn is_external_snapshot(xml: &str) -> bool {
     let Ok(document) = roxmltree::Document::parse(xml) else { return false };
     let snapshot = document.root_element();
@@ -85,7 +85,7 @@ pub fn is_external_snapshot(xml: &str) -> bool {
 }
 
 fn id(domain: Node<'_, '_>) -> Result<DomainRef, Error> {
-    // Blanks at either end belong to the name, so it is not trimmed.
+    // Not trimmed: spaces at either end belong to the name.
     let name = at(domain, &["name"]).and_then(|name| name.text()).filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| Error::Missing { what: "name".to_owned() })?.to_owned();
     let uuid = text(domain, &["uuid"]).ok_or_else(|| Error::Missing { what: "uuid".to_owned() })?;
@@ -140,13 +140,13 @@ fn target<'a>(disk: Node<'a, '_>) -> Option<&'a str> {
     attribute(disk, &["target"], "dev")
 }
 
-/// The layers below the active image, nearest first; the empty element that ends a known chain is none.
+/// The layers below the active image, nearest first, without the empty element that ends a known chain.
 fn backing_chain<'a, 'i>(disk: Node<'a, 'i>) -> impl Iterator<Item = Node<'a, 'i>> {
     let below = |node: Node<'a, 'i>| all(node, "backingStore").next().filter(|layer| layer.has_attribute("type"));
     std::iter::successors(below(disk), move |layer| below(*layer))
 }
 
-/// libvirt takes an image without a named format as raw: it does not probe.
+/// libvirt does not probe: an image without a format is raw.
 fn image(node: Node<'_, '_>, format: Option<&str>) -> Image {
     Image { source: source(node), format: Format::from_driver(format.unwrap_or("raw")) }
 }
@@ -167,7 +167,7 @@ fn source(node: Node<'_, '_>) -> Source {
     }
 }
 
-/// Newer definitions have the element in the source, older ones in the disk.
+/// The element is in the source in newer definitions, in the disk in older ones.
 fn is_encrypted(node: Node<'_, '_>) -> bool {
     at(node, &["encryption"]).or_else(|| at(node, &["source", "encryption"])).is_some()
 }
@@ -197,21 +197,21 @@ fn volumes(domain: Node<'_, '_>) -> Vec<Volume> {
 fn jobs(domain: Node<'_, '_>) -> Vec<Job> {
     let job = |disk| {
         let mirror = at(disk, &["mirror"])?;
-        // libvirt leaves the name out for a copy, the only job there was at first.
+        // libvirt omits the name for a copy, which was the only job in old versions.
         let kind = mirror.attribute("job").unwrap_or("copy").to_owned();
         Some(Job { target: target(disk)?.to_owned(), kind })
     };
     devices(domain, "disk").filter_map(job).collect()
 }
 
-/// The path is the element's text, or, since libvirt 8.5, that of a `<source>` in it, a file or a block device.
+/// The path is the text of the element or, since libvirt 8.5, in a nested `<source>`, which is a file or a block device.
 fn nvram(domain: Node<'_, '_>) -> Option<Nvram> {
     let source = |name| attribute(domain, &["os", "nvram", "source"], name);
     let path = text(domain, &["os", "nvram"]).or_else(|| source("file")).or_else(|| source("dev"))?;
     Some(Nvram { path: PathBuf::from(path) })
 }
 
-/// The definition may name the place (libvirt 10.10 and later); libvirt's own has a folder for each domain.
+/// The definition may contain the path (libvirt 10.10 and later). By default libvirt has one directory per domain.
 fn tpm_state(domain: Node<'_, '_>, id: &DomainRef) -> Option<PathBuf> {
     let is_emulator = |tpm: &Node<'_, '_>| attribute(*tpm, &["backend"], "type") == Some("emulator");
     let tpm = devices(domain, "tpm").find(is_emulator)?;

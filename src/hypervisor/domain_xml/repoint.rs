@@ -1,5 +1,5 @@
-//! Owns: putting one disk of a definition back on the image that was below its overlay. Pure. Must not: change anything else; the
-//! domain and its guest stay what they are, as against a restore.
+//! Changes one disk of a definition back to the image below its overlay. Pure. Must not change anything else: unlike after a
+//! restore, the domain stays the same.
 
 use roxmltree::{Document, Node};
 
@@ -9,30 +9,30 @@ use super::rewrite::as_text;
 use super::tree::{all, at, attribute, parse};
 use crate::model::{Image, Source};
 
-/// The children of a `<disk>` that describe its images; all others describe the device.
+/// The children of `<disk>` that describe its images. All others describe the device.
 const OF_IMAGES: [&str; 4] = ["source", "backingStore", "auth", "encryption"];
 
-/// The `<disk>` element at `target`, as the definition has it.
+/// The unchanged text of the `<disk>` element with this target.
 pub fn disk_text<'x>(xml: &'x str, target: &str) -> Result<&'x str, Error> {
     let document = parse(xml)?;
     let range = disk_at(&document, target)?.range();
     Ok(xml.get(range).unwrap_or_default())
 }
 
-/// Whether both definitions say the same of the images of the disk at `target`.
+/// Whether the disk `target` has the same images in a definition and in a saved `<disk>` element.
 pub fn has_images_of(xml: &str, target: &str, saved: &str) -> Result<bool, Error> {
     let (now, saved_xml) = (parse(xml)?, enclosed(saved));
     let saved = parse(&saved_xml)?;
     Ok(Images::of_disk(xml, disk_at(&now, target)?) == Images::of_disk(&saved_xml, disk_at(&saved, target)?))
 }
 
-/// Puts the disk at `target` back on its image; every byte that is not about images stays.
+/// Changes the disk `target` back to its image. Every byte that does not describe images stays.
 ///
-/// `saved` is the `<disk>` element of before, whose bytes come back. Without it (older releases did not keep it), the layer that
-/// the definition has right below the disk becomes the disk, if it is `image`; without that, path, kind and format are
-/// those of `image`, which has to be a file or a block device.
+/// `saved` is the `<disk>` element from before the snapshot, which is restored byte by byte. Journals of older releases do
+/// not have it. Then the layer directly below becomes the disk, if it is `image`. Otherwise path, type and format are set
+/// from `image`, which must be a file or a block device.
 ///
-/// Fails on XML that is no domain's, on a target it does not have, and on a path that XML cannot hold.
+/// Fails if the XML is not a domain or has no such target, or if XML cannot represent the path.
 pub fn repoint(xml: &str, target: &str, saved: Option<&str>, image: &Image) -> Result<String, Error> {
     let document = parse(xml)?;
     let disk = disk_at(&document, target)?;
@@ -49,7 +49,7 @@ pub fn repoint(xml: &str, target: &str, saved: Option<&str>, image: &Image) -> R
     Ok(edits.apply())
 }
 
-/// Puts a disk whose layers are unknown on a file or a block device.
+/// For a disk with unknown layers.
 fn put_on_path(edits: &mut Edits<'_>, disk: Node<'_, '_>, target: &str, image: &Image) -> Result<(), Error> {
     let (kind, name, path) = match &image.source {
         Source::File(path) => ("file", "file", path),
@@ -66,13 +66,13 @@ fn put_on_path(edits: &mut Edits<'_>, disk: Node<'_, '_>, target: &str, image: &
     Ok(())
 }
 
-/// What XML says of a disk's images, as its own text.
+/// The text of the XML that describes the images of a disk.
 #[derive(PartialEq, Eq)]
 struct Images<'x> {
     kind: &'x str,
     format: &'x str,
     cache: Option<&'x str>,
-    /// By name; those that are not named here stay what they are.
+    /// Elements by name; `None` removes an element. Others stay.
     parts: Vec<(&'static str, Option<&'x str>)>,
 }
 
@@ -109,7 +109,7 @@ impl<'x> Images<'x> {
     }
 }
 
-/// The rest of the driver is the device's.
+/// The other attributes of the driver belong to the device, so they stay.
 fn put_format(edits: &mut Edits<'_>, disk: Node<'_, '_>, format: &str, cache: Option<&str>) {
     let Some(driver) = at(disk, &["driver"]) else {
         let cache = cache.unwrap_or_default();
@@ -125,7 +125,7 @@ fn put_format(edits: &mut Edits<'_>, disk: Node<'_, '_>, format: &str, cache: Op
     }
 }
 
-/// A `<disk>` element as a definition that has nothing else.
+/// A minimal definition around a `<disk>` element.
 fn enclosed(disk: &str) -> String {
     format!("<domain><devices>{disk}</devices></domain>")
 }
@@ -136,7 +136,7 @@ fn disk_at<'a, 'i>(document: &'a Document<'i>, target: &str) -> Result<Node<'a, 
     disk.ok_or_else(|| Error::NoSuchDisk { target: target.to_owned() })
 }
 
-/// Whether a layer is this image. A volume of a pool and a network disk have no path that could differ.
+/// Whether a layer is this image. Volumes of pools and network disks always match, because they have no path to compare.
 fn is_on(layer: Node<'_, '_>, image: &Image) -> bool {
     let mut paths = ["file", "dev"].iter().filter_map(|name| attribute(layer, &["source"], name));
     layer.has_attribute("type") && paths.all(|path| image.source.path().is_some_and(|image| image.as_os_str() == path))
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_device_is_one_again() {
+    fn a_disk_returns_to_its_block_device() {
         let xml = repoint(XML, "vda", None, &image(Source::Block("/dev/vg/a".into()))).unwrap();
         let expected = XML
             .replacen("<disk type='file'", "<disk type='block'", 1)
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(xml, expected);
     }
 
-    /// A disk as an operator defined it, and as libvirt has it on an overlay.
+    /// A disk as an operator defined it, and as libvirt describes it on an overlay.
     const VOLUME: &str = "<disk type='volume' device='disk'><driver name='qemu' type='raw' cache='none'><metadata_cache>\
         <max_size unit='bytes'>65536</max_size></metadata_cache></driver><source pool='p' volume='v' startupPolicy='optional'>\
         <seclabel model='dac' relabel='no'/><slices><slice type='storage' offset='1' size='2'/></slices></source>\
@@ -184,7 +184,7 @@ mod tests {
         <target dev='vda'/><iotune/></disk>";
 
     #[test]
-    fn the_saved_bytes_of_the_images_come_back_and_the_device_stays() {
+    fn saved_images_are_restored_byte_by_byte_and_the_device_stays() {
         let definition = enclosed(ON_OVERLAY);
         let anywhere = image(Source::Unsupported("volume".into()));
         let xml = repoint(&definition, "vda", Some(VOLUME), &anywhere).unwrap();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn without_saved_bytes_the_layer_below_becomes_the_disk() {
+    fn without_a_saved_element_the_layer_below_becomes_the_disk() {
         let layer = |path: &str, below: &str| {
             format!(
                 "<backingStore type='block'><format type='raw'><metadata_cache/></format><source dev='{path}'><seclabel/>\
@@ -213,7 +213,7 @@ mod tests {
             let end = format!("{below}<target dev='vdb'/>");
             assert!(xml.contains(expected) && xml.contains(&end) && !xml.contains("b.ov"), "{xml}");
         }
-        // Another layer than the base says nothing of it.
+        // A layer that is not the base is not used.
         let xml = repoint(&with(&layer("/dev/other", "")), "vdb", None, &base).unwrap();
         assert!(xml.contains(&layer("/dev/other", "")) && xml.contains("<source dev='/dev/b'/>"), "{xml}");
         let volume = image(Source::File("/pool/v".into()));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_an_error() {
+    fn unknown_disks_and_network_images_are_errors() {
         let base = image(Source::File("/v/b".into()));
         assert!(matches!(repoint(XML, "vdc", None, &base), Err(Error::NoSuchDisk { .. })));
         let network = image(Source::Network("rbd:a".into()));

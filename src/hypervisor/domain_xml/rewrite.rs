@@ -1,5 +1,5 @@
-//! Owns: the definition of a restored domain, made from the saved one. Pure. Must not: choose names or paths, or touch
-//! anything but the places that a restore has to change.
+//! Creates the definition of a restored domain from the saved one. Pure. Must not choose names or paths, or change more than
+//! a restore needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,30 +15,30 @@ use crate::model::{DomainRef, Image, Source};
 /// What a restore changes in a definition.
 #[derive(Debug, Clone, Default)]
 pub struct Changes {
-    /// A new name and identity; without it, the domain stays the one that was saved.
+    /// New name and UUID for a copy; `None` keeps the identity.
     pub rename: Option<DomainRef>,
-    /// Where the contents of disks were restored to, by target: files or block devices, flat and not encrypted.
+    /// Destinations of restored disks by target: files or block devices, flat and not encrypted.
     pub disks: BTreeMap<String, Image>,
-    /// Disks that lose their medium and stay as drives (a CD-ROM whose image this host does not have), by target.
+    /// Targets of drives that lose their medium, for example a CD-ROM whose image does not exist on this host.
     pub eject: BTreeSet<String>,
-    /// Disks that the new definition does not have, by target.
+    /// Targets of disks to remove from the definition.
     pub drop_disks: BTreeSet<String>,
-    /// Where the UEFI variables were restored to.
+    /// Path of the restored UEFI variables.
     pub nvram: Option<PathBuf>,
-    /// Where files of a direct boot were restored to, by element (`kernel`, `initrd`, `dtb`).
+    /// Paths of restored files for direct boot, by element (`kernel`, `initrd`, `dtb`).
     pub boot: BTreeMap<String, PathBuf>,
-    /// Where the state of a TPM was restored to, when the definition names a place for it.
+    /// Where the state of the TPM was restored, if the definition has a path for it.
     pub tpm: Option<TpmState>,
-    /// Files of this host that the definition goes on naming, and that tell a guest nothing that it should not see.
+    /// Files of this host that the definition still refers to, and that a guest may see.
     pub kept: BTreeSet<PathBuf>,
-    /// Another machine type than the one that was saved.
+    /// New machine type.
     pub machine: Option<String>,
 }
 
 /// Where the state of an emulated TPM is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TpmState {
-    /// In libvirt's own folder for the domain.
+    /// In libvirt's directory for the domain.
     Own,
     /// In this file.
     File(PathBuf),
@@ -56,21 +56,21 @@ impl TpmState {
 /// A definition, ready for libvirt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewritten {
-    /// The XML.
+    /// The new XML.
     pub xml: String,
-    /// For people: what was changed beyond the plain.
+    /// Changes that the operator should know.
     pub notes: Vec<String>,
-    /// What of this host it reaches for.
+    /// What the definition uses on this host.
     pub reaches: Vec<Reach>,
 }
 
-/// Makes the definition of a restored domain from the inactive XML that was saved.
+/// Creates the definition of a restored domain from the saved inactive XML.
 ///
-/// Whatever is not changed stays byte for byte, foreign namespaces included. Under a new name, what two domains
-/// cannot both have is taken out wherever libvirt makes it up anew: MAC addresses, ports, sockets, tap devices.
+/// Everything else stays byte by byte, including foreign namespaces. For a copy, everything that two domains cannot share
+/// and that libvirt generates is removed: MAC addresses, ports, sockets, tap devices.
 ///
-/// Fails on XML that is no domain's, on a target it does not have, on a path that XML cannot hold, and, under a new
-/// name, on a writable disk that both domains would use.
+/// Fails if the XML is not a domain or lacks a target, if XML cannot represent a path, or if a copy would share a writable
+/// disk with the original.
 pub fn rewrite(xml: &str, changes: &Changes) -> Result<Rewritten, Error> {
     let document = parse(xml)?;
     let domain = document.root_element();
@@ -81,7 +81,7 @@ pub fn rewrite(xml: &str, changes: &Changes) -> Result<Rewritten, Error> {
     change_os(&mut edits, domain, changes)?;
     change_tpm(&mut edits, domain, changes)?;
     if let Some(genid) = at(domain, &["genid"]) {
-        // A guest that goes back in time has to be told: https://libvirt.org/formatdomain.html#general-metadata
+        // A guest must notice that it went back in time: https://libvirt.org/formatdomain.html#general-metadata
         edits.set_text(genid, "", "");
         notes.push("the generation ID is new, so that the guest notices the restore".to_owned());
     }
@@ -97,12 +97,12 @@ pub fn rewrite(xml: &str, changes: &Changes) -> Result<Rewritten, Error> {
     Ok(Rewritten { xml, notes, reaches })
 }
 
-/// What a definition reaches for of which nothing is restored.
+/// What a definition uses on this host, if none of its files are restored.
 pub fn reaches(xml: &str) -> Result<Vec<Reach>, Error> {
     Ok(reach::reaches(parse(xml)?.root_element(), &Known::default()))
 }
 
-/// The same definition with another name and UUID; all else stays, so it must not be started beside the other.
+/// The same definition with another name and UUID. It shares everything else, so both domains must never run together.
 pub fn renamed(xml: &str, to: &DomainRef) -> Result<String, Error> {
     let document = parse(xml)?;
     let mut edits = Edits::new(xml);
@@ -137,7 +137,7 @@ fn is_owned(disk: Node<'_, '_>) -> bool {
     has("source") && !has("readonly") && !has("shareable")
 }
 
-/// The disk is a flat, plain image at a new place now: whatever described the old one goes.
+/// Sets a flat, unencrypted image as the source of the disk and removes everything that described the old images.
 fn place(edits: &mut Edits<'_>, disk: Node<'_, '_>, target: &str, image: &Image) -> Result<(), Error> {
     let (kind, path) = match &image.source {
         Source::File(path) => ("file", path),
@@ -151,7 +151,7 @@ fn place(edits: &mut Edits<'_>, disk: Node<'_, '_>, target: &str, image: &Image)
 
     edits.set(disk, "type", kind);
     if kind == "file" && disk.attribute("device") == Some("lun") {
-        // libvirt passes only block devices and network sources through; the rest of a LUN's attributes go with it.
+        // A LUN must be a block device or a network source in libvirt, so this becomes a normal disk.
         edits.set(disk, "device", "disk");
         edits.unset(disk, "rawio");
         edits.unset(disk, "sgio");
@@ -178,7 +178,7 @@ fn place(edits: &mut Edits<'_>, disk: Node<'_, '_>, target: &str, image: &Image)
     Ok(())
 }
 
-/// A drive without a medium is of type file, whatever its medium was.
+/// libvirt defines a drive without a medium as type `file`, regardless of the former medium.
 fn eject(edits: &mut Edits<'_>, disk: Node<'_, '_>) {
     edits.set(disk, "type", "file");
     for gone in ["source", "backingStore", "encryption", "mirror", "auth"] {
@@ -197,14 +197,14 @@ fn change_os(edits: &mut Edits<'_>, domain: Node<'_, '_>, changes: &Changes) -> 
         }
     }
     match (at(os, &["nvram"]), &changes.nvram, &changes.rename) {
-        // The variables are a file, so a `type` that says otherwise goes.
+        // The restored variables are a file, so remove any other `type`.
         (Some(nvram), Some(path), _) => edits.set_text(nvram, as_text(path)?, "type"),
         (None, Some(path), _) => {
             if let Some(kind) = at(os, &["type"]) {
                 edits.insert_after(kind, &format!("<nvram>{}</nvram>", escape(as_text(path)?)));
             }
         }
-        // libvirt makes a file of the new name from the template.
+        // libvirt creates a file for the new name from the template.
         (Some(nvram), None, Some(_)) => edits.set_text(nvram, "", "type"),
         (_, None, _) => {}
     }

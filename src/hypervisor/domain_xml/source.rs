@@ -1,19 +1,19 @@
-//! Owns: which parts of a disk's source this program reads itself. Pure. Must not: decide what happens to a disk with others.
+//! Knows which parts of a disk's source this program supports. Pure. Must not decide what happens to a disk with other parts.
 
 use roxmltree::Node;
 
 use super::tree::{at, is};
 
-/// Attributes that are read, or that change nothing in what the guest sees.
+/// Attributes that are supported, or that do not affect what the guest sees.
 const ATTRIBUTES: [&str; 6] = ["file", "dev", "pool", "volume", "startupPolicy", "index"];
-/// The same of elements; encryption is read by its presence.
+/// The same for elements. Of `encryption`, only its presence matters.
 const ELEMENTS: [&str; 4] = ["encryption", "seclabel", "reservations", "privateData"];
 
-/// The first part of a disk's (or a backing image's) source that this program does not read: with it, the guest's disk is
-/// something else than the file or device that the source names. `<slices>` makes it a range of bytes of that file.
+/// The first unsupported part in the source of a disk or backing image. Such a part makes the guest's disk something else
+/// than the file or device of the source: for example, `<slices>` selects a range of the file.
 ///
-/// A list of what is known, so that what a later libvirt adds is not overlooked. Other sources than files, devices and volumes
-/// are for QEMU alone anyway.
+/// This is an allow-list, so that additions of later versions of libvirt are not overlooked. Only files, devices and volumes
+/// are checked, because all other sources are left to QEMU.
 pub fn unread(image: Node<'_, '_>) -> Option<String> {
     if !matches!(image.attribute("type").unwrap_or("file"), "file" | "block" | "volume") {
         return None;
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_sources_are_read() {
+    fn usual_sources_are_supported() {
         for disk in [
             "<disk/>",
             "<disk><source file='/a' startupPolicy='optional' index='1'><seclabel relabel='no'/><privateData/></source></disk>",
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_named() {
+    fn everything_else_is_reported() {
         for (disk, named) in [
             ("<disk><source file='/a'><slices><slice offset='1'/></slices></source></disk>", "<slices>"),
             ("<disk><source file='/a'><dataStore/></source></disk>", "<dataStore>"),

@@ -1,4 +1,4 @@
-//! Reading and rewriting definitions that libvirt 9.0 wrote; `virsh` with libvirt's test driver is the oracle.
+//! Reads and rewrites definitions from libvirt 9.0. `virsh` with libvirt's test driver checks the results.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +27,7 @@ fn copy() -> DomainRef {
     DomainRef { name: "cöpy <2>".to_owned(), uuid: Uuid::from_u128(0x99999999_2222_4333_8444_555555555555) }
 }
 
-/// The lines that are only in the one, and those only in the other.
+/// The lines that are only in `old`, and those only in `new`.
 fn changed<'a>(old: &'a str, new: &'a str) -> (Vec<&'a str>, Vec<&'a str>) {
     let without = |lines: &'a str, other: &'a str| {
         let mut left: Vec<&str> = other.lines().collect();
@@ -85,7 +85,7 @@ fn chains_and_jobs_of_a_running_domain_are_read() {
 }
 
 #[test]
-fn a_volume_below_the_active_image_is_named_with_its_layer() {
+fn a_volume_below_the_active_image_has_its_layer() {
     let live = UEFI.replace(
         "<source pool='default' volume='db.qcow2'/>",
         "<source file='/overlay'/><backingStore type='file'><format type='qcow2'/><source file='/middle'/>\
@@ -113,17 +113,17 @@ fn every_kind_of_disk_is_read() {
 }
 
 #[test]
-fn nvram_is_found_in_both_its_forms() {
+fn nvram_is_found_in_both_forms() {
     for nvram in ["<nvram template='/t'>/srv/v.fd</nvram>", "<nvram type='file'><source file='/srv/v.fd'/></nvram>"] {
         let xml = UEFI.replace("<boot dev='hd'/>", nvram);
-        // libvirt 9.0 chooses the path when the guest starts, and may tell it in the live form alone.
+        // libvirt 9.0 chooses the path when the guest starts, so only the live XML may have it.
         let domain = describe(&xml, UEFI, DomainState::Running).domain;
         assert_eq!(domain.nvram.unwrap().path, Path::new("/srv/v.fd"));
     }
 }
 
 #[test]
-fn what_no_libvirt_writes_is_an_error() {
+fn incomplete_and_contradictory_xml_is_an_error() {
     let read = |xml: &str| {
         let xml = DomainXml { live: xml.to_owned(), inactive: xml.to_owned(), migratable: String::new() };
         read(xml, DomainState::Off, true)
@@ -151,7 +151,7 @@ fn without_changes_every_byte_stays() {
 }
 
 #[test]
-fn a_restored_disk_is_flat_and_plain_and_nothing_else_changes() {
+fn a_restored_disk_is_flat_and_nothing_else_changes() {
     let block = Image { source: Source::Block(PathBuf::from("/dev/vg/a&b")), format: Format::Raw };
     let mut changes = Changes::default();
     changes.disks.insert("vda".to_owned(), block);
@@ -235,7 +235,7 @@ fn a_copy_shares_no_identity_with_the_original() {
 }
 
 #[test]
-fn sockets_ports_and_variables_of_the_original_go() {
+fn a_copy_loses_sockets_ports_and_variables_of_the_original() {
     let devices = "<devices>
     <channel type='unix'><source mode='bind' path='/var/lib/libvirt/qemu/channel/target/x'/><target type='virtio'/></channel>
     <channel type='unix'><source mode='bind' path='/srv/mine'/></channel>
@@ -254,7 +254,7 @@ fn sockets_ports_and_variables_of_the_original_go() {
 }
 
 #[test]
-fn a_copy_never_takes_a_disk_of_the_original() {
+fn a_copy_never_uses_a_disk_of_the_original() {
     let mut changes = Changes { rename: Some(copy()), ..Changes::default() };
     changes.disks.insert("vda".to_owned(), file("/new/a", Format::Qcow2));
     assert!(matches!(rewrite(FULL, &changes), Err(Error::SharedDisk { target }) if target == "vdb"));
@@ -271,7 +271,7 @@ fn texts(reaches: &[Reach]) -> Vec<String> {
 }
 
 #[test]
-fn what_reaches_into_the_host_is_told_and_safe_to_print() {
+fn uses_of_the_host_are_reported_and_safe_to_print() {
     let notes = texts(&rewrite(UEFI, &Changes::default()).unwrap().reaches);
     for part in [
         "filesystem: type='mount' accessmode='passthrough' dir='/srv/share'",
@@ -293,9 +293,9 @@ fn what_reaches_into_the_host_is_told_and_safe_to_print() {
     assert_eq!(notes, expected);
 }
 
-/// libvirt itself accepts the definitions, by its schema too, and reads the same disks from them.
+/// libvirt validates the definitions against its schema and reads the same disks from them.
 #[test]
-fn libvirt_accepts_what_was_rewritten() {
+fn libvirt_accepts_rewritten_definitions() {
     let dir = tempfile::tempdir().unwrap();
     let mut changes = Changes { rename: Some(copy()), ..Changes::default() };
     for target in ["vda", "vdb", "vdc", "vdd", "sda"] {
@@ -339,7 +339,7 @@ proptest! {
     }
 
     #[test]
-    fn any_name_and_path_read_back(name in "[^/\u{0}-\u{1f}\u{7f}-\u{9f}\u{fffe}\u{ffff}]{1,20}") {
+    fn any_name_and_path_is_preserved(name in "[^/\u{0}-\u{1f}\u{7f}-\u{9f}\u{fffe}\u{ffff}]{1,20}") {
         let mut changes = Changes { rename: Some(DomainRef { name: name.clone(), uuid: Uuid::nil() }), ..Changes::default() };
         changes.disks.insert("vda".to_owned(), file(&format!("/n/{name}"), Format::Raw));
         changes.drop_disks.insert("vdb".to_owned());
@@ -351,7 +351,7 @@ proptest! {
 }
 
 #[test]
-fn the_place_of_tpm_state_is_changed_only_where_one_is_named() {
+fn the_path_of_tpm_state_changes_only_if_the_definition_has_one() {
     let xml = "<domain><devices><tpm><backend type='emulator'><source type='file' path='/a'/><x/></backend></tpm></devices></domain>";
     let changed = |xml: &str, tpm| rewrite(xml, &Changes { tpm: Some(tpm), ..Changes::default() }).unwrap().xml;
     assert_eq!(changed(xml, TpmState::Own), xml.replace("<source type='file' path='/a'/>", ""));

@@ -1,16 +1,16 @@
-//! Owns: parsing domain XML within bounds, and small ways through the tree. Must not: know what the elements mean.
+//! Parses domain XML within limits, and finds elements in the tree. Must not know what the elements mean.
 
 use roxmltree::{Document, Node, ParsingOptions};
 
 use super::Error;
 
-/// libvirt sends no longer string: `VIR_NET_MESSAGE_STRING_MAX` in its `src/rpc/virnetprotocol.x`.
+/// The longest string that libvirt sends: `VIR_NET_MESSAGE_STRING_MAX` in its `src/rpc/virnetprotocol.x`.
 const MAX_BYTES: usize = 4 << 20;
 
-/// libxml2, libvirt's parser, accepts no deeper nesting: `xmlParserMaxDepth` in its `parserInternals.h`.
+/// The deepest nesting that libvirt's parser accepts: `xmlParserMaxDepth` in `parserInternals.h` of libxml2.
 const MAX_DEPTH: usize = 256;
 
-/// Parses a domain's definition; hostile input gives an error, and bounded use of memory.
+/// Parses a definition with bounded memory; hostile input is an error.
 pub fn parse(xml: &str) -> Result<Document<'_>, Error> {
     if xml.len() > MAX_BYTES {
         return Err(Error::TooLong { bytes: xml.len(), limit: MAX_BYTES });
@@ -25,7 +25,7 @@ pub fn parse(xml: &str) -> Result<Document<'_>, Error> {
     Ok(document)
 }
 
-/// One pass: a node comes after its parent, and the ids count up in that order.
+/// Works in one pass, because `descendants` visits nodes in the order of their ids, and parents first.
 fn check_depth(document: &Document<'_>) -> Result<(), Error> {
     let mut depths: Vec<u16> = Vec::new();
     for node in document.descendants() {
@@ -41,12 +41,12 @@ fn check_depth(document: &Document<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether it is this element of libvirt's own, not one of another namespace.
+/// Whether the node is this element. Elements in namespaces are not libvirt's.
 pub fn is(node: Node<'_, '_>, name: &str) -> bool {
     node.is_element() && node.tag_name().namespace().is_none() && node.tag_name().name() == name
 }
 
-/// The children that are this element.
+/// The children with this name.
 pub fn all<'a, 'i>(node: Node<'a, 'i>, name: &'static str) -> impl Iterator<Item = Node<'a, 'i>> {
     node.children().filter(move |child| is(*child, name))
 }
@@ -56,12 +56,12 @@ pub fn at<'a, 'i>(node: Node<'a, 'i>, path: &[&'static str]) -> Option<Node<'a, 
     path.iter().try_fold(node, |node, name| all(node, name).next())
 }
 
-/// The text of the first element at this path; `None` when it is empty.
+/// The text of the first element at this path; `None` if it is empty.
 pub fn text<'a>(node: Node<'a, '_>, path: &[&'static str]) -> Option<&'a str> {
     at(node, path)?.text().map(str::trim).filter(|text| !text.is_empty())
 }
 
-/// An attribute of the first element at this path; `None` when it is empty.
+/// An attribute of the first element at this path; `None` if it is empty.
 pub fn attribute<'a>(node: Node<'a, '_>, path: &[&'static str], name: &str) -> Option<&'a str> {
     at(node, path)?.attribute(name).filter(|value| !value.is_empty())
 }

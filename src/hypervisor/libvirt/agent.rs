@@ -1,4 +1,4 @@
-//! Owns: the calls to the guest agent. Must not: retry; the engine does, because it knows what is at stake.
+//! Calls to the guest agent. Must not retry; the engine does, because it knows the consequences.
 
 use std::time::Duration;
 
@@ -10,23 +10,22 @@ use crate::hypervisor::error::bounded;
 use crate::hypervisor::{Error, Kind};
 use crate::model::DomainRef;
 
-/// How long an agent that works takes to answer a question, in seconds.
+/// Timeout for a short command, in seconds.
 const ANSWER: i32 = 5;
 
-/// Wait without end: what libvirt begins with (`VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK`). The deadline is the domain's,
-/// not the caller's, and cannot be asked for; ours would otherwise hold for everybody from then on.
+/// Wait forever: the default of libvirt (`VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK`). The timeout belongs to the domain and
+/// cannot be read, so it must be reset; otherwise ours would apply to all other programs.
 const NO_DEADLINE: i32 = -2;
 
-/// Asks first whether the agent is there, with a short deadline, so that a guest without one costs nothing and is
-/// surely not frozen.
+/// Pings the agent first with a short timeout, so that a guest without an agent costs little time and is certainly not frozen.
 pub(super) fn freeze(handle: &Handle, domain: &DomainRef, timeout: Duration) -> Result<(), Error> {
     ask(handle, domain, &json!({ "execute": "guest-ping" })).map_err(no_agent)?;
     set_timeout(handle, domain, timeout.as_secs().clamp(1, 3600) as i32)?;
     let frozen = ffi::fs_freeze(handle).map_err(|source| call(domain, "freeze its file systems", source));
     forget_timeout(handle, domain);
-    // An error after the ping may hide a freeze that is under way: it must never read as "no agent".
+    // After a successful ping, an error may hide a freeze in progress, so it must never be reported as "no agent".
     match frozen.map_err(uncertain)? {
-        0 => Err(Error::Agent { domain: domain.name.clone(), answer: "it froze no file systemsssssssss".to_owned() }),
+        0 => Err(Error::Agent { domain: domain.name.clone(), answer: "it froze no file systems".to_owned() }),
         _ => Ok(()),
     }
 }
@@ -47,7 +46,7 @@ pub(super) fn is_frozen(handle: &Handle, domain: &DomainRef) -> Result<bool, Err
     }
 }
 
-/// One command, and the value of `return` in its answer.
+/// Sends one command and returns the value of `return` in its answer.
 pub(super) fn ask(handle: &Handle, domain: &DomainRef, request: &Value) -> Result<Value, Error> {
     let name = request.get("execute").and_then(Value::as_str).unwrap_or_default();
     let answer = handle
@@ -67,7 +66,7 @@ fn set_timeout(handle: &Handle, domain: &DomainRef, seconds: i32) -> Result<(), 
     ffi::set_agent_timeout(handle, seconds).map_err(|source| call(domain, "set the timeout of the guest agent", source))
 }
 
-/// What the call before it came to matters more than this.
+/// Errors are only logged, because the result of the preceding call matters more.
 fn forget_timeout(handle: &Handle, domain: &DomainRef) {
     if let Err(error) = set_timeout(handle, domain, NO_DEADLINE) {
         tracing::debug!(domain = domain.name, "{error}");

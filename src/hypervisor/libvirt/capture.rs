@@ -1,8 +1,8 @@
-//! Owns: snapshots and backup jobs as libvirt wants them asked for. Must not: clean up after them; the engine does.
+//! Requests for snapshots and backup jobs in libvirt's XML. Must not clean up after them; the engine does.
 //!
-//! Every disk of the domain is named: libvirt leaves out, without any error, a disk that is not and whose definition
-//! says `snapshot='no'`, and takes in what nobody asked for. A disk that is attached after its domain was described cannot
-//! be named: [`SNAPSHOT`] sees to it that libvirt makes no overlay for it.
+//! Every request names every disk of the domain. libvirt snapshots a disk that is not named, unless its definition has
+//! `snapshot='no'`; then libvirt omits it without an error. A disk that was attached after the domain was described cannot be
+//! named, so the name in [`SNAPSHOT`] makes the snapshot fail in that case.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use crate::hypervisor::domain_xml::escape;
 use crate::hypervisor::{Error, Overlay, PullJob};
 use crate::model::DomainRef;
 
-/// Where libvirt keeps a folder for each running domain in which its QEMU may make sockets, AppArmor included.
+/// Where libvirt has one directory per running domain in which QEMU may create sockets, even under AppArmor.
 const DOMAIN_FOLDERS: &str = "/var/lib/libvirt/qemu";
 
-/// The beginning of a snapshot's name. libvirt makes an overlay of its own for a disk that the snapshot does not name, and
-/// calls it `IMAGE.NAME`: with a name of [`TOO_LONG`] it cannot, and the whole snapshot fails before anything is done.
+/// The start of the snapshot's name. For a disk that is not named, libvirt would create an overlay `IMAGE.NAME`. A name of
+/// length [`TOO_LONG`] makes that impossible, so the whole snapshot fails before anything changes.
 const SNAPSHOT: &str = "kvmbackup-only-disks-that-were-planned-";
-/// Longer than any path may be (`PATH_MAX`).
+/// `PATH_MAX`: no path is longer.
 const TOO_LONG: usize = 4096;
 
 pub(super) fn snapshot(
@@ -86,8 +86,7 @@ fn pull_xml(job: &PullJob, others: &[String]) -> String {
     xml
 }
 
-/// The crate's `job_stats` must not be asked whether a job runs: without one, libvirt hands it a null list, of which it
-/// makes a vector.
+/// Does not use `job_stats` of the crate `virt`, which is unsound if no job runs: it makes a vector from a null pointer.
 pub(super) fn pull_socket(handle: &Handle, domain: &DomainRef) -> Result<Option<PathBuf>, Error> {
     let xml = match ffi::backup_xml(handle) {
         Ok(xml) => xml,

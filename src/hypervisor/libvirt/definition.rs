@@ -1,4 +1,4 @@
-//! Owns: what libvirt knows of domains, and defining them. Must not: read the XML itself; `domain_xml` does.
+//! Queries and definitions of domains. Must not parse domain XML; `domain_xml` does.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub(super) fn list(connection: &Connect) -> Result<Vec<(DomainRef, DomainState)>
     for handle in handles {
         match identify(&handle).and_then(|domain| Ok((state(&handle, &domain)?, domain))) {
             Ok((state, domain)) => domains.push((domain, state)),
-            // It went away between the list and the question.
+            // It was undefined after it was listed.
             Err(error) if error.kind() == Kind::NoDomain => {}
             Err(error) => return Err(error),
         }
@@ -44,10 +44,10 @@ pub(super) fn state(handle: &Handle, domain: &DomainRef) -> Result<DomainState, 
     known(handle, domain).map(|(state, _)| state)
 }
 
-/// What the domain is doing, and whether it is suspended to memory.
+/// The state of the domain, and whether it is suspended to memory.
 ///
-/// Only libvirt's own word says that no QEMU process is left: a guest that crashed, is suspended or is shutting down may
-/// still have one, which keeps its disks open.
+/// Only `is_active` shows that no QEMU process is left. A guest that crashed, is suspended or is shutting down may still have
+/// one, with its disks open.
 fn known(handle: &Handle, domain: &DomainRef) -> Result<(DomainState, bool), Error> {
     let failed = |source| call(domain, "get its state", source);
     let (state, _) = handle.state().map_err(failed)?;
@@ -62,7 +62,7 @@ fn known(handle: &Handle, domain: &DomainRef) -> Result<(DomainState, bool), Err
     Ok((if stands_still { DomainState::Paused } else { DomainState::Running }, is_suspended))
 }
 
-/// A saved state is asked for itself: libvirt goes on to say "saved" of a domain whose saved state was dropped since.
+/// Asks for the managed save, because the shutoff reason stays "saved" after the managed save was removed.
 pub(super) fn off_kind(handle: &Handle, domain: &DomainRef) -> Result<OffKind, Error> {
     let (_, reason) = handle.state().map_err(|source| call(domain, "get its state", source))?;
     if matches!(reason, Enum::Known(DomainStateReason::Shutoff(Enum::Known(DomainShutoffReason::Migrated)))) {
@@ -77,7 +77,7 @@ pub(super) fn off_kind(handle: &Handle, domain: &DomainRef) -> Result<OffKind, E
     })
 }
 
-/// A call that keeps even questions out shows as a timeout.
+/// If a call of another program blocks even queries, the result is a timeout ([`Kind::Busy`]).
 pub(super) fn job(handle: &Handle, domain: &DomainRef) -> Result<Option<String>, Error> {
     match ffi::job(handle).map_err(|source| call(domain, "get its job", source)) {
         Ok(operation) => Ok(operation.map(|operation| operation_name(operation).to_owned())),
@@ -87,7 +87,7 @@ pub(super) fn job(handle: &Handle, domain: &DomainRef) -> Result<Option<String>,
     }
 }
 
-/// As `virsh domjobinfo` says it.
+/// The terms of `virsh domjobinfo`, spelled out.
 fn operation_name(operation: u32) -> &'static str {
     match operation {
         virt_sys::VIR_DOMAIN_JOB_OPERATION_START => "start",
@@ -146,7 +146,7 @@ fn read(
     let described =
         domain_xml::read(xml, state, persistent).map_err(|source| Error::Xml { domain: known.name.clone(), source })?;
     let mut domain = described.domain;
-    // libvirt writes a carriage return of a name as it is, and XML reads it as a line feed.
+    // libvirt does not escape a carriage return in a name, and an XML parser reads it as a line feed.
     if domain.id.name == known.name.replace("\r\n", "\n").replace('\r', "\n") {
         domain.id.name.clone_from(&known.name);
     }
@@ -169,7 +169,7 @@ fn read(
     Ok(domain)
 }
 
-/// The libvirt of a user keeps the state of TPMs in that user's configuration (`swtpmStorageDir` in libvirt's `qemu_conf.c`).
+/// A session libvirt keeps TPM state in the user's configuration directory (`swtpmStorageDir` in libvirt's `qemu_conf.c`).
 fn tpm_state(connection: &Connect, state: PathBuf) -> PathBuf {
     let is_session =
         connection.uri().is_ok_and(|uri| uri.split('?').next().is_some_and(|uri| uri.ends_with("/session")));
@@ -182,7 +182,7 @@ fn tpm_state(connection: &Connect, state: PathBuf) -> PathBuf {
     }
 }
 
-/// The path of a pool's volume, which the domain XML does not name.
+/// The path of a volume, which the domain XML does not contain.
 fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<Source, Failure> {
     let domain_xml::Volume { pool: name, volume, .. } = volume;
     let failed = |what: String, error: Option<virt::error::Error>, hint: String| {
@@ -214,7 +214,7 @@ fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<So
     Ok(if is_block { Source::Block(path) } else { Source::File(path) })
 }
 
-/// A whole definition is not written because it would revert changes made since it was read.
+/// Updates only the disk: writing a whole definition would revert changes that were made since it was read.
 pub(super) fn define_disk(handle: &Handle, domain: &DomainRef, disk: &str) -> Result<(), Error> {
     let updated = handle.update_device_flags(disk, VIR_DOMAIN_AFFECT_CONFIG);
     updated.map(drop).map_err(|source| call(domain, "update a disk in its definition", source))
@@ -226,16 +226,15 @@ pub(super) fn define(connection: &Connect, xml: &str) -> Result<DomainRef, Error
     identify(&handle)
 }
 
-/// The UUID is nobody's, so that no TPM state goes with it.
+/// The UUID belongs to no domain, so undefining it removes no TPM state.
 pub(super) fn try_define(connection: &Connect, xml: &str) -> Result<(), Error> {
     let nobody = DomainRef { name: "domain".to_owned(), uuid: uuid::Uuid::nil() };
     let handle = connection.define_domain_xml(xml).map_err(|source| call(&nobody, "define it", source))?;
-    // Drivers without UEFI variables do not know the flag.
+    // Drivers without UEFI variables reject the flag.
     let undefined = handle.undefine_flags(VIR_DOMAIN_UNDEFINE_KEEP_NVRAM).or_else(|_| handle.undefine());
     undefined.map(drop).map_err(|source| call(&identify(&handle).unwrap_or(nobody), "undefine it again", source))
 }
 
-/// A domain of another kind than QEMU's may have no such states to ask for.
 pub(super) fn saved_states(handle: &Handle, domain: &DomainRef) -> Result<Vec<SavedState>, Error> {
     let failed = |source| call(domain, "list its snapshots", source);
     let mut states = Vec::new();

@@ -1,5 +1,5 @@
-//! Owns: the libvirt calls that the crate `virt` lacks, and all `unsafe` code of this program.
-//! Must not: decide anything; each function is one call of the C library.
+//! libvirt calls that the crate `virt` lacks, and all `unsafe` code of this program.
+//! Must not decide anything: each function is one call of the C library.
 //!
 //! Every block is sound for the same reasons: the domain pointer comes from a live `virt::Domain` that outlives the
 //! call, strings are NUL-terminated `CString`s that outlive the call, and libvirt keeps no pointer of ours.
@@ -19,19 +19,19 @@ fn check(result: c_int) -> Result<c_int, Error> {
     if result < 0 { Err(Error::last_error()) } else { Ok(result) }
 }
 
-/// A NUL inside of `text` cuts it off there: libvirt's names cannot hold one.
+/// Cuts `text` at its first NUL; names in libvirt cannot contain one.
 fn c_string(text: &str) -> CString {
     let bytes: Vec<u8> = text.bytes().take_while(|byte| *byte != 0).collect();
     CString::new(bytes).unwrap_or_default()
 }
 
-/// Seconds that libvirt waits for an answer of the guest agent, or one of its negative constants.
+/// `seconds` may also be one of libvirt's negative constants.
 pub fn set_agent_timeout(domain: &Domain, seconds: c_int) -> Result<(), Error> {
     // SAFETY: see the module.
     check(unsafe { virt_sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) }).map(drop)
 }
 
-/// Freezes all file systems of the guest and returns how many they are.
+/// Freezes all file systems of the guest and returns their number.
 pub fn fs_freeze(domain: &Domain) -> Result<c_int, Error> {
     // SAFETY: see the module; no mount points means all.
     check(unsafe { virt_sys::virDomainFSFreeze(domain.as_ptr(), null_mut(), 0, 0) })
@@ -43,18 +43,18 @@ pub fn fs_thaw(domain: &Domain) -> Result<(), Error> {
     check(unsafe { virt_sys::virDomainFSThaw(domain.as_ptr(), null_mut(), 0, 0) }).map(drop)
 }
 
-/// Starts to commit the active image of a disk, which must be `image`, into the image right below it.
+/// Starts to commit the active image of a disk, which must be `image`, into the image directly below.
 pub fn commit_active_shallow(domain: &Domain, disk: &str, image: &Path) -> Result<(), Error> {
     let (disk, image) = (c_string(disk), c_string(&image.to_string_lossy()));
     let flags = virt_sys::VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | virt_sys::VIR_DOMAIN_BLOCK_COMMIT_SHALLOW;
-    // SAFETY: see the module; no base means the image right below. libvirt fails when the top is not the active image.
+    // SAFETY: see the module; no base means the image directly below. libvirt fails if the top is not the active image.
     check(unsafe {
         virt_sys::virDomainBlockCommit(domain.as_ptr(), disk.as_ptr(), null(), image.as_ptr(), 0, flags as c_uint)
     })
     .map(drop)
 }
 
-/// The block job of a disk as (type, done, total), if there is one.
+/// The block job of a disk as (type, done, total), if any.
 pub fn block_job(domain: &Domain, disk: &str) -> Result<Option<(c_int, u64, u64)>, Error> {
     let disk = c_string(disk);
     let mut info = virt_sys::virDomainBlockJobInfo { type_: 0, bandwidth: 0, cur: 0, end: 0 };
@@ -63,7 +63,7 @@ pub fn block_job(domain: &Domain, disk: &str) -> Result<Option<(c_int, u64, u64)
     Ok((found > 0).then_some((info.type_, info.cur, info.end)))
 }
 
-/// Ends the block job of a disk, and moves the guest to the job's destination or leaves it where it is.
+/// Ends the block job of a disk. With `pivot`, the guest moves to the destination of the job.
 pub fn end_block_job(domain: &Domain, disk: &str, pivot: bool) -> Result<(), Error> {
     let disk = c_string(disk);
     let flags = if pivot { virt_sys::VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT } else { 0 };
@@ -71,22 +71,22 @@ pub fn end_block_job(domain: &Domain, disk: &str, pivot: bool) -> Result<(), Err
     check(unsafe { virt_sys::virDomainBlockJobAbort(domain.as_ptr(), disk.as_ptr(), flags as c_uint) }).map(drop)
 }
 
-/// Starts a backup job with scratch files that exist.
+/// Starts a backup job; its scratch files must exist.
 pub fn backup_begin(domain: &Domain, xml: &str) -> Result<(), Error> {
     let xml = c_string(xml);
     let flags = virt_sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
-    // SAFETY: see the module; no checkpoint is asked for.
+    // SAFETY: see the module; a null checkpoint means none.
     check(unsafe { virt_sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), null(), flags as c_uint) }).map(drop)
 }
 
-/// The operation of the job that libvirt is doing on a domain (`VIR_DOMAIN_JOB_OPERATION_…`), if it does one.
+/// The operation of the job on a domain (`VIR_DOMAIN_JOB_OPERATION_…`), if any.
 pub fn job(domain: &Domain) -> Result<Option<u32>, Error> {
     let (mut kind, mut count) = (0, 0);
     let mut params: virt_sys::virTypedParameterPtr = null_mut();
-    // SAFETY: see the module; the list is allocated by libvirt and ours to free.
+    // SAFETY: see the module; libvirt allocates the list, and we must free it.
     check(unsafe { virt_sys::virDomainGetJobStats(domain.as_ptr(), &mut kind, &mut params, &mut count, 0) })?;
     let mut operation = 0;
-    // SAFETY: as before; a list of no elements may be null, which both functions accept.
+    // SAFETY: as before; an empty list may be null, which both functions accept.
     unsafe {
         let name = virt_sys::VIR_DOMAIN_JOB_OPERATION.as_ptr();
         virt_sys::virTypedParamsGetInt(params, count, name, &mut operation);
@@ -95,16 +95,16 @@ pub fn job(domain: &Domain) -> Result<Option<u32>, Error> {
     Ok((kind != virt_sys::VIR_DOMAIN_JOB_NONE as c_int).then_some(operation as u32))
 }
 
-/// The targets of the disks on which QEMU had an I/O error.
+/// The targets of the disks with I/O errors.
 pub fn disk_errors(domain: &Domain) -> Result<Vec<String>, Error> {
-    // SAFETY: see the module; without a list, the call returns how long it can become.
+    // SAFETY: see the module; without a list, the call returns the maximum length of the list.
     let most = check(unsafe { virt_sys::virDomainGetDiskErrors(domain.as_ptr(), null_mut(), 0, 0) })?;
     let mut errors = vec![virt_sys::virDomainDiskError { disk: null_mut(), error: 0 }; most as usize];
-    // SAFETY: see the module; the list has as many elements as libvirt is told.
+    // SAFETY: see the module; the list has the length that is passed to libvirt.
     let found = check(unsafe {
         virt_sys::virDomainGetDiskErrors(domain.as_ptr(), errors.as_mut_ptr(), errors.len() as c_uint, 0)
     })?;
-    // SAFETY: libvirt has filled in that many elements.
+    // SAFETY: libvirt has filled in the first `found` elements.
     Ok(errors.iter().take(found as usize).map(|error| unsafe { taken(error.disk) }).collect())
 }
 
@@ -117,23 +117,23 @@ pub fn disk_size(domain: &Domain, disk: &str) -> Result<u64, Error> {
     Ok(info.capacity)
 }
 
-/// The XML of the backup job that runs now.
+/// The XML of the running backup job.
 pub fn backup_xml(domain: &Domain) -> Result<String, Error> {
     // SAFETY: see the module.
     let text = unsafe { virt_sys::virDomainBackupGetXMLDesc(domain.as_ptr(), 0) };
     if text.is_null() {
         return Err(Error::last_error());
     }
-    // SAFETY: as `taken` wants it.
+    // SAFETY: libvirt returns a NUL-terminated string from malloc, which is not used elsewhere.
     Ok(unsafe { taken(text) })
 }
 
-/// A string of libvirt's, which it is ours to free.
+/// Copies a string of libvirt and frees it.
 ///
 /// # Safety
-/// It must be NUL-terminated, from malloc, and not be used afterwards.
+/// It must be NUL-terminated, allocated with malloc, and not used afterwards.
 unsafe fn taken(text: *mut c_char) -> String {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
         free(text.cast());
@@ -141,7 +141,7 @@ unsafe fn taken(text: *mut c_char) -> String {
     }
 }
 
-/// Ends the domain's job, a backup among them.
+/// Aborts the domain's job, for example a backup.
 pub fn abort_job(domain: &Domain) -> Result<(), Error> {
     // SAFETY: see the module.
     check(unsafe { virt_sys::virDomainAbortJob(domain.as_ptr()) }).map(drop)
@@ -150,11 +150,11 @@ pub fn abort_job(domain: &Domain) -> Result<(), Error> {
 /// The names of the checkpoints of a domain.
 pub fn checkpoints(domain: &Domain) -> Result<Vec<String>, Error> {
     let mut list: *mut virt_sys::virDomainCheckpointPtr = null_mut();
-    // SAFETY: see the module; libvirt fills in a list of its own.
+    // SAFETY: see the module; libvirt allocates the list.
     let count = check(unsafe { virt_sys::virDomainListAllCheckpoints(domain.as_ptr(), &mut list, 0) })?;
     let mut names = Vec::new();
     for at in 0..usize::try_from(count).unwrap_or_default() {
-        // SAFETY: the list has `count` checkpoints, each ours to free; a name lives as long as its checkpoint.
+        // SAFETY: the list has `count` checkpoints, which we must free; a name lives as long as its checkpoint.
         unsafe {
             let checkpoint = *list.add(at);
             let name = virt_sys::virDomainCheckpointGetName(checkpoint);
@@ -164,17 +164,17 @@ pub fn checkpoints(domain: &Domain) -> Result<Vec<String>, Error> {
             virt_sys::virDomainCheckpointFree(checkpoint);
         }
     }
-    // SAFETY: the list is from malloc, and ours to free.
+    // SAFETY: the list was allocated with malloc, and we must free it.
     unsafe { free(list.cast()) };
     Ok(names)
 }
 
-/// Whether this host can run a CPU, as one of libvirt's constants.
+/// Whether this host can run a CPU, as a constant of libvirt.
 pub fn compare_cpu(connection: &Connect, cpu: &Cpu) -> Result<virt_sys::virCPUCompareResult, Error> {
     let [emulator, arch, machine] = [&cpu.emulator, &cpu.arch, &cpu.machine].map(|text| text.as_deref().map(c_string));
     let pointer = |text: &Option<CString>| text.as_ref().map_or(null(), |text| text.as_ptr());
     let (virt_type, xml) = (c_string(&cpu.virt_type), c_string(&cpu.xml));
-    // SAFETY: the connection lives as long as the call, as do the strings; those that are null are chosen by libvirt.
+    // SAFETY: the connection and the strings outlive the call; libvirt has defaults for null strings.
     let result = check(unsafe {
         virt_sys::virConnectCompareHypervisorCPU(
             connection.as_ptr(),
@@ -190,6 +190,6 @@ pub fn compare_cpu(connection: &Connect, cpu: &Cpu) -> Result<virt_sys::virCPUCo
 }
 
 unsafe extern "C" {
-    /// The C library's, which libvirt allocates with.
+    /// Frees what libvirt allocated.
     fn free(pointer: *mut std::ffi::c_void);
 }

@@ -1,4 +1,4 @@
-//! Owns: what a definition needs of this host and does not find. Must not: change anything, or refuse the definition.
+//! Finds what a definition needs but this host does not have. Must not change anything or reject the definition.
 
 use std::path::Path;
 
@@ -10,10 +10,9 @@ use super::ffi;
 use crate::hypervisor::domain_xml::{self, Needs};
 use crate::hypervisor::{Error, domain_xml::Cpu};
 
-/// The network devices of the host.
 const LINKS: &str = "/sys/class/net";
 
-/// Lines for people. What cannot be asked for is not said to be missing.
+/// Lines for display. What cannot be queried is not reported as missing.
 pub(super) fn missing(connection: &Connect, xml: &str) -> Result<Vec<String>, Error> {
     let Needs { networks, links, filters, pools, cpu } =
         domain_xml::needs(xml).map_err(|source| Error::Xml { domain: "domain".to_owned(), source })?;
@@ -42,7 +41,7 @@ pub(super) fn missing(connection: &Connect, xml: &str) -> Result<Vec<String>, Er
     Ok(missing)
 }
 
-/// Whether libvirt says that it knows none of this name.
+/// Whether libvirt has no object with this name. Other errors do not count.
 fn is_absent<T>(found: &Result<T, VirtError>) -> bool {
     let codes = [ErrorNumber::NoNetwork, ErrorNumber::NoNwfilter, ErrorNumber::NoStoragePool];
     found.as_ref().is_err_and(|error| codes.iter().any(|code| error.code() == Enum::Known(*code)))

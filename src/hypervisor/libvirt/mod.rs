@@ -1,4 +1,4 @@
-//! Owns: the adapter to a real libvirt. Must not: decide anything; it translates calls and errors.
+//! The adapter to libvirt: translates calls and errors. Must not decide anything.
 
 mod agent;
 mod capture;
@@ -22,7 +22,7 @@ use super::{
 use crate::model::{Domain, DomainRef, DomainState, is_local};
 use crate::sys::step::{self, Step};
 
-/// A connection to libvirt, made anew when it breaks.
+/// A connection to libvirt that reconnects when it breaks.
 pub struct Libvirt {
     uri: String,
     connection: Mutex<Connect>,
@@ -31,14 +31,14 @@ pub struct Libvirt {
 impl Libvirt {
     /// Connects.
     pub fn connect(uri: &str) -> Result<Libvirt, Error> {
-        // libvirt prints errors on stderr unless told otherwise; ours carry them.
+        // By default libvirt also prints errors to stderr; our errors contain them.
         clear_error_callback();
         Ok(Libvirt { uri: uri.to_owned(), connection: Mutex::new(open(uri)?) })
     }
 
     fn connection(&self) -> Result<Connect, Error> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        // A libvirtd that was restarted is noticed by the next call only, which had better be one that does nothing.
+        // Only the next call notices that libvirtd was restarted, so make a harmless one.
         if !connection.is_alive().unwrap_or(false) || connection.lib_version().is_err() {
             tracing::warn!(uri = self.uri, "the connection to libvirt was lost; reconnecting");
             *connection = open(&self.uri)?;
@@ -51,12 +51,11 @@ impl Libvirt {
     }
 }
 
-/// Says that a step is reached.
 fn step(step: Step, domain: &DomainRef) -> Result<(), Error> {
     step::reached(step).map_err(|source| Error::Host { domain: domain.name.clone(), source })
 }
 
-/// Connects to a libvirt of this host. An alias (`uri_aliases` in libvirt.conf) shows what it stands for only then.
+/// Connects to the libvirt of this host. An alias (`uri_aliases` in libvirt.conf) is resolved only by connecting.
 fn open(uri: &str) -> Result<Connect, Error> {
     let refused = |uri: &str| Error::Remote { uri: uri.to_owned() };
     if !is_local(uri) {
@@ -70,7 +69,6 @@ fn open(uri: &str) -> Result<Connect, Error> {
     }
 }
 
-/// An error of a call about a domain.
 fn call(domain: &DomainRef, action: impl Into<String>, source: VirtError) -> Error {
     Error::Call { domain: domain.name.clone(), action: action.into(), kind: kind(&source), source: source.into() }
 }
@@ -91,7 +89,7 @@ fn kind(error: &VirtError) -> Kind {
     }
 }
 
-/// Major, minor and release of a version, as libvirt packs them:
+/// Major, minor and release, as libvirt packs them:
 /// <https://libvirt.org/html/libvirt-libvirt-host.html#virConnectGetLibVersion>.
 fn dotted(version: u64) -> String {
     format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)

@@ -1,4 +1,4 @@
-//! Owns: the folders of storage pools. Must not: look into them.
+//! Finds the directories of storage pools. Must not read them.
 
 use std::path::PathBuf;
 
@@ -8,18 +8,18 @@ use virt_sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE;
 
 use crate::hypervisor::Error;
 
-/// The folders of active pools whose volumes are files. A libvirt without a storage driver has none.
+/// The directories of active pools whose volumes are files. None if libvirt has no storage driver.
 pub(super) fn folders(connection: &Connect) -> Result<Vec<PathBuf>, Error> {
     let Ok(pools) = connection.list_all_storage_pools(VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE) else {
         return Ok(Vec::new());
     };
-    // A pool that was stopped meanwhile has no folder.
+    // Skip pools that were removed after they were listed.
     let texts: Vec<String> = pools.iter().map(|pool| pool.xml_desc(0)).filter_map(Result::<_, VirtError>::ok).collect();
     Ok(texts.iter().filter_map(|xml| folder(xml)).collect())
 }
 
-/// The folder of a pool, by its definition: <https://libvirt.org/formatstorage.html>. Volumes of other pools are devices, or lie
-/// on the network.
+/// The directory in a pool's definition: <https://libvirt.org/formatstorage.html>. Volumes of other kinds of pools are devices
+/// or network storage.
 fn folder(xml: &str) -> Option<PathBuf> {
     let document = roxmltree::Document::parse(xml).ok()?;
     let pool = document.root_element();
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_pools_of_files_have_a_folder() {
+    fn only_file_based_pools_have_a_directory() {
         let pool = |kind: &str| {
             folder(&format!("<pool type='{kind}'><name>a</name><target><path>/srv/a b</path></target></pool>"))
         };

@@ -1,4 +1,4 @@
-//! Owns: a server that speaks just enough NBD to say the wrong things. Must not: be right by accident.
+//! A fake server that speaks enough NBD to send wrong replies. Must not correct them.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 pub(super) const SIZE: u64 = 1 << 20;
 pub(super) const CONTEXT: u32 = 5;
 
-/// What the server agrees to.
+/// What the server offers in the handshake.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
     pub structured: bool,
@@ -28,7 +28,7 @@ impl Default for Terms {
     }
 }
 
-/// A request as it came.
+/// A received request.
 pub(super) struct Request {
     pub command: u16,
     pub cookie: u64,
@@ -36,14 +36,13 @@ pub(super) struct Request {
     pub length: u32,
 }
 
-/// A server on a socket of its own; its threads end with the connections.
+/// A server on its own socket; its threads end with the connections.
 pub(super) struct Fake {
     pub socket: PathBuf,
     _dir: TempDir,
 }
 
 impl Fake {
-    /// Serves every connection by `serve`.
     pub fn raw(serve: impl Fn(UnixStream) + Send + Sync + 'static) -> Fake {
         let dir = TempDir::new().unwrap();
         let socket = dir.path().join("socket");
@@ -58,10 +57,10 @@ impl Fake {
         Fake { socket, _dir: dir }
     }
 
-    /// Negotiates by `terms` and answers each request with the bytes of `answer`; none ends the connection.
+    /// Negotiates with `terms` and replies to each request with the bytes of `answer`. No bytes close the connection.
     pub fn new(terms: Terms, answer: impl Fn(Request) -> Vec<u8> + Send + Sync + 'static) -> Fake {
         Fake::raw(move |mut stream| {
-            // A client that goes away ends this thread.
+            // An error means that the client has disconnected, which ends this thread.
             let _ = negotiate(&mut stream, terms).and_then(|()| {
                 loop {
                     let request = request(&mut stream)?;

@@ -1,4 +1,4 @@
-//! Owns: tests against servers that stall, babble or lie.
+//! Tests against servers that stall or send garbage or false replies.
 
 use std::io::Write;
 use std::os::unix::net::UnixListener;
@@ -14,7 +14,7 @@ fn connect(fake: &Fake) -> Client {
     Client::connect(&fake.socket, "", PATIENCE).unwrap()
 }
 
-/// Reads 1000 bytes of a server that answers like this.
+/// Reads 1000 bytes from a server with these replies.
 fn read(terms: Terms, answer: impl Fn(Request) -> Vec<u8> + Send + Sync + 'static) -> Result<Vec<u8>, Error> {
     let fake = Fake::new(terms, answer);
     let mut all = Vec::new();
@@ -31,7 +31,7 @@ fn map(terms: Terms, answer: impl Fn(Request) -> Vec<u8> + Send + Sync + 'static
 }
 
 #[test]
-fn silence_is_a_stall_and_never_a_hang() {
+fn a_silent_server_is_reported_as_stalled() {
     let dir = TempDir::new().unwrap();
     let socket = dir.path().join("socket");
     let _listener = UnixListener::bind(&socket).unwrap();
@@ -51,7 +51,7 @@ fn silence_is_a_stall_and_never_a_hang() {
 }
 
 #[test]
-fn data_and_holes_make_up_a_read() {
+fn a_reply_may_consist_of_data_and_holes() {
     let bytes = read(Terms::default(), |r| {
         [data(false, r.cookie, 100, &[1; 400]), hole(false, r.cookie, 500, 500), data(true, r.cookie, 1000, &[2; 100])]
             .concat()
@@ -62,7 +62,7 @@ fn data_and_holes_make_up_a_read() {
 }
 
 #[test]
-fn a_plain_server_has_one_extent_and_simple_replies() {
+fn a_server_without_extensions_has_one_extent_and_simple_replies() {
     let plain = Terms { structured: false, allocation: false, ..Terms::default() };
     assert_eq!(map(plain, |_| Vec::new()).unwrap(), [extent(0, SIZE)]);
     assert_eq!(read(plain, |r| simple(0, r.cookie, &[3; 1000])).unwrap(), [3; 1000]);
@@ -72,10 +72,10 @@ fn a_plain_server_has_one_extent_and_simple_replies() {
 }
 
 #[test]
-fn block_sizes_are_kept_and_replies_may_come_in_any_order() {
+fn block_sizes_are_respected_and_replies_may_come_in_any_order() {
     let terms = Terms { blocks: Some([16, 256, 300]), flags: 1 | 1 << 8, ..Terms::default() };
     let held = std::sync::Mutex::new(std::collections::HashMap::new());
-    // Answers of a connection's first two requests are swapped: held by the number of the chunk.
+    // Swaps the replies to the first two requests of each connection.
     let bytes = read(terms, move |r| {
         assert!(r.length <= 288 && r.offset >= 100);
         let answer = data(true, r.cookie, r.offset, &vec![(r.offset / 100) as u8; r.length as usize]);
@@ -85,7 +85,7 @@ fn block_sizes_are_kept_and_replies_may_come_in_any_order() {
             Some(earlier) => [answer, earlier].concat(),
             None => {
                 held.insert(lane, answer);
-                // Something must be said: an empty chunk.
+                // The fake must send something, so it sends an empty chunk.
                 chunk(false, 0, r.cookie, &[])
             }
         }
@@ -95,7 +95,7 @@ fn block_sizes_are_kept_and_replies_may_come_in_any_order() {
 }
 
 #[test]
-fn errors_carry_number_and_message() {
+fn errors_contain_number_and_message() {
     let said = |error: Error, number: i32, message: &str| match error {
         Error::Request { source, message: text, .. } => {
             assert_eq!((source.raw_os_error(), text.as_str()), (Some(number), message));
@@ -112,7 +112,7 @@ fn errors_carry_number_and_message() {
 }
 
 #[test]
-fn lies_about_data_are_refused() {
+fn false_data_replies_are_rejected() {
     type Lie = fn(Request) -> Vec<u8>;
     let lies: &[(&str, Lie)] = &[
         ("too much", |r| data(true, r.cookie, 100, &[1; 1001])),
@@ -141,7 +141,7 @@ fn lies_about_data_are_refused() {
 }
 
 #[test]
-fn block_status_is_clipped_merged_and_checked() {
+fn block_status_is_clipped_merged_and_validated() {
     let zero = 1 << 1;
     let good = map(Terms::default(), move |r| {
         assert_eq!((r.command, r.offset, r.length), (7, 0, SIZE as u32));
@@ -170,10 +170,10 @@ fn block_status_is_clipped_merged_and_checked() {
 }
 
 #[test]
-fn a_million_extents_on_four_tebibytes_are_told() {
+fn a_million_extents_on_four_tebibytes_are_mapped() {
     let terms = Terms { size: 4 << 40, ..Terms::default() };
     let extents = map(terms, |r| {
-        // The last blocks, less than a pair, are zeros.
+        // The rest, which is less than a pair, is zeros.
         let pairs = (0..r.length >> 21).flat_map(|_| [(1 << 20, 0), (1 << 20, 2)]);
         let blocks: Vec<_> = pairs.chain([(1 << 21, 2)]).collect();
         status(CONTEXT, r.cookie, &blocks[..blocks.len() - usize::from(r.length.is_multiple_of(1 << 21))])
@@ -184,7 +184,7 @@ fn a_million_extents_on_four_tebibytes_are_told() {
 }
 
 #[test]
-fn mad_terms_are_refused() {
+fn invalid_handshakes_are_rejected() {
     for blocks in [[0, 1, 1], [3, 3, 9], [1 << 17, 1 << 17, 1 << 20], [512, 512, 256]] {
         let fake = Fake::new(Terms { blocks: Some(blocks), ..Terms::default() }, |_| Vec::new());
         assert!(matches!(Client::connect(&fake.socket, "", PATIENCE), Err(Error::Protocol { .. })), "{blocks:?}");
@@ -195,7 +195,7 @@ fn mad_terms_are_refused() {
 }
 
 #[test]
-fn endless_answers_to_an_option_end() {
+fn endless_replies_to_an_option_are_an_error() {
     let fake = Fake::raw(|mut stream| {
         let _ = stream.write_all(b"NBDMAGICIHAVEOPT\0\x03");
         let mut reply = 0x3e889045565a9u64.to_be_bytes().to_vec();
@@ -208,9 +208,9 @@ fn endless_answers_to_an_option_end() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever bytes come, at whatever moment: an answer or an error, and soon.
+    /// Random bytes at any time lead to a result or an error without a long wait.
     #[test]
-    fn noise_is_survived(noise in prop::collection::vec(any::<u8>(), 1..200), cut in 0usize..40, greet in any::<bool>()) {
+    fn random_bytes_do_no_harm(noise in prop::collection::vec(any::<u8>(), 1..200), cut in 0usize..40, greet in any::<bool>()) {
         let copy = noise.clone();
         let fake = Fake::raw(move |mut stream| {
             let greeting: &[u8] = if greet { b"NBDMAGICIHAVEOPT\0\x03" } else { b"" };

@@ -1,4 +1,4 @@
-//! Owns: the proof that the client reads what QEMU reads, and that no server can harm it or hold it up.
+//! Tests that the client reads the same data as QEMU, and that no server can harm or block it.
 
 mod fake;
 mod hostile;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Error;
 use crate::model::Extent;
 
-/// Longer than any healthy server needs, on any machine.
+/// Longer than any healthy server needs, even on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// For servers that never answer.
 const SHORT: Duration = Duration::from_millis(200);

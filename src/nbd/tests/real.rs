@@ -1,4 +1,4 @@
-//! Owns: tests against the real `qemu-nbd`, with QEMU's own tools as judges.
+//! Tests against the real `qemu-nbd`. QEMU's tools check the results.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -28,7 +28,7 @@ fn file(path: &Path, format: Format) -> Image {
     Image { source: Source::File(path.to_owned()), format }
 }
 
-/// A qcow2 image, written by qemu-io.
+/// Creates a qcow2 image with data from qemu-io.
 fn qcow2(path: &Path, size: &str, writes: &[&str]) -> Image {
     let name = path.to_str().unwrap();
     run("qemu-img", &["create", "-q", "-f", "qcow2", name, size]);
@@ -50,7 +50,7 @@ fn connect(server: &Server) -> Client {
     Client::connect(server.socket(), "", PATIENCE).unwrap()
 }
 
-/// The data extents by `qemu-img map`, merged.
+/// The data extents from `qemu-img map`, merged.
 fn map(path: &Path, format: &str) -> Vec<Extent> {
     let text = run("qemu-img", &["map", "-f", format, "--output=json", path.to_str().unwrap()]);
     let list: Vec<Value> = serde_json::from_str(&text).unwrap();
@@ -65,7 +65,7 @@ fn map(path: &Path, format: &str) -> Vec<Extent> {
     extents
 }
 
-/// Reads the data extents into a raw file and lets QEMU compare it with the image.
+/// Reads the data extents into a raw file, which `qemu-img` compares with the image.
 fn compare(dir: &Path, client: &mut Client, image: &Path, format: &str) -> Vec<Extent> {
     let extents = client.extents().unwrap();
     let copy = dir.join("copy");
@@ -127,7 +127,7 @@ fn clusters_of_any_size_are_read() {
 }
 
 #[test]
-fn a_sparse_raw_disk_shows_its_holes() {
+fn holes_of_a_sparse_raw_disk_are_found() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("disk.img");
     let raw = File::create(&path).unwrap();
@@ -147,7 +147,7 @@ fn a_sparse_raw_disk_shows_its_holes() {
 }
 
 #[test]
-fn a_chain_is_read_as_named_or_as_its_headers_say() {
+fn a_chain_is_read_by_given_names_or_by_its_headers() {
     let dir = TempDir::new().unwrap();
     let (base, top) = (dir.path().join("base"), dir.path().join("top"));
     let base_image = qcow2(&base, "64M", &["write -P 1 0 8M", "write -P 2 32M 1M"]);
@@ -165,7 +165,7 @@ fn a_chain_is_read_as_named_or_as_its_headers_say() {
     assert_eq!(maps[0], maps[1]);
     assert_eq!(maps[0], map(&top, "qcow2"));
 
-    // The names given are used, not those of the header.
+    // The given names win over those in the header.
     let moved = dir.path().join("moved");
     fs::rename(&base, &moved).unwrap();
     let server = serve(dir.path(), &[top_image, file(&moved, Format::Qcow2)]);
@@ -173,7 +173,7 @@ fn a_chain_is_read_as_named_or_as_its_headers_say() {
 }
 
 #[test]
-fn odd_names_are_taken_literally() {
+fn special_characters_in_names_are_literal() {
     let dir = TempDir::new().unwrap();
     for name in ["a b", "Größe, 大", "x,file.filename=y", "nbd:1:2", "json:{}", "q=1,,2", "-v"] {
         let path = dir.path().join(name);
@@ -238,7 +238,7 @@ fn only_force_share_lets_a_guest_start() {
 }
 
 #[test]
-fn a_server_that_cannot_start_says_why() {
+fn a_server_that_cannot_start_reports_the_reason() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("disk");
     fs::write(&path, "no image").unwrap();
@@ -264,7 +264,7 @@ fn a_locked_image_gives_a_hint() {
         .unwrap();
     let mut writer = Killed(writer);
     let socket = dir.path().join("socket");
-    // It holds its lock once it answers.
+    // The writer has locked the image once it accepts connections.
     while Client::connect(&dir.path().join("writer"), "", PATIENCE).is_err() {
         assert!(writer.0.try_wait().unwrap().is_none());
     }
@@ -272,7 +272,7 @@ fn a_locked_image_gives_a_hint() {
     assert!(error.hint().unwrap().contains("Another process"), "{error}");
 }
 
-/// Ends a process with the test.
+/// Kills a process when the test ends.
 struct Killed(std::process::Child);
 
 impl Drop for Killed {
@@ -282,15 +282,14 @@ impl Drop for Killed {
     }
 }
 
-/// Whether the process is there and no zombie.
-/// Its first thread may have ended before the others, and only then can it be waited for.
+/// Whether the process exists and is not a zombie. Its first thread may be a zombie while others still run.
 fn lives(pid: u32) -> bool {
     let others = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |threads| threads.count());
     others > 1 || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 #[test]
-fn nothing_of_a_server_stays() {
+fn a_dropped_server_leaves_no_process_and_no_socket() {
     let dir = TempDir::new().unwrap();
     let image = qcow2(&dir.path().join("disk"), "1M", &[]);
     let server = serve(dir.path(), slice::from_ref(&image));
@@ -300,7 +299,7 @@ fn nothing_of_a_server_stays() {
     assert!(!lives(pid) && !dir.path().join("socket").exists());
 }
 
-/// A disk of 128 MiB and its server, for the tests that disturb it.
+/// A server for a disk of 128 MiB, for tests that disturb it.
 fn large(dir: &Path) -> Server {
     let path = dir.join("disk");
     serve(dir, &[qcow2(&path, "128M", &["write -P 1 0 128M"])])
@@ -344,7 +343,7 @@ fn a_server_stopped_while_reading_is_a_stall() {
 }
 
 #[test]
-fn a_sink_that_fails_ends_the_reading() {
+fn an_error_of_the_sink_stops_reading() {
     let dir = TempDir::new().unwrap();
     let server = large(dir.path());
     let mut client = connect(&server);
@@ -359,7 +358,7 @@ fn a_sink_that_fails_ends_the_reading() {
 }
 
 #[test]
-fn an_unknown_export_and_a_range_outside_are_refused() {
+fn an_unknown_export_and_a_range_outside_of_it_are_errors() {
     let dir = TempDir::new().unwrap();
     let server = serve(dir.path(), &[qcow2(&dir.path().join("disk"), "1M", &[])]);
     assert!(matches!(Client::connect(server.socket(), "vda", PATIENCE), Err(Error::Export { .. })));

@@ -1,4 +1,4 @@
-//! Owns: what can be done with one disk. Must not: know what happens to the other disks.
+//! Decides how one disk can be read. Must not depend on other disks.
 
 use std::borrow::Cow;
 
@@ -7,20 +7,20 @@ use crate::model::{Device, Disk, Domain, Failure, Image, SkippedDisk, Source};
 
 const RUNNING: &str = "Back it up while the domain runs.";
 
-/// What happens to a disk, apart from the method.
+/// What happens to a disk, regardless of the method.
 pub(super) enum DiskVerdict {
-    /// It is not saved.
+    /// It is not backed up.
     Skip(SkippedDisk),
     /// The guest may change it while it is read.
     Live(Live),
-    /// This guest cannot change this image.
+    /// The guest cannot change this image.
     Direct(Image),
 }
 
-/// How a disk that changes can be captured.
+/// How a changing disk can be captured.
 pub(super) enum Live {
     SnapshotOrPull,
-    /// Why not by a snapshot; reads on from "disk vda is".
+    /// Why it does not support snapshots; continues "disk vda is".
     PullOnly(Cow<'static, str>),
 }
 
@@ -33,7 +33,6 @@ impl DiskVerdict {
     }
 }
 
-/// Judges one disk of a domain.
 pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> DiskVerdict {
     let active = domain.state.is_active();
     if settings.exclude_disks.contains(&disk.target) {
@@ -65,15 +64,15 @@ pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> 
     }
 }
 
-/// Whether what the guest sees is more than its images, read as their formats say.
+/// Whether the contents that the guest sees cannot be read from the images alone.
 fn needs_qemu(disk: &Disk) -> bool {
     disk.encrypted || disk.only_qemu.is_some() || disk.unknown.is_some()
 }
 
-/// The image that this guest cannot change, if the disk has one.
+/// The image that the guest cannot change, if the disk has one.
 ///
-/// What a guest writes to a `<transient/>` disk goes to an overlay that libvirt drops at the guest's stop, and libvirt
-/// refuses block jobs on it; what stays is the image below. External snapshots of read-only disks are refused as well.
+/// A guest writes to a `<transient/>` disk through an overlay that libvirt removes when the guest stops. libvirt rejects block
+/// jobs on such a disk, but the image below does not change. libvirt also rejects external snapshots of read-only disks.
 fn at_rest(disk: &Disk, active: bool) -> Option<&Image> {
     if !active {
         disk.persistent.as_ref().or(Some(&disk.image))
@@ -84,7 +83,7 @@ fn at_rest(disk: &Disk, active: bool) -> Option<&Image> {
     }
 }
 
-/// A disk that neither this program nor libvirt can read for us.
+/// A disk that can be read neither directly nor through libvirt.
 fn unreadable(disk: &Disk, active: bool) -> SkippedDisk {
     const EXCLUDE: &str = "If it need not be backed up, add it to `exclude_disks`.";
     if let Some(Failure { message, hint }) = disk.unknown.as_ref().filter(|_| !active) {
@@ -106,7 +105,7 @@ fn unreadable(disk: &Disk, active: bool) -> SkippedDisk {
 
 /// How a disk that the guest can change is captured.
 ///
-/// libvirt's overlays are never encrypted, and its snapshots refuse disks with shared access (`shared access for disk
+/// libvirt's overlays are never encrypted. Its snapshots do not support disks with shared access (`shared access for disk
 /// requires use of supported storage format`) and passed-through LUNs.
 fn live(disk: &Disk) -> Live {
     if disk.encrypted {
@@ -128,7 +127,7 @@ fn live(disk: &Disk) -> Live {
     }
 }
 
-/// What to know of a disk that is saved.
+/// A warning for a disk that is backed up.
 pub(super) fn warning(disk: &Disk, active: bool) -> Option<Failure> {
     let (text, hint) = if disk.encrypted {
         (
@@ -145,7 +144,7 @@ pub(super) fn warning(disk: &Disk, active: bool) -> Option<Failure> {
     Some(Failure { message: format!("disk {} {text}", disk.target), hint: hint.map(str::to_owned) })
 }
 
-/// A disk that is not saved against the operator's will.
+/// A disk that should be backed up but cannot be.
 pub(super) fn missed(disk: &Disk, reason: &str, hint: &str) -> SkippedDisk {
     SkippedDisk { missed: true, hint: Some(hint.to_owned()), ..left_out(disk, reason) }
 }

@@ -1,4 +1,4 @@
-//! How a domain is captured, disk by disk and domain by domain.
+//! How each kind of disk and domain is captured.
 
 use std::time::Duration;
 
@@ -79,8 +79,8 @@ fn off(disks: Vec<Disk>) -> Domain {
     domain(DomainState::Off, disks)
 }
 
-/// The plan in short: the method, then `vda` for a captured disk, `=vda` for a direct one, `-vda` for one left out and
-/// `!vda` for a missed one.
+/// The plan in short form: the method, then `vda` for a captured disk, `=vda` for direct, `-vda` for excluded and `!vda` for
+/// missed.
 fn short(domain: &Domain, settings: &DomainSettings) -> String {
     let (method, disks, skipped) = match capture(domain, settings) {
         Ok(plan) => (format!("{:?}", plan.method), plan.disks, plan.skipped),
@@ -95,7 +95,7 @@ fn short(domain: &Domain, settings: &DomainSettings) -> String {
 }
 
 #[test]
-fn an_active_domain_is_snapshot_or_pulled_as_configured() {
+fn an_active_domain_is_captured_with_the_configured_method() {
     let disks = || vec![disk("vda"), disk("vdb")];
     for state in [DomainState::Running, DomainState::Paused] {
         assert_eq!(short(&domain(state, disks()), &settings()), "Snapshot vda vdb");
@@ -107,7 +107,7 @@ fn an_active_domain_is_snapshot_or_pulled_as_configured() {
 }
 
 #[test]
-fn a_domain_that_is_off_is_read_directly_whatever_the_method() {
+fn a_domain_that_is_off_is_read_directly_with_any_method() {
     for method in [MethodChoice::Auto, MethodChoice::Snapshot, MethodChoice::Pull] {
         let shared = Disk { shareable: true, ..disk("vdb") };
         let lun = Disk { device: Device::Lun, image: image(Source::Block("/dev/sdx".into())), ..disk("sda") };
@@ -116,13 +116,13 @@ fn a_domain_that_is_off_is_read_directly_whatever_the_method() {
 }
 
 #[test]
-fn a_shareable_disk_of_a_domain_that_is_off_may_have_another_writer() {
+fn a_shareable_disk_of_a_domain_that_is_off_causes_a_warning() {
     let plan = capture(&off(vec![Disk { shareable: true, ..disk("vdb") }]), &settings()).unwrap();
     assert!(plan.warnings[0].message.starts_with("disk vdb is shareable: if another domain writes to it"));
 }
 
 #[test]
-fn auto_pulls_what_no_snapshot_can_hold_and_says_why() {
+fn auto_pulls_disks_without_snapshot_support_and_reports_the_reason() {
     let cases = [
         (Disk { shareable: true, ..disk("vdb") }, "pull: disk vdb is shareable, which snapshots do not support"),
         (
@@ -148,7 +148,7 @@ fn auto_pulls_what_no_snapshot_can_hold_and_says_why() {
 }
 
 #[test]
-fn encrypted_disks_are_saved_only_with_leave_and_by_pull() {
+fn encrypted_disks_need_allow_plaintext_and_pull() {
     let luks = || Disk { encrypted: true, ..disk("vdb") };
     let domain = running(vec![disk("vda"), luks()]);
     assert_eq!(short(&domain, &settings()), "Snapshot vda !vdb");
@@ -162,7 +162,7 @@ fn encrypted_disks_are_saved_only_with_leave_and_by_pull() {
 }
 
 #[test]
-fn what_the_guest_cannot_change_is_read_as_it_is() {
+fn read_only_disks_are_read_directly() {
     let read_only = Disk { readonly: true, ..disk("vdb") };
     assert_eq!(short(&running(vec![disk("vda"), read_only.clone()]), &settings()), "Snapshot vda =vdb");
     assert_eq!(short(&running(vec![disk("vda"), read_only.clone()]), &with(MethodChoice::Pull)), "Pull vda =vdb");
@@ -172,7 +172,7 @@ fn what_the_guest_cannot_change_is_read_as_it_is() {
 }
 
 #[test]
-fn of_a_transient_disk_the_persistent_image_is_saved() {
+fn a_transient_disk_is_backed_up_from_its_persistent_image() {
     let base = image(Source::File("/images/base".into()));
     let known = Disk { transient: true, persistent: Some(base.clone()), ..disk("vdb") };
     let plan = capture(&running(vec![disk("vda"), known.clone()]), &settings()).unwrap();
@@ -191,7 +191,7 @@ fn of_a_transient_disk_the_persistent_image_is_saved() {
 }
 
 #[test]
-fn removable_and_excluded_disks_are_left_out_without_blame() {
+fn removable_and_excluded_disks_are_skipped_but_not_missed() {
     let empty = Disk { device: Device::Cdrom, image: image(Source::Unsupported("file".into())), ..disk("sda") };
     let full = Disk { device: Device::Floppy, ..disk("fda") };
     let excluding = DomainSettings { exclude_disks: vec!["vdb".into(), "vdx".into()], ..settings() };
@@ -201,11 +201,11 @@ fn removable_and_excluded_disks_are_left_out_without_blame() {
     assert_eq!(reasons, [("vdb", "excluded by the configuration"), ("sda", "no medium"), ("fda", "removable medium")]);
     assert_eq!(short(&domain, &excluding), "Snapshot vda -vdb -sda -fda");
     assert_eq!(plan.warnings[0].message, "`exclude_disks` names `vdx`, which is not a disk of domain `web`");
-    assert_eq!(plan.warnings[0].hint.as_deref(), Some("Its disks: vda, vdb, sda, fda"));
+    assert_eq!(plan.warnings[0].hint.as_deref(), Some("Use one of its disks: vda, vdb, sda, fda"));
 }
 
 #[test]
-fn an_excluded_disk_does_not_choose_the_method() {
+fn an_excluded_disk_does_not_affect_the_method() {
     let excluding = DomainSettings { exclude_disks: vec!["vdb".into()], ..settings() };
     assert_eq!(
         short(&running(vec![disk("vda"), Disk { shareable: true, ..disk("vdb") }]), &excluding),
@@ -214,7 +214,7 @@ fn an_excluded_disk_does_not_choose_the_method() {
 }
 
 #[test]
-fn sources_out_of_reach_are_missed() {
+fn unsupported_sources_are_missed() {
     let vhost = Disk { image: image(Source::Unsupported("vhostuser".into())), ..disk("vdb") };
     assert_eq!(short(&running(vec![disk("vda"), vhost.clone()]), &settings()), "Snapshot vda !vdb");
     assert_eq!(short(&running(vec![disk("vda"), vhost.clone()]), &with(MethodChoice::Pull)), "Pull vda !vdb");
@@ -225,7 +225,7 @@ fn sources_out_of_reach_are_missed() {
 }
 
 #[test]
-fn a_disk_out_of_reach_is_told_with_its_own_reason_and_way_out() {
+fn each_missed_disk_has_its_reason_and_hint() {
     let exclude = "If it need not be backed up, add it to `exclude_disks`.";
     let runs = "Back it up while the domain runs.";
     let vhost = || Disk { image: image(Source::Unsupported("vhostuser".into())), ..disk("vdb") };
@@ -255,7 +255,7 @@ fn a_disk_out_of_reach_is_told_with_its_own_reason_and_way_out() {
 }
 
 #[test]
-fn without_any_disk_to_save_only_the_definition_is_left_or_nothing() {
+fn without_disks_only_the_definition_is_backed_up_or_the_backup_fails() {
     let plan = capture(&running(vec![]), &settings()).unwrap();
     assert_eq!((plan.method, plan.warnings), (Method::Direct, vec![]));
     for method in [MethodChoice::Snapshot, MethodChoice::Pull] {

@@ -1,4 +1,4 @@
-//! Who is due, by entries, names and days.
+//! Which domains are due, by entries, names and days.
 
 use std::path::Path;
 
@@ -71,7 +71,7 @@ fn every_domain_and_entry_has_its_reason() {
 }
 
 #[test]
-fn force_makes_due_and_names_only_filter() {
+fn force_makes_domains_due_and_names_select() {
     assert_eq!(
         lines(true, &["web-*", "db1"], MONDAY),
         [
@@ -89,24 +89,24 @@ fn force_makes_due_and_names_only_filter() {
 }
 
 #[test]
-fn names_that_lead_nowhere_are_errors_once() {
+fn unmatched_names_are_reported_once() {
     let due = |lines: Vec<String>| lines.into_iter().filter(|line| line.starts_with('!')).collect::<Vec<_>>();
     assert_eq!(
         due(lines(false, &["db2", "stray", "x*", "db2", "gone", "str*"], SUNDAY)),
         [
             "! db2: domain `db2` (the command line) does not exist (Did you mean `db1`?)",
             "! stray: `stray` is named on the command line but not in the configuration \
-             (Add an entry to `domains` of the host `host`)",
+             (Add an entry to `domains` of the host `host`.)",
             "! x*: no existing domain matches `x*` (the command line) (To list the domains: virsh list --all)",
             "! str*: `str*` is named on the command line but not in the configuration \
-             (Add an entry to `domains` of the host `host`)",
+             (Add an entry to `domains` of the host `host`.)",
             "! gone: domain `gone` (line 10 of the configuration) does not exist (To list the domains: virsh list --all)",
         ]
     );
 }
 
 #[test]
-fn a_name_that_is_a_domain_but_not_covered_keeps_its_identity() {
+fn a_named_domain_without_an_entry_keeps_its_uuid() {
     let settings = crate::config::parse(FILE, Path::new("c.yml"), "host").unwrap();
     let known: Vec<_> = known()
         .into_iter()
@@ -125,7 +125,7 @@ fn a_name_that_is_a_domain_but_not_covered_keeps_its_identity() {
 }
 
 #[test]
-fn catching_up_looks_at_the_last_day_it_should_have_run() {
+fn catching_up_depends_on_the_last_missed_day() {
     let cases = [
         (Some("2026-11-21"), MONDAY, "+ late: catching up: nothing since Sun 2026-11-22"),
         (Some("2026-11-22"), MONDAY, "- late: not today: runs on Sun; next 2026-11-29"),
@@ -144,7 +144,7 @@ fn catching_up_looks_at_the_last_day_it_should_have_run() {
 }
 
 #[test]
-fn what_is_excluded_is_said_and_never_due() {
+fn an_excluded_domain_is_reported_and_never_due() {
     let text = "host:\n  backupdir: /b\n  day_of_week: Sun\n  domains: {'test-*': {exclude: true}, gone: {exclude: true}, '*': {}}\n";
     let settings = crate::config::parse(text, Path::new("c.yml"), "host").unwrap();
     let known = domains(&["test-1", "web"]);
@@ -169,7 +169,7 @@ fn what_is_excluded_is_said_and_never_due() {
 }
 
 #[test]
-fn who_has_waited_longest_is_first_but_for_priority() {
+fn domains_are_ordered_by_priority_then_by_age_of_the_newest_point() {
     let text = "host:\n  backupdir: /b\n  day_of_week: Sun\n  domains: {first: {priority: 51}, last: {priority: 0}, '?': {}}\n";
     let settings = crate::config::parse(text, Path::new("c.yml"), "host").unwrap();
     let mut known = domains(&["a", "b", "c", "first", "last"]);
@@ -184,7 +184,7 @@ fn who_has_waited_longest_is_first_but_for_priority() {
 }
 
 #[test]
-fn an_empty_libvirt_is_an_error_of_every_entry() {
+fn without_domains_every_entry_is_an_error() {
     let lines = lines_of(&[], &Selection::default(), SUNDAY);
     assert_eq!(lines.len(), 6);
     assert!(lines.iter().all(|line| line.ends_with("(No domain exists. Check `libvirt_uri`.)")));

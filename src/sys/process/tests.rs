@@ -1,4 +1,4 @@
-//! The end of real process groups: by themselves, by SIGTERM, by SIGKILL.
+//! Tests the end of real process groups: by exit, SIGTERM and SIGKILL.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use super::*;
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Starts a script, whose first argument is the folder, and waits until it has written its number there.
+/// Starts a script, whose first argument is the directory, and waits until it has created the file `runs` there.
 fn start(script: &str, folder: &Path) -> (Process, PathBuf) {
     let script = format!("{script}\n");
     let mut command = program::command("/bin/sh");
@@ -17,20 +17,20 @@ fn start(script: &str, folder: &Path) -> (Process, PathBuf) {
     let of = PathBuf::from(format!("/proc/{}", process.child.id()));
     let began = Instant::now();
     while !folder.join("runs").exists() {
-        assert!(began.elapsed() < LONG, "it does not start");
+        assert!(began.elapsed() < LONG, "the script does not start");
         std::thread::sleep(Duration::from_millis(5));
     }
     (process, of)
 }
 
 #[test]
-fn a_process_gets_time_to_end_after_sigterm() {
+fn a_process_has_time_to_end_after_sigterm() {
     let folder = tempfile::tempdir().unwrap();
     let script = "trap 'sleep 0.3; touch $1/in-order; exit 0' TERM; touch $1/runs; while :; do sleep 0.05; done";
     let (mut process, of) = start(script, folder.path());
     process.stop();
     assert!(folder.path().join("in-order").exists());
-    assert!(!of.exists(), "ended, and waited for");
+    assert!(!of.exists(), "ended and reaped");
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn a_process_that_ignores_sigterm_is_killed_and_reaped() {
     let folder = tempfile::tempdir().unwrap();
     let (mut process, of) = start("trap '' TERM; touch $1/runs; while :; do sleep 0.05; done", folder.path());
     process.stop();
-    assert!(process.ended().is_some() && !of.exists(), "ended, and waited for");
+    assert!(process.ended().is_some() && !of.exists(), "ended and reaped");
     assert_eq!(process.finish(None).ended, Ended::Signal(Signal::KILL.as_raw()));
 }
 
@@ -54,11 +54,11 @@ fn dropping_a_process_ends_it() {
 fn output_at_the_end_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let (mut process, of) = start("seq 1 10000; touch $1/runs", folder.path());
-    // It ends without being read, as what it says fits in the pipe.
+    // It ends although its output is not read, because the output fits into the pipe.
     let status = of.join("status");
     let began = Instant::now();
     while fs::read_to_string(&status).is_ok_and(|text| !text.contains("State:\tZ")) {
-        assert!(began.elapsed() < LONG, "it does not end");
+        assert!(began.elapsed() < LONG, "the script does not end");
         std::thread::sleep(Duration::from_millis(5));
     }
     process.step(Instant::now(), None).unwrap();
@@ -76,7 +76,7 @@ fn endless_output_of_another_process_does_not_delay_the_end() {
     while process.ended().is_none() {
         process.step(Instant::now() + SLICE, None).unwrap();
     }
-    // Its end of the pipe is closed with this: `yes` ends of it.
+    // This closes the pipe, which ends `yes`.
     assert_eq!(process.finish(None).ended, Ended::Exit(0));
 }
 
@@ -87,7 +87,7 @@ fn shell(script: &str, answer: Answer) -> Process {
 }
 
 #[test]
-fn an_active_process_has_no_deadline_and_a_silent_one_is_ended() {
+fn activity_extends_the_deadline_and_an_idle_process_is_ended() {
     let stall = Duration::from_secs(3);
     let active = shell("for n in $(seq 20); do echo $n; sleep 0.2; done; exit 7", Answer::Kept(1000));
     let (ran, answer) = active.run_while_active(stall).unwrap();
@@ -97,7 +97,7 @@ fn an_active_process_has_no_deadline_and_a_silent_one_is_ended() {
 }
 
 #[test]
-fn an_answer_is_kept_apart_from_errors_and_bounded() {
+fn kept_output_is_separate_from_errors_and_limited() {
     let (ran, answer) = shell("seq 9; echo wrong >&2", Answer::Kept(6)).run_while_active(LONG).unwrap();
     assert_eq!((ran.output.as_str(), answer.as_slice()), ("wrong\n", &b"1\n2\n3\n"[..]));
     let (ran, answer) = shell("exec head -c 9000000 /dev/zero", Answer::Kept(1 << 20)).run_while_active(LONG).unwrap();

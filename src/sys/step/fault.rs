@@ -1,13 +1,12 @@
-//! Owns: what a test does to the program at a step, as `KVMBACKUP_FAULT` says. It is in debug builds only. Must not: be
-//! reachable in a release build.
+//! Injects faults at steps for tests, as `KVMBACKUP_FAULT` requests. Exists only in debug builds. Must not be reachable in a
+//! release build.
 //!
-//! `STEP[#N]:ACTION` acts when the step is reached for the N-th time, the first if N is not said. Several are separated by `;`.
-//! The actions:
+//! `STEP[#N]:ACTION` acts when the step is reached for the N-th time (default 1). `;` separates several faults. The actions:
 //!
 //! - `kill`: SIGKILL to this process
 //! - `fail`: the step fails
-//! - `signal=TERM`, `INT` or `HUP`: the signal comes, and the program goes on
-//! - `hold=PATH`: the file is made, and the program waits until somebody has removed it
+//! - `signal=TERM`, `INT` or `HUP`: this process receives the signal and continues
+//! - `hold=PATH`: the file is created, and the program waits until a test removes it
 
 use std::fs;
 use std::io;
@@ -23,13 +22,13 @@ use signal_hook::low_level::raise;
 use super::Step;
 
 const VARIABLE: &str = "KVMBACKUP_FAULT";
-/// Between two looks at the file that holds us.
+/// Interval of checks for the file of `hold`.
 const LOOK: Duration = Duration::from_millis(10);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Fault {
     step: &'static str,
-    /// The first is 1.
+    /// Counts from 1.
     time: usize,
     action: Action,
 }
@@ -37,15 +36,15 @@ struct Fault {
 #[derive(Debug, PartialEq, Eq)]
 enum Action {
     Fail,
-    /// SIGKILL is one of them.
+    /// Includes SIGKILL.
     Signal(i32),
     Hold(PathBuf),
 }
 
-/// A fault, and how often its step was reached.
+/// A fault, and how often its step has been reached.
 type Asked = (Fault, AtomicUsize);
 
-/// Does what is asked for at this step.
+/// Injects the requested faults at this step.
 pub(super) fn act(step: Step) -> io::Result<()> {
     static FAULTS: OnceLock<Vec<Asked>> = OnceLock::new();
     let faults = match FAULTS.get() {
@@ -103,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn several_faults_are_understood_or_refused() {
+    fn several_faults_are_parsed_or_rejected() {
         let fault = |step, time| Fault { step, time, action: Action::Hold("/a".into()) };
         assert_eq!(parse_all("Thaw:hold=/a;Pivot#2:hold=/a").unwrap(), [fault("Thaw", 1), fault("Pivot", 2)]);
         for wrong in ["", "Thaw:kill;", "Thaw:kill;Pivot"] {
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_understood_or_refused() {
+    fn faults_are_parsed_or_rejected() {
         let fault = |step, time, action| Fault { step, time, action };
         assert_eq!(parse("Pivot:kill").unwrap(), fault("Pivot", 1, Action::Signal(9)));
         assert_eq!(parse("JournalUpdate#3:fail").unwrap(), fault("JournalUpdate", 3, Action::Fail));

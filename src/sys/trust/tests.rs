@@ -1,11 +1,11 @@
-//! What is trusted, and why what is not, on real files.
+//! Tests which real files are trusted, and the reasons for the others.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
 use super::*;
 
-/// A folder with a file in it, of these modes.
+/// A directory with a file, with these modes.
 fn made(folder_mode: u32, mode: u32) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
@@ -29,19 +29,19 @@ fn refusal(judged: Result<(), Refused>) -> Wrong {
 const OTHERS: Wrong = Wrong::FolderWritable;
 
 #[test]
-fn what_only_its_owner_can_change_is_trusted() {
+fn files_that_only_their_owner_can_change_are_trusted() {
     for (folder_mode, mode) in [(0o755, 0o755), (0o700, 0o500), (0o1777, 0o644)] {
         let (_folder, path) = made(folder_mode, mode);
         file(&path).unwrap();
     }
-    // On Debian /bin is itself a link.
+    // /bin is a link on Debian.
     file(Path::new("/bin/sh")).unwrap();
     let (directory, _) = made(0o755, 0o644);
     folder(directory.path()).unwrap();
 }
 
 #[test]
-fn every_folder_above_counts() {
+fn every_directory_above_is_checked() {
     for mode in [0o775, 0o757] {
         let (above, _) = made(0o755, 0o644);
         fs::create_dir_all(above.path().join("a/b")).unwrap();
@@ -55,11 +55,11 @@ fn every_folder_above_counts() {
     }
     let (sticky, _) = made(0o1777, 0o644);
     future_folder(&sticky.path().join("new/one")).unwrap();
-    assert_eq!(refusal(future_folder(sticky.path())), OTHERS, "others can make files in it");
+    assert_eq!(refusal(future_folder(sticky.path())), OTHERS, "others can create files in it");
 }
 
 #[test]
-fn a_link_is_as_good_as_every_step_of_its_way() {
+fn every_step_of_a_link_is_checked() {
     let (good, _) = made(0o755, 0o755);
     let (bad, _) = made(0o777, 0o755);
     let links = tempfile::tempdir().unwrap();
@@ -78,7 +78,7 @@ fn a_link_is_as_good_as_every_step_of_its_way() {
 }
 
 #[test]
-fn what_it_has_to_be_is_told() {
+fn wrong_types_and_modes_are_reported() {
     let (directory, path) = made(0o755, 0o666);
     assert_eq!(refusal(file(&path)), Wrong::Writable);
     assert_eq!(refusal(file(directory.path())), Wrong::NoFile);
@@ -88,9 +88,9 @@ fn what_it_has_to_be_is_told() {
 }
 
 #[test]
-fn another_users_is_not_trusted_by_root() {
+fn files_of_another_user_are_not_trusted_by_root() {
     if !rustix::process::geteuid().is_root() {
-        return; // only root can give a file away
+        return; // only root can change owners
     }
     let (directory, path) = made(0o755, 0o755);
     let link = directory.path().join("link");

@@ -108,7 +108,7 @@ fn state_that_is_not_saved_is_named_in_every_place() {
     let report = program.backup_well();
     let outcome = report.domain(guest.name());
     assert_eq!(outcome["outcome"], "success");
-    let [usb, folder] = ["host device usb 0x1234:0xbeef".to_owned(), format!("shared folder {}", share.display())];
+    let [usb, folder] = ["host device usb 0x1234:0xbeef".to_owned(), format!("shared directory {}", share.display())];
     let [tpm, drive] =
         ["TPM of the host /dev/tpm0".to_owned(), format!("storage in QEMU arguments: -drive {}", more.display())];
     let named = |value: &Value| -> Vec<(String, bool)> {

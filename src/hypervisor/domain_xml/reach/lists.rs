@@ -1,7 +1,7 @@
-//! Owns: the elements, attributes and paths of a definition that are known to stay inside the guest: libvirt's
-//! <https://libvirt.org/formatdomain.html>. Must not: decide what happens with others.
+//! Elements, attributes and paths of a definition that are known to stay inside the guest, from
+//! <https://libvirt.org/formatdomain.html>. Must not decide what happens with others.
 
-/// Paths that every host has and every definition names.
+/// Paths that exist on every host and occur in every definition.
 pub const USUAL: [&str; 11] = [
     "/usr/bin/qemu-",
     "/usr/bin/kvm",
@@ -16,13 +16,13 @@ pub const USUAL: [&str; 11] = [
     "/run/libvirt/qemu/channel/",
 ];
 
-/// Where libvirt keeps the UEFI variables of guests, by name.
+/// Where libvirt keeps the UEFI variables of guests, by the domain's name.
 pub const VARIABLES: &str = "/var/lib/libvirt/qemu/nvram/";
 
-/// Elements whose text is for people or for the guest.
+/// Elements whose text is only displayed, or passed to the guest.
 pub const NAMES: [&str; 6] = ["name", "title", "description", "cmdline", "serial", "entry"];
 
-/// Elements of which not every attribute is known to be harmless, and those that are.
+/// Elements with attributes that may be harmful, each with its harmless ones.
 pub const ATTRIBUTES: &[(&str, &[&str])] = &[
     ("disk", &["type", "device", "model", "snapshot"]),
     (
@@ -45,7 +45,7 @@ pub const ATTRIBUTES: &[(&str, &[&str])] = &[
     ("listen", &["type", "address"]),
 ];
 
-/// Elements in which there are only numbers and choices, at any depth, or paths.
+/// Elements that contain only numbers, choices and paths, at any depth.
 pub const TREES: &[&str] = &[
     "acceleration",
     "address",
@@ -81,7 +81,7 @@ pub const TREES: &[&str] = &[
     "vlan",
 ];
 
-/// The parts of a domain and its devices that are known, each with the known elements in it.
+/// The known children of the domain and its devices, each with its known elements.
 pub const PARTS: &[(&str, &[&str])] = &[
     ("name", &[]),
     ("uuid", &[]),

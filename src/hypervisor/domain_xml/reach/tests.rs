@@ -1,4 +1,4 @@
-//! Usual parts need no acceptance; everything else is reported.
+//! Tests that usual parts are not reported and everything else is.
 
 use super::*;
 use crate::hypervisor::domain_xml::tree::parse;
@@ -10,7 +10,7 @@ fn found(inside: &str, devices: &str) -> Vec<(String, bool)> {
     reaches(document.root_element(), &known).into_iter().map(|reach| (reach.text, reach.is_usual)).collect()
 }
 
-/// What about every guest has, as virt-manager defines it.
+/// Devices of a typical guest of virt-manager.
 const ORDINARY: &str = "<emulator>/usr/bin/qemu-system-x86_64</emulator>\
     <disk type='file' device='disk'><driver name='qemu' type='qcow2' discard='unmap'/><source file='/img/web.qcow2'/>\
     <target dev='vda' bus='virtio'/><iotune><total_bytes_sec>1</total_bytes_sec></iotune><address type='pci' slot='0x04'/></disk>\
@@ -33,7 +33,7 @@ const ORDINARY_PARTS: &str = "<memory unit='KiB'>1</memory><vcpu placement='stat
     <seclabel type='dynamic' model='apparmor' relabel='yes'/><metadata><x:y xmlns:x='urn:x'>/any</x:y></metadata>";
 
 #[test]
-fn what_about_every_guest_has_needs_nobody() {
+fn parts_of_typical_guests_are_not_reported_or_usual() {
     assert_eq!(found(ORDINARY_PARTS, ORDINARY), []);
     for (interface, told) in [
         (
@@ -55,7 +55,7 @@ fn what_about_every_guest_has_needs_nobody() {
 }
 
 #[test]
-fn everything_else_is_told() {
+fn everything_else_is_reported() {
     for (inside, told) in [
         ("<seclabel type='none' model='apparmor'/>", "seclabel: type='none' model='apparmor'"),
         (
@@ -142,7 +142,7 @@ fn everything_else_is_told() {
 }
 
 #[test]
-fn parts_are_the_same_only_to_the_letter() {
+fn parts_are_the_same_only_if_their_xml_is_identical() {
     let of = |xml: &str| reaches(parse(xml).unwrap().root_element(), &Known::default());
     let long = "x".repeat(200);
     let one = of(&format!("<domain><later a='{long}1'/></domain>"));
