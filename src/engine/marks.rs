@@ -1,5 +1,5 @@
-//! Owns: identifying the files of an overlay and of the images below it, so that a replacement is noticed. Must not: decide what
-//! happens then.
+//! Identifies the files of an overlay and of the images below it, so that a replaced file is noticed. Must not decide
+//! what happens then.
 
 use std::path::Path;
 
