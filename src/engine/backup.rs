@@ -122,7 +122,7 @@ impl Backup<'_> {
         let Some(policy) = &self.settings.retention else { return };
         let began = Instant::now();
         let outcome = &mut self.outcome;
-        // The point has a later second than now if its own was taken; retention must not see it in the future.
+        // If its own second was taken, the point has a later one. Retention must not see it in the future.
         let now = outcome.point.map_or(DateTime::UNIX_EPOCH, |point| point.time()).max(Utc::now());
         let rotated = Verified::load(&self.context.run.settings.state_dir).and_then(|verified| {
             let now = now.with_timezone(&Local);

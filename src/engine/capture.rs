@@ -123,8 +123,7 @@ impl<'a> Capture<'a> {
         let captured = captured(plan);
         let ready =
             self.make_sockets().and_then(|()| self.make_files(&captured)).and_then(|()| self.mark_files(record));
-        // Checked before the freeze: libvirt makes our call wait for such a job, and the guest would stay frozen
-        // meanwhile.
+        // Checked before the freeze: libvirt makes our call wait for such a job, and the guest would stay frozen.
         let (hypervisor, id) = (self.hypervisor, &self.domain.id);
         if let Err(error) = ready.and_then(|()| ready::wait_for_jobs(hypervisor, id)) {
             return (Reached::default(), Err(error));

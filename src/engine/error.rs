@@ -347,7 +347,7 @@ impl Error {
         }
     }
 
-    /// Whether the target hangs, or a reader cannot reach it. A call that was begun there may still take effect.
+    /// Whether the target hangs, or a reader cannot reach it. A call that was started there may still take effect.
     pub fn is_target_stall(&self) -> bool {
         match self {
             Error::Store(error) => error.is_stall(),

@@ -32,8 +32,7 @@ pub struct Guest {
     pub live: Chains,
     /// The images that the definition names.
     pub defined: Chains,
-    /// The block job: whether it is an active commit, and done and total for each of the next queries. The last pair
-    /// repeats.
+    /// The block job: whether it is an active commit, and (done, total) for each query. The last pair repeats.
     pub job: Option<(bool, Vec<(u64, u64)>)>,
     /// Done and total of a commit that is started.
     pub commit: Vec<(u64, u64)>,

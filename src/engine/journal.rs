@@ -68,8 +68,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The disks whose I/O errors we may have caused. In entries of earlier versions, these are the disks with an
-    /// overlay.
+    /// The disks whose I/O errors we may have caused. In earlier versions, these are the disks with an overlay.
     pub fn resumable(&self) -> Vec<String> {
         let overlays = || self.overlays.iter().map(|overlay| overlay.target.clone()).collect();
         self.resumable.clone().unwrap_or_else(overlays)
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn every_earlier_version_is_read() {
+    fn every_version_that_was_written_is_read() {
         let read = |bytes: &[u8]| version::parse::<Entry>(bytes, SCHEMA);
         version::history::assert_read("journal", read, |entry| serde_json::to_vec(entry).unwrap());
     }

@@ -111,8 +111,7 @@ pub(super) fn held(path: &Path, base: &Image) -> Result<Held, Error> {
 pub(super) fn commit(path: &Path, chain: &[Image], top: File, base: File) -> Result<(), Error> {
     step::reached(Step::OverlayCommit).map_err(Error::file("commit the overlay", path))?;
     let options = options(chain).map_err(|error| qemu_img::failed(super::chain(&error)))?;
-    // `-d`: an overlay emptied by QEMU would be useless to a guest that is started on it before the definition is
-    // corrected.
+    // `-d`: QEMU must not empty the overlay, because a guest may be started on it before the definition is corrected.
     let arguments = ["commit", "-q", "-d", "--image-opts"].map(OsStr::new);
     let streams = (Stream::File(top.into()), Answer::File(base.into()));
     qemu_img::run(arguments, &options, streams, LIMITS.stall).map(drop)

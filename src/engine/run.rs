@@ -76,8 +76,7 @@ pub struct Backups {
 }
 
 impl Run<'_> {
-    /// Backs up all due domains. Returns an error only for a failure before the first domain; later ones are in the
-    /// outcomes.
+    /// Backs up all due domains. Only a failure before the first domain is an error; later ones are in the outcomes.
     pub fn all(&self, run_id: Uuid, started: DateTime<Utc>) -> (Backups, Result<(), Error>) {
         let mut ran = Backups::default();
         let opened = target::open_or_create(self.settings)

@@ -1,5 +1,5 @@
-//! Brings a disk back from an overlay of ours to its base, in whatever state the domain is or gets during that:
-//! running, paused, off, gone. A backup ends with this, and recovery does the same.
+//! Brings a disk back from an overlay of ours to its base, whatever state the domain is in or changes to: running, paused,
+//! off, gone. A backup ends with this, and recovery does the same.
 //!
 //! Must not touch an overlay that is not ours, commit further than to the image right below it, or remove an overlay
 //! with the only copy of any data.
@@ -115,7 +115,7 @@ fn patience(error: &Error) -> Duration {
 }
 
 /// Waits until libvirt has finished a call of a run that was killed, because its snapshot or backup job may appear only
-/// now. A backup job that exists does not block any such call.
+/// now. If a backup job already exists, no such call is pending.
 pub(super) fn wait_for_calls(hypervisor: &dyn Hypervisor, domain: &DomainRef) {
     let began = Instant::now();
     // The calls that follow report errors. A domain that is off has no jobs.
@@ -219,8 +219,7 @@ fn finish(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -
         }
         seats = Seats::find(hypervisor, &domain, overlay)?;
     }
-    // Another program may have started the guest on the overlay, or taken a snapshot of it, before the definition was
-    // corrected.
+    // Another program may have started the guest on the overlay or taken a snapshot before the definition was corrected.
     if let Some(seat) = seats.on_overlay().next() {
         return Err(refusal::taken(overlay, seat));
     }

@@ -107,8 +107,7 @@ mod tests {
     fn refused_prefixes_are_those_of_libvirts_helper() {
         let helper = fs::read("/usr/lib/libvirt/virt-aa-helper").unwrap();
         for refused in REFUSED {
-            // The text ends with a NUL, but may start anywhere: the linker merges a string into the end of a longer
-            // one.
+            // A C string. The linker may merge it into the end of a longer one.
             let text = format!("{refused}\0");
             assert!(helper.windows(text.len()).any(|window| window == text.as_bytes()), "{refused}");
         }

@@ -90,7 +90,7 @@ pub(super) fn overlays(settings: &Settings, hypervisor: &dyn Guests, domain: &Do
             overlay.path.display()
         );
         let about = format!("domain {}", domain.name);
-        findings.push(Finding::new(about, Severity::Problem, message, Some("`kvmbackup recover`")));
+        findings.push(Finding::new(about, Severity::Problem, message, Some("To clean up now: kvmbackup recover")));
     }
 }
 
@@ -116,7 +116,12 @@ fn leftovers(settings: &Settings) -> Vec<Finding> {
                         let when = entry.started.format("%Y-%m-%d %H:%M:%S UTC");
                         let about = format!("domain {}", entry.domain.name);
                         let message = format!("the run of {when} was interrupted and may have left resources behind");
-                        findings.push(Finding::new(about, Severity::Warning, message, Some("`kvmbackup recover`")));
+                        findings.push(Finding::new(
+                            about,
+                            Severity::Warning,
+                            message,
+                            Some("To clean up now: kvmbackup recover"),
+                        ));
                     }
                     Err(error) => findings.push(Finding::failed("journal", Severity::Problem, error.failure())),
                 }

@@ -1,4 +1,4 @@
-//! Interprets how one hook ended, and words it. Must not know when it ran, or act on it.
+//! Interprets how one hook ended, and describes it. Must not know when it ran, or act on it.
 
 use crate::config::Hook;
 use crate::engine::{Error, chain};

@@ -12,8 +12,7 @@ use crate::sys::step::{self, Step};
 pub struct RunHooks<'a>(Phases<'a>);
 
 impl<'a> RunHooks<'a> {
-    /// Removes the files that hooks of a killed run received, because nothing needs them any more. The caller has the
-    /// lock.
+    /// Removes the files for hooks of a killed run. The caller has the lock.
     pub fn sweep(state_dir: &Path) {
         let _ = step::reached(Step::HooksSweep).and_then(|()| std::fs::remove_dir_all(state_dir.join("hooks")));
     }
@@ -32,8 +31,7 @@ impl<'a> RunHooks<'a> {
         self.0.enter(Span::Run)
     }
 
-    /// Runs the hooks after the run. `failed` is why the run was not good. With `whole`, it could not do its work at
-    /// all.
+    /// Runs the hooks after the run. `failed` is why the run was not good; `whole`, that it did no work at all.
     pub fn leave(mut self, report: &mut RunReport, failed: Option<&Failure>, whole: bool) {
         self.0.know(report);
         if let Err(error) = self.0.leave(Span::Run, failed) {

@@ -1,4 +1,4 @@
-//! Words why an overlay stays, with the commands after which `kvmbackup recover` does the rest. Must not query or
+//! Explains why an overlay stays, with the commands after which `kvmbackup recover` does the rest. Must not query or
 //! change anything.
 
 use std::path::Path;

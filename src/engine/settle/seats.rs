@@ -116,8 +116,7 @@ impl Seats {
         self.on_overlay().find(|seat| seat.above.is_some())
     }
 
-    /// The facts that decide how the overlay is settled: whether the domain is active, and whether a guest runs on the
-    /// overlay.
+    /// What decides how to settle the overlay: whether the domain is active, and whether a guest runs on the overlay.
     pub fn situation(&self) -> (Option<bool>, bool) {
         (self.own.as_ref().map(|domain| domain.state.is_active()), self.running().is_some())
     }

@@ -1,4 +1,4 @@
-//! Words the messages about snapshots and bitmaps in an overlay. Must not query or change anything.
+//! Explains which snapshots and bitmaps keep an overlay. Must not query or change anything.
 
 use super::{Error, Failure, Overlay, Seat, file, quoted, refusal};
 
