@@ -1,5 +1,5 @@
-//! Brings a disk back from an overlay of ours to its base, whatever state the domain is in or changes to: running, paused,
-//! off, gone. A backup ends with this, and recovery does the same.
+//! Brings a disk back from an overlay of ours to its base, whatever state the domain is in or changes to: running,
+//! paused, off, gone. A backup ends with this, and recovery does the same.
 //!
 //! Must not touch an overlay that is not ours, commit further than to the image right below it, or remove an overlay
 //! with the only copy of any data.
