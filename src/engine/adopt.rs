@@ -1,6 +1,7 @@
-//! Owns: overlays of ours that a definition names and no journal entry does, as when the state folder was lost: finding them,
-//! and giving them an entry, by which they are brought back like all others. Must not: look at domains that the configuration
-//! does not cover (another installation may be at work on them), or at anything whose name is not ours.
+//! Finds overlays of ours that a definition names but no journal entry does, as after the loss of the state directory,
+//! and creates entries for them, so that recovery handles them like all others. Must not look at domains that the
+//! configuration does not cover, because another installation may be working on them, or at files whose names are not
+//! ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,18 +16,16 @@ use crate::hypervisor::{Guests, Hypervisor, Kind, Overlay};
 use crate::model::command::quoted;
 use crate::model::{DomainRef, Failure, Format, Image};
 
-/// An overlay of ours that no entry names.
+/// An overlay of ours without a journal entry.
 #[derive(Debug)]
 pub(super) struct Unknown {
-    /// The disk.
     pub target: String,
-    /// The overlay.
     pub path: PathBuf,
-    /// The image below it, as far as the definition or the overlay itself tells.
+    /// The image below it. `None` if neither libvirt nor the overlay's header names it.
     base: Option<Image>,
 }
 
-/// All overlays that the journal names. `None` when it cannot be read in full: any overlay may be in there.
+/// All overlays in the journal. `None` if the journal cannot be read completely, because it may name any overlay.
 pub(super) fn known(journal: &Journal) -> Option<BTreeSet<PathBuf>> {
     let mut known = BTreeSet::new();
     for record in journal.left().ok()? {
@@ -35,7 +34,7 @@ pub(super) fn known(journal: &Journal) -> Option<BTreeSet<PathBuf>> {
     Some(known)
 }
 
-/// The overlays of ours that a domain names, live or persistent, besides those that are known.
+/// The overlays of ours that a domain's live or persistent definition names, except the known ones.
 pub(super) fn unknown(
     hypervisor: &dyn Guests,
     domain: &DomainRef,
@@ -58,8 +57,8 @@ pub(super) fn unknown(
     Ok(found.into_values().collect())
 }
 
-/// The image below an overlay, by its own header. Another user may have written that: it is believed of the image in the same
-/// folder that the overlay is named after, and of no other.
+/// The image below an overlay, according to its header. Another user may have written that header, so it is trusted
+/// only if it names the image in the same directory that the overlay is named after.
 fn base_of(overlay: &Path) -> Option<Image> {
     let links = users::links(overlay, &Format::Qcow2).ok()??;
     let base = users::below(overlay, &links)?;
@@ -68,7 +67,7 @@ fn base_of(overlay: &Path) -> Option<Image> {
     (is_beside && overlay_file::is_named_after(overlay, path)).then_some(base)
 }
 
-/// An entry for each domain with such overlays, and what has no entry because its base is unknown.
+/// Creates an entry for each domain with such overlays. Also returns a failure for each overlay whose base is unknown.
 pub(super) fn adopt(
     journal: &Journal,
     hypervisor: &dyn Hypervisor,
@@ -103,8 +102,9 @@ pub(super) fn adopt(
                         path.display()
                     ),
                     hint: Some(format!(
-                        "Check which image the overlay is based on: qemu-img info -U {path}. If it is the disk's own \
-                         image, start the guest so that libvirt knows the chain: virsh start {name}; then: kvmbackup recover. Otherwise set the disk's own image in the definition: virsh edit {name}",
+                        "Run `qemu-img info -U {path}` to see which image the overlay is based on. If it is the disk's \
+                         own image, start the guest so that libvirt knows the chain (`virsh start {name}`), then run \
+                         `kvmbackup recover`. Otherwise set the disk's own image in the definition: virsh edit {name}",
                         path = quoted(&path.to_string_lossy()),
                         name = quoted(&id.name)
                     )),

@@ -1,12 +1,12 @@
-//! Owns: the backup of one domain, from its description to the published restore point and rotation. Must not: fail in
-//! a way that keeps another domain from being backed up: it returns an outcome, whatever happens.
+//! Backs up one domain, from its description to the published restore point and rotation. Must not fail in a way that
+//! keeps another domain from being backed up: it always returns an outcome.
 //!
-//! | file | owns |
+//! | file | responsible for |
 //! |---|---|
-//! | `save` | one attempt's way from the journal entry to the published point |
-//! | `copy` | a disk as the store reads it |
+//! | `save` | one attempt, from the journal entry to the published point |
+//! | `copy` | reading one disk into the store |
 //! | `members` | the files beside the disks |
-//! | `manifest` | what the point says about itself |
+//! | `manifest` | the manifest of the point |
 
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
@@ -29,7 +29,7 @@ mod manifest;
 pub(super) mod members;
 mod save;
 
-/// A domain that changes under the capture is captured anew, so often in all.
+/// Attempts in total. A domain that changes during the capture is captured again.
 const ATTEMPTS: usize = 3;
 
 /// The backup of one domain in progress. Steps return their results; only the methods of this type record them in
@@ -40,11 +40,11 @@ struct Backup<'a> {
     settings: &'a DomainSettings,
     phases: Phases<'a>,
     outcome: DomainOutcome,
-    /// Warnings of bringing the disks back. They outlive a repeated capture.
+    /// Warnings from settling the disks. They are kept when the capture is repeated.
     told: Vec<Failure>,
 }
 
-/// Backs up one domain.
+/// Backs up one domain. Errors and panics are part of the outcome.
 pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettings) -> DomainOutcome {
     let began = Instant::now();
     let agent = GuestAgent { hypervisor: context.run.hypervisor, domain };
@@ -56,7 +56,7 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
         outcome: DomainOutcome { job: settings.job.clone(), ..DomainOutcome::new(&domain.name, Some(domain.uuid)) },
         told: Vec::new(),
     };
-    // A panic is a defect of ours, and still no reason to leave the other domains without a backup.
+    // A panic is a bug of ours, but the other domains must still be backed up.
     match panic::catch_unwind(AssertUnwindSafe(|| backup.run())) {
         Ok(Ok(())) if backup.outcome.skipped.iter().any(|disk| disk.missed) => {
             backup.outcome.outcome = Outcome::Partial;
@@ -78,7 +78,7 @@ impl Backup<'_> {
         self.phases.enter(Span::Domain)?;
         for _ in 1..ATTEMPTS {
             match self.attempt() {
-                // What could not be given back is in the journal, under a name that a second attempt would take.
+                // What could not be released keeps its journal entry, and a second attempt would use the same names.
                 Err(error @ Error::Changed { .. }) if self.outcome.leftovers.is_empty() => {
                     tracing::warn!(domain = self.id.name, "{error}; starting again");
                     let DomainOutcome { domain, uuid, job, wanted, .. } = &self.outcome;
@@ -117,12 +117,12 @@ impl Backup<'_> {
         Ok(())
     }
 
-    /// Removes what retention drops. A failure here leaves a good backup: it is a leftover, not an error.
+    /// Removes what retention drops. A failure is a leftover and not an error, because the backup is good.
     fn rotate(&mut self) {
         let Some(policy) = &self.settings.retention else { return };
         let began = Instant::now();
         let outcome = &mut self.outcome;
-        // A point gets a later second where its own is taken, and counts as of now all the same.
+        // If its own second was taken, the point has a later one. Retention must not see it in the future.
         let now = outcome.point.map_or(DateTime::UNIX_EPOCH, |point| point.time()).max(Utc::now());
         let rotated = Verified::load(&self.context.run.settings.state_dir).and_then(|verified| {
             let now = now.with_timezone(&Local);
@@ -150,7 +150,7 @@ impl Backup<'_> {
         self.outcome.leftovers.extend(undone.err().map(|error| error.failure()));
     }
 
-    /// After a failure, too: what there is to go back to is what counts then.
+    /// Also after a failure, because that is when the number of remaining points matters most.
     fn count_points(&mut self) {
         match points::guests(self.context.store, &self.id.name) {
             Ok(points) => {
@@ -161,7 +161,7 @@ impl Backup<'_> {
         }
     }
 
-    /// Leaves the domain, and tells of its failure; a hook that fails now comes second to it.
+    /// Leaves the domain's span and runs the failure hooks. A hook that fails here does not replace an earlier error.
     fn end_hooks(mut self) -> DomainOutcome {
         self.outcome.warnings.append(&mut self.told);
         self.phases.know(&self.outcome);

@@ -1,8 +1,8 @@
-//! Owns: a domain's disks held still at one instant, by a snapshot or a backup job, and the way back. Must not: read
+//! Captures a domain's disks at one instant, with a snapshot or a backup job, and releases them again. Must not read
 //! them.
 //!
-//! Every resource is recorded in the journal before it is created. [`Capture::release`] gives everything back; when it is not called
-//! (a panic), the journal still says what the next start has to undo.
+//! Every resource is recorded in the journal before it is created. [`Capture::release`] releases everything. If it is
+//! not called (after a panic), the journal still lists what the next start must undo.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,43 +25,42 @@ mod files;
 
 pub(super) use files::{check_room, folder_for};
 
-/// How long a server of ours may take to answer.
+/// Timeout for an NBD server to start or to answer.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A domain's disks, held still.
+/// The captured disks of a domain.
 pub(super) struct Capture<'a> {
     hypervisor: &'a dyn Hypervisor,
     domain: &'a Domain,
-    /// When it was begun, if it was.
+    /// When the snapshot or the job was started, if it was.
     began: Option<Instant>,
     overlays: Vec<Overlay>,
     pull: Option<PullJob>,
     sockets: PathBuf,
-    /// Folders whose file systems grow while the capture lasts.
+    /// Directories whose file systems fill up while the capture lasts.
     growing: Vec<PathBuf>,
 }
 
-/// One disk of a capture, ready to be read.
+/// One captured disk, ready to be read.
 pub(super) struct Reading {
-    /// The connection.
     pub client: nbd::Client,
-    /// The process that serves it, if it is ours.
+    /// The process that serves it, if we started it.
     server: Option<nbd::Server>,
 }
 
-/// What a capture reached.
+/// What a capture achieved.
 #[derive(Debug, Default)]
 pub(super) struct Reached {
-    /// `None` if it was never taken.
+    /// `None` if the capture was never started.
     pub consistency: Option<Consistency>,
     /// How long the guest's file systems were frozen.
     pub frozen: Option<Duration>,
-    /// What the operator should know about the freeze.
+    /// A warning about the freeze.
     pub told: Option<Failure>,
 }
 
 impl Reading {
-    /// Ends the connection and its process.
+    /// Closes the connection and stops its server process.
     pub fn finish(self) -> Result<(), nbd::Error> {
         drop(self.client);
         self.server.map_or(Ok(()), nbd::Server::finish)
@@ -69,7 +68,7 @@ impl Reading {
 }
 
 impl<'a> Capture<'a> {
-    /// Decides what will exist, and notes it in the journal; touches neither guest nor images.
+    /// Decides which files will exist and records them in the journal. Touches neither the guest nor its images.
     pub fn prepare(
         hypervisor: &'a dyn Hypervisor,
         domain: &'a Domain,
@@ -113,8 +112,8 @@ impl<'a> Capture<'a> {
         made.map_err(Error::file("create the directory", &self.sockets))
     }
 
-    /// Captures the disks as planned: freezes, snapshots or starts the job, thaws. Returns what was reached, after an error too.
-    /// The capture must be released after an error, too.
+    /// Captures the disks as planned: freezes, takes the snapshot or starts the job, thaws. Returns what was achieved
+    /// after an error, too. The capture must be released in any case.
     pub fn start(
         &mut self,
         plan: &CapturePlan,
@@ -124,7 +123,7 @@ impl<'a> Capture<'a> {
         let captured = captured(plan);
         let ready =
             self.make_sockets().and_then(|()| self.make_files(&captured)).and_then(|()| self.mark_files(record));
-        // Asked before the freeze: libvirt makes others wait for such a job, and the guest would wait with us.
+        // Checked before the freeze: libvirt makes our call wait for such a job, and the guest would stay frozen.
         let (hypervisor, id) = (self.hypervisor, &self.domain.id);
         if let Err(error) = ready.and_then(|()| ready::wait_for_jobs(hypervisor, id)) {
             return (Reached::default(), Err(error));
@@ -141,7 +140,7 @@ impl<'a> Capture<'a> {
         });
         let consistency = Some(if frozen.reached { Consistency::Filesystem } else { Consistency::Crash });
         let reached = Reached { consistency, frozen: frozen.time, told: frozen.told };
-        // Reading may take hours: a guest that stands still is worth more than its backup.
+        // Reading may take hours, and a guest must not stay frozen for that long.
         let done = frozen.still_frozen.map_or(Ok(()), Err).and_then(|()| self.expect_unchanged(started));
         if done.is_ok() {
             tracing::info!(domain = id.name, ?consistency, frozen = ?reached.frozen, "captured {} disks", captured.len());
@@ -149,7 +148,7 @@ impl<'a> Capture<'a> {
         (reached, done)
     }
 
-    /// Connects to one disk. With `force_share`, others may write to its image meanwhile.
+    /// Connects to one disk. With `force_share`, other processes may write to its image at the same time.
     pub fn open(&self, disk: &Disk, how: &ReadFrom, force_share: bool) -> Result<Reading, nbd::Error> {
         if let (ReadFrom::Capture, Some(job)) = (how, &self.pull) {
             let client = nbd::Client::connect(&job.socket, &disk.target, SERVER_TIMEOUT)?;
@@ -159,7 +158,7 @@ impl<'a> Capture<'a> {
             ReadFrom::Capture => &disk.image,
             ReadFrom::Direct(image) => image,
         };
-        // The chain in hand is the active image's. What it lacks, headers name.
+        // The known chain is that of the active image. What it lacks is read from the headers.
         let (mut chain, mut is_whole) = (vec![image.clone()], false);
         if *image == disk.image {
             chain.extend(disk.backing.iter().cloned());
@@ -179,28 +178,28 @@ impl<'a> Capture<'a> {
         Ok(Reading { client, server: Some(server) })
     }
 
-    /// Fails when the guest would soon be paused for want of room, so that the capture ends before that.
+    /// Fails when a file system of the capture is nearly full, so that the capture ends before QEMU pauses the guest.
     pub fn check_space(&self) -> Result<(), Error> {
         self.growing.iter().try_for_each(|dir| check_room(dir))
     }
 
-    /// Whether nothing had to be held still.
+    /// Whether no disk had to be captured.
     pub fn is_empty(&self) -> bool {
         self.overlays.is_empty() && self.pull.is_none()
     }
 
-    /// Whether there may be something to be committed back.
+    /// Whether there may be overlays to commit.
     pub fn has_overlays(&self) -> bool {
         self.began.is_some() && !self.overlays.is_empty()
     }
 
-    /// How long the capture has existed, if it ever did.
+    /// Time since the snapshot or the job was started, if it was.
     pub fn age(&self) -> Option<Duration> {
         self.began.map(|began| began.elapsed())
     }
 
-    /// Gives everything back: commits and removes overlays, ends the job, removes scratch files and sockets. Returns
-    /// what could not be given back; that stays in the journal.
+    /// Releases everything: commits and removes overlays, ends the job, removes scratch files and sockets. Returns the
+    /// errors; what could not be released stays in the journal.
     pub fn release(self, record: &mut Record) -> Vec<Error> {
         let mut left = Vec::new();
         if let Err(error) = give_back(self.hypervisor, record) {
@@ -246,7 +245,7 @@ impl<'a> Capture<'a> {
         Ok(())
     }
 
-    /// A place that is free; its folder will grow.
+    /// A free path for a file that will grow. Its directory is watched from then on.
     fn beside(&mut self, disk: &Disk, folder: Option<&Path>, ending: &str) -> Result<PathBuf, Error> {
         let path = files::beside(self.domain, disk, folder, ending)?;
         let folder = folder_for(disk, folder);
@@ -256,7 +255,7 @@ impl<'a> Capture<'a> {
         Ok(path)
     }
 
-    /// Makes the files that QEMU will write to.
+    /// Creates the files that QEMU will write to.
     fn make_files(&self, captured: &[&Disk]) -> Result<(), Error> {
         for disk in captured {
             let target = &disk.target;
@@ -271,7 +270,7 @@ impl<'a> Capture<'a> {
         Ok(())
     }
 
-    /// Notes in the journal which files the overlays and their bases are.
+    /// Records in the journal which files the overlays and their bases are.
     fn mark_files(&mut self, record: &mut Record) -> Result<(), Error> {
         if self.overlays.is_empty() {
             return Ok(());
@@ -284,7 +283,7 @@ impl<'a> Capture<'a> {
         record.update(|entry| entry.overlays.clone_from(&self.overlays))
     }
 
-    /// Fails when the domain is not what was planned for. That may also be why the capture was refused.
+    /// Fails if the domain is not as planned any more. That may also be why the capture was refused.
     fn expect_unchanged(&self, started: Result<(), Error>) -> Result<(), Error> {
         let now = match self.hypervisor.describe(&self.domain.id) {
             Ok(now) => now,
@@ -292,7 +291,7 @@ impl<'a> Capture<'a> {
         };
         let mut change = changed(self.domain, &now, &self.overlays);
         if started.is_err() {
-            // A call that failed has done all of its work, or none: either is what its error is about.
+            // A failed call has done either all of its work or nothing, so neither result counts as a change.
             change = change.and_then(|_| changed(self.domain, &now, &[]));
         }
         change.map_or(started, |what| Err(Error::Changed { what }))
@@ -303,7 +302,7 @@ fn path_of(image: &Image) -> PathBuf {
     image.source.path().unwrap_or(Path::new("")).to_owned()
 }
 
-/// Whether a plan has disks that must be held still.
+/// Whether a plan has disks that must be captured.
 pub(super) fn is_needed(plan: &CapturePlan) -> bool {
     plan.disks.iter().any(|planned| planned.how == ReadFrom::Capture)
 }

@@ -1,7 +1,7 @@
-//! Owns: resolving a backing chain from image headers, and deciding whether to believe a header. Must not: change an image.
+//! Resolves a backing chain from image headers, and decides whether to trust a header. Must not change an image.
 //!
-//! Anyone who can write to an image can write its header, and QEMU's tools run with our rights, so they would open any file
-//! that it names. They are therefore given the whole chain by name, and follow no header.
+//! Anyone who can write to an image can write its header. QEMU's tools run with our rights, so they would open any file
+//! that a header names. Therefore they get the whole chain by name and follow no header.
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -16,10 +16,10 @@ use crate::sys::owner;
 
 const NOT_READABLE: &str = "which the owner of the image cannot read";
 
-/// All images below one, according to the headers.
+/// All images below this one, according to the headers.
 ///
 /// # Errors
-/// When a header cannot be read, or names anything but a local file with its format that the image's owner may read.
+/// If a header cannot be read, or names anything except a local file of known format that the image's owner may read.
 pub(super) fn below(image: &Image) -> io::Result<Vec<Image>> {
     let mut chain = vec![image.clone()];
     while let Some(image) = chain.last()
@@ -38,7 +38,7 @@ pub(super) fn below(image: &Image) -> io::Result<Vec<Image>> {
     Ok(chain.split_off(1))
 }
 
-/// Fails when the header of an image names a data file that the image's owner may not read.
+/// Fails if the header of an image names a data file that the image's owner may not read.
 pub(super) fn expect_data_file(image: &Image) -> io::Result<()> {
     let Some(path) = image.source.path() else { return Ok(()) };
     let Some(links) = users::links(path, &image.format)? else { return Ok(()) };
@@ -50,7 +50,7 @@ pub(super) fn expect_data_file(image: &Image) -> io::Result<()> {
     }
 }
 
-/// Whether a path is a regular file itself, and no link to one.
+/// Whether a path is a regular file and not a link to one.
 pub(super) fn is_plain_file(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
 }
@@ -60,7 +60,8 @@ fn refused(image: &Path, name: &OsStr, why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, message)
 }
 
-/// Whether the owner of an image may read a file that its header names. If that cannot be determined, opening the file fails anyway.
+/// Whether the owner of an image may read a file that its header names. If that cannot be determined, opening the file
+/// fails anyway.
 fn may_name(image: &Path, named: &Path) -> bool {
     let (Ok(image), Ok(status)) = (fs::metadata(image), fs::metadata(named)) else { return true };
     owner::is_trusted(image.uid()) || lets_read(&status, &image) || rights::has_list(named)

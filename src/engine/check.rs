@@ -1,5 +1,5 @@
-//! Owns: what an operator can know before the night: whether this host, its libvirt, its guests, the target and the hooks will do
-//! what the configuration asks of them. Must not: change anything on the host, or leave anything in a guest.
+//! Checks in advance whether this host, its libvirt, its guests, the target and the hooks can do what the configuration
+//! requires. Must not change anything on the host or leave anything in a guest.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,28 +27,28 @@ mod tests;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// As it should be.
+    /// Nothing to do.
     Good,
-    /// It will work, but not as well as it could.
+    /// Backups work, but not as well as they could.
     Warning,
-    /// A backup will fail, or nobody will be told of it.
+    /// A backup will fail, or its result will not be reported.
     Problem,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What.
+    /// What was checked, e.g. `domain web-1`.
     pub about: String,
-    /// How it is.
+    /// How much it matters.
     pub severity: Severity,
-    /// In words, and what to do.
+    /// Message and hint.
     #[serde(flatten)]
     pub failure: Failure,
 }
 
 impl Finding {
-    /// What was found, in words, and what to type next.
+    /// Creates a finding from a message and an optional hint.
     pub fn new(
         about: impl Into<String>,
         severity: Severity,
@@ -58,13 +58,13 @@ impl Finding {
         Finding::failed(about, severity, Failure { message: message.into(), hint: hint.map(str::to_owned) })
     }
 
-    /// The same of what failed.
+    /// Creates a finding from a failure.
     pub fn failed(about: impl Into<String>, severity: Severity, failure: Failure) -> Finding {
         Finding { about: about.into(), severity, failure }
     }
 }
 
-/// Looks at the hooks of this host alone, so that a configuration can be checked where nothing else is.
+/// Checks only the hooks on this host, so that a configuration can be checked without libvirt and the target.
 pub fn offline(settings: &Settings) -> Vec<Finding> {
     let of_domains = settings.rules.iter().flat_map(|rule| &rule.domain.hooks);
     let on_host = settings.hooks.iter().chain(of_domains).filter(|hook| hook.place == HookPlace::Host);
@@ -80,14 +80,14 @@ pub fn offline(settings: &Settings) -> Vec<Finding> {
     programs.into_iter().map(finding).collect()
 }
 
-/// Looks at this host, as far as libvirt is not needed for it: programs, folders, what an earlier run left, the target.
+/// Checks what does not need libvirt: programs, directories, leftovers of earlier runs, the target.
 pub fn host(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
     let mut findings = place::look(settings);
     findings.extend(target::look(settings, now));
     findings
 }
 
-/// Looks at libvirt and at the domains that the configuration covers: what each one's disks and agent would do today.
+/// Checks libvirt, and the disks and guest agents of the domains that the configuration covers.
 pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Finding>, Error> {
     let mut findings = vec![match hypervisor.version() {
         Ok(version) => Finding::new("libvirt", Severity::Good, version, None),
@@ -95,7 +95,7 @@ pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Fi
     }];
     let states: BTreeMap<_, _> =
         hypervisor.domains()?.into_iter().map(|(domain, state)| (domain.uuid, (domain.name, state))).collect();
-    // Whoever asks a target that hangs would hang.
+    // `ask` has a timeout; `device` would block on a hung target.
     let target = survey::target::ask(settings).ok().and_then(|_| target::device(settings));
     let mut beside = Vec::new();
     for exclusion in &settings.excluded {
@@ -117,7 +117,7 @@ pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Fi
             beside.push(domain.name.clone());
         }
         place::overlays(settings, hypervisor, &domain, &mut findings);
-        // One that is not due today is, another day.
+        // Includes domains that are not due today.
         disks::look(hypervisor, &domain, &of_domain, &mut findings);
         if states.get(&domain.uuid).is_some_and(|(_, state)| *state == DomainState::Running) {
             agent::look(&GuestAgent { hypervisor, domain: &domain }, &domain, &of_domain, &mut findings);

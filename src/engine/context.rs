@@ -1,4 +1,4 @@
-//! Owns: what the backups of one run share. Must not: do anything with it.
+//! The data that the backups of one run share. Must not do anything with it.
 
 use std::sync::OnceLock;
 
@@ -11,22 +11,17 @@ use crate::config::Settings;
 use crate::model::{DomainRef, Failure};
 use crate::store::Store;
 
-/// What the backups of one run share.
 pub struct Context<'a> {
-    /// What the run works with.
     pub run: &'a Run<'a>,
-    /// The target.
     pub store: &'a Store,
-    /// Set by a hook that ended the run: no other domain is begun.
+    /// Set by a hook that stops the run: no further domain is started.
     pub ended: &'a OnceLock<Failure>,
-    /// Identifies the run.
     pub run_id: Uuid,
-    /// When the run began.
     pub started: DateTime<Utc>,
 }
 
 impl<'a> Context<'a> {
-    /// What the hooks of a domain, or of the run, are about.
+    /// The subject of a domain's hooks, or of the run's hooks without a domain.
     pub(super) fn subject<'b>(&self, domain: Option<&'b DomainRef>) -> Subject<'b>
     where
         'a: 'b,

@@ -1,4 +1,4 @@
-//! Owns: how a step of the engine fails, and its message and hint. Must not: print.
+//! Defines how a step of the engine can fail, with message and hint. Must not print.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,114 +10,114 @@ use crate::sys::patience::Stalled;
 use crate::sys::trust;
 use crate::{hooks, hypervisor, nbd, plan, qcow2, store};
 
-/// The largest number of names that a hint lists. With more, it names the nearest.
+/// The largest number of names that a hint lists. With more, it names only the nearest.
 const FEW: usize = 10;
 
-/// A step failed.
+/// A failed step of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// libvirt or QEMU failed.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
-    /// The snapshot or the backup job could not be had.
+    /// The snapshot or the backup job could not be started.
     #[error(transparent)]
     Snapshot(hypervisor::Error),
-    /// The domain cannot be captured as the configuration asks.
+    /// The domain cannot be captured as configured.
     #[error(transparent)]
     Refused(#[from] plan::Refusal),
     /// A disk cannot be read.
     #[error("disk {target}: read failed")]
     Read {
-        /// The disk.
+        /// Target of the disk.
         target: String,
-        /// Why.
+        /// Cause.
         source: nbd::Error,
     },
     /// An image cannot be opened: it was moved, its file system is not mounted, or permission is denied.
     #[error("disk {target}: cannot read {}", path.display())]
     Unreadable {
-        /// The disk.
+        /// Target of the disk.
         target: String,
         /// Its image.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
     /// A disk has no bytes at all: its image was truncated, or its device is detached.
     #[error("disk {target}: its image is empty (0 bytes)")]
     Empty {
-        /// The disk.
+        /// Target of the disk.
         target: String,
     },
-    /// A disk's layout cannot be made.
+    /// A disk cannot be written as qcow2.
     #[error("disk {target}: cannot write it as qcow2")]
     Layout {
-        /// The disk.
+        /// Target of the disk.
         target: String,
-        /// Why.
+        /// Cause.
         source: qcow2::Error,
     },
     /// The store failed.
     #[error(transparent)]
     Store(store::Error),
-    /// A file of ours failed.
+    /// An operation on a file failed.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was to be done with it.
+        /// The operation, as a verb.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// The freeze that was required could not be had.
+    /// A required freeze failed.
     #[error("cannot freeze the guest's file systems, and `quiesce: require` is set")]
     Quiesce {
-        /// Why.
+        /// Cause.
         source: hypervisor::Error,
     },
-    /// The guest does not thaw.
+    /// The guest's file systems do not thaw.
     #[error("the guest's file systems are still frozen after {seconds} s of thaw attempts")]
     StillFrozen {
-        /// How long it was tried.
+        /// Duration of the attempts.
         seconds: u64,
     },
     /// The target is not mounted.
     #[error("{}: not on a mounted file system, and `require_mount` is set", path.display())]
     Target {
-        /// The target.
+        /// Path of the target.
         path: PathBuf,
     },
-    /// The target is nearly full.
+    /// The target has less free space than `min_free`.
     #[error("{}: only {free} free; `min_free` requires {wanted}", path.display())]
     Space {
-        /// The target.
+        /// Path of the target.
         path: PathBuf,
-        /// What is free.
+        /// Free space, with its unit.
         free: String,
-        /// What must stay free.
+        /// Required free space.
         wanted: String,
     },
-    /// The file system under an overlay or a scratch file is nearly full; the guest would be paused.
+    /// The file system of an overlay or scratch file is nearly full, so QEMU would soon pause the guest.
     #[error("{}: only {free} free on the file system of the guest's overlay", path.display())]
     OverlaySpace {
-        /// The folder.
+        /// Directory of the file.
         path: PathBuf,
-        /// What is free.
+        /// Free space, with its unit.
         free: String,
     },
-    /// A block job comes no nearer to its end.
+    /// A block commit makes no progress.
     #[error("disk {target}: the block commit made no progress for {minutes} minutes")]
     CommitStalled {
-        /// The disk.
+        /// Target of the disk.
         target: String,
-        /// How long.
+        /// Time without progress.
         minutes: u64,
     },
-    /// A disk is not where it has to be for its overlay to be committed.
+    /// The images of a disk are not as expected, so nothing is done with them.
     #[error("disk {target}: {message}")]
     Chain {
-        /// The disk.
+        /// Target of the disk.
         target: String,
         /// What was found.
         message: String,
@@ -127,120 +127,120 @@ pub enum Error {
     /// A hook could not be run.
     #[error("cannot run hook {name}")]
     Hook {
-        /// Its name.
+        /// Name of the hook.
         name: String,
-        /// Why.
+        /// Cause.
         source: hooks::Error,
     },
-    /// A hook failed, and the configuration says that this counts.
+    /// A hook failed, and its configuration makes that an error.
     #[error("{}", failure.message)]
     HookFailed {
-        /// As people read it.
+        /// Message and hint.
         failure: Failure,
-        /// No domain shall be begun any more.
+        /// Whether the whole run stops.
         run: bool,
     },
-    /// A hook asks to leave the domain out this time.
+    /// A hook asks to skip the domain this time.
     #[error("skipped: hook {hook} asked to skip this run")]
     Skipped {
-        /// Its name.
+        /// Name of the hook.
         hook: String,
     },
-    /// The domain is not any more what its description said.
+    /// The domain changed during its backup.
     #[error("{what} while it was being backed up")]
     Changed {
-        /// What happened to it.
+        /// What changed.
         what: String,
     },
-    /// libvirt does another job on the domain.
+    /// Another libvirt job runs on the domain.
     #[error("another libvirt job is running on the domain: {job}")]
     Busy {
-        /// Which.
+        /// The job, as libvirt names it.
         job: String,
     },
-    /// A signal asks for the end.
+    /// A signal stopped the run.
     #[error("stopped by signal {0}")]
     Cancelled(i32),
-    /// Another program of the system failed.
+    /// Another program failed.
     #[error("{program} failed: {message}")]
     Program {
-        /// Its name.
+        /// Name of the program.
         program: &'static str,
-        /// What it said.
+        /// Its error message.
         message: String,
     },
-    /// A domain has no restore points at all.
+    /// A domain has no restore points.
     #[error("{domain}: no restore points")]
     NoPoints {
-        /// The domain.
+        /// Requested domain.
         domain: String,
-        /// Those that have some.
+        /// Domains that have restore points.
         there: Vec<String>,
     },
-    /// A domain has restore points, but not the one that was asked for.
+    /// A domain has restore points, but not the requested one.
     #[error("{domain}: no restore point {wanted}")]
     NoPoint {
-        /// The domain.
+        /// Requested domain.
         domain: String,
-        /// What was asked for.
+        /// Requested point.
         wanted: String,
-        /// The newest that there are.
+        /// The newest existing points.
         there: Vec<String>,
     },
-    /// Something is there that a restore would replace.
+    /// A restore would replace something.
     #[error("{}: already exists", path.display())]
     Exists {
-        /// What is there.
+        /// The existing path.
         path: PathBuf,
     },
-    /// What is to be written does not fit.
+    /// There is too little space for a restore.
     #[error("{}: needs {wanted}, but only {free} is free", path.display())]
     Room {
-        /// The folder.
+        /// Destination.
         path: PathBuf,
-        /// What is free.
+        /// Free space, with its unit.
         free: String,
-        /// What would be written.
+        /// Required space.
         wanted: String,
     },
-    /// Another user could change what this program obeys or writes to.
+    /// Another user could change what this program trusts or writes to.
     #[error("{what} cannot be trusted")]
     Untrusted {
-        /// What it is.
+        /// What cannot be trusted.
         what: &'static str,
-        /// What is wrong.
+        /// Cause.
         source: trust::Refused,
     },
-    /// A file of ours that this program does not understand.
+    /// A file of ours has an unknown format.
     #[error("{}", path.display())]
     Format {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
+        /// Cause.
         source: version::Unreadable,
     },
-    /// Signals cannot be heard.
+    /// Signal handlers cannot be installed.
     #[error("cannot listen for signals")]
     Signals(#[source] io::Error),
-    /// A value of ours cannot be written as JSON, or be read again.
+    /// A value cannot be written to or read from JSON.
     #[error("JSON")]
     Json(#[source] serde_json::Error),
-    /// What was asked for is rejected: it could do harm, or cannot be done here.
+    /// The request is rejected because it could do harm or is not possible here.
     #[error("{message}")]
     Rejected {
-        /// Why.
+        /// Reason.
         message: String,
         /// What the operator can do.
         hint: Option<String>,
     },
 }
 
-/// Where a freeze that is required was refused, and not for want of an agent.
+/// Hint for a required freeze that failed although the agent answers.
 const UNFROZEN: &str = "Find out in the guest which file system its agent could not freeze, or set `quiesce: prefer` \
 to back it up without a freeze.";
 
 impl Error {
-    /// For `map_err`: a file of ours failed.
+    /// For `map_err`: an operation on a file failed.
     pub fn file<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
         move |source| Error::File { action, path: path.to_owned(), source }
     }
@@ -315,7 +315,7 @@ impl Error {
         }
     }
 
-    /// What failed, for those who count. A hook that took too long is the hook's failure.
+    /// The category for metrics and reports. A hook that times out counts as a failed hook.
     pub fn reason(&self) -> FailureReason {
         match self {
             Error::Hypervisor(error) | Error::Snapshot(error) if error.kind() == hypervisor::Kind::Busy => {
@@ -347,7 +347,7 @@ impl Error {
         }
     }
 
-    /// Whether the target hangs, or a reader cannot reach it. A call that was begun there may still take effect.
+    /// Whether the target hangs, or a reader cannot reach it. A call that was started there may still take effect.
     pub fn is_target_stall(&self) -> bool {
         match self {
             Error::Store(error) => error.is_stall(),
@@ -355,17 +355,17 @@ impl Error {
         }
     }
 
-    /// Whether a restore point is damaged, or not what it says it is.
+    /// Whether a restore point is damaged or not what it claims to be.
     pub fn is_damage(&self) -> bool {
         matches!(self, Error::Store(error) if error.is_damage())
     }
 
-    /// A restore point holds what it should not.
+    /// An error for a restore point with suspicious contents.
     pub fn suspect(location: &Path, what: &str) -> Error {
         Error::Store(store::Error::Suspect { path: location.to_owned(), what: what.to_owned() })
     }
 
-    /// The whole chain of causes as one line, with the hint.
+    /// The error and all its causes in one line, and the hint.
     pub fn failure(&self) -> Failure {
         Failure { message: chain(self), hint: self.hint() }
     }
@@ -380,7 +380,7 @@ impl From<store::Error> for Error {
     }
 }
 
-/// An error and its causes, joined by `: `. Of others' errors some say their cause themselves: it is not said again.
+/// An error and its causes, joined by `: `. Some foreign errors already include their cause; it is not repeated.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -403,7 +403,7 @@ mod tests {
     use crate::archive;
 
     #[test]
-    fn the_reason_is_what_the_operator_looks_at() {
+    fn errors_have_the_reason_that_operators_look_for() {
         let path = || PathBuf::from("/b/a");
         let io = || io::Error::from(io::ErrorKind::Other);
         let agent = || hypervisor::Error::Agent { domain: "a".into(), answer: "no".into() };

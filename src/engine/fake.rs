@@ -1,5 +1,5 @@
-//! Owns: a hypervisor for the tests of the engine: one domain as a small model, whose disks' chains change by what it is told.
-//! Must not: touch an image, or know what the engine does.
+//! A hypervisor for the tests of the engine: a small model of one domain. Must not touch an image or know what the
+//! engine does.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,29 +13,28 @@ use crate::hypervisor::{
 };
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
 
-/// By target: the images of the disk, the active one first.
+/// The images of each disk, the active one first, by target.
 pub type Chains = BTreeMap<String, Vec<PathBuf>>;
 
-/// What happens when a call comes: its name, how many of this name came before it and it, and the domain, which may be
-/// changed. With a kind the call fails, and does nothing.
+/// Called for every call, with its name, how many calls of this name there were including this one, and the domain,
+/// which it may change. If it returns a kind, the call fails and does nothing.
 type When = Box<dyn FnMut(&str, usize, &mut Guest) -> Option<Kind> + Send>;
 
-/// More calls than this are of one who waits for what does not come.
+/// With more calls than this, the code waits for something that never happens.
 const MANY: usize = 300;
 
-/// The domain now.
 pub struct Guest {
-    /// libvirt knows it.
+    /// Whether libvirt knows it.
     pub known: bool,
     pub state: DomainState,
     pub off_kind: OffKind,
-    /// What a guest that runs has open.
+    /// The images that a running guest has open.
     pub live: Chains,
-    /// What the definition names.
+    /// The images that the definition names.
     pub defined: Chains,
-    /// The block job: whether it is an active commit, and done and total as the next looks see them; the last stays.
+    /// The block job: whether it is an active commit, and (done, total) for each query. The last pair repeats.
     pub job: Option<(bool, Vec<(u64, u64)>)>,
-    /// What a commit that is started shows.
+    /// Done and total of a commit that is started.
     pub commit: Vec<(u64, u64)>,
     pub frozen: bool,
     pub busy: bool,
@@ -43,7 +42,7 @@ pub struct Guest {
     pub io_errors: Option<Vec<String>>,
 }
 
-/// A libvirt that has one domain. Clones are the same libvirt.
+/// A libvirt with one domain. Clones share it.
 #[derive(Clone)]
 pub struct Fake(Arc<Mutex<Inner>>);
 
@@ -61,14 +60,14 @@ pub fn failure(kind: Kind) -> Error {
     Error::Call { domain: DOMAIN.to_owned(), action: "do it".to_owned(), kind, source: said() }
 }
 
-/// An error of libvirt's own, which only libvirt can make: its driver for tests wants a path.
+/// A real error of libvirt, which only libvirt can create: its test driver requires a path.
 pub fn said() -> Said {
     virt::error::clear_error_callback();
     virt::connect::Connect::open(Some("test:///")).err().unwrap().into()
 }
 
 impl Fake {
-    /// A domain that is on these images, as its definition says.
+    /// A domain with these images, both live and in its definition.
     pub fn new(state: DomainState, target: &str, chain: &[&Path]) -> Fake {
         let chains = Chains::from([(target.to_owned(), chain.iter().map(|path| path.to_path_buf()).collect())]);
         let guest = Guest {
@@ -99,7 +98,7 @@ impl Fake {
         look(&self.0.lock().unwrap().guest)
     }
 
-    /// Every call since the last time this was asked.
+    /// The calls since this was last called.
     pub fn calls(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap().calls)
     }
@@ -108,7 +107,7 @@ impl Fake {
         let mut guard = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let inner = &mut *guard;
         inner.calls.push(name.to_owned());
-        assert!(inner.calls.len() < MANY, "nobody has to ask so often");
+        assert!(inner.calls.len() < MANY, "too many calls");
         let number = inner.calls.iter().filter(|call| *call == name).count();
         let failed = (inner.when)(name, number, &mut inner.guest);
         let failed = failed.or((!inner.guest.known && name != "domains").then_some(Kind::NoDomain));
@@ -225,7 +224,7 @@ impl Snapshots for Fake {
         if guest.live[target][0] != image {
             return Err(failure(Kind::Other));
         }
-        assert!(guest.job.is_none(), "there is a block job already");
+        assert!(guest.job.is_none(), "a block job is already running");
         guest.job = Some((true, guest.commit.clone()));
         Ok(())
     }
@@ -237,7 +236,7 @@ impl Snapshots for Fake {
         Ok(Some(BlockJob { active_commit: *active_commit, done, total }))
     }
 
-    /// As libvirt: the definition follows the guest, where it named the same image.
+    /// Like libvirt, also changes the definition if it names the same image.
     fn pivot(&self, _: &DomainRef, target: &str) -> Result<(), Error> {
         let guest = &mut self.call("pivot")?.guest;
         if guest.job.take_if(|(_, looks)| looks.len() == 1).is_none() {

@@ -1,4 +1,4 @@
-//! Owns: restore points for the tests of the engine, made of random disks. Must not: need a guest.
+//! Restore points of generated disks for the tests of the engine. Must not need a guest.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -22,7 +22,7 @@ pub const MIB: u64 = 1 << 20;
 pub const DOMAIN: &str = "web 1";
 pub const UUID: Uuid = Uuid::from_u128(0x11111111_2222_4333_8444_555555555555);
 
-/// An operator who hears all, and accepts all or nothing.
+/// An operator who ignores all output, and accepts everything or nothing.
 pub struct Says(pub bool);
 
 impl Operator for Says {
@@ -35,7 +35,7 @@ impl Operator for Says {
     }
 }
 
-/// A disk with random bytes in its extents, beside a raw copy of the same contents.
+/// A disk with generated data in its extents, and a raw file with the same contents.
 pub struct Disk {
     pub target: &'static str,
     pub source: Source,
@@ -45,7 +45,7 @@ pub struct Disk {
     extents: Vec<Extent>,
 }
 
-/// The raw copy, as a backup reads a disk.
+/// The raw file, read as in a backup.
 pub struct Raw<'a>(&'a Disk);
 
 impl Disk {
@@ -75,7 +75,7 @@ impl DiskSource for Raw<'_> {
     }
 }
 
-/// A store with what it was filled from.
+/// A store in a temporary directory.
 pub struct Fixture {
     pub dir: TempDir,
     pub store: Store,
@@ -83,7 +83,7 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new() -> Fixture {
-        // Not a hidden folder, as temporary ones are: no image is restored to such a one unasked.
+        // Not a hidden directory like the default: restoring an image to a hidden directory needs a confirmation.
         let dir = tempfile::Builder::new().prefix("kvmbackup-").tempdir().unwrap();
         std::fs::create_dir(dir.path().join("backup")).unwrap();
         let store = Store::at(&dir.path().join("backup"), &Patience::default()).unwrap();
@@ -106,7 +106,7 @@ impl Fixture {
         file.set_len(size).unwrap();
         let extents: Vec<Extent> = extents.iter().map(|&(offset, length)| Extent { offset, length }).collect();
         for (seed, extent) in (1u64..).zip(&extents) {
-            // Half of it zeros: blocks of zeros in the data become holes.
+            // Half of it is zeros, because blocks of zeros become holes.
             let byte = |n: u64| if n / 70_000 % 2 == 1 { 0 } else { (n * seed % 251 + 1) as u8 };
             let bytes: Vec<u8> = (0..extent.length).map(byte).collect();
             file.write_all_at(&bytes, extent.offset).unwrap();
@@ -127,7 +127,7 @@ impl Fixture {
         ]
     }
 
-    /// A definition with these disks, one CD-ROM and one disk that is left out.
+    /// A definition with these disks, a CD-ROM and an excluded disk.
     pub fn xml(&self, disks: &[Disk]) -> String {
         let mut devices = String::new();
         for disk in disks {
@@ -202,7 +202,7 @@ impl Fixture {
         }
     }
 
-    /// Publishes a restore point as a backup would.
+    /// Publishes a restore point as a backup does.
     pub fn point(&self, time: &str, codec: Codec, disks: &[Disk]) -> Point {
         self.point_with(time, codec, (disks, &self.xml(disks)), |_| ())
     }
@@ -231,7 +231,7 @@ impl Fixture {
         point.commit().unwrap()
     }
 
-    /// An archive as the legacy script makes it.
+    /// An archive as the legacy script creates it.
     pub fn seed(&self, name: &str, disks: &[Disk]) -> PathBuf {
         let day = self.path("2026-11-15");
         std::fs::create_dir_all(&day).unwrap();

@@ -1,5 +1,5 @@
-//! Owns: undoing what a journal entry says of a domain's capture, in the order that the guest needs. Must not: decide how an
-//! overlay is brought back; `settle` does.
+//! Undoes a domain's capture as recorded in its journal entry, in the order that the guest needs. Must not decide how
+//! an overlay is brought back; `settle` does.
 
 use std::path::Path;
 use std::thread;
@@ -12,13 +12,13 @@ use crate::model::{DomainRef, DomainState};
 use crate::sys::durable;
 use crate::sys::step::{self, Step};
 
-/// How long a backup job may take to end.
+/// Timeout for a backup job to end.
 const JOB_END: Duration = Duration::from_secs(60);
-/// Between two looks at a backup job.
+/// Pause between two checks of a backup job.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Undoes what a journal entry says of a domain's capture; what is undone leaves the entry at once. Goes on after an
-/// error, and returns the first.
+/// Undoes a capture. Each resource leaves the entry as soon as it is released. Continues after an error and returns the
+/// first one.
 pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Result<(), Error> {
     let domain = record.entry().domain.clone();
     let mut failed = None;
@@ -52,8 +52,8 @@ pub(super) fn give_back(hypervisor: &dyn Hypervisor, record: &mut Record) -> Res
     failed.map_or(Ok(()), Err)
 }
 
-/// Resumes a guest that an I/O error has paused, when no other disk than these has one: they were full because of us. Any
-/// other error is still there, and its operator's to look at.
+/// Resumes a guest that was paused by an I/O error, if only these disks have errors: their file systems were full
+/// because of us. Any other error persists and needs the operator.
 fn resume(hypervisor: &dyn Hypervisor, domain: &DomainRef, ours: &[String]) -> Result<(), Error> {
     let failed = match hypervisor.io_errors(domain) {
         Ok(Some(failed)) => failed,
@@ -74,18 +74,18 @@ fn resume(hypervisor: &dyn Hypervisor, domain: &DomainRef, ours: &[String]) -> R
     Ok(())
 }
 
-/// Removes the folder of our sockets, if it is there.
+/// Removes the directory of our sockets, if it exists.
 pub(super) fn remove_sockets(folder: &Path) -> Result<(), Error> {
     let removed = step::reached(Step::SocketsRemove).and_then(|()| durable::remove_dir(folder));
     removed.map_err(Error::file("remove the directory", folder))
 }
 
-/// Ends the job if it is the one we began: another's is left alone.
+/// Ends the job if it is ours. Any other job is left alone.
 fn end_pull(hypervisor: &dyn Hypervisor, domain: &DomainRef, job: &PullJob) -> Result<(), Error> {
     if has_job(hypervisor, domain, job)? {
         hypervisor.end_pull(domain)?;
     }
-    // libvirt has only begun to end it: until QEMU is done, the scratch files are in use, and no other backup can begin.
+    // libvirt returns before the job has ended. Until then, the scratch files are in use and no other backup can start.
     let began = Instant::now();
     while has_job(hypervisor, domain, job)? {
         if began.elapsed() > JOB_END {
@@ -105,7 +105,7 @@ fn end_pull(hypervisor: &dyn Hypervisor, domain: &DomainRef, job: &PullJob) -> R
         .map_err(Error::file("remove the socket", &job.socket))
 }
 
-/// Whether libvirt still has this backup job; a domain that is gone or off has none.
+/// Whether libvirt still has this backup job. A domain that is off or does not exist has none.
 fn has_job(hypervisor: &dyn Hypervisor, domain: &DomainRef, job: &PullJob) -> Result<bool, Error> {
     match hypervisor.pull_socket(domain) {
         Ok(socket) => Ok(socket.as_ref() == Some(&job.socket)),

@@ -1,8 +1,8 @@
-//! Owns: what a backup has acquired and not yet given back, on disk, one file a domain, so that the next start can undo
-//! it after a SIGKILL or a power cut. Must not: undo anything itself.
+//! Records on disk what a backup has acquired and not yet released, one file per domain, so that the next start can
+//! undo it after a SIGKILL or a power cut. Must not undo anything itself.
 //!
-//! An entry is written and synced *before* what it names exists, and loses it only *after* that is gone. It says all
-//! that undoing needs: recovery reads no configuration.
+//! A resource is added to its entry and synced *before* it exists, and removed from it only *after* it is gone. An
+//! entry contains everything that undoing needs, so recovery reads no configuration.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,75 +24,75 @@ mod limits;
 /// The version of the entries that this program writes, and the newest that it reads.
 const SCHEMA: u32 = 1;
 
-/// How far an overlay is on its way back. Until something is noted, its contents are nowhere else.
+/// How far an overlay has been brought back. Until this is set, its contents exist nowhere else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Settling {
-    /// The disk is about to be moved to the base. Found on the base, it was; found on the overlay, that is still the
-    /// newest, and committing it again does no harm.
+    /// The disk is about to move to the base. If it is found on the base, it has moved. If it is found on the overlay,
+    /// the overlay is still the newest image, and committing it again does no harm.
     Committing,
-    /// The guest was seen on the base, which went on from there: the overlay must never be committed again.
+    /// The guest was seen on the base and has continued from there: the overlay must never be committed again.
     Committed,
 }
 
-/// What the backup of one domain holds.
+/// The resources of one domain's backup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// Version of this structure.
     pub schema: u32,
-    /// The run.
+    /// Id of the run.
     pub run_id: Uuid,
     /// When the run began.
     pub started: DateTime<Utc>,
-    /// The libvirt that knows the domain.
+    /// URI of the libvirt that has the domain.
     pub libvirt_uri: String,
     /// The domain.
     pub domain: DomainRef,
-    /// Its file systems may be frozen.
+    /// Whether the guest's file systems may be frozen.
     pub frozen: bool,
-    /// Overlays that may be in place, or lie about.
+    /// Overlays that may be in use or left over.
     pub overlays: Vec<Overlay>,
-    /// How far each of them is on its way back, by target.
+    /// How far each overlay has been brought back, by target.
     #[serde(default)]
     pub settling: BTreeMap<String, Settling>,
-    /// A backup job that may run, and its scratch files.
+    /// A backup job that may be running, and its scratch files.
     pub pull: Option<PullJob>,
-    /// The disks that were captured of a guest that ran: it may have to be resumed, when one of them gave it an I/O error.
-    /// Not in entries of earlier versions.
+    /// The captured disks of a guest that was running. If one of them caused an I/O error, the guest may have to be
+    /// resumed. Entries of earlier versions do not have this.
     #[serde(default)]
     pub resumable: Option<Vec<String>>,
-    /// Our own sockets' folder.
+    /// Directory of our own sockets.
     pub sockets: Option<PathBuf>,
-    /// The archive that is being written.
+    /// The unfinished archive.
     pub partial: Option<PathBuf>,
 }
 
 impl Entry {
-    /// The disks whose I/O errors may be of our making; earlier versions took those with an overlay for them.
+    /// The disks whose I/O errors we may have caused. In earlier versions, these are the disks with an overlay.
     pub fn resumable(&self) -> Vec<String> {
         let overlays = || self.overlays.iter().map(|overlay| overlay.target.clone()).collect();
         self.resumable.clone().unwrap_or_else(overlays)
     }
 }
 
-/// The folder of the entries.
+/// The directory of the entries.
 pub struct Journal {
     dir: PathBuf,
 }
 
-/// An entry and its file; every change is on disk when the call returns.
+/// An entry and its file. Every change is on disk when the call returns.
 #[derive(Debug)]
 pub struct Record {
     path: PathBuf,
     entry: Entry,
-    /// What its undoing met that an operator has to know; it is nowhere else.
+    /// Warnings about the undoing of the entry. They are recorded nowhere else.
     told: Vec<Failure>,
-    /// How long the guest is thawed; it is not on disk.
+    /// The deadline for thawing the guest; not on disk.
     thawing: Thawing,
 }
 
 impl Journal {
-    /// Opens the journal of a state folder.
+    /// Opens the journal of a state directory, and creates it if it does not exist.
     pub fn open(state_dir: &Path) -> Result<Journal, Error> {
         let dir = state_dir.join("journal");
         let made = step::reached(Step::JournalFolder).and_then(|()| durable::create_private_dir(&dir));
@@ -100,7 +100,7 @@ impl Journal {
         Ok(Journal { dir })
     }
 
-    /// Begins an entry that holds nothing yet.
+    /// Creates an entry without resources.
     pub fn begin(
         &self,
         run_id: Uuid,
@@ -127,19 +127,19 @@ impl Journal {
         Ok(record)
     }
 
-    /// What the backup of a domain holds in the run that began then, if it holds anything.
+    /// The entry of a domain in the run that began at this time, if it exists.
     pub fn entry_of(&self, started: DateTime<Utc>, domain: &DomainRef) -> Result<Option<Record>, Error> {
         let path = self.path(started, domain);
         let exists = path.try_exists().map_err(Error::file("access", &path))?;
         exists.then(|| self.read(&path)).transpose()
     }
 
-    /// A name of its own for every run: what an earlier one left, and nobody could undo yet, is not forgotten.
+    /// The name is different for every run, so that an earlier entry that could not be undone yet is not overwritten.
     fn path(&self, started: DateTime<Utc>, domain: &DomainRef) -> PathBuf {
         self.dir.join(format!("{:020}-{}.json", started.timestamp_micros(), domain.uuid))
     }
 
-    /// Removes what a writer left beside the entries that was killed. The caller holds the lock, so nobody writes now.
+    /// Removes temporary files of a killed writer. The caller has the lock, so no other process is writing.
     pub fn sweep(&self) -> Result<(), Error> {
         for path in self.files()? {
             if path.extension().is_some_and(|extension| extension == "tmp") {
@@ -150,8 +150,8 @@ impl Journal {
         Ok(())
     }
 
-    /// What earlier runs left, the newest first: its overlay lies over those of the ones before. An entry that cannot be
-    /// read is an error of its own beside the others.
+    /// Entries of earlier runs, newest first, because a newer overlay is on top of an older one. An unreadable entry is
+    /// an error in the list and does not hide the others.
     pub fn left(&self) -> Result<Vec<Result<Record, Error>>, Error> {
         let mut paths = self.files()?;
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
@@ -178,7 +178,7 @@ impl Journal {
             },
             Unreadable::Json(error) => unreadable(format!("not a journal entry: {error}")),
         })?;
-        // What an older program left is continued by this one.
+        // This program continues what an older one left.
         entry.schema = SCHEMA;
         limits::forget_moved(&mut entry);
         if let Some(what) = limits::overstep(&entry, self.dir.parent().unwrap_or(Path::new("/"))) {
@@ -189,39 +189,39 @@ impl Journal {
 }
 
 impl Record {
-    /// Its file.
+    /// Path of the entry's file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What is held now.
+    /// The current resources.
     pub fn entry(&self) -> &Entry {
         &self.entry
     }
 
-    /// Changes the entry; it is on disk when this returns.
+    /// Changes the entry and writes it to disk.
     pub fn update(&mut self, change: impl FnOnce(&mut Entry)) -> Result<(), Error> {
         change(&mut self.entry);
         self.write(Step::JournalUpdate)
     }
 
-    /// How long its guest is thawed.
+    /// The deadline for thawing the guest.
     pub(super) fn thawing(&self) -> Thawing {
         self.thawing.clone()
     }
 
-    /// Keeps what an operator has to know, for whoever reports.
+    /// Keeps a warning for the report.
     pub fn tell(&mut self, what: Failure) {
         tracing::warn!(domain = self.entry.domain.name, "{}", what.message);
         self.told.push(what);
     }
 
-    /// All that was kept since the last time.
+    /// Takes the warnings that were kept since the last call.
     pub fn told(&mut self) -> Vec<Failure> {
         std::mem::take(&mut self.told)
     }
 
-    /// Ends the entry: nothing is held any more.
+    /// Removes the entry, because everything is released.
     pub fn close(self) -> Result<(), Error> {
         let removed = step::reached(Step::JournalEnd).and_then(|()| durable::remove(&self.path));
         let done = removed.and_then(|()| match self.path.parent() {
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn every_change_is_on_disk_and_closing_forgets() {
+    fn changes_are_on_disk_and_close_removes_the_entry() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path()).unwrap();
         let mut record = journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain("a b")).unwrap();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_left_is_not_overwritten_and_comes_after_newer_ones() {
+    fn older_entry_is_not_overwritten_and_listed_after_newer_ones() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path()).unwrap();
         let domain = domain("a");
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_writer_left_is_swept_and_no_entry() {
+    fn temporary_file_of_a_killed_writer_is_swept_and_not_an_entry() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path()).unwrap();
         journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain("a")).unwrap();
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_entry_hides_no_other() {
+    fn unreadable_entry_does_not_hide_others() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path()).unwrap();
         journal.begin(Uuid::new_v4(), Utc::now(), "test:///default", &domain("a")).unwrap();

@@ -1,5 +1,5 @@
-//! Owns: identifying the files of an overlay and of the images below it, so that a replacement is noticed. Must not: decide what
-//! happens then.
+//! Identifies the files of an overlay and of the images below it, so that a replaced file is noticed. Must not decide
+//! what happens then.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use crate::model::{Disk, Format, Image};
 use crate::sys::in_use::User;
 use crate::sys::mark::Mark;
 
-/// The marks for a disk of a running guest. `None` if the guest does not have the file at the base's path open, or if the end of
-/// the chain is unknown.
+/// The marks for a disk of a running guest. `None` if the guest does not have the file at the base's path open, or if
+/// the end of the chain is unknown.
 pub(super) fn of_running(guest: &str, overlay: &Path, disk: &Disk) -> Option<Marks> {
     let is_guest = |user: &User| matches!(user, User::Process { guest: Some(name), .. } if name == guest);
     let is_open = users::open(disk.image.source.path()?).ok()?.iter().any(is_guest);

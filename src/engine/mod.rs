@@ -1,10 +1,9 @@
-//! Owns: what acts: a run over all domains, one domain's backup, the journal and recovery, restore, verify, prune,
-//! and the survey of what there is.
-//! Must not: print, read configuration files, or name a concrete hypervisor.
+//! Does the work of all commands: runs, backups of domains, recovery, restore, verify, prune, checks and the survey.
+//! Must not print, read configuration files, or name a concrete hypervisor.
 //!
-//! Order is what makes a backup safe. What must hold:
-//! - Whatever is acquired (a freeze, an overlay, a backup job, a partial file) is in the journal, synced, before it
-//!   exists, and leaves the journal only after it is gone.
+//! The order of steps makes a backup safe:
+//! - Every resource (a freeze, an overlay, a backup job, a partial file) is recorded in the journal and synced before
+//!   it exists, and leaves the journal only after it is gone.
 //! - A guest is thawed before anything else is done with it, and is back on its base before its archive is published.
 //! - An overlay is unlinked only after the live and the inactive definition both name the base.
 //! - Older restore points are removed only after the new one is published and synced.

@@ -1,18 +1,18 @@
-//! Owns: what the engine tells while it works. Must not: render; a terminal does.
+//! Passes progress of the engine to its caller. Must not render it.
 
 use crate::model::DomainOutcome;
 
-/// Hears of progress. Called from several threads.
+/// Receives progress. Called from several threads.
 pub trait Monitor: Sync {
-    /// A domain goes on to its next stage (`freeze`, `snapshot`, `read`, `commit`, …).
+    /// A domain enters its next stage (`freeze`, `snapshot`, `read`, `commit`, …).
     fn stage(&self, domain: &str, stage: &str) {
         let _ = (domain, stage);
     }
-    /// So many bytes will be read of the domain's disks.
+    /// This many bytes of the domain's disks will be read.
     fn expect(&self, domain: &str, bytes: u64) {
         let _ = (domain, bytes);
     }
-    /// So many more bytes were read.
+    /// This many more bytes were read.
     fn advance(&self, domain: &str, bytes: u64) {
         let _ = (domain, bytes);
     }
@@ -22,7 +22,7 @@ pub trait Monitor: Sync {
     }
 }
 
-/// Hears nothing.
+/// Ignores all progress.
 pub struct Silent;
 
 impl Monitor for Silent {}

@@ -1,6 +1,5 @@
-//! Owns: an overlay as a file: its name and, while no guest has it open, committing it, asking whether it holds data, removing
-//! it.
-//! Must not: know domains, or decide whether any of that is right.
+//! Handles an overlay as a file: its name and, while no guest has it open, committing it, checking it for data, and
+//! removing it. Must not know domains, or decide whether any of that is right.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,17 +15,18 @@ use crate::sys::process::Answer;
 use crate::sys::program::Stream;
 use crate::sys::step::{self, Step};
 
-/// How long QEMU's tool may neither read nor write, and bytes of its answer: the map of a scattered overlay has the most.
+/// How long `qemu-img` may neither read nor write, and the maximum length of its answer in bytes. The map of a
+/// scattered overlay is the longest.
 const LIMITS: Limits = Limits { stall: Duration::from_secs(600), answer: 1 << 30 };
 
-/// What the name of an overlay of ours ends with, after the disk's target; `run` is the beginning of the run's id.
+/// The end of an overlay's name, after the disk's target. `run` is the beginning of the run's id.
 pub(super) fn ending(run: &str) -> String {
     format!("kvmbackup-{run}.qcow2")
 }
 
-/// The longest name of a file.
+/// Maximum length of a file name in bytes.
 const MAX_NAME: usize = 255;
-/// Bytes of a digest in a name that was cut, and of what sets it apart.
+/// Length of the separator and the digest in a shortened name.
 const CUT: usize = 17;
 
 /// `<name>.<ending>`, shortened to the longest allowed file name; a digest replaces what was cut off.
@@ -42,8 +42,8 @@ pub(super) fn fitting(name: &str, ending: &str) -> String {
     format!("{}~{}.{ending}", &name[..start], &digest[..CUT - 1])
 }
 
-/// Whether a file is an overlay of ours, by its name: `….<target>.kvmbackup-<8 digits>.qcow2`, of any release. libvirt leaves
-/// the ending out where it makes the name after that of a snapshot.
+/// Whether a file is an overlay of ours, according to its name: `….<target>.kvmbackup-<8 digits>.qcow2`, of any
+/// release. libvirt omits the extension if it derives the name from that of a snapshot.
 pub(super) fn is_ours(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let run = name.strip_suffix(".qcow2").unwrap_or(&name).rsplit_once(".kvmbackup-");
@@ -51,19 +51,19 @@ pub(super) fn is_ours(path: &Path) -> bool {
     run.is_some_and(|(disk, run)| disk.contains('.') && is_run(run))
 }
 
-/// Whether a file is a scratch file of ours, by its name: `….<target>.kvmbackup-<8 digits>.scratch`.
+/// Whether a file is a scratch file of ours, according to its name: `….<target>.kvmbackup-<8 digits>.scratch`.
 pub(super) fn is_scratch(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "scratch") && is_ours(&path.with_extension("qcow2"))
 }
 
-/// Whether an overlay beside an image has its name from that image.
+/// Whether the name of an overlay is derived from that of an image.
 pub(super) fn is_named_after(overlay: &Path, image: &Path) -> bool {
     let [overlay, image] = [overlay, image].map(|path| path.file_name().unwrap_or_default().to_string_lossy());
     let disk = overlay.rsplit_once(".kvmbackup-").and_then(|(name, _)| name.rsplit_once('.'));
     disk.is_some_and(|(before, _)| fitting(&image, &overlay[before.len() + 1..]) == overlay)
 }
 
-/// Whether it exists. A name that no file can have does not; where it cannot be seen, nothing is known.
+/// Whether it exists. A name that no file can have does not exist. Fails if the answer is unknown.
 pub(super) fn is_there(path: &Path) -> Result<bool, Error> {
     match path.symlink_metadata() {
         Ok(_) => Ok(true),
@@ -72,22 +72,22 @@ pub(super) fn is_there(path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// Whether a file that does not exist was removed. The folder of a file system that is not mounted is empty, or missing.
+/// Whether a missing file was really removed: the directory of a file system that is not mounted is empty or missing,
+/// too.
 pub(super) fn is_gone_for_good(path: &Path) -> bool {
     let folder = path.parent().and_then(|folder| std::fs::read_dir(folder).ok());
     folder.is_some_and(|mut entries| entries.next().is_some())
 }
 
-/// What an overlay may hold besides the guest's data.
+/// What an overlay contains besides the guest's data.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
-    /// Internal snapshots.
     pub snapshots: Vec<String>,
     /// Bitmaps that the image below it does not have.
     pub bitmaps: Vec<String>,
 }
 
-/// Asks for it; a guest may have the overlay open.
+/// Asks `qemu-img` for it. A guest may have the overlay open.
 pub(super) fn held(path: &Path, base: &Image) -> Result<Held, Error> {
     let names = |info: &serde_json::Value, list: &str| -> Vec<String> {
         let entries = info.pointer(list).and_then(serde_json::Value::as_array).into_iter().flatten();
@@ -106,41 +106,40 @@ pub(super) fn held(path: &Path, base: &Image) -> Result<Held, Error> {
     Ok(held)
 }
 
-/// Writes what the overlay holds into the image below it; the overlay keeps it, too. QEMU opens the chain and nothing else that
-/// headers name below it; `top` and `base` are open in its tool as standard input and output.
+/// Writes the overlay's data into the image below it. The overlay keeps the data, too. QEMU opens only the named chain,
+/// whatever headers name; `top` and `base` are open in `qemu-img` as standard input and output.
 pub(super) fn commit(path: &Path, chain: &[Image], top: File, base: File) -> Result<(), Error> {
     step::reached(Step::OverlayCommit).map_err(Error::file("commit the overlay", path))?;
     let options = options(chain).map_err(|error| qemu_img::failed(super::chain(&error)))?;
-    // `-d`: emptied by QEMU, it would be useless to a guest that is started on it before the definition is right.
+    // `-d`: QEMU must not empty the overlay, because a guest may be started on it before the definition is corrected.
     let arguments = ["commit", "-q", "-d", "--image-opts"].map(OsStr::new);
     let streams = (Stream::File(top.into()), Answer::File(base.into()));
     qemu_img::run(arguments, &options, streams, LIMITS.stall).map(drop)
 }
 
-/// A whole chain as QEMU's options, all of it named.
+/// A whole chain as options for QEMU, with every image named.
 pub(super) fn options(chain: &[Image]) -> Result<OsString, nbd::Error> {
     nbd::image_options(chain, nbd::Options { force_share: false, chain_ends: true }, false)
 }
 
-/// Whether it is as we have made it, without even a header: no guest was ever on it.
+/// Whether the file is as we created it, without a header: no guest was ever on it.
 pub(super) fn is_unused(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.len() == 0)
 }
 
-/// Whether it holds anything at all that the image below it may not.
+/// Whether it holds any data that the image below it may lack.
 pub(super) fn holds_data(path: &Path) -> Result<bool, Error> {
-    // Alone, without what is below: that may be in use, and locked.
+    // Without the image below it, which may be in use and locked.
     let image = serde_json::json!({
         "driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": path.to_string_lossy()},
     });
     let arguments = ["map", "--output=json"].map(OsStr::new);
     let map = qemu_img::ask(arguments, format!("json:{image}").as_ref(), LIMITS)?;
     let map: Vec<serde_json::Value> = serde_json::from_slice(&map).map_err(Error::Json)?;
-    // QEMU before 6.1 does not tell what is present: then everything counts as data.
+    // QEMU before 6.1 does not report `present`; then every extent counts as data.
     Ok(map.iter().any(|extent| extent["present"] != false))
 }
 
-/// Removes it.
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     let removed = step::reached(Step::OverlayRemove).and_then(|()| durable::remove(path));
     removed.map_err(Error::file("remove the overlay", path))
@@ -153,7 +152,7 @@ mod tests {
     use crate::model::Source;
 
     #[test]
-    fn overlays_are_known_by_their_names() {
+    fn overlays_are_recognized_by_their_names() {
         let ours = |name: &str| is_ours(Path::new(name));
         assert!(ours(&format!("/v/a.qcow2.vda.{}", ending("0123abcd"))) && ours("/v/x.vda.kvmbackup-01234567.qcow2"));
         for other in ["/v/a.qcow2", "/v/a.vda.kvmbackup-0123.qcow2", "/v/a.vda.kvmbackup-01234567.scratch", "/"] {
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overlay_is_named_after_its_image() {
+    fn overlay_is_named_after_its_image() {
         let long = "ä".repeat(124);
         for name in ["a.qcow2", "a.vda.b", &long] {
             let overlay = fitting(name, &format!("vda.{}", ending("0123abcd")));
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_data_and_what_lies_below_is_none() {
+    fn written_zeros_are_data_and_the_base_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let [base, overlay] = ["it's \"b\".raw", "o 1.qcow2"].map(|name| dir.path().join(name));
         run("qemu-img", &["create", "-q", "-f", "raw", text(&base), "4M"]);

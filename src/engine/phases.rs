@@ -1,9 +1,9 @@
-//! Owns: the order of hooks: which run when, what their failure means, and that whatever was entered is left again, on
-//! every way out. Must not: start processes itself; `hooks` does.
+//! Runs hooks in the right order, decides what their failures mean, and leaves everything that was entered, whatever
+//! happens. Must not start processes itself; `hooks` does.
 //!
-//! Spans nest like brackets. Entering one runs its `pre-` commands and starts its sessions, in their order; leaving it ends the
-//! sessions and runs the `post-` commands, in the reverse order. A hook that failed or was too late may have done half of
-//! its work, so what belongs to it is left as well; one that never began is not.
+//! Spans nest like brackets. Entering one runs its `pre-` commands and starts its sessions, in their order. Leaving it
+//! ends the sessions and runs the `post-` commands, in reverse order. A hook that failed or timed out may have done
+//! half of its work, so its counterpart runs as well. A hook that never started has nothing to undo.
 
 use std::time::Duration;
 
@@ -29,10 +29,10 @@ pub(super) use guest::GuestAgent;
 pub use of_run::RunHooks;
 pub use test_run::{Tested, test};
 
-/// Where what hooks left in the guest goes; no hook can have this name.
+/// Directory for artifacts from the guest. No hook can have this name.
 const IN_GUEST: &str = "_guest";
 
-/// The hooks of a run or of a domain. Dropped, it leaves all that was entered.
+/// The hooks of a run or of a domain. When dropped, it leaves everything that was entered.
 pub struct Phases<'a> {
     hooks: Vec<&'a Hook>,
     facts: Facts<'a>,
@@ -43,29 +43,29 @@ pub struct Phases<'a> {
     results: Vec<HookResult>,
     warnings: Vec<Failure>,
     quiesced: Quiesced,
-    /// A span was entered.
+    /// Whether a span was entered.
     begun: bool,
 }
 
 /// A span that was entered.
 struct Entered<'a> {
     span: Span,
-    /// Commands that were begun, by their place in the list.
+    /// Commands that were started, as indexes into the hooks.
     begun: Vec<usize>,
-    /// Sessions that are held, by their place in the list.
+    /// Sessions in progress, by index into the hooks.
     held: Vec<(usize, Box<dyn Held + 'a>)>,
 }
 
-/// What sessions over a snapshot came to.
+/// Results of the sessions around a snapshot.
 #[derive(Debug, Clone, Copy, Default)]
 struct Quiesced {
     kept: usize,
-    /// One did not hold, or a hook failed whose failure degrades.
+    /// A session ended early, or a hook with `on_error: degrade` failed.
     lost: bool,
 }
 
 impl<'a> Phases<'a> {
-    /// Those of the list that are for the subject.
+    /// Selects the hooks of the list that apply to the subject.
     pub(super) fn new(
         hooks: &'a [Hook],
         subject: Subject<'a>,
@@ -87,17 +87,17 @@ impl<'a> Phases<'a> {
         }
     }
 
-    /// What hooks are told from now on.
+    /// Sets the report that hooks receive from now on.
     pub(super) fn know(&mut self, subject: &impl serde::Serialize) {
         self.facts.context = serde_json::to_value(subject).unwrap_or_default();
     }
 
-    /// How the domain is captured.
+    /// Sets the capture method that hooks receive from now on.
     pub(super) fn method(&mut self, method: Method) {
         self.facts.method = method.name();
     }
 
-    /// Runs what comes before. After an error the span has been left already.
+    /// Runs the hooks before a span. After an error, the span has already been left.
     pub(super) fn enter(&mut self, span: Span) -> Result<(), Error> {
         let (pre, _) = span.phases();
         self.begun = true;
@@ -115,7 +115,7 @@ impl<'a> Phases<'a> {
             if let Err(error) = done {
                 let failed = Some(error.failure()).filter(|_| !matches!(error, Error::Skipped { .. }));
                 self.facts.skipped = failed.is_none();
-                // What they fail with comes second to why the span is left.
+                // The first error counts, not the errors of hooks that run because of it.
                 let _ = self.leave(span, failed.as_ref());
                 return Err(error);
             }
@@ -123,8 +123,8 @@ impl<'a> Phases<'a> {
         Ok(())
     }
 
-    /// Runs what comes after, of this span and of those inside it, whatever fails on the way; the first failure that counts.
-    /// Nothing when the span was not entered, or was left.
+    /// Runs the hooks after this span and the spans inside it, even if some fail, and returns the first failure that
+    /// counts. Does nothing if the span was not entered or has already been left.
     pub(super) fn leave(&mut self, span: Span, failed: Option<&Failure>) -> Result<(), Error> {
         let mut first = Ok(());
         while self.entered.iter().any(|entered| entered.span == span) {
@@ -135,7 +135,7 @@ impl<'a> Phases<'a> {
         first
     }
 
-    /// Runs what comes after a failure, of what was begun at all.
+    /// Runs the `on-failure` hooks, unless nothing was entered.
     pub(super) fn on_failure(&mut self, failure: &Failure) {
         if !self.begun {
             return;
@@ -144,18 +144,18 @@ impl<'a> Phases<'a> {
             if let HookKind::Command { timeout, .. } = &hook.kind
                 && hook.runs_in(Phase::OnFailure)
             {
-                // It has failed already.
+                // The domain or run has already failed.
                 let _ = self.command(hook, Phase::OnFailure, *timeout, Some(failure));
             }
         }
     }
 
-    /// Whether a session held all through the span of the snapshot, and none was lost.
+    /// Whether at least one session lasted through the snapshot, and none was lost.
     pub(super) fn quiesced(&self) -> bool {
         self.quiesced.kept > 0 && !self.quiesced.lost
     }
 
-    /// What hooks have left to be saved: the name of the hook, of its file, and the bytes.
+    /// Files that hooks left for the archive: the hook, the file and its contents.
     pub(super) fn artifacts(&mut self) -> Result<Vec<(String, String, Vec<u8>)>, Error> {
         let mut found = Vec::new();
         for hook in &self.hooks {
@@ -171,19 +171,19 @@ impl<'a> Phases<'a> {
         Ok(found)
     }
 
-    /// What became of the hooks so far.
+    /// Results of the hooks so far.
     pub(super) fn results(&self) -> &[HookResult] {
         &self.results
     }
 
-    /// The same, and what there is to warn of; nothing is entered any more.
+    /// Leaves everything, and returns results and warnings.
     pub(super) fn finish(mut self) -> (Vec<HookResult>, Vec<Failure>) {
         self.leave_all();
         (std::mem::take(&mut self.results), std::mem::take(&mut self.warnings))
     }
 
     fn current(&mut self) -> &mut Entered<'a> {
-        // There is one whenever this is called; an empty one is the harmless answer.
+        // There always is one when this is called. An empty one would do no harm.
         if self.entered.is_empty() {
             self.entered.push(Entered { span: Span::Run, begun: Vec::new(), held: Vec::new() });
         }
@@ -211,7 +211,7 @@ impl<'a> Phases<'a> {
         first
     }
 
-    /// A command of after with the name of one of before belongs to it, and runs when that was begun.
+    /// A `post-` command belongs to the `pre-` command with the same name, and runs only if that was started.
     fn belongs(&self, hook: &Hook, pre: Phase, begun: &[usize]) -> bool {
         let mut before =
             self.hooks.iter().enumerate().filter(|(_, other)| other.name == hook.name && other.runs_in(pre));
@@ -220,7 +220,7 @@ impl<'a> Phases<'a> {
 
     fn command(&mut self, hook: &Hook, phase: Phase, timeout: Duration, failed: Option<&Failure>) -> Result<(), Error> {
         let moment = Moment { hook, phase: phase.name(), timeout, before: phase.is_pre(), failed };
-        // Whoever asks for the end does not mean that a database stays locked.
+        // A signal must not leave a database locked, so it does not cancel hooks after a span.
         let cancel = phase.is_pre().then_some(self.cancel);
         let ran = match hook.place {
             HookPlace::Host => self
@@ -271,9 +271,9 @@ impl<'a> Phases<'a> {
         self.note(hook, true, result, failure)
     }
 
-    /// A session that was lost does not fail the backup: it is worth less, and says so.
+    /// A lost session does not fail the backup, but lowers its consistency and adds a warning.
     fn release(&mut self, hook: &Hook, span: Span, held: Box<dyn Held + 'a>) {
-        // However that step fails, it has to be let go.
+        // The session must be released even if this step fails.
         let _ = step::reached(Step::HookRelease);
         let released = held.release();
         let (mut result, mut failure) = judged(hook, span.name(), Ok(released.ran));
@@ -299,7 +299,7 @@ impl<'a> Phases<'a> {
         self.results.push(result);
     }
 
-    /// Notes what became of a hook, and says what that means.
+    /// Records the result of a hook and applies its `on_error`.
     fn note(
         &mut self,
         hook: &Hook,
@@ -360,7 +360,7 @@ impl<'a> Phases<'a> {
     }
 }
 
-/// Says that a hook is about to be started.
+/// Announces the start of a hook to tests that interrupt at this step.
 fn starts(hook: &Hook) -> Result<(), Error> {
     step::reached(Step::HookStart).map_err(|source| hook_error(hook, started(hook, source)))
 }

@@ -1,5 +1,4 @@
-//! Owns: which restore points there are, what each is, and which one is meant. Must not: read disk data, or change
-//! anything.
+//! Lists restore points, reads their manifests, and finds a requested one. Must not read disk data or change anything.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -17,17 +16,17 @@ use crate::model::{Consistency, DiskOutcome, Failure, Method, NotSaved, PointId,
 use crate::store::{self, Domains, Manifest, Point, PointReader, Store};
 use crate::sys::signals::Cancel;
 
-/// Restore points that an error names, at most.
+/// How many restore points an error names.
 const NAMED: usize = 10;
 
-/// Which restore point of a domain is meant.
+/// Which restore point of a domain is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
     /// The newest.
     Newest,
-    /// The one of this id.
+    /// The point with this id.
     Id(PointId),
-    /// The newest that was taken no later than this.
+    /// The newest point that was taken no later than this.
     NoLaterThan(DateTime<Utc>),
 }
 
@@ -43,55 +42,55 @@ impl fmt::Display for When {
     }
 }
 
-/// A restore point, as far as it can be told without reading disk data.
+/// What is known of a restore point without reading disk data.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PointInfo {
     /// The domain.
     pub domain: String,
-    /// The point.
+    /// Id of the point.
     pub id: PointId,
     /// When it was taken.
     pub time: DateTime<Utc>,
-    /// The archive.
+    /// Path of the archive.
     pub path: PathBuf,
     /// Length of the archive, in bytes.
     pub stored_bytes: u64,
-    /// Who made it: `kvmbackup`, or `seed` for the script that this program replaces.
+    /// What created it: `kvmbackup`, or `seed` for the legacy script.
     pub origin: &'static str,
-    /// What the manifest says; neither there for an archive of the legacy script, which has none, nor for a damaged one.
+    /// Contents of the manifest. `None` for an archive of the legacy script, which has none, and for a damaged one.
     #[serde(flatten)]
     pub details: Option<Details>,
-    /// The last check of every byte.
+    /// The last verification.
     pub verified: Option<Checked>,
     /// Why the manifest could not be read.
     pub damaged: Option<Failure>,
 }
 
-/// What the manifest of a restore point says.
+/// Contents of a restore point's manifest.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Details {
-    /// The guest: another one may have had the domain's name.
+    /// UUID of the guest, because another guest may have had the domain's name.
     pub guest: Uuid,
     /// Bytes read from the disks.
     pub read_bytes: u64,
-    /// Bytes of the archive before compression, for each byte stored.
+    /// Bytes of the archive before compression per stored byte.
     pub ratio: Option<f64>,
-    /// What was reached.
+    /// Consistency that was reached.
     pub consistency: Consistency,
-    /// How it was captured.
+    /// Capture method.
     pub method: Method,
-    /// The disks in it.
+    /// Disks in the point.
     pub disks: Vec<DiskOutcome>,
-    /// The disks not in it.
+    /// Disks that are not in the point.
     pub skipped: Vec<SkippedDisk>,
-    /// What else belongs to the guest and is not in it.
+    /// Other parts of the guest that are not in the point.
     pub not_saved: Vec<NotSaved>,
-    /// The disks in it, by target, that QEMU encrypted and that are not encrypted here.
+    /// Targets of disks that QEMU encrypts and that the archive contains unencrypted.
     pub plaintext: Vec<String>,
 }
 
-/// All restore points of these domains (of none named: of all), by domain, oldest first, and why some domains could not be
-/// listed. A damaged point is reported like any other; a domain that is named and has no point is an error.
+/// All restore points of these domains (of all domains if none are named), oldest first, and why some domains could not
+/// be listed. A damaged point is listed like any other. A named domain without points is an error.
 pub fn list(store: &Store, state_dir: &Path, domains: &[String]) -> Result<(Vec<PointInfo>, Vec<Failure>), Error> {
     let unknown =
         |error: &Error| tracing::warn!("cannot read when restore points were verified: {}", super::chain(error));
@@ -101,7 +100,7 @@ pub fn list(store: &Store, state_dir: &Path, domains: &[String]) -> Result<(Vec<
     Ok((points.map(|point| info(point, &verified, store)).collect(), found.failures))
 }
 
-/// The restore point that is meant.
+/// Finds the requested restore point.
 pub fn find(store: &Store, domain: &str, when: When) -> Result<Point, Error> {
     let mut points = points_of(store, domain)?;
     let at = match when {
@@ -117,14 +116,15 @@ pub fn find(store: &Store, domain: &str, when: When) -> Result<Point, Error> {
 
 /// The restore points of some domains.
 pub(super) struct Found {
-    /// Each domain with its points, oldest first. Of those that were not named, some may have none.
+    /// Each domain with its points, oldest first. A domain that was not named may have none.
     pub domains: Vec<(String, Vec<Point>)>,
-    /// Why the points of other domains cannot be listed.
+    /// Why the points of other domains could not be listed.
     pub failures: Vec<Failure>,
 }
 
-/// The restore points of the domains that match these names or patterns; of all domains if there are none. A folder that cannot
-/// be read does not stop the listing. A hung target does, and a name or pattern without restore points is an error.
+/// The restore points of the domains that match these names or patterns; of all domains if there are none. A directory
+/// that cannot be read does not stop the listing, but a hung target does. A name or pattern without restore points is
+/// an error.
 pub(super) fn found(store: &Store, domains: &[String]) -> Result<Found, Error> {
     let names = match domains {
         [] => store.domains()?,
@@ -168,13 +168,13 @@ fn failure(error: store::Error) -> Failure {
     Error::from(error).failure()
 }
 
-/// The points of a domain, oldest first. Fails when there are none.
+/// The points of a domain, oldest first. Fails if there are none.
 fn points_of(store: &Store, domain: &str) -> Result<Vec<Point>, Error> {
     let points = store.points(domain)?;
     if points.is_empty() { Err(none_of(store, domain)?) } else { Ok(points) }
 }
 
-/// That a domain has no restore points, with the names of those that have some.
+/// The error for a domain without restore points, with the names of the domains that have some.
 fn none_of(store: &Store, domain: &str) -> Result<Error, Error> {
     let Domains { names, mut failures } = store.domains()?;
     match failures.pop() {
@@ -183,8 +183,8 @@ fn none_of(store: &Store, domain: &str) -> Result<Error, Error> {
     }
 }
 
-/// The points of a domain, oldest first, each with the guest that it is of: several may have had the name. `None` if that
-/// cannot be told.
+/// The points of a domain, oldest first, each with its guest, because several guests may have had the name. `None` if
+/// the guest is unknown.
 pub(super) fn guests(store: &Store, domain: &str) -> Result<Vec<(Point, Option<Uuid>)>, Error> {
     let guest = |point: &Point| Some(open(store, point).ok()?.1?.domain.uuid);
     let with_guest = |point: Point| {
@@ -194,7 +194,7 @@ pub(super) fn guests(store: &Store, domain: &str) -> Result<Vec<(Point, Option<U
     Ok(store.points(domain)?.into_iter().map(with_guest).collect())
 }
 
-/// That other guests had the domain's name, too, for whoever did not choose among their points.
+/// A note that other guests had the domain's name, too, for an operator who did not choose among their points.
 pub(super) fn beside_other_guests(store: &Store, point: &Point) -> Result<Option<String>, Error> {
     let points = guests(store, &point.domain)?;
     let Some(guest) = points.iter().find(|(known, _)| known == point).and_then(|(_, guest)| *guest) else {
@@ -239,7 +239,7 @@ fn info(point: &Point, verified: &Verified, store: &Store) -> PointInfo {
 }
 
 fn details(manifest: Manifest, unpacked: Option<u64>, stored: u64) -> Details {
-    // The manifest may say anything: a sum that saturates is as good as any.
+    // A manifest may contain any numbers, so the sum saturates.
     let read = manifest.disks.iter().fold(0_u64, |sum, disk| sum.saturating_add(disk.read_bytes));
     let plaintext = manifest.disks.iter().filter(|disk| disk.encrypted).map(|disk| disk.target.clone()).collect();
     let outcome = |disk: store::DiskEntry| DiskOutcome {
@@ -262,7 +262,7 @@ fn details(manifest: Manifest, unpacked: Option<u64>, stored: u64) -> Details {
     }
 }
 
-/// The newest few ids.
+/// The newest ids, for a hint.
 fn stamps(points: &[Point]) -> Vec<String> {
     let mut named: Vec<String> = points.iter().rev().take(NAMED).map(|point| point.id.to_string()).collect();
     if points.len() > NAMED {

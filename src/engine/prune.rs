@@ -1,5 +1,5 @@
-//! Owns: which restore points go, and their removal. Must not: remove what is not known to be superseded by a good point of
-//! the same guest, or what the legacy script made.
+//! Decides which restore points to remove, and removes them. Must not remove a point unless a good point of the same
+//! guest is known to supersede it, or an archive of the legacy script.
 
 use chrono::{DateTime, Local};
 use serde::Serialize;
@@ -16,35 +16,35 @@ use crate::store::{Point, Store};
 #[cfg(test)]
 mod tests;
 
-/// What became of the restore points of one domain.
+/// The result of retention for one domain.
 #[derive(Debug, Clone, Serialize)]
 pub struct Rotation {
     /// The domain.
     pub domain: String,
     /// Its points, newest first.
     pub points: Vec<Judged>,
-    /// Why nothing was judged, where that is so.
+    /// Why the rules were not applied, if they were not.
     pub note: Option<String>,
-    /// What rotation left alone for the operator to decide on.
+    /// Points that rotation leaves to the operator.
     pub left_alone: Vec<Failure>,
 }
 
-/// One restore point, judged.
+/// The decision about one restore point.
 #[derive(Debug, Clone, Serialize)]
 pub struct Judged {
-    /// The point.
+    /// Id of the point.
     pub id: PointId,
     /// Length of the archive, in bytes.
     pub stored_bytes: u64,
-    /// Whether it stays by the rules.
+    /// Whether the rules keep it.
     pub keep: bool,
-    /// Why; never empty.
+    /// Reasons for the decision; never empty.
     pub reasons: Vec<String>,
     /// Whether it was removed.
     pub removed: bool,
     /// Why it could not be removed.
     pub failure: Option<Failure>,
-    /// Whether it is of another guest that had the domain's name.
+    /// Whether it belongs to another guest that had the domain's name.
     pub of_another_guest: bool,
 }
 
@@ -54,19 +54,19 @@ impl Rotation {
         self.points.iter().filter(|point| point.removed).map(|point| point.id).collect()
     }
 
-    /// How many points of the guest there are now.
+    /// How many points of the guest are left.
     pub fn left(&self) -> usize {
         self.points.iter().filter(|point| !point.removed && !point.of_another_guest).count()
     }
 
-    /// What could not be removed.
+    /// Why points could not be removed.
     pub fn failures(&self) -> impl Iterator<Item = &Failure> {
         self.points.iter().filter_map(|point| point.failure.as_ref())
     }
 }
 
-/// Applies retention to these domains (none named: all that have restore points), whether libvirt knows them or not. With
-/// `dry_run`, nothing is removed. Also returns why some domains could not be judged.
+/// Applies retention to these domains (to all that have restore points if none are named), even if libvirt does not
+/// know them. With `dry_run`, nothing is removed. Also returns why some domains could not be judged.
 pub fn prune(
     settings: &Settings,
     store: &Store,
@@ -82,38 +82,32 @@ pub fn prune(
         let policy = settings.rule_for(&domain).map(|rule| rule.domain.retention);
         rotations.push(match policy {
             Some(Some(policy)) => rotate.points(&domain, None, &present, &policy),
-            Some(None) => untouched(
-                &domain,
-                present,
-                "the configuration keeps all restore points restore points restore points restore points restore points \
-            restore points restore points \
-            restore points restore points",
-            ),
+            Some(None) => untouched(&domain, present, "the configuration keeps all restore points"),
             None => untouched(&domain, present, "not in the configuration"),
         });
     }
     Ok((rotations, found.failures))
 }
 
-/// How retention is applied.
+/// The parameters of a rotation.
 pub struct Rotate<'a> {
-    /// Where the points are.
+    /// The target.
     pub store: &'a Store,
-    /// The record of checks.
+    /// Results of verifications.
     pub verified: &'a Verified,
-    /// The time that the rules count from.
+    /// The time that the rules use as now.
     pub now: DateTime<Local>,
-    /// Whether nothing is removed.
+    /// Whether to only decide and not remove.
     pub dry_run: bool,
 }
 
 impl Rotate<'_> {
-    /// Applies a policy to the points of one guest, after a backup of it. Points of other guests that had its name stay.
+    /// Applies a policy to the points of one guest after its backup. Points of other guests that had its name stay.
     pub fn guest(&self, domain: &str, guest: Uuid, policy: &Policy) -> Result<Rotation, Error> {
         Ok(self.points(domain, Some(guest), &self.store.points(domain)?, policy))
     }
 
-    /// Without a guest, that of the newest point is meant. `present` has the oldest point first.
+    /// Without a guest, takes that of the newest point. `present` has the oldest point first.
     fn points(&self, domain: &str, guest: Option<Uuid>, present: &[Point], policy: &Policy) -> Rotation {
         let mut assessed: Vec<Assessed<'_>> = present.iter().map(|point| self.assess(point)).collect();
         let guest = guest.or_else(|| newest(&assessed, self.now).and_then(|newest| newest.guest));
@@ -135,7 +129,7 @@ impl Rotate<'_> {
         rotation
     }
 
-    /// Reads the manifest, and no disk data.
+    /// Reads the manifest but no disk data.
     fn assess<'a>(&self, point: &'a Point) -> Assessed<'a> {
         let exempt = |why: &str| Assessed {
             point,
@@ -167,23 +161,23 @@ impl Rotate<'_> {
 /// What retention knows of a point.
 struct Assessed<'a> {
     point: &'a Point,
-    /// The guest that it is of; `None` if that cannot be told.
+    /// Its guest. `None` if unknown.
     guest: Option<Uuid>,
-    /// Why it may not hold what it should.
+    /// Why it may lack data.
     suspect: Option<String>,
-    /// Whether that is another guest than the one whose points are rotated.
+    /// Whether the guest is not the one whose points are rotated.
     is_other: bool,
     worth: Worth,
 }
 
-/// What a point is worth to retention.
+/// The value of a point for retention.
 #[derive(Clone, PartialEq, Eq)]
 enum Worth {
-    /// It holds all that was to be saved.
+    /// It contains everything that was requested.
     Whole,
-    /// A disk or the TPM state is missing against the operator's will, or a disk may not be what it was.
+    /// A disk or the TPM state is missing against the operator's will, or a disk may have lost data.
     Partial,
-    /// The rules do not apply to it, and it stays, for this reason.
+    /// The rules do not apply to it, and it stays for this reason.
     Exempt(String),
 }
 
@@ -193,13 +187,14 @@ impl Assessed<'_> {
     }
 }
 
-/// The newest good point. Those later than now do not count, unless there are no others: the clock was set back.
+/// The newest good point. Points in the future count only if there are no others, because the clock may have been set
+/// back.
 fn newest<'a, 'p>(assessed: &'a [Assessed<'p>], now: DateTime<Local>) -> Option<&'a Assessed<'p>> {
     let good = || assessed.iter().rev().filter(|assessed| assessed.is_good());
     good().find(|assessed| assessed.point.id.time() <= now).or_else(|| good().next())
 }
 
-/// Exempts the points of other guests, and says for each guest how many there are and how to remove them.
+/// Exempts the points of other guests, and reports for each guest how many there are and how to remove them.
 fn set_others_aside(assessed: &mut [Assessed<'_>], guest: Option<Uuid>) -> Vec<Failure> {
     let mut others: Vec<(Uuid, Vec<&Point>)> = Vec::new();
     for assessed in assessed {
@@ -225,7 +220,7 @@ fn set_others_aside(assessed: &mut [Assessed<'_>], guest: Option<Uuid>) -> Vec<F
     others.into_iter().map(told).collect()
 }
 
-/// Keeps what was there before the newest points that may not hold what they should; of those, the rules decide.
+/// Keeps all points that are older than the newest suspect ones. The rules still decide about the suspect ones.
 fn hold(points: &mut [Judged], assessed: &[Assessed<'_>], domain: &str, why: &str) -> Failure {
     let dropped = points.iter_mut().zip(assessed.iter().rev()).filter(|(judged, _)| !judged.keep);
     for (judged, _) in dropped.filter(|(_, assessed)| assessed.suspect.is_none()) {
@@ -242,8 +237,9 @@ fn hold(points: &mut [Judged], assessed: &[Assessed<'_>], domain: &str, why: &st
     }
 }
 
-/// Judges points, given oldest first; the judgements come newest first. Only good points count: a damaged one neither fills
-/// a place among those that stay, nor goes, because it may still be of use to a salvage.
+/// Judges points that are sorted oldest first; the judgements are sorted newest first. Only good points count. A
+/// damaged point takes no place among those that stay, but is not removed either, because its data may still be
+/// salvaged.
 fn judge(assessed: &[Assessed<'_>], policy: &Policy, now: DateTime<Local>) -> Vec<Judged> {
     let good = assessed.iter().filter(|assessed| assessed.is_good());
     let verdicts = retention::apply(policy, &good.map(|assessed| assessed.point.id).collect::<Vec<_>>(), now);

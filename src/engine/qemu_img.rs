@@ -1,4 +1,4 @@
-//! Owns: running `qemu-img` with a deadline. Must not: decide what it is run for.
+//! Runs `qemu-img` with a deadline. Must not decide what it is run for.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -9,19 +9,19 @@ use crate::sys::output::BoundedOutput;
 use crate::sys::process::{Answer, Ended, Process};
 use crate::sys::program::{self, Stream};
 
-/// Bytes of its error message that are kept.
+/// Maximum length of the error message that is kept, in bytes.
 const MAX_MESSAGE: usize = 4096;
 
-/// The limits of a command that answers.
+/// The limits of a command with an answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// How long it may neither read nor write.
     pub stall: Duration,
-    /// Bytes of its answer that are read.
+    /// Maximum length of its answer, in bytes.
     pub answer: usize,
 }
 
-/// What it reports of an image, as JSON. Another process may have the image open.
+/// Output of `qemu-img info` as JSON. Another process may have the image open.
 pub(super) fn info(image: &Path, format: &str, limits: Limits) -> Result<serde_json::Value, Error> {
     let arguments = ["info", "-U", "--output=json", "-f", format, "--"].map(OsStr::new);
     serde_json::from_slice(&ask(arguments, image.as_os_str(), limits)?).map_err(Error::Json)
@@ -32,7 +32,7 @@ pub(super) fn ask<const N: usize>(arguments: [&OsStr; N], image: &OsStr, limits:
     run(arguments, image, (Stream::Null, Answer::Kept(limits.answer)), limits.stall)
 }
 
-/// Runs it, and ends it when it has neither read nor written anything for so long. Returns what it wrote to a pipe.
+/// Runs `qemu-img`, and terminates it if it neither reads nor writes for `stall`. Returns what it wrote to a pipe.
 pub(super) fn run<const N: usize>(
     arguments: [&OsStr; N],
     image: &OsStr,
@@ -51,7 +51,7 @@ pub(super) fn run<const N: usize>(
     }
 }
 
-/// That it failed, and why.
+/// The error for a failed `qemu-img`.
 pub(super) fn failed(message: String) -> Error {
     Error::Program { program: "qemu-img", message }
 }

@@ -1,8 +1,9 @@
-//! Owns: the time in which a guest's file systems are frozen. Must not: do anything in it but what its caller hands in.
+//! Freezes a guest's file systems for a capture, and thaws them. Must not do anything in between except what its caller
+//! passes in.
 //!
-//! A deadline does not cancel a freeze: the agent may still be at it when libvirt has given up, and freeze the guest
-//! later with nobody to thaw it. So after every freeze that did not clearly fail, the guest is thawed until its agent
-//! says that it is thawed, and the journal says "frozen" until then.
+//! A timeout does not cancel a freeze: the agent may still be working on it when libvirt stops waiting, and freeze the
+//! guest later, when nothing would thaw it. So after every freeze that did not clearly fail, the guest is thawed until
+//! its agent reports that it is thawed, and the journal says "frozen" until then.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,11 +19,11 @@ use crate::sys::signals::Cancel;
 
 /// How long thawing is retried in total before the run leaves the guest to the next run.
 const THAW_DEADLINE: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(120) };
-/// How long thawing is still retried after a signal: a frozen guest is worth a few attempts.
+/// How long thawing is still retried after a signal, because a frozen guest is worth a few attempts.
 const AFTER_SIGNAL: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(10) };
-/// How long a guest may stand still for its capture, which usually takes some tenths of a second.
+/// How long a guest may be frozen for its capture, which usually takes some tenths of a second.
 const HOLD_DEADLINE: Duration = Duration::from_secs(30);
-/// Between two tries.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The deadline for thawing a domain, shared by all attempts and by all clones.
@@ -31,7 +32,7 @@ pub(super) struct Thawing(Arc<Mutex<Tries>>);
 
 #[derive(Debug, Default)]
 struct Tries {
-    /// The first failed attempt.
+    /// Time of the first failed attempt.
     began: Option<Instant>,
     /// When a signal was seen.
     signalled: Option<Instant>,
@@ -39,12 +40,12 @@ struct Tries {
 }
 
 impl Thawing {
-    /// Listens to these signals from now on.
+    /// Observes these signals from now on.
     pub(super) fn heed(&self, cancel: &Cancel) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).cancel = cancel.clone();
     }
 
-    /// Called after a failed attempt; fails if it was the last one.
+    /// Called after a failed attempt. Fails if it was the last one.
     fn expect_more(&self) -> Result<(), Error> {
         let mut tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let began = *tries.began.get_or_insert_with(Instant::now);
@@ -57,23 +58,23 @@ impl Thawing {
     }
 }
 
-/// What a freeze came to.
+/// The result of a freeze.
 pub(super) struct Frozen {
-    /// The file systems were frozen while the capture was taken.
+    /// Whether the file systems were frozen while the capture was taken.
     pub reached: bool,
-    /// For how long we froze them.
+    /// How long we kept them frozen.
     pub time: Option<Duration>,
-    /// What the operator should know: why they were not frozen, or that another program had frozen them.
+    /// A warning: why they were not frozen, or that another program had frozen them.
     pub told: Option<Failure>,
-    /// The guest could not be thawed for sure.
+    /// Set if the guest may still be frozen.
     pub still_frozen: Option<Error>,
 }
 
-/// Freezes as far as wanted and possible, runs `capture`, and thaws whatever `capture` came to.
+/// Freezes if wanted and possible, runs `capture`, and thaws regardless of its result.
 ///
-/// The journal says "frozen" from before the freeze until the guest is thawed for sure. An agent that does not even
-/// answer is not asked to freeze, and then the journal says nothing: there would be nobody to thaw the guest. Nor is a
-/// guest that another program has frozen, which also thaws it.
+/// The journal says "frozen" from before the freeze until the guest is certainly thawed. If the agent does not answer,
+/// no freeze is requested and the journal stays as it is, because nothing could thaw the guest. A guest that another
+/// program has frozen is not frozen either: that program thaws it.
 pub(super) fn around<T>(
     hypervisor: &dyn Hypervisor,
     record: &mut Record,
@@ -123,7 +124,7 @@ pub(super) fn around<T>(
     (captured, frozen)
 }
 
-/// Takes the capture of a guest that is frozen already, and leaves it so.
+/// Captures a guest that is already frozen, and leaves it frozen.
 fn frozen_by_another<T>(
     hypervisor: &dyn Hypervisor,
     domain: &DomainRef,
@@ -166,8 +167,8 @@ fn only_crash_consistent(why: hypervisor::Error) -> Failure {
     Failure { message: format!("only crash-consistent: {message}"), hint }
 }
 
-/// Runs `capture`, and thaws the guest when that takes too long: a hung file system under an overlay must not make the
-/// guest stand still.
+/// Runs `capture`, and thaws the guest if that takes too long: a hung file system under an overlay must not keep the
+/// guest frozen.
 fn held<T>(
     hypervisor: &dyn Hypervisor,
     domain: &DomainRef,
@@ -192,7 +193,7 @@ fn held<T>(
     })
 }
 
-/// Goes on without a freeze, where that is allowed.
+/// Continues without a freeze if that is allowed.
 fn unfrozen<T>(
     wanted: Quiesce,
     refused: hypervisor::Error,
@@ -219,7 +220,7 @@ struct Thaw<'a> {
 enum Enough {
     /// The agent accepted the command. It had refused the freeze, so no freeze is in progress.
     Accepted,
-    /// The agent reports it.
+    /// The agent reports that the guest is thawed.
     Thawed,
 }
 
@@ -245,7 +246,7 @@ impl Drop for Thaw<'_> {
     }
 }
 
-/// Thaws the guest of an entry until its agent itself says "thawed". A guest that is off has nothing frozen.
+/// Thaws the guest of an entry until its agent reports that it is thawed. A guest that is off has nothing frozen.
 pub(super) fn until_thawed(hypervisor: &dyn Hypervisor, record: &Record) -> Result<(), Error> {
     thaw(hypervisor, &record.entry().domain, &record.thawing(), Enough::Thawed)
 }

@@ -1,4 +1,5 @@
-//! Owns: whether a domain is in a state in which it may be backed up, and what that is worth. Must not: change anything.
+//! Checks whether a domain is in a state in which it can be backed up, and which consistency that allows. Must not
+//! change anything.
 
 use std::fs;
 use std::path::Path;
@@ -12,22 +13,21 @@ use crate::model::command::quoted;
 use crate::model::{Consistency, Disk, Domain, DomainRef, DomainState, Failure, Image};
 use crate::plan::{CapturePlan, ReadFrom};
 
-/// How long a job of another program is waited for. A snapshot is a matter of moments; a migration may take hours.
+/// How long to wait for a job of another program. A snapshot takes moments; a migration may take hours.
 const JOBS: Duration = Duration::from_secs(10);
-/// Between two looks at it.
+/// Pause between two checks for a job.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What images that are read as they are are worth.
+/// What is known of images that are read directly.
 #[derive(Debug, Default)]
 pub(super) struct Worth {
-    /// `None` if nothing speaks against them.
+    /// `None` if nothing lowers it.
     pub consistency: Option<Consistency>,
-    /// What the operator should know.
     pub warnings: Vec<Failure>,
 }
 
-/// Waits until libvirt does no other job on the domain. In the middle of one (a migration, a save, another backup) libvirt
-/// makes every capture wait and then refuses it, while the guest would be frozen.
+/// Waits until libvirt has no other job on the domain. During a migration, a save or another backup, libvirt makes
+/// every capture wait and then refuses it, and the guest would be frozen for that time.
 pub(super) fn wait_for_jobs(hypervisor: &dyn Guests, domain: &DomainRef) -> Result<(), Error> {
     let began = Instant::now();
     while let Some(job) = hypervisor.job(domain)? {
@@ -39,8 +39,8 @@ pub(super) fn wait_for_jobs(hypervisor: &dyn Guests, domain: &DomainRef) -> Resu
     Ok(())
 }
 
-/// What the images of a domain that nothing runs are worth. Those of one that was saved belong to a memory that is not in
-/// the backup; those of one that was migrated may be written by another host.
+/// The consistency of images that no guest uses. Those of a saved guest belong to a memory state that is not in the
+/// backup. Those of a migrated guest may be written by another host.
 pub(super) fn at_rest(hypervisor: &dyn Guests, domain: &Domain) -> Result<Worth, Error> {
     let worth = |consistency, warnings| Worth { consistency: Some(consistency), warnings };
     if domain.state.is_active() {
@@ -63,15 +63,15 @@ pub(super) fn at_rest(hypervisor: &dyn Guests, domain: &Domain) -> Result<Worth,
     }
 }
 
-/// Refuses images that are read as they are while a process may write to them, another guest above all: its libvirt does not
-/// know that this domain has them too. What is shared on purpose is saved and said to be no more than crash-consistent.
+/// Refuses images that are read directly while a process may write to them, especially another guest, because libvirt
+/// does not know that two domains use one image. A disk that is shared on purpose is backed up with a warning.
 pub(super) fn read_directly(domain: &Domain, plan: &CapturePlan) -> Result<Worth, Error> {
     let mut worth = Worth::default();
     for planned in &plan.disks {
         let ReadFrom::Direct(image) = &planned.how else { continue };
         let target = &planned.disk.target;
         if let Some(path) = image.source.path() {
-            // The error of qemu-nbd would be long and without a hint.
+            // The error of qemu-nbd would be long and have no hint.
             let unreadable = |source| Error::Unreadable { target: target.clone(), path: path.to_owned(), source };
             fs::metadata(path).map_err(unreadable)?;
         }
@@ -98,7 +98,7 @@ fn image_path(image: &Image) -> &Path {
     image.source.path().unwrap_or(Path::new(""))
 }
 
-/// Refuses what would fail, or harm, later. libvirt refuses a busy disk too, but only with the guest frozen.
+/// Refuses what would fail or do harm later. libvirt also refuses a busy disk, but only when the guest is frozen.
 pub(super) fn to_be_captured(
     hypervisor: &dyn Snapshots,
     domain: &Domain,

@@ -1,5 +1,5 @@
-//! Owns: putting right what an interrupted run left, from the journal alone. Must not: need a configuration, touch
-//! anything that the journal does not name, or give up on one domain because of another.
+//! Undoes what an interrupted run left, from the journal alone. Must not need a configuration, touch anything that the
+//! journal does not name, or skip one domain because of another.
 
 use std::path::Path;
 
@@ -16,24 +16,24 @@ use crate::store;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
-/// Makes a connection to a libvirt of this address.
+/// Connects to the libvirt with this URI.
 pub type Connect<'a> = dyn Fn(&str) -> Result<Box<dyn Hypervisor>, hypervisor::Error> + 'a;
 
-/// What recovery came to.
+/// The result of recovery.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// What was put right, a line each.
+    /// What was recovered, one line each.
     pub done: Vec<String>,
-    /// What could not be; it stays in the journal.
+    /// What could not be recovered; it stays in the journal.
     pub left: Vec<Failure>,
-    /// The signal that stopped it before the end.
+    /// The signal that stopped recovery early.
     pub stopped: Option<i32>,
 }
 
-/// Undoes every entry of the journal. The caller holds the lock, so no entry is of a run that lives.
+/// Undoes every entry of the journal. The caller has the lock, so no entry belongs to a run in progress.
 ///
-/// `connect` makes a connection to the libvirt that an entry names. A signal ends it between two entries. `patience` is for the
-/// targets: one that hangs keeps no guest on its overlay.
+/// `connect` connects to the libvirt that an entry names. A signal stops recovery between two entries. `patience`
+/// limits waiting for targets, so that a hung one does not keep a guest on its overlay.
 pub fn recover(
     journal: &Journal,
     connect: &Connect<'_>,
@@ -59,8 +59,9 @@ pub fn recover(
     Ok(recovered)
 }
 
-/// Brings back the disks that are on overlays of ours without the journal knowing it, as after the loss of the state folder.
-/// Only domains that the configuration covers. The caller holds the lock, and has recovered what the journal knows.
+/// Brings back disks that are on overlays of ours without a journal entry, as after the loss of the state directory.
+/// Only for domains that the configuration covers. The caller has the lock and has already recovered the entries of the
+/// journal.
 pub fn recover_unknown(
     journal: &Journal,
     hypervisor: &dyn Hypervisor,
@@ -96,7 +97,7 @@ fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> 
     if !is_local(&record.entry().libvirt_uri) {
         return Err(of_another_host(&record));
     }
-    // An alias shows only now which libvirt it is.
+    // What an alias stands for is known only after connecting.
     let connected = match connect(&record.entry().libvirt_uri) {
         Err(error) if error.kind() == hypervisor::Kind::Remote => return Err(of_another_host(&record)),
         connected => connected.map_err(Error::from),
@@ -105,7 +106,7 @@ fn recover_entry(connect: &Connect<'_>, record: Record, patience: &Patience) -> 
     finished(&name, line, undone)
 }
 
-/// What was done, and what to know of it; a failure names the domain.
+/// The lines that report what was done, with warnings. A failure names the domain.
 fn finished(name: &str, line: String, undone: Result<Vec<Failure>, Error>) -> Result<Vec<String>, Failure> {
     let told = |Failure { message, hint }| match hint {
         Some(hint) => format!("{name}: {message} (hint: {})", typed(&hint)),
@@ -125,7 +126,7 @@ fn finished(name: &str, line: String, undone: Result<Vec<Failure>, Error>) -> Re
     })
 }
 
-/// An entry of a version that took the libvirt of another host: its overlays lie there.
+/// The failure for an entry of a version that supported the libvirt of another host: its overlays are there.
 fn of_another_host(record: &Record) -> Failure {
     let entry = record.entry();
     let (uri, name) = (&entry.libvirt_uri, &entry.domain.name);
@@ -141,7 +142,7 @@ fn of_another_host(record: &Record) -> Failure {
     }
 }
 
-/// Undoes what the backup of one domain left when it ended in a panic, in the run that began then.
+/// Undoes what the backup of one domain left when it panicked, in the run that began at `started`.
 pub(super) fn recover_domain(
     journal: &Journal,
     hypervisor: &dyn Hypervisor,
@@ -155,7 +156,7 @@ pub(super) fn recover_domain(
     }
 }
 
-/// Undoes an entry; what to know of it.
+/// Undoes an entry and returns warnings.
 fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) -> Result<Vec<Failure>, Error> {
     give_back(hypervisor, &mut record)?;
     if let Some(sockets) = &record.entry().sockets {
@@ -168,7 +169,7 @@ fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) ->
     record.close().map(|()| told)
 }
 
-/// What there is to undo, before it is undone: an entry is written before what it names exists.
+/// Describes what will be undone. An entry may name what never existed, so this looks at the files.
 fn describe(record: &Record, patience: &Patience) -> String {
     let entry = record.entry();
     let mut undone = Vec::new();

@@ -1,4 +1,4 @@
-//! Owns: which users guests run as on this host, and whose the files of guests are. Must not: change a file.
+//! Finds out which users run guests on this host, and who owns the files of guests. Must not change a file.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use crate::model::Owner;
 use crate::sys::owner;
 
-/// The users that swtpm runs as by default, the usual one of a distribution first.
+/// The users that run swtpm by default, the most common one first.
 const SWTPM_USERS: [&str; 2] = ["swtpm", "tss"];
 
-/// Where libvirt keeps what belongs to guests.
+/// Where libvirt keeps files of guests.
 #[derive(Debug, Clone)]
 pub struct Places {
     /// The state of emulated TPMs, by UUID.
     pub swtpm: PathBuf,
-    /// QEMU's own folder: libvirt gives it to the user that QEMU runs as.
+    /// QEMU's own directory. libvirt gives it to the user that runs QEMU.
     pub qemu: PathBuf,
-    /// The folders in which images and UEFI variables lie unless a definition says otherwise.
+    /// Default directories of images and UEFI variables.
     pub images: Vec<PathBuf>,
 }
 
@@ -32,13 +32,13 @@ impl Default for Places {
 }
 
 impl Places {
-    /// A private file of the user that QEMU runs as. Only root can give files to another user.
+    /// A private file of the user that runs QEMU. `None` unless we are root, because only root can give files away.
     pub fn qemu_owner(&self) -> Option<Owner> {
         let status = fs::metadata(&self.qemu).ok().filter(|_| is_root())?;
         Some(Owner::private(status.uid(), status.gid()))
     }
 
-    /// A private file of the user that swtpm runs as: the one whom other TPM state belongs to, or else the usual one.
+    /// A private file of the user that runs swtpm: the owner of other TPM state, otherwise the default user.
     pub fn swtpm_owner(&self) -> Option<Owner> {
         if !is_root() {
             return None;
@@ -53,30 +53,31 @@ impl Places {
         })
     }
 
-    /// The folder at or above `folder` that the user of QEMU cannot enter, if one is known.
+    /// The directory at or above `folder` that QEMU's user cannot enter, if one is known.
     pub fn barred(&self, folder: &Path) -> Option<(PathBuf, Owner)> {
         let qemu = self.qemu_owner().filter(|owner| owner.uid != 0)?;
         let bars = |folder: &&Path| {
             let status = fs::metadata(folder).ok().filter(Metadata::is_dir);
-            // An access control list may let it in.
+            // An access control list may allow it.
             status.is_some_and(|status| !of(&status).lets_enter(qemu.uid, qemu.gid)) && !has_list(folder)
         };
         folder.ancestors().find(bars).map(|folder| (folder.to_owned(), qemu))
     }
 }
 
-/// Whose a regular file is.
+/// The owner of a regular file.
 pub fn of_file(path: &Path) -> Option<Owner> {
     fs::symlink_metadata(path).ok().filter(Metadata::is_file).map(|status| of(&status))
 }
 
-/// The regular file that a symbolic link leads to. Only root and this user make links that are followed.
+/// The regular file that a symbolic link leads to. Only links of root and of this user are followed.
 pub fn trusted_link(path: &Path) -> Option<PathBuf> {
     fs::symlink_metadata(path).ok().filter(|status| status.is_symlink() && owner::is_trusted(status.uid()))?;
     fs::canonicalize(path).ok().filter(|real| real.is_file())
 }
 
-/// Whose the file was that is replaced. In a folder in which everyone may create files, that tells nothing.
+/// The owner of a file that will be replaced. `None` in a directory where every user may create files, because the
+/// owner means nothing there.
 pub fn of_replaced(path: &Path) -> Option<Owner> {
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let is_open = fs::metadata(folder).ok()?.permissions().mode() & 0o002 != 0;
@@ -91,18 +92,18 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The folders in a folder.
+/// The subdirectories of a directory.
 fn folders(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
-/// Whether a folder has an access control list: acl(5).
+/// Whether a file or directory has an access control list: acl(5).
 pub(super) fn has_list(folder: &Path) -> bool {
     rustix::fs::getxattr(folder, "system.posix_acl_access", &mut [0_u8; 0][..]).is_ok_and(|length| length > 0)
 }
 
-/// A private file of a user, by the lines of passwd(5).
+/// A private file of a user, from the lines of passwd(5).
 fn user(users: &str, name: &str) -> Option<Owner> {
     let fields = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
     let user = fields.into_iter().find(|fields| fields.first() == Some(&name))?;
@@ -114,14 +115,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_found_by_its_whole_name() {
+    fn user_is_found_by_the_full_name() {
         let users = "root:x:0:0::/root:/bin/sh\ntss2:x:1:1::/:/x\ntss:x:104:108:TPM:/var/lib/tpm:/bin/false\n";
         assert_eq!(user(users, "tss"), Some(Owner::private(104, 108)));
         assert_eq!([user(users, "swtpm"), user("tss:x:no", "tss")], [None, None]);
     }
 
     #[test]
-    fn a_replaced_file_in_a_folder_of_everyone_tells_nothing() {
+    fn owner_of_a_replaced_file_in_a_world_writable_directory_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a");
         fs::write(&file, "").unwrap();
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn tpm_state_belongs_to_whom_other_state_belongs() {
+    fn tpm_state_gets_the_owner_of_other_tpm_state() {
         let dir = tempfile::tempdir().unwrap();
         let places = Places { swtpm: dir.path().join("swtpm"), qemu: dir.path().to_owned(), images: Vec::new() };
         let state = places.swtpm.join("uuid/tpm2");

@@ -1,4 +1,4 @@
-//! Owns: one run over all domains: who is due, and their backups side by side. Must not: recover, take the lock, or tell anyone.
+//! Runs the backups of all due domains, in parallel. Must not recover, take the lock, or report.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -33,8 +33,8 @@ pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, selection: &Select
     Ok(plan::plan(settings, &known, selection, Local::now().date_naive()))
 }
 
-/// The time of the newest restore point that does not lie in the future; otherwise catch-up would wait for that day. A folder that
-/// cannot be read is reported when its domain is backed up, and does not block other domains.
+/// The time of the newest restore point that is not in the future; otherwise catch-up would wait for that day. A
+/// directory that cannot be read is reported when its domain is backed up, and does not block other domains.
 fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDateTime> {
     let points = store.points(domain).inspect_err(|error| tracing::warn!(domain, "{}", super::chain(error))).ok()?;
     let now = Utc::now();
@@ -42,7 +42,7 @@ fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDateTime> {
     last.map(|time| time.with_timezone(&Local).naive_local())
 }
 
-/// The report of a run that begins now and has done nothing yet.
+/// The report of a run that begins now.
 pub fn begin(settings: &Settings, selection: &Selection) -> RunReport {
     let jobs = settings.jobs(&selection.domains);
     RunReport { jobs, ..RunReport::new(settings.host.clone(), Uuid::new_v4(), Utc::now()) }
@@ -50,33 +50,33 @@ pub fn begin(settings: &Settings, selection: &Selection) -> RunReport {
 
 /// What a run works with.
 pub struct Run<'a> {
-    /// The host section.
+    /// Settings of this host.
     pub settings: &'a Settings,
-    /// libvirt.
+    /// Connection to libvirt.
     pub hypervisor: &'a dyn Hypervisor,
-    /// The journal; its folder is locked.
+    /// The journal. Its state directory is locked.
     pub journal: &'a Journal,
-    /// What the command line asks for.
+    /// Domains and options of the command line.
     pub selection: &'a Selection,
     /// Whether to stop.
     pub cancel: &'a Cancel,
-    /// Who hears of progress.
+    /// Receives progress.
     pub monitor: &'a dyn Monitor,
 }
 
 /// The result of a run, domain by domain.
 #[derive(Debug, Default)]
 pub struct Backups {
-    /// How each backup ended, and the entries that match nothing.
+    /// Results of the backups, and failures of configuration entries that match no domain.
     pub domains: Vec<DomainOutcome>,
-    /// Those that were not due.
+    /// Domains that were not due.
     pub not_due: Vec<String>,
-    /// The signal that stopped it.
+    /// The signal that stopped the run.
     pub signal: Option<i32>,
 }
 
 impl Run<'_> {
-    /// Backs up all that is due. Fails as a whole only before the first domain; later failures are those of domains.
+    /// Backs up all due domains. Only a failure before the first domain is an error; later ones are in the outcomes.
     pub fn all(&self, run_id: Uuid, started: DateTime<Utc>) -> (Backups, Result<(), Error>) {
         let mut ran = Backups::default();
         let opened = target::open_or_create(self.settings)
@@ -116,7 +116,7 @@ fn unknown(name: &str, settings: Option<DomainSettings>, error: Failure) -> Doma
     }
 }
 
-/// Works the queue off with as many threads as `parallel` says; one domain's failure touches no other.
+/// Works through the queue with `parallel` threads. A failure of one domain does not affect the others.
 fn back_up_all(context: &Context<'_>, due: VecDeque<(DomainRef, DomainSettings)>) -> Vec<DomainOutcome> {
     let threads = context.run.settings.parallel.min(due.len());
     let queue = Mutex::new(due);

@@ -1,12 +1,12 @@
-//! Owns: bringing a disk back from an overlay of ours to its base, whatever the domain does meanwhile: it runs, it is
-//! paused, it was shut off, it is gone. The end of a backup and recovery are this same act.
+//! Brings a disk back from an overlay of ours to its base, whatever state the domain is in or changes to: running,
+//! paused, off, gone. A backup ends with this, and recovery does the same.
 //!
-//! Must not: touch an overlay that is not ours, commit further than to the image right below it, or remove an overlay
-//! that holds the only copy of anything.
+//! Must not touch an overlay that is not ours, commit further than to the image right below it, or remove an overlay
+//! with the only copy of any data.
 //!
-//! A disk on its base says nothing of its overlay: we may have moved it there, or somebody else, past what the guest
-//! wrote last. So the journal says before a move that it is ours ([`Settling`]). Without that, an overlay goes only if
-//! it is empty.
+//! A disk on its base does not prove that its overlay was committed: another program may have moved it there without
+//! the guest's last writes. So the journal records before a move that it is ours ([`Settling`]). Without that record,
+//! an overlay is removed only if it is empty.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,23 +26,23 @@ mod seats;
 
 use seats::{Seat, Seats};
 
-/// Between two looks at a block job.
+/// Pause between two checks of a block job.
 const PAUSE: Duration = Duration::from_millis(25);
-/// The domain may change its state under our hands; so many new beginnings are enough.
+/// The domain may change its state between two calls, so start again, at most this often.
 const ATTEMPTS: usize = 3;
-/// How long a call that libvirt is still at is waited for.
+/// How long to wait for a call that libvirt is still executing.
 const CALLS: Duration = Duration::from_secs(60);
-/// How long somebody else may hold the domain, so that libvirt refuses to change its state: half a minute goes by each time
-/// until it says so.
+/// How long to retry while another program keeps the domain busy. libvirt itself waits half a minute before each
+/// refusal.
 const CALLS_OF_OTHERS: Duration = Duration::from_secs(300);
 /// How long a restart of libvirtd may take.
 const RESTART: Duration = Duration::from_secs(60);
-/// Between two tries after such a failure.
+/// Pause between two attempts after such a failure.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// Commits an overlay and removes it. Safe to call again at any time, and after an interruption at any point.
 pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> Result<(), Error> {
-    // Nothing of a committed one is used any more.
+    // A committed overlay is not used any more, so it does not matter if it was replaced.
     if settling(record, overlay) != Some(Settling::Committed) && !marks::is_made(overlay) {
         return Err(refusal::replaced(overlay, &overlay.path));
     }
@@ -52,7 +52,7 @@ pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay:
     let domain = record.entry().domain.clone();
     let (began, mut attempt) = (Instant::now(), 0);
     loop {
-        // Its base may be another one since the last attempt.
+        // The last attempt may have changed the base.
         let known = record.entry().overlays.iter().find(|known| known.path == overlay.path);
         let overlay = known.unwrap_or(overlay).clone();
         let look = || Seats::find(hypervisor, &domain, &overlay);
@@ -86,7 +86,7 @@ fn once(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, sea
         expect_at_rest(hypervisor, seats, overlay)?;
         return Err(refusal::covered(overlay, seat));
     }
-    // For a disk that is on the base already, the journal says what happened.
+    // For a disk that is already on the base, the journal says what happened.
     if settling(record, overlay) != Some(Settling::Committed)
         && seats.rival(running.or_else(|| seats.on_overlay().next())).is_none()
         && let Some(image) = below::other(hypervisor, record, overlay, seats)?
@@ -105,7 +105,7 @@ fn once(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, sea
     }
 }
 
-/// How long such a failure is waited out: a guest had better not stay on its overlay until the next night.
+/// How long to wait for such a failure to pass, so that a guest does not stay on its overlay until the next night.
 fn patience(error: &Error) -> Duration {
     match error {
         Error::Hypervisor(error) if error.kind() == Kind::Busy => CALLS_OF_OTHERS,
@@ -114,11 +114,11 @@ fn patience(error: &Error) -> Duration {
     }
 }
 
-/// Waits until libvirt has done what a run asked of it that was killed meanwhile: its snapshot or backup job may come to
-/// be only now. A backup job that is there hides no such call.
+/// Waits until libvirt has finished a call of a run that was killed, because its snapshot or backup job may appear only
+/// now. If a backup job already exists, no such call is pending.
 pub(super) fn wait_for_calls(hypervisor: &dyn Hypervisor, domain: &DomainRef) {
     let began = Instant::now();
-    // An error is for the calls that follow; a domain that is off has no jobs.
+    // The calls that follow report errors. A domain that is off has no jobs.
     while hypervisor.state(domain).is_ok_and(|state| state.is_active())
         && matches!(hypervisor.job(domain), Ok(Some(_)))
         && !matches!(hypervisor.pull_socket(domain), Ok(Some(_)))
@@ -131,7 +131,7 @@ pub(super) fn wait_for_calls(hypervisor: &dyn Hypervisor, domain: &DomainRef) {
     }
 }
 
-/// A guest runs on the overlay: QEMU commits.
+/// A guest runs on the overlay, so QEMU commits it.
 fn online(
     hypervisor: &dyn Hypervisor,
     record: &mut Record,
@@ -149,7 +149,7 @@ fn online(
     finish(hypervisor, record, overlay)
 }
 
-/// No guest runs on the overlay: QEMU's tool commits, unless the guest was on the base already.
+/// No guest runs on the overlay, so `qemu-img` commits it, unless the guest was already on the base.
 fn offline(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, seats: &Seats) -> Result<(), Error> {
     let upper = seats.on_overlay().next();
     let lower = seats.rival(upper);
@@ -163,7 +163,7 @@ fn offline(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, 
             Some(upper) => return Err(refusal::divided(overlay, upper, lower)),
             None => return Err(refusal::abandoned(overlay, lower)),
         },
-        // It may run on another host.
+        // The domain may run on another host.
         (_, None) if seats.own.is_none() && upper.is_none() => {
             if overlay_file::holds_data(&overlay.path)? {
                 return Err(refusal::domain_gone(overlay));
@@ -184,7 +184,7 @@ fn offline(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay, 
     finish(hypervisor, record, overlay)
 }
 
-/// The overlay is gone, by our hand or another's.
+/// The overlay does not exist any more. Either we or another program removed it.
 fn without_file(
     hypervisor: &dyn Hypervisor,
     record: &mut Record,
@@ -209,7 +209,7 @@ fn without_file(
     finish(hypervisor, record, overlay)
 }
 
-/// The base has all that the guest wrote: every definition names it again, and the overlay goes.
+/// The base has everything that the guest wrote: makes every definition name it again, and removes the overlay.
 fn finish(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -> Result<(), Error> {
     let domain = record.entry().domain.clone();
     let mut seats = Seats::find(hypervisor, &domain, overlay)?;
@@ -219,7 +219,7 @@ fn finish(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -
         }
         seats = Seats::find(hypervisor, &domain, overlay)?;
     }
-    // Somebody may have started it on the overlay, or made a snapshot of it, before the definition was right.
+    // Another program may have started the guest on the overlay or taken a snapshot before the definition was corrected.
     if let Some(seat) = seats.on_overlay().next() {
         return Err(refusal::taken(overlay, seat));
     }
@@ -231,7 +231,7 @@ fn finish(hypervisor: &dyn Hypervisor, record: &mut Record, overlay: &Overlay) -
     overlay_file::remove(&overlay.path)
 }
 
-/// Fails when a guest that is off may go on with the overlay.
+/// Fails if a guest that is off may continue on the overlay.
 fn expect_at_rest(hypervisor: &dyn Hypervisor, seats: &Seats, overlay: &Overlay) -> Result<(), Error> {
     for domain in seats.domains().filter(|domain| !domain.state.is_active()) {
         match hypervisor.off_kind(&domain.id)? {
@@ -243,7 +243,7 @@ fn expect_at_rest(hypervisor: &dyn Hypervisor, seats: &Seats, overlay: &Overlay)
     Ok(())
 }
 
-/// Fails when the overlay holds an operator's internal snapshot, which would go with it.
+/// Fails if the overlay contains internal snapshots of an operator, which would be lost with it.
 fn expect_no_snapshots(overlay: &Overlay, seat: Option<&Seat>) -> Result<(), Error> {
     match overlay_file::held(&overlay.path, &overlay.base)?.snapshots {
         names if names.is_empty() => Ok(()),
@@ -251,7 +251,7 @@ fn expect_no_snapshots(overlay: &Overlay, seat: Option<&Seat>) -> Result<(), Err
     }
 }
 
-/// A saved guest in a file of the operator's goes on with the overlay that it names.
+/// Warns if an operator saved the guest to a file, because it would continue on the overlay that the file names.
 fn tell_of_saved_files(
     hypervisor: &dyn Hypervisor,
     record: &mut Record,
@@ -270,8 +270,8 @@ fn settling(record: &Record, overlay: &Overlay) -> Option<Settling> {
     record.entry().settling.get(&overlay.target).copied()
 }
 
-/// A journal that cannot be written (a full disk) keeps no guest on its overlay: after a kill just then, a person has
-/// to look.
+/// A journal that cannot be written (a full disk) must not keep a guest on its overlay. If the process is killed at
+/// that moment, the operator has to decide.
 fn note(record: &mut Record, overlay: &Overlay, how_far: Option<Settling>) {
     if settling(record, overlay) == how_far {
         return;

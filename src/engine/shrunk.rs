@@ -1,6 +1,7 @@
-//! Owns: whether a disk lost most of what an earlier restore point holds of it. Must not: keep or remove a restore point.
+//! Detects disks that lost most of the data that an earlier restore point contains. Must not keep or remove a restore
+//! point.
 //!
-//! An image that was truncated, or a device that was detached and attached anew, is read without any error.
+//! An image that was truncated, or a device that was detached and attached again, is read without any error.
 
 use crate::model::command::quoted;
 use crate::model::{DiskOutcome, DomainRef, Failure, PointId, size};
@@ -8,21 +9,22 @@ use crate::store::{DiskEntry, Store};
 
 use super::points;
 
-/// A disk with less data than this may lose most of it in the normal course of things (a swap disk, a small scratch disk).
+/// A disk with fewer bytes of data than this may lose most of it in normal operation (a swap disk, a small scratch
+/// disk).
 const MIN_DATA: u64 = 64 << 20;
-/// What is left of the data of a disk that collapsed: less than one part of so many. Deleting and trimming files frees less
-/// than that between two backups, except where a disk is emptied on purpose.
+/// A disk collapsed if less than one part in this many of its data is left. Deleting and trimming files frees less than
+/// that between two backups, unless a disk is emptied on purpose.
 const PART: u64 = 10;
 
-/// What the newest restore points hold of the disks of a domain, those aside that are marked as shrunk themselves.
+/// The disks of a domain in its newest restore points, except those that are marked as shrunk.
 pub(super) struct Before<'a> {
     domain: &'a DomainRef,
     disks: Vec<(PointId, DiskEntry)>,
 }
 
 impl<'a> Before<'a> {
-    /// Reads manifests, newest first, until all disks are found. A point that cannot be read is none: `verify` finds it, not a
-    /// backup.
+    /// Reads manifests, newest first, until all disks are found. A point that cannot be read is skipped, because
+    /// `verify` reports it.
     pub fn of(store: &Store, domain: &'a DomainRef, targets: &[&str]) -> Before<'a> {
         let mut before = Before { domain, disks: Vec::new() };
         for point in store.points(&domain.name).unwrap_or_default().into_iter().rev() {
@@ -30,7 +32,7 @@ impl<'a> Before<'a> {
                 break;
             }
             let Ok((_, Some(manifest))) = points::open(store, &point) else { continue };
-            // A domain of the same name is another one.
+            // Another guest may have had the domain's name.
             let disks = manifest.disks.into_iter().filter(|_| manifest.domain.uuid == domain.uuid);
             for disk in disks.filter(|disk| !disk.shrunk) {
                 if before.find(&disk.target).is_none() {
@@ -45,7 +47,7 @@ impl<'a> Before<'a> {
         self.disks.iter().find(|(_, disk)| disk.target == target)
     }
 
-    /// Why a disk looks as if its contents were lost.
+    /// A warning if a disk seems to have lost its contents.
     pub fn lost(&self, now: &DiskOutcome) -> Option<Failure> {
         let (point, was) = self.find(&now.target)?;
         let what = lost([was.virtual_bytes, was.read_bytes], [now.virtual_bytes, now.read_bytes])?;
@@ -63,7 +65,7 @@ impl<'a> Before<'a> {
     }
 }
 
-/// Compares the sizes and the data of a disk, each as `[virtual, data]`.
+/// Compares the sizes of a disk in bytes, each as `[virtual, data]`.
 fn lost(was: [u64; 2], now: [u64; 2]) -> Option<String> {
     let [size, data] = [now[0] < was[0], was[1] >= MIN_DATA && now[1] < was[1] / PART];
     let compared = |at: usize| (size::bytes(now[at]), size::bytes(was[at]));
@@ -85,7 +87,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn a_smaller_disk_and_collapsed_data_are_told() {
+    fn smaller_disk_and_collapsed_data_are_reported() {
         assert_eq!(lost([10 * MIB, MIB], [10 * MIB, 0]), None);
         assert_eq!(lost([10 * MIB, MIB], [20 * MIB, MIB]), None);
         assert!(lost([10 * MIB, MIB], [10 * MIB - 512, MIB]).unwrap().starts_with("its size is"));

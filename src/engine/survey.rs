@@ -1,8 +1,8 @@
-//! Owns: the survey: what libvirt, the configuration and the target say now, side by side. Must not: fail, wait for ever, or
-//! open an archive.
+//! Surveys what libvirt, the configuration and the target contain now. Must not fail, wait without limit, or open an
+//! archive.
 //!
-//! What cannot be seen now is as the survey before saw it: a mount that hangs for a day must not look like a hundred guests
-//! without restore points. `libvirt_ok` and `repository.up` tell how much is from now.
+//! What cannot be observed now is taken from the previous survey: a mount that hangs for a day must not look like a
+//! hundred guests without restore points. `libvirt_ok` and `repository.up` show which parts are current.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,8 @@ pub(super) mod target;
 
 use target::Target;
 
-/// Looks. Takes at most 10 s for a target that does not answer, and a minute for one that is slow to list what it holds.
+/// Takes a survey. Waits at most 10 s for a target that does not answer, and a minute for one that is slow to list its
+/// contents.
 pub fn take(settings: &Settings, hypervisor: Option<&dyn Hypervisor>, previous: Option<&Survey>) -> Survey {
     let guests = hypervisor.and_then(|hypervisor| guests(settings, hypervisor, previous));
     let verified = Verified::load(&settings.state_dir).inspect_err(|error| {
@@ -39,7 +40,7 @@ pub fn take(settings: &Settings, hypervisor: Option<&dyn Hypervisor>, previous: 
     survey
 }
 
-/// The restore points of a survey that are damaged.
+/// The damaged restore points of a survey.
 pub fn damaged(survey: &Survey) -> Vec<DamagedPoint> {
     let points = survey.domains.iter().flat_map(|(name, seen)| seen.points.damaged.iter().map(move |id| (name, *id)));
     let damaged = points.map(|(name, id)| DamagedPoint {
@@ -64,7 +65,7 @@ struct Guest {
     leftover_overlays: u64,
 }
 
-/// All that libvirt has, and what the journal says of more; `None` if libvirt does not answer.
+/// All domains that libvirt has or the journal names. `None` if libvirt does not answer.
 fn guests(
     settings: &Settings,
     hypervisor: &dyn Hypervisor,
@@ -94,7 +95,7 @@ fn guests(
     Some(guests)
 }
 
-/// Disks whose overlays an interrupted run has left, by domain; an entry that cannot be read tells nothing.
+/// Disks with overlays that an interrupted run left, by domain. An unreadable entry is skipped.
 fn in_journal(settings: &Settings) -> BTreeMap<String, BTreeSet<String>> {
     let left = Journal::open(&settings.state_dir).and_then(|journal| journal.left()).unwrap_or_else(|error| {
         tracing::warn!("cannot read what interrupted runs left: {}", error.failure().message);
@@ -111,7 +112,7 @@ fn in_journal(settings: &Settings) -> BTreeMap<String, BTreeSet<String>> {
     found
 }
 
-/// Disks that are on an overlay of ours, now or from the next start on; it may lie below somebody else's snapshot.
+/// Disks on an overlay of ours, now or after the next start. The overlay may be below another program's snapshot.
 fn on_overlays(domain: &Domain) -> BTreeSet<String> {
     let is_on = |disk: &&Disk| {
         let images = std::iter::once(&disk.image).chain(&disk.backing).chain(&disk.persistent);
@@ -120,7 +121,7 @@ fn on_overlays(domain: &Domain) -> BTreeSet<String> {
     domain.disks.iter().filter(is_on).map(|disk| disk.target.clone()).collect()
 }
 
-/// Puts side by side what was found; pure but for the clock.
+/// Combines what was found. Pure except for the clock.
 fn join(
     settings: &Settings,
     guests: Option<BTreeMap<String, Guest>>,

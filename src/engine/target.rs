@@ -1,4 +1,4 @@
-//! Owns: the store that the configuration names, and how full it may become. Must not: know what kind of store it is.
+//! Opens the store that the configuration names, and checks its free space. Must not know what kind of store it is.
 
 use super::Error;
 use crate::config::{MinFree, Settings};
@@ -7,12 +7,13 @@ use crate::store::Store;
 use crate::sys::patience::Patience;
 use crate::sys::space;
 
-/// The store, if its folder exists.
+/// Opens the store. Fails if its directory does not exist.
 pub fn open(settings: &Settings) -> Result<Store, Error> {
     Ok(Store::at(&settings.backupdir, &Patience::new(settings.stall_timeout))?)
 }
 
-/// The store to write to: mounted, if it must be. Creates its folder if only that is missing.
+/// Opens the store to write to it. Checks that it is mounted if that is required, and creates its directory if only
+/// that is missing.
 pub(super) fn open_or_create(settings: &Settings) -> Result<Store, Error> {
     let dir = &settings.backupdir;
     let patience = Patience::new(settings.stall_timeout);
@@ -26,7 +27,7 @@ pub(super) fn open_or_create(settings: &Settings) -> Result<Store, Error> {
     Ok(Store::at_or_create(dir, &patience)?)
 }
 
-/// Fails before the target is fuller than the operator allows.
+/// Fails if less space is free than `min_free` requires.
 pub(super) fn expect_room(settings: &Settings, store: &Store) -> Result<(), Error> {
     let room = store.room()?;
     let wanted = match settings.min_free {

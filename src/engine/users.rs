@@ -1,9 +1,9 @@
-//! Owns: who uses a file or block device of this host: domains by their definitions, live and persistent, with the whole
-//! chains of their images; processes that have it open; loop devices on it. Must not: decide whether that use forbids
-//! anything, or change anything.
+//! Finds the users of a file or block device of this host: domains by their live and persistent definitions, with the
+//! whole chains of their images; processes that have it open; loop devices on it. Must not decide whether that use
+//! forbids anything, or change anything.
 //!
-//! Whoever is about to replace, commit into or remove an image asks here, and so does whoever reads one as if nobody wrote
-//! to it.
+//! Everything that replaces, removes or commits into an image checks here first, and so does everything that reads an
+//! image as if no process wrote to it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -22,13 +22,13 @@ use crate::qcow2::Links;
 use crate::sys::in_use::{self, FileId};
 use crate::sys::patience::Patience;
 
-/// How long a look at the images of one domain, or at the loop devices of this host, may take: another guest's image, or the
-/// file of a loop device, may lie on a mount that hangs.
+/// Timeout for examining the images of one domain, or the loop devices of this host, because any of the files may be on
+/// a hung mount.
 const LOOK: Duration = Duration::from_secs(30);
-/// Images of one chain that are followed.
+/// How many images of one chain are followed.
 pub(super) const MAX_CHAIN: usize = 200;
 
-/// What a file is to a domain.
+/// How a domain uses a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// The image that a disk names.
@@ -42,25 +42,23 @@ pub(super) enum Role {
 /// A domain that names a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Use {
-    /// The domain.
     pub domain: DomainRef,
-    /// Whether its QEMU runs.
+    /// Whether the domain is active.
     pub active: bool,
-    /// The disk, by its target.
+    /// Target of the disk. Empty for a boot file.
     pub target: String,
-    /// What the file is to it.
     pub role: Role,
-    /// The path that it is named by.
+    /// The path in the definition or header.
     pub path: PathBuf,
     id: Option<FileId>,
 }
 
-/// Who uses a file.
+/// A user of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum User {
     /// A definition names it.
     Domain(Use),
-    /// Something of this host has it in use now.
+    /// A process or loop device of this host uses it now.
     Host(in_use::User),
 }
 
@@ -81,21 +79,21 @@ impl fmt::Display for User {
     }
 }
 
-/// What all domains use, as it was when this was asked.
+/// The files that all domains use, as of the time of the query.
 #[derive(Debug, Default)]
 pub(super) struct Users(Vec<Use>);
 
 impl Users {
-    /// Asks libvirt for every definition, and the images for the files that they name themselves.
+    /// Queries every definition from libvirt, and the headers of the images.
     ///
     /// # Errors
-    /// When libvirt does not answer. An image that cannot be read is logged; its own path still counts.
+    /// If libvirt does not answer. An image that cannot be read is only logged; its own path still counts.
     pub fn look(hypervisor: &dyn Guests) -> Result<Users, Error> {
         let mut uses = Vec::new();
         for (id, _) in hypervisor.domains()? {
             match described(hypervisor, &id) {
                 Ok(definitions) => definitions.iter().for_each(|domain| uses.extend(uses_of(domain))),
-                // It went away between the list and the question.
+                // The domain disappeared after it was listed.
                 Err(error) if error.kind() == Kind::NoDomain => {}
                 Err(error) => return Err(error.into()),
             }
@@ -114,7 +112,7 @@ impl Users {
     }
 }
 
-/// Who has the file or device at `path` in use now; nothing at all where there is no such file.
+/// The processes and loop devices that use the file or device at `path` now. Empty if it does not exist.
 pub(super) fn open(path: &Path) -> Result<Vec<in_use::User>, Error> {
     let id = FileId::of(path).map_err(Error::file("access", path))?;
     let Some(id) = id else { return Ok(Vec::new()) };
@@ -122,10 +120,10 @@ pub(super) fn open(path: &Path) -> Result<Vec<in_use::User>, Error> {
     users.map_err(Error::file("find out which process uses", path))
 }
 
-/// The files that an image consists of, and itself: those below it and data files, as far as headers name them.
+/// The files of an image: itself, the images below it and data files, as far as headers name them.
 ///
 /// # Errors
-/// When a header cannot be read or is damaged. A file of the chain that does not exist is part of it.
+/// If a header cannot be read or is damaged. A file of the chain that does not exist is included.
 pub(super) fn files_of(image: &Image) -> io::Result<Vec<PathBuf>> {
     let Some(path) = image.source.path() else { return Ok(Vec::new()) };
     let mut files: Vec<PathBuf> = Vec::new();
@@ -145,7 +143,7 @@ pub(super) fn files_of(image: &Image) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// What the header of a qcow2 image names. Other formats name nothing, as far as this program reads them.
+/// What the header of a qcow2 image names. Headers of other formats are not read.
 pub(super) fn links(path: &Path, format: &Format) -> io::Result<Option<Links>> {
     if *format != Format::Qcow2 {
         return Ok(None);
@@ -156,13 +154,13 @@ pub(super) fn links(path: &Path, format: &Format) -> io::Result<Option<Links>> {
     };
     match Links::read(&file) {
         Ok(links) => Ok(Some(links)),
-        // A header without a format for the image below it: QEMU looks, and so does this.
+        // The image above does not name the format, so QEMU probes it. This does the same.
         Err(crate::qcow2::Error::NotQcow2) => Ok(None),
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
 }
 
-/// The image below a qcow2 image, as far as its header names it in full: a file or a block device, and a format.
+/// The image below a qcow2 image, if its header names a file or block device, and the format.
 pub(super) fn below(path: &Path, links: &Links) -> Option<Image> {
     let below = resolve(path, links.backing.as_deref()?)?;
     let is_block = below.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
@@ -170,7 +168,7 @@ pub(super) fn below(path: &Path, links: &Links) -> Option<Image> {
     Some(Image { source, format: Format::from_driver(links.backing_format.as_deref()?) })
 }
 
-/// The path of a file that the header of the image at `image` names; `None` for what is not a file.
+/// The path of a file that the header of the image at `image` names. `None` for anything that is not a file.
 pub(super) fn resolve(image: &Path, name: &OsStr) -> Option<PathBuf> {
     let bytes = name.as_bytes();
     if let Some(json) = bytes.strip_prefix(b"json:") {
@@ -186,7 +184,7 @@ pub(super) fn resolve(image: &Path, name: &OsStr) -> Option<PathBuf> {
     Some(image.parent().unwrap_or(Path::new("/")).join(path))
 }
 
-/// A domain as it is now, and as it will be at its next start.
+/// The live and the persistent definition of a domain.
 pub(super) fn described(hypervisor: &dyn Guests, id: &DomainRef) -> Result<Vec<Domain>, crate::hypervisor::Error> {
     let mut definitions = vec![hypervisor.describe(id)?];
     definitions.extend(hypervisor.persistent(id)?);
@@ -226,7 +224,7 @@ fn uses_of(domain: &Domain) -> Vec<Use> {
     })
 }
 
-/// Adds the files that images name themselves, and what each path leads to.
+/// Adds the files that headers name, and the identity of the file at each path.
 fn look_at(mut uses: Vec<Use>, images: &[(String, Image)], domain: &str) -> Vec<Use> {
     for (target, image) in images {
         match files_of(image) {
@@ -248,7 +246,7 @@ fn look_at(mut uses: Vec<Use>, images: &[(String, Image)], domain: &str) -> Vec<
     uses
 }
 
-/// What a path leads to, and all that shares its bytes.
+/// The identity of the file at a path, and of everything that shares its bytes.
 fn ids(path: &Path) -> Result<BTreeSet<FileId>, Error> {
     let id = FileId::of(path).map_err(Error::file("access", path))?;
     let Some(id) = id else { return Ok(BTreeSet::new()) };
@@ -263,7 +261,7 @@ mod tests {
     use crate::model::DomainState;
 
     #[test]
-    fn a_domain_uses_the_whole_chain_that_its_images_name() {
+    fn domain_uses_the_whole_chain_that_its_images_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         run("qemu-img", &["create", "-q", "-f", "raw", text(&path("base.raw")), "1M"]);
@@ -291,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_file_still_counts() {
+    fn path_without_a_file_still_counts() {
         let fake = Fake::new(DomainState::Off, "vda", &[Path::new("/nowhere/a.qcow2")]);
         let users = Users::look(&fake).unwrap();
         assert_eq!(users.domains(Path::new("/nowhere/a.qcow2")).unwrap().len(), 1);
@@ -299,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_other_protocols_are_no_files() {
+    fn names_of_other_protocols_are_not_files() {
         let image = Path::new("/v/top");
         assert_eq!(resolve(image, OsStr::new("nbd:unix:/s:exportname=x")), None);
         assert_eq!(resolve(image, OsStr::new("file:a:b")), Some("/v/a:b".into()));
@@ -308,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_that_leads_back_to_itself_ends() {
+    fn circular_chain_ends() {
         let dir = tempfile::tempdir().unwrap();
         let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
         run("qemu-img", &["create", "-q", "-f", "qcow2", text(&a), "1M"]);

@@ -1,4 +1,5 @@
-//! Owns: `verified.json` in the state directory, the result of the last check of each restore point. Must not: check any.
+//! Reads and writes `verified.json` in the state directory, the result of the last verification of each restore point.
+//! Must not verify any.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,29 +16,28 @@ use crate::store::Point;
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, lock, opened};
 
-/// The name of the file.
 const FILE: &str = "verified.json";
-/// The version that this program writes.
+/// The version of the file that this program writes.
 const VERSION: u32 = 1;
-/// The lock over changes to it.
+/// The lock for changes to the file.
 const LOCK: &str = "verified.lock";
-/// Its bytes, at most: a restore point takes about a hundred.
+/// Maximum length of the file in bytes. A restore point takes about a hundred.
 const MAX: u64 = 64 << 20;
-/// The time between two writes, at least: at large sites the file is long, and each write is synced.
+/// Minimum time between two writes, because the file is long at large sites and each write is synced.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// The result of checking a restore point.
+/// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
     /// When it ended.
     pub time: DateTime<Utc>,
-    /// Whether every byte was right.
+    /// Whether every byte was correct.
     pub good: bool,
-    /// Length of the archive then: one of another length is another archive.
+    /// Length of the archive at that time, in bytes. With another length, it is another archive.
     pub bytes: u64,
 }
 
-/// The last check of each restore point, by domain.
+/// The last verification of each restore point, by domain.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Verified {
     #[serde(default)]
@@ -45,8 +45,9 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// Reads the file. Without one, nothing was checked. A file that cannot be understood counts as none, because new checks write
-    /// it again, unless a newer program wrote it. A good check of the future is not believed: the clock was wrong then or is now.
+    /// Reads the file. If it does not exist, nothing was verified. If it cannot be parsed, it counts as empty, because
+    /// new verifications rewrite it; this fails only if a newer program wrote it. A good result in the future is
+    /// ignored, because the clock was wrong then or is wrong now.
     pub fn load(state_dir: &Path) -> Result<Verified, Error> {
         let path = state_dir.join(FILE);
         let text = match opened::read_file(&path, MAX) {
@@ -68,32 +69,32 @@ impl Verified {
         Ok(known)
     }
 
-    /// The last check of a point.
+    /// The last verification of a point.
     pub fn get(&self, point: &Point) -> Option<&Checked> {
         self.domains.get(&point.domain)?.get(&point.id).filter(|checked| checked.bytes == point.bytes)
     }
 
-    /// Whether the last check of a point found damage.
+    /// Whether the last verification of a point found damage.
     pub fn is_damaged(&self, point: &Point) -> bool {
         self.get(point).is_some_and(|checked| !checked.good)
     }
 }
 
-/// Checks on their way into the file. It is written at most every 30 seconds, so a crash loses only the checks of that time.
-/// The owner writes the rest at the end. Several processes may record at once.
+/// Collects results for the file. It is written at most every 30 seconds, so a crash loses only the results of that
+/// time. The owner must call [`Recorder::write`] at the end. Several processes may record at once.
 pub struct Recorder {
     state_dir: PathBuf,
     every: Duration,
     written: Instant,
-    /// The file as it was at the beginning.
+    /// The file at the beginning.
     known: Verified,
-    /// Of its checks, those of points that were gone afterwards.
+    /// The results in `known` of points that do not exist any more.
     gone: Verified,
     new: Verified,
 }
 
 impl Recorder {
-    /// One for the file in this folder, as it is before the points are listed.
+    /// Reads the file in this directory. To be called before the points are listed.
     pub fn new(state_dir: &Path) -> Result<Recorder, Error> {
         Ok(Recorder {
             state_dir: state_dir.to_owned(),
@@ -105,27 +106,27 @@ impl Recorder {
         })
     }
 
-    /// The checks that were in the file at the beginning.
+    /// The results that were in the file at the beginning.
     pub fn known(&self) -> &Verified {
         &self.known
     }
 
-    /// Forgets, when it adds checks of this domain, those of points that are not among these. Checks that another process has
-    /// added since the beginning may be of points that are newer than this list, so they stay.
+    /// When results of this domain are added, forgets those of points that are not in `present`. Results that another
+    /// process has added since the beginning stay, because they may be of newer points.
     pub fn keep_only(&mut self, domain: &str, present: &[Point]) {
         let mut gone = self.known.domains.get(domain).cloned().unwrap_or_default();
         gone.retain(|id, _| present.iter().all(|point| point.id != *id));
         self.gone.domains.insert(domain.to_owned(), gone);
     }
 
-    /// Adds a check that ends now.
+    /// Adds the result of a verification that ends now.
     pub fn add(&mut self, point: &Point, good: bool) -> Result<(), Error> {
         let checked = Checked { time: Utc::now(), good, bytes: point.bytes };
         self.new.domains.entry(point.domain.clone()).or_default().insert(point.id, checked);
         if self.written.elapsed() >= self.every { self.write() } else { Ok(()) }
     }
 
-    /// Makes the added checks durable. The lock is held only meanwhile, so a target that hangs blocks no other process.
+    /// Writes the added results to disk. The lock is taken only for that, so a hung target blocks no other process.
     pub fn write(&mut self) -> Result<(), Error> {
         if self.new.domains.is_empty() {
             return Ok(());
@@ -167,7 +168,7 @@ mod tests {
     use crate::model::Codec;
 
     #[test]
-    fn many_checks_are_written_at_once() {
+    fn results_are_written_in_batches() {
         let fixture = Fixture::new();
         let point = |day: u32| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]);
         let points = [20, 21, 22].map(point);
@@ -177,18 +178,18 @@ mod tests {
         recorder.keep_only(DOMAIN, &points);
         recorder.add(&points[0], true).unwrap();
         recorder.add(&points[1], false).unwrap();
-        assert!(!state.exists(), "nothing was written yet");
+        assert!(!state.exists(), "nothing must be written yet");
         recorder.write().unwrap();
         assert_eq!(count(), 2);
         let mut recorder = Recorder { every: Duration::ZERO, ..Recorder::new(&state).unwrap() };
         recorder.keep_only(DOMAIN, &points[1..]);
         recorder.add(&points[2], true).unwrap();
-        assert_eq!(count(), 2, "it was written, without the point that is gone");
+        assert_eq!(count(), 2, "the result of the missing point must be dropped");
         assert!(Verified::load(&state).unwrap().is_damaged(&points[1]));
     }
 
     #[test]
-    fn a_good_check_of_the_future_is_not_believed_and_damage_is() {
+    fn good_result_in_the_future_is_ignored_but_damage_is_not() {
         let fixture = Fixture::new();
         let point = fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);
         let state = fixture.path("state");
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn two_recorders_lose_no_check_of_the_other() {
+    fn two_recorders_lose_no_result_of_each_other() {
         let fixture = Fixture::new();
         let point = |day: u32| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]);
         let [first, second, new] = [20, 21, 22].map(point);
@@ -223,7 +224,7 @@ mod tests {
         slow.write().unwrap();
         let verified = Verified::load(&state).unwrap();
         assert!(verified.get(&first).is_some() && verified.get(&new).is_some(), "{verified:?}");
-        assert!(verified.is_damaged(&second), "the later check counts: {verified:?}");
+        assert!(verified.is_damaged(&second), "the later result counts: {verified:?}");
     }
 
     #[test]
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_a_newer_program_is_left_alone() {
+    fn file_of_a_newer_program_is_left_alone() {
         let fixture = Fixture::new();
         let point = fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);
         let state = fixture.path("state");

@@ -1,4 +1,4 @@
-//! Owns: the check of every byte of restore points, and the record of it. Must not: write anything but that record.
+//! Verifies every byte of restore points, and records the results. Must not write anything else.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,84 +14,84 @@ use crate::model::{DomainOutcome, Failure, PointId, is_future};
 use crate::store::{Point, Store};
 use crate::sys::signals::Cancel;
 
-/// Which restore points are checked, and for how long.
+/// Which restore points to verify, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct Scope<'a> {
-    /// Those of these domains; of none named: of all.
+    /// Points of these domains; of all domains if none are named.
     pub domains: &'a [String],
-    /// Which ones of each domain.
+    /// Which points of each domain.
     pub which: Which,
-    /// Only those that were not found good within this time.
+    /// Skips points that were found good within this time.
     pub older_than: Option<Duration>,
-    /// No check begins after this time.
+    /// No verification begins after this time.
     pub limit: Option<Duration>,
 }
 
-/// Which restore points of each domain are checked.
+/// Which restore points of each domain to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
-    /// One.
+    /// This one.
     One(When),
-    /// Every one.
+    /// All of them.
     All,
 }
 
-/// The result of all checks.
+/// The result of all verifications.
 #[derive(Debug, Default, Serialize)]
 pub struct Checks {
-    /// The points that were checked, in this order.
+    /// The verified points, in this order.
     pub points: Vec<Verification>,
-    /// Points that were removed before their check began.
+    /// Points that were removed before their verification began.
     pub gone: usize,
-    /// Points whose check did not begin within the limit.
+    /// Points whose verification did not begin within the limit.
     pub left: usize,
     /// Why the points of some domains could not be listed.
     pub failures: Vec<Failure>,
 }
 
-/// What the check of a restore point came to.
+/// The result of verifying a restore point.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verification {
     /// The domain.
     pub domain: String,
-    /// The point.
+    /// Id of the point.
     pub id: PointId,
-    /// The archive.
+    /// Path of the archive.
     pub path: PathBuf,
     /// Length of the archive, in bytes.
     pub stored_bytes: u64,
-    /// When the check ended.
+    /// When the verification ended.
     pub time: DateTime<Utc>,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
     /// How it ended.
     pub verdict: Verdict,
-    /// What is damaged, or why it could not be checked.
+    /// What is damaged, or why it could not be verified.
     pub failures: Vec<Failure>,
-    /// Whether the target hangs, so that it could not be checked.
+    /// Whether it could not be verified because the target hangs.
     #[serde(skip)]
     pub is_stall: bool,
 }
 
-/// How the check of a restore point ended.
+/// How the verification of a restore point ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// Every byte is right.
+    /// Every byte is correct.
     Good,
     /// It is damaged.
     Damaged,
-    /// It could not be checked.
+    /// It could not be verified.
     Unchecked,
 }
 
-/// Checks restore points one after another, those that were never checked or not for longest first: a later command
-/// continues where one that was stopped ended. `each` hears of every result when it is there; a damaged point does not
-/// keep the others from being checked.
+/// Verifies restore points one after another. Those that were never verified, or not for the longest time, come first,
+/// so that a later command continues where a stopped one ended. `each` receives every result immediately. A damaged
+/// point does not keep the others from being verified.
 ///
 /// # Errors
-/// Unknown domains and points, before anything is checked; [`Error::Cancelled`]; a record that cannot be written. What was
-/// checked before is recorded.
+/// Unknown domains and points, before anything is verified; [`Error::Cancelled`]; a record that cannot be written.
+/// Results from before the error are recorded.
 pub fn verify(
     store: &Store,
     state_dir: &Path,
@@ -122,7 +122,7 @@ pub fn verify(
             let result = check(point, store, monitor, cancel);
             monitor.done(&DomainOutcome::new(&point.domain, None));
             let Some(result) = result? else {
-                tracing::debug!(path = %point.location().display(), "removed meanwhile: not verified");
+                tracing::debug!(path = %point.location().display(), "not verified because it was removed");
                 checks.gone += 1;
                 continue;
             };
@@ -140,12 +140,12 @@ pub fn verify(
     checked.and(recorded).map(|()| checks)
 }
 
-/// The points to check, in the order in which they are checked.
+/// The points to verify, in order.
 fn in_order(mut points: Vec<Point>, verified: &Verified, older_than: Option<Duration>) -> Vec<Point> {
     let now = Utc::now();
     let last = |point: &Point| verified.get(point).filter(|checked| !is_future(checked.time, now));
     if let Some(age) = older_than {
-        // Damage that was found may have been repaired: only a good check counts.
+        // Damage may have been repaired, so only a good result counts.
         let is_recent = |time: DateTime<Utc>| (now - time).to_std().unwrap_or_default() < age;
         points.retain(|point| !last(point).is_some_and(|checked| checked.good && is_recent(checked.time)));
     }
@@ -153,12 +153,12 @@ fn in_order(mut points: Vec<Point>, verified: &Verified, older_than: Option<Dura
     points
 }
 
-/// Checks a point; `None` if it was removed meanwhile.
+/// Verifies a point. `None` if it was removed before or during that.
 fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Option<Verification>, Error> {
     let began = Instant::now();
     monitor.stage(&point.domain, "verify");
     let errors = errors_of(point, store, monitor, cancel).unwrap_or_else(|error| vec![error]);
-    // Cut short, it has found nothing that counts.
+    // A cancelled verification has no valid result.
     if let Some(signal) = cancel.signal() {
         return Err(Error::Cancelled(signal));
     }
@@ -187,8 +187,8 @@ fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -
     }))
 }
 
-/// Whether a point was removed: its folder lists others, and no longer this one. Retention always keeps some, and an empty
-/// folder may be that of a target that is no longer mounted.
+/// Whether a point was removed: its directory lists others, but not this one. Retention always keeps some, and an empty
+/// directory may be that of a target that is no longer mounted.
 fn is_gone(point: &Point, store: &Store) -> bool {
     store
         .points(&point.domain)

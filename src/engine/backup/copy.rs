@@ -1,5 +1,5 @@
-//! Owns: one disk on its way from an NBD export to the store, in one pass. Must not: know how the disk is held still, or how
-//! it is stored.
+//! Copies one disk from its NBD export to the store, in one pass. Must not know how the disk was captured or how it is
+//! stored.
 
 use crate::engine::Error;
 use crate::engine::capture::Reading;
@@ -18,7 +18,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Asks for the extents of a disk.
+    /// Queries the extents of a disk.
     pub fn new(target: &str, mut reading: Reading) -> Result<Prepared, Error> {
         let extents = reading.client.extents().map_err(|source| Error::Read { target: target.to_owned(), source })?;
         let virtual_bytes = reading.client.size();
@@ -32,13 +32,13 @@ impl Prepared {
         Ok(Prepared { target: target.to_owned(), virtual_bytes, read_bytes, extents, reading })
     }
 
-    /// Ends the connection and its process.
+    /// Closes the connection and stops its server process.
     pub fn finish(self) -> Result<(), Error> {
         self.reading.finish().map_err(|source| Error::Read { target: self.target, source })
     }
 }
 
-/// A disk whose reading stops when `may_go_on` fails. It is called before every piece, with its length.
+/// A disk whose reading stops when `may_go_on` fails. That is called before every chunk, with its length in bytes.
 pub(super) struct Watched<'a> {
     pub disk: Prepared,
     pub may_go_on: &'a mut dyn FnMut(u64) -> Result<(), Error>,
@@ -67,7 +67,7 @@ impl DiskSource for Watched<'_> {
     }
 }
 
-/// Why reading stopped: the disk's fault, or ours.
+/// Why reading stopped: an error of the disk, or one of the sink or of `may_go_on`.
 enum Stop {
     Disk(nbd::Error),
     Ours(Error),

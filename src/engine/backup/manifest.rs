@@ -1,4 +1,4 @@
-//! Owns: what a restore point says about itself, put together from what the backup knows. Must not: read anything.
+//! Builds the manifest of a restore point from what the backup knows. Must not read anything.
 
 use super::Backup;
 use super::members::{Collected, Extra};
@@ -54,7 +54,7 @@ impl Backup<'_> {
     }
 }
 
-/// Why the point is no reason to remove an older one.
+/// Why the point must not cause the removal of an older one.
 fn suspect(outcome: &DomainOutcome) -> Option<String> {
     let shrunk: Vec<&str> = outcome.disks.iter().filter(|disk| disk.shrunk).map(|disk| disk.target.as_str()).collect();
     (!shrunk.is_empty()).then(|| format!("much smaller, or with much less data, than before: {}", shrunk.join(", ")))

@@ -1,5 +1,5 @@
-//! Owns: what a restore point holds beside disks: the domain XML, UEFI variables, TPM state, boot files, what hooks left.
-//! Must not: read disks.
+//! Collects what a restore point contains besides disks: domain XML, UEFI variables, TPM state, boot files and
+//! artifacts of hooks. Must not read disks.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -12,16 +12,15 @@ use crate::plan::{CapturePlan, PlannedDisk};
 use crate::store::{DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, PointWriter};
 use crate::sys::opened::{self, Opened};
 
-/// Internal snapshots of a disk that are named.
+/// How many internal snapshots of a disk a warning names.
 const SNAPSHOTS_NAMED: usize = 5;
 
 /// A file of the host that goes into the archive.
 pub(in crate::engine) struct Extra {
-    /// Its member.
     pub member: String,
-    /// Its path on this host.
+    /// Path on this host.
     pub original: PathBuf,
-    /// It is a block device.
+    /// Whether it is a block device.
     pub device: bool,
     file: File,
     length: u64,
@@ -30,26 +29,24 @@ pub(in crate::engine) struct Extra {
 /// The files beside the disks.
 #[derive(Default)]
 pub(in crate::engine) struct Collected {
-    /// UEFI variables.
     pub nvram: Option<Extra>,
-    /// The element of the XML that names it, and the file.
+    /// The XML element that names the file, and the file.
     pub boot: Vec<(String, Extra)>,
-    /// State of the emulated TPM.
     pub tpm: Vec<Extra>,
-    /// What hooks left: the member and its bytes.
+    /// Artifacts of hooks: member and contents.
     pub artifacts: Vec<(String, Vec<u8>)>,
-    /// What of these could not be read.
+    /// Files that could not be read.
     pub warnings: Vec<Failure>,
 }
 
 impl Collected {
-    /// Files that the guest writes.
+    /// Files that the guest writes to.
     pub fn written(&self) -> impl Iterator<Item = &Path> {
         let firmware = self.boot.iter().filter(|(element, _)| element == "loader").map(|(_, extra)| extra);
         self.nvram.iter().chain(&self.tpm).chain(firmware).map(|extra| extra.original.as_path())
     }
 
-    /// Adds what hooks left: the hook, the file and its bytes.
+    /// Adds artifacts of hooks: the hook, the file and its contents.
     pub fn add_artifacts(&mut self, artifacts: Vec<(String, String, Vec<u8>)>) {
         let member = |(hook, file, bytes): (String, String, Vec<u8>)| (format!("hooks/{hook}/{file}"), bytes);
         self.artifacts.extend(artifacts.into_iter().map(member));
@@ -60,7 +57,7 @@ impl Collected {
         self.warnings.push(Failure { message: format!("{what}: {message}"), hint: hint.map(str::to_owned) });
     }
 
-    /// Bytes of all the files.
+    /// Total size of the files, in bytes.
     pub fn bytes(&self) -> u64 {
         let boot = self.boot.iter().map(|(_, extra)| extra);
         let artifacts: u64 = self.artifacts.iter().map(|(_, bytes)| bytes.len() as u64).sum();
@@ -68,7 +65,7 @@ impl Collected {
     }
 }
 
-/// Warnings of what is not saved though it may hold data of the guest.
+/// Warnings about what is not backed up although it may hold guest data.
 pub(in crate::engine) fn not_saved(domain: &Domain) -> impl Iterator<Item = Failure> {
     domain.outside.iter().filter(|not_saved| not_saved.data).map(|NotSaved { what, hint, .. }| Failure {
         message: format!("not backed up, although it may hold guest data: {what}"),
@@ -76,7 +73,7 @@ pub(in crate::engine) fn not_saved(domain: &Domain) -> impl Iterator<Item = Fail
     })
 }
 
-/// Opens the files beside the disks. A file that cannot be read is a warning, because the guest may do without.
+/// Opens the files beside the disks. A file that cannot be read is a warning, because the guest may work without it.
 pub(super) fn collect(domain: &Domain) -> Collected {
     let mut collected = Collected::default();
     if let Some(nvram) = &domain.nvram {
@@ -106,7 +103,7 @@ pub(super) fn collect(domain: &Domain) -> Collected {
                 collected.warn("the TPM state is not backed up", &error, Some(hint));
             }
             Err(error) => {
-                // Half a state is worse than none.
+                // A partial state is worse than none.
                 collected.tpm.clear();
                 collected.warn("the TPM state is not backed up", &error, Some(hint));
             }
@@ -115,7 +112,7 @@ pub(super) fn collect(domain: &Domain) -> Collected {
     collected
 }
 
-/// The emulator's user owns the folder, and may put anything there.
+/// Reads relative to the opened directory, because the emulator's user owns it and may put anything there.
 fn tpm_files(path: &Path, member: &str, files: &mut Vec<Extra>) -> Result<(), Error> {
     let folder = Opened::open(path).map_err(Error::file("open the directory", path))?;
     let kinds = |entries: Vec<fs::DirEntry>| {
@@ -149,7 +146,7 @@ fn extra(mut file: File, path: &Path, member: String) -> Result<Extra, Error> {
     Ok(Extra { member, original: path.to_owned(), file, length, device })
 }
 
-/// The internal snapshots of the images to read: only what the guest sees now is saved.
+/// The internal snapshots of the images to read. They are not backed up: only the current contents are.
 pub(super) fn internal_snapshots(plan: &CapturePlan) -> Vec<NotSaved> {
     let of_disk = |planned: &PlannedDisk| {
         let image = planned.image();
@@ -167,7 +164,7 @@ pub(super) fn internal_snapshots(plan: &CapturePlan) -> Vec<NotSaved> {
     plan.disks.iter().filter_map(of_disk).collect()
 }
 
-/// Writes all files before the disks, in the order of the format.
+/// Writes the files in the order of the format. The disks follow.
 pub(super) fn write(point: &mut PointWriter, domain: &Domain, collected: Collected) -> Result<(), Error> {
     let xml = &domain.xml;
     for (member, text) in
@@ -185,13 +182,13 @@ pub(super) fn write(point: &mut PointWriter, domain: &Domain, collected: Collect
     Ok(())
 }
 
-/// The member has the length the file had when it was opened; a file that shrinks meanwhile is an error.
+/// The member has the length that the file had when it was opened. A file that shrinks after that is an error.
 fn copy(point: &mut PointWriter, extra: Extra) -> Result<(), Error> {
     let mut file = extra.file.take(extra.length);
     point.file(&extra.member, extra.length, &mut |out| {
         let count = file.read(out).map_err(Error::file("read", &extra.original))?;
         if count == 0 && file.limit() > 0 {
-            let shorter = io::Error::new(io::ErrorKind::UnexpectedEof, "it was truncated while it was read");
+            let shorter = io::Error::new(io::ErrorKind::UnexpectedEof, "truncated while it was read");
             return Err(Error::file("read", &extra.original)(shorter));
         }
         Ok(count)

@@ -1,4 +1,4 @@
-//! Owns: one attempt at a restore point: begun, captured, copied, given back, published. Must not: retry, or rotate.
+//! Makes one attempt at a restore point: begin, capture, copy, release, publish. Must not retry or rotate.
 
 use std::time::Instant;
 
@@ -18,16 +18,16 @@ use crate::plan::CapturePlan;
 use crate::store::{PointWriter, disk_member};
 use crate::sys::host;
 
-/// Bytes read between two looks at the room that is left.
+/// Bytes read between two checks of the free space.
 const SPACE_CHECK: u64 = 16 << 20;
 
 impl Backup<'_> {
-    /// Begins the restore point and writes it; when that fails, removes what there is of it.
+    /// Begins the restore point and writes it. On failure, removes what exists of it.
     pub(super) fn save(&mut self, domain: &Domain, plan: &CapturePlan, record: &mut Record) -> Result<(), Error> {
         let begun = self.context.store.begin(&domain.id.name, Utc::now(), self.settings.compression, |path| {
             record.update(|entry| entry.partial = Some(path.to_owned()))
         });
-        // A target that hangs may still make the file, after this run: its entry stays.
+        // A hung target may still create the file after this run, so its journal entry stays.
         let mut point = begun.inspect_err(|error: &Error| {
             let left = error.is_target_stall().then(|| error.failure());
             self.outcome.leftovers.extend(left);
@@ -48,7 +48,7 @@ impl Backup<'_> {
         record: &mut Record,
     ) -> Result<(), Error> {
         let (name, hypervisor) = (&domain.id.name, self.context.run.hypervisor);
-        // The state folder is locked, so the run is the only one that uses it.
+        // The state directory is locked, so no other run uses this path.
         let sockets = self.context.run.settings.state_dir.join("sockets").join(domain.id.uuid.simple().to_string());
         record.update(|entry| entry.sockets = Some(sockets.clone()))?;
         let mut collected = members::collect(domain);
@@ -87,13 +87,13 @@ impl Backup<'_> {
         record.update(|entry| entry.partial = None)
     }
 
-    /// The worst of what is read decides.
+    /// The worst consistency of all disks counts.
     fn note_worth(&mut self, worth: Worth) {
         self.outcome.consistency = self.outcome.consistency.max(worth.consistency);
         self.outcome.warnings.extend(worth.warnings);
     }
 
-    /// Captures the disks between the snapshot hooks. Neither happens when all disks can be read directly.
+    /// Captures the disks between the snapshot hooks. Does nothing if all disks can be read directly.
     fn hold_still(&mut self, capture: &mut Capture<'_>, plan: &CapturePlan, record: &mut Record) -> Result<(), Error> {
         if capture.is_empty() {
             return Ok(());
@@ -114,7 +114,7 @@ impl Backup<'_> {
         started.and(left)
     }
 
-    /// Releases the capture, even if a commit hook fails: the guest comes first.
+    /// Releases the capture even if a commit hook fails, because the guest comes first.
     fn give_back(&mut self, capture: Capture<'_>, record: &mut Record, failed: Option<&Error>) -> Result<(), Error> {
         let commits = capture.has_overlays();
         self.phases.know(&self.outcome);
@@ -126,7 +126,7 @@ impl Backup<'_> {
         entered.and(self.phases.leave(Span::Commit, failed.as_ref()))
     }
 
-    /// Reads the disks into the restore point, behind the manifest and the files beside them.
+    /// Reads the disks into the restore point, after the manifest and the other files.
     fn copy(
         &mut self,
         (domain, plan): (&Domain, &CapturePlan),
@@ -165,13 +165,13 @@ impl Backup<'_> {
             point.disk(&member, &mut watched)?;
             watched.disk.finish()?;
         }
-        // Not before: what was going to be read and was not is no figure of a report.
+        // Set only now, so that a report never counts bytes that were not read.
         self.outcome.read_bytes = of_all;
         self.outcome.stages_ms.insert("read".into(), began.elapsed().as_millis() as u64);
         Ok(())
     }
 
-    /// Notes the disks that will be read, with a warning for those that lost most of their contents.
+    /// Records the disks that will be read, and warns about those that lost most of their contents.
     fn note_disks(&mut self, plan: &CapturePlan, prepared: &[Prepared]) {
         let targets: Vec<&str> = prepared.iter().map(|disk| disk.target.as_str()).collect();
         let before =
@@ -192,7 +192,7 @@ impl Backup<'_> {
     }
 }
 
-/// Connects to every disk and asks for its extents.
+/// Connects to every disk and queries its extents.
 fn prepare(domain: &Domain, plan: &CapturePlan, capture: &Capture<'_>) -> Result<Vec<Prepared>, Error> {
     let prepare = |planned: &crate::plan::PlannedDisk| {
         let disk = &planned.disk;

@@ -1,11 +1,10 @@
-//! Owns: what libvirt really did, held against what was planned: whether a domain's disks changed between its description and
-//! its capture. Pure.
+//! Compares a domain's disks before and after its capture, and describes a change that the capture did not cause. Pure.
 
 use crate::hypervisor::Overlay;
 use crate::model::{Disk, Domain, Image};
 
-/// What happened to the domain, for people, when it is not `before` with just these overlays on it. Nobody has to tell us
-/// when a disk is attached, detached or moved to another image; so whoever captures looks twice.
+/// Describes what happened to the domain, unless `after` is `before` with just these overlays. Disks can be attached,
+/// detached or moved to another image at any time without notice, so every capture compares.
 pub(super) fn changed(before: &Domain, after: &Domain, overlays: &[Overlay]) -> Option<String> {
     if before.state.is_active() != after.state.is_active() {
         return Some(format!("the guest was turned {}", if after.state.is_active() { "on" } else { "off" }));
@@ -48,7 +47,7 @@ mod tests {
     use crate::hypervisor::domain_xml;
     use crate::model::{DomainState, DomainXml};
 
-    /// Disks by target, each with its images, the active one first.
+    /// A domain with these disks: the target and its images, the active one first.
     fn domain(state: DomainState, disks: &[(&str, &[&str])]) -> Domain {
         let layer = |below: String, path: &&str| {
             format!("<backingStore type='file'><format type='qcow2'/><source file='{path}'/>{below}</backingStore>")
@@ -66,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_planned_is_no_change() {
+    fn only_planned_overlays_are_no_change() {
         let running = |disks: &[(&str, &[&str])]| domain(DomainState::Running, disks);
         let before = running(&[("vda", &["/a", "/base"]), ("vdb", &["/b"])]);
         let base = before.disks[0].image.clone();

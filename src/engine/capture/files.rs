@@ -1,4 +1,5 @@
-//! Owns: where the overlays and scratch files of a capture lie, and making them. Must not: ask libvirt, or remove one.
+//! Decides where the overlays and scratch files of a capture go, and creates them. Must not ask libvirt or remove
+//! files.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -10,13 +11,13 @@ use crate::qcow2::Layout;
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, space};
 
-/// Where overlays and scratch files of disks without a folder of their own (block devices, network) go.
+/// Directory for overlays and scratch files of disks that have none of their own (block devices, network).
 const IMAGES: &str = "/var/lib/libvirt/images";
-/// An image's file system with less room than this is not made to carry an overlay.
+/// Bytes that must be free for an overlay. On a small file system, 5% is enough.
 const MIN_OVERLAY_SPACE: u64 = 64 << 20;
 
-/// `<image>.<target>.<ending>` beside the image, or in the folder asked for; the target keeps apart images of one name from
-/// different folders.
+/// `<image>.<target>.<ending>` beside the image or in the requested directory. The target distinguishes images of the
+/// same name from different directories.
 pub(super) fn beside(domain: &Domain, disk: &Disk, folder: Option<&Path>, ending: &str) -> Result<PathBuf, Error> {
     let own = own_folder(disk);
     let name = disk.image.source.path().and_then(Path::file_name);
@@ -36,7 +37,7 @@ pub(super) fn beside(domain: &Domain, disk: &Disk, folder: Option<&Path>, ending
     Ok(path)
 }
 
-/// The folder of a disk's image.
+/// The directory of a disk's image, if the image is a file.
 fn own_folder(disk: &Disk) -> Option<&Path> {
     match &disk.image.source {
         Source::File(path) => path.parent(),
@@ -44,12 +45,12 @@ fn own_folder(disk: &Disk) -> Option<&Path> {
     }
 }
 
-/// Where the overlay or the scratch file of a disk goes: into the folder asked for, else beside the image.
+/// Directory of a disk's overlay or scratch file: the requested one, otherwise that of the image.
 pub fn folder_for<'a>(disk: &'a Disk, asked: Option<&'a Path>) -> &'a Path {
     asked.or(own_folder(disk)).unwrap_or(Path::new(IMAGES))
 }
 
-/// Fails when a folder has too little room for what grows in it while a guest writes.
+/// Fails if a directory has too little space for files that grow while the guest writes.
 pub fn check_room(dir: &Path) -> Result<(), Error> {
     let room = space::of(dir).map_err(Error::file("get the free space of", dir))?;
     if room.free < MIN_OVERLAY_SPACE.min(room.total / 20) {
@@ -58,7 +59,7 @@ pub fn check_room(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the empty file of an overlay, which QEMU fills in.
+/// Creates the empty file of an overlay. QEMU initializes it.
 pub(super) fn make_overlay(path: &Path, disk: &Disk) -> Result<(), Error> {
     let made = step::reached(Step::OverlayCreate).and_then(|()| durable::create_private(path));
     let file = made.map_err(Error::file("create the overlay", path))?;
@@ -68,7 +69,7 @@ pub(super) fn make_overlay(path: &Path, disk: &Disk) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes a scratch file: an empty image of the disk's size.
+/// Creates a scratch file: an empty image of the disk's size.
 pub(super) fn make_scratch(path: &Path, disk: &Disk, bytes: u64) -> Result<(), Error> {
     let layout = Layout::new(bytes, &[]).map_err(|source| Error::Layout { target: disk.target.clone(), source })?;
     let made = step::reached(Step::ScratchCreate).and_then(|()| durable::create_private(path));
@@ -80,15 +81,15 @@ pub(super) fn make_scratch(path: &Path, disk: &Disk, bytes: u64) -> Result<(), E
     made.map_err(Error::file("create the scratch file", path))
 }
 
-/// Whether every user may make files in a folder, as in /tmp. In there the kernel lets libvirt open no file of another user to
-/// fill it in (`fs.protected_regular`).
+/// Whether every user may create files in a directory, as in /tmp. In such a directory, the kernel does not let libvirt
+/// open another user's file to initialize it (`fs.protected_regular`).
 fn is_shared(folder: Option<&Path>) -> bool {
     let mode = folder.and_then(|folder| folder.metadata().ok()).map_or(0, |metadata| metadata.mode());
     mode & 0o1002 == 0o1002
 }
 
-/// Gives a file the owner and the mode of a disk's image, so that QEMU may open the one as it may the other. libvirt does
-/// that by itself, unless its operator has told it not to (`dynamic_ownership`); and some file systems have no owners.
+/// Gives a file the owner and mode of a disk's image, so that QEMU may open both. libvirt does this itself unless
+/// `dynamic_ownership` is off. Some file systems have no owners, so a failure is only logged.
 fn take_after(file: &File, path: &Path, disk: &Disk) {
     let Some(image) = disk.image.source.path() else { return };
     let taken = std::fs::metadata(image).and_then(|image| {
@@ -96,6 +97,6 @@ fn take_after(file: &File, path: &Path, disk: &Disk) {
         file.set_permissions(Permissions::from_mode(image.mode() & 0o777))
     });
     if let Err(error) = taken {
-        tracing::warn!(path = %path.display(), %error, "cannot give it the owner and mode of the disk's image");
+        tracing::warn!(path = %path.display(), %error, "cannot set the owner and mode of the disk's image");
     }
 }

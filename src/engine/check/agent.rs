@@ -1,4 +1,4 @@
-//! Owns: whether a guest that runs will do what it is asked at night. Must not: leave anything in it.
+//! Checks whether a running guest can do what a backup will ask of it. Must not leave anything in the guest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::engine::phases::GuestAgent;
 use crate::hooks::{Agent, Call, Ended, Guest, Runner};
 use crate::model::DomainRef;
 
-/// What a freeze asks of the agent.
+/// Agent commands that a freeze needs.
 const FREEZE: [&str; 3] = ["guest-fsfreeze-freeze", "guest-fsfreeze-status", "guest-fsfreeze-thaw"];
-/// What a hook in the guest asks of it.
+/// Agent commands that a hook in the guest needs.
 const EXEC: [&str; 2] = ["guest-exec", "guest-exec-status"];
-/// For one question to a guest.
+/// Timeout of a command in the guest.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Exit status 3: there are scripts, and the agent does not know of them. How Debian's and Fedora's agents are told:
-/// <https://www.qemu.org/docs/master/interop/qemu-ga.html>.
+/// Exits with 3 if there are freeze scripts that the agent is not configured to run. Covers the ways in which Debian
+/// and Fedora configure it: <https://www.qemu.org/docs/master/interop/qemu-ga.html>.
 const FREEZE_HOOKS: &str = "\
 scripts=$(ls -A /etc/qemu/fsfreeze-hook.d 2>/dev/null | head -n 1)
 [ -n \"$scripts\" ] || exit 0
@@ -31,7 +31,7 @@ done
 grep -qs '^[[:space:]]*fsfreeze-hook' /etc/qemu/qemu-ga.conf && exit 0
 exit 3";
 
-/// Asks the agent of a guest that runs, if it is needed.
+/// Checks the agent of a running guest, if it is needed.
 pub(super) fn look(agent: &GuestAgent<'_>, domain: &DomainRef, settings: &DomainSettings, findings: &mut Vec<Finding>) {
     let hooks = settings.hooks.iter().any(|hook| hook.place == HookPlace::Guest && hook.is_for(&domain.name));
     if settings.quiesce == Quiesce::Never && !hooks {
@@ -70,7 +70,7 @@ pub(super) fn look(agent: &GuestAgent<'_>, domain: &DomainRef, settings: &Domain
     }
 }
 
-/// Scripts for a freeze that the agent was not told of: they look as if they did something.
+/// Warns about freeze scripts that the agent does not run, because they look active.
 fn unused_freeze_hooks(agent: &GuestAgent<'_>, about: String) -> Option<Finding> {
     let guest = Guest::new(agent, &Uuid::new_v4().simple().to_string());
     let argv = ["/bin/sh", "-c", FREEZE_HOOKS].map(str::to_owned).to_vec();

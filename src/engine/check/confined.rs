@@ -1,5 +1,5 @@
-//! Owns: what AppArmor or SELinux lets QEMU do with a folder of the operator's choice. Must not: ask the kernel for more than
-//! whether it is on.
+//! Finds out whether AppArmor or SELinux lets QEMU write to a configured directory. Must not ask the kernel for more
+//! than whether they are enabled.
 
 use std::fs;
 use std::path::Path;
@@ -7,8 +7,8 @@ use std::path::Path;
 use super::Severity;
 use crate::model::Failure;
 
-/// What begins like this libvirt's helper for AppArmor grants no guest; the lists in its source, as far as folders are concerned:
-/// <https://gitlab.com/libvirt/libvirt/-/blob/v9.0.0/src/security/virt-aa-helper.c>, `valid_path`.
+/// libvirt's AppArmor helper grants no guest a path with one of these prefixes. These are the directories of its
+/// `valid_path`: <https://gitlab.com/libvirt/libvirt/-/blob/v9.0.0/src/security/virt-aa-helper.c>.
 const REFUSED: [&str; 17] = [
     "/bin/",
     "/boot/",
@@ -32,14 +32,14 @@ const REFUSED: [&str; 17] = [
 /// What confines guests on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Confined {
-    /// AppArmor is on: libvirt gives each guest a profile.
+    /// AppArmor is enabled: libvirt gives each guest a profile.
     AppArmor,
     /// SELinux is enforcing: libvirt labels what a guest may open.
     SeLinux,
 }
 
 impl Confined {
-    /// What is on, by the files of the kernel below `sys`.
+    /// Reads what is enabled from the kernel's files below `sys`.
     pub(super) fn of_host(sys: &Path) -> Option<Confined> {
         let says = |file: &str, word: &str| fs::read_to_string(sys.join(file)).is_ok_and(|text| text.trim() == word);
         if says("fs/selinux/enforce", "1") {
@@ -49,7 +49,7 @@ impl Confined {
         }
     }
 
-    /// Why a guest may not write in a folder that the configuration names.
+    /// Why a guest may not write to a configured directory.
     pub(super) fn in_the_way(self, folder: &Path) -> Option<(Severity, Failure)> {
         let shown = folder.display();
         let failure = |message: String, hint: String| Failure { message, hint: Some(hint) };
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_says_what_is_on() {
+    fn enabled_security_module_is_read_from_sysfs() {
         let sys = tempfile::tempdir().unwrap();
         let write = |file: &str, text: &str| {
             let path = sys.path().join(file);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_judged_by_what_is_on() {
+    fn directories_are_judged_by_the_enabled_security_module() {
         let judged = |confined: Confined, folder: &str| confined.in_the_way(Path::new(folder)).map(|(how, _)| how);
         for refused in ["/usr/lib/x", "/usr/lib64", "/etc", "/usr/local/lib/x", "/boot/overlays"] {
             assert_eq!(judged(Confined::AppArmor, refused), Some(Severity::Problem), "{refused}");
@@ -104,10 +104,10 @@ mod tests {
     }
 
     #[test]
-    fn the_refused_places_are_those_of_libvirts_own_helper() {
+    fn refused_prefixes_are_those_of_libvirts_helper() {
         let helper = fs::read("/usr/lib/libvirt/virt-aa-helper").unwrap();
         for refused in REFUSED {
-            // A string of C; the linker lets one be the end of another.
+            // A C string. The linker may merge it into the end of a longer one.
             let text = format!("{refused}\0");
             assert!(helper.windows(text.len()).any(|window| window == text.as_bytes()), "{refused}");
         }

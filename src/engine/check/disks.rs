@@ -1,4 +1,5 @@
-//! Owns: whether a domain's disks can be read, and whether an overlay can lie where it would. Must not: open an image for writing.
+//! Checks whether a domain's disks can be read and whether its overlays can be created. Must not open an image for
+//! writing.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -60,7 +61,7 @@ pub(super) fn look(
     }
 }
 
-/// Whether an image of a domain lies on a file system.
+/// Whether an image of a domain is on the file system with this device number.
 pub(super) fn lies_on(hypervisor: &dyn Guests, domain: &DomainRef, device: u64) -> bool {
     // Another check reports a domain that cannot be described.
     let Ok(described) = hypervisor.describe(domain) else { return false };
@@ -69,7 +70,7 @@ pub(super) fn lies_on(hypervisor: &dyn Guests, domain: &DomainRef, device: u64) 
     found.into_iter().any(|found| found.is_file() && found.dev() == device)
 }
 
-/// Images that this program reads itself and cannot open.
+/// Failures of images that cannot be opened or are empty.
 fn unreadable(plan: &CapturePlan) -> Vec<Failure> {
     let images = plan.disks.iter().map(|planned| (&planned.disk.target, planned.image()));
     let failed = images.filter_map(|(target, image)| {
@@ -84,7 +85,7 @@ fn unreadable(plan: &CapturePlan) -> Vec<Failure> {
     failed.collect()
 }
 
-/// The folders in which something grows while the guest writes, and whether the configuration names them.
+/// The directories with files that grow while the guest writes, and whether the configuration names them.
 fn growing(plan: &CapturePlan, settings: &DomainSettings) -> BTreeSet<(std::path::PathBuf, bool)> {
     let asked = match plan.method {
         Method::Snapshot => settings.overlay_dir.as_deref(),
@@ -95,7 +96,8 @@ fn growing(plan: &CapturePlan, settings: &DomainSettings) -> BTreeSet<(std::path
     captured.map(|planned| (folder_for(&planned.disk, asked).to_owned(), asked.is_some())).collect()
 }
 
-/// Why nothing can grow in a folder. QEMU has a user of its own, which has to get there: below the folder of an image it does.
+/// Why a directory cannot take an overlay. QEMU's own user must be able to enter it; for the directory of an image, it
+/// can.
 fn unfit(folder: &Path, is_asked: bool) -> Option<Failure> {
     let hint = "Make it writable, or set another one with `overlay_dir` (`scratch_dir` for `method: pull`).";
     if let Err(error) = place::writable(folder) {
@@ -106,16 +108,12 @@ fn unfit(folder: &Path, is_asked: bool) -> Option<Failure> {
         return Some(Error::failure(&error));
     }
     let closed = folder.ancestors().find(|dir| {
-        // Its owner may be QEMU's user.
+        // Another owner than root may be QEMU's user.
         std::fs::metadata(dir).is_ok_and(|found| found.mode() & 0o001 == 0 && found.uid() == 0)
     })?;
     is_asked.then(|| Failure {
         message: format!("{}: QEMU's user cannot enter {}", folder.display(), closed.display()),
-        hint: Some(format!(
-            "Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: Let it \
-             enter: Let it enter: chmod o+x {}",
-            closed.display()
-        )),
+        hint: Some(format!("Let QEMU's user enter it: chmod o+x {}", closed.display())),
     })
 }
 
@@ -127,8 +125,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_qemu_cannot_reach_is_unfit() {
-        // Not where `TMPDIR` says: that may be closed, too.
+    fn directory_that_qemu_cannot_enter_is_refused() {
+        // Not below `TMPDIR`, which QEMU may not be able to enter.
         let dir = tempfile::tempdir_in("/tmp").unwrap();
         let [closed, folder] = ["closed", "closed/in"].map(|name| dir.path().join(name));
         std::fs::create_dir_all(&folder).unwrap();
@@ -137,18 +135,11 @@ mod tests {
         close(&closed, 0o755);
         assert_eq!(unfit(&folder, true), None);
         if !rustix::process::geteuid().is_root() {
-            return; // what belongs to somebody else may be open to QEMU
+            return; // only root's directories are judged
         }
         close(&closed, 0o700);
         let said = unfit(&folder, true).unwrap();
-        assert_eq!(
-            said.hint.unwrap(),
-            format!(
-                "Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: \
-        Let it enter: Let it enter: Let it enter: Let it enter: chmod o+x {}",
-                closed.display()
-            )
-        );
+        assert_eq!(said.hint.unwrap(), format!("Let QEMU's user enter it: chmod o+x {}", closed.display()));
         assert_eq!(unfit(&folder, false), None);
         let missing = unfit(&dir.path().join("nowhere"), false).unwrap();
         assert!(missing.message.contains("No such file"), "{}", missing.message);

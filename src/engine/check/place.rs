@@ -1,5 +1,5 @@
-//! Owns: what a run needs of this host besides libvirt and the target: programs, its own folders, an earlier run's end.
-//! Must not: make a folder, or take a lock.
+//! Checks what a run needs on this host besides libvirt and the target: programs, its own directories, and how earlier
+//! runs ended. Must not create a directory or take a lock.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,7 +15,7 @@ use crate::hypervisor::Guests;
 use crate::model::DomainRef;
 use crate::sys::{lock, program, trust};
 
-/// What reads images, and what commits overlays of guests that are off.
+/// Programs that read images and commit overlays of guests that are off.
 const PROGRAMS: [&str; 2] = ["qemu-img", "qemu-nbd"];
 
 pub(super) fn look(settings: &Settings) -> Vec<Finding> {
@@ -32,7 +32,7 @@ pub(super) fn look(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// Whether a file may be made in a folder. root may always, unless the file system is read-only.
+/// Whether files can be created in a directory. root always may, except on a read-only file system.
 pub(super) fn writable(folder: &Path) -> io::Result<()> {
     if !std::fs::metadata(folder)?.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
@@ -72,12 +72,13 @@ fn textfile(path: &Path) -> Finding {
     }
 }
 
-/// Overlays of ours that the domain is on, and that no journal entry names: the next backup or recovery brings it back.
+/// Reports overlays of ours that the domain uses but no journal entry names. The next backup or recovery handles them.
 pub(super) fn overlays(settings: &Settings, hypervisor: &dyn Guests, domain: &DomainRef, findings: &mut Vec<Finding>) {
-    // Those of a run that is at work are no leftovers; opening the journal makes its folder.
+    // Overlays of a run in progress are not leftovers.
     if lock::is_held(&settings.state_dir.join("lock")).unwrap_or(false) {
         return;
     }
+    // Opening the journal would create its directory.
     let has_journal = settings.state_dir.join("journal").is_dir();
     let journal = has_journal.then(|| Journal::open(&settings.state_dir).ok()).flatten();
     let Some(known) = journal.map_or_else(|| Some(BTreeSet::new()), |journal| adopt::known(&journal)) else { return };
@@ -89,11 +90,11 @@ pub(super) fn overlays(settings: &Settings, hypervisor: &dyn Guests, domain: &Do
             overlay.path.display()
         );
         let about = format!("domain {}", domain.name);
-        findings.push(Finding::new(about, Severity::Problem, message, Some("`kvmbackup recover`")));
+        findings.push(Finding::new(about, Severity::Problem, message, Some("To clean up now: kvmbackup recover")));
     }
 }
 
-/// Entries of the journal, and archives that are not whole and that no entry knows.
+/// Reports journal entries, and unfinished archives that no entry names.
 fn leftovers(settings: &Settings) -> Vec<Finding> {
     let busy = lock::is_held(&settings.state_dir.join("lock")).unwrap_or(false);
     if busy {
@@ -101,7 +102,7 @@ fn leftovers(settings: &Settings) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     let mut known = Vec::new();
-    // Opening the journal makes its folder.
+    // Opening the journal would create its directory.
     let has_journal = settings.state_dir.join("journal").is_dir();
     let left =
         if has_journal { Journal::open(&settings.state_dir).and_then(|journal| journal.left()) } else { Ok(vec![]) };
@@ -115,7 +116,12 @@ fn leftovers(settings: &Settings) -> Vec<Finding> {
                         let when = entry.started.format("%Y-%m-%d %H:%M:%S UTC");
                         let about = format!("domain {}", entry.domain.name);
                         let message = format!("the run of {when} was interrupted and may have left resources behind");
-                        findings.push(Finding::new(about, Severity::Warning, message, Some("`kvmbackup recover`")));
+                        findings.push(Finding::new(
+                            about,
+                            Severity::Warning,
+                            message,
+                            Some("To clean up now: kvmbackup recover"),
+                        ));
                     }
                     Err(error) => findings.push(Finding::failed("journal", Severity::Problem, error.failure())),
                 }

@@ -1,5 +1,5 @@
-//! Owns: whether the target can take tonight's archives: mounted, writable, room, restore points of the future.
-//! Must not: leave anything there, or open an archive of ours.
+//! Checks whether the target can take the next archives: mounted, writable, enough space, no restore points in the
+//! future. Must not leave anything there or open an archive.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -77,7 +77,7 @@ fn mounted(settings: &Settings, about: &str, room: Space) -> Finding {
     Finding::new(about, Severity::Warning, format!("{told}, on the root file system"), Some(hint))
 }
 
-/// The newest restore point of each domain that the configuration covers, and what of the target cannot be read.
+/// The newest restore point of each covered domain, and what cannot be read on the target.
 fn newest(settings: &Settings, store: &Store) -> (Vec<Point>, Vec<Failure>) {
     let found = match points::found(store, &[]) {
         Ok(found) => found,
@@ -87,7 +87,7 @@ fn newest(settings: &Settings, store: &Store) -> (Vec<Point>, Vec<Failure>) {
     (covered.filter_map(|(_, mut points)| points.pop()).collect(), found.failures)
 }
 
-/// Old points go after the new ones are whole: both have to fit.
+/// Old points are removed only after the new ones are published, so both must fit.
 fn sizes(about: &str, room: Space, newest: &[Point]) -> Vec<Finding> {
     let hint = "Free space, or keep fewer restore points; see docs/operations.md, \"The target is full\".";
     let large = newest.iter().filter(|point| point.bytes > room.free);
@@ -107,7 +107,7 @@ fn sizes(about: &str, room: Space, newest: &[Point]) -> Vec<Finding> {
     findings
 }
 
-/// A warning, where archives lie on the file system of images. `with_images` are the domains of which this is known.
+/// Warns if archives and the images of these domains are on the same file system.
 pub(super) fn shared(settings: &Settings, with_images: &[String]) -> Option<Finding> {
     let dir = settings.backupdir.display();
     let hint = format!("Move `backupdir` to another disk or another host. To see what is mounted: findmnt -T {dir}");
@@ -124,7 +124,7 @@ pub(super) fn shared(settings: &Settings, with_images: &[String]) -> Option<Find
     Some(Finding::new(format!("target {dir}"), Severity::Warning, message, Some(&hint)))
 }
 
-/// The file system that the target lies on, if it is there.
+/// The device number of the target's file system, if the target exists.
 pub(super) fn device(settings: &Settings) -> Option<u64> {
     std::fs::metadata(&settings.backupdir).ok().map(|found| found.dev())
 }
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_told_for_one_and_for_all() {
+    fn too_little_space_is_reported_per_domain_and_in_total() {
         let judged = |free, sizes: &[u64]| {
             let points: Vec<_> = sizes.iter().map(|bytes| Point::sample("a", *bytes)).collect();
             let found = super::sizes("target", Space { total: 1000, free }, &points);

@@ -1,4 +1,5 @@
-//! What is found on a host of this test's own. Domains of libvirt are in tests/program/cli_check.rs, guests that run in tests/guests/live_hooks.rs.
+//! Tests the checks of the host. Domains are tested in tests/program/cli_check.rs, running guests in
+//! tests/guests/live_hooks.rs.
 
 use std::fs;
 
@@ -22,7 +23,7 @@ fn settings(fixture: &Fixture, more: &str) -> Settings {
 fn found(settings: &Settings, now: &str) -> Vec<(Severity, String)> {
     let findings = host(settings, now.parse().unwrap());
     for finding in findings.iter().filter(|finding| finding.severity != Severity::Good) {
-        assert!(finding.failure.hint.is_some(), "what to type next? {finding:?}");
+        assert!(finding.failure.hint.is_some(), "no hint: {finding:?}");
     }
     findings
         .into_iter()
@@ -39,25 +40,25 @@ fn tells(found: &[(Severity, String)], severity: Severity, words: &[&str]) {
 const NOW: &str = "2026-11-23T12:00:00Z";
 
 #[test]
-fn a_host_in_order_has_nothing_but_good_findings_and_is_as_before() {
+fn healthy_host_has_only_good_findings_and_is_not_changed() {
     let fixture = Fixture::new();
     let found = found(&settings(&fixture, ""), NOW);
-    // Where a test's folder lies is not its choice.
+    // The test's directory may be on the root file system.
     let bad: Vec<_> = found
         .iter()
         .filter(|(how, text)| *how != Severity::Good && !text.contains("on the root file system"))
         .collect();
     assert!(bad.is_empty(), "{bad:#?}");
-    assert!(!fixture.path("state").exists(), "a check makes nothing");
+    assert!(!fixture.path("state").exists(), "a check must not create the state directory");
 }
 
 #[test]
-fn a_target_that_cannot_be_used_is_a_problem() {
+fn unusable_target_is_a_problem() {
     let fixture = Fixture::new();
     tells(&found(&settings(&fixture, "  min_free: 100%\n"), NOW), Severity::Problem, &["target"]);
     fs::remove_dir(fixture.path("backup")).unwrap();
     tells(&found(&settings(&fixture, ""), NOW), Severity::Good, &["target", "first run creates it"]);
-    // The test's own folder may be on a mounted file system.
+    // The test's own directory may be on a mounted file system.
     let backupdir = "/kvmbackup-is-not-mounted".into();
     let unmounted = Settings { backupdir, ..settings(&fixture, "  require_mount: true\n") };
     tells(&found(&unmounted, NOW), Severity::Problem, &["target"]);
@@ -66,7 +67,7 @@ fn a_target_that_cannot_be_used_is_a_problem() {
 }
 
 #[test]
-fn a_point_of_the_future_is_told() {
+fn restore_point_in_the_future_is_a_warning() {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
     fixture.point("2026-11-23T12:04:00Z", Codec::Zstd(1), &disks);
@@ -77,7 +78,7 @@ fn a_point_of_the_future_is_told() {
 }
 
 #[test]
-fn what_earlier_runs_left_is_told_unless_a_run_is_at_work() {
+fn leftovers_are_reported_unless_a_run_is_in_progress() {
     let fixture = Fixture::new();
     let settings = settings(&fixture, "  metrics: {textfile: /nowhere/at/all.prom}\n");
     let journal = Journal::open(&settings.state_dir).unwrap();

@@ -1,4 +1,4 @@
-//! Which guest is resumed when its capture is given back.
+//! Tests which guests are resumed when their capture is released.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use super::*;
 use crate::engine::fake::{self, Fake};
 use crate::engine::journal::Journal;
 
-/// Gives back a capture of these disks, of a guest that is paused and whose disks have these errors; whether all went well,
-/// and the guest's state then.
+/// Releases a capture of these disks of a paused guest whose disks have these errors. Returns whether that succeeded,
+/// and the guest's state afterwards.
 fn resumed(captured: &[&str], errors: Option<&[&str]>, fails: Option<Kind>) -> (bool, DomainState) {
     let owned = |list: &[&str]| list.iter().map(|target| (*target).to_owned()).collect::<Vec<_>>();
     let dir = tempfile::tempdir().unwrap();
@@ -25,13 +25,13 @@ fn resumed(captured: &[&str], errors: Option<&[&str]>, fails: Option<Kind>) -> (
 }
 
 #[test]
-fn only_a_guest_that_ran_and_was_stopped_by_a_captured_disk_is_resumed() {
+fn only_a_running_guest_paused_by_a_captured_disk_is_resumed() {
     let (running, paused) = (DomainState::Running, DomainState::Paused);
     assert_eq!(resumed(&["vda", "vdb"], Some(&["vdb"]), None), (true, running));
     assert_eq!(resumed(&["vda"], Some(&[]), None), (true, running));
-    assert_eq!(resumed(&["vda"], Some(&["vda", "vdb"]), None), (true, paused), "another disk fails still");
-    assert_eq!(resumed(&[], Some(&["vda"]), None), (true, paused), "it did not run before");
-    assert_eq!(resumed(&["vda"], None, None), (true, paused), "it is paused for another reason");
+    assert_eq!(resumed(&["vda"], Some(&["vda", "vdb"]), None), (true, paused), "another disk has an error");
+    assert_eq!(resumed(&[], Some(&["vda"]), None), (true, paused), "it was not running before");
+    assert_eq!(resumed(&["vda"], None, None), (true, paused), "it was paused for another reason");
     assert_eq!(resumed(&["vda"], Some(&["vda"]), Some(Kind::NoDomain)), (true, paused));
     assert_eq!(resumed(&["vda"], Some(&["vda"]), Some(Kind::Other)), (false, paused));
 }

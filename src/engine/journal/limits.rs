@@ -1,8 +1,8 @@
-//! Owns: what a journal entry may name. Must not: look at what an entry names, or undo it.
+//! Checks what a journal entry names. Must not open what it names, or undo it.
 //!
-//! Recovery removes and commits the files that an entry names, often as root. So an entry is read only if nobody but root
-//! could have written it, and it may name only what a backup creates: sockets below the state folder, and files with our own
-//! naming scheme.
+//! Recovery removes and commits the files that an entry names, often as root. Therefore an entry is read only if no
+//! user except root and our own could have written it, and it may name only what a backup creates: sockets below the
+//! state directory, and files with our own naming scheme.
 
 use std::fs;
 use std::io;
@@ -14,10 +14,10 @@ use crate::model::{DomainRef, is_local};
 use crate::store;
 use crate::sys::opened;
 
-/// The longest entry in bytes: it holds one XML element per disk.
+/// Maximum length of an entry in bytes. It contains one XML element per disk.
 const MAX: u64 = 16 << 20;
 
-/// The bytes of an entry.
+/// Reads an entry.
 ///
 /// # Errors
 /// If it is not a regular file, belongs to another user, is accessible to others, or is too long.
@@ -25,14 +25,15 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     opened::read_private(path, MAX)
 }
 
-/// Forgets a socket directory that can no longer exist, because the state folder was moved. Nobody can put one there later.
+/// Forgets a socket directory whose parent does not exist because the state directory was moved. Otherwise another user
+/// could create that path later.
 pub(super) fn forget_moved(entry: &mut Entry) {
     let is_gone =
         |sockets: &std::path::PathBuf| sockets.parent().is_none_or(|parent| fs::symlink_metadata(parent).is_err());
     entry.sockets.take_if(|sockets| is_straight(sockets) && is_named_after(sockets, &entry.domain) && is_gone(sockets));
 }
 
-/// The first thing that an entry names and no backup creates, if any.
+/// The first path in an entry that no backup creates, if any.
 pub(super) fn overstep(entry: &Entry, state_dir: &Path) -> Option<String> {
     let sockets = entry.sockets.iter().map(|path| ("socket directory", path, are_sockets(path, entry, state_dir)));
     let is_partial = |path: &Path| is_straight(path) && store::is_partial(path, &entry.domain.name);
@@ -44,7 +45,7 @@ pub(super) fn overstep(entry: &Entry, state_dir: &Path) -> Option<String> {
     let socket =
         entry.pull.iter().map(|job| ("socket", &job.socket, is_straight(&job.socket) && is_socket(&job.socket)));
     let mut named = sockets.chain(partial).chain(overlays).chain(scratch).chain(socket);
-    // What leads to another host is only shown, in a command for an operator to type.
+    // A remote URI is only shown, in a command for the operator to run.
     if !is_local(&entry.libvirt_uri) && entry.libvirt_uri.contains(|c: char| c == '?' || c == '\'' || c.is_control()) {
         return Some(format!("{:?} is not a libvirt URI that kvmbackup uses", entry.libvirt_uri));
     }
@@ -57,7 +58,7 @@ fn is_straight(path: &Path) -> bool {
     path.is_absolute() && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
-/// The domain's own socket folder in this state folder, under any spelling.
+/// Whether this is the domain's own socket directory in this state directory, under any spelling.
 fn are_sockets(folder: &Path, entry: &Entry, state_dir: &Path) -> bool {
     let known = state_dir.join("sockets");
     let same =
@@ -71,7 +72,7 @@ fn is_named_after(sockets: &Path, domain: &DomainRef) -> bool {
     sockets.file_name().is_some_and(|name| *name == *domain.uuid.simple().to_string())
 }
 
-/// The socket of a pull job, in libvirt's folder for the domain or in ours.
+/// Whether this is the socket of a pull job, in libvirt's directory for the domain or in ours.
 fn is_socket(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == "kvmbackup.sock" || name == "pull.sock")
 }
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_backup_makes_may_be_named() {
+    fn entry_may_name_what_a_backup_creates() {
         let state = tempfile::tempdir().unwrap();
         let mut entry = entry(state.path());
         let sockets = state.path().join("sockets").join(entry.domain.uuid.simple().to_string());
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_may_be() {
+    fn entry_must_not_name_anything_else() {
         let state = tempfile::tempdir().unwrap();
         std::fs::create_dir(state.path().join("sockets")).unwrap();
         let clean = entry(state.path());
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_of_a_state_folder_that_was_moved_are_forgotten() {
+    fn sockets_of_a_moved_state_directory_are_forgotten() {
         let state = tempfile::tempdir().unwrap();
         let clean = entry(state.path());
         let uuid = clean.domain.uuid.simple().to_string();
@@ -167,12 +168,12 @@ mod tests {
             entry.sockets.is_none()
         };
         assert!(forgotten(&Path::new("/no/such/folder").join(&uuid)));
-        assert!(!forgotten(&state.path().join(&uuid)), "its folder exists");
+        assert!(!forgotten(&state.path().join(&uuid)), "its parent exists");
         assert!(!forgotten(Path::new("/no/such/folder/other")));
     }
 
     #[test]
-    fn an_entry_is_its_owners_alone_and_no_link() {
+    fn only_private_regular_files_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("entry.json");
         std::fs::write(&path, "{}").unwrap();
@@ -186,7 +187,7 @@ mod tests {
         assert!(read(&link).is_err());
         let pipe = dir.path().join("pipe.json");
         crate::engine::fixture::run("mkfifo", &["-m", "600", pipe.to_str().unwrap()]);
-        assert!(read(&pipe).is_err(), "and it is not waited for");
+        assert!(read(&pipe).is_err(), "a pipe must not block");
         std::fs::File::options().write(true).open(&path).unwrap().set_len(MAX + 1).unwrap();
         assert!(read(&path).is_err());
     }

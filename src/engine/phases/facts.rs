@@ -1,4 +1,4 @@
-//! Owns: what hooks are told: their environment, the context file, the folder for what they leave. Must not: run them.
+//! Prepares what hooks receive: environment, context file, and directory for artifacts. Must not run them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,46 +15,43 @@ use crate::model::{DomainRef, Failure, printable};
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, program};
 
-/// What the hooks are about.
+/// The run or domain that hooks are called for.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
-    /// The run.
     pub run_id: Uuid,
-    /// The host section of the configuration.
+    /// Name of the host section in the configuration.
     pub host: &'a str,
-    /// The domain, unless it is the run.
+    /// `None` for the hooks of the run.
     pub domain: Option<&'a DomainRef>,
-    /// The target.
     pub backupdir: &'a Path,
-    /// Where the private folder is made.
+    /// The private directory is created below this one.
     pub state_dir: &'a Path,
 }
 
 /// One call of one hook.
 pub struct Moment<'a> {
-    /// The hook.
     pub hook: &'a Hook,
-    /// The phase or span.
+    /// Name of the phase or span.
     pub phase: &'static str,
-    /// How long it may take; a session, how long it is held at most.
+    /// Timeout of a command, or how long a session is held at most.
     pub timeout: Duration,
-    /// Whether what it is about is still to come.
+    /// Whether it runs before its subject's work.
     pub before: bool,
-    /// Why what it is about failed.
+    /// Why the work failed, if it did.
     pub failed: Option<&'a Failure>,
 }
 
-/// What is told, and the folder for it.
+/// What hooks receive, and the directory for it.
 pub struct Facts<'a> {
     subject: Subject<'a>,
     /// The report so far.
     pub context: Value,
-    /// A hook asked to skip this time.
+    /// Whether a hook asked to skip the domain.
     pub skipped: bool,
-    /// How the domain is captured; empty while that is open.
+    /// How the domain is captured. Empty until that is decided.
     pub method: &'static str,
     folder: PathBuf,
-    /// Hooks that were given a folder for what they leave.
+    /// Hooks on this host with a directory for artifacts.
     artifacts: Vec<String>,
 }
 
@@ -65,12 +62,12 @@ impl<'a> Facts<'a> {
         Facts { subject, context: Value::Null, skipped: false, method: "", folder, artifacts: Vec::new() }
     }
 
-    /// Tells apart what is left in guests.
+    /// Makes the names of our files in guests unique.
     pub fn token(&self) -> String {
         self.subject.run_id.simple().to_string()
     }
 
-    /// The command with its environment. `guest` has the paths of the context and of the artifacts there.
+    /// The command with its environment. `guest` has the paths of the context and the artifacts in the guest.
     pub fn call(&mut self, moment: &Moment<'_>, guest: Option<(&str, &str)>) -> Result<Call, Error> {
         let (context, artifacts) = match guest {
             Some((context, artifacts)) => (context.to_owned(), artifacts.to_owned()),
@@ -112,7 +109,7 @@ impl<'a> Facts<'a> {
         env
     }
 
-    /// The context as a file reads.
+    /// Contents of the context file.
     pub fn context_bytes(&self, moment: &Moment<'_>) -> Vec<u8> {
         let Subject { run_id, host, domain, backupdir, .. } = self.subject;
         let context = serde_json::json!({
@@ -128,7 +125,7 @@ impl<'a> Facts<'a> {
         format!("{context:#}\n").into_bytes()
     }
 
-    /// Writes the context file and makes the hook's folder; their paths.
+    /// Writes the context file, creates the hook's directory, and returns both paths.
     fn write(&mut self, moment: &Moment<'_>) -> Result<(String, String), Error> {
         let name = &moment.hook.name;
         let artifacts = self.folder.join("artifacts").join(name);
@@ -146,17 +143,17 @@ impl<'a> Facts<'a> {
         Ok((context.to_string_lossy().into_owned(), artifacts.to_string_lossy().into_owned()))
     }
 
-    /// The folder of what a hook of this host left, if it was given one.
+    /// Directory for the artifacts of a hook on this host, if it has one.
     pub fn artifact_folder(&self, hook: &str) -> Option<PathBuf> {
         self.artifacts.iter().any(|name| name == hook).then(|| self.folder.join("artifacts").join(hook))
     }
 
-    /// Removes the folder.
+    /// Removes the private directory.
     pub fn clean(&self) {
         if let Err(error) = step::reached(Step::HookFilesRemove).and_then(|()| fs::remove_dir_all(&self.folder))
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %self.folder.display(), %error, "cannot remove the folder");
+            tracing::warn!(path = %self.folder.display(), %error, "cannot remove the directory");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Owns: a domain's agent as hooks reach it. Must not: know what is asked.
+//! Gives hooks access to a domain's guest agent. Must not know what they ask.
 
 use serde_json::Value;
 
@@ -8,9 +8,7 @@ use crate::model::DomainRef;
 
 /// The agent of one domain.
 pub struct GuestAgent<'a> {
-    /// libvirt.
     pub hypervisor: &'a dyn Agents,
-    /// The domain.
     pub domain: &'a DomainRef,
 }
 

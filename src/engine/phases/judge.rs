@@ -1,14 +1,14 @@
-//! Owns: what the end of one hook means by itself, and how that is told. Must not: know when it ran, or act on it.
+//! Interprets how one hook ended, and describes it. Must not know when it ran, or act on it.
 
 use crate::config::Hook;
 use crate::engine::{Error, chain};
 use crate::hooks::{self, Ended, Ran};
 use crate::model::{Failure, HookResult, HookStatus};
 
-/// The exit status by which a hook leaves a domain out without an error: `EX_TEMPFAIL` of sysexits(3).
+/// The exit status with which a hook skips a domain without an error: `EX_TEMPFAIL` of sysexits(3).
 const SKIP: i32 = 75;
 
-/// What a hook's end means by itself; the failure, where it is one.
+/// Result of a hook, and its failure if it failed.
 pub(super) fn judged(hook: &Hook, phase: &str, ran: Result<Ran, Error>) -> (HookResult, Option<Failure>) {
     let mut result = HookResult {
         name: hook.name.clone(),
@@ -48,7 +48,7 @@ pub(super) fn judged(hook: &Hook, phase: &str, ran: Result<Ran, Error>) -> (Hook
     (result, Some(Failure { message, hint: None }))
 }
 
-/// As people read it.
+/// The failure with the name of the hook.
 pub(super) fn told(hook: &Hook, phase: &str, failure: &Failure) -> Failure {
     let message = format!("hook {} ({phase}): {}", hook.name, failure.message);
     Failure { message, hint: failure.hint.clone() }

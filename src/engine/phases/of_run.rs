@@ -1,4 +1,4 @@
-//! Owns: the hooks around a whole run. Must not: know what a run does.
+//! Runs the hooks around a whole run. Must not know what a run does.
 
 use std::path::Path;
 
@@ -8,16 +8,16 @@ use crate::model::{Failure, RunReport, Span};
 use crate::sys::signals::Cancel;
 use crate::sys::step::{self, Step};
 
-/// The hooks of a run. Dropped, it leaves what was entered.
+/// The hooks of a run. When dropped, it leaves everything that was entered.
 pub struct RunHooks<'a>(Phases<'a>);
 
 impl<'a> RunHooks<'a> {
-    /// Removes what a killed run told its hooks: it is of no use any more. The caller holds the lock.
+    /// Removes the files for hooks of a killed run. The caller has the lock.
     pub fn sweep(state_dir: &Path) {
         let _ = step::reached(Step::HooksSweep).and_then(|()| std::fs::remove_dir_all(state_dir.join("hooks")));
     }
 
-    /// Nothing is run yet.
+    /// Runs no hooks yet.
     pub fn new(settings: &'a Settings, report: &RunReport, cancel: &'a Cancel) -> RunHooks<'a> {
         let Settings { host, backupdir, state_dir, .. } = settings;
         let subject = Subject { run_id: report.run_id, host, domain: None, backupdir, state_dir };
@@ -25,13 +25,13 @@ impl<'a> RunHooks<'a> {
         RunHooks(Phases::new(&settings.hooks, subject, None, cancel))
     }
 
-    /// Runs what comes before. An error keeps the run from beginning.
+    /// Runs the hooks before the run. If they fail, the run must not begin.
     pub fn enter(&mut self, report: &RunReport) -> Result<(), Error> {
         self.0.know(report);
         self.0.enter(Span::Run)
     }
 
-    /// Runs what comes after. `failed` is why the run was not good; `whole`, that it could not do its work at all.
+    /// Runs the hooks after the run. `failed` is why the run was not good; `whole`, that it did no work at all.
     pub fn leave(mut self, report: &mut RunReport, failed: Option<&Failure>, whole: bool) {
         self.0.know(report);
         if let Err(error) = self.0.leave(Span::Run, failed) {

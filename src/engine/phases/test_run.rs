@@ -1,4 +1,4 @@
-//! Owns: hooks run without a backup, so that an operator sees what they do. Must not: touch a disk.
+//! Runs hooks without a backup, so that an operator sees what they do. Must not touch a disk.
 
 use uuid::Uuid;
 
@@ -8,17 +8,17 @@ use crate::hypervisor::Hypervisor;
 use crate::model::{DomainRef, HookResult, Phase, Span};
 use crate::sys::signals::Cancel;
 
-/// What hooks came to.
+/// The result of a test of hooks.
 pub struct Tested {
-    /// Each, in the order in which they ended.
+    /// Results in the order in which the hooks ended.
     pub results: Vec<HookResult>,
-    /// What they left to be saved: the hook, the file, its bytes.
+    /// Artifacts: the hook, the file and its contents.
     pub artifacts: Vec<(String, String, Vec<u8>)>,
-    /// What would have failed the domain.
+    /// The error that would have failed the domain.
     pub failed: Option<Error>,
 }
 
-/// Runs the commands of one phase, or, without one, all that is around a snapshot, with nothing in between.
+/// Runs the commands of one phase. Without a phase, runs all hooks around a snapshot, but takes none.
 pub fn test(
     settings: &Settings,
     hooks: &[Hook],

@@ -1,4 +1,4 @@
-//! Hooks as processes: their order, what their failure means, what they are told.
+//! Tests hooks as processes: their order, the meaning of their failures, and what they receive.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,13 +39,13 @@ impl Scene {
         self.dir.path().join("log")
     }
 
-    /// A command that notes its name and ends as told.
+    /// A command that logs its name and ends with `then`.
     fn command(&self, name: &str, phases: &[Phase], then: &str) -> Hook {
         let script = format!("echo {name} $KVMBACKUP_PHASE $KVMBACKUP_STATUS >>{}; {then}", self.log().display());
         hook(name, HookKind::Command { phases: phases.to_vec(), timeout: Duration::from_secs(20) }, &script)
     }
 
-    /// A session that notes when it begins and when it is let go.
+    /// A session that logs when it begins and when it is released.
     fn session(&self, name: &str, between: &str) -> Hook {
         let log = self.log().display().to_string();
         let script = format!("echo {name} held >>{log}; echo READY; {between}; read word; echo {name} $word >>{log}");
@@ -74,7 +74,7 @@ fn hook(name: &str, kind: HookKind, script: &str) -> Hook {
     }
 }
 
-/// The same with little time, but enough for a machine that is busy.
+/// The hook with a short timeout that is still long enough for a busy machine.
 fn impatient(mut hook: Hook) -> Hook {
     if let HookKind::Command { timeout, .. } = &mut hook.kind {
         *timeout = Duration::from_secs(5);
@@ -113,9 +113,9 @@ fn spans_nest_and_are_left_in_reverse() {
     assert!(session.held_ms.is_some() && session.phase == "snapshot");
 }
 
-/// zrepl ends there, and keeps the lock of the first one.
+/// zrepl stops in this situation, and the lock of the first hook remains.
 #[test]
-fn a_fatal_second_hook_leaves_what_the_first_one_did() {
+fn fatal_second_hook_does_not_keep_the_first_from_being_undone() {
     for fatal in ["exit 3", "kill -9 $$", "exec sleep 60"] {
         let scene = Scene::new();
         let hooks = [
@@ -133,12 +133,12 @@ fn a_fatal_second_hook_leaves_what_the_first_one_did() {
         let began = ["one pre-snapshot running", "held held", "two pre-snapshot running"];
         let left =
             ["always post-snapshot failed", "two post-snapshot failed", "held RELEASE", "one post-snapshot failed"];
-        assert_eq!(seen, [&began[..], &left[..]].concat(), "three was never begun");
+        assert_eq!(seen, [&began[..], &left[..]].concat(), "three must not run");
     }
 }
 
 #[test]
-fn dropping_leaves_everything() {
+fn drop_leaves_all_spans() {
     let scene = Scene::new();
     let hooks = [scene.command("a", &[Phase::PreDomain, Phase::PostDomain], ":"), scene.session("c", ":")];
     let mut phases = scene.phases(&hooks);
@@ -147,11 +147,15 @@ fn dropping_leaves_everything() {
     scene.seen();
     drop(phases);
     assert_eq!(scene.seen(), ["c RELEASE", "a post-domain failed"]);
-    assert_eq!(fs::read_dir(scene.dir.path().join("hooks")).unwrap().count(), 0, "its folder is still there");
+    assert_eq!(
+        fs::read_dir(scene.dir.path().join("hooks")).unwrap().count(),
+        0,
+        "the directory of the hooks was not removed"
+    );
 }
 
 #[test]
-fn what_a_failure_means_is_the_operators_word() {
+fn on_error_decides_what_a_failure_means() {
     let scene = Scene::new();
     for (on_error, fails, warns) in [
         (OnError::FailDomain, true, 0),
@@ -184,7 +188,7 @@ fn exit_status_75_skips_the_domain() {
     let mut phases = scene.phases(&hooks);
     assert!(matches!(phases.enter(Span::Snapshot), Err(Error::Skipped { hook }) if hook == "a"));
     assert_eq!(phases.results()[0].status, HookStatus::Skip);
-    // Before READY a session may say so, too.
+    // A session may also skip the domain before READY.
     let session = hook(
         "s",
         HookKind::Session {
@@ -200,7 +204,7 @@ fn exit_status_75_skips_the_domain() {
 }
 
 #[test]
-fn a_session_that_does_not_hold_marks_the_backup_down() {
+fn lost_session_lowers_the_consistency() {
     let scene = Scene::new();
     let [go, pid] = ["go", "pid"].map(|name| scene.dir.path().join(name));
     let dies = format!("echo $$ >{}; until [ -e {} ]; do sleep 0.05; done; exit 0", pid.display(), go.display());
@@ -208,14 +212,14 @@ fn a_session_that_does_not_hold_marks_the_backup_down() {
     let mut phases = scene.phases(&hooks);
     phases.enter(Span::Snapshot).unwrap();
     let began = std::time::Instant::now();
-    // It is ready before it has noted who it is.
+    // It prints READY before it writes its pid.
     while !fs::read_to_string(&pid).is_ok_and(|pid| pid.ends_with('\n')) {
-        assert!(began.elapsed() < Duration::from_secs(60), "it does not say who it is");
+        assert!(began.elapsed() < Duration::from_secs(60), "the session writes no pid");
     }
     fs::write(&go, "").unwrap();
     let process = || fs::read_to_string(format!("/proc/{}/stat", fs::read_to_string(&pid).ok()?.trim())).ok();
     while process().is_none_or(|stat| !stat.contains(") Z ")) && process().is_some() {
-        assert!(began.elapsed() < Duration::from_secs(60), "it does not end");
+        assert!(began.elapsed() < Duration::from_secs(60), "the session does not end");
     }
     phases.leave(Span::Snapshot, None).unwrap();
     assert!(!phases.quiesced());
@@ -231,7 +235,7 @@ fn a_session_that_does_not_hold_marks_the_backup_down() {
     phases.enter(Span::Snapshot).unwrap();
     let began = std::time::Instant::now();
     while !fs::read_to_string(scene.log()).is_ok_and(|log| log.contains("slow RELEASE")) {
-        assert!(began.elapsed() < Duration::from_secs(60), "it is not let go in time, unless somebody asks");
+        assert!(began.elapsed() < Duration::from_secs(60), "the session is not released when `hold` is over");
         std::thread::yield_now();
     }
     phases.leave(Span::Snapshot, None).unwrap();
@@ -239,7 +243,7 @@ fn a_session_that_does_not_hold_marks_the_backup_down() {
 }
 
 #[test]
-fn the_contract_holds() {
+fn hook_receives_the_documented_environment_and_files() {
     let scene = Scene::new();
     let out = scene.dir.path().join("out");
     let script = format!(
@@ -273,7 +277,7 @@ fn the_contract_holds() {
     ] {
         assert!(lines.contains(&line), "{line}: {env}");
     }
-    assert!(!env.contains("CARGO"), "the environment of this program is not the hook's: {env}");
+    assert!(!env.contains("CARGO"), "a hook must not inherit our environment: {env}");
     assert_eq!(fs::read_to_string(out.with_extension("modes")).unwrap(), "600\n700\n");
     let context: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(out.with_extension("json")).unwrap()).unwrap();
@@ -284,7 +288,7 @@ fn the_contract_holds() {
 }
 
 #[test]
-fn a_hook_is_for_the_domains_it_names() {
+fn hook_runs_only_for_the_domains_it_names() {
     let scene = Scene::new();
     let named = |pattern: &str| Hook { domains: vec![pattern.into()], ..scene.command("a", &[PRE], ":") };
     let hooks = [named("web*")];
@@ -296,11 +300,11 @@ fn a_hook_is_for_the_domains_it_names() {
 }
 
 #[test]
-fn a_signal_ends_what_comes_before_and_nothing_that_comes_after() {
+fn signal_stops_hooks_before_a_span_but_not_after_it() {
     let scene = Scene::new();
     let hooks = [scene.command("a", &[PRE, POST], ":"), scene.command("b", &[PRE], "sleep 60")];
     scene.cancel.cancel(15);
     let mut phases = scene.phases(&hooks);
     assert!(matches!(phases.enter(Span::Snapshot), Err(Error::Cancelled(15))));
-    assert!(scene.seen().last().unwrap().starts_with("a post-snapshot"), "what was begun is left all the same");
+    assert!(scene.seen().last().unwrap().starts_with("a post-snapshot"), "the hook after the span must run");
 }

@@ -1,4 +1,4 @@
-//! Listing and finding over real archives, damaged ones and those of the legacy script among them.
+//! Tests listing and finding with real archives, including damaged ones and those of the legacy script.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ fn record(fixture: &Fixture, point: &Point, good: bool) {
 }
 
 #[test]
-fn a_damaged_point_and_one_of_the_seed_do_not_spoil_the_list() {
+fn damaged_points_and_seeds_are_listed() {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
     let good = fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &disks);
@@ -44,7 +44,7 @@ fn a_damaged_point_and_one_of_the_seed_do_not_spoil_the_list() {
 }
 
 #[test]
-fn the_point_that_is_meant_is_found() {
+fn requested_point_is_found() {
     let fixture = Fixture::new();
     for day in ["20", "21", "22"] {
         fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]);
@@ -63,7 +63,7 @@ fn the_point_that_is_meant_is_found() {
 }
 
 #[test]
-fn a_check_counts_for_the_archive_that_was_checked() {
+fn verification_counts_only_for_the_archive_that_was_verified() {
     let fixture = Fixture::new();
     let mut point = fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);
     record(&fixture, &point, false);

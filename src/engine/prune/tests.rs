@@ -1,4 +1,4 @@
-//! Rotation of real archives.
+//! Tests rotation with real archives.
 
 use std::fs;
 
@@ -25,7 +25,7 @@ fn now() -> DateTime<Local> {
     "2026-11-30T12:00:00Z".parse::<DateTime<chrono::Utc>>().unwrap().with_timezone(&Local)
 }
 
-/// After a backup of the fixture's guest.
+/// Rotates as after a backup of the fixture's guest.
 fn rotate(fixture: &Fixture, last: u32) -> Rotation {
     let verified = Verified::load(&fixture.path("state")).unwrap();
     let rotate = Rotate { store: &fixture.store, verified: &verified, now: now(), dry_run: false };
@@ -33,7 +33,7 @@ fn rotate(fixture: &Fixture, last: u32) -> Rotation {
 }
 
 #[test]
-fn damaged_points_fill_no_place_and_stay() {
+fn damaged_points_stay_and_do_not_count() {
     let fixture = Fixture::new();
     let point = |day: u32| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]);
     let points: Vec<_> = (20..25).map(point).collect();
@@ -57,7 +57,7 @@ fn damaged_points_fill_no_place_and_stay() {
 }
 
 #[test]
-fn the_only_good_point_stays_though_newer_ones_are_there() {
+fn only_good_point_stays_although_newer_points_exist() {
     let fixture = Fixture::new();
     let point = |day: u32| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::Zstd(1), &[]);
     let points: Vec<_> = (20..24).map(point).collect();
@@ -67,7 +67,7 @@ fn the_only_good_point_stays_though_newer_ones_are_there() {
 }
 
 #[test]
-fn the_last_point_with_every_disk_stays() {
+fn last_complete_point_stays() {
     let fixture = Fixture::new();
     fixture.point("2026-11-19T02:00:00Z", Codec::None, &[]);
     fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);
@@ -124,7 +124,7 @@ fn points_of_another_guest_stay_and_do_not_count() {
     assert_eq!(told.message, format!("2 restore points of another guest with this name (UUID {other}) are kept"));
     let hint = told.hint.as_ref().unwrap();
     assert!(hint.contains("rm /") && hint.ends_with("/web%201/web%201-20261119T020000Z.tar"), "{hint}");
-    // The guest whose points they are is known by its UUID, not by the newest point.
+    // The guest is identified by its UUID, not by the newest point.
     let verified = Verified::load(&fixture.path("state")).unwrap();
     let rotate = Rotate { store: &fixture.store, verified: &verified, now: now(), dry_run: false };
     let of_other = rotate.guest(DOMAIN, other, &Policy::rotate(1)).unwrap();
@@ -132,7 +132,7 @@ fn points_of_another_guest_stay_and_do_not_count() {
 }
 
 #[test]
-fn a_point_of_another_guest_that_cannot_be_read_stays() {
+fn unreadable_point_stays() {
     let fixture = Fixture::new();
     let days = [20, 21, 22].map(|day| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]));
     fs::write(days[2].location(), "x").unwrap();
@@ -142,7 +142,7 @@ fn a_point_of_another_guest_that_cannot_be_read_stays() {
 }
 
 #[test]
-fn a_suspect_newest_point_holds_rotation() {
+fn suspect_newest_point_puts_rotation_on_hold() {
     let fixture = Fixture::new();
     let days = [20, 21].map(|day| fixture.point(&format!("2026-11-{day}T02:00:00Z"), Codec::None, &[]));
     let suspect = |manifest: &mut Manifest| manifest.suspect = Some("disk vda is empty".to_owned());
@@ -157,7 +157,7 @@ fn a_suspect_newest_point_holds_rotation() {
         ]
     );
     assert!(held.left_alone[0].message.ends_with("disk vda is empty"), "{held:?}");
-    // The next one is as it should be.
+    // The next point is complete.
     fixture.point("2026-11-23T02:00:00Z", Codec::None, &[]);
     let resumed = rotate(&fixture, 1);
     assert_eq!((resumed.removed().len(), resumed.left_alone.len()), (3, 0));
@@ -165,6 +165,6 @@ fn a_suspect_newest_point_holds_rotation() {
 }
 
 #[test]
-fn paths_in_hints_are_words_of_a_shell() {
+fn paths_in_hints_are_quoted_for_a_shell() {
     assert_eq!((quoted("/b/a%20b-1.tar"), quoted("/b c/d'e")), ("/b/a%20b-1.tar".into(), "'/b c/d'\\''e'".into()));
 }

@@ -1,4 +1,4 @@
-//! A guest's agent decides neither how long a run waits for it, nor whether it hears signals.
+//! Tests that a guest's agent cannot make a run wait without limit or ignore signals.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use crate::engine::give_back::give_back;
 use crate::engine::journal::Journal;
 use crate::sys::signals::Cancel;
 
-/// A guest that runs, and the entry of its backup.
+/// A running guest, and the entry of its backup.
 fn scene() -> (tempfile::TempDir, Fake, Record) {
     let dir = tempfile::tempdir().unwrap();
     let record = Journal::open(dir.path()).unwrap().begin(Uuid::new_v4(), Utc::now(), "a", &fake::id()).unwrap();
     (dir, Fake::new(DomainState::Running, "vda", &[Path::new("/v/base")]), record)
 }
 
-/// Every answer after so many says "frozen".
+/// The agent reports "frozen" in every answer after this many.
 fn says_frozen(fake: &Fake, after: usize) {
     fake.when(move |call, number, guest| {
         guest.frozen |= call == "is_frozen" && number > after;
@@ -35,20 +35,20 @@ fn frozen_around(fake: &Fake, record: &mut Record) -> Frozen {
 }
 
 #[test]
-fn a_guest_that_always_says_frozen_has_one_deadline_for_the_freeze_and_for_giving_back() {
+fn freeze_and_release_share_one_deadline_for_thawing() {
     let (_dir, fake, mut record) = scene();
     says_frozen(&fake, 1);
     let frozen = frozen_around(&fake, &mut record);
     assert!(matches!(frozen.still_frozen, Some(Error::StillFrozen { .. })));
-    assert!(thaws(&fake) > 1, "it is tried again until then");
-    assert!(record.entry().frozen, "the next run tries again");
+    assert!(thaws(&fake) > 1, "thawing is retried until the deadline");
+    assert!(record.entry().frozen, "the next run must try again");
     says_frozen(&fake, 0);
     assert!(give_back(&fake, &mut record).is_err());
-    assert_eq!(thaws(&fake), 1, "its time is over");
+    assert_eq!(thaws(&fake), 1, "the deadline is over");
 }
 
 #[test]
-fn a_signal_ends_the_thawing_of_a_guest_that_always_says_frozen() {
+fn signal_ends_thawing_of_a_guest_that_always_reports_frozen() {
     let (_dir, fake, mut record) = scene();
     let cancel = Cancel::default();
     record.thawing().heed(&cancel);
@@ -59,7 +59,7 @@ fn a_signal_ends_the_thawing_of_a_guest_that_always_says_frozen() {
 }
 
 #[test]
-fn a_refused_freeze_and_an_accepted_thaw_leave_a_guest_thawed_whatever_its_agent_says() {
+fn accepted_thaw_suffices_after_a_refused_freeze() {
     for (kind, is_answer) in [(Kind::Refused, true), (Kind::Other, false)] {
         let (_dir, fake, mut record) = scene();
         fake.when(move |call, number, guest| {
@@ -74,7 +74,7 @@ fn a_refused_freeze_and_an_accepted_thaw_leave_a_guest_thawed_whatever_its_agent
 }
 
 #[test]
-fn a_guest_that_thaws_is_thawed_in_spite_of_a_signal() {
+fn guest_is_thawed_despite_a_signal() {
     let (_dir, fake, mut record) = scene();
     let cancel = Cancel::default();
     record.thawing().heed(&cancel);

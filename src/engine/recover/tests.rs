@@ -1,4 +1,4 @@
-//! What an interrupted run left is undone from the journal alone, told in words, and one entry never hinders another.
+//! Tests that recovery needs only the journal, reports what it undoes, and that one entry never blocks another.
 
 use std::path::PathBuf;
 
@@ -23,14 +23,14 @@ fn recovered(journal: &Journal, connect: &Connect<'_>) -> (Vec<String>, Vec<Stri
 }
 
 #[test]
-fn an_entry_of_another_hosts_libvirt_tells_how_to_close_it() {
+fn entry_of_another_hosts_libvirt_has_a_hint_that_closes_it() {
     let killed = Killed::new();
     let connect = |uri: &str| Err(hypervisor::Error::Remote { uri: uri.to_owned() });
     let left = recover(&killed.journal, &connect, &Cancel::default(), &Patience::default()).unwrap().left;
     assert!(left[0].message.contains("used one, which is the libvirt of another host"), "{}", left[0].message);
     let hint = left[0].hint.clone().unwrap();
     assert!(hint.contains("virsh -c one blockcommit 'web 1' vda --active --pivot"), "{hint}");
-    // What it says closes the entry.
+    // Following the hint closes the entry.
     std::fs::remove_file(hint.rsplit_once("rm ").unwrap().1).unwrap();
     let (done, left) = recovered(&killed.journal, &connect);
     assert!(done.is_empty() && left.is_empty(), "{left:?}");
@@ -38,11 +38,11 @@ fn an_entry_of_another_hosts_libvirt_tells_how_to_close_it() {
 
 const OVERLAY: &str = "base.qcow2.vda.kvmbackup-0123abcd.qcow2";
 const SCRATCH: &str = "b.raw.vdb.kvmbackup-0123abcd.scratch";
-/// Of the domain [`fake::id`].
+/// For the domain [`fake::id`].
 const PARTIAL: &str = "target/.web%201-20261120T020000Z.part";
 const SOCKETS: &str = "sockets/11111111222243338444555555555555";
 
-/// Everything that a run may have held when it was killed.
+/// Everything that a killed run may leave.
 struct Killed {
     dir: TempDir,
     journal: Journal,
@@ -100,7 +100,7 @@ impl Killed {
 }
 
 #[test]
-fn a_signal_stops_it_before_the_next_entry() {
+fn signal_stops_recovery_before_the_next_entry() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
     let domain = DomainRef { name: "a".into(), uuid: Uuid::new_v4() };
@@ -108,13 +108,14 @@ fn a_signal_stops_it_before_the_next_entry() {
     let cancel = Cancel::default();
     cancel.cancel(15);
     let recovered =
-        recover(&journal, &|_| unreachable!("nothing is undone any more"), &cancel, &Patience::default()).unwrap();
+        recover(&journal, &|_| unreachable!("nothing must be undone after a signal"), &cancel, &Patience::default())
+            .unwrap();
     assert_eq!((recovered.stopped, recovered.done.len(), recovered.left.len()), (Some(15), 0, 0));
     assert_eq!(journal.left().unwrap().len(), 1);
 }
 
 #[test]
-fn all_that_was_held_is_given_back_and_told_and_twice_is_safe() {
+fn recovery_undoes_and_reports_everything_and_can_be_repeated() {
     let killed = Killed::new();
     let entry = std::fs::read_dir(killed.path("journal")).unwrap().next().unwrap().unwrap().path();
     let text = std::fs::read(&entry).unwrap();
@@ -124,7 +125,7 @@ fn all_that_was_held_is_given_back_and_told_and_twice_is_safe() {
     killed.expect_healed();
     assert!(killed.journal.left().unwrap().is_empty());
     assert_eq!(recovered(&killed.journal, &killed.connect()), (vec![], vec![]));
-    // Killed again after all was done, and before the entry was gone.
+    // Killed again after everything was undone and before the entry was removed.
     durable::write(&entry, &text).unwrap();
     let (done, left) = recovered(&killed.journal, &killed.connect());
     assert!(done[0].ends_with("interrupted; thawed the guest") && left.is_empty(), "{done:?} {left:?}");
@@ -132,7 +133,7 @@ fn all_that_was_held_is_given_back_and_told_and_twice_is_safe() {
 }
 
 #[test]
-fn one_that_fails_stays_in_the_journal_and_the_others_are_healed() {
+fn failed_entry_stays_in_the_journal_and_others_are_recovered() {
     let killed = Killed::new();
     let before = started() - TimeDelta::days(1);
     for (name, uri, time) in [("db", "down", started() + TimeDelta::days(1)), ("mail", "one", before)] {
@@ -155,12 +156,12 @@ fn one_that_fails_stays_in_the_journal_and_the_others_are_healed() {
 }
 
 #[test]
-fn a_failure_names_the_domain_once() {
+fn failure_names_the_domain_once() {
     let killed = Killed::new();
     killed.fake.when(|call, _, _| (call == "describe").then_some(Kind::Other));
     let (done, left) = recovered(&killed.journal, &killed.connect());
     assert!(done.is_empty() && left.len() == 1 && left[0].starts_with("web 1: cannot do it"), "{left:?}");
-    // What comes first for the guest was done all the same; what comes after its disk waits.
+    // What the guest needs first was done anyway. What comes after its disks waits.
     assert!(!killed.fake.get(|guest| guest.frozen) && killed.path(PARTIAL).exists());
     killed.fake.when(|_, _, _| None);
     assert_eq!(recovered(&killed.journal, &killed.connect()).1, [""; 0]);
@@ -168,7 +169,7 @@ fn a_failure_names_the_domain_once() {
 }
 
 #[test]
-fn an_unfinished_archive_on_a_target_that_is_not_mounted_is_not_taken_for_removed() {
+fn unfinished_archive_on_an_unmounted_target_is_not_considered_removed() {
     let killed = Killed::new();
     std::fs::rename(killed.path("target"), killed.path("elsewhere")).unwrap();
     let (done, left) = recovered(&killed.journal, &killed.connect());
@@ -179,7 +180,7 @@ fn an_unfinished_archive_on_a_target_that_is_not_mounted_is_not_taken_for_remove
 }
 
 #[test]
-fn after_a_panic_what_the_run_itself_held_of_the_domain_is_given_back() {
+fn after_a_panic_only_the_entry_of_that_run_is_undone() {
     let killed = Killed::new();
     let recover =
         |started| recover_domain(&killed.journal, &killed.fake, started, &fake::id(), &Patience::default()).unwrap();

@@ -1,5 +1,5 @@
-//! Owns: that nobody else uses an overlay or its base right before they are changed: no process, no loop device, and no
-//! image of any domain that only headers tie to the overlay. Must not: change anything.
+//! Checks that nothing else uses an overlay or its base right before they are changed: no process, no loop device, and
+//! no image of any domain that only headers connect to the overlay. Must not change anything.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,16 +10,16 @@ use crate::engine::users::{self, Role, User, Users};
 use crate::hypervisor::{Guests, Overlay};
 use crate::sys::in_use;
 
-/// How long QEMU may take to close an image that its guest has left.
+/// How long QEMU may take to close an image after its guest was moved off it.
 const CLOSED: Duration = Duration::from_secs(10);
-/// Between two looks.
+/// Pause between two checks.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Before the base is written to without its guest: QEMU's own locks do not see a block device that is open in another
-/// mount namespace.
+/// Checks before the base is written to without its guest. QEMU's own locks do not detect a block device that is open
+/// in another mount namespace.
 pub(super) fn expect_closed(overlay: &Overlay) -> Result<(), Error> {
     let base = overlay.base.source.path().map(users::open).transpose()?.unwrap_or_default();
-    // Who only looks at a device (udev, a monitor of its disks) is no user of the image.
+    // A process that only reads a device (udev, a disk monitor) does not use it as an image.
     let is_image_user = |user: &in_use::User| match user {
         in_use::User::Process { guest, writes, .. } => guest.is_some() || *writes,
         in_use::User::Loop(_) => false,
@@ -28,7 +28,7 @@ pub(super) fn expect_closed(overlay: &Overlay) -> Result<(), Error> {
     user.map_or_else(|| expect_released(overlay), |user| Err(refusal::used(overlay, &User::Host(user), None)))
 }
 
-/// Before the overlay is removed.
+/// Checks before the overlay is removed.
 pub(super) fn expect_unused(hypervisor: &dyn Guests, overlay: &Overlay) -> Result<(), Error> {
     let users = Users::look(hypervisor)?;
     if let Some(one) = users.domains(&overlay.path)?.into_iter().next() {

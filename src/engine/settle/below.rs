@@ -1,5 +1,5 @@
-//! Owns: which image an overlay really lies over. An operator may have put the disk on another one (an external snapshot, a
-//! copy) right before our snapshot. Must not: change any image or definition.
+//! Finds the image that an overlay is really based on. An operator may have moved the disk to another one (an external
+//! snapshot, a copy) right before our snapshot. Must not change any image or definition.
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ use crate::model::{Format, Image};
 use crate::sys::in_use::FileId;
 use crate::sys::mark::Mark;
 
-/// The image that the overlay lies over, if that is not its base in the journal.
+/// The image below the overlay, if that is not its base in the journal.
 ///
 /// # Errors
-/// Refuses when the overlay's header and the chain of the disk disagree, when no image lies below it, and when the image is
-/// not the disk's alone: one below the base, as after a `virsh blockpull`, or one that another domain uses.
+/// If the overlay's header and the disk's chain disagree, if no image is below the overlay, or if the image does not
+/// belong to this disk alone: it is below the base, as after `virsh blockpull`, or another domain uses it.
 ///
-/// Headers may be written by whoever may write to the images. An image that is not known from the backup is believed only
-/// where an operator's is: a file beside the base, made since the run began.
+/// Anyone who can write to the images can write their headers. An image that the backup did not know is trusted only if
+/// it is where an operator's would be: a file beside the base that was created after the run began.
 pub(super) fn other(
     hypervisor: &dyn Hypervisor,
     record: &Record,
@@ -50,9 +50,13 @@ pub(super) fn other(
     Ok(Some((*other).clone()))
 }
 
-/// From now on the image that the overlay lies over is its base, also in the journal. The definition of before named another.
+/// Makes `image` the base of the overlay, also in the journal. The saved definition is dropped because it names another
+/// image.
 pub(super) fn put_over(record: &mut Record, overlay: &Overlay, image: Image) -> Overlay {
-    tracing::warn!(disk = overlay.target, "it was moved to {image:?} before the snapshot and is moved back to it");
+    tracing::warn!(
+        disk = overlay.target,
+        "the disk was moved to {image:?} before the snapshot; moving it back to that image"
+    );
     let marks = marks::found(&overlay.path, &image, None);
     let overlay = Overlay { base: image, saved: None, marks, ..overlay.clone() };
     let noted = record.update(|entry| {
@@ -72,7 +76,7 @@ fn is_of_operator(image: &Path, record: &Record, overlay: &Overlay) -> bool {
     is_beside && Mark::at(image).is_ok_and(|mark| !mark.is_older_than(began))
 }
 
-/// Whether a domain uses the image that is neither the one that was backed up nor on the overlay.
+/// Whether the image is used by a domain that is neither the one that was backed up nor on the overlay.
 fn is_shared(hypervisor: &dyn Hypervisor, seats: &Seats, image: &Image) -> Result<bool, Error> {
     let Some(path) = image.source.path() else { return Ok(true) };
     let users = Users::look(hypervisor)?;
@@ -85,7 +89,7 @@ fn is_same(one: &Image, other: &Image) -> bool {
         || one.source.path().zip(other.source.path()).is_some_and(|(one, other)| is_same_file(one, other))
 }
 
-/// By name, or by what the names lead to.
+/// Compares the names and the files that they lead to.
 fn is_same_file(one: &Path, other: &Path) -> bool {
     let id = |path: &Path| FileId::of(path).ok().flatten();
     one == other || id(one).is_some_and(|one| id(other) == Some(one))

@@ -1,5 +1,6 @@
-//! Owns: committing the overlay of a guest that is off into the image below it. Must not: follow a name or a header to another
-//! file: QEMU's user, or anyone else who can write to the images, may have put it there, and qemu-img has our rights.
+//! Commits the overlay of a guest that is off into the image below it. Must not follow a name or a header to another
+//! file: QEMU's user, or anyone else who can write to the images, may have put it there, and `qemu-img` runs with our
+//! rights.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,10 +13,10 @@ use crate::model::{Format, Image, Source};
 use crate::qcow2::{self, Links};
 use crate::sys::mark::{self, Mark};
 
-/// Writes what the overlay holds into the image below it; the overlay keeps it, too.
+/// Writes the overlay's data into the image below it. The overlay keeps the data, too.
 ///
 /// # Errors
-/// If either file is not the one that it was at the backup, or names a data file.
+/// If a file is not the same one as during the backup, or names a data file.
 pub(super) fn commit(overlay: &Overlay, seat: Option<&Seat>) -> Result<(), Error> {
     let (Some(marks), Some(base)) = (&overlay.marks, overlay.base.source.path()) else {
         return Err(refusal::unmarked(overlay, seat));

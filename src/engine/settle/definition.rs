@@ -1,4 +1,4 @@
-//! Owns: the definition of a disk that goes back to its base. Must not: decide whether it may.
+//! Corrects the definition of a disk that returns to its base. Must not decide whether it may.
 
 use super::seats::{Seat, Seats};
 use crate::engine::Error;
@@ -7,7 +7,7 @@ use crate::hypervisor::domain_xml::{disk_text, has_images_of, repoint};
 use crate::hypervisor::{self, Definitions, Overlay};
 use crate::model::Failure;
 
-/// Puts the disk on its base.
+/// Makes the definition name the base.
 pub(super) fn put_right(hypervisor: &dyn Definitions, seat: &Seat, overlay: &Overlay) -> Result<(), Error> {
     let domain = &seat.domain;
     let failed = |source| hypervisor::Error::Xml { domain: domain.id.name.clone(), source };
@@ -15,7 +15,8 @@ pub(super) fn put_right(hypervisor: &dyn Definitions, seat: &Seat, overlay: &Ove
     Ok(hypervisor.define_disk(&domain.id, disk_text(&xml, &seat.target).map_err(failed)?)?)
 }
 
-/// A definition that names the base may still have lost what it said of it besides. That keeps no overlay.
+/// Restores the other settings of a disk if its definition names the base but has lost them. A failure is only a
+/// warning.
 pub(super) fn put_details_right(hypervisor: &dyn Definitions, record: &mut Record, overlay: &Overlay, seats: &Seats) {
     let Some(saved) = &overlay.saved else { return };
     let uuid = record.entry().domain.uuid;

@@ -1,4 +1,4 @@
-//! Owns: committing the overlay that a guest runs on, by QEMU, and moving the guest to its base. Must not: remove anything, or
+//! Commits the overlay of a running guest through QEMU, and moves the guest to its base. Must not remove anything, or
 //! end a block job that is not ours.
 
 use std::thread;
@@ -10,12 +10,12 @@ use crate::engine::Error;
 use crate::engine::journal::{Record, Settling};
 use crate::hypervisor::{Kind, Overlay, Snapshots};
 
-/// A commit that comes no nearer to its end for so long is given up; the guest goes on with its overlay. That it moves data
-/// says nothing: a guest may write faster than that.
+/// A commit that has not come closer to its end for this long is abandoned, and the guest keeps running on its overlay.
+/// Moved data alone is no progress, because a guest may write faster.
 const STALLED: Duration = Duration::from_secs(600);
 
-/// Commits and moves the guest to the base, which the journal knows before and after. Adopts a commit that an
-/// interrupted run has started.
+/// Commits the overlay and moves the guest to the base, and records the move in the journal before and after. Adopts a
+/// commit that an interrupted run has started.
 pub(super) fn commit(
     hypervisor: &dyn Snapshots,
     record: &mut Record,
@@ -23,7 +23,7 @@ pub(super) fn commit(
     seat: &Seat,
 ) -> Result<(), Error> {
     let (domain, target) = (&seat.domain.id, &seat.target);
-    // The guest is on the overlay, so an earlier move came to nothing.
+    // The guest is on the overlay, so an earlier move did not happen.
     note(record, overlay, None);
     if hypervisor.block_job(domain, target)?.is_none() {
         expect_no_snapshots(overlay, Some(seat))?;
@@ -37,7 +37,7 @@ pub(super) fn commit(
         if !job.active_commit {
             return Err(refusal::busy(overlay, seat));
         }
-        // While it runs, libvirt takes no snapshot. One may have been taken right before it began.
+        // libvirt takes no snapshot during a commit, but one may have been taken right before it began.
         if nearest.0 == u64::MAX
             && let Err(error) = expect_no_snapshots(overlay, Some(seat))
         {

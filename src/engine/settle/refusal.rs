@@ -1,4 +1,4 @@
-//! Owns: why an overlay stays, in words, and the commands after which `kvmbackup recover` does the rest. Must not: ask or
+//! Explains why an overlay stays, with the commands after which `kvmbackup recover` does the rest. Must not query or
 //! change anything.
 
 use std::path::Path;
@@ -15,7 +15,7 @@ mod held;
 
 pub(super) use held::{bitmaps, late_snapshot, snapshots};
 
-/// What ends every hint.
+/// The end of every hint.
 const THEN: &str = "then: kvmbackup recover";
 
 fn refusal(overlay: &Overlay, message: String, hint: String) -> Error {
@@ -26,7 +26,7 @@ fn file(overlay: &Overlay) -> String {
     quoted(&overlay.path.to_string_lossy())
 }
 
-/// Moves the overlay's data by hand.
+/// The command that commits the overlay by hand.
 fn by_hand(overlay: &Overlay) -> String {
     let file = file(overlay);
     let mut chain =
@@ -41,7 +41,7 @@ fn by_hand(overlay: &Overlay) -> String {
     }
 }
 
-/// See what it is, and decide: move its data by hand, or drop it.
+/// A hint to examine a file and then either commit the overlay by hand or remove it.
 fn look_first(overlay: &Overlay, path: &Path) -> String {
     let (by_hand, file) = (by_hand(overlay), file(overlay));
     let seen = quoted(&path.to_string_lossy());
@@ -72,7 +72,7 @@ pub(super) fn unreadable(overlay: &Overlay, path: &Path, cause: &str) -> Error {
     refusal(overlay, format!("cannot read the header of {}: {cause}", path.display()), look_first(overlay, path))
 }
 
-/// The journal does not identify the overlay and its base: an earlier release did not record it.
+/// The journal does not identify the overlay and its base, because an earlier release wrote it.
 pub(super) fn unmarked(overlay: &Overlay, seat: Option<&Seat>) -> Error {
     let path = overlay.path.display();
     let message = format!("the journal does not identify the overlay {path} and the image below it");
@@ -87,7 +87,7 @@ pub(super) fn unmarked(overlay: &Overlay, seat: Option<&Seat>) -> Error {
     refusal(overlay, message, hint)
 }
 
-/// Somebody's own image lies over the overlay.
+/// An image of another program is on top of the overlay.
 pub(super) fn covered(overlay: &Overlay, seat: &Seat) -> Error {
     let start = match seat.domain.state.is_active() {
         true => String::new(),
@@ -97,7 +97,7 @@ pub(super) fn covered(overlay: &Overlay, seat: &Seat) -> Error {
     refusal(overlay, format!("{} over the overlay {}", on_another(seat), overlay.path.display()), hint)
 }
 
-/// A definition names somebody's own image over an overlay that is gone, as after a commit on another host.
+/// A definition names another program's image over an overlay that does not exist, as after a commit on another host.
 pub(super) fn over_nothing(overlay: &Overlay, seat: &Seat) -> Error {
     let message = format!("{} over the overlay {}, which does not exist", on_another(seat), overlay.path.display());
     let domain = quoted(&seat.domain.id.name);
@@ -111,7 +111,7 @@ fn on_another(seat: &Seat) -> String {
     format!("{} is on {above}", seat.domain.id.name)
 }
 
-/// What commits the image over the overlay into that, while the guest runs.
+/// The command that commits the image on top into the overlay while the guest runs.
 fn into_overlay(overlay: &Overlay, seat: &Seat) -> String {
     let (domain, target) = (quoted(&seat.domain.id.name), quoted(&seat.target));
     format!("virsh blockcommit {domain} {target} --active --pivot --wait --base {}", file(overlay))
@@ -121,16 +121,17 @@ fn base(overlay: &Overlay) -> String {
     overlay.base.source.path().map_or_else(|| "its base".into(), |path| quoted(&path.to_string_lossy()))
 }
 
-/// A disk was put on the overlay while its data was moved.
+/// A disk was moved to the overlay while its data was committed.
 pub(super) fn taken(overlay: &Overlay, seat: &Seat) -> Error {
     if seat.above.is_some() {
         return covered(overlay, seat);
     }
-    let message = format!("{} was moved to the overlay {} meanwhile", seat.domain.id.name, overlay.path.display());
+    let message =
+        format!("{} was moved to the overlay {} during its commit", seat.domain.id.name, overlay.path.display());
     refusal(overlay, message, "Wait until no other program changes the domain".into())
 }
 
-/// The overlay does not lie over the image of the backup, and nothing may be committed into the one that it lies over.
+/// The overlay is not based on the image of the backup, and must not be committed into the image below it.
 pub(super) fn changed(overlay: &Overlay, seat: Option<&Seat>, below: Option<&Image>) -> Error {
     let below = below.and_then(|image| image.source.path());
     let below = below.map_or_else(|| "no known image".to_owned(), |path| path.display().to_string());
@@ -155,7 +156,7 @@ pub(super) fn changed(overlay: &Overlay, seat: Option<&Seat>, below: Option<&Ima
     refusal(overlay, format!("{} is on {over}", seat.domain.id.name), hint)
 }
 
-/// The guest was on the base already and was put on the overlay again: neither of the two is right alone.
+/// The guest was already on the base and was moved to the overlay again, so neither alone is correct.
 pub(super) fn stale(overlay: &Overlay, seat: &Seat) -> Error {
     let message = format!(
         "it is on the overlay {} again, which was already committed and is older than its base",
@@ -169,14 +170,14 @@ pub(super) fn stale(overlay: &Overlay, seat: &Seat) -> Error {
     refusal(overlay, message, hint)
 }
 
-/// The domain is not here any more. It may have been moved to another host and run there, on the overlay.
+/// The domain does not exist here any more. It may have been moved to another host, and run there on the overlay.
 pub(super) fn domain_gone(overlay: &Overlay) -> Error {
     let path = overlay.path.display();
     let hint = format!("Make sure that no other host runs the domain; {}", by_hand(overlay));
     refusal(overlay, format!("the domain no longer exists, but the overlay {path} holds guest data"), hint)
 }
 
-/// The disk is on the base, and not by us.
+/// The disk is on the base, but we did not move it.
 pub(super) fn abandoned(overlay: &Overlay, seat: &Seat) -> Error {
     let message = format!(
         "the definition of {} names the base, but the overlay {} holds guest data",
@@ -184,7 +185,7 @@ pub(super) fn abandoned(overlay: &Overlay, seat: &Seat) -> Error {
         overlay.path.display()
     );
     let hint = match seat.above {
-        // The base carries another image, which a commit would damage.
+        // Another image is on top of the base, and a commit would damage that.
         Some(_) => {
             format!("Nothing uses the overlay. Keep a copy if its data matters, and remove it: rm {}", file(overlay))
         }
@@ -198,7 +199,7 @@ pub(super) fn abandoned(overlay: &Overlay, seat: &Seat) -> Error {
     refusal(overlay, message, hint)
 }
 
-/// One definition names the overlay, another one the base.
+/// One definition names the overlay, and another one the base.
 pub(super) fn divided(overlay: &Overlay, upper: &Seat, lower: &Seat) -> Error {
     let kind = |seat: &Seat| if seat.live { "the running guest" } else { "the definition of" };
     let (upper_name, lower_name) = (&upper.domain.id.name, &lower.domain.id.name);
@@ -217,7 +218,7 @@ pub(super) fn divided(overlay: &Overlay, upper: &Seat, lower: &Seat) -> Error {
     refusal(overlay, message, hint)
 }
 
-/// A definition names an overlay that is not there, and may come back.
+/// A definition names an overlay that does not exist now but may reappear.
 pub(super) fn missing(overlay: &Overlay, seat: &Seat) -> Error {
     let message = format!(
         "the definition of {} names the overlay {}, which does not exist, and its directory is missing or empty",
@@ -236,7 +237,7 @@ pub(super) fn saved(overlay: &Overlay, domain: &str) -> Error {
     refusal(overlay, message, hint)
 }
 
-/// The guest may run on another host, with somebody's own image over the overlay.
+/// The guest may run on another host, possibly with another program's image on top of the overlay.
 pub(super) fn migrated(overlay: &Overlay, domain: &str, covered: Option<&Seat>) -> Error {
     let name = quoted(domain);
     let first = covered.map_or_else(String::new, |seat| format!("{} && ", into_overlay(overlay, seat)));
@@ -251,7 +252,8 @@ pub(super) fn migrated(overlay: &Overlay, domain: &str, covered: Option<&Seat>) 
     refusal(overlay, message, hint)
 }
 
-/// A guest that was saved to a file of the operator's (`virsh save`) goes on with the overlay that the file names, which is gone.
+/// A guest that an operator saved to a file (`virsh save`) would continue on the overlay that the file names, which was
+/// removed.
 pub(super) fn saved_to_file(overlay: &Overlay, seat: &Seat) -> Failure {
     let base = overlay.base.source.path().map_or_else(|| "its base".into(), |path| path.display().to_string());
     let message = format!(
@@ -262,13 +264,13 @@ pub(super) fn saved_to_file(overlay: &Overlay, seat: &Seat) -> Failure {
         overlay.path.display()
     );
     let hint = format!(
-        "Before `virsh restore FILE`, run virsh save-image-edit FILE; set {base} as the disk's <source> and remove \
-         its <backingStore>"
+        "Before `virsh restore FILE`, run `virsh save-image-edit FILE`: set {base} as the disk's <source> and remove \
+         its <backingStore>."
     );
     Failure { message, hint: Some(hint) }
 }
 
-/// The commit is over, and the guest is still on the overlay. Neither libvirt nor the log of QEMU says why.
+/// The commit ended, but the guest is still on the overlay. Neither libvirt nor the log of QEMU says why.
 pub(super) fn commit_ended(overlay: &Overlay) -> Error {
     let hint = format!(
         "Free space if its file system is full, and look for I/O errors: df -h {}; dmesg | tail",
@@ -277,14 +279,14 @@ pub(super) fn commit_ended(overlay: &Overlay) -> Error {
     refusal(overlay, "its commit ended early".into(), hint)
 }
 
-/// A block job of somebody else runs on the disk.
+/// A block job of another program runs on the disk.
 pub(super) fn busy(overlay: &Overlay, seat: &Seat) -> Error {
     let (domain, target) = (quoted(&seat.domain.id.name), quoted(&seat.target));
     let message = "another block job is running on it, so its overlay cannot be committed".into();
     refusal(overlay, message, format!("Wait for it, or abort it: virsh blockjob {domain} {target} --abort"))
 }
 
-/// Something else uses the overlay or its base; `image` is what a domain has over the overlay.
+/// Something else uses the overlay or its base. `image` is the image of a domain on top of the overlay.
 pub(super) fn used(overlay: &Overlay, user: &User, image: Option<&Path>) -> Error {
     let base = base(overlay);
     let hint = match (user, image) {

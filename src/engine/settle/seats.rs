@@ -1,5 +1,5 @@
-//! Owns: which definitions have an overlay, or the image below it, in the chain of a disk: of all domains, of the guests that run
-//! and of their next start. Must not: change anything, or decide what that means.
+//! Finds the disks that have an overlay, or the image below it, in their chain: of all domains, in running guests and
+//! in the definitions for their next start. Must not change anything, or decide what that means.
 
 use std::path::Path;
 
@@ -18,34 +18,34 @@ pub(super) struct Seats {
 pub(super) struct Seat {
     pub domain: Domain,
     pub target: String,
-    /// The guest runs on it. Otherwise, its next start would.
+    /// Whether a running guest uses it. Otherwise, it is in the definition for the next start.
     pub live: bool,
-    /// The chain holds the overlay. Otherwise, it holds the base without the overlay.
+    /// Whether the chain contains the overlay. Otherwise, it contains the base without the overlay.
     pub has_overlay: bool,
-    /// The disk's images from that one down.
+    /// The disk's images from the overlay or the base down.
     pub chain: Vec<Image>,
-    /// The disk's active image, where that is another one: somebody's own overlay.
+    /// The disk's active image, if another program's image is on top.
     pub above: Option<Image>,
 }
 
 impl Seats {
-    /// Asks for all definitions.
+    /// Queries all definitions.
     ///
     /// # Errors
-    /// Any domain that cannot be described might be one of them.
+    /// If any domain cannot be described, because it might have the overlay.
     pub fn find(hypervisor: &dyn Guests, own: &DomainRef, overlay: &Overlay) -> Result<Seats, Error> {
         let mut found = Seats { own: None, seats: Vec::new() };
         for (id, _) in hypervisor.domains()? {
             let domain = match hypervisor.describe(&id) {
                 Ok(domain) => domain,
-                // It went away since it was listed.
+                // The domain disappeared after it was listed.
                 Err(error) if error.kind() == Kind::NoDomain => continue,
                 Err(error) => return Err(error.into()),
             };
             if domain.state.is_active() {
                 found.add(&domain, &domain.disks, true, overlay);
             }
-            // The disks of the next start may be others than those of now.
+            // The disks at the next start may differ from the current ones.
             match hypervisor.persistent(&id) {
                 Ok(Some(defined)) => found.add(&domain, &defined.disks, false, overlay),
                 Ok(None) => {}
@@ -76,31 +76,31 @@ impl Seats {
         }
     }
 
-    /// The guest that runs on the overlay.
+    /// The disk of the guest that runs on the overlay.
     pub fn running(&self) -> Option<&Seat> {
         self.on_overlay().find(|seat| seat.live && seat.above.is_none())
     }
 
-    /// All disks that have the overlay in their chain.
+    /// All disks with the overlay in their chain.
     pub fn on_overlay(&self) -> impl Iterator<Item = &Seat> {
         self.seats.iter().filter(|seat| seat.has_overlay)
     }
 
-    /// The domain that was backed up, and all others that have the overlay.
+    /// The domain that was backed up, and all others with the overlay.
     pub fn domains(&self) -> impl Iterator<Item = &Domain> {
         let own = self.own.as_ref().map(|domain| domain.id.uuid);
         let others = self.on_overlay().map(|seat| &seat.domain).filter(move |domain| Some(domain.id.uuid) != own);
         self.own.iter().chain(others)
     }
 
-    /// All disks that have the base in their chain, and not the overlay.
+    /// All disks with the base but without the overlay in their chain.
     pub fn on_base(&self) -> impl Iterator<Item = &Seat> {
         self.seats.iter().filter(|seat| !seat.has_overlay)
     }
 
-    /// A disk on the base that makes it unclear whether the overlay or the base is right: any, when no disk has the overlay, and
-    /// one of the domain itself, when another domain has it or the guest runs without it. That others name the base beside
-    /// the domain itself was so before.
+    /// A disk on the base that makes it unclear whether the overlay or the base is correct. If no disk has the overlay,
+    /// that is any disk. If the domain itself has the overlay, it is a disk of its running guest. If another domain has
+    /// it, it is any disk of the domain itself. Other domains may have named the base before the backup.
     pub fn rival(&self, upper: Option<&Seat>) -> Option<&Seat> {
         let own = self.own.as_ref().map(|domain| domain.id.uuid);
         let is_own = |seat: &Seat| Some(seat.domain.id.uuid) == own;
@@ -111,12 +111,12 @@ impl Seats {
         }
     }
 
-    /// A disk of somebody's own on top of the overlay.
+    /// A disk with another program's image on top of the overlay.
     pub fn covered(&self) -> Option<&Seat> {
         self.on_overlay().find(|seat| seat.above.is_some())
     }
 
-    /// What decides how the overlay is settled: whether the domain is active, and whether a guest runs on the overlay.
+    /// What decides how to settle the overlay: whether the domain is active, and whether a guest runs on the overlay.
     pub fn situation(&self) -> (Option<bool>, bool) {
         (self.own.as_ref().map(|domain| domain.state.is_active()), self.running().is_some())
     }

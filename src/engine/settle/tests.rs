@@ -1,5 +1,5 @@
-//! An overlay is settled on a small model of a domain and on real images: what is committed, what is removed, what is left
-//! alone, and what the journal says at each moment.
+//! Tests settling with a small model of a domain and with real images: what is committed, removed and left alone, and
+//! what the journal says at each moment.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,10 +19,10 @@ mod off;
 mod running;
 mod waits;
 
-/// The overlay, by a name that the journal may name.
+/// A file name that a journal entry may name as an overlay.
 const OVER: &str = "over.vda.kvmbackup-0123abcd.qcow2";
 
-/// A domain whose disk is on an overlay of ours, with what the guest wrote in it or with nothing.
+/// A domain with its disk on an overlay of ours, with or without data of the guest.
 struct Bench {
     dir: TempDir,
     fake: Fake,
@@ -50,7 +50,7 @@ impl Bench {
         Bench { dir, fake, record, overlay }
     }
 
-    /// As an earlier try left it in the journal.
+    /// Records the progress of an earlier attempt in the journal.
     fn noted_before(mut self, how_far: Option<Settling>) -> Bench {
         note(&mut self.record, &self.overlay, how_far);
         self
@@ -73,14 +73,14 @@ impl Bench {
         overlay(&self.fake, &mut self.record, &self.overlay)
     }
 
-    /// What it says when it refuses; the overlay is still there then.
+    /// The message of a refusal, after which the overlay must still exist.
     fn refused(&mut self) -> String {
         let error = self.settle().unwrap_err();
-        assert!(self.overlay.path.exists(), "removed though {error}");
+        assert!(self.overlay.path.exists(), "removed despite: {error}");
         error.to_string()
     }
 
-    /// The calls since the last time, without those that only ask for definitions.
+    /// The calls since this was last called, except queries of definitions.
     fn acts(&self) -> Vec<String> {
         let mut calls = self.fake.calls();
         calls.retain(|call| !["domains", "describe", "persistent"].contains(&call.as_str()));
@@ -102,21 +102,21 @@ impl Bench {
     }
 }
 
-/// What is on disk.
+/// The progress in the journal on disk.
 fn noted(dir: &Path) -> Option<Settling> {
     let left = Journal::open(dir).unwrap().left().unwrap();
     left[0].as_ref().unwrap().entry().settling.get("vda").copied()
 }
 
 #[test]
-fn a_domain_that_is_gone_keeps_only_what_is_nowhere_else() {
+fn overlay_of_a_missing_domain_stays_only_if_it_has_the_only_copy() {
     use Settling::*;
     for (written, there, before, goes) in [
         (true, true, Some(Committed), true),
         (false, true, None, true),
         (false, false, None, true),
         (true, true, None, false),
-        // The move may never have come.
+        // The move may not have happened.
         (true, true, Some(Committing), false),
     ] {
         let mut bench = Bench::new(DomainState::Off, written).noted_before(before);
@@ -134,7 +134,7 @@ fn a_domain_that_is_gone_keeps_only_what_is_nowhere_else() {
 }
 
 #[test]
-fn a_domain_that_cannot_be_seen_is_not_taken_for_gone() {
+fn domain_that_cannot_be_described_is_not_considered_missing() {
     let mut bench = Bench::new(DomainState::Running, false);
     bench.fake.when(|call, _, _| (call == "describe").then_some(Kind::Other));
     bench.refused();
@@ -142,7 +142,7 @@ fn a_domain_that_cannot_be_seen_is_not_taken_for_gone() {
 }
 
 #[test]
-fn a_disk_that_has_another_name_now_is_followed() {
+fn disk_with_a_new_target_is_found() {
     for state in [DomainState::Running, DomainState::Off] {
         let mut bench = Bench::new(state, true);
         bench.fake.set(|guest| {

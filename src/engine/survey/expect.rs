@@ -1,13 +1,14 @@
-//! Owns: what the configuration lets one expect: how often, and how many restore points. Pure. Must not: know domains.
+//! Derives from the configuration how often to expect a backup, and how many restore points. Pure. Must not know
+//! domains.
 
 use chrono::Weekday;
 
 use crate::retention::Policy;
 
-/// Seconds of a day; the hour that a change of clocks adds or takes is within anybody's tolerance.
+/// Seconds of a day. The hour of a clock change is within every tolerance.
 const DAY: u64 = 24 * 60 * 60;
 
-/// The longest time between two of these days, in seconds, from one week into the next; 0 for no day.
+/// The longest time between two of these days, in seconds, including the step into the next week; 0 without days.
 pub(super) fn longest_gap(days: &[Weekday]) -> u64 {
     let mut days: Vec<u64> = days.iter().map(|day| u64::from(day.num_days_from_monday())).collect();
     days.sort_unstable();
@@ -17,8 +18,8 @@ pub(super) fn longest_gap(days: &[Weekday]) -> u64 {
     days.iter().zip(next).map(|(day, next)| (next - day) * DAY).max().unwrap_or(0)
 }
 
-/// The fewest restore points that stay once there are enough: any point may be the one that several rules keep, so no more
-/// than the largest rule is sure. `None` if all stay.
+/// The fewest restore points that stay once there are enough. One point may satisfy several rules, so only the largest
+/// rule is certain. `None` if all stay.
 pub(super) fn kept(policy: &Policy) -> Option<u64> {
     let Policy { last, daily, weekly, monthly, yearly } = *policy;
     [last, daily, weekly, monthly, yearly].into_iter().max().filter(|largest| *largest > 0).map(u64::from)
@@ -34,7 +35,7 @@ mod tests {
     use crate::retention;
 
     #[test]
-    fn the_longest_gap_goes_over_the_end_of_the_week() {
+    fn longest_gap_includes_the_step_into_the_next_week() {
         use Weekday::*;
         let cases: [(&[Weekday], u64); 7] = [
             (&[Sun], 7),
@@ -51,16 +52,16 @@ mod tests {
     }
 
     #[test]
-    fn without_a_rule_all_stay() {
+    fn all_points_stay_without_a_rule() {
         assert_eq!(kept(&Policy::default()), None);
         assert_eq!(kept(&Policy { weekly: 1, ..Policy::default() }), Some(1));
     }
 
     proptest! {
-        /// Against retention itself: with points of many years, one each fortnight or each year, never fewer stay, and for
-        /// some policies no more.
+        /// Compares with retention itself: with points of many years, one each fortnight or each year, never fewer
+        /// stay, and for some policies no more.
         #[test]
-        fn no_fewer_are_kept(rules in prop::array::uniform5(0_u32..9)) {
+        fn no_fewer_points_stay_than_expected(rules in prop::array::uniform5(0_u32..9)) {
             let [last, daily, weekly, monthly, yearly] = rules;
             let policy = Policy { last, daily, weekly, monthly, yearly };
             let now: DateTime<Utc> = "2026-11-23T12:00:00Z".parse().unwrap();

@@ -1,4 +1,4 @@
-//! Owns: a look at the target that ends, whatever the target does. Must not: write to it, or open an archive.
+//! Examines the target within a time limit, whatever the target does. Must not write to it or open an archive.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,27 +17,27 @@ use crate::store::{self, Store};
 use crate::sys::patience::Patience;
 use crate::sys::space::{self, Space};
 
-/// A target that has not said how large it is by then is not up.
+/// A target that does not report its size within this time is not up.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long one that answers may take to list what it holds.
+/// How long a target that answers may take to list its contents.
 const LISTING: Duration = Duration::from_secs(60);
 
-/// Who looks every minute at a mount that hangs for a day must not be left with a thread for each look: while one hangs, all
-/// others fail at once.
+/// A survey is taken every minute, and a mount may hang for a day. While one call hangs, all others fail at once, so
+/// that hung threads do not accumulate.
 static ASKED: LazyLock<Patience> = LazyLock::new(Patience::default);
-/// The same for what lists, which may hang where asking does not.
+/// The same for listing, which may hang where [`ask`] does not.
 static LISTED: LazyLock<Patience> = LazyLock::new(Patience::default);
 
 /// What was found at the target.
 #[derive(Debug, Default)]
 pub(super) struct Target {
-    /// All but `stored_bytes`.
+    /// Everything except `stored_bytes`.
     pub repository: SeenRepository,
-    /// By domain, of those that have some; `None` if none could be listed, or not those of a domain.
+    /// The points of each domain that has some. `None` for a domain that could not be listed, or if nothing could.
     pub points: Option<BTreeMap<String, Option<SeenPoints>>>,
 }
 
-/// Looks, and marks the points that are recorded as damaged.
+/// Examines the target, and marks points that are recorded as damaged.
 pub(super) fn look(settings: &Settings, verified: Verified) -> Target {
     let path = settings.backupdir.clone();
     match ask(settings) {
@@ -60,13 +60,13 @@ pub(super) fn look(settings: &Settings, verified: Verified) -> Target {
     }
 }
 
-/// The target's room, if it can be used. Takes at most 10 s.
+/// Size and free space of the target, if it can be used. Takes at most 10 s.
 pub(in crate::engine) fn ask(settings: &Settings) -> io::Result<Space> {
     let (dir, require_mount) = (settings.backupdir.clone(), settings.require_mount);
     ASKED.within(ANSWER.min(settings.stall_timeout)).call(move || answer(&dir, require_mount))?
 }
 
-/// Its room, if it may be written to and is mounted where it has to be.
+/// Size and free space, if the directory is writable and mounted as required.
 fn answer(dir: &Path, require_mount: bool) -> io::Result<Space> {
     let room = space::of(dir)?;
     if !std::fs::metadata(dir)?.is_dir() {
@@ -99,7 +99,7 @@ fn points(dir: &Path, patience: &Patience, verified: &Verified) -> Option<BTreeM
             if points.is_empty() {
                 continue;
             }
-            // Points of the future exist, and nobody knows when they were taken.
+            // Points in the future exist, but their time is unknown.
             let mut times = points.iter().map(|point| point.id.time()).filter(|time| !is_future(*time, now));
             let oldest = times.next();
             let seen = SeenPoints {
@@ -130,7 +130,7 @@ mod tests {
         let disks = fixture.usual_disks();
         let [old, new] =
             ["2026-11-20T02:00:00Z", "2026-11-21T02:00:00Z"].map(|time| fixture.point(time, Codec::Zstd(1), &disks));
-        // Whatever is in an archive, it is not read.
+        // The contents of archives are not read, so they do not matter.
         std::fs::write(old.location(), vec![0; old.bytes as usize]).unwrap();
         let seen = points(&fixture.path("backup"), &Patience::default()).unwrap();
         let (count, bytes) = (2, old.bytes + new.bytes);
@@ -146,13 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_to_is_not_up() {
+    fn target_that_is_not_writable_is_not_up() {
         let dir = tempfile::tempdir().unwrap();
         assert!(answer(dir.path(), false).unwrap().total > 0);
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(answer(&file, false).is_err() && answer(&dir.path().join("nowhere"), false).is_err());
-        // Of the file systems that may be mounted read-only, and of those that are not a mount.
+        // Either may be on a file system that is mounted read-only.
         for path in ["/", "/sys/kernel"] {
             assert!(answer(Path::new(path), false).is_err() || !is_read_only(path), "{path}");
         }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_tells_of_which_target_whether_it_is_up_and_what_it_holds() {
+    fn survey_of_a_target_reports_whether_it_is_up_and_its_points() {
         let fixture = Fixture::new();
         fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &fixture.usual_disks());
         let settings = |name: &str| {

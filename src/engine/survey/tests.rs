@@ -1,4 +1,4 @@
-//! What is put side by side, and what stands in for what cannot be seen.
+//! Tests how findings are combined, and what replaces those that are missing.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ fn of_target(up: bool, points: Option<&[&str]>) -> Target {
 }
 
 #[test]
-fn a_domain_whose_points_cannot_be_listed_is_as_before() {
+fn domain_whose_points_cannot_be_listed_keeps_the_previous_ones() {
     let before = join(&settings(), None, of_target(true, Some(&["db", "old"])), None);
     let mut target = of_target(true, Some(&["old"]));
     target.points.as_mut().unwrap().extend([("db".to_owned(), None), ("web-1".to_owned(), None)]);
@@ -46,7 +46,7 @@ fn a_domain_whose_points_cannot_be_listed_is_as_before() {
 }
 
 #[test]
-fn every_domain_that_anybody_knows_is_there() {
+fn domains_of_libvirt_configuration_and_target_are_included() {
     let guests = BTreeMap::from([guest("db", 0), guest("web-1", 1), guest("lab", 0)]);
     let survey = join(&settings(), Some(guests), of_target(true, Some(&["db", "old"])), None);
     let names: Vec<_> = survey.domains.keys().map(String::as_str).collect();
@@ -57,7 +57,7 @@ fn every_domain_that_anybody_knows_is_there() {
     assert_eq!((db.job.as_deref(), db.wanted, db.points.count), (Some("databases"), Some(Consistency::Filesystem), 2));
     assert_eq!((web.job.as_deref(), web.wanted, web.leftover_overlays), (Some("h"), Some(Consistency::Crash), 1));
     assert_eq!((db.expected_interval_s, web.expected_interval_s), (4 * day, day));
-    // Covered by nothing; in the configuration alone; in the target alone.
+    // Not covered by the configuration; only in the configuration; only on the target.
     assert_eq!((seen("lab").job.clone(), seen("lab").defined, seen("lab").expected_interval_s), (None, true, 0));
     assert_eq!((seen("mail").job.as_deref(), seen("mail").defined), (Some("h"), false));
     assert_eq!((seen("old").job.clone(), seen("old").points.count), (None, 2));
@@ -68,7 +68,7 @@ fn every_domain_that_anybody_knows_is_there() {
 }
 
 #[test]
-fn what_cannot_be_seen_is_as_it_was() {
+fn missing_observations_keep_the_previous_values() {
     let guests = BTreeMap::from([guest("db", 2), guest("lab", 0)]);
     let before = join(&settings(), Some(guests), of_target(true, Some(&["db", "old"])), None);
     let blind = join(&settings(), None, of_target(false, None), Some(&before));
@@ -81,7 +81,7 @@ fn what_cannot_be_seen_is_as_it_was() {
 }
 
 #[test]
-fn of_what_was_seen_before_only_what_may_still_be_there_is_kept() {
+fn only_previous_domains_that_may_still_exist_are_kept() {
     let gone = |leftover_overlays| Guest { defined: false, leftover_overlays };
     let guests = BTreeMap::from([guest("lab", 0), ("left".to_owned(), gone(1)), ("bare".to_owned(), gone(0))]);
     let before = join(&settings(), Some(guests), of_target(true, Some(&["old"])), None);
@@ -92,7 +92,7 @@ fn of_what_was_seen_before_only_what_may_still_be_there_is_kept() {
 }
 
 #[test]
-fn overlays_of_guests_and_of_the_journal_are_counted_once_each() {
+fn overlays_of_guests_and_of_the_journal_are_counted_once() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { state_dir: dir.path().join("state"), ..settings() };
     let [ours, other] = ["vda", "vdb"].map(|target| dir.path().join(format!("a.{target}.kvmbackup-0123abcd.qcow2")));
@@ -120,7 +120,7 @@ fn overlays_of_guests_and_of_the_journal_are_counted_once_each() {
         };
         record.update(|entry| entry.overlays = targets.iter().map(overlay).collect()).unwrap();
     }
-    // What is noted is not always there yet.
+    // An overlay in the journal may not exist yet.
     assert_eq!(count(look(None)), [web(1)]);
     std::fs::write(&other, "").unwrap();
     assert_eq!(count(look(None)), [("gone".to_owned(), false, 1), web(2)]);
@@ -133,7 +133,7 @@ fn overlays_of_guests_and_of_the_journal_are_counted_once_each() {
 }
 
 #[test]
-fn since_when_a_guest_should_be_saved_is_kept_while_it_should() {
+fn since_is_kept_while_the_guest_is_covered() {
     let see = |names: &[&str], previous: Option<&Survey>| {
         let guests = names.iter().map(|name| guest(name, 0)).collect();
         join(&settings(), Some(guests), of_target(true, Some(&[])), previous)
@@ -144,7 +144,7 @@ fn since_when_a_guest_should_be_saved_is_kept_while_it_should() {
     assert_eq!((since(&first, "db"), since(&second, "db")), (Some(first.time), Some(first.time)));
     assert_eq!((since(&first, "lab"), since(&first, "mail"), since(&second, "mail")), (None, None, Some(second.time)));
     assert_eq!(since(&see(&[], Some(&second)), "db"), None);
-    // A clock that was ahead gives no guest years to wait for its first backup.
+    // A clock that was ahead must not give a guest years to wait for its first backup.
     let mut ahead = second;
     ahead.domains.get_mut("mail").unwrap().since = Some(ahead.time + chrono::TimeDelta::days(400));
     let third = see(&["db", "mail"], Some(&ahead));
@@ -152,7 +152,7 @@ fn since_when_a_guest_should_be_saved_is_kept_while_it_should() {
 }
 
 #[test]
-fn overlays_of_ours_are_found_wherever_a_disk_names_them() {
+fn our_overlays_are_found_anywhere_in_a_disks_chains() {
     let ours = |target: &str| format!("/v/{target}.img.{target}.kvmbackup-0123abcd.qcow2");
     let disk = |target: &str, file: &str, below: &str| {
         let below = format!("<backingStore type='file'><format type='qcow2'/><source file='{below}'/></backingStore>");

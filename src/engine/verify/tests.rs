@@ -1,4 +1,4 @@
-//! Checks over real archives, damaged ones and those of the legacy script among them.
+//! Tests verification with real archives, including damaged ones and those of the legacy script.
 
 use std::fs;
 
@@ -30,14 +30,14 @@ fn verdicts(fixture: &Fixture, which: Which) -> Vec<(String, Verdict)> {
 }
 
 #[test]
-fn damaged_points_are_named_and_all_are_recorded() {
+fn damaged_points_are_named_and_all_results_are_recorded() {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
     let bad = fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &disks);
     let good = fixture.point("2026-11-21T02:00:00Z", Codec::Zstd(1), &disks);
     let mut bytes = fs::read(bad.location()).unwrap();
     let middle = bytes.len() / 2;
-    // One bit may be one that no decoder looks at; then nothing is damaged.
+    // A single bit may be one that no decoder reads, and then nothing is damaged.
     bytes[middle..middle + 16].iter_mut().for_each(|byte| *byte ^= 0xff);
     fs::write(bad.location(), bytes).unwrap();
     let name = |point: &Point| point.id.to_string();
@@ -48,7 +48,7 @@ fn damaged_points_are_named_and_all_are_recorded() {
 }
 
 #[test]
-fn what_a_restore_would_refuse_is_damage_though_every_byte_is_right() {
+fn point_that_a_restore_would_refuse_is_damaged() {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
     let (time, xml) = ("2026-11-20T02:00:00Z", fixture.xml(&disks));
@@ -66,7 +66,7 @@ fn what_a_restore_would_refuse_is_damage_though_every_byte_is_right() {
 }
 
 #[test]
-fn archives_of_the_seed_are_read_to_their_checksum() {
+fn seeds_are_read_up_to_their_checksum() {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
     let path = fixture.seed("web 1.tar.gz", &disks[1..]);
@@ -83,7 +83,7 @@ fn archives_of_the_seed_are_read_to_their_checksum() {
 }
 
 #[test]
-fn what_a_restore_would_refuse_of_the_seed_is_damage_though_its_checksum_is_right() {
+fn seed_that_a_restore_would_refuse_is_damaged() {
     let fixture = Fixture::new();
     let path = fixture.seed("web 1.tar.gz", &fixture.usual_disks()[..1]);
     let (parts, day) = (fixture.path("parts"), fixture.path("parts/2026-11-15"));
@@ -122,7 +122,7 @@ fn what_a_restore_would_refuse_of_the_seed_is_damage_though_its_checksum_is_righ
 }
 
 #[test]
-fn a_check_that_is_stopped_records_nothing_but_what_came_before() {
+fn stopped_verification_records_only_earlier_results() {
     let fixture = Fixture::new();
     let [first, second, _] = three(&fixture);
     let cancel = Cancel::default();
@@ -134,7 +134,7 @@ fn a_check_that_is_stopped_records_nothing_but_what_came_before() {
 }
 
 #[test]
-fn points_that_were_not_checked_for_longest_come_first() {
+fn points_not_verified_for_the_longest_time_come_first() {
     let fixture = Fixture::new();
     let [first, second, third] = three(&fixture).map(|point| point.id);
     let one = |id| checked(&fixture, &Scope { which: Which::One(When::Id(id)), ..ALL }, &mut |_| ());
@@ -145,7 +145,7 @@ fn points_that_were_not_checked_for_longest_come_first() {
 }
 
 #[test]
-fn only_a_recent_good_check_spares_a_point_another() {
+fn only_a_recent_good_result_skips_a_point() {
     let fixture = Fixture::new();
     let [first, second, third] = three(&fixture);
     let mut recorder = Recorder::new(&fixture.path("state")).unwrap();
@@ -159,7 +159,7 @@ fn only_a_recent_good_check_spares_a_point_another() {
 }
 
 #[test]
-fn no_check_begins_after_the_limit_and_the_rest_is_counted() {
+fn no_verification_begins_after_the_limit_and_the_rest_is_counted() {
     let fixture = Fixture::new();
     three(&fixture);
     let within = |limit| checked(&fixture, &Scope { limit: Some(limit), ..ALL }, &mut |_| ());
@@ -169,7 +169,7 @@ fn no_check_begins_after_the_limit_and_the_rest_is_counted() {
 }
 
 #[test]
-fn a_point_that_is_removed_before_its_check_is_no_failure() {
+fn point_removed_before_its_verification_is_not_a_failure() {
     let fixture = Fixture::new();
     let [first, second, third] = three(&fixture);
     let checks = checked(&fixture, &ALL, &mut |result| {
@@ -181,13 +181,13 @@ fn a_point_that_is_removed_before_its_check_is_no_failure() {
     assert!(checks.points.iter().all(|result| result.verdict == Verdict::Good));
 }
 
-/// Over NFS, a file that is removed while it is read cannot be read any further.
+/// Over NFS, a file that is removed during reading cannot be read any further.
 #[test]
-fn a_point_that_is_removed_during_its_check_is_no_failure() {
+fn point_removed_during_its_verification_is_not_a_failure() {
     struct Remover<'a>(&'a Fixture, &'a Point);
     impl Monitor for Remover<'_> {
         fn expect(&self, _: &str, _: u64) {
-            // The other points are checked when it is gone.
+            // Called for the other points, too, when it is already removed.
             let _ = self.0.store.remove(self.1);
         }
     }
@@ -203,9 +203,9 @@ fn a_point_that_is_removed_during_its_check_is_no_failure() {
     assert!(!Verified::load(&state).unwrap().is_damaged(&first));
 }
 
-/// The folder of a target that is no longer mounted is empty.
+/// The directory of a target that is no longer mounted is empty.
 #[test]
-fn a_point_that_cannot_be_opened_is_a_failure_unless_it_was_removed() {
+fn point_that_cannot_be_opened_is_a_failure_unless_it_was_removed() {
     for is_emptied in [true, false] {
         let fixture = Fixture::new();
         let [first, second, third] = three(&fixture);

@@ -1,4 +1,4 @@
-//! What lies beside the disks is collected from where the definition says.
+//! Tests that the files beside the disks are collected from where the definition says.
 
 use super::*;
 use crate::hypervisor::domain_xml;

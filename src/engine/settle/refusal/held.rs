@@ -1,8 +1,8 @@
-//! Owns: the messages for an overlay that holds an operator's snapshots or bitmaps. Must not: ask or change anything.
+//! Explains which snapshots and bitmaps keep an overlay. Must not query or change anything.
 
 use super::{Error, Failure, Overlay, Seat, file, quoted, refusal};
 
-/// Internal snapshots that an operator took during the backup lie in the overlay.
+/// The overlay contains internal snapshots that an operator created during the backup.
 pub(in crate::engine::settle) fn snapshots(overlay: &Overlay, names: &[String], seat: Option<&Seat>) -> Error {
     let listed = names.join(", ");
     let message = format!("the overlay {} holds the internal snapshot {listed}", overlay.path.display());
@@ -20,15 +20,16 @@ pub(in crate::engine::settle) fn snapshots(overlay: &Overlay, names: &[String], 
     refusal(overlay, message, hint)
 }
 
-/// A snapshot was taken right before the commit began, which then has changed the image below it.
+/// A snapshot was created right before the commit began, so the commit has changed the image below it.
 pub(in crate::engine::settle) fn late_snapshot(refused: &Error) -> Failure {
     Failure {
         message: format!("{refused}, created when its commit began; data written since then may be in the snapshot"),
-        hint: Some("Create the snapshot again after the backup".into()),
+        hint: Some("Create the snapshot again after the backup.".into()),
     }
 }
 
-/// Bitmaps of a checkpoint that was made during the backup lie in the overlay; only a running QEMU takes them along.
+/// The overlay contains bitmaps of a checkpoint that was created during the backup. Only a running QEMU commits them,
+/// too.
 pub(in crate::engine::settle) fn bitmaps(overlay: &Overlay, names: &[String], seat: Option<&Seat>) -> Error {
     let message = format!(
         "the overlay {} holds the bitmap {}, which would be lost by committing it while the guest is off",

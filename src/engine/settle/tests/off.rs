@@ -1,4 +1,4 @@
-//! The domain is off: qemu-img commits, on real images.
+//! Tests domains that are off: `qemu-img` commits, on real images.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn off(written: bool) -> Bench {
 }
 
 #[test]
-fn what_the_guest_wrote_is_in_the_base_and_the_definition_names_it() {
+fn data_is_committed_and_the_definition_names_the_base() {
     let mut bench = off(true);
     let (dir, overlay) = (bench.dir.path().to_owned(), bench.overlay.path.clone());
     bench.fake.when(move |call, _, _| {
@@ -21,7 +21,7 @@ fn what_the_guest_wrote_is_in_the_base_and_the_definition_names_it() {
 }
 
 #[test]
-fn an_overlay_that_was_committed_once_is_not_committed_again() {
+fn committed_overlay_is_not_committed_again() {
     let mut bench = off(true).noted_before(Some(Settling::Committed));
     bench.settle().unwrap();
     assert!(!bench.is_in_base() && !bench.overlay.path.exists());
@@ -29,7 +29,7 @@ fn an_overlay_that_was_committed_once_is_not_committed_again() {
 }
 
 #[test]
-fn on_the_base_an_overlay_goes_if_we_moved_it_or_nothing_is_in_it() {
+fn overlay_of_a_disk_on_its_base_is_removed_only_if_moved_by_us_or_empty() {
     use Settling::*;
     for (written, before, goes) in
         [(true, Some(Committing), true), (true, Some(Committed), true), (false, None, true), (true, None, false)]
@@ -47,10 +47,10 @@ fn on_the_base_an_overlay_goes_if_we_moved_it_or_nothing_is_in_it() {
 }
 
 #[test]
-fn without_the_overlay_the_definition_is_put_on_the_base_if_the_overlay_is_gone_for_good() {
+fn definition_is_corrected_if_the_overlay_was_really_removed() {
     let mut bench = off(true);
     std::fs::remove_file(&bench.overlay.path).unwrap();
-    // A saved state is of no concern then.
+    // A saved state does not matter then.
     bench.fake.set(|guest| guest.off_kind = OffKind::Saved);
     bench.settle().unwrap();
     assert_eq!(bench.defined(), bench.chain(&["base.qcow2"]));
@@ -58,7 +58,7 @@ fn without_the_overlay_the_definition_is_put_on_the_base_if_the_overlay_is_gone_
     bench.settle().unwrap();
     assert!(bench.record.told().is_empty());
 
-    // Its file system may be mounted again.
+    // The overlay's file system may be mounted again.
     let mut bench = off(true);
     bench.overlay.path = bench.dir.path().join(format!("mount/{OVER}"));
     bench.put_on(&[&format!("mount/{OVER}"), "base.qcow2"]);
@@ -72,7 +72,7 @@ fn without_the_overlay_the_definition_is_put_on_the_base_if_the_overlay_is_gone_
 }
 
 #[test]
-fn a_chain_that_somebody_changed_is_left_alone() {
+fn chain_that_another_program_changed_is_left_alone() {
     for before in [None, Some(Settling::Committing)] {
         let mut bench = off(false).noted_before(before);
         bench.put_on(&["theirs", OVER]);
@@ -82,7 +82,7 @@ fn a_chain_that_somebody_changed_is_left_alone() {
 }
 
 #[test]
-fn an_image_of_an_operator_over_an_overlay_that_is_gone_is_told() {
+fn operators_image_over_a_missing_overlay_is_reported() {
     let mut bench = off(true);
     bench.put_on(&["theirs", OVER, "base.qcow2"]);
     std::fs::remove_file(&bench.overlay.path).unwrap();
@@ -92,7 +92,7 @@ fn an_image_of_an_operator_over_an_overlay_that_is_gone_is_told() {
 }
 
 #[test]
-fn a_guest_that_may_go_on_with_the_overlay_keeps_it() {
+fn overlay_stays_if_the_guest_may_continue_on_it() {
     for (kind, said) in [(OffKind::Saved, "may need the overlay"), (OffKind::Migrated, "was migrated")] {
         for chain in [&[OVER, "base.qcow2"][..], &["base.qcow2"], &["theirs", OVER, "base.qcow2"]] {
             let mut bench = off(true).noted_before(Some(Settling::Committing));
@@ -105,7 +105,7 @@ fn a_guest_that_may_go_on_with_the_overlay_keeps_it() {
 }
 
 #[test]
-fn a_definition_that_somebody_changes_meanwhile_keeps_the_overlay() {
+fn overlay_stays_if_the_definition_changes_during_settling() {
     let mut bench = off(true);
     let theirs = bench.chain(&["theirs", OVER]);
     bench.fake.when(move |call, number, guest| {
@@ -118,7 +118,7 @@ fn a_definition_that_somebody_changes_meanwhile_keeps_the_overlay() {
 }
 
 #[test]
-fn a_guest_that_is_started_on_the_overlay_meanwhile_is_moved_while_it_runs() {
+fn guest_started_on_the_overlay_during_settling_is_moved_live() {
     let mut bench = off(true);
     bench.fake.when(|call, _, guest| {
         if call == "define_disk" {
@@ -140,14 +140,14 @@ fn over_theirs(bench: &Bench) -> Vec<PathBuf> {
 }
 
 #[test]
-fn an_overlay_over_the_image_of_an_operator_is_committed_into_that() {
+fn overlay_over_an_operators_image_is_committed_into_that_image() {
     for moved in [true, false] {
         let mut bench = off(true);
         let chain = over_theirs(&bench);
         if moved {
             bench.put_on(&[OVER, "theirs", "base.qcow2"]);
         } else {
-            // No disk is on it.
+            // No disk is on the overlay.
             bench.put_on(&["another"]);
         }
         bench.settle().unwrap();
@@ -161,8 +161,8 @@ fn an_overlay_over_the_image_of_an_operator_is_committed_into_that() {
 }
 
 #[test]
-fn an_overlay_that_lies_over_something_else_than_the_definition_says_is_left_alone() {
-    // The header alone names the operator's image; the definition alone; the base itself lies over it.
+fn overlay_is_left_alone_if_its_header_and_the_definition_disagree() {
+    // Only the header names the operator's image; only the definition does; the image is below the base, too.
     let mut bench = off(true);
     over_theirs(&bench);
     assert!(bench.refused().contains("not over the image of the backup"));
@@ -181,7 +181,7 @@ fn an_overlay_that_lies_over_something_else_than_the_definition_says_is_left_alo
     bench.put_on(&[OVER, "lower"]);
     assert!(bench.refused().contains("not over the image of the backup"));
 
-    // A `virsh blockpull` leaves nothing below it.
+    // `virsh blockpull` leaves no image below the overlay.
     for on_it in [true, false] {
         let mut bench = off(true);
         run("qemu-img", &["rebase", "-u", "-b", "", text(&bench.overlay.path)]);
@@ -191,7 +191,7 @@ fn an_overlay_that_lies_over_something_else_than_the_definition_says_is_left_alo
 }
 
 #[test]
-fn a_base_that_is_named_by_a_link_or_a_relative_name_is_the_base() {
+fn base_named_by_a_link_or_a_relative_path_is_recognized() {
     let mut bench = off(true);
     std::os::unix::fs::symlink("base.qcow2", bench.dir.path().join("link")).unwrap();
     run("qemu-img", &["rebase", "-u", "-b", "link", "-F", "qcow2", text(&bench.overlay.path)]);

@@ -1,4 +1,4 @@
-//! The guest runs: libvirt commits and moves it.
+//! Tests running guests: libvirt commits the overlay and moves the guest.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ fn running(written: bool) -> Bench {
     Bench::new(DomainState::Running, written)
 }
 
-/// What the journal says whenever one of these calls comes.
+/// The progress in the journal at each of these calls.
 fn noted_at(bench: &Bench, calls: &'static [&str], fails: Option<Kind>) -> Arc<Mutex<Vec<Option<Settling>>>> {
     let (seen, dir) = (Arc::new(Mutex::new(Vec::new())), bench.dir.path().to_owned());
     let known = Arc::clone(&seen);
@@ -24,8 +24,8 @@ fn noted_at(bench: &Bench, calls: &'static [&str], fails: Option<Kind>) -> Arc<M
 }
 
 #[test]
-fn it_is_committed_and_moved_and_the_journal_knows_before_and_after() {
-    // An earlier try that noted its move, and did not make it.
+fn guest_is_moved_and_the_journal_records_it_before_and_after() {
+    // An earlier attempt recorded its move but did not make it.
     let mut bench = running(true).noted_before(Some(Settling::Committing));
     let seen = noted_at(&bench, &["start_commit", "pivot"], None);
     bench.settle().unwrap();
@@ -37,7 +37,7 @@ fn it_is_committed_and_moved_and_the_journal_knows_before_and_after() {
 }
 
 #[test]
-fn the_other_disks_stay_where_they_are() {
+fn other_disks_stay_where_they_are() {
     let mut bench = running(true);
     let other = bench.chain(&["other.qcow2"]);
     bench.fake.set(|guest| {
@@ -55,7 +55,7 @@ fn the_other_disks_stay_where_they_are() {
 }
 
 #[test]
-fn a_commit_that_is_not_ready_yet_goes_on_and_its_move_is_not_noted_meanwhile() {
+fn commit_that_is_not_ready_continues_and_its_move_is_not_recorded() {
     let mut bench = running(true);
     let seen = noted_at(&bench, &["block_job", "pivot"], Some(Kind::NotReady));
     bench.settle().unwrap();
@@ -65,13 +65,13 @@ fn a_commit_that_is_not_ready_yet_goes_on_and_its_move_is_not_noted_meanwhile() 
 }
 
 #[test]
-fn a_move_that_failed_is_still_noted_for_it_may_have_come_to_pass() {
+fn failed_move_stays_recorded_because_it_may_have_happened() {
     let mut bench = running(true);
     let _ = noted_at(&bench, &[], Some(Kind::Other));
     bench.refused();
     assert_eq!(bench.noted(), Some(Settling::Committing));
     assert_eq!(bench.fake.calls().iter().filter(|call| *call == "pivot").count(), 1);
-    // It had: the guest is on its base, and what is left is the overlay.
+    // The move had happened: the guest is on its base, and only the overlay is left.
     bench.put_on(&["base.qcow2"]);
     bench.settle().unwrap();
     assert_eq!(bench.noted(), Some(Settling::Committed));
@@ -79,7 +79,7 @@ fn a_move_that_failed_is_still_noted_for_it_may_have_come_to_pass() {
 }
 
 #[test]
-fn a_commit_that_runs_already_is_adopted_and_other_jobs_are_left_alone() {
+fn running_commit_is_adopted_and_other_jobs_are_left_alone() {
     let mut bench = running(true);
     bench.fake.set(|guest| guest.job = Some((true, vec![(1, 8), (8, 8)])));
     bench.settle().unwrap();
@@ -99,7 +99,7 @@ fn a_commit_that_runs_already_is_adopted_and_other_jobs_are_left_alone() {
 }
 
 #[test]
-fn a_chain_that_somebody_changed_is_left_alone() {
+fn chain_that_another_program_changed_is_left_alone() {
     for written in [true, false] {
         for (chain, said) in [
             (&["theirs", OVER, "base.qcow2"][..], "theirs over the overlay"),
@@ -114,7 +114,7 @@ fn a_chain_that_somebody_changed_is_left_alone() {
 }
 
 #[test]
-fn an_overlay_that_no_disk_is_on_any_more_is_committed_as_that_of_a_guest_that_is_off() {
+fn overlay_without_a_disk_is_committed_as_for_a_guest_that_is_off() {
     let mut bench = running(true);
     bench.put_on(&["theirs"]);
     bench.settle().unwrap();
@@ -123,7 +123,7 @@ fn an_overlay_that_no_disk_is_on_any_more_is_committed_as_that_of_a_guest_that_i
 }
 
 #[test]
-fn on_the_base_an_overlay_goes_if_we_moved_it_or_nothing_is_in_it() {
+fn overlay_of_a_disk_on_its_base_is_removed_only_if_moved_by_us_or_empty() {
     use Settling::*;
     for (written, before, goes) in
         [(true, Some(Committing), true), (true, Some(Committed), true), (false, None, true), (true, None, false)]
@@ -146,7 +146,7 @@ fn on_the_base_an_overlay_goes_if_we_moved_it_or_nothing_is_in_it() {
 }
 
 #[test]
-fn an_overlay_that_only_the_definition_names_goes_if_nothing_is_in_it() {
+fn overlay_that_only_the_definition_names_is_removed_only_if_empty() {
     for written in [true, false] {
         let mut bench = running(written);
         let chain = bench.chain(&["base.qcow2"]);
@@ -162,14 +162,14 @@ fn an_overlay_that_only_the_definition_names_goes_if_nothing_is_in_it() {
 }
 
 #[test]
-fn a_guest_that_was_put_on_its_committed_overlay_again_is_for_a_person() {
+fn guest_on_its_committed_overlay_is_left_to_the_operator() {
     let mut bench = running(true).noted_before(Some(Settling::Committed));
     assert!(bench.refused().contains("is older than its base"));
     assert_eq!((bench.acts().len(), bench.noted()), (0, Some(Settling::Committed)));
 }
 
 #[test]
-fn a_definition_that_did_not_follow_is_put_right_before_the_overlay_goes() {
+fn outdated_definition_is_corrected_before_the_overlay_is_removed() {
     for stubborn in [false, true] {
         let mut bench = running(true);
         let (old, overlay) = (bench.chain(&[OVER, "base.qcow2"]), bench.overlay.path.clone());
@@ -192,7 +192,7 @@ fn a_definition_that_did_not_follow_is_put_right_before_the_overlay_goes() {
 }
 
 #[test]
-fn an_image_that_somebody_puts_over_the_overlay_right_before_the_commit_is_not_committed() {
+fn image_put_over_the_overlay_right_before_the_commit_is_not_committed() {
     let mut bench = running(true);
     let theirs = bench.chain(&["theirs", OVER, "base.qcow2"]);
     bench.fake.when(move |call, _, guest| {
@@ -206,7 +206,7 @@ fn an_image_that_somebody_puts_over_the_overlay_right_before_the_commit_is_not_c
 }
 
 #[test]
-fn a_snapshot_that_somebody_makes_after_the_move_keeps_no_overlay() {
+fn snapshot_taken_after_the_move_does_not_keep_the_overlay() {
     let mut bench = running(true);
     let theirs = bench.chain(&["theirs", "base.qcow2"]);
     bench.fake.when(move |call, number, guest| {

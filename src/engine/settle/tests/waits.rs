@@ -1,9 +1,9 @@
-//! What is waited for, what is tried again, and what is not.
+//! Tests which failures are waited for, which are retried, and which are not.
 
 use super::*;
 
 #[test]
-fn only_what_passes_by_itself_is_waited_out() {
+fn only_transient_failures_are_waited_for() {
     for (kind, time) in [(Kind::Busy, CALLS_OF_OTHERS), (Kind::Unreachable, RESTART), (Kind::Other, Duration::ZERO)] {
         assert_eq!(patience(&fake::failure(kind).into()), time, "{kind:?}");
     }
@@ -11,7 +11,7 @@ fn only_what_passes_by_itself_is_waited_out() {
 }
 
 #[test]
-fn a_busy_domain_and_a_libvirt_that_restarts_are_asked_again() {
+fn busy_domain_and_restarting_libvirt_are_retried() {
     let mut bench = Bench::new(DomainState::Running, true);
     bench.fake.when(|call, number, _| match (call, number) {
         ("describe", 1) => Some(Kind::Unreachable),
@@ -23,7 +23,7 @@ fn a_busy_domain_and_a_libvirt_that_restarts_are_asked_again() {
 }
 
 #[test]
-fn a_domain_that_is_turned_off_during_the_commit_is_committed_as_one_that_is_off() {
+fn guest_turned_off_during_the_commit_is_committed_as_off() {
     let mut bench = Bench::new(DomainState::Running, true);
     bench.fake.when(|call, _, guest| {
         let ends = call == "block_job" && guest.job.is_some();
@@ -37,7 +37,7 @@ fn a_domain_that_is_turned_off_during_the_commit_is_committed_as_one_that_is_off
 }
 
 #[test]
-fn a_domain_that_changes_its_state_all_the_time_is_given_up() {
+fn domain_that_keeps_changing_its_state_is_abandoned() {
     let mut bench = Bench::new(DomainState::Running, true);
     bench.fake.when(|call, _, guest| {
         if ["block_job", "off_kind"].contains(&call) {
@@ -51,7 +51,7 @@ fn a_domain_that_changes_its_state_all_the_time_is_given_up() {
 }
 
 #[test]
-fn a_call_that_libvirt_is_still_at_is_waited_for() {
+fn pending_libvirt_call_is_waited_for() {
     let asked = |state, busy: usize, pull: bool| {
         let fake = Fake::new(state, "vda", &[Path::new("/v/base")]);
         fake.set(|guest| guest.pull = pull.then(|| "/v/sock".into()));
@@ -64,7 +64,7 @@ fn a_call_that_libvirt_is_still_at_is_waited_for() {
     };
     assert_eq!(asked(DomainState::Running, 2, false), 3);
     assert_eq!(asked(DomainState::Paused, 0, false), 1);
-    // A backup job is what makes it busy; a domain that is off has no jobs.
+    // A backup job itself makes the domain busy. A domain that is off has no jobs.
     assert_eq!(asked(DomainState::Running, 2, true), 1);
     assert_eq!(asked(DomainState::Off, 2, false), 0);
 }
