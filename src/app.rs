@@ -87,7 +87,9 @@ impl Error {
         match self {
             Error::Config(errors) => errors.hint.as_deref().map(str::to_owned),
             Error::Locked { .. } => {
-                Some("Wait for it to end, or check what it is doing. The lock is never stale: it is released when its process ends.".into())
+                let hint = "Wait for it to end, or check what it is doing. The lock is never stale: it is released when \
+                            its process ends.";
+                Some(hint.into())
             }
             Error::Hypervisor(error) => error.hint(),
             Error::Exporter(error) => error.hint(),
