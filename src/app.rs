@@ -42,7 +42,7 @@ pub enum Error {
     Engine(#[from] engine::Error),
     #[error("cannot update the ledger")]
     Watch(#[from] ledger::Error),
-    #[error("cannot update the ledger")]
+    #[error("cannot update the metrics")]
     Metrics(#[from] metrics::Error),
     #[error("the report cannot be mailed")]
     Mail(#[from] crate::mail::Error),

@@ -67,13 +67,16 @@ fn counting(domains: &Users, path: &Path, own: Option<&DomainRef>) -> Result<Vec
 }
 
 fn hint(user: &User) -> String {
-    const ELSEWHERE: &str = "restore elsewhere: --to DIR";
+    const ELSEWHERE: &str = "Restore elsewhere: --to DIR";
     match user {
         User::Domain(Use { domain, active: true, .. }) => {
-            format!("Shut the guest down first: virsh shutdown {}; or {ELSEWHERE}", quoted(&domain.name))
+            format!(
+                "Shut the guest down first: virsh shutdown {}; or restore elsewhere: --to DIR",
+                quoted(&domain.name)
+            )
         }
         User::Host(in_use::User::Process { guest: Some(guest), .. }) => {
-            format!("Shut the guest down first: virsh shutdown {}; or {ELSEWHERE}", quoted(guest))
+            format!("Shut the guest down first: virsh shutdown {}; or restore elsewhere: --to DIR", quoted(guest))
         }
         User::Domain(Use { domain, role: Role::Below, target, .. }) => format!(
             "{ELSEWHERE}; images based on the old contents would be corrupted. Give disk {target} of {} a standalone \
