@@ -1,5 +1,5 @@
-//! Owns: the composition of the real parts: settings, lock, journal, libvirt. Only this module names every adapter.
-//! Must not: print, or do the work of a command.
+//! Composes the real parts: settings, lock, journal, libvirt. Only this module names every adapter. Must not print, or
+//! do the work of a command.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -24,10 +24,10 @@ pub mod run;
 pub mod serve;
 pub mod watch;
 
-/// The time between two attempts to connect to libvirt.
+/// Pause between attempts to connect to libvirt.
 const CONNECT_AGAIN: Duration = Duration::from_millis(250);
 
-/// Why a command could not begin, or failed as a whole.
+/// Why a command could not start, or failed as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -48,12 +48,12 @@ pub enum Error {
     Mail(#[from] crate::mail::Error),
     #[error("the configuration has no `mail` section")]
     NoMail,
-    #[error("the configuration names no `metrics.textfile`")]
+    #[error("the configuration does not set `metrics.textfile`")]
     NoTextfile,
 }
 
 impl Error {
-    /// The result of the command that failed with it.
+    /// The result of a command that fails with this error.
     pub fn result(&self) -> RunResult {
         match self {
             Error::Config(_) | Error::NoTextfile | Error::NoMail => RunResult::Usage,
@@ -87,7 +87,9 @@ impl Error {
         match self {
             Error::Config(errors) => errors.hint.as_deref().map(str::to_owned),
             Error::Locked { .. } => {
-                Some("wait for it, or look what it does; a lock ends with its process, it is never stale".into())
+                let hint = "Wait for it to end, or check what it is doing. The lock is never stale: it is released when \
+                            its process ends.";
+                Some(hint.into())
             }
             Error::Hypervisor(error) => error.hint(),
             Error::Exporter(error) => error.hint(),
@@ -95,8 +97,8 @@ impl Error {
             Error::Watch(error) => error.hint(),
             Error::Metrics(error) => error.hint(),
             Error::Mail(error) => error.hint(),
-            Error::NoMail => Some("docs/config.md shows how to write it".into()),
-            Error::NoTextfile => Some("name one, or print the metrics: `kvmbackup metrics --stdout`".into()),
+            Error::NoMail => Some("Add `mail: {to: root}` to the configuration; see docs/config.md, \"Mail\".".into()),
+            Error::NoTextfile => Some("Set it, or print the metrics: kvmbackup metrics --stdout".into()),
         }
     }
 }
@@ -110,7 +112,7 @@ pub fn settings(config: &Path, host: Option<&str>) -> Result<Settings, Error> {
     Ok(config::load(config, &host)?)
 }
 
-/// The same for a run, which also refuses a mail program and a password file that another user could change.
+/// The settings for a run, which also rejects a mail program and a password file that another user could change.
 pub fn settings_of_run(config: &Path, host: Option<&str>) -> Result<Settings, Error> {
     let settings = settings(config, host)?;
     let Some(error) = settings.mail.as_ref().and_then(|mail| crate::mail::untrusted(mail).into_iter().next()) else {
@@ -126,7 +128,8 @@ fn untrusted(path: &Path, message: String, hint: Option<String>) -> config::Erro
     config::Errors { hint: hint.map(Into::into), ..config::Errors::one(path, config::Problem::of_file(None, message)) }
 }
 
-/// The files and folders that this program trusts or writes: its own folders, its configuration, and the files named there.
+/// Files and directories that this program trusts or writes: its own directories, its configuration, and the files
+/// named there.
 pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
     let mut places = vec![settings.state_dir.clone(), settings.backupdir.clone(), config.to_owned()];
     places.extend(settings.metrics.textfile.clone());
@@ -140,7 +143,7 @@ pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
     places
 }
 
-/// Takes the lock of a state folder, which is created if it does not exist.
+/// Takes the lock of a state directory, which is created if it does not exist.
 pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
     let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
     folder.map_err(engine::Error::file("create the directory", state_dir))?;
@@ -154,19 +157,19 @@ pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
     })
 }
 
-/// Refuses a state folder that another user can change. Recovery removes files that the journal names, the ledger names the
-/// textfile, and `mail.json` names a program.
+/// Rejects a state directory that another user can change, because recovery removes files that the journal names, the
+/// ledger names the textfile, and `mail.json` names a program.
 fn trusted_state(state_dir: &Path) -> Result<(), Error> {
     let trusted = trust::folder(state_dir);
-    Ok(trusted.map_err(|source| engine::Error::Untrusted { what: "the state folder", source })?)
+    Ok(trusted.map_err(|source| engine::Error::Untrusted { what: "the state directory", source })?)
 }
 
-/// For recovery, which takes any hypervisor.
+/// Connects for recovery, which accepts any hypervisor.
 pub fn connect(uri: &str) -> Result<Box<dyn Hypervisor>, hypervisor::Error> {
     Ok(Box::new(Libvirt::connect(uri)?))
 }
 
-/// The same, but waits this long for a libvirt that does not answer, as at boot, or until a signal arrives.
+/// Like [`connect`], but waits this long for libvirt to respond, for example at boot, or until a signal arrives.
 pub fn connect_within(
     wait: Duration,
     cancel: &Cancel,

@@ -1,4 +1,4 @@
-//! Owns: mailing a run: whether a mail is due, sending older mails first, and recording it in the ledger. Must not: print.
+//! Mails a run: decides whether a mail is due, sends older mails first, and records it in the ledger. Must not print.
 
 use std::path::Path;
 
@@ -19,15 +19,15 @@ pub mod known;
 /// The result of mailing a run.
 #[derive(Debug)]
 pub struct MailResult {
-    /// Whether mail has reported everything that `mail.when` asks for, so that nothing is printed for cron.
+    /// Whether everything that `mail.when` asks for was mailed, so that nothing is printed for cron.
     pub settled: bool,
     /// Errors in the operator's templates.
     pub complaints: Vec<String>,
-    /// Why this mail, or one that waited, could not be sent.
+    /// Why this mail, or a waiting one, could not be sent.
     pub errors: Vec<Error>,
 }
 
-/// How runs are mailed, by the settings or by the readable part of an invalid configuration.
+/// How runs are mailed: from the settings, or from the readable part of an invalid configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct MailSetup<'a> {
     mail: &'a Mail,
@@ -56,7 +56,7 @@ impl<'a> MailSetup<'a> {
     }
 }
 
-/// The state folder of an invalid configuration.
+/// The state directory of an invalid configuration.
 fn state_dir(errors: &config::Errors) -> &Path {
     errors.salvaged.state_dir.as_deref().unwrap_or(Path::new(config::STATE_DIR))
 }
@@ -75,7 +75,7 @@ impl Ready {
     }
 }
 
-/// Mails a run that ends with this result, if it is due, after those that wait in the spool.
+/// Mails a run with this result if a mail is due. Waiting mails are sent first.
 pub fn after_run(setup: MailSetup<'_>, report: &RunReport, result: RunResult) -> MailResult {
     match try_mail(setup, report, result) {
         Ok(told) => told,
@@ -83,7 +83,7 @@ pub fn after_run(setup: MailSetup<'_>, report: &RunReport, result: RunResult) ->
     }
 }
 
-/// Mails the damage that a check found, except for points that an earlier mail has named.
+/// Mails the damage that a verification found, except for points that an earlier mail has named.
 pub fn after_check(setup: MailSetup<'_>, mut report: RunReport) -> MailResult {
     let (ledger, _) = known(setup.state_dir);
     report.damaged.retain(|point| !ledger.mailed.names(point));
@@ -93,7 +93,8 @@ pub fn after_check(setup: MailSetup<'_>, mut report: RunReport) -> MailResult {
     }
 }
 
-/// What is known of earlier runs. Files that cannot be read count as unknown and only warn, because their writers report the error.
+/// What is known of earlier runs. Unreadable files count as unknown and only cause a warning, because their writers
+/// report the error.
 fn known(state_dir: &Path) -> (Ledger, Option<Survey>) {
     let warn = |error: &ledger::Error| tracing::warn!("{}", engine::chain(error));
     let ledger = Ledger::load(state_dir).inspect_err(warn).unwrap_or_default();
@@ -116,7 +117,7 @@ fn try_mail(setup: MailSetup<'_>, report: &RunReport, result: RunResult) -> Resu
         return Ok(MailResult { settled: true, complaints: Vec::new(), errors });
     }
     let ready = make(setup, report, result)?;
-    // The mail of this run reports refused recipients. Reporting them for the older mails as well would repeat them.
+    // The mail of this run reports rejected recipients. Reporting them for the older mails as well would repeat them.
     let Flushed { refused, stuck, partly: _ } = flush(setup);
     let sent = stuck.map_or_else(|| deliver(setup, &ready), Err);
     let kept = if sent.is_err() { spool(setup, &ready) } else { Ok(()) };
@@ -135,7 +136,7 @@ fn try_mail(setup: MailSetup<'_>, report: &RunReport, result: RunResult) -> Resu
     Ok(MailResult { settled, complaints: ready.complaints, errors })
 }
 
-/// Sends the mail of a run now, due or not. Returns the errors in templates, and the recipients that were refused.
+/// Sends the mail of a run now, even if it is not due. Returns template errors and the rejected recipients.
 pub fn send(setup: MailSetup<'_>, report: &RunReport) -> Result<(Vec<String>, Vec<mail::Error>), Error> {
     let ready = make(setup, report, report.result())?;
     let sent = deliver(setup, &ready);
@@ -151,7 +152,8 @@ pub fn make(setup: MailSetup<'_>, report: &RunReport, result: RunResult) -> Resu
     let facts =
         Background { gist: &gist, settings: setup.settings, survey: survey.as_ref(), late: &late, untold: &untold };
     let bodies = mail::bodies(report, facts, setup.mail.templates.as_deref())?;
-    // A digest is named after its worst run. Any other mail compares its run with the one before, and may report a recovery.
+    // A digest has the status of its worst run. Any other mail compares its run with the previous one, and may report a
+    // recovery.
     let is_digest = setup.mail.when == MailWhen::Digest;
     let (own, subject) = (gist.status, mail::subject(&report.host, &gist));
     let worse = untold.iter().filter(|run| is_digest && run.status > own).max_by_key(|run| run.status);
@@ -168,14 +170,14 @@ pub fn html(settings: &Settings, report: &RunReport) -> Result<String, Error> {
     Ok(mail::html(report, facts)?)
 }
 
-/// The report of a run that could not begin.
+/// The report of a run that could not start.
 pub fn unable(host: String, error: &Error) -> RunReport {
     let errors = vec![Failure { message: engine::chain(error), hint: error.hint() }];
     RunReport { errors, ..RunReport::new(host, uuid::Uuid::new_v4(), Utc::now()) }
 }
 
 fn late(ledger: &Ledger, survey: Option<&Survey>, report: &RunReport) -> Vec<String> {
-    // A run that could not begin has backed up no guest, and its error says so.
+    // A run that could not start has backed up no guest, and its error shows that.
     let survey = survey.filter(|_| report.errors.is_empty());
     survey.map_or_else(Vec::new, |survey| mail::late(ledger, survey, report))
 }
@@ -185,13 +187,13 @@ fn may_send() -> Result<(), Error> {
         .map_err(|error| engine::Error::Rejected { message: error.to_string(), hint: None })?)
 }
 
-/// Returns the recipients that were refused while others were accepted.
+/// Returns the rejected recipients if others were accepted.
 fn deliver(setup: MailSetup<'_>, ready: &Ready) -> Result<Vec<mail::Error>, Error> {
     may_send()?;
     Ok(mail::send(setup.mail, ready.bytes())?)
 }
 
-/// Keeps a mail for the next run, if the state folder exists.
+/// Keeps a mail for the next run, if the state directory exists.
 fn spool(setup: MailSetup<'_>, ready: &Ready) -> Result<(), Error> {
     if !setup.state_dir.is_dir() {
         return Ok(());
@@ -199,19 +201,19 @@ fn spool(setup: MailSetup<'_>, ready: &Ready) -> Result<(), Error> {
     Ok(Spool::of(setup.state_dir).put(ready.bytes())?)
 }
 
-/// The result of sending the mails that waited.
+/// The result of sending the waiting mails.
 #[derive(Debug, Default)]
 struct Flushed {
-    /// Mails that were refused for good, and why the last one was.
+    /// How many mails were rejected permanently, and why the last one was.
     refused: Option<mail::Error>,
-    /// Why one cannot be sent now; later ones were not tried.
+    /// Why one cannot be sent now. Later ones were not tried.
     stuck: Option<Error>,
-    /// The recipients that were refused while others were accepted, of the last such mail.
+    /// The rejected recipients of the last mail that others accepted.
     partly: Vec<mail::Error>,
 }
 
-/// Sends the waiting mails, oldest first, to the recipients of the current configuration. A mail that is refused for good is set
-/// aside. The first one that cannot be sent for another reason ends it.
+/// Sends the waiting mails, oldest first, to the recipients of the current configuration. A permanently rejected mail
+/// is set aside. Any other failure ends the loop.
 fn flush(setup: MailSetup<'_>) -> Flushed {
     let mut flushed = Flushed::default();
     let mut refused = Vec::new();
@@ -234,7 +236,7 @@ fn try_flush(setup: MailSetup<'_>, refused: &mut Vec<mail::Error>, partly: &mut 
                 spool.done(path)?;
                 *partly = some;
             }
-            // A server also refuses a login for good, which does not concern the mail.
+            // A server may also reject the login permanently, which is not the fault of the mail.
             Err(error) if error.is_final() && mail::reach(setup.mail).is_ok() => {
                 spool.refused(path)?;
                 refused.push(error);

@@ -1,5 +1,5 @@
-//! Owns: a run under the lock of its state folder: recovery, the hooks of the run, ledger, metrics and mail, and the result.
-//! Must not: print, or know how a domain is backed up.
+//! Runs a backup under the lock of its state directory: recovery, the hooks of the run, ledger, metrics, mail, and the
+//! result. Must not print, or know how a domain is backed up.
 
 use std::path::Path;
 
@@ -21,20 +21,20 @@ use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 use crate::sys::step::{self, Step};
 
-/// The report of the last run, in the state folder.
+/// File name of the last run's report in the state directory.
 pub const LAST: &str = "last-report.json";
 
-/// A state folder that no other process changes as long as this lives.
+/// A state directory that no other process changes as long as this value exists.
 pub struct Exclusive {
     pub journal: Journal,
     _lock: Lock,
 }
 
 impl Exclusive {
-    /// Takes the lock, and removes the context files that a killed run has left for its hooks.
+    /// Takes the lock, and removes the context files that a killed run left for its hooks.
     ///
     /// # Errors
-    /// [`Error::Locked`] while another process has it.
+    /// [`Error::Locked`] if another process has it.
     pub fn take(state_dir: &Path) -> Result<Exclusive, Error> {
         let lock = super::lock(state_dir)?;
         let journal = Journal::open(state_dir)?;
@@ -42,8 +42,9 @@ impl Exclusive {
         Ok(Exclusive { journal, _lock: lock })
     }
 
-    /// Recovers from interrupted runs. With settings, also from overlays of ours that the journal does not know, for example after
-    /// the loss of the state folder. Returns what was done before an error together with the error.
+    /// Recovers from interrupted runs. With settings, also recovers from overlays of kvmbackup that the journal does
+    /// not know, for example after the loss of the state directory. Returns what was done before an error together with
+    /// the error.
     pub fn recover(
         &self,
         connect: &Connect<'_>,
@@ -70,14 +71,14 @@ pub struct EndedRun {
     pub result: RunResult,
     /// Why the report, the ledger, the metrics or a mail could not be written or sent.
     pub complaints: Vec<Failure>,
-    /// Whether mail has reported everything that `mail.when` asks for, so that nothing is printed for cron.
+    /// Whether everything that `mail.when` asks for was mailed, so that nothing is printed for cron.
     pub settled: bool,
 }
 
 /// Backs up all due domains, even if some fail, and updates ledger, metrics and mail.
 ///
 /// # Errors
-/// Only those that keep the run from beginning; see [`unable`].
+/// Only those that prevent the run from starting; see [`unable`].
 pub fn backup(
     settings: &Settings,
     selection: &Selection,
@@ -110,7 +111,7 @@ pub fn backup(
     Ok(ended)
 }
 
-/// The run itself. After an error, the report has everything that was done before it.
+/// The backups themselves. After an error, the report contains everything that was done before it.
 fn back_up(
     exclusive: &Exclusive,
     settings: &Settings,
@@ -132,7 +133,7 @@ fn back_up(
     Ok(done?)
 }
 
-/// Mails that a run could not begin. The result of the command is that of the error.
+/// Mails that a run could not start. The result of the command is that of the error.
 pub fn unable(setup: Option<MailSetup<'_>>, host: String, error: &Error) -> Vec<Failure> {
     let report = mail::unable(host, error);
     let mut ended = EndedRun { report, result: error.result(), complaints: Vec::new(), settled: false };
@@ -141,7 +142,7 @@ pub fn unable(setup: Option<MailSetup<'_>>, host: String, error: &Error) -> Vec<
 }
 
 impl EndedRun {
-    /// Records a report that could not be written or sent. Only a good result becomes a worse one.
+    /// Records a report that could not be written or sent, which changes only a good result.
     fn told(&mut self, told: Result<(), Error>) {
         if let Err(error) = told {
             self.result = self.result.max(RunResult::Untidy);
@@ -149,7 +150,7 @@ impl EndedRun {
         }
     }
 
-    /// Keeps the report for `kvmbackup report`. Before the mail: that may take minutes, and the program may be ended meanwhile.
+    /// Saves the report for `kvmbackup report`. Before the mail, which may take minutes, in case the program is killed.
     fn keep(&mut self, settings: &Settings) {
         let path = settings.state_dir.join(LAST);
         let kept = report::json(&self.report).map_err(engine::Error::Json).and_then(|json| {
@@ -159,7 +160,7 @@ impl EndedRun {
         self.told(kept.map_err(Error::from));
     }
 
-    /// Mails the report if that is wanted and due.
+    /// Mails the report if mail is configured and due.
     fn mail(&mut self, setup: Option<MailSetup<'_>>) {
         let Some(setup) = setup else { return };
         let told = mail::after_run(setup, &self.report, self.result);

@@ -1,4 +1,4 @@
-//! Owns: the server of metrics and status page, alone or during a run. Must not: know HTTP, or the contents of pages.
+//! Runs the server of metrics and status page, alone or during a run. Must not know HTTP, or the contents of pages.
 
 use std::thread::{self, JoinHandle};
 
@@ -21,7 +21,8 @@ impl Drop for Beside {
     }
 }
 
-/// Serves during a run if the configuration asks for it and no kvmbackup exporter serves already. A run does not depend on it.
+/// Serves during a run if `metrics.listen` is set and no kvmbackup exporter serves that address already. The run does
+/// not depend on it.
 ///
 /// # Errors
 /// It cannot listen there, which makes the result untidy at worst.
@@ -46,7 +47,7 @@ pub fn beside_run(settings: &Settings) -> Result<Option<Beside>, Error> {
     Ok(Some(Beside { stop: Some(stop), thread: Some(thread) }))
 }
 
-/// The pages of this state folder, and the host names under which they are served.
+/// The pages of this state directory, and the host names under which they are served.
 pub fn site(settings: &Settings, listen: &Listen) -> Site {
     let mut names = settings.metrics.hosts.clone();
     names.push(settings.host.clone());

@@ -1,5 +1,5 @@
-//! Owns: recording in ledger, survey and metrics that a run begins or ends, that the configuration is invalid, and the results of
-//! checks and restores. Must not: change what it records.
+//! Records in ledger, survey and metrics that a run begins or ends, that the configuration is invalid, and the results
+//! of checks and restores. Must not change what it records.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::ledger::{self, Ledger, Survey};
 use crate::metrics;
 use crate::model::{DamagedPoint, Failure, RunReport, RunResult};
 
-/// A run begins; it holds the lock. The report gets a warning if the ledger had times of the future.
+/// Records the start of a run, which has the lock. The report gets a warning if the ledger contained future times.
 pub fn begin(settings: &Settings, report: &mut RunReport) -> Result<(), Error> {
     let mut ahead = None;
     let told = tell(settings, |ledger| {
@@ -29,20 +29,20 @@ pub fn begin(settings: &Settings, report: &mut RunReport) -> Result<(), Error> {
     told
 }
 
-/// A run has ended with this result.
+/// Records the end of a run with this result.
 pub fn end(settings: &Settings, report: &RunReport, result: RunResult) -> Result<(), Error> {
-    // First the part that cannot be recovered later.
+    // First the part that cannot be reconstructed later.
     let recorded = tell(settings, |ledger| ledger.record(report, result));
     recorded.and(look(settings))
 }
 
-/// A check has found points of these domains good at these times, and may have found damage in others.
+/// Records that points of these domains were verified as good at these times, and any damage found in others.
 pub fn checked(settings: &Settings, good: &[(String, DateTime<Utc>)]) -> Result<(), Error> {
     let recorded = keep(settings, |ledger| good.iter().for_each(|(domain, time)| ledger.verified(domain, *time)));
     recorded.and(look(settings))
 }
 
-/// The restore points that are damaged, as the last survey knows.
+/// The damaged restore points of the last survey.
 pub fn damaged(settings: &Settings) -> Vec<DamagedPoint> {
     let survey = Survey::load(&settings.state_dir).inspect_err(|error| tracing::warn!("{}", engine::chain(error)));
     survey.ok().flatten().map_or_else(Vec::new, |survey| survey::damaged(&survey))
@@ -54,8 +54,8 @@ pub fn look(settings: &Settings) -> Result<(), Error> {
     publish(settings)
 }
 
-/// Takes and saves a survey, even if libvirt does not answer. `config_ok` says whether the configuration of these settings can
-/// still be read.
+/// Takes and saves a survey, even if libvirt does not respond. `config_ok`: whether the configuration of these settings
+/// can still be read.
 pub fn survey(settings: &Settings, config_ok: bool) -> Result<(), Error> {
     let previous = Survey::load(&settings.state_dir)?;
     let hypervisor = libvirt(&settings.libvirt_uri);
@@ -68,8 +68,8 @@ pub fn survey(settings: &Settings, config_ok: bool) -> Result<(), Error> {
     })
 }
 
-/// The configuration cannot be read: makes this change in the ledger, and publishes the metrics to the textfile that the file
-/// names, or else to the last one. No ledger is created, because the file may mean another state folder.
+/// Records that the configuration cannot be read: changes the ledger, and publishes the metrics to the textfile that
+/// the file names, or else to the last one. Creates no ledger, because the file may name another state directory.
 pub fn config_failed(errors: &config::Errors, change: impl FnOnce(&mut Ledger)) -> Result<(), Error> {
     let salvaged = &errors.salvaged;
     let state_dir = salvaged.state_dir.as_deref().unwrap_or(Path::new(config::STATE_DIR));

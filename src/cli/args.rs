@@ -1,4 +1,4 @@
-//! Owns: the command line, from words to [`Args`]. Must not: read the configuration, or act.
+//! Parses the command line into [`Args`]. Must not read the configuration, or act.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,19 +16,19 @@ mod values;
 
 pub use values::{At, PhaseName};
 
-/// The configuration where the command line names none.
+/// The default configuration file.
 pub const CONFIG: &str = "/etc/kvmbackup/config.yml";
 
-/// The command line, checked.
+/// The command line, parsed and validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Args {
-    /// What holds for every command.
+    /// Options that every command accepts.
     pub global: Global,
-    /// What to do.
+    /// The command to run.
     pub command: Command,
 }
 
-/// What holds for every command.
+/// Options that every command accepts.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
@@ -51,28 +51,28 @@ pub struct Global {
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Back up the domains that are due
-    #[command(after_help = after("kvmbackup backup --force web-1    back up web-1 now, due or not"))]
+    #[command(after_help = after("kvmbackup backup --force web-1    back up web-1 even if it is not due"))]
     Backup(Backup),
     /// List restore points
     #[command(after_help = after("kvmbackup list web-1"))]
     List(List),
-    /// Restore a domain, as files or as a defined domain
+    /// Restore a domain as files, or define it in libvirt
     #[command(after_help = after(RESTORE_EXAMPLES))]
     Restore(Restore),
-    /// Read restore points and verify every byte
+    /// Verify restore points by reading every byte
     #[command(after_help = after(VERIFY_EXAMPLES))]
     Verify(Verify),
     /// Remove restore points that retention does not keep, and show why
     #[command(after_help = after("kvmbackup prune --dry-run    show what would be removed, and why"))]
     Prune(Prune),
     /// Clean up after an interrupted run (every run does this first)
-    #[command(after_help = after("kvmbackup recover --wait 300    at boot, when libvirt may need minutes to start"))]
+    #[command(after_help = after("kvmbackup recover --wait 300    at boot, when libvirt starts slowly"))]
     Recover(Recover),
     /// Check everything a backup needs, from configuration to guests, without changing anything
     #[command(after_help = after("kvmbackup check --offline    check only the configuration and its hooks"))]
     Check(Check),
     /// List the hooks of a domain, or test them without a backup
-    #[command(after_help = after("kvmbackup hooks test --domain db1    acquire and release locks, and show how long that took"))]
+    #[command(after_help = after("kvmbackup hooks test --domain db1    acquire and release locks, with timing"))]
     Hooks(Hooks),
     /// Survey libvirt and the target, and write the Prometheus textfile
     #[command(after_help = after("kvmbackup metrics --stdout"))]
@@ -83,10 +83,10 @@ pub enum Command {
     /// Serve Prometheus metrics and a status page over HTTP
     #[command(after_help = after("kvmbackup exporter --listen unix:/run/kvmbackup/exporter.sock"))]
     Exporter(Exporter),
-    /// Print a completion script for a shell
+    /// Print a shell completion script
     #[command(after_help = after("kvmbackup completions bash > /etc/bash_completion.d/kvmbackup"))]
     Completions {
-        /// The shell
+        /// Shell
         shell: clap_complete::Shell,
     },
     /// Write the manual pages to a directory (for packages)
@@ -100,14 +100,14 @@ pub enum Command {
 
 const RESTORE_EXAMPLES: &str = "\
 kvmbackup restore web-1 --to /srv/restored                     files only
-  kvmbackup restore web-1 --define --name web-1-copy --start     a copy, running
-  kvmbackup restore web-1 --at 2026-11-22 --disk vda --to /tmp   one disk, as of that day
-  kvmbackup restore web-1 --disk vda=/dev/vg0/web-1              directly to a block device
-  kvmbackup restore web-1 --salvage --to /srv/left               what can be read of a damaged restore point";
+  kvmbackup restore web-1 --define --name web-1-copy --start     a running copy
+  kvmbackup restore web-1 --at 2026-11-22 --disk vda --to /tmp   one older disk
+  kvmbackup restore web-1 --disk vda=/dev/vg0/web-1              to block device
+  kvmbackup restore web-1 --salvage --to /srv/left               a damaged point";
 
 const VERIFY_EXAMPLES: &str = "\
-kvmbackup verify --all                            verify every restore point of every domain
-  kvmbackup verify --all --older-than 7d --for 2h   for two hours, those not verified this week";
+kvmbackup verify --all                            every restore point
+  kvmbackup verify --all --older-than 7d --for 2h   up to 2 h of what is overdue";
 
 /// `backup`
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -115,18 +115,18 @@ pub struct Backup {
     /// Only these domains; patterns such as `web-*` are allowed
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
-    /// The rest.
+    /// Options that also work without the command's name.
     #[command(flatten)]
     pub options: BackupOptions,
 }
 
-/// What `backup` takes with or without its name, so that the command line of the older script goes on working.
+/// Options of `backup` that also work without its name, so that command lines of the legacy script still work.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct BackupOptions {
     /// Back up domains even if they are not due
     #[arg(long)]
     pub force: bool,
-    /// Accept disks that are much smaller, or hold much less data, than in the last restore point, and resume rotation
+    /// Accept disks that are much smaller or contain much less data than in the last restore point, and resume rotation
     #[arg(long)]
     pub accept_smaller: bool,
     /// Show what would be done and why, without changing anything
@@ -135,7 +135,7 @@ pub struct BackupOptions {
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
-    /// Only these domains, separated by commas
+    /// Only these domains, comma-separated
     #[arg(long = "domains", value_name = "A,B", value_delimiter = ',')]
     pub listed: Vec<String>,
 }
@@ -162,12 +162,12 @@ pub struct List {
 /// `restore`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Restore {
-    /// The domain to restore
+    /// Domain to restore
     pub domain: String,
-    /// Restore point: its ID, or the newest at or before a time [default: the newest]
+    /// Restore point: its ID, or a time for the newest one at or before it [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
-    /// Directory for the files, or with --define for the images [default with --define: their original paths]
+    /// Directory for the files, or with --define for the disk images [default with --define: their original paths]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub to: Option<PathBuf>,
     /// Define the domain in libvirt
@@ -176,7 +176,7 @@ pub struct Restore {
     /// Define it under another name, with a new UUID and new MAC addresses
     #[arg(long, requires = "define", value_name = "NEW")]
     pub name: Option<String>,
-    /// Use this definition: an edited copy of the saved one, with the same name and UUID
+    /// Use this definition, an edited copy of the saved one with the same name and UUID
     #[arg(long, requires = "define", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub xml: Option<PathBuf>,
     /// Change the machine type (see qemu-system-x86_64 -machine help)
@@ -185,21 +185,21 @@ pub struct Restore {
     /// Start the domain afterwards
     #[arg(long, requires = "define")]
     pub start: bool,
-    /// Only this disk; TARGET=DEVICE overwrites that block device, even without --overwrite (repeatable)
+    /// Restore only this disk (repeatable); TARGET=DEVICE overwrites that block device, even without --overwrite
     #[arg(long = "disk", value_name = "TARGET[=DEVICE]", value_parser = values::disk)]
     pub disks: Vec<DiskChoice>,
-    /// Replace existing files and an existing definition; with --define, also the contents of the domain's block devices
+    /// Replace existing files and an existing definition; with --define, also overwrite the domain's block devices
     #[arg(long)]
     pub overwrite: bool,
-    /// Define the domain even if its definition uses more of this host than disks and networks; required for such a domain
-    /// when there is no terminal for the question
+    /// Define the domain even if it uses more of this host than disks and networks; required for such a domain if there
+    /// is no terminal to ask on
     #[arg(long, requires = "define")]
     pub accept_host_access: bool,
     /// Show what would be written where, and what the definition uses of this host, without writing anything
     #[arg(long)]
     pub dry_run: bool,
-    /// Save what can be read of a damaged restore point to --to DIR, with a list of what is lost; incomplete files are
-    /// named NAME.salvaged
+    /// Save the readable parts of a damaged restore point to --to DIR, with a list of what is lost; incomplete files
+    /// are named NAME.salvaged
     #[arg(long, requires = "to", conflicts_with_all = ["define", "name", "xml", "machine", "start", "disks", "overwrite", "dry_run"])]
     pub salvage: bool,
 }
@@ -210,16 +210,16 @@ pub struct Verify {
     /// Only these domains; patterns such as `web-*` are allowed
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
-    /// Restore point: its ID, or the newest at or before a time [default: the newest]
+    /// Restore point: its ID, or a time for the newest one at or before it [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
-    /// Every restore point, not only the newest; the longest unverified first
+    /// Verify all restore points, not only the newest; the longest unverified first
     #[arg(long, conflicts_with = "at")]
     pub all: bool,
-    /// Only restore points not verified as good within this time (12h, 7d)
+    /// Skip restore points verified as good within this time (12h, 7d)
     #[arg(long, value_name = "TIME", conflicts_with = "at", value_parser = values::duration)]
     pub older_than: Option<Duration>,
-    /// Start no more verifications after this time (30m, 2h), and print how many restore points are left
+    /// Start no further verification after this time (30m, 2h), and print how many restore points are left
     #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
     pub limit: Option<Duration>,
     /// Print JSON
@@ -244,10 +244,11 @@ pub struct Prune {
 /// `check`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Check {
-    /// Check only the configuration, its hooks and templates; access no libvirt, guest, target, directory or server
+    /// Check only the configuration, its hooks and templates, without accessing libvirt, guests, target, directories or
+    /// servers
     #[arg(long)]
     pub offline: bool,
-    /// Send a test mail as a run would, and print its recipients
+    /// Send a test mail like a run would, and print its recipients
     #[arg(long, conflicts_with = "offline")]
     pub send_test: bool,
     /// Print JSON
@@ -258,7 +259,7 @@ pub struct Check {
 /// `hooks`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Hooks {
-    /// What to do with them.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: HooksCommand,
 }
@@ -273,10 +274,10 @@ pub enum HooksCommand {
         #[arg(long)]
         domain: Option<String>,
     },
-    /// Run the hooks around a snapshot without a snapshot, and show how long locks were held
+    /// Run the hooks around a snapshot without taking one, and show how long locks were held
     #[command(after_help = after("kvmbackup hooks test --domain db1 --phase pre-snapshot"))]
     Test {
-        /// The domain
+        /// Domain whose hooks to run
         #[arg(long)]
         domain: String,
         /// Only hooks of this phase
@@ -288,7 +289,8 @@ pub enum HooksCommand {
 /// `exporter`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Exporter {
-    /// Address to listen on: HOST:PORT or unix:/PATH [default: `metrics.listen` of the configuration, else 127.0.0.1:9763]
+    /// Address to listen on: HOST:PORT or unix:/PATH [default: `metrics.listen` of the configuration, or
+    /// 127.0.0.1:9763]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<Listen>,
 }
@@ -315,21 +317,20 @@ pub struct Report {
     pub render_to: Option<PathBuf>,
 }
 
-/// How a report is shown.
+/// Output format of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReportFormat {
-    /// For people.
+    /// Plain text.
     Text,
-    /// For people, as a mail shows it.
+    /// HTML, as in a mail.
     Html,
-    /// For programs.
+    /// JSON, for programs.
     Json,
 }
 
 /// Unattended backups of libvirt guests
 #[derive(Debug, Parser)]
-#[command(name = "kvmbackup", version, after_help = after("kvmbackup --config /etc/kvmbackup/config.yml    back up \
-the domains that are due"))]
+#[command(name = "kvmbackup", version, after_help = after("kvmbackup --config /etc/kvmbackup/config.yml    back up due domains"))]
 struct Words {
     #[command(flatten, next_help_heading = "Options without a command (same as for backup)")]
     options: BackupOptions,
@@ -339,9 +340,9 @@ struct Words {
     command: Option<Command>,
 }
 
-/// Reads the command line; the first word is the program's name.
+/// Parses the command line, including the program's name.
 ///
-/// The error is clap's: help and version are such errors, too, and it knows where to print itself and with which exit code.
+/// Requests for help and version are clap errors too; the error knows its output stream and exit code.
 pub fn parse<T: Into<OsString> + Clone>(words: impl IntoIterator<Item = T>) -> Result<Args, clap::Error> {
     let Words { global, options, command } = Words::try_parse_from(words)?;
     let command = match command {
@@ -376,7 +377,7 @@ fn checked(command: Command) -> Result<Command, clap::Error> {
     }
 }
 
-/// The definition of the command line, for completions and the manual page.
+/// The definition of the command line, for completions and manual pages.
 pub fn definition() -> clap::Command {
     Words::command()
 }

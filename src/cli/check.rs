@@ -1,4 +1,4 @@
-//! Owns: the command `check`, and the example for an operator without a configuration. Must not: decide what is right; the
+//! Runs the command `check`, and prints an example if there is no configuration yet. Must not decide what is valid; the
 //! engine does.
 
 use std::path::Path;
@@ -46,7 +46,7 @@ pub(super) fn run(global: &Global, words: &Check) -> Result<RunResult, app::Erro
     Ok(if bad { result.max(RunResult::Failed) } else { result })
 }
 
-/// Reports what is wrong with the configuration; without one, prints an example to begin with.
+/// Reports what is wrong with the configuration, or prints an example if there is none.
 fn unreadable(global: &Global, words: &Check, error: &app::Error) -> Result<RunResult, app::Error> {
     let about = format!("configuration {}", global.config.display());
     let mut finding = problem(&about, error);
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_example_is_right_for_any_host() {
+    fn the_example_is_valid_for_any_host() {
         for host in ["cloud1", "007", "null", "a-b"] {
             let settings = crate::config::parse(&example(host), Path::new("c.yml"), host).unwrap();
             assert!(settings.require_mount && settings.rule_for("any").is_some());

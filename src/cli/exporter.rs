@@ -1,4 +1,4 @@
-//! Owns: the command `exporter`. Must not: know HTTP, or the contents of pages.
+//! Runs the command `exporter`. Must not know HTTP, or the contents of pages.
 
 use std::thread;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) fn run(global: &Global, words: &Exporter) -> Result<RunResult, app::E
     let listen = chosen.unwrap_or_else(|| Listen::Tcp { host: DEFAULT.0.to_owned(), port: DEFAULT.1 });
     durable::create_private_dir(&settings.state_dir)
         .map_err(engine::Error::file("create the directory", &settings.state_dir))?;
-    // Before the socket exists: a supervisor may send a signal as soon as it can connect.
+    // Before the socket exists, because a supervisor may send a signal as soon as it can connect.
     let waiter = signals::Waiter::new().map_err(engine::Error::Signals)?;
     let (server, stop) = serve::open(&listen)?;
     if !global.quiet {
@@ -48,12 +48,12 @@ fn look_again_and_again(global: &Global, mut settings: Settings) {
     }
 }
 
-/// Does so once. An invalid configuration is reported, and the last settings stay in use.
+/// One round of it. An invalid configuration is logged, and the previous settings stay in use.
 fn look(global: &Global, mut settings: Settings) -> Settings {
     let read = super::settings(global);
     let config_ok = read.is_ok();
     match read {
-        // The served state folder stays the same while the process runs.
+        // The served state directory stays the same while the process runs.
         Ok(read) => settings = Settings { state_dir: settings.state_dir, ..read },
         Err(error) => tracing::warn!("keeping the previous settings: {}", engine::chain(&error)),
     }
@@ -71,7 +71,7 @@ mod tests {
     use crate::ledger::{Ledger, Survey};
 
     #[test]
-    fn a_configuration_that_breaks_is_told_and_the_last_settings_stay() {
+    fn invalid_configuration_is_recorded_and_previous_settings_stay() {
         let dir = tempfile::tempdir().unwrap();
         let (config, state) = (dir.path().join("config.yml"), dir.path().join("state"));
         let write = |backupdir: &str, state: &std::path::Path| {
@@ -90,12 +90,12 @@ mod tests {
         write("relative", &state);
         let settings = look(&global, settings);
         let (good, second) = seen();
-        assert!(!good && second > first, "a survey is taken all the same");
+        assert!(!good && second > first, "a survey is still taken");
         assert_eq!(settings.backupdir.to_str(), Some("/first"));
         write("/second", &dir.path().join("elsewhere"));
         let settings = look(&global, settings);
         assert!(seen().0);
         assert_eq!(settings.backupdir.to_str(), Some("/second"));
-        assert_eq!(settings.state_dir, state, "what is served does not move");
+        assert_eq!(settings.state_dir, state, "the served directory does not change");
     }
 }

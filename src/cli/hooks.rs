@@ -1,4 +1,4 @@
-//! Owns: the commands `hooks list` and `hooks test`. Must not: decide what runs when; the engine does.
+//! Runs the commands `hooks list` and `hooks test`. Must not decide which hooks run when; the engine does.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ fn list(settings: &Settings, domain: Option<&str>) -> Result<RunResult, app::Err
     Ok(RunResult::Good)
 }
 
-/// How a hook shows at a phase: a command in each of its own, a session where it starts.
+/// How a hook is listed in a phase: a command in each of its phases, a session where it starts.
 fn moment(hook: &Hook, phase: Phase) -> Option<(String, Duration)> {
     match &hook.kind {
         HookKind::Command { timeout, .. } if hook.runs_in(phase) => Some((phase.name().to_owned(), *timeout)),

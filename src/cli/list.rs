@@ -1,4 +1,4 @@
-//! Owns: the command `list`. Must not: read anything itself.
+//! Runs the command `list`. Must not read restore points itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, stdout};
@@ -88,7 +88,7 @@ pub(super) fn unlisted(failures: &[Failure]) -> Option<String> {
     (!failures.is_empty()).then(|| failures.iter().map(told).collect())
 }
 
-/// Whether any domain has points of more than one guest; only then the table has a column for it.
+/// Whether any domain has points of several guests. Only then does the table have a column for the guest.
 fn of_several_guests(points: &[PointInfo]) -> bool {
     let mut guests = BTreeMap::<_, BTreeSet<_>>::new();
     for point in points {
@@ -97,7 +97,7 @@ fn of_several_guests(points: &[PointInfo]) -> bool {
     guests.values().any(|guests| guests.len() > 1)
 }
 
-/// What an operator should know of a restore point before it is needed.
+/// What an operator should know about a restore point before it is needed.
 fn remarks(point: &PointInfo) -> Option<String> {
     let details = point.details.as_ref()?;
     let disks =
@@ -111,7 +111,7 @@ fn remarks(point: &PointInfo) -> Option<String> {
     (!parts.is_empty()).then(|| format!("{} {}: {}", printable(&point.domain), point.id, parts.join("; ")))
 }
 
-/// A moment in the time zone of the host.
+/// A time in the time zone of the host.
 pub(super) fn moment(time: DateTime<Utc>) -> String {
     time.with_timezone(&Local).format("%Y-%m-%d %H:%M").to_string()
 }
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn each_point_has_a_line_and_damage_says_why() {
+    fn each_point_has_a_line_and_damage_has_a_cause() {
         let mut good = point("20261122T020000Z");
         good.details = Some(Details {
             guest: uuid::Uuid::from_u128(1),

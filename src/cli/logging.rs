@@ -1,4 +1,4 @@
-//! Owns: the log on standard error, with warnings by default. Must not: report results.
+//! Writes the log to standard error, by default from level `warn`. Must not report results.
 
 use std::io::{self, Write};
 
@@ -29,7 +29,7 @@ pub fn start(verbose: u8, quiet: bool) {
 
 struct Log;
 
-/// One event, with its priority.
+/// The writer of one event, with its priority.
 struct Event(&'static str);
 
 impl<'a> MakeWriter<'a> for Log {
@@ -50,7 +50,7 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 impl Write for Event {
-    /// Gets a whole event in one call. An error could only be reported on the same stream.
+    /// Receives one whole event per call. Errors are ignored because they could only be reported on the same stream.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         output::complain(self.0, &String::from_utf8_lossy(bytes));
         Ok(bytes.len())

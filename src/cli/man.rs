@@ -1,5 +1,5 @@
-//! Owns: the manual pages, one per command, made from the definition of the command line. Must not: add anything except files
-//! and references.
+//! Generates the manual pages, one per command, from the definition of the command line. Must not add anything except
+//! files and references.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::args;
 use crate::model::{EXIT_STATUS, RunResult};
 use crate::{app, engine};
 
-/// Writes `kvmbackup.1`, `kvmbackup-backup.1` and so on into a folder that exists.
+/// Writes `kvmbackup.1`, `kvmbackup-backup.1` and so on to an existing directory.
 pub(super) fn run(folder: &Path) -> Result<RunResult, app::Error> {
     let mut definition = args::definition().disable_help_subcommand(true);
     definition.build();
@@ -69,7 +69,7 @@ const SEE_ALSO: &str = "\
 .BR qemu\\-img (1)
 ";
 
-/// A section with preserved lines: roff(7), requests `nf` and `fi`.
+/// A section that keeps its line breaks: requests `nf` and `fi` of roff(7).
 fn as_it_stands(title: &str, text: &str) -> String {
     let escaped = |line: &str| format!("\\&{}\n", line.replace('\\', "\\e").replace('-', "\\-"));
     format!(".SH \"{title}\"\n.nf\n{}.fi\n", text.lines().map(escaped).collect::<String>())
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_has_a_page_that_man_reads_without_a_complaint() {
+    fn every_command_has_a_page_that_man_renders_without_warnings() {
         let folder = tempfile::tempdir().unwrap();
         run(folder.path()).unwrap();
         let files: BTreeSet<_> = std::fs::read_dir(folder.path())
@@ -96,7 +96,7 @@ mod tests {
         assert!(!files.iter().any(|name| name.contains("-man") || name.contains("help")), "{files:?}");
         for name in files {
             let path = folder.path().join(&name);
-            // As lintian looks at pages.
+            // The same options as lintian uses.
             let read = Command::new("man")
                 .args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z"])
                 .arg(&path)
@@ -106,7 +106,7 @@ mod tests {
                 .stdout(Stdio::null())
                 .output();
             let Ok(read) = read else {
-                eprintln!("skipped: there is no man");
+                eprintln!("skipped: man is not installed");
                 return;
             };
             let complaints = String::from_utf8_lossy(&read.stderr);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_example_is_shown_line_by_line() {
+    fn examples_keep_their_line_breaks() {
         let definition = args::definition();
         let restore = definition.find_subcommand("restore").unwrap();
         let page = String::from_utf8(page(&Man::new(restore.clone()), restore).unwrap()).unwrap();

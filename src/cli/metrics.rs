@@ -1,4 +1,4 @@
-//! Owns: the command `metrics`. Must not: know any metric.
+//! Runs the command `metrics`. Must not know any metric.
 
 use super::args::{Global, Metrics};
 use super::print;

@@ -1,4 +1,5 @@
-//! Owns: the command line and all output. Must not: decide how a backup or a restore is done.
+//! Runs the commands and prints their results; no other module prints. Must not decide how a backup or a restore is
+//! done.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the one module that prints")]
 
 pub mod args;
@@ -33,7 +34,7 @@ use crate::model::{Failure, RunReport, RunResult};
 use crate::report::table::printable;
 use crate::sys::program;
 
-/// Runs the program on its command line, and ends it with the exit code of the result.
+/// Runs the program and exits with the code of the result.
 pub fn main() -> ! {
     let args = args::parse(std::env::args_os()).unwrap_or_else(|error| not_run(&error));
     leave_no_core();
@@ -49,7 +50,7 @@ pub fn main() -> ! {
     leave(output::finish(result))
 }
 
-/// Ends the program when there is no command to run: prints the help that was asked for, or what is wrong.
+/// Exits without running a command: prints the requested help, or the error.
 fn not_run(error: &clap::Error) -> ! {
     if error.use_stderr() {
         error.exit();
@@ -59,18 +60,18 @@ fn not_run(error: &clap::Error) -> ! {
     leave(output::finish(RunResult::Good))
 }
 
-/// Our memory (passwords, secrets of domain XML) must not be in a core dump, whatever collects them on this host. Programs that we
-/// start lose the first setting with exec(2) but keep the limit: `qemu-nbd` has blocks of disks in memory. A hook may raise it.
+/// Disables core dumps, because memory contains passwords and secrets of domain XML. exec(2) resets the first setting,
+/// but programs that we start inherit the limit: `qemu-nbd` has disk blocks in memory. A hook may raise it.
 fn leave_no_core() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..getrlimit(Resource::Core) });
 }
 
-/// Ends the program, regardless of its threads.
+/// Exits, regardless of running threads.
 ///
-/// exit(3) is not used because it unloads libvirt's libraries while other threads may still run inside them, and such a thread
-/// crashes the process. The standard streams are closed first, see [`output::close`].
+/// exit(3) is not used because it unloads libvirt's libraries. Other threads may still run in them, and would crash the
+/// process. The standard streams are closed first, see [`output::close`].
 fn leave(result: RunResult) -> ! {
     output::close();
     signal_hook::low_level::exit(result.exit_code().into())
@@ -108,7 +109,7 @@ fn print_error(error: &app::Error) {
     print_failure(&error.failure());
 }
 
-/// The result after updating ledger and metrics. A failure is printed, and changes only a good result.
+/// The result after an update of ledger and metrics. A failure is printed, and changes only a good result.
 fn watched(told: Result<(), app::Error>, result: RunResult) -> RunResult {
     match told {
         Ok(()) => result,
@@ -127,9 +128,9 @@ fn mailed(told: app::mail::MailResult, result: RunResult) -> RunResult {
     told.errors.into_iter().fold(result, |result, error| watched(Err(error), result))
 }
 
-/// The one place where an error is printed.
+/// Prints an error. No other function does.
 fn print_failure(failure: &Failure) {
-    // Each mistake in a configuration has a line.
+    // A configuration error has one line per mistake.
     let lines = failure.message.lines().map(printable).collect::<Vec<_>>();
     output::complain(output::ERROR, &format!("kvmbackup: {}", lines.join("\n")));
     if let Some(hint) = hint("", failure) {
@@ -137,7 +138,7 @@ fn print_failure(failure: &Failure) {
     }
 }
 
-/// The line below a failure that says what to do.
+/// The hint line below a failure.
 fn hint(indent: &str, failure: &Failure) -> Option<String> {
     failure.hint.as_deref().map(|hint| format!("{indent}hint: {}", printable(&typed(hint))))
 }

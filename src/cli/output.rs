@@ -1,5 +1,5 @@
-//! Owns: the standard streams: what they are connected to, how text is written to them, and whether that failed. Must not: know
-//! what is printed.
+//! Writes text to the standard streams, and detects what they are connected to and whether a write failed. Must not
+//! know what is printed.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 use crate::model::{Failure, RunResult};
 use crate::report;
 
-/// The first error of writing to standard output.
+/// The first error of a write to standard output.
 static FAILED: OnceLock<io::Error> = OnceLock::new();
 
-/// A priority, as systemd reads it at the start of a line: sd-daemon(3).
+/// Line prefixes that set the priority in the journal: sd-daemon(3).
 pub(super) const ERROR: &str = "<3>";
 pub(super) const WARNING: &str = "<4>";
 pub(super) const INFO: &str = "<6>";
@@ -23,7 +23,8 @@ pub(super) fn is_screen(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Whether a stream is a terminal that shows colours, and whose user wants them: <https://no-color.org>.
+/// Whether to use colours on a stream: it is such a terminal, and its user did not set `NO_COLOR`:
+/// <https://no-color.org>.
 pub(super) fn wants_colour(stream: &impl IsTerminal) -> bool {
     is_screen(stream) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
@@ -40,24 +41,25 @@ pub(super) fn is_journal(stream: impl AsFd) -> bool {
     std::env::var("JOURNAL_STREAM").is_ok_and(|journal| journal == format!("{}:{}", found.st_dev, found.st_ino))
 }
 
-/// Prints a whole text. A closed pipe (`| head`) is no error; any other error changes the result.
+/// Prints text. A closed pipe (`| head`) is not an error; any other error changes the result.
 pub(super) fn print(text: &str) {
     keep(io::stdout().write_all(text.as_bytes()));
 }
 
-/// Writes lines to standard error, each with its priority if that is the journal. An error cannot be reported anywhere.
+/// Writes lines to standard error, with their priority if that is the journal. Errors are ignored because there is
+/// nowhere to report them.
 pub(super) fn complain(priority: &str, text: &str) {
     let priority = if is_journal(io::stderr()) { priority } else { "" };
     let lines: String = text.lines().map(|line| format!("{priority}{}\n", line.replace('\r', " "))).collect();
     let _ = io::stderr().write_all(lines.as_bytes());
 }
 
-/// Writes lines that begin with their priorities to standard error, which is the journal.
+/// Writes lines that already have a priority to standard error, which must be the journal.
 pub(super) fn print_to_journal(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// The result of a command that prints no more: not good if its output was lost.
+/// The result after the last output: not good if output was lost.
 pub(super) fn finish(result: RunResult) -> RunResult {
     keep(io::stdout().flush());
     let Some(error) = FAILED.get() else { return result };
@@ -73,8 +75,8 @@ fn keep(written: io::Result<()>) {
     }
 }
 
-/// Closes the standard streams. A thread that a hung target blocks in the kernel outlives the program with all of its files open,
-/// and a reader of the output (cron, a pipe) would wait for that thread.
+/// Closes the standard streams. A thread that a hung target blocks in the kernel survives the program and keeps all
+/// files open, and a reader of the output (cron, a pipe) would wait for that thread.
 pub(super) fn close() {
     if let Ok(nothing) = File::options().write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdout(&nothing);

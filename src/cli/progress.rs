@@ -1,4 +1,5 @@
-//! Owns: progress on a terminal: one bar a domain. Must not: exist where output is not a terminal; cron mails no bars.
+//! Shows progress on a terminal, with one bar per domain. Must not be used without a terminal, because cron mails all
+//! output.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +17,7 @@ pub struct Bars {
 }
 
 impl Bars {
-    /// No bar yet; one appears with the first stage of a domain.
+    /// Has no bars yet; a domain gets one with its first stage.
     pub fn new() -> Bars {
         Bars { all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), bars: Mutex::default() }
     }

@@ -1,4 +1,4 @@
-//! Owns: the command `prune`. Must not: judge restore points.
+//! Runs the command `prune`. Must not judge restore points.
 
 use chrono::{Local, Utc};
 
@@ -14,7 +14,7 @@ use crate::report::table::{Table, printable};
 
 pub(super) fn run(global: &Global, words: &Prune) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
-    // A run in progress rotates by itself; a dry run changes nothing.
+    // Not during a run, which applies retention itself. A dry run changes nothing.
     let _lock = (!words.dry_run).then(|| app::lock(&settings.state_dir)).transpose()?;
     let store = engine::target::open(&settings)?;
     let (rotations, failures) = prune::prune(&settings, &store, &words.domains, words.dry_run, Local::now())?;
@@ -73,7 +73,7 @@ fn verdict(point: &Judged, dry_run: bool) -> &'static str {
     match (point.keep, point.removed) {
         (true, _) => "keep",
         (false, true) => "removed",
-        (false, false) if dry_run => "would go",
+        (false, false) if dry_run => "would remove",
         (false, false) => "NOT REMOVED",
     }
 }
@@ -111,13 +111,13 @@ mod tests {
     fn every_point_has_its_reason() {
         let text = text(&[rotation("web", None)], true);
         let lines: Vec<_> = text.lines().collect();
-        assert!(lines[1].ends_with("1.00 MB  keep      last 1 of 1"), "{text}");
-        assert!(lines[2].ends_with("1.00 MB  would go  no rule keeps it"), "{text}");
+        assert!(lines[1].ends_with("1.00 MB  keep          last 1 of 1"), "{text}");
+        assert!(lines[2].ends_with("1.00 MB  would remove  no rule keeps it"), "{text}");
         assert_eq!(lines[3], "1 of 2 restore points would be removed, 1.00 MB");
     }
 
     #[test]
-    fn what_could_not_be_removed_is_told() {
+    fn failed_removal_is_reported() {
         let mut rotation = rotation("web", Some("a note"));
         rotation.points[1].failure = Some(Failure { message: "read-only".to_owned(), hint: Some("mount".to_owned()) });
         let text = text(&[rotation], false);

@@ -1,5 +1,5 @@
-//! Owns: the command `recover`. Must not: need a valid configuration. Without one, it uses the default state folder, and the
-//! result says that another one may have been meant.
+//! Runs the command `recover`. Must not require a valid configuration: without one, it uses the default state
+//! directory, and the result shows that another one may be configured.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -42,8 +42,8 @@ pub(super) fn run(global: &Global, words: &Recover) -> Result<RunResult, app::Er
     })
 }
 
-/// Takes the lock, recovers from interrupted runs, and prints the result. Commands call it before any change that would conflict
-/// with such a run or with one in progress.
+/// Takes the lock, recovers from interrupted runs, and prints the result. Commands call it before any change that would
+/// conflict with an interrupted run or one in progress.
 pub(super) fn first(
     state_dir: &Path,
     patience: &Patience,

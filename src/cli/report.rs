@@ -1,4 +1,4 @@
-//! Owns: the command `report`, which shows or mails the last report. Must not: make one.
+//! Runs the command `report`, which shows or mails the last report. Must not create one.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::model::{Failure, RunReport, RunResult, version};
 use crate::sys::{durable, opened};
 use crate::{app, engine, report};
 
-/// The largest report in bytes; a domain takes a few kilobytes.
+/// Maximum size of a report in bytes; each domain needs a few kilobytes.
 const MAX: u64 = 64 << 20;
 
 pub(super) fn run(global: &Global, words: &Report) -> Result<RunResult, app::Error> {
@@ -22,7 +22,7 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<RunResult, app::Err
         let path = settings.state_dir.join(app::run::LAST);
         let last: RunReport = version::parse(json.as_bytes(), RunReport::SCHEMA)
             .map_err(|source| engine::Error::Format { path, source })?;
-        // A later check may have found damage, or found it resolved.
+        // A later verification may have found damage, or found it resolved.
         Ok(RunReport { damaged: watch::damaged(&settings), ..last })
     };
     if words.send {
@@ -67,7 +67,7 @@ fn setup(settings: &Settings) -> Result<MailSetup<'_>, app::Error> {
     MailSetup::of(settings).ok_or(app::Error::NoMail)
 }
 
-/// Replaces no existing file.
+/// Writes a new file; an existing file is not replaced.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), engine::Error> {
     let written = durable::create_private(path).and_then(|mut file| file.write_all(bytes));
     written.map_err(engine::Error::file("write the mail", path))

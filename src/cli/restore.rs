@@ -1,4 +1,4 @@
-//! Owns: the command `restore`. Must not: write restored data.
+//! Runs the command `restore`. Must not write restored data.
 
 use chrono::Utc;
 
@@ -26,7 +26,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<RunResult, a
         return salvage::run(global, words, to, &store, &cancel);
     }
     let request = request(words, &settings, global);
-    // Files in a folder conflict with no run.
+    // Restoring files to a directory conflicts with no run.
     let first = match request.touches_guests() && !request.dry_run {
         true => {
             Some(recover::first(&settings.state_dir, &Patience::new(settings.stall_timeout), global.quiet, &cancel)?)
@@ -39,7 +39,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<RunResult, a
     let connect = || app::connect(&settings.libvirt_uri);
     let hypervisor = match (&request.define, request.may_replace()) {
         (Some(_), _) => Some(connect()?),
-        // Files and devices can be restored without libvirt; the restore reports what it could not ask.
+        // Files and devices can be restored without libvirt; the restore reports what it could not check.
         (None, true) => connect().inspect_err(|error| tracing::warn!(%error, "cannot connect to libvirt")).ok(),
         (None, false) => None,
     };
@@ -121,7 +121,7 @@ mod tests {
     use crate::model::DomainRef;
 
     #[test]
-    fn all_that_was_written_is_named() {
+    fn everything_written_is_listed() {
         let restored = Restored {
             domain: "web\n1".to_owned(),
             point: "20261122T020000Z".parse().unwrap(),

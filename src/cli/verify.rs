@@ -1,4 +1,4 @@
-//! Owns: the command `verify`. Must not: check anything itself.
+//! Runs the command `verify`. Must not verify anything itself.
 
 use std::time::Duration;
 
@@ -65,14 +65,14 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<RunResult, app::Err
     Ok(result)
 }
 
-/// The mailed description of a damaged point: the first error, and the number of others.
+/// The mailed description of a damaged point: its first error, and the number of others.
 fn damaged(result: &Verification) -> DamagedPoint {
     let first = result.failures.first();
     let more = match result.failures.len() {
         0 | 1 => String::new(),
         all => format!(" (and {} more)", all - 1),
     };
-    let what = first.map_or("it is unusable", |failure| &failure.message);
+    let what = first.map_or("unusable", |failure| &failure.message);
     let message = format!("restore point {} is damaged: {}: {what}{more}", result.id, result.path.display());
     let hint =
         "Do not rely on this restore point. For what to do, see docs/operations.md, \"Damage is found\".".to_owned();
@@ -80,11 +80,11 @@ fn damaged(result: &Verification) -> DamagedPoint {
     DamagedPoint { domain: result.domain.clone(), id: result.id, failure }
 }
 
-/// What was not checked, and why.
+/// What was not verified, and why.
 fn rest(checks: &Checks, older_than: Option<Duration>) -> String {
     let mut text = String::new();
     if checks.gone > 0 {
-        text.push_str(&format!("{} removed meanwhile, not verified\n", counted(checks.gone)));
+        text.push_str(&format!("{} removed during the check, not verified\n", counted(checks.gone)));
     }
     if checks.left > 0 {
         text.push_str(&format!("{} left for the next run\n", counted(checks.left)));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_named_with_what_to_do() {
+    fn damage_is_printed_with_its_path_errors_and_hint() {
         assert_eq!(text(&result(Verdict::Good)), "good       web  20261122T020000Z  2.37 GB in 3.4 s\n");
         let expected =
             "DAMAGED    web  20261122T020000Z  2.37 GB in 3.4 s\n  /b/web.tar.zst\n  a\n  b\u{fffd}\n  hint: look\n";
@@ -164,11 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_checked_is_counted() {
+    fn unverified_points_are_counted() {
         let checks = |gone, left| Checks { gone, left, ..Checks::default() };
         assert_eq!(rest(&checks(0, 0), None), "no restore points yet\n");
         assert_eq!(rest(&checks(0, 0), Some(Duration::ZERO)), "no restore point needs verification\n");
-        let both = "1 restore point removed meanwhile, not verified\n2 restore points left for the next run\n";
+        let both = "1 restore point removed during the check, not verified\n2 restore points left for the next run\n";
         assert_eq!(rest(&checks(1, 2), None), both);
     }
 

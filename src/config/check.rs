@@ -1,5 +1,5 @@
-//! Owns: the levels of the file (defaults, hosts, domains), what is required where, and which level wins. Must not: read
-//! single values, or act on what they say.
+//! Applies the levels of the file (defaults, hosts, domains): what is required where, and which level takes precedence.
+//! Must not read single values, or act on them.
 
 use std::path::{Path, PathBuf};
 
@@ -14,8 +14,8 @@ use super::{DomainSettings, Exclusion, Rule, STATE_DIR, Settings, hooks, keys, v
 const DEFAULTS: &str = "defaults";
 const EXCLUDE: &str = "exclude";
 
-/// Checks the whole document and returns the section of `host`; the settings are complete only if there are no problems. What
-/// could be read of it is returned in any case.
+/// Checks the whole document and returns the section of `host`, which is complete only if there are no problems. Also
+/// returns what could be read in any case.
 pub(super) fn document(root: &Node, host: &str, problems: &mut Problems) -> (Option<Settings>, Salvaged) {
     let sections = Place::root(root).entries(problems);
     let (defaults, hosts): (Vec<_>, Vec<_>) = sections.into_iter().partition(|section| section.name == DEFAULTS);
@@ -23,7 +23,7 @@ pub(super) fn document(root: &Node, host: &str, problems: &mut Problems) -> (Opt
     let defaults = Layer::usual().with(&defaults, Level::Defaults, problems);
     let mut found = (None, defaults.salvaged());
     for place in &hosts {
-        // The sections of other hosts are checked too: one file serves all of them.
+        // The sections of other hosts are checked too, because one file serves all of them.
         let entries = place.entries(problems);
         let layer = defaults.with(&entries, Level::Host, problems);
         let salvaged = layer.salvaged();
@@ -69,19 +69,19 @@ fn section(place: &Place<'_>, entries: &[Place<'_>], layer: Layer, problems: &mu
     Settings { host: place.name.to_owned(), hooks, rules, excluded, ..layer.host }
 }
 
-/// Whether the keys of an entry of `domains` exclude its domains. No other key may stand beside `exclude: true`.
+/// Whether the keys of an entry of `domains` exclude its domains. Other keys are not allowed with `exclude: true`.
 fn is_excluded(keys: &[Place<'_>], problems: &mut Problems) -> bool {
     let Some(exclude) = key::find(keys, EXCLUDE) else { return false };
     let is_excluded = value::boolean(exclude, problems) == Some(true);
     if is_excluded && let Some(other) = keys.iter().find(|key| key.name != EXCLUDE) {
-        problems.add(other.problem(format!("has no effect beside `{EXCLUDE}: true`")));
+        problems.add(other.problem(format!("has no effect with `{EXCLUDE}: true`")));
     }
     is_excluded
 }
 
 fn rule(place: &Place<'_>, host_name: &str, layer: Layer, problems: &mut Problems) -> Option<Rule> {
     if place.name.is_empty() {
-        problems.add(place.problem("a domain without a name"));
+        problems.add(place.problem("the domain has no name"));
     }
     let Some(days) = layer.days else {
         let message = "`day_of_week` is missing here, in the host's section and in `defaults`";
@@ -94,13 +94,14 @@ fn rule(place: &Place<'_>, host_name: &str, layer: Layer, problems: &mut Problem
     Some(Rule { pattern: place.name.to_owned(), line: place.line, domain })
 }
 
-/// What one level and those further out set, on top of what is usual. A wrong value is a problem and changes nothing.
+/// The settings of one level and its outer levels, on top of the defaults. An invalid value is a problem and changes
+/// nothing.
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
     pub(super) level: Level,
     pub(super) host: Settings,
     pub(super) domain: DomainSettings,
-    /// `None` where no level names any.
+    /// `None` if no level sets them.
     pub(super) days: Option<Vec<Weekday>>,
 }
 

@@ -1,22 +1,22 @@
-//! Owns: the problems of a configuration file and their texts. Must not: read the file.
+//! The problems of a configuration file and their texts. Must not read the file.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::Mail;
 
-/// One thing that is wrong.
+/// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Line of the file, from 1; `None` where the whole file is meant.
+    /// Line of the file, from 1; `None` for a problem of the whole file.
     pub line: Option<usize>,
-    /// The key's path (`cloud1.domains.web1.rotate`); empty where no key is meant.
+    /// The key's path (`cloud1.domains.web1.rotate`); empty for a problem without a key.
     pub key: String,
     /// What is wrong.
     pub message: String,
     /// What would be valid.
     pub valid: Option<String>,
-    /// The valid word that is nearest to what was written.
+    /// The valid word that is most similar to the given one.
     pub nearest: Option<String>,
 }
 
@@ -27,13 +27,13 @@ pub struct Errors {
     pub file: PathBuf,
     /// Never empty.
     pub problems: Vec<Problem>,
-    /// What to run when the file itself is the problem.
+    /// The command to run if the file itself is the problem.
     pub hint: Option<Box<str>>,
-    /// What could be read regardless.
+    /// What could be read despite the problems.
     pub salvaged: Salvaged,
 }
 
-/// What could be read of an invalid file: enough to report that it is invalid in metrics and by mail.
+/// The readable part of an invalid file, which is needed to report the problems in metrics and by mail.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Salvaged {
     /// The state directory, unless it is the default.
@@ -86,7 +86,7 @@ impl Errors {
 }
 
 impl Problem {
-    /// A problem of the whole file, or of a line with no key.
+    /// A problem of the whole file, or of a line without a key.
     pub fn of_file(line: Option<usize>, message: impl Into<String>) -> Problem {
         Problem { line, key: String::new(), message: message.into(), valid: None, nearest: None }
     }
@@ -119,7 +119,7 @@ impl Problems {
 
 /// The most similar one of `words`, ignoring case, if it is similar enough to be a typing error.
 pub(crate) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    /// Comparing costs the square of the length, and a longer word is no typing error.
+    /// Comparing takes time quadratic in the length, and a longer word is not a typing error.
     const LONGEST: usize = 256;
     if word.len() > LONGEST {
         return None;
@@ -130,7 +130,7 @@ pub(crate) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) 
         let distance = strsim::damerau_levenshtein(&word, &candidate);
         let length = candidate.chars().count();
         let near = distance <= 1 + length.min(word.chars().count()) / 4 && distance < length;
-        // Of two that are as near, the one that begins alike.
+        // Of two that are equally similar, the one with the more similar beginning.
         near.then(|| (distance, 1.0 - strsim::jaro_winkler(&word, &candidate)))
     };
     let candidates = words.into_iter().filter(|candidate| candidate.len() <= LONGEST);

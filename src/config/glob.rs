@@ -1,24 +1,24 @@
-//! Owns: patterns of names: `*`, `?`, `[a-z]`, `[!a-z]`. Must not: know what is named.
+//! Matches names with patterns: `*`, `?`, `[a-z]`, `[!a-z]`. Must not know what the names are.
 
 use glob::{Pattern, PatternError};
 
-/// Whether a pattern can match anything but itself.
+/// Whether a pattern can match anything except itself.
 pub fn is_glob(pattern: &str) -> bool {
     pattern.contains(['*', '?', '['])
 }
 
 /// Whether `name` matches `pattern`.
 ///
-/// `*` stands for any characters, `?` for one, `[…]` for one of a set with ranges, `[!…]` or `[^…]` for one outside it. A
-/// `[` without its `]` stands for itself. Case matters, as it does in libvirt's names.
+/// `*` matches any characters, `?` matches one, `[…]` matches one of a set with ranges, and `[!…]` or `[^…]` matches
+/// one outside of it. A `[` without a `]` matches itself. Matching is case-sensitive, like libvirt's names.
 pub fn matches(pattern: &str, name: &str) -> bool {
-    // The crate knows one of the two signs for a set's outside, and takes `**` for folders of a path.
+    // The crate supports only `!` for a negated set, and interprets `**` as directories of a path.
     let mut pattern = pattern.replace("[^", "[!");
     while pattern.contains("**") {
         pattern = pattern.replace("**", "*");
     }
     let compiled = Pattern::new(&pattern).or_else(|PatternError { pos, .. }| {
-        // Where one is not closed, those behind it are not either.
+        // If one set is not closed, later ones are not closed either.
         let at = pattern.char_indices().nth(pos).map_or(0, |(at, _)| at);
         Pattern::new(&format!("{}{}", &pattern[..at], pattern[at..].replace('[', "[[]")))
     });
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matches_as_the_shell_does() {
+    fn matches_like_a_shell() {
         let yes = [
             ("web-*", "web-1"),
             ("web-*", "web-"),
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn many_stars_cost_no_exponential_time() {
+    fn many_stars_need_no_exponential_time() {
         assert!(!matches(&format!("{}b", "*a".repeat(100)), &"a".repeat(1000)));
     }
 

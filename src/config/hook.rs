@@ -1,4 +1,4 @@
-//! Owns: one entry of `hooks`, valid by construction. Must not: know YAML, or run anything.
+//! One entry of `hooks`, valid by construction. Must not know YAML, or run anything.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,13 +19,13 @@ pub struct Hook {
     pub command: Vec<String>,
     /// Where it runs.
     pub place: HookPlace,
-    /// Names and globs of the domains that it runs for; empty: all.
+    /// Names and globs of the domains that it runs for; empty means all.
     pub domains: Vec<String>,
     /// Lower ones run first.
     pub order: i32,
-    /// Environment variables besides those of the contract.
+    /// Environment variables in addition to those of the contract.
     pub env: BTreeMap<String, String>,
-    /// What its failure means.
+    /// The consequence of its failure.
     pub on_error: OnError,
 }
 
@@ -39,13 +39,13 @@ pub enum HookKind {
         /// How long each of its runs may take.
         timeout: Duration,
     },
-    /// Over a span: it is started, reports that it is ready, and is released at the end.
+    /// During a span: it is started, reports that it is ready, and is released at the end.
     Session {
         /// The span.
         span: Span,
         /// How long it may take to report that it is ready.
         ready: Duration,
-        /// How long it holds then, even if the backup still needs it.
+        /// How long it may stay ready, even if the backup still needs it.
         hold: Duration,
         /// How long it may take to end after its release.
         release: Duration,
@@ -61,7 +61,7 @@ pub enum HookPlace {
     Guest,
 }
 
-/// What the failure of a hook means.
+/// The consequence of a hook's failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnError {
     /// The domain fails.

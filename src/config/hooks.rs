@@ -1,4 +1,4 @@
-//! Owns: the value of the key `hooks`. Must not: run anything.
+//! The value of the key `hooks`. Must not run anything.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -86,7 +86,7 @@ fn hook(place: &Place<'_>, level: Level, problems: &mut Problems) -> Option<Hook
     (!hook.name.is_empty()).then_some(hook)
 }
 
-/// A hook before the backup may prevent one that must not be made; a hook after it can only report.
+/// By default, a failed hook before the backup fails it; a failed hook after the backup only causes a warning.
 fn usual_on_error(kind: &HookKind) -> OnError {
     match kind {
         HookKind::Command { phases, .. } if !phases.iter().any(|phase| phase.is_pre()) => OnError::Warn,
@@ -131,7 +131,7 @@ fn kind(entries: &[Place<'_>], problems: &mut Problems) -> Option<HookKind> {
     (!phases.is_empty()).then_some(HookKind::Command { phases, timeout })
 }
 
-/// The name is also that of a folder in the archive.
+/// The name of a hook, which is also a directory name in the archive.
 pub(super) fn name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     let text = value::text(place, problems)?;
     let right = text.len() <= 64

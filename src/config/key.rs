@@ -1,4 +1,4 @@
-//! Owns: what a key is, and reading a mapping by a table of its keys. Must not: know any key of ours.
+//! Reads a mapping by a table of its keys. Must not know any key.
 
 use super::error::{Problem, Problems, nearest};
 use super::place::Place;
@@ -23,13 +23,13 @@ impl Level {
     }
 }
 
-/// Reads the value of a key into `T`, which already has what an outer level or the program itself sets.
+/// Reads the value of a key into `T`, which already contains what an outer level or the default sets.
 type Read<T> = fn(&mut T, &Place<'_>, &mut Problems);
 
-/// Everything that depends on the name of a key.
+/// A key and everything that depends on its name.
 pub(super) struct Key<T> {
     pub(super) name: &'static str,
-    /// Where it is allowed.
+    /// The levels where it is allowed.
     pub(super) levels: &'static [Level],
     read: Read<T>,
 }
@@ -53,7 +53,7 @@ pub(super) fn put<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-/// Reads the value of a key that depends on its neighbors later, when these are known.
+/// For keys whose value depends on neighbouring keys, and is read after them.
 pub(super) fn later<T>(_: &mut T, _: &Place<'_>, _: &mut Problems) {}
 
 /// Reads the keys of one level.

@@ -1,7 +1,7 @@
-//! Owns: the table of all keys: the name of each, where it is allowed, how its value is written, and which setting it sets.
-//! Must not: know how a mapping is read by a table.
+//! The table of all keys: name, levels where it is allowed, kind of value, and the setting that it sets. Must not know
+//! how a mapping is read.
 //!
-//! A nearer level is read on top of what further levels have set, so a key that is given replaces the whole setting.
+//! Inner levels are read on top of outer ones, so a key replaces the whole setting of outer levels.
 
 use super::check::Layer;
 use super::key::{Key, Level, later, put};
@@ -67,7 +67,7 @@ pub(super) const KEYS: &[Key<Layer>] = &[
     Key::at(DOMAIN, "overlay_dir", |to, at, p| put(&mut to.domain.overlay_dir, value::absolute(at, p).map(Some))),
     Key::at(DOMAIN, "scratch_dir", |to, at, p| put(&mut to.domain.scratch_dir, value::absolute(at, p).map(Some))),
     Key::at(DOMAIN, "allow_plaintext", |to, at, p| put(&mut to.domain.allow_plaintext, value::boolean(at, p))),
-    // The hooks of all levels add up.
+    // Hooks of all levels are combined.
     Key::at(DOMAIN, "hooks", |to, at, p| to.domain.hooks.extend(hooks::read(at, to.level, p))),
     Key::at(DOMAIN_ONLY, "exclude", later),
 ];

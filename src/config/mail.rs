@@ -1,4 +1,4 @@
-//! Owns: the value of the key `mail`, and its bounds. Must not: send anything, or read a secret.
+//! The value of the key `mail`, and its limits. Must not send anything, or read a secret.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -12,26 +12,27 @@ use super::keys::{MAIL, SMTP};
 use super::place::Place;
 use super::value;
 
-/// The path of the Linux Standard Base, and Debian's.
+/// The path in the Linux Standard Base and in Debian.
 const SENDMAIL: &str = "/usr/sbin/sendmail";
 
 /// How runs are mailed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mail {
-    /// The recipients, never empty: addresses, `Name <address>`, or, for [`Transport::Sendmail`] only, names of users of this host.
+    /// The recipients, never empty: addresses, `Name <address>`, or, only for [`Transport::Sendmail`], users of this
+    /// host.
     pub to: Vec<String>,
-    /// The sender, in the same form; `None` is `root` of this host.
+    /// The sender, in the same form; `None` means `root` of this host.
     pub from: Option<String>,
     /// After which runs a mail is sent.
     pub when: MailWhen,
-    /// How it leaves the host.
+    /// How a mail leaves the host.
     pub transport: Transport,
-    /// Absolute path of a folder with templates that replace the built-in ones, file by file.
+    /// Absolute path of a directory with templates that replace the built-in ones, file by file.
     pub templates: Option<PathBuf>,
 }
 
 impl Mail {
-    /// The configured files and folders.
+    /// The configured files and directories.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = self.templates.iter().cloned().collect();
         match &self.transport {
@@ -55,7 +56,7 @@ pub enum MailWhen {
     Failure,
     /// Runs with another result than the one before.
     Change,
-    /// All.
+    /// Every run.
     Always,
     /// The first run of a day; the mail includes all runs since the last mail.
     Digest,
@@ -79,13 +80,13 @@ pub struct Smtp {
     pub port: u16,
     /// How the connection is encrypted.
     pub security: Security,
-    /// The account, if one is needed; never with [`Security::None`].
+    /// The account, if the server requires one; never with [`Security::None`].
     pub login: Option<Login>,
-    /// Absolute path of certificates (PEM) to trust besides the system's.
+    /// Absolute path of certificates (PEM) to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
     /// How long one reply of the server may take.
     pub timeout: Duration,
-    /// The host name that is sent to the server; `None` is this host's name with its domain, or else its address.
+    /// The host name that is sent to the server; `None` means this host's name with its domain, or else its address.
     #[serde(default)]
     pub ehlo: Option<String>,
 }
@@ -93,7 +94,7 @@ pub struct Smtp {
 /// How a connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Security {
-    /// Required TLS by STARTTLS: RFC 3207.
+    /// TLS by STARTTLS, required: RFC 3207.
     StartTls,
     /// TLS from the first byte: RFC 8314.
     Tls,
@@ -104,9 +105,9 @@ pub enum Security {
 /// An account on a mail server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {
-    /// The name.
+    /// The user name.
     pub username: String,
-    /// Where the password is.
+    /// Where the password is stored.
     pub password: Secret,
 }
 
@@ -223,7 +224,7 @@ fn is_host(text: &str) -> bool {
     (1..=253).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
 }
 
-/// The name of a variable or of a credential; a credential's is also a file name, so it contains no folder.
+/// The name of a variable or of a credential. A credential's is also a file name, so it must not contain a directory.
 pub(super) fn name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     let text = value::text(place, problems)?;
     if !is_name(text) {

@@ -1,7 +1,8 @@
-//! Owns: the configuration file, from YAML to [`Settings`] that are valid by construction. Must not: act on them.
+//! Reads the configuration file from YAML into [`Settings`] that are valid by construction. Must not act on them.
 //!
-//! `node` reads the YAML, `keys` is the table of all keys, `key` reads a mapping by a table, `value` reads single values, `hooks` and `mail`
-//! the values of these keys, and `check` applies the levels. Every problem of a file is found at once, with its line and key ([`Errors`]).
+//! `node` reads the YAML, `keys` is the table of all keys, `key` reads a mapping by a table, `value` reads single
+//! values, `hooks` and `mail` read the values of these keys, and `check` applies the levels. All problems of a file are
+//! reported at once, each with its line and key ([`Errors`]).
 
 mod check;
 mod error;
@@ -29,7 +30,7 @@ pub use settings::{DomainSettings, Exclusion, MethodChoice, Metrics, MinFree, Qu
 use crate::sys::opened;
 use error::Problems;
 
-/// Bytes of the largest file that is read.
+/// Maximum size of the file, in bytes.
 const SIZE_LIMIT: u64 = 1 << 20;
 
 /// The default state directory.
@@ -38,7 +39,7 @@ pub const STATE_DIR: &str = "/var/lib/kvmbackup";
 /// Reads a configuration file and returns the section of `host`, the short host name.
 ///
 /// # Errors
-/// All problems of the file, in any host's section, or that it cannot be read.
+/// All problems of the file, in the section of any host, or that it cannot be read.
 pub fn load(path: &Path, host: &str) -> Result<Settings, Errors> {
     let text = read(path).map_err(|problem| Errors::one(path, problem))?;
     parse(&text, path, host)
@@ -47,13 +48,13 @@ pub fn load(path: &Path, host: &str) -> Result<Settings, Errors> {
 /// Checks the text of a configuration file; `path` is for messages only.
 ///
 /// # Errors
-/// All its problems.
+/// All problems of the text.
 pub fn parse(text: &str, path: &Path, host: &str) -> Result<Settings, Errors> {
     let root = node::parse(text).map_err(|problem| Errors::one(path, problem))?;
     let mut problems = Problems::default();
     let (settings, salvaged) = check::document(&root, host, &mut problems);
     problems.finish(path, salvaged)?;
-    // Without problems there are settings, which the compiler cannot know.
+    // Settings exist if there were no problems, but the types do not show this.
     settings.ok_or_else(|| Errors::one(path, Problem::of_file(None, "cannot be used")))
 }
 

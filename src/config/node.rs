@@ -1,7 +1,7 @@
-//! Owns: reading YAML into a tree of bounded size that keeps line numbers. Must not: know any key of ours.
+//! Reads YAML into a tree of limited size that keeps line numbers. Must not know any key.
 //!
-//! Keys and values stay as they are written: a domain may be called `007` or `on`. Of the types of YAML 1.2 only null and whole
-//! numbers matter, since every key knows the kind of its value.
+//! Keys and values stay as written, because a domain may be called `007` or `on`. Of the types of YAML 1.2, only null
+//! and whole numbers matter, because every key knows the kind of its value.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,9 +9,9 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 
 use super::error::Problem;
 
-/// Levels of nesting; the schema needs five.
+/// Maximum number of nested levels; the schema needs five.
 const DEPTH_LIMIT: usize = 32;
-/// Nodes of the tree after aliases are resolved.
+/// Maximum number of nodes after aliases are resolved.
 const NODE_LIMIT: usize = 100_000;
 
 /// A value and its line.
@@ -22,10 +22,10 @@ pub(super) struct Node {
     pub(super) kind: Kind,
 }
 
-/// What a value is.
+/// The kind of a value.
 #[derive(Debug, Clone)]
 pub(super) enum Kind {
-    /// A word or number, without quotes, and whether it is written without them.
+    /// A word or number without its quotes, and whether it had none.
     Scalar(String, bool),
     List(Vec<Node>),
     Map(Vec<Entry>),
@@ -36,7 +36,8 @@ impl Node {
         matches!(&self.kind, Kind::Scalar(text, true) if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
     }
 
-    /// A whole number that is not negative. `007` is none: octal in YAML 1.1, decimal in some readers of YAML 1.2.
+    /// A whole number that is not negative. `007` is not a number: it is octal in YAML 1.1, and decimal in some readers
+    /// of YAML 1.2.
     pub(super) fn number(&self) -> Option<u32> {
         let Kind::Scalar(text, true) = &self.kind else { return None };
         let text = text.strip_prefix('+').unwrap_or(text);
@@ -81,7 +82,7 @@ struct Anchored {
     height: usize,
 }
 
-/// A list or mapping whose end was not reached yet.
+/// A list or mapping whose end has not been reached.
 struct Open {
     line: usize,
     anchor: usize,
@@ -92,7 +93,7 @@ struct Open {
 
 enum OpenKind {
     List(Vec<Node>),
-    /// The entries, and the key that still waits for its value.
+    /// The entries, and the key whose value has not been read.
     Map(Vec<Entry>, Option<(String, usize)>),
 }
 
@@ -136,7 +137,7 @@ impl Builder {
                 None => Ok(()),
             },
             Event::Alias(anchor) => match self.anchors.get(&anchor) {
-                // The size is known beforehand, so a bomb of aliases is refused before it is expanded.
+                // The size is checked before an alias is expanded, to refuse alias bombs.
                 Some(anchored) if self.nodes + anchored.nodes <= NODE_LIMIT => {
                     let copy = anchored.clone();
                     self.nodes += copy.nodes;
@@ -191,7 +192,8 @@ impl Builder {
     }
 }
 
-/// Resolves merge keys (`<<: *anchor`): the mapping's own keys win over merged ones, and earlier merges over later ones.
+/// Resolves merge keys (`<<: *anchor`): the mapping's own keys override merged ones, and earlier merges override later
+/// ones.
 fn merged(entries: Vec<Entry>) -> Vec<Entry> {
     let (merges, mut own): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.key == "<<");
     if merges.is_empty() {

@@ -1,4 +1,4 @@
-//! Owns: a value together with the path of its key, so that every problem names both. Must not: know any key of ours.
+//! A value together with the path of its key, so that every problem names both. Must not know any key.
 
 use std::collections::HashMap;
 
@@ -10,9 +10,9 @@ use super::node::{Kind, Node};
 pub(super) struct Place<'a> {
     /// The last part of the path; empty at the root.
     pub(super) name: &'a str,
-    /// The whole path, as it is printed.
+    /// The whole path, as printed.
     pub(super) path: String,
-    /// Line of the key, from 1; of the value for the root and in lists.
+    /// Line of the key, from 1; for the root and in lists, line of the value.
     pub(super) line: usize,
     pub(super) node: &'a Node,
 }
@@ -27,7 +27,7 @@ impl<'a> Place<'a> {
         Problem { key: self.path.clone(), ..Problem::of_file(Some(self.line), message) }
     }
 
-    /// A problem with what would be valid.
+    /// A problem that names the valid values.
     pub(super) fn wrong(&self, message: impl Into<String>, valid: impl Into<String>) -> Problem {
         Problem { valid: Some(valid.into()), ..self.problem(message) }
     }

@@ -1,4 +1,4 @@
-//! Owns: the settings and their defaults, valid by construction. Must not: know YAML, or check anything again.
+//! The settings and their defaults, valid by construction. Must not know YAML, or check anything again.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,23 +17,23 @@ use crate::retention::Policy;
 pub struct Settings {
     /// The section of the file: the short host name.
     pub host: String,
-    /// Absolute path of the backup folder, which has one folder per domain.
+    /// Absolute path of the target, which has one directory per domain.
     pub backupdir: PathBuf,
-    /// Refuse to write unless `backupdir` lies on a mounted file system other than the root's.
+    /// Whether `backupdir` must be on a mounted file system other than the root file system.
     pub require_mount: bool,
     /// Free space that every run leaves on the target.
     pub min_free: MinFree,
-    /// How long the target may neither answer nor accept data before the run abandons it.
+    /// How long the target may neither respond nor accept data before the run abandons it.
     pub stall_timeout: Duration,
-    /// Absolute path of the folder for the lock, the journal and the last report.
+    /// Absolute path of the directory for the lock, the journal and the last report.
     pub state_dir: PathBuf,
-    /// The libvirt that has the guests.
+    /// URI of the libvirt that manages the guests.
     pub libvirt_uri: String,
-    /// Domains that are backed up at once; at least 1.
+    /// Number of domains that are backed up at the same time; at least 1.
     pub parallel: usize,
-    /// Where the metrics go.
+    /// Where metrics are published.
     pub metrics: Metrics,
-    /// How runs are mailed, if they are.
+    /// How runs are mailed; `None` means not at all.
     pub mail: Option<Mail>,
     /// The hooks of `defaults` and of the host, in the order in which they run.
     pub hooks: Vec<Hook>,
@@ -63,7 +63,8 @@ impl Settings {
         }
     }
 
-    /// The jobs of all entries, each once, sorted; if there are names or globs, of the entries for these only.
+    /// The jobs of all entries, sorted and without duplicates. If there are names or globs, only the jobs of the
+    /// entries for these.
     pub fn jobs(&self, names: &[String]) -> Vec<String> {
         let leads = |rule: &Rule, name: &String| {
             glob::matches(name, &rule.pattern) || self.rule_for(name).is_some_and(|other| std::ptr::eq(other, rule))
@@ -73,8 +74,8 @@ impl Settings {
         jobs.into_iter().collect()
     }
 
-    /// The entry by which a domain is backed up: the one with exactly its name, or else the first one with a matching glob. `None` if
-    /// there is none, or if it excludes the domain.
+    /// The entry for a domain: the one with exactly its name, or else the first one with a matching glob. `None` if
+    /// there is no entry, or if it excludes the domain.
     pub fn rule_for(&self, domain: &str) -> Option<&Rule> {
         self.governing(domain).and_then(Result::ok)
     }
@@ -97,21 +98,21 @@ impl Settings {
     }
 }
 
-/// Where the metrics go.
+/// Where metrics are published.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metrics {
     /// Absolute path of the file for the textfile collector of node_exporter.
     pub textfile: Option<PathBuf>,
-    /// Where they are served during a run.
+    /// The address where they are served during a run.
     pub listen: Option<Listen>,
-    /// Further names and addresses of this host that requests may use.
+    /// Other names and addresses of this host that requests may use.
     pub hosts: Vec<String>,
 }
 
 /// Free space that must remain on the target.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MinFree {
-    /// Of the file system's size, 0 to 100.
+    /// Percentage of the file system's size, 0 to 100.
     Percent(f64),
     /// Bytes.
     Bytes(u64),
@@ -124,7 +125,7 @@ pub struct Rule {
     pub pattern: String,
     /// Line of the file, from 1.
     pub line: usize,
-    /// How the domains it names are backed up.
+    /// How its domains are backed up.
     pub domain: DomainSettings,
 }
 
@@ -135,7 +136,7 @@ pub struct Exclusion {
     pub pattern: String,
     /// Line of the file, from 1.
     pub line: usize,
-    /// The number of [`Settings::rules`] before it.
+    /// Number of [`Settings::rules`] before it.
     pub after: usize,
 }
 
@@ -144,9 +145,9 @@ pub struct Exclusion {
 pub struct DomainSettings {
     /// The name that metrics and alerts use; 1 to 64 characters.
     pub job: String,
-    /// The days it is due, in the host's time zone; never empty.
+    /// The days when it is due, in the host's time zone; never empty.
     pub days: Vec<Weekday>,
-    /// Also due when the last day it should have run has no restore point.
+    /// Whether it is also due if the last due day has no restore point.
     pub catch_up: bool,
     /// From 0 to 100: domains with a higher priority are backed up first.
     pub priority: u32,
@@ -160,13 +161,13 @@ pub struct DomainSettings {
     pub freeze_timeout: Duration,
     /// How a running domain is captured.
     pub method: MethodChoice,
-    /// Targets of disks that are not backed up on purpose.
+    /// Targets of disks that are intentionally not backed up.
     pub exclude_disks: Vec<String>,
-    /// Folder for overlays; `None` is beside each image.
+    /// Directory for overlays; `None` means next to each image.
     pub overlay_dir: Option<PathBuf>,
-    /// Folder for the scratch files of pull; `None` is beside each image.
+    /// Directory for the scratch files of pull; `None` means next to each image.
     pub scratch_dir: Option<PathBuf>,
-    /// Save decrypted contents of encrypted disks, although the archive is not encrypted.
+    /// Whether encrypted disks are saved with decrypted contents, although the archive is not encrypted.
     pub allow_plaintext: bool,
     /// The hooks of all levels, including those of the run, in the order in which they run.
     pub hooks: Vec<Hook>,
@@ -179,7 +180,7 @@ impl DomainSettings {
             job: String::new(),
             days: Vec::new(),
             catch_up: false,
-            // The middle, so that some can be put first and others last.
+            // In the middle, so that domains can be moved to the start or to the end.
             priority: 50,
             retention: None,
             compression: Codec::Zstd(3),
@@ -194,7 +195,8 @@ impl DomainSettings {
         }
     }
 
-    /// The wanted consistency of a running domain's backup. The purpose of a session over the snapshot is to quiesce applications.
+    /// The wanted consistency of a running domain's backup. A session over the snapshot is assumed to quiesce
+    /// applications.
     pub fn wanted(&self, domain: &str) -> Consistency {
         let is_held = |hook: &Hook| hook.is_for(domain) && hook.is_held_over(Span::Snapshot);
         match self.quiesce {
@@ -208,9 +210,9 @@ impl DomainSettings {
 /// Whether the guest's file systems are frozen for the capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quiesce {
-    /// Fail without it.
+    /// Fail if they cannot be frozen.
     Require,
-    /// Try, and report when it fails.
+    /// Try, and report a failure.
     Prefer,
     /// Do not try.
     Never,
@@ -219,7 +221,7 @@ pub enum Quiesce {
 /// How a running domain is captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MethodChoice {
-    /// Snapshot; pull where a snapshot is impossible or would do harm.
+    /// Snapshot; pull if a snapshot is impossible or harmful.
     Auto,
     /// Always snapshot.
     Snapshot,

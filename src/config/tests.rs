@@ -1,4 +1,4 @@
-//! The configuration as a whole: files that work, and that every key is documented.
+//! Tests complete configuration files, and that every key is documented.
 
 mod complaints;
 mod hooks;
@@ -22,13 +22,13 @@ fn read(text: &str) -> Settings {
     parse(text, Path::new("c.yml"), "h").unwrap()
 }
 
-/// The complaints about a file, each a line.
+/// The complaints about a file, one per line.
 fn complaints(text: &str) -> Vec<String> {
     parse(text, Path::new("c.yml"), "h").unwrap_err().to_string().lines().map(str::to_owned).collect()
 }
 
 #[test]
-fn the_file_of_the_script_works_as_it_is() {
+fn file_of_the_legacy_script_works_unchanged() {
     let text = "
 cloud1 :
     domains:
@@ -145,7 +145,7 @@ h:
 }
 
 #[test]
-fn the_nearer_level_wins_key_by_key() {
+fn inner_levels_override_outer_ones_key_by_key() {
     let settings = read(
         "
 defaults: {job: all, metrics: {textfile: /t/k.prom}, day_of_week: daily, keep: {daily: 7}, compression: gzip, parallel: 2, min_free: 1GiB}
@@ -207,7 +207,7 @@ h:
 }
 
 #[test]
-fn jobs_are_those_of_all_entries_or_of_what_is_named() {
+fn jobs_are_those_of_all_or_of_the_named_entries() {
     let settings = read(
         "
 h:
@@ -227,7 +227,7 @@ h:
 }
 
 #[test]
-fn windows_line_ends_and_a_byte_order_mark_do_no_harm() {
+fn windows_line_endings_and_a_byte_order_mark_are_accepted() {
     let text = "\u{feff}h:\r\n  backupdir: /b\r\n  domains:\r\n    d: {day_of_week: Sun}\r\n";
     assert_eq!(read(text).rules[0].line, 4);
 }
@@ -254,7 +254,7 @@ fn every_key_is_in_the_documentation_and_in_the_example() {
 #[test]
 fn the_examples_work() {
     parse(EXAMPLE, Path::new("config.example.yml"), "cloud1").unwrap();
-    // What is commented out is valid, too.
+    // Commented lines must be valid, too.
     let bare = |line: &str| {
         if line.starts_with("  ") {
             line.replacen("  # ", "  ", usize::from(line.trim_start().starts_with('#')))
@@ -279,7 +279,7 @@ fn the_examples_work() {
 }
 
 #[test]
-fn an_exclusion_governs_as_any_other_entry() {
+fn exclusions_take_precedence_like_other_entries() {
     let settings = read(
         "h:\n  backupdir: /b\n  day_of_week: daily\n  domains:\n    'web-*': {}\n    'web-t*': {}\n    'test-*': {exclude: true}\n    \
          test-1: {exclude: false}\n    '*': {}\n    db: {exclude: true}\n",

@@ -1,6 +1,6 @@
-//! Owns: the syntax and the bounds of each kind of value. Must not: know where a value is in the file.
+//! The syntax and the limits of each kind of value. Must not know where a value is in the file.
 //!
-//! Every function adds its problems and then returns `None`, or what could be read.
+//! Every function reports its problems, and then returns `None` or what could be read.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -123,7 +123,7 @@ pub(super) fn days(place: &Place<'_>, problems: &mut Problems) -> Vec<Weekday> {
     days
 }
 
-/// A time as a number with its unit, `10s` or `2m`, from one second to one hour.
+/// A number with a unit, `10s` or `2m`, from one second to one hour.
 pub(super) fn duration(place: &Place<'_>, problems: &mut Problems) -> Option<Duration> {
     let text = text(place, problems)?;
     let range = Duration::from_secs(1)..=Duration::from_secs(3600);
@@ -164,7 +164,7 @@ pub(super) fn min_free(place: &Place<'_>, problems: &mut Problems) -> Option<Min
     value
 }
 
-/// The method of `compression`, with its usual level.
+/// The method of `compression`, with its default level.
 pub(super) type Compression = Option<Codec>;
 
 /// `zstd`, `gzip` or `none`, or a mapping of `method` and `level`.
@@ -187,12 +187,12 @@ pub(super) fn compression(place: &Place<'_>, problems: &mut Problems) -> Option<
     }
 }
 
-/// The number of restore points that stay.
+/// The number of restore points to keep.
 pub(super) fn rotate(place: &Place<'_>, problems: &mut Problems) -> Option<Policy> {
     number(place, 1..=u32::MAX, problems).map(Policy::rotate)
 }
 
-/// The rules of `keep`; at least one of them above 0.
+/// The rules of `keep`; at least one of them must be above 0.
 pub(super) fn keep(place: &Place<'_>, problems: &mut Problems) -> Policy {
     let mut policy = Policy::default();
     let before = problems.count();
@@ -204,7 +204,7 @@ pub(super) fn keep(place: &Place<'_>, problems: &mut Problems) -> Policy {
     policy
 }
 
-/// The value of `metrics`; at least one key.
+/// The value of `metrics`; it must have at least one key.
 pub(super) fn metrics(place: &Place<'_>, problems: &mut Problems) -> Metrics {
     let mut metrics = Metrics::default();
     if key::inside(place, &mut metrics, METRICS, problems).is_empty() && place.is_mapping() {
@@ -227,7 +227,7 @@ pub(super) fn own_hosts(place: &Place<'_>, problems: &mut Problems) -> Vec<Strin
     place.items().iter().filter_map(|item| own_host(item, problems)).collect()
 }
 
-/// A name or an address of this host; of IPv6 in brackets, as in a URL.
+/// A name or an address of this host; IPv6 in brackets, as in a URL.
 fn own_host(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     let text = text(place, problems)?;
     if let Ok(Listen::Tcp { host, .. }) = format!("{text}:0").parse() {
@@ -242,7 +242,7 @@ fn own_host(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     None
 }
 
-/// The name of a job, which is the value of a label.
+/// The name of a job, which becomes the value of a label.
 pub(super) fn job(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     let text = text(place, problems)?;
     let right = text.chars().count() <= 64 && !text.contains(char::is_control);

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_bytes_cost_the_oldest_that_have_some() {
+    fn too_many_unsent_bytes_close_the_oldest_peers_that_have_some() {
         let carry = |bytes| move |crowd: &Crowd, loads: &[Load]| crowd.carry(&loads[4], bytes);
         let loads = [None, Some(PENDING / 2), Some(0), Some(PENDING / 2), Some(0)];
         assert_eq!(left(&loads, carry(0)), [0, 1, 2, 3, 4]);
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(
             left(&loads, carry(2 * PENDING)),
             [0, 2, 4],
-            "the one that asked last gets its answer, however long"
+            "the newest request gets its response regardless of its size"
         );
     }
 }

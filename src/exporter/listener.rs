@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_stays() {
+    fn file_that_is_not_a_socket_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         fs::write(&path, "precious").unwrap();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_of_another_is_not_removed() {
+    fn socket_of_another_listener_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let first = Listener::bind(&at(&path)).unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_port_is_told_and_a_taken_one_refused() {
+    fn free_port_is_reported_and_a_taken_one_rejected() {
         let any = "127.0.0.1:0".parse().unwrap();
         let listener = Listener::bind(&any).unwrap();
         assert!(listener.is_local());

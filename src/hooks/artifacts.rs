@@ -1,4 +1,4 @@
-//! Owns: which artifacts of a hook are accepted, and reading them on this host. Must not: store them.
+//! Reads the artifacts of a hook on this host, and decides which are accepted. Must not store them.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,18 +8,18 @@ use std::path::Path;
 use super::Error;
 use crate::sys::opened::Opened;
 
-/// Files that one hook may leave.
+/// Maximum number of files of one hook.
 pub(super) const MAX_FILES: usize = 64;
-/// Bytes of each of them.
+/// Maximum size of each file, in bytes.
 pub(super) const MAX_SIZE: u64 = 1 << 20;
-/// Bytes of a file's name.
+/// Maximum length of a file name, in bytes.
 const MAX_NAME: usize = 100;
 
-/// Reads the artifacts in a hook's folder: names and contents, sorted by name. Links are not followed.
+/// Reads the artifacts in a hook's directory: names and contents, sorted by name. Does not follow links.
 ///
 /// # Errors
-/// [`Error::Artifact`] for more than 64 files, for anything but a regular file of 1 MiB at most, and for a name of other
-/// characters than ASCII letters, digits, dots, dashes and underscores, or that begins with a dot or a dash.
+/// [`Error::Artifact`] for more than 64 files, for anything except a regular file of at most 1 MiB, and for a name that
+/// contains other characters than ASCII letters, digits, dots, dashes and underscores, or begins with a dot or a dash.
 pub fn artifacts(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -53,7 +53,7 @@ fn read(dir: &Opened, name: &str) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// Whether a file of this name may be a member of an archive, and be unpacked anywhere.
+/// Whether a file of this name may be in an archive, and can be unpacked anywhere.
 pub(super) fn check_name(name: &[u8]) -> Result<(), Error> {
     let safe = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
     if name.len() > MAX_NAME {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn files_come_back_by_name() {
+    fn artifacts_are_sorted_by_name() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(artifacts(dir.path()).unwrap(), []);
         fs::write(dir.path().join("binlog.pos"), b"000042 1337\n").unwrap();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn only_regular_files_are_taken() {
+    fn only_regular_files_are_accepted() {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("shadow");
         symlink("/etc/shadow", &link).unwrap();
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn size_and_number_are_bounded() {
+    fn size_and_number_are_limited() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("dump.sql"), vec![0; (1 << 20) + 1]).unwrap();
         assert_eq!(refusal(dir.path()), ("dump.sql".to_owned(), "it is larger than 1 MiB"));

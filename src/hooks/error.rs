@@ -1,4 +1,4 @@
-//! Owns: why a hook could not be run. Must not: report a hook that ran and failed, which is no error here.
+//! Errors of running a hook. A hook that ran and failed is not an error here, and must not be reported as one.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub enum Error {
     /// The program's file cannot be examined.
     #[error("cannot examine {}", .path.display())]
     Look {
-        /// The file, or the folder it lies in.
+        /// The file, or its directory.
         path: PathBuf,
         /// Why not.
         source: io::Error,
@@ -22,7 +22,7 @@ pub enum Error {
     /// The program's file is not trusted.
     #[error("{} cannot be a hook: {what}", .path.display())]
     Untrusted {
-        /// The file, or the folder it lies in.
+        /// The file, or its directory.
         path: PathBuf,
         /// What is wrong with it.
         what: trust::Wrong,
@@ -43,10 +43,10 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A folder of artifacts cannot be read.
+    /// A directory of artifacts cannot be read.
     #[error("cannot read the hook's artifacts in {}", .path.display())]
     Read {
-        /// The folder or file.
+        /// The directory or the file.
         path: PathBuf,
         /// Why not.
         source: io::Error,
@@ -82,16 +82,16 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Empty | Error::Wait { .. } | Error::Read { .. } | Error::Answer { .. } => return None,
-            Error::Look { .. } => "start `command` with the absolute path of a program on this host".to_owned(),
+            Error::Look { .. } => "Start `command` with the absolute path of a program on this host.".to_owned(),
             Error::Untrusted { path, what } => what.hint(path),
-            Error::Start { .. } => "check that the interpreter in its first line exists".to_owned(),
+            Error::Start { .. } => "Check that the interpreter in its first line exists.".to_owned(),
             Error::Artifact { .. } => {
-                "leave at most 64 regular files of at most 1 MiB each, with names of letters, digits, dots, dashes and underscores"
+                "Leave at most 64 regular files of at most 1 MiB each, with names of letters, digits, dots, dashes and underscores."
                     .to_owned()
             }
             Error::Agent { .. } => {
-                "check that qemu-guest-agent runs in the guest, that it allows guest-exec and guest-exec-status (on RHEL and \
-                 its derivatives, /etc/sysconfig/qemu-ga blocks them), and that the guest has /bin/sh"
+                "Check that qemu-guest-agent runs in the guest, that it allows guest-exec and guest-exec-status (on RHEL and \
+                 its derivatives, /etc/sysconfig/qemu-ga blocks them), and that the guest has /bin/sh."
                     .to_owned()
             }
         };

@@ -1,5 +1,5 @@
-//! Owns: running hooks as processes of this host: commands, and sessions that hold until they are released. Must not: handle a
-//! process itself; `sys::process` does.
+//! Runs hooks as processes of this host: commands, and sessions that stay ready until they are released. Must not
+//! handle a process itself; `sys::process` does.
 
 #[cfg(test)]
 mod tests;
@@ -27,7 +27,7 @@ impl<'a> Runner<'a> for Host {
     fn hold(&self, call: &Call, deadlines: Deadlines, cancel: Option<&Cancel>) -> Result<Started<'a>, Error> {
         let mut process = start(call, Stream::Pipe)?;
         let forced = process.follow(after(deadlines.ready), cancel, Process::has_awaited).map_err(lost(call))?;
-        // One that was ready and has ended since is lost, not late: its release reports that.
+        // A session that was ready and has ended since is lost, not late, which its release reports.
         if process.has_awaited() && forced.is_none() {
             return Ok(Started::Ready(Box::new(Session::watch(process, deadlines)?)));
         }
@@ -36,7 +36,7 @@ impl<'a> Runner<'a> for Host {
     }
 }
 
-/// Starts a hook in `/`, with nothing but its own environment. The file is checked first ([`trust::check_file`]).
+/// Starts a hook in `/`, with only its own environment. The file is checked first ([`trust::check_file`]).
 fn start(call: &Call, input: Stream) -> Result<Process, Error> {
     let (program, arguments) = call.argv.split_first().ok_or(Error::Empty)?;
     trust::check_file(Path::new(program))?;
@@ -52,17 +52,17 @@ fn lost(call: &Call) -> impl FnOnce(io::Error) -> Error {
     |source| Error::Wait { program, source }
 }
 
-/// Ends what a session leaves behind: any process of its group may be the one that holds the lock.
+/// Ends the remaining processes of a session, because any of its group may have the lock.
 fn end_group(process: &mut Process) {
     if process.group_lives() {
         process.stop();
     }
 }
 
-/// A session that holds, and the thread that watches it: the thread reads its output, and releases it at its deadline even if the
-/// run hangs.
+/// A ready session, and the thread that watches it. The thread reads its output, and releases it at its deadline even
+/// if the run hangs.
 struct Session {
-    /// Nothing is ever written: closing it wakes the thread.
+    /// Nothing is written; closing it wakes the thread.
     asks: Option<PipeWriter>,
     watch: Option<JoinHandle<Released>>,
 }
@@ -86,7 +86,7 @@ impl Session {
 
 impl Held for Session {
     fn release(mut self: Box<Self>) -> Released {
-        // The thread does not panic; if it did, the process was ended with it.
+        // The thread does not panic. If it did, the process ended with it.
         self.end().unwrap_or(Released {
             held: Duration::ZERO,
             kept: false,
@@ -101,12 +101,12 @@ impl Drop for Session {
     }
 }
 
-/// The life of a session from READY on.
+/// The session from READY on.
 fn hold(mut process: Process, wake: &PipeReader, ready: Instant, deadlines: Deadlines) -> Released {
     let asked = watch(&mut process, wake, after(deadlines.hold));
     let held = process.ended().unwrap_or_else(Instant::now).saturating_duration_since(ready);
     let alive = process.ended().is_none();
-    // A line, and the end of its input.
+    // Sends a line, and closes its input.
     let told = process.take_input().is_some_and(|mut input| input.write_all(b"RELEASE\n").is_ok());
     let kept = told && alive && asked;
     let forced = match process.follow(after(deadlines.release), None, |_| false) {
@@ -120,7 +120,7 @@ fn hold(mut process: Process, wake: &PipeReader, ready: Instant, deadlines: Dead
     Released { held, kept, ran: process.finish(forced) }
 }
 
-/// Waits until the session has ended, its deadline has passed or its release is asked for; true for the last.
+/// Waits until the session has ended, its deadline has passed, or its release is requested. Returns true for the last.
 fn watch(process: &mut Process, wake: &PipeReader, until: Instant) -> bool {
     while process.ended().is_none() && Instant::now() < until {
         match process.step(until, Some(wake)) {

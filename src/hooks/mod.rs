@@ -1,5 +1,5 @@
-//! Owns: one hook, on this host or in a guest, from its start until none of its processes is left. Must not: know of phases, or
-//! decide what a hook's failure means; the engine does.
+//! Runs one hook, on this host or in a guest, from its start until all of its processes have ended. Must not know
+//! phases, or decide what a hook's failure means; the engine does.
 
 mod artifacts;
 mod error;
@@ -20,21 +20,21 @@ pub use guest::{Agent, Guest};
 pub use host::Host;
 pub use trust::check_file;
 
-/// Bytes of a hook's output that are kept: the newest.
+/// Maximum size of a hook's kept output, in bytes; the newest part is kept.
 pub const MAX_OUTPUT: usize = 64 << 10;
-/// The line by which a session reports that it holds.
+/// The line by which a session reports that it is ready.
 const READY: &[u8] = b"READY";
 
-/// What to start. No shell reads it.
+/// What to start, without a shell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Call {
     /// The program's absolute path, and its arguments.
     pub argv: Vec<String>,
-    /// The whole environment: nothing is inherited.
+    /// The whole environment; nothing is inherited.
     pub env: BTreeMap<String, String>,
 }
 
-/// How long each part of a session may take.
+/// Time limits for the parts of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
     /// From its start to `READY`.
@@ -45,42 +45,42 @@ pub struct Deadlines {
     pub release: Duration,
 }
 
-/// A session that was started, which may borrow what its [`Runner`] did.
+/// A started session, which may borrow what its [`Runner`] borrowed.
 pub enum Started<'a> {
-    /// It holds its lock.
+    /// It is ready.
     Ready(Box<dyn Held + 'a>),
-    /// It has ended without.
+    /// It has ended without becoming ready.
     NotReady(Ran),
 }
 
-/// A session that holds. Dropping it releases it too.
+/// A ready session. Dropping it releases it too.
 pub trait Held: Send {
-    /// Asks it to release its lock, and waits until it has ended.
+    /// Asks the session to release its lock, and waits until it has ended.
     fn release(self: Box<Self>) -> Released;
 }
 
 /// A session that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
-    /// From `READY` until its release or its death.
+    /// Time from `READY` until its release or its end.
     pub held: Duration,
-    /// It held from `READY` until its release was asked for. If not, it had died, or had held too long.
+    /// Whether it was ready until its release was requested. If not, it ended by itself or reached its deadline.
     pub kept: bool,
     /// How it ended.
     pub ran: Ran,
 }
 
-/// A place where hooks run. A session may outlive the runner, but not `'a`: what the runner itself borrows.
+/// A place where hooks run. A session may outlive the runner, but not `'a`, what the runner itself borrows.
 pub trait Runner<'a>: Send + Sync {
-    /// Runs a command to its end. After `timeout`, or once `cancel` says so, it is ended with its whole process group.
+    /// Runs a command until it ends. After `timeout`, or when `cancel` is set, the whole process group is ended.
     ///
     /// # Errors
-    /// Only when it could not be run; a command that fails has run.
+    /// Only if it could not be run. A command that fails has run.
     fn run(&self, call: &Call, timeout: Duration, cancel: Option<&Cancel>) -> Result<Ran, Error>;
 
-    /// Starts a session and returns once it holds. `cancel` counts until then.
+    /// Starts a session and returns when it is ready. `cancel` applies until then.
     ///
     /// # Errors
-    /// Only when it could not be run.
+    /// Only if it could not be run.
     fn hold(&self, call: &Call, deadlines: Deadlines, cancel: Option<&Cancel>) -> Result<Started<'a>, Error>;
 }

@@ -1,4 +1,4 @@
-//! Owns: which files of this host may be run as a hook. Must not: run them.
+//! Decides which files of this host may be run as a hook. Must not run them.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use super::Error;
 use crate::sys::shebang;
 use crate::sys::trust::{self, Refused, Wrong};
 
-/// Refuses a program that another user could change, because kvmbackup runs it, often as root. It must be the absolute path of
-/// an executable that passes [`trust::file`], and a script must have its interpreter.
+/// Refuses a program that another user could change, because kvmbackup often runs it as root. It must be the absolute
+/// path of an executable that passes [`trust::file`]. The interpreter of a script must exist.
 ///
 /// # Errors
-/// [`Error::Untrusted`] with what is wrong, [`Error::Look`] when it does not exist.
+/// [`Error::Untrusted`] with the reason; [`Error::Look`] if it does not exist.
 pub fn check_file(path: &Path) -> Result<(), Error> {
     let refused = |refused| match refused {
         Refused::Untrusted { path, what } => Error::Untrusted { path, what },
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_executable_and_nobody_elses() {
+    fn program_must_be_executable_and_not_writable_by_others() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hook");
         fs::write(&path, "#!/bin/sh\n").unwrap();

@@ -1,7 +1,8 @@
-//! Owns: the correction of future times in a ledger, left by a clock that was ahead. Pure. Must not: read the clock, or report
+//! Corrects future times in a ledger, which a clock that was ahead has left. Pure. Must not read the clock, or report
 //! anything.
 //!
-//! A success with such a time would silence alerts, catch-up and weekly mails until that time. It is removed. An attempt gets the
+//! A success with such a time would silence alerts, catch-up and weekly mails until that time, so it is removed. An
+//! attempt gets the current time instead, so that no success looks newer than it.
 //! current time instead, so that no success looks newer than it.
 
 use chrono::{DateTime, Utc};
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_time_of_the_future_is_left() {
+    fn future_times_are_corrected() {
         let past = "2026-11-01T00:00:00Z";
         let future = "2028-01-01T00:00:00Z";
         let attempt = |time: &str| json!({"time": time, "result": "success", "point": null, "duration_ms": 1, "read_bytes": 1, "stored_bytes": 1});
@@ -112,8 +113,8 @@ mod tests {
         ledger.disbelieve(now);
         assert_eq!(ledger.ahead, Some(future.parse().unwrap()));
         let domain = &ledger.domains["d"];
-        assert_eq!(domain.last_success, Some(past.parse().unwrap()), "the one before is still known");
-        assert_eq!(domain.last_attempt, Some(now), "no success seems younger than the attempt");
+        assert_eq!(domain.last_success, Some(past.parse().unwrap()), "the previous one is still known");
+        assert_eq!(domain.last_attempt, Some(now), "no success looks newer than the attempt");
         let mut told = Ledger { ahead: None, ..ledger };
         assert!(!serde_json::to_string(&told).unwrap().contains("2028"));
         let believed = told.clone();

@@ -1,7 +1,8 @@
-//! Owns: `ledger.json` in the state directory as a file, and the lock over changes to it. Must not: know what is in it.
+//! Reads and writes `ledger.json` and `survey.json` in the state directory. Must not know their contents.
 //!
-//! A run, a verify, a restore and an exporter may all be at it: each change is a read, a fold and a durable write under one
-//! lock. What cannot be understood is set aside, for metrics are no reason not to save a guest.
+//! A run, a verification, a restore and an exporter may change the ledger at the same time, so a change is a read, a
+//! fold and a durable write under one lock. A file that cannot be understood is set aside, because metrics must not
+//! prevent a backup.
 
 use std::fs;
 use std::io;
@@ -18,24 +19,24 @@ use crate::sys::{durable, lock, opened};
 const LEDGER: &str = "ledger.json";
 const LOCK: &str = "ledger.lock";
 const SURVEY: &str = "survey.json";
-/// Bytes of either file, at most: a guest takes a few kilobytes.
+/// Maximum size of either file in bytes; each guest needs a few kilobytes.
 const MAX: u64 = 64 << 20;
-/// The version of both that this program writes.
+/// The format version of both files that this program writes.
 const VERSION: u32 = 1;
-/// What is added to the name of a file that cannot be understood.
+/// Extension of a file that was set aside because it could not be understood.
 const BAD: &str = ".bad";
 
-/// The ledger or the survey cannot be kept.
+/// The ledger or the survey cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read, locked or written.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was to be done with it.
+        /// What was attempted.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// A newer program wrote a file.
@@ -43,15 +44,15 @@ pub enum Error {
     Format {
         /// The file.
         path: PathBuf,
-        /// Which version it has.
+        /// Its version.
         source: Unreadable,
     },
-    /// It cannot be made into text.
+    /// A value cannot be written as JSON.
     #[error("{}: cannot be written as JSON", path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: serde_json::Error,
     },
 }
@@ -79,15 +80,15 @@ impl Error {
 }
 
 impl Ledger {
-    /// Whether a state folder has a ledger.
+    /// Whether a state directory has a ledger.
     pub fn exists(state_dir: &Path) -> bool {
         state_dir.join(LEDGER).exists()
     }
 
-    /// Reads the ledger of a state folder; an empty one where there is none, or one that cannot be understood.
+    /// Reads the ledger of a state directory. It is empty if it does not exist or cannot be understood.
     ///
     /// # Errors
-    /// It is there and cannot be read, or a newer program wrote it.
+    /// It cannot be read, or a newer program wrote it.
     pub fn load(state_dir: &Path) -> Result<Ledger, Error> {
         let path = state_dir.join(LEDGER);
         let Some(bytes) = read(&path)? else { return Ok(Ledger::default()) };
@@ -100,8 +101,8 @@ impl Ledger {
     }
 }
 
-/// Changes the ledger of a state folder, which is made if it is not there; what it is now. Waits for others who are at it. A
-/// ledger that cannot be understood is kept as `ledger.json.bad`, and begun anew.
+/// Changes the ledger of a state directory, which is created if it does not exist, and returns the new ledger. Waits
+/// for concurrent changes. A ledger that cannot be understood is kept as `ledger.json.bad` and replaced by a new one.
 ///
 /// # Errors
 /// It cannot be locked, read or written, or a newer program wrote it.
@@ -127,11 +128,11 @@ pub fn update(state_dir: &Path, change: impl FnOnce(&mut Ledger)) -> Result<Ledg
 }
 
 impl Survey {
-    /// Reads the survey of a state folder; `None` where there is none, or one that cannot be understood: the next one is
-    /// taken anew.
+    /// Reads the survey of a state directory; `None` if it does not exist or cannot be understood, because the next
+    /// survey replaces it.
     ///
     /// # Errors
-    /// It is there and cannot be read, or a newer program wrote it.
+    /// It cannot be read, or a newer program wrote it.
     pub fn load(state_dir: &Path) -> Result<Option<Survey>, Error> {
         let path = state_dir.join(SURVEY);
         let Some(bytes) = read(&path)? else { return Ok(None) };
@@ -140,19 +141,19 @@ impl Survey {
             .ok())
     }
 
-    /// Writes it to a state folder, which is made if it is not there.
+    /// Writes it to a state directory, which is created if it does not exist.
     ///
     /// # Errors
-    /// It cannot be written, or a newer program wrote the one that is there.
+    /// It cannot be written, or a newer program wrote the existing one.
     pub fn save(&self, state_dir: &Path) -> Result<(), Error> {
-        // One temporary name for all who write: one at a time.
+        // All writers use the same temporary name, so only one may write at a time.
         let _lock = lock(state_dir)?;
         Survey::load(state_dir)?;
         write(Step::SurveyWrite, &state_dir.join(SURVEY), self)
     }
 }
 
-/// Makes the state folder if it is not there, and waits for the lock over its files.
+/// Creates the state directory if it does not exist, and waits for the lock on its files.
 fn lock(state_dir: &Path) -> Result<lock::Lock, Error> {
     let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
     folder.map_err(Error::file("create the directory", state_dir))?;
@@ -167,7 +168,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
-/// What a file says, or why that is not understood, unless a newer program wrote it.
+/// The contents of a file, or why they cannot be understood. Fails if a newer program wrote it.
 fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<Result<T, Unreadable>, Error> {
     match version::parse(bytes, VERSION) {
         Err(source @ Unreadable::Newer { .. }) => Err(Error::Format { path: path.to_owned(), source }),
@@ -188,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_of_many_at_once_are_all_kept() {
+    fn concurrent_changes_are_all_kept() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         assert_eq!(Ledger::load(&state).unwrap(), Ledger::default());
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_is_set_aside() {
+    fn unreadable_ledger_is_set_aside() {
         let dir = tempfile::tempdir().unwrap();
         for text in ["", "{", "[1]", "{\"config_ok\": 1}", "\u{0}"] {
             fs::write(dir.path().join(LEDGER), text).unwrap();
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_a_newer_program_is_left_alone() {
+    fn file_of_a_newer_program_is_not_changed() {
         let dir = tempfile::tempdir().unwrap();
         let newer = r#"{"schema": 2, "config_ok": true}"#;
         let survey: Survey = serde_json::from_str(include_str!("../../tests/formats/survey/1.4.json")).unwrap();
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_of_an_older_program_is_understood() {
+    fn ledger_of_an_older_program_is_read() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(LEDGER), r#"{"jobs": {"j": {}}, "domains": {"d": {"job": "j"}}, "new": 1}"#).unwrap();
         let ledger = update(dir.path(), |_| ()).unwrap();
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_kept_says_what_to_look_at() {
+    fn write_error_names_the_path_and_has_a_hint() {
         let error = update(Path::new("/dev/null/state"), |_| ()).unwrap_err();
         assert_eq!(error.to_string(), "cannot create the directory /dev/null/state");
         assert!(error.hint().unwrap().ends_with("/dev/null"));

@@ -1,4 +1,4 @@
-//! Owns: what a report changes in the ledger. Pure: times come from the report. Must not: read or write files.
+//! Applies a report to the ledger. Pure: times come from the report. Must not read or write files.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::model::{
 };
 
 impl Ledger {
-    /// A run begins. It holds the lock, so a run that is still in progress here was killed.
+    /// Records the start of a run. It has the lock, so a run that is still in progress here was killed.
     pub fn begin(&mut self, report: &RunReport) {
         self.config_ok = true;
         for job in self.jobs.values_mut().filter(|job| job.running.is_some()) {
@@ -27,7 +27,7 @@ impl Ledger {
         }
     }
 
-    /// A run has ended with this result.
+    /// Records the end of a run with this result.
     pub fn record(&mut self, report: &RunReport, result: RunResult) {
         for name in &report.jobs {
             let of_job = report.domains.iter().filter(|domain| domain.job == *name);
@@ -52,7 +52,7 @@ impl Ledger {
         }
     }
 
-    /// A run could not read its configuration, so it failed for every job. Another run may be in progress.
+    /// Records that a run could not read its configuration, so it failed for every job. Another run may be in progress.
     pub fn config_failed(&mut self, time: DateTime<Utc>) {
         self.config_ok = false;
         for job in self.jobs.values_mut() {
@@ -61,24 +61,24 @@ impl Ledger {
         }
     }
 
-    /// A restore point of a domain was checked and found good.
+    /// Records that a restore point of a domain was verified as good.
     pub fn verified(&mut self, domain: &str, time: DateTime<Utc>) {
         let last = &mut self.domains.entry(domain.to_owned()).or_default().last_verify;
         *last = (*last).max(Some(time));
     }
 
-    /// A restore of a domain succeeded.
+    /// Records a successful restore of a domain.
     pub fn restored(&mut self, domain: &str, time: DateTime<Utc>) {
         let last = &mut self.domains.entry(domain.to_owned()).or_default().last_restore;
         *last = (*last).max(Some(time));
     }
 
-    /// Retention was applied without an error.
+    /// Records that retention was applied without an error.
     pub fn pruned(&mut self, time: DateTime<Utc>) {
         self.last_prune = self.last_prune.max(Some(time));
     }
 
-    /// A report was delivered at this time, or could not be.
+    /// Records when a report was delivered, or that it could not be.
     pub fn delivered(&mut self, channel: Channel, delivered: Result<DateTime<Utc>, ()>) {
         let delivery = self.reports.entry(channel).or_default();
         match delivered {
@@ -102,7 +102,7 @@ impl Ledger {
 }
 
 impl Mailed {
-    /// A mail reports a run with this status and these names.
+    /// Records a mail about a run with this status and these names.
     pub fn told(&mut self, status: Status, names: &[String], time: DateTime<Utc>) {
         self.last = Some(time);
         self.status = Some(status);
@@ -113,7 +113,7 @@ impl Mailed {
         self.untold.clear();
     }
 
-    /// A mail names these damaged points, or the next digest will.
+    /// Records that a mail or the next digest names these damaged points.
     pub fn name(&mut self, damaged: &[DamagedPoint]) {
         for point in damaged {
             self.damaged.entry(point.domain.clone()).or_default().insert(point.id);
@@ -125,7 +125,7 @@ impl Mailed {
         self.damaged.get(&point.domain).is_some_and(|ids| ids.contains(&point.id))
     }
 
-    /// A run that is not mailed now.
+    /// Records a run that is not mailed now.
     pub fn leave(&mut self, run: Untold) {
         self.untold.push_back(run);
         let over = self.untold.len().saturating_sub(HISTORY);
@@ -149,8 +149,8 @@ impl JobRecord {
     }
 }
 
-/// How a run ended for a job with domains in these states; `None` if hooks skipped the run. Domains that hooks skipped do not
-/// count.
+/// How a run ended for a job with domains in these states; `None` if hooks skipped the run. Domains skipped by hooks do
+/// not count.
 fn of_job(report: &RunReport, states: &[Tally], result: RunResult) -> Option<JobResult> {
     let any = |state| states.contains(&state);
     if result.max(report.result()).severity() == Status::Aborted {
@@ -159,7 +159,7 @@ fn of_job(report: &RunReport, states: &[Tally], result: RunResult) -> Option<Job
     if any(Tally::Failure) || any(Tally::NotRun) {
         return Some(if any(Tally::Success) { JobResult::Partial } else { JobResult::Failure });
     }
-    // It failed as a whole, before the first domain.
+    // The run failed before the first domain.
     if report.domains.is_empty() && !report.errors.is_empty() {
         return Some(JobResult::Failure);
     }
@@ -183,7 +183,7 @@ impl DomainRecord {
     fn record(&mut self, report: &RunReport, outcome: &DomainOutcome) {
         let result = result_of(outcome);
         self.job.clone_from(&outcome.job);
-        // The report has no time at which the domain began; its point is made right afterwards.
+        // The report has no start time of the domain, but the point is created right after the start.
         let began = outcome.point.map_or(report.started, |point| point.time());
         self.last_attempt = Some(began);
         self.last_result = Some(result);
@@ -224,7 +224,7 @@ impl DomainRecord {
     }
 }
 
-/// A failed domain without a reason and without a wanted consistency was never begun.
+/// A failed domain without a reason and without a wanted consistency was never started.
 fn state(outcome: &DomainOutcome) -> Tally {
     match outcome.outcome {
         Outcome::Failed if outcome.reason.is_none() && outcome.wanted.is_none() => Tally::NotRun,
@@ -264,7 +264,7 @@ fn stages(outcome: &DomainOutcome) -> BTreeMap<Stage, u64> {
     found.into_iter().filter_map(|(stage, ms)| Some((stage, ms?))).collect()
 }
 
-/// Its name in a report.
+/// Its name in reports.
 fn stage_name(stage: Stage) -> &'static str {
     match stage {
         Stage::Copy => "read",
@@ -272,7 +272,7 @@ fn stage_name(stage: Stage) -> &'static str {
     }
 }
 
-/// How long each hook ran, in all its phases.
+/// How long each hook ran in all phases, in milliseconds.
 fn durations(hooks: &[HookResult]) -> BTreeMap<String, u64> {
     let mut durations = BTreeMap::new();
     for hook in hooks {

@@ -1,7 +1,7 @@
 //! The results of the runs of this host: `ledger.json` in the state directory.
 //!
-//! Owns: what is reported after a run has ended: counters, the last result of every domain, a short history.
-//! Must not: hold what can be looked up again (that is the [`Survey`]), ask libvirt, or render anything.
+//! It contains what outlives a run: counters, the last result of every domain, a short history. It must not contain
+//! what can be observed again (that is the [`Survey`]), query libvirt, or render anything.
 
 mod ahead;
 mod file;
@@ -28,21 +28,21 @@ use crate::model::{Consistency, FailureReason, HookStatus, Outcome, PointId, Sta
 pub struct Ledger {
     /// Whether the configuration could be read at the last attempt.
     pub config_ok: bool,
-    /// The last configured textfile, which also reports a configuration that cannot be read.
+    /// The last configured textfile, for reporting a configuration that cannot be read.
     pub textfile: Option<PathBuf>,
-    /// By `job` of the configuration.
+    /// Jobs, by `job` of the configuration.
     pub jobs: BTreeMap<String, JobRecord>,
-    /// By name.
+    /// Domains, by name.
     pub domains: BTreeMap<String, DomainRecord>,
-    /// By name of the hook.
+    /// Hooks, by name.
     pub hooks: BTreeMap<String, HookRecord>,
-    /// By channel.
+    /// Deliveries, by channel.
     pub reports: BTreeMap<Channel, Delivery>,
     /// What was last mailed.
     pub mailed: Mailed,
     /// When old points were last removed without an error.
     pub last_prune: Option<DateTime<Utc>>,
-    /// The latest time of the future that was removed from the ledger. The next run reports it and resets it.
+    /// The latest future time that was removed from the ledger. The next run reports it and resets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ahead: Option<DateTime<Utc>>,
 }
@@ -59,11 +59,11 @@ pub struct JobRecord {
     pub last_success: Option<DateTime<Utc>>,
     /// How long the last run took, in milliseconds.
     pub last_duration_ms: u64,
-    /// The run in progress. A run that is still here when the next one begins was killed.
+    /// The run in progress. One that is still here when the next run starts was killed.
     pub running: Option<Uuid>,
-    /// Runs, by how they ended.
+    /// Number of runs, by result.
     pub runs: BTreeMap<JobResult, u64>,
-    /// Domains of the last run, by their result.
+    /// Number of domains of the last run, by state.
     pub domains: BTreeMap<Tally, u64>,
 }
 
@@ -75,7 +75,7 @@ pub struct DomainRecord {
     pub job: String,
     /// When the last attempt began.
     pub last_attempt: Option<DateTime<Utc>>,
-    /// When it was first backed up completely; before that, no check is expected.
+    /// When it was first backed up completely; until then, no verification is expected.
     #[serde(default)]
     pub first_success: Option<DateTime<Utc>>,
     /// When it was last backed up completely: the time of the restore point.
@@ -98,13 +98,13 @@ pub struct DomainRecord {
     pub last_read_bytes: u64,
     /// Bytes stored by the last attempt that wrote a restore point.
     pub last_stored_bytes: u64,
-    /// The virtual size of its disks, in bytes.
+    /// The total virtual size of its disks, in bytes.
     pub virtual_bytes: u64,
     /// The consistency of the last restore point.
     pub consistency: Option<Consistency>,
     /// The consistency that the configuration wants.
     pub wanted: Option<Consistency>,
-    /// When a restore point of it was last checked and found good.
+    /// When a restore point of it was last verified as good.
     pub last_verify: Option<DateTime<Utc>>,
     /// When a restore of it last succeeded.
     pub last_restore: Option<DateTime<Utc>>,
@@ -114,7 +114,7 @@ pub struct DomainRecord {
     pub history: VecDeque<Attempt>,
 }
 
-/// The number of attempts that are remembered of a domain.
+/// Maximum number of remembered attempts per domain.
 pub const HISTORY: usize = 60;
 
 /// One attempt to back up a domain.
@@ -134,11 +134,11 @@ pub struct Attempt {
     pub stored_bytes: u64,
 }
 
-/// The results of one hook, over all domains.
+/// The results of one hook.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HookRecord {
-    /// Its runs, by how they ended.
+    /// Number of runs, by result.
     pub runs: BTreeMap<HookStatus, u64>,
     /// How long it last ran around a whole run, in milliseconds; for domains see [`DomainRecord::hooks_ms`].
     pub last_ms: Option<u64>,
@@ -150,7 +150,7 @@ pub struct HookRecord {
 pub struct Delivery {
     /// When one was last delivered.
     pub last_success: Option<DateTime<Utc>>,
-    /// How many were not delivered.
+    /// Number of failed deliveries.
     pub failures: u64,
 }
 
@@ -158,7 +158,7 @@ pub struct Delivery {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Mailed {
-    /// When the last mail was made; it was sent, or waits in the spool.
+    /// When the last mail was created; it was sent, or waits in the spool.
     pub last: Option<DateTime<Utc>>,
     /// The status of its run.
     pub status: Option<Status>,
@@ -198,7 +198,7 @@ pub enum JobResult {
 
 words!(JobResult { Success = "success", Partial = "partial", Failure = "failure", Aborted = "aborted" });
 
-/// As what a domain is counted in a run of its job.
+/// The states that are counted for the domains of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tally {
     /// It was due.
@@ -236,10 +236,10 @@ pub enum DomainResult {
 
 words!(DomainResult { Success = "success", Warning = "warning", Failure = "failure", Skipped = "skipped" });
 
-/// A part of an attempt.
+/// A stage of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Hooks, all together.
+    /// All hooks together.
     Hooks,
     /// The guest's file systems were frozen.
     Frozen,

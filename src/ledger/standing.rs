@@ -1,5 +1,5 @@
-//! Owns: whether the backups of a guest or the runs of a job are late, were never made, or are not scheduled, for the status page,
-//! mails and metrics. Pure. Must not: render.
+//! Decides whether the backups of a guest or the runs of a job are late, missing, or not scheduled, for the status
+//! page, mails and metrics. Pure. Must not render.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -8,30 +8,30 @@ use super::{DomainRecord, JobRecord, Seen, SeenJob};
 /// The age of the last good backup, compared with the schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Age {
-    /// No backup exists, although the first should.
+    /// No backup exists, although the first one should.
     Never,
-    /// No backup exists yet, and the first is not due: the guest is newer than one interval, or has no schedule.
+    /// No backup exists yet, and the first one is not due: the guest is newer than one interval, or has no schedule.
     Awaited,
-    /// It has no schedule, or the schedule is not known.
+    /// It has no schedule, or the schedule is unknown.
     Unplanned(TimeDelta),
-    /// Not older than the schedule allows, with some tolerance for runs of different lengths.
+    /// Not older than the schedule allows, with some tolerance because runs differ in length.
     OnTime {
         /// How old it is.
         age: TimeDelta,
-        /// How far apart backups are planned.
+        /// Planned time between two backups.
         interval: TimeDelta,
     },
-    /// Older.
+    /// Older than that.
     Late {
         /// How old it is.
         age: TimeDelta,
-        /// How far apart backups are planned.
+        /// Planned time between two backups.
         interval: TimeDelta,
     },
 }
 
 impl Age {
-    /// The age of a guest's last backup, by its record in the ledger and by the last survey.
+    /// The age of a guest's last backup, according to the ledger and the last survey.
     pub fn of(past: Option<&DomainRecord>, seen: Option<&Seen>, now: DateTime<Utc>) -> Age {
         let interval = seen.and_then(|seen| interval(seen.expected_interval_s));
         let age = |since: DateTime<Utc>| (now - since).max(TimeDelta::zero());
@@ -43,7 +43,7 @@ impl Age {
                 Some(since) if age(since) <= late_after(interval) => Age::Awaited,
                 _ => Age::Never,
             },
-            // The schedule is not known until the first survey.
+            // The schedule is unknown until the first survey.
             (None, None) if seen.is_none() => Age::Never,
             (None, None) => Age::Awaited,
         }
@@ -67,8 +67,8 @@ pub fn interval(seconds: u64) -> Option<TimeDelta> {
     i64::try_from(seconds).ok().filter(|seconds| (1..=TEN_YEARS).contains(seconds)).map(TimeDelta::seconds)
 }
 
-/// When the guest was last backed up completely. After the loss of the ledger this is the time of its newest restore point. A
-/// newest point that the ledger knows without a success is a partial one.
+/// When the guest was last backed up completely. After the loss of the ledger this is the time of its newest restore
+/// point. If the ledger knows the newest point but no success, that point is partial.
 pub fn last_success(past: Option<&DomainRecord>, seen: Option<&Seen>) -> Option<DateTime<Utc>> {
     let is_known = |time: &DateTime<Utc>| {
         past.is_some_and(|past| {
@@ -85,7 +85,7 @@ pub fn first_success(past: Option<&DomainRecord>, seen: Option<&Seen>) -> Option
 }
 
 impl Seen {
-    /// libvirt has it, and the configuration neither covers nor excludes it.
+    /// libvirt defines it, and the configuration neither covers nor excludes it.
     pub fn is_unprotected(&self) -> bool {
         self.defined && self.job.is_none() && !self.excluded
     }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_is_late_after_a_quarter_more_and_an_hour() {
+    fn guest_is_late_after_its_interval_plus_a_quarter_and_an_hour() {
         for (interval, hours, is_late) in
             [(DAY, 31, false), (DAY, 32, true), (7 * DAY, 211, false), (7 * DAY, 212, true)]
         {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_was_never_saved_is_awaited_for_as_long() {
+    fn first_backup_is_late_after_the_same_time() {
         for (since, age) in [(Some(31), Age::Awaited), (Some(32), Age::Never), (None, Age::Never)] {
             assert_eq!(Age::of(None, Some(&seen(DAY, since, None)), now()), age);
         }
@@ -156,12 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn without_a_ledger_the_newest_restore_point_tells() {
+    fn without_a_ledger_the_newest_restore_point_counts() {
         let seen = seen(DAY, Some(99), Some(5));
         assert_eq!(last_success(None, Some(&seen)), ago(5));
         assert_eq!(first_success(None, Some(&seen)), ago(5));
         assert!(matches!(Age::of(None, Some(&seen), now()), Age::OnTime { .. }));
-        // The ledger knows that this point is not whole.
+        // The ledger knows that this point is partial.
         let partial = Attempt {
             time: ago(5).unwrap(),
             result: DomainResult::Failure,

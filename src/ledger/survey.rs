@@ -1,5 +1,5 @@
-//! Owns: `survey.json` in the state directory: what was found when libvirt, the configuration and the target were last
-//! looked at. Must not: look.
+//! The contents of `survey.json` in the state directory: the last observed state of libvirt, the configuration and the
+//! target. Must not observe anything itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Consistency, PointId};
 
-/// What was found at one time.
+/// The state at one time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Survey {
-    /// When.
+    /// When it was observed.
     pub time: DateTime<Utc>,
-    /// The section of the configuration.
+    /// The host section of the configuration.
     pub host: String,
     /// Every domain that libvirt, the configuration (by its exact name) or the target knows.
     pub domains: BTreeMap<String, Seen>,
@@ -25,28 +25,28 @@ pub struct Survey {
     pub hooks: BTreeSet<String>,
     /// The target.
     pub repository: SeenRepository,
-    /// Whether libvirt answered: if not, `defined` and `leftover_overlays` are those of the survey before.
+    /// Whether libvirt responded; if not, `defined` and `leftover_overlays` are those of the previous survey.
     pub libvirt_ok: bool,
 }
 
-/// A domain as it was found.
+/// The state of a domain.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Seen {
     /// The job that covers it; `None` if no entry of the configuration does.
     pub job: Option<String>,
-    /// The configuration says that it is not backed up.
+    /// The configuration excludes it from backups.
     #[serde(default)]
     pub excluded: bool,
-    /// libvirt has it.
+    /// libvirt defines it.
     pub defined: bool,
-    /// Disks that are on an overlay of ours.
+    /// Disks on an overlay of kvmbackup.
     pub leftover_overlays: u64,
-    /// Since when libvirt has it and an entry covers it, by the surveys since then.
+    /// Since when libvirt defines it and an entry covers it, as far as surveys know.
     #[serde(default)]
     pub since: Option<DateTime<Utc>>,
-    /// Seconds between the days it is due, the longest gap of a week; 0 without a job.
+    /// Longest time between two days of a week on which it is due, in seconds; 0 without a job.
     pub expected_interval_s: u64,
-    /// What its backups should reach; `None` without a job.
+    /// The configured consistency; `None` without a job.
     pub wanted: Option<Consistency>,
     /// Its restore points.
     pub points: SeenPoints,
@@ -55,15 +55,15 @@ pub struct Seen {
 /// The restore points of a domain.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SeenPoints {
-    /// How many.
+    /// Number of points.
     pub count: u64,
-    /// Bytes of all.
+    /// Total size, in bytes.
     pub bytes: u64,
     /// When the oldest was taken.
     pub oldest: Option<DateTime<Utc>>,
     /// When the newest was taken.
     pub newest: Option<DateTime<Utc>>,
-    /// Those whose last check found damage.
+    /// Those whose last verification found damage.
     #[serde(default)]
     pub damaged: Vec<PointId>,
 }
@@ -71,22 +71,22 @@ pub struct SeenPoints {
 /// A job of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SeenJob {
-    /// Seconds between the days on which any of its domains is due, the longest gap of a week.
+    /// Longest time between two days of a week on which any of its domains is due, in seconds.
     pub expected_interval_s: u64,
-    /// The fewest restore points that retention keeps of a domain once there are enough; 0 if it keeps all.
+    /// Restore points per domain that retention keeps once there are enough; 0 if it keeps all.
     pub minimum_restore_points: u64,
 }
 
-/// The target as it was found.
+/// The state of the target.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SeenRepository {
-    /// Its folder.
+    /// Its directory.
     pub path: PathBuf,
-    /// It answered in time, it is mounted where that is asked for, and may be written to.
+    /// It responded in time, is mounted if required, and is writable.
     pub up: bool,
     /// Size of its file system, in bytes.
     pub capacity_bytes: u64,
-    /// What may still be written, in bytes.
+    /// Bytes that can still be written.
     pub available_bytes: u64,
     /// Bytes of all restore points.
     pub stored_bytes: u64,

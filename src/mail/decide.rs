@@ -1,4 +1,4 @@
-//! Owns: the summary of a run, and whether a mail is due for it. Pure. Must not: send, or read the clock.
+//! Summarises a run, and decides whether a mail is due for it. Pure. Must not send, or read the clock.
 
 use chrono::{DateTime, FixedOffset, TimeDelta, Utc};
 
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_gives_the_status_and_the_names() {
+    fn worst_problem_gives_the_status_and_the_names() {
         let of = |report: &RunReport, result, late: &[String]| {
             let gist = gist(report, result, late);
             (gist.status, gist.count, gist.all, gist.names.join(", "))
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn change_is_of_status_or_of_who_fails_and_a_digest_is_of_the_day() {
+    fn change_is_a_new_status_or_new_names_and_a_digest_is_daily() {
         let ok = gist(&sample::good(), RunResult::Good, &[]);
         let bad = gist(&sample::bad(), RunResult::Failed, &[]);
         let same = Mailed { status: Some(Status::Failed), names: bad.names.clone(), ..Mailed::default() };
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn who_should_have_been_due_is_late() {
+    fn guests_that_should_have_been_due_are_late() {
         let seen = |hours: i64, job: Option<&str>| Seen {
             job: job.map(str::to_owned),
             defined: true,
@@ -182,7 +182,7 @@ mod tests {
             libvirt_ok: true,
         };
         assert_eq!(late(&Ledger::default(), &survey, &sample::bad()), ["late", "never"]);
-        // A partial restore point is no backup.
+        // A partial restore point does not count as a backup.
         let whole = DomainRecord {
             last_success: Some(sample::empty().finished - TimeDelta::hours(40)),
             ..DomainRecord::default()

@@ -1,4 +1,4 @@
-//! Owns: sending a mail through a local program that is called as `sendmail` is. Must not: keep what it did not take.
+//! Sends mail through a local program that is called like `sendmail`. Must not keep mails that it rejects.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use crate::sys::output::BoundedOutput;
 use crate::sys::process::{Answer, Ended, Process};
 use crate::sys::program::{self, Stream};
 
-/// How long it may take.
+/// How long the program may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
-/// Bytes of its output that go into an error.
+/// Maximum size of its output in an error, in bytes.
 const MAX_OUTPUT: usize = 4096;
 
 /// Passes a mail to the program and ends the program after `timeout`. If it rejects the mail because of one recipient, the mail
 /// is sent to each recipient separately. Returns the recipients that were rejected while others were accepted.
 pub(super) fn send(program: &Path, to: &[String], bytes: &[u8], timeout: Duration) -> Result<Vec<Error>, Error> {
-    // `-t`: recipients are those of the header.
+    // `-t`: the recipients are those of the header.
     let refusal = match hand(program, &["-t"], bytes, timeout) {
         Err(refusal) if refusal.is_final() && to.len() > 1 => refusal,
         handed => return handed.map(|()| Vec::new()),
@@ -36,7 +36,7 @@ pub(super) fn send(program: &Path, to: &[String], bytes: &[u8], timeout: Duratio
 
 fn hand(program: &Path, recipients: &[&str], bytes: &[u8], timeout: Duration) -> Result<(), Error> {
     let failed = |source| Error::Sendmail { program: program.to_owned(), source };
-    // `-i`: a line with a dot ends nothing.
+    // `-i`: a line with a single dot does not end the mail.
     let mut command = program::command(program);
     command.arg("-i").args(recipients);
     let input = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hung_program_is_ended_at_its_deadline() {
+    fn hung_program_is_terminated_at_its_deadline() {
         let dir = tempfile::tempdir().unwrap();
         let bytes = vec![b'x'; 1 << 20];
         for reads in ["", "cat >/dev/null;"] {

@@ -66,8 +66,8 @@ impl Server {
     }
 }
 
-/// Does something with a server. Its timeout is for one read or write: a server that says a byte now and then is left to a
-/// thread.
+/// Limits the total time of an action. The timeout of a server applies only to one read or write: one that sends a byte
+/// now and then is left to its thread.
 fn patiently<T: Send + 'static>(
     smtp: &Smtp,
     patience: Duration,

@@ -1,27 +1,27 @@
-//! Owns: why metrics could not be told. Must not: print.
+//! Errors of building and writing metrics. Must not print.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ledger;
 
-/// Why metrics could not be told.
+/// Why metrics could not be built or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// They cannot be put into the text format.
+    /// They cannot be encoded as text.
     #[error("cannot write metrics as text")]
     Encode(#[from] prometheus::Error),
     /// The ledger, or the survey, cannot be read.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
-    /// The textfile cannot be replaced. Whatever had its name before is untouched.
+    /// The textfile cannot be replaced. An existing file is unchanged.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was tried.
+        /// What was attempted.
         action: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -38,19 +38,19 @@ impl Error {
         let folder = path.parent().unwrap_or(Path::new("/")).display();
         match source.kind() {
             io::ErrorKind::NotFound => Some(format!(
-                "make the folder {folder}, or change `metrics.textfile`; node_exporter of Debian 12 reads \
-                 /var/lib/prometheus/node-exporter"
+                "Create the directory {folder}, or change `metrics.textfile`. node_exporter of Debian 12 reads \
+                 /var/lib/prometheus/node-exporter."
             )),
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Some(format!("whoever runs kvmbackup must be able to write in {folder}"))
+                Some(format!("Make {folder} writable for the user of kvmbackup."))
             }
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(format!("make room in {folder}")),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(format!("Free space in {folder}.")),
             _ => None,
         }
     }
 }
 
-/// For `map_err`: what was tried with a file.
+/// For `map_err`: an error of this action on this file.
 pub(super) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::File { action, path, source }

@@ -1,7 +1,5 @@
-//! What Prometheus is told.
-//!
-//! Owns: the catalogue of metrics, and how a ledger and a survey become one text of the exposition format, and a file.
-//! Must not: look at libvirt or the target, or remember anything: each text is made afresh.
+//! Metrics for Prometheus: the catalogue, and the text and file made from a ledger and a survey. Must not query libvirt
+//! or the target, or keep values: each text is built from scratch.
 
 pub mod catalogue;
 mod error;

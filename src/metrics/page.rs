@@ -1,9 +1,9 @@
-//! Owns: samples of the catalogue's metrics, and their text in Prometheus' exposition format, version 0.0.4.
-//! Must not: know what any of them means.
+//! Collects samples of the catalogue's metrics and writes them in Prometheus' exposition format, version 0.0.4. Must
+//! not know what a metric means.
 //!
-//! The format: <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>. Escaping is the crate's.
-//! Its `Registry` and vectors of metrics are not used: a vector tells its children apart by a hash over their labels' values
-//! without anything between them, so that `("a", "bc")` and `("ab", "c")` would be one series. It also leaves out metrics
+//! The format: <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>. The crate does the
+//! escaping. Its `Registry` and metric vectors are not used: a vector distinguishes its children by a hash over the
+//! label values without a separator, so `("a", "bc")` and `("ab", "c")` would be one series. It also omits metrics
 //! without a series.
 
 use std::collections::BTreeMap;
@@ -14,10 +14,11 @@ use prometheus::proto::{Counter, Gauge, LabelPair, MetricFamily, MetricType};
 use super::Error;
 use super::catalogue::{Kind, Metric};
 
-/// Stands for a carriage return in a label, for which the format has no escape: scripts would take it for the end of a line.
+/// Replaces a carriage return in a label. The format has no escape for it, and scripts would take it for the end of a
+/// line.
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// Samples, each of a series of its own: what is set twice has the later value.
+/// Samples by series. A later value replaces an earlier one.
 #[derive(Debug, Default)]
 pub(super) struct Page(BTreeMap<&'static str, BTreeMap<Vec<String>, f64>>);
 
@@ -28,7 +29,7 @@ impl Page {
         self.0.entry(metric.name).or_default().insert(labels, value);
     }
 
-    /// The text of these metrics, each with its help and type, also where it has no series.
+    /// The text of these metrics, each with its help and type even if it has no series.
     pub(super) fn text(&self, metrics: &[Metric]) -> Result<String, Error> {
         let mut text = String::new();
         for metric in metrics {
@@ -41,7 +42,7 @@ impl Page {
     }
 }
 
-/// What the crate writes before the series of a metric. No help of the catalogue holds what had to be escaped.
+/// What the crate writes before the series of a metric. No help text of the catalogue needs escaping.
 fn header(metric: &Metric) -> String {
     let Metric { name, help, .. } = metric;
     let kind = match metric.kind {

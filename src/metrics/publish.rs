@@ -1,4 +1,4 @@
-//! Owns: the text of what a state folder knows now, and putting it into the textfile. Must not: change what it knows.
+//! Builds the metrics of a state directory and writes them to the textfile. Must not change the state.
 
 use std::path::Path;
 
@@ -10,24 +10,24 @@ use crate::sys::{durable, lock};
 
 /// The lock of a run.
 const RUN: &str = "lock";
-/// The lock over the textfile.
+/// The lock of the textfile.
 const LOCK: &str = "textfile.lock";
 
-/// The text of what a state folder knows now. One that is not there knows nothing.
+/// The current metrics of a state directory. If it does not exist, they are those of an empty one.
 ///
 /// # Errors
-/// Something of it is there and cannot be read.
+/// A file exists but cannot be read.
 pub fn current(state_dir: &Path) -> Result<String, Error> {
     let run = state_dir.join(RUN);
-    let running = lock::is_held(&run).map_err(file("look at the lock", &run))?;
+    let running = lock::is_held(&run).map_err(file("check the lock", &run))?;
     text(&Ledger::load(state_dir)?, Survey::load(state_dir)?.as_ref(), running)
 }
 
-/// Replaces the textfile by [`current`]. Who comes while another is at it waits, and reads the state only then, so that the
+/// Replaces the textfile by [`current`]. A concurrent writer waits, and reads the state only afterwards, so that the
 /// newer text stays.
 ///
 /// # Errors
-/// As of [`current`] and [`textfile::write`].
+/// Like [`current`] and [`textfile::write`].
 pub fn publish(state_dir: &Path, path: &Path) -> Result<(), Error> {
     let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
     folder.map_err(file("create the directory", state_dir))?;

@@ -1,4 +1,4 @@
-//! Owns: which value every metric has. Must not: know the text format, or any name that is not in the catalogue.
+//! Sets the value of every metric. Must not know the text format, or a name that is not in the catalogue.
 
 mod domain;
 mod job;
@@ -15,11 +15,11 @@ use super::page::Page;
 use crate::ledger::{Channel, Ledger, Survey};
 use crate::model::HookStatus;
 
-/// All metrics but those of the exporter itself, in Prometheus' text format. `running` says whether a run holds the lock: a
-/// run that the ledger believes to be on was killed if none does.
+/// All metrics except those of the exporter itself, in Prometheus' text format. `running`: whether a run has the lock.
+/// Without the lock, a run that is in progress in the ledger was killed.
 ///
 /// # Errors
-/// When the text cannot be made, which no input is known to bring about.
+/// The text cannot be encoded, which no known input causes.
 pub fn text(ledger: &Ledger, survey: Option<&Survey>, running: bool) -> Result<String, Error> {
     let mut page = Page::default();
     program(&mut page, ledger, survey);
@@ -31,8 +31,8 @@ pub fn text(ledger: &Ledger, survey: Option<&Survey>, running: bool) -> Result<S
     page.text(&shared())
 }
 
-/// The metrics of the exporter itself, to follow [`text`] in its answers: whether it could read the state directory, and how
-/// long the answer took to make.
+/// The metrics of the exporter itself, which follow [`text`] in its responses: whether it could read the state
+/// directory, and how long building the response took.
 ///
 /// # Errors
 /// As for [`text`].
@@ -43,7 +43,7 @@ pub fn exporter_text(state_read: bool, took: Duration) -> Result<String, Error> 
     page.text(EXPORTER)
 }
 
-/// The metrics that are told in every form.
+/// The metrics in both the textfile and HTTP responses.
 fn shared() -> Vec<Metric> {
     ALL.iter().filter(|metric| !EXPORTER.contains(metric)).copied().collect()
 }
@@ -55,12 +55,12 @@ fn program(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
     page.set(&SURVEY_LIBVIRT_UP, &[], flag(survey.is_some_and(|survey| survey.libvirt_ok)));
 }
 
-/// What the program was built from, where the build said so.
+/// The revision that the program was built from, if the build recorded it.
 fn revision() -> &'static str {
     option_env!("KVMBACKUP_REVISION").filter(|revision| !revision.is_empty()).unwrap_or("unknown")
 }
 
-/// Every hook of the configuration; before the first survey, every one that ran.
+/// Every hook of the configuration; before the first survey, every hook that ran.
 fn hooks(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
     // The label `skipped` is a contract; reports use `skip`.
     let label = |status: HookStatus| if status == HookStatus::Skip { "skipped" } else { status.name() };
@@ -81,7 +81,7 @@ fn repository(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
     let path = seen.path.to_string_lossy();
     let labels: &[&str] = &[&path];
     page.set(&REPOSITORY_UP, labels, flag(seen.up));
-    // A target that does not answer is not one without room.
+    // A target that does not respond must not look full.
     if seen.capacity_bytes > 0 {
         page.set(&REPOSITORY_CAPACITY_BYTES, labels, seen.capacity_bytes as f64);
         page.set(&REPOSITORY_AVAILABLE_BYTES, labels, seen.available_bytes as f64);

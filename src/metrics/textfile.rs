@@ -1,4 +1,4 @@
-//! Owns: replacing the file that node_exporter's textfile collector reads. Must not: know what is in it.
+//! Replaces the file that node_exporter's textfile collector reads. Must not know its contents.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -10,11 +10,12 @@ use super::error::file;
 use crate::sys::durable;
 use crate::sys::step::{self, Step};
 
-/// Replaces the file at one instant by a text, readable for all whatever the umask: node_exporter runs as a user of its own.
-/// Until then the text has a name that the collector, which reads `*.prom`, does not look at, and that no other process uses.
+/// Replaces the file atomically. It is readable for all users regardless of the umask, because node_exporter runs as
+/// its own user. Before that, the text has a name that the collector, which reads `*.prom`, ignores and no other
+/// process uses.
 ///
 /// # Errors
-/// When the folder is not there, or cannot be written to. The file is as it was.
+/// The directory does not exist or is not writable. The file is unchanged.
 pub fn write(path: &Path, text: &str) -> Result<(), Error> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -28,12 +29,12 @@ pub fn write(path: &Path, text: &str) -> Result<(), Error> {
         let _ = durable::remove(&aside);
     }
     result?;
-    durable::sync_dir(folder).map_err(file("sync the folder of", path))
+    durable::sync_dir(folder).map_err(file("sync the directory of", path))
 }
 
 fn replace(aside: &Path, path: &Path, text: &str) -> Result<(), Error> {
     step::reached(Step::TextfileWrite).and_then(|()| durable::remove(aside)).map_err(file("remove", aside))?;
-    // Fails if anything has the name, a symbolic link somebody planted included.
+    // Fails if the name exists, even as a symbolic link that another user planted.
     let new = durable::create_private(aside).map_err(file("create", aside))?;
     fill(new, text).map_err(file("write", aside))?;
     step::reached(Step::TextfileReplace).and_then(|()| fs::rename(aside, path)).map_err(file("replace", path))
@@ -45,13 +46,13 @@ fn fill(mut new: File, text: &str) -> io::Result<()> {
     new.sync_all()
 }
 
-/// What the temporary names of a file begin with; a number of a process follows.
+/// Prefix of the temporary names of a file; a process ID follows.
 fn prefix(path: &Path) -> io::Result<String> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     Ok(format!(".{}.", name.to_string_lossy()))
 }
 
-/// Removes what writers left that were killed.
+/// Removes the files of killed writers.
 fn remove_stale(folder: &Path, prefix: &str) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -80,20 +81,20 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_replaced_whole_and_all_may_read_it() {
+    fn file_is_replaced_atomically_and_readable_for_all() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("k.prom");
         write(&path, "one\n").unwrap();
         let before = File::open(&path).unwrap();
         write(&path, "two\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
-        assert_eq!(io::read_to_string(before).unwrap(), "one\n", "who reads meanwhile reads one text, not two");
+        assert_eq!(io::read_to_string(before).unwrap(), "one\n", "an open file has one text, not two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o644);
         assert_eq!(names(dir.path()), ["k.prom"]);
     }
 
     #[test]
-    fn what_is_planted_at_the_temporary_name_is_not_followed() {
+    fn link_at_the_temporary_name_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let (path, victim) = (dir.path().join("k.prom"), dir.path().join("victim"));
         fs::write(&victim, "precious").unwrap();
@@ -102,7 +103,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         assert!(!path.is_symlink());
         assert_eq!(names(dir.path()), ["k.prom", "victim"]);
-        // At the name itself, a link is replaced, not what it leads to.
+        // A link at the name itself is replaced, not its target.
         fs::remove_file(&path).unwrap();
         symlink(&victim, &path).unwrap();
         write(&path, "text\n").unwrap();
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_writer_left_is_removed_and_nothing_else() {
+    fn only_files_of_killed_writers_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let mut ended = Command::new("true").spawn().unwrap();
         ended.wait().unwrap();
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_folder_is_told_with_what_to_do() {
+    fn missing_directory_is_reported_with_a_hint() {
         let dir = tempfile::tempdir().unwrap();
         let error = write(&dir.path().join("nowhere/k.prom"), "").unwrap_err();
         assert!(error.to_string().contains("nowhere/k.prom"), "{error}");
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_leaves_nothing_and_the_old_text() {
+    fn failed_write_leaves_only_the_old_text() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("k.prom");
         fs::create_dir(&path).unwrap();

@@ -1,5 +1,5 @@
-//! Owns: how commands are written in hints: quoted for a shell, with the options that select the configuration in use. Must not:
-//! run one.
+//! Formats commands in hints: quoted for a shell, with the options that select the configuration in use. Must not run
+//! one.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -10,10 +10,10 @@ pub const COMMANDS: [&str; 11] =
 
 const PROGRAM: &str = "kvmbackup ";
 
-/// The options that select the configuration in use, with a blank behind each; empty for the default one.
+/// The options that select the configuration in use, each followed by a space; empty for the default one.
 static OPTIONS: OnceLock<String> = OnceLock::new();
 
-/// Has the commands of all texts name this configuration, and this section of it, where they are not the default ones.
+/// Makes the commands of all texts select this configuration and host section. `None` means the default.
 pub fn name_configuration(config: Option<&Path>, host: Option<&str>) {
     let config = config.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
     let config = config.map(|path| format!("-c {} ", quoted(&path.to_string_lossy())));
@@ -21,7 +21,7 @@ pub fn name_configuration(config: Option<&Path>, host: Option<&str>) {
     let _ = OPTIONS.set([config, host].into_iter().flatten().collect());
 }
 
-/// A text whose commands select the configuration in use, so that each can be typed as it is.
+/// A text whose commands select the configuration in use, so that they can be pasted.
 pub fn typed(text: &str) -> String {
     with(OPTIONS.get().map_or("", String::as_str), text)
 }
@@ -47,8 +47,8 @@ fn names_command(text: &str) -> bool {
     word.is_some_and(|word| COMMANDS.contains(&word))
 }
 
-/// The parts of a text between which a line may be broken: words, quoted words with their blanks, and commands of ours up to the
-/// next punctuation, because a shell would run the first line of a broken one.
+/// The parts of a text that must stay on one line: words, quoted words with their spaces, and kvmbackup commands up to
+/// the next punctuation. A shell would run the first line of a broken command.
 pub fn unbroken(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = text.trim_matches(' ');
@@ -66,11 +66,11 @@ pub fn unbroken(text: &str) -> Vec<&str> {
     parts
 }
 
-/// The length of the word that a text begins with; one that is quoted has blanks.
+/// The length of the first word of a text; a quoted word may contain spaces.
 fn word(text: &str) -> usize {
     let plain = text.find(' ').unwrap_or(text.len());
     let Some(inside) = text.strip_prefix('\'') else { return plain };
-    // What `quoted` makes of a quote within continues the word.
+    // A quote that `quoted` has escaped does not end the word.
     let mut at = 0;
     while let Some(quote) = inside[at..].find('\'') {
         at += quote + 1;
@@ -82,7 +82,7 @@ fn word(text: &str) -> usize {
     plain
 }
 
-/// A word as a POSIX shell takes it.
+/// Quotes a word for a POSIX shell.
 pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_./:@%+=,".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -104,7 +104,7 @@ mod tests {
             "see: kvmbackup -c '/x y/c.yml' list web; then (kvmbackup -c '/x y/c.yml' recover)"
         );
         for text in [
-            "whoever runs kvmbackup must be root",
+            "the user of kvmbackup must be root",
             "kvmbackup 0.1.0",
             "journalctl -t kvmbackup --since now",
             "/srv/old-kvmbackup check",

@@ -1,4 +1,4 @@
-//! Owns: SHA-256 digests. Must not: read files.
+//! SHA-256 digests. Must not read files.
 
 use std::fmt;
 use std::str::FromStr;
@@ -39,22 +39,22 @@ impl FromStr for Digest {
     }
 }
 
-/// Computes a [`Digest`] of bytes that come one after another.
+/// Computes a [`Digest`] of bytes that arrive in parts.
 #[derive(Clone, Default)]
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// Of nothing so far.
+    /// A hasher without any bytes.
     pub fn new() -> Hasher {
         Hasher::default()
     }
 
-    /// Takes the next bytes.
+    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The digest of all that was given.
+    /// The digest of all added bytes.
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }

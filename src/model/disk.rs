@@ -1,4 +1,4 @@
-//! Owns: one disk of a domain as its XML describes it. Must not: open, read or probe anything.
+//! A disk of a domain as its XML describes it. Must not open, read or probe anything.
 
 use std::path::{Path, PathBuf};
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use super::Failure;
 
-/// The format a disk's image has, as the domain XML says; never guessed from a name or from contents.
+/// The image format that the domain XML declares; never guessed from a name or from contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// The bytes of the guest, as they are.
+    /// The guest's bytes without a container.
     Raw,
     /// QEMU's qcow2.
     Qcow2,
-    /// Any other driver of QEMU, by its name.
+    /// Any other block driver of QEMU, by name.
     #[serde(untagged)]
     Other(String),
 }
@@ -39,7 +39,7 @@ impl Format {
     }
 }
 
-/// Where a disk's bytes lie.
+/// Where a disk is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind", content = "at")]
 pub enum Source {
@@ -49,7 +49,7 @@ pub enum Source {
     Block(PathBuf),
     /// On the network (RBD, iSCSI, NBD, …): the protocol and name, for messages.
     Network(String),
-    /// A source this program does not know, by its libvirt type.
+    /// A source type that this program does not support, by its libvirt name.
     #[serde(rename = "none")]
     Unsupported(String),
     /// A drive without a medium.
@@ -69,9 +69,9 @@ impl Source {
 /// One image of a backing chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// Where it lies.
+    /// Where it is stored.
     pub source: Source,
-    /// Its format.
+    /// The declared format.
     pub format: Format,
 }
 
@@ -92,29 +92,29 @@ pub enum Device {
 /// One disk of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// The guest's name for it (`vda`): unique in a domain, and the key of a disk everywhere in this program.
+    /// Target name (`vda`), unique in a domain; the key of a disk everywhere in this program.
     pub target: String,
-    /// The kind of device.
+    /// The device that the guest sees.
     pub device: Device,
     /// The active image.
     pub image: Image,
     /// The images below the active one, nearest first, as far as the XML names them.
     pub backing: Vec<Image>,
-    /// The definition says where the chain ends: below the last image there is none, whatever its header says.
+    /// The definition ends the chain explicitly: the last image has no backing file, regardless of its header.
     pub chain_ends: bool,
-    /// The image that the persistent definition names, where it differs from the active one (a `<transient/>` disk).
+    /// The image of the persistent definition, if it differs from the active one (a `<transient/>` disk).
     pub persistent: Option<Image>,
-    /// The guest may not write.
+    /// The guest cannot write.
     pub readonly: bool,
     /// Several guests may write at once.
     pub shareable: bool,
-    /// Changes are dropped when the guest stops.
+    /// Changes are discarded when the guest stops.
     pub transient: bool,
     /// The image is encrypted by QEMU (LUKS).
     pub encrypted: bool,
-    /// The part of the definition that makes the disk something else than its image file, so that only the domain's QEMU
-    /// can read it.
+    /// The part of the definition that makes the disk differ from its image file, so that only the domain's QEMU can
+    /// read it.
     pub only_qemu: Option<String>,
-    /// Why the path of the image is not known, where it could not be looked up.
+    /// Why the path of the image could not be determined.
     pub unknown: Option<Failure>,
 }

@@ -1,4 +1,4 @@
-//! Owns: a domain (a libvirt guest) as it is described at one moment. Must not: ask libvirt.
+//! A domain as it is at one moment. Must not query libvirt.
 
 use std::path::PathBuf;
 
@@ -8,12 +8,12 @@ use uuid::Uuid;
 use super::Disk;
 use super::outcome::typed_hint;
 
-/// Names one domain; the UUID is its identity, the name is for people.
+/// Identifies a domain. The UUID is its identity; the name is for people.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DomainRef {
-    /// libvirt's name; may hold blanks and any script.
+    /// Its name in libvirt; may contain spaces and any script.
     pub name: String,
-    /// libvirt's UUID.
+    /// Its UUID in libvirt.
     pub uuid: Uuid,
 }
 
@@ -21,34 +21,34 @@ pub struct DomainRef {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DomainState {
-    /// The guest runs.
+    /// The guest is running.
     Running,
-    /// The guest is in memory and stands still: paused, suspended, crashed, or shutting down.
+    /// The guest is in memory but not running: paused, suspended, crashed, or shutting down.
     Paused,
-    /// There is no guest, only a definition.
+    /// Only the definition exists.
     Off,
 }
 
 impl DomainState {
-    /// Whether there is a QEMU process that holds the disks.
+    /// Whether a QEMU process has the disks open.
     pub fn is_active(self) -> bool {
         self != DomainState::Off
     }
 }
 
-/// The domain XML in the three forms that a restore may need, secrets included.
+/// The domain XML in the three forms that a restore may need, including secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DomainXml {
-    /// As it is now; for a domain that is off, the same as `inactive`.
+    /// The current state; for a domain that is off, the same as `inactive`.
     pub live: String,
-    /// As it will be at its next start; for a transient domain, the same as `live`.
+    /// The state at the next start; for a transient domain, the same as `live`.
     pub inactive: String,
-    /// Fit for another host's libvirt.
+    /// The form that another host's libvirt accepts.
     pub migratable: String,
 }
 
 impl std::fmt::Debug for DomainXml {
-    /// Shows nothing of the contents: they may hold passwords.
+    /// Hides the contents, because they may contain passwords.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("DomainXml(..)")
     }
@@ -57,43 +57,43 @@ impl std::fmt::Debug for DomainXml {
 /// The UEFI variables of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nvram {
-    /// The file or block device that holds them.
+    /// The file or block device that contains them.
     pub path: PathBuf,
 }
 
-/// A file that a guest starts from: of a direct boot, or firmware that it writes itself.
+/// A file that a guest boots from: of a direct boot, or firmware that the guest writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootFile {
     /// The element of the domain XML (`kernel`, `initrd`, `dtb`, `loader`).
     pub element: String,
-    /// The file.
+    /// Its path on this host.
     pub path: PathBuf,
 }
 
-/// Something of a guest that a backup of it does not hold.
+/// A part of a guest that its backup does not contain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotSaved {
-    /// What it is.
+    /// Its description.
     pub what: String,
-    /// It may hold data of the guest that is nowhere else; the report warns of it.
+    /// It may contain guest data that exists nowhere else, so the report warns about it.
     pub data: bool,
     /// What the operator can do.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "typed_hint")]
     pub hint: Option<String>,
 }
 
-/// A domain, described.
+/// A domain and everything that belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domain {
-    /// Its name and identity.
+    /// Its name and UUID.
     pub id: DomainRef,
-    /// What it is doing.
+    /// Its state.
     pub state: DomainState,
-    /// It stands still because its guest has suspended itself to memory.
+    /// It is paused because its guest suspended itself to memory.
     pub suspended: bool,
-    /// Whether libvirt keeps a definition of it.
+    /// Whether it has a definition that outlives the guest.
     pub persistent: bool,
-    /// Its XML.
+    /// Its XML, including secrets.
     pub xml: DomainXml,
     /// Its disks, in the order of the XML.
     pub disks: Vec<Disk>,
@@ -101,10 +101,11 @@ pub struct Domain {
     pub nvram: Option<Nvram>,
     /// Kernel and initrd of a direct-boot guest, and firmware that the guest writes.
     pub boot: Vec<BootFile>,
-    /// Where the state of its emulated TPM lies, if it has one: a folder, or a file where the definition names one.
+    /// Where the state of its emulated TPM is stored, if it has one: a directory, or a file if the definition names
+    /// one.
     pub tpm: Option<PathBuf>,
     /// It has a channel for the guest agent.
     pub agent_channel: bool,
-    /// What of the guest lies outside all of these.
+    /// Parts of the guest that are outside all of these.
     pub outside: Vec<NotSaved>,
 }

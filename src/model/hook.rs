@@ -1,4 +1,4 @@
-//! Owns: when hooks run, and the result of one. Must not: know how they are run.
+//! When hooks run, and the result of one. Must not know how they are run.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +39,7 @@ words!(Phase {
     PostRun = "post-run",
 });
 
-/// The time between a `pre-` phase and its `post-` phase, over which sessions are held.
+/// The time between a `pre-` phase and its `post-` phase, during which sessions run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Span {
     /// The run.
@@ -55,7 +55,7 @@ pub enum Span {
 words!(Span { Run = "run", Domain = "domain", Snapshot = "snapshot", Commit = "commit" });
 
 impl Phase {
-    /// Whether a failure in it can prevent what follows.
+    /// Whether a failed hook can prevent what follows.
     pub fn is_pre(self) -> bool {
         matches!(self, Phase::PreRun | Phase::PreDomain | Phase::PreSnapshot | Phase::PreCommit)
     }
@@ -76,7 +76,7 @@ impl Span {
 /// How one hook ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HookStatus {
-    /// It succeeded; a session held to the end.
+    /// It succeeded; a session ran to the end of its span.
     Ok,
     /// It skips the domain this time: exit status 75.
     Skip,
@@ -84,7 +84,7 @@ pub enum HookStatus {
     Failed,
     /// It did not end in time, or a session was not ready in time.
     Timeout,
-    /// A session was ready, but did not hold to the end.
+    /// A session was ready, but ended before its span.
     Lost,
 }
 
@@ -96,7 +96,7 @@ impl HookStatus {
         !matches!(self, HookStatus::Ok | HookStatus::Skip)
     }
 
-    /// Its word in reports, in capitals if an operator has to act.
+    /// Its word in reports, in capitals if an operator must act.
     pub fn label(self) -> String {
         if self.is_failure() { self.name().to_uppercase() } else { self.name().to_owned() }
     }
@@ -105,9 +105,9 @@ impl HookStatus {
 /// The result of one hook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookResult {
-    /// Its name.
+    /// Its name in the configuration.
     pub name: String,
-    /// The phase of a command, the span of a session.
+    /// The phase of a command, or the span of a session.
     pub phase: String,
     /// How it ended.
     pub status: HookStatus,
@@ -116,7 +116,7 @@ pub struct HookResult {
     pub message: Option<String>,
     /// How long it ran, in milliseconds.
     pub duration_ms: u64,
-    /// How long a session held, in milliseconds.
+    /// How long a session was ready, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub held_ms: Option<u64>,
     /// The end of its output, at most 64 KiB, if it is not `ok`.

@@ -1,18 +1,18 @@
-//! Owns: where something listens, as it is written: `HOST:PORT` or `unix:/PATH`. Must not: listen, or ask a resolver.
+//! An address to listen on, as it is written: `HOST:PORT` or `unix:/PATH`. Must not listen, or use a resolver.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Where something listens.
+/// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
     /// A TCP port.
     Tcp {
-        /// A name or an address; of IPv6 without its brackets.
+        /// A name or an address; IPv6 without brackets.
         host: String,
-        /// 0: one that is free.
+        /// 0 means any free port.
         port: u16,
     },
     /// A socket in the file system; the path is absolute and has at most [`Listen::LONGEST_PATH`] bytes.
@@ -25,9 +25,9 @@ pub enum Listen {
 pub struct BadListen;
 
 impl Listen {
-    /// What is valid, for messages.
+    /// The valid forms, for messages.
     pub const VALID: &str = "HOST:PORT, such as 127.0.0.1:9763 or [::1]:9763, or unix:/PATH";
-    /// Bytes of the longest path of a socket: `sun_path` of unix(7), less the zero at its end.
+    /// Maximum length of a socket path in bytes: `sun_path` of unix(7) without the final zero.
     pub const LONGEST_PATH: usize = 107;
 }
 
@@ -40,7 +40,7 @@ impl FromStr for Listen {
             return if right { Ok(Listen::Unix(path.into())) } else { Err(BadListen) };
         }
         let (host, port) = text.rsplit_once(':').ok_or(BadListen)?;
-        // `u16` would take a sign, too.
+        // `u16` would also accept a sign.
         let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         let port = port.parse().ok().filter(|_| digits).ok_or(BadListen)?;
         let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
@@ -52,7 +52,7 @@ impl FromStr for Listen {
     }
 }
 
-/// Whether it may be the name of a host (RFC 1123, 2.1), or an IPv4 address.
+/// Whether it is a valid host name (RFC 1123, 2.1) or an IPv4 address.
 fn is_name(host: &str) -> bool {
     let label = |label: &str| {
         let letters = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_read_is_written_the_same() {
+    fn addresses_round_trip() {
         for text in
             ["127.0.0.1:9763", "localhost:0", "mon-1.example.org:65535", "[::1]:9763", "[::]:1", "unix:/run/k s"]
         {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_place_is_refused() {
+    fn invalid_addresses_are_rejected() {
         let long = format!("unix:/{}", "x".repeat(Listen::LONGEST_PATH));
         let wrong =
             ["", ":", ":9763", "9763", "a:", "a:65536", "a:-1", "a:+1", "::1:9763", "[::1]", "[::1]9763", "[a]:1"];

@@ -1,6 +1,5 @@
-//! The vocabulary that every other module speaks: domains, disks, extents, restore points, outcomes, reports.
-//!
-//! Owns: values and their invariants. Must not: do any I/O, or know of libvirt, YAML, tar or terminals.
+//! The values that all other modules share, with their invariants: domains, disks, extents, restore points, outcomes,
+//! reports. Must not do any I/O, or know libvirt, YAML, tar or terminals.
 
 mod clock;
 pub mod command;

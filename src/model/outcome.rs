@@ -1,4 +1,4 @@
-//! Owns: the result of the backup of one domain. Must not: render it.
+//! The result of the backup of one domain. Must not render it.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,17 @@ use super::command::{quoted, typed};
 use super::words::words;
 use super::{HookResult, NotSaved, PointId};
 
-/// How consistent the saved contents are, best first.
+/// The consistency of the saved contents, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Consistency {
     /// Nothing could change: the guest was off, or cannot write to any of the disks.
     Offline,
-    /// File systems were frozen while an operator's session held the applications, which had written all of their data.
+    /// File systems were frozen while an operator's session locked the applications, which had written all of their
+    /// data.
     Application,
     /// The guest's file systems were frozen when all disks were captured at one instant.
     Filesystem,
-    /// All disks were captured at one instant, as after a power cut.
+    /// All disks were captured at one instant, like after a power cut.
     Crash,
 }
 
@@ -53,12 +54,12 @@ pub enum Outcome {
 words!(Outcome { Success = "success", Partial = "partial", Skipped = "skipped", Failed = "failed" });
 
 impl Outcome {
-    /// Whether the domain was not saved, or only in part.
+    /// Whether the domain was not or only partly backed up.
     pub fn is_failure(self) -> bool {
         matches!(self, Outcome::Partial | Outcome::Failed)
     }
 
-    /// Its word in reports, in capitals if an operator has to act.
+    /// Its word in reports, in capitals if an operator must act.
     pub fn label(self) -> &'static str {
         match self {
             Outcome::Success => "ok",
@@ -74,11 +75,11 @@ impl Outcome {
 pub enum FailureReason {
     /// A hook of the operator.
     Hook,
-    /// The guest's file systems could not be frozen, or do not thaw.
+    /// The guest's file systems could not be frozen, or did not thaw.
     Quiesce,
     /// The snapshot or the backup job.
     Snapshot,
-    /// Reading a disk or writing the archive; a disk could not be saved.
+    /// Reading a disk or writing the archive; a disk could not be backed up.
     Copy,
     /// Committing a disk back to its base.
     Commit,
@@ -104,7 +105,7 @@ words!(FailureReason {
     Other = "other",
 });
 
-/// An error as an operator reads it: the chain of causes, and a hint.
+/// An error for an operator: the chain of causes, and a hint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The error and its causes, joined by `: `.
@@ -121,7 +122,7 @@ impl Failure {
     }
 }
 
-/// A hint whose commands select the configuration, which a reader of the JSON may not know.
+/// Serializes a hint with commands that select the configuration, which a reader of the JSON may not know.
 pub(super) fn typed_hint<S: Serializer>(hint: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
     hint.as_deref().map(typed).serialize(to)
 }
@@ -129,16 +130,16 @@ pub(super) fn typed_hint<S: Serializer>(hint: &Option<String>, to: S) -> Result<
 /// A disk that is in the archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskOutcome {
-    /// The guest's name for it.
+    /// Its target name in the guest.
     pub target: String,
-    /// Its size as the guest sees it, in bytes.
+    /// Its virtual size, in bytes.
     pub virtual_bytes: u64,
-    /// Bytes read: what is allocated.
+    /// Bytes read: its allocated ranges.
     pub read_bytes: u64,
     /// It is encrypted on the host, but not in the archive.
     #[serde(default)]
     pub encrypted: bool,
-    /// It is much smaller than in earlier restore points, or holds much less. Those stay until this is resolved.
+    /// It is much smaller than in earlier restore points, or contains much less data. They stay until this is resolved.
     #[serde(default)]
     pub shrunk: bool,
 }
@@ -146,9 +147,9 @@ pub struct DiskOutcome {
 /// A disk that is not in the archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedDisk {
-    /// The guest's name for it.
+    /// Its target name in the guest.
     pub target: String,
-    /// Why.
+    /// Why it was skipped.
     pub reason: String,
     /// Whether it should have been saved, which makes the backup `Partial`.
     pub missed: bool,
@@ -160,11 +161,11 @@ pub struct SkippedDisk {
 /// How the backup of one domain ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DomainOutcome {
-    /// The domain's name, or, for an entry of the file that matched nothing, that entry.
+    /// The domain's name, or an entry of the configuration that matched nothing.
     pub domain: String,
-    /// Its identity, when libvirt knew it.
+    /// Its UUID, if libvirt knew it.
     pub uuid: Option<Uuid>,
-    /// The job that it belongs to; empty for a name of the command line that no entry of the file covers.
+    /// Its job; empty for a name from the command line that no entry of the configuration covers.
     #[serde(default)]
     pub job: String,
     /// How it ended.
@@ -184,7 +185,7 @@ pub struct DomainOutcome {
     pub captured_ms: Option<u64>,
     /// The restore point that was written.
     pub point: Option<PointId>,
-    /// The disks in it.
+    /// The disks in the restore point.
     pub disks: Vec<DiskOutcome>,
     /// The disks not in it.
     pub skipped: Vec<SkippedDisk>,
@@ -223,13 +224,13 @@ impl DomainOutcome {
         !self.warnings.is_empty() || !self.leftovers.is_empty()
     }
 
-    /// Puts the domain into the commands of all hints, see [`Failure::name`].
+    /// Inserts the domain into the commands of all hints, see [`Failure::name`].
     pub fn name_in_hints(&mut self) {
         let failures = self.error.iter_mut().chain(&mut self.warnings).chain(&mut self.leftovers);
         failures.for_each(|failure| failure.name(&self.domain));
     }
 
-    /// An outcome with nothing done yet.
+    /// The outcome of a backup that has not begun.
     pub fn new(domain: &str, uuid: Option<Uuid>) -> DomainOutcome {
         DomainOutcome {
             domain: domain.to_owned(),

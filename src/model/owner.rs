@@ -1,16 +1,16 @@
-//! Owns: whose a file is and who may use it, as numbers. Must not: look at a file, or resolve names.
+//! Owner and permissions of a file, as numbers. Must not access a file, or resolve names.
 
 use serde::{Deserialize, Serialize};
 
-/// Bits of a mode that a restored file may have: no setuid, setgid or sticky bit, and no write access for everyone.
+/// Permission bits that a restored file may have: no setuid, setgid or sticky bit, and no write access for everyone.
 const SANE: u32 = 0o775;
 
-/// Whose a file is and who may use it.
+/// Owner and permissions of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    /// The user's number.
+    /// User ID.
     pub uid: u32,
-    /// The group's number.
+    /// Group ID.
     pub gid: u32,
     /// The permission bits.
     pub mode: u32,
@@ -22,12 +22,12 @@ impl Owner {
         Owner { uid, gid, mode: 0o600 }
     }
 
-    /// The same with the permission bits that a restored file may have; its owner can always use it.
+    /// The permissions that a restored file may have; its owner can always read and write it.
     pub fn sane(self) -> Owner {
         Owner { mode: (self.mode & SANE) | 0o600, ..self }
     }
 
-    /// Whether this user, with this as its only group, may enter a folder that is so.
+    /// Whether this user, with this as its only group, may enter a directory with these permissions.
     pub fn lets_enter(self, uid: u32, gid: u32) -> bool {
         let bit = if self.uid == uid {
             0o100
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_class_of_bits_decides() {
+    fn most_specific_permission_class_decides() {
         let folder = Owner { uid: 0, gid: 5, mode: 0o701 };
         assert_eq!([(0, 0), (1, 5), (1, 1)].map(|(uid, gid)| folder.lets_enter(uid, gid)), [true, false, true]);
     }

@@ -1,4 +1,4 @@
-//! Owns: the identity of a restore point and the compression of its file. Must not: know where points are stored.
+//! The identity of a restore point, and the compression of its file. Must not know where points are stored.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,17 +8,18 @@ use serde::{Deserialize, Serialize};
 
 const LAYOUT: &str = "%Y%m%dT%H%M%SZ";
 
-/// A restore point's name: the UTC second it was taken, as `20261122T020000Z`. Unique per domain; sorts by time.
+/// The ID of a restore point: the UTC second when it was taken, such as `20261122T020000Z`. Unique per domain; sorts by
+/// time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PointId(DateTime<Utc>);
 
 impl PointId {
-    /// The point taken at this moment, to the second.
+    /// The ID of a point taken at this time, without fractions of a second.
     pub fn at(time: DateTime<Utc>) -> PointId {
         PointId(DateTime::from_timestamp(time.timestamp(), 0).unwrap_or(time))
     }
 
-    /// The moment it was taken.
+    /// The time when it was taken.
     pub fn time(&self) -> DateTime<Utc> {
         self.0
     }
@@ -58,12 +59,12 @@ pub enum Codec {
     Zstd(i32),
     /// Independent gzip members; levels 1 to 12.
     Gzip(i32),
-    /// As it is.
+    /// Not compressed.
     None,
 }
 
 impl Codec {
-    /// The ending of the archive's name.
+    /// The extension of the archive's file name.
     pub fn extension(self) -> &'static str {
         match self {
             Codec::Zstd(_) => "tar.zst",

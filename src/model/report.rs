@@ -1,4 +1,4 @@
-//! Owns: what one run did, as the value behind text, JSON, mail and metrics. Must not: render anything.
+//! The result of one run, from which text, JSON, mail and metrics are made. Must not render anything.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -6,14 +6,14 @@ use uuid::Uuid;
 
 use super::{DomainOutcome, Failure, HookResult, Outcome, PointId, RunResult};
 
-/// What one run did.
+/// The result of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {
     /// Version of this structure; raised when a field changes its meaning or is removed.
     pub schema: u32,
     /// The version of the program.
     pub version: String,
-    /// This run.
+    /// Identifies the run.
     pub run_id: Uuid,
     /// The host section of the configuration.
     pub host: String,
@@ -51,11 +51,11 @@ pub struct RunReport {
 /// A restore point whose last check found damage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamagedPoint {
-    /// The domain.
+    /// Its name.
     pub domain: String,
-    /// The point.
+    /// The damaged restore point.
     pub id: PointId,
-    /// The damage.
+    /// The damage, with a hint.
     #[serde(flatten)]
     pub failure: Failure,
 }
@@ -65,7 +65,7 @@ pub struct DamagedPoint {
 pub struct Totals {
     /// Domains that were backed up.
     pub success: usize,
-    /// Domains that were backed up in part.
+    /// Domains that were only partly backed up.
     pub partial: usize,
     /// Domains that hooks skipped.
     pub skipped: usize,
@@ -81,7 +81,7 @@ impl RunReport {
     /// The version that this program writes.
     pub const SCHEMA: u32 = 1;
 
-    /// The report of a run that has done nothing yet.
+    /// The report of a run that has just begun.
     pub fn new(host: String, run_id: Uuid, started: DateTime<Utc>) -> RunReport {
         RunReport {
             schema: RunReport::SCHEMA,
@@ -103,7 +103,7 @@ impl RunReport {
         }
     }
 
-    /// The worst that happened; a signal before all else.
+    /// The worst result; a signal takes precedence.
     pub fn result(&self) -> RunResult {
         match self.signal {
             Some(signal) => RunResult::Signal(signal),
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_worst_decides() {
+    fn worst_outcome_decides_the_result() {
         let failure = || Failure { message: "x".to_owned(), hint: None };
         let mut report = crate::report::sample::good();
         assert_eq!((report.result(), report.failure()), (RunResult::Good, None));

@@ -1,5 +1,5 @@
-//! Owns: the result of a run or of another command: its exit code, its severity, and its words. Must not: exit, or decide which
-//! result it was.
+//! The result of a run or of another command: its exit code, its severity, and its words. Must not exit, or decide the
+//! result.
 
 use super::words::words;
 
@@ -8,9 +8,9 @@ use super::words::words;
 pub enum RunResult {
     /// Nothing was due, or everything is done.
     Good,
-    /// The backups are good, but something could not be cleaned up, or a report or metrics not sent.
+    /// The backups are good, but cleanup, a report or metrics failed.
     Untidy,
-    /// A domain failed or was only partly saved, or nothing matched.
+    /// A domain failed or was only partly backed up, or nothing matched.
     Failed,
     /// The command line or the configuration is wrong; nothing was changed.
     Usage,
@@ -18,7 +18,7 @@ pub enum RunResult {
     Locked,
     /// The hypervisor cannot be reached.
     Hypervisor,
-    /// The target of the backups cannot be used.
+    /// The target cannot be used.
     Target,
     /// A restore point is damaged.
     Damaged,
@@ -26,14 +26,14 @@ pub enum RunResult {
     Signal(i32),
 }
 
-/// How much attention a run needs, most last.
+/// How much attention a run needs, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// None.
     Ok,
-    /// The backups are good, and there is something to look at.
+    /// The backups are good, but something needs attention.
     Warning,
-    /// Something was not saved.
+    /// Something was not backed up.
     Failed,
     /// A signal ended it.
     Aborted,
@@ -55,7 +55,7 @@ Exit status:
   128+n  stopped by signal n";
 
 impl RunResult {
-    /// The exit code, a contract with callers: [`EXIT_STATUS`]. That of a signal is the one that a shell reports.
+    /// The exit code, a contract with callers: [`EXIT_STATUS`]. For a signal, it is the code that a shell reports.
     pub fn exit_code(self) -> u8 {
         match self {
             RunResult::Good => 0,
@@ -82,14 +82,14 @@ impl RunResult {
         }
     }
 
-    /// What a report blames if it names no domain.
+    /// The cause in a report that names no domain.
     pub fn cause(self) -> &'static str {
         match self {
             RunResult::Usage => "configuration",
             RunResult::Locked => "another run holds the lock",
             RunResult::Hypervisor => "cannot connect to libvirt",
             RunResult::Target => "the target cannot be used",
-            RunResult::Untidy => "not all is cleaned up",
+            RunResult::Untidy => "cleanup is incomplete",
             RunResult::Good | RunResult::Failed | RunResult::Damaged | RunResult::Signal(_) => "the run",
         }
     }

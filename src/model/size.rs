@@ -1,8 +1,8 @@
-//! Owns: how byte counts and durations are written and read by people. Must not: print.
+//! Formats and parses byte counts and durations for people. Must not print.
 
 use std::time::Duration;
 
-/// Seconds of each unit of time that is typed.
+/// Seconds of each unit that can be typed.
 const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
 
 /// Bytes in decimal units with three significant figures, as disks are sold: `2.37 GB`.
@@ -22,7 +22,7 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-/// A time in the two largest units that matter: `1h 04m`, `3m 07s`, `8.3 s`, `41 ms`.
+/// A duration in its two largest units: `1h 04m`, `3m 07s`, `8.3 s`, `41 ms`.
 pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_keep_three_figures() {
+    fn bytes_have_three_significant_figures() {
         let cases = [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (2_370_000_000, "2.37 GB"), (999_600, "1.00 MB")];
         for (count, text) in cases {
             assert_eq!(bytes(count), text);
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_name_two_units() {
+    fn printed_durations_have_two_units() {
         let cases = [(41, "41 ms"), (8_300, "8.3 s"), (187_000, "3m 07s"), (3_840_000, "1h 04m")];
         for (ms, text) in cases {
             assert_eq!(duration(Duration::from_millis(ms)), text);
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_a_unit() {
+    fn parsed_durations_need_a_unit() {
         let cases = [("30s", 30), ("15 m", 900), ("2h", 7200), ("7d", 604_800), ("0s", 0)];
         for (text, seconds) in cases {
             assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");

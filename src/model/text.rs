@@ -1,24 +1,24 @@
-//! Owns: which characters of foreign text mislead its reader, text without them, and which foreign names may become files.
-//! Must not: lay it out.
+//! Makes text from outside safe to print, and decides which names from outside may become file names. Must not lay it
+//! out.
 
-/// Whether a character ends a line, acts on a terminal, or changes the direction in which text is written: Unicode's control
+/// Whether a character ends a line, controls a terminal, or changes the direction of text: Unicode's control
 /// characters, line and paragraph separators, and the bidirectional controls of UAX #9.
 pub fn misleads(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Bytes of a file's name, at most: a temporary name, which is longer, must fit in 255.
+/// Maximum length of a file name in bytes: a temporary name, which is longer, must fit in 255.
 const MAX: usize = 200;
 
-/// Whether it is one harmless component of a path.
+/// Whether a name is one harmless component of a path.
 pub fn is_plain(name: &str) -> bool {
     let length = 1..=MAX;
     length.contains(&name.len()) && !name.starts_with('.') && !name.contains(|c| c == '/' || misleads(c))
 }
 
-/// Text from outside made safe for a terminal and for one line: line breaks and tabs become blanks; other control
-/// characters, and those that turn the direction of writing, a replacement character.
+/// Makes text from outside safe for a terminal and for one line: line breaks and tabs become spaces. Other control
+/// characters, and those that change the direction of text, become a replacement character.
 pub fn printable(text: &str) -> String {
     let safe = |c: char| match c {
         '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => ' ',

@@ -1,13 +1,15 @@
-//! Owns: whether a libvirt URI is of this host. Must not: connect to it.
+//! Decides whether a libvirt URI refers to this host. Must not connect to it.
 
-/// Whether the libvirt of this URI runs on this host, as far as its text tells. Paths of images name files of the host whose
-/// libvirt it is, and this program opens them here.
+/// Whether the libvirt of this URI runs on this host, judged by its text. Image paths are those of libvirt's host, but
+/// this program opens them here.
 ///
-/// `driver[+transport]://[user@][host][:port]/…`: a host part, or any transport but the local socket, may lead elsewhere
-/// (`ext` runs a command, `tcp` and `tls` connect to a host, `ssh`, `libssh` and `libssh2` log in):
-/// <https://libvirt.org/uri.html>. A word of letters, digits, `_` and `-` is an alias of libvirt.conf; what it stands for is known once connected.
+/// `driver[+transport]://[user@][host][:port]/…`: a host part, or any transport except the local socket, may refer to
+/// another host (`ext` runs a command, `tcp` and `tls` connect to a host, `ssh`, `libssh` and `libssh2` log in):
+/// <https://libvirt.org/uri.html>. A word of letters, digits, `_` and `-` is an alias of libvirt.conf, which only a
+/// connection resolves.
 pub fn is_local(uri: &str) -> bool {
-    // A command is run by other transports only, so that none belongs here. libvirt's names hold no control characters.
+    // Only remote transports run a command, so a local URI must not have one. libvirt's names contain no control
+    // characters.
     if uri.to_ascii_lowercase().contains("command=") || uri.contains(char::is_control) {
         return false;
     }
@@ -41,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_may_lead_elsewhere_is_not() {
+    fn uris_that_may_refer_to_another_host_are_not() {
         for uri in [
             "qemu+ssh://root@host/system",
             "qemu+ssh:///system",

@@ -1,7 +1,8 @@
-//! Owns: the versions of the JSON files that outlive the program that wrote them. Pure. Must not: read a file, or know what is in it.
+//! The format versions of JSON files that outlive the program that wrote them. Must not read a file, or know its
+//! contents.
 //!
-//! A file names its version as `schema`. Files that were written before there was such a field are of version 1. A program reads
-//! every older version: fields that came later have defaults. It refuses a newer one, and must not write over it either.
+//! A file has its version in `schema`; without it, the version is 1. A program reads every older version, because later
+//! fields have defaults. It refuses a newer version, and must not overwrite it either.
 
 use std::path::Path;
 
@@ -10,18 +11,18 @@ use serde::{Deserialize, Serialize};
 
 use super::command::quoted;
 
-/// A file that is not understood.
+/// A file that this program cannot understand.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// A later program wrote it.
+    /// A newer program wrote it.
     #[error("written by a newer kvmbackup: format version {found}; this program reads up to {known}")]
     Newer {
         /// The file's version.
         found: u64,
-        /// The newest that this program reads.
+        /// The newest version that this program reads.
         known: u32,
     },
-    /// It is not what it should be.
+    /// It is not JSON of the expected structure.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
 }
@@ -58,7 +59,7 @@ struct Versioned<'a, T> {
 /// Reads a file of any version up to this one.
 ///
 /// # Errors
-/// It is newer, or not JSON of this kind.
+/// It is newer, or not JSON of this structure.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], known: u32) -> Result<T, Unreadable> {
     let found = serde_json::from_slice::<Head>(bytes)?.schema;
     match found > u64::from(known) {
@@ -67,23 +68,24 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], known: u32) -> Result<T, Unreada
     }
 }
 
-/// The text of a file of this version, whose value does not have the field itself.
+/// The text of a file of this version. `value` must not have the field `schema`.
 ///
 /// # Errors
-/// It cannot be written as JSON.
+/// The value cannot be written as JSON.
 pub fn text(value: &impl Serialize, schema: u32) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec_pretty(&Versioned { schema, value })
 }
 
 #[cfg(test)]
-/// Holds that every version that was written can be read.
+/// Tests that every released version can be read.
 pub mod history {
     use std::fs;
     use std::path::{Path, PathBuf};
 
     use serde_json::Value;
 
-    /// Panics unless every sample of a file in `tests/formats` can be read, and the newest is all that is written today.
+    /// Panics unless every sample of a file in `tests/formats` can be read, and the newest equals what is written
+    /// today.
     pub fn assert_read<T, E: std::fmt::Debug>(
         file: &str,
         read: impl Fn(&[u8]) -> Result<T, E>,
@@ -104,7 +106,7 @@ pub mod history {
             let path = path.display();
             assert!(
                 at < last || written == json(&bytes),
-                "{path} is no longer what is written: docs/versions.md says what to do"
+                "{path} differs from what is written today: see docs/versions.md"
             );
         }
     }
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_files_can_be_read() {
         let bytes = text(&Kept { old: 1, new: 2 }, 1).unwrap();
         assert!(bytes.starts_with(b"{\n  \"schema\": 1,"));
         assert_eq!(parse::<Kept>(&bytes, 1).unwrap(), Kept { old: 1, new: 2 });

@@ -1,4 +1,5 @@
-//! Owns: the macro that spells the words of an enum's values once, for JSON, metrics, pages and reports. Must not: know any enum.
+//! The macro that defines the words of an enum's values once, for JSON, metrics, pages and reports. Must not know any
+//! enum.
 
 /// Gives an enum without data `ALL`, `name()`, and serde by that name.
 macro_rules! words {
@@ -40,7 +41,7 @@ mod tests {
     use crate::model::{Consistency, HookStatus};
 
     #[test]
-    fn a_word_is_that_of_json_as_a_value_and_as_a_key() {
+    fn words_are_json_values_and_keys() {
         assert_eq!(serde_json::to_string(&Consistency::Filesystem).unwrap(), "\"filesystem\"");
         let counts = BTreeMap::from([(HookStatus::Lost, 3)]);
         let json = serde_json::to_string(&counts).unwrap();

@@ -1,4 +1,4 @@
-//! Owns: a report as JSON, in the structure of [`RunReport`], which is versioned by its field `schema`. Must not: print.
+//! Renders a report as JSON in the structure of [`RunReport`], versioned by its field `schema`. Must not print.
 
 use crate::model::RunReport;
 
@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_reads_back_and_names_its_schema() {
+    fn report_round_trips_and_names_its_schema() {
         let report = sample::bad();
         let text = json(&report).unwrap();
         assert!(text.starts_with("{\n  \"schema\": 1,\n") && text.ends_with("}\n"));

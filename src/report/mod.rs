@@ -1,5 +1,5 @@
-//! Owns: a [`RunReport`](crate::model::RunReport) as people and programs read it: text and JSON. Pure.
-//! Must not: print, send, or read the clock.
+//! Renders a [`RunReport`](crate::model::RunReport) for people and programs: text and JSON. Pure. Must not print, send,
+//! or read the clock.
 
 mod json;
 pub mod table;

@@ -1,4 +1,4 @@
-//! Owns: aligned columns of plain text, safe for a terminal. Must not: colour or print.
+//! Aligns columns of plain text, safe for a terminal. Must not colour or print.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -18,7 +18,7 @@ struct Title {
 }
 
 impl Table {
-    /// An empty table; a title that starts with `>` makes its column flush right, as numbers want it.
+    /// An empty table. A title that starts with `>` right-aligns its column, for numbers.
     pub fn new(titles: &[&'static str]) -> Table {
         let title = |text: &&'static str| match text.strip_prefix('>') {
             Some(text) => Title { text, right: true },
@@ -34,7 +34,7 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// Takes a column out, if there is one of this title.
+    /// Removes the column with this title, if there is one.
     pub fn drop_column(&mut self, title: &str) {
         if let Some(at) = self.titles.iter().position(|known| known.text == title) {
             self.titles.remove(at);
@@ -42,7 +42,7 @@ impl Table {
         }
     }
 
-    /// Takes out the first of these columns, then the next, until the table fits this width or none of them is left.
+    /// Removes these columns, one after the other, until the table fits this width.
     pub fn fit_by_dropping(&mut self, titles: &[&str], width: usize) {
         for title in titles {
             if self.width() <= width {
@@ -52,7 +52,7 @@ impl Table {
         }
     }
 
-    /// Shortens the cells of a column so that the table fits this width, if at all it can.
+    /// Shortens the cells of a column so that the table fits this width, if possible.
     pub fn fit(&mut self, title: &str, width: usize) {
         let Some(at) = self.titles.iter().position(|known| known.text == title) else { return };
         let excess = self.width().saturating_sub(width);
@@ -67,7 +67,7 @@ impl Table {
         self.widths().iter().sum::<usize>() + 2 * self.titles.len().saturating_sub(1)
     }
 
-    /// The titles, then the rows; no line ends in blanks. None at all when there are no rows.
+    /// The titles and the rows, without trailing spaces; empty if there are no rows.
     pub fn lines(&self) -> Vec<String> {
         if self.rows.is_empty() {
             return Vec::new();

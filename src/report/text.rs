@@ -1,5 +1,5 @@
-//! Owns: a report as text of at most 100 columns, for a terminal and for cron's mail. Pure, except for the time zone of the host.
-//! Must not: print.
+//! Renders a report as text of at most 100 columns, for a terminal and for cron's mail. Pure, except for the time zone
+//! of the host. Must not print.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::model::{
     Consistency, DomainOutcome, Failure, HookResult, HookStatus, Method, Outcome, RunReport, RunResult,
 };
 
-/// The number of domains whose hooks are listed.
+/// Maximum number of domains whose hooks are listed.
 const HOOKED: usize = 20;
 
 mod alike;
@@ -43,7 +43,7 @@ pub fn moment(time: DateTime<Utc>) -> String {
     in_zone(time, &Local)
 }
 
-/// As `2026-11-22 03:00:00 +01:00`.
+/// Formatted as `2026-11-22 03:00:00 +01:00`.
 fn in_zone<Zone: TimeZone<Offset: fmt::Display>>(time: DateTime<Utc>, zone: &Zone) -> String {
     time.with_timezone(zone).format("%Y-%m-%d %H:%M:%S %Z").to_string()
 }
@@ -69,7 +69,7 @@ fn page<Zone: TimeZone<Offset: fmt::Display>>(report: &RunReport, mut page: Page
     page.finish()
 }
 
-/// Nothing was due, and there is nothing else to report: one line is enough.
+/// Whether nothing was due and there is nothing else to report, so that one line is enough.
 fn is_quiet_day(report: &RunReport) -> bool {
     let is_empty = report.domains.is_empty() && report.recovered.is_empty() && report.damaged.is_empty();
     is_empty && report.result() == RunResult::Good
@@ -143,7 +143,7 @@ fn table(page: &mut Page, report: &RunReport) {
     totals(page, report);
 }
 
-/// The domains that get a row. Only a few of those that failed without a restore point do, because their rows are empty.
+/// The domains that get a row. Only a few that failed without a restore point do, because their rows are empty.
 fn shown(report: &RunReport) -> Vec<&DomainOutcome> {
     const FAILED: usize = 3;
     let is_empty = |domain: &DomainOutcome| domain.outcome == Outcome::Failed && domain.point.is_none();
@@ -224,7 +224,7 @@ fn totals(page: &mut Page, report: &RunReport) {
     page.list("crash-consistent", crash.map(|domain| domain.domain.as_str()));
 }
 
-/// The sections that need an operator.
+/// The sections that need attention.
 fn troubles(page: &mut Page, report: &RunReport) {
     page.section("ERRORS OF THE RUN", Paint::Bad, report.errors.iter().map(|error| (String::new(), error.clone())));
     let failed = report.domains.iter().filter(|domain| domain.outcome == Outcome::Failed);
@@ -243,7 +243,7 @@ fn troubles(page: &mut Page, report: &RunReport) {
     );
     let damaged = report.damaged.iter().map(|point| (point.domain.clone(), point.failure.clone()));
     page.section("DAMAGED RESTORE POINTS", Paint::Bad, damaged);
-    page.section("DISKS NOT SAVED", Paint::Bad, skipped(report, true));
+    page.section("DISKS NOT BACKED UP", Paint::Bad, skipped(report, true));
     let earlier = report.leftovers.iter().map(|failure| (String::new(), failure.clone()));
     let leftovers = earlier.chain(each(report, |domain| &domain.leftovers));
     page.section("NOT CLEANED UP (the next run tries again)", Paint::Warn, leftovers);
@@ -266,7 +266,7 @@ fn outputs(page: &mut Page, report: &RunReport) {
         return;
     }
     page.blank();
-    page.painted(Paint::Plain, "WHAT HOOKS PRINTED");
+    page.painted(Paint::Plain, "HOOK OUTPUT");
     for (domain, hook, output) in said {
         let of = domain.map_or(String::new(), |domain| format!("{}: ", printable(&domain.domain)));
         page.line(&format!("  {of}{} ({})", printable(&hook.name), printable(&hook.phase)));
@@ -278,10 +278,10 @@ fn outputs(page: &mut Page, report: &RunReport) {
     }
 }
 
-/// The sections that are only for information.
+/// The sections for information.
 fn asides(page: &mut Page, report: &RunReport) {
-    page.section("DISKS LEFT OUT", Paint::Plain, skipped(report, false));
-    // What may hold data of the guest is among the warnings.
+    page.section("EXCLUDED DISKS", Paint::Plain, skipped(report, false));
+    // Parts that may contain guest data are among the warnings.
     let not_saved = report.domains.iter().flat_map(|domain| domain.not_saved.iter().map(move |what| (domain, what)));
     let not_saved = not_saved.filter(|(_, not_saved)| !not_saved.data).map(|(domain, not_saved)| {
         let failure = Failure { message: not_saved.what.clone(), hint: not_saved.hint.clone() };
@@ -293,7 +293,7 @@ fn asides(page: &mut Page, report: &RunReport) {
     });
     page.section("METHOD", Paint::Plain, methods);
     let recovered = report.recovered.iter().map(|what| Failure { message: what.clone(), hint: None });
-    page.section("PUT RIGHT OF AN EARLIER RUN", Paint::Plain, recovered.map(|what| (String::new(), what)));
+    page.section("RECOVERED FROM AN EARLIER RUN", Paint::Plain, recovered.map(|what| (String::new(), what)));
     let pruned = report.domains.iter().filter(|domain| !domain.pruned.is_empty());
     let pruned: Vec<String> = pruned.map(|domain| format!("{} ({})", domain.domain, domain.pruned.len())).collect();
     let hooked = !report.hooks.is_empty() || report.domains.iter().any(|domain| !domain.hooks.is_empty());
@@ -319,7 +319,7 @@ fn asides(page: &mut Page, report: &RunReport) {
     page.list("not due today", report.not_due.iter().map(String::as_str));
 }
 
-/// Each hook in short: how it ended, how long it ran, how long it held.
+/// Each hook in short: its result, how long it ran, and how long its session was ready.
 fn hooks(results: &[HookResult]) -> Vec<String> {
     let time = |ms: u64| duration(Duration::from_millis(ms));
     let told = |hook: &HookResult| {

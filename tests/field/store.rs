@@ -57,7 +57,7 @@ fn rotation_keeps_the_points_of_another_guest_of_the_same_name() {
         assert_eq!(list.stdout.lines().filter(|line| line.ends_with(guest.as_str())).count(), 2, "{}", list.stdout);
     }
     let prune = program.run(&["prune", "--dry-run"]);
-    assert!(prune.code == 0 && prune.stdout.contains(&old) && !prune.stdout.contains("would go"), "{prune:?}");
+    assert!(prune.code == 0 && prune.stdout.contains(&old) && !prune.stdout.contains("would remove"), "{prune:?}");
     let to = lab.path("restored");
     let restored = program.run(&["restore", name, "--to", to.to_str().unwrap()]);
     assert!(restored.code == 0 && restored.stdout.contains("2 more belong to other guests"), "{restored:?}");

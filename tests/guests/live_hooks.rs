@@ -198,7 +198,7 @@ fn a_failing_hook_never_keeps_an_overlay() {
         assert_eq!(message, format!("hook fails ({phase}): exit status 9"));
         program.assert_no_leftovers(&guest);
         let text = program.run(&["report"]).stdout;
-        assert!(text.contains("WHAT HOOKS PRINTED") && text.contains("    | no room on the application"), "{text}");
+        assert!(text.contains("HOOK OUTPUT") && text.contains("    | no room on the application"), "{text}");
     }
 }
 

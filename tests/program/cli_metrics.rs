@@ -309,7 +309,7 @@ fn a_file_that_cannot_be_written_is_7_and_changes_no_backup() {
         let told: Vec<_> = run.err.lines().collect();
         assert_eq!(told.len(), 2, "one line and a hint: {}", run.err);
         assert!(told[0].starts_with("kvmbackup: ") && told[0].contains("textfiles"), "{}", run.err);
-        assert!(told[1].starts_with("hint: ") && told[1].contains("make the folder"), "{}", run.err);
+        assert!(told[1].starts_with("hint: ") && told[1].contains("Create the directory"), "{}", run.err);
     };
     let ran = host.run("backup").ends(7).tells(&["1 of 1 good"]);
     complains(ran);

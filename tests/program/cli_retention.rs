@@ -102,7 +102,7 @@ fn prune_tells_each_points_reason_first_and_acts_then() {
     host.run("prune --dry-run")
         .ends(0)
         .tells(&["keep", "last 1 of 2"])
-        .tells(&["would go", "no rule keeps it"])
+        .tells(&["would remove", "no rule keeps it"])
         .tells(&["1 of 3 restore points would be removed"]);
     assert_eq!(host.everything(), before);
     host.run("prune").ends(0).tells(&["removed", "no rule keeps it"]);

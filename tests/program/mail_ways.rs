@@ -154,7 +154,7 @@ fn check_tells_what_is_wrong_with_the_mail_and_what_to_type() {
     let (mut server, host) = (Server::start("accept"), Host::new(&["a"]));
     mailed_by(&server, &host, &in_a_file(&host, "s3cret but wrong", 0o644), "");
     let run = keeps_the_secret(host.run("check")).ends(1).tells(&["PROBLEM", "mail server localhost", "535"]);
-    let run = run.tells(&["WARNING", "password ", "can read it"]).tells(&["hint: chmod 600 ", "password"]);
+    let run = run.tells(&["WARNING", "password ", "can read it"]).tells(&["hint: ", "chmod 600 ", "password"]);
     run.tells(&["hint: ", " check --send-test"]);
     mailed_by(&server, &host, "password_credential: mail", "");
     host.run("check").ends(0).tells(&["WARNING", "mail server", "only to the unit"]).tells(&["hint: ", "systemd-run"]);

@@ -1,5 +1,4 @@
-//! Owns: the mail's part of the command `check`: whether a run could be mailed now. Must not: print, or change anything on the
-//! host.
+//! Checks for the command `check` whether a run could be mailed now. Must not print, or change anything on the host.
 
 use handlebars::html_escape;
 use uuid::Uuid;
@@ -12,7 +11,7 @@ use crate::model::Failure;
 use crate::model::command::typed;
 use crate::sys::host::node_name;
 
-/// Looks at files alone: who could change them, and at the templates.
+/// Checks only files: who could change them, and the templates.
 pub fn offline(settings: &Settings) -> Vec<Finding> {
     let Some(mail) = &settings.mail else { return Vec::new() };
     let untrusted = mail::untrusted(mail);
@@ -38,7 +37,7 @@ fn of_templates(mail: &Mail) -> Vec<Finding> {
     }
 }
 
-/// Looks at the way of a mail, and whether mails wait; with `send_test` a mail goes that way.
+/// Checks the transport, and whether mails are waiting. With `send_test`, sends a mail.
 pub fn host(settings: &Settings, send_test: bool) -> Vec<Finding> {
     let Some(mail) = &settings.mail else { return vec![none(send_test)] };
     let mut findings: Vec<Finding> = open_password(mail).into_iter().collect();
@@ -67,7 +66,7 @@ fn reached(mail: &Mail) -> Finding {
     let how = match &mail.transport {
         Transport::Sendmail(_) => "executable",
         Transport::Smtp(Smtp { login: Some(_), .. }) => "responds and accepts the login",
-        Transport::Smtp(_) => "answers",
+        Transport::Smtp(_) => "responds",
     };
     match mail::reach(mail) {
         Ok(()) => Finding::new(mail::way(mail), Severity::Good, how, None),
@@ -75,7 +74,7 @@ fn reached(mail: &Mail) -> Finding {
     }
 }
 
-/// Sends a mail, and says to whom.
+/// Sends a test mail and reports its recipients.
 fn tried(settings: &Settings, mail: &Mail) -> Finding {
     let about = "test mail".to_owned();
     match send(settings, mail) {
@@ -94,8 +93,8 @@ fn tried(settings: &Settings, mail: &Mail) -> Finding {
 
 fn send(settings: &Settings, mail: &Mail) -> Result<Vec<Error>, Error> {
     let text = typed(&format!(
-        "This mail was asked for by `kvmbackup check --send-test` on {} ({}).\n\
-         Mails of backups will come the same way. Nothing was backed up for it.\n",
+        "This test mail was sent by `kvmbackup check --send-test` on {} ({}).\n\
+         Mails about backups are sent in the same way. Nothing was backed up.\n",
         settings.host,
         node_name()
     ));
@@ -105,18 +104,18 @@ fn send(settings: &Settings, mail: &Mail) -> Result<Vec<Error>, Error> {
     mail::send(mail, &message)
 }
 
-/// Others may read the password.
+/// Reports a password file that other users can read.
 fn open_password(mail: &Mail) -> Option<Finding> {
     let secret = secret(mail)?;
     let Secret::File(path) = secret else { return None };
     mail::is_open(secret).then(|| {
         let about = format!("password {}", path.display());
-        let hint = format!("chmod 600 {}", path.display());
+        let hint = format!("Restrict its mode: chmod 600 {}", path.display());
         Finding::new(about, Severity::Warning, "other users can read it", Some(&hint))
     })
 }
 
-/// The password is a credential that only the unit is given.
+/// Reports a password that systemd passes only to the unit.
 fn of_the_unit(mail: &Mail) -> Option<Finding> {
     let Secret::Credential(name) = secret(mail)? else { return None };
     std::env::var_os("CREDENTIALS_DIRECTORY").is_none().then(|| {

@@ -1,4 +1,4 @@
-//! The command line, as it is typed.
+//! Tests command lines as operators type them.
 
 use chrono::Local;
 
@@ -23,12 +23,12 @@ fn backup(line: &str) -> Backup {
 }
 
 #[test]
-fn the_definition_is_sound() {
+fn the_definition_is_valid() {
     definition().debug_assert();
 }
 
 #[test]
-fn the_seeds_command_line_is_backup() {
+fn legacy_command_line_means_backup() {
     let args = parsed("kvmbackup --config /etc/kvm.yml --force --domains a,b -v");
     assert_eq!(args.global.config, PathBuf::from("/etc/kvm.yml"));
     assert_eq!(args.global.verbose, 1);
@@ -42,18 +42,18 @@ fn the_seeds_command_line_is_backup() {
 }
 
 #[test]
-fn domains_come_from_both_places() {
+fn domains_as_arguments_and_options_are_combined() {
     assert_eq!(backup("kvmbackup backup a --domains b,,c").domains, ["a", "b", "c"]);
 }
 
 #[test]
-fn global_options_stand_anywhere() {
+fn global_options_work_in_any_position() {
     assert_eq!(parsed("kvmbackup -c /f -vv --host x list a"), parsed("kvmbackup list -vv a -c /f --host x"));
     assert_eq!(refused("kvmbackup -q -v"), ErrorKind::ArgumentConflict);
 }
 
 #[test]
-fn options_that_need_others_say_so() {
+fn invalid_combinations_and_values_are_rejected() {
     assert_eq!(refused("kvmbackup restore a --to /d --start"), ErrorKind::MissingRequiredArgument);
     assert_eq!(refused("kvmbackup restore a --to /d --name b"), ErrorKind::MissingRequiredArgument);
     assert_eq!(refused("kvmbackup restore a"), ErrorKind::MissingRequiredArgument);
@@ -68,7 +68,7 @@ fn options_that_need_others_say_so() {
 }
 
 #[test]
-fn restore_is_read_whole() {
+fn restore_options_are_parsed() {
     let line = "kvmbackup restore a --at 20261122T020000Z --define --name b --start --disk vda --disk vdb=/dev/x";
     let Command::Restore(restore) = parsed(line).command else { panic!() };
     assert_eq!(restore.at, Some(At::Id("20261122T020000Z".parse().unwrap())));
@@ -79,7 +79,7 @@ fn restore_is_read_whole() {
 }
 
 #[test]
-fn times_mean_their_last_second() {
+fn incomplete_times_mean_their_last_second() {
     let local = |text: &str| match text.parse() {
         Ok(At::Time(time)) => time.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string(),
         other => panic!("{other:?}"),

@@ -1,4 +1,4 @@
-//! Owns: values of options that are more than a word. Must not: know which option they belong to.
+//! Parses option values that need more than a word. Must not know which option they belong to.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,20 +9,20 @@ use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDel
 use crate::engine::restore::DiskChoice;
 use crate::model::{Phase, PointId, size};
 
-/// Which restore point is meant.
+/// Selects a restore point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
-    /// The one of this id.
+    /// By its ID.
     Id(PointId),
-    /// The newest one that was taken no later than this.
+    /// The newest one that was taken at or before this time.
     Time(DateTime<Utc>),
 }
 
 impl FromStr for At {
     type Err = String;
 
-    /// An id (`20261122T020000Z`), or a time: RFC 3339, or `2026-11-22[ 02:00[:00]]` in the time zone of the host. A
-    /// time that names no seconds, or no hour, is the last second of that minute or day.
+    /// An ID (`20261122T020000Z`), or a time: RFC 3339, or `2026-11-22[ 02:00[:00]]` in the time zone of the host. A
+    /// time without seconds, or without an hour, means the last second of that minute or day.
     fn from_str(text: &str) -> Result<At, String> {
         if let Ok(id) = text.parse() {
             return Ok(At::Id(id));
@@ -43,19 +43,19 @@ impl FromStr for At {
                 let next = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.checked_add_days(Days::new(1))?;
                 next.and_time(NaiveTime::MIN).checked_sub_signed(TimeDelta::seconds(1))
             });
-        // An hour that a change of the clocks repeats is meant the second time; one that it skips does not exist.
+        // If a clock change repeats an hour, the second one is meant. If it skips the hour, the time does not exist.
         let time = local.and_then(|local| local.and_local_timezone(Local).latest());
         time.map(|time| At::Time(time.to_utc()))
-            .ok_or_else(|| "not a restore point's id (20261122T020000Z) or a time (2026-11-22 02:00)".to_owned())
+            .ok_or_else(|| "not a restore point ID (20261122T020000Z) or a time (2026-11-22 02:00)".to_owned())
     }
 }
 
-/// A duration, in the form of the configuration, and days.
+/// A duration as in the configuration, but also in days.
 pub fn duration(text: &str) -> Result<Duration, String> {
     size::parse_duration(text).ok_or_else(|| "not a number with a unit (30s, 15m, 2h or 7d)".to_owned())
 }
 
-/// A phase of hooks by its name.
+/// A hook phase, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PhaseName(pub Phase);
 
@@ -65,11 +65,11 @@ impl FromStr for PhaseName {
     fn from_str(text: &str) -> Result<PhaseName, String> {
         let names = || Phase::ALL.map(Phase::name).join(", ");
         let found = Phase::ALL.into_iter().find(|phase| phase.name() == text);
-        found.map(PhaseName).ok_or_else(|| format!("one of: {}", names()))
+        found.map(PhaseName).ok_or_else(|| format!("expected one of: {}", names()))
     }
 }
 
-/// A disk to restore, and the device to write it into.
+/// A disk to restore, and optionally the device to write it to.
 pub fn disk(text: &str) -> Result<DiskChoice, String> {
     let (target, device) = match text.split_once('=') {
         Some((target, device)) => (target, Some(PathBuf::from(device))),

@@ -1,4 +1,4 @@
-//! Owns: the command `restore --salvage`. Must not: decide what is undamaged.
+//! Runs the command `restore --salvage`. Must not decide what is undamaged.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::report::table::printable;
 use crate::store::Store;
 use crate::sys::signals::Cancel;
 
-/// The number of lost ranges of a disk that are printed; the report has all.
+/// Maximum number of lost ranges printed per disk; the report contains all.
 const SHOWN: usize = 20;
 
 pub fn run(
@@ -44,29 +44,29 @@ fn text(salvaged: &Salvaged, to: &Path) -> String {
         }
         let lost = part.disk.iter().flat_map(|disk| &disk.unreadable);
         for range in lost.clone().take(SHOWN) {
-            line(format!("  lost, and zeros now: {} bytes at {} of the disk", range.length, range.offset));
+            line(format!("  lost, replaced by zeros: {} bytes at offset {}", range.length, range.offset));
         }
         if lost.clone().count() > SHOWN {
-            line(format!("  and {} ranges more", lost.count() - SHOWN));
+            line(format!("  and {} more ranges", lost.count() - SHOWN));
         }
     }
     for member in &salvaged.missing {
         line(format!("{member}: nothing found"));
     }
-    line(format!("all of this: {}", to.join(REPORT).display()));
+    line(format!("full report: {}", to.join(REPORT).display()));
     text
 }
 
 fn name(part: &Part) -> &str {
-    part.member.as_deref().unwrap_or("a member without a name")
+    part.member.as_deref().unwrap_or("unnamed member")
 }
 
 fn state(part: &Part) -> String {
     let lost: u64 = part.lost.iter().map(|range| range.length).sum();
     match part.state {
         State::Whole => "whole".to_owned(),
-        State::Unchecked => "UNCHECKED: no checksum is left to verify it".to_owned(),
-        State::Wrong => "WRONG: its checksum does not match, and the wrong bytes are unknown".to_owned(),
+        State::Unchecked => "UNCHECKED: there is no checksum to verify it".to_owned(),
+        State::Wrong => "WRONG: the checksum does not match; the position of the wrong bytes is unknown".to_owned(),
         State::Torn => format!("TORN: {lost} of {} bytes are lost", part.bytes),
     }
 }

@@ -1,4 +1,4 @@
-//! Owns: printing the notes of a restore, and asking the operator on a terminal. Must not: decide what needs an answer.
+//! Prints the notes of a restore, and asks the operator on a terminal. Must not decide what needs an answer.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -24,7 +24,7 @@ pub(super) struct Terminal<'a> {
 
 impl<'a> Terminal<'a> {
     pub fn new(global: &Global, words: &args::Restore, cancel: &'a Cancel) -> Terminal<'a> {
-        // `--quiet` does not hide what a definition from an archive reaches for.
+        // `--quiet` must not hide what a definition from an archive uses of this host.
         Terminal { told: 0, is_quiet: global.quiet && !words.define, accepts: words.accept_host_access, cancel }
     }
 
@@ -49,7 +49,7 @@ impl<'a> Terminal<'a> {
 
 impl Operator for Terminal<'_> {
     fn plan(&mut self, planned: &Restored) {
-        // Only a definition leads to places that the operator did not type. A dry run ends with them.
+        // Only a definition has paths that the operator did not type. A dry run prints them at its end.
         if planned.defined.is_some() && !planned.dry_run && !self.is_quiet {
             print(&format!("will be written:\n{}", places(planned)));
         }

@@ -1,11 +1,11 @@
-//! The exact text of every complaint.
+//! Tests the exact text of every complaint.
 
 use std::path::Path;
 
 use super::super::*;
 use super::complaints;
 
-/// The complaints about some lines of a domain, without the place.
+/// The complaints about some lines of a domain, without file and line.
 fn about(lines: &str) -> Vec<String> {
     let lines = lines.replace('\n', "\n      ");
     let text = format!("h:\n  backupdir: /b\n  day_of_week: Sun\n  domains:\n    d:\n      {lines}\n");
@@ -66,7 +66,7 @@ other:
 }
 
 #[test]
-fn bad_values_say_what_is_valid() {
+fn complaints_name_the_valid_values() {
     let time = "valid: a number with its unit, from 1s to 1h, such as 30s or 2m";
     let long = format!("job: {}", "ä".repeat(65));
     let cases = [
@@ -122,7 +122,7 @@ fn bad_values_say_what_is_valid() {
 }
 
 #[test]
-fn the_libvirt_of_another_host_is_refused_by_its_line() {
+fn libvirt_of_another_host_is_refused_with_its_line() {
     for uri in ["qemu+ssh://root@host/system", "qemu+ext:///system?command=/via", "qemu+tcp://localhost/system"] {
         let text = format!("h:\n  backupdir: /b\n  libvirt_uri: {uri}\n  domains: {{d: {{day_of_week: Sun}}}}\n");
         let start = format!("c.yml:3: h.libvirt_uri: {uri:?} may be the libvirt of another host");
@@ -154,7 +154,7 @@ fn places_of_metrics_are_checked() {
 }
 
 #[test]
-fn what_can_be_read_of_a_wrong_file_is_salvaged() {
+fn readable_part_of_an_invalid_file_is_salvaged() {
     let salvaged = |text: &str| {
         let Salvaged { state_dir, textfile, .. } = parse(text, Path::new("c.yml"), "h").unwrap_err().salvaged;
         [state_dir, textfile].map(|path| path.map(|path| path.display().to_string()).unwrap_or_default())
@@ -162,12 +162,12 @@ fn what_can_be_read_of_a_wrong_file_is_salvaged() {
     let defaults = "defaults: {state_dir: /d, metrics: {textfile: /d/t}}\n";
     assert_eq!(salvaged("h: {state_dir: /s, metrics: {textfile: /t, listen: wrong}}"), ["/s", "/t"]);
     assert_eq!(salvaged("h: {state_dir: s, metrics: {textfile: t}}"), ["", ""]);
-    // A level that names other places replaces those of the further one.
+    // The places of an inner level replace those of an outer one.
     assert_eq!(salvaged(&format!("{defaults}h: {{state_dir: /s}}")), ["/s", "/d/t"]);
     assert_eq!(salvaged(&format!("{defaults}h: {{metrics: {{listen: 'a:1'}}}}")), ["/d", ""]);
-    // Without a section of this host, what all hosts have in common.
+    // Without a section for this host, the defaults are used.
     assert_eq!(salvaged(&format!("{defaults}other: {{state_dir: /o}}")), ["/d", "/d/t"]);
-    // The fault is elsewhere.
+    // The mistake is elsewhere.
     assert_eq!(salvaged("h: {state_dir: /s, backupdir: /b, domains: {d: {day_of_week: Sun}}}\no: {}"), ["/s", ""]);
     assert_eq!(salvaged("h: {state_dir: /s\n"), ["", ""]);
 }
@@ -213,7 +213,7 @@ fn broken_yaml_names_its_line() {
 }
 
 #[test]
-fn files_that_cannot_be_read_say_so() {
+fn unreadable_files_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.yml");
     let load = || load(&file, "h").unwrap_err().to_string().replace(&file.display().to_string(), "F");
@@ -227,14 +227,14 @@ fn files_that_cannot_be_read_say_so() {
 }
 
 #[test]
-fn a_problem_of_a_domain_is_named_once() {
+fn problem_of_a_domain_is_reported_once() {
     let text = "h:\n  backupdir: /b\n  day_of_week: daily\n  domains:\n    a: {rotate: 1, rotate: 2}\n    b: {exclude: true, rotate: 1}\n    \
                 c: {exclude: maybe}\n";
     assert_eq!(
         complaints(text),
         [
             "c.yml:5: h.domains.a.rotate: is given twice; first on line 5",
-            "c.yml:6: h.domains.b.rotate: has no effect beside `exclude: true`",
+            "c.yml:6: h.domains.b.rotate: has no effect with `exclude: true`",
             "c.yml:7: h.domains.c.exclude: bad value \"maybe\"; valid: true, false",
         ]
     );

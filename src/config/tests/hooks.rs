@@ -1,4 +1,4 @@
-//! The key `hooks`: what it gives, and what is wrong with it.
+//! Tests the values and the mistakes of the key `hooks`.
 
 use super::super::*;
 use super::{complaints, read};
@@ -26,7 +26,7 @@ h:
 ";
 
 #[test]
-fn levels_add_up_and_order_sorts() {
+fn hooks_of_all_levels_are_combined_and_sorted() {
     let settings = read(LEVELS);
     let names = |hooks: &[Hook]| hooks.iter().map(|hook| hook.name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&settings.hooks), ["lock", "ping"]);
@@ -46,10 +46,10 @@ fn levels_add_up_and_order_sorts() {
 }
 
 #[test]
-fn a_session_over_the_snapshot_wants_more_than_a_freeze() {
+fn session_over_the_snapshot_wants_application_consistency() {
     let settings = read(LEVELS);
     let wanted = |rule: usize, name| settings.rules[rule].domain.wanted(name);
-    // `lock` is for `db*` alone.
+    // `lock` runs only for `db*`.
     assert_eq!((wanted(0, "db1"), wanted(1, "web")), (Consistency::Application, Consistency::Filesystem));
     let text = "h: {backupdir: /b, day_of_week: daily, domains: {a: {quiesce: require}, b: {quiesce: never}}}";
     let rules = read(text).rules;
@@ -58,7 +58,7 @@ fn a_session_over_the_snapshot_wants_more_than_a_freeze() {
 }
 
 #[test]
-fn what_comes_after_only_warns_unless_it_is_told_to_fail() {
+fn hooks_after_the_backup_only_warn_by_default() {
     let text =
         "h: {backupdir: /b, day_of_week: daily, domains: {a: {}}, hooks: [{name: p, phase: post-domain, command: /x}]}";
     assert_eq!(read(text).hooks[0].on_error, OnError::Warn);

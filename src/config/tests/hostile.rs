@@ -1,4 +1,4 @@
-//! Texts that nobody would write on purpose, and the tree against another reader of YAML.
+//! Tests hostile texts, and compares the tree with that of another YAML reader.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::super::*;
 use super::{EXAMPLE, complaints};
 
 #[test]
-fn bombs_are_refused() {
+fn alias_bombs_are_refused() {
     let deep = format!("h: {}", "[".repeat(100_000));
     let blocks: String = (0..5000).map(|n| format!("{}a:\n", " ".repeat(n))).collect();
     let aliases: String = (1..30).map(|n| format!("a{n}: &a{n} [*a{0}, *a{0}, *a{0}, *a{0}]\n", n - 1)).collect();
@@ -21,7 +21,8 @@ fn bombs_are_refused() {
     }
 }
 
-/// Whether a tree is what the other reader makes of the same text. That one also knows other types than null and whole numbers.
+/// Whether a tree equals the other reader's for the same text. That reader also knows types other than null and whole
+/// numbers.
 fn is_same(node: &node::Node, other: &serde_yaml::Value) -> bool {
     match (&node.kind, other) {
         (node::Kind::Scalar(text, _), serde_yaml::Value::String(other)) => {
@@ -64,7 +65,7 @@ fn values() -> impl Strategy<Value = serde_yaml::Value> {
     })
 }
 
-/// What YAML has a meaning for, and characters of every width.
+/// Characters with a meaning in YAML, and characters of every width.
 const TOKENS: &[&str] = &[
     "a",
     "h",
@@ -149,25 +150,25 @@ fn scalars_have_the_types_of_yaml_1_2() {
 
 proptest! {
     #[test]
-    fn the_tree_is_what_the_other_reader_sees(value in values()) {
+    fn tree_equals_that_of_the_other_reader(value in values()) {
         let text = serde_yaml::to_string(&value).unwrap();
         prop_assert!(is_same(&node::parse(&text).unwrap(), &serde_yaml::from_str(&text).unwrap()), "{text}");
     }
 
     #[test]
-    fn a_scalar_is_what_the_other_reader_sees(text in "[+]?(0[xobX]?|)[0-9a-f_+][0-9a-f_+-]{0,9}|-[1-9][0-9]{0,9}|~|[nN](ull|ULL)|[tT]rue|yes|[0-9][0-9:.e]{0,6}[0-9]") {
+    fn scalar_equals_that_of_the_other_reader(text in "[+]?(0[xobX]?|)[0-9a-f_+][0-9a-f_+-]{0,9}|-[1-9][0-9]{0,9}|~|[nN](ull|ULL)|[tT]rue|yes|[0-9][0-9:.e]{0,6}[0-9]") {
         let text = format!("[{text}]");
         let (Ok(node), Ok(other)) = (node::parse(&text), serde_yaml::from_str(&text)) else { return Ok(()) };
         prop_assert!(is_same(&node, &other), "{text}");
     }
 
     #[test]
-    fn nothing_makes_it_panic(tokens in prop::collection::vec(prop::sample::select(TOKENS), 0..40)) {
+    fn no_text_causes_a_panic(tokens in prop::collection::vec(prop::sample::select(TOKENS), 0..40)) {
         let _ = parse(&tokens.concat(), Path::new("c.yml"), "h");
     }
 
     #[test]
-    fn no_damage_to_a_good_file_makes_it_panic(at in 0..EXAMPLE.len(), length in 0..40_usize, with in "[:\\-\\[{*&!\"'\n \t]{0,3}") {
+    fn no_damage_to_a_valid_file_causes_a_panic(at in 0..EXAMPLE.len(), length in 0..40_usize, with in "[:\\-\\[{*&!\"'\n \t]{0,3}") {
         let (Some(head), Some(tail)) = (EXAMPLE.get(..at), EXAMPLE.get(at + length..)) else { return Ok(()) };
         let _ = parse(&format!("{head}{with}{tail}"), Path::new("c.yml"), "cloud1");
     }

@@ -1,4 +1,4 @@
-//! The key `mail`.
+//! Tests the key `mail`.
 
 use super::super::*;
 use super::{complaints, read};
@@ -10,7 +10,7 @@ fn with(mail: &str) -> String {
 }
 
 #[test]
-fn little_is_enough() {
+fn recipients_are_enough() {
     let mail = read(&with("{to: root}")).mail.unwrap();
     let usual = Mail {
         to: vec!["root".to_owned()],
@@ -69,7 +69,7 @@ fn mistakes_are_named() {
 }
 
 #[test]
-fn what_is_said_without_a_mistake_is_salvaged() {
+fn valid_mail_settings_are_salvaged() {
     let salvaged = |mail: &str| {
         let text = format!("{}  qqq: 1\n", with(mail));
         parse(&text, Path::new("c.yml"), "h").unwrap_err().salvaged.mail

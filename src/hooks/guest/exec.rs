@@ -1,6 +1,6 @@
-//! Owns: one process in a guest by `guest-exec` and `guest-exec-status` of the QEMU guest agent
-//! (<https://www.qemu.org/docs/master/interop/qemu-ga-ref.html>). Must not: trust the agent's answers, because the
-//! guest may be hostile.
+//! Runs one process in a guest with `guest-exec` and `guest-exec-status` of the QEMU guest agent
+//! (<https://www.qemu.org/docs/master/interop/qemu-ga-ref.html>). Must not trust the agent's answers, because the guest
+//! may be hostile.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use super::Agent;
 use crate::hooks::Error;
 
-/// How long an agent may fail to report a process that it has started, before that is an error: it also serves others.
+/// How long an agent may fail to report a process that it has started before this is an error; it also serves others.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long one of our own small scripts may take.
+/// Time limit for one of kvmbackup's own small scripts.
 const SCRIPT: Duration = Duration::from_secs(30);
-/// Accepted characters of base64: an artifact of 1 MiB and a little more.
+/// Maximum number of base64 characters in an answer: slightly more than an artifact of 1 MiB.
 const MAX_DATA: usize = 2 << 20;
 
 /// A process to start in a guest.
@@ -25,7 +25,7 @@ const MAX_DATA: usize = 2 << 20;
 pub(super) struct Start<'a> {
     /// The shell's arguments after `-c`.
     pub arguments: Vec<&'a str>,
-    /// Its environment; `None`: the agent's.
+    /// Its environment; `None` means the agent's.
     pub env: Option<&'a BTreeMap<String, String>>,
     /// Its standard input.
     pub input: Option<&'a [u8]>,
@@ -44,9 +44,9 @@ pub(super) struct Exec<'a> {
 /// A process of a guest that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Done {
-    /// Its exit status; `None`: a signal ended it.
+    /// Its exit status; `None` if a signal ended it.
     pub code: Option<i64>,
-    /// What it wrote to standard output.
+    /// Its standard output.
     pub output: Vec<u8>,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Exec<'a> {
         Ok(Exec { agent, action, pid, failing: None })
     }
 
-    /// Its result, once it has ended.
+    /// The result, if it has ended.
     pub(super) fn done(&mut self) -> Result<Option<Done>, Error> {
         let request = json!({ "execute": "guest-exec-status", "arguments": { "pid": self.pid } });
         let answer = match self.agent.command(&request) {
@@ -86,7 +86,7 @@ impl<'a> Exec<'a> {
         }
     }
 
-    /// Waits until it has ended; `None`: not by the deadline.
+    /// Waits until it has ended; `None` if it has not by the deadline.
     pub(super) fn wait(&mut self, deadline: Instant) -> Result<Option<Done>, Error> {
         let mut pace = Pace::new();
         loop {
@@ -101,7 +101,7 @@ impl<'a> Exec<'a> {
     }
 }
 
-/// Runs a small script of ours to its end. `arguments` are `$0` and the following.
+/// Runs one of kvmbackup's own small scripts. `arguments` are `$0` and the following.
 pub(super) fn script(
     agent: &dyn Agent,
     action: &'static str,
@@ -129,7 +129,7 @@ pub(super) fn output(
     }
 }
 
-/// Retries for a while: for actions that may be done twice, by an agent that has worked just now.
+/// Retries for a while. Only for actions that may be repeated, with an agent that worked a moment ago.
 pub(super) fn patiently<T>(mut ask: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     let started = Instant::now();
     let mut pace = Pace::new();
@@ -160,7 +160,7 @@ fn wrong(action: &'static str, answer: &Value) -> Error {
     Error::Answer { action, answer }
 }
 
-/// The interval between questions: short at first, because most scripts take no time.
+/// The interval between queries: short at first, because most scripts take almost no time.
 pub(super) struct Pace(Duration);
 
 impl Pace {
@@ -180,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    /// Tells of a process that has ended, after it has failed so many times.
+    /// Reports a process that has ended, after this many failures.
     struct Failing(std::sync::Mutex<u32>);
 
     impl Agent for Failing {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_fails_for_a_while_is_asked_again() {
+    fn agent_that_fails_for_a_while_is_asked_again() {
         let agent = Failing(std::sync::Mutex::new(2));
         let mut exec = Exec { agent: &agent, action: "test", pid: 1, failing: None };
         assert_eq!(exec.done().unwrap(), None);
@@ -210,16 +210,16 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_fails_for_long_has_failed() {
+    fn agent_that_fails_for_long_is_an_error() {
         let agent = Failing(std::sync::Mutex::new(9));
         let failing = Instant::now().checked_sub(PATIENCE);
-        assert!(failing.is_some(), "the machine runs for longer");
+        assert!(failing.is_some(), "the host has been up for longer");
         let mut exec = Exec { agent: &agent, action: "test", pid: 1, failing };
         assert!(matches!(exec.done(), Err(Error::Agent { .. })));
     }
 
     #[test]
-    fn asking_becomes_rarer_to_a_bound() {
+    fn queries_slow_down_to_a_limit() {
         let mut pace = Pace::new();
         let began = Instant::now();
         let mut steps = Vec::new();

@@ -1,4 +1,4 @@
-//! Owns: running hooks in a guest through its agent: their folder there, commands, sessions, artifacts. Must not: reach the
+//! Runs hooks in a guest through its agent: their directory there, commands, sessions, artifacts. Must not reach the
 //! guest in any other way, or trust its answers.
 
 mod exec;
@@ -20,28 +20,29 @@ use super::artifacts::{check_count, check_name, check_size, refused};
 use super::{Call, Deadlines, Ended, Error, Ran, Runner, Started};
 use crate::sys::signals::Cancel;
 
-/// How often a starting session is queried: from `READY` on it blocks an application.
+/// Interval between queries of a starting session, because it blocks an application from `READY` on.
 const READY: Duration = Duration::from_millis(100);
-/// Added to the deadlines of a session in the guest, which counts whole seconds.
+/// Added to the deadlines of a session in the guest, which counts in whole seconds.
 const ROUNDING: Duration = Duration::from_secs(2);
-/// How long all artifacts together may take, because an agent could delay each answer as long as possible.
+/// Time limit for all artifacts together, because an agent could delay each answer.
 const FETCH_ALL: Duration = Duration::from_secs(120);
 
-/// The folder has mode 0700 and the file 0600. No other process can create it first, because its name is random.
+/// The directory has mode 0700 and the file 0600. No other process can create it first, because its name is random.
 const PREPARE: &str = r#"umask 077; mkdir -p "$0/artifacts" && cat >"$0/context.json""#;
-/// The names, each ended by a zero byte.
+/// Prints the names, each followed by a zero byte.
 const LIST: &str = r#"cd "$0/artifacts" || exit 1
 for f in * .*; do
   case $f in . | ..) continue ;; esac
   if [ -e "$f" ] || [ -L "$f" ]; then printf '%s\0' "$f"; fi
 done"#;
-/// One byte more than a file may have. The path is absolute, so no name is read as an option.
+/// Reads one byte more than a file may have. The path is absolute, so no name is read as an option.
 const FETCH: &str = r#"f=$0/artifacts/$1; [ -f "$f" ] && [ ! -L "$f" ] || exit 3; exec head -c 1048577 "$f""#;
 const CLEAN: &str = r#"rm -rf "$0""#;
 
 /// The agent of one guest.
 pub trait Agent: Sync {
-    /// One command of the agent, `{"execute": …, "arguments": …}`, and the value of `return` in its answer.
+    /// Runs one command of the agent, `{"execute": …, "arguments": …}`, and returns the value of `return` in its
+    /// answer.
     ///
     /// # Errors
     /// The agent is not running, does not answer in time, or refuses.
@@ -50,7 +51,7 @@ pub trait Agent: Sync {
 
 /// Hooks as processes of a guest, which must have `/bin/sh`, `timeout`, `setsid`, `mkfifo`, `head` and `tail`.
 ///
-/// Their files are in a folder in the guest's `/run`, from [`Guest::prepare`] to [`Guest::clean`].
+/// Their files are in a directory in the guest's `/run`, from [`Guest::prepare`] to [`Guest::clean`].
 pub struct Guest<'a> {
     agent: &'a dyn Agent,
     run_id: String,
@@ -61,14 +62,14 @@ pub struct Guest<'a> {
 }
 
 impl<'a> Guest<'a> {
-    /// Nothing is done in the guest yet. `run_id` is for the log.
+    /// Does nothing in the guest yet. `run_id` is for the log.
     pub fn new(agent: &'a dyn Agent, run_id: &str) -> Guest<'a> {
         let folder = format!("/run/kvmbackup-{}", uuid::Uuid::new_v4().simple());
         let (context, artifacts) = (format!("{folder}/context.json"), format!("{folder}/artifacts"));
         Guest { agent, run_id: run_id.to_owned(), folder, context, artifacts, hooks: AtomicU32::new(0) }
     }
 
-    /// Creates the folder with this context in it. If it exists, the context is replaced.
+    /// Creates the directory with this context in it. An existing context is replaced.
     ///
     /// # Errors
     /// [`Error::Agent`] or [`Error::Answer`].
@@ -82,7 +83,7 @@ impl<'a> Guest<'a> {
         &self.context
     }
 
-    /// The path in the guest of the folder for artifacts.
+    /// The artifact directory's path in the guest.
     pub fn artifact_dir(&self) -> &str {
         &self.artifacts
     }
@@ -123,7 +124,7 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// Removes the folder. If that fails, it is logged, and the folder remains until the guest is restarted.
+    /// Removes the directory. A failure is only logged; the directory then remains until the guest is restarted.
     pub fn clean(&self) {
         if let Err(error) = exec::output(self.agent, "remove the hooks' directory", CLEAN, &[&self.folder], None) {
             tracing::warn!(folder = self.folder, "{error}");
@@ -149,7 +150,7 @@ impl<'a> Runner<'a> for Guest<'a> {
     fn hold(&self, call: &Call, deadlines: Deadlines, cancel: Option<&Cancel>) -> Result<Started<'a>, Error> {
         let Deadlines { ready, hold, release } = deadlines;
         let all = ready.saturating_add(hold).saturating_add(release).saturating_add(ROUNDING);
-        // Zero would make it a command.
+        // Zero would mean a command.
         let mut process = self.start(call, all, hold.max(Duration::from_secs(1)))?;
         let state = follow_until_ready(&process, ready, cancel);
         let forced = match state {
@@ -160,7 +161,7 @@ impl<'a> Runner<'a> for Guest<'a> {
                 Some(forced)
             }
             Err(error) => {
-                // It may hold by now.
+                // The session may be ready by now.
                 let _ = process.stop();
                 return Err(error);
             }
@@ -186,7 +187,7 @@ fn follow(process: &mut Process<'_>, cancel: Option<&Cancel>) -> Result<Option<E
     }
 }
 
-/// Waits until a session holds or has ended, or returns why it must be ended.
+/// Waits until a session is ready or has ended, or returns why it must be ended.
 fn follow_until_ready(
     process: &Process<'_>,
     ready: Duration,

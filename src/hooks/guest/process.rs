@@ -1,4 +1,4 @@
-//! Owns: one hook's process in a guest, controlled through the files of `wrapper.sh`. Must not: have a deadline that the guest does
+//! Runs one hook in a guest, controlled through the files of `wrapper.sh`. Must not have a deadline that the guest does
 //! not enforce itself, because kvmbackup may be killed.
 
 use std::collections::BTreeMap;
@@ -10,32 +10,33 @@ use crate::hooks::{Call, Ended, Error, GRACE, MAX_OUTPUT, Ran};
 use crate::sys::output::BoundedOutput;
 
 const WRAPPER: &str = include_str!("wrapper.sh");
-/// The state of a session. One that was ready and has ended since is lost, not late. `$0` is the prefix here and below.
+/// Prints the state of a session. One that was ready and has ended since is lost, not late. `$0` is the prefix here and
+/// below.
 const STATE: &str = r#"if [ -e "$0.ready" ]; then echo ready; elif [ -e "$0.rc" ]; then echo ended; fi"#;
 /// The input is opened for reading and writing, because that never waits for a reader.
 const RELEASE: &str = r#"[ ! -e "$0.rc" ] || { echo dead; exit; }
 [ ! -e "$0.expired" ] || { echo expired; exit; }
 echo RELEASE 1<>"$0.in" && : >"$0.release" && echo kept"#;
-/// The group, which is known a moment after the start, is ended as on this host.
+/// Ends the group, like on this host. The group is known a moment after the start.
 const STOP: &str = r#"n=0
 until [ -s "$0.group" ] || [ $n -ge 25 ]; do n=$((n + 1)); sleep 0.2 || sleep 1; done
 group=$(cat "$0.group") && kill -TERM "-$group"
 until [ -e "$0.rc" ] || [ $n -ge 25 ]; do n=$((n + 1)); sleep 0.2 || sleep 1; done
 kill -KILL "-$group""#;
-/// The status on a line, then the output.
+/// Prints the status on one line, then the output.
 const COLLECT: &str = r#"cat "$0.rc" 2>/dev/null || echo; cat "$0.out" 2>/dev/null; rm -f "$0".*"#;
 
-/// How long the wrapper may take to end after its hook: it waits a moment for remaining processes.
+/// How long the wrapper may take to end after its hook; it waits a moment for remaining processes.
 const WRAP_UP: Duration = Duration::from_secs(10);
 
 /// The state of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// Not yet holding.
+    /// Not ready yet.
     Starting,
-    /// It has said READY.
+    /// It has printed READY.
     Ready,
-    /// It has ended without.
+    /// It has ended without READY.
     Ended,
 }
 
@@ -50,7 +51,7 @@ pub(super) struct Process<'a> {
 }
 
 impl<'a> Process<'a> {
-    /// Starts it. `files` is a prefix that no other hook has; `hold` is zero for a command.
+    /// Starts a hook. `files` is a prefix that no other hook uses; `hold` is zero for a command.
     pub(super) fn start(
         agent: &'a dyn Agent,
         files: String,
@@ -77,7 +78,7 @@ impl<'a> Process<'a> {
         self.wrapper.done().map(|done| done.is_some())
     }
 
-    /// When the guest must have ended it at the latest, including the wrapper.
+    /// The latest time at which the guest ends it, including the wrapper.
     pub(super) fn end(&self) -> Instant {
         self.started + Duration::from_secs(self.all) + GRACE + WRAP_UP
     }
@@ -91,13 +92,13 @@ impl<'a> Process<'a> {
         })
     }
 
-    /// Releases a session. True: it had held until then. An agent may need a moment after a thaw.
+    /// Releases a session. Returns true if it was ready until then. An agent may need a moment after a thaw.
     pub(super) fn release(&self) -> Result<bool, Error> {
         let held = exec::patiently(|| exec::output(self.agent, "release a session", RELEASE, &[&self.files], None))?;
         Ok(held == b"kept\n")
     }
 
-    /// Waits until its wrapper has ended, or else ends it.
+    /// Waits until its wrapper has ended; otherwise ends it.
     pub(super) fn wait(&mut self, deadline: Instant) -> Result<Option<Ended>, Error> {
         match self.wrapper.wait(deadline)? {
             Some(_) => Ok(None),
@@ -105,14 +106,14 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// Ends it.
+    /// Ends the hook.
     pub(super) fn stop(&mut self) -> Result<(), Error> {
         exec::patiently(|| exec::script(self.agent, "stop a hook", STOP, &[&self.files], None))?;
         self.wrapper.wait(Instant::now() + WRAP_UP)?;
         Ok(())
     }
 
-    /// How it ended. `forced`: by us.
+    /// Its result. `forced`: why kvmbackup ended it.
     pub(super) fn finish(self, forced: Option<Ended>) -> Result<Ran, Error> {
         let action = "collect the result of a hook";
         let time = self.started.elapsed();
@@ -122,7 +123,7 @@ impl<'a> Process<'a> {
         let ended = match (forced, code) {
             (Some(forced), _) => forced,
             (None, None) => return Err(wrong()),
-            // The exit status of timeout; busybox passes on that of the program.
+            // The exit status of GNU timeout; busybox returns that of the program.
             (None, Some(124 | 137 | 143)) if time >= Duration::from_secs(self.all) => Ended::TimedOut,
             // A shell's exit status for a signal.
             (None, Some(code @ 129..=192)) => Ended::Signal(code - 128),
@@ -150,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_are_rounded_up_and_bounded() {
+    fn seconds_are_rounded_up_and_limited() {
         let year = 365 * 24 * 3600;
         let cases = [(Duration::ZERO, 0), (Duration::from_nanos(1), 1), (Duration::from_secs(7), 7)];
         for (time, seconds) in cases.into_iter().chain([(Duration::from_secs(year), year), (Duration::MAX, year)]) {

@@ -1,12 +1,12 @@
-//! Owns: a session that holds in a guest, until it is released. Must not: watch it; the guest does that itself, because
-//! its agent starts nothing while file systems are frozen.
+//! A ready session in a guest, until it is released. Must not watch it; the guest does, because its agent starts
+//! nothing while file systems are frozen.
 
 use std::time::{Duration, Instant};
 
 use super::process::Process;
 use crate::hooks::{Deadlines, Ended, Error, GRACE, Held, Ran, Released};
 
-/// A session that holds.
+/// A ready session.
 pub(super) struct Session<'a> {
     process: Option<Process<'a>>,
     ready: Instant,
@@ -24,7 +24,8 @@ impl<'a> Session<'a> {
         let held = self.ready.elapsed();
         let mut kept = matches!(told, Ok(true));
         let ran = told.and_then(|_| self.finish(process)).unwrap_or_else(|error| {
-            // It releases its lock at its deadline in the guest. Whether it held until now is unknown, so it counts as not held.
+            // It releases its lock at its deadline in the guest. Whether it was ready until now is unknown, so it
+            // counts as lost.
             kept = false;
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             Ran { ended: Ended::TimedOut, output: format!("{error}{cause}\n"), time: self.ready.elapsed() }
@@ -33,7 +34,7 @@ impl<'a> Session<'a> {
     }
 
     fn finish(&self, mut process: Process<'_>) -> Result<Ran, Error> {
-        // The wrapper notices the end of the session a moment later.
+        // The wrapper notices the end of the session with a short delay.
         let deadline = Instant::now() + self.deadlines.release.min(Duration::from_secs(24 * 3600)) + GRACE;
         let forced = process.wait(deadline)?;
         process.finish(forced)

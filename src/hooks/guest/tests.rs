@@ -1,5 +1,5 @@
-//! Hooks in a guest, without one: an agent that runs on this host what a guest's would, and agents that lie. That it works
-//! in a guest is for `tests/guests/live_guest_hooks.rs`.
+//! Tests hooks in a guest without a guest: with an agent that runs commands on this host, and with agents that lie.
+//! `tests/guests/live_guest_hooks.rs` tests them in a real guest.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,13 +15,13 @@ use super::*;
 use crate::hooks::{Held, MAX_OUTPUT, Released};
 
 const LONG: Duration = Duration::from_secs(60);
-/// For a deadline that is reached: a script has begun by then on a machine that is busy, too.
+/// For deadlines that are reached: even on a busy machine, a script has started by then.
 const ENOUGH: Duration = Duration::from_secs(4);
 const FAR: Deadlines = Deadlines { ready: LONG, hold: LONG, release: LONG };
 
 type Answer = Result<Value, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Does `guest-exec` on this host.
+/// Runs `guest-exec` on this host.
 struct Local {
     folder: tempfile::TempDir,
     children: Mutex<Vec<Child>>,
@@ -36,7 +36,7 @@ impl Local {
         self.folder.path().join(name)
     }
 
-    /// Hooks in a folder of the test's.
+    /// Hooks in a directory of the test.
     fn guest(&self) -> Guest<'_> {
         let guest = in_folder(self, &self.path("run"));
         guest.prepare(b"{}").unwrap();
@@ -121,12 +121,12 @@ fn not_ready(guest: &Guest<'_>, script: &str, ready: Duration, cancel: Option<&C
 fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + LONG;
     while !holds() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// No process speaks of the test's folder any more.
+/// Asserts that no process refers to the directory of the test.
 fn assert_nothing_left(local: &Local) {
     let folder = local.path("run").to_str().unwrap().to_owned();
     wait_until("the end of all processes", || {
@@ -138,7 +138,7 @@ fn assert_nothing_left(local: &Local) {
 }
 
 #[test]
-fn a_command_ends_as_it_likes() {
+fn result_of_a_command_is_reported() {
     let local = Local::new();
     let guest = local.guest();
     let ran = run(&guest, "echo one; echo two >&2; pwd; exit 75", LONG);
@@ -152,7 +152,7 @@ fn a_command_ends_as_it_likes() {
 }
 
 #[test]
-fn words_and_variables_arrive_as_they_are() {
+fn arguments_and_variables_arrive_unchanged() {
     let local = Local::new();
     let odd = "a 'b' \"c\" $(d) `e` \\ *\nü";
     let mut call = sh("printf '%s|%s' \"$0\" \"$VALUE\"");
@@ -160,7 +160,7 @@ fn words_and_variables_arrive_as_they_are() {
     call.env.insert("VALUE".to_owned(), odd.to_owned());
     let guest = local.guest();
     assert_eq!(guest.run(&call, LONG, None).unwrap().output, format!("{odd}|{odd}"));
-    // What is there beyond the hook's own are the shell's, no others.
+    // The shell adds variables of its own to those of the hook, but nothing else does.
     let names = run(&guest, "env | sed 's/=.*//' | sort | tr '\\n' ' '", LONG).output;
     assert_eq!(names.replace("OLDPWD ", "").replace("SHLVL ", "").replace("_ ", ""), "PATH PWD ");
 }
@@ -175,7 +175,7 @@ fn the_newest_output_is_kept() {
 }
 
 #[test]
-fn the_guest_ends_a_command_in_time() {
+fn guest_ends_a_command_at_its_deadline() {
     let local = Local::new();
     let ran = run(&local.guest(), "trap 'echo ended' TERM; (trap '' TERM; sleep 600) & echo on; wait; wait", ENOUGH);
     assert_eq!(ran.ended, Ended::TimedOut);
@@ -184,7 +184,7 @@ fn the_guest_ends_a_command_in_time() {
 }
 
 #[test]
-fn a_grandchild_that_keeps_the_output_open_holds_up_nothing() {
+fn grandchild_that_keeps_the_output_open_does_not_block() {
     let local = Local::new();
     let pid = local.path("pid");
     let ran = run(&local.guest(), &format!("sleep 600 & echo $! >{}; exit 4", pid.display()), LONG);
@@ -194,7 +194,7 @@ fn a_grandchild_that_keeps_the_output_open_holds_up_nothing() {
 }
 
 #[test]
-fn a_run_that_shall_stop_ends_its_hooks() {
+fn cancelled_run_ends_its_hooks() {
     let local = Local::new();
     let guest = local.guest();
     let cancel = Cancel::default();
@@ -205,7 +205,7 @@ fn a_run_that_shall_stop_ends_its_hooks() {
     assert_nothing_left(&local);
 }
 
-/// Holds a lock, which is a file, until it is told to let go, and tells by what.
+/// Has a lock, which is a file, until it is released, and prints the reason.
 fn session(lock: &Path) -> String {
     let lock = lock.display();
     format!(
@@ -214,7 +214,7 @@ fn session(lock: &Path) -> String {
 }
 
 #[test]
-fn a_session_holds_until_it_is_released() {
+fn session_stays_ready_until_it_is_released() {
     let local = Local::new();
     let (guest, lock) = (local.guest(), local.path("lock"));
     let held = ready(&guest, &session(&lock), FAR);
@@ -223,12 +223,12 @@ fn a_session_holds_until_it_is_released() {
     assert!(kept && !lock.exists());
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::Exit(0), "READY\ntold RELEASE\nend\n"));
     drop(ready(&guest, &session(&lock), FAR));
-    assert!(!lock.exists(), "a session that is dropped is released");
+    assert!(!lock.exists(), "a dropped session is released");
     assert_nothing_left(&local);
 }
 
 #[test]
-fn a_session_lets_go_by_itself_when_nobody_releases_it() {
+fn session_releases_its_lock_at_its_deadline() {
     let local = Local::new();
     let (guest, lock) = (local.guest(), local.path("lock"));
     let held = ready(&guest, &session(&lock), Deadlines { hold: LONG / 60, ..FAR });
@@ -239,11 +239,11 @@ fn a_session_lets_go_by_itself_when_nobody_releases_it() {
 }
 
 #[test]
-fn a_session_sees_the_end_of_its_input_when_its_wrapper_dies() {
+fn session_sees_the_end_of_its_input_if_its_wrapper_dies() {
     let local = Local::new();
     let (guest, lock) = (local.guest(), local.path("lock"));
     let held = ready(&guest, &session(&lock), FAR);
-    // The first child was to make the folder, the second is the wrapper.
+    // The first child created the directory, the second is the wrapper.
     local.children.lock().unwrap()[1].kill().unwrap();
     wait_until("the end of the lock", || !lock.exists());
     std::mem::forget(held);
@@ -251,7 +251,7 @@ fn a_session_sees_the_end_of_its_input_when_its_wrapper_dies() {
 }
 
 #[test]
-fn a_session_that_dies_did_not_keep() {
+fn session_that_dies_is_not_kept() {
     let local = Local::new();
     let (guest, fault, client) = (local.guest(), local.path("fault"), local.path("client"));
     let script = format!(
@@ -269,17 +269,17 @@ fn a_session_that_dies_did_not_keep() {
     let held = ready(&guest, "echo READY", FAR);
     wait_until("its exit status", || local.path("run/1.rc").exists());
     assert!(!held.release().kept);
-    // Its client may be what holds the lock.
+    // Its client may be the process with the lock.
     let client = Path::new("/proc").join(fs::read_to_string(client).unwrap().trim());
     wait_until("the end of the client", || {
-        // A zombie that nobody has waited for has ended, too.
+        // A zombie that was not waited for has ended, too.
         let status = fs::read_to_string(client.join("status")).unwrap_or_default();
         !status.contains("State:") || status.contains("State:\tZ")
     });
 }
 
 #[test]
-fn a_session_that_is_not_ready_says_why() {
+fn session_that_is_not_ready_reports_why() {
     let local = Local::new();
     let guest = local.guest();
     let ran = not_ready(&guest, "echo 'a replica lags'; exit 75", LONG, None);
@@ -290,7 +290,7 @@ fn a_session_that_is_not_ready_says_why() {
 }
 
 #[test]
-fn a_session_that_does_not_let_go_is_ended() {
+fn session_that_ignores_its_release_is_ended() {
     let local = Local::new();
     let guest = local.guest();
     let held = ready(&guest, "echo READY; while :; do sleep 1; done", Deadlines { release: LONG / 120, ..FAR });
@@ -301,7 +301,7 @@ fn a_session_that_does_not_let_go_is_ended() {
 }
 
 #[test]
-fn artifacts_come_back() {
+fn artifacts_are_returned() {
     let local = Local::new();
     let guest = local.guest();
     assert_eq!(guest.artifacts().unwrap(), []);
@@ -338,7 +338,7 @@ fn artifacts_that_are_not_safe_are_refused() {
     assert_eq!(refusal(&many).1, "there are more than 64");
 }
 
-/// Answers everything by the same words.
+/// Gives the same answer to everything.
 struct Liar(Value);
 
 impl Agent for Liar {
@@ -352,7 +352,7 @@ impl Agent for Liar {
 }
 
 #[test]
-fn no_answer_of_an_agent_is_believed() {
+fn invalid_answers_of_an_agent_are_refused() {
     let data = |data: &str| json!({ "exited": true, "exitcode": 0, "out-data": data });
     let huge = "A".repeat(3 << 20);
     let lies = [
@@ -375,7 +375,7 @@ fn no_answer_of_an_agent_is_believed() {
         let liar = Liar(lie);
         assert!(Guest::new(&liar, "run").artifacts().is_err(), "{}", liar.0);
     }
-    // An exit status that is none, and a hook that said more than can be.
+    // Invalid exit statuses, and a hook with impossibly much output.
     for collected in ["", "\n", "256\n", "-1\nx", "0", "x\n"] {
         let liar = Liar(data(&BASE64.encode(collected.as_bytes())));
         let ran = Guest::new(&liar, "run").run(&sh(""), LONG, None);
@@ -387,7 +387,7 @@ fn no_answer_of_an_agent_is_believed() {
 }
 
 #[test]
-fn an_agent_that_is_not_there_is_told_of() {
+fn missing_agent_is_reported() {
     let liar = Liar("the agent is not connected".into());
     let error = Guest::new(&liar, "run").prepare(b"{}").unwrap_err();
     assert_eq!(error.to_string(), "the guest agent cannot create a directory for hooks");

@@ -1,16 +1,16 @@
-# Runs one hook in a guest: what kvmbackup hands to /bin/sh -c there. For any POSIX shell, busybox too.
-#   $1  the prefix of the files by which it is spoken to
-#   $2  seconds after which the hook is ended, whatever it does
-#   $3  seconds that a session may hold; 0: it is a command
-#   then the hook and its arguments
+# Runs one hook in a guest; kvmbackup passes this script to /bin/sh -c. Works in any POSIX shell, including busybox.
+#   $1  the prefix of the files that control it
+#   $2  seconds after which the hook is ended in any case
+#   $3  seconds that a session may stay ready; 0 means a command
+#   followed by the hook and its arguments
 #
-# The hook leads a process group (.group) and its status is in .rc. What it says goes through .log to .out. A session reads
-# .in, which this shell alone keeps open: when this shell dies, the session finds the end of its input.
+# The hook leads a process group (.group), and its status is in .rc. Its output goes through .log to .out. A session reads
+# .in, which only this shell keeps open: if this shell dies, the session sees the end of its input.
 kb_files=$1 kb_all=$2 kb_hold=$3
 shift 3
 cd / && mkfifo "$kb_files.in" "$kb_files.log" || exit 125
 
-( # what it says, the newest of it; .ready once it has said READY; .eof at its end
+( # the newest part of the output; creates .ready after READY, and .eof at the end
   if [ "$kb_hold" = 0 ]; then
     cat
   else
@@ -34,7 +34,7 @@ exec 3<>"$kb_files.in"
   kb_code=$?
   echo "$kb_code" >"$kb_files.code"
   mv "$kb_files.code" "$kb_files.rc"
-  # Any process of a session may be the one that holds the lock; a command leaves what it likes, unless it was ended.
+  # Any process of a session may have the lock. A command may leave processes behind, unless it was ended.
   case $kb_hold:$kb_code in
   0:124 | 0:137 | 0:143 | [1-9]*)
     if kill -TERM "-$kb_group" 2>/dev/null; then
@@ -65,7 +65,7 @@ until [ "$kb_hold" = 0 ] || [ -e "$kb_files.rc" ]; do
 done
 wait "$kb_runner"
 
-# A process that it left behind may keep .log open; its words are not waited for.
+# A remaining process may keep .log open, so wait only briefly for its output.
 kb_tries=0
 until [ -e "$kb_files.eof" ] || [ "$kb_tries" -ge 10 ]; do
   kb_tries=$((kb_tries + 1))

@@ -1,4 +1,4 @@
-//! Hooks of this host, with real processes.
+//! Tests hooks of this host with real processes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::hooks::MAX_OUTPUT;
 
-/// Longer than any test takes.
+/// Longer than any test needs.
 const LONG: Duration = Duration::from_secs(60);
-/// For a deadline that is reached: a script has begun by then on a machine that is busy, too.
+/// For deadlines that are reached: even on a busy machine, a script has started by then.
 const ENOUGH: Duration = Duration::from_secs(3);
 /// Deadlines that no test reaches.
 const FAR: Deadlines = Deadlines { ready: LONG, hold: LONG, release: LONG };
 
-/// A script as a hook; its first argument is the test's folder.
+/// A script as a hook; its first argument is the directory of the test.
 fn sh(script: &str, folder: &Path) -> Call {
     let argv = ["/bin/sh", "-c", script, "hook", folder.to_str().unwrap()].map(str::to_owned).to_vec();
     Call { argv, env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]) }
@@ -51,7 +51,7 @@ impl Other {
         Other(Path::new("/proc").join(fs::read_to_string(path).unwrap().trim()))
     }
 
-    /// A zombie that nobody has waited for has ended, too.
+    /// A zombie that was not waited for has ended, too.
     fn runs(&self) -> bool {
         let status = fs::read_to_string(self.0.join("status")).unwrap_or_default();
         status.contains("State:") && !status.contains("State:\tZ")
@@ -61,20 +61,20 @@ impl Other {
 fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + LONG;
     while !holds() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
 #[test]
-fn a_command_ends_as_it_likes() {
+fn result_of_a_command_is_reported() {
     assert_eq!(run("exit 0", LONG).ended, Ended::Exit(0));
     assert_eq!(run("exit 75", LONG).ended, Ended::Exit(75));
     assert_eq!(run("kill -9 $$", LONG).ended, Ended::Signal(9));
 }
 
 #[test]
-fn both_outputs_come_in_order() {
+fn both_outputs_are_kept_in_order() {
     let ran = run("echo one; echo two >&2; printf three", LONG);
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::Exit(0), "one\ntwo\nthree"));
 }
@@ -94,14 +94,14 @@ fn nothing_is_inherited() {
     let env = BTreeMap::from([("KVMBACKUP_API", "1"), ("EMPTY", "")].map(|(key, value)| (key.into(), value.into())));
     let call = Call { argv: vec!["/usr/bin/env".to_owned()], env };
     assert_eq!(Host.run(&call, LONG, None).unwrap().output, "EMPTY=\nKVMBACKUP_API=1\n");
-    // `cat` finds standard input at its end.
+    // `cat` reads an empty standard input.
     assert_eq!(run("pwd; cat", LONG).output, "/\n");
 }
 
 #[test]
-fn a_command_that_takes_too_long_is_ended_with_all_its_processes() {
+fn command_is_ended_at_its_deadline_with_all_its_processes() {
     let folder = tempfile::tempdir().unwrap();
-    // The grandchild, deaf to SIGTERM, keeps the pipe open too.
+    // The grandchild ignores SIGTERM and also keeps the pipe open.
     let script = "(trap '' TERM; sh -c 'echo $PPID' >$1/pid; while :; do sleep 1; done) & echo started; wait";
     let ran = run_in(script, folder.path(), ENOUGH);
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::TimedOut, "started\n"));
@@ -110,23 +110,23 @@ fn a_command_that_takes_too_long_is_ended_with_all_its_processes() {
 }
 
 #[test]
-fn a_command_may_put_things_right_at_its_end() {
+fn terminated_command_may_clean_up() {
     let ran = run("trap 'echo unlocked; exit 0' TERM; echo locked; sleep 60 & wait", ENOUGH);
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::TimedOut, "locked\nunlocked\n"));
 }
 
 #[test]
-fn a_grandchild_that_keeps_the_pipe_open_holds_up_nothing() {
+fn grandchild_that_keeps_the_pipe_open_does_not_block() {
     let folder = tempfile::tempdir().unwrap();
     let ran = run_in("sleep 600 & echo $! >$1/pid; echo done", folder.path(), LONG);
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::Exit(0), "done\n"));
     let daemon = Other::in_file(&folder.path().join("pid"));
-    assert!(daemon.runs(), "what a command that ended by itself leaves behind is its own affair");
+    assert!(daemon.runs(), "a process that a finished command has left is not ended");
     run(&format!("kill {}", daemon.0.file_name().unwrap().to_str().unwrap()), LONG);
 }
 
 #[test]
-fn a_run_that_shall_stop_ends_its_hook() {
+fn cancelled_run_ends_its_hook() {
     let cancel = Cancel::default();
     let ran = thread::scope(|scope| {
         let running = scope.spawn(|| Host.run(&sh("echo on; sleep 600", Path::new("/")), LONG, Some(&cancel)).unwrap());
@@ -138,7 +138,7 @@ fn a_run_that_shall_stop_ends_its_hook() {
 }
 
 #[test]
-fn what_is_not_to_be_trusted_does_not_start() {
+fn untrusted_program_is_not_started() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hook");
     fs::write(&path, format!("#!/bin/sh\ntouch {}/ran\n", folder.path().display())).unwrap();
@@ -150,12 +150,12 @@ fn what_is_not_to_be_trusted_does_not_start() {
     assert!(!folder.path().join("ran").exists());
 }
 
-/// Holds a lock, which is a file, until it is told to let go, and tells by what.
+/// Has a lock, which is a file, until it is released, and prints the reason.
 const SESSION: &str = "trap 'rm -f $1/lock' EXIT; echo $$ >$1/lock; echo READY; read word; echo \"told $word\"; \
                        read more || echo end";
 
 #[test]
-fn a_session_holds_until_it_is_released() {
+fn session_stays_ready_until_it_is_released() {
     let folder = tempfile::tempdir().unwrap();
     let lock = folder.path().join("lock");
     let held = ready(SESSION, folder.path(), FAR);
@@ -168,7 +168,7 @@ fn a_session_holds_until_it_is_released() {
 }
 
 #[test]
-fn a_session_that_is_dropped_is_released() {
+fn dropped_session_is_released() {
     let folder = tempfile::tempdir().unwrap();
     let held = ready(SESSION, folder.path(), FAR);
     assert!(folder.path().join("lock").exists());
@@ -177,18 +177,18 @@ fn a_session_that_is_dropped_is_released() {
 }
 
 #[test]
-fn a_session_sees_the_end_of_its_input_when_we_die() {
+fn session_sees_the_end_of_its_input_if_kvmbackup_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let lock = folder.path().join("lock");
     let mut process = start(&sh(SESSION, folder.path()), Stream::Pipe).unwrap();
     wait_until("the lock", || lock.exists());
-    // What the kernel does when it ends us: the pipe is closed, and no RELEASE is written.
+    // The kernel does the same if kvmbackup is killed: the pipe is closed, and no RELEASE is written.
     drop(process.take_input());
     wait_until("the end of the lock", || !lock.exists());
 }
 
 #[test]
-fn a_session_that_dies_did_not_keep() {
+fn session_that_dies_is_not_kept() {
     let folder = tempfile::tempdir().unwrap();
     let script = "echo $$ >$1/pid; echo READY; until [ -e $1/fault ]; do sleep 0.01; done; exit 3";
     let held = ready(script, folder.path(), FAR);
@@ -201,13 +201,13 @@ fn a_session_that_dies_did_not_keep() {
 }
 
 #[test]
-fn a_session_that_cannot_hear_did_not_keep() {
+fn session_with_closed_input_is_not_kept() {
     let held = ready("exec <&-; echo READY; exec sleep 0.1", Path::new("/"), FAR);
     assert!(!held.release().kept);
 }
 
 #[test]
-fn a_session_that_ends_at_once_was_ready_and_is_lost() {
+fn session_that_ends_after_ready_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let held = ready("echo $$ >$1/pid; echo READY; exit 75", folder.path(), FAR);
     let session = Other::in_file(&folder.path().join("pid"));
@@ -218,7 +218,7 @@ fn a_session_that_ends_at_once_was_ready_and_is_lost() {
 }
 
 #[test]
-fn a_session_that_holds_too_long_is_released_unasked() {
+fn session_is_released_at_its_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let lock = folder.path().join("lock");
     let held = ready(SESSION, folder.path(), Deadlines { hold: Duration::from_millis(200), ..FAR });
@@ -229,7 +229,7 @@ fn a_session_that_holds_too_long_is_released_unasked() {
 }
 
 #[test]
-fn a_session_that_does_not_let_go_is_ended() {
+fn session_that_ignores_its_release_is_ended() {
     let folder = tempfile::tempdir().unwrap();
     let script = "echo READY; while :; do sleep 1; done";
     let held = ready(script, folder.path(), Deadlines { release: Duration::from_millis(200), ..FAR });
@@ -239,9 +239,9 @@ fn a_session_that_does_not_let_go_is_ended() {
 }
 
 #[test]
-fn no_process_of_a_session_outlives_it() {
+fn no_process_outlives_its_session() {
     let folder = tempfile::tempdir().unwrap();
-    // The session dies by a mistake of its own; its client still has the lock.
+    // The session fails by itself, but its client still has the lock.
     let script = "sleep 600 & echo $! >$1/pid; echo READY; read word";
     let held = ready(script, folder.path(), FAR);
     let client = Other::in_file(&folder.path().join("pid"));
@@ -251,7 +251,7 @@ fn no_process_of_a_session_outlives_it() {
 }
 
 #[test]
-fn a_session_that_is_not_ready_in_time_is_ended() {
+fn session_that_is_not_ready_in_time_is_ended() {
     let ran = not_ready("echo connecting; sleep 600; echo READY", ENOUGH, None);
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::TimedOut, "connecting\n"));
 }
@@ -263,7 +263,7 @@ fn a_session_may_decline() {
 }
 
 #[test]
-fn a_run_that_shall_stop_waits_for_no_session() {
+fn cancelled_run_does_not_wait_for_a_session() {
     let cancel = Cancel::default();
     cancel.cancel(2);
     assert_eq!(not_ready("sleep 600", LONG, Some(&cancel)).ended, Ended::Cancelled);

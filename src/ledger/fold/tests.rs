@@ -1,4 +1,4 @@
-//! What each kind of report changes, one rule a test; and what must hold after any reports.
+//! Tests what each kind of report changes, one rule per test, and the invariants after any sequence of reports.
 
 use chrono::TimeDelta;
 use proptest::prelude::*;
@@ -89,7 +89,7 @@ fn runs(ledger: &Ledger, job: &str) -> Vec<(JobResult, u64)> {
 }
 
 #[test]
-fn a_run_is_on_from_its_begin_to_its_end() {
+fn run_is_in_progress_from_start_to_end() {
     let mut ledger = Ledger::default();
     let report = report(1, vec![saved("web", 1)]);
     ledger.begin(&report);
@@ -106,13 +106,13 @@ fn a_run_is_on_from_its_begin_to_its_end() {
     );
     assert_eq!((job.last_duration_ms, runs(&ledger, "a")), (90_000, vec![(JobResult::Success, 1)]));
     assert_eq!(job.domains, BTreeMap::from([(Tally::Selected, 1), (Tally::Success, 1)]));
-    // Nothing of it was due: that is as well.
+    // Nothing of this job was due, which is a success.
     assert_eq!(runs(&ledger, "b"), [(JobResult::Success, 1)]);
     assert_eq!(ledger.jobs["b"].domains, BTreeMap::from([(Tally::Selected, 0)]));
 }
 
 #[test]
-fn a_run_that_was_killed_counts_as_aborted_when_the_next_begins() {
+fn killed_run_counts_as_aborted_when_the_next_one_starts() {
     let mut ledger = Ledger::default();
     ledger.begin(&report(1, vec![]));
     ledger.begin(&RunReport { jobs: vec!["a".into()], ..report(2, vec![]) });
@@ -149,21 +149,21 @@ fn a_run_that_fails_as_a_whole_fails_for_every_job() {
 }
 
 #[test]
-fn a_signal_aborts_and_what_was_not_reached_is_not_run() {
+fn signal_aborts_the_run_and_remaining_domains_are_not_run() {
     let mut ledger = Ledger::default();
     let domains = vec![saved("web", 1), failed("db", FailureReason::Other), not_run("mail")];
     run(&mut ledger, &RunReport { signal: Some(15), ..report(1, domains) }, RunResult::Signal(15));
     assert_eq!(runs(&ledger, "a"), [(JobResult::Aborted, 1)]);
     let states = [Tally::Selected, Tally::Success, Tally::Failure, Tally::NotRun];
     assert_eq!(ledger.jobs["a"].domains, BTreeMap::from_iter(states.into_iter().zip([3, 1, 1, 1])));
-    assert!(!ledger.domains.contains_key("mail"), "it was not tried");
-    // During recovery, no report carries it yet.
+    assert!(!ledger.domains.contains_key("mail"), "no attempt was made");
+    // A signal during recovery is not in the report.
     run(&mut ledger, &report(2, vec![]), RunResult::Signal(15));
     assert_eq!(runs(&ledger, "a"), [(JobResult::Aborted, 2)]);
 }
 
 #[test]
-fn what_hooks_leave_out_is_neither_failure_nor_success() {
+fn domains_skipped_by_hooks_are_neither_failure_nor_success() {
     let mut ledger = Ledger::default();
     run(&mut ledger, &report(1, vec![failed("web", FailureReason::Hook)]), RunResult::Failed);
     run(&mut ledger, &report(2, vec![of_job("a", "web", Outcome::Skipped)]), RunResult::Good);
@@ -171,10 +171,10 @@ fn what_hooks_leave_out_is_neither_failure_nor_success() {
     assert_eq!((runs(&ledger, "a"), job.last_success), (vec![(JobResult::Failure, 1)], None));
     assert_eq!((web.last_result, web.consecutive_failures), (Some(DomainResult::Skipped), 1));
     assert_eq!((web.last_success, web.last_attempt), (None, Some(time(2))));
-    // Beside another that is saved, it does not count.
+    // It does not count if another domain is backed up.
     run(&mut ledger, &report(3, vec![of_job("a", "web", Outcome::Skipped), saved("db", 3)]), RunResult::Good);
     assert_eq!(runs(&ledger, "a"), [(JobResult::Success, 1), (JobResult::Failure, 1)]);
-    // The whole run.
+    // The hook skips the whole run.
     let hooks = vec![hook("weekend", "pre-run", HookStatus::Skip)];
     run(&mut ledger, &RunReport { hooks, ..report(4, vec![]) }, RunResult::Good);
     assert_eq!(runs(&ledger, "a"), [(JobResult::Success, 1), (JobResult::Failure, 1)]);
@@ -182,7 +182,7 @@ fn what_hooks_leave_out_is_neither_failure_nor_success() {
 }
 
 #[test]
-fn a_good_backup_tells_all_and_ends_a_row_of_failures() {
+fn success_records_all_values_and_resets_failures() {
     let mut ledger = Ledger::default();
     run(&mut ledger, &report(1, vec![failed("web", FailureReason::Copy)]), RunResult::Failed);
     run(&mut ledger, &report(2, vec![failed("web", FailureReason::Timeout)]), RunResult::Failed);
@@ -230,7 +230,7 @@ fn the_first_warning_is_kept_until_the_next_attempt() {
 fn a_failed_attempt_keeps_the_sizes_of_the_last_good_one() {
     let mut ledger = Ledger::default();
     run(&mut ledger, &report(1, vec![saved("web", 1)]), RunResult::Good);
-    // It had read some when it failed.
+    // It had read some data when it failed.
     let half = DomainOutcome { read_bytes: 9, stored_bytes: 3, ..failed("web", FailureReason::Copy) };
     run(&mut ledger, &report(2, vec![half]), RunResult::Failed);
     let web = &ledger.domains["web"];
@@ -270,7 +270,7 @@ fn a_partial_backup_counts_as_failure() {
 }
 
 #[test]
-fn what_there_is_to_know_makes_a_warning_of_a_success() {
+fn success_with_warnings_or_leftovers_is_a_warning() {
     let mut ledger = Ledger::default();
     let something = || vec![Failure { message: "w".into(), hint: None }];
     let prune = || BTreeMap::from([("prune".into(), 1)]);
@@ -285,7 +285,7 @@ fn what_there_is_to_know_makes_a_warning_of_a_success() {
 }
 
 #[test]
-fn a_name_of_the_command_line_is_no_domain() {
+fn unknown_name_from_the_command_line_is_not_recorded() {
     let mut ledger = Ledger::default();
     let typo = DomainOutcome { job: String::new(), ..failed("wbe", FailureReason::Other) };
     run(&mut ledger, &report(1, vec![typo]), RunResult::Failed);
@@ -293,7 +293,7 @@ fn a_name_of_the_command_line_is_no_domain() {
 }
 
 #[test]
-fn other_news_only_go_forward() {
+fn recorded_times_never_go_back() {
     let mut ledger = Ledger::default();
     ledger.verified("web", time(2));
     ledger.verified("web", time(1));
@@ -308,7 +308,7 @@ fn other_news_only_go_forward() {
 }
 
 #[test]
-fn what_is_in_nothing_any_more_is_forgotten() {
+fn domains_and_jobs_that_no_longer_exist_are_forgotten() {
     let mut ledger = Ledger::default();
     run(&mut ledger, &report(1, vec![saved("web", 1), saved("gone", 1)]), RunResult::Good);
     let mut survey = Survey {
@@ -328,7 +328,7 @@ fn what_is_in_nothing_any_more_is_forgotten() {
     assert!(ledger.domains.contains_key("web") && ledger.jobs.contains_key("a"));
 }
 
-/// An attempt of any kind.
+/// Any kind of attempt.
 fn outcomes() -> impl Strategy<Value = DomainOutcome> {
     let reason = prop::sample::select(FailureReason::ALL.to_vec());
     (0..5, reason).prop_map(|(kind, reason)| match kind {
@@ -340,7 +340,7 @@ fn outcomes() -> impl Strategy<Value = DomainOutcome> {
     })
 }
 
-/// All counters of a ledger, in one order.
+/// All counters of a ledger, by name.
 fn counters(ledger: &Ledger) -> BTreeMap<String, u64> {
     let jobs = ledger
         .jobs
@@ -358,7 +358,7 @@ fn counters(ledger: &Ledger) -> BTreeMap<String, u64> {
 
 proptest! {
     #[test]
-    fn counters_never_fall_and_the_rest_follows_from_the_attempts(
+    fn counters_never_decrease_and_the_rest_follows_from_the_attempts(
         attempts in prop::collection::vec((outcomes(), any::<bool>()), 1..(HISTORY * 2)),
     ) {
         let mut ledger = Ledger::default();
@@ -387,7 +387,7 @@ proptest! {
         prop_assert_eq!(domain.history.len(), tried.len().min(HISTORY));
         let newest: Vec<_> = tried.iter().rev().take(HISTORY).map(result_of).collect();
         prop_assert_eq!(domain.history.iter().rev().map(|attempt| attempt.result).collect::<Vec<_>>(), newest);
-        // What is written can be read again.
+        // The ledger can be written and read again.
         let text = serde_json::to_string(&ledger).unwrap();
         prop_assert_eq!(serde_json::from_str::<Ledger>(&text).unwrap(), ledger);
     }

@@ -1,4 +1,4 @@
-//! Owns: the values that templates may name, as text that is safe for one line, except for characters of HTML. Must not: render.
+//! The values for templates, as text that is safe for one line, except for characters of HTML. Must not render.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::model::size::{bytes, duration};
 use crate::model::{Consistency, DomainOutcome, Failure, FailureReason, HookResult, Outcome, RunReport, Status};
 use crate::report::{self, table::printable};
 
-/// Lines of a hook's output, and characters of a line.
+/// Maximum number of lines of a hook's output, and of characters per line.
 const LINES: usize = 20;
 const COLUMNS: usize = 200;
-/// Characters of a message.
+/// Maximum length of a message, in characters.
 const MESSAGE: usize = 1000;
-/// Names in a list.
+/// Maximum number of names in a list.
 const NAMES: usize = 20;
-/// Late guests in a list.
+/// Maximum number of late guests in a list.
 const MOST_LATE: usize = 60;
 
 const GOOD: &str = "#1a6b34";
@@ -97,10 +97,10 @@ impl View {
         domains.sort_by_key(|domain| std::cmp::Reverse(rank(domain)));
         let late = facts.late.iter().map(|name| {
             let name = printable(name);
-            format!("{name} is late: it was not due, and its newest restore point is too old, or there is none")
+            format!("{name} is late: it was not due, but its newest restore point is too old or missing")
         });
         let of_run = report.warnings.iter().chain(&report.leftovers).map(|failure| cut(&failure.message));
-        let recovered = report.recovered.iter().map(|what| format!("put right of an earlier run: {}", cut(what)));
+        let recovered = report.recovered.iter().map(|what| format!("recovered from an earlier run: {}", cut(what)));
         let names = if gist.names.is_empty() { String::new() } else { format!(": {}", list(&gist.names)) };
         let count = if gist.all == 0 { String::new() } else { format!(" {} of {}", gist.count, gist.all) };
         let hooks = report.hooks.iter().filter_map(|hook| {
@@ -140,9 +140,9 @@ impl View {
                 .iter()
                 .map(|run| UntoldRun { time: report::moment(run.time), subject: printable(&run.subject) })
                 .collect(),
-            next: facts.settings.map_or_else(|| "not known: there are no settings that could be read".to_owned(), next),
+            next: facts.settings.map_or_else(|| "unknown: the configuration cannot be read".to_owned(), next),
             free: facts.survey.map_or_else(
-                || "not known".to_owned(),
+                || "unknown".to_owned(),
                 |survey| {
                     let seen = &survey.repository;
                     let (free, all) = (bytes(seen.available_bytes), bytes(seen.capacity_bytes));
@@ -167,12 +167,12 @@ fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> DomainView {
     };
     let began = domain.point.map_or(started, |point| point.time());
     let skipped = domain.skipped.iter().map(|disk| Notice {
-        message: format!("disk {} is not saved: {}", printable(&disk.target), cut(&disk.reason)),
+        message: format!("disk {} is not backed up: {}", printable(&disk.target), cut(&disk.reason)),
         hint: disk.hint.as_deref().map(cut),
     });
     DomainView {
         name: printable(&domain.domain),
-        result: if looks { "ok, look" } else { domain.outcome.label() },
+        result: if looks { "warning" } else { domain.outcome.label() },
         colour,
         start: began.with_timezone(&Local).format("%H:%M:%S").to_string(),
         duration: duration(Duration::from_millis(domain.duration_ms)),

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reply_is_refused() {
+    fn invalid_replies_are_rejected() {
         let long = format!("250 {}\r\n", "a".repeat(1000));
         let many = "250-a\r\n".repeat(200);
         for text in [
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_in_few_words() {
+    fn rejection_text_is_shortened() {
         let reply = Reply { code: 554, lines: vec!["no\u{1b}[2J".to_owned(), "x".repeat(9000)] };
         let Err(Trouble::Refused { code: 554, text, .. }) = reply.expect(2, SmtpStage::Mail) else { panic!() };
         assert!(text.starts_with("no[2J xxx") && text.len() == LONGEST_TEXT);

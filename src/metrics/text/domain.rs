@@ -1,4 +1,4 @@
-//! Owns: the metrics of domains: which domains there are, and what is told of each. Must not: know of jobs as a whole.
+//! Sets the metrics of domains, and decides which domains have metrics. Must not know jobs as a whole.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +12,8 @@ use crate::model::{Consistency, FailureReason};
 /// There are no incremental backups.
 const MODE: &str = "full";
 
-/// Every domain that libvirt, the configuration or the repository has, or that left an overlay; before the first survey, every
-/// one that was tried.
+/// Every domain that libvirt, the configuration or the target has, or that has a leftover overlay; before the first
+/// survey, every domain with an attempt.
 pub(super) fn all(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
     for name in names(ledger, survey) {
         let seen = survey.and_then(|survey| survey.domains.get(name));
@@ -21,7 +21,7 @@ pub(super) fn all(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
         if let Some(seen) = seen {
             whereabouts(page, name, seen);
         }
-        // What no job covers, nor ever did, has neither attempts nor a schedule; at most somebody left points of it.
+        // A domain that was never covered by a job has neither attempts nor a schedule, at most restore points.
         let last_job = known.map(|known| known.job.as_str()).filter(|job| !job.is_empty());
         let job = seen.and_then(|seen| seen.job.as_deref()).or(last_job);
         let points = seen.map(|seen| &seen.points).filter(|points| points.count > 0);
@@ -87,7 +87,7 @@ fn sizes(page: &mut Page, labels: [&str; 2], known: &DomainRecord) {
 }
 
 fn stored(page: &mut Page, labels: [&str; 2], seen: &Seen) {
-    // A domain that is never due has no time between.
+    // A domain without a job is never due, so it has no interval.
     if seen.job.is_some() {
         page.set(&DOMAIN_EXPECTED_INTERVAL_SECONDS, &labels, seen.expected_interval_s as f64);
     }

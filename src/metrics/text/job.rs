@@ -1,4 +1,4 @@
-//! Owns: the metrics of jobs. Must not: know of single domains.
+//! Sets the metrics of jobs. Must not know single domains.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,8 @@ use super::super::page::Page;
 use super::{count, flag, seconds, time};
 use crate::ledger::{JobRecord, JobResult, Ledger, SeenJob, Survey, Tally};
 
-/// Every job that the survey found in the configuration, or that is on; before the first survey, every job that ran.
+/// Every job that the survey found in the configuration, or that is in progress; before the first survey, every job
+/// that ran.
 pub(super) fn all(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>, running: bool) {
     let told = |name: &&String| survey.is_none_or(|survey| survey.jobs.contains_key(*name));
     let ran = ledger.jobs.iter().filter(|(name, job)| job.running.is_some() || told(name)).map(|(name, _)| name);

@@ -1,4 +1,4 @@
-//! The text against a file, and against promtool and Prometheus' own storage.
+//! Compares the text with a file, and tests it with promtool and Prometheus' own storage.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Write;
@@ -12,7 +12,7 @@ use super::*;
 use crate::ledger::*;
 use crate::model::{Consistency, FailureReason, PointId};
 
-/// Names that libvirt takes: it refuses only `/`, a line feed, and what is not UTF-8.
+/// Names that libvirt accepts: it rejects only `/`, line feeds, and invalid UTF-8.
 const HOSTILE: &[&str] = &[
     r#"quo"te"#,
     r"back\slash",
@@ -35,7 +35,7 @@ fn point(seconds: i64) -> PointId {
     PointId::at(at(seconds).unwrap())
 }
 
-/// Runs of a host with every kind of domain.
+/// The results of runs with every kind of domain.
 fn ledger() -> Ledger {
     let nightly = JobRecord {
         last_start: at(0),
@@ -170,7 +170,7 @@ fn promtool(args: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// What promtool has to say against a text.
+/// The complaints of promtool about a text.
 #[track_caller]
 fn lint(text: &str) -> String {
     let output = promtool(&["check", "metrics"], text);
@@ -181,7 +181,7 @@ fn lint(text: &str) -> String {
 }
 
 #[test]
-fn the_text_is_as_it_was_agreed() {
+fn text_equals_the_golden_file() {
     let text = text(&ledger(), Some(&survey()), false).unwrap();
     let golden =
         include_str!("golden.prom").replace("VERSION", env!("CARGO_PKG_VERSION")).replace("REVISION", revision());
@@ -190,7 +190,7 @@ fn the_text_is_as_it_was_agreed() {
 }
 
 #[test]
-fn promtool_finds_no_fault_with_any_text() {
+fn promtool_accepts_every_text() {
     for (ledger, survey) in [(Ledger::default(), None), (ledger(), None), (ledger(), Some(survey()))] {
         let text =
             text(&ledger, survey.as_ref(), true).unwrap() + &exporter_text(true, Duration::from_millis(7)).unwrap();
@@ -209,12 +209,12 @@ fn promtool_finds_no_fault_with_any_text() {
 }
 
 #[test]
-fn promtool_would_find_a_fault() {
+fn promtool_rejects_a_bad_text() {
     assert_ne!(lint("# HELP kvmbackup_x_ms X.\n# TYPE kvmbackup_x_ms counter\nkvmbackup_x_ms 1\n"), "");
 }
 
 #[test]
-fn every_metric_of_the_catalogue_gets_a_series_with_all_of_its_labels() {
+fn every_metric_has_a_series_with_all_of_its_labels() {
     let text = text(&ledger(), Some(&survey()), false).unwrap() + &exporter_text(true, Duration::ZERO).unwrap();
     for metric in ALL {
         let mut series = text.lines().filter(|line| line.starts_with(&format!("{}{{", metric.name)));
@@ -231,9 +231,9 @@ fn every_metric_of_the_catalogue_gets_a_series_with_all_of_its_labels() {
     }
 }
 
-/// Prometheus' own storage reads our series and tells the names back.
+/// Prometheus' own storage reads the series and returns the same names.
 #[test]
-fn hostile_names_are_read_back_as_they_were() {
+fn prometheus_reads_back_hostile_names() {
     let mut survey = survey();
     for name in HOSTILE {
         survey.domains.insert((*name).to_owned(), seen(Some("nightly"), SeenPoints::default()));
@@ -242,7 +242,7 @@ fn hostile_names_are_read_back_as_they_were() {
     assert_eq!(lint(&text), "");
     assert!(!text.contains('\r'));
 
-    // Storage is filled from OpenMetrics, whose samples look alike; it asks for a time and an end.
+    // The storage is filled from OpenMetrics, which has the same samples but requires times and an end.
     let defined = text.lines().filter(|line| line.starts_with("kvmbackup_domain_defined{"));
     let samples: String = defined.map(|line| format!("{line} 1790000000\n")).collect();
     let dir = tempfile::tempdir().unwrap();
@@ -256,7 +256,7 @@ fn hostile_names_are_read_back_as_they_were() {
     let read: BTreeSet<String> =
         dump.lines().filter_map(|line| line.split_once("domain=")).map(|(_, rest)| go_string(rest)).collect();
     let names: BTreeSet<String> = survey.domains.keys().filter(|name| *name != "gone").cloned().collect();
-    // The format has no escape for it.
+    // The format has no escape for a carriage return.
     let names = names.into_iter().map(|name| name.replace('\r', "\u{fffd}")).collect();
     assert_eq!(read, names, "{dump}");
 }
@@ -265,7 +265,7 @@ fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// The string that a Go literal at the beginning of a text means.
+/// The value of the Go string literal at the start of a text.
 fn go_string(literal: &str) -> String {
     let mut string = String::new();
     let mut chars = literal.chars().skip(1);
@@ -284,7 +284,7 @@ fn go_string(literal: &str) -> String {
 }
 
 #[test]
-fn names_that_make_one_word_together_are_two_series() {
+fn labels_with_the_same_concatenation_are_separate_series() {
     let mut survey = survey();
     for (job, name) in [("a", "bc"), ("ab", "c")] {
         survey.jobs.insert(job.to_owned(), SeenJob::default());
@@ -297,7 +297,7 @@ fn names_that_make_one_word_together_are_two_series() {
 }
 
 #[test]
-fn nothing_that_can_fail_begins_with_a_failure_that_nobody_saw_come() {
+fn failure_counters_start_at_zero() {
     let text = text(&Ledger::default(), Some(&survey()), false).unwrap();
     for reason in FailureReason::ALL {
         let word = serde_json::to_value(reason).unwrap();
@@ -315,7 +315,7 @@ fn nothing_that_can_fail_begins_with_a_failure_that_nobody_saw_come() {
 }
 
 #[test]
-fn a_removed_guest_is_not_told_of_and_counters_stay() {
+fn removed_guest_has_no_series_and_counters_stay() {
     let (ledger, mut survey) = (ledger(), survey());
     let before = text(&ledger, Some(&survey), false).unwrap();
     assert!(has_domain(&before, "web") && !has_domain(&before, "gone"), "{before}");
@@ -327,7 +327,7 @@ fn a_removed_guest_is_not_told_of_and_counters_stay() {
 }
 
 #[test]
-fn a_lost_ledger_does_not_make_points_go_away() {
+fn lost_ledger_does_not_hide_restore_points() {
     let success = |text: &str, name: &str| {
         value(
             text,
@@ -336,11 +336,11 @@ fn a_lost_ledger_does_not_make_points_go_away() {
     };
     let text = text(&ledger(), Some(&survey()), false).unwrap();
     assert_eq!(success(&text, "lost"), Some(1_789_950_000.0));
-    assert_eq!(success(&text, "db"), Some(0.0), "its only point is one that was not whole");
+    assert_eq!(success(&text, "db"), Some(0.0), "its only point is partial");
 }
 
 #[test]
-fn running_takes_a_run_and_a_lock() {
+fn running_requires_a_run_and_a_lock() {
     let running = |ledger: &Ledger, locked| {
         let text = text(ledger, Some(&survey()), locked).unwrap();
         value(&text, r#"kvmbackup_job_running{backup_job="nightly"}"#)

@@ -1,4 +1,4 @@
-//! Owns: grouping the entries of a section by cause, so that a shared cause is printed once. Pure. Must not: lay out lines.
+//! Groups the entries of a section by cause, so that a shared cause is printed once. Pure. Must not lay out lines.
 
 use crate::model::Failure;
 
@@ -41,7 +41,7 @@ fn without(failure: &Failure, who: &str) -> Failure {
     Failure { message, hint: failure.hint.as_deref().map(|hint| replaced(hint, who)) }
 }
 
-/// The text with `NAME` for each name that is a word of its own, as `web` in `/images/web.qcow2` but not in `web-1`.
+/// The text with `NAME` for each name that is a separate word, such as `web` in `/images/web.qcow2` but not in `web-1`.
 fn replaced(text: &str, name: &str) -> String {
     if name.is_empty() {
         return text.to_owned();
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn one_cause_is_told_once_and_names_are_no_difference() {
+    fn failures_that_differ_only_in_the_name_are_grouped() {
         let entry = |name: &str| (name.to_owned(), failure(&format!("{name}: cannot open /images/{name}.qcow2")));
         let other = ("x".to_owned(), failure("x: no agent"));
         let entries = [entry("a"), entry("web"), other.clone(), entry("web-1")];
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn two_of_a_kind_and_what_is_about_nobody_stay_whole() {
+    fn pairs_and_entries_without_a_name_are_not_grouped() {
         let entries = [("a", "a: broken"), ("b", "b: broken"), ("", "broken"), ("", "broken"), ("", "broken")];
         let entries = entries.map(|(who, message)| (who.to_owned(), failure(message)));
         let told = causes(entries.clone().into_iter());
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_within_another_word_is_not_taken_out() {
+    fn name_inside_another_word_is_not_replaced() {
         assert_eq!(replaced("a cannot say: a-1, a.b, `a`", "a"), "NAME cannot say: a-1, NAME.b, `NAME`");
         assert_eq!(replaced("", "a"), "");
     }

@@ -1,4 +1,4 @@
-//! Owns: laying out lines: width, colour, sections. Must not: know what a report is.
+//! Lays out lines: width, colour, sections. Must not know what a report is.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -7,13 +7,13 @@ use crate::model::Failure;
 use crate::model::command::{typed, unbroken};
 use crate::report::table::printable;
 
-/// Columns of a line without a terminal.
+/// Columns of a line if there is no terminal.
 pub const WIDTH: usize = 100;
 
 /// Where a page is shown, which decides how a [`Paint`] is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// A file, a pipe, a mail: not at all.
+    /// A file, a pipe or a mail: without paint.
     Plain,
     /// A terminal: as a colour.
     Colour,
@@ -30,12 +30,12 @@ pub enum Paint {
     Bad,
 }
 
-/// The text so far. Every line passes through here, so that all of them are safe for a terminal.
+/// The text so far. All lines pass through here, so that they are safe for a terminal.
 pub struct Page {
     out: String,
     style: Style,
     width: usize,
-    /// That of lines without their own.
+    /// The paint of lines without their own.
     paint: Paint,
 }
 
@@ -59,7 +59,7 @@ impl Page {
         self.out.push('\n');
     }
 
-    /// Writes the priority of a line that begins.
+    /// Writes the priority at the start of a line.
     fn begin(&mut self, paint: Paint) {
         if self.style == Style::Journal && (self.out.is_empty() || self.out.ends_with('\n')) {
             self.out.push_str(match paint {
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_told_with_its_domain_once() {
+    fn failure_names_its_domain_once() {
         let told = |who: &str, message: &str| {
             let mut page = Page::new(Style::Plain, WIDTH);
             let failure = Failure { message: message.to_owned(), hint: None };

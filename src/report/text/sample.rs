@@ -1,4 +1,4 @@
-//! Owns: reports for tests. Must not: be used elsewhere.
+//! Reports for tests. Must not be used elsewhere.
 
 use chrono::DateTime;
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use crate::model::{
     SkippedDisk,
 };
 
-/// A run of nothing.
+/// A run without domains.
 pub fn empty() -> RunReport {
     let started = DateTime::from_timestamp(1_795_312_800, 0).unwrap();
     RunReport {
@@ -31,7 +31,7 @@ pub fn empty() -> RunReport {
     }
 }
 
-/// A domain that was saved.
+/// A domain that was backed up.
 pub fn saved(name: &str) -> DomainOutcome {
     DomainOutcome {
         outcome: Outcome::Success,
@@ -55,7 +55,7 @@ pub fn saved(name: &str) -> DomainOutcome {
     }
 }
 
-/// A run in which all went well.
+/// A run without problems.
 pub fn good() -> RunReport {
     let off = DomainOutcome {
         method: Some(Method::Direct),
@@ -66,7 +66,7 @@ pub fn good() -> RunReport {
     RunReport { domains: vec![saved("DockerNode1"), off], ..empty() }
 }
 
-/// A run in which everything happened that can.
+/// A run with every kind of problem.
 pub fn bad() -> RunReport {
     let failure =
         |message: &str, hint: Option<&str>| Failure { message: message.to_owned(), hint: hint.map(str::to_owned) };

@@ -1,4 +1,4 @@
-//! The text of reports, whole: the files beside this one are what a reader sees.
+//! Compares the whole text of reports with files in this directory.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn nothing_due_is_one_line() {
 }
 
 #[test]
-fn the_headline_says_the_worst() {
+fn headline_names_the_worst_problem() {
     let headline = |report: &RunReport| text(report, false, WIDTH).lines().next().unwrap_or_default().to_owned();
     let mut report = sample::good();
     report.domains[0].leftovers = sample::bad().domains[2].leftovers.clone();
@@ -47,7 +47,7 @@ fn long_names_stay_within_the_width() {
 }
 
 #[test]
-fn colour_changes_nothing_but_colour() {
+fn colour_does_not_change_the_text() {
     let report = sample::bad();
     let coloured = text(&report, true, WIDTH);
     assert!(coloured.contains("\u{1b}[1;31mFAILED\u{1b}[0m   db1"));
@@ -59,7 +59,7 @@ fn colour_changes_nothing_but_colour() {
 }
 
 #[test]
-fn many_failures_of_one_cause_are_one_screen() {
+fn failures_with_one_cause_are_grouped() {
     let mut report = sample::bad();
     let failed = report.domains[1].clone();
     report.domains.truncate(1);
@@ -85,7 +85,7 @@ fn many_failures_of_one_cause_are_one_screen() {
 }
 
 #[test]
-fn times_are_those_of_the_host_and_say_so() {
+fn times_are_in_the_hosts_zone_and_name_it() {
     let berlin = chrono::FixedOffset::east_opt(3600).unwrap();
     let text = page(&sample::good(), Page::new(Style::Plain, WIDTH), &berlin);
     assert!(text.contains("\n2026-11-22 03:00:00 +01:00 to 2026-11-22 03:03:07 +01:00, 3m 07s\n"), "{text}");
@@ -104,7 +104,7 @@ fn a_report_fits_a_terminal_of_80_columns() {
 }
 
 #[test]
-fn an_error_of_a_guest_with_line_ends_of_windows_is_one_line_everywhere() {
+fn error_with_windows_line_endings_stays_on_one_line() {
     let mut report = sample::bad();
     let said = "guest agent: cannot freeze:\r\nVSS is busy\r";
     report.domains[0].warnings.push(Failure { message: said.to_owned(), hint: Some("see\r\nit".to_owned()) });
