@@ -91,9 +91,9 @@ fn an_overlay_with_data_stays_when_somebody_put_the_guest_on_its_base() {
     let overlay = scene.kill_on_overlay(0x11);
     scene.guest.destroy();
     scene.define(&scene.defined);
-    scene.recovery_refuses("holds data");
+    scene.recovery_refuses("holds guest data");
     scene.guest.start_paused();
-    scene.recovery_refuses("holds data");
+    scene.recovery_refuses("holds guest data");
     let overlay = overlay.to_str().unwrap();
     run("qemu-io", &["-U", "-r", "-f", "qcow2", "-c", "read -P 0x11 1M 64k", overlay]);
     fs::remove_file(overlay).unwrap();
