@@ -14,10 +14,9 @@ use std::time::Instant;
 use chrono::{DateTime, Local, Utc};
 use uuid::Uuid;
 
-use super::context::Context;
+use super::context::{Context, Run};
 use super::phases::{GuestAgent, Phases};
 use super::prune::Rotate;
-use super::run::Run;
 use super::verified::Verified;
 use super::{Error, points, ready, recover, target};
 use crate::config::DomainSettings;

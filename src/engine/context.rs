@@ -5,11 +5,31 @@ use std::sync::OnceLock;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::Monitor;
+use super::journal::Journal;
 use super::phases::Subject;
-use super::run::Run;
 use crate::config::Settings;
+use crate::hypervisor::Hypervisor;
 use crate::model::{DomainRef, Failure};
+use crate::plan::Selection;
 use crate::store::Store;
+use crate::sys::signals::Cancel;
+
+/// What a run works with.
+pub struct Run<'a> {
+    /// Settings of this host.
+    pub settings: &'a Settings,
+    /// Connection to libvirt.
+    pub hypervisor: &'a dyn Hypervisor,
+    /// The journal. Its state directory is locked.
+    pub journal: &'a Journal,
+    /// Domains and options of the command line.
+    pub selection: &'a Selection,
+    /// Whether to stop.
+    pub cancel: &'a Cancel,
+    /// Receives progress.
+    pub monitor: &'a dyn Monitor,
+}
 
 pub struct Context<'a> {
     pub run: &'a Run<'a>,

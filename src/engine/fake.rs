@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::engine::fixture::{DOMAIN, UUID};
 use crate::hypervisor::{
     Agents, BackupJobs, BlockJob, Definitions, Error, Guests, Kind, OffKind, Overlay, PullJob, Said, SavedState,
     Snapshots, domain_xml,
 };
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
+use crate::store::fixture::{DOMAIN, UUID};
 
 /// The images of each disk, the active one first, by target.
 pub type Chains = BTreeMap<String, Vec<PathBuf>>;

@@ -17,8 +17,6 @@ mod context;
 mod error;
 #[cfg(test)]
 mod fake;
-#[cfg(test)]
-pub(crate) mod fixture;
 mod give_back;
 pub mod journal;
 mod marks;

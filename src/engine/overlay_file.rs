@@ -148,8 +148,8 @@ pub(super) fn remove(path: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::fixture::{run, text};
     use crate::model::Source;
+    use crate::store::fixture::{run, text};
 
     #[test]
     fn overlays_are_recognized_by_their_names() {

@@ -7,17 +7,16 @@ use std::thread;
 use chrono::{DateTime, Local, Utc};
 use uuid::Uuid;
 
+use super::Error;
 use super::backup;
 use super::context::Context;
-use super::journal::Journal;
+pub use super::context::Run;
 use super::target;
-use super::{Error, Monitor};
 use crate::config::{DomainSettings, Settings};
 use crate::hypervisor::Hypervisor;
 use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Outcome, RunReport, is_future};
 use crate::plan::{self, Decision, KnownDomain, Plan, Selection};
 use crate::store::Store;
-use crate::sys::signals::Cancel;
 
 /// Decides which domains are due, and why. Changes nothing.
 pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, selection: &Selection) -> Result<Plan, Error> {
@@ -46,22 +45,6 @@ fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDateTime> {
 pub fn begin(settings: &Settings, selection: &Selection) -> RunReport {
     let jobs = settings.jobs(&selection.domains);
     RunReport { jobs, ..RunReport::new(settings.host.clone(), Uuid::new_v4(), Utc::now()) }
-}
-
-/// What a run works with.
-pub struct Run<'a> {
-    /// Settings of this host.
-    pub settings: &'a Settings,
-    /// Connection to libvirt.
-    pub hypervisor: &'a dyn Hypervisor,
-    /// The journal. Its state directory is locked.
-    pub journal: &'a Journal,
-    /// Domains and options of the command line.
-    pub selection: &'a Selection,
-    /// Whether to stop.
-    pub cancel: &'a Cancel,
-    /// Receives progress.
-    pub monitor: &'a dyn Monitor,
 }
 
 /// The result of a run, domain by domain.

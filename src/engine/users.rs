@@ -257,8 +257,8 @@ fn ids(path: &Path) -> Result<BTreeSet<FileId>, Error> {
 mod tests {
     use super::*;
     use crate::engine::fake::Fake;
-    use crate::engine::fixture::{run, text};
     use crate::model::DomainState;
+    use crate::store::fixture::{run, text};
 
     #[test]
     fn domain_uses_the_whole_chain_that_its_images_name() {

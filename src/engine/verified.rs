@@ -164,8 +164,8 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::engine::fixture::{DOMAIN, Fixture};
     use crate::model::Codec;
+    use crate::store::fixture::{DOMAIN, Fixture};
 
     #[test]
     fn results_are_written_in_batches() {

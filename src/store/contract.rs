@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Definition, Entry, Error, FileReader, Point, PointReader, Store};
-use crate::engine::fixture::{DOMAIN, Disk, Fixture, run, text};
+use crate::store::fixture::{DOMAIN, Disk, Fixture, run, text};
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 

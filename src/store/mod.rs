@@ -8,6 +8,8 @@ mod contents;
 #[cfg(test)]
 mod contract;
 mod error;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod folder;
 mod name;
 mod partial;

@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::engine::Error;
-use crate::engine::fixture::{DOMAIN, Fixture};
 use crate::engine::journal::Journal;
 use crate::model::{Codec, DomainRef};
+use crate::store::fixture::{DOMAIN, Fixture};
 use crate::sys::lock;
 
 fn settings(fixture: &Fixture, more: &str) -> Settings {

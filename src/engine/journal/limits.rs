@@ -186,7 +186,7 @@ mod tests {
         symlink(&path, &link).unwrap();
         assert!(read(&link).is_err());
         let pipe = dir.path().join("pipe.json");
-        crate::engine::fixture::run("mkfifo", &["-m", "600", pipe.to_str().unwrap()]);
+        crate::store::fixture::run("mkfifo", &["-m", "600", pipe.to_str().unwrap()]);
         assert!(read(&pipe).is_err(), "a pipe must not block");
         std::fs::File::options().write(true).open(&path).unwrap().set_len(MAX + 1).unwrap();
         assert!(read(&path).is_err());

@@ -3,9 +3,9 @@
 use std::fs;
 
 use super::*;
-use crate::engine::fixture::{DOMAIN, Fixture};
 use crate::engine::verified::Recorder;
 use crate::model::Codec;
+use crate::store::fixture::{DOMAIN, Fixture};
 
 fn state(fixture: &Fixture) -> PathBuf {
     fixture.path("state")

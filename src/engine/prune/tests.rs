@@ -4,9 +4,9 @@ use std::fs;
 
 use super::*;
 use crate::archive::Manifest;
-use crate::engine::fixture::{DOMAIN, Fixture, UUID};
 use crate::engine::verified::Recorder;
 use crate::model::Codec;
+use crate::store::fixture::{DOMAIN, Fixture, UUID};
 
 fn lines(rotation: &Rotation) -> Vec<String> {
     let line = |judged: &Judged| {

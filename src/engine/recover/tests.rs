@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::engine::fake::{self, Fake};
-use crate::engine::fixture::{run, text};
 use crate::hypervisor::{Kind, Overlay, PullJob, Scratch};
 use crate::model::{DomainState, Format, Image, Source};
+use crate::store::fixture::{run, text};
 use crate::sys::durable;
 
 fn started() -> DateTime<Utc> {

@@ -87,7 +87,7 @@ pub fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::fixture::{run, text};
+    use crate::store::fixture::{run, text};
 
     #[test]
     fn only_standalone_images_are_accepted() {

@@ -11,13 +11,26 @@ use std::time::Duration;
 use super::*;
 use crate::archive::Archive;
 use crate::engine::Silent;
-use crate::engine::fixture::{DOMAIN, Disk, Fixture, MIB, Says, UUID, run, text};
 use crate::engine::points::When;
 use crate::hypervisor::{
     self, Agents, BackupJobs, BlockJob, Definitions, Guests, OffKind, Overlay, PullJob, SavedState, Snapshots,
     StateKind, domain_xml,
 };
 use crate::model::{Codec, Domain, DomainState, DomainXml, Format};
+use crate::store::fixture::{DOMAIN, Disk, Fixture, MIB, UUID, run, text};
+
+/// An operator who ignores all output, and accepts everything or nothing.
+struct Says(bool);
+
+impl Operator for Says {
+    fn plan(&mut self, _: &Restored) {}
+
+    fn tell(&mut self, _: &[String]) {}
+
+    fn accepts(&mut self, _: &[String]) -> bool {
+        self.0
+    }
+}
 
 fn restore(
     fixture: &Fixture,

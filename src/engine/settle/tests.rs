@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::*;
 use crate::engine::fake::{self, Fake};
-use crate::engine::fixture::{run, text};
 use crate::engine::journal::Journal;
 use crate::engine::marks;
 use crate::model::{DomainState, Format, Image, Source};
+use crate::store::fixture::{run, text};
 
 mod off;
 mod running;

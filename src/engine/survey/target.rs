@@ -119,8 +119,8 @@ fn points(dir: &Path, patience: &Patience, verified: &Verified) -> Option<BTreeM
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::fixture::{DOMAIN, Fixture};
     use crate::model::Codec;
+    use crate::store::fixture::{DOMAIN, Fixture};
 
     #[test]
     fn points_are_counted_by_domain() {

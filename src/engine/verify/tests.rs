@@ -4,8 +4,8 @@ use std::fs;
 
 use super::*;
 use crate::engine::Silent;
-use crate::engine::fixture::{DOMAIN, Fixture, run, text};
 use crate::model::Codec;
+use crate::store::fixture::{DOMAIN, Fixture, run, text};
 
 const ALL: Scope<'_> = Scope { domains: &[], which: Which::All, older_than: None, limit: None };
 

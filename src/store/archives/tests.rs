@@ -2,8 +2,8 @@
 
 use super::super::contract::{Kind, all};
 use super::super::{Error, Point, Store, disk_member};
-use crate::engine::fixture::{DOMAIN, Fixture};
 use crate::model::Codec;
+use crate::store::fixture::{DOMAIN, Fixture};
 
 const AT: &str = "2026-11-20T02:00:00Z";
 

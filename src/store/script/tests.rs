@@ -1,7 +1,7 @@
 //! Archives of the legacy script pass the contract tests, as far as they apply to read-only points.
 
 use super::super::contract::{Kind, all};
-use crate::engine::fixture::{DOMAIN, Fixture};
+use crate::store::fixture::{DOMAIN, Fixture};
 
 #[test]
 fn archive_of_the_legacy_script_passes_the_contract() {

@@ -59,7 +59,7 @@ fn a_volume_of_a_pool_that_is_not_active_is_read_through_qemu_or_named() {
     // What the hint says is what is missing.
     let hint = missed["hint"].as_str().unwrap();
     assert_eq!(hint, "Start it: virsh pool-start field-pool");
-    virsh(&hint.split(' ').skip(1).collect::<Vec<_>>());
+    virsh(&hint.split(' ').skip(3).collect::<Vec<_>>());
     let report = program.backup_well();
     contents.assert_saved_in(&program.unpack(&report, guest.name()));
 

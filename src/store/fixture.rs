@@ -9,31 +9,17 @@ use chrono::{DateTime, Utc};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::engine::restore::{Operator, Restored};
-use crate::model::{Codec, Consistency, DomainRef, DomainState, Extent, Format, Method, PointId, SkippedDisk, Source};
-use crate::qcow2::whole_clusters;
-use crate::store::{
+use super::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, DiskSource, Error, FORMAT, FileEntry,
     Manifest, Point, Sink, Store, disk_member,
 };
+use crate::model::{Codec, Consistency, DomainRef, DomainState, Extent, Format, Method, PointId, SkippedDisk, Source};
+use crate::qcow2::whole_clusters;
 use crate::sys::patience::Patience;
 
 pub const MIB: u64 = 1 << 20;
 pub const DOMAIN: &str = "web 1";
 pub const UUID: Uuid = Uuid::from_u128(0x11111111_2222_4333_8444_555555555555);
-
-/// An operator who ignores all output, and accepts everything or nothing.
-pub struct Says(pub bool);
-
-impl Operator for Says {
-    fn plan(&mut self, _: &Restored) {}
-
-    fn tell(&mut self, _: &[String]) {}
-
-    fn accepts(&mut self, _: &[String]) -> bool {
-        self.0
-    }
-}
 
 /// A disk with generated data in its extents, and a raw file with the same contents.
 pub struct Disk {
