@@ -42,11 +42,11 @@ pub enum Error {
     Engine(#[from] engine::Error),
     #[error("cannot update the ledger")]
     Watch(#[from] ledger::Error),
-    #[error("cannot update the ledger")]
+    #[error("cannot update the metrics")]
     Metrics(#[from] metrics::Error),
     #[error("the report cannot be mailed")]
     Mail(#[from] crate::mail::Error),
-    #[error("the configuration has no `mail` section section section section")]
+    #[error("the configuration has no `mail` section")]
     NoMail,
     #[error("the configuration names no `metrics.textfile`")]
     NoTextfile,

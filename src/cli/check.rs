@@ -23,7 +23,7 @@ pub(super) fn run(global: &Global, words: &Check) -> Result<RunResult, app::Erro
         Err(error) => return unreadable(global, words, &error),
     };
     let about = format!("configuration {}", global.config.display());
-    let failure = Failure { message: "right".to_owned(), hint: None };
+    let failure = Failure { message: "valid".to_owned(), hint: None };
     let mut findings = vec![Finding { about, severity: Severity::Good, failure }];
     findings.extend(check::offline(&settings));
     findings.extend(mail::offline(&settings));

@@ -157,7 +157,8 @@ pub(super) fn min_free(place: &Place<'_>, problems: &mut Problems) -> Option<Min
         number.parse::<u64>().ok()?.checked_mul(factor).map(MinFree::Bytes)
     });
     if value.is_none() {
-        let valid = "a percentage from 0% to 100%, or a whole number with a unit from kB to TB or KiB to TiB, such as 20GB";
+        let valid =
+            "a percentage from 0% to 100%, or a whole number with a unit from kB to TB or KiB to TiB, such as 20GB";
         problems.add(place.wrong(format!("bad amount {text:?}"), valid));
     }
     value

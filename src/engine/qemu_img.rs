@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Error;
-use crate::sys::output::Output;
+use crate::sys::output::BoundedOutput;
 use crate::sys::process::{Answer, Ended, Process};
 use crate::sys::program::{self, Stream};
 
@@ -41,7 +41,7 @@ pub(super) fn run<const N: usize>(
 ) -> Result<Vec<u8>, Error> {
     let mut command = program::command("qemu-img");
     command.args(arguments).arg(image);
-    let started = Process::start(command, input, answer, Output::new("qemu-img", MAX_MESSAGE));
+    let started = Process::start(command, input, answer, BoundedOutput::new("qemu-img", MAX_MESSAGE));
     let ran = started.and_then(|process| process.run_while_active(stall));
     let (ran, answer) = ran.map_err(|error| failed(super::chain(&error)))?;
     match ran.ended {

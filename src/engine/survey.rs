@@ -48,8 +48,8 @@ pub fn damaged(survey: &Survey) -> Vec<DamagedPoint> {
         failure: Failure {
             message: format!("restore point {id} was found damaged by its last verification"),
             hint: Some(format!(
-                "To see what is damaged: kvmbackup verify {} --at {id}; for what to do, see docs/operations.md, \
-                 \"Damage is found\".",
+                "To see what is damaged: kvmbackup verify {} --at {id}; for what to do, \
+                 see docs/operations.md, \"Damage is found\".",
                 quoted(name)
             )),
         },

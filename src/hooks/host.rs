@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::{Call, Deadlines, Ended, Error, Held, MAX_OUTPUT, READY, Ran, Released, Runner, Started, trust};
-use crate::sys::output::Output;
+use crate::sys::output::BoundedOutput;
 use crate::sys::process::{Answer, Process, after};
 use crate::sys::program::{self, Stream};
 use crate::sys::signals::Cancel;
@@ -42,7 +42,7 @@ fn start(call: &Call, input: Stream) -> Result<Process, Error> {
     trust::check_file(Path::new(program))?;
     let mut command = program::command(program);
     command.args(arguments).env_clear().envs(&call.env).current_dir("/");
-    let output = Output::new(program, MAX_OUTPUT).awaiting(READY);
+    let output = BoundedOutput::new(program, MAX_OUTPUT).awaiting(READY);
     Process::start(command, input, Answer::Joined, output)
         .map_err(|source| Error::Start { program: program.clone(), source })
 }

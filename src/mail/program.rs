@@ -6,7 +6,7 @@ use std::time::Duration;
 use lettre::message::Mailbox;
 
 use super::Error;
-use crate::sys::output::Output;
+use crate::sys::output::BoundedOutput;
 use crate::sys::process::{Answer, Ended, Process};
 use crate::sys::program::{self, Stream};
 
@@ -40,7 +40,7 @@ fn hand(program: &Path, recipients: &[&str], bytes: &[u8], timeout: Duration) ->
     let mut command = program::command(program);
     command.arg("-i").args(recipients);
     let input = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
-    let output = Output::new("sendmail", MAX_OUTPUT);
+    let output = BoundedOutput::new("sendmail", MAX_OUTPUT);
     let mut process = Process::start(command, Stream::Pipe, Answer::Joined, output).map_err(failed)?;
     process.write_input(input.into_bytes());
     let ran = process.run(timeout, None).map_err(failed)?;

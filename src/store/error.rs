@@ -173,7 +173,7 @@ impl Error {
                 Some(format!("Find out what fills it, and move that away: ls -f {} | head", path.display()))
             }
             Error::File { action, path, source }
-                if *action != "list" && source.kind() == io::ErrorKind::PermissionDenied =>
+                if !matches!(*action, "list" | "open") && source.kind() == io::ErrorKind::PermissionDenied =>
             {
                 Some(format!(
                     "Let root write there. An NFS export needs `no_root_squash`, or the directory must belong to the \

@@ -5,7 +5,7 @@ const MAX_LINE: usize = 4 << 10;
 
 /// What a process has written so far, in bounded memory.
 #[derive(Debug)]
-pub struct Output {
+pub struct BoundedOutput {
     /// The name of the process in the log.
     name: String,
     limit: usize,
@@ -19,18 +19,18 @@ pub struct Output {
     found: bool,
 }
 
-impl Output {
+impl BoundedOutput {
     /// Keeps the newest `limit` bytes. `name` is for the log.
-    pub fn new(name: &str, limit: usize) -> Output {
+    pub fn new(name: &str, limit: usize) -> BoundedOutput {
         let (kept, line) = (Vec::new(), Vec::new());
         let name = name.to_owned();
-        Output { name, limit, awaited: None, kept, cut: false, line, in_parts: false, found: false }
+        BoundedOutput { name, limit, awaited: None, kept, cut: false, line, in_parts: false, found: false }
     }
 
     /// Also watches for a line that is exactly this.
     #[must_use]
-    pub fn awaiting(self, line: &'static [u8]) -> Output {
-        Output { awaited: Some(line), ..self }
+    pub fn awaiting(self, line: &'static [u8]) -> BoundedOutput {
+        BoundedOutput { awaited: Some(line), ..self }
     }
 
     /// Adds what was written next.
@@ -106,13 +106,13 @@ fn text(bytes: &[u8], cut: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_LINE, Output, text};
+    use super::{BoundedOutput, MAX_LINE, text};
 
     const LIMIT: usize = 64 << 10;
 
     #[test]
     fn the_newest_lines_are_kept() {
-        let mut output = Output::new("test", LIMIT);
+        let mut output = BoundedOutput::new("test", LIMIT);
         for line in 0..100_000 {
             output.push(format!("line {line}\n").as_bytes());
             assert!(output.kept.len() <= 2 * LIMIT);
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn one_endless_line_is_kept_in_part() {
-        let mut output = Output::new("test", LIMIT);
+        let mut output = BoundedOutput::new("test", LIMIT);
         output.push(&vec![b'x'; 10 * LIMIT]);
         assert!(output.line.len() < 2 * MAX_LINE);
         assert_eq!(output.take_text(), "x".repeat(LIMIT));
@@ -133,10 +133,10 @@ mod tests {
     #[test]
     fn what_fits_is_kept_whole_and_not_moved_at_every_push() {
         let fits = format!("first\n{}", "x".repeat(LIMIT - 6));
-        let mut output = Output::new("test", LIMIT);
+        let mut output = BoundedOutput::new("test", LIMIT);
         output.push(fits.as_bytes());
         assert_eq!(output.take_text(), fits);
-        let mut output = Output::new("test", LIMIT);
+        let mut output = BoundedOutput::new("test", LIMIT);
         output.push(&vec![b'x'; 2 * LIMIT]);
         assert_eq!(output.kept.len(), 2 * LIMIT);
         output.push(b"x");
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_long_line_is_logged_in_parts_of_bounded_size() {
-        let mut output = Output::new("test", LIMIT);
+        let mut output = BoundedOutput::new("test", LIMIT);
         for length in 1..=3 * MAX_LINE {
             output.push(b"x");
             assert_eq!(output.line.len(), (length - 1) % MAX_LINE + 1);
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn the_awaited_line_stands_alone() {
         let says = |pieces: &[&str]| {
-            let mut output = Output::new("test", LIMIT).awaiting(b"READY");
+            let mut output = BoundedOutput::new("test", LIMIT).awaiting(b"READY");
             pieces.iter().for_each(|piece| output.push(piece.as_bytes()));
             output.has_awaited()
         };

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
-use super::output::Output;
+use super::output::BoundedOutput;
 use super::program::{self, Stream};
 use super::signals::Cancel;
 
@@ -55,7 +55,7 @@ pub enum Ended {
 pub struct Ran {
     /// How it ended.
     pub ended: Ended,
-    /// The newest part of standard output and standard error, in order, see [`Output`].
+    /// The newest part of standard output and standard error, in order, see [`BoundedOutput`].
     pub output: String,
     /// From its start to its end.
     pub time: Duration,
@@ -66,7 +66,7 @@ pub struct Process {
     child: Child,
     /// None: the pipe is at its end. Nothing here ever waits for that, since grandchildren can keep it open.
     pipe: Option<PipeReader>,
-    output: Output,
+    output: BoundedOutput,
     /// Standard output, where it is kept apart, and how much of it is read.
     answer: (Option<PipeReader>, usize),
     answered: Vec<u8>,
@@ -81,7 +81,7 @@ pub fn after(wait: Duration) -> Instant {
 
 impl Process {
     /// Starts a program as [`program::start`] does; `output` takes its standard error.
-    pub fn start(mut command: Command, input: Stream, answer: Answer, output: Output) -> io::Result<Process> {
+    pub fn start(mut command: Command, input: Stream, answer: Answer, output: BoundedOutput) -> io::Result<Process> {
         let (pipe, end) = io::pipe()?;
         let (answer, stdout) = match answer {
             Answer::Joined => ((None, 0), Stream::File(end.try_clone()?.into())),

@@ -173,7 +173,7 @@ fn a_guest_that_was_put_on_its_committed_overlay_again_is_turned_off_as_the_hint
     scene.guest.destroy();
     scene.define(&on_overlay);
     scene.guest.start_paused();
-    let said = scene.recovery_refuses("was committed already");
+    let said = scene.recovery_refuses("was already committed");
     types(&command(&said, "virsh destroy"));
     scene.recover();
     scene.guest.assert_holds("vda", 0x71, 1 << 20, 65536);

@@ -97,11 +97,11 @@ fn check_tries_each_thing_that_a_backup_does_to_the_target() {
     let target = Faulty::mount(&lab.path("backups"));
     let program = Program::new(&lab).domain(guest.name(), json!({}));
     for (call, after, error, causes) in [
-        (Call::Create, 0, Errno::EDQUOT, ["could not create", "quota exceeded", "fewer restore points"]),
+        (Call::Create, 0, Errno::EDQUOT, ["cannot create", "quota exceeded", "fewer restore points"]),
         (Call::Create, 1, Errno::EACCES, ["create a private file", "ermission denied", "no_root_squash"]),
-        (Call::Fsync, 0, Errno::ENOSPC, ["could not sync", "No space left", "free space"]),
-        (Call::Rename, 0, Errno::EACCES, ["could not rename", "ermission denied", "ls -ld"]),
-        (Call::Unlink, 0, Errno::EACCES, ["could not remove", "ermission denied", "ls -ld"]),
+        (Call::Fsync, 0, Errno::ENOSPC, ["cannot sync", "No space left", "Free space"]),
+        (Call::Rename, 0, Errno::EACCES, ["cannot rename", "ermission denied", "ls -ld"]),
+        (Call::Unlink, 0, Errno::EACCES, ["cannot remove", "ermission denied", "ls -ld"]),
     ] {
         target.set(call, after, Fault::Error(error));
         let check = program.run(&["check"]);

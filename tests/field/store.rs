@@ -60,7 +60,7 @@ fn rotation_keeps_the_points_of_another_guest_of_the_same_name() {
     assert!(prune.code == 0 && prune.stdout.contains(&old) && !prune.stdout.contains("would go"), "{prune:?}");
     let to = lab.path("restored");
     let restored = program.run(&["restore", name, "--to", to.to_str().unwrap()]);
-    assert!(restored.code == 0 && restored.stdout.contains("2 more are of other guests"), "{restored:?}");
+    assert!(restored.code == 0 && restored.stdout.contains("2 more belong to other guests"), "{restored:?}");
 
     // The hint, to the letter.
     let hint = warning["hint"].as_str().unwrap();

@@ -67,7 +67,7 @@ fn a_saved_guest_is_as_after_a_power_cut_and_goes_on_afterwards() {
     let report: Report = program.backup_well();
     let outcome = report.domain(guest.name());
     assert_eq!((&outcome["method"], &outcome["consistency"]), (&json!("direct"), &json!("crash")), "{outcome:#}");
-    assert!(outcome["warnings"].to_string().contains("its memory is not in the backup"), "{outcome:#}");
+    assert!(outcome["warnings"].to_string().contains("has a saved state, which is not in the backup"), "{outcome:#}");
     let archive = program.unpack(&report, guest.name());
     assert_eq!(archive.manifest()["consistency"], "crash");
     contents.assert_saved_in(&archive);

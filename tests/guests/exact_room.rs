@@ -70,8 +70,8 @@ fn a_target_is_not_filled_below_min_free() {
         .set("min_free", json!("64 MiB"))
         .domain(guest.name(), json!({}));
     let report = program.backup();
-    let outcome = fails_with(&report, &guest, "`min_free` keeps");
-    assert!(outcome["error"]["hint"].as_str().unwrap().contains("make room"), "{outcome:#}");
+    let outcome = fails_with(&report, &guest, "`min_free` requires");
+    assert!(outcome["error"]["hint"].as_str().unwrap().contains("Free space"), "{outcome:#}");
     assert_eq!(written(&target.0.join(guest.name())), 0, "the unfinished archive is still there");
     guest.assert_no_leftovers();
 }

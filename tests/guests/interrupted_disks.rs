@@ -212,7 +212,7 @@ fn an_unfinished_archive_on_a_target_that_is_not_there_is_not_forgotten() {
     let away = scene.lab.path("away");
     fs::rename(scene.program.backups(), &away).unwrap();
     fs::create_dir(scene.program.backups()).unwrap();
-    scene.recovery_refuses("mount the target");
+    scene.recovery_refuses("Mount the target");
     fs::remove_dir(scene.program.backups()).unwrap();
     fs::rename(away, scene.program.backups()).unwrap();
     let recovered = scene.recover();

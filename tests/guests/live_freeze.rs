@@ -36,7 +36,7 @@ fn assert_says_crash(program: &Program, report: &Report, guest: &Guest, why: &st
     let warnings = failures(&outcome["warnings"]);
     assert!(warnings.contains("only crash-consistent: ") && warnings.contains(why), "{warnings}");
     let text = program.run(&["report"]).stdout;
-    assert!(text.contains("only crash-consistent: ") && text.contains("saved as after a power cut"), "{text}");
+    assert!(text.contains("only crash-consistent: ") && text.contains("\ncrash-consistent: "), "{text}");
     let manifest = program.unpack(report, guest.name()).manifest();
     assert_eq!(manifest["consistency"], "crash", "{manifest:#}");
     assert!(failures(&manifest["warnings"]).contains(why), "{manifest:#}");
@@ -123,7 +123,7 @@ fn a_freeze_that_takes_too_long_leaves_no_guest_frozen() {
     lab::wait_until(lab::DEADLINE, "the agent to stop", || guest.try_agent("guest-ping").is_err());
     let program = program(&lab, &guest, json!({"quiesce": "prefer"}));
     let report = program.backup_well();
-    assert_says_crash(&program, &report, &guest, "cannot ask its agent");
+    assert_says_crash(&program, &report, &guest, "cannot ask the guest agent");
 }
 
 #[test]

@@ -118,13 +118,13 @@ fn a_target_that_is_full_or_fails_leaves_the_last_good_point_and_nothing_half() 
     scene.program.backup_well();
     let (full, broken) = (Errno::ENOSPC, Errno::EIO);
     for (what, call, after, error, causes) in [
-        ("full at the first byte", Call::Write, 0, full, ["No space left", "free space on the target"]),
-        ("full in the middle", Call::Write, (MIB / 2) << 20, full, ["No space left", "free space on the target"]),
-        ("full at the sync", Call::Fsync, 0, full, ["No space left", "free space on the target"]),
+        ("full at the first byte", Call::Write, 0, full, ["No space left", "Free space on the target"]),
+        ("full in the middle", Call::Write, (MIB / 2) << 20, full, ["No space left", "Free space on the target"]),
+        ("full at the sync", Call::Fsync, 0, full, ["No space left", "Free space on the target"]),
         ("broken in the middle", Call::Write, (MIB / 2) << 20, broken, ["Input/output error", "the archive failed"]),
         ("broken at the sync", Call::Fsync, 0, broken, ["Input/output error", "the archive failed"]),
         ("broken at the rename", Call::Rename, 0, broken, ["Input/output error", "publish"]),
-        ("full at the new file", Call::Create, 1, full, ["No space left", "free space on the target"]),
+        ("full at the new file", Call::Create, 1, full, ["No space left", "Free space on the target"]),
     ] {
         scene.target.set(call, after, Fault::Error(error));
         fails_alone(&scene, &guest, &other, &causes, what);

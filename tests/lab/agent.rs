@@ -54,7 +54,7 @@ impl Guest {
     /// Sends a command to the agent; its answer. Panics when it has none.
     pub fn agent(&self, command: &str, arguments: &Value) -> Value {
         let request = json!({"execute": command, "arguments": arguments}).to_string();
-        let answer = try_virsh(&["qemu-agent-command", &self.name, &request])
+        let answer = try_virsh(&["qemu-agent-command", &self.name, "--timeout", "60", &request])
             .unwrap_or_else(|error| panic!("agent of {}: {command}: {error}", self.name));
         let mut answer: Value = serde_json::from_str(&answer).expect("the agent speaks JSON");
         answer["return"].take()

@@ -93,10 +93,10 @@ fn a_target_that_is_not_mounted_is_5() {
 fn a_target_that_is_no_folder_or_whose_parent_is_missing_is_5() {
     let host = Host::new(&["a"]);
     std::fs::write(host.path("backups"), "a file").unwrap();
-    host.run("backup").ends(5).tells(&["backups cannot be used"]);
+    host.run("backup").ends(5).tells(&["backups is unusable"]);
     std::fs::remove_file(host.path("backups")).unwrap();
     host.configure(&format!("backupdir: {}", host.path("no/such").display()), "{a: {day_of_week: daily}}");
-    host.run("backup").ends(5).tells(&["hint", "mount the target"]);
+    host.run("backup").ends(5).tells(&["hint", "Mount the target"]);
     assert!(!host.path("no").exists());
 }
 
@@ -122,7 +122,7 @@ fn something_that_is_not_cleaned_up_is_7_and_told_beside_good_backups() {
     host.run("recover").ends(7).tells(&["0.json"]);
     host.run("backup nosuch").ends(1);
     std::fs::remove_file(host.path("state/journal/0.json")).unwrap();
-    host.run("recover").ends(0).tells(&["nothing was left"]);
+    host.run("recover").ends(0).tells(&["no interrupted run"]);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn commands_that_need_a_target_say_5_without_one() {
     let host = Host::new(&["a"]);
     for words in ["list", "verify", "prune", "restore a --to /nonexistent"] {
         let ran = host.run(words).ends(5);
-        assert!(ran.err.contains("cannot be used") && ran.err.contains("hint"), "{words}: {}", ran.err);
+        assert!(ran.err.contains("is unusable") && ran.err.contains("hint"), "{words}: {}", ran.err);
     }
     host.run("backup").ends(0);
     host.run("list nosuch").ends(1);

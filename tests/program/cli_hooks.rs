@@ -77,7 +77,7 @@ fn exit_status_75_is_no_failure() {
 
     let hooks = noting(&host, "n", "pre-run, post-run", "[ $KVMBACKUP_PHASE = post-run ] || exit 75", "");
     configure(&host, &hooks, "{\"*\": {day_of_week: daily}}");
-    host.run("backup").ends(0).tells(&["nothing done", "as the hook n asked"]);
+    host.run("backup").ends(0).tells(&["skipped by hook n"]);
     assert_eq!(log(&host), ["n pre-run running", "n post-run skipped"]);
     assert_eq!([0, 1], ["a", "b"].map(|name| host.archives(name).len()));
 }
@@ -146,7 +146,7 @@ fn check_looks_at_what_lies_on_this_host() {
     let ran = host.run("check --offline").ends(1);
     assert!(ran.out.contains("PROBLEM hook gone: ") && ran.out.contains("/nowhere: No such file"), "{}", ran.out);
     host.configure("", "{\"*\": {day_of_week: daily}}");
-    host.run("check").ends(0).tells(&["ok", "configuration", "right"]);
+    host.run("check").ends(0).tells(&["ok", "configuration", "valid"]);
     host.write_config("desk: {backupdr: /x}\n");
     host.run("check").ends(2);
 }

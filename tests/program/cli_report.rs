@@ -53,10 +53,10 @@ fn a_run_that_cannot_begin_leaves_a_report_with_its_reason() {
     host.run("backup").ends(0);
     std::fs::rename(host.path("backups"), host.path("elsewhere")).unwrap();
     std::fs::write(host.path("backups"), "a file").unwrap();
-    host.run("backup").ends(5).tells(&["FAILED on desk"]).tells(&["backups cannot be used"]);
+    host.run("backup").ends(5).tells(&["FAILED on desk"]).tells(&["backups is unusable"]);
     host.run("report").ends(0).tells(&["FAILED on desk"]);
     let json = host.run("backup --json").ends(5).json();
-    assert!(json["errors"][0]["message"].as_str().unwrap().contains("cannot be used"));
+    assert!(json["errors"][0]["message"].as_str().unwrap().contains("is unusable"));
     assert!(json["errors"][0]["hint"].is_string());
 }
 

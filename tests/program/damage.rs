@@ -54,8 +54,8 @@ fn is_named(archives: &Archives, what: &str) {
             "tar header",
             "SHA256SUMS",
             "manifest.json",
-            "archive of kvmbackup",
-            "could not read",
+            "not a kvmbackup archive",
+            "cannot read",
         ];
         assert!(places.iter().any(|place| message.contains(place)), "{what}: {message}");
     }

@@ -59,7 +59,7 @@ fn damage_is_mailed_once_for_each_point_and_counted_until_it_is_repaired_or_gone
     assert_eq!(subjects()[1..].join("\n"), of_a);
     let mail = server.mails().pop().unwrap();
     for words in
-        [a.to_str().unwrap(), "1 restore point is DAMAGED on desk", "DAMAGED RESTORE POINTS", "Damage is found"]
+        [a.to_str().unwrap(), "1 restore point is DAMAGED on desk", "DAMAGED RESTORE POINTS", "docs/operations.md"]
     {
         assert!(mail.text().contains(words), "{words:?} is not in {}", mail.text());
     }

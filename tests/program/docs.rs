@@ -60,8 +60,8 @@ fn every_place_that_a_hint_names_is_there() {
     let mut checked = 0;
     for path in files(&root().join("src"), "rs") {
         let text = std::fs::read_to_string(&path).unwrap();
-        for (at, _) in text.match_indices("see docs/") {
-            let rest = &text[at + 4..];
+        for (at, _) in text.match_indices("ee docs/") {
+            let rest = &text[at + 3..];
             let (document, rest) = rest.split_once(',').unwrap();
             let title = rest.split(['"', '\\']).find(|part| part.len() > 3).unwrap();
             let document = std::fs::read_to_string(root().join(document)).unwrap();

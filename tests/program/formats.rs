@@ -101,7 +101,7 @@ fn files_of_a_newer_release_are_refused_with_what_to_do_and_left_alone() {
         let is_told = |run: &crate::host::Run| {
             // Reports are folded into the width of a terminal.
             let said = format!("{}{}", run.out, run.err).split_whitespace().collect::<Vec<_>>().join(" ");
-            assert!(said.contains("a newer kvmbackup wrote it"), "{file}: {run:?}");
+            assert!(said.contains("written by a newer kvmbackup"), "{file}: {run:?}");
             assert!(said.contains(path.to_str().unwrap()), "{file}: {run:?}");
         };
         let saved = host.archives("web-1").len();
@@ -133,5 +133,5 @@ fn files_of_a_newer_release_are_refused_with_what_to_do_and_left_alone() {
     let path = host.path("state/last-report.json");
     fs::write(&path, newer("report", "1.5")).unwrap();
     let run = host.run("report").ends(1);
-    assert!(run.err.contains("a newer kvmbackup wrote it") && run.err.contains("last-report.json"), "{run:?}");
+    assert!(run.err.contains("written by a newer kvmbackup") && run.err.contains("last-report.json"), "{run:?}");
 }

@@ -162,7 +162,7 @@ fn a_local_program_takes_it() {
     assert_eq!(std::fs::read_to_string(host.path("words")).unwrap(), "-i -t\n");
     let mail = taken(&host).unwrap();
     assert!(mail.header("To") == "root");
-    host.run("report --send").ends(0).tells(&["on its way"]);
+    host.run("report --send").ends(0).tells(&["was sent"]);
     assert!(taken(&host).is_some());
     host.run(&format!("report --render-to {}", host.path("x.eml").display())).ends(0);
     assert_eq!(parse(&std::fs::read(host.path("x.eml")).unwrap()).header("Subject"), mail.header("Subject"));

@@ -135,11 +135,11 @@ fn a_waiting_mail_that_is_refused_for_good_is_told_once_and_blocks_nothing() {
 #[test]
 fn check_says_whether_a_mail_could_be_sent_and_sends_one_if_asked() {
     let (server, host) = (Server::start("accept"), Host::new(&["a"]));
-    host.run("check").ends(0).tells(&["ok", "mail", "none is asked for"]);
+    host.run("check").ends(0).tells(&["ok", "mail", "not configured"]);
     host.run("check --send-test").ends(1).tells(&["PROBLEM", "mail", "no `mail`"]);
     mailed_by(&server, &host, &in_a_file(&host, PASSWORD, 0o600), "");
     let before = host.everything();
-    host.run("check").ends(0).tells(&["ok", "mail server localhost", "takes the login"]);
+    host.run("check").ends(0).tells(&["ok", "mail server localhost", "accepts the login"]);
     assert!(server.mails().is_empty() && host.everything() == before, "nothing is sent, nothing changed");
     host.run("check --send-test").ends(0).tells(&["ok", "test mail", "ops@example.org, root@example.org"]);
     let [mail] = server.mails().try_into().unwrap();
@@ -154,10 +154,10 @@ fn check_tells_what_is_wrong_with_the_mail_and_what_to_type() {
     let (mut server, host) = (Server::start("accept"), Host::new(&["a"]));
     mailed_by(&server, &host, &in_a_file(&host, "s3cret but wrong", 0o644), "");
     let run = keeps_the_secret(host.run("check")).ends(1).tells(&["PROBLEM", "mail server localhost", "535"]);
-    let run = run.tells(&["WARNING", "password ", "may read it"]).tells(&["hint: chmod 600 ", "password"]);
-    run.tells(&["hint: ", " check --send-test`"]);
+    let run = run.tells(&["WARNING", "password ", "can read it"]).tells(&["hint: chmod 600 ", "password"]);
+    run.tells(&["hint: ", " check --send-test"]);
     mailed_by(&server, &host, "password_credential: mail", "");
-    host.run("check").ends(0).tells(&["WARNING", "mail server", "to the unit alone"]).tells(&["hint: ", "systemd-run"]);
+    host.run("check").ends(0).tells(&["WARNING", "mail server", "only to the unit"]).tells(&["hint: ", "systemd-run"]);
     mailed_by(&server, &host, &in_a_file(&host, PASSWORD, 0o600), "");
     server.stop();
     host.run("check --offline").ends(0);

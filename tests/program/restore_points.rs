@@ -60,7 +60,7 @@ fn the_newest_is_meant_unless_an_id_or_a_time_says_otherwise() {
     let never = host.path("never");
     for at in ["2001-01-01", "20010101T000000Z"] {
         let ran = host.run(&format!("restore a --at {at} --to {}", never.display())).ends(1);
-        assert!(ran.err.contains("there is no restore point") && ran.err.contains(&id(first)), "{}", ran.err);
+        assert!(ran.err.contains("no restore point") && ran.err.contains(&id(first)), "{}", ran.err);
     }
     assert!(!never.exists());
 }
@@ -100,7 +100,7 @@ fn a_file_that_is_there_stays_unless_it_may_be_replaced() {
     std::fs::write(to.join("a.qcow2"), "theirs").unwrap();
     let words = format!("restore a --to {}", to.display());
     let ran = host.run(&words).ends(1);
-    assert!(ran.err.contains("a.qcow2: it exists") && ran.err.contains("--overwrite"), "{}", ran.err);
+    assert!(ran.err.contains("a.qcow2: already exists") && ran.err.contains("--overwrite"), "{}", ran.err);
     assert_eq!(names(&to), ["a.qcow2"]);
     assert_eq!(std::fs::read(to.join("a.qcow2")).unwrap(), b"theirs");
     host.run(&format!("{words} --overwrite")).ends(0);
@@ -146,6 +146,6 @@ fn names_may_be_patterns_and_a_wrong_one_gets_the_nearest() {
     host.run("verify web-1*").ends(0);
     host.run("prune --dry-run d*").ends(0);
     let ran = host.run("list web_11").ends(1);
-    assert!(ran.err.contains("did you mean `web-11`?") && !ran.err.contains("web-3"), "{ran:?}");
+    assert!(ran.err.contains("Did you mean `web-11`?") && !ran.err.contains("web-3"), "{ran:?}");
     host.run("verify nosuch*").ends(1);
 }

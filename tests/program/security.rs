@@ -67,9 +67,9 @@ fn a_link_that_somebody_else_puts_in_a_domains_place_is_not_followed() {
     symlink(&elsewhere, &folder).unwrap();
     lchown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
     let refused = host.run("backup --force").ends(1);
-    assert!(refused.out.contains("a link of another user"), "{refused:?}");
+    assert!(refused.out.contains("a symbolic link owned by another user"), "{refused:?}");
     let listed = host.run("list").ends(5);
-    assert!(listed.out.contains("a link of another user") && !listed.out.contains(".tar"), "{listed:?}");
+    assert!(listed.out.contains("a symbolic link owned by another user") && !listed.out.contains(".tar"), "{listed:?}");
     let after: Vec<_> = std::fs::read_dir(&elsewhere).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(before, after, "nothing was written through it, and nothing removed");
 

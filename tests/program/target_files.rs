@@ -84,7 +84,7 @@ fn what_has_the_name_of_an_archive_and_is_no_file_is_named_and_left_alone() {
         for words in ["list --json", "verify --all", "prune --dry-run", "backup --force"] {
             let ran = bounded(&host, words).ends(0);
             for path in &made {
-                let told = format!("{} is ignored: {what}", path.display());
+                let told = format!("ignoring {}: {what}", path.display());
                 assert!(ran.err.contains(&told), "{words}: {told}: {}", ran.err);
             }
             assert!(!words.starts_with("list") || !ran.json()["points"].as_array().unwrap().is_empty());
@@ -103,7 +103,7 @@ fn a_backup_writes_the_name_of_its_domain_anew_whatever_is_in_its_place() {
     host.run("backup").ends(0);
     let find = || run("find", &[host.path("backups").to_str().unwrap(), "-name", ".domain"]);
     let note = PathBuf::from(find().trim());
-    for (script, what) in [KINDS[0], KINDS[1], KINDS[5], ("echo web >\"$1\"", "does not hold the domain's name")] {
+    for (script, what) in [KINDS[0], KINDS[1], KINDS[5], ("echo web >\"$1\"", "does not contain the domain's name")] {
         remove(&note);
         make(script, &note);
         let ran = bounded(&host, "backup --force").ends(0);

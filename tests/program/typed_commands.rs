@@ -69,7 +69,7 @@ fn commands_of_check_and_its_json_name_the_configuration_in_use() {
     let findings = json["findings"].as_array().unwrap();
     let hint = findings.iter().find_map(|finding| finding["hint"].as_str().filter(|hint| hint.contains("recover")));
     elsewhere.types(hint.unwrap(), "recover").ends(0).tells(&["recovered: a: "]);
-    elsewhere.types(&found.out, "recover").ends(0).tells(&["nothing was left"]);
+    elsewhere.types(&found.out, "recover").ends(0).tells(&["no interrupted run"]);
 }
 
 #[test]

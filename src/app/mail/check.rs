@@ -55,14 +55,7 @@ pub fn host(settings: &Settings, send_test: bool) -> Vec<Finding> {
 fn none(send_test: bool) -> Finding {
     let hint = "Add `mail: {to: root}` to the configuration; see docs/config.md, \"Mail\".";
     match send_test {
-        true => Finding::new(
-            "mail",
-            Severity::Problem,
-            "the configuration has no `mail` section section section section section section \
-        section section section \
-        section",
-            Some(hint),
-        ),
+        true => Finding::new("mail", Severity::Problem, "the configuration has no `mail` section", Some(hint)),
         false => Finding::new("mail", Severity::Good, "not configured; cron mails the printed report", None),
     }
 }

@@ -71,10 +71,13 @@ fn hint(user: &User) -> String {
     const ELSEWHERE: &str = "Restore elsewhere: --to DIR";
     match user {
         User::Domain(Use { domain, active: true, .. }) => {
-            format!("{ELSEWHERE}; or shut the guest down first: virsh shutdown {}", quoted(&domain.name))
+            format!(
+                "Shut the guest down first: virsh shutdown {}; or restore elsewhere: --to DIR",
+                quoted(&domain.name)
+            )
         }
         User::Host(in_use::User::Process { guest: Some(guest), .. }) => {
-            format!("{ELSEWHERE}; or shut the guest down first: virsh shutdown {}", quoted(guest))
+            format!("Shut the guest down first: virsh shutdown {}; or restore elsewhere: --to DIR", quoted(guest))
         }
         User::Domain(Use { domain, role: Role::Below, target, .. }) => format!(
             "{ELSEWHERE}; images based on the old contents would be corrupted. Give disk {target} of {} a standalone \

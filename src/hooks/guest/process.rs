@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Agent;
 use super::exec::{self, Done, Exec, Start};
 use crate::hooks::{Call, Ended, Error, GRACE, MAX_OUTPUT, Ran};
-use crate::sys::output::Output;
+use crate::sys::output::BoundedOutput;
 
 const WRAPPER: &str = include_str!("wrapper.sh");
 /// The state of a session. One that was ready and has ended since is lost, not late. `$0` is the prefix here and below.
@@ -128,7 +128,7 @@ impl<'a> Process<'a> {
             (None, Some(code @ 129..=192)) => Ended::Signal(code - 128),
             (None, Some(code)) => Ended::Exit(code),
         };
-        let mut kept = Output::new("hook in the guest", MAX_OUTPUT);
+        let mut kept = BoundedOutput::new("hook in the guest", MAX_OUTPUT);
         kept.push(said);
         Ok(Ran { ended, output: kept.take_text(), time })
     }

@@ -198,20 +198,15 @@ fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<So
     })?;
     if !pool.is_active().unwrap_or(true) {
         return Err(failed(
-            format!(
-                "storage storage storage storage storage storage storage storage storage storage \
-        storage storage storage storage storage storage storage pool {name} is not active"
-            ),
+            format!("storage pool {name} is not active"),
             None,
-            format!(
-                "virsh \
-        pool-start {name}"
-            ),
+            format!("Start it: virsh pool-start {name}"),
         ));
     }
     let path = pool.lookup_storage_vol_by_name(volume).and_then(|volume| volume.path()).map_err(|error| {
-        let hint =
-            format!("virsh pool-refresh {name}; if it is still missing, list the volumes: virsh vol-list {name}");
+        let hint = format!(
+            "Refresh it: virsh pool-refresh {name}; if it is still missing, list the volumes: virsh vol-list {name}"
+        );
         failed(format!("volume {volume} not found in storage pool {name}"), Some(error), hint)
     })?;
     let path = PathBuf::from(path);

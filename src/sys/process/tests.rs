@@ -13,7 +13,7 @@ fn start(script: &str, folder: &Path) -> (Process, PathBuf) {
     let script = format!("{script}\n");
     let mut command = program::command("/bin/sh");
     command.args(["-c", &script, "test", folder.to_str().unwrap()]);
-    let process = Process::start(command, Stream::Null, Answer::Joined, Output::new("sh", 64 << 10)).unwrap();
+    let process = Process::start(command, Stream::Null, Answer::Joined, BoundedOutput::new("sh", 64 << 10)).unwrap();
     let of = PathBuf::from(format!("/proc/{}", process.child.id()));
     let began = Instant::now();
     while !folder.join("runs").exists() {
@@ -83,7 +83,7 @@ fn endless_output_of_another_process_does_not_delay_the_end() {
 fn shell(script: &str, answer: Answer) -> Process {
     let mut command = program::command("sh");
     command.args(["-c", script]);
-    Process::start(command, Stream::Null, answer, Output::new("sh", 100)).unwrap()
+    Process::start(command, Stream::Null, answer, BoundedOutput::new("sh", 100)).unwrap()
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn input_is_passed_even_if_it_is_not_read() {
     for (script, said) in [("sleep 0.1; wc -c", "1048576\n"), ("exit 0", "")] {
         let mut command = program::command("sh");
         command.args(["-c", script]);
-        let mut process = Process::start(command, Stream::Pipe, Answer::Joined, Output::new("sh", 100)).unwrap();
+        let mut process = Process::start(command, Stream::Pipe, Answer::Joined, BoundedOutput::new("sh", 100)).unwrap();
         process.write_input(vec![b'x'; 1 << 20]);
         assert_eq!(process.run(LONG, None).unwrap().output, said);
     }

@@ -12,7 +12,7 @@ const ENDS: [&str; 6] = ["; ", ", ", " (", " and ", "`", ")"];
 /// The commands of the way that is right: where the hint asks whether an overlay or its base is, the overlay unless it was
 /// committed.
 pub fn right_commands(hint: &str, is_committed: impl Fn(&str) -> bool) -> Vec<String> {
-    match hint.split_once("; if the overlay is, ") {
+    match hint.split_once("; if it is the overlay, ") {
         Some((base, overlay)) if !is_committed(base) => commands(overlay),
         _ => commands(hint),
     }

@@ -44,7 +44,7 @@ fn an_alias_of_another_hosts_libvirt_is_refused() {
     assert_eq!(report.ran.code, 4, "{report:#?}");
     let error = &report.json["errors"][0];
     assert!(error["message"].as_str().unwrap().contains("qemu+ext:///system"), "{error:#}");
-    assert!(error["hint"].as_str().unwrap().contains("run kvmbackup on that host"), "{error:#}");
+    assert!(error["hint"].as_str().unwrap().contains("Run kvmbackup on that host"), "{error:#}");
     assert!(!program.backups().join(guest.name()).exists(), "something was saved");
     let check = program.run(&["check"]);
     assert!(check.code != 0 && check.stdout.contains("another host"), "{check:#?}");

@@ -52,7 +52,7 @@ fn a_guest_that_is_being_migrated_is_not_frozen() {
     let report = Report::from(Ran::from(output.unwrap()));
     assert_eq!(report.ran.code, 1, "{report:#?}");
     let error = report.domain(guest.name())["error"].to_string();
-    assert!(error.contains("another job of the domain: outgoing migration"), "{error}");
+    assert!(error.contains("another libvirt job is running on the domain: outgoing migration"), "{error}");
     assert!(!report.ran.stderr.contains("Freeze"), "{report:#?}");
 
     // The hint is right.

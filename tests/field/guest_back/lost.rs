@@ -20,15 +20,15 @@ fn a_guest_on_an_overlay_of_a_lost_state_folder_is_found_and_brought_back() {
             scene.guest.destroy();
         }
         let checked = scene.program.run(&["check"]);
-        assert!(checked.code != 0 && checked.stdout.contains("no journal entry names"), "{checked:#?}");
+        assert!(checked.code != 0 && checked.stdout.contains("the journal has no entry for it"), "{checked:#?}");
         let ran = scene.program.run(&[command]);
         assert_eq!(ran.code, 0, "{ran:#?}");
-        assert!(ran.stdout.contains("vda was on an overlay that no journal entry names"), "{ran:#?}");
+        assert!(ran.stdout.contains("vda was on an overlay that the journal has no entry for it"), "{ran:#?}");
         assert_eq!(scene.guest.inactive_xml(), scene.defined, "{name}");
         scene.guest.assert_holds("vda", 0x71, 1 << 20, 65536);
         scene.guest.assert_no_leftovers();
         let checked = scene.program.run(&["check"]);
-        assert!(!checked.stdout.contains("no journal entry names"), "{checked:#?}");
+        assert!(!checked.stdout.contains("the journal has no entry for it"), "{checked:#?}");
     }
 }
 

@@ -111,7 +111,7 @@ fn the_operators_definition_is_used() {
     let saved = fs::read_to_string(&file).unwrap();
     let with_file = [&words[..], &["--xml", text(&file)]].concat();
     let ran = program.run(&with_file);
-    assert!(ran.code == 1 && hint(&ran).contains(&format!("edit {}", text(&file))), "{ran:#?}");
+    assert!(ran.code == 1 && hint(&ran).contains(&format!("Edit {}", text(&file))), "{ran:#?}");
     fs::write(&file, saved.replace("newest", "i6300esb").replace("<name>restore-edited", "<name>other")).unwrap();
     let ran = program.run(&with_file);
     assert!(ran.code == 1 && ran.stderr.contains("defines other") && hint(&ran).contains("--name NEW"), "{ran:#?}");
@@ -197,7 +197,7 @@ fn a_disk_that_was_attached_to_the_running_guest_only_is_restored_beside_the_def
     assert_eq!(ran.code, 0, "{ran:?}");
     let copy = lab.adopt("live-only-copy");
     let note = ran.stdout.lines().find(|line| line.contains("vdb is not in the definition")).expect("a note");
-    let command = note.split_once("to attach it: ").unwrap().1;
+    let command = note.split_once("To attach it: ").unwrap().1;
     run("sh", &["-ec", command]);
     let restored = to.join("live-only-copy-vdb.raw");
     assert_eq!(fs::read(&restored).unwrap(), fs::read(&image).unwrap());

@@ -104,7 +104,7 @@ fn an_image_of_a_format_that_names_other_files_is_restored_as_a_file_and_in_no_d
         let define = ["restore", name, "--define", "--name", &copy, "--to", to.to_str().unwrap()];
         let ran = program.run(&define);
         assert_eq!(ran.code, 0, "{words:?}: {ran:#?}");
-        let told = format!("disk vda: an image of the format {format} is restored as a file alone");
+        let told = format!("disk vda: an image in format {format} is restored as a file only");
         assert!(ran.stdout.contains(&told), "{words:?}: {ran:#?}");
         let guest = lab.adopt(&copy);
         assert!(!guest.inactive_xml().contains("<disk"), "{words:?}: {}", guest.inactive_xml());

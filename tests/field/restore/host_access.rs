@@ -46,7 +46,7 @@ fn a_guest_that_reaches_into_the_host_is_defined_only_when_that_is_accepted() {
     let name = "access-evil";
     let program = gone(&lab, name, EVIL);
     let ran = restore(&program, &lab, name, &["--start"]);
-    assert!(ran.code == 1 && ran.stderr.contains("nobody accepted that"), "{ran:#?}");
+    assert!(ran.code == 1 && ran.stderr.contains("was not accepted"), "{ran:#?}");
     assert!(ran.stderr.contains("hint: ") && ran.stderr.contains("--accept-host-access"), "{ran:#?}");
     for told in
         ["note: serial: type='tcp' mode='connect' host='127.0.0.1'", "note: graphics: type='vnc'", "listen='0.0.0.0'"]

@@ -64,7 +64,7 @@ fn restore_refuses_what_other_guests_stand_on() {
     let before = sha256(&image);
     let clone = lab.guest("restore-clone").disk(Disk::qcow2("vda").backing(&image)).define();
     let name = template.name();
-    let based = ["restore-clone (disk vda is based on it)", "--to DIR"];
+    let based = ["restore-clone (backing file of disk vda)", "--to DIR"];
     let folder = text(image.parent().unwrap());
     let in_place = [name, "--define", "--overwrite"];
     let file = [name, "--disk", "vda", "--to", folder, "--overwrite"];

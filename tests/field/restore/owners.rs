@@ -63,7 +63,7 @@ fn a_folder_that_qemu_cannot_enter_is_named_with_what_lets_it_in() {
     let ran = program.run(&words);
     assert_eq!(ran.code, 0, "{ran:#?}");
     let copy = lab.adopt("restore-barred-copy");
-    let command = ran.stdout.split_once("to let it in: ").expect("the folder is named").1.lines().next().unwrap();
+    let command = ran.stdout.split_once("to allow it: ").expect("the folder is named").1.lines().next().unwrap();
     run("sh", &["-c", command]);
     copy.start_paused();
 }

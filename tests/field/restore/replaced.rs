@@ -25,11 +25,11 @@ fn snapshots_and_checkpoints_that_go_with_the_images_are_named() {
     guest.destroy();
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
     let told = told_before(&ran);
-    assert!(told.contains(&format!("snapshot {snapshot} goes with the images")), "{ran:#?}");
-    assert!(told.contains("checkpoint point goes with the images"), "{ran:#?}");
+    assert!(told.contains(&format!("snapshot {snapshot} is lost with the replaced images")), "{ran:#?}");
+    assert!(told.contains("checkpoint point is lost with the replaced images"), "{ran:#?}");
     // Following what is said, libvirt lists nothing that does not exist.
-    for line in told.lines().filter(|line| line.contains("libvirt still lists it")) {
-        run("sh", &["-c", line.split_once("until: ").unwrap().1]);
+    for line in told.lines().filter(|line| line.contains("to remove it from libvirt: ")) {
+        run("sh", &["-c", line.split_once("from libvirt: ").unwrap().1]);
     }
     for list in ["snapshot-list", "checkpoint-list"] {
         assert_eq!(virsh(&[list, guest.name(), "--name"]).trim(), "");

@@ -51,7 +51,7 @@ pub fn all_else_comes_back(archives: &Archives, originals: &Originals, what: &st
     let ran = archives.host.run(&format!("restore web --salvage --to {}", to.display()));
     assert_eq!(ran.code, 6, "{what}: {ran:?}");
     if !to.exists() {
-        assert!(kind == Kind::Truncate && ran.err.contains("not an archive"), "{what}: {ran:?}");
+        assert!(kind == Kind::Truncate && ran.err.contains("is not a kvmbackup archive"), "{what}: {ran:?}");
         return;
     }
     let report: Value = serde_json::from_slice(&fs::read(to.join("salvage.json")).unwrap()).unwrap();
