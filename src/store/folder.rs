@@ -1,4 +1,4 @@
-//! The file system calls on the target: listing, free names, new files, removal. Must be called only by the store,
+//! The file system calls on the target: listing, free names, new files, removal. Must not be used outside the store,
 //! which limits how long a caller waits.
 
 use std::collections::BTreeSet;
