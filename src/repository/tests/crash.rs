@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::fixture::Restic;
 use super::super::*;
-use super::scene::{Image, MIB, Scene, about, objects, put_back, write};
+use super::scene::{Image, MIB, Scene, about, expect_read, objects, put_back, write};
 
 /// A place that, from one of the calls that change it on, does nothing any more, as if the process were killed right before.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ fn a_writer_that_is_killed_at_any_change_leaves_a_sound_repository() {
         if let Ok(point) = written {
             scene.expect(&point, &second);
         }
-        scene.expect(&old, &first);
+        expect_read(&scene.open(old.0, &old.1).unwrap(), &first);
         put_back(&scene, &saved);
         if !was_killed {
             break;

@@ -53,7 +53,7 @@ fn every_flipped_cut_or_lost_object_is_named() {
         });
         let cuts = [0, 1, end / 2, end - 1].map(|length| Some(bytes[..length].to_vec()));
         for bad in flips.chain(cuts).chain([None]) {
-            std::fs::remove_dir_all(&scene.options.cache).unwrap();
+            crate::sys::durable::remove_dir(&scene.options.cache).unwrap();
             match &bad {
                 Some(bad) => place.put(*object, bad.clone()).unwrap(),
                 None => place.remove(*object).unwrap(),
