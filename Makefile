@@ -25,7 +25,7 @@ GUEST_TESTS := --test guests --test field --test fault_libvirtd
 # Which tests to run, say `make test T='--test guests lab_smoke::'`: all of them, or all with guests on another release.
 T ?=
 
-.PHONY: help build test soak fuzz mutants demo bench lint install deb lab
+.PHONY: help build test soak fuzz mutants demo bench pictures lint install deb lab
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ demo: lab build ## back up, verify, restore and boot a guest before your eyes
 
 bench: lab build ## measure against the peers
 	tests/lab/bench
+
+# The lab installs chromium. Only this target needs pngquant.
+pictures: lab ## take the screenshots of README.md again, into docs/images
+	command -v pngquant || apt-get install -qq --no-install-recommends pngquant
+	KVMBACKUP_PICTURES='$(CURDIR)/docs/images' $(CARGO) test --locked --test program pictures::
+	cd docs/images && pngquant --force --strip --speed 1 --nofs --ext .png 16 status-page.png mail.png
 
 # Needs a nightly compiler and cargo-fuzz. Two at a time. Threads of a fake server end after the target does: no leaks are looked for.
 fuzz: ## run every fuzz target; FUZZ_MINUTES=10

@@ -1,5 +1,5 @@
-//! Owns: putting the real parts together: settings, lock, journal, libvirt. The only place that names every adapter.
-//! Must not: print, or do a command's work.
+//! Owns: the composition of the real parts: settings, lock, journal, libvirt. Only this module names every adapter.
+//! Must not: print, or do the work of a command.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -11,8 +11,7 @@ use crate::exporter;
 use crate::hypervisor::{self, Hypervisor, Libvirt};
 use crate::ledger;
 use crate::metrics;
-use crate::model::{Failure, Listen};
-use crate::report::ExitCode;
+use crate::model::{Failure, Listen, RunResult};
 use crate::store;
 use crate::sys::lock::{self, Lock};
 use crate::sys::signals::Cancel;
@@ -25,70 +24,57 @@ pub mod run;
 pub mod serve;
 pub mod watch;
 
-/// Between two tries to connect to libvirt.
+/// The time between two attempts to connect to libvirt.
 const CONNECT_AGAIN: Duration = Duration::from_millis(250);
 
-/// Why a command could not even begin, or how it failed as a whole.
+/// Why a command could not begin, or failed as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] config::Errors),
-    /// Another run is at work.
     #[error("another run holds the lock {} ({holder})", path.display())]
-    Locked {
-        /// The lock.
-        path: std::path::PathBuf,
-        /// Who holds it.
-        holder: String,
-    },
-    /// libvirt cannot be reached.
+    Locked { path: PathBuf, holder: String },
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
-    /// Nothing can be served.
     #[error(transparent)]
     Exporter(#[from] exporter::Error),
-    /// The engine failed.
     #[error(transparent)]
     Engine(#[from] engine::Error),
-    /// Those who watch cannot be told.
-    #[error("those who watch cannot be told")]
+    #[error("cannot update the ledger")]
     Watch(#[from] ledger::Error),
-    /// Prometheus cannot be told.
-    #[error("those who watch cannot be told")]
+    #[error("cannot update the ledger")]
     Metrics(#[from] metrics::Error),
-    /// The run cannot be mailed.
     #[error("the report cannot be mailed")]
     Mail(#[from] crate::mail::Error),
-    /// The configuration has no `mail`.
-    #[error("the configuration has no `mail`")]
+    #[error("the configuration has no `mail` section section section section")]
     NoMail,
-    /// Metrics have no place to go to.
     #[error("the configuration names no `metrics.textfile`")]
     NoTextfile,
 }
 
 impl Error {
-    /// The exit code by the contract.
-    pub fn exit_code(&self) -> u8 {
+    /// The result of the command that failed with it.
+    pub fn result(&self) -> RunResult {
         match self {
-            Error::Config(_) | Error::NoTextfile | Error::NoMail => ExitCode::Usage.code(),
-            Error::Locked { .. } => ExitCode::Locked.code(),
-            Error::Hypervisor(error) => hypervisor_code(error),
-            Error::Engine(engine::Error::Hypervisor(error)) => hypervisor_code(error),
-            Error::Engine(engine::Error::Cancelled(signal)) => ExitCode::of_signal(*signal),
-            Error::Engine(error) if error.is_damage() => ExitCode::Damaged.code(),
-            // Only when it hangs is the target at fault for what an archive says.
+            Error::Config(_) | Error::NoTextfile | Error::NoMail => RunResult::Usage,
+            Error::Locked { .. } => RunResult::Locked,
+            Error::Hypervisor(error) | Error::Engine(engine::Error::Hypervisor(error)) => match error.kind() {
+                hypervisor::Kind::Unreachable | hypervisor::Kind::Remote => RunResult::Hypervisor,
+                _ => RunResult::Failed,
+            },
+            Error::Engine(engine::Error::Cancelled(signal)) => RunResult::Signal(*signal),
+            Error::Engine(error) if error.is_damage() => RunResult::Damaged,
+            // An archive that cannot be read is the target's fault only if the target hangs.
             Error::Engine(error @ engine::Error::Store(store::Error::Archive { .. } | store::Error::Image { .. }))
                 if !error.is_target_stall() =>
             {
-                ExitCode::Failed.code()
+                RunResult::Failed
             }
             Error::Engine(engine::Error::Store(_) | engine::Error::Target { .. } | engine::Error::Space { .. }) => {
-                ExitCode::Target.code()
+                RunResult::Target
             }
-            Error::Engine(_) | Error::Exporter(_) => ExitCode::Failed.code(),
-            Error::Watch(_) | Error::Metrics(_) | Error::Mail(_) => ExitCode::Untidy.code(),
+            Error::Engine(_) | Error::Exporter(_) => RunResult::Failed,
+            Error::Watch(_) | Error::Metrics(_) | Error::Mail(_) => RunResult::Untidy,
         }
     }
 
@@ -97,7 +83,6 @@ impl Error {
         Failure { message: engine::chain(self), hint: self.hint() }
     }
 
-    /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Config(errors) => errors.hint.as_deref().map(str::to_owned),
@@ -116,13 +101,6 @@ impl Error {
     }
 }
 
-fn hypervisor_code(error: &hypervisor::Error) -> u8 {
-    match error.kind() {
-        hypervisor::Kind::Unreachable | hypervisor::Kind::Remote => ExitCode::Hypervisor.code(),
-        _ => ExitCode::Failed.code(),
-    }
-}
-
 /// Reads this host's settings. They name programs to run and files to write, so only a trusted user may change them.
 pub fn settings(config: &Path, host: Option<&str>) -> Result<Settings, Error> {
     let host = host.map_or_else(host::short_name, str::to_owned);
@@ -132,7 +110,7 @@ pub fn settings(config: &Path, host: Option<&str>) -> Result<Settings, Error> {
     Ok(config::load(config, &host)?)
 }
 
-/// The same for a run, which also refuses to be mailed by a program or with a password that another user could change.
+/// The same for a run, which also refuses a mail program and a password file that another user could change.
 pub fn settings_of_run(config: &Path, host: Option<&str>) -> Result<Settings, Error> {
     let settings = settings(config, host)?;
     let Some(error) = settings.mail.as_ref().and_then(|mail| crate::mail::untrusted(mail).into_iter().next()) else {
@@ -148,7 +126,7 @@ fn untrusted(path: &Path, message: String, hint: Option<String>) -> config::Erro
     config::Errors { hint: hint.map(Into::into), ..config::Errors::one(path, config::Problem::of_file(None, message)) }
 }
 
-/// The files and folders that this program obeys or writes to: its own folders, its configuration, and the files named there.
+/// The files and folders that this program trusts or writes: its own folders, its configuration, and the files named there.
 pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
     let mut places = vec![settings.state_dir.clone(), settings.backupdir.clone(), config.to_owned()];
     places.extend(settings.metrics.textfile.clone());
@@ -162,10 +140,10 @@ pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
     places
 }
 
-/// Takes the lock of a state folder, which is made if it is not there.
+/// Takes the lock of a state folder, which is created if it does not exist.
 pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
     let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
-    folder.map_err(engine::Error::file("create the folder", state_dir))?;
+    folder.map_err(engine::Error::file("create the directory", state_dir))?;
     trusted_state(state_dir)?;
     let path = state_dir.join("lock");
     step::reached(Step::RunLock).map_err(lock::Refused::Io).and_then(|()| lock::take(&path)).map_err(|refused| {
@@ -176,19 +154,19 @@ pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
     })
 }
 
-/// Refuses a state folder that another user can change: recovery removes files that the journal names, the ledger names the
-/// textfile, and `mail.json` a program.
+/// Refuses a state folder that another user can change. Recovery removes files that the journal names, the ledger names the
+/// textfile, and `mail.json` names a program.
 fn trusted_state(state_dir: &Path) -> Result<(), Error> {
     let trusted = trust::folder(state_dir);
     Ok(trusted.map_err(|source| engine::Error::Untrusted { what: "the state folder", source })?)
 }
 
-/// Connects to libvirt, for recovery.
+/// For recovery, which takes any hypervisor.
 pub fn connect(uri: &str) -> Result<Box<dyn Hypervisor>, hypervisor::Error> {
     Ok(Box::new(Libvirt::connect(uri)?))
 }
 
-/// The same, and waits for a libvirt that does not answer, as at boot: so long from now on, or until a signal comes.
+/// The same, but waits this long for a libvirt that does not answer, as at boot, or until a signal arrives.
 pub fn connect_within(
     wait: Duration,
     cancel: &Cancel,
@@ -214,7 +192,6 @@ pub fn connect_within(
     }
 }
 
-/// Connects to libvirt.
 pub fn libvirt(uri: &str) -> Result<Libvirt, Error> {
     Ok(Libvirt::connect(uri)?)
 }

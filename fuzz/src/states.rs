@@ -70,11 +70,10 @@ fn known(bytes: &[u8]) {
 /// The last report: shown in every form.
 fn told(bytes: &[u8]) {
     let Ok(last) = serde_json::from_slice::<RunReport>(bytes) else { return };
-    let code = report::exit_code(&last);
-    drop((report::text(&last, true, report::WIDTH), report::failure(&last), report::json(&last)));
-    let gist = mail::gist(&last, code, &[]);
+    drop((report::text(&last, true, report::WIDTH), last.failure(), report::json(&last)));
+    let gist = mail::gist(&last, last.result(), &[]);
     drop(mail::subject(&last.host, &gist));
-    let facts = mail::Facts { gist: &gist, settings: None, survey: None, late: &[], untold: &[] };
+    let facts = mail::Background { gist: &gist, settings: None, survey: None, late: &[], untold: &[] };
     mail::bodies(&last, facts, None).unwrap();
-    Ledger::default().record(&last, code);
+    Ledger::default().record(&last, last.result());
 }

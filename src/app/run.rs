@@ -1,17 +1,18 @@
-//! Owns: a run under the lock of its state folder: recovery, the hooks of the run, ledger, metrics and mail, the exit code. Must
-//! not: print, or know how a domain is backed up.
+//! Owns: a run under the lock of its state folder: recovery, the hooks of the run, ledger, metrics and mail, and the result.
+//! Must not: print, or know how a domain is backed up.
 
 use std::path::Path;
 
 use chrono::Utc;
 
+use super::mail::MailSetup;
 use super::{Error, libvirt, mail, serve, watch};
 use crate::config::Settings;
 use crate::engine::journal::Journal;
 use crate::engine::recover::{self, Connect, Recovered};
 use crate::engine::run::{self, Run};
 use crate::engine::{self, Monitor, RunHooks};
-use crate::model::{Failure, RunReport};
+use crate::model::{Failure, RunReport, RunResult};
 use crate::plan::Selection;
 use crate::report;
 use crate::sys::durable;
@@ -25,13 +26,12 @@ pub const LAST: &str = "last-report.json";
 
 /// A state folder that no other process changes as long as this lives.
 pub struct Exclusive {
-    /// What interrupted runs left.
     pub journal: Journal,
     _lock: Lock,
 }
 
 impl Exclusive {
-    /// Takes the lock, and removes the context files that a killed run left for its hooks.
+    /// Takes the lock, and removes the context files that a killed run has left for its hooks.
     ///
     /// # Errors
     /// [`Error::Locked`] while another process has it.
@@ -42,8 +42,8 @@ impl Exclusive {
         Ok(Exclusive { journal, _lock: lock })
     }
 
-    /// Undoes what interrupted runs left. With settings, also looks for overlays of ours that the journal does not know, as after
-    /// the loss of the state folder. What was done before an error is returned with it.
+    /// Recovers from interrupted runs. With settings, also from overlays of ours that the journal does not know, for example after
+    /// the loss of the state folder. Returns what was done before an error together with the error.
     pub fn recover(
         &self,
         connect: &Connect<'_>,
@@ -65,11 +65,9 @@ impl Exclusive {
 }
 
 /// A run that has ended.
-pub struct Ended {
-    /// What it did.
+pub struct EndedRun {
     pub report: RunReport,
-    /// What the program ends with.
-    pub code: u8,
+    pub result: RunResult,
     /// Why the report, the ledger, the metrics or a mail could not be written or sent.
     pub complaints: Vec<Failure>,
     /// Whether mail has reported everything that `mail.when` asks for, so that nothing is printed for cron.
@@ -82,41 +80,41 @@ pub struct Ended {
 /// Only those that keep the run from beginning; see [`unable`].
 pub fn backup(
     settings: &Settings,
-    request: &Selection,
+    selection: &Selection,
     cancel: &Cancel,
     monitor: &dyn Monitor,
-) -> Result<Ended, Error> {
+) -> Result<EndedRun, Error> {
     let exclusive = Exclusive::take(&settings.state_dir)?;
-    let mut report = run::begin(settings, request);
+    let mut report = run::begin(settings, selection);
     let watched = watch::begin(settings, &mut report).and(mail::known::remember(settings));
     let served = serve::beside_run(settings);
     let mut hooks = RunHooks::new(settings, &report, cancel);
     let entered = hooks.enter(&report);
     let is_skipped = matches!(entered, Err(engine::Error::Skipped { .. }));
     let done = match entered {
-        Ok(()) => back_up(&exclusive, settings, request, (cancel, monitor), &mut report),
+        Ok(()) => back_up(&exclusive, settings, selection, (cancel, monitor), &mut report),
         Err(error) => Err(error.into()),
     };
     let failed = done.err().filter(|_| !is_skipped);
     report.errors.extend(failed.as_ref().map(Error::failure));
     report.finished = Utc::now();
-    let bad = report::failure(&report);
+    let bad = report.failure();
     hooks.leave(&mut report, bad.as_ref(), failed.is_some());
-    let code = failed.map_or_else(|| report::exit_code(&report), |error| error.exit_code());
-    let mut ended = Ended { report, code, complaints: Vec::new(), settled: false };
-    ended.told(watched.and(watch::end(settings, &ended.report, ended.code)));
+    let result = failed.map_or_else(|| report.result(), |error| error.result());
+    let mut ended = EndedRun { report, result, complaints: Vec::new(), settled: false };
+    ended.told(watched.and(watch::end(settings, &ended.report, ended.result)));
     ended.told(served.map(drop));
     ended.report.damaged = watch::damaged(settings);
     ended.keep(settings);
-    ended.mail(mail::Source::of(settings));
+    ended.mail(MailSetup::of(settings));
     Ok(ended)
 }
 
-/// The run itself. Whatever happens, what was done before it is in the report.
+/// The run itself. After an error, the report has everything that was done before it.
 fn back_up(
     exclusive: &Exclusive,
     settings: &Settings,
-    request: &Selection,
+    selection: &Selection,
     (cancel, monitor): (&Cancel, &dyn Monitor),
     report: &mut RunReport,
 ) -> Result<(), Error> {
@@ -126,7 +124,7 @@ fn back_up(
     report.leftovers = recovered.left;
     done?;
     let hypervisor = libvirt(&settings.libvirt_uri)?;
-    let run = Run { settings, hypervisor: &hypervisor, journal: &exclusive.journal, request, cancel, monitor };
+    let run = Run { settings, hypervisor: &hypervisor, journal: &exclusive.journal, selection, cancel, monitor };
     let (ran, done) = run.all(report.run_id, report.started);
     report.domains = ran.domains;
     report.not_due = ran.not_due;
@@ -134,19 +132,19 @@ fn back_up(
     Ok(done?)
 }
 
-/// Mails that a run could not begin. The program ends with the code of that error anyway.
-pub fn unable(source: Option<mail::Source<'_>>, host: String, error: &Error) -> Vec<Failure> {
+/// Mails that a run could not begin. The result of the command is that of the error.
+pub fn unable(setup: Option<MailSetup<'_>>, host: String, error: &Error) -> Vec<Failure> {
     let report = mail::unable(host, error);
-    let mut ended = Ended { report, code: error.exit_code(), complaints: Vec::new(), settled: false };
-    ended.mail(source);
+    let mut ended = EndedRun { report, result: error.result(), complaints: Vec::new(), settled: false };
+    ended.mail(setup);
     ended.complaints
 }
 
-impl Ended {
-    /// Records a report that could not be written or sent. It changes the exit code only if that was 0.
+impl EndedRun {
+    /// Records a report that could not be written or sent. Only a good result becomes a worse one.
     fn told(&mut self, told: Result<(), Error>) {
         if let Err(error) = told {
-            self.code = report::untold(self.code);
+            self.result = self.result.max(RunResult::Untidy);
             self.complaints.push(error.failure());
         }
     }
@@ -162,9 +160,9 @@ impl Ended {
     }
 
     /// Mails the report if that is wanted and due.
-    fn mail(&mut self, source: Option<mail::Source<'_>>) {
-        let Some(source) = source else { return };
-        let told = mail::after_run(source, &self.report, self.code);
+    fn mail(&mut self, setup: Option<MailSetup<'_>>) {
+        let Some(setup) = setup else { return };
+        let told = mail::after_run(setup, &self.report, self.result);
         self.complaints.extend(told.complaints.into_iter().map(|message| Failure { message, hint: None }));
         self.settled = told.settled;
         told.errors.into_iter().for_each(|error| self.told(Err(error)));

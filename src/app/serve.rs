@@ -1,4 +1,4 @@
-//! Owns: the server of metrics and the status page, on its own or beside a run. Must not: know HTTP, or the contents of pages.
+//! Owns: the server of metrics and status page, alone or during a run. Must not: know HTTP, or the contents of pages.
 
 use std::thread::{self, JoinHandle};
 
@@ -8,7 +8,7 @@ use crate::engine;
 use crate::exporter::{self, Listener, Server, Site, Stop};
 use crate::model::Listen;
 
-/// The server of a run. Dropping it ends it.
+/// The server of a run; dropping it stops it.
 pub struct Beside {
     stop: Option<Stop>,
     thread: Option<JoinHandle<()>>,
@@ -24,13 +24,13 @@ impl Drop for Beside {
 /// Serves during a run if the configuration asks for it and no kvmbackup exporter serves already. A run does not depend on it.
 ///
 /// # Errors
-/// It cannot listen there; a warning, and exit code 7 at most.
+/// It cannot listen there, which makes the result untidy at worst.
 pub fn beside_run(settings: &Settings) -> Result<Option<Beside>, Error> {
     let Some(listen) = &settings.metrics.listen else { return Ok(None) };
     let (server, stop) = match open(listen) {
         Err(taken @ exporter::Error::Taken { .. }) => {
             let is_ours = exporter::is_ours(listen, &settings.state_dir)
-                .map_err(engine::Error::file("write to the folder", &settings.state_dir))?;
+                .map_err(engine::Error::file("write to the directory", &settings.state_dir))?;
             tracing::debug!(is_ours, "{taken}");
             return if is_ours { Ok(None) } else { Err(taken.into()) };
         }
@@ -56,13 +56,13 @@ pub fn site(settings: &Settings, listen: &Listen) -> Site {
     Site::new(&settings.state_dir, names)
 }
 
-/// Listens there, and warns if other hosts can reach that.
+/// Listens there, and warns if other hosts can connect.
 pub fn open(listen: &Listen) -> Result<(Server, Stop), exporter::Error> {
     let listener = Listener::bind(listen)?;
     if !listener.is_local() {
         tracing::warn!(
-            "{listen} can be reached from other hosts, without password or TLS: put a reverse proxy before it. \
-             kvmbackup-exporter.service lets only those in that its `IPAddressAllow=` names"
+            "{listen} can be reached from other hosts without password or TLS. Put a reverse proxy in front of it. \
+             kvmbackup-exporter.service accepts only the addresses in its `IPAddressAllow=`"
         );
     }
     Server::new(listener)

@@ -1,5 +1,5 @@
-//! Owns: telling those who watch: when a run begins and ends, that the configuration is wrong, what a check or a restore came to.
-//! Must not: change what is watched; its errors are told, and no more.
+//! Owns: recording in ledger, survey and metrics that a run begins or ends, that the configuration is invalid, and the results of
+//! checks and restores. Must not: change what it records.
 
 use std::path::Path;
 
@@ -11,9 +11,9 @@ use crate::engine::{self, survey};
 use crate::hypervisor::Hypervisor;
 use crate::ledger::{self, Ledger, Survey};
 use crate::metrics;
-use crate::model::{DamagedPoint, Failure, RunReport};
+use crate::model::{DamagedPoint, Failure, RunReport, RunResult};
 
-/// A run begins; it holds the lock. If the ledger held times of the future, the report gets a warning.
+/// A run begins; it holds the lock. The report gets a warning if the ledger had times of the future.
 pub fn begin(settings: &Settings, report: &mut RunReport) -> Result<(), Error> {
     let mut ahead = None;
     let told = tell(settings, |ledger| {
@@ -21,22 +21,22 @@ pub fn begin(settings: &Settings, report: &mut RunReport) -> Result<(), Error> {
         ledger.begin(report);
     });
     report.warnings.extend(ahead.map(|time| Failure {
-        message: format!("the ledger contains times of the future, up to {time}; they are not believed"),
+        message: format!("the ledger contains times in the future, up to {time}; ignoring them"),
         hint: Some(
-            "Check this host's clock: timedatectl. It was ahead during an earlier run, or is behind now.".to_owned(),
+            "Check this host's clock: timedatectl. It was ahead during an earlier run or is behind now.".to_owned(),
         ),
     }));
     told
 }
 
-/// A run has ended, and will end the program with this code.
-pub fn end(settings: &Settings, report: &RunReport, code: u8) -> Result<(), Error> {
-    // First what cannot be found out again.
-    let recorded = tell(settings, |ledger| ledger.record(report, code));
+/// A run has ended with this result.
+pub fn end(settings: &Settings, report: &RunReport, result: RunResult) -> Result<(), Error> {
+    // First the part that cannot be recovered later.
+    let recorded = tell(settings, |ledger| ledger.record(report, result));
     recorded.and(look(settings))
 }
 
-/// Points of these domains were found good then; of others, damage was found.
+/// A check has found points of these domains good at these times, and may have found damage in others.
 pub fn checked(settings: &Settings, good: &[(String, DateTime<Utc>)]) -> Result<(), Error> {
     let recorded = keep(settings, |ledger| good.iter().for_each(|(domain, time)| ledger.verified(domain, *time)));
     recorded.and(look(settings))
@@ -48,14 +48,14 @@ pub fn damaged(settings: &Settings) -> Vec<DamagedPoint> {
     survey.ok().flatten().map_or_else(Vec::new, |survey| survey::damaged(&survey))
 }
 
-/// Takes a survey, and tells of it.
+/// Takes a survey, and publishes the metrics.
 pub fn look(settings: &Settings) -> Result<(), Error> {
     survey(settings, true)?;
     publish(settings)
 }
 
-/// Takes a survey, with a libvirt that answers or without, and keeps it. `config_ok` says whether the configuration that the
-/// settings are of can still be read.
+/// Takes and saves a survey, even if libvirt does not answer. `config_ok` says whether the configuration of these settings can
+/// still be read.
 pub fn survey(settings: &Settings, config_ok: bool) -> Result<(), Error> {
     let previous = Survey::load(&settings.state_dir)?;
     let hypervisor = libvirt(&settings.libvirt_uri);
@@ -68,8 +68,8 @@ pub fn survey(settings: &Settings, config_ok: bool) -> Result<(), Error> {
     })
 }
 
-/// The configuration cannot be read, which means this for the ledger. It is told where the file itself says, or else where the
-/// metrics last went. No ledger is made where there is none yet: the state folder that the file means may be another one.
+/// The configuration cannot be read: makes this change in the ledger, and publishes the metrics to the textfile that the file
+/// names, or else to the last one. No ledger is created, because the file may mean another state folder.
 pub fn config_failed(errors: &config::Errors, change: impl FnOnce(&mut Ledger)) -> Result<(), Error> {
     let salvaged = &errors.salvaged;
     let state_dir = salvaged.state_dir.as_deref().unwrap_or(Path::new(config::STATE_DIR));
@@ -84,7 +84,7 @@ pub fn config_failed(errors: &config::Errors, change: impl FnOnce(&mut Ledger)) 
     Ok(metrics::textfile::write(path, &text)?)
 }
 
-/// Something has changed that the ledger tells of.
+/// Changes the ledger, and publishes the metrics.
 pub fn tell(settings: &Settings, change: impl FnOnce(&mut Ledger)) -> Result<(), Error> {
     keep(settings, change)?;
     publish(settings)
@@ -99,7 +99,7 @@ fn keep(settings: &Settings, change: impl FnOnce(&mut Ledger)) -> Result<(), Err
     Ok(())
 }
 
-/// Writes the textfile, where one is wanted.
+/// Writes the textfile, if one is configured.
 fn publish(settings: &Settings) -> Result<(), Error> {
     let textfile = settings.metrics.textfile.as_ref();
     Ok(textfile.map_or(Ok(()), |path| metrics::publish(&settings.state_dir, path))?)

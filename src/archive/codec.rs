@@ -131,11 +131,11 @@ impl Unpacker {
                 // Frame header descriptor (RFC 8878, 3.1.1.1.1): a checksum follows, no reserved bit, no dictionary.
                 let descriptor = packed.strip_prefix(&ZSTD).and_then(<[u8]>::first);
                 if descriptor.is_none_or(|bits| bits & 0b0001_1111 != 0b0000_0100) {
-                    return Err("it does not start as one");
+                    return Err("it has no frame header");
                 }
                 // Ties the frame to its place: one from elsewhere has another checksum.
                 if packed.last_chunk::<4>().is_none_or(|check| le(check) != entry.check) {
-                    return Err("its checksum is not the one in the seek table");
+                    return Err("its checksum does not match the seek table");
                 }
                 out.clear();
                 out.reserve_exact(unpacked);
@@ -146,10 +146,10 @@ impl Unpacker {
             Kind::Gzip => {
                 let member = packed.strip_prefix(&gzip::header(entry.packed));
                 let Some((data, trailer)) = member.and_then(<[u8]>::split_last_chunk::<{ gzip::TRAILER }>) else {
-                    return Err("it does not start as one");
+                    return Err("it has no frame header");
                 };
                 if le(trailer) != entry.check || le(&trailer[4..]) != entry.unpacked {
-                    return Err("its trailer is not what the seek table says");
+                    return Err("its trailer does not match the seek table");
                 }
                 room(out, unpacked);
                 let length = self.inflater.deflate_decompress(data, out).map_err(|_| "it does not decode")?;
@@ -162,7 +162,7 @@ impl Unpacker {
                 out.extend_from_slice(packed);
             }
         }
-        if out.len() == unpacked { Ok(()) } else { Err("its contents have another length than the seek table says") }
+        if out.len() == unpacked { Ok(()) } else { Err("its length does not match the seek table") }
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
     fn what_is_wrong_with_a_zstd_frame_is_told() {
         let (good, entry) = packed(Codec::Zstd(3));
         assert_eq!(unpack(Kind::Zstd, entry, &good).unwrap(), [7; 1000]);
-        let start = Err("it does not start as one");
+        let start = Err("it has no frame header");
         for length in 0..5 {
             assert_eq!(unpack(Kind::Zstd, entry, &good[..length]), start);
         }
@@ -199,20 +199,20 @@ mod tests {
             assert_eq!(unpack(Kind::Zstd, entry, &bytes), start, "{at} {bits}");
         }
         let other = Entry { check: entry.check ^ 1, ..entry };
-        assert_eq!(unpack(Kind::Zstd, other, &good), Err("its checksum is not the one in the seek table"));
-        assert_eq!(unpack(Kind::Zstd, other, &good[..5]), Err("its checksum is not the one in the seek table"));
+        assert_eq!(unpack(Kind::Zstd, other, &good), Err("its checksum does not match the seek table"));
+        assert_eq!(unpack(Kind::Zstd, other, &good[..5]), Err("its checksum does not match the seek table"));
         let mut bytes = good.clone();
         bytes[good.len() - 6] ^= 0x40;
         assert_eq!(unpack(Kind::Zstd, entry, &bytes), Err("it does not decode, or its checksum does not match"));
         let longer = Entry { unpacked: 1001, ..entry };
-        assert_eq!(unpack(Kind::Zstd, longer, &good), Err("its contents have another length than the seek table says"));
+        assert_eq!(unpack(Kind::Zstd, longer, &good), Err("its length does not match the seek table"));
     }
 
     #[test]
     fn what_is_wrong_with_a_gzip_member_is_told() {
         let (good, entry) = packed(Codec::Gzip(6));
         assert_eq!(unpack(Kind::Gzip, entry, &good).unwrap(), [7; 1000]);
-        let start = Err("it does not start as one");
+        let start = Err("it has no frame header");
         for length in [0, 1, gzip::HEADER, gzip::HEADER + gzip::TRAILER - 1] {
             assert_eq!(unpack(Kind::Gzip, entry, &good[..length]), start, "{length}");
         }
@@ -222,7 +222,7 @@ mod tests {
             bytes[at] ^= 1;
             assert_eq!(unpack(Kind::Gzip, entry, &bytes), start, "{at}");
         }
-        let trailer = Err("its trailer is not what the seek table says");
+        let trailer = Err("its trailer does not match the seek table");
         assert_eq!(unpack(Kind::Gzip, Entry { check: entry.check ^ 1, ..entry }, &good), trailer);
         assert_eq!(unpack(Kind::Gzip, Entry { unpacked: 999, ..entry }, &good), trailer);
         let bare = [&good[..gzip::HEADER], &good[good.len() - gzip::TRAILER..]].concat();

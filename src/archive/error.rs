@@ -10,7 +10,7 @@ use crate::sys::patience::{Stalled, is_out_of_reach};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be opened.
-    #[error("could not open {}", path.display())]
+    #[error("cannot open {}", path.display())]
     Open {
         /// The archive.
         path: PathBuf,
@@ -18,7 +18,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The file could not be read.
-    #[error("could not read the archive at byte {offset}")]
+    #[error("cannot read the archive at byte {offset}")]
     Read {
         /// In the file.
         offset: u64,
@@ -26,25 +26,25 @@ pub enum Error {
         source: io::Error,
     },
     /// The file could not be written or synced; the caller knows its path.
-    #[error("could not write the archive")]
+    #[error("cannot write the archive")]
     Write {
         /// Why.
         source: io::Error,
     },
     /// Compression failed, or its threads could not be started.
-    #[error("could not compress")]
+    #[error("cannot compress")]
     Compress {
         /// Why.
         source: io::Error,
     },
     /// The threads that decode could not be started.
-    #[error("could not start threads to decode")]
+    #[error("cannot start decoder threads")]
     Threads {
         /// Why.
         source: rayon::ThreadPoolBuildError,
     },
     /// Not a file of this program.
-    #[error("{} is not an archive of kvmbackup", path.display())]
+    #[error("{} is not a kvmbackup archive", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -92,7 +92,7 @@ pub enum Error {
         member: String,
     },
     /// A member's bytes are not those that were written.
-    #[error("the SHA-256 of member {member} is not the one in SHA256SUMS")]
+    #[error("the SHA-256 of member {member} does not match SHA256SUMS")]
     Digest {
         /// Its name.
         member: String,
@@ -110,22 +110,19 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// `manifest.json` cannot be made.
-    #[error("could not make manifest.json")]
+    #[error("cannot create manifest.json")]
     MakeManifest {
         /// Why.
         source: serde_json::Error,
     },
     /// A newer program wrote the archive.
-    #[error(
-        "the archive has format {format}, and this program knows formats up to {}",
-        crate::archive::manifest::FORMAT
-    )]
+    #[error("the archive has format {format}; this program reads formats up to {}", crate::archive::manifest::FORMAT)]
     NewerFormat {
         /// Its format.
         format: u32,
     },
     /// A member is larger than its reader allows.
-    #[error("member {member} has {length} bytes, more than the {limit} allowed here")]
+    #[error("member {member} has {length} bytes; at most {limit} are allowed here")]
     TooLarge {
         /// Its name.
         member: String,
@@ -154,7 +151,7 @@ pub enum Error {
     #[error("the archive would hold more than 64 TiB")]
     TooManyPieces,
     /// An archive of the legacy script cannot be read.
-    #[error("could not read the archive {}", path.display())]
+    #[error("cannot read the archive {}", path.display())]
     Script {
         /// The archive.
         path: PathBuf,
@@ -168,16 +165,16 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             error if Stalled::caused(error) => Stalled::HINT,
-            Error::NewerFormat { .. } => "update kvmbackup, or restore by hand with tar (docs/format.md)",
+            Error::NewerFormat { .. } => "Update kvmbackup, or restore by hand with tar (docs/format.md).",
             Error::Table { .. } => {
-                "the file may be cut off: compare its size with another copy; zstd or gzip and tar read what is left of it"
+                "The file may be truncated. Compare its size with another copy; zstd or gzip and tar can read what is left of it."
             }
             Error::Frame { .. } | Error::Header { .. } | Error::Digest { .. } | Error::Read { .. } => {
-                "look for another copy or an older restore point, and test the target's disk and memory"
+                "Use another copy or an older restore point, and test the target's disk and memory."
             }
             Error::Member { source, .. } => return source.hint(),
             Error::Write { source } if source.kind() == io::ErrorKind::StorageFull => {
-                "free space on the target, or keep fewer restore points"
+                "Free space on the target, or keep fewer restore points."
             }
             _ => return None,
         };
@@ -241,15 +238,15 @@ mod tests {
         let of = |source| Error::Member { member: member(), source: Box::new(source) };
         let copy = Some("another copy");
         for (error, says) in [
-            (Error::NewerFormat { format: 2 }, Some("update kvmbackup")),
-            (Error::Table { what: "" }, Some("cut off")),
+            (Error::NewerFormat { format: 2 }, Some("Update kvmbackup")),
+            (Error::Table { what: "" }, Some("truncated")),
             (Error::Frame { offset: 0, what: "" }, copy),
             (Error::Header { offset: 0, what: "" }, copy),
             (Error::Digest { member: member() }, copy),
             (Error::Read { offset: 0, source: failed(io::ErrorKind::Other) }, copy),
-            (of(Error::Table { what: "" }), Some("cut off")),
+            (of(Error::Table { what: "" }), Some("truncated")),
             (of(Error::TooManyPieces), None),
-            (Error::Write { source: failed(io::ErrorKind::StorageFull) }, Some("free space")),
+            (Error::Write { source: failed(io::ErrorKind::StorageFull) }, Some("Free space")),
             (Error::Write { source: failed(io::ErrorKind::Other) }, None),
             (Error::Write { source: stalled() }, Some(Stalled::HINT)),
             (Error::Missing { member: member() }, None),

@@ -75,7 +75,7 @@ pub(super) fn parse(block: &[u8; BLOCK as usize], offset: u64) -> Result<Parsed,
     if header.as_gnu().is_none() {
         return Err(damaged("it is not a GNU header"));
     }
-    let length = header.entry_size().map_err(|_| damaged("its length is no number"))?;
+    let length = header.entry_size().map_err(|_| damaged("its length is not a number"))?;
     let name = &header.as_old().name;
     let name = name[..name.iter().position(|&byte| byte == 0).unwrap_or(name.len())].to_vec();
     match header.entry_type() {

@@ -34,7 +34,7 @@ impl RandomReader {
     pub fn read_at(&self, offset: u64, mut out: &mut [u8]) -> Result<(), Error> {
         let end = offset.checked_add(out.len() as u64).filter(|end| *end <= self.member.length);
         if end.is_none() {
-            return Err(Error::Misuse { member: self.member.name.clone(), what: "a range that is not in it is read" });
+            return Err(Error::Misuse { member: self.member.name.clone(), what: "read outside its range" });
         }
         let mut at = self.member.offset + offset;
         while !out.is_empty() {

@@ -166,7 +166,7 @@ fn walk(cursor: &mut Cursor<'_>) -> Result<Vec<Member>, Error> {
             return Err(Error::Header { offset, what: "there are too many members" });
         }
         if !seen.insert(member.name.clone()) {
-            return Err(Error::Name { name: member.name, what: "it is there twice" });
+            return Err(Error::Name { name: member.name, what: "it occurs twice" });
         }
         members.push(member);
         offset = next;
@@ -267,7 +267,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn copy(&mut self, mut offset: u64, mut out: &mut [u8]) -> Result<(), Error> {
         while !out.is_empty() {
             if offset >= self.pieces.stream_len() {
-                return Err(Error::Header { offset, what: "the tar stream is cut off" });
+                return Err(Error::Header { offset, what: "the tar stream is truncated" });
             }
             let index = self.pieces.index_at(offset);
             if self.index != Some(index) {

@@ -49,7 +49,7 @@ impl Pieces {
     /// Reads, decodes and checks one piece into `out`.
     pub(super) fn decode(&self, index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
         let Some(&Piece { file_offset: offset, entry, .. }) = self.list.get(index) else {
-            return Err(Error::Table { what: "the tar stream is cut off" });
+            return Err(Error::Table { what: "the tar stream is truncated" });
         };
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let (mut unpacker, mut packed) = match idle {
@@ -154,7 +154,7 @@ impl MemberReader {
     fn advance(&mut self) -> Result<(), Error> {
         let spare = std::mem::take(&mut self.piece);
         (self.at, self.until) = (0, 0);
-        let cut_off = || Err(Error::Table { what: "the tar stream is cut off" });
+        let cut_off = || Err(Error::Table { what: "the tar stream is truncated" });
         let piece = self.ahead.next(spare).unwrap_or_else(cut_off)?;
         let at = std::mem::take(&mut self.skip);
         let until = at + self.left.min((piece.len() - at) as u64) as usize;
@@ -177,7 +177,7 @@ impl BufRead for MemberReader {
     /// An error holds an [`Error`] that names the member; after one, every further call fails too.
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.failed {
-            return Err(io::Error::other("the member is damaged, as said before"));
+            return Err(io::Error::other("the member is damaged, as reported before"));
         }
         if self.at == self.until && self.left > 0 {
             self.advance().map_err(|error| {

@@ -90,10 +90,10 @@ pub(super) fn read(file: &PatientFile, length: u64, kind: Kind) -> Result<Vec<Pi
     }
     let damaged = |what| Error::Table { what };
     let tail = |bytes: usize| {
-        let offset = length.checked_sub(bytes as u64).ok_or(damaged("the archive is cut off"))?;
+        let offset = length.checked_sub(bytes as u64).ok_or(damaged("the archive is truncated"))?;
         let mut tail = Vec::new();
         match file.read_exact(&mut tail, bytes, offset) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged("the archive is cut off")),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged("the archive is truncated")),
             Err(source) => Err(Error::Read { offset, source }),
             Ok(()) => Ok(tail),
         }
@@ -152,7 +152,7 @@ pub(super) fn salvage(file: &PatientFile, length: u64, kind: Kind) -> Option<Vec
 /// How many entries there are, by the footer.
 fn count(footer: &[u8]) -> Result<usize, &'static str> {
     if footer[4] != DESCRIPTOR || le(&footer[5..9]) != SEEKABLE {
-        return Err("it is not there, the archive may be cut off");
+        return Err("missing; the archive may be truncated");
     }
     match le(footer) as usize {
         count @ 1..=MAX_PIECES => Ok(count),
@@ -258,11 +258,11 @@ mod tests {
 
             let most = MAX_PIECES as u32;
             for (at, bytes, says) in [
-                (footer + 4, 0_u32.to_le_bytes(), "not there"),
-                (footer + 5, [0; 4], "not there"),
+                (footer + 4, 0_u32.to_le_bytes(), "missing"),
+                (footer + 5, [0; 4], "missing"),
                 (footer, 0_u32.to_le_bytes(), "absurd"),
                 (footer, (most + 1).to_le_bytes(), "absurd"),
-                (footer, most.to_le_bytes(), "cut off"),
+                (footer, most.to_le_bytes(), "truncated"),
             ] {
                 let mut table = good.clone();
                 // Of the descriptor, only its own byte.
@@ -275,7 +275,7 @@ mod tests {
             }
             // The file has become shorter than it was said to be.
             let error = read(&whole, length + 1, kind).unwrap_err();
-            assert!(matches!(error, Error::Table { what } if what.contains("cut off")), "{error}");
+            assert!(matches!(error, Error::Table { what } if what.contains("truncated")), "{error}");
         }
         let unreadable = std::fs::File::options().write(true).open("/dev/null").unwrap();
         let error = read(&PatientFile::new(unreadable, &Patience::default()), 1000, Kind::Zstd).unwrap_err();

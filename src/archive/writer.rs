@@ -11,6 +11,9 @@ use crate::model::{Codec, Hasher};
 use crate::sys::buffer::Buffer;
 use crate::sys::patience::Patience;
 
+/// Bytes that are hashed and then copied: what a core's own cache holds.
+const STEP: usize = 128 << 10;
+
 /// Writes an archive. Dropped unfinished, it stops its threads and leaves a torso for its caller to remove.
 pub struct Writer {
     pipeline: Pipeline,
@@ -67,10 +70,10 @@ impl Writer {
             return misuse("manifest.json must be the first member, once");
         }
         if name == SUMS {
-            return misuse("the writer adds it");
+            return misuse("it is reserved");
         }
         if self.sums.contains_key(name) {
-            return Err(Error::Name { name: name.to_owned(), what: "it is there twice" });
+            return Err(Error::Name { name: name.to_owned(), what: "it occurs twice" });
         }
         // The manifest has a piece of its own, so that listing decodes little and reads nothing of the disks.
         if self.sums.len() == 1 {
@@ -88,8 +91,13 @@ impl Writer {
             Some(left) => current.left = left,
             None => return Err(Error::Misuse { member: current.name.clone(), what: "more bytes than announced" }),
         }
-        current.hasher.update(bytes);
-        self.put(bytes)
+        for step in bytes.chunks(STEP) {
+            if let Some(current) = &mut self.current {
+                current.hasher.update(step);
+            }
+            self.put(step)?;
+        }
+        Ok(())
     }
 
     /// A whole member.

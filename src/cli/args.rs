@@ -7,14 +7,14 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::model::Listen;
-use crate::report::EXIT_STATUS;
+use crate::engine::restore::DiskChoice;
+use crate::model::{EXIT_STATUS, Listen};
 
 #[cfg(test)]
 mod tests;
 mod values;
 
-pub use values::{At, DiskChoice, PhaseName};
+pub use values::{At, PhaseName};
 
 /// The configuration where the command line names none.
 pub const CONFIG: &str = "/etc/kvmbackup/config.yml";
@@ -30,16 +30,16 @@ pub struct Args {
 
 /// What holds for every command.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
-#[command(next_help_heading = "Options of every command")]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Configuration file
     #[arg(short, long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     #[arg(default_value = CONFIG)]
     pub config: PathBuf,
-    /// Section of the configuration, instead of this host's short name
+    /// Host section of the configuration [default: this host's short name]
     #[arg(long, global = true, value_name = "NAME")]
     pub host: Option<String>,
-    /// Tell more; twice: everything
+    /// Increase verbosity (repeatable)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
     /// Print errors only
@@ -56,31 +56,31 @@ pub enum Command {
     /// List restore points
     #[command(after_help = after("kvmbackup list web-1"))]
     List(List),
-    /// Get a domain back, as files or as a defined domain
+    /// Restore a domain, as files or as a defined domain
     #[command(after_help = after(RESTORE_EXAMPLES))]
     Restore(Restore),
-    /// Read restore points back and check every byte
+    /// Read restore points and verify every byte
     #[command(after_help = after(VERIFY_EXAMPLES))]
     Verify(Verify),
-    /// Remove the restore points that retention does not keep, saying why
-    #[command(after_help = after("kvmbackup prune --dry-run    show what would go, and why"))]
+    /// Remove restore points that retention does not keep, and show why
+    #[command(after_help = after("kvmbackup prune --dry-run    show what would be removed, and why"))]
     Prune(Prune),
-    /// Put right what an interrupted run left; every run does so first
-    #[command(after_help = after("kvmbackup recover --wait 300    at boot: libvirt may be up in some minutes only"))]
+    /// Clean up after an interrupted run (every run does this first)
+    #[command(after_help = after("kvmbackup recover --wait 300    at boot, when libvirt may need minutes to start"))]
     Recover(Recover),
-    /// Look at all that a backup needs, from the configuration to the guests, and say what to do; changes nothing
-    #[command(after_help = after("kvmbackup check --offline    the configuration and its hooks alone"))]
+    /// Check everything a backup needs, from configuration to guests, without changing anything
+    #[command(after_help = after("kvmbackup check --offline    check only the configuration and its hooks"))]
     Check(Check),
-    /// Show the hooks of a domain, or try them without a backup
-    #[command(after_help = after("kvmbackup hooks test --domain db1    lock and let go, and say how long that took"))]
+    /// List the hooks of a domain, or test them without a backup
+    #[command(after_help = after("kvmbackup hooks test --domain db1    acquire and release locks, and show how long that took"))]
     Hooks(Hooks),
-    /// Look at libvirt and the target, and write what Prometheus is told into the textfile
+    /// Survey libvirt and the target, and write the Prometheus textfile
     #[command(after_help = after("kvmbackup metrics --stdout"))]
     Metrics(Metrics),
-    /// Show the report of the last run, or mail it
+    /// Show or mail the report of the last run
     #[command(after_help = after("kvmbackup report --format json"))]
     Report(Report),
-    /// Serve metrics for Prometheus, and a status page for people, over HTTP
+    /// Serve Prometheus metrics and a status page over HTTP
     #[command(after_help = after("kvmbackup exporter --listen unix:/run/kvmbackup/exporter.sock"))]
     Exporter(Exporter),
     /// Print a completion script for a shell
@@ -89,10 +89,10 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages into a folder, for packages
+    /// Write the manual pages to a directory (for packages)
     #[command(hide = true, after_help = after("kvmbackup man /usr/share/man/man1"))]
     Man {
-        /// The folder; it exists
+        /// An existing directory
         #[arg(value_hint = ValueHint::DirPath)]
         folder: PathBuf,
     },
@@ -101,18 +101,18 @@ pub enum Command {
 const RESTORE_EXAMPLES: &str = "\
 kvmbackup restore web-1 --to /srv/restored                     files only
   kvmbackup restore web-1 --define --name web-1-copy --start     a copy, running
-  kvmbackup restore web-1 --at 2026-11-22 --disk vda --to /tmp   one disk, as it was that day
-  kvmbackup restore web-1 --disk vda=/dev/vg0/web-1              straight into a block device
-  kvmbackup restore web-1 --salvage --to /srv/left               what is left of a damaged restore point";
+  kvmbackup restore web-1 --at 2026-11-22 --disk vda --to /tmp   one disk, as of that day
+  kvmbackup restore web-1 --disk vda=/dev/vg0/web-1              directly to a block device
+  kvmbackup restore web-1 --salvage --to /srv/left               what can be read of a damaged restore point";
 
 const VERIFY_EXAMPLES: &str = "\
-kvmbackup verify --all                            check every restore point of every domain
-  kvmbackup verify --all --older-than 7d --for 2h   for two hours, those that were not checked this week";
+kvmbackup verify --all                            verify every restore point of every domain
+  kvmbackup verify --all --older-than 7d --for 2h   for two hours, those not verified this week";
 
 /// `backup`
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct Backup {
-    /// Only these domains; patterns as `web-*` are names, too
+    /// Only these domains; patterns such as `web-*` are allowed
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
     /// The rest.
@@ -123,19 +123,19 @@ pub struct Backup {
 /// What `backup` takes with or without its name, so that the command line of the older script goes on working.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct BackupOptions {
-    /// Back up whether due or not
+    /// Back up domains even if they are not due
     #[arg(long)]
     pub force: bool,
-    /// Accept disks that are much smaller, or hold much less, than in the last restore point; rotation goes on
+    /// Accept disks that are much smaller, or hold much less data, than in the last restore point, and resume rotation
     #[arg(long)]
     pub accept_smaller: bool,
-    /// Show what would be done and why; touch nothing
+    /// Show what would be done and why, without changing anything
     #[arg(long)]
     pub dry_run: bool,
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
-    /// The same, separated by commas
+    /// Only these domains, separated by commas
     #[arg(long = "domains", value_name = "A,B", value_delimiter = ',')]
     pub listed: Vec<String>,
 }
@@ -143,7 +143,7 @@ pub struct BackupOptions {
 /// `recover`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Recover {
-    /// How long to wait for a libvirt that does not answer, as at boot
+    /// How long to wait for libvirt to respond
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     pub wait: u64,
 }
@@ -151,7 +151,7 @@ pub struct Recover {
 /// `list`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct List {
-    /// Only these domains; patterns as `web-*` are names, too
+    /// Only these domains; patterns such as `web-*` are allowed
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
     /// Print JSON
@@ -162,43 +162,43 @@ pub struct List {
 /// `restore`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Restore {
-    /// The domain to get back
+    /// The domain to restore
     pub domain: String,
-    /// Which restore point: its id, or the newest one at or before a time [default: the newest]
+    /// Restore point: its ID, or the newest at or before a time [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
-    /// Folder for the files; with --define, the images [default with --define: where they were]
+    /// Directory for the files, or with --define for the images [default with --define: their original paths]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub to: Option<PathBuf>,
     /// Define the domain in libvirt
     #[arg(long)]
     pub define: bool,
-    /// Define it under another name, with a UUID and MAC addresses of its own
+    /// Define it under another name, with a new UUID and new MAC addresses
     #[arg(long, requires = "define", value_name = "NEW")]
     pub name: Option<String>,
-    /// Use this definition instead of the saved one: the saved one, edited, with its name and UUID
+    /// Use this definition: an edited copy of the saved one, with the same name and UUID
     #[arg(long, requires = "define", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub xml: Option<PathBuf>,
-    /// Give the domain another machine type: qemu-system-x86_64 -machine help
+    /// Change the machine type (see qemu-system-x86_64 -machine help)
     #[arg(long, requires = "define", value_name = "TYPE")]
     pub machine: Option<String>,
     /// Start the domain afterwards
     #[arg(long, requires = "define")]
     pub start: bool,
-    /// Only this disk; TARGET=DEVICE replaces what that block device holds, --overwrite or not (repeatable)
-    #[arg(long = "disk", value_name = "TARGET[=DEVICE]")]
+    /// Only this disk; TARGET=DEVICE overwrites that block device, even without --overwrite (repeatable)
+    #[arg(long = "disk", value_name = "TARGET[=DEVICE]", value_parser = values::disk)]
     pub disks: Vec<DiskChoice>,
-    /// Replace files and a definition that exist; with --define, also what the domain's own block devices hold
+    /// Replace existing files and an existing definition; with --define, also the contents of the domain's block devices
     #[arg(long)]
     pub overwrite: bool,
-    /// Define the domain even if its definition reaches for more of this host than disks and networks; required for such a domain
-    /// when there is no terminal to ask on
+    /// Define the domain even if its definition uses more of this host than disks and networks; required for such a domain
+    /// when there is no terminal for the question
     #[arg(long, requires = "define")]
     pub accept_host_access: bool,
-    /// Show what would be written where, and what the definition reaches for; write nothing
+    /// Show what would be written where, and what the definition uses of this host, without writing anything
     #[arg(long)]
     pub dry_run: bool,
-    /// Get what is left of a damaged restore point into --to DIR, with a list of what is lost; files that are not whole are
+    /// Save what can be read of a damaged restore point to --to DIR, with a list of what is lost; incomplete files are
     /// named NAME.salvaged
     #[arg(long, requires = "to", conflicts_with_all = ["define", "name", "xml", "machine", "start", "disks", "overwrite", "dry_run"])]
     pub salvage: bool,
@@ -207,19 +207,19 @@ pub struct Restore {
 /// `verify`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Verify {
-    /// Only these domains; patterns as `web-*` are names, too
+    /// Only these domains; patterns such as `web-*` are allowed
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
-    /// Which restore point: its id, or the newest one at or before a time [default: the newest]
+    /// Restore point: its ID, or the newest at or before a time [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
-    /// Every restore point, not only the newest; those that were not checked for longest first
+    /// Every restore point, not only the newest; the longest unverified first
     #[arg(long, conflicts_with = "at")]
     pub all: bool,
-    /// Only restore points that were not found good within this time: 12h, 7d
+    /// Only restore points not verified as good within this time (12h, 7d)
     #[arg(long, value_name = "TIME", conflicts_with = "at", value_parser = values::duration)]
     pub older_than: Option<Duration>,
-    /// Begin no more checks after this time, and print how many restore points are left: 30m, 2h
+    /// Start no more verifications after this time (30m, 2h), and print how many restore points are left
     #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
     pub limit: Option<Duration>,
     /// Print JSON
@@ -230,10 +230,10 @@ pub struct Verify {
 /// `prune`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Prune {
-    /// Only these domains; patterns as `web-*` are names, too
+    /// Only these domains; patterns such as `web-*` are allowed
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
-    /// Show what would go and why; touch nothing
+    /// Show what would be removed and why, without changing anything
     #[arg(long)]
     pub dry_run: bool,
     /// Print JSON
@@ -244,10 +244,10 @@ pub struct Prune {
 /// `check`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Check {
-    /// Look at the configuration, its hooks and templates alone: at no libvirt, guest, target, folder or server
+    /// Check only the configuration, its hooks and templates; access no libvirt, guest, target, directory or server
     #[arg(long)]
     pub offline: bool,
-    /// Send a mail as a run would, and say to whom
+    /// Send a test mail as a run would, and print its recipients
     #[arg(long, conflicts_with = "offline")]
     pub send_test: bool,
     /// Print JSON
@@ -266,20 +266,20 @@ pub struct Hooks {
 /// `hooks …`
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum HooksCommand {
-    /// List hooks in the order in which they run; starts none
+    /// List hooks in the order in which they run, without running them
     #[command(after_help = after("kvmbackup hooks list --domain db1"))]
     List {
-        /// Those of this domain [default: those of the run]
+        /// Hooks of this domain [default: hooks of the run]
         #[arg(long)]
         domain: Option<String>,
     },
-    /// Run what is around a snapshot, with no snapshot in between, and say how long locks were held
+    /// Run the hooks around a snapshot without a snapshot, and show how long locks were held
     #[command(after_help = after("kvmbackup hooks test --domain db1 --phase pre-snapshot"))]
     Test {
         /// The domain
         #[arg(long)]
         domain: String,
-        /// Only the commands of this phase
+        /// Only hooks of this phase
         #[arg(long)]
         phase: Option<PhaseName>,
     },
@@ -288,7 +288,7 @@ pub enum HooksCommand {
 /// `exporter`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Exporter {
-    /// Where to listen: HOST:PORT or unix:/PATH [default: `metrics.listen` of the configuration, else 127.0.0.1:9763]
+    /// Address to listen on: HOST:PORT or unix:/PATH [default: `metrics.listen` of the configuration, else 127.0.0.1:9763]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<Listen>,
 }
@@ -296,7 +296,7 @@ pub struct Exporter {
 /// `metrics`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Metrics {
-    /// Print the metrics and leave the textfile alone
+    /// Print the metrics instead of writing the textfile
     #[arg(long)]
     pub stdout: bool,
 }
@@ -304,13 +304,13 @@ pub struct Metrics {
 /// `report`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Report {
-    /// How to show it: text, html or json
+    /// Output format: text, html or json
     #[arg(long, value_enum, default_value = "text", hide_possible_values = true)]
     pub format: ReportFormat,
-    /// Mail it now, due or not, instead of showing it
+    /// Mail the report now, even if it is not due
     #[arg(long, conflicts_with_all = ["format", "render_to"])]
     pub send: bool,
-    /// Write the mail into a file that is not there yet, instead of showing it
+    /// Write the mail to a new file instead of printing the report
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "format")]
     pub render_to: Option<PathBuf>,
 }
@@ -328,9 +328,10 @@ pub enum ReportFormat {
 
 /// Unattended backups of libvirt guests
 #[derive(Debug, Parser)]
-#[command(name = "kvmbackup", version, after_help = after("kvmbackup --config /etc/kvmbackup/config.yml    back up what is due"))]
+#[command(name = "kvmbackup", version, after_help = after("kvmbackup --config /etc/kvmbackup/config.yml    back up \
+the domains that are due"))]
 struct Words {
-    #[command(flatten, next_help_heading = "Without a command, as for backup")]
+    #[command(flatten, next_help_heading = "Options without a command (same as for backup)")]
     options: BackupOptions,
     #[command(flatten)]
     global: Global,
@@ -345,7 +346,7 @@ pub fn parse<T: Into<OsString> + Clone>(words: impl IntoIterator<Item = T>) -> R
     let Words { global, options, command } = Words::try_parse_from(words)?;
     let command = match command {
         Some(_) if options != BackupOptions::default() => {
-            let message = "options of backup stand behind the word 'backup', or without any command";
+            let message = "options must follow `backup`";
             return Err(Words::command().error(ErrorKind::ArgumentConflict, message));
         }
         Some(command) => command,

@@ -1,4 +1,4 @@
-//! Owns: the command `backup`. Must not: be needed for a backup to be right; the engine is.
+//! Owns: the command `backup`. Must not: make a backup; `app::run` does.
 
 use std::io::{IsTerminal, stderr, stdout};
 
@@ -6,41 +6,43 @@ use chrono::Utc;
 
 use super::args::{Backup, Global};
 use super::{output, print, print_report};
+use crate::app::mail::MailSetup;
 use crate::app::{self, mail, watch};
 use crate::config::Settings;
 use crate::engine::{self, run};
+use crate::model::RunResult;
 use crate::plan::{Decision, Plan, Selection};
 use crate::report;
 use crate::report::table::{Table, printable};
 use crate::sys::host;
 use crate::sys::signals::Cancel;
 
-pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
+pub(super) fn run(global: &Global, words: &Backup) -> Result<RunResult, app::Error> {
     let settings = app::settings_of_run(&global.config, global.host.as_deref()).inspect_err(|error| {
         if let app::Error::Config(errors) = error
             && !words.options.dry_run
         {
-            super::watched(watch::config_failed(errors, |ledger| ledger.config_failed(Utc::now())), error.exit_code());
+            super::watched(watch::config_failed(errors, |ledger| ledger.config_failed(Utc::now())), error.result());
             let known = mail::known::recall(errors);
-            complain(global, mail::Source::salvaged(errors, known.as_ref()), error);
+            complain(global, MailSetup::salvaged(errors, known.as_ref()), error);
         }
     })?;
-    let request = Selection {
+    let selection = Selection {
         force: words.options.force,
         accept_smaller: words.options.accept_smaller,
         domains: words.domains.clone(),
     };
     if words.options.dry_run {
-        return plan(&settings, &request, words.options.json);
+        return plan(&settings, &selection, words.options.json);
     }
     let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     let monitor = super::monitor(global, words.options.json);
-    let ended = app::run::backup(&settings, &request, &cancel, &*monitor)
-        .inspect_err(|error| complain(global, mail::Source::of(&settings), error))?;
+    let ended = app::run::backup(&settings, &selection, &cancel, &*monitor)
+        .inspect_err(|error| complain(global, MailSetup::of(&settings), error))?;
     ended.complaints.iter().for_each(super::print_failure);
-    // What is printed where there is neither a terminal nor the journal, cron mails.
+    // Without a terminal or the journal, cron mails the output.
     let settled = ended.settled && !stdout().is_terminal() && !output::is_journal(stdout());
-    let wanted = !global.quiet || ended.code != 0;
+    let wanted = !global.quiet || ended.result != RunResult::Good;
     if words.options.json {
         print(&report::json(&ended.report).map_err(engine::Error::Json)?);
     } else if wanted && !settled {
@@ -48,21 +50,21 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<u8, app::Error> {
     } else if wanted && output::is_journal(stderr()) {
         output::print_to_journal(&report::journal(&ended.report));
     }
-    Ok(ended.code)
+    Ok(ended.result)
 }
 
-/// Mails that a run could not begin, and prints what was wrong with that.
-fn complain(global: &Global, source: Option<mail::Source<'_>>, error: &app::Error) {
+/// Mails that a run could not begin, and prints why that mail could not be sent.
+fn complain(global: &Global, setup: Option<MailSetup<'_>>, error: &app::Error) {
     let host = global.host.clone().unwrap_or_else(host::short_name);
-    app::run::unable(source, host, error).iter().for_each(super::print_failure);
+    app::run::unable(setup, host, error).iter().for_each(super::print_failure);
 }
 
-fn plan(settings: &Settings, request: &Selection, as_json: bool) -> Result<u8, app::Error> {
+fn plan(settings: &Settings, selection: &Selection, as_json: bool) -> Result<RunResult, app::Error> {
     let hypervisor = app::libvirt(&settings.libvirt_uri)?;
-    let plan = run::plan(settings, &hypervisor, request)?;
+    let plan = run::plan(settings, &hypervisor, selection)?;
     print(&if as_json { plan_json(&plan) } else { plan_text(&plan) });
     let unknown = plan.entries.iter().any(|entry| matches!(entry.decision, Decision::Unknown(_)));
-    Ok(if unknown { report::ExitCode::Failed } else { report::ExitCode::Good }.code())
+    Ok(if unknown { RunResult::Failed } else { RunResult::Good })
 }
 
 fn plan_text(plan: &Plan) -> String {
@@ -72,7 +74,7 @@ fn plan_text(plan: &Plan) -> String {
     }
     let mut text = table.lines().join("\n");
     if text.is_empty() {
-        text.push_str("the configuration names no domain, and libvirt knows none");
+        text.push_str("the configuration contains no domain, and no domain exists");
     }
     text.push('\n');
     text

@@ -1,4 +1,4 @@
-//! Owns: the command `check`, and what somebody without a configuration is told to write. Must not: decide what is right; the
+//! Owns: the command `check`, and the example for an operator without a configuration. Must not: decide what is right; the
 //! engine does.
 
 use std::path::Path;
@@ -12,13 +12,12 @@ use crate::app::mail::check as mail;
 use crate::config;
 use crate::engine;
 use crate::engine::check::{self, Finding, Severity};
-use crate::model::Failure;
 use crate::model::command::typed;
-use crate::report::ExitCode;
+use crate::model::{Failure, RunResult};
 use crate::report::table::printable;
 use crate::sys::host;
 
-pub(super) fn run(global: &Global, words: &Check) -> Result<u8, app::Error> {
+pub(super) fn run(global: &Global, words: &Check) -> Result<RunResult, app::Error> {
     let settings = match super::settings(global) {
         Ok(settings) => settings,
         Err(error) => return unreadable(global, words, &error),
@@ -28,7 +27,7 @@ pub(super) fn run(global: &Global, words: &Check) -> Result<u8, app::Error> {
     let mut findings = vec![Finding { about, severity: Severity::Good, failure }];
     findings.extend(check::offline(&settings));
     findings.extend(mail::offline(&settings));
-    let mut code = ExitCode::Good.code();
+    let mut result = RunResult::Good;
     if !words.offline {
         findings.extend(check::host(&settings, Utc::now()));
         findings.extend(mail::host(&settings, words.send_test));
@@ -37,24 +36,24 @@ pub(super) fn run(global: &Global, words: &Check) -> Result<u8, app::Error> {
         match asked {
             Ok(of_guests) => findings.extend(of_guests),
             Err(error) => {
-                code = error.exit_code();
+                result = error.result();
                 findings.push(problem("libvirt", &error));
             }
         }
     }
     show(&findings, words)?;
     let bad = findings.iter().any(|finding| finding.severity == Severity::Problem);
-    Ok(if bad && code == ExitCode::Good.code() { ExitCode::Failed.code() } else { code })
+    Ok(if bad { result.max(RunResult::Failed) } else { result })
 }
 
-/// Tells what is wrong with the configuration; who has none yet gets one to begin with.
-fn unreadable(global: &Global, words: &Check, error: &app::Error) -> Result<u8, app::Error> {
+/// Reports what is wrong with the configuration; without one, prints an example to begin with.
+fn unreadable(global: &Global, words: &Check, error: &app::Error) -> Result<RunResult, app::Error> {
     let about = format!("configuration {}", global.config.display());
     let mut finding = problem(&about, error);
     let is_trusted = finding.failure.hint.is_none();
     let start = (is_trusted && is_blank(&global.config)).then(|| {
         let name = global.host.clone().unwrap_or_else(host::short_name);
-        finding.failure.hint = Some(format!("write it; a short one is: {}", example(&name).replace('\n', " | ")));
+        finding.failure.hint = Some(format!("Create it. A minimal one: {}", example(&name).replace('\n', " | ")));
         example(&name)
     });
     if words.json {
@@ -63,13 +62,13 @@ fn unreadable(global: &Global, words: &Check, error: &app::Error) -> Result<u8, 
         let hint = finding.failure.hint.filter(|_| start.is_none());
         super::print_failure(&Failure { message: finding.failure.message, hint });
         if let Some(start) = start {
-            print(&format!("To begin with, write this into {}:\n\n{start}", global.config.display()));
+            print(&format!("A minimal configuration for {}:\n\n{start}", global.config.display()));
             print(&typed(
                 "\nThen: `kvmbackup check`. Every key is in config.md and examples/config.yml of share/doc/kvmbackup.\n",
             ));
         }
     }
-    Ok(error.exit_code())
+    Ok(error.result())
 }
 
 fn problem(about: &str, error: &app::Error) -> Finding {
@@ -77,7 +76,7 @@ fn problem(about: &str, error: &app::Error) -> Finding {
     Finding { about: about.to_owned(), severity: Severity::Problem, failure }
 }
 
-/// Whether there is no file yet, or nothing in it.
+/// Whether the file does not exist, or is empty except for comments.
 fn is_blank(path: &Path) -> bool {
     match config::read(path) {
         Ok(text) => text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#')),
@@ -89,7 +88,7 @@ fn is_blank(path: &Path) -> bool {
 fn example(host: &str) -> String {
     format!(
         "\"{host}\":\n  backupdir: /mnt/backup\n  require_mount: true    # never fill the root file system\n  \
-         day_of_week: daily\n  rotate: 7              # restore points that stay\n  domains:\n    \"*\": {{}}              # every domain\n"
+         day_of_week: daily\n  rotate: 7              # restore points to keep\n  domains:\n    \"*\": {{}}              # every domain\n"
     )
 }
 

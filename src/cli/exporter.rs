@@ -8,21 +8,20 @@ use crate::app::{self, serve, watch};
 use crate::config::Settings;
 use crate::engine;
 use crate::model::Listen;
-use crate::report::ExitCode;
+use crate::model::RunResult;
 use crate::sys::{durable, signals};
 
-/// Where the exporter listens by default.
 const DEFAULT: (&str, u16) = ("127.0.0.1", 9763);
-/// Time between two looks at libvirt, the configuration and the target.
+/// The time between two surveys.
 const EVERY: Duration = Duration::from_secs(60);
 
-pub(super) fn run(global: &Global, words: &Exporter) -> Result<u8, app::Error> {
+pub(super) fn run(global: &Global, words: &Exporter) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
     let chosen = words.listen.clone().or_else(|| settings.metrics.listen.clone());
     let listen = chosen.unwrap_or_else(|| Listen::Tcp { host: DEFAULT.0.to_owned(), port: DEFAULT.1 });
     durable::create_private_dir(&settings.state_dir)
-        .map_err(engine::Error::file("create the folder", &settings.state_dir))?;
-    // Before the first connection can show that the process runs.
+        .map_err(engine::Error::file("create the directory", &settings.state_dir))?;
+    // Before the socket exists: a supervisor may send a signal as soon as it can connect.
     let waiter = signals::Waiter::new().map_err(engine::Error::Signals)?;
     let (server, stop) = serve::open(&listen)?;
     if !global.quiet {
@@ -38,10 +37,10 @@ pub(super) fn run(global: &Global, words: &Exporter) -> Result<u8, app::Error> {
     });
     server.serve(site)?;
     let signal = ended.join().ok().flatten();
-    Ok(signal.map_or(ExitCode::Failed.code(), ExitCode::of_signal))
+    Ok(signal.map_or(RunResult::Failed, RunResult::Signal))
 }
 
-/// Looks at libvirt, the configuration and the target every minute, until the process ends.
+/// Reads the configuration and takes a survey every minute, until the process ends.
 fn look_again_and_again(global: &Global, mut settings: Settings) {
     loop {
         settings = look(global, settings);
@@ -49,14 +48,14 @@ fn look_again_and_again(global: &Global, mut settings: Settings) {
     }
 }
 
-/// Looks once. A configuration that cannot be read is reported, and the last settings stay.
+/// Does so once. An invalid configuration is reported, and the last settings stay in use.
 fn look(global: &Global, mut settings: Settings) -> Settings {
     let read = super::settings(global);
     let config_ok = read.is_ok();
     match read {
-        // What is served does not move while it is.
+        // The served state folder stays the same while the process runs.
         Ok(read) => settings = Settings { state_dir: settings.state_dir, ..read },
-        Err(error) => tracing::warn!("the last settings stay: {}", engine::chain(&error)),
+        Err(error) => tracing::warn!("keeping the previous settings: {}", engine::chain(&error)),
     }
     if let Err(error) = watch::survey(&settings, config_ok) {
         tracing::warn!("{}", engine::chain(&error));

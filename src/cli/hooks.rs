@@ -7,12 +7,11 @@ use super::print;
 use crate::app;
 use crate::config::{Hook, HookKind, HookPlace, OnError, Settings};
 use crate::engine;
-use crate::model::{HookResult, HookStatus, Phase, Span, size};
-use crate::report::ExitCode;
+use crate::model::{HookResult, HookStatus, Phase, RunResult, Span, size};
 use crate::report::table::{Table, printable};
 use crate::sys::signals::Cancel;
 
-pub(super) fn run(global: &Global, words: &Hooks) -> Result<u8, app::Error> {
+pub(super) fn run(global: &Global, words: &Hooks) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
     match &words.command {
         HooksCommand::List { domain } => list(&settings, domain.as_deref()),
@@ -20,7 +19,7 @@ pub(super) fn run(global: &Global, words: &Hooks) -> Result<u8, app::Error> {
     }
 }
 
-fn list(settings: &Settings, domain: Option<&str>) -> Result<u8, app::Error> {
+fn list(settings: &Settings, domain: Option<&str>) -> Result<RunResult, app::Error> {
     let hooks = match domain {
         Some(domain) => {
             let rule = settings.rule_for(domain).ok_or_else(|| unknown(domain))?;
@@ -50,7 +49,7 @@ fn list(settings: &Settings, domain: Option<&str>) -> Result<u8, app::Error> {
         true => print(&(table.lines().join("\n") + "\n")),
         false => print("no hooks\n"),
     }
-    Ok(ExitCode::Good.code())
+    Ok(RunResult::Good)
 }
 
 /// How a hook shows at a phase: a command in each of its own, a session where it starts.
@@ -74,7 +73,7 @@ fn on_error(on_error: OnError) -> &'static str {
     }
 }
 
-fn test(settings: &Settings, domain: &str, phase: Option<Phase>) -> Result<u8, app::Error> {
+fn test(settings: &Settings, domain: &str, phase: Option<Phase>) -> Result<RunResult, app::Error> {
     let rule = settings.rule_for(domain).ok_or_else(|| unknown(domain))?;
     let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     let _lock = app::lock(&settings.state_dir)?;
@@ -82,28 +81,22 @@ fn test(settings: &Settings, domain: &str, phase: Option<Phase>) -> Result<u8, a
     let tested = engine::test_hooks(settings, &rule.domain.hooks, (&hypervisor, domain), phase, &cancel)?;
     if tested.results.is_empty() {
         let what = phase.map_or(Span::Snapshot.name(), Phase::name);
-        print(&format!("{}: no hook is for {what}\n", printable(domain)));
+        print(&format!("{}: no hooks for {what}\n", printable(domain)));
     }
     tested.results.iter().for_each(|result| print(&told(result)));
     for (hook, file, bytes) in &tested.artifacts {
-        print(&format!("  would be saved: hooks/{hook}/{} ({} bytes)\n", printable(file), bytes.len()));
+        print(&format!("  would be stored: hooks/{hook}/{} ({} bytes)\n", printable(file), bytes.len()));
     }
     if let Some(error) = tested.failed {
         return Err(error.into());
     }
     let good = tested.results.iter().all(|result| result.status == HookStatus::Ok);
-    Ok(if good { ExitCode::Good } else { ExitCode::Failed }.code())
+    Ok(if good { RunResult::Good } else { RunResult::Failed })
 }
 
 fn told(result: &HookResult) -> String {
     let time = |ms: u64| size::duration(Duration::from_millis(ms));
-    let status = match result.status {
-        HookStatus::Ok => "ok",
-        HookStatus::Skip => "skip",
-        HookStatus::Failed => "FAILED",
-        HookStatus::Timeout => "TIMEOUT",
-        HookStatus::Lost => "LOST",
-    };
+    let status = result.status.label();
     let held = result.held_ms.map_or(String::new(), |held| format!(", held {}", time(held)));
     let why = result.message.as_ref().map_or(String::new(), |message| format!(": {}", printable(message)));
     let mut text = format!("{status:7} {} ({}) {}{held}{why}\n", result.name, result.phase, time(result.duration_ms));
@@ -114,6 +107,7 @@ fn told(result: &HookResult) -> String {
 }
 
 fn unknown(domain: &str) -> app::Error {
-    let message = format!("no entry of the configuration is for the domain `{}`", printable(domain));
-    engine::Error::Rejected { message, hint: Some("`kvmbackup backup --dry-run` shows the domains".into()) }.into()
+    let message = format!("the domain `{}` is not in the configuration", printable(domain));
+    engine::Error::Rejected { message, hint: Some("To see the configured domains: kvmbackup backup --dry-run".into()) }
+        .into()
 }

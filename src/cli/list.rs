@@ -9,23 +9,21 @@ use super::args::{Global, List};
 use super::{output, print};
 use crate::engine::points::{self, PointInfo};
 use crate::model::size::bytes;
-use crate::model::{DiskOutcome, Failure};
-use crate::report::ExitCode;
+use crate::model::{DiskOutcome, Failure, RunResult};
 use crate::report::table::{Table, printable};
 use crate::{app, engine};
 
-pub(super) fn run(global: &Global, words: &List) -> Result<u8, app::Error> {
+pub(super) fn run(global: &Global, words: &List) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
     let store = engine::target::open(&settings)?;
     let (points, failures) = points::list(&store, &settings.state_dir, &words.domains)?;
     print(&if words.json { json(&points, &failures)? } else { text(&points, &failures, width()) });
     let damaged = points.iter().any(|point| point.damaged.is_some());
-    let code = match damaged {
-        true => ExitCode::Damaged,
-        false if !failures.is_empty() => ExitCode::Target,
-        false => ExitCode::Good,
-    };
-    Ok(code.code())
+    Ok(match damaged {
+        true => RunResult::Damaged,
+        false if !failures.is_empty() => RunResult::Target,
+        false => RunResult::Good,
+    })
 }
 
 fn json(points: &[PointInfo], failures: &[Failure]) -> Result<String, engine::Error> {
@@ -34,14 +32,14 @@ fn json(points: &[PointInfo], failures: &[Failure]) -> Result<String, engine::Er
     Ok(format!("{:#}\n", serde_json::json!({ "schema": 1, "points": points, "failures": failures })))
 }
 
-/// Columns for the table: a file or a pipe takes any number.
+/// Columns for the table; unlimited for a file or a pipe.
 fn width() -> usize {
     if stdout().is_terminal() { output::width(stdout()) } else { usize::MAX }
 }
 
 fn text(points: &[PointInfo], failures: &[Failure], width: usize) -> String {
     if points.is_empty() {
-        return unlisted(failures).unwrap_or_else(|| "there are no restore points yet\n".to_owned());
+        return unlisted(failures).unwrap_or_else(|| "no restore points yet\n".to_owned());
     }
     let mut table = Table::new(&["DOMAIN", "POINT", "TIME", ">SIZE", ">RATIO", "CONSISTENCY", "VERIFIED", "GUEST"]);
     for point in points {
@@ -67,7 +65,7 @@ fn text(points: &[PointInfo], failures: &[Failure], width: usize) -> String {
         let plaintext = point.details.iter().flat_map(|details| &details.plaintext);
         lines.extend(plaintext.map(|target| {
             let (domain, target) = (printable(&point.domain), printable(target));
-            format!("{domain} {}: {target}: encrypted by QEMU, and not encrypted in this restore point", point.id)
+            format!("{domain} {}: {target}: encrypted by QEMU but not encrypted in this restore point", point.id)
         }));
         if let Some(failure) = &point.damaged {
             lines.push(format!("{} {}: {}", printable(&point.domain), point.id, printable(&failure.message)));
@@ -81,7 +79,7 @@ fn text(points: &[PointInfo], failures: &[Failure], width: usize) -> String {
     lines.join("\n") + "\n" + &unlisted(failures).unwrap_or_default()
 }
 
-/// Why some domains are not in a list; `None` if all are.
+/// Why some domains are missing from a list; `None` if none is.
 pub(super) fn unlisted(failures: &[Failure]) -> Option<String> {
     let told = |failure: &Failure| {
         let message = format!("error: {}", printable(&failure.message));
@@ -90,7 +88,7 @@ pub(super) fn unlisted(failures: &[Failure]) -> Option<String> {
     (!failures.is_empty()).then(|| failures.iter().map(told).collect())
 }
 
-/// Whether any domain has points of more than one guest: only then does their table tell the guests apart.
+/// Whether any domain has points of more than one guest; only then the table has a column for it.
 fn of_several_guests(points: &[PointInfo]) -> bool {
     let mut guests = BTreeMap::<_, BTreeSet<_>>::new();
     for point in points {
@@ -99,15 +97,15 @@ fn of_several_guests(points: &[PointInfo]) -> bool {
     guests.values().any(|guests| guests.len() > 1)
 }
 
-/// What to know of a restore point before it is needed.
+/// What an operator should know of a restore point before it is needed.
 fn remarks(point: &PointInfo) -> Option<String> {
     let details = point.details.as_ref()?;
     let disks =
         |told: fn(&DiskOutcome) -> bool| details.disks.iter().filter(move |disk| told(disk)).map(|disk| &*disk.target);
     let part = |what: &str, of: Vec<&str>| (!of.is_empty()).then(|| format!("{what} {}", printable(&of.join(", "))));
     let parts = [
-        part("disks that hold much less than before:", disks(|disk| disk.shrunk).collect()),
-        part("not in it:", details.not_saved.iter().map(|not_saved| &*not_saved.what).collect()),
+        part("disks with much less data than before:", disks(|disk| disk.shrunk).collect()),
+        part("not included:", details.not_saved.iter().map(|not_saved| &*not_saved.what).collect()),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     (!parts.is_empty()).then(|| format!("{} {}: {}", printable(&point.domain), point.id, parts.join("; ")))

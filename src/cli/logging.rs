@@ -1,4 +1,4 @@
-//! Owns: where log lines go: standard error, warnings by default. Must not: be how results are told; reports are.
+//! Owns: the log on standard error, with warnings by default. Must not: report results.
 
 use std::io::{self, Write};
 
@@ -27,10 +27,9 @@ pub fn start(verbose: u8, quiet: bool) {
         .try_init();
 }
 
-/// Standard error.
 struct Log;
 
-/// One event for it.
+/// One event, with its priority.
 struct Event(&'static str);
 
 impl<'a> MakeWriter<'a> for Log {
@@ -51,7 +50,7 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 impl Write for Event {
-    /// The whole event comes in one call. An error would be told on standard error, too.
+    /// Gets a whole event in one call. An error could only be reported on the same stream.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         output::complain(self.0, &String::from_utf8_lossy(bytes));
         Ok(bytes.len())

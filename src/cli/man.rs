@@ -1,4 +1,5 @@
-//! Owns: the manual pages, one a command, made of the definition of the command line. Must not: say what that does not.
+//! Owns: the manual pages, one per command, made from the definition of the command line. Must not: add anything except files
+//! and references.
 
 use std::io;
 use std::path::Path;
@@ -6,18 +7,18 @@ use std::path::Path;
 use clap_mangen::Man;
 
 use super::args;
-use crate::report::EXIT_STATUS;
+use crate::model::{EXIT_STATUS, RunResult};
 use crate::{app, engine};
 
 /// Writes `kvmbackup.1`, `kvmbackup-backup.1` and so on into a folder that exists.
-pub(super) fn run(folder: &Path) -> Result<u8, app::Error> {
+pub(super) fn run(folder: &Path) -> Result<RunResult, app::Error> {
     let mut definition = args::definition().disable_help_subcommand(true);
     definition.build();
     pages(&definition, &mut |name, page| {
         let path = folder.join(name);
         std::fs::write(&path, page).map_err(engine::Error::file("write", &path))
     })?;
-    Ok(0)
+    Ok(RunResult::Good)
 }
 
 fn pages(
@@ -68,7 +69,7 @@ const SEE_ALSO: &str = "\
 .BR qemu\\-img (1)
 ";
 
-/// A section whose lines are kept as they are: roff(7), requests `nf` and `fi`.
+/// A section with preserved lines: roff(7), requests `nf` and `fi`.
 fn as_it_stands(title: &str, text: &str) -> String {
     let escaped = |line: &str| format!("\\&{}\n", line.replace('\\', "\\e").replace('-', "\\-"));
     format!(".SH \"{title}\"\n.nf\n{}.fi\n", text.lines().map(escaped).collect::<String>())

@@ -1,16 +1,16 @@
-//! Owns: the command `metrics`. Must not: know what is told, or how.
+//! Owns: the command `metrics`. Must not: know any metric.
 
 use super::args::{Global, Metrics};
 use super::print;
 use crate::app::{self, watch};
 use crate::metrics;
-use crate::report::ExitCode;
+use crate::model::RunResult;
 
-pub(super) fn run(global: &Global, words: &Metrics) -> Result<u8, app::Error> {
+pub(super) fn run(global: &Global, words: &Metrics) -> Result<RunResult, app::Error> {
     let settings = super::settings(global).inspect_err(|error| {
         if let app::Error::Config(errors) = error {
             let told = watch::config_failed(errors, |ledger| ledger.config_ok = false);
-            super::watched(told, error.exit_code());
+            super::watched(told, error.result());
         }
     })?;
     match &settings.metrics.textfile {
@@ -21,5 +21,5 @@ pub(super) fn run(global: &Global, words: &Metrics) -> Result<u8, app::Error> {
         Some(_) => watch::look(&settings)?,
         None => return Err(app::Error::NoTextfile),
     }
-    Ok(ExitCode::Good.code())
+    Ok(RunResult::Good)
 }

@@ -1,4 +1,4 @@
-//! Owns: the command line, and all that is printed. Must not: decide how a backup or a restore is done.
+//! Owns: the command line and all output. Must not: decide how a backup or a restore is done.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the one module that prints")]
 
 pub mod args;
@@ -29,12 +29,11 @@ use crate::config::Settings;
 use crate::engine::points::When;
 use crate::engine::{Monitor, Silent};
 use crate::model::command::{self, typed};
-use crate::model::{Failure, RunReport};
-use crate::report::ExitCode;
+use crate::model::{Failure, RunReport, RunResult};
 use crate::report::table::printable;
 use crate::sys::program;
 
-/// Runs the program on the words of its command line, and ends with its exit code.
+/// Runs the program on its command line, and ends it with the exit code of the result.
 pub fn main() -> ! {
     let args = args::parse(std::env::args_os()).unwrap_or_else(|error| not_run(&error));
     leave_no_core();
@@ -43,11 +42,11 @@ pub fn main() -> ! {
     let Args { global, command } = args;
     let config = (global.config != Path::new(args::CONFIG)).then_some(global.config.as_path());
     command::name_configuration(config, global.host.as_deref());
-    let code = run(&global, command).unwrap_or_else(|error| {
+    let result = run(&global, command).unwrap_or_else(|error| {
         print_error(&error);
-        error.exit_code()
+        error.result()
     });
-    leave(output::finish(code))
+    leave(output::finish(result))
 }
 
 /// Ends the program when there is no command to run: prints the help that was asked for, or what is wrong.
@@ -57,27 +56,27 @@ fn not_run(error: &clap::Error) -> ! {
     }
     let text = error.render();
     print(&if output::wants_colour(&stdout()) { text.ansi().to_string() } else { text.to_string() });
-    leave(output::finish(ExitCode::Good.code()))
+    leave(output::finish(RunResult::Good))
 }
 
-/// What is in our memory (passwords, secrets of domain XML) goes to no core, whatever takes cores on this host. What we start
-/// loses the former with exec(2) and keeps the latter: `qemu-nbd` has blocks of disks in memory. A hook may raise it again.
+/// Our memory (passwords, secrets of domain XML) must not be in a core dump, whatever collects them on this host. Programs that we
+/// start lose the first setting with exec(2) but keep the limit: `qemu-nbd` has blocks of disks in memory. A hook may raise it.
 fn leave_no_core() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..getrlimit(Resource::Core) });
 }
 
-/// Ends the program, whatever its threads are doing.
+/// Ends the program, regardless of its threads.
 ///
 /// exit(3) is not used because it unloads libvirt's libraries while other threads may still run inside them, and such a thread
 /// crashes the process. The standard streams are closed first, see [`output::close`].
-fn leave(code: u8) -> ! {
+fn leave(result: RunResult) -> ! {
     output::close();
-    signal_hook::low_level::exit(code.into())
+    signal_hook::low_level::exit(result.exit_code().into())
 }
 
-fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
+fn run(global: &Global, command: Command) -> Result<RunResult, app::Error> {
     match command {
         Command::Backup(words) => backup::run(global, &words),
         Command::Check(words) => check::run(global, &words),
@@ -90,7 +89,7 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut args::definition(), "kvmbackup", &mut script);
             print(&String::from_utf8_lossy(&script));
-            Ok(0)
+            Ok(RunResult::Good)
         }
         Command::Man { folder } => man::run(&folder),
         Command::List(words) => list::run(global, &words),
@@ -100,33 +99,32 @@ fn run(global: &Global, command: Command) -> Result<u8, app::Error> {
     }
 }
 
-/// The settings that the command line names.
+/// The settings that the command line selects.
 fn settings(global: &Global) -> Result<Settings, app::Error> {
     app::settings(&global.config, global.host.as_deref())
 }
 
-/// Prints an error that ends a command.
 fn print_error(error: &app::Error) {
     print_failure(&error.failure());
 }
 
-/// The exit code after updating ledger and metrics. A failure is printed, and changes only exit code 0.
-fn watched(told: Result<(), app::Error>, code: u8) -> u8 {
+/// The result after updating ledger and metrics. A failure is printed, and changes only a good result.
+fn watched(told: Result<(), app::Error>, result: RunResult) -> RunResult {
     match told {
-        Ok(()) => code,
+        Ok(()) => result,
         Err(error) => {
             print_error(&error);
-            crate::report::untold(code)
+            result.max(RunResult::Untidy)
         }
     }
 }
 
-/// The exit code after mailing, and [`app::mail::Told::settled`].
-fn mailed(told: app::mail::Told, code: u8) -> (u8, bool) {
+/// The result after mailing.
+fn mailed(told: app::mail::MailResult, result: RunResult) -> RunResult {
     for message in told.complaints {
         print_failure(&Failure { message, hint: None });
     }
-    (told.errors.into_iter().fold(code, |code, error| watched(Err(error), code)), told.settled)
+    told.errors.into_iter().fold(result, |result, error| watched(Err(error), result))
 }
 
 /// The one place where an error is printed.
@@ -152,7 +150,6 @@ fn monitor(global: &Global, json: bool) -> Box<dyn Monitor> {
     }
 }
 
-/// The restore point that `--at` means.
 fn when(at: Option<At>) -> When {
     match at {
         None => When::Newest,
@@ -161,7 +158,7 @@ fn when(at: Option<At>) -> When {
     }
 }
 
-/// Prints a report as standard output shows it best.
+/// Prints a report for a terminal, the journal or a file.
 fn print_report(report: &RunReport) {
     print(&match output::is_journal(stdout()) {
         true => crate::report::journal(report),

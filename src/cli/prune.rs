@@ -8,13 +8,13 @@ use super::print;
 use crate::app::{self, watch};
 use crate::engine;
 use crate::engine::prune::{self, Judged, Rotation};
+use crate::model::RunResult;
 use crate::model::size::bytes;
-use crate::report::ExitCode;
 use crate::report::table::{Table, printable};
 
-pub(super) fn run(global: &Global, words: &Prune) -> Result<u8, app::Error> {
+pub(super) fn run(global: &Global, words: &Prune) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
-    // A run under way rotates by itself; a look harms nobody.
+    // A run in progress rotates by itself; a dry run changes nothing.
     let _lock = (!words.dry_run).then(|| app::lock(&settings.state_dir)).transpose()?;
     let store = engine::target::open(&settings)?;
     let (rotations, failures) = prune::prune(&settings, &store, &words.domains, words.dry_run, Local::now())?;
@@ -33,13 +33,13 @@ pub(super) fn run(global: &Global, words: &Prune) -> Result<u8, app::Error> {
         print(&unlisted(&failures).unwrap_or_default());
     }
     match (failed, failures.is_empty()) {
-        (_, false) => return Ok(ExitCode::Target.code()),
-        (true, _) => return Ok(ExitCode::Untidy.code()),
-        (false, true) if words.dry_run => return Ok(ExitCode::Good.code()),
+        (_, false) => return Ok(RunResult::Target),
+        (true, _) => return Ok(RunResult::Untidy),
+        (false, true) if words.dry_run => return Ok(RunResult::Good),
         (false, true) => {}
     }
     let told = watch::tell(&settings, |ledger| ledger.pruned(Utc::now())).and_then(|()| watch::look(&settings));
-    Ok(super::watched(told, ExitCode::Good.code()))
+    Ok(super::watched(told, RunResult::Good))
 }
 
 fn text(rotations: &[Rotation], dry_run: bool) -> String {

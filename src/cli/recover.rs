@@ -1,5 +1,5 @@
 //! Owns: the command `recover`. Must not: need a valid configuration. Without one, it uses the default state folder, and the
-//! exit code says that another one may have been meant.
+//! result says that another one may have been meant.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -12,20 +12,17 @@ use crate::app::run::Exclusive;
 use crate::config::{self, Settings};
 use crate::engine;
 use crate::engine::recover::{Connect, Recovered};
-use crate::report::ExitCode;
+use crate::model::RunResult;
 use crate::report::table::printable;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
-pub(super) fn run(global: &Global, words: &Recover) -> Result<u8, app::Error> {
+pub(super) fn run(global: &Global, words: &Recover) -> Result<RunResult, app::Error> {
     let (state_dir, patience, settings) = match super::settings(global) {
         Ok(settings) => (settings.state_dir.clone(), Patience::new(settings.stall_timeout), Some(settings)),
         Err(error) => {
             super::print_error(&error);
-            tracing::warn!(
-                "looking in {}, which may not be the state folder that the configuration means",
-                config::STATE_DIR
-            );
+            tracing::warn!("using {}, which may not be the configured state directory", config::STATE_DIR);
             (PathBuf::from(config::STATE_DIR), Patience::default(), None)
         }
     };
@@ -35,15 +32,14 @@ pub(super) fn run(global: &Global, words: &Recover) -> Result<u8, app::Error> {
     let (_exclusive, recovered) =
         first_by(&state_dir, &connect, (settings.as_ref(), &patience), global.quiet, &cancel)?;
     if !global.quiet && recovered.done.is_empty() && recovered.left.is_empty() {
-        print(&format!("nothing was left by an earlier run in {}\n", state_dir.display()));
+        print(&format!("no interrupted run in {}\n", state_dir.display()));
     }
-    let code = match (recovered.left.is_empty(), settings.is_some()) {
-        (false, _) if unreachable.get() => ExitCode::Hypervisor,
-        (false, _) => ExitCode::Untidy,
-        (true, false) => ExitCode::Usage,
-        (true, true) => ExitCode::Good,
-    };
-    Ok(code.code())
+    Ok(match (recovered.left.is_empty(), settings.is_some()) {
+        (false, _) if unreachable.get() => RunResult::Hypervisor,
+        (false, _) => RunResult::Untidy,
+        (true, false) => RunResult::Usage,
+        (true, true) => RunResult::Good,
+    })
 }
 
 /// Takes the lock, recovers from interrupted runs, and prints the result. Commands call it before any change that would conflict
@@ -67,7 +63,7 @@ fn first_by(
     let exclusive = Exclusive::take(state_dir)?;
     let (mut recovered, done) = exclusive.recover(connect, settings, patience, cancel);
     match done {
-        // If an entry needed libvirt, the report says already that it is unreachable.
+        // If an entry needed libvirt, the report already says that it is unreachable.
         Err(error @ app::Error::Hypervisor(_)) if recovered.left.is_empty() => recovered.left.push(error.failure()),
         Err(app::Error::Hypervisor(_)) => {}
         done => done?,

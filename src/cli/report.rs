@@ -1,42 +1,42 @@
-//! Owns: the command `report`, which shows the last run again, or mails it. Must not: make a report.
+//! Owns: the command `report`, which shows or mails the last report. Must not: make one.
 
 use std::io::Write;
 use std::path::Path;
 
 use super::args::{Global, Report, ReportFormat};
 use super::{print, print_error, print_failure, print_report};
+use crate::app::mail::MailSetup;
 use crate::app::{mail, watch};
 use crate::config::Settings;
-use crate::model::{Failure, RunReport, version};
+use crate::model::{Failure, RunReport, RunResult, version};
 use crate::sys::{durable, opened};
 use crate::{app, engine, report};
 
-/// Bytes of it, at most: a domain takes a few kilobytes.
+/// The largest report in bytes; a domain takes a few kilobytes.
 const MAX: u64 = 64 << 20;
 
-pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
+pub(super) fn run(global: &Global, words: &Report) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
     let json = last(&settings)?;
     let parsed = || -> Result<RunReport, engine::Error> {
         let path = settings.state_dir.join(app::run::LAST);
         let last: RunReport = version::parse(json.as_bytes(), RunReport::SCHEMA)
             .map_err(|source| engine::Error::Format { path, source })?;
-        // A check since then may have found damage, or none any more.
+        // A later check may have found damage, or found it resolved.
         Ok(RunReport { damaged: watch::damaged(&settings), ..last })
     };
     if words.send {
         let last = parsed()?;
-        let code = report::exit_code(&last);
-        let (complaints, refused) = mail::send(source(&settings)?, &last, code)?;
+        let (complaints, refused) = mail::send(setup(&settings)?, &last)?;
         complaints.into_iter().for_each(|message| print_failure(&Failure { message, hint: None }));
-        print("the mail is on its way\n");
+        print("the mail was sent\n");
         if !refused.is_empty() {
             refused.into_iter().for_each(|error| print_error(&error.into()));
-            return Ok(report::ExitCode::Untidy.code());
+            return Ok(RunResult::Untidy);
         }
     } else if let Some(path) = &words.render_to {
         let last = parsed()?;
-        let ready = mail::make(source(&settings)?, &last, report::exit_code(&last))?;
+        let ready = mail::make(setup(&settings)?, &last, last.result())?;
         write(path, ready.bytes())?;
     } else {
         match words.format {
@@ -44,30 +44,30 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<u8, app::Error> {
             ReportFormat::Text => print_report(&parsed()?),
             ReportFormat::Html => {
                 let last = parsed()?;
-                print(&mail::html(&settings, &last, report::exit_code(&last))?);
+                print(&mail::html(&settings, &last)?);
             }
         }
     }
-    Ok(report::ExitCode::Good.code())
+    Ok(RunResult::Good)
 }
 
 fn last(settings: &Settings) -> Result<String, app::Error> {
     let path = settings.state_dir.join(app::run::LAST);
     let json = opened::read_file(&path, MAX).and_then(opened::text).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => engine::Error::Rejected {
-            message: format!("{}: there is no report, for no run has ended yet", path.display()),
-            hint: Some("`kvmbackup backup` makes one; look at `state_dir` of the configuration".into()),
+            message: format!("{}: no report, because no run has finished yet", path.display()),
+            hint: Some("Run `kvmbackup backup` first, or check `state_dir` in the configuration.".into()),
         },
         _ => engine::Error::file("read the last report", &path)(error),
     })?;
     Ok(json)
 }
 
-fn source(settings: &Settings) -> Result<mail::Source<'_>, app::Error> {
-    mail::Source::of(settings).ok_or(app::Error::NoMail)
+fn setup(settings: &Settings) -> Result<MailSetup<'_>, app::Error> {
+    MailSetup::of(settings).ok_or(app::Error::NoMail)
 }
 
-/// Nothing that is there is replaced.
+/// Replaces no existing file.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), engine::Error> {
     let written = durable::create_private(path).and_then(|mut file| file.write_all(bytes));
     written.map_err(engine::Error::file("write the mail", path))

@@ -1,4 +1,4 @@
-//! Owns: the command `restore`. Must not: write what is restored.
+//! Owns: the command `restore`. Must not: write restored data.
 
 use chrono::Utc;
 
@@ -12,13 +12,13 @@ use super::{monitor, print, print_failure, recover, when};
 use crate::app::{self, watch};
 use crate::config::Settings;
 use crate::engine;
-use crate::engine::restore::{self, Define, DiskChoice, Request, Restore, Restored};
-use crate::report::ExitCode;
+use crate::engine::restore::{self, Define, Request, Restore, Restored};
+use crate::model::RunResult;
 use crate::report::table::printable;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 
-pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Error> {
+pub(super) fn run(global: &Global, words: &args::Restore) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
     let store = engine::target::open(&settings)?;
     let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
@@ -26,7 +26,7 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
         return salvage::run(global, words, to, &store, &cancel);
     }
     let request = request(words, &settings, global);
-    // Files in a folder are nobody's yet.
+    // Files in a folder conflict with no run.
     let first = match request.touches_guests() && !request.dry_run {
         true => {
             Some(recover::first(&settings.state_dir, &Patience::new(settings.stall_timeout), global.quiet, &cancel)?)
@@ -39,8 +39,8 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
     let connect = || app::connect(&settings.libvirt_uri);
     let hypervisor = match (&request.define, request.may_replace()) {
         (Some(_), _) => Some(connect()?),
-        // Files and devices can be restored without libvirt: the restore says what could not be asked then.
-        (None, true) => connect().inspect_err(|error| tracing::warn!(%error, "libvirt cannot be reached")).ok(),
+        // Files and devices can be restored without libvirt; the restore reports what it could not ask.
+        (None, true) => connect().inspect_err(|error| tracing::warn!(%error, "cannot connect to libvirt")).ok(),
         (None, false) => None,
     };
     let monitor = monitor(global, false);
@@ -56,27 +56,26 @@ pub(super) fn run(global: &Global, words: &args::Restore) -> Result<u8, app::Err
         (true, None) => {}
     }
     if restored.dry_run {
-        return Ok(ExitCode::Good.code());
+        return Ok(RunResult::Good);
     }
     if let Some(failure) = &restored.start_failure {
         print_failure(failure);
-        return Ok(ExitCode::Failed.code());
+        return Ok(RunResult::Failed);
     }
-    let code = match first {
-        Some((_, recovered)) if !recovered.left.is_empty() => ExitCode::Untidy,
-        _ => ExitCode::Good,
+    let result = match first {
+        Some((_, recovered)) if !recovered.left.is_empty() => RunResult::Untidy,
+        _ => RunResult::Good,
     };
     let told = watch::tell(&settings, |ledger| ledger.restored(&words.domain, Utc::now()));
-    Ok(super::watched(told, code.code()))
+    Ok(super::watched(told, result))
 }
 
 fn request(words: &args::Restore, settings: &Settings, global: &Global) -> Request {
-    let disk = |disk: &args::DiskChoice| DiskChoice { target: disk.target.clone(), device: disk.device.clone() };
     Request {
         domain: words.domain.clone(),
         when: when(words.at),
         to: words.to.clone(),
-        disks: words.disks.iter().map(disk).collect(),
+        disks: words.disks.clone(),
         define: words.define.then(|| Define {
             name: words.name.clone(),
             start: words.start,
@@ -106,7 +105,7 @@ fn text(restored: &Restored) -> String {
     text
 }
 
-/// The files and devices, one a line.
+/// The files and devices, one per line.
 fn places(restored: &Restored) -> String {
     let paths = restored.files.iter().chain(&restored.devices);
     paths.map(|path| format!("  {}\n", printable(&path.display().to_string()))).collect()

@@ -8,16 +8,16 @@ use uuid::Uuid;
 use super::args::{Global, Verify};
 use super::list::unlisted;
 use super::{monitor, print, when};
+use crate::app::mail::MailSetup;
 use crate::app::{self, mail, watch};
 use crate::engine;
-use crate::engine::verify::{self, Checks, Request, Verdict, Verification, Which};
+use crate::engine::verify::{self, Checks, Scope, Verdict, Verification, Which};
 use crate::model::size::{bytes, duration};
-use crate::model::{DamagedPoint, Failure, RunReport};
-use crate::report::ExitCode;
+use crate::model::{DamagedPoint, Failure, RunReport, RunResult};
 use crate::report::table::printable;
 use crate::sys::signals::Cancel;
 
-pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
+pub(super) fn run(global: &Global, words: &Verify) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
     let store = engine::target::open(&settings)?;
     let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
@@ -35,19 +35,19 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
             print(&text(result));
         }
     };
-    let request = Request { domains: &words.domains, which, older_than: words.older_than, limit: words.limit };
+    let scope = Scope { domains: &words.domains, which, older_than: words.older_than, limit: words.limit };
     let began = Utc::now();
-    let checks = verify::verify(&store, &settings.state_dir, &request, (&*monitor, &cancel), &mut tell);
+    let checks = verify::verify(&store, &settings.state_dir, &scope, (&*monitor, &cancel), &mut tell);
     let told = match good.is_empty() && damaged.is_empty() {
         true => Ok(()),
         false => watch::checked(&settings, &good),
     };
-    let code = checks.as_ref().map_or(ExitCode::Failed, |checks| code(&checks.points, &checks.failures));
-    let mut code = super::watched(told, code.code());
-    if let Some(source) = mail::Source::of(&settings) {
+    let result = checks.as_ref().map_or(RunResult::Failed, |checks| judge(&checks.points, &checks.failures));
+    let mut result = super::watched(told, result);
+    if let Some(setup) = MailSetup::of(&settings) {
         let host = settings.host.clone();
         let report = RunReport { finished: Utc::now(), damaged, ..RunReport::new(host, Uuid::new_v4(), began) };
-        code = super::mailed(mail::after_check(source, report), code).0;
+        result = super::mailed(mail::after_check(setup, report), result);
     }
     let checks = checks?;
     if words.json {
@@ -62,19 +62,20 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<u8, app::Error> {
             print(&rest(&checks, words.older_than));
         }
     }
-    Ok(code)
+    Ok(result)
 }
 
-/// What is mailed of a damaged point: its first damage, and how much more there is.
+/// The mailed description of a damaged point: the first error, and the number of others.
 fn damaged(result: &Verification) -> DamagedPoint {
     let first = result.failures.first();
     let more = match result.failures.len() {
         0 | 1 => String::new(),
         all => format!(" (and {} more)", all - 1),
     };
-    let what = first.map_or("it cannot be used", |failure| &failure.message);
+    let what = first.map_or("it is unusable", |failure| &failure.message);
     let message = format!("restore point {} is damaged: {}: {what}{more}", result.id, result.path.display());
-    let hint = "Do not rely on this restore point. What to do: docs/operations.md, \"Damage is found\"".to_owned();
+    let hint =
+        "Do not rely on this restore point. For what to do, see docs/operations.md, \"Damage is found\".".to_owned();
     let failure = Failure { message, hint: Some(hint) };
     DamagedPoint { domain: result.domain.clone(), id: result.id, failure }
 }
@@ -83,15 +84,15 @@ fn damaged(result: &Verification) -> DamagedPoint {
 fn rest(checks: &Checks, older_than: Option<Duration>) -> String {
     let mut text = String::new();
     if checks.gone > 0 {
-        text.push_str(&format!("{} removed meanwhile, not checked\n", counted(checks.gone)));
+        text.push_str(&format!("{} removed meanwhile, not verified\n", counted(checks.gone)));
     }
     if checks.left > 0 {
-        text.push_str(&format!("{} left for the next time\n", counted(checks.left)));
+        text.push_str(&format!("{} left for the next run\n", counted(checks.left)));
     }
     if text.is_empty() && checks.points.is_empty() && checks.failures.is_empty() {
         text.push_str(match older_than {
-            Some(_) => "no restore point has to be checked\n",
-            None => "there are no restore points yet\n",
+            Some(_) => "no restore point needs verification\n",
+            None => "no restore points yet\n",
         });
     }
     text
@@ -101,15 +102,15 @@ fn counted(points: usize) -> String {
     format!("{points} {}", if points == 1 { "restore point" } else { "restore points" })
 }
 
-/// Damage before all else.
-fn code(results: &[Verification], failures: &[Failure]) -> ExitCode {
+/// The result of the command: damage first.
+fn judge(results: &[Verification], failures: &[Failure]) -> RunResult {
     let any = |verdict| results.iter().any(|result| result.verdict == verdict);
     match (any(Verdict::Damaged), any(Verdict::Unchecked)) {
-        (true, _) => ExitCode::Damaged,
-        (false, true) if results.iter().any(|result| result.is_stall) => ExitCode::Target,
-        (false, _) if !failures.is_empty() => ExitCode::Target,
-        (false, true) => ExitCode::Failed,
-        (false, false) => ExitCode::Good,
+        (true, _) => RunResult::Damaged,
+        (false, true) if results.iter().any(|result| result.is_stall) => RunResult::Target,
+        (false, _) if !failures.is_empty() => RunResult::Target,
+        (false, true) => RunResult::Failed,
+        (false, false) => RunResult::Good,
     }
 }
 
@@ -165,24 +166,24 @@ mod tests {
     #[test]
     fn what_was_not_checked_is_counted() {
         let checks = |gone, left| Checks { gone, left, ..Checks::default() };
-        assert_eq!(rest(&checks(0, 0), None), "there are no restore points yet\n");
-        assert_eq!(rest(&checks(0, 0), Some(Duration::ZERO)), "no restore point has to be checked\n");
-        let both = "1 restore point removed meanwhile, not checked\n2 restore points left for the next time\n";
+        assert_eq!(rest(&checks(0, 0), None), "no restore points yet\n");
+        assert_eq!(rest(&checks(0, 0), Some(Duration::ZERO)), "no restore point needs verification\n");
+        let both = "1 restore point removed meanwhile, not verified\n2 restore points left for the next run\n";
         assert_eq!(rest(&checks(1, 2), None), both);
     }
 
     #[test]
-    fn the_worst_is_the_exit_code() {
+    fn the_worst_verdict_is_the_result() {
         use Verdict::*;
-        let code = |verdicts: &[Verdict]| super::code(&verdicts.iter().map(|v| result(*v)).collect::<Vec<_>>(), &[]);
-        assert_eq!(code(&[]), ExitCode::Good);
-        assert_eq!(code(&[Good, Unchecked]), ExitCode::Failed);
-        assert_eq!(code(&[Damaged, Unchecked, Good]), ExitCode::Damaged);
+        let code = |verdicts: &[Verdict]| super::judge(&verdicts.iter().map(|v| result(*v)).collect::<Vec<_>>(), &[]);
+        assert_eq!(code(&[]), RunResult::Good);
+        assert_eq!(code(&[Good, Unchecked]), RunResult::Failed);
+        assert_eq!(code(&[Damaged, Unchecked, Good]), RunResult::Damaged);
         let hangs = Verification { is_stall: true, ..result(Unchecked) };
-        assert_eq!(super::code(&[result(Good), hangs.clone(), result(Unchecked)], &[]), ExitCode::Target);
-        assert_eq!(super::code(&[hangs, result(Damaged)], &[]), ExitCode::Damaged);
+        assert_eq!(super::judge(&[result(Good), hangs.clone(), result(Unchecked)], &[]), RunResult::Target);
+        assert_eq!(super::judge(&[hangs, result(Damaged)], &[]), RunResult::Damaged);
         let unlisted = [Failure { message: "closed".to_owned(), hint: None }];
-        assert_eq!(super::code(&[result(Good), result(Unchecked)], &unlisted), ExitCode::Target);
-        assert_eq!(super::code(&[result(Damaged)], &unlisted), ExitCode::Damaged);
+        assert_eq!(super::judge(&[result(Good), result(Unchecked)], &unlisted), RunResult::Target);
+        assert_eq!(super::judge(&[result(Damaged)], &unlisted), RunResult::Damaged);
     }
 }

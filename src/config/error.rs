@@ -1,4 +1,4 @@
-//! Owns: what is wrong with a configuration file, all of it at once, as people read it. Must not: read the file.
+//! Owns: the problems of a configuration file and their texts. Must not: read the file.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,33 +14,33 @@ pub struct Problem {
     pub key: String,
     /// What is wrong.
     pub message: String,
-    /// What would be right.
+    /// What would be valid.
     pub valid: Option<String>,
     /// The valid word that is nearest to what was written.
     pub nearest: Option<String>,
 }
 
-/// Everything that is wrong with one file; shown as one line each, in the order of the file.
+/// All problems of one file, shown as one line each, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Errors {
     /// The file.
     pub file: PathBuf,
     /// Never empty.
     pub problems: Vec<Problem>,
-    /// What the operator can type, where the file itself is the problem.
+    /// What to run when the file itself is the problem.
     pub hint: Option<Box<str>>,
-    /// What could be read all the same.
+    /// What could be read regardless.
     pub salvaged: Salvaged,
 }
 
-/// What could be read of a file that is wrong: enough to tell those who watch that it is.
+/// What could be read of an invalid file: enough to report that it is invalid in metrics and by mail.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Salvaged {
-    /// The state folder, where one is named.
+    /// The state directory, unless it is the default.
     pub state_dir: Option<PathBuf>,
-    /// The file for the metrics, where one is named.
+    /// The textfile for the metrics, if one is configured.
     pub textfile: Option<PathBuf>,
-    /// How runs are mailed, where that is said without a mistake.
+    /// How runs are mailed, if that is configured and valid.
     pub mail: Option<Box<Mail>>,
 }
 
@@ -79,14 +79,14 @@ impl fmt::Display for Problem {
 }
 
 impl Errors {
-    /// A single problem, of which nothing could be salvaged.
+    /// A single problem, with nothing salvaged.
     pub fn one(file: &Path, problem: Problem) -> Errors {
         Errors { file: file.to_owned(), problems: vec![problem], hint: None, salvaged: Salvaged::default() }
     }
 }
 
 impl Problem {
-    /// A problem of the whole file, or of one line of it where no key is known.
+    /// A problem of the whole file, or of a line with no key.
     pub fn of_file(line: Option<usize>, message: impl Into<String>) -> Problem {
         Problem { line, key: String::new(), message: message.into(), valid: None, nearest: None }
     }
@@ -97,31 +97,29 @@ impl Problem {
 pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Notes one more.
     pub(super) fn add(&mut self, problem: Problem) {
         self.0.push(problem);
     }
 
-    /// Ends the collection: an error if there is anything in it.
+    /// An error unless the collection is empty.
     pub(super) fn finish(mut self, file: &Path, salvaged: Salvaged) -> Result<(), Errors> {
         if self.0.is_empty() {
             return Ok(());
         }
         self.0.sort_by_key(|problem| problem.line);
-        // What a level says counts for several entries below it, and is wrong once.
+        // The hooks of a level are joined for each entry below it, but reported once.
         self.0.dedup();
         Err(Errors { file: file.to_owned(), problems: self.0, hint: None, salvaged })
     }
 }
 
-/// The one of `words` that is nearest to `word`, in any case, if it is near enough to have been meant.
+/// The most similar one of `words`, ignoring case, if it is similar enough to be a typing error.
 pub(crate) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    /// A longer word is no slip of the keys, and comparing it costs its length squared.
+    /// Comparing costs the square of the length, and a longer word is no typing error.
     const LONGEST: usize = 256;
     if word.len() > LONGEST {
         return None;

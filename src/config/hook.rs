@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::glob;
 use crate::model::{Phase, Span};
 
-/// A program of the operator's.
+/// A program that runs around a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
     /// Letters, digits, `.`, `_` and `-`; unique in each phase.
@@ -15,15 +15,15 @@ pub struct Hook {
     pub line: usize,
     /// When and for how long it runs.
     pub kind: HookKind,
-    /// The words of its command line; the first is an absolute path.
+    /// Its command line; the first word is an absolute path.
     pub command: Vec<String>,
     /// Where it runs.
     pub place: HookPlace,
-    /// Names and globs of the domains it is for; empty: all.
+    /// Names and globs of the domains that it runs for; empty: all.
     pub domains: Vec<String>,
     /// Lower ones run first.
     pub order: i32,
-    /// Variables beside those of the contract.
+    /// Environment variables besides those of the contract.
     pub env: BTreeMap<String, String>,
     /// What its failure means.
     pub on_error: OnError,
@@ -32,22 +32,22 @@ pub struct Hook {
 /// When a hook runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HookKind {
-    /// It runs to its end in each of these phases.
+    /// Once in each of these phases.
     Command {
         /// Never empty.
         phases: Vec<Phase>,
-        /// For each of its runs.
+        /// How long each of its runs may take.
         timeout: Duration,
     },
-    /// It is started, says that it is ready, and is held over a span.
+    /// Over a span: it is started, reports that it is ready, and is released at the end.
     Session {
         /// The span.
         span: Span,
-        /// Until it says that it is ready.
+        /// How long it may take to report that it is ready.
         ready: Duration,
-        /// From then on until it is let go, whatever the backup does.
+        /// How long it holds then, even if the backup still needs it.
         hold: Duration,
-        /// From then on to its end.
+        /// How long it may take to end after its release.
         release: Duration,
     },
 }
@@ -57,7 +57,7 @@ pub enum HookKind {
 pub enum HookPlace {
     /// On this host.
     Host,
-    /// In the guest, by its agent.
+    /// In the guest, through its agent.
     Guest,
 }
 
@@ -66,18 +66,18 @@ pub enum HookPlace {
 pub enum OnError {
     /// The domain fails.
     FailDomain,
-    /// The domain fails, and none is begun after it.
+    /// The domain fails, and no further domain is started.
     FailRun,
-    /// It goes on, with a warning.
+    /// The backup continues with a warning.
     Warn,
-    /// It goes on; only the list of hooks tells.
+    /// The backup continues; only the report's list of hooks shows it.
     Ignore,
-    /// It goes on with a warning, and what is saved is not called consistent for applications.
+    /// The backup continues with a warning and is not application-consistent.
     Degrade,
 }
 
 impl Hook {
-    /// Whether it is for this domain.
+    /// Whether it runs for this domain.
     pub fn is_for(&self, domain: &str) -> bool {
         self.domains.is_empty() || self.domains.iter().any(|pattern| glob::matches(pattern, domain))
     }
@@ -87,7 +87,7 @@ impl Hook {
         matches!(&self.kind, HookKind::Command { phases, .. } if phases.contains(&phase))
     }
 
-    /// Whether it is held over this span.
+    /// Whether it is a session over this span.
     pub fn is_held_over(&self, wanted: Span) -> bool {
         matches!(&self.kind, HookKind::Session { span, .. } if *span == wanted)
     }

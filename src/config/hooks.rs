@@ -1,18 +1,18 @@
-//! Owns: how the key `hooks` is written. Must not: know at which level it stands beyond what it is told, or run anything.
+//! Owns: the value of the key `hooks`. Must not: run anything.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::error::{Problem, Problems};
 use super::hook::{Hook, HookKind, HookPlace, OnError};
-use super::keys::{self, Level};
+use super::key::{self, Level};
+use super::keys::HOOK;
 use super::node::Kind;
 use super::place::Place;
 use super::value;
 use crate::model::{Phase, Span};
 
-const TIMEOUT: Duration = Duration::from_secs(60);
-const SESSION: Duration = Duration::from_secs(30);
+const TIMES_OF_SESSION: [&str; 3] = ["ready_timeout", "hold_timeout", "release_timeout"];
 
 /// The entries of `hooks`, in their order.
 pub(super) fn read(place: &Place<'_>, level: Level, problems: &mut Problems) -> Vec<Hook> {
@@ -26,14 +26,14 @@ pub(super) fn read(place: &Place<'_>, level: Level, problems: &mut Problems) -> 
     place.items().iter().filter_map(|item| hook(item, level, problems)).collect()
 }
 
-/// Sorts what all levels together say, outer levels first, and complains of names that come twice in a phase.
+/// Sorts the hooks of all levels, outer levels first, and reports names that are defined twice for a phase.
 pub(super) fn joined(mut hooks: Vec<Hook>, problems: &mut Problems) -> Vec<Hook> {
     let mut seen: Vec<(&str, String, usize)> = Vec::new();
     for hook in &hooks {
         for moment in moments(hook) {
             match seen.iter().find(|(name, other, _)| *name == hook.name && *other == moment) {
                 Some((_, _, line)) if *line != hook.line => {
-                    let message = format!("hook `{}` is there twice for {moment}; first on line {line}", hook.name);
+                    let message = format!("hook `{}` is defined twice for {moment}; first on line {line}", hook.name);
                     problems.add(Problem::of_file(Some(hook.line), message));
                 }
                 Some(_) => {}
@@ -53,58 +53,40 @@ fn moments(hook: &Hook) -> Vec<String> {
 }
 
 fn hook(place: &Place<'_>, level: Level, problems: &mut Problems) -> Option<Hook> {
-    const PLACE: [(&str, HookPlace); 2] = [("host", HookPlace::Host), ("guest", HookPlace::Guest)];
-    const ON_ERROR: [(&str, OnError); 5] = [
-        ("fail_domain", OnError::FailDomain),
-        ("fail_run", OnError::FailRun),
-        ("warn", OnError::Warn),
-        ("ignore", OnError::Ignore),
-        ("degrade", OnError::Degrade),
-    ];
-    let entries = place.entries(problems);
-    let entry = |name| entries.iter().find(|entry| entry.name == name);
-    for unknown in entries.iter().filter(|entry| !keys::HOOK.contains(&entry.name)) {
-        problems.add(value::unknown_key(unknown, "unknown key", keys::HOOK));
-    }
-    let required = |key: &'static str, problems: &mut Problems| {
-        let found = entry(key);
-        if found.is_none() {
-            problems.add(place.problem(format!("`{key}` is missing")));
-        }
-        found
+    let mut hook = Hook {
+        name: String::new(),
+        line: place.line,
+        kind: HookKind::Command { phases: Vec::new(), timeout: Duration::from_secs(60) },
+        command: Vec::new(),
+        place: HookPlace::Host,
+        domains: Vec::new(),
+        order: 0,
+        env: BTreeMap::new(),
+        on_error: OnError::FailDomain,
     };
-    let name = required("name", problems).and_then(|entry| name(entry, problems));
-    let command = required("command", problems).and_then(|entry| command(entry, problems));
-    let kind = required("phase", problems).and_then(|phase| kind(phase, &entries, level, problems));
-    let where_it_runs =
-        entry("where").and_then(|entry| value::word(entry, &PLACE, problems)).unwrap_or(HookPlace::Host);
-    let domains = entry("domains").map(|entry| value::words(entry, problems)).unwrap_or_default();
-    let env = entry("env").map(|entry| env(entry, problems)).unwrap_or_default();
-    let order = entry("order").and_then(|entry| order(entry, problems)).unwrap_or(0);
-    let on_error = entry("on_error").and_then(|entry| value::word(entry, &ON_ERROR, problems));
-    let kind = kind?;
-    if of_the_run(&kind) {
-        for (key, wrong) in [("where", where_it_runs == HookPlace::Guest), ("domains", !domains.is_empty())] {
-            if let Some(entry) = entry(key).filter(|_| wrong) {
-                problems.add(entry.problem("stands beside a phase of the run, which is of no domain"));
+    let entries = key::inside(place, &mut hook, HOOK, problems);
+    for name in ["name", "command", "phase"] {
+        key::require(place, &entries, name, None, problems);
+    }
+    hook.kind = kind(&entries, problems)?;
+    if of_the_run(&hook.kind) {
+        if let Some(phase) = key::find(&entries, "phase").filter(|_| level == Level::Domain) {
+            let message = "a phase of the run is not allowed in a domain, only in `defaults` or a host section";
+            problems.add(phase.problem(message));
+        }
+        for (name, wrong) in [("where", hook.place == HookPlace::Guest), ("domains", !hook.domains.is_empty())] {
+            if let Some(entry) = key::find(&entries, name).filter(|_| wrong) {
+                problems.add(entry.problem("is not allowed with a phase of the run, which belongs to no domain"));
             }
         }
     }
-    let on_error = on_error.unwrap_or_else(|| usual_on_error(&kind));
-    Some(Hook {
-        name: name?,
-        line: place.line,
-        kind,
-        command: command?,
-        place: where_it_runs,
-        domains,
-        order,
-        env,
-        on_error,
-    })
+    if key::find(&entries, "on_error").is_none() {
+        hook.on_error = usual_on_error(&hook.kind);
+    }
+    (!hook.name.is_empty()).then_some(hook)
 }
 
-/// What comes before may keep a backup from being made that nobody wants; what comes after can only be told.
+/// A hook before the backup may prevent one that must not be made; a hook after it can only report.
 fn usual_on_error(kind: &HookKind) -> OnError {
     match kind {
         HookKind::Command { phases, .. } if !phases.iter().any(|phase| phase.is_pre()) => OnError::Warn,
@@ -119,49 +101,38 @@ fn of_the_run(kind: &HookKind) -> bool {
     }
 }
 
-fn kind(phase: &Place<'_>, entries: &[Place<'_>], level: Level, problems: &mut Problems) -> Option<HookKind> {
-    let entry = |name| entries.iter().find(|entry| entry.name == name);
-    let is_session =
-        entry("type").and_then(|entry| value::word(entry, &[("command", false), ("session", true)], problems));
-    let is_session = is_session.unwrap_or(false);
-    let (own, others): (&[&str], &[&str]) = match is_session {
-        true => (&["ready_timeout", "hold_timeout", "release_timeout"], &["timeout"]),
-        false => (&["timeout"], &["ready_timeout", "hold_timeout", "release_timeout"]),
-    };
+fn kind(entries: &[Place<'_>], problems: &mut Problems) -> Option<HookKind> {
+    const TYPES: [(&str, bool); 2] = [("command", false), ("session", true)];
+    let is_session = key::find(entries, "type").and_then(|entry| value::word(entry, &TYPES, problems)) == Some(true);
+    let (command, session) = (("command", &["timeout"][..]), ("session", &TIMES_OF_SESSION[..]));
+    let ((word, own), (_, others)) = if is_session { (session, command) } else { (command, session) };
     for entry in entries.iter().filter(|entry| others.contains(&entry.name)) {
-        let kind = if is_session { "a session" } else { "a command" };
-        problems.add(entry.wrong(format!("does not belong to {kind}"), own.join(", ")));
+        problems.add(entry.wrong(format!("is not a key of a {word}"), own.join(", ")));
     }
-    let mut time = |key, usual| entry(key).and_then(|entry| value::duration(entry, problems)).unwrap_or(usual);
-    let kind = if is_session {
-        let (ready, hold) = (time("ready_timeout", SESSION), time("hold_timeout", SESSION));
-        let release = time("release_timeout", SESSION);
-        let spans = Span::ALL.map(|span| (span.name(), span));
-        HookKind::Session { span: value::word(phase, &spans, problems)?, ready, hold, release }
-    } else {
-        let timeout = time("timeout", TIMEOUT);
-        let words = Phase::ALL.map(|phase| (phase.name(), phase));
-        let items = phase.items();
-        let mut phases: Vec<Phase> = items.iter().filter_map(|item| value::word(item, &words, problems)).collect();
-        phases.sort();
-        phases.dedup();
-        if items.is_empty() {
-            problems.add(phase.problem("names no phase"));
-        }
-        if phases.is_empty() {
-            return None;
-        }
-        HookKind::Command { phases, timeout }
+    let phase = key::find(entries, "phase")?;
+    let mut time = |key, usual| {
+        let given = key::find(entries, key).and_then(|entry| value::duration(entry, problems));
+        given.unwrap_or(Duration::from_secs(usual))
     };
-    if level == Level::Domain && of_the_run(&kind) {
-        problems
-            .add(phase.problem("a phase of the run does not belong to a domain, but to `defaults` or a host section"));
+    if is_session {
+        let [ready, hold, release] = TIMES_OF_SESSION.map(|key| time(key, 30));
+        let spans = Span::ALL.map(|span| (span.name(), span));
+        return Some(HookKind::Session { span: value::word(phase, &spans, problems)?, ready, hold, release });
     }
-    Some(kind)
+    let timeout = time("timeout", 60);
+    let words = Phase::ALL.map(|phase| (phase.name(), phase));
+    let items = phase.items();
+    let mut phases: Vec<Phase> = items.iter().filter_map(|item| value::word(item, &words, problems)).collect();
+    phases.sort();
+    phases.dedup();
+    if items.is_empty() {
+        problems.add(phase.problem("no phase given"));
+    }
+    (!phases.is_empty()).then_some(HookKind::Command { phases, timeout })
 }
 
-/// It names a folder in the archive.
-fn name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
+/// The name is also that of a folder in the archive.
+pub(super) fn name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     let text = value::text(place, problems)?;
     let right = text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -175,7 +146,7 @@ fn name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     right.then(|| text.to_owned())
 }
 
-fn command(place: &Place<'_>, problems: &mut Problems) -> Option<Vec<String>> {
+pub(super) fn command(place: &Place<'_>, problems: &mut Problems) -> Option<Vec<String>> {
     const VALID: &str = "a list of words, the first an absolute path; for a shell: [/bin/sh, -c, \"…\"]";
     let words = value::words(place, problems);
     let right = words.first().is_some_and(|program| {
@@ -189,7 +160,7 @@ fn command(place: &Place<'_>, problems: &mut Problems) -> Option<Vec<String>> {
     right.then_some(words)
 }
 
-fn order(place: &Place<'_>, problems: &mut Problems) -> Option<i32> {
+pub(super) fn order(place: &Place<'_>, problems: &mut Problems) -> Option<i32> {
     let text = value::text(place, problems)?;
     let number = text.parse().ok();
     if number.is_none() {
@@ -198,7 +169,7 @@ fn order(place: &Place<'_>, problems: &mut Problems) -> Option<i32> {
     number
 }
 
-fn env(place: &Place<'_>, problems: &mut Problems) -> BTreeMap<String, String> {
+pub(super) fn env(place: &Place<'_>, problems: &mut Problems) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
     for entry in place.entries(problems) {
         let name = entry.name;
@@ -206,7 +177,7 @@ fn env(place: &Place<'_>, problems: &mut Problems) -> BTreeMap<String, String> {
         if name.is_empty() || !letters || name.starts_with(|c: char| c.is_ascii_digit()) {
             problems.add(entry.wrong("bad name of a variable", "letters, digits and `_`"));
         } else if name.starts_with("KVMBACKUP_") {
-            problems.add(entry.problem("names that begin with KVMBACKUP_ are set by kvmbackup"));
+            problems.add(entry.problem("names that begin with KVMBACKUP_ are reserved"));
         } else if let Some(text) = value::text(&entry, problems) {
             variables.insert(name.to_owned(), text.to_owned());
         }

@@ -1,106 +1,133 @@
-//! Owns: the table of all keys, and at which levels each may stand. Must not: read values.
+//! Owns: the table of all keys: the name of each, where it is allowed, how its value is written, and which setting it sets.
+//! Must not: know how a mapping is read by a table.
+//!
+//! A nearer level is read on top of what further levels have set, so a key that is given replaces the whole setting.
 
-/// A level of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Level {
-    /// The reserved top-level key `defaults`.
-    Defaults,
-    /// A host section.
-    Host,
-    /// An entry of `domains`.
-    Domain,
-}
+use super::check::Layer;
+use super::key::{Key, Level, later, put};
+use super::value::{self, Compression};
+use super::{
+    Hook, HookPlace, Mail, MailWhen, MethodChoice, Metrics, OnError, Quiesce, Secret, Security, Smtp, Transport, hooks,
+    mail,
+};
+use crate::model::Codec;
+use crate::retention::Policy;
 
-impl Level {
-    const ALL: [Level; 3] = [Level::Defaults, Level::Host, Level::Domain];
+const HOST_ONLY: &[Level] = &[Level::Host];
+const HOST: &[Level] = &[Level::Defaults, Level::Host];
+const DOMAIN: &[Level] = Level::ALL;
+const DOMAIN_ONLY: &[Level] = &[Level::Domain];
 
-    fn name(self) -> &'static str {
-        match self {
-            Level::Defaults => "`defaults`",
-            Level::Host => "a host section",
-            Level::Domain => "a domain",
-        }
-    }
-}
-
-/// Keys of a host section alone.
-pub(super) const HOST_ONLY: &[&str] = &["backupdir", "domains"];
-/// Keys of a host, which may also stand in `defaults`.
-pub(super) const HOST: &[&str] =
-    &["require_mount", "min_free", "stall_timeout", "state_dir", "libvirt_uri", "parallel", "metrics", "mail"];
-/// Keys of a domain, which may stand at every level.
-pub(super) const DOMAIN: &[&str] = &[
-    "job",
-    "day_of_week",
-    "catch_up",
-    "priority",
-    "rotate",
-    "keep",
-    "compression",
-    "quiesce",
-    "freeze_timeout",
-    "method",
-    "exclude_disks",
-    "overlay_dir",
-    "scratch_dir",
-    "allow_plaintext",
-    "hooks",
+const QUIESCE: &[(&str, Quiesce)] =
+    &[("require", Quiesce::Require), ("prefer", Quiesce::Prefer), ("never", Quiesce::Never)];
+const METHOD: &[(&str, MethodChoice)] =
+    &[("auto", MethodChoice::Auto), ("snapshot", MethodChoice::Snapshot), ("pull", MethodChoice::Pull)];
+pub(super) const CODECS: &[(&str, Codec)] =
+    &[("zstd", Codec::Zstd(3)), ("gzip", Codec::Gzip(6)), ("none", Codec::None)];
+const WHEN: &[(&str, MailWhen)] = &[
+    ("failure", MailWhen::Failure),
+    ("change", MailWhen::Change),
+    ("always", MailWhen::Always),
+    ("digest", MailWhen::Digest),
 ];
-/// Keys of a domain alone.
-pub(super) const DOMAIN_ONLY: &[&str] = &["exclude"];
-/// The keys inside `keep`.
-pub(super) const KEEP: &[&str] = &["last", "daily", "weekly", "monthly", "yearly"];
-/// The keys inside `compression`.
-pub(super) const COMPRESSION: &[&str] = &["method", "level"];
-/// The keys inside `metrics`.
-pub(super) const METRICS: &[&str] = &["textfile", "listen", "hosts"];
-/// The keys inside `mail`.
-pub(super) const MAIL: &[&str] = &["to", "from", "when", "sendmail", "smtp", "templates"];
-/// The keys inside `mail.smtp`.
-pub(super) const SMTP: &[&str] = &[
-    "host",
-    "port",
-    "security",
-    "username",
-    "password_file",
-    "password_env",
-    "password_credential",
-    "ca_file",
-    "timeout",
-    "ehlo",
+const SECURITY: &[(&str, Security)] =
+    &[("starttls", Security::StartTls), ("tls", Security::Tls), ("none", Security::None)];
+const PLACE: &[(&str, HookPlace)] = &[("host", HookPlace::Host), ("guest", HookPlace::Guest)];
+const ON_ERROR: &[(&str, OnError)] = &[
+    ("fail_domain", OnError::FailDomain),
+    ("fail_run", OnError::FailRun),
+    ("warn", OnError::Warn),
+    ("ignore", OnError::Ignore),
+    ("degrade", OnError::Degrade),
 ];
+
+/// The keys of the levels.
+pub(super) const KEYS: &[Key<Layer>] = &[
+    Key::at(HOST_ONLY, "backupdir", |to, at, p| put(&mut to.host.backupdir, value::absolute(at, p))),
+    Key::at(HOST_ONLY, "domains", later),
+    Key::at(HOST, "require_mount", |to, at, p| put(&mut to.host.require_mount, value::boolean(at, p))),
+    Key::at(HOST, "min_free", |to, at, p| put(&mut to.host.min_free, value::min_free(at, p))),
+    Key::at(HOST, "stall_timeout", |to, at, p| put(&mut to.host.stall_timeout, value::duration(at, p))),
+    Key::at(HOST, "state_dir", |to, at, p| put(&mut to.host.state_dir, value::absolute(at, p))),
+    Key::at(HOST, "libvirt_uri", |to, at, p| put(&mut to.host.libvirt_uri, value::libvirt_uri(at, p))),
+    Key::at(HOST, "parallel", |to, at, p| put(&mut to.host.parallel, value::number(at, 1..=64, p).map(|n| n as usize))),
+    Key::at(HOST, "metrics", |to, at, p| to.host.metrics = value::metrics(at, p)),
+    Key::at(HOST, "mail", |to, at, p| put(&mut to.host.mail, mail::read(at, p).map(Some))),
+    Key::at(DOMAIN, "job", |to, at, p| put(&mut to.domain.job, value::job(at, p))),
+    Key::at(DOMAIN, "day_of_week", |to, at, p| to.days = Some(value::days(at, p))),
+    Key::at(DOMAIN, "catch_up", |to, at, p| put(&mut to.domain.catch_up, value::boolean(at, p))),
+    Key::at(DOMAIN, "priority", |to, at, p| put(&mut to.domain.priority, value::number(at, 0..=100, p))),
+    Key::at(DOMAIN, "rotate", |to, at, p| put(&mut to.domain.retention, value::rotate(at, p).map(Some))),
+    Key::at(DOMAIN, "keep", |to, at, p| to.domain.retention = Some(value::keep(at, p))),
+    Key::at(DOMAIN, "compression", |to, at, p| put(&mut to.domain.compression, value::compression(at, p))),
+    Key::at(DOMAIN, "quiesce", |to, at, p| put(&mut to.domain.quiesce, value::word(at, QUIESCE, p))),
+    Key::at(DOMAIN, "freeze_timeout", |to, at, p| put(&mut to.domain.freeze_timeout, value::duration(at, p))),
+    Key::at(DOMAIN, "method", |to, at, p| put(&mut to.domain.method, value::word(at, METHOD, p))),
+    Key::at(DOMAIN, "exclude_disks", |to, at, p| to.domain.exclude_disks = value::words(at, p)),
+    Key::at(DOMAIN, "overlay_dir", |to, at, p| put(&mut to.domain.overlay_dir, value::absolute(at, p).map(Some))),
+    Key::at(DOMAIN, "scratch_dir", |to, at, p| put(&mut to.domain.scratch_dir, value::absolute(at, p).map(Some))),
+    Key::at(DOMAIN, "allow_plaintext", |to, at, p| put(&mut to.domain.allow_plaintext, value::boolean(at, p))),
+    // The hooks of all levels add up.
+    Key::at(DOMAIN, "hooks", |to, at, p| to.domain.hooks.extend(hooks::read(at, to.level, p))),
+    Key::at(DOMAIN_ONLY, "exclude", later),
+];
+
+pub(super) const KEEP: &[Key<Policy>] = &[
+    Key::new("last", |to, at, p| put(&mut to.last, value::number(at, 0..=u32::MAX, p))),
+    Key::new("daily", |to, at, p| put(&mut to.daily, value::number(at, 0..=u32::MAX, p))),
+    Key::new("weekly", |to, at, p| put(&mut to.weekly, value::number(at, 0..=u32::MAX, p))),
+    Key::new("monthly", |to, at, p| put(&mut to.monthly, value::number(at, 0..=u32::MAX, p))),
+    Key::new("yearly", |to, at, p| put(&mut to.yearly, value::number(at, 0..=u32::MAX, p))),
+];
+
+pub(super) const COMPRESSION: &[Key<Compression>] =
+    &[Key::new("method", |to, at, p| *to = value::word(at, CODECS, p)), Key::new("level", later)];
+
+pub(super) const METRICS: &[Key<Metrics>] = &[
+    Key::new("textfile", |to, at, p| to.textfile = value::absolute(at, p)),
+    Key::new("listen", |to, at, p| to.listen = value::listen(at, p)),
+    Key::new("hosts", |to, at, p| to.hosts = value::own_hosts(at, p)),
+];
+
+pub(super) const MAIL: &[Key<Mail>] = &[
+    Key::new("to", |to, at, p| to.to = mail::addresses(at, p)),
+    Key::new("from", |to, at, p| to.from = mail::address(at, p)),
+    Key::new("when", |to, at, p| put(&mut to.when, value::word(at, WHEN, p))),
+    Key::new("sendmail", |to, at, p| put(&mut to.transport, value::absolute(at, p).map(Transport::Sendmail))),
+    Key::new("smtp", |to, at, p| to.transport = Transport::Smtp(mail::server(at, p))),
+    Key::new("templates", |to, at, p| to.templates = value::absolute(at, p)),
+];
+
+pub(super) const SMTP: &[Key<Smtp>] = &[
+    Key::new("host", |to, at, p| put(&mut to.host, mail::host_name(at, p))),
+    Key::new("port", |to, at, p| {
+        put(&mut to.port, value::number(at, 1..=65535, p).and_then(|port| port.try_into().ok()))
+    }),
+    Key::new("security", |to, at, p| put(&mut to.security, value::word(at, SECURITY, p))),
+    Key::new("username", |to, at, p| put(&mut mail::login(to).username, value::text(at, p).map(str::to_owned))),
+    Key::new("password_file", |to, at, p| put(&mut mail::login(to).password, value::absolute(at, p).map(Secret::File))),
+    Key::new("password_env", |to, at, p| put(&mut mail::login(to).password, mail::name(at, p).map(Secret::Env))),
+    Key::new("password_credential", |to, at, p| {
+        put(&mut mail::login(to).password, mail::name(at, p).map(Secret::Credential));
+    }),
+    Key::new("ca_file", |to, at, p| to.ca_file = value::absolute(at, p)),
+    Key::new("timeout", |to, at, p| put(&mut to.timeout, value::duration(at, p))),
+    Key::new("ehlo", |to, at, p| to.ehlo = mail::own_name(at, p)),
+];
+
 /// The keys of an entry of `hooks`.
-pub(super) const HOOK: &[&str] = &[
-    "name",
-    "type",
-    "phase",
-    "command",
-    "where",
-    "domains",
-    "order",
-    "env",
-    "timeout",
-    "ready_timeout",
-    "hold_timeout",
-    "release_timeout",
-    "on_error",
+pub(super) const HOOK: &[Key<Hook>] = &[
+    Key::new("name", |to, at, p| put(&mut to.name, hooks::name(at, p))),
+    Key::new("type", later),
+    Key::new("phase", later),
+    Key::new("command", |to, at, p| put(&mut to.command, hooks::command(at, p))),
+    Key::new("where", |to, at, p| put(&mut to.place, value::word(at, PLACE, p))),
+    Key::new("domains", |to, at, p| to.domains = value::words(at, p)),
+    Key::new("order", |to, at, p| put(&mut to.order, hooks::order(at, p))),
+    Key::new("env", |to, at, p| to.env = hooks::env(at, p)),
+    Key::new("timeout", later),
+    Key::new("ready_timeout", later),
+    Key::new("hold_timeout", later),
+    Key::new("release_timeout", later),
+    Key::new("on_error", |to, at, p| put(&mut to.on_error, value::word(at, ON_ERROR, p))),
 ];
-
-/// The keys that may stand at a level.
-pub(super) fn at(level: Level) -> Vec<&'static str> {
-    let groups: &[&[&str]] = match level {
-        Level::Defaults => &[HOST, DOMAIN],
-        Level::Host => &[HOST_ONLY, HOST, DOMAIN],
-        Level::Domain => &[DOMAIN, DOMAIN_ONLY],
-    };
-    groups.concat()
-}
-
-/// Why a key may not stand at a level, and whether the list of valid keys helps.
-pub(super) fn refusal(key: &str, level: Level) -> (String, bool) {
-    let right: Vec<_> = Level::ALL.into_iter().filter(|level| at(*level).contains(&key)).map(Level::name).collect();
-    match right.as_slice() {
-        [] => ("unknown key".to_owned(), true),
-        levels => (format!("does not belong to {}, but to {}", level.name(), levels.join(" or ")), false),
-    }
-}

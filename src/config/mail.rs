@@ -1,4 +1,4 @@
-//! Owns: the key `mail`: what it may say, how it is written, and its bounds. Must not: send anything, or read a secret.
+//! Owns: the value of the key `mail`, and its bounds. Must not: send anything, or read a secret.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -7,33 +7,31 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::Problems;
-use super::keys;
-use super::node::Kind;
+use super::key;
+use super::keys::{MAIL, SMTP};
 use super::place::Place;
 use super::value;
 
-/// Debian's place for it, and the usual one: the Linux Standard Base names `/usr/sbin/sendmail`.
+/// The path of the Linux Standard Base, and Debian's.
 const SENDMAIL: &str = "/usr/sbin/sendmail";
-const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How runs are mailed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mail {
-    /// To whom: never empty. Each is an address, `Name <address>`, or the name of a user of this host, which
-    /// only [`Transport::Sendmail`] knows.
+    /// The recipients, never empty: addresses, `Name <address>`, or, for [`Transport::Sendmail`] only, names of users of this host.
     pub to: Vec<String>,
-    /// From whom, in the same form; `None` is `root` of this host.
+    /// The sender, in the same form; `None` is `root` of this host.
     pub from: Option<String>,
-    /// After which runs.
+    /// After which runs a mail is sent.
     pub when: MailWhen,
-    /// By which way.
+    /// How it leaves the host.
     pub transport: Transport,
     /// Absolute path of a folder with templates that replace the built-in ones, file by file.
     pub templates: Option<PathBuf>,
 }
 
 impl Mail {
-    /// The files and folders that it names.
+    /// The configured files and folders.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = self.templates.iter().cloned().collect();
         match &self.transport {
@@ -53,20 +51,20 @@ impl Mail {
 /// After which runs a mail is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MailWhen {
-    /// Those that fail, the first good one after that, and a good one a week.
+    /// Failed runs, the first good one after that, and one good run a week.
     Failure,
-    /// Those that come to something else than the one before.
+    /// Runs with another result than the one before.
     Change,
     /// All.
     Always,
-    /// The first of a day; it also tells of those that were not mailed since the last.
+    /// The first run of a day; the mail includes all runs since the last mail.
     Digest,
 }
 
-/// The way of a mail.
+/// How a mail leaves the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Transport {
-    /// A program that takes `-i -t` and the mail at its standard input, by its absolute path.
+    /// The absolute path of a program that accepts `-i -t` and the mail on standard input.
     Sendmail(PathBuf),
     /// A mail server.
     Smtp(Smtp),
@@ -75,35 +73,35 @@ pub enum Transport {
 /// A mail server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Smtp {
-    /// Its name, which its certificate must be for.
+    /// Its name, as in its certificate.
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// How the connection is kept from being read.
+    /// How the connection is encrypted.
     pub security: Security,
-    /// Who we are there, if it asks; never with [`Security::None`].
+    /// The account, if one is needed; never with [`Security::None`].
     pub login: Option<Login>,
     /// Absolute path of certificates (PEM) to trust besides the system's.
     pub ca_file: Option<PathBuf>,
-    /// How long one answer of the server may take.
+    /// How long one reply of the server may take.
     pub timeout: Duration,
-    /// What we call ourselves there; `None` is this host's name with its domain, or else its address.
+    /// The host name that is sent to the server; `None` is this host's name with its domain, or else its address.
     #[serde(default)]
     pub ehlo: Option<String>,
 }
 
-/// How a connection is kept from being read.
+/// How a connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Security {
-    /// TLS that is asked for in clear, and must be had: RFC 3207.
+    /// Required TLS by STARTTLS: RFC 3207.
     StartTls,
     /// TLS from the first byte: RFC 8314.
     Tls,
-    /// In clear.
+    /// Not encrypted.
     None,
 }
 
-/// A user of a mail server.
+/// An account on a mail server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {
     /// The name.
@@ -112,7 +110,7 @@ pub struct Login {
     pub password: Secret,
 }
 
-/// Where a secret is; the secret itself is in no setting.
+/// Where a secret is stored; no setting contains the secret itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Secret {
     /// The first line of a file, by its absolute path.
@@ -123,107 +121,70 @@ pub enum Secret {
     Credential(String),
 }
 
-/// The key `mail`; `None` where it says too little or something wrong.
+/// The value of `mail`; `None` if it is incomplete or invalid.
 pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<Mail> {
-    const WHEN: [(&str, MailWhen); 4] = [
-        ("failure", MailWhen::Failure),
-        ("change", MailWhen::Change),
-        ("always", MailWhen::Always),
-        ("digest", MailWhen::Digest),
-    ];
-    let (mut to, mut from, mut when, mut templates) = (Vec::new(), None, Some(MailWhen::Failure), None);
-    let (mut sendmail, mut smtp) = (None, None);
+    let transport = Transport::Sendmail(PathBuf::from(SENDMAIL));
+    let mut mail = Mail { to: Vec::new(), from: None, when: MailWhen::Failure, transport, templates: None };
     let before = problems.count();
-    let entries = place.entries(problems);
-    for entry in &entries {
-        match entry.name {
-            "to" => to = addresses(entry, problems),
-            "from" => from = address(entry, problems),
-            "when" => when = value::word(entry, &WHEN, problems),
-            "sendmail" => sendmail = value::absolute(entry, problems),
-            "smtp" => smtp = server(entry, problems),
-            "templates" => templates = value::absolute(entry, problems),
-            _ => problems.add(value::unknown_key(entry, "unknown key", keys::MAIL)),
-        }
-    }
-    let line = |name| entries.iter().find(|entry| entry.name == name);
-    if let (Some(sendmail), Some(smtp)) = (line("sendmail"), line("smtp")) {
-        let message = format!("stands beside `smtp` of line {}; a mail goes one way", smtp.line);
-        problems.add(sendmail.wrong(message, "`sendmail` or `smtp`"));
-    }
-    if line("to").is_none() && (place.is_null() || matches!(place.node.kind, Kind::Map(_))) {
-        problems.add(place.wrong("`to` is missing", ADDRESS));
-    }
-    let transport = match smtp {
-        Some(smtp) => Transport::Smtp(smtp),
-        None => Transport::Sendmail(sendmail.unwrap_or_else(|| PathBuf::from(SENDMAIL))),
-    };
-    (problems.count() == before).then_some(Mail { to, from, when: when?, transport, templates })
+    let entries = key::inside(place, &mut mail, MAIL, problems);
+    key::exclude(&entries, &["sendmail", "smtp"], problems);
+    key::require(place, &entries, "to", Some(ADDRESS), problems);
+    (problems.count() == before).then_some(mail)
 }
 
-fn server(place: &Place<'_>, problems: &mut Problems) -> Option<Smtp> {
-    const SECURITY: [(&str, Security); 3] =
-        [("starttls", Security::StartTls), ("tls", Security::Tls), ("none", Security::None)];
-    let (mut host, mut port, mut security, mut ehlo) = (None, None, Some(Security::StartTls), None);
-    let (mut username, mut passwords, mut ca_file, mut timeout) = (None, Vec::new(), None, Some(TIMEOUT));
-    let entries = place.entries(problems);
-    for entry in &entries {
-        match entry.name {
-            "host" => host = host_name(entry, problems),
-            "port" => port = value::number(entry, 1..=65535, problems).and_then(|port| u16::try_from(port).ok()),
-            "security" => security = value::word(entry, &SECURITY, problems),
-            "username" => username = value::text(entry, problems).map(|text| (entry, text.to_owned())),
-            "password_file" => passwords.push((entry, value::absolute(entry, problems).map(Secret::File))),
-            "password_env" => passwords.push((entry, name(entry, problems).map(Secret::Env))),
-            "password_credential" => passwords.push((entry, name(entry, problems).map(Secret::Credential))),
-            "ca_file" => ca_file = value::absolute(entry, problems),
-            "timeout" => timeout = value::duration(entry, problems),
-            "ehlo" => ehlo = own_name(entry, problems),
-            _ => problems.add(value::unknown_key(entry, "unknown key", keys::SMTP)),
+pub(super) fn server(place: &Place<'_>, problems: &mut Problems) -> Smtp {
+    const PASSWORDS: [&str; 3] = ["password_file", "password_env", "password_credential"];
+    let mut smtp = Smtp {
+        host: String::new(),
+        port: 0,
+        security: Security::StartTls,
+        login: None,
+        ca_file: None,
+        timeout: Duration::from_secs(30),
+        ehlo: None,
+    };
+    let entries = key::inside(place, &mut smtp, SMTP, problems);
+    key::require(place, &entries, "host", Some("the name of the mail server, as in its certificate"), problems);
+    key::exclude(&entries, &PASSWORDS, problems);
+    let password = entries.iter().find(|entry| PASSWORDS.contains(&entry.name));
+    match (key::find(&entries, "username"), password) {
+        (Some(username), None) => {
+            problems.add(username.wrong("requires a password", format!("one of {}", PASSWORDS.join(", "))));
         }
-    }
-    if !entries.iter().any(|entry| entry.name == "host") && (place.is_null() || matches!(place.node.kind, Kind::Map(_)))
-    {
-        problems.add(place.wrong("`host` is missing", "the name of the mail server, as in its certificate"));
-    }
-    if let [(first, _), (second, _), ..] = passwords.as_slice() {
-        problems.add(
-            second.problem(format!("stands beside `{}` of line {}; one password is used", first.name, first.line)),
-        );
-    }
-    match (&username, passwords.first()) {
-        (Some((place, _)), None) => {
-            problems
-                .add(place.wrong("has no password", "password_file, password_env or password_credential beside it"));
-        }
-        (None, Some((place, _))) => problems.add(place.problem("is a password without `username`")),
-        (Some(_), Some((place, _))) if security == Some(Security::None) => {
-            problems.add(place.wrong("would be sent in clear under `security: none`", "security: starttls or tls"));
+        (None, Some(password)) => problems.add(password.problem("requires `username`")),
+        (Some(_), Some(password)) if smtp.security == Security::None => {
+            let message = "would be sent unencrypted because of `security: none`";
+            problems.add(password.wrong(message, "security: starttls or tls"));
         }
         _ => {}
     }
-    let login = username.zip(passwords.into_iter().next().and_then(|(_, secret)| secret));
-    let login = login.map(|((_, username), password)| Login { username, password });
-    let security = security?;
-    let usual = match security {
-        Security::StartTls => 587,
-        Security::Tls => 465,
-        Security::None => 25,
-    };
-    Some(Smtp { host: host?, port: port.unwrap_or(usual), security, login, ca_file, timeout: timeout?, ehlo })
+    if smtp.port == 0 {
+        smtp.port = match smtp.security {
+            Security::StartTls => 587,
+            Security::Tls => 465,
+            Security::None => 25,
+        };
+    }
+    smtp
 }
 
-const ADDRESS: &str = "addresses as ops@example.org or `Ops <ops@example.org>`, or users of this host as root";
+/// The login that is being read, part by part.
+pub(super) fn login(smtp: &mut Smtp) -> &mut Login {
+    smtp.login.get_or_insert_with(|| Login { username: String::new(), password: Secret::Env(String::new()) })
+}
 
-fn addresses(place: &Place<'_>, problems: &mut Problems) -> Vec<String> {
+const ADDRESS: &str =
+    "an address such as ops@example.org or `Ops <ops@example.org>`, or a user of this host such as root";
+
+pub(super) fn addresses(place: &Place<'_>, problems: &mut Problems) -> Vec<String> {
     let items = place.items();
     if items.is_empty() {
-        problems.add(place.wrong("names nobody", ADDRESS));
+        problems.add(place.wrong("no address given", ADDRESS));
     }
     items.iter().filter_map(|item| address(item, problems)).collect()
 }
 
-fn address(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
+pub(super) fn address(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     let text = value::text(place, problems)?;
     let right = match text.contains('@') {
         true => text.parse::<lettre::message::Mailbox>().is_ok() && !text.contains(char::is_control),
@@ -235,7 +196,7 @@ fn address(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     right.then(|| text.to_owned())
 }
 
-fn host_name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
+pub(super) fn host_name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     let text = value::text(place, problems)?;
     let right = is_host(text) || text.parse::<Ipv6Addr>().is_ok();
     if !right {
@@ -244,8 +205,8 @@ fn host_name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     right.then(|| text.to_owned())
 }
 
-/// What EHLO may say: a host name or an address literal, RFC 5321, 4.1.1.1.
-fn own_name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
+/// The argument of EHLO: a host name or an address literal, RFC 5321, 4.1.1.1.
+pub(super) fn own_name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     let text = value::text(place, problems)?;
     let literal = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).map(|text| match text.get(..5) {
         Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => text[5..].parse::<Ipv6Addr>().is_ok(),
@@ -253,7 +214,7 @@ fn own_name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     });
     let right = literal.unwrap_or_else(|| is_host(text));
     if !right {
-        problems.add(place.wrong(format!("bad name {text:?}"), "a host name, or an address as [192.0.2.1]"));
+        problems.add(place.wrong(format!("bad name {text:?}"), "a host name, or an address such as [192.0.2.1]"));
     }
     right.then(|| text.to_owned())
 }
@@ -262,8 +223,8 @@ fn is_host(text: &str) -> bool {
     (1..=253).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
 }
 
-/// The name of a variable or of a credential, which is also the name of a file: no folder is in it.
-fn name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
+/// The name of a variable or of a credential; a credential's is also a file name, so it contains no folder.
+pub(super) fn name(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     let text = value::text(place, problems)?;
     if !is_name(text) {
         problems.add(place.wrong(format!("bad name {text:?}"), "letters, digits, `.`, `_` and `-`, first a letter"));

@@ -1,14 +1,14 @@
-//! Owns: the configuration file, from YAML as written to [`Settings`] that are valid by construction.
-//! Must not: act on them.
+//! Owns: the configuration file, from YAML to [`Settings`] that are valid by construction. Must not: act on them.
 //!
-//! `node` reads the YAML, `keys` lists what may stand where, `value` reads single values, `hooks` and `mail` the keys of their name, `check` joins the levels. Every
-//! problem of a file is found in one go and names its file, line and key ([`Errors`]).
+//! `node` reads the YAML, `keys` is the table of all keys, `key` reads a mapping by a table, `value` reads single values, `hooks` and `mail`
+//! the values of these keys, and `check` applies the levels. Every problem of a file is found at once, with its line and key ([`Errors`]).
 
 mod check;
 mod error;
 pub mod glob;
 mod hook;
 mod hooks;
+mod key;
 mod keys;
 mod mail;
 mod node;
@@ -32,13 +32,13 @@ use error::Problems;
 /// Bytes of the largest file that is read.
 const SIZE_LIMIT: u64 = 1 << 20;
 
-/// The state folder where the configuration names none.
+/// The default state directory.
 pub const STATE_DIR: &str = "/var/lib/kvmbackup";
 
-/// Reads a configuration file and gives the section of `host`, the short host name.
+/// Reads a configuration file and returns the section of `host`, the short host name.
 ///
 /// # Errors
-/// Everything that is wrong with the file, in any host's section, or that it cannot be read.
+/// All problems of the file, in any host's section, or that it cannot be read.
 pub fn load(path: &Path, host: &str) -> Result<Settings, Errors> {
     let text = read(path).map_err(|problem| Errors::one(path, problem))?;
     parse(&text, path, host)
@@ -47,17 +47,17 @@ pub fn load(path: &Path, host: &str) -> Result<Settings, Errors> {
 /// Checks the text of a configuration file; `path` is for messages only.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// All its problems.
 pub fn parse(text: &str, path: &Path, host: &str) -> Result<Settings, Errors> {
     let root = node::parse(text).map_err(|problem| Errors::one(path, problem))?;
     let mut problems = Problems::default();
     let (settings, salvaged) = check::document(&root, host, &mut problems);
     problems.finish(path, salvaged)?;
-    // Without problems there are settings; this is said again for the compiler alone.
+    // Without problems there are settings, which the compiler cannot know.
     settings.ok_or_else(|| Errors::one(path, Problem::of_file(None, "cannot be used")))
 }
 
-/// The text of a configuration file, as `/dev/stdin` or a pipe gives it, too.
+/// The text of a configuration file, which may also be `/dev/stdin` or a pipe.
 pub(crate) fn read(path: &Path) -> Result<String, Problem> {
     let unreadable = |error: std::io::Error| {
         let valid = (error.kind() == std::io::ErrorKind::InvalidData).then(|| "a file of at most 1 MiB".to_owned());

@@ -1,12 +1,11 @@
-//! Owns: YAML text to a tree of nodes that know their lines, within bounds whatever the text holds. Must not: know any
-//! key of ours.
+//! Owns: reading YAML into a tree of bounded size that keeps line numbers. Must not: know any key of ours.
 //!
-//! Keys stay as they are written (a domain may be called `007` or `on`); values get their YAML type.
+//! Keys and values stay as they are written: a domain may be called `007` or `on`. Of the types of YAML 1.2 only null and whole
+//! numbers matter, since every key knows the kind of its value.
 
 use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput};
-use serde_yaml::Value;
 
 use super::error::Problem;
 
@@ -15,7 +14,7 @@ const DEPTH_LIMIT: usize = 32;
 /// Nodes of the tree after aliases are resolved.
 const NODE_LIMIT: usize = 100_000;
 
-/// A value and where it stands.
+/// A value and its line.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     /// Line of the file, from 1.
@@ -26,10 +25,30 @@ pub(super) struct Node {
 /// What a value is.
 #[derive(Debug, Clone)]
 pub(super) enum Kind {
-    /// A word or number: the text as written, and what YAML takes it for (null, bool, number or string).
-    Scalar(String, Value),
+    /// A word or number, without quotes, and whether it is written without them.
+    Scalar(String, bool),
     List(Vec<Node>),
     Map(Vec<Entry>),
+}
+
+impl Node {
+    pub(super) fn is_null(&self) -> bool {
+        matches!(&self.kind, Kind::Scalar(text, true) if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+    }
+
+    /// A whole number that is not negative. `007` is none: octal in YAML 1.1, decimal in some readers of YAML 1.2.
+    pub(super) fn number(&self) -> Option<u32> {
+        let Kind::Scalar(text, true) = &self.kind else { return None };
+        let text = text.strip_prefix('+').unwrap_or(text);
+        let (digits, radix) = match text.split_at_checked(2) {
+            Some(("0x", digits)) => (digits, 16),
+            Some(("0o", digits)) => (digits, 8),
+            Some(("0b", digits)) => (digits, 2),
+            Some((first, _)) if first.starts_with('0') => return None,
+            _ => (text, 10),
+        };
+        u32::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with('+'))
+    }
 }
 
 /// A key and its value.
@@ -54,7 +73,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Problem> {
     Ok(builder.root.unwrap_or(Node { line: 1, kind: Kind::Map(Vec::new()) }))
 }
 
-/// A node with what its copies cost.
+/// A node with the cost of a copy.
 #[derive(Debug, Clone)]
 struct Anchored {
     node: Node,
@@ -62,7 +81,7 @@ struct Anchored {
     height: usize,
 }
 
-/// A list or mapping that is not at its end yet.
+/// A list or mapping whose end was not reached yet.
 struct Open {
     line: usize,
     anchor: usize,
@@ -100,8 +119,7 @@ impl Builder {
         match event {
             Event::DocumentStart(_) if self.root.is_some() => Err(at(line, "a second YAML document begins here")),
             Event::Scalar(text, style, ..) => {
-                let value = scalar(&text, style);
-                let node = Node { line, kind: Kind::Scalar(text.into_owned(), value) };
+                let node = Node { line, kind: Kind::Scalar(text.into_owned(), style == ScalarStyle::Plain) };
                 self.close(Anchored { node, nodes: 1, height: 0 }, anchor)
             }
             Event::SequenceStart(..) => self.open(line, anchor, OpenKind::List(Vec::new())),
@@ -118,14 +136,14 @@ impl Builder {
                 None => Ok(()),
             },
             Event::Alias(anchor) => match self.anchors.get(&anchor) {
-                // The size is known beforehand, so a bomb of aliases is refused before it is unfolded.
+                // The size is known beforehand, so a bomb of aliases is refused before it is expanded.
                 Some(anchored) if self.nodes + anchored.nodes <= NODE_LIMIT => {
                     let copy = anchored.clone();
                     self.nodes += copy.nodes;
                     self.close(copy, 0)
                 }
                 Some(_) => Err(too_big(line)),
-                None => Err(at(line, "an alias stands inside what it names")),
+                None => Err(at(line, "an alias refers to a value that contains it")),
             },
             _ => Ok(()),
         }
@@ -139,7 +157,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Puts a finished node into the list or mapping it belongs to.
+    /// Adds a complete node to its list or mapping.
     fn close(&mut self, done: Anchored, anchor: usize) -> Result<(), Problem> {
         let line = done.node.line;
         self.nodes += 1;
@@ -173,20 +191,7 @@ impl Builder {
     }
 }
 
-/// What YAML takes a scalar for. Only plain ones can be anything but a string.
-fn scalar(text: &str, style: ScalarStyle) -> Value {
-    /// Longer than any number; spares the reader of values what cannot be one.
-    const LONGEST_NUMBER: usize = 64;
-    if style != ScalarStyle::Plain || text.len() > LONGEST_NUMBER {
-        return Value::String(text.to_owned());
-    }
-    match serde_yaml::from_str(text) {
-        Ok(value @ (Value::Null | Value::Bool(_) | Value::Number(_))) => value,
-        _ => Value::String(text.to_owned()),
-    }
-}
-
-/// Resolves merge keys (`<<: *anchor`): what is merged in gives way to what stands there, and to what was merged before.
+/// Resolves merge keys (`<<: *anchor`): the mapping's own keys win over merged ones, and earlier merges over later ones.
 fn merged(entries: Vec<Entry>) -> Vec<Entry> {
     let (merges, mut own): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.key == "<<");
     if merges.is_empty() {

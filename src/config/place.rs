@@ -1,19 +1,16 @@
-//! Owns: a value together with the path of its key, so that every complaint about it names both. Must not: know any key
-//! of ours.
+//! Owns: a value together with the path of its key, so that every problem names both. Must not: know any key of ours.
 
 use std::collections::HashMap;
-
-use serde_yaml::Value;
 
 use super::error::{Problem, Problems};
 use super::node::{Kind, Node};
 
-/// A value and how it was reached.
+/// A value and the path to it.
 #[derive(Debug, Clone)]
 pub(super) struct Place<'a> {
     /// The last part of the path; empty at the root.
     pub(super) name: &'a str,
-    /// The whole path, for people.
+    /// The whole path, as it is printed.
     pub(super) path: String,
     /// Line of the key, from 1; of the value for the root and in lists.
     pub(super) line: usize,
@@ -26,22 +23,26 @@ impl<'a> Place<'a> {
         Place { name: "", path: String::new(), line: node.line, node }
     }
 
-    /// A complaint about this value.
     pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
         Problem { key: self.path.clone(), ..Problem::of_file(Some(self.line), message) }
     }
 
-    /// A complaint that also says what would be right.
+    /// A problem with what would be valid.
     pub(super) fn wrong(&self, message: impl Into<String>, valid: impl Into<String>) -> Problem {
         Problem { valid: Some(valid.into()), ..self.problem(message) }
     }
 
-    /// Whether nothing stands behind the key.
+    /// Whether the key has no value.
     pub(super) fn is_null(&self) -> bool {
-        matches!(self.node.kind, Kind::Scalar(_, Value::Null))
+        self.node.is_null()
     }
 
-    /// The entries of a mapping; none at all behind a key without value. A key that comes twice is a problem.
+    /// Whether it is a mapping, possibly an empty one.
+    pub(super) fn is_mapping(&self) -> bool {
+        self.is_null() || matches!(self.node.kind, Kind::Map(_))
+    }
+
+    /// The entries of a mapping; none if the key has no value. A duplicate key is a problem.
     pub(super) fn entries(&self, problems: &mut Problems) -> Vec<Place<'a>> {
         let entries = match &self.node.kind {
             Kind::Map(entries) => entries.as_slice(),

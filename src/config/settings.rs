@@ -1,4 +1,4 @@
-//! Owns: what the program works by, valid by construction. Must not: know YAML, or check anything again.
+//! Owns: the settings and their defaults, valid by construction. Must not: know YAML, or check anything again.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use chrono::Weekday;
 
-use super::glob;
 use super::hook::Hook;
 use super::mail::Mail;
+use super::{STATE_DIR, glob};
 use crate::model::{Codec, Consistency, Listen, Span};
 use crate::retention::Policy;
 
@@ -17,34 +17,53 @@ use crate::retention::Policy;
 pub struct Settings {
     /// The section of the file: the short host name.
     pub host: String,
-    /// Absolute path of the folder that holds one folder a domain.
+    /// Absolute path of the backup folder, which has one folder per domain.
     pub backupdir: PathBuf,
     /// Refuse to write unless `backupdir` lies on a mounted file system other than the root's.
     pub require_mount: bool,
-    /// Free space of the target that no run may go below.
+    /// Free space that every run leaves on the target.
     pub min_free: MinFree,
-    /// How long the target may give no answer, or take no byte, before it is given up.
+    /// How long the target may neither answer nor accept data before the run abandons it.
     pub stall_timeout: Duration,
     /// Absolute path of the folder for the lock, the journal and the last report.
     pub state_dir: PathBuf,
-    /// The libvirt to talk to.
+    /// The libvirt that has the guests.
     pub libvirt_uri: String,
-    /// Domains at once; at least 1.
+    /// Domains that are backed up at once; at least 1.
     pub parallel: usize,
     /// Where the metrics go.
     pub metrics: Metrics,
-    /// How runs are mailed, if at all.
+    /// How runs are mailed, if they are.
     pub mail: Option<Mail>,
     /// The hooks of `defaults` and of the host, in the order in which they run.
     pub hooks: Vec<Hook>,
-    /// The entries of `domains` that say how, in the order of the file.
+    /// The entries of `domains` that are backed up, in the order of the file.
     pub rules: Vec<Rule>,
-    /// The entries of `domains` that say that nothing is backed up.
+    /// The entries of `domains` with `exclude: true`.
     pub excluded: Vec<Exclusion>,
 }
 
 impl Settings {
-    /// The jobs of all entries, each once, sorted; of those that these names or globs lead to, if there are any.
+    /// The defaults. Required values are empty.
+    pub(super) fn usual() -> Settings {
+        Settings {
+            host: String::new(),
+            backupdir: PathBuf::new(),
+            require_mount: false,
+            min_free: MinFree::Bytes(0),
+            stall_timeout: Duration::from_secs(5 * 60),
+            state_dir: STATE_DIR.into(),
+            libvirt_uri: "qemu:///system".to_owned(),
+            parallel: 1,
+            metrics: Metrics::default(),
+            mail: None,
+            hooks: Vec::new(),
+            rules: Vec::new(),
+            excluded: Vec::new(),
+        }
+    }
+
+    /// The jobs of all entries, each once, sorted; if there are names or globs, of the entries for these only.
     pub fn jobs(&self, names: &[String]) -> Vec<String> {
         let leads = |rule: &Rule, name: &String| {
             glob::matches(name, &rule.pattern) || self.rule_for(name).is_some_and(|other| std::ptr::eq(other, rule))
@@ -54,8 +73,8 @@ impl Settings {
         jobs.into_iter().collect()
     }
 
-    /// The entry by which a domain is backed up: the one of exactly its name, else the first of the file whose glob matches it;
-    /// `None` also where that one excludes it.
+    /// The entry by which a domain is backed up: the one with exactly its name, or else the first one with a matching glob. `None` if
+    /// there is none, or if it excludes the domain.
     pub fn rule_for(&self, domain: &str) -> Option<&Rule> {
         self.governing(domain).and_then(Result::ok)
     }
@@ -83,9 +102,9 @@ impl Settings {
 pub struct Metrics {
     /// Absolute path of the file for the textfile collector of node_exporter.
     pub textfile: Option<PathBuf>,
-    /// Where they can be asked for while a run is on.
+    /// Where they are served during a run.
     pub listen: Option<Listen>,
-    /// Names and addresses of this host by which they may be asked for, besides those that are known.
+    /// Further names and addresses of this host that requests may use.
     pub hosts: Vec<String>,
 }
 
@@ -109,29 +128,29 @@ pub struct Rule {
     pub domain: DomainSettings,
 }
 
-/// An entry of `domains` that excludes what it names.
+/// An entry of `domains` that excludes its domains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exclusion {
     /// The name or glob, as written.
     pub pattern: String,
     /// Line of the file, from 1.
     pub line: usize,
-    /// How many of [`Settings::rules`] stand before it.
+    /// The number of [`Settings::rules`] before it.
     pub after: usize,
 }
 
 /// How a domain is backed up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DomainSettings {
-    /// The name under which it is watched; 1 to 64 characters.
+    /// The name that metrics and alerts use; 1 to 64 characters.
     pub job: String,
     /// The days it is due, in the host's time zone; never empty.
     pub days: Vec<Weekday>,
     /// Also due when the last day it should have run has no restore point.
     pub catch_up: bool,
-    /// From 0 to 100: domains with a higher one are backed up first.
+    /// From 0 to 100: domains with a higher priority are backed up first.
     pub priority: u32,
-    /// Which restore points stay; `None` keeps all.
+    /// Which restore points are kept; `None` keeps all.
     pub retention: Option<Policy>,
     /// How archives are compressed.
     pub compression: Codec,
@@ -141,20 +160,41 @@ pub struct DomainSettings {
     pub freeze_timeout: Duration,
     /// How a running domain is captured.
     pub method: MethodChoice,
-    /// Targets of disks that are left out on purpose.
+    /// Targets of disks that are not backed up on purpose.
     pub exclude_disks: Vec<String>,
     /// Folder for overlays; `None` is beside each image.
     pub overlay_dir: Option<PathBuf>,
     /// Folder for the scratch files of pull; `None` is beside each image.
     pub scratch_dir: Option<PathBuf>,
-    /// Save the contents of encrypted disks although the archive is not encrypted.
+    /// Save decrypted contents of encrypted disks, although the archive is not encrypted.
     pub allow_plaintext: bool,
-    /// The hooks of all levels, in the order in which they run; those of the run are among them.
+    /// The hooks of all levels, including those of the run, in the order in which they run.
     pub hooks: Vec<Hook>,
 }
 
 impl DomainSettings {
-    /// What is wanted of the backup of a running domain: a session over its snapshot is there to bring applications to rest.
+    /// The defaults. Required values are empty, and so is the job, whose default is the host's name.
+    pub(super) fn usual() -> DomainSettings {
+        DomainSettings {
+            job: String::new(),
+            days: Vec::new(),
+            catch_up: false,
+            // The middle, so that some can be put first and others last.
+            priority: 50,
+            retention: None,
+            compression: Codec::Zstd(3),
+            quiesce: Quiesce::Prefer,
+            freeze_timeout: Duration::from_secs(30),
+            method: MethodChoice::Auto,
+            exclude_disks: Vec::new(),
+            overlay_dir: None,
+            scratch_dir: None,
+            allow_plaintext: false,
+            hooks: Vec::new(),
+        }
+    }
+
+    /// The wanted consistency of a running domain's backup. The purpose of a session over the snapshot is to quiesce applications.
     pub fn wanted(&self, domain: &str) -> Consistency {
         let is_held = |hook: &Hook| hook.is_for(domain) && hook.is_held_over(Span::Snapshot);
         match self.quiesce {
@@ -170,7 +210,7 @@ impl DomainSettings {
 pub enum Quiesce {
     /// Fail without it.
     Require,
-    /// Try, and say so when it could not be done.
+    /// Try, and report when it fails.
     Prefer,
     /// Do not try.
     Never,
@@ -179,7 +219,7 @@ pub enum Quiesce {
 /// How a running domain is captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MethodChoice {
-    /// Snapshot; pull where a snapshot cannot be had or would harm.
+    /// Snapshot; pull where a snapshot is impossible or would do harm.
     Auto,
     /// Always snapshot.
     Snapshot,

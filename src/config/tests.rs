@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use chrono::Weekday;
 
+use super::key::Level;
 use super::*;
 use crate::model::{Codec, Listen};
 use crate::retention::Policy;
@@ -233,13 +234,20 @@ fn windows_line_ends_and_a_byte_order_mark_do_no_harm() {
 
 #[test]
 fn every_key_is_in_the_documentation_and_in_the_example() {
-    let keys = [keys::HOST_ONLY, keys::HOST, keys::DOMAIN, keys::KEEP, keys::COMPRESSION, keys::METRICS].concat();
-    for key in keys {
+    let all = |keys: Vec<&'static str>| keys.into_iter().filter(|key| *key != "exclude");
+    let levels = Level::ALL.iter().flat_map(|level| all(key::names(keys::KEYS, *level)));
+    let inside = [key::names(keys::KEEP, Level::Host), key::names(keys::COMPRESSION, Level::Host)].concat();
+    for key in levels.chain(inside).chain(key::names(keys::METRICS, Level::Host)) {
         assert!(DOC.contains(&format!("`{key}`")) || DOC.contains(&format!("`{key}: N`")), "{key} in docs/config.md");
         assert!(EXAMPLE.contains(&format!("{key}:")), "{key} in the example");
     }
-    for key in [keys::HOST_ONLY, keys::HOST, keys::DOMAIN, keys::HOOK].concat() {
-        assert!(DOC.contains(&format!("\n| `{key}` |")), "{key} has no row in docs/config.md");
+    let section = |title: &str| DOC.split(title).nth(1).unwrap().split("\n## ").next().unwrap();
+    let of_domains = all(key::names(keys::KEYS, Level::Domain)).map(|key| ("\n## Keys of a domain", key));
+    let is_of_domains = |key: &str| key::names(keys::KEYS, Level::Domain).contains(&key);
+    let of_hosts = all(key::names(keys::KEYS, Level::Host)).filter(|key| !is_of_domains(key));
+    let of_hooks = all(key::names(keys::HOOK, Level::Host)).map(|key| ("\n## Hooks", key));
+    for (title, key) in of_domains.chain(of_hosts.map(|key| ("\n## Keys of a host", key))).chain(of_hooks) {
+        assert!(section(title).contains(&format!("\n| `{key}` |")), "{key} has no row in docs/config.md, {title}");
     }
 }
 

@@ -1,16 +1,16 @@
-//! Owns: how each kind of value is written, and its bounds. Must not: know where a value stands in the file.
+//! Owns: the syntax and the bounds of each kind of value. Must not: know where a value is in the file.
 //!
-//! Every function adds its problems and then gives `None`, or what could be read.
+//! Every function adds its problems and then returns `None`, or what could be read.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::Weekday;
-use serde_yaml::Value;
 
 use super::error::{Problem, Problems, nearest};
-use super::keys;
+use super::key::{self, Level};
+use super::keys::{CODECS, COMPRESSION, KEEP, METRICS};
 use super::node::Kind;
 use super::place::Place;
 use super::{Metrics, MinFree};
@@ -27,10 +27,10 @@ const WEEK: [(Weekday, &str); 7] = [
     (Weekday::Sun, "Sunday"),
 ];
 
-/// A word or number as it is written.
+/// A word or number as written.
 pub(super) fn text<'a>(place: &Place<'a>, problems: &mut Problems) -> Option<&'a str> {
     match &place.node.kind {
-        Kind::Scalar(_, Value::Null) => problems.add(place.problem("has no value")),
+        _ if place.is_null() => problems.add(place.problem("has no value")),
         Kind::Scalar(text, _) if text.trim().is_empty() => problems.add(place.problem("is empty")),
         Kind::Scalar(text, _) => return Some(text),
         Kind::List(_) => problems.add(place.problem("must be one value, not a list")),
@@ -41,13 +41,10 @@ pub(super) fn text<'a>(place: &Place<'a>, problems: &mut Problems) -> Option<&'a
 
 /// `true` or `false`.
 pub(super) fn boolean(place: &Place<'_>, problems: &mut Problems) -> Option<bool> {
-    match place.node.kind {
-        Kind::Scalar(_, Value::Bool(value)) => Some(value),
-        _ => word(place, &[("true", true), ("false", false)], problems),
-    }
+    word(place, &[("true", true), ("false", false)], problems)
 }
 
-/// One of some words, in any case.
+/// One of several words; case does not matter.
 pub(super) fn word<T: Copy>(place: &Place<'_>, words: &[(&'static str, T)], problems: &mut Problems) -> Option<T> {
     let text = text(place, problems)?;
     let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
@@ -60,10 +57,7 @@ pub(super) fn word<T: Copy>(place: &Place<'_>, words: &[(&'static str, T)], prob
 /// A whole number within bounds.
 pub(super) fn number(place: &Place<'_>, range: RangeInclusive<u32>, problems: &mut Problems) -> Option<u32> {
     let text = text(place, problems)?;
-    let number = match &place.node.kind {
-        Kind::Scalar(_, value) => value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n)),
-        _ => None,
-    };
+    let number = place.node.number().filter(|number| range.contains(number));
     if number.is_none() {
         let (low, high) = range.into_inner();
         let valid = if high == u32::MAX {
@@ -86,13 +80,14 @@ pub(super) fn absolute(place: &Place<'_>, problems: &mut Problems) -> Option<Pat
     None
 }
 
-/// The address of a libvirt of this host.
+/// The URI of a libvirt of this host.
 pub(super) fn libvirt_uri(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     let text = text(place, problems)?;
     if !is_local(text) {
         let message =
-            format!("{text:?} is, or may be, the libvirt of another host, whose images cannot be read from here");
-        let valid = "qemu:///system, or qemu+unix:///system?socket=PATH; run kvmbackup on the host of the guests";
+            format!("{text:?} may be the libvirt of another host, whose images cannot be read from this host");
+        let valid =
+            "qemu:///system, or qemu+unix:///system?socket=PATH; run kvmbackup on the host that runs the guests";
         problems.add(place.wrong(message, valid));
     }
     Some(text.to_owned())
@@ -108,7 +103,7 @@ pub(super) fn days(place: &Place<'_>, problems: &mut Problems) -> Vec<Weekday> {
     const VALID: &str = "Mon, Tue, Wed, Thu, Fri, Sat, Sun, their long names, daily";
     let items = place.items();
     if items.is_empty() {
-        problems.add(place.wrong("names no day", VALID));
+        problems.add(place.wrong("no day given", VALID));
     }
     let mut days = Vec::new();
     for item in items {
@@ -134,7 +129,8 @@ pub(super) fn duration(place: &Place<'_>, problems: &mut Problems) -> Option<Dur
     let range = Duration::from_secs(1)..=Duration::from_secs(3600);
     let duration = size::parse_duration(text).filter(|duration| range.contains(duration));
     if duration.is_none() {
-        problems.add(place.wrong(format!("bad time {text:?}"), "a number with its unit, from 1s to 1h, as 30s or 2m"));
+        problems
+            .add(place.wrong(format!("bad time {text:?}"), "a number with its unit, from 1s to 1h, such as 30s or 2m"));
     }
     duration
 }
@@ -161,103 +157,74 @@ pub(super) fn min_free(place: &Place<'_>, problems: &mut Problems) -> Option<Min
         number.parse::<u64>().ok()?.checked_mul(factor).map(MinFree::Bytes)
     });
     if value.is_none() {
-        let valid = "a share from 0% to 100%, or whole bytes with a unit from kB to TB or KiB to TiB, as 20GB";
+        let valid =
+            "a percentage from 0% to 100%, or a whole number with a unit from kB to TB or KiB to TiB, such as 20GB";
         problems.add(place.wrong(format!("bad amount {text:?}"), valid));
     }
     value
 }
 
+/// The method of `compression`, with its usual level.
+pub(super) type Compression = Option<Codec>;
+
 /// `zstd`, `gzip` or `none`, or a mapping of `method` and `level`.
 pub(super) fn compression(place: &Place<'_>, problems: &mut Problems) -> Option<Codec> {
-    const METHODS: [(&str, Codec); 3] = [("zstd", Codec::Zstd(3)), ("gzip", Codec::Gzip(6)), ("none", Codec::None)];
     if !matches!(place.node.kind, Kind::Map(_)) {
-        return word(place, &METHODS, problems);
+        return word(place, CODECS, problems);
     }
-    let (mut codec, mut level) = (None, None);
-    let mut named = false;
-    for entry in place.entries(problems) {
-        match entry.name {
-            "method" => {
-                named = true;
-                codec = word(&entry, &METHODS, problems);
-            }
-            "level" => level = Some(entry),
-            _ => problems.add(unknown_key(&entry, "unknown key", keys::COMPRESSION)),
-        }
-    }
-    if !named {
-        problems.add(place.wrong("`method` is missing", "zstd, gzip, none"));
-    }
-    let (Some(codec), Some(level)) = (codec, &level) else { return codec };
-    let range = match codec {
-        Codec::Zstd(_) => 1..=19,
-        Codec::Gzip(_) => 1..=12,
+    let mut codec: Compression = None;
+    let entries = key::inside(place, &mut codec, COMPRESSION, problems);
+    key::require(place, &entries, "method", Some("zstd, gzip, none"), problems);
+    let Some(entry) = key::find(&entries, "level") else { return codec };
+    let mut level = |highest| number(entry, 1..=highest, problems).and_then(|level| level.try_into().ok());
+    match codec? {
+        Codec::Zstd(_) => level(19).map(Codec::Zstd),
+        Codec::Gzip(_) => level(12).map(Codec::Gzip),
         Codec::None => {
-            problems.add(level.problem("compression `none` has no level"));
-            return None;
+            problems.add(entry.problem("compression `none` has no level"));
+            None
         }
-    };
-    let level = i32::try_from(number(level, range, problems)?).ok()?;
-    Some(match codec {
-        Codec::Zstd(_) => Codec::Zstd(level),
-        Codec::Gzip(_) => Codec::Gzip(level),
-        Codec::None => Codec::None,
-    })
+    }
+}
+
+/// The number of restore points that stay.
+pub(super) fn rotate(place: &Place<'_>, problems: &mut Problems) -> Option<Policy> {
+    number(place, 1..=u32::MAX, problems).map(Policy::rotate)
 }
 
 /// The rules of `keep`; at least one of them above 0.
-pub(super) fn keep(place: &Place<'_>, problems: &mut Problems) -> Option<Policy> {
+pub(super) fn keep(place: &Place<'_>, problems: &mut Problems) -> Policy {
     let mut policy = Policy::default();
-    let mut all_read = true;
-    for entry in place.entries(problems) {
-        let rule = match entry.name {
-            "last" => &mut policy.last,
-            "daily" => &mut policy.daily,
-            "weekly" => &mut policy.weekly,
-            "monthly" => &mut policy.monthly,
-            "yearly" => &mut policy.yearly,
-            _ => {
-                problems.add(unknown_key(&entry, "unknown key", keys::KEEP));
-                all_read = false;
-                continue;
-            }
-        };
-        match number(&entry, 0..=u32::MAX, problems) {
-            Some(number) => *rule = number,
-            None => all_read = false,
-        }
+    let before = problems.count();
+    key::inside(place, &mut policy, KEEP, problems);
+    if policy == Policy::default() && problems.count() == before {
+        let names = key::names(KEEP, Level::Domain).join(", ");
+        problems.add(place.wrong("keeps nothing", format!("one of {names} above 0")));
     }
-    if all_read && policy == Policy::default() && (place.is_null() || matches!(place.node.kind, Kind::Map(_))) {
-        problems.add(place.wrong("would keep nothing", format!("one of {} above 0", keys::KEEP.join(", "))));
-    }
-    Some(policy)
+    policy
 }
 
-/// The places of `metrics`; at least one.
+/// The value of `metrics`; at least one key.
 pub(super) fn metrics(place: &Place<'_>, problems: &mut Problems) -> Metrics {
     let mut metrics = Metrics::default();
-    let entries = place.entries(problems);
-    for entry in &entries {
-        match entry.name {
-            "textfile" => metrics.textfile = absolute(entry, problems),
-            "listen" => metrics.listen = listen(entry, problems),
-            "hosts" => metrics.hosts = entry.items().iter().filter_map(|item| own_host(item, problems)).collect(),
-            _ => problems.add(unknown_key(entry, "unknown key", keys::METRICS)),
-        }
-    }
-    if entries.is_empty() && (place.is_null() || matches!(place.node.kind, Kind::Map(_))) {
-        problems.add(place.wrong("names no place", keys::METRICS.join(", ")));
+    if key::inside(place, &mut metrics, METRICS, problems).is_empty() && place.is_mapping() {
+        problems.add(place.wrong("no place given", key::names(METRICS, Level::Host).join(", ")));
     }
     metrics
 }
 
-fn listen(place: &Place<'_>, problems: &mut Problems) -> Option<Listen> {
+pub(super) fn listen(place: &Place<'_>, problems: &mut Problems) -> Option<Listen> {
     let text = text(place, problems)?;
     let listen = text.parse().ok();
     if listen.is_none() {
         problems.add(place.wrong(format!("bad address {text:?}"), Listen::VALID));
     }
     listen
+}
+
+/// Names and addresses of this host.
+pub(super) fn own_hosts(place: &Place<'_>, problems: &mut Problems) -> Vec<String> {
+    place.items().iter().filter_map(|item| own_host(item, problems)).collect()
 }
 
 /// A name or an address of this host; of IPv6 in brackets, as in a URL.
@@ -267,12 +234,15 @@ fn own_host(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
         return Some(host);
     }
     problems.add(
-        place.wrong(format!("bad host {text:?}"), "a host name or an address without a port, as cloud1.example.org"),
+        place.wrong(
+            format!("bad host {text:?}"),
+            "a host name or an address without a port, such as cloud1.example.org",
+        ),
     );
     None
 }
 
-/// A name of what is watched: the value of a label.
+/// The name of a job, which is the value of a label.
 pub(super) fn job(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
     let text = text(place, problems)?;
     let right = text.chars().count() <= 64 && !text.contains(char::is_control);
@@ -280,12 +250,6 @@ pub(super) fn job(place: &Place<'_>, problems: &mut Problems) -> Option<String> 
         problems.add(place.wrong(format!("bad name {text:?}"), "1 to 64 printable characters"));
     }
     right.then(|| text.to_owned())
-}
-
-/// The problem of a key that is not in a table.
-pub(super) fn unknown_key(place: &Place<'_>, message: &str, keys: &[&str]) -> Problem {
-    let nearest = nearest(place.name, keys.iter().copied());
-    Problem { nearest, ..place.wrong(message, keys.join(", ")) }
 }
 
 fn bad_word(place: &Place<'_>, text: &str, words: &[&str]) -> Problem {

@@ -97,14 +97,14 @@ pub(super) fn adopt(
                 }
                 None => left.push(Failure {
                     message: format!(
-                        "{}: disk {target}: the definition names the overlay {}, which does not exist or does not name the image in the same folder that it is named after",
+                        "{}: disk {target}: the definition names the overlay {}, which does not exist or is not based \
+                         on the image it is named after",
                         id.name,
                         path.display()
                     ),
                     hint: Some(format!(
-                        "see which image is below it: qemu-img info -U {path}; if that is the disk's own, start the guest, which \
-                         then tells it: virsh start {name}; then: kvmbackup recover; otherwise name the disk's own image in the \
-                         definition: virsh edit {name}",
+                        "Check which image the overlay is based on: qemu-img info -U {path}. If it is the disk's own \
+                         image, start the guest so that libvirt knows the chain: virsh start {name}; then: kvmbackup recover. Otherwise set the disk's own image in the definition: virsh edit {name}",
                         path = quoted(&path.to_string_lossy()),
                         name = quoted(&id.name)
                     )),

@@ -80,7 +80,7 @@ impl Backup<'_> {
             match self.attempt() {
                 // What could not be given back is in the journal, under a name that a second attempt would take.
                 Err(error @ Error::Changed { .. }) if self.outcome.leftovers.is_empty() => {
-                    tracing::warn!(domain = self.id.name, "{error}; beginning again");
+                    tracing::warn!(domain = self.id.name, "{error}; starting again");
                     let DomainOutcome { domain, uuid, job, wanted, .. } = &self.outcome;
                     let (job, wanted) = (job.clone(), *wanted);
                     self.outcome = DomainOutcome { job, wanted, ..DomainOutcome::new(domain, *uuid) };
@@ -141,9 +141,9 @@ impl Backup<'_> {
     }
 
     fn panicked(&mut self) {
-        let hint = Some("please report it, with the log of `-vv`".into());
+        let hint = Some("Please report this bug with the log of `-vv`.".into());
         self.outcome.outcome = Outcome::Failed;
-        self.outcome.error = Some(Failure { message: "this program failed (a panic)".into(), hint });
+        self.outcome.error = Some(Failure { message: "internal error (panic)".into(), hint });
         self.outcome.reason = Some(FailureReason::Other);
         let Context { run: &Run { hypervisor, journal, .. }, store, started, .. } = *self.context;
         let undone = recover::recover_domain(journal, hypervisor, started, self.id, store.patience());
@@ -184,7 +184,7 @@ impl Backup<'_> {
     fn fail(&mut self, error: &Error) {
         let failure = error.failure();
         if let Error::HookFailed { run: true, .. } = error {
-            let message = format!("the run was ended before: {}", failure.message);
+            let message = format!("not started because the run was stopped: {}", failure.message);
             let _ = self.context.ended.set(Failure { message, hint: failure.hint.clone() });
         }
         self.outcome.error = Some(failure);

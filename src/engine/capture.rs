@@ -16,7 +16,7 @@ use crate::hypervisor::domain_xml::disk_text;
 use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
 use crate::model::{Consistency, Disk, Domain, DomainState, Failure, Image, Method};
 use crate::nbd;
-use crate::plan::{CapturePlan, How};
+use crate::plan::{CapturePlan, ReadFrom};
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, socket};
 
@@ -110,7 +110,7 @@ impl<'a> Capture<'a> {
 
     fn make_sockets(&self) -> Result<(), Error> {
         let made = step::reached(Step::SocketsCreate).and_then(|()| durable::create_private_dir(&self.sockets));
-        made.map_err(Error::file("create the folder", &self.sockets))
+        made.map_err(Error::file("create the directory", &self.sockets))
     }
 
     /// Captures the disks as planned: freezes, snapshots or starts the job, thaws. Returns what was reached, after an error too.
@@ -150,14 +150,14 @@ impl<'a> Capture<'a> {
     }
 
     /// Connects to one disk. With `force_share`, others may write to its image meanwhile.
-    pub fn open(&self, disk: &Disk, how: &How, force_share: bool) -> Result<Reading, nbd::Error> {
-        if let (How::Capture, Some(job)) = (how, &self.pull) {
+    pub fn open(&self, disk: &Disk, how: &ReadFrom, force_share: bool) -> Result<Reading, nbd::Error> {
+        if let (ReadFrom::Capture, Some(job)) = (how, &self.pull) {
             let client = nbd::Client::connect(&job.socket, &disk.target, SERVER_TIMEOUT)?;
             return Ok(Reading { client, server: None });
         }
         let image = match how {
-            How::Capture => &disk.image,
-            How::Direct(image) => image,
+            ReadFrom::Capture => &disk.image,
+            ReadFrom::Direct(image) => image,
         };
         // The chain in hand is the active image's. What it lacks, headers name.
         let (mut chain, mut is_whole) = (vec![image.clone()], false);
@@ -238,8 +238,8 @@ impl<'a> Capture<'a> {
             .unwrap_or_else(|| self.sockets.join("pull.sock"));
         if socket.as_os_str().len() > socket::MAX_PATH {
             return Err(Error::Rejected {
-                message: format!("{}: too long for a socket, which QEMU must make there", socket.display()),
-                hint: Some("set `state_dir` to a shorter path, or `method: snapshot` for this domain".into()),
+                message: format!("{}: path too long for QEMU's socket", socket.display()),
+                hint: Some("Set `state_dir` to a shorter path, or `method: snapshot` for this domain.".into()),
             });
         }
         self.pull = Some(PullJob { socket, scratch });
@@ -305,11 +305,11 @@ fn path_of(image: &Image) -> PathBuf {
 
 /// Whether a plan has disks that must be held still.
 pub(super) fn is_needed(plan: &CapturePlan) -> bool {
-    plan.disks.iter().any(|planned| planned.how == How::Capture)
+    plan.disks.iter().any(|planned| planned.how == ReadFrom::Capture)
 }
 
 fn captured(plan: &CapturePlan) -> Vec<&Disk> {
-    plan.disks.iter().filter(|planned| planned.how == How::Capture).map(|planned| &planned.disk).collect()
+    plan.disks.iter().filter(|planned| planned.how == ReadFrom::Capture).map(|planned| &planned.disk).collect()
 }
 
 fn others(domain: &Domain, captured: &[&Disk]) -> Vec<String> {

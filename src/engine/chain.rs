@@ -14,7 +14,7 @@ use super::users::{self, MAX_CHAIN};
 use crate::model::Image;
 use crate::sys::owner;
 
-const NOT_READABLE: &str = "which the owner of the image may not read";
+const NOT_READABLE: &str = "which the owner of the image cannot read";
 
 /// All images below one, according to the headers.
 ///
@@ -29,7 +29,7 @@ pub(super) fn below(image: &Image) -> io::Result<Vec<Image>> {
     {
         let next = users::below(path, &links)
             .filter(|_| !name.as_encoded_bytes().starts_with(b"json:") && chain.len() < MAX_CHAIN);
-        let next = next.ok_or_else(|| refused(path, name, "which is not known to be a file with its format"))?;
+        let next = next.ok_or_else(|| refused(path, name, "which is not a file of known format"))?;
         if next.source.path().is_none_or(|next| !may_name(path, next)) {
             return Err(refused(path, name, NOT_READABLE));
         }

@@ -73,7 +73,7 @@ pub fn offline(settings: &Settings) -> Vec<Finding> {
     let finding = |(program, hook): (&str, &Hook)| {
         let about = format!("hook {}", hook.name);
         match hooks::check_file(Path::new(program)) {
-            Ok(()) => Finding::new(about, Severity::Good, format!("{program} may be run"), None),
+            Ok(()) => Finding::new(about, Severity::Good, format!("{program} is executable"), None),
             Err(error) => Finding::new(about, Severity::Problem, chain(&error), error.hint().as_deref()),
         }
     };
@@ -102,8 +102,8 @@ pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Fi
         let is_excluded = |name: &&str| settings.exclusion_of(name) == Some(exclusion);
         let names: Vec<_> = states.values().map(|(name, _)| name.as_str()).filter(is_excluded).collect();
         let message = match names.as_slice() {
-            [] => "excludes no domain that libvirt has".to_owned(),
-            names => format!("excluded, and never backed up: {}", names.join(", ")),
+            [] => "excludes no existing domain".to_owned(),
+            names => format!("excluded from backup: {}", names.join(", ")),
         };
         findings.push(Finding::new(format!("domains `{}`", exclusion.pattern), Severity::Good, message, None));
     }

@@ -26,7 +26,7 @@ pub enum Error {
     #[error(transparent)]
     Refused(#[from] plan::Refusal),
     /// A disk cannot be read.
-    #[error("disk {target}: cannot read it")]
+    #[error("disk {target}: read failed")]
     Read {
         /// The disk.
         target: String,
@@ -34,7 +34,7 @@ pub enum Error {
         source: nbd::Error,
     },
     /// An image cannot be opened: it was moved, its file system is not mounted, or permission is denied.
-    #[error("disk {target}: {}: cannot be read", path.display())]
+    #[error("disk {target}: cannot read {}", path.display())]
     Unreadable {
         /// The disk.
         target: String,
@@ -50,7 +50,7 @@ pub enum Error {
         target: String,
     },
     /// A disk's layout cannot be made.
-    #[error("disk {target}: cannot lay it out as qcow2")]
+    #[error("disk {target}: cannot write it as qcow2")]
     Layout {
         /// The disk.
         target: String,
@@ -61,7 +61,7 @@ pub enum Error {
     #[error(transparent)]
     Store(store::Error),
     /// A file of ours failed.
-    #[error("{}: cannot {action}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     File {
         /// What was to be done with it.
         action: &'static str,
@@ -71,13 +71,13 @@ pub enum Error {
         source: io::Error,
     },
     /// The freeze that was required could not be had.
-    #[error("the guest's file systems could not be frozen, and `quiesce: require` is set")]
+    #[error("cannot freeze the guest's file systems, and `quiesce: require` is set")]
     Quiesce {
         /// Why.
         source: hypervisor::Error,
     },
     /// The guest does not thaw.
-    #[error("the guest's file systems are still frozen after {seconds} s of trying")]
+    #[error("the guest's file systems are still frozen after {seconds} s of thaw attempts")]
     StillFrozen {
         /// How long it was tried.
         seconds: u64,
@@ -89,7 +89,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The target is nearly full.
-    #[error("{}: {free} free, less than the {wanted} that `min_free` keeps", path.display())]
+    #[error("{}: only {free} free; `min_free` requires {wanted}", path.display())]
     Space {
         /// The target.
         path: PathBuf,
@@ -99,7 +99,7 @@ pub enum Error {
         wanted: String,
     },
     /// The file system under an overlay or a scratch file is nearly full; the guest would be paused.
-    #[error("{}: only {free} free beside the guest's image while it is captured", path.display())]
+    #[error("{}: only {free} free on the file system of the guest's overlay", path.display())]
     OverlaySpace {
         /// The folder.
         path: PathBuf,
@@ -107,7 +107,7 @@ pub enum Error {
         free: String,
     },
     /// A block job comes no nearer to its end.
-    #[error("disk {target}: the commit has come no nearer to its end for {minutes} minutes")]
+    #[error("disk {target}: the block commit made no progress for {minutes} minutes")]
     CommitStalled {
         /// The disk.
         target: String,
@@ -125,7 +125,7 @@ pub enum Error {
         hint: String,
     },
     /// A hook could not be run.
-    #[error("hook {name}: it could not be run")]
+    #[error("cannot run hook {name}")]
     Hook {
         /// Its name.
         name: String,
@@ -141,7 +141,7 @@ pub enum Error {
         run: bool,
     },
     /// A hook asks to leave the domain out this time.
-    #[error("the hook {hook} asks to skip this time")]
+    #[error("skipped: hook {hook} asked to skip this run")]
     Skipped {
         /// Its name.
         hook: String,
@@ -153,7 +153,7 @@ pub enum Error {
         what: String,
     },
     /// libvirt does another job on the domain.
-    #[error("libvirt is busy with another job of the domain: {job}")]
+    #[error("another libvirt job is running on the domain: {job}")]
     Busy {
         /// Which.
         job: String,
@@ -170,7 +170,7 @@ pub enum Error {
         message: String,
     },
     /// A domain has no restore points at all.
-    #[error("{domain}: there are no restore points")]
+    #[error("{domain}: no restore points")]
     NoPoints {
         /// The domain.
         domain: String,
@@ -178,7 +178,7 @@ pub enum Error {
         there: Vec<String>,
     },
     /// A domain has restore points, but not the one that was asked for.
-    #[error("{domain}: there is no restore point {wanted}")]
+    #[error("{domain}: no restore point {wanted}")]
     NoPoint {
         /// The domain.
         domain: String,
@@ -188,13 +188,13 @@ pub enum Error {
         there: Vec<String>,
     },
     /// Something is there that a restore would replace.
-    #[error("{}: it exists", path.display())]
+    #[error("{}: already exists", path.display())]
     Exists {
         /// What is there.
         path: PathBuf,
     },
     /// What is to be written does not fit.
-    #[error("{}: {wanted} needed, and only {free} free", path.display())]
+    #[error("{}: needs {wanted}, but only {free} is free", path.display())]
     Room {
         /// The folder.
         path: PathBuf,
@@ -236,7 +236,8 @@ pub enum Error {
 }
 
 /// Where a freeze that is required was refused, and not for want of an agent.
-const UNFROZEN: &str = "look in the guest at what its agent could not freeze; `quiesce: prefer` saves it without";
+const UNFROZEN: &str = "Find out in the guest which file system its agent could not freeze, or set `quiesce: prefer` \
+to back it up without a freeze.";
 
 impl Error {
     /// For `map_err`: a file of ours failed.
@@ -253,52 +254,60 @@ impl Error {
             Error::Refused(refusal) => refusal.hint(),
             Error::Read { source, .. } => source.hint(),
             Error::Store(error) => error.hint(),
-            Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("make room, or keep fewer restore points (`kvmbackup prune --dry-run` shows what goes)".into())
-            }
+            Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => Some(
+                "Free space, or keep fewer restore points. To see what retention would remove: kvmbackup prune \
+                --dry-run"
+                    .into(),
+            ),
             Error::File { path, source, .. } if source.kind() == io::ErrorKind::InvalidData => {
-                Some(format!("see what lies there: ls -l {}", quoted(&path.to_string_lossy())))
+                Some(format!("Check what is at this path: ls -l {}", quoted(&path.to_string_lossy())))
             }
-            Error::StillFrozen { .. } => Some("try: virsh domfsthaw DOMAIN; then: kvmbackup recover".into()),
-            Error::Target { .. } => Some("mount the target, and look why it is not mounted".into()),
-            Error::Space { .. } => Some("make room, keep fewer restore points, or lower `min_free`".into()),
-            Error::OverlaySpace { .. } => Some("make room, or set `overlay_dir` (`scratch_dir` for pull)".into()),
-            Error::CommitStalled { .. } => {
-                Some(
-                    "the guest goes on with its overlay; when it writes less, or its storage is faster: kvmbackup recover, \
-                     as the next run does"
-                        .into(),
-                )
+            Error::StillFrozen { .. } => Some("Thaw it: virsh domfsthaw DOMAIN; then: kvmbackup recover".into()),
+            Error::Target { .. } => {
+                Some("Mount the target, and find out why it was not mounted: findmnt --verify".into())
             }
+            Error::Space { .. } => Some("Free space, keep fewer restore points, or lower `min_free`.".into()),
+            Error::OverlaySpace { .. } => {
+                Some("Free space, or set `overlay_dir` (`scratch_dir` for `method: pull`).".into())
+            }
+            Error::CommitStalled { .. } => Some(
+                "The guest keeps running on its overlay. The next run tries again; to retry earlier, when the \
+                     guest writes less: kvmbackup recover"
+                    .into(),
+            ),
             Error::Chain { hint, .. } => Some(hint.clone()),
             Error::Hook { source, .. } => source.hint(),
             Error::HookFailed { failure, .. } => failure.hint.clone(),
             Error::Changed { .. } => Some(
-                "leave its disks and its state alone during the backup, then: kvmbackup backup --force DOMAIN".into(),
+                "Do not change the domain's disks or state during a backup. To retry: kvmbackup backup --force DOMAIN"
+                    .into(),
             ),
             Error::Busy { .. } => Some(
-                "see: virsh domjobinfo DOMAIN; wait until it is done or end it (virsh domjobabort DOMAIN), then: \
-                 kvmbackup backup --force DOMAIN"
+                "Wait for the job (virsh domjobinfo DOMAIN) or abort it (virsh domjobabort DOMAIN), then: kvmbackup \
+                 backup --force DOMAIN"
                     .into(),
             ),
             Error::Format { path, source } => source.hint(path),
             Error::Rejected { hint, .. } => hint.clone(),
             Error::Untrusted { source, .. } => source.hint(),
-            Error::NoPoints { there, .. } if there.is_empty() => Some("there is no backup of any domain yet".into()),
+            Error::NoPoints { there, .. } if there.is_empty() => Some("No domain has been backed up yet.".into()),
             Error::NoPoints { domain, there } => Some(match nearest(domain, there.iter().map(String::as_str)) {
-                _ if there.len() <= FEW => format!("there are some of: {}", there.join(", ")),
-                Some(near) => format!("did you mean `{near}`? `kvmbackup list` shows all"),
-                None => format!("there are some of {} domains: kvmbackup list", there.len()),
+                _ if there.len() <= FEW => format!("Domains with restore points: {}", there.join(", ")),
+                Some(near) => format!("Did you mean `{near}`? To list all: kvmbackup list"),
+                None => format!("{} domains have restore points: kvmbackup list", there.len()),
             }),
-            Error::NoPoint { there, .. } => Some(format!("there are: {}", there.join(", "))),
-            Error::Exists { .. } => Some("restore to another folder, or replace what is there: --overwrite".into()),
-            Error::Room { .. } => Some("make room, or restore to another folder: --to".into()),
+            Error::NoPoint { there, .. } => Some(format!("Restore points: {}", there.join(", "))),
+            Error::Exists { .. } => {
+                Some("Restore to another directory, or replace the existing files: --overwrite".into())
+            }
+            Error::Room { .. } => Some("Free space, or restore to another directory: --to".into()),
             Error::Unreadable { .. } => Some(
-                "correct the path (`virsh edit`), mount its file system, or exclude the disk with `exclude_disks`".into(),
+                "Correct the path (`virsh edit`), mount its file system, or exclude the disk with `exclude_disks`."
+                    .into(),
             ),
             Error::Empty { target } => Some(format!(
-                "see what it is: virsh domblklist DOMAIN; a detached loop device has to be attached again (losetup), a truncated \
-                 image restored; if {target} need not be saved, add it to `exclude_disks`"
+                "Check the disk's source: virsh domblklist DOMAIN. Attach a detached loop device again (losetup), or \
+                 restore a truncated image. If {target} need not be backed up, add it to `exclude_disks`."
             )),
             Error::Layout { .. } | Error::File { .. } | Error::Cancelled(_) | Error::Program { .. } => None,
             Error::Signals(_) | Error::Json(_) => None,

@@ -65,19 +65,19 @@ fn resume(hypervisor: &dyn Hypervisor, domain: &DomainRef, ours: &[String]) -> R
         tracing::warn!(
             domain = domain.name,
             disk = other,
-            "the guest is paused by an I/O error that is not of the backup"
+            "the guest is paused by an I/O error that the backup did not cause"
         );
         return Ok(());
     }
     hypervisor.resume(domain)?;
-    tracing::warn!(domain = domain.name, "the guest was paused by an I/O error; it runs again");
+    tracing::warn!(domain = domain.name, "the guest was paused by an I/O error and was resumed");
     Ok(())
 }
 
 /// Removes the folder of our sockets, if it is there.
 pub(super) fn remove_sockets(folder: &Path) -> Result<(), Error> {
     let removed = step::reached(Step::SocketsRemove).and_then(|()| durable::remove_dir(folder));
-    removed.map_err(Error::file("remove the folder", folder))
+    removed.map_err(Error::file("remove the directory", folder))
 }
 
 /// Ends the job if it is the one we began: another's is left alone.
@@ -90,8 +90,8 @@ fn end_pull(hypervisor: &dyn Hypervisor, domain: &DomainRef, job: &PullJob) -> R
     while has_job(hypervisor, domain, job)? {
         if began.elapsed() > JOB_END {
             return Err(Error::Rejected {
-                message: "its backup job does not end".into(),
-                hint: Some("see: virsh domjobinfo DOMAIN; then: kvmbackup recover".into()),
+                message: "its backup job does not stop".into(),
+                hint: Some("Check the job: virsh domjobinfo DOMAIN; then: kvmbackup recover".into()),
             });
         }
         thread::sleep(PAUSE);

@@ -96,7 +96,7 @@ impl Journal {
     pub fn open(state_dir: &Path) -> Result<Journal, Error> {
         let dir = state_dir.join("journal");
         let made = step::reached(Step::JournalFolder).and_then(|()| durable::create_private_dir(&dir));
-        made.map_err(Error::file("create the folder", &dir))?;
+        made.map_err(Error::file("create the directory", &dir))?;
         Ok(Journal { dir })
     }
 
@@ -130,7 +130,7 @@ impl Journal {
     /// What the backup of a domain holds in the run that began then, if it holds anything.
     pub fn entry_of(&self, started: DateTime<Utc>, domain: &DomainRef) -> Result<Option<Record>, Error> {
         let path = self.path(started, domain);
-        let exists = path.try_exists().map_err(Error::file("look at", &path))?;
+        let exists = path.try_exists().map_err(Error::file("access", &path))?;
         exists.then(|| self.read(&path)).transpose()
     }
 
@@ -160,14 +160,14 @@ impl Journal {
     }
 
     fn files(&self) -> Result<Vec<PathBuf>, Error> {
-        let listed = opened::entries(&self.dir).map_err(Error::file("list the folder", &self.dir))?;
+        let listed = opened::entries(&self.dir).map_err(Error::file("list the directory", &self.dir))?;
         Ok(listed.iter().map(|item| self.dir.join(item.file_name())).collect())
     }
 
     fn read(&self, path: &Path) -> Result<Record, Error> {
         let unreadable = |message: String| Error::Rejected {
             message: format!("{}: {message}", path.display()),
-            hint: Some("see docs/operations.md, \"A journal entry that cannot be read\"".into()),
+            hint: Some("See docs/operations.md, \"A journal entry that cannot be read\".".into()),
         };
         let bytes =
             limits::read(path).map_err(|error| unreadable(format!("cannot read the journal entry: {error}")))?;
@@ -182,7 +182,7 @@ impl Journal {
         entry.schema = SCHEMA;
         limits::forget_moved(&mut entry);
         if let Some(what) = limits::overstep(&entry, self.dir.parent().unwrap_or(Path::new("/"))) {
-            return Err(unreadable(format!("the journal entry is not obeyed: {what}")));
+            return Err(unreadable(format!("refusing the journal entry: {what}")));
         }
         Ok(Record { path: path.to_owned(), entry, told: Vec::new(), thawing: Thawing::default() })
     }

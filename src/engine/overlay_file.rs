@@ -12,6 +12,7 @@ use super::qemu_img::{self, Limits};
 use crate::model::{Format, Hasher, Image};
 use crate::nbd;
 use crate::sys::durable;
+use crate::sys::process::Answer;
 use crate::sys::program::Stream;
 use crate::sys::step::{self, Step};
 
@@ -67,7 +68,7 @@ pub(super) fn is_there(path: &Path) -> Result<bool, Error> {
     match path.symlink_metadata() {
         Ok(_) => Ok(true),
         Err(error) if durable::is_absent(&error) => Ok(false),
-        Err(source) => Err(Error::file("look at the overlay", path)(source)),
+        Err(source) => Err(Error::file("examine the overlay", path)(source)),
     }
 }
 
@@ -112,7 +113,8 @@ pub(super) fn commit(path: &Path, chain: &[Image], top: File, base: File) -> Res
     let options = options(chain).map_err(|error| qemu_img::failed(super::chain(&error)))?;
     // `-d`: emptied by QEMU, it would be useless to a guest that is started on it before the definition is right.
     let arguments = ["commit", "-q", "-d", "--image-opts"].map(OsStr::new);
-    qemu_img::run(arguments, &options, [Stream::File(top.into()), Stream::File(base.into())], LIMITS).map(drop)
+    let streams = (Stream::File(top.into()), Answer::File(base.into()));
+    qemu_img::run(arguments, &options, streams, LIMITS.stall).map(drop)
 }
 
 /// A whole chain as QEMU's options, all of it named.
@@ -132,7 +134,7 @@ pub(super) fn holds_data(path: &Path) -> Result<bool, Error> {
         "driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": path.to_string_lossy()},
     });
     let arguments = ["map", "--output=json"].map(OsStr::new);
-    let map = qemu_img::run(arguments, format!("json:{image}").as_ref(), qemu_img::asks(), LIMITS)?;
+    let map = qemu_img::ask(arguments, format!("json:{image}").as_ref(), LIMITS)?;
     let map: Vec<serde_json::Value> = serde_json::from_slice(&map).map_err(Error::Json)?;
     // QEMU before 6.1 does not tell what is present: then everything counts as data.
     Ok(map.iter().any(|extent| extent["present"] != false))

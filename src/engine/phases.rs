@@ -265,7 +265,7 @@ impl<'a> Phases<'a> {
         let (mut result, mut failure) = judged(hook, span.name(), ran);
         if result.status == HookStatus::Ok {
             result.status = HookStatus::Failed;
-            failure = Some(Failure { message: "it ended without saying READY".into(), hint: None });
+            failure = Some(Failure { message: "it ended without printing READY".into(), hint: None });
         }
         self.quiesced.lost |= span == Span::Snapshot;
         self.note(hook, true, result, failure)
@@ -281,9 +281,9 @@ impl<'a> Phases<'a> {
         if !released.kept {
             result.status = HookStatus::Lost;
             let why = failure.take().map(|failure| format!(": {}", failure.message)).unwrap_or_default();
-            let message = format!("it did not hold until it was let go{why}");
+            let message = format!("it ended before it was released{why}");
             failure =
-                Some(Failure { message, hint: Some("see what it printed; `hold_timeout` may be too short".into()) });
+                Some(Failure { message, hint: Some("Check its output. `hold_timeout` may be too short.".into()) });
         }
         match (span, &failure) {
             (Span::Snapshot, None) => self.quiesced.kept += 1,

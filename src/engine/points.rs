@@ -94,7 +94,7 @@ pub struct Details {
 /// listed. A damaged point is reported like any other; a domain that is named and has no point is an error.
 pub fn list(store: &Store, state_dir: &Path, domains: &[String]) -> Result<(Vec<PointInfo>, Vec<Failure>), Error> {
     let unknown =
-        |error: &Error| tracing::warn!("it is not known when restore points were checked: {}", super::chain(error));
+        |error: &Error| tracing::warn!("cannot read when restore points were verified: {}", super::chain(error));
     let verified = Verified::load(state_dir).inspect_err(unknown).unwrap_or_default();
     let found = found(store, domains)?;
     let points = found.domains.iter().flat_map(|(_, points)| points);
@@ -203,8 +203,8 @@ pub(super) fn beside_other_guests(store: &Store, point: &Point) -> Result<Option
     let others = points.iter().filter_map(|(_, guest)| *guest).filter(|other| *other != guest).count();
     let domain = &point.domain;
     let note = format!(
-        "this restore point is of the guest with the UUID {guest}; {others} more are of other guests that were named {domain}: \
-         kvmbackup list {}",
+        "this restore point belongs to the guest with UUID {guest}; {others} more belong to other guests named \
+         {domain}: kvmbackup list {}",
         quoted(domain)
     );
     Ok((others > 0).then(|| typed(&note)))

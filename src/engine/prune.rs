@@ -82,8 +82,14 @@ pub fn prune(
         let policy = settings.rule_for(&domain).map(|rule| rule.domain.retention);
         rotations.push(match policy {
             Some(Some(policy)) => rotate.points(&domain, None, &present, &policy),
-            Some(None) => untouched(&domain, present, "the configuration keeps all"),
-            None => untouched(&domain, present, "no entry of the configuration is for it"),
+            Some(None) => untouched(
+                &domain,
+                present,
+                "the configuration keeps all restore points restore points restore points restore points restore points \
+            restore points restore points \
+            restore points restore points",
+            ),
+            None => untouched(&domain, present, "not in the configuration"),
         });
     }
     Ok((rotations, found.failures))
@@ -143,13 +149,13 @@ impl Rotate<'_> {
         }
         let manifest = match points::open(self.store, point) {
             Ok((_, Some(manifest))) => manifest,
-            Ok((_, None)) => return exempt("of another program: not judged"),
-            Err(error) if error.is_target_stall() => return exempt("the target hangs: not judged"),
-            Err(_) => return exempt("damaged: its manifest cannot be read; examine it, then remove it yourself"),
+            Ok((_, None)) => return exempt("not created by kvmbackup: ignored"),
+            Err(error) if error.is_target_stall() => return exempt("the target hangs: ignored"),
+            Err(_) => return exempt("damaged: its manifest cannot be read; examine it, then remove it by hand"),
         };
         let guest = Some(manifest.domain.uuid);
         if self.verified.is_damaged(point) {
-            let damaged = exempt("damaged, as its last check found: examine it, then remove it yourself");
+            let damaged = exempt("found damaged by its last verification; examine it, then remove it by hand");
             return Assessed { guest, ..damaged };
         }
         let misses = manifest.tpm_missing.is_some() || manifest.skipped.iter().any(|disk| disk.missed);
@@ -199,7 +205,7 @@ fn set_others_aside(assessed: &mut [Assessed<'_>], guest: Option<Uuid>) -> Vec<F
     for assessed in assessed {
         let Some(other) = assessed.guest.filter(|other| guest.is_some_and(|guest| guest != *other)) else { continue };
         assessed.is_other = true;
-        assessed.worth = Worth::Exempt(format!("of another guest that had this name (UUID {other})"));
+        assessed.worth = Worth::Exempt(format!("of another guest with this name (UUID {other})"));
         match others.iter_mut().find(|(uuid, _)| *uuid == other) {
             Some((_, points)) => points.push(assessed.point),
             None => others.push((other, vec![assessed.point])),
@@ -212,8 +218,8 @@ fn set_others_aside(assessed: &mut [Assessed<'_>], guest: Option<Uuid>) -> Vec<F
         };
         let files: Vec<String> = points.iter().map(|point| quoted(&point.location().to_string_lossy())).collect();
         Failure {
-            message: format!("{count} of another guest that had this name (UUID {uuid}) {are} kept"),
-            hint: Some(format!("Rotation never removes them. If you no longer need them: rm {}", files.join(" "))),
+            message: format!("{count} of another guest with this name (UUID {uuid}) {are} kept"),
+            hint: Some(format!("Rotation never removes them. If they are no longer needed: rm {}", files.join(" "))),
         }
     };
     others.into_iter().map(told).collect()
@@ -229,8 +235,8 @@ fn hold(points: &mut [Judged], assessed: &[Assessed<'_>], domain: &str, why: &st
     Failure {
         message: format!("rotation is on hold, older restore points are kept: {why}"),
         hint: Some(format!(
-            "Check the guest's disks. If the newest restore point is right: kvmbackup backup --force {} --accept-smaller; \
-             if not, remove its archive",
+            "Check the guest's disks. If the newest restore point is correct: kvmbackup backup --force {} \
+             --accept-smaller; if not, remove its archive.",
             quoted(domain)
         )),
     }
@@ -248,7 +254,7 @@ fn judge(assessed: &[Assessed<'_>], policy: &Policy, now: DateTime<Local>) -> Ve
         let (keep, reasons) = match (worth, verdict) {
             (Worth::Exempt(why), _) => (true, vec![why.clone()]),
             (_, Some(verdict)) if !verdict.keep && last_whole == Some(point.id) => {
-                (true, vec!["the last whole one".to_owned()])
+                (true, vec!["the newest complete one".to_owned()])
             }
             (_, Some(verdict)) => (verdict.keep, verdict.reasons.clone()),
             (_, None) => (true, vec!["not judged".to_owned()]),

@@ -142,9 +142,9 @@ fn frozen_by_another<T>(
     let worth = lost.map(|lost| format!("; {}", only_crash_consistent(lost).message)).unwrap_or_default();
     frozen.told = Some(Failure {
         message: format!(
-            "another program had frozen the guest's file systems, so this backup neither froze nor thawed them{worth}"
+            "another program had already frozen the guest's file systems; this backup neither froze nor thawed them{worth}"
         ),
-        hint: Some("if no program keeps them frozen on purpose: virsh domfsthaw DOMAIN".into()),
+        hint: Some("If no other program needs them frozen: virsh domfsthaw DOMAIN".into()),
     });
     (captured, frozen)
 }
@@ -154,7 +154,7 @@ fn lost(domain: &DomainRef, lasted: Result<bool, hypervisor::Error>) -> Option<h
     match lasted {
         Ok(true) => None,
         Ok(false) => {
-            let answer = "it was thawed before the capture was taken".to_owned();
+            let answer = "the guest was thawed before the capture was complete".to_owned();
             Some(hypervisor::Error::Agent { domain: domain.name.clone(), answer })
         }
         Err(error) => Some(error),
@@ -179,7 +179,7 @@ fn held<T>(
             if waits.recv_timeout(HOLD_DEADLINE) == Err(RecvTimeoutError::Timeout) {
                 tracing::error!(
                     domain = domain.name,
-                    "the capture takes too long; the guest is thawed before it is done"
+                    "the capture takes too long; thawing the guest before it is complete"
                 );
                 if let Err(error) = hypervisor.thaw(domain) {
                     tracing::error!(domain = domain.name, "{}", super::error::chain(&error));

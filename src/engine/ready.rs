@@ -10,7 +10,7 @@ use crate::config::Quiesce;
 use crate::hypervisor::{Guests, OffKind, Snapshots};
 use crate::model::command::quoted;
 use crate::model::{Consistency, Disk, Domain, DomainRef, DomainState, Failure, Image};
-use crate::plan::{CapturePlan, How};
+use crate::plan::{CapturePlan, ReadFrom};
 
 /// How long a job of another program is waited for. A snapshot is a matter of moments; a migration may take hours.
 const JOBS: Duration = Duration::from_secs(10);
@@ -50,15 +50,15 @@ pub(super) fn at_rest(hypervisor: &dyn Guests, domain: &Domain) -> Result<Worth,
         OffKind::Plain | OffKind::SavedToFile => Ok(worth(Consistency::Offline, Vec::new())),
         OffKind::Saved => {
             let warning = Failure {
-                message: "the guest is saved, and its memory is not in the backup: its disks are as after a power cut"
+                message: "the guest has a saved state, which is not in the backup: its disks are as after a power cut"
                     .into(),
-                hint: Some("shut guests down rather than save them, or start it before the backup".into()),
+                hint: Some("Shut the guest down instead of saving it, or start it before the backup.".into()),
             };
             Ok(worth(Consistency::Crash, vec![warning]))
         }
         OffKind::Migrated => Err(Error::Rejected {
-            message: "the guest was migrated, and may run on another host".into(),
-            hint: Some("back it up there; if it runs nowhere, start it here: virsh start DOMAIN".into()),
+            message: "the guest was migrated and may run on another host".into(),
+            hint: Some("Back it up there. If it does not run anywhere, start it here: virsh start DOMAIN".into()),
         }),
     }
 }
@@ -68,7 +68,7 @@ pub(super) fn at_rest(hypervisor: &dyn Guests, domain: &Domain) -> Result<Worth,
 pub(super) fn read_directly(domain: &Domain, plan: &CapturePlan) -> Result<Worth, Error> {
     let mut worth = Worth::default();
     for planned in &plan.disks {
-        let How::Direct(image) = &planned.how else { continue };
+        let ReadFrom::Direct(image) = &planned.how else { continue };
         let target = &planned.disk.target;
         if let Some(path) = image.source.path() {
             // The error of qemu-nbd would be long and without a hint.
@@ -82,13 +82,13 @@ pub(super) fn read_directly(domain: &Domain, plan: &CapturePlan) -> Result<Worth
                 return Err(Error::Rejected {
                     message: format!("{message}, so its contents would change while they are read"),
                     hint: Some(format!(
-                        "back up the guest that uses it, or end that use; then: kvmbackup backup --force {}",
+                        "Back up the guest that uses it, or stop that process; then: kvmbackup backup --force {}",
                         quoted(&domain.id.name)
                     )),
                 });
             }
             worth.consistency = Some(Consistency::Crash);
-            worth.warnings.push(Failure { message: format!("{message}; its contents may not agree"), hint: None });
+            worth.warnings.push(Failure { message: format!("{message}; the backup may be inconsistent"), hint: None });
         }
     }
     Ok(worth)
@@ -107,11 +107,10 @@ pub(super) fn to_be_captured(
 ) -> Result<(), Error> {
     if domain.state == DomainState::Paused && quiesce == Quiesce::Require {
         return Err(Error::Rejected {
-            message: "the guest is paused, suspended or crashed, so its file systems cannot be frozen, and \
-                      `quiesce: require` is set"
+            message: "cannot freeze the file systems of a guest that is paused, suspended or crashed, and `quiesce: require` is set"
                 .into(),
             hint: Some(
-                "see: virsh domstate DOMAIN --reason; resume it, or set `quiesce: prefer` for this domain".into(),
+                "Check why: virsh domstate DOMAIN --reason. Resume the guest, or set `quiesce: prefer` for this domain.".into(),
             ),
         });
     }
@@ -119,8 +118,8 @@ pub(super) fn to_be_captured(
         if hypervisor.block_job(&domain.id, &disk.target)?.is_some() {
             return Err(Error::Chain {
                 target: disk.target.clone(),
-                message: "a block job runs on it".into(),
-                hint: "wait for it; see: virsh blockjob DOMAIN DISK --info".into(),
+                message: "a block job is running on it".into(),
+                hint: "Wait until it ends: virsh blockjob DOMAIN DISK --info".into(),
             });
         }
     }

@@ -77,7 +77,7 @@ pub fn recover_unknown(
         let name = record.entry().domain.name.clone();
         let targets: Vec<_> = record.entry().overlays.iter().map(|overlay| overlay.target.clone()).collect();
         let line = format!(
-            "{name}: {} was on an overlay that no journal entry names; committed back to its base",
+            "{name}: {} was on an overlay without a journal entry; committed back to its base",
             targets.join(", ")
         );
         let undone = undo(hypervisor, record, &Patience::new(settings.stall_timeout));
@@ -136,8 +136,8 @@ fn of_another_host(record: &Record) -> Failure {
     let mut hint: Vec<String> = entry.overlays.iter().map(commit).collect();
     hint.push(format!("rm {}", quoted(&record.path().to_string_lossy())));
     Failure {
-        message: format!("{name}: the interrupted run used {uri}, the libvirt of another host"),
-        hint: Some(format!("bring the guest back to its images there, then remove the entry: {}", hint.join("; "))),
+        message: format!("{name}: the interrupted run used {uri}, which is the libvirt of another host"),
+        hint: Some(format!("Move the guest back to its images there, then remove the entry: {}", hint.join("; "))),
     }
 }
 
@@ -182,14 +182,14 @@ fn describe(record: &Record, patience: &Patience) -> String {
         undone.push(format!("committed {} back to its base", targets.join(", ")));
     }
     if entry.pull.as_ref().is_some_and(|job| job.socket.exists()) {
-        undone.push("ended the backup job".to_owned());
+        undone.push("stopped the backup job".to_owned());
     }
     let partial = entry.partial.clone();
     if partial.is_some_and(|partial| patience.call(move || partial.exists()).unwrap_or(false)) {
         undone.push("removed the unfinished archive".to_owned());
     }
     if undone.is_empty() {
-        undone.push("nothing was left of it".to_owned());
+        undone.push("nothing was left behind".to_owned());
     }
     format!(
         "{}: the run of {} was interrupted; {}",

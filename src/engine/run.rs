@@ -20,17 +20,17 @@ use crate::store::Store;
 use crate::sys::signals::Cancel;
 
 /// Decides which domains are due, and why. Changes nothing.
-pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, request: &Selection) -> Result<Plan, Error> {
+pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, selection: &Selection) -> Result<Plan, Error> {
     // A target that does not exist yet has no points. Whether it may be missing is checked before writing to it.
     let store = target::open(settings)
-        .inspect_err(|error| tracing::warn!("the age of restore points is unknown: {}", super::chain(error)))
+        .inspect_err(|error| tracing::warn!("cannot determine the age of restore points: {}", super::chain(error)))
         .ok();
     let mut known = Vec::new();
     for (id, state) in hypervisor.domains()? {
         let last_point = store.as_ref().and_then(|store| last_point(store, &id.name));
         known.push(KnownDomain { id, state, last_point });
     }
-    Ok(plan::plan(settings, &known, request, Local::now().date_naive()))
+    Ok(plan::plan(settings, &known, selection, Local::now().date_naive()))
 }
 
 /// The time of the newest restore point that does not lie in the future; otherwise catch-up would wait for that day. A folder that
@@ -43,8 +43,8 @@ fn last_point(store: &Store, domain: &str) -> Option<chrono::NaiveDateTime> {
 }
 
 /// The report of a run that begins now and has done nothing yet.
-pub fn begin(settings: &Settings, request: &Selection) -> RunReport {
-    let jobs = settings.jobs(&request.domains);
+pub fn begin(settings: &Settings, selection: &Selection) -> RunReport {
+    let jobs = settings.jobs(&selection.domains);
     RunReport { jobs, ..RunReport::new(settings.host.clone(), Uuid::new_v4(), Utc::now()) }
 }
 
@@ -57,7 +57,7 @@ pub struct Run<'a> {
     /// The journal; its folder is locked.
     pub journal: &'a Journal,
     /// What the command line asks for.
-    pub request: &'a Selection,
+    pub selection: &'a Selection,
     /// Whether to stop.
     pub cancel: &'a Cancel,
     /// Who hears of progress.
@@ -66,7 +66,7 @@ pub struct Run<'a> {
 
 /// The result of a run, domain by domain.
 #[derive(Debug, Default)]
-pub struct Ran {
+pub struct Backups {
     /// How each backup ended, and the entries that match nothing.
     pub domains: Vec<DomainOutcome>,
     /// Those that were not due.
@@ -77,10 +77,10 @@ pub struct Ran {
 
 impl Run<'_> {
     /// Backs up all that is due. Fails as a whole only before the first domain; later failures are those of domains.
-    pub fn all(&self, run_id: Uuid, started: DateTime<Utc>) -> (Ran, Result<(), Error>) {
-        let mut ran = Ran::default();
+    pub fn all(&self, run_id: Uuid, started: DateTime<Utc>) -> (Backups, Result<(), Error>) {
+        let mut ran = Backups::default();
         let opened = target::open_or_create(self.settings)
-            .and_then(|store| Ok((store, plan(self.settings, self.hypervisor, self.request)?)));
+            .and_then(|store| Ok((store, plan(self.settings, self.hypervisor, self.selection)?)));
         let (store, plan) = match opened {
             Ok(opened) => opened,
             Err(error) => return (ran, Err(error)),

@@ -71,7 +71,7 @@ pub(super) fn overlay(hypervisor: &dyn Hypervisor, record: &mut Record, overlay:
             return Err(error);
         }
         let error = super::chain(&error);
-        tracing::warn!(domain = domain.name, "{error}; the domain is in another state now; trying again");
+        tracing::warn!(domain = domain.name, "{error}; the domain's state changed; trying again");
     }
 }
 
@@ -124,7 +124,7 @@ pub(super) fn wait_for_calls(hypervisor: &dyn Hypervisor, domain: &DomainRef) {
         && !matches!(hypervisor.pull_socket(domain), Ok(Some(_)))
     {
         if began.elapsed() > CALLS {
-            tracing::warn!(domain = domain.name, "libvirt is still at a job of the domain; going on");
+            tracing::warn!(domain = domain.name, "a libvirt job is still running on the domain; continuing");
             return;
         }
         thread::sleep(PAUSE);
@@ -198,7 +198,7 @@ fn without_file(
         }
         record.tell(Failure {
             message: format!(
-                "disk {} of {}: its overlay {} was removed by another hand; it is on its base again",
+                "disk {} of {}: its overlay {} was removed by another program; the disk is on its base again",
                 seat.target,
                 seat.domain.id.name,
                 overlay.path.display()

@@ -52,12 +52,12 @@ impl<'a> Before<'a> {
         let name = quoted(&self.domain.name);
         Some(Failure {
             message: format!(
-                "disk {}: {what} in the restore point {point}; rotation keeps the older restore points until this is resolved",
+                "disk {}: {what} in restore point {point}; rotation keeps the older restore points until this is resolved",
                 now.target
             ),
             hint: Some(format!(
-                "if contents were lost, restore them: kvmbackup restore {name} --at {point}; if the disk was made smaller on \
-                 purpose: kvmbackup backup --force {name} --accept-smaller"
+                "If data was lost, restore it: kvmbackup restore {name} --at {point}; if the change is intended: \
+                 kvmbackup backup --force {name} --accept-smaller"
             )),
         })
     }
@@ -69,10 +69,10 @@ fn lost(was: [u64; 2], now: [u64; 2]) -> Option<String> {
     let compared = |at: usize| (size::bytes(now[at]), size::bytes(was[at]));
     if size {
         let (now, was) = compared(0);
-        Some(format!("its size is {now}, and was {was}"))
+        Some(format!("its size is {now}; it was {was}"))
     } else if data {
         let (now, was) = compared(1);
-        Some(format!("it holds {now} of data, and held {was}"))
+        Some(format!("it holds {now} of data; it held {was}"))
     } else {
         None
     }

@@ -26,7 +26,7 @@ use target::Target;
 pub fn take(settings: &Settings, hypervisor: Option<&dyn Hypervisor>, previous: Option<&Survey>) -> Survey {
     let guests = hypervisor.and_then(|hypervisor| guests(settings, hypervisor, previous));
     let verified = Verified::load(&settings.state_dir).inspect_err(|error| {
-        tracing::warn!("it is not known which restore points are damaged: {}", super::chain(error));
+        tracing::warn!("cannot read which restore points are damaged: {}", super::chain(error));
     });
     let is_known = verified.is_ok();
     let mut survey = join(settings, guests, target::look(settings, verified.unwrap_or_default()), previous);
@@ -46,9 +46,10 @@ pub fn damaged(survey: &Survey) -> Vec<DamagedPoint> {
         domain: name.clone(),
         id,
         failure: Failure {
-            message: format!("restore point {id} is damaged, as its last check found"),
+            message: format!("restore point {id} was found damaged by its last verification"),
             hint: Some(format!(
-                "See what is damaged: kvmbackup verify {} --at {id}; what to do about it: docs/operations.md, \"Damage is found\"",
+                "To see what is damaged: kvmbackup verify {} --at {id}; for what to do, see docs/operations.md, \
+                 \"Damage is found\".",
                 quoted(name)
             )),
         },
@@ -69,7 +70,7 @@ fn guests(
     hypervisor: &dyn Hypervisor,
     previous: Option<&Survey>,
 ) -> Option<BTreeMap<String, Guest>> {
-    let warn = |error| tracing::warn!("the survey goes on without libvirt: {}", super::chain(&error));
+    let warn = |error| tracing::warn!("the survey continues without libvirt: {}", super::chain(&error));
     let known = hypervisor.domains().map_err(warn).ok()?;
     let mut of_journal = in_journal(settings);
     let mut guests = BTreeMap::new();
@@ -81,7 +82,7 @@ fn guests(
                 targets.len() as u64
             }
             Err(error) => {
-                tracing::warn!(domain = id.name, "the survey cannot see its disks: {}", super::chain(&error));
+                tracing::warn!(domain = id.name, "the survey cannot read its disks: {}", super::chain(&error));
                 previous.and_then(|survey| survey.domains.get(&id.name)).map_or(0, |seen| seen.leftover_overlays)
             }
         };
@@ -96,7 +97,7 @@ fn guests(
 /// Disks whose overlays an interrupted run has left, by domain; an entry that cannot be read tells nothing.
 fn in_journal(settings: &Settings) -> BTreeMap<String, BTreeSet<String>> {
     let left = Journal::open(&settings.state_dir).and_then(|journal| journal.left()).unwrap_or_else(|error| {
-        tracing::warn!("what interrupted runs left cannot be seen: {}", error.failure().message);
+        tracing::warn!("cannot read what interrupted runs left: {}", error.failure().message);
         Vec::new()
     });
     let mut found = BTreeMap::<String, BTreeSet<String>>::new();

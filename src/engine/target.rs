@@ -19,7 +19,7 @@ pub(super) fn open_or_create(settings: &Settings) -> Result<Store, Error> {
     if settings.require_mount {
         let path = dir.clone();
         let mounted = patience.call(move || space::is_off_root(&path).unwrap_or(false));
-        if !mounted.map_err(Error::file("look at", dir))? {
+        if !mounted.map_err(Error::file("access", dir))? {
             return Err(Error::Target { path: dir.clone() });
         }
     }

@@ -71,10 +71,10 @@ impl fmt::Display for User {
                 write!(f, "domain {} (disk {target})", domain.name)
             }
             User::Domain(Use { domain, target, role: Role::Below, .. }) => {
-                write!(f, "domain {} (disk {target} is based on it)", domain.name)
+                write!(f, "domain {} (backing file of disk {target})", domain.name)
             }
             User::Domain(Use { domain, role: Role::Boot, .. }) => {
-                write!(f, "domain {} (it boots from it)", domain.name)
+                write!(f, "domain {} (boot file)", domain.name)
             }
             User::Host(user) => user.fmt(f),
         }
@@ -116,10 +116,10 @@ impl Users {
 
 /// Who has the file or device at `path` in use now; nothing at all where there is no such file.
 pub(super) fn open(path: &Path) -> Result<Vec<in_use::User>, Error> {
-    let id = FileId::of(path).map_err(Error::file("look at", path))?;
+    let id = FileId::of(path).map_err(Error::file("access", path))?;
     let Some(id) = id else { return Ok(Vec::new()) };
     let users = Patience::new(LOOK).call(move || in_use::users(id)).and_then(|users| users);
-    users.map_err(Error::file("look who uses", path))
+    users.map_err(Error::file("find out which process uses", path))
 }
 
 /// The files that an image consists of, and itself: those below it and data files, as far as headers name them.
@@ -221,7 +221,7 @@ fn uses_of(domain: &Domain) -> Vec<Use> {
     let (named, name) = (uses.clone(), domain.id.name.clone());
     let looked = Patience::new(LOOK).call(move || look_at(named, &images, &name));
     looked.unwrap_or_else(|error| {
-        tracing::warn!(domain = domain.id.name, %error, "cannot look at the images of the domain");
+        tracing::warn!(domain = domain.id.name, %error, "cannot examine the domain's images");
         uses
     })
 }
@@ -239,7 +239,7 @@ fn look_at(mut uses: Vec<Use>, images: &[(String, Image)], domain: &str) -> Vec<
                     }
                 }
             }
-            Err(error) => tracing::warn!(domain, disk = target, %error, "cannot read which files the image names"),
+            Err(error) => tracing::warn!(domain, disk = target, %error, "cannot read which files the image refers to"),
         }
     }
     for one in &mut uses {
@@ -250,9 +250,9 @@ fn look_at(mut uses: Vec<Use>, images: &[(String, Image)], domain: &str) -> Vec<
 
 /// What a path leads to, and all that shares its bytes.
 fn ids(path: &Path) -> Result<BTreeSet<FileId>, Error> {
-    let id = FileId::of(path).map_err(Error::file("look at", path))?;
+    let id = FileId::of(path).map_err(Error::file("access", path))?;
     let Some(id) = id else { return Ok(BTreeSet::new()) };
-    Patience::new(LOOK).call(move || id.related()).map_err(Error::file("look who uses", path))
+    Patience::new(LOOK).call(move || id.related()).map_err(Error::file("find out which process uses", path))
 }
 
 #[cfg(test)]
@@ -287,7 +287,7 @@ mod tests {
             .into_iter()
             .map(|one| User::Domain(one.clone()).to_string())
             .collect();
-        assert_eq!(shown, ["domain web 1 (disk vda is based on it)"]);
+        assert_eq!(shown, ["domain web 1 (backing file of disk vda)"]);
     }
 
     #[test]

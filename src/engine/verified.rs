@@ -57,7 +57,7 @@ impl Verified {
             Ok(known) => known,
             Err(source @ Unreadable::Newer { .. }) => return Err(Error::Format { path, source }),
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "the record of checks cannot be read; it begins anew");
+                tracing::warn!(path = %path.display(), %error, "cannot read the record of verifications; starting a new one");
                 Verified::default()
             }
         };
@@ -132,7 +132,7 @@ impl Recorder {
         }
         self.written = Instant::now();
         let made = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(&self.state_dir));
-        made.map_err(Error::file("create the folder", &self.state_dir))?;
+        made.map_err(Error::file("create the directory", &self.state_dir))?;
         let path = self.state_dir.join(LOCK);
         let locked = step::reached(Step::VerifiedLock).and_then(|()| lock::wait(&path));
         let _lock = locked.map_err(Error::file("lock", &path))?;

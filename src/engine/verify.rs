@@ -16,7 +16,7 @@ use crate::sys::signals::Cancel;
 
 /// Which restore points are checked, and for how long.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
+pub struct Scope<'a> {
     /// Those of these domains; of none named: of all.
     pub domains: &'a [String],
     /// Which ones of each domain.
@@ -95,34 +95,34 @@ pub enum Verdict {
 pub fn verify(
     store: &Store,
     state_dir: &Path,
-    request: &Request<'_>,
+    scope: &Scope<'_>,
     (monitor, cancel): (&dyn Monitor, &Cancel),
     each: &mut dyn FnMut(&Verification),
 ) -> Result<Checks, Error> {
     let mut recorder = Recorder::new(state_dir)?;
-    let found = points::found(store, request.domains)?;
+    let found = points::found(store, scope.domains)?;
     let mut wanted = Vec::new();
     for (domain, present) in found.domains {
         recorder.keep_only(&domain, &present);
-        match request.which {
+        match scope.which {
             Which::All => wanted.extend(present),
             Which::One(_) if present.is_empty() => {}
             Which::One(when) => wanted.push(points::find(store, &domain, when)?),
         }
     }
-    let wanted = in_order(wanted, recorder.known(), request.older_than);
+    let wanted = in_order(wanted, recorder.known(), scope.older_than);
     let mut checks = Checks { failures: found.failures, ..Checks::default() };
     let mut check_all = || {
         let began = Instant::now();
         for (number, point) in wanted.iter().enumerate() {
-            if request.limit.is_some_and(|limit| began.elapsed() >= limit) {
+            if scope.limit.is_some_and(|limit| began.elapsed() >= limit) {
                 checks.left = wanted.len() - number;
                 break;
             }
             let result = check(point, store, monitor, cancel);
             monitor.done(&DomainOutcome::new(&point.domain, None));
             let Some(result) = result? else {
-                tracing::debug!(path = %point.location().display(), "removed meanwhile: not checked");
+                tracing::debug!(path = %point.location().display(), "removed meanwhile: not verified");
                 checks.gone += 1;
                 continue;
             };

@@ -1,5 +1,5 @@
-//! Owns: the list of peers, the bounds on their number and on their unsent bytes, and which peer is closed at a bound.
-//! Must not: know what a peer asks.
+//! The list of clients (peers), the limits on their number and unsent bytes, and the choice of the peer to close at a limit.
+//! It must not know requests.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,14 +9,14 @@ use rustix::process::{Resource, getrlimit};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep_until};
 
-/// Most peers at once; half of the file descriptors that the process may have, where that is less.
+/// Maximum number of peers; less if this is more than half of the file descriptors that the process may have.
 const MOST: usize = 256;
-/// Bytes of responses that wait for slow peers, all together.
+/// Maximum total size of responses that wait for slow peers, in bytes.
 const PENDING: usize = 16 << 20;
-/// A peer may be closed in favour of a new one when it has had this long to send its request.
+/// Time that a peer has to send its request before it may be closed for a new peer.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// Bytes of the response that a peer has not taken yet; `None` while it is idle: it has not asked.
+/// Unsent bytes of the response; `None` while the peer is idle, before its request.
 pub(super) type Load = Rc<Cell<Option<usize>>>;
 
 /// All peers, oldest first.
@@ -30,13 +30,13 @@ struct Peer {
 }
 
 impl Crowd {
-    /// Takes in a peer that this task serves.
+    /// Adds a peer that this task serves.
     pub fn admit(&self, task: JoinHandle<()>, load: Load) {
         self.0.borrow_mut().push(Peer { task, since: Instant::now(), load });
     }
 
-    /// Waits until one more peer may be let in. If every place is taken, that is when the peer to close has had the time to send
-    /// its request: otherwise peers that only connect would close each connection before its request arrives.
+    /// Waits until one more peer may be accepted. If all places are taken, this waits until the peer to close has had time to send
+    /// its request. Otherwise peers that only connect would close each connection before its request arrives.
     pub async fn make_room(&self) {
         while let Some(leaves) = self.place_opens() {
             if leaves > Instant::now() {
@@ -48,7 +48,7 @@ impl Crowd {
         }
     }
 
-    /// When the oldest peer may be closed for a new one; `None` while there is a place.
+    /// When the oldest peer may be closed for a new one; `None` while a place is free.
     fn place_opens(&self) -> Option<Instant> {
         let mut peers = self.0.borrow_mut();
         peers.retain(|peer| !peer.task.is_finished());
@@ -56,14 +56,14 @@ impl Crowd {
         oldest(&peers).filter(|_| is_full).map(|oldest| oldest.since + GRACE)
     }
 
-    /// Has the oldest peer closed, as soon as its task runs again; false if there is none.
+    /// Marks the oldest peer to be closed when its task runs again. Returns false if there is none.
     pub fn close_oldest(&self) -> bool {
         let mut peers = self.0.borrow_mut();
         peers.retain(|peer| !peer.task.is_finished());
         oldest(&peers).inspect(|oldest| oldest.task.abort()).is_some()
     }
 
-    /// Sets the bytes that a peer has to take. While all peers together have too many, the oldest others are closed.
+    /// Sets the unsent bytes of a peer. While the total is too large, the oldest other peers are closed.
     pub fn carry(&self, load: &Load, bytes: usize) {
         load.set(Some(bytes));
         let mut peers = self.0.borrow_mut();
@@ -79,12 +79,12 @@ impl Crowd {
     }
 }
 
-/// The peer to close: the oldest idle one, or else the oldest.
+/// The peer to close: the oldest idle one, otherwise the oldest.
 fn oldest(peers: &[Peer]) -> Option<&Peer> {
     peers.iter().find(|peer| peer.load.get().is_none()).or(peers.first())
 }
 
-/// The largest number of peers. Other parts of this process need descriptors, too.
+/// The maximum number of peers. Other parts of this process need descriptors too.
 fn most() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(limit / 2).unwrap_or(MOST).clamp(1, MOST)
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// The peers that are left of these, of which each is idle or has bytes to take, after something was done.
+    /// The remaining peers after an action; each is idle or has unsent bytes.
     fn left(loads: &[Option<usize>], act: impl FnOnce(&Crowd, &[Load])) -> Vec<usize> {
         let runtime = Builder::new_current_thread().enable_time().build().unwrap();
         LocalSet::new().block_on(&runtime, async {

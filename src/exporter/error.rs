@@ -1,4 +1,4 @@
-//! Owns: why the exporter cannot serve. Must not: tell of peers; what they do is no error of ours.
+//! Errors of the exporter. It must not report the behaviour of clients, which is not an error of the exporter.
 
 use std::io;
 
@@ -7,19 +7,19 @@ use crate::model::Listen;
 /// The exporter cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Somebody serves there already.
-    #[error("cannot listen on {listen}: another program does")]
+    /// Another program uses the address.
+    #[error("cannot listen on {listen}: another program uses it")]
     Taken {
         /// Where.
         listen: Listen,
     },
-    /// Something else than a socket has the path of the socket.
-    #[error("cannot listen on {listen}: there is a file that is no socket")]
+    /// The path of the socket is taken by another file.
+    #[error("cannot listen on {listen}: the file exists and is not a socket")]
     NoSocket {
         /// Where.
         listen: Listen,
     },
-    /// The system refuses.
+    /// The system rejects the address.
     #[error("cannot listen on {listen}")]
     Listen {
         /// Where.
@@ -27,7 +27,7 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The system does not let us wait for peers.
+    /// The system cannot wait for connections.
     #[error("cannot wait for connections")]
     Wait(#[source] io::Error),
 }
@@ -36,17 +36,18 @@ impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Taken { listen: Listen::Tcp { port, .. } } => {
-                Some(format!("see who does: `ss -ltnp sport = :{port}`; or choose another port with --listen"))
-            }
-            Error::Taken { listen: Listen::Unix(path) } => {
-                Some(format!("see who does: `ss -lxp src {}`; or choose another path with --listen", path.display()))
-            }
-            Error::NoSocket { .. } => Some("move it away, or choose another path".to_owned()),
+            Error::Taken { listen: Listen::Tcp { port, .. } } => Some(format!(
+                "See which program it is with `ss -ltnp sport = :{port}`, or choose another port with --listen."
+            )),
+            Error::Taken { listen: Listen::Unix(path) } => Some(format!(
+                "See which program it is with `ss -lxp src {}`, or choose another path with --listen.",
+                path.display()
+            )),
+            Error::NoSocket { .. } => Some("Move the file away, or choose another path with --listen.".to_owned()),
             Error::Listen { listen: Listen::Unix(_), .. } => {
-                Some("the folder of the socket must exist, and this user must be allowed to write to it".to_owned())
+                Some("Create the directory of the socket, and make it writable for this user.".to_owned())
             }
-            Error::Listen { .. } => Some("the address must be one of this host's: see `ip address`".to_owned()),
+            Error::Listen { .. } => Some("Use an address of this host: `ip address`".to_owned()),
             Error::Wait(_) => None,
         }
     }

@@ -1,13 +1,13 @@
-//! Owns: which hosts a request may name. Must not: ask a resolver.
+//! Decides which host names a request may contain. It must not use a resolver.
 //!
-//! A page of another site can have its own name resolve to this host and then read what is served, as if it were of that site
-//! (DNS rebinding). The browser still sends that name as `Host`, so only requests with a name that no other site can have are answered.
+//! A page of another site can make its own name resolve to this host and then read the responses as if they came from that site
+//! (DNS rebinding). The browser still sends that name as `Host`, so only names that no other site can have are accepted.
 
 use std::net::IpAddr;
 
 use crate::model::Listen;
 
-/// The host names that are answered besides loopback and the address that the peer connected to.
+/// The accepted host names in addition to loopback and the address that the peer connected to.
 #[derive(Debug)]
 pub(super) struct Hosts(Vec<String>);
 
@@ -16,8 +16,8 @@ impl Hosts {
         Hosts(names)
     }
 
-    /// Whether a request with this `Host`, on a connection to `at`, is answered. A client that sends no `Host`, or uses a
-    /// unix socket, is not a browser, so it is always answered.
+    /// Whether to answer a request with this `Host` on a connection to `at`. A client that sends no `Host`, or uses a unix socket,
+    /// is not a browser, so it is always answered.
     pub fn allow(&self, host: Option<&str>, at: &Listen) -> bool {
         let (Some(host), Listen::Tcp { host: address, .. }) = (host, at) else { return true };
         let host = without_port(host);

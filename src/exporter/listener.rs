@@ -1,5 +1,4 @@
-//! Owns: the socket that peers connect to, of TCP or in the file system; both are streams from here on.
-//! Must not: speak HTTP.
+//! The listening socket, TCP or unix. Callers see only streams. It must not know HTTP.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -16,12 +15,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Error;
 use crate::model::Listen;
 
-/// Connections that the kernel keeps for us until we accept them.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 128;
-/// Who may connect to a socket in the file system: its owner and its group.
+/// The mode of a unix socket: its owner and group may connect.
 const MODE: u32 = 0o660;
 
-/// A socket that listens and never blocks. Dropped, it takes its file along.
+/// A non-blocking listening socket. Dropping it removes its file.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket<TcpListener, UnixListener>,
@@ -42,10 +41,10 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
 impl Listener {
-    /// Listens. A socket file that nobody listens at any more is replaced.
+    /// Listens. A socket file without a listener is replaced.
     ///
     /// # Errors
-    /// [`Error::Taken`] when somebody listens there; all else that the system refuses.
+    /// [`Error::Taken`] if another program listens there; otherwise the error of the system.
     pub fn bind(listen: &Listen) -> Result<Listener, Error> {
         let refused = |source: io::Error| match source.kind() {
             io::ErrorKind::AddrInUse => Error::Taken { listen: listen.clone() },
@@ -62,7 +61,7 @@ impl Listener {
         }
     }
 
-    /// Where it listens; a port that was 0 is the one that the system chose.
+    /// The address; port 0 is replaced by the port that the system chose.
     pub fn listen(&self) -> &Listen {
         &self.listen
     }
@@ -72,7 +71,7 @@ impl Listener {
         self.file.is_some() || self.is_loopback
     }
 
-    /// The same, for the runtime of this thread.
+    /// Converts it for the runtime of this thread.
     pub(super) fn open(self) -> io::Result<Door> {
         let socket = match self.socket {
             Socket::Tcp(socket) => Socket::Tcp(tokio::net::TcpListener::from_std(socket)?),
@@ -82,7 +81,7 @@ impl Listener {
     }
 }
 
-/// A listener that peers come in by.
+/// A listener that accepts peers.
 pub(super) struct Door {
     socket: Socket<tokio::net::TcpListener, tokio::net::UnixListener>,
     listen: Listen,
@@ -103,7 +102,7 @@ impl Door {
     }
 }
 
-/// The file of a socket: the path, and which file it is, so that no other's is removed.
+/// The file of a socket: its path and identity, so no other file is removed.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -122,7 +121,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     path.symlink_metadata().map(|file| (file.dev(), file.ino()))
 }
 
-/// The end of a TCP connection, in canonical form.
+/// An address of a TCP connection in canonical form.
 pub(super) fn tcp_end(address: SocketAddr) -> Listen {
     Listen::Tcp { host: address.ip().to_canonical().to_string(), port: address.port() }
 }
@@ -139,7 +138,7 @@ fn tcp(host: &str, port: u16) -> io::Result<Listener> {
 fn unix(path: &Path) -> io::Result<Listener> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // Linux makes the file with the mode of the socket, less the umask: it is never open to more than it shall be.
+    // Linux creates the file with the mode of the socket minus the umask, so it is never too permissive.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(MODE))?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     let file = SocketFile { path: path.to_owned(), identity: identity(path)? };
@@ -153,7 +152,7 @@ fn unix(path: &Path) -> io::Result<Listener> {
     Ok(Listener { socket: Socket::Unix(socket.into()), file: Some(file), listen, is_loopback: false })
 }
 
-/// Removes the socket that a killed process left. False if something else than a socket is there.
+/// Removes the socket of a killed process. Returns false if the file is not a socket.
 fn remove_stale(path: &Path) -> io::Result<bool> {
     let file = match path.symlink_metadata() {
         Ok(file) => file,
@@ -182,7 +181,7 @@ mod tests {
     fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        // Its listener is gone, its file is not.
+        // Its listener has ended, but its file still exists.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         let live = Listener::bind(&at(&path)).unwrap();

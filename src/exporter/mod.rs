@@ -1,13 +1,12 @@
-//! What those who watch can ask for over HTTP: metrics for Prometheus, a status page for people.
+//! Metrics for Prometheus and a status page over HTTP.
 //!
-//! Owns: a small server that answers GET and HEAD, and the status page. `server` serves a peer by `hyper`, `crowd` decides
-//! which peers may stay, `hosts` which hosts a request may name, `site` what lies at which path, `response` its headers, `ours` how a run knows its
-//! own exporter, `page` how the status page looks.
-//! Must not: look at libvirt or the target, change any state, or answer anything that depends on who asks.
+//! This is a small server for GET and HEAD. `server` serves a client (peer) with `hyper`, `crowd` decides which peers to close,
+//! `hosts` checks host names, `site` maps paths to responses, `response` sets headers, `ours` lets a run recognise its own exporter, and
+//! `page` renders the status page. It must not query libvirt or the target, change any state, or let a response depend on the peer.
 //!
-//! One thread serves all peers and never blocks; two others read the state directory. What must hold, whatever peers do:
-//! - There is a bound to connections, to the bytes kept of each, and to how long each may take.
-//! - A bound that is reached costs the oldest peers their connection, never a new one its answer.
+//! One thread serves all peers and never blocks. Two others read the state directory. Whatever peers do:
+//! - Connections, the bytes kept for each, and the duration of each are limited.
+//! - At a limit, the oldest peers lose their connection. New ones are still answered.
 //! - No error of a peer, and no lack of file descriptors, ends the thread or makes it spin.
 
 mod crowd;

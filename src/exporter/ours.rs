@@ -1,7 +1,7 @@
-//! Owns: how a run knows that an exporter of its own state folder serves at an address. Must not: serve pages.
+//! Lets a run verify that an exporter of its own state directory serves an address. It must not serve pages.
 //!
-//! Any user can listen on a free port and claim to be the exporter. So the run writes a nonce to the private state folder, and
-//! the server must answer with a hash of the nonce and the address that the run connected to. An answer relayed from an
+//! Any user can listen on a free port and pretend to be the exporter. So the run writes a nonce to the private state directory, and
+//! the server must respond with a hash of the nonce and the address that the run connected to. A response relayed from an
 //! exporter at another address therefore proves nothing.
 
 use std::io::{self, Read, Write};
@@ -16,20 +16,20 @@ use super::listener;
 use crate::model::Listen;
 use crate::sys::{durable, opened};
 
-/// Where the answer is asked for.
+/// The path of the request.
 pub(super) const PATH: &str = "/-/nonce";
-/// The name of the nonce in the state folder.
+/// The file name of the nonce in the state directory.
 const FILE: &str = "exporter.nonce";
-/// Bytes of it, at most.
+/// Its maximum size, in bytes.
 const MAX: u64 = 4 << 10;
-/// How long connecting and each part of the answer may take.
+/// Timeout for connecting and for each read of the response.
 const LONG: Duration = Duration::from_secs(5);
 
-/// Whether an exporter of this state folder serves there and answers within seconds. The caller holds the lock of the state
-/// folder, so only one run asks at a time.
+/// Whether an exporter of this state directory serves the address and responds within seconds. The caller has the lock of the
+/// state directory, so only one run asks at a time.
 ///
 /// # Errors
-/// The state folder cannot be written.
+/// The state directory cannot be written.
 pub fn is_ours(listen: &Listen, state_dir: &Path) -> io::Result<bool> {
     let nonce = Nonce::leave(state_dir)?;
     Ok(ask(listen).is_ok_and(|(at, answer)| answer.ends_with(&format!("\r\n\r\n{}\n", proof(&nonce.secret, &at)))))
@@ -45,7 +45,7 @@ fn proof(nonce: &str, at: &Listen) -> String {
     Sha256::digest(format!("{at}\n{nonce}")).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A nonce in the state folder; removed when dropped.
+/// A nonce in the state directory; removed when dropped.
 struct Nonce {
     path: PathBuf,
     secret: String,
@@ -65,7 +65,7 @@ impl Drop for Nonce {
     }
 }
 
-/// The address that it connected to, and the answer.
+/// The address of the connection, and the response.
 fn ask(listen: &Listen) -> io::Result<(Listen, String)> {
     match listen {
         Listen::Tcp { host, port } => {

@@ -1,17 +1,16 @@
-//! Owns: a response: its status, its body, and the headers that tell a browser what it may do with it.
-//! Must not: know what lies at a path.
+//! Builds responses: status, body, and headers that restrict browsers. It must not know paths.
 
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
-/// What a body is.
+/// The type of a body.
 #[derive(Debug, Clone)]
 pub(super) enum Kind {
-    /// Text for people.
+    /// Plain text for people.
     Text,
     /// The exposition format of Prometheus, whose scrape fails without exactly this type.
     Metrics,
-    /// A page whose style has this hash, as CSP writes it.
+    /// A page whose style has this hash, in CSP notation.
     Page(String),
 }
 
@@ -24,7 +23,7 @@ impl Kind {
         }
     }
 
-    /// Nothing is ever loaded or run; a page has the style that we wrote, and no other.
+    /// The content security policy: a page loads and runs nothing, and only its own style applies.
     fn policy(&self) -> String {
         let style = match self {
             Kind::Page(hash) => format!(" style-src '{hash}';"),

@@ -1,4 +1,4 @@
-//! Owns: the thread that serves, and the bounds of what one peer costs. Must not: know what is answered.
+//! The thread that serves clients (peers), with limits for each peer. It must not know the contents of responses.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -25,19 +25,19 @@ use super::site::{Read, Route, Site};
 use super::{Error, response};
 use crate::model::Listen;
 
-/// How long a request may take to come.
+/// Time limit to receive a request.
 const REQUEST: Duration = Duration::from_secs(5);
-/// How long request and response may take together.
+/// Time limit for request and response together.
 const EXCHANGE: Duration = Duration::from_secs(15);
-/// How long what comes behind the request is thrown away. A socket that is closed with bytes unread resets the connection,
-/// and with it the response that the peer has not read yet (RFC 9112, 9.6).
+/// How long bytes after the request are read and discarded. Closing a socket with unread bytes resets the connection, and the
+/// peer may lose a response that it has not read yet (RFC 9112, 9.6).
 const DRAIN: Duration = Duration::from_secs(1);
-/// Bytes of the longest head, as most servers have it.
+/// Maximum size of a request header in bytes, like in most servers.
 const LONGEST_HEAD: usize = 8 << 10;
-/// How long nobody is let in after the system did not let us.
+/// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The server; it serves on the thread that asks it to.
+/// The server. It runs on the thread of its caller.
 #[derive(Debug)]
 pub struct Server {
     runtime: Runtime,
@@ -52,19 +52,19 @@ pub struct Stop {
 }
 
 impl Server {
-    /// A server, and what ends it.
+    /// Creates a server, and the handle that ends it.
     ///
     /// # Errors
-    /// When there are no file descriptors left.
+    /// No file descriptors are left.
     pub fn new(listener: Listener) -> Result<(Server, Stop), Error> {
-        // One thread speaks with peers; others read the state directory for them, one for the page and one for all else.
+        // One thread serves peers. Two others read the state directory: one for the page, one for all other paths.
         let runtime =
             Builder::new_current_thread().enable_all().max_blocking_threads(2).build().map_err(Error::Wait)?;
         let (sender, stopped) = oneshot::channel();
         Ok((Server { runtime, listener, stopped }, Stop { _sender: sender }))
     }
 
-    /// Where it listens.
+    /// The address.
     pub fn listen(&self) -> &Listen {
         self.listener.listen()
     }
@@ -72,7 +72,7 @@ impl Server {
     /// Serves until its [`Stop`] is dropped.
     ///
     /// # Errors
-    /// When the system does not let us wait for peers.
+    /// The system cannot wait for connections.
     pub fn serve(self, site: Site) -> Result<(), Error> {
         let Server { runtime, listener, mut stopped } = self;
         let served = LocalSet::new().block_on(&runtime, async {
@@ -83,13 +83,13 @@ impl Server {
             })
             .await
         });
-        // Without waiting for a state directory that hangs.
+        // Does not wait for a hung state directory.
         runtime.shutdown_background();
         served.map_err(Error::Wait)
     }
 }
 
-/// Lets peers in, for ever.
+/// Accepts peers forever.
 async fn admit(door: Door, site: Site) {
     let turn = || Arc::new(Semaphore::new(1));
     let host = Rc::new(Host { site: Arc::new(site), page: turn(), others: turn(), crowd: Crowd::default() });
@@ -103,13 +103,13 @@ async fn admit(door: Door, site: Site) {
                 let task = tokio::task::spawn_local(Rc::clone(&host).serve(stream, at, load.clone()));
                 host.crowd.admit(task, load);
             }
-            // accept(2): errors of a peer that has gone already come here, too.
+            // accept(2) also reports errors of peers that have already disconnected.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            // No descriptors or no memory is left: the oldest peer gives back its own.
+            // No descriptors or no memory left: close the oldest peer to free its own.
             Err(_) if host.crowd.close_oldest() => tokio::task::yield_now().await,
             Err(error) => {
                 if !refused {
-                    tracing::warn!("connections are not accepted: {error}; trying again");
+                    tracing::warn!("cannot accept connections: {error}; retrying");
                 }
                 refused = true;
                 sleep(PAUSE).await;
@@ -118,18 +118,18 @@ async fn admit(door: Door, site: Site) {
     }
 }
 
-/// What peers are served with.
+/// Shared state for all peers.
 struct Host {
     site: Arc<Site>,
-    /// Whose turn it is to have the state directory read for the page, and for all else: one peer's after the other's, and
-    /// none for those that have gone. Prometheus does not wait for pages.
+    /// Queues for reading the state directory, one for the page and one for all other paths, so Prometheus does not wait for
+    /// pages. Peers that have disconnected lose their turn.
     page: Arc<Semaphore>,
     others: Arc<Semaphore>,
     crowd: Crowd,
 }
 
 impl Host {
-    /// Serves one peer, from its first byte to the close.
+    /// Serves one peer from its first byte until the connection is closed.
     async fn serve(self: Rc<Host>, stream: Box<dyn Stream>, at: Listen, load: Load) {
         let service = service_fn(|request| Box::pin(self.answer(request, &at, &load)));
         let mut connection = http1::Builder::new()
@@ -137,11 +137,11 @@ impl Host {
             .header_read_timeout(REQUEST)
             .max_buf_size(LONGEST_HEAD)
             .keep_alive(false)
-            // A peer may say that it has asked all, and still read.
+            // A peer may shut down its writing side after the request and still read.
             .half_close(true)
             .title_case_headers(true)
             .serve_connection(TokioIo::new(stream), service);
-        // An error is the peer's.
+        // Errors concern only this peer.
         let _ = timeout(EXCHANGE, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
         let mut stream = connection.into_parts().io.into_inner();
         let drained = async {
@@ -167,7 +167,8 @@ impl Host {
         Ok(response)
     }
 
-    /// Reads the state directory, which may take long, beside the peers. A turn ends with its reading, even if the peer has gone.
+    /// Reads the state directory on another thread, because this may take long. A turn lasts until its read ends, even if the
+    /// peer has disconnected.
     async fn read(&self, turn: &Arc<Semaphore>, read: Read, at: Listen) -> Response<String> {
         let (site, turn) = (Arc::clone(&self.site), Arc::clone(turn).acquire_owned().await);
         let reading = spawn_blocking(move || {
@@ -175,7 +176,7 @@ impl Host {
             drop(turn);
             response
         });
-        let lost = |_| response::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made");
+        let lost = |_| response::text(StatusCode::INTERNAL_SERVER_ERROR, "cannot build the response");
         reading.await.unwrap_or_else(lost)
     }
 }

@@ -1,5 +1,5 @@
-//! Owns: what lies at which path, made afresh from the state directory for every request. Must not: change it, or tell a
-//! peer more of an error than that there is one.
+//! Maps paths to responses, which are built from the state directory for each request. It must not change the state directory,
+//! or disclose details of errors to clients.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -17,21 +17,21 @@ use crate::metrics;
 use crate::model::Listen;
 use crate::sys::lock;
 
-/// What is served: the state directory of one host.
+/// The site: serves the state directory of one host.
 #[derive(Debug)]
 pub struct Site {
     state_dir: PathBuf,
     hosts: Hosts,
 }
 
-/// Makes an answer from the state directory.
+/// Builds a response from the state directory.
 pub(super) type Read = fn(&Site, &Listen) -> Response<String>;
 
-/// Where an answer comes from.
+/// The source of a response.
 pub(super) enum Route {
-    /// It depends on nothing but the request.
+    /// It depends only on the request.
     Known(Response<String>),
-    /// It is the page, which takes longer to make than the others.
+    /// The status page, which takes longer to build than other responses.
     Page,
     Read(Read),
 }
@@ -42,7 +42,7 @@ impl Route {
     }
 }
 
-/// What the state directory says.
+/// The contents of the state directory.
 struct State {
     ledger: Ledger,
     survey: Option<Survey>,
@@ -50,16 +50,16 @@ struct State {
 }
 
 impl Site {
-    /// Serves this state folder to requests whose `Host` is one of these names, a loopback address, or the address that the
+    /// Serves this state directory to requests whose `Host` is one of these names, a loopback address, or the address that the
     /// peer connected to.
     pub fn new(state_dir: &Path, names: Vec<String>) -> Site {
         Site { state_dir: state_dir.to_owned(), hosts: Hosts::new(names) }
     }
 
-    /// Where the answer for a peer that connected to `at` comes from.
+    /// The source of the response for a peer that connected to `at`.
     pub(super) fn route<B>(&self, request: &Request<B>, at: &Listen) -> Route {
         let Some(host) = host(request) else {
-            return Route::text(StatusCode::BAD_REQUEST, "this is no request of HTTP/1.1");
+            return Route::text(StatusCode::BAD_REQUEST, "not an HTTP/1.1 request");
         };
         if !self.hosts.allow(host, at) {
             let line = "this host name is not in `metrics.hosts` of the configuration";
@@ -75,7 +75,7 @@ impl Site {
         };
         match *request.method() {
             Method::GET | Method::HEAD => route,
-            _ => Route::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD"),
+            _ => Route::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed"),
         }
     }
 
@@ -84,14 +84,14 @@ impl Site {
         let html = page::html(&state.ledger, state.survey.as_ref(), state.running, Utc::now());
         html.map_or_else(
             |error| {
-                tracing::error!("the status page cannot be made: {error}");
-                response::text(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be made")
+                tracing::error!("cannot render the status page: {error}");
+                response::text(StatusCode::INTERNAL_SERVER_ERROR, "cannot render the page")
             },
             |body| response::of(StatusCode::OK, &Kind::Page(page::style_hash()), body),
         )
     }
 
-    /// A state that cannot be read is a metric, not an error: Prometheus would only see a target that is down.
+    /// An unreadable state is reported as a metric, because with an HTTP error Prometheus would only see a failed scrape.
     fn metrics(&self, _: &Listen) -> Response<String> {
         let began = Instant::now();
         let state = self.state();
@@ -102,8 +102,8 @@ impl Site {
         let own = |text: String| Ok(text + &metrics::exporter_text(state.is_some(), began.elapsed())?);
         text.and_then(own).map_or_else(
             |error: metrics::Error| {
-                tracing::warn!("the metrics cannot be made: {error}");
-                response::text(StatusCode::SERVICE_UNAVAILABLE, "the metrics cannot be made")
+                tracing::warn!("cannot build the metrics: {error}");
+                response::text(StatusCode::SERVICE_UNAVAILABLE, "cannot build the metrics")
             },
             |body| response::of(StatusCode::OK, &Kind::Metrics, body),
         )
@@ -118,8 +118,8 @@ impl Site {
     }
 
     fn state(&self) -> Option<State> {
-        let told = |error: &dyn std::fmt::Display| tracing::debug!("the state directory cannot be read: {error}");
-        // A state directory that is gone would read as one in which nothing has happened yet.
+        let told = |error: &dyn std::fmt::Display| tracing::debug!("cannot read the state directory: {error}");
+        // A missing state directory would look like one without any runs.
         std::fs::read_dir(&self.state_dir).inspect_err(|error| told(error)).ok()?;
         let ledger = Ledger::load(&self.state_dir).inspect_err(|error| told(error)).ok()?;
         let survey = Survey::load(&self.state_dir).inspect_err(|error| told(error)).ok()?;
@@ -127,8 +127,8 @@ impl Site {
     }
 }
 
-/// The host that a request names, which HTTP/1.0 may leave out; `None` if the request is none that we answer. The host of a
-/// whole URI counts, not the one beside it (RFC 9112, 3.2).
+/// The host of a request, which HTTP/1.0 may omit; `None` if the request is invalid. The host of an absolute URI takes
+/// precedence over the header (RFC 9112, 3.2).
 fn host<B>(request: &Request<B>) -> Option<Option<&str>> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match hosts.next() {
@@ -141,9 +141,9 @@ fn host<B>(request: &Request<B>) -> Option<Option<&str>> {
 }
 
 fn unreadable() -> Response<String> {
-    response::text(StatusCode::SERVICE_UNAVAILABLE, "the state directory cannot be read")
+    response::text(StatusCode::SERVICE_UNAVAILABLE, "cannot read the state directory")
 }
 
 fn not_found() -> Response<String> {
-    response::text(StatusCode::NOT_FOUND, "there is: / /metrics /-/healthy /-/ready")
+    response::text(StatusCode::NOT_FOUND, "not found; valid: / /metrics /-/healthy /-/ready")
 }

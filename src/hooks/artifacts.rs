@@ -1,4 +1,4 @@
-//! Owns: which of the files that a hook leaves behind are taken, and reading them on this host. Must not: store them.
+//! Owns: which artifacts of a hook are accepted, and reading them on this host. Must not: store them.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,7 +15,7 @@ pub(super) const MAX_SIZE: u64 = 1 << 20;
 /// Bytes of a file's name.
 const MAX_NAME: usize = 100;
 
-/// Reads what a hook left in its folder: the files' names and contents, by name. Links are not followed.
+/// Reads the artifacts in a hook's folder: names and contents, sorted by name. Links are not followed.
 ///
 /// # Errors
 /// [`Error::Artifact`] for more than 64 files, for anything but a regular file of 1 MiB at most, and for a name of other

@@ -1,26 +1,26 @@
-//! Owns: why a hook could not be run. Must not: tell of a hook that ran and failed; that is no error here.
+//! Owns: why a hook could not be run. Must not: report a hook that ran and failed, which is no error here.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::sys::trust;
 
-/// A hook could not be run, or what it left behind cannot be taken.
+/// A hook could not be run, or its artifacts cannot be archived.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no program to run.
     #[error("the hook has no command")]
     Empty,
-    /// The program's file cannot be looked at.
-    #[error("cannot look at {}", .path.display())]
+    /// The program's file cannot be examined.
+    #[error("cannot examine {}", .path.display())]
     Look {
         /// The file, or the folder it lies in.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
-    /// The program's file is not one to be run.
-    #[error("{} is not run as a hook: {what}", .path.display())]
+    /// The program's file is not trusted.
+    #[error("{} cannot be a hook: {what}", .path.display())]
     Untrusted {
         /// The file, or the folder it lies in.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The process cannot be followed.
-    #[error("lost sight of {program}")]
+    #[error("cannot follow the process of {program}")]
     Wait {
         /// The program.
         program: String,
@@ -52,25 +52,25 @@ pub enum Error {
         source: io::Error,
     },
     /// An artifact cannot go into an archive.
-    #[error("the hook's artifact {name:?} is not taken: {what}")]
+    #[error("cannot archive the hook's artifact {name:?}: {what}")]
     Artifact {
         /// The file's name, shortened.
         name: String,
         /// What is wrong with it.
         what: &'static str,
     },
-    /// The guest agent did not do it.
+    /// The guest agent failed.
     #[error("the guest agent cannot {action}")]
     Agent {
-        /// What was asked, as a verb phrase.
+        /// The requested action, as a verb phrase.
         action: &'static str,
-        /// What it said.
+        /// Its answer.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The guest agent answered, but not with what was asked for.
-    #[error("the guest agent was asked to {action}, and answered: {answer}")]
+    /// The guest agent sent an invalid answer.
+    #[error("the guest agent cannot {action}; its answer: {answer}")]
     Answer {
-        /// What was asked, as a verb phrase.
+        /// The requested action, as a verb phrase.
         action: &'static str,
         /// The answer, shortened.
         answer: String,
@@ -82,16 +82,16 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Empty | Error::Wait { .. } | Error::Read { .. } | Error::Answer { .. } => return None,
-            Error::Look { .. } => "`command` begins with the absolute path of a program on this host".to_owned(),
+            Error::Look { .. } => "start `command` with the absolute path of a program on this host".to_owned(),
             Error::Untrusted { path, what } => what.hint(path),
-            Error::Start { .. } => "does its first line name an interpreter that is there?".to_owned(),
+            Error::Start { .. } => "check that the interpreter in its first line exists".to_owned(),
             Error::Artifact { .. } => {
-                "leave regular files only, at most 64 of 1 MiB each, named by letters, digits, dots, dashes and underscores"
+                "leave at most 64 regular files of at most 1 MiB each, with names of letters, digits, dots, dashes and underscores"
                     .to_owned()
             }
             Error::Agent { .. } => {
-                "is qemu-guest-agent running in the guest, does it allow guest-exec and guest-exec-status (on RHEL and its \
-                 kin /etc/sysconfig/qemu-ga blocks them), and has the guest a /bin/sh?"
+                "check that qemu-guest-agent runs in the guest, that it allows guest-exec and guest-exec-status (on RHEL and \
+                 its derivatives, /etc/sysconfig/qemu-ga blocks them), and that the guest has /bin/sh"
                     .to_owned()
             }
         };

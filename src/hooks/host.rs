@@ -1,19 +1,19 @@
-//! Owns: running hooks as processes of this host, to their deadlines. Must not: handle a process itself; `process` does.
+//! Owns: running hooks as processes of this host: commands, and sessions that hold until they are released. Must not: handle a
+//! process itself; `sys::process` does.
 
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter, Write};
+use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::process::Process;
-use super::{Call, Deadlines, Ended, Error, Held, Ran, Released, Runner, Started};
-use crate::sys::program::Stream;
+use super::{Call, Deadlines, Ended, Error, Held, MAX_OUTPUT, READY, Ran, Released, Runner, Started, trust};
+use crate::sys::output::Output;
+use crate::sys::process::{Answer, Process, after};
+use crate::sys::program::{self, Stream};
 use crate::sys::signals::Cancel;
-
-/// A year: longer than anybody waits, and no deadline can overflow.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Hooks as processes of this host.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,19 +21,14 @@ pub struct Host;
 
 impl<'a> Runner<'a> for Host {
     fn run(&self, call: &Call, timeout: Duration, cancel: Option<&Cancel>) -> Result<Ran, Error> {
-        let mut process = Process::start(call, Stream::Null)?;
-        let forced = follow(&mut process, after(timeout), cancel, |_| false)?;
-        if forced.is_some() {
-            process.stop();
-        }
-        Ok(process.finish(forced))
+        start(call, Stream::Null)?.run(timeout, cancel).map_err(lost(call))
     }
 
     fn hold(&self, call: &Call, deadlines: Deadlines, cancel: Option<&Cancel>) -> Result<Started<'a>, Error> {
-        let mut process = Process::start(call, Stream::Pipe)?;
-        let forced = follow(&mut process, after(deadlines.ready), cancel, Process::is_ready)?;
-        // One that was ready and has ended since is lost, not late: whoever releases it is told.
-        if process.is_ready() && forced.is_none() {
+        let mut process = start(call, Stream::Pipe)?;
+        let forced = process.follow(after(deadlines.ready), cancel, Process::has_awaited).map_err(lost(call))?;
+        // One that was ready and has ended since is lost, not late: its release reports that.
+        if process.has_awaited() && forced.is_none() {
             return Ok(Started::Ready(Box::new(Session::watch(process, deadlines)?)));
         }
         end_group(&mut process);
@@ -41,25 +36,20 @@ impl<'a> Runner<'a> for Host {
     }
 }
 
-/// Waits until the process has ended or is `done`; else says why it is to be ended.
-fn follow(
-    process: &mut Process,
-    deadline: Instant,
-    cancel: Option<&Cancel>,
-    done: impl Fn(&Process) -> bool,
-) -> Result<Option<Ended>, Error> {
-    loop {
-        process.step(deadline, None)?;
-        if process.ended().is_some() || done(process) {
-            return Ok(None);
-        }
-        if cancel.is_some_and(|cancel| cancel.signal().is_some()) {
-            return Ok(Some(Ended::Cancelled));
-        }
-        if Instant::now() >= deadline {
-            return Ok(Some(Ended::TimedOut));
-        }
-    }
+/// Starts a hook in `/`, with nothing but its own environment. The file is checked first ([`trust::check_file`]).
+fn start(call: &Call, input: Stream) -> Result<Process, Error> {
+    let (program, arguments) = call.argv.split_first().ok_or(Error::Empty)?;
+    trust::check_file(Path::new(program))?;
+    let mut command = program::command(program);
+    command.args(arguments).env_clear().envs(&call.env).current_dir("/");
+    let output = Output::new(program, MAX_OUTPUT).awaiting(READY);
+    Process::start(command, input, Answer::Joined, output)
+        .map_err(|source| Error::Start { program: program.clone(), source })
+}
+
+fn lost(call: &Call) -> impl FnOnce(io::Error) -> Error {
+    let program = call.argv.first().cloned().unwrap_or_default();
+    |source| Error::Wait { program, source }
 }
 
 /// Ends what a session leaves behind: any process of its group may be the one that holds the lock.
@@ -69,12 +59,8 @@ fn end_group(process: &mut Process) {
     }
 }
 
-fn after(wait: Duration) -> Instant {
-    Instant::now() + wait.min(NEVER)
-}
-
-/// A session that holds, and the thread that watches over it: it reads its output, and lets it go when its time is up even
-/// if whoever holds this hangs.
+/// A session that holds, and the thread that watches it: the thread reads its output, and releases it at its deadline even if the
+/// run hangs.
 struct Session {
     /// Nothing is ever written: closing it wakes the thread.
     asks: Option<PipeWriter>,
@@ -117,12 +103,13 @@ impl Drop for Session {
 
 /// The life of a session from READY on.
 fn hold(mut process: Process, wake: &PipeReader, ready: Instant, deadlines: Deadlines) -> Released {
-    let until = ready + deadlines.hold.min(NEVER);
-    let asked = watch(&mut process, wake, until);
+    let asked = watch(&mut process, wake, after(deadlines.hold));
     let held = process.ended().unwrap_or_else(Instant::now).saturating_duration_since(ready);
     let alive = process.ended().is_none();
-    let kept = process.let_go() && alive && asked;
-    let forced = match follow(&mut process, after(deadlines.release), None, |_| false) {
+    // A line, and the end of its input.
+    let told = process.take_input().is_some_and(|mut input| input.write_all(b"RELEASE\n").is_ok());
+    let kept = told && alive && asked;
+    let forced = match process.follow(after(deadlines.release), None, |_| false) {
         Ok(forced) => forced,
         Err(error) => {
             tracing::warn!("{error}");
@@ -133,7 +120,7 @@ fn hold(mut process: Process, wake: &PipeReader, ready: Instant, deadlines: Dead
     Released { held, kept, ran: process.finish(forced) }
 }
 
-/// Waits until the session has ended, its time is up or its release is asked for; true for the last.
+/// Waits until the session has ended, its deadline has passed or its release is asked for; true for the last.
 fn watch(process: &mut Process, wake: &PipeReader, until: Instant) -> bool {
     while process.ended().is_none() && Instant::now() < until {
         match process.step(until, Some(wake)) {

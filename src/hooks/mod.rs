@@ -1,19 +1,19 @@
-//! Owns: one hook's process, on this host or in a guest, from its start until nothing of it is left.
-//! Must not: know of phases, or decide what a hook's failure means; the engine does.
+//! Owns: one hook, on this host or in a guest, from its start until none of its processes is left. Must not: know of phases, or
+//! decide what a hook's failure means; the engine does.
 
 mod artifacts;
 mod error;
 mod guest;
 mod host;
-mod output;
-mod process;
 mod trust;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::sys::process::GRACE;
 use crate::sys::signals::Cancel;
 
+pub use crate::sys::process::{Ended, Ran};
 pub use artifacts::artifacts;
 pub use error::Error;
 pub use guest::{Agent, Guest};
@@ -22,8 +22,8 @@ pub use trust::check_file;
 
 /// Bytes of a hook's output that are kept: the newest.
 pub const MAX_OUTPUT: usize = 64 << 10;
-/// How long a process may take to end after SIGTERM, before SIGKILL.
-const GRACE: Duration = Duration::from_secs(5);
+/// The line by which a session reports that it holds.
+const READY: &[u8] = b"READY";
 
 /// What to start. No shell reads it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,62 +34,37 @@ pub struct Call {
     pub env: BTreeMap<String, String>,
 }
 
-/// How a hook ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// By itself, with this code.
-    Exit(i32),
-    /// By this signal, which was not ours.
-    Signal(i32),
-    /// By us: its time was up.
-    TimedOut,
-    /// By us: the run shall stop.
-    Cancelled,
-}
-
-/// A hook that has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ran {
-    /// How.
-    pub ended: Ended,
-    /// The newest [`MAX_OUTPUT`] bytes of standard output and standard error, in order, from the beginning of a line where
-    /// that is possible. Control characters other than tab and line feed are replaced.
-    pub output: String,
-    /// From its start to its end.
-    pub time: Duration,
-}
-
 /// How long each part of a session may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
     /// From its start to `READY`.
     pub ready: Duration,
-    /// From `READY` until it is told to let go; it is told then, whoever still wants it to hold.
+    /// From `READY` until it is released, even if the backup still needs it.
     pub hold: Duration,
-    /// From being told to let go to its end.
+    /// From its release to its end.
     pub release: Duration,
 }
 
-/// What came of starting a session, which may borrow what its [`Runner`] did.
+/// A session that was started, which may borrow what its [`Runner`] did.
 pub enum Started<'a> {
-    /// It holds what it is there to hold.
+    /// It holds its lock.
     Ready(Box<dyn Held + 'a>),
-    /// It does not, and has ended.
+    /// It has ended without.
     NotReady(Ran),
 }
 
 /// A session that holds. Dropping it releases it too.
 pub trait Held: Send {
-    /// Tells it to let go, and waits until it has ended.
+    /// Asks it to release its lock, and waits until it has ended.
     fn release(self: Box<Self>) -> Released;
 }
 
 /// A session that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
-    /// From `READY` until it was told to let go, or had died.
+    /// From `READY` until its release or its death.
     pub held: Duration,
-    /// It held from `READY` until its release was asked for. If not, it had died, or its time to hold had run out.
+    /// It held from `READY` until its release was asked for. If not, it had died, or had held too long.
     pub kept: bool,
     /// How it ended.
     pub ran: Ran,

@@ -60,7 +60,7 @@ pub enum Error {
         source: Said,
     },
     /// libvirt manages the guests of another host, whose images this program cannot open.
-    #[error("{uri} is, or may be, the libvirt of another host, whose images cannot be read from here")]
+    #[error("{uri} is, or may be, the libvirt of another host; its images cannot be read from here")]
     Remote {
         /// Its address.
         uri: String,
@@ -78,7 +78,7 @@ pub enum Error {
         source: Said,
     },
     /// This host did not get as far as to ask libvirt, or to hear its answer.
-    #[error("{domain}: its hypervisor was not asked")]
+    #[error("{domain}: hypervisor not queried")]
     Host {
         /// The domain.
         domain: String,
@@ -94,7 +94,7 @@ pub enum Error {
         source: domain_xml::Error,
     },
     /// The guest agent answered with something else than asked for.
-    #[error("{domain}: the guest agent did not do what it was asked: {answer}")]
+    #[error("{domain}: the guest agent refused: {answer}")]
     Agent {
         /// The domain.
         domain: String,
@@ -118,15 +118,19 @@ impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self.kind() {
-            Kind::Unreachable => "is libvirtd running, and may this user reach it? try: virsh -c URI list",
-            Kind::NoAgent => "install qemu-guest-agent in the guest, or set `quiesce: never` for this domain",
-            Kind::Busy => "another job holds the domain; see: virsh domjobinfo DOMAIN; virsh blockjob DOMAIN DISK",
-            Kind::NotReady => "a block job runs on one of its disks; see: virsh blockjob DOMAIN DISK --info",
-            Kind::Inactive => {
-                "the guest has been paused since it was restored or migrated, and QEMU activates its images when it runs; \
-                 resume it: virsh resume DOMAIN"
+            Kind::Unreachable => "Check that libvirtd is running and that this user may connect: virsh -c URI list",
+            Kind::NoAgent => "Install qemu-guest-agent in the guest, or set `quiesce: never` for this domain.",
+            Kind::Busy => {
+                "Another job blocks the domain. To see it: virsh domjobinfo DOMAIN; virsh blockjob DOMAIN DISK"
             }
-            Kind::Remote => "run kvmbackup on that host, with `libvirt_uri: qemu:///system`",
+            Kind::NotReady => {
+                "A block job is running on one of its disks. To see it: virsh blockjob DOMAIN DISK --info"
+            }
+            Kind::Inactive => {
+                "The guest has been paused since it was restored or migrated, and QEMU activates its images only when \
+                 it runs. Resume it: virsh resume DOMAIN"
+            }
+            Kind::Remote => "Run kvmbackup on that host, with `libvirt_uri: qemu:///system`.",
             Kind::NoDomain | Kind::Refused | Kind::Other => return None,
         };
         Some(hint.to_owned())

@@ -1,16 +1,16 @@
-//! Owns: correcting times of the future in a ledger, which a clock that was ahead has left. Pure. Must not: read the clock, or
-//! report anything.
+//! Owns: the correction of future times in a ledger, left by a clock that was ahead. Pure. Must not: read the clock, or report
+//! anything.
 //!
 //! A success with such a time would silence alerts, catch-up and weekly mails until that time. It is removed. An attempt gets the
 //! current time instead, so that no success looks newer than it.
 
 use chrono::{DateTime, Utc};
 
-use super::{Domain, DomainResult, Ledger};
+use super::{DomainRecord, DomainResult, Ledger};
 use crate::model::is_future;
 
 impl Ledger {
-    /// Corrects all times that are of the future, and keeps the latest of them as `ahead`.
+    /// Corrects all future times, and keeps the latest of them as `ahead`.
     pub(super) fn disbelieve(&mut self, now: DateTime<Utc>) {
         let mut times = Times { now, latest: None };
         for job in self.jobs.values_mut() {
@@ -40,7 +40,7 @@ struct Times {
 }
 
 impl Times {
-    fn of_domain(&mut self, domain: &mut Domain) {
+    fn of_domain(&mut self, domain: &mut DomainRecord) {
         self.clamp(&mut domain.last_attempt);
         self.drop(&mut domain.first_success);
         self.drop(&mut domain.last_verify);

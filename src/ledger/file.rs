@@ -29,7 +29,7 @@ const BAD: &str = ".bad";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read, locked or written.
-    #[error("{}: cannot {action}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     File {
         /// What was to be done with it.
         action: &'static str,
@@ -65,11 +65,11 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::File { path, source, .. } if source.kind() == io::ErrorKind::InvalidData => Some(format!(
-                "backups are not affected, but metrics are; see what it is, and move it away: ls -l {}",
+                "Backups are not affected, but metrics are. Check what it is, and move it away: ls -l {}",
                 path.display()
             )),
             Error::File { path, .. } => Some(format!(
-                "backups are not affected, but metrics are; look at the mode and the file system of {}",
+                "Backups are not affected, but metrics are. Check the mode and the file system: ls -ld {}",
                 path.parent().unwrap_or(path).display()
             )),
             Error::Format { path, source } => source.hint(path),
@@ -92,7 +92,7 @@ impl Ledger {
         let path = state_dir.join(LEDGER);
         let Some(bytes) = read(&path)? else { return Ok(Ledger::default()) };
         let mut ledger: Ledger = parse(&path, &bytes)?.unwrap_or_else(|error| {
-            tracing::warn!(path = %path.display(), %error, "the ledger cannot be understood; it begins anew");
+            tracing::warn!(path = %path.display(), %error, "cannot read the ledger; starting a new one");
             Ledger::default()
         });
         ledger.disbelieve(Utc::now());
@@ -114,7 +114,7 @@ pub fn update(state_dir: &Path, change: impl FnOnce(&mut Ledger)) -> Result<Ledg
         Some(Err(error)) => {
             let mut aside = path.clone().into_os_string();
             aside.push(BAD);
-            tracing::warn!(path = %path.display(), %error, "the ledger cannot be understood; it is set aside");
+            tracing::warn!(path = %path.display(), %error, "cannot read the ledger; setting it aside");
             let moved = step::reached(Step::LedgerSetAside).and_then(|()| fs::rename(&path, aside));
             moved.map_err(Error::file("set aside", &path))?;
             Ledger::default()
@@ -136,7 +136,7 @@ impl Survey {
         let path = state_dir.join(SURVEY);
         let Some(bytes) = read(&path)? else { return Ok(None) };
         Ok(parse(&path, &bytes)?
-            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the survey cannot be understood"))
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cannot read the survey"))
             .ok())
     }
 
@@ -155,7 +155,7 @@ impl Survey {
 /// Makes the state folder if it is not there, and waits for the lock over its files.
 fn lock(state_dir: &Path) -> Result<lock::Lock, Error> {
     let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
-    folder.map_err(Error::file("create the folder", state_dir))?;
+    folder.map_err(Error::file("create the directory", state_dir))?;
     let path = state_dir.join(LOCK);
     step::reached(Step::LedgerLock).and_then(|()| lock::wait(&path)).map_err(Error::file("lock", &path))
 }
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_says_what_to_look_at() {
         let error = update(Path::new("/dev/null/state"), |_| ()).unwrap_err();
-        assert_eq!(error.to_string(), "/dev/null/state: cannot create the folder");
+        assert_eq!(error.to_string(), "cannot create the directory /dev/null/state");
         assert!(error.hint().unwrap().ends_with("/dev/null"));
     }
 }

@@ -5,22 +5,20 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Attempt, Channel, Domain, DomainResult, DomainState, HISTORY, Job, Ledger, Mailed, RunResult, Stage, Survey, Untold,
+    Attempt, Channel, DomainRecord, DomainResult, HISTORY, JobRecord, JobResult, Ledger, Mailed, Stage, Survey, Tally,
+    Untold,
 };
 use crate::model::{
-    DamagedPoint, DomainOutcome, FailureReason, HookResult, HookStatus, Outcome, Phase, RunReport, Status,
+    DamagedPoint, DomainOutcome, FailureReason, HookResult, HookStatus, Outcome, Phase, RunReport, RunResult, Status,
 };
 
-/// Exit codes from here on say that a signal ended the run.
-const SIGNALS: u8 = 128;
-
 impl Ledger {
-    /// A run begins; it holds the lock, so one that is still on in here was killed. The configuration could be read.
+    /// A run begins. It holds the lock, so a run that is still in progress here was killed.
     pub fn begin(&mut self, report: &RunReport) {
         self.config_ok = true;
         for job in self.jobs.values_mut().filter(|job| job.running.is_some()) {
             job.running = None;
-            count(&mut job.runs, RunResult::Aborted);
+            count(&mut job.runs, JobResult::Aborted);
         }
         for name in &report.jobs {
             let job = self.jobs.entry(name.clone()).or_default();
@@ -29,15 +27,15 @@ impl Ledger {
         }
     }
 
-    /// A run has ended with this exit code.
-    pub fn record(&mut self, report: &RunReport, code: u8) {
+    /// A run has ended with this result.
+    pub fn record(&mut self, report: &RunReport, result: RunResult) {
         for name in &report.jobs {
             let of_job = report.domains.iter().filter(|domain| domain.job == *name);
-            let states: Vec<DomainState> = of_job.map(state).collect();
-            self.jobs.entry(name.clone()).or_default().record(report, &states, code);
+            let states: Vec<Tally> = of_job.map(state).collect();
+            self.jobs.entry(name.clone()).or_default().record(report, &states, result);
         }
         for outcome in report.domains.iter().filter(|outcome| !outcome.job.is_empty()) {
-            if state(outcome) != DomainState::NotRun {
+            if state(outcome) != Tally::NotRun {
                 self.domains.entry(outcome.domain.clone()).or_default().record(report, outcome);
             }
         }
@@ -54,16 +52,16 @@ impl Ledger {
         }
     }
 
-    /// A run was tried then, and the configuration cannot be read: no job can do anything. Another run may be on.
+    /// A run could not read its configuration, so it failed for every job. Another run may be in progress.
     pub fn config_failed(&mut self, time: DateTime<Utc>) {
         self.config_ok = false;
         for job in self.jobs.values_mut() {
             job.last_completion = Some(time);
-            count(&mut job.runs, RunResult::Failure);
+            count(&mut job.runs, JobResult::Failure);
         }
     }
 
-    /// A restore point of a domain was found good, every byte.
+    /// A restore point of a domain was checked and found good.
     pub fn verified(&mut self, domain: &str, time: DateTime<Utc>) {
         let last = &mut self.domains.entry(domain.to_owned()).or_default().last_verify;
         *last = (*last).max(Some(time));
@@ -75,12 +73,12 @@ impl Ledger {
         *last = (*last).max(Some(time));
     }
 
-    /// Old points were removed without an error.
+    /// Retention was applied without an error.
     pub fn pruned(&mut self, time: DateTime<Utc>) {
         self.last_prune = self.last_prune.max(Some(time));
     }
 
-    /// A report was delivered then, or could not be.
+    /// A report was delivered at this time, or could not be.
     pub fn delivered(&mut self, channel: Channel, delivered: Result<DateTime<Utc>, ()>) {
         let delivery = self.reports.entry(channel).or_default();
         match delivered {
@@ -89,7 +87,7 @@ impl Ledger {
         }
     }
 
-    /// Forgets domains and jobs that are in nothing any more. A survey that could not see everything makes nothing forgotten.
+    /// Forgets domains and jobs that no longer exist anywhere. An incomplete survey changes nothing.
     pub fn forget(&mut self, survey: &Survey) {
         if !survey.libvirt_ok || !survey.repository.up {
             return;
@@ -104,7 +102,7 @@ impl Ledger {
 }
 
 impl Mailed {
-    /// A run is told by a mail.
+    /// A mail reports a run with this status and these names.
     pub fn told(&mut self, status: Status, names: &[String], time: DateTime<Utc>) {
         self.last = Some(time);
         self.status = Some(status);
@@ -115,7 +113,7 @@ impl Mailed {
         self.untold.clear();
     }
 
-    /// A mail names these points, or the next digest will.
+    /// A mail names these damaged points, or the next digest will.
     pub fn name(&mut self, damaged: &[DamagedPoint]) {
         for point in damaged {
             self.damaged.entry(point.domain.clone()).or_default().insert(point.id);
@@ -127,7 +125,7 @@ impl Mailed {
         self.damaged.get(&point.domain).is_some_and(|ids| ids.contains(&point.id))
     }
 
-    /// A run is not told by a mail.
+    /// A run that is not mailed now.
     pub fn leave(&mut self, run: Untold) {
         self.untold.push_back(run);
         let over = self.untold.len().saturating_sub(HISTORY);
@@ -135,57 +133,57 @@ impl Mailed {
     }
 }
 
-impl Job {
-    fn record(&mut self, report: &RunReport, states: &[DomainState], code: u8) {
+impl JobRecord {
+    fn record(&mut self, report: &RunReport, states: &[Tally], result: RunResult) {
         self.running = None;
         self.last_completion = Some(report.finished);
         self.last_duration_ms = milliseconds(report);
         self.domains = tally(states);
-        let result = result(report, states, code);
+        let result = of_job(report, states, result);
         if let Some(result) = result {
             count(&mut self.runs, result);
         }
-        if result == Some(RunResult::Success) {
+        if result == Some(JobResult::Success) {
             self.last_success = Some(report.finished);
         }
     }
 }
 
-/// How a run ended for a job with domains in these states; `None` for one that hooks wanted not to be made. What hooks left
-/// out counts for nothing.
-fn result(report: &RunReport, states: &[DomainState], code: u8) -> Option<RunResult> {
+/// How a run ended for a job with domains in these states; `None` if hooks skipped the run. Domains that hooks skipped do not
+/// count.
+fn of_job(report: &RunReport, states: &[Tally], result: RunResult) -> Option<JobResult> {
     let any = |state| states.contains(&state);
-    if report.signal.is_some() || code >= SIGNALS {
-        return Some(RunResult::Aborted);
+    if result.max(report.result()).severity() == Status::Aborted {
+        return Some(JobResult::Aborted);
     }
-    if any(DomainState::Failure) || any(DomainState::NotRun) {
-        return Some(if any(DomainState::Success) { RunResult::Partial } else { RunResult::Failure });
+    if any(Tally::Failure) || any(Tally::NotRun) {
+        return Some(if any(Tally::Success) { JobResult::Partial } else { JobResult::Failure });
     }
     // It failed as a whole, before the first domain.
     if report.domains.is_empty() && !report.errors.is_empty() {
-        return Some(RunResult::Failure);
+        return Some(JobResult::Failure);
     }
     let left_out = |hook: &HookResult| hook.status == HookStatus::Skip && hook.phase == Phase::PreRun.name();
     let all_left_out = match states {
         [] => report.hooks.iter().any(left_out),
-        states => states.iter().all(|state| *state == DomainState::Skipped),
+        states => states.iter().all(|state| *state == Tally::Skipped),
     };
-    (!all_left_out).then_some(RunResult::Success)
+    (!all_left_out).then_some(JobResult::Success)
 }
 
-fn tally(states: &[DomainState]) -> BTreeMap<DomainState, u64> {
-    let mut tally = BTreeMap::from([(DomainState::Selected, states.len() as u64)]);
+fn tally(states: &[Tally]) -> BTreeMap<Tally, u64> {
+    let mut tally = BTreeMap::from([(Tally::Selected, states.len() as u64)]);
     for state in states {
         count(&mut tally, *state);
     }
     tally
 }
 
-impl Domain {
+impl DomainRecord {
     fn record(&mut self, report: &RunReport, outcome: &DomainOutcome) {
         let result = result_of(outcome);
         self.job.clone_from(&outcome.job);
-        // When a domain was begun is not told; its point is made right afterwards.
+        // The report has no time at which the domain began; its point is made right afterwards.
         let began = outcome.point.map_or(report.started, |point| point.time());
         self.last_attempt = Some(began);
         self.last_result = Some(result);
@@ -226,19 +224,18 @@ impl Domain {
     }
 }
 
-/// What became of a domain in its job. Only of one that was not begun it is not known what was wanted.
-fn state(outcome: &DomainOutcome) -> DomainState {
+/// A failed domain without a reason and without a wanted consistency was never begun.
+fn state(outcome: &DomainOutcome) -> Tally {
     match outcome.outcome {
-        Outcome::Failed if outcome.reason.is_none() && outcome.wanted.is_none() => DomainState::NotRun,
-        other => DomainState::from(other),
+        Outcome::Failed if outcome.reason.is_none() && outcome.wanted.is_none() => Tally::NotRun,
+        other => Tally::from(other),
     }
 }
 
 fn result_of(outcome: &DomainOutcome) -> DomainResult {
-    let clean = outcome.warnings.is_empty() && outcome.leftovers.is_empty();
     match outcome.outcome {
-        Outcome::Success if clean => DomainResult::Success,
-        Outcome::Success => DomainResult::Warning,
+        Outcome::Success if outcome.warns() => DomainResult::Warning,
+        Outcome::Success => DomainResult::Success,
         Outcome::Partial | Outcome::Failed => DomainResult::Failure,
         Outcome::Skipped => DomainResult::Skipped,
     }
@@ -267,7 +264,7 @@ fn stages(outcome: &DomainOutcome) -> BTreeMap<Stage, u64> {
     found.into_iter().filter_map(|(stage, ms)| Some((stage, ms?))).collect()
 }
 
-/// What a report calls it.
+/// Its name in a report.
 fn stage_name(stage: Stage) -> &'static str {
     match stage {
         Stage::Copy => "read",

@@ -1,7 +1,7 @@
-//! What the runs of this host have come to: `ledger.json` in the state directory.
+//! The results of the runs of this host: `ledger.json` in the state directory.
 //!
-//! Owns: what must outlive a run to be told later: counters, the last result of every domain, a short history.
-//! Must not: hold what can be seen by looking (that is the [`Survey`]), ask libvirt, or render anything.
+//! Owns: what is reported after a run has ended: counters, the last result of every domain, a short history.
+//! Must not: hold what can be looked up again (that is the [`Survey`]), ask libvirt, or render anything.
 
 mod ahead;
 mod file;
@@ -22,23 +22,23 @@ pub use survey::{Seen, SeenJob, SeenPoints, SeenRepository, Survey};
 use crate::model::words::words;
 use crate::model::{Consistency, FailureReason, HookStatus, Outcome, PointId, Status};
 
-/// What all runs of this host came to.
+/// The results of all runs of this host.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ledger {
-    /// Whether the configuration could be read when that was last tried.
+    /// Whether the configuration could be read at the last attempt.
     pub config_ok: bool,
-    /// Where the metrics were last asked to go: a configuration that cannot be read must be told there, too.
+    /// The last configured textfile, which also reports a configuration that cannot be read.
     pub textfile: Option<PathBuf>,
     /// By `job` of the configuration.
-    pub jobs: BTreeMap<String, Job>,
+    pub jobs: BTreeMap<String, JobRecord>,
     /// By name.
-    pub domains: BTreeMap<String, Domain>,
+    pub domains: BTreeMap<String, DomainRecord>,
     /// By name of the hook.
-    pub hooks: BTreeMap<String, Hook>,
+    pub hooks: BTreeMap<String, HookRecord>,
     /// By channel.
     pub reports: BTreeMap<Channel, Delivery>,
-    /// What was mailed.
+    /// What was last mailed.
     pub mailed: Mailed,
     /// When old points were last removed without an error.
     pub last_prune: Option<DateTime<Utc>>,
@@ -47,48 +47,48 @@ pub struct Ledger {
     pub ahead: Option<DateTime<Utc>>,
 }
 
-/// What the runs of one job came to. A run belongs to every job of the configuration.
+/// The results of one job. A run belongs to every job of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Job {
+pub struct JobRecord {
     /// When a run last began.
     pub last_start: Option<DateTime<Utc>>,
-    /// When a run last ended, however it did.
+    /// When a run last ended, with any result.
     pub last_completion: Option<DateTime<Utc>>,
-    /// When a run last ended with all of the job's due domains saved, but those that hooks left out.
+    /// When a run last ended with all due domains of the job backed up, except those that hooks skipped.
     pub last_success: Option<DateTime<Utc>>,
     /// How long the last run took, in milliseconds.
     pub last_duration_ms: u64,
-    /// The run that is on; one that is found here when the next begins was killed.
+    /// The run in progress. A run that is still here when the next one begins was killed.
     pub running: Option<Uuid>,
     /// Runs, by how they ended.
-    pub runs: BTreeMap<RunResult, u64>,
-    /// Domains of the last run, by what became of them.
-    pub domains: BTreeMap<DomainState, u64>,
+    pub runs: BTreeMap<JobResult, u64>,
+    /// Domains of the last run, by their result.
+    pub domains: BTreeMap<Tally, u64>,
 }
 
-/// What became of the backups of one domain.
+/// The results of the backups of one domain.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Domain {
-    /// The job it belonged to when it was last tried.
+pub struct DomainRecord {
+    /// The job it belonged to at the last attempt.
     pub job: String,
-    /// When it was last tried.
+    /// When the last attempt began.
     pub last_attempt: Option<DateTime<Utc>>,
-    /// When it was first saved whole: nobody waits for a check of what is younger.
+    /// When it was first backed up completely; before that, no check is expected.
     #[serde(default)]
     pub first_success: Option<DateTime<Utc>>,
-    /// When it was last saved whole: the time of the restore point.
+    /// When it was last backed up completely: the time of the restore point.
     pub last_success: Option<DateTime<Utc>>,
     /// How the last attempt ended.
     pub last_result: Option<DomainResult>,
-    /// The error of the last attempt, with its causes, where it failed.
+    /// The error of the last attempt with its causes, if it failed.
     pub last_error: Option<String>,
     /// The first warning of the last attempt, and how many more there were.
     pub last_warning: Option<String>,
-    /// Attempts that failed since the last that did not.
+    /// Failed attempts since the last success.
     pub consecutive_failures: u64,
-    /// Failures ever, by reason.
+    /// All failures, by reason.
     pub failures: BTreeMap<FailureReason, u64>,
     /// How long the last attempt took, in milliseconds.
     pub last_duration_ms: u64,
@@ -98,13 +98,13 @@ pub struct Domain {
     pub last_read_bytes: u64,
     /// Bytes stored by the last attempt that wrote a restore point.
     pub last_stored_bytes: u64,
-    /// Size of its disks as the guest sees them, in bytes.
+    /// The virtual size of its disks, in bytes.
     pub virtual_bytes: u64,
-    /// What the last restore point reached.
+    /// The consistency of the last restore point.
     pub consistency: Option<Consistency>,
-    /// What the configuration wanted of it.
+    /// The consistency that the configuration wants.
     pub wanted: Option<Consistency>,
-    /// When a restore point of it was last found good, every byte.
+    /// When a restore point of it was last checked and found good.
     pub last_verify: Option<DateTime<Utc>>,
     /// When a restore of it last succeeded.
     pub last_restore: Option<DateTime<Utc>>,
@@ -114,7 +114,7 @@ pub struct Domain {
     pub history: VecDeque<Attempt>,
 }
 
-/// Attempts that are remembered of a domain.
+/// The number of attempts that are remembered of a domain.
 pub const HISTORY: usize = 60;
 
 /// One attempt to back up a domain.
@@ -124,45 +124,45 @@ pub struct Attempt {
     pub time: DateTime<Utc>,
     /// How it ended.
     pub result: DomainResult,
-    /// What it wrote.
+    /// The restore point it wrote.
     pub point: Option<PointId>,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
     /// Bytes read.
     pub read_bytes: u64,
-    /// Bytes stored; 0 where no restore point was written.
+    /// Bytes stored; 0 without a restore point.
     pub stored_bytes: u64,
 }
 
-/// What the runs of one hook came to, over all domains.
+/// The results of one hook, over all domains.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Hook {
-    /// How often it ended how.
+pub struct HookRecord {
+    /// Its runs, by how they ended.
     pub runs: BTreeMap<HookStatus, u64>,
-    /// How long it last ran for the run as a whole, in milliseconds; for domains see [`Domain::hooks_ms`].
+    /// How long it last ran around a whole run, in milliseconds; for domains see [`DomainRecord::hooks_ms`].
     pub last_ms: Option<u64>,
 }
 
-/// What became of the reports sent by one channel.
+/// The deliveries of reports by one channel.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Delivery {
     /// When one was last delivered.
     pub last_success: Option<DateTime<Utc>>,
-    /// How many could not be.
+    /// How many were not delivered.
     pub failures: u64,
 }
 
-/// What those who read mail were told.
+/// What the recipients of mail already know.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Mailed {
-    /// When a mail was last made; it was sent, or waits in the spool.
+    /// When the last mail was made; it was sent, or waits in the spool.
     pub last: Option<DateTime<Utc>>,
-    /// What that run came to.
+    /// The status of its run.
     pub status: Option<Status>,
-    /// Whom or what that was about.
+    /// The names in its subject.
     pub names: Vec<String>,
     /// When a good run was last mailed.
     pub last_ok: Option<DateTime<Utc>>,
@@ -177,7 +177,7 @@ pub struct Mailed {
 pub struct Untold {
     /// When it began.
     pub time: DateTime<Utc>,
-    /// What it came to.
+    /// Its status.
     pub status: Status,
     /// What its subject would have been.
     pub subject: String,
@@ -185,35 +185,35 @@ pub struct Untold {
 
 /// How a run ended for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RunResult {
-    /// All that was due is saved.
+pub enum JobResult {
+    /// Everything that was due is backed up.
     Success,
-    /// Something was not saved, or not whole.
+    /// Something was not backed up, or only in part.
     Partial,
-    /// Nothing was saved, or the run could not begin.
+    /// Nothing was backed up, or the run could not begin.
     Failure,
     /// A signal or a crash ended it.
     Aborted,
 }
 
-words!(RunResult { Success = "success", Partial = "partial", Failure = "failure", Aborted = "aborted" });
+words!(JobResult { Success = "success", Partial = "partial", Failure = "failure", Aborted = "aborted" });
 
-/// What became of a domain in a run of its job.
+/// As what a domain is counted in a run of its job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DomainState {
+pub enum Tally {
     /// It was due.
     Selected,
-    /// Saved whole.
+    /// Backed up.
     Success,
-    /// Not saved, or not whole.
+    /// Not backed up, or only in part.
     Failure,
-    /// Left out as a hook asked.
+    /// Skipped by a hook.
     Skipped,
-    /// Due, and not reached before the run ended.
+    /// Due, but the run ended before its turn.
     NotRun,
 }
 
-words!(DomainState {
+words!(Tally {
     Selected = "selected",
     Success = "success",
     Failure = "failure",
@@ -221,16 +221,16 @@ words!(DomainState {
     NotRun = "not_run",
 });
 
-/// How an attempt ended, as it is watched: a domain that was not saved whole has failed.
+/// How an attempt ended, for monitoring: a partial backup is a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DomainResult {
-    /// Saved whole.
+    /// Backed up.
     Success,
-    /// Saved whole, and there is something to know, or to clean up.
+    /// Backed up, with a warning or something left to clean up.
     Warning,
-    /// Not saved, or not whole.
+    /// Not backed up, or only in part.
     Failure,
-    /// Left out as a hook asked.
+    /// Skipped by a hook.
     Skipped,
 }
 
@@ -262,7 +262,7 @@ words!(Stage {
     Prune = "prune",
 });
 
-/// A way for reports to people.
+/// How reports are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Channel {
     /// A mail server.
@@ -273,12 +273,12 @@ pub enum Channel {
 
 words!(Channel { Smtp = "smtp", Sendmail = "sendmail" });
 
-impl From<Outcome> for DomainState {
-    fn from(outcome: Outcome) -> DomainState {
+impl From<Outcome> for Tally {
+    fn from(outcome: Outcome) -> Tally {
         match outcome {
-            Outcome::Success => DomainState::Success,
-            Outcome::Skipped => DomainState::Skipped,
-            Outcome::Partial | Outcome::Failed => DomainState::Failure,
+            Outcome::Success => Tally::Success,
+            Outcome::Skipped => Tally::Skipped,
+            Outcome::Partial | Outcome::Failed => Tally::Failure,
         }
     }
 }

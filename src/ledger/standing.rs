@@ -1,20 +1,20 @@
-//! Owns: how a guest or a job stands: whether its backups are late, were never made, or are not asked for. The status page, mails and
-//! metrics show what is decided here. Pure. Must not: render.
+//! Owns: whether the backups of a guest or the runs of a job are late, were never made, or are not scheduled, for the status page,
+//! mails and metrics. Pure. Must not: render.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Domain, Job, Seen, SeenJob};
+use super::{DomainRecord, JobRecord, Seen, SeenJob};
 
-/// The age of the last backup that was good, against the schedule.
+/// The age of the last good backup, compared with the schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Age {
-    /// No backup exists, and the first should.
+    /// No backup exists, although the first should.
     Never,
-    /// No backup exists yet, and the first is not due: the guest has been known for less than its schedule, or has none.
+    /// No backup exists yet, and the first is not due: the guest is newer than one interval, or has no schedule.
     Awaited,
     /// It has no schedule, or the schedule is not known.
     Unplanned(TimeDelta),
-    /// Younger than the schedule asks for, with some room for runs of different lengths.
+    /// Not older than the schedule allows, with some tolerance for runs of different lengths.
     OnTime {
         /// How old it is.
         age: TimeDelta,
@@ -31,8 +31,8 @@ pub enum Age {
 }
 
 impl Age {
-    /// The age of a guest's last backup, by what is known of its runs and what was last seen of it.
-    pub fn of(past: Option<&Domain>, seen: Option<&Seen>, now: DateTime<Utc>) -> Age {
+    /// The age of a guest's last backup, by its record in the ledger and by the last survey.
+    pub fn of(past: Option<&DomainRecord>, seen: Option<&Seen>, now: DateTime<Utc>) -> Age {
         let interval = seen.and_then(|seen| interval(seen.expected_interval_s));
         let age = |since: DateTime<Utc>| (now - since).max(TimeDelta::zero());
         match (last_success(past, seen).map(age), interval) {
@@ -49,27 +49,27 @@ impl Age {
         }
     }
 
-    /// Whether a backup should exist by now, and does not.
+    /// Whether a backup should exist by now but does not.
     pub fn is_late(self) -> bool {
         matches!(self, Age::Never | Age::Late { .. })
     }
 }
 
-/// The age from which on a backup, or the start of a run, is late: a quarter of the interval and an hour leave room for runs of
-/// different lengths.
+/// The age above which a backup, or the start of a run, is late: the interval, a quarter of it and an hour, because runs differ in
+/// length.
 pub fn late_after(interval: TimeDelta) -> TimeDelta {
     interval + interval / 4 + TimeDelta::hours(1)
 }
 
-/// The time between two days of a schedule; `None` if there is no schedule, or none that can be meant.
+/// The time between two days of a schedule; `None` without a schedule, or if the number is implausible.
 pub fn interval(seconds: u64) -> Option<TimeDelta> {
     const TEN_YEARS: i64 = 315_576_000;
     i64::try_from(seconds).ok().filter(|seconds| (1..=TEN_YEARS).contains(seconds)).map(TimeDelta::seconds)
 }
 
-/// When the guest was last saved whole. If the ledger was lost, its newest restore point tells, unless the ledger knows that
-/// point: then it was not whole.
-pub fn last_success(past: Option<&Domain>, seen: Option<&Seen>) -> Option<DateTime<Utc>> {
+/// When the guest was last backed up completely. After the loss of the ledger this is the time of its newest restore point. A
+/// newest point that the ledger knows without a success is a partial one.
+pub fn last_success(past: Option<&DomainRecord>, seen: Option<&Seen>) -> Option<DateTime<Utc>> {
     let is_known = |time: &DateTime<Utc>| {
         past.is_some_and(|past| {
             past.history.iter().filter_map(|attempt| attempt.point).any(|point| point.time() == *time)
@@ -78,8 +78,8 @@ pub fn last_success(past: Option<&Domain>, seen: Option<&Seen>) -> Option<DateTi
     past.and_then(|past| past.last_success).or_else(|| seen?.points.newest.filter(|time| !is_known(time)))
 }
 
-/// When the guest was first saved whole, as far back as the ledger or the restore points know.
-pub fn first_success(past: Option<&Domain>, seen: Option<&Seen>) -> Option<DateTime<Utc>> {
+/// When the guest was first backed up completely, as far back as ledger and restore points go.
+pub fn first_success(past: Option<&DomainRecord>, seen: Option<&Seen>) -> Option<DateTime<Utc>> {
     let oldest = seen.and_then(|seen| seen.points.oldest).filter(|_| last_success(past, seen).is_some());
     [past.and_then(|past| past.first_success), oldest].into_iter().flatten().min()
 }
@@ -91,8 +91,8 @@ impl Seen {
     }
 }
 
-impl Job {
-    /// How long no run of the job has begun, if that is too long.
+impl JobRecord {
+    /// The time since the last run of the job began, if that is too long.
     pub fn late(&self, seen: &SeenJob, now: DateTime<Utc>) -> Option<TimeDelta> {
         let (since, interval) = (now - self.last_start?, interval(seen.expected_interval_s)?);
         (since > late_after(interval)).then_some(since)
@@ -115,8 +115,8 @@ mod tests {
         Some(now() - TimeDelta::hours(hours))
     }
 
-    fn saved(hours: i64) -> Domain {
-        Domain { last_success: ago(hours), ..Domain::default() }
+    fn saved(hours: i64) -> DomainRecord {
+        DomainRecord { last_success: ago(hours), ..DomainRecord::default() }
     }
 
     fn seen(interval: u64, since: Option<i64>, newest: Option<i64>) -> Seen {
@@ -139,7 +139,7 @@ mod tests {
         {
             let seen = seen(interval, None, None);
             assert_eq!(Age::of(Some(&saved(hours)), Some(&seen), now()).is_late(), is_late, "{interval} {hours}");
-            let job = Job { last_start: ago(hours), ..Job::default() };
+            let job = JobRecord { last_start: ago(hours), ..JobRecord::default() };
             let planned = SeenJob { expected_interval_s: interval, ..SeenJob::default() };
             assert_eq!(job.late(&planned, now()).is_some(), is_late, "{interval} {hours}");
         }
@@ -170,7 +170,7 @@ mod tests {
             read_bytes: 0,
             stored_bytes: 0,
         };
-        let past = Domain { history: [partial].into(), ..Domain::default() };
+        let past = DomainRecord { history: [partial].into(), ..DomainRecord::default() };
         assert_eq!(last_success(Some(&past), Some(&seen)), None);
         assert_eq!(Age::of(Some(&past), Some(&seen), now()), Age::Never);
     }

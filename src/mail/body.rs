@@ -1,4 +1,4 @@
-//! Owns: the two parts of a mail, from a report and what is known beside it, by templates. Must not: send.
+//! Renders the two parts of a mail from a report and additional information. It must not send mail.
 
 mod example;
 mod view;
@@ -20,42 +20,42 @@ const HTML: (&str, &str) = ("report.html.hbs", include_str!("templates/report.ht
 const HTML_LIMIT: usize = 24_000;
 /// The longest report in the text part, in bytes.
 const TEXT_LIMIT: usize = 20_000;
-/// Bytes of an operator's template, at most.
+/// Maximum size of an operator's template, in bytes.
 const MAX_TEMPLATE: u64 = 1 << 20;
-/// Domains, and hooks' outputs, that are shown; fewer where they do not fit.
+/// Maximum number of domains and hook outputs; fewer if they do not fit.
 const SHOWN: [usize; 5] = [60, 25, 10, 3, 0];
 
-/// What is told beside the report.
+/// Information in addition to the report.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
-    /// The run in short.
+pub struct Background<'a> {
+    /// The summary of the run.
     pub gist: &'a Gist,
-    /// The settings, for what is due next; `None` if they cannot be read.
+    /// The settings, to compute what is due next; `None` if they cannot be read.
     pub settings: Option<&'a Settings>,
-    /// What was last seen, for the free space.
+    /// The last survey, for the free space.
     pub survey: Option<&'a Survey>,
     /// Guests that should have been due; see [`late`](super::late).
     pub late: &'a [String],
-    /// Runs that were not mailed.
+    /// Earlier runs that were not mailed.
     pub untold: &'a [Untold],
 }
 
 /// The parts of a mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bodies {
-    /// What there is to say, as text; the end of a long one is left to `kvmbackup report`.
+    /// The text part; `kvmbackup report` prints the end of a long report.
     pub text: String,
-    /// The same for those who like colours, within a bound with the built-in template.
+    /// The HTML part, limited in size with the built-in template.
     pub html: String,
-    /// What is wrong with templates of the operator; the built-in ones took their place.
+    /// Errors of operator templates; the built-in ones are used instead.
     pub complaints: Vec<String>,
 }
 
-/// Renders both parts; `templates` is a folder that may hold a `report.txt.hbs` and a `report.html.hbs` of the operator.
+/// Renders both parts. `templates` is a directory that may contain `report.txt.hbs` and `report.html.hbs`.
 ///
 /// # Errors
-/// A built-in template does not render.
-pub fn bodies(report: &RunReport, facts: Facts<'_>, templates: Option<&Path>) -> Result<Bodies, Error> {
+/// A built-in template cannot be rendered.
+pub fn bodies(report: &RunReport, facts: Background<'_>, templates: Option<&Path>) -> Result<Bodies, Error> {
     let mut complaints = Vec::new();
     let full = View::new(report, facts, usize::MAX);
     let text = render(TEXT, &full, templates, &mut complaints)?;
@@ -70,18 +70,18 @@ pub fn bodies(report: &RunReport, facts: Facts<'_>, templates: Option<&Path>) ->
     Ok(Bodies { text, html, complaints })
 }
 
-/// The HTML part alone, by the built-in template.
+/// The HTML part alone, with the built-in template.
 ///
 /// # Errors
-/// It does not render.
-pub fn html(report: &RunReport, facts: Facts<'_>) -> Result<String, Error> {
+/// The template cannot be rendered.
+pub fn html(report: &RunReport, facts: Background<'_>) -> Result<String, Error> {
     Ok(bodies(report, facts, None)?.html)
 }
 
-/// Tries the templates of a folder with a run in which everything is that a template may name; what is wrong with them.
+/// Renders the templates of a directory with a run that has every field, and returns their errors.
 ///
 /// # Errors
-/// A built-in template does not render.
+/// A built-in template cannot be rendered.
 pub fn check_templates(templates: &Path) -> Result<Vec<String>, Error> {
     let mut complaints = Vec::new();
     for template in [TEXT, HTML] {
@@ -112,7 +112,7 @@ fn render(
         match own.and_then(|own| registry.render_template(&own, view).map_err(|error| error.to_string())) {
             Ok(text) => return Ok(text),
             Err(error) => complaints.push(format!(
-                "{}: the template cannot be used, the built-in one took its place: {}",
+                "cannot use the template {}, using the built-in one: {}",
                 path.display(),
                 error.split_whitespace().collect::<Vec<_>>().join(" ")
             )),
@@ -151,8 +151,8 @@ mod tests {
     }
 
     fn of(report: &RunReport, templates: Option<&Path>) -> Bodies {
-        let gist = gist(report, 0, &[]);
-        let facts = Facts { gist: &gist, settings: None, survey: None, late: &[], untold: &[] };
+        let gist = gist(report, report.result(), &[]);
+        let facts = Background { gist: &gist, settings: None, survey: None, late: &[], untold: &[] };
         bodies(report, facts, templates).unwrap()
     }
 
@@ -171,7 +171,7 @@ mod tests {
         let html = of(&sample::bad(), None).html;
         let at = |word: &str| html.find(word).unwrap_or_else(|| panic!("{word} is not in {html}"));
         assert!(at(">db1<") < at(">files<") && at(">files<") < at(">DockerNode1<"));
-        for word in ["No space left on device", "make room on", "the ping was not taken", "lang=\"en\"", "crash"] {
+        for word in ["No space left on device", "Free space on", "the ping was not taken", "lang=\"en\"", "crash"] {
             at(word);
         }
         for word in ["<script", "src=", "url(", "<link", "<style", "http"] {

@@ -1,82 +1,60 @@
-//! Owns: what a run came to in short, and whether a mail is due for it. Pure. Must not: send, or ask the time.
+//! Owns: the summary of a run, and whether a mail is due for it. Pure. Must not: send, or read the clock.
 
 use chrono::{DateTime, FixedOffset, TimeDelta, Utc};
 
 use crate::config::MailWhen;
 use crate::ledger::standing::Age;
 use crate::ledger::{Ledger, Mailed, Survey};
-use crate::model::{DomainOutcome, Outcome, RunReport, Status};
-use crate::report::{ExitCode, exit_code};
+use crate::model::{DomainOutcome, Outcome, RunReport, RunResult, Status};
 
-/// Days between two good runs that are mailed as a sign of life; half a day less, so that a weekly run is never too early.
+/// The time between two good runs that are mailed as a sign of life: half a day less than a week, so that a weekly run is never too
+/// early.
 const SIGN_OF_LIFE: TimeDelta = TimeDelta::hours(7 * 24 - 12);
 
-/// A run in short.
+/// The summary of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gist {
-    /// What it came to.
+    /// How much attention the run needs.
     pub status: Status,
-    /// Domains that the status is about.
+    /// The number of domains that the status is about.
     pub count: usize,
-    /// Domains of the run.
+    /// The number of domains of the run.
     pub all: usize,
-    /// Who or what the status is about.
+    /// The domains, or the cause, that the status is about.
     pub names: Vec<String>,
 }
 
-/// A run in short. `code` is what the program ends with, `late` are guests that should have been due; see [`late`].
-pub fn gist(report: &RunReport, code: u8, late: &[String]) -> Gist {
-    let status = match code.max(exit_code(report)) {
-        128.. => Status::Aborted,
-        code if code == ExitCode::Untidy.code() => Status::Warning,
-        0 if !late.is_empty() || report.domains.iter().any(warns) => Status::Warning,
-        0 if !report.warnings.is_empty() || !report.damaged.is_empty() => Status::Warning,
-        0 => Status::Ok,
-        _ => Status::Failed,
+/// The summary of a run. `result` is that of the program, `late` are guests that should have been due; see [`late`].
+pub fn gist(report: &RunReport, result: RunResult, late: &[String]) -> Gist {
+    let result = result.max(report.result());
+    let warns = !late.is_empty() || report.domains.iter().any(DomainOutcome::warns);
+    let status = match result.severity() {
+        Status::Ok if warns || !report.warnings.is_empty() || !report.damaged.is_empty() => Status::Warning,
+        status => status,
     };
     let of = |test: fn(&DomainOutcome) -> bool| -> Vec<String> {
         report.domains.iter().filter(|domain| test(domain)).map(|domain| domain.domain.clone()).collect()
     };
     let mut names = match status {
         Status::Ok => of(|domain| domain.outcome == Outcome::Success),
-        Status::Warning => of(warns),
-        Status::Failed | Status::Aborted => of(fails),
+        Status::Warning => of(DomainOutcome::warns),
+        Status::Failed | Status::Aborted => of(|domain| domain.outcome.is_failure()),
     };
     let count = names.len();
     let damaged = report.damaged.iter().map(|point| format!("{} {} is damaged", point.domain, point.id));
     match status {
         Status::Ok => names.clear(),
         Status::Warning => names.extend(late.iter().map(|name| format!("{name} is late")).chain(damaged)),
-        Status::Failed | Status::Aborted if code == ExitCode::Damaged.code() => names.extend(damaged),
+        Status::Failed | Status::Aborted if result == RunResult::Damaged => names.extend(damaged),
         Status::Failed | Status::Aborted => {}
     }
     if names.is_empty() && status != Status::Ok {
-        names.push(whole(code).to_owned());
+        names.push(result.cause().to_owned());
     }
     Gist { status, count, all: report.domains.len(), names }
 }
 
-/// What to look at when no domain is to blame.
-fn whole(code: u8) -> &'static str {
-    match code {
-        2 => "configuration",
-        3 => "another run holds the lock",
-        4 => "libvirt cannot be reached",
-        5 => "the target cannot be used",
-        7 => "not all is cleaned up",
-        _ => "the run",
-    }
-}
-
-fn warns(domain: &DomainOutcome) -> bool {
-    !domain.warnings.is_empty() || !domain.leftovers.is_empty()
-}
-
-fn fails(domain: &DomainOutcome) -> bool {
-    matches!(domain.outcome, Outcome::Failed | Outcome::Partial)
-}
-
-/// Guests that a run should have tried and did not: none was due, and the last backup is too old, or none was ever made.
+/// Guests that were not due in this run although their last backup is too old, or although they never had one.
 pub fn late(ledger: &Ledger, survey: &Survey, report: &RunReport) -> Vec<String> {
     let tried = |name: &str| report.domains.iter().any(|domain| domain.domain == name);
     let guests = survey.domains.iter().filter(|(name, seen)| seen.job.is_some() && seen.defined && !tried(name));
@@ -87,7 +65,7 @@ pub fn late(ledger: &Ledger, survey: &Survey, report: &RunReport) -> Vec<String>
     late.map(|(name, _)| name.clone()).collect()
 }
 
-/// Whether a mail is due for a run, by what was mailed before. `now` is in the time zone whose days a digest goes by.
+/// Whether a mail is due for a run, considering earlier mails. The days of a digest are those of `now`'s time zone.
 pub fn is_due(when: MailWhen, gist: &Gist, mailed: &Mailed, now: DateTime<FixedOffset>) -> bool {
     let changed = mailed.status != Some(gist.status) || (gist.status != Status::Ok && mailed.names != gist.names);
     let no_sign = mailed.last_ok.is_none_or(|last| now.with_timezone(&Utc) - last >= SIGN_OF_LIFE);
@@ -108,7 +86,7 @@ pub fn is_due(when: MailWhen, gist: &Gist, mailed: &Mailed, now: DateTime<FixedO
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Domain, Seen, SeenPoints};
+    use crate::ledger::{DomainRecord, Seen, SeenPoints};
     use crate::report::sample;
 
     fn now() -> DateTime<FixedOffset> {
@@ -121,24 +99,30 @@ mod tests {
 
     #[test]
     fn the_worst_gives_the_status_and_the_names() {
-        let of = |report: &RunReport, code, late: &[String]| {
-            let gist = gist(report, code, late);
+        let of = |report: &RunReport, result, late: &[String]| {
+            let gist = gist(report, result, late);
             (gist.status, gist.count, gist.all, gist.names.join(", "))
         };
-        assert_eq!(of(&sample::good(), 0, &[]), (Status::Ok, 2, 2, String::new()));
-        assert_eq!(of(&sample::bad(), 1, &[]), (Status::Failed, 2, 3, "db1, files".into()));
-        assert_eq!(of(&sample::good(), 0, &["web".into()]), (Status::Warning, 0, 2, "web is late".into()));
-        assert_eq!(of(&sample::good(), 143, &[]), (Status::Aborted, 0, 2, "the run".into()));
-        assert_eq!(of(&sample::empty(), 3, &[]), (Status::Failed, 0, 0, "another run holds the lock".into()));
+        assert_eq!(of(&sample::good(), RunResult::Good, &[]), (Status::Ok, 2, 2, String::new()));
+        assert_eq!(of(&sample::bad(), RunResult::Failed, &[]), (Status::Failed, 2, 3, "db1, files".into()));
+        assert_eq!(
+            of(&sample::good(), RunResult::Good, &["web".into()]),
+            (Status::Warning, 0, 2, "web is late".into())
+        );
+        assert_eq!(of(&sample::good(), RunResult::Signal(15), &[]), (Status::Aborted, 0, 2, "the run".into()));
+        assert_eq!(
+            of(&sample::empty(), RunResult::Locked, &[]),
+            (Status::Failed, 0, 0, "another run holds the lock".into())
+        );
         let mut warned = sample::good();
         warned.domains[1].warnings = sample::bad().domains[2].warnings.clone();
-        assert_eq!(of(&warned, 0, &[]), (Status::Warning, 1, 2, "büro".into()));
+        assert_eq!(of(&warned, RunResult::Good, &[]), (Status::Warning, 1, 2, "büro".into()));
     }
 
     #[test]
     fn by_default_failures_recovery_and_a_weekly_sign_of_life_are_mailed() {
-        let ok = gist(&sample::good(), 0, &[]);
-        let bad = gist(&sample::bad(), 1, &[]);
+        let ok = gist(&sample::good(), RunResult::Good, &[]);
+        let bad = gist(&sample::bad(), RunResult::Failed, &[]);
         let due = |gist: &Gist, mailed: &Mailed| is_due(MailWhen::Failure, gist, mailed, now());
         let mailed = |status, last_ok| Mailed { status: Some(status), last_ok, ..Mailed::default() };
         assert!(due(&ok, &Mailed::default()), "the first one shows that mail works");
@@ -151,8 +135,8 @@ mod tests {
 
     #[test]
     fn change_is_of_status_or_of_who_fails_and_a_digest_is_of_the_day() {
-        let ok = gist(&sample::good(), 0, &[]);
-        let bad = gist(&sample::bad(), 1, &[]);
+        let ok = gist(&sample::good(), RunResult::Good, &[]);
+        let bad = gist(&sample::bad(), RunResult::Failed, &[]);
         let same = Mailed { status: Some(Status::Failed), names: bad.names.clone(), ..Mailed::default() };
         assert!(!is_due(MailWhen::Change, &bad, &same, now()));
         assert!(is_due(MailWhen::Change, &Gist { names: vec!["other".into()], ..bad.clone() }, &same, now()));
@@ -198,8 +182,11 @@ mod tests {
             libvirt_ok: true,
         };
         assert_eq!(late(&Ledger::default(), &survey, &sample::bad()), ["late", "never"]);
-        // A restore point that is not whole is no backup.
-        let whole = Domain { last_success: Some(sample::empty().finished - TimeDelta::hours(40)), ..Domain::default() };
+        // A partial restore point is no backup.
+        let whole = DomainRecord {
+            last_success: Some(sample::empty().finished - TimeDelta::hours(40)),
+            ..DomainRecord::default()
+        };
         let ledger = Ledger { domains: [("due".to_owned(), whole)].into(), ..Ledger::default() };
         assert_eq!(late(&ledger, &survey, &sample::bad()), ["due", "late", "never"]);
     }

@@ -1,4 +1,4 @@
-//! Owns: why a mail could not be made or sent. Must not: hold a secret.
+//! Errors of building and sending mails. They must not contain secrets.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,17 +8,17 @@ use crate::sys::trust::Refused;
 /// Why a mail could not be made or sent.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An address is none.
-    #[error("{0:?} is no address that can be mailed to")]
+    /// An address is invalid.
+    #[error("invalid mail address {0:?}")]
     Address(String),
-    /// A user of this host, whom no mail server knows.
+    /// A user of this host, which mail servers do not know.
     #[error("{0:?} has no domain, and a mail server does not know the users of this host")]
     Local(String),
-    /// There is no domain to send from.
-    #[error("the mail has no sender: the name of this host, {0}, has no domain")]
+    /// The sender has no domain.
+    #[error("no sender address: the name of this host, {0}, has no domain")]
     Sender(String),
-    /// One of several recipients was refused; the others get the mail.
-    #[error("{to} does not get the mail: {by} refused that recipient")]
+    /// One of several recipients was rejected; the others receive the mail.
+    #[error("{by} rejected the recipient {to}")]
     Recipient {
         /// The recipient.
         to: String,
@@ -27,18 +27,18 @@ pub enum Error {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A built-in template does not render.
-    #[error("the mail cannot be put together")]
+    /// A built-in template cannot be rendered.
+    #[error("cannot render the mail")]
     Template(#[from] Box<handlebars::RenderError>),
     /// The local program cannot be run.
-    #[error("{} cannot be run", program.display())]
+    #[error("cannot run {}", program.display())]
     Sendmail {
         /// The program.
         program: PathBuf,
         /// Why not.
         source: io::Error,
     },
-    /// Another user could change what a mail is sent by.
+    /// Another user could change a file that is used to send mail.
     #[error("{what} is not trusted")]
     Untrusted {
         /// What it is.
@@ -47,28 +47,28 @@ pub enum Error {
         source: Refused,
     },
     /// The local program is a script that cannot be started.
-    #[error("the program `sendmail` cannot be run")]
+    #[error("cannot run the program of `sendmail`")]
     Script(#[from] Refused),
-    /// The local program refused the mail.
-    #[error("{} refused the mail ({how})", program.display())]
+    /// The local program rejected the mail.
+    #[error("{} rejected the mail ({how})", program.display())]
     Refused {
         /// The program.
         program: PathBuf,
-        /// Its exit code, if it ended by itself.
+        /// Its exit code, unless a signal ended it.
         code: Option<i32>,
-        /// Its exit status, and what it said.
+        /// Its exit status and output.
         how: String,
     },
     /// It took too long.
-    #[error("{by} did not take the mail within {seconds} s")]
+    #[error("{by} did not accept the mail within {seconds} s")]
     Slow {
         /// The program or the server.
         by: String,
-        /// How long was waited.
+        /// The time limit.
         seconds: u64,
     },
-    /// The password cannot be had.
-    #[error("the password for the mail server cannot be read from {place}")]
+    /// The password cannot be read.
+    #[error("cannot read the password for the mail server from {place}")]
     Secret {
         /// A file or a variable.
         place: String,
@@ -76,39 +76,39 @@ pub enum Error {
         source: io::Error,
     },
     /// The certificates cannot be used.
-    #[error("{}: the certificates cannot be used", path.display())]
+    #[error("cannot use the certificates in {}", path.display())]
     Certificates {
         /// The file.
         path: PathBuf,
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The mail server did not take it.
-    #[error("the mail server {server} did not take the mail")]
+    /// The mail server did not accept the mail.
+    #[error("the mail server {server} did not accept the mail")]
     Smtp {
         /// Host and port.
         server: String,
         /// Why not.
         source: super::Trouble,
     },
-    /// The mail waits, for an older one cannot be sent.
-    #[error("{count} mails of earlier runs cannot be sent")]
+    /// The mail waits because an older one cannot be sent.
+    #[error("cannot send {count} mails of earlier runs")]
     Waiting {
         /// How many.
         count: usize,
         /// Why not.
         source: Box<Error>,
     },
-    /// Mails that waited were refused for good.
-    #[error("{count} mails of earlier runs are refused for good, and are not tried again")]
+    /// Mails in the spool were rejected permanently.
+    #[error("{count} mails of earlier runs were permanently rejected and will not be sent again")]
     Dropped {
         /// How many.
         count: usize,
         /// Why the last of them was.
         source: Box<Error>,
     },
-    /// How runs are mailed cannot be kept for one that cannot read its configuration.
-    #[error("{}: cannot be written", path.display())]
+    /// The mail settings cannot be saved for runs that cannot read their configuration.
+    #[error("cannot write {}", path.display())]
     Known {
         /// The file.
         path: PathBuf,
@@ -116,20 +116,20 @@ pub enum Error {
         source: io::Error,
     },
     /// The spool cannot be used.
-    #[error("{}: the spool of mails cannot be used", path.display())]
+    #[error("cannot use the mail spool {}", path.display())]
     Spool {
-        /// The folder or the file.
+        /// The directory or the file.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
 }
 
-/// Exit codes of `sendmail` that are of the mail or its recipients: EX_DATAERR, EX_NOUSER, EX_NOHOST of `sysexits.h`.
+/// Exit codes of `sendmail` that concern the mail or its recipients: EX_DATAERR, EX_NOUSER, EX_NOHOST of `sysexits.h`.
 const OF_THE_MAIL: [i32; 3] = [65, 67, 68];
 
 impl Error {
-    /// Whether another try of the same mail would be told the same, if the way is in order otherwise.
+    /// Whether a retry of the same mail would fail in the same way although other mails can be sent.
     pub fn is_final(&self) -> bool {
         match self {
             Error::Smtp { source, .. } => source.is_permanent(),
@@ -140,38 +140,40 @@ impl Error {
 
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
-        let again = "then try it: `kvmbackup check --send-test`";
+        let again = "Then test it with `kvmbackup check --send-test`";
         Some(match self {
             Error::Address(_) | Error::Local(_) => {
-                format!("write it in `mail.to` or `mail.from` as user@domain; {again}")
+                format!("Use the form user@domain in `mail.to` and `mail.from`. {again}")
             }
-            Error::Sender(_) => format!("name the sender, user@domain, by `mail.from`; {again}"),
-            Error::Recipient { .. } => format!("correct or remove it in `mail.to`; {again}"),
+            Error::Sender(_) => format!("Set `mail.from` to the sender in the form user@domain. {again}"),
+            Error::Recipient { .. } => format!("Correct or remove this recipient in `mail.to`. {again}"),
             Error::Untrusted { source, .. } | Error::Script(source) => return source.hint(),
             Error::Sendmail { .. } => {
-                format!("install a mail transport agent, or name a server by `mail.smtp`; {again}")
+                format!("Install a mail transport agent, or configure a server in `mail.smtp`. {again}")
             }
-            Error::Refused { .. } => format!("look into the log of the local mail system; {again}"),
+            Error::Refused { .. } => format!("Look in the log of the local mail system. {again}"),
             Error::Slow { .. } => {
                 format!(
-                    "look at the way to it, and whether `port` and `security` of `mail.smtp` belong together \
-                    (465 and tls, 587 and starttls); or raise its `timeout`; {again}"
+                    "Check the network, and that `port` and `security` of `mail.smtp` match \
+                    (465 and tls, 587 and starttls), or increase `timeout`. {again}"
                 )
             }
-            Error::Secret { .. } => format!("look at `mail.smtp` of the configuration; {again}"),
-            Error::Certificates { .. } => format!("`mail.smtp.ca_file` must hold certificates in PEM form; {again}"),
-            Error::Smtp { source, .. } => format!("{}; {again}", source.hint()),
+            Error::Secret { .. } => format!("Check `mail.smtp` in the configuration. {again}"),
+            Error::Certificates { .. } => {
+                format!("Set `mail.smtp.ca_file` to a file with certificates in PEM format. {again}")
+            }
+            Error::Smtp { source, .. } => format!("{} {again}", source.hint()),
             Error::Waiting { source, .. } => return source.hint(),
             Error::Dropped { .. } => {
-                "read them: the files that end in `.refused` in `mail-spool` of the state folder; \
-                look at `to` and `from` of `mail`"
+                "Read these mails, which are the `.refused` files in `mail-spool` of the state directory, \
+                and check `to` and `from` of `mail`."
                     .to_owned()
             }
             Error::Spool { path, source } if source.kind() == io::ErrorKind::InvalidData => {
-                format!("see what lies there, and move it away: ls -l {}", path.display())
+                format!("Look at the file and move it away: ls -l {}", path.display())
             }
             Error::Spool { .. } | Error::Known { .. } => {
-                "look at the mode and the file system of the state folder".to_owned()
+                "Check the mode and the file system of the state directory.".to_owned()
             }
             Error::Template(_) => return None,
         })

@@ -1,4 +1,4 @@
-//! Owns: a mail as bytes: headers and two parts that say the same. Must not: send it.
+//! Builds a mail: headers, a text part and an HTML part with the same contents. It must not send it.
 
 use chrono::Utc;
 use lettre::message::header::{self, Header, HeaderName, HeaderValue, Headers};
@@ -9,12 +9,12 @@ use super::Error;
 use crate::config::{Mail, Transport};
 use crate::sys::host;
 
-/// A mail of a run that came to this `result`, one word, in the form of RFC 5322 with lines that end in CR LF.
+/// Builds the mail of a run in the form of RFC 5322, with lines that end in CR LF. `result` is one word.
 ///
 /// A name without a domain is not changed: the local mail system adds the domain and resolves aliases.
 ///
 /// # Errors
-/// An address of the configuration is none.
+/// An address of the configuration is invalid.
 pub fn message(
     mail: &Mail,
     run: Uuid,
@@ -30,7 +30,7 @@ pub fn message(
     headers.set(header::Date::new(std::time::SystemTime::from(Utc::now())));
     headers.set(header::MessageId::from(format!("<{}.{}@{node}>", run, Uuid::new_v4().simple())));
     headers.set(header::MIME_VERSION_1_0);
-    // RFC 3834: nobody's holiday notice answers it.
+    // RFC 3834: prevents automatic replies.
     headers.insert_raw(plain("Auto-Submitted", "auto-generated".to_owned()));
     // RFC 2919.
     headers.insert_raw(plain("List-Id", format!("<kvmbackup.{node}>")));
@@ -41,7 +41,7 @@ pub fn message(
     Ok(bytes)
 }
 
-/// Who sends a mail to a server, and who gets it: addresses without names.
+/// Sender and recipients for a mail server: addresses without names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     /// The sender.
@@ -50,10 +50,10 @@ pub struct Envelope {
     pub to: Vec<String>,
 }
 
-/// The envelope for a mail server, which knows no users of this host.
+/// The envelope for a mail server, which does not know the users of this host.
 ///
 /// # Errors
-/// An address has no domain, or is none.
+/// An address has no domain or is invalid.
 pub fn envelope(mail: &Mail) -> Result<Envelope, Error> {
     let address = |text: &String| match text.contains('@') {
         true => Ok(mailbox(text)?.email.to_string()),
@@ -68,7 +68,7 @@ pub fn envelope(mail: &Mail) -> Result<Envelope, Error> {
     Ok(Envelope { from, to })
 }
 
-/// The sender as the header names it.
+/// The sender in the header.
 fn sender(mail: &Mail) -> String {
     let local = || "kvmbackup <root>".to_owned();
     match (&mail.from, &mail.transport) {
@@ -92,7 +92,7 @@ fn mailboxes<T: Header + From<Mailboxes>>(name: &'static str, texts: &[String]) 
     Ok(plain(name, texts.iter().map(text).collect::<Result<Vec<_>, _>>()?.join(", ")))
 }
 
-/// The name is one of ours and ASCII, which is all that can be wrong with it.
+/// The name is a constant and ASCII, so it is always valid.
 fn plain(name: &'static str, value: String) -> HeaderValue {
     HeaderValue::new(HeaderName::new_from_ascii_str(name), value)
 }

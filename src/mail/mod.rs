@@ -1,5 +1,5 @@
-//! Owns: what is mailed of a run, when, and how it leaves this host.
-//! Must not: print, change the ledger, or know how a run is made.
+//! Decides what is mailed after a run and when, and sends it.
+//! It must not print, change the ledger, or know how a run works.
 
 mod body;
 mod decide;
@@ -12,7 +12,7 @@ mod smtp;
 mod spool;
 mod subject;
 
-pub use body::{Facts, bodies, check_templates, html};
+pub use body::{Background, bodies, check_templates, html};
 pub use decide::{Gist, gist, is_due, late};
 pub use error::Error;
 pub use message::message;

@@ -1,26 +1,21 @@
-//! Owns: the way of a mail through a local program, which takes it as `sendmail` does. Must not: keep what it did not take.
+//! Owns: sending a mail through a local program that is called as `sendmail` is. Must not: keep what it did not take.
 
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::Child;
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use lettre::message::Mailbox;
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags};
 
 use super::Error;
+use crate::sys::output::Output;
+use crate::sys::process::{Answer, Ended, Process};
 use crate::sys::program::{self, Stream};
 
 /// How long it may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
-/// How long its last words are waited for after its end.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Bytes of its output that go into an error.
+const MAX_OUTPUT: usize = 4096;
 
-/// Passes a mail to the program and kills the program after `timeout`. If it rejects the mail because of one recipient, the mail
+/// Passes a mail to the program and ends the program after `timeout`. If it rejects the mail because of one recipient, the mail
 /// is sent to each recipient separately. Returns the recipients that were rejected while others were accepted.
 pub(super) fn send(program: &Path, to: &[String], bytes: &[u8], timeout: Duration) -> Result<Vec<Error>, Error> {
     // `-t`: recipients are those of the header.
@@ -44,41 +39,22 @@ fn hand(program: &Path, recipients: &[&str], bytes: &[u8], timeout: Duration) ->
     // `-i`: a line with a dot ends nothing.
     let mut command = program::command(program);
     command.arg("-i").args(recipients);
-    let mut child = program::start(command, [Stream::Pipe, Stream::Null, Stream::Pipe]).map_err(failed)?;
-    let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
-    let stdin = child.stdin.take();
-    // One that reads nothing would keep us at the pipe.
-    thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(text.as_bytes())));
-    let stderr = child.stderr.take();
-    let (said, says) = mpsc::channel();
-    thread::spawn(move || {
-        let mut text = Vec::new();
-        let _ = stderr.map(|stderr| stderr.take(4096).read_to_end(&mut text));
-        let _ = said.send(String::from_utf8_lossy(&text).trim().to_owned());
-    });
-    if !ends(&child, timeout).map_err(failed)? {
-        let _ = child.kill();
-        let _ = child.wait();
-        let by = program.display().to_string();
-        return Err(Error::Slow { by, seconds: timeout.as_secs() });
-    }
-    let status = child.wait().map_err(failed)?;
-    if status.success() {
-        return Ok(());
-    }
-    // What it left behind may hold the pipe.
-    let said = says.recv_timeout(LAST_WORDS).unwrap_or_default();
-    let how = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
-    Err(Error::Refused { program: program.to_owned(), code: status.code(), how })
-}
-
-/// Waits for the end of a process; whether it came.
-fn ends(child: &Child, wait: Duration) -> io::Result<bool> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
-    let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    let mut events = [PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)];
-    let timeout = Timespec { tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-    Ok(rustix::io::retry_on_intr(|| rustix::event::poll(&mut events, Some(&timeout)))? > 0)
+    let input = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
+    let output = Output::new("sendmail", MAX_OUTPUT);
+    let mut process = Process::start(command, Stream::Pipe, Answer::Joined, output).map_err(failed)?;
+    process.write_input(input.into_bytes());
+    let ran = process.run(timeout, None).map_err(failed)?;
+    let (code, status) = match ran.ended {
+        Ended::Exit(0) => return Ok(()),
+        Ended::Exit(code) => (Some(code), format!("exit status {code}")),
+        Ended::Signal(signal) => (None, format!("ended by signal {signal}")),
+        Ended::TimedOut | Ended::Cancelled => {
+            return Err(Error::Slow { by: program.display().to_string(), seconds: timeout.as_secs() });
+        }
+    };
+    let said = ran.output.trim();
+    let how = if said.is_empty() { status } else { format!("{status}: {said}") };
+    Err(Error::Refused { program: program.to_owned(), code, how })
 }
 
 #[cfg(test)]
@@ -96,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_hangs_is_ended_at_its_deadline_whether_it_reads_or_not() {
+    fn a_hung_program_is_ended_at_its_deadline() {
         let dir = tempfile::tempdir().unwrap();
         let bytes = vec![b'x'; 1 << 20];
         for reads in ["", "cat >/dev/null;"] {
@@ -109,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_refuses_all_for_one_recipient_is_asked_for_each() {
+    fn each_recipient_is_tried_alone_after_a_refusal() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let script =
@@ -123,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn its_exit_code_says_whether_it_is_of_use_to_try_again() {
+    fn the_exit_code_decides_whether_to_try_again() {
         let dir = tempfile::tempdir().unwrap();
         for (code, is_final) in [(75, false), (69, false), (67, true), (65, true)] {
             let path = program(dir.path(), &format!("cat >/dev/null; echo why >&2; exit {code}"));

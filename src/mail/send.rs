@@ -1,4 +1,4 @@
-//! Owns: which way a mail leaves this host. Must not: know how, or keep what could not be sent.
+//! Chooses how a mail is sent. It must not know the details of a transport or keep unsent mails.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use crate::config::{Mail, Transport};
 use crate::sys::shebang;
 use crate::sys::trust::{self, Refused};
 
-/// Sends the bytes of a mail to all who are named by its header; those recipients that were refused while others were taken.
+/// Sends a mail to all recipients in its header. Returns the rejected ones if others were accepted.
 ///
 /// # Errors
-/// Nobody gets it, as far as can be known.
+/// No recipient receives it, as far as known.
 pub fn send(mail: &Mail, bytes: &[u8]) -> Result<Vec<Error>, Error> {
     trusted(mail)?;
     match &mail.transport {
@@ -23,11 +23,11 @@ pub fn send(mail: &Mail, bytes: &[u8]) -> Result<Vec<Error>, Error> {
     }
 }
 
-/// Whether a mail could be sent now: the program may be run, or the server is there, over TLS, and takes the login. No mail
-/// is sent.
+/// Checks whether a mail could be sent now, without sending one: the program can be run, or the server is reachable over TLS and
+/// accepts the login.
 ///
 /// # Errors
-/// It could not.
+/// A mail could not be sent.
 pub fn reach(mail: &Mail) -> Result<(), Error> {
     trusted(mail)?;
     match &mail.transport {
@@ -36,7 +36,7 @@ pub fn reach(mail: &Mail) -> Result<(), Error> {
     }
 }
 
-/// What of the way another user could change. What does not exist is reported where it is used.
+/// Files that another user could change. Missing files are reported where they are used.
 pub fn untrusted(mail: &Mail) -> Vec<Error> {
     let judged = match &mail.transport {
         Transport::Sendmail(program) => vec![("the program `sendmail`", trust::file(program))],
@@ -56,7 +56,7 @@ fn trusted(mail: &Mail) -> Result<(), Error> {
     untrusted(mail).into_iter().next().map_or(Ok(()), Err)
 }
 
-/// The way in words.
+/// A description of the transport.
 pub fn way(mail: &Mail) -> String {
     match &mail.transport {
         Transport::Sendmail(program) => program.display().to_string(),
@@ -67,7 +67,7 @@ pub fn way(mail: &Mail) -> String {
 fn executable(program: &Path) -> Result<(), Error> {
     let found = std::fs::metadata(program).and_then(|found| match found.is_file() {
         true => Ok(access(program, Access::EXEC_OK)?),
-        false => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no file")),
+        false => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file")),
     });
     found.map_err(|source| Error::Sendmail { program: program.to_owned(), source })?;
     Ok(shebang::check(program)?)

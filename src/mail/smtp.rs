@@ -1,5 +1,4 @@
-//! Owns: the way of a mail to a server: how often it is tried, and how long it may take. Must not: keep what the server did not
-//! take.
+//! Sends mail to a server, with retries and timeouts. It must not keep mails that the server did not accept.
 
 mod reply;
 mod session;
@@ -9,7 +8,7 @@ mod trouble;
 use std::thread;
 use std::time::Duration;
 
-pub use self::trouble::{Stage, Trouble};
+pub use self::trouble::{SmtpStage, Trouble};
 
 use self::session::Session;
 use super::message::Envelope;
@@ -17,16 +16,16 @@ use super::{Error, secret};
 use crate::config::{Security, Smtp};
 use crate::sys::patience::Patience;
 
-/// How often a server is tried that may be better in a moment.
+/// Number of tries for temporary failures.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
-/// So many times the time for one answer is what a mail may take in all, tries included.
+/// A mail may take this many times the timeout of one reply, including retries.
 const PATIENCE: u32 = 4;
 /// How long to wait for the reply to a whole mail: the server may be running filters. If the client disconnects earlier, the
 /// server may still deliver the mail, and a retry would deliver a copy: RFC 5321, 4.5.3.2.6.
 const AFTER_DATA: Duration = Duration::from_secs(600);
 
-/// Sends a mail; those recipients that were refused while others were taken.
+/// Sends a mail. Returns the rejected recipients if others were accepted.
 pub(super) fn send(smtp: &Smtp, envelope: Envelope, bytes: &[u8]) -> Result<Vec<Error>, Error> {
     let bytes = bytes.to_owned();
     let patience = smtp.timeout * PATIENCE + AFTER_DATA;
@@ -36,12 +35,12 @@ pub(super) fn send(smtp: &Smtp, envelope: Envelope, bytes: &[u8]) -> Result<Vec<
     Ok(refused.into_iter().map(told).collect())
 }
 
-/// Connects and logs in, and no more.
+/// Connects and logs in without sending a mail.
 pub(super) fn reach(smtp: &Smtp) -> Result<(), Error> {
     patiently(smtp, smtp.timeout * PATIENCE, |server| server.open().map(Session::quit))
 }
 
-/// A server, with all that is needed to begin a session.
+/// A server with everything that a session needs.
 struct Server {
     smtp: Smtp,
     tls: Option<stream::Tls>,
@@ -98,7 +97,7 @@ fn tries(server: &Server, envelope: &Envelope, bytes: &[u8]) -> Result<Vec<(Stri
             Ok(refused)
         });
         match sent {
-            Err(error) if left > 0 && error.may_pass() => tracing::info!(%error, "the mail server is tried again"),
+            Err(error) if left > 0 && error.may_pass() => tracing::info!(%error, "retrying the mail server"),
             sent => return sent,
         }
         thread::sleep(PAUSE);

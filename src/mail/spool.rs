@@ -1,4 +1,4 @@
-//! Owns: mails that could not be sent, as files of the state folder, until the next run sends them. Must not: send.
+//! Keeps mails that could not be sent as files in the state directory until the next run sends them. It must not send them.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,22 +12,22 @@ use crate::sys::durable;
 use crate::sys::opened;
 use crate::sys::step::{self, Step};
 
-/// Mails that are kept, of those that wait and of those that were refused for good; of more the oldest go.
+/// Maximum number of waiting mails, and of rejected ones; the oldest are removed.
 const MOST: usize = 50;
-/// Bytes of a mail, at most.
+/// Maximum size of a mail, in bytes.
 const MAX: u64 = 64 << 20;
-/// How files end that wait to be sent, and those that no server takes.
+/// Extensions of mails that wait and of mails that were permanently rejected.
 const WAITING: &str = "eml";
 const REFUSED: &str = "refused";
-/// How the name of a mail ends that is not whole yet, after the number of the process that writes it.
+/// Extension of an incomplete mail, after the process id of its writer.
 const PART: &str = "part";
 
-/// A folder of mails, one file each, for their owner only.
+/// A private directory with one file per mail.
 #[derive(Debug, Clone)]
 pub struct Spool(PathBuf);
 
 impl Spool {
-    /// The spool of a state folder; made when a mail is put into it.
+    /// The spool of a state directory. It is created with its first mail.
     pub fn of(state_dir: &Path) -> Spool {
         Spool(state_dir.join("mail-spool"))
     }
@@ -43,7 +43,7 @@ impl Spool {
         let path = self.0.join(name);
         let made = step::reached(Step::MailSpool).and_then(|()| durable::create_private_dir(&self.0));
         let written = made.and_then(|()| {
-            // Only a whole mail gets a name that is sent.
+            // Only a complete mail gets a name that is sent.
             let aside = path.with_extension(format!("{}.{PART}", std::process::id()));
             let mut file = durable::create_private(&aside)?;
             file.write_all(bytes)?;
@@ -55,7 +55,7 @@ impl Spool {
         written.map_err(|source| Error::Spool { path, source })
     }
 
-    /// Removes what writers left that were killed. It takes room and no more, so that it fails nothing.
+    /// Removes incomplete mails of killed writers. They only use space, so errors are ignored.
     fn sweep(&self) {
         for path in opened::entries(&self.0).unwrap_or_default().iter().map(|entry| self.0.join(entry.file_name())) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -72,7 +72,7 @@ impl Spool {
     /// The mails that wait, oldest first.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// The directory cannot be read.
     pub fn waiting(&self) -> Result<Vec<PathBuf>, Error> {
         self.list(WAITING)
     }
@@ -88,11 +88,11 @@ impl Spool {
         Ok(paths)
     }
 
-    /// Drops the oldest of an ending, until no more than so many are left.
+    /// Removes the oldest mails with an extension until the limit is met.
     fn limit(&self, ending: &str, most: usize) -> Result<(), Error> {
         let paths = self.list(ending)?;
         for path in paths.iter().take(paths.len().saturating_sub(most)) {
-            tracing::warn!(path = %path.display(), "too many mails are kept; the oldest is dropped");
+            tracing::warn!(path = %path.display(), "the spool is full: removing the oldest mail");
             self.done(path)?;
         }
         Ok(())
@@ -106,7 +106,7 @@ impl Spool {
         opened::read_file(path, MAX).map_err(|source| Error::Spool { path: path.to_owned(), source })
     }
 
-    /// One of them will never be taken: it is kept beside the others, as `NAME.refused`, and not tried again.
+    /// Marks a mail as permanently rejected: it stays as `NAME.refused` and is not sent again.
     ///
     /// # Errors
     /// It cannot be renamed.
@@ -118,7 +118,7 @@ impl Spool {
         self.limit(REFUSED, MOST)
     }
 
-    /// One of them needs to wait no longer.
+    /// Removes a mail.
     ///
     /// # Errors
     /// It cannot be removed.

@@ -1,15 +1,15 @@
-//! Owns: the subject of a mail: a fixed grammar, for people and for filters. Must not: know a report.
+//! The subject of a mail, in a fixed grammar for readers and filters. It must not know a report.
 //!
-//! `[kvmbackup] STATUS N/M - HOST - NAME, NAME, +REST`: `N/M` is left out where the run had no domain, the names where all is well.
+//! `[kvmbackup] STATUS N/M - HOST - NAME, NAME, +REST`: `N/M` is omitted if the run had no domain, and the names if everything is ok.
 
 use super::Gist;
 
-/// Characters of a subject: a header line should have no more than 78, RFC 5322, 2.1.1.
+/// Maximum length of a subject: a header line should have at most 78 characters (RFC 5322, 2.1.1).
 const LIMIT: usize = 78;
-/// Characters of a host's name in it.
+/// Maximum length of the host name.
 const HOST: usize = 24;
 
-/// The subject of a run's mail: at most 78 characters, all of them printable ASCII.
+/// The subject of a run's mail: at most 78 printable ASCII characters.
 pub fn subject(host: &str, gist: &Gist) -> String {
     let mut subject = format!("[kvmbackup] {}", gist.status.name());
     if gist.all > 0 {
@@ -32,7 +32,7 @@ pub fn subject(host: &str, gist: &Gist) -> String {
     cut(&subject, LIMIT)
 }
 
-/// The subject of a mail that tries the way.
+/// The subject of a test mail.
 pub fn test_subject(host: &str) -> String {
     format!("[kvmbackup] TEST - {}", cut(&ascii(host), HOST))
 }
@@ -41,7 +41,7 @@ fn cut(text: &str, room: usize) -> String {
     if text.len() <= room { text.to_owned() } else { format!("{}~", &text[..room.saturating_sub(1)]) }
 }
 
-/// Whatever a header line cannot carry as it is becomes a question mark: a name of a domain is text from outside.
+/// Replaces everything except printable ASCII by question marks, because domain names are untrusted text.
 fn ascii(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }

@@ -30,7 +30,7 @@ pub fn current(state_dir: &Path) -> Result<String, Error> {
 /// As of [`current`] and [`textfile::write`].
 pub fn publish(state_dir: &Path, path: &Path) -> Result<(), Error> {
     let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
-    folder.map_err(file("create the folder", state_dir))?;
+    folder.map_err(file("create the directory", state_dir))?;
     let own = state_dir.join(LOCK);
     let _lock = step::reached(Step::TextfileLock).and_then(|()| lock::wait(&own)).map_err(file("lock", &own))?;
     textfile::write(path, &current(state_dir)?)

@@ -21,7 +21,7 @@ pub fn write(path: &Path, text: &str) -> Result<(), Error> {
         _ => Path::new("."),
     };
     let prefix = prefix(path).map_err(file("write", path))?;
-    remove_stale(folder, &prefix).map_err(file("look into the folder of", path))?;
+    remove_stale(folder, &prefix).map_err(file("open the directory of", path))?;
     let aside = folder.join(format!("{prefix}{}.tmp", std::process::id()));
     let result = replace(&aside, path, text);
     if result.is_err() {

@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::words::words;
 
-/// A moment at which commands are run.
+/// A moment at which hooks run commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Before anything of a run.
+    /// Before a run.
     PreRun,
-    /// Before anything of a domain.
+    /// Before the backup of a domain.
     PreDomain,
     /// Before the freeze.
     PreSnapshot,
@@ -19,11 +19,11 @@ pub enum Phase {
     PreCommit,
     /// After overlays are committed back.
     PostCommit,
-    /// After all of a domain.
+    /// After the backup of a domain.
     PostDomain,
-    /// After a domain has failed, or the run as a whole.
+    /// After the backup of a domain, or the whole run, has failed.
     OnFailure,
-    /// After all of a run.
+    /// After a run.
     PostRun,
 }
 
@@ -39,7 +39,7 @@ words!(Phase {
     PostRun = "post-run",
 });
 
-/// What lies between a `pre-` phase and its `post-` phase. Sessions are held over one.
+/// The time between a `pre-` phase and its `post-` phase, over which sessions are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Span {
     /// The run.
@@ -55,14 +55,14 @@ pub enum Span {
 words!(Span { Run = "run", Domain = "domain", Snapshot = "snapshot", Commit = "commit" });
 
 impl Phase {
-    /// Whether it comes before something, and may keep it from being done.
+    /// Whether a failure in it can prevent what follows.
     pub fn is_pre(self) -> bool {
         matches!(self, Phase::PreRun | Phase::PreDomain | Phase::PreSnapshot | Phase::PreCommit)
     }
 }
 
 impl Span {
-    /// The phases on its two sides.
+    /// The phases before and after it.
     pub fn phases(self) -> (Phase, Phase) {
         match self {
             Span::Run => (Phase::PreRun, Phase::PostRun),
@@ -76,19 +76,31 @@ impl Span {
 /// How one hook ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HookStatus {
-    /// It did its work; a session held to the end.
+    /// It succeeded; a session held to the end.
     Ok,
-    /// It asked to leave the domain out this time: exit status 75.
+    /// It skips the domain this time: exit status 75.
     Skip,
     /// It failed, or could not be started.
     Failed,
     /// It did not end in time, or a session was not ready in time.
     Timeout,
-    /// A session was ready, and then did not hold to the end.
+    /// A session was ready, but did not hold to the end.
     Lost,
 }
 
 words!(HookStatus { Ok = "ok", Skip = "skip", Failed = "failed", Timeout = "timeout", Lost = "lost" });
+
+impl HookStatus {
+    /// Whether the hook failed in any way.
+    pub fn is_failure(self) -> bool {
+        !matches!(self, HookStatus::Ok | HookStatus::Skip)
+    }
+
+    /// Its word in reports, in capitals if an operator has to act.
+    pub fn label(self) -> String {
+        if self.is_failure() { self.name().to_uppercase() } else { self.name().to_owned() }
+    }
+}
 
 /// The result of one hook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +111,7 @@ pub struct HookResult {
     pub phase: String,
     /// How it ended.
     pub status: HookStatus,
-    /// Why, where it is not `ok`.
+    /// Why, if it is not `ok`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub message: Option<String>,
     /// How long it ran, in milliseconds.
@@ -107,7 +119,7 @@ pub struct HookResult {
     /// How long a session held, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub held_ms: Option<u64>,
-    /// The end of what it printed, at most 64 KiB, where it is not `ok`.
+    /// The end of its output, at most 64 KiB, if it is not `ok`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub output: Option<String>,
 }

@@ -19,14 +19,14 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
-/// A text that names no place to listen at.
+/// A text that is not an address to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("names no place to listen at")]
+#[error("is not an address to listen on")]
 pub struct BadListen;
 
 impl Listen {
     /// What is valid, for messages.
-    pub const VALID: &str = "HOST:PORT, as 127.0.0.1:9763 or [::1]:9763, or unix:/PATH";
+    pub const VALID: &str = "HOST:PORT, such as 127.0.0.1:9763 or [::1]:9763, or unix:/PATH";
     /// Bytes of the longest path of a socket: `sun_path` of unix(7), less the zero at its end.
     pub const LONGEST_PATH: usize = 107;
 }

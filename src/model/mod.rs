@@ -14,8 +14,8 @@ mod outcome;
 mod owner;
 mod point;
 mod report;
+mod result;
 pub mod size;
-mod status;
 mod text;
 mod uri;
 pub mod version;
@@ -32,6 +32,6 @@ pub use outcome::{Consistency, DiskOutcome, DomainOutcome, Failure, FailureReaso
 pub use owner::Owner;
 pub use point::{Codec, PointId};
 pub use report::{DamagedPoint, RunReport, Totals};
-pub use status::Status;
+pub use result::{EXIT_STATUS, RunResult, Status};
 pub use text::{is_plain, misleads, printable};
 pub use uri::is_local;

@@ -1,4 +1,4 @@
-//! Owns: how the backup of one domain ended. Must not: decide anything from it, or render it.
+//! Owns: the result of the backup of one domain. Must not: render it.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use super::command::{quoted, typed};
 use super::words::words;
 use super::{HookResult, NotSaved, PointId};
 
-/// How well the saved contents agree with each other, best first.
+/// How consistent the saved contents are, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Consistency {
     /// Nothing could change: the guest was off, or cannot write to any of the disks.
     Offline,
-    /// File systems were frozen while a session of the operator's held, so that applications had written all of theirs.
+    /// File systems were frozen while an operator's session held the applications, which had written all of their data.
     Application,
     /// The guest's file systems were frozen when all disks were captured at one instant.
     Filesystem,
@@ -37,39 +37,56 @@ pub enum Method {
 
 words!(Method { Snapshot = "snapshot", Pull = "pull", Direct = "direct" });
 
-/// How something went, worst last.
+/// How a backup ended, worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// All that was asked for is saved.
+    /// Everything that is configured is backed up.
     Success,
-    /// Saved, but not all of it: some disk is missing.
+    /// Backed up, but a disk is missing.
     Partial,
-    /// Left out this time, as a hook asked.
+    /// Skipped by a hook.
     Skipped,
-    /// Nothing usable was saved.
+    /// Not backed up.
     Failed,
 }
 
 words!(Outcome { Success = "success", Partial = "partial", Skipped = "skipped", Failed = "failed" });
 
-/// What failed, of a fixed few, for those who count.
+impl Outcome {
+    /// Whether the domain was not saved, or only in part.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Outcome::Partial | Outcome::Failed)
+    }
+
+    /// Its word in reports, in capitals if an operator has to act.
+    pub fn label(self) -> &'static str {
+        match self {
+            Outcome::Success => "ok",
+            Outcome::Partial => "PARTIAL",
+            Outcome::Skipped => "skipped",
+            Outcome::Failed => "FAILED",
+        }
+    }
+}
+
+/// What failed, from a fixed list, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailureReason {
     /// A hook of the operator.
     Hook,
     /// The guest's file systems could not be frozen, or do not thaw.
     Quiesce,
-    /// The snapshot, or the backup job.
+    /// The snapshot or the backup job.
     Snapshot,
-    /// Reading a disk, or writing the archive; some disk could not be saved.
+    /// Reading a disk or writing the archive; a disk could not be saved.
     Copy,
-    /// Bringing a disk back to its base.
+    /// Committing a disk back to its base.
     Commit,
     /// A restore point is damaged.
     Verify,
     /// The target.
     Repository,
-    /// Something did not end in time.
+    /// A deadline passed.
     Timeout,
     /// Anything else.
     Other,
@@ -87,7 +104,7 @@ words!(FailureReason {
     Other = "other",
 });
 
-/// An error as people read it: the whole chain of causes, and what to do.
+/// An error as an operator reads it: the chain of causes, and a hint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The error and its causes, joined by `: `.
@@ -98,13 +115,13 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Puts a domain into the commands of the hint, in place of the word `DOMAIN` of errors that do not know it.
+    /// Replaces the word `DOMAIN` in the commands of the hint, for errors that do not know the domain.
     pub fn name(&mut self, domain: &str) {
         self.hint = self.hint.take().map(|hint| hint.replace(" DOMAIN", &format!(" {}", quoted(domain))));
     }
 }
 
-/// A hint as it can be typed: what reads the JSON may not know the configuration.
+/// A hint whose commands select the configuration, which a reader of the JSON may not know.
 pub(super) fn typed_hint<S: Serializer>(hint: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
     hint.as_deref().map(typed).serialize(to)
 }
@@ -118,10 +135,10 @@ pub struct DiskOutcome {
     pub virtual_bytes: u64,
     /// Bytes read: what is allocated.
     pub read_bytes: u64,
-    /// It is encrypted on the host, and lies in the archive in plain.
+    /// It is encrypted on the host, but not in the archive.
     #[serde(default)]
     pub encrypted: bool,
-    /// It is much smaller than in the restore points before, or holds much less: those stay until this is resolved.
+    /// It is much smaller than in earlier restore points, or holds much less. Those stay until this is resolved.
     #[serde(default)]
     pub shrunk: bool,
 }
@@ -133,7 +150,7 @@ pub struct SkippedDisk {
     pub target: String,
     /// Why.
     pub reason: String,
-    /// Whether it is missing against the operator's will; such a disk makes the domain `Partial`.
+    /// Whether it should have been saved, which makes the backup `Partial`.
     pub missed: bool,
     /// What the operator can do.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "typed_hint", default)]
@@ -152,13 +169,13 @@ pub struct DomainOutcome {
     pub job: String,
     /// How it ended.
     pub outcome: Outcome,
-    /// How it was captured, once that was decided.
+    /// How it was captured, once that is decided.
     pub method: Option<Method>,
-    /// Why this method, where it is not the usual one.
+    /// Why this method, if it is not the usual one.
     pub method_reason: Option<String>,
-    /// What was reached.
+    /// The consistency that was reached.
     pub consistency: Option<Consistency>,
-    /// What the configuration wanted; `None` where it was not even begun.
+    /// The consistency that the configuration wants; `None` if the backup did not begin.
     #[serde(default)]
     pub wanted: Option<Consistency>,
     /// How long the guest's file systems were frozen, in milliseconds.
@@ -171,10 +188,10 @@ pub struct DomainOutcome {
     pub disks: Vec<DiskOutcome>,
     /// The disks not in it.
     pub skipped: Vec<SkippedDisk>,
-    /// What else belongs to the guest and is not in it.
+    /// Other parts of the guest that are not in it.
     #[serde(default)]
     pub not_saved: Vec<NotSaved>,
-    /// Bytes read: of disks what is allocated, and the files beside them.
+    /// Bytes read: the allocated parts of disks, and other files.
     pub read_bytes: u64,
     /// Bytes of the archive.
     pub stored_bytes: u64,
@@ -186,21 +203,26 @@ pub struct DomainOutcome {
     pub restore_points: usize,
     /// Points that rotation removed.
     pub pruned: Vec<PointId>,
-    /// What to know although it went well.
+    /// Problems that did not prevent the backup.
     pub warnings: Vec<Failure>,
-    /// What could not be cleaned up: the next run tries again.
+    /// What could not be cleaned up; the next run tries again.
     pub leftovers: Vec<Failure>,
-    /// Why it failed, or was left out.
+    /// Why it failed, or was skipped.
     pub error: Option<Failure>,
-    /// What failed, where it failed or is partial; `None` of one that failed because the run ended before it was begun.
+    /// What failed; `None` if the run ended before the backup began.
     #[serde(default)]
     pub reason: Option<FailureReason>,
-    /// What became of its hooks, in the order in which they ended.
+    /// The results of its hooks, in the order in which they ended.
     #[serde(default)]
     pub hooks: Vec<HookResult>,
 }
 
 impl DomainOutcome {
+    /// Whether it has warnings, or something could not be cleaned up.
+    pub fn warns(&self) -> bool {
+        !self.warnings.is_empty() || !self.leftovers.is_empty()
+    }
+
     /// Puts the domain into the commands of all hints, see [`Failure::name`].
     pub fn name_in_hints(&mut self) {
         let failures = self.error.iter_mut().chain(&mut self.warnings).chain(&mut self.leftovers);

@@ -1,15 +1,15 @@
-//! Owns: what one run did, as a value that text, JSON, mail and metrics are made from. Must not: render anything.
+//! Owns: what one run did, as the value behind text, JSON, mail and metrics. Must not: render anything.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{DomainOutcome, Failure, HookResult, Outcome, PointId};
+use super::{DomainOutcome, Failure, HookResult, Outcome, PointId, RunResult};
 
 /// What one run did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {
-    /// Version of this structure; raised when a field changes its meaning or goes away.
+    /// Version of this structure; raised when a field changes its meaning or is removed.
     pub schema: u32,
     /// The version of the program.
     pub version: String,
@@ -17,30 +17,30 @@ pub struct RunReport {
     pub run_id: Uuid,
     /// The host section of the configuration.
     pub host: String,
-    /// The jobs that the run is one of: those of the configuration, or of the domains that the command line names.
+    /// The jobs of the configuration, or those of the domains that the command line names.
     #[serde(default)]
     pub jobs: Vec<String>,
     /// When it began.
     pub started: DateTime<Utc>,
     /// When it ended.
     pub finished: DateTime<Utc>,
-    /// Every domain that was tried, or should have been.
+    /// Every domain that was due.
     pub domains: Vec<DomainOutcome>,
-    /// Domains that are configured and were not due, by name.
+    /// The names of configured domains that were not due.
     pub not_due: Vec<String>,
-    /// What this run put right of an earlier, interrupted one.
+    /// What this run recovered from an interrupted one.
     pub recovered: Vec<String>,
-    /// What concerns the run and no single domain.
+    /// Errors of the run, not of a single domain.
     pub errors: Vec<Failure>,
-    /// What an earlier run left and this one could not put right; the next one tries again.
+    /// What this run could not recover from an interrupted one; the next run tries again.
     #[serde(default)]
     pub leftovers: Vec<Failure>,
     /// The signal that ended it early.
     pub signal: Option<i32>,
-    /// What became of the hooks of the run, in the order in which they ended.
+    /// The results of the hooks of the run, in the order in which they ended.
     #[serde(default)]
     pub hooks: Vec<HookResult>,
-    /// What to know although it went well.
+    /// Problems that did not prevent the backups.
     #[serde(default)]
     pub warnings: Vec<Failure>,
     /// The restore points whose last check found damage.
@@ -55,7 +55,7 @@ pub struct DamagedPoint {
     pub domain: String,
     /// The point.
     pub id: PointId,
-    /// What is known of the damage.
+    /// The damage.
     #[serde(flatten)]
     pub failure: Failure,
 }
@@ -63,22 +63,22 @@ pub struct DamagedPoint {
 /// Sums over a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Domains saved whole.
+    /// Domains that were backed up.
     pub success: usize,
-    /// Domains saved in part.
+    /// Domains that were backed up in part.
     pub partial: usize,
-    /// Domains left out as a hook asked.
+    /// Domains that hooks skipped.
     pub skipped: usize,
-    /// Domains not saved.
+    /// Domains that were not backed up.
     pub failed: usize,
-    /// Bytes read from disks.
+    /// Bytes read from domains with a restore point.
     pub read_bytes: u64,
-    /// Bytes of archives.
+    /// Bytes of their archives.
     pub stored_bytes: u64,
 }
 
 impl RunReport {
-    /// The version of this structure that this program writes.
+    /// The version that this program writes.
     pub const SCHEMA: u32 = 1;
 
     /// The report of a run that has done nothing yet.
@@ -103,7 +103,38 @@ impl RunReport {
         }
     }
 
-    /// The sums.
+    /// The worst that happened; a signal before all else.
+    pub fn result(&self) -> RunResult {
+        match self.signal {
+            Some(signal) => RunResult::Signal(signal),
+            None if !self.errors.is_empty() => RunResult::Failed,
+            None if self.domains.iter().any(|domain| domain.outcome.is_failure()) => RunResult::Failed,
+            None if self.is_untidy() => RunResult::Untidy,
+            None => RunResult::Good,
+        }
+    }
+
+    /// Whether this run or an earlier one left something that must be cleaned up.
+    pub fn is_untidy(&self) -> bool {
+        !self.leftovers.is_empty() || self.domains.iter().any(|domain| !domain.leftovers.is_empty())
+    }
+
+    /// Why the result is not good, in one line.
+    pub fn failure(&self) -> Option<Failure> {
+        if self.result() == RunResult::Good {
+            return None;
+        }
+        let failed = self.domains.iter().filter(|domain| domain.outcome.is_failure());
+        let names: Vec<&str> = failed.map(|domain| domain.domain.as_str()).collect();
+        let message = match self.signal {
+            Some(signal) => format!("stopped by signal {signal}"),
+            None if names.is_empty() => "cleanup incomplete".to_owned(),
+            None => format!("not (fully) backed up: {}", names.join(", ")),
+        };
+        Some(self.errors.first().cloned().unwrap_or(Failure { message, hint: None }))
+    }
+
+    /// The sums of all domains.
     pub fn totals(&self) -> Totals {
         self.domains.iter().fold(Totals::default(), |mut totals, domain| {
             match domain.outcome {
@@ -126,6 +157,23 @@ impl RunReport {
 mod tests {
     use super::super::version;
     use super::*;
+
+    #[test]
+    fn the_worst_decides() {
+        let failure = || Failure { message: "x".to_owned(), hint: None };
+        let mut report = crate::report::sample::good();
+        assert_eq!((report.result(), report.failure()), (RunResult::Good, None));
+        report.domains[0].leftovers.push(failure());
+        assert_eq!(report.result(), RunResult::Untidy);
+        report.domains[0].outcome = Outcome::Partial;
+        assert_eq!(report.result(), RunResult::Failed);
+        report.domains.clear();
+        assert_eq!(report.result(), RunResult::Good);
+        report.errors.push(failure());
+        assert_eq!((report.result(), report.failure()), (RunResult::Failed, Some(failure())));
+        report.signal = Some(15);
+        assert_eq!(report.result(), RunResult::Signal(15));
+    }
 
     #[test]
     fn every_version_that_was_written_is_read() {

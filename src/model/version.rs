@@ -14,7 +14,7 @@ use super::command::quoted;
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// A later program wrote it.
-    #[error("a newer kvmbackup wrote it: it has format version {found}, and this program reads up to {known}")]
+    #[error("written by a newer kvmbackup: format version {found}; this program reads up to {known}")]
     Newer {
         /// The file's version.
         found: u64,

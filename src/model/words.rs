@@ -1,13 +1,13 @@
-//! Owns: how the words of an enum's values are spelled once, for JSON, metrics, pages and reports. Must not: know any enum.
+//! Owns: the macro that spells the words of an enum's values once, for JSON, metrics, pages and reports. Must not: know any enum.
 
 /// Gives an enum without data `ALL`, `name()`, and serde by that name.
 macro_rules! words {
     ($kind:ident { $($value:ident = $word:literal),+ $(,)? }) => {
         impl $kind {
-            /// All, in their order.
+            /// All values, in order.
             pub const ALL: [$kind; [$($word),+].len()] = [$($kind::$value),+];
 
-            /// Its word, everywhere.
+            /// Its word in files, JSON and metrics.
             pub fn name(self) -> &'static str {
                 match self {
                     $($kind::$value => $word),+

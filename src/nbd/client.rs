@@ -37,7 +37,7 @@ impl Client {
         if agreed.multi_conn {
             let (second, same) = open()?;
             if same != agreed {
-                return Err(second.protocol("its connections disagree about the export"));
+                return Err(second.protocol("its connections report different exports"));
             }
             connections.push(second);
         }

@@ -39,7 +39,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The server said what the protocol does not allow, or what was not asked.
-    #[error("the NBD server at {} broke the protocol: {what}", socket.display())]
+    #[error("the NBD server at {} violated the protocol: {what}", socket.display())]
     Protocol {
         /// The unix socket.
         socket: PathBuf,
@@ -83,7 +83,7 @@ pub enum Error {
         size: u64,
     },
     /// An earlier call on this client failed, and left the connection in the middle of a reply.
-    #[error("the connection to the NBD server was given up after an earlier failure")]
+    #[error("the connection to the NBD server was closed after an earlier failure")]
     Broken,
     /// A thread cannot be started.
     #[error("cannot start a thread")]
@@ -95,7 +95,7 @@ pub enum Error {
         image: String,
     },
     /// The images below an image cannot be told, or must not be read for it.
-    #[error("cannot tell the images below {}", image.display())]
+    #[error("cannot determine the images below {}", image.display())]
     Chain {
         /// The image.
         image: PathBuf,
@@ -111,7 +111,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The server ended by itself.
-    #[error("qemu-nbd for {} ended ({status}){}", image.display(), detail(stderr))]
+    #[error("qemu-nbd for {} exited ({status}){}", image.display(), detail(stderr))]
     Ended {
         /// The image it served.
         image: PathBuf,
@@ -135,24 +135,24 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Chain { .. } => {
-                "see what its header names: qemu-img info -U FILE; put that right with `qemu-img rebase -u`, name the images in the \
-                 definition as <backingStore>, or back the guest up while it runs"
+                "Check the backing file in its header: qemu-img info -U FILE. Correct it with `qemu-img rebase -u`, \
+                 add <backingStore> to the definition, or back the guest up while it runs."
             }
             Error::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                "install setpriv (Debian: util-linux) and see that the socket's folder exists"
+                "Install setpriv (Debian: util-linux), and check that the socket's directory exists."
             }
-            Error::Ended { status, .. } if status.code() == Some(127) => "install qemu-nbd (Debian: qemu-utils)",
+            Error::Ended { status, .. } if status.code() == Some(127) => "Install qemu-nbd (Debian: qemu-utils).",
             Error::Ended { stderr, .. } if stderr.contains("lock") => {
-                "another process has the image open; see `fuser` on the image"
+                "Another process has the image open. Find it with `fuser`."
             }
             Error::Ended { stderr, .. } if stderr.contains("Permission denied") => {
-                "see the owner and mode of the image, and its AppArmor or SELinux rules"
+                "Check the owner and mode of the image, and AppArmor or SELinux rules."
             }
             Error::Stalled { .. } | Error::NotReady { .. } => {
-                "see whether the storage of the disk answers (`dmesg`, network mounts)"
+                "Check that the disk's storage responds (`dmesg`, network mounts)."
             }
             Error::Request { source, .. } if source.raw_os_error() == Some(5) => {
-                "the storage of the disk cannot read these bytes; see `dmesg`, and `qemu-img check` on the image"
+                "The disk's storage cannot read these bytes. Check `dmesg`, and run `qemu-img check` on the image."
             }
             _ => return None,
         };

@@ -40,7 +40,7 @@ fn receive(wire: &mut Wire, context: u32, offset: u64, length: u32, extents: &mu
     loop {
         let chunk = reply::next(wire)?;
         if chunk.cookie != offset {
-            return Err(wire.protocol("a reply belongs to no request"));
+            return Err(wire.protocol("a reply matches no request"));
         }
         match chunk.body {
             Body::Status { context: id, length: bytes } if id == context && known == offset => {

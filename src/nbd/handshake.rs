@@ -114,7 +114,7 @@ fn go(wire: &mut Wire, name: &str, allocation: Option<u32>) -> Result<Export, Er
         return Err(refused(wire, name, reason));
     }
     let Some((size, flags)) = export.filter(|(_, flags)| flags & HAS_FLAGS != 0) else {
-        return Err(wire.protocol("it does not tell the export's size"));
+        return Err(wire.protocol("it does not report the export's size"));
     };
     let (min_block, max_block) = blocks;
     if !min_block.is_power_of_two() || min_block > 1 << 16 || max_block < min_block {
@@ -154,7 +154,7 @@ fn option(
             }
             kind => {
                 if !visit(wire, kind, length)? {
-                    return Err(wire.protocol("its reply to an option is not what was asked for"));
+                    return Err(wire.protocol("its reply to an option does not match the request"));
                 }
             }
         }

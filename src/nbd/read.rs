@@ -178,7 +178,7 @@ impl Worker<'_> {
         let chunk = reply::next(wire)?;
         let open = |request: &&mut Pending| request.cookie == chunk.cookie && !request.done;
         let Some(request) = self.pending.iter_mut().find(open) else {
-            return Err(wire.protocol("a reply belongs to no request"));
+            return Err(wire.protocol("a reply matches no request"));
         };
         match chunk.body {
             Body::Simple if request.filled == 0 => wire.read(request.rest())?,

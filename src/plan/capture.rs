@@ -10,7 +10,7 @@ mod tests;
 use crate::config::{DomainSettings, MethodChoice};
 use crate::model::{Disk, Domain, Failure, Image, Method, SkippedDisk};
 
-use disk::{Live, Verdict};
+use disk::{DiskVerdict, Live};
 
 /// How a domain is captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,22 +33,22 @@ pub struct PlannedDisk {
     /// The disk.
     pub disk: Disk,
     /// How its contents are had.
-    pub how: How,
+    pub how: ReadFrom,
 }
 
 impl PlannedDisk {
     /// The image that is read.
     pub fn image(&self) -> &Image {
         match &self.how {
-            How::Capture => &self.disk.image,
-            How::Direct(image) => image,
+            ReadFrom::Capture => &self.disk.image,
+            ReadFrom::Direct(image) => image,
         }
     }
 }
 
 /// How the contents of a disk are had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum How {
+pub enum ReadFrom {
     /// It takes part in the snapshot or the pull job.
     Capture,
     /// This image, with its backing chain, is read as it is: this guest cannot change it.
@@ -59,7 +59,7 @@ pub enum How {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
     /// It has disks that should be saved, and none can be.
-    #[error("no disk of domain `{domain}` can be saved: {}", summary(.skipped))]
+    #[error("no disk of domain `{domain}` can be backed up: {}", summary(.skipped))]
     NoDisk {
         /// The domain's name.
         domain: String,
@@ -101,22 +101,22 @@ pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan
     plan.warnings.extend(strange_exclusions(domain, settings));
     for (disk, verdict) in verdicts {
         let how = match verdict {
-            Verdict::Skip(skipped) => {
+            DiskVerdict::Skip(skipped) => {
                 plan.skipped.push(skipped);
                 continue;
             }
-            Verdict::Live(Live::PullOnly(reason)) if method == Method::Snapshot => {
-                plan.skipped.push(disk::missed(disk, &reason, "set `method: auto` or `method: pull` for this domain"));
+            DiskVerdict::Live(Live::PullOnly(reason)) if method == Method::Snapshot => {
+                plan.skipped.push(disk::missed(disk, &reason, "Set `method: auto` or `method: pull` for this domain."));
                 continue;
             }
-            Verdict::Live(Live::SnapshotOrPull | Live::PullOnly(_)) => How::Capture,
-            Verdict::Direct(image) => How::Direct(image),
+            DiskVerdict::Live(Live::SnapshotOrPull | Live::PullOnly(_)) => ReadFrom::Capture,
+            DiskVerdict::Direct(image) => ReadFrom::Direct(image),
         };
         plan.warnings.extend(disk::warning(disk, active));
         plan.disks.push(PlannedDisk { disk: disk.clone(), how });
     }
     // A method without a disk to capture, or from which every disk fell away, is none.
-    if !plan.disks.iter().any(|planned| planned.how == How::Capture) {
+    if !plan.disks.iter().any(|planned| planned.how == ReadFrom::Capture) {
         plan.method = Method::Direct;
         plan.method_reason = None;
     }
@@ -147,13 +147,14 @@ fn strange_exclusions(domain: &Domain, settings: &DomainSettings) -> Vec<Failure
     let targets: Vec<_> = domain.disks.iter().map(|disk| disk.target.as_str()).collect();
     let strange = settings.exclude_disks.iter().filter(|word| !targets.contains(&word.as_str()));
     let warn = |word: &String| Failure {
-        message: format!("`exclude_disks` names `{word}`, which is no disk of domain `{}`", domain.id.name),
-        hint: (!targets.is_empty()).then(|| format!("its disks are {}", targets.join(", "))),
+        message: format!("`exclude_disks` names `{word}`, which is not a disk of domain `{}`", domain.id.name),
+        hint: (!targets.is_empty()).then(|| format!("Its disks: {}", targets.join(", "))),
     };
     strange.map(warn).collect()
 }
 
 fn only_xml(domain: &Domain) -> Option<Failure> {
-    let message = format!("only the definition of domain `{}` is saved: all its disks are left out", domain.id.name);
+    let message =
+        format!("only the definition of domain `{}` is backed up, because all its disks are excluded", domain.id.name);
     (!domain.disks.is_empty()).then_some(Failure { message, hint: None })
 }

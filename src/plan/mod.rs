@@ -5,5 +5,5 @@ mod capture;
 mod day;
 mod who;
 
-pub use capture::{CapturePlan, How, PlannedDisk, Refusal, capture};
+pub use capture::{CapturePlan, PlannedDisk, ReadFrom, Refusal, capture};
 pub use who::{Decision, KnownDomain, Plan, Selection, plan};

@@ -59,7 +59,7 @@ pub enum Error {
         /// The disk's bytes.
         size: u64,
     },
-    /// The stream is no qcow2 image.
+    /// The stream is not a qcow2 image.
     #[error("not a qcow2 image")]
     NotQcow2,
     /// A qcow2 image, but not of the shape that this program writes.
@@ -75,7 +75,7 @@ pub enum Error {
         what: &'static str,
     },
     /// The stream ends before the image does.
-    #[error("the qcow2 image is cut short")]
+    #[error("the qcow2 image is truncated")]
     Truncated,
     /// The stream cannot be read.
     #[error("cannot read the qcow2 image")]
@@ -87,9 +87,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Unsupported { .. } | Error::NotQcow2 => {
-                Some("the image was changed by another program; read it with qemu-img".to_owned())
+                Some("Another program changed the image. Read it with qemu-img.".to_owned())
             }
-            Error::Damaged { .. } | Error::Truncated => Some("use another restore point".to_owned()),
+            Error::Damaged { .. } | Error::Truncated => Some("Use another restore point.".to_owned()),
             Error::Size { .. } | Error::Extent { .. } | Error::Read(_) => None,
         }
     }

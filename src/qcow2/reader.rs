@@ -1,13 +1,13 @@
 //! Owns: reading our own qcow2 streams back, from start to end. Must not: trust a byte of them, or seek.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use super::header::Header;
 use super::{CLUSTER, COPIED, ENTRIES, Error, Layout, MAX_EXTENTS};
 use crate::model::Extent;
 
-/// The most bytes that a sink gets at once.
-const CHUNK: u64 = 1 << 20;
+/// The most bytes that a sink gets at once: what a core's own cache holds while they are hashed and copied.
+const CHUNK: u64 = 128 << 10;
 /// The flag of an L2 entry whose cluster is compressed.
 const COMPRESSED: u64 = 1 << 62;
 
@@ -47,7 +47,9 @@ impl<R: Read> Reader<R> {
         }
         Ok(Reader { input, layout })
     }
+}
 
+impl<R> Reader<R> {
     /// What the metadata says.
     pub fn into_layout(self) -> Layout {
         self.layout
@@ -62,24 +64,32 @@ impl<R: Read> Reader<R> {
     pub fn data(&self) -> &[Extent] {
         self.layout.data()
     }
+}
 
-    /// Gives the data to `sink` by guest offset, ascending, at most 1 MiB at once, and checks that the stream then ends.
+impl<R: BufRead> Reader<R> {
+    /// Gives the data to `sink` by guest offset, ascending, at most 128 KiB at once, and checks that the stream then ends.
     ///
     /// # Errors
     /// The sink's own, or [`Error::Truncated`], [`Error::Damaged`] or [`Error::Read`].
     pub fn copy<E: From<Error>>(mut self, mut sink: impl FnMut(u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
-        let mut buffer = vec![0; CHUNK as usize];
         for extent in self.layout.data() {
             let mut offset = extent.offset;
             while offset < extent.end() {
-                let piece = &mut buffer[..(extent.end() - offset).min(CHUNK) as usize];
-                fill(&mut self.input, piece)?;
-                sink(offset, piece)?;
-                offset += piece.len() as u64;
+                let bytes = match self.input.fill_buf() {
+                    Ok([]) => return Err(Error::Truncated.into()),
+                    Ok(bytes) => bytes,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(Error::read(error).into()),
+                };
+                let count = (bytes.len() as u64).min(extent.end() - offset).min(CHUNK);
+                // At most the length of the slice.
+                sink(offset, &bytes[..count as usize])?;
+                self.input.consume(count as usize);
+                offset += count;
             }
         }
-        let padding = &mut buffer[..self.layout.padding() as usize];
-        fill(&mut self.input, padding)?;
+        let mut padding = vec![0; self.layout.padding() as usize];
+        fill(&mut self.input, &mut padding)?;
         if padding.iter().any(|&byte| byte != 0) {
             return Err(Error::Damaged { what: "there is data behind the end of the disk" }.into());
         }

@@ -1,7 +1,7 @@
 //! Owns: the proof that our images are QEMU's qcow2, and that the reader takes these and no others.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -61,7 +61,7 @@ fn round_trip(size: u64, extents: &[Extent]) {
     assert!(checked.contains(&format!("Image end offset: {}", layout.length())), "{checked}");
     run("qemu-img", &["compare", "-f", "raw", "-F", "qcow2", dir.path().join("raw").to_str().unwrap(), name]);
 
-    let reader = Reader::new(File::open(&image).unwrap()).unwrap();
+    let reader = Reader::new(BufReader::new(File::open(&image).unwrap())).unwrap();
     assert_eq!(reader.virtual_size(), size.next_multiple_of(512));
     let back = File::create(dir.path().join("back")).unwrap();
     back.set_len(reader.virtual_size()).unwrap();

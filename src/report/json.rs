@@ -1,10 +1,10 @@
-//! Owns: a report as JSON. The structure is the vocabulary's own, versioned by its field `schema`. Must not: print.
+//! Owns: a report as JSON, in the structure of [`RunReport`], which is versioned by its field `schema`. Must not: print.
 
 use crate::model::RunReport;
 
 /// The report as indented JSON that ends in a line feed.
 ///
-/// Fails only if a value cannot be written as JSON, which no report of this program has.
+/// Fails only for a value that JSON cannot express, which no report of this program has.
 pub fn json(report: &RunReport) -> serde_json::Result<String> {
     Ok(serde_json::to_string_pretty(report)? + "\n")
 }

@@ -1,7 +1,6 @@
-//! Owns: a [`RunReport`](crate::model::RunReport) as people and programs read it: text, JSON, exit code. Pure.
-//! Must not: print, send, or ask the time.
+//! Owns: a [`RunReport`](crate::model::RunReport) as people and programs read it: text and JSON. Pure.
+//! Must not: print, send, or read the clock.
 
-mod exit;
 mod json;
 pub mod table;
 mod text;
@@ -9,6 +8,5 @@ mod text;
 #[cfg(test)]
 pub(crate) use text::sample;
 
-pub use exit::{EXIT_STATUS, ExitCode, exit_code, failure, untold};
 pub use json::json;
 pub use text::{WIDTH, journal, moment, text};

@@ -1,4 +1,5 @@
-//! Owns: a report as text of at most 100 columns, for a terminal and for cron's mail. Pure, but for the time zone of the host. Must not: print.
+//! Owns: a report as text of at most 100 columns, for a terminal and for cron's mail. Pure, except for the time zone of the host.
+//! Must not: print.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,13 +8,14 @@ use chrono::{DateTime, Local, TimeZone, Utc};
 
 pub use self::page::WIDTH;
 use self::page::{Page, Paint, Style};
-use super::exit::{ExitCode, exit_code};
 use super::table::{Table, printable};
 use crate::model::command::typed;
 use crate::model::size::{bytes, duration};
-use crate::model::{Consistency, DomainOutcome, Failure, HookResult, HookStatus, Method, Outcome, RunReport};
+use crate::model::{
+    Consistency, DomainOutcome, Failure, HookResult, HookStatus, Method, Outcome, RunReport, RunResult,
+};
 
-/// Domains whose hooks are listed.
+/// The number of domains whose hooks are listed.
 const HOOKED: usize = 20;
 
 mod alike;
@@ -23,9 +25,10 @@ pub mod sample;
 #[cfg(test)]
 mod tests;
 
-/// The report as text: the verdict, a line a domain, sums, then what went wrong and what to do about it.
+/// The report as text: the verdict, one line per domain, sums, then errors with their hints.
 ///
-/// No line has more than `width` columns, which are at least 80, but for words that are longer. `colour` is for a terminal whose user did not set `NO_COLOR`: <https://no-color.org>.
+/// No line has more than `width` columns (at least 80), except for longer words. `colour` is for a terminal whose user did not set
+/// `NO_COLOR`: <https://no-color.org>.
 pub fn text(report: &RunReport, colour: bool, width: usize) -> String {
     page(report, Page::new(if colour { Style::Colour } else { Style::Plain }, width), &Local)
 }
@@ -48,7 +51,7 @@ fn in_zone<Zone: TimeZone<Offset: fmt::Display>>(time: DateTime<Utc>, zone: &Zon
 fn page<Zone: TimeZone<Offset: fmt::Display>>(report: &RunReport, mut page: Page, zone: &Zone) -> String {
     if let Some(hook) = report.hooks.iter().find(|hook| hook.status == HookStatus::Skip && report.domains.is_empty()) {
         let (host, hook) = (printable(&report.host), printable(&hook.name));
-        page.painted(Paint::Good, &format!("kvmbackup: nothing done on {host}, as the hook {hook} asked"));
+        page.painted(Paint::Good, &format!("kvmbackup: run on {host} skipped by hook {hook}"));
         return page.finish();
     }
     if is_quiet_day(report) {
@@ -66,23 +69,23 @@ fn page<Zone: TimeZone<Offset: fmt::Display>>(report: &RunReport, mut page: Page
     page.finish()
 }
 
-/// Nothing was due, and there is nothing else to tell: worth one line of cron's mail.
+/// Nothing was due, and there is nothing else to report: one line is enough.
 fn is_quiet_day(report: &RunReport) -> bool {
     let is_empty = report.domains.is_empty() && report.recovered.is_empty() && report.damaged.is_empty();
-    is_empty && exit_code(report) == ExitCode::Good.code()
+    is_empty && report.result() == RunResult::Good
 }
 
 fn headline(page: &mut Page, report: &RunReport) {
     let verdict = format!("kvmbackup: {} on {}", verdict(report), printable(&report.host));
-    let paint = match exit_code(report) {
-        0 if report.damaged.is_empty() => Paint::Good,
-        code if code == ExitCode::Untidy.code() => Paint::Warn,
+    let paint = match report.result() {
+        RunResult::Good if report.damaged.is_empty() => Paint::Good,
+        RunResult::Untidy => Paint::Warn,
         _ => Paint::Bad,
     };
     page.painted(paint, &verdict);
 }
 
-/// What a subject line says: the worst first, in numbers.
+/// The counts for the first line, the worst first.
 fn verdict(report: &RunReport) -> String {
     let (totals, all) = (report.totals(), report.domains.len());
     let good = if totals.skipped == 0 {
@@ -90,15 +93,15 @@ fn verdict(report: &RunReport) -> String {
     } else {
         format!("{} of {all} good, {} skipped", totals.success, totals.skipped)
     };
-    let untidy = super::exit::is_untidy(report);
+    let untidy = report.is_untidy();
     let counted = match (totals.failed, totals.partial) {
         (0, 0) if all == 0 && !report.errors.is_empty() => "FAILED".to_owned(),
         (0, 0) if all == 0 && report.signal.is_some() => "nothing done".to_owned(),
-        (0, 0) if all == 0 && untidy => "nothing is due today, but an earlier run is not cleaned up".to_owned(),
+        (0, 0) if all == 0 && untidy => "nothing is due today, but cleanup of an earlier run is incomplete".to_owned(),
         (0, 0) if all == 0 && !report.damaged.is_empty() => String::new(),
         (0, 0) if all == 0 => "nothing is due today".to_owned(),
         (0, 0) if !report.errors.is_empty() => format!("{good}, but the run had ERRORS"),
-        (0, 0) if untidy => format!("{good}, but not all could be cleaned up"),
+        (0, 0) if untidy => format!("{good}, but cleanup is incomplete"),
         (0, 0) => good,
         (0, partial) => format!("{partial} of {all} PARTIAL"),
         (failed, 0) => format!("{failed} of {all} FAILED"),
@@ -128,14 +131,14 @@ fn table(page: &mut Page, report: &RunReport) {
     page.blank();
     page.line(head);
     for (line, domain) in rows.iter().zip(&shown) {
-        let (word, paint) = result(domain.outcome);
+        let (word, paint) = (domain.outcome.label(), paint(domain.outcome));
         let rest = line.strip_prefix(word).unwrap_or(line);
         page.start(paint, word);
         page.line(rest);
     }
     let more = report.domains.len() - shown.len();
     if more > 0 {
-        page.painted(Paint::Bad, &format!("FAILED: {more} more, with the reason below"));
+        page.painted(Paint::Bad, &format!("FAILED: {more} more (see the reason below)"));
     }
     totals(page, report);
 }
@@ -157,7 +160,7 @@ fn row(domain: &DomainOutcome) -> Vec<String> {
     let saved = domain.point.is_some();
     let given = |value: String| if saved { value } else { "-".to_owned() };
     vec![
-        result(domain.outcome).0.to_owned(),
+        domain.outcome.label().to_owned(),
         domain.domain.clone(),
         how(domain),
         given(bytes(domain.read_bytes)),
@@ -170,12 +173,11 @@ fn row(domain: &DomainOutcome) -> Vec<String> {
     ]
 }
 
-fn result(outcome: Outcome) -> (&'static str, Paint) {
+fn paint(outcome: Outcome) -> Paint {
     match outcome {
-        Outcome::Success => ("ok", Paint::Good),
-        Outcome::Partial => ("PARTIAL", Paint::Bad),
-        Outcome::Skipped => ("skipped", Paint::Plain),
-        Outcome::Failed => ("FAILED", Paint::Bad),
+        Outcome::Success => Paint::Good,
+        Outcome::Skipped => Paint::Plain,
+        Outcome::Partial | Outcome::Failed => Paint::Bad,
     }
 }
 
@@ -219,14 +221,14 @@ fn totals(page: &mut Page, report: &RunReport) {
         speed(totals.read_bytes, took)
     ));
     let crash = report.domains.iter().filter(|domain| domain.consistency == Some(Consistency::Crash));
-    page.list("saved as after a power cut (crash)", crash.map(|domain| domain.domain.as_str()));
+    page.list("crash-consistent", crash.map(|domain| domain.domain.as_str()));
 }
 
-/// What someone has to act on.
+/// The sections that need an operator.
 fn troubles(page: &mut Page, report: &RunReport) {
     page.section("ERRORS OF THE RUN", Paint::Bad, report.errors.iter().map(|error| (String::new(), error.clone())));
     let failed = report.domains.iter().filter(|domain| domain.outcome == Outcome::Failed);
-    let unexplained = || Failure { message: "failed, and no cause is known".to_owned(), hint: None };
+    let unexplained = || Failure { message: "failed for an unknown reason".to_owned(), hint: None };
     page.section(
         "FAILED",
         Paint::Bad,
@@ -250,14 +252,14 @@ fn troubles(page: &mut Page, report: &RunReport) {
     outputs(page, report);
 }
 
-/// What hooks printed that did not do their work, their last lines.
+/// The last lines that failed hooks printed.
 fn outputs(page: &mut Page, report: &RunReport) {
     const LINES: usize = 20;
     let of_the_run = report.hooks.iter().map(|hook| (None, hook));
     let of_domains = report.domains.iter().flat_map(|domain| domain.hooks.iter().map(move |hook| (Some(domain), hook)));
     let said: Vec<_> = of_the_run
         .chain(of_domains)
-        .filter(|(_, hook)| !matches!(hook.status, HookStatus::Ok | HookStatus::Skip))
+        .filter(|(_, hook)| hook.status.is_failure())
         .filter_map(|(domain, hook)| Some((domain, hook, hook.output.as_deref()?)))
         .collect();
     if said.is_empty() {
@@ -276,7 +278,7 @@ fn outputs(page: &mut Page, report: &RunReport) {
     }
 }
 
-/// What is good to know.
+/// The sections that are only for information.
 fn asides(page: &mut Page, report: &RunReport) {
     page.section("DISKS LEFT OUT", Paint::Plain, skipped(report, false));
     // What may hold data of the guest is among the warnings.
@@ -298,7 +300,7 @@ fn asides(page: &mut Page, report: &RunReport) {
     if !pruned.is_empty() || !report.not_due.is_empty() || hooked {
         page.blank();
     }
-    page.list("old points removed", pruned.iter().map(String::as_str));
+    page.list("old restore points removed", pruned.iter().map(String::as_str));
     page.list("hooks of the run", hooks(&report.hooks).iter().map(String::as_str));
     let hooked: Vec<_> = report.domains.iter().filter(|domain| !domain.hooks.is_empty()).collect();
     for domain in hooked.iter().take(HOOKED) {
@@ -313,7 +315,7 @@ fn asides(page: &mut Page, report: &RunReport) {
         format!("{} (by {})", domain.domain, hook.map_or("a hook", |hook| &hook.name))
     };
     let skipped: Vec<String> = skipped.map(why).collect();
-    page.list("skipped this time", skipped.iter().map(String::as_str));
+    page.list("skipped", skipped.iter().map(String::as_str));
     page.list("not due today", report.not_due.iter().map(String::as_str));
 }
 
@@ -321,12 +323,8 @@ fn asides(page: &mut Page, report: &RunReport) {
 fn hooks(results: &[HookResult]) -> Vec<String> {
     let time = |ms: u64| duration(Duration::from_millis(ms));
     let told = |hook: &HookResult| {
-        let status = match hook.status {
-            HookStatus::Ok | HookStatus::Skip => hook.status.name().to_owned(),
-            HookStatus::Failed | HookStatus::Timeout | HookStatus::Lost => hook.status.name().to_uppercase(),
-        };
         let held = hook.held_ms.map_or(String::new(), |held| format!(", held {}", time(held)));
-        format!("{} {} {status} in {}{held}", hook.phase, hook.name, time(hook.duration_ms))
+        format!("{} {} {} in {}{held}", hook.phase, hook.name, hook.status.label(), time(hook.duration_ms))
     };
     results.iter().map(told).collect()
 }

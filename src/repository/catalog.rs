@@ -1,7 +1,7 @@
 //! Owns: which blobs the repository has, by a cache on disk that is made from its index objects. Must not: be needed: without the cache, it is
 //! made again.
 //!
-//! `CACHE/REPOSITORY/blobs` is one [`Table`]. It names the index objects that it was made from: new ones are merged into it, and when one
+//! `CACHE/REPOSITORY/blobs` is one [`BlobTable`]. It names the index objects that it was made from: new ones are merged into it, and when one
 //! of them is gone, it is made anew. Blobs that this process adds are known to it alone.
 
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use super::pack::Entry;
-use super::table::Table;
+use super::table::BlobTable;
 use super::table_writer::{TableWriter, nameless};
 use super::{BlobKind, Error, Id, Kind, Repository, index};
 use crate::sys::{durable, lock};
@@ -23,7 +23,7 @@ const RECENT: usize = 128 << 10;
 #[derive(Debug)]
 pub struct Catalog {
     dir: PathBuf,
-    stored: Table,
+    stored: BlobTable,
     added: RwLock<Added>,
     /// [`RECENT`].
     limit: usize,
@@ -34,7 +34,7 @@ pub struct Catalog {
 struct Added {
     recent: HashSet<(BlobKind, Id)>,
     /// Each less than half as large as the one before it.
-    tables: Vec<Table>,
+    tables: Vec<BlobTable>,
 }
 
 impl Catalog {
@@ -56,13 +56,13 @@ impl Catalog {
             Some(old) if old.indexes().len() == current.len() => old,
             old => {
                 let mut writer = TableWriter::new(&dir);
-                let known = old.as_ref().map_or(&[][..], Table::indexes);
+                let known = old.as_ref().map_or(&[][..], BlobTable::indexes);
                 for id in current.iter().filter(|id| known.binary_search(id).is_err()) {
                     index::read(repository, *id, &mut |pack, entry| {
                         writer.add(pack, &entry).map_err(failed("write", &path))
                     })?;
                 }
-                let tables: Vec<&Table> = old.iter().collect();
+                let tables: Vec<&BlobTable> = old.iter().collect();
                 replace(&path, |file| writer.finish(file, &tables, &current)).map_err(failed("write", &path))?
             }
         };
@@ -121,20 +121,20 @@ impl Added {
             size += table.len();
             first -= 1;
         }
-        let merged: Vec<Table> = self.tables.drain(first..).collect();
+        let merged: Vec<BlobTable> = self.tables.drain(first..).collect();
         let file = writer.finish(nameless(dir)?, &merged.iter().collect::<Vec<_>>(), &[])?;
-        self.tables.push(Table::open(file)?);
+        self.tables.push(BlobTable::open(file)?);
         Ok(())
     }
 }
 
 /// The table of the cache; `None` if there is none that can be used.
-fn open(path: &Path) -> io::Result<Option<Table>> {
+fn open(path: &Path) -> io::Result<Option<BlobTable>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file?,
     };
-    match Table::open(file) {
+    match BlobTable::open(file) {
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
             tracing::warn!(path = %path.display(), %error, "the cache is made anew");
             Ok(None)
@@ -144,13 +144,13 @@ fn open(path: &Path) -> io::Result<Option<Table>> {
 }
 
 /// Writes a file aside, and opens it as a table.
-fn replace(path: &Path, write: impl FnOnce(File) -> io::Result<File>) -> io::Result<Table> {
+fn replace(path: &Path, write: impl FnOnce(File) -> io::Result<File>) -> io::Result<BlobTable> {
     let aside = path.with_extension("new");
     durable::remove(&aside)?;
     let file = write(durable::create_private(&aside)?)?;
     file.sync_all()?;
     fs::rename(&aside, path)?;
-    Table::open(file)
+    BlobTable::open(file)
 }
 
 #[cfg(test)]

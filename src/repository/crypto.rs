@@ -15,7 +15,7 @@ use poly1305::Poly1305;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::Damage;
+use super::Corruption;
 
 /// Bytes that sealing adds.
 pub const OVERHEAD: usize = IV + MAC;
@@ -78,8 +78,8 @@ impl Key {
     }
 
     /// Reads what [`Key::to_json`] wrote.
-    pub fn from_json(json: &[u8]) -> Result<Key, Damage> {
-        let stored: Stored = serde_json::from_slice(json).map_err(Damage::Json)?;
+    pub fn from_json(json: &[u8]) -> Result<Key, Corruption> {
+        let stored: Stored = serde_json::from_slice(json).map_err(Corruption::Json)?;
         let mut key = Key { encrypt: [0; 32], mac_k: [0; 16], mac_r: [0; 16] };
         for (part, text) in [
             (key.encrypt.as_mut_slice(), &stored.encrypt),
@@ -88,7 +88,7 @@ impl Key {
         ] {
             let bytes = Zeroizing::new(STANDARD.decode(text).unwrap_or_default());
             if bytes.len() != part.len() {
-                return Err(Damage::Malformed("a part of the key has another length"));
+                return Err(Corruption::Malformed("a part of the key has another length"));
             }
             part.copy_from_slice(&bytes);
         }
@@ -109,12 +109,12 @@ impl Key {
     }
 
     /// Checks and decrypts, in the buffer that it gets.
-    pub fn open(&self, mut sealed: Vec<u8>) -> Result<Vec<u8>, Damage> {
-        let length = sealed.len().checked_sub(OVERHEAD).ok_or(Damage::Short)?;
-        let (iv, rest) = sealed.split_first_chunk::<IV>().ok_or(Damage::Short)?;
+    pub fn open(&self, mut sealed: Vec<u8>) -> Result<Vec<u8>, Corruption> {
+        let length = sealed.len().checked_sub(OVERHEAD).ok_or(Corruption::Short)?;
+        let (iv, rest) = sealed.split_first_chunk::<IV>().ok_or(Corruption::Short)?;
         let (encrypted, mac) = rest.split_at(length);
         if !is_same(&self.mac(iv, encrypted), mac) {
-            return Err(Damage::Mac);
+            return Err(Corruption::Mac);
         }
         let mut cipher = self.cipher(iv);
         sealed.copy_within(IV..IV + length, 0);
@@ -167,10 +167,10 @@ mod tests {
             for at in 0..sealed.len() {
                 let mut bad = sealed.clone();
                 bad[at] ^= 1;
-                assert!(matches!(key.open(bad), Err(Damage::Mac)));
+                assert!(matches!(key.open(bad), Err(Corruption::Mac)));
                 assert!(key.open(sealed[..at].to_vec()).is_err());
             }
-            assert!(matches!(Key::random().unwrap().open(sealed), Err(Damage::Mac)));
+            assert!(matches!(Key::random().unwrap().open(sealed), Err(Corruption::Mac)));
         }
         assert_ne!(key.seal(b"x").unwrap(), key.seal(b"x").unwrap());
     }
@@ -183,7 +183,7 @@ mod tests {
         assert!(Key::from_json(&json).unwrap() == key);
         assert_eq!(format!("{key:?}"), "Key");
         let short = br#"{"mac":{"k":"AA==","r":"AA=="},"encrypt":"AA=="}"#;
-        assert!(matches!(Key::from_json(short), Err(Damage::Malformed(_))));
-        assert!(matches!(Key::from_json(b"{}"), Err(Damage::Json(_))));
+        assert!(matches!(Key::from_json(short), Err(Corruption::Malformed(_))));
+        assert!(matches!(Key::from_json(b"{}"), Err(Corruption::Json(_))));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::fetch::Fetcher;
 use super::format::zero_id;
-use super::stream::{Piece, Stream};
+use super::stream::{BlobStream, Piece};
 use super::tree::Node;
 use super::{BlobKind, Error, Id, Kind, Object, Sink};
 use crate::model::Extent;
@@ -15,7 +15,7 @@ use crate::sys::signals::Cancel;
 const KEPT: usize = 32 << 20;
 
 /// A disk, or any other file, by its blobs.
-pub struct DiskReader {
+pub struct SnapshotDisk {
     fetcher: Fetcher,
     cancel: Cancel,
     name: String,
@@ -26,17 +26,17 @@ pub struct DiskReader {
     kept: Mutex<VecDeque<(Id, Arc<Vec<u8>>)>>,
 }
 
-impl DiskReader {
+impl SnapshotDisk {
     /// Looks up the length of every blob.
     ///
     /// # Errors
-    /// Damage; [`Error::Suspect`] if they are not as long as the file.
+    /// Corruption; [`Error::Suspect`] if they are not as long as the file.
     pub(super) fn open(
         fetcher: &Fetcher,
         cancel: &Cancel,
         (point, name): (Id, &str),
         node: &Node,
-    ) -> Result<DiskReader, Error> {
+    ) -> Result<SnapshotDisk, Error> {
         let (mut pieces, mut extents) = (Vec::new(), Vec::<Extent>::new());
         let (mut offset, mut last) = (0_u64, None);
         let mut zeros = Zeros::default();
@@ -63,7 +63,7 @@ impl DiskReader {
             return Err(Error::Suspect { place, object, what });
         }
         let (fetcher, cancel, name) = (fetcher.clone(), cancel.clone(), name.to_owned());
-        Ok(DiskReader { fetcher, cancel, name, size: node.size, pieces, extents, kept: Mutex::default() })
+        Ok(SnapshotDisk { fetcher, cancel, name, size: node.size, pieces, extents, kept: Mutex::default() })
     }
 
     /// Its bytes.
@@ -81,7 +81,7 @@ impl DiskReader {
     /// # Errors
     /// Those of `sink`; damage.
     pub fn read<E: From<Error>>(&self, sink: &mut Sink<'_, E>) -> Result<(), E> {
-        Stream::new(&self.fetcher, &self.cancel)?.copy(self.pieces.iter().copied(), sink)
+        BlobStream::new(&self.fetcher, &self.cancel)?.copy(self.pieces.iter().copied(), sink)
     }
 
     /// Reads a range anywhere on the disk. Every byte is checked.

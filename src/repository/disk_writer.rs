@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::blobs::{Prepared, Preparing};
 use super::content::{Content, blob_size};
 use super::format::zero_id;
-use super::{BlobKind, Error, Id, PointWriter};
+use super::{BlobKind, Error, Id, SnapshotWriter};
 use crate::model::Extent;
 
 /// Takes bytes of a disk with their offset on it.
@@ -24,7 +24,7 @@ pub struct Disk {
     pub extents: Vec<Extent>,
 }
 
-impl PointWriter {
+impl SnapshotWriter {
     /// Reads a disk and adds it. `read` gets the extents; it must give their bytes in order.
     pub fn disk<E: From<Error>>(&mut self, name: &str, disk: &Disk, read: &mut ReadDisk<'_, E>) -> Result<(), E> {
         let unit = self.unit(name, disk.size)?;
@@ -90,7 +90,7 @@ struct Cutter<'a> {
     /// The blob that is being filled, from [`Cutter::at`] on.
     blob: Vec<u8>,
     at: u64,
-    writer: &'a mut PointWriter,
+    writer: &'a mut SnapshotWriter,
     queue: VecDeque<Slot>,
     content: Content,
 }

@@ -29,7 +29,7 @@ pub enum Error {
         /// Which.
         object: Object,
         /// How.
-        source: Damage,
+        source: Corruption,
     },
     /// A blob is not what was written.
     #[error("{place}: {kind} blob {id} in {pack} is damaged")]
@@ -43,7 +43,7 @@ pub enum Error {
         /// Where.
         pack: Object,
         /// How.
-        source: Damage,
+        source: Corruption,
     },
     /// No index knows a blob that a restore point needs.
     #[error("{place}: {kind} blob {id} is missing")]
@@ -151,7 +151,7 @@ pub enum Error {
 
 /// In what way bytes are not what was written.
 #[derive(Debug, thiserror::Error)]
-pub enum Damage {
+pub enum Corruption {
     /// The authentication code is another.
     #[error("its bytes were changed, or written with another key")]
     Mac,

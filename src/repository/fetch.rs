@@ -6,7 +6,7 @@ use super::catalog::Catalog;
 use super::crypto::OVERHEAD;
 use super::pack::Entry;
 use super::tree::{self, Tree};
-use super::{BlobKind, Damage, Error, Id, Kind, Object, Repository, format};
+use super::{BlobKind, Corruption, Error, Id, Kind, Object, Repository, format};
 
 /// Bytes of a data blob, at most: restic cuts files into up to 8 MiB.
 pub const MAX_DATA: u32 = 16 << 20;
@@ -85,7 +85,7 @@ impl Fetcher {
         if is_possible {
             Ok((pack, entry))
         } else {
-            Err(self.damaged(pack, &entry, Damage::TooLarge { limit: limit.into() }))
+            Err(self.damaged(pack, &entry, Corruption::TooLarge { limit: limit.into() }))
         }
     }
 
@@ -119,7 +119,7 @@ impl Fetcher {
     pub fn blob(&self, kind: BlobKind, id: Id) -> Result<Vec<u8>, Error> {
         let (pack, entry) = self.locate(kind, id)?;
         let read = self.read(&Segment::new(pack, entry)).pop();
-        read.unwrap_or_else(|| Err(self.damaged(pack, &entry, Damage::Short)))
+        read.unwrap_or_else(|| Err(self.damaged(pack, &entry, Corruption::Short)))
     }
 
     /// A folder.
@@ -131,7 +131,7 @@ impl Fetcher {
         let read = self.repository.key().open(stored).and_then(|packed| match entry.raw {
             Some(_) => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(packed.as_slice());
-                Tree::read(decoder.map_err(Damage::Decompress)?, id)
+                Tree::read(decoder.map_err(Corruption::Decompress)?, id)
             }
             None => Tree::read(packed.as_slice(), id),
         });
@@ -149,7 +149,7 @@ impl Fetcher {
         contents.map_err(|damage| self.damaged(pack, entry, damage))
     }
 
-    fn damaged(&self, pack: Id, entry: &Entry, source: Damage) -> Error {
+    fn damaged(&self, pack: Id, entry: &Entry, source: Corruption) -> Error {
         let (place, pack) = (self.repository.location(), Object::new(Kind::Pack, pack));
         Error::DamagedBlob { place, kind: entry.kind, id: entry.id, pack, source }
     }

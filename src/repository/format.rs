@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
 use super::crypto::Key;
-use super::{Damage, Id, Kind};
+use super::{Corruption, Id, Kind};
 
 /// The level at which indexes, snapshots and trees are compressed.
 const LEVEL: i32 = 3;
@@ -41,19 +41,23 @@ pub fn encode<T: Serialize>(key: &Key, kind: Kind, value: &T) -> std::io::Result
 }
 
 /// Reads the stored bytes of an object; its name must have been checked.
-pub fn decode<T: DeserializeOwned>(key: &Key, kind: Kind, sealed: Vec<u8>) -> Result<T, Damage> {
+pub fn decode<T: DeserializeOwned>(key: &Key, kind: Kind, sealed: Vec<u8>) -> Result<T, Corruption> {
     let packed = key.open(sealed)?;
     let json = match packed.split_first() {
         Some((&COMPRESSED, rest)) if kind != Kind::Config => decompress(rest, limits(kind).1)?,
         Some((b'{' | b'[', _)) => packed,
-        _ => return Err(Damage::Malformed("it is neither JSON nor compressed as version 2 of the format compresses")),
+        _ => {
+            return Err(Corruption::Malformed(
+                "it is neither JSON nor compressed as version 2 of the format compresses",
+            ));
+        }
     };
-    serde_json::from_slice(&json).map_err(Damage::Json)
+    serde_json::from_slice(&json).map_err(Corruption::Json)
 }
 
 /// Fails if the stored bytes are not those that the name was made from.
-pub fn check_name(id: Id, bytes: &[u8]) -> Result<(), Damage> {
-    if Id::of(bytes) == id { Ok(()) } else { Err(Damage::Hash) }
+pub fn check_name(id: Id, bytes: &[u8]) -> Result<(), Corruption> {
+    if Id::of(bytes) == id { Ok(()) } else { Err(Corruption::Hash) }
 }
 
 /// One zstd frame.
@@ -62,17 +66,21 @@ pub fn compress(bytes: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
 }
 
 /// The contents of a zstd frame, of which there may be `limit` bytes.
-pub fn decompress(packed: &[u8], limit: u64) -> Result<Vec<u8>, Damage> {
+pub fn decompress(packed: &[u8], limit: u64) -> Result<Vec<u8>, Corruption> {
     let mut bytes = Vec::new();
-    let decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(Damage::Decompress)?;
-    decoder.take(limit + 1).read_to_end(&mut bytes).map_err(Damage::Decompress)?;
-    if bytes.len() as u64 > limit { Err(Damage::TooLarge { limit }) } else { Ok(bytes) }
+    let decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(Corruption::Decompress)?;
+    decoder.take(limit + 1).read_to_end(&mut bytes).map_err(Corruption::Decompress)?;
+    if bytes.len() as u64 > limit { Err(Corruption::TooLarge { limit }) } else { Ok(bytes) }
 }
 
 /// The contents of a zstd frame that must have exactly so many bytes.
-pub fn decompress_exactly(packed: &[u8], length: usize) -> Result<Vec<u8>, Damage> {
-    let bytes = zstd::bulk::decompress(packed, length).map_err(Damage::Decompress)?;
-    if bytes.len() == length { Ok(bytes) } else { Err(Damage::Malformed("it has another length than the index says")) }
+pub fn decompress_exactly(packed: &[u8], length: usize) -> Result<Vec<u8>, Corruption> {
+    let bytes = zstd::bulk::decompress(packed, length).map_err(Corruption::Decompress)?;
+    if bytes.len() == length {
+        Ok(bytes)
+    } else {
+        Err(Corruption::Malformed("it has another length than the index says"))
+    }
 }
 
 /// The id of a blob of so many zeros. That of the usual lengths is computed once.
@@ -135,7 +143,7 @@ mod tests {
     fn a_frame_that_swells_is_refused() {
         let swells = compress(&vec![0; 100 << 20], 3).unwrap();
         assert!(swells.len() < 20_000);
-        assert!(matches!(decompress(&swells, 1 << 20), Err(Damage::TooLarge { .. })));
+        assert!(matches!(decompress(&swells, 1 << 20), Err(Corruption::TooLarge { .. })));
         decompress_exactly(&swells, 1 << 20).unwrap_err();
         decompress_exactly(&compress(b"xy", 3).unwrap(), 3).unwrap_err();
         assert_eq!(decompress(&compress(b"xy", 3).unwrap(), 2).unwrap(), b"xy");

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use zeroize::Zeroizing;
 
-use super::Damage;
+use super::Corruption;
 use super::crypto::{Key, random};
 use crate::sys::host;
 
@@ -57,31 +57,31 @@ pub fn lock(master: &Key, password: &str, now: DateTime<Utc>) -> io::Result<Vec<
 }
 
 /// The master key in a file; `None` if the password is another.
-pub fn unlock(file: &[u8], password: &str) -> Result<Option<Key>, Damage> {
-    let file: KeyFile = serde_json::from_slice(file).map_err(Damage::Json)?;
+pub fn unlock(file: &[u8], password: &str) -> Result<Option<Key>, Corruption> {
+    let file: KeyFile = serde_json::from_slice(file).map_err(Corruption::Json)?;
     if file.kdf != "scrypt" {
-        return Err(Damage::Malformed("the key is not derived by scrypt"));
+        return Err(Corruption::Malformed("the key is not derived by scrypt"));
     }
     let is_affordable = file.n.checked_mul(128 * u64::from(file.r)).is_some_and(|memory| memory <= MAX_MEMORY);
     if !file.n.is_power_of_two() || !is_affordable || file.r > MAX_R || file.p > MAX_P {
-        return Err(Damage::Malformed("the cost of the key is out of bounds"));
+        return Err(Corruption::Malformed("the cost of the key is out of bounds"));
     }
-    let decode = |text: &str| STANDARD.decode(text).map_err(|_| Damage::Malformed("it holds no base64"));
+    let decode = |text: &str| STANDARD.decode(text).map_err(|_| Corruption::Malformed("it holds no base64"));
     // N is a power of two below 2^40.
     let params = Params::new(file.n.trailing_zeros() as u8, file.r, file.p);
-    let params = params.map_err(|_| Damage::Malformed("the cost of the key is out of bounds"))?;
+    let params = params.map_err(|_| Corruption::Malformed("the cost of the key is out of bounds"))?;
     let key = derive(password, &decode(&file.salt)?, &params)?;
     match key.open(decode(&file.data)?) {
         Ok(json) => Key::from_json(&Zeroizing::new(json)).map(Some),
-        Err(Damage::Mac) => Ok(None),
+        Err(Corruption::Mac) => Ok(None),
         Err(damage) => Err(damage),
     }
 }
 
-fn derive(password: &str, salt: &[u8], params: &Params) -> Result<Key, Damage> {
+fn derive(password: &str, salt: &[u8], params: &Params) -> Result<Key, Corruption> {
     let mut bytes = Zeroizing::new([0; Key::BYTES]);
     let derived = scrypt::scrypt(password.as_bytes(), salt, params, bytes.as_mut_slice());
-    derived.map_err(|_| Damage::Malformed("the cost of the key is out of bounds"))?;
+    derived.map_err(|_| Corruption::Malformed("the cost of the key is out of bounds"))?;
     Ok(Key::from_bytes(&bytes))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A lock is an object. A shared one is written, then the others are looked at again, because another process may have written its
 //! exclusive lock at the same time. A thread writes the lock anew every five minutes, as restic takes locks of half an hour for
-//! abandoned. Whoever depends on the lock asks [`Lock::check`] before the step that must not happen without it.
+//! abandoned. Whoever depends on the lock asks [`SharedLock::check`] before the step that must not happen without it.
 
 use std::io;
 use std::path::Path;
@@ -82,7 +82,7 @@ impl Stored {
 
 /// A shared lock. Dropped, it is removed.
 #[derive(Debug)]
-pub struct Lock {
+pub struct SharedLock {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -103,16 +103,16 @@ struct State {
     is_over: bool,
 }
 
-impl Lock {
+impl SharedLock {
     /// Takes a shared lock. Waits for an exclusive lock of another process as long as `timing` lets it.
     ///
     /// # Errors
     /// [`Error::Locked`] with who holds it; [`Error::Stopped`].
-    pub fn shared(repository: &Repository, timing: Timing, cancel: &Cancel) -> Result<Lock, Error> {
+    pub fn take(repository: &Repository, timing: Timing, cancel: &Cancel) -> Result<SharedLock, Error> {
         let deadline = Instant::now() + timing.wait;
         let mut pause = Duration::from_millis(500).min(timing.wait);
         loop {
-            match Lock::try_shared(repository, timing) {
+            match SharedLock::try_take(repository, timing) {
                 Err(Error::Locked { .. }) if Instant::now() < deadline => {}
                 result => return result,
             }
@@ -124,7 +124,7 @@ impl Lock {
         }
     }
 
-    fn try_shared(repository: &Repository, timing: Timing) -> Result<Lock, Error> {
+    fn try_take(repository: &Repository, timing: Timing) -> Result<SharedLock, Error> {
         expect_no_exclusive(repository)?;
         let id = repository.save(Kind::Lock, &Stored::ours())?;
         let written = Instant::now();
@@ -135,7 +135,7 @@ impl Lock {
         }
         let state = Mutex::new(State { id, written, lost: None, is_over: false });
         let shared = Arc::new(Shared { repository: repository.clone(), timing, state, ended: Condvar::new() });
-        let mut lock = Lock { shared, thread: None };
+        let mut lock = SharedLock { shared, thread: None };
         let shared = lock.shared.clone();
         let thread = thread::Builder::new().name("lock".to_owned()).spawn(move || shared.keep());
         lock.thread = Some(thread.map_err(|source| repository.system(source))?);
@@ -178,7 +178,7 @@ impl Lock {
     }
 }
 
-impl Drop for Lock {
+impl Drop for SharedLock {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
             tracing::warn!(%error, "could not remove the lock of the repository");

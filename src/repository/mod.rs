@@ -26,11 +26,11 @@ mod lock;
 mod object;
 mod pack;
 mod place;
-mod point_reader;
-mod point_writer;
 mod polynomial;
 mod repo;
 mod snapshot;
+mod snapshot_reader;
+mod snapshot_writer;
 mod stream;
 mod table;
 mod table_writer;
@@ -42,18 +42,18 @@ mod walk;
 
 pub use blobs::Stats;
 pub use catalog::Catalog;
-pub use disk_reader::DiskReader;
+pub use disk_reader::SnapshotDisk;
 pub use disk_writer::{Disk, Sink};
-pub use error::{Damage, Error};
+pub use error::{Corruption, Error};
 pub use id::Id;
 pub use local::Local;
-pub use lock::{Lock, Timing};
+pub use lock::{SharedLock, Timing};
 pub use object::{Kind, Object};
 pub use place::Place;
-pub use point_reader::PointReader;
-pub use point_writer::{About, Options, PointWriter};
 pub use repo::Repository;
-pub use snapshot::{Snapshot, Snapshots, Summary};
+pub use snapshot::{Snapshot, SnapshotList, Summary};
+pub use snapshot_reader::SnapshotReader;
+pub use snapshot_writer::{About, SnapshotWriter, WriteOptions};
 
 /// What a blob holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::crypto::{Key, OVERHEAD};
-use super::{BlobKind, Damage, Error, Id, Kind, Object, Repository};
+use super::{BlobKind, Corruption, Error, Id, Kind, Object, Repository};
 
 /// Bytes of a header that are read, at most: as many as restic accepts.
 const MAX_HEADER: u32 = 16 << 20;
@@ -107,39 +107,39 @@ pub fn read_header(repository: &Repository, id: Id) -> Result<Vec<Entry>, Error>
     let pack = Object::new(Kind::Pack, id);
     let damaged = |damage| repository.damaged(pack, damage);
     let size = repository.size(pack)?;
-    let end = size.checked_sub(LENGTH.into()).ok_or_else(|| damaged(Damage::Short))?;
+    let end = size.checked_sub(LENGTH.into()).ok_or_else(|| damaged(Corruption::Short))?;
     let length = repository.read(pack, end..size)?.try_into().map_or(u32::MAX, u32::from_le_bytes);
     if length > MAX_HEADER {
-        return Err(damaged(Damage::TooLarge { limit: MAX_HEADER.into() }));
+        return Err(damaged(Corruption::TooLarge { limit: MAX_HEADER.into() }));
     }
-    let start = end.checked_sub(length.into()).ok_or_else(|| damaged(Damage::Short))?;
+    let start = end.checked_sub(length.into()).ok_or_else(|| damaged(Corruption::Short))?;
     let header = repository.key().open(repository.read(pack, start..end)?);
     header.and_then(|header| parse(&header, start)).map_err(damaged)
 }
 
 /// Entries of a header, whose blobs must fill the pack up to it.
-fn parse(mut header: &[u8], end: u64) -> Result<Vec<Entry>, Damage> {
+fn parse(mut header: &[u8], end: u64) -> Result<Vec<Entry>, Corruption> {
     let mut entries = Vec::new();
     let mut at = 0_u32;
     while let Some((kind, rest)) = header.split_first() {
         header = rest;
         let length = number(&mut header)?;
         let raw = if kind & 2 != 0 { Some(number(&mut header)?) } else { None };
-        let (id, rest) = header.split_first_chunk().ok_or(Damage::Short)?;
+        let (id, rest) = header.split_first_chunk().ok_or(Corruption::Short)?;
         header = rest;
         let kind = match kind {
             0 | 2 => BlobKind::Data,
             1 | 3 => BlobKind::Tree,
-            _ => return Err(Damage::Malformed("its header lists a blob of an unknown kind")),
+            _ => return Err(Corruption::Malformed("its header lists a blob of an unknown kind")),
         };
         entries.push(Entry { kind, id: Id::from_bytes(*id), offset: at, length, raw });
-        at = at.checked_add(length).ok_or(Damage::Malformed("its header lists more than it holds"))?;
+        at = at.checked_add(length).ok_or(Corruption::Malformed("its header lists more than it holds"))?;
     }
-    if u64::from(at) == end { Ok(entries) } else { Err(Damage::Malformed("its header does not match its length")) }
+    if u64::from(at) == end { Ok(entries) } else { Err(Corruption::Malformed("its header does not match its length")) }
 }
 
-fn number(bytes: &mut &[u8]) -> Result<u32, Damage> {
-    let (number, rest) = bytes.split_first_chunk().ok_or(Damage::Short)?;
+fn number(bytes: &mut &[u8]) -> Result<u32, Corruption> {
+    let (number, rest) = bytes.split_first_chunk().ok_or(Corruption::Short)?;
     *bytes = rest;
     Ok(u32::from_le_bytes(*number))
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::crypto::{Key, random};
 use super::object::{Kind, Object};
-use super::{Damage, Error, Id, Place, format, key_file, polynomial};
+use super::{Corruption, Error, Id, Place, format, key_file, polynomial};
 
 /// The version of the format that this program reads and writes.
 const VERSION: u32 = 2;
@@ -121,8 +121,8 @@ impl Repository {
         let object = Object::new(kind, id);
         let (limit, _) = format::limits(kind);
         let sealed = self.place.read_all(object, limit).map_err(|source| match source.kind() {
-            io::ErrorKind::FileTooLarge => self.damaged(object, Damage::TooLarge { limit }),
-            io::ErrorKind::UnexpectedEof => self.damaged(object, Damage::Short),
+            io::ErrorKind::FileTooLarge => self.damaged(object, Corruption::TooLarge { limit }),
+            io::ErrorKind::UnexpectedEof => self.damaged(object, Corruption::Short),
             _ => self.failed("read", object)(source),
         })?;
         let decoded = format::check_name(id, &sealed).and_then(|()| format::decode(&self.key, kind, sealed));
@@ -132,7 +132,7 @@ impl Repository {
     /// Part of an object as it is stored.
     pub(super) fn read(&self, object: Object, range: Range<u64>) -> Result<Vec<u8>, Error> {
         self.place.read(object, range).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => self.damaged(object, Damage::Short),
+            io::ErrorKind::UnexpectedEof => self.damaged(object, Corruption::Short),
             _ => self.failed("read", object)(source),
         })
     }
@@ -159,7 +159,7 @@ impl Repository {
         self.place.remove(object).map_err(self.failed("remove", object))
     }
 
-    pub(super) fn damaged(&self, object: Object, source: Damage) -> Error {
+    pub(super) fn damaged(&self, object: Object, source: Corruption) -> Error {
         Error::Damaged { place: self.location(), object, source }
     }
 

@@ -97,9 +97,9 @@ impl Snapshot {
     }
 }
 
-/// Snapshots, and why others could not be read.
+/// The snapshots, and why others could not be read.
 #[derive(Debug, Default)]
-pub struct Snapshots {
+pub struct SnapshotList {
     /// By time, oldest first.
     pub found: Vec<(Id, Snapshot)>,
     /// Those that cannot be read.
@@ -111,8 +111,8 @@ impl Repository {
     ///
     /// # Errors
     /// If they cannot be listed.
-    pub fn snapshots(&self) -> Result<Snapshots, Error> {
-        let mut snapshots = Snapshots::default();
+    pub fn snapshots(&self) -> Result<SnapshotList, Error> {
+        let mut snapshots = SnapshotList::default();
         for (id, _) in self.list(Kind::Snapshot)? {
             match self.load(Kind::Snapshot, id) {
                 Ok(snapshot) => snapshots.found.push((id, snapshot)),

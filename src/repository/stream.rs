@@ -27,7 +27,7 @@ type Offsets = Vec<u64>;
 type Reading = Receiver<Vec<Result<Vec<u8>, Error>>>;
 
 /// Reads blobs ahead of who takes them.
-pub struct Stream<'a> {
+pub struct BlobStream<'a> {
     fetcher: &'a Fetcher,
     cancel: &'a Cancel,
     pool: ThreadPool,
@@ -36,15 +36,15 @@ pub struct Stream<'a> {
     gathered: Option<(Offsets, Segment)>,
 }
 
-impl<'a> Stream<'a> {
+impl<'a> BlobStream<'a> {
     /// One that ends when `cancel` says so.
-    pub fn new(fetcher: &'a Fetcher, cancel: &'a Cancel) -> Result<Stream<'a>, Error> {
+    pub fn new(fetcher: &'a Fetcher, cancel: &'a Cancel) -> Result<BlobStream<'a>, Error> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(host::cores())
             .thread_name(|_| "decode".to_owned())
             .panic_handler(|_| {});
         let pool = pool.build().map_err(|error| fetcher.repository().system(io::Error::other(error)))?;
-        Ok(Stream { fetcher, cancel, pool, queue: VecDeque::new(), gathered: None })
+        Ok(BlobStream { fetcher, cancel, pool, queue: VecDeque::new(), gathered: None })
     }
 
     /// Hands the contents of all pieces to `sink`, in order.

@@ -35,19 +35,19 @@ pub(super) type Raw = [u8; RECORD];
 
 /// A sorted file, open.
 #[derive(Debug)]
-pub struct Table {
+pub struct BlobTable {
     file: File,
     blobs: u64,
     packs: Vec<Id>,
     indexes: Vec<Id>,
 }
 
-impl Table {
+impl BlobTable {
     /// Opens one.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] if it is not one, or was cut off.
-    pub fn open(file: File) -> io::Result<Table> {
+    pub fn open(file: File) -> io::Result<BlobTable> {
         let mut header = [0; HEADER as usize];
         file.read_exact_at(&mut header, 0)?;
         let wrong = || io::Error::new(io::ErrorKind::InvalidData, "it is not a table of blobs");
@@ -67,7 +67,7 @@ impl Table {
         let mut packs_ids: Vec<Id> =
             bytes.chunks_exact(Id::BYTES).filter_map(|id| id.try_into().ok()).map(Id::from_bytes).collect();
         let indexes = packs_ids.split_off(packs as usize);
-        Ok(Table { file, blobs, packs: packs_ids, indexes })
+        Ok(BlobTable { file, blobs, packs: packs_ids, indexes })
     }
 
     /// Blobs in it.
@@ -200,10 +200,10 @@ mod tests {
         Entry { kind, id: Id::of(&n.to_le_bytes()), offset: n, length: n + 50, raw: (n % 3 == 0).then_some(n) }
     }
 
-    fn table(dir: &std::path::Path, entries: &[(Id, Entry)]) -> Table {
+    fn table(dir: &std::path::Path, entries: &[(Id, Entry)]) -> BlobTable {
         let mut writer = TableWriter::new(dir);
         entries.iter().for_each(|(pack, entry)| writer.add(*pack, entry).unwrap());
-        Table::open(writer.finish(nameless(dir).unwrap(), &[], &[Id::of(b"index")]).unwrap()).unwrap()
+        BlobTable::open(writer.finish(nameless(dir).unwrap(), &[], &[Id::of(b"index")]).unwrap()).unwrap()
     }
 
     #[test]
@@ -258,11 +258,11 @@ mod tests {
                 file.write_all_at(&[byte[0] ^ 0x80], at).unwrap();
             }
             file.set_len(length).unwrap();
-            assert!(Table::open(file).is_err(), "{at} {length}");
+            assert!(BlobTable::open(file).is_err(), "{at} {length}");
         }
         let file = writer();
         file.write_all_at(&[9], HEADER + 32).unwrap();
-        let wrong = Table::open(file).unwrap().find(BlobKind::Data, &entry(1, BlobKind::Data).id).unwrap_err();
+        let wrong = BlobTable::open(file).unwrap().find(BlobKind::Data, &entry(1, BlobKind::Data).id).unwrap_err();
         assert_eq!(wrong.kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -1,4 +1,4 @@
-//! Owns: making a [`Table`] from blobs in any order, in bounded memory. Must not: give it a name.
+//! Owns: making a [`BlobTable`] from blobs in any order, in bounded memory. Must not: give it a name.
 //!
 //! What fits in memory is sorted and written to a file without a name; in the end these runs, and tables that are taken over, are merged.
 
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::Id;
 use super::pack::Entry;
-use super::table::{HEADER, MAGIC, MAX_PACKS, RECORD, Raw, Table, encode, renumber};
+use super::table::{BlobTable, HEADER, MAGIC, MAX_PACKS, RECORD, Raw, encode, renumber};
 use crate::sys::durable;
 
 /// Records of a run: 24 MiB.
@@ -25,7 +25,7 @@ pub struct TableWriter {
     packs: Vec<Id>,
     numbers: HashMap<Id, u32>,
     records: Vec<Raw>,
-    runs: Vec<Table>,
+    runs: Vec<BlobTable>,
 }
 
 impl TableWriter {
@@ -52,7 +52,7 @@ impl TableWriter {
     }
 
     /// Writes all of it into an empty file, with the blobs of these tables too. It is not synced.
-    pub fn finish(mut self, file: File, tables: &[&Table], indexes: &[Id]) -> io::Result<File> {
+    pub fn finish(mut self, file: File, tables: &[&BlobTable], indexes: &[Id]) -> io::Result<File> {
         let last = self.run()?;
         let mut sources = Vec::new();
         for table in tables {
@@ -77,12 +77,12 @@ impl TableWriter {
     }
 
     /// What is in memory as a table, with our numbers for packs but without their ids.
-    fn run(&mut self) -> io::Result<Table> {
+    fn run(&mut self) -> io::Result<BlobTable> {
         let mut records = std::mem::take(&mut self.records);
         records.sort_unstable();
         let file = write(nameless(&self.dir)?, &mut records.drain(..).map(Ok), &[], &[])?;
         self.records = records;
-        Table::open(file)
+        BlobTable::open(file)
     }
 }
 
@@ -124,7 +124,7 @@ pub fn nameless(dir: &Path) -> io::Result<File> {
 
 /// Sorted records of a table.
 struct Source<'a> {
-    table: &'a Table,
+    table: &'a BlobTable,
     /// Our numbers for its packs.
     numbers: Option<Vec<u32>>,
     next: u64,
@@ -132,7 +132,7 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn new(table: &'a Table, numbers: Option<Vec<u32>>) -> Source<'a> {
+    fn new(table: &'a BlobTable, numbers: Option<Vec<u32>>) -> Source<'a> {
         Source { table, numbers, next: 0, window: Vec::new().into_iter() }
     }
 

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Read, Write};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-use super::{Damage, Id, text};
+use super::{Corruption, Id, text};
 
 /// Bytes of a tree, decompressed: 4.7 million blobs in one file.
 pub const MAX_BYTES: u64 = 320 << 20;
@@ -140,33 +140,33 @@ impl Tree {
     }
 
     /// Reads the JSON of a tree with this id, and checks it.
-    pub fn read(input: impl Read, id: Id) -> Result<Tree, Damage> {
+    pub fn read(input: impl Read, id: Id) -> Result<Tree, Corruption> {
         Tree::read_within(input, id, MAX_BYTES)
     }
 
-    fn read_within(input: impl Read, id: Id, limit: u64) -> Result<Tree, Damage> {
+    fn read_within(input: impl Read, id: Id, limit: u64) -> Result<Tree, Corruption> {
         let hashing = Hashing { inner: input.take(limit + 1), hasher: Sha256::new(), count: 0 };
         let mut input = io::BufReader::with_capacity(64 << 10, hashing);
         let read = serde_json::from_reader(&mut input);
         let hashing = input.into_inner();
         if hashing.count > limit {
-            return Err(Damage::TooLarge { limit });
+            return Err(Corruption::TooLarge { limit });
         }
-        let tree: Tree = read.map_err(Damage::Json)?;
+        let tree: Tree = read.map_err(Corruption::Json)?;
         if Id::from_bytes(hashing.hasher.finalize().into()) != id {
-            return Err(Damage::Hash);
+            return Err(Corruption::Hash);
         }
         tree.check().map(|()| tree)
     }
 
     /// Whether every name is one component of a path, and different from the others.
-    fn check(&self) -> Result<(), Damage> {
+    fn check(&self) -> Result<(), Corruption> {
         let is_ascending = self.nodes.windows(2).all(|pair| pair[0].name < pair[1].name);
         if !is_ascending {
-            return Err(Damage::Malformed("its names are not sorted, or two are the same"));
+            return Err(Corruption::Malformed("its names are not sorted, or two are the same"));
         }
         if !self.nodes.iter().all(|node| is_component(&node.name)) {
-            return Err(Damage::Malformed("it has a name that no file can have"));
+            return Err(Corruption::Malformed("it has a name that no file can have"));
         }
         Ok(())
     }
@@ -265,10 +265,10 @@ mod tests {
             assert!(read(&named(names)).is_err(), "{names:?}");
         }
         let (json, id) = json(&named(&["a"]));
-        assert!(matches!(Tree::read(json.as_bytes(), Id::of(b"other")), Err(Damage::Hash)));
+        assert!(matches!(Tree::read(json.as_bytes(), Id::of(b"other")), Err(Corruption::Hash)));
         assert!(Tree::read(&json.as_bytes()[..50], id).is_err());
         assert!(Tree::read_within(io::repeat(b'['), id, 1 << 20).is_err(), "nested without end");
         let endless = Tree::read_within(io::repeat(b' '), id, 1 << 20);
-        assert!(matches!(endless, Err(Damage::TooLarge { limit: 1_048_576 })));
+        assert!(matches!(endless, Err(Corruption::TooLarge { limit: 1_048_576 })));
     }
 }

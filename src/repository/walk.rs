@@ -25,7 +25,7 @@ pub struct Files {
 /// Reads the trees of a restore point.
 ///
 /// # Errors
-/// Damage; [`Error::Suspect`] for what no point of ours has.
+/// Corruption; [`Error::Suspect`] for what no point of ours has.
 pub fn walk(fetcher: &Fetcher, id: Id, snapshot: &Snapshot) -> Result<Files, Error> {
     let suspect = |what: String| {
         let place = fetcher.repository().location();

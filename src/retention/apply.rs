@@ -7,7 +7,7 @@ use crate::model::{PointId, is_future};
 
 /// Whether a restore point stays, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Judgement {
     /// The point.
     pub point: PointId,
     /// Whether it stays.
@@ -21,7 +21,7 @@ pub struct Verdict {
 /// Days, ISO weeks, months and years are those of `now`'s time zone, and periods without a point do not count: `daily: 7`
 /// keeps seven days that have points, however far apart. The newest point always stays. Points of the future (see [`is_future`])
 /// stay and do not count: either the clock was set back, and they are the newest, or it was wrong then, and nothing is known of them.
-pub fn apply<Tz: TimeZone>(policy: &Policy, points: &[PointId], now: DateTime<Tz>) -> Vec<Verdict> {
+pub fn apply<Tz: TimeZone>(policy: &Policy, points: &[PointId], now: DateTime<Tz>) -> Vec<Judgement> {
     let mut points = points.to_vec();
     points.sort_unstable_by(|a, b| b.cmp(a));
     points.dedup();
@@ -36,12 +36,12 @@ pub fn apply<Tz: TimeZone>(policy: &Policy, points: &[PointId], now: DateTime<Tz
     ];
     let mut counted = 0;
     let judge = |point: PointId| {
-        let keep = |reasons| Verdict { point, keep: true, reasons };
+        let keep = |reasons| Judgement { point, keep: true, reasons };
         if is_future(point.time(), now.to_utc()) {
-            return keep(vec!["later than now: the clock was set back".to_owned()]);
+            return keep(vec!["in the future: the clock was set back".to_owned()]);
         }
         if *policy == Policy::default() {
-            return keep(vec!["no rule: all are kept".to_owned()]);
+            return keep(vec!["no rule: keep all".to_owned()]);
         }
         let day = point.time().with_timezone(&now.timezone()).date_naive();
         let mut reasons = Vec::new();
@@ -51,7 +51,7 @@ pub fn apply<Tz: TimeZone>(policy: &Policy, points: &[PointId], now: DateTime<Tz
         }
         reasons.extend(periods.iter_mut().filter_map(|period| period.claim(day)));
         if reasons.is_empty() {
-            return Verdict { point, keep: false, reasons: vec!["no rule keeps it".to_owned()] };
+            return Judgement { point, keep: false, reasons: vec!["no rule keeps it".to_owned()] };
         }
         keep(reasons)
     };
@@ -107,7 +107,7 @@ mod tests {
     }
 
     fn lines<Tz: TimeZone>(policy: &Policy, points: &[PointId], now: DateTime<Tz>) -> Vec<String> {
-        let line = |v: &Verdict| format!("{} {} {}", if v.keep { "+" } else { "-" }, v.point, v.reasons.join(", "));
+        let line = |v: &Judgement| format!("{} {} {}", if v.keep { "+" } else { "-" }, v.point, v.reasons.join(", "));
         apply(policy, points, now).iter().map(line).collect()
     }
 
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(
             lines(&Policy::rotate(1), &points, now()),
             [
-                "+ 20301231T120000Z later than now: the clock was set back",
+                "+ 20301231T120000Z in the future: the clock was set back",
                 "+ 20261101T120000Z last 1 of 1",
                 "- 20261001T120000Z no rule keeps it",
             ]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -290,9 +290,23 @@ impl Hashed {
 
 impl Read for Hashed {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let count = self.input.read(out)?;
-        self.hasher.update(&out[..count]);
+        let count = self.fill_buf()?.read(out)?;
+        self.consume(count);
         Ok(count)
+    }
+}
+
+impl BufRead for Hashed {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.input.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        // Bytes that are left to consume need no reading, which could fail.
+        if let Ok(bytes) = self.input.fill_buf() {
+            self.hasher.update(&bytes[..count.min(bytes.len())]);
+        }
+        self.input.consume(count);
     }
 }
 

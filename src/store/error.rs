@@ -12,7 +12,7 @@ use crate::sys::patience::{Stalled, is_out_of_reach};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The target is not there, or is no folder.
-    #[error("the backup folder {} cannot be used", path.display())]
+    #[error("the backup directory {} is unusable", path.display())]
     Target {
         /// `backupdir`.
         path: PathBuf,
@@ -20,13 +20,13 @@ pub enum Error {
         source: io::Error,
     },
     /// An unfinished archive cannot be removed, because its folder does not exist.
-    #[error("{}: cannot remove the unfinished archive, its folder is not there", path.display())]
+    #[error("{}: cannot remove the unfinished archive, because its directory is missing", path.display())]
     Unmounted {
         /// The archive.
         path: PathBuf,
     },
     /// A file or folder could not be read, written or removed.
-    #[error("could not {action} {}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     File {
         /// What was tried: `list`, `create`, `publish`, `remove`.
         action: &'static str,
@@ -70,7 +70,7 @@ pub enum Error {
         what: String,
     },
     /// A range is not on the disk.
-    #[error("{}: the disk has no {length} bytes at {offset}", path.display())]
+    #[error("{}: the disk does not have {length} bytes at {offset}", path.display())]
     Range {
         /// The archive.
         path: PathBuf,
@@ -80,7 +80,7 @@ pub enum Error {
         length: u64,
     },
     /// A disk is kept as an image of another program and can only be restored to a file.
-    #[error("{}: {member} is kept as the image that it was", path.display())]
+    #[error("{}: {member} is stored as an image", path.display())]
     KeptAsImage {
         /// The archive.
         path: PathBuf,
@@ -94,7 +94,7 @@ pub enum Error {
         signal: i32,
     },
     /// Another program's archive is never removed.
-    #[error("{} was made by the legacy script and is not removed", path.display())]
+    #[error("{} was made by the legacy script and is never removed", path.display())]
     NotOurs {
         /// The archive.
         path: PathBuf,
@@ -138,11 +138,12 @@ impl Error {
             Error::Archive { source, .. } => source.hint(),
             Error::Image { source, .. } => source.hint(),
             Error::Suspect { .. } => {
-                Some("use another restore point, and find out who wrote this one: kvmbackup verify".to_owned())
+                Some("Use another restore point, and find out who wrote this one: kvmbackup verify".to_owned())
             }
-            Error::KeptAsImage { .. } => Some("restore it to a file: kvmbackup restore DOMAIN --to DIR".to_owned()),
+            Error::KeptAsImage { .. } => Some("Restore it to a file: kvmbackup restore DOMAIN --to DIR".to_owned()),
             Error::Target { path, source } | Error::File { path, source, .. } if Exposed::is(source) => Some(format!(
-                "mount it so that only root can look in: `umask=077` for vfat, exFAT and NTFS, `file_mode=0600,dir_mode=0700` for CIFS (in \
+                "Mount it so that only root can read it: `umask=077` for vfat, exFAT and NTFS, \
+                 `file_mode=0600,dir_mode=0700` for CIFS (in \
                  /etc/fstab, then unmount and mount); see: findmnt -T {}",
                 existing(path).display()
             )),
@@ -150,38 +151,38 @@ impl Error {
                 if source.kind() == io::ErrorKind::ReadOnlyFilesystem =>
             {
                 Some(format!(
-                    "see why it is read-only (findmnt -T {0}; dmesg), repair it, then: mount -o remount,rw \
+                    "Find out why it is read-only (findmnt -T {0}; dmesg) and repair it; then: mount -o remount,rw \
                      \"$(findmnt -no TARGET -T {0})\"",
                     existing(path).display()
                 ))
             }
-            Error::Unmounted { .. } => {
-                Some("mount the target, or make the folder if it is gone for good; then: kvmbackup recover".to_owned())
-            }
+            Error::Unmounted { .. } => Some(
+                "Mount the target, or create the directory if it is gone for good; then: kvmbackup recover".to_owned(),
+            ),
             Error::Target { path, source } if source.kind() == io::ErrorKind::NotFound => {
-                Some(format!("mount the target, or create the folder: mkdir -p {}", path.display()))
+                Some(format!("Mount the target, or create the directory: mkdir -p {}", path.display()))
             }
-            Error::Target { .. } => Some("mount the target, or correct `backupdir`".to_owned()),
-            Error::NotOurs { path } => Some(format!("remove it yourself: rm {}", path.display())),
+            Error::Target { .. } => Some("Mount the target, or correct `backupdir`.".to_owned()),
+            Error::NotOurs { path } => Some(format!("Remove it by hand: rm {}", path.display())),
             Error::File { source, .. }
                 if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
             {
-                Some("free space on the target, or keep fewer restore points".to_owned())
+                Some("Free space on the target, or keep fewer restore points.".to_owned())
             }
             Error::File { action: "list", path, source } if source.kind() == io::ErrorKind::InvalidData => {
-                Some(format!("see what fills it, and move that away: ls -f {} | head", path.display()))
+                Some(format!("Find out what fills it, and move that away: ls -f {} | head", path.display()))
             }
             Error::File { action, path, source }
-                if *action != "list" && *action != "look into" && source.kind() == io::ErrorKind::PermissionDenied =>
+                if *action != "list" && source.kind() == io::ErrorKind::PermissionDenied =>
             {
                 Some(format!(
-                    "let root write there; an NFS export must have `no_root_squash`, or the folder must belong to the user that root is \
-                     mapped to; see: ls -ld {0}; findmnt -T {0}",
+                    "Let root write there. An NFS export needs `no_root_squash`, or the directory must belong to the \
+                     user that root is mapped to. Check: ls -ld {0}; findmnt -T {0}",
                     existing(path).display()
                 ))
             }
-            Error::File { action: "list" | "look into" | "open", path, .. } => {
-                Some(format!("see who owns it and what it leads to: ls -ld {0}; findmnt -T {0}", path.display()))
+            Error::File { action: "list" | "open", path, .. } => {
+                Some(format!("Check who owns it and where it points: ls -ld {0}; findmnt -T {0}", path.display()))
             }
             _ => None,
         }

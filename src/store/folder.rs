@@ -79,7 +79,7 @@ impl Folder {
             match whose::domain_of(component, &folder) {
                 Ok(Some(domain)) => drop(names.insert(domain)),
                 Ok(None) => {}
-                Err(source) => failures.push(Error::File { action: "look into", path: folder.clone(), source }),
+                Err(source) => failures.push(Error::File { action: "list", path: folder.clone(), source }),
             }
             if folds {
                 names.extend(whose::guests_in(component, &folder));
@@ -233,7 +233,7 @@ impl Folder {
                     Ok(status) if !status.is_file() => {
                         let kind = FileType::from_raw_mode(status.mode());
                         let path = folder.join(entry.file_name());
-                        tracing::warn!("{} is ignored: {}", path.display(), opened::not_regular(kind));
+                        tracing::warn!("ignoring {}: {}", path.display(), opened::not_regular(kind));
                         continue;
                     }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -257,7 +257,7 @@ fn note(domain: &str, component: &str, folder: &Opened) -> io::Result<()> {
     match whose::noted(component, folder) {
         Ok(_) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            tracing::warn!(domain, folder = component, "{error}; it is written anew");
+            tracing::warn!(domain, folder = component, "{error}; rewriting it");
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),

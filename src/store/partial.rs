@@ -87,7 +87,7 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
-            tracing::warn!(path = %self.path().display(), %error, "could not remove a partial archive");
+            tracing::warn!(path = %self.path().display(), %error, "cannot remove a partial archive");
         }
     }
 }

@@ -67,7 +67,7 @@ impl Script {
                 _ => image(member, name, Source::File(PathBuf::from(name)), Format::Other("unknown".to_owned())),
             });
             if owners.len() > 1 {
-                let reason = format!("several disks had the file name {name}, and the script saved one of them");
+                let reason = format!("several disks had the file name {name}; the script saved only one of them");
                 skipped.extend(owners.iter().map(|disk| (disk.target.clone(), reason.clone())));
             }
         }
@@ -121,7 +121,7 @@ impl Script {
             visit(&member.name, &mut FileReader::new(&mut |out| self.next(contents, out)))
         })?;
         if found != names.len() {
-            return Err(self.suspect("it changed while it was read".to_owned()).into());
+            return Err(self.suspect("it changed while being read".to_owned()).into());
         }
         Ok(())
     }
@@ -155,7 +155,7 @@ impl Script {
         let mut survey = Survey { members: Vec::new(), definitions: Vec::new(), heads: BTreeMap::new() };
         self.members(|member, contents| {
             if survey.members.iter().any(|other| other.name == member.name) {
-                return Err(self.suspect(format!("member {} is there twice", member.name)));
+                return Err(self.suspect(format!("member {} occurs twice", member.name)));
             }
             survey.members.push(member.clone());
             if member.role == Role::Image {
@@ -178,7 +178,7 @@ impl Script {
             Ok(())
         })?;
         if survey.members.is_empty() {
-            return Err(self.suspect("it holds nothing".to_owned()));
+            return Err(self.suspect("it is empty".to_owned()));
         }
         Ok(survey)
     }

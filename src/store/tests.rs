@@ -262,18 +262,18 @@ fn a_target_that_hangs_is_remembered_and_every_error_says_what_to_do() {
 
     let path = || dir.path().to_owned();
     let file = |kind: io::ErrorKind| Error::File { action: "list", path: path(), source: kind.into() };
-    let full = "free space on the target, or keep fewer restore points".to_owned();
+    let full = "Free space on the target, or keep fewer restore points.".to_owned();
     let target = Error::Target { path: path(), source: io::ErrorKind::NotFound.into() };
     assert!(!target.is_stall() && !file(io::ErrorKind::TimedOut).is_stall());
     let path = dir.path().display();
     for (error, hint) in [
         (stalled, Some(crate::sys::patience::Stalled::HINT.to_owned())),
-        (target, Some(format!("mount the target, or create the folder: mkdir -p {path}"))),
-        (Error::NotOurs { path: dir.path().to_owned() }, Some(format!("remove it yourself: rm {path}"))),
+        (target, Some(format!("Mount the target, or create the directory: mkdir -p {path}"))),
+        (Error::NotOurs { path: dir.path().to_owned() }, Some(format!("Remove it by hand: rm {path}"))),
         (file(io::ErrorKind::StorageFull), Some(full)),
         (
             file(io::ErrorKind::PermissionDenied),
-            Some(format!("see who owns it and what it leads to: ls -ld {path}; findmnt -T {path}")),
+            Some(format!("Check who owns it and where it points: ls -ld {path}; findmnt -T {path}")),
         ),
         (Error::NoFreeId { domain: "web".into(), path: dir.path().to_owned() }, None),
     ] {

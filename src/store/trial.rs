@@ -34,7 +34,7 @@ impl Folder {
         let entries = fs::read_dir(&self.backupdir).into_iter().flatten();
         for left in entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_left) {
             if let Err(error) = remove(&left) {
-                tracing::warn!(%error, "cannot remove what an earlier trial left");
+                tracing::warn!(%error, "cannot remove the files of an earlier check");
             }
         }
     }

@@ -41,7 +41,7 @@ pub(super) fn noted(component: &str, folder: &Opened) -> io::Result<String> {
         _ => error,
     })?;
     let domain = String::from_utf8(bytes).ok().filter(|domain| name::stands_for(component, domain));
-    domain.ok_or_else(|| wrong(format!("its file {file} does not hold the domain's name")))
+    domain.ok_or_else(|| wrong(format!("its file {file} does not contain the domain's name")))
 }
 
 /// The domains of archives that lie in a folder because the file system took their name for that of the folder.

@@ -44,7 +44,7 @@ pub struct Exposed {
 
 impl fmt::Display for Exposed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the file system refuses chmod, and its mode {:o} lets other users in", self.fixed)
+        write!(f, "the file system refuses chmod, and its mode {:o} gives other users access", self.fixed)
     }
 }
 

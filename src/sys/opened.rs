@@ -55,7 +55,7 @@ impl Opened {
     pub fn entries(&self) -> io::Result<Vec<DirEntry>> {
         let found = fs::read_dir(self.path())?.take(MAX_NAMES + 1).collect::<io::Result<Vec<_>>>()?;
         if found.len() > MAX_NAMES {
-            let what = format!("it holds more than {MAX_NAMES} files and folders");
+            let what = format!("it contains more than {MAX_NAMES} files and directories");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(found)
@@ -185,7 +185,7 @@ fn follow(path: &Path) -> io::Result<(OwnedFd, FileType)> {
         return Ok((found, kind));
     }
     if !owner::is_trusted(user) {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is a link of another user"));
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is a symbolic link owned by another user"));
     }
     let target = readlinkat(&found, "", Vec::new())?;
     let target = PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes()));
@@ -265,9 +265,12 @@ mod tests {
         // Only root can give a link away.
         if lchown(at("absolute"), Some(65534), None).is_ok() {
             let error = Opened::open(&at("absolute")).unwrap_err();
-            assert_eq!(error.to_string(), "it is a link of another user");
+            assert_eq!(error.to_string(), "it is a symbolic link owned by another user");
             lchown(at("to-file"), Some(65534), None).unwrap();
-            assert_eq!(open_followed(&at("to-file")).unwrap_err().to_string(), "it is a link of another user");
+            assert_eq!(
+                open_followed(&at("to-file")).unwrap_err().to_string(),
+                "it is a symbolic link owned by another user"
+            );
         }
     }
 
@@ -357,7 +360,7 @@ mod tests {
         assert_eq!(entries(dir.path()).unwrap().len(), MAX_NAMES);
         fs::write(dir.path().join("one more"), "").unwrap();
         let error = entries(dir.path()).unwrap_err();
-        assert_eq!(error.to_string(), "it holds more than 100000 files and folders");
+        assert_eq!(error.to_string(), "it contains more than 100000 files and directories");
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub struct Stalled(Duration);
 
 impl fmt::Display for Stalled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "it hangs: no answer for {} s", self.0.as_secs())
+        write!(f, "no response for {} s", self.0.as_secs())
     }
 }
 
@@ -35,8 +35,8 @@ impl std::error::Error for Stalled {}
 
 impl Stalled {
     /// What the operator can do.
-    pub const HINT: &'static str = "look whether the mount and its server still answer (`findmnt`, then `timeout 10 ls` on it); \
-                                    the next run removes what this one left";
+    pub const HINT: &'static str = "Check that the mount and its server respond (`findmnt`, then `timeout 10 ls` on \
+    it). The next run removes what this one left.";
 
     /// Whether this error says that something hangs.
     pub fn is(error: &io::Error) -> bool {
@@ -180,7 +180,7 @@ impl<T> Drop for Task<T> {
 
 /// It has ended without a result: it panicked.
 fn ended() -> io::Error {
-    io::Error::other("the thread for it has ended too early")
+    io::Error::other("its thread ended early")
 }
 
 #[cfg(test)]

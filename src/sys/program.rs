@@ -1,9 +1,9 @@
-//! Owns: the start of other programs. Must not: know what they are for, or watch over them.
+//! Owns: starting other programs. Must not: know what they are for, or follow them; `process` does.
 //!
-//! A new process inherits every open file of the thread that starts it, and exec(2) closes them before the program's first
-//! instruction, each with a call on its file system. A file system that hangs would hold the new process in the kernel for
-//! ever, beyond the reach of signals. Programs are therefore started by a thread with a table of open files of its own (unshare(2), `CLONE_FILES`),
-//! made before any file of a target is opened: qemu-img, hooks and mail work while a target hangs.
+//! A new process inherits every open file of the thread that starts it, and exec(2) closes each with a call on its file system. If
+//! a file system hangs, this call never returns, and no signal ends the new process. Programs are therefore started by a thread with
+//! its own table of open files (unshare(2), `CLONE_FILES`), created before any file of a target is opened: qemu-img, hooks and mail
+//! work while a target hangs.
 
 use std::ffi::OsStr;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -23,14 +23,14 @@ use rustix::net::{
 };
 use rustix::process::umask;
 
-/// Where programs are looked for, whatever the caller's own `PATH` says.
+/// Where programs are searched, instead of in the caller's `PATH`.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Files that programs create are private unless the program chooses otherwise.
 const UMASK: u32 = 0o077;
 /// Standard input, output and error.
 const STREAMS: usize = 3;
 
-/// What one of the standard streams of a program is.
+/// One of the standard streams of a program.
 #[derive(Debug)]
 pub enum Stream {
     /// `/dev/null`.
@@ -41,17 +41,17 @@ pub enum Stream {
     File(OwnedFd),
 }
 
-/// A program by its name or path, in an environment of nothing but [`PATH`].
+/// A program by its name or path, with nothing but [`PATH`] in its environment.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", PATH);
     command
 }
 
-/// Starts a program; `streams` are its standard input, output and error, whatever the command says of them.
+/// Starts a program; `streams` are its standard input, output and error and replace those of the command.
 ///
 /// # Errors
-/// As [`Command::spawn`] has them, or when no thread or pipe can be had.
+/// Those of [`Command::spawn`], or no thread or pipe can be created.
 pub fn start(command: Command, streams: [Stream; STREAMS]) -> io::Result<Child> {
     // First: a table created later would contain our ends of these pipes, which then never close.
     let starter = STARTER.as_ref().map_err(|error| error.kind())?;
@@ -126,8 +126,8 @@ impl Starter {
         let ways = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         send(&ways.files, files.into_iter().flatten().collect())?;
         ways.requests.send(Request { command, given, answer }).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        // Until then no other program can be started: the kernel binds a parent-death signal to the thread that starts it,
-        // so there is one, and it never ends.
+        // The next program has to wait, because there is only one such thread, and it never ends: the kernel sends the
+        // parent-death signal when the starting thread ends.
         started.recv().map_err(io::Error::other)?
     }
 }
@@ -147,13 +147,13 @@ fn set_apart(socket: &UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The loop of the thread: its table holds nothing but the streams of the program that it is about to start.
+/// The loop of the thread: its table contains only the streams of the program that it starts next.
 fn serve(asked: &Receiver<Request>, files: &UnixStream) {
     for Request { mut command, given, answer } in asked {
         let child = receive(files).and_then(|files| {
-            // Without room for more open files, the kernel leaves some out: a program would write to nobody.
+            // At the limit of open files the kernel drops some: the output of a program would be lost.
             if files.len() != given.iter().filter(|given| **given).count() {
-                return Err(io::Error::other("its standard streams did not arrive: too many open files"));
+                return Err(io::Error::other("cannot pass its standard streams: too many open files"));
             }
             let mut files = files.into_iter();
             let streams = given.map(|given| given.then(|| files.next()).flatten());
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn its_streams_are_those_that_were_asked_for() {
+    fn a_program_has_the_requested_streams() {
         let mut child =
             start(shell("cat; echo error >&2; exit 3"), [Stream::Pipe, Stream::Pipe, Stream::Pipe]).unwrap();
         child.stdin.take().unwrap().write_all(b"input").unwrap();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn it_inherits_no_file_that_was_opened_since() {
+    fn a_program_inherits_no_open_file() {
         prepare();
         // Without close-on-exec, it would be seen in the program.
         let file = rustix::io::dup(std::fs::File::open("/proc/version").unwrap()).unwrap();
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn its_environment_and_umask_are_not_the_callers() {
+    fn a_program_does_not_inherit_environment_and_umask() {
         assert!(std::env::vars_os().count() > 1, "the test has an environment to inherit");
         let mut command = command("sh");
         command.args(["-c", "env; umask"]);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_told_as_usual() {
+    fn a_missing_program_is_an_error() {
         let error = start(Command::new("/nowhere/at-all"), [Stream::Null, Stream::Pipe, Stream::Null]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }

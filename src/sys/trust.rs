@@ -26,7 +26,7 @@ pub enum Refused {
         what: Wrong,
     },
     /// It cannot be looked at.
-    #[error("cannot look at {}", .path.display())]
+    #[error("cannot examine {}", .path.display())]
     Look {
         /// The file or folder on the way to it, or itself.
         path: PathBuf,
@@ -41,7 +41,7 @@ pub enum Refused {
 pub enum Wrong {
     #[error("its path is not absolute")]
     Relative,
-    #[error("it is a link without end")]
+    #[error("it is an endless symbolic link")]
     Endless,
     #[error("it is not a regular file")]
     NoFile,
@@ -51,17 +51,17 @@ pub enum Wrong {
     NoFolder,
     #[error("it is not executable")]
     NotExecutable,
-    #[error("its first line ends in a carriage return, as on Windows")]
+    #[error("its first line ends in a carriage return (Windows line ending)")]
     CarriageReturn,
-    #[error("the interpreter that its first line names does not exist")]
+    #[error("the interpreter in its first line does not exist")]
     NoInterpreter,
     #[error("it is owned by another user")]
     Owned,
     #[error("it is writable by its group or by others")]
     Writable,
-    #[error("the folder is owned by another user")]
+    #[error("the directory is owned by another user")]
     FolderOwned,
-    #[error("the folder is writable by its group or by others")]
+    #[error("the directory is writable by its group or by others")]
     FolderWritable,
 }
 
@@ -79,16 +79,16 @@ impl Wrong {
     /// What the operator can type.
     pub fn hint(self, path: &Path) -> String {
         let command = match self {
-            Wrong::Relative => return "write its absolute path".to_owned(),
-            Wrong::Endless | Wrong::NoFile | Wrong::NoInput | Wrong::NoFolder => "see what it is: ls -ld",
-            Wrong::NotExecutable => "make it executable: chmod a+x",
-            Wrong::CarriageReturn => r"remove the carriage returns: sed -i 's/\r$//'",
-            Wrong::NoInterpreter => "install the interpreter, or correct the first line: head -n 1",
-            Wrong::Owned => "give it to root: chown -h root",
-            Wrong::Writable => "allow only its owner to change it: chmod go-w",
-            Wrong::FolderOwned => "choose a place in folders of root, or give the folder to root: chown root",
+            Wrong::Relative => return "Use its absolute path".to_owned(),
+            Wrong::Endless | Wrong::NoFile | Wrong::NoInput | Wrong::NoFolder => "Check what it is: ls -ld",
+            Wrong::NotExecutable => "Make it executable: chmod a+x",
+            Wrong::CarriageReturn => r"Remove the carriage returns: sed -i 's/\r$//'",
+            Wrong::NoInterpreter => "Install the interpreter, or correct the first line: head -n 1",
+            Wrong::Owned => "Give it to root: chown -h root",
+            Wrong::Writable => "Let only its owner change it: chmod go-w",
+            Wrong::FolderOwned => "Use a directory that belongs to root, or give this one to root: chown root",
             Wrong::FolderWritable => {
-                "choose a place that only root can change, or allow only its owner to change the folder: chmod go-w"
+                "Use a directory that only root can change, or let only its owner change this one: chmod go-w"
             }
         };
         let path = path.to_string_lossy().replace('\'', r"'\''");

@@ -39,7 +39,7 @@ for (const [page, html] of pages.entries()) for (const width of widths) {
   frame.style.border = 0;
   frame.onload = () => {
     const inside = frame.contentDocument, root = inside.documentElement;
-    const seen = [page, width, root.scrollWidth, outside(inside).join('\x1f'), broken(inside).join('\x1f')];
+    const seen = [page, width, root.scrollWidth, root.scrollHeight, outside(inside).join('\x1f'), broken(inside).join('\x1f')];
     document.getElementById('seen').textContent += seen.join('\x1e') + '\x1d';
   };
   frame.srcdoc = html;

@@ -22,6 +22,8 @@ pub struct Seen {
     pub width: u32,
     /// Of the window's content.
     pub scroll_width: u32,
+    /// Of the whole page, at least that of the window.
+    pub height: u32,
     /// Elements that leave their box or the window, for messages.
     pub outside: Vec<String>,
     /// Words that are broken over two lines.
@@ -64,10 +66,11 @@ impl Browser {
         let seen: Vec<_> = seen
             .split_terminator('\u{1d}')
             .map(|frame| match frame.split('\u{1e}').collect::<Vec<_>>()[..] {
-                [page, width, scroll_width, outside, broken] => Seen {
+                [page, width, scroll_width, height, outside, broken] => Seen {
                     page: page.parse().unwrap(),
                     width: width.parse().unwrap(),
                     scroll_width: scroll_width.parse().unwrap(),
+                    height: height.parse().unwrap(),
                     outside: lines(outside),
                     broken: lines(broken),
                 },
@@ -81,16 +84,17 @@ impl Browser {
     /// Takes a picture of a page, for a reader who likes it light or dark.
     pub fn picture(&self, url: &str, width: u32, height: u32, light: bool) -> Picture {
         let path = self.dir.path().join("picture.png");
-        self.run(&[
-            &format!("--screenshot={}", path.display()),
-            &format!("--window-size={width},{height}"),
-            &format!("--blink-settings=preferredColorScheme={}", u8::from(light)),
-            url,
-        ]);
+        let size = format!("--window-size={width},{height}");
+        self.shoot(url, &path, &[&size, &format!("--blink-settings=preferredColorScheme={}", u8::from(light))]);
         let bytes = fs::read(&path).unwrap();
         // PNG, 11.2.2: the header begins with width and height.
         let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
         Picture { size: (number(16), number(20)), corner: corner(&path) }
+    }
+
+    /// Takes a picture of a page into this file, with these words for the browser.
+    pub fn shoot(&self, url: &str, to: &Path, words: &[&str]) {
+        self.run(&[words, &[&format!("--screenshot={}", to.display()), url]].concat());
     }
 
     fn run(&self, words: &[&str]) -> String {

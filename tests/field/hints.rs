@@ -20,7 +20,7 @@ fn command(said: &str, start: &str) -> String {
     let at = hint.find(start).unwrap_or_else(|| panic!("no {start:?} in the hint: {hint}"));
     let command = hint[at..].split("; ").next().unwrap();
     // Words beside the command.
-    let ends = [" (one that", ", and rm", ", whose commit"];
+    let ends = [" (if libvirt", ", and rm", ", because the commit"];
     let end = ends.iter().filter_map(|end| command.find(end)).min().unwrap_or(command.len());
     command[..end].to_owned()
 }
@@ -79,7 +79,7 @@ fn the_overlay_of_a_domain_that_is_gone_is_committed_as_the_hint_says() {
     let (scene, _) = killed("hint-gone", 0x31);
     scene.guest.destroy();
     virsh(&["undefine", scene.guest.name()]);
-    let said = scene.recovery_refuses("the domain is gone");
+    let said = scene.recovery_refuses("the domain no longer exists");
     types(&command(&said, "qemu-img commit"));
     assert_eq!(scene.program.run(&["recover"]).code, 0);
     scene.define(&scene.defined);
@@ -95,7 +95,7 @@ fn an_overlay_that_was_committed_by_hand_and_removed_closes_its_entry() {
     qemu_img(&["commit", "-q", "-f", "qcow2", &overlay]);
     fs::remove_file(&overlay).unwrap();
     let said = scene.recover();
-    assert!(said.contains("was removed by another hand"), "{said}");
+    assert!(said.contains("was removed by another program"), "{said}");
     assert_eq!(scene.guest.inactive_xml(), scene.defined);
     scene.guest.assert_holds("vda", 0x35, 1 << 20, 65536);
 }
@@ -195,7 +195,7 @@ fn a_block_job_of_an_operator_is_ended_as_the_hint_says() {
 fn an_image_of_another_domain_on_the_overlay_is_put_on_the_base_as_the_hint_says() {
     let (scene, overlay) = killed("hint-clone", 0x91);
     let clone = scene.lab.guest("hint-clone-of").disk(Disk::qcow2("vda").backing(&overlay)).define();
-    let said = scene.recovery_refuses("in use by domain hint-clone-of (disk vda is based on it)");
+    let said = scene.recovery_refuses("in use by domain hint-clone-of (backing file of disk vda)");
     types(&command(&said, "qemu-img rebase"));
     scene.recover();
     clone.assert_holds("vda", 0x91, 1 << 20, 65536);
@@ -227,7 +227,7 @@ fn a_missing_file_system_of_overlays_is_mounted_as_the_hint_says() {
     fs::rename(&folder, &elsewhere).unwrap();
     fs::create_dir(&folder).unwrap();
     let said = scene.recovery_refuses("which does not exist");
-    assert_eq!(command(&said, "mount the"), format!("mount the file system of {}", folder.display()));
+    assert_eq!(command(&said, "Mount the"), format!("Mount the file system of {}", folder.display()));
     fs::remove_dir(&folder).unwrap();
     fs::rename(&elsewhere, &folder).unwrap();
     scene.recover();

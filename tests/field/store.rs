@@ -187,7 +187,7 @@ fn a_folder_that_cannot_be_looked_into_is_not_an_empty_one() {
     fs::rename(&away, &elsewhere).unwrap();
 
     lchown(&closed, Some(65534), None).unwrap();
-    assert_told(&program, "it is a link of another user");
+    assert_told(&program, "it is a symbolic link owned by another user");
     lchown(&closed, Some(0), None).unwrap();
 
     fs::remove_file(&closed).unwrap();

@@ -76,7 +76,7 @@ fn read_only_and_transient_disks_are_saved_beside_others(method: &str) {
     contents.assert_saved_in(&program.unpack(&report, guest.name()));
     program.assert_no_leftovers(&guest);
     let warnings = report.domain(guest.name())["warnings"].to_string();
-    assert!(warnings.contains("vdc is transient: what the guest wrote since its start is not saved"), "{warnings}");
+    assert!(warnings.contains("vdc is transient: data written since the guest started is not backed up"), "{warnings}");
     assert_eq!(sha256(&guest.disk_source("vdc").unwrap()), written, "the guest's changes to vdc");
 }
 

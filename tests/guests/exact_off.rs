@@ -52,7 +52,7 @@ fn what_only_qemu_can_read_is_missed_and_named() {
     for target in ["vdb", "vdc"] {
         let skipped = report.skipped(guest.name(), target);
         assert_eq!(skipped["missed"], true);
-        assert_eq!(skipped["hint"], "back it up while the domain runs");
+        assert_eq!(skipped["hint"], "Back it up while the domain runs.");
     }
     contents.assert_saved_in(&program.unpack(&report, guest.name()));
     program.assert_no_leftovers(&guest);

@@ -30,7 +30,7 @@ fn a_disk_with_a_block_job_of_somebody_else_is_left_alone(method: &str) {
     virsh(&["blockcopy", guest.name(), "vdb", copy.to_str().unwrap(), "--transient-job"]);
     // From then on the definition does not change by itself.
     wait_until(DEADLINE, "the copy to be ready", || guest.live_xml().contains("ready='yes'"));
-    assert_refused(&program, &guest, "a block job runs on it", "virsh blockjob");
+    assert_refused(&program, &guest, "a block job is running on it", "virsh blockjob");
     virsh(&["blockjob", guest.name(), "vdb", "--abort"]);
     program.backup_well();
     program.assert_no_leftovers(&guest);

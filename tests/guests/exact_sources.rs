@@ -91,7 +91,7 @@ fn missing_tpm_state_is_said() {
     let lab = Lab::new();
     let guest = lab.guest("no-tpm-state").disk(Disk::qcow2("vda")).tpm().define();
     let saved = save_exactly(&lab, &guest, json!({}), &["vda"]);
-    assert!(saved.outcome()["warnings"].to_string().contains("the TPM state is not saved"));
+    assert!(saved.outcome()["warnings"].to_string().contains("the TPM state is not backed up"));
     assert!(saved.archive.manifest()["tpm_missing"].is_string());
 }
 

@@ -101,7 +101,7 @@ fn a_reader_that_dies_fails_its_domain_alone() {
     wait_until(DEADLINE, "the reader to die", is_gone);
     scene.guest.write("vda", 0x12, 8 << 20, 65536);
     let report = scene.finish(held);
-    scene.assert_failed(&report, "copy", "disk vda: cannot read it");
+    scene.assert_failed(&report, "copy", "disk vda: read failed");
     scene.guest.assert_holds("vda", 0x12, 8 << 20, 65536);
     scene.assert_next_is_good();
 }

@@ -1,20 +1,13 @@
-//! A signal, or a failure, at every step of a backup: the guest is unharmed, what else can be saved is saved, and the report
-//! and the exit code say what happened.
+//! A signal, or a failure, at every step of a backup that a running guest is needed for: the guest is unharmed, what else can
+//! be saved is saved, and the report and the exit code say what happened. The other steps are in `tests/program/fault_off.rs`.
 
 use crate::steps;
 use std::process::Command;
 
 use crate::lab::{Disk, Guest, Lab, Program, Ran, Report, run};
-use crate::steps::{At, PULL, SNAPSHOT};
+use crate::steps::{At, HARMLESS, OF_RUN, PULL, SIGNALS, SNAPSHOT};
 use kvmbackup::sys::step::Step;
 use serde_json::json;
-
-/// Steps of the whole run: when one of them fails, no domain can be begun.
-const OF_RUN: &[Step] = &[Step::RunLock, Step::JournalFolder, Step::TargetFolder];
-/// Steps whose failure costs nothing, so that nothing tells of it: what they do is done all the same or again, or by the
-/// next run.
-const HARMLESS: &[Step] =
-    &[Step::HooksSweep, Step::HookRelease, Step::HookFilesRemove, Step::ServerEnd, Step::Thaw, Step::Thawed];
 
 /// Two paused guests, the first of which the faults are for.
 struct Scene {
@@ -122,8 +115,6 @@ impl Scene {
     }
 }
 
-const SIGNALS: [(&str, i32); 3] = [("TERM", 15), ("INT", 2), ("HUP", 1)];
-
 /// Each step once, with one of the signals.
 fn in_turn(number: usize) -> Vec<(&'static str, i32)> {
     vec![SIGNALS[number % 3]]
@@ -134,14 +125,14 @@ fn a_signal_at_any_step_of_a_snapshot_ends_the_run_in_order() {
     let scene = Scene::new("signal-snapshot", "snapshot");
     let steps = scene.steps();
     steps::assert_reached(&steps, &[SNAPSHOT]);
-    scene.stopped_at_each(&steps::firsts(&steps), in_turn);
+    scene.stopped_at_each(&steps::only(&steps::firsts(&steps), SNAPSHOT), in_turn);
 }
 
 #[test]
 fn a_failure_at_any_step_of_a_snapshot_is_told_and_costs_no_other_domain() {
     let scene = Scene::new("fail-snapshot", "snapshot");
     let steps = scene.steps();
-    scene.failed_at_each(&steps::firsts(&steps));
+    scene.failed_at_each(&steps::only(&steps::firsts(&steps), SNAPSHOT));
 }
 
 #[test]

@@ -205,10 +205,10 @@ fn what_cannot_work_is_said_before_it_is_ready() {
     let server = MariaDb::new(&[]);
     not_ready(the_hook(&server, &["--user=nobody"])).assert_failed("Access denied");
     not_ready(the_hook(&server, &["--socket=/nowhere"])).assert_failed("cannot connect");
-    not_ready(the_hook(&server, &["--password=secret"])).assert_failed("no password on a command line");
-    not_ready(the_hook(&server, &["-psecret"])).assert_failed("no password on a command line");
+    not_ready(the_hook(&server, &["--password=secret"])).assert_failed("a password on the command line");
+    not_ready(the_hook(&server, &["-psecret"])).assert_failed("a password on the command line");
     not_ready(the_hook(&server, &["--lock=table"])).assert_failed("--lock=table");
-    not_ready(the_hook(&server, &["--lock-wait=1; DROP DATABASE d"])).assert_failed("give seconds");
+    not_ready(the_hook(&server, &["--lock-wait=1; DROP DATABASE d"])).assert_failed("valid: 1 to 9999 seconds");
     server.sql("CREATE USER weak@localhost IDENTIFIED BY ''");
     not_ready(the_hook(&server, &["--user=weak"])).assert_failed("BACKUP STAGE START was refused");
     server.sql("SET GLOBAL innodb_flush_log_at_timeout = 1");

@@ -41,19 +41,19 @@ fn the_address_may_come_from_a_file_or_the_environment() {
         run_hook(command.env("KVMBACKUP_PHASE", "pre-run")).assert_good();
         assert!(server.ping().line.starts_with(&format!("POST {SECRET}/start?")));
     }
-    failed(&mut hook("healthchecks", &[]), "there is no address");
+    failed(&mut hook("healthchecks", &[]), "no valid URL");
     failed(&mut hook("healthchecks", &["--url-file=/nowhere"]), "cannot read /nowhere");
-    failed(hook("healthchecks", &[]).env("HEALTHCHECKS_URL", "http://x/\"\noutput = \"/tmp/x"), "there is no address");
+    failed(hook("healthchecks", &[]).env("HEALTHCHECKS_URL", "http://x/\"\noutput = \"/tmp/x"), "no valid URL");
 }
 
 #[test]
 fn a_ping_that_is_not_taken_is_an_error_without_the_address_in_it() {
     let server = Server::start(404);
-    let ended = failed(&mut the_hook(&server, "pre-run"), "was not taken");
+    let ended = failed(&mut the_hook(&server, "pre-run"), "was not accepted");
     assert!(!ended.stderr.contains(SECRET), "{ended:?}");
     server.ping();
     let nobody = format!("http://127.0.0.1:1{SECRET}");
-    let ended = failed(hook("healthchecks", &[]).env("HEALTHCHECKS_URL", nobody), "was not taken");
+    let ended = failed(hook("healthchecks", &[]).env("HEALTHCHECKS_URL", nobody), "was not accepted");
     assert!(!ended.stderr.contains(SECRET), "{ended:?}");
 }
 
@@ -66,7 +66,7 @@ fn a_server_that_is_silent_is_given_up_and_nobody_reads_the_address_meanwhile() 
     let processes = run("ps", &["-e", "-o", "args"]);
     assert!(processes.lines().any(|line| line.starts_with("curl ")) && !processes.contains(SECRET), "{processes}");
     // It ends although the connection stays open: the deadline is what ends it.
-    hook.join().unwrap().assert_failed("was not taken");
+    hook.join().unwrap().assert_failed("was not accepted");
     drop(connection);
 }
 

@@ -116,7 +116,7 @@ fn a_backup_that_is_given_up_is_an_error_or_over() {
     disconnect_all(&server);
     session.release().assert_failed("the backup was aborted");
     assert_eq!(std::fs::read_dir(artifacts.path()).unwrap().count(), 0, "a label of a backup that is none");
-    not_ready(the_hook(&server, &["--mode=backup"])).assert_failed("there is no KVMBACKUP_ARTIFACT_DIR");
+    not_ready(the_hook(&server, &["--mode=backup"])).assert_failed("KVMBACKUP_ARTIFACT_DIR is not set");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn locks_that_are_lost_are_an_error() {
 
     let session = Session::held(the_hook(&server, &["--mode=block"]));
     disconnect_all(&server);
-    session.release().assert_failed("were lost before their end");
+    session.release().assert_failed("were lost before their release");
 }
 
 #[test]
@@ -190,14 +190,14 @@ fn what_cannot_work_is_said_before_it_is_ready() {
     not_ready(the_hook(&server, &["--mode=checkpoint", "--username=nobody"])).assert_failed("cannot connect");
     not_ready(the_hook(&server, &["--mode=block", "--dbname=missing"])).assert_failed("cannot connect");
     not_ready(the_hook(&server, &["--mode=block", "host=/x password=secret"]))
-        .assert_failed("no password on a command line");
+        .assert_failed("a password on the command line");
     not_ready(the_hook(&server, &["--mode=block", "postgresql://a:secret@b/"]))
-        .assert_failed("no password on a command");
+        .assert_failed("a password on the command line");
     not_ready(the_hook(&server, &["--mode=off"])).assert_failed("--mode=");
-    not_ready(the_hook(&server, &["--mode=block", "--lock-wait=1'"])).assert_failed("give seconds");
+    not_ready(the_hook(&server, &["--mode=block", "--lock-wait=1'"])).assert_failed("valid: 1 to 9999 seconds");
     server.sql("CREATE ROLE weak LOGIN");
     not_ready(the_hook(&server, &["--mode=checkpoint", "--username=weak", "--dbname=postgres"]))
-        .assert_failed("no checkpoint");
+        .assert_failed("the checkpoint failed");
     server.sql("GRANT pg_checkpoint TO weak");
     run_hook(&mut the_hook(&server, &["--mode=checkpoint", "--username=weak", "--dbname=postgres"])).assert_good();
     server.sql("CREATE TABLE t (id bigint)");

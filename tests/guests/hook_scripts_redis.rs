@@ -79,7 +79,7 @@ fn a_gap_in_the_pause_is_an_error() {
     kill_process(script, Signal::STOP).unwrap();
     writer.assert_goes_on();
     kill_process(script, Signal::CONT).unwrap();
-    session.release().assert_failed("the pause has run out");
+    session.release().assert_failed("the pause has expired");
 }
 
 #[test]
@@ -96,10 +96,10 @@ fn a_file_that_cannot_be_written_is_an_error_and_writers_go_on() {
 fn what_cannot_work_is_said_before_it_is_ready() {
     let server = Redis::new(&["--requirepass", "secret"]);
     not_ready(the_hook(&server, &[])).assert_failed("NOAUTH");
-    not_ready(the_hook(&server, &["-a", "secret"])).assert_failed("no password on a command line");
-    not_ready(the_hook(&server, &["-u", "redis://u:secret@h"])).assert_failed("no password on a command line");
+    not_ready(the_hook(&server, &["-a", "secret"])).assert_failed("a password on the command line");
+    not_ready(the_hook(&server, &["-u", "redis://u:secret@h"])).assert_failed("a password on the command line");
     not_ready(the_hook(&server, &["--password-file=/nowhere"])).assert_failed("cannot read /nowhere");
-    not_ready(the_hook(&server, &["-s", "/nowhere"])).assert_failed("cannot be read");
+    not_ready(the_hook(&server, &["-s", "/nowhere"])).assert_failed("cannot read the state");
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::write(file.path(), "secret\n").unwrap();

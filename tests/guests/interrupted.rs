@@ -71,7 +71,7 @@ impl Scene {
         let interrupted = format!("recovered: {}: the run of ", self.guest.name());
         assert!(first.stdout.starts_with(&interrupted), "{first:#?}");
         let second = self.program().run(&["recover"]);
-        assert!(second.code == 0 && second.stdout.starts_with("nothing was left by an earlier run in "), "{second:#?}");
+        assert!(second.code == 0 && second.stdout.starts_with("no interrupted run in "), "{second:#?}");
     }
 
     /// The next backup says what it put right, and is good.
@@ -219,6 +219,6 @@ fn without_a_configuration_recover_looks_in_the_usual_place_and_says_so() {
     fs::write(program.config(), "lab: {backupdr: /nowhere}\n").unwrap();
     let ran = program.run(&["recover"]);
     assert_eq!(ran.code, 2, "another folder may have been meant: {ran:#?}");
-    assert_eq!(ran.stdout, "nothing was left by an earlier run in /var/lib/kvmbackup\n");
+    assert_eq!(ran.stdout, "no interrupted run in /var/lib/kvmbackup\n");
     assert!(ran.stderr.contains("backupdr") && ran.stderr.contains("looking in /var/lib/kvmbackup"), "{ran:#?}");
 }

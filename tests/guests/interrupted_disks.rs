@@ -182,7 +182,9 @@ fn a_saved_guest_keeps_the_overlay_that_it_goes_on_with() {
     virsh(&["managedsave", scene.guest.name()]);
     scene.recovery_refuses("virsh managedsave-remove");
     assert!(overlay.exists() && scene.guest.inactive_xml().contains(overlay.to_str().unwrap()));
-    virsh(&["start", "--paused", scene.guest.name()]);
+    virsh(&["start", scene.guest.name()]);
+    // QEMU 10 commits nothing of a guest that has been paused since it was restored.
+    virsh(&["resume", scene.guest.name()]);
     scene.recover();
     scene.guest.assert_holds("vda", 0x51, 1 << 20, 65536);
 }

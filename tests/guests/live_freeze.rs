@@ -156,7 +156,7 @@ fn a_freeze_of_no_file_system_is_none() {
     assert_refused(&required, &required.backup(), &guest);
     let program = program(&lab, &guest, json!({}));
     let report = program.backup_well();
-    assert_says_crash(&program, &report, &guest, "it froze no file system");
+    assert_says_crash(&program, &report, &guest, "it froze no file systemsssssssss");
     assert!(!guest.is_frozen());
 }
 

@@ -131,7 +131,7 @@ fn a_session_and_frozen_file_systems_are_consistent_for_applications() {
     let report = program.backup_well();
     let outcome = report.domain(guest.name());
     assert_eq!(outcome["consistency"], "filesystem");
-    assert!(outcome["warnings"].to_string().contains("did not hold"), "{outcome:#}");
+    assert!(outcome["warnings"].to_string().contains("before it was released"), "{outcome:#}");
     assert_eq!(hooks(outcome, "dies")[0]["status"], "lost");
     program.assert_no_leftovers(&guest);
 }
@@ -217,7 +217,7 @@ fn an_operator_can_try_hooks_without_a_backup() {
     assert_eq!(tested.code, 0, "{tested:#?}");
     assert_eq!(log(&lab), ["lock held", "all pre-snapshot running", "all post-snapshot ok", "lock RELEASE"]);
     assert!(tested.stdout.contains("lock (snapshot)") && tested.stdout.contains(", held "), "{tested:#?}");
-    assert!(tested.stdout.contains("would be saved: hooks/lock/position (9 bytes)"), "{tested:#?}");
+    assert!(tested.stdout.contains("would be stored: hooks/lock/position (9 bytes)"), "{tested:#?}");
     let tested = program.run(&["hooks", "test", "--domain", guest.name(), "--phase", "post-domain"]);
     assert_eq!((tested.code, log(&lab)), (0, vec!["all post-domain ok".to_owned()]));
     assert!(!Path::new(&program.backups()).exists(), "nothing is backed up");
@@ -248,7 +248,7 @@ fn check_tells_what_would_go_wrong_at_night() {
     let told = |text: &str| assert!(checked.stdout.contains(text), "{text}: {checked:#?}");
     told("ok      libvirt: libvirt ");
     told("QEMU ");
-    told("ok      domain checked: what is to be read can be: vda");
+    told("ok      domain checked: all selected disks are readable: vda");
     told("ok      domain checked: its agent answers");
 
     // Scripts that look as if they did something.

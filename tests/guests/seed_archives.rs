@@ -59,7 +59,7 @@ fn they_are_listed_beside_our_own_and_rotation_leaves_them_alone() {
     host.configure("", "{a: {day_of_week: daily, rotate: 1}}");
     host.run("backup").ends(0);
     host.age("a", &[2]);
-    host.run("backup").ends(0).tells(&["old points removed: a (1)"]);
+    host.run("backup").ends(0).tells(&["old restore points removed: a (1)"]);
     host.run("prune").ends(0);
     let kept = host.archives("a");
     assert!(before.iter().all(|archive| kept.contains(archive)), "{kept:?}");

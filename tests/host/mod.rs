@@ -61,10 +61,15 @@ impl Run {
 impl Host {
     /// A host with these guests, each with one qcow2 disk `vda`, and a configuration that makes all of them due every day.
     pub fn new(guests: &[&str]) -> Host {
+        Host::in_folder(&std::env::temp_dir(), guests)
+    }
+
+    /// The same, in a new folder of this one.
+    pub fn in_folder(folder: &Path, guests: &[&str]) -> Host {
         let now = Utc::now();
         let behind = i64::from(now.hour()) - 12;
         let today = (now - TimeDelta::hours(behind)).weekday();
-        let mut host = Host { dir: tempfile::tempdir().unwrap(), guests: Vec::new(), behind, today };
+        let mut host = Host { dir: tempfile::tempdir_in(folder).unwrap(), guests: Vec::new(), behind, today };
         std::fs::create_dir(host.path("images")).unwrap();
         for guest in guests {
             host.add(guest, "");

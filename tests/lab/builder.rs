@@ -119,12 +119,14 @@ impl GuestBuilder {
         let folder = escape(folder.to_str().expect("the lab's path is UTF-8"));
         format!(
             "<kernel>{folder}/vmlinuz</kernel><initrd>{folder}/initramfs</initrd>\
-             <cmdline>console=ttyS0 quiet panic=1 {}</cmdline>",
+             <cmdline>console=ttyS0 quiet panic=1 {EMULATED} {}</cmdline>",
             escape(words)
         )
     }
 }
 
+/// Leaves out what an emulated processor is slow at and no test needs.
+pub(super) const EMULATED: &str = "mitigations=off nokaslr no5lvl";
 const UEFI: &str = "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>\
                     <nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'/>";
 const AGENT: &str = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>";

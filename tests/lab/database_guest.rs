@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
+use super::builder::EMULATED;
 use super::database::{Writer, answer, text};
 use super::disk::escape;
 use super::{BOOT_DEADLINE, Guest, Lab, free_port, run, virsh, wait_until};
@@ -174,7 +175,7 @@ fn domain(name: &str, system: &Path, disk: &Path, port: u16, inside: u16) -> Str
         "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
          <name>{name}</name><memory unit='MiB'>512</memory><vcpu>1</vcpu>\
          <os><type arch='x86_64' machine='pc'>hvm</type>\
-         <kernel>{system}/vmlinuz</kernel><initrd>{system}/initramfs</initrd><cmdline>console=ttyS0 quiet panic=1</cmdline></os>\
+         <kernel>{system}/vmlinuz</kernel><initrd>{system}/initramfs</initrd><cmdline>console=ttyS0 quiet panic=1 {EMULATED}</cmdline></os>\
          <features><acpi/></features><cpu mode='maximum'/>\
          <devices><disk type='file' device='disk'><driver name='qemu' type='qcow2' discard='unmap'/>\
          <source file='{disk}'/><target dev='vda' bus='virtio'/></disk>\

@@ -115,7 +115,11 @@ impl Guest {
 
     /// The file or device that a disk is on now. None: an empty drive.
     pub fn disk_source(&self, target: &str) -> Option<PathBuf> {
-        let sources = domain_xml::disk_sources(&self.live_xml());
+        self.source_in(&self.live_xml(), target)
+    }
+
+    fn source_in(&self, xml: &str, target: &str) -> Option<PathBuf> {
+        let sources = domain_xml::disk_sources(xml);
         sources.get(target).unwrap_or_else(|| panic!("guest {} has no disk {target}", self.name)).clone()
     }
 
@@ -151,7 +155,10 @@ impl Guest {
     /// Writes `len` bytes of `pattern` at `offset` to a disk of the machine while that is off.
     pub fn write_while_off(&self, target: &str, pattern: u8, offset: u64, len: u64) {
         let write = format!("write -P {pattern:#x} {offset} {len}");
-        run("qemu-io", &["--object", SECRET, "--image-opts", &self.image_options(target), "-c", &write]);
+        run(
+            "qemu-io",
+            &["--object", SECRET, "--image-opts", &self.image_options(&self.live_xml(), target), "-c", &write],
+        );
         self.assert_holds(target, pattern, offset, len);
     }
 
@@ -159,7 +166,7 @@ impl Guest {
     /// written yet is not seen.
     pub fn assert_holds(&self, target: &str, pattern: u8, offset: u64, len: u64) {
         let read = format!("read -P {pattern:#x} {offset} {len}");
-        let image = self.image_options(target);
+        let image = self.image_options(&self.live_xml(), target);
         let answer = run("qemu-io", &["-r", "-U", "--object", SECRET, "--image-opts", &image, "-c", &read]);
         assert!(answer.contains(&format!("read {len}/{len} bytes")), "cannot read {target}: {answer}");
         assert!(!answer.contains("Pattern verification failed"), "{target} holds something else: {answer}");
@@ -168,15 +175,15 @@ impl Guest {
     /// Copies a disk's present contents to a new raw file `to`, for comparison. The machine must be off, paused or
     /// frozen: what it has not written yet is not in there.
     pub fn copy_contents(&self, target: &str, to: &Path) {
-        let image = self.image_options(target);
+        let image = self.image_options(&self.live_xml(), target);
         let to = to.to_str().expect("paths are UTF-8");
         qemu_img(&["convert", "--object", SECRET, "-U", "--image-opts", &image, "-O", "raw", to]);
     }
 
     /// A disk's image in the words of QEMU's tools, which may use [`SECRET`].
-    fn image_options(&self, target: &str) -> String {
-        let source = self.disk_source(target).unwrap_or_else(|| panic!("{target} is empty"));
-        let (format, encrypted) = domain_xml::disk_format(&self.live_xml(), target);
+    fn image_options(&self, xml: &str, target: &str) -> String {
+        let source = self.source_in(xml, target).unwrap_or_else(|| panic!("{target} is empty"));
+        let (format, encrypted) = domain_xml::disk_format(xml, target);
         let source = source.to_str().expect("paths are UTF-8").replace(',', ",,");
         let key = if encrypted { ",encrypt.key-secret=lab" } else { "" };
         format!("driver={format},file.filename={source}{key}")
@@ -184,7 +191,7 @@ impl Guest {
 }
 
 /// A word as `virsh` reads it in a line of several commands.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 

@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 
 pub use agent::ExecOutput;
 pub use builder::GuestBuilder;
-pub use command::{qemu_img, run, try_run, try_virsh, virsh};
+pub use command::{qemu_img, run, try_run, try_virsh, virsh, virsh_all};
 pub use contents::{Contents, assert_same, sha256};
 pub use database::Writer;
 pub use database_guest::{Database, DatabaseGuest};

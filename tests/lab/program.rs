@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use super::{Guest, Lab, run, virsh};
+use super::guest::quoted;
+use super::{Guest, Lab, run, virsh_all};
 
 /// An installation of kvmbackup in a lab's folder, with a configuration of its own.
 pub struct Program {
@@ -148,11 +149,12 @@ impl Program {
         let partial = files(&self.backups());
         assert!(!partial.lines().any(|file| file.ends_with(".part")), "unfinished archives were left: {partial}");
         // Overlays and scratch files of devices have no folder of their own.
-        let uuid = virsh(&["domuuid", guest.name()]);
+        let word = quoted(guest.name());
+        let [uuid, id] = virsh_all([&format!("domuuid {word}"), &format!("domid {word}")]);
         let elsewhere = files(Path::new("/var/lib/libvirt/images"));
         assert!(!elsewhere.contains(uuid.trim()), "left in libvirt's folder: {elsewhere}");
-        if guest.state() != "shut off" {
-            let id = virsh(&["domid", guest.name()]);
+        // A guest that is off has no number.
+        if id.trim() != "-" {
             let pattern = format!("/var/lib/libvirt/qemu/domain-{}-*/kvmbackup*", id.trim());
             let found = run("find", &["/var/lib/libvirt/qemu", "-path", &pattern]);
             assert_eq!(found, "", "a socket was left");

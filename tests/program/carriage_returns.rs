@@ -63,9 +63,9 @@ fn scripts_of_windows_are_named_before_they_are_run() {
     }
     types(&host.run("check --offline").ends(1).out, "sed -i");
     let of_mail = host.run("check");
-    assert!(of_mail.out.contains("h: ") || of_mail.out.contains("may be run"), "{}", of_mail.out);
+    assert!(of_mail.out.contains("h: ") || of_mail.out.contains("executable"), "{}", of_mail.out);
     types(&of_mail.out, "sed -i");
-    host.run("check").tells(&["sendmail", "may be run"]);
+    host.run("check").tells(&["sendmail", "executable"]);
     host.run("backup").ends(0);
 }
 

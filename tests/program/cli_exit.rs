@@ -117,7 +117,7 @@ fn something_that_is_not_cleaned_up_is_7_and_told_beside_good_backups() {
     std::fs::write(host.path("state/journal/0.json"), "{").unwrap();
     host.run("backup")
         .ends(7)
-        .tells(&["1 of 1 good, but not all could be cleaned up"])
+        .tells(&["1 of 1 good, but cleanup is incomplete"])
         .tells(&["hint", "A journal entry that cannot be read"]);
     host.run("recover").ends(7).tells(&["0.json"]);
     host.run("backup nosuch").ends(1);

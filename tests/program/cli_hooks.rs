@@ -63,7 +63,7 @@ fn fail_run_begins_no_other_domain() {
     let ran = host.run("backup").ends(1);
     assert_eq!(log(&host), ["n pre-domain a running", "n pre-domain b running"]);
     assert_eq!([1, 0, 0], ["a", "b", "c"].map(|name| host.archives(name).len()));
-    ran.tells(&["c", "the run was ended before: hook n (pre-domain): exit status 1"]);
+    ran.tells(&["c", "not started because the run was stopped: hook n (pre-domain): exit status 1"]);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn exit_status_75_is_no_failure() {
     let host = Host::new(&["a", "b"]);
     let hooks = noting(&host, "n", "pre-domain", "[ $KVMBACKUP_DOMAIN != a ] || exit 75", "");
     configure(&host, &hooks, "{\"*\": {day_of_week: daily}}");
-    host.run("backup").ends(0).tells(&["1 of 2 good, 1 skipped"]).tells(&["skipped this time: a (by n)"]);
+    host.run("backup").ends(0).tells(&["1 of 2 good, 1 skipped"]).tells(&["skipped: a (by n)"]);
     assert_eq!([0, 1], ["a", "b"].map(|name| host.archives(name).len()));
     log(&host);
 

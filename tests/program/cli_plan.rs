@@ -15,7 +15,7 @@ fn a_dry_run_gives_every_domain_a_reason_and_touches_nothing() {
     ran.tells(&["due", &format!("due: {}", full(host.today()))])
         .tells(&["waiting", "not today", &waiting.to_string(), "next"])
         .tells(&["gone", "libvirt knows no domain"])
-        .tells(&["foreign", "in no entry of the configuration"]);
+        .tells(&["foreign", "not in the configuration"]);
     let chosen = host.run("backup --dry-run waiting --force").ends(0);
     chosen.tells(&["waiting", "forced"]).tells(&["due", "not asked for"]);
     host.run("backup --dry-run --json").ends(1);
@@ -43,7 +43,7 @@ fn a_name_that_libvirt_does_not_know_is_an_error_and_the_others_are_backed_up() 
         .ends(1)
         .tells(&["ok", "web-1"])
         .tells(&["FAILED", "web-2"])
-        .tells(&["libvirt knows no domain `web-2` of line 2"])
+        .tells(&["domain `web-2` does not exist of line 2"])
         .tells(&["did you mean `web-1`?"])
         .tells(&["FAILED", "db-*"])
         .tells(&["no domain that libvirt knows matches `db-*`"]);
@@ -57,8 +57,8 @@ fn a_name_on_the_command_line_that_nothing_answers_to_is_an_error_and_the_others
     host.run("backup a nosuch no-* unlisted")
         .ends(1)
         .tells(&["ok", "a"])
-        .tells(&["libvirt knows no domain `nosuch` of the command line"])
-        .tells(&["no domain that libvirt knows matches `no-*` of the command line"])
+        .tells(&["domain `nosuch` does not exist of the command line"])
+        .tells(&["no existing domain matches `no-*` of the command line"])
         .tells(&["`unlisted`", "no entry of the configuration covers it"]);
     assert_eq!((host.archives("a").len(), host.archives("b").len()), (1, 0));
     assert!(host.archives("unlisted").is_empty());

@@ -17,7 +17,7 @@ fn rotate_keeps_so_many_and_tells_what_it_removed() {
     let host = with_points(&[5, 4, 3, 2, 1]);
     let old = host.archives("a");
     host.configure("", "{a: {day_of_week: daily, rotate: 3}}");
-    host.run("backup").ends(0).tells(&["old points removed: a (3)"]);
+    host.run("backup").ends(0).tells(&["old restore points removed: a (3)"]);
     let kept = host.archives("a");
     assert_eq!(kept[..2], old[3..], "the newest of the old ones stay");
     assert_eq!(kept.len(), 3);
@@ -68,9 +68,9 @@ fn a_backup_that_lacks_a_disk_does_not_push_out_the_last_one_that_has_it() {
     host.configure("", "{a: {day_of_week: daily, rotate: 1}}");
     for _ in 0..2 {
         host.run("backup").ends(1).tells(&["PARTIAL", "a"]).tells(&["vdb", "encrypted"]);
-        assert!(host.archives("a").contains(&whole[1]), "the last whole one");
+        assert!(host.archives("a").contains(&whole[1]), "the newest complete one");
     }
-    host.run("prune").ends(0).tells(&["the last whole one"]);
+    host.run("prune").ends(0).tells(&["the newest complete one"]);
     assert!(host.archives("a").contains(&whole[1]));
 }
 

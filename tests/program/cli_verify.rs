@@ -26,7 +26,7 @@ fn verify_goes_on_where_the_last_one_ended_and_leaves_out_what_was_checked() {
     assert_eq!((&all["gone"], &all["left"]), (&json!(0), &json!(0)));
 
     let none = host.run("verify --all --older-than 1d").ends(0);
-    assert_eq!(none.out, "no restore point has to be checked\n");
+    assert_eq!(none.out, "no restore point needs verification\n");
     assert_eq!(ids(&checked(&host, "--all --older-than 0s")).len(), 4);
     let oldest = checked(&host, "b");
     assert_eq!(domains(&checked(&host, "--all"))[3], "b", "{oldest:#}");
@@ -42,7 +42,7 @@ fn verify_begins_no_check_after_its_time_and_counts_what_is_left() {
     host.run("backup").ends(0);
     let none = checked(&host, "--all --for 0s");
     assert_eq!((&none["points"], &none["left"]), (&json!([]), &json!(2)));
-    assert_eq!(host.run("verify --all --for 0s").ends(0).out, "2 restore points left for the next time\n");
+    assert_eq!(host.run("verify --all --for 0s").ends(0).out, "2 restore points left for the next run\n");
     assert_eq!(host.run("verify --all --for 0s -q").ends(0).out, "");
     assert_eq!(checked(&host, "--all --for 1d")["left"], 0);
     host.run("verify --all --for soon").ends(2);

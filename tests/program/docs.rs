@@ -99,7 +99,7 @@ fn every_link_leads_somewhere_and_to_every_document_leads_one() {
 fn every_exit_code_is_documented() {
     let document = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
     let table = document.split("## Exit codes").nth(1).unwrap().split("\n## ").next().unwrap();
-    for line in kvmbackup::report::EXIT_STATUS.lines().skip(1) {
+    for line in kvmbackup::model::EXIT_STATUS.lines().skip(1) {
         let (code, meaning) = line.trim().split_once(' ').unwrap();
         let row = format!("| {code} | {}", meaning.trim());
         assert!(table.contains(&row), "docs/operations.md lacks the row {row}");
@@ -108,7 +108,7 @@ fn every_exit_code_is_documented() {
     assert!(untidy.contains("](mail.md#"), "who mails is not told where to look: {untidy}");
     assert_eq!(
         table.lines().filter(|line| line.starts_with("| ")).count(),
-        kvmbackup::report::EXIT_STATUS.lines().count()
+        kvmbackup::model::EXIT_STATUS.lines().count()
     );
 }
 
@@ -175,10 +175,22 @@ fn the_readme_says_what_is_needed_and_what_to_type_first() {
     assert!(readme.contains(needed), "the README does not say that Rust {needed} is needed");
 }
 
-/// README, changelog and everything in docs.
+#[test]
+fn every_picture_is_in_the_readme_and_small() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let pictures = files(&root().join("docs/images"), "png");
+    assert!(pictures.len() >= 2, "the pictures are not where this test looks");
+    for path in pictures {
+        let name = path.strip_prefix(root()).unwrap().display().to_string();
+        assert!(readme.contains(&format!("]({name})")), "README.md does not show {name}");
+        assert!(std::fs::metadata(&path).unwrap().len() <= 100 << 10, "{name} is larger than 100 KiB");
+    }
+}
+
+/// README, changelog, the README of the hooks, and everything in docs.
 fn documents() -> Vec<(PathBuf, String)> {
     let mut paths = files(&root().join("docs"), "md");
-    paths.extend(["README.md", "CHANGELOG.md"].map(|name| root().join(name)));
+    paths.extend(["README.md", "CHANGELOG.md", "hooks/README.md"].map(|name| root().join(name)));
     let documents: Vec<_> =
         paths.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect();
     assert!(documents.len() > 5);

@@ -37,8 +37,8 @@ fn every_path_answers_as_promised() {
         ("/", 200, "text/html; charset=utf-8", "All 6 guests are backed up"),
         ("/-/healthy", 200, "text/plain; charset=utf-8", "healthy"),
         ("/-/ready", 200, "text/plain; charset=utf-8", "ready"),
-        ("/../etc/passwd", 404, "text/plain; charset=utf-8", "there is"),
-        ("/metrics/", 404, "text/plain; charset=utf-8", "there is"),
+        ("/../etc/passwd", 404, "text/plain; charset=utf-8", "not found"),
+        ("/metrics/", 404, "text/plain; charset=utf-8", "not found"),
     ] {
         let answer = exporter.get(path);
         assert_eq!(answer.status(), status, "{path}");
@@ -381,7 +381,7 @@ fn a_unix_socket_is_for_owner_and_group_and_goes_with_its_exporter() {
         serving::program(&dir.path().join("config.yml")).args(["exporter", "--listen", &listen]).output().unwrap();
     let told = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(1));
-    assert!(told.contains("another program does") && told.contains("hint: "), "{told}");
+    assert!(told.contains("another program uses it") && told.contains("hint: "), "{told}");
     assert_eq!(exporter.end(Signal::TERM).0, 143);
     assert!(!path.exists());
 }

@@ -156,7 +156,7 @@ fn an_exporter_of_another_state_folder_is_not_ours() {
     serve_at(&other, &format!("127.0.0.1:{port}"));
     let _serving = Serving::start(&other);
     let ran = host.run("backup").ends(7);
-    assert!(ran.err.contains("another program does") && ran.err.contains("hint: "), "{}", ran.err);
+    assert!(ran.err.contains("another program uses it") && ran.err.contains("hint: "), "{}", ran.err);
 }
 
 /// Another user knows what an exporter says, and can ask the true one where that serves; only at its own address is an answer
@@ -183,7 +183,7 @@ fn who_repeats_what_an_exporter_says_is_not_taken_for_it() {
         }
     });
     let ran = host.run("backup").ends(7);
-    assert!(ran.err.contains("another program does"), "{}", ran.err);
+    assert!(ran.err.contains("another program uses it"), "{}", ran.err);
     assert!(answers.recv().unwrap().starts_with("HTTP/1.1 200 OK"), "the true one answers, for its own address");
     assert!(!host.path("state/exporter.nonce").exists());
 }
@@ -199,6 +199,6 @@ fn who_says_that_it_is_healthy_is_not_taken_for_an_exporter() {
         }
     });
     let ran = host.run("backup").ends(7);
-    assert!(ran.err.contains("another program does"), "{}", ran.err);
+    assert!(ran.err.contains("another program uses it"), "{}", ran.err);
     assert_eq!(host.archives("a").len(), 1, "the backup is made all the same");
 }

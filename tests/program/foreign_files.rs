@@ -81,7 +81,7 @@ fn whatever_lies_in_the_place_of_a_file_of_ours_is_named_and_neither_waited_for_
             ];
             assert!(reason.iter().any(|reason| told.contains(reason)), "{file}: {script}: {words}: {told}");
             let has_hint =
-                told.contains("hint: ") || told.contains("; valid: ") || told.contains("built-in one took its place");
+                told.contains("hint: ") || told.contains("; valid: ") || told.contains("using the built-in one");
             assert!(has_hint, "{file}: {script}: {words}: {told}");
         }
         fs::remove_file(&path).unwrap();

@@ -68,10 +68,12 @@ const ONLY: &[(&str, &str, &[&str])] = &[
 fn every_file_begins_with_what_it_owns() {
     for (path, text) in sources() {
         assert!(text.starts_with("//! "), "{} does not begin with //!", path.display());
-        let head: String = text.lines().take_while(|line| line.starts_with("//!")).collect::<Vec<_>>().join(" ");
+        let head: Vec<_> = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
+        let head = head.join(" ").to_lowercase();
         let is_top = matches!(path.to_str(), Some("lib.rs" | "main.rs"));
         let is_test = path.file_stem().is_some_and(|stem| stem == "tests") || path.iter().any(|part| part == "tests");
-        assert!(is_top || is_test || head.contains("Owns:"), "{}: say what it owns", path.display());
+        let says = head.contains("owns:") || head.contains("must not") || head.contains("must never");
+        assert!(is_top || is_test || says, "{}: say what it owns and what it must not do", path.display());
     }
 }
 
@@ -103,6 +105,27 @@ fn the_table_has_every_folder_and_the_design_too() {
     for folder in folders.iter().filter(|folder| root().join("src").join(folder).is_dir()) {
         assert!(design.contains(&format!("| `{folder}/` |")), "docs/design.md does not tell what {folder}/ owns");
     }
+}
+
+/// Names of public types that several modules use, so that the module is part of the name where one is used.
+const SHARED_NAMES: &[&str] = &[
+    "Disk", "Entry", "Error", "Host", "Kind", "Metrics", "Plan", "Reader", "Refused", "Restore", "Salvaged", "Server",
+    "State",
+];
+
+#[test]
+fn a_public_type_has_a_name_of_its_own() {
+    let mut owners = BTreeMap::<String, Vec<PathBuf>>::new();
+    for (path, text) in sources() {
+        for line in product(&path, &text).lines() {
+            let kinds = ["pub struct ", "pub enum ", "pub trait "];
+            let Some(rest) = kinds.iter().find_map(|kind| line.strip_prefix(kind)) else { continue };
+            let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+            owners.entry(name.to_owned()).or_default().push(path.clone());
+        }
+    }
+    owners.retain(|name, paths| paths.len() > 1 && !SHARED_NAMES.contains(&name.as_str()));
+    assert!(owners.is_empty(), "defined twice: {owners:#?}");
 }
 
 #[test]

@@ -91,7 +91,9 @@ fn what_is_refused_is_told_to_cron_and_kept() {
     mailed_by(&server, &host, "", "");
     let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
     assert!(
-        run.err.contains("did not take the mail") && run.err.contains("not wanted here") && run.err.contains("hint: "),
+        run.err.contains("did not accept the mail")
+            && run.err.contains("not wanted here")
+            && run.err.contains("hint: "),
         "{}",
         run.err
     );
@@ -108,7 +110,7 @@ fn what_meets_no_server_is_sent_by_the_next_run() {
     mailed_by(&gone, &host, "", "");
     gone.stop();
     let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
-    assert!(run.err.contains("did not take the mail"), "{}", run.err);
+    assert!(run.err.contains("did not accept the mail"), "{}", run.err);
     assert_eq!(run.err.matches("Connection refused").count(), 1, "{}", run.err);
     assert_eq!(spooled(&host), 1);
     for mode in host.modes("state/mail-spool").into_iter().filter(|(path, _)| path.extension().is_some()) {
@@ -125,7 +127,7 @@ fn a_slow_server_is_given_up() {
     let (server, host) = (Server::start("slow"), Host::new(&["a"]));
     mailed_by(&server, &host, ", timeout: 1s", "");
     let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
-    assert!(run.err.contains("did not take the mail within ") && run.err.contains("hint: "), "{}", run.err);
+    assert!(run.err.contains("did not accept the mail within ") && run.err.contains("hint: "), "{}", run.err);
     assert_eq!(spooled(&host), 1);
 }
 
@@ -134,7 +136,7 @@ fn a_server_that_is_gone_when_it_has_the_mail_is_not_given_copies() {
     let (server, host) = (Server::start("lost"), Host::new(&["a"]));
     mailed_by(&server, &host, "", "");
     let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
-    assert!(run.err.contains("may have taken it") && run.err.contains("with the next run"), "{}", run.err);
+    assert!(run.err.contains("may have accepted it") && run.err.contains("the next run sends it again"), "{}", run.err);
     assert_eq!((server.log().matches("data ").count(), spooled(&host)), (1, 1));
 }
 

@@ -23,8 +23,8 @@ fn each_cause_has_its_own_hint() {
     let (starttls, tls, plain) = (Server::start("accept"), Server::start("tls"), Server::start("plain"));
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let of = |server: &Server| format!("port: {}, ca_file: {}", server.port, server.ca().display());
-    says(&host, "host: nosuch.invalid", &["cannot be resolved", "/etc/resolv.conf"]);
-    says(&host, &format!("host: localhost, port: {nobody}"), &["cannot be connected to", "no server listens there"]);
+    says(&host, "host: nosuch.invalid", &["cannot resolve its name", "/etc/resolv.conf"]);
+    says(&host, &format!("host: localhost, port: {nobody}"), &["cannot connect to it", "No server listens there"]);
     says(
         &host,
         &format!("host: localhost, port: {}, security: tls", tls.port),
@@ -34,25 +34,25 @@ fn each_cause_has_its_own_hint() {
     says(
         &host,
         &format!("host: 127.0.0.1, {}, security: tls", of(&tls)),
-        &["not valid for name", "as the certificate has it"],
+        &["not valid for name", "the name in the certificate"],
     );
     says(&host, &format!("host: localhost, {}, security: tls", of(&starttls)), &["TLS failed", "`security: starttls`"]);
     says(&host, &format!("host: localhost, {}, timeout: 1s", of(&tls)), &["within 1 s", "465 and tls"]);
     says(&host, &format!("host: localhost, {}", of(&plain)), &["does not offer STARTTLS", "`security: tls`"]);
     let expired = Server::expired("tls");
-    says(&host, &format!("host: localhost, {}, security: tls", of(&expired)), &["expired", "renewed"]);
+    says(&host, &format!("host: localhost, {}, security: tls", of(&expired)), &["expired", "Renew the certificate"]);
     let empty = host.path("empty.pem");
     std::fs::write(&empty, "no certificate\n").unwrap();
     says(
         &host,
         &format!("host: localhost, port: {}, security: tls, ca_file: {}", tls.port, empty.display()),
-        &["empty.pem", "there is none", "PEM"],
+        &["empty.pem", "no certificate found", "PEM"],
     );
     let password = host.path("password");
     std::fs::write(&password, "wrong\n").unwrap();
     crate::host::run("chmod", &["600", password.to_str().unwrap()]);
     let login = format!("username: backup, password_file: {}", password.display());
-    says(&host, &format!("host: localhost, {}, {login}", of(&starttls)), &["refused the login", "535", "`username`"]);
+    says(&host, &format!("host: localhost, {}, {login}", of(&starttls)), &["rejected the login", "535", "`username`"]);
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn tls_that_fails_is_tried_once() {
     let smtp = format!("{{host: localhost, port: {}}}", server.port);
     host.configure(&format!("mail: {{to: ops@example.org, from: a@example.org, smtp: {smtp}}}"), ALL);
     let run = host.run("--verbose backup").ends(7);
-    assert!(run.err.contains("`mail.smtp.ca_file`") && !run.err.contains("tried again"), "{}", run.err);
+    assert!(run.err.contains("`mail.smtp.ca_file`") && !run.err.contains("retrying"), "{}", run.err);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_server_is_told_the_name_that_it_wants() {
         );
         host.configure(&format!("mail: {{to: ops@example.org, from: a@example.org, smtp: {smtp}}}"), ALL);
         let run = host.run("check").ends(code);
-        assert_eq!(run.out.contains("refused the greeting"), code == 1, "{run:?}");
+        assert_eq!(run.out.contains("rejected the greeting"), code == 1, "{run:?}");
         assert_eq!(run.out.contains("`mail.smtp.ehlo`"), code == 1, "{run:?}");
     }
 }

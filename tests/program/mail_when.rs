@@ -76,6 +76,6 @@ fn templates_of_the_operator_are_used_and_bad_ones_are_told_and_replaced() {
     assert!(mail.text().starts_with("OK: a ") && mail.html().contains("OK 1 of 1 on desk"), "{}", mail.text());
     std::fs::write(folder.join("report.txt.hbs"), "{{nosuch}}").unwrap();
     let run = host.run("backup").ends(0);
-    assert!(run.err.contains("report.txt.hbs") && run.err.contains("the built-in one took its place"), "{}", run.err);
+    assert!(run.err.contains("report.txt.hbs") && run.err.contains("using the built-in one"), "{}", run.err);
     assert!(taken(&host).unwrap().text().starts_with("kvmbackup: 1 of 1 good on desk"));
 }

@@ -25,7 +25,8 @@ fn flags(pid: u32, ending: &str) -> Vec<OFlags> {
 
 #[test]
 fn an_archive_is_written_past_the_page_cache() {
-    let host = Host::new(&["a"]);
+    // On disk: where the lab is in memory, so are its files.
+    let host = Host::in_folder(Path::new(env!("CARGO_TARGET_TMPDIR")), &["a"]);
     let direct = File::options().write(true).create(true).custom_flags(OFlags::DIRECT.bits() as i32).to_owned();
     if let Err(error) = direct.open(host.path("direct")) {
         println!("skipped: the file system of {} takes no O_DIRECT: {error}", host.path("").display());

@@ -46,7 +46,7 @@ fn an_exporter_serves_as_an_unprivileged_user_that_may_read_and_no_more() {
         "{}",
         metrics.body
     );
-    assert!(exporter.get("/").body.contains("The one guest is backed up"), "the page");
+    assert!(exporter.get("/").body.contains("The only guest is backed up"), "the page");
     // Of a process that may leave a core, what is in /proc is its own user's; of one that must not, it is root's: proc(5).
     let secret = std::fs::metadata(format!("/proc/{}/environ", exporter.pid())).unwrap();
     assert_eq!(secret.uid(), 0, "its memory could be dumped");

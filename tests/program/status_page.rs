@@ -34,16 +34,13 @@ fn the_headline_says_how_it_stands() {
     assert_eq!(headline(&watched::quiet(now())), "All 6 guests are backed up");
     assert_eq!(headline(&watched::bad_night(now())), "4 of 12 guests need attention");
     assert_eq!(headline(&watched::fresh(now())), "No backup has run yet");
-    assert_eq!(
-        headline(&watched::nothing()),
-        "No backup has run yet, and there is no configuration that could be read"
-    );
+    assert_eq!(headline(&watched::nothing()), "No backup has run yet, and no valid configuration was found");
     let mut empty = watched::fresh(now());
     empty.survey.as_mut().unwrap().domains.clear();
-    assert_eq!(headline(&empty), "No guest is in the configuration");
+    assert_eq!(headline(&empty), "No guests are configured");
     let mut down = watched::quiet(now());
     down.survey.as_mut().unwrap().repository.up = false;
-    assert_eq!(headline(&down), "All 6 guests are backed up, but: the repository cannot be written to");
+    assert_eq!(headline(&down), "All 6 guests are backed up, but: the target is not writable");
     let mut broken = watched::quiet(now());
     broken.ledger.config_ok = false;
     assert_eq!(headline(&broken), "All 6 guests are backed up, but: the configuration cannot be read");
@@ -65,8 +62,8 @@ fn the_headline_is_red_wherever_something_is_red() {
     for (watched, said) in [
         (covered, "1 of 3 guests needs attention"),
         (uncovered, "All 6 guests are backed up, but: 4 other guests need attention"),
-        (unreachable, "No backup has run yet, but: libvirt does not answer"),
-        (empty, "No guest is in the configuration, but: 1 other guest needs attention"),
+        (unreachable, "No backup has run yet, but: libvirt does not respond"),
+        (empty, "No guests are configured, but: 1 other guest needs attention"),
     ] {
         assert_eq!(headline(&watched), said);
         let html = html(&watched);
@@ -132,17 +129,17 @@ fn each_trouble_is_told_with_what_to_type() {
     let html = html(&watched::bad_night(now()));
     let troubles = between(&html, "<section><h2>Needs attention</h2>", "</section>")[0];
     for words in [
-        "db1</bdi> was not saved, 3 times in a row",
+        "db1</bdi> has 3 failed backups in a row",
         "No space left on device",
         "kvmbackup backup --force db1",
-        "files</bdi> lives on 2 overlays of an interrupted backup",
+        "files</bdi> still uses 2 overlays of an interrupted backup",
         "kvmbackup recover",
-        "vpn</bdi> is late: saved 3 d ago, due every 24 h",
-        "web-2</bdi> is only crash-consistent, filesystem was wanted",
-        "proxy</bdi> was saved with a warning",
-        "disk vdb is transient: what the guest wrote since its start is not saved (and 1 more)",
-        "ldap</bdi> was left out last time",
-        "The repository is almost full: 61.0 GB left",
+        "vpn</bdi> is late: last backup 3 d ago, due every 24 h",
+        "web-2</bdi> is only crash-consistent, not filesystem-consistent as configured",
+        "proxy</bdi> was backed up with a warning",
+        "disk vdb is transient: data written since the guest started is not backed up (and 1 more)",
+        "ldap</bdi> was skipped by a hook last time",
+        "The target is almost full: 61.0 GB left",
     ] {
         assert!(troubles.contains(words), "{words} is not in {troubles}");
     }
@@ -204,7 +201,7 @@ fn a_run_that_is_on_is_no_trouble() {
     watched.ledger.jobs.get_mut("cloud1").unwrap().running = Some(uuid::Uuid::nil());
     watched.survey.as_mut().unwrap().domains.get_mut("db1").unwrap().leftover_overlays = 1;
     let on = page::html(&watched.ledger, watched.survey.as_ref(), true, now()).unwrap();
-    assert!(on.contains("A run is on.") && on.contains("<h1>All 6 guests"), "{on}");
+    assert!(on.contains("A run is in progress.") && on.contains("<h1>All 6 guests"), "{on}");
     let killed = html(&watched);
     assert!(
         killed.contains("the last run was killed") && killed.contains("<h1>1 of 6 guests needs attention"),
@@ -218,7 +215,7 @@ fn a_guest_that_nothing_covers_is_told_apart() {
     assert!(html.contains("2 guests are not in the configuration."));
     let section = between(&html, "<section><h2>Not in the configuration</h2>", "</section>")[0];
     assert!(section.contains("sandbox") && section.contains("old-ci") && !section.contains("retired"));
-    assert!(between(&html, "<section><h2>Only restore points are left</h2>", "</section>")[0].contains("retired"));
+    assert!(between(&html, "<section><h2>Removed guests</h2>", "</section>")[0].contains("retired"));
     assert_eq!(between(&html, "<tr role=\"row\" class=", "</tr>").len(), 12);
 }
 
@@ -279,10 +276,10 @@ fn chromium_shows_it_as_it_is_meant() {
 #[test]
 fn the_last_result_is_one_word_for_every_result() {
     for (result, word) in [
-        (DomainResult::Success, "saved"),
+        (DomainResult::Success, "ok"),
         (DomainResult::Warning, "warning"),
         (DomainResult::Failure, "failed"),
-        (DomainResult::Skipped, "left out"),
+        (DomainResult::Skipped, "skipped"),
     ] {
         let mut watched = watched::quiet(now());
         watched.ledger.domains.get_mut("mail").unwrap().last_result = Some(result);

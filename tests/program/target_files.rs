@@ -164,7 +164,7 @@ fn a_folder_of_too_many_names_is_named_and_never_listed_in_part() {
             let ran = bounded(&host, words);
             let told = format!("{}{}", ran.out, ran.err);
             assert_eq!(ran.code, *code, "{place:?}: {words}: {ran:?}");
-            for part in [place.to_str().unwrap(), "it holds more than 100000 files and folders", "hint: "] {
+            for part in [place.to_str().unwrap(), "it contains more than 100000 files and directories", "hint: "] {
                 assert!(told.contains(part), "{words}: {part}: {told}");
             }
         }

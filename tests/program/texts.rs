@@ -73,7 +73,7 @@ fn help(command: &str) -> String {
     let mut words: Vec<_> = command.split_whitespace().collect();
     words.push("--help");
     let text = run(PROGRAM, &words);
-    let own = if command.is_empty() { &text } else { text.split("\nOptions of every command:").next().unwrap() };
+    let own = if command.is_empty() { &text } else { text.split("\nGlobal options:").next().unwrap() };
     let example = text.split("\nExample").nth(1).filter(|_| !command.is_empty());
     let example = example.map(|rest| format!("\nExample{}", rest.split("\nExit status:").next().unwrap()));
     format!("$ kvmbackup {}\n{own}{}\n", words.join(" "), example.unwrap_or_default())

@@ -44,8 +44,8 @@ const FAULTS: [Fault; 5] = [
     ("writable by its group or by others", |path| add(path, 0o022)),
     ("writable by its group or by others", |path| add(path, 0o020)),
     ("owned by another user", |path| chown(path, Some(NOBODY), None).unwrap()),
-    ("the folder is writable by its group or by others", |path| mode(path.parent().unwrap(), 0o777)),
-    ("the folder is owned by another user", |path| chown(path.parent().unwrap(), Some(NOBODY), None).unwrap()),
+    ("the directory is writable by its group or by others", |path| mode(path.parent().unwrap(), 0o777)),
+    ("the directory is owned by another user", |path| chown(path.parent().unwrap(), Some(NOBODY), None).unwrap()),
 ];
 
 /// Moves the configuration into a folder of its own.

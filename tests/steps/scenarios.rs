@@ -69,5 +69,13 @@ pub const CANCEL: &[Step] = &[Step::CommitCancel];
 /// What ends a backup of a guest that an I/O error has paused.
 pub const RESUME: &[Step] = &[Step::Resume];
 
+/// Steps of the whole run: when one of them fails, no domain is begun.
+pub const OF_RUN: &[Step] = &[Step::RunLock, Step::JournalFolder, Step::TargetFolder];
+/// Steps whose failure costs nothing, so that no report mentions it: the work is done regardless, again, or by the next run.
+pub const HARMLESS: &[Step] =
+    &[Step::HooksSweep, Step::HookRelease, Step::HookFilesRemove, Step::ServerEnd, Step::Thaw, Step::Thawed];
+/// Signals that end a run in order, and their numbers.
+pub const SIGNALS: [(&str, i32); 3] = [("TERM", 15), ("INT", 2), ("HUP", 1)];
+
 /// All of these.
 pub const SCENARIOS: &[&[Step]] = &[DIRECT, MAIL, SPOOL, LEFT, VERIFY, SNAPSHOT, FREEZE, PULL, OFF, CANCEL, RESUME];

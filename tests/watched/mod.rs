@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use kvmbackup::ledger::{
-    Attempt, Channel, Delivery, Domain, DomainResult, DomainState, Hook, Job, Ledger, RunResult, Seen, SeenJob,
-    SeenPoints, SeenRepository, Stage, Survey,
+    Attempt, Channel, Delivery, DomainRecord, DomainResult, HookRecord, JobRecord, JobResult, Ledger, Seen, SeenJob,
+    SeenPoints, SeenRepository, Stage, Survey, Tally,
 };
 use kvmbackup::model::{Consistency, HookStatus, PointId};
 use uuid::Uuid;
@@ -30,7 +30,7 @@ impl Watched {
         }
     }
 
-    fn guest(&mut self, name: &str) -> &mut Domain {
+    fn guest(&mut self, name: &str) -> &mut DomainRecord {
         self.ledger.domains.get_mut(name).unwrap()
     }
 
@@ -64,7 +64,7 @@ pub fn bad_night(now: DateTime<Utc>) -> Watched {
     let names =
         ["build", "db1", "db2", "DockerNode1", "files", "ldap", "mail", "monitor", "proxy", "vpn", "web-1", "web-2"];
     let mut watched = healthy(now, &names);
-    let failed = |guest: &mut Domain, times: u64, error: &str| {
+    let failed = |guest: &mut DomainRecord, times: u64, error: &str| {
         guest.last_result = Some(DomainResult::Failure);
         guest.last_error = Some(error.to_owned());
         guest.consecutive_failures = times;
@@ -85,7 +85,7 @@ pub fn bad_night(now: DateTime<Utc>) -> Watched {
     watched.guest("web-2").consistency = Some(Consistency::Crash);
     watched.guest("proxy").last_result = Some(DomainResult::Warning);
     watched.guest("proxy").last_warning =
-        Some("disk vdb is transient: what the guest wrote since its start is not saved (and 1 more)".to_owned());
+        Some("disk vdb is transient: data written since the guest started is not backed up (and 1 more)".to_owned());
     watched.guest("ldap").last_result = Some(DomainResult::Skipped);
     watched.seen("files").leftover_overlays = 2;
     watched.guest("monitor").last_verify = None;
@@ -102,15 +102,17 @@ pub fn bad_night(now: DateTime<Utc>) -> Watched {
         damaged: Vec::new(),
     };
     survey.domains.insert("retired".to_owned(), Seen { points, ..Seen::default() });
-    let hook =
-        Hook { runs: [(HookStatus::Ok, 118), (HookStatus::Failed, 3), (HookStatus::Timeout, 1)].into(), last_ms: None };
+    let hook = HookRecord {
+        runs: [(HookStatus::Ok, 118), (HookStatus::Failed, 3), (HookStatus::Timeout, 1)].into(),
+        last_ms: None,
+    };
     watched.ledger.hooks.insert("mailstore".to_owned(), hook);
     watched.guest("mail").hooks_ms.insert("mailstore".to_owned(), 30_020);
     let delivery = Delivery { last_success: Some(now - TimeDelta::days(2)), failures: 2 };
     watched.ledger.reports.insert(Channel::Smtp, delivery);
     let job = watched.ledger.jobs.get_mut("cloud1").unwrap();
-    job.domains = [(DomainState::Selected, 12), (DomainState::Success, 8), (DomainState::Failure, 2)].into();
-    job.domains.extend([(DomainState::Skipped, 1), (DomainState::NotRun, 1)]);
+    job.domains = [(Tally::Selected, 12), (Tally::Success, 8), (Tally::Failure, 2)].into();
+    job.domains.extend([(Tally::Skipped, 1), (Tally::NotRun, 1)]);
     job.last_success = Some(now - TimeDelta::days(4));
     watched
 }
@@ -143,8 +145,8 @@ pub fn hostile(now: DateTime<Utc>) -> Watched {
     watched
         .ledger
         .hooks
-        .insert("<u>hook</u>".repeat(20), Hook { runs: [(HookStatus::Lost, u64::MAX)].into(), last_ms: Some(1) });
-    let job = Job { running: Some(Uuid::nil()), last_duration_ms: u64::MAX, ..Job::default() };
+        .insert("<u>hook</u>".repeat(20), HookRecord { runs: [(HookStatus::Lost, u64::MAX)].into(), last_ms: Some(1) });
+    let job = JobRecord { running: Some(Uuid::nil()), last_duration_ms: u64::MAX, ..JobRecord::default() };
     watched.ledger.jobs.insert("<i>job</i>".repeat(30), job);
     let survey = watched.survey.as_mut().unwrap();
     survey.host = "<h1>host</h1>".to_owned();
@@ -167,16 +169,16 @@ pub fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
     let domains: BTreeMap<_, _> =
         names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), domain(now, at))).collect();
     let count = names.len() as u64;
-    let job = Job {
+    let job = JobRecord {
         last_start: Some(now - TimeDelta::hours(6)),
         last_completion: Some(now - TimeDelta::hours(5)),
         last_success: Some(now - TimeDelta::hours(5)),
         last_duration_ms: 2_841_000,
         running: None,
-        runs: [(RunResult::Success, 61), (RunResult::Partial, 2), (RunResult::Aborted, 1)].into(),
-        domains: [(DomainState::Selected, count), (DomainState::Success, count)].into(),
+        runs: [(JobResult::Success, 61), (JobResult::Partial, 2), (JobResult::Aborted, 1)].into(),
+        domains: [(Tally::Selected, count), (Tally::Success, count)].into(),
     };
-    let hook = |ok: u64| Hook { runs: [(HookStatus::Ok, ok)].into(), last_ms: None };
+    let hook = |ok: u64| HookRecord { runs: [(HookStatus::Ok, ok)].into(), last_ms: None };
     let ledger = Ledger {
         config_ok: true,
         jobs: [("cloud1".to_owned(), job)].into(),
@@ -219,7 +221,7 @@ pub fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
     Watched { ledger, survey: Some(survey) }
 }
 
-fn domain(now: DateTime<Utc>, at: usize) -> Domain {
+fn domain(now: DateTime<Utc>, at: usize) -> DomainRecord {
     let size = [4_200_000_000, 61_000_000_000, 880_000_000, 23_700_000_000, 1_950_000_000][at % 5];
     let history = (0..40_u64).map(|ago| {
         let time = now - TimeDelta::hours(6) - TimeDelta::days(39 - ago as i64);
@@ -236,7 +238,7 @@ fn domain(now: DateTime<Utc>, at: usize) -> Domain {
     });
     let history: std::collections::VecDeque<_> = history.collect();
     let last = history.back().unwrap().clone();
-    Domain {
+    DomainRecord {
         job: "cloud1".to_owned(),
         last_attempt: Some(last.time),
         last_success: Some(last.time),
@@ -250,6 +252,6 @@ fn domain(now: DateTime<Utc>, at: usize) -> Domain {
         wanted: Some(Consistency::Filesystem),
         last_verify: Some(now - TimeDelta::days(2 + at as i64)),
         history,
-        ..Domain::default()
+        ..DomainRecord::default()
     }
 }

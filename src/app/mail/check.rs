@@ -24,13 +24,13 @@ pub fn offline(settings: &Settings) -> Vec<Finding> {
 fn of_templates(mail: &Mail) -> Vec<Finding> {
     let Some(templates) = mail.templates.as_deref() else { return Vec::new() };
     let about = format!("mail templates {}", templates.display());
-    let hint = "begin with those of kvmbackup, see docs/mail.md, Templates";
+    let hint = "Start from the built-in templates; see docs/mail.md, \"Templates\".";
     if let Err(error) = std::fs::read_dir(templates) {
-        let message = format!("cannot be read, and the built-in ones are used: {error}");
+        let message = format!("cannot be read; using the built-in ones: {error}");
         return vec![Finding::new(about, Severity::Warning, message, Some(hint))];
     }
     match mail::check_templates(templates) {
-        Ok(wrong) if wrong.is_empty() => vec![Finding::new(about, Severity::Good, "they render", None)],
+        Ok(wrong) if wrong.is_empty() => vec![Finding::new(about, Severity::Good, "all render", None)],
         Ok(wrong) => {
             wrong.into_iter().map(|wrong| Finding::new(&about, Severity::Warning, wrong, Some(hint))).collect()
         }
@@ -53,12 +53,17 @@ pub fn host(settings: &Settings, send_test: bool) -> Vec<Finding> {
 }
 
 fn none(send_test: bool) -> Finding {
-    let hint = "write `mail: {to: root}` into the configuration, see docs/config.md, Mail";
+    let hint = "Add `mail: {to: root}` to the configuration; see docs/config.md, \"Mail\".";
     match send_test {
-        true => Finding::new("mail", Severity::Problem, "the configuration has no `mail`", Some(hint)),
-        false => {
-            Finding::new("mail", Severity::Good, "none is asked for: a run prints its report, and cron mails it", None)
-        }
+        true => Finding::new(
+            "mail",
+            Severity::Problem,
+            "the configuration has no `mail` section section section section section section \
+        section section section \
+        section",
+            Some(hint),
+        ),
+        false => Finding::new("mail", Severity::Good, "not configured; cron mails the printed report", None),
     }
 }
 
@@ -67,8 +72,8 @@ fn reached(mail: &Mail) -> Finding {
         return finding;
     }
     let how = match &mail.transport {
-        Transport::Sendmail(_) => "may be run",
-        Transport::Smtp(Smtp { login: Some(_), .. }) => "answers, and takes the login",
+        Transport::Sendmail(_) => "executable",
+        Transport::Smtp(Smtp { login: Some(_), .. }) => "responds and accepts the login",
         Transport::Smtp(_) => "answers",
     };
     match mail::reach(mail) {
@@ -82,7 +87,7 @@ fn tried(settings: &Settings, mail: &Mail) -> Finding {
     let about = "test mail".to_owned();
     match send(settings, mail) {
         Ok(refused) if refused.is_empty() => {
-            let message = format!("{} took one to {}; look whether it arrives", mail::way(mail), mail.to.join(", "));
+            let message = format!("{} accepted one for {}; check that it arrives", mail::way(mail), mail.to.join(", "));
             Finding::new(about, Severity::Good, message, None)
         }
         Ok(refused) => {
@@ -114,7 +119,7 @@ fn open_password(mail: &Mail) -> Option<Finding> {
     mail::is_open(secret).then(|| {
         let about = format!("password {}", path.display());
         let hint = format!("chmod 600 {}", path.display());
-        Finding::new(about, Severity::Warning, "others than its owner may read it", Some(&hint))
+        Finding::new(about, Severity::Warning, "other users can read it", Some(&hint))
     })
 }
 
@@ -123,9 +128,9 @@ fn of_the_unit(mail: &Mail) -> Option<Finding> {
     let Secret::Credential(name) = secret(mail)? else { return None };
     std::env::var_os("CREDENTIALS_DIRECTORY").is_none().then(|| {
         let hint = format!(
-            "try it as the unit: systemd-run --pipe --wait -p LoadCredential={name}:FILE kvmbackup check --send-test"
+            "Try it as the unit does: systemd-run --pipe --wait -p LoadCredential={name}:FILE kvmbackup check --send-test"
         );
-        let message = format!("was not tried: systemd gives the credential {name} to the unit alone");
+        let message = format!("not tried: systemd passes the credential {name} only to the unit");
         Finding::new(mail::way(mail), Severity::Warning, message, Some(&hint))
     })
 }
@@ -143,7 +148,7 @@ fn waiting(settings: &Settings) -> Option<Finding> {
         Ok(waiting) if waiting.is_empty() => None,
         Ok(waiting) => {
             let message = format!("{} could not be sent yet", waiting.len());
-            let hint = "the next run sends them; try the way: `kvmbackup check --send-test`";
+            let hint = "The next run sends them. To test mail delivery: kvmbackup check --send-test";
             Some(Finding::new(about, Severity::Warning, message, Some(hint)))
         }
         Err(error) => Some(problem(about.to_owned(), &error)),

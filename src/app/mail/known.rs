@@ -1,5 +1,5 @@
-//! Owns: `mail.json` of the state folder: how the last run that could read its configuration was mailed, so that one that cannot is
-//! mailed all the same. Must not: hold a password; the configuration says where those are.
+//! Owns: `mail.json` in the state folder: how runs were last mailed, so that a run that cannot read its configuration is mailed
+//! too. Must not: store a password; the configuration says where passwords are.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,11 @@ use crate::mail;
 use crate::model::version;
 use crate::sys::{durable, opened, trust};
 
-/// The version that this program writes.
 const VERSION: u32 = 1;
 /// Bytes of the file, at most.
 const MAX: u64 = 1 << 20;
 
-/// Keeps how this run is mailed; nothing is kept where none is wanted.
+/// Records how this run is mailed, and removes the record if it is not.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -30,14 +29,14 @@ pub fn remember(settings: &Settings) -> Result<(), Error> {
     Ok(durable::write(&path, &json).map_err(failed)?)
 }
 
-/// How runs were mailed before the configuration went wrong. What cannot be read is as if it were not there; so is what others
-/// could have written, because it names a program to run.
+/// How runs were mailed before the configuration became invalid. A record that cannot be read, or that another user could have
+/// written, is ignored, because it names a program to run.
 pub fn recall(errors: &config::Errors) -> Option<Mail> {
     let path = file(super::state_dir(errors));
     let trusted = trust::file(&path).map_err(io::Error::other);
     let read = trusted.and_then(|()| opened::read_private(&path, MAX));
     let read = read.and_then(|json| version::parse(&json, VERSION).map_err(io::Error::other));
-    let log = |error: io::Error| tracing::info!(path = %path.display(), %error, "no way of mails is known");
+    let log = |error: io::Error| tracing::info!(path = %path.display(), %error, "no mail route is known");
     read.map_err(log).ok()
 }
 

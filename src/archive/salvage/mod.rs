@@ -119,7 +119,7 @@ impl Salvage {
         // Whatever else a reader of good archives finds wrong.
         let is_read = || Archive::open_patiently(path, patience)?.members().map(drop);
         if damages.is_empty() && is_read().is_err() {
-            damages.push(Damage { offset: 0, length, what: "no whole tar stream" });
+            damages.push(Damage { offset: 0, length, what: "no complete tar stream" });
         }
         let mut salvage =
             Salvage { file, pieces, remains, damages, sums: Sums::new(), manifest: None, last: Mutex::default() };

@@ -220,7 +220,7 @@ pub fn place(file: &PatientFile, length: u64, kind: Kind, found: &[Found]) -> (P
     let mut damages = Vec::new();
     for gap in found {
         if let Found::Gap(offset, length, _) = *gap {
-            damages.push(Damage { offset, length, what: "no whole frame" });
+            damages.push(Damage { offset, length, what: "no complete frame" });
         }
     }
     let parts = match table::read(file, length, kind) {
@@ -238,7 +238,7 @@ pub fn place(file: &PatientFile, length: u64, kind: Kind, found: &[Found]) -> (P
         }
         Err(_) => {
             let end = found.last().map_or(0, Found::end);
-            damages.push(Damage { offset: end, length: length.saturating_sub(end), what: "no whole seek table" });
+            damages.push(Damage { offset: end, length: length.saturating_sub(end), what: "no complete seek table" });
             table::salvage(file, length, kind).and_then(|entries| by_table(&entries, found, State::Guessed))
         }
     };

@@ -32,7 +32,7 @@ const SPARE_PER_BYTE: u64 = 8;
 pub enum Found {
     /// A frame that its checksum vouches for.
     Frame(u64, Entry),
-    /// So many bytes that are no whole frame; by the head of a damaged one, it held so many bytes.
+    /// So many bytes that are no complete frame; by the head of a damaged one, it held so many bytes.
     Gap(u64, u64, Option<u32>),
 }
 

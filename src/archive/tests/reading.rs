@@ -110,7 +110,7 @@ fn where_a_tar_stream_is_cut_off_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.tar");
     let whole = [header::encode(MANIFEST, BLOCK, 0), vec![0; BLOCK as usize]].concat();
-    for (length, says) in [(whole.len() - 1, "longer than the archive"), (whole.len(), "cut off")] {
+    for (length, says) in [(whole.len() - 1, "longer than the archive"), (whole.len(), "truncated")] {
         fs::write(&path, &whole[..length]).unwrap();
         let error = Archive::open(&path).unwrap().members().map(drop).unwrap_err();
         assert!(error.to_string().contains(says), "{length}: {error}");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 
+use crate::engine::restore::DiskChoice;
 use crate::model::{Phase, PointId, size};
 
 /// Which restore point is meant.
@@ -51,7 +52,7 @@ impl FromStr for At {
 
 /// A duration, in the form of the configuration, and days.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    size::parse_duration(text).ok_or_else(|| "not a number with its unit (30s, 15m, 2h or 7d)".to_owned())
+    size::parse_duration(text).ok_or_else(|| "not a number with a unit (30s, 15m, 2h or 7d)".to_owned())
 }
 
 /// A phase of hooks by its name.
@@ -68,26 +69,14 @@ impl FromStr for PhaseName {
     }
 }
 
-/// A disk to restore, and where to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskChoice {
-    /// The guest's name for it.
-    pub target: String,
-    /// The block device to write it into, instead of a file.
-    pub device: Option<PathBuf>,
-}
-
-impl FromStr for DiskChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<DiskChoice, String> {
-        let (target, device) = match text.split_once('=') {
-            Some((target, device)) => (target, Some(PathBuf::from(device))),
-            None => (text, None),
-        };
-        if target.is_empty() || device.as_ref().is_some_and(|device| !device.is_absolute()) {
-            return Err("expected TARGET or TARGET=/dev/…, as vda or vda=/dev/vg0/web-1".to_owned());
-        }
-        Ok(DiskChoice { target: target.to_owned(), device })
+/// A disk to restore, and the device to write it into.
+pub fn disk(text: &str) -> Result<DiskChoice, String> {
+    let (target, device) = match text.split_once('=') {
+        Some((target, device)) => (target, Some(PathBuf::from(device))),
+        None => (text, None),
+    };
+    if target.is_empty() || device.as_ref().is_some_and(|device| !device.is_absolute()) {
+        return Err("expected TARGET or TARGET=/dev/…, such as vda or vda=/dev/vg0/web-1".to_owned());
     }
+    Ok(DiskChoice { target: target.to_owned(), device })
 }

@@ -1,4 +1,4 @@
-//! Owns: the command `restore --salvage`. Must not: decide what is whole.
+//! Owns: the command `restore --salvage`. Must not: decide what is undamaged.
 
 use std::path::Path;
 
@@ -7,12 +7,12 @@ use super::super::{monitor, print, when};
 use super::moment;
 use crate::app;
 use crate::engine::restore::salvage::{self, Part, REPORT, Salvaged, State};
-use crate::report::ExitCode;
+use crate::model::RunResult;
 use crate::report::table::printable;
 use crate::store::Store;
 use crate::sys::signals::Cancel;
 
-/// Lost ranges that are printed of one disk, at most; the report has all.
+/// The number of lost ranges of a disk that are printed; the report has all.
 const SHOWN: usize = 20;
 
 pub fn run(
@@ -21,14 +21,13 @@ pub fn run(
     to: &Path,
     store: &Store,
     cancel: &Cancel,
-) -> Result<u8, app::Error> {
+) -> Result<RunResult, app::Error> {
     let monitor = monitor(global, false);
     let salvaged = salvage::salvage((&words.domain, when(words.at)), to, store, &*monitor, cancel)?;
     if !global.quiet {
         print(&text(&salvaged, to));
     }
-    let code = if salvaged.is_whole() { ExitCode::Good } else { ExitCode::Damaged };
-    Ok(code.code())
+    Ok(if salvaged.is_whole() { RunResult::Good } else { RunResult::Damaged })
 }
 
 fn text(salvaged: &Salvaged, to: &Path) -> String {
@@ -52,22 +51,22 @@ fn text(salvaged: &Salvaged, to: &Path) -> String {
         }
     }
     for member in &salvaged.missing {
-        line(format!("{member}: nothing of it was found"));
+        line(format!("{member}: nothing found"));
     }
     line(format!("all of this: {}", to.join(REPORT).display()));
     text
 }
 
 fn name(part: &Part) -> &str {
-    part.member.as_deref().unwrap_or("a member that has lost its name")
+    part.member.as_deref().unwrap_or("a member without a name")
 }
 
 fn state(part: &Part) -> String {
     let lost: u64 = part.lost.iter().map(|range| range.length).sum();
     match part.state {
         State::Whole => "whole".to_owned(),
-        State::Unchecked => "UNCHECKED: nothing tells whether its bytes are right".to_owned(),
-        State::Wrong => "WRONG: its bytes are not those that were saved, and nothing tells which".to_owned(),
+        State::Unchecked => "UNCHECKED: no checksum is left to verify it".to_owned(),
+        State::Wrong => "WRONG: its checksum does not match, and the wrong bytes are unknown".to_owned(),
         State::Torn => format!("TORN: {lost} of {} bytes are lost", part.bytes),
     }
 }

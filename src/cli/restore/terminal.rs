@@ -33,7 +33,7 @@ impl<'a> Terminal<'a> {
             return Ok(false);
         }
         let mut screen = io::stderr();
-        write!(screen, "The notes list what the definition reaches for on this host. Define the domain? [y/N] ")?;
+        write!(screen, "The notes list what the definition uses on this host. Define the domain? [y/N] ")?;
         screen.flush()?;
         let stdin = io::stdin();
         while poll(&mut [PollFd::new(&stdin.as_fd(), PollFlags::IN)], Some(&LOOK)).unwrap_or(0) == 0 {
@@ -49,7 +49,7 @@ impl<'a> Terminal<'a> {
 
 impl Operator for Terminal<'_> {
     fn plan(&mut self, planned: &Restored) {
-        // Only a definition leads to places that nobody typed. A dry run ends with them.
+        // Only a definition leads to places that the operator did not type. A dry run ends with them.
         if planned.defined.is_some() && !planned.dry_run && !self.is_quiet {
             print(&format!("will be written:\n{}", places(planned)));
         }

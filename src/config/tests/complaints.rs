@@ -42,23 +42,22 @@ other:
     assert_eq!(
         complaints(text),
         [
-            "c.yml:2: defaults.backupdir: does not belong to `defaults`, but to a host section",
+            "c.yml:2: defaults.backupdir: is not allowed in `defaults`, only in a host section",
             &format!("c.yml:3: defaults.compresion: unknown key; valid: {host}, {all}; did you mean `compression`?"),
             "c.yml:5: h.backupdir: bad path \"mnt/b\"; valid: an absolute path",
             "c.yml:6: h.parallel: bad number \"65\"; valid: a whole number from 1 to 64",
             "c.yml:7: h.quiesce: bad value \"perhaps\"; valid: require, prefer, never",
-            "c.yml:8: h.metrics: names no place; valid: textfile, listen, hosts",
+            "c.yml:8: h.metrics: no place given; valid: textfile, listen, hosts",
             "c.yml:11: h.domains.web1.day_of_week: bad day \"Sonday\"; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their \
              long names, daily; did you mean `Sunday`?",
             "c.yml:12: h.domains.web1.rotate: bad number \"0\"; valid: a whole number from 1",
             &format!("c.yml:13: h.domains.web1.rotat: unknown key; valid: {all}, exclude; did you mean `rotate`?"),
             "c.yml:14: h.domains.\"web.2\": `day_of_week` is missing here, in the host's section and in `defaults`; \
-             valid: days as Mon or Sunday, or daily",
-            "c.yml:15: h.domains.\"web.2\".rotate: stands beside `keep` of line 16; only one of them can hold; valid: \
-             `rotate` or `keep`",
+             valid: days such as Mon or Sunday, or daily",
             "c.yml:16: h.domains.\"web.2\".keep.dayly: unknown key; valid: last, daily, weekly, monthly, yearly; did you \
              mean `daily`?",
-            "c.yml:17: h.domains.\"web.2\".min_free: does not belong to a domain, but to `defaults` or a host section",
+            "c.yml:16: h.domains.\"web.2\".keep: cannot be combined with `rotate` on line 15; valid: one of rotate, keep",
+            "c.yml:17: h.domains.\"web.2\".min_free: is not allowed in a domain, only in `defaults` or a host section",
             "c.yml:18: h.domains.web1: is given twice; first on line 10",
             "c.yml:19: other: `backupdir` is missing; valid: an absolute path",
             "c.yml:20: other.domains.a.method: bad value \"snap\"; valid: auto, snapshot, pull",
@@ -68,7 +67,7 @@ other:
 
 #[test]
 fn bad_values_say_what_is_valid() {
-    let time = "valid: a number with its unit, from 1s to 1h, as 30s or 2m";
+    let time = "valid: a number with its unit, from 1s to 1h, such as 30s or 2m";
     let long = format!("job: {}", "ä".repeat(65));
     let cases = [
         ("rotate: many", "rotate: bad number \"many\"; valid: a whole number from 1".to_owned()),
@@ -88,12 +87,12 @@ fn bad_values_say_what_is_valid() {
         ("overlay_dir: ''", "overlay_dir: is empty".to_owned()),
         (
             "keep: {last: 0}",
-            "keep: would keep nothing; valid: one of last, daily, weekly, monthly, yearly above 0".to_owned(),
+            "keep: keeps nothing; valid: one of last, daily, weekly, monthly, yearly above 0".to_owned(),
         ),
         ("keep: 4", "keep: must be a mapping (`key: value` lines below it)".to_owned()),
         (
             "day_of_week: []",
-            "day_of_week: names no day; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their long names, daily".to_owned(),
+            "day_of_week: no day given; valid: Mon, Tue, Wed, Thu, Fri, Sat, Sun, their long names, daily".to_owned(),
         ),
         (
             "compression: zst",
@@ -115,8 +114,9 @@ fn bad_values_say_what_is_valid() {
     let host =
         |line: &str| complaints(&format!("h:\n  backupdir: /b\n  {line}\n  domains: {{d: {{day_of_week: Sun}}}}\n"));
     for amount in ["10 %%", "101%", "-1%", "1.5GB", "10Q", "NaN%", "99999999TB", "GB"] {
-        let start =
-            format!("c.yml:3: h.min_free: bad amount {amount:?}; valid: a share from 0% to 100%, or whole bytes");
+        let start = format!(
+            "c.yml:3: h.min_free: bad amount {amount:?}; valid: a percentage from 0% to 100%, or a whole number"
+        );
         assert!(host(&format!("min_free: '{amount}'"))[0].starts_with(&start), "{amount}");
     }
 }
@@ -125,7 +125,7 @@ fn bad_values_say_what_is_valid() {
 fn the_libvirt_of_another_host_is_refused_by_its_line() {
     for uri in ["qemu+ssh://root@host/system", "qemu+ext:///system?command=/via", "qemu+tcp://localhost/system"] {
         let text = format!("h:\n  backupdir: /b\n  libvirt_uri: {uri}\n  domains: {{d: {{day_of_week: Sun}}}}\n");
-        let start = format!("c.yml:3: h.libvirt_uri: {uri:?} is, or may be, the libvirt of another host");
+        let start = format!("c.yml:3: h.libvirt_uri: {uri:?} may be the libvirt of another host");
         let complaint = complaints(&text).remove(0);
         assert!(complaint.starts_with(&start) && complaint.contains("run kvmbackup on the host"), "{complaint}");
     }
@@ -136,7 +136,7 @@ fn places_of_metrics_are_checked() {
     let about = |value: &str| {
         complaints(&format!("h: {{backupdir: /b, metrics: {value}, domains: {{d: {{day_of_week: Sun}}}}}}")).remove(0)
     };
-    let place = "valid: HOST:PORT, as 127.0.0.1:9763 or [::1]:9763, or unix:/PATH";
+    let place = "valid: HOST:PORT, such as 127.0.0.1:9763 or [::1]:9763, or unix:/PATH";
     for (value, complaint) in [
         ("{textfile: k.prom}", ".textfile: bad path \"k.prom\"; valid: an absolute path".to_owned()),
         ("{listen: 9763}", format!(".listen: bad address \"9763\"; {place}")),
@@ -144,7 +144,7 @@ fn places_of_metrics_are_checked() {
         ("{textfil: /k}", ".textfil: unknown key; valid: textfile, listen, hosts; did you mean `textfile`?".to_owned()),
         (
             "{hosts: [a, 'b:1']}",
-            ".hosts: bad host \"b:1\"; valid: a host name or an address without a port, as cloud1.example.org"
+            ".hosts: bad host \"b:1\"; valid: a host name or an address without a port, such as cloud1.example.org"
                 .to_owned(),
         ),
         ("/k", ": must be a mapping (`key: value` lines below it)".to_owned()),
@@ -186,7 +186,7 @@ fn a_missing_section_names_those_that_exist() {
         complaints("h:\n"),
         ["c.yml:1: h: `backupdir` is missing; valid: an absolute path", "c.yml:1: h: `domains` is missing",]
     );
-    assert_eq!(complaints("h: {backupdir: /b, domains: }\n"), ["c.yml:1: h.domains: names no domain"]);
+    assert_eq!(complaints("h: {backupdir: /b, domains: }\n"), ["c.yml:1: h.domains: no domain given"]);
     assert_eq!(
         complaints("h: {backupdir: /b, domains: [a]}\n"),
         ["c.yml:1: h.domains: must be a mapping (`key: value` lines below it)"]
@@ -234,7 +234,7 @@ fn a_problem_of_a_domain_is_named_once() {
         complaints(text),
         [
             "c.yml:5: h.domains.a.rotate: is given twice; first on line 5",
-            "c.yml:6: h.domains.b.rotate: stands beside `exclude`, and means nothing there",
+            "c.yml:6: h.domains.b.rotate: has no effect beside `exclude: true`",
             "c.yml:7: h.domains.c.exclude: bad value \"maybe\"; valid: true, false",
         ]
     );

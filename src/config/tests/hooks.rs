@@ -94,10 +94,16 @@ fn complaints_name_what_is_valid() {
         ),
         (
             "{name: a, phase: pre-run, command: [/x], hold_timeout: 3s}",
-            "h.hooks.hold_timeout: does not belong to a command; valid: timeout",
+            "h.hooks.hold_timeout: is not a key of a command; valid: timeout",
         ),
-        ("{name: a, phase: pre-run, command: [/x], where: guest}", "h.hooks.where: stands beside a phase of the run"),
-        ("{name: a, phase: pre-run, command: [/x], domains: [b]}", "h.hooks.domains: stands beside a phase of the run"),
+        (
+            "{name: a, phase: pre-run, command: [/x], where: guest}",
+            "h.hooks.where: is not allowed with a phase of the run",
+        ),
+        (
+            "{name: a, phase: pre-run, command: [/x], domains: [b]}",
+            "h.hooks.domains: is not allowed with a phase of the run",
+        ),
         (
             "{name: a, phase: pre-run, command: [/x], env: {KVMBACKUP_X: 1}}",
             "h.hooks.env.KVMBACKUP_X: names that begin",

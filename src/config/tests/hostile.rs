@@ -21,15 +21,27 @@ fn bombs_are_refused() {
     }
 }
 
-/// The tree as plain values, to be compared with what the other YAML reader makes of the same text.
-fn plain(node: &node::Node) -> serde_yaml::Value {
-    match &node.kind {
-        node::Kind::Scalar(_, value) => value.clone(),
-        node::Kind::List(items) => items.iter().map(plain).collect::<Vec<_>>().into(),
-        node::Kind::Map(entries) => {
-            let entry = |entry: &node::Entry| (entry.key.clone().into(), plain(&entry.value));
-            serde_yaml::Value::Mapping(entries.iter().map(entry).collect())
+/// Whether a tree is what the other reader makes of the same text. That one also knows other types than null and whole numbers.
+fn is_same(node: &node::Node, other: &serde_yaml::Value) -> bool {
+    match (&node.kind, other) {
+        (node::Kind::Scalar(text, _), serde_yaml::Value::String(other)) => {
+            text == other && !node.is_null() && node.number().is_none()
         }
+        (node::Kind::Scalar(text, is_plain), other) => {
+            let number = other.as_u64().and_then(|number| u32::try_from(number).ok());
+            let is_truth = |truth| *is_plain && text.to_lowercase().parse() == Ok(truth);
+            node.is_null() == other.is_null() && node.number() == number && other.as_bool().is_none_or(is_truth)
+        }
+        (node::Kind::List(items), serde_yaml::Value::Sequence(others)) => {
+            items.len() == others.len() && items.iter().zip(others).all(|(item, other)| is_same(item, other))
+        }
+        (node::Kind::Map(entries), serde_yaml::Value::Mapping(others)) => {
+            let same = |entry: &node::Entry, (key, other): (&serde_yaml::Value, &serde_yaml::Value)| {
+                key.as_str() == Some(&entry.key) && is_same(&entry.value, other)
+            };
+            entries.len() == others.len() && entries.iter().zip(others).all(|(entry, other)| same(entry, other))
+        }
+        _ => false,
     }
 }
 
@@ -123,11 +135,30 @@ const TOKENS: &[&str] = &[
     "99999999999999999999",
 ];
 
+#[test]
+fn scalars_have_the_types_of_yaml_1_2() {
+    let all = "['', ~, null, Null, NULL, nULL, '~', 'null', 0, 7, +7, -7, 007, 0o17, 0x1F, 0b11, 0X1f, 12_000, 1:30, 2026-11-30, \
+               .5, 1e3, 4.0, 4294967295, 4294967296, '7', yes, no, on, Off, true, True, .inf, .nan, 0o8, +, 0x, '']";
+    let (node, other) = (node::parse(all).unwrap(), serde_yaml::from_str(all).unwrap());
+    assert!(is_same(&node, &other));
+    let node::Kind::List(items) = node.kind else { panic!() };
+    assert_eq!(items.iter().filter(|item| item.is_null()).count(), 4);
+    let numbers: Vec<_> = items.iter().filter_map(node::Node::number).collect();
+    assert_eq!(numbers, [0, 7, 7, 15, 31, 3, u32::MAX]);
+}
+
 proptest! {
     #[test]
     fn the_tree_is_what_the_other_reader_sees(value in values()) {
         let text = serde_yaml::to_string(&value).unwrap();
-        prop_assert_eq!(plain(&node::parse(&text).unwrap()), serde_yaml::from_str::<serde_yaml::Value>(&text).unwrap());
+        prop_assert!(is_same(&node::parse(&text).unwrap(), &serde_yaml::from_str(&text).unwrap()), "{text}");
+    }
+
+    #[test]
+    fn a_scalar_is_what_the_other_reader_sees(text in "[+]?(0[xobX]?|)[0-9a-f_+][0-9a-f_+-]{0,9}|-[1-9][0-9]{0,9}|~|[nN](ull|ULL)|[tT]rue|yes|[0-9][0-9:.e]{0,6}[0-9]") {
+        let text = format!("[{text}]");
+        let (Ok(node), Ok(other)) = (node::parse(&text), serde_yaml::from_str(&text)) else { return Ok(()) };
+        prop_assert!(is_same(&node, &other), "{text}");
     }
 
     #[test]

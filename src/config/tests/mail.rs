@@ -41,26 +41,27 @@ fn little_is_enough() {
 
 #[test]
 fn mistakes_are_named() {
-    let address = "valid: addresses as ops@example.org or `Ops <ops@example.org>`, or users of this host as root";
+    let address =
+        "valid: an address such as ops@example.org or `Ops <ops@example.org>`, or a user of this host such as root";
     let cases = [
         ("{}", format!("mail: `to` is missing; {address}")),
-        ("{to: []}", format!("mail.to: names nobody; {address}")),
+        ("{to: []}", format!("mail.to: no address given; {address}")),
         ("{to: 'a b@c d'}", format!("mail.to: bad address \"a b@c d\"; {address}")),
         ("{to: \"a@b\\r\\nBcc: x@y\"}", format!("mail.to: bad address \"a@b\\r\\nBcc: x@y\"; {address}")),
         ("{to: r, wen: always}", "mail.wen: unknown key; valid: to, from, when, sendmail, smtp, templates; did you mean `when`?".into()),
         ("{to: r, when: allways}", "mail.when: bad value \"allways\"; valid: failure, change, always, digest; did you mean `always`?".into()),
         ("{to: r, sendmail: msmtp}", "mail.sendmail: bad path \"msmtp\"; valid: an absolute path".into()),
-        ("{to: r, sendmail: /s, smtp: {host: m}}", "mail.sendmail: stands beside `smtp` of line 3; a mail goes one way; valid: `sendmail` or `smtp`".into()),
+        ("{to: r, sendmail: /s, smtp: {host: m}}", "mail.smtp: cannot be combined with `sendmail` on line 3; valid: one of sendmail, smtp".into()),
         ("{to: r, smtp: {}}", "mail.smtp: `host` is missing; valid: the name of the mail server, as in its certificate".into()),
         ("{to: r, smtp: {host: 'm/n'}}", "mail.smtp.host: bad host \"m/n\"; valid: a host name or an IP address, without a port".into()),
         ("{to: r, smtp: {host: 'm:587'}}", "mail.smtp.host: bad host \"m:587\"; valid: a host name or an IP address, without a port".into()),
-        ("{to: r, smtp: {host: '::1', ehlo: '[m]'}}", "mail.smtp.ehlo: bad name \"[m]\"; valid: a host name, or an address as [192.0.2.1]".into()),
+        ("{to: r, smtp: {host: '::1', ehlo: '[m]'}}", "mail.smtp.ehlo: bad name \"[m]\"; valid: a host name, or an address such as [192.0.2.1]".into()),
         ("{to: r, smtp: {host: m, port: 65536}}", "mail.smtp.port: bad number \"65536\"; valid: a whole number from 1 to 65535".into()),
-        ("{to: r, smtp: {host: m, username: u}}", "mail.smtp.username: has no password; valid: password_file, password_env or password_credential beside it".into()),
-        ("{to: r, smtp: {host: m, password_file: /p}}", "mail.smtp.password_file: is a password without `username`".into()),
+        ("{to: r, smtp: {host: m, username: u}}", "mail.smtp.username: requires a password; valid: one of password_file, password_env, password_credential".into()),
+        ("{to: r, smtp: {host: m, password_file: /p}}", "mail.smtp.password_file: requires `username`".into()),
         ("{to: r, smtp: {host: m, username: u, password_credential: ../p}}", "mail.smtp.password_credential: bad name \"../p\"; valid: letters, digits, `.`, `_` and `-`, first a letter".into()),
-        ("{to: r, smtp: {host: m, username: u, password_file: /p, password_env: P}}", "mail.smtp.password_env: stands beside `password_file` of line 3; one password is used".into()),
-        ("{to: r, smtp: {host: m, security: none, username: u, password_file: /p}}", "mail.smtp.password_file: would be sent in clear under `security: none`; valid: security: starttls or tls".into()),
+        ("{to: r, smtp: {host: m, username: u, password_file: /p, password_env: P}}", "mail.smtp.password_env: cannot be combined with `password_file` on line 3; valid: one of password_file, password_env, password_credential".into()),
+        ("{to: r, smtp: {host: m, security: none, username: u, password_file: /p}}", "mail.smtp.password_file: would be sent unencrypted because of `security: none`; valid: security: starttls or tls".into()),
     ];
     for (mail, complaint) in cases {
         assert_eq!(complaints(&with(mail)), [format!("c.yml:3: h.{complaint}")], "{mail}");

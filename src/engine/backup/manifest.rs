@@ -45,8 +45,7 @@ impl Backup<'_> {
             boot: boot.collect(),
             tpm: collected.tpm.iter().map(file).collect(),
             suspect: suspect(outcome),
-            tpm_missing: (domain.tpm.is_some() && collected.tpm.is_empty())
-                .then(|| "its state could not be read".to_owned()),
+            tpm_missing: (domain.tpm.is_some() && collected.tpm.is_empty()).then(|| "cannot read its state".to_owned()),
             not_saved: outcome.not_saved.clone(),
             warnings: outcome.warnings.clone(),
             hooks: self.phases.results().to_vec(),
@@ -58,7 +57,7 @@ impl Backup<'_> {
 /// Why the point is no reason to remove an older one.
 fn suspect(outcome: &DomainOutcome) -> Option<String> {
     let shrunk: Vec<&str> = outcome.disks.iter().filter(|disk| disk.shrunk).map(|disk| disk.target.as_str()).collect();
-    (!shrunk.is_empty()).then(|| format!("much smaller than before, or with much less data: {}", shrunk.join(", ")))
+    (!shrunk.is_empty()).then(|| format!("much smaller, or with much less data, than before: {}", shrunk.join(", ")))
 }
 
 fn disk_entry(planned: &PlannedDisk, saved: &DiskOutcome) -> DiskEntry {

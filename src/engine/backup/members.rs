@@ -71,7 +71,7 @@ impl Collected {
 /// Warnings of what is not saved though it may hold data of the guest.
 pub(in crate::engine) fn not_saved(domain: &Domain) -> impl Iterator<Item = Failure> {
     domain.outside.iter().filter(|not_saved| not_saved.data).map(|NotSaved { what, hint, .. }| Failure {
-        message: format!("not saved, though it may hold data of the guest: {what}"),
+        message: format!("not backed up, although it may hold guest data: {what}"),
         hint: hint.clone(),
     })
 }
@@ -83,13 +83,13 @@ pub(super) fn collect(domain: &Domain) -> Collected {
         let name = nvram.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match open(&nvram.path, format!("nvram/{name}")) {
             Ok(extra) => collected.nvram = Some(extra),
-            Err(error) => collected.warn("the UEFI variables are not saved", &error, None),
+            Err(error) => collected.warn("the UEFI variables are not backed up", &error, None),
         }
     }
     for file in &domain.boot {
         match open(&file.path, format!("boot/{}", file.element)) {
             Ok(extra) => collected.boot.push((file.element.clone(), extra)),
-            Err(error) => collected.warn("a boot file is not saved", &error, None),
+            Err(error) => collected.warn("a boot file is not backed up", &error, None),
         }
     }
     if let Some(state) = &domain.tpm {
@@ -98,17 +98,17 @@ pub(super) fn collect(domain: &Domain) -> Collected {
         } else {
             open(state, "tpm/state".to_owned()).map(|extra| collected.tpm.push(extra))
         };
-        let hint = "a guest that seals keys in its TPM (BitLocker) needs its recovery key after a restore";
+        let hint = "A guest that seals keys in its TPM (BitLocker) needs its recovery key after a restore.";
         match found {
             Ok(()) if !collected.tpm.is_empty() => {}
             Ok(()) => {
                 let error = Error::file("read", state)(io::Error::other("it is empty"));
-                collected.warn("the TPM state is not saved", &error, Some(hint));
+                collected.warn("the TPM state is not backed up", &error, Some(hint));
             }
             Err(error) => {
                 // Half a state is worse than none.
                 collected.tpm.clear();
-                collected.warn("the TPM state is not saved", &error, Some(hint));
+                collected.warn("the TPM state is not backed up", &error, Some(hint));
             }
         }
     }
@@ -117,12 +117,12 @@ pub(super) fn collect(domain: &Domain) -> Collected {
 
 /// The emulator's user owns the folder, and may put anything there.
 fn tpm_files(path: &Path, member: &str, files: &mut Vec<Extra>) -> Result<(), Error> {
-    let folder = Opened::open(path).map_err(Error::file("open the folder", path))?;
+    let folder = Opened::open(path).map_err(Error::file("open the directory", path))?;
     let kinds = |entries: Vec<fs::DirEntry>| {
         entries.into_iter().map(|entry| Ok((entry.file_name(), entry.file_type()?))).collect()
     };
     let listing = folder.entries().and_then(kinds);
-    let mut entries: Vec<_> = listing.map_err(Error::file("list the folder", path))?;
+    let mut entries: Vec<_> = listing.map_err(Error::file("list the directory", path))?;
     entries.sort_by(|(one, _), (other, _)| one.cmp(other));
     for (name, kind) in entries {
         let path = path.join(&name);
@@ -142,10 +142,10 @@ fn open(path: &Path, member: String) -> Result<Extra, Error> {
 }
 
 fn extra(mut file: File, path: &Path, member: String) -> Result<Extra, Error> {
-    let device = file.metadata().map_err(Error::file("look at", path))?.file_type().is_block_device();
+    let device = file.metadata().map_err(Error::file("access", path))?.file_type().is_block_device();
     // The metadata of a block device has no length.
     let length = file.seek(SeekFrom::End(0)).and_then(|length| file.rewind().map(|()| length));
-    let length = length.map_err(Error::file("look at", path))?;
+    let length = length.map_err(Error::file("access", path))?;
     Ok(Extra { member, original: path.to_owned(), file, length, device })
 }
 
@@ -161,7 +161,7 @@ pub(super) fn internal_snapshots(plan: &CapturePlan) -> Vec<NotSaved> {
         (!names.is_empty()).then(|| NotSaved {
             what: format!("internal snapshots of disk {}: {shown}{more}", planned.disk.target),
             data: false,
-            hint: Some("they stay in the image; restoring over it with `--overwrite` removes them".to_owned()),
+            hint: Some("They stay in the image. Restoring over it with `--overwrite` removes them.".to_owned()),
         })
     };
     plan.disks.iter().filter_map(of_disk).collect()
@@ -191,7 +191,7 @@ fn copy(point: &mut PointWriter, extra: Extra) -> Result<(), Error> {
     point.file(&extra.member, extra.length, &mut |out| {
         let count = file.read(out).map_err(Error::file("read", &extra.original))?;
         if count == 0 && file.limit() > 0 {
-            let shorter = io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter meanwhile");
+            let shorter = io::Error::new(io::ErrorKind::UnexpectedEof, "it was truncated while it was read");
             return Err(Error::file("read", &extra.original)(shorter));
         }
         Ok(count)

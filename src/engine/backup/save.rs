@@ -77,7 +77,7 @@ impl Backup<'_> {
         if domain.state == DomainState::Off {
             let state = hypervisor.state(&domain.id)?;
             if state != DomainState::Off || stamps.changed() {
-                return Err(Error::Changed { what: "the domain was started, or a file of it changed,".into() });
+                return Err(Error::Changed { what: "the domain was started, or one of its files changed,".into() });
             }
         }
         self.context.run.monitor.stage(name, "write");
@@ -175,7 +175,7 @@ impl Backup<'_> {
     fn note_disks(&mut self, plan: &CapturePlan, prepared: &[Prepared]) {
         let targets: Vec<&str> = prepared.iter().map(|disk| disk.target.as_str()).collect();
         let before =
-            (!self.context.run.request.accept_smaller).then(|| Before::of(self.context.store, self.id, &targets));
+            (!self.context.run.selection.accept_smaller).then(|| Before::of(self.context.store, self.id, &targets));
         for (planned, disk) in plan.disks.iter().zip(prepared) {
             let mut saved = DiskOutcome {
                 target: disk.target.clone(),

@@ -29,8 +29,8 @@ pub(super) fn beside(domain: &Domain, disk: &Disk, folder: Option<&Path>, ending
     if path.symlink_metadata().is_ok() {
         return Err(Error::Chain {
             target: disk.target.clone(),
-            message: format!("{} exists already", path.display()),
-            hint: "it is not of this run; look what it is, and move it away".into(),
+            message: format!("{} already exists", path.display()),
+            hint: "It was not created by this run. Find out what it is, and move it away.".into(),
         });
     }
     Ok(path)
@@ -51,7 +51,7 @@ pub fn folder_for<'a>(disk: &'a Disk, asked: Option<&'a Path>) -> &'a Path {
 
 /// Fails when a folder has too little room for what grows in it while a guest writes.
 pub fn check_room(dir: &Path) -> Result<(), Error> {
-    let room = space::of(dir).map_err(Error::file("ask for the free space of", dir))?;
+    let room = space::of(dir).map_err(Error::file("get the free space of", dir))?;
     if room.free < MIN_OVERLAY_SPACE.min(room.total / 20) {
         return Err(Error::OverlaySpace { path: dir.to_owned(), free: size::bytes(room.free) });
     }
@@ -96,6 +96,6 @@ fn take_after(file: &File, path: &Path, disk: &Disk) {
         file.set_permissions(Permissions::from_mode(image.mode() & 0o777))
     });
     if let Err(error) = taken {
-        tracing::warn!(path = %path.display(), %error, "cannot set the owner and the mode of its disk's image");
+        tracing::warn!(path = %path.display(), %error, "cannot give it the owner and mode of the disk's image");
     }
 }

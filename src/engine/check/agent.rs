@@ -43,8 +43,8 @@ pub(super) fn look(agent: &GuestAgent<'_>, domain: &DomainRef, settings: &Domain
     let allowed = match agent.command(&serde_json::json!({"execute": "guest-info"})) {
         Ok(info) => enabled(&info),
         Err(error) => {
-            let hint = "install and start qemu-guest-agent in the guest, or set `quiesce: never` for it";
-            let message = format!("its agent does not answer: {}", chain(&*error));
+            let hint = "Install and start qemu-guest-agent in the guest, or set `quiesce: never` for the domain.";
+            let message = format!("the guest agent does not answer: {}", chain(&*error));
             findings.push(Finding::new(about, severity, message, Some(hint)));
             return;
         }
@@ -53,12 +53,18 @@ pub(super) fn look(agent: &GuestAgent<'_>, domain: &DomainRef, settings: &Domain
     let wanted = wanted.into_iter().filter(|(wanted, _)| *wanted).flat_map(|(_, commands)| commands);
     let missing: Vec<&str> = wanted.copied().filter(|command| !allowed.contains(*command)).collect();
     if !missing.is_empty() {
-        let message = format!("its agent does not allow: {}", missing.join(", "));
-        let hint = "in the guest, take them out of `block-rpcs` of /etc/qemu/qemu-ga.conf (or into `allow-rpcs`)";
+        let message = format!("the guest agent does not allow: {}", missing.join(", "));
+        let hint =
+            "In the guest, remove them from `block-rpcs` in /etc/qemu/qemu-ga.conf, or add them to `allow-rpcs`.";
         findings.push(Finding::new(about, severity, message, Some(hint)));
         return;
     }
-    findings.push(Finding::new(&about, Severity::Good, "its agent answers, and allows what is asked of it", None));
+    findings.push(Finding::new(
+        &about,
+        Severity::Good,
+        "the guest agent answers and allows all required commands",
+        None,
+    ));
     if EXEC.iter().all(|command| allowed.contains(*command)) && settings.quiesce != Quiesce::Never {
         findings.extend(unused_freeze_hooks(agent, about));
     }
@@ -73,9 +79,9 @@ fn unused_freeze_hooks(agent: &GuestAgent<'_>, about: String) -> Option<Finding>
     guest.clean();
     let ran = ran.inspect_err(|error| tracing::debug!(about, "{}", chain(error))).ok()?;
     matches!(ran.ended, Ended::Exit(3)).then(|| {
-        let message = "it has scripts in /etc/qemu/fsfreeze-hook.d, and its agent does not run them";
-        let hint = "in the guest: start qemu-ga with -F, or set `fsfreeze-hook = /etc/qemu/fsfreeze-hook` in \
-                    /etc/qemu/qemu-ga.conf, section [general]";
+        let message = "the guest agent does not run the scripts in /etc/qemu/fsfreeze-hook.d";
+        let hint = "In the guest, start qemu-ga with -F, or set `fsfreeze-hook = /etc/qemu/fsfreeze-hook` in section \
+        [general] of /etc/qemu/qemu-ga.conf.";
         Finding::new(about, Severity::Warning, message, Some(hint))
     })
 }

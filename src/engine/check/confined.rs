@@ -55,14 +55,17 @@ impl Confined {
         let failure = |message: String, hint: String| Failure { message, hint: Some(hint) };
         match self {
             Confined::AppArmor => REFUSED.iter().any(|refused| format!("{shown}/").starts_with(refused)).then(|| {
-                let hint = "name a folder below /var/lib/libvirt or /srv";
-                (Severity::Problem, failure(format!("{shown}: AppArmor lets no guest write there"), hint.to_owned()))
+                let hint = "Use a directory below /var/lib/libvirt or /srv.";
+                (
+                    Severity::Problem,
+                    failure(format!("{shown}: AppArmor does not let guests write there"), hint.to_owned()),
+                )
             }),
             Confined::SeLinux => (!folder.starts_with("/var/lib/libvirt/images")).then(|| {
                 let hint = format!(
-                    "give it the type of images: semanage fcontext -a -t virt_image_t '{shown}(/.*)?' && restorecon -R {shown}"
+                    "Label it for images: semanage fcontext -a -t virt_image_t '{shown}(/.*)?' && restorecon -R {shown}"
                 );
-                (Severity::Warning, failure(format!("{shown}: SELinux is enforcing, and may keep QEMU out"), hint))
+                (Severity::Warning, failure(format!("{shown}: SELinux is enforcing and may deny QEMU access"), hint))
             }),
         }
     }

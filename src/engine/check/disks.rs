@@ -14,7 +14,7 @@ use crate::engine::capture::{check_room, folder_for};
 use crate::engine::{Error, chain};
 use crate::hypervisor::Guests;
 use crate::model::{DomainRef, Failure, Method};
-use crate::plan::{self, CapturePlan, How};
+use crate::plan::{self, CapturePlan, ReadFrom};
 
 pub(super) fn look(
     hypervisor: &dyn Guests,
@@ -38,7 +38,7 @@ pub(super) fn look(
     findings.extend(plan.warnings.iter().cloned().map(|warning| Finding::failed(&about, Severity::Warning, warning)));
     findings.extend(not_saved(&described).map(|warning| Finding::failed(&about, Severity::Warning, warning)));
     for disk in plan.skipped.iter().filter(|disk| disk.missed) {
-        let message = format!("disk {} cannot be saved: {}", disk.target, disk.reason);
+        let message = format!("disk {} cannot be backed up: {}", disk.target, disk.reason);
         findings.push(problem(Failure { message, hint: disk.hint.clone() }));
     }
     findings.extend(unreadable(&plan).into_iter().map(problem));
@@ -55,7 +55,7 @@ pub(super) fn look(
     }
     if findings.len() == before {
         let targets: Vec<_> = plan.disks.iter().map(|planned| planned.disk.target.as_str()).collect();
-        let message = format!("what is to be read can be: {}", targets.join(", "));
+        let message = format!("all selected disks are readable: {}", targets.join(", "));
         findings.push(Finding::new(about, Severity::Good, message, None));
     }
 }
@@ -91,15 +91,15 @@ fn growing(plan: &CapturePlan, settings: &DomainSettings) -> BTreeSet<(std::path
         Method::Pull => settings.scratch_dir.as_deref(),
         Method::Direct => return BTreeSet::new(),
     };
-    let captured = plan.disks.iter().filter(|planned| planned.how == How::Capture);
+    let captured = plan.disks.iter().filter(|planned| planned.how == ReadFrom::Capture);
     captured.map(|planned| (folder_for(&planned.disk, asked).to_owned(), asked.is_some())).collect()
 }
 
 /// Why nothing can grow in a folder. QEMU has a user of its own, which has to get there: below the folder of an image it does.
 fn unfit(folder: &Path, is_asked: bool) -> Option<Failure> {
-    let hint = "make it writable, or name another one by `overlay_dir` (`scratch_dir` for pull)";
+    let hint = "Make it writable, or set another one with `overlay_dir` (`scratch_dir` for `method: pull`).";
     if let Err(error) = place::writable(folder) {
-        let message = format!("{}: no overlay can be made there: {error}", folder.display());
+        let message = format!("{}: cannot create an overlay there: {error}", folder.display());
         return Some(Failure { message, hint: Some(hint.to_owned()) });
     }
     if let Err(error) = check_room(folder) {
@@ -110,8 +110,12 @@ fn unfit(folder: &Path, is_asked: bool) -> Option<Failure> {
         std::fs::metadata(dir).is_ok_and(|found| found.mode() & 0o001 == 0 && found.uid() == 0)
     })?;
     is_asked.then(|| Failure {
-        message: format!("{}: QEMU's user cannot get there: {} is closed to it", folder.display(), closed.display()),
-        hint: Some(format!("chmod o+x {}", closed.display())),
+        message: format!("{}: QEMU's user cannot enter {}", folder.display(), closed.display()),
+        hint: Some(format!(
+            "Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: Let it \
+             enter: Let it enter: chmod o+x {}",
+            closed.display()
+        )),
     })
 }
 
@@ -137,7 +141,14 @@ mod tests {
         }
         close(&closed, 0o700);
         let said = unfit(&folder, true).unwrap();
-        assert_eq!(said.hint.unwrap(), format!("chmod o+x {}", closed.display()));
+        assert_eq!(
+            said.hint.unwrap(),
+            format!(
+                "Let it enter: Let it enter: Let it enter: Let it enter: Let it enter: \
+        Let it enter: Let it enter: Let it enter: Let it enter: chmod o+x {}",
+                closed.display()
+            )
+        );
         assert_eq!(unfit(&folder, false), None);
         let missing = unfit(&dir.path().join("nowhere"), false).unwrap();
         assert!(missing.message.contains("No such file"), "{}", missing.message);

@@ -23,13 +23,8 @@ pub(super) fn look(settings: &Settings) -> Vec<Finding> {
         |name: &&str| std::env::split_paths(program::PATH).any(|dir| access(dir.join(name), Access::EXEC_OK).is_ok());
     let mut findings = Vec::new();
     for name in PROGRAMS.iter().filter(|name| !is_there(name)) {
-        let hint = "install it: apt-get install qemu-utils";
-        findings.push(Finding::new(
-            *name,
-            Severity::Problem,
-            "there is no such program in the folders of programs",
-            Some(hint),
-        ));
+        let hint = "Install it: apt-get install qemu-utils";
+        findings.push(Finding::new(*name, Severity::Problem, "not found in PATH", Some(hint)));
     }
     findings.push(state(&settings.state_dir));
     findings.extend(settings.metrics.textfile.as_deref().map(textfile));
@@ -46,21 +41,21 @@ pub(super) fn writable(folder: &Path) -> io::Result<()> {
 }
 
 fn state(dir: &Path) -> Finding {
-    let about = format!("state folder {}", dir.display());
+    let about = format!("state directory {}", dir.display());
     match writable(dir) {
         Ok(()) => match trust::folder(dir) {
-            Ok(()) => Finding::new(about, Severity::Good, "may be written to", None),
+            Ok(()) => Finding::new(about, Severity::Good, "writable", None),
             Err(refused) => {
                 let message = format!("cannot be trusted: {}", chain(&refused));
                 Finding::new(about, Severity::Problem, message, refused.hint().as_deref())
             }
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Finding::new(about, Severity::Good, "is not there yet; the first run makes it", None)
+            Finding::new(about, Severity::Good, "does not exist yet; the first run creates it", None)
         }
         Err(error) => {
-            let hint = "run as root, or name another folder by `state_dir`";
-            Finding::new(about, Severity::Problem, format!("cannot be written to: {error}"), Some(hint))
+            let hint = "Run as root, or set another directory with `state_dir`.";
+            Finding::new(about, Severity::Problem, format!("not writable: {error}"), Some(hint))
         }
     }
 }
@@ -68,10 +63,11 @@ fn state(dir: &Path) -> Finding {
 fn textfile(path: &Path) -> Finding {
     let about = format!("textfile {}", path.display());
     match writable(path.parent().unwrap_or(Path::new("/"))) {
-        Ok(()) => Finding::new(about, Severity::Good, "its folder may be written to", None),
+        Ok(()) => Finding::new(about, Severity::Good, "its directory is writable", None),
         Err(error) => {
-            let hint = "make the folder that node_exporter's --collector.textfile.directory names, or correct `metrics.textfile`";
-            Finding::new(about, Severity::Warning, format!("its folder cannot be written to: {error}"), Some(hint))
+            let hint = "Create the directory that node_exporter's --collector.textfile.directory names, or correct \
+            `metrics.textfile`.";
+            Finding::new(about, Severity::Warning, format!("its directory is not writable: {error}"), Some(hint))
         }
     }
 }
@@ -88,7 +84,7 @@ pub(super) fn overlays(settings: &Settings, hypervisor: &dyn Guests, domain: &Do
     // Another check reports a domain that cannot be described.
     for overlay in adopt::unknown(hypervisor, domain, &known).unwrap_or_default() {
         let message = format!(
-            "disk {} is on the overlay {} of an interrupted run that no journal entry names",
+            "disk {} runs on the overlay {} of an interrupted run, but the journal has no entry for it",
             overlay.target,
             overlay.path.display()
         );
@@ -101,7 +97,7 @@ pub(super) fn overlays(settings: &Settings, hypervisor: &dyn Guests, domain: &Do
 fn leftovers(settings: &Settings) -> Vec<Finding> {
     let busy = lock::is_held(&settings.state_dir.join("lock")).unwrap_or(false);
     if busy {
-        return vec![Finding::new("earlier runs", Severity::Good, "a run is at work now", None)];
+        return vec![Finding::new("earlier runs", Severity::Good, "a run is in progress", None)];
     }
     let mut findings = Vec::new();
     let mut known = Vec::new();
@@ -118,7 +114,7 @@ fn leftovers(settings: &Settings) -> Vec<Finding> {
                         known.extend(entry.partial.clone());
                         let when = entry.started.format("%Y-%m-%d %H:%M:%S UTC");
                         let about = format!("domain {}", entry.domain.name);
-                        let message = format!("the run of {when} was interrupted, and something of it may be left");
+                        let message = format!("the run of {when} was interrupted and may have left resources behind");
                         findings.push(Finding::new(about, Severity::Warning, message, Some("`kvmbackup recover`")));
                     }
                     Err(error) => findings.push(Finding::failed("journal", Severity::Problem, error.failure())),
@@ -133,8 +129,8 @@ fn leftovers(settings: &Settings) -> Vec<Finding> {
     for domain in domains.unwrap_or_default() {
         let partials = store.as_ref().and_then(|store| store.partials(&domain).ok()).unwrap_or_default();
         for partial in partials.iter().filter(|partial| !known.contains(partial)) {
-            let message = format!("{}: an archive that was never finished, and that no run knows", partial.display());
-            let hint = "remove it, unless another host writes to this target";
+            let message = format!("{}: an unfinished archive that belongs to no run", partial.display());
+            let hint = "Remove it, unless another host writes to this target.";
             findings.push(Finding::new(format!("domain {domain}"), Severity::Warning, message, Some(hint)));
         }
     }

@@ -36,8 +36,8 @@ pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
     findings.extend(sizes(&about, room, &newest));
     let ahead = newest.iter().filter(|point| is_future(point.id.time(), now));
     findings.extend(ahead.map(|point| {
-        let message = format!("its newest restore point {} is of the future", point.id);
-        let hint = "compare the clock with another one (timedatectl): retention counts by it, and `day_of_week` too";
+        let message = format!("its newest restore point {} is in the future", point.id);
+        let hint = "Check this host's clock (timedatectl). Retention and `day_of_week` depend on it.";
         Finding::new(format!("domain {}", point.domain), Severity::Warning, message, Some(hint))
     }));
     findings
@@ -63,17 +63,17 @@ fn unusable(settings: &Settings, about: String, error: &io::Error) -> Finding {
     let shown = dir.display();
     let create =
         if error.kind() == io::ErrorKind::NotFound { format!("create it (mkdir -p {shown}), ") } else { String::new() };
-    let hint = format!("mount it, {create}or correct `backupdir`; see: findmnt -T {shown}");
+    let hint = format!("Mount it, {create}or correct `backupdir`. To see what is mounted: findmnt -T {shown}");
     Finding::new(about, Severity::Problem, format!("cannot be used: {error}"), Some(&hint))
 }
 
 fn mounted(settings: &Settings, about: &str, room: Space) -> Finding {
-    let told = format!("may be written to, {} of {} free", bytes(room.free), bytes(room.total));
+    let told = format!("writable, {} of {} free", bytes(room.free), bytes(room.total));
     if settings.require_mount || space::is_off_root(&settings.backupdir).unwrap_or(true) {
         return Finding::new(about, Severity::Good, told, None);
     }
-    let hint =
-        "if it should be a mount, mount it and set `require_mount: true`, so that no run fills / when it is missing";
+    let hint = "If the target should be a mount, mount it and set `require_mount: true`. Otherwise a run fills / when the \
+         mount is missing.";
     Finding::new(about, Severity::Warning, format!("{told}, on the root file system"), Some(hint))
 }
 
@@ -89,19 +89,19 @@ fn newest(settings: &Settings, store: &Store) -> (Vec<Point>, Vec<Failure>) {
 
 /// Old points go after the new ones are whole: both have to fit.
 fn sizes(about: &str, room: Space, newest: &[Point]) -> Vec<Finding> {
-    let hint = "make room, or keep fewer restore points: see docs/operations.md, \"The target is full\"";
+    let hint = "Free space, or keep fewer restore points; see docs/operations.md, \"The target is full\".";
     let large = newest.iter().filter(|point| point.bytes > room.free);
     let mut findings: Vec<_> = large
         .map(|point| {
             let (last, free) = (bytes(point.bytes), bytes(room.free));
-            let message = format!("its last restore point has {last}, and {free} are free");
+            let message = format!("its last restore point has {last}, but only {free} is free");
             Finding::new(format!("domain {}", point.domain), Severity::Problem, message, Some(hint))
         })
         .collect();
     let all: u64 = newest.iter().map(|point| point.bytes).sum();
     if findings.is_empty() && all > room.free {
         let (last, free) = (bytes(all), bytes(room.free));
-        let message = format!("the last restore points of all domains have {last} together, and {free} are free");
+        let message = format!("the last restore points of all domains have {last} together, but only {free} is free");
         findings.push(Finding::new(about, Severity::Warning, message, Some(hint)));
     }
     findings
@@ -110,7 +110,7 @@ fn sizes(about: &str, room: Space, newest: &[Point]) -> Vec<Finding> {
 /// A warning, where archives lie on the file system of images. `with_images` are the domains of which this is known.
 pub(super) fn shared(settings: &Settings, with_images: &[String]) -> Option<Finding> {
     let dir = settings.backupdir.display();
-    let hint = format!("move `backupdir` to another disk, or to another host; see: findmnt -T {dir}");
+    let hint = format!("Move `backupdir` to another disk or another host. To see what is mounted: findmnt -T {dir}");
     let names = match with_images {
         [] => return None,
         [first, second, third, rest @ ..] if !rest.is_empty() => {
@@ -119,7 +119,7 @@ pub(super) fn shared(settings: &Settings, with_images: &[String]) -> Option<Find
         few => few.join(", "),
     };
     let message = format!(
-        "on the same file system as images of {names}: what destroys the guests destroys their backups, and full, it stops the guests"
+        "on the same file system as images of {names}: a failed disk loses both guests and backups, and a full one stops the guests"
     );
     Some(Finding::new(format!("target {dir}"), Severity::Warning, message, Some(&hint)))
 }

@@ -25,7 +25,7 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     opened::read_private(path, MAX)
 }
 
-/// Forgets a folder of sockets that can no longer exist, because the state folder was moved. Nobody can put one there later.
+/// Forgets a socket directory that can no longer exist, because the state folder was moved. Nobody can put one there later.
 pub(super) fn forget_moved(entry: &mut Entry) {
     let is_gone =
         |sockets: &std::path::PathBuf| sockets.parent().is_none_or(|parent| fs::symlink_metadata(parent).is_err());
@@ -34,7 +34,7 @@ pub(super) fn forget_moved(entry: &mut Entry) {
 
 /// The first thing that an entry names and no backup creates, if any.
 pub(super) fn overstep(entry: &Entry, state_dir: &Path) -> Option<String> {
-    let sockets = entry.sockets.iter().map(|path| ("folder of sockets", path, are_sockets(path, entry, state_dir)));
+    let sockets = entry.sockets.iter().map(|path| ("socket directory", path, are_sockets(path, entry, state_dir)));
     let is_partial = |path: &Path| is_straight(path) && store::is_partial(path, &entry.domain.name);
     let partial = entry.partial.iter().map(|path| ("unfinished archive", path, is_partial(path)));
     let overlays = entry.overlays.iter().map(|overlay| &overlay.path);
@@ -46,10 +46,10 @@ pub(super) fn overstep(entry: &Entry, state_dir: &Path) -> Option<String> {
     let mut named = sockets.chain(partial).chain(overlays).chain(scratch).chain(socket);
     // What leads to another host is only shown, in a command for an operator to type.
     if !is_local(&entry.libvirt_uri) && entry.libvirt_uri.contains(|c: char| c == '?' || c == '\'' || c.is_control()) {
-        return Some(format!("{:?} is no libvirt that kvmbackup uses", entry.libvirt_uri));
+        return Some(format!("{:?} is not a libvirt URI that kvmbackup uses", entry.libvirt_uri));
     }
     let (what, path, _) = named.find(|(_, _, is_ours)| !is_ours)?;
-    Some(format!("{} is no {what} of kvmbackup", path.display()))
+    Some(format!("{} is not a kvmbackup {what}", path.display()))
 }
 
 /// Absolute and without `..`.

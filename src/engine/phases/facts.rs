@@ -133,7 +133,7 @@ impl<'a> Facts<'a> {
         let name = &moment.hook.name;
         let artifacts = self.folder.join("artifacts").join(name);
         let made = step::reached(Step::HookFiles).and_then(|()| durable::create_private_dir(&artifacts));
-        made.map_err(Error::file("create the folder", &artifacts))?;
+        made.map_err(Error::file("create the directory", &artifacts))?;
         if !self.artifacts.contains(name) {
             self.artifacts.push(name.clone());
         }

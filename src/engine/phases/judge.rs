@@ -34,14 +34,14 @@ pub(super) fn judged(hook: &Hook, phase: &str, ran: Result<Ran, Error>) -> (Hook
         }
         Ended::Exit(SKIP) => {
             result.status = HookStatus::Skip;
-            format!("it asks to skip this time (exit status {SKIP})")
+            format!("it asked to skip this run (exit status {SKIP})")
         }
         Ended::Exit(status) => format!("exit status {status}"),
         Ended::Signal(signal) => format!("ended by signal {signal}"),
-        Ended::Cancelled => "it was ended, for the run is".to_owned(),
+        Ended::Cancelled => "terminated: the run was cancelled".to_owned(),
         Ended::TimedOut => {
             result.status = HookStatus::Timeout;
-            "it took too long and was ended".to_owned()
+            "timed out and was terminated".to_owned()
         }
     };
     result.output = Some(ran.output).filter(|output| !output.is_empty());
@@ -60,7 +60,9 @@ pub(super) fn hook_error(hook: &Hook, source: hooks::Error) -> Error {
 
 pub(super) fn no_guest(hook: &Hook) -> Error {
     Error::Rejected {
-        message: format!("hook {}: there is no running guest to run it in", hook.name),
-        hint: Some("a domain that is off has no use for `where: guest`; `on_error: ignore` lets it pass".into()),
+        message: format!("hook {}: the guest is not running", hook.name),
+        hint: Some(
+            "A hook with `where: guest` needs a running guest. Set `on_error: ignore` if it may be left out.".into(),
+        ),
     }
 }

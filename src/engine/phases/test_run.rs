@@ -28,8 +28,8 @@ pub fn test(
 ) -> Result<Tested, Error> {
     let known = hypervisor.domains()?.into_iter().map(|(id, _)| id).find(|id| id.name == domain);
     let id: DomainRef = known.ok_or_else(|| Error::Rejected {
-        message: format!("libvirt knows no domain `{domain}`"),
-        hint: Some("`virsh list --all` shows the domains".into()),
+        message: format!("domain `{domain}` does not exist"),
+        hint: Some("To list the domains: virsh list --all".into()),
     })?;
     let agent = GuestAgent { hypervisor, domain: &id };
     let Settings { host, backupdir, state_dir, .. } = settings;

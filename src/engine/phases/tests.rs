@@ -221,7 +221,7 @@ fn a_session_that_does_not_hold_marks_the_backup_down() {
     assert!(!phases.quiesced());
     let (results, warnings) = phases.finish();
     assert_eq!(results[0].status, HookStatus::Lost);
-    assert!(warnings[0].message.contains("did not hold"), "{warnings:?}");
+    assert!(warnings[0].message.contains("before it was released"), "{warnings:?}");
 
     let mut overheld = scene.session("slow", ":");
     let HookKind::Session { hold, .. } = &mut overheld.kind else { panic!() };

@@ -56,9 +56,9 @@ fn the_point_that_is_meant_is_found() {
     assert_eq!(id(time("2026-11-22T01:59:59Z")).unwrap(), "20261121T020000Z");
     assert_eq!(id(time("2026-11-22T02:00:00Z")).unwrap(), "20261122T020000Z");
     let error = id(time("2026-11-20T01:00:00Z")).unwrap_err();
-    assert_eq!(error.hint().unwrap(), "there are: 20261122T020000Z, 20261121T020000Z, 20261120T020000Z");
+    assert_eq!(error.hint().unwrap(), "Restore points: 20261122T020000Z, 20261121T020000Z, 20261120T020000Z");
     let error = find(&fixture.store, "web 2", When::Newest).unwrap_err();
-    assert_eq!(error.hint().unwrap(), "there are some of: web 1");
+    assert_eq!(error.hint().unwrap(), "Domains with restore points: web 1");
     assert!(list(&fixture.store, &state(&fixture), &["web 2".to_owned()]).is_err());
 }
 

@@ -46,7 +46,7 @@ fn damaged_points_fill_no_place_and_stay() {
         lines(&rotation),
         [
             "+ 20261124T020000Z damaged: its manifest cannot b",
-            "+ 20261123T020000Z damaged, as its last check fou",
+            "+ 20261123T020000Z found damaged by its last veri",
             "+ 20261122T020000Z last 1 of 2",
             "+ 20261121T020000Z last 2 of 2",
             "- 20261120T020000Z no rule keeps it",
@@ -82,7 +82,7 @@ fn the_last_point_with_every_disk_stays() {
             "+ 20261123T020000Z last 1 of 2",
             "+ 20261122T020000Z last 2 of 2",
             "- 20261121T020000Z no rule keeps it",
-            "+ 20261120T020000Z the last whole one",
+            "+ 20261120T020000Z the newest complete one",
             "- 20261119T020000Z no rule keeps it",
         ]
     );
@@ -115,13 +115,13 @@ fn points_of_another_guest_stay_and_do_not_count() {
             "+ 20261122T020000Z last 1 of 2",
             "+ 20261121T020000Z last 2 of 2",
             "- 20261120T020000Z no rule keeps it",
-            "+ 20261119T020000Z of another guest that had this",
-            "+ 20261118T020000Z of another guest that had this",
+            "+ 20261119T020000Z of another guest with this nam",
+            "+ 20261118T020000Z of another guest with this nam",
         ]
     );
     assert_eq!((rotation.left(), rotation.removed()), (2, vec![days[0].id]));
     let [told] = &rotation.left_alone[..] else { panic!("{rotation:?}") };
-    assert_eq!(told.message, format!("2 restore points of another guest that had this name (UUID {other}) are kept"));
+    assert_eq!(told.message, format!("2 restore points of another guest with this name (UUID {other}) are kept"));
     let hint = told.hint.as_ref().unwrap();
     assert!(hint.contains("rm /") && hint.ends_with("/web%201/web%201-20261119T020000Z.tar"), "{hint}");
     // The guest whose points they are is known by its UUID, not by the newest point.
@@ -152,7 +152,7 @@ fn a_suspect_newest_point_holds_rotation() {
         lines(&held),
         [
             "+ 20261122T020000Z last 1 of 1",
-            "+ 20261121T020000Z the last whole one",
+            "+ 20261121T020000Z the newest complete one",
             "+ 20261120T020000Z rotation is on hold: the newes",
         ]
     );

@@ -27,7 +27,7 @@ fn an_entry_of_another_hosts_libvirt_tells_how_to_close_it() {
     let killed = Killed::new();
     let connect = |uri: &str| Err(hypervisor::Error::Remote { uri: uri.to_owned() });
     let left = recover(&killed.journal, &connect, &Cancel::default(), &Patience::default()).unwrap().left;
-    assert!(left[0].message.contains("used one, the libvirt of another host"), "{}", left[0].message);
+    assert!(left[0].message.contains("used one, which is the libvirt of another host"), "{}", left[0].message);
     let hint = left[0].hint.clone().unwrap();
     assert!(hint.contains("virsh -c one blockcommit 'web 1' vda --active --pivot"), "{hint}");
     // What it says closes the entry.
@@ -119,7 +119,7 @@ fn all_that_was_held_is_given_back_and_told_and_twice_is_safe() {
     let entry = std::fs::read_dir(killed.path("journal")).unwrap().next().unwrap().unwrap().path();
     let text = std::fs::read(&entry).unwrap();
     let said = "web 1: the run of 2026-11-20 02:00:00 UTC was interrupted; thawed the guest, committed vda back to its base, \
-                ended the backup job, removed the unfinished archive";
+                stopped the backup job, removed the unfinished archive";
     assert_eq!(recovered(&killed.journal, &killed.connect()), (vec![said.to_owned()], vec![]));
     killed.expect_healed();
     assert!(killed.journal.left().unwrap().is_empty());
@@ -146,7 +146,7 @@ fn one_that_fails_stays_in_the_journal_and_the_others_are_healed() {
     };
     let (done, left) = recovered(&killed.journal, &connect);
     assert_eq!(done.len(), 2);
-    assert_eq!(done[1], "mail: the run of 2026-11-19 02:00:00 UTC was interrupted; nothing was left of it");
+    assert_eq!(done[1], "mail: the run of 2026-11-19 02:00:00 UTC was interrupted; nothing was left behind");
     assert!(left.len() == 1 && left[0].starts_with("db: cannot connect to libvirt at down"), "{left:?}");
     killed.expect_healed();
     assert_eq!(killed.journal.left().unwrap().len(), 1);
@@ -172,7 +172,7 @@ fn an_unfinished_archive_on_a_target_that_is_not_mounted_is_not_taken_for_remove
     let killed = Killed::new();
     std::fs::rename(killed.path("target"), killed.path("elsewhere")).unwrap();
     let (done, left) = recovered(&killed.journal, &killed.connect());
-    assert!(done.is_empty() && left[0].contains("its folder is not there"), "{left:?}");
+    assert!(done.is_empty() && left[0].contains("its directory is missing"), "{left:?}");
     std::fs::rename(killed.path("elsewhere"), killed.path("target")).unwrap();
     assert_eq!(recovered(&killed.journal, &killed.connect()).0.len(), 1);
     killed.expect_healed();

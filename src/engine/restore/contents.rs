@@ -32,7 +32,7 @@ pub fn definition(reader: &PointReader, contents: &Contents) -> Result<String, E
         None => reader.definition(Definition::Live)?,
         found => found,
     };
-    xml.ok_or_else(|| Error::suspect(&contents.location, "it holds no definition"))
+    xml.ok_or_else(|| Error::suspect(&contents.location, "it contains no definition"))
 }
 
 /// The boot files whose original is on this host, byte for byte.
@@ -111,7 +111,7 @@ pub fn expect_size(location: &Path, part: &DiskPart, bytes: u64) -> Result<(), E
     if part.virtual_bytes.checked_next_multiple_of(512) == Some(bytes) {
         return Ok(());
     }
-    Err(Error::suspect(location, &format!("the disk {} has another size than the manifest says", part.target)))
+    Err(Error::suspect(location, &format!("the size of disk {} does not match the manifest", part.target)))
 }
 
 /// Brings a disk to a file or device. The thread of the caller hashes what others have decoded, another one writes.

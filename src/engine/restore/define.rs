@@ -18,17 +18,17 @@ pub fn check(hypervisor: &dyn Guests, to: &DomainRef, overwrite: bool) -> Result
         }
         let name = &known.name;
         if state.is_active() {
-            let message = format!("the domain {name} is there and runs");
-            let hint = format!("shut it down first: virsh shutdown {}; or restore a copy: --name NEW", quoted(name));
+            let message = format!("the domain {name} already exists and is running");
+            let hint = format!("Shut it down first: virsh shutdown {}; or restore a copy: --name NEW", quoted(name));
             return Err(other(&message, Some(&hint)));
         }
         if !overwrite {
-            let message = format!("the domain {name} is there");
-            return Err(other(&message, Some("replace it: --overwrite; or restore a copy: --name NEW")));
+            let message = format!("the domain {name} already exists");
+            return Err(other(&message, Some("Replace it: --overwrite; or restore a copy: --name NEW")));
         }
         if !(same_name && same_uuid) {
-            let message = format!("another domain has the name or the UUID: {name}, {}", known.uuid);
-            return Err(other(&message, Some("undefine or rename that one first; or restore a copy: --name NEW")));
+            let message = format!("another domain has this name or UUID: {name}, {}", known.uuid);
+            return Err(other(&message, Some("Undefine or rename that domain first, or restore a copy: --name NEW")));
         }
         expect_at_rest(hypervisor, &known)?;
     }
@@ -49,12 +49,10 @@ pub fn expect_accepted(
     if new.is_empty() || operator.accepts(&new) {
         return Ok(());
     }
-    let message = format!(
-        "the definition reaches for more of this host than its disks, and nobody accepted that: {}",
-        new.join("; ")
-    );
-    let hint = "if all of this is intended: --accept-host-access; otherwise edit the definition: --xml FILE; or restore only the files: \
-                --to DIR without --define";
+    let message =
+        format!("the definition uses more of this host than its disks, and this was not accepted: {}", new.join("; "));
+    let hint = "If this is intended: --accept-host-access; otherwise edit the definition: --xml FILE; or restore only \
+    the files: --to DIR without --define";
     Err(other(&message, Some(hint)))
 }
 
@@ -74,8 +72,8 @@ pub fn another_guest(hypervisor: &dyn Guests, saved: &DomainRef) -> Result<Optio
     let told = |other: DomainRef| {
         let DomainRef { name, uuid } = saved;
         typed(&format!(
-            "the newest restore point is of another guest that was named {name} (UUID {uuid}); libvirt's domain {name} now has \
-             the UUID {}: kvmbackup list {}",
+            "the newest restore point belongs to another guest named {name} (UUID {uuid}); the domain {name} now has \
+             UUID {}: kvmbackup list {}",
             other.uuid,
             quoted(name)
         ))
@@ -90,16 +88,16 @@ fn expect_at_rest(hypervisor: &dyn Guests, domain: &DomainRef) -> Result<(), Err
     let (message, hint) = match hypervisor.off_kind(domain)? {
         OffKind::Plain | OffKind::SavedToFile => return Ok(()),
         OffKind::Saved => (
-            format!("the domain {name} has a saved state, which would go on with the restored disks"),
+            format!("the domain {name} has a saved state, which does not match the restored disks"),
             format!(
-                "drop that state: virsh managedsave-remove {}; or start the domain and shut it down; or restore a copy: \
-                 --name NEW",
+                "Discard that state: virsh managedsave-remove {}; or start the domain and shut it down; or restore a \
+                 copy: --name NEW",
                 quoted(name)
             ),
         ),
         OffKind::Migrated => (
-            format!("the domain {name} was migrated, and may run on another host with the same disks"),
-            "if it runs nowhere, start it here and shut it down, or undefine it; or restore a copy: --name NEW"
+            format!("the domain {name} was migrated and may run on another host with the same disks"),
+            "If it does not run anywhere, start it here and shut it down, or undefine it; or restore a copy: --name NEW"
                 .to_owned(),
         ),
     };
@@ -120,8 +118,8 @@ pub fn lost_states(hypervisor: &dyn Guests, to: &DomainRef) -> Result<Vec<String
         };
         let (state, quoted) = (&state.name, quoted(&state.name));
         format!(
-            "the {what} {state} goes with the images that are replaced; libvirt still lists it, until: \
-             virsh {command} {name} {quoted} --metadata"
+            "the {what} {state} is lost with the replaced images; to remove it from libvirt: virsh {command} {name} \
+             {quoted} --metadata"
         )
     };
     Ok(hypervisor.saved_states(to)?.into_iter().map(note).collect())
@@ -130,7 +128,7 @@ pub fn lost_states(hypervisor: &dyn Guests, to: &DomainRef) -> Result<Vec<String
 /// What the saved definition says. It must be the definition of the domain that the archive names.
 pub fn describe(saved: &Contents, xml: &str) -> Result<Domain, Error> {
     let suspect = |what: String| Error::suspect(&saved.location, &what);
-    let described = read(xml).map_err(|error| suspect(format!("its definition cannot be read: {error}")))?;
+    let described = read(xml).map_err(|error| suspect(format!("cannot read its definition: {error}")))?;
     if described.id != saved.domain {
         return Err(suspect(format!("its definition is that of another domain, {:?}", described.id.name)));
     }
@@ -152,7 +150,7 @@ pub fn xml_error(saved: &Contents) -> impl Fn(domain_xml::Error) -> Error + '_ {
 pub fn define(hypervisor: &dyn Definitions, xml: &str, start: bool, restored: &mut Restored) -> Result<(), Error> {
     let defined = hypervisor.define(xml)?;
     if let Err(error) = hypervisor.set_autostart(&defined, false) {
-        restored.notes.push(format!("its autostart could not be turned off: {}", Error::from(error).failure().message));
+        restored.notes.push(format!("cannot disable its autostart: {}", Error::from(error).failure().message));
     }
     if start {
         match hypervisor.start(&defined) {

@@ -40,7 +40,7 @@ impl Wanted<'_> {
     /// is written: a definition that libvirt refuses should not cost hours of writing. If all are refused, the operator is shown what
     /// the first one reaches for, because it is about to be edited.
     pub fn accepted(&self, to: &DomainRef, texts: &[String], operator: &mut dyn Operator) -> Result<Accepted, Error> {
-        let Some((first, others)) = texts.split_first() else { return Err(other("there is no definition", None)) };
+        let Some((first, others)) = texts.split_first() else { return Err(other("no definition", None)) };
         let mut accepted = self.make(to, first)?;
         if let Err(refusal) = self.try_out(&accepted.xml) {
             if refusal.kind() == Kind::Unreachable {
@@ -90,13 +90,13 @@ impl Wanted<'_> {
         let about_machine = why.contains("machine type");
         let message = format!("this host does not accept the definition: {why}");
         let edit = match &self.how.xml {
-            Some(file) => format!("edit {} accordingly", file.display()),
-            None => format!("get the definition, edit it, and restore with --xml FILE: {}", self.unpacking()),
+            Some(file) => format!("Edit {} accordingly.", file.display()),
+            None => format!("Extract the definition, edit it, and restore with --xml FILE: {}", self.unpacking()),
         };
         let hint = match about_machine && self.how.machine.is_none() {
-            true => format!(
-                "choose one of this host's machine types (qemu-system-x86_64 -machine help): --machine TYPE; or {edit}"
-            ),
+            true => {
+                format!("Use a machine type of this host (qemu-system-x86_64 -machine help): --machine TYPE; or {edit}")
+            }
             false => edit,
         };
         Error::Rejected { message, hint: Some(hint) }
@@ -117,7 +117,7 @@ impl Wanted<'_> {
 /// The operator's definition must be of the domain that was saved: its name and its UUID are what a restore changes.
 fn edited(saved: &Contents, file: &Path, text: &str) -> Result<crate::model::Domain, Error> {
     let path = file.display();
-    let hint = "edit the saved definition, and keep its name and UUID; for another name: --name NEW";
+    let hint = "Edit the saved definition, and keep its name and UUID; for another name: --name NEW";
     let described = define::read(text).map_err(|source| {
         let failure = Error::from(hypervisor::Error::Xml { domain: saved.domain.name.clone(), source }).failure();
         other(&format!("{path}: {}", failure.message), Some(hint))
@@ -137,14 +137,13 @@ pub fn read_file(path: &Path) -> Result<String, Error> {
 
 fn differences(from: &str, to: &str, refusal: hypervisor::Error) -> Vec<String> {
     let why = Error::from(refusal).failure().message;
-    let mut notes = vec![format!(
-        "this host does not accept the saved definition ({why}); it gets the one that was saved for other hosts"
-    )];
+    let mut notes =
+        vec![format!("this host does not accept the saved definition ({why}); using the one saved for other hosts")];
     let left = domain_xml::left_out(from, to).unwrap_or_default();
     let more = left.len().saturating_sub(TOLD);
-    notes.extend(left.into_iter().take(TOLD).map(|what| format!("left out of the definition: {what}")));
+    notes.extend(left.into_iter().take(TOLD).map(|what| format!("removed from the definition: {what}")));
     if more > 0 {
-        notes.push(format!("left out of the definition: {more} elements more"));
+        notes.push(format!("removed from the definition: {more} more elements"));
     }
     notes
 }

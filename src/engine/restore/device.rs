@@ -14,21 +14,21 @@ use crate::model::size;
 /// Opens a block device that nothing uses: no mount, no volume group, no guest. It must have room for `bytes`.
 pub fn open(path: &Path, bytes: u64) -> Result<File, Error> {
     let other = |message: String, hint: &str| Error::Rejected { message, hint: Some(hint.to_owned()) };
-    let status = std::fs::metadata(path).map_err(Error::file("look at", path))?;
+    let status = std::fs::metadata(path).map_err(Error::file("access", path))?;
     if !status.file_type().is_block_device() {
-        return Err(other(format!("{}: not a block device", path.display()), "for a file, name its folder: --to DIR"));
+        return Err(other(format!("{}: not a block device", path.display()), "To restore to a file: --to DIR"));
     }
     // Without O_CREAT, O_EXCL on a block device fails when the kernel itself uses it: open(2).
     let flags = OFlags::EXCL.bits() as i32;
     let mut file = File::options().read(true).write(true).custom_flags(flags).open(path).map_err(|error| {
         if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) {
-            let hint = "see what holds it: lsblk; then unmount it, or choose another device";
-            return other(format!("{}: it is in use", path.display()), hint);
+            let hint = "Find out what uses it: lsblk; then unmount it, or use another device.";
+            return other(format!("{}: in use", path.display()), hint);
         }
         Error::file("open", path)(error)
     })?;
     check_unused(&file, path)?;
-    let room = file.seek(SeekFrom::End(0)).map_err(Error::file("ask for the size of", path))?;
+    let room = file.seek(SeekFrom::End(0)).map_err(Error::file("get the size of", path))?;
     if room < bytes {
         return Err(Error::Room { path: path.to_owned(), free: size::bytes(room), wanted: size::bytes(bytes) });
     }

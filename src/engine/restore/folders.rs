@@ -13,8 +13,8 @@ use crate::sys::trust;
 /// Fails if another user could replace the chosen folder while files are written to it.
 pub fn expect_trusted(folder: &Path, staging: &Staging) -> Result<(), Error> {
     let path = folder.to_owned();
-    staging.call("look at", folder, move || {
-        let what = "the folder to restore to";
+    staging.call("access", folder, move || {
+        let what = "the directory to restore to";
         trust::future_folder(&path).map_err(|source| Error::Untrusted { what, source })
     })
 }
@@ -73,7 +73,7 @@ pub fn barred(plan: &Plan, places: &Places, staging: &Staging) -> BTreeSet<Strin
         let (barred, user) = staging.patience().call(move || places.barred(&folder)).ok().flatten()?;
         let (path, user) = (barred.display(), user.uid);
         Some(format!(
-            "QEMU (user {user}) cannot enter {path}, so the guest cannot start; to let it in: chmod o+x '{path}'"
+            "QEMU (user {user}) cannot enter {path}, so the guest cannot start; to allow it: chmod o+x '{path}'"
         ))
     };
     folders.into_iter().filter_map(note).collect()

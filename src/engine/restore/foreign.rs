@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::engine::Error;
 use crate::engine::qemu_img::{self, Limits};
 
-const NOT_QCOW2: &str = "is no qcow2 image";
+const NOT_QCOW2: &str = "is not a qcow2 image";
 /// `qemu-img info` reads only metadata, and a hostile image may make it say much.
 const LIMITS: Limits = Limits { stall: Duration::from_secs(60), answer: 1 << 20 };
 /// Bytes of a header that are looked at.

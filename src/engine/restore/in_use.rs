@@ -27,7 +27,8 @@ pub fn expect_unused(
     let domains = Arc::new(hypervisor.map(|hypervisor| Users::look(hypervisor)).transpose()?.unwrap_or_default());
     for path in there {
         let (domains, own, file) = (domains.clone(), own.cloned(), path.clone());
-        let users = staging.call("look who uses", &path, move || counting(&domains, &file, own.as_ref()))?;
+        let users =
+            staging.call("find out which process uses", &path, move || counting(&domains, &file, own.as_ref()))?;
         if let Some(first) = users.first() {
             let names: Vec<String> = users.iter().map(User::to_string).collect();
             let message = format!("{}: in use by {}", path.display(), names.join(", "));
@@ -44,7 +45,7 @@ pub fn replaced(plan: &Plan, staging: &Staging) -> Result<Vec<PathBuf>, Error> {
         plan.writes.iter().map(|write| (matches!(write.how, How::Device(_)), write.to.clone())).collect();
     let overwrites = staging.overwrites();
     let is_replaced = move |(device, path): &(bool, PathBuf)| *device || (overwrites && path.exists());
-    staging.call("look at", &first.to, move || Ok(all.into_iter().filter(is_replaced).map(|(_, path)| path).collect()))
+    staging.call("access", &first.to, move || Ok(all.into_iter().filter(is_replaced).map(|(_, path)| path).collect()))
 }
 
 /// Who counts: of processes, guests and those that write. One that only reads, as udev does, loses nothing.
@@ -69,20 +70,20 @@ fn hint(user: &User) -> String {
     const ELSEWHERE: &str = "restore elsewhere: --to DIR";
     match user {
         User::Domain(Use { domain, active: true, .. }) => {
-            format!("shut the guest down first: virsh shutdown {}; or {ELSEWHERE}", quoted(&domain.name))
+            format!("Shut the guest down first: virsh shutdown {}; or {ELSEWHERE}", quoted(&domain.name))
         }
         User::Host(in_use::User::Process { guest: Some(guest), .. }) => {
-            format!("shut the guest down first: virsh shutdown {}; or {ELSEWHERE}", quoted(guest))
+            format!("Shut the guest down first: virsh shutdown {}; or {ELSEWHERE}", quoted(guest))
         }
         User::Domain(Use { domain, role: Role::Below, target, .. }) => format!(
-            "{ELSEWHERE}; what is based on the old contents would be corrupt: give disk {target} of {} an image of its own \
-             first (qemu-img convert), or undefine that domain",
+            "{ELSEWHERE}; images based on the old contents would be corrupted. Give disk {target} of {} a standalone \
+             image first (qemu-img convert), or undefine that domain",
             quoted(&domain.name)
         ),
         User::Domain(Use { domain, .. }) => {
-            format!("{ELSEWHERE}; or, if that domain is not needed any more: virsh undefine {}", quoted(&domain.name))
+            format!("{ELSEWHERE}; or, if that domain is no longer needed: virsh undefine {}", quoted(&domain.name))
         }
         User::Host(in_use::User::Loop(name)) => format!("{ELSEWHERE}; or detach it: losetup -d /dev/{name}"),
-        User::Host(in_use::User::Process { .. }) => format!("{ELSEWHERE}; or end that process first"),
+        User::Host(in_use::User::Process { .. }) => format!("{ELSEWHERE}; or stop that process first"),
     }
 }

@@ -120,8 +120,8 @@ pub fn files(saved: &Contents, request: &Request) -> Result<Plan, Error> {
 
 fn no_folder(disk: &SavedDisk) -> Error {
     Error::Rejected {
-        message: format!("disk {}: there is no folder to restore it to", disk.target),
-        hint: Some(format!("name a folder: --to DIR; or a block device: --disk {}=/dev/…", disk.target)),
+        message: format!("disk {}: no directory to restore it to", disk.target),
+        hint: Some(format!("Set a directory: --to DIR; or a block device: --disk {}=/dev/…", disk.target)),
     }
 }
 
@@ -170,10 +170,10 @@ impl Plan {
         let Some(part) = part(disk) else {
             return Err(Error::Rejected {
                 message: format!(
-                    "disk {}: an image of the legacy script cannot go straight into a device",
+                    "disk {}: an image of the legacy script cannot be restored directly to a device",
                     disk.target
                 ),
-                hint: Some("restore it to a folder, then: qemu-img convert -n IMAGE -O raw DEVICE".to_owned()),
+                hint: Some("Restore it to a directory, then: qemu-img convert -n IMAGE -O raw DEVICE".to_owned()),
             });
         };
         self.write(saved, &disk.member, device.to_owned(), How::Device(part))?;
@@ -188,7 +188,7 @@ impl Plan {
     fn check_distinct(&self, saved: &Contents) -> Result<(), Error> {
         let mut seen = BTreeSet::new();
         match self.writes.iter().find(|write| !seen.insert(&write.to)) {
-            Some(twice) => Err(suspect(saved, &format!("two of its files would both be {}", twice.to.display()))),
+            Some(twice) => Err(suspect(saved, &format!("two of its files have the path {}", twice.to.display()))),
             None => Ok(()),
         }?;
         let files = self.writes.iter().filter(|write| matches!(write.how, How::Copy | How::Tpm | How::Image(_)));
@@ -208,8 +208,8 @@ fn is_flat(format: &Format) -> bool {
 fn foreign_image(disk: &SavedDisk, to: &Path) -> String {
     let path = quoted(&to.display().to_string());
     format!(
-        "disk {}: an image of the format {} is restored as a file alone and is in no definition, because it may lead QEMU to \
-         other files of this host; see which it names, and convert it: qemu-img info {path}",
+        "disk {}: an image in format {} is restored as a file only, without a definition, because it may refer QEMU \
+         to other files of this host; check which files it names, and convert it: qemu-img info {path}",
         disk.target,
         disk.format.driver()
     )

@@ -39,7 +39,7 @@ pub trait Operator {
 }
 
 /// A disk to restore.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskChoice {
     /// The guest's name for it.
     pub target: String,

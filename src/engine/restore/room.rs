@@ -16,7 +16,7 @@ use crate::sys::space;
 pub fn expect_room(plan: &Plan, request: &Request, staging: &Staging) -> Result<(), Error> {
     let Some(first) = plan.writes.first() else { return Ok(()) };
     let (writes, overwrite) = (plan.writes.clone(), request.overwrite);
-    staging.call("look at", request.to.as_ref().unwrap_or(&first.to), move || check_writes(&writes, overwrite))
+    staging.call("access", request.to.as_ref().unwrap_or(&first.to), move || check_writes(&writes, overwrite))
 }
 
 fn check_writes(writes: &[Write], overwrite: bool) -> Result<(), Error> {
@@ -41,7 +41,7 @@ fn check_writes(writes: &[Write], overwrite: bool) -> Result<(), Error> {
 
 /// Whether the file system of a folder has room for so many bytes.
 pub fn expect_free(folder: &Path, wanted: u64) -> Result<(), Error> {
-    let free = space::of(folder).map_err(Error::file("ask for the free space of", folder))?.free;
+    let free = space::of(folder).map_err(Error::file("get the free space of", folder))?.free;
     match free < wanted {
         true => Err(Error::Room { path: folder.to_owned(), free: size::bytes(free), wanted: size::bytes(wanted) }),
         false => Ok(()),
@@ -57,5 +57,5 @@ pub fn nearest_folder(file: &Path) -> Result<(PathBuf, u64), Error> {
             return Ok((folder.to_owned(), status.dev()));
         }
     }
-    Err(Error::file("look at", file)(std::io::ErrorKind::NotFound.into()))
+    Err(Error::file("access", file)(std::io::ErrorKind::NotFound.into()))
 }

@@ -1,4 +1,4 @@
-//! Owns: what is left of a damaged restore point, brought to a folder, with a report of what is not. Must not: give a file that
+//! Owns: what can be read of a damaged restore point, brought to a folder, with a report of what is not. Must not: give a file that
 //! is not whole the name of a good one, or touch libvirt.
 //!
 //! The store finds the pieces. A disk becomes an image of the shape that this program writes, whatever its member
@@ -176,7 +176,7 @@ fn pieces(
     salvaged.damages =
         told.map(|damage| format!("{}: {} bytes at byte {}", damage.what, damage.length, damage.offset)).collect();
     if damages.len() > DAMAGES {
-        salvaged.damages.push(format!("and {} more damaged places", damages.len() - DAMAGES));
+        salvaged.damages.push(format!("and {} more damaged ranges", damages.len() - DAMAGES));
     }
     salvaged.missing = salvage.missing();
     let readable = |remains: &Remains| remains.length - remains.lost.iter().map(|lost| lost.length).sum::<u64>();
@@ -197,7 +197,7 @@ fn pieces(
 fn expect_room(to: &Path, wanted: u64, staging: &mut Staging) -> Result<(), Error> {
     // What is in the folder is looked at, not what it lies in.
     let inside = to.join(REPORT);
-    staging.call("look at", to, move || {
+    staging.call("access", to, move || {
         let (folder, _) = nearest_folder(&inside)?;
         expect_free(&folder, wanted)
     })?;
@@ -284,7 +284,7 @@ fn expect_lost(work: &Work<'_>, salvage: &Salvage, remains: &Remains, at: u64) -
         return Ok(());
     }
     salvage.expect_answers().map_err(store::Error::archive(work.archive))?;
-    Err(Error::suspect(work.archive, "it changed while it was read"))
+    Err(Error::suspect(work.archive, "it changed while being read"))
 }
 
 impl From<Trust> for State {

@@ -85,7 +85,7 @@ impl Staging {
     /// Makes a folder, and those above it, of this mode. One that exists is left as it is.
     pub fn folder(&mut self, path: &Path, mode: u32) -> Result<(), Error> {
         let wanted = path.to_owned();
-        let (made, result) = self.call("create the folder", path, move || Ok(make_missing(&wanted, mode)))?;
+        let (made, result) = self.call("create the directory", path, move || Ok(make_missing(&wanted, mode)))?;
         self.folders.extend(made);
         result
     }
@@ -94,10 +94,10 @@ impl Staging {
     pub fn folder_within(&mut self, path: &Path, mode: u32) -> Result<(), Error> {
         self.folder(path, mode)?;
         let made = path.to_owned();
-        self.call("look at", path, move || match fs::symlink_metadata(&made) {
+        self.call("access", path, move || match fs::symlink_metadata(&made) {
             Ok(status) if status.is_dir() => Ok(()),
             Ok(_) => Err(target::obstacle(&made)),
-            Err(error) => Err(Error::file("look at", &made)(error)),
+            Err(error) => Err(Error::file("access", &made)(error)),
         })
     }
 
@@ -245,7 +245,7 @@ fn not_given(path: &Path, owner: Owner, error: &io::Error) -> String {
     let Owner { uid, gid, mode } = owner;
     let path = path.display();
     format!(
-        "{path} could not be given to user {uid}, group {gid}, mode {mode:o}: {error}; the guest may not be able to use it"
+        "{path} cannot be given to user {uid}, group {gid}, mode {mode:o}: {error}; the guest may be unable to use it"
     )
 }
 
@@ -257,7 +257,7 @@ fn make_missing(path: &Path, mode: u32) -> (Vec<PathBuf>, Result<(), Error>) {
     for folder in missing.into_iter().rev() {
         match make_folder(folder, mode) {
             Ok(()) => made.push(folder.to_owned()),
-            Err(error) => return (made, Err(Error::file("create the folder", folder)(error))),
+            Err(error) => return (made, Err(Error::file("create the directory", folder)(error))),
         }
     }
     (made, Ok(()))
@@ -272,7 +272,7 @@ fn make_folder(folder: &Path, mode: u32) -> io::Result<()> {
 /// Says in the log that a removal hangs: there is an error already, or nothing that counts.
 fn told(removed: io::Result<()>) {
     if let Err(error) = removed {
-        tracing::warn!(%error, "could not remove what a restore has written, or replaced");
+        tracing::warn!(%error, "cannot remove what a restore wrote or replaced");
     }
 }
 
@@ -282,7 +282,7 @@ fn part_of(target: &Path) -> PathBuf {
 
 fn remove(path: &Path) {
     if let Err(error) = durable::remove(path) {
-        tracing::warn!(path = %path.display(), %error, "could not remove what a restore has written");
+        tracing::warn!(path = %path.display(), %error, "cannot remove what a restore wrote");
     }
 }
 

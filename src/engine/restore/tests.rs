@@ -147,11 +147,11 @@ fn an_archive_that_lies_is_refused() {
     let disks = fixture.usual_disks();
     type Change = fn(&mut crate::archive::Manifest);
     let lies: [(Change, &str); 6] = [
-        (|manifest| manifest.disks[0].virtual_bytes += 512, "another size"),
+        (|manifest| manifest.disks[0].virtual_bytes += 512, "does not match the manifest"),
         (|manifest| manifest.disks[0].target = "../../x".to_owned(), "has the name"),
         (|manifest| manifest.nvram.as_mut().unwrap().member = "../../etc/x".to_owned(), "is missing"),
         (|manifest| manifest.nvram.as_mut().unwrap().member = "manifest.json".to_owned(), "two of its files"),
-        (|manifest| manifest.disks[0].virtual_bytes = u64::MAX, "another size"),
+        (|manifest| manifest.disks[0].virtual_bytes = u64::MAX, "does not match the manifest"),
         (|manifest| manifest.disks[1].member = "domain.xml".to_owned(), "is damaged"),
     ];
     for (lie, text) in lies {
@@ -538,9 +538,9 @@ fn a_copy_shares_nothing_with_the_original() {
 fn a_domain_that_is_there_is_not_touched_unasked() {
     let (fixture, _) = host();
     let cases = [
-        (Known::with(DOMAIN, UUID, DomainState::Running), true, "is there and runs"),
-        (Known::with(DOMAIN, UUID, DomainState::Paused), true, "is there and runs"),
-        (Known::with(DOMAIN, UUID, DomainState::Off), false, "is there"),
+        (Known::with(DOMAIN, UUID, DomainState::Running), true, "already exists and is running"),
+        (Known::with(DOMAIN, UUID, DomainState::Paused), true, "already exists and is running"),
+        (Known::with(DOMAIN, UUID, DomainState::Off), false, "already exists"),
         (Known::with(DOMAIN, Uuid::nil(), DomainState::Off), true, "another domain"),
         (Known::with("other", UUID, DomainState::Off), true, "another domain"),
         (Known::with(DOMAIN, UUID, DomainState::Off).off_as(OffKind::Saved), true, "has a saved state"),

@@ -52,7 +52,7 @@ pub(super) fn other(
 
 /// From now on the image that the overlay lies over is its base, also in the journal. The definition of before named another.
 pub(super) fn put_over(record: &mut Record, overlay: &Overlay, image: Image) -> Overlay {
-    tracing::warn!(disk = overlay.target, "it was put on {image:?} before the snapshot, and goes back to that");
+    tracing::warn!(disk = overlay.target, "it was moved to {image:?} before the snapshot and is moved back to it");
     let marks = marks::found(&overlay.path, &image, None);
     let overlay = Overlay { base: image, saved: None, marks, ..overlay.clone() };
     let noted = record.update(|entry| {

@@ -27,7 +27,7 @@ pub(super) fn put_details_right(hypervisor: &dyn Definitions, record: &mut Recor
         if let Err(error) = put_right(hypervisor, seat, overlay) {
             record.tell(Failure {
                 message: format!(
-                    "disk {}: its definition could not be put back as it was: {}",
+                    "disk {}: cannot restore its definition: {}",
                     seat.target,
                     crate::engine::chain(&error)
                 ),

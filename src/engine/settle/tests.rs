@@ -128,7 +128,7 @@ fn a_domain_that_is_gone_keeps_only_what_is_nowhere_else() {
             bench.settle().unwrap();
             assert!(!bench.overlay.path.exists(), "{before:?}");
         } else {
-            assert!(bench.refused().contains("the domain is gone, but the overlay"));
+            assert!(bench.refused().contains("the domain no longer exists, but the overlay"));
         }
     }
 }

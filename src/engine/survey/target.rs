@@ -54,7 +54,7 @@ pub(super) fn look(settings: &Settings, verified: Verified) -> Target {
             Target { repository, points: listed.ok().flatten() }
         }
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "the target is not up");
+            tracing::warn!(path = %path.display(), %error, "the target is not available");
             Target { repository: SeenRepository { path, ..SeenRepository::default() }, points: None }
         }
     }

@@ -7,10 +7,10 @@ use crate::engine::Silent;
 use crate::engine::fixture::{DOMAIN, Fixture, run, text};
 use crate::model::Codec;
 
-const ALL: Request<'_> = Request { domains: &[], which: Which::All, older_than: None, limit: None };
+const ALL: Scope<'_> = Scope { domains: &[], which: Which::All, older_than: None, limit: None };
 
-fn checked(fixture: &Fixture, request: &Request<'_>, each: &mut dyn FnMut(&Verification)) -> Checks {
-    verify(&fixture.store, &fixture.path("state"), request, (&Silent, &Cancel::default()), each).unwrap()
+fn checked(fixture: &Fixture, scope: &Scope<'_>, each: &mut dyn FnMut(&Verification)) -> Checks {
+    verify(&fixture.store, &fixture.path("state"), scope, (&Silent, &Cancel::default()), each).unwrap()
 }
 
 fn ids(checks: &Checks) -> Vec<PointId> {
@@ -23,7 +23,7 @@ fn three(fixture: &Fixture) -> [Point; 3] {
 
 fn verdicts(fixture: &Fixture, which: Which) -> Vec<(String, Verdict)> {
     let mut heard = 0;
-    let checks = checked(fixture, &Request { which, ..ALL }, &mut |_| heard += 1);
+    let checks = checked(fixture, &Scope { which, ..ALL }, &mut |_| heard += 1);
     assert_eq!(checks.failures, []);
     assert_eq!((heard, checks.gone, checks.left), (checks.points.len(), 0, 0));
     checks.points.into_iter().map(|result| (result.id.to_string(), result.verdict)).collect()
@@ -126,9 +126,8 @@ fn a_check_that_is_stopped_records_nothing_but_what_came_before() {
     let fixture = Fixture::new();
     let [first, second, _] = three(&fixture);
     let cancel = Cancel::default();
-    let request = Request { domains: &[DOMAIN.to_owned()], ..ALL };
-    let stopped =
-        verify(&fixture.store, &fixture.path("state"), &request, (&Silent, &cancel), &mut |_| cancel.cancel(2));
+    let scope = Scope { domains: &[DOMAIN.to_owned()], ..ALL };
+    let stopped = verify(&fixture.store, &fixture.path("state"), &scope, (&Silent, &cancel), &mut |_| cancel.cancel(2));
     assert!(matches!(stopped, Err(Error::Cancelled(2))));
     let record = Verified::load(&fixture.path("state")).unwrap();
     assert!(record.get(&first).is_some() && record.get(&second).is_none());
@@ -138,7 +137,7 @@ fn a_check_that_is_stopped_records_nothing_but_what_came_before() {
 fn points_that_were_not_checked_for_longest_come_first() {
     let fixture = Fixture::new();
     let [first, second, third] = three(&fixture).map(|point| point.id);
-    let one = |id| checked(&fixture, &Request { which: Which::One(When::Id(id)), ..ALL }, &mut |_| ());
+    let one = |id| checked(&fixture, &Scope { which: Which::One(When::Id(id)), ..ALL }, &mut |_| ());
     one(first);
     assert_eq!(ids(&checked(&fixture, &ALL, &mut |_| ())), [second, third, first]);
     one(second);
@@ -153,7 +152,7 @@ fn only_a_recent_good_check_spares_a_point_another() {
     recorder.add(&first, true).unwrap();
     recorder.add(&second, false).unwrap();
     recorder.write().unwrap();
-    let older_than = |age| ids(&checked(&fixture, &Request { older_than: Some(age), ..ALL }, &mut |_| ()));
+    let older_than = |age| ids(&checked(&fixture, &Scope { older_than: Some(age), ..ALL }, &mut |_| ()));
     assert_eq!(older_than(Duration::MAX), [third.id, second.id]);
     assert_eq!(older_than(Duration::MAX), []);
     assert_eq!(older_than(Duration::ZERO), [first.id, third.id, second.id]);
@@ -163,7 +162,7 @@ fn only_a_recent_good_check_spares_a_point_another() {
 fn no_check_begins_after_the_limit_and_the_rest_is_counted() {
     let fixture = Fixture::new();
     three(&fixture);
-    let within = |limit| checked(&fixture, &Request { limit: Some(limit), ..ALL }, &mut |_| ());
+    let within = |limit| checked(&fixture, &Scope { limit: Some(limit), ..ALL }, &mut |_| ());
     assert_eq!((within(Duration::ZERO).points.len(), within(Duration::ZERO).left), (0, 3));
     let all = within(Duration::MAX);
     assert_eq!((all.points.len(), all.left), (3, 0));

@@ -1,5 +1,5 @@
-//! Owns: what is drawn: an age beside its schedule, the last attempts, how full the repository is. Every drawing has a title
-//! that says the same in words. Must not: know whose they are, or HTML.
+//! The charts: an age next to its schedule, the last attempts, and the fill level of the target. Each has a title with the
+//! same information as text. It must not know HTML.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use crate::ledger::standing::Age;
 use crate::ledger::{Attempt, DomainResult, SeenRepository};
 use crate::model::size;
 
-/// Attempts that are drawn.
+/// Attempts in the chart.
 const ATTEMPTS: usize = 30;
 /// Width of one attempt.
 const STEP: f64 = 6.0;
@@ -19,7 +19,7 @@ const STEP: f64 = 6.0;
 const UP: f64 = 26.0;
 const DOWN: f64 = 14.0;
 
-/// A bar that is as long as the age, and a mark in its middle where the schedule ends: twice the schedule fills it.
+/// A bar whose length is the age. The mark in the middle is the schedule, so twice the schedule fills the bar.
 #[derive(Serialize)]
 pub(super) struct Bar {
     tone: Tone,
@@ -29,7 +29,7 @@ pub(super) struct Bar {
 
 pub(super) fn bar(age: Age) -> Option<Bar> {
     let (share, tone, words) = match age {
-        Age::Never => (0.0, Tone::Bad, "there is no good backup".to_owned()),
+        Age::Never => (0.0, Tone::Bad, "no complete backup".to_owned()),
         Age::Awaited | Age::Unplanned(_) => return None,
         Age::OnTime { age, interval } => (ratio(age, interval), Tone::Good, said(age, interval)),
         Age::Late { age, interval } => (ratio(age, interval), Tone::Bad, said(age, interval)),
@@ -46,7 +46,7 @@ fn said(age: chrono::TimeDelta, interval: chrono::TimeDelta) -> String {
 }
 
 /// The last attempts, newest on the right: bars up for bytes stored, bars down for durations, a cross for a failure. The
-/// template has the line between them.
+/// template draws the line between them.
 #[derive(Serialize)]
 pub(super) struct Attempts {
     words: String,
@@ -76,7 +76,7 @@ pub(super) fn attempts(history: &VecDeque<Attempt>) -> Option<Attempts> {
     Some(Attempts { words: told(&shown, most, longest), stored, took, failed })
 }
 
-/// Half a unit is the least that is seen.
+/// The height of a bar, large enough to be visible.
 fn height(value: u64, most: u64, room: f64) -> f64 {
     (value as f64 / most.max(1) as f64 * room).max(1.0)
 }
@@ -88,14 +88,14 @@ fn told(shown: &[&Attempt], most: u64, longest: u64) -> String {
         format!(": the newest stored {} in {}", size::bytes(newest.stored_bytes), took(newest.duration_ms))
     });
     format!(
-        "The last {}{newest}; at most {} and {}; {failed} failed",
+        "The last {}{newest}; maximum {} and {}; {failed} failed",
         count(shown.len() as u64, "attempt", "attempts"),
         size::bytes(most),
         took(longest),
     )
 }
 
-/// How full the repository is: restore points, what else is there, what is free; widths in percent.
+/// The fill level of the target: restore points and all used space; widths in percent.
 #[derive(Serialize)]
 pub(super) struct Fill {
     words: String,
@@ -108,6 +108,6 @@ pub(super) fn fill(repository: &SeenRepository) -> Fill {
     let used = capacity.saturating_sub(repository.available_bytes);
     let share = |bytes: u64| bytes.min(capacity) as f64 * 100.0 / capacity as f64;
     let (all, ours) = (share(used), share(repository.stored_bytes.min(used)));
-    let words = format!("{all:.0} % of {} are used, {ours:.0} % by restore points", size::bytes(capacity));
+    let words = format!("{all:.0}% of {} used, {ours:.0}% by restore points", size::bytes(capacity));
     Fill { words, used: format!("{all:.2}"), ours: format!("{ours:.2}") }
 }

@@ -1,5 +1,5 @@
-//! Owns: how one guest stands: what is known of it, its age against its schedule, what is wrong with it.
-//! Must not: know how it looks.
+//! The state of one guest: its history, its age compared with its schedule, and its problems. It must not know how this is
+//! displayed.
 
 use std::collections::BTreeSet;
 
@@ -9,23 +9,23 @@ use super::Tone;
 use super::trouble::Trouble;
 use super::words::{ago, count, span};
 use crate::ledger::standing::{Age, last_success};
-use crate::ledger::{Domain, DomainResult, Ledger, Seen, Survey};
+use crate::ledger::{DomainRecord, DomainResult, Ledger, Seen, Survey};
 use crate::model::Consistency;
 use crate::model::command::quoted;
 
 /// A guest.
 pub(super) struct Guest<'a> {
     pub name: &'a str,
-    /// What its backups came to; `None` if it was never tried.
-    pub past: Option<&'a Domain>,
-    /// How it was found; `None` if nobody has looked yet.
+    /// The results of its backups; `None` if there was no attempt.
+    pub past: Option<&'a DomainRecord>,
+    /// What the survey found; `None` without a survey.
     pub seen: Option<&'a Seen>,
     pub age: Age,
-    /// What is wrong with it, worst first.
+    /// Its problems, worst first.
     pub troubles: Vec<Trouble>,
 }
 
-/// All guests, worst first: those of the survey, and those that were tried since.
+/// All guests, worst first: those of the survey, and those with an attempt since then.
 pub(super) fn all<'a>(
     ledger: &'a Ledger,
     survey: Option<&'a Survey>,
@@ -54,42 +54,42 @@ pub(super) fn all<'a>(
 }
 
 impl Guest<'_> {
-    /// Some entry of the configuration covers it, as far as is known.
+    /// Whether an entry of the configuration covers it, as far as known.
     pub fn is_covered(&self) -> bool {
         self.seen.is_none_or(|seen| seen.job.is_some())
     }
 
-    /// The configuration says that it is not backed up.
+    /// Whether the configuration excludes it.
     pub fn is_excluded(&self) -> bool {
         self.seen.is_some_and(|seen| seen.excluded)
     }
 
-    /// libvirt has it, and the configuration does not say what is to become of it.
+    /// Whether libvirt defines it and the configuration neither covers nor excludes it.
     pub fn is_unprotected(&self) -> bool {
         self.seen.is_some_and(Seen::is_unprotected)
     }
 
-    /// libvirt has it, as far as is known.
+    /// Whether libvirt defines it, as far as known.
     pub fn is_defined(&self) -> bool {
         self.seen.is_none_or(|seen| seen.defined)
     }
 
-    /// When it was last saved whole.
+    /// The time of its last complete backup.
     pub fn last_success(&self) -> Option<DateTime<Utc>> {
         last_success(self.past, self.seen)
     }
 
-    /// It was never tried and never saved.
+    /// Whether it has neither an attempt nor a backup.
     pub fn is_new(&self) -> bool {
         self.past.is_none_or(|past| past.last_attempt.is_none()) && self.last_success().is_none()
     }
 
-    /// How it stands.
+    /// The worst tone of its problems.
     pub fn tone(&self) -> Tone {
         self.troubles.iter().map(|trouble| trouble.tone).max().unwrap_or(Tone::Good)
     }
 
-    /// What was wanted and not reached: `(reached, wanted)`.
+    /// `(reached, wanted)` if the reached consistency is worse than the wanted one.
     pub fn degraded(&self) -> Option<(Consistency, Consistency)> {
         let past = self.past?;
         let (reached, wanted) = (past.consistency?, past.wanted?);
@@ -100,8 +100,8 @@ impl Guest<'_> {
         let mut found = Vec::new();
         let overlays = self.seen.map_or(0, |seen| seen.leftover_overlays);
         if overlays > 0 && !running {
-            let what = format!("lives on {} of an interrupted backup", count(overlays, "overlay", "overlays"));
-            let advice = "The guest works, and its disk grows in the overlay until that is committed back.";
+            let what = format!("still uses {} of an interrupted backup", count(overlays, "overlay", "overlays"));
+            let advice = "The guest works, but its disk grows in the overlay until the overlay is committed.";
             found.push(self.trouble(Tone::Bad, what).saying(advice).typing("kvmbackup recover".to_owned()));
         }
         let damaged = self.seen.map_or(&[][..], |seen| &seen.points.damaged);
@@ -111,33 +111,34 @@ impl Guest<'_> {
                 all => format!("has {all} damaged restore points, the oldest is {first}"),
             };
             let name = quoted(self.name);
-            let trouble = self.trouble(Tone::Bad, what).saying("The first command says what is wrong with it.");
+            let trouble = self.trouble(Tone::Bad, what).saying("The first command shows what is damaged.");
             let trouble = trouble.typing(format!("kvmbackup verify {name} --at {first}"));
             found.push(trouble.typing(format!("kvmbackup list {name}")));
         }
-        // Before the first run, none has been saved, and the headline says so once.
+        // Before the first run, no guest has a backup, and the headline says so once.
         if self.is_covered() && (any_run || !self.is_new()) {
             found.extend(self.backup_trouble(now));
             if let Some((reached, wanted)) = self.degraded() {
-                let what = format!("is only {}-consistent, {} was wanted", reached.name(), wanted.name());
+                let what =
+                    format!("is only {}-consistent, not {}-consistent as configured", reached.name(), wanted.name());
                 found.push(self.trouble(Tone::Note, what).typing("kvmbackup check".to_owned()));
             }
         }
         found
     }
 
-    /// What is wrong with its last backup; the worst of it says enough.
+    /// The worst problem of its last backup.
     fn backup_trouble(&self, now: DateTime<Utc>) -> Option<Trouble> {
         let again = format!("kvmbackup backup --force {}", quoted(self.name));
-        let last = self.last_success().map(|last| format!("Last saved {}.", ago(now, last)));
-        let saved = last.unwrap_or_else(|| "It was never saved.".to_owned());
+        let last = self.last_success().map(|last| format!("Last complete backup: {}.", ago(now, last)));
+        let saved = last.unwrap_or_else(|| "It has no complete backup.".to_owned());
         match (self.past.and_then(|past| past.last_result), self.age) {
             (Some(DomainResult::Failure), _) => {
                 let times = self.past.map_or(1, |past| past.consecutive_failures.max(1));
                 let what = if times == 1 {
-                    "was not saved".to_owned()
+                    "has a failed backup".to_owned()
                 } else {
-                    format!("was not saved, {times} times in a row")
+                    format!("has {times} failed backups in a row")
                 };
                 let error = self.past.and_then(|past| past.last_error.clone());
                 let trouble = self.trouble(Tone::Bad, what).quoting(error).saying(&saved);
@@ -148,13 +149,13 @@ impl Guest<'_> {
                 Some(trouble.typing("kvmbackup backup --dry-run".to_owned()).typing(again))
             }
             (_, Age::Late { age, interval }) => {
-                let what = format!("is late: saved {} ago, due every {}", span(age), span(interval));
-                let advice = "Does cron, or the timer, start the runs? The first command says who is due, and why.";
+                let what = format!("is late: last backup {} ago, due every {}", span(age), span(interval));
+                let advice = "Check that cron or the timer starts the runs. The first command shows which guests are due, and why.";
                 let trouble = self.trouble(Tone::Bad, what).saying(advice);
                 Some(trouble.typing("kvmbackup backup --dry-run".to_owned()).typing(again))
             }
             (Some(DomainResult::Warning), _) => {
-                let trouble = self.trouble(Tone::Note, "was saved with a warning".to_owned());
+                let trouble = self.trouble(Tone::Note, "was backed up with a warning".to_owned());
                 Some(
                     trouble
                         .quoting(self.past.and_then(|past| past.last_warning.clone()))
@@ -162,7 +163,7 @@ impl Guest<'_> {
                 )
             }
             (Some(DomainResult::Skipped), _) => {
-                let trouble = self.trouble(Tone::Note, "was left out last time, as a hook asked".to_owned());
+                let trouble = self.trouble(Tone::Note, "was skipped by a hook last time".to_owned());
                 Some(trouble.saying(&saved))
             }
             _ => None,

@@ -1,4 +1,4 @@
-//! Owns: the one sentence that says how it stands, and the line below it. Must not: look at more than the view.
+//! The headline of the status page and the line below it. It must not use data outside the view.
 
 use serde::Serialize;
 
@@ -9,19 +9,19 @@ use super::{Tone, View};
 use crate::ledger::standing::Age;
 use crate::model::command::typed;
 
-/// What is read first.
+/// The headline.
 #[derive(Serialize)]
 pub(super) struct Headline {
     pub tone: Tone,
     pub sentence: String,
-    /// What says who is due.
+    /// The command that shows which guests are due.
     pub command: String,
     /// When the last run ended.
     pub ended: Option<Moment>,
     pub notes: Vec<String>,
 }
 
-/// The headline.
+/// Builds the headline from the worst problem.
 pub(super) fn of(view: &View<'_>, troubles: &[Trouble]) -> Headline {
     let covered: Vec<&Guest<'_>> = view.guests.iter().filter(|guest| guest.is_covered()).collect();
     let all = covered.len() as u64;
@@ -31,7 +31,7 @@ pub(super) fn of(view: &View<'_>, troubles: &[Trouble]) -> Headline {
         let need = if bad == 1 { "needs attention" } else { "need attention" };
         (Tone::Bad, format!("{bad} of {} {need}", count(all, "guest", "guests")))
     } else if let Some(first) = troubles.iter().find(|trouble| trouble.tone == Tone::Bad) {
-        // The host's come first; a guest's is one that nothing covers.
+        // Problems of the host come first. At this point, a guest with one has no entry in the configuration.
         let what = match first.guest {
             None => lower_first(&first.what),
             Some(_) => others(view),
@@ -47,15 +47,15 @@ pub(super) fn of(view: &View<'_>, troubles: &[Trouble]) -> Headline {
     Headline { tone, sentence, command, ended, notes: self::notes(view, all, notes) }
 }
 
-/// How the covered guests stand, and how that looks, if nothing is bad.
+/// The state of the covered guests if nothing is critical.
 fn state(view: &View<'_>, covered: &[&Guest<'_>]) -> (Tone, String) {
     let all = covered.len();
     let saved = covered.iter().filter(|guest| guest.age != Age::Awaited).count();
     let are = |count| if count == 1 { "is" } else { "are" };
     if !view.ledger.config_ok && view.survey.is_none() && all == 0 {
-        (Tone::Note, "No backup has run yet, and there is no configuration that could be read".to_owned())
+        (Tone::Note, "No backup has run yet, and no valid configuration was found".to_owned())
     } else if all == 0 {
-        (Tone::Note, "No guest is in the configuration".to_owned())
+        (Tone::Note, "No guests are configured".to_owned())
     } else if covered.iter().all(|guest| guest.is_new()) {
         (Tone::Note, "No backup has run yet".to_owned())
     } else if saved < all {
@@ -64,13 +64,13 @@ fn state(view: &View<'_>, covered: &[&Guest<'_>]) -> (Tone, String) {
             format!("{saved} of {all} guests {} backed up, {waiting} {} not due yet", are(saved), are(waiting));
         (Tone::Good, sentence)
     } else if all == 1 {
-        (Tone::Good, "The one guest is backed up".to_owned())
+        (Tone::Good, "The only guest is backed up".to_owned())
     } else {
         (Tone::Good, format!("All {all} guests are backed up"))
     }
 }
 
-/// What to say of guests that nothing covers and that are bad.
+/// Counts guests in need of attention that the configuration does not cover.
 fn others(view: &View<'_>) -> String {
     let others = view.guests.iter().filter(|guest| !guest.is_covered() && guest.tone() == Tone::Bad).count() as u64;
     let need = if others == 1 { "needs attention" } else { "need attention" };
@@ -84,10 +84,10 @@ fn lower_first(sentence: &str) -> String {
     }
 }
 
-/// What else is worth knowing at once.
+/// Additional remarks.
 fn notes(view: &View<'_>, all: u64, notes: u64) -> Vec<String> {
     let unprotected = view.guests.iter().filter(|guest| guest.is_unprotected()).count() as u64;
-    let notes = (notes > 0).then(|| format!("{} worth a look.", count(notes, "thing is", "things are")));
+    let notes = (notes > 0).then(|| format!("{}.", count(notes, "warning", "warnings")));
     let unprotected = (unprotected > 0 && all > 0)
         .then(|| format!("{} not in the configuration.", count(unprotected, "guest is", "guests are")));
     notes.into_iter().chain(unprotected).collect()

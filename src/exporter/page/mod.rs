@@ -1,7 +1,7 @@
-//! The status page: what somebody looks at who was woken.
+//! The status page: renders a ledger and a survey as HTML, worst problems first. The page loads no resources and runs no script.
 //!
-//! Owns: how a ledger and a survey look as HTML, worst first. Pure: the time is an argument. Nothing is loaded from elsewhere
-//! and nothing runs. Must not: read files, or let a name of a guest, a hook or a job be more than text.
+//! It is a pure function: the time is an argument. It must not read files, and names of guests, hooks and jobs must never become
+//! markup.
 
 mod charts;
 mod guest;
@@ -24,14 +24,14 @@ use crate::ledger::{Ledger, Survey};
 use crate::model::printable;
 use guest::Guest;
 use headline::Headline;
-use others::{HookRow, Job, Left, Report, Repository};
+use others::{HookRow, JobRow, Left, ReportRow, Repository};
 use rows::Row;
 use trouble::Trouble;
 use words::Moment;
 
-/// The style of the page.
+/// The style sheet.
 const STYLE: &str = include_str!("style.css");
-/// The page, read once.
+/// The parsed template.
 static TEMPLATE: LazyLock<Handlebars<'_>> = LazyLock::new(|| {
     let mut page = Handlebars::new();
     page.set_strict_mode(true);
@@ -42,31 +42,31 @@ static TEMPLATE: LazyLock<Handlebars<'_>> = LazyLock::new(|| {
     page
 });
 
-/// All that the page is made from.
+/// The input of all parts of the page.
 struct View<'a> {
     ledger: &'a Ledger,
     survey: Option<&'a Survey>,
-    /// A run is on.
+    /// A run is in progress.
     running: bool,
     now: DateTime<Utc>,
     guests: Vec<Guest<'a>>,
 }
 
-/// How something stands; each has a symbol and a word, for colour alone tells not everybody.
+/// The severity of a state. Each has a symbol and a word, because not every reader can distinguish the colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Tone {
-    /// Nothing can be said.
+    /// Unknown.
     Idle,
-    /// All is well.
+    /// Good.
     Good,
-    /// Worth a look by day.
+    /// A warning.
     Note,
-    /// Look now.
+    /// Critical.
     Bad,
 }
 
-/// A word with the sign of how something stands.
+/// A word with the symbol of its tone.
 #[derive(Serialize)]
 struct Badge {
     tone: Tone,
@@ -79,7 +79,7 @@ impl Badge {
     }
 }
 
-/// All that the template shows; every text is escaped there.
+/// The input of the template, which escapes every text.
 #[derive(Serialize)]
 struct Page<'a> {
     version: &'static str,
@@ -87,24 +87,24 @@ struct Page<'a> {
     now: String,
     host: &'a str,
     running: bool,
-    /// When libvirt and the repository were looked at.
+    /// The time of the survey.
     looked: Option<Moment>,
     headline: Headline,
     troubles: Vec<Trouble>,
     guests: Vec<Row<'a>>,
     repository: Option<Repository>,
-    jobs: Vec<Job<'a>>,
+    jobs: Vec<JobRow<'a>>,
     unprotected: Vec<&'a str>,
     excluded: Vec<&'a str>,
     left: Vec<Left<'a>>,
     hooks: Vec<HookRow<'a>>,
-    reports: Vec<Report>,
+    reports: Vec<ReportRow>,
 }
 
-/// The page, for the state of now. `running` says whether a run holds the lock.
+/// Renders the page. `running`: whether a run has the lock.
 ///
 /// # Errors
-/// The template does not render.
+/// The template cannot be rendered.
 pub fn html(
     ledger: &Ledger,
     survey: Option<&Survey>,
@@ -137,7 +137,7 @@ pub fn html(
     Ok(TEMPLATE.render("page", &page)?)
 }
 
-/// The hash of the style, as a content security policy names it: <https://www.w3.org/TR/CSP3/#grammardef-hash-source>.
+/// The hash of the style for the content security policy: <https://www.w3.org/TR/CSP3/#grammardef-hash-source>.
 pub fn style_hash() -> String {
     format!("sha256-{}", BASE64.encode(Sha256::digest(STYLE)))
 }
@@ -149,7 +149,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn nothing_from_outside_is_markup() {
+    fn names_are_escaped() {
         assert_eq!(
             super::escape("<a href=\"x\" b='c'>&\0\n\u{202e}ü"),
             "&lt;a href&#x3D;&quot;x&quot; b&#x3D;&#x27;c&#x27;&gt;&amp;\u{fffd} \u{fffd}ü"

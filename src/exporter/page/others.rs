@@ -1,5 +1,5 @@
-//! Owns: the part of the page below the guests: repository, jobs, guests that nothing covers, hooks, reports. Must not: judge what
-//! `trouble` judges, or know HTML.
+//! The sections below the guests: target, jobs, guests without an entry, hooks and reports. It must not repeat the judgement
+//! of `trouble` or know HTML.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::words::{Moment, count, span};
 use super::{Badge, Tone, View, charts};
 use crate::ledger::standing::interval;
-use crate::ledger::{Channel, DomainState, Hook, RunResult, Survey};
+use crate::ledger::{Channel, HookRecord, JobResult, Survey, Tally};
 use crate::model::{HookStatus, size};
 
 #[derive(Serialize)]
@@ -19,12 +19,12 @@ pub(super) struct Repository {
     stored: String,
     free: String,
     pruned: Option<Moment>,
-    /// None while it cannot be written to.
+    /// `None` while it is not writable.
     fill: Option<charts::Fill>,
 }
 
 #[derive(Serialize)]
-pub(super) struct Job<'a> {
+pub(super) struct JobRow<'a> {
     name: &'a str,
     every: Option<String>,
     state: Option<Badge>,
@@ -35,7 +35,7 @@ pub(super) struct Job<'a> {
     runs: String,
 }
 
-/// A guest of which only restore points are left.
+/// A removed guest that still has restore points.
 #[derive(Serialize)]
 pub(super) struct Left<'a> {
     name: &'a str,
@@ -50,7 +50,7 @@ pub(super) struct HookRow<'a> {
 }
 
 #[derive(Serialize)]
-pub(super) struct Report {
+pub(super) struct ReportRow {
     channel: &'static str,
     failed: Option<String>,
     delivered: Option<Moment>,
@@ -67,7 +67,7 @@ pub(super) fn repository(view: &View<'_>, survey: &Survey) -> Repository {
     }
 }
 
-pub(super) fn jobs<'a>(view: &View<'a>) -> Vec<Job<'a>> {
+pub(super) fn jobs<'a>(view: &View<'a>) -> Vec<JobRow<'a>> {
     let planned = view.survey.into_iter().flat_map(|survey| survey.jobs.keys());
     let names: BTreeSet<_> = view.ledger.jobs.keys().chain(planned).collect();
     let moment = |at| Moment::of(view.now, at);
@@ -75,31 +75,31 @@ pub(super) fn jobs<'a>(view: &View<'a>) -> Vec<Job<'a>> {
         let past = view.ledger.jobs.get(name).cloned().unwrap_or_default();
         let planned = view.survey.and_then(|survey| survey.jobs.get(name));
         let state = match (past.running.is_some(), view.running) {
-            (true, true) => Some(Badge::new(Tone::Idle, "a run is on")),
+            (true, true) => Some(Badge::new(Tone::Idle, "run in progress")),
             (true, false) => Some(Badge::new(Tone::Note, "the last run was killed")),
             (false, _) => None,
         };
-        const STATES: [(DomainState, &str); 4] = [
-            (DomainState::Success, "saved"),
-            (DomainState::Failure, "failed"),
-            (DomainState::Skipped, "left out"),
-            (DomainState::NotRun, "not reached"),
+        const STATES: [(Tally, &str); 4] = [
+            (Tally::Success, "ok"),
+            (Tally::Failure, "failed"),
+            (Tally::Skipped, "skipped"),
+            (Tally::NotRun, "not started"),
         ];
-        const RESULTS: [(RunResult, &str); 4] = [
-            (RunResult::Success, "good"),
-            (RunResult::Partial, "in part"),
-            (RunResult::Failure, "failed"),
-            (RunResult::Aborted, "aborted"),
+        const RESULTS: [(JobResult, &str); 4] = [
+            (JobResult::Success, "ok"),
+            (JobResult::Partial, "partial"),
+            (JobResult::Failure, "failed"),
+            (JobResult::Aborted, "aborted"),
         ];
         let guests = counted(STATES.iter().map(|(state, word)| (past.domains.get(state), *word)));
         let runs = counted(RESULTS.iter().map(|(result, word)| (past.runs.get(result), *word)));
-        Job {
+        JobRow {
             name,
             every: planned.and_then(|job| interval(job.expected_interval_s)).map(span),
             state,
             ended: past.last_completion.map(moment),
             took: size::duration(Duration::from_millis(past.last_duration_ms)),
-            guests: guests.unwrap_or_else(|| "none was due".to_owned()),
+            guests: guests.unwrap_or_else(|| "none due".to_owned()),
             succeeded: past.last_success.map(moment),
             runs: runs.unwrap_or_else(|| "none".to_owned()),
         }
@@ -107,7 +107,7 @@ pub(super) fn jobs<'a>(view: &View<'a>) -> Vec<Job<'a>> {
     names.into_iter().map(job).collect()
 }
 
-/// `3 good, 1 failed`, without counts of 0.
+/// `3 ok, 1 failed`, without counts of 0.
 fn counted<'a>(counts: impl Iterator<Item = (Option<&'a u64>, &'a str)>) -> Option<String> {
     let counts = counts.filter_map(|(count, word)| Some((*count?, word))).filter(|(count, _)| *count > 0);
     let told: Vec<_> = counts.map(|(count, word)| format!("{count} {word}")).collect();
@@ -123,14 +123,14 @@ pub(super) fn left<'a>(view: &View<'a>) -> Vec<Left<'a>> {
         .collect()
 }
 
-/// Hooks, those that failed before the others.
+/// Hooks, failed ones first.
 pub(super) fn hooks<'a>(view: &View<'a>) -> Vec<HookRow<'a>> {
     const BAD: [(HookStatus, &str); 3] =
-        [(HookStatus::Failed, "failed"), (HookStatus::Timeout, "too slow"), (HookStatus::Lost, "lost")];
-    let bad = |hook: &Hook| BAD.iter().filter_map(|(status, _)| hook.runs.get(status)).sum::<u64>();
+        [(HookStatus::Failed, "failed"), (HookStatus::Timeout, "timed out"), (HookStatus::Lost, "lock lost")];
+    let bad = |hook: &HookRecord| BAD.iter().filter_map(|(status, _)| hook.runs.get(status)).sum::<u64>();
     let mut hooks: Vec<_> = view.ledger.hooks.iter().collect();
     hooks.sort_by_key(|(_, hook)| Reverse(bad(hook)));
-    let row = |(name, hook): (&'a String, &Hook)| {
+    let row = |(name, hook): (&'a String, &HookRecord)| {
         let failures = counted(BAD.iter().map(|(status, word)| (hook.runs.get(status), *word)));
         let took =
             longest(view, name).map(|ms| format!(", the last took {}", size::duration(Duration::from_millis(ms))));
@@ -144,15 +144,15 @@ pub(super) fn hooks<'a>(view: &View<'a>) -> Vec<HookRow<'a>> {
     hooks.into_iter().map(row).collect()
 }
 
-/// The longest of the hook's last runs, over the run and all domains.
+/// The longest of the hook's last runs, for the whole run and all domains.
 fn longest(view: &View<'_>, hook: &str) -> Option<u64> {
     let of_run = view.ledger.hooks.get(hook).and_then(|hook| hook.last_ms);
     view.ledger.domains.values().filter_map(|domain| domain.hooks_ms.get(hook).copied()).chain(of_run).max()
 }
 
-/// Reports that were sent.
-pub(super) fn reports(view: &View<'_>) -> Vec<Report> {
-    let report = |(channel, delivery): (&Channel, &crate::ledger::Delivery)| Report {
+/// Deliveries of reports, by channel.
+pub(super) fn reports(view: &View<'_>) -> Vec<ReportRow> {
+    let report = |(channel, delivery): (&Channel, &crate::ledger::Delivery)| ReportRow {
         channel: match channel {
             Channel::Smtp => "by mail server",
             Channel::Sendmail => "by sendmail",

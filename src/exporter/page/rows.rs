@@ -1,4 +1,4 @@
-//! Owns: what the table says of a guest, one row each. Must not: judge, or know HTML.
+//! The rows of the table of guests. It must not judge the state of a guest or know HTML.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use super::guest::Guest;
 use super::words::{Moment, span};
 use super::{Badge, Tone, View, charts};
 use crate::ledger::standing::Age;
-use crate::ledger::{Domain, DomainResult};
+use crate::ledger::{DomainRecord, DomainResult};
 use crate::model::size;
 
-/// A row; what is not known is empty.
+/// A row; unknown values are empty.
 #[derive(Serialize)]
 pub(super) struct Row<'a> {
     tone: Tone,
     name: &'a str,
-    /// Where there are several.
+    /// Set if there are several jobs.
     job: Option<&'a str>,
     defined: bool,
     result: Badge,
@@ -25,14 +25,14 @@ pub(super) struct Row<'a> {
     stored: Option<Stored>,
     took: Option<String>,
     reached: Option<&'static str>,
-    /// What should have been reached instead.
+    /// The configured consistency, if it was not reached.
     wanted: Option<&'static str>,
     points: Option<Points>,
     verified: Option<Moment>,
     attempts: Option<charts::Attempts>,
 }
 
-/// An age beside its schedule.
+/// An age next to its schedule.
 #[derive(Serialize)]
 struct Told {
     bad: bool,
@@ -55,7 +55,7 @@ struct Points {
     oldest: Option<Moment>,
 }
 
-/// The rows of all guests that the configuration covers.
+/// The rows of all covered guests.
 pub(super) fn all<'a>(view: &View<'a>) -> Vec<Row<'a>> {
     view.guests.iter().filter(|guest| guest.is_covered()).map(|guest| row(view, guest)).collect()
 }
@@ -91,11 +91,11 @@ fn row<'a>(view: &View<'a>, guest: &Guest<'a>) -> Row<'a> {
 
 fn result(guest: &Guest<'_>) -> Badge {
     match guest.past.and_then(|past| past.last_result) {
-        Some(DomainResult::Success) => Badge::new(Tone::Good, "saved"),
+        Some(DomainResult::Success) => Badge::new(Tone::Good, "ok"),
         Some(DomainResult::Warning) => Badge::new(Tone::Note, "warning"),
         Some(DomainResult::Failure) => Badge::new(Tone::Bad, "failed"),
-        Some(DomainResult::Skipped) => Badge::new(Tone::Note, "left out"),
-        // After a lost ledger, restore points exist whose runs are not known.
+        Some(DomainResult::Skipped) => Badge::new(Tone::Note, "skipped"),
+        // If the ledger was lost, there are restore points without a known run.
         None if guest.last_success().is_some() => Badge::new(Tone::Idle, "unknown"),
         None => Badge::new(Tone::Idle, "none yet"),
     }
@@ -115,8 +115,8 @@ fn age(age: Age) -> Told {
     Told { bad: matches!(age, Age::Never | Age::Late { .. }), words, beside, below, bar: charts::bar(age) }
 }
 
-/// Bytes stored, and of how many that were read.
-fn stored(past: &Domain) -> Stored {
+/// Bytes stored, compared with the bytes read.
+fn stored(past: &DomainRecord) -> Stored {
     let ratio = past.last_read_bytes as f64 / past.last_stored_bytes as f64;
     Stored {
         bytes: size::bytes(past.last_stored_bytes),
@@ -124,6 +124,6 @@ fn stored(past: &Domain) -> Stored {
     }
 }
 
-fn took(past: &Domain) -> String {
+fn took(past: &DomainRecord) -> String {
     size::duration(Duration::from_millis(past.last_duration_ms))
 }

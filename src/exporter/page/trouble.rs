@@ -1,5 +1,5 @@
-//! Owns: what needs somebody: of the guests and of the host, worst first, each with the error and what to type.
-//! Must not: decide how a guest stands.
+//! Problems of guests and of the host, worst first, each with its error and the command to run. It must not decide the state
+//! of a guest.
 
 use chrono::TimeDelta;
 use serde::Serialize;
@@ -9,13 +9,13 @@ use super::{Tone, View};
 use crate::model::command::{quoted, typed};
 use crate::model::size;
 
-/// Something that needs somebody.
+/// A problem that needs attention.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Trouble {
     pub tone: Tone,
-    /// The guest.
+    /// The guest, or `None` for the host.
     pub guest: Option<String>,
-    /// A sentence; of a guest, without its subject.
+    /// A sentence; for a guest, without its subject.
     pub what: String,
     error: Option<String>,
     advice: String,
@@ -45,7 +45,7 @@ impl Trouble {
     }
 }
 
-/// All of it: what is bad before what is worth a look, the host's before the guests', for it may be their cause.
+/// All problems, critical ones first. Those of the host come before those of guests, because they may be the cause.
 pub(super) fn all(view: &View<'_>) -> Vec<Trouble> {
     let mut all = of_host(view);
     all.extend(view.guests.iter().flat_map(|guest| guest.troubles.iter().cloned()));
@@ -58,7 +58,7 @@ fn of_host(view: &View<'_>) -> Vec<Trouble> {
     let is_fresh = view.survey.is_none() && view.ledger.jobs.is_empty() && view.ledger.domains.is_empty();
     if !view.ledger.config_ok && !is_fresh {
         let trouble = Trouble::of_host(Tone::Bad, "The configuration cannot be read".to_owned());
-        let advice = "No run can begin. What is shown here follows the last configuration that could be read.";
+        let advice = "No run can start. This page uses the last valid configuration.";
         found.push(trouble.saying(advice).typing("kvmbackup check --offline".to_owned()));
     }
     found.extend(of_survey(view));
@@ -66,43 +66,44 @@ fn of_host(view: &View<'_>) -> Vec<Trouble> {
         let planned = view.survey.and_then(|survey| survey.jobs.get(job));
         let late = planned.and_then(|planned| past.late(planned, view.now));
         if let Some(since) = late.filter(|_| !view.running) {
-            let what = format!("Job {job}: no run has begun for {}", span(since));
-            let advice = "Something has to start the runs: cron, or a timer.";
+            let what = format!("Job {job}: no run has started for {}", span(since));
+            let advice = "Check that cron or a timer starts the runs.";
             let trouble = Trouble::of_host(Tone::Bad, what).saying(advice);
             found.push(trouble.typing("systemctl status cron.service; systemctl list-timers".to_owned()));
         }
         if past.running.is_some() && !view.running {
             let what = format!("Job {job}: the last run was killed");
-            let advice = "The next run puts right what it left; so does this, now.";
+            let advice = "The next run cleans up after it. This command does so now.";
             found.push(Trouble::of_host(Tone::Note, what).saying(advice).typing("kvmbackup recover".to_owned()));
         }
     }
     found
 }
 
-/// What was wrong when libvirt and the target were last looked at.
+/// Problems that the last survey of libvirt and the target found.
 fn of_survey(view: &View<'_>) -> Vec<Trouble> {
     let Some(survey) = view.survey else { return Vec::new() };
     let mut found = Vec::new();
     let repository = &survey.repository;
     if !survey.libvirt_ok {
-        let trouble = Trouble::of_host(Tone::Bad, "libvirt does not answer".to_owned());
+        let trouble = Trouble::of_host(Tone::Bad, "libvirt does not respond".to_owned());
         let command = "systemctl status libvirtd.service virtqemud.service".to_owned();
         found.push(trouble.saying("No guest can be backed up.").typing(command));
     }
     if !repository.up {
-        let trouble = Trouble::of_host(Tone::Bad, "The repository cannot be written to".to_owned());
-        let advice = "It does not answer, is not mounted, or is read-only.";
+        let trouble = Trouble::of_host(Tone::Bad, "The target is not writable".to_owned());
+        let advice = "It does not respond, is not mounted, or is read-only.";
         let command = format!("findmnt --target {}", quoted(&repository.path.display().to_string()));
         found.push(trouble.saying(advice).typing(command));
     } else if repository.capacity_bytes > 0 && repository.available_bytes < repository.capacity_bytes / 10 {
-        let what = format!("The repository is almost full: {} left", size::bytes(repository.available_bytes));
+        let what = format!("The target is almost full: {} left", size::bytes(repository.available_bytes));
         let trouble = Trouble::of_host(Tone::Note, what);
         found.push(trouble.saying("See what retention would remove.").typing("kvmbackup prune --dry-run".to_owned()));
     }
     if view.now - survey.time > TimeDelta::hours(1) {
-        let what = format!("libvirt and the repository were last looked at {}", ago(view.now, survey.time));
-        let advice = "What is shown of them is as old. The exporter looks every minute, unless something hangs.";
+        let what = format!("The last survey of libvirt and the target was {}", ago(view.now, survey.time));
+        let advice =
+            "Their data on this page is equally old. The exporter surveys them every minute, unless one of them hangs.";
         found.push(Trouble::of_host(Tone::Note, what).saying(advice));
     }
     found

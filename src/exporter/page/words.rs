@@ -1,9 +1,9 @@
-//! Owns: single pieces of text: counts, ages, times, words of a shell. Must not: know what they are said of, or HTML.
+//! Text for counts, ages, times and long messages. It must not know their context, or HTML.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-/// A message without its middle, if it is long: it begins with what failed and ends with the cause.
+/// Shortens a long message in the middle, because it begins with what failed and ends with the cause.
 pub(super) fn shortened(message: &str) -> String {
     const SIDE: usize = 200;
     let all: Vec<char> = message.chars().collect();
@@ -13,12 +13,12 @@ pub(super) fn shortened(message: &str) -> String {
     }
 }
 
-/// One of something, or many.
+/// A number with the singular or plural form of its noun.
 pub(super) fn count(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// A time in its largest unit: `5 min`, `26 h`, `9 d`.
+/// A duration in its largest suitable unit: `5 min`, `26 h`, `9 d`.
 pub(super) fn span(time: TimeDelta) -> String {
     let seconds = time.num_seconds().max(0);
     match seconds {
@@ -29,7 +29,7 @@ pub(super) fn span(time: TimeDelta) -> String {
     }
 }
 
-/// How long ago a time is, in words.
+/// How long ago a time is.
 pub(super) fn ago(now: DateTime<Utc>, time: DateTime<Utc>) -> String {
     match now - time {
         age if age < TimeDelta::seconds(60) => "just now".to_owned(),
@@ -37,7 +37,7 @@ pub(super) fn ago(now: DateTime<Utc>, time: DateTime<Utc>) -> String {
     }
 }
 
-/// A time, for people and for machines.
+/// A time, for readers and for the `datetime` attribute.
 #[derive(Serialize)]
 pub(super) struct Moment {
     iso: String,
@@ -52,7 +52,7 @@ impl Moment {
     }
 }
 
-/// A time in full.
+/// The complete time.
 pub(super) fn full(time: DateTime<Utc>) -> String {
     time.format("%a %-d %b %Y %H:%M UTC").to_string()
 }

@@ -1,6 +1,6 @@
 //! Owns: one process in a guest by `guest-exec` and `guest-exec-status` of the QEMU guest agent
-//! (<https://www.qemu.org/docs/master/interop/qemu-ga-ref.html>). Must not: believe what the agent answers; a guest may be
-//! hostile.
+//! (<https://www.qemu.org/docs/master/interop/qemu-ga-ref.html>). Must not: trust the agent's answers, because the
+//! guest may be hostile.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -13,23 +13,23 @@ use serde_json::{Value, json};
 use super::Agent;
 use crate::hooks::Error;
 
-/// How long an agent may fail to tell of a process that it has started, before that is an error: others ask it too.
+/// How long an agent may fail to report a process that it has started, before that is an error: it also serves others.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one of our own small scripts may take.
 const SCRIPT: Duration = Duration::from_secs(30);
-/// Letters of base64 that are taken: an artifact of 1 MiB, and some.
+/// Accepted characters of base64: an artifact of 1 MiB and a little more.
 const MAX_DATA: usize = 2 << 20;
 
-/// What is started in a guest.
+/// A process to start in a guest.
 #[derive(Default)]
 pub(super) struct Start<'a> {
     /// The shell's arguments after `-c`.
     pub arguments: Vec<&'a str>,
-    /// The environment; none: the agent's own.
+    /// Its environment; `None`: the agent's.
     pub env: Option<&'a BTreeMap<String, String>>,
     /// Its standard input.
     pub input: Option<&'a [u8]>,
-    /// Whether its output is wanted.
+    /// Whether its output is captured.
     pub capture: bool,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Exec<'a> {
 /// A process of a guest that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Done {
-    /// Its exit status; none: a signal ended it.
+    /// Its exit status; `None`: a signal ended it.
     pub code: Option<i64>,
     /// What it wrote to standard output.
     pub output: Vec<u8>,
@@ -67,13 +67,13 @@ impl<'a> Exec<'a> {
         Ok(Exec { agent, action, pid, failing: None })
     }
 
-    /// What came of it, once it has ended.
+    /// Its result, once it has ended.
     pub(super) fn done(&mut self) -> Result<Option<Done>, Error> {
         let request = json!({ "execute": "guest-exec-status", "arguments": { "pid": self.pid } });
         let answer = match self.agent.command(&request) {
             Ok(answer) => answer,
             Err(error) if self.failing.get_or_insert_with(Instant::now).elapsed() < PATIENCE => {
-                tracing::debug!("the guest agent does not tell of process {}: {error}", self.pid);
+                tracing::debug!("the guest agent does not report process {}: {error}", self.pid);
                 return Ok(None);
             }
             Err(source) => return Err(Error::Agent { action: self.action, source }),
@@ -86,7 +86,7 @@ impl<'a> Exec<'a> {
         }
     }
 
-    /// Waits until it has ended; none: not by then.
+    /// Waits until it has ended; `None`: not by the deadline.
     pub(super) fn wait(&mut self, deadline: Instant) -> Result<Option<Done>, Error> {
         let mut pace = Pace::new();
         loop {
@@ -101,7 +101,7 @@ impl<'a> Exec<'a> {
     }
 }
 
-/// Runs a small script of ours to its end. `arguments` are its `$0` and so on.
+/// Runs a small script of ours to its end. `arguments` are `$0` and the following.
 pub(super) fn script(
     agent: &dyn Agent,
     action: &'static str,
@@ -112,10 +112,10 @@ pub(super) fn script(
     let arguments = [&[script], arguments].concat();
     let start = Start { arguments, input, capture: true, ..Start::default() };
     let done = Exec::start(agent, action, &start)?.wait(Instant::now() + SCRIPT)?;
-    done.ok_or_else(|| Error::Answer { action, answer: "it is still at it".to_owned() })
+    done.ok_or_else(|| Error::Answer { action, answer: "it is still running".to_owned() })
 }
 
-/// [`script`] that must succeed; its output.
+/// The output of a [`script`] that must succeed.
 pub(super) fn output(
     agent: &dyn Agent,
     action: &'static str,
@@ -129,7 +129,7 @@ pub(super) fn output(
     }
 }
 
-/// Asks again for a while when it fails: for what may be done twice, of an agent that has worked just now.
+/// Retries for a while: for actions that may be done twice, by an agent that has worked just now.
 pub(super) fn patiently<T>(mut ask: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     let started = Instant::now();
     let mut pace = Pace::new();
@@ -160,7 +160,7 @@ fn wrong(action: &'static str, answer: &Value) -> Error {
     Error::Answer { action, answer }
 }
 
-/// How often is asked: often at first, since most scripts take no time.
+/// The interval between questions: short at first, because most scripts take no time.
 pub(super) struct Pace(Duration);
 
 impl Pace {

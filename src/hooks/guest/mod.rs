@@ -1,5 +1,5 @@
-//! Owns: running hooks in a guest by its agent: their folder there, commands, sessions, artifacts. Must not: reach the guest
-//! in any other way, or believe what it answers.
+//! Owns: running hooks in a guest through its agent: their folder there, commands, sessions, artifacts. Must not: reach the
+//! guest in any other way, or trust its answers.
 
 mod exec;
 mod process;
@@ -20,14 +20,14 @@ use super::artifacts::{check_count, check_name, check_size, refused};
 use super::{Call, Deadlines, Ended, Error, Ran, Runner, Started};
 use crate::sys::signals::Cancel;
 
-/// How often a session is asked whether it holds: it holds something up from then on.
+/// How often a starting session is queried: from `READY` on it blocks an application.
 const READY: Duration = Duration::from_millis(100);
-/// What a session gets in the guest beyond its deadlines, since it counts whole seconds.
+/// Added to the deadlines of a session in the guest, which counts whole seconds.
 const ROUNDING: Duration = Duration::from_secs(2);
-/// How long all artifacts together may take: an agent could answer each time at the last moment.
+/// How long all artifacts together may take, because an agent could delay each answer as long as possible.
 const FETCH_ALL: Duration = Duration::from_secs(120);
 
-/// The folder is 0700 and the file 0600. Nobody can have made it before: its name cannot be known.
+/// The folder has mode 0700 and the file 0600. No other process can create it first, because its name is random.
 const PREPARE: &str = r#"umask 077; mkdir -p "$0/artifacts" && cat >"$0/context.json""#;
 /// The names, each ended by a zero byte.
 const LIST: &str = r#"cd "$0/artifacts" || exit 1
@@ -44,13 +44,13 @@ pub trait Agent: Sync {
     /// One command of the agent, `{"execute": …, "arguments": …}`, and the value of `return` in its answer.
     ///
     /// # Errors
-    /// When there is no agent, it does not answer in time, or it refuses.
+    /// The agent is not running, does not answer in time, or refuses.
     fn command(&self, request: &Value) -> Result<Value, Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// Hooks as processes of a guest: `/bin/sh`, `timeout`, `setsid`, `mkfifo`, `head` and `tail` must be there.
+/// Hooks as processes of a guest, which must have `/bin/sh`, `timeout`, `setsid`, `mkfifo`, `head` and `tail`.
 ///
-/// What they need lies in a folder in the guest's `/run`, from [`Guest::prepare`] to [`Guest::clean`].
+/// Their files are in a folder in the guest's `/run`, from [`Guest::prepare`] to [`Guest::clean`].
 pub struct Guest<'a> {
     agent: &'a dyn Agent,
     run_id: String,
@@ -68,13 +68,13 @@ impl<'a> Guest<'a> {
         Guest { agent, run_id: run_id.to_owned(), folder, context, artifacts, hooks: AtomicU32::new(0) }
     }
 
-    /// Makes the folder, with this context in it. When it is there already, the context is replaced.
+    /// Creates the folder with this context in it. If it exists, the context is replaced.
     ///
     /// # Errors
     /// [`Error::Agent`] or [`Error::Answer`].
     pub fn prepare(&self, context: &[u8]) -> Result<(), Error> {
         tracing::debug!(run = self.run_id, folder = self.folder, "hooks in the guest");
-        exec::output(self.agent, "make a folder for hooks", PREPARE, &[&self.folder], Some(context)).map(drop)
+        exec::output(self.agent, "create a directory for hooks", PREPARE, &[&self.folder], Some(context)).map(drop)
     }
 
     /// The context's path in the guest.
@@ -82,12 +82,12 @@ impl<'a> Guest<'a> {
         &self.context
     }
 
-    /// The path in the guest of the folder for what hooks leave.
+    /// The path in the guest of the folder for artifacts.
     pub fn artifact_dir(&self) -> &str {
         &self.artifacts
     }
 
-    /// Fetches what hooks left in [`Guest::artifact_dir`], by the rules of [`super::artifacts()`].
+    /// Fetches the artifacts of hooks in [`Guest::artifact_dir`], with the rules of [`super::artifacts()`].
     ///
     /// # Errors
     /// [`Error::Artifact`] as there; [`Error::Agent`] or [`Error::Answer`].
@@ -123,9 +123,9 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// Removes the folder. Where that fails, it stays until the guest is started again, which the log says.
+    /// Removes the folder. If that fails, it is logged, and the folder remains until the guest is restarted.
     pub fn clean(&self) {
-        if let Err(error) = exec::output(self.agent, "remove the hooks' folder", CLEAN, &[&self.folder], None) {
+        if let Err(error) = exec::output(self.agent, "remove the hooks' directory", CLEAN, &[&self.folder], None) {
             tracing::warn!(folder = self.folder, "{error}");
         }
     }
@@ -169,7 +169,7 @@ impl<'a> Runner<'a> for Guest<'a> {
     }
 }
 
-/// Waits until a command has ended, or says why it is to be ended. The guest keeps its deadline.
+/// Waits until a command has ended, or returns why it must be ended. The guest enforces its deadline.
 fn follow(process: &mut Process<'_>, cancel: Option<&Cancel>) -> Result<Option<Ended>, Error> {
     let mut pace = Pace::new();
     loop {
@@ -186,7 +186,7 @@ fn follow(process: &mut Process<'_>, cancel: Option<&Cancel>) -> Result<Option<E
     }
 }
 
-/// Waits until a session holds or has ended, or says why it is to be ended.
+/// Waits until a session holds or has ended, or returns why it must be ended.
 fn follow_until_ready(
     process: &Process<'_>,
     ready: Duration,

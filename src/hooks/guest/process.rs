@@ -1,22 +1,22 @@
-//! Owns: one hook's process in a guest, by the files through which `wrapper.sh` is spoken to. Must not: keep a deadline of
-//! its own that the guest does not keep too: nobody may be there to keep it.
+//! Owns: one hook's process in a guest, controlled through the files of `wrapper.sh`. Must not: have a deadline that the guest does
+//! not enforce itself, because kvmbackup may be killed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::Agent;
 use super::exec::{self, Done, Exec, Start};
-use crate::hooks::output::Output;
-use crate::hooks::{Call, Ended, Error, GRACE, Ran};
+use crate::hooks::{Call, Ended, Error, GRACE, MAX_OUTPUT, Ran};
+use crate::sys::output::Output;
 
 const WRAPPER: &str = include_str!("wrapper.sh");
-/// What the session is doing. One that was ready and has ended since is lost, not late. `$0` is the prefix here and below.
+/// The state of a session. One that was ready and has ended since is lost, not late. `$0` is the prefix here and below.
 const STATE: &str = r#"if [ -e "$0.ready" ]; then echo ready; elif [ -e "$0.rc" ]; then echo ended; fi"#;
-/// The input is opened for both directions, since that never waits for a reader.
+/// The input is opened for reading and writing, because that never waits for a reader.
 const RELEASE: &str = r#"[ ! -e "$0.rc" ] || { echo dead; exit; }
 [ ! -e "$0.expired" ] || { echo expired; exit; }
 echo RELEASE 1<>"$0.in" && : >"$0.release" && echo kept"#;
-/// The group, which is known a moment after the start, is ended as on the host.
+/// The group, which is known a moment after the start, is ended as on this host.
 const STOP: &str = r#"n=0
 until [ -s "$0.group" ] || [ $n -ge 25 ]; do n=$((n + 1)); sleep 0.2 || sleep 1; done
 group=$(cat "$0.group") && kill -TERM "-$group"
@@ -25,10 +25,10 @@ kill -KILL "-$group""#;
 /// The status on a line, then the output.
 const COLLECT: &str = r#"cat "$0.rc" 2>/dev/null || echo; cat "$0.out" 2>/dev/null; rm -f "$0".*"#;
 
-/// How long the wrapper may take to end after its hook: it waits a moment for processes that are left behind.
+/// How long the wrapper may take to end after its hook: it waits a moment for remaining processes.
 const WRAP_UP: Duration = Duration::from_secs(10);
 
-/// What a session is doing.
+/// The state of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     /// Not yet holding.
@@ -45,7 +45,7 @@ pub(super) struct Process<'a> {
     files: String,
     wrapper: Exec<'a>,
     started: Instant,
-    /// Seconds that `timeout` in the guest gives it.
+    /// Its deadline in seconds, enforced by `timeout` in the guest.
     all: u64,
 }
 
@@ -77,14 +77,13 @@ impl<'a> Process<'a> {
         self.wrapper.done().map(|done| done.is_some())
     }
 
-    /// When the guest must have ended it at the latest, with all that comes after.
+    /// When the guest must have ended it at the latest, including the wrapper.
     pub(super) fn end(&self) -> Instant {
         self.started + Duration::from_secs(self.all) + GRACE + WRAP_UP
     }
 
-    /// What a session is doing.
     pub(super) fn state(&self) -> Result<State, Error> {
-        let state = exec::patiently(|| exec::output(self.agent, "look at a session", STATE, &[&self.files], None))?;
+        let state = exec::patiently(|| exec::output(self.agent, "query a session", STATE, &[&self.files], None))?;
         Ok(match state.as_slice() {
             b"ready\n" => State::Ready,
             b"ended\n" => State::Ended,
@@ -92,7 +91,7 @@ impl<'a> Process<'a> {
         })
     }
 
-    /// Tells a session to let go. True: it had held until then. An agent may need a moment after a thaw.
+    /// Releases a session. True: it had held until then. An agent may need a moment after a thaw.
     pub(super) fn release(&self) -> Result<bool, Error> {
         let held = exec::patiently(|| exec::output(self.agent, "release a session", RELEASE, &[&self.files], None))?;
         Ok(held == b"kept\n")
@@ -108,14 +107,14 @@ impl<'a> Process<'a> {
 
     /// Ends it.
     pub(super) fn stop(&mut self) -> Result<(), Error> {
-        exec::patiently(|| exec::script(self.agent, "end a hook", STOP, &[&self.files], None))?;
+        exec::patiently(|| exec::script(self.agent, "stop a hook", STOP, &[&self.files], None))?;
         self.wrapper.wait(Instant::now() + WRAP_UP)?;
         Ok(())
     }
 
-    /// What came of it. `forced`: it was ended by us.
+    /// How it ended. `forced`: by us.
     pub(super) fn finish(self, forced: Option<Ended>) -> Result<Ran, Error> {
-        let action = "tell what came of a hook";
+        let action = "collect the result of a hook";
         let time = self.started.elapsed();
         let Done { output, .. } = exec::script(self.agent, action, COLLECT, &[&self.files], None)?;
         let (code, said) = split(&output);
@@ -123,15 +122,15 @@ impl<'a> Process<'a> {
         let ended = match (forced, code) {
             (Some(forced), _) => forced,
             (None, None) => return Err(wrong()),
-            // What timeout says; busybox passes on what became of the program.
+            // The exit status of timeout; busybox passes on that of the program.
             (None, Some(124 | 137 | 143)) if time >= Duration::from_secs(self.all) => Ended::TimedOut,
-            // What a shell says of a signal.
+            // A shell's exit status for a signal.
             (None, Some(code @ 129..=192)) => Ended::Signal(code - 128),
             (None, Some(code)) => Ended::Exit(code),
         };
-        let mut kept = Output::default();
+        let mut kept = Output::new("hook in the guest", MAX_OUTPUT);
         kept.push(said);
-        Ok(Ran { ended, output: kept.into_text(), time })
+        Ok(Ran { ended, output: kept.take_text(), time })
     }
 }
 
@@ -142,7 +141,6 @@ fn split(collected: &[u8]) -> (Option<i32>, &[u8]) {
     (code.map(i32::from), collected.get(end + 1..).unwrap_or_default())
 }
 
-/// Rounded up.
 fn whole_seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)).min(365 * 24 * 3600)
 }

@@ -1,4 +1,4 @@
-//! Owns: a session that holds in a guest, until it is released. Must not: watch over it; the guest does that itself, since
+//! Owns: a session that holds in a guest, until it is released. Must not: watch it; the guest does that itself, because
 //! its agent starts nothing while file systems are frozen.
 
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ impl<'a> Session<'a> {
         let held = self.ready.elapsed();
         let mut kept = matches!(told, Ok(true));
         let ran = told.and_then(|_| self.finish(process)).unwrap_or_else(|error| {
-            // It lets go by itself, at its deadline in the guest. What it was worth is not known, so it was worth nothing.
+            // It releases its lock at its deadline in the guest. Whether it held until now is unknown, so it counts as not held.
             kept = false;
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             Ran { ended: Ended::TimedOut, output: format!("{error}{cause}\n"), time: self.ready.elapsed() }
@@ -33,7 +33,7 @@ impl<'a> Session<'a> {
     }
 
     fn finish(&self, mut process: Process<'_>) -> Result<Ran, Error> {
-        // The wrapper sees a moment later that the session has ended.
+        // The wrapper notices the end of the session a moment later.
         let deadline = Instant::now() + self.deadlines.release.min(Duration::from_secs(24 * 3600)) + GRACE;
         let forced = process.wait(deadline)?;
         process.finish(forced)

@@ -390,6 +390,6 @@ fn no_answer_of_an_agent_is_believed() {
 fn an_agent_that_is_not_there_is_told_of() {
     let liar = Liar("the agent is not connected".into());
     let error = Guest::new(&liar, "run").prepare(b"{}").unwrap_err();
-    assert_eq!(error.to_string(), "the guest agent cannot make a folder for hooks");
+    assert_eq!(error.to_string(), "the guest agent cannot create a directory for hooks");
     assert!(error.hint().unwrap().contains("guest-exec"));
 }

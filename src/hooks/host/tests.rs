@@ -180,10 +180,10 @@ fn a_session_that_is_dropped_is_released() {
 fn a_session_sees_the_end_of_its_input_when_we_die() {
     let folder = tempfile::tempdir().unwrap();
     let lock = folder.path().join("lock");
-    let mut process = Process::start(&sh(SESSION, folder.path()), Stream::Pipe).unwrap();
+    let mut process = start(&sh(SESSION, folder.path()), Stream::Pipe).unwrap();
     wait_until("the lock", || lock.exists());
     // What the kernel does when it ends us: the pipe is closed, and no RELEASE is written.
-    process.close_input();
+    drop(process.take_input());
     wait_until("the end of the lock", || !lock.exists());
 }
 

@@ -77,7 +77,7 @@ fn renew_graphics(edits: &mut Edits<'_>, graphics: Node<'_, '_>, notes: &mut Vec
     let ports = ["port", "tlsPort", "websocket"];
     if graphics.attribute("autoport") == Some("no") {
         let fixed = ports.iter().filter_map(|name| Some(format!("{name} {}", graphics.attribute(*name)?)));
-        notes.push(format!("graphics: {} is the original guest's; libvirt chooses another", listed(fixed)));
+        notes.push(format!("graphics: {} belongs to the original guest; libvirt will choose another", listed(fixed)));
     }
     if ports.iter().any(|name| graphics.has_attribute(*name)) {
         edits.set(graphics, "autoport", "yes");

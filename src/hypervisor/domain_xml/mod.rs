@@ -28,7 +28,7 @@ pub use rewrite::{Changes, Rewritten, TpmState, reaches, renamed, rewrite};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Longer than libvirt itself can send.
-    #[error("domain xml has {bytes} bytes, more than libvirt can send ({limit})")]
+    #[error("domain XML has {bytes} bytes; libvirt sends at most {limit}")]
     TooLong {
         /// Its length.
         bytes: usize,
@@ -36,28 +36,28 @@ pub enum Error {
         limit: usize,
     },
     /// Nested deeper than libvirt's own parser accepts.
-    #[error("domain xml is nested deeper than {limit} elements")]
+    #[error("domain XML is nested deeper than {limit} elements")]
     TooDeep {
         /// The deepest allowed.
         limit: usize,
     },
     /// Not well-formed XML, or with a document type.
-    #[error("domain xml cannot be parsed")]
+    #[error("cannot parse the domain XML")]
     Parse(#[source] roxmltree::Error),
     /// Well-formed, and not the definition of a domain.
-    #[error("domain xml starts with <{found}>, not <domain>")]
+    #[error("domain XML starts with <{found}>, not <domain>")]
     NotADomain {
         /// The outermost element.
         found: String,
     },
     /// Something that every domain has is not there.
-    #[error("domain xml has no {what}")]
+    #[error("domain XML has no {what}")]
     Missing {
         /// What is missing.
         what: String,
     },
     /// A value that libvirt does not write.
-    #[error("domain xml has {what} '{value}'")]
+    #[error("domain XML has {what} '{value}'")]
     Unknown {
         /// Which value.
         what: &'static str,
@@ -65,31 +65,31 @@ pub enum Error {
         value: String,
     },
     /// Two disks claim one target, which is the key of a disk.
-    #[error("domain xml has two disks at target {target}")]
+    #[error("domain XML has two disks with target {target}")]
     SameTarget {
         /// The target.
         target: String,
     },
     /// A change names a disk that the definition does not have.
-    #[error("domain xml has no disk {target}")]
+    #[error("domain XML has no disk {target}")]
     NoSuchDisk {
         /// The target.
         target: String,
     },
     /// Under a new name, a disk would still be the original guest's.
-    #[error("disk {target} would be written by the original guest and by its copy")]
+    #[error("disk {target} would be written by both the original guest and its copy")]
     SharedDisk {
         /// The target.
         target: String,
     },
     /// A restored disk was given a place that is neither a file nor a block device.
-    #[error("disk {target} is restored to neither a file nor a block device")]
+    #[error("disk {target} is restored neither to a file nor to a block device")]
     Place {
         /// The target.
         target: String,
     },
     /// A path that XML cannot hold.
-    #[error("path {0:?} cannot be written in xml")]
+    #[error("path {0:?} cannot be written in XML")]
     Path(std::path::PathBuf),
 }
 
@@ -98,10 +98,12 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::SharedDisk { target } => {
-                Some(format!("restore {target} too, or leave it out of the new definition, or keep the name"))
+                Some(format!("Restore {target} too, remove it from the new definition, or keep the name."))
             }
-            Error::Path(_) => Some("use a path of printable UTF-8 characters".to_owned()),
-            Error::NoSuchDisk { .. } => Some("the list of the restore point's disks shows their targets".to_owned()),
+            Error::Path(_) => Some("Use a path of printable UTF-8 characters.".to_owned()),
+            Error::NoSuchDisk { .. } => {
+                Some("To see the restore point's disks: kvmbackup list --json DOMAIN".to_owned())
+            }
             _ => None,
         }
     }

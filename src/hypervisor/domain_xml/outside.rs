@@ -16,7 +16,7 @@ const DRIVES: [&str; 15] = [
     "virtfs", "mem-path",
 ];
 
-const KEYS: &str = "a guest that seals keys in its TPM (BitLocker) needs its recovery key after a restore";
+const KEYS: &str = "A guest that seals keys in its TPM (BitLocker) needs its recovery key after a restore.";
 
 /// All of it, in the order of these lines.
 pub fn outside(domain: Node<'_, '_>) -> Vec<NotSaved> {
@@ -38,7 +38,7 @@ fn host_device(device: Node<'_, '_>) -> Option<NotSaved> {
     let kind = device.attribute("type")?;
     let what = format!("host device {kind} {}", named(at(device, &["source"])?));
     match kind {
-        "scsi" | "scsi_host" => data(what, "back up what it holds by itself, or attach it as <disk device='lun'>"),
+        "scsi" | "scsi_host" => data(what, "Back up its contents separately, or attach it as <disk device='lun'>."),
         _ => Some(NotSaved { what, data: false, hint: None }),
     }
 }
@@ -69,7 +69,7 @@ fn shared_folder(folder: Node<'_, '_>) -> Option<NotSaved> {
 fn persistent_memory(memory: Node<'_, '_>) -> Option<NotSaved> {
     let model = memory.attribute("model").filter(|model| ["nvdimm", "virtio-pmem"].contains(model))?;
     let path = text(memory, &["source", "path"])?;
-    data(format!("{model} memory {path}"), "copy that file while the guest is off")
+    data(format!("{model} memory {path}"), "Copy that file while the guest is off.")
 }
 
 fn foreign_tpm(tpm: Node<'_, '_>) -> Option<NotSaved> {
@@ -86,7 +86,7 @@ fn foreign_tpm(tpm: Node<'_, '_>) -> Option<NotSaved> {
 
 fn named_socket<'a>(backend: Node<'a, '_>) -> &'a str {
     let source = at(backend, &["source"]);
-    source.and_then(|source| source.attribute("path").or(source.attribute("host"))).unwrap_or("an address of its own")
+    source.and_then(|source| source.attribute("path").or(source.attribute("host"))).unwrap_or("a separate address")
 }
 
 fn network_variables(nvram: Node<'_, '_>) -> Option<NotSaved> {
@@ -94,11 +94,11 @@ fn network_variables(nvram: Node<'_, '_>) -> Option<NotSaved> {
     let name = attribute(nvram, &["source"], "name").unwrap_or_default();
     data(
         format!("UEFI variables ({kind} {name})"),
-        "keep a copy of them; without it, a restored guest starts with those of the template",
+        "Keep a copy of them. Without it, a restored guest starts with those of the template.",
     )
 }
 
-/// Drives and other storage in arguments for QEMU: libvirt knows nothing of them.
+/// Drives and other storage in QEMU arguments: libvirt knows nothing of them.
 fn arguments(domain: Node<'_, '_>) -> Vec<NotSaved> {
     let is = |node: &Node<'_, '_>, name| node.tag_name().namespace() == Some(QEMU) && node.tag_name().name() == name;
     let lines = domain.children().filter(|node| is(node, "commandline")).flat_map(|line| line.children());
@@ -111,8 +111,8 @@ fn arguments(domain: Node<'_, '_>) -> Vec<NotSaved> {
         is_storage.then(|| {
             let path = file_in(value).map_or(String::new(), |path| format!(" {path}"));
             data(
-                format!("storage in arguments for QEMU: -{name}{path}"),
-                "define it as a <disk>, or back it up by itself",
+                format!("storage in QEMU arguments: -{name}{path}"),
+                "Define it as a <disk>, or back it up separately.",
             )
         })?
     });
@@ -207,7 +207,7 @@ mod tests {
                 words.iter().map(|word| format!("<qemu:arg value='{}'/>", super::super::edits::escape(word))).collect();
             found(&format!("<qemu:commandline>{words}</qemu:commandline>"), "")
         };
-        let prefix = "!storage in arguments for QEMU: ";
+        let prefix = "!storage in QEMU arguments: ";
         for (words, expected) in [
             (&["-drive", "file=/srv/x.qcow2,if=virtio"][..], "-drive /srv/x.qcow2"),
             (&["--drive", "file=rbd:p/x:key=SECRET"], "-drive"),

@@ -83,7 +83,7 @@ pub fn rewrite(xml: &str, changes: &Changes) -> Result<Rewritten, Error> {
     if let Some(genid) = at(domain, &["genid"]) {
         // A guest that goes back in time has to be told: https://libvirt.org/formatdomain.html#general-metadata
         edits.set_text(genid, "", "");
-        notes.push("the generation id is new, so that the guest knows it went back in time".to_owned());
+        notes.push("the generation ID is new, so that the guest notices the restore".to_owned());
     }
     if let Some(to) = &changes.rename {
         identity::renew(&mut edits, domain, to, &mut notes)?;

@@ -221,7 +221,7 @@ fn a_copy_shares_no_identity_with_the_original() {
         ]
     );
     assert!(gone.contains(&"<mac address='52:54:00:aa:bb:cc'/>") && gone.contains(&"<target dev='tap0'/>"));
-    assert_eq!(notes, ["graphics: port 5999 is the original guest's; libvirt chooses another"]);
+    assert_eq!(notes, ["graphics: port 5999 belongs to the original guest; libvirt will choose another"]);
     assert_eq!(
         texts(&reaches),
         [

@@ -26,7 +26,7 @@ pub(super) fn freeze(handle: &Handle, domain: &DomainRef, timeout: Duration) -> 
     forget_timeout(handle, domain);
     // An error after the ping may hide a freeze that is under way: it must never read as "no agent".
     match frozen.map_err(uncertain)? {
-        0 => Err(Error::Agent { domain: domain.name.clone(), answer: "it froze no file system".to_owned() }),
+        0 => Err(Error::Agent { domain: domain.name.clone(), answer: "it froze no file systemsssssssss".to_owned() }),
         _ => Ok(()),
     }
 }
@@ -52,7 +52,7 @@ pub(super) fn ask(handle: &Handle, domain: &DomainRef, request: &Value) -> Resul
     let name = request.get("execute").and_then(Value::as_str).unwrap_or_default();
     let answer = handle
         .qemu_agent_command(&request.to_string(), ANSWER, 0)
-        .map_err(|source| call(domain, format!("ask its agent ({name})"), source))?;
+        .map_err(|source| call(domain, format!("ask the guest agent ({name})"), source))?;
     match serde_json::from_str(&answer) {
         Ok(Value::Object(mut answer)) if answer.contains_key("return") => Ok(answer["return"].take()),
         _ => Err(wrong(domain, &answer)),
@@ -64,7 +64,7 @@ fn wrong(domain: &DomainRef, answer: &str) -> Error {
 }
 
 fn set_timeout(handle: &Handle, domain: &DomainRef, seconds: i32) -> Result<(), Error> {
-    ffi::set_agent_timeout(handle, seconds).map_err(|source| call(domain, "set the deadline of its agent", source))
+    ffi::set_agent_timeout(handle, seconds).map_err(|source| call(domain, "set the timeout of the guest agent", source))
 }
 
 /// What the call before it came to matters more than this.

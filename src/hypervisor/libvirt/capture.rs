@@ -92,7 +92,7 @@ pub(super) fn pull_socket(handle: &Handle, domain: &DomainRef) -> Result<Option<
     let xml = match ffi::backup_xml(handle) {
         Ok(xml) => xml,
         Err(error) if error.code() == Enum::Known(ErrorNumber::NoDomainBackup) => return Ok(None),
-        Err(source) => return Err(call(domain, "ask for its backup job", source)),
+        Err(source) => return Err(call(domain, "get its backup job", source)),
     };
     let socket = roxmltree::Document::parse(&xml).ok().and_then(|document| {
         document

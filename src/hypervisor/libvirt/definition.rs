@@ -35,8 +35,8 @@ pub(super) fn list(connection: &Connect) -> Result<Vec<(DomainRef, DomainState)>
 
 fn identify(handle: &Handle) -> Result<DomainRef, Error> {
     let unnamed = DomainRef { name: "domain".to_owned(), uuid: uuid::Uuid::nil() };
-    let name = handle.name().map_err(|source| call(&unnamed, "ask for its name", source))?;
-    let uuid = handle.uuid().map_err(|source| call(&unnamed, "ask for its UUID", source))?;
+    let name = handle.name().map_err(|source| call(&unnamed, "get its name", source))?;
+    let uuid = handle.uuid().map_err(|source| call(&unnamed, "get its UUID", source))?;
     Ok(DomainRef { name, uuid })
 }
 
@@ -49,7 +49,7 @@ pub(super) fn state(handle: &Handle, domain: &DomainRef) -> Result<DomainState, 
 /// Only libvirt's own word says that no QEMU process is left: a guest that crashed, is suspended or is shutting down may
 /// still have one, which keeps its disks open.
 fn known(handle: &Handle, domain: &DomainRef) -> Result<(DomainState, bool), Error> {
-    let failed = |source| call(domain, "ask for its state", source);
+    let failed = |source| call(domain, "get its state", source);
     let (state, _) = handle.state().map_err(failed)?;
     if !handle.is_active().map_err(failed)? {
         return Ok((DomainState::Off, false));
@@ -64,11 +64,11 @@ fn known(handle: &Handle, domain: &DomainRef) -> Result<(DomainState, bool), Err
 
 /// A saved state is asked for itself: libvirt goes on to say "saved" of a domain whose saved state was dropped since.
 pub(super) fn off_kind(handle: &Handle, domain: &DomainRef) -> Result<OffKind, Error> {
-    let (_, reason) = handle.state().map_err(|source| call(domain, "ask for its state", source))?;
+    let (_, reason) = handle.state().map_err(|source| call(domain, "get its state", source))?;
     if matches!(reason, Enum::Known(DomainStateReason::Shutoff(Enum::Known(DomainShutoffReason::Migrated)))) {
         return Ok(OffKind::Migrated);
     }
-    let saved = handle.has_managed_save(0).map_err(|source| call(domain, "ask for its saved state", source))?;
+    let saved = handle.has_managed_save(0).map_err(|source| call(domain, "get its saved state", source))?;
     let was_saved = matches!(reason, Enum::Known(DomainStateReason::Shutoff(Enum::Known(DomainShutoffReason::Saved))));
     Ok(match (saved, was_saved) {
         (true, _) => OffKind::Saved,
@@ -79,9 +79,9 @@ pub(super) fn off_kind(handle: &Handle, domain: &DomainRef) -> Result<OffKind, E
 
 /// A call that keeps even questions out shows as a timeout.
 pub(super) fn job(handle: &Handle, domain: &DomainRef) -> Result<Option<String>, Error> {
-    match ffi::job(handle).map_err(|source| call(domain, "ask for its job", source)) {
+    match ffi::job(handle).map_err(|source| call(domain, "get its job", source)) {
         Ok(operation) => Ok(operation.map(|operation| operation_name(operation).to_owned())),
-        Err(error) if error.kind() == Kind::Busy => Ok(Some("a call of another program".to_owned())),
+        Err(error) if error.kind() == Kind::Busy => Ok(Some("a call from another program".to_owned())),
         Err(_) if state(handle, domain)? == DomainState::Off => Ok(None),
         Err(error) => Err(error),
     }
@@ -105,10 +105,10 @@ fn operation_name(operation: u32) -> &'static str {
 }
 
 pub(super) fn io_errors(handle: &Handle, domain: &DomainRef) -> Result<Option<Vec<String>>, Error> {
-    let (_, reason) = handle.state().map_err(|source| call(domain, "ask for its state", source))?;
+    let (_, reason) = handle.state().map_err(|source| call(domain, "get its state", source))?;
     match reason {
         Enum::Known(DomainStateReason::Paused(Enum::Known(DomainPausedReason::IOError))) => {
-            ffi::disk_errors(handle).map(Some).map_err(|source| call(domain, "ask for its disks' errors", source))
+            ffi::disk_errors(handle).map(Some).map_err(|source| call(domain, "get its disk errors", source))
         }
         _ => Ok(None),
     }
@@ -116,7 +116,7 @@ pub(super) fn io_errors(handle: &Handle, domain: &DomainRef) -> Result<Option<Ve
 
 pub(super) fn describe(connection: &Connect, handle: &Handle, domain: &DomainRef) -> Result<Domain, Error> {
     let (state, suspended) = known(handle, domain)?;
-    let persistent = handle.is_persistent().map_err(|source| call(domain, "ask whether it is persistent", source))?;
+    let persistent = handle.is_persistent().map_err(|source| call(domain, "check whether it is persistent", source))?;
     let text =
         |flags| handle.xml_desc(flags | VIR_DOMAIN_XML_SECURE).map_err(|source| call(domain, "get its XML", source));
     let live = text(0)?;
@@ -127,7 +127,7 @@ pub(super) fn describe(connection: &Connect, handle: &Handle, domain: &DomainRef
 }
 
 pub(super) fn persistent(connection: &Connect, handle: &Handle, domain: &DomainRef) -> Result<Option<Domain>, Error> {
-    if !handle.is_persistent().map_err(|source| call(domain, "ask whether it is persistent", source))? {
+    if !handle.is_persistent().map_err(|source| call(domain, "check whether it is persistent", source))? {
         return Ok(None);
     }
     let state = state(handle, domain)?;
@@ -191,17 +191,28 @@ fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<So
     };
     let pool = connection.lookup_storage_pool_by_name(name).map_err(|error| {
         failed(
-            format!("pool {name} cannot be found"),
+            format!("storage pool {name} not found"),
             Some(error),
-            "define it again; see: virsh pool-list --all".into(),
+            "Define it again. To list pools: virsh pool-list --all".into(),
         )
     })?;
     if !pool.is_active().unwrap_or(true) {
-        return Err(failed(format!("pool {name} is not active"), None, format!("virsh pool-start {name}")));
+        return Err(failed(
+            format!(
+                "storage storage storage storage storage storage storage storage storage storage \
+        storage storage storage storage storage storage storage pool {name} is not active"
+            ),
+            None,
+            format!(
+                "virsh \
+        pool-start {name}"
+            ),
+        ));
     }
     let path = pool.lookup_storage_vol_by_name(volume).and_then(|volume| volume.path()).map_err(|error| {
-        let hint = format!("virsh pool-refresh {name}; if it is still missing, see: virsh vol-list {name}");
-        failed(format!("volume {volume} cannot be found in pool {name}"), Some(error), hint)
+        let hint =
+            format!("virsh pool-refresh {name}; if it is still missing, list the volumes: virsh vol-list {name}");
+        failed(format!("volume {volume} not found in storage pool {name}"), Some(error), hint)
     })?;
     let path = PathBuf::from(path);
     let is_block = std::fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_block_device());
@@ -211,7 +222,7 @@ fn volume_source(connection: &Connect, volume: &domain_xml::Volume) -> Result<So
 /// A whole definition is not written because it would revert changes made since it was read.
 pub(super) fn define_disk(handle: &Handle, domain: &DomainRef, disk: &str) -> Result<(), Error> {
     let updated = handle.update_device_flags(disk, VIR_DOMAIN_AFFECT_CONFIG);
-    updated.map(drop).map_err(|source| call(domain, "put a disk of its definition right", source))
+    updated.map(drop).map_err(|source| call(domain, "update a disk in its definition", source))
 }
 
 pub(super) fn define(connection: &Connect, xml: &str) -> Result<DomainRef, Error> {

@@ -21,23 +21,23 @@ pub(super) fn missing(connection: &Connect, xml: &str) -> Result<Vec<String>, Er
     for name in networks {
         let network = connection.lookup_network_by_name(&name);
         if is_absent(&network) {
-            missing.push(format!("the network {name}; see: virsh net-list --all"));
+            missing.push(format!("the network {name} (see virsh net-list --all)"));
         } else if let Ok(false) = network.and_then(|network| network.is_active()) {
-            missing.push(format!("the network {name}, which is not active; start it: virsh net-start {name}"));
+            missing.push(format!("the active network {name} (start it: virsh net-start {name})"));
         }
     }
     for name in links.iter().filter(|name| !Path::new(LINKS).join(name).exists()) {
-        missing.push(format!("the network device {name}; see: ip link"));
+        missing.push(format!("the network device {name} (see ip link)"));
     }
     for name in filters.iter().filter(|name| is_absent(&connection.lookup_nwfilter_by_name(name))) {
-        missing.push(format!("the network filter {name}; see: virsh nwfilter-list"));
+        missing.push(format!("the network filter {name} (see virsh nwfilter-list)"));
     }
     for name in pools.iter().filter(|name| is_absent(&connection.lookup_storage_pool_by_name(name))) {
-        missing.push(format!("the storage pool {name}; see: virsh pool-list --all"));
+        missing.push(format!("the storage pool {name} (see virsh pool-list --all)"));
     }
     missing.extend(cpu.filter(|cpu| cannot_run(connection, cpu)).map(|cpu| {
         let model = cpu.model;
-        format!("the CPU model {model}, or features that the definition adds to it; see: virsh domcapabilities")
+        format!("the CPU model {model}, or features that the definition adds to it (see virsh domcapabilities)")
     }));
     Ok(missing)
 }

@@ -40,7 +40,7 @@ impl Libvirt {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         // A libvirtd that was restarted is noticed by the next call only, which had better be one that does nothing.
         if !connection.is_alive().unwrap_or(false) || connection.lib_version().is_err() {
-            tracing::warn!(uri = self.uri, "the connection to libvirt is gone; connecting again");
+            tracing::warn!(uri = self.uri, "the connection to libvirt was lost; reconnecting");
             *connection = open(&self.uri)?;
         }
         Ok(connection.clone())
@@ -107,7 +107,7 @@ impl Guests for Libvirt {
         };
         told().map_err(|source| Error::Call {
             domain: self.uri.clone(),
-            action: "ask for its version".to_owned(),
+            action: "get its version".to_owned(),
             kind: kind(&source),
             source: source.into(),
         })
@@ -186,7 +186,7 @@ impl Snapshots for Libvirt {
 
     fn disk_size(&self, domain: &DomainRef, target: &str) -> Result<u64, Error> {
         ffi::disk_size(&self.handle(domain)?, target)
-            .map_err(|source| call(domain, format!("ask for the size of disk {target}"), source))
+            .map_err(|source| call(domain, format!("get the size of disk {target}"), source))
     }
 
     fn start_commit(&self, domain: &DomainRef, target: &str, image: &Path) -> Result<(), Error> {
@@ -198,7 +198,7 @@ impl Snapshots for Libvirt {
 
     fn block_job(&self, domain: &DomainRef, target: &str) -> Result<Option<BlockJob>, Error> {
         let job = ffi::block_job(&self.handle(domain)?, target)
-            .map_err(|source| call(domain, format!("ask for the block job of disk {target}"), source))?;
+            .map_err(|source| call(domain, format!("get the block job of disk {target}"), source))?;
         Ok(job.map(|(kind, done, total)| BlockJob {
             active_commit: kind == virt_sys::VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT as i32,
             done,
@@ -216,7 +216,7 @@ impl Snapshots for Libvirt {
     fn cancel_commit(&self, domain: &DomainRef, target: &str) -> Result<(), Error> {
         step(Step::CommitCancel, domain)?;
         ffi::end_block_job(&self.handle(domain)?, target, false)
-            .map_err(|source| call(domain, format!("end the commit of disk {target}"), source))
+            .map_err(|source| call(domain, format!("abort the commit of disk {target}"), source))
     }
 }
 
@@ -237,7 +237,7 @@ impl BackupJobs for Libvirt {
 
     fn end_pull(&self, domain: &DomainRef) -> Result<(), Error> {
         step(Step::PullEnd, domain)?;
-        ffi::abort_job(&self.handle(domain)?).map_err(|source| call(domain, "end the backup job", source))?;
+        ffi::abort_job(&self.handle(domain)?).map_err(|source| call(domain, "abort the backup job", source))?;
         step(Step::PullEnded, domain)
     }
 }

@@ -79,12 +79,12 @@ fn hook(name: &str, phase: &str, status: HookStatus) -> HookResult {
     }
 }
 
-fn run(ledger: &mut Ledger, report: &RunReport, code: u8) {
+fn run(ledger: &mut Ledger, report: &RunReport, result: RunResult) {
     ledger.begin(report);
-    ledger.record(report, code);
+    ledger.record(report, result);
 }
 
-fn runs(ledger: &Ledger, job: &str) -> Vec<(RunResult, u64)> {
+fn runs(ledger: &Ledger, job: &str) -> Vec<(JobResult, u64)> {
     ledger.jobs[job].runs.iter().map(|(result, count)| (*result, *count)).collect()
 }
 
@@ -94,18 +94,21 @@ fn a_run_is_on_from_its_begin_to_its_end() {
     let report = report(1, vec![saved("web", 1)]);
     ledger.begin(&report);
     assert!(ledger.config_ok);
-    assert_eq!(ledger.jobs["b"], Job { last_start: Some(time(1)), running: Some(report.run_id), ..Job::default() });
-    ledger.record(&report, 0);
+    assert_eq!(
+        ledger.jobs["b"],
+        JobRecord { last_start: Some(time(1)), running: Some(report.run_id), ..JobRecord::default() }
+    );
+    ledger.record(&report, RunResult::Good);
     let job = &ledger.jobs["a"];
     assert_eq!(
         (job.running, job.last_completion, job.last_success),
         (None, Some(report.finished), Some(report.finished))
     );
-    assert_eq!((job.last_duration_ms, runs(&ledger, "a")), (90_000, vec![(RunResult::Success, 1)]));
-    assert_eq!(job.domains, BTreeMap::from([(DomainState::Selected, 1), (DomainState::Success, 1)]));
+    assert_eq!((job.last_duration_ms, runs(&ledger, "a")), (90_000, vec![(JobResult::Success, 1)]));
+    assert_eq!(job.domains, BTreeMap::from([(Tally::Selected, 1), (Tally::Success, 1)]));
     // Nothing of it was due: that is as well.
-    assert_eq!(runs(&ledger, "b"), [(RunResult::Success, 1)]);
-    assert_eq!(ledger.jobs["b"].domains, BTreeMap::from([(DomainState::Selected, 0)]));
+    assert_eq!(runs(&ledger, "b"), [(JobResult::Success, 1)]);
+    assert_eq!(ledger.jobs["b"].domains, BTreeMap::from([(Tally::Selected, 0)]));
 }
 
 #[test]
@@ -113,8 +116,8 @@ fn a_run_that_was_killed_counts_as_aborted_when_the_next_begins() {
     let mut ledger = Ledger::default();
     ledger.begin(&report(1, vec![]));
     ledger.begin(&RunReport { jobs: vec!["a".into()], ..report(2, vec![]) });
-    assert_eq!(runs(&ledger, "a"), [(RunResult::Aborted, 1)]);
-    assert_eq!((runs(&ledger, "b"), ledger.jobs["b"].running), (vec![(RunResult::Aborted, 1)], None));
+    assert_eq!(runs(&ledger, "a"), [(JobResult::Aborted, 1)]);
+    assert_eq!((runs(&ledger, "b"), ledger.jobs["b"].running), (vec![(JobResult::Aborted, 1)], None));
     assert_eq!(ledger.jobs["a"].running, Some(Uuid::from_u128(2)));
 }
 
@@ -122,26 +125,26 @@ fn a_run_that_was_killed_counts_as_aborted_when_the_next_begins() {
 fn one_job_fails_without_the_other() {
     let mut ledger = Ledger::default();
     let other = DomainOutcome { job: "b".into(), ..saved("db", 1) };
-    run(&mut ledger, &report(1, vec![saved("web", 1), failed("mail", FailureReason::Copy), other]), 1);
-    assert_eq!(runs(&ledger, "a"), [(RunResult::Partial, 1)]);
-    assert_eq!((runs(&ledger, "b"), ledger.jobs["a"].last_success), (vec![(RunResult::Success, 1)], None));
-    run(&mut ledger, &report(2, vec![failed("web", FailureReason::Copy)]), 1);
-    assert_eq!(runs(&ledger, "a"), [(RunResult::Partial, 1), (RunResult::Failure, 1)]);
+    run(&mut ledger, &report(1, vec![saved("web", 1), failed("mail", FailureReason::Copy), other]), RunResult::Failed);
+    assert_eq!(runs(&ledger, "a"), [(JobResult::Partial, 1)]);
+    assert_eq!((runs(&ledger, "b"), ledger.jobs["a"].last_success), (vec![(JobResult::Success, 1)], None));
+    run(&mut ledger, &report(2, vec![failed("web", FailureReason::Copy)]), RunResult::Failed);
+    assert_eq!(runs(&ledger, "a"), [(JobResult::Partial, 1), (JobResult::Failure, 1)]);
 }
 
 #[test]
 fn a_run_that_fails_as_a_whole_fails_for_every_job() {
     let mut ledger = Ledger::default();
     let errors = vec![Failure { message: "no libvirt".into(), hint: None }];
-    run(&mut ledger, &RunReport { errors, ..report(1, vec![]) }, 4);
+    run(&mut ledger, &RunReport { errors, ..report(1, vec![]) }, RunResult::Hypervisor);
     assert_eq!(
         (runs(&ledger, "a"), runs(&ledger, "b")),
-        (vec![(RunResult::Failure, 1)], vec![(RunResult::Failure, 1)])
+        (vec![(JobResult::Failure, 1)], vec![(JobResult::Failure, 1)])
     );
     ledger.config_failed(time(2));
-    assert_eq!((ledger.config_ok, runs(&ledger, "b")), (false, vec![(RunResult::Failure, 2)]));
+    assert_eq!((ledger.config_ok, runs(&ledger, "b")), (false, vec![(JobResult::Failure, 2)]));
     assert_eq!(ledger.jobs["b"].last_completion, Some(time(2)));
-    run(&mut ledger, &report(3, vec![]), 0);
+    run(&mut ledger, &report(3, vec![]), RunResult::Good);
     assert!(ledger.config_ok);
 }
 
@@ -149,40 +152,40 @@ fn a_run_that_fails_as_a_whole_fails_for_every_job() {
 fn a_signal_aborts_and_what_was_not_reached_is_not_run() {
     let mut ledger = Ledger::default();
     let domains = vec![saved("web", 1), failed("db", FailureReason::Other), not_run("mail")];
-    run(&mut ledger, &RunReport { signal: Some(15), ..report(1, domains) }, 143);
-    assert_eq!(runs(&ledger, "a"), [(RunResult::Aborted, 1)]);
-    let states = [DomainState::Selected, DomainState::Success, DomainState::Failure, DomainState::NotRun];
+    run(&mut ledger, &RunReport { signal: Some(15), ..report(1, domains) }, RunResult::Signal(15));
+    assert_eq!(runs(&ledger, "a"), [(JobResult::Aborted, 1)]);
+    let states = [Tally::Selected, Tally::Success, Tally::Failure, Tally::NotRun];
     assert_eq!(ledger.jobs["a"].domains, BTreeMap::from_iter(states.into_iter().zip([3, 1, 1, 1])));
     assert!(!ledger.domains.contains_key("mail"), "it was not tried");
     // During recovery, no report carries it yet.
-    run(&mut ledger, &report(2, vec![]), 143);
-    assert_eq!(runs(&ledger, "a"), [(RunResult::Aborted, 2)]);
+    run(&mut ledger, &report(2, vec![]), RunResult::Signal(15));
+    assert_eq!(runs(&ledger, "a"), [(JobResult::Aborted, 2)]);
 }
 
 #[test]
 fn what_hooks_leave_out_is_neither_failure_nor_success() {
     let mut ledger = Ledger::default();
-    run(&mut ledger, &report(1, vec![failed("web", FailureReason::Hook)]), 1);
-    run(&mut ledger, &report(2, vec![of_job("a", "web", Outcome::Skipped)]), 0);
+    run(&mut ledger, &report(1, vec![failed("web", FailureReason::Hook)]), RunResult::Failed);
+    run(&mut ledger, &report(2, vec![of_job("a", "web", Outcome::Skipped)]), RunResult::Good);
     let (job, web) = (&ledger.jobs["a"], &ledger.domains["web"]);
-    assert_eq!((runs(&ledger, "a"), job.last_success), (vec![(RunResult::Failure, 1)], None));
+    assert_eq!((runs(&ledger, "a"), job.last_success), (vec![(JobResult::Failure, 1)], None));
     assert_eq!((web.last_result, web.consecutive_failures), (Some(DomainResult::Skipped), 1));
     assert_eq!((web.last_success, web.last_attempt), (None, Some(time(2))));
     // Beside another that is saved, it does not count.
-    run(&mut ledger, &report(3, vec![of_job("a", "web", Outcome::Skipped), saved("db", 3)]), 0);
-    assert_eq!(runs(&ledger, "a"), [(RunResult::Success, 1), (RunResult::Failure, 1)]);
+    run(&mut ledger, &report(3, vec![of_job("a", "web", Outcome::Skipped), saved("db", 3)]), RunResult::Good);
+    assert_eq!(runs(&ledger, "a"), [(JobResult::Success, 1), (JobResult::Failure, 1)]);
     // The whole run.
     let hooks = vec![hook("weekend", "pre-run", HookStatus::Skip)];
-    run(&mut ledger, &RunReport { hooks, ..report(4, vec![]) }, 0);
-    assert_eq!(runs(&ledger, "a"), [(RunResult::Success, 1), (RunResult::Failure, 1)]);
+    run(&mut ledger, &RunReport { hooks, ..report(4, vec![]) }, RunResult::Good);
+    assert_eq!(runs(&ledger, "a"), [(JobResult::Success, 1), (JobResult::Failure, 1)]);
     assert_eq!(ledger.jobs["a"].last_completion, Some(time(4) + TimeDelta::seconds(90)));
 }
 
 #[test]
 fn a_good_backup_tells_all_and_ends_a_row_of_failures() {
     let mut ledger = Ledger::default();
-    run(&mut ledger, &report(1, vec![failed("web", FailureReason::Copy)]), 1);
-    run(&mut ledger, &report(2, vec![failed("web", FailureReason::Timeout)]), 1);
+    run(&mut ledger, &report(1, vec![failed("web", FailureReason::Copy)]), RunResult::Failed);
+    run(&mut ledger, &report(2, vec![failed("web", FailureReason::Timeout)]), RunResult::Failed);
     assert_eq!(
         (ledger.domains["web"].consecutive_failures, ledger.domains["web"].last_error.as_deref()),
         (2, Some("x"))
@@ -190,7 +193,7 @@ fn a_good_backup_tells_all_and_ends_a_row_of_failures() {
     let stages_ms = BTreeMap::from([("read".into(), 3), ("commit".into(), 2), ("prune".into(), 1)]);
     let hooks = vec![hook("ping", "pre-domain", HookStatus::Ok), hook("ping", "post-domain", HookStatus::Failed)];
     let timed = DomainOutcome { stages_ms, hooks, frozen_ms: Some(5), captured_ms: Some(4), ..saved("web", 3) };
-    run(&mut ledger, &report(3, vec![timed]), 0);
+    run(&mut ledger, &report(3, vec![timed]), RunResult::Good);
     let web = &ledger.domains["web"];
     let began = time(3) + TimeDelta::seconds(7);
     assert_eq!((web.job.as_str(), web.last_attempt, web.last_success), ("a", Some(began), Some(began)));
@@ -218,7 +221,7 @@ fn the_first_warning_is_kept_until_the_next_attempt() {
         (3, DomainOutcome { leftovers: vec![failure("overlay")], ..warned }, Some("overlay (and 2 more)")),
         (4, saved("web", 4), None),
     ] {
-        run(&mut ledger, &report(at, vec![outcome]), 0);
+        run(&mut ledger, &report(at, vec![outcome]), RunResult::Good);
         assert_eq!(ledger.domains["web"].last_warning.as_deref(), said);
     }
 }
@@ -226,10 +229,10 @@ fn the_first_warning_is_kept_until_the_next_attempt() {
 #[test]
 fn a_failed_attempt_keeps_the_sizes_of_the_last_good_one() {
     let mut ledger = Ledger::default();
-    run(&mut ledger, &report(1, vec![saved("web", 1)]), 0);
+    run(&mut ledger, &report(1, vec![saved("web", 1)]), RunResult::Good);
     // It had read some when it failed.
     let half = DomainOutcome { read_bytes: 9, stored_bytes: 3, ..failed("web", FailureReason::Copy) };
-    run(&mut ledger, &report(2, vec![half]), 1);
+    run(&mut ledger, &report(2, vec![half]), RunResult::Failed);
     let web = &ledger.domains["web"];
     assert_eq!((web.last_read_bytes, web.last_stored_bytes, web.last_duration_ms), (41, 12, 5));
     let sizes: Vec<_> = web.history.iter().map(|attempt| (attempt.read_bytes, attempt.stored_bytes)).collect();
@@ -239,10 +242,10 @@ fn a_failed_attempt_keeps_the_sizes_of_the_last_good_one() {
 #[test]
 fn the_first_success_stays() {
     let mut ledger = Ledger::default();
-    run(&mut ledger, &report(1, vec![failed("web", FailureReason::Copy)]), 1);
+    run(&mut ledger, &report(1, vec![failed("web", FailureReason::Copy)]), RunResult::Failed);
     assert_eq!(ledger.domains["web"].first_success, None);
     for day in [2, 3] {
-        run(&mut ledger, &report(day, vec![saved("web", day)]), 0);
+        run(&mut ledger, &report(day, vec![saved("web", day)]), RunResult::Good);
     }
     assert_eq!(ledger.domains["web"].first_success, Some(time(2) + TimeDelta::seconds(7)));
 }
@@ -250,15 +253,19 @@ fn the_first_success_stays() {
 #[test]
 fn a_partial_backup_counts_as_failure() {
     let mut ledger = Ledger::default();
-    run(&mut ledger, &report(1, vec![saved("web", 1)]), 0);
+    run(&mut ledger, &report(1, vec![saved("web", 1)]), RunResult::Good);
     let reason = Some(FailureReason::Copy);
-    run(&mut ledger, &report(2, vec![DomainOutcome { outcome: Outcome::Partial, reason, ..saved("web", 2) }]), 1);
+    run(
+        &mut ledger,
+        &report(2, vec![DomainOutcome { outcome: Outcome::Partial, reason, ..saved("web", 2) }]),
+        RunResult::Failed,
+    );
     let web = &ledger.domains["web"];
     assert_eq!((web.last_result, web.consecutive_failures), (Some(DomainResult::Failure), 1));
     assert_eq!(web.last_success, Some(time(1) + TimeDelta::seconds(7)));
     assert_eq!(
         (&web.failures, runs(&ledger, "a")[1]),
-        (&BTreeMap::from([(FailureReason::Copy, 1)]), (RunResult::Failure, 1))
+        (&BTreeMap::from([(FailureReason::Copy, 1)]), (JobResult::Failure, 1))
     );
 }
 
@@ -269,19 +276,19 @@ fn what_there_is_to_know_makes_a_warning_of_a_success() {
     let prune = || BTreeMap::from([("prune".into(), 1)]);
     let warned = DomainOutcome { warnings: something(), ..saved("web", 1) };
     let untidy = DomainOutcome { leftovers: something(), stages_ms: prune(), ..saved("db", 1) };
-    run(&mut ledger, &report(1, vec![warned, untidy]), 7);
+    run(&mut ledger, &report(1, vec![warned, untidy]), RunResult::Untidy);
     for name in ["web", "db"] {
         let domain = &ledger.domains[name];
         assert_eq!((domain.last_result, domain.last_success.is_some()), (Some(DomainResult::Warning), true), "{name}");
     }
-    assert_eq!((runs(&ledger, "a"), ledger.last_prune), (vec![(RunResult::Success, 1)], None));
+    assert_eq!((runs(&ledger, "a"), ledger.last_prune), (vec![(JobResult::Success, 1)], None));
 }
 
 #[test]
 fn a_name_of_the_command_line_is_no_domain() {
     let mut ledger = Ledger::default();
     let typo = DomainOutcome { job: String::new(), ..failed("wbe", FailureReason::Other) };
-    run(&mut ledger, &report(1, vec![typo]), 1);
+    run(&mut ledger, &report(1, vec![typo]), RunResult::Failed);
     assert!(ledger.domains.is_empty());
 }
 
@@ -303,7 +310,7 @@ fn other_news_only_go_forward() {
 #[test]
 fn what_is_in_nothing_any_more_is_forgotten() {
     let mut ledger = Ledger::default();
-    run(&mut ledger, &report(1, vec![saved("web", 1), saved("gone", 1)]), 0);
+    run(&mut ledger, &report(1, vec![saved("web", 1), saved("gone", 1)]), RunResult::Good);
     let mut survey = Survey {
         time: time(2),
         host: "h".into(),
@@ -363,8 +370,8 @@ proptest! {
             report.hooks.push(hook("ping", "pre-run", HookStatus::Ok));
             ledger.begin(&report);
             if !is_killed {
-                ledger.record(&report, 0);
-                tried.extend(Some(outcome).filter(|outcome| state(outcome) != DomainState::NotRun));
+                ledger.record(&report, RunResult::Good);
+                tried.extend(Some(outcome).filter(|outcome| state(outcome) != Tally::NotRun));
                 ended += 1;
             }
             let after = counters(&ledger);

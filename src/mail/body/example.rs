@@ -1,10 +1,10 @@
-//! Owns: an example of all that templates may name, nothing of it missing, to try them with. Must not: be mailed.
+//! An example that sets every field of the templates, to test them. It must never be mailed.
 
-use super::view::{Domain, Output, Run, Told, View};
+use super::view::{DomainView, HookOutput, Notice, UntoldRun, View};
 
 pub(super) fn view() -> View {
     let text = |text: &str| text.to_owned();
-    let told = || Told { message: text("no space left"), hint: Some(text("make room")) };
+    let told = || Notice { message: text("no space left"), hint: Some(text("make room")) };
     View {
         status: "FAILED",
         colour: "#b3261e",
@@ -19,7 +19,7 @@ pub(super) fn view() -> View {
         errors: vec![told()],
         late: vec![text("another guest is late")],
         warnings: vec![text("a warning")],
-        domains: vec![Domain {
+        domains: vec![DomainView {
             name: text("guest"),
             result: "FAILED",
             colour: "#b3261e",
@@ -34,11 +34,11 @@ pub(super) fn view() -> View {
             step: Some(text("copy")),
             error: Some(told()),
             notes: vec![told()],
-            outputs: vec![Output { name: text("hook"), phase: text("pre-domain"), text: text("its last line") }],
+            outputs: vec![HookOutput { name: text("hook"), phase: text("pre-domain"), text: text("its last line") }],
         }],
         more: 1,
         not_due: text("a third guest"),
-        untold: vec![Run { time: text("2025-12-31 02:00:00"), subject: text("[kvmbackup] OK 1/1 - host") }],
+        untold: vec![UntoldRun { time: text("2025-12-31 02:00:00"), subject: text("[kvmbackup] OK 1/1 - host") }],
         next: text("Fri 2026-01-02: guest"),
         free: text("1 GB of 2 GB on /mnt/backup"),
         see_log: text("kvmbackup report"),

@@ -1,34 +1,31 @@
-//! Owns: what templates may name, all of it text that is safe for one line, but for HTML's own signs. Must not: render.
+//! Owns: the values that templates may name, as text that is safe for one line, except for characters of HTML. Must not: render.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Days, Local, Utc};
 use serde::Serialize;
 
-use super::{Facts, TEXT_LIMIT};
+use super::{Background, TEXT_LIMIT};
 use crate::config::Settings;
 use crate::model::command::typed;
 use crate::model::size::{bytes, duration};
-use crate::model::{
-    Consistency, DomainOutcome, Failure, FailureReason, HookResult, HookStatus, Outcome, RunReport, Status,
-};
+use crate::model::{Consistency, DomainOutcome, Failure, FailureReason, HookResult, Outcome, RunReport, Status};
 use crate::report::{self, table::printable};
 
-/// Lines of a hook's output, and characters of one.
+/// Lines of a hook's output, and characters of a line.
 const LINES: usize = 20;
 const COLUMNS: usize = 200;
 /// Characters of a message.
 const MESSAGE: usize = 1000;
 /// Names in a list.
 const NAMES: usize = 20;
-/// Guests that are late, in a list.
+/// Late guests in a list.
 const MOST_LATE: usize = 60;
 
 const GOOD: &str = "#1a6b34";
 const WARN: &str = "#8a5a00";
 const BAD: &str = "#b3261e";
 
-/// What templates may name.
 #[derive(Debug, Serialize)]
 pub(super) struct View {
     pub(super) status: &'static str,
@@ -41,13 +38,13 @@ pub(super) struct View {
     pub(super) finished: String,
     pub(super) took: String,
     pub(super) report: String,
-    pub(super) errors: Vec<Told>,
+    pub(super) errors: Vec<Notice>,
     pub(super) late: Vec<String>,
     pub(super) warnings: Vec<String>,
-    pub(super) domains: Vec<Domain>,
+    pub(super) domains: Vec<DomainView>,
     pub(super) more: usize,
     pub(super) not_due: String,
-    pub(super) untold: Vec<Run>,
+    pub(super) untold: Vec<UntoldRun>,
     pub(super) next: String,
     pub(super) free: String,
     pub(super) see_log: String,
@@ -55,19 +52,19 @@ pub(super) struct View {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Told {
+pub(super) struct Notice {
     pub(super) message: String,
     pub(super) hint: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Run {
+pub(super) struct UntoldRun {
     pub(super) time: String,
     pub(super) subject: String,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Domain {
+pub(super) struct DomainView {
     pub(super) name: String,
     pub(super) result: &'static str,
     pub(super) colour: &'static str,
@@ -80,21 +77,21 @@ pub(super) struct Domain {
     pub(super) consistency: String,
     pub(super) points: usize,
     pub(super) step: Option<String>,
-    pub(super) error: Option<Told>,
-    pub(super) notes: Vec<Told>,
-    pub(super) outputs: Vec<Output>,
+    pub(super) error: Option<Notice>,
+    pub(super) notes: Vec<Notice>,
+    pub(super) outputs: Vec<HookOutput>,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Output {
+pub(super) struct HookOutput {
     pub(super) name: String,
     pub(super) phase: String,
     pub(super) text: String,
 }
 
 impl View {
-    /// At most so many domains are `shown`, the worst first.
-    pub(super) fn new(report: &RunReport, facts: Facts<'_>, shown: usize) -> View {
+    /// At most `shown` domains, the worst first.
+    pub(super) fn new(report: &RunReport, facts: Background<'_>, shown: usize) -> View {
         let gist = facts.gist;
         let mut domains: Vec<&DomainOutcome> = report.domains.iter().collect();
         domains.sort_by_key(|domain| std::cmp::Reverse(rank(domain)));
@@ -108,12 +105,12 @@ impl View {
         let count = if gist.all == 0 { String::new() } else { format!(" {} of {}", gist.count, gist.all) };
         let hooks = report.hooks.iter().filter_map(|hook| {
             let output = output(hook)?;
-            Some(Told {
+            Some(Notice {
                 message: format!("hook {} ({}) printed last: {}", output.name, output.phase, output.text),
                 hint: None,
             })
         });
-        let damaged = report.damaged.iter().map(|point| Told {
+        let damaged = report.damaged.iter().map(|point| Notice {
             message: format!("{}: {}", printable(&point.domain), cut(&point.failure.message)),
             ..told(&point.failure)
         });
@@ -141,7 +138,7 @@ impl View {
             untold: facts
                 .untold
                 .iter()
-                .map(|run| Run { time: report::moment(run.time), subject: printable(&run.subject) })
+                .map(|run| UntoldRun { time: report::moment(run.time), subject: printable(&run.subject) })
                 .collect(),
             next: facts.settings.map_or_else(|| "not known: there are no settings that could be read".to_owned(), next),
             free: facts.survey.map_or_else(
@@ -161,22 +158,21 @@ impl View {
     }
 }
 
-fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> Domain {
-    let (result, colour) = match domain.outcome {
-        Outcome::Success if rank(domain) == 0 => ("ok", GOOD),
-        Outcome::Success => ("ok, look", WARN),
-        Outcome::Skipped => ("skipped", WARN),
-        Outcome::Partial => ("PARTIAL", BAD),
-        Outcome::Failed => ("FAILED", BAD),
+fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> DomainView {
+    let looks = domain.outcome == Outcome::Success && domain.warns();
+    let colour = match domain.outcome {
+        Outcome::Success if !looks => GOOD,
+        Outcome::Success | Outcome::Skipped => WARN,
+        Outcome::Partial | Outcome::Failed => BAD,
     };
     let began = domain.point.map_or(started, |point| point.time());
-    let skipped = domain.skipped.iter().map(|disk| Told {
+    let skipped = domain.skipped.iter().map(|disk| Notice {
         message: format!("disk {} is not saved: {}", printable(&disk.target), cut(&disk.reason)),
         hint: disk.hint.as_deref().map(cut),
     });
-    Domain {
+    DomainView {
         name: printable(&domain.domain),
-        result,
+        result: if looks { "ok, look" } else { domain.outcome.label() },
         colour,
         start: began.with_timezone(&Local).format("%H:%M:%S").to_string(),
         duration: duration(Duration::from_millis(domain.duration_ms)),
@@ -186,7 +182,7 @@ fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> Domain {
         stored_bytes: domain.stored_bytes,
         consistency: domain.consistency.map_or("none", Consistency::name).to_owned(),
         points: domain.restore_points,
-        // What is at no step says itself what it is.
+        // Without a step, the message says what failed.
         step: domain.reason.filter(|reason| *reason != FailureReason::Other).map(|reason| reason.name().to_owned()),
         error: domain.error.as_ref().map(told),
         notes: skipped.chain(domain.leftovers.iter().chain(&domain.warnings).map(told)).take(NAMES).collect(),
@@ -194,28 +190,28 @@ fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> Domain {
     }
 }
 
-/// How much a domain is to look at.
+/// How much attention a domain needs.
 fn rank(domain: &DomainOutcome) -> u8 {
     match domain.outcome {
         Outcome::Failed => 4,
         Outcome::Partial => 3,
-        Outcome::Success if !domain.warnings.is_empty() || !domain.leftovers.is_empty() => 2,
+        Outcome::Success if domain.warns() => 2,
         Outcome::Skipped => 1,
         Outcome::Success => 0,
     }
 }
 
-/// The last lines of a hook that did not do its work.
-fn output(hook: &HookResult) -> Option<Output> {
-    let text = hook.output.as_deref().filter(|_| !matches!(hook.status, HookStatus::Ok | HookStatus::Skip))?;
+/// The last lines that a failed hook printed.
+fn output(hook: &HookResult) -> Option<HookOutput> {
+    let text = hook.output.as_deref().filter(|_| hook.status.is_failure())?;
     let lines: Vec<&str> = text.lines().collect();
     let last = &lines[lines.len().saturating_sub(LINES)..];
     let last: Vec<String> = last.iter().map(|line| printable(line).chars().take(COLUMNS).collect()).collect();
-    Some(Output { name: printable(&hook.name), phase: printable(&hook.phase), text: last.join("\n") })
+    Some(HookOutput { name: printable(&hook.name), phase: printable(&hook.phase), text: last.join("\n") })
 }
 
-fn told(failure: &Failure) -> Told {
-    Told { message: cut(&failure.message), hint: failure.hint.as_deref().map(cut) }
+fn told(failure: &Failure) -> Notice {
+    Notice { message: cut(&failure.message), hint: failure.hint.as_deref().map(cut) }
 }
 
 fn cut(text: &str) -> String {
@@ -228,7 +224,7 @@ fn list(names: &[String]) -> String {
     if rest == 0 { shown.join(", ") } else { format!("{} and {rest} more", shown.join(", ")) }
 }
 
-/// The next day after today on which anything is due, and what.
+/// The next day after today on which domains are due, and their names.
 fn next(settings: &Settings) -> String {
     let today = Local::now().date_naive();
     let days = (1..=7).filter_map(|n| today.checked_add_days(Days::new(n)));
@@ -240,7 +236,8 @@ fn next(settings: &Settings) -> String {
     first
         .map_or_else(|| "nothing".to_owned(), |(day, names)| format!("{}: {}", day.format("%a %Y-%m-%d"), list(&names)))
 }
-/// The whole lines of a report that a mail has room for.
+
+/// The lines of a report that fit into a mail.
 fn beginning(mut report: String) -> String {
     if let Some(room) = report.as_bytes().get(..TEXT_LIMIT) {
         report.truncate(room.iter().rposition(|byte| *byte == b'\n').unwrap_or(0));

@@ -1,13 +1,13 @@
-//! Owns: one reply of a mail server (RFC 5321, 4.2), from bytes to a value. Must not: know what it is a reply to.
+//! Parses one reply of a mail server (RFC 5321, 4.2). It must not know the command.
 
 use std::io::{self, BufRead, Read as _};
 
-use super::{Stage, Trouble};
+use super::{SmtpStage, Trouble};
 
 /// Bytes of the longest line, and lines of the longest reply: far more than RFC 5321 allows (4.5.3.1.5).
 const LONGEST_LINE: u64 = 1000;
 const MOST_LINES: usize = 100;
-/// Characters of a refusal that are kept.
+/// Maximum length of a kept rejection text.
 const LONGEST_TEXT: usize = 500;
 
 /// A reply.
@@ -19,7 +19,7 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// Reads one; not a byte more is taken from the buffer.
+    /// Reads one reply and not a byte more.
     pub fn read(from: &mut impl BufRead) -> Result<Reply, Trouble> {
         let mut lines = Vec::new();
         let mut first = None;
@@ -43,8 +43,8 @@ impl Reply {
         Err(Trouble::Garbage)
     }
 
-    /// The reply, if its code begins with this digit.
-    pub fn expect(self, digit: u16, stage: Stage) -> Result<Reply, Trouble> {
+    /// The reply if its code begins with this digit, or else an error.
+    pub fn expect(self, digit: u16, stage: SmtpStage) -> Result<Reply, Trouble> {
         match self.code / 100 {
             found if found == digit => Ok(self),
             4 | 5 => {
@@ -122,9 +122,9 @@ mod tests {
     #[test]
     fn a_refusal_is_told_in_few_words() {
         let reply = Reply { code: 554, lines: vec!["no\u{1b}[2J".to_owned(), "x".repeat(9000)] };
-        let Err(Trouble::Refused { code: 554, text, .. }) = reply.expect(2, Stage::Mail) else { panic!() };
+        let Err(Trouble::Refused { code: 554, text, .. }) = reply.expect(2, SmtpStage::Mail) else { panic!() };
         assert!(text.starts_with("no[2J xxx") && text.len() == LONGEST_TEXT);
         let reply = Reply { code: 250, lines: vec![String::new()] };
-        assert!(matches!(reply.expect(3, Stage::Mail), Err(Trouble::Garbage)), "250 is no answer to DATA");
+        assert!(matches!(reply.expect(3, SmtpStage::Mail), Err(Trouble::Garbage)), "250 is not a reply to DATA");
     }
 }

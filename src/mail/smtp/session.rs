@@ -1,5 +1,5 @@
-//! Owns: what is said to a mail server (RFC 5321): greeting, STARTTLS, login, a mail. Must not: say a secret or a mail in clear
-//! where TLS is wanted, or believe a reply that came before it.
+//! The SMTP dialogue (RFC 5321): greeting, STARTTLS, login, a mail. If TLS is configured, it must not send a secret or a mail in
+//! cleartext, or trust a reply that arrived before TLS.
 
 use std::io::{BufReader, Write as _};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::reply::Reply;
 use super::stream::{Stream, Tls};
-use super::{AFTER_DATA, Stage, Trouble};
+use super::{AFTER_DATA, SmtpStage, Trouble};
 use crate::config::{Security, Smtp};
 use crate::mail::message::Envelope;
 use crate::sys::host;
@@ -17,14 +17,14 @@ use crate::sys::host;
 /// A session with a mail server.
 pub(super) struct Session {
     stream: BufReader<Stream>,
-    /// What it offers, a line each, as `AUTH PLAIN LOGIN`.
+    /// Its extensions, one line each, such as `AUTH PLAIN LOGIN`.
     offers: Vec<String>,
-    /// How long one answer may take.
+    /// How long one reply may take.
     timeout: Duration,
 }
 
 impl Session {
-    /// Connects and greets, inside TLS if there is any.
+    /// Connects and greets, inside TLS if it is configured.
     pub fn open(smtp: &Smtp, tls: Option<&Tls>) -> Result<Session, Trouble> {
         let mut stream = Stream::connect(&smtp.host, smtp.port, smtp.timeout)?;
         if let (Security::Tls, Some(tls)) = (smtp.security, tls) {
@@ -32,7 +32,7 @@ impl Session {
         }
         let own = smtp.ehlo.clone().or_else(host::full_name).map_or_else(|| stream.own_address(), Ok)?;
         let mut session = Session { stream: BufReader::new(stream), offers: Vec::new(), timeout: smtp.timeout };
-        session.reply(2, Stage::Greeting)?;
+        session.reply(2, SmtpStage::Greeting)?;
         session.greet(&own)?;
         match (smtp.security, tls) {
             (Security::StartTls, Some(tls)) => session.start_tls(tls, &own),
@@ -41,15 +41,15 @@ impl Session {
     }
 
     fn greet(&mut self, own: &str) -> Result<(), Trouble> {
-        let reply = self.command(&format!("EHLO {own}"), 2, Stage::Greeting)?;
+        let reply = self.command(&format!("EHLO {own}"), 2, SmtpStage::Greeting)?;
         self.offers = reply.lines.into_iter().skip(1).map(|line| line.to_ascii_uppercase()).collect();
         Ok(())
     }
 
-    /// RFC 3207. Everything learned before is discarded. Bytes already buffered behind the reply came in clear, from anyone.
+    /// RFC 3207. Everything learned before is discarded. Bytes already buffered after the reply came in cleartext and may be from anyone.
     fn start_tls(mut self, tls: &Tls, own: &str) -> Result<Session, Trouble> {
         self.offer("STARTTLS").ok_or(Trouble::Lacks("STARTTLS"))?;
-        self.command("STARTTLS", 2, Stage::Greeting)?;
+        self.command("STARTTLS", 2, SmtpStage::Greeting)?;
         if !self.stream.buffer().is_empty() {
             return Err(Trouble::BeforeTls);
         }
@@ -59,24 +59,24 @@ impl Session {
         Ok(session)
     }
 
-    /// RFC 4954: PLAIN, or LOGIN where that alone is offered.
+    /// RFC 4954: PLAIN, or LOGIN if only that is offered.
     pub fn log_in(&mut self, user: &str, password: &str) -> Result<(), Trouble> {
         let ways = self.offer("AUTH").unwrap_or_default();
         let offers = |way: &str| ways.split_whitespace().any(|offered| offered == way);
         if offers("PLAIN") {
             let secret = BASE64.encode(format!("\0{user}\0{password}"));
-            self.command(&format!("AUTH PLAIN {secret}"), 2, Stage::Login)?;
+            self.command(&format!("AUTH PLAIN {secret}"), 2, SmtpStage::Login)?;
         } else if offers("LOGIN") {
-            self.command("AUTH LOGIN", 3, Stage::Login)?;
-            self.command(&BASE64.encode(user), 3, Stage::Login)?;
-            self.command(&BASE64.encode(password), 2, Stage::Login)?;
+            self.command("AUTH LOGIN", 3, SmtpStage::Login)?;
+            self.command(&BASE64.encode(user), 3, SmtpStage::Login)?;
+            self.command(&BASE64.encode(password), 2, SmtpStage::Login)?;
         } else {
-            return Err(Trouble::Lacks("a login by PLAIN or LOGIN"));
+            return Err(Trouble::Lacks("a login with PLAIN or LOGIN"));
         }
         Ok(())
     }
 
-    /// Sends a mail whose lines end in CR LF to those recipients that are taken; the others, with the reason.
+    /// Sends a mail whose lines end in CR LF to the accepted recipients. Returns the others with the reason.
     pub fn send(&mut self, envelope: &Envelope, mail: &[u8]) -> Result<Vec<(String, Trouble)>, Trouble> {
         let Envelope { from, to } = envelope;
         let mut begin = format!("MAIL FROM:<{from}>");
@@ -88,24 +88,24 @@ impl Session {
             self.offer("SMTPUTF8").ok_or(Trouble::Lacks("SMTPUTF8"))?;
             begin += " SMTPUTF8";
         }
-        self.command(&begin, 2, Stage::Sender)?;
+        self.command(&begin, 2, SmtpStage::Sender)?;
         let mut refused = Vec::new();
         for address in to {
-            match self.command(&format!("RCPT TO:<{address}>"), 2, Stage::Recipient) {
+            match self.command(&format!("RCPT TO:<{address}>"), 2, SmtpStage::Recipient) {
                 Err(error @ Trouble::Refused { .. }) => refused.push((address.clone(), error)),
                 taken => drop(taken?),
             }
         }
         if refused.len() == to.len() {
-            // One that is refused for now may be taken with the next try.
+            // A temporarily rejected recipient may be accepted at the next try.
             let for_now = refused.iter().position(|(_, why)| !why.is_permanent()).unwrap_or_default();
             return Err(refused.swap_remove(for_now).1);
         }
-        self.command("DATA", 3, Stage::Mail)?;
+        self.command("DATA", 3, SmtpStage::Mail)?;
         self.write(&body(mail))?;
         // The server may already have accepted the mail, so a retry would deliver a copy.
         self.stream.get_ref().wait_for_reads(self.timeout.max(AFTER_DATA))?;
-        self.reply(2, Stage::Mail).map_err(|error| match error {
+        self.reply(2, SmtpStage::Mail).map_err(|error| match error {
             Trouble::Network(source) => Trouble::Unanswered(source),
             error => error,
         })?;
@@ -115,10 +115,10 @@ impl Session {
     /// Ends the session; the mail has been accepted already, whatever the answer.
     pub fn quit(mut self) {
         let _ = self.stream.get_ref().wait_for_reads(self.timeout);
-        let _ = self.command("QUIT", 2, Stage::Mail);
+        let _ = self.command("QUIT", 2, SmtpStage::Mail);
     }
 
-    /// What it offers of this name: the rest of the line.
+    /// The rest of the line of an offered extension.
     fn offer(&self, name: &str) -> Option<String> {
         let rest = |line: &String| {
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -127,7 +127,7 @@ impl Session {
         self.offers.iter().find_map(rest)
     }
 
-    fn command(&mut self, line: &str, digit: u16, stage: Stage) -> Result<Reply, Trouble> {
+    fn command(&mut self, line: &str, digit: u16, stage: SmtpStage) -> Result<Reply, Trouble> {
         self.write(format!("{line}\r\n").as_bytes())?;
         self.reply(digit, stage)
     }
@@ -138,12 +138,12 @@ impl Session {
         Ok(stream.flush()?)
     }
 
-    fn reply(&mut self, digit: u16, stage: Stage) -> Result<Reply, Trouble> {
+    fn reply(&mut self, digit: u16, stage: SmtpStage) -> Result<Reply, Trouble> {
         Reply::read(&mut self.stream)?.expect(digit, stage)
     }
 }
 
-/// A mail with its end behind it. A line that begins with a dot gets another one: RFC 5321, 4.5.2.
+/// A mail with its end marker. Lines that begin with a dot get another dot: RFC 5321, 4.5.2.
 fn body(mail: &[u8]) -> Vec<u8> {
     let mut body = Vec::with_capacity(mail.len() + 64);
     for line in mail.split_inclusive(|byte| *byte == b'\n') {

@@ -1,4 +1,4 @@
-//! Owns: the connection to a mail server, in clear or inside TLS. Must not: know SMTP.
+//! The connection to a mail server, in cleartext or inside TLS. It must not know SMTP.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream, ToSocketAddrs};
@@ -14,7 +14,7 @@ use crate::config::Smtp;
 use crate::mail::Error;
 use crate::sys::opened;
 
-/// Bytes of a file with certificates, at most: that of all public authorities has a quarter of a megabyte.
+/// Maximum size of a certificate file, in bytes. The file of all public authorities is about 250 kB.
 const MAX_CERTIFICATES: u64 = 16 << 20;
 
 /// A connection.
@@ -24,10 +24,10 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// A connection in clear; `timeout` is for connecting, and for each read and write.
+    /// Connects in cleartext; `timeout` applies to connecting and to each read and write.
     pub fn connect(host: &str, port: u16, timeout: Duration) -> Result<Stream, Trouble> {
         let addresses = (host, port).to_socket_addrs().map_err(Trouble::Name)?;
-        let mut failed = Trouble::Name(io::Error::new(io::ErrorKind::NotFound, "its name has no address"));
+        let mut failed = Trouble::Name(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         for address in addresses {
             match TcpStream::connect_timeout(&address, timeout) {
                 Ok(socket) => {
@@ -48,7 +48,7 @@ impl Stream {
         self.socket().set_read_timeout(Some(timeout))
     }
 
-    /// Our end, as an address literal of RFC 5321, 4.1.3.
+    /// The local address as an address literal of RFC 5321, 4.1.3.
     pub fn own_address(&self) -> io::Result<String> {
         Ok(match self.socket().local_addr()?.ip() {
             IpAddr::V4(address) => format!("[{address}]"),
@@ -89,14 +89,14 @@ impl Write for Stream {
     }
 }
 
-/// How TLS is begun: whose certificates are trusted, and for which name.
+/// The TLS settings: trusted certificates and the expected name.
 pub(super) struct Tls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
 impl Tls {
-    /// Trusts the authorities of this host, and those of the configuration.
+    /// Trusts the authorities of this host and of the configuration.
     pub fn trusting(smtp: &Smtp) -> Result<Tls, Error> {
         let failed = |source: Trouble| Error::Smtp { server: super::name(smtp), source };
         let mut roots = RootCertStore::empty();
@@ -107,7 +107,7 @@ impl Tls {
             let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
             let certificates = certificates.map_err(|error| wrong(error.into()))?;
             if certificates.is_empty() {
-                return Err(wrong("there is none".into()));
+                return Err(wrong("no certificate found".into()));
             }
             for certificate in certificates {
                 roots.add(certificate).map_err(|error| wrong(error.into()))?;
@@ -121,7 +121,7 @@ impl Tls {
         Ok(Tls { config, name })
     }
 
-    /// Begins TLS on a connection in clear; on one that has it, there is nothing to do.
+    /// Starts TLS on a cleartext connection; does nothing on one that already uses it.
     pub fn begin(&self, stream: Stream) -> Result<Stream, Trouble> {
         let Stream::Clear(mut socket) = stream else { return Ok(stream) };
         let mut connection = ClientConnection::new(self.config.clone(), self.name.clone())?;

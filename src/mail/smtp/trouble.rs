@@ -1,53 +1,53 @@
-//! Owns: why a mail server did not take a mail, and what the operator can do about each cause. Must not: hold a secret.
+//! Causes why a mail server did not accept a mail, each with a hint. They must not contain secrets.
 
 use std::fmt;
 use std::io;
 
 use rustls::CertificateError;
 
-/// Why a server did not take a mail.
+/// Why a server did not accept a mail.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
-    /// Its name has no address that this host can find out.
-    #[error("its name cannot be resolved")]
+    /// This host cannot resolve its name.
+    #[error("cannot resolve its name")]
     Name(#[source] io::Error),
-    /// Nobody answers at its address.
-    #[error("it cannot be connected to")]
+    /// No connection to its address.
+    #[error("cannot connect to it")]
     Unreachable(#[source] io::Error),
-    /// The network, or the server's end of it, in the midst of a session.
+    /// The connection failed during a session.
     #[error("the connection failed")]
     Network(#[from] io::Error),
-    /// It got the whole mail, and did not say whether it takes it.
-    #[error("it did not answer to the end of the mail, and may have taken it")]
+    /// It received the whole mail and did not reply.
+    #[error("it did not reply to the end of the mail and may have accepted it")]
     Unanswered(#[source] io::Error),
     /// The certificate is not trusted, or no common TLS version exists.
     #[error("TLS failed")]
     Tls(#[from] rustls::Error),
     /// Cleartext replies followed the reply to STARTTLS. They could be mistaken for replies inside TLS.
-    #[error("more than the answer to STARTTLS came before TLS began")]
+    #[error("it sent more than the reply to STARTTLS before TLS began")]
     BeforeTls,
-    /// It does not offer what is needed.
+    /// It does not offer a required extension.
     #[error("it does not offer {0}")]
     Lacks(&'static str),
-    /// It refuses; with 4xx for now, with 5xx for good.
-    #[error("{stage}: it answered {code} {text}")]
+    /// It rejected a command: temporarily with 4xx, permanently with 5xx.
+    #[error("{stage}: it replied {code} {text}")]
     Refused {
-        /// What.
-        stage: Stage,
-        /// Its code.
+        /// What it rejected.
+        stage: SmtpStage,
+        /// The code of its reply.
         code: u16,
-        /// Its words.
+        /// The text of its reply.
         text: String,
     },
-    /// Its answer is not SMTP.
-    #[error("its answer is not SMTP")]
+    /// Its reply is not SMTP.
+    #[error("its reply is not SMTP")]
     Garbage,
 }
 
-/// What a server refuses.
+/// What a server rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// The connection, our name, or the wish for TLS.
+pub enum SmtpStage {
+    /// The connection, the name of this host, or STARTTLS.
     Greeting,
     /// User and password.
     Login,
@@ -59,25 +59,25 @@ pub enum Stage {
     Mail,
 }
 
-impl fmt::Display for Stage {
+impl fmt::Display for SmtpStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Stage::Greeting => "it refused the greeting",
-            Stage::Login => "it refused the login",
-            Stage::Sender => "it refused the sender",
-            Stage::Recipient => "it refused a recipient",
-            Stage::Mail => "it refused the mail itself",
+            SmtpStage::Greeting => "it rejected the greeting",
+            SmtpStage::Login => "it rejected the login",
+            SmtpStage::Sender => "it rejected the sender",
+            SmtpStage::Recipient => "it rejected a recipient",
+            SmtpStage::Mail => "it rejected the mail",
         })
     }
 }
 
 impl Trouble {
-    /// Whether the server refused for good.
+    /// Whether the server rejected it permanently.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Trouble::Refused { code: 500.., .. })
     }
 
-    /// Whether another try may end otherwise, and cannot make a copy.
+    /// Whether a retry may succeed and cannot deliver a copy.
     pub fn may_pass(&self) -> bool {
         match self {
             Trouble::Name(_) | Trouble::Unreachable(_) | Trouble::Network(_) | Trouble::Garbage => true,
@@ -86,7 +86,7 @@ impl Trouble {
         }
     }
 
-    /// Whether one answer took too long. The kernel's word for it is EAGAIN, which says nothing to a reader.
+    /// Whether a reply took too long. The error of the kernel (EAGAIN) would not explain this to an operator.
     pub fn is_slow(&self) -> bool {
         let Trouble::Network(error) = self else { return false };
         matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
@@ -95,32 +95,32 @@ impl Trouble {
     /// What the operator can do.
     pub fn hint(&self) -> &'static str {
         match self {
-            Trouble::Name(_) => "look at `host` of `mail.smtp`, and at this host's name servers (/etc/resolv.conf)",
+            Trouble::Name(_) => "Check `host` of `mail.smtp` and the name servers of this host (/etc/resolv.conf).",
             Trouble::Unreachable(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                "no server listens there: look at `host` and `port` of `mail.smtp`"
+                "No server listens there: check `host` and `port` of `mail.smtp`."
             }
             Trouble::Unreachable(_) => {
-                "look at `host` and `port` of `mail.smtp`, and whether a firewall lets this host connect to it"
+                "Check `host` and `port` of `mail.smtp`, and that no firewall blocks the connection."
             }
             Trouble::Network(_) => {
-                "look into the server's log, and whether `port` and `security` of `mail.smtp` belong together"
+                "Look in the server's log, and check that `port` and `security` of `mail.smtp` match."
             }
             Trouble::Unanswered(_) => {
-                "look into the server's log whether it took the mail; it is sent again with the next run"
+                "Check in the server's log whether it accepted the mail; the next run sends it again."
             }
             Trouble::Tls(error) => of_tls(error),
             Trouble::BeforeTls => {
-                "somebody may be on the way: ask who runs the server, or use `security: tls`, which begins with TLS"
+                "The connection may be under attack: ask the operator of the server, or use `security: tls`, which starts with TLS."
             }
             Trouble::Lacks("STARTTLS") => {
-                "use `security: tls` with its port for that (mostly 465), or `none` for a server of this very host"
+                "Use `security: tls` with its port (usually 465), or `none` for a server on this host."
             }
             Trouble::Lacks(what) if what.contains("login") => {
-                "leave `username` out if the server needs no login, or ask who runs it for PLAIN"
+                "Remove `username` if the server needs no login, or ask its operator to offer PLAIN."
             }
-            Trouble::Lacks(_) => "ask who runs the server, or name another one by `mail.smtp.host`",
+            Trouble::Lacks(_) => "Ask the operator of the server, or set `mail.smtp.host` to another server.",
             Trouble::Refused { stage, text, .. } => of_stage(meant(*stage, text)),
-            Trouble::Garbage => "is that a mail server? look at `host`, `port` and `security` of `mail.smtp`",
+            Trouble::Garbage => "Check `host`, `port` and `security` of `mail.smtp`: this may not be a mail server.",
         }
     }
 }
@@ -129,43 +129,47 @@ fn of_tls(error: &rustls::Error) -> &'static str {
     use rustls::Error::{InvalidCertificate, InvalidMessage};
     match error {
         InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "if its certificate is of your own authority, name that authority's certificate by `mail.smtp.ca_file`"
+            "If the certificate comes from your own authority, set `mail.smtp.ca_file` to the authority's certificate."
         }
         InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
-            "write `mail.smtp.host` as the certificate has it"
+            "Set `mail.smtp.host` to the name in the certificate."
         }
         InvalidCertificate(
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. },
-        ) => "its certificate must be renewed, or this host's clock is wrong (date)",
-        InvalidCertificate(_) => "its certificate must be one that an authority issued, not the authority's own",
-        InvalidMessage(_) => {
-            "no TLS is spoken at that port at first: use `security: starttls`, or the port for `tls` (mostly 465)"
+        ) => "Renew the certificate of the server, or correct the clock of this host (date).",
+        InvalidCertificate(_) => {
+            "The certificate must be issued by an authority; it cannot be the authority's own certificate."
         }
-        _ => "ask who runs the server whether it speaks TLS 1.2 or 1.3",
+        InvalidMessage(_) => {
+            "This port does not start with TLS: use `security: starttls`, or the port for `tls` (usually 465)."
+        }
+        _ => "Ask the operator of the server whether it supports TLS 1.2 or 1.3.",
     }
 }
 
-/// What a refusal is about. By default Postfix rejects the greeting and the sender only at the first recipient
-/// (`smtpd_delay_reject`); the text says which of them it means.
-fn meant(stage: Stage, text: &str) -> Stage {
+/// What a rejection is about. By default, Postfix rejects the greeting and the sender only at the first recipient
+/// (`smtpd_delay_reject`); the text shows which of them it means.
+fn meant(stage: SmtpStage, text: &str) -> SmtpStage {
     let text = text.to_ascii_lowercase();
     match stage {
-        Stage::Recipient if text.contains("helo command rejected") => Stage::Greeting,
-        Stage::Recipient if text.contains("sender address rejected") => Stage::Sender,
+        SmtpStage::Recipient if text.contains("helo command rejected") => SmtpStage::Greeting,
+        SmtpStage::Recipient if text.contains("sender address rejected") => SmtpStage::Sender,
         stage => stage,
     }
 }
 
-fn of_stage(stage: Stage) -> &'static str {
+fn of_stage(stage: SmtpStage) -> &'static str {
     match stage {
-        Stage::Greeting => "name this host as the server wants it, by `mail.smtp.ehlo`; or ask who runs the server",
-        Stage::Login => "look at `username` and the password of `mail.smtp`",
-        Stage::Sender => "name a sender that the server takes, by `mail.from`",
-        Stage::Recipient => "look at `mail.to`",
-        Stage::Mail => "ask who runs the server; its log may say more",
+        SmtpStage::Greeting => {
+            "Set `mail.smtp.ehlo` to a host name that the server accepts, or ask the operator of the server."
+        }
+        SmtpStage::Login => "Check `username` and the password of `mail.smtp`.",
+        SmtpStage::Sender => "Set `mail.from` to a sender that the server accepts.",
+        SmtpStage::Recipient => "Check the recipients in `mail.to`.",
+        SmtpStage::Mail => "Ask the operator of the server; its log may contain the reason.",
     }
 }
 
@@ -174,13 +178,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_that_comes_late_is_told_as_what_it_is_about() {
+    fn a_late_rejection_is_reported_as_what_it_is_about() {
         for (text, key) in [
             ("5.5.2 <web>: Helo command rejected: need fully-qualified hostname", "`mail.smtp.ehlo`"),
             ("5.1.8 <root@web>: Sender address rejected: Domain not found", "`mail.from`"),
             ("5.1.1 <nobody@example.org>: Recipient address rejected: User unknown", "`mail.to`"),
         ] {
-            let refused = Trouble::Refused { stage: Stage::Recipient, code: 550, text: text.to_owned() };
+            let refused = Trouble::Refused { stage: SmtpStage::Recipient, code: 550, text: text.to_owned() };
             assert!(refused.hint().contains(key), "{text}: {}", refused.hint());
         }
     }

@@ -6,7 +6,7 @@ use super::super::catalogue::*;
 use super::super::page::Page;
 use super::{count, flag, seconds, time};
 use crate::ledger::standing::{first_success, last_success};
-use crate::ledger::{Domain, DomainResult, Ledger, Seen, Stage, Survey};
+use crate::ledger::{DomainRecord, DomainResult, Ledger, Seen, Stage, Survey};
 use crate::model::{Consistency, FailureReason};
 
 /// There are no incremental backups.
@@ -29,7 +29,7 @@ pub(super) fn all(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
             continue;
         }
         let labels = [job.unwrap_or_default(), name];
-        let none = Domain::default();
+        let none = DomainRecord::default();
         attempts(page, labels, known.unwrap_or(&none), seen);
         sizes(page, labels, known.unwrap_or(&none));
         if let Some(seen) = seen {
@@ -51,7 +51,7 @@ fn whereabouts(page: &mut Page, name: &str, seen: &Seen) {
     page.set(&DOMAIN_LEFTOVER_OVERLAYS, &[name], seen.leftover_overlays as f64);
 }
 
-fn attempts(page: &mut Page, labels: [&str; 2], known: &Domain, seen: Option<&Seen>) {
+fn attempts(page: &mut Page, labels: [&str; 2], known: &DomainRecord, seen: Option<&Seen>) {
     let [job, name] = labels;
     page.set(&DOMAIN_LAST_ATTEMPT_TIMESTAMP_SECONDS, &labels, time(known.last_attempt));
     page.set(&DOMAIN_LAST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(last_success(Some(known), seen)));
@@ -75,7 +75,7 @@ fn attempts(page: &mut Page, labels: [&str; 2], known: &Domain, seen: Option<&Se
     page.set(&DOMAIN_LAST_RESTORE_TEST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(known.last_restore));
 }
 
-fn sizes(page: &mut Page, labels: [&str; 2], known: &Domain) {
+fn sizes(page: &mut Page, labels: [&str; 2], known: &DomainRecord) {
     let [job, name] = labels;
     page.set(&DOMAIN_LAST_READ_BYTES, &[job, name, MODE], known.last_read_bytes as f64);
     page.set(&DOMAIN_LAST_STORED_BYTES, &[job, name, MODE], known.last_stored_bytes as f64);

@@ -37,16 +37,16 @@ fn point(seconds: i64) -> PointId {
 
 /// Runs of a host with every kind of domain.
 fn ledger() -> Ledger {
-    let nightly = Job {
+    let nightly = JobRecord {
         last_start: at(0),
         last_completion: at(600),
         last_success: at(-86_400),
         last_duration_ms: 600_500,
         running: None,
-        runs: BTreeMap::from([(RunResult::Success, 40), (RunResult::Partial, 2)]),
-        domains: BTreeMap::from([(DomainState::Selected, 2), (DomainState::Success, 1), (DomainState::Failure, 1)]),
+        runs: BTreeMap::from([(JobResult::Success, 40), (JobResult::Partial, 2)]),
+        domains: BTreeMap::from([(Tally::Selected, 2), (Tally::Success, 1), (Tally::Failure, 1)]),
     };
-    let web = Domain {
+    let web = DomainRecord {
         job: "nightly".to_owned(),
         last_attempt: at(1),
         last_success: at(1),
@@ -60,9 +60,9 @@ fn ledger() -> Ledger {
         wanted: Some(Consistency::Application),
         last_verify: at(-3600),
         hooks_ms: BTreeMap::from([("flush".to_owned(), 1_500)]),
-        ..Domain::default()
+        ..DomainRecord::default()
     };
-    let db = Domain {
+    let db = DomainRecord {
         job: "nightly".to_owned(),
         last_attempt: at(2),
         last_result: Some(DomainResult::Failure),
@@ -77,7 +77,7 @@ fn ledger() -> Ledger {
             read_bytes: 1,
             stored_bytes: 1,
         }]),
-        ..Domain::default()
+        ..DomainRecord::default()
     };
     Ledger {
         config_ok: true,
@@ -90,7 +90,7 @@ fn ledger() -> Ledger {
         ]),
         hooks: BTreeMap::from([(
             "flush".to_owned(),
-            Hook { runs: BTreeMap::from([(HookStatus::Ok, 9), (HookStatus::Lost, 1)]), last_ms: Some(20) },
+            HookRecord { runs: BTreeMap::from([(HookStatus::Ok, 9), (HookStatus::Lost, 1)]), last_ms: Some(20) },
         )]),
         reports: BTreeMap::from([(Channel::Smtp, Delivery { last_success: at(700), failures: 2 })]),
         last_prune: at(550),

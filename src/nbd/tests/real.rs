@@ -269,7 +269,7 @@ fn a_locked_image_gives_a_hint() {
         assert!(writer.0.try_wait().unwrap().is_none());
     }
     let error = Server::start(&[image], &socket, PATIENCE, Options::default()).err().unwrap();
-    assert!(error.hint().unwrap().contains("another process"), "{error}");
+    assert!(error.hint().unwrap().contains("Another process"), "{error}");
 }
 
 /// Ends a process with the test.

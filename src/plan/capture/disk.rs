@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use crate::config::DomainSettings;
 use crate::model::{Device, Disk, Domain, Failure, Image, SkippedDisk, Source};
 
-const RUNNING: &str = "back it up while the domain runs";
+const RUNNING: &str = "Back it up while the domain runs.";
 
 /// What happens to a disk, apart from the method.
-pub(super) enum Verdict {
+pub(super) enum DiskVerdict {
     /// It is not saved.
     Skip(SkippedDisk),
     /// The guest may change it while it is read.
@@ -24,40 +24,44 @@ pub(super) enum Live {
     PullOnly(Cow<'static, str>),
 }
 
-impl Verdict {
+impl DiskVerdict {
     pub(super) fn live(&self) -> Option<&Live> {
         match self {
-            Verdict::Live(live) => Some(live),
-            Verdict::Skip(_) | Verdict::Direct(_) => None,
+            DiskVerdict::Live(live) => Some(live),
+            DiskVerdict::Skip(_) | DiskVerdict::Direct(_) => None,
         }
     }
 }
 
 /// Judges one disk of a domain.
-pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> Verdict {
+pub(super) fn judge(disk: &Disk, settings: &DomainSettings, domain: &Domain) -> DiskVerdict {
     let active = domain.state.is_active();
     if settings.exclude_disks.contains(&disk.target) {
-        return Verdict::Skip(left_out(disk, "excluded by the configuration"));
+        return DiskVerdict::Skip(left_out(disk, "excluded by the configuration"));
     }
     if matches!(disk.device, Device::Cdrom | Device::Floppy) {
         let empty = matches!(disk.image.source, Source::Empty | Source::Unsupported(_));
-        return Verdict::Skip(left_out(disk, if empty { "no medium" } else { "removable medium" }));
+        return DiskVerdict::Skip(left_out(disk, if empty { "no medium" } else { "removable medium" }));
     }
     if disk.encrypted && !settings.allow_plaintext {
-        let hint = "set `allow_plaintext: true` for this domain to save what its encrypted disks hold";
-        let hint = if active { hint.to_owned() } else { format!("{hint}, and {RUNNING}") };
-        return Verdict::Skip(missed(disk, "encrypted, and its contents would lie in the archive unencrypted", &hint));
+        let hint = "Set `allow_plaintext: true` for this domain to back up the contents of its encrypted disks.";
+        let hint = if active { hint.to_owned() } else { format!("{hint} {RUNNING}") };
+        return DiskVerdict::Skip(missed(
+            disk,
+            "encrypted, and its contents would be unencrypted in the archive",
+            &hint,
+        ));
     }
     match at_rest(disk, active) {
-        Some(image) if image.source.path().is_some() && !needs_qemu(disk) => Verdict::Direct(image.clone()),
-        _ if !active || disk.transient => Verdict::Skip(unreadable(disk, active)),
+        Some(image) if image.source.path().is_some() && !needs_qemu(disk) => DiskVerdict::Direct(image.clone()),
+        _ if !active || disk.transient => DiskVerdict::Skip(unreadable(disk, active)),
         _ if matches!(disk.image.source, Source::Unsupported(_) | Source::Empty) && disk.unknown.is_none() => {
-            Verdict::Skip(unreadable(disk, active))
+            DiskVerdict::Skip(unreadable(disk, active))
         }
-        _ if domain.suspended => {
-            Verdict::Live(Live::PullOnly("of a guest that is suspended to memory, which has no snapshots".into()))
-        }
-        _ => Verdict::Live(live(disk)),
+        _ if domain.suspended => DiskVerdict::Live(Live::PullOnly(
+            "of a guest that is suspended to memory, which cannot be snapshotted".into(),
+        )),
+        _ => DiskVerdict::Live(live(disk)),
     }
 }
 
@@ -82,21 +86,19 @@ fn at_rest(disk: &Disk, active: bool) -> Option<&Image> {
 
 /// A disk that neither this program nor libvirt can read for us.
 fn unreadable(disk: &Disk, active: bool) -> SkippedDisk {
-    const EXCLUDE: &str = "if it need not be saved, add it to `exclude_disks`";
+    const EXCLUDE: &str = "If it need not be backed up, add it to `exclude_disks`.";
     if let Some(Failure { message, hint }) = disk.unknown.as_ref().filter(|_| !active) {
         return missed(disk, message, hint.as_deref().unwrap_or(EXCLUDE));
     }
     if let Some(part) = &disk.only_qemu {
-        let reason = format!("defined with {part}, so that only the domain's QEMU can read it");
+        let reason = format!("defined with {part}, which only the domain's QEMU can read");
         return missed(disk, &reason, if active { EXCLUDE } else { RUNNING });
     }
     match &disk.image.source {
-        Source::Empty => missed(disk, "its kind of source is not supported (no medium)", EXCLUDE),
-        Source::Unsupported(kind) => missed(disk, &format!("its kind of source is not supported ({kind})"), EXCLUDE),
+        Source::Empty => missed(disk, "source type not supported (no medium)", EXCLUDE),
+        Source::Unsupported(kind) => missed(disk, &format!("source type not supported ({kind})"), EXCLUDE),
         _ if active && disk.encrypted => missed(disk, "transient and encrypted, which cannot be read", EXCLUDE),
-        _ if active => {
-            missed(disk, "transient, and the image below it is not known", "back it up while the domain is off")
-        }
+        _ if active => missed(disk, "transient, and its base image is unknown", "Back it up while the domain is off."),
         _ if disk.encrypted => missed(disk, "encrypted, which only the domain's QEMU can read", RUNNING),
         _ => missed(disk, "on the network, which only the domain's QEMU can read", RUNNING),
     }
@@ -108,17 +110,17 @@ fn unreadable(disk: &Disk, active: bool) -> SkippedDisk {
 /// requires use of supported storage format`) and passed-through LUNs.
 fn live(disk: &Disk) -> Live {
     if disk.encrypted {
-        Live::PullOnly("encrypted, and the overlay of a snapshot would not be".into())
+        Live::PullOnly("encrypted, and a snapshot's overlay would not be".into())
     } else if let Some(part) = &disk.only_qemu {
-        Live::PullOnly(format!("defined with {part}, so that only QEMU can read it").into())
+        Live::PullOnly(format!("defined with {part}, which only QEMU can read").into())
     } else if disk.unknown.is_some() {
-        Live::PullOnly("a volume whose path is not known, so that only QEMU can read it".into())
+        Live::PullOnly("a volume with an unknown path, which only QEMU can read".into())
     } else if disk.shareable {
-        Live::PullOnly("shareable, which a snapshot cannot be".into())
+        Live::PullOnly("shareable, which snapshots do not support".into())
     } else if disk.device == Device::Lun {
-        Live::PullOnly("a passed-through LUN, which has no snapshots".into())
+        Live::PullOnly("a passed-through LUN, which cannot be snapshotted".into())
     } else if matches!(disk.image.source, Source::Network(_)) {
-        Live::PullOnly("on the network, where no overlay can lie beside it".into())
+        Live::PullOnly("on the network, where no overlay can be created beside it".into())
     } else if disk.backing.iter().any(|image| image.source.path().is_none()) {
         Live::PullOnly("based on an image that only QEMU can read".into())
     } else {
@@ -129,11 +131,14 @@ fn live(disk: &Disk) -> Live {
 /// What to know of a disk that is saved.
 pub(super) fn warning(disk: &Disk, active: bool) -> Option<Failure> {
     let (text, hint) = if disk.encrypted {
-        ("is encrypted, and its contents lie in the archive unencrypted", Some("keep the target as safe as the disk"))
+        (
+            "is encrypted, but its contents are unencrypted in the archive",
+            Some("Protect the target as well as the disk."),
+        )
     } else if disk.transient && active {
-        ("is transient: what the guest wrote since its start is not saved", None)
+        ("is transient: data written since the guest started is not backed up", None)
     } else if disk.shareable && !active {
-        ("is shareable: if another domain writes it while it is read, its contents may not agree", None)
+        ("is shareable: if another domain writes to it during the backup, the backup may be inconsistent", None)
     } else {
         return None;
     };

@@ -87,8 +87,8 @@ fn short(domain: &Domain, settings: &DomainSettings) -> String {
         Err(Refusal::NoDisk { skipped, .. }) => ("refused".to_owned(), Vec::new(), skipped),
     };
     let saved = disks.iter().map(|disk| match &disk.how {
-        How::Capture => format!(" {}", disk.disk.target),
-        How::Direct(_) => format!(" ={}", disk.disk.target),
+        ReadFrom::Capture => format!(" {}", disk.disk.target),
+        ReadFrom::Direct(_) => format!(" ={}", disk.disk.target),
     });
     let skipped = skipped.iter().map(|disk| format!(" {}{}", if disk.missed { "!" } else { "-" }, disk.target));
     format!("{method}{}", saved.chain(skipped).collect::<String>())
@@ -118,22 +118,22 @@ fn a_domain_that_is_off_is_read_directly_whatever_the_method() {
 #[test]
 fn a_shareable_disk_of_a_domain_that_is_off_may_have_another_writer() {
     let plan = capture(&off(vec![Disk { shareable: true, ..disk("vdb") }]), &settings()).unwrap();
-    assert!(plan.warnings[0].message.starts_with("disk vdb is shareable: if another domain writes it"));
+    assert!(plan.warnings[0].message.starts_with("disk vdb is shareable: if another domain writes to it"));
 }
 
 #[test]
 fn auto_pulls_what_no_snapshot_can_hold_and_says_why() {
     let cases = [
-        (Disk { shareable: true, ..disk("vdb") }, "pull: disk vdb is shareable, which a snapshot cannot be"),
-        (Disk { device: Device::Lun, ..disk("vdb") }, "pull: disk vdb is a passed-through LUN, which has no snapshots"),
+        (Disk { shareable: true, ..disk("vdb") }, "pull: disk vdb is shareable, which snapshots do not support"),
+        (
+            Disk { device: Device::Lun, ..disk("vdb") },
+            "pull: disk vdb is a passed-through LUN, which cannot be snapshotted",
+        ),
         (
             Disk { image: image(Source::Network("rbd:pool/x".into())), ..disk("vdb") },
-            "pull: disk vdb is on the network, where no overlay can lie beside it",
+            "pull: disk vdb is on the network, where no overlay can be created beside it",
         ),
-        (
-            Disk { encrypted: true, ..disk("vdb") },
-            "pull: disk vdb is encrypted, and the overlay of a snapshot would not be",
-        ),
+        (Disk { encrypted: true, ..disk("vdb") }, "pull: disk vdb is encrypted, and a snapshot's overlay would not be"),
     ];
     for (odd, reason) in cases {
         let domain = running(vec![disk("vda"), odd]);
@@ -143,7 +143,7 @@ fn auto_pulls_what_no_snapshot_can_hold_and_says_why() {
         assert_eq!(short(&domain, &plain(MethodChoice::Pull)), "Pull vda vdb");
         assert_eq!(short(&domain, &plain(MethodChoice::Snapshot)), "Snapshot vda !vdb");
         let plan = capture(&domain, &plain(MethodChoice::Snapshot)).unwrap();
-        assert_eq!(plan.skipped[0].hint.as_deref(), Some("set `method: auto` or `method: pull` for this domain"));
+        assert_eq!(plan.skipped[0].hint.as_deref(), Some("Set `method: auto` or `method: pull` for this domain."));
     }
 }
 
@@ -155,7 +155,7 @@ fn encrypted_disks_are_saved_only_with_leave_and_by_pull() {
     let skipped = capture(&domain, &settings()).unwrap().skipped.remove(0);
     assert!(skipped.hint.unwrap().contains("`allow_plaintext: true`"));
     let warnings = capture(&domain, &plain(MethodChoice::Auto)).unwrap().warnings;
-    assert_eq!(warnings[0].message, "disk vdb is encrypted, and its contents lie in the archive unencrypted");
+    assert_eq!(warnings[0].message, "disk vdb is encrypted, but its contents are unencrypted in the archive");
     assert_eq!(short(&off(vec![disk("vda"), luks()]), &plain(MethodChoice::Auto)), "Direct =vda !vdb");
     let read_only = Disk { readonly: true, ..luks() };
     assert_eq!(short(&running(vec![read_only]), &plain(MethodChoice::Auto)), "Pull vdb");
@@ -176,15 +176,18 @@ fn of_a_transient_disk_the_persistent_image_is_saved() {
     let base = image(Source::File("/images/base".into()));
     let known = Disk { transient: true, persistent: Some(base.clone()), ..disk("vdb") };
     let plan = capture(&running(vec![disk("vda"), known.clone()]), &settings()).unwrap();
-    assert_eq!(plan.disks[1].how, How::Direct(base.clone()));
-    assert_eq!(plan.warnings[0].message, "disk vdb is transient: what the guest wrote since its start is not saved");
+    assert_eq!(plan.disks[1].how, ReadFrom::Direct(base.clone()));
+    assert_eq!(
+        plan.warnings[0].message,
+        "disk vdb is transient: data written since the guest started is not backed up"
+    );
 
     let below = Disk { persistent: None, backing: vec![base.clone()], ..known.clone() };
-    assert_eq!(capture(&running(vec![below]), &settings()).unwrap().disks[0].how, How::Direct(base));
+    assert_eq!(capture(&running(vec![below]), &settings()).unwrap().disks[0].how, ReadFrom::Direct(base));
     let unclear = Disk { persistent: None, ..known };
     assert_eq!(short(&running(vec![disk("vda"), unclear.clone()]), &settings()), "Snapshot vda !vdb");
     let plan = capture(&off(vec![unclear.clone()]), &settings()).unwrap();
-    assert_eq!((&plan.disks[0].how, plan.warnings), (&How::Direct(unclear.image), vec![]));
+    assert_eq!((&plan.disks[0].how, plan.warnings), (&ReadFrom::Direct(unclear.image), vec![]));
 }
 
 #[test]
@@ -197,8 +200,8 @@ fn removable_and_excluded_disks_are_left_out_without_blame() {
     let reasons: Vec<_> = plan.skipped.iter().map(|disk| (disk.target.as_str(), disk.reason.as_str())).collect();
     assert_eq!(reasons, [("vdb", "excluded by the configuration"), ("sda", "no medium"), ("fda", "removable medium")]);
     assert_eq!(short(&domain, &excluding), "Snapshot vda -vdb -sda -fda");
-    assert_eq!(plan.warnings[0].message, "`exclude_disks` names `vdx`, which is no disk of domain `web`");
-    assert_eq!(plan.warnings[0].hint.as_deref(), Some("its disks are vda, vdb, sda, fda"));
+    assert_eq!(plan.warnings[0].message, "`exclude_disks` names `vdx`, which is not a disk of domain `web`");
+    assert_eq!(plan.warnings[0].hint.as_deref(), Some("Its disks: vda, vdb, sda, fda"));
 }
 
 #[test]
@@ -218,19 +221,19 @@ fn sources_out_of_reach_are_missed() {
     assert_eq!(short(&off(vec![disk("vda"), vhost]), &settings()), "Direct =vda !vdb");
     let remote = Disk { image: image(Source::Network("rbd:pool/x".into())), ..disk("vdb") };
     let plan = capture(&off(vec![disk("vda"), remote]), &settings()).unwrap();
-    assert_eq!(plan.skipped[0].hint.as_deref(), Some("back it up while the domain runs"));
+    assert_eq!(plan.skipped[0].hint.as_deref(), Some("Back it up while the domain runs."));
 }
 
 #[test]
 fn a_disk_out_of_reach_is_told_with_its_own_reason_and_way_out() {
-    let exclude = "if it need not be saved, add it to `exclude_disks`";
-    let runs = "back it up while the domain runs";
+    let exclude = "If it need not be backed up, add it to `exclude_disks`.";
+    let runs = "Back it up while the domain runs.";
     let vhost = || Disk { image: image(Source::Unsupported("vhostuser".into())), ..disk("vdb") };
     let remote = Disk { image: image(Source::Network("rbd:pool/x".into())), ..disk("vdb") };
     let luks = Disk { encrypted: true, ..disk("vdb") };
     let transient = Disk { transient: true, ..disk("vdb") };
     let dark = Disk { encrypted: true, ..transient.clone() };
-    let kind = "its kind of source is not supported (vhostuser)";
+    let kind = "source type not supported (vhostuser)";
     let of_qemu = "which only the domain's QEMU can read";
     let cases = [
         (running(vec![disk("vda"), vhost()]), kind.to_owned(), exclude),
@@ -239,8 +242,8 @@ fn a_disk_out_of_reach_is_told_with_its_own_reason_and_way_out() {
         (running(vec![disk("vda"), dark]), "transient and encrypted, which cannot be read".to_owned(), exclude),
         (
             running(vec![disk("vda"), transient]),
-            "transient, and the image below it is not known".to_owned(),
-            "back it up while the domain is off",
+            "transient, and its base image is unknown".to_owned(),
+            "Back it up while the domain is off.",
         ),
         (off(vec![disk("vda"), luks]), format!("encrypted, {of_qemu}"), runs),
         (off(vec![disk("vda"), remote]), format!("on the network, {of_qemu}"), runs),
@@ -261,14 +264,17 @@ fn without_any_disk_to_save_only_the_definition_is_left_or_nothing() {
 
     let excluding = DomainSettings { exclude_disks: vec!["vda".into()], ..settings() };
     let plan = capture(&running(vec![disk("vda")]), &excluding).unwrap();
-    assert_eq!(plan.warnings[0].message, "only the definition of domain `web` is saved: all its disks are left out");
+    assert_eq!(
+        plan.warnings[0].message,
+        "only the definition of domain `web` is backed up, because all its disks are excluded"
+    );
 
     let luks = |target| Disk { encrypted: true, ..disk(target) };
     let refusal = capture(&running(vec![luks("vda"), luks("vdb")]), &settings()).unwrap_err();
-    let reason = "encrypted, and its contents would lie in the archive unencrypted";
-    assert_eq!(refusal.to_string(), format!("no disk of domain `web` can be saved: vda: {reason}; vdb: {reason}"));
+    let reason = "encrypted, and its contents would be unencrypted in the archive";
+    assert_eq!(refusal.to_string(), format!("no disk of domain `web` can be backed up: vda: {reason}; vdb: {reason}"));
     assert_eq!(
         refusal.hint().as_deref(),
-        Some("set `allow_plaintext: true` for this domain to save what its encrypted disks hold")
+        Some("Set `allow_plaintext: true` for this domain to back up the contents of its encrypted disks.")
     );
 }

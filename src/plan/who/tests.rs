@@ -34,9 +34,9 @@ fn domains(names: &[&str]) -> Vec<KnownDomain> {
     names.iter().map(domain).collect()
 }
 
-fn lines_of(known: &[KnownDomain], request: &Selection, today: &str) -> Vec<String> {
+fn lines_of(known: &[KnownDomain], selection: &Selection, today: &str) -> Vec<String> {
     let settings = crate::config::parse(FILE, Path::new("c.yml"), "host").unwrap();
-    let line = |entry: &Entry| match &entry.decision {
+    let line = |entry: &PlanEntry| match &entry.decision {
         Decision::Due(reason) => format!("+ {}: {reason}", entry.name),
         Decision::NotDue(reason) => format!("- {}: {reason}", entry.name),
         Decision::NotSelected(reason) => format!("  {}: {reason}", entry.name),
@@ -44,13 +44,13 @@ fn lines_of(known: &[KnownDomain], request: &Selection, today: &str) -> Vec<Stri
             format!("! {}: {message} ({})", entry.name, hint.as_deref().unwrap_or("no hint"))
         }
     };
-    plan(&settings, known, request, today.parse().unwrap()).entries.iter().map(line).collect()
+    plan(&settings, known, selection, today.parse().unwrap()).entries.iter().map(line).collect()
 }
 
 fn lines(force: bool, names: &[&str], today: &str) -> Vec<String> {
-    let request =
+    let selection =
         Selection { force, accept_smaller: false, domains: names.iter().map(|name| (*name).to_owned()).collect() };
-    lines_of(&known(), &request, today)
+    lines_of(&known(), &selection, today)
 }
 
 #[test]
@@ -62,10 +62,10 @@ fn every_domain_and_entry_has_its_reason() {
             "+ web-1: due: Monday",
             "- web-2: not today: runs on Sun; next 2026-11-29",
             "+ late: catching up: no restore point yet",
-            "! gone: libvirt knows no domain `gone` of line 10 of the configuration (`virsh list --all` shows the domains)",
-            "! mail?: no domain that libvirt knows matches `mail?` of line 11 of the configuration \
-             (`virsh list --all` shows the domains)",
-            "  stray: in no entry of the configuration",
+            "! gone: domain `gone` (line 10 of the configuration) does not exist (To list the domains: virsh list --all)",
+            "! mail?: no existing domain matches `mail?` (line 11 of the configuration) \
+             (To list the domains: virsh list --all)",
+            "  stray: not in the configuration",
         ]
     );
 }
@@ -78,10 +78,10 @@ fn force_makes_due_and_names_only_filter() {
             "+ db1: forced",
             "+ web-1: due: Monday",
             "+ web-2: forced",
-            "  late: not asked for on the command line",
-            "  gone: not asked for on the command line",
-            "  mail?: not asked for on the command line",
-            "  stray: in no entry of the configuration",
+            "  late: not named on the command line",
+            "  gone: not named on the command line",
+            "  mail?: not named on the command line",
+            "  stray: not in the configuration",
         ]
     );
     assert_eq!(lines(false, &["db1"], MONDAY)[0], "- db1: not today: runs on Sun; next 2026-11-29");
@@ -94,13 +94,13 @@ fn names_that_lead_nowhere_are_errors_once() {
     assert_eq!(
         due(lines(false, &["db2", "stray", "x*", "db2", "gone", "str*"], SUNDAY)),
         [
-            "! db2: libvirt knows no domain `db2` of the command line (did you mean `db1`?)",
-            "! stray: `stray` is on the command line, and no entry of the configuration covers it \
-             (add an entry to `domains` of the host `host`)",
-            "! x*: no domain that libvirt knows matches `x*` of the command line (`virsh list --all` shows the domains)",
-            "! str*: `str*` is on the command line, and no entry of the configuration covers it \
-             (add an entry to `domains` of the host `host`)",
-            "! gone: libvirt knows no domain `gone` of line 10 of the configuration (`virsh list --all` shows the domains)",
+            "! db2: domain `db2` (the command line) does not exist (Did you mean `db1`?)",
+            "! stray: `stray` is named on the command line but not in the configuration \
+             (Add an entry to `domains` of the host `host`)",
+            "! x*: no existing domain matches `x*` (the command line) (To list the domains: virsh list --all)",
+            "! str*: `str*` is named on the command line but not in the configuration \
+             (Add an entry to `domains` of the host `host`)",
+            "! gone: domain `gone` (line 10 of the configuration) does not exist (To list the domains: virsh list --all)",
         ]
     );
 }
@@ -116,8 +116,9 @@ fn a_name_that_is_a_domain_but_not_covered_keeps_its_identity() {
             domain
         })
         .collect();
-    let request = Selection { force: false, accept_smaller: false, domains: vec!["stray".to_owned(), "x".to_owned()] };
-    let entries = plan(&settings, &known, &request, SUNDAY.parse().unwrap()).entries;
+    let selection =
+        Selection { force: false, accept_smaller: false, domains: vec!["stray".to_owned(), "x".to_owned()] };
+    let entries = plan(&settings, &known, &selection, SUNDAY.parse().unwrap()).entries;
     let unknown = entries.iter().filter(|entry| matches!(entry.decision, Decision::Unknown(_)));
     let ids: Vec<_> = unknown.map(|entry| (entry.name.as_str(), entry.domain.clone())).collect();
     assert_eq!(ids, [("stray", Some(known[0].id.clone())), ("x", None)]);
@@ -149,8 +150,8 @@ fn what_is_excluded_is_said_and_never_due() {
     let known = domains(&["test-1", "web"]);
     let decide = |names: &[&str]| {
         let domains = names.iter().map(|name| (*name).to_owned()).collect();
-        let request = Selection { force: true, accept_smaller: false, domains };
-        plan(&settings, &known, &request, SUNDAY.parse().unwrap())
+        let selection = Selection { force: true, accept_smaller: false, domains };
+        plan(&settings, &known, &selection, SUNDAY.parse().unwrap())
     };
     let all = decide(&[]);
     assert_eq!(all.queue().len(), 1);
@@ -186,5 +187,5 @@ fn who_has_waited_longest_is_first_but_for_priority() {
 fn an_empty_libvirt_is_an_error_of_every_entry() {
     let lines = lines_of(&[], &Selection::default(), SUNDAY);
     assert_eq!(lines.len(), 6);
-    assert!(lines.iter().all(|line| line.ends_with("(libvirt knows no domain at all: check `libvirt_uri`)")));
+    assert!(lines.iter().all(|line| line.ends_with("(No domain exists. Check `libvirt_uri`.)")));
 }

@@ -4,19 +4,19 @@ use crate::model::Failure;
 
 /// The smallest number of entries that are printed as a group.
 const ALIKE: usize = 3;
-/// What stands for the names in a shared cause.
+/// The placeholder for the names in a shared cause.
 const NAME: &str = "NAME";
 
-/// One cause, for one domain or for several.
+/// A cause, for one domain or for several.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Who, and what happened.
+    /// The name and its failure.
     One(String, Failure),
-    /// The names, and what happened to each of them, with `NAME` for the name.
+    /// The names and their common failure, with `NAME` for the name.
     Shared(Vec<String>, Failure),
 }
 
-/// The causes of these entries, each who and what, in the order of their first.
+/// The causes of these entries, each a name and a failure, in the order of the first entry.
 pub fn causes(entries: impl Iterator<Item = (String, Failure)>) -> Vec<Cause> {
     let mut groups: Vec<(Failure, Vec<(String, Failure)>)> = Vec::new();
     for (who, failure) in entries {
@@ -33,7 +33,7 @@ pub fn causes(entries: impl Iterator<Item = (String, Failure)>) -> Vec<Cause> {
     groups.into_iter().flat_map(told).collect()
 }
 
-/// The failure without the name of whom it is about.
+/// The failure without the name of its domain.
 fn without(failure: &Failure, who: &str) -> Failure {
     let message = replaced(&failure.message, who);
     let starts = [format!("{NAME}: "), format!("domain {NAME}: ")];
@@ -41,7 +41,7 @@ fn without(failure: &Failure, who: &str) -> Failure {
     Failure { message, hint: failure.hint.as_deref().map(|hint| replaced(hint, who)) }
 }
 
-/// The text with `NAME` for each name that stands alone, as `web` in `/images/web.qcow2` but not in `web-1`.
+/// The text with `NAME` for each name that is a word of its own, as `web` in `/images/web.qcow2` but not in `web-1`.
 fn replaced(text: &str, name: &str) -> String {
     if name.is_empty() {
         return text.to_owned();

@@ -7,54 +7,47 @@ use crate::model::Failure;
 use crate::model::command::{typed, unbroken};
 use crate::report::table::printable;
 
-/// Columns of a line where no terminal says how many it has.
+/// Columns of a line without a terminal.
 pub const WIDTH: usize = 100;
 
-/// Where a page is shown, which decides what a [`Paint`] becomes.
+/// Where a page is shown, which decides how a [`Paint`] is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// A file, a pipe, a mail: nothing.
+    /// A file, a pipe, a mail: not at all.
     Plain,
-    /// A terminal: a colour.
+    /// A terminal: as a colour.
     Colour,
-    /// The journal: the priority of the line, sd-daemon(3).
+    /// The journal: as the priority of the line, sd-daemon(3).
     Journal,
 }
 
-/// What a colour says.
+/// How much attention text needs.
 #[derive(Clone, Copy)]
 pub enum Paint {
-    /// A title.
     Plain,
-    /// All is well.
     Good,
-    /// Look when there is time.
     Warn,
-    /// Look now.
     Bad,
 }
 
-/// The text so far; every line goes through here, so that none is unsafe for a terminal.
+/// The text so far. Every line passes through here, so that all of them are safe for a terminal.
 pub struct Page {
     out: String,
     style: Style,
     width: usize,
-    /// Of lines that have none of their own.
+    /// That of lines without their own.
     paint: Paint,
 }
 
 impl Page {
-    /// An empty page with lines of so many columns.
     pub fn new(style: Style, width: usize) -> Page {
         Page { out: String::new(), style, width, paint: Paint::Plain }
     }
 
-    /// Columns of a line.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// The text.
     pub fn finish(self) -> String {
         self.out
     }
@@ -77,12 +70,11 @@ impl Page {
         }
     }
 
-    /// An empty line, or the end of the one that was started.
+    /// An empty line, or the end of a started one.
     pub fn blank(&mut self) {
         self.out.push('\n');
     }
 
-    /// A coloured line.
     pub fn painted(&mut self, paint: Paint, line: &str) {
         self.start(paint, line);
         self.blank();
@@ -103,7 +95,7 @@ impl Page {
         }
     }
 
-    /// A title and its entries, each who and what, with the hint below; nothing when there are none.
+    /// A title and its entries, each a name and a failure with its hint; nothing without entries.
     pub fn section(&mut self, title: &str, paint: Paint, entries: impl Iterator<Item = (String, Failure)>) {
         let causes = alike::causes(entries);
         if causes.is_empty() {
@@ -132,7 +124,7 @@ impl Page {
         }
     }
 
-    /// A title and words behind it, in as many lines as it takes; nothing when there are none.
+    /// A title and a list of words; nothing without words.
     pub fn list<'a>(&mut self, title: &str, words: impl Iterator<Item = &'a str>) {
         let words: Vec<&str> = words.collect();
         if !words.is_empty() {
@@ -161,8 +153,8 @@ impl Page {
     }
 }
 
-/// Whether a message names its domain itself, as most errors do: `web: …`, `domain web: …`, `` `web` ``. A name that only
-/// happens to be in the text (`a`, `disk`) is not meant.
+/// Whether a message names its domain itself, as most errors do: `web: …`, `domain web: …`, `` `web` ``. A name that only occurs in
+/// the text by chance (`a`, `disk`) does not count.
 fn names(message: &str, who: &str) -> bool {
     let start = format!("{who}: ");
     message.starts_with(&start) || [format!(" {start}"), format!("`{who}`")].iter().any(|form| message.contains(form))
@@ -180,7 +172,7 @@ mod tests {
             page.section("T", Paint::Plain, std::iter::once((who.to_owned(), failure)));
             page.finish().lines().last().unwrap_or_default().trim().to_owned()
         };
-        assert_eq!(told("a", "disk vda: cannot read it"), "a: disk vda: cannot read it");
+        assert_eq!(told("a", "disk vda: read failed"), "a: disk vda: read failed");
         assert_eq!(told("web", "web: cannot freeze"), "web: cannot freeze");
         assert_eq!(told("web", "web-1: cannot freeze"), "web: web-1: cannot freeze");
         assert_eq!(told("web", "no disk of domain `web` can be saved"), "no disk of domain `web` can be saved");

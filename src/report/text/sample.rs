@@ -74,7 +74,7 @@ pub fn bad() -> RunReport {
         target: target.to_owned(),
         reason: reason.to_owned(),
         missed,
-        hint: missed.then(|| "set allow_plaintext: true to save its contents unencrypted".to_owned()),
+        hint: missed.then(|| "Set `allow_plaintext: true` to back up its contents unencrypted.".to_owned()),
     };
     let failed = DomainOutcome {
         outcome: Outcome::Failed,
@@ -83,19 +83,19 @@ pub fn bad() -> RunReport {
         error: Some(failure(
             "domain db1: cannot snapshot: internal error: unable to execute QEMU command 'transaction': Could not \
              create file: No space left on device",
-            Some("make room on /var/lib/libvirt/images, or set overlay_dir"),
+            Some("Free space on /var/lib/libvirt/images, or set `overlay_dir`."),
         )),
         ..DomainOutcome::new("db1", None)
     };
     let partial = DomainOutcome {
         outcome: Outcome::Partial,
         method: Some(Method::Pull),
-        method_reason: Some("disk vdb is shareable: a snapshot of it cannot be had".to_owned()),
+        method_reason: Some("disk vdb is shareable: it cannot be snapshotted".to_owned()),
         consistency: Some(Consistency::Crash),
         skipped: vec![skip("vdc", "encrypted", true), skip("vdd", "excluded by the configuration", false)],
         warnings: vec![failure(
             "the guest agent is not connected\x1b[2J",
-            Some("install qemu-guest-agent in the guest"),
+            Some("Install qemu-guest-agent in the guest"),
         )],
         leftovers: vec![failure("cannot remove /srv/images/root.ov: permission denied", None)],
         ..saved("files")

@@ -26,7 +26,7 @@ fn the_headline_says_the_worst() {
     let headline = |report: &RunReport| text(report, false, WIDTH).lines().next().unwrap_or_default().to_owned();
     let mut report = sample::good();
     report.domains[0].leftovers = sample::bad().domains[2].leftovers.clone();
-    assert_eq!(headline(&report), "kvmbackup: 2 of 2 good, but not all could be cleaned up on cloud1");
+    assert_eq!(headline(&report), "kvmbackup: 2 of 2 good, but cleanup is incomplete on cloud1");
     report.errors = sample::bad().errors;
     assert_eq!(headline(&report), "kvmbackup: 2 of 2 good, but the run had ERRORS on cloud1");
     report.domains[1].outcome = Outcome::Partial;

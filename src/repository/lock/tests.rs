@@ -16,8 +16,8 @@ fn scene() -> (Restic, Repository) {
     (restic, repository)
 }
 
-fn take(repository: &Repository, timing: Timing) -> Result<Lock, Error> {
-    Lock::shared(repository, timing, &Cancel::default())
+fn take(repository: &Repository, timing: Timing) -> Result<SharedLock, Error> {
+    SharedLock::take(repository, timing, &Cancel::default())
 }
 
 fn ids(repository: &Repository) -> Vec<Id> {
@@ -63,7 +63,7 @@ fn an_exclusive_lock_is_waited_for_and_its_holder_is_named() {
     repository.save(Kind::Lock, &other).unwrap();
     let cancel = Cancel::default();
     cancel.cancel(15);
-    let stopped = Lock::shared(&repository, Timing { wait: LONG, ..timing() }, &cancel);
+    let stopped = SharedLock::take(&repository, Timing { wait: LONG, ..timing() }, &cancel);
     assert!(matches!(stopped, Err(Error::Stopped { signal: 15 })));
 }
 

@@ -54,15 +54,15 @@ impl Place for Killed {
 fn a_writer_that_is_killed_at_any_change_leaves_a_sound_repository() {
     let scene = Scene::new();
     // More than a pack of data.
-    let first = Image::new(20 * MIB, &[(0, MIB)], 1);
-    let second = Image::new(20 * MIB, &[(0, 20 * MIB)], 2);
+    let first = Image::new(26 * MIB, &[(0, MIB)], 1);
+    let second = Image::new(26 * MIB, &[(0, 26 * MIB)], 2);
     let old = scene.point("web", "2026-11-30T02:00:00Z", &first);
     let saved = objects(&scene);
     let mut made = Vec::new();
     for changes in 0.. {
         let place = Arc::new(Killed { place: scene.restic.place(), left: AtomicUsize::new(changes) });
         let repository = Repository::open(place.clone(), Restic::PASSWORD).unwrap();
-        let writer = PointWriter::begin(&repository, about("web", "2026-12-01T02:00:00Z"), &scene.options);
+        let writer = SnapshotWriter::begin(&repository, about("web", "2026-12-01T02:00:00Z"), &scene.options);
         let written = writer.and_then(|writer| write(writer, &second));
         let was_killed = place.change(|| Ok(())).is_err();
         // Our lock stays, as that of a killed process does; its pid lives here.

@@ -1,4 +1,4 @@
-//! Damage is an error that names what is damaged, and never a panic, whoever caused it.
+//! Corruption is an error that names what is damaged, and never a panic, whoever caused it.
 
 use super::super::tree::{Node, Tree};
 use super::super::*;
@@ -46,7 +46,7 @@ fn every_flipped_cut_or_lost_object_is_named() {
     let place = scene.restic.place();
     for (object, bytes) in saved.iter().filter(|(object, _)| object.kind != Kind::Key) {
         let end = bytes.len();
-        let flips = (0..end).step_by((end / 12).max(1)).chain([end - 1]).map(|at| {
+        let flips = (0..end).step_by((end / 5).max(1)).chain([end - 1]).map(|at| {
             let mut bad = bytes.clone();
             bad[at] ^= 0x10;
             Some(bad)

@@ -62,7 +62,7 @@ impl Image {
 pub struct Scene {
     pub restic: Restic,
     pub repository: Repository,
-    pub options: Options,
+    pub options: WriteOptions,
 }
 
 impl Scene {
@@ -82,8 +82,8 @@ impl Scene {
         Scene { restic, repository, options }
     }
 
-    pub fn begin(&self, domain: &str, time: &str) -> Result<PointWriter, Error> {
-        PointWriter::begin(&self.repository, about(domain, time), &self.options)
+    pub fn begin(&self, domain: &str, time: &str) -> Result<SnapshotWriter, Error> {
+        SnapshotWriter::begin(&self.repository, about(domain, time), &self.options)
     }
 
     /// Writes a point with the usual files and this disk.
@@ -91,9 +91,9 @@ impl Scene {
         write(self.begin(domain, time).unwrap(), image).unwrap()
     }
 
-    pub fn open(&self, id: Id, snapshot: &Snapshot) -> Result<PointReader, Error> {
+    pub fn open(&self, id: Id, snapshot: &Snapshot) -> Result<SnapshotReader, Error> {
         let catalog = Arc::new(Catalog::open(&self.repository, &self.options.cache)?);
-        PointReader::open(&self.repository, &catalog, (id, snapshot), &Cancel::default())
+        SnapshotReader::open(&self.repository, &catalog, (id, snapshot), &Cancel::default())
     }
 
     /// Bytes of all objects.
@@ -113,9 +113,9 @@ impl Scene {
     }
 }
 
-fn options(restic: &Restic) -> Options {
+fn options(restic: &Restic) -> WriteOptions {
     let timing = Timing { second_look: Duration::from_millis(1), ..Timing::waiting(Duration::ZERO) };
-    Options { cache: restic.path("cache"), threads: 2, timing, cancel: Cancel::default() }
+    WriteOptions { cache: restic.path("cache"), threads: 2, timing, cancel: Cancel::default() }
 }
 
 pub fn about(domain: &str, time: &str) -> About {
@@ -128,7 +128,7 @@ pub fn about(domain: &str, time: &str) -> About {
     }
 }
 
-pub fn write(mut writer: PointWriter, image: &Image) -> Result<(Id, Snapshot), Error> {
+pub fn write(mut writer: SnapshotWriter, image: &Image) -> Result<(Id, Snapshot), Error> {
     writer.add("manifest.json", b"{\"format\":1}\n")?;
     writer.add("domain.xml", b"<domain/>")?;
     writer.add("empty", b"")?;
@@ -139,7 +139,7 @@ pub fn write(mut writer: PointWriter, image: &Image) -> Result<(Id, Snapshot), E
 
 /// The point holds the usual files and this disk.
 #[track_caller]
-pub fn expect_read(reader: &PointReader, image: &Image) {
+pub fn expect_read(reader: &SnapshotReader, image: &Image) {
     let lengths: Vec<_> = reader.names().map(|(name, length)| (name.to_owned(), length)).collect();
     let expected = [
         ("disks/vda.raw", image.bytes.len()),

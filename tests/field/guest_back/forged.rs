@@ -63,10 +63,10 @@ fn an_overlay_that_was_replaced_is_left_to_a_person() {
     run("qemu-io", &["-f", "qcow2", "-c", "write -P 0x41 0 64k", overlay]);
     // Its writes may not have reached the file below it.
     assert!(fs::read(precious).unwrap().starts_with(b"file of root's"));
-    forged.assert_refused("is not the file that it was at the backup");
+    forged.assert_refused("is not the same file as during the backup");
     // An empty one is no overlay that no guest was ever on.
     fs::write(overlay, "").unwrap();
-    forged.assert_refused("is not the file that it was at the backup");
+    forged.assert_refused("is not the same file as during the backup");
     fs::rename(own, overlay).unwrap();
     forged.assert_recovers();
 }
@@ -89,7 +89,7 @@ fn a_base_that_became_a_link_to_another_file_is_left_to_a_person() {
     let own = forged.scene.lab.path("own");
     fs::rename(base, &own).unwrap();
     symlink(precious, base).unwrap();
-    forged.assert_refused(".qcow2 is not the file that it was at the backup");
+    forged.assert_refused(".qcow2 is not the same file as during the backup");
     fs::remove_file(base).unwrap();
     fs::rename(own, base).unwrap();
     forged.assert_recovers();
@@ -140,11 +140,11 @@ fn a_guest_that_is_off_is_not_read_from_files_that_only_its_header_names() {
     // What root has put there, root may read.
     scene.program.backup_well();
     run("chown", &["nobody", image.to_str().unwrap()]);
-    assert_not_read(&scene.program, "which the owner of the image may not read");
+    assert_not_read(&scene.program, "which the owner of the image cannot read");
     let json =
         format!("json:{{\"driver\":\"raw\",\"file\":{{\"driver\":\"file\",\"filename\":\"{}\"}}}}", secret.display());
     rebase(&json, "raw");
-    assert_not_read(&scene.program, "which is not known to be a file with its format");
+    assert_not_read(&scene.program, "which is not a file of known format");
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
     rebase(secret.to_str().unwrap(), "raw");
     scene.program.backup_well();

@@ -65,7 +65,7 @@ fn a_commit_that_ended_early_is_done_again_once_its_cause_is_gone_as_the_hint_sa
     scene.guest.write("vda", 0xdd, 1 << 20, 4 << 20);
     let filler = small.path().join("filler");
     fs::write(&filler, vec![1; 6 << 20]).unwrap();
-    let said = scene.recovery_refuses("its commit ended before it was done");
+    let said = scene.recovery_refuses("its commit ended early");
     let shown = run("sh", &["-ec", &command(&said, "df ")]);
     assert!(shown.contains("100%"), "{shown}");
     fs::remove_file(&filler).unwrap();

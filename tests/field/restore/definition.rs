@@ -88,7 +88,7 @@ fn a_definition_of_a_newer_host_gives_way_to_the_one_for_other_hosts() {
     let tells = [
         "does not accept the saved definition",
         "newest",
-        "left out of the definition: watchdog model='newest' action='reset'",
+        "removed from the definition: watchdog model='newest' action='reset'",
     ];
     assert!(tells.iter().all(|text| ran.stdout.contains(text)), "{ran:#?}");
     assert!(!guest.inactive_xml().contains("newest"));

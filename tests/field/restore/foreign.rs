@@ -124,7 +124,7 @@ fn an_image_of_a_format_that_names_other_files_is_restored_as_a_file_and_in_no_d
         archive.pack(&driver("qcow2"));
         fs::remove_dir_all(&to).unwrap();
         let ran = program.run(&[&define[..4], &["foreign-none"], &define[5..]].concat());
-        assert!(ran.code == 6 && ran.stderr.contains("is no qcow2 image") && !to.exists(), "{words:?}: {ran:#?}");
+        assert!(ran.code == 6 && ran.stderr.contains("is not a qcow2 image") && !to.exists(), "{words:?}: {ran:#?}");
         assert_eq!(program.run(&["verify", name]).code, 6, "{words:?}");
     }
     archive.image(&["-f", "qcow2", "-b", secret.to_str().unwrap(), "-F", "raw"]);

@@ -80,7 +80,7 @@ fn an_encrypted_disk_that_comes_back_plain_is_told() {
     program.backup();
     guest.destroy();
     let listed = program.run(&["list", guest.name()]);
-    assert!(listed.stdout.contains("vda: encrypted by QEMU, and not encrypted in this restore point"), "{listed:#?}");
+    assert!(listed.stdout.contains("vda: encrypted by QEMU but not encrypted in this restore point"), "{listed:#?}");
     let json = program.run(&["list", guest.name(), "--json"]);
     let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(json["points"][0]["plaintext"], json!(["vda"]));

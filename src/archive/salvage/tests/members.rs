@@ -101,7 +101,7 @@ fn each_damage_is_told_once() {
     let path = changed(&fixture, Codec::None, |bytes| bytes.truncate(bytes.len() - 1));
     let length = fs::metadata(&path).unwrap().len();
     let damages = Salvage::open(&path).unwrap().damages().to_vec();
-    assert_eq!(damages, [Damage { offset: 0, length, what: "no whole tar stream" }]);
+    assert_eq!(damages, [Damage { offset: 0, length, what: "no complete tar stream" }]);
 }
 
 #[test]

@@ -27,11 +27,11 @@ pub fn choose<'a>(saved: &'a Contents, request: &'a Request) -> Result<Vec<(&'a 
             });
         };
         if chosen.iter().any(|(other, _)| other.target == disk.target) {
-            return Err(Error::Rejected { message: format!("disk {} is named twice", disk.target), hint: None });
+            return Err(Error::Rejected { message: format!("disk {} is given twice", disk.target), hint: None });
         }
         let device = choice.device.as_deref();
         if device.is_some() && chosen.iter().any(|(_, other)| *other == device) {
-            let message = format!("disk {}: another disk goes into the same device", disk.target);
+            let message = format!("disk {}: another disk is restored to the same device", disk.target);
             return Err(Error::Rejected { message, hint: None });
         }
         chosen.push((disk, device));

@@ -85,7 +85,7 @@ pub fn domain(
     plan.add_boot(saved, &guest)?;
     plan.add_tpm(saved, &guest)?;
     if let Some(why) = &saved.tpm_missing {
-        plan.notes.push(format!("the state of the TPM was not saved ({why}); the guest starts with an empty one"));
+        plan.notes.push(format!("the TPM state was not backed up ({why}); the guest starts with an empty TPM"));
     }
     plan.add_not_saved(saved);
     // The definition goes on to name the link.
@@ -120,7 +120,7 @@ struct Guest<'a> {
 fn undefined(target: &str, image: &Image, to: &DomainRef) -> String {
     let path = image.source.path().unwrap_or(Path::new("")).display().to_string();
     format!(
-        "disk {target} is not in the definition, so only its contents are restored; to attach it: virsh attach-disk {} {} {target} \
+        "disk {target} is not in the definition; only its contents are restored. To attach it: virsh attach-disk {} {} {target} \
          --driver qemu --subdriver {} --config",
         quoted(&to.name),
         quoted(&path),
@@ -149,11 +149,11 @@ fn image_folder(
             Some(folder) => Ok(Place::Folder(folder.to_owned())),
             None => Err(Error::Rejected {
                 message: format!(
-                    "disk {}: its image was {}, but no active storage pool and no defined domain has images in that folder",
+                    "disk {}: its image was {}, but no active storage pool and no defined domain uses that directory",
                     disk.target,
                     path.display()
                 ),
-                hint: Some("an archive alone may not choose this place; name a folder: --to DIR".to_owned()),
+                hint: Some("An archive alone must not choose this directory. Set one: --to DIR".to_owned()),
             }),
         },
         Source::Block(path) if !renamed && request.overwrite && (host.may_be_on)(path) => {
@@ -161,16 +161,16 @@ fn image_folder(
         }
         Source::Block(path) if !renamed && request.overwrite => Err(Error::Rejected {
             message: format!(
-                "disk {}: it was the block device {}, which the domain does not have on this host",
+                "disk {}: it was the block device {}, which the domain does not use on this host",
                 disk.target,
                 path.display()
             ),
-            hint: Some(format!("name the device: {}; or restore to files: --to DIR", with_device(saved, disk))),
+            hint: Some(format!("Name the device: {}; or restore to files: --to DIR", with_device(saved, disk))),
         }),
         Source::Block(path) if !renamed => Err(Error::Rejected {
             message: format!("disk {}: it was the block device {}", disk.target, path.display()),
             hint: Some(format!(
-                "replace what that device holds: --overwrite; or name one: {}; or restore to files: --to DIR",
+                "Overwrite that device: --overwrite; or name another one: {}; or restore to files: --to DIR",
                 with_device(saved, disk)
             )),
         }),
@@ -212,11 +212,19 @@ impl Plan {
         let why = saved.skipped.get(target).map_or("it was not chosen", String::as_str);
         let keeps = missing.is_none() && (!renamed || shared);
         self.notes.push(match (keeps, missing) {
-            (true, _) => format!("disk {target} is not restored ({why}); the domain uses what this host has of it"),
-            (false, Some(path)) => {
-                format!("the domain has no disk {target}: not restored ({why}), and {} is not here", path.display())
+            (true, _) => {
+                format!("disk {target} is not restored ({why}); the domain uses the existing one on this host")
             }
-            (false, None) => format!("the domain has no disk {target}: not restored ({why}), and it is the original's"),
+            (false, Some(path)) => {
+                format!(
+                    "the domain has no disk {target}: not restored ({why}), and {} does not exist on this host",
+                    path.display()
+                )
+            }
+            (false, None) => format!(
+                "the domain has no disk {target}: not restored ({why}), because it belongs to \
+            the original guest"
+            ),
         });
         if !keeps {
             self.changes.drop_disks.insert(target.clone());
@@ -236,7 +244,7 @@ impl Plan {
         // Variables of a block device become a file: whose device that is now, the archive cannot tell.
         let original = Some(&nvram.path).filter(|_| !nvram.device);
         if nvram.device {
-            self.notes.push(format!("the UEFI variables were on {}; they are a file now", nvram.path.display()));
+            self.notes.push(format!("the UEFI variables were on {}; they are now a file", nvram.path.display()));
         }
         let old = original.and_then(|path| path.file_name()?.to_str()).filter(|name| is_plain(name));
         let name = match old {
@@ -295,7 +303,7 @@ impl Plan {
             let path = beside.clone().ok_or_else(nowhere)?.join(format!("{}-{}", to.name, file.element));
             if !is_shared {
                 self.notes.push(format!(
-                    "{} is not what the guest booted from; the saved {} is {}",
+                    "{} differs from what the guest booted; the saved {} is {}",
                     file.path.display(),
                     file.element,
                     path.display()
@@ -310,7 +318,7 @@ impl Plan {
 
 fn nowhere() -> Error {
     Error::Rejected {
-        message: "there is no folder for the files beside the disks".to_owned(),
-        hint: Some("name one: --to DIR".to_owned()),
+        message: "no directory for the files beside the disks".to_owned(),
+        hint: Some("Set one: --to DIR".to_owned()),
     }
 }

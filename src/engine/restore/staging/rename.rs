@@ -56,7 +56,7 @@ pub fn place_aside(part: &Path, target: &Path) -> io::Result<State> {
 pub fn put_back(old: &Path, target: &Path) {
     if let Err(error) = fs::rename(old, target) {
         let (path, old) = (target.display(), old.display());
-        tracing::error!(%path, %old, %error, "could not put the replaced file back; it is kept under the other name");
+        tracing::error!(%path, %old, %error, "cannot move the replaced file back; it keeps the other name");
     }
 }
 

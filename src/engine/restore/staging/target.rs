@@ -13,7 +13,7 @@ use crate::engine::Error;
 pub fn check_target(target: &Path, overwrite: bool) -> Result<(), Error> {
     match fs::symlink_metadata(target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::file("look at", target)(error)),
+        Err(error) => Err(Error::file("access", target)(error)),
         Ok(status) if overwrite && status.is_file() => {
             let file = File::options().read(true).write(true).open(target).map_err(Error::file("open", target))?;
             check_unused(&file, target)
@@ -28,11 +28,11 @@ pub fn obstacle(path: &Path) -> Error {
     let what = match (fs::read_link(path), path.is_dir()) {
         (Ok(to), _) => format!("a symbolic link to {}", to.display()),
         (_, true) => "a folder".to_owned(),
-        (_, false) => "something that is no regular file".to_owned(),
+        (_, false) => "not a regular file".to_owned(),
     };
     Error::Rejected {
-        message: format!("{}: {what} is in the way, and is never replaced", path.display()),
-        hint: Some("move it away, or restore to another folder: --to DIR".to_owned()),
+        message: format!("{}: {what} is in the way and is never replaced", path.display()),
+        hint: Some("Move it away, or restore to another directory: --to DIR".to_owned()),
     }
 }
 
@@ -41,8 +41,8 @@ pub fn obstacle(path: &Path) -> Error {
 pub fn check_unused(file: &File, path: &Path) -> Result<(), Error> {
     match fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::AGAIN | Errno::ACCESS) => Err(Error::Rejected {
-            message: format!("{}: a running guest or another program uses it", path.display()),
-            hint: Some("shut the guest down first, or restore elsewhere: --to".to_owned()),
+            message: format!("{}: in use by a running guest or another program", path.display()),
+            hint: Some("Shut the guest down first, or restore elsewhere: --to".to_owned()),
         }),
         // A file system without locks cannot tell.
         _ => Ok(()),

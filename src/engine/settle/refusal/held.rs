@@ -12,10 +12,10 @@ pub(in crate::engine::settle) fn snapshots(overlay: &Overlay, names: &[String], 
     let of_file = of_file.collect::<Vec<_>>().join(" && ");
     let hint = match seat {
         Some(seat) => format!(
-            "when it is not needed any more: {} (one that libvirt does not list, with the guest off: {of_file})",
+            "When it is no longer needed: {} (if libvirt does not list it, with the guest off: {of_file})",
             each(&format!("virsh snapshot-delete {}", quoted(&seat.domain.id.name)))
         ),
-        None => format!("when it is not needed any more: {of_file}"),
+        None => format!("When it is no longer needed: {of_file}"),
     };
     refusal(overlay, message, hint)
 }
@@ -23,15 +23,15 @@ pub(in crate::engine::settle) fn snapshots(overlay: &Overlay, names: &[String], 
 /// A snapshot was taken right before the commit began, which then has changed the image below it.
 pub(in crate::engine::settle) fn late_snapshot(refused: &Error) -> Failure {
     Failure {
-        message: format!("{refused}, taken as its commit began: what the guest wrote since may be in the snapshot"),
-        hint: Some("take the snapshot again after the backup".into()),
+        message: format!("{refused}, created when its commit began; data written since then may be in the snapshot"),
+        hint: Some("Create the snapshot again after the backup".into()),
     }
 }
 
 /// Bitmaps of a checkpoint that was made during the backup lie in the overlay; only a running QEMU takes them along.
 pub(in crate::engine::settle) fn bitmaps(overlay: &Overlay, names: &[String], seat: Option<&Seat>) -> Error {
     let message = format!(
-        "the overlay {} holds the bitmap {}, which a commit of a guest that is off would lose",
+        "the overlay {} holds the bitmap {}, which would be lost by committing it while the guest is off",
         overlay.path.display(),
         names.join(", ")
     );
@@ -39,10 +39,11 @@ pub(in crate::engine::settle) fn bitmaps(overlay: &Overlay, names: &[String], se
     let of_file = of_file.collect::<Vec<_>>().join(" && ");
     let hint = match seat {
         Some(seat) => format!(
-            "start the guest, whose commit keeps its checkpoints: virsh start {}; or drop them: {of_file}",
+            "Start the guest, because the commit of a running guest keeps checkpoints: virsh start {}; or remove the \
+             bitmap: {of_file}",
             quoted(&seat.domain.id.name)
         ),
-        None => format!("drop it: {of_file}"),
+        None => format!("Remove it: {of_file}"),
     };
     refusal(overlay, message, hint)
 }

@@ -87,7 +87,7 @@ fn a_commit_that_runs_already_is_adopted_and_other_jobs_are_left_alone() {
 
     let mut bench = running(true);
     bench.fake.set(|guest| guest.job = Some((false, vec![(8, 8)])));
-    assert!(bench.refused().contains("another block job runs on it"));
+    assert!(bench.refused().contains("another block job is running on it"));
     assert_eq!(bench.acts(), ["block_job", "block_job"]);
 
     let mut bench = running(true);
@@ -95,7 +95,7 @@ fn a_commit_that_runs_already_is_adopted_and_other_jobs_are_left_alone() {
         guest.job.take_if(|_| call == "block_job" && number == 3);
         None
     });
-    assert!(bench.refused().contains("its commit ended before it was done"));
+    assert!(bench.refused().contains("its commit ended early"));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn an_overlay_that_only_the_definition_names_goes_if_nothing_is_in_it() {
 #[test]
 fn a_guest_that_was_put_on_its_committed_overlay_again_is_for_a_person() {
     let mut bench = running(true).noted_before(Some(Settling::Committed));
-    assert!(bench.refused().contains("is older than the base below it"));
+    assert!(bench.refused().contains("is older than its base"));
     assert_eq!((bench.acts().len(), bench.noted()), (0, Some(Settling::Committed)));
 }
 

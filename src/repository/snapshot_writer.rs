@@ -12,7 +12,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::blobs::{Blobs, Stats};
 use super::catalog::Catalog;
 use super::fetch::Fetcher;
-use super::lock::{Lock, Timing};
+use super::lock::{SharedLock, Timing};
 use super::snapshot::{Snapshot, Summary};
 use super::tree::{Node, Tree, is_component};
 use super::walk::{Files, walk};
@@ -39,7 +39,7 @@ pub struct About {
 
 /// How a restore point is written.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct WriteOptions {
     /// The folder of the cache.
     pub cache: PathBuf,
     /// Up to so many threads compress.
@@ -57,8 +57,8 @@ pub(super) struct Parent {
     pub(super) files: Files,
 }
 
-/// A restore point that is being written. Dropped before [`PointWriter::commit`], it does not exist.
-pub struct PointWriter {
+/// A restore point that is being written. Dropped before [`SnapshotWriter::commit`], it does not exist.
+pub struct SnapshotWriter {
     about: About,
     began: DateTime<Utc>,
     pub(super) repository: Repository,
@@ -68,7 +68,7 @@ pub struct PointWriter {
     root: Dir,
     summary: Summary,
     // Released last: blobs are still being written before.
-    lock: Lock,
+    lock: SharedLock,
 }
 
 type Dir = BTreeMap<String, Item>;
@@ -78,20 +78,20 @@ enum Item {
     Dir(Dir),
 }
 
-impl PointWriter {
+impl SnapshotWriter {
     /// Locks the repository, brings the cache up to date and finds the point before.
-    pub fn begin(repository: &Repository, about: About, options: &Options) -> Result<PointWriter, Error> {
+    pub fn begin(repository: &Repository, about: About, options: &WriteOptions) -> Result<SnapshotWriter, Error> {
         if !is_component(&about.folder) {
             return Err(repository.invalid(format!("{:?} cannot be the name of a folder", about.folder)));
         }
         let began = Utc::now();
-        let lock = Lock::shared(repository, options.timing, &options.cancel)?;
+        let lock = SharedLock::take(repository, options.timing, &options.cancel)?;
         let catalog = Arc::new(Catalog::open(repository, &options.cache)?);
         let fetcher = Fetcher::new(repository, &catalog);
         let parent = find_parent(&fetcher, &about)?;
         let blobs = Blobs::new(repository, &catalog, options.threads)?;
         let (repository, root, summary) = (repository.clone(), Dir::new(), Summary::default());
-        Ok(PointWriter { about, began, repository, fetcher, blobs, parent, root, summary, lock })
+        Ok(SnapshotWriter { about, began, repository, fetcher, blobs, parent, root, summary, lock })
     }
 
     /// The snapshot that this one builds on.

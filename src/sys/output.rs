@@ -1,32 +1,44 @@
-//! Owns: what a hook says: the newest part of it, and whether it said READY. Must not: read from a process.
+//! Owns: what a process writes: the newest part of it, and whether one line was the awaited one. Must not: read from a process.
 
-use super::MAX_OUTPUT;
-
-/// The line by which a session says that it holds.
-pub(super) const READY: &[u8] = b"READY";
 /// Bytes of a line that are logged at once; a longer one is logged in parts.
 const MAX_LINE: usize = 4 << 10;
 
-/// What a hook has said so far, in bounded memory.
-#[derive(Debug, Default)]
-pub(super) struct Output {
+/// What a process has written so far, in bounded memory.
+#[derive(Debug)]
+pub struct Output {
+    /// The name of the process in the log.
+    name: String,
+    limit: usize,
+    awaited: Option<&'static [u8]>,
     kept: Vec<u8>,
     /// Something before `kept` was dropped.
     cut: bool,
     line: Vec<u8>,
     /// `line` continues one whose beginning was logged.
     in_parts: bool,
-    ready: bool,
+    found: bool,
 }
 
 impl Output {
-    /// Takes what it said next.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    /// Keeps the newest `limit` bytes. `name` is for the log.
+    pub fn new(name: &str, limit: usize) -> Output {
+        let (kept, line) = (Vec::new(), Vec::new());
+        let name = name.to_owned();
+        Output { name, limit, awaited: None, kept, cut: false, line, in_parts: false, found: false }
+    }
+
+    /// Also watches for a line that is exactly this.
+    #[must_use]
+    pub fn awaiting(self, line: &'static [u8]) -> Output {
+        Output { awaited: Some(line), ..self }
+    }
+
+    /// Adds what was written next.
+    pub fn push(&mut self, bytes: &[u8]) {
         self.kept.extend_from_slice(bytes);
         // Twice the size, so that bytes are not moved at every push.
-        if self.kept.len() > 2 * MAX_OUTPUT {
-            self.kept.drain(..self.kept.len() - MAX_OUTPUT);
-            self.cut = true;
+        if self.kept.len() > 2 * self.limit {
+            self.cut();
         }
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             for part in piece.chunks(MAX_LINE) {
@@ -35,19 +47,24 @@ impl Output {
         }
     }
 
-    /// Whether a whole line was READY.
-    pub(super) fn is_ready(&self) -> bool {
-        self.ready
+    /// Whether the awaited line was written.
+    pub fn has_awaited(&self) -> bool {
+        self.found
     }
 
-    /// The newest part of it all.
-    pub(super) fn into_text(mut self) -> String {
+    /// The newest part of it all, from the beginning of a line where that is possible. Control characters other than tab and line
+    /// feed are replaced.
+    pub fn take_text(&mut self) -> String {
         self.end_line();
-        if self.kept.len() > MAX_OUTPUT {
-            self.kept.drain(..self.kept.len() - MAX_OUTPUT);
-            self.cut = true;
+        if self.kept.len() > self.limit {
+            self.cut();
         }
-        text(&self.kept, self.cut)
+        text(&std::mem::take(&mut self.kept), self.cut)
+    }
+
+    fn cut(&mut self) {
+        self.kept.drain(..self.kept.len() - self.limit);
+        self.cut = true;
     }
 
     /// `part` is at most one line, and ends with its line feed if it has come.
@@ -64,21 +81,21 @@ impl Output {
     }
 
     fn end_line(&mut self) {
-        self.ready |= !self.in_parts && self.line.strip_suffix(b"\r").unwrap_or(&self.line) == READY;
+        self.found |= !self.in_parts && self.awaited == Some(self.line.strip_suffix(b"\r").unwrap_or(&self.line));
         self.log();
         self.in_parts = false;
     }
 
     fn log(&mut self) {
         if !self.line.is_empty() {
-            tracing::debug!("hook says: {}", text(&self.line, false));
+            tracing::debug!("{}: {}", self.name, text(&self.line, false));
             self.line.clear();
         }
     }
 }
 
-/// Bytes of a hook as text that a terminal can show unharmed. Where the beginning is missing, the rest of its line goes too.
-pub(super) fn text(bytes: &[u8], cut: bool) -> String {
+/// Bytes as text that a terminal can show unharmed. Where the beginning is missing, the rest of its line is dropped.
+fn text(bytes: &[u8], cut: bool) -> String {
     let from = match bytes.iter().position(|byte| *byte == b'\n') {
         Some(end) if cut && end + 1 < bytes.len() => end + 1,
         _ => 0,
@@ -89,44 +106,46 @@ pub(super) fn text(bytes: &[u8], cut: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_LINE, MAX_OUTPUT, Output, text};
+    use super::{MAX_LINE, Output, text};
+
+    const LIMIT: usize = 64 << 10;
 
     #[test]
     fn the_newest_lines_are_kept() {
-        let mut output = Output::default();
+        let mut output = Output::new("test", LIMIT);
         for line in 0..100_000 {
             output.push(format!("line {line}\n").as_bytes());
-            assert!(output.kept.len() <= 2 * MAX_OUTPUT);
+            assert!(output.kept.len() <= 2 * LIMIT);
         }
-        let text = output.into_text();
-        assert!(text.len() <= MAX_OUTPUT && text.len() > MAX_OUTPUT - 20);
+        let text = output.take_text();
+        assert!(text.len() <= LIMIT && text.len() > LIMIT - 20);
         assert!(text.starts_with("line ") && text.ends_with("\nline 99999\n"));
     }
 
     #[test]
     fn one_endless_line_is_kept_in_part() {
-        let mut output = Output::default();
-        output.push(&vec![b'x'; 10 * MAX_OUTPUT]);
+        let mut output = Output::new("test", LIMIT);
+        output.push(&vec![b'x'; 10 * LIMIT]);
         assert!(output.line.len() < 2 * MAX_LINE);
-        assert_eq!(output.into_text(), "x".repeat(MAX_OUTPUT));
+        assert_eq!(output.take_text(), "x".repeat(LIMIT));
     }
 
     #[test]
     fn what_fits_is_kept_whole_and_not_moved_at_every_push() {
-        let fits = format!("first\n{}", "x".repeat(MAX_OUTPUT - 6));
-        let mut output = Output::default();
+        let fits = format!("first\n{}", "x".repeat(LIMIT - 6));
+        let mut output = Output::new("test", LIMIT);
         output.push(fits.as_bytes());
-        assert_eq!(output.into_text(), fits);
-        let mut output = Output::default();
-        output.push(&vec![b'x'; 2 * MAX_OUTPUT]);
-        assert_eq!(output.kept.len(), 2 * MAX_OUTPUT);
+        assert_eq!(output.take_text(), fits);
+        let mut output = Output::new("test", LIMIT);
+        output.push(&vec![b'x'; 2 * LIMIT]);
+        assert_eq!(output.kept.len(), 2 * LIMIT);
         output.push(b"x");
-        assert_eq!(output.kept.len(), MAX_OUTPUT);
+        assert_eq!(output.kept.len(), LIMIT);
     }
 
     #[test]
     fn a_long_line_is_logged_in_parts_of_bounded_size() {
-        let mut output = Output::default();
+        let mut output = Output::new("test", LIMIT);
         for length in 1..=3 * MAX_LINE {
             output.push(b"x");
             assert_eq!(output.line.len(), (length - 1) % MAX_LINE + 1);
@@ -142,11 +161,11 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_a_line_of_its_own() {
+    fn the_awaited_line_stands_alone() {
         let says = |pieces: &[&str]| {
-            let mut output = Output::default();
+            let mut output = Output::new("test", LIMIT).awaiting(b"READY");
             pieces.iter().for_each(|piece| output.push(piece.as_bytes()));
-            output.is_ready()
+            output.has_awaited()
         };
         assert!(says(&["READY\n"]) && says(&["READY\r", "\n"]));
         assert!(says(&["connecting\nRE", "AD", "Y", "\nmore"]));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::disk_reader::DiskReader;
+use super::disk_reader::SnapshotDisk;
 use super::fetch::{Fetcher, Segment};
 use super::walk::{Files, walk};
 use super::{BlobKind, Catalog, Error, Id, Repository, Snapshot};
@@ -11,25 +11,25 @@ use crate::sys::signals::Cancel;
 /// Bytes of a file that is read into memory, at most.
 const MAX_FILE: u64 = 64 << 20;
 
-/// A restore point that is read. Who must not lose it meanwhile holds a [`Lock`](super::Lock).
-pub struct PointReader {
+/// A restore point that is read. Who must not lose it meanwhile holds a [`SharedLock`](super::SharedLock).
+pub struct SnapshotReader {
     fetcher: Fetcher,
     cancel: Cancel,
     point: Id,
     files: Files,
 }
 
-impl PointReader {
+impl SnapshotReader {
     /// Reads the folders of a restore point. A signal ends every call on it with [`Error::Stopped`].
     pub fn open(
         repository: &Repository,
         catalog: &Arc<Catalog>,
         (id, snapshot): (Id, &Snapshot),
         cancel: &Cancel,
-    ) -> Result<PointReader, Error> {
+    ) -> Result<SnapshotReader, Error> {
         let fetcher = Fetcher::new(repository, catalog);
         let files = walk(&fetcher, id, snapshot)?;
-        Ok(PointReader { fetcher, cancel: cancel.clone(), point: id, files })
+        Ok(SnapshotReader { fetcher, cancel: cancel.clone(), point: id, files })
     }
 
     /// The names of its files with their lengths, in order. Every component of a name stays in its folder.
@@ -49,11 +49,11 @@ impl PointReader {
     }
 
     /// A disk, or another file, to read any of it.
-    pub fn disk(&self, name: &str) -> Result<DiskReader, Error> {
+    pub fn disk(&self, name: &str) -> Result<SnapshotDisk, Error> {
         let node = self.files.files.get(name);
         let node =
             node.ok_or_else(|| self.fetcher.repository().invalid(format!("the restore point has no {name:?}")))?;
-        DiskReader::open(&self.fetcher, &self.cancel, (self.point, name), node)
+        SnapshotDisk::open(&self.fetcher, &self.cancel, (self.point, name), node)
     }
 
     /// Reads and checks every blob once, and returns all damage found. `progress` gets the stored bytes that were read since its last call.

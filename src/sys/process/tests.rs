@@ -1,8 +1,7 @@
-//! The end of real process groups: by itself, by a word, by force.
+//! The end of real process groups: by themselves, by SIGTERM, by SIGKILL.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 
@@ -12,9 +11,9 @@ const LONG: Duration = Duration::from_secs(60);
 /// Starts a script, whose first argument is the folder, and waits until it has written its number there.
 fn start(script: &str, folder: &Path) -> (Process, PathBuf) {
     let script = format!("{script}\n");
-    let argv = ["/bin/sh", "-c", &script, "hook", folder.to_str().unwrap()].map(str::to_owned).to_vec();
-    let call = Call { argv, env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]) };
-    let process = Process::start(&call, Stream::Null).unwrap();
+    let mut command = program::command("/bin/sh");
+    command.args(["-c", &script, "test", folder.to_str().unwrap()]);
+    let process = Process::start(command, Stream::Null, Answer::Joined, Output::new("sh", 64 << 10)).unwrap();
     let of = PathBuf::from(format!("/proc/{}", process.child.id()));
     let began = Instant::now();
     while !folder.join("runs").exists() {
@@ -25,7 +24,7 @@ fn start(script: &str, folder: &Path) -> (Process, PathBuf) {
 }
 
 #[test]
-fn who_ends_in_order_is_given_time_to() {
+fn a_process_gets_time_to_end_after_sigterm() {
     let folder = tempfile::tempdir().unwrap();
     let script = "trap 'sleep 0.3; touch $1/in-order; exit 0' TERM; touch $1/runs; while :; do sleep 0.05; done";
     let (mut process, of) = start(script, folder.path());
@@ -35,7 +34,7 @@ fn who_ends_in_order_is_given_time_to() {
 }
 
 #[test]
-fn who_is_deaf_is_killed_and_waited_for() {
+fn a_process_that_ignores_sigterm_is_killed_and_reaped() {
     let folder = tempfile::tempdir().unwrap();
     let (mut process, of) = start("trap '' TERM; touch $1/runs; while :; do sleep 0.05; done", folder.path());
     process.stop();
@@ -44,7 +43,7 @@ fn who_is_deaf_is_killed_and_waited_for() {
 }
 
 #[test]
-fn nobody_is_left_when_it_is_dropped() {
+fn dropping_a_process_ends_it() {
     let folder = tempfile::tempdir().unwrap();
     let (process, of) = start("touch $1/runs; exec sleep 600", folder.path());
     drop(process);
@@ -52,7 +51,7 @@ fn nobody_is_left_when_it_is_dropped() {
 }
 
 #[test]
-fn all_that_it_said_at_its_end_is_read() {
+fn output_at_the_end_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let (mut process, of) = start("seq 1 10000; touch $1/runs", folder.path());
     // It ends without being read, as what it says fits in the pipe.
@@ -69,7 +68,7 @@ fn all_that_it_said_at_its_end_is_read() {
 }
 
 #[test]
-fn who_writes_on_for_ever_is_not_listened_to_for_ever() {
+fn endless_output_of_another_process_does_not_delay_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let script =
         "setsid sh -c 'echo $$ >$0/other; exec yes' $1 & until [ -s $1/other ]; do sleep 0.01; done; touch $1/runs";
@@ -79,4 +78,39 @@ fn who_writes_on_for_ever_is_not_listened_to_for_ever() {
     }
     // Its end of the pipe is closed with this: `yes` ends of it.
     assert_eq!(process.finish(None).ended, Ended::Exit(0));
+}
+
+fn shell(script: &str, answer: Answer) -> Process {
+    let mut command = program::command("sh");
+    command.args(["-c", script]);
+    Process::start(command, Stream::Null, answer, Output::new("sh", 100)).unwrap()
+}
+
+#[test]
+fn an_active_process_has_no_deadline_and_a_silent_one_is_ended() {
+    let stall = Duration::from_secs(3);
+    let active = shell("for n in $(seq 20); do echo $n; sleep 0.2; done; exit 7", Answer::Kept(1000));
+    let (ran, answer) = active.run_while_active(stall).unwrap();
+    assert!(ran.time > stall && ran.ended == Ended::Exit(7) && answer.ends_with(b"\n20\n"), "{ran:?}");
+    let (ran, _) = shell("exec sleep 600", Answer::Kept(1000)).run_while_active(Duration::from_millis(200)).unwrap();
+    assert_eq!(ran.ended, Ended::TimedOut);
+}
+
+#[test]
+fn an_answer_is_kept_apart_from_errors_and_bounded() {
+    let (ran, answer) = shell("seq 9; echo wrong >&2", Answer::Kept(6)).run_while_active(LONG).unwrap();
+    assert_eq!((ran.output.as_str(), answer.as_slice()), ("wrong\n", &b"1\n2\n3\n"[..]));
+    let (ran, answer) = shell("exec head -c 9000000 /dev/zero", Answer::Kept(1 << 20)).run_while_active(LONG).unwrap();
+    assert_eq!((ran.ended, answer.len()), (Ended::Signal(13), 1 << 20));
+}
+
+#[test]
+fn input_is_passed_even_if_it_is_not_read() {
+    for (script, said) in [("sleep 0.1; wc -c", "1048576\n"), ("exit 0", "")] {
+        let mut command = program::command("sh");
+        command.args(["-c", script]);
+        let mut process = Process::start(command, Stream::Pipe, Answer::Joined, Output::new("sh", 100)).unwrap();
+        process.write_input(vec![b'x'; 1 << 20]);
+        assert_eq!(process.run(LONG, None).unwrap().output, said);
+    }
 }
