@@ -23,6 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("qcow2", &["model"]),
     ("nbd", &["model", "sys"]),
     ("archive", &["model", "sys"]),
+    ("repository", &["model", "sys"]),
     ("store", &["archive", "hypervisor", "model", "qcow2", "sys"]),
     (
         "engine",

@@ -1,0 +1,139 @@
+//! Owns: how a disk is cut into blobs, and its holes into blobs of zeros. Must not: read or store one.
+
+use super::Id;
+use super::format::{ZeroLength, zero_id};
+use super::tree::MAX_BLOBS;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+const SMALL_DISK: u64 = 32 * GIB;
+
+/// Bytes of the blobs of a disk of this size; `None` if it is too large. A small blob costs space for its name, a large one is stored
+/// again for a small change in it.
+pub fn blob_size(size: u64) -> Option<u64> {
+    let usual = match size {
+        ..=SMALL_DISK => 64 * KIB,
+        ..=TIB => 256 * KIB,
+        _ => MIB,
+    };
+    let fits = |blob: &u64| size / blob < MAX_BLOBS as u64;
+    [usual, 2 * usual, 4 * usual, 8 * MIB].into_iter().filter(|blob| *blob <= 8 * MIB).find(fits)
+}
+
+/// Whether all bytes are zeros.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(4096).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
+/// The blobs of a file, in order. Zeros are gathered into the largest blobs that holes are made of.
+#[derive(Debug, Default)]
+pub struct Content {
+    ids: Vec<Id>,
+    /// Bytes so far.
+    length: u64,
+    /// Zeros at the end that are no blob yet.
+    zeros: u64,
+    /// Lengths of blobs of zeros that must be stored, each once.
+    zero_lengths: Vec<u64>,
+}
+
+impl Content {
+    /// Appends a blob.
+    pub fn push(&mut self, id: Id, length: u64, unit: u64) {
+        self.flush(unit);
+        self.ids.push(id);
+        self.length += length;
+    }
+
+    /// Appends zeros.
+    pub fn push_zeros(&mut self, length: u64) {
+        self.zeros += length;
+        self.length += length;
+    }
+
+    /// Bytes so far.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The ids, and the lengths of the blobs of zeros among them.
+    pub fn finish(mut self, unit: u64) -> (Vec<Id>, Vec<u64>) {
+        self.flush(unit);
+        (self.ids, self.zero_lengths)
+    }
+
+    /// Makes blobs of the zeros. At least one of them is of [`ZeroLength::Small`] if there are so many.
+    fn flush(&mut self, unit: u64) {
+        let (large, small) = (ZeroLength::Large.bytes() as u64, ZeroLength::Small.bytes() as u64);
+        while self.zeros > 0 {
+            let length = match self.zeros {
+                zeros if zeros > large => large,
+                zeros if zeros >= small => small,
+                zeros => zeros.min(unit),
+            };
+            self.ids.push(zero_id(length));
+            if !self.zero_lengths.contains(&length) {
+                self.zero_lengths.push(length);
+            }
+            self.zeros -= length;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_blobs_follows_that_of_the_disk() {
+        for (size, blob) in [
+            (0, 64 * KIB),
+            (32 * GIB, 64 * KIB),
+            (32 * GIB + 1, 256 * KIB),
+            (TIB - 1, 256 * KIB),
+            (TIB, 512 * KIB),
+            (TIB + 1, MIB),
+            (4 * TIB, 2 * MIB),
+            (10 * TIB, 4 * MIB),
+            (32 * TIB - 1, 8 * MIB),
+        ] {
+            assert_eq!(blob_size(size), Some(blob), "{size}");
+        }
+        assert_eq!(blob_size(32 * TIB), None);
+        assert_eq!(blob_size(u64::MAX), None);
+    }
+
+    #[test]
+    fn zeros_become_large_blobs_and_one_that_restic_makes_holes_of() {
+        let unit = 64 * KIB;
+        let lengths = |zeros: u64| {
+            let mut content = Content::default();
+            content.push(Id::of(b"a"), unit, unit);
+            content.push_zeros(zeros / 2);
+            content.push_zeros(zeros - zeros / 2);
+            assert_eq!(content.length(), zeros + unit);
+            let (ids, lengths) = content.finish(unit);
+            let all: Vec<u64> =
+                ids[1..].iter().map(|id| *lengths.iter().find(|length| zero_id(**length) == *id).unwrap()).collect();
+            assert_eq!(all.iter().sum::<u64>(), zeros);
+            all
+        };
+        assert_eq!(lengths(0), [0; 0]);
+        assert_eq!(lengths(100 * KIB), [64 * KIB, 36 * KIB]);
+        assert_eq!(lengths(512 * KIB + 1), [512 * KIB, 1]);
+        assert_eq!(lengths(8 * MIB), [512 * KIB; 16]);
+        assert_eq!(lengths(17 * MIB), [8 * MIB, 8 * MIB, 512 * KIB, 512 * KIB]);
+    }
+
+    #[test]
+    fn zeros_are_recognized() {
+        assert!(is_zero(&[]) && is_zero(&[0; 10_000]));
+        for at in [0, 4095, 4096, 9999] {
+            let mut bytes = [0; 10_000];
+            bytes[at] = 1;
+            assert!(!is_zero(&bytes));
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Owns: Debian's restic for tests: a repository's folder and the program on it. Must not: be in the program.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::{Local, Place};
+use crate::sys::patience::Patience;
+
+/// A folder for a repository.
+pub struct Restic {
+    pub dir: TempDir,
+}
+
+impl Restic {
+    pub const PASSWORD: &str = "a password";
+
+    pub fn new() -> Restic {
+        // In memory: every object is synced.
+        Restic { dir: tempfile::tempdir_in("/dev/shm").unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The place of the repository.
+    pub fn place(&self) -> Arc<dyn Place> {
+        Arc::new(Local::at(&self.path("repository"), &Patience::default()))
+    }
+
+    /// Runs restic, whatever comes of it.
+    pub fn try_run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("restic");
+        command.args(["--no-cache", "-r"]).arg(self.path("repository")).args(arguments);
+        command.env("RESTIC_PASSWORD", Restic::PASSWORD).current_dir(self.dir.path());
+        command.output().expect("restic is installed: tests/lab/install")
+    }
+
+    /// Runs restic, which must succeed; what it prints.
+    #[track_caller]
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output = self.try_run(arguments);
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "restic {arguments:?}: {printed}{errors}");
+        printed
+    }
+}

@@ -1,0 +1,123 @@
+//! The lock protocol, beside restic.
+
+use super::super::fixture::Restic;
+use super::*;
+
+const SHORT: Duration = Duration::from_millis(20);
+const LONG: Duration = Duration::from_secs(600);
+
+fn timing() -> Timing {
+    Timing { second_look: SHORT, refresh: LONG, give_up: LONG, wait: Duration::ZERO }
+}
+
+fn scene() -> (Restic, Repository) {
+    let restic = Restic::new();
+    let repository = Repository::init(restic.place(), Restic::PASSWORD).unwrap();
+    (restic, repository)
+}
+
+fn take(repository: &Repository, timing: Timing) -> Result<SharedLock, Error> {
+    SharedLock::take(repository, timing, &Cancel::default())
+}
+
+fn ids(repository: &Repository) -> Vec<Id> {
+    repository.list(Kind::Lock).unwrap().into_iter().map(|(id, _)| id).collect()
+}
+
+#[test]
+fn restic_sees_our_lock_and_works_beside_it_or_refuses() {
+    let (restic, repository) = scene();
+    std::fs::write(restic.path("file"), "x").unwrap();
+    let locks = [take(&repository, timing()).unwrap(), take(&repository, timing()).unwrap()];
+    let listed = ids(&repository);
+    assert!(restic.run(&["--no-lock", "list", "locks"]).contains(&listed[0].to_string()));
+    restic.run(&["backup", "file"]);
+    restic.run(&["unlock"]);
+    assert_eq!(ids(&repository), listed, "our process lives, and is sent no signal");
+    let check = restic.try_run(&["check"]);
+    let errors = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(!check.status.success() && errors.contains("(kvmbackup)"), "{errors}");
+    for lock in locks {
+        lock.check().unwrap();
+        lock.release().unwrap();
+    }
+    assert_eq!(ids(&repository), []);
+    restic.run(&["check"]);
+}
+
+#[test]
+fn an_exclusive_lock_is_waited_for_and_its_holder_is_named() {
+    let (_restic, repository) = scene();
+    let other =
+        Stored { exclusive: true, pid: 1234, hostname: "cloud2".into(), username: "root".into(), ..Stored::ours() };
+    let id = repository.save(Kind::Lock, &other).unwrap();
+    let error = take(&repository, timing()).unwrap_err();
+    assert!(error.to_string().contains("locked by process 1234 of root on cloud2, exclusively, since"), "{error}");
+    assert_eq!(ids(&repository), [id]);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| take(&repository, Timing { wait: LONG, ..timing() }).map(drop));
+        thread::sleep(SHORT);
+        repository.remove(Object::new(Kind::Lock, id)).unwrap();
+        waiting.join().unwrap().unwrap();
+    });
+    repository.save(Kind::Lock, &other).unwrap();
+    let cancel = Cancel::default();
+    cancel.cancel(15);
+    let stopped = SharedLock::take(&repository, Timing { wait: LONG, ..timing() }, &cancel);
+    assert!(matches!(stopped, Err(Error::Stopped { signal: 15 })));
+}
+
+#[test]
+fn an_exclusive_lock_that_comes_between_the_looks_is_seen() {
+    let (_restic, repository) = scene();
+    let other = Stored { exclusive: true, ..Stored::ours() };
+    thread::scope(|scope| {
+        let taking = scope.spawn(|| take(&repository, Timing { second_look: SHORT * 20, ..timing() }));
+        while ids(&repository).is_empty() {
+            thread::yield_now();
+        }
+        let id = repository.save(Kind::Lock, &other).unwrap();
+        assert!(matches!(taking.join().unwrap(), Err(Error::Locked { .. })));
+        assert_eq!(ids(&repository), [id], "ours is removed");
+    });
+}
+
+#[test]
+fn a_lock_is_written_anew_and_one_that_was_removed_or_is_too_old_is_lost() {
+    let (_restic, repository) = scene();
+    let lock = take(&repository, Timing { refresh: SHORT, ..timing() }).unwrap();
+    let first = lock.shared.state().id;
+    while lock.shared.state().id == first {
+        thread::yield_now();
+    }
+    lock.check().unwrap();
+    assert_eq!(ids(&repository).len(), 1, "the old one is removed");
+    let id = lock.shared.state().id;
+    repository.remove(Object::new(Kind::Lock, id)).unwrap();
+    while lock.check().is_ok() {
+        thread::yield_now();
+    }
+    let error = lock.check().unwrap_err();
+    assert!(matches!(error, Error::LockLost { .. }) && error.hint().is_some());
+    lock.release().unwrap();
+    assert_eq!(ids(&repository), [], "a lock that was removed is not written anew");
+
+    let lock = take(&repository, Timing { give_up: Duration::ZERO, ..timing() }).unwrap();
+    assert!(matches!(lock.check(), Err(Error::LockLost { .. })));
+}
+
+#[test]
+fn only_locks_of_our_own_dead_processes_are_removed() {
+    let (_restic, repository) = scene();
+    let dead = Stored { pid: u32::MAX, ..Stored::ours() };
+    repository.save(Kind::Lock, &dead).unwrap();
+    let others = [
+        Stored { hostname: host::node_name(), ..dead.clone() },
+        Stored { hostname: "cloud2 (kvmbackup)".into(), ..dead },
+        Stored { pid: 1, ..Stored::ours() },
+    ];
+    let mut kept = others.map(|other| repository.save(Kind::Lock, &other).unwrap()).to_vec();
+    kept.sort();
+    assert_eq!(remove_left_by_us(&repository).unwrap(), 1);
+    assert_eq!(ids(&repository), kept);
+}

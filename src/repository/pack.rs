@@ -1,0 +1,201 @@
+//! Owns: packs: sealed blobs one after another, then a sealed header that lists them, then its length. Must not: choose what goes into one,
+//! or where it is stored.
+
+use std::io;
+
+use super::crypto::{Key, OVERHEAD};
+use super::{BlobKind, Corruption, Error, Id, Kind, Object, Repository};
+
+/// Bytes of a header that are read, at most: as many as restic accepts.
+const MAX_HEADER: u32 = 16 << 20;
+
+/// Bytes of the header's length.
+const LENGTH: u32 = 4;
+
+/// Where a blob is in its pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// What it holds.
+    pub kind: BlobKind,
+    /// The SHA-256 of its contents.
+    pub id: Id,
+    /// Its first byte in the pack.
+    pub offset: u32,
+    /// Its bytes there, sealed.
+    pub length: u32,
+    /// The bytes of its contents, if they are compressed.
+    pub raw: Option<u32>,
+}
+
+impl Entry {
+    /// The bytes of its contents.
+    pub fn raw_length(&self) -> u32 {
+        self.raw.unwrap_or(self.length.saturating_sub(OVERHEAD as u32))
+    }
+
+    fn header_bytes(&self) -> usize {
+        let lengths = if self.raw.is_some() { 8 } else { 4 };
+        1 + lengths + Id::BYTES
+    }
+}
+
+/// A pack that is being filled.
+#[derive(Debug)]
+pub struct Pack {
+    kind: BlobKind,
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+/// A pack with its header.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its stored bytes.
+    pub bytes: Vec<u8>,
+    /// The blobs in it.
+    pub entries: Vec<Entry>,
+}
+
+impl Pack {
+    /// An empty one for blobs of a kind: restic takes mixed packs for damage.
+    pub fn new(kind: BlobKind) -> Pack {
+        Pack { kind, bytes: Vec::new(), entries: Vec::new() }
+    }
+
+    /// Appends a sealed blob.
+    ///
+    /// # Errors
+    /// Lengths that the format has no room for.
+    pub fn add(&mut self, id: Id, sealed: &[u8], raw: Option<u32>) -> io::Result<()> {
+        let [offset, length] = [self.bytes.len(), sealed.len()].map(u32::try_from);
+        let (offset, length) = (offset.map_err(io::Error::other)?, length.map_err(io::Error::other)?);
+        offset.checked_add(length).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.entries.push(Entry { kind: self.kind, id, offset, length, raw });
+        self.bytes.extend_from_slice(sealed);
+        Ok(())
+    }
+
+    /// Bytes of blobs in it.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Blobs in it.
+    pub fn blobs(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Appends the header.
+    pub fn finish(mut self, key: &Key) -> io::Result<Finished> {
+        let mut header = Vec::with_capacity(self.entries.iter().map(Entry::header_bytes).sum());
+        for entry in &self.entries {
+            let compressed = u8::from(entry.raw.is_some()) << 1;
+            header.push(compressed | u8::from(entry.kind == BlobKind::Tree));
+            header.extend_from_slice(&entry.length.to_le_bytes());
+            header.extend(entry.raw.into_iter().flat_map(u32::to_le_bytes));
+            header.extend_from_slice(entry.id.as_bytes());
+        }
+        let sealed = key.seal(&header)?;
+        self.bytes.extend_from_slice(&sealed);
+        self.bytes.extend_from_slice(&u32::try_from(sealed.len()).map_err(io::Error::other)?.to_le_bytes());
+        Ok(Finished { bytes: self.bytes, entries: self.entries })
+    }
+}
+
+/// The blobs that a pack's own header lists.
+pub fn read_header(repository: &Repository, id: Id) -> Result<Vec<Entry>, Error> {
+    let pack = Object::new(Kind::Pack, id);
+    let damaged = |damage| repository.damaged(pack, damage);
+    let size = repository.size(pack)?;
+    let end = size.checked_sub(LENGTH.into()).ok_or_else(|| damaged(Corruption::Short))?;
+    let length = repository.read(pack, end..size)?.try_into().map_or(u32::MAX, u32::from_le_bytes);
+    if length > MAX_HEADER {
+        return Err(damaged(Corruption::TooLarge { limit: MAX_HEADER.into() }));
+    }
+    let start = end.checked_sub(length.into()).ok_or_else(|| damaged(Corruption::Short))?;
+    let header = repository.key().open(repository.read(pack, start..end)?);
+    header.and_then(|header| parse(&header, start)).map_err(damaged)
+}
+
+/// Entries of a header, whose blobs must fill the pack up to it.
+fn parse(mut header: &[u8], end: u64) -> Result<Vec<Entry>, Corruption> {
+    let mut entries = Vec::new();
+    let mut at = 0_u32;
+    while let Some((kind, rest)) = header.split_first() {
+        header = rest;
+        let length = number(&mut header)?;
+        let raw = if kind & 2 != 0 { Some(number(&mut header)?) } else { None };
+        let (id, rest) = header.split_first_chunk().ok_or(Corruption::Short)?;
+        header = rest;
+        let kind = match kind {
+            0 | 2 => BlobKind::Data,
+            1 | 3 => BlobKind::Tree,
+            _ => return Err(Corruption::Malformed("its header lists a blob of an unknown kind")),
+        };
+        entries.push(Entry { kind, id: Id::from_bytes(*id), offset: at, length, raw });
+        at = at.checked_add(length).ok_or(Corruption::Malformed("its header lists more than it holds"))?;
+    }
+    if u64::from(at) == end { Ok(entries) } else { Err(Corruption::Malformed("its header does not match its length")) }
+}
+
+fn number(bytes: &mut &[u8]) -> Result<u32, Corruption> {
+    let (number, rest) = bytes.split_first_chunk().ok_or(Corruption::Short)?;
+    *bytes = rest;
+    Ok(u32::from_le_bytes(*number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Restic;
+    use super::*;
+
+    fn stored(repository: &Repository, bytes: &[u8]) -> Id {
+        let id = Id::of(bytes);
+        repository.put(Object::new(Kind::Pack, id), bytes.to_vec()).unwrap();
+        id
+    }
+
+    #[test]
+    fn a_header_is_read_as_it_was_written_and_every_damage_is_seen() {
+        let restic = Restic::new();
+        let repository = Repository::init(restic.place(), Restic::PASSWORD).unwrap();
+        let mut pack = Pack::new(BlobKind::Tree);
+        pack.add(Id::of(b"a"), &[1; 100], Some(1000)).unwrap();
+        pack.add(Id::of(b"b"), &[2; 50], None).unwrap();
+        assert_eq!((pack.len(), pack.blobs()), (150, 2));
+        let finished = pack.finish(repository.key()).unwrap();
+        assert_eq!(read_header(&repository, stored(&repository, &finished.bytes)).unwrap(), finished.entries);
+        assert_eq!(
+            finished.entries[1],
+            Entry { kind: BlobKind::Tree, id: Id::of(b"b"), offset: 100, length: 50, raw: None }
+        );
+        assert_eq!(finished.entries.iter().map(Entry::raw_length).collect::<Vec<_>>(), [1000, 18]);
+
+        let end = finished.bytes.len();
+        for at in 150..end {
+            let mut bad = finished.bytes.clone();
+            bad[at] ^= 0x80;
+            assert!(read_header(&repository, stored(&repository, &bad)).unwrap_err().is_damage());
+        }
+        for length in [0, 3, 4, 150, end - 1] {
+            assert!(read_header(&repository, stored(&repository, &finished.bytes[..length])).unwrap_err().is_damage());
+        }
+        let longer = [&[0; 10], finished.bytes.as_slice()].concat();
+        assert!(read_header(&repository, stored(&repository, &longer)).unwrap_err().is_damage());
+    }
+
+    #[test]
+    fn headers_that_no_program_writes_are_refused() {
+        let entry = |kind: u8, length: u32| [&[kind][..], &length.to_le_bytes(), &[0; 32]].concat();
+        assert_eq!(parse(&entry(0, 7), 7).unwrap().len(), 1);
+        for (header, end) in [
+            (entry(4, 7), 7),
+            (entry(0, 7), 8),
+            (entry(2, 7), 7),
+            ([entry(0, u32::MAX), entry(0, 1)].concat(), 0),
+            (entry(0, 7)[..36].to_vec(), 7),
+        ] {
+            parse(&header, end).unwrap_err();
+        }
+    }
+}

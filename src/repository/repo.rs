@@ -1,0 +1,272 @@
+//! Owns: an open repository: its key, and reading and writing objects that are no packs. Must not: know what is in packs.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use chrono::Utc;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::crypto::{Key, random};
+use super::object::{Kind, Object};
+use super::{Corruption, Error, Id, Place, format, key_file, polynomial};
+
+/// The version of the format that this program reads and writes.
+const VERSION: u32 = 2;
+
+/// Keys that a password is tried on: each try costs a fraction of a second.
+const MAX_KEYS: usize = 20;
+
+/// A repository whose key is known. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    place: Arc<dyn Place>,
+    key: Arc<Key>,
+    id: Id,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Config {
+    version: u32,
+    id: Id,
+    chunker_polynomial: String,
+}
+
+impl Repository {
+    /// Makes a new repository.
+    ///
+    /// # Errors
+    /// [`Error::Exists`].
+    pub fn init(place: Arc<dyn Place>, password: &str) -> Result<Repository, Error> {
+        let location = place.location();
+        match place.size(Object::CONFIG) {
+            Ok(_) => return Err(Error::Exists { place: location }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                return Err(Error::Access {
+                    place: location,
+                    action: "look at",
+                    what: Object::CONFIG.to_string(),
+                    source,
+                });
+            }
+        }
+        let system = |source| Error::System { place: place.location(), source };
+        let mut id = [0; Id::BYTES];
+        random(&mut id).map_err(system)?;
+        let key = Key::random().map_err(system)?;
+        let chunker_polynomial = format!("{:x}", polynomial::choose().map_err(system)?);
+        let config = Config { version: VERSION, id: Id::from_bytes(id), chunker_polynomial };
+        let file = key_file::lock(&key, password, Utc::now()).map_err(system)?;
+        let sealed = format::encode(&key, Kind::Config, &config).map_err(system)?;
+        let repository = Repository { place, key: Arc::new(key), id: config.id };
+        // The config last: without it there is no repository.
+        repository.put(Object::new(Kind::Key, Id::of(&file)), file)?;
+        repository.put(Object::CONFIG, sealed)?;
+        Ok(repository)
+    }
+
+    /// Opens a repository.
+    ///
+    /// # Errors
+    /// [`Error::None`], [`Error::Password`], [`Error::Version`].
+    pub fn open(place: Arc<dyn Place>, password: &str) -> Result<Repository, Error> {
+        let location = place.location();
+        let sealed = match place.read_all(Object::CONFIG, format::limits(Kind::Config).0) {
+            Ok(sealed) => sealed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::None { place: location }),
+            Err(source) => {
+                return Err(Error::Access {
+                    place: location,
+                    action: "read",
+                    what: Object::CONFIG.to_string(),
+                    source,
+                });
+            }
+        };
+        let key = find_key(&*place, password)?;
+        let damaged = |source| Error::Damaged { place: place.location(), object: Object::CONFIG, source };
+        let config: Config = format::decode(&key, Kind::Config, sealed).map_err(damaged)?;
+        match config.version {
+            VERSION => Ok(Repository { place, key: Arc::new(key), id: config.id }),
+            version => Err(Error::Version { place: location, version }),
+        }
+    }
+
+    /// The id in its config, which copies of it share.
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// Where it is, for messages.
+    pub fn location(&self) -> String {
+        self.place.location()
+    }
+
+    pub(super) fn key(&self) -> &Arc<Key> {
+        &self.key
+    }
+
+    /// Stores an object that is JSON, and returns its name.
+    pub(super) fn save<T: Serialize>(&self, kind: Kind, value: &T) -> Result<Id, Error> {
+        let sealed = format::encode(&self.key, kind, value).map_err(|source| self.system(source))?;
+        let id = Id::of(&sealed);
+        self.put(Object::new(kind, id), sealed)?;
+        Ok(id)
+    }
+
+    /// Reads an object that is JSON.
+    pub(super) fn load<T: DeserializeOwned>(&self, kind: Kind, id: Id) -> Result<T, Error> {
+        let object = Object::new(kind, id);
+        let (limit, _) = format::limits(kind);
+        let sealed = self.place.read_all(object, limit).map_err(|source| match source.kind() {
+            io::ErrorKind::FileTooLarge => self.damaged(object, Corruption::TooLarge { limit }),
+            io::ErrorKind::UnexpectedEof => self.damaged(object, Corruption::Short),
+            _ => self.failed("read", object)(source),
+        })?;
+        let decoded = format::check_name(id, &sealed).and_then(|()| format::decode(&self.key, kind, sealed));
+        decoded.map_err(|source| self.damaged(object, source))
+    }
+
+    /// Part of an object as it is stored.
+    pub(super) fn read(&self, object: Object, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        self.place.read(object, range).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => self.damaged(object, Corruption::Short),
+            _ => self.failed("read", object)(source),
+        })
+    }
+
+    pub(super) fn size(&self, object: Object) -> Result<u64, Error> {
+        self.place.size(object).map_err(self.failed("read", object))
+    }
+
+    pub(super) fn put(&self, object: Object, bytes: Vec<u8>) -> Result<(), Error> {
+        self.place.put(object, bytes).map_err(self.failed("write", object))
+    }
+
+    /// The objects of a kind and their lengths, by id.
+    pub(super) fn list(&self, kind: Kind) -> Result<Vec<(Id, u64)>, Error> {
+        let place = self.location();
+        let listed = self.place.list(kind);
+        let mut found =
+            listed.map_err(|source| Error::Access { place, action: "list", what: kind.folder().to_owned(), source })?;
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    pub(super) fn remove(&self, object: Object) -> Result<(), Error> {
+        self.place.remove(object).map_err(self.failed("remove", object))
+    }
+
+    pub(super) fn damaged(&self, object: Object, source: Corruption) -> Error {
+        Error::Damaged { place: self.location(), object, source }
+    }
+
+    pub(super) fn invalid(&self, what: impl Into<String>) -> Error {
+        Error::Invalid { place: self.location(), what: what.into() }
+    }
+
+    pub(super) fn system(&self, source: io::Error) -> Error {
+        Error::System { place: self.location(), source }
+    }
+
+    fn failed(&self, action: &'static str, object: Object) -> impl Fn(io::Error) -> Error {
+        let place = self.location();
+        move |source| Error::Access { place: place.clone(), action, what: object.to_string(), source }
+    }
+}
+
+/// The master key, from the first key file that the password opens.
+fn find_key(place: &dyn Place, password: &str) -> Result<Key, Error> {
+    let access = |action, what: String| move |source| Error::Access { place: place.location(), action, what, source };
+    let mut keys = place.list(Kind::Key).map_err(access("list", "keys".to_owned()))?;
+    keys.sort_unstable();
+    let mut failure = None;
+    for (id, _) in keys.into_iter().take(MAX_KEYS) {
+        let object = Object::new(Kind::Key, id);
+        let file = place.read_all(object, format::limits(Kind::Key).0).map_err(access("read", object.to_string()));
+        let opened = file.and_then(|file| {
+            let opened = format::check_name(id, &file).and_then(|()| key_file::unlock(&file, password));
+            opened.map_err(|source| Error::Damaged { place: place.location(), object, source })
+        });
+        match opened {
+            Ok(Some(key)) => return Ok(key),
+            Ok(None) => {}
+            // Another key may open: one that is damaged is the reason only if none does.
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or(Error::Password { place: place.location() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Restic;
+    use super::*;
+
+    #[test]
+    fn a_repository_of_ours_is_one_of_restic_and_the_other_way_round() {
+        let restic = Restic::new();
+        let ours = Repository::init(restic.place(), Restic::PASSWORD).unwrap();
+        restic.run(&["check", "--read-data"]);
+        assert!(restic.run(&["cat", "config"]).contains(&ours.id().to_string()));
+        assert!(restic.run(&["key", "list"]).contains("kvmbackup"));
+        assert!(matches!(Repository::init(restic.place(), Restic::PASSWORD), Err(Error::Exists { .. })));
+        assert!(matches!(Repository::open(restic.place(), "wrong"), Err(Error::Password { .. })));
+
+        let restic = Restic::new();
+        restic.run(&["init", "--repository-version", "2"]);
+        let opened = Repository::open(restic.place(), Restic::PASSWORD).unwrap();
+        assert!(restic.run(&["cat", "config"]).contains(&opened.id().to_string()));
+        let debug = format!("{opened:?}");
+        assert!(debug.contains("key: Key,"), "no key is printed: {debug}");
+    }
+
+    #[test]
+    fn what_is_no_repository_of_this_version_is_refused() {
+        let restic = Restic::new();
+        assert!(matches!(Repository::open(restic.place(), Restic::PASSWORD), Err(Error::None { .. })));
+        restic.run(&["init", "--repository-version", "1"]);
+        let error = Repository::open(restic.place(), Restic::PASSWORD).unwrap_err();
+        assert!(matches!(error, Error::Version { version: 1, .. }) && error.hint().is_some());
+    }
+
+    #[test]
+    fn a_damaged_key_beside_a_good_one_does_no_harm_and_alone_it_is_named() {
+        let restic = Restic::new();
+        let place = restic.place();
+        Repository::init(place.clone(), Restic::PASSWORD).unwrap();
+        let (good, size) = place.list(Kind::Key).unwrap()[0];
+        let bad = Object::new(Kind::Key, Id::of(b"other"));
+        place.put(bad, vec![b'x'; 70_000]).unwrap();
+        Repository::open(place.clone(), Restic::PASSWORD).unwrap();
+        place.remove(bad).unwrap();
+        let good = Object::new(Kind::Key, good);
+        let mut bytes = place.read(good, 0..size).unwrap();
+        bytes[100] ^= 1;
+        place.put(good, bytes).unwrap();
+        let error = Repository::open(place.clone(), Restic::PASSWORD).unwrap_err();
+        assert!(error.is_damage() && error.to_string().contains(&good.to_string()), "{error}");
+    }
+
+    #[test]
+    fn every_damage_of_an_object_is_an_error_that_names_it() {
+        let restic = Restic::new();
+        let place = restic.place();
+        let ours = Repository::init(place.clone(), Restic::PASSWORD).unwrap();
+        let id = ours.save(Kind::Index, &vec![1; 1000]).unwrap();
+        let object = Object::new(Kind::Index, id);
+        assert_eq!(ours.load::<Vec<i32>>(Kind::Index, id).unwrap().len(), 1000);
+        let good = place.read_all(object, 1 << 20).unwrap();
+        let mut flipped = good.clone();
+        flipped[20] ^= 1;
+        for bad in [Vec::new(), good[..good.len() - 1].to_vec(), flipped] {
+            place.put(object, bad).unwrap();
+            let error = ours.load::<Vec<i32>>(Kind::Index, id).unwrap_err();
+            assert!(error.is_damage() && error.to_string().contains(&object.to_string()), "{error}");
+        }
+        place.remove(object).unwrap();
+        assert!(ours.load::<Vec<i32>>(Kind::Index, id).unwrap_err().is_damage(), "one that is lost");
+    }
+}

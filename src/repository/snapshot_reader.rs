@@ -1,0 +1,104 @@
+//! Owns: reading a restore point: its files, its disks, and checking every byte. Must not: choose where anything goes.
+
+use std::sync::Arc;
+
+use super::disk_reader::SnapshotDisk;
+use super::fetch::{Fetcher, Segment};
+use super::walk::{Files, walk};
+use super::{BlobKind, Catalog, Error, Id, Repository, Snapshot};
+use crate::sys::signals::Cancel;
+
+/// Bytes of a file that is read into memory, at most.
+const MAX_FILE: u64 = 64 << 20;
+
+/// A restore point that is read. Who must not lose it meanwhile holds a [`SharedLock`](super::SharedLock).
+pub struct SnapshotReader {
+    fetcher: Fetcher,
+    cancel: Cancel,
+    point: Id,
+    files: Files,
+}
+
+impl SnapshotReader {
+    /// Reads the folders of a restore point. A signal ends every call on it with [`Error::Stopped`].
+    pub fn open(
+        repository: &Repository,
+        catalog: &Arc<Catalog>,
+        (id, snapshot): (Id, &Snapshot),
+        cancel: &Cancel,
+    ) -> Result<SnapshotReader, Error> {
+        let fetcher = Fetcher::new(repository, catalog);
+        let files = walk(&fetcher, id, snapshot)?;
+        Ok(SnapshotReader { fetcher, cancel: cancel.clone(), point: id, files })
+    }
+
+    /// The names of its files with their lengths, in order. Every component of a name stays in its folder.
+    pub fn names(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.files.files.iter().map(|(name, node)| (name.as_str(), node.size))
+    }
+
+    /// All bytes of a small file.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let disk = self.disk(name)?;
+        if disk.size() > MAX_FILE {
+            return Err(self.fetcher.repository().invalid(format!("{name} has more than {MAX_FILE} bytes")));
+        }
+        let mut bytes = vec![0; usize::try_from(disk.size()).unwrap_or_default()];
+        disk.read_at(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// A disk, or another file, to read any of it.
+    pub fn disk(&self, name: &str) -> Result<SnapshotDisk, Error> {
+        let node = self.files.files.get(name);
+        let node =
+            node.ok_or_else(|| self.fetcher.repository().invalid(format!("the restore point has no {name:?}")))?;
+        SnapshotDisk::open(&self.fetcher, &self.cancel, (self.point, name), node)
+    }
+
+    /// Reads and checks every blob once, and returns all damage found. `progress` gets the stored bytes that were read since its last call.
+    pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Vec<Error> {
+        let mut damages = Vec::new();
+        let mut blobs = Vec::new();
+        let trees = self.files.trees.iter().map(|id| (BlobKind::Tree, *id));
+        let contents = self.files.files.values().flat_map(|node| node.content.iter().flatten());
+        let mut wanted: Vec<_> = trees.chain(contents.map(|id| (BlobKind::Data, *id))).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        for (kind, id) in wanted {
+            match self.fetcher.locate(kind, id) {
+                Ok(found) => blobs.push(found),
+                Err(error) => damages.push(error),
+            }
+        }
+        for name in self.files.files.keys() {
+            // Lengths; a blob that is missing was found above.
+            if let Err(error @ Error::Suspect { .. }) = self.disk(name).map(drop) {
+                damages.push(error);
+            }
+        }
+        blobs.sort_unstable_by_key(|(pack, entry)| (*pack, entry.offset));
+        let mut segments = Vec::<Segment>::new();
+        for (pack, entry) in blobs {
+            if !segments.last_mut().is_some_and(|last| last.extend(pack, entry)) {
+                segments.push(Segment::new(pack, entry));
+            }
+        }
+        let ended = || self.fetcher.repository().system(std::io::Error::other("a checking thread has ended"));
+        for batch in segments.chunks(crate::sys::host::cores()) {
+            if let Some(signal) = self.cancel.signal() {
+                return vec![Error::Stopped { signal }];
+            }
+            let read = std::thread::scope(|scope| {
+                let threads: Vec<_> = batch.iter().map(|segment| scope.spawn(|| self.fetcher.read(segment))).collect();
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap_or_else(|_| vec![Err(ended())]))
+                    .collect::<Vec<_>>()
+            });
+            damages.extend(read.into_iter().flatten().filter_map(Result::err));
+            progress(batch.iter().map(Segment::stored_bytes).sum());
+        }
+        damages
+    }
+}

@@ -1,0 +1,272 @@
+//! Owns: writing a restore point: files, folders and the order in which it becomes visible. Must not: know how a disk is held still.
+//!
+//! Packs are durable before an index names them. The index is stored before the lock and the parent are looked at again, and only then
+//! is the snapshot stored. A crash leaves packs or an index that no snapshot needs; the next prune removes them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use super::blobs::{Blobs, Stats};
+use super::catalog::Catalog;
+use super::fetch::Fetcher;
+use super::lock::{SharedLock, Timing};
+use super::snapshot::{Snapshot, Summary};
+use super::tree::{Node, Tree, is_component};
+use super::walk::{Files, walk};
+use super::{Error, Id, Kind, Object, Repository, snapshot};
+use crate::sys::signals::Cancel;
+
+/// Bytes of the blobs of a file that is no disk.
+const FILE_BLOB: usize = 1 << 20;
+
+/// What a restore point is of.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// The domain's name.
+    pub domain: String,
+    /// Its folder in the point: one component of a path.
+    pub folder: String,
+    /// Tags besides `kvmbackup`, the same for all points of the domain.
+    pub tags: Vec<String>,
+    /// When it was taken.
+    pub time: DateTime<Utc>,
+    /// The program and its version.
+    pub program: String,
+}
+
+/// How a restore point is written.
+#[derive(Debug, Clone)]
+pub struct WriteOptions {
+    /// The folder of the cache.
+    pub cache: PathBuf,
+    /// Up to so many threads compress.
+    pub threads: usize,
+    /// Times of the lock.
+    pub timing: Timing,
+    /// Ends waiting for another process.
+    pub cancel: Cancel,
+}
+
+/// The point before this one.
+#[derive(Debug)]
+pub(super) struct Parent {
+    pub(super) id: Id,
+    pub(super) files: Files,
+}
+
+/// A restore point that is being written. Dropped before [`SnapshotWriter::commit`], it does not exist.
+pub struct SnapshotWriter {
+    about: About,
+    began: DateTime<Utc>,
+    pub(super) repository: Repository,
+    pub(super) fetcher: Fetcher,
+    pub(super) blobs: Blobs,
+    pub(super) parent: Option<Parent>,
+    root: Dir,
+    summary: Summary,
+    // Released last: blobs are still being written before.
+    lock: SharedLock,
+}
+
+type Dir = BTreeMap<String, Item>;
+
+enum Item {
+    File(Node),
+    Dir(Dir),
+}
+
+impl SnapshotWriter {
+    /// Locks the repository, brings the cache up to date and finds the point before.
+    pub fn begin(repository: &Repository, about: About, options: &WriteOptions) -> Result<SnapshotWriter, Error> {
+        if !is_component(&about.folder) {
+            return Err(repository.invalid(format!("{:?} cannot be the name of a folder", about.folder)));
+        }
+        let began = Utc::now();
+        let lock = SharedLock::take(repository, options.timing, &options.cancel)?;
+        let catalog = Arc::new(Catalog::open(repository, &options.cache)?);
+        let fetcher = Fetcher::new(repository, &catalog);
+        let parent = find_parent(&fetcher, &about)?;
+        let blobs = Blobs::new(repository, &catalog, options.threads)?;
+        let (repository, root, summary) = (repository.clone(), Dir::new(), Summary::default());
+        Ok(SnapshotWriter { about, began, repository, fetcher, blobs, parent, root, summary, lock })
+    }
+
+    /// The snapshot that this one builds on.
+    pub fn parent(&self) -> Option<Id> {
+        self.parent.as_ref().map(|parent| parent.id)
+    }
+
+    /// What was stored so far.
+    pub fn stats(&self) -> Stats {
+        self.blobs.stats()
+    }
+
+    /// Adds a small file.
+    pub fn add(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let ids = bytes.chunks(FILE_BLOB).map(|blob| self.blobs.store_now(blob)).collect::<Result<Vec<Id>, Error>>()?;
+        self.insert(name, bytes.len() as u64, ids)
+    }
+
+    /// Adds a file of exactly `length` bytes. `read` fills buffers until it returns 0.
+    ///
+    /// # Errors
+    /// Those of `read`; [`Error::Invalid`] for another length.
+    pub fn file<E: From<Error>>(
+        &mut self,
+        name: &str,
+        length: u64,
+        read: &mut dyn FnMut(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        let (mut ids, mut total) = (Vec::new(), 0);
+        let mut buffer = vec![0; FILE_BLOB];
+        loop {
+            let mut filled = 0;
+            while filled < FILE_BLOB {
+                match read(&mut buffer[filled..])? {
+                    0 => break,
+                    count => filled += count.min(FILE_BLOB - filled),
+                }
+            }
+            total += filled as u64;
+            if filled == 0 || total > length {
+                break;
+            }
+            ids.push(self.blobs.store_now(&buffer[..filled])?);
+        }
+        if total != length {
+            return Err(self.repository.invalid(format!("{name} has {total} bytes or more, not {length}")).into());
+        }
+        Ok(self.insert(name, length, ids)?)
+    }
+
+    /// Puts a file whose blobs are stored into its folder.
+    pub(super) fn insert(&mut self, name: &str, size: u64, content: Vec<Id>) -> Result<(), Error> {
+        let wrong = || self.repository.invalid(format!("{name:?} cannot be the name of a file here, or there are two"));
+        if !name.split('/').all(is_component) {
+            return Err(wrong());
+        }
+        let before = self.parent.as_ref().and_then(|parent| parent.files.files.get(name));
+        let is_same = before.is_some_and(|before| before.size == size && before.content.as_ref() == Some(&content));
+        let time = match before {
+            Some(before) if is_same => before.mtime.clone(),
+            _ => self.time(),
+        };
+        let count = match before {
+            Some(_) if is_same => &mut self.summary.files_unmodified,
+            Some(_) => &mut self.summary.files_changed,
+            None => &mut self.summary.files_new,
+        };
+        *count += 1;
+        self.summary.total_files_processed += 1;
+        self.summary.total_bytes_processed += size;
+        let (folders, file) = name.rsplit_once('/').map_or((None, name), |(folders, file)| (Some(folders), file));
+        let mut dir = &mut self.root;
+        for folder in folders.into_iter().flat_map(|folders| folders.split('/')) {
+            let item = dir.entry(folder.to_owned()).or_insert_with(|| Item::Dir(Dir::new()));
+            let Item::Dir(next) = item else { return Err(wrong()) };
+            dir = next;
+        }
+        if dir.contains_key(file) {
+            return Err(wrong());
+        }
+        dir.insert(file.to_owned(), Item::File(Node::file(file, &time, size, content)));
+        Ok(())
+    }
+
+    /// Makes it durable and visible. `facts` may be lost later: see [`Snapshot::facts`].
+    pub fn commit(mut self, facts: Option<serde_json::Value>) -> Result<(Id, Snapshot), Error> {
+        let mut root = Dir::new();
+        root.insert(self.about.folder.clone(), Item::Dir(std::mem::take(&mut self.root)));
+        let nodes = self.nodes(root, None)?;
+        let tree = self.blobs.store_tree(&Tree { nodes })?;
+        self.blobs.finish()?;
+        let stats = self.blobs.stats();
+        let snapshot = Snapshot {
+            time: self.about.time,
+            parent: self.parent(),
+            tree,
+            paths: vec![format!("/{}", self.about.folder)],
+            hostname: self.about.domain.clone(),
+            username: "root".to_owned(),
+            tags: [&[snapshot::TAG.to_owned()], self.about.tags.as_slice()].concat(),
+            program_version: Some(self.about.program.clone()),
+            summary: Some(Summary {
+                backup_start: self.began,
+                backup_end: Utc::now(),
+                data_blobs: stats.data_blobs,
+                tree_blobs: stats.tree_blobs,
+                data_added: stats.raw_bytes,
+                data_added_packed: stats.stored_bytes,
+                ..self.summary
+            }),
+            facts,
+        };
+        snapshot.check(&self.repository)?;
+        self.expect_parent()?;
+        self.lock.check()?;
+        let id = self.repository.save(Kind::Snapshot, &snapshot)?;
+        // The point exists: a lock that stays is the next run's to remove.
+        drop(self);
+        Ok((id, snapshot))
+    }
+
+    /// Fails if the snapshot that this one builds on was removed: what only it needs may be pruned.
+    fn expect_parent(&self) -> Result<(), Error> {
+        let Some(parent) = self.parent() else { return Ok(()) };
+        match self.repository.size(Object::new(Kind::Snapshot, parent)) {
+            Err(Error::Access { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Err(Error::ParentGone { place: self.repository.location(), parent })
+            }
+            result => result.map(drop),
+        }
+    }
+
+    /// Stores what is in a folder, from the bottom up. `path` is `None` for the root, which is no folder of the domain.
+    fn nodes(&mut self, dir: Dir, path: Option<&str>) -> Result<Vec<Node>, Error> {
+        let mut nodes = Vec::with_capacity(dir.len());
+        for (name, item) in dir {
+            let dir = match item {
+                Item::File(node) => {
+                    nodes.push(node);
+                    continue;
+                }
+                Item::Dir(dir) => dir,
+            };
+            let below = match path {
+                None => String::new(),
+                Some("") => name.clone(),
+                Some(path) => format!("{path}/{name}"),
+            };
+            let entries = self.nodes(dir, Some(&below))?;
+            let subtree = self.blobs.store_tree(&Tree { nodes: entries })?;
+            let before = self.parent.as_ref().and_then(|parent| parent.files.dirs.get(&below));
+            let time = match before.filter(|before| before.subtree == Some(subtree)) {
+                Some(before) => before.mtime.clone(),
+                None => self.time(),
+            };
+            nodes.push(Node::dir(&name, &time, subtree));
+        }
+        Ok(nodes)
+    }
+
+    fn time(&self) -> String {
+        self.about.time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+    }
+}
+
+/// The newest point of the same domain whose folders can be read.
+fn find_parent(fetcher: &Fetcher, about: &About) -> Result<Option<Parent>, Error> {
+    let snapshots = fetcher.repository().snapshots()?;
+    let own = snapshots.found.into_iter().rev().filter(|(_, snapshot)| snapshot.is_of(&about.domain, &about.tags));
+    for (id, snapshot) in own {
+        match walk(fetcher, id, &snapshot) {
+            Ok(files) => return Ok(Some(Parent { id, files })),
+            Err(error) if error.is_stall() => return Err(error),
+            Err(error) => tracing::warn!(snapshot = %id, %error, "cannot build on this restore point"),
+        }
+    }
+    Ok(None)
+}

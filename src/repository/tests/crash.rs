@@ -1,0 +1,99 @@
+//! A process that ends at any call on the repository leaves one that restic finds no fault in, and every point that was committed.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::fixture::Restic;
+use super::super::*;
+use super::scene::{Image, MIB, Scene, about, expect_read, objects, put_back, write};
+
+/// A place that, from one of the calls that change it on, does nothing any more, as if the process were killed right before.
+#[derive(Debug)]
+struct Killed {
+    place: Arc<dyn Place>,
+    /// Changes that are still made.
+    left: AtomicUsize,
+}
+
+impl Killed {
+    fn change(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let lives = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if lives.is_ok() { work() } else { Err(io::Error::other("killed")) }
+    }
+}
+
+impl Place for Killed {
+    fn location(&self) -> String {
+        self.place.location()
+    }
+
+    fn put(&self, object: Object, bytes: Vec<u8>) -> io::Result<()> {
+        self.change(|| self.place.put(object, bytes))
+    }
+
+    fn read(&self, object: Object, range: Range<u64>) -> io::Result<Vec<u8>> {
+        self.place.read(object, range)
+    }
+
+    fn size(&self, object: Object) -> io::Result<u64> {
+        self.place.size(object)
+    }
+
+    fn list(&self, kind: Kind) -> io::Result<Vec<(Id, u64)>> {
+        self.place.list(kind)
+    }
+
+    fn remove(&self, object: Object) -> io::Result<()> {
+        self.change(|| self.place.remove(object))
+    }
+}
+
+#[test]
+fn a_writer_that_is_killed_at_any_change_leaves_a_sound_repository() {
+    let scene = Scene::new();
+    // More than a pack of data.
+    let first = Image::new(26 * MIB, &[(0, MIB)], 1);
+    let second = Image::new(26 * MIB, &[(0, 26 * MIB)], 2);
+    let old = scene.point("web", "2026-11-30T02:00:00Z", &first);
+    let saved = objects(&scene);
+    let mut made = Vec::new();
+    for changes in 0.. {
+        let place = Arc::new(Killed { place: scene.restic.place(), left: AtomicUsize::new(changes) });
+        let repository = Repository::open(place.clone(), Restic::PASSWORD).unwrap();
+        let writer = SnapshotWriter::begin(&repository, about("web", "2026-12-01T02:00:00Z"), &scene.options);
+        let written = writer.and_then(|writer| write(writer, &second));
+        let was_killed = place.change(|| Ok(())).is_err();
+        // Our lock stays, as that of a killed process does; its pid lives here.
+        scene.restic.run(&["unlock", "--remove-all"]);
+        scene.restic.run(&["check", "--read-data"]);
+        let found = scene.repository.snapshots().unwrap();
+        assert!(found.failures.is_empty() && found.found[0] == old);
+        // It is committed when its snapshot is stored: before that it does not exist.
+        assert_eq!(found.found.len() - 1, usize::from(written.is_ok()), "after {changes} changes");
+        made.push(written.is_ok());
+        if let Ok(point) = written {
+            scene.expect(&point, &second);
+        }
+        expect_read(&scene.open(old.0, &old.1).unwrap(), &first);
+        put_back(&scene, &saved);
+        if !was_killed {
+            break;
+        }
+    }
+    // Lock, at least two packs of data, one of trees, index, snapshot, removal of the lock.
+    assert!(made.len() > 8 && !made[made.len() - 4] && made[made.len() - 3], "{made:?}");
+}
+
+#[test]
+fn an_init_that_is_killed_leaves_no_repository_and_can_be_repeated() {
+    let restic = Restic::new();
+    for changes in 0..2 {
+        let place = Arc::new(Killed { place: restic.place(), left: AtomicUsize::new(changes) });
+        Repository::init(place, Restic::PASSWORD).unwrap_err();
+        assert!(matches!(Repository::open(restic.place(), Restic::PASSWORD), Err(Error::None { .. })));
+    }
+    Repository::init(restic.place(), Restic::PASSWORD).unwrap();
+    restic.run(&["check"]);
+}

@@ -1,0 +1,216 @@
+//! Corruption is an error that names what is damaged, and never a panic, whoever caused it.
+
+use super::super::tree::{Node, Tree};
+use super::super::*;
+use super::scene::{Image, MIB, Scene, expect_read, objects, put_back};
+
+const FIRST: &str = "2026-11-30T02:00:00Z";
+
+/// Everything that reads the point. The errors; none if it is as it was saved.
+fn read(scene: &Scene, image: &Image) -> Vec<Error> {
+    let snapshots = match scene.repository.snapshots() {
+        Ok(snapshots) => snapshots,
+        Err(error) => return vec![error],
+    };
+    let mut errors = snapshots.failures;
+    for (id, snapshot) in snapshots.found {
+        match scene.open(id, &snapshot) {
+            Ok(reader) => {
+                let damages = reader.verify(&mut |_| ());
+                if damages.is_empty() {
+                    expect_read(&reader, image);
+                } else {
+                    // What can still be read is right.
+                    if let Ok(disk) = reader.disk("disks/vda.raw") {
+                        let _ = disk.read::<Error>(&mut |offset, bytes| {
+                            assert!(bytes == &image.bytes[offset as usize..][..bytes.len()]);
+                            Ok(())
+                        });
+                    }
+                    errors.extend(damages);
+                }
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    errors
+}
+
+#[test]
+fn every_flipped_cut_or_lost_object_is_named() {
+    let scene = Scene::new();
+    let image = Image::new(3 * MIB, &[(0, MIB), (2 * MIB, 300_000)], 9);
+    scene.point("web", FIRST, &image);
+    assert!(read(&scene, &image).is_empty());
+    let saved = objects(&scene);
+    let place = scene.restic.place();
+    for (object, bytes) in saved.iter().filter(|(object, _)| object.kind != Kind::Key) {
+        let end = bytes.len();
+        let flips = (0..end).step_by((end / 5).max(1)).chain([end - 1]).map(|at| {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x10;
+            Some(bad)
+        });
+        let cuts = [0, 1, end / 2, end - 1].map(|length| Some(bytes[..length].to_vec()));
+        for bad in flips.chain(cuts).chain([None]) {
+            crate::sys::durable::remove_dir(&scene.options.cache).unwrap();
+            match &bad {
+                Some(bad) => place.put(*object, bad.clone()).unwrap(),
+                None => place.remove(*object).unwrap(),
+            }
+            let errors = read(&scene, &image);
+            assert!(errors.iter().all(|error| error.is_damage() && !error.is_stall()), "{object}: {errors:?}");
+            match (object.kind, &bad) {
+                // A lost snapshot is a point that does not exist, and the header of a pack is not needed to read it.
+                (Kind::Snapshot, None) => assert!(errors.is_empty()),
+                (Kind::Pack, Some(bad)) if bad.len() == end => {
+                    assert!(errors.iter().all(|error| error.to_string().contains(&object.to_string())), "{errors:?}");
+                }
+                // An index that is lost leaves blobs that are missing.
+                (Kind::Index, None) => assert!(errors.iter().any(|error| matches!(error, Error::MissingBlob { .. }))),
+                (Kind::Pack, Some(bad)) if bad.len() == end - 1 => {}
+                _ => {
+                    assert!(!errors.is_empty(), "{object} {:?}", bad.map(|bad| bad.len()));
+                    assert!(errors.iter().any(|error| error.to_string().contains(&object.to_string())), "{errors:?}");
+                }
+            }
+        }
+        put_back(&scene, &saved);
+    }
+    assert!(read(&scene, &image).is_empty());
+}
+
+#[test]
+fn a_parent_that_is_damaged_is_not_built_on() {
+    let scene = Scene::new();
+    let image = Image::new(MIB, &[(0, MIB)], 9);
+    let (first, snapshot) = scene.point("web", FIRST, &image);
+    let (pack, _) = Catalog::open(&scene.repository, &scene.options.cache)
+        .unwrap()
+        .find(BlobKind::Tree, &snapshot.tree)
+        .unwrap()
+        .unwrap();
+    scene.repository.remove(Object::new(Kind::Pack, pack)).unwrap();
+    let writer = scene.begin("web", "2026-12-01T02:00:00Z").unwrap();
+    assert_eq!(writer.parent(), None);
+    let other = scene.begin("web", "2026-12-01T02:00:00Z").unwrap();
+    drop((writer, other));
+    assert!(scene.open(first, &snapshot).err().unwrap().is_damage());
+}
+
+/// A snapshot over trees that somebody with the key has forged.
+fn forged(scene: &Scene, root: &Tree, below: &[Tree]) -> (Id, Snapshot) {
+    let catalog = std::sync::Arc::new(Catalog::open(&scene.repository, &scene.options.cache).unwrap());
+    let mut blobs = blobs::Blobs::new(&scene.repository, &catalog, 1).unwrap();
+    blobs.store_now(b"abc").unwrap();
+    for tree in below {
+        blobs.store_tree(tree).unwrap();
+    }
+    let tree = blobs.store_tree(root).unwrap();
+    blobs.finish().unwrap();
+    let snapshot = Snapshot {
+        time: FIRST.parse().unwrap(),
+        parent: None,
+        tree,
+        paths: vec!["/web".to_owned()],
+        hostname: "web".to_owned(),
+        username: "root".to_owned(),
+        tags: vec!["kvmbackup".to_owned(), "uuid:web".to_owned()],
+        program_version: None,
+        summary: None,
+        facts: None,
+    };
+    (scene.repository.save(Kind::Snapshot, &snapshot).unwrap(), snapshot)
+}
+
+fn id_of(tree: &Tree) -> Id {
+    tree.write(std::io::sink()).unwrap().0
+}
+
+#[test]
+fn a_point_that_no_run_of_ours_writes_is_an_error() {
+    let scene = Scene::new();
+    let abc = Id::of(b"abc");
+    let tree = |nodes: Vec<Node>| Tree { nodes };
+    let open = |domain: Vec<Node>| {
+        let below = tree(domain);
+        let root = tree(vec![Node::dir("web", "t", id_of(&below))]);
+        let (id, snapshot) = forged(&scene, &root, &[below]);
+        scene.open(id, &snapshot)
+    };
+    let file = |name: &str, size: u64, content: &[Id]| Node::file(name, "t", size, content.to_vec());
+    let good = open(vec![file("a", 6, &[abc, abc])]).unwrap();
+    assert_eq!(good.read("a").unwrap(), b"abcabc");
+
+    for name in ["..", ".", "", "a/b", "/etc/passwd", "a\0b"] {
+        let error = open(vec![file(name, 0, &[])]).err().unwrap();
+        assert!(error.is_damage(), "{name}: {error}");
+    }
+    assert!(open(vec![file("a", 0, &[]), file("a", 0, &[])]).is_err());
+    assert!(open(vec![Node { kind: tree::NodeKind::Other, ..file("a", 0, &[]) }]).is_err());
+    assert!(open(vec![Node { subtree: None, ..Node::dir("d", "t", abc) }]).is_err());
+    // A folder whose tree does not exist, or is no tree.
+    assert!(matches!(open(vec![Node::dir("d", "t", abc)]), Err(Error::MissingBlob { kind: BlobKind::Tree, .. })));
+    // Lengths that lie, and blobs that do not exist.
+    for (size, content) in [(5, vec![abc, abc]), (u64::MAX, vec![abc]), (1 << 60, vec![]), (0, vec![abc])] {
+        let reader = open(vec![file("a", size, &content)]).unwrap();
+        assert!(matches!(reader.disk("a"), Err(Error::Suspect { .. })));
+        assert!(reader.read("a").is_err() && reader.verify(&mut |_| ()).len() == 1);
+    }
+    let reader = open(vec![file("a", 3, &[Id::of(b"nothing")])]).unwrap();
+    assert!(matches!(reader.disk("a"), Err(Error::MissingBlob { .. })) && reader.verify(&mut |_| ()).len() == 1);
+    // Folders inside each other.
+    let mut deep = vec![tree(Vec::new())];
+    for _ in 0..20 {
+        deep.push(tree(vec![Node::dir("d", "t", id_of(&deep[deep.len() - 1]))]));
+    }
+    let root = tree(vec![Node::dir("web", "t", id_of(&deep[20]))]);
+    let (id, snapshot) = forged(&scene, &root, &deep);
+    assert!(matches!(scene.open(id, &snapshot), Err(Error::Suspect { .. })));
+    for paths in [
+        vec![],
+        vec!["/web".to_owned(), "/db".to_owned()],
+        vec!["web".into()],
+        vec!["/../web".into()],
+        vec!["/db".into()],
+    ] {
+        assert!(scene.open(id, &Snapshot { paths, ..snapshot.clone() }).is_err());
+    }
+}
+
+#[test]
+fn an_index_that_lies_costs_neither_memory_nor_a_panic() {
+    let scene = Scene::new();
+    let image = Image::new(MIB, &[(0, MIB)], 9);
+    let (id, snapshot) = scene.point("web", FIRST, &image);
+    let catalog = Catalog::open(&scene.repository, &scene.options.cache).unwrap();
+    let (pack, good) = catalog.find(BlobKind::Tree, &snapshot.tree).unwrap().unwrap();
+    let saved = objects(&scene);
+    for bad in [
+        pack::Entry { raw: Some(u32::MAX), ..good },
+        pack::Entry { raw: Some(0), ..good },
+        pack::Entry { raw: None, ..good },
+        pack::Entry { length: u32::MAX, ..good },
+        pack::Entry { length: 0, ..good },
+        pack::Entry { length: 31, ..good },
+        pack::Entry { offset: u32::MAX, ..good },
+        pack::Entry { offset: u32::MAX, length: u32::MAX, ..good },
+        pack::Entry { offset: good.offset + 1, ..good },
+    ] {
+        scene
+            .repository
+            .list(Kind::Index)
+            .unwrap()
+            .iter()
+            .for_each(|(id, _)| scene.repository.remove(Object::new(Kind::Index, *id)).unwrap());
+        let mut index = index::Index::default();
+        index.add(pack, &[bad]);
+        index.save(&scene.repository).unwrap();
+        let error = scene.open(id, &snapshot).err();
+        // The length before compression is a hint for trees: what it decompresses to is what counts.
+        let is_hint = bad.raw == Some(0);
+        assert!(error.is_none_or(|error| error.is_damage()) || is_hint, "{bad:?}");
+    }
+    put_back(&scene, &saved);
+    expect_read(&scene.open(id, &snapshot).unwrap(), &image);
+}

@@ -1,0 +1,62 @@
+//! Owns: finding the files of a restore point by its trees. Must not: trust their names, or read files.
+
+use std::collections::BTreeMap;
+
+use super::fetch::Fetcher;
+use super::tree::{Node, NodeKind};
+use super::{Error, Id, Kind, Object, Snapshot};
+
+/// Folders inside each other, at most.
+const MAX_DEPTH: usize = 8;
+/// Files and folders of a restore point, at most.
+const MAX_NODES: usize = 100_000;
+
+/// The files and folders of a restore point.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// Files by their path below the domain's folder: components of names, joined by `/`.
+    pub files: BTreeMap<String, Node>,
+    /// Folders by such a path; the domain's own is empty.
+    pub dirs: BTreeMap<String, Node>,
+    /// All trees, the root first.
+    pub trees: Vec<Id>,
+}
+
+/// Reads the trees of a restore point.
+///
+/// # Errors
+/// Corruption; [`Error::Suspect`] for what no point of ours has.
+pub fn walk(fetcher: &Fetcher, id: Id, snapshot: &Snapshot) -> Result<Files, Error> {
+    let suspect = |what: String| {
+        let place = fetcher.repository().location();
+        Error::Suspect { place, object: Object::new(Kind::Snapshot, id), what }
+    };
+    let name = match snapshot.paths.as_slice() {
+        [path] => path.strip_prefix('/').filter(|name| super::tree::is_component(name)),
+        _ => None,
+    };
+    let name = name.ok_or_else(|| suspect("its path is not /NAME".to_owned()))?;
+    let mut found = Files { trees: vec![snapshot.tree], ..Files::default() };
+    let mut root = fetcher.tree(snapshot.tree)?.nodes;
+    root.retain(|node| node.name == name && node.kind == NodeKind::Dir);
+    let root = root.pop().ok_or_else(|| suspect(format!("it has no folder {name:?}")))?;
+    let mut next = vec![(String::new(), root, 0)];
+    while let Some((path, node, depth)) = next.pop() {
+        let subtree = node.subtree.ok_or_else(|| suspect(format!("its folder {path:?} has no contents")))?;
+        found.dirs.insert(path.clone(), node);
+        found.trees.push(subtree);
+        for node in fetcher.tree(subtree)?.nodes {
+            let below = if path.is_empty() { node.name.clone() } else { format!("{path}/{}", node.name) };
+            match node.kind {
+                NodeKind::File => drop(found.files.insert(below, node)),
+                NodeKind::Dir if depth < MAX_DEPTH => next.push((below, node, depth + 1)),
+                NodeKind::Dir => return Err(suspect("its folders are too deep".to_owned())),
+                NodeKind::Other => return Err(suspect(format!("{below:?} is neither a file nor a folder"))),
+            }
+            if found.files.len() + found.dirs.len() + next.len() > MAX_NODES {
+                return Err(suspect(format!("it has more than {MAX_NODES} files")));
+            }
+        }
+    }
+    Ok(found)
+}
