@@ -106,7 +106,7 @@ pub mod history {
             let path = path.display();
             assert!(
                 at < last || written == json(&bytes),
-                "{path} differs from what is written today: see docs/versions.md"
+                "{path} differs from what is written today; docs/versions.md says what to do"
             );
         }
     }
