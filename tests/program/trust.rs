@@ -207,7 +207,7 @@ fn a_state_folder_that_others_can_change_names_no_program_and_no_file() {
     let before = fs::read(host.path("state/ledger.json")).unwrap();
     mode(&host.path("state"), 0o777);
     let run = host.run("backup").ends(2);
-    assert!(run.err.contains("the state folder cannot be trusted"), "{run:?}");
+    assert!(run.err.contains("the state directory cannot be trusted"), "{run:?}");
     assert!(!ran.exists() && fs::read(host.path("state/ledger.json")).unwrap() == before);
     mode(&host.path("state"), 0o700);
     host.run("backup").ends(2);

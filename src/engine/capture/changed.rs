@@ -1,4 +1,4 @@
-//! Compares a domain's disks before and after its capture, and describes a change that the capture did not cause. Pure.
+//! Compares a domain's disks before and after its capture, and describes a change that the capture did not cause. Must not ask libvirt.
 
 use crate::hypervisor::Overlay;
 use crate::model::{Disk, Domain, Image};
