@@ -13,10 +13,12 @@ const SMALL_DISK: u64 = 32 * GIB;
 /// Bytes of the blobs of a disk of this size; `None` if it is too large. A small blob costs space for its name, a large one is stored
 /// again for a small change in it.
 pub fn blob_size(size: u64) -> Option<u64> {
-    let usual = match size {
-        ..=SMALL_DISK => 64 * KIB,
-        ..=TIB => 256 * KIB,
-        _ => MIB,
+    let usual = if size <= SMALL_DISK {
+        64 * KIB
+    } else if size <= TIB {
+        256 * KIB
+    } else {
+        MIB
     };
     let fits = |blob: &u64| size / blob < MAX_BLOBS as u64;
     [usual, 2 * usual, 4 * usual, 8 * MIB].into_iter().filter(|blob| *blob <= 8 * MIB).find(fits)

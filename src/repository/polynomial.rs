@@ -59,8 +59,8 @@ mod tests {
 
     #[test]
     fn those_of_restic_are_irreducible_and_products_are_not() {
-        assert!(is_irreducible(0x3423_c16d_e91d_2d) && is_irreducible(0b111) && is_irreducible(0b1011));
-        assert!(!is_irreducible(0b101) && !is_irreducible(0b1001) && !is_irreducible(0x3423_c16d_e91d_2d ^ 6));
+        assert!(is_irreducible(0x34_23c1_6de9_1d2d) && is_irreducible(0b111) && is_irreducible(0b1011));
+        assert!(!is_irreducible(0b101) && !is_irreducible(0b1001) && !is_irreducible(0x34_23c1_6de9_1d2d ^ 6));
         let chosen = choose().unwrap();
         assert!(degree(chosen) == DEGREE && is_irreducible(chosen));
     }

@@ -74,7 +74,7 @@ pub struct SnapshotWriter {
 type Dir = BTreeMap<String, Item>;
 
 enum Item {
-    File(Node),
+    File(Box<Node>),
     Dir(Dir),
 }
 
@@ -172,7 +172,7 @@ impl SnapshotWriter {
         if dir.contains_key(file) {
             return Err(wrong());
         }
-        dir.insert(file.to_owned(), Item::File(Node::file(file, &time, size, content)));
+        dir.insert(file.to_owned(), Item::File(Box::new(Node::file(file, &time, size, content))));
         Ok(())
     }
 
@@ -230,7 +230,7 @@ impl SnapshotWriter {
         for (name, item) in dir {
             let dir = match item {
                 Item::File(node) => {
-                    nodes.push(node);
+                    nodes.push(*node);
                     continue;
                 }
                 Item::Dir(dir) => dir,

@@ -11,6 +11,9 @@ use super::{BlobKind, Error, Id};
 use crate::sys::host;
 use crate::sys::signals::Cancel;
 
+/// Receives an offset and the bytes there.
+type Sink<'a, E> = dyn FnMut(u64, &[u8]) -> Result<(), E> + 'a;
+
 /// A blob of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
@@ -54,7 +57,7 @@ impl<'a> BlobStream<'a> {
     pub fn copy<E: From<Error>>(
         mut self,
         pieces: impl Iterator<Item = Piece>,
-        sink: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>,
+        sink: &mut Sink<'_, E>,
     ) -> Result<(), E> {
         for piece in pieces {
             let (pack, entry) = self.fetcher.locate(BlobKind::Data, piece.id)?;
@@ -82,11 +85,7 @@ impl<'a> BlobStream<'a> {
         self.queue.push_back((offsets, reading));
     }
 
-    fn drain<E: From<Error>>(
-        &mut self,
-        left: usize,
-        sink: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    fn drain<E: From<Error>>(&mut self, left: usize, sink: &mut Sink<'_, E>) -> Result<(), E> {
         while self.queue.len() > left {
             let Some((offsets, reading)) = self.queue.pop_front() else { break };
             let ended = || self.fetcher.repository().system(io::Error::other("a decoding thread has ended"));

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     fn entry(n: u32, kind: BlobKind) -> Entry {
-        Entry { kind, id: Id::of(&n.to_le_bytes()), offset: n, length: n + 50, raw: (n % 3 == 0).then_some(n) }
+        Entry { kind, id: Id::of(&n.to_le_bytes()), offset: n, length: n + 50, raw: (n.is_multiple_of(3)).then_some(n) }
     }
 
     fn table(dir: &std::path::Path, entries: &[(Id, Entry)]) -> BlobTable {
