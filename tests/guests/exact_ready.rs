@@ -41,7 +41,7 @@ fn a_domain_with_a_backup_job_of_somebody_else_is_left_alone(method: &str) {
     let guest = lab.guest(&format!("pulled-{method}")).disk(Disk::qcow2("vda")).paused();
     let program = Program::new(&lab).domain(guest.name(), json!({"method": method}));
     guest.begin_pull_of_another(&lab);
-    assert_refused(&program, &guest, "another job of the domain: backup", "virsh domjobabort");
+    assert_refused(&program, &guest, "another libvirt job is running on the domain: backup", "virsh domjobabort");
     virsh(&["domjobabort", guest.name()]);
     program.backup_well();
     program.assert_no_leftovers(&guest);
@@ -52,7 +52,7 @@ fn a_paused_guest_is_not_frozen_and_so_fails_where_that_is_required() {
     let lab = Lab::new();
     let guest = lab.guest("paused-require").disk(Disk::qcow2("vda")).paused();
     let program = Program::new(&lab).domain(guest.name(), json!({"quiesce": "require"}));
-    assert_refused(&program, &guest, "the guest is paused", "resume it");
+    assert_refused(&program, &guest, "a guest that is paused", "Resume the guest");
     assert_eq!(guest.state(), "paused");
 }
 
