@@ -39,7 +39,7 @@ test: export KVMBACKUP_LAB_HOST = $(HOST)
 test: T := $(or $(T),$(if $(HOST),$(GUEST_TESTS)))
 test: lab ## install what is missing, run every test; HOST=trixie: those with guests, on Debian 13
 	$(CARGO) test --locked --no-run $(T)
-	tests/lab/times tests/lab/enter $(CARGO) test --locked $(T) -- --test-threads=$(TEST_THREADS)
+	tests/lab/times tests/lab/enter $(CARGO) test --locked --no-fail-fast $(T) -- --test-threads=$(TEST_THREADS)
 
 soak: HOST := trixie
 soak: lab ## run the long tests as well, on Debian 13 too, and print the matrix of docs/reliability.md with its figures

@@ -327,7 +327,7 @@ fn a_commit_that_the_guest_outruns_is_given_up_and_ended_when_it_can_be() {
     });
     assert_eq!(report.ran.code, 7, "the point is good, the guest is not where it was: {report:#?}");
     let left = scene.outcome(&report)["leftovers"].to_string();
-    assert!(left.contains("no nearer to its end for 10 minutes") && left.contains("lab recover"), "{left}");
+    assert!(left.contains("made no progress for 10 minutes") && left.contains("lab recover"), "{left}");
     write(1000);
     let unlimited = bandwidth("0");
     assert!(unlimited.is_ok(), "{unlimited:?}");

@@ -249,7 +249,7 @@ fn check_tells_what_would_go_wrong_at_night() {
     told("ok      libvirt: libvirt ");
     told("QEMU ");
     told("ok      domain checked: all selected disks are readable: vda");
-    told("ok      domain checked: its agent answers");
+    told("ok      domain checked: the guest agent answers");
 
     // Scripts that look as if they did something.
     guest.agent_exec("mkdir -p /etc/qemu/fsfreeze-hook.d; : >/etc/qemu/fsfreeze-hook.d/database");
@@ -257,7 +257,9 @@ fn check_tells_what_would_go_wrong_at_night() {
     let checked = program.run(&["check"]);
     assert_eq!(checked.code, 1, "{checked:#?}");
     assert!(
-        checked.stdout.contains("WARNING domain checked: it has scripts in /etc/qemu/fsfreeze-hook.d"),
+        checked
+            .stdout
+            .contains("WARNING domain checked: the guest agent does not run the scripts in /etc/qemu/fsfreeze-hook.d"),
         "{checked:#?}"
     );
     assert!(checked.stdout.contains("PROBLEM hook good: ") && checked.stdout.contains("hint: "), "{checked:#?}");
