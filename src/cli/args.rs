@@ -86,7 +86,7 @@ pub enum Command {
     /// Print a shell completion script
     #[command(after_help = after("kvmbackup completions bash > /etc/bash_completion.d/kvmbackup"))]
     Completions {
-        /// Shell
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
     /// Write the manual pages to a directory (for packages)
@@ -101,13 +101,13 @@ pub enum Command {
 const RESTORE_EXAMPLES: &str = "\
 kvmbackup restore web-1 --to /srv/restored                     files only
   kvmbackup restore web-1 --define --name web-1-copy --start     a running copy
-  kvmbackup restore web-1 --at 2026-11-22 --disk vda --to /tmp   one older disk
-  kvmbackup restore web-1 --disk vda=/dev/vg0/web-1              to block device
+  kvmbackup restore web-1 --at 2026-11-22 --disk vda --to /tmp   one disk, as of that day
+  kvmbackup restore web-1 --disk vda=/dev/vg0/web-1              to a block device
   kvmbackup restore web-1 --salvage --to /srv/left               a damaged point";
 
 const VERIFY_EXAMPLES: &str = "\
 kvmbackup verify --all                            every restore point
-  kvmbackup verify --all --older-than 7d --for 2h   up to 2 h of what is overdue";
+  kvmbackup verify --all --older-than 7d --for 2h   what is overdue, for up to 2 h";
 
 /// `backup`
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -164,7 +164,7 @@ pub struct List {
 pub struct Restore {
     /// Domain to restore
     pub domain: String,
-    /// Restore point: its ID, or a time for the newest one at or before it [default: the newest]
+    /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
     /// Directory for the files, or with --define for the disk images [default with --define: their original paths]
@@ -173,10 +173,10 @@ pub struct Restore {
     /// Define the domain in libvirt
     #[arg(long)]
     pub define: bool,
-    /// Define it under another name, with a new UUID and new MAC addresses
+    /// Define the domain under another name, with a new UUID and new MAC addresses
     #[arg(long, requires = "define", value_name = "NEW")]
     pub name: Option<String>,
-    /// Use this definition, an edited copy of the saved one with the same name and UUID
+    /// Use this edited copy of the saved definition; its name and UUID must be unchanged
     #[arg(long, requires = "define", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub xml: Option<PathBuf>,
     /// Change the machine type (see qemu-system-x86_64 -machine help)
@@ -191,15 +191,15 @@ pub struct Restore {
     /// Replace existing files and an existing definition; with --define, also overwrite the domain's block devices
     #[arg(long)]
     pub overwrite: bool,
-    /// Define the domain even if it uses more of this host than disks and networks; required for such a domain if there
-    /// is no terminal to ask on
+    /// Define the domain even if it uses host resources other than disks and networks; required for such a domain if
+    /// restore cannot ask on a terminal
     #[arg(long, requires = "define")]
     pub accept_host_access: bool,
-    /// Show what would be written where, and what the definition uses of this host, without writing anything
+    /// Show which files would be written and which host resources the definition uses, without writing anything
     #[arg(long)]
     pub dry_run: bool,
-    /// Save the readable parts of a damaged restore point to --to DIR, with a list of what is lost; incomplete files
-    /// are named NAME.salvaged
+    /// Write the readable parts of a damaged restore point to the directory of --to, with a list of the lost parts;
+    /// incomplete files are named NAME.salvaged
     #[arg(long, requires = "to", conflicts_with_all = ["define", "name", "xml", "machine", "start", "disks", "overwrite", "dry_run"])]
     pub salvage: bool,
 }
@@ -210,10 +210,10 @@ pub struct Verify {
     /// Only these domains; patterns such as `web-*` are allowed
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
-    /// Restore point: its ID, or a time for the newest one at or before it [default: the newest]
+    /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
-    /// Verify all restore points, not only the newest; the longest unverified first
+    /// Verify all restore points, not only the newest; first those that were not verified for the longest time
     #[arg(long, conflicts_with = "at")]
     pub all: bool,
     /// Skip restore points verified as good within this time (12h, 7d)
@@ -248,7 +248,7 @@ pub struct Check {
     /// servers
     #[arg(long)]
     pub offline: bool,
-    /// Send a test mail like a run would, and print its recipients
+    /// Send a test mail as a run would, and print its recipients
     #[arg(long, conflicts_with = "offline")]
     pub send_test: bool,
     /// Print JSON
