@@ -93,7 +93,7 @@ pub enum Command {
     #[command(hide = true, after_help = after("kvmbackup man /usr/share/man/man1"))]
     Man {
         /// An existing directory
-        #[arg(value_hint = ValueHint::DirPath)]
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
         folder: PathBuf,
     },
 }
@@ -213,7 +213,7 @@ pub struct Verify {
     /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
-    /// Verify all restore points, not only the newest; first those that were not verified for the longest time
+    /// Verify all restore points, not only the newest; those unverified for longest come first
     #[arg(long, conflicts_with = "at")]
     pub all: bool,
     /// Skip restore points verified as good within this time (12h, 7d)

@@ -84,7 +84,7 @@ fn every_key_has_type_default_meaning_and_an_example() {
             assert!(row.is_some() || elsewhere, "{}: no row for `{key}`", group.from);
             assert!(names(&shown, &key), "{}: no example of `{key}`", group.from);
             if let Some(cells) = row.filter(|_| key.ends_with("timeout")) {
-                assert!(cells[1].starts_with("time"), "{key} has a unit: {cells:?}");
+                assert!(cells[1].starts_with("duration"), "{key} has a unit: {cells:?}");
             }
             told += 1;
         }
