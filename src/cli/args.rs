@@ -1,4 +1,4 @@
-//! Parses the command line into [`Args`]. Must not read the configuration, or act.
+//! Parses the command line into [`Args`]. Must not read the configuration or run a command.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ pub struct Global {
     /// Increase verbosity (repeatable)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
-    /// Print errors only
+    /// Print only what needs attention
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 }
@@ -216,7 +216,7 @@ pub struct Verify {
     /// Verify all restore points, not only the newest; those unverified for longest come first
     #[arg(long, conflicts_with = "at")]
     pub all: bool,
-    /// Skip restore points verified as good within this time (12h, 7d)
+    /// Skip restore points that were verified as good in the last TIME (12h, 7d)
     #[arg(long, value_name = "TIME", conflicts_with = "at", value_parser = values::duration)]
     pub older_than: Option<Duration>,
     /// Start no further verification after this time (30m, 2h), and print how many restore points are left
@@ -244,8 +244,8 @@ pub struct Prune {
 /// `check`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Check {
-    /// Check only the configuration, its hooks and templates, without accessing libvirt, guests, target, directories or
-    /// servers
+    /// Check only the configuration, its hooks and templates, without accessing libvirt, guests, the target,
+    /// directories or servers
     #[arg(long)]
     pub offline: bool,
     /// Send a test mail as a run would, and print its recipients
