@@ -133,6 +133,10 @@ fn untrusted(path: &Path, message: String, hint: Option<String>) -> config::Erro
 pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
     let mut places = vec![settings.state_dir.clone(), settings.backupdir.clone(), config.to_owned()];
     places.extend(settings.metrics.textfile.clone());
+    if let Some(repository) = &settings.repository {
+        places.push(repository.cache_dir.clone());
+        places.extend(repository.password.path());
+    }
     if let Some(Listen::Unix(socket)) = &settings.metrics.listen {
         places.push(socket.clone());
     }

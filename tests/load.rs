@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use host::Host;
-use kvmbackup::model::{Codec, Extent};
-use kvmbackup::store::{self, DiskSource, Sink, Store};
+use kvmbackup::model::{Codec, DomainRef, Extent};
+use kvmbackup::store::{self, DiskSource, Intent, Sink, Store};
 use kvmbackup::sys::patience::Patience;
 use kvmbackup::sys::signals::Cancel;
 use lab::{Disk, Lab, Program, run};
 use serde_json::json;
+use uuid::Uuid;
 
 /// So many paused guests in one run, four at a time: all are saved, in little memory, and nothing is left.
 fn many_guests(count: usize) {
@@ -257,17 +258,19 @@ impl DiskSource for Scattered {
 fn any_part_of_a_large_disk_is_read_from_its_restore_point() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let target = Store::at(dir.path(), &Patience::default()).unwrap();
-    let mut point = target.begin("big", Utc::now(), Codec::Zstd(1), |_| Ok::<_, store::Error>(())).unwrap();
+    let domain = DomainRef { name: "big".to_owned(), uuid: Uuid::nil() };
+    let intent = Intent { at: Utc::now(), codec: Codec::Zstd(1), threads: 2, cancel: Cancel::default() };
+    let mut point = target.begin(&domain, &intent, |_| Ok::<_, store::Error>(())).unwrap();
     let manifest = json!({
-        "format": 1, "program": "kvmbackup test", "run_id": uuid::Uuid::nil(), "point": point.id(), "host": "h",
-        "domain": {"name": "big", "uuid": uuid::Uuid::nil()}, "state": "off", "method": "direct",
+        "format": 1, "program": "kvmbackup test", "run_id": Uuid::nil(), "point": point.id(), "host": "h",
+        "domain": {"name": "big", "uuid": Uuid::nil()}, "state": "off", "method": "direct",
         "consistency": "offline", "quiesce_asked": false, "skipped": [],
         "disks": [{
             "target": "vda", "member": "disks/vda.qcow2", "virtual_bytes": Scattered::SIZE, "read_bytes": 0,
             "source": {"kind": "file", "at": "/v/big.qcow2"}, "format": "qcow2",
         }],
     });
-    point.manifest(&serde_json::from_value(manifest).unwrap(), 2).unwrap();
+    point.manifest(&serde_json::from_value(manifest).unwrap()).unwrap();
     point.disk("disks/vda.qcow2", &mut Scattered).unwrap();
     let point = point.commit().unwrap();
 

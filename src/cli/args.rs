@@ -77,6 +77,13 @@ pub enum Command {
     /// Survey libvirt and the target, and write the Prometheus textfile
     #[command(after_help = after("kvmbackup metrics --stdout"))]
     Metrics(Metrics),
+    /// Create the repository that the configuration names
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Repository {
+        /// What to do
+        #[command(subcommand)]
+        command: RepositoryCommand,
+    },
     /// Show or mail the report of the last run
     #[command(after_help = after("kvmbackup report --format json"))]
     Report(Report),
@@ -96,6 +103,14 @@ pub enum Command {
         #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
         folder: PathBuf,
     },
+}
+
+/// `repository`
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum RepositoryCommand {
+    /// Create a repository in an empty or missing directory
+    #[command(after_help = after("kvmbackup repository init"))]
+    Init,
 }
 
 const RESTORE_EXAMPLES: &str = "\

@@ -16,6 +16,7 @@ mod progress;
 mod prune;
 mod recover;
 mod report;
+mod repository;
 mod restore;
 mod verify;
 
@@ -86,6 +87,7 @@ fn run(global: &Global, command: Command) -> Result<RunResult, app::Error> {
         Command::Metrics(words) => metrics::run(global, &words),
         Command::Recover(words) => recover::run(global, &words),
         Command::Report(words) => report::run(global, &words),
+        Command::Repository { command } => repository::run(global, &command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut args::definition(), "kvmbackup", &mut script);

@@ -47,7 +47,15 @@ fn missing_host(host: &str, names: &[&str]) -> Problem {
 }
 
 fn section(place: &Place<'_>, entries: &[Place<'_>], layer: Layer, problems: &mut Problems) -> Settings {
-    key::require(place, entries, "backupdir", Some("an absolute path"), problems);
+    let mut layer = layer;
+    match (key::find(entries, "backupdir"), &layer.host.repository) {
+        (None, Some(repository)) => layer.host.backupdir.clone_from(&repository.path),
+        // The section's own target goes before the one of `defaults`.
+        (Some(_), Some(_)) if key::find(entries, "repository").is_none() => layer.host.repository = None,
+        (Some(_), Some(_)) => key::exclude(entries, &["backupdir", "repository"], problems),
+        (_, None) if key::find(entries, "repository").is_some() => {}
+        _ => key::require(place, entries, "backupdir", Some("an absolute path"), problems),
+    }
     key::require(place, entries, "domains", None, problems);
     let (mut rules, mut excluded) = (Vec::new(), Vec::new());
     if let Some(all) = key::find(entries, "domains") {

@@ -7,8 +7,8 @@ use super::check::Layer;
 use super::key::{Key, Level, later, put};
 use super::value::{self, Compression};
 use super::{
-    Hook, HookPlace, Mail, MailWhen, MethodChoice, Metrics, OnError, Quiesce, Secret, Security, Smtp, Transport, hooks,
-    mail,
+    Hook, HookPlace, Mail, MailWhen, MethodChoice, Metrics, OnError, Quiesce, RepositorySettings, Secret, Security,
+    Smtp, Transport, hooks, mail, repository,
 };
 use crate::model::Codec;
 use crate::retention::Policy;
@@ -44,6 +44,7 @@ const ON_ERROR: &[(&str, OnError)] = &[
 /// The keys of the levels.
 pub(super) const KEYS: &[Key<Layer>] = &[
     Key::at(HOST_ONLY, "backupdir", |to, at, p| put(&mut to.host.backupdir, value::absolute(at, p))),
+    Key::at(HOST, "repository", |to, at, p| put(&mut to.host.repository, repository::read(at, p).map(Some))),
     Key::at(HOST_ONLY, "domains", later),
     Key::at(HOST, "require_mount", |to, at, p| put(&mut to.host.require_mount, value::boolean(at, p))),
     Key::at(HOST, "min_free", |to, at, p| put(&mut to.host.min_free, value::min_free(at, p))),
@@ -70,6 +71,14 @@ pub(super) const KEYS: &[Key<Layer>] = &[
     // Hooks of all levels are combined.
     Key::at(DOMAIN, "hooks", |to, at, p| to.domain.hooks.extend(hooks::read(at, to.level, p))),
     Key::at(DOMAIN_ONLY, "exclude", later),
+];
+
+pub(super) const REPOSITORY: &[Key<RepositorySettings>] = &[
+    Key::new("url", |to, at, p| put(&mut to.path, repository::path(at, p))),
+    Key::new("password_file", |to, at, p| put(&mut to.password, value::absolute(at, p).map(Secret::File))),
+    Key::new("password_env", |to, at, p| put(&mut to.password, mail::name(at, p).map(Secret::Env))),
+    Key::new("password_credential", |to, at, p| put(&mut to.password, mail::name(at, p).map(Secret::Credential))),
+    Key::new("cache_dir", |to, at, p| put(&mut to.cache_dir, value::absolute(at, p))),
 ];
 
 pub(super) const KEEP: &[Key<Policy>] = &[

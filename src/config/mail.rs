@@ -11,6 +11,7 @@ use super::key;
 use super::keys::{MAIL, SMTP};
 use super::place::Place;
 use super::value;
+use crate::sys::secret::Secret;
 
 /// The path in the Linux Standard Base and in Debian.
 const SENDMAIL: &str = "/usr/sbin/sendmail";
@@ -109,17 +110,6 @@ pub struct Login {
     pub username: String,
     /// Where the password is stored.
     pub password: Secret,
-}
-
-/// Where a secret is stored; no setting contains the secret itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Secret {
-    /// The first line of a file, by its absolute path.
-    File(PathBuf),
-    /// An environment variable.
-    Env(String),
-    /// A credential of the systemd unit: a file of this name in `$CREDENTIALS_DIRECTORY`, see systemd.exec(5).
-    Credential(String),
 }
 
 /// The value of `mail`; `None` if it is incomplete or invalid.

@@ -14,6 +14,7 @@ mod keys;
 mod mail;
 mod node;
 mod place;
+mod repository;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -21,10 +22,12 @@ mod value;
 
 use std::path::Path;
 
+pub use crate::sys::secret::Secret;
 pub(crate) use error::nearest;
 pub use error::{Errors, Problem, Salvaged};
 pub use hook::{Hook, HookKind, HookPlace, OnError};
-pub use mail::{Login, Mail, MailWhen, Secret, Security, Smtp, Transport};
+pub use mail::{Login, Mail, MailWhen, Security, Smtp, Transport};
+pub use repository::RepositorySettings;
 pub use settings::{DomainSettings, Exclusion, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings};
 
 use crate::sys::opened;

@@ -8,6 +8,7 @@ use chrono::Weekday;
 
 use super::hook::Hook;
 use super::mail::Mail;
+use super::repository::RepositorySettings;
 use super::{STATE_DIR, glob};
 use crate::model::{Codec, Consistency, Listen, Span};
 use crate::retention::Policy;
@@ -17,8 +18,10 @@ use crate::retention::Policy;
 pub struct Settings {
     /// The section of the file: the short host name.
     pub host: String,
-    /// Absolute path of the target, which has one directory per domain.
+    /// Absolute path of the target: `backupdir`, or the directory of the repository.
     pub backupdir: PathBuf,
+    /// Set if that directory is a repository instead of one with archives.
+    pub repository: Option<RepositorySettings>,
     /// Whether `backupdir` must be on a mounted file system other than the root file system.
     pub require_mount: bool,
     /// Free space that every run leaves on the target.
@@ -49,6 +52,7 @@ impl Settings {
         Settings {
             host: String::new(),
             backupdir: PathBuf::new(),
+            repository: None,
             require_mount: false,
             min_free: MinFree::Bytes(0),
             stall_timeout: Duration::from_secs(5 * 60),

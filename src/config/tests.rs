@@ -67,6 +67,7 @@ cloud2 :
     assert_eq!(
         settings,
         Settings {
+            repository: None,
             host: "cloud1".to_owned(),
             backupdir: "/mnt/cloud/kvm_backup/cloud1".into(),
             require_mount: false,

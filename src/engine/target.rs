@@ -1,22 +1,42 @@
 //! Opens the store that the configuration names, and checks its free space. Must not know what kind of store it is.
 
 use super::Error;
-use crate::config::{MinFree, Settings};
+use crate::config::{MinFree, RepositorySettings, Settings};
 use crate::model::size;
-use crate::store::Store;
+use crate::store::{Access, Place, Store};
 use crate::sys::patience::Patience;
 use crate::sys::space;
 
 /// Opens the store. Fails if its directory does not exist.
 pub fn open(settings: &Settings) -> Result<Store, Error> {
-    Ok(Store::at(&settings.backupdir, &Patience::new(settings.stall_timeout))?)
+    Ok(Store::at(place(settings), &Patience::new(settings.stall_timeout))?)
+}
+
+/// Where the configuration stores restore points.
+pub fn place(settings: &Settings) -> Place {
+    let access = |repository: &RepositorySettings| Access {
+        password: repository.password.clone(),
+        cache_dir: repository.cache_dir.clone(),
+    };
+    Place { dir: settings.backupdir.clone(), repository: settings.repository.as_ref().map(access) }
+}
+
+/// Creates the repository that the configuration names, and returns its ID.
+pub fn init(settings: &Settings) -> Result<String, Error> {
+    expect_mounted(settings, &Patience::new(settings.stall_timeout))?;
+    Ok(Store::init(place(settings), &Patience::new(settings.stall_timeout))?)
 }
 
 /// Opens the store to write to it. Checks that it is mounted if that is required, and creates its directory if only
 /// that is missing.
 pub(super) fn open_or_create(settings: &Settings) -> Result<Store, Error> {
-    let dir = &settings.backupdir;
     let patience = Patience::new(settings.stall_timeout);
+    expect_mounted(settings, &patience)?;
+    Ok(Store::at_or_create(place(settings), &patience)?)
+}
+
+fn expect_mounted(settings: &Settings, patience: &Patience) -> Result<(), Error> {
+    let dir = &settings.backupdir;
     if settings.require_mount {
         let path = dir.clone();
         let mounted = patience.call(move || space::is_off_root(&path).unwrap_or(false));
@@ -24,7 +44,7 @@ pub(super) fn open_or_create(settings: &Settings) -> Result<Store, Error> {
             return Err(Error::Target { path: dir.clone() });
         }
     }
-    Ok(Store::at_or_create(dir, &patience)?)
+    Ok(())
 }
 
 /// Fails if less space is free than `min_free` requires.

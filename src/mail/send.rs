@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 
-use super::{Error, message, program, secret, smtp};
+use super::{Error, message, program, smtp};
 use crate::config::{Mail, Transport};
 use crate::sys::shebang;
 use crate::sys::trust::{self, Refused};
@@ -41,7 +41,7 @@ pub fn untrusted(mail: &Mail) -> Vec<Error> {
     let judged = match &mail.transport {
         Transport::Sendmail(program) => vec![("the program `sendmail`", trust::file(program))],
         Transport::Smtp(smtp) => {
-            let password = smtp.login.as_ref().and_then(|login| secret::file_of(&login.password));
+            let password = smtp.login.as_ref().and_then(|login| login.password.path());
             let password = password.map(|path| ("the password file", trust::input(&path)));
             let authority = smtp.ca_file.as_ref().map(|path| ("`ca_file`", trust::input(path)));
             password.into_iter().chain(authority).collect()

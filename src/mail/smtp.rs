@@ -11,10 +11,11 @@ use std::time::Duration;
 pub use self::trouble::{SmtpStage, Trouble};
 
 use self::session::Session;
+use super::Error;
 use super::message::Envelope;
-use super::{Error, secret};
 use crate::config::{Security, Smtp};
 use crate::sys::patience::Patience;
+use crate::sys::secret::Unreadable;
 
 /// Number of tries for temporary failures.
 const TRIES: u32 = 3;
@@ -53,7 +54,8 @@ impl Server {
             Security::StartTls | Security::Tls => Some(stream::Tls::trusting(smtp)?),
             Security::None => None,
         };
-        let password = smtp.login.as_ref().map(|login| secret::read(&login.password)).transpose()?;
+        let password = smtp.login.as_ref().map(|login| login.password.read()).transpose();
+        let password = password.map_err(|Unreadable { place, source }| Error::Secret { place, source })?;
         Ok(Server { smtp: smtp.clone(), tls, password })
     }
 

@@ -1,7 +1,8 @@
-//! Owns: storing blobs: hashed, compressed and sealed on several cores, gathered into packs, packs before the index that names them. Must
-//! not: know which file a blob is of.
+//! Stores blobs: hashes, compresses and seals them on several cores, and collects them in packs. Must not know to which
+//! file a blob belongs.
 //!
-//! Memory is bounded: at most [`Blobs::window`] blobs are on their way, and three packs.
+//! Packs are stored before the index that lists them. Memory is bounded: at most [`Blobs::window`] blobs and three
+//! packs are in progress.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,30 +19,30 @@ use super::pack::{Entry, Pack};
 use super::tree::Tree;
 use super::{BlobKind, Error, Id, Kind, Object, Repository, format};
 
-/// Bytes of a pack, about.
+/// Approximate size of a pack in bytes.
 const PACK: usize = 16 << 20;
-/// Packs that are written at the same time.
+/// Number of packs that are written at the same time.
 const UPLOADS: usize = 2;
-/// The level of zstd.
+/// zstd level.
 const LEVEL: i32 = 3;
-/// Bytes of blobs on their way, at most, and blobs.
+/// Limits of blobs in progress: in bytes, and in number.
 const ON_WAY: usize = 16 << 20;
 const MAX_WINDOW: usize = 256;
 
-/// What was stored.
+/// Counts of stored blobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// New blobs of files.
+    /// Number of new data blobs.
     pub data_blobs: u64,
-    /// New blobs of folders.
+    /// Number of new tree blobs.
     pub tree_blobs: u64,
-    /// Bytes of new blobs.
+    /// Bytes of new blobs, before compression.
     pub raw_bytes: u64,
-    /// The same, as stored.
+    /// Bytes of new blobs, as stored.
     pub stored_bytes: u64,
 }
 
-/// A blob that can be stored.
+/// A blob that is ready to be stored.
 pub struct Prepared {
     id: Id,
     length: u64,
@@ -49,20 +50,21 @@ pub struct Prepared {
 }
 
 enum Body {
-    /// It is all zeros.
+    /// All zeros.
     Zeros,
-    /// It is stored already.
+    /// Already stored.
     Known,
-    /// It is sealed; the length of its contents if they are compressed.
+    /// Sealed; with the length of its contents if they are compressed.
     New(Vec<u8>, Option<u32>),
 }
 
-/// A blob on its way.
+/// A blob in progress.
 pub type Preparing = Receiver<Result<Prepared, Error>>;
 
 type Upload = JoinHandle<Result<(Id, Vec<Entry>), Error>>;
 
-/// Stores blobs. Dropped without [`Blobs::finish`], what was stored is referred to by nothing, and the next prune removes it.
+/// Stores blobs. If it is dropped without [`Blobs::finish`], nothing refers to the stored blobs, and the next prune
+/// removes them.
 pub struct Blobs {
     repository: Repository,
     catalog: Arc<Catalog>,
@@ -75,24 +77,24 @@ pub struct Blobs {
 }
 
 impl Prepared {
-    /// Its id, and whether it is all zeros.
+    /// Whether it is all zeros.
     pub fn is_zeros(&self) -> bool {
         matches!(self.body, Body::Zeros)
     }
 
-    /// The bytes of its contents.
+    /// Length of its contents in bytes.
     pub fn length(&self) -> u64 {
         self.length
     }
 }
 
 impl Blobs {
-    /// Up to `threads` compress.
+    /// A writer with up to `threads` compression threads.
     pub fn new(repository: &Repository, catalog: &Arc<Catalog>, threads: usize) -> Result<Blobs, Error> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads.max(1))
             .thread_name(|_| "compress".to_owned())
-            // A panic drops the sender of the blob, which its receiver takes for an error.
+            // A panic drops the sender of the blob, which its receiver reports as an error.
             .panic_handler(|_| {})
             .build()
             .map_err(|error| repository.system(io::Error::other(error)))?;
@@ -108,29 +110,29 @@ impl Blobs {
         })
     }
 
-    /// Blobs of this size that may be on their way at the same time.
+    /// Maximum number of blobs of this size in progress at the same time.
     pub fn window(&self, size: u64) -> usize {
         (ON_WAY / usize::try_from(size.max(1)).unwrap_or(ON_WAY)).clamp(2 * self.pool.current_num_threads(), MAX_WINDOW)
     }
 
-    /// Sends contents of a file on their way.
+    /// Starts to prepare a blob with contents of a file.
     pub fn prepare(&self, bytes: Vec<u8>) -> Preparing {
         let (done, prepared) = mpsc::sync_channel(1);
         let (repository, catalog) = (self.repository.clone(), self.catalog.clone());
         self.pool.spawn(move || {
-            // The receiver is gone when an earlier blob failed.
+            // The receiver no longer exists if an earlier blob failed.
             let _ = done.send(prepare(&repository, &catalog, &bytes));
         });
         prepared
     }
 
-    /// Waits for a blob.
+    /// Waits until a blob is prepared.
     pub fn wait(&self, preparing: &Preparing) -> Result<Prepared, Error> {
-        let ended = || self.repository.system(io::Error::other("a compressing thread has ended"));
+        let ended = || self.repository.system(io::Error::other("a compression thread panicked"));
         preparing.recv().unwrap_or_else(|_| Err(ended()))
     }
 
-    /// Stores a blob unless it is stored; its id.
+    /// Stores a blob unless it is already stored; returns its ID.
     pub fn store(&mut self, prepared: &Prepared) -> Result<Id, Error> {
         if let Body::New(sealed, raw) = &prepared.body {
             self.add(BlobKind::Data, prepared.id, (sealed, *raw), prepared.length)?;
@@ -138,7 +140,7 @@ impl Blobs {
         Ok(prepared.id)
     }
 
-    /// Stores contents that are known to be short, or zeros.
+    /// Stores contents that are short or all zeros; returns the ID.
     pub fn store_now(&mut self, bytes: &[u8]) -> Result<Id, Error> {
         let prepared = match is_zero(bytes) {
             true => seal(&self.repository, &self.catalog, Id::of(bytes), bytes)?,
@@ -147,7 +149,7 @@ impl Blobs {
         self.store(&prepared)
     }
 
-    /// Stores a folder; its id.
+    /// Stores a directory; returns its ID.
     pub fn store_tree(&mut self, tree: &Tree) -> Result<Id, Error> {
         let system = |source| self.repository.system(source);
         let mut out = zstd::stream::Encoder::new(Vec::new(), LEVEL).map_err(system)?;
@@ -155,13 +157,13 @@ impl Blobs {
         if !self.catalog.contains(BlobKind::Tree, &id)? {
             let packed = out.finish().map_err(system)?;
             let sealed = self.repository.key().seal(&packed).map_err(system)?;
-            let raw = u32::try_from(length).map_err(|_| self.repository.invalid("a folder has too many entries"))?;
+            let raw = u32::try_from(length).map_err(|_| self.repository.invalid("a directory has too many entries"))?;
             self.add(BlobKind::Tree, id, (&sealed, Some(raw)), length)?;
         }
         Ok(id)
     }
 
-    /// Waits until all packs are durable, then stores the index that names them.
+    /// Waits until all packs are durable, then stores the index that lists them.
     pub fn finish(&mut self) -> Result<(), Error> {
         for kind in [BlobKind::Data, BlobKind::Tree] {
             self.end_pack(kind)?;
@@ -170,13 +172,13 @@ impl Blobs {
         self.index.save(&self.repository)
     }
 
-    /// What was stored so far.
+    /// Counts of the blobs stored so far.
     pub fn stats(&self) -> Stats {
         self.stats
     }
 
     fn add(&mut self, kind: BlobKind, id: Id, (sealed, raw): (&[u8], Option<u32>), length: u64) -> Result<(), Error> {
-        // Another blob that was on its way may have been the same.
+        // Another blob in progress may have had the same contents.
         if !self.catalog.add(kind, id)? {
             return Ok(());
         }
@@ -195,7 +197,7 @@ impl Blobs {
         if kind == BlobKind::Data { &mut self.data } else { &mut self.trees }
     }
 
-    /// Begins to write a pack.
+    /// Starts to write a pack.
     fn end_pack(&mut self, kind: BlobKind) -> Result<(), Error> {
         let pack = std::mem::replace(self.pack(kind), Pack::new(kind));
         if pack.blobs() == 0 {
@@ -213,11 +215,11 @@ impl Blobs {
         Ok(())
     }
 
-    /// Waits until at most so many packs are being written. Those that are durable go into the index.
+    /// Waits until at most `left` packs are being written. Adds the durable ones to the index.
     fn wait_uploads(&mut self, left: usize) -> Result<(), Error> {
         while self.uploads.len() > left {
             let Some(upload) = self.uploads.pop_front() else { break };
-            let ended = |_| Err(self.repository.system(io::Error::other("a writing thread has ended")));
+            let ended = |_| Err(self.repository.system(io::Error::other("a writing thread panicked")));
             let (pack, entries) = upload.join().unwrap_or_else(ended)?;
             self.index.add(pack, &entries);
         }
@@ -226,7 +228,7 @@ impl Blobs {
 }
 
 impl Drop for Blobs {
-    /// Nothing is written any more when it is gone.
+    /// Waits for pending writes, so that nothing is written afterwards.
     fn drop(&mut self) {
         for upload in self.uploads.drain(..) {
             let _ = upload.join();

@@ -1,8 +1,9 @@
-//! Owns: which blobs the repository has, by a cache on disk that is made from its index objects. Must not: be needed: without the cache, it is
-//! made again.
+//! Finds the blobs of a repository with a cache on disk, which is built from the index objects. Must not require the
+//! cache: a missing cache is rebuilt.
 //!
-//! `CACHE/REPOSITORY/blobs` is one [`BlobTable`]. It names the index objects that it was made from: new ones are merged into it, and when one
-//! of them is gone, it is made anew. Blobs that this process adds are known to it alone.
+//! `CACHE/REPOSITORY/blobs` is one [`BlobTable`]. It lists the index objects that it was built from. New index objects
+//! are merged into it. If one of them no longer exists, the table is rebuilt. Only this process knows the blobs that it
+//! adds.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -16,7 +17,7 @@ use super::table_writer::{TableWriter, nameless};
 use super::{BlobKind, Error, Id, Kind, Repository, index};
 use crate::sys::{durable, lock};
 
-/// Blobs of this process that are kept in memory; more are put into a table.
+/// Maximum number of added blobs in memory; more are moved to a table.
 const RECENT: usize = 128 << 10;
 
 /// The blobs of a repository.
@@ -25,20 +26,20 @@ pub struct Catalog {
     dir: PathBuf,
     stored: BlobTable,
     added: RwLock<Added>,
-    /// [`RECENT`].
+    /// [`RECENT`], except in tests.
     limit: usize,
 }
 
-/// What this process has stored since.
+/// Blobs that this process stored since the catalog was opened.
 #[derive(Debug, Default)]
 struct Added {
     recent: HashSet<(BlobKind, Id)>,
-    /// Each less than half as large as the one before it.
+    /// Each is less than half as large as the one before it.
     tables: Vec<BlobTable>,
 }
 
 impl Catalog {
-    /// Brings the cache up to date and opens it. The repository must be locked.
+    /// Updates and opens the cache. The caller must have locked the repository.
     pub fn open(repository: &Repository, cache: &Path) -> Result<Catalog, Error> {
         let dir = cache.join(repository.id().to_string());
         let path = dir.join("blobs");
@@ -69,12 +70,12 @@ impl Catalog {
         Ok(Catalog { dir, stored, added: RwLock::default(), limit: RECENT })
     }
 
-    /// Where a blob is that was stored when this was opened.
+    /// Pack and position of a blob that was stored when the catalog was opened.
     pub fn find(&self, kind: BlobKind, id: &Id) -> Result<Option<(Id, Entry)>, Error> {
         self.stored.find(kind, id).map_err(|source| self.failed("read", source))
     }
 
-    /// Whether a blob is stored, or was added since.
+    /// Whether a blob is stored, or was added since the catalog was opened.
     pub fn contains(&self, kind: BlobKind, id: &Id) -> Result<bool, Error> {
         let added = self.added.read().unwrap_or_else(PoisonError::into_inner);
         if added.recent.contains(&(kind, *id)) {
@@ -88,7 +89,7 @@ impl Catalog {
         Ok(false)
     }
 
-    /// Notes a blob that is being stored; `false` if it was known.
+    /// Records a blob that is being stored; returns `false` if it was known.
     pub fn add(&self, kind: BlobKind, id: Id) -> Result<bool, Error> {
         if self.contains(kind, &id)? {
             return Ok(false);
@@ -107,7 +108,7 @@ impl Catalog {
 }
 
 impl Added {
-    /// Puts what is in memory into a table, together with tables that are not much larger.
+    /// Moves the blobs in memory to a table, and merges it with tables that are not much larger.
     fn put_away(&mut self, dir: &Path) -> io::Result<()> {
         let mut writer = TableWriter::new(dir);
         let mut size = self.recent.len() as u64;
@@ -128,7 +129,7 @@ impl Added {
     }
 }
 
-/// The table of the cache; `None` if there is none that can be used.
+/// The table of the cache; `None` if it does not exist or is damaged.
 fn open(path: &Path) -> io::Result<Option<BlobTable>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -136,14 +137,14 @@ fn open(path: &Path) -> io::Result<Option<BlobTable>> {
     };
     match BlobTable::open(file) {
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
-            tracing::warn!(path = %path.display(), %error, "the cache is made anew");
+            tracing::warn!(path = %path.display(), %error, "rebuilding the damaged cache");
             Ok(None)
         }
         table => table.map(Some),
     }
 }
 
-/// Writes a file aside, and opens it as a table.
+/// Writes a temporary file, renames it, and opens it as a table.
 fn replace(path: &Path, write: impl FnOnce(File) -> io::Result<File>) -> io::Result<BlobTable> {
     let aside = path.with_extension("new");
     durable::remove(&aside)?;
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_follows_the_index_objects() {
+    fn cache_follows_the_index_objects() {
         let restic = Restic::new();
         let repository = Repository::init(restic.place(), Restic::PASSWORD).unwrap();
         let cache = restic.path("cache");
@@ -186,7 +187,7 @@ mod tests {
         let catalog = open();
         assert!((0..20).all(|n| has(&catalog, n).is_some()) && has(&catalog, 20).is_none());
         assert_eq!(has(&catalog, 12), Some((Id::of(b"b"), entry(12))));
-        // Nothing new: no index object is read.
+        // Without new index objects, the cache is not written.
         let file = cache.join(repository.id().to_string()).join("blobs");
         let written = fs::metadata(&file).unwrap().modified().unwrap();
         open();
@@ -194,7 +195,7 @@ mod tests {
         repository.remove(Object::new(Kind::Index, first)).unwrap();
         assert!(has(&open(), 1).is_none() && has(&open(), 11).is_some());
 
-        // Damaged or lost, it is made again.
+        // A damaged or lost cache is rebuilt.
         for bad in [&b""[..], b"x", &[0; 1000]] {
             fs::write(&file, bad).unwrap();
             assert!(has(&open(), 11).is_some());
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_is_known_however_much_it_is() {
+    fn any_number_of_added_blobs_is_known() {
         let restic = Restic::new();
         let repository = Repository::init(restic.place(), Restic::PASSWORD).unwrap();
         let mut catalog = Catalog::open(&repository, &restic.path("cache")).unwrap();

@@ -1,4 +1,4 @@
-//! Owns: how a disk is cut into blobs, and its holes into blobs of zeros. Must not: read or store one.
+//! Determines how a disk is cut into blobs, and its holes into blobs of zeros. Must not read or store blobs.
 
 use super::Id;
 use super::format::{ZeroLength, zero_id};
@@ -10,8 +10,8 @@ const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const SMALL_DISK: u64 = 32 * GIB;
 
-/// Bytes of the blobs of a disk of this size; `None` if it is too large. A small blob costs space for its name, a large one is stored
-/// again for a small change in it.
+/// Blob size in bytes for a disk of this size; `None` if the disk is too large. Small blobs cost space for their IDs; a
+/// large blob is stored again after a small change in it.
 pub fn blob_size(size: u64) -> Option<u64> {
     let usual = if size <= SMALL_DISK {
         64 * KIB
@@ -24,18 +24,18 @@ pub fn blob_size(size: u64) -> Option<u64> {
     [usual, 2 * usual, 4 * usual, 8 * MIB].into_iter().filter(|blob| *blob <= 8 * MIB).find(fits)
 }
 
-/// Whether all bytes are zeros.
+/// Whether all bytes are zero.
 pub fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(4096).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
-/// The blobs of a file, in order. Zeros are gathered into the largest blobs that holes are made of.
+/// The blobs of a file, in order. Zeros are collected into the largest blobs that represent holes.
 #[derive(Debug, Default)]
 pub struct Content {
     ids: Vec<Id>,
     /// Bytes so far.
     length: u64,
-    /// Zeros at the end that are no blob yet.
+    /// Zeros at the end that are not in a blob yet.
     zeros: u64,
     /// Lengths of blobs of zeros that must be stored, each once.
     zero_lengths: Vec<u64>,
@@ -56,17 +56,19 @@ impl Content {
     }
 
     /// Bytes so far.
+    #[cfg(test)]
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// The ids, and the lengths of the blobs of zeros among them.
+    /// The IDs, and the lengths of the blobs of zeros among them.
     pub fn finish(mut self, unit: u64) -> (Vec<Id>, Vec<u64>) {
         self.flush(unit);
         (self.ids, self.zero_lengths)
     }
 
-    /// Makes blobs of the zeros. At least one of them is of [`ZeroLength::Small`] if there are so many.
+    /// Turns the zeros at the end into blobs. If there are enough of them, at least one blob is a
+    /// [`ZeroLength::Small`].
     fn flush(&mut self, unit: u64) {
         let (large, small) = (ZeroLength::Large.bytes() as u64, ZeroLength::Small.bytes() as u64);
         while self.zeros > 0 {
@@ -89,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_size_of_blobs_follows_that_of_the_disk() {
+    fn blob_size_grows_with_the_disk() {
         for (size, blob) in [
             (0, 64 * KIB),
             (32 * GIB, 64 * KIB),
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_become_large_blobs_and_one_that_restic_makes_holes_of() {
+    fn zeros_become_large_blobs_and_one_for_sparse_restores_by_restic() {
         let unit = 64 * KIB;
         let lengths = |zeros: u64| {
             let mut content = Content::default();

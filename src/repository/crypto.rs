@@ -1,7 +1,7 @@
-//! Owns: restic's encryption: AES-256 in counter mode, and Poly1305-AES over what comes out. Must not: know what is encrypted, or show
-//! a key.
+//! Implements restic's encryption: AES-256 in counter mode, and Poly1305-AES over the ciphertext. Must not know the
+//! contents, or print a key.
 //!
-//! Sealed bytes are 16 random bytes, the encrypted contents and 16 bytes of authentication code.
+//! Sealed bytes are 16 random bytes, the ciphertext, and an authentication code of 16 bytes.
 
 use std::fmt;
 use std::io;
@@ -23,7 +23,7 @@ pub const OVERHEAD: usize = IV + MAC;
 const IV: usize = 16;
 const MAC: usize = 16;
 
-/// A key for both parts. It is overwritten when it is dropped, and never printed.
+/// A key for encryption and authentication. It is overwritten when it is dropped, and never printed.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct Key {
     encrypt: [u8; 32],
@@ -51,7 +51,7 @@ struct StoredMac {
 }
 
 impl Key {
-    /// Bytes that a password must be turned into.
+    /// Length in bytes of the material for a key, for example derived from a password.
     pub const BYTES: usize = 64;
 
     /// A new random key.
@@ -61,7 +61,7 @@ impl Key {
         Ok(Key::from_bytes(&bytes))
     }
 
-    /// The key that a password was turned into.
+    /// The key made from this material.
     pub fn from_bytes(bytes: &[u8; Key::BYTES]) -> Key {
         let mut key = Key { encrypt: [0; 32], mac_k: [0; 16], mac_r: [0; 16] };
         key.encrypt.copy_from_slice(&bytes[..32]);
@@ -70,14 +70,14 @@ impl Key {
         key
     }
 
-    /// The key as it is stored, in clear.
+    /// The key as it is stored, but unencrypted.
     pub fn to_json(&self) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
         let text = |bytes: &[u8]| STANDARD.encode(bytes);
         let mac = StoredMac { k: text(&self.mac_k), r: text(&self.mac_r) };
         serde_json::to_vec(&Stored { mac, encrypt: text(&self.encrypt) }).map(Zeroizing::new)
     }
 
-    /// Reads what [`Key::to_json`] wrote.
+    /// Parses the result of [`Key::to_json`].
     pub fn from_json(json: &[u8]) -> Result<Key, Corruption> {
         let stored: Stored = serde_json::from_slice(json).map_err(Corruption::Json)?;
         let mut key = Key { encrypt: [0; 32], mac_k: [0; 16], mac_r: [0; 16] };
@@ -88,7 +88,7 @@ impl Key {
         ] {
             let bytes = Zeroizing::new(STANDARD.decode(text).unwrap_or_default());
             if bytes.len() != part.len() {
-                return Err(Corruption::Malformed("a part of the key has another length"));
+                return Err(Corruption::Malformed("a part of the key has the wrong length"));
             }
             part.copy_from_slice(&bytes);
         }
@@ -108,7 +108,7 @@ impl Key {
         Ok(sealed)
     }
 
-    /// Checks and decrypts, in the buffer that it gets.
+    /// Checks and decrypts in place.
     pub fn open(&self, mut sealed: Vec<u8>) -> Result<Vec<u8>, Corruption> {
         let length = sealed.len().checked_sub(OVERHEAD).ok_or(Corruption::Short)?;
         let (iv, rest) = sealed.split_first_chunk::<IV>().ok_or(Corruption::Short)?;
@@ -127,8 +127,8 @@ impl Key {
         Ctr128BE::<Aes256>::new(&self.encrypt.into(), &(*iv).into())
     }
 
-    /// Poly1305-AES: the second half of the one-time key is the encrypted nonce. `poly1305` itself clears the bits of `r` that must be
-    /// zero.
+    /// Poly1305-AES: the second half of the one-time key is the encrypted nonce. The crate `poly1305` clears the bits
+    /// of `r` that must be zero.
     fn mac(&self, iv: &[u8; IV], encrypted: &[u8]) -> [u8; MAC] {
         let mut nonce = (*iv).into();
         aes::Aes128::new(&self.mac_k.into()).encrypt_block(&mut nonce);
@@ -144,7 +144,7 @@ fn is_same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b)) == 0
 }
 
-/// Fills with random bytes of the kernel.
+/// Fills a buffer with random bytes from the kernel.
 pub fn random(mut bytes: &mut [u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let count = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty())?;
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sealed_opens_and_every_changed_or_missing_byte_is_seen() {
+    fn sealed_bytes_round_trip_and_any_change_is_detected() {
         let key = Key::random().unwrap();
         for contents in [&b""[..], b"x", &[7; 1000]] {
             let sealed = key.seal(contents).unwrap();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_read_as_it_is_stored_and_never_shown() {
+    fn keys_round_trip_and_are_never_printed() {
         let key = Key::random().unwrap();
         let json = key.to_json().unwrap();
         assert!(json.starts_with(br#"{"mac":{"k":""#));

@@ -1,4 +1,4 @@
-//! Owns: a disk of a restore point: its size, where it holds data, reading all of it or any range. Must not: write.
+//! Reads a disk of a restore point: its size, its extents, and all of its data or any range. Must not write.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,26 +11,26 @@ use super::{BlobKind, Error, Id, Kind, Object, Sink};
 use crate::model::Extent;
 use crate::sys::signals::Cancel;
 
-/// Bytes of decoded blobs that are kept for reads at random.
+/// Limit of decoded blobs that are kept for random reads, in bytes.
 const KEPT: usize = 32 << 20;
 
-/// A disk, or any other file, by its blobs.
+/// A disk or any other file, as its blobs.
 pub struct SnapshotDisk {
     fetcher: Fetcher,
     cancel: Cancel,
     name: String,
     size: u64,
-    /// Those that hold other bytes than zeros.
+    /// Blobs that are not all zeros.
     pieces: Vec<Piece>,
     extents: Vec<Extent>,
     kept: Mutex<VecDeque<(Id, Arc<Vec<u8>>)>>,
 }
 
 impl SnapshotDisk {
-    /// Looks up the length of every blob.
+    /// Opens a file and looks up the length of every blob.
     ///
     /// # Errors
-    /// Corruption; [`Error::Suspect`] if they are not as long as the file.
+    /// Damage; [`Error::Suspect`] if the blobs together do not have the length of the file.
     pub(super) fn open(
         fetcher: &Fetcher,
         cancel: &Cancel,
@@ -54,7 +54,7 @@ impl SnapshotDisk {
                     _ => extents.push(Extent { offset, length: length.into() }),
                 }
             }
-            // At most 4 million lengths of 32 bits.
+            // A file has at most 4 million blobs, whose lengths have 32 bits.
             offset = offset.saturating_add(length.into());
         }
         if offset != node.size {
@@ -66,17 +66,17 @@ impl SnapshotDisk {
         Ok(SnapshotDisk { fetcher, cancel, name, size: node.size, pieces, extents, kept: Mutex::default() })
     }
 
-    /// Its bytes.
+    /// Size in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The ranges that may hold other bytes than zeros: ascending, disjoint.
+    /// The ranges that may contain bytes other than zero: ascending, disjoint.
     pub fn extents(&self) -> &[Extent] {
         &self.extents
     }
 
-    /// Gives all data to `sink`, ascending, in whole blobs. Decodes on several cores.
+    /// Passes all data to `sink` in ascending order, in whole blobs. Decodes on several cores.
     ///
     /// # Errors
     /// Those of `sink`; damage.
@@ -84,13 +84,13 @@ impl SnapshotDisk {
         BlobStream::new(&self.fetcher, &self.cancel)?.copy(self.pieces.iter().copied(), sink)
     }
 
-    /// Reads a range anywhere on the disk. Every byte is checked.
+    /// Reads any range of the disk. Every byte is checked.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a range that is not on the disk; damage.
+    /// [`Error::Invalid`] for a range outside the disk; damage.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
         let outside =
-            || self.fetcher.repository().invalid(format!("{} has no {} bytes at {offset}", self.name, out.len()));
+            || self.fetcher.repository().invalid(format!("{} lacks the {} bytes at {offset}", self.name, out.len()));
         let end = offset.checked_add(out.len() as u64).filter(|end| *end <= self.size).ok_or_else(outside)?;
         out.fill(0);
         let first = self.pieces.partition_point(|piece| piece.offset + u64::from(piece.length) <= offset);
@@ -100,7 +100,7 @@ impl SnapshotDisk {
             }
             let blob = self.blob(piece.id)?;
             let (from, until) = (piece.offset.max(offset), (piece.offset + u64::from(piece.length)).min(end));
-            // All lie within the range and the blob, which fit in memory.
+            // All offsets are within the range and the blob, which fit in memory.
             let part = &mut out[(from - offset) as usize..(until - offset) as usize];
             part.copy_from_slice(&blob[(from - piece.offset) as usize..(until - piece.offset) as usize]);
         }
@@ -112,7 +112,7 @@ impl SnapshotDisk {
         if let Some((_, blob)) = kept().iter().find(|(known, _)| *known == id) {
             return Ok(blob.clone());
         }
-        // Checked by its id, so it is as long as the index says.
+        // The blob was checked, so it has the length in the index.
         let blob = Arc::new(self.fetcher.blob(BlobKind::Data, id)?);
         let mut kept = kept();
         kept.push_back((id, blob.clone()));
@@ -123,12 +123,12 @@ impl SnapshotDisk {
     }
 }
 
-/// Which ids are blobs of zeros, for the few lengths that disks have.
+/// Recognizes the IDs of blobs of zeros, for the few lengths of blobs that disks have.
 #[derive(Default)]
 struct Zeros(Vec<(u32, Id)>);
 
 impl Zeros {
-    /// Lengths that are remembered: a file with more is none of ours, and its zeros are read as they are.
+    /// Maximum number of remembered lengths. A file with more is not ours, and its zeros are read like other data.
     const MAX: usize = 16;
 
     fn is(&mut self, id: Id, length: u32) -> bool {

@@ -1,5 +1,5 @@
-//! Owns: adding a disk to a restore point: cutting it into blobs, and taking over those of the point before that did not change. Must not:
-//! read a disk by itself.
+//! Adds a disk to a restore point: cuts it into blobs, and reuses those of the parent that did not change. Must not
+//! read a disk itself.
 
 use std::collections::VecDeque;
 
@@ -9,23 +9,23 @@ use super::format::zero_id;
 use super::{BlobKind, Error, Id, SnapshotWriter};
 use crate::model::Extent;
 
-/// Takes bytes of a disk with their offset on it.
+/// Receives an offset on a disk and the bytes there.
 pub type Sink<'a, E> = dyn FnMut(u64, &[u8]) -> Result<(), E> + 'a;
 
 /// Reads ranges of a disk in order.
 pub type ReadDisk<'a, E> = dyn FnMut(&[Extent], &mut Sink<'_, E>) -> Result<(), E> + 'a;
 
-/// What is known of a disk before it is read.
+/// Properties of a disk that are known before it is read.
 #[derive(Debug, Clone, Default)]
 pub struct Disk {
-    /// Its bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The ranges that may hold other bytes than zeros: ascending, disjoint, on the disk.
+    /// The ranges that may contain bytes other than zero: ascending, disjoint, within the disk.
     pub extents: Vec<Extent>,
 }
 
 impl SnapshotWriter {
-    /// Reads a disk and adds it. `read` gets the extents; it must give their bytes in order.
+    /// Reads a disk and adds it. `read` receives the extents, and must pass their bytes to the sink in order.
     pub fn disk<E: From<Error>>(&mut self, name: &str, disk: &Disk, read: &mut ReadDisk<'_, E>) -> Result<(), E> {
         let unit = self.unit(name, disk.size)?;
         let mut cutter = Cutter {
@@ -47,13 +47,13 @@ impl SnapshotWriter {
             return Err(cutter
                 .writer
                 .repository
-                .invalid(format!("{name}: only {ended} bytes were read, not {expected}"))
+                .invalid(format!("{name}: reading ended at byte {ended} instead of {expected}"))
                 .into());
         }
         let content = cutter.finish()?;
         let (ids, zero_lengths) = content.finish(unit);
         for length in zero_lengths {
-            // At most 8 MiB, and known after the first time.
+            // At most 8 MiB, and stored only the first time.
             self.store_zeros(length)?;
         }
         Ok(self.insert(name, disk.size, ids)?)
@@ -67,7 +67,7 @@ impl SnapshotWriter {
         self.blobs.store_now(&zeros).map(drop)
     }
 
-    /// Bytes of its blobs: what they were in the point before, so that unchanged ones stay the same.
+    /// Blob size in bytes: that of the disk in the parent, so that unchanged blobs stay the same.
     fn unit(&self, name: &str, size: u64) -> Result<u64, Error> {
         let too_large = || self.repository.invalid(format!("{name} is too large: {size} bytes"));
         let usual = blob_size(size).ok_or_else(too_large)?;
@@ -78,16 +78,16 @@ impl SnapshotWriter {
         let length = first
             .and_then(|id| self.fetcher.locate(BlobKind::Data, *id).ok())
             .map(|(_, entry)| entry.raw_length().into());
-        // A disk that has grown much would have too many blobs.
+        // With this size, a disk that has grown much would have too many blobs.
         Ok(length.filter(is_unit).filter(|unit| size / unit < super::tree::MAX_BLOBS as u64).unwrap_or(usual))
     }
 }
 
-/// Cuts what is read into blobs.
+/// Cuts the data of a disk into blobs.
 struct Cutter<'a> {
     unit: u64,
     size: u64,
-    /// The blob that is being filled, from [`Cutter::at`] on.
+    /// The blob that is being filled; it starts at [`Cutter::at`].
     blob: Vec<u8>,
     at: u64,
     writer: &'a mut SnapshotWriter,
@@ -102,18 +102,18 @@ enum Slot {
 }
 
 impl Cutter<'_> {
-    /// Takes the next bytes; where they end.
+    /// Takes the next bytes; returns the offset of their end.
     fn take(&mut self, mut offset: u64, mut bytes: &[u8]) -> Result<u64, Error> {
         let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= self.size && offset >= self.filled());
         let end =
-            end.ok_or_else(|| self.writer.repository.invalid("bytes of a disk are out of order, or behind its end"))?;
+            end.ok_or_else(|| self.writer.repository.invalid("data of a disk is out of order or beyond its end"))?;
         while !bytes.is_empty() {
             let start = offset - offset % self.unit;
             if start != self.at {
                 self.flush()?;
                 self.skip_to(start)?;
             }
-            // Less than a unit.
+            // Smaller than a unit.
             let before = (offset - start) as usize;
             let room = (self.length_at(start) as usize).saturating_sub(before);
             let (now, rest) = bytes.split_at(room.min(bytes.len()));
@@ -129,17 +129,17 @@ impl Cutter<'_> {
         Ok(end)
     }
 
-    /// Where the bytes that were taken end.
+    /// Offset of the end of the bytes that were taken.
     fn filled(&self) -> u64 {
         self.at + self.blob.len() as u64
     }
 
-    /// Bytes of the blob that begins here.
+    /// Length in bytes of the blob that starts here.
     fn length_at(&self, start: u64) -> u64 {
         self.unit.min(self.size - start)
     }
 
-    /// Sends the blob on its way, filled up with zeros.
+    /// Starts to prepare the blob, padded with zeros.
     fn flush(&mut self) -> Result<(), Error> {
         if self.blob.is_empty() {
             return Ok(());
@@ -152,7 +152,7 @@ impl Cutter<'_> {
         self.push(slot)
     }
 
-    /// What lies between is not read.
+    /// Adds zeros up to `start`; this range is not read.
     fn skip_to(&mut self, start: u64) -> Result<(), Error> {
         let zeros = start - self.at;
         self.at = start;
@@ -164,7 +164,7 @@ impl Cutter<'_> {
         self.drain(self.writer.blobs.window(self.unit))
     }
 
-    /// Stores what is on its way until only so many are.
+    /// Stores parts of the queue until only `left` are in it.
     fn drain(&mut self, left: usize) -> Result<(), Error> {
         while self.queue.len() > left {
             match self.queue.pop_front() {

@@ -1,4 +1,4 @@
-//! Owns: what can go wrong with a repository, in words. Must not: be about what a restore point is of.
+//! Defines the errors of a repository. Must not know domains.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,182 +6,188 @@ use std::path::PathBuf;
 use super::{BlobKind, Id, Object};
 use crate::sys::patience::{Stalled, is_out_of_reach};
 
-/// Why a repository could not be used, read or written. Each names the repository by its place.
+/// An error while opening, reading or writing a repository. `place` is the location of the repository.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An object cannot be read, written, listed or removed.
+    /// An object cannot be examined, read, written, listed or removed.
     #[error("{place}: cannot {action} {what}")]
     Access {
-        /// The repository.
+        /// Location of the repository.
         place: String,
-        /// What was tried.
+        /// The operation: `examine`, `read`, `write`, `list`, `remove`.
         action: &'static str,
         /// The object, or the kind of objects.
         what: String,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// An object is not what was written.
+    /// An object differs from what was written.
     #[error("{place}: {object} is damaged")]
     Damaged {
-        /// The repository.
+        /// Location of the repository.
         place: String,
-        /// Which.
+        /// The object.
         object: Object,
-        /// How.
+        /// Kind of damage.
         source: Corruption,
     },
-    /// A blob is not what was written.
+    /// A blob differs from what was written.
     #[error("{place}: {kind} blob {id} in {pack} is damaged")]
     DamagedBlob {
-        /// The repository.
+        /// Location of the repository.
         place: String,
-        /// What is in it.
+        /// Kind of the blob.
         kind: BlobKind,
-        /// Which.
+        /// ID of the blob.
         id: Id,
-        /// Where.
+        /// The pack that contains it.
         pack: Object,
-        /// How.
+        /// Kind of damage.
         source: Corruption,
     },
-    /// No index knows a blob that a restore point needs.
+    /// No index lists a blob that a restore point needs.
     #[error("{place}: {kind} blob {id} is missing")]
     MissingBlob {
-        /// The repository.
+        /// Location of the repository.
         place: String,
-        /// What is in it.
+        /// Kind of the blob.
         kind: BlobKind,
-        /// Which.
+        /// ID of the blob.
         id: Id,
     },
-    /// A restore point holds what this program would not have written.
+    /// A restore point contains something that this program does not write.
     #[error("{place}: {object}: {what}")]
     Suspect {
-        /// The repository.
+        /// Location of the repository.
         place: String,
         /// The snapshot.
         object: Object,
-        /// What was found.
+        /// What is wrong.
         what: String,
     },
-    /// There is no repository.
-    #[error("{place}: no repository")]
+    /// The repository does not exist.
+    #[error("{place}: no repository found")]
     None {
-        /// Where.
+        /// Location of the repository.
         place: String,
     },
-    /// There is one already.
-    #[error("{place}: already a repository")]
+    /// The repository to create already exists.
+    #[error("{place}: the repository already exists")]
     Exists {
-        /// Where.
+        /// Location of the repository.
         place: String,
     },
-    /// The repository has another version.
-    #[error("{place}: the repository has format version {version}, this program uses 2")]
+    /// The repository has an unsupported format version.
+    #[error("{place}: the repository has format version {version}; this program supports only version 2")]
     Version {
-        /// The repository.
+        /// Location of the repository.
         place: String,
-        /// Its version.
+        /// Format version of the repository.
         version: u32,
     },
-    /// No key opens with the password.
-    #[error("{place}: wrong password, or its key was removed")]
+    /// The password opens none of the keys.
+    #[error("{place}: wrong password, or the key for it was removed")]
     Password {
-        /// The repository.
+        /// Location of the repository.
         place: String,
     },
-    /// Another process works on the repository alone.
-    #[error("{place}: locked by {holder}")]
+    /// Another process has an exclusive lock on the repository.
+    #[error("{place}: exclusively locked by {holder}")]
     Locked {
-        /// The repository.
+        /// Location of the repository.
         place: String,
-        /// Who, where and since when.
+        /// Process, user, host and time.
         holder: String,
     },
-    /// Our own lock was removed, or is too old.
-    #[error("{place}: our lock is lost: {why}")]
+    /// The lock of this process was removed, or is too old.
+    #[error("{place}: the lock of this process is lost: {why}")]
     LockLost {
-        /// The repository.
+        /// Location of the repository.
         place: String,
-        /// What happened.
+        /// Cause.
         why: String,
     },
-    /// The restore point that this one builds on was removed meanwhile.
-    #[error("{place}: the restore point before this one ({parent}) was removed during the backup")]
+    /// The parent of a new restore point was removed during the backup.
+    #[error("{place}: the parent snapshot {parent} was removed during the backup")]
     ParentGone {
-        /// The repository.
+        /// Location of the repository.
         place: String,
-        /// Its snapshot.
+        /// ID of the parent snapshot.
         parent: Id,
     },
     /// The cache cannot be used.
     #[error("cannot {action} the cache {}", path.display())]
     Cache {
-        /// What was tried.
+        /// The operation: `create`, `lock`, `read`, `write`.
         action: &'static str,
-        /// The file or folder.
+        /// File or directory.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// Something was asked for that does not exist, or is too large for the format.
+    /// The caller requested something that does not exist, or that is too large for the format.
     #[error("{place}: {what}")]
     Invalid {
-        /// The repository.
+        /// Location of the repository.
         place: String,
-        /// What.
+        /// What is wrong.
         what: String,
     },
-    /// The system refused threads, memory or random bytes.
-    #[error("{place}: cannot compress or encrypt")]
+    /// The system refused threads, memory or random bytes, or a thread panicked.
+    #[error("{place}: cannot compress, encrypt or run a thread")]
     System {
-        /// The repository.
+        /// Location of the repository.
         place: String,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// A signal asked for the end.
+    /// A signal was received.
     #[error("stopped by signal {signal}")]
     Stopped {
-        /// Which.
+        /// Signal number.
         signal: i32,
     },
 }
 
-/// In what way bytes are not what was written.
+/// How bytes differ from what was written.
 #[derive(Debug, thiserror::Error)]
 pub enum Corruption {
-    /// The authentication code is another.
-    #[error("its bytes were changed, or written with another key")]
+    /// The authentication code does not match.
+    #[error("its authentication code does not match: it was changed, or written with another key")]
     Mac,
-    /// The SHA-256 is another.
-    #[error("its SHA-256 is not its name")]
+    /// The SHA-256 does not match.
+    #[error("its SHA-256 does not match its ID")]
     Hash,
     /// There are too few bytes.
-    #[error("it is cut off")]
+    #[error("it is truncated")]
     Short,
-    /// There are more bytes than any program writes.
+    /// There are more bytes than any program writes there.
     #[error("it is larger than {limit} bytes")]
     TooLarge {
-        /// How many there may be.
+        /// Limit in bytes.
         limit: u64,
     },
-    /// They cannot be decompressed.
+    /// The bytes cannot be decompressed.
     #[error("it cannot be decompressed")]
     Decompress(#[source] io::Error),
-    /// They are not the JSON that is expected.
-    #[error("it cannot be understood")]
+    /// The bytes are not the expected JSON.
+    #[error("it is not the expected JSON")]
     Json(#[source] serde_json::Error),
-    /// They contradict the format in another way.
+    /// The bytes violate the format in another way.
     #[error("{0}")]
     Malformed(&'static str),
 }
 
 impl Error {
-    /// Whether the place hangs, or cannot be reached: that says nothing about what is stored.
+    /// Whether the place hung or is unreachable. This is no evidence of damage.
     pub fn is_stall(&self) -> bool {
         is_out_of_reach(self)
+    }
+
+    /// Whether the repository cannot be written by this process.
+    pub fn is_read_only(&self) -> bool {
+        let refused = [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied];
+        matches!(self, Error::Access { action: "write", source, .. } if refused.contains(&source.kind()))
     }
 
     /// Whether stored bytes are damaged or lost.
@@ -195,32 +201,35 @@ impl Error {
         }
     }
 
-    /// What the operator can do, where there is something.
+    /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             error if Stalled::caused(error) => Some(Stalled::HINT.to_owned()),
             Error::Damaged { place, .. } | Error::DamagedBlob { place, .. } | Error::MissingBlob { place, .. } => {
-                Some(format!("find out what else is damaged: restic -r '{place}' check --read-data"))
+                Some(format!("Find out what else is damaged: restic -r '{place}' check --read-data"))
             }
-            Error::None { .. } => Some("mount the target, correct `url`, or create the repository".to_owned()),
+            Error::None { .. } => {
+                Some("Mount the target, correct `url`, or create the repository: kvmbackup repository init".to_owned())
+            }
             Error::Locked { place, .. } => {
-                Some(format!("wait for it; if that process no longer exists: restic -r '{place}' unlock"))
+                Some(format!("Wait for it. If that process no longer exists: restic -r '{place}' unlock"))
             }
             Error::LockLost { .. } | Error::ParentGone { .. } => Some(
-                "find out what removed it (`restic unlock --remove-all`, `restic forget`); the next run starts again"
+                "Find out what removed it (`restic unlock --remove-all`, `restic forget`). The next run repeats the \
+                 backup."
                     .to_owned(),
             ),
             Error::Version { place, version: 1 } => {
-                Some(format!("upgrade it: restic -r '{place}' migrate upgrade_repo_v2"))
+                Some(format!("Upgrade it: restic -r '{place}' migrate upgrade_repo_v2"))
             }
-            Error::Password { place } => Some(format!("see which keys there are: restic -r '{place}' key list")),
+            Error::Password { place } => Some(format!("Check it. To list the keys: restic -r '{place}' key list")),
             Error::Cache { path, .. } => {
-                Some(format!("remove the cache, which costs only time: rm -r '{}'", path.display()))
+                Some(format!("Remove the cache, which only costs the time to rebuild it: rm -r '{}'", path.display()))
             }
             Error::Access { source, .. }
                 if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
             {
-                Some("free space on the target, or keep fewer restore points".to_owned())
+                Some("Free space on the target, or keep fewer restore points.".to_owned())
             }
             _ => None,
         }

@@ -1,4 +1,4 @@
-//! Owns: reading blobs: where each is, its decryption, decompression and check. Must not: know which file a blob is of.
+//! Reads blobs: locates, decrypts, decompresses and checks them. Must not know to which file a blob belongs.
 
 use std::sync::Arc;
 
@@ -8,20 +8,20 @@ use super::pack::Entry;
 use super::tree::{self, Tree};
 use super::{BlobKind, Corruption, Error, Id, Kind, Object, Repository, format};
 
-/// Bytes of a data blob, at most: restic cuts files into up to 8 MiB.
+/// Limit of a data blob in bytes; restic cuts files into blobs of up to 8 MiB.
 pub const MAX_DATA: u32 = 16 << 20;
 
-/// Stored bytes that are read at once.
+/// Limit of stored bytes that are read at once.
 const AT_ONCE: u32 = 4 << 20;
 
-/// Reads blobs. Clones share what they read from.
+/// Reads blobs. Clones share the repository and the catalog.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     repository: Repository,
     catalog: Arc<Catalog>,
 }
 
-/// Blobs that follow each other in one pack, and are read at once.
+/// Consecutive blobs of one pack, which are read at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     pack: Id,
@@ -29,12 +29,12 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// One blob.
+    /// A segment of one blob.
     pub fn new(pack: Id, entry: Entry) -> Segment {
         Segment { pack, entries: vec![entry] }
     }
 
-    /// Takes a blob if it follows the last one, and all of it is not too much.
+    /// Adds a blob if it follows the last one and the segment does not become too large; returns whether it was added.
     pub fn extend(&mut self, pack: Id, entry: Entry) -> bool {
         let follows =
             self.entries.last().is_some_and(|last| last.offset.checked_add(last.length) == Some(entry.offset));
@@ -47,14 +47,14 @@ impl Segment {
         fits
     }
 
-    /// Its bytes in the pack.
+    /// Length in the pack in bytes.
     pub fn stored_bytes(&self) -> u64 {
         self.entries.iter().map(|entry| u64::from(entry.length)).sum()
     }
 }
 
 impl Fetcher {
-    /// Reads what this catalog knows.
+    /// A reader of the blobs in this catalog.
     pub fn new(repository: &Repository, catalog: &Arc<Catalog>) -> Fetcher {
         Fetcher { repository: repository.clone(), catalog: catalog.clone() }
     }
@@ -64,15 +64,15 @@ impl Fetcher {
         &self.repository
     }
 
-    /// Whether a blob is stored, or was added since.
+    /// Whether a blob is stored, or was added since the catalog was opened.
     pub fn contains(&self, kind: BlobKind, id: Id) -> Result<bool, Error> {
         self.catalog.contains(kind, &id)
     }
 
-    /// Where a blob is.
+    /// Pack and position of a blob.
     ///
     /// # Errors
-    /// [`Error::MissingBlob`]; damage, if an index says what cannot be.
+    /// [`Error::MissingBlob`]; damage, if an index contains impossible values.
     pub fn locate(&self, kind: BlobKind, id: Id) -> Result<(Id, Entry), Error> {
         let missing = || Error::MissingBlob { place: self.repository.location(), kind, id };
         let (pack, entry) = self.catalog.find(kind, &id)?.ok_or_else(missing)?;
@@ -89,7 +89,7 @@ impl Fetcher {
         }
     }
 
-    /// The contents of each blob of a segment; or for each, why it cannot be read.
+    /// The contents or the error of each blob of a segment.
     pub fn read(&self, segment: &Segment) -> Vec<Result<Vec<u8>, Error>> {
         let pack = segment.pack;
         let one = |entry: &Entry| {
@@ -109,20 +109,20 @@ impl Fetcher {
                 });
                 opened.collect()
             }
-            // Perhaps only the last ones are lost.
+            // The pack may be truncated, so that only its last blobs are lost.
             Err(error) if error.is_damage() && segment.entries.len() > 1 => segment.entries.iter().map(one).collect(),
             Err(error) => vec![Err(error)],
         }
     }
 
-    /// The contents of one blob.
+    /// The contents of a blob.
     pub fn blob(&self, kind: BlobKind, id: Id) -> Result<Vec<u8>, Error> {
         let (pack, entry) = self.locate(kind, id)?;
         let read = self.read(&Segment::new(pack, entry)).pop();
         read.unwrap_or_else(|| Err(self.damaged(pack, &entry, Corruption::Short)))
     }
 
-    /// A folder.
+    /// A directory.
     pub fn tree(&self, id: Id) -> Result<Tree, Error> {
         let (pack, entry) = self.locate(BlobKind::Tree, id)?;
         let start = u64::from(entry.offset);

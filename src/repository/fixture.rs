@@ -1,4 +1,4 @@
-//! Owns: Debian's restic for tests: a repository's folder and the program on it. Must not: be in the program.
+//! Runs Debian's restic on a repository in a temporary directory, for tests. Must not be part of the program.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::{Local, Place};
 use crate::sys::patience::Patience;
 
-/// A folder for a repository.
+/// A directory for a repository.
 pub struct Restic {
     pub dir: TempDir,
 }
@@ -18,7 +18,7 @@ impl Restic {
     pub const PASSWORD: &str = "a password";
 
     pub fn new() -> Restic {
-        // In memory: every object is synced.
+        // In memory, because every object is synced.
         Restic { dir: tempfile::tempdir_in("/dev/shm").unwrap() }
     }
 
@@ -31,15 +31,15 @@ impl Restic {
         Arc::new(Local::at(&self.path("repository"), &Patience::default()))
     }
 
-    /// Runs restic, whatever comes of it.
+    /// Runs restic, which may fail; returns its result.
     pub fn try_run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new("restic");
         command.args(["--no-cache", "-r"]).arg(self.path("repository")).args(arguments);
         command.env("RESTIC_PASSWORD", Restic::PASSWORD).current_dir(self.dir.path());
-        command.output().expect("restic is installed: tests/lab/install")
+        command.output().expect("restic must be installed: tests/lab/install")
     }
 
-    /// Runs restic, which must succeed; what it prints.
+    /// Runs restic, which must succeed; returns its output.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> String {
         let output = self.try_run(arguments);

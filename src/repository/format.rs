@@ -1,4 +1,5 @@
-//! Owns: how objects that are no packs are packed: JSON, compressed, sealed, named by their SHA-256. Must not: know what is in one.
+//! Encodes objects other than packs: JSON, compressed, sealed, and named by its SHA-256. Must not know the contents of
+//! objects.
 
 use std::io::Read;
 use std::sync::OnceLock;
@@ -10,21 +11,21 @@ use sha2::{Digest as _, Sha256};
 use super::crypto::Key;
 use super::{Corruption, Id, Kind};
 
-/// The level at which indexes, snapshots and trees are compressed.
+/// zstd level of compressed objects.
 const LEVEL: i32 = 3;
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// The first byte of compressed contents. Others begin with `{` or `[`.
+/// First byte of compressed contents. Uncompressed contents start with `{` or `[`.
 const COMPRESSED: u8 = 2;
 
-/// Bytes that an object of a kind may have, stored and decompressed.
+/// Limits of an object of this kind in bytes: stored, and decompressed.
 pub fn limits(kind: Kind) -> (u64, u64) {
     match kind {
         Kind::Config | Kind::Key | Kind::Lock => (64 << 10, 64 << 10),
         Kind::Snapshot => (1 << 20, 4 << 20),
         Kind::Index => (64 << 20, 256 << 20),
-        // Only its header is read at once.
+        // A pack is never read whole.
         Kind::Pack => (0, 0),
     }
 }
@@ -40,32 +41,30 @@ pub fn encode<T: Serialize>(key: &Key, kind: Kind, value: &T) -> std::io::Result
     key.seal(&packed)
 }
 
-/// Reads the stored bytes of an object; its name must have been checked.
+/// Decodes the stored bytes of an object. The caller must have checked them against its name.
 pub fn decode<T: DeserializeOwned>(key: &Key, kind: Kind, sealed: Vec<u8>) -> Result<T, Corruption> {
     let packed = key.open(sealed)?;
     let json = match packed.split_first() {
         Some((&COMPRESSED, rest)) if kind != Kind::Config => decompress(rest, limits(kind).1)?,
         Some((b'{' | b'[', _)) => packed,
         _ => {
-            return Err(Corruption::Malformed(
-                "it is neither JSON nor compressed as version 2 of the format compresses",
-            ));
+            return Err(Corruption::Malformed("it is neither JSON nor compressed as in format version 2"));
         }
     };
     serde_json::from_slice(&json).map_err(Corruption::Json)
 }
 
-/// Fails if the stored bytes are not those that the name was made from.
+/// Fails if the SHA-256 of these bytes is not this ID.
 pub fn check_name(id: Id, bytes: &[u8]) -> Result<(), Corruption> {
     if Id::of(bytes) == id { Ok(()) } else { Err(Corruption::Hash) }
 }
 
-/// One zstd frame.
+/// Compresses bytes into one zstd frame.
 pub fn compress(bytes: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
     zstd::bulk::compress(bytes, level)
 }
 
-/// The contents of a zstd frame, of which there may be `limit` bytes.
+/// The contents of a zstd frame, at most `limit` bytes.
 pub fn decompress(packed: &[u8], limit: u64) -> Result<Vec<u8>, Corruption> {
     let mut bytes = Vec::new();
     let decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(Corruption::Decompress)?;
@@ -73,17 +72,17 @@ pub fn decompress(packed: &[u8], limit: u64) -> Result<Vec<u8>, Corruption> {
     if bytes.len() as u64 > limit { Err(Corruption::TooLarge { limit }) } else { Ok(bytes) }
 }
 
-/// The contents of a zstd frame that must have exactly so many bytes.
+/// The contents of a zstd frame, which must have exactly `length` bytes.
 pub fn decompress_exactly(packed: &[u8], length: usize) -> Result<Vec<u8>, Corruption> {
     let bytes = zstd::bulk::decompress(packed, length).map_err(Corruption::Decompress)?;
     if bytes.len() == length {
         Ok(bytes)
     } else {
-        Err(Corruption::Malformed("it has another length than the index says"))
+        Err(Corruption::Malformed("its length differs from that in the index"))
     }
 }
 
-/// The id of a blob of so many zeros. That of the usual lengths is computed once.
+/// The ID of a blob of this many zeros. The IDs for the usual lengths are computed once.
 pub fn zero_id(length: u64) -> Id {
     static IDS: [OnceLock<Id>; 2] = [OnceLock::new(), OnceLock::new()];
     let compute = || {
@@ -100,17 +99,17 @@ pub fn zero_id(length: u64) -> Id {
     usual.map_or_else(compute, |at| *IDS[at].get_or_init(compute))
 }
 
-/// The lengths of the blobs that holes are made of.
+/// The lengths of the blobs that represent holes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ZeroLength {
-    /// 8 MiB: most of a large hole.
+    /// 8 MiB, for most of a large hole.
     Large,
-    /// 512 KiB: `restic restore --sparse` makes holes only in a file that has such a blob.
+    /// 512 KiB. `restic restore --sparse` makes holes only in a file with such a blob.
     Small,
 }
 
 impl ZeroLength {
-    /// Its bytes.
+    /// Length in bytes.
     pub const fn bytes(self) -> usize {
         match self {
             ZeroLength::Large => 8 << 20,
@@ -124,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_round_trip_and_only_the_config_is_not_compressed() {
+    fn objects_round_trip_and_all_except_the_config_are_compressed() {
         let key = Key::random().unwrap();
         let value = vec!["x".repeat(1000)];
         for kind in [Kind::Config, Kind::Lock, Kind::Snapshot, Kind::Index] {
@@ -133,14 +132,14 @@ mod tests {
             assert_eq!(decode::<Vec<String>>(&key, kind, sealed).unwrap(), value);
         }
         let plain = key.seal(br#"["x"]"#).unwrap();
-        assert_eq!(decode::<Vec<String>>(&key, Kind::Snapshot, plain).unwrap(), ["x"], "as version 1 wrote it");
+        assert_eq!(decode::<Vec<String>>(&key, Kind::Snapshot, plain).unwrap(), ["x"], "as in format version 1");
         for wrong in [&b""[..], b"\x02", b"\x02x", b"\x01{}", b"{", b"[1]"] {
             decode::<Vec<String>>(&key, Kind::Snapshot, key.seal(wrong).unwrap()).unwrap_err();
         }
     }
 
     #[test]
-    fn a_frame_that_swells_is_refused() {
+    fn frame_with_too_much_data_is_refused() {
         let swells = compress(&vec![0; 100 << 20], 3).unwrap();
         assert!(swells.len() < 20_000);
         assert!(matches!(decompress(&swells, 1 << 20), Err(Corruption::TooLarge { .. })));
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_of_restics_zero_chunk() {
+    fn id_of_zeros_is_that_of_restic() {
         let id = "07854d2fef297a06ba81685e660c332de36d5d18d546927d30daad6d7fda1541";
         assert_eq!(zero_id(512 << 10).to_string(), id);
     }

@@ -1,4 +1,4 @@
-//! Owns: the identity of everything in a repository: the SHA-256 of its bytes. Must not: know what has such an identity.
+//! Identifies objects and blobs by the SHA-256 of their bytes. Must not know what an ID identifies.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,35 +6,35 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-/// The SHA-256 of an object's stored bytes, or of a blob's contents; shown as 64 hexadecimal digits.
+/// The SHA-256 of an object's stored bytes or of a blob's contents, printed as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id([u8; Id::BYTES]);
 
 /// The text is not 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an id of 64 hexadecimal digits")]
+#[error("not an ID of 64 lower-case hexadecimal digits")]
 pub struct NotAnId;
 
 impl Id {
-    /// Bytes of an id.
+    /// Length of an ID in bytes.
     pub const BYTES: usize = 32;
 
-    /// The id of these bytes.
+    /// The ID of these bytes.
     pub fn of(bytes: &[u8]) -> Id {
         Id(Sha256::digest(bytes).into())
     }
 
-    /// The id of nothing at all.
+    /// An ID of zeros, which identifies nothing.
     pub const fn from_zeros() -> Id {
         Id([0; Id::BYTES])
     }
 
-    /// An id from its bytes.
+    /// The ID with these bytes.
     pub fn from_bytes(bytes: [u8; Id::BYTES]) -> Id {
         Id(bytes)
     }
 
-    /// Its bytes.
+    /// The bytes of the ID.
     pub fn as_bytes(&self) -> &[u8; Id::BYTES] {
         &self.0
     }
@@ -97,7 +97,7 @@ impl<'de> Deserialize<'de> for Id {
             type Value = Id;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an id of 64 hexadecimal digits")
+                f.write_str("an ID of 64 lower-case hexadecimal digits")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Id, E> {
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_read_as_it_is_shown_and_anything_else_is_refused() {
+    fn ids_round_trip_and_other_text_is_refused() {
         let id = Id::of(b"hi");
         let text = "8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4";
         assert_eq!((id.to_string().as_str(), text.parse()), (text, Ok(id)));

@@ -1,11 +1,12 @@
-//! Owns: index objects: which blobs are in which packs. Must not: keep one in memory longer than it is read or written.
+//! Reads and writes index objects, which list the blobs of packs. Must not keep one in memory longer than reading or
+//! writing it takes.
 
 use serde::{Deserialize, Serialize};
 
 use super::pack::Entry;
 use super::{BlobKind, Error, Id, Kind, Repository};
 
-/// Blobs of one index object, about: as many as restic writes into one.
+/// Approximate number of blobs in one index object; restic writes as many.
 pub const FULL: usize = 50_000;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -38,7 +39,7 @@ pub struct Index {
 }
 
 impl Index {
-    /// Adds a pack that is durable.
+    /// Adds a durable pack.
     pub fn add(&mut self, pack: Id, entries: &[Entry]) {
         let blob = |entry: &Entry| StoredBlob {
             id: entry.id,
@@ -51,12 +52,12 @@ impl Index {
         self.blobs += entries.len();
     }
 
-    /// Blobs in it.
+    /// Number of blobs.
     pub fn blobs(&self) -> usize {
         self.blobs
     }
 
-    /// Stores it, and begins the next one. Stores nothing if it is empty.
+    /// Stores the index object and starts the next one. Stores nothing if it is empty.
     pub fn save(&mut self, repository: &Repository) -> Result<(), Error> {
         if self.blobs > 0 {
             repository.save(Kind::Index, &self.stored)?;
@@ -66,7 +67,7 @@ impl Index {
     }
 }
 
-/// Hands every blob of an index object to `visit`, with its pack.
+/// Passes every blob of an index object to `visit`, with its pack.
 pub fn read<E: From<Error>>(
     repository: &Repository,
     id: Id,
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_index_of_ours_or_of_restic_lists_what_the_packs_list() {
+    fn our_index_and_that_of_restic_list_the_blobs_of_the_packs() {
         let restic = Restic::new();
         restic.run(&["init", "--repository-version", "2"]);
         std::fs::write(restic.path("file"), [7; 100_000]).unwrap();
@@ -112,7 +113,7 @@ mod tests {
             ours.add(pack, &entries);
         }
         assert!(ours.blobs() == found.len() && found.len() >= 2);
-        // With an index of ours in the place of restic's, it reads the same.
+        // restic accepts our index in place of its own.
         indexes.iter().for_each(|(id, _)| repository.remove(super::super::Object::new(Kind::Index, *id)).unwrap());
         ours.save(&repository).unwrap();
         assert_eq!((repository.list(Kind::Index).unwrap().len(), ours.blobs()), (1, 0));

@@ -1,4 +1,4 @@
-//! Owns: the file that holds the master key, encrypted with a password by scrypt. Must not: choose a password, or keep one.
+//! Encrypts the master key with a password by scrypt, and decrypts it. Must not choose or keep a password.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,12 +12,14 @@ use super::Corruption;
 use super::crypto::{Key, random};
 use crate::sys::host;
 
-/// The cost of a new key: about a third of a second and 32 MiB. restic measures it; we use the same on every host.
+/// The cost of a new key: about a third of a second and 32 MiB. restic measures the host; this program uses the same
+/// cost on every host.
 const LOG_N: u8 = 15;
 const R: u32 = 8;
 const P: u32 = 3;
 
-/// Memory that the cost of a stored key may ask for, and how often that memory may be filled: whoever writes to the repository sets both.
+/// Limits of the cost of a stored key: memory in bytes, and how often that memory is filled. Every process that can
+/// write to the repository can set both.
 const MAX_MEMORY: u64 = 512 << 20;
 const MAX_R: u32 = 64;
 const MAX_P: u32 = 64;
@@ -36,7 +38,7 @@ struct KeyFile {
     data: String,
 }
 
-/// The file of a master key that this password opens.
+/// Encrypts a master key with a password; returns the contents of the file.
 pub fn lock(master: &Key, password: &str, now: DateTime<Utc>) -> io::Result<Vec<u8>> {
     let mut salt = [0; 64];
     random(&mut salt)?;
@@ -56,20 +58,20 @@ pub fn lock(master: &Key, password: &str, now: DateTime<Utc>) -> io::Result<Vec<
     Ok(serde_json::to_vec(&file)?)
 }
 
-/// The master key in a file; `None` if the password is another.
+/// Decrypts the master key in a file; `None` if the password is wrong.
 pub fn unlock(file: &[u8], password: &str) -> Result<Option<Key>, Corruption> {
     let file: KeyFile = serde_json::from_slice(file).map_err(Corruption::Json)?;
     if file.kdf != "scrypt" {
-        return Err(Corruption::Malformed("the key is not derived by scrypt"));
+        return Err(Corruption::Malformed("the key is not derived with scrypt"));
     }
     let is_affordable = file.n.checked_mul(128 * u64::from(file.r)).is_some_and(|memory| memory <= MAX_MEMORY);
     if !file.n.is_power_of_two() || !is_affordable || file.r > MAX_R || file.p > MAX_P {
-        return Err(Corruption::Malformed("the cost of the key is out of bounds"));
+        return Err(Corruption::Malformed("the scrypt parameters of the key are out of bounds"));
     }
-    let decode = |text: &str| STANDARD.decode(text).map_err(|_| Corruption::Malformed("it holds no base64"));
+    let decode = |text: &str| STANDARD.decode(text).map_err(|_| Corruption::Malformed("it contains invalid base64"));
     // N is a power of two below 2^40.
     let params = Params::new(file.n.trailing_zeros() as u8, file.r, file.p);
-    let params = params.map_err(|_| Corruption::Malformed("the cost of the key is out of bounds"))?;
+    let params = params.map_err(|_| Corruption::Malformed("the scrypt parameters of the key are out of bounds"))?;
     let key = derive(password, &decode(&file.salt)?, &params)?;
     match key.open(decode(&file.data)?) {
         Ok(json) => Key::from_json(&Zeroizing::new(json)).map(Some),
@@ -81,7 +83,7 @@ pub fn unlock(file: &[u8], password: &str) -> Result<Option<Key>, Corruption> {
 fn derive(password: &str, salt: &[u8], params: &Params) -> Result<Key, Corruption> {
     let mut bytes = Zeroizing::new([0; Key::BYTES]);
     let derived = scrypt::scrypt(password.as_bytes(), salt, params, bytes.as_mut_slice());
-    derived.map_err(|_| Corruption::Malformed("the cost of the key is out of bounds"))?;
+    derived.map_err(|_| Corruption::Malformed("the scrypt parameters of the key are out of bounds"))?;
     Ok(Key::from_bytes(&bytes))
 }
 
@@ -89,17 +91,17 @@ fn derive(password: &str, salt: &[u8], params: &Params) -> Result<Key, Corruptio
 mod tests {
     use super::*;
 
-    /// Made by restic 0.14, with the password `secret`.
+    /// Made by restic 0.14 with the password `secret`.
     const OF_RESTIC: &[u8] = br#"{"created":"2026-11-30T15:19:48.309465391Z","username":"root","hostname":"vm","kdf":"scrypt","N":16384,"r":8,"p":1,"salt":"sWLpNYACrokeuV08h11QFn3HAiESgYx2aZveJcKCvhIvNd1nFQGuNfmB9ZbPPe4l+qD1U7KhnF5Ms0hWMonVLw==","data":"FM9/VL88rs+jJJR7to43YOs3c42aRqYpzaUsv3CDPBkzr8xpPYkbOT5LJ/hPh0ezIGgkea0gDquY7E5CKyZ8Jrby1uGbdCgm4B9K+lyYf7aWmV65M+z9pQfPpNvdQ7djdhh6pkKAQ6+4+mJfkOgUdl+GkpPS5vlcaPG8x+PEfdfn/ilE1yFwidSMKmbZ9QI/UM8oBX32dbvtFNhAezpeMg=="}"#;
 
     #[test]
-    fn a_key_of_restic_opens_with_its_password_alone() {
+    fn key_of_restic_opens_only_with_its_password() {
         assert!(unlock(OF_RESTIC, "secret").unwrap().is_some());
         assert!(unlock(OF_RESTIC, "Secret").unwrap().is_none());
     }
 
     #[test]
-    fn our_own_opens_and_holds_nothing_in_clear() {
+    fn our_key_opens_and_contains_no_plain_text() {
         let master = Key::random().unwrap();
         let file = lock(&master, "pass word", Utc::now()).unwrap();
         assert!(unlock(&file, "pass word").unwrap().unwrap() == master);
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_cost_is_refused_before_it_is_paid() {
+    fn excessive_cost_is_refused_without_deriving_the_key() {
         let text = std::str::from_utf8(OF_RESTIC).unwrap();
         for (from, to) in [
             ("\"N\":16384", "\"N\":4611686018427387904"),

@@ -1,7 +1,8 @@
-//! Owns: a repository in a folder of this host. Must not: know what is in an object, or follow links of other users.
+//! Stores a repository in a directory of this host. Must not know the contents of objects, or follow links of other
+//! users.
 //!
-//! An object is written aside, synced, renamed, and its folder is synced. Folders are made when they are needed, because `restic init`
-//! makes some of them only. Every call is made with [`Patience`].
+//! An object is written to a temporary file, synced and renamed; then its directory is synced. Directories are created
+//! when they are needed, because `restic init` creates only some of them. [`Patience`] limits every call.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -18,7 +19,7 @@ use crate::sys::durable;
 use crate::sys::opened::Opened;
 use crate::sys::patience::Patience;
 
-/// A repository in a folder.
+/// A repository in a directory.
 #[derive(Debug, Clone)]
 pub struct Local {
     root: PathBuf,
@@ -26,7 +27,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// The place at this folder, which may not exist.
+    /// The place at this directory, which may not exist.
     pub fn at(root: &Path, patience: &Patience) -> Local {
         Local { root: root.to_owned(), patience: patience.clone() }
     }
@@ -49,7 +50,7 @@ impl Place for Local {
     fn read(&self, object: Object, range: Range<u64>) -> io::Result<Vec<u8>> {
         self.call(move |root| {
             let file = open(root, object)?;
-            // A range that is not in the file costs no memory.
+            // A range outside the file must not allocate memory.
             let length = range
                 .end
                 .checked_sub(range.start)
@@ -104,14 +105,14 @@ fn put(folder: &Path, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
     let aside = folder.path().join(format!("{}-tmp-{:016x}", name.display(), u64::from_ne_bytes(tail)));
     let mut file = durable::create_private(&aside)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    // What is written is not read again soon: the page cache is the guests'.
+    // The object is not read again soon, so leave the page cache to the guests.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
     let renamed = written.and_then(|()| fs::rename(&aside, folder.path().join(name)));
     renamed.inspect_err(|_| drop(fs::remove_file(&aside)))?;
     folder.sync()
 }
 
-/// The objects in a folder; none if it does not exist.
+/// The objects in a directory; none if it does not exist.
 fn list(folder: &Path) -> io::Result<Vec<(Id, u64)>> {
     let folder = match Opened::open(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -123,7 +124,7 @@ fn list(folder: &Path) -> io::Result<Vec<(Id, u64)>> {
         match entry.metadata() {
             Ok(status) if status.is_file() => found.push((id, status.len())),
             Ok(_) => {}
-            // A lock may end at any time.
+            // A lock can be removed at any time.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -140,13 +141,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_keeps_the_contract_of_places() {
+    fn directory_passes_the_contract() {
         let dir = tempfile::tempdir().unwrap();
         contract::all(&Local::at(&dir.path().join("repository"), &Patience::default()));
     }
 
     #[test]
-    fn files_are_private_and_nothing_is_left_aside() {
+    fn files_are_private_and_no_temporary_file_remains() {
         let dir = tempfile::tempdir().unwrap();
         let place = Local::at(&dir.path().join("repository"), &Patience::default());
         let pack = Object::new(Kind::Pack, Id::of(b"pack"));
@@ -157,7 +158,7 @@ mod tests {
         for path in [&folder, &folder.join(pack.file_name())] {
             assert_eq!(fs::metadata(path).unwrap().mode() & 0o77, 0);
         }
-        // A folder has the name, so that the rename fails.
+        // A directory has this name, so the rename fails.
         let blocked = Object::new(Kind::Pack, Id::of(b"blocked"));
         let path = dir.path().join("repository").join(blocked.folder()).join(blocked.file_name());
         fs::create_dir_all(&path).unwrap();
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn only_regular_files_with_an_id_for_a_name_are_objects() {
+    fn only_regular_files_named_by_an_id_are_objects() {
         let dir = tempfile::tempdir().unwrap();
         let place = Local::at(dir.path(), &Patience::default());
         let at = |name: &str| dir.path().join("locks").join(name);
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_hangs_is_an_error() {
+    fn hung_directory_is_an_error() {
         let patience = Patience::new(Duration::from_millis(1));
         let (release, held) = std::sync::mpsc::channel::<()>();
         patience.call(move || held.recv()).unwrap_err();

@@ -1,8 +1,9 @@
-//! Owns: restic's lock protocol. Must not: remove the lock of another process that lives.
+//! Implements restic's lock protocol. Must not remove the lock of another running process.
 //!
-//! A lock is an object. A shared one is written, then the others are looked at again, because another process may have written its
-//! exclusive lock at the same time. A thread writes the lock anew every five minutes, as restic takes locks of half an hour for
-//! abandoned. Whoever depends on the lock asks [`SharedLock::check`] before the step that must not happen without it.
+//! A lock is an object. A shared lock is written first; then the other locks are read again, because another process
+//! may have written an exclusive lock at the same time. A thread refreshes the lock every five minutes, because restic
+//! treats locks older than half an hour as abandoned. A caller that depends on the lock calls [`SharedLock::check`]
+//! before the step that must not happen without it.
 
 use std::io;
 use std::path::Path;
@@ -17,27 +18,28 @@ use super::{Error, Id, Kind, Object, Repository};
 use crate::sys::host;
 use crate::sys::signals::Cancel;
 
-/// The name of this host in our locks. `restic unlock` asks a process on its own host whether it lives by sending it SIGHUP, which would end
-/// our run. By another name than the host's, it goes by the age of the lock alone. It also tells our locks from restic's.
+/// The name of this host in our locks. To test whether a process on its own host exists, `restic unlock` sends it
+/// SIGHUP, which would end our run. If the name differs from that of the host, restic considers only the age of the
+/// lock. The name also distinguishes our locks from restic's.
 fn host_name() -> String {
     format!("{} (kvmbackup)", host::node_name())
 }
 
-/// The times of the protocol.
+/// The times of the lock protocol.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// Until the others are looked at again.
+    /// Delay before the other locks are read again.
     pub second_look: Duration,
-    /// After which a lock is written anew.
+    /// Interval between refreshes of a lock.
     pub refresh: Duration,
-    /// After which a lock that could not be written anew counts as lost: before other processes take it for abandoned.
+    /// Age at which a lock that could not be refreshed counts as lost: before other processes treat it as abandoned.
     pub give_up: Duration,
-    /// How long an exclusive lock of another process is waited for.
+    /// Maximum wait for the release of another process's exclusive lock.
     pub wait: Duration,
 }
 
 impl Timing {
-    /// As restic has them.
+    /// The times of restic, with this maximum wait.
     pub fn waiting(wait: Duration) -> Timing {
         let seconds = Duration::from_secs;
         Timing { second_look: Duration::from_millis(200), refresh: seconds(300), give_up: seconds(22 * 60 + 30), wait }
@@ -69,10 +71,10 @@ impl Stored {
 
     fn holder(&self) -> String {
         let since = self.time.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S %z");
-        format!("process {} of {} on {}, exclusively, since {since}", self.pid, self.username, self.hostname)
+        format!("process {} of user {} on {} since {since}", self.pid, self.username, self.hostname)
     }
 
-    /// Whether it is a lock of this program on this host, and its process is gone.
+    /// Whether this program wrote the lock on this host and its process no longer exists.
     fn is_left_by_us(&self) -> bool {
         self.hostname == host_name()
             && self.pid != std::process::id()
@@ -80,7 +82,7 @@ impl Stored {
     }
 }
 
-/// A shared lock. Dropped, it is removed.
+/// A shared lock. It is removed when it is dropped.
 #[derive(Debug)]
 pub struct SharedLock {
     shared: Arc<Shared>,
@@ -104,10 +106,10 @@ struct State {
 }
 
 impl SharedLock {
-    /// Takes a shared lock. Waits for an exclusive lock of another process as long as `timing` lets it.
+    /// Takes a shared lock. Waits up to `timing.wait` while another process has an exclusive lock.
     ///
     /// # Errors
-    /// [`Error::Locked`] with who holds it; [`Error::Stopped`].
+    /// [`Error::Locked`] with the process that has the lock; [`Error::Stopped`].
     pub fn take(repository: &Repository, timing: Timing, cancel: &Cancel) -> Result<SharedLock, Error> {
         let deadline = Instant::now() + timing.wait;
         let mut pause = Duration::from_millis(500).min(timing.wait);
@@ -142,27 +144,27 @@ impl SharedLock {
         Ok(lock)
     }
 
-    /// Whether the lock is still ours: young enough, and still stored.
+    /// Checks that the lock is still valid: recent enough, and still stored.
     ///
     /// # Errors
     /// [`Error::LockLost`].
     pub fn check(&self) -> Result<(), Error> {
         let shared = &self.shared;
-        // Not while it is written anew: its name changes.
+        // The state is locked because a refresh changes the name of the lock.
         let mut state = shared.state();
         shared.look(&mut state)?;
         let lost = || state.lost.clone();
-        let too_old = || format!("it could not be written anew for {} s", state.written.elapsed().as_secs());
+        let too_old = || format!("it could not be refreshed for {} s", state.written.elapsed().as_secs());
         match lost().or_else(|| (state.written.elapsed() > shared.timing.give_up).then(too_old)) {
             Some(why) => Err(Error::LockLost { place: shared.repository.location(), why }),
             None => Ok(()),
         }
     }
 
-    /// Removes it.
+    /// Removes the lock.
     ///
     /// # Errors
-    /// If it may still be stored.
+    /// If the lock may still be stored.
     pub fn release(mut self) -> Result<(), Error> {
         self.end()
     }
@@ -171,7 +173,7 @@ impl SharedLock {
         let Some(thread) = self.thread.take() else { return Ok(()) };
         self.shared.state().is_over = true;
         self.shared.ended.notify_all();
-        // A panic there leaves a lock as old as it is.
+        // If the thread panicked, the lock was not refreshed, which is harmless here.
         let _ = thread.join();
         let id = self.shared.state().id;
         self.shared.repository.remove(Object::new(Kind::Lock, id))
@@ -181,13 +183,13 @@ impl SharedLock {
 impl Drop for SharedLock {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            tracing::warn!(%error, "could not remove the lock of the repository");
+            tracing::warn!(%error, "cannot remove the lock of the repository");
         }
     }
 }
 
 impl Shared {
-    /// Writes the lock anew until it is over, or lost.
+    /// Refreshes the lock until it is released or lost.
     fn keep(&self) {
         let mut state = self.state();
         loop {
@@ -197,12 +199,12 @@ impl Shared {
                 return;
             }
             if let Err(error) = self.refresh(&mut state) {
-                tracing::warn!(%error, "could not write the lock of the repository anew");
+                tracing::warn!(%error, "cannot refresh the lock of the repository");
             }
         }
     }
 
-    /// The new one is stored before the old one is removed.
+    /// Stores the new lock before it removes the old one.
     fn refresh(&self, state: &mut State) -> Result<(), Error> {
         self.look(state)?;
         if state.lost.is_some() {
@@ -214,7 +216,7 @@ impl Shared {
         self.repository.remove(old)
     }
 
-    /// Notes that the lock was removed, if it was.
+    /// Records whether the lock was removed.
     fn look(&self, state: &mut State) -> Result<(), Error> {
         match self.repository.size(Object::new(Kind::Lock, state.id)) {
             Err(Error::Access { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -230,7 +232,7 @@ impl Shared {
     }
 }
 
-/// Fails if another process holds an exclusive lock. One that cannot be read may be such a lock.
+/// Fails if another process has an exclusive lock, or if a lock cannot be read, because it may be exclusive.
 fn expect_no_exclusive(repository: &Repository) -> Result<(), Error> {
     for (_, stored) in stored(repository)? {
         if stored.exclusive {
@@ -240,14 +242,14 @@ fn expect_no_exclusive(repository: &Repository) -> Result<(), Error> {
     Ok(())
 }
 
-/// All locks. One without bytes was not finished by its writer; restic ignores it, too.
+/// All locks except empty ones, whose writer did not finish; restic ignores them, too.
 fn stored(repository: &Repository) -> Result<Vec<(Id, Stored)>, Error> {
     let mut found = Vec::new();
     for (id, size) in repository.list(Kind::Lock)? {
         match repository.load(Kind::Lock, id) {
             Ok(stored) => found.push((id, stored)),
             Err(_) if size == 0 => {}
-            // Released meanwhile.
+            // It was released after the listing.
             Err(Error::Access { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -255,7 +257,7 @@ fn stored(repository: &Repository) -> Result<Vec<(Id, Stored)>, Error> {
     Ok(found)
 }
 
-/// Removes the locks that killed processes of this program left on this host; how many there were.
+/// Removes the locks that killed processes of this program left on this host; returns their number.
 pub fn remove_left_by_us(repository: &Repository) -> Result<usize, Error> {
     let left: Vec<Id> =
         stored(repository)?.into_iter().filter(|(_, stored)| stored.is_left_by_us()).map(|(id, _)| id).collect();

@@ -1,11 +1,7 @@
-//! A deduplicated, encrypted repository of restore points that is a restic repository, format version 2.
+//! A deduplicated, encrypted repository of restore points: a restic repository of format version 2.
 //!
-//! Owns: the format (objects, packs, indexes, trees, snapshots, locks), writing and reading points in it. Must not: know
-//! domains, hypervisors or retention; prune, which is restic's.
-
-// No kind of store uses the repository yet: both lines go when one does.
-#![expect(unused_imports, reason = "the interface of the repository, which no kind of store uses yet")]
-#![cfg_attr(not(test), expect(dead_code, reason = "no kind of store uses the repository yet"))]
+//! Reads and writes restore points in this format: objects, packs, indexes, trees, snapshots and locks. Must not know
+//! domains, hypervisors or retention, and must not prune: restic does that.
 
 mod blobs;
 mod catalog;
@@ -40,28 +36,27 @@ mod text;
 mod tree;
 mod walk;
 
-pub use blobs::Stats;
 pub use catalog::Catalog;
 pub use disk_reader::SnapshotDisk;
 pub use disk_writer::{Disk, Sink};
 pub use error::{Corruption, Error};
 pub use id::Id;
 pub use local::Local;
-pub use lock::{SharedLock, Timing};
+pub use lock::{SharedLock, Timing, remove_left_by_us};
 pub use object::{Kind, Object};
 pub use place::Place;
 pub use repo::Repository;
-pub use snapshot::{Snapshot, SnapshotList, Summary};
+pub use snapshot::{Snapshot, SnapshotList};
 pub use snapshot_reader::SnapshotReader;
 pub use snapshot_writer::{About, SnapshotWriter, WriteOptions};
 
-/// What a blob holds.
+/// Kind of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BlobKind {
-    /// Contents of files.
+    /// Contents of a file.
     Data,
-    /// A folder.
+    /// A directory.
     Tree,
 }
 

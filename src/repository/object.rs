@@ -1,4 +1,5 @@
-//! Owns: what kinds of objects a repository has, and where each is below its root. Must not: read or write one.
+//! Defines the kinds of objects in a repository, and where each object is stored below the root. Must not read or write
+//! them.
 
 use std::fmt;
 
@@ -7,25 +8,25 @@ use super::Id;
 /// A kind of object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// What the repository says about itself; there is one.
+    /// Version and ID of the repository; exactly one exists.
     Config,
     /// The master key, encrypted with a password.
     Key,
-    /// A process that works on the repository.
+    /// A process that uses the repository.
     Lock,
     /// A restore point.
     Snapshot,
-    /// Which blobs are in which packs.
+    /// A list of packs and the blobs in them.
     Index,
     /// Blobs, one after another.
     Pack,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Kind; 6] = [Kind::Config, Kind::Key, Kind::Lock, Kind::Snapshot, Kind::Index, Kind::Pack];
 
-    /// Its folder below the root; the config has none.
+    /// Directory below the root; empty for the config.
     pub fn folder(self) -> &'static str {
         match self {
             Kind::Config => "",
@@ -37,7 +38,7 @@ impl Kind {
         }
     }
 
-    /// How messages call it.
+    /// Name in messages.
     fn name(self) -> &'static str {
         match self {
             Kind::Config => "config",
@@ -53,22 +54,22 @@ impl Kind {
 /// An object of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Object {
-    /// Its kind.
+    /// Kind of the object.
     pub kind: Kind,
-    /// The SHA-256 of its bytes. It means nothing for the config.
+    /// SHA-256 of its bytes; meaningless for the config.
     pub id: Id,
 }
 
 impl Object {
-    /// The one config.
+    /// The only config.
     pub const CONFIG: Object = Object { kind: Kind::Config, id: Id::from_zeros() };
 
-    /// The object of a kind with this id.
+    /// The object of this kind with this ID.
     pub fn new(kind: Kind, id: Id) -> Object {
         Object { kind, id }
     }
 
-    /// Its folder below the root: packs are in 256 folders.
+    /// Directory below the root; packs are spread over 256 directories.
     pub fn folder(&self) -> String {
         match self.kind {
             Kind::Pack => format!("data/{:02x}", self.id.as_bytes()[0]),
@@ -76,7 +77,7 @@ impl Object {
         }
     }
 
-    /// Its name in that folder.
+    /// Name in that directory.
     pub fn file_name(&self) -> String {
         match self.kind {
             Kind::Config => "config".to_owned(),
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_are_where_restic_expects_them() {
+    fn paths_of_objects_are_those_of_restic() {
         let id = Id::of(b"hi");
         let place = |object: Object| format!("{}/{}", object.folder(), object.file_name());
         assert_eq!(place(Object::CONFIG), "/config");

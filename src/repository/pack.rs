@@ -1,34 +1,36 @@
-//! Owns: packs: sealed blobs one after another, then a sealed header that lists them, then its length. Must not: choose what goes into one,
-//! or where it is stored.
+//! Encodes and parses packs: sealed blobs one after another, a sealed header that lists them, and the length of the
+//! header. Must not choose the contents of a pack, or where it is stored.
 
 use std::io;
 
 use super::crypto::{Key, OVERHEAD};
 use super::{BlobKind, Corruption, Error, Id, Kind, Object, Repository};
 
-/// Bytes of a header that are read, at most: as many as restic accepts.
+/// Limit of a header in bytes, as in restic.
+#[cfg(test)]
 const MAX_HEADER: u32 = 16 << 20;
 
-/// Bytes of the header's length.
+/// Size in bytes of the field with the header's length.
+#[cfg(test)]
 const LENGTH: u32 = 4;
 
-/// Where a blob is in its pack.
+/// The position of a blob in its pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// What it holds.
+    /// Kind of the blob.
     pub kind: BlobKind,
-    /// The SHA-256 of its contents.
+    /// SHA-256 of its contents.
     pub id: Id,
-    /// Its first byte in the pack.
+    /// Offset of its first byte in the pack.
     pub offset: u32,
-    /// Its bytes there, sealed.
+    /// Length in the pack in bytes, sealed.
     pub length: u32,
-    /// The bytes of its contents, if they are compressed.
+    /// Length of its contents in bytes, if they are compressed.
     pub raw: Option<u32>,
 }
 
 impl Entry {
-    /// The bytes of its contents.
+    /// Length of its contents in bytes.
     pub fn raw_length(&self) -> u32 {
         self.raw.unwrap_or(self.length.saturating_sub(OVERHEAD as u32))
     }
@@ -52,12 +54,12 @@ pub struct Pack {
 pub struct Finished {
     /// Its stored bytes.
     pub bytes: Vec<u8>,
-    /// The blobs in it.
+    /// Its blobs.
     pub entries: Vec<Entry>,
 }
 
 impl Pack {
-    /// An empty one for blobs of a kind: restic takes mixed packs for damage.
+    /// An empty pack for blobs of one kind, because restic reports mixed packs as damage.
     pub fn new(kind: BlobKind) -> Pack {
         Pack { kind, bytes: Vec::new(), entries: Vec::new() }
     }
@@ -65,7 +67,7 @@ impl Pack {
     /// Appends a sealed blob.
     ///
     /// # Errors
-    /// Lengths that the format has no room for.
+    /// If the lengths do not fit the format.
     pub fn add(&mut self, id: Id, sealed: &[u8], raw: Option<u32>) -> io::Result<()> {
         let [offset, length] = [self.bytes.len(), sealed.len()].map(u32::try_from);
         let (offset, length) = (offset.map_err(io::Error::other)?, length.map_err(io::Error::other)?);
@@ -75,12 +77,12 @@ impl Pack {
         Ok(())
     }
 
-    /// Bytes of blobs in it.
+    /// Total length of its blobs in bytes.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Blobs in it.
+    /// Number of blobs.
     pub fn blobs(&self) -> usize {
         self.entries.len()
     }
@@ -102,7 +104,8 @@ impl Pack {
     }
 }
 
-/// The blobs that a pack's own header lists.
+/// The blobs that the header of a pack lists.
+#[cfg(test)]
 pub fn read_header(repository: &Repository, id: Id) -> Result<Vec<Entry>, Error> {
     let pack = Object::new(Kind::Pack, id);
     let damaged = |damage| repository.damaged(pack, damage);
@@ -117,7 +120,8 @@ pub fn read_header(repository: &Repository, id: Id) -> Result<Vec<Entry>, Error>
     header.and_then(|header| parse(&header, start)).map_err(damaged)
 }
 
-/// Entries of a header, whose blobs must fill the pack up to it.
+/// Parses a header. Its blobs must fill the pack up to the header, which starts at `end`.
+#[cfg(test)]
 fn parse(mut header: &[u8], end: u64) -> Result<Vec<Entry>, Corruption> {
     let mut entries = Vec::new();
     let mut at = 0_u32;
@@ -133,11 +137,12 @@ fn parse(mut header: &[u8], end: u64) -> Result<Vec<Entry>, Corruption> {
             _ => return Err(Corruption::Malformed("its header lists a blob of an unknown kind")),
         };
         entries.push(Entry { kind, id: Id::from_bytes(*id), offset: at, length, raw });
-        at = at.checked_add(length).ok_or(Corruption::Malformed("its header lists more than it holds"))?;
+        at = at.checked_add(length).ok_or(Corruption::Malformed("its header lists more bytes than a pack can have"))?;
     }
     if u64::from(at) == end { Ok(entries) } else { Err(Corruption::Malformed("its header does not match its length")) }
 }
 
+#[cfg(test)]
 fn number(bytes: &mut &[u8]) -> Result<u32, Corruption> {
     let (number, rest) = bytes.split_first_chunk().ok_or(Corruption::Short)?;
     *bytes = rest;
@@ -156,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_read_as_it_was_written_and_every_damage_is_seen() {
+    fn headers_round_trip_and_any_damage_is_detected() {
         let restic = Restic::new();
         let repository = Repository::init(restic.place(), Restic::PASSWORD).unwrap();
         let mut pack = Pack::new(BlobKind::Tree);
@@ -185,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_no_program_writes_are_refused() {
+    fn malformed_headers_are_refused() {
         let entry = |kind: u8, length: u32| [&[kind][..], &length.to_le_bytes(), &[0; 32]].concat();
         assert_eq!(parse(&entry(0, 7), 7).unwrap().len(), 1);
         for (header, end) in [

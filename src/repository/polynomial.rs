@@ -1,6 +1,7 @@
-//! Owns: the polynomial by which restic's own backups cut files. Must not: cut files: disks are cut into blobs of one size.
+//! Chooses the polynomial by which restic's own backups cut files. Must not cut files: disks are cut into blobs of a
+//! fixed size.
 //!
-//! A repository without an irreducible polynomial of degree 53 is refused by restic.
+//! restic refuses a repository without an irreducible polynomial of degree 53.
 
 use std::io;
 
@@ -8,12 +9,12 @@ use super::crypto::random;
 
 const DEGREE: u32 = 53;
 
-/// A random one.
+/// A random irreducible polynomial.
 pub fn choose() -> io::Result<u64> {
     loop {
         let mut bytes = [0; 8];
         random(&mut bytes)?;
-        // Of this degree, and not a multiple of x.
+        // Sets the degree, and excludes multiples of x.
         let polynomial = u64::from_ne_bytes(bytes) & ((1 << DEGREE) - 1) | 1 << DEGREE | 1;
         if is_irreducible(polynomial) {
             return Ok(polynomial);
@@ -21,7 +22,7 @@ pub fn choose() -> io::Result<u64> {
     }
 }
 
-/// Ben-Or's test: no factor of a degree up to the half.
+/// Ben-Or's test: no factor has a degree up to half of that of the polynomial.
 fn is_irreducible(polynomial: u64) -> bool {
     let mut power = 2;
     (1..=degree(polynomial) / 2).all(|_| {
@@ -34,7 +35,7 @@ fn degree(polynomial: u64) -> u32 {
     polynomial.checked_ilog2().unwrap_or(0)
 }
 
-/// Spreads the bits: in GF(2), (a + b)² = a² + b².
+/// Spreads the bits, because (a + b)² = a² + b² in GF(2).
 fn square(polynomial: u64) -> u128 {
     (0..64).filter(|bit| polynomial >> bit & 1 == 1).fold(0, |sum, bit| sum | 1_u128 << (2 * bit))
 }
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_of_restic_are_irreducible_and_products_are_not() {
+    fn polynomials_of_restic_are_irreducible_and_products_are_not() {
         assert!(is_irreducible(0x34_23c1_6de9_1d2d) && is_irreducible(0b111) && is_irreducible(0b1011));
         assert!(!is_irreducible(0b101) && !is_irreducible(0b1001) && !is_irreducible(0x34_23c1_6de9_1d2d ^ 6));
         let chosen = choose().unwrap();

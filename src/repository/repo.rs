@@ -1,4 +1,4 @@
-//! Owns: an open repository: its key, and reading and writing objects that are no packs. Must not: know what is in packs.
+//! Opens a repository with its key, and reads and writes objects other than packs. Must not know the contents of packs.
 
 use std::io;
 use std::ops::Range;
@@ -12,13 +12,13 @@ use super::crypto::{Key, random};
 use super::object::{Kind, Object};
 use super::{Corruption, Error, Id, Place, format, key_file, polynomial};
 
-/// The version of the format that this program reads and writes.
+/// The format version that this program reads and writes.
 const VERSION: u32 = 2;
 
-/// Keys that a password is tried on: each try costs a fraction of a second.
+/// Maximum number of keys that a password is tried on; each try takes a fraction of a second.
 const MAX_KEYS: usize = 20;
 
-/// A repository whose key is known. Clones share it.
+/// An open repository with its key, which clones share.
 #[derive(Debug, Clone)]
 pub struct Repository {
     place: Arc<dyn Place>,
@@ -34,7 +34,7 @@ struct Config {
 }
 
 impl Repository {
-    /// Makes a new repository.
+    /// Creates a repository.
     ///
     /// # Errors
     /// [`Error::Exists`].
@@ -46,7 +46,7 @@ impl Repository {
             Err(source) => {
                 return Err(Error::Access {
                     place: location,
-                    action: "look at",
+                    action: "examine",
                     what: Object::CONFIG.to_string(),
                     source,
                 });
@@ -61,7 +61,7 @@ impl Repository {
         let file = key_file::lock(&key, password, Utc::now()).map_err(system)?;
         let sealed = format::encode(&key, Kind::Config, &config).map_err(system)?;
         let repository = Repository { place, key: Arc::new(key), id: config.id };
-        // The config last: without it there is no repository.
+        // The config is written last: without it, the repository does not exist.
         repository.put(Object::new(Kind::Key, Id::of(&file)), file)?;
         repository.put(Object::CONFIG, sealed)?;
         Ok(repository)
@@ -94,12 +94,12 @@ impl Repository {
         }
     }
 
-    /// The id in its config, which copies of it share.
+    /// The ID in its config, which copies of the repository share.
     pub fn id(&self) -> Id {
         self.id
     }
 
-    /// Where it is, for messages.
+    /// Its location, for messages.
     pub fn location(&self) -> String {
         self.place.location()
     }
@@ -108,7 +108,7 @@ impl Repository {
         &self.key
     }
 
-    /// Stores an object that is JSON, and returns its name.
+    /// Stores an object as JSON; returns its ID.
     pub(super) fn save<T: Serialize>(&self, kind: Kind, value: &T) -> Result<Id, Error> {
         let sealed = format::encode(&self.key, kind, value).map_err(|source| self.system(source))?;
         let id = Id::of(&sealed);
@@ -116,7 +116,7 @@ impl Repository {
         Ok(id)
     }
 
-    /// Reads an object that is JSON.
+    /// Reads an object that contains JSON.
     pub(super) fn load<T: DeserializeOwned>(&self, kind: Kind, id: Id) -> Result<T, Error> {
         let object = Object::new(kind, id);
         let (limit, _) = format::limits(kind);
@@ -129,7 +129,7 @@ impl Repository {
         decoded.map_err(|source| self.damaged(object, source))
     }
 
-    /// Part of an object as it is stored.
+    /// A range of an object's stored bytes.
     pub(super) fn read(&self, object: Object, range: Range<u64>) -> Result<Vec<u8>, Error> {
         self.place.read(object, range).map_err(|source| match source.kind() {
             io::ErrorKind::UnexpectedEof => self.damaged(object, Corruption::Short),
@@ -145,7 +145,7 @@ impl Repository {
         self.place.put(object, bytes).map_err(self.failed("write", object))
     }
 
-    /// The objects of a kind and their lengths, by id.
+    /// The objects of a kind with their lengths in bytes, sorted by ID.
     pub(super) fn list(&self, kind: Kind) -> Result<Vec<(Id, u64)>, Error> {
         let place = self.location();
         let listed = self.place.list(kind);
@@ -177,7 +177,7 @@ impl Repository {
     }
 }
 
-/// The master key, from the first key file that the password opens.
+/// The master key from the first key file that the password opens.
 fn find_key(place: &dyn Place, password: &str) -> Result<Key, Error> {
     let access = |action, what: String| move |source| Error::Access { place: place.location(), action, what, source };
     let mut keys = place.list(Kind::Key).map_err(access("list", "keys".to_owned()))?;
@@ -193,7 +193,7 @@ fn find_key(place: &dyn Place, password: &str) -> Result<Key, Error> {
         match opened {
             Ok(Some(key)) => return Ok(key),
             Ok(None) => {}
-            // Another key may open: one that is damaged is the reason only if none does.
+            // The password may open another key, so a damaged key is an error only if it opens none.
             Err(error) => failure = Some(error),
         }
     }
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_repository_of_ours_is_one_of_restic_and_the_other_way_round() {
+    fn restic_opens_our_repository_and_we_open_its_repository() {
         let restic = Restic::new();
         let ours = Repository::init(restic.place(), Restic::PASSWORD).unwrap();
         restic.run(&["check", "--read-data"]);
@@ -220,11 +220,11 @@ mod tests {
         let opened = Repository::open(restic.place(), Restic::PASSWORD).unwrap();
         assert!(restic.run(&["cat", "config"]).contains(&opened.id().to_string()));
         let debug = format!("{opened:?}");
-        assert!(debug.contains("key: Key,"), "no key is printed: {debug}");
+        assert!(debug.contains("key: Key,"), "the key is not printed: {debug}");
     }
 
     #[test]
-    fn what_is_no_repository_of_this_version_is_refused() {
+    fn missing_repository_and_other_version_are_refused() {
         let restic = Restic::new();
         assert!(matches!(Repository::open(restic.place(), Restic::PASSWORD), Err(Error::None { .. })));
         restic.run(&["init", "--repository-version", "1"]);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_key_beside_a_good_one_does_no_harm_and_alone_it_is_named() {
+    fn damaged_key_is_an_error_only_if_no_other_key_opens() {
         let restic = Restic::new();
         let place = restic.place();
         Repository::init(place.clone(), Restic::PASSWORD).unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn every_damage_of_an_object_is_an_error_that_names_it() {
+    fn damaged_object_is_an_error_that_names_it() {
         let restic = Restic::new();
         let place = restic.place();
         let ours = Repository::init(place.clone(), Restic::PASSWORD).unwrap();
@@ -267,6 +267,6 @@ mod tests {
             assert!(error.is_damage() && error.to_string().contains(&object.to_string()), "{error}");
         }
         place.remove(object).unwrap();
-        assert!(ours.load::<Vec<i32>>(Kind::Index, id).unwrap_err().is_damage(), "one that is lost");
+        assert!(ours.load::<Vec<i32>>(Kind::Index, id).unwrap_err().is_damage(), "a lost object is damage");
     }
 }

@@ -1,77 +1,79 @@
-//! Owns: snapshots, which make a tree a restore point, as restic writes them. Must not: know what a domain is, except by name.
+//! Defines snapshots as restic writes them; a snapshot makes a tree a restore point. Must not know domains, except by
+//! name.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Id, Kind, Repository};
+use super::{Error, Id, Kind, Object, Repository};
 
-/// What restore points of ours are tagged with.
+/// Tag of the restore points of this program.
 pub const TAG: &str = "kvmbackup";
 
-/// Bytes of [`Snapshot::facts`], at most.
+/// Limit of [`Snapshot::facts`] in bytes.
 const MAX_FACTS: usize = 64 << 10;
 
-/// A snapshot.
+/// A restore point as restic stores it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// When it was taken.
+    /// Time of the restore point.
     pub time: DateTime<Utc>,
-    /// The snapshot that it builds on.
+    /// ID of the snapshot that it builds on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Id>,
-    /// Its root folder.
+    /// ID of its root directory.
     pub tree: Id,
-    /// What was saved: `/NAME`.
+    /// Saved paths: `/NAME`.
     #[serde(default)]
     pub paths: Vec<String>,
-    /// The domain, so that restic groups by it.
+    /// Name of the domain, so that restic groups by it.
     #[serde(default)]
     pub hostname: String,
-    /// The user that saved it.
+    /// User that made the backup.
     #[serde(default)]
     pub username: String,
-    /// The same for all points of a domain, or restic would not group them.
+    /// Identical for all restore points of a domain; otherwise, restic would not group them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// The program and its version.
+    /// Program and version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program_version: Option<String>,
-    /// Counts, for restic's list.
+    /// Counts that restic lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
-    /// What changes from point to point, and would cost a tree each time. restic ignores it, and drops it when it copies a snapshot or
-    /// changes its tags: nothing that a restore needs may be in it.
+    /// Facts that differ between restore points, and would cost a tree each time. restic ignores them, and drops them
+    /// when it copies a snapshot or changes its tags, so a restore must not need them.
     #[serde(default, rename = "kvmbackup", skip_serializing_if = "Option::is_none")]
     pub facts: Option<serde_json::Value>,
 }
 
-/// What a snapshot holds and what it cost.
+/// Size and cost of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(default)]
 pub struct Summary {
-    /// When the backup began.
+    /// Start of the backup.
     pub backup_start: DateTime<Utc>,
-    /// When it ended.
+    /// End of the backup.
     pub backup_end: DateTime<Utc>,
-    /// Files that the parent does not have.
+    /// Number of files that the parent does not have.
     pub files_new: u64,
-    /// Files that it has with other contents.
+    /// Number of files that have other contents in the parent.
     pub files_changed: u64,
-    /// Files that it has.
+    /// Number of files that are the same in the parent.
     pub files_unmodified: u64,
-    /// New blobs of files.
+    /// Number of new data blobs.
     pub data_blobs: u64,
-    /// New blobs of folders.
+    /// Number of new tree blobs.
     pub tree_blobs: u64,
-    /// Bytes of new blobs.
+    /// Bytes of new blobs, before compression.
     pub data_added: u64,
-    /// The same, as stored.
+    /// Bytes of new blobs, as stored.
     pub data_added_packed: u64,
-    /// Files.
+    /// Number of files.
     pub total_files_processed: u64,
-    /// Their bytes.
+    /// Bytes of all files.
     pub total_bytes_processed: u64,
 }
 
@@ -81,60 +83,93 @@ impl Snapshot {
         self.tags.iter().any(|tag| tag == TAG)
     }
 
-    /// Whether it is a point of the same guest as one with these tags.
+    /// Whether it is a restore point of the domain with this name and these tags.
     pub fn is_of(&self, hostname: &str, tags: &[String]) -> bool {
         self.is_ours() && self.hostname == hostname && tags.iter().all(|tag| self.tags.contains(tag))
     }
 
-    /// Fails for facts that are too long.
+    /// Fails if the facts are too long.
     pub(super) fn check(&self, repository: &Repository) -> Result<(), Error> {
         let length = self.facts.as_ref().map_or(0, |facts| facts.to_string().len());
         if length > MAX_FACTS {
-            Err(repository.invalid(format!("more than {MAX_FACTS} bytes of facts")))
+            Err(repository.invalid(format!("the facts of the snapshot have more than {MAX_FACTS} bytes")))
         } else {
             Ok(())
         }
     }
 }
 
-/// The snapshots, and why others could not be read.
+/// The snapshots that could be read, and the errors of the others.
 #[derive(Debug, Default)]
 pub struct SnapshotList {
-    /// By time, oldest first.
+    /// Snapshots, oldest first.
     pub found: Vec<(Id, Snapshot)>,
-    /// Those that cannot be read.
+    /// Errors of snapshots that cannot be read.
     pub failures: Vec<Error>,
 }
 
-impl Repository {
-    /// All snapshots, restic's own too.
+impl SnapshotList {
+    /// The snapshots that this program made.
+    pub fn ours(&self) -> impl Iterator<Item = &(Id, Snapshot)> {
+        self.found.iter().filter(|(_, snapshot)| snapshot.is_ours())
+    }
+
+    /// Updates the list. Snapshots never change, so known ones are not read again.
     ///
     /// # Errors
-    /// If they cannot be listed.
-    pub fn snapshots(&self) -> Result<SnapshotList, Error> {
-        let mut snapshots = SnapshotList::default();
-        for (id, _) in self.list(Kind::Snapshot)? {
-            match self.load(Kind::Snapshot, id) {
-                Ok(snapshot) => snapshots.found.push((id, snapshot)),
-                // It was forgotten meanwhile.
-                Err(Error::Access { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+    /// If the snapshots cannot be listed.
+    pub fn update(&mut self, repository: &Repository) -> Result<(), Error> {
+        let current: BTreeSet<Id> = repository.list(Kind::Snapshot)?.into_iter().map(|(id, _)| id).collect();
+        self.found.retain(|(id, _)| current.contains(id));
+        self.failures.clear();
+        let known: BTreeSet<Id> = self.found.iter().map(|(id, _)| *id).collect();
+        for id in current.difference(&known) {
+            match repository.snapshot(*id) {
+                Ok(Some(snapshot)) => self.found.push((*id, snapshot)),
+                // It was removed after the listing.
+                Ok(None) => {}
                 Err(error) if error.is_stall() => return Err(error),
-                Err(error) => snapshots.failures.push(error),
+                Err(error) => self.failures.push(error),
             }
         }
-        snapshots.found.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
+        self.found.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
+        Ok(())
+    }
+}
+
+impl Repository {
+    /// All snapshots, including those of restic itself.
+    ///
+    /// # Errors
+    /// If the snapshots cannot be listed.
+    pub fn snapshots(&self) -> Result<SnapshotList, Error> {
+        let mut snapshots = SnapshotList::default();
+        snapshots.update(self)?;
         Ok(snapshots)
+    }
+
+    /// A snapshot; `None` if it does not exist.
+    pub fn snapshot(&self, id: Id) -> Result<Option<Snapshot>, Error> {
+        match self.load(Kind::Snapshot, id) {
+            Err(Error::Access { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            loaded => loaded.map(Some),
+        }
+    }
+
+    /// Removes a snapshot; a missing one is not an error.
+    pub fn forget(&self, id: Id) -> Result<(), Error> {
+        self.remove(Object::new(Kind::Snapshot, id))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::fixture::Restic;
-    use super::super::{BlobKind, Object, pack::Pack, tree::Tree};
+    use super::super::{BlobKind, pack::Pack, tree::Tree};
     use super::*;
 
     #[test]
-    fn restic_reads_a_snapshot_of_ours_and_we_read_its() {
+    fn restic_reads_our_snapshot_and_we_read_its_snapshot() {
         let restic = Restic::new();
         let repository = Repository::init(restic.place(), Restic::PASSWORD).unwrap();
         let mut json = Vec::new();

@@ -1,4 +1,4 @@
-//! Owns: reading a restore point: its files, its disks, and checking every byte. Must not: choose where anything goes.
+//! Reads a restore point: its files, its disks, and a check of every byte. Must not choose destinations.
 
 use std::sync::Arc;
 
@@ -8,10 +8,11 @@ use super::walk::{Files, walk};
 use super::{BlobKind, Catalog, Error, Id, Repository, Snapshot};
 use crate::sys::signals::Cancel;
 
-/// Bytes of a file that is read into memory, at most.
+/// Limit of a file that is read into memory, in bytes.
 const MAX_FILE: u64 = 64 << 20;
 
-/// A restore point that is read. Who must not lose it meanwhile holds a [`SharedLock`](super::SharedLock).
+/// A restore point for reading. The caller keeps a [`SharedLock`](super::SharedLock) if the point must not be removed
+/// during that time.
 pub struct SnapshotReader {
     fetcher: Fetcher,
     cancel: Cancel,
@@ -20,7 +21,7 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
-    /// Reads the folders of a restore point. A signal ends every call on it with [`Error::Stopped`].
+    /// Reads the directories of a restore point. After a signal, every call fails with [`Error::Stopped`].
     pub fn open(
         repository: &Repository,
         catalog: &Arc<Catalog>,
@@ -32,12 +33,12 @@ impl SnapshotReader {
         Ok(SnapshotReader { fetcher, cancel: cancel.clone(), point: id, files })
     }
 
-    /// The names of its files with their lengths, in order. Every component of a name stays in its folder.
+    /// The names of its files with their lengths in bytes, in order. No component of a name leaves its directory.
     pub fn names(&self) -> impl Iterator<Item = (&str, u64)> {
         self.files.files.iter().map(|(name, node)| (name.as_str(), node.size))
     }
 
-    /// All bytes of a small file.
+    /// The contents of a small file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
         let disk = self.disk(name)?;
         if disk.size() > MAX_FILE {
@@ -48,15 +49,16 @@ impl SnapshotReader {
         Ok(bytes)
     }
 
-    /// A disk, or another file, to read any of it.
+    /// A disk or another file, to read any part of it.
     pub fn disk(&self, name: &str) -> Result<SnapshotDisk, Error> {
         let node = self.files.files.get(name);
         let node =
-            node.ok_or_else(|| self.fetcher.repository().invalid(format!("the restore point has no {name:?}")))?;
+            node.ok_or_else(|| self.fetcher.repository().invalid(format!("the restore point has no file {name:?}")))?;
         SnapshotDisk::open(&self.fetcher, &self.cancel, (self.point, name), node)
     }
 
-    /// Reads and checks every blob once, and returns all damage found. `progress` gets the stored bytes that were read since its last call.
+    /// Reads and checks every blob once; returns all damage found. `progress` receives the number of stored bytes that
+    /// were read since its last call.
     pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Vec<Error> {
         let mut damages = Vec::new();
         let mut blobs = Vec::new();
@@ -72,7 +74,7 @@ impl SnapshotReader {
             }
         }
         for name in self.files.files.keys() {
-            // Lengths; a blob that is missing was found above.
+            // Checks the lengths; missing blobs were found above.
             if let Err(error @ Error::Suspect { .. }) = self.disk(name).map(drop) {
                 damages.push(error);
             }
@@ -84,7 +86,7 @@ impl SnapshotReader {
                 segments.push(Segment::new(pack, entry));
             }
         }
-        let ended = || self.fetcher.repository().system(std::io::Error::other("a checking thread has ended"));
+        let ended = || self.fetcher.repository().system(std::io::Error::other("a verification thread panicked"));
         for batch in segments.chunks(crate::sys::host::cores()) {
             if let Some(signal) = self.cancel.signal() {
                 return vec![Error::Stopped { signal }];

@@ -1,7 +1,9 @@
-//! Owns: writing a restore point: files, folders and the order in which it becomes visible. Must not: know how a disk is held still.
+//! Writes a restore point: files, directories, and the order in which it becomes visible. Must not know how a disk is
+//! kept consistent.
 //!
-//! Packs are durable before an index names them. The index is stored before the lock and the parent are looked at again, and only then
-//! is the snapshot stored. A crash leaves packs or an index that no snapshot needs; the next prune removes them.
+//! Packs are durable before an index lists them. After the index is stored, the lock and the parent are checked again,
+//! and only then is the snapshot stored. A crash leaves packs or an index that no snapshot needs; the next prune
+//! removes them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,45 +21,45 @@ use super::walk::{Files, walk};
 use super::{Error, Id, Kind, Object, Repository, snapshot};
 use crate::sys::signals::Cancel;
 
-/// Bytes of the blobs of a file that is no disk.
+/// Blob size in bytes for files other than disks.
 const FILE_BLOB: usize = 1 << 20;
 
-/// What a restore point is of.
+/// Description of a restore point.
 #[derive(Debug, Clone)]
 pub struct About {
-    /// The domain's name.
+    /// Name of the domain.
     pub domain: String,
-    /// Its folder in the point: one component of a path.
+    /// Its directory in the restore point: a single path component.
     pub folder: String,
-    /// Tags besides `kvmbackup`, the same for all points of the domain.
+    /// Tags in addition to `kvmbackup`; the same for all restore points of the domain.
     pub tags: Vec<String>,
-    /// When it was taken.
+    /// Time of the restore point.
     pub time: DateTime<Utc>,
-    /// The program and its version.
+    /// Program and version.
     pub program: String,
 }
 
-/// How a restore point is written.
+/// Options for writing a restore point.
 #[derive(Debug, Clone)]
 pub struct WriteOptions {
-    /// The folder of the cache.
+    /// Directory of the cache.
     pub cache: PathBuf,
-    /// Up to so many threads compress.
+    /// Maximum number of compression threads.
     pub threads: usize,
-    /// Times of the lock.
+    /// Times of the lock protocol.
     pub timing: Timing,
-    /// Ends waiting for another process.
+    /// Cancels waiting for another process.
     pub cancel: Cancel,
 }
 
-/// The point before this one.
+/// The restore point that this one builds on.
 #[derive(Debug)]
 pub(super) struct Parent {
     pub(super) id: Id,
     pub(super) files: Files,
 }
 
-/// A restore point that is being written. Dropped before [`SnapshotWriter::commit`], it does not exist.
+/// A restore point that is being written. It does not exist before [`SnapshotWriter::commit`].
 pub struct SnapshotWriter {
     about: About,
     began: DateTime<Utc>,
@@ -67,7 +69,7 @@ pub struct SnapshotWriter {
     pub(super) parent: Option<Parent>,
     root: Dir,
     summary: Summary,
-    // Released last: blobs are still being written before.
+    // Dropped last, because blobs are still being written until then.
     lock: SharedLock,
 }
 
@@ -79,10 +81,10 @@ enum Item {
 }
 
 impl SnapshotWriter {
-    /// Locks the repository, brings the cache up to date and finds the point before.
+    /// Locks the repository, updates the cache and finds the parent.
     pub fn begin(repository: &Repository, about: About, options: &WriteOptions) -> Result<SnapshotWriter, Error> {
         if !is_component(&about.folder) {
-            return Err(repository.invalid(format!("{:?} cannot be the name of a folder", about.folder)));
+            return Err(repository.invalid(format!("{:?} is not a valid directory name", about.folder)));
         }
         let began = Utc::now();
         let lock = SharedLock::take(repository, options.timing, &options.cancel)?;
@@ -99,7 +101,8 @@ impl SnapshotWriter {
         self.parent.as_ref().map(|parent| parent.id)
     }
 
-    /// What was stored so far.
+    /// Counts of the blobs stored so far.
+    #[cfg(test)]
     pub fn stats(&self) -> Stats {
         self.blobs.stats()
     }
@@ -137,14 +140,14 @@ impl SnapshotWriter {
             ids.push(self.blobs.store_now(&buffer[..filled])?);
         }
         if total != length {
-            return Err(self.repository.invalid(format!("{name} has {total} bytes or more, not {length}")).into());
+            return Err(self.repository.invalid(format!("{name}: read {total} bytes instead of {length}")).into());
         }
         Ok(self.insert(name, length, ids)?)
     }
 
-    /// Puts a file whose blobs are stored into its folder.
+    /// Adds a file to its directory; its blobs must be stored.
     pub(super) fn insert(&mut self, name: &str, size: u64, content: Vec<Id>) -> Result<(), Error> {
-        let wrong = || self.repository.invalid(format!("{name:?} cannot be the name of a file here, or there are two"));
+        let wrong = || self.repository.invalid(format!("{name:?} is not a valid file name here, or is a duplicate"));
         if !name.split('/').all(is_component) {
             return Err(wrong());
         }
@@ -176,7 +179,7 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// Makes it durable and visible. `facts` may be lost later: see [`Snapshot::facts`].
+    /// Makes the restore point durable and visible. `facts` may be lost later: see [`Snapshot::facts`].
     pub fn commit(mut self, facts: Option<serde_json::Value>) -> Result<(Id, Snapshot), Error> {
         let mut root = Dir::new();
         root.insert(self.about.folder.clone(), Item::Dir(std::mem::take(&mut self.root)));
@@ -208,12 +211,20 @@ impl SnapshotWriter {
         self.expect_parent()?;
         self.lock.check()?;
         let id = self.repository.save(Kind::Snapshot, &snapshot)?;
-        // The point exists: a lock that stays is the next run's to remove.
+        // The restore point exists. If its lock remains, the next run removes it.
         drop(self);
         Ok((id, snapshot))
     }
 
-    /// Fails if the snapshot that this one builds on was removed: what only it needs may be pruned.
+    /// Ends without a restore point.
+    ///
+    /// # Errors
+    /// If the lock may still be stored.
+    pub fn discard(self) -> Result<(), Error> {
+        self.lock.release()
+    }
+
+    /// Fails if the parent snapshot was removed, because blobs that only it needs may be pruned.
     fn expect_parent(&self) -> Result<(), Error> {
         let Some(parent) = self.parent() else { return Ok(()) };
         match self.repository.size(Object::new(Kind::Snapshot, parent)) {
@@ -224,7 +235,8 @@ impl SnapshotWriter {
         }
     }
 
-    /// Stores what is in a folder, from the bottom up. `path` is `None` for the root, which is no folder of the domain.
+    /// Stores the subdirectories of a directory from the bottom up; returns its entries. `path` is `None` for the root,
+    /// which is not a directory of the domain.
     fn nodes(&mut self, dir: Dir, path: Option<&str>) -> Result<Vec<Node>, Error> {
         let mut nodes = Vec::with_capacity(dir.len());
         for (name, item) in dir {
@@ -257,7 +269,7 @@ impl SnapshotWriter {
     }
 }
 
-/// The newest point of the same domain whose folders can be read.
+/// The newest restore point of the same domain whose directories can be read.
 fn find_parent(fetcher: &Fetcher, about: &About) -> Result<Option<Parent>, Error> {
     let snapshots = fetcher.repository().snapshots()?;
     let own = snapshots.found.into_iter().rev().filter(|(_, snapshot)| snapshot.is_of(&about.domain, &about.tags));

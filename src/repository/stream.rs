@@ -1,4 +1,5 @@
-//! Owns: the bytes of a file from its blobs, in order, decoded on several cores in bounded memory. Must not: know what the file is.
+//! Streams the contents of a file from its blobs in order, decoded on several cores in bounded memory. Must not
+//! interpret the contents.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,30 +18,30 @@ type Sink<'a, E> = dyn FnMut(u64, &[u8]) -> Result<(), E> + 'a;
 /// A blob of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
-    /// Its first byte in the file.
+    /// Offset of its first byte in the file.
     pub offset: u64,
-    /// Its bytes.
+    /// Length in bytes.
     pub length: u32,
-    /// Its contents.
+    /// ID of the blob.
     pub id: Id,
 }
 
-/// What is read at once, with the offsets of its blobs.
+/// Offsets in the file of the blobs of one segment, in order.
 type Offsets = Vec<u64>;
 type Reading = Receiver<Vec<Result<Vec<u8>, Error>>>;
 
-/// Reads blobs ahead of who takes them.
+/// Reads blobs ahead of their consumer.
 pub struct BlobStream<'a> {
     fetcher: &'a Fetcher,
     cancel: &'a Cancel,
     pool: ThreadPool,
     queue: VecDeque<(Offsets, Reading)>,
-    /// Blobs that are gathered before they are read.
+    /// The segment that is being collected and is not read yet.
     gathered: Option<(Offsets, Segment)>,
 }
 
 impl<'a> BlobStream<'a> {
-    /// One that ends when `cancel` says so.
+    /// A stream that stops when `cancel` receives a signal.
     pub fn new(fetcher: &'a Fetcher, cancel: &'a Cancel) -> Result<BlobStream<'a>, Error> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(host::cores())
@@ -50,7 +51,7 @@ impl<'a> BlobStream<'a> {
         Ok(BlobStream { fetcher, cancel, pool, queue: VecDeque::new(), gathered: None })
     }
 
-    /// Hands the contents of all pieces to `sink`, in order.
+    /// Passes the contents of all pieces to `sink`, in order.
     ///
     /// # Errors
     /// Those of `sink`; the first damage; [`Error::Stopped`].
@@ -75,12 +76,12 @@ impl<'a> BlobStream<'a> {
         self.drain(0, sink)
     }
 
-    /// Begins to read what is gathered.
+    /// Starts to read the collected segment, and collects `next`.
     fn send(&mut self, next: Option<(Offsets, Segment)>) {
         let Some((offsets, segment)) = std::mem::replace(&mut self.gathered, next) else { return };
         let (done, reading) = mpsc::sync_channel(1);
         let fetcher = self.fetcher.clone();
-        // The receiver is gone when an earlier blob failed.
+        // The receiver no longer exists if an earlier blob failed.
         self.pool.spawn(move || drop(done.send(fetcher.read(&segment))));
         self.queue.push_back((offsets, reading));
     }
@@ -88,7 +89,7 @@ impl<'a> BlobStream<'a> {
     fn drain<E: From<Error>>(&mut self, left: usize, sink: &mut Sink<'_, E>) -> Result<(), E> {
         while self.queue.len() > left {
             let Some((offsets, reading)) = self.queue.pop_front() else { break };
-            let ended = || self.fetcher.repository().system(io::Error::other("a decoding thread has ended"));
+            let ended = || self.fetcher.repository().system(io::Error::other("a decoding thread panicked"));
             let blobs = reading.recv().map_err(|_| ended())?;
             for (offset, blob) in offsets.into_iter().zip(blobs) {
                 if let Some(signal) = self.cancel.signal() {

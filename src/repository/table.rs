@@ -1,8 +1,9 @@
-//! Owns: where blobs are, as a sorted file on disk that is searched where it lies. Must not: hold more of it in memory than the ids of packs.
+//! Finds blobs in a sorted file on disk, without loading it. Must not keep more of it in memory than the IDs of packs
+//! and index objects.
 //!
 //! ```text
-//! magic ‖ blobs, packs, indexes (u64 each) ‖ records, sorted by id ‖ ids of packs ‖ ids of index objects
-//! record: id (32) ‖ pack, with the kinds in its two highest bits ‖ offset ‖ length ‖ raw length (u32 each, big-endian)
+//! magic ‖ blobs, packs, indexes (u64 each) ‖ records, sorted by ID ‖ IDs of packs ‖ IDs of index objects
+//! record: ID (32) ‖ pack, with the kinds in its two highest bits ‖ offset ‖ length ‖ raw length (u32 each, big-endian)
 //! ```
 
 use std::cmp::Ordering;
@@ -13,27 +14,28 @@ use std::os::unix::fs::FileExt;
 use super::pack::Entry;
 use super::{BlobKind, Id};
 
-/// The first bytes of a table.
+/// First bytes of a table.
 pub(super) const MAGIC: &[u8; 8] = b"kvmbtab1";
-/// Bytes before the records.
+/// Length of the header before the records, in bytes.
 pub(super) const HEADER: u64 = 32;
-/// Bytes of a record.
+/// Length of a record in bytes.
 pub(super) const RECORD: usize = Id::BYTES + 16;
 
 const TREE: u32 = 1 << 31;
 const COMPRESSED: u32 = 1 << 30;
-/// Packs that a table can name.
+/// Maximum number of packs in a table.
 pub(super) const MAX_PACKS: usize = COMPRESSED as usize;
 
-/// Records that are read at once: what is near in the file is searched in memory.
+/// Number of records that are read at once and searched in memory.
 const WINDOW: u64 = 64;
-/// Guesses by interpolation before the range is halved instead: ids are spread evenly, unless they were chosen.
+/// Number of interpolation steps before the range is halved instead. IDs are evenly distributed, unless they were
+/// chosen.
 const GUESSES: u32 = 4;
 
 /// A record as it is stored.
 pub(super) type Raw = [u8; RECORD];
 
-/// A sorted file, open.
+/// An open table.
 #[derive(Debug)]
 pub struct BlobTable {
     file: File,
@@ -43,14 +45,14 @@ pub struct BlobTable {
 }
 
 impl BlobTable {
-    /// Opens one.
+    /// Opens a table.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] if it is not one, or was cut off.
+    /// [`io::ErrorKind::InvalidData`] if the file is not a table, or is truncated.
     pub fn open(file: File) -> io::Result<BlobTable> {
         let mut header = [0; HEADER as usize];
         file.read_exact_at(&mut header, 0)?;
-        let wrong = || io::Error::new(io::ErrorKind::InvalidData, "it is not a table of blobs");
+        let wrong = || io::Error::new(io::ErrorKind::InvalidData, "the file is not a table of blobs");
         let number = |at: usize| header[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).ok_or_else(wrong);
         let (blobs, packs, indexes) = (number(8)?, number(16)?, number(24)?);
         let ids = packs.checked_add(indexes).and_then(|ids| ids.checked_mul(Id::BYTES as u64));
@@ -70,22 +72,22 @@ impl BlobTable {
         Ok(BlobTable { file, blobs, packs: packs_ids, indexes })
     }
 
-    /// Blobs in it.
+    /// Number of blobs.
     pub fn len(&self) -> u64 {
         self.blobs
     }
 
-    /// The packs in it, by the numbers that its records have for them.
+    /// Its packs; the records refer to them by their index here.
     pub(super) fn packs(&self) -> &[Id] {
         &self.packs
     }
 
-    /// The index objects that it was made from, sorted.
+    /// The index objects that it was built from, sorted.
     pub fn indexes(&self) -> &[Id] {
         &self.indexes
     }
 
-    /// Records from a place on; `count` of them, or fewer at the end.
+    /// `count` records from `first` on, or fewer at the end.
     pub(super) fn records(&self, first: u64, count: u64) -> io::Result<Vec<u8>> {
         let count = count.min(self.blobs.saturating_sub(first));
         let mut bytes = vec![0; count as usize * RECORD];
@@ -93,7 +95,7 @@ impl BlobTable {
         Ok(bytes)
     }
 
-    /// Where a blob is, with its pack; `None` if it is not in this table.
+    /// Pack and position of a blob; `None` if it is not in this table.
     pub fn find(&self, kind: BlobKind, id: &Id) -> io::Result<Option<(Id, Entry)>> {
         let (mut low, mut high) = (0, self.blobs);
         let (mut low_key, mut high_key) = (0, u64::MAX);
@@ -144,12 +146,12 @@ fn search<'a>(records: &'a [Raw], kind: BlobKind, id: &Id) -> Found<'a> {
     }
 }
 
-/// How a record stands to a blob.
+/// Compares a record with a blob.
 fn order(record: &Raw, kind: BlobKind, id: &Id) -> Ordering {
     record[..Id::BYTES].cmp(id.as_bytes()).then_with(|| decode(record).0.cmp(&kind))
 }
 
-/// Gives the pack of a record another number.
+/// Replaces the pack number of a record.
 pub(super) fn renumber(record: &mut Raw, numbers: &[u32]) -> io::Result<()> {
     let (_, _, [pack, ..]) = decode(record);
     let kinds = TREE | COMPRESSED;
@@ -159,15 +161,15 @@ pub(super) fn renumber(record: &mut Raw, numbers: &[u32]) -> io::Result<()> {
 }
 
 fn no_such_pack() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "a record names a pack that the table does not have")
+    io::Error::new(io::ErrorKind::InvalidData, "a record refers to a pack that is not in the table")
 }
 
-/// The first eight bytes of an id, as a number.
+/// The first eight bytes of an ID, as a number.
 fn key(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// A record for a blob in the pack of this number.
+/// The record of a blob in the pack with this number.
 pub(super) fn encode(pack: u32, entry: &Entry) -> Raw {
     let mut record = [0; RECORD];
     record[..Id::BYTES].copy_from_slice(entry.id.as_bytes());
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn every_blob_is_found_and_no_other() {
+    fn all_blobs_are_found_and_no_others() {
         let dir = tempfile::tempdir().unwrap();
         for count in [0, 1, 2, 63, 64, 65, 5000] {
             let entries: Vec<_> = (0..count).map(|n| (Id::of(&[(n % 7) as u8]), entry(n, BlobKind::Data))).collect();
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_were_chosen_are_found_as_well() {
+    fn unevenly_distributed_ids_are_found() {
         let dir = tempfile::tempdir().unwrap();
         let id = |n: u32| {
             let mut id = [0; 32];
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_table_is_refused() {
+    fn files_that_are_not_tables_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let writer = || {
             let mut writer = TableWriter::new(dir.path());

@@ -1,6 +1,7 @@
-//! Owns: making a [`BlobTable`] from blobs in any order, in bounded memory. Must not: give it a name.
+//! Builds a [`BlobTable`] from blobs in any order, in bounded memory. Must not choose the name of its file.
 //!
-//! What fits in memory is sorted and written to a file without a name; in the end these runs, and tables that are taken over, are merged.
+//! As many records as fit in memory are sorted and written to an unnamed file, a run. At the end, the runs are merged
+//! with existing tables.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -13,12 +14,12 @@ use super::pack::Entry;
 use super::table::{BlobTable, HEADER, MAGIC, MAX_PACKS, RECORD, Raw, encode, renumber};
 use crate::sys::durable;
 
-/// Records of a run: 24 MiB.
+/// Number of records of a run: 24 MiB.
 const RUN: usize = 512 << 10;
-/// Records of a run or table that are read at once when they are merged.
+/// Number of records of a run or table that are read at once during the merge.
 const AT_ONCE: u64 = 2048;
 
-/// A table that is being made.
+/// A table that is being built.
 #[derive(Debug)]
 pub struct TableWriter {
     dir: PathBuf,
@@ -29,7 +30,7 @@ pub struct TableWriter {
 }
 
 impl TableWriter {
-    /// One whose files are in this folder.
+    /// A writer with its temporary files in this directory.
     pub fn new(dir: &Path) -> TableWriter {
         TableWriter {
             dir: dir.to_owned(),
@@ -51,7 +52,7 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Writes all of it into an empty file, with the blobs of these tables too. It is not synced.
+    /// Writes the added blobs and those of `tables` to an empty file. Does not sync it.
     pub fn finish(mut self, file: File, tables: &[&BlobTable], indexes: &[Id]) -> io::Result<File> {
         let last = self.run()?;
         let mut sources = Vec::new();
@@ -69,14 +70,14 @@ impl TableWriter {
         }
         let number = self.packs.len();
         if number == MAX_PACKS {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "there are too many packs"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "too many packs"));
         }
         self.packs.push(pack);
         self.numbers.insert(pack, number as u32);
         Ok(number as u32)
     }
 
-    /// What is in memory as a table, with our numbers for packs but without their ids.
+    /// The records in memory as a table, with our numbers of packs but without their IDs.
     fn run(&mut self) -> io::Result<BlobTable> {
         let mut records = std::mem::take(&mut self.records);
         records.sort_unstable();
@@ -113,7 +114,7 @@ fn write(
     Ok(file)
 }
 
-/// A file that is gone when it is closed.
+/// An unnamed file, which disappears when it is closed.
 pub fn nameless(dir: &Path) -> io::Result<File> {
     let path = dir.join(format!("tmp-{}-{:?}", std::process::id(), std::thread::current().id()));
     durable::remove(&path)?;
@@ -122,7 +123,7 @@ pub fn nameless(dir: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Sorted records of a table.
+/// The sorted records of a table.
 struct Source<'a> {
     table: &'a BlobTable,
     /// Our numbers for its packs.

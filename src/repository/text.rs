@@ -1,11 +1,11 @@
-//! Owns: text as Go writes it into JSON, so that a tree has the same bytes, and so the same id, whichever program writes it. Must not:
-//! know what is written.
+//! Writes text into JSON as Go does, so that a tree has the same bytes, and so the same ID, regardless of the program
+//! that writes it. Must not know the meaning of the text.
 
 use std::io::{self, Write};
 
 use serde_json::ser::Formatter;
 
-/// Compact JSON; `<`, `>`, `&` and the line separators of Unicode are escaped.
+/// Compact JSON in which `<`, `>`, `&` and the line separators of Unicode are escaped.
 #[derive(Debug, Clone, Copy)]
 pub struct GoFormatter;
 
@@ -23,7 +23,7 @@ impl Formatter for GoFormatter {
     }
 }
 
-/// A name as Go's `strconv.Quote` writes it, without the quotation marks.
+/// Quotes a name like Go's `strconv.Quote`, without the quotation marks.
 pub fn quote(name: &str) -> String {
     let mut quoted = String::with_capacity(name.len());
     for c in name.chars() {
@@ -46,7 +46,7 @@ pub fn quote(name: &str) -> String {
     quoted
 }
 
-/// Reads what [`quote`], or Go, wrote; `None` if it is not that, or not UTF-8.
+/// Decodes the result of [`quote`] or of Go; `None` if it is malformed or not UTF-8.
 pub fn unquote(quoted: &str) -> Option<String> {
     let mut name = Vec::with_capacity(quoted.len());
     let mut rest = quoted.chars();
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_quoted_as_go_does_and_read_back() {
+    fn names_are_quoted_as_in_go_and_round_trip() {
         for (name, quoted) in [
             ("vda.raw", "vda.raw"),
             ("q\"u<o>t&\\e\tt", "q\\\"u<o>t&\\\\e\\tt"),

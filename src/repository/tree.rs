@@ -1,4 +1,5 @@
-//! Owns: trees, the folders of a restore point, as JSON with the very bytes that restic writes. Must not: join a name from a tree to a path.
+//! Encodes and parses trees, the directories of a restore point: JSON with exactly the bytes that restic writes.
+//! Must not join a name from a tree to a path.
 
 use std::io::{self, BufWriter, Read, Write};
 
@@ -7,82 +8,82 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Corruption, Id, text};
 
-/// Bytes of a tree, decompressed: 4.7 million blobs in one file.
+/// Limit of a decompressed tree in bytes, enough for 4.7 million blobs in one file.
 pub const MAX_BYTES: u64 = 320 << 20;
 
-/// Blobs in one file, at most: their tree must stay below [`MAX_BYTES`].
+/// Maximum number of blobs in one file; its tree must stay below [`MAX_BYTES`].
 pub const MAX_BLOBS: usize = 4 << 20;
 
-/// Go's bit for a folder in a mode.
+/// Go's mode bit for a directory.
 const DIR_BIT: u32 = 1 << 31;
 
-/// What a node is.
+/// Kind of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeKind {
     /// A file.
     File,
-    /// A folder.
+    /// A directory.
     Dir,
-    /// Something that no restore point of ours has.
+    /// Anything else, which our restore points do not contain.
     #[serde(other)]
     Other,
 }
 
-/// An entry of a folder. Times are kept as they are written.
+/// An entry of a directory. Times are kept as text, as they were written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
-    /// Its name; not to be trusted before [`Tree::check`].
+    /// Name; not trusted before [`Tree::check`].
     #[serde(serialize_with = "quoted", deserialize_with = "unquoted")]
     pub name: String,
-    /// What it is.
+    /// Kind of the entry.
     #[serde(rename = "type")]
     pub kind: NodeKind,
-    /// Its permissions, with Go's bit for a folder.
+    /// Permissions, with Go's bit for a directory.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mode: u32,
-    /// When its contents changed.
+    /// Time of the last change of its contents.
     pub mtime: String,
-    /// The same.
+    /// The same time in our restore points.
     pub atime: String,
-    /// The same.
+    /// The same time in our restore points.
     pub ctime: String,
-    /// Root.
+    /// User ID; 0 in our restore points.
     #[serde(default)]
     pub uid: u32,
-    /// Root.
+    /// Group ID; 0 in our restore points.
     #[serde(default)]
     pub gid: u32,
-    /// Its user.
+    /// Name of the user.
     #[serde(default, skip_serializing_if = "is_default")]
     pub user: String,
-    /// Its group.
+    /// Name of the group.
     #[serde(default, skip_serializing_if = "is_default")]
     pub group: String,
-    /// Its inode, of files that restic saved.
+    /// Inode, for files that restic saved.
     #[serde(default, skip_serializing_if = "is_default")]
     pub inode: u64,
-    /// Its file system, of files that restic saved.
+    /// ID of the file system, for files that restic saved.
     #[serde(default, skip_serializing_if = "is_default")]
     pub device_id: u64,
-    /// Its bytes.
+    /// Size in bytes.
     #[serde(default, skip_serializing_if = "is_default")]
     pub size: u64,
-    /// Its names, of files that restic saved.
+    /// Number of hard links, for files that restic saved.
     #[serde(default, skip_serializing_if = "is_default")]
     pub links: u64,
-    /// Where a link leads, of files that restic saved.
+    /// Target of a symbolic link that restic saved.
     #[serde(default, skip_serializing_if = "is_default")]
     pub linktarget: String,
-    /// Its blobs, of a file.
+    /// Blobs of a file.
     #[serde(default)]
     pub content: Option<Vec<Id>>,
-    /// Its tree, of a folder.
+    /// Tree of a directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subtree: Option<Id>,
 }
 
-/// The entries of a folder.
+/// The entries of a directory.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Tree {
     /// Sorted by name.
@@ -90,12 +91,12 @@ pub struct Tree {
 }
 
 impl Node {
-    /// A file of root alone.
+    /// A file that only root can access.
     pub fn file(name: &str, time: &str, size: u64, content: Vec<Id>) -> Node {
         Node { size, content: Some(content), ..Node::new(name, NodeKind::File, 0o600, time) }
     }
 
-    /// A folder of root alone.
+    /// A directory that only root can access.
     pub fn dir(name: &str, time: &str, subtree: Id) -> Node {
         Node { subtree: Some(subtree), ..Node::new(name, NodeKind::Dir, DIR_BIT | 0o700, time) }
     }
@@ -129,7 +130,7 @@ impl Node {
 }
 
 impl Tree {
-    /// Writes the JSON into `out`; its id and its length.
+    /// Writes the JSON to `out`; returns its ID and its length in bytes.
     pub fn write(&self, out: impl Write) -> io::Result<(Id, u64)> {
         let hashing = Hashing { inner: out, hasher: Sha256::new(), count: 0 };
         let mut out = BufWriter::with_capacity(64 << 10, hashing);
@@ -139,7 +140,7 @@ impl Tree {
         Ok((Id::from_bytes(hashing.hasher.finalize().into()), hashing.count))
     }
 
-    /// Reads the JSON of a tree with this id, and checks it.
+    /// Reads and checks the JSON of the tree with this ID.
     pub fn read(input: impl Read, id: Id) -> Result<Tree, Corruption> {
         Tree::read_within(input, id, MAX_BYTES)
     }
@@ -159,25 +160,25 @@ impl Tree {
         tree.check().map(|()| tree)
     }
 
-    /// Whether every name is one component of a path, and different from the others.
+    /// Fails unless every name is unique and a single path component.
     fn check(&self) -> Result<(), Corruption> {
         let is_ascending = self.nodes.windows(2).all(|pair| pair[0].name < pair[1].name);
         if !is_ascending {
-            return Err(Corruption::Malformed("its names are not sorted, or two are the same"));
+            return Err(Corruption::Malformed("its names are not sorted or not unique"));
         }
         if !self.nodes.iter().all(|node| is_component(&node.name)) {
-            return Err(Corruption::Malformed("it has a name that no file can have"));
+            return Err(Corruption::Malformed("it contains a name that is not a valid file name"));
         }
         Ok(())
     }
 }
 
-/// Whether a name is one component of a path and stays in its folder.
+/// Whether a name is a single path component that stays in its directory.
 pub fn is_component(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
 }
 
-/// Hashes and counts what passes.
+/// Hashes and counts the bytes that pass through.
 struct Hashing<T> {
     inner: T,
     hasher: Sha256,
@@ -216,7 +217,7 @@ fn quoted<S: Serializer>(name: &str, serializer: S) -> Result<S::Ok, S::Error> {
 
 fn unquoted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let quoted = String::deserialize(deserializer)?;
-    text::unquote(&quoted).ok_or_else(|| serde::de::Error::custom("a name is not UTF-8 text in Go's quotation"))
+    text::unquote(&quoted).ok_or_else(|| serde::de::Error::custom("a name is not UTF-8 text in Go's quoting"))
 }
 
 #[cfg(test)]
@@ -230,7 +231,7 @@ mod tests {
         (String::from_utf8(out).unwrap(), id)
     }
 
-    /// Two trees that restic 0.14 wrote.
+    /// Two trees written by restic 0.14.
     const OF_RESTIC: [&str; 2] = [
         concat!(
             r#"{"nodes":[{"name":"a","type":"file","mode":420,"mtime":"2026-11-30T15:19:48.565703562Z","atime":"2026-11-30T15:19:48.565703562Z","ctime":"2026-11-30T15:19:48.565703562Z","uid":0,"gid":0,"user":"root","group":"root","inode":10224211,"device_id":65024,"size":2,"links":1,"content":["8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4"]},"#,
@@ -245,7 +246,7 @@ mod tests {
     ];
 
     #[test]
-    fn trees_of_restic_are_written_again_byte_for_byte() {
+    fn trees_of_restic_round_trip_byte_for_byte() {
         for of_restic in OF_RESTIC {
             let tree = Tree::read(of_restic.as_bytes(), Id::of(of_restic.as_bytes())).unwrap();
             assert_eq!(json(&tree).0, of_restic);
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_leave_their_folder_and_other_forgeries_are_refused() {
+    fn names_that_leave_their_directory_and_other_forgeries_are_refused() {
         let named =
             |names: &[&str]| Tree { nodes: names.iter().map(|name| Node::file(name, "t", 0, Vec::new())).collect() };
         let read = |tree: &Tree| {
@@ -267,7 +268,7 @@ mod tests {
         let (json, id) = json(&named(&["a"]));
         assert!(matches!(Tree::read(json.as_bytes(), Id::of(b"other")), Err(Corruption::Hash)));
         assert!(Tree::read(&json.as_bytes()[..50], id).is_err());
-        assert!(Tree::read_within(io::repeat(b'['), id, 1 << 20).is_err(), "nested without end");
+        assert!(Tree::read_within(io::repeat(b'['), id, 1 << 20).is_err(), "endless nesting");
         let endless = Tree::read_within(io::repeat(b' '), id, 1 << 20);
         assert!(matches!(endless, Err(Corruption::TooLarge { limit: 1_048_576 })));
     }

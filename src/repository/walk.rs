@@ -1,4 +1,4 @@
-//! Owns: finding the files of a restore point by its trees. Must not: trust their names, or read files.
+//! Finds the files of a restore point in its trees. Must not trust their names, or read files.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,17 @@ use super::fetch::Fetcher;
 use super::tree::{Node, NodeKind};
 use super::{Error, Id, Kind, Object, Snapshot};
 
-/// Folders inside each other, at most.
+/// Maximum depth of nested directories.
 const MAX_DEPTH: usize = 8;
-/// Files and folders of a restore point, at most.
+/// Maximum number of files and directories of a restore point.
 const MAX_NODES: usize = 100_000;
 
-/// The files and folders of a restore point.
+/// The files and directories of a restore point.
 #[derive(Debug, Default)]
 pub struct Files {
-    /// Files by their path below the domain's folder: components of names, joined by `/`.
+    /// Files by their path below the domain's directory: components joined by `/`.
     pub files: BTreeMap<String, Node>,
-    /// Folders by such a path; the domain's own is empty.
+    /// Directories by their path; that of the domain's own directory is empty.
     pub dirs: BTreeMap<String, Node>,
     /// All trees, the root first.
     pub trees: Vec<Id>,
@@ -25,7 +25,7 @@ pub struct Files {
 /// Reads the trees of a restore point.
 ///
 /// # Errors
-/// Corruption; [`Error::Suspect`] for what no point of ours has.
+/// Damage; [`Error::Suspect`] for contents that this program does not write.
 pub fn walk(fetcher: &Fetcher, id: Id, snapshot: &Snapshot) -> Result<Files, Error> {
     let suspect = |what: String| {
         let place = fetcher.repository().location();
@@ -35,14 +35,14 @@ pub fn walk(fetcher: &Fetcher, id: Id, snapshot: &Snapshot) -> Result<Files, Err
         [path] => path.strip_prefix('/').filter(|name| super::tree::is_component(name)),
         _ => None,
     };
-    let name = name.ok_or_else(|| suspect("its path is not /NAME".to_owned()))?;
+    let name = name.ok_or_else(|| suspect("its path does not have the form /NAME".to_owned()))?;
     let mut found = Files { trees: vec![snapshot.tree], ..Files::default() };
     let mut root = fetcher.tree(snapshot.tree)?.nodes;
     root.retain(|node| node.name == name && node.kind == NodeKind::Dir);
-    let root = root.pop().ok_or_else(|| suspect(format!("it has no folder {name:?}")))?;
+    let root = root.pop().ok_or_else(|| suspect(format!("it has no directory {name:?}")))?;
     let mut next = vec![(String::new(), root, 0)];
     while let Some((path, node, depth)) = next.pop() {
-        let subtree = node.subtree.ok_or_else(|| suspect(format!("its folder {path:?} has no contents")))?;
+        let subtree = node.subtree.ok_or_else(|| suspect(format!("its directory {path:?} has no tree")))?;
         found.dirs.insert(path.clone(), node);
         found.trees.push(subtree);
         for node in fetcher.tree(subtree)?.nodes {
@@ -50,11 +50,11 @@ pub fn walk(fetcher: &Fetcher, id: Id, snapshot: &Snapshot) -> Result<Files, Err
             match node.kind {
                 NodeKind::File => drop(found.files.insert(below, node)),
                 NodeKind::Dir if depth < MAX_DEPTH => next.push((below, node, depth + 1)),
-                NodeKind::Dir => return Err(suspect("its folders are too deep".to_owned())),
-                NodeKind::Other => return Err(suspect(format!("{below:?} is neither a file nor a folder"))),
+                NodeKind::Dir => return Err(suspect("its directories are nested too deeply".to_owned())),
+                NodeKind::Other => return Err(suspect(format!("{below:?} is neither a file nor a directory"))),
             }
             if found.files.len() + found.dirs.len() + next.len() > MAX_NODES {
-                return Err(suspect(format!("it has more than {MAX_NODES} files")));
+                return Err(suspect(format!("it has more than {MAX_NODES} files and directories")));
             }
         }
     }

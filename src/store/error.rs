@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use crate::archive;
 use crate::qcow2;
+use crate::repository;
 use crate::sys::durable::Exposed;
 use crate::sys::patience::{Stalled, is_out_of_reach};
+use crate::sys::secret::Unreadable;
+use crate::sys::trust::Refused;
 
 /// An error while listing, reading, writing or removing restore points.
 #[derive(Debug, thiserror::Error)]
@@ -93,12 +96,39 @@ pub enum Error {
         /// Signal number.
         signal: i32,
     },
+    /// A repository could not be used.
+    #[error(transparent)]
+    Repository(repository::Error),
+    /// The password of the repository could not be read.
+    #[error(transparent)]
+    Password(#[from] Unreadable),
+    /// Another user could change the password.
+    #[error("the password file of the repository cannot be trusted")]
+    Untrusted {
+        /// Cause.
+        source: Refused,
+    },
+    /// What is left of a damaged point of this kind cannot be read.
+    #[error("{}: what is left of a damaged point in a repository cannot be saved yet", path.display())]
+    NoSalvage {
+        /// Path of the snapshot.
+        path: PathBuf,
+    },
     /// An archive of the legacy script is never removed.
     #[error("{} was made by the legacy script and is never removed", path.display())]
     NotOurs {
         /// Path of the archive.
         path: PathBuf,
     },
+}
+
+impl From<repository::Error> for Error {
+    fn from(error: repository::Error) -> Error {
+        match error {
+            repository::Error::Stopped { signal } => Error::Stopped { signal },
+            error => Error::Repository(error),
+        }
+    }
 }
 
 impl Error {
@@ -112,6 +142,7 @@ impl Error {
         match self {
             Error::Archive { source: archive::Error::Write { .. }, .. } => Stalled::caused(self),
             Error::Archive { source, .. } => is_out_of_reach(source),
+            Error::Repository(source) => source.is_stall(),
             error => Stalled::caused(error),
         }
     }
@@ -122,13 +153,18 @@ impl Error {
             Error::Archive { source, .. } => source.is_damage(),
             Error::Image { source, .. } => !matches!(source, qcow2::Error::Read(_)),
             Error::Suspect { .. } => true,
+            Error::Repository(source) => source.is_damage(),
             _ => false,
         }
     }
 
     /// Whether the archive does not exist.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Error::Archive { source: archive::Error::Open { source, .. }, .. } if source.kind() == io::ErrorKind::NotFound)
+        match self {
+            Error::Archive { source: archive::Error::Open { source, .. }, .. }
+            | Error::File { action: "open", source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
     }
 
     /// What the operator can do about it.
@@ -137,6 +173,13 @@ impl Error {
             error if error.is_stall() => Some(Stalled::HINT.to_owned()),
             Error::Archive { source, .. } => source.hint(),
             Error::Image { source, .. } => source.hint(),
+            Error::Repository(source) => source.hint(),
+            Error::Untrusted { source } => source.hint(),
+            Error::Password(_) => Some("Check `repository` in the configuration.".to_owned()),
+            Error::NoSalvage { path } => Some(format!(
+                "Restore what restic can still read: restic restore {} --target DIR",
+                path.file_name().unwrap_or_default().to_string_lossy()
+            )),
             Error::Suspect { .. } => {
                 Some("Use another restore point, and find out who wrote this one: kvmbackup verify".to_owned())
             }

@@ -5,17 +5,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use chrono::{DateTime, Utc};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::{
-    BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, DiskSource, Error, FORMAT, FileEntry,
-    Manifest, Point, Sink, Store, disk_member,
+    Access, BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, DiskSource, Error, FORMAT,
+    FileEntry, Intent, Manifest, Place, Point, PointWriter, Sink, Store, disk_member,
 };
 use crate::model::{Codec, Consistency, DomainRef, DomainState, Extent, Format, Method, PointId, SkippedDisk, Source};
 use crate::qcow2::whole_clusters;
 use crate::sys::patience::Patience;
+use crate::sys::secret::Secret;
+use crate::sys::signals::Cancel;
 
 pub const MIB: u64 = 1 << 20;
 pub const DOMAIN: &str = "web 1";
@@ -74,6 +75,37 @@ impl Fixture {
         std::fs::create_dir(dir.path().join("backup")).unwrap();
         let store = Store::at(&dir.path().join("backup"), &Patience::default()).unwrap();
         Fixture { dir, store }
+    }
+
+    /// The same with a new repository.
+    pub fn with_repository() -> Fixture {
+        let fixture = Fixture::new();
+        std::fs::write(fixture.path("password"), "a password\n").unwrap();
+        let place = fixture.repository();
+        Store::init(place.clone(), &Patience::default()).unwrap();
+        Fixture { store: Store::at(place, &Patience::default()).unwrap(), ..fixture }
+    }
+
+    /// The store, opened again.
+    pub fn opened(&self, patience: &Patience) -> Store {
+        let place = match self.path("backup/config").is_file() {
+            true => self.repository(),
+            false => (&self.path("backup")).into(),
+        };
+        Store::of(place, patience)
+    }
+
+    /// The place of the repository.
+    pub fn repository(&self) -> Place {
+        let access = Access { password: Secret::File(self.path("password")), cache_dir: self.path("cache") };
+        Place { dir: self.path("backup"), repository: Some(access) }
+    }
+
+    /// Begins a restore point.
+    pub fn begin(&self, time: &str, codec: Codec) -> PointWriter {
+        let intent = Intent { at: time.parse().unwrap(), codec, threads: 2, cancel: Cancel::default() };
+        let domain = DomainRef { name: DOMAIN.to_owned(), uuid: UUID };
+        self.store.begin(&domain, &intent, |_| Ok::<_, Error>(())).unwrap()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -200,11 +232,11 @@ impl Fixture {
         (disks, xml): (&[Disk], &str),
         change: impl FnOnce(&mut Manifest),
     ) -> Point {
-        let time: DateTime<Utc> = time.parse().unwrap();
-        let mut point = self.store.begin(DOMAIN, time, codec, |_| Ok::<_, Error>(())).unwrap();
+        let mut point = self.begin(time, codec);
         let mut manifest = self.manifest(point.id(), disks);
+        manifest.disks.iter_mut().for_each(|disk| disk.member = point.disk_member(&disk.target));
         change(&mut manifest);
-        point.manifest(&manifest, 2).unwrap();
+        point.manifest(&manifest).unwrap();
         for name in [DOMAIN_XML, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML] {
             point.add(name, xml.as_bytes()).unwrap();
         }

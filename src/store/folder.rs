@@ -300,7 +300,7 @@ fn script_id(path: &Path, domain: &str, status: Option<&Metadata>) -> PointId {
 fn rotation(point: &Point) -> u32 {
     match point.kind {
         Kind::Script { rotation } => rotation,
-        Kind::Archive => 0,
+        Kind::Archive | Kind::Snapshot { .. } => 0,
     }
 }
 

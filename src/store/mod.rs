@@ -3,6 +3,7 @@
 //! Names, lists, writes, reads and removes them, and knows which program made one. Must not decide what to delete or
 //! take locks: the caller ensures that only one run is active.
 
+mod archive_writer;
 mod archives;
 mod contents;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod name;
 mod partial;
 mod reader;
 mod script;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod trial;
@@ -23,6 +25,7 @@ mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -30,6 +33,7 @@ pub use contents::{Contents, SavedDisk};
 pub use error::Error;
 pub use partial::discard;
 pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader};
+pub use snapshots::Access;
 pub use writer::{DiskSource, PointWriter, Sink};
 
 pub use crate::archive::Manifest;
@@ -37,20 +41,54 @@ pub use crate::archive::manifest::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
 };
 pub use crate::archive::salvage::{Remains, Salvage, Trust};
-use crate::model::{Codec, PointId};
+use crate::model::{Codec, DomainRef, PointId};
+use crate::repository::Id;
 use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
 use crate::sys::space::{self, Space};
 use crate::sys::step::{self, Step};
+use archive_writer::ArchiveWriter;
 use folder::Folder;
 use partial::Partial;
+use snapshots::Snapshots;
 
-/// The target, with one directory per domain. No call waits forever: a target that hangs is an error.
+/// The target: a directory with one directory of archives per domain, or a repository. No call waits forever: a target
+/// that hangs is an error.
 #[derive(Debug, Clone)]
 pub struct Store {
     folder: Folder,
+    /// Set if the directory is a repository.
+    snapshots: Option<Arc<Snapshots>>,
     patience: Patience,
+}
+
+/// Where the restore points of a host are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The directory.
+    pub dir: PathBuf,
+    /// How the repository in it is opened; `None` if it contains archives.
+    pub repository: Option<Access>,
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for Place {
+    fn from(dir: &P) -> Place {
+        Place { dir: dir.as_ref().to_owned(), repository: None }
+    }
+}
+
+/// How a restore point is written.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    /// Time of the restore point. If its second is taken, the point has a later one.
+    pub at: DateTime<Utc>,
+    /// Codec of an archive.
+    pub codec: Codec,
+    /// Number of threads that compress, at most.
+    pub threads: usize,
+    /// Stops waiting for another process.
+    pub cancel: Cancel,
 }
 
 /// Whether the name is that of an unfinished archive of this domain.
@@ -67,7 +105,7 @@ pub struct Point {
     /// Time of the backup. For an archive of the legacy script: its modification time, or the date inside if that
     /// contradicts it.
     pub id: PointId,
-    /// Length of the file in bytes.
+    /// Length of the archive in bytes; for a snapshot, what it added to the repository.
     pub bytes: u64,
     path: PathBuf,
     kind: Kind,
@@ -76,8 +114,13 @@ pub struct Point {
 /// The program that made a restore point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// kvmbackup.
+    /// kvmbackup, as an archive.
     Archive,
+    /// kvmbackup, as a snapshot of a repository.
+    Snapshot {
+        /// Its ID.
+        id: Id,
+    },
     /// The legacy script. Such a point is never removed.
     Script {
         /// The number at the end of `NAME.tar.gz.1`; 0 for `NAME.tar.gz`.
@@ -94,7 +137,7 @@ impl Point {
     /// The program that made it, as `list` shows it: `kvmbackup`, or `seed` for the legacy script.
     pub fn origin(&self) -> &'static str {
         match self.kind {
-            Kind::Archive => "kvmbackup",
+            Kind::Archive | Kind::Snapshot { .. } => "kvmbackup",
             Kind::Script { .. } => "seed",
         }
     }
@@ -102,7 +145,7 @@ impl Point {
     /// Why it is never removed; `None` if it may be.
     pub fn kept_because(&self) -> Option<&'static str> {
         match self.kind {
-            Kind::Archive => None,
+            Kind::Archive | Kind::Snapshot { .. } => None,
             Kind::Script { .. } => Some("made by the legacy script: never removed"),
         }
     }
@@ -126,19 +169,39 @@ pub struct Domains {
 
 impl Store {
     /// Opens the store in an existing directory, with this time limit for every call.
-    pub fn at(backupdir: &Path, patience: &Patience) -> Result<Store, Error> {
-        let store = Store::of(backupdir, patience);
+    pub fn at(place: impl Into<Place>, patience: &Patience) -> Result<Store, Error> {
+        let store = Store::of(place.into(), patience);
         store.call(Folder::check).map(|()| store)
     }
 
-    /// The same, but creates the directory if its parent exists: a missing parent may be an unmounted file system.
-    pub fn at_or_create(backupdir: &Path, patience: &Patience) -> Result<Store, Error> {
-        let store = Store::of(backupdir, patience);
-        store.call(Folder::make_target).map(|()| store)
+    /// The same, but creates the directory for archives if its parent exists: a missing parent may be an unmounted file
+    /// system. A repository must exist.
+    pub fn at_or_create(place: impl Into<Place>, patience: &Patience) -> Result<Store, Error> {
+        let store = Store::of(place.into(), patience);
+        let ready = match store.snapshots {
+            Some(_) => Folder::check,
+            None => Folder::make_target,
+        };
+        store.call(ready).map(|()| store)
     }
 
-    fn of(backupdir: &Path, patience: &Patience) -> Store {
-        Store { folder: Folder { backupdir: backupdir.to_owned() }, patience: patience.clone() }
+    /// Creates the repository, and its directory if that is missing. Returns the ID of the repository.
+    ///
+    /// # Errors
+    /// If the place is not a repository's, or contains one.
+    pub fn init(place: Place, patience: &Patience) -> Result<String, Error> {
+        let store = Store::of(place, patience);
+        store.call(Folder::make_target)?;
+        let not_a_repository = || Error::Suspect {
+            path: store.folder.backupdir.clone(),
+            what: "the configuration names no repository".to_owned(),
+        };
+        store.snapshots.as_ref().ok_or_else(not_a_repository)?.init()
+    }
+
+    fn of(Place { dir, repository }: Place, patience: &Patience) -> Store {
+        let snapshots = repository.map(|access| Arc::new(Snapshots::new(&dir, access, patience)));
+        Store { folder: Folder { backupdir: dir }, snapshots, patience: patience.clone() }
     }
 
     /// The time limit for calls, which also remembers a hung one.
@@ -160,33 +223,50 @@ impl Store {
         self.call(|folder| space::of(&folder.backupdir).map_err(|source| folder.unusable(source)))
     }
 
-    /// The domains with a directory here.
+    /// The domains with a directory here, or with a snapshot.
     pub fn domains(&self) -> Result<Domains, Error> {
-        self.call(Folder::domains)
+        match &self.snapshots {
+            Some(snapshots) => snapshots.domains(),
+            None => self.call(Folder::domains),
+        }
     }
 
     /// The restore points of a domain, oldest first. Reads its directory once and opens only archives of the legacy
     /// script, for their first few kilobytes.
     pub fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
         let domain = domain.to_owned();
-        self.call(move |folder| folder.points(&domain))
+        match &self.snapshots {
+            Some(snapshots) => snapshots.points(&domain),
+            None => self.call(move |folder| folder.points(&domain)),
+        }
     }
 
-    /// Begins a restore point of a domain, at `at` or the next free second. `note` receives the temporary path before
-    /// the file is created; its error aborts.
+    /// Begins a restore point of a domain. `note` receives the temporary path of an archive before the file is created;
+    /// its error aborts.
     pub fn begin<E: From<Error>>(
         &self,
-        domain: &str,
-        at: DateTime<Utc>,
-        codec: Codec,
+        domain: &DomainRef,
+        intent: &Intent,
         note: impl FnMut(&Path) -> Result<(), E>,
     ) -> Result<PointWriter, E> {
-        Ok(PointWriter::new(self.create_noted(domain, at, codec, note)?, codec, &self.patience))
+        Ok(PointWriter(match &self.snapshots {
+            Some(snapshots) => writer::Target::Snapshot(Box::new(snapshots.begin(domain, intent)?)),
+            None => {
+                let partial = self.create_noted(&domain.name, intent.at, intent.codec, note)?;
+                let archive = ArchiveWriter::new(partial, intent.codec, intent.threads, &self.patience);
+                writer::Target::Archive(archive)
+            }
+        }))
     }
 
     /// Opens a restore point for reading. After a signal every call fails with [`Error::Stopped`].
     pub fn open(&self, point: &Point, cancel: &Cancel) -> Result<PointReader, Error> {
-        PointReader::open(point, &self.patience, cancel)
+        match (point.kind, &self.snapshots) {
+            (Kind::Snapshot { id }, Some(snapshots)) => {
+                snapshots.open(id, &point.path, cancel).map(PointReader::snapshot)
+            }
+            _ => PointReader::open(point, &self.patience, cancel),
+        }
     }
 
     /// What is left of a damaged restore point; `None` if the point is one stream, which [`PointReader::each`] reads
@@ -198,6 +278,7 @@ impl Store {
                 found.map(Some).map_err(Error::archive(&point.path))
             }
             Kind::Script { .. } => Ok(None),
+            Kind::Snapshot { .. } => Err(Error::NoSalvage { path: point.path.clone() }),
         }
     }
 
@@ -240,14 +321,23 @@ impl Store {
         if point.kept_because().is_some() {
             return Err(Error::NotOurs { path: point.path.clone() });
         }
-        let path = point.path.clone();
-        self.call(move |_| folder::remove(&path))
+        match (point.kind, &self.snapshots) {
+            (Kind::Snapshot { id }, Some(snapshots)) => snapshots.remove(id),
+            _ => {
+                let path = point.path.clone();
+                self.call(move |_| folder::remove(&path))
+            }
+        }
     }
 
     /// Unfinished archives of a domain.
     pub fn partials(&self, domain: &str) -> Result<Vec<PathBuf>, Error> {
         let domain = domain.to_owned();
-        self.call(move |folder| folder.partials(&domain))
+        match &self.snapshots {
+            // What a killed run leaves in a repository is data without a snapshot, which pruning removes.
+            Some(_) => Ok(Vec::new()),
+            None => self.call(move |folder| folder.partials(&domain)),
+        }
     }
 
     /// Runs a call on the target in a thread that is abandoned if the target hangs.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::archives::{self, Archived};
 use super::script::Script;
+use super::snapshots::{self, SavedSnapshot};
 use super::{Contents, Error, Kind, Manifest, Point, Sink};
 use crate::model::Extent;
 use crate::sys::patience::Patience;
@@ -18,6 +19,7 @@ pub struct PointReader(Source);
 enum Source {
     Archive(Archived),
     Script(Script),
+    Snapshot(Box<SavedSnapshot>),
 }
 
 /// Selects one of the saved definitions.
@@ -36,7 +38,12 @@ impl PointReader {
         Ok(PointReader(match point.kind {
             Kind::Archive => Source::Archive(Archived::open(point, patience, cancel)?),
             Kind::Script { .. } => Source::Script(Script::open(point, patience, cancel)?),
+            Kind::Snapshot { .. } => return Err(Error::NotOurs { path: point.path.clone() }),
         }))
+    }
+
+    pub(super) fn snapshot(snapshot: SavedSnapshot) -> PointReader {
+        PointReader(Source::Snapshot(Box::new(snapshot)))
     }
 
     /// The manifest; `None` for points of the legacy script. Reads no disk data.
@@ -44,6 +51,7 @@ impl PointReader {
         match &self.0 {
             Source::Archive(archived) => archived.manifest().map(Some),
             Source::Script(_) => Ok(None),
+            Source::Snapshot(snapshot) => snapshot.manifest().map(Some),
         }
     }
 
@@ -52,6 +60,7 @@ impl PointReader {
         match &self.0 {
             Source::Archive(archived) => archived.contents(),
             Source::Script(script) => script.contents(),
+            Source::Snapshot(snapshot) => snapshot.contents(),
         }
     }
 
@@ -60,6 +69,7 @@ impl PointReader {
         match &self.0 {
             Source::Archive(archived) => archived.definition(which).map(Some),
             Source::Script(script) => script.definition(which),
+            Source::Snapshot(snapshot) => snapshot.definition(which).map(Some),
         }
     }
 
@@ -67,7 +77,7 @@ impl PointReader {
     pub fn stored_bytes(&self) -> u64 {
         match &self.0 {
             Source::Archive(archived) => archived.stored_bytes(),
-            Source::Script(_) => 0,
+            Source::Script(_) | Source::Snapshot(_) => 0,
         }
     }
 
@@ -76,6 +86,7 @@ impl PointReader {
         match &self.0 {
             Source::Archive(archived) => Some(archived.unpacked_bytes()),
             Source::Script(_) => None,
+            Source::Snapshot(snapshot) => Some(snapshot.unpacked_bytes()),
         }
     }
 
@@ -85,6 +96,7 @@ impl PointReader {
         match &self.0 {
             Source::Archive(archived) => archived.verify(progress),
             Source::Script(script) => script.verify(progress),
+            Source::Snapshot(snapshot) => snapshot.verify(progress),
         }
     }
 
@@ -93,6 +105,7 @@ impl PointReader {
         match &self.0 {
             Source::Archive(archived) => archived.head(name, length),
             Source::Script(script) => script.head(name, length),
+            Source::Snapshot(snapshot) => snapshot.head(name, length),
         }
     }
 
@@ -101,6 +114,7 @@ impl PointReader {
         match &self.0 {
             Source::Archive(archived) => archived.is_same(name, path),
             Source::Script(_) => Ok(false),
+            Source::Snapshot(snapshot) => snapshot.is_same(name, path),
         }
     }
 
@@ -116,6 +130,7 @@ impl PointReader {
         match &self.0 {
             Source::Archive(archived) => archived.files(names, visit),
             Source::Script(script) => script.files(names, visit),
+            Source::Snapshot(snapshot) => snapshot.files(names, visit),
         }
     }
 
@@ -130,14 +145,16 @@ impl PointReader {
         match &self.0 {
             Source::Archive(archived) => archived.each(visit),
             Source::Script(script) => script.each(visit),
+            Source::Snapshot(snapshot) => snapshot.each(visit),
         }
     }
 
     /// A disk, as the guest sees it. Fails for a disk that is stored as its original image (see [`Contents`]).
     pub fn disk(&self, member: &str) -> Result<DiskReader, Error> {
         match &self.0 {
-            Source::Archive(archived) => archived.disk(member).map(DiskReader),
+            Source::Archive(archived) => archived.disk(member).map(|disk| DiskReader(SavedBy::Archive(disk))),
             Source::Script(script) => Err(script.no_disk(member)),
+            Source::Snapshot(snapshot) => snapshot.disk(member).map(|disk| DiskReader(SavedBy::Snapshot(disk))),
         }
     }
 }
@@ -176,17 +193,28 @@ impl<'a> FileReader<'a> {
 }
 
 /// Reads a disk of a restore point.
-pub struct DiskReader(archives::Disk);
+pub struct DiskReader(SavedBy);
+
+enum SavedBy {
+    Archive(archives::Disk),
+    Snapshot(snapshots::Disk),
+}
 
 impl DiskReader {
     /// Virtual size in bytes, rounded up to 512.
     pub fn size(&self) -> u64 {
-        self.0.size()
+        match &self.0 {
+            SavedBy::Archive(disk) => disk.size(),
+            SavedBy::Snapshot(disk) => disk.size(),
+        }
     }
 
     /// The ranges that may contain nonzero bytes: ascending, disjoint.
     pub fn extents(&self) -> &[Extent] {
-        self.0.extents()
+        match &self.0 {
+            SavedBy::Archive(disk) => disk.extents(),
+            SavedBy::Snapshot(disk) => disk.extents(),
+        }
     }
 
     /// Passes all data to `sink` by ascending guest offset. Decodes on several cores.
@@ -194,7 +222,10 @@ impl DiskReader {
     /// # Errors
     /// Errors of `sink`; damage. Only after `Ok` are the bytes known to be correct.
     pub fn read<E: From<Error>>(&self, sink: &mut Sink<'_, E>) -> Result<(), E> {
-        self.0.read(sink)
+        match &self.0 {
+            SavedBy::Archive(disk) => disk.read(sink),
+            SavedBy::Snapshot(disk) => disk.read(sink),
+        }
     }
 
     /// Reads a range anywhere on the disk. Caches at most 32 MiB of decoded data.
@@ -204,6 +235,9 @@ impl DiskReader {
     /// # Errors
     /// [`Error::Range`] for a range outside the disk; damage.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
-        self.0.read_at(offset, out)
+        match &self.0 {
+            SavedBy::Archive(disk) => disk.read_at(offset, out),
+            SavedBy::Snapshot(disk) => disk.read_at(offset, out),
+        }
     }
 }

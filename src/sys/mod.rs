@@ -15,6 +15,7 @@ pub mod patience;
 pub mod patient_file;
 pub mod process;
 pub mod program;
+pub mod secret;
 pub mod shebang;
 pub mod signals;
 pub mod socket;

@@ -5,6 +5,7 @@ use std::path::Path;
 use kvmbackup::config::{self, Settings};
 
 const HOST: &str = "h:\n  backupdir: /b\n  domains: {a: {day_of_week: daily}}\n";
+const REPOSITORY: &str = "h:\n  domains: {a: {day_of_week: daily}}\n  repository: {url: /r, password_file: /p, @}\n";
 const HOOK: &str = "name: n, phase: pre-domain, command: [/c]";
 const SESSION: &str = "name: n, type: session, phase: snapshot, command: [/c]";
 
@@ -21,7 +22,8 @@ fn groups() -> Vec<Group> {
     vec![
         group("## Keys of a host", "### Metrics", "@"),
         group("## Keys of a domain", "## Hooks", "@"),
-        group("### Metrics", "### Mail", "metrics: {@}"),
+        group("### Metrics", "### Repository", "metrics: {@}"),
+        Group { from: "### Repository", to: "### Mail", base: REPOSITORY.to_owned() },
         group("### Mail", "The keys of `smtp`", "mail: {to: root, @}"),
         group("The keys of `smtp`", "## Keys of a domain", "mail: {to: root, smtp: {host: m, @}}"),
         group("## Hooks", "## When a domain is due", &format!("hooks: [{{{HOOK}, @}}]")),
@@ -114,8 +116,9 @@ fn every_default_that_is_told_is_that_of_the_code() {
                 "ready_timeout" | "hold_timeout" | "release_timeout" => group.base.replace(HOOK, SESSION),
                 _ => group.base.clone(),
             };
-            let own = if group.base.ends_with("  @\n") { &base } else { &base[HOST.len()..] };
-            let is_given = names(own, key);
+            let own = if group.base.ends_with("  @\n") { &base } else { base.strip_prefix(HOST).unwrap_or(&base) };
+            // One of several passwords is.
+            let is_given = names(own, key) && key != "password_file";
             assert_eq!(is_given, cells[2].starts_with("required"), "{key}: what is required is in {base}");
             // A value, and nothing else or a case in which it is another.
             let Some((default, rest)) = cells[2].strip_prefix('`').and_then(|rest| rest.split_once('`')) else {

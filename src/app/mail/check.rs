@@ -108,7 +108,7 @@ fn send(settings: &Settings, mail: &Mail) -> Result<Vec<Error>, Error> {
 fn open_password(mail: &Mail) -> Option<Finding> {
     let secret = secret(mail)?;
     let Secret::File(path) = secret else { return None };
-    mail::is_open(secret).then(|| {
+    secret.is_exposed().then(|| {
         let about = format!("password {}", path.display());
         let hint = format!("Restrict its mode: chmod 600 {}", path.display());
         Finding::new(about, Severity::Warning, "other users can read it", Some(&hint))

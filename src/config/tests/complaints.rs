@@ -38,7 +38,7 @@ other:
 ";
     let all = "job, day_of_week, catch_up, priority, rotate, keep, compression, quiesce, freeze_timeout, method, exclude_disks, \
                overlay_dir, scratch_dir, allow_plaintext, hooks";
-    let host = "require_mount, min_free, stall_timeout, state_dir, libvirt_uri, parallel, metrics, mail";
+    let host = "repository, require_mount, min_free, stall_timeout, state_dir, libvirt_uri, parallel, metrics, mail";
     assert_eq!(
         complaints(text),
         [

@@ -4,15 +4,15 @@ use super::Backup;
 use super::members::{Collected, Extra};
 use crate::config::Quiesce;
 use crate::engine::rights;
-use crate::model::{Consistency, DiskOutcome, Domain, DomainOutcome, PointId};
+use crate::model::{Consistency, DiskOutcome, Domain, DomainOutcome};
 use crate::plan::{CapturePlan, PlannedDisk};
-use crate::store::{BootEntry, DiskEntry, FORMAT, FileEntry, Manifest, disk_member};
+use crate::store::{BootEntry, DiskEntry, FORMAT, FileEntry, Manifest, PointWriter};
 
 impl Backup<'_> {
     pub(super) fn manifest(
         &self,
         (domain, plan): (&Domain, &CapturePlan),
-        point: PointId,
+        point: &PointWriter,
         collected: &Collected,
     ) -> Manifest {
         let outcome = &self.outcome;
@@ -30,7 +30,7 @@ impl Backup<'_> {
             format: FORMAT,
             program: format!("kvmbackup {}", env!("CARGO_PKG_VERSION")),
             run_id: self.context.run_id,
-            point,
+            point: point.id(),
             host: self.context.run.settings.host.clone(),
             domain: domain.id.clone(),
             state: domain.state,
@@ -39,7 +39,12 @@ impl Backup<'_> {
             consistency: outcome.consistency.unwrap_or(Consistency::Crash),
             quiesce_asked: self.settings.quiesce != Quiesce::Never,
             frozen_ms: outcome.frozen_ms,
-            disks: plan.disks.iter().zip(&outcome.disks).map(|(planned, saved)| disk_entry(planned, saved)).collect(),
+            disks: plan
+                .disks
+                .iter()
+                .zip(&outcome.disks)
+                .map(|(planned, saved)| disk_entry(point, planned, saved))
+                .collect(),
             skipped: outcome.skipped.clone(),
             nvram: collected.nvram.as_ref().map(file),
             boot: boot.collect(),
@@ -60,11 +65,11 @@ fn suspect(outcome: &DomainOutcome) -> Option<String> {
     (!shrunk.is_empty()).then(|| format!("much smaller, or with much less data, than before: {}", shrunk.join(", ")))
 }
 
-fn disk_entry(planned: &PlannedDisk, saved: &DiskOutcome) -> DiskEntry {
+fn disk_entry(point: &PointWriter, planned: &PlannedDisk, saved: &DiskOutcome) -> DiskEntry {
     let image = planned.image();
     DiskEntry {
         target: saved.target.clone(),
-        member: disk_member(&saved.target),
+        member: point.disk_member(&saved.target),
         virtual_bytes: saved.virtual_bytes,
         read_bytes: saved.read_bytes,
         source: image.source.clone(),

@@ -15,7 +15,7 @@ use crate::engine::stamps::Stamps;
 use crate::engine::{Error, target};
 use crate::model::{Consistency, DiskOutcome, Domain, DomainState, Failure, Span};
 use crate::plan::CapturePlan;
-use crate::store::{PointWriter, disk_member};
+use crate::store::{Intent, PointWriter};
 use crate::sys::host;
 
 /// Bytes read between two checks of the free space.
@@ -24,9 +24,16 @@ const SPACE_CHECK: u64 = 16 << 20;
 impl Backup<'_> {
     /// Begins the restore point and writes it. On failure, removes what exists of it.
     pub(super) fn save(&mut self, domain: &Domain, plan: &CapturePlan, record: &mut Record) -> Result<(), Error> {
-        let begun = self.context.store.begin(&domain.id.name, Utc::now(), self.settings.compression, |path| {
-            record.update(|entry| entry.partial = Some(path.to_owned()))
-        });
+        let intent = Intent {
+            at: Utc::now(),
+            codec: self.settings.compression,
+            threads: (host::cores() / self.context.run.settings.parallel).max(1),
+            cancel: self.context.run.cancel.clone(),
+        };
+        let begun = self
+            .context
+            .store
+            .begin(&domain.id, &intent, |path| record.update(|entry| entry.partial = Some(path.to_owned())));
         // A hung target may still create the file after this run, so its journal entry stays.
         let mut point = begun.inspect_err(|error: &Error| {
             let left = error.is_target_stall().then(|| error.failure());
@@ -142,8 +149,7 @@ impl Backup<'_> {
         let of_all = of_disks + collected.bytes();
         context.run.monitor.expect(name, of_disks);
 
-        let threads = (host::cores() / context.run.settings.parallel).max(1);
-        point.manifest(&self.manifest((domain, plan), point.id(), &collected), threads)?;
+        point.manifest(&self.manifest((domain, plan), point, &collected))?;
         members::write(point, domain, collected)?;
         let mut since = 0;
         let mut may_go_on = |bytes: u64| {
@@ -160,7 +166,7 @@ impl Backup<'_> {
             target::expect_room(context.run.settings, context.store)
         };
         for disk in prepared {
-            let member = disk_member(&disk.target);
+            let member = point.disk_member(&disk.target);
             let mut watched = Watched { disk, may_go_on: &mut may_go_on };
             point.disk(&member, &mut watched)?;
             watched.disk.finish()?;

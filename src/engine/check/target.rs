@@ -28,6 +28,7 @@ pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
         Err(error) => return vec![Finding::failed(about, Severity::Problem, error.failure())],
     };
     let mut findings = vec![mounted(settings, &about, room)];
+    findings.extend(exposed(settings));
     if let Err(error) = target::expect_room(settings, &store) {
         findings.push(Finding::failed(&about, Severity::Problem, error.failure()));
     }
@@ -58,6 +59,10 @@ fn unusable(settings: &Settings, about: String, error: &io::Error) -> Finding {
             let error = store::Error::Target { path: dir.clone(), source };
             return Finding::failed(about, Severity::Problem, Error::from(error).failure());
         }
+        if settings.repository.is_some() {
+            let hint = "Create the repository: kvmbackup repository init";
+            return Finding::new(about, Severity::Problem, "the repository does not exist", Some(hint));
+        }
         return Finding::new(about, Severity::Good, "does not exist yet; the first run creates it", None);
     }
     let shown = dir.display();
@@ -65,6 +70,15 @@ fn unusable(settings: &Settings, about: String, error: &io::Error) -> Finding {
         if error.kind() == io::ErrorKind::NotFound { format!("create it (mkdir -p {shown}), ") } else { String::new() };
     let hint = format!("Mount it, {create}or correct `backupdir`. To see what is mounted: findmnt -T {shown}");
     Finding::new(about, Severity::Problem, format!("cannot be used: {error}"), Some(&hint))
+}
+
+/// Warns about a password file that other users can read.
+fn exposed(settings: &Settings) -> Option<Finding> {
+    let password = &settings.repository.as_ref()?.password;
+    let path = password.path().filter(|_| password.is_exposed())?;
+    let hint = format!("Restrict its mode: chmod 600 {}", path.display());
+    let about = format!("password {}", path.display());
+    Some(Finding::new(about, Severity::Warning, "other users can read it", Some(&hint)))
 }
 
 fn mounted(settings: &Settings, about: &str, room: Space) -> Finding {

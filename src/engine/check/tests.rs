@@ -6,7 +6,6 @@ use std::fs;
 use uuid::Uuid;
 
 use super::*;
-use crate::engine::Error;
 use crate::engine::journal::Journal;
 use crate::model::{Codec, DomainRef};
 use crate::store::fixture::{DOMAIN, Fixture};
@@ -85,7 +84,7 @@ fn leftovers_are_reported_unless_a_run_is_in_progress() {
     let domain = DomainRef { name: "db".into(), uuid: Uuid::new_v4() };
     journal.begin(Uuid::new_v4(), NOW.parse().unwrap(), "test:///default", &domain).unwrap();
     fs::write(settings.state_dir.join("journal/0.json"), "{").unwrap();
-    let unfinished = fixture.store.begin(DOMAIN, NOW.parse().unwrap(), Codec::Zstd(1), |_| Ok::<_, Error>(())).unwrap();
+    let unfinished = fixture.begin(NOW, Codec::Zstd(1));
     let all = found(&settings, NOW);
     tells(&all, Severity::Warning, &["domain db", "interrupted"]);
     tells(&all, Severity::Problem, &["journal", "0.json"]);

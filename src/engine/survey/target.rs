@@ -10,10 +10,11 @@ use chrono::Utc;
 use rustix::fs::{Access, access};
 
 use crate::config::Settings;
+use crate::engine::target;
 use crate::engine::verified::Verified;
 use crate::ledger::{SeenPoints, SeenRepository};
 use crate::model::is_future;
-use crate::store::{self, Store};
+use crate::store::{self, Place, Store};
 use crate::sys::patience::Patience;
 use crate::sys::space::{self, Space};
 
@@ -50,7 +51,8 @@ pub(super) fn look(settings: &Settings, verified: Verified) -> Target {
                 stored_bytes: 0,
             };
             let patience = Patience::new(settings.stall_timeout);
-            let listed = LISTED.within(LISTING).call(move || points(&path, &patience, &verified));
+            let place = target::place(settings);
+            let listed = LISTED.within(LISTING).call(move || points(place, &patience, &verified));
             Target { repository, points: listed.ok().flatten() }
         }
         Err(error) => {
@@ -79,10 +81,10 @@ fn answer(dir: &Path, require_mount: bool) -> io::Result<Space> {
     Ok(room)
 }
 
-fn points(dir: &Path, patience: &Patience, verified: &Verified) -> Option<BTreeMap<String, Option<SeenPoints>>> {
+fn points(place: Place, patience: &Patience, verified: &Verified) -> Option<BTreeMap<String, Option<SeenPoints>>> {
     let warn = |error: &store::Error| tracing::warn!("cannot list restore points: {}", crate::engine::chain(error));
     let list = || -> Result<_, store::Error> {
-        let store = Store::at(dir, patience)?;
+        let store = Store::at(place, patience)?;
         let (mut found, now) = (BTreeMap::new(), Utc::now());
         let domains = store.domains()?;
         domains.failures.iter().for_each(warn);
@@ -125,7 +127,7 @@ mod tests {
     #[test]
     fn points_are_counted_by_domain() {
         let fixture = Fixture::new();
-        let points = |dir: &Path, patience: &Patience| super::points(dir, patience, &Verified::default());
+        let points = |dir: &Path, patience: &Patience| super::points(dir.into(), patience, &Verified::default());
         assert_eq!(points(&fixture.path("backup"), &Patience::default()), Some(BTreeMap::new()));
         let disks = fixture.usual_disks();
         let [old, new] =

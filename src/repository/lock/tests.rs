@@ -1,4 +1,4 @@
-//! The lock protocol, beside restic.
+//! Tests of the lock protocol, with restic as the other process.
 
 use super::super::fixture::Restic;
 use super::*;
@@ -25,7 +25,7 @@ fn ids(repository: &Repository) -> Vec<Id> {
 }
 
 #[test]
-fn restic_sees_our_lock_and_works_beside_it_or_refuses() {
+fn restic_backs_up_beside_our_lock_and_refuses_to_check() {
     let (restic, repository) = scene();
     std::fs::write(restic.path("file"), "x").unwrap();
     let locks = [take(&repository, timing()).unwrap(), take(&repository, timing()).unwrap()];
@@ -33,7 +33,7 @@ fn restic_sees_our_lock_and_works_beside_it_or_refuses() {
     assert!(restic.run(&["--no-lock", "list", "locks"]).contains(&listed[0].to_string()));
     restic.run(&["backup", "file"]);
     restic.run(&["unlock"]);
-    assert_eq!(ids(&repository), listed, "our process lives, and is sent no signal");
+    assert_eq!(ids(&repository), listed, "our process exists and received no signal");
     let check = restic.try_run(&["check"]);
     let errors = String::from_utf8_lossy(&check.stderr).into_owned();
     assert!(!check.status.success() && errors.contains("(kvmbackup)"), "{errors}");
@@ -46,13 +46,13 @@ fn restic_sees_our_lock_and_works_beside_it_or_refuses() {
 }
 
 #[test]
-fn an_exclusive_lock_is_waited_for_and_its_holder_is_named() {
+fn taking_a_lock_waits_for_an_exclusive_lock_and_names_its_process() {
     let (_restic, repository) = scene();
     let other =
         Stored { exclusive: true, pid: 1234, hostname: "cloud2".into(), username: "root".into(), ..Stored::ours() };
     let id = repository.save(Kind::Lock, &other).unwrap();
     let error = take(&repository, timing()).unwrap_err();
-    assert!(error.to_string().contains("locked by process 1234 of root on cloud2, exclusively, since"), "{error}");
+    assert!(error.to_string().contains("exclusively locked by process 1234 of user root on cloud2 since"), "{error}");
     assert_eq!(ids(&repository), [id]);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| take(&repository, Timing { wait: LONG, ..timing() }).map(drop));
@@ -68,7 +68,7 @@ fn an_exclusive_lock_is_waited_for_and_its_holder_is_named() {
 }
 
 #[test]
-fn an_exclusive_lock_that_comes_between_the_looks_is_seen() {
+fn exclusive_lock_written_at_the_same_time_is_detected() {
     let (_restic, repository) = scene();
     let other = Stored { exclusive: true, ..Stored::ours() };
     thread::scope(|scope| {
@@ -78,12 +78,12 @@ fn an_exclusive_lock_that_comes_between_the_looks_is_seen() {
         }
         let id = repository.save(Kind::Lock, &other).unwrap();
         assert!(matches!(taking.join().unwrap(), Err(Error::Locked { .. })));
-        assert_eq!(ids(&repository), [id], "ours is removed");
+        assert_eq!(ids(&repository), [id], "our lock is removed");
     });
 }
 
 #[test]
-fn a_lock_is_written_anew_and_one_that_was_removed_or_is_too_old_is_lost() {
+fn lock_is_refreshed_and_a_removed_or_old_lock_is_lost() {
     let (_restic, repository) = scene();
     let lock = take(&repository, Timing { refresh: SHORT, ..timing() }).unwrap();
     let first = lock.shared.state().id;
@@ -91,7 +91,7 @@ fn a_lock_is_written_anew_and_one_that_was_removed_or_is_too_old_is_lost() {
         thread::yield_now();
     }
     lock.check().unwrap();
-    assert_eq!(ids(&repository).len(), 1, "the old one is removed");
+    assert_eq!(ids(&repository).len(), 1, "the old lock is removed");
     let id = lock.shared.state().id;
     repository.remove(Object::new(Kind::Lock, id)).unwrap();
     while lock.check().is_ok() {
@@ -100,14 +100,14 @@ fn a_lock_is_written_anew_and_one_that_was_removed_or_is_too_old_is_lost() {
     let error = lock.check().unwrap_err();
     assert!(matches!(error, Error::LockLost { .. }) && error.hint().is_some());
     lock.release().unwrap();
-    assert_eq!(ids(&repository), [], "a lock that was removed is not written anew");
+    assert_eq!(ids(&repository), [], "a removed lock is not written again");
 
     let lock = take(&repository, Timing { give_up: Duration::ZERO, ..timing() }).unwrap();
     assert!(matches!(lock.check(), Err(Error::LockLost { .. })));
 }
 
 #[test]
-fn only_locks_of_our_own_dead_processes_are_removed() {
+fn only_locks_of_our_own_ended_processes_are_removed() {
     let (_restic, repository) = scene();
     let dead = Stored { pid: u32::MAX, ..Stored::ours() };
     repository.save(Kind::Lock, &dead).unwrap();

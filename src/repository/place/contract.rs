@@ -1,11 +1,11 @@
-//! Owns: what every kind of place must do, in one suite. Must not: know a kind.
+//! Contains the tests that every kind of place must pass; the tests of a kind call [`all`]. Must not depend on a kind.
 
 use std::io;
 
 use super::super::Id;
 use super::{Kind, Object, Place};
 
-/// The whole suite, on a place that is empty.
+/// Runs all tests on an empty place.
 pub fn all(place: &dyn Place) {
     for kind in Kind::ALL {
         reads_what_was_put(place, kind);
@@ -19,7 +19,7 @@ fn reads_what_was_put(place: &dyn Place, kind: Kind) {
     let missing = |result: io::Result<u64>| result.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     let too_short = |error: io::Error| error.kind() == io::ErrorKind::UnexpectedEof;
     assert!(missing(place.size(object)) && missing(place.read(object, 0..1).map(|_| 0)));
-    place.remove(object).expect("one that does not exist is no error");
+    place.remove(object).expect("removing a missing object is not an error");
 
     place.put(object, bytes.clone()).unwrap();
     assert_eq!(place.size(object).unwrap(), bytes.len() as u64);

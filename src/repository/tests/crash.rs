@@ -1,4 +1,5 @@
-//! A process that ends at any call on the repository leaves one that restic finds no fault in, and every point that was committed.
+//! A process that is killed at any call leaves a repository in which restic finds no error, with every committed
+//! restore point.
 
 use std::io;
 use std::ops::Range;
@@ -9,11 +10,11 @@ use super::super::fixture::Restic;
 use super::super::*;
 use super::scene::{Image, MIB, Scene, about, expect_read, objects, put_back, write};
 
-/// A place that, from one of the calls that change it on, does nothing any more, as if the process were killed right before.
+/// A place that fails after some changes, as if the process had been killed before the next one.
 #[derive(Debug)]
 struct Killed {
     place: Arc<dyn Place>,
-    /// Changes that are still made.
+    /// Number of changes that are still made.
     left: AtomicUsize,
 }
 
@@ -51,9 +52,9 @@ impl Place for Killed {
 }
 
 #[test]
-fn a_writer_that_is_killed_at_any_change_leaves_a_sound_repository() {
+fn writer_killed_at_any_change_leaves_a_valid_repository() {
     let scene = Scene::new();
-    // More than a pack of data.
+    // More data than fits in one pack.
     let first = Image::new(26 * MIB, &[(0, MIB)], 1);
     let second = Image::new(26 * MIB, &[(0, 26 * MIB)], 2);
     let old = scene.point("web", "2026-11-30T02:00:00Z", &first);
@@ -65,12 +66,12 @@ fn a_writer_that_is_killed_at_any_change_leaves_a_sound_repository() {
         let writer = SnapshotWriter::begin(&repository, about("web", "2026-12-01T02:00:00Z"), &scene.options);
         let written = writer.and_then(|writer| write(writer, &second));
         let was_killed = place.change(|| Ok(())).is_err();
-        // Our lock stays, as that of a killed process does; its pid lives here.
+        // The lock remains, as after a kill, but its PID exists: it is that of this test.
         scene.restic.run(&["unlock", "--remove-all"]);
         scene.restic.run(&["check", "--read-data"]);
         let found = scene.repository.snapshots().unwrap();
         assert!(found.failures.is_empty() && found.found[0] == old);
-        // It is committed when its snapshot is stored: before that it does not exist.
+        // A restore point exists only after its snapshot is stored.
         assert_eq!(found.found.len() - 1, usize::from(written.is_ok()), "after {changes} changes");
         made.push(written.is_ok());
         if let Ok(point) = written {
@@ -82,12 +83,12 @@ fn a_writer_that_is_killed_at_any_change_leaves_a_sound_repository() {
             break;
         }
     }
-    // Lock, at least two packs of data, one of trees, index, snapshot, removal of the lock.
+    // Changes: lock, at least two packs of data, one of trees, index, snapshot, removal of the lock.
     assert!(made.len() > 8 && !made[made.len() - 4] && made[made.len() - 3], "{made:?}");
 }
 
 #[test]
-fn an_init_that_is_killed_leaves_no_repository_and_can_be_repeated() {
+fn killed_init_leaves_no_repository_and_can_be_repeated() {
     let restic = Restic::new();
     for changes in 0..2 {
         let place = Arc::new(Killed { place: restic.place(), left: AtomicUsize::new(changes) });

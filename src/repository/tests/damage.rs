@@ -1,4 +1,4 @@
-//! Corruption is an error that names what is damaged, and never a panic, whoever caused it.
+//! Damage is an error that names the damaged object and never causes a panic, even if it is deliberate.
 
 use super::super::tree::{Node, Tree};
 use super::super::*;
@@ -6,7 +6,7 @@ use super::scene::{Image, MIB, Scene, expect_read, objects, put_back};
 
 const FIRST: &str = "2026-11-30T02:00:00Z";
 
-/// Everything that reads the point. The errors; none if it is as it was saved.
+/// Reads the restore point in every way; returns the errors, or none if it is undamaged.
 fn read(scene: &Scene, image: &Image) -> Vec<Error> {
     let snapshots = match scene.repository.snapshots() {
         Ok(snapshots) => snapshots,
@@ -20,7 +20,7 @@ fn read(scene: &Scene, image: &Image) -> Vec<Error> {
                 if damages.is_empty() {
                     expect_read(&reader, image);
                 } else {
-                    // What can still be read is right.
+                    // Data that can still be read is correct.
                     if let Ok(disk) = reader.disk("disks/vda.raw") {
                         let _ = disk.read::<Error>(&mut |offset, bytes| {
                             assert!(bytes == &image.bytes[offset as usize..][..bytes.len()]);
@@ -37,7 +37,7 @@ fn read(scene: &Scene, image: &Image) -> Vec<Error> {
 }
 
 #[test]
-fn every_flipped_cut_or_lost_object_is_named() {
+fn errors_name_the_changed_truncated_or_lost_object() {
     let scene = Scene::new();
     let image = Image::new(3 * MIB, &[(0, MIB), (2 * MIB, 300_000)], 9);
     scene.point("web", FIRST, &image);
@@ -61,12 +61,12 @@ fn every_flipped_cut_or_lost_object_is_named() {
             let errors = read(&scene, &image);
             assert!(errors.iter().all(|error| error.is_damage() && !error.is_stall()), "{object}: {errors:?}");
             match (object.kind, &bad) {
-                // A lost snapshot is a point that does not exist, and the header of a pack is not needed to read it.
+                // Without its snapshot, a restore point does not exist. The header of a pack is not needed to read it.
                 (Kind::Snapshot, None) => assert!(errors.is_empty()),
                 (Kind::Pack, Some(bad)) if bad.len() == end => {
                     assert!(errors.iter().all(|error| error.to_string().contains(&object.to_string())), "{errors:?}");
                 }
-                // An index that is lost leaves blobs that are missing.
+                // Without an index, its blobs are missing.
                 (Kind::Index, None) => assert!(errors.iter().any(|error| matches!(error, Error::MissingBlob { .. }))),
                 (Kind::Pack, Some(bad)) if bad.len() == end - 1 => {}
                 _ => {
@@ -81,7 +81,7 @@ fn every_flipped_cut_or_lost_object_is_named() {
 }
 
 #[test]
-fn a_parent_that_is_damaged_is_not_built_on() {
+fn damaged_parent_is_not_used() {
     let scene = Scene::new();
     let image = Image::new(MIB, &[(0, MIB)], 9);
     let (first, snapshot) = scene.point("web", FIRST, &image);
@@ -98,7 +98,7 @@ fn a_parent_that_is_damaged_is_not_built_on() {
     assert!(scene.open(first, &snapshot).err().unwrap().is_damage());
 }
 
-/// A snapshot over trees that somebody with the key has forged.
+/// A snapshot of trees that an attacker with the key has forged.
 fn forged(scene: &Scene, root: &Tree, below: &[Tree]) -> (Id, Snapshot) {
     let catalog = std::sync::Arc::new(Catalog::open(&scene.repository, &scene.options.cache).unwrap());
     let mut blobs = blobs::Blobs::new(&scene.repository, &catalog, 1).unwrap();
@@ -128,7 +128,7 @@ fn id_of(tree: &Tree) -> Id {
 }
 
 #[test]
-fn a_point_that_no_run_of_ours_writes_is_an_error() {
+fn forged_restore_points_are_errors() {
     let scene = Scene::new();
     let abc = Id::of(b"abc");
     let tree = |nodes: Vec<Node>| Tree { nodes };
@@ -149,9 +149,9 @@ fn a_point_that_no_run_of_ours_writes_is_an_error() {
     assert!(open(vec![file("a", 0, &[]), file("a", 0, &[])]).is_err());
     assert!(open(vec![Node { kind: tree::NodeKind::Other, ..file("a", 0, &[]) }]).is_err());
     assert!(open(vec![Node { subtree: None, ..Node::dir("d", "t", abc) }]).is_err());
-    // A folder whose tree does not exist, or is no tree.
+    // A directory whose tree does not exist, or is not a tree.
     assert!(matches!(open(vec![Node::dir("d", "t", abc)]), Err(Error::MissingBlob { kind: BlobKind::Tree, .. })));
-    // Lengths that lie, and blobs that do not exist.
+    // False lengths and missing blobs.
     for (size, content) in [(5, vec![abc, abc]), (u64::MAX, vec![abc]), (1 << 60, vec![]), (0, vec![abc])] {
         let reader = open(vec![file("a", size, &content)]).unwrap();
         assert!(matches!(reader.disk("a"), Err(Error::Suspect { .. })));
@@ -159,7 +159,7 @@ fn a_point_that_no_run_of_ours_writes_is_an_error() {
     }
     let reader = open(vec![file("a", 3, &[Id::of(b"nothing")])]).unwrap();
     assert!(matches!(reader.disk("a"), Err(Error::MissingBlob { .. })) && reader.verify(&mut |_| ()).len() == 1);
-    // Folders inside each other.
+    // Nested directories.
     let mut deep = vec![tree(Vec::new())];
     for _ in 0..20 {
         deep.push(tree(vec![Node::dir("d", "t", id_of(&deep[deep.len() - 1]))]));
@@ -179,7 +179,7 @@ fn a_point_that_no_run_of_ours_writes_is_an_error() {
 }
 
 #[test]
-fn an_index_that_lies_costs_neither_memory_nor_a_panic() {
+fn false_index_causes_neither_a_panic_nor_excessive_memory() {
     let scene = Scene::new();
     let image = Image::new(MIB, &[(0, MIB)], 9);
     let (id, snapshot) = scene.point("web", FIRST, &image);
@@ -207,7 +207,7 @@ fn an_index_that_lies_costs_neither_memory_nor_a_panic() {
         index.add(pack, &[bad]);
         index.save(&scene.repository).unwrap();
         let error = scene.open(id, &snapshot).err();
-        // The length before compression is a hint for trees: what it decompresses to is what counts.
+        // For trees, the length before compression is only a hint; the decompressed contents count.
         let is_hint = bad.raw == Some(0);
         assert!(error.is_none_or(|error| error.is_damage()) || is_hint, "{bad:?}");
     }

@@ -1,4 +1,4 @@
-//! Restore points in repositories, held against Debian's restic.
+//! Restore points in repositories, checked with Debian's restic.
 
 mod crash;
 mod damage;

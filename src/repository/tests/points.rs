@@ -1,4 +1,4 @@
-//! Restore points are what was saved, cost what changed, and are restic's as much as ours.
+//! Restore points contain the saved data, cost only what changed, and are readable by this program and restic.
 
 use super::super::*;
 use super::scene::{Image, MIB, Scene, read_file};
@@ -7,7 +7,7 @@ const FIRST: &str = "2026-11-30T02:00:00Z";
 const SECOND: &str = "2026-12-01T02:00:00Z";
 
 #[test]
-fn a_point_is_read_as_it_was_saved_by_us_and_by_restic() {
+fn saved_data_is_read_by_this_program_and_by_restic() {
     for scene in [Scene::new(), Scene::of_restic()] {
         let image = Image::usual();
         let point = scene.point("web 1", FIRST, &image);
@@ -29,7 +29,7 @@ fn a_point_is_read_as_it_was_saved_by_us_and_by_restic() {
 }
 
 #[test]
-fn a_disk_is_read_at_random() {
+fn any_range_of_a_disk_is_read() {
     let scene = Scene::new();
     let image = Image::usual();
     let (id, snapshot) = scene.point("web", FIRST, &image);
@@ -50,7 +50,7 @@ fn a_disk_is_read_at_random() {
 }
 
 #[test]
-fn disks_of_every_shape_are_the_same_after_a_restore() {
+fn disks_of_every_shape_are_restored_identically() {
     let scene = Scene::new();
     let shapes: [(u64, &[(u64, u64)]); 8] = [
         (0, &[]),
@@ -73,7 +73,7 @@ fn disks_of_every_shape_are_the_same_after_a_restore() {
 }
 
 #[test]
-fn a_point_of_what_did_not_change_costs_less_than_a_kilobyte() {
+fn restore_point_without_changes_costs_less_than_a_kilobyte() {
     let scene = Scene::new();
     let image = Image::usual();
     let (_, first) = scene.point("web", FIRST, &image);
@@ -88,7 +88,7 @@ fn a_point_of_what_did_not_change_costs_less_than_a_kilobyte() {
 }
 
 #[test]
-fn a_point_costs_what_changed_and_each_stands_alone() {
+fn restore_point_costs_only_its_changes_and_does_not_need_its_parent() {
     let scene = Scene::of_restic();
     let first = Image::usual();
     let old = scene.point("web", FIRST, &first);
@@ -99,20 +99,20 @@ fn a_point_costs_what_changed_and_each_stands_alone() {
     assert_eq!((summary.data_blobs, summary.files_changed, summary.files_unmodified), (1, 1, 4));
     assert!(summary.data_added < (64 << 10) + 60_000, "{summary:?}");
     let listed = scene.restic.run(&["ls", "--long", "latest"]);
-    assert!(listed.contains("2026-11-30 02:00:00 /web/domain.xml"), "what did not change keeps its time: {listed}");
+    assert!(listed.contains("2026-11-30 02:00:00 /web/domain.xml"), "an unchanged file keeps its time: {listed}");
     assert!(listed.contains("2026-12-01 02:00:00 /web/disks/vda.raw"), "{listed}");
     scene.restic.run(&["forget", "--group-by", "host,tags", "--keep-last", "1", "--prune"]);
     assert_eq!(scene.repository.snapshots().unwrap().found, std::slice::from_ref(&new));
-    assert!(scene.open(old.0, &old.1).is_err(), "its folders are gone");
+    assert!(scene.open(old.0, &old.1).is_err(), "its directories were pruned");
     scene.restic.run(&["check", "--read-data"]);
     scene.expect(&new, &second);
-    // The cache noticed what prune did: it is stored again.
+    // The cache follows the prune, so the pruned blobs are stored again.
     let again = scene.point("web", "2026-12-02T02:00:00Z", &first);
     scene.expect(&again, &first);
 }
 
 #[test]
-fn a_guest_of_the_same_template_costs_little() {
+fn guest_of_the_same_template_costs_little() {
     let scene = Scene::new();
     let image = Image::usual();
     scene.point("web", FIRST, &image);
@@ -123,7 +123,7 @@ fn a_guest_of_the_same_template_costs_little() {
 }
 
 #[test]
-fn a_disk_that_grows_or_shrinks_is_a_disk_of_that_size() {
+fn grown_or_shrunk_disk_has_its_new_size() {
     let scene = Scene::new();
     for (n, size) in (1..).zip([2 * MIB, 4 * MIB + 512, 3 * MIB]) {
         let image = Image::new(size, &[(0, MIB), (size - 70_000, 70_000)], 5);
@@ -133,7 +133,7 @@ fn a_disk_that_grows_or_shrinks_is_a_disk_of_that_size() {
 }
 
 #[test]
-fn what_restic_saved_is_read_whatever_its_blobs() {
+fn files_saved_by_restic_are_readable() {
     let scene = Scene::of_restic();
     let image = Image::new(9 * MIB + 77, &[(0, 4 * MIB), (8 * MIB, MIB + 77)], 3);
     std::fs::create_dir_all(scene.restic.path("web/disks")).unwrap();
@@ -141,8 +141,8 @@ fn what_restic_saved_is_read_whatever_its_blobs() {
     let archive = scene.restic.path("web");
     scene.restic.run(&["backup", "--tag", "kvmbackup", archive.to_str().unwrap()]);
     let (id, snapshot) = scene.repository.snapshots().unwrap().found.pop().unwrap();
-    assert!(matches!(scene.open(id, &snapshot), Err(Error::Suspect { .. })), "its path is no domain's");
-    // The first folder of that path, as if it were a domain's.
+    assert!(matches!(scene.open(id, &snapshot), Err(Error::Suspect { .. })), "its path is not that of a domain");
+    // Use the first directory of that path like that of a domain.
     let root = archive.iter().nth(1).unwrap().to_str().unwrap();
     let snapshot = Snapshot { paths: vec![format!("/{root}")], ..snapshot };
     let reader = scene.open(id, &snapshot).unwrap();
@@ -154,7 +154,7 @@ fn what_restic_saved_is_read_whatever_its_blobs() {
 }
 
 #[test]
-fn what_cannot_be_a_point_is_refused() {
+fn invalid_names_and_data_are_refused() {
     let scene = Scene::new();
     for folder in ["", "..", "a/b"] {
         assert!(matches!(scene.begin(folder, FIRST), Err(Error::Invalid { .. })));

@@ -1,4 +1,4 @@
-//! A repository with points of random disks.
+//! Builds a repository with restore points of random disks.
 
 use std::fs;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Random bytes in these ranges, zeros elsewhere; a third of the bytes in the ranges are zeros as well.
+    /// Random bytes in these ranges and zeros elsewhere; a third of the bytes in the ranges are zeros as well.
     pub fn new(size: u64, ranges: &[(u64, u64)], seed: u64) -> Image {
         let mut image = Image { bytes: vec![0; size as usize], extents: Vec::new() };
         for &(offset, length) in ranges {
@@ -33,7 +33,7 @@ impl Image {
         Image::new(40 * MIB + 512, &[(0, MIB + 5), (3 * MIB + 100, 200_000), (30 * MIB, MIB), (40 * MIB, 512)], 1)
     }
 
-    /// Writes other bytes.
+    /// Overwrites a range with random bytes.
     pub fn fill(&mut self, offset: u64, length: u64, seed: u64) {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         for (n, byte) in self.bytes[offset as usize..(offset + length) as usize].iter_mut().enumerate() {
@@ -48,7 +48,7 @@ impl Image {
         Disk { size: self.bytes.len() as u64, extents: self.extents.clone() }
     }
 
-    /// Reads it in pieces of an odd length.
+    /// Reads the disk in pieces of an odd length.
     pub fn read<E: From<Error>>(&self, extents: &[Extent], sink: &mut Sink<'_, E>) -> Result<(), E> {
         for extent in extents {
             for (n, piece) in self.bytes[extent.offset as usize..extent.end() as usize].chunks(100_001).enumerate() {
@@ -73,7 +73,7 @@ impl Scene {
         Scene { restic, repository, options }
     }
 
-    /// The same, but restic makes the repository.
+    /// The same, but restic creates the repository.
     pub fn of_restic() -> Scene {
         let restic = Restic::new();
         restic.run(&["init", "--repository-version", "2"]);
@@ -86,7 +86,7 @@ impl Scene {
         SnapshotWriter::begin(&self.repository, about(domain, time), &self.options)
     }
 
-    /// Writes a point with the usual files and this disk.
+    /// Writes a restore point with the usual files and this disk.
     pub fn point(&self, domain: &str, time: &str, image: &Image) -> (Id, Snapshot) {
         write(self.begin(domain, time).unwrap(), image).unwrap()
     }
@@ -96,12 +96,12 @@ impl Scene {
         SnapshotReader::open(&self.repository, &catalog, (id, snapshot), &Cancel::default())
     }
 
-    /// Bytes of all objects.
+    /// Bytes of all objects except the config.
     pub fn stored(&self) -> u64 {
         Kind::ALL.into_iter().skip(1).flat_map(|kind| self.repository.list(kind).unwrap()).map(|(_, size)| size).sum()
     }
 
-    /// The point holds what was saved, by our reader and by restic.
+    /// Asserts that our reader and restic return the saved contents.
     #[track_caller]
     pub fn expect(&self, (id, snapshot): &(Id, Snapshot), image: &Image) {
         let reader = self.open(*id, snapshot).unwrap();
@@ -109,7 +109,7 @@ impl Scene {
         let path = format!("{}/disks/vda.raw", snapshot.paths[0]);
         let dumped = self.restic.try_run(&["dump", &id.to_string(), &path]);
         assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
-        assert!(dumped.stdout == image.bytes, "restic dumps other bytes");
+        assert!(dumped.stdout == image.bytes, "restic dumped other bytes");
     }
 }
 
@@ -137,7 +137,7 @@ pub fn write(mut writer: SnapshotWriter, image: &Image) -> Result<(Id, Snapshot)
     writer.commit(Some(serde_json::json!({"run": "a"})))
 }
 
-/// The point holds the usual files and this disk.
+/// Asserts that the restore point contains the usual files and this disk.
 #[track_caller]
 pub fn expect_read(reader: &SnapshotReader, image: &Image) {
     let lengths: Vec<_> = reader.names().map(|(name, length)| (name.to_owned(), length)).collect();
@@ -163,13 +163,13 @@ pub fn expect_read(reader: &SnapshotReader, image: &Image) {
         Ok(())
     })
     .unwrap();
-    assert!(all == image.bytes, "other bytes are read");
+    assert!(all == image.bytes, "other bytes were read");
     let mut checked = 0;
     let damages = reader.verify(&mut |bytes| checked += bytes);
     assert!(damages.is_empty() && checked > 0, "{damages:?}");
 }
 
-/// The objects of a repository as files.
+/// The objects of a repository except the config, with their bytes.
 pub fn objects(scene: &Scene) -> Vec<(Object, Vec<u8>)> {
     let place = scene.restic.place();
     let of_kind = |kind| {
@@ -180,7 +180,7 @@ pub fn objects(scene: &Scene) -> Vec<(Object, Vec<u8>)> {
     objects.map(|object| (object, place.read_all(object, 1 << 30).unwrap())).collect()
 }
 
-/// A copy of a repository's files, to be put back.
+/// Restores saved objects and removes all others.
 pub fn put_back(scene: &Scene, saved: &[(Object, Vec<u8>)]) {
     let place = scene.restic.place();
     for (object, _) in objects(scene) {

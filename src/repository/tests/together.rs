@@ -1,4 +1,4 @@
-//! Writers at once, and locks and parents that are taken away.
+//! Concurrent writers, and locks and parents that are removed during a backup.
 
 use std::thread;
 
@@ -10,7 +10,7 @@ const FIRST: &str = "2026-11-30T02:00:00Z";
 const SECOND: &str = "2026-12-01T02:00:00Z";
 
 #[test]
-fn two_writers_at_once_make_two_points() {
+fn concurrent_writers_make_separate_points() {
     let scene = Scene::new();
     let image = Image::usual();
     let other = WriteOptions { cache: scene.restic.path("other host"), ..scene.options.clone() };
@@ -35,12 +35,12 @@ fn two_writers_at_once_make_two_points() {
     assert_eq!(scene.repository.list(Kind::Lock).unwrap(), []);
     let before = scene.stored();
     scene.restic.run(&["prune"]);
-    assert!(scene.stored() < before, "what two stored at once is there twice until a prune");
+    assert!(scene.stored() < before, "blobs that were stored twice are removed by a prune");
     scene.restic.run(&["check", "--read-data"]);
 }
 
 #[test]
-fn a_writer_whose_lock_was_taken_away_makes_no_point() {
+fn writer_whose_lock_was_removed_makes_no_point() {
     let scene = Scene::new();
     let image = Image::new(MIB, &[(0, MIB)], 9);
     let writer = scene.begin("web", FIRST).unwrap();
@@ -51,13 +51,13 @@ fn a_writer_whose_lock_was_taken_away_makes_no_point() {
 }
 
 #[test]
-fn a_writer_whose_parent_was_pruned_makes_no_point() {
+fn writer_whose_parent_was_removed_makes_no_point() {
     let scene = Scene::new();
     let image = Image::new(MIB, &[(0, MIB)], 9);
     let (first, _) = scene.point("web", FIRST, &image);
     let writer = scene.begin("web", SECOND).unwrap();
     assert_eq!(writer.parent(), Some(first));
-    // What `forget` alone does, which takes no exclusive lock in all versions of restic.
+    // As `restic forget` without `--prune` does; not every version of restic takes an exclusive lock for it.
     scene.repository.remove(Object::new(Kind::Snapshot, first)).unwrap();
     let error = write(writer, &image).unwrap_err();
     assert!(matches!(error, Error::ParentGone { parent, .. } if parent == first) && error.hint().is_some());
@@ -67,7 +67,7 @@ fn a_writer_whose_parent_was_pruned_makes_no_point() {
 }
 
 #[test]
-fn restic_prunes_only_when_no_writer_is_at_work() {
+fn restic_refuses_to_prune_during_a_backup() {
     let scene = Scene::new();
     let image = Image::new(MIB, &[(0, MIB)], 9);
     let writer = scene.begin("web", FIRST).unwrap();
@@ -78,7 +78,7 @@ fn restic_prunes_only_when_no_writer_is_at_work() {
 }
 
 #[test]
-fn a_signal_ends_reading() {
+fn signal_stops_reading() {
     let scene = Scene::new();
     let (id, snapshot) = scene.point("web", FIRST, &Image::usual());
     let catalog = std::sync::Arc::new(Catalog::open(&scene.repository, &scene.options.cache).unwrap());

@@ -1,40 +1,45 @@
 //! kvmbackup archives pass the contract tests with every codec.
 
 use super::super::contract::{Kind, all};
-use super::super::{Error, Point, Store, disk_member};
+use super::super::{Point, Store, disk_member};
 use crate::model::Codec;
-use crate::store::fixture::{DOMAIN, Fixture};
+use crate::store::fixture::{DOMAIN, Disk, Fixture};
 
 const AT: &str = "2026-11-20T02:00:00Z";
+
+fn archive(make: fn(&Fixture, &[Disk]), checks_ranges: bool) -> Kind {
+    let data = |_: &Fixture, point: &Point| point.location().to_owned();
+    Kind { store: Fixture::new, make, data, image: Some("qcow2"), is_ours: true, checks_ranges }
+}
 
 #[test]
 fn zstd_archive_passes_the_contract() {
     let make = |fixture: &Fixture, disks: &[_]| drop(fixture.point(AT, Codec::Zstd(1), disks));
-    all(&Kind { make, is_ours: true, checks_ranges: true });
+    all(&archive(make, true));
 }
 
 #[test]
 fn gzip_archive_passes_the_contract() {
     let make = |fixture: &Fixture, disks: &[_]| drop(fixture.point(AT, Codec::Gzip(1), disks));
-    all(&Kind { make, is_ours: true, checks_ranges: true });
+    all(&archive(make, true));
 }
 
 #[test]
 fn uncompressed_archive_passes_the_contract() {
     let make = |fixture: &Fixture, disks: &[_]| drop(fixture.point(AT, Codec::None, disks));
-    all(&Kind { make, is_ours: true, checks_ranges: false });
+    all(&archive(make, false));
 }
 
 #[test]
 fn concurrent_writers_get_distinct_points_and_a_dropped_one_leaves_none() {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
-    let begin = || fixture.store.begin(DOMAIN, AT.parse().unwrap(), Codec::Zstd(1), |_| Ok::<_, Error>(())).unwrap();
+    let begin = || fixture.begin(AT, Codec::Zstd(1));
     let listed = |store: &Store| store.points(DOMAIN).unwrap();
     let mut writers = [begin(), begin(), begin()];
     for writer in &mut writers {
         let manifest = fixture.manifest(writer.id(), &disks[..1]);
-        writer.manifest(&manifest, 1).unwrap();
+        writer.manifest(&manifest).unwrap();
         writer.disk(&disk_member("vda"), &mut disks[0].source()).unwrap();
     }
     assert!(listed(&fixture.store).is_empty() && fixture.store.partials(DOMAIN).unwrap().len() == 3);

@@ -1,0 +1,18 @@
+//! Runs the command `repository`. Must not know the format of a repository.
+
+use super::args::{Global, RepositoryCommand};
+use super::print;
+use crate::app;
+use crate::engine::target;
+use crate::model::RunResult;
+
+pub(super) fn run(global: &Global, words: &RepositoryCommand) -> Result<RunResult, app::Error> {
+    let settings = super::settings(global)?;
+    match words {
+        RepositoryCommand::Init => {
+            let id = target::init(&settings)?;
+            print(&format!("created the repository {id} in {}\n", settings.backupdir.display()));
+            Ok(RunResult::Good)
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The value of the key `repository`, and its limits. Must not open a repository, or read a secret.
+
+use std::path::PathBuf;
+
+use super::error::Problems;
+use super::key;
+use super::keys::REPOSITORY;
+use super::place::Place;
+use super::value;
+use crate::sys::secret::Secret;
+
+/// Where the cache lies, unless the configuration says otherwise.
+const CACHE_DIR: &str = "/var/cache/kvmbackup";
+
+/// A repository that holds the restore points of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepositorySettings {
+    /// Absolute path of its directory.
+    pub path: PathBuf,
+    /// Where its password is stored.
+    pub password: Secret,
+    /// Absolute path of the directory for the cache, which can be removed at any time.
+    pub cache_dir: PathBuf,
+}
+
+/// `None` if it is incomplete or invalid.
+pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<RepositorySettings> {
+    const PASSWORDS: [&str; 3] = ["password_file", "password_env", "password_credential"];
+    let password = Secret::Env(String::new());
+    let mut repository = RepositorySettings { path: PathBuf::new(), password, cache_dir: CACHE_DIR.into() };
+    let before = problems.count();
+    let entries = key::inside(place, &mut repository, REPOSITORY, problems);
+    key::require(place, &entries, "url", Some(URL), problems);
+    key::exclude(&entries, &PASSWORDS, problems);
+    if !entries.iter().any(|entry| PASSWORDS.contains(&entry.name)) {
+        problems.add(place.wrong("requires a password", format!("one of {}", PASSWORDS.join(", "))));
+    }
+    (problems.count() == before).then_some(repository)
+}
+
+const URL: &str = "the absolute path of a directory";
+
+/// The directory of a repository. `s3:` and the like are reserved for places that are no directories.
+pub(super) fn path(place: &Place<'_>, problems: &mut Problems) -> Option<PathBuf> {
+    let text = value::text(place, problems)?;
+    match text.split_once(':') {
+        Some((scheme, _)) if !text.starts_with('/') => {
+            problems.add(place.wrong(format!("cannot be at `{}:`", scheme.escape_debug()), URL));
+            None
+        }
+        _ => value::absolute(place, problems),
+    }
+}

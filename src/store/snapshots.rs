@@ -1,0 +1,177 @@
+//! A repository as a store: opens it, lists, begins and removes its restore points. Must not read or write their contents.
+//!
+//! A restore point is a snapshot with the tag of this program. Its host name is the domain, so one repository can serve
+//! many hosts, and `restic snapshots` shows a domain per line.
+
+mod manifest;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use chrono::{TimeDelta, Timelike};
+
+pub(super) use reader::{Disk, SavedSnapshot};
+pub(super) use writer::{SnapshotPoint, disk_member};
+
+use super::{Domains, Error, Intent, Kind, Point, name};
+use crate::model::{DomainRef, PointId};
+use crate::repository::{
+    self, About, Catalog, Id, Local, Repository, SharedLock, SnapshotList, SnapshotWriter, Timing, WriteOptions,
+};
+use crate::sys::patience::Patience;
+use crate::sys::secret::Secret;
+use crate::sys::signals::Cancel;
+use crate::sys::trust::{self, Refused};
+
+/// How long a backup waits for a process that works on the repository alone, such as `restic prune`.
+const WRITER_WAIT: Duration = Duration::from_secs(60 * 60);
+
+/// The same for whoever reads or removes restore points.
+const READER_WAIT: Duration = Duration::from_secs(60);
+
+/// How a repository is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Where its password is stored.
+    pub password: Secret,
+    /// Directory of the cache.
+    pub cache_dir: PathBuf,
+}
+
+impl Access {
+    /// The password.
+    ///
+    /// # Errors
+    /// If it cannot be read, or if another user could change its file.
+    fn password(&self) -> Result<String, Error> {
+        if let Some(Err(source @ Refused::Untrusted { .. })) = self.password.path().map(|path| trust::input(&path)) {
+            return Err(Error::Untrusted { source });
+        }
+        Ok(self.password.read()?)
+    }
+}
+
+/// The restore points of a repository in a directory. Opened when first needed: a password costs a fraction of a second.
+#[derive(Debug)]
+pub(super) struct Snapshots {
+    root: PathBuf,
+    access: Access,
+    patience: Patience,
+    opened: OnceLock<Repository>,
+    known: Mutex<SnapshotList>,
+}
+
+impl Snapshots {
+    pub(super) fn new(root: &Path, access: Access, patience: &Patience) -> Snapshots {
+        let (opened, known) = (OnceLock::new(), Mutex::default());
+        Snapshots { root: root.to_owned(), access, patience: patience.clone(), opened, known }
+    }
+
+    /// The opened repository.
+    pub(super) fn repository(&self) -> Result<&Repository, Error> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened);
+        }
+        let opened = Repository::open(self.place(), &self.access.password()?)?;
+        Ok(self.opened.get_or_init(|| opened))
+    }
+
+    /// Creates the repository.
+    pub(super) fn init(&self) -> Result<String, Error> {
+        let created = Repository::init(self.place(), &self.access.password()?)?;
+        Ok(created.id().to_string())
+    }
+
+    fn place(&self) -> Arc<Local> {
+        Arc::new(Local::at(&self.root, &self.patience))
+    }
+
+    /// What is known of all snapshots, brought up to date.
+    fn list(&self) -> Result<MutexGuard<'_, SnapshotList>, Error> {
+        let repository = self.repository()?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.update(repository)?;
+        Ok(known)
+    }
+
+    /// The domains with a restore point. Snapshots that cannot be read are failures, because they may be of any domain.
+    pub(super) fn domains(&self) -> Result<Domains, Error> {
+        let mut known = self.list()?;
+        let names: BTreeSet<String> = known.ours().map(|(_, snapshot)| snapshot.hostname.clone()).collect();
+        let failures = std::mem::take(&mut known.failures).into_iter().map(Error::from).collect();
+        Ok(Domains { names: names.into_iter().collect(), failures })
+    }
+
+    /// The restore points of a domain, oldest first.
+    pub(super) fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
+        let known = self.list()?;
+        let own = known.ours().filter(|(_, snapshot)| snapshot.hostname == domain);
+        Ok(own.map(|(id, snapshot)| self.point(*id, snapshot)).collect())
+    }
+
+    fn point(&self, id: Id, snapshot: &repository::Snapshot) -> Point {
+        Point {
+            domain: snapshot.hostname.clone(),
+            id: PointId::at(snapshot.time),
+            bytes: snapshot.summary.map_or(0, |summary| summary.data_added_packed),
+            path: writer::location(&self.root, id),
+            kind: Kind::Snapshot { id },
+        }
+    }
+
+    /// Begins a restore point, at the requested time or the next free second.
+    pub(super) fn begin(&self, domain: &DomainRef, intent: &Intent) -> Result<SnapshotPoint, Error> {
+        let repository = self.repository()?;
+        match repository::remove_left_by_us(repository) {
+            Ok(0) => {}
+            Ok(count) => tracing::warn!("removed {count} locks of interrupted runs from the repository"),
+            Err(error) => tracing::warn!("cannot remove locks of interrupted runs: {error}"),
+        }
+        let taken: BTreeSet<PointId> = self.points(&domain.name)?.into_iter().map(|point| point.id).collect();
+        let mut time = intent.at.with_nanosecond(0).unwrap_or(intent.at);
+        while taken.contains(&PointId::at(time)) {
+            time += TimeDelta::seconds(1);
+        }
+        let about = About {
+            domain: domain.name.clone(),
+            folder: name::encode(&domain.name),
+            tags: vec![format!("uuid:{}", domain.uuid)],
+            time,
+            program: format!("kvmbackup {}", env!("CARGO_PKG_VERSION")),
+        };
+        let options = WriteOptions {
+            cache: self.access.cache_dir.clone(),
+            threads: intent.threads,
+            timing: Timing::waiting(WRITER_WAIT),
+            cancel: intent.cancel.clone(),
+        };
+        let writer = SnapshotWriter::begin(repository, about, &options)?;
+        Ok(SnapshotPoint::new(writer, &self.root, domain, PointId::at(time)))
+    }
+
+    /// Opens a restore point for reading.
+    pub(super) fn open(&self, id: Id, path: &Path, cancel: &Cancel) -> Result<SavedSnapshot, Error> {
+        let repository = self.repository()?;
+        let snapshot = repository.snapshot(id)?.ok_or_else(|| Error::File {
+            action: "open",
+            path: path.to_owned(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })?;
+        let catalog = Arc::new(Catalog::open(repository, &self.access.cache_dir)?);
+        SavedSnapshot::open(repository, &catalog, (id, path), snapshot, cancel)
+    }
+
+    /// Removes a restore point; a missing one is not an error. Its data stays until the repository is pruned.
+    pub(super) fn remove(&self, id: Id) -> Result<(), Error> {
+        let repository = self.repository()?;
+        let lock = SharedLock::take(repository, Timing::waiting(READER_WAIT), &Cancel::default())?;
+        repository.forget(id)?;
+        Ok(lock.release()?)
+    }
+}
