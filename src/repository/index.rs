@@ -109,7 +109,7 @@ mod tests {
         for pack in packs {
             let mut entries: Vec<Entry> = found.iter().filter(|found| found.0 == pack).map(|found| found.1).collect();
             entries.sort_by_key(|entry| entry.offset);
-            assert_eq!(super::super::pack::read_header(&repository, pack).unwrap(), entries);
+            assert_eq!(super::super::pack::header::read_header(&repository, pack).unwrap(), entries);
             ours.add(pack, &entries);
         }
         assert!(ours.blobs() == found.len() && found.len() >= 2);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::blobs::{Blobs, Stats};
+use super::blobs::Blobs;
 use super::catalog::Catalog;
 use super::fetch::Fetcher;
 use super::lock::{SharedLock, Timing};
@@ -103,7 +103,7 @@ impl SnapshotWriter {
 
     /// Counts of the blobs stored so far.
     #[cfg(test)]
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> super::blobs::Stats {
         self.blobs.stats()
     }
 

@@ -178,11 +178,11 @@ impl Store {
     /// system. A repository must exist.
     pub fn at_or_create(place: impl Into<Place>, patience: &Patience) -> Result<Store, Error> {
         let store = Store::of(place.into(), patience);
-        let ready = match store.snapshots {
-            Some(_) => Folder::check,
-            None => Folder::make_target,
-        };
-        store.call(ready).map(|()| store)
+        match &store.snapshots {
+            Some(snapshots) => store.call(Folder::check).and_then(|()| snapshots.repository().map(drop))?,
+            None => store.call(Folder::make_target)?,
+        }
+        Ok(store)
     }
 
     /// Creates the repository, and its directory if that is missing. Returns the ID of the repository.
@@ -254,7 +254,7 @@ impl Store {
             None => {
                 let partial = self.create_noted(&domain.name, intent.at, intent.codec, note)?;
                 let archive = ArchiveWriter::new(partial, intent.codec, intent.threads, &self.patience);
-                writer::Target::Archive(archive)
+                writer::Target::Archive(Box::new(archive))
             }
         }))
     }

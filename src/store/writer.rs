@@ -30,7 +30,7 @@ pub trait DiskSource {
 pub struct PointWriter(pub(super) Target);
 
 pub(super) enum Target {
-    Archive(ArchiveWriter),
+    Archive(Box<ArchiveWriter>),
     Snapshot(Box<SnapshotPoint>),
 }
 

@@ -169,7 +169,9 @@ impl Host {
                 writeln!(text, "  {key} {value}").unwrap();
             }
         };
-        default("backupdir:", self.path("backups").display().to_string());
+        if !has("repository:") {
+            default("backupdir:", self.path("backups").display().to_string());
+        }
         default("state_dir:", self.path("state").display().to_string());
         default("libvirt_uri:", self.uri());
         self.write_config(&text);

@@ -59,6 +59,7 @@ mod packages;
 mod page_cache;
 mod pictures;
 mod reliability;
+mod repository;
 mod restore_points;
 mod runbooks;
 mod secrets;

@@ -1,0 +1,121 @@
+//! A host whose restore points are in a repository: every command, and what restic makes of the result.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::host::{Host, run};
+
+const PASSWORD: &str = "kb-secret-of-the-repository";
+
+/// A host with these guests, whose restore points go into a repository.
+fn host(guests: &[&str], domains: &str) -> Host {
+    let host = Host::new(guests);
+    fs::write(host.path("password"), PASSWORD).unwrap();
+    run("chmod", &["600", host.path("password").to_str().unwrap()]);
+    let path = |name: &str| host.path(name).display().to_string();
+    let (url, password, cache) = (path("repository"), path("password"), path("cache"));
+    host.configure(&format!("repository: {{url: {url}, password_file: {password}, cache_dir: {cache}}}"), domains);
+    host
+}
+
+fn restic(host: &Host, arguments: &[&str]) -> String {
+    let mut command = Command::new("restic");
+    command.args(["--no-cache", "-r"]).arg(host.path("repository")).args(arguments);
+    let output = command.arg("--password-file").arg(host.path("password")).output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {printed}{}", String::from_utf8_lossy(&output.stderr));
+    printed
+}
+
+fn expect_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
+    run("qemu-img", &["compare", "-f", a_format, "-F", b_format, a.to_str().unwrap(), b.to_str().unwrap()]);
+}
+
+#[test]
+fn every_command_works_on_a_repository_and_restic_reads_it() {
+    let host = host(&["a", "b"], "{\"*\": {day_of_week: daily, rotate: 2}}");
+    let created = host.run("repository init").ends(0);
+    assert!(created.out.starts_with("created the repository "), "{}", created.out);
+    host.run("backup").ends(0).tells(&["ok", "a", "direct/off"]);
+    restic(&host, &["check", "--read-data"]);
+
+    // Nothing changed, then one cluster did.
+    host.run("backup --force").ends(0);
+    run("qemu-io", &["-c", "write -P 0xcd 2M 64k", host.image("a").to_str().unwrap()]);
+    host.run("backup --force a").ends(0);
+    let listed = host.run("list --json").ends(0).json();
+    let points = listed["points"].as_array().unwrap();
+    let of = |name: &str| points.iter().filter(|point| point["domain"] == name).collect::<Vec<_>>();
+    assert_eq!((of("a").len(), of("b").len()), (2, 2), "{listed:#}");
+
+    let verified = host.run("verify --all --json").ends(0).json();
+    assert_eq!(verified["points"].as_array().unwrap().len(), 4, "{verified:#}");
+
+    let to = host.path("restored");
+    fs::create_dir(&to).unwrap();
+    host.run(&format!("restore a --to {}", to.display())).ends(0);
+    expect_same(&host.image("a"), "qcow2", &to.join("a.qcow2"), "qcow2");
+    let older = host.path("older");
+    fs::create_dir(&older).unwrap();
+    let at = of("a")[0]["id"].as_str().unwrap();
+    host.run(&format!("restore a --at {at} --disk vda --to {}", older.display())).ends(0);
+    let differs =
+        Command::new("qemu-img").args(["compare", "-q"]).arg(host.image("a")).arg(older.join("a.qcow2")).status();
+    assert_eq!(differs.unwrap().code(), Some(1));
+
+    restic(&host, &["check", "--read-data"]);
+    restic(&host, &["restore", "latest", "--host", "a", "--target", host.path("by-restic").to_str().unwrap()]);
+    expect_same(&host.image("a"), "qcow2", &host.path("by-restic/a/disks/vda.raw"), "raw");
+    assert!(restic(&host, &["snapshots"]).contains("4 snapshots"));
+
+    let pruned = host.run("prune --dry-run").ends(0);
+    assert!(pruned.out.contains("keep"), "{}", pruned.out);
+    assert_eq!(fs::read_dir(host.path("repository/locks")).unwrap().count(), 0);
+}
+
+#[test]
+fn repository_that_does_not_exist_is_never_created_by_a_run() {
+    let host = host(&["a"], "{\"*\": {day_of_week: daily}}");
+    let refused = host.run("backup").ends(5);
+    assert!(!host.path("repository").exists(), "{}", refused.out);
+    host.run("check")
+        .ends(1)
+        .tells(&["PROBLEM", "the repository does not exist"])
+        .tells(&["kvmbackup", "repository init"]);
+    fs::create_dir(host.path("repository")).unwrap();
+    let refused = host.run("backup").ends(5);
+    let said = refused.out + &refused.err;
+    assert!(said.contains("no repository found") && said.contains("repository init"), "{said}");
+
+    fs::remove_dir(host.path("repository")).unwrap();
+    host.run("repository init").ends(0);
+    let again = host.run("repository init");
+    assert!(again.code != 0 && again.err.contains("already"), "{again:?}");
+    host.run("backup").ends(0);
+}
+
+#[test]
+fn wrong_and_exposed_passwords_are_reported_and_no_password_is_printed() {
+    let host = host(&["a"], "{\"*\": {day_of_week: daily}}");
+    host.run("repository init").ends(0);
+    run("chmod", &["644", host.path("password").to_str().unwrap()]);
+    let exposed = host.run("check");
+    assert!(exposed.out.contains("other users can read it"), "{}", exposed.out);
+    run("chmod", &["600", host.path("password").to_str().unwrap()]);
+    let mut said = host.run("-vv backup").ends(0);
+    said.out += &host.run("-vv list --json").ends(0).out;
+    said.out += &host.run("-vv check").err;
+    assert!(!format!("{said:?}").contains(PASSWORD));
+    for file in ["report.json", "ledger.json"] {
+        let text = fs::read_to_string(host.path("state").join(file)).unwrap_or_default();
+        assert!(!text.contains(PASSWORD), "{file}");
+    }
+
+    fs::write(host.path("password"), "another").unwrap();
+    let refused = host.run("backup --force");
+    assert!(refused.code == 5 && (refused.out + &refused.err).contains("wrong password"));
+    run("chown", &["65534", host.path("password").to_str().unwrap()]);
+    let refused = host.run("list");
+    assert!(refused.code != 0 && refused.err.contains("cannot be trusted"), "{refused:?}");
+}
