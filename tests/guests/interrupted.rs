@@ -220,5 +220,9 @@ fn without_a_configuration_recover_looks_in_the_usual_place_and_says_so() {
     let ran = program.run(&["recover"]);
     assert_eq!(ran.code, 2, "another folder may have been meant: {ran:#?}");
     assert_eq!(ran.stdout, "no interrupted run in /var/lib/kvmbackup\n");
-    assert!(ran.stderr.contains("backupdr") && ran.stderr.contains("looking in /var/lib/kvmbackup"), "{ran:#?}");
+    assert!(
+        ran.stderr.contains("backupdr")
+            && ran.stderr.contains("using /var/lib/kvmbackup, which may not be the configured"),
+        "{ran:#?}"
+    );
 }
