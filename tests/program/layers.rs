@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("nbd", &["model", "sys"]),
     ("archive", &["model", "sys"]),
     ("repository", &["model", "sys"]),
-    ("store", &["archive", "hypervisor", "model", "qcow2", "sys"]),
+    ("store", &["archive", "hypervisor", "model", "qcow2", "repository", "sys"]),
     (
         "engine",
         &["config", "hooks", "hypervisor", "ledger", "model", "nbd", "plan", "qcow2", "retention", "store", "sys"],
