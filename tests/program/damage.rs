@@ -1,7 +1,8 @@
-//! Every damage of a matrix, done to a real archive: `verify` names it, `restore` is never silently wrong, and nothing else in
-//! the same command is the worse for it.
+//! Applies every damage of a matrix to a real archive: `verify` names it, `restore` never returns wrong data silently,
+//! and nothing else in the same command is affected.
 //!
-//! The places are found by the test's own reading of the format (`damage/places.rs`); the archives are made by the program.
+//! The places are found by the test's own parser of the format (`damage/places.rs`); the archives are created by the
+//! program.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 
 #[path = "damage/archives.rs"]
@@ -21,7 +22,7 @@ use kinds::{KINDS, Kind, damaged};
 use places::places;
 use salvaged::Originals;
 
-/// Each damaged archive in the place of the good one, and what was damaged: `zstd: flip in seek table`.
+/// Each damaged archive in place of the good one, with the description of its damage: `zstd: flip in seek table`.
 fn each_damage(archives: &Archives, mut check: impl FnMut(&str, &places::Place, Kind)) {
     let good = fs::read(&archives.archive).unwrap();
     for place in places(&good, archives.codec) {
@@ -34,7 +35,7 @@ fn each_damage(archives: &Archives, mut check: impl FnMut(&str, &places::Place, 
     fs::write(&archives.archive, good).unwrap();
 }
 
-/// Panics unless `verify` calls the archive damaged, by its path and what is wrong in it, and the other domain's good.
+/// Panics unless `verify` reports the archive as damaged, with its path and the cause, and the other domain's as good.
 fn is_named(archives: &Archives, what: &str) {
     let ran = archives.host.run("verify --json");
     assert_eq!(ran.code, 6, "{what}: {ran:?}");
@@ -61,8 +62,8 @@ fn is_named(archives: &Archives, what: &str) {
     }
 }
 
-/// Panics unless a restore gives the very bytes that were saved, or fails and leaves nothing. The second disk alone is had
-/// when the damage lies elsewhere.
+/// Panics unless a restore returns the exact bytes that were saved, or fails and leaves nothing. The second disk alone
+/// is restored if the damage is elsewhere.
 fn is_never_silently_wrong(archives: &Archives, good: &Contents, what: &str, place: &places::Place, kind: Kind) {
     let stays_in_place = matches!(kind, Kind::Flip | Kind::Swap | Kind::Zero);
     for words in ["", "--disk vdb"] {
@@ -95,21 +96,21 @@ fn every_damage(codec: &'static str) {
 }
 
 #[test]
-fn every_damage_to_a_zstd_archive_is_named_restores_nothing_wrong_and_costs_only_its_frames() {
+fn damage_to_a_zstd_archive_is_named_never_restored_and_costs_only_its_frames() {
     every_damage("zstd");
 }
 
 #[test]
-fn every_damage_to_a_gzip_archive_is_named_restores_nothing_wrong_and_costs_only_its_frames() {
+fn damage_to_a_gzip_archive_is_named_never_restored_and_costs_only_its_frames() {
     every_damage("gzip");
 }
 
 #[test]
-fn every_damage_to_an_uncompressed_archive_is_named_and_restores_nothing_wrong() {
+fn damage_to_an_uncompressed_archive_is_named_and_never_restored() {
     every_damage("none");
 }
 
 #[test]
-fn every_damage_to_an_archive_of_the_script_is_named_and_restores_nothing_wrong() {
+fn damage_to_an_archive_of_the_legacy_script_is_named_and_never_restored() {
     every_damage("seed");
 }
