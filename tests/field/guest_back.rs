@@ -276,7 +276,7 @@ fn guest_saved_to_a_file_during_the_backup_can_be_restored_as_the_report_says() 
 }
 
 #[test]
-fn overlay_of_a_guest_saved_right_after_the_snapshot_is_reported_although_it_is_captured_again() {
+fn overlay_of_a_guest_saved_right_after_the_snapshot_is_reported_despite_a_new_capture() {
     let name = "saved-after-snapshot";
     let scene = Scene::new(name);
     let mut command = scene.program.command();
