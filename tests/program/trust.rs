@@ -135,7 +135,7 @@ fn ordinary_users_can_use_their_own_files_and_not_those_of_another() {
 }
 
 #[test]
-fn mail_program_that_another_user_could_change_is_not_run() {
+fn mail_transport_that_another_user_could_change_is_not_used() {
     let host = Host::new(&["a"]);
     let server = Server::start("accept");
     let folder = host.path("etc");

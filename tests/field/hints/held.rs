@@ -37,7 +37,7 @@ fn guest_with_the_overlay_still_open_is_shut_down_as_the_hint_says() {
 }
 
 #[test]
-fn unused_overlay_without_a_base_is_moved_away_as_the_hint_says() {
+fn unused_overlay_without_a_base_is_kept_as_a_copy_as_the_hint_says() {
     let (scene, overlay) = killed("hint-alone", 0xd9);
     let name = scene.guest.name();
     virsh(&["blockpull", name, "vda", "--wait"]);
