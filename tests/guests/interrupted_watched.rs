@@ -35,7 +35,7 @@ fn overlays_left_behind_and_guests_without_backups_are_reported() {
     gate.hold(Call::Commit);
     let mut run = program.command().arg("backup").stdout(Stdio::null()).spawn().unwrap();
     gate.wait(&mut run);
-    assert!(ledger()["jobs"]["nightly"]["running"].is_string(), "the guest is running");
+    assert!(ledger()["jobs"]["nightly"]["running"].is_string(), "the run is in progress");
     gate.kill(&mut run);
 
     let found = look(&program);

@@ -191,7 +191,7 @@ fn half_open(long: Duration) {
         });
         let began = Instant::now();
         let (mut asked, mut most_held) = (0, 0);
-        // Set even if the limit is exceeded; otherwise the thread would run forever.
+        // Catch the panic, so that the thread ends even if the limit is exceeded.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let has_seen_enough =
                 |asked, most_held| asked >= 20 && most_held >= MANY && closed.load(Ordering::Relaxed) >= MANY;
