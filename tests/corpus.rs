@@ -1,6 +1,7 @@
-//! Proves that no reader of foreign bytes panics or eats memory on what the fuzzer began with, and on what it has found.
+//! Checks that no parser of foreign bytes panics or uses too much memory on the initial corpus and on the findings of
+//! the fuzzer.
 //!
-//! The entries are the fuzzer's own (`fuzz/src`); the corpus is `fuzz/corpus/ENTRY`.
+//! The entry points are the fuzzer's own (`fuzz/src`); the corpus is `fuzz/corpus/ENTRY`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 
 use std::path::Path;
@@ -9,14 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
 
-/// Bytes that an entry may need at its worst: what the fuzzer is held to.
+/// The most memory that an entry may need; the fuzzer has the same limit.
 const MEMORY: u64 = 1 << 30;
 
-/// Some thread has panicked: those that decode do not tell.
+/// Whether any thread has panicked. Decoder threads do not report their panics.
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
 #[test]
-fn no_reader_panics_or_eats_memory_on_any_bytes_of_the_corpus() {
+fn no_parser_panics_or_exhausts_memory_on_the_corpus() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         PANICKED.store(true, Ordering::SeqCst);
@@ -27,14 +28,14 @@ fn no_reader_panics_or_eats_memory_on_any_bytes_of_the_corpus() {
         let mut files: Vec<_> =
             std::fs::read_dir(corpus.join(name)).unwrap().map(|file| file.unwrap().path()).collect();
         files.sort();
-        assert!(!files.is_empty(), "the corpus has nothing for {name}");
+        assert!(!files.is_empty(), "the corpus has no entry for {name}");
         for file in files {
             eprintln!("{}", file.display());
             entry(&std::fs::read(&file).unwrap());
-            assert!(!PANICKED.load(Ordering::SeqCst), "a thread has panicked at {}", file.display());
+            assert!(!PANICKED.load(Ordering::SeqCst), "a thread panicked at {}", file.display());
         }
     }
-    assert!(most_memory() < MEMORY, "{} bytes were needed at the worst", most_memory());
+    assert!(most_memory() < MEMORY, "peak memory: {} bytes", most_memory());
 }
 
 #[test]
@@ -47,7 +48,7 @@ fn only_journal_entries_that_a_backup_could_write_are_accepted() {
     }
 }
 
-/// The most memory that this process ever had, in bytes: proc(5), `VmHWM`.
+/// Peak memory of this process in bytes: proc(5), `VmHWM`.
 fn most_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

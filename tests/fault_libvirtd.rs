@@ -1,4 +1,4 @@
-//! libvirtd that is not there: not yet, not any more, or for a moment in the middle of a backup.
+//! Tests with a libvirtd that is not up yet, is down for good, or restarts during a backup.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
 mod lab;
@@ -15,10 +15,10 @@ use kvmbackup::sys::step::Step;
 use lab::{DEADLINE, Disk, Guest, Lab, Program, Ran, Report, run, try_virsh, wait_until};
 use serde_json::json;
 
-/// One test at a time: the others need libvirtd.
+/// Runs one test at a time, because the others need libvirtd.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// A paused guest, the program, and a way to libvirtd that can be taken away.
+/// A paused guest, the program, and a libvirtd connection that can be cut.
 struct Scene {
     guest: Guest,
     program: Program,
@@ -48,7 +48,7 @@ impl Scene {
         fs::remove_file(&self.way).unwrap();
     }
 
-    /// Kills a backup whose overlay is in place, and has the guest write to that.
+    /// Kills a backup whose overlay is in place, and writes to the overlay.
     fn interrupt(&self) {
         let mut backup = self.program.command();
         steps::kill(backup.arg("backup"), Step::DiskRead.into());
@@ -60,7 +60,7 @@ impl Scene {
         self.guest.assert_holds("vda", 0x11, 1 << 20, 65536);
     }
 
-    /// Begins a recovery that finds no libvirt, and waits until it says that it waits.
+    /// Starts a recovery without libvirtd and waits until it prints that it waits.
     fn recovery_that_waits(&self) -> (Child, BufReader<std::process::ChildStderr>) {
         let mut recover = self.program.command();
         recover.args(["recover", "--wait", "120"]).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -74,7 +74,7 @@ impl Scene {
 }
 
 #[test]
-fn recovery_waits_for_a_libvirt_that_comes_up_later() {
+fn recovery_waits_until_libvirtd_is_up() {
     let scene = Scene::new("late-libvirt");
     scene.interrupt();
     scene.close_the_way();
@@ -89,7 +89,7 @@ fn recovery_waits_for_a_libvirt_that_comes_up_later() {
 }
 
 #[test]
-fn recovery_gives_up_a_libvirt_that_does_not_come_up_and_forgets_nothing() {
+fn recovery_times_out_without_libvirtd_and_keeps_the_journal_entry() {
     let scene = Scene::new("no-libvirt");
     scene.interrupt();
     scene.close_the_way();
@@ -117,13 +117,13 @@ fn recovery_needs_no_configuration() {
     scene.guest.write("vda", 0x11, 1 << 20, 65536);
     fs::remove_file(program.config()).unwrap();
     let recovered = program.run(&["recover"]);
-    assert_eq!(recovered.code, 2, "another folder may have been meant: {recovered:#?}");
+    assert_eq!(recovered.code, 2, "no hint at another state directory: {recovered:#?}");
     assert!(recovered.stdout.starts_with("recovered: no-config: "), "{recovered:#?}");
     scene.guest.assert_no_leftovers();
     scene.guest.assert_holds("vda", 0x11, 1 << 20, 65536);
 }
 
-/// Ends the lab's libvirtd; guests run on.
+/// Stops the lab's libvirtd; guests keep running.
 fn stop_libvirtd() {
     let pid = fs::read_to_string(pid_file()).unwrap();
     let process = PathBuf::from(format!("/proc/{}", pid.trim()));
@@ -143,7 +143,7 @@ fn pid_file() -> PathBuf {
 }
 
 #[test]
-fn a_restart_of_libvirtd_in_the_middle_costs_nothing() {
+fn restart_of_libvirtd_during_a_backup_does_no_harm() {
     let scene = Scene::new("restart");
     for step in [Step::DiskRead, Step::CommitBegin, Step::CommitBegun, Step::Pivot, Step::Pivoted] {
         let mut backup = scene.program.command();
@@ -162,7 +162,7 @@ fn a_restart_of_libvirtd_in_the_middle_costs_nothing() {
 }
 
 #[test]
-fn a_libvirtd_that_is_away_for_a_moment_is_waited_for_by_a_commit() {
+fn commit_waits_while_libvirtd_is_down_for_a_moment() {
     let scene = Scene::new("away");
     let mut backup = scene.program.command();
     let held = steps::hold(backup.args(["backup", "--json"]), Step::ServerEnd.into(), &scene.lab.path("held"));
@@ -179,8 +179,8 @@ fn a_libvirtd_that_is_away_for_a_moment_is_waited_for_by_a_commit() {
 }
 
 #[test]
-#[ignore = "soak: libvirtd is waited for for a minute"]
-fn a_libvirtd_that_stays_away_is_told_and_its_guest_put_right_when_it_is_back() {
+#[ignore = "soak: waits a minute for libvirtd"]
+fn libvirtd_that_stays_down_is_reported_and_its_guest_recovered_later() {
     let scene = Scene::new("gone");
     let mut backup = scene.program.command();
     let held = steps::hold(backup.args(["backup", "--json"]), Step::ServerEnd.into(), &scene.lab.path("held"));

@@ -1,4 +1,5 @@
-//! Much at once: many guests in one run, many restore points in one folder, a disk of very many extents, run after run.
+//! Tests under load: many guests in one run, many restore points in one directory, a disk with very many extents, many
+//! runs in a row.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "this is test code")]
 
 mod host;
@@ -20,7 +21,7 @@ use lab::{Disk, Lab, Program, run};
 use serde_json::json;
 use uuid::Uuid;
 
-/// So many paused guests in one run, four at a time: all are saved, in little memory, and nothing is left.
+/// This many paused guests in one run, four at a time: all are saved, in little memory, and nothing is left.
 fn many_guests(count: usize) {
     let lab = Lab::new();
     let guests: Vec<_> = (0..count)
@@ -46,7 +47,7 @@ fn many_guests(count: usize) {
 }
 
 #[test]
-fn a_dozen_guests_in_one_run_are_saved_in_bounded_memory_and_nothing_is_left() {
+fn dozen_guests_in_one_run_are_saved_in_bounded_memory_and_nothing_is_left() {
     many_guests(12);
 }
 
@@ -75,14 +76,14 @@ fn five_hundred_restore_points_are_listed() {
     println!("figure: 500 points: {} ms", best.as_millis());
 }
 
-/// Bytes of a cluster of the image below.
+/// Cluster size of the image below.
 const CLUSTER: u64 = 1 << 16;
-/// Clusters that one of its tables tells of.
+/// Clusters per table of the image.
 const ENTRIES: u64 = CLUSTER / 8;
 
-/// Writes a qcow2 of 4 TiB that holds 64 GiB, in so many pieces that lie as far apart as can be. All pieces lie in the same clusters
-/// of the file, as snapshots share them. The format is in QEMU's documentation, "Qcow2 Image File Format"
-/// (<https://www.qemu.org/docs/master/interop/qcow2.html>).
+/// Writes a qcow2 of 4 TiB that contains 64 GiB, in this many pieces with the largest possible distance. All pieces
+/// share the same clusters of the file, as snapshots do. The format is in QEMU's documentation, "Qcow2 Image File
+/// Format" (<https://www.qemu.org/docs/master/interop/qcow2.html>).
 fn write_thin(image: &Path, pieces: u64) {
     let (clusters, used) = ((4 << 40) / CLUSTER, (64 << 30) / CLUSTER);
     let (length, apart, tables) = (used / pieces, clusters / pieces, clusters / ENTRIES);
@@ -95,7 +96,7 @@ fn write_thin(image: &Path, pieces: u64) {
     let magic = u64::from_be_bytes(*b"QFI\xfb\0\0\0\x03");
     let size = [halves(0, CLUSTER.trailing_zeros().into()), 4 << 40, halves(0, tables)];
     let places = [l1 * CLUSTER, counts * CLUSTER, halves(1, 0), 0];
-    // No features; counts of 64 bits; the length of all this.
+    // No features; 64-bit reference counts; length of this header.
     write(&words(&[&[magic, 0][..], &size, &places, &[0, 0, 0, halves(6, 104)]].concat()), 0);
     write(&words(&(0..tables).map(|table| ((l2 + table) * CLUSTER) | 1 << 63).collect::<Vec<_>>()), l1);
     write(&words(&[count_blocks * CLUSTER, (count_blocks + 1) * CLUSTER]), counts);
@@ -106,8 +107,8 @@ fn write_thin(image: &Path, pieces: u64) {
     write(&vec![7; (length * CLUSTER) as usize], data);
 }
 
-/// A disk of 4 TiB with 64 GiB in so many pieces begins to be written in under 10 s, at the best of three tries, and needs little memory
-/// by then. A signal ends it, and nothing is left.
+/// The backup of a disk of 4 TiB with 64 GiB in this many pieces starts to write in under 10 s, in the best of three
+/// attempts, and needs little memory until then. A signal ends it, and nothing is left.
 fn thin_disk(pieces: u64) {
     let mut host = Host::new(&[]);
     let image = host.path("thin.img");
@@ -136,7 +137,7 @@ fn thin_disk(pieces: u64) {
         let began = Instant::now();
         let mut backup = command.stdout(Stdio::piped()).spawn().unwrap();
         lab::wait_until(lab::DEADLINE, "the first byte of the archive", || {
-            assert_eq!(backup.try_wait().unwrap(), None, "it has ended before");
+            assert_eq!(backup.try_wait().unwrap(), None, "the run has already ended");
             written() > 0
         });
         let took = began.elapsed();
@@ -145,10 +146,10 @@ fn thin_disk(pieces: u64) {
         let ended = backup.wait_with_output().unwrap();
         assert_eq!(ended.status.code(), Some(128 + 15), "{ended:?}");
         let report: serde_json::Value = serde_json::from_slice(&ended.stdout).unwrap();
-        assert_eq!(report["domains"][0]["read_bytes"], 0, "it was not read: {report:#}");
+        assert_eq!(report["domains"][0]["read_bytes"], 0, "the disk was not read: {report:#}");
         assert_eq!((files("backups"), files("state/journal"), files("state/sockets")), Default::default());
         let reader = lab::try_run("pgrep", &["-f", &format!("qemu-nbd.*{image}")]);
-        assert!(!reader.status.success(), "qemu-nbd still runs");
+        assert!(!reader.status.success(), "qemu-nbd is still running");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         (took, peak.split_whitespace().next().unwrap().parse::<u64>().unwrap())
     };
@@ -159,19 +160,19 @@ fn thin_disk(pieces: u64) {
 }
 
 #[test]
-fn a_thin_disk_of_64_gib_in_very_many_pieces_begins_to_be_written_within_seconds() {
+fn backup_of_64_gib_in_very_many_pieces_starts_to_write_within_seconds() {
     thin_disk(1 << 16);
 }
 
 #[test]
 #[ignore = "soak: the same with a million pieces"]
-fn a_thin_disk_of_64_gib_in_single_clusters_begins_to_be_written_within_seconds() {
+fn backup_of_64_gib_in_single_clusters_starts_to_write_within_seconds() {
     thin_disk(1 << 20);
 }
 
 #[test]
 #[ignore = "soak: a thousand backups in a row"]
-fn a_thousand_backups_in_a_row_leave_as_little_as_one() {
+fn thousand_backups_in_a_row_use_no_more_resources_than_one() {
     let lab = Lab::new();
     let guest = lab.guest("thousand").disk(Disk::qcow2("vda").size("1M")).paused();
     let program = Program::new(&lab).domain(guest.name(), json!({"method": "snapshot", "rotate": 2}));
@@ -195,7 +196,7 @@ fn a_thousand_backups_in_a_row_leave_as_little_as_one() {
         let pids = [libvirtd.as_str(), qemu.as_str()];
         (pids.map(held), pids.map(memory), state(), processes())
     };
-    // What is made once is made by then.
+    // One-time allocations are done by then.
     for _ in 0..100 {
         assert_eq!(program.run(&["backup", "--quiet"]).code, 0);
     }
@@ -217,7 +218,7 @@ fn a_thousand_backups_in_a_row_leave_as_little_as_one() {
     program.assert_no_leftovers(&guest);
 }
 
-/// A disk of 6 GiB, an eighth of it data that no compressor makes smaller; every byte follows from its place.
+/// A disk of 6 GiB, an eighth of it incompressible data; every byte is computed from its position.
 struct Scattered;
 
 impl Scattered {
@@ -225,7 +226,7 @@ impl Scattered {
     const EVERY: u64 = 32 << 20;
     const DATA: u64 = 4 << 20;
 
-    /// What the disk holds from a place on.
+    /// The contents of the disk from a position on.
     fn fill(offset: u64, out: &mut [u8]) {
         for (at, byte) in (offset..).zip(out) {
             let word = (at / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -281,7 +282,7 @@ fn any_part_of_a_large_disk_is_read_from_its_restore_point() {
     let (mut took, count) = (Duration::ZERO, 400_u64);
     for number in 1..=count {
         let place = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (Scattered::SIZE - (64 << 10));
-        // Every second one is where data is.
+        // Every second position has data.
         let place =
             if number % 2 == 0 { place / Scattered::EVERY * Scattered::EVERY + place % Scattered::DATA } else { place };
         let began = Instant::now();

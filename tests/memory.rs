@@ -1,16 +1,16 @@
-//! Owns: the promise that memory stays bounded whatever the disk's size, with as many cores as are ever used. A test
-//! binary of its own, as the peak is the process's.
+//! Checks that memory stays bounded regardless of the disk's size, with the maximum number of threads. It is a separate
+//! test binary because the peak is measured per process.
 #![allow(clippy::unwrap_used, reason = "this is test code")]
 
 use kvmbackup::archive::Writer;
 use kvmbackup::model::{Codec, Extent};
 use kvmbackup::qcow2::Layout;
 
-/// The most threads that a run uses.
+/// The maximum number of threads of a run.
 const THREADS: usize = 16;
 const LIMIT_KIB: u64 = 256 << 10;
 
-/// Bytes that zstd can compress somewhat, as those of most disks.
+/// Bytes that zstd can compress a little, like those of most disks.
 fn fill(buffer: &mut [u8]) {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for word in buffer.chunks_exact_mut(8) {
@@ -42,10 +42,10 @@ fn peak_kib() -> u64 {
 #[test]
 fn sixteen_threads_and_a_four_tebibyte_disk_stay_under_256_mib() {
     let dir = tempfile::tempdir().unwrap();
-    // Data all over a disk of 4 TiB: the extents, and the tables of the image, are what could grow with its size.
+    // Data spread over a disk of 4 TiB: the extents, and the tables of the image, could grow with its size.
     let extents: Vec<Extent> = (0..512_u64).map(|n| Extent { offset: n << 33, length: 2 << 20 }).collect();
     let layout = Layout::new(4 << 40, &extents).unwrap();
-    // More than a compressor looks back.
+    // More than the window of a compressor.
     let mut bytes = vec![0; 16 << 20];
     fill(&mut bytes);
     let mut chunks = bytes.chunks_exact(1 << 20).cycle();

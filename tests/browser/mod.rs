@@ -1,4 +1,4 @@
-//! Chromium without a screen: what it makes of a page, how wide that is, and what it looks like.
+//! Runs headless Chromium: the DOM of a page, its width, and screenshots.
 #![allow(dead_code, reason = "every test binary compiles this and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
@@ -9,22 +9,22 @@ use std::process::{Command, Stdio};
 /// The script that measures.
 const MEASURE: &str = include_str!("measure.js");
 
-/// A browser; every look starts it anew, with a profile that nobody has used.
+/// A browser. Every call starts it again, with an empty profile.
 pub struct Browser {
     dir: tempfile::TempDir,
 }
 
-/// A page that was laid out at one width.
+/// The layout of a page at one width.
 #[derive(Debug)]
 pub struct Seen {
-    /// Which of the pages.
+    /// The index of the page.
     pub page: usize,
     pub width: u32,
-    /// Of the window's content.
+    /// Width of the window's content.
     pub scroll_width: u32,
-    /// Of the whole page, at least that of the window.
+    /// Width of the whole page, at least that of the window.
     pub height: u32,
-    /// Elements that leave their box or the window, for messages.
+    /// Elements that overflow their box or the window, for messages.
     pub outside: Vec<String>,
     /// Words that are broken over two lines.
     pub broken: Vec<String>,
@@ -34,7 +34,7 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Picture {
     pub size: (u32, u32),
-    /// Red, green and blue of the first pixel: nothing but the page's own background is there.
+    /// Red, green and blue of the first pixel, which shows only the background of the page.
     pub corner: [u8; 3],
 }
 
@@ -43,12 +43,13 @@ impl Browser {
         Browser { dir: tempfile::tempdir().unwrap() }
     }
 
-    /// The document as the browser understood it.
+    /// The document as the browser parsed it.
     pub fn dom(&self, url: &str) -> String {
         self.run(&["--dump-dom", url])
     }
 
-    /// Lays each page out at each of these widths, by one start. A window cannot be as narrow as a phone, a frame can.
+    /// Lays out each page at each of these widths, in one start. A window cannot be as narrow as a phone, but a frame
+    /// can.
     pub fn measure(&self, pages: &[&str], widths: &[u32]) -> Vec<Seen> {
         let text = |page: &&str| {
             format!("<textarea hidden>\n{}</textarea>", page.replace('&', "&amp;").replace('"', "&quot;"))
@@ -81,7 +82,7 @@ impl Browser {
         seen
     }
 
-    /// Takes a picture of a page, for a reader who likes it light or dark.
+    /// Takes a screenshot of a page, in the light or dark colour scheme.
     pub fn picture(&self, url: &str, width: u32, height: u32, light: bool) -> Picture {
         let path = self.dir.path().join("picture.png");
         let size = format!("--window-size={width},{height}");
@@ -92,7 +93,7 @@ impl Browser {
         Picture { size: (number(16), number(20)), corner: corner(&path) }
     }
 
-    /// Takes a picture of a page into this file, with these words for the browser.
+    /// Takes a screenshot of a page into this file, with these arguments for the browser.
     pub fn shoot(&self, url: &str, to: &Path, words: &[&str]) {
         self.run(&[words, &[&format!("--screenshot={}", to.display()), url]].concat());
     }
@@ -120,7 +121,7 @@ impl Browser {
     }
 }
 
-/// The first pixel of a PNG of 8 bits a channel.
+/// The first pixel of a PNG with 8 bits per channel.
 fn corner(path: &Path) -> [u8; 3] {
     use std::io::Read;
     let bytes = fs::read(path).unwrap();
@@ -132,7 +133,7 @@ fn corner(path: &Path) -> [u8; 3] {
         }
         at += length + 12;
     }
-    // One byte names the filter of the line, which leaves its first pixel as it is; then red, green and blue.
+    // The first byte of a line names its filter, which does not change the first pixel; then red, green and blue.
     let mut line = [0; 4];
     flate2::read::ZlibDecoder::new(&data[..]).read_exact(&mut line).unwrap();
     [line[1], line[2], line[3]]

@@ -1,8 +1,8 @@
-//! What a power cut may leave of recorded changes, by the little that POSIX promises.
+//! Computes what a power cut may leave of recorded changes, given only what POSIX guarantees.
 //!
-//! On disk is what was synced: the bytes of a file by a sync of the file, the names in a folder by a sync of the folder. Of the
-//! rest, each change of a name is there or is not, whatever became of those before it; and each file has its old bytes, its
-//! new ones, or zeros in the new length, as file systems do that write sizes before data.
+//! Synced data is on disk: the bytes of a file after a sync of the file, the names in a directory after a sync of the
+//! directory. Any other change of a name may or may not be on disk, regardless of the changes before it. Any other file
+//! has its old bytes, its new ones, or zeros in the new length, as on file systems that write sizes before data.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -10,31 +10,31 @@ use std::sync::Arc;
 
 use super::tree::{Ino, Kind, Node, Op, ROOT, Tree};
 
-/// What a folder holds, by name.
+/// Entries of a directory, by name.
 type Folders = HashMap<Ino, BTreeMap<String, Ino>>;
 type Contents = HashMap<Ino, Arc<Vec<u8>>>;
 
-/// What lies on the disk after the cut: folders, and files with their bytes.
+/// Contents of the disk after the cut: directories, and files with their bytes.
 pub type Image = BTreeMap<PathBuf, Option<Arc<Vec<u8>>>>;
 
-/// Images that are looked at for one moment, at most; where there are more, they are drawn.
+/// Limit of the images that are checked for one moment. If there are more, a random sample is checked.
 const MOST: u64 = 200;
 
-/// A disk in the middle of its work.
+/// A disk with unsynced changes.
 struct Disk {
-    /// What programs see.
+    /// The state that programs see.
     seen: Tree,
     kinds: HashMap<Ino, Kind>,
-    /// The bytes of every file, as they were synced last, and as they are.
+    /// The bytes of every file, as last synced and as they are now.
     synced: HashMap<Ino, Arc<Vec<u8>>>,
     latest: HashMap<Ino, Arc<Vec<u8>>>,
-    /// The names in every folder, as they were synced last, and what was changed of them since.
+    /// The names in every directory, as last synced, and their changes since then.
     names: HashMap<Ino, BTreeMap<String, Ino>>,
     pending: Vec<Op>,
 }
 
-/// Calls `visit` for what a cut may leave: after none of the changes, after the first, and so on to all of them. It hears how
-/// many were made. The tree that they begin with is wholly on disk.
+/// Calls `visit` for each possible result of a cut: after no change, after the first, and so on to all of them. Its
+/// argument is the number of changes made. The initial tree is fully on disk.
 pub fn every_cut(start: &Tree, log: &[Op], mut visit: impl FnMut(usize, &Image)) {
     let mut disk = Disk::new(start);
     let mut draw = Draw(0x9e37_79b9_7f4a_7c15);
@@ -46,7 +46,8 @@ pub fn every_cut(start: &Tree, log: &[Op], mut visit: impl FnMut(usize, &Image))
     }
 }
 
-/// A tree with this on its disk. Its inodes are numbered from `first`, for the kernel remembers the kinds of others.
+/// A tree with this on its disk. Its inodes are numbered from `first`, because the kernel remembers the types of
+/// earlier ones.
 pub fn restored(image: &Image, first: Ino) -> Tree {
     let mut tree = Tree::default();
     let mut inos = first..;
@@ -90,7 +91,7 @@ impl Disk {
             }
             Op::Remove { .. } => self.pending.push(op.clone()),
             Op::Rename { dir, to, .. } => {
-                assert_eq!(*dir, to.0, "a name that changes its folder is in two folders or in none");
+                assert_eq!(*dir, to.0, "a file that moves between directories is in both or in neither");
                 self.pending.push(op.clone());
             }
             Op::Write { ino, .. } | Op::Resize { ino, .. } => {
@@ -113,7 +114,7 @@ impl Disk {
         let subsets = 1_u64 << self.pending.len().min(40);
         let all = subsets.saturating_mul(3_u64.saturating_pow(unsynced.len() as u32));
         for number in 0..all.min(MOST) {
-            // Always: nothing of it is there, and all of it.
+            // Always include both extremes: none of the changes and all of them.
             let chosen = match number {
                 _ if all <= MOST || number == 0 => number,
                 1 => all - 1,
@@ -123,7 +124,8 @@ impl Disk {
         }
     }
 
-    /// `names` says by its bits which changes of names are there, `bytes` by its digits of base 3 what each file holds.
+    /// The bits of `names` select the name changes that are on disk; the base-3 digits of `bytes` select the contents
+    /// of each file.
     fn image(&self, names: u64, mut bytes: u64, unsynced: &[Ino]) -> Image {
         let mut contents = self.synced.clone();
         for ino in unsynced {
@@ -137,7 +139,7 @@ impl Disk {
         }
         let mut folders = self.names.clone();
         for (_, op) in self.pending.iter().enumerate().filter(|(at, _)| names >> at & 1 == 1) {
-            let names = folders.get_mut(&folder(op)).expect("its folder is known");
+            let names = folders.get_mut(&folder(op)).expect("the directory is known");
             match op {
                 Op::Make { name, ino, .. } => drop(names.insert(name.clone(), *ino)),
                 Op::Remove { name, .. } => drop(names.remove(name)),
@@ -155,7 +157,7 @@ impl Disk {
 
     fn fill(&self, ino: Ino, path: &Path, (folders, contents): (&Folders, &Contents), image: &mut Image) {
         match self.kinds[&ino] {
-            // Nobody listens on it after the cut.
+            // Sockets have no listener after the cut.
             Kind::Socket => {}
             Kind::File => drop(image.insert(path.to_owned(), Some(contents[&ino].clone()))),
             Kind::Folder => {
@@ -168,7 +170,7 @@ impl Disk {
     }
 }
 
-/// The folder whose names a change is of.
+/// The directory whose names a change affects.
 fn folder(op: &Op) -> Ino {
     match op {
         Op::Make { dir, .. } | Op::Remove { dir, .. } | Op::Rename { dir, .. } => *dir,
@@ -176,7 +178,7 @@ fn folder(op: &Op) -> Ino {
     }
 }
 
-/// Numbers that look random and are the same in every run.
+/// Pseudo-random numbers that are the same in every run.
 struct Draw(u64);
 
 impl Draw {

@@ -1,10 +1,11 @@
-//! A file system that fails as storage fails: it is full, gives errors, hangs, vanishes, and tells what a power cut may leave.
+//! A file system that fails like real storage: it is full, returns errors, hangs or vanishes, and computes what a power
+//! cut may leave.
 //!
-//! It lies in memory and is mounted by FUSE, so that the program under test meets real system calls. One [`Rule`] at a time is
-//! in force. What was changed can be recorded, and [`cut`] says what of it a power cut at any moment may leave.
+//! It is in memory and mounted by FUSE, so the program under test makes real system calls. One [`Rule`] is active at
+//! a time. Changes can be recorded, and [`cut`] computes what a power cut at any moment may leave of them.
 //!
-//! It needs root and `/dev/fuse`. Where these cannot be had its tests fail, for a fault that was never made proves nothing;
-//! `KVMBACKUP_WITHOUT_FUSE=1` leaves them out, and says so.
+//! It needs root and `/dev/fuse`. Without these the tests fail, because a test that causes no fault proves nothing.
+//! `KVMBACKUP_WITHOUT_FUSE=1` skips them with a message.
 #![allow(dead_code, reason = "every test binary compiles this and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 
@@ -22,7 +23,7 @@ use fuser::{BackgroundSession, Config, Errno, MountOption};
 
 use tree::{Op, Tree};
 
-/// What the file system is asked for.
+/// A call to the file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     Statfs,
@@ -35,30 +36,31 @@ pub enum Call {
     Unlink,
 }
 
-/// What becomes of a call.
+/// The result of a call.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
-    /// It fails with this error.
+    /// The call fails with this error.
     Error(Errno),
-    /// It, and every call after it, is taken and gets no answer: who called cannot even be killed.
+    /// This call and every later one is accepted and never answered. The calling process cannot even be killed.
     Hang,
-    /// It is answered, and then no call is taken any more: who calls can be killed, and by nothing else be ended.
+    /// This call is answered, and later calls are not accepted. The calling process can be ended only by SIGKILL.
     Deaf,
 }
 
-/// A fault, and the call that meets it.
+/// A fault, and the call that triggers it.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
     pub call: Call,
-    /// Bytes that can still be read or written, or files and folders that can still be made, before it holds.
+    /// Bytes that can still be read or written, or files and directories that can still be created, before the rule
+    /// applies.
     pub after: u64,
     pub fault: Fault,
 }
 
-/// The file system while it is mounted.
+/// The mounted file system.
 pub struct Faulty {
     path: PathBuf,
-    /// Of its connection in the kernel.
+    /// Number of its connection in the kernel.
     connection: u32,
     shared: Arc<Shared>,
     session: Option<BackgroundSession>,
@@ -68,7 +70,7 @@ pub struct Faulty {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Told when a rule was met, and when what hangs is let go.
+    /// Notified when a rule applies, and when hung calls are released.
     changed: Condvar,
 }
 
@@ -76,27 +78,27 @@ struct Shared {
 struct State {
     tree: Tree,
     rule: Option<Rule>,
-    /// Whether a rule was met since it was set.
+    /// Whether the rule has applied since it was set.
     met: bool,
     moved: u64,
     hangs: bool,
     deaf: bool,
-    /// Replies that are not given; dropped, they are an `EIO`.
+    /// Withheld replies. Dropping them returns `EIO`.
     held: Vec<Box<dyn Any + Send>>,
     log: Option<Vec<Op>>,
-    /// Whether names are taken as exFAT and CIFS take them.
+    /// Whether names are matched as on exFAT and CIFS.
     folds: bool,
-    /// The one mode of all files and folders, which chmod cannot change.
+    /// The mode of all files and directories; chmod cannot change it.
     fixed: Option<u32>,
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nobody panics with it")
+        self.state.lock().expect("no thread panics while it holds the lock")
     }
 }
 
-/// Whether tests of faults can run here. Panics where they should and cannot.
+/// Whether fault tests can run here. Panics if they should run but cannot.
 pub fn can_mount() -> bool {
     let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
     match device {
@@ -106,14 +108,14 @@ pub fn can_mount() -> bool {
             false
         }
         found => panic!(
-            "this test needs root and /dev/fuse ({:?}); KVMBACKUP_WITHOUT_FUSE=1 leaves it out",
+            "this test needs root and /dev/fuse ({:?}); set KVMBACKUP_WITHOUT_FUSE=1 to skip it",
             found.map(|_| "it is there")
         ),
     }
 }
 
 impl Faulty {
-    /// Mounts an empty one on a new folder.
+    /// Mounts an empty one on a new directory.
     pub fn mount(path: &Path) -> Faulty {
         std::fs::create_dir_all(path).unwrap();
         let shared = Arc::new(Shared::default());
@@ -127,12 +129,13 @@ impl Faulty {
         Faulty { path: path.to_owned(), connection: rustix::fs::minor(device), shared, session: Some(session), control }
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Takes names from now on as exFAT and CIFS do: case and dots at the end tell none apart, and the first spelling is kept.
+    /// Matches names from now on as exFAT and CIFS do: case and trailing dots make no difference, and the first
+    /// spelling is kept.
     pub fn fold_names(&self) {
         self.shared.state().folds = true;
     }
@@ -142,24 +145,24 @@ impl Faulty {
         self.shared.state().fixed = Some(mode);
     }
 
-    /// Sets the rule; the one before holds no more, and bytes are counted from now.
+    /// Sets the rule in place of the previous one, and counts bytes from now.
     pub fn set(&self, call: Call, after: u64, fault: Fault) {
         let mut state = self.shared.state();
         state.rule = Some(Rule { call, after, fault });
         (state.met, state.moved) = (false, 0);
     }
 
-    /// Takes the rule away.
+    /// Removes the rule.
     pub fn heal(&self) {
         self.shared.state().rule = None;
     }
 
-    /// Whether the rule was met.
+    /// Whether the rule has applied.
     pub fn was_met(&self) -> bool {
         self.shared.state().met
     }
 
-    /// Lets everybody go who waits for an answer, with an error, and answers again.
+    /// Releases all hung calls with an error, and answers calls again.
     pub fn release(&self) {
         let mut state = self.shared.state();
         (state.rule, state.hangs, state.deaf) = (None, false, false);
@@ -167,28 +170,28 @@ impl Faulty {
         self.shared.changed.notify_all();
     }
 
-    /// Begins to record what is changed.
+    /// Starts recording changes.
     pub fn record(&self) {
         self.shared.state().log = Some(Vec::new());
     }
 
-    /// What was changed since then, in order, and what it was changed from.
+    /// The recorded changes in order, and the tree before them.
     pub fn recorded(&self) -> Vec<Op> {
-        self.shared.state().log.clone().expect("it was recorded")
+        self.shared.state().log.clone().expect("recording was started")
     }
 
-    /// What it holds.
+    /// The current tree.
     pub fn tree(&self) -> Tree {
         self.shared.state().tree.clone()
     }
 
-    /// Lets it hold what a power cut has left.
+    /// Replaces the tree with what a power cut left.
     pub fn load(&self, image: &cut::Image) {
         let mut state = self.shared.state();
         state.tree = cut::restored(image, state.tree.unused());
     }
 
-    /// Cuts the mount off, as a server that is gone for good.
+    /// Aborts the connection, like a server that is gone for good.
     pub fn vanish(&self) {
         std::fs::write(self.control.path().join(self.connection.to_string()).join("abort"), "1").unwrap();
     }
@@ -199,7 +202,7 @@ impl Drop for Faulty {
         self.release();
         let abort = self.control.path().join(self.connection.to_string()).join("abort");
         let _ = std::fs::write(abort, "1");
-        // A mount that is still in use goes when nobody uses it any more.
+        // A mount that is in use disappears when its last user closes it.
         for path in [&self.path, self.control.path()] {
             let _ = Command::new("umount").arg("--lazy").arg(path).status();
         }

@@ -1,4 +1,4 @@
-//! The calls of FUSE on a [`Tree`], each after it was asked whether it meets the rule.
+//! Implements the FUSE calls on a [`Tree`]. Each call first checks the rule.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use fuser::{
 use super::tree::{Kind, Op};
 use super::{Call, Fault, Shared, State};
 
-/// Nothing is remembered by the kernel: every call comes here.
+/// The kernel caches nothing, so every call arrives here.
 const NOW: Duration = Duration::ZERO;
 const BLOCK: u64 = 4096;
 /// Blocks of the file system: 1 TiB.
@@ -21,7 +21,7 @@ const BLOCKS: u64 = 1 << 28;
 
 pub(super) struct Server(pub(super) Arc<Shared>);
 
-/// What is to be done about a call.
+/// How to handle a call.
 enum Verdict {
     Go,
     Fail(Errno),
@@ -29,7 +29,7 @@ enum Verdict {
 }
 
 impl Server {
-    /// Answers a call: as the rule says, or with what `work` comes to.
+    /// Answers a call as the rule requires, or with the result of `work`.
     fn answer<R: Send + 'static, T>(
         &self,
         call: Option<(Call, u64)>,
@@ -41,7 +41,7 @@ impl Server {
         let deaf = match judge(&mut state, call) {
             (Verdict::Go, deaf) => {
                 let result = work(&mut state);
-                // The lock is let go first: who gets the answer may ask at once.
+                // Release the lock first, because the caller may make its next call at once.
                 drop(state);
                 give(reply, result);
                 deaf
@@ -60,13 +60,13 @@ impl Server {
             let mut state = self.0.state();
             state.deaf = true;
             while state.deaf {
-                state = self.0.changed.wait(state).expect("nobody panics with it");
+                state = self.0.changed.wait(state).expect("no thread panics while it holds the lock");
             }
         }
     }
 }
 
-/// And whether no call is taken after this one.
+/// And whether no call is accepted after this one.
 fn judge(state: &mut State, call: Option<(Call, u64)>) -> (Verdict, bool) {
     if state.hangs {
         return (Verdict::Hold, false);
@@ -134,7 +134,7 @@ impl State {
         })
     }
 
-    /// The name that a file has, or would get, where this one is asked for.
+    /// The existing or future name of the file for this requested name.
     fn named(&self, dir: INodeNo, name: &OsStr) -> Result<String, Errno> {
         let name = name.to_str().ok_or(Errno::EINVAL)?;
         if !self.folds {

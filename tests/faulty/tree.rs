@@ -1,18 +1,18 @@
-//! Files and folders in memory, and the changes that make them. A tree is what its changes come to.
+//! Files and directories in memory, and the changes that create them. Applying all changes in order gives the tree.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-/// A number that a file keeps under every name.
+/// A number that identifies a file under all of its names.
 pub type Ino = u64;
 
-/// The folder that holds all others.
+/// The root directory.
 pub const ROOT: Ino = 1;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// A new file or folder gets its first name.
+    /// Creates a file or directory under its first name.
     Make {
         dir: Ino,
         name: String,
@@ -20,12 +20,12 @@ pub enum Op {
         kind: Kind,
         mode: u32,
     },
-    /// A name goes.
+    /// Removes a name.
     Remove {
         dir: Ino,
         name: String,
     },
-    /// A file changes its name, in place of what had the new one.
+    /// Renames a file, and replaces an existing file of the new name.
     Rename {
         dir: Ino,
         name: String,
@@ -45,7 +45,7 @@ pub enum Op {
         ino: Ino,
         mode: u32,
     },
-    /// All that was changed of a file, or in a folder, is on disk.
+    /// All changes of a file, or of the names in a directory, are on disk.
     Sync {
         ino: Ino,
     },
@@ -58,15 +58,15 @@ pub enum Kind {
     Socket,
 }
 
-/// A file or folder.
+/// A file or directory.
 #[derive(Debug, Clone)]
 pub struct Node {
     pub kind: Kind,
     pub mode: u32,
     pub bytes: Vec<u8>,
-    /// Of a folder: what is in it.
+    /// Entries of a directory.
     pub names: BTreeMap<String, Ino>,
-    /// When it was last changed, in changes since the beginning.
+    /// The last modification, counted in changes since the beginning.
     pub changed: u64,
 }
 
@@ -89,7 +89,7 @@ impl Node {
 }
 
 impl Tree {
-    /// A number that nothing has.
+    /// An unused number.
     pub fn unused(&self) -> Ino {
         self.nodes.keys().max().unwrap_or(&ROOT) + 1
     }
@@ -98,7 +98,7 @@ impl Tree {
         self.nodes.get(&dir)?.names.get(name).copied()
     }
 
-    /// Makes a change. What has lost its last name stays: somebody may have it open.
+    /// Applies a change. A file without a name stays, because it may be open.
     pub fn apply(&mut self, op: &Op) {
         self.changes += 1;
         match op {
@@ -136,7 +136,7 @@ impl Tree {
         &mut self.node(dir).names
     }
 
-    /// Every file and folder that can be reached, by its path from the root.
+    /// Every reachable file and directory, by its path from the root.
     pub fn paths(&self) -> BTreeMap<PathBuf, &Node> {
         let mut found = BTreeMap::new();
         self.walk(ROOT, Path::new(""), &mut found);

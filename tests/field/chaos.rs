@@ -1,10 +1,10 @@
-//! An operator does random things to a guest at random moments of its backup. Whatever was done, every archive is of one
-//! instant, nothing is lost, and nothing of kvmbackup is left once its hints are followed.
+//! An operator does random things to a guest at random moments of its backup. Regardless of these actions, every
+//! archive is of one instant, nothing is lost, and nothing of kvmbackup is left after its hints are followed.
 //!
-//! Each round has a seed of its own, which is printed when the round fails. `KVMBACKUP_CHAOS_SEED=N` runs that round alone,
+//! Each round has its own seed, which is printed if the round fails. `KVMBACKUP_CHAOS_SEED=N` runs only that round,
 //! `KVMBACKUP_CHAOS_SEED=N..M` all of these.
 
-#![allow(clippy::print_stderr, reason = "a failed round says how to replay it")]
+#![allow(clippy::print_stderr, reason = "a failed round prints how to replay it")]
 
 mod acts;
 mod after;
@@ -26,24 +26,24 @@ use random::Random;
 use setting::{Place, Setting};
 use world::{Start, World};
 
-/// Which rounds are asked for.
+/// The selected rounds.
 const SEEDS: &str = "KVMBACKUP_CHAOS_SEED";
 
-/// What happens in a round.
+/// The actions of a round.
 struct Plan {
     starts: &'static [Start],
     setting: fn(u64) -> Setting,
     acts: fn(Setting) -> Vec<Act>,
 }
 
-/// Disks come and go.
+/// Attaching and detaching disks.
 const DISKS: Plan =
     Plan { starts: &[Start::Paused, Start::Running], setting: |_| Setting::default(), acts: |_| PLUG.to_vec() };
-/// Anything.
+/// All actions.
 const ANY: Plan =
     Plan { starts: &[Start::Paused, Start::Running, Start::Off], setting: Setting::of, acts: Setting::acts };
 
-/// One backup, what the operator does in it, and what holds then. Whether it does.
+/// One backup, the operator's actions during it, and the checks after it. Returns whether they pass.
 fn round(seed: u64, plan: &Plan) -> bool {
     let mut random = Random::new(seed);
     let (method, start) = (random.pick(&["snapshot", "pull"]), random.pick(plan.starts));
@@ -86,7 +86,7 @@ fn backup(world: &mut World, acts: &[Act]) {
     let report = if killed {
         world.note("SIGKILL");
         backup.kill();
-        // The next night comes before anybody recovers. A guest that is on another host is not backed up here.
+        // The next backup runs before anyone recovers. A guest on another host is not backed up here.
         let again = world.away.is_none() && world.random.once_in(2);
         again.then(|| world.program.run(&["backup", "--json"]))
     } else {
@@ -103,7 +103,7 @@ fn backup(world: &mut World, acts: &[Act]) {
     world.assert_snapshots();
 }
 
-/// Runs these rounds, or those that are asked for, and panics when one has failed.
+/// Runs these rounds, or the selected ones, and panics if one fails.
 fn rounds(plan: &Plan, seeds: Range<u64>) {
     let number = |text: &str| text.parse::<u64>().expect("a seed is a number");
     let seeds = match std::env::var(SEEDS) {
@@ -118,23 +118,23 @@ fn rounds(plan: &Plan, seeds: Range<u64>) {
 }
 
 #[test]
-fn disks_come_and_go_at_any_moment_of_a_backup() {
+fn disks_attached_and_detached_at_any_moment_of_a_backup_do_no_harm() {
     rounds(&DISKS, 1000..1008);
 }
 
 #[test]
 #[ignore = "soak: 200 backups"]
-fn disks_come_and_go_at_any_moment_of_200_backups() {
+fn disks_attached_and_detached_at_any_moment_of_200_backups_do_no_harm() {
     rounds(&DISKS, 2000..2200);
 }
 
 #[test]
-fn an_operator_does_anything_at_any_moment_of_a_backup() {
+fn operator_actions_at_any_moment_of_a_backup_do_no_harm() {
     rounds(&ANY, 5000..5008);
 }
 
 #[test]
 #[ignore = "soak: 500 backups"]
-fn an_operator_does_anything_at_any_moment_of_500_backups() {
+fn operator_actions_at_any_moment_of_500_backups_do_no_harm() {
     rounds(&ANY, 10_000..10_500);
 }

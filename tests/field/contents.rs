@@ -1,4 +1,4 @@
-//! Faults reported by operators: what a restore point holds, and what it says that it does not hold.
+//! Faults reported by operators: what a restore point contains, and what it reports as missing.
 
 mod outside;
 mod pools;

@@ -1,4 +1,4 @@
-//! Faults of the capture of a guest: what changes under it, what it waits for, and the states it meets.
+//! Faults of the capture of a guest: changes during it, what it waits for, and the states of the guest.
 
 mod changes;
 mod frozen;

@@ -1,5 +1,5 @@
-//! Faults reported by operators: the way back from an overlay to the guest's own image, whatever was done to the guest in
-//! the middle of its backup.
+//! Faults reported by operators: returning from an overlay to the guest's own image, whatever was done to the guest
+//! during its backup.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +16,7 @@ mod lost;
 mod older;
 mod snapshots;
 
-/// A guest without a system, and the program that backs it up by a snapshot.
+/// A guest without an operating system, and a program that backs it up with a snapshot.
 pub struct Scene {
     pub guest: Guest,
     pub program: Program,
@@ -39,7 +39,7 @@ impl Scene {
         Scene { defined: guest.inactive_xml(), guest, program, lab }
     }
 
-    /// Lets an operator run this script in each backup, right before the overlays are committed.
+    /// Runs this script as an operator in each backup, right before the overlays are committed.
     pub fn in_mid_backup(mut self, script: &str) -> Scene {
         let file = self.lab.script("operator.sh", &format!("set -e\n{script}"));
         let hook = json!({"name": "operator", "phase": "pre-commit", "command": [file], "on_error": "warn"});
@@ -48,7 +48,7 @@ impl Scene {
         self
     }
 
-    /// Backs up and is killed while the guest is on its overlays; those of its disks, by target.
+    /// Starts a backup and kills it while the guest is on its overlays; returns those, by target.
     pub fn kill(&self) {
         self.kill_at("CommitBegin", "backup");
     }
@@ -60,7 +60,7 @@ impl Scene {
         assert_eq!(ran.code, 128 + 9, "{ran:#?}");
     }
 
-    /// `kvmbackup recover` leaves nothing; what it printed.
+    /// `kvmbackup recover` leaves nothing; returns its output.
     pub fn recover(&self) -> String {
         let ran = self.program.run(&["recover"]);
         assert_eq!(ran.code, 0, "{ran:#?}");
@@ -68,7 +68,7 @@ impl Scene {
         ran.stdout
     }
 
-    /// `kvmbackup recover` leaves something to the operator; what it printed.
+    /// `kvmbackup recover` leaves something to the operator; returns its output.
     pub fn recovery_refuses(&self, words: &str) -> String {
         let ran = self.program.run(&["recover"]);
         assert_eq!(ran.code, 7, "{ran:#?}");
@@ -77,14 +77,14 @@ impl Scene {
     }
 }
 
-/// A disk whose source says more than a path.
+/// A disk whose source has more than a path.
 fn rich_disk(lab: &Lab, target: &str) -> String {
     let folder = lab.path("rich");
     fs::create_dir_all(&folder).unwrap();
     let image = folder.join(format!("{target}.qcow2"));
     let image = image.to_str().unwrap();
     crate::lab::qemu_img(&["create", "-q", "-f", "qcow2", image, "64M"]);
-    // libvirt leaves its owner alone.
+    // libvirt does not change its owner.
     fs::set_permissions(image, fs::Permissions::from_mode(0o666)).unwrap();
     format!(
         "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none' discard='unmap'><metadata_cache>\
@@ -93,7 +93,7 @@ fn rich_disk(lab: &Lab, target: &str) -> String {
     )
 }
 
-/// A disk on a volume of a pool of its own, which ends with the lab's libvirtd.
+/// A disk on a volume of its own pool, which ends with the lab's libvirtd.
 fn volume_disk(lab: &Lab, pool: &str, target: &str) -> String {
     let folder = lab.path("pool");
     fs::create_dir_all(&folder).unwrap();
@@ -106,7 +106,7 @@ fn volume_disk(lab: &Lab, pool: &str, target: &str) -> String {
 }
 
 #[test]
-fn a_definition_comes_back_byte_for_byte_whenever_the_guest_goes_off() {
+fn definition_is_restored_byte_for_byte_whenever_the_guest_stops() {
     for (name, goes_off) in [
         ("back-bytes-run", ""),
         ("back-bytes-off", "virsh destroy back-bytes-off"),
@@ -137,7 +137,7 @@ fn a_definition_comes_back_byte_for_byte_whenever_the_guest_goes_off() {
 }
 
 impl Scene {
-    /// Defines the guest anew from the definition it has now, under another UUID; it is off then.
+    /// Defines the guest again from its current definition under another UUID; it is off then.
     pub fn redefine(&self) {
         let xml = self.guest.inactive_xml();
         let (start, end) = xml.split_once("<uuid>").unwrap();
@@ -155,7 +155,7 @@ impl Scene {
 }
 
 #[test]
-fn a_guest_that_was_defined_anew_goes_back_to_its_base() {
+fn guest_that_was_redefined_returns_to_its_base() {
     for (name, written, runs) in [
         ("anew-empty", false, false),
         ("anew-written", true, false),
@@ -182,7 +182,7 @@ fn a_guest_that_was_defined_anew_goes_back_to_its_base() {
 }
 
 #[test]
-fn a_disk_that_is_unplugged_in_mid_backup_gets_its_overlay_back_without_a_person() {
+fn overlay_of_a_disk_detached_during_the_backup_is_committed_without_an_operator() {
     for (name, options) in [("unplug-live", "--live"), ("unplug-both", "--live --config")] {
         let scene = Scene::with(name, |guest| guest.disk(Disk::qcow2("vda")).disk(Disk::qcow2("sda")));
         let image = scene.guest.disk_source("sda").unwrap();
@@ -200,7 +200,7 @@ fn a_disk_that_is_unplugged_in_mid_backup_gets_its_overlay_back_without_a_person
 }
 
 #[test]
-fn a_change_of_the_definition_while_a_disk_of_it_is_put_back_stays() {
+fn change_of_the_definition_while_a_disk_is_returned_to_its_base_stays() {
     let name = "back-changed";
     let scene = Scene::with(name, |guest| guest.disk(Disk::qcow2("vda")).disk(Disk::qcow2("sda")));
     let image = scene.guest.disk_source("vda").unwrap();
@@ -212,7 +212,7 @@ fn a_change_of_the_definition_while_a_disk_of_it_is_put_back_stays() {
     virsh(&["desc", name, "--config", "a-new-title", "--title"]);
     let ran = Ran::from(held.finish());
     assert!([0, 7].contains(&ran.code), "{ran:#?}");
-    // The overlay of the disk that went meanwhile goes at the latest with the next recovery.
+    // The overlay of the detached disk is removed by the next recovery at the latest.
     assert_eq!(scene.program.run(&["recover"]).code, 0);
     let xml = scene.guest.inactive_xml();
     assert!(!xml.contains("dev='sda'") && xml.contains("a-new-title"), "{xml}");
@@ -220,7 +220,7 @@ fn a_change_of_the_definition_while_a_disk_of_it_is_put_back_stays() {
 }
 
 #[test]
-fn what_an_unplugged_disk_got_on_its_overlay_is_in_its_image() {
+fn writes_to_the_overlay_of_a_detached_disk_are_in_its_image() {
     let scene = Scene::with("unplug-killed", |guest| guest.disk(Disk::qcow2("vda")).disk(Disk::raw("sda")));
     let image = scene.guest.disk_source("sda").unwrap();
     scene.kill();
@@ -234,7 +234,7 @@ fn what_an_unplugged_disk_got_on_its_overlay_is_in_its_image() {
 }
 
 #[test]
-fn a_checkpoint_that_an_operator_makes_in_mid_backup_goes_along_with_the_commit() {
+fn checkpoint_that_an_operator_creates_during_the_backup_survives_the_commit() {
     let name = "checkpoint-kept";
     let scene = Scene::new(name).in_mid_backup(&format!("virsh checkpoint-create-as {name} mine"));
     scene.program.backup_well();
@@ -245,7 +245,7 @@ fn a_checkpoint_that_an_operator_makes_in_mid_backup_goes_along_with_the_commit(
 }
 
 #[test]
-fn a_guest_that_was_saved_to_a_file_in_mid_backup_can_be_restored_as_the_report_says() {
+fn guest_saved_to_a_file_during_the_backup_can_be_restored_as_the_report_says() {
     let name = "saved-to-file";
     let scene = Scene::new(name);
     let file = scene.lab.path("saved");
@@ -276,7 +276,7 @@ fn a_guest_that_was_saved_to_a_file_in_mid_backup_can_be_restored_as_the_report_
 }
 
 #[test]
-fn what_a_guest_that_was_saved_right_after_the_snapshot_needs_is_told_though_it_is_captured_anew() {
+fn overlay_of_a_guest_saved_right_after_the_snapshot_is_reported_despite_a_new_capture() {
     let name = "saved-after-snapshot";
     let scene = Scene::new(name);
     let mut command = scene.program.command();

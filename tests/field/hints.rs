@@ -1,5 +1,5 @@
-//! Faults reported by operators: a hint that does not close what it hints at. Each test brings a situation about on a real
-//! guest, types what the hint says, as it is printed, and expects that `recover` leaves nothing.
+//! Faults reported by operators: a hint that does not solve its problem. Each test creates a situation on a real guest,
+//! runs the commands of the hint as printed, and expects that `recover` then leaves nothing.
 
 use std::fs;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::lab::{DEADLINE, Disk, qemu_img, run, virsh, wait_until};
 
 mod held;
 
-/// The command of a printed hint that begins so, up to the next sentence; `recover` comes last in every hint.
+/// The command of a printed hint that starts like this, up to the next sentence; `recover` comes last in every hint.
 fn command(said: &str, start: &str) -> String {
     let mut hints =
         said.lines().filter_map(|line| line.split_once("hint: ").map(|(_, hint)| hint.trim_end_matches('"')));
@@ -19,13 +19,13 @@ fn command(said: &str, start: &str) -> String {
     assert!(hint.contains("; then: kvmbackup -c ") && hint.ends_with(" recover"), "{hint}");
     let at = hint.find(start).unwrap_or_else(|| panic!("no {start:?} in the hint: {hint}"));
     let command = hint[at..].split("; ").next().unwrap();
-    // Words beside the command.
+    // Text around the command.
     let ends = [" (if libvirt", ", and rm", ", because the commit"];
     let end = ends.iter().filter_map(|end| command.find(end)).min().unwrap_or(command.len());
     command[..end].to_owned()
 }
 
-/// Types it.
+/// Runs it.
 fn types(command: &str) {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
@@ -40,7 +40,7 @@ fn killed(name: &str, pattern: u8) -> (Scene, String) {
 }
 
 #[test]
-fn an_external_snapshot_over_the_overlay_is_committed_into_it_as_the_hint_says() {
+fn external_snapshot_above_the_overlay_is_committed_as_the_hint_says() {
     for off in [false, true] {
         let name = if off { "hint-cover-off" } else { "hint-cover" };
         let (scene, _) = killed(name, 0x11);
@@ -62,7 +62,7 @@ fn an_external_snapshot_over_the_overlay_is_committed_into_it_as_the_hint_says()
 }
 
 #[test]
-fn an_overlay_that_was_left_for_its_base_is_dropped_or_committed_as_the_hint_says() {
+fn overlay_abandoned_for_its_base_is_dropped_or_committed_as_the_hint_says() {
     for (name, pattern, start) in [("hint-drop", 0, "rm "), ("hint-by-hand", 0x21, "qemu-img commit")] {
         let (scene, _) = killed(name, 0x21);
         scene.guest.destroy();
@@ -75,7 +75,7 @@ fn an_overlay_that_was_left_for_its_base_is_dropped_or_committed_as_the_hint_say
 }
 
 #[test]
-fn the_overlay_of_a_domain_that_is_gone_is_committed_as_the_hint_says() {
+fn overlay_of_a_missing_domain_is_committed_as_the_hint_says() {
     let (scene, _) = killed("hint-gone", 0x31);
     scene.guest.destroy();
     virsh(&["undefine", scene.guest.name()]);
@@ -88,8 +88,8 @@ fn the_overlay_of_a_domain_that_is_gone_is_committed_as_the_hint_says() {
 }
 
 #[test]
-fn an_overlay_that_was_committed_by_hand_and_removed_closes_its_entry() {
-    // As earlier versions told to, with the definition still naming it.
+fn overlay_that_was_committed_and_removed_by_hand_closes_its_entry() {
+    // As the hints of earlier versions said, with the definition still naming the overlay.
     let (scene, overlay) = killed("hint-earlier", 0x35);
     scene.guest.destroy();
     qemu_img(&["commit", "-q", "-f", "qcow2", &overlay]);
@@ -101,7 +101,7 @@ fn an_overlay_that_was_committed_by_hand_and_removed_closes_its_entry() {
 }
 
 #[test]
-fn a_saved_guest_is_started_or_its_state_dropped_as_the_hint_says() {
+fn saved_guest_is_started_or_its_state_dropped_as_the_hint_says() {
     for (name, start) in [("hint-save-start", "virsh start"), ("hint-save-drop", "virsh managedsave-remove")] {
         let (scene, _) = killed(name, 0x41);
         virsh(&["resume", name]);
@@ -115,7 +115,7 @@ fn a_saved_guest_is_started_or_its_state_dropped_as_the_hint_says() {
 
 /// QEMU 10 commits nothing of a guest that has been paused since it was restored, and starts no pull of it.
 #[test]
-fn a_guest_that_has_been_paused_since_it_was_restored_is_saved_or_resumed_as_the_hint_says() {
+fn guest_paused_since_it_was_restored_is_saved_or_resumed_as_the_hint_says() {
     for method in ["snapshot", "pull"] {
         let name = format!("hint-inactive-{method}");
         let mut scene = Scene::new(&name);
@@ -151,7 +151,7 @@ fn internal_snapshots_in_the_overlay_are_deleted_as_the_hint_says() {
 }
 
 #[test]
-fn bitmaps_of_a_guest_that_went_off_are_kept_by_starting_it_or_dropped_as_the_hint_says() {
+fn bitmaps_of_a_stopped_guest_are_kept_by_starting_it_or_dropped_as_the_hint_says() {
     for (name, start) in [("hint-bitmap-start", "virsh start"), ("hint-bitmap-drop", "qemu-img bitmap")] {
         let (scene, _) = killed(name, 0x61);
         virsh(&["checkpoint-create-as", name, "mine"]);
@@ -164,7 +164,7 @@ fn bitmaps_of_a_guest_that_went_off_are_kept_by_starting_it_or_dropped_as_the_hi
 }
 
 #[test]
-fn a_guest_that_was_put_on_its_committed_overlay_again_is_turned_off_as_the_hint_says() {
+fn guest_moved_to_its_committed_overlay_again_is_shut_off_as_the_hint_says() {
     let scene = Scene::new("hint-stale");
     scene.kill();
     let on_overlay = scene.guest.inactive_xml();
@@ -180,7 +180,7 @@ fn a_guest_that_was_put_on_its_committed_overlay_again_is_turned_off_as_the_hint
 }
 
 #[test]
-fn a_block_job_of_an_operator_is_ended_as_the_hint_says() {
+fn block_job_of_an_operator_is_ended_as_the_hint_says() {
     let (scene, _) = killed("hint-copy", 0x81);
     let (name, copy) = (scene.guest.name(), scene.lab.path("copy.qcow2"));
     virsh(&["blockcopy", name, "vda", "--dest", copy.to_str().unwrap(), "--format", "qcow2", "--transient-job"]);
@@ -192,7 +192,7 @@ fn a_block_job_of_an_operator_is_ended_as_the_hint_says() {
 }
 
 #[test]
-fn an_image_of_another_domain_on_the_overlay_is_put_on_the_base_as_the_hint_says() {
+fn image_of_another_domain_above_the_overlay_is_moved_to_the_base_as_the_hint_says() {
     let (scene, overlay) = killed("hint-clone", 0x91);
     let clone = scene.lab.guest("hint-clone-of").disk(Disk::qcow2("vda").backing(&overlay)).define();
     let said = scene.recovery_refuses("in use by domain hint-clone-of (backing file of disk vda)");
@@ -202,7 +202,7 @@ fn an_image_of_another_domain_on_the_overlay_is_put_on_the_base_as_the_hint_says
 }
 
 #[test]
-fn a_process_that_has_the_overlay_open_is_ended_as_the_hint_says() {
+fn process_with_the_overlay_open_is_ended_as_the_hint_says() {
     let (scene, overlay) = killed("hint-open", 0xa1);
     let mut reader = Command::new("tail").args(["-f", &overlay]).stdout(std::process::Stdio::null()).spawn().unwrap();
     let said = scene.recovery_refuses("in use by process");
@@ -213,7 +213,7 @@ fn a_process_that_has_the_overlay_open_is_ended_as_the_hint_says() {
 }
 
 #[test]
-fn a_missing_file_system_of_overlays_is_mounted_as_the_hint_says() {
+fn missing_file_system_of_overlays_is_mounted_as_the_hint_says() {
     let name = "hint-mount";
     let scene = Scene::new(name);
     let folder = scene.lab.path("overlays");
@@ -235,14 +235,14 @@ fn a_missing_file_system_of_overlays_is_mounted_as_the_hint_says() {
 }
 
 #[test]
-fn one_definition_on_the_overlay_and_one_on_the_base_are_told_apart_as_the_hint_says() {
+fn definitions_on_the_overlay_and_on_the_base_are_distinguished_as_the_hint_says() {
     let (scene, overlay) = killed("hint-divided", 0xc1);
     let (name, on_overlay) = (scene.guest.name(), scene.guest.inactive_xml());
     scene.guest.destroy();
     scene.define(&scene.defined);
     let (start, end) = on_overlay.split_once("<uuid>").unwrap();
     let other = format!("{start}{}", end.split_once("</uuid>").unwrap().1).replace(name, "hint-divided-other");
-    // The images' folder has the guest's name, too.
+    // The directory of the images has the guest's name, too.
     scene.define(&other.replace("images/hint-divided-other", "images/hint-divided"));
     let clone = scene.lab.adopt("hint-divided-other");
     assert!(clone.inactive_xml().contains(&overlay));

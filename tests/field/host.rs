@@ -1,4 +1,4 @@
-//! Faults reported by operators: hosts as distributions set them up.
+//! Faults reported by operators: hosts with the setup of distributions.
 
 use std::fs;
 
@@ -9,12 +9,12 @@ use crate::lab::{Disk, Host, Lab, Program, Ran, Report, virsh};
 use crate::steps;
 
 #[test]
-fn a_guest_that_is_migrated_in_mid_backup_is_told_and_the_hint_closes_it() {
+fn guest_migrated_during_the_backup_is_reported_and_the_hint_closes_the_entry() {
     migrated("migrated-away", false);
 }
 
 #[test]
-fn a_guest_that_is_migrated_with_an_image_over_the_overlay_is_never_started_here() {
+fn guest_migrated_with_an_image_above_the_overlay_is_never_started_here() {
     migrated("migrated-covered", true);
 }
 

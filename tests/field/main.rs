@@ -1,7 +1,7 @@
-//! Faults that operators of this and of other backup tools have reported, tried in kind on real guests.
+//! Faults that operators of this and of other backup tools have reported, reproduced on real guests.
 //!
-//! One module per part of the product: `guest` (capture and the way back), `contents` (what is saved), `restore`, `store`
-//! (the target and retention), `host` (how the host is set up).
+//! One module per part of the product: `guest` (capture and the way back), `contents` (what is saved), `restore`,
+//! `store` (the target and retention), `host` (how the host is set up).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
 #[path = "../lab/mod.rs"]

@@ -1,4 +1,4 @@
-//! Targets that refuse what a backup does to them: read-only, or without modes. `check` and the run name the cause and what to do.
+//! Targets that refuse calls of a backup: read-only, or without modes. `check` and the run name the cause and a remedy.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ fn guest(lab: &Lab, name: &str) -> Guest {
     lab.guest(name).disk(Disk::qcow2("vda")).define()
 }
 
-/// Panics unless both name this cause and this hint, and no trial is left.
+/// Panics unless both name this cause and this hint, and no trial file is left.
 #[track_caller]
 fn refuses(program: &Program, causes: &[&str], guest: &Guest) {
     let check = program.run(&["check"]);
@@ -25,7 +25,7 @@ fn refuses(program: &Program, causes: &[&str], guest: &Guest) {
     nothing_but(program, &[]);
 }
 
-/// Panics unless the target holds these folders alone.
+/// Panics unless the target contains only these directories.
 #[track_caller]
 fn nothing_but(program: &Program, names: &[&str]) {
     let listed = std::fs::read_dir(program.backups()).unwrap();
@@ -35,7 +35,7 @@ fn nothing_but(program: &Program, names: &[&str]) {
 }
 
 #[test]
-fn a_read_only_target_is_named_before_the_night_and_ends_the_run_with_5() {
+fn read_only_target_is_named_by_check_and_the_run_exits_with_5() {
     let lab = Lab::new();
     let guest = guest(&lab, "read-only");
     let target = Small::mount(lab.path("backups"), "64m");
@@ -43,7 +43,7 @@ fn a_read_only_target_is_named_before_the_night_and_ends_the_run_with_5() {
     let path = target.path().to_str().unwrap();
     run("mount", &["-o", "remount,ro", path]);
     refuses(&program, &["Read-only file system", "findmnt -T", "mount -o remount,rw"], &guest);
-    // The folder that a run would make cannot be made either.
+    // The directory that a run would create cannot be created either.
     let below = program.set("backupdir", json!(format!("{path}/vm")));
     let (check, backup) = (below.run(&["check"]), below.run(&["backup"]));
     assert_eq!((check.code, backup.code), (1, 5), "{check:?}\n{backup:?}");
@@ -51,7 +51,7 @@ fn a_read_only_target_is_named_before_the_night_and_ends_the_run_with_5() {
         check.stdout.contains("mount -o remount,rw") && backup.stdout.contains("mount -o remount,rw"),
         "{backup:?}"
     );
-    // What is typed repairs it.
+    // The command in the hint repairs it.
     run("sh", &["-c", &format!("mount -o remount,rw \"$(findmnt -no TARGET -T {path})\"")]);
     let program = below.set("backupdir", json!(path));
     let check = program.run(&["check"]);
@@ -62,7 +62,7 @@ fn a_read_only_target_is_named_before_the_night_and_ends_the_run_with_5() {
 }
 
 #[test]
-fn a_target_that_refuses_chmod_is_used_where_its_files_are_private_and_otherwise_refused() {
+fn target_that_refuses_chmod_is_used_only_if_its_files_are_private() {
     if !can_mount() {
         return;
     }
@@ -88,7 +88,7 @@ fn a_target_that_refuses_chmod_is_used_where_its_files_are_private_and_otherwise
 }
 
 #[test]
-fn check_tries_each_thing_that_a_backup_does_to_the_target() {
+fn check_tries_every_operation_of_a_backup_on_the_target() {
     if !can_mount() {
         return;
     }
@@ -111,7 +111,7 @@ fn check_tries_each_thing_that_a_backup_does_to_the_target() {
         assert!(causes.iter().all(told), "{call:?}: {check:?}");
         target.heal();
     }
-    // The one that could not be removed.
+    // The trial file that could not be removed.
     std::fs::create_dir(target.path().join(format!(".kvmbackup-trial-{}-4294967", run("uname", &["-n"]).trim())))
         .unwrap();
     assert_eq!(program.run(&["check"]).code, 0);
@@ -119,7 +119,7 @@ fn check_tries_each_thing_that_a_backup_does_to_the_target() {
 }
 
 #[test]
-fn a_target_beside_the_images_is_a_warning() {
+fn target_on_the_same_file_system_as_the_images_causes_a_warning() {
     let lab = Lab::new();
     let guest = guest(&lab, "beside");
     let program = Program::new(&lab).domain(guest.name(), json!({}));

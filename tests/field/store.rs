@@ -1,4 +1,4 @@
-//! Faults reported by operators: the target, its folders and retention.
+//! Faults reported by operators: the target, its directories and retention.
 
 use std::fs;
 use std::os::unix::fs::{lchown, symlink};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::faulty::{Call, Fault, Faulty, can_mount};
 use super::lab::{Disk, Guest, Lab, Program, Ran, Report, next_second, run, virsh};
 
-/// Backs up a domain in a second that no restore point is named by.
+/// Backs up a domain in a second without other restore points.
 fn backup_in_its_own_second(program: &Program, domain: &str) -> Report {
     next_second();
     let report = Report::from(program.run(&["backup", "--json", domain]));
@@ -18,7 +18,7 @@ fn backup_in_its_own_second(program: &Program, domain: &str) -> Report {
     report
 }
 
-/// The points that `list` shows, as pairs of the domain and the point.
+/// The points that `list` shows, as pairs of domain and point.
 fn listed(ran: &Ran) -> Vec<(String, String)> {
     let json: Value = serde_json::from_str(&ran.stdout).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -48,7 +48,7 @@ fn rotation_keeps_the_points_of_another_guest_of_the_same_name() {
     assert_eq!((&outcome["pruned"].as_array().unwrap().len(), &outcome["restore_points"]), (&1, &json!(2)));
     let warning =
         outcome["warnings"].as_array().unwrap().iter().find(|it| it["message"].as_str().unwrap().contains(&old));
-    let warning = warning.unwrap_or_else(|| panic!("the report does not tell of the old guest: {outcome:#}"));
+    let warning = warning.unwrap_or_else(|| panic!("the report does not name the old guest: {outcome:#}"));
     assert!(warning["message"].as_str().unwrap().starts_with("2 restore points of another guest"), "{warning:#}");
 
     let list = program.run(&["list"]);
@@ -62,7 +62,7 @@ fn rotation_keeps_the_points_of_another_guest_of_the_same_name() {
     let restored = program.run(&["restore", name, "--to", to.to_str().unwrap()]);
     assert!(restored.code == 0 && restored.stdout.contains("2 more belong to other guests"), "{restored:?}");
 
-    // The hint, to the letter.
+    // The hint, as printed.
     let hint = warning["hint"].as_str().unwrap();
     run("sh", &["-c", &hint[hint.find("rm ").unwrap()..]]);
     assert!(olds.iter().all(|path| !path.exists()), "{hint}");
@@ -70,7 +70,7 @@ fn rotation_keeps_the_points_of_another_guest_of_the_same_name() {
     assert_eq!(last.domain(name)["warnings"], json!([]));
 }
 
-/// Guests whose names exFAT and CIFS take for one, each with its own contents.
+/// Guests whose names are equal on exFAT and CIFS, each with its own contents.
 fn folded_guests(lab: &Lab) -> Vec<(Guest, u8)> {
     let names = [("Fold", 0xaa), ("fold", 0xbb), ("fold.", 0xcc), ("con", 0xdd)];
     let define = |(name, pattern): (&str, u8)| {
@@ -92,7 +92,7 @@ fn assert_restores(program: &Program, lab: &Lab, (guest, pattern): &(Guest, u8),
 }
 
 #[test]
-fn names_that_the_target_takes_for_one_get_folders_of_their_own() {
+fn names_that_are_equal_on_the_target_get_separate_directories() {
     if !can_mount() {
         return;
     }
@@ -117,7 +117,7 @@ fn names_that_the_target_takes_for_one_get_folders_of_their_own() {
     assert_eq!((verified.code, listed(&verified).len()), (0, 8), "{verified:?}");
     guests.iter().for_each(|guest| assert_restores(&program, &lab, guest, "folders"));
 
-    // As earlier versions left it: all in the folder that was made first.
+    // As earlier versions left it: all in the directory that was created first.
     let folders: Vec<PathBuf> = folders.iter().map(|folder| lab.path("target/vm").join(folder)).collect();
     let shared = folders.iter().find(|folder| !folder.to_str().unwrap().contains('%')).unwrap();
     for folder in &folders {
@@ -139,7 +139,7 @@ fn names_that_the_target_takes_for_one_get_folders_of_their_own() {
     assert_eq!((list.code, listed(&list).len()), (0, 8), "{list:?}");
 }
 
-/// A target with the points of `TAG-open` and of `TAG-closed`, whose folder is a link to `elsewhere`.
+/// A target with the points of `TAG-open` and of `TAG-closed`, whose directory is a link to `elsewhere`.
 fn two_domains(lab: &Lab, tag: &str, elsewhere: &Path) -> Program {
     let disk = || Disk::qcow2("vda").size("1M");
     let guests = ["open", "closed"].map(|name| lab.guest(&format!("{tag}-{name}")).disk(disk()).define());
@@ -157,7 +157,7 @@ fn two_domains(lab: &Lab, tag: &str, elsewhere: &Path) -> Program {
     program
 }
 
-/// Every command that lists the target says why it cannot, goes on with the other domain, and fails.
+/// Every command that lists the target reports why it cannot, continues with the other domain, and fails.
 fn assert_told(program: &Program, why: &str) {
     for words in [&["list"][..], &["verify", "--all"], &["prune"], &["prune", "--dry-run"]] {
         let ran = program.run(words);
@@ -172,7 +172,7 @@ fn assert_told(program: &Program, why: &str) {
 }
 
 #[test]
-fn a_folder_that_cannot_be_looked_into_is_not_an_empty_one() {
+fn unreadable_directory_is_not_treated_as_empty() {
     let lab = Lab::new();
     let elsewhere = lab.path("elsewhere");
     let program = two_domains(&lab, "link", &elsewhere);
@@ -181,7 +181,7 @@ fn a_folder_that_cannot_be_looked_into_is_not_an_empty_one() {
     let away = lab.path("away");
     fs::rename(&elsewhere, &away).unwrap();
     assert_told(&program, "it is a dangling symbolic link");
-    // Seen before, it must not look like a guest without restore points now.
+    // The guest was seen before, so it must not look like one without restore points.
     let survey: Value = serde_json::from_slice(&fs::read(program.state().join("survey.json")).unwrap()).unwrap();
     assert_eq!(survey["domains"]["link-closed"]["points"]["count"], 1, "{survey:#}");
     fs::rename(&away, &elsewhere).unwrap();
@@ -195,7 +195,7 @@ fn a_folder_that_cannot_be_looked_into_is_not_an_empty_one() {
     assert_told(&program, "Too many levels of symbolic links");
     fs::remove_file(&closed).unwrap();
 
-    // Its name file tells whose a shortened folder is.
+    // The name file says which domain a shortened directory name belongs to.
     let shortened = program.backups().join(format!("{}%-{}", "x".repeat(166), "0".repeat(32)));
     fs::create_dir(&shortened).unwrap();
     for words in ["list", "prune"] {
@@ -205,7 +205,7 @@ fn a_folder_that_cannot_be_looked_into_is_not_an_empty_one() {
 }
 
 #[test]
-fn a_folder_on_failing_storage_is_not_an_empty_one() {
+fn directory_on_failing_storage_is_not_treated_as_empty() {
     if !can_mount() {
         return;
     }
@@ -223,7 +223,7 @@ fn a_folder_on_failing_storage_is_not_an_empty_one() {
 }
 
 #[test]
-fn a_file_that_its_server_no_longer_knows_is_not_called_damaged() {
+fn file_with_a_stale_handle_is_not_reported_as_damaged() {
     if !can_mount() {
         return;
     }
@@ -252,7 +252,7 @@ fn a_file_that_its_server_no_longer_knows_is_not_called_damaged() {
         }
     }
     storage.set(Call::Read, 2 << 20, Fault::Error(Errno::EIO));
-    assert_eq!(program.run(&["verify"]).code, 6, "a sector that cannot be read is damage");
+    assert_eq!(program.run(&["verify"]).code, 6, "an unreadable sector is damage");
     storage.heal();
     assert_eq!(program.run(&["verify"]).code, 0);
 }

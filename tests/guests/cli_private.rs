@@ -1,15 +1,15 @@
-//! What nobody else may see: the modes of files and folders, and secrets of the domain XML.
+//! Private data: the modes of files and directories, and secrets in the domain XML.
 
 use crate::host;
 use crate::host::{Host, run};
 use crate::lab::{Disk, Guest, Lab, virsh};
 
 const SECRET: &str = "hunter2X";
-/// What an operator hands to the guest by QEMU's own options, as Ignition and cloud-init are handed theirs.
+/// Data that an operator passes to the guest in QEMU's own options, like that of Ignition and cloud-init.
 const HANDED: &str = "opt/secret,string=hunter2X2";
 
 #[test]
-fn all_that_a_run_makes_is_its_owners_alone_whatever_the_umask() {
+fn files_of_a_run_are_private_to_their_owner_regardless_of_the_umask() {
     let host = Host::new(&["a"]);
     let config = host.path("config.yml");
     for umask in ["0", "022", "077"] {
@@ -26,7 +26,7 @@ fn all_that_a_run_makes_is_its_owners_alone_whatever_the_umask() {
     }
 }
 
-/// Has the guest started with more of QEMU's own options.
+/// Starts the guest with more of QEMU's own options.
 fn hand_to_qemu(lab: &Lab, guest: &Guest) {
     let options = format!(
         "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-fw_cfg'/>\
@@ -39,7 +39,7 @@ fn hand_to_qemu(lab: &Lab, guest: &Guest) {
 }
 
 #[test]
-fn a_secret_of_a_live_guest_is_in_the_archive_and_nowhere_else() {
+fn secret_of_a_live_guest_is_only_in_the_archive() {
     let lab = Lab::new();
     // A socket, because ports of the machine are shared with other labs.
     let graphics = format!("<graphics type='vnc' passwd='{SECRET}'><listen type='socket'/></graphics>");
@@ -56,7 +56,7 @@ fn a_secret_of_a_live_guest_is_in_the_archive_and_nowhere_else() {
         command.args(words.split(' ')).args(["--host", host::NAME, "-c"]).arg(host.path("config.yml"));
         let ran = host.finish(command.env("KVMBACKUP_LOG", "trace"));
         for text in [&ran.out, &ran.err] {
-            assert!(!text.contains(SECRET), "{words} tells the secret:\n{text}");
+            assert!(!text.contains(SECRET), "{words} prints the secret:\n{text}");
         }
         ran
     };
@@ -65,20 +65,20 @@ fn a_secret_of_a_live_guest_is_in_the_archive_and_nowhere_else() {
     log("backup --json").ends(0);
     log("report --format json").ends(0);
     log("backup --dry-run --json").ends(0);
-    // A capture that fails late says what libvirt refused, which must not be the XML.
+    // A capture that fails late reports what libvirt refused, which must not be the XML.
     configure(", overlay_dir: /nonexistent/folder");
     log("backup -vvv").ends(1);
     for (path, (_, _, _, contents)) in host.everything() {
         let ours = path.starts_with(host.path("state"));
         let holds = contents.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
-        assert!(!(ours && holds), "{} holds the secret", path.display());
+        assert!(!(ours && holds), "{} contains the secret", path.display());
     }
 
     let archive = host.archives("private").remove(0);
     for member in ["domain.xml", "domain-inactive.xml", "domain-migratable.xml"] {
         let xml = run("tar", &["--zstd", "-xOf", archive.to_str().unwrap(), member]);
         let needs = [format!("passwd='{SECRET}'"), HANDED.to_owned()];
-        assert!(needs.iter().all(|needed| xml.contains(needed)), "{member} lacks what a restore needs");
+        assert!(needs.iter().all(|needed| xml.contains(needed)), "{member} lacks data that a restore needs");
     }
     let manifest = run("tar", &["--zstd", "-xOf", archive.to_str().unwrap(), "manifest.json"]);
     assert!(!manifest.contains(SECRET));

@@ -1,5 +1,5 @@
-//! SIGKILL at every step of the program, and what the next start makes of it: the guest is on its base, thawed and unharmed,
-//! what was published is good, and nothing else is left.
+//! SIGKILL at every step of the program, and the state after the next start: the guest is on its base, thawed and
+//! unharmed, published restore points are good, and nothing else is left.
 
 use crate::steps;
 use std::fs;
@@ -11,7 +11,7 @@ use chrono::Utc;
 use kvmbackup::sys::step::Step;
 use serde_json::json;
 
-/// A guest, and the program with all that has steps of its own: hooks, a session, rotation, metrics.
+/// A guest, and a program with everything that has its own steps: hooks, a session, rotation, metrics.
 struct Scene {
     guest: Guest,
     targets: Vec<String>,
@@ -32,7 +32,7 @@ impl Scene {
         if booted {
             scene.wait_for_the_writer();
         }
-        // Two that stay; the next has rotation remove one.
+        // Two points stay; with the next one, rotation removes one.
         (0..2).for_each(|_| drop(scene.program.backup_well()));
         scene
     }
@@ -50,12 +50,12 @@ impl Scene {
         command
     }
 
-    /// The steps of a good run.
+    /// The steps of a successful run.
     fn steps(&self, word: &str) -> Vec<At> {
         steps::of(&mut self.command(word))
     }
 
-    /// Kills a backup at each of these steps, and panics unless the next one puts everything right each time.
+    /// Kills a backup at each of these steps, and panics unless the next one recovers everything each time.
     fn kill_at_each(&self, steps: &[At]) {
         for (number, at) in steps.iter().enumerate() {
             steps::kill(&mut self.command("backup"), *at);
@@ -72,7 +72,7 @@ impl Scene {
         self.assert_restores();
     }
 
-    /// Has the guest write, what it does of itself when it is booted; what must be on its disks from now on.
+    /// Writes to a paused guest (a booted one writes by itself); returns what must be on its disks from now on.
     fn write(&self, number: usize) -> Written {
         if self.booted {
             return Written::Files;
@@ -97,7 +97,7 @@ impl Scene {
         assert_eq!(verified.code, 0, "{at:?}: {verified:#?}");
     }
 
-    /// The newest point is what is on the disks now; the one before is what it was when it was the newest.
+    /// The newest point matches the disks now. The previous one matches the disks when it was the newest.
     fn assert_points_are_identical(&self, at: At) {
         let listed = self.program.run(&["list", "--json"]).stdout;
         let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
@@ -126,10 +126,11 @@ impl Scene {
         }
     }
 
-    /// Every point that is listed holds a file system that is sound, where there is one.
+    /// If the guest has a file system, every listed point contains it intact.
     fn assert_restores(&self) {
         let folder = self.program.backups().join(self.guest.name());
-        // Points have names a second apart, runs may follow each other faster; rotation does not count what is ahead of the clock.
+        // Names of points are one second apart, but runs may follow each other faster. Rotation does not count points
+        // in the future.
         wait_until(DEADLINE, "the clock to pass the newest point", || {
             let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
             let now = Utc::now().format("%Y%m%dT%H%M%SZ").to_string();
@@ -146,12 +147,12 @@ impl Scene {
                 let raw = self.lab.path("restored.raw");
                 let [disk, raw] = [archive.disk(target), raw].map(|path| path.to_str().unwrap().to_owned());
                 qemu_img(&["convert", "-f", "qcow2", "-O", "raw", &disk, &raw]);
-                // It was frozen, so there is nothing to replay.
+                // It was frozen, so no journal needs to be replayed.
                 run("e2fsck", &["-f", "-n", &raw]);
                 fs::remove_file(raw).unwrap();
             }
         }
-        assert_eq!(archives, 2, "rotation goes on");
+        assert_eq!(archives, 2, "rotation continues");
     }
 
     fn journal(&self) -> usize {
@@ -160,7 +161,7 @@ impl Scene {
     }
 }
 
-/// What the guest wrote.
+/// Data that the guest wrote.
 enum Written {
     /// Bytes of a pattern at an offset, on every disk.
     Pattern(u8, u64),
@@ -178,7 +179,7 @@ fn program(lab: &Lab, guest: &str, method: &str, quiesce: &str) -> Program {
     Program::new(lab).set("metrics", json!({"textfile": lab.path("kvmbackup.prom")})).domain(guest, keys)
 }
 
-/// From the first of these steps on, until the step after the last of them.
+/// From the first of these steps, until the step after the last of them.
 fn span(steps: &[At], list: &[Step]) -> Vec<At> {
     let is_one = |at: &At| list.contains(&at.step);
     let (first, last) = (steps.iter().position(is_one).unwrap(), steps.iter().rposition(is_one).unwrap());
@@ -186,7 +187,7 @@ fn span(steps: &[At], list: &[Step]) -> Vec<At> {
 }
 
 #[test]
-fn a_snapshot_killed_at_any_step_is_put_right_by_the_next_run() {
+fn snapshot_backup_killed_at_any_step_is_recovered_by_the_next_run() {
     let scene = Scene::new("crash-snapshot", &["vda"], "snapshot", false);
     let steps = scene.steps("backup");
     steps::assert_reached(&steps, &[SNAPSHOT]);
@@ -194,7 +195,7 @@ fn a_snapshot_killed_at_any_step_is_put_right_by_the_next_run() {
 }
 
 #[test]
-fn a_pull_killed_at_any_step_is_put_right_by_the_next_run() {
+fn pull_backup_killed_at_any_step_is_recovered_by_the_next_run() {
     let scene = Scene::new("crash-pull", &["vda"], "pull", false);
     let steps = scene.steps("backup");
     steps::assert_reached(&steps, &[PULL]);
@@ -202,26 +203,27 @@ fn a_pull_killed_at_any_step_is_put_right_by_the_next_run() {
 }
 
 #[test]
-fn guest_that_writes_continuously_is_unharmed_after_a_kill_at_any_step_it_notices() {
+fn guest_that_writes_continuously_is_unharmed_after_a_kill_at_any_relevant_step() {
     let scene = Scene::new("crash-writes", &["vda"], "snapshot", true);
     let steps = scene.steps("backup");
     steps::assert_reached(&steps, &[SNAPSHOT, FREEZE]);
-    // A paused guest is killed at every step of a snapshot, above. Here, at those that a running system notices.
+    // The test above kills the backup of a paused guest at every step of a snapshot. This test uses the steps that a
+    // running system notices.
     let noticed = [FREEZE, &[Step::SnapshotTaken, Step::CommitBegun, Step::Pivot]].concat();
     scene.kill_at_each(&steps::only(&steps::firsts(&steps), &noticed));
 }
 
 #[test]
-#[ignore = "soak: every step of backups of two disks, every time that it is reached, of a guest that writes all the time"]
-fn two_disks_of_a_guest_that_writes_all_the_time_are_unharmed_after_every_kill() {
+#[ignore = "soak: kills at every step, each time it is reached, for two disks of a guest that writes continuously"]
+fn two_disks_of_a_guest_that_writes_continuously_are_unharmed_after_every_kill() {
     for method in ["snapshot", "pull"] {
         let scene = Scene::new(&format!("crash-two-{method}"), &["vda", "sda"], method, true);
         scene.kill_at_each(&scene.steps("backup"));
     }
 }
 
-/// Has a backup killed and recovery killed at each of its steps; `meanwhile` is what becomes of the guest before, and `after`
-/// brings it back.
+/// Kills a backup, and then recovery at each of its steps. `meanwhile` changes the guest in between, and `after` brings
+/// it back.
 fn recovery_is_killed(scene: &Scene, list: &[Step], meanwhile: impl Fn(&Guest), after: impl Fn(&Guest)) {
     let interrupt = |number| {
         steps::kill(&mut scene.command("backup"), Step::DiskRead.into());
@@ -246,19 +248,19 @@ fn recovery_is_killed(scene: &Scene, list: &[Step], meanwhile: impl Fn(&Guest), 
 }
 
 #[test]
-fn a_recovery_killed_at_any_step_is_recovered_from() {
+fn recovery_killed_at_any_step_is_completed_by_the_next() {
     let scene = Scene::new("recovery-killed", &["vda"], "snapshot", false);
     recovery_is_killed(&scene, &[Step::CommitBegin, Step::Pivoted, Step::OverlayRemove], |_| (), |_| ());
 }
 
 #[test]
-fn a_recovery_of_a_guest_that_is_off_killed_at_any_step_is_recovered_from() {
+fn recovery_of_a_guest_that_is_off_killed_at_any_step_is_completed_by_the_next() {
     let scene = Scene::new("recovery-off-killed", &["vda"], "snapshot", false);
     recovery_is_killed(&scene, OFF, Guest::destroy, Guest::start_paused);
 }
 
 #[test]
-fn a_recovery_of_a_pull_killed_at_any_step_is_recovered_from() {
+fn recovery_of_a_pull_killed_at_any_step_is_completed_by_the_next() {
     let scene = Scene::new("recovery-pull-killed", &["vda"], "pull", false);
     recovery_is_killed(&scene, &[Step::PullEnd, Step::PullEnded, Step::ScratchRemove], |_| (), |_| ());
 }

@@ -1,18 +1,18 @@
-//! Each disk gets what it needs: what has no contents worth saving is left out and said, what cannot be saved is missed
-//! and named, what cannot be snapshot is pulled, and foreign snapshots are left alone.
+//! Each disk gets what it needs: a disk without contents worth saving is left out and listed, one that cannot be saved
+//! is reported as missing, one that cannot be snapshotted is pulled, and foreign snapshots are left alone.
 
 use crate::lab::{Contents, Disk, Guest, Lab, Program, by_each_method, save_exactly, sha256, virsh};
 use serde_json::{Value, json};
 
 by_each_method! {
-    removable_media_and_excluded_disks_are_left_out_and_said
-    a_disk_that_says_snapshot_no_is_saved_all_the_same
-    read_only_and_transient_disks_are_saved_beside_others
-    a_foreign_external_snapshot_is_left_alone
-    a_foreign_internal_snapshot_is_left_alone
+    removable_media_and_excluded_disks_are_left_out_and_listed
+    disk_with_snapshot_no_is_saved_anyway
+    read_only_and_transient_disks_are_saved_with_others
+    foreign_external_snapshot_is_left_alone
+    foreign_internal_snapshot_is_left_alone
 }
 
-fn removable_media_and_excluded_disks_are_left_out_and_said(method: &str) {
+fn removable_media_and_excluded_disks_are_left_out_and_listed(method: &str) {
     let lab = Lab::new();
     let guest = lab
         .guest(&format!("removable-{method}"))
@@ -37,7 +37,7 @@ fn removable_media_and_excluded_disks_are_left_out_and_said(method: &str) {
     assert_eq!(saved.archive.manifest()["skipped"], saved.outcome()["skipped"]);
 }
 
-fn a_disk_that_says_snapshot_no_is_saved_all_the_same(method: &str) {
+fn disk_with_snapshot_no_is_saved_anyway(method: &str) {
     let lab = Lab::new();
     let guest = lab
         .guest(&format!("says-no-{method}"))
@@ -50,8 +50,8 @@ fn a_disk_that_says_snapshot_no_is_saved_all_the_same(method: &str) {
     save_exactly(&lab, &guest, json!({"method": method}), &targets);
 }
 
-/// What the guest wrote to a transient disk since its start goes away with the guest: the image is what stays.
-fn read_only_and_transient_disks_are_saved_beside_others(method: &str) {
+/// The guest's writes to a transient disk are dropped when it stops: the backup contains the image below.
+fn read_only_and_transient_disks_are_saved_with_others(method: &str) {
     let lab = Lab::new();
     let guest = lab
         .guest(&format!("still-{method}"))
@@ -80,8 +80,8 @@ fn read_only_and_transient_disks_are_saved_beside_others(method: &str) {
     assert_eq!(sha256(&guest.disk_source("vdc").unwrap()), written, "the guest's changes to vdc");
 }
 
-/// The disk is on somebody's overlay: that is what the guest sees, and where it must stay.
-fn a_foreign_external_snapshot_is_left_alone(method: &str) {
+/// The disk is on another program's overlay. The backup contains what the guest sees, and the disk stays there.
+fn foreign_external_snapshot_is_left_alone(method: &str) {
     let lab = Lab::new();
     let mut guest = lab.guest(&format!("foreign-{method}")).disk(Disk::qcow2("vda")).paused();
     guest.write("vda", 0x01, 0, 8 << 20);
@@ -98,7 +98,7 @@ fn a_foreign_external_snapshot_is_left_alone(method: &str) {
     assert_eq!(sha256(&base), before, "the image below the foreign snapshot was written to");
 }
 
-fn a_foreign_internal_snapshot_is_left_alone(method: &str) {
+fn foreign_internal_snapshot_is_left_alone(method: &str) {
     let lab = Lab::new();
     let mut guest = lab.guest(&format!("internal-{method}")).disk(Disk::qcow2("vda")).define();
     guest.write_while_off("vda", 0x01, 0, 8 << 20);
@@ -115,7 +115,7 @@ fn a_foreign_internal_snapshot_is_left_alone(method: &str) {
 }
 
 #[test]
-fn a_shareable_disk_is_pulled_with_a_reason() {
+fn shareable_disk_is_pulled_with_a_reason() {
     let (lab, guest) = with_shareable("share-auto");
     let saved = save_exactly(&lab, &guest, json!({"method": "auto"}), &["vda", "vdb"]);
     let outcome = saved.outcome();
@@ -124,7 +124,7 @@ fn a_shareable_disk_is_pulled_with_a_reason() {
 }
 
 #[test]
-fn a_shareable_disk_makes_a_snapshot_partial() {
+fn shareable_disk_makes_a_snapshot_partial() {
     let (lab, guest) = with_shareable("share-snapshot");
     let outcome = save_partly(&lab, &guest, json!({"method": "snapshot"}), &["vda"], "vdb");
     assert_eq!(outcome["method"], "snapshot");
@@ -138,9 +138,9 @@ fn with_shareable(name: &str) -> (Lab, Guest) {
     (lab, guest)
 }
 
-/// Neither way may let the contents of an encrypted disk into an overlay or an archive unasked.
+/// Neither method may write the contents of an encrypted disk to an overlay or an archive unless that is allowed.
 #[test]
-fn an_encrypted_disk_is_refused_and_the_others_are_saved() {
+fn encrypted_disk_is_refused_and_the_others_are_saved() {
     let lab = Lab::new();
     let guest = lab.guest("luks-refused").disk(Disk::qcow2("vda")).disk(Disk::luks("vdb")).paused();
     guest.write("vda", 0x0a, 1 << 20, 65536);
@@ -149,13 +149,13 @@ fn an_encrypted_disk_is_refused_and_the_others_are_saved() {
         let outcome = save_partly(&lab, &guest, json!({"method": method}), &["vda"], "vdb");
         assert!(outcome["skipped"][0]["hint"].as_str().unwrap().contains("allow_plaintext: true"), "{outcome:#}");
     }
-    // Allowed or not: an overlay would be plain.
+    // Allowed or not: an overlay would not be encrypted.
     let outcome = save_partly(&lab, &guest, json!({"method": "snapshot", "allow_plaintext": true}), &["vda"], "vdb");
     assert!(outcome["skipped"][0]["reason"].as_str().unwrap().contains("overlay"), "{outcome:#}");
 }
 
 #[test]
-fn an_encrypted_disk_is_pulled_when_that_is_allowed() {
+fn encrypted_disk_is_pulled_if_allowed() {
     let lab = Lab::new();
     let guest = lab.guest("luks-allowed").disk(Disk::qcow2("vda")).disk(Disk::luks("vdb")).paused();
     guest.write("vda", 0x0a, 1 << 20, 65536);
@@ -167,7 +167,7 @@ fn an_encrypted_disk_is_pulled_when_that_is_allowed() {
 }
 
 #[test]
-fn a_guest_with_nothing_but_an_encrypted_disk_fails_with_a_hint() {
+fn guest_with_only_an_encrypted_disk_fails_with_a_hint() {
     let lab = Lab::new();
     let guest = lab.guest("luks-only").disk(Disk::luks("vda")).paused();
     let program = Program::new(&lab).domain(guest.name(), json!({}));
@@ -180,7 +180,7 @@ fn a_guest_with_nothing_but_an_encrypted_disk_fails_with_a_hint() {
     program.assert_no_leftovers(&guest);
 }
 
-/// Backs up a paused guest of which one disk cannot be saved: exit code 1, the disk named, the others exact.
+/// Backs up a paused guest with one disk that cannot be saved: exit code 1, the disk is named, the others are exact.
 fn save_partly(lab: &Lab, guest: &Guest, keys: Value, targets: &[&str], missed: &str) -> Value {
     let contents = Contents::of(lab, guest, targets);
     let program = Program::new(lab).domain(guest.name(), keys);

@@ -1,11 +1,11 @@
-//! Every way of compressing makes an archive that the usual tools take for one of theirs.
+//! Every compression makes an archive that the usual tools accept as their own format.
 
 use std::path::PathBuf;
 
 use crate::lab::{Disk, Lab, run, save_exactly};
 use serde_json::json;
 
-/// A guest that is off with 24 MB that do not compress, backed up: the archive.
+/// Backs up a guest that is off with 24 MB of incompressible data; returns the archive.
 fn archive(lab: &Lab, compression: serde_json::Value) -> PathBuf {
     let random = lab.path("images").join("random.raw");
     std::fs::create_dir_all(random.parent().unwrap()).unwrap();
@@ -21,7 +21,7 @@ fn pipe(command: &str, archive: &std::path::Path) -> String {
 }
 
 #[test]
-fn a_zstd_archive_passes_for_zstd_in_several_frames() {
+fn zstd_archive_is_valid_for_zstd_in_several_frames() {
     let lab = Lab::new();
     let archive = archive(&lab, json!({"method": "zstd", "level": 3}));
     assert!(archive.to_str().unwrap().ends_with(".tar.zst"));
@@ -32,7 +32,7 @@ fn a_zstd_archive_passes_for_zstd_in_several_frames() {
 }
 
 #[test]
-fn a_gzip_archive_passes_for_gzip() {
+fn gzip_archive_is_valid_for_gzip() {
     let lab = Lab::new();
     let archive = archive(&lab, json!({"method": "gzip", "level": 1}));
     assert!(archive.to_str().unwrap().ends_with(".tar.gz"));
@@ -44,7 +44,7 @@ fn a_gzip_archive_passes_for_gzip() {
 }
 
 #[test]
-fn an_uncompressed_archive_passes_for_tar() {
+fn uncompressed_archive_is_valid_for_tar() {
     let lab = Lab::new();
     let archive = archive(&lab, json!({"method": "none"}));
     let names = pipe("tar -tf \"$1\"", &archive);

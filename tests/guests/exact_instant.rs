@@ -1,4 +1,4 @@
-//! All disks of a domain are captured at one instant, and what is written later is not in the archive.
+//! All disks of a domain are captured at one instant, and later writes are not in the archive.
 
 use crate::lab;
 use std::fs::File;
@@ -11,20 +11,20 @@ use crate::lab::{Call, DEADLINE, Disk, Gate, Guest, Lab, Program, Ran, Report, U
 use serde_json::json;
 
 by_each_method! {
-    disks_that_are_written_meanwhile_are_captured_at_one_instant
+    disks_under_write_load_are_captured_at_one_instant
 }
 
 /// The places that are written one after the other, over and over, each time with the next number.
 const PLACES: [(&str, u64); 4] = [("vda", 0), ("vdb", 0), ("vdb", SIZE - 65536), ("vda", SIZE - 65536)];
 const SIZE: u64 = 64 << 20;
 
-/// Rounds that are written in one go.
+/// Rounds that are written without a pause.
 const BURST: u32 = 5;
 
-/// At any instant the places hold the numbers n … n, n-1 … n-1 in the order in which they are written: a later place
-/// never holds a greater number than an earlier one, and no two are further apart than 1. Were there two captures, a
+/// At any instant the places contain the numbers n … n, n-1 … n-1 in the order in which they are written: a later place
+/// never contains a greater number than an earlier one, and no two differ by more than 1. If there were two captures, a
 /// burst would lie between them.
-fn disks_that_are_written_meanwhile_are_captured_at_one_instant(method: &str) {
+fn disks_under_write_load_are_captured_at_one_instant(method: &str) {
     let lab = Lab::new();
     let guest = lab.guest(&format!("instant-{method}")).disk(Disk::qcow2("vda")).disk(Disk::raw("vdb")).paused();
     for target in ["vda", "vdb"] {
@@ -53,18 +53,18 @@ fn disks_that_are_written_meanwhile_are_captured_at_one_instant(method: &str) {
     let numbers: Vec<u8> = PLACES.iter().map(|(target, offset)| number(&archive, target, *offset)).collect();
     let behind: Vec<u8> = numbers.iter().map(|number| numbers[0].wrapping_sub(*number)).collect();
     assert!(behind.is_sorted() && behind[3] <= 1, "captured apart: {numbers:?}");
-    // What was written since is where it belongs.
+    // Later writes are in the image.
     for (target, offset) in PLACES {
         guest.assert_holds(target, last, offset, 65536);
     }
     program.assert_no_leftovers(&guest);
 }
 
-/// Writes round after round, from before `work` begins until after it ends; the number of the last round.
+/// Writes round after round, from before `work` begins until after it ends; returns the number of the last round.
 fn while_written<T>(guest: &Guest, work: impl FnOnce(&AtomicU32) -> T) -> (T, u8) {
     let (stop, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
     thread::scope(|scope| {
-        // Stopped before it is waited for, even when a test fails.
+        // Stopped before it is waited for, even if a test fails.
         let _stop = Stop(&stop);
         let writer = scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
@@ -85,7 +85,7 @@ fn while_written<T>(guest: &Guest, work: impl FnOnce(&AtomicU32) -> T) -> (T, u8
     })
 }
 
-/// Says stop when it is dropped.
+/// Requests a stop when it is dropped.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -94,7 +94,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// The number that a place of a disk in an archive holds throughout.
+/// The number that fills a place of a disk in an archive.
 fn number(archive: &Unpacked, target: &str, offset: u64) -> u8 {
     let raw = archive.path(&format!("{target}.raw"));
     if !raw.exists() {
@@ -103,6 +103,6 @@ fn number(archive: &Unpacked, target: &str, offset: u64) -> u8 {
     }
     let mut bytes = vec![0; 65536];
     File::open(raw).unwrap().read_exact_at(&mut bytes, offset).unwrap();
-    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "{target} at {offset} was captured in the midst of a write");
+    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "{target} at {offset} was captured during a write");
     bytes[0]
 }

@@ -1,4 +1,4 @@
-//! Every kind of disk is in the archive byte for byte, whichever way a running domain is captured.
+//! Every kind of disk is in the archive byte for byte, with either method for a running domain.
 
 use std::path::Path;
 
@@ -7,19 +7,19 @@ use serde_json::json;
 
 by_each_method! {
     qcow2_raw_and_block_devices_of_any_size_are_saved_exactly
-    images_of_unusual_features_and_zeroes_are_saved_exactly
+    images_with_unusual_features_and_zeroes_are_saved_exactly
     a_raw_disk_that_holds_a_qcow2_header_is_saved_as_it_is
-    overlays_and_scratch_files_lie_in_the_folder_that_is_asked_for
-    a_backing_chain_is_saved_flat_and_its_bases_are_untouched
-    a_template_shared_by_two_guests_is_untouched
+    overlays_and_scratch_files_are_in_the_configured_directory
+    backing_chain_is_saved_flat_and_its_bases_are_untouched
+    template_shared_by_two_guests_is_untouched
     an_empty_disk_of_1_tib_makes_an_archive_below_1_mib
-    awkward_names_of_images_and_domains_are_no_hindrance
+    unusual_names_of_images_and_domains_work
 }
 
 fn qcow2_raw_and_block_devices_of_any_size_are_saved_exactly(method: &str) {
     let lab = Lab::new();
     std::fs::create_dir(lab.path("made")).unwrap();
-    // Not even whole sectors: what is missing of the last one reads as zeros.
+    // Not a multiple of a sector: the rest of the last one reads as zeros.
     let odd = lab.path("made/odd.raw");
     std::fs::write(&odd, vec![0x99; 1_000_001]).unwrap();
     let guest = lab
@@ -40,8 +40,8 @@ fn qcow2_raw_and_block_devices_of_any_size_are_saved_exactly(method: &str) {
 }
 
 /// Compressed clusters, subclusters, an image larger than its base, preallocated space, written zeroes and discards:
-/// each is another answer to what is allocated, and none may let what lies below shine through.
-fn images_of_unusual_features_and_zeroes_are_saved_exactly(method: &str) {
+/// each of these differs in what is allocated, and none may expose data of the image below.
+fn images_with_unusual_features_and_zeroes_are_saved_exactly(method: &str) {
     let lab = Lab::new();
     std::fs::create_dir(lab.path("made")).unwrap();
     let path = |name: &str| lab.path("made").join(name).to_str().unwrap().to_owned();
@@ -74,7 +74,7 @@ fn images_of_unusual_features_and_zeroes_are_saved_exactly(method: &str) {
     save_exactly(&lab, &guest, json!({"method": method}), &targets);
 }
 
-/// A guest can write a qcow2 header that names any file of the host into its raw disk. Nobody may believe it.
+/// A guest can write a qcow2 header that names any file of the host into its raw disk. It must not be interpreted.
 fn a_raw_disk_that_holds_a_qcow2_header_is_saved_as_it_is(method: &str) {
     let lab = Lab::new();
     std::fs::create_dir(lab.path("made")).unwrap();
@@ -95,7 +95,7 @@ fn a_raw_disk_that_holds_a_qcow2_header_is_saved_as_it_is(method: &str) {
 }
 
 /// Both images have the same file name, too.
-fn overlays_and_scratch_files_lie_in_the_folder_that_is_asked_for(method: &str) {
+fn overlays_and_scratch_files_are_in_the_configured_directory(method: &str) {
     let lab = Lab::new();
     let folder = lab.path("the overlays, all");
     std::fs::create_dir(&folder).unwrap();
@@ -107,21 +107,21 @@ fn overlays_and_scratch_files_lie_in_the_folder_that_is_asked_for(method: &str) 
     let keys = json!({"method": method, "overlay_dir": folder, "scratch_dir": folder});
     save_exactly(&lab, &guest, keys.clone(), &["vda", "vdb"]);
     let files = || std::fs::read_dir(&folder).unwrap().count();
-    assert_eq!(files(), 0, "something was left in the folder");
+    assert_eq!(files(), 0, "something was left in the directory");
 
     let gate = Gate::new(&lab);
     gate.hold(if method == "pull" { Call::EndPull } else { Call::Commit });
     let program = Program::new(&lab).set("libvirt_uri", json!(gate.uri())).domain(guest.name(), keys);
     let mut run = program.command().args(["backup", "--quiet", "--force"]).spawn().unwrap();
     gate.wait(&mut run);
-    assert_eq!(files(), 2, "the folder was not used");
+    assert_eq!(files(), 2, "the directory was not used");
     gate.open();
     assert!(run.wait().unwrap().success());
     program.assert_no_leftovers(&guest);
-    assert_eq!(files(), 0, "something was left in the folder");
+    assert_eq!(files(), 0, "something was left in the directory");
 }
 
-fn a_backing_chain_is_saved_flat_and_its_bases_are_untouched(method: &str) {
+fn backing_chain_is_saved_flat_and_its_bases_are_untouched(method: &str) {
     let lab = Lab::new();
     let (raw, middle) = (lab.path("base.raw"), lab.path("the middle, one.qcow2"));
     let text = |path: &Path| path.to_str().unwrap().to_owned();
@@ -142,7 +142,7 @@ fn a_backing_chain_is_saved_flat_and_its_bases_are_untouched(method: &str) {
     assert_eq!(backing[1]["source"]["at"], text(&raw), "{backing:#}");
 }
 
-fn a_template_shared_by_two_guests_is_untouched(method: &str) {
+fn template_shared_by_two_guests_is_untouched(method: &str) {
     let lab = Lab::new();
     let template = lab.path("template.qcow2");
     qemu_img(&["create", "-q", "-f", "qcow2", template.to_str().unwrap(), "32M"]);
@@ -168,7 +168,7 @@ fn an_empty_disk_of_1_tib_makes_an_archive_below_1_mib(method: &str) {
 }
 
 /// Two images have the same file name, too.
-fn awkward_names_of_images_and_domains_are_no_hindrance(method: &str) {
+fn unusual_names_of_images_and_domains_work(method: &str) {
     let lab = Lab::new();
     let names = ["with blanks.qcow2", "größe 日本.qcow2", "a,b,,c=d.qcow2", "c:d.qcow2", "it's & <that> \"one\".qcow2"];
     let name = format!("{method} Gäst 日本 & it's, <a>: 100%");

@@ -1,4 +1,4 @@
-//! A guest that is off is read directly, and whatever becomes of it meanwhile, neither it nor the backup suffers.
+//! A guest that is off is read directly. State changes during the backup harm neither the guest nor the backup.
 
 use std::io::Read;
 use std::process::{Child, Stdio};
@@ -31,13 +31,13 @@ fn every_kind_of_disk_is_saved_exactly() {
     for (pattern, target) in (1..).zip(targets) {
         guest.write_while_off(target, pattern, 65536 - 512, 70_144);
     }
-    // The method of a running domain says nothing of one that is off.
+    // The method for a running domain does not affect one that is off.
     save_exactly(&lab, &guest, json!({"method": "snapshot"}), &targets);
     assert_eq!(sha256(&base), before, "the base was written to");
 }
 
 #[test]
-fn what_only_qemu_can_read_is_missed_and_named() {
+fn disks_that_only_qemu_can_read_are_missing_and_named() {
     let lab = Lab::new();
     let network = "<disk type='network' device='disk'><driver name='qemu' type='raw'/>\
                    <source protocol='nbd' name=''><host transport='unix' socket='/nowhere'/></source>\
@@ -59,7 +59,7 @@ fn what_only_qemu_can_read_is_missed_and_named() {
 }
 
 #[test]
-fn a_guest_that_starts_while_it_is_read_is_backed_up_as_it_runs() {
+fn guest_that_starts_while_it_is_read_is_backed_up_running() {
     let lab = Lab::new();
     let guest = lab.guest("off-started").disk(random(&lab)).define();
     let program = Program::new(&lab).domain(guest.name(), json!({}));
@@ -79,15 +79,15 @@ fn a_guest_that_starts_while_it_is_read_is_backed_up_as_it_runs() {
 }
 
 #[test]
-fn a_guest_that_starts_and_stops_while_it_is_read_is_read_again() {
+fn guest_that_starts_and_stops_while_it_is_read_is_read_again() {
     let lab = Lab::new();
     let guest = lab.guest("off-and-on").disk(random(&lab)).define();
     read_twice(&lab, &guest);
 }
 
-/// What was written to a device shows nowhere in its size.
+/// Writes to a device do not change its size.
 #[test]
-fn a_guest_on_a_block_device_that_starts_and_stops_while_it_is_read_is_read_again() {
+fn guest_on_a_block_device_that_starts_and_stops_while_it_is_read_is_read_again() {
     let lab = Lab::new();
     let guest = lab.guest("off-and-on-device").disk(Disk::block("vda").file(random_file(&lab))).define();
     read_twice(&lab, &guest);
@@ -95,7 +95,7 @@ fn a_guest_on_a_block_device_that_starts_and_stops_while_it_is_read_is_read_agai
 
 /// The image that the definition names is not written then.
 #[test]
-fn a_guest_with_a_data_file_that_starts_and_stops_while_it_is_read_is_read_again() {
+fn guest_with_a_data_file_that_starts_and_stops_while_it_is_read_is_read_again() {
     let lab = Lab::new();
     let data = random_file(&lab);
     let random = std::fs::read(&data).unwrap();
@@ -104,7 +104,7 @@ fn a_guest_with_a_data_file_that_starts_and_stops_while_it_is_read_is_read_again
     let size = SIZE.to_string();
     qemu_img(&["create", "-q", "-f", "qcow2", "-o", &options, image.to_str().unwrap(), &size]);
     std::fs::write(&data, random).unwrap();
-    // libvirt gives QEMU the image, and not the data file.
+    // libvirt gives the image to QEMU's user, but not the data file.
     run("chmod", &["a+rw", data.to_str().unwrap()]);
     let guest = lab.guest("off-and-on-data").disk(Disk::qcow2("vda").file(image)).define();
     read_twice(&lab, &guest);
@@ -128,7 +128,7 @@ fn read_twice(lab: &Lab, guest: &Guest) {
 
 const SIZE: u64 = 48 << 20;
 
-/// A raw file full of bytes that do not compress: it takes its time.
+/// A raw file full of incompressible bytes, so that reading takes a while.
 fn random_file(lab: &Lab) -> std::path::PathBuf {
     let folder = lab.path("random");
     std::fs::create_dir(&folder).unwrap();
@@ -150,11 +150,11 @@ fn write_where_it_was_read_and_where_it_was_not(guest: &Guest) {
     guest.write("vda", 0x0b, SIZE - (1 << 20), 1 << 20);
 }
 
-/// A run that stands still in the midst of reading a disk of [`SIZE`] bytes: it has read the first and not the last.
+/// A run that is stopped while it reads a disk of [`SIZE`] bytes: it has read the first byte and not the last.
 struct Stopped(Child);
 
 impl Stopped {
-    /// The test can wait for no event here: it looks often, and begins anew when the run has got too far.
+    /// No event marks this moment, so the test polls often and starts again if the run got too far.
     fn amidst_reading(program: &Program) -> Self {
         let began = Instant::now();
         while began.elapsed() < DEADLINE {
@@ -175,10 +175,10 @@ impl Stopped {
             assert_eq!(program.run(&["recover"]).code, 0);
             std::fs::remove_dir_all(program.backups()).unwrap();
         }
-        panic!("no run could be stopped amidst");
+        panic!("no run could be stopped during the read");
     }
 
-    /// Lets it run to its end.
+    /// Lets it finish.
     fn go_on(mut self) -> Report {
         self.signal("CONT");
         let mut text = String::new();
@@ -192,7 +192,7 @@ impl Stopped {
     }
 }
 
-/// Bytes of the archive that is being written.
+/// Size of the archive that is being written.
 fn written(program: &Program) -> u64 {
     let files = |folder| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let archives = files(program.backups()).flat_map(files);

@@ -1,14 +1,14 @@
-//! Domains in a state of which a backup must say what it is worth, or which it must leave alone.
+//! Domains in a state that a backup must report or must not touch.
 
 use crate::lab::{Contents, DEADLINE, Disk, Guest, Lab, Program, Report, by_each_method, virsh, wait_until};
 use serde_json::{Value, json};
 
 by_each_method! {
-    a_disk_with_a_block_job_of_somebody_else_is_left_alone
-    a_domain_with_a_backup_job_of_somebody_else_is_left_alone
+    disk_with_a_block_job_of_another_program_is_left_alone
+    domain_with_a_backup_job_of_another_program_is_left_alone
 }
 
-/// A refused domain: failed, told why and what to do, and as it was before.
+/// A refused domain: it failed with a reason and a hint, and is unchanged.
 fn assert_refused(program: &Program, guest: &Guest, why: &str, hint: &str) {
     let before = guest.live_xml();
     let report = program.backup();
@@ -21,14 +21,14 @@ fn assert_refused(program: &Program, guest: &Guest, why: &str, hint: &str) {
     assert_eq!(std::fs::read_dir(program.state().join("journal")).unwrap().count(), 0);
 }
 
-fn a_disk_with_a_block_job_of_somebody_else_is_left_alone(method: &str) {
+fn disk_with_a_block_job_of_another_program_is_left_alone(method: &str) {
     let lab = Lab::new();
     let guest = lab.guest(&format!("busy-{method}")).disk(Disk::qcow2("vda")).disk(Disk::qcow2("vdb")).paused();
     let program = Program::new(&lab).domain(guest.name(), json!({"method": method}));
     let copy = lab.path("copy.qcow2");
-    // A mirror: it stays until somebody ends it.
+    // A mirror: it stays until it is ended explicitly.
     virsh(&["blockcopy", guest.name(), "vdb", copy.to_str().unwrap(), "--transient-job"]);
-    // From then on the definition does not change by itself.
+    // After that, the definition does not change by itself.
     wait_until(DEADLINE, "the copy to be ready", || guest.live_xml().contains("ready='yes'"));
     assert_refused(&program, &guest, "a block job is running on it", "virsh blockjob");
     virsh(&["blockjob", guest.name(), "vdb", "--abort"]);
@@ -36,7 +36,7 @@ fn a_disk_with_a_block_job_of_somebody_else_is_left_alone(method: &str) {
     program.assert_no_leftovers(&guest);
 }
 
-fn a_domain_with_a_backup_job_of_somebody_else_is_left_alone(method: &str) {
+fn domain_with_a_backup_job_of_another_program_is_left_alone(method: &str) {
     let lab = Lab::new();
     let guest = lab.guest(&format!("pulled-{method}")).disk(Disk::qcow2("vda")).paused();
     let program = Program::new(&lab).domain(guest.name(), json!({"method": method}));
@@ -48,7 +48,7 @@ fn a_domain_with_a_backup_job_of_somebody_else_is_left_alone(method: &str) {
 }
 
 #[test]
-fn a_paused_guest_is_not_frozen_and_so_fails_where_that_is_required() {
+fn paused_guest_is_not_frozen_and_fails_if_a_freeze_is_required() {
     let lab = Lab::new();
     let guest = lab.guest("paused-require").disk(Disk::qcow2("vda")).paused();
     let program = Program::new(&lab).domain(guest.name(), json!({"quiesce": "require"}));
@@ -57,7 +57,7 @@ fn a_paused_guest_is_not_frozen_and_so_fails_where_that_is_required() {
 }
 
 #[test]
-fn a_saved_guest_is_as_after_a_power_cut_and_goes_on_afterwards() {
+fn saved_guest_is_backed_up_crash_consistent_and_resumes_afterwards() {
     let lab = Lab::new();
     let guest = lab.guest("saved").disk(Disk::qcow2("vda")).paused();
     guest.write("vda", 0x5a, 1 << 20, 65536);

@@ -1,4 +1,4 @@
-//! Room that ends while a disk is read: on the target, and under the guest's overlay.
+//! Space that runs out while a disk is read: on the target, and under the guest's overlay.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -7,10 +7,10 @@ use crate::lab::{Contents, DEADLINE, Disk, Guest, Lab, Program, Ran, Report, by_
 use serde_json::{Value, json};
 
 by_each_method! {
-    a_capture_ends_before_its_room_does
+    capture_ends_before_its_space_runs_out
 }
 
-/// A file system of its own, unmounted at the end.
+/// A separate file system, unmounted at the end.
 struct Small(PathBuf);
 
 impl Small {
@@ -45,7 +45,7 @@ fn finish(run: Child) -> Report {
     Report::from(Ran::from(run.wait_with_output().unwrap()))
 }
 
-/// The bytes of the unfinished archive.
+/// Size of the unfinished archive.
 fn written(folder: &Path) -> u64 {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
@@ -61,7 +61,7 @@ fn fails_with<'a>(report: &'a Report, guest: &Guest, why: &str) -> &'a Value {
 }
 
 #[test]
-fn a_target_is_not_filled_below_min_free() {
+fn target_is_not_filled_below_min_free() {
     let lab = Lab::new();
     let guest = guest(&lab, "min-free");
     let target = Small::new(&lab, "target", 128);
@@ -72,13 +72,13 @@ fn a_target_is_not_filled_below_min_free() {
     let report = program.backup();
     let outcome = fails_with(&report, &guest, "`min_free` requires");
     assert!(outcome["error"]["hint"].as_str().unwrap().contains("Free space"), "{outcome:#}");
-    assert_eq!(written(&target.0.join(guest.name())), 0, "the unfinished archive is still there");
+    assert_eq!(written(&target.0.join(guest.name())), 0, "the unfinished archive still exists");
     guest.assert_no_leftovers();
 }
 
-fn a_capture_ends_before_its_room_does(method: &str) {
+fn capture_ends_before_its_space_runs_out(method: &str) {
     let lab = Lab::new();
-    // Before the guest: its QEMU has mounts of its own.
+    // Before the guest: its QEMU has its own mounts.
     let own = Small::new(&lab, "own", 64);
     let guest = guest(&lab, &format!("room-{method}"));
     let contents = Contents::of(&lab, &guest, &["vda"]);
@@ -87,12 +87,12 @@ fn a_capture_ends_before_its_room_does(method: &str) {
     let program = Program::new(&lab).domain(guest.name(), keys);
     let mut run = start(&program);
     wait_until(DEADLINE, "the first bytes of an archive", || {
-        assert!(run.try_wait().unwrap().is_none(), "the backup has ended before");
+        assert!(run.try_wait().unwrap().is_none(), "the backup has already ended");
         written(&program.backups().join(guest.name())) > 0
     });
     let mut full = std::process::Command::new("dd");
     full.args(["if=/dev/zero", "bs=1M", "status=none"]).arg(format!("of={}", own.0.join("others").display()));
-    assert!(!full.status().unwrap().success(), "it is to be full");
+    assert!(!full.status().unwrap().success(), "the file system should be full");
     let report = finish(run);
     let outcome = fails_with(&report, &guest, "free");
     assert!(outcome["error"]["hint"].as_str().unwrap().contains("overlay_dir"), "{outcome:#}");

@@ -1,4 +1,4 @@
-//! Disks whose images the domain XML does not name by a path, and what a guest needs beside its disks.
+//! Disks whose images the domain XML does not name by a path, and other data that a guest needs besides its disks.
 
 use crate::lab;
 use std::os::unix::net::UnixStream;
@@ -12,10 +12,10 @@ use crate::lab::{
 use serde_json::json;
 
 by_each_method! {
-    a_volume_of_a_storage_pool_is_saved_exactly
+    volume_of_a_storage_pool_is_saved_exactly
 }
 
-fn a_volume_of_a_storage_pool_is_saved_exactly(method: &str) {
+fn volume_of_a_storage_pool_is_saved_exactly(method: &str) {
     let lab = Lab::new();
     let pool = Pool::new(&lab, &format!("pool-{method}"));
     let volume = pool.volume("disk 1, größe.qcow2");
@@ -40,12 +40,12 @@ fn a_volume_of_a_storage_pool_is_saved_exactly(method: &str) {
 }
 
 #[test]
-fn a_network_disk_is_pulled() {
+fn network_disk_is_pulled() {
     let lab = Lab::new();
     let (image, socket) = (lab.path("served.raw"), lab.path("nbd.sock"));
     qemu_img(&["create", "-q", "-f", "raw", image.to_str().unwrap(), "64M"]);
     let server = NbdServer::start(&image, &socket);
-    run("chmod", &["777", socket.to_str().unwrap()]); // QEMU has a user of its own
+    run("chmod", &["777", socket.to_str().unwrap()]); // QEMU runs as its own user.
     let disk = format!(
         "<disk type='network' device='disk'><driver name='qemu' type='raw'/>\
          <source protocol='nbd' name=''><host transport='unix' socket='{}'/></source>\
@@ -69,7 +69,7 @@ fn firmware_variables_and_tpm_state_are_in_the_archive() {
     let guest = lab.guest("firmware").disk(Disk::qcow2("vda")).uefi().tpm().paused();
     let xml = guest.live_xml();
     let nvram = xml.split_once("<nvram").unwrap().1.split(['>', '<']).nth(1).unwrap();
-    // Something that the template has not.
+    // Data that differs from the template.
     let mut variables = std::fs::read(nvram).unwrap();
     variables[70_000..70_008].copy_from_slice(b"variable");
     std::fs::write(nvram, &variables).unwrap();
@@ -87,7 +87,7 @@ fn firmware_variables_and_tpm_state_are_in_the_archive() {
 }
 
 #[test]
-fn missing_tpm_state_is_said() {
+fn missing_tpm_state_is_reported() {
     let lab = Lab::new();
     let guest = lab.guest("no-tpm-state").disk(Disk::qcow2("vda")).tpm().define();
     let saved = save_exactly(&lab, &guest, json!({}), &["vda"]);
@@ -108,7 +108,7 @@ fn kernel_and_initrd_of_a_direct_boot_guest_are_in_the_archive() {
     }
 }
 
-/// The three forms of the XML, as libvirt tells them, secrets included.
+/// The three forms of the XML, as libvirt prints them, including secrets.
 #[test]
 fn all_forms_of_the_xml_are_in_the_archive() {
     let lab = Lab::new();
@@ -125,7 +125,7 @@ fn all_forms_of_the_xml_are_in_the_archive() {
     }
 }
 
-/// A storage pool on a folder, with qcow2 volumes.
+/// A storage pool on a directory, with qcow2 volumes.
 struct Pool {
     name: String,
     folder: PathBuf,
@@ -159,7 +159,7 @@ impl NbdServer {
         let mut command = Command::new("qemu-nbd");
         command.args(["--persistent", "--shared=8", "--discard=unmap", "--format=raw", "--socket"]);
         let server = NbdServer(command.arg(socket).arg(image).spawn().unwrap());
-        // The socket has a name before anybody listens.
+        // The socket has a name before the server listens.
         wait_until(DEADLINE, "qemu-nbd to listen", || UnixStream::connect(socket).is_ok());
         server
     }

@@ -1,4 +1,4 @@
-//! What else happens to a guest, to libvirt's helpers and to the host in the middle of a backup.
+//! Other faults of a guest, of libvirt's helpers and of the host during a backup.
 
 use crate::lab;
 use crate::steps;
@@ -13,7 +13,7 @@ use crate::steps::Held;
 use kvmbackup::sys::step::Step;
 use serde_json::{Value, json};
 
-/// A guest that something happens to, another of the same run, and the program.
+/// A guest with a fault, another guest of the same run, and the program.
 struct Scene {
     guest: Guest,
     other: Guest,
@@ -35,14 +35,14 @@ impl Scene {
         Scene { guest, other, program, lab }
     }
 
-    /// Holds a backup at the first guest's step.
+    /// Stops a backup at the first guest's step.
     fn hold(&self, step: Step) -> Held {
         let mut command = self.program.command();
         command.args(["backup", "--json"]);
         steps::hold(&mut command, step.into(), &self.lab.path("held"))
     }
 
-    /// The report, which says that the other guest was saved.
+    /// Returns the report, which says that the other guest was saved.
     fn finish(&self, held: Held) -> Report {
         let report = Report::from(Ran::from(held.finish()));
         assert_eq!(report.domain(self.other.name())["outcome"], "success", "{report:#?}");
@@ -54,7 +54,7 @@ impl Scene {
         report.domain(self.guest.name())
     }
 
-    /// Panics unless the first guest's backup failed, for this reason and with these words, and nothing is left of it.
+    /// Panics unless the first guest's backup failed, for this reason and with this text, and left nothing.
     fn assert_failed(&self, report: &Report, reason: &str, words: &str) {
         assert_eq!(report.ran.code, 1, "{report:#?}");
         let outcome = self.outcome(report);
@@ -65,7 +65,7 @@ impl Scene {
         self.program.assert_no_leftovers(&self.guest);
     }
 
-    /// The next backup is good, and has nothing to put right.
+    /// The next backup is good, and has nothing to recover.
     fn assert_next_is_good(&self) {
         let report = self.program.backup_well();
         assert_eq!(report.json["recovered"], json!([]), "{report:#?}");
@@ -77,7 +77,7 @@ impl Scene {
     }
 }
 
-/// The process whose command line holds these words.
+/// The process whose command line contains these words.
 fn process(program: &str, words: &str) -> String {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let line = |pid: &String| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -91,7 +91,7 @@ fn process(program: &str, words: &str) -> String {
 }
 
 #[test]
-fn a_reader_that_dies_fails_its_domain_alone() {
+fn reader_that_dies_fails_only_its_domain() {
     let scene = Scene::new("nbd-dies", vec![Disk::qcow2("vda")], json!({"method": "snapshot"}));
     scene.guest.write("vda", 0x11, 1 << 20, 4 << 20);
     let held = scene.hold(Step::DiskRead);
@@ -107,7 +107,7 @@ fn a_reader_that_dies_fails_its_domain_alone() {
 }
 
 #[test]
-fn a_snapshot_that_fails_for_the_second_disk_leaves_the_first_where_it_was() {
+fn snapshot_that_fails_for_the_second_disk_leaves_the_first_on_its_base() {
     let disks = vec![Disk::qcow2("vda"), Disk::qcow2("sda")];
     let scene = Scene::new("second-disk", disks, json!({"method": "snapshot"}));
     let copy = scene.lab.path("copy.qcow2");
@@ -120,7 +120,7 @@ fn a_snapshot_that_fails_for_the_second_disk_leaves_the_first_where_it_was() {
 }
 
 #[test]
-fn a_guest_that_is_let_go_on_or_paused_meanwhile_is_saved_and_stays_so() {
+fn guest_resumed_or_paused_during_the_backup_is_saved_and_keeps_its_state() {
     let scene = Scene::new("pause", vec![Disk::qcow2("vda")], json!({"method": "snapshot", "quiesce": "never"}));
     for (command, state) in [("resume", "running"), ("suspend", "paused")] {
         let held = scene.hold(Step::DiskRead);
@@ -134,7 +134,7 @@ fn a_guest_that_is_let_go_on_or_paused_meanwhile_is_saved_and_stays_so() {
 }
 
 #[test]
-fn a_guest_that_crashes_meanwhile_is_saved_and_keeps_what_it_wrote_last() {
+fn guest_that_crashes_during_the_backup_is_saved_and_keeps_its_last_writes() {
     let scene = Scene::new("crashes", vec![Disk::qcow2("vda")], json!({"method": "snapshot"}));
     for step in [Step::DiskRead, Step::CommitBegin, Step::CommitBegun, Step::Pivot] {
         let held = scene.hold(step);
@@ -151,7 +151,7 @@ fn a_guest_that_crashes_meanwhile_is_saved_and_keeps_what_it_wrote_last() {
 }
 
 #[test]
-fn a_guest_that_is_undefined_meanwhile_runs_on_on_its_base() {
+fn guest_undefined_during_the_backup_keeps_running_on_its_base() {
     let scene = Scene::new("undefined", vec![Disk::qcow2("vda")], json!({"method": "snapshot"}));
     let (base, defined) = (scene.guest.disk_source("vda").unwrap(), scene.lab.path("defined.xml"));
     fs::write(&defined, scene.guest.inactive_xml()).unwrap();
@@ -167,7 +167,7 @@ fn a_guest_that_is_undefined_meanwhile_runs_on_on_its_base() {
     scene.assert_next_is_good();
 }
 
-/// A small file system of its own, unmounted at the end.
+/// A small separate file system, unmounted at the end.
 struct Small(PathBuf);
 
 impl Small {
@@ -185,7 +185,8 @@ impl Drop for Small {
     }
 }
 
-/// A guest that writes, whose overlay has little room, held where the overlay is in place, until an I/O error has paused it.
+/// A guest that writes, whose overlay has little space. The backup is stopped with the overlay in place, until an I/O
+/// error has paused the guest.
 fn paused_by_a_full_overlay(scene: &Scene) -> Held {
     let held = scene.hold(Step::DiskRead);
     let reason = || virsh(&["domstate", "--reason", scene.guest.name()]);
@@ -194,7 +195,7 @@ fn paused_by_a_full_overlay(scene: &Scene) -> Held {
 }
 
 #[test]
-fn a_guest_that_a_full_overlay_has_paused_runs_again_whoever_ends_the_backup() {
+fn guest_paused_by_a_full_overlay_is_resumed_by_the_backup_or_by_recovery() {
     let lab = Lab::new();
     let small = Small::new(&lab, 6);
     let guest = lab.guest("overlay-full").disk(Disk::qcow2("vda")).system("kb.writer").boot();
@@ -209,11 +210,11 @@ fn a_guest_that_a_full_overlay_has_paused_runs_again_whoever_ends_the_backup() {
 
     let held = paused_by_a_full_overlay(&scene);
     let report = scene.finish(held);
-    // The disk may have been read to its end before the room was looked at.
+    // The disk may have been read completely before the free space was checked.
     assert!(matches!(report.ran.code, 0 | 1), "{report:#?}");
     goes_on();
 
-    // Killed in between, it is let go on by recovery, even when that is killed right before.
+    // If the backup is killed in between, recovery resumes the guest, even if a recovery is killed right before that.
     let held = paused_by_a_full_overlay(&scene);
     held.kill();
     let mut recover = scene.program.command();
@@ -224,8 +225,8 @@ fn a_guest_that_a_full_overlay_has_paused_runs_again_whoever_ends_the_backup() {
     goes_on();
 }
 
-/// The power button of the guest has its agent killed, once, and started again after this many seconds: it works while the file
-/// systems are frozen.
+/// The power button of the guest kills its agent once and starts it again after this many seconds. It works while the
+/// file systems are frozen.
 fn agent_dies_by_the_power_button(guest: &Guest, back_after: u32) {
     let again = "qemu-ga -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -f /run/qemu-ga.pid -t /run -d";
     let dies = format!("killall -KILL qemu-ga\nsleep {back_after}\nrm -f /run/qemu-ga.pid\n{again}\n");
@@ -234,7 +235,7 @@ fn agent_dies_by_the_power_button(guest: &Guest, back_after: u32) {
     assert_eq!(set.code, 0, "{set:?}");
 }
 
-/// Holds a backup where the guest is frozen, and has the agent die there.
+/// Stops a backup while the guest is frozen, and kills the agent.
 fn held_without_an_agent(scene: &Scene) -> Held {
     let held = scene.hold(Step::Frozen);
     virsh(&["shutdown", "--mode", "acpi", scene.guest.name()]);
@@ -243,7 +244,7 @@ fn held_without_an_agent(scene: &Scene) -> Held {
 }
 
 #[test]
-fn a_guest_whose_agent_dies_while_it_is_frozen_is_thawed_when_the_agent_is_back() {
+fn guest_whose_agent_dies_while_it_is_frozen_is_thawed_when_the_agent_returns() {
     let lab = Lab::new();
     let guest = lab.guest("agent-dies").disk(Disk::qcow2("vda")).system("kb.writer kb.freezehang=0").boot();
     let scene = Scene::of(lab, guest, json!({"method": "snapshot", "quiesce": "prefer"}));
@@ -258,14 +259,14 @@ fn a_guest_whose_agent_dies_while_it_is_frozen_is_thawed_when_the_agent_is_back(
 }
 
 #[test]
-#[ignore = "soak: the guest is asked to thaw for two minutes"]
-fn a_guest_whose_agent_does_not_come_back_is_told_and_thawed_by_recovery() {
+#[ignore = "soak: asks the guest for two minutes to thaw"]
+fn guest_whose_agent_does_not_return_is_reported_and_thawed_by_recovery() {
     let lab = Lab::new();
     let guest = lab.guest("agent-dead").disk(Disk::qcow2("vda")).system("kb.writer kb.freezehang=0").boot();
     let scene = Scene::of(lab, guest, json!({"method": "snapshot", "quiesce": "prefer"}));
     agent_dies_by_the_power_button(&scene.guest, 240);
     let held = held_without_an_agent(&scene);
-    // The journal keeps what is still to be done, so the state folder is not empty.
+    // The journal records the remaining work, so the state directory is not empty.
     let report = Report::from(Ran::from(held.finish()));
     assert_eq!(report.domain(scene.other.name())["outcome"], "success", "{report:#?}");
     assert_eq!(report.ran.code, 1, "{report:#?}");
@@ -275,7 +276,7 @@ fn a_guest_whose_agent_does_not_come_back_is_told_and_thawed_by_recovery() {
         outcome["error"].to_string().contains("still frozen") && outcome["error"].to_string().contains("domfsthaw")
     );
     wait_until(lab::BOOT_DEADLINE, "the agent to be back", || scene.guest.try_agent("guest-ping").is_ok());
-    // The new agent may find the last request to thaw on its line, and has obeyed it then.
+    // The new agent may find the last thaw request in its input and obey it.
     let recovered = scene.program.run(&["recover"]);
     assert_eq!(recovered.code, 0, "{recovered:#?}");
     assert!(!scene.guest.is_frozen());
@@ -284,10 +285,10 @@ fn a_guest_whose_agent_does_not_come_back_is_told_and_thawed_by_recovery() {
     }
 }
 
-/// QEMU stands still, and somebody's command holds the domain: libvirt refuses whoever else wants to change its state.
+/// QEMU is stopped, and another client's command has locked the domain: libvirt refuses other changes of its state.
 #[test]
-#[ignore = "soak: libvirt gives up after half a minute"]
-fn a_commit_waits_for_whoever_holds_the_domain_for_a_minute() {
+#[ignore = "soak: libvirt times out after half a minute"]
+fn commit_waits_while_another_client_locks_the_domain_for_a_minute() {
     let scene = Scene::new("state-lock", vec![Disk::qcow2("vda")], json!({"method": "snapshot"}));
     let held = scene.hold(Step::CommitBegin);
     let qemu = scene.qemu();
@@ -305,11 +306,11 @@ fn a_commit_waits_for_whoever_holds_the_domain_for_a_minute() {
     scene.program.assert_no_leftovers(&scene.guest);
 }
 
-/// The guest writes faster than its overlay is committed. QEMU heeds a bandwidth only until the job is ready, so there has to be
-/// enough to commit for it to be set before.
+/// The guest writes faster than its overlay is committed. QEMU applies a bandwidth limit only until the job is ready,
+/// so the commit must be large enough for the limit to be set before that.
 #[test]
-#[ignore = "soak: a commit that comes no nearer to its end is given up after ten minutes"]
-fn a_commit_that_the_guest_outruns_is_given_up_and_ended_when_it_can_be() {
+#[ignore = "soak: a commit without progress is abandoned after ten minutes"]
+fn commit_outrun_by_the_guest_is_abandoned_and_completed_later() {
     let scene = Scene::new("outruns", vec![Disk::qcow2("vda").size("1G")], json!({"method": "snapshot"}));
     let bandwidth = |bytes| try_virsh(&["blockjob", scene.guest.name(), "vda", "--bytes", "--bandwidth", bytes]);
     let write = |round: u64| scene.guest.write("vda", (round % 250) as u8 + 1, round % 64 * 65536, 65536);
@@ -325,7 +326,7 @@ fn a_commit_that_the_guest_outruns_is_given_up_and_ended_when_it_can_be() {
         ended.store(true, Ordering::Relaxed);
         report
     });
-    assert_eq!(report.ran.code, 7, "the point is good, the guest is not where it was: {report:#?}");
+    assert_eq!(report.ran.code, 7, "the point is good, but the guest is not on its base: {report:#?}");
     let left = scene.outcome(&report)["leftovers"].to_string();
     assert!(left.contains("made no progress for 10 minutes") && left.contains("lab recover"), "{left}");
     write(1000);

@@ -1,5 +1,5 @@
-//! A signal, or a failure, at every step of a backup that a running guest is needed for: the guest is unharmed, what else can
-//! be saved is saved, and the report and the exit code say what happened. The other steps are in `tests/program/fault_off.rs`.
+//! A signal, or a failure, at every step of a backup of a running guest: the guest is unharmed, everything else is
+//! saved, and the report and the exit code say what happened. The other steps are in `tests/program/fault_off.rs`.
 
 use crate::steps;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::steps::{At, HARMLESS, OF_RUN, PULL, SIGNALS, SNAPSHOT};
 use kvmbackup::sys::step::Step;
 use serde_json::json;
 
-/// Two paused guests, the first of which the faults are for.
+/// Two paused guests, the first of which gets the faults.
 struct Scene {
     guests: [Guest; 2],
     program: Program,
@@ -55,7 +55,7 @@ impl Scene {
         (pattern, offset)
     }
 
-    /// Panics unless nothing is left, the points are good, and the guest has what it wrote.
+    /// Panics unless nothing is left, the points are good, and the guest has its writes.
     fn assert_right(&self, at: At, (pattern, offset): (u8, u64)) {
         self.guests.iter().for_each(|guest| self.program.assert_no_leftovers(guest));
         self.guests[0].assert_holds("vda", pattern, offset, 65536);
@@ -75,7 +75,7 @@ impl Scene {
             for (name, value) in signals(number) {
                 let written = self.write(number);
                 let report = Report::from(self.with(*at, &format!("signal={name}")));
-                // At the steps after the last domain all is done; before that, it is not.
+                // At the steps after the last domain the work is done; before that, it is not.
                 let done = self.guests.iter().all(|guest| {
                     let domains = report.json["domains"].as_array().unwrap();
                     domains.iter().any(|domain| domain["domain"] == guest.name() && domain["outcome"] == "success")
@@ -83,7 +83,7 @@ impl Scene {
                 let expected = report.json["signal"].as_i64().map_or(0, |signal| 128 + signal as i32);
                 assert_eq!(report.ran.code, expected, "{at:?} {name}: {report:#?}");
                 assert!(done || expected == 128 + value, "{at:?} {name}: {report:#?}");
-                assert_eq!(report.json["recovered"], json!([]), "{at:?} {name}: the run before ended in order");
+                assert_eq!(report.json["recovered"], json!([]), "{at:?} {name}: the previous run ended cleanly");
                 self.assert_right(*at, written);
             }
         }
@@ -100,14 +100,14 @@ impl Scene {
             let of_run = OF_RUN.contains(&at.step) || *at == Step::StateFolder.into();
             if !of_run {
                 let report = Report::from(ran);
-                // A later time may be the second one's.
+                // If the step was reached before, this may be that of the second domain.
                 let saved = |guest: &&Guest| report.domain(guest.name())["outcome"] == "success";
                 let saved = self.guests.iter().filter(saved).count();
                 assert!(saved >= 1, "{at:?}: the other domain is saved: {report:#?}");
             }
             let recovered = self.program.run(&["recover"]);
             assert_eq!(recovered.code, 0, "{at:?}: {recovered:#?}");
-            // What is removed by the next run only.
+            // Removed only by the next run.
             let next = self.program.backup();
             assert_eq!(next.ran.code, 0, "{at:?}: {next:#?}");
             self.assert_right(*at, written);
@@ -121,7 +121,7 @@ fn in_turn(number: usize) -> Vec<(&'static str, i32)> {
 }
 
 #[test]
-fn a_signal_at_any_step_of_a_snapshot_ends_the_run_in_order() {
+fn signal_at_any_step_of_a_snapshot_ends_the_run_cleanly() {
     let scene = Scene::new("signal-snapshot", "snapshot");
     let steps = scene.steps();
     steps::assert_reached(&steps, &[SNAPSHOT]);
@@ -129,14 +129,14 @@ fn a_signal_at_any_step_of_a_snapshot_ends_the_run_in_order() {
 }
 
 #[test]
-fn a_failure_at_any_step_of_a_snapshot_is_told_and_costs_no_other_domain() {
+fn failure_at_any_step_of_a_snapshot_is_reported_and_affects_no_other_domain() {
     let scene = Scene::new("fail-snapshot", "snapshot");
     let steps = scene.steps();
     scene.failed_at_each(&steps::only(&steps::firsts(&steps), SNAPSHOT));
 }
 
 #[test]
-fn a_failure_at_any_step_of_a_pull_is_told_and_costs_no_other_domain() {
+fn failure_at_any_step_of_a_pull_is_reported_and_affects_no_other_domain() {
     let scene = Scene::new("fail-pull", "pull");
     let steps = scene.steps();
     steps::assert_reached(&steps, &[PULL]);
@@ -144,8 +144,8 @@ fn a_failure_at_any_step_of_a_pull_is_told_and_costs_no_other_domain() {
 }
 
 #[test]
-#[ignore = "soak: three signals at every step, every time that it is reached"]
-fn every_signal_at_every_step_of_every_method_ends_the_run_in_order() {
+#[ignore = "soak: three signals at every step, each time it is reached"]
+fn every_signal_at_every_step_of_every_method_ends_the_run_cleanly() {
     for method in ["snapshot", "pull"] {
         let scene = Scene::new(&format!("signals-{method}"), method);
         scene.stopped_at_each(&scene.steps(), |_| SIGNALS.to_vec());
@@ -153,8 +153,8 @@ fn every_signal_at_every_step_of_every_method_ends_the_run_in_order() {
 }
 
 #[test]
-#[ignore = "soak: a failure at every step, every time that it is reached"]
-fn a_failure_at_every_step_of_every_method_is_told_and_costs_no_other_domain() {
+#[ignore = "soak: a failure at every step, each time it is reached"]
+fn failure_at_every_step_of_every_method_is_reported_and_affects_no_other_domain() {
     for method in ["snapshot", "pull"] {
         let scene = Scene::new(&format!("fails-{method}"), method);
         scene.failed_at_each(&scene.steps());

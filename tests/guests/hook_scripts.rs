@@ -1,4 +1,4 @@
-//! The hooks in `hooks/` as files: sound shell, of safe modes, installed and documented; and the templates do what they say.
+//! The hooks in `hooks/` as files: valid shell, with safe modes, installed and documented. The templates work.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -34,14 +34,14 @@ fn every_script_is_executable_safe_documented_and_installed() {
         let mode = script.metadata().unwrap().permissions().mode() & 0o777;
         assert!(mode & 0o111 == 0o111 && mode & 0o022 == 0, "{name}: {mode:o}");
         let in_table = name.starts_with("guest/fsfreeze-hook.d/") || readme.contains(&format!("`{name}"));
-        assert!(in_table, "hooks/README.md does not tell of {name}");
-        assert!(installed(name), "make install leaves out {name}");
+        assert!(in_table, "hooks/README.md does not mention {name}");
+        assert!(installed(name), "make install omits {name}");
     }
     assert!(plan.contains("hooks/session.bash"), "the hooks need it");
 }
 
 #[test]
-fn the_template_of_a_command_runs_skips_and_leaves_an_artifact() {
+fn command_template_runs_skips_and_leaves_an_artifact() {
     let artifacts = tempfile::tempdir().unwrap();
     let mut command = hook("template-command", &[]);
     command.env("KVMBACKUP_PHASE", "pre-snapshot").env("KVMBACKUP_ARTIFACT_DIR", artifacts.path());
@@ -54,7 +54,7 @@ fn the_template_of_a_command_runs_skips_and_leaves_an_artifact() {
 }
 
 #[test]
-fn the_template_of_a_session_holds_lets_go_and_notices_a_loss() {
+fn session_template_locks_releases_and_notices_a_loss() {
     let lock = Path::new("/run/my-application.lock");
     for end in [Session::release, Session::release_in_parts, Session::abandon, Session::terminate] {
         let session = Session::held(hook("template-session", &[]));
@@ -69,7 +69,7 @@ fn the_template_of_a_session_holds_lets_go_and_notices_a_loss() {
     session.end().assert_failed("the lock was lost");
 }
 
-/// Every script that is to be run, sorted.
+/// Every script that can be run, sorted.
 fn scripts() -> Vec<PathBuf> {
     let mut found = Vec::new();
     for folder in ["", "guest", "guest/fsfreeze-hook.d"] {
@@ -81,6 +81,6 @@ fn scripts() -> Vec<PathBuf> {
         }
     }
     found.sort();
-    assert!(found.len() > 8, "the hooks are not where this test looks");
+    assert!(found.len() > 8, "this test looks for hooks in the wrong place");
     found
 }

@@ -1,14 +1,14 @@
-//! The lab's guests with a database are what the end-to-end tests of the hooks take them for.
+//! Checks that the lab's guests with a database behave as the end-to-end tests of the hooks assume.
 
 use crate::lab::{Database, Lab, Session, hook, virsh};
 
 #[test]
-fn a_hook_on_the_host_holds_up_mariadb_in_a_guest() {
+fn hook_on_the_host_blocks_mariadb_in_a_guest() {
     holds_up(Database::MariaDb, "mariadb", &[], "d.t");
 }
 
 #[test]
-fn a_hook_on_the_host_holds_up_postgresql_in_a_guest() {
+fn hook_on_the_host_blocks_postgresql_in_a_guest() {
     holds_up(Database::PostgreSql, "postgresql", &["--mode=block"], "t");
 }
 

@@ -1,5 +1,5 @@
-//! The hooks for inside a guest, `hooks/guest/`, keep their promises: with scripts that note their calls, with servers of
-//! Debian's, and below a real guest agent.
+//! The hooks for inside a guest, `hooks/guest/`, keep their promises: with scripts that log their calls, with Debian's
+//! servers, and under a real guest agent.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn scripts_run_in_order_and_are_thawed_in_reverse() {
 }
 
 #[test]
-fn a_failure_is_passed_on_and_undoes_those_that_ran() {
+fn failure_is_reported_and_undoes_earlier_scripts() {
     let failing = format!("{NOTE}echo no lock >&2; [ $1 = thaw ]");
     let hooks = Folder::new(&[("1", NOTE), ("2", &failing), ("3", NOTE)]);
     hooks.call("freeze").assert_failed("");
@@ -31,7 +31,7 @@ fn a_failure_is_passed_on_and_undoes_those_that_ran() {
 }
 
 #[test]
-fn a_script_that_hangs_is_ended_and_undone() {
+fn hung_script_is_ended_and_undone() {
     let hanging = format!("{NOTE}[ $1 = thaw ] || sleep 600");
     let hooks = Folder::new(&[("1", NOTE), ("2", &hanging)]);
     hooks.call("freeze").assert_failed("");
@@ -40,7 +40,7 @@ fn a_script_that_hangs_is_ended_and_undone() {
 }
 
 #[test]
-fn a_thaw_goes_on_after_a_failure_and_fails() {
+fn thaw_continues_after_a_failure_and_fails() {
     let failing = format!("{NOTE}[ $1 = freeze ]");
     let hooks = Folder::new(&[("1", NOTE), ("2", &failing)]);
     hooks.call("freeze").assert_good();
@@ -49,7 +49,7 @@ fn a_thaw_goes_on_after_a_failure_and_fails() {
 }
 
 #[test]
-fn no_scripts_are_no_failure_and_no_word_is_one() {
+fn missing_scripts_are_no_failure_and_a_missing_argument_is_one() {
     let hooks = Folder::new(&[]);
     hooks.call("freeze").assert_good();
     hooks.call("thaw").assert_good();
@@ -67,7 +67,7 @@ fn commits_wait_from_freeze_to_thaw() {
     hooks.call("thaw").assert_good();
     writer.assert_goes_on();
 
-    // A thaw that never came: the next freeze lets go and begins anew.
+    // Without a thaw, the next freeze releases the lock and starts again.
     hooks.call("freeze").assert_good();
     hooks.call("freeze").assert_good();
     writer.assert_stands_still();
@@ -81,7 +81,7 @@ fn commits_wait_from_freeze_to_thaw() {
 }
 
 #[test]
-fn a_session_that_nobody_thaws_ends_by_itself() {
+fn session_without_a_thaw_ends_by_itself() {
     let server = MariaDb::new(&[]);
     let writer = server.writer("InnoDB");
     let run = tempfile::tempdir().unwrap();
@@ -100,7 +100,7 @@ fn a_session_that_nobody_thaws_ends_by_itself() {
 }
 
 #[test]
-fn a_freeze_makes_commits_of_postgresql_durable() {
+fn freeze_makes_commits_of_postgresql_durable() {
     let server = PostgreSql::new(&[]);
     server.sql("CREATE TABLE t (id bigint)");
     let hooks = shipped("postgresql");
@@ -117,9 +117,9 @@ fn a_freeze_makes_commits_of_postgresql_durable() {
 }
 
 #[test]
-fn the_agent_refuses_a_freeze_that_a_script_refuses() {
+fn agent_refuses_a_freeze_that_a_script_refuses() {
     let lab = Lab::new();
-    // This has the agent call /bin/freeze-hook, whatever that is.
+    // This makes the agent call /bin/freeze-hook, whatever it contains.
     let guest = lab.guest("hook-driver").disk(Disk::qcow2("vda").size("64M")).system("kb.freezehang=0").boot();
     let driver = std::fs::read_to_string(hook_path("guest/fsfreeze-hook")).unwrap();
     put(&guest, "/bin/freeze-hook", &driver);
@@ -146,7 +146,7 @@ fn put(guest: &Guest, path: &str, text: &str) {
     assert_eq!(written.code, 0, "{written:?}");
 }
 
-/// The driver with a folder of scripts.
+/// The driver with a directory of scripts.
 struct Folder {
     dir: tempfile::TempDir,
 }

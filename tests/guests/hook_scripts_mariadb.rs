@@ -1,4 +1,4 @@
-//! `hooks/mariadb` keeps its promises, against a server of Debian's.
+//! `hooks/mariadb` keeps its promises, against Debian's server.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use crate::lab::{DEADLINE, ENDS, Ended, MariaDb, Session, hook, run_hook, wait_u
 use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
-fn no_write_is_acknowledged_while_held_and_writers_go_on_after_the_release() {
+fn no_write_is_acknowledged_while_locked_and_writers_continue_after_the_release() {
     let server = MariaDb::new(&[]);
     for lock in ["--lock=stage", "--lock=ftwrl"] {
         for engine in ["InnoDB", "MyISAM", "Aria", "Aria TRANSACTIONAL=0"] {
@@ -23,7 +23,7 @@ fn no_write_is_acknowledged_while_held_and_writers_go_on_after_the_release() {
 }
 
 #[test]
-fn writers_go_on_however_the_session_ends() {
+fn writers_continue_regardless_of_how_the_session_ends() {
     let server = MariaDb::new(&[]);
     let writer = server.writer("InnoDB");
     for (end, code) in ENDS {
@@ -35,7 +35,7 @@ fn writers_go_on_however_the_session_ends() {
 }
 
 #[test]
-fn a_snapshot_holds_what_was_acknowledged_only_with_the_hook() {
+fn snapshot_contains_all_acknowledged_rows_only_with_the_hook() {
     for lock in ["--lock=stage", "--lock=ftwrl"] {
         let server = MariaDb::new(&[]);
         let writer = server.writer("InnoDB");
@@ -48,18 +48,18 @@ fn a_snapshot_holds_what_was_acknowledged_only_with_the_hook() {
         server.sql("DELETE FROM d.t WHERE id > 1000000");
 
         let session = Session::held(the_hook(&server, &[lock]));
-        // At once: an idle server writes its log by and by.
+        // At once, because an idle server writes its log after a while.
         let acknowledged = writer.acknowledged();
         let restored = server.restored();
         session.release().assert_good();
         assert!(newest(&restored) >= acknowledged, "{lock}: {} of {acknowledged}", newest(&restored));
         assert_eq!(check(&restored), "d.t\tcheck\tstatus\tOK");
-        assert_eq!(server.sql("SELECT @@GLOBAL.innodb_flush_log_at_trx_commit"), "0", "as it was");
+        assert_eq!(server.sql("SELECT @@GLOBAL.innodb_flush_log_at_trx_commit"), "0", "as before");
     }
 }
 
 #[test]
-fn a_commit_right_before_the_hook_is_in_a_snapshot_right_after_it() {
+fn commit_right_before_the_hook_is_in_a_snapshot_right_after_it() {
     for lock in ["--lock=stage", "--lock=ftwrl"] {
         let server = MariaDb::new(&[]);
         server.sql("CREATE TABLE d.t (id BIGINT PRIMARY KEY) ENGINE=InnoDB");
@@ -79,7 +79,7 @@ fn a_commit_right_before_the_hook_is_in_a_snapshot_right_after_it() {
 }
 
 #[test]
-fn a_user_who_may_not_flush_the_log_waits_until_the_server_does() {
+fn user_who_may_not_flush_the_log_waits_until_the_server_does() {
     let server = MariaDb::new(&[]);
     server.sql("CREATE USER weak@localhost; GRANT RELOAD ON *.* TO weak@localhost");
     server.sql("SET GLOBAL innodb_flush_log_at_timeout = 1");
@@ -92,7 +92,7 @@ fn a_user_who_may_not_flush_the_log_waits_until_the_server_does() {
 }
 
 #[test]
-fn a_snapshot_holds_tables_without_transactions_whole_only_with_the_hook() {
+fn snapshot_contains_intact_non_transactional_tables_only_with_the_hook() {
     for (lock, engine) in
         [("--lock=stage", "MyISAM"), ("--lock=ftwrl", "MyISAM"), ("--lock=stage", "Aria TRANSACTIONAL=0")]
     {
@@ -112,14 +112,14 @@ fn a_snapshot_holds_tables_without_transactions_whole_only_with_the_hook() {
 }
 
 #[test]
-fn open_transactions_go_on_under_the_backup_lock_and_wait_under_the_other() {
+fn open_transactions_continue_under_the_backup_lock_and_wait_under_the_global_lock() {
     let server = MariaDb::new(&[]);
     assert!(transactions_go_on(&server, &["--lock=stage"]));
     assert!(!transactions_go_on(&server, &["--lock=ftwrl"]));
 }
 
 #[test]
-fn the_lock_is_the_one_that_the_server_knows() {
+fn hook_uses_the_lock_that_the_server_supports() {
     for (version, stage) in [("10.4.1-MariaDB", true), ("10.3.9-MariaDB", false), ("8.0.36", false)] {
         let server = MariaDb::new(&[&format!("--version={version}")]);
         assert_eq!(transactions_go_on(&server, &[]), stage, "{version}");
@@ -127,7 +127,7 @@ fn the_lock_is_the_one_that_the_server_knows() {
 }
 
 #[test]
-fn behind_a_long_write_it_fails_in_time_and_lets_go() {
+fn lock_request_behind_a_long_write_times_out_and_is_released() {
     let server = MariaDb::new(&[]);
     server.sql("CREATE TABLE d.t (id INT) ENGINE=MyISAM");
     let mut long = server.client().stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
@@ -144,7 +144,7 @@ fn behind_a_long_write_it_fails_in_time_and_lets_go() {
 }
 
 #[test]
-fn a_lock_that_is_lost_is_an_error() {
+fn lost_lock_is_an_error() {
     let mut server = MariaDb::new(&[]);
     let mut session = Session::held(the_hook(&server, &[]));
     server.disconnect_all();
@@ -160,11 +160,11 @@ fn a_lock_that_is_lost_is_an_error() {
 }
 
 #[test]
-fn the_server_itself_ends_a_session_that_is_silent() {
+fn server_ends_a_silent_session_by_itself() {
     let server = MariaDb::new(&[]);
     let writer = server.writer("InnoDB");
     let mut command = the_hook(&server, &[]);
-    // The lease is ten seconds longer than the hold; this long, the writer has to be seen to stand still.
+    // The lease is ten seconds longer than the lock, and the writer must be seen blocked for this long.
     command.env("KVMBACKUP_TIMEOUT", "-2");
     let session = Session::held(command);
     let script = Pid::from_raw(i32::try_from(session.id()).unwrap()).unwrap();
@@ -176,7 +176,7 @@ fn the_server_itself_ends_a_session_that_is_silent() {
 }
 
 #[test]
-fn the_position_in_the_binary_log_is_kept() {
+fn binary_log_position_is_kept() {
     let server = MariaDb::new(&["--log-bin=binlog", "--server-id=7"]);
     let writer = server.writer("InnoDB");
     let artifacts = tempfile::tempdir().unwrap();
@@ -201,7 +201,7 @@ fn the_position_in_the_binary_log_is_kept() {
 }
 
 #[test]
-fn what_cannot_work_is_said_before_it_is_ready() {
+fn unusable_setups_fail_before_ready() {
     let server = MariaDb::new(&[]);
     not_ready(the_hook(&server, &["--user=nobody"])).assert_failed("Access denied");
     not_ready(the_hook(&server, &["--socket=/nowhere"])).assert_failed("cannot connect");
@@ -222,7 +222,7 @@ fn the_hook(server: &MariaDb, arguments: &[&str]) -> Command {
     command
 }
 
-/// Whether, while the lock is held, a transaction can write. It is not committed.
+/// Whether a transaction can write while the lock is held. It is not committed.
 fn transactions_go_on(server: &MariaDb, arguments: &[&str]) -> bool {
     server.sql("CREATE OR REPLACE TABLE d.t (id INT) ENGINE=InnoDB");
     let session = Session::held(the_hook(server, arguments));
@@ -231,7 +231,7 @@ fn transactions_go_on(server: &MariaDb, arguments: &[&str]) -> bool {
     written.map_err(|error| assert!(error.contains("Lock wait timeout"), "{error}")).is_ok()
 }
 
-/// Runs a session that is not to get its lock.
+/// Runs a session that must not get its lock.
 fn not_ready(mut command: Command) -> Ended {
     let ended = run_hook(&mut command);
     assert!(!ended.stdout.contains("READY"));

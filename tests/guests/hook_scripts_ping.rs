@@ -1,4 +1,4 @@
-//! `hooks/healthchecks` keeps its promises, against a server that takes pings.
+//! `hooks/healthchecks` keeps its promises, against a server that accepts pings.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use crate::lab::{Ended, RUN_ID, hook, run, run_hook};
 const SECRET: &str = "/ping/5f2c0d3e-secret";
 
 #[test]
-fn each_phase_is_told_as_what_it_means() {
+fn each_phase_sends_its_own_ping() {
     let pings = [
         ("pre-run", "running", "/start"),
         ("post-run", "ok", "/0"),
@@ -32,7 +32,7 @@ fn each_phase_is_told_as_what_it_means() {
 }
 
 #[test]
-fn the_address_may_come_from_a_file_or_the_environment() {
+fn address_may_come_from_a_file_or_the_environment() {
     for slash in ["", "/", "\nmore"] {
         let server = Server::start(200);
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -47,7 +47,7 @@ fn the_address_may_come_from_a_file_or_the_environment() {
 }
 
 #[test]
-fn a_ping_that_is_not_taken_is_an_error_without_the_address_in_it() {
+fn refused_ping_is_an_error_that_does_not_contain_the_address() {
     let server = Server::start(404);
     let ended = failed(&mut the_hook(&server, "pre-run"), "was not accepted");
     assert!(!ended.stderr.contains(SECRET), "{ended:?}");
@@ -58,20 +58,20 @@ fn a_ping_that_is_not_taken_is_an_error_without_the_address_in_it() {
 }
 
 #[test]
-fn a_server_that_is_silent_is_given_up_and_nobody_reads_the_address_meanwhile() {
+fn silent_server_times_out_and_the_address_stays_secret() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}{SECRET}", listener.local_addr().unwrap());
     let hook = std::thread::spawn(move || run_hook(hook("healthchecks", &[]).env("HEALTHCHECKS_URL", url)));
     let (connection, _) = listener.accept().unwrap();
     let processes = run("ps", &["-e", "-o", "args"]);
     assert!(processes.lines().any(|line| line.starts_with("curl ")) && !processes.contains(SECRET), "{processes}");
-    // It ends although the connection stays open: the deadline is what ends it.
+    // It ends although the connection stays open, because of the deadline.
     hook.join().unwrap().assert_failed("was not accepted");
     drop(connection);
 }
 
 #[test]
-fn a_dry_run_is_not_told() {
+fn dry_run_sends_no_ping() {
     let mut command = hook("healthchecks", &[]);
     command.env("HEALTHCHECKS_URL", "http://127.0.0.1:1/").env("KVMBACKUP_DRY_RUN", "1");
     run_hook(&mut command).assert_good();
@@ -89,7 +89,7 @@ fn failed(command: &mut Command, words: &str) -> Ended {
     ended
 }
 
-/// Takes one ping.
+/// Accepts one ping.
 struct Server {
     address: std::net::SocketAddr,
     thread: JoinHandle<Ping>,

@@ -1,4 +1,4 @@
-//! `hooks/postgresql` keeps its promises, against a server of Debian's.
+//! `hooks/postgresql` keeps its promises, against Debian's server.
 
 use crate::lab;
 use std::io::Write;
@@ -8,7 +8,7 @@ use crate::lab::{DEADLINE, ENDS, Ended, PostgreSql, Session, Writer, hook, run, 
 use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
-fn no_write_is_acknowledged_while_blocked_and_writers_go_on_however_it_ends() {
+fn no_write_is_acknowledged_while_blocked_and_writers_continue_regardless_of_its_end() {
     let server = PostgreSql::new(&[]);
     server.sql("CREATE SCHEMA s; CREATE TABLE s.\"A b\" (id bigint) PARTITION BY RANGE (id)");
     server.sql("CREATE TABLE s.part PARTITION OF s.\"A b\" DEFAULT");
@@ -25,7 +25,7 @@ fn no_write_is_acknowledged_while_blocked_and_writers_go_on_however_it_ends() {
 }
 
 #[test]
-fn a_snapshot_holds_what_was_acknowledged_only_while_blocked() {
+fn snapshot_contains_all_acknowledged_rows_only_while_blocked() {
     let server = PostgreSql::new(&[]);
     let writer = server.writer();
     let mut row = 1_000_000;
@@ -45,7 +45,7 @@ fn a_snapshot_holds_what_was_acknowledged_only_while_blocked() {
 }
 
 #[test]
-fn a_checkpoint_makes_durable_what_was_acknowledged_before() {
+fn checkpoint_makes_earlier_commits_durable() {
     let server = PostgreSql::new(&[]);
     server.sql("CREATE TABLE t (id bigint)");
     run_hook(&mut the_hook(&server, &["--mode=checkpoint"])).assert_good();
@@ -60,7 +60,7 @@ fn a_checkpoint_makes_durable_what_was_acknowledged_before() {
 }
 
 #[test]
-fn a_backup_that_was_copied_piecemeal_recovers_with_the_kept_label() {
+fn backup_that_was_copied_file_by_file_recovers_with_the_kept_label() {
     let archive = tempfile::tempdir().unwrap();
     run("chown", &["postgres", archive.path().to_str().unwrap()]);
     let command = format!("archive_command=cp %p {}/%f", archive.path().display());
@@ -75,7 +75,7 @@ fn a_backup_that_was_copied_piecemeal_recovers_with_the_kept_label() {
     hook.env("KVMBACKUP_ARTIFACT_DIR", artifacts.path());
     let session = Session::held(hook);
     writer.assert_goes_on();
-    // The table's file is much older than the rest, as on a volume whose snapshot was taken first.
+    // The table's file is much older than the rest, as on a volume that was snapshotted first.
     let early = server.image();
     let acknowledged = writer.acknowledged() + 50;
     wait_until(DEADLINE, "more rows", || writer.acknowledged() > acknowledged);
@@ -107,7 +107,7 @@ fn a_backup_that_was_copied_piecemeal_recovers_with_the_kept_label() {
 }
 
 #[test]
-fn a_backup_that_is_given_up_is_an_error_or_over() {
+fn abandoned_backup_is_an_error_or_over() {
     let server = PostgreSql::new(&[]);
     let artifacts = tempfile::tempdir().unwrap();
     let mut hook = the_hook(&server, &["--mode=backup"]);
@@ -115,12 +115,12 @@ fn a_backup_that_is_given_up_is_an_error_or_over() {
     let session = Session::held(hook);
     disconnect_all(&server);
     session.release().assert_failed("the backup was aborted");
-    assert_eq!(std::fs::read_dir(artifacts.path()).unwrap().count(), 0, "a label of a backup that is none");
+    assert_eq!(std::fs::read_dir(artifacts.path()).unwrap().count(), 0, "a label although there is no backup");
     not_ready(the_hook(&server, &["--mode=backup"])).assert_failed("KVMBACKUP_ARTIFACT_DIR is not set");
 }
 
 #[test]
-fn behind_a_long_write_it_fails_in_time_and_writers_of_other_tables_go_on_meanwhile() {
+fn lock_request_behind_a_long_write_times_out_and_other_tables_stay_writable() {
     let server = PostgreSql::new(&[]);
     server.sql("CREATE TABLE long (id bigint)");
     let writer = server.writer();
@@ -137,7 +137,7 @@ fn behind_a_long_write_it_fails_in_time_and_writers_of_other_tables_go_on_meanwh
 }
 
 #[test]
-fn a_transaction_over_several_tables_is_not_made_a_deadlock() {
+fn transaction_over_several_tables_does_not_become_a_deadlock() {
     let server = PostgreSql::new(&[]);
     server.sql("CREATE TABLE first (id bigint)");
     server.sql("CREATE TABLE second (id bigint)");
@@ -146,7 +146,8 @@ fn a_transaction_over_several_tables_is_not_made_a_deadlock() {
     // The hook has the first table now, and waits for the second, at least once.
     let waits = "SELECT count(*) FROM pg_locks WHERE mode = 'ExclusiveLock' AND locktype = 'relation' AND NOT granted";
     wait_until(DEADLINE, "the hook to wait", || server.sql(waits) == "1");
-    // After deadlock_timeout, whoever waited in vain until then has looked for a deadlock, and the next to come is its victim.
+    // After deadlock_timeout, every session that is still waiting has checked for a deadlock, and the next one to wait
+    // becomes its victim.
     std::thread::sleep(std::time::Duration::from_millis(1500));
     input.write_all(b"INSERT INTO first VALUES (1);\nCOMMIT;\n").unwrap();
     drop(input);
@@ -157,7 +158,7 @@ fn a_transaction_over_several_tables_is_not_made_a_deadlock() {
 }
 
 #[test]
-fn locks_that_are_lost_are_an_error() {
+fn lost_locks_are_an_error() {
     let server = PostgreSql::new(&[]);
     let mut session = Session::held(the_hook(&server, &["--mode=block"]));
     disconnect_all(&server);
@@ -169,11 +170,11 @@ fn locks_that_are_lost_are_an_error() {
 }
 
 #[test]
-fn the_server_itself_ends_a_session_that_is_silent() {
+fn server_ends_a_silent_session_by_itself() {
     let server = PostgreSql::new(&[]);
     let writer = server.writer();
     let mut command = the_hook(&server, &["--mode=block"]);
-    // The lease is ten seconds longer than the hold; this long, the writer has to be seen to stand still.
+    // The lease is ten seconds longer than the lock, and the writer must be seen blocked for this long.
     command.env("KVMBACKUP_TIMEOUT", "-2");
     let session = Session::held(command);
     let script = Pid::from_raw(i32::try_from(session.id()).unwrap()).unwrap();
@@ -185,7 +186,7 @@ fn the_server_itself_ends_a_session_that_is_silent() {
 }
 
 #[test]
-fn what_cannot_work_is_said_before_it_is_ready() {
+fn unusable_setups_fail_before_ready() {
     let server = PostgreSql::new(&[]);
     not_ready(the_hook(&server, &["--mode=checkpoint", "--username=nobody"])).assert_failed("cannot connect");
     not_ready(the_hook(&server, &["--mode=block", "--dbname=missing"])).assert_failed("cannot connect");
@@ -213,14 +214,14 @@ fn the_hook(server: &PostgreSql, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a hook that is to fail, and not to get a lock.
+/// Runs a hook that must fail and must not get a lock.
 fn not_ready(mut command: Command) -> Ended {
     let ended = run_hook(&mut command);
     assert!(!ended.stdout.contains("READY"));
     ended
 }
 
-/// A client in a transaction that has done `statement`, and its input.
+/// A client in a transaction that has run `statement`, and its input.
 fn transaction(server: &PostgreSql, statement: &str) -> (std::process::Child, std::process::ChildStdin) {
     let mut client = server.client();
     client.args(["--set=ON_ERROR_STOP=1"]).env("PGAPPNAME", "transaction").stdin(Stdio::piped()).stdout(Stdio::null());

@@ -1,4 +1,4 @@
-//! `hooks/redis` keeps its promises, against a server of Debian's.
+//! `hooks/redis` keeps its promises, against Debian's server.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -10,7 +10,7 @@ const APPEND_ONLY: [&str; 6] = ["--appendonly", "yes", "--appendfsync", "everyse
 const RDB: [&str; 2] = ["--save", "3600 1"];
 
 #[test]
-fn no_write_is_acknowledged_while_held_and_writers_go_on_however_it_ends() {
+fn no_write_is_acknowledged_while_paused_and_writers_continue_regardless_of_its_end() {
     let server = Redis::new(&APPEND_ONLY);
     let writer = server.writer();
     for (end, code) in ENDS {
@@ -20,25 +20,25 @@ fn no_write_is_acknowledged_while_held_and_writers_go_on_however_it_ends() {
             server.command(&["GET", "n"]) == writer.acknowledged().to_string()
         });
         assert_eq!(end(session).status.code(), code);
-        // After a kill, when the lease has run out.
+        // After a kill, when the lease has expired.
         writer.assert_goes_on();
     }
 }
 
 #[test]
-fn the_pause_outlasts_its_lease() {
+fn pause_is_renewed_beyond_its_lease() {
     let server = Redis::new(&RDB);
     let writer = server.writer();
     let session = Session::held(the_hook(&server, &["--lease=5"]));
     let before = writer.assert_stands_still();
     std::thread::sleep(std::time::Duration::from_secs(6));
-    assert!(writer.assert_stands_still() <= before + 1, "nothing but what was on its way");
+    assert!(writer.assert_stands_still() <= before + 1, "only writes that were already in progress");
     session.release().assert_good();
     writer.assert_goes_on();
 }
 
 #[test]
-fn a_snapshot_holds_what_was_acknowledged() {
+fn snapshot_contains_all_acknowledged_writes() {
     for (options, arguments) in [(&APPEND_ONLY[..], &["--no-fsync"][..]), (&APPEND_ONLY, &[]), (&RDB, &[])] {
         let server = Redis::new(options);
         let writer = server.writer();
@@ -52,14 +52,18 @@ fn a_snapshot_holds_what_was_acknowledged() {
 }
 
 #[test]
-fn without_the_hook_an_rdb_file_lacks_what_was_acknowledged() {
+fn rdb_file_lacks_acknowledged_writes_without_the_hook() {
     let server = Redis::new(&RDB);
     server.command(&["SET", "n", "1"]);
-    assert_eq!(server.restored().command(&["GET", "n"]), "", "the control: durable writes prove nothing");
+    assert_eq!(
+        server.restored().command(&["GET", "n"]),
+        "",
+        "control: with durable writes the test would prove nothing"
+    );
 }
 
 #[test]
-fn a_pause_that_is_lost_is_an_error() {
+fn lost_pause_is_an_error() {
     let mut server = Redis::new(&APPEND_ONLY);
     let mut session = Session::held(the_hook(&server, &["--no-fsync"]));
     server.restart();
@@ -71,7 +75,7 @@ fn a_pause_that_is_lost_is_an_error() {
 }
 
 #[test]
-fn a_gap_in_the_pause_is_an_error() {
+fn gap_in_the_pause_is_an_error() {
     let server = Redis::new(&RDB);
     let writer = server.writer();
     let session = Session::held(the_hook(&server, &["--lease=5"]));
@@ -83,7 +87,7 @@ fn a_gap_in_the_pause_is_an_error() {
 }
 
 #[test]
-fn a_file_that_cannot_be_written_is_an_error_and_writers_go_on() {
+fn unwritable_file_is_an_error_and_writers_continue() {
     let server = Redis::new(&RDB);
     server.command(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
     let writer = server.writer();
@@ -93,7 +97,7 @@ fn a_file_that_cannot_be_written_is_an_error_and_writers_go_on() {
 }
 
 #[test]
-fn what_cannot_work_is_said_before_it_is_ready() {
+fn unusable_setups_fail_before_ready() {
     let server = Redis::new(&["--requirepass", "secret"]);
     not_ready(the_hook(&server, &[])).assert_failed("NOAUTH");
     not_ready(the_hook(&server, &["-a", "secret"])).assert_failed("a password on the command line");
@@ -120,7 +124,7 @@ fn the_hook(server: &Redis, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a session that is not to get its lock.
+/// Runs a session that must not get its lock.
 fn not_ready(mut command: Command) -> Ended {
     let ended = run_hook(&mut command);
     assert!(!ended.stdout.contains("READY"));

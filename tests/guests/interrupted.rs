@@ -1,4 +1,4 @@
-//! After SIGKILL at any point, the next start puts right what was left and goes on.
+//! After SIGKILL at any point, the next start recovers what was left and continues.
 
 use std::fs;
 use std::path::Path;
@@ -47,13 +47,13 @@ impl Scene {
         self.gate.kill(&mut run);
     }
 
-    /// Kills a backup that reads.
+    /// Kills a backup while it reads.
     fn kill_while_it_reads(&self) {
-        // The level is for slowness: there has to be time while it reads.
+        // The high level slows it down, so that there is time while it reads.
         let program = self.compressing(19);
         let mut run = start(&program);
         wait_until(DEADLINE, "the first bytes of the archive", || {
-            assert!(run.try_wait().unwrap().is_none(), "the backup has ended before");
+            assert!(run.try_wait().unwrap().is_none(), "the backup has already ended");
             unfinished(&program.backups()).iter().any(|(_, bytes)| *bytes > 0)
         });
         self.gate.kill(&mut run);
@@ -64,7 +64,7 @@ impl Scene {
         self.guest.live_xml().contains(".kvmbackup-")
     }
 
-    /// `kvmbackup recover` puts something right, and has nothing left to do the second time.
+    /// `kvmbackup recover` recovers something, and has nothing left to do the second time.
     fn recover(&self) {
         let first = self.program().run(&["recover"]);
         assert_eq!(first.code, 0, "{first:#?}");
@@ -74,7 +74,7 @@ impl Scene {
         assert!(second.code == 0 && second.stdout.starts_with("no interrupted run in "), "{second:#?}");
     }
 
-    /// The next backup says what it put right, and is good.
+    /// The next backup reports what it recovered, and is good.
     fn back_up_after_recovery(&self) {
         let report = self.program().backup_well();
         let recovered = report.json["recovered"].as_array().unwrap();
@@ -100,7 +100,7 @@ fn unfinished(backups: &Path) -> Vec<(String, u64)> {
     found.lines().filter_map(|line| line.rsplit_once(' ')).map(|(p, n)| (p.to_owned(), n.parse().unwrap())).collect()
 }
 
-/// How many `qemu-nbd` serve images of this lab.
+/// Number of `qemu-nbd` processes that serve images of this lab.
 fn servers(lab: &Lab) -> usize {
     let lines =
         fs::read_dir("/proc").unwrap().flatten().filter_map(|process| fs::read(process.path().join("cmdline")).ok());
@@ -109,7 +109,7 @@ fn servers(lab: &Lab) -> usize {
 }
 
 #[test]
-fn a_snapshot_killed_at_any_point_is_committed_back_by_the_next_run() {
+fn snapshot_backup_killed_at_any_point_is_committed_by_the_next_run() {
     let scene = Scene::new("killed-snapshot", "snapshot");
     for (number, call) in [None, Some(Call::Snapshot), Some(Call::Commit), Some(Call::Pivot)].into_iter().enumerate() {
         match call {
@@ -127,7 +127,7 @@ fn a_snapshot_killed_at_any_point_is_committed_back_by_the_next_run() {
 }
 
 #[test]
-fn a_pull_killed_at_any_point_is_ended_by_the_next_run() {
+fn pull_backup_killed_at_any_point_is_ended_by_the_next_run() {
     let scene = Scene::new("killed-pull", "pull");
     for call in [None, Some(Call::BeginPull), Some(Call::EndPull)] {
         match call {
@@ -143,7 +143,7 @@ fn a_pull_killed_at_any_point_is_ended_by_the_next_run() {
 }
 
 #[test]
-fn a_guest_killed_with_its_backup_is_put_back_on_its_base() {
+fn guest_killed_with_its_backup_is_returned_to_its_base() {
     let scene = Scene::new("killed-guest", "snapshot");
     for (pattern, restarted) in [(0x31, false), (0x32, true)] {
         scene.kill_before(Call::Commit);
@@ -165,7 +165,7 @@ fn a_guest_killed_with_its_backup_is_put_back_on_its_base() {
 }
 
 #[test]
-fn a_recovery_that_is_killed_is_recovered_from() {
+fn killed_recovery_is_completed_by_the_next() {
     let scene = Scene::new("killed-twice", "snapshot");
     scene.kill_before(Call::Commit);
     scene.guest.write("vda", 0x41, 1 << 20, 65536);
@@ -180,7 +180,7 @@ fn a_recovery_that_is_killed_is_recovered_from() {
 }
 
 #[test]
-fn what_an_undefined_guest_wrote_last_is_left_to_a_person() {
+fn overlay_with_the_last_writes_of_an_undefined_guest_is_left_to_the_operator() {
     let scene = Scene::new("killed-undefined", "snapshot");
     let bases = ["vda", "sda"].map(|target| scene.guest.disk_source(target).unwrap());
     scene.kill_before(Call::Commit);
@@ -192,7 +192,7 @@ fn what_an_undefined_guest_wrote_last_is_left_to_a_person() {
     assert_eq!(refused.code, 7, "{refused:#?}");
     assert!(refused.stdout.contains(overlays[0].to_str().unwrap()), "{refused:#?}");
     assert!(refused.stdout.contains("qemu-img commit"), "{refused:#?}");
-    assert_eq!(overlays.each_ref().map(|overlay| overlay.exists()), [true, false], "the one of sda is empty");
+    assert_eq!(overlays.each_ref().map(|overlay| overlay.exists()), [true, false], "that of sda is empty");
     run("qemu-img", &["commit", "-q", overlays[0].to_str().unwrap()]);
     fs::remove_file(&overlays[0]).unwrap();
     scene.recover();
@@ -201,24 +201,24 @@ fn what_an_undefined_guest_wrote_last_is_left_to_a_person() {
 }
 
 #[test]
-fn a_commit_that_somebody_has_begun_is_finished() {
+fn commit_started_by_another_program_is_finished() {
     let scene = Scene::new("killed-commit", "snapshot");
     scene.kill_before(Call::Commit);
     scene.guest.write("vda", 0x61, 0, 4 << 20);
     virsh(&["blockcommit", scene.guest.name(), "vda", "--active", "--shallow", "--bytes", "--bandwidth", "1048576"]);
-    assert!(scene.guest.live_xml().contains("<mirror"), "it is under way");
+    assert!(scene.guest.live_xml().contains("<mirror"), "the commit is in progress");
     scene.recover();
     scene.program().assert_no_leftovers(&scene.guest);
     scene.guest.assert_holds("vda", 0x61, 0, 4 << 20);
 }
 
 #[test]
-fn without_a_configuration_recover_looks_in_the_usual_place_and_says_so() {
+fn recover_without_a_configuration_uses_the_usual_state_directory_and_reports_it() {
     let lab = Lab::new();
     let program = Program::new(&lab);
     fs::write(program.config(), "lab: {backupdr: /nowhere}\n").unwrap();
     let ran = program.run(&["recover"]);
-    assert_eq!(ran.code, 2, "another folder may have been meant: {ran:#?}");
+    assert_eq!(ran.code, 2, "no hint at another state directory: {ran:#?}");
     assert_eq!(ran.stdout, "no interrupted run in /var/lib/kvmbackup\n");
     assert!(
         ran.stderr.contains("backupdr")

@@ -1,5 +1,5 @@
-//! After SIGKILL, what others did with the guest meanwhile decides whether its overlay may go: its data is never lost,
-//! nor put over newer data.
+//! After SIGKILL, other actions on the guest decide whether its overlay may be removed. Its data is never lost, and
+//! never overwrites newer data.
 
 use std::fs;
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ impl Scene {
         self.gate.kill(&mut run);
     }
 
-    /// Kills a backup whose overlay is in place, and writes to that; the overlay.
+    /// Kills a backup whose overlay is in place, and writes to the overlay; returns it.
     fn kill_on_overlay(&self, pattern: u8) -> PathBuf {
         self.kill("backup", &[Call::Commit]);
         self.guest.write("vda", pattern, 1 << 20, 65536);
@@ -61,7 +61,7 @@ impl Scene {
         virsh(&["define", file.to_str().unwrap()]);
     }
 
-    /// `kvmbackup recover` leaves this to a person.
+    /// `kvmbackup recover` leaves this to the operator.
     fn recovery_refuses(&self, words: &str) {
         let ran = self.program.run(&["recover"]);
         assert_eq!(ran.code, 7, "{ran:#?}");
@@ -69,7 +69,7 @@ impl Scene {
         assert!(ran.stdout.contains(words) && ran.stdout.contains("hint: "), "{ran:#?}");
     }
 
-    /// `kvmbackup recover` puts everything right.
+    /// `kvmbackup recover` recovers everything.
     fn recover(&self) -> Ran {
         let ran = self.program.run(&["recover"]);
         assert_eq!(ran.code, 0, "{ran:#?}");
@@ -80,7 +80,7 @@ impl Scene {
 }
 
 #[test]
-fn an_overlay_with_data_stays_when_somebody_put_the_guest_on_its_base() {
+fn overlay_with_data_stays_if_the_guest_was_moved_to_its_base_by_hand() {
     let scene = Scene::new("overlay-left");
     scene.kill("backup", &[Call::Commit]);
     scene.guest.destroy();
@@ -101,7 +101,7 @@ fn an_overlay_with_data_stays_when_somebody_put_the_guest_on_its_base() {
 }
 
 #[test]
-fn an_overlay_that_was_committed_goes_whatever_became_of_the_guest() {
+fn committed_overlay_is_removed_regardless_of_the_guest() {
     let scene = Scene::new("overlay-committed");
     let killed_after_pivot = || {
         scene.kill("backup", &[Call::Commit]);
@@ -118,7 +118,7 @@ fn an_overlay_that_was_committed_goes_whatever_became_of_the_guest() {
     scene.recover();
     scene.guest.assert_holds("vda", 0x22, 1 << 20, 65536);
 
-    // A definition of before must not bring back the older data.
+    // An earlier definition must not bring back the older data.
     for running in [true, false] {
         scene.guest.start_paused();
         let on_overlay = killed_after_pivot();
@@ -144,7 +144,7 @@ fn an_overlay_that_was_committed_goes_whatever_became_of_the_guest() {
 }
 
 #[test]
-fn a_guest_that_is_started_while_its_definition_is_put_right_keeps_what_it_writes() {
+fn guest_started_while_its_definition_is_restored_keeps_its_writes() {
     let scene = Scene::new("started-on-overlay");
     scene.kill_on_overlay(0x31);
     scene.guest.destroy();
@@ -160,7 +160,7 @@ fn a_guest_that_is_started_while_its_definition_is_put_right_keeps_what_it_write
 }
 
 #[test]
-fn a_guest_that_is_off_gets_back_the_very_definition_it_had() {
+fn guest_that_is_off_gets_its_exact_definition_back() {
     let mut scene = Scene::new("definition-kept");
     let genid = "<genid>6a0c4a52-1111-4222-8333-444444444444</genid>";
     scene.guest.destroy();
@@ -176,7 +176,7 @@ fn a_guest_that_is_off_gets_back_the_very_definition_it_had() {
 }
 
 #[test]
-fn a_saved_guest_keeps_the_overlay_that_it_goes_on_with() {
+fn saved_guest_keeps_the_overlay_that_it_needs_to_resume() {
     let scene = Scene::new("overlay-saved");
     let overlay = scene.kill_on_overlay(0x51);
     virsh(&["managedsave", scene.guest.name()]);
@@ -190,7 +190,7 @@ fn a_saved_guest_keeps_the_overlay_that_it_goes_on_with() {
 }
 
 #[test]
-fn a_block_job_of_somebody_else_is_not_taken_for_a_commit() {
+fn block_job_of_another_program_is_not_taken_for_a_commit() {
     let scene = Scene::new("overlay-copied");
     scene.kill_on_overlay(0x61);
     let (name, copy) = (scene.guest.name(), scene.lab.path("copy.qcow2"));
@@ -198,7 +198,7 @@ fn a_block_job_of_somebody_else_is_not_taken_for_a_commit() {
     let is_ready = || scene.guest.live_xml().contains("ready='yes'");
     wait_until(DEADLINE, "the copy to be ready", is_ready);
     scene.recovery_refuses("another block job");
-    assert!(is_ready(), "the copy goes on");
+    assert!(is_ready(), "the copy continues");
     virsh(&["blockjob", name, "vda", "--abort"]);
     fs::remove_file(copy).unwrap();
     scene.recover();
@@ -206,7 +206,7 @@ fn a_block_job_of_somebody_else_is_not_taken_for_a_commit() {
 }
 
 #[test]
-fn an_unfinished_archive_on_a_target_that_is_not_there_is_not_forgotten() {
+fn unfinished_archive_on_a_missing_target_stays_in_the_journal() {
     let scene = Scene::new("target-away");
     scene.kill("backup", &[Call::Snapshot]);
     let away = scene.lab.path("away");
@@ -220,17 +220,17 @@ fn an_unfinished_archive_on_a_target_that_is_not_there_is_not_forgotten() {
 
     scene.kill("backup", &[Call::Snapshot]);
     let recovered = scene.recover();
-    assert!(!recovered.stdout.contains("committed"), "no overlay was there: {recovered:#?}");
+    assert!(!recovered.stdout.contains("committed"), "no overlay existed: {recovered:#?}");
 }
 
 #[test]
-fn a_snapshot_that_libvirt_is_still_at_is_waited_for() {
+fn recovery_waits_for_a_snapshot_that_libvirt_still_executes() {
     let scene = Scene::new("snapshot-late");
     let pid = fs::read_to_string(format!("/run/libvirt/qemu/{}.pid", scene.guest.name())).unwrap();
     scene.gate.hold(Call::Snapshot);
     let mut backup = scene.spawn("backup");
     scene.gate.wait(&mut backup);
-    // QEMU stands still, so libvirt cannot end what it begins.
+    // QEMU is stopped, so libvirt cannot finish the call.
     run("kill", &["-STOP", pid.trim()]);
     scene.gate.open();
     let status = format!("/run/libvirt/qemu/{}.xml", scene.guest.name());

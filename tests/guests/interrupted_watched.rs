@@ -1,4 +1,5 @@
-//! What those who watch are told of guests that an interrupted run has left on its overlays, and of guests that nobody saves.
+//! What status and metrics report about guests that an interrupted run has left on its overlays, and about guests
+//! without backups.
 
 use std::fs;
 use std::process::Stdio;
@@ -9,7 +10,7 @@ use kvmbackup::hypervisor::Libvirt;
 use kvmbackup::ledger::{Seen, Survey};
 use serde_json::{Value, json};
 
-/// A survey of now, beside whatever runs.
+/// A new survey, even while a run is in progress.
 fn look(program: &Program) -> Survey {
     let settings = kvmbackup::config::load(&program.config(), "lab").unwrap();
     let libvirt = Libvirt::connect(&settings.libvirt_uri).unwrap();
@@ -21,7 +22,7 @@ fn seen(survey: &Survey, name: &str) -> Seen {
 }
 
 #[test]
-fn overlays_left_behind_and_guests_without_backups_are_seen() {
+fn overlays_left_behind_and_guests_without_backups_are_reported() {
     let lab = Lab::new();
     let guest = lab.guest("watched").disk(Disk::raw("vda")).disk(Disk::qcow2("sda")).paused();
     let uncovered = lab.guest("watched-by-none").disk(Disk::qcow2("vda")).paused();
@@ -34,7 +35,7 @@ fn overlays_left_behind_and_guests_without_backups_are_seen() {
     gate.hold(Call::Commit);
     let mut run = program.command().arg("backup").stdout(Stdio::null()).spawn().unwrap();
     gate.wait(&mut run);
-    assert!(ledger()["jobs"]["nightly"]["running"].is_string(), "it is on");
+    assert!(ledger()["jobs"]["nightly"]["running"].is_string(), "the run is in progress");
     gate.kill(&mut run);
 
     let found = look(&program);
@@ -42,7 +43,7 @@ fn overlays_left_behind_and_guests_without_backups_are_seen() {
     let (left, none) = (seen(&found, guest.name()), seen(&found, uncovered.name()));
     assert_eq!((left.leftover_overlays, left.defined, left.job.as_deref()), (2, true, Some("nightly")));
     assert_eq!((none.leftover_overlays, none.defined, none.job), (0, true, None));
-    // The definition tells it without the journal, and of a guest that is off, too.
+    // The definition shows it without the journal, even for a guest that is off.
     fs::rename(program.state().join("journal"), lab.path("journal")).unwrap();
     assert_eq!(seen(&look(&program), guest.name()).leftover_overlays, 2);
     guest.destroy();

@@ -1,4 +1,4 @@
-//! The lab itself works: its guests boot, answer, freeze, write and hold what was written; each kind of disk starts.
+//! Checks the lab itself: its guests boot, answer, freeze, write and keep what was written; each kind of disk starts.
 
 use crate::lab;
 use std::os::unix::fs::MetadataExt as _;
@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use crate::lab::{DEADLINE, Disk, Host, Lab, LoopDevice, qemu_img, virsh, wait_until};
 
 #[test]
-fn a_guest_boots_writes_and_freezes() {
+fn guest_boots_writes_and_freezes() {
     let lab = Lab::new();
     let disks = [Disk::qcow2("vda").size("256M"), Disk::raw("sda").size("256M")];
     let guest =
@@ -30,7 +30,7 @@ fn a_guest_boots_writes_and_freezes() {
 }
 
 #[test]
-fn a_paused_machine_holds_what_is_written_to_each_kind_of_disk() {
+fn paused_machine_keeps_writes_to_each_kind_of_disk() {
     let lab = Lab::new();
     let disks = [Disk::qcow2("vda"), Disk::raw("vdb"), Disk::block("vdc"), Disk::luks("vdd"), Disk::qcow2("sda")];
     let disks = disks.map(|disk| disk.size("4M"));
@@ -79,7 +79,7 @@ fn unusual_disks_start() {
 }
 
 #[test]
-fn a_machine_with_firmware_and_tpm_starts() {
+fn machine_with_firmware_and_tpm_starts() {
     let lab = Lab::new();
     let guest = lab.guest("smoke-uefi").disk(Disk::qcow2("vda")).uefi().tpm().paused();
     let xml = guest.live_xml();
@@ -90,7 +90,7 @@ fn a_machine_with_firmware_and_tpm_starts() {
 }
 
 #[test]
-fn leftovers_are_found() {
+fn leftovers_are_detected() {
     let lab = Lab::new();
     let guest = lab.guest("smoke-leftovers").disk(Disk::qcow2("vda")).paused();
     let found = || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| guest.assert_no_leftovers())).is_err();
@@ -108,7 +108,7 @@ fn leftovers_are_found() {
 }
 
 #[test]
-fn a_hanging_freeze_hook_hangs_and_no_agent_is_no_agent() {
+fn hanging_freeze_hook_hangs_and_a_guest_without_agent_has_none() {
     let lab = Lab::new();
     let hanging = lab.guest("smoke-hang").disk(Disk::qcow2("vda")).system("kb.freezehang=8").boot();
     let silent = lab.guest("smoke-silent").system("kb.noagent").boot();
@@ -124,7 +124,7 @@ fn a_hanging_freeze_hook_hangs_and_no_agent_is_no_agent() {
 }
 
 #[test]
-fn a_loop_device_goes_with_its_guard() {
+fn loop_device_is_detached_with_its_guard() {
     let lab = Lab::new();
     let file = lab.path("loop.raw");
     qemu_img(&["create", "-q", "-f", "raw", file.to_str().unwrap(), "1M"]);
@@ -136,31 +136,31 @@ fn a_loop_device_goes_with_its_guard() {
 }
 
 #[test]
-fn qemu_runs_as_debian_ships_it() {
+fn qemu_has_the_default_setup_of_debian() {
     let lab = Lab::new();
     let guest = lab.guest("smoke-stock").disk(Disk::qcow2("vda")).paused();
     let pid = std::fs::read_to_string("/run/libvirt/qemu/smoke-stock.pid").unwrap();
     let process = std::path::Path::new("/proc").join(pid.trim());
     let qemu = std::fs::metadata(&process).unwrap().uid();
-    assert_ne!(qemu, 0, "QEMU has a user of its own");
+    assert_ne!(qemu, 0, "QEMU runs as its own user");
     let namespace = |process: &std::path::Path| std::fs::read_link(process.join("ns/mnt")).unwrap();
-    assert_ne!(namespace(&process), namespace("/proc/self".as_ref()), "QEMU has a /dev of its own");
+    assert_ne!(namespace(&process), namespace("/proc/self".as_ref()), "QEMU has its own /dev");
     let image = guest.disk_source("vda").unwrap();
     let owner = || std::fs::metadata(&image).unwrap().uid();
-    assert_eq!(owner(), qemu, "libvirt gives QEMU the image");
+    assert_eq!(owner(), qemu, "libvirt gives the image to QEMU's user");
     guest.destroy();
     wait_until(DEADLINE, "libvirt to give the image back", || owner() == 0);
 }
 
 #[test]
-fn a_guest_is_migrated_to_a_second_host() {
+fn guest_is_migrated_to_a_second_host() {
     let lab = Lab::new();
     let host = Host::start(&lab);
     let guest = lab.guest("smoke-away").disk(Disk::qcow2("vda")).paused();
     guest.write("vda", 0xaa, 0, 512);
     let image = guest.disk_source("vda").unwrap();
-    assert_eq!(try_on(&host, guest.name()), "", "a host of its own does not know it yet");
-    // The disks of a paused guest stay inactive where it arrives, and QEMU dies when they are written to.
+    assert_eq!(try_on(&host, guest.name()), "", "a separate host does not know it yet");
+    // The disks of a paused guest stay inactive on the destination host, and QEMU dies when they are written to.
     virsh(&["resume", guest.name()]);
     virsh(&["migrate", "--live", "--unsafe", guest.name(), &host.uri(), "tcp://127.0.0.1"]);
     assert_eq!(guest.state(), "shut off");
@@ -177,7 +177,7 @@ fn try_on(host: &Host, guest: &str) -> String {
 }
 
 #[test]
-fn a_host_may_leave_the_owners_of_images_alone() {
+fn host_can_leave_the_owners_of_images_unchanged() {
     let lab = Lab::new();
     let host = Host::with(&lab, "dynamic_ownership = 0");
     host.on(|| {

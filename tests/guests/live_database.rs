@@ -1,5 +1,5 @@
-//! Real databases in real guests, written to without pause while they are backed up with the hooks of `hooks/`. Restored and
-//! booted, they hold every row that was acknowledged before the freeze; without the hook, they do not.
+//! Real databases in real guests, written to continuously while they are backed up with the hooks of `hooks/`. Restored
+//! and booted, they contain every row that was acknowledged before the freeze. Without the hook, they do not.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 /// A shipped hook, as an operator configures it.
 fn shipped(lab: &Lab, hook: &str, options: &[&str], guest: &DatabaseGuest) -> Value {
-    // Hooks are root's, whoever owns this checkout.
+    // Hooks belong to root, regardless of the owner of this checkout.
     let folder = lab.path("shipped");
     if !folder.exists() {
         run("cp", &["-r", concat!(env!("CARGO_MANIFEST_DIR"), "/hooks"), folder.to_str().unwrap()]);
@@ -18,12 +18,12 @@ fn shipped(lab: &Lab, hook: &str, options: &[&str], guest: &DatabaseGuest) -> Va
     }
     let mut command = vec![folder.join(hook).to_str().unwrap().to_owned()];
     command.extend(guest.client_options());
-    // The client's own `--no-defaults` has to be its first option.
+    // The client's own `--no-defaults` must be its first option.
     command.extend(options.iter().map(|option| (*option).to_owned()));
     json!({"name": "quiesce", "type": "session", "phase": "snapshot", "command": command})
 }
 
-/// Stands in the midst of what the session holds, and waits there until the test has looked.
+/// Runs while the session holds its lock, and waits there until the test has looked.
 struct Midst(PathBuf);
 
 impl Midst {
@@ -38,12 +38,12 @@ impl Midst {
         midst
     }
 
-    /// Begun after the session holds, and left before it lets go.
+    /// Starts after the session has its lock, and ends before the release.
     fn hook(&self, phases: &[&str]) -> Value {
         json!({"name": "midst", "order": 1, "phase": phases, "command": [self.0.join("hook")]})
     }
 
-    /// What the writer has been told at that phase.
+    /// The rows that were acknowledged to the writer at that phase.
     fn acknowledged(&self, phase: &str, writer: &Writer) -> u64 {
         wait_until(DEADLINE, phase, || self.0.join(phase).exists());
         let acknowledged = writer.acknowledged();
@@ -74,17 +74,17 @@ fn restored(lab: &Lab, program: &Program, guest: &DatabaseGuest, point: &str, na
     lab.restored_database_guest(name, guest)
 }
 
-/// Says what was measured, also when the test is good: what is printed by macros is kept from those who run it.
+/// Prints the measurements, even if the test passes: the output of macros is captured.
 fn tell(line: &str) {
     let _ = writeln!(std::io::stderr(), "    {line}");
 }
 
-/// How many of the first rows are there.
+/// Number of the first rows that exist.
 fn rows(guest: &DatabaseGuest, table: &str, first: u64) -> u64 {
     guest.sql(&format!("SELECT COUNT(*) FROM {table} WHERE id <= {first}")).parse().unwrap()
 }
 
-/// Without the hook rows are lost, with it none; the restored database is sound.
+/// Without the hook rows are lost, with it none; the restored database is intact.
 fn proven(lab: &Lab, guest: &DatabaseGuest, table: &str, hook: &Value, lazy: impl Fn(bool)) {
     let name = guest.guest.name().to_owned();
     lazy(true);
@@ -105,15 +105,15 @@ fn proven(lab: &Lab, guest: &DatabaseGuest, table: &str, hook: &Value, lazy: imp
         let run = scope.spawn(|| back_up(lab, guest, &[hook.clone(), midst.hook(&["pre-snapshot", "post-snapshot"])]));
         let first = midst.acknowledged("pre-snapshot", &writer);
         let held = midst.acknowledged("post-snapshot", &writer);
-        // One answer may have been on its way since before the lock was had: that one, too, must be in the backup.
-        assert!(held <= first + 1, "commits were acknowledged while the database was held: {first}, then {held}");
+        // One answer may have been in transit since before the lock was acquired. Its row must be in the backup, too.
+        assert!(held <= first + 1, "commits were acknowledged while the database was locked: {first}, then {held}");
         let (_, report) = run.join().unwrap();
         assert_eq!(report.domain(&name)["consistency"], "application", "{report:#?}");
         (held, point(&report, guest))
     });
     writer.assert_goes_on();
-    // How long writers wait when nobody looks on is for people to read. What can be proven on any machine: once the guest is
-    // thawed they wait for nothing, however long the disks are read.
+    // The waiting time of writers is only printed. A check that works on any machine: after the thaw, writers do not
+    // wait, however long the disks are read.
     writer.longest_wait();
     let midst = Midst::new(lab, "thawed");
     std::thread::scope(|scope| {
@@ -143,11 +143,11 @@ fn proven(lab: &Lab, guest: &DatabaseGuest, table: &str, hook: &Value, lazy: imp
 }
 
 #[test]
-#[ignore = "soak: a database guest is booted three times under emulation"]
+#[ignore = "soak: boots a database guest three times under emulation"]
 fn mariadb_keeps_every_row_it_has_acknowledged() {
     let lab = Lab::new();
     let guest = lab.database_guest("mariadb", Database::MariaDb);
-    // Commits are acknowledged before they are written, and nothing writes them for long.
+    // Commits are acknowledged before they are written, and are not written for a long time.
     guest.sql("SET GLOBAL innodb_flush_log_at_trx_commit = 0; SET GLOBAL innodb_flush_log_at_timeout = 2700");
     guest.sql("CREATE TABLE d.t (id BIGINT PRIMARY KEY)");
     let hook = shipped(&lab, "mariadb", &[], &guest);
@@ -155,7 +155,7 @@ fn mariadb_keeps_every_row_it_has_acknowledged() {
 }
 
 #[test]
-#[ignore = "soak: a database guest is booted three times under emulation"]
+#[ignore = "soak: boots a database guest three times under emulation"]
 fn postgresql_keeps_every_row_it_has_acknowledged() {
     let lab = Lab::new();
     let guest = lab.database_guest("postgresql", Database::PostgreSql);
@@ -165,7 +165,7 @@ fn postgresql_keeps_every_row_it_has_acknowledged() {
     guest.sql("CREATE TABLE t (id BIGINT PRIMARY KEY)");
     guest.sql("CHECKPOINT");
     let hook = shipped(&lab, "postgresql", &["--mode=block"], &guest);
-    // What writes in the background would make the loss a matter of luck.
+    // Background writes would make the loss a matter of chance.
     proven(&lab, &guest, "t", &hook, |lazy| {
         let signal = if lazy { "STOP" } else { "CONT" };
         let background = "postgres: (walwriter|background writer|checkpointer)";
@@ -177,7 +177,7 @@ fn postgresql_keeps_every_row_it_has_acknowledged() {
 }
 
 #[test]
-fn the_hooks_are_where_the_documents_say() {
+fn hooks_are_at_the_documented_paths() {
     for hook in ["mariadb", "postgresql", "redis", "healthchecks"] {
         assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("hooks").join(hook).exists(), "{hook}");
     }

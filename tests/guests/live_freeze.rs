@@ -1,4 +1,4 @@
-//! What a guest's agent is asked for, and what comes of it: frozen, thawed again, and told.
+//! Requests to a guest's agent, and their results: frozen, thawed again, and reported.
 
 use crate::lab;
 use crate::lab::{Disk, Guest, Lab, Program, Report, run, virsh};
@@ -9,7 +9,7 @@ fn hooked(lab: &Lab, name: &str) -> Guest {
     lab.guest(name).disk(Disk::qcow2("vda").size("256M")).system("kb.writer kb.freezehang=0").boot()
 }
 
-/// Sets the hook, which also keeps a log of its calls and their ends; the log begins anew.
+/// Sets the hook, which also logs the start and end of its calls, and clears the log.
 fn set_hook(guest: &Guest, on_freeze: &str) {
     let hook = format!("#!/bin/sh\necho $1 >>/tmp/hook\n[ $1 != freeze ] || {on_freeze}\necho end of $1 >>/tmp/hook\n");
     let set = guest.agent_exec(&format!("rm -f /tmp/hook; cat >/bin/freeze-hook <<'END'\n{hook}END\n"));
@@ -28,7 +28,7 @@ fn program(lab: &Lab, guest: &Guest, keys: Value) -> Program {
     Program::new(lab).domain(guest.name(), keys)
 }
 
-/// Panics unless a backup told that it was only crash-consistent, and why.
+/// Panics unless a backup reported that it was only crash-consistent, and why.
 fn assert_says_crash(program: &Program, report: &Report, guest: &Guest, why: &str) {
     let outcome = report.domain(guest.name());
     assert_eq!(outcome["consistency"], "crash", "{report:#?}");
@@ -42,7 +42,7 @@ fn assert_says_crash(program: &Program, report: &Report, guest: &Guest, why: &st
     assert!(failures(&manifest["warnings"]).contains(why), "{manifest:#}");
 }
 
-/// Panics unless a backup failed for want of a freeze, and left nothing.
+/// Panics unless a backup failed because of a missing freeze, and left nothing.
 fn assert_refused(program: &Program, report: &Report, guest: &Guest) {
     assert_eq!(report.ran.code, 1, "{report:#?}");
     let outcome = report.domain(guest.name());
@@ -71,7 +71,7 @@ fn file_systems_are_frozen_for_the_capture_and_thawed() {
         let archive = program.unpack(&report, guest.name());
         let manifest = archive.manifest();
         assert_eq!((&manifest["consistency"], &manifest["frozen_ms"]), (&json!("filesystem"), &json!(frozen)));
-        // A frozen file system has nothing in its journal: it is clean as it is.
+        // The journal of a frozen file system is empty, so it is clean.
         let raw = lab.path("frozen.raw");
         let [qcow2, raw] = [archive.disk("vda"), raw].map(|path| path.to_str().unwrap().to_owned());
         lab::qemu_img(&["convert", "-f", "qcow2", "-O", "raw", &qcow2, &raw]);
@@ -83,16 +83,16 @@ fn file_systems_are_frozen_for_the_capture_and_thawed() {
     let report = program(&lab, &guest, json!({"quiesce": "never"})).backup_well();
     let outcome = report.domain(guest.name());
     assert_eq!((&outcome["consistency"], &outcome["frozen_ms"]), (&json!("crash"), &Value::Null));
-    assert_eq!(outcome["warnings"], json!([]), "it was not asked for");
-    assert_eq!(hook_log(&guest), "", "never is never");
+    assert_eq!(outcome["warnings"], json!([]), "no freeze was requested");
+    assert_eq!(hook_log(&guest), "", "`never` must not freeze");
 }
 
 #[test]
-fn a_freeze_that_takes_too_long_leaves_no_guest_frozen() {
+fn freeze_that_exceeds_its_deadline_leaves_no_guest_frozen() {
     let lab = Lab::new();
     let guest = hooked(&lab, "freeze-hangs");
-    // libvirt gives up a thaw, and a question for the state, after 5 s each: the longer one outlasts both. The deadline is
-    // long enough for the guest to hear of the freeze at all.
+    // libvirt times out after 5 s both for a thaw and for a status query, and the slow freeze outlasts both together.
+    // The deadline is long enough for the freeze request to reach the guest.
     for (quiesce, hook) in [("prefer", "sleep 17"), ("require", "sleep 8")] {
         set_hook(&guest, hook);
         let program = program(&lab, &guest, json!({"quiesce": quiesce, "freeze_timeout": "5s"}));
@@ -108,11 +108,11 @@ fn a_freeze_that_takes_too_long_leaves_no_guest_frozen() {
         let log = hook_log(&guest);
         assert!(log.starts_with("freeze\nend of freeze\nthaw\n"), "it was frozen late, and thawed: {log}");
     }
-    // The deadline was for the backup alone: libvirt keeps it with the domain.
+    // The deadline was for the backup alone, but libvirt stores it with the domain.
     set_hook(&guest, "sleep 6");
     virsh(&["domfsfreeze", guest.name()]);
     virsh(&["domfsthaw", guest.name()]);
-    // The agent is stopped from within; the answer to the command that does it may come or not.
+    // The agent is stopped from inside the guest, so the answer to that command may or may not arrive.
     let _ = lab::try_virsh(&[
         "qemu-agent-command",
         guest.name(),
@@ -127,7 +127,7 @@ fn a_freeze_that_takes_too_long_leaves_no_guest_frozen() {
 }
 
 #[test]
-fn without_an_agent_it_is_as_the_operator_says() {
+fn missing_agent_is_handled_as_configured() {
     let lab = Lab::new();
     let guest = lab.guest("no-agent").disk(Disk::qcow2("vda")).system("kb.noagent").define();
     virsh(&["start", guest.name()]);
@@ -146,9 +146,9 @@ fn without_an_agent_it_is_as_the_operator_says() {
     assert_eq!(program.backup_well().domain(guest.name())["warnings"], json!([]));
 }
 
-/// The agent says that all went well, and that it froze nothing: without a mounted disk there is nothing that can be frozen.
+/// The agent reports success with zero frozen file systems: without a mounted disk there is nothing to freeze.
 #[test]
-fn a_freeze_of_no_file_system_is_none() {
+fn freeze_of_no_file_system_does_not_count() {
     let lab = Lab::new();
     let guest = lab.guest("nothing-mounted").disk(Disk::qcow2("vda")).system("").boot();
     assert_eq!(guest.agent_exec("umount /mnt/vda").code, 0);
@@ -160,8 +160,8 @@ fn a_freeze_of_no_file_system_is_none() {
     assert!(!guest.is_frozen());
 }
 
-/// Three file systems, the one in the middle on a device that takes no byte more: whichever end the agent begins at, it has frozen
-/// one when the kernel refuses.
+/// Three file systems, the middle one on a device that accepts no more bytes. In either order, the agent has frozen one
+/// when the kernel refuses.
 fn with_a_file_system_that_cannot_be_frozen(guest: &Guest) {
     let made = guest.agent_exec(
         "set -e; umount /mnt/vdb; mkdir /small /mnt/bad; mount -t tmpfs -o size=8M tmpfs /small
@@ -175,7 +175,7 @@ fn with_a_file_system_that_cannot_be_frozen(guest: &Guest) {
 }
 
 #[test]
-fn a_freeze_that_fails_for_one_file_system_leaves_the_others_thawed() {
+fn freeze_that_fails_for_one_file_system_leaves_the_others_thawed() {
     let lab = Lab::new();
     let disks = ["vda", "vdb"].map(|target| Disk::qcow2(target).size("64M"));
     let guest = disks.into_iter().fold(lab.guest("half-frozen"), |guest, disk| guest.disk(disk));

@@ -1,4 +1,5 @@
-//! Hooks in a real guest, by its agent: commands, sessions, what they leave, and that the guest ends them by itself.
+//! Hooks in a real guest, through its agent: commands, sessions, what they leave, and that the guest ends them by
+//! itself.
 
 use crate::lab;
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 const LONG: Duration = Duration::from_secs(120);
 const FAR: Deadlines = Deadlines { ready: LONG, hold: LONG, release: LONG };
 
-/// A guest's agent by virsh.
+/// A guest's agent, through virsh.
 struct Virsh(String);
 
 impl Agent for Virsh {
@@ -41,11 +42,11 @@ fn ready<'a>(guest: &Guest<'a>, script: &str, deadlines: Deadlines) -> Box<dyn H
     }
 }
 
-/// Holds a lock, which is a file, until it is told to let go, and tells by what.
+/// Holds a lock, which is a file, until it is told to release it, and logs the cause of the release.
 const SESSION: &str = "trap 'rm -f /tmp/lock' EXIT; : >/tmp/lock; echo READY; read word; echo \"told $word\"; \
                        rm /tmp/lock; read more || echo end";
 
-/// One guest for all of it, since to boot is what takes the time.
+/// One guest for all checks, because booting takes most of the time.
 #[test]
 fn hooks_run_in_a_guest() {
     let lab = Lab::new();
@@ -61,12 +62,13 @@ fn hooks_run_in_a_guest() {
     a_wrapper_that_dies(&guest);
     artifacts(&guest);
 
-    // Nothing of it is left: the second folder exists only as long as it is used.
+    // Nothing is left; the second directory exists only while it is used.
     let other = Guest::new(&agent, "other");
     guest.clean();
     other.prepare(b"").unwrap();
     assert_eq!(run(&other, "ls -d /run/kvmbackup-* | wc -l", LONG).output, "1\n");
-    // The sessions' deadlines, which are longer than that of this command; busybox's own looks once a second.
+    // The sessions' deadlines, which are longer than that of this command. busybox's own `timeout` checks once per
+    // second.
     wait_until(LONG, "the end of all sessions", || {
         run(&other, "ps -o args | grep '^timeout -k 5 [23]..'", LONG).ended == Ended::Exit(1)
     });
@@ -98,7 +100,7 @@ fn commands(guest: &Guest<'_>) {
     ends(guest, "sleep 4321");
 }
 
-/// A killed process is there until it has seen the signal.
+/// A killed process exists until it has handled the signal.
 fn ends(guest: &Guest<'_>, process: &str) {
     wait_until(LONG, &format!("the end of `{process}`"), || {
         run(guest, &format!("ps -o args | grep -qx '{process}'"), LONG).ended == Ended::Exit(1)
@@ -108,7 +110,7 @@ fn ends(guest: &Guest<'_>, process: &str) {
 fn sessions(guest: &Guest<'_>, machine: &lab::Guest) {
     let held = ready(guest, SESSION, FAR);
     assert_eq!(run(guest, "ls /tmp/lock", LONG).output, "/tmp/lock\n");
-    // While file systems are frozen the agent starts nothing; the session holds on all the same.
+    // While file systems are frozen the agent starts nothing; the session keeps its lock.
     machine.agent("guest-fsfreeze-freeze", &json!({}));
     assert!(guest.run(&sh(""), LONG, None).is_err());
     machine.agent("guest-fsfreeze-thaw", &json!({}));
@@ -138,7 +140,7 @@ fn a_session_that_nobody_releases(guest: &Guest<'_>) {
     assert!(!released.kept);
     assert_eq!((released.ran.ended, released.ran.output.as_str()), (Ended::Exit(0), "READY\ntold RELEASE\nend\n"));
 
-    // One that is deaf to RELEASE and to the end of its input is ended by `timeout`, with nobody there.
+    // A session that ignores RELEASE and the end of its input is ended by `timeout`, without kvmbackup.
     let second = Duration::from_secs(1);
     let deaf =
         ready(guest, "echo READY; exec sleep 4323", Deadlines { ready: LONG / 12, hold: second, release: second });

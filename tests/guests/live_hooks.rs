@@ -1,4 +1,5 @@
-//! The operator's hooks around the backup of a running guest: held over the freeze and the snapshot, let go on every way out.
+//! The operator's hooks around the backup of a running guest: sessions stay locked over the freeze and the snapshot,
+//! and are released on every way out.
 
 use crate::lab;
 use std::path::Path;
@@ -8,10 +9,10 @@ use crate::lab::{Call, DEADLINE, Disk, Gate, Lab, Program, Report, by_each_metho
 use serde_json::{Value, json};
 
 by_each_method! {
-    what_is_before_and_after_runs_in_order
+    phases_before_and_after_the_snapshot_run_in_order
 }
 
-/// A command that notes when it runs, in each of these phases.
+/// A command that logs when it runs, in each of these phases.
 fn noting(lab: &Lab, name: &str, phases: &[&str]) -> Value {
     let log = lab.path("log");
     let path = lab.script(
@@ -21,7 +22,7 @@ fn noting(lab: &Lab, name: &str, phases: &[&str]) -> Value {
     json!({"name": name, "phase": phases, "command": [path]})
 }
 
-/// A session that notes when it is held, when it is let go, and how.
+/// A session that logs when it locks, when it releases, and how.
 fn session(lab: &Lab, name: &str) -> Value {
     let log = lab.path("log").display().to_string();
     let text = format!(
@@ -43,7 +44,7 @@ fn hooks<'a>(of: &'a Value, name: &str) -> Vec<&'a Value> {
 
 const ALL: [&str; 6] = ["pre-domain", "pre-snapshot", "post-snapshot", "pre-commit", "post-commit", "post-domain"];
 
-fn what_is_before_and_after_runs_in_order(method: &str) {
+fn phases_before_and_after_the_snapshot_run_in_order(method: &str) {
     let lab = Lab::new();
     let guest = lab.guest(&format!("hooked-{method}")).disk(Disk::qcow2("vda")).paused();
     let around_the_run = noting(&lab, "run", &["pre-run", "post-run"]);
@@ -65,7 +66,7 @@ fn what_is_before_and_after_runs_in_order(method: &str) {
     assert_eq!(log(&lab), expected);
 
     let outcome = report.domain(guest.name());
-    assert_eq!(outcome["consistency"], "crash", "a paused guest is not frozen, whatever is held");
+    assert_eq!(outcome["consistency"], "crash", "a paused guest is not frozen, even with a session");
     let lock = hooks(outcome, "lock")[0];
     assert_eq!((&lock["status"], &lock["phase"]), (&json!("ok"), &json!("snapshot")));
     assert!(lock["held_ms"].is_u64() && lock["duration_ms"].as_u64() >= lock["held_ms"].as_u64(), "{lock}");
@@ -77,18 +78,22 @@ fn what_is_before_and_after_runs_in_order(method: &str) {
     assert_eq!(manifest["artifacts"], json!(["hooks/lock/position"]));
     let known: Vec<_> =
         manifest["hooks"].as_array().unwrap().iter().map(|hook| hook["phase"].as_str().unwrap()).collect();
-    assert_eq!(known, ["pre-domain", "pre-snapshot", "snapshot", "post-snapshot"], "what was known before the disks");
+    assert_eq!(
+        known,
+        ["pre-domain", "pre-snapshot", "snapshot", "post-snapshot"],
+        "the data known before the disks are read"
+    );
     program.assert_no_leftovers(&guest);
 
     let planned = program.run(&["backup", "--dry-run"]);
-    assert_eq!((planned.code, log(&lab)), (0, Vec::new()), "a plan runs no hook");
+    assert_eq!((planned.code, log(&lab)), (0, Vec::new()), "a dry run runs no hook");
 }
 
 #[test]
-fn a_session_and_frozen_file_systems_are_consistent_for_applications() {
+fn session_and_frozen_file_systems_are_application_consistent() {
     let lab = Lab::new();
     let guest = lab.guest("application").disk(Disk::qcow2("vda").size("64M")).system("kb.writer").boot();
-    // It asks the guest itself, as an operator could: frozen, the agent does nothing else.
+    // It asks the guest itself, as an operator could; while frozen, the agent does nothing else.
     let log_file = lab.path("log").display().to_string();
     let asks = format!("virsh domfsinfo {} >/dev/null && echo answers >>{log_file}\n", guest.name());
     let asks = json!({"name": "asks", "phase": "post-snapshot", "command": [lab.script("scripts/asks", &asks)]});
@@ -109,7 +114,7 @@ fn a_session_and_frozen_file_systems_are_consistent_for_applications() {
     assert_eq!(archive.manifest()["consistency"], "application");
     assert_eq!(archive.manifest()["artifacts"], json!(["hooks/lock/position", "hooks/_guest/inside"]));
     let lock = hooks(outcome, "lock")[0];
-    assert!(lock["held_ms"].as_u64() >= outcome["frozen_ms"].as_u64(), "held over all of the freeze: {outcome:#}");
+    assert!(lock["held_ms"].as_u64() >= outcome["frozen_ms"].as_u64(), "locked over the whole freeze: {outcome:#}");
     let text = program.run(&["report"]).stdout;
     assert!(text.contains("snap/app"), "{text}");
     let listed = program.run(&["list"]).stdout;
@@ -119,11 +124,11 @@ fn a_session_and_frozen_file_systems_are_consistent_for_applications() {
     let program = program.domain(guest.name(), json!({"quiesce": "never", "hooks": [session(&lab, "lock")]}));
     assert_eq!(program.backup_well().domain(guest.name())["consistency"], "crash");
 
-    // One that dies while it should hold marks the backup down.
+    // A session that dies while it should hold its lock lowers the reported consistency.
     let pid = lab.path("dies.pid").display().to_string();
     let dies = lab.script("scripts/dies", &format!("echo $$ >{pid}\necho READY\nexit 0\n"));
     let dies = json!({"name": "dies", "type": "session", "phase": "snapshot", "command": [dies]});
-    // One that has ended and was not waited for has no command line any more.
+    // A process that has ended and was not waited for has no command line any more.
     let dead = format!("while grep -q . /proc/$(cat {pid})/cmdline 2>/dev/null; do sleep 0.05; done\n");
     let dead =
         json!({"name": "dead", "phase": "pre-snapshot", "order": 1, "command": [lab.script("scripts/dead", &dead)]});
@@ -137,7 +142,7 @@ fn a_session_and_frozen_file_systems_are_consistent_for_applications() {
 }
 
 #[test]
-fn a_session_lets_go_when_kvmbackup_is_killed() {
+fn session_releases_its_lock_when_kvmbackup_is_killed() {
     let lab = Lab::new();
     let gate = Gate::new(&lab);
     let guest = lab.guest("hook-killed").disk(Disk::qcow2("vda")).paused();
@@ -149,7 +154,7 @@ fn a_session_lets_go_when_kvmbackup_is_killed() {
     gate.wait(&mut run);
     assert_eq!(log(&lab), ["lock held"]);
     gate.kill(&mut run);
-    // The shell makes the file before it writes into it.
+    // The shell creates the file before it writes to it.
     wait_until(DEADLINE, "the session to see its input end", || {
         std::fs::read_to_string(lab.path("log")).is_ok_and(|text| text == "lock alone\n")
     });
@@ -160,7 +165,7 @@ fn a_session_lets_go_when_kvmbackup_is_killed() {
 }
 
 #[test]
-fn a_signal_leaves_what_was_entered_and_starts_nothing_new() {
+fn signal_ends_entered_phases_and_starts_no_new_ones() {
     let lab = Lab::new();
     let guest = lab.guest("hook-signal").disk(Disk::qcow2("vda")).paused();
     let file = lab.path("asleep");
@@ -183,7 +188,7 @@ fn a_signal_leaves_what_was_entered_and_starts_nothing_new() {
 }
 
 #[test]
-fn a_failing_hook_never_keeps_an_overlay() {
+fn failing_hook_never_keeps_an_overlay() {
     let lab = Lab::new();
     let guest = lab.guest("hook-commit").disk(Disk::qcow2("vda")).paused();
     let fails = lab.script("scripts/fails", "echo no room on the application\nexit 9\n");
@@ -203,7 +208,7 @@ fn a_failing_hook_never_keeps_an_overlay() {
 }
 
 #[test]
-fn an_operator_can_try_hooks_without_a_backup() {
+fn operator_can_try_hooks_without_a_backup() {
     let lab = Lab::new();
     let guest = lab.guest("hook-test").disk(Disk::qcow2("vda")).paused();
     let program =
@@ -232,7 +237,7 @@ fn an_operator_can_try_hooks_without_a_backup() {
 }
 
 #[test]
-fn check_tells_what_would_go_wrong_at_night() {
+fn check_reports_hooks_that_would_fail_in_a_run() {
     let lab = Lab::new();
     let guest = lab.guest("checked").disk(Disk::qcow2("vda")).system("").boot();
     let good = lab.script("scripts/good", ":\n");
@@ -251,7 +256,7 @@ fn check_tells_what_would_go_wrong_at_night() {
     told("ok      domain checked: all selected disks are readable: vda");
     told("ok      domain checked: the guest agent answers");
 
-    // Scripts that look as if they did something.
+    // Scripts that look valid.
     guest.agent_exec("mkdir -p /etc/qemu/fsfreeze-hook.d; : >/etc/qemu/fsfreeze-hook.d/database");
     run("chmod", &["775", good.to_str().unwrap()]);
     let checked = program.run(&["check"]);
@@ -264,7 +269,7 @@ fn check_tells_what_would_go_wrong_at_night() {
     );
     assert!(checked.stdout.contains("PROBLEM hook good: ") && checked.stdout.contains("hint: "), "{checked:#?}");
     guest.agent_exec("printf '[general]\\nfsfreeze-hook=/etc/qemu/fsfreeze-hook\\n' >/etc/qemu/qemu-ga.conf");
-    assert!(!program.run(&["check"]).stdout.contains("WARNING domain"), "the agent is told by its configuration");
+    assert!(!program.run(&["check"]).stdout.contains("WARNING domain"), "the agent is recognized by its configuration");
     let offline = program.run(&["check", "--offline", "--json"]);
     let findings: Value = serde_json::from_str(&offline.stdout).unwrap();
     let findings = findings["findings"].as_array().unwrap();

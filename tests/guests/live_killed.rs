@@ -1,4 +1,4 @@
-//! After SIGKILL with a frozen guest, and what is left when not all can be put right at once.
+//! After SIGKILL with a frozen guest, and state that cannot be recovered completely at once.
 
 use crate::lab;
 use std::process::{Child, Stdio};
@@ -19,7 +19,7 @@ fn kill_before(program: &Program, gate: &Gate, call: Call) {
 }
 
 #[test]
-fn a_guest_left_frozen_is_thawed() {
+fn guest_left_frozen_is_thawed() {
     let lab = Lab::new();
     let gate = Gate::new(&lab);
     let disk = Disk::qcow2("vda").size("64M");
@@ -28,7 +28,7 @@ fn a_guest_left_frozen_is_thawed() {
     let program = Program::new(&lab).set("libvirt_uri", json!(gate.uri())).domain(guest.name(), keys);
 
     kill_before(&program, &gate, Call::Snapshot);
-    assert!(guest.is_frozen(), "the test is about this");
+    assert!(guest.is_frozen(), "the guest is frozen");
     let recovered = program.run(&["recover"]);
     assert_eq!(recovered.code, 0, "{recovered:#?}");
     assert!(recovered.stdout.contains("left-frozen: the run of ") && recovered.stdout.contains("thawed the guest"));
@@ -43,7 +43,7 @@ fn a_guest_left_frozen_is_thawed() {
     program.assert_no_leftovers(&guest);
     assert!(guest.check_writer_sums("vda") >= newest);
 
-    // The freeze is under way, and reaches its end while it is recovered from.
+    // The freeze is in progress and completes during recovery.
     let slow = "#!/bin/sh\n[ $1 != freeze ] || { echo KB-FREEZING >/dev/console; sleep 4; }\necho $1 >>/tmp/hook\n";
     guest.agent_exec(&format!("cat >/bin/freeze-hook <<'END'\n{slow}END\n"));
     gate.hold(Call::Freeze);
@@ -56,18 +56,18 @@ fn a_guest_left_frozen_is_thawed() {
     assert_eq!(recovered.code, 0, "{recovered:#?}");
     program.assert_no_leftovers(&guest);
     assert!(!guest.is_frozen());
-    assert_eq!(guest.agent_exec("head -n 1 /tmp/hook").stdout, "freeze\n", "it was frozen late");
+    assert_eq!(guest.agent_exec("head -n 1 /tmp/hook").stdout, "freeze\n", "the freeze took effect late");
 }
 
 #[test]
-fn what_cannot_be_put_right_yet_is_told_and_not_forgotten() {
+fn unrecoverable_entry_is_reported_and_kept_in_the_journal() {
     let lab = Lab::new();
     let gate = Gate::new(&lab);
     let guest = lab.guest("not-forgotten").disk(Disk::qcow2("vda")).paused();
     let program = Program::new(&lab).set("libvirt_uri", json!(gate.uri())).domain(guest.name(), json!({}));
     kill_before(&program, &gate, Call::Commit);
     guest.write("vda", 0x81, 1 << 20, 65536);
-    // Somebody takes a snapshot on top of the overlay that was left.
+    // An operator takes a snapshot on top of the overlay that was left.
     let foreign = lab.path("images/not-forgotten/foreign.qcow2");
     let spec = format!("vda,snapshot=external,file={}", foreign.display());
     virsh(&["snapshot-create-as", guest.name(), "--disk-only", "--no-metadata", "--diskspec", &spec]);
@@ -78,7 +78,7 @@ fn what_cannot_be_put_right_yet_is_told_and_not_forgotten() {
     assert!(recovered.stdout.contains("left: ") && recovered.stdout.contains("foreign.qcow2"), "{recovered:#?}");
     let report = program.backup();
     assert_eq!(report.ran.code, 7, "{report:#?}");
-    assert_eq!(report.domain(guest.name())["outcome"], "success", "what is visible is saved all the same");
+    assert_eq!(report.domain(guest.name())["outcome"], "success", "the data that the guest sees is saved anyway");
     let archive = program.unpack(&report, guest.name());
     for (pattern, at) in [("0x81", "1M"), ("0x82", "2M")] {
         let read = format!("read -P {pattern} {at} 64k");

@@ -1,4 +1,4 @@
-//! What Prometheus is told of a running guest, and of a run over it that was killed.
+//! The metrics of a running guest, and of a killed run that left it on an overlay.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ fn value(file: &Path, series: &str) -> f64 {
 }
 
 #[test]
-fn a_guest_that_was_left_on_an_overlay_is_told_until_it_is_put_back() {
+fn guest_left_on_an_overlay_is_reported_until_it_is_recovered() {
     let lab = Lab::new();
     let gate = Gate::new(&lab);
     let guest = lab.guest("watched").disk(Disk::qcow2("vda")).paused();
@@ -35,12 +35,12 @@ fn a_guest_that_was_left_on_an_overlay_is_told_until_it_is_put_back() {
     gate.wait(&mut run);
     assert_eq!(value(&file, &running), 1.0);
     gate.kill(&mut run);
-    assert_eq!(value(&file, &running), 1.0, "nobody is left to say otherwise");
+    assert_eq!(value(&file, &running), 1.0, "no process is left to update it");
 
     assert_eq!(program.run(&["metrics"]).code, 0);
     assert_eq!(value(&file, &running), 0.0);
     assert_eq!(value(&file, leftover), 1.0);
-    assert!(guest.live_xml().contains(".kvmbackup-"), "to look at it changes nothing");
+    assert!(guest.live_xml().contains(".kvmbackup-"), "reading it changes nothing");
 
     program.backup_well();
     assert_eq!([value(&file, &running), value(&file, &aborted), value(&file, leftover)], [0.0, 1.0, 0.0]);

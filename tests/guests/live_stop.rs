@@ -1,4 +1,4 @@
-//! Backups that are stopped, that meet each other, or whose guest goes away under them.
+//! Backups that are stopped, that run at the same time, or whose guest goes away during the backup.
 
 use crate::lab;
 use std::path::Path;
@@ -7,8 +7,8 @@ use std::process::{Child, Stdio};
 use crate::lab::{Call, Contents, DEADLINE, Disk, Gate, Guest, Lab, Program, Ran, Report, run, wait_until};
 use serde_json::{Value, json};
 
-/// A paused guest of one disk with contents that do not compress: more than is ever read ahead of the first byte that is
-/// written (a few pieces of 4 MiB for each core).
+/// A paused guest with one disk of incompressible contents, larger than the read-ahead before the first byte is written
+/// (a few pieces of 4 MiB for each core).
 fn guest(lab: &Lab, name: &str) -> Guest {
     let image = lab.path(&format!("random/{name}/vda.raw"));
     std::fs::create_dir_all(image.parent().unwrap()).unwrap();
@@ -16,7 +16,7 @@ fn guest(lab: &Lab, name: &str) -> Guest {
     lab.guest(name).disk(Disk::raw("vda").file(image)).paused()
 }
 
-/// Compression that takes its time, so that there is some while a disk is read.
+/// Slow compression, so that reading a disk takes some time.
 fn slow() -> Value {
     json!({"method": "zstd", "level": 19})
 }
@@ -41,7 +41,7 @@ fn wait_until_it_reads(run: &mut Child, backups: &Path, domain: &str) {
         files.filter_map(|file| file.metadata().ok()).any(|file| file.len() > 0)
     };
     wait_until(DEADLINE, "the first bytes of an archive", || {
-        assert!(run.try_wait().unwrap().is_none(), "the backup has ended before");
+        assert!(run.try_wait().unwrap().is_none(), "the backup has already ended");
         part()
     });
 }
@@ -51,7 +51,7 @@ fn archives(program: &Program, domain: &str) -> usize {
 }
 
 #[test]
-fn a_signal_ends_a_run_in_order() {
+fn signal_ends_a_run_cleanly() {
     let lab = Lab::new();
     let guests = [guest(&lab, "stop-a"), guest(&lab, "stop-b")];
     for (method, name, number) in [("snapshot", "INT", 2), ("pull", "TERM", 15)] {
@@ -70,7 +70,7 @@ fn a_signal_ends_a_run_in_order() {
             assert!(outcome["error"]["message"].as_str().unwrap().contains(&stopped), "{report:#?}");
             assert_eq!(archives(&program, domain), 0);
         }
-        assert_eq!(report.domain("stop-b")["method"], Value::Null, "it was not begun: {report:#?}");
+        assert_eq!(report.domain("stop-b")["method"], Value::Null, "it was not started: {report:#?}");
         assert!(program.run(&["report"]).stdout.contains(&format!("INTERRUPTED by signal {number}")));
         guests.iter().for_each(|guest| program.assert_no_leftovers(guest));
         let after = program.run(&["recover"]);
@@ -79,7 +79,7 @@ fn a_signal_ends_a_run_in_order() {
 }
 
 #[test]
-fn two_guests_at_once_and_both_end_at_a_signal() {
+fn two_concurrent_backups_both_end_on_a_signal() {
     let lab = Lab::new();
     let guests = [guest(&lab, "both-a"), guest(&lab, "both-b")];
     let program = guests
@@ -88,7 +88,7 @@ fn two_guests_at_once_and_both_end_at_a_signal() {
     let program = program.set("parallel", json!(2));
     let mut run = start(&program);
     wait_until(DEADLINE, "both to be on their overlays", || {
-        assert!(run.try_wait().unwrap().is_none(), "the backup has ended before");
+        assert!(run.try_wait().unwrap().is_none(), "the backup has already ended");
         guests.iter().all(|guest| guest.live_xml().contains(".kvmbackup-"))
     });
     signal(&run, "TERM");
@@ -97,7 +97,7 @@ fn two_guests_at_once_and_both_end_at_a_signal() {
 }
 
 #[test]
-fn a_second_run_is_refused_and_harms_nothing() {
+fn second_run_is_refused_and_does_no_harm() {
     let lab = Lab::new();
     let gate = Gate::new(&lab);
     let guest = guest(&lab, "second");
@@ -110,7 +110,7 @@ fn a_second_run_is_refused_and_harms_nothing() {
         assert_eq!(second.code, 3, "{second:#?}");
         assert!(second.stderr.contains(&format!("pid {}", first.id())), "{second:#?}");
     }
-    assert!(guest.live_xml().contains(".kvmbackup-"), "nobody recovers a run that lives");
+    assert!(guest.live_xml().contains(".kvmbackup-"), "a live run is not recovered");
     gate.open();
     let report = finish(first);
     assert_eq!(report.ran.code, 0, "{report:#?}");
@@ -119,7 +119,7 @@ fn a_second_run_is_refused_and_harms_nothing() {
 }
 
 #[test]
-fn one_domain_that_fails_keeps_no_other_from_its_backup() {
+fn failing_domain_does_not_prevent_the_backup_of_others() {
     let lab = Lab::new();
     let guests = [guest(&lab, "fails"), guest(&lab, "goes-well")];
     let nowhere = json!({"overlay_dir": lab.path("nowhere"), "method": "snapshot"});
@@ -136,7 +136,7 @@ fn one_domain_that_fails_keeps_no_other_from_its_backup() {
 }
 
 #[test]
-fn a_guest_that_loses_its_power_while_it_is_read_is_saved_and_put_back() {
+fn guest_that_loses_power_while_it_is_read_is_saved_and_returned_to_its_base() {
     let lab = Lab::new();
     let gate = Gate::new(&lab);
     let guest = guest(&lab, "power");
@@ -168,7 +168,7 @@ fn a_guest_that_loses_its_power_while_it_is_read_is_saved_and_put_back() {
 }
 
 #[test]
-fn a_pull_whose_guest_loses_its_power_fails_and_leaves_nothing() {
+fn pull_of_a_guest_that_loses_power_fails_and_leaves_nothing() {
     let lab = Lab::new();
     let guest = guest(&lab, "power-pull");
     let program = Program::new(&lab).domain(guest.name(), json!({"method": "pull", "compression": slow()}));

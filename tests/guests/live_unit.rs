@@ -1,4 +1,4 @@
-//! Real guests within what the units leave to runs, recovery and metrics; systemd itself is not there.
+//! Real guests with the restrictions that the units put on runs, recovery and metrics; systemd itself is not used.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use crate::units::limits;
 const RUN: &str = "kvmbackup.service";
 
 #[test]
-fn a_running_guest_is_saved_within_the_limits_of_the_unit() {
+fn running_guest_is_saved_within_the_limits_of_the_unit() {
     let lab = Lab::new();
     let guest = lab.guest("limited").disk(Disk::qcow2("vda")).system("").boot();
     let program = Program::new(&lab).domain(guest.name(), json!({"quiesce": "require"})).within(limits(RUN));
@@ -20,9 +20,9 @@ fn a_running_guest_is_saved_within_the_limits_of_the_unit() {
     program.assert_no_leftovers(&guest);
 }
 
-/// Overlays are given to QEMU's user, images of others are read, and processes of another user are looked at.
+/// Overlays get QEMU's user as their owner, images of other users are read, and processes of other users are inspected.
 #[test]
-fn guests_of_another_user_are_saved_and_seen_within_the_limits_of_the_unit() {
+fn guests_of_another_user_are_saved_and_detected_within_the_limits_of_the_unit() {
     let lab = Lab::new();
     let host = Host::with(&lab, "dynamic_ownership = 0");
     host.on(|| {
@@ -39,7 +39,7 @@ fn guests_of_another_user_are_saved_and_seen_within_the_limits_of_the_unit() {
             guest.destroy();
             program.backup_well();
         }
-        // Who else writes the image is seen though it is another user's.
+        // Another process that writes to the image is detected although it belongs to another user.
         let mut writer = Command::new("setpriv");
         writer.args([
             "--reuid",
@@ -64,7 +64,7 @@ fn guests_of_another_user_are_saved_and_seen_within_the_limits_of_the_unit() {
 }
 
 #[test]
-fn a_killed_run_is_seen_and_recovered_within_the_limits_of_the_units() {
+fn killed_run_is_detected_and_recovered_within_the_limits_of_the_units() {
     let lab = Lab::new();
     let gate = Gate::new(&lab);
     let guest = lab.guest("limited-killed").disk(Disk::qcow2("vda")).paused();

@@ -1,15 +1,15 @@
-//! A guest that writes without pause is backed up again and again, and neither it nor a backup suffers.
+//! A guest that writes continuously is backed up again and again; neither it nor a backup is harmed.
 
 use crate::lab::{DEADLINE, Disk, Lab, Program, Unpacked, qemu_img, run, try_run, wait_until};
 use serde_json::json;
 
-/// Panics unless a saved disk holds a sound file system in which the writer's own checksums hold.
+/// Panics unless a saved disk contains an intact file system in which the writer's own checksums match.
 fn assert_sound(lab: &Lab, archive: &Unpacked, target: &str, frozen: bool) {
     let [raw, files] = [lab.path("saved.raw"), lab.path("saved")].map(|path| path.to_str().unwrap().to_owned());
     let disk = archive.disk(target);
     qemu_img(&["convert", "-f", "qcow2", "-O", "raw", disk.to_str().unwrap(), &raw]);
     if !frozen {
-        // As after a power cut: the journal first. 1 is "corrected".
+        // As after a power cut: replay the journal first. 1 is "corrected".
         let replay = try_run("e2fsck", &["-E", "journal_only", "-p", &raw]);
         assert!(matches!(replay.status.code(), Some(0 | 1)), "{replay:?}");
     }
@@ -22,13 +22,13 @@ fn assert_sound(lab: &Lab, archive: &Unpacked, target: &str, frozen: bool) {
 }
 
 #[test]
-fn guest_that_writes_all_the_time_is_backed_up_frozen_or_not_by_each_method() {
+fn guest_that_writes_continuously_is_backed_up_by_each_method_frozen_or_not() {
     is_backed_up(4);
 }
 
 #[test]
-#[ignore = "soak: twenty backups of a guest that writes all the time"]
-fn a_guest_that_writes_all_the_time_is_backed_up_twenty_times() {
+#[ignore = "soak: twenty backups of a guest that writes continuously"]
+fn guest_that_writes_continuously_is_backed_up_twenty_times() {
     is_backed_up(20);
 }
 
@@ -43,7 +43,7 @@ fn is_backed_up(rounds: usize) {
     });
     for round in 0..rounds {
         let method = if round % 2 == 0 { "snapshot" } else { "pull" };
-        // The last two are taken as after a power cut.
+        // The last two are crash-consistent.
         let frozen = round + 2 < rounds;
         let quiesce = if frozen { "require" } else { "never" };
         let program = Program::new(&lab).domain(
@@ -68,7 +68,7 @@ fn is_backed_up(rounds: usize) {
         }
     }
 
-    // It comes back beside the one that still writes, under a name of its own.
+    // It is restored beside the one that still writes, under its own name.
     let program = Program::new(&lab).domain(guest.name(), json!({}));
     let to = lab.path("restored");
     let restored =

@@ -1,4 +1,4 @@
-//! What holds of backups, restores and recovery of real guests, in the lab.
+//! Tests of backups, restores and recovery with real guests, in the lab.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
 #[path = "../faulty/mod.rs"]

@@ -1,6 +1,7 @@
-//! The power is cut at every moment of a backup, rotation included, with archives and state on a disk that keeps no more than it
-//! was made to sync. Whatever it keeps: every restore point that is listed is whole, there are never fewer than retention
-//! promises, state files are old or new, the journal knows every unfinished archive, and the next start puts all right.
+//! Cuts the power at every moment of a backup, including rotation, with archives and state on a disk that keeps only
+//! synced data for certain. Whatever it keeps: every listed restore point is complete, there are never fewer than
+//! retention promises, state files are old or new, the journal knows every unfinished archive, and the next start
+//! recovers everything.
 
 use crate::faulty;
 use std::collections::{BTreeSet, HashMap};
@@ -18,12 +19,13 @@ const KEPT: usize = 2;
 /// Cuts after which the program is started again, for each run that was cut.
 const STARTS: usize = 6;
 
-/// Archives that were looked at already: most images hold the same ones.
+/// Archives that were already checked: most images contain the same ones.
 #[derive(Default)]
 struct Archives(HashMap<*const Vec<u8>, Arc<Vec<u8>>>);
 
 impl Archives {
-    /// Panics unless an archive is whole, by standard tools alone, and holds what is on the guest's disk.
+    /// Panics unless an archive is complete, checked with standard tools alone, and contains the data of the guest's
+    /// disk.
     fn assert_whole(&mut self, bytes: &Arc<Vec<u8>>, guest: &Path, what: &str) {
         if self.0.contains_key(&Arc::as_ptr(bytes)) {
             return;
@@ -38,7 +40,7 @@ impl Archives {
 }
 
 #[test]
-fn a_power_cut_at_any_moment_of_a_backup_loses_nothing_that_was_promised() {
+fn power_cut_at_any_moment_of_a_backup_loses_nothing_that_was_promised() {
     if !can_mount() {
         return;
     }
@@ -48,7 +50,7 @@ fn a_power_cut_at_any_moment_of_a_backup_loses_nothing_that_was_promised() {
     host.configure(&folders, "{a: {day_of_week: daily, rotate: 2}}");
     let mut archives = Archives::default();
     let mut images = 0;
-    // The first makes every folder, the second adds a point, the third and the fourth remove one.
+    // The first backup creates every directory, the second adds a point, the third and the fourth remove one.
     for number in 0..4 {
         let start = disk.tree();
         disk.record();
@@ -67,9 +69,9 @@ fn a_power_cut_at_any_moment_of_a_backup_loses_nothing_that_was_promised() {
             assert_state_files_are_whole(image, &what);
             assert_the_journal_knows_what_is_unfinished(image, disk.path(), &what);
             if made == log.len() {
-                assert_eq!(whole, (before + 1).min(KEPT), "{what}: what a run has told of is there");
+                assert_eq!(whole, (before + 1).min(KEPT), "{what}: reported points exist");
             }
-            // Each kind of what may be left once: a start costs a second.
+            // Each kind of leftover once, because a start takes a second.
             let names: Vec<PathBuf> = image.keys().map(|path| unnumbered(path)).collect();
             if seen.insert(names) {
                 left.push(image.clone());
@@ -89,10 +91,10 @@ fn a_power_cut_at_any_moment_of_a_backup_loses_nothing_that_was_promised() {
         }
         disk.load(&wholly(&end));
     }
-    assert!(images > 1000, "only {images} images: the disk has not recorded what was done");
+    assert!(images > 1000, "only {images} images: the disk did not record the changes");
 }
 
-/// The restore points of the guest, as a listing knows them: by their names.
+/// The restore points of the guest by name, as in a listing.
 fn points(image: &Image) -> impl Iterator<Item = (&PathBuf, &Arc<Vec<u8>>)> {
     static NOTHING: std::sync::OnceLock<Arc<Vec<u8>>> = std::sync::OnceLock::new();
     let is_point = |path: &Path| path.to_str().is_some_and(|path| path.starts_with("backups/a/a-"));
@@ -131,12 +133,12 @@ fn assert_the_journal_knows_what_is_unfinished(image: &Image, root: &Path, what:
     }
 }
 
-/// A path without what is another one in every run.
+/// A path without the parts that differ in every run.
 fn unnumbered(path: &Path) -> PathBuf {
     path.to_str().unwrap().replace(|c: char| c.is_ascii_digit(), "").into()
 }
 
-/// All that a tree holds.
+/// All contents of a tree.
 fn wholly(tree: &faulty::tree::Tree) -> Image {
     let bytes = |node: &faulty::tree::Node| match node.kind {
         faulty::tree::Kind::Folder => None,

@@ -1,4 +1,4 @@
-//! A domain comes back in its own place, or as a copy beside it, with all that it is made of: disks, UEFI variables, TPM
+//! A domain is restored in place, or as a copy beside the original, with all of its parts: disks, UEFI variables, TPM
 //! state, definition.
 
 use crate::lab;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 const TARGETS: [&str; 2] = ["vda", "vdb"];
 
-/// A machine with two disks, firmware and a TPM, whose state was made by starting it once.
+/// A machine with two disks, firmware and a TPM, whose state was created by starting it once.
 fn machine(lab: &Lab, name: &str) -> Guest {
     let guest = lab
         .guest(name)
@@ -23,7 +23,7 @@ fn machine(lab: &Lab, name: &str) -> Guest {
     guest.write("vda", 0xa1, 1 << 20, 300_032);
     guest.write("vdb", 0xb1, 65536, 65536);
     guest.destroy();
-    // What the firmware would write.
+    // As the firmware would write.
     let nvram = nvram(&guest);
     let mut variables = fs::read(&nvram).unwrap();
     variables[300_000..300_016].copy_from_slice(b"a boot variable.");
@@ -56,7 +56,7 @@ fn starts_with_the_host(guest: &Guest) -> bool {
 }
 
 #[test]
-fn in_its_own_place_it_is_what_it_was() {
+fn restore_in_place_recreates_the_domain_exactly() {
     let lab = Lab::new();
     let guest = machine(&lab, "in place");
     let contents = Contents::of(&lab, &guest, &TARGETS);
@@ -82,7 +82,7 @@ fn in_its_own_place_it_is_what_it_was() {
     assert_eq!([nvram(&guest), tpm(&guest)], beside);
     assert_eq!(beside.each_ref().map(|file| sha256(file)), sums);
     assert_eq!(guest.inactive_xml(), definition);
-    assert!(!starts_with_the_host(&guest), "it starts with the host, which nobody asked for");
+    assert!(!starts_with_the_host(&guest), "it has autostart, which was not requested");
     assert_eq!(guest.state(), "shut off");
     program.assert_no_leftovers(&guest);
     for file in &beside {
@@ -98,7 +98,7 @@ fn is_ours(path: &Path) -> bool {
 }
 
 #[test]
-fn a_copy_shares_the_folder_of_the_original_and_nothing_else() {
+fn copy_shares_only_the_directory_of_the_original() {
     let lab = Lab::new();
     let guest = machine(&lab, "original");
     let contents = Contents::of(&lab, &guest, &TARGETS);
@@ -126,7 +126,7 @@ fn a_copy_shares_the_folder_of_the_original_and_nothing_else() {
     assert_eq!((copy.state().as_str(), guest.state().as_str()), ("shut off", "paused"));
     assert_eq!(guest.inactive_xml(), definition);
 
-    // Beside each other: QEMU would refuse an image that both have, and swtpm a state.
+    // Both at the same time: QEMU would refuse an image that both have, and swtpm a shared state.
     copy.start_paused();
     copy.write("vda", 0xcc, 0, 65536);
     guest.write("vdb", 0xdd, 0, 512);
@@ -135,7 +135,7 @@ fn a_copy_shares_the_folder_of_the_original_and_nothing_else() {
 }
 
 #[test]
-fn from_a_device_it_goes_back_there_only_when_that_is_said() {
+fn disk_on_a_device_is_restored_there_only_on_request() {
     let lab = Lab::new();
     let guest = lab.guest("on a device").disk(Disk::block("vda").size("4M")).define();
     guest.write_while_off("vda", 0x11, 1 << 20, 65536);
@@ -148,8 +148,8 @@ fn from_a_device_it_goes_back_there_only_when_that_is_said() {
     let device = guest_device(&lab);
     let ran = program.run(&["restore", guest.name(), "--define"]);
     assert!(ran.code == 1 && ran.stderr.contains("--overwrite") && ran.stderr.contains(&device), "{ran:#?}");
-    assert!(lab::try_virsh(&["domuuid", guest.name()]).is_err(), "it was defined");
-    // No definition of this host says that the device is the domain's: only the archive does.
+    assert!(lab::try_virsh(&["domuuid", guest.name()]).is_err(), "the domain was defined");
+    // Only the archive says that the device belongs to the domain, not a definition of this host.
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
     assert!(ran.code == 1 && ran.stderr.contains("--disk vda=/dev/") && ran.stderr.contains(&device), "{ran:#?}");
     let ran = program.run(&["restore", guest.name(), "--define", "--disk", &format!("vda={device}")]);
@@ -163,7 +163,7 @@ fn from_a_device_it_goes_back_there_only_when_that_is_said() {
     guest.start_paused();
 }
 
-/// The one loop device of a lab.
+/// The only loop device of a lab.
 fn guest_device(lab: &Lab) -> String {
     let devices = lab::run("losetup", &["--list", "--noheadings", "--raw", "--output", "NAME,BACK-FILE"]);
     let of_lab = devices.lines().filter_map(|line| line.split_once(' '));
@@ -172,7 +172,7 @@ fn guest_device(lab: &Lab) -> String {
 }
 
 #[test]
-fn a_copy_on_a_device_that_is_named_starts_from_it() {
+fn copy_on_a_named_device_starts_from_it() {
     let lab = Lab::new();
     let guest = lab.guest("to a device").disk(Disk::qcow2("vda").size("4M")).paused();
     guest.write("vda", 0x22, 1 << 20, 65536);
@@ -184,13 +184,13 @@ fn a_copy_on_a_device_that_is_named_starts_from_it() {
     let device = lab::LoopDevice::attach(&backing);
     let choice = format!("vda={}", device.path().display());
 
-    // To name it is to agree: no --overwrite.
+    // Naming the device is consent: no --overwrite is needed.
     let ran = program.run(&["restore", guest.name(), "--disk", &choice]);
     assert_eq!(ran.code, 0, "{ran:#?}");
     let held = fs::read(device.path()).unwrap();
     assert!(held[1 << 20..(1 << 20) + 65536].iter().all(|byte| *byte == 0x22), "it lacks the guest's bytes");
-    assert!(held[..1 << 20].iter().all(|byte| *byte == 0), "what was there shines through");
-    assert!(held[4 << 20..].iter().all(|byte| *byte == 0x77), "more was written than the disk");
+    assert!(held[..1 << 20].iter().all(|byte| *byte == 0), "the former contents are visible");
+    assert!(held[4 << 20..].iter().all(|byte| *byte == 0x77), "more than the disk was written");
 
     let ran = program.run(&["restore", guest.name(), "--define", "--name", "on the device", "--disk", &choice]);
     assert_eq!(ran.code, 0, "{ran:#?}");

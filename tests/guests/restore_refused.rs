@@ -1,5 +1,5 @@
-//! What a restore refuses, and that nothing is changed then: domains that are there, run or are saved, file systems without
-//! room, images below an overlay.
+//! Restores that are refused and change nothing: over domains that exist, run or are saved, on file systems without
+//! space, and over images below an overlay.
 
 use crate::lab;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::process::Stdio;
 use crate::lab::{Call, Contents, Disk, Gate, Guest, Lab, Program, run, sha256, virsh};
 use serde_json::json;
 
-/// A paused guest with one restore point, and what its disk held then.
+/// A paused guest with one restore point, and the contents of its disk at that time.
 fn saved(lab: &Lab, name: &str) -> (Guest, Contents, Program) {
     let guest = lab.guest(name).disk(Disk::qcow2("vda").size("8M")).paused();
     guest.write("vda", 0x33, 1 << 20, 65536);
@@ -18,19 +18,19 @@ fn saved(lab: &Lab, name: &str) -> (Guest, Contents, Program) {
     (guest, contents, program)
 }
 
-/// Panics unless a restore with these words is refused, telling this, and leaves the domain as it is.
+/// Panics unless a restore with these arguments is refused with this message and leaves the domain as it is.
 fn refuses(program: &Program, guest: &Guest, words: &[&str], tells: &[&str]) {
     let image = guest.disk_source("vda").unwrap();
     let before = (guest.state(), guest.inactive_xml(), sha256(&image));
     let ran = program.run(&[&["restore", guest.name()], words].concat());
     assert_eq!(ran.code, 1, "{ran:#?}");
-    assert!(tells.iter().all(|text| ran.stderr.contains(text)), "not {tells:?}: {ran:#?}");
+    assert!(tells.iter().all(|text| ran.stderr.contains(text)), "{tells:?} is missing: {ran:#?}");
     assert_eq!((guest.state(), guest.inactive_xml(), sha256(&image)), before);
     program.assert_no_leftovers(guest);
 }
 
 #[test]
-fn a_domain_that_is_there_runs_or_is_saved() {
+fn restore_over_a_domain_that_exists_runs_or_is_saved_is_refused() {
     let lab = Lab::new();
     let (guest, contents, program) = saved(&lab, "there");
     guest.write("vda", 0x44, 2 << 20, 65536);
@@ -55,7 +55,7 @@ fn a_domain_that_is_there_runs_or_is_saved() {
     program.assert_no_leftovers(&guest);
 }
 
-/// A tmpfs; it goes with this. The lab's mounts are its own.
+/// A tmpfs, unmounted when this is dropped. The lab has its own mounts.
 struct Tmpfs(PathBuf);
 
 impl Tmpfs {
@@ -73,19 +73,19 @@ impl Drop for Tmpfs {
 }
 
 #[test]
-fn a_file_system_without_room_before_anything_is_written() {
+fn restore_without_enough_space_is_refused_before_anything_is_written() {
     let lab = Lab::new();
     let guest = lab.guest("no room").disk(Disk::qcow2("vda").size("8M")).disk(Disk::raw("vdb").size("8M")).paused();
     guest.write("vda", 0x33, 0, 2 << 20);
     guest.write("vdb", 0x34, 0, 2 << 20);
     let program = Program::new(&lab).domain(guest.name(), json!({}));
     program.backup_well();
-    // Each disk has room by itself.
+    // Each disk fits by itself.
     let small = Tmpfs::new(lab.path("small"), "3M");
     let to = small.0.join("new");
     for words in [&["--to", to.to_str().unwrap()][..], &["--define", "--name", "never", "--to", to.to_str().unwrap()]] {
         refuses(&program, &guest, words, &["needs ", "Free space"]);
-        // What ran out of room on the way would have another error, which names the file.
+        // Running out of space during the restore would give another error, which names the file.
         assert_eq!(std::fs::read_dir(&small.0).unwrap().count(), 0);
     }
     assert!(lab::try_virsh(&["domuuid", "never"]).is_err());
@@ -97,7 +97,7 @@ fn a_file_system_without_room_before_anything_is_written() {
     assert_eq!(ran.code, 0, "{ran:#?}");
 }
 
-/// A guest on an overlay that a killed backup has left, with a restore point of before.
+/// A guest on an overlay that a killed backup has left, with an earlier restore point.
 fn interrupted(lab: &Lab, name: &str) -> (Guest, Contents, Program) {
     let (guest, contents, _) = saved(lab, name);
     let gate = Gate::new(lab);
@@ -116,14 +116,14 @@ fn is_on_overlay(guest: &Guest) -> bool {
 }
 
 #[test]
-fn nothing_is_restored_over_a_domain_before_an_interrupted_run_is_put_right() {
+fn restore_over_a_domain_is_refused_until_an_interrupted_run_is_recovered() {
     let lab = Lab::new();
     let (guest, contents, program) = interrupted(&lab, "unsettled");
     guest.destroy();
     let files = lab.path("files");
     let ran = program.run(&["restore", guest.name(), "--to", files.to_str().unwrap()]);
     assert_eq!(ran.code, 0, "{ran:#?}");
-    assert!(is_on_overlay(&guest), "files in a folder are no reason to touch a guest");
+    assert!(is_on_overlay(&guest), "restoring files into a directory must not touch a guest");
 
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
     assert_eq!(ran.code, 0, "{ran:#?}");
@@ -134,7 +134,7 @@ fn nothing_is_restored_over_a_domain_before_an_interrupted_run_is_put_right() {
 }
 
 #[test]
-fn an_image_below_an_overlay_that_recovery_must_leave_is_not_replaced() {
+fn image_below_an_overlay_that_recovery_must_leave_is_not_replaced() {
     let lab = Lab::new();
     let (guest, contents, program) = interrupted(&lab, "unsettleable");
     let overlay = guest.disk_source("vda").unwrap();
@@ -150,7 +150,7 @@ fn an_image_below_an_overlay_that_recovery_must_leave_is_not_replaced() {
     let to = lab.path("copies");
     let copied = ["--define", "--name", "beside it", "--to", to.to_str().unwrap()];
     let ran = program.run(&[&["restore", guest.name()], &copied[..]].concat());
-    assert_eq!(ran.code, 7, "a copy is good, and what is left is told: {ran:#?}");
+    assert_eq!(ran.code, 7, "a copy is good, and leftovers are reported: {ran:#?}");
     let copy = lab.adopt("beside it");
     contents.assert_still_on(&copy);
     assert_eq!([sha256(&overlay), sha256(&base)], before);

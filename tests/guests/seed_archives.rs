@@ -1,12 +1,12 @@
-//! Archives that the `kvmBackup` script made are listed, checked and restored, and never removed. They are made here by
-//! the tools it used: `tar`, `pigz --best`, the same layout, the same rotation.
+//! Archives of the legacy script (`kvmBackup`) are listed, checked and restored, and never removed. They are created
+//! here with its tools: `tar`, `pigz --best`, the same layout, the same rotation.
 
 use std::path::{Path, PathBuf};
 
 use crate::host::{Host, run};
 use crate::lab::{Disk, Lab, qemu_img, virsh};
 
-/// One run of the script for a guest: `NAME.tar.gz` becomes `.1` and so on; the new one holds what lay in a folder `DATE`.
+/// One run of the script for a guest: `NAME.tar.gz` becomes `.1` and so on; the new one contains a directory `DATE`.
 fn seed_backup(target: &Path, guest: &str, date: &str, xml: [&str; 3], images: &[&Path]) {
     let folder = target.join(guest);
     let day = folder.join(date);
@@ -33,7 +33,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A guest `a` with two old archives, of different contents, and the images in them, newest first.
+/// A guest `a` with two old archives of different contents, and the images in them, newest first.
 fn with_archives(host: &Host) -> [PathBuf; 2] {
     let xml = run("virsh", &["-c", &host.uri(), "dumpxml", "a"]);
     let dates = ["2023-11-05", "2023-11-12"];
@@ -51,7 +51,7 @@ fn with_archives(host: &Host) -> [PathBuf; 2] {
 }
 
 #[test]
-fn they_are_listed_beside_our_own_and_rotation_leaves_them_alone() {
+fn legacy_archives_are_listed_with_restore_points_and_not_rotated() {
     let host = Host::new(&["a"]);
     with_archives(&host);
     let before = host.archives("a");
@@ -72,7 +72,7 @@ fn they_are_listed_beside_our_own_and_rotation_leaves_them_alone() {
 }
 
 #[test]
-fn they_are_restored_byte_by_byte() {
+fn legacy_archives_are_restored_byte_for_byte() {
     let host = Host::new(&["a"]);
     let [newest, oldest] = with_archives(&host);
     for (at, image) in [("2023-11-12", &newest), ("20231105T030405Z", &oldest), ("2023-11-06", &oldest)] {
@@ -88,14 +88,14 @@ fn they_are_restored_byte_by_byte() {
 }
 
 #[test]
-fn they_are_verified_and_damage_is_found() {
+fn legacy_archives_are_verified_and_damage_is_found() {
     let host = Host::new(&["a"]);
     with_archives(&host);
     host.run("verify a --all").ends(0);
     let archive = host.path("backups/a/a.tar.gz");
     let mut bytes = std::fs::read(&archive).unwrap();
     let middle = bytes.len() / 2;
-    // One bit alone may be one that no decoder looks at.
+    // A decoder may ignore a single bit.
     bytes[middle..middle + 4].iter_mut().for_each(|byte| *byte ^= 0xff);
     std::fs::write(&archive, bytes).unwrap();
     run("touch", &["-d", "2023-11-12 03:04:05 UTC", text(&archive)]);
@@ -109,7 +109,7 @@ fn they_are_verified_and_damage_is_found() {
 }
 
 #[test]
-fn one_becomes_a_domain_under_a_new_name() {
+fn legacy_archive_becomes_a_domain_under_a_new_name() {
     let lab = Lab::new();
     let guest = lab.guest("old-guest").disk(Disk::qcow2("vda").size("8M")).paused();
     guest.write("vda", 0x77, 1 << 20, 65536);
@@ -134,7 +134,7 @@ fn one_becomes_a_domain_under_a_new_name() {
     assert_eq!(restored.state(), "paused");
 }
 
-/// All files below a folder.
+/// All files below a directory.
 fn walk(folder: &Path) -> Vec<PathBuf> {
     run("find", &[text(folder), "-type", "f"]).lines().map(PathBuf::from).collect()
 }

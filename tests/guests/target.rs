@@ -1,5 +1,5 @@
-//! A target that fails while a paused guest is saved to it: the guest goes on as it was, what was saved before stays, nothing
-//! half is listed, the report names the target and the cause, and the run ends.
+//! A target that fails while a paused guest is saved to it: the guest keeps running as before, earlier restore points
+//! stay, no partial archive is listed, the report names the target and the cause, and the run ends.
 
 #[path = "target/scene.rs"]
 mod scene;
@@ -14,7 +14,7 @@ use scene::{MIB, Scene, guest};
 use serde_json::json;
 
 #[test]
-fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from_its_end() {
+fn target_that_hangs_at_any_call_blocks_neither_the_guest_nor_the_end_of_the_run() {
     if !can_mount() {
         return;
     }
@@ -32,7 +32,7 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
         (Call::Readdir, 5),
     ] {
         let before = scene.files();
-        // The first folder is that of the trial before the first domain.
+        // The first directory is that of the trial before the first domain.
         scene.target.set(call, if call == Call::Create { 1 } else { 5 << 20 }, Fault::Hang);
         let (mut child, text) = scene.run_on_what_hangs(&["backup", "--force", "--json"]);
         assert!(scene.target.was_met(), "{call:?}");
@@ -46,7 +46,7 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
         );
         guest.assert_no_leftovers();
 
-        // The next run finds it hanging still; no lock is in its way.
+        // The next run finds it still hung; no lock is in its way.
         let (mut next, text) = scene.run_on_what_hangs(&["recover"]);
         assert!(!text.contains("another run"), "{call:?}: {text}");
         scene.target.release();
@@ -56,7 +56,7 @@ fn a_target_that_hangs_at_any_call_keeps_no_guest_on_its_overlay_and_no_run_from
         assert_eq!(scene.program.run(&["recover"]).code, 0, "{call:?}");
         let points = |files: Vec<String>| files.into_iter().filter(|name| !name.ends_with(".part")).collect::<Vec<_>>();
         let (before, after) = (points(before), points(scene.files()));
-        // A rename that was under way may have been done.
+        // A rename that was in progress may have been done.
         assert!(before.iter().all(|point| after.contains(point)), "{call:?}: {before:?} {after:?}");
         scene.program.assert_no_leftovers(&guest);
     }
@@ -79,7 +79,7 @@ fn hooks_run_and_the_mail_is_sent_while_the_target_hangs() {
     let domain = json!({"method": "snapshot", "compression": "none", "hooks": hooks});
     let program = scene.program.domain(guest.name(), domain).set("mail", json!({"to": "root", "sendmail": sendmail}));
     let scene = Scene { program, ..scene };
-    // Both are new processes, and the files of the target that are open still are not theirs.
+    // Both are new processes, and do not inherit the open files of the target.
     let (code, told) = scene.hung(&["backup"], Call::Write, 5 << 20);
     assert_eq!(code, 1, "{told}");
     assert_eq!(std::fs::read_to_string(log).unwrap(), "post-commit\npost-domain\n");
@@ -88,7 +88,7 @@ fn hooks_run_and_the_mail_is_sent_while_the_target_hangs() {
     guest.assert_no_leftovers();
 }
 
-/// Runs a backup of two guests, one to the target that fails and one to a folder beside it, and takes back what came of both.
+/// Runs a backup of two guests, one to the failing target and one to a directory beside it, and returns both results.
 fn fails_alone(scene: &Scene, guest: &Guest, other: &(Program, Guest), causes: &[&str], what: &str) {
     let before = scene.files();
     let report = scene.program.backup();
@@ -99,7 +99,7 @@ fn fails_alone(scene: &Scene, guest: &Guest, other: &(Program, Guest), causes: &
     let target = scene.target.path().to_str().unwrap();
     assert!(causes.iter().chain([&target]).all(|cause| told.contains(cause)), "{what}: {report:#?}");
     assert_eq!((&outcome["outcome"], &outcome["leftovers"]), (&json!("failed"), &json!([])), "{what}: {report:#?}");
-    assert_eq!(scene.files(), before, "{what}: the last good points, and nothing half");
+    assert_eq!(scene.files(), before, "{what}: the last good points, and no partial ones");
     scene.program.assert_no_leftovers(guest);
     let good = other.0.backup();
     assert_eq!(good.ran.code, 0, "{what}: {good:#?}");
@@ -107,7 +107,7 @@ fn fails_alone(scene: &Scene, guest: &Guest, other: &(Program, Guest), causes: &
 }
 
 #[test]
-fn a_target_that_is_full_or_fails_leaves_the_last_good_point_and_nothing_half() {
+fn full_or_failing_target_keeps_the_last_good_point_and_no_partial_archive() {
     if !can_mount() {
         return;
     }
@@ -134,20 +134,20 @@ fn a_target_that_is_full_or_fails_leaves_the_last_good_point_and_nothing_half() 
 }
 
 #[test]
-fn a_target_that_vanishes_is_named_and_the_next_run_takes_away_what_it_kept() {
+fn target_that_vanishes_is_named_and_the_next_run_removes_the_leftovers() {
     if !can_mount() {
         return;
     }
     let lab = Lab::new();
     let guest = guest(&lab, "vanishes");
     let scene = Scene::new(&lab, &[&guest]);
-    // It waits in the middle of the archive, and that is where it vanishes.
+    // The backup waits in the middle of the archive, and the target vanishes there.
     scene.target.set(Call::Write, 5 << 20, Fault::Hang);
     let mut child = scene.program.command().args(["backup", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     wait_until(DEADLINE, "the archive to be half written", || scene.target.was_met());
-    // Of sockets, the folder counts: QEMU's tools make them for all.
+    // Of sockets, only the directory counts, because QEMU's tools create them accessible to all.
     let open = run("find", &[scene.program.state().to_str().unwrap(), "!", "-type", "s", "-perm", "/077"]);
-    assert_eq!(open, "", "what a run holds is its owner's alone");
+    assert_eq!(open, "", "files of a run are private to their owner");
     scene.target.vanish();
     let mut text = String::new();
     child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
@@ -156,7 +156,7 @@ fn a_target_that_vanishes_is_named_and_the_next_run_takes_away_what_it_kept() {
     assert!(told.contains("abort") || told.contains("not connected"), "{told}");
     guest.assert_no_leftovers();
     let left = scene.program.run(&["recover"]);
-    assert_eq!(left.code, 7, "what it kept cannot be taken away now: {left:#?}");
+    assert_eq!(left.code, 7, "the leftovers cannot be removed now: {left:#?}");
     assert!(left.stdout.contains(scene.target.path().to_str().unwrap()), "{left:#?}");
     let Scene { target, program } = scene;
     drop(target);
@@ -165,14 +165,14 @@ fn a_target_that_vanishes_is_named_and_the_next_run_takes_away_what_it_kept() {
 }
 
 #[test]
-fn a_run_is_gone_from_a_mount_that_takes_no_call_any_more_and_its_other_guests_fail_with_the_same_cause() {
+fn run_ends_on_a_mount_that_accepts_no_calls_and_other_guests_fail_with_the_same_cause() {
     if !can_mount() {
         return;
     }
     let lab = Lab::new();
     let guests = [guest(&lab, "deaf-a"), guest(&lab, "deaf-b")];
     let scene = Scene::new(&lab, &[&guests[0], &guests[1]]).impatient();
-    // The trial is over, the folder of the first guest is made, and that was the last answer.
+    // The trial is over, the directory of the first guest is created, and that was the last answer.
     scene.target.set(Call::Create, 1, Fault::Deaf);
     let report = scene.program.backup();
     assert_eq!(report.ran.code, 1, "{report:#?}");
@@ -190,7 +190,7 @@ fn a_run_is_gone_from_a_mount_that_takes_no_call_any_more_and_its_other_guests_f
 }
 
 #[test]
-fn a_target_that_hangs_while_it_is_read_ends_verify_and_restore_and_is_called_no_damage() {
+fn target_that_hangs_during_reads_ends_verify_and_restore_and_is_not_reported_as_damage() {
     if !can_mount() {
         return;
     }
@@ -213,10 +213,10 @@ fn a_target_that_hangs_while_it_is_read_ends_verify_and_restore_and_is_called_no
             assert_eq!(code, 5, "{what} {after}: {told}");
             assert!(told.contains("no response for 3 s") && told.contains("findmnt"), "{what} {after}: {told}");
             assert!(told.contains(target) && !told.contains("DAMAGED"), "{what} {after}: {told}");
-            assert!(!out.exists(), "{what} {after}: nothing is left of what could not be read");
+            assert!(!out.exists(), "{what} {after}: nothing is left of the unreadable files");
         }
     }
-    // Nothing was noted against the archives, and nothing keeps them from being read now.
+    // Nothing was recorded against the archives, and they can be read now.
     let verified = scene.program.run(&["verify", "--all"]);
     assert_eq!(verified.code, 0, "{verified:#?}");
     let restored = scene.program.run(&["restore", name, "--to", to]);
@@ -225,7 +225,7 @@ fn a_target_that_hangs_while_it_is_read_ends_verify_and_restore_and_is_called_no
 }
 
 #[test]
-fn a_prune_on_a_target_that_hangs_ends_and_the_next_one_removes_what_is_due() {
+fn prune_on_a_hung_target_ends_and_the_next_one_removes_what_is_due() {
     if !can_mount() {
         return;
     }
@@ -243,7 +243,7 @@ fn a_prune_on_a_target_that_hangs_ends_and_the_next_one_removes_what_is_due() {
 }
 
 #[test]
-fn a_folder_that_hangs_while_it_is_restored_to_ends_the_restore_and_the_next_one_fills_it() {
+fn restore_to_a_hung_directory_ends_and_the_next_one_completes_it() {
     if !can_mount() {
         return;
     }
@@ -273,7 +273,7 @@ fn a_folder_that_hangs_while_it_is_restored_to_ends_the_restore_and_the_next_one
     let restored = scene.program.run(&["restore", name, "--to", to, "--overwrite"]);
     assert_eq!(restored.code, 0, "{restored:#?}");
     let files = run("ls", &["-A", to]);
-    assert!(!files.contains("-part"), "what was unfinished gave way: {files}");
+    assert!(!files.contains("-part"), "the unfinished files were replaced: {files}");
     let written = std::fs::read(folder.join("vda.raw")).unwrap();
     assert!(written == std::fs::read(lab.path("random/unwritten/vda.raw")).unwrap());
 }

@@ -1,5 +1,5 @@
-//! All the way: a real backup, the textfile by Debian's node_exporter and the exporter over HTTP, both scraped by Debian's
-//! Prometheus with our rules. Everything listens on loopback.
+//! End to end: a real backup, the textfile through Debian's node_exporter and the exporter over HTTP, both scraped by
+//! Debian's Prometheus with the project's rules. Everything listens on loopback.
 
 use crate::lab;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ const HOOK: &str = "fragile";
 const ALERT: &str = "KvmBackupHookFailing";
 
 #[test]
-fn prometheus_is_told_the_same_both_ways_and_alerts_when_a_hook_fails() {
+fn prometheus_gets_the_same_values_from_both_sources_and_alerts_on_a_failing_hook() {
     let lab = Lab::new();
     let guest = lab.guest("watched").disk(Disk::qcow2("vda")).paused();
     guest.write("vda", 0xbb, 2 << 20, 65536);
@@ -39,7 +39,7 @@ fn prometheus_is_told_the_same_both_ways_and_alerts_when_a_hook_fails() {
     });
     let outcome = report.domain(guest.name());
     let stored = outcome["stored_bytes"].as_f64().unwrap().to_string();
-    // A scrape that was too late leaves a gap of a second.
+    // A late scrape leaves a gap of a second.
     for (metric, value) in [
         ("kvmbackup_domain_last_stored_bytes", stored.as_str()),
         ("kvmbackup_domain_restore_points", "1"),
@@ -54,14 +54,14 @@ fn prometheus_is_told_the_same_both_ways_and_alerts_when_a_hook_fails() {
     wait_until(DEADLINE, "all to be well", || prometheus.firing().is_empty());
 
     std::fs::write(broken, "").unwrap();
-    assert_eq!(program.run(&["backup", "--force"]).code, 0, "a hook with on_error: warn fails no backup");
+    assert_eq!(program.run(&["backup", "--force"]).code, 0, "a hook with on_error: warn does not fail a backup");
     let mut told = [&node.address, &exporter.address].map(|address| format!("{HOOK} failed {address}"));
     told.sort();
     let alert = BTreeMap::from([(ALERT.to_owned(), told.to_vec())]);
     wait_until(DEADLINE, "the alert about the hook, from both, and no other", || prometheus.firing() == alert);
 }
 
-/// A server of somebody's; ended when dropped.
+/// A server of another project; ended when dropped.
 struct Server {
     child: Child,
     /// Host and port.
@@ -69,7 +69,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts it; what it says goes to a file of the lab, named after it.
+    /// Starts it; its output goes to a file of the lab that has its name.
     fn start(lab: &Lab, name: &str, args: &[String], address: String) -> Server {
         let log = File::create(lab.path(&format!("{name}.log"))).unwrap();
         let mut command = Command::new(name);
@@ -92,11 +92,11 @@ fn exporter(program: &Program) -> Server {
     let mut child = command.args(["exporter", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim().strip_prefix("serving on ").unwrap_or_else(|| panic!("it said {line:?}")).to_owned();
+    let address = line.trim().strip_prefix("serving on ").unwrap_or_else(|| panic!("it printed {line:?}")).to_owned();
     Server { child, address }
 }
 
-/// Debian's node_exporter, which tells nothing but the textfiles of a folder.
+/// Debian's node_exporter, which exports only the textfiles of a directory.
 fn node_exporter(lab: &Lab, textfiles: &Path) -> Server {
     let address = free_address();
     let args = [
@@ -108,7 +108,7 @@ fn node_exporter(lab: &Lab, textfiles: &Path) -> Server {
     Server::start(lab, "prometheus-node-exporter", &args, address)
 }
 
-/// A port that nobody listens at.
+/// An unused port.
 fn free_address() -> String {
     format!("127.0.0.1:{}", free_port())
 }
@@ -119,7 +119,7 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// Scrapes these jobs, and evaluates our rules, every second.
+    /// Scrapes these jobs and evaluates the project's rules every second.
     fn start(lab: &Lab, jobs: &[(&str, &str)]) -> Prometheus {
         let jobs: Vec<_> = jobs
             .iter()
@@ -142,7 +142,7 @@ impl Prometheus {
         Prometheus { server }
     }
 
-    /// What its API answers.
+    /// Answers of its API.
     fn ask(&self, path: &str, args: &[&str]) -> Value {
         let url = format!("http://{}/api/v1/{path}", self.server.address);
         let answer: Value = serde_json::from_str(&run("curl", &[&["-sSG", &url], args].concat())).unwrap();
@@ -150,14 +150,14 @@ impl Prometheus {
         answer["data"].clone()
     }
 
-    /// The values that a query has now, by labels.
+    /// The current values of a query, by labels.
     fn values(&self, query: &str) -> BTreeMap<String, String> {
         let data = self.ask("query", &["--data-urlencode", &format!("query={query}")]);
         let results = data["result"].as_array().unwrap();
         results.iter().map(|of| (of["metric"].to_string(), of["value"][1].as_str().unwrap().to_owned())).collect()
     }
 
-    /// All that one job tells of backups, without what is of the job itself.
+    /// All backup metrics of one job, without the job's own labels.
     fn series(&self, job: &str) -> BTreeMap<String, String> {
         let query = format!("{{__name__=~\"kvmbackup_.+\", __name__!~\"kvmbackup_exporter_.+\", job=\"{job}\"}}");
         let values = self.values(&query).into_iter();
@@ -169,7 +169,7 @@ impl Prometheus {
         without_target.collect()
     }
 
-    /// Alerts that fire, and for each of them which hook, how it ended, and who told.
+    /// Firing alerts; for each of them the hook, its result, and the source.
     fn firing(&self) -> BTreeMap<String, Vec<String>> {
         let alerts = self.ask("alerts", &[])["alerts"].as_array().unwrap().clone();
         let mut firing: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! A host whose guests are off: libvirt's own test driver knows them, from a file, and their disk images are real. It
-//! needs no daemon and no root, so it is for what the program says and decides; live guests are in `tests/lab`.
+//! A host whose guests are off. libvirt's own test driver reads them from a file, and their disk images are real. It
+//! needs no daemon and no root, so it is for output and decisions of the program; live guests are in `tests/lab`.
 #![allow(dead_code, reason = "every test binary compiles this and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
@@ -15,19 +15,19 @@ use serde_json::Value;
 /// The section of the configuration that [`Host::configure`] writes.
 pub const NAME: &str = "desk";
 
-/// A host with a configuration, a target, a state folder and guests.
+/// A host with a configuration, a target, a state directory and guests.
 pub struct Host {
     dir: tempfile::TempDir,
     guests: Vec<(String, Vec<String>)>,
-    /// Hours that its clock is behind UTC, so that it is noon and no test runs over midnight.
+    /// Offset of its clock in hours behind UTC: it is noon there, so no test runs over midnight.
     behind: i64,
     today: Weekday,
 }
 
-/// What came of one call of the program.
+/// The result of one call of the program.
 #[derive(Debug)]
 pub struct Run {
-    /// The exit code; 128+n when a signal ended it without its doing.
+    /// The exit code; 128+n if it did not handle a signal that ended it.
     pub code: i32,
     /// Standard output.
     pub out: String,
@@ -43,7 +43,7 @@ impl Run {
         self
     }
 
-    /// Panics unless a line of standard output holds all of these.
+    /// Panics unless a line of standard output contains all of these.
     #[track_caller]
     pub fn tells(self, words: &[&str]) -> Run {
         let tells = self.out.lines().any(|line| words.iter().all(|word| line.contains(word)));
@@ -59,12 +59,13 @@ impl Run {
 }
 
 impl Host {
-    /// A host with these guests, each with one qcow2 disk `vda`, and a configuration that makes all of them due every day.
+    /// A host with these guests, each with one qcow2 disk `vda`, and a configuration that makes all of them due every
+    /// day.
     pub fn new(guests: &[&str]) -> Host {
         Host::in_folder(&std::env::temp_dir(), guests)
     }
 
-    /// The same, in a new folder of this one.
+    /// The same, in a new directory below this one.
     pub fn in_folder(folder: &Path, guests: &[&str]) -> Host {
         let now = Utc::now();
         let behind = i64::from(now.hour()) - 12;
@@ -92,7 +93,7 @@ impl Host {
         self.write_guests();
     }
 
-    /// Adds a guest with a second disk `vdb` that cannot be saved while the guest is off: it is encrypted.
+    /// Adds a guest with a second disk `vdb` that cannot be saved while the guest is off, because it is encrypted.
     pub fn add_with_encrypted_disk(&mut self, guest: &str) {
         let second = self.path("second.luks");
         std::fs::write(&second, vec![0; 1 << 20]).unwrap();
@@ -105,7 +106,7 @@ impl Host {
         self.add(guest, &disk);
     }
 
-    /// Takes a guest away from libvirt; its image stays.
+    /// Removes a guest from libvirt; its image stays.
     pub fn undefine(&mut self, guest: &str) {
         self.guests.retain(|(name, _)| name != guest);
         self.write_guests();
@@ -126,12 +127,12 @@ impl Host {
         std::fs::write(self.path("node.xml"), xml + "</node>").unwrap();
     }
 
-    /// A path in the host's folder.
+    /// A path in the host's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// A shell script in the host's folder, which may be run.
+    /// Creates an executable shell script in the host's directory.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -144,22 +145,22 @@ impl Host {
         self.path("images").join(format!("{guest}.qcow2"))
     }
 
-    /// The address of the libvirt that knows the guests.
+    /// The URI of the libvirt that knows the guests.
     pub fn uri(&self) -> String {
         format!("test://{}", self.path("node.xml").display())
     }
 
-    /// The day it is on this host.
+    /// Today's weekday on this host.
     pub fn today(&self) -> Weekday {
         self.today
     }
 
-    /// A day that is not today, nor yesterday.
+    /// A weekday that is neither today nor yesterday.
     pub fn another_day(&self) -> Weekday {
         self.today.succ()
     }
 
-    /// Writes the configuration: more keys of the host (YAML, one a line), and its `domains` (YAML, in one line).
+    /// Writes the configuration: more keys of the host (YAML, one per line), and its `domains` (YAML, in one line).
     pub fn configure(&self, keys: &str, domains: &str) {
         let keys: String = keys.lines().map(|line| format!("  {}\n", line.trim())).collect();
         let has = |key: &str| keys.lines().any(|line| line.trim().starts_with(key));
@@ -177,31 +178,31 @@ impl Host {
         self.write_config(&text);
     }
 
-    /// Writes the configuration as it stands.
+    /// Writes this text as the configuration.
     pub fn write_config(&self, text: &str) {
         std::fs::write(self.path("config.yml"), text).unwrap();
     }
 
-    /// Runs the program with this host's configuration, words separated by blanks.
+    /// Runs the program with this host's configuration; arguments are separated by blanks.
     pub fn run(&self, words: &str) -> Run {
         self.run_words(&words.split_whitespace().collect::<Vec<_>>())
     }
 
-    /// The same, word by word.
+    /// The same, with separate arguments.
     pub fn run_words(&self, words: &[&str]) -> Run {
         let config = self.path("config.yml");
         let global = ["--config", config.to_str().unwrap(), "--host", NAME];
         self.finish(self.command(env!("CARGO_BIN_EXE_kvmbackup")).args(words).args(global))
     }
 
-    /// A command with the host's clock and an environment that says nothing of the one who runs the test.
+    /// A command with the host's clock and an environment without traces of the user who runs the test.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("TZ", format!("LAB{}", self.behind)).env_remove("KVMBACKUP_LOG").stdin(Stdio::null());
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command until it ends.
     pub fn finish(&self, command: &mut Command) -> Run {
         use std::os::unix::process::ExitStatusExt;
         let output = command.output().unwrap();
@@ -218,7 +219,7 @@ impl Host {
         paths
     }
 
-    /// Makes restore points of the past out of the newest one: copies with the ids of so many days ago.
+    /// Creates past restore points from the newest one: copies with the ids of so many days ago.
     pub fn age(&self, guest: &str, days_ago: &[u64]) {
         let is_ours = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&format!("{guest}-"));
         let newest = self.archives(guest).into_iter().rfind(is_ours).unwrap();
@@ -230,7 +231,7 @@ impl Host {
         std::fs::remove_file(newest).unwrap();
     }
 
-    /// Every file and folder below the host's own, with its mode, time of change and contents.
+    /// Every file and directory below the host's own, with its mode, modification time and contents.
     pub fn everything(&self) -> BTreeMap<PathBuf, (u32, i64, i64, Vec<u8>)> {
         let mut all = BTreeMap::new();
         walk(self.dir.path(), &mut |path, metadata| {
@@ -240,7 +241,7 @@ impl Host {
         all
     }
 
-    /// The permission bits of every file and folder below one.
+    /// The permission bits of every file and directory below one.
     pub fn modes(&self, below: &str) -> BTreeMap<PathBuf, u32> {
         let mut all = BTreeMap::new();
         walk(&self.path(below), &mut |path, metadata| {
@@ -260,13 +261,14 @@ fn walk(path: &Path, visit: &mut dyn FnMut(&Path, &std::fs::Metadata)) {
     }
 }
 
-/// Takes an archive apart into a folder, which is made.
+/// Unpacks an archive into a new directory.
 pub fn unpack(archive: &Path, parts: &Path) {
     std::fs::create_dir_all(parts).unwrap();
     run("tar", &["-C", parts.to_str().unwrap(), "-xf", archive.to_str().unwrap()]);
 }
 
-/// Makes an uncompressed archive of such a folder, as it is now, with right checksums; `more` are words for tar.
+/// Creates an uncompressed archive of such a directory in its current state, with correct checksums; `more` are
+/// arguments of tar.
 pub fn pack(parts: &Path, archive: &Path, more: &str) {
     let script = format!(
         "cd {}; rm -f SHA256SUMS; files=$(find . -type f ! -name manifest.json -printf '%P ')\n\

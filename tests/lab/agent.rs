@@ -1,4 +1,4 @@
-//! What the tests ask of a guest through its agent.
+//! Requests of the tests to a guest through its agent.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{DEADLINE, Guest, try_virsh, wait_until};
 
-/// What came of a command in the guest.
+/// The result of a command in the guest.
 #[derive(Debug)]
 pub struct ExecOutput {
     /// Its exit code.
@@ -19,7 +19,7 @@ pub struct ExecOutput {
 }
 
 impl Guest {
-    /// Runs a shell command in the guest. Panics when the agent cannot; the file systems must not be frozen.
+    /// Runs a shell command in the guest. Panics if the agent cannot; the file systems must not be frozen.
     pub fn agent_exec(&self, command: &str) -> ExecOutput {
         let arguments = json!({"path": "/bin/sh", "arg": ["-c", command], "capture-output": true});
         let pid = self.agent("guest-exec", &arguments)["pid"].clone();
@@ -35,8 +35,8 @@ impl Guest {
         }
     }
 
-    /// Checks the files of the guest's writer (`kb.writer`) on a disk against their checksums. Returns the number of the
-    /// newest one, which grows as long as the writer runs. Panics when one is damaged or there is none.
+    /// Checks the files of the guest's writer (`kb.writer`) on a disk against their checksums. Returns the number of
+    /// the newest one, which grows as long as the writer runs. Panics if one is damaged or none exists.
     pub fn check_writer_sums(&self, target: &str) -> u64 {
         let check =
             "flock lock sh -c 'sha256sum -c SUMS >/tmp/check 2>&1 || { cat /tmp/check; exit 1; }; tail -n 1 SUMS'";
@@ -46,12 +46,12 @@ impl Guest {
         newest.unwrap_or_else(|| panic!("the writer has written nothing on {target} of {}: {output:?}", self.name))
     }
 
-    /// Whether the guest's file systems are frozen, as the agent says.
+    /// Whether the guest's file systems are frozen, as the agent reports.
     pub fn is_frozen(&self) -> bool {
         self.agent("guest-fsfreeze-status", &json!({})) == "frozen"
     }
 
-    /// Sends a command to the agent; its answer. Panics when it has none.
+    /// Sends a command to the agent and returns its answer. Panics if there is none.
     pub fn agent(&self, command: &str, arguments: &Value) -> Value {
         let request = json!({"execute": command, "arguments": arguments}).to_string();
         let answer = try_virsh(&["qemu-agent-command", &self.name, "--timeout", "60", &request])
@@ -67,7 +67,7 @@ impl Guest {
     }
 }
 
-/// The agent's base64, undone by coreutils.
+/// Decodes the agent's base64 with coreutils.
 fn decode(data: &Value) -> String {
     let Some(text) = data.as_str() else { return String::new() };
     let mut child = Command::new("base64")
@@ -80,6 +80,6 @@ fn decode(data: &Value) -> String {
     let text = text.to_owned();
     let feed = std::thread::spawn(move || input.write_all(text.as_bytes()));
     let output = child.wait_with_output().expect("base64 ends");
-    feed.join().expect("feeding does not panic").expect("base64 takes its input");
+    feed.join().expect("the writer thread does not panic").expect("base64 takes its input");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

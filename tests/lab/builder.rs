@@ -1,11 +1,11 @@
-//! Says what a guest shall be, and defines it: writes the domain XML.
+//! Describes a guest and defines it: writes the domain XML.
 
 use std::path::PathBuf;
 
 use super::disk::{Disk, escape};
 use super::{Guest, Lab, guest_system, virsh};
 
-/// A guest to be: by itself a machine with neither disks nor system, of 256 MiB.
+/// A guest to define: by default a machine with neither disks nor operating system, and 256 MiB of memory.
 pub struct GuestBuilder {
     name: String,
     folder: PathBuf,
@@ -26,26 +26,26 @@ impl GuestBuilder {
         GuestBuilder { name, folder, disks: vec![], system: None, uefi: false, tpm: false, extra, os, elements }
     }
 
-    /// Adds a disk. Its image lies in `images/<guest's name>` of the lab's folder, named `<target>.<format>`.
+    /// Adds a disk. Its image is in `images/<guest's name>` of the lab's directory, named `<target>.<format>`.
     pub fn disk(mut self, disk: Disk) -> Self {
         self.disks.push(disk);
         self
     }
 
-    /// Boots the lab's system, directly by kernel and initramfs. `words` are for its kernel command line: see
+    /// Boots the lab's operating system, directly by kernel and initramfs. `words` are for its kernel command line: see
     /// `guest-root/init`; with `kb.noagent` there is no agent.
     pub fn system(mut self, words: &str) -> Self {
         self.system = Some(words.into());
         self
     }
 
-    /// UEFI firmware, with an NVRAM file where libvirt puts it.
+    /// UEFI firmware, with an NVRAM file at libvirt's default path.
     pub fn uefi(mut self) -> Self {
         self.uefi = true;
         self
     }
 
-    /// A TPM 2.0 by swtpm, whose state libvirt keeps.
+    /// A TPM 2.0 by swtpm; libvirt keeps its state.
     pub fn tpm(mut self) -> Self {
         self.tpm = true;
         self
@@ -69,12 +69,12 @@ impl GuestBuilder {
         self
     }
 
-    /// Makes the images and defines the domain, which stays off.
+    /// Creates the images and defines the domain, which stays off.
     pub fn define(mut self) -> Guest {
-        std::fs::create_dir_all(&self.folder).expect("cannot make the image folder");
+        std::fs::create_dir_all(&self.folder).expect("cannot create the image directory");
         let disks: Vec<_> = std::mem::take(&mut self.disks).into_iter().map(|disk| disk.create(&self.folder)).collect();
         let disks_xml: String = disks.iter().map(|disk| disk.xml()).collect();
-        let file = tempfile::NamedTempFile::new().expect("cannot make a file");
+        let file = tempfile::NamedTempFile::new().expect("cannot create a file");
         std::fs::write(file.path(), self.xml(&disks_xml)).expect("cannot write a file");
         virsh(&["define", "--validate", file.path().to_str().expect("temporary paths are UTF-8")]);
         Guest::defined(&self.name, disks)
@@ -125,7 +125,8 @@ impl GuestBuilder {
     }
 }
 
-/// Leaves out what an emulated processor is slow at and no test needs. On a busy machine the check of the timer would fail.
+/// Leaves out features that an emulated processor is slow at and no test needs. On a busy machine the check of the
+/// timer would fail.
 pub(super) const EMULATED: &str = "mitigations=off nokaslr no5lvl no_timer_check";
 const UEFI: &str = "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>\
                     <nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'/>";

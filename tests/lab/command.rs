@@ -1,15 +1,15 @@
-//! Runs external tools and panics with their words when they fail. It knows nothing of guests.
+//! Runs external tools and panics with their error output if they fail. It knows nothing of guests.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
 
 thread_local! {
-    /// What stands before every command of this thread; see [`super::Host::on`].
+    /// The prefix of every command of this thread; see [`super::Host::on`].
     static PREFIX: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Has every command that `act` makes in this thread begin with this.
+/// Makes every command that `act` starts in this thread begin with this prefix.
 pub(super) fn at<T>(prefix: Vec<String>, act: impl FnOnce() -> T) -> T {
     /// Also when `act` panics.
     struct Before(Vec<String>);
@@ -22,22 +22,22 @@ pub(super) fn at<T>(prefix: Vec<String>, act: impl FnOnce() -> T) -> T {
     act()
 }
 
-/// A command to be run on this thread's host, without input.
+/// A command for this thread's host, without input.
 pub(super) fn command(program: &str) -> Command {
     let prefix = PREFIX.with_borrow(Clone::clone);
     let mut words = prefix.iter().map(String::as_str).chain([program]);
-    let mut command = Command::new(words.next().expect("there is the program at least"));
+    let mut command = Command::new(words.next().expect("there is at least the program"));
     command.args(words).stdin(Stdio::null());
     command
 }
 
-/// Runs a program without input and returns what came of it.
+/// Runs a program without input and returns its result.
 pub fn try_run(program: &str, args: &[impl AsRef<OsStr>]) -> Output {
     let run = command(program).args(args).output();
     run.unwrap_or_else(|error| panic!("cannot run {program}: {error}"))
 }
 
-/// Runs a program and returns its standard output. Panics when it fails.
+/// Runs a program and returns its standard output. Panics if it fails.
 pub fn run(program: &str, args: &[impl AsRef<OsStr>]) -> String {
     let output = try_run(program, args);
     if !output.status.success() {
@@ -47,13 +47,13 @@ pub fn run(program: &str, args: &[impl AsRef<OsStr>]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Runs `virsh` and returns its standard output. Panics when it fails.
+/// Runs `virsh` and returns its standard output. Panics if it fails.
 pub fn virsh(args: &[&str]) -> String {
     run("virsh", &[&["--quiet"], args].concat())
 }
 
-/// Runs several commands of `virsh` in one process, because starting one costs more than most commands; the standard output
-/// of each. Panics when one fails.
+/// Runs several commands of `virsh` in one process, because starting one costs more than most commands; returns the
+/// standard output of each. Panics if one fails.
 pub fn virsh_all<const N: usize>(commands: [&str; N]) -> [String; N] {
     let output = try_run("virsh", &["--quiet", &commands.join(&format!("; echo {MARK}; "))]);
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -63,10 +63,10 @@ pub fn virsh_all<const N: usize>(commands: [&str; N]) -> [String; N] {
     answers.try_into().expect("every command has one answer")
 }
 
-/// What stands between the answers of several commands.
+/// The separator between the answers of several commands.
 const MARK: &str = "@next-answer@";
 
-/// Runs `virsh`; the standard output, or the error's words.
+/// Runs `virsh`; returns the standard output, or the error text.
 pub fn try_virsh(args: &[&str]) -> Result<String, String> {
     let output = try_run("virsh", &[&["--quiet"], args].concat());
     if output.status.success() {
@@ -76,7 +76,7 @@ pub fn try_virsh(args: &[&str]) -> Result<String, String> {
     }
 }
 
-/// Runs `qemu-img` and returns its standard output. Panics when it fails.
+/// Runs `qemu-img` and returns its standard output. Panics if it fails.
 pub fn qemu_img(args: &[impl AsRef<OsStr>]) -> String {
     run("qemu-img", args)
 }

@@ -1,11 +1,11 @@
-//! What the disks of a guest hold at one moment, copied by `qemu-img`: what a backup of that moment is compared with.
+//! The contents of a guest's disks at one moment, copied by `qemu-img`. Backups of that moment are compared with them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Guest, Lab, Program, Unpacked, qemu_img, run};
 
-/// Copies of disks of a guest that stands still: it is off, or its CPU is.
+/// Copies of disks of a guest that does not write: it is off or paused.
 pub struct Contents {
     folder: PathBuf,
     copies: BTreeMap<String, PathBuf>,
@@ -17,7 +17,7 @@ impl Contents {
     /// Copies these disks.
     pub fn of(lab: &Lab, guest: &Guest, targets: &[&str]) -> Self {
         let folder = lab.path("contents").join(guest.name());
-        std::fs::create_dir_all(&folder).expect("cannot make a folder");
+        std::fs::create_dir_all(&folder).expect("cannot create a directory");
         let mut contents = Contents { folder, copies: BTreeMap::new(), named: BTreeMap::new() };
         for target in targets {
             let copy = contents.folder.join(target);
@@ -35,12 +35,12 @@ impl Contents {
         self.named.insert(target.to_owned(), (image.to_owned(), format.to_owned()));
     }
 
-    /// Takes in the copies of another moment.
+    /// Adds the copies of another moment.
     pub fn join(&mut self, other: &Contents) {
         self.copies.extend(other.copies.clone());
     }
 
-    /// Panics unless an archive holds these disks and no other, each of the same size and contents.
+    /// Panics unless an archive contains these disks and no other, each of the same size and contents.
     pub fn assert_saved_in(&self, archive: &Unpacked) {
         let saved: Vec<_> = archive.members().into_iter().filter(|member| member.starts_with("disks/")).collect();
         let expected: Vec<_> = self.copies.keys().map(|target| format!("disks/{target}.qcow2")).collect();
@@ -50,7 +50,7 @@ impl Contents {
         }
     }
 
-    /// Panics unless `restore --to` of an archive makes images of these disks, each in the format that it had.
+    /// Panics unless `restore --to` of an archive creates images of these disks, each in its original format.
     pub fn assert_restored_by(&self, program: &Program, domain: &str, archive: &Unpacked) {
         let folder = self.folder.join("restored");
         let to = folder.to_str().expect("paths are UTF-8");
@@ -60,7 +60,7 @@ impl Contents {
         for disk in manifest["disks"].as_array().expect("a manifest has disks") {
             let target = disk["target"].as_str().expect("a disk has a target");
             let format = if disk["format"] == "raw" { "raw" } else { "qcow2" };
-            // Its old name, with the target before it where two have one name; what had no name is named by its target.
+            // Its old name, prefixed with the target if two are equal; without an old name, the target.
             let old = Path::new(disk["source"]["at"].as_str().unwrap_or_default()).file_name().unwrap_or_default();
             let old = old.to_str().expect("paths are UTF-8");
             let names = [format!("{target}-{old}"), old.to_owned(), format!("{target}.{format}")];
@@ -74,7 +74,7 @@ impl Contents {
         std::fs::remove_dir_all(folder).expect("cannot remove the restored files");
     }
 
-    /// Panics unless the guest's disks hold this still. It must stand still, or be off.
+    /// Panics unless the guest's disks still have these contents. It must be paused or off.
     pub fn assert_still_on(&self, guest: &Guest) {
         let now = self.folder.join("now");
         for (target, copy) in &self.copies {
@@ -92,7 +92,7 @@ fn convert(image: &Path, format: &str, copy: &Path) {
     qemu_img(&["convert", "-U", "-f", format, "-O", "raw", image, copy]);
 }
 
-/// Panics unless two images have the same size and contents as the guest sees them.
+/// Panics unless two images have the same size and contents as seen by the guest.
 pub fn assert_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
     let [a, b] = [a, b].map(|path| path.to_str().expect("paths are UTF-8"));
     let size = |path, format| {
@@ -101,7 +101,7 @@ pub fn assert_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
         info["virtual-size"].as_u64().expect("an image has a size")
     };
     assert_eq!(size(a, a_format), size(b, b_format), "the sizes of {a} and {b}");
-    // Without `-s`: where the bytes are allocated is no concern of the guest.
+    // Without `-s`, because the guest does not see which bytes are allocated.
     qemu_img(&["compare", "-q", "-U", "-f", a_format, "-F", b_format, a, b]);
 }
 

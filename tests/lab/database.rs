@@ -1,4 +1,4 @@
-//! What the servers of databases have in common: their processes, an image of their files as a snapshot sees them, and
+//! What the database servers have in common: their processes, an image of their files as a snapshot sees them, and
 //! writers. The servers themselves are in `database_*.rs`.
 
 use std::io::{BufRead, BufReader, Write};
@@ -17,16 +17,16 @@ use super::{DEADLINE, run, try_run, wait_until};
 pub(super) struct Server(Child);
 
 impl Server {
-    /// Starts a server and sends what it says to `log`. `setpriv` gets `privileges`.
+    /// Starts a server and writes its output to `log`. `setpriv` gets `privileges`.
     pub fn start(privileges: &[&str], program: &str, arguments: &[&str], log: &Path) -> Self {
-        let file = std::fs::File::create(log).expect("cannot make a log");
+        let file = std::fs::File::create(log).expect("cannot create a log");
         let mut command = Command::new("setpriv");
         command.args(privileges).args(["--pdeathsig", "KILL", program]).args(arguments);
         command.stdin(Stdio::null()).stdout(file.try_clone().expect("a file has descriptors")).stderr(file);
         Server(command.spawn().unwrap_or_else(|error| panic!("cannot run {program}: {error}")))
     }
 
-    /// Waits until `up` says so; panics with the log when the server ends before.
+    /// Waits until `up` returns true; panics with the log if the server ends before that.
     pub fn wait_up(&mut self, log: &Path, mut up: impl FnMut() -> bool) {
         wait_until(DEADLINE, &format!("the server of {}", log.display()), || {
             if let Some(status) = self.0.try_wait().expect("a child has a status") {
@@ -36,7 +36,7 @@ impl Server {
         });
     }
 
-    /// Copies a folder while neither the server nor its children run: what a snapshot of frozen file systems holds.
+    /// Copies a directory while neither the server nor its children run, as a snapshot of frozen file systems would.
     pub fn image(&self, from: &Path, to: &Path) {
         self.signal(Signal::STOP);
         let copied = try_run("cp", &[Path::new("-a"), from, to]);
@@ -44,7 +44,7 @@ impl Server {
         assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
     }
 
-    /// Ends the server and its children at once, as a loss of power does.
+    /// Kills the server and its children at once, like a power loss.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.0.wait().expect("a child can be waited for");
@@ -52,7 +52,7 @@ impl Server {
 
     fn signal(&self, signal: Signal) {
         send(self.0.id(), signal);
-        // Stopped or dead, it makes no new ones.
+        // A stopped or dead process starts no new ones.
         let children = try_run("pgrep", &["--parent", &self.0.id().to_string()]);
         for child in String::from_utf8_lossy(&children.stdout).lines() {
             send(child.parse().expect("pgrep prints numbers"), signal);
@@ -66,13 +66,13 @@ impl Drop for Server {
     }
 }
 
-/// Sends a signal to a process, if that is there.
+/// Sends a signal to a process, if it exists.
 pub(super) fn send(process: u32, signal: Signal) {
     let pid = i32::try_from(process).ok().and_then(Pid::from_raw).expect("a process has a number");
     let _ = kill_process(pid, signal);
 }
 
-/// A client that has a server do one statement after the other, each when the one before was acknowledged.
+/// A client that makes a server run one statement after the other, each after the previous one was acknowledged.
 pub struct Writer {
     acknowledged: Arc<AtomicU64>,
     /// In milliseconds.
@@ -83,8 +83,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts one. `client` reads statements from its input and prints one line for each that `statement` makes of a number
-    /// from 1 on.
+    /// Starts one. `client` reads statements from its input and prints one line for each statement that `statement`
+    /// creates from a number, starting at 1.
     pub fn start(mut client: Command, statement: impl Fn(u64) -> String + Send + 'static) -> Self {
         let mut child = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cannot run the client");
         let id = child.id();
@@ -105,7 +105,7 @@ impl Writer {
                     }
                     acknowledged.store(number, Ordering::SeqCst);
                     longest.fetch_max(asked.elapsed().as_millis() as u64, Ordering::SeqCst);
-                    // Often enough to be seen within any hold, and the machine is for others as well.
+                    // Frequent enough to be seen during any lock, without loading the machine.
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 drop(input);
@@ -117,12 +117,12 @@ impl Writer {
         writer
     }
 
-    /// How many statements have been acknowledged.
+    /// Number of acknowledged statements.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)
     }
 
-    /// The longest that a statement waited for its answer since the last time this was asked, in milliseconds.
+    /// The longest time that a statement waited for its answer since the previous call, in milliseconds.
     pub fn longest_wait(&self) -> u64 {
         self.longest.swap(0, Ordering::SeqCst)
     }
@@ -134,13 +134,15 @@ impl Writer {
         wait_until(DEADLINE, "the writer to go on", || self.acknowledged() > before + 1);
     }
 
-    /// Panics when statements are acknowledged within a while that is long enough for many. Returns how many have been.
+    /// Panics if statements are acknowledged during a time that is long enough for many. Returns the number of
+    /// acknowledged ones.
     #[track_caller]
     pub fn assert_stands_still(&self) -> u64 {
         let before = self.acknowledged();
         std::thread::sleep(Duration::from_millis(350));
         let after = self.acknowledged();
-        // One answer may have been under way when the lock was had, however late our thread hears of it: never a second.
+        // One answer may have been in transit when the lock was acquired, however late this thread reads it, but never
+        // a second.
         assert!(after <= before + 1, "writes were acknowledged while the lock was held: {before}, then {after}");
         after
     }
@@ -154,12 +156,12 @@ impl Drop for Writer {
     }
 }
 
-/// A folder of one server.
+/// A directory of one server.
 pub(super) fn folder() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("d").tempdir().expect("cannot make the server's folder")
+    tempfile::Builder::new().prefix("d").tempdir().expect("cannot create the server's directory")
 }
 
-/// Runs a client's command; its output, or the error's words.
+/// Runs a client's command; returns its output, or the error text.
 pub(super) fn answer(program: &str, arguments: &[&str]) -> Result<String, String> {
     let output = try_run(program, arguments);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
@@ -171,7 +173,7 @@ pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are UTF-8")
 }
 
-/// Gives a new folder to the user `postgres`.
+/// Gives a new directory to the user `postgres`.
 pub(super) fn give_to_postgres(folder: &Path) {
     run("chown", &["postgres", text(folder)]);
 }

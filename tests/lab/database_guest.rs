@@ -1,4 +1,4 @@
-//! A guest with a real database (`tests/lab/build-database-guest`), which the host reaches by TCP on a port of its own.
+//! A guest with a real database (`tests/lab/build-database-guest`), which the host reaches by TCP on its own port.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::database::{Writer, answer, text};
 use super::disk::escape;
 use super::{BOOT_DEADLINE, Guest, Lab, free_port, run, virsh, wait_until};
 
-/// What runs in the guest. Its user is `db` and has no password.
+/// The database in the guest. Its user is `db` and has no password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Database {
     /// MariaDB, with an empty database `d`.
@@ -19,7 +19,8 @@ pub enum Database {
     PostgreSql,
 }
 
-/// A domain whose only disk, `vda`, holds a system and a database. Dropping it destroys and undefines the domain.
+/// A domain whose only disk, `vda`, contains an operating system and a database. Dropping it destroys and undefines the
+/// domain.
 pub struct DatabaseGuest {
     /// The domain.
     pub guest: Guest,
@@ -28,15 +29,15 @@ pub struct DatabaseGuest {
 }
 
 impl Lab {
-    /// Defines a guest with a database, boots it, and waits until the database answers. Makes its image when that is
+    /// Defines a guest with a database, boots it, and waits until the database answers. Builds its image if that is
     /// missing, which needs the network the first time.
     pub fn database_guest(&self, name: &str, database: Database) -> DatabaseGuest {
-        // QEMU's own user may not be able to look into a checkout.
+        // QEMU's own user may not have access to a checkout.
         let system = self.path(&format!("{name}-system"));
         run("cp", &["-r", "--sparse=always", text(&built(database)), text(&system)]);
         let disk = system.join("base.qcow2");
         let port = free_port();
-        let mut file = tempfile::NamedTempFile::new().expect("cannot make a file");
+        let mut file = tempfile::NamedTempFile::new().expect("cannot create a file");
         file.write_all(domain(name, &system, &disk, port, database.port()).as_bytes()).expect("cannot write a file");
         virsh(&["define", text(file.path())]);
         let guest = DatabaseGuest { guest: self.adopt(name), database, port };
@@ -44,7 +45,7 @@ impl Lab {
         guest
     }
 
-    /// Takes over a domain that was restored from `original`'s backup, and boots it. It has the original's port, so that one
+    /// Adopts a domain that was restored from a backup of `original`, and boots it. It has the same port, so `original`
     /// must be off.
     pub fn restored_database_guest(&self, name: &str, original: &DatabaseGuest) -> DatabaseGuest {
         let guest = DatabaseGuest { guest: self.adopt(name), database: original.database, port: original.port };
@@ -72,11 +73,11 @@ impl DatabaseGuest {
         });
     }
 
-    /// What the database's clients, and the hooks, need to reach it.
+    /// Environment and arguments that clients and hooks of the database need to reach it.
     pub fn client_options(&self) -> Vec<String> {
         let port = format!("--port={}", self.port);
         let options = match self.database {
-            // Clients since 11.4 ask for TLS, which the server in the guest does not have.
+            // Clients since 11.4 require TLS, which the server in the guest does not have.
             Database::MariaDb => {
                 vec!["--no-defaults", "--protocol=tcp", "--host=127.0.0.1", &port, "--user=db", "--skip-ssl"]
             }
@@ -85,7 +86,7 @@ impl DatabaseGuest {
         options.into_iter().map(str::to_owned).collect()
     }
 
-    /// A client on the host that reads statements from its input, and prints what they answer.
+    /// A client on the host that reads statements from its input, and prints their results.
     pub fn client(&self) -> Command {
         let (program, options): (_, &[_]) = match self.database {
             Database::MariaDb => ("mariadb", &["--batch", "--skip-column-names", "--unbuffered"]),
@@ -96,7 +97,7 @@ impl DatabaseGuest {
         client
     }
 
-    /// Runs statements. Panics when one fails.
+    /// Runs statements. Panics if one fails.
     #[track_caller]
     pub fn sql(&self, statements: &str) -> String {
         let option = if self.database == Database::MariaDb { "--execute" } else { "--command" };
@@ -111,7 +112,7 @@ impl DatabaseGuest {
         Writer::start(self.client(), move |n| format!("INSERT INTO {table} VALUES ({n}) RETURNING id;"))
     }
 
-    /// Panics unless the database's own checker finds nothing wrong with any table.
+    /// Panics unless the database's own checker finds no fault in any table.
     pub fn assert_sound(&self) {
         let options = self.client_options();
         let options = options.iter().map(String::as_str);
@@ -146,7 +147,7 @@ impl Database {
         }
     }
 
-    /// Where it listens in the guest.
+    /// Its address in the guest.
     fn port(self) -> u16 {
         match self {
             Database::MariaDb => 3306,
@@ -155,20 +156,21 @@ impl Database {
     }
 }
 
-/// The folder of the guest's system, made when it is missing or old.
+/// The directory of the guest's operating system, built if it is missing or old.
 fn built(database: Database) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    // Not the folder of `tests/lab/enter`, which that script keeps locked.
+    // Not the directory of `tests/lab/enter`, because that script keeps it locked.
     let lab = target.join("lab");
     let script = root.join("tests/lab/build-database-guest");
     run("flock", &[text(&lab), text(&script), database.name()]);
     lab.join(format!("database-{}", database.name()))
 }
 
-/// libvirt 9 cannot forward ports of a user network, so QEMU is told directly. The address is out of libvirt's way.
+/// libvirt 9 cannot forward ports of a user network, so QEMU gets the arguments directly. The PCI address is one that
+/// libvirt does not use.
 fn domain(name: &str, system: &Path, disk: &Path, port: u16, inside: u16) -> String {
     let [system, disk] = [system, disk].map(|path| escape(text(path)));
     format!(

@@ -1,4 +1,4 @@
-//! A MariaDB server of Debian's, on a unix socket in a folder of its own.
+//! Debian's MariaDB server, on a unix socket in its own directory.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,8 @@ pub struct MariaDb {
     dir: tempfile::TempDir,
 }
 
-/// Small files, so that images are quick; nothing is synced, since images are read through the kernel's cache. Commits are acknowledged before they are written, and nothing writes them later.
+/// Small files keep images fast. Nothing is synced, because images are read through the kernel's cache. Commits are
+/// acknowledged before they are written, and nothing writes them later.
 const OPTIONS: [&str; 6] = [
     "--skip-networking",
     "--innodb-buffer-pool-size=16M",
@@ -46,7 +47,7 @@ impl MariaDb {
         server
     }
 
-    /// Another server, on what a snapshot of this moment holds.
+    /// Another server, on the files in a snapshot of this moment.
     pub fn restored(&self) -> Self {
         let dir = folder();
         self.server.image(&self.dir.path().join("data"), dir.path());
@@ -58,24 +59,24 @@ impl MariaDb {
         text(&self.dir.path().join("s")).to_owned()
     }
 
-    /// What the clients need to find the server.
+    /// Arguments that clients need to find the server.
     pub fn client_options(&self) -> Vec<String> {
         vec!["--no-defaults".to_owned(), format!("--socket={}", self.socket())]
     }
 
-    /// Runs statements. Panics when one fails.
+    /// Runs statements. Panics if one fails.
     #[track_caller]
     pub fn sql(&self, statements: &str) -> String {
         self.try_sql(statements).unwrap_or_else(|error| panic!("{statements}: {error}"))
     }
 
-    /// Runs statements; what they print, or the error.
+    /// Runs statements; returns their output, or the error.
     pub fn try_sql(&self, statements: &str) -> Result<String, String> {
         let options = self.client_options();
         answer("mariadb", &[&words(&options)[..], &["--batch", "--skip-column-names", "-e", statements]].concat())
     }
 
-    /// Makes the table `d.t` with an engine, and starts a writer of its rows 1, 2, 3, ….
+    /// Creates the table `d.t` with an engine, and starts a writer of its rows 1, 2, 3, ….
     pub fn writer(&self, engine: &str) -> Writer {
         self.sql(&format!("CREATE TABLE d.t (id BIGINT PRIMARY KEY) ENGINE={engine}"));
         Writer::start(self.client(), |n| format!("INSERT INTO d.t VALUES ({n}) RETURNING id;"))
@@ -88,29 +89,29 @@ impl MariaDb {
         client
     }
 
-    /// Ends all connections but the one that asks.
+    /// Ends all other connections.
     pub fn disconnect_all(&self) {
         let others =
             self.sql("SELECT id FROM information_schema.processlist WHERE id <> CONNECTION_ID() AND user = 'root'");
         for id in others.lines() {
-            // One that was about to leave may have left.
+            // A connection that was about to close may be gone.
             let killed = self.try_sql(&format!("KILL {id}"));
             assert!(killed.as_ref().err().is_none_or(|error| error.contains("Unknown thread id")), "{killed:?}");
         }
     }
 
-    /// Ends the server at once.
+    /// Kills the server at once.
     pub fn kill(&mut self) {
         self.server.kill();
     }
 }
 
-/// The files of a new server, made once by a test's program; they stay in its temporary folder.
+/// The files of a new server, created once by a test's process; they stay in its temporary directory.
 fn installed() -> &'static Path {
     static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
     INSTALLED.get_or_init(|| {
         let dir = std::env::temp_dir().join(format!("kb-mariadb.{}", std::process::id()));
-        std::fs::create_dir(&dir).expect("cannot make the server's folder");
+        std::fs::create_dir(&dir).expect("cannot create the server's directory");
         let [data, temporary] = ["datadir", "tmpdir"].map(|option| format!("--{option}={}", text(&dir)));
         let root = ["--no-defaults", "--user=root", "--auth-root-authentication-method=normal", "--skip-test-db"];
         run("mariadb-install-db", &[&root[..], &[&data, &temporary], &OPTIONS[1..4]].concat());

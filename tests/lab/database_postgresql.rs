@@ -1,4 +1,4 @@
-//! A PostgreSQL server of Debian's, on a unix socket in a folder of its own.
+//! Debian's PostgreSQL server, on a unix socket in its own directory.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,8 @@ pub struct PostgreSql {
     dir: tempfile::TempDir,
 }
 
-/// Nothing is synced, since images are read through the kernel's cache. Commits are acknowledged before they are written, and for ten seconds nothing writes them.
+/// Nothing is synced, because images are read through the kernel's cache. Commits are acknowledged before they are
+/// written, and nothing writes them for ten seconds.
 const OPTIONS: [&str; 8] = [
     "listen_addresses=",
     "shared_buffers=16MB",
@@ -24,7 +25,7 @@ const OPTIONS: [&str; 8] = [
     "autovacuum=off",
 ];
 
-/// The server refuses to run as root, and the test's folder is root's alone.
+/// The server refuses to run as root, and the test's directory is private to root.
 const UNPRIVILEGED: [&str; 9] = [
     "--reuid",
     "postgres",
@@ -49,7 +50,7 @@ impl PostgreSql {
         PostgreSql::start(dir, settings)
     }
 
-    /// A server on the files in `data` of a folder that is `postgres`'s.
+    /// A server on the files in `data` of a directory that belongs to `postgres`.
     pub fn start(dir: tempfile::TempDir, settings: &[&str]) -> Self {
         let log = dir.path().join("log");
         let (program, data) = (program("postgres"), dir.path().join("data"));
@@ -64,7 +65,7 @@ impl PostgreSql {
         server
     }
 
-    /// Another server, on what a snapshot of this moment holds.
+    /// Another server, on the files in a snapshot of this moment.
     pub fn restored(&self) -> Self {
         let dir = self.image();
         std::fs::remove_file(dir.path().join("data/postmaster.pid"))
@@ -72,7 +73,7 @@ impl PostgreSql {
         PostgreSql::start(dir, &[])
     }
 
-    /// A folder with what a snapshot of this moment holds.
+    /// A directory with the files in a snapshot of this moment.
     pub fn image(&self) -> tempfile::TempDir {
         let dir = folder();
         give_to_postgres(dir.path());
@@ -85,30 +86,30 @@ impl PostgreSql {
         self.dir.path().join("data")
     }
 
-    /// The folder of the server's socket.
+    /// The directory of the server's socket.
     pub fn socket_folder(&self) -> &Path {
         self.dir.path()
     }
 
-    /// What the clients need to find the server.
+    /// Arguments that clients need to find the server.
     pub fn client_options(&self) -> [String; 2] {
         [format!("--host={}", text(self.dir.path())), "--username=postgres".to_owned()]
     }
 
-    /// Runs statements, each in a transaction of its own. Panics when one fails.
+    /// Runs statements, each in its own transaction. Panics if one fails.
     #[track_caller]
     pub fn sql(&self, statements: &str) -> String {
         self.try_sql(statements).unwrap_or_else(|error| panic!("{statements}: {error}"))
     }
 
-    /// Runs statements; what they print, or the error.
+    /// Runs statements; returns their output, or the error.
     pub fn try_sql(&self, statements: &str) -> Result<String, String> {
         let options = self.client_options();
         let command = format!("--command={statements}");
         answer("psql", &["--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", &options[0], &options[1], &command])
     }
 
-    /// Makes the table `t`, and starts a writer of its rows 1, 2, 3, ….
+    /// Creates the table `t`, and starts a writer of its rows 1, 2, 3, ….
     pub fn writer(&self) -> Writer {
         self.sql("CREATE TABLE t (id bigint PRIMARY KEY)");
         Writer::start(self.client(), |n| format!("INSERT INTO t VALUES ({n}) RETURNING id;"))
@@ -121,7 +122,7 @@ impl PostgreSql {
         client
     }
 
-    /// Panics unless the server's own checker finds nothing wrong with any database.
+    /// Panics unless the server's own checker finds no fault in any database.
     pub fn assert_sound(&self) {
         let options = self.client_options();
         let check = ["--all", "--heapallindexed", "--install-missing", &options[0], &options[1]];
@@ -129,10 +130,10 @@ impl PostgreSql {
     }
 }
 
-/// A program of the newest version of the server that is installed.
+/// A program of the newest installed version of the server.
 pub(super) fn program(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is missing: run tests/lab/install");
-    let mut found: Vec<_> = versions.map(|version| version.expect("a folder can be read").path()).collect();
+    let mut found: Vec<_> = versions.map(|version| version.expect("a directory can be read").path()).collect();
     found.sort();
     found.pop().map(|version| Path::join(&version, "bin").join(name)).expect("PostgreSQL is missing")
 }

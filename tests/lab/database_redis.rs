@@ -1,4 +1,4 @@
-//! A Redis server of Debian's, on a unix socket in a folder of its own.
+//! Debian's Redis server, on a unix socket in its own directory.
 
 use std::process::Command;
 
@@ -15,7 +15,7 @@ impl Redis {
     /// A new server. `options` are for `redis-server`.
     pub fn new(options: &[&str]) -> Self {
         let dir = folder();
-        std::fs::create_dir(dir.path().join("data")).expect("cannot make the data's folder");
+        std::fs::create_dir(dir.path().join("data")).expect("cannot create the data directory");
         Redis::start(dir, options)
     }
 
@@ -33,7 +33,7 @@ impl Redis {
         server
     }
 
-    /// Another server, on what a snapshot of this moment holds.
+    /// Another server, on the files in a snapshot of this moment.
     pub fn restored(&self) -> Self {
         let dir = folder();
         self.server.image(&self.dir.path().join("data"), dir.path());
@@ -48,7 +48,7 @@ impl Redis {
         *self = Redis::start(dir, &options.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
-    /// Removes the folder that the server writes to.
+    /// Removes the directory that the server writes to.
     pub fn remove_data(&self) {
         std::fs::remove_dir_all(self.dir.path().join("data")).expect("cannot remove the data");
     }
@@ -58,13 +58,13 @@ impl Redis {
         text(&self.dir.path().join("s")).to_owned()
     }
 
-    /// Runs a command; what the server says, be it an error.
+    /// Runs a command; returns the server's answer, even if it is an error.
     pub fn command(&self, words: &[&str]) -> String {
         let socket = self.socket();
         answer("redis-cli", &[&["-s", &socket], words].concat()).expect("redis-cli runs")
     }
 
-    /// Starts a writer, which counts up the key `n`.
+    /// Starts a writer, which increments the key `n`.
     pub fn writer(&self) -> Writer {
         let mut client = Command::new("redis-cli");
         client.args(["-s", &self.socket()]);

@@ -1,4 +1,4 @@
-//! The disks of a guest: makes their images and writes their part of the domain XML.
+//! The disks of a guest: creates their images and writes their part of the domain XML.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ pub const LUKS_PASSPHRASE: &str = "open sesame";
 /// The same as an object for QEMU's tools, named `lab`.
 pub(super) const SECRET: &str = "secret,id=lab,data=open sesame";
 
-/// What a disk's contents lie in.
+/// What stores the contents of a disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Medium {
     Qcow2,
@@ -24,7 +24,7 @@ enum Medium {
     Floppy,
 }
 
-/// One disk to be. Its target decides the bus: `vda` is virtio, `sda` SCSI (SATA for a CD-ROM), `fda` a floppy.
+/// A disk to create. Its target decides the bus: `vda` is virtio, `sda` SCSI (SATA for a CD-ROM), `fda` a floppy.
 pub struct Disk {
     pub(super) target: String,
     medium: Medium,
@@ -51,12 +51,12 @@ impl Disk {
         Disk::new(target, Medium::Block)
     }
 
-    /// A qcow2 file of 64 MiB, encrypted; libvirt holds the secret.
+    /// A qcow2 file of 64 MiB, encrypted; libvirt keeps the secret.
     pub fn luks(target: &str) -> Self {
         Disk::new(target, Medium::Luks)
     }
 
-    /// An empty CD-ROM drive; give it a medium by [`Disk::file`].
+    /// An empty CD-ROM drive; insert a medium with [`Disk::file`].
     pub fn cdrom(target: &str) -> Self {
         Disk::new(target, Medium::Cdrom)
     }
@@ -71,38 +71,38 @@ impl Disk {
         Disk { target, medium, size: "64M".into(), file: None, backing: None, flags: vec![], snapshot: None }
     }
 
-    /// The size that the guest sees, in `qemu-img`'s words.
+    /// The size that the guest sees, in `qemu-img`'s notation.
     pub fn size(mut self, size: &str) -> Self {
         self.size = size.into();
         self
     }
 
-    /// The image's path, absolute or in the guest's image folder. A file that is there already is taken as it is.
+    /// The image's path, absolute or relative to the guest's image directory. An existing file is used unchanged.
     pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
         self.file = Some(path.into());
         self
     }
 
-    /// Puts the (qcow2) image on a backing file, whose format is told by its suffix: `.raw`, else qcow2. The size is
-    /// the backing file's.
+    /// Puts the (qcow2) image on a backing file, whose format follows from its suffix: `.raw`, else qcow2. The size is
+    /// that of the backing file.
     pub fn backing(mut self, path: impl Into<PathBuf>) -> Self {
         self.backing = Some(path.into());
         self
     }
 
-    /// The guest may not write it.
+    /// The disk is read-only for the guest.
     pub fn readonly(mut self) -> Self {
         self.flags.push("readonly");
         self
     }
 
-    /// Other guests may have it too.
+    /// Other guests may use it, too.
     pub fn shareable(mut self) -> Self {
         self.flags.push("shareable");
         self
     }
 
-    /// What the guest writes is thrown away when it stops.
+    /// The guest's writes are dropped when it stops.
     pub fn transient(mut self) -> Self {
         self.flags.push("transient");
         self
@@ -114,7 +114,7 @@ impl Disk {
         self
     }
 
-    /// Makes the image, unless it is there.
+    /// Creates the image, unless it exists.
     pub(super) fn create(self, folder: &Path) -> MadeDisk {
         let suffix = match self.medium {
             Medium::Qcow2 | Medium::Luks => "qcow2",
@@ -126,7 +126,8 @@ impl Disk {
         if let Some(file) = &file
             && !file.exists()
         {
-            std::fs::create_dir_all(file.parent().expect("an image lies in a folder")).expect("cannot make a folder");
+            std::fs::create_dir_all(file.parent().expect("an image is in a directory"))
+                .expect("cannot create a directory");
             self.create_image(file);
         }
         let secret = (self.medium == Medium::Luks).then(define_secret);
@@ -154,7 +155,7 @@ impl Disk {
     }
 }
 
-/// A disk whose image is there. Dropping it lets go of its loop device and its secret; the image stays.
+/// A disk with an existing image. Dropping it detaches its loop device and removes its secret; the image stays.
 pub(super) struct MadeDisk {
     disk: Disk,
     file: Option<PathBuf>,
@@ -208,7 +209,7 @@ impl Drop for MadeDisk {
     }
 }
 
-/// QEMU measures the machine's speed for LUKS, and gives up when that is too busy.
+/// For LUKS, qemu-img measures the speed of the machine, and fails if that is too busy.
 fn create_encrypted(create: &[&str]) {
     wait_until(DEADLINE, "QEMU to make an encrypted image", || {
         let output = try_run("qemu-img", create);
@@ -218,21 +219,21 @@ fn create_encrypted(create: &[&str]) {
     });
 }
 
-/// Tells libvirt the passphrase; the secret's UUID.
+/// Stores the passphrase in libvirt; returns the secret's UUID.
 fn define_secret() -> String {
     let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").expect("the kernel makes UUIDs");
     let uuid = uuid.trim().to_owned();
-    let xml = tempfile::NamedTempFile::new().expect("cannot make a file");
+    let xml = tempfile::NamedTempFile::new().expect("cannot create a file");
     let text = format!("<secret ephemeral='no' private='no'><uuid>{uuid}</uuid></secret>");
     std::fs::write(xml.path(), text).expect("cannot write a file");
     virsh(&["secret-define", xml.path().to_str().expect("temporary paths are UTF-8")]);
-    let value = tempfile::NamedTempFile::new().expect("cannot make a file");
+    let value = tempfile::NamedTempFile::new().expect("cannot create a file");
     std::fs::write(value.path(), LUKS_PASSPHRASE).expect("cannot write a file");
     virsh(&["secret-set-value", &uuid, "--plain", "--file", value.path().to_str().expect("temporary paths are UTF-8")]);
     uuid
 }
 
-/// A loop device; let go of when dropped.
+/// A loop device; detached when dropped.
 pub struct LoopDevice {
     path: PathBuf,
 }
@@ -256,7 +257,7 @@ impl Drop for LoopDevice {
     }
 }
 
-/// Text as it may stand in XML, in attributes too.
+/// Text escaped for XML, including attributes.
 pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&apos;").replace('"', "&quot;")
 }

@@ -27,7 +27,7 @@ pub(super) fn disk_alias(xml: &str, target: &str) -> String {
     let aliases = with_disks(xml, |disk| {
         child(disk, "alias").and_then(|alias| alias.attribute("name")).unwrap_or_default().to_owned()
     });
-    aliases.get(target).unwrap_or_else(|| panic!("there is no disk {target}")).clone()
+    aliases.get(target).unwrap_or_else(|| panic!("no disk {target}")).clone()
 }
 
 fn with_disks<T>(xml: &str, value: impl Fn(Node<'_, '_>) -> T) -> BTreeMap<String, T> {

@@ -1,11 +1,11 @@
-//! What holds of every backup that went well of a guest that stands still: its disks are in the archive byte for byte,
-//! and come back so; the archive opens by standard tools, and the guest and the host are as they were.
+//! Checks after every successful backup of a guest that does not write: its disks are in the archive byte for byte, and
+//! are restored exactly; standard tools can open the archive; the guest and the host are unchanged.
 
 use serde_json::{Value, json};
 
 use super::{Contents, Guest, Lab, Program, Report, Unpacked};
 
-/// Makes each test two, one for each way of capturing a running domain, which it is told by its name.
+/// Turns each test into two, one for each method of capturing a running domain. The test gets the method's name.
 #[allow(unused_macros, reason = "every test binary compiles the lab and uses a part of it")]
 macro_rules! by_each_method {
     ($($test:ident)*) => {
@@ -27,7 +27,7 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// What the report says of the domain.
+    /// The domain's part of the report.
     pub fn outcome(&self) -> &Value {
         self.report.domain(&self.domain)
     }
@@ -38,13 +38,13 @@ impl Saved {
     }
 }
 
-/// Backs a guest up that is paused or off, which must go well, and checks all that holds then. `targets` are the disks
-/// that must be in the archive, in the order of the XML; `keys` are the domain's in the configuration.
+/// Backs up a guest that is paused or off, expects success, and runs all checks. `targets` are the disks that must be
+/// in the archive, in the order of the XML; `keys` are the domain's in the configuration.
 pub fn save_exactly(lab: &Lab, guest: &Guest, keys: Value, targets: &[&str]) -> Saved {
     save_contents(lab, guest, keys, targets, &Contents::of(lab, guest, targets))
 }
 
-/// [`save_exactly`] of disks that were copied in another way.
+/// [`save_exactly`] with disks that were copied in another way.
 pub fn save_contents(lab: &Lab, guest: &Guest, keys: Value, targets: &[&str], contents: &Contents) -> Saved {
     let (state, definition) = (guest.state(), guest.inactive_xml());
     let (method, consistency) = match state.as_str() {

@@ -1,8 +1,9 @@
-//! Stands between kvmbackup and libvirtd, on libvirtd's unix socket, and holds one call back: so a test stops the
-//! program right before that call, for sure, and looks, kills it, or lets it go on.
+//! A proxy between kvmbackup and libvirtd, on libvirtd's unix socket, that delays one call. With it, a test reliably
+//! stops the program right before that call, and then inspects, kills or resumes it.
 //!
-//! The wire format is in libvirt's documentation, "libvirt RPC infrastructure" (<https://libvirt.org/kbase/internals/rpc.html>):
-//! a packet is its length, program, version, procedure, type, serial and status, 32 bits each, then the payload.
+//! The wire format is in libvirt's documentation, "libvirt RPC infrastructure"
+//! (<https://libvirt.org/kbase/internals/rpc.html>): a packet is its length, program, version, procedure, type, serial
+//! and status, 32 bits each, then the payload.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -18,7 +19,7 @@ const LIBVIRTD: &str = "/run/libvirt/libvirt-sock";
 /// The program of the calls below (`REMOTE_PROGRAM`).
 const REMOTE: u32 = 0x2000_8086;
 
-/// A call that can be held back, by its number in libvirt's `remote_protocol.x`.
+/// A call that can be delayed, by its number in libvirt's `remote_protocol.x`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// `virDomainAbortJob`: ends a pull job.
@@ -45,24 +46,24 @@ pub enum Call {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The next such call is held back.
+    /// The next such call will be delayed.
     Armed(Call),
-    /// It was made, and has not reached libvirtd.
+    /// The call was made, and has not reached libvirtd.
     Holding,
     /// Every call passes.
     Open,
-    /// The connection of the call that was held is closed; every later call passes.
+    /// The connection of the delayed call is closed; every later call passes.
     Cut,
 }
 
-/// The way to libvirtd.
+/// The proxy.
 pub struct Gate {
     socket: PathBuf,
     state: Arc<(Mutex<State>, Condvar)>,
 }
 
 impl Gate {
-    /// Opens the way; every call passes until [`Gate::hold`].
+    /// Starts the proxy; every call passes until [`Gate::hold`].
     pub fn new(lab: &Lab) -> Self {
         let socket = lab.path("gate.sock");
         let listener = UnixListener::bind(&socket).expect("cannot listen");
@@ -80,12 +81,12 @@ impl Gate {
         Gate { socket, state }
     }
 
-    /// The libvirt address that leads through here.
+    /// The libvirt URI that leads through this proxy.
     pub fn uri(&self) -> String {
         format!("qemu+unix:///system?socket={}", self.socket.display())
     }
 
-    /// Holds back the next call of this kind.
+    /// Delays the next call of this kind.
     pub fn hold(&self, call: Call) {
         self.set(State::Armed(call));
     }
@@ -95,17 +96,17 @@ impl Gate {
         wait_until(DEADLINE, "the call to be held back", || {
             let ended = run.try_wait().expect("a child can be asked");
             let held = self.get() == State::Holding;
-            assert!(held || ended.is_none(), "the program has ended before: {ended:?}, {:?}", self.get());
+            assert!(held || ended.is_none(), "the program has already ended: {ended:?}, {:?}", self.get());
             held
         });
     }
 
-    /// Whether a call is held back now. [`Gate::hold`] lets it pass, and holds back the next.
+    /// Whether a call is delayed now. [`Gate::hold`] lets it pass, and delays the next.
     pub fn is_holding(&self) -> bool {
         self.get() == State::Holding
     }
 
-    /// Lets the call and all others pass.
+    /// Lets this call and all others pass.
     pub fn open(&self) {
         self.set(State::Open);
     }
@@ -118,11 +119,11 @@ impl Gate {
     }
 
     fn get(&self) -> State {
-        *self.state.0.lock().expect("no holder panics")
+        *self.state.0.lock().expect("no thread panics while it holds the lock")
     }
 
     fn set(&self, state: State) {
-        *self.state.0.lock().expect("no holder panics") = state;
+        *self.state.0.lock().expect("no thread panics while it holds the lock") = state;
         self.state.1.notify_all();
     }
 }
@@ -151,16 +152,16 @@ fn packet(client: &mut UnixStream) -> Option<Vec<u8>> {
     Some(packet)
 }
 
-/// Waits as long as the packet is held back; whether it goes on then.
+/// Waits as long as the packet is delayed; returns whether it is then forwarded.
 fn passes(packet: &[u8], (state, changed): &(Mutex<State>, Condvar)) -> bool {
     let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().expect("four bytes"));
-    let mut state = state.lock().expect("no holder panics");
+    let mut state = state.lock().expect("no thread panics while it holds the lock");
     match *state {
         State::Armed(call) if word(4) == REMOTE && word(12) == call as u32 => *state = State::Holding,
         _ => return true,
     }
     while *state == State::Holding {
-        state = changed.wait(state).expect("no holder panics");
+        state = changed.wait(state).expect("no thread panics while it holds the lock");
     }
     *state != State::Cut
 }

@@ -1,4 +1,4 @@
-//! A domain in the lab's libvirtd: starting, stopping, its XML and its disks. The agent's part is in `agent.rs`.
+//! A domain in the lab's libvirtd: starting, stopping, its XML and its disks. Functions of the agent are in `agent.rs`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use super::disk::SECRET;
 use super::leftovers::Baseline;
 use super::{BOOT_DEADLINE, DEADLINE, Lab, domain_xml, free_port, qemu_img, run, try_virsh, virsh, wait_until};
 
-/// A domain. Dropping it destroys and undefines it; when the test has failed, its console is shown first.
+/// A domain. Dropping it destroys and undefines it; if the test has failed, its console is printed first.
 pub struct Guest {
     pub(super) name: String,
     pub(super) baseline: Baseline,
@@ -24,12 +24,12 @@ impl Guest {
         Guest::defined(name, vec![])
     }
 
-    /// Takes the guest's present disks, files and snapshots for those that must be there in the end.
+    /// Makes the guest's current disks, files and snapshots the expected state for the end.
     pub fn take_as_it_is(&mut self) {
         self.baseline = Baseline::of(&self.inactive_xml(), &self.name);
     }
 
-    /// The domain has another name from now on.
+    /// The domain was renamed.
     pub fn renamed(&mut self, name: &str) {
         name.clone_into(&mut self.name);
     }
@@ -39,18 +39,19 @@ impl Guest {
         &self.name
     }
 
-    /// Starts the machine with its CPU stopped: no system runs, and its disks change by [`Guest::write`] only.
+    /// Starts the machine with its CPU stopped: no operating system runs, and its disks change only by
+    /// [`Guest::write`].
     pub fn start_paused(&self) {
         virsh(&["start", "--paused", &self.name]);
     }
 
-    /// Starts the lab's system and waits until it is up.
+    /// Starts the lab's operating system and waits until it is up.
     pub fn boot(&self) {
         virsh(&["start", &self.name]);
         self.wait_ready();
     }
 
-    /// Waits until the lab's system is up: its agent answers or, without one, its console says so.
+    /// Waits until the lab's operating system is up: its agent answers or, without one, its console says so.
     pub fn wait_ready(&self) {
         let what = format!("guest {} to be up", self.name);
         if self.live_xml().contains("kb.noagent") {
@@ -60,23 +61,23 @@ impl Guest {
         }
     }
 
-    /// `running`, `paused`, `shut off`, …: the words of `virsh domstate`.
+    /// `running`, `paused`, `shut off`, …: the output of `virsh domstate`.
     pub fn state(&self) -> String {
         virsh(&["domstate", &self.name]).trim().to_owned()
     }
 
-    /// Turns the system off by its power button and waits until it is off.
+    /// Shuts the system down by its power button and waits until it is off.
     pub fn shutdown(&self) {
         virsh(&["shutdown", "--mode", "acpi", &self.name]);
         wait_until(DEADLINE, &format!("guest {} to turn itself off", self.name), || self.state() == "shut off");
     }
 
-    /// Takes the machine's power away.
+    /// Powers the machine off at once.
     pub fn destroy(&self) {
         virsh(&["destroy", &self.name]);
     }
 
-    /// Begins a backup job in pull mode, as another program would; it lasts until `virsh domjobabort`.
+    /// Starts a backup job in pull mode, as another program would; it lasts until `virsh domjobabort`.
     pub fn begin_pull_of_another(&self, lab: &Lab) {
         let (job, port) = (lab.path("job.xml"), free_port());
         let xml = format!("<domainbackup mode='pull'><server name='127.0.0.1' port='{port}'/></domainbackup>");
@@ -84,7 +85,8 @@ impl Guest {
         virsh(&["backup-begin", &self.name, job.to_str().expect("paths are UTF-8")]);
     }
 
-    /// Takes a snapshot within the images; its name. libvirt 11 names a job of QEMU after it, which takes no blanks.
+    /// Takes an internal snapshot; returns its name. libvirt 11 names a job of QEMU after it, which must not contain
+    /// blanks.
     pub fn snapshot_inside(&self, name: &str) -> String {
         if try_virsh(&["snapshot-create-as", &self.name, name]).is_ok() {
             return name.to_owned();
@@ -94,7 +96,7 @@ impl Guest {
         plain
     }
 
-    /// The domain XML of now.
+    /// The current domain XML.
     pub fn live_xml(&self) -> String {
         virsh(&["dumpxml", &self.name])
     }
@@ -104,16 +106,16 @@ impl Guest {
         inactive_xml(&self.name)
     }
 
-    /// What the machine printed to its serial console, with QEMU's own messages, since it was last started.
+    /// The machine's output on its serial console, with QEMU's own messages, since its last start.
     pub fn console(&self) -> String {
         let log = format!("/var/log/libvirt/qemu/{}.log", self.name);
         let log = std::fs::read(log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
-        // libvirt writes QEMU's command line first, and these are its last words.
+        // libvirt writes QEMU's command line first, and these are its last arguments.
         log.rsplit("-msg timestamp=on\n").next().unwrap_or_default().to_owned()
     }
 
-    /// The file or device that a disk is on now. None: an empty drive.
+    /// The file or device of a disk now. None: an empty drive.
     pub fn disk_source(&self, target: &str) -> Option<PathBuf> {
         self.source_in(&self.live_xml(), target)
     }
@@ -129,14 +131,14 @@ impl Guest {
         self.assert_holds(target, pattern, offset, len);
     }
 
-    /// Has the started machine itself do commands of `qemu-io` on a disk. QEMU prints what came of them to its log only, so
-    /// a caller should ask the image.
+    /// Makes the started machine itself run commands of `qemu-io` on a disk. QEMU prints their results only to its log,
+    /// so a caller should check the image.
     pub fn qemu_io(&self, target: &str, commands: &[&str]) {
         let commands: Vec<_> = commands.iter().map(|command| (target, (*command).to_owned())).collect();
         self.qemu_io_at_once(&commands);
     }
 
-    /// [`Guest::qemu_io`] of pairs of a disk and a command, one right after the other.
+    /// [`Guest::qemu_io`] with pairs of a disk and a command, one right after the other.
     ///
     /// The device's path is needed: node names conflict with the guest's own permissions.
     pub fn qemu_io_at_once(&self, commands: &[(&str, String)]) {
@@ -162,25 +164,25 @@ impl Guest {
         self.assert_holds(target, pattern, offset, len);
     }
 
-    /// Panics unless a disk holds `len` bytes of `pattern` at `offset`; what the system of a running guest has not
-    /// written yet is not seen.
+    /// Panics unless a disk contains `len` bytes of `pattern` at `offset`. Data that the operating system of a running
+    /// guest has not written yet is not seen.
     pub fn assert_holds(&self, target: &str, pattern: u8, offset: u64, len: u64) {
         let read = format!("read -P {pattern:#x} {offset} {len}");
         let image = self.image_options(&self.live_xml(), target);
         let answer = run("qemu-io", &["-r", "-U", "--object", SECRET, "--image-opts", &image, "-c", &read]);
         assert!(answer.contains(&format!("read {len}/{len} bytes")), "cannot read {target}: {answer}");
-        assert!(!answer.contains("Pattern verification failed"), "{target} holds something else: {answer}");
+        assert!(!answer.contains("Pattern verification failed"), "{target} contains something else: {answer}");
     }
 
-    /// Copies a disk's present contents to a new raw file `to`, for comparison. The machine must be off, paused or
-    /// frozen: what it has not written yet is not in there.
+    /// Copies a disk's current contents to a new raw file `to`, for comparison. The machine must be off, paused or
+    /// frozen, because unwritten data is not included.
     pub fn copy_contents(&self, target: &str, to: &Path) {
         let image = self.image_options(&self.live_xml(), target);
         let to = to.to_str().expect("paths are UTF-8");
         qemu_img(&["convert", "--object", SECRET, "-U", "--image-opts", &image, "-O", "raw", to]);
     }
 
-    /// A disk's image in the words of QEMU's tools, which may use [`SECRET`].
+    /// A disk's image as an argument of QEMU's tools, which may use [`SECRET`].
     fn image_options(&self, xml: &str, target: &str) -> String {
         let source = self.source_in(xml, target).unwrap_or_else(|| panic!("{target} is empty"));
         let (format, encrypted) = domain_xml::disk_format(xml, target);
@@ -190,7 +192,7 @@ impl Guest {
     }
 }
 
-/// A word as `virsh` reads it in a line of several commands.
+/// A word quoted for `virsh` in a line of several commands.
 pub(super) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }

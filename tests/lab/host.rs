@@ -1,5 +1,5 @@
-//! A second libvirtd on this machine, as if on a host of its own that shares the lab's storage: a target of migrations, or
-//! a host that is set up in another way.
+//! A second libvirtd on this machine, as if on another host that shares the lab's storage: a destination of migrations,
+//! or a host with another setup.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,24 +8,24 @@ use std::process::{Child, Command, Stdio};
 use super::command::{at, try_run};
 use super::{DEADLINE, Lab, run, wait_until};
 
-/// A libvirtd with its own sockets, state, logs and configuration, in a mount namespace. Its guests end with it: declare it
-/// before them.
+/// A libvirtd with its own sockets, state, logs and configuration, in a mount namespace. Its guests end with it:
+/// declare it before them.
 pub struct Host {
     dir: PathBuf,
     holder: Child,
 }
 
 impl Host {
-    /// Starts one that is set up as the lab's own.
+    /// Starts one with the setup of the lab.
     pub fn start(lab: &Lab) -> Self {
         Host::with(lab, "")
     }
 
     /// Starts one with more lines in its `qemu.conf`.
     pub fn with(lab: &Lab, qemu_conf: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("h").tempdir_in(lab.dir()).expect("cannot make a folder").keep();
+        let dir = tempfile::Builder::new().prefix("h").tempdir_in(lab.dir()).expect("cannot create a directory").keep();
         let ready = dir.join("ready");
-        // The script that makes the lab makes the host, too. It ends when its input does.
+        // The script that creates the lab creates the host, too. It ends when its input ends.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "unshare", "--mount", "bash"]);
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/enter"));
@@ -44,20 +44,21 @@ impl Host {
         host
     }
 
-    /// Its libvirt's address, for programs of the other host.
+    /// The libvirt URI for programs of the other host.
     pub fn uri(&self) -> String {
         format!("qemu+ext:///system?command={}", self.helper().display())
     }
 
-    /// Does on this host whatever `act` does by the lab's library: `virsh`, guests, kvmbackup and all other programs.
+    /// Runs everything that `act` does with the lab's library on this host: `virsh`, guests, kvmbackup and all other
+    /// programs.
     pub fn on<T>(&self, act: impl FnOnce() -> T) -> T {
         at(self.prefix(), act)
     }
 
-    /// Ends its libvirtd and starts it again, as `systemctl restart` does; guests run on.
+    /// Restarts its libvirtd, as `systemctl restart` does; guests keep running.
     pub fn restart(&self) {
         let pid_file = self.dir.join("libvirtd.pid");
-        let pid = fs::read_to_string(&pid_file).expect("libvirtd runs");
+        let pid = fs::read_to_string(&pid_file).expect("libvirtd is running");
         let process = PathBuf::from(format!("/proc/{}", pid.trim()));
         run("kill", &["-TERM", pid.trim()]);
         wait_until(DEADLINE, "the second libvirtd to end", || !process.exists());
@@ -71,7 +72,7 @@ impl Host {
         self.dir.join("helper")
     }
 
-    /// What runs a command in the namespace.
+    /// The prefix that runs a command in the namespace.
     fn prefix(&self) -> Vec<String> {
         ["nsenter", "--target", &self.holder.id().to_string(), "--mount", "--"].map(str::to_owned).to_vec()
     }

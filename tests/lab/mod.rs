@@ -1,7 +1,7 @@
-//! The lab: real libvirt guests for integration tests, driven by `virsh`, `qemu-img` and `qemu-io` alone.
+//! The lab: real libvirt guests for integration tests, controlled only by `virsh`, `qemu-img` and `qemu-io`.
 //!
-//! It is an oracle, so it must not use this project's own code. A test makes a [`Lab`], defines a [`Guest`] in it by a
-//! [`GuestBuilder`] and drops both at its end. All of it runs under `tests/lab/enter`, whose libvirtd it talks to.
+//! It is an oracle, so it must not use this project's own code. A test creates a [`Lab`], defines a [`Guest`] in it
+//! with a [`GuestBuilder`] and drops both at its end. Everything runs under `tests/lab/enter`, with its libvirtd.
 //!
 //! ```ignore
 //! let lab = Lab::new();
@@ -57,61 +57,63 @@ pub use program::{Program, Ran, Report, Unpacked};
 pub use small::Small;
 pub use wait::{BOOT_DEADLINE, DEADLINE, next_second, wait_until};
 
-/// A folder for one test's images, backups and configuration. It is removed when dropped: declare it before the guests.
+/// A directory for one test's images, backups and configuration. It is removed when dropped: declare it before the
+/// guests.
 pub struct Lab {
     dir: tempfile::TempDir,
 }
 
 impl Lab {
-    /// A fresh folder. Panics outside `tests/lab/enter`: a test that needs real guests is never skipped silently.
+    /// A new directory. Panics outside `tests/lab/enter`: a test that needs real guests is never skipped silently.
     pub fn new() -> Self {
         if std::env::var_os("KVMBACKUP_LAB").is_none() {
-            panic!("this test needs the lab: run it by `make test`, or by `tests/lab/enter cargo test …`");
+            panic!("this test needs the lab: run it with `make test`, or with `tests/lab/enter cargo test …`");
         }
         assert!(
             guest_system().join("initramfs").exists(),
             "the lab's guest is missing in {}: run tests/lab/build-guest",
             guest_system().display()
         );
-        // QEMU's own user looks for its images in here.
+        // QEMU's own user needs access to its images in here.
         let mode = std::fs::Permissions::from_mode(0o711);
         let dir = tempfile::Builder::new().prefix("t").permissions(mode).tempdir();
-        let dir = dir.expect("cannot make the test's folder");
+        let dir = dir.expect("cannot create the test's directory");
         Lab { dir }
     }
 
-    /// The lab's folder; its path is short enough for unix sockets.
+    /// The lab's directory; its path is short enough for unix sockets.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// A path in the lab's folder; nothing is made there.
+    /// A path in the lab's directory; nothing is created.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir().join(name)
     }
 
-    /// A shell script in the lab's folder, which may be run. The folders on its way are made.
+    /// Creates an executable shell script in the lab's directory, including parent directories.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
-        std::fs::create_dir_all(path.parent().expect("it is in a folder")).expect("cannot make a folder");
+        std::fs::create_dir_all(path.parent().expect("the script is in a directory"))
+            .expect("cannot create a directory");
         std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("cannot write a file");
         let mode = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&path, mode).expect("a mode can be set");
         path
     }
 
-    /// Begins a guest. Its name must be unique among the tests that run at one time.
+    /// Starts to build a guest. Its name must be unique among the tests that run at the same time.
     pub fn guest(&self, name: &str) -> GuestBuilder {
         GuestBuilder::new(self, name)
     }
 
-    /// Takes over a domain that someone else has defined, say a restored one, and removes it when dropped.
+    /// Adopts a domain that was defined elsewhere, for example a restored one, and removes it when dropped.
     pub fn adopt(&self, name: &str) -> Guest {
         Guest::adopt(self, name)
     }
 }
 
-/// The folder that holds the guest's `vmlinuz` and `initramfs`.
+/// The directory that contains the guest's `vmlinuz` and `initramfs`.
 pub fn guest_system() -> PathBuf {
     std::env::var_os("KVMBACKUP_LAB_GUEST").map(PathBuf::from).unwrap_or_default()
 }

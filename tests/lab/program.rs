@@ -1,5 +1,5 @@
-//! Runs kvmbackup as an operator does: a configuration, a target, a state folder, the program itself. What it leaves is
-//! looked at by standard tools alone.
+//! Runs kvmbackup as an operator does: a configuration, a target, a state directory, the program itself. Its results
+//! are checked only with standard tools.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,15 +9,15 @@ use serde_json::{Value, json};
 use super::guest::quoted;
 use super::{Guest, Lab, run, virsh_all};
 
-/// An installation of kvmbackup in a lab's folder, with a configuration of its own.
+/// An installation of kvmbackup in a lab's directory, with its own configuration.
 pub struct Program {
     dir: PathBuf,
     host: Value,
-    /// What stands before each command.
+    /// The prefix of each command.
     limits: Vec<String>,
 }
 
-/// What came of one run.
+/// The result of one run.
 #[derive(Debug)]
 pub struct Ran {
     /// The exit code; 128 + n after signal n.
@@ -29,10 +29,11 @@ pub struct Ran {
 }
 
 impl Program {
-    /// One whose configuration names no domain yet. Target and state lie in `backups` and `state` of the lab's folder.
+    /// One whose configuration names no domain yet. Target and state are in `backups` and `state` of the lab's
+    /// directory.
     pub fn new(lab: &Lab) -> Self {
         let dir = lab.dir().to_owned();
-        // The lab's file system is the machine's, however full that is.
+        // The lab is on the machine's file system, which may be nearly full.
         let host = json!({"backupdir": dir.join("backups"), "state_dir": dir.join("state"), "min_free": "0%",
             "domains": {}});
         Program { dir, host, limits: Vec::new() }.written()
@@ -44,7 +45,7 @@ impl Program {
         self.written()
     }
 
-    /// Adds a domain, or changes it: due every day, and what `keys` say.
+    /// Adds a domain, or changes it: due every day, with these `keys`.
     pub fn domain(mut self, name: &str, keys: Value) -> Self {
         let mut entry = json!({"day_of_week": ["daily"]});
         let keys = keys.as_object().expect("keys are a mapping").clone();
@@ -53,7 +54,7 @@ impl Program {
         self.written()
     }
 
-    /// Has every command of it begin with these words, which take something away from it.
+    /// Prefixes every command with these words, which take a privilege or resource away from it.
     pub fn within(self, limits: Vec<String>) -> Self {
         Program { limits, ..self }
     }
@@ -70,43 +71,42 @@ impl Program {
         self.dir.join("config.yml")
     }
 
-    /// The folder of the restore points.
+    /// The directory of the restore points.
     pub fn backups(&self) -> PathBuf {
         self.dir.join("backups")
     }
 
-    /// The folder of the journal and the lock.
+    /// The directory of the journal and the lock.
     pub fn state(&self) -> PathBuf {
         self.dir.join("state")
     }
 
-    /// The program with this configuration, ready to be given a command.
+    /// The program with this configuration; the caller adds a command.
     pub fn command(&self) -> Command {
         let mut words = self.limits.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_kvmbackup")]);
-        let mut command = super::command::command(words.next().expect("there is the program at least"));
+        let mut command = super::command::command(words.next().expect("there is at least the program"));
         command.args(words).arg("--config").arg(self.config()).args(["--host", "lab"]);
         command
     }
 
-    /// Runs it to its end.
+    /// Runs it until it ends.
     pub fn run(&self, args: &[&str]) -> Ran {
         Ran::from(self.command().args(args).output().expect("cannot run kvmbackup"))
     }
 
-    /// Backs up all domains of the configuration; the report.
+    /// Backs up all domains of the configuration; returns the report.
     pub fn backup(&self) -> Report {
         Report::from(self.run(&["backup", "--json"]))
     }
 
-    /// [`Program::backup`] of the one domain of the configuration, which must go well in every respect.
+    /// [`Program::backup`] of the only domain of the configuration, which must succeed without warnings.
     pub fn backup_well(&self) -> Report {
         let report = self.backup();
         assert_eq!(report.ran.code, 0, "{report:#?}");
         report
     }
 
-    /// The archive that a report speaks of: `<name>/<name>-<point>.<ending>`, bytes that a file name had better not
-    /// have as `%XX`.
+    /// The archive that a report names: `<name>/<name>-<point>.<ending>`, with unsafe bytes of a file name as `%XX`.
     pub fn archive(&self, report: &Report, domain: &str) -> PathBuf {
         let name: String = domain.bytes().map(encoded).collect();
         let outcome = report.domain(domain);
@@ -120,13 +120,13 @@ impl Program {
         files[0].clone()
     }
 
-    /// Unpacks the archive that a report speaks of.
+    /// Unpacks the archive that a report names.
     pub fn unpack(&self, report: &Report, domain: &str) -> Unpacked {
         Unpacked::from(&self.archive(report, domain))
     }
 
-    /// Panics unless nothing is left of a run but its archives, its report, its lock and what watching works by, and the guest is
-    /// as it was.
+    /// Panics unless a run has left only its archives, its report, its lock and the files for monitoring, and the guest
+    /// is unchanged.
     pub fn assert_no_leftovers(&self, guest: &Guest) {
         guest.assert_no_leftovers();
         let files = |dir: &Path| run("find", &[dir.to_str().expect("paths are UTF-8"), "-type", "f"]);
@@ -142,18 +142,18 @@ impl Program {
             "/verified.json",
         ];
         let journal = state.lines().filter(|file| !stays.iter().any(|name| file.ends_with(name)));
-        assert_eq!(journal.collect::<Vec<_>>(), Vec::<&str>::new(), "left in the state folder");
+        assert_eq!(journal.collect::<Vec<_>>(), Vec::<&str>::new(), "left in the state directory");
         let sockets = self.state().join("sockets");
         let sockets = sockets.exists().then(|| std::fs::read_dir(sockets).expect("readable").count());
         assert_eq!(sockets.unwrap_or_default(), 0, "sockets were left");
         let partial = files(&self.backups());
         assert!(!partial.lines().any(|file| file.ends_with(".part")), "unfinished archives were left: {partial}");
-        // Overlays and scratch files of devices have no folder of their own.
+        // Overlays and scratch files of devices do not have their own directory.
         let word = quoted(guest.name());
         let [uuid, id] = virsh_all([&format!("domuuid {word}"), &format!("domid {word}")]);
         let elsewhere = files(Path::new("/var/lib/libvirt/images"));
-        assert!(!elsewhere.contains(uuid.trim()), "left in libvirt's folder: {elsewhere}");
-        // A guest that is off has no number.
+        assert!(!elsewhere.contains(uuid.trim()), "left in libvirt's directory: {elsewhere}");
+        // A guest that is off has no id.
         if id.trim() != "-" {
             let pattern = format!("/var/lib/libvirt/qemu/domain-{}-*/kvmbackup*", id.trim());
             let found = run("find", &["/var/lib/libvirt/qemu", "-path", &pattern]);
@@ -162,7 +162,7 @@ impl Program {
     }
 }
 
-/// One byte of a domain's name as a file name has it.
+/// One byte of a domain's name as written in a file name.
 fn encoded(byte: u8) -> String {
     match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => char::from(byte).to_string(),
@@ -179,7 +179,7 @@ impl From<Output> for Ran {
     }
 }
 
-/// A report of a run, as `--json` gives it.
+/// A report of a run, as printed by `--json`.
 #[derive(Debug)]
 pub struct Report {
     /// The run.
@@ -216,16 +216,16 @@ impl Report {
     }
 }
 
-/// An archive, unpacked by `tar` into a folder that is removed when this is dropped.
+/// An archive, unpacked by `tar` into a directory that is removed when this is dropped.
 pub struct Unpacked {
     dir: tempfile::TempDir,
 }
 
 impl From<&Path> for Unpacked {
-    /// Unpacks, and checks what can be checked without kvmbackup: every member against `SHA256SUMS`, which names them
-    /// all, and every disk by `qemu-img check`.
+    /// Unpacks the archive and checks everything that can be checked without kvmbackup: every member against
+    /// `SHA256SUMS`, which names them all, and every disk with `qemu-img check`.
     fn from(archive: &Path) -> Self {
-        let dir = tempfile::tempdir().expect("cannot make a folder");
+        let dir = tempfile::tempdir().expect("cannot create a directory");
         let [archive, folder] = [archive, dir.path()].map(|path| path.to_str().expect("paths are UTF-8"));
         let codec: &[&str] = match archive.rsplit('.').next() {
             Some("zst") => &["--zstd"],

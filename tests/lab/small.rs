@@ -1,22 +1,22 @@
-//! A small file system, which can be filled.
+//! A small file system that can be filled.
 
 use std::path::{Path, PathBuf};
 
 use super::{run, try_run};
 
-/// A tmpfs, unmounted when dropped. It must be mounted before a [`super::Host`] that should have it starts.
+/// A tmpfs, unmounted when dropped. It must be mounted before a [`super::Host`] that should see it starts.
 pub struct Small(PathBuf);
 
 impl Small {
-    /// Makes the folder and mounts it; `size` is in mount's words. QEMU's own user may look for images in it.
+    /// Creates the directory and mounts it; `size` is in mount's notation. QEMU's own user has access to images in it.
     pub fn mount(folder: PathBuf, size: &str) -> Self {
-        std::fs::create_dir_all(&folder).expect("cannot make a folder");
+        std::fs::create_dir_all(&folder).expect("cannot create a directory");
         let path = folder.to_str().expect("paths are UTF-8");
         run("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=711"), "tmpfs", path]);
         Small(folder)
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -3,14 +3,14 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// For what libvirt does: generous, as the machine may be slow, and busy with other guests.
+/// For calls of libvirt: generous, because the machine may be slow, and busy with other guests.
 pub const DEADLINE: Duration = Duration::from_secs(120);
-/// For a guest to start under software emulation on a busy machine; 6 to 10 s on an idle one.
+/// For a guest that starts under software emulation on a busy machine; 6 to 10 s on an idle one.
 pub const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 
 const POLL: Duration = Duration::from_millis(100);
 
-/// Waits until `condition` holds. Panics, saying `what` was waited for, when it does not within `deadline`.
+/// Waits until `condition` holds. Panics with `what` if it does not within `deadline`.
 pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -19,7 +19,7 @@ pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() ->
     }
 }
 
-/// Waits until the second that it is now is over. Restore points are named by their seconds, and one that had to take a later
+/// Waits until the current second is over. Restore points are named by their seconds. One that had to take a later
 /// second, because its own was taken, does not count for rotation until then.
 pub fn next_second() {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is right").as_secs();

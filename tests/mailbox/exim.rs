@@ -1,4 +1,4 @@
-//! A mail transport agent of the host, with a configuration and a spool of its own: users, an alias, and a port.
+//! A mail transport agent of the host, with its own configuration and spool: users, an alias, and a port.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use super::{Mail, parse};
 const PROGRAM: &str = "/usr/sbin/exim4";
 const USER: &str = "Debian-exim";
 
-/// The agent; its server ends with this.
+/// The agent; its server ends when this is dropped.
 pub struct Exim {
     dir: tempfile::TempDir,
     server: Child,
@@ -20,10 +20,10 @@ pub struct Exim {
 }
 
 impl Exim {
-    /// Starts one that knows the users `root` and `ops` of example.org, and the alias `team` of root. It answers to the end of a
-    /// mail after so many seconds.
+    /// Starts one that knows the users `root` and `ops` of example.org, and the alias `team` of root. It answers this
+    /// many seconds after the end of a mail.
     pub fn start(seconds: u64) -> Exim {
-        assert!(Path::new(PROGRAM).exists(), "tests/lab/install installs exim4 where no other mail system is");
+        assert!(Path::new(PROGRAM).exists(), "tests/lab/install installs exim4 if there is no other mail system");
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -61,12 +61,12 @@ impl Exim {
         Exim { dir, server, port }
     }
 
-    /// A program in the place of `/usr/sbin/sendmail`, which delivers before it ends.
+    /// A program in place of `/usr/sbin/sendmail`, which delivers before it ends.
     pub fn sendmail(&self) -> PathBuf {
         self.script("sendmail", &format!("exec {PROGRAM} -C {}/exim.conf -odf \"$@\"", self.dir.path().display()))
     }
 
-    /// msmtp in that place; it hands mails to the server.
+    /// msmtp in place of sendmail; it passes mails to the server.
     pub fn msmtp(&self) -> PathBuf {
         let at = self.dir.path();
         let config = format!(
@@ -86,7 +86,7 @@ impl Exim {
         path
     }
 
-    /// The mails of ours that a user has got when all that was taken is delivered.
+    /// The mails from kvmbackup that a user has received after all accepted mails are delivered.
     #[track_caller]
     pub fn mails(&self, user: &str) -> Vec<Mail> {
         let queued = || {
@@ -103,7 +103,7 @@ impl Exim {
         }
         let Ok(entries) = fs::read_dir(self.dir.path().join("mail").join(user).join("new")) else { return Vec::new() };
         let texts = entries.map(|entry| fs::read(entry.unwrap().path()).unwrap());
-        // Not what the agent itself writes of those that it cannot deliver.
+        // Excludes the agent's own reports about undeliverable mails.
         let ours = texts.filter(|text| String::from_utf8_lossy(text).contains("\nX-Kvmbackup-Run: "));
         ours.filter(|text| !String::from_utf8_lossy(text).contains("\nX-Failed-Recipients: "))
             .map(|text| parse(&text))

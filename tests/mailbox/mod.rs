@@ -1,4 +1,5 @@
-//! Where mails of the tests arrive: a mail server with an authority of its own, a program in `sendmail`'s place, a parser.
+//! Receivers of the tests' mails: a mail server with its own certificate authority, a program in place of `sendmail`, a
+//! parser.
 #![allow(dead_code, reason = "every test binary compiles this and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
@@ -12,10 +13,10 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-/// The library that makes programs believe in another time.
+/// The library that fakes the time for programs.
 pub const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
-/// A mail server that is ended with this.
+/// A mail server that ends when this is dropped.
 pub struct Server {
     dir: tempfile::TempDir,
     child: Child,
@@ -24,17 +25,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one; its manners are in server.py.
+    /// Starts one; its modes are in server.py.
     pub fn start(mode: &str) -> Server {
         Server::with(mode, "+0")
     }
 
-    /// Starts one whose certificate was good a year ago.
+    /// Starts one whose certificate expired a year ago.
     pub fn expired(mode: &str) -> Server {
         Server::with(mode, "-1y")
     }
 
-    /// Its certificates are made at this time.
+    /// Its certificates are created at this time.
     fn with(mode: &str, time: &str) -> Server {
         let dir = tempfile::tempdir().unwrap();
         certificates(dir.path(), time);
@@ -57,12 +58,12 @@ impl Server {
         self.dir.path().join("ca.pem")
     }
 
-    /// What was said to it.
+    /// The session log of the server.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// The mails it took.
+    /// The mails that it accepted.
     pub fn mails(&self) -> Vec<Mail> {
         (1..)
             .map(|n| self.dir.path().join(format!("{n}.eml")))
@@ -73,7 +74,7 @@ impl Server {
 }
 
 impl Server {
-    /// Nobody answers any more; its authority is still known.
+    /// A server that does not answer any more; its authority is still known.
     pub fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -109,7 +110,7 @@ fn certificates(dir: &Path, time: &str) {
     }
 }
 
-/// A mail as another program understands it.
+/// A mail as parsed by another program.
 #[derive(Debug)]
 pub struct Mail(Value);
 
@@ -141,7 +142,7 @@ impl Mail {
     }
 }
 
-/// Parses a mail; panics if anything about it is defective.
+/// Parses a mail; panics if it has any defect.
 #[track_caller]
 pub fn parse(bytes: &[u8]) -> Mail {
     let mut child = Command::new("/usr/bin/python3")

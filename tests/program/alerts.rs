@@ -1,4 +1,4 @@
-//! The alert rules, by Prometheus' own tool, and against the catalogue and the runbooks.
+//! Checks the alert rules with Prometheus' own tool, and against the catalogue and the runbooks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -54,7 +54,7 @@ fn promtool_accepts_the_rules() {
 }
 
 #[test]
-fn alerts_fire_and_are_silent_when_they_should_be() {
+fn alerts_fire_and_are_silent_as_expected() {
     promtool(&["test", "rules", TESTS]);
 }
 
@@ -71,20 +71,20 @@ fn every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() {
 }
 
 #[test]
-fn every_expression_names_what_is_told() {
+fn every_expression_uses_metrics_of_the_catalogue() {
     for alert in alerts() {
         Query::parse(&alert.expr, &alert.alert).assert_known(&alert.alert);
     }
 }
 
 #[test]
-fn every_alert_says_what_it_means_and_where_help_is() {
+fn every_alert_has_a_meaning_and_a_link_to_help() {
     for Alert { alert, labels, annotations, .. } in alerts() {
         assert!(alert.starts_with("KvmBackup"), "{alert}");
         assert_eq!(labels.keys().collect::<Vec<_>>(), ["severity"], "{alert}");
         assert!(["critical", "warning", "info"].contains(&labels["severity"].as_str()), "{alert}");
         assert_eq!(annotations.keys().collect::<Vec<_>>(), ["description", "runbook_url", "summary"], "{alert}");
-        // One mail groups many alerts under their summary: it may not vary.
+        // One mail groups many alerts under their summary, so the summary must not vary.
         assert!(!annotations["summary"].contains("{{"), "{alert}");
         assert!(annotations["summary"].ends_with('.') && annotations["description"].ends_with('.'), "{alert}");
         assert!(annotations["description"].contains("{{ "), "{alert}");
@@ -93,7 +93,7 @@ fn every_alert_says_what_it_means_and_where_help_is() {
 }
 
 #[test]
-fn a_job_is_late_for_the_alert_when_it_is_for_the_status_page() {
+fn alert_and_status_page_agree_when_a_job_is_late() {
     use chrono::TimeDelta;
     let alert = alerts().into_iter().find(|alert| alert.alert == "KvmBackupJobNotStarted").unwrap();
     let (_, bound) = alert.expr.split_once("> ").unwrap();
@@ -122,7 +122,7 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
         let alert = alerts.iter().find(|alert| alert.alert == title).unwrap();
         let severity = &alert.labels["severity"];
         assert!(text.trim_start().starts_with(&format!("*{severity}*")), "{title} does not begin with *{severity}*");
-        assert!(text.contains("```sh\n"), "{title} does not say what to type");
+        assert!(text.contains("```sh\n"), "{title} does not say which command to run");
         assert!(text.contains("Worry"), "{title} does not say when to worry");
     }
 }
@@ -130,7 +130,7 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
 fn alerts() -> Vec<Alert> {
     let rules: Rules = serde_yaml::from_str(&read(RULES)).unwrap();
     let alerts: Vec<_> = rules.groups.into_iter().flat_map(|group| group.rules).collect();
-    assert!(alerts.len() > 20, "the alerts are not where this test looks");
+    assert!(alerts.len() > 20, "this test looks for alerts in the wrong place");
     alerts
 }
 
@@ -138,7 +138,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// Runs `promtool` in the project's folder. Panics with its words when it finds fault.
+/// Runs `promtool` in the project's directory. Panics with its output if it finds a fault.
 fn promtool(args: &[&str]) {
     let ran = Command::new("promtool").args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output();
     let ran = ran.unwrap_or_else(|error| panic!("promtool: {error}; tests/lab/install installs it"));

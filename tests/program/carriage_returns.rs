@@ -1,4 +1,5 @@
-//! Files that were edited on Windows, and names with a carriage return: what is read works, and no script ever reads one.
+//! Files that were edited on Windows, and names with a carriage return: files are read correctly, and no output for
+//! scripts contains one.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +18,7 @@ fn script(host: &Host, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Types the command of a hint.
+/// Runs the command of a hint.
 #[track_caller]
 fn types(said: &str, command: &str) {
     let line = said.lines().find_map(|line| Some(&line[line.find(command)?..])).unwrap_or_else(|| panic!("{said}"));
@@ -25,7 +26,7 @@ fn types(said: &str, command: &str) {
 }
 
 #[test]
-fn a_configuration_of_windows_is_read_as_any_other() {
+fn configuration_with_windows_line_endings_is_read() {
     let host = Host::new(&["a"]);
     let log = host.path("log");
     let hook = format!(
@@ -42,11 +43,11 @@ fn a_configuration_of_windows_is_read_as_any_other() {
     host.run("check --offline").ends(0);
     host.run("backup").ends(0).tells(&["1 of 1 good"]);
     assert_eq!(fs::read_to_string(log).unwrap(), "one\ntwo\n");
-    assert_eq!(host.archives("a").len(), 1, "the target has the name that was written");
+    assert_eq!(host.archives("a").len(), 1, "the target has the configured name");
 }
 
 #[test]
-fn scripts_of_windows_are_named_before_they_are_run() {
+fn scripts_with_windows_line_endings_are_reported_before_they_are_run() {
     let host = Host::new(&["a"]);
     let hook = script(&host, "it's a hook", "#!/bin/sh\r\nexit 0\r\n");
     let sendmail = script(&host, "sendmail", "#!/usr/bin/env sh\r\nexec cat >/dev/null\r\n");
@@ -70,7 +71,7 @@ fn scripts_of_windows_are_named_before_they_are_run() {
 }
 
 #[test]
-fn no_output_has_the_carriage_return_of_a_name_or_an_error() {
+fn output_contains_no_carriage_return_of_a_name_or_an_error() {
     let host = Host::new(&["a"]);
     let node = host.path("node.xml");
     let xml = fs::read_to_string(&node).unwrap().replace("<name>a</name>", "<name>a&#13;b</name>");
@@ -89,7 +90,7 @@ fn no_output_has_the_carriage_return_of_a_name_or_an_error() {
         clean(words, &host.run(words).out);
     }
     clean("the textfile", &fs::read_to_string(&textfile).unwrap());
-    assert!(host.run("list --json").out.contains(r"a\rb"), "JSON has the name as it is");
+    assert!(host.run("list --json").out.contains(r"a\rb"), "JSON contains the exact name");
 
     fs::remove_file(host.image("a")).unwrap();
     let failed = host.run("backup --force").ends(1);
@@ -102,7 +103,7 @@ fn no_output_has_the_carriage_return_of_a_name_or_an_error() {
 }
 
 #[test]
-fn sums_that_were_edited_on_windows_are_read() {
+fn checksums_with_windows_line_endings_are_read() {
     let host = Host::new(&["a"]);
     host.configure("compression: none", "{\"*\": {day_of_week: daily}}");
     host.run("backup").ends(0);
@@ -119,7 +120,7 @@ fn sums_that_were_edited_on_windows_are_read() {
 }
 
 #[test]
-fn no_file_that_is_handed_out_has_a_carriage_return() {
+fn shipped_files_contain_no_carriage_return() {
     fn look(path: &Path, found: &mut usize) {
         if path.is_dir() {
             fs::read_dir(path).unwrap().for_each(|entry| look(&entry.unwrap().path(), found));

@@ -1,10 +1,10 @@
-//! `check` as the doctor: it changes nothing, and helps who has no configuration. What it says is in texts.rs, of guests that
-//! run in live_hooks.rs.
+//! `check` as the doctor: it changes nothing, and helps an operator without a configuration. Its output is in texts.rs,
+//! for running guests in live_hooks.rs.
 
 use crate::host::{Host, NAME};
 
 #[test]
-fn a_check_changes_nothing() {
+fn check_changes_nothing() {
     let host = Host::new(&["a", "b"]);
     let before = host.everything();
     host.run("check").ends(0);
@@ -12,7 +12,7 @@ fn a_check_changes_nothing() {
 }
 
 #[test]
-fn who_has_no_configuration_is_told_what_to_write() {
+fn operator_without_a_configuration_is_shown_an_example() {
     let host = Host::new(&["a"]);
     for text in [None, Some(""), Some("# later\n\n")] {
         std::fs::remove_file(host.path("config.yml")).unwrap();
@@ -21,7 +21,7 @@ fn who_has_no_configuration_is_told_what_to_write() {
         let (_, rest) = ran.out.split_once(":\n\n").unwrap();
         let (example, _) = rest.split_once("\n\n").unwrap();
         assert!(example.contains(NAME), "{example}");
-        // What is told is right as it stands.
+        // The printed example is valid as it is.
         host.write_config(example);
         host.run("check --offline").ends(0);
     }

@@ -1,4 +1,4 @@
-//! The exit codes, each by the trouble that it stands for.
+//! The exit codes, each with the fault that causes it.
 
 use crate::host;
 use crate::host::Host;
@@ -6,7 +6,7 @@ use crate::steps;
 use kvmbackup::sys::step::Step;
 
 #[test]
-fn a_wrong_file_is_2_with_all_problems_at_once_and_nothing_touched() {
+fn invalid_configuration_is_2_with_all_problems_at_once_and_changes_nothing() {
     let host = Host::new(&["a"]);
     host.write_config(
         "desk:\n  backupdir: relative\n  domains:\n    a: {day_of_week: [Mno], rotate: 0}\n    b: {day_of_week: daily, quiece: never}\n\
@@ -31,7 +31,7 @@ fn a_wrong_file_is_2_with_all_problems_at_once_and_nothing_touched() {
 }
 
 #[test]
-fn a_missing_section_a_missing_file_and_wrong_words_are_2() {
+fn missing_section_missing_file_and_wrong_arguments_are_2() {
     let host = Host::new(&["a"]);
     host.write_config("desc:\n  backupdir: /b\n  domains: {a: {day_of_week: daily}}\n");
     assert!(host.run("backup").ends(2).err.contains("did you mean `desc`?"));
@@ -42,12 +42,12 @@ fn a_missing_section_a_missing_file_and_wrong_words_are_2() {
 }
 
 #[test]
-fn a_held_lock_is_3_and_the_holder_is_named() {
+fn held_lock_is_3_and_the_holder_is_named() {
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
     let lock = std::fs::File::open(host.path("state/lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
-    // The device is never looked at.
+    // The device is never opened.
     let changing =
         ["backup --force", "recover", "prune", "restore a --define --overwrite", "restore a --disk vda=/dev/null"];
     for words in changing {
@@ -57,13 +57,14 @@ fn a_held_lock_is_3_and_the_holder_is_named() {
     assert_eq!(host.archives("a").len(), 1);
     host.run("backup --dry-run").ends(0);
     host.run(&format!("restore a --to {}", host.path("to").display())).ends(0);
-    // To close the file is not enough: what another test is about to start has it, too, until it executes its program.
+    // Closing the file is not enough: a process that another test is starting has inherited it until it executes its
+    // program.
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock).unwrap();
     host.run("backup --force").ends(0);
 }
 
 #[test]
-fn a_libvirt_that_does_not_answer_is_4() {
+fn libvirt_that_does_not_answer_is_4() {
     let host = Host::new(&["a"]);
     host.configure("libvirt_uri: 'qemu+unix:///system?socket=/nonexistent/libvirt-sock'", "{a: {day_of_week: daily}}");
     for words in ["backup", "backup --dry-run"] {
@@ -79,9 +80,9 @@ fn a_libvirt_that_does_not_answer_is_4() {
 }
 
 #[test]
-fn a_target_that_is_not_mounted_is_5() {
+fn target_that_is_not_mounted_is_5() {
     let host = Host::new(&["a"]);
-    // In the root folder, which is on the root file system on every host.
+    // In the root directory, which is on the root file system on every host.
     host.configure("require_mount: true\nbackupdir: /kvmbackup-is-not-mounted", "{a: {day_of_week: daily}}");
     let ran = host.run("backup").ends(5);
     assert!(ran.out.contains("require_mount"), "{ran:?}");
@@ -90,7 +91,7 @@ fn a_target_that_is_not_mounted_is_5() {
 }
 
 #[test]
-fn a_target_that_is_no_folder_or_whose_parent_is_missing_is_5() {
+fn target_that_is_no_directory_or_has_no_parent_is_5() {
     let host = Host::new(&["a"]);
     std::fs::write(host.path("backups"), "a file").unwrap();
     host.run("backup").ends(5).tells(&["backups is unusable"]);
@@ -101,7 +102,7 @@ fn a_target_that_is_no_folder_or_whose_parent_is_missing_is_5() {
 }
 
 #[test]
-fn a_target_that_is_too_full_is_5_and_only_when_something_is_due() {
+fn full_target_is_5_only_if_something_is_due() {
     let host = Host::new(&["a"]);
     host.configure("min_free: 100%", "{a: {day_of_week: daily}}");
     host.run("backup").ends(5).tells(&["min_free"]);
@@ -111,7 +112,7 @@ fn a_target_that_is_too_full_is_5_and_only_when_something_is_due() {
 }
 
 #[test]
-fn something_that_is_not_cleaned_up_is_7_and_told_beside_good_backups() {
+fn failed_cleanup_is_7_and_reported_beside_good_backups() {
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
     std::fs::write(host.path("state/journal/0.json"), "{").unwrap();
@@ -126,7 +127,7 @@ fn something_that_is_not_cleaned_up_is_7_and_told_beside_good_backups() {
 }
 
 #[test]
-fn a_signal_ends_the_run_in_order_with_128_and_its_number() {
+fn signal_ends_the_run_cleanly_with_128_plus_its_number() {
     let host = Host::new(&["a"]);
     let big = host.path("big.raw");
     std::fs::write(&big, vec![0x5a; 192 << 20]).unwrap();
@@ -138,7 +139,7 @@ fn a_signal_ends_the_run_in_order_with_128_and_its_number() {
     command.arg("-c").arg(&config).args(["--host", host::NAME]);
     let held = steps::hold(&mut command, Step::DiskRead.into(), &host.path("held"));
     let is_part = |path: &std::path::PathBuf| path.extension().is_some_and(|ending| ending == "part");
-    assert!(host.archives("a").iter().any(is_part), "no archive was begun");
+    assert!(host.archives("a").iter().any(is_part), "no archive was started");
     host::run("kill", &["-TERM", &held.pid().to_string()]);
     let output = held.finish();
     assert_eq!(output.status.code(), Some(143));
@@ -149,7 +150,7 @@ fn a_signal_ends_the_run_in_order_with_128_and_its_number() {
 }
 
 #[test]
-fn damage_is_6_and_the_place_is_named() {
+fn damage_is_6_and_its_place_is_named() {
     let host = Host::new(&["a", "b"]);
     host.run("backup").ends(0);
     host.run("verify").ends(0).tells(&["good", "a"]).tells(&["good", "b"]);
@@ -157,7 +158,7 @@ fn damage_is_6_and_the_place_is_named() {
     let whole = std::fs::read(&archive).unwrap();
     for at in [whole.len() / 4, whole.len() / 2, whole.len() - 5] {
         let mut bytes = whole.clone();
-        // One bit alone may be one that no decoder looks at.
+        // A decoder may ignore a single bit.
         bytes[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0xff);
         std::fs::write(&archive, bytes).unwrap();
         let ran = host.run("verify").ends(6).tells(&["DAMAGED", "a"]).tells(&["good", "b"]);
@@ -174,7 +175,7 @@ fn damage_is_6_and_the_place_is_named() {
 }
 
 #[test]
-fn commands_that_need_a_target_say_5_without_one() {
+fn commands_that_need_a_target_exit_with_5_without_one() {
     let host = Host::new(&["a"]);
     for words in ["list", "verify", "prune", "restore a --to /nonexistent"] {
         let ran = host.run(words).ends(5);

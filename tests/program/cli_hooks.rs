@@ -1,4 +1,4 @@
-//! What hooks mean for a run and its domains, as far as no guest has to run.
+//! Hooks of a run and its domains, as far as no guest needs to run.
 
 use crate::host::Host;
 
@@ -7,7 +7,7 @@ fn configure(host: &Host, hooks: &str, domains: &str) {
     host.configure(&format!("hooks: [{hooks}]"), domains);
 }
 
-/// A command that notes its name, phase, domain and status, then does as told.
+/// A command that logs its name, phase, domain and status, then follows the given instruction.
 fn noting(host: &Host, name: &str, phases: &str, then: &str, keys: &str) -> String {
     let log = host.path("log");
     let script =
@@ -22,7 +22,7 @@ fn log(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn a_domain_that_is_off_has_its_own_phases_and_none_of_a_snapshot() {
+fn domain_that_is_off_has_its_own_phases_and_none_of_a_snapshot() {
     let host = Host::new(&["a", "b"]);
     let all =
         "pre-run, pre-domain, pre-snapshot, post-snapshot, pre-commit, post-commit, post-domain, on-failure, post-run";
@@ -36,7 +36,7 @@ fn a_domain_that_is_off_has_its_own_phases_and_none_of_a_snapshot() {
 }
 
 #[test]
-fn nothing_due_is_still_a_run_and_its_monitor_hears_of_it() {
+fn run_without_due_domains_calls_its_hooks() {
     let host = Host::new(&["a"]);
     let days = format!("{{a: {{day_of_week: {}}}}}", host.another_day());
     configure(&host, &noting(&host, "ping", "pre-run, post-run", ":", ""), &days);
@@ -45,7 +45,7 @@ fn nothing_due_is_still_a_run_and_its_monitor_hears_of_it() {
 }
 
 #[test]
-fn a_failing_domain_is_told_to_its_hooks_and_to_those_of_the_run() {
+fn failing_domain_is_reported_to_its_hooks_and_to_those_of_the_run() {
     let host = Host::new(&["a", "b"]);
     let hooks = noting(&host, "n", "post-domain, on-failure, post-run", ":", "");
     configure(&host, &hooks, "{\"*\": {day_of_week: daily}}");
@@ -56,7 +56,7 @@ fn a_failing_domain_is_told_to_its_hooks_and_to_those_of_the_run() {
 }
 
 #[test]
-fn fail_run_begins_no_other_domain() {
+fn fail_run_starts_no_other_domain() {
     let host = Host::new(&["a", "b", "c"]);
     let hooks = noting(&host, "n", "pre-domain", "[ $KVMBACKUP_DOMAIN != b ]", ", on_error: fail_run");
     configure(&host, &hooks, "{\"*\": {day_of_week: daily}}");
@@ -83,7 +83,7 @@ fn exit_status_75_is_no_failure() {
 }
 
 #[test]
-fn a_run_that_a_hook_forbids_leaves_a_report_and_what_was_begun() {
+fn run_refused_by_a_hook_leaves_a_report_and_runs_the_hooks_for_its_end() {
     let host = Host::new(&["a"]);
     let first = noting(&host, "first", "pre-run, post-run", ":", "");
     let second = noting(&host, "second", "pre-run, on-failure", "[ $KVMBACKUP_PHASE = on-failure ]", "");
@@ -96,7 +96,7 @@ fn a_run_that_a_hook_forbids_leaves_a_report_and_what_was_begun() {
 }
 
 #[test]
-fn a_warning_of_a_hook_is_told_and_changes_nothing_else() {
+fn warning_of_a_hook_is_reported_and_changes_nothing_else() {
     let host = Host::new(&["a"]);
     let hooks = noting(&host, "n", "post-domain, post-run", "echo it is a pity; exit 3", "");
     configure(&host, &hooks, "{\"*\": {day_of_week: daily}}");
@@ -106,7 +106,7 @@ fn a_warning_of_a_hook_is_told_and_changes_nothing_else() {
 }
 
 #[test]
-fn a_hook_that_others_can_write_is_refused() {
+fn hook_that_others_can_write_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let host = Host::new(&["a"]);
     let path = host.path("hook");
@@ -140,7 +140,7 @@ fn hooks_are_listed_in_the_order_in_which_they_run() {
 }
 
 #[test]
-fn check_looks_at_what_lies_on_this_host() {
+fn check_inspects_hooks_on_this_host() {
     let host = Host::new(&["a"]);
     configure(&host, "{name: gone, phase: pre-domain, command: [/nowhere/hook]}", "{\"*\": {day_of_week: daily}}");
     let ran = host.run("check --offline").ends(1);

@@ -1,4 +1,4 @@
-//! docs/json.md is what the program prints: every key, its type, and no key more.
+//! docs/json.md matches the program's output: every key, its type, and no additional key.
 
 use crate::host;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use kvmbackup::model::{
 use serde_json::Value;
 
 #[test]
-fn a_report_with_everything_in_it_is_documented_key_by_key() {
+fn report_with_every_field_is_documented_key_by_key() {
     let documented = section("Report");
     let full = serde_json::from_str(&kvmbackup::report::json(&full_report()).unwrap()).unwrap();
     let keys = documented.check(&full);
@@ -19,7 +19,7 @@ fn a_report_with_everything_in_it_is_documented_key_by_key() {
 }
 
 #[test]
-fn what_a_salvage_reports_is_documented_key_by_key() {
+fn salvage_report_is_documented_key_by_key() {
     let documented = section("Salvage");
     let host = Host::new(&["a"]);
     let raw = host.path("noise");
@@ -40,7 +40,7 @@ fn what_a_salvage_reports_is_documented_key_by_key() {
     };
     let middle = good.len() / 2;
     let mut seen = documented.check(&salvage("middle", middle..middle + 16));
-    // The documents and the beginning of the disk.
+    // The documents and the start of the disk.
     let headers = salvage("headers", 4096..8192);
     assert_eq!((&headers["schema"], &headers["domain"]), (&1.into(), &"a".into()));
     seen.extend(documented.check(&headers));
@@ -89,7 +89,7 @@ fn real_reports_are_as_documented() {
 }
 
 #[test]
-fn a_plan_is_as_documented() {
+fn plan_is_as_documented() {
     let documented = section("Plan");
     let host = Host::new(&["a", "b", "c"]);
     host.configure(
@@ -130,7 +130,7 @@ fn lists_verifications_and_prunings_are_as_documented() {
     section("Restore points").covers(&listed, &["points[].not_saved[].what", "points[].not_saved[].data"]);
     host.configure("", "{a: {day_of_week: daily, rotate: 1}}");
     let pruned = host.run("prune --dry-run --json").ends(5).json();
-    // What cannot be removed: there is no such file for a test that runs as root. One guest has all points here.
+    // Failed removals are missing here: root can remove any file, and tests run as root. One guest has all points here.
     section("Pruning").covers(&pruned, &["domains[].points[].failure.message", "domains[].left_alone[].message"]);
     assert_eq!(pruned["dry_run"], true);
     let pruned = host.run("prune --json").ends(5).json();
@@ -150,7 +150,7 @@ fn checks_are_as_documented() {
     assert_eq!(checked["findings"][0]["severity"], "problem");
 }
 
-/// A report in which nothing is left out: a field that is new does not compile until it stands here, too.
+/// A report with every field set: a new field does not compile until it is added here.
 fn full_report() -> RunReport {
     let failure = || Failure { message: "m".into(), hint: Some("h".into()) };
     let hook = || HookResult {
@@ -216,7 +216,7 @@ fn full_report() -> RunReport {
     }
 }
 
-/// The fields that a section of docs/json.md tells, each with its types.
+/// The fields that a section of docs/json.md documents, each with its types.
 struct Documented(BTreeMap<String, String>);
 
 fn section(title: &str) -> Documented {
@@ -235,17 +235,17 @@ impl Documented {
         self.0.keys().cloned().collect()
     }
 
-    /// [`Documented::check`], and panics unless the document has every key but hints and those of `without`.
+    /// [`Documented::check`], and panics unless the document has every key except hints and those of `without`.
     fn covers(&self, document: &Value, without: &[&str]) {
         let seen = self.check(document);
         let missing: Vec<_> = self.keys().difference(&seen).cloned().collect();
         let missing: Vec<_> =
             missing.iter().filter(|key| !key.ends_with(".hint") && !without.contains(&key.as_str())).collect();
-        assert!(missing.is_empty(), "documented, and not there: {missing:?}\n{document:#}");
+        assert!(missing.is_empty(), "documented, but missing: {missing:?}\n{document:#}");
     }
 
-    /// Panics unless every key of a document is told with its type, and every key that may not be absent is there. Returns
-    /// the keys.
+    /// Panics unless every key of a document is documented with its type, and every mandatory key exists. Returns the
+    /// keys.
     fn check(&self, document: &Value) -> BTreeSet<String> {
         let mut seen = BTreeSet::new();
         self.object("", document, &mut seen);
@@ -256,8 +256,8 @@ impl Documented {
         let Value::Object(fields) = value else { return };
         for (key, value) in fields {
             let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-            let types = self.0.get(&path).unwrap_or_else(|| panic!("docs/json.md does not tell of `{path}`: {value}"));
-            assert!(types.split(" or ").any(|of| of == kind(value)), "`{path}` is {value}, and documented as {types}");
+            let types = self.0.get(&path).unwrap_or_else(|| panic!("docs/json.md does not document `{path}`: {value}"));
+            assert!(types.split(" or ").any(|of| of == kind(value)), "`{path}` is {value}, but documented as {types}");
             self.object(&path, value, seen);
             for item in value.as_array().into_iter().flatten() {
                 self.object(&format!("{path}[]"), item, seen);

@@ -1,4 +1,4 @@
-//! What the commands leave in the state folder for those who watch.
+//! Records of the commands in the state directory, for monitoring.
 
 use crate::host::Host;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ fn ledger(host: &Host) -> Value {
 }
 
 #[test]
-fn a_run_is_in_the_ledger_and_what_there_is_in_the_survey() {
+fn run_is_recorded_in_the_ledger_and_its_observations_in_the_survey() {
     let mut host = Host::new(&["a", "b", "gone", "lab"]);
     std::fs::remove_file(host.image("gone")).unwrap();
     host.configure("", "{a: {day_of_week: daily, job: own, rotate: 3, quiesce: never}, gone: {day_of_week: daily}, b: {day_of_week: daily}}");
@@ -39,7 +39,7 @@ fn a_run_is_in_the_ledger_and_what_there_is_in_the_survey() {
     assert_eq!((&seen("a")["job"], &seen("a")["points"]["count"]), (&json!("own"), &json!(1)));
     assert_eq!(survey["jobs"]["own"], json!({"expected_interval_s": 86400, "minimum_restore_points": 3}));
 
-    // A guest that is in nothing any more goes from both.
+    // A guest without any trace left is removed from both.
     host.undefine("gone");
     host.configure("", "{a: {day_of_week: daily}}");
     host.run("backup").ends(0);
@@ -48,7 +48,7 @@ fn a_run_is_in_the_ledger_and_what_there_is_in_the_survey() {
 }
 
 #[test]
-fn checks_restores_and_prunings_leave_their_dates() {
+fn checks_restores_and_prunes_record_their_dates() {
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
     let date = |key: &str| ledger(&host)["domains"]["a"][key].clone();
@@ -72,10 +72,10 @@ fn checks_restores_and_prunings_leave_their_dates() {
 }
 
 #[test]
-fn runs_that_cannot_begin_are_counted_but_for_those_that_meet_another() {
+fn runs_that_cannot_start_are_counted_unless_another_run_is_active() {
     let host = Host::new(&["a"]);
     let count = |result: &str| ledger(&host)["jobs"]["desk"]["runs"][result].as_u64().unwrap_or(0);
-    // Nothing is made where nothing was.
+    // Nothing is created in an empty place.
     let good = std::fs::read_to_string(host.path("config.yml")).unwrap();
     host.configure("qqq: 1", "{a: {day_of_week: daily}}");
     let bad = std::fs::read_to_string(host.path("config.yml")).unwrap();
@@ -92,7 +92,8 @@ fn runs_that_cannot_begin_are_counted_but_for_those_that_meet_another() {
     let lock = std::fs::File::open(host.path("state/lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     host.run("backup").ends(3);
-    // To close the file is not enough: what another test is about to start has it, too, until it executes its program.
+    // Closing the file is not enough: a process that another test is starting has inherited it until it executes its
+    // program.
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock).unwrap();
     assert_eq!(count("failure"), 1);
     host.configure("libvirt_uri: test:///nowhere/at/all", "{a: {day_of_week: daily}}");
@@ -108,7 +109,7 @@ fn runs_that_cannot_begin_are_counted_but_for_those_that_meet_another() {
 }
 
 #[test]
-fn reasons_and_what_was_not_reached_are_told_apart() {
+fn reasons_and_skipped_domains_are_recorded_separately() {
     let host = Host::new(&["a", "b", "c"]);
     let hook = |phase: &str, status: u8, on_error: &str| {
         let command = format!("[/bin/sh, -c, \"exit {status}\"]");
@@ -129,7 +130,7 @@ fn reasons_and_what_was_not_reached_are_told_apart() {
     host.run("backup").ends(1);
     let a = ledger(&host)["domains"]["a"].clone();
     assert_eq!((&a["last_result"], &a["consecutive_failures"]), (&json!("skipped"), &json!(1)));
-    // The whole run is left out: nothing is counted.
+    // The whole run is skipped: nothing is counted.
     let runs = ledger(&host)["jobs"]["desk"]["runs"].clone();
     hook("pre-run", 75, "fail_domain");
     host.run("backup").ends(0);
@@ -140,7 +141,7 @@ fn reasons_and_what_was_not_reached_are_told_apart() {
 }
 
 #[test]
-fn a_signal_aborts_the_run_and_what_it_kept_from_being_tried_is_not_run() {
+fn signal_aborts_the_run_and_untried_domains_are_recorded_as_not_run() {
     let host = Host::new(&["a", "b", "c"]);
     let command = "[/bin/sh, -c, 'if [ $KVMBACKUP_DOMAIN = b ]; then kill -TERM $PPID; fi']";
     let hooks = format!("hooks: [{{name: n, phase: pre-domain, command: {command}}}]");
@@ -158,7 +159,7 @@ fn a_signal_aborts_the_run_and_what_it_kept_from_being_tried_is_not_run() {
 }
 
 #[test]
-fn a_ledger_that_cannot_be_kept_changes_no_backup() {
+fn unwritable_ledger_affects_no_backup() {
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
     let path = host.path("state/ledger.json");

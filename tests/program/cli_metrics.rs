@@ -1,4 +1,4 @@
-//! The textfile, as runs and `kvmbackup metrics` leave it.
+//! The textfile as written by runs and `kvmbackup metrics`.
 
 use crate::host;
 use std::io::Write;
@@ -55,13 +55,13 @@ fn running(host: &Host) -> Option<f64> {
     value(host, catalogue::JOB_RUNNING, &[NAME])
 }
 
-/// What lies in the folder of the textfile.
+/// Names in the directory of the textfile.
 fn names(host: &Host) -> Vec<String> {
     let entries = std::fs::read_dir(host.path("textfiles")).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Panics unless promtool, which reads as Prometheus and node_exporter do, finds no fault.
+/// Panics unless promtool, which parses like Prometheus and node_exporter, finds no fault.
 #[track_caller]
 fn assert_promtool_likes(text: &str) {
     let mut promtool = Command::new("promtool")
@@ -77,7 +77,7 @@ fn assert_promtool_likes(text: &str) {
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
-/// A backup that stays in a hook of the run, which every run of this configuration does then.
+/// A backup that stays in a hook of the run, as every run of this configuration does.
 fn stay(host: &Host) -> Child {
     configure(host, "hooks: [{name: stay, phase: pre-run, command: [/bin/sleep, '600'], timeout: 1h}]", ALL);
     let _ = std::fs::remove_file(textfile(host));
@@ -94,14 +94,14 @@ fn stay(host: &Host) -> Child {
     run
 }
 
-/// Ends a process by a signal; its exit code, if it had one.
+/// Ends a process with a signal; returns its exit code, if it had one.
 fn end(mut run: Child, signal: &str) -> Option<i32> {
     host::run("kill", &[signal, &run.id().to_string()]);
     run.wait().unwrap().code()
 }
 
 #[test]
-fn a_run_tells_of_itself() {
+fn run_exports_its_results() {
     let host = host(&["a", "b"]);
     host.run("backup").ends(0);
     assert_promtool_likes(&text(&host));
@@ -120,7 +120,7 @@ fn a_run_tells_of_itself() {
     let backups = host.path("backups").display().to_string();
     assert_eq!(value(&host, catalogue::REPOSITORY_UP, &[&backups]), Some(1.0));
 
-    // A failure is counted beside what was there, and leaves the sizes of the last good one.
+    // A failure is counted beside the earlier results, and keeps the sizes of the last good backup.
     std::fs::remove_file(host.image("a")).unwrap();
     host.run("backup --force").ends(1);
     assert_eq!((runs(&host, "success"), runs(&host, "partial")), (Some(1.0), Some(1.0)));
@@ -132,7 +132,7 @@ fn a_run_tells_of_itself() {
 }
 
 #[test]
-fn every_metric_that_is_told_is_in_the_catalogue() {
+fn every_exported_metric_is_in_the_catalogue() {
     let host = host(&["a"]);
     configure(&host, "hooks: [{name: h, phase: pre-run, command: [/bin/true]}]", ALL);
     host.run("backup").ends(0);
@@ -144,7 +144,7 @@ fn every_metric_that_is_told_is_in_the_catalogue() {
 }
 
 #[test]
-fn all_may_read_the_file_whatever_the_umask() {
+fn textfile_is_world_readable_regardless_of_the_umask() {
     let host = host(&["a"]);
     for command in ["backup", "metrics"] {
         let _ = std::fs::remove_file(textfile(&host));
@@ -158,9 +158,9 @@ fn all_may_read_the_file_whatever_the_umask() {
     }
 }
 
-/// What node_exporter reads has a name that ends in `.prom`; whenever it looks, that is one whole text.
+/// node_exporter reads files with the suffix `.prom`; at any moment each of them is complete.
 #[test]
-fn many_writers_leave_one_whole_text_and_nothing_else() {
+fn concurrent_writers_leave_one_complete_textfile_and_nothing_else() {
     let host = host(&["a"]);
     host.run("metrics").ends(0);
     let done = AtomicBool::new(false);
@@ -192,13 +192,13 @@ fn assert_whole(text: &str) {
 }
 
 #[test]
-fn a_run_that_is_on_is_told_and_one_that_a_signal_ends_too() {
+fn run_in_progress_is_exported_and_so_is_one_that_a_signal_ends() {
     let host = host(&["a"]);
     let run = stay(&host);
     assert_eq!((running(&host), runs(&host, "aborted")), (Some(1.0), Some(0.0)));
     let started = value(&host, catalogue::JOB_LAST_START_TIMESTAMP_SECONDS, &[NAME]).unwrap();
     assert!(started > 0.0);
-    // To look at it does not disturb it, nor is it missed.
+    // Reading metrics does not disturb the run, and does not treat it as dead.
     host.run("metrics").ends(0);
     assert_eq!(running(&host), Some(1.0));
     host.run("backup").ends(3);
@@ -216,10 +216,10 @@ fn a_run_that_is_on_is_told_and_one_that_a_signal_ends_too() {
 }
 
 #[test]
-fn a_run_that_was_killed_stays_until_somebody_looks() {
+fn killed_run_is_exported_as_running_until_the_next_command() {
     let host = host(&["a"]);
     assert_eq!(end(stay(&host), KILL), None);
-    assert_eq!(running(&host), Some(1.0), "nobody is left to say otherwise");
+    assert_eq!(running(&host), Some(1.0), "no process is left to update it");
     host.run("metrics").ends(0);
     assert_eq!((running(&host), runs(&host, "aborted")), (Some(0.0), Some(0.0)));
     configure(&host, "", ALL);
@@ -228,7 +228,7 @@ fn a_run_that_was_killed_stays_until_somebody_looks() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_read_is_told() {
+fn unreadable_configuration_is_exported() {
     let host = host(&["a"]);
     host.run("backup").ends(0);
     let ok = |host: &Host| value(host, catalogue::CONFIG_LOAD_SUCCESS, &[]);
@@ -247,21 +247,22 @@ fn a_configuration_that_cannot_be_read_is_told() {
         assert_whole(&text(&host));
     }
     assert_eq!((runs(&host, "success"), runs(&host, "failure")), (Some(1.0), Some(1.0)), "only `backup` was a run");
-    // A trial is none.
+    // A dry run does not count.
     configure(&host, "", ALL);
     host.run("metrics").ends(0);
     host.write_config(&config("backupdri: /b"));
     host.run("backup --dry-run").ends(2);
     assert_eq!(ok(&host), Some(1.0));
-    // To say it in vain changes neither the exit code nor what is said first.
+    // Failing to export it changes neither the exit code nor the first message.
     std::fs::remove_dir_all(host.path("textfiles")).unwrap();
     let ran = host.run("backup").ends(2);
     assert!(ran.err.contains("backupdri"), "{}", ran.err);
 }
 
-/// Where the file says nothing, the ledger in the usual state folder knows where metrics went. That folder is the lab's own.
+/// If the file does not say it, the ledger in the usual state directory has the last path of the metrics. That
+/// directory belongs to the lab.
 #[test]
-fn a_configuration_that_is_gone_is_told_where_metrics_last_went() {
+fn missing_configuration_is_exported_to_the_last_path_of_the_metrics() {
     if std::env::var_os("KVMBACKUP_LAB").is_none() {
         return;
     }
@@ -276,12 +277,12 @@ fn a_configuration_that_is_gone_is_told_where_metrics_last_went() {
 }
 
 #[test]
-fn a_removed_guest_disappears_and_counters_stay() {
+fn removed_guest_disappears_and_counters_stay() {
     let mut host = host(&["a", "b"]);
     host.run("backup").ends(0);
     host.undefine("b");
     host.run("metrics").ends(0);
-    assert_eq!(value(&host, catalogue::DOMAIN_DEFINED, &["b"]), Some(0.0), "its restore points are there");
+    assert_eq!(value(&host, catalogue::DOMAIN_DEFINED, &["b"]), Some(0.0), "its restore points exist");
     assert_eq!(value(&host, catalogue::DOMAIN_RESTORE_POINTS, &[NAME, "b"]), Some(1.0));
     std::fs::remove_dir_all(host.path("backups/b")).unwrap();
     host.run("metrics").ends(0);
@@ -291,7 +292,7 @@ fn a_removed_guest_disappears_and_counters_stay() {
 }
 
 #[test]
-fn a_guest_that_no_entry_covers_is_told() {
+fn guest_without_a_matching_entry_is_exported() {
     let mut host = host(&["a"]);
     host.add("stranger", "");
     configure(&host, "", "{a: {day_of_week: daily}}");
@@ -302,7 +303,7 @@ fn a_guest_that_no_entry_covers_is_told() {
 }
 
 #[test]
-fn a_file_that_cannot_be_written_is_7_and_changes_no_backup() {
+fn unwritable_textfile_is_7_and_affects_no_backup() {
     let host = host(&["a"]);
     std::fs::remove_dir(host.path("textfiles")).unwrap();
     let complains = |run: Run| {
@@ -316,26 +317,26 @@ fn a_file_that_cannot_be_written_is_7_and_changes_no_backup() {
     assert_eq!(host.archives("a").len(), 1);
     complains(host.run("verify a").ends(7).tells(&["good", "a"]));
     complains(host.run("metrics").ends(7));
-    // It hides nothing that is worse.
+    // It does not hide a more serious exit code.
     std::fs::remove_file(host.image("a")).unwrap();
     complains(host.run("backup --force").ends(1));
 }
 
 #[test]
-fn without_libvirt_what_is_known_is_told() {
+fn known_values_are_exported_without_libvirt() {
     let host = host(&["a"]);
     host.run("backup").ends(0);
     configure(&host, "libvirt_uri: 'qemu+unix:///system?socket=/nonexistent/libvirt-sock'", ALL);
     host.run("metrics").ends(0);
     assert_eq!(value(&host, catalogue::SURVEY_LIBVIRT_UP, &[]), Some(0.0));
-    assert_eq!(value(&host, catalogue::DOMAIN_DEFINED, &["a"]), Some(1.0), "as it was last seen");
+    assert_eq!(value(&host, catalogue::DOMAIN_DEFINED, &["a"]), Some(1.0), "as last observed");
     assert_eq!(value(&host, catalogue::DOMAIN_RESTORE_POINTS, &[NAME, "a"]), Some(1.0));
     host.run("backup --force").ends(4);
     assert_eq!(runs(&host, "failure"), Some(1.0));
 }
 
 #[test]
-fn metrics_are_printed_where_that_is_asked_for_and_nowhere_else() {
+fn metrics_are_printed_only_on_request() {
     let host = host(&["a"]);
     let printed = host.run("metrics --stdout").ends(0);
     assert_whole(&printed.out);
@@ -350,7 +351,7 @@ fn metrics_are_printed_where_that_is_asked_for_and_nowhere_else() {
 }
 
 #[test]
-fn a_lost_state_folder_does_not_say_that_nothing_was_ever_saved() {
+fn lost_state_directory_does_not_mean_that_nothing_was_ever_saved() {
     let host = host(&["a"]);
     host.run("backup").ends(0);
     std::fs::remove_dir_all(host.path("state")).unwrap();

@@ -1,9 +1,9 @@
-//! Who is backed up, as the program tells and does it: days, names, globs, `--dry-run`.
+//! Which domains are backed up, in plans and in runs: days, names, globs, `--dry-run`.
 
 use crate::host::Host;
 
 #[test]
-fn a_dry_run_gives_every_domain_a_reason_and_touches_nothing() {
+fn dry_run_gives_every_domain_a_reason_and_touches_nothing() {
     let host = Host::new(&["due", "waiting", "foreign"]);
     let waiting = host.another_day();
     host.configure(
@@ -19,12 +19,12 @@ fn a_dry_run_gives_every_domain_a_reason_and_touches_nothing() {
     let chosen = host.run("backup --dry-run waiting --force").ends(0);
     chosen.tells(&["waiting", "forced"]).tells(&["due", "not named on the command line"]);
     host.run("backup --dry-run --json").ends(1);
-    assert!(!host.path("backups").exists() && !host.path("state").exists(), "a dry run made a folder");
+    assert!(!host.path("backups").exists() && !host.path("state").exists(), "a dry run created a directory");
     assert_eq!(host.everything(), before);
 }
 
 #[test]
-fn a_dry_run_touches_nothing_of_what_earlier_runs_made() {
+fn dry_run_does_not_touch_files_of_earlier_runs() {
     let host = Host::new(&["a"]);
     host.configure("", "{a: {day_of_week: daily, rotate: 1}}");
     host.run("backup").ends(0);
@@ -36,7 +36,7 @@ fn a_dry_run_touches_nothing_of_what_earlier_runs_made() {
 }
 
 #[test]
-fn a_name_that_libvirt_does_not_know_is_an_error_and_the_others_are_backed_up() {
+fn unknown_domain_in_the_configuration_is_an_error_and_the_others_are_backed_up() {
     let host = Host::new(&["web-1"]);
     host.configure("", "{web-1: {day_of_week: daily}, web-2: {day_of_week: daily}, \"db-*\": {day_of_week: daily}}");
     host.run("backup")
@@ -51,7 +51,7 @@ fn a_name_that_libvirt_does_not_know_is_an_error_and_the_others_are_backed_up() 
 }
 
 #[test]
-fn a_name_on_the_command_line_that_nothing_answers_to_is_an_error_and_the_others_are_backed_up() {
+fn unknown_domain_on_the_command_line_is_an_error_and_the_others_are_backed_up() {
     let host = Host::new(&["a", "b", "unlisted"]);
     host.configure("", "{a: {day_of_week: daily}, b: {day_of_week: daily}}");
     host.run("backup a nosuch no-* unlisted")
@@ -65,7 +65,7 @@ fn a_name_on_the_command_line_that_nothing_answers_to_is_an_error_and_the_others
 }
 
 #[test]
-fn nothing_due_today_is_one_line_and_good() {
+fn run_without_due_domains_prints_one_line_and_succeeds() {
     let host = Host::new(&["a", "b"]);
     host.configure("", &format!("{{\"*\": {{day_of_week: {}}}}}", host.another_day()));
     let ran = host.run("backup").ends(0);
@@ -76,7 +76,7 @@ fn nothing_due_today_is_one_line_and_good() {
 }
 
 #[test]
-fn an_exact_name_wins_over_globs_and_the_first_glob_over_the_next() {
+fn exact_name_wins_over_globs_and_the_first_glob_over_later_ones() {
     let host = Host::new(&["web-1", "web-2", "db"]);
     let never = host.another_day();
     host.configure("", &format!(
@@ -102,7 +102,7 @@ fn days_are_read_in_any_case_and_length() {
 }
 
 #[test]
-fn a_missed_day_is_caught_up_once() {
+fn missed_day_is_caught_up_once() {
     let host = Host::new(&["lax", "strict"]);
     let yesterday = host.today().pred();
     host.configure(
@@ -135,7 +135,7 @@ fn full(day: chrono::Weekday) -> &'static str {
 }
 
 #[test]
-fn a_run_begins_with_who_has_waited_longest() {
+fn run_starts_with_the_domain_that_has_waited_longest() {
     let host = Host::new(&["a", "b", "c"]);
     let log = host.path("log");
     let hook = host.script("hook", &format!("echo $KVMBACKUP_DOMAIN >>{}", log.display()));
@@ -147,7 +147,7 @@ fn a_run_begins_with_who_has_waited_longest() {
 }
 
 #[test]
-fn what_is_excluded_is_told_as_such_everywhere() {
+fn excluded_domains_are_reported_as_excluded_everywhere() {
     let host = Host::new(&["test-1", "web", "stray"]);
     host.configure("", "{\"test-*\": {exclude: true}, \"w*\": {day_of_week: daily}}");
     let ran = host.run("backup").ends(0);

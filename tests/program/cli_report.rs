@@ -1,10 +1,10 @@
-//! Where the report goes, and what goes nowhere: standard output, terminals, `-q`, the last report.
+//! Output of reports: standard output, terminals, `-q`, the last report.
 
 use crate::host;
 use crate::host::Host;
 
 #[test]
-fn a_terminal_gets_bars_and_colours_and_a_pipe_does_not() {
+fn terminal_gets_bars_and_colours_and_a_pipe_does_not() {
     let host = Host::new(&["a"]);
     let config = host.path("config.yml");
     let program = env!("CARGO_BIN_EXE_kvmbackup");
@@ -24,7 +24,7 @@ fn a_terminal_gets_bars_and_colours_and_a_pipe_does_not() {
 }
 
 #[test]
-fn quiet_is_silent_when_all_is_good_and_speaks_when_it_is_not() {
+fn quiet_prints_nothing_on_success_and_reports_problems() {
     let host = Host::new(&["a"]);
     let good = host.run("backup -q").ends(0);
     assert_eq!((good.out.as_str(), good.err.as_str()), ("", ""));
@@ -35,7 +35,7 @@ fn quiet_is_silent_when_all_is_good_and_speaks_when_it_is_not() {
 }
 
 #[test]
-fn the_last_report_is_shown_again() {
+fn last_report_is_printed_again() {
     let host = Host::new(&["a"]);
     let none = host.run("report").ends(1);
     assert!(none.err.contains("no run") && none.err.contains("hint"), "{}", none.err);
@@ -48,7 +48,7 @@ fn the_last_report_is_shown_again() {
 }
 
 #[test]
-fn a_run_that_cannot_begin_leaves_a_report_with_its_reason() {
+fn run_that_cannot_start_leaves_a_report_with_its_reason() {
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
     std::fs::rename(host.path("backups"), host.path("elsewhere")).unwrap();
@@ -61,7 +61,7 @@ fn a_run_that_cannot_begin_leaves_a_report_with_its_reason() {
 }
 
 #[test]
-fn what_recovery_did_is_told_even_if_the_run_then_cannot_begin() {
+fn recovery_is_reported_even_if_the_run_then_cannot_start() {
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
     std::fs::write(host.path("state/journal/0.json"), "{").unwrap();
@@ -70,7 +70,7 @@ fn what_recovery_did_is_told_even_if_the_run_then_cannot_begin() {
 }
 
 #[test]
-fn one_line_of_v_tells_more_and_only_on_standard_error() {
+fn verbose_flag_adds_output_only_on_standard_error() {
     let host = Host::new(&["a"]);
     let plain = host.run("backup").ends(0);
     let told = host.run("backup -vv").ends(0);

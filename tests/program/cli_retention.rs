@@ -1,9 +1,9 @@
-//! What rotation removes and, above all, what it does not.
+//! What rotation removes and, above all, what it keeps.
 
 use crate::host;
 use crate::host::Host;
 
-/// A guest with restore points of so many days ago, the oldest first, made under no rule.
+/// A guest with restore points of so many days ago, the oldest first, created without a rule.
 fn with_points(days_ago: &[u64]) -> Host {
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
@@ -13,7 +13,7 @@ fn with_points(days_ago: &[u64]) -> Host {
 }
 
 #[test]
-fn rotate_keeps_so_many_and_tells_what_it_removed() {
+fn rotate_keeps_the_given_number_and_reports_what_it_removed() {
     let host = with_points(&[5, 4, 3, 2, 1]);
     let old = host.archives("a");
     host.configure("", "{a: {day_of_week: daily, rotate: 3}}");
@@ -39,7 +39,7 @@ fn keep_keeps_days_and_weeks() {
 }
 
 #[test]
-fn without_a_rule_everything_stays() {
+fn all_points_stay_without_a_rule() {
     let host = with_points(&[900, 400, 2, 1]);
     host.configure("", "{a: {day_of_week: daily}}");
     host.run("backup").ends(0);
@@ -47,7 +47,7 @@ fn without_a_rule_everything_stays() {
 }
 
 #[test]
-fn a_backup_that_fails_removes_nothing() {
+fn failed_backup_removes_nothing() {
     let host = with_points(&[3, 2, 1]);
     let old = host.archives("a");
     host.configure("", "{a: {day_of_week: daily, rotate: 1}}");
@@ -58,7 +58,7 @@ fn a_backup_that_fails_removes_nothing() {
 }
 
 #[test]
-fn a_backup_that_lacks_a_disk_does_not_push_out_the_last_one_that_has_it() {
+fn backup_that_lacks_a_disk_does_not_displace_the_last_one_that_has_it() {
     let mut host = Host::new(&[]);
     host.add_with_encrypted_disk("a");
     host.configure("", "{a: {day_of_week: daily, exclude_disks: [vdb]}}");
@@ -75,11 +75,11 @@ fn a_backup_that_lacks_a_disk_does_not_push_out_the_last_one_that_has_it() {
 }
 
 #[test]
-fn a_target_that_refuses_the_new_archive_loses_no_old_one() {
+fn target_that_refuses_the_new_archive_loses_no_old_one() {
     let host = with_points(&[2, 1]);
     let old = host.archives("a");
     host.configure("", "{a: {day_of_week: daily, rotate: 1}}");
-    // The run may write 16 KiB a file, and no more: the archive is begun and cannot be finished.
+    // The run may write only 16 KiB per file: the archive is started and cannot be finished.
     let config = host.path("config.yml");
     let mut command = host.command("sh");
     let script = "trap '' XFSZ; ulimit -f 16; exec \"$@\"";
@@ -94,7 +94,7 @@ fn a_target_that_refuses_the_new_archive_loses_no_old_one() {
 }
 
 #[test]
-fn prune_tells_each_points_reason_first_and_acts_then() {
+fn prune_prints_the_reason_for_each_point_before_it_acts() {
     let host = with_points(&[3, 2, 1]);
     let old = host.archives("a");
     host.configure("", "{a: {day_of_week: daily, rotate: 2}}");
@@ -112,7 +112,7 @@ fn prune_tells_each_points_reason_first_and_acts_then() {
 }
 
 #[test]
-fn prune_leaves_domains_alone_that_the_configuration_no_longer_has() {
+fn prune_ignores_domains_that_are_no_longer_configured() {
     let host = with_points(&[3, 2, 1]);
     let old = host.archives("a");
     host.configure("", "{b: {day_of_week: daily, rotate: 1}}");

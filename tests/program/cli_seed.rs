@@ -1,10 +1,10 @@
-//! The configuration and the command line of the `kvmBackup` script work as they are.
+//! The configuration and the command line of the legacy script (`kvmBackup`) work unchanged.
 
 use crate::host;
 use crate::host::{Host, run};
 
-/// The script's file: a section a host, with `backupdir` and, a domain, `day_of_week` and `rotate`. `defaults` stands above it
-/// here because a test may not use the machine's own libvirt and state folder.
+/// The script's file: one section per host, with `backupdir` and, for each domain, `day_of_week` and `rotate`. It
+/// starts with `defaults` here because a test must not use the machine's own libvirt and state directory.
 fn seeds_file(host: &Host, name: &str) -> String {
     format!(
         "defaults: {{libvirt_uri: '{uri}', state_dir: {state}}}\n\
@@ -23,7 +23,7 @@ fn seeds_file(host: &Host, name: &str) -> String {
 }
 
 #[test]
-fn the_short_host_name_picks_the_section_and_cron_needs_no_subcommand() {
+fn short_host_name_selects_the_section_and_no_subcommand_is_needed() {
     let host = Host::new(&["a", "b"]);
     let name = run("uname", &["-n"]).trim().split('.').next().unwrap().to_owned();
     host.write_config(&seeds_file(&host, &name));
@@ -34,11 +34,11 @@ fn the_short_host_name_picks_the_section_and_cron_needs_no_subcommand() {
     ran.tells(&[&format!("1 of 1 good on {name}")]).tells(&["not due today: b"]);
     assert_eq!(host.archives("a").len(), 1);
     assert!(host.archives("b").is_empty());
-    assert!(!host.path("other").exists(), "another host's section was worked on");
+    assert!(!host.path("other").exists(), "another host's section was used");
 }
 
 #[test]
-fn the_scripts_options_do_what_they_did() {
+fn options_of_the_legacy_script_work() {
     let host = Host::new(&["a", "b", "c"]);
     host.write_config(
         &seeds_file(&host, host::NAME).replace("        b:", "        c: {day_of_week: daily}\n        b:"),
@@ -48,5 +48,5 @@ fn the_scripts_options_do_what_they_did() {
     ran.tells(&["2 of 2 good"]);
     assert_eq!(host.archives("a").len(), 1);
     assert_eq!(host.archives("b").len(), 1, "--force makes a domain due on any day");
-    assert!(host.archives("c").is_empty(), "--domains chooses");
+    assert!(host.archives("c").is_empty(), "--domains selects");
 }

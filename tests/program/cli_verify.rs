@@ -1,4 +1,4 @@
-//! `verify` at a site with many restore points: what is checked first, what is left, what is recorded.
+//! `verify` at a site with many restore points: its order, what remains, and what is recorded.
 
 use crate::host::Host;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ fn domains(checks: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn verify_goes_on_where_the_last_one_ended_and_leaves_out_what_was_checked() {
+fn verify_continues_where_the_last_one_ended_and_omits_recently_checked_points() {
     let host = Host::new(&["a", "b", "c"]);
     host.run("backup").ends(0);
     host.age("b", &[2, 1]);
@@ -37,7 +37,7 @@ fn verify_goes_on_where_the_last_one_ended_and_leaves_out_what_was_checked() {
 }
 
 #[test]
-fn verify_begins_no_check_after_its_time_and_counts_what_is_left() {
+fn verify_starts_no_check_after_its_time_and_counts_the_remaining_ones() {
     let host = Host::new(&["a", "b"]);
     host.run("backup").ends(0);
     let none = checked(&host, "--all --for 0s");
@@ -49,7 +49,7 @@ fn verify_begins_no_check_after_its_time_and_counts_what_is_left() {
 }
 
 #[test]
-fn a_check_of_the_future_is_not_believed() {
+fn check_with_a_date_in_the_future_is_ignored() {
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
     checked(&host, "a");
@@ -65,7 +65,7 @@ fn a_check_of_the_future_is_not_believed() {
 }
 
 #[test]
-fn a_damaged_point_is_checked_again_however_recent_the_last_check_is() {
+fn damaged_point_is_checked_again_regardless_of_its_last_check() {
     let host = Host::new(&["a", "b"]);
     host.run("backup").ends(0);
     let archive = host.archives("a").remove(0);

@@ -1,4 +1,4 @@
-//! SIGKILL at every step of the program that needs no running guest, and at every time that it is reached.
+//! SIGKILL at every step of the program that needs no running guest, each time it is reached.
 
 use crate::steps;
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use chrono::Utc;
 use kvmbackup::sys::step::Step;
 use serde_json::Value;
 
-/// A host with a guest that is off, and with all that has steps of its own: hooks, rotation, metrics; more keys.
+/// A host with a guest that is off, and with everything that has its own steps: hooks, rotation, metrics; more keys.
 fn scene(keys: &str) -> Host {
     let host = Host::new(&["a"]);
     let hook = host.script("hook", "exit 0");
@@ -24,7 +24,7 @@ fn scene(keys: &str) -> Host {
     host
 }
 
-/// Leaves two points of the days before, so that the next backup has one to remove.
+/// Creates two points of earlier days, so that the next backup removes one.
 fn make_old(host: &Host) {
     let archives = host.archives("a");
     let (newest, others) = archives.split_last().unwrap();
@@ -52,7 +52,7 @@ fn journal(host: &Host) -> usize {
     files.filter(|file| file.path().extension().is_some_and(|ending| ending == "json")).count()
 }
 
-/// Panics unless the next backup is good, tells of the interrupted one if that held anything, and leaves nothing.
+/// Panics unless the next backup is good, reports the interrupted one if that had left anything, and leaves nothing.
 fn assert_put_right(host: &Host, at: At) {
     let held = journal(host);
     let report: Value = host.finish(&mut backup(host)).ends(0).json();
@@ -88,13 +88,13 @@ fn assert_nothing_left(host: &Host, at: At) {
     let sockets = fs::read_dir(host.path("state/sockets")).map_or(0, Iterator::count);
     assert_eq!(sockets, 0, "{at:?}");
     let archives = host.archives("a");
-    // One that is of a second to come, since the run before was in this one, does not count for rotation.
+    // A point of the next second, because the previous run used this one, does not count for rotation.
     assert!((2..=3).contains(&archives.len()), "{at:?}: {archives:?}");
     assert!(archives.iter().all(|path| path.extension().is_some_and(|ending| ending == "zst")), "{archives:?}");
     host.run("verify --all").ends(0);
     let image = host.image("a");
     let began = Instant::now();
-    // Those of a program that was killed are sent a signal by the kernel, and are gone when they have heeded it.
+    // The kernel sends a signal to those of a killed program, and they end when they handle it.
     loop {
         let processes = run("ps", &["-eo", "args"]);
         let mut servers = processes.lines().filter(|line| line.contains("qemu-nbd"));
@@ -109,11 +109,11 @@ fn assert_nothing_left(host: &Host, at: At) {
 fn every_step_of_the_list_is_reached_by_some_scenario() {
     let reached: BTreeSet<_> = SCENARIOS.concat().iter().map(|step| step.name()).collect();
     let missing: Vec<_> = Step::ALL.iter().map(|step| step.name()).filter(|name| !reached.contains(name)).collect();
-    assert!(missing.is_empty(), "no scenario is for {missing:?}");
+    assert!(missing.is_empty(), "no scenario reaches {missing:?}");
 }
 
 #[test]
-fn a_backup_killed_at_any_step_is_put_right_by_the_next() {
+fn backup_killed_at_any_step_is_recovered_by_the_next() {
     let host = scene("");
     let steps = steps::of(&mut backup(&host));
     steps::assert_reached(&steps, &[DIRECT]);
@@ -125,7 +125,7 @@ fn a_backup_killed_at_any_step_is_put_right_by_the_next() {
 }
 
 #[test]
-fn a_first_backup_killed_at_any_step_is_as_good_as_none() {
+fn first_backup_killed_at_any_step_does_not_affect_the_next() {
     let steps = steps::of(&mut backup(&Host::new(&["a"])));
     for at in steps::firsts(&steps) {
         let host = Host::new(&["a"]);
@@ -136,9 +136,9 @@ fn a_first_backup_killed_at_any_step_is_as_good_as_none() {
     }
 }
 
-/// The damaged ledger, the temporary file beside the journal, the archive that was begun.
+/// The damaged ledger, the temporary file beside the journal, the archive that was started.
 #[test]
-fn a_backup_that_puts_right_what_another_left_may_be_killed_too() {
+fn backup_killed_while_it_recovers_another_is_recovered_by_the_next() {
     let host = scene("");
     let leave = || {
         make_old(&host);
@@ -160,7 +160,7 @@ fn a_backup_that_puts_right_what_another_left_may_be_killed_too() {
 }
 
 #[test]
-fn a_mail_is_sent_at_least_once_however_its_sender_is_killed() {
+fn mail_is_sent_at_least_once_even_if_its_sender_is_killed_at_any_step() {
     let host = Host::new(&["a"]);
     let program = host.script("sendmail", &format!("cat >>{}/mails; exit 1", host.path("").display()));
     let keys = format!("mail: {{to: root, when: always, sendmail: {program:?}}}");
@@ -170,7 +170,7 @@ fn a_mail_is_sent_at_least_once_however_its_sender_is_killed() {
         command.env("KVMBACKUP_LOG", "kvmbackup::sys::step=debug").env("NO_COLOR", "1");
         host.finish(&mut command).ends(7)
     };
-    // What only a first run makes is there from then on.
+    // Files that only a first run creates exist from then on.
     refused(&["backup", "--force"]);
     let reached = steps::in_trace(&refused(&["backup", "--force"]).err);
     steps::assert_reached(&reached, &[SPOOL]);
@@ -190,11 +190,11 @@ fn a_mail_is_sent_at_least_once_however_its_sender_is_killed() {
     let reached = steps::of(&mut command(&host, &["backup", "--force"]));
     steps::assert_reached(&reached, &[MAIL]);
     assert_eq!(spool().count(), 0);
-    assert_eq!(subjects(), waiting + 2, "all that waited, one of them twice, and the one of this run");
+    assert_eq!(subjects(), waiting + 2, "all waiting mails, one of them twice, and that of this run");
 }
 
 #[test]
-fn a_check_killed_while_it_is_written_down_is_made_again() {
+fn check_killed_while_it_is_recorded_is_repeated() {
     let host = scene("");
     let verify = || command(&host, &["verify", "--all"]);
     let reached = steps::of(&mut verify());

@@ -1,4 +1,4 @@
-//! Damage that `verify` finds: who is told, how often, and when it is over.
+//! Damage that `verify` finds: who is notified, how often, and when it is over.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -17,7 +17,7 @@ fn mailed(server: &Server, guests: &[&str], when: &str) -> Host {
     host
 }
 
-/// Damages a file; doing it again repairs it. Of one bit alone, a decoder may not look at it.
+/// Damages a file; a second call repairs it. More than one bit, because a decoder may ignore a single bit.
 fn flip(path: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     let middle = bytes.len() / 2;
@@ -34,7 +34,7 @@ fn id(archive: &Path) -> String {
     name.strip_suffix(".tar.zst").unwrap().rsplit('-').next().unwrap().to_owned()
 }
 
-/// What Prometheus is told of a guest's damaged restore points, after a look.
+/// Metrics of a guest's damaged restore points, after `kvmbackup metrics`.
 fn counted(host: &Host, guest: &str) -> String {
     let text = host.run("metrics --stdout").ends(0).out;
     let start = format!("kvmbackup_domain_damaged_restore_points{{backup_job=\"desk\",domain=\"{guest}\"}} ");
@@ -45,7 +45,7 @@ fn counted(host: &Host, guest: &str) -> String {
 }
 
 #[test]
-fn damage_is_mailed_once_for_each_point_and_counted_until_it_is_repaired_or_gone() {
+fn damage_is_mailed_once_per_point_and_counted_until_it_is_repaired_or_gone() {
     let server = Server::start("plain");
     let host = mailed(&server, &["a", "b"], "failure");
     host.run("backup").ends(0);
@@ -67,7 +67,7 @@ fn damage_is_mailed_once_for_each_point_and_counted_until_it_is_repaired_or_gone
     let textfile = std::fs::read_to_string(host.path("metrics.prom")).unwrap();
     assert!(
         textfile.contains("damaged_restore_points{backup_job=\"desk\",domain=\"a\"} 1"),
-        "verify tells it: {textfile}"
+        "verify exports it: {textfile}"
     );
     assert_eq!((counted(&host, "a").as_str(), counted(&host, "b").as_str()), ("1", "0"));
 
@@ -81,9 +81,9 @@ fn damage_is_mailed_once_for_each_point_and_counted_until_it_is_repaired_or_gone
         "{warning}"
     );
     host.run("backup").ends(0);
-    assert_eq!(subjects().len(), 3, "a run with known damage is mailed as any warning is: when it changes");
+    assert_eq!(subjects().len(), 3, "a run with known damage is mailed like any warning: when it changes");
 
-    // What was mailed is in the ledger; what is damaged is not.
+    // The ledger records which damage was mailed, but not which points are damaged.
     std::fs::remove_file(host.path("state/survey.json")).unwrap();
     std::fs::remove_file(host.path("state/ledger.json")).unwrap();
     assert_eq!(counted(&host, "a"), "1");
@@ -99,7 +99,7 @@ fn damage_is_mailed_once_for_each_point_and_counted_until_it_is_repaired_or_gone
     assert_eq!(
         subjects()[before..],
         [of_a.replace(&format!(" a {}", id(&a)), &format!(" b {}", id(&b)))],
-        "of the new one"
+        "of the new point"
     );
 
     flip(&a);
@@ -108,11 +108,11 @@ fn damage_is_mailed_once_for_each_point_and_counted_until_it_is_repaired_or_gone
     flip(&a);
     let before = subjects().len();
     host.run(&format!("verify a --at {}", id(&a))).ends(6);
-    assert_eq!(subjects()[before..], [of_a], "damaged anew");
+    assert_eq!(subjects()[before..], [of_a], "damaged again");
 
     std::fs::rename(&a, host.path("a.aside")).unwrap();
     std::fs::remove_file(&b).unwrap();
-    assert_eq!((counted(&host, "a").as_str(), counted(&host, "b").as_str()), ("0", "0"), "no longer there");
+    assert_eq!((counted(&host, "a").as_str(), counted(&host, "b").as_str()), ("0", "0"), "no longer exists");
     let report = host.run("report").ends(0);
     assert!(!report.out.contains("DAMAGED"), "{}", report.out);
     host.run("backup").ends(0);
@@ -139,7 +139,7 @@ fn damage_is_in_the_next_digest() {
 }
 
 #[test]
-fn damage_is_mailed_though_the_ledger_cannot_be_read_and_waits_while_no_server_answers() {
+fn damage_is_mailed_with_an_unreadable_ledger_and_waits_while_no_server_answers() {
     let mut server = Server::start("plain");
     let host = mailed(&server, &["a"], "failure");
     host.run("backup").ends(0);
@@ -160,7 +160,7 @@ fn damage_is_mailed_though_the_ledger_cannot_be_read_and_waits_while_no_server_a
     assert_eq!(std::fs::read_dir(host.path("state/mail-spool")).unwrap().count(), 1);
 }
 
-/// A process that holds the file until it is removed, or waits for a lock.
+/// A process that keeps the file until it is removed, or waits for a lock.
 struct Check(Child);
 
 impl Check {
@@ -175,7 +175,7 @@ impl Check {
         Check(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
-    /// Whether it is in the queue for a lock that another holds, proc(5), "/proc/locks".
+    /// Whether it waits for a lock that another process holds, proc(5), "/proc/locks".
     fn waits(&self) -> bool {
         let pid = self.0.id().to_string();
         let locks = std::fs::read_to_string("/proc/locks").unwrap();
@@ -196,7 +196,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn two_checks_at_once_lose_no_record() {
+fn concurrent_checks_lose_no_record() {
     let host = Host::new(&["a", "b"]);
     host.run("backup").ends(0);
     let held = host.path("held");

@@ -1,7 +1,7 @@
-//! The dashboard: Grafana's types of it, the rules of grafana/dashboard-linter, the layout, and the catalogue.
+//! Checks the dashboard: Grafana's types, the rules of grafana/dashboard-linter, the layout, and the catalogue.
 //!
-//! The linter itself is no package anywhere, so its rules are written down here, one test each, by the names they have there
-//! (<https://github.com/grafana/dashboard-linter/blob/main/docs/index.md>); the PromQL is read by a parser that is not ours.
+//! The linter itself is not packaged, so its rules are implemented here, one test each, under their original names
+//! (<https://github.com/grafana/dashboard-linter/blob/main/docs/index.md>). PromQL is parsed by a third-party parser.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// Units of Grafana that are used here.
 const UNITS: [&str; 4] = ["short", "s", "bytes", "percentunit"];
 const DATASOURCE: &str = "${datasource}";
-/// Rows, in the order in which an operator asks.
+/// Rows, in the order of an operator's questions.
 const ROWS: [&str; 8] = [
     "Is everything protected?",
     "What failed?",
@@ -28,22 +28,22 @@ const ROWS: [&str; 8] = [
 ];
 
 #[test]
-fn it_can_be_provisioned() {
+fn dashboard_can_be_provisioned() {
     let dashboard = dashboard();
     assert_eq!((&dashboard["uid"], &dashboard["id"]), (&json!("kvmbackup"), &Value::Null));
     assert!((39..=42).contains(&dashboard["schemaVersion"].as_u64().unwrap()));
-    // They serve Grafana's import dialog only; provisioning leaves them as they are.
+    // They are only for Grafana's import dialog; provisioning does not change them.
     assert!(dashboard.get("__inputs").is_none() && !text().contains("${DS_"));
 }
 
 #[test]
-fn panels_answer_what_an_operator_asks_in_that_order() {
+fn panels_are_in_the_order_of_an_operators_questions() {
     let dashboard = dashboard();
     let rows = dashboard["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] == "row");
     assert_eq!(rows.map(|row| string(row, "title")).collect::<Vec<_>>(), ROWS);
     let ids: Vec<_> =
         dashboard["panels"].as_array().unwrap().iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
-    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "an id comes twice");
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "an id is used twice");
 }
 
 #[test]
@@ -59,11 +59,11 @@ fn panels_fill_the_grid_and_do_not_overlap() {
         }
     }
     let rows = taken.last().unwrap().0 + 1;
-    assert_eq!(taken.len() as u64, rows * 24, "there are holes");
+    assert_eq!(taken.len() as u64, rows * 24, "the grid has gaps");
 }
 
 #[test]
-fn every_query_names_what_is_told() {
+fn every_query_uses_metrics_of_the_catalogue() {
     for (place, query) in queries() {
         Query::parse(&query, &place).assert_known(&place);
     }
@@ -73,7 +73,7 @@ fn every_query_names_what_is_told() {
 }
 
 #[test]
-fn every_variable_that_is_used_is_there_and_every_other_way_round() {
+fn every_used_variable_is_defined_and_every_defined_one_is_used() {
     let variables: BTreeSet<_> =
         dashboard()["templating"]["list"].as_array().unwrap().iter().map(|of| string(of, "name").to_owned()).collect();
     assert_eq!(variables, BTreeSet::from(["backup_job", "datasource", "domain", "instance", "job"].map(str::to_owned)));
@@ -186,7 +186,7 @@ fn target_job_rule_and_target_instance_rule() {
                 let found = selector.matchers.find_matchers(label);
                 let of_variable = |op: &MatchOp| matches!(op, MatchOp::Re(_));
                 let right = found.len() == 1 && of_variable(&found[0].op) && found[0].value == value_of(label);
-                assert!(right, "{place}: {selector} does not say {label}=~\"${label}\"");
+                assert!(right, "{place}: {selector} has no {label}=~\"${label}\"");
             }
         }
     }
@@ -208,7 +208,7 @@ fn target_counter_agg_rule() {
         for Selected { selector, function } in Query::parse(&query, &place).selectors() {
             let counts = selector.name.as_ref().unwrap().ends_with("_total");
             let rated = matches!(function, Some("rate" | "irate" | "increase"));
-            assert!(!counts || rated, "{place}: {selector} is a counter, and not looked at by its increase");
+            assert!(!counts || rated, "{place}: {selector} is a counter, but is used without rate or increase");
         }
     }
 }
@@ -218,9 +218,9 @@ fn uneditable_dashboard_rule() {
     assert_eq!(dashboard()["editable"], false);
 }
 
-/// Grafana's own types, in the language that they are written in. Only npm has them.
+/// Grafana's own types, in TypeScript. They are available only from npm.
 #[test]
-fn grafana_s_types_accept_it() {
+fn dashboard_matches_the_types_of_grafana() {
     if Command::new("npm").arg("--version").stdout(Stdio::null()).status().is_err() {
         eprintln!("skipped: npm is missing, and only it has Grafana's types (package nodejs or npm, and a network)");
         return;
@@ -236,12 +236,12 @@ fn grafana_s_types_accept_it() {
     };
     let (accepted, said) = accepts(&text(), "dashboard.ts");
     assert!(accepted, "{said}");
-    // And would say so if something were wrong.
+    // The check would also detect an error.
     let (accepted, said) = accepts(&text().replace("\"refresh\": 2", "\"refresh\": \"2\""), "wrong.ts");
     assert!(!accepted && said.contains("VariableRefresh"), "{said}");
 }
 
-/// The folder with the types, installed once.
+/// The directory with the types, installed once.
 fn types() -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("grafana-types");
     let wanted = std::fs::read_to_string(root().join("tests/dashboard/package.json")).unwrap();
@@ -274,7 +274,7 @@ fn dashboard() -> Value {
 fn panels() -> Vec<Value> {
     let panels: Vec<_> =
         dashboard()["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row").cloned().collect();
-    assert!(panels.len() > 20, "the panels are not where this test looks");
+    assert!(panels.len() > 20, "this test looks for panels in the wrong place");
     panels
 }
 
@@ -290,7 +290,7 @@ fn query_variables() -> Vec<Value> {
     list.iter().filter(|variable| variable["type"] == "query").cloned().collect()
 }
 
-/// The queries of all panels as they are written, and where they are.
+/// The queries of all panels as written, with their place.
 fn raw_queries() -> Vec<(String, String)> {
     let of_panel = |panel: Value| {
         let targets = panel["targets"].as_array().unwrap().clone();
@@ -300,7 +300,7 @@ fn raw_queries() -> Vec<(String, String)> {
     panels().into_iter().flat_map(of_panel).collect()
 }
 
-/// The queries of all panels as Prometheus gets them.
+/// The queries of all panels as Prometheus receives them.
 fn queries() -> Vec<(String, String)> {
     raw_queries().into_iter().map(|(place, query)| (place, substituted(&query))).collect()
 }
@@ -312,7 +312,7 @@ fn annotations() -> Vec<(String, String)> {
     own.map(|annotation| (string(annotation, "name").to_owned(), substituted(string(annotation, "expr")))).collect()
 }
 
-/// What a variable is made to be, so that it is known again.
+/// The value for a variable, which must be recognizable later.
 fn value_of(variable: &str) -> String {
     format!("the-{variable}")
 }

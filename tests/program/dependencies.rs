@@ -1,4 +1,4 @@
-//! docs/dependencies.md tells of the versions that are built, so that a package that was updated is looked up again.
+//! Checks that docs/dependencies.md lists the built versions, so that an updated package is reviewed again.
 
 use std::collections::BTreeMap;
 
@@ -19,16 +19,16 @@ fn locked() -> BTreeMap<&'static str, Vec<&'static str>> {
 }
 
 #[test]
-fn packages_that_read_foreign_bytes_were_looked_up_at_the_version_that_is_built() {
+fn packages_that_parse_foreign_bytes_were_reviewed_at_the_built_version() {
     let locked = locked();
     let rows = DOCUMENT.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
     let rows: Vec<Vec<&str>> = rows.map(|row| row.split(" | ").collect()).collect();
-    assert!(rows.len() > 15, "the table is not where this test looks");
+    assert!(rows.len() > 15, "this test looks for the table in the wrong place");
     for row in &rows {
         let [name, version, reads, advisories] = row[..] else { panic!("not four cells: {row:?}") };
         let name = name.trim_end_matches('`');
-        let built = locked.get(name).unwrap_or_else(|| panic!("{name} is not built any more"));
-        assert_eq!(built, &[version], "{name} was updated: look it up again");
+        let built = locked.get(name).unwrap_or_else(|| panic!("{name} is no longer built"));
+        assert_eq!(built, &[version], "{name} was updated: review it again");
         assert!(!reads.is_empty() && !advisories.is_empty(), "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! What the documents say is so: configurations are right, command lines are understood, links lead somewhere.
+//! Checks the documents: configurations are valid, command lines are accepted, links work.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use kvmbackup::config;
 use kvmbackup::metrics::catalogue;
 
 #[test]
-fn every_configuration_shown_is_right() {
+fn every_configuration_shown_is_valid() {
     let mut checked = 0;
     for (path, text) in documents() {
         for block in blocks(&text, "yaml") {
@@ -22,11 +22,11 @@ fn every_configuration_shown_is_right() {
     }
     let example = std::fs::read_to_string(root().join("packaging/config.example.yml")).unwrap();
     config::parse(&example, Path::new("config.example.yml"), "cloud1").unwrap();
-    assert!(checked > 4, "the configurations are not where this test looks");
+    assert!(checked > 4, "this test looks for configurations in the wrong place");
 }
 
 #[test]
-fn every_command_line_shown_is_understood() {
+fn every_command_line_shown_is_valid() {
     let mut checked = BTreeSet::new();
     for (path, text) in documents() {
         let lines = ["sh", "console"].iter().flat_map(|language| blocks(&text, language)).flat_map(commands);
@@ -37,11 +37,11 @@ fn every_command_line_shown_is_understood() {
             checked.insert(line);
         }
     }
-    assert!(checked.len() > 20, "the command lines are not where this test looks: {checked:?}");
+    assert!(checked.len() > 20, "this test looks for command lines in the wrong place: {checked:?}");
 }
 
 #[test]
-fn every_command_that_a_hint_gives_is_understood() {
+fn every_command_in_a_hint_is_valid() {
     let mut checked = 0;
     for path in files(&root().join("src"), "rs") {
         let text = std::fs::read_to_string(&path).unwrap();
@@ -56,7 +56,7 @@ fn every_command_that_a_hint_gives_is_understood() {
 }
 
 #[test]
-fn every_place_that_a_hint_names_is_there() {
+fn every_place_named_in_a_hint_exists() {
     let mut checked = 0;
     for path in files(&root().join("src"), "rs") {
         let text = std::fs::read_to_string(&path).unwrap();
@@ -73,7 +73,7 @@ fn every_place_that_a_hint_names_is_there() {
 }
 
 #[test]
-fn every_link_leads_somewhere_and_to_every_document_leads_one() {
+fn every_link_works_and_every_document_is_linked() {
     let mut linked = BTreeSet::new();
     for (path, text) in documents() {
         for link in links(&text) {
@@ -105,7 +105,7 @@ fn every_exit_code_is_documented() {
         assert!(table.contains(&row), "docs/operations.md lacks the row {row}");
     }
     let untidy = table.lines().find(|line| line.starts_with("| 7 |")).unwrap();
-    assert!(untidy.contains("](mail.md#"), "who mails is not told where to look: {untidy}");
+    assert!(untidy.contains("](mail.md#"), "the row of exit code 7 does not link to the manual of mail: {untidy}");
     assert_eq!(
         table.lines().filter(|line| line.starts_with("| ")).count(),
         kvmbackup::model::EXIT_STATUS.lines().count()
@@ -113,7 +113,7 @@ fn every_exit_code_is_documented() {
 }
 
 #[test]
-fn every_rule_of_retention_is_documented() {
+fn every_retention_rule_is_documented() {
     let document = std::fs::read_to_string(root().join("docs/config.md")).unwrap();
     let text = "h:\n  backupdir: /b\n  domains: {a: {day_of_week: daily}}\n  keep: {last: 1, qqqqqqqq: 1}\n";
     let errors = config::parse(text, Path::new("x"), "h").unwrap_err();
@@ -125,7 +125,7 @@ fn every_rule_of_retention_is_documented() {
 }
 
 #[test]
-fn every_metric_is_documented_as_the_catalogue_has_it() {
+fn every_metric_is_documented_as_in_the_catalogue() {
     let document = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
     let (_, table) = document.split_once("| name | type | labels | meaning |\n|---|---|---|---|\n").unwrap();
     let rows = catalogue::ALL.iter().map(|metric| {
@@ -139,7 +139,7 @@ fn every_metric_is_documented_as_the_catalogue_has_it() {
 }
 
 #[test]
-fn every_metric_that_is_named_is_in_the_catalogue() {
+fn every_metric_named_is_in_the_catalogue() {
     let known: BTreeSet<_> = catalogue::ALL.iter().map(|metric| metric.name).collect();
     let mut named = BTreeSet::new();
     for (path, text) in documents() {
@@ -153,11 +153,11 @@ fn every_metric_that_is_named_is_in_the_catalogue() {
             named.insert(name.to_owned());
         }
     }
-    assert!(named.len() >= known.len(), "the metrics are not where this test looks");
+    assert!(named.len() >= known.len(), "this test looks for metrics in the wrong place");
 }
 
 #[test]
-fn the_readme_says_what_is_needed_and_what_to_type_first() {
+fn readme_lists_the_requirements_and_the_first_commands() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     let makefile = std::fs::read_to_string(root().join("Makefile")).unwrap();
     let first_screen: String = readme.lines().take(40).collect::<Vec<_>>().join("\n");
@@ -179,7 +179,7 @@ fn the_readme_says_what_is_needed_and_what_to_type_first() {
 fn every_picture_is_in_the_readme_and_small() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     let pictures = files(&root().join("docs/images"), "png");
-    assert!(pictures.len() >= 2, "the pictures are not where this test looks");
+    assert!(pictures.len() >= 2, "this test looks for pictures in the wrong place");
     for path in pictures {
         let name = path.strip_prefix(root()).unwrap().display().to_string();
         assert!(readme.contains(&format!("]({name})")), "README.md does not show {name}");
@@ -249,7 +249,7 @@ fn hosts(yaml: &str) -> Vec<String> {
     hosts
 }
 
-/// The calls of kvmbackup in a block of shell, whatever stands before them (a prompt, cron's times, a path).
+/// The calls of kvmbackup in a shell block, without their prefix (a prompt, cron's times, a path).
 fn commands(block: String) -> Vec<String> {
     let lines = block.lines().filter(|line| !line.trim_start().starts_with('#'));
     let calls = lines.filter_map(|line| {
@@ -292,7 +292,7 @@ fn headings(text: &str) -> BTreeSet<String> {
     text.lines().filter(|line| line.starts_with('#')).map(|line| slug(line.trim_start_matches('#'))).collect()
 }
 
-/// A heading's anchor, as code hosts make it.
+/// A heading's anchor, as generated by code hosts.
 fn slug(heading: &str) -> String {
     let kept =
         heading.trim().to_lowercase().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>();

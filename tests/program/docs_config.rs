@@ -1,4 +1,5 @@
-//! `docs/config.md` and the example configuration tell of every key that the code knows, with the defaults of the code.
+//! Checks that `docs/config.md` and the example configuration document every key that the code knows, with the code's
+//! defaults.
 
 use std::path::Path;
 
@@ -9,8 +10,8 @@ const REPOSITORY: &str = "h:\n  domains: {a: {day_of_week: daily}}\n  repository
 const HOOK: &str = "name: n, phase: pre-domain, command: [/c]";
 const SESSION: &str = "name: n, type: session, phase: snapshot, command: [/c]";
 
-/// Keys that stand together: where the document tells of them, and a configuration with the required ones; `@` is where one more
-/// goes.
+/// A group of keys: the section that documents them, and a configuration with the required ones; `@` marks the place
+/// for another key.
 struct Group {
     from: &'static str,
     to: &'static str,
@@ -34,7 +35,7 @@ fn parse(text: &str) -> Result<Settings, config::Errors> {
     config::parse(text, Path::new("x"), "h")
 }
 
-/// The keys that the code would have taken for one that it does not know.
+/// The keys that the code would have accepted in place of an unknown one.
 fn keys(base: &str) -> Vec<String> {
     let errors = parse(&base.replace('@', "qqqqqqqq: 1")).unwrap_err();
     let problem = errors.problems.into_iter().find(|problem| problem.key.ends_with("qqqqqqqq")).unwrap();
@@ -46,8 +47,8 @@ fn document() -> String {
 }
 
 fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
-    let (_, rest) = text.split_once(from).unwrap_or_else(|| panic!("{from} is not there"));
-    rest.split_once(to).unwrap_or_else(|| panic!("{to} is not there")).0
+    let (_, rest) = text.split_once(from).unwrap_or_else(|| panic!("{from} is missing"));
+    rest.split_once(to).unwrap_or_else(|| panic!("{to} is missing")).0
 }
 
 /// The cells of a key's row: key, type with its unit, default, meaning.
@@ -58,7 +59,7 @@ fn row(section: &str, key: &str) -> Option<Vec<String>> {
     Some(cells)
 }
 
-/// What is in the blocks of YAML.
+/// The contents of the YAML blocks.
 fn examples(text: &str) -> String {
     text.split("```yaml\n").skip(1).map(|block| block.split("```").next().unwrap()).collect()
 }
@@ -71,7 +72,7 @@ fn names(text: &str, key: &str) -> bool {
 }
 
 #[test]
-fn every_key_has_type_default_meaning_and_an_example() {
+fn every_key_is_documented_with_type_default_meaning_and_example() {
     let document = document();
     let mut told = 0;
     for group in groups() {
@@ -80,7 +81,7 @@ fn every_key_has_type_default_meaning_and_an_example() {
         let shown = examples_of(&document, &group);
         for key in keys(&group.base) {
             let row = row(section, &key);
-            // Those of hosts and of domains are one list for the code.
+            // The code has one list for the keys of hosts and domains.
             let elsewhere = is_top
                 && groups().iter().any(|other| self::row(between(&document, other.from, other.to), &key).is_some());
             assert!(row.is_some() || elsewhere, "{}: no row for `{key}`", group.from);
@@ -94,7 +95,8 @@ fn every_key_has_type_default_meaning_and_an_example() {
     assert!(told > 60, "{told}");
 }
 
-/// Where the examples of a group stand: those of `smtp` among those of `mail`; those of hosts and domains anywhere.
+/// The section with the examples of a group: those of `smtp` are with those of `mail`; those of hosts and domains
+/// anywhere.
 fn examples_of(document: &str, group: &Group) -> String {
     examples(match group.from {
         "### Mail" | "The keys of `smtp`" => between(document, "### Mail", "## Keys of a domain"),
@@ -104,7 +106,7 @@ fn examples_of(document: &str, group: &Group) -> String {
 }
 
 #[test]
-fn every_default_that_is_told_is_that_of_the_code() {
+fn every_documented_default_is_that_of_the_code() {
     let document = document();
     let mut checked = 0;
     for group in groups() {
@@ -119,8 +121,8 @@ fn every_default_that_is_told_is_that_of_the_code() {
             let own = if group.base.ends_with("  @\n") { &base } else { base.strip_prefix(HOST).unwrap_or(&base) };
             // One of several passwords is.
             let is_given = names(own, key) && key != "password_file";
-            assert_eq!(is_given, cells[2].starts_with("required"), "{key}: what is required is in {base}");
-            // A value, and nothing else or a case in which it is another.
+            assert_eq!(is_given, cells[2].starts_with("required"), "{key}: required keys are in {base}");
+            // A value, alone or followed by a case with another default.
             let Some((default, rest)) = cells[2].strip_prefix('`').and_then(|rest| rest.split_once('`')) else {
                 continue;
             };
@@ -137,7 +139,7 @@ fn every_default_that_is_told_is_that_of_the_code() {
 }
 
 #[test]
-fn the_example_configuration_names_every_key_and_is_right_with_all_of_them() {
+fn example_configuration_names_every_key_and_is_valid_with_all_of_them() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/config.example.yml");
     let example = std::fs::read_to_string(path).unwrap();
     let all: Vec<String> = groups().iter().flat_map(|group| keys(&group.base)).collect();

@@ -1,4 +1,4 @@
-//! The exporter as its peers see it, well-meaning and other: the real program over real sockets.
+//! The exporter seen by its clients, well-behaved and hostile: the real program over real sockets.
 
 use crate::serving;
 use crate::watched;
@@ -23,7 +23,7 @@ fn exporter(dir: &tempfile::TempDir) -> Exporter {
 }
 
 #[test]
-fn every_path_answers_as_promised() {
+fn every_path_answers_as_documented() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(&dir);
     for (path, status, content_type, words) in [
@@ -52,7 +52,7 @@ fn every_path_answers_as_promised() {
         assert!(!answer.header("Content-Security-Policy").contains("unsafe"), "{path}");
         let head = exporter.ask(&format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         assert_eq!((head.status(), head.body.as_str()), (status, ""), "{path}");
-        // How long the scrape took is in it, so the length of that may differ by a digit.
+        // It contains the duration of the scrape, so the length may differ by a digit.
         let length: usize = head.header("Content-Length").parse().unwrap();
         assert!(length.abs_diff(answer.body.len()) < 32, "{path}");
     }
@@ -68,7 +68,7 @@ fn every_path_answers_as_promised() {
 }
 
 #[test]
-fn curl_understands_it() {
+fn curl_understands_the_exporter() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(&dir);
     let curl = |words: &[&str]| {
@@ -85,7 +85,7 @@ fn curl_understands_it() {
 }
 
 #[test]
-fn requests_may_come_in_pieces_and_one_after_another() {
+fn requests_may_arrive_in_pieces_and_in_sequence() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(&dir);
     let mut socket = exporter.connect();
@@ -94,16 +94,16 @@ fn requests_may_come_in_pieces_and_one_after_another() {
         socket.flush().unwrap();
     }
     assert_eq!(serving::read_answer(socket).status(), 200);
-    // The second of two in one piece is not answered: the connection ends.
+    // If two requests arrive in one piece, the second is not answered: the connection closes.
     let two = "GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2);
     let answer = exporter.ask(&two);
     assert_eq!((answer.status(), answer.body.matches("HTTP/1.1").count()), (200, 0));
 }
 
-/// What clients send that is odd, but allowed (RFC 9112), or hostile. No answer is lost by a reset: what is sent behind the
+/// Unusual but valid requests (RFC 9112), and hostile ones. No answer is lost by a reset, because everything after the
 /// request is read before the connection is closed.
 #[test]
-fn odd_requests_are_answered_and_wrong_ones_refused() {
+fn unusual_requests_are_answered_and_invalid_ones_refused() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(&dir);
     let body = "x".repeat(3 << 20);
@@ -142,7 +142,7 @@ fn odd_requests_are_answered_and_wrong_ones_refused() {
         let answer = exporter.ask(&request);
         assert_eq!(answer.status(), status, "{}", &request[..request.len().min(200)]);
     }
-    // A peer that has said all it wants to say still reads.
+    // A client that has finished sending still reads.
     let mut socket = exporter.connect();
     socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     socket.shutdown(std::net::Shutdown::Write).unwrap();
@@ -153,17 +153,18 @@ fn odd_requests_are_answered_and_wrong_ones_refused() {
 }
 
 #[test]
-fn two_hundred_half_open_connections_keep_nobody_out() {
+fn two_hundred_half_open_connections_block_no_client() {
     half_open(Duration::from_secs(8));
 }
 
 #[test]
 #[ignore = "takes a minute"]
-fn two_hundred_half_open_connections_for_a_minute_keep_nobody_out() {
+fn two_hundred_half_open_connections_for_a_minute_block_no_client() {
     half_open(Duration::from_secs(60));
 }
 
-/// Holds 200 connections, each with half a request, and opens those again that are closed; asks all the while.
+/// Keeps 200 connections open, each with half a request, and reopens those that are closed; sends requests all the
+/// while.
 fn half_open(long: Duration) {
     const MANY: usize = 200;
     let dir = tempfile::tempdir().unwrap();
@@ -190,7 +191,7 @@ fn half_open(long: Duration) {
         });
         let began = Instant::now();
         let (mut asked, mut most_held) = (0, 0);
-        // Over also when the bar is missed, or the thread would hold on for ever.
+        // Catch the panic, so that the thread ends even if the limit is exceeded.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let has_seen_enough =
                 |asked, most_held| asked >= 20 && most_held >= MANY && closed.load(Ordering::Relaxed) >= MANY;
@@ -204,7 +205,7 @@ fn half_open(long: Duration) {
         over.store(true, Ordering::Relaxed);
         outcome.unwrap();
         assert!(asked >= 20);
-        assert!(most_held >= MANY, "only {most_held} of {MANY} were held at once");
+        assert!(most_held >= MANY, "only {most_held} of {MANY} were open at the same time");
     });
     assert!(closed.load(Ordering::Relaxed) >= MANY, "half a request is not waited for");
     assert!(exporter.most_memory() < MOST_MEMORY, "{} bytes", exporter.most_memory());
@@ -213,30 +214,30 @@ fn half_open(long: Duration) {
 }
 
 #[test]
-fn more_connections_than_there_are_places_cost_the_oldest() {
+fn more_connections_than_the_limit_close_the_oldest() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(&dir);
     let mut held: Vec<_> = (0..600).map(|_| exporter.connect()).collect();
     exporter.answers_in_time();
     let (_, sockets) = exporter.descriptors();
-    // 256 peers, and a few of its own: what it listens on, signals, libvirt's library.
+    // 256 clients, and a few of its own: the listening socket, signals, libvirt's library.
     assert!(sockets <= 264, "{sockets} sockets");
     assert_eq!(held[0].read(&mut [0; 1]).unwrap_or(0), 0, "the oldest was closed");
     assert!(exporter.most_memory() < MOST_MEMORY);
 }
 
-/// Sets how many file descriptors the program may have.
+/// Sets the limit of the program's file descriptors.
 fn limit(exporter: &Exporter, descriptors: u64) {
     let pid = Pid::from_raw(exporter.pid().try_into().unwrap());
     prlimit(pid, Resource::Nofile, Rlimit { current: Some(descriptors), maximum: Some(4096) }).unwrap();
 }
 
 #[test]
-fn running_out_of_descriptors_is_survived() {
+fn exporter_survives_running_out_of_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(&dir);
     let (_, idle) = exporter.descriptors();
-    // Peers that were let in while there was room.
+    // Clients that were accepted while descriptors were free.
     let mut early: Vec<_> = (0..60).map(|_| exporter.connect()).collect();
     exporter.answers_in_time();
     limit(&exporter, 32);
@@ -249,7 +250,7 @@ fn running_out_of_descriptors_is_survived() {
     assert_eq!(early[0].read(&mut [0; 1]).unwrap_or(0), 0, "the oldest was closed");
     drop((early, late));
 
-    // Not one is left: it can only wait, and must neither die nor burn a processor.
+    // No descriptor is left: it can only wait, and must neither die nor use a processor.
     wait_until(|| exporter.descriptors().1 == idle);
     limit(&exporter, 1);
     let before = exporter.processor_seconds();
@@ -259,13 +260,13 @@ fn running_out_of_descriptors_is_survived() {
         .for_each(|socket| socket.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap());
     patient[0].set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let error = patient[0].read(&mut [0; 1]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::WouldBlock, "nobody can be let in");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock, "no client can be accepted");
     let busy = exporter.processor_seconds() - before;
     assert!(busy < 0.5, "{busy} s of 2 s on a processor");
     limit(&exporter, 1024);
     exporter.answers_in_time();
     for socket in patient {
-        assert_eq!(serving::read_answer(socket).status(), 200, "who waited is answered");
+        assert_eq!(serving::read_answer(socket).status(), 200, "the waiting client is answered");
     }
     assert!(exporter.most_memory() < MOST_MEMORY);
 }
@@ -273,13 +274,13 @@ fn running_out_of_descriptors_is_survived() {
 fn wait_until(condition: impl Fn() -> bool) {
     let began = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < Duration::from_secs(20), "it did not come");
+        assert!(began.elapsed() < Duration::from_secs(20), "no answer arrived");
         thread::sleep(Duration::from_millis(20));
     }
 }
 
 #[test]
-fn a_header_of_64_mib_costs_nobody_but_its_sender() {
+fn header_of_64_mib_affects_only_its_sender() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(&dir);
     thread::scope(|scope| {
@@ -310,7 +311,7 @@ fn a_header_of_64_mib_costs_nobody_but_its_sender() {
 }
 
 #[test]
-fn who_never_reads_is_not_waited_for() {
+fn client_that_never_reads_blocks_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(&dir);
     let asked: Vec<_> = (0..250)
@@ -326,11 +327,11 @@ fn who_never_reads_is_not_waited_for() {
 }
 
 #[test]
-fn a_state_that_cannot_be_read_is_said_and_not_ready() {
+fn unreadable_state_is_reported_and_not_ready() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(&dir);
     assert_eq!(exporter.get("/-/ready").status(), 200);
-    // At one instant, and by a file: the survey, which may be under way, would make a folder that is not there.
+    // Replace it at one instant, and by a file: a concurrent survey would create a missing directory.
     fs::write(dir.path().join("elsewhere"), "").unwrap();
     let exchange = || {
         let [here, there] = ["state", "elsewhere"].map(|name| dir.path().join(name));
@@ -340,7 +341,7 @@ fn a_state_that_cannot_be_read_is_said_and_not_ready() {
     exchange();
     let ready = exporter.get("/-/ready");
     assert_eq!(ready.status(), 503);
-    assert!(!ready.body.contains(dir.path().to_str().unwrap()), "no path is told");
+    assert!(!ready.body.contains(dir.path().to_str().unwrap()), "no path is revealed");
     assert_eq!(exporter.get("/").status(), 503);
     assert_eq!(exporter.get("/-/healthy").status(), 200);
     let metrics = exporter.get("/metrics");
@@ -352,7 +353,7 @@ fn a_state_that_cannot_be_read_is_said_and_not_ready() {
 }
 
 #[test]
-fn signals_end_it_at_once() {
+fn signals_end_the_exporter_at_once() {
     for signal in [Signal::TERM, Signal::INT] {
         let dir = tempfile::tempdir().unwrap();
         let exporter = exporter(&dir);
@@ -365,7 +366,7 @@ fn signals_end_it_at_once() {
 }
 
 #[test]
-fn a_unix_socket_is_for_owner_and_group_and_goes_with_its_exporter() {
+fn unix_socket_is_for_owner_and_group_and_is_removed_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let listen = format!("unix:{}", path.display());
@@ -387,7 +388,7 @@ fn a_unix_socket_is_for_owner_and_group_and_goes_with_its_exporter() {
 }
 
 #[test]
-fn where_it_listens_comes_from_the_command_line_then_the_configuration() {
+fn listen_address_comes_from_the_command_line_then_the_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("configured");
     let config = serving::write_config(dir.path(), &format!("  metrics: {{listen: \"unix:{}\"}}\n", path.display()));
@@ -399,7 +400,7 @@ fn where_it_listens_comes_from_the_command_line_then_the_configuration() {
 }
 
 #[test]
-fn an_address_that_others_reach_is_allowed_and_warned_of() {
+fn address_that_others_can_reach_is_allowed_with_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     let config = serving::write_config(dir.path(), "");
     let log = dir.path().join("log");

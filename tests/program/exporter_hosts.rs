@@ -1,4 +1,4 @@
-//! Which host names the exporter answers to: none that a page of another web site can have.
+//! The host names that the exporter answers to: none that a page of another web site can have.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -21,7 +21,7 @@ fn only_names_of_this_host_are_answered() {
             assert!(answer.body.contains("`metrics.hosts`") && !answer.body.contains("sample"), "{}", answer.body);
         }
     }
-    // By loopback, by the address that is listened at, by the host's section of the configuration, and by what that allows.
+    // Loopback, the listen address, the host's section of the configuration, and the allowed names.
     for host in ["localhost", "127.0.0.1", "[::1]", "desk", "mon.example.org", "[2001:db8::1]", "192.0.2.7"] {
         for host in [host.to_owned(), format!("{host}:{port}")] {
             assert_eq!(ask("/-/healthy", &host).status(), 200, "{host}");
@@ -30,14 +30,14 @@ fn only_names_of_this_host_are_answered() {
     assert_eq!(exporter.ask("GET /-/healthy HTTP/1.1\r\n\r\n").status(), 400, "no host");
     let twice = "GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n";
     assert_eq!(exporter.ask(twice).status(), 400);
-    // The host of a whole URI counts, not the one beside it.
+    // The host of an absolute URI counts, not the Host header.
     let whole = "GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_eq!(exporter.ask(whole).status(), 421);
-    assert_eq!(exporter.ask("GET /-/healthy HTTP/1.0\r\n\r\n").status(), 200, "no browser leaves the host out");
+    assert_eq!(exporter.ask("GET /-/healthy HTTP/1.0\r\n\r\n").status(), 200, "every browser sends the host");
 }
 
 #[test]
-fn every_address_of_a_host_that_listens_at_all_is_answered() {
+fn wildcard_listener_answers_to_every_address_of_the_host() {
     let dir = tempfile::tempdir().unwrap();
     for (listen, addresses) in [("0.0.0.0:0", &["127.0.0.1", "127.0.0.2"][..]), ("[::]:0", &["127.0.0.2", "[::1]"])] {
         let exporter = Exporter::start(dir.path(), &["--listen", listen]);

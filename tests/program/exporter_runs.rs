@@ -1,4 +1,4 @@
-//! The exporter and runs of the same host: what is served while one is on, and what that may cost it.
+//! The exporter and runs of the same host: what is served during a run, and its effects on the run.
 
 use crate::host;
 use std::fs;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::host::Host;
 
-/// A host whose runs serve on a socket, and whose hook before the run asks there.
+/// A host whose runs serve on a socket, and whose hook before the run sends a request there.
 fn host() -> Host {
     let host = Host::new(&["a", "b"]);
     let (socket, answer) = (host.path("s"), host.path("answer"));
@@ -64,7 +64,7 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_run_serves_while_it_is_on_and_no_longer() {
+fn run_serves_only_while_it_is_in_progress() {
     let host = host();
     host.run("backup").ends(0);
     let answer = fs::read_to_string(host.path("answer")).unwrap();
@@ -74,17 +74,17 @@ fn a_run_serves_while_it_is_on_and_no_longer() {
 }
 
 #[test]
-fn an_exporter_that_serves_already_is_no_trouble() {
+fn run_accepts_an_exporter_that_serves_already() {
     let host = host();
     let _serving = Serving::start(&host);
-    // Begun before the run and ended after it, its own look would show what was there before.
+    // A survey of the exporter that started before the run and ended after it would show the earlier state.
     wait_for("its first look", || host.path("state/survey.json").exists());
     let ran = host.run("backup").ends(0);
     assert_eq!(ran.err, "");
     let answer = fs::read_to_string(host.path("answer")).unwrap();
     assert!(
         answer.contains("kvmbackup_job_running{backup_job=\"desk\"} 1\n"),
-        "the exporter tells of the run: {answer}"
+        "the exporter reports the run: {answer}"
     );
     let after = get(&host, "/metrics");
     assert!(after.contains("kvmbackup_job_running{backup_job=\"desk\"} 0\n"), "{after}");
@@ -92,7 +92,7 @@ fn an_exporter_that_serves_already_is_no_trouble() {
 }
 
 #[test]
-fn an_exporter_looks_by_itself() {
+fn exporter_takes_surveys_by_itself() {
     let host = host();
     host.configure(&format!("metrics: {{listen: \"unix:{}\"}}", host.path("s").display()), "{a: {day_of_week: daily}}");
     fs::create_dir(host.path("backups")).unwrap();
@@ -111,7 +111,7 @@ fn an_exporter_looks_by_itself() {
 }
 
 #[test]
-fn a_socket_that_another_program_has_is_7_and_no_more() {
+fn socket_of_another_program_is_7_and_affects_no_backup() {
     let host = host();
     host.configure(
         &format!("metrics: {{listen: \"unix:{}\"}}", host.path("s").display()),
@@ -120,7 +120,7 @@ fn a_socket_that_another_program_has_is_7_and_no_more() {
     let _other = UnixListener::bind(host.path("s")).unwrap();
     let ran = host.run("backup").ends(7);
     assert!(ran.err.contains("cannot listen on") && ran.err.contains("hint: "), "{}", ran.err);
-    assert!(!host.archives("a").is_empty() && !host.archives("b").is_empty(), "the backups are there");
+    assert!(!host.archives("a").is_empty() && !host.archives("b").is_empty(), "the backups exist");
     fs::remove_file(host.image("a")).unwrap();
     host.run("backup --force").ends(1);
 }
@@ -138,7 +138,7 @@ fn serve_at(host: &Host, listen: &str) {
 }
 
 #[test]
-fn an_exporter_of_the_same_state_folder_is_known_however_its_address_is_written() {
+fn exporter_of_the_same_state_directory_is_recognized_by_any_form_of_its_address() {
     let (host, port) = on_a_port();
     serve_at(&host, &format!("0.0.0.0:{port}"));
     let _serving = Serving::start(&host);
@@ -150,7 +150,7 @@ fn an_exporter_of_the_same_state_folder_is_known_however_its_address_is_written(
 }
 
 #[test]
-fn an_exporter_of_another_state_folder_is_not_ours() {
+fn exporter_of_another_state_directory_is_not_recognized() {
     let (host, port) = on_a_port();
     let other = Host::new(&["a"]);
     serve_at(&other, &format!("127.0.0.1:{port}"));
@@ -159,10 +159,10 @@ fn an_exporter_of_another_state_folder_is_not_ours() {
     assert!(ran.err.contains("another program uses it") && ran.err.contains("hint: "), "{}", ran.err);
 }
 
-/// Another user knows what an exporter says, and can ask the true one where that serves; only at its own address is an answer
-/// worth anything.
+/// Another user knows the answers of an exporter, and can query the real one. An answer is valid only for the
+/// exporter's own address.
 #[test]
-fn who_repeats_what_an_exporter_says_is_not_taken_for_it() {
+fn relayed_answers_of_an_exporter_are_not_recognized() {
     let (host, port) = on_a_port();
     let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     serve_at(&host, &elsewhere.to_string());
@@ -184,12 +184,12 @@ fn who_repeats_what_an_exporter_says_is_not_taken_for_it() {
     });
     let ran = host.run("backup").ends(7);
     assert!(ran.err.contains("another program uses it"), "{}", ran.err);
-    assert!(answers.recv().unwrap().starts_with("HTTP/1.1 200 OK"), "the true one answers, for its own address");
+    assert!(answers.recv().unwrap().starts_with("HTTP/1.1 200 OK"), "the real one answers, for its own address");
     assert!(!host.path("state/exporter.nonce").exists());
 }
 
 #[test]
-fn who_says_that_it_is_healthy_is_not_taken_for_an_exporter() {
+fn other_program_that_answers_healthy_is_not_recognized() {
     let (host, port) = on_a_port();
     let other = TcpListener::bind(("127.0.0.1", port)).unwrap();
     std::thread::spawn(move || {
@@ -200,5 +200,5 @@ fn who_says_that_it_is_healthy_is_not_taken_for_an_exporter() {
     });
     let ran = host.run("backup").ends(7);
     assert!(ran.err.contains("another program uses it"), "{}", ran.err);
-    assert_eq!(host.archives("a").len(), 1, "the backup is made all the same");
+    assert_eq!(host.archives("a").len(), 1, "the backup is made anyway");
 }

@@ -1,4 +1,5 @@
-//! A clock that was set back: what the program wrote is of the future, and no backup is lost or left out for that.
+//! A clock that was set back: records of the program are in the future, but no backup is lost or skipped because of
+//! that.
 
 use crate::steps;
 use std::fs;
@@ -16,10 +17,10 @@ fn backup(host: &Host) -> Command {
     command
 }
 
-/// Has every time in a file be some years later.
+/// Moves every time in a file some years into the future.
 fn put_into_the_future(path: &std::path::Path) {
     let text = fs::read_to_string(path).unwrap();
-    // It may have been last year, an hour ago.
+    // An hour ago may have been last year.
     let years = [Utc::now(), Utc::now() - TimeDelta::hours(1)].map(|time| time.format("%Y-").to_string());
     let later = years.iter().fold(text.clone(), |text, year| text.replace(year, "2090-"));
     assert_ne!(later, text);
@@ -27,11 +28,11 @@ fn put_into_the_future(path: &std::path::Path) {
 }
 
 #[test]
-fn what_was_written_in_the_future_keeps_no_guest_from_its_backup() {
+fn records_in_the_future_prevent_no_backup() {
     let host = Host::new(&["a"]);
     host.configure("", "{a: {day_of_week: daily, rotate: 2}}");
     host.run("backup").ends(0);
-    // Three points of the future fill all places that rotation has.
+    // Three points in the future fill all places of rotation.
     let now = host.archives("a").pop().unwrap();
     for days in [100, 101, 102] {
         let later = Utc::now().checked_add_days(Days::new(days)).unwrap();
@@ -48,10 +49,10 @@ fn what_was_written_in_the_future_keeps_no_guest_from_its_backup() {
 
     for _ in 0..3 {
         let report: Value = host.finish(&mut backup(&host)).ends(0).json();
-        assert_eq!(report["domains"][0]["outcome"], "success", "it is due, and saved: {report:#}");
+        assert_eq!(report["domains"][0]["outcome"], "success", "the guest is due, and saved: {report:#}");
         let point = report["domains"][0]["point"].as_str().unwrap();
         let is_there = || host.archives("a").iter().any(|path| path.to_str().unwrap().contains(point));
-        assert!(is_there(), "the newest is never removed, whatever lies in the future: {report:#}");
+        assert!(is_there(), "the newest is never removed, even with points in the future: {report:#}");
     }
     host.run("verify --all").ends(0);
     host.run("metrics --stdout").ends(0);
@@ -59,7 +60,7 @@ fn what_was_written_in_the_future_keeps_no_guest_from_its_backup() {
     assert_eq!(fs::read_dir(host.path("state/journal")).unwrap().count(), 0);
 }
 
-/// A backup by a program that believes in another time, as `+400d`.
+/// A backup by a program with a fake time, such as `+400d`.
 fn backup_at(host: &Host, time: &str) -> Value {
     let mut command = backup(host);
     command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", time);
@@ -77,12 +78,12 @@ fn metric(host: &Host, name: &str) -> f64 {
 }
 
 #[test]
-fn a_clock_that_was_ahead_silences_nothing() {
+fn clock_that_was_ahead_suppresses_no_mail_and_no_alert() {
     let host = Host::new(&["a"]);
     let sendmail = host.script("sendmail", &format!("cat >>{}", host.path("mails").display()));
     let mail = format!("mail: {{to: root, sendmail: {}}}", sendmail.display());
     let day = |days: i64| (Utc::now() - TimeDelta::days(days)).format("%A").to_string();
-    // Not due today: it was yesterday, and there is nothing of then.
+    // Not due today but yesterday, and there is no point of yesterday.
     host.configure(&mail, &format!("{{a: {{day_of_week: {}, catch_up: true}}}}", day(1)));
     let ahead = backup_at(&host, "+365d");
     assert_eq!(ahead["domains"][0]["outcome"], "success", "{ahead:#}");
@@ -101,9 +102,9 @@ fn a_clock_that_was_ahead_silences_nothing() {
     assert!(warning.contains("in the future") && warning.contains("timedatectl"), "{report:#}");
     assert_eq!(mails(&host), 2, "the warning is mailed");
     let first = metric(&host, "kvmbackup_domain_last_success_timestamp_seconds{");
-    assert!(first > now - 3600.0, "the success of now counts");
+    assert!(first > now - 3600.0, "the current success counts");
 
-    // It is said once, and a failure is newer than every success.
+    // It is mailed once, and a failure is newer than every success.
     fs::remove_file(host.image("a")).unwrap();
     let mut command = backup(&host);
     let report = host.finish(command.args(["--force", "a"])).json();
@@ -114,12 +115,12 @@ fn a_clock_that_was_ahead_silences_nothing() {
     let attempt = metric(&host, "kvmbackup_domain_last_attempt_timestamp_seconds{");
     assert!(
         attempt > metric(&host, "kvmbackup_domain_last_success_timestamp_seconds{"),
-        "the alert KvmBackupFailed sees it"
+        "the alert KvmBackupFailed fires"
     );
 }
 
 #[test]
-fn a_clock_that_was_behind_silences_nothing() {
+fn clock_that_was_behind_suppresses_no_mail_and_no_alert() {
     let host = Host::new(&["a"]);
     let behind = backup_at(&host, "-400d");
     assert_eq!(behind["domains"][0]["outcome"], "success", "{behind:#}");

@@ -28,7 +28,7 @@ fn backup(host: &Host) -> Command {
     command
 }
 
-/// Each step the first time that it is reached.
+/// Each step the first time it is reached.
 fn steps_of(host: &Host) -> Vec<At> {
     let steps = steps::of(&mut backup(host));
     steps::assert_reached(&steps, &[DIRECT]);
@@ -53,13 +53,13 @@ fn assert_right(host: &Host, at: At) {
     assert_eq!(unfinished, "", "{at:?}");
     let entries = std::fs::read_dir(host.path("state/journal")).map_or(0, Iterator::count);
     let sockets = std::fs::read_dir(host.path("state/sockets")).map_or(0, Iterator::count);
-    assert_eq!((entries, sockets), (0, 0), "{at:?}: entries of the journal, and sockets");
+    assert_eq!((entries, sockets), (0, 0), "{at:?}: journal entries, and sockets");
     host.run("verify --all").ends(0);
     assert!(GUESTS.iter().all(|guest| host.archives(guest).len() >= 2), "{at:?}: the last good points stay");
 }
 
 #[test]
-fn signal_at_any_step_ends_the_run_in_order() {
+fn signal_at_any_step_ends_the_run_cleanly() {
     let host = scene();
     for (number, at) in steps_of(&host).into_iter().enumerate() {
         let (name, value) = SIGNALS[number % SIGNALS.len()];
@@ -67,15 +67,15 @@ fn signal_at_any_step_ends_the_run_in_order() {
         let report = ran.json();
         let expected = report["signal"].as_i64().map_or(0, |signal| 128 + signal as i32);
         assert_eq!(ran.code, expected, "{at:?} {name}: {ran:?}");
-        // Only after the last domain is the run's work done.
+        // The run's work is done only after the last domain.
         assert!(saved(&report) == GUESTS.len() || expected == 128 + value, "{at:?} {name}: {ran:?}");
-        assert_eq!(report["recovered"], json!([]), "{at:?} {name}: the run before ended in order");
+        assert_eq!(report["recovered"], json!([]), "{at:?} {name}: the previous run ended cleanly");
         assert_right(&host, at);
     }
 }
 
 #[test]
-fn failure_at_any_step_is_reported_and_costs_no_other_domain() {
+fn failure_at_any_step_is_reported_and_affects_no_other_domain() {
     let host = scene();
     for at in steps_of(&host) {
         let ran = run_with(&host, at, "fail");

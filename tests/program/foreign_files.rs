@@ -1,5 +1,5 @@
-//! In the place of a file of the state folder, the configuration, or a file that this names: a FIFO, a link to /dev/zero, or 300 MB.
-//! Each is named with a hint; nothing waits for it or keeps it in memory.
+//! In place of a file of the state directory, the configuration, or a file named in it: a FIFO, a link to /dev/zero, or
+//! 300 MB. Each is named with a hint; nothing waits for it or reads all of it into memory.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,15 +8,15 @@ use std::process::{Command, Stdio};
 
 use crate::host::{self, Host, Run, run};
 
-/// Bytes of addresses that a command may have, and seconds.
+/// Limits of a command's address space in bytes, and of its time in seconds.
 const MEMORY: &str = "--as=1073741824";
 const TIME: &str = "60";
 
-/// What lies there, by a shell that gets its path.
+/// Objects in place of the file, created by a shell that gets the path.
 const KINDS: [&str; 3] =
     ["mkfifo -m 600 \"$1\"", "ln -s /dev/zero \"$1\"", "truncate -s 300M \"$1\" && chmod 600 \"$1\""];
 
-/// A file, the command that reads it, and the exit codes that it may have.
+/// A file, the command that reads it, and the permitted exit codes.
 const FILES: [(&str, &str, &[i32]); 11] = [
     ("config.yml", "check --offline", &[2]),
     ("config.yml", "backup", &[2]),
@@ -42,7 +42,7 @@ fn bounded(host: &Host, words: &str) -> Run {
     host.finish(command.arg("--config").arg(host.path("config.yml")).args(["--host", host::NAME]))
 }
 
-/// A host that mails by a program that takes everything, and has made a backup.
+/// A host that mails by a program that accepts everything, and has made a backup.
 fn host(mail: &str) -> Host {
     let host = Host::new(&["web"]);
     for folder in ["mail", "state", "state/mail-spool"] {
@@ -58,13 +58,13 @@ fn host(mail: &str) -> Host {
 }
 
 #[test]
-fn whatever_lies_in_the_place_of_a_file_of_ours_is_named_and_neither_waited_for_nor_kept_in_memory() {
+fn object_in_place_of_any_own_file_is_named_and_neither_blocks_nor_fills_memory() {
     let host = host("sendmail: /bin/true");
     host.run("backup").ends(0);
     for (file, words, codes) in FILES {
         let path = host.path(file);
         let good = fs::read(&path).ok();
-        // What a lock holds is replaced unread.
+        // The contents of a lock are replaced without being read.
         for script in KINDS.iter().filter(|script| file != "state/lock" || !script.contains("truncate")) {
             make(script, &path);
             let ran = bounded(&host, words);
@@ -94,7 +94,7 @@ fn whatever_lies_in_the_place_of_a_file_of_ours_is_named_and_neither_waited_for_
 }
 
 #[test]
-fn a_password_that_is_no_file_is_not_waited_for() {
+fn password_that_is_no_regular_file_is_not_waited_for() {
     let host = host("from: root@example.org, smtp: {host: 127.0.0.1, port: 1, username: u, password_file: /PATH}");
     let path = host.path("password");
     let config = fs::read_to_string(host.path("config.yml")).unwrap();
@@ -108,12 +108,12 @@ fn a_password_that_is_no_file_is_not_waited_for() {
 }
 
 #[test]
-fn a_configuration_may_come_from_a_pipe() {
+fn configuration_may_come_from_a_pipe() {
     let host = Host::new(&["web"]);
     let config = host.path("config.yml");
     let program = env!("CARGO_BIN_EXE_kvmbackup");
     let script = format!("{program} check --offline --host {} --config", host::NAME);
-    // A process substitution, a pipe that is slow to be written, and a redirection.
+    // A process substitution, a slow pipe, and a redirection.
     for how in [
         format!("{script} <(sleep 0.2; cat {0})", config.display()),
         format!("(sleep 0.2; cat {0}) | {script} /dev/stdin", config.display()),

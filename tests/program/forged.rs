@@ -1,5 +1,5 @@
-//! Archives that a writer of the target has forged so that a restore puts a file where it is obeyed: nothing is written but in
-//! the folder that the operator chose, and in those where this host keeps images.
+//! Archives that a writer of the target has forged so that a restore would put a file where it takes effect. Files are
+//! written only to the directory that the operator chose, and to those where this host keeps images.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use crate::host::{Host, run};
 mod archives;
 mod machine;
 
-/// What each command writes of itself, in the folder of the host.
+/// Files that each command writes for itself, in the directory of the host.
 const OWN: [&str; 4] = ["state/ledger.", "state/lock", "state/textfile.lock", "textfile/kvmbackup.prom"];
 
-/// Ways to restore; `TO` is a folder that the operator names.
+/// Ways to restore; `TO` is a directory that the operator names.
 const MODES: [&str; 6] = [
     "--define",
     "--define --overwrite",
@@ -24,7 +24,7 @@ const MODES: [&str; 6] = [
     "--salvage --to TO/salvage",
 ];
 
-/// Places in the folder of the host.
+/// Places in the directory of the host.
 const PLACES: [&str; 23] = [
     "state/journal/x.json",
     "state/x",
@@ -70,8 +70,8 @@ const SYSTEM: [&str; 15] = [
     "/x",
 ];
 
-/// Restores an archive with each of these places in each of these modes, in a copy of this machine: only what the operator
-/// named is written, and an archive alone is refused.
+/// Restores an archive with each of these places in each of these modes, in a copy of this machine. Only places that
+/// the operator named are written, and an archive alone is refused.
 fn try_all(forge: &Forge, (places, modes): (&[String], &[&str]), kind: Kind, bound: &[(PathBuf, PathBuf)]) {
     let to = forge.host.path("to");
     for place in places {
@@ -93,13 +93,13 @@ fn try_all(forge: &Forge, (places, modes): (&[String], &[&str]), kind: Kind, bou
     }
 }
 
-/// Whether a command may write there: its own notes, and the folder that the operator names.
+/// Whether a command may write there: its own records, and the directory that the operator names.
 fn is_own(host: &Host, path: &Path) -> bool {
     let Ok(path) = path.strip_prefix(host.path("")) else { return false };
     path.starts_with("to") || OWN.iter().any(|own| path.to_str().unwrap().starts_with(own))
 }
 
-/// Whether images, and what belongs to them, may be written there: as new files among the images.
+/// Whether images, and files that belong to them, may be written there: as new files among the images.
 fn is_for_images(host: &Host, path: &Path) -> bool {
     let is_new = path.symlink_metadata().is_err();
     path.starts_with("/var/lib/libvirt/swtpm") || is_new && path.parent() == Some(&host.path("images"))
@@ -115,25 +115,25 @@ fn text(path: &Path) -> String {
 }
 
 #[test]
-fn a_forged_place_is_never_written_to() {
+fn forged_place_is_never_written_to() {
     let forge = Forge::new();
     try_all(&forge, (&places(&forge), &MODES), Kind::Ours, &[]);
 }
 
 #[test]
-fn a_place_that_a_forged_archive_of_the_script_names_is_never_written_to() {
+fn place_in_a_forged_archive_of_the_legacy_script_is_never_written_to() {
     let forge = Forge::new();
     try_all(&forge, (&places(&forge), &MODES), Kind::Script, &[]);
 }
 
 #[test]
-fn what_lay_beside_the_disks_in_a_forged_place_is_restored_beside_them() {
+fn files_beside_the_disks_in_a_forged_place_are_restored_beside_them() {
     let forge = Forge::new();
     try_all(&forge, (&places(&forge), &["--define --overwrite", "--define --name copy"]), Kind::Beside, &[]);
 }
 
 #[test]
-fn a_link_among_the_images_is_never_followed() {
+fn link_among_the_images_is_never_followed() {
     let forge = Forge::new();
     let places = ["images/link.qcow2", "images/dangling.qcow2"].map(|name| text(&forge.host.path(name)));
     for kind in [Kind::Ours, Kind::Script] {
@@ -141,9 +141,9 @@ fn a_link_among_the_images_is_never_followed() {
     }
 }
 
-/// A bind mount gives a folder another path.
+/// A bind mount gives a directory another path.
 #[test]
-fn a_forbidden_folder_that_is_mounted_among_the_images_is_never_written_to() {
+fn forbidden_directory_mounted_among_the_images_is_never_written_to() {
     let forge = Forge::new();
     let path = |name: String| forge.host.path(&name);
     let forbidden = FORBIDDEN.iter().enumerate();
@@ -161,9 +161,9 @@ fn a_forbidden_folder_that_is_mounted_among_the_images_is_never_written_to() {
     }
 }
 
-/// What the tests above rest on: nothing that is written in a copy goes unseen, and what is allowed is written.
+/// Checks the assumptions of the tests above: every write in a copy is detected, and permitted files are written.
 #[test]
-fn an_image_goes_where_this_host_keeps_images_and_nothing_is_written_unseen() {
+fn image_is_restored_among_the_images_and_every_write_is_detected() {
     let forge = Forge::new();
     let host = &forge.host;
     let place = text(&host.path("images/other.qcow2"));
@@ -186,7 +186,7 @@ fn an_image_goes_where_this_host_keeps_images_and_nothing_is_written_unseen() {
 }
 
 #[test]
-fn the_journal_obeys_no_file_that_a_backup_would_not_write() {
+fn journal_entry_cannot_name_a_file_that_a_backup_would_not_write() {
     let host = Host::new(&["web"]);
     host.run("backup").ends(0);
     let (victim, folder) = (host.path("victim"), host.path("folder"));
@@ -219,7 +219,7 @@ fn the_journal_obeys_no_file_that_a_backup_would_not_write() {
         fs::remove_file(file).unwrap();
     }
     host.run("recover").ends(0);
-    // A state folder that others can write to is not used at all.
+    // A state directory that others can write to is not used at all.
     run("chmod", &["777", host.path("state").to_str().unwrap()]);
     for command in ["recover", "backup --force web", "check"] {
         let ran = host.run(command);
@@ -228,7 +228,7 @@ fn the_journal_obeys_no_file_that_a_backup_would_not_write() {
 }
 
 #[test]
-fn nothing_is_restored_into_a_folder_that_others_can_change() {
+fn nothing_is_restored_into_a_directory_that_others_can_change() {
     let host = Host::new(&["web"]);
     host.run("backup").ends(0);
     let open = host.path("open");
@@ -241,7 +241,7 @@ fn nothing_is_restored_into_a_folder_that_others_can_change() {
         }
     }
     assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
-    // As /tmp is: what is made in there stays its maker's.
+    // A sticky directory like /tmp: files in it can be replaced only by their owner.
     run("chmod", &["1777", open.to_str().unwrap()]);
     host.run(&format!("restore web --to {}", open.join("new").display())).ends(0);
 }

@@ -1,4 +1,4 @@
-//! The versions of the files that outlive the program: docs/versions.md and the samples, an upgrade, and a downgrade.
+//! The versions of long-lived files: docs/versions.md and the samples, an upgrade, and a downgrade.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,7 +19,7 @@ fn sample(file: &str, version: &str) -> String {
 }
 
 #[test]
-fn each_version_that_the_manual_names_has_a_sample_and_each_sample_a_row() {
+fn every_version_in_the_manual_has_a_sample_and_every_sample_a_row() {
     let manual = fs::read_to_string(root().join("docs/versions.md")).unwrap();
     let cells =
         |line: &str| -> Vec<String> { line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect() };
@@ -37,7 +37,7 @@ fn each_version_that_the_manual_names_has_a_sample_and_each_sample_a_row() {
     assert!(named.len() > 25);
 }
 
-/// Puts a file into the state folder, as the program writes it.
+/// Writes a file to the state directory, as the program does.
 fn put(host: &Host, name: &str, text: &str) -> PathBuf {
     let path = host.path("state").join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -83,7 +83,7 @@ fn newer(file: &str, version: &str) -> String {
 }
 
 #[test]
-fn files_of_a_newer_release_are_refused_with_what_to_do_and_left_alone() {
+fn files_of_a_newer_release_are_refused_with_a_hint_and_not_changed() {
     let host = Host::new(&["web-1"]);
     host.run("backup").ends(0);
     host.age("web-1", &[3, 2, 1]);
@@ -99,7 +99,7 @@ fn files_of_a_newer_release_are_refused_with_what_to_do_and_left_alone() {
         let kept = fs::read(&before).ok();
         let path = put(&host, name, &text);
         let is_told = |run: &crate::host::Run| {
-            // Reports are folded into the width of a terminal.
+            // Reports are wrapped to the width of a terminal.
             let said = format!("{}{}", run.out, run.err).split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(said.contains("written by a newer kvmbackup"), "{file}: {run:?}");
             assert!(said.contains(path.to_str().unwrap()), "{file}: {run:?}");
@@ -109,7 +109,7 @@ fn files_of_a_newer_release_are_refused_with_what_to_do_and_left_alone() {
         is_told(&backup);
         assert!(backup.out.contains("1 of 1 good"), "{file}: {backup:?}");
         if file == "verified" {
-            assert_eq!(host.archives("web-1").len(), saved + 1, "nothing is removed while damage is not known");
+            assert_eq!(host.archives("web-1").len(), saved + 1, "nothing is removed while damage is unknown");
             for words in ["verify", "prune"] {
                 let run = host.run(words).ends(1);
                 is_told(&run);

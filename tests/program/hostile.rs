@@ -1,5 +1,5 @@
-//! Archives that somebody has made to do harm: nothing is written outside of the folder that the operator chose, QEMU is given
-//! no other file to open, memory stays bounded, and what a definition reaches for is shown.
+//! Malicious archives: nothing is written outside the directory that the operator chose, QEMU gets no other file to
+//! open, memory stays bounded, and everything that a definition reaches for is shown.
 
 use crate::host;
 use std::collections::BTreeSet;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use crate::host::{Host, Run, run};
 
-/// Bytes of memory, addresses included, that a command may take.
+/// Limit of a command's memory in bytes, including address space.
 const MEMORY: &str = "--as=2147483648";
 
-/// A host with an uncompressed restore point of `web`, taken apart.
+/// A host with an uncompressed restore point of `web`, unpacked.
 struct Workshop {
     host: Host,
     archive: PathBuf,
@@ -30,7 +30,7 @@ impl Workshop {
         Workshop { host, archive, parts }
     }
 
-    /// Makes the archive anew of the parts, as they are now, with right checksums; `more` are words for tar.
+    /// Rebuilds the archive from the current parts, with correct checksums; `more` are arguments of tar.
     fn build(&self, more: &str) {
         host::pack(&self.parts, &self.archive, more);
     }
@@ -47,15 +47,16 @@ impl Workshop {
         self.host.finish(command.arg("--config").arg(self.host.path("config.yml")).args(["--host", host::NAME]))
     }
 
-    /// Every name below the host's folder, but for the folder that a restore goes to and what every command may write.
+    /// Every name below the host's directory, except for the destination of a restore and files that every command may
+    /// write.
     fn names(&self) -> BTreeSet<PathBuf> {
         let all = self.host.modes("");
         let own = [self.host.path("to"), self.host.path("state")];
         all.into_keys().filter(|path| !own.iter().any(|own| path.starts_with(own))).collect()
     }
 
-    /// Panics unless verify refuses the archive, a restore leaves nothing, and salvage, which may bring what is harmless, stays
-    /// in its folder.
+    /// Panics unless verify refuses the archive, a restore leaves nothing, and salvage, which may create harmless
+    /// files, stays in its directory.
     fn is_refused(&self, what: &str) {
         let before = self.names();
         let to = self.host.path("to");
@@ -84,7 +85,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn no_name_in_an_archive_leads_out_of_the_folder() {
+fn no_name_in_an_archive_leads_out_of_the_directory() {
     let shop = Workshop::new();
     let good = fs::read(&shop.archive).unwrap();
     let evil = shop.host.path("evil");
@@ -113,11 +114,11 @@ fn no_name_in_an_archive_leads_out_of_the_folder() {
 }
 
 #[test]
-fn a_length_of_absurd_size_needs_no_memory() {
+fn absurd_length_needs_no_memory() {
     let shop = Workshop::new();
     shop.build("");
     let good = fs::read(&shop.archive).unwrap();
-    // The field of the length: GNU tar manual, "Basic Tar Format"; base 256 here.
+    // The length field: GNU tar manual, "Basic Tar Format"; base 256 here.
     let header = |name: &str| {
         good.chunks(512).position(|block| block.starts_with(format!("{name}\0").as_bytes())).unwrap() * 512
     };
@@ -134,7 +135,7 @@ fn a_length_of_absurd_size_needs_no_memory() {
 }
 
 #[test]
-fn a_seek_table_and_frames_that_claim_absurd_sizes_need_no_memory() {
+fn seek_table_and_frames_with_absurd_sizes_need_no_memory() {
     let shop = Workshop::new();
     let as_zstd = shop.archive.with_extension("tar.zst");
     fs::remove_file(&shop.archive).unwrap();
@@ -150,7 +151,7 @@ fn a_seek_table_and_frames_that_claim_absurd_sizes_need_no_memory() {
         ("the number of frames", end - 9, u32::MAX.to_le_bytes()),
         ("a frame's length in the file", entries, u32::MAX.to_le_bytes()),
         ("a frame's length in the stream", entries + 4, u32::MAX.to_le_bytes()),
-        // RFC 8878: descriptor with an eight-byte content size, then 2 GiB of window.
+        // RFC 8878: descriptor with an eight-byte content size, then a window of 2 GiB.
         ("a frame's own window", 4, [0xc4, 0xa8, 0xff, 0xff]),
     ] {
         let mut bad = good.clone();
@@ -161,7 +162,7 @@ fn a_seek_table_and_frames_that_claim_absurd_sizes_need_no_memory() {
 }
 
 #[test]
-fn a_disk_that_names_another_file_is_never_given_to_qemu() {
+fn disk_that_names_another_file_is_never_given_to_qemu() {
     let shop = Workshop::new();
     let secret = shop.host.path("secret");
     fs::write(&secret, vec![7; 1 << 20]).unwrap();
@@ -191,9 +192,9 @@ fn a_disk_that_names_another_file_is_never_given_to_qemu() {
     }
 }
 
-/// A definition may call any file an image, say that of the UEFI variables: `<nvram format='qcow2'>`.
+/// A definition may declare any file an image, for example that of the UEFI variables: `<nvram format='qcow2'>`.
 #[test]
-fn a_file_beside_the_disks_that_names_another_file_is_refused() {
+fn file_beside_the_disks_that_names_another_file_is_refused() {
     let shop = Workshop::new();
     let secret = shop.host.path("secret");
     fs::write(&secret, vec![7; 1 << 20]).unwrap();
@@ -211,7 +212,7 @@ fn a_file_beside_the_disks_that_names_another_file_is_refused() {
 }
 
 #[test]
-fn a_definition_is_shown_with_all_that_it_reaches_for() {
+fn definition_is_shown_with_everything_that_it_reaches_for() {
     let shop = Workshop::new();
     let xml = fs::read_to_string(shop.parts.join("domain-inactive.xml")).unwrap();
     let evil = "<emulator>/tmp/evil-emulator</emulator>\
@@ -236,14 +237,14 @@ fn a_definition_is_shown_with_all_that_it_reaches_for() {
             assert!(ran.out.lines().any(|line| line.starts_with("note: ") && line.contains(word)), "{word}: {ran:?}");
         }
         assert!(ran.out.contains("vdq"), "{ran:?}");
-        // Refused or not, and quiet or not, the places were shown.
+        // The places are shown whether the definition is refused or not, and with or without `--quiet`.
         let shown = ran.out.split_once("will be written:\n  ").unwrap_or_else(|| panic!("{ran:?}")).1;
         assert!(shown.starts_with(to.join(name).to_str().unwrap()), "{ran:?}");
     }
 }
 
 #[test]
-fn what_a_definition_reaches_for_is_shown_before_it_is_defined() {
+fn host_access_of_a_definition_is_shown_before_it_is_defined() {
     let shop = Workshop::new();
     let file = shop.parts.join("domain-inactive.xml");
     let xml = fs::read_to_string(&file).unwrap();
@@ -251,12 +252,12 @@ fn what_a_definition_reaches_for_is_shown_before_it_is_defined() {
         <qemu:arg value='-incoming'/><qemu:arg value='exec:evil-command'/><qemu:env name='LD_PRELOAD' value='evil-library'/>\
         </qemu:commandline></domain>";
     let good = xml.replacen("</domain>", evil, 1);
-    // libvirt knows no such processor: it is asked, and refuses.
+    // libvirt does not know this processor, so it refuses the definition.
     let refused = good.replacen("arch='", "arch='evil-", 1);
     for (what, text, code) in [("defined", &good, 0), ("refused", &refused, 1)] {
         assert_ne!(*text, xml);
         fs::write(&file, text).unwrap();
-        // It would be used in the place of one that this host refuses.
+        // It would be used in place of one that this host refuses.
         fs::write(shop.parts.join("domain-migratable.xml"), text).unwrap();
         shop.build("");
         let to = shop.host.path(what);

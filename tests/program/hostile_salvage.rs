@@ -1,4 +1,4 @@
-//! Damaged archives that somebody has made to do harm: they keep salvage neither busy nor from its end, and decide no file's name.
+//! Malicious damaged archives: salvage ends in reasonable time, and they do not choose the names of its files.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::host::{self, Host, run};
 
-/// Salvages the newest restore point of `web`; the exit code, and the report.
+/// Salvages the newest restore point of `web`; returns the exit code, and the report.
 fn salvage(host: &Host) -> (i32, Option<Value>) {
     let to = host.path("to");
     let mut command = host.command("timeout");
@@ -18,13 +18,14 @@ fn salvage(host: &Host) -> (i32, Option<Value>) {
 }
 
 #[test]
-fn eight_megabytes_of_frame_heads_are_salvaged_in_time() {
+fn eight_megabytes_of_frame_headers_are_salvaged_in_time() {
     let host = Host::new(&["web"]);
     let folder = host.path("backups/web");
     fs::create_dir_all(&folder).unwrap();
-    // RFC 8878: the head of a frame of 16 MiB, and a block that holds the next head; from each on, all blocks to the end make sense.
+    // RFC 8878: the header of a frame of 16 MiB, and a block that contains the next header. From each header on, all
+    // blocks to the end are valid.
     let nested = [0x28, 0xb5, 0x2f, 0xfd, 0xa4, 0, 0, 0, 1, 9 << 3, 0, 0];
-    // Heads whose first block is longer than a block can be.
+    // Headers whose first block is longer than a block can be.
     let broken = [0x28, 0xb5, 0x2f, 0xfd, 0xa4, 0, 0, 0x40, 0, 1];
     for unit in [&nested[..], &broken] {
         fs::write(folder.join("web-20261101T000000Z.tar.zst"), unit.repeat((8 << 20) / unit.len())).unwrap();
@@ -34,7 +35,7 @@ fn eight_megabytes_of_frame_heads_are_salvaged_in_time() {
 }
 
 #[test]
-fn no_member_takes_the_name_of_the_report_or_one_that_misleads() {
+fn no_member_takes_the_name_of_the_report_or_a_misleading_one() {
     let host = Host::new(&["web"]);
     host.configure("compression: {method: none}", "{\"*\": {day_of_week: daily}}");
     host.run("backup").ends(0);
@@ -56,7 +57,7 @@ fn no_member_takes_the_name_of_the_report_or_one_that_misleads() {
             file.split('/').all(|part| !part.starts_with('.') && part.bytes().all(|byte| byte.is_ascii_graphic()));
         assert!(is_plain, "{file:?}");
     }
-    // Every one is there, under the name that the report has for it.
+    // Every file exists under the name that the report lists.
     for name in names {
         let part = report["files"].as_array().unwrap().iter().find(|part| part["member"] == name).unwrap();
         let file = PathBuf::from(part["files"][0].as_str().unwrap());

@@ -1,12 +1,14 @@
-//! The import table of docs/design.md, held against the code.
+//! Checks the code against the import table of docs/design.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Which folder may import what of ours, besides itself. What is not in the table may import nothing.
+/// The project modules that each directory may import, besides itself. A directory that is not in the table may import
+/// none.
 ///
-/// `report` knows exit codes and how text is laid out, `config` the policy that retention works by; both are values. The
-/// store knows what is in a point of each kind, and reads definitions of those that have no manifest. `app` composes: it names every adapter.
+/// `report` knows exit codes and how text is laid out, `config` the policy that retention uses; both are values. The
+/// store knows the contents of each kind of point, and reads definitions of those without a manifest. `app` composes:
+/// it names every adapter.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("sys", &[]),
@@ -58,14 +60,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("lib", &[]),
 ];
 
-/// What may be asked of a module that one may import, where that is less than all of it.
+/// Permitted items of an importable module, if not all of them are.
 const ONLY: &[(&str, &str, &[&str])] = &[
-    // The interface of what another owns, never its inside.
+    // Only the interface of an owner, never its internals.
     ("store", "hypervisor", &["crate::hypervisor::domain_xml"]),
 ];
 
 #[test]
-fn every_file_begins_with_what_it_owns() {
+fn every_file_header_says_what_the_file_is_responsible_for() {
     for (path, text) in sources() {
         assert!(text.starts_with("//! "), "{} does not begin with //!", path.display());
         let head: Vec<_> = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
@@ -73,12 +75,16 @@ fn every_file_begins_with_what_it_owns() {
         let is_top = matches!(path.to_str(), Some("lib.rs" | "main.rs"));
         let is_test = path.file_stem().is_some_and(|stem| stem == "tests") || path.iter().any(|part| part == "tests");
         let says = head.contains("owns:") || head.contains("must not") || head.contains("must never");
-        assert!(is_top || is_test || says, "{}: say what it owns and what it must not do", path.display());
+        assert!(
+            is_top || is_test || says,
+            "{}: say what it is responsible for and what it must not do",
+            path.display()
+        );
     }
 }
 
 #[test]
-fn folders_import_what_the_design_lets_them() {
+fn directories_import_only_what_the_design_permits() {
     let table: BTreeMap<_, _> = MAY_IMPORT.iter().copied().collect();
     let mut wrong = BTreeSet::new();
     for (path, text) in sources() {
@@ -97,24 +103,24 @@ fn folders_import_what_the_design_lets_them() {
 }
 
 #[test]
-fn the_table_has_every_folder_and_the_design_too() {
+fn import_table_and_design_have_every_directory() {
     let folders: BTreeSet<_> = sources().iter().map(|(path, _)| folder(path)).collect();
     let listed: BTreeSet<_> = MAY_IMPORT.iter().map(|(folder, _)| (*folder).to_owned()).collect();
     assert_eq!(folders, listed);
     let design = std::fs::read_to_string(root().join("docs/design.md")).unwrap();
     for folder in folders.iter().filter(|folder| root().join("src").join(folder).is_dir()) {
-        assert!(design.contains(&format!("| `{folder}/` |")), "docs/design.md does not tell what {folder}/ owns");
+        assert!(design.contains(&format!("| `{folder}/` |")), "docs/design.md does not describe {folder}/");
     }
 }
 
-/// Names of public types that several modules use, so that the module is part of the name where one is used.
+/// Names of public types that several modules have; their users write the module as part of the name.
 const SHARED_NAMES: &[&str] = &[
     "Disk", "Entry", "Error", "Host", "Kind", "Metrics", "Plan", "Reader", "Refused", "Restore", "Salvaged", "Server",
     "State",
 ];
 
 #[test]
-fn a_public_type_has_a_name_of_its_own() {
+fn public_type_names_are_unique() {
     let mut owners = BTreeMap::<String, Vec<PathBuf>>::new();
     for (path, text) in sources() {
         for line in product(&path, &text).lines() {
@@ -133,13 +139,13 @@ fn only_the_command_line_prints() {
     for (path, text) in sources().into_iter().filter(|(path, _)| folder(path) != "cli") {
         let text = product(&path, &text);
         for word in ["println!", "eprintln!", "print!(", "eprint!(", "stdout()", "stderr()", "dbg!("] {
-            assert!(!text.contains(word), "{} has {word}", path.display());
+            assert!(!text.contains(word), "{} uses {word}", path.display());
         }
     }
 }
 
 #[test]
-fn metrics_are_named_in_their_catalogue_alone() {
+fn metrics_are_named_only_in_their_catalogue() {
     for (path, text) in sources() {
         let is_catalogue = path == Path::new("metrics/catalogue.rs");
         assert!(is_catalogue || !product(&path, &text).contains("\"kvmbackup_"), "{} names a metric", path.display());
@@ -147,48 +153,44 @@ fn metrics_are_named_in_their_catalogue_alone() {
 }
 
 #[test]
-fn only_one_file_holds_unsafe_code() {
+fn only_one_file_contains_unsafe_code() {
     let allows = |text: &str| text.contains("allow(unsafe_code") || text.contains("expect(unsafe_code");
     let files: Vec<_> = sources().into_iter().filter(|(_, text)| allows(text)).map(|(path, _)| path).collect();
     assert_eq!(files, [PathBuf::from("hypervisor/libvirt/ffi.rs")]);
 }
 
 #[test]
-fn one_file_starts_programs() {
+fn only_one_file_starts_programs() {
     let starts = |text: &str| [".spawn()", ".output()", ".status()"].iter().any(|call| text.contains(call));
     let files: Vec<_> =
         sources().into_iter().filter(|(path, text)| starts(product(path, text))).map(|(path, _)| path).collect();
-    assert_eq!(
-        files,
-        [PathBuf::from("sys/program.rs")],
-        "a new process must not inherit a file of a target that hangs"
-    );
+    assert_eq!(files, [PathBuf::from("sys/program.rs")], "a new process must not inherit a file of a hung target");
 }
 
-/// Side effects without a step of their own, each with its reason.
+/// Side effects without their own step, each with its reason.
 const NO_STEP: &[(&str, &str)] = &[
-    // What this has left is removed by the next that gets as far.
+    // Leftovers are removed by the next run that gets this far.
     ("metrics/textfile.rs", "durable::remove(&aside)"),
     ("metrics/textfile.rs", "durable::remove(&entry.path())"),
     ("mail/spool.rs", "durable::remove(&path)"),
-    // The next run that can read its configuration does it again.
+    // The next run with a readable configuration does it again.
     ("app/mail/known.rs", "durable::remove(&path)"),
     ("app/mail/known.rs", "durable::write(&path, &json)"),
-    // Each is in the middle of a file that is whole or not there, between two steps.
+    // Each is in the middle of a file that is complete or missing, between two steps.
     ("metrics/textfile.rs", "durable::create_private(aside)"),
     ("mail/spool.rs", "durable::create_private(&aside)"),
     // The fallbacks of the step that calls them.
     ("store/partial.rs", "fs::hard_link(from, to)"),
     ("store/partial.rs", "fs::remove_file(from)"),
     ("store/partial.rs", "fs::rename(from, to)"),
-    // A trial leaves an empty folder or file at worst, and the next one removes it.
+    // A trial leaves an empty directory or file at worst, and the next one removes it.
     ("store/trial.rs", "fs::create_dir(&trial)"),
     ("store/trial.rs", "durable::create_private(&new)"),
     ("store/trial.rs", "durable::remove(&trial.join(name))"),
     ("store/trial.rs", "fs::remove_dir(trial)"),
-    // The processes end with us.
+    // The processes end with this process.
     ("mail/program.rs", "program::start("),
-    // Its caller says the step of what the tool does.
+    // Its caller announces the step for the tool's effect.
     ("engine/qemu_img.rs", "program::start("),
 ];
 
@@ -217,17 +219,17 @@ fn every_side_effect_of_a_backup_is_a_step() {
         for (at, line) in lines.iter().enumerate() {
             let Some(effect) = EFFECTS.iter().find(|effect| line.contains(**effect)) else { continue };
             found += 1;
-            // One step may be for two effects that follow each other.
+            // One step may cover two consecutive effects.
             let is_step = lines[at.saturating_sub(14)..=at].iter().any(|line| line.contains("step::reached("));
             let is_known = NO_STEP.iter().any(|(file, words)| path == Path::new(file) && line.contains(words));
-            assert!(is_step || is_known, "{}: no step is said before {effect}: {line}", path.display());
+            assert!(is_step || is_known, "{}: no step is announced before {effect}: {line}", path.display());
         }
     }
-    assert!(found > 20, "the effects are not where this test looks");
+    assert!(found > 20, "this test looks for effects in the wrong place");
 }
 
 #[test]
-fn faults_are_in_debug_builds_alone() {
+fn fault_injection_is_only_in_debug_builds() {
     let step = std::fs::read_to_string(root().join("src/sys/step.rs")).unwrap();
     assert!(step.contains("#[cfg(debug_assertions)]\nmod fault;"));
     assert!(step.contains("#[cfg(debug_assertions)]\n    fault::act(step)?;"));
@@ -239,14 +241,14 @@ fn faults_are_in_debug_builds_alone() {
 }
 
 #[test]
-fn the_engine_names_no_hypervisor_of_its_own() {
+fn engine_names_no_hypervisor_adapter() {
     for (path, text) in sources().into_iter().filter(|(path, _)| folder(path) == "engine") {
         let text = product(&path, &text);
         assert!(!text.contains("Libvirt") && !text.contains("virt::"), "{} names the adapter", path.display());
     }
 }
 
-/// Every file of `src`, by its path in there.
+/// Every file of `src`, by its relative path.
 fn sources() -> Vec<(PathBuf, String)> {
     let src = root().join("src");
     let mut found = Vec::new();
@@ -262,7 +264,7 @@ fn sources() -> Vec<(PathBuf, String)> {
             }
         }
     }
-    assert!(found.len() > 50, "the sources are not where this test looks");
+    assert!(found.len() > 50, "this test looks for sources in the wrong place");
     found
 }
 
@@ -274,7 +276,7 @@ fn folder(path: &Path) -> String {
     path.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned()
 }
 
-/// The code without its tests, which may use what they like.
+/// The code without its tests, which may use anything.
 fn product<'a>(path: &Path, text: &'a str) -> &'a str {
     let is_test = ["tests", "tests.rs", "sample.rs", "fixture.rs", "fake.rs", "contract.rs"]
         .iter()
@@ -283,7 +285,7 @@ fn product<'a>(path: &Path, text: &'a str) -> &'a str {
     if is_test { "" } else { &text[..end] }
 }
 
-/// Every path that begins with `crate::`, in use declarations (groups taken apart) and in code, but not in comments.
+/// Every path that begins with `crate::`, in use declarations (with expanded groups) and in code, but not in comments.
 fn imports(text: &str) -> BTreeSet<String> {
     let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     let mut found = BTreeSet::new();

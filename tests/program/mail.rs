@@ -1,5 +1,5 @@
-//! Mails of real runs: by a mail server with TLS and login, by a program in `sendmail`'s place, and what becomes of those
-//! that cannot be sent.
+//! Mails of real runs: by a mail server with TLS and login, by a program in place of `sendmail`, and the handling of
+//! mails that cannot be sent.
 
 use crate::browser::{self, Seen};
 
@@ -43,7 +43,7 @@ fn spooled(host: &Host) -> usize {
 }
 
 fn silent(run: Run) {
-    assert_eq!((run.out.as_str(), run.err.as_str()), ("", ""), "cron gets nothing");
+    assert_eq!((run.out.as_str(), run.err.as_str()), ("", ""), "cron gets no output");
 }
 
 fn ledger(host: &Host) -> serde_json::Value {
@@ -51,7 +51,7 @@ fn ledger(host: &Host) -> serde_json::Value {
 }
 
 #[test]
-fn a_server_with_starttls_and_login_takes_it() {
+fn server_with_starttls_and_login_accepts_the_mail() {
     let (server, host) = (Server::start("accept"), Host::new(&["a", "b"]));
     mailed_by(&server, &host, "", "");
     silent(host.run("backup").ends(0));
@@ -73,7 +73,7 @@ fn a_server_with_starttls_and_login_takes_it() {
     );
     assert!(mail.html().contains("OK 2 of 2 on desk"));
     assert!(ledger(&host)["reports"]["smtp"]["last_success"].is_string());
-    // Told once, the next good run says nothing; it is told later.
+    // It was reported once, so the next good run prints nothing; it is reported again later.
     silent(host.run("backup").ends(0));
     assert_eq!(server.mails().len(), 1);
     std::fs::remove_file(host.image("b")).unwrap();
@@ -86,7 +86,7 @@ fn a_server_with_starttls_and_login_takes_it() {
 }
 
 #[test]
-fn what_is_refused_is_told_to_cron_and_kept() {
+fn rejected_mail_is_reported_to_cron_and_kept() {
     let (server, host) = (Server::start("refuse"), Host::new(&["a"]));
     mailed_by(&server, &host, "", "");
     let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
@@ -98,13 +98,13 @@ fn what_is_refused_is_told_to_cron_and_kept() {
         run.err
     );
     assert!(!run.err.contains("s3cret") && !run.out.contains("s3cret"));
-    assert_eq!(server.log().matches("data ").count(), 1, "what is refused for good is not tried again");
+    assert_eq!(server.log().matches("data ").count(), 1, "a permanently rejected mail is not sent again");
     assert_eq!(spooled(&host), 1);
     assert_eq!(ledger(&host)["reports"]["smtp"]["failures"], 1);
 }
 
 #[test]
-fn what_meets_no_server_is_sent_by_the_next_run() {
+fn mail_without_a_reachable_server_is_sent_by_the_next_run() {
     let host = Host::new(&["a"]);
     let mut gone = Server::start("accept");
     mailed_by(&gone, &host, "", "");
@@ -123,7 +123,7 @@ fn what_meets_no_server_is_sent_by_the_next_run() {
 }
 
 #[test]
-fn a_slow_server_is_given_up() {
+fn slow_server_times_out() {
     let (server, host) = (Server::start("slow"), Host::new(&["a"]));
     mailed_by(&server, &host, ", timeout: 1s", "");
     let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
@@ -132,7 +132,7 @@ fn a_slow_server_is_given_up() {
 }
 
 #[test]
-fn a_server_that_is_gone_when_it_has_the_mail_is_not_given_copies() {
+fn server_that_disconnects_after_the_mail_gets_no_copies() {
     let (server, host) = (Server::start("lost"), Host::new(&["a"]));
     mailed_by(&server, &host, "", "");
     let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
@@ -141,7 +141,7 @@ fn a_server_that_is_gone_when_it_has_the_mail_is_not_given_copies() {
 }
 
 #[test]
-fn no_password_goes_to_a_server_without_tls_or_with_a_strange_certificate() {
+fn password_is_not_sent_without_tls_or_to_an_unknown_certificate() {
     let (plain, host) = (Server::start("plain"), Host::new(&["a"]));
     mailed_by(&plain, &host, "", "");
     host.run("backup").ends(7);
@@ -155,7 +155,7 @@ fn no_password_goes_to_a_server_without_tls_or_with_a_strange_certificate() {
 }
 
 #[test]
-fn a_local_program_takes_it() {
+fn local_program_accepts_the_mail() {
     let host = Host::new(&["a"]);
     mailed_by_program(&host, 0, "");
     silent(host.run("backup").ends(0));
@@ -174,7 +174,7 @@ fn a_local_program_takes_it() {
 }
 
 #[test]
-fn a_run_that_cannot_begin_is_mailed() {
+fn run_that_cannot_start_is_mailed() {
     let host = Host::new(&["a"]);
     mailed_by_program(&host, 0, "");
     silent(host.run("backup").ends(0));
@@ -190,14 +190,15 @@ fn a_run_that_cannot_begin_is_mailed() {
     lock.lock().unwrap();
     host.run("backup").ends(3);
     assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] FAILED - desk - another run holds the lock");
-    // To close the file is not enough: what another test is about to start has it, too, until it executes its program.
+    // Closing the file is not enough: a process that another test is starting has inherited it until it executes its
+    // program.
     lock.unlock().unwrap();
     silent(host.run("backup").ends(0));
     assert_eq!(taken(&host).unwrap().header("Subject"), "[kvmbackup] OK 1/1 - desk", "it has recovered");
 }
 
 #[test]
-fn a_configuration_that_does_not_say_how_to_mail_is_mailed_as_the_last_run_was() {
+fn invalid_mail_settings_are_replaced_by_those_of_the_last_run() {
     let host = Host::new(&["a"]);
     mailed_by_program(&host, 0, "");
     silent(host.run("backup").ends(0));
@@ -210,7 +211,7 @@ fn a_configuration_that_does_not_say_how_to_mail_is_mailed_as_the_last_run_was()
     let mail = taken(&host).unwrap();
     assert_eq!(mail.header("Subject"), "[kvmbackup] FAILED - desk - configuration");
     assert!(mail.text().contains("too: unknown key"));
-    // Whoever wants no mail any more gets none.
+    // An operator who has removed the mail settings gets no mail.
     host.configure("", ALL);
     host.run("backup").ends(0);
     assert!(!host.path("state/mail.json").exists());
@@ -220,7 +221,7 @@ fn a_configuration_that_does_not_say_how_to_mail_is_mailed_as_the_last_run_was()
 }
 
 #[test]
-fn what_was_not_due_and_should_have_been_is_mailed() {
+fn missed_domain_that_was_not_due_is_mailed() {
     let host = Host::new(&["old", "never"]);
     let program = host.path("sendmail").display().to_string();
     mailed_by_program(&host, 0, "");
@@ -240,8 +241,8 @@ fn what_was_not_due_and_should_have_been_is_mailed() {
     assert_eq!(mail.header("Subject"), "[kvmbackup] WARNING - desk - old is late");
     assert!(mail.text().contains("LATE\n  old is late") && mail.html().contains("old is late"), "{}", mail.text());
     host.run("backup").ends(0);
-    assert!(taken(&host).is_none(), "it was told");
-    // The other one is known for a month now, and nobody ever saved it.
+    assert!(taken(&host).is_none(), "it was reported");
+    // The other guest has been known for a month now, and was never backed up.
     let path = host.path("state/survey.json");
     let mut survey: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let since = &mut survey["domains"]["never"]["since"];
@@ -254,7 +255,7 @@ fn what_was_not_due_and_should_have_been_is_mailed() {
 }
 
 #[test]
-fn a_recovery_is_called_ok_whatever_was_not_mailed_before() {
+fn recovery_is_mailed_as_ok_regardless_of_unmailed_results() {
     let host = Host::new(&["a", "b"]);
     mailed_by_program(&host, 0, "when: change,");
     std::fs::rename(host.image("b"), host.path("aside")).unwrap();
@@ -268,7 +269,7 @@ fn a_recovery_is_called_ok_whatever_was_not_mailed_before() {
 }
 
 #[test]
-fn both_parts_say_what_failed_why_and_what_the_hook_said_last() {
+fn both_parts_contain_failure_cause_and_last_hook_output() {
     let host = Host::new(&["a", "b"]);
     mailed_by_program(&host, 0, "");
     let hook = host.script("hook", "for n in $(seq 100 140); do echo line-$n; done\nexit 1");
@@ -290,7 +291,7 @@ fn both_parts_say_what_failed_why_and_what_the_hook_said_last() {
 }
 
 #[test]
-fn names_of_domains_put_nothing_into_the_header() {
+fn names_of_domains_cannot_inject_headers() {
     let host = Host::new(&["a"]);
     mailed_by_program(&host, 0, "");
     host.run_words(&["backup", "a\r\nBcc: thief@example.org\r\n\r\n<script>x</script>"]).ends(1);
@@ -300,7 +301,7 @@ fn names_of_domains_put_nothing_into_the_header() {
 }
 
 #[test]
-fn chromium_shows_it_on_narrow_and_wide_screens_light_and_dark() {
+fn chromium_renders_the_mail_on_narrow_and_wide_screens_light_and_dark() {
     let host = Host::new(&["a", "a-guest-with-a-name-that-is-much-longer-than-any-name-should-ever-be-in-practice"]);
     std::fs::remove_file(host.image("a")).unwrap();
     host.run("backup").ends(1);
@@ -313,6 +314,6 @@ fn chromium_shows_it_on_narrow_and_wide_screens_light_and_dark() {
         assert_eq!((scroll_width, &outside[..]), (width, &[][..]));
         let corner = |light| browser.picture(&format!("file://{}", page.display()), width.max(500), 900, light).corner;
         assert_eq!(corner(true), [255, 255, 255]);
-        assert!(corner(false).iter().all(|part| *part < 64), "who likes it dark gets it dark: {:?}", corner(false));
+        assert!(corner(false).iter().all(|part| *part < 64), "dark mode gets a dark page: {:?}", corner(false));
     }
 }

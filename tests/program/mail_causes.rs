@@ -1,11 +1,11 @@
-//! Each cause for which a mail does not leave has its own words and its own hint.
+//! Each cause of an unsent mail has its own message and its own hint.
 
 use crate::host::Host;
 use crate::mailbox::Server;
 
 const ALL: &str = "{\"*\": {day_of_week: daily}}";
 
-/// What `check` says of a mail server, with these keys.
+/// Output of `check` about a mail server, with these keys.
 #[track_caller]
 fn says(host: &Host, keys: &str, words: &[&str]) {
     host.configure(&format!("mail: {{to: ops@example.org, from: a@example.org, smtp: {{{keys}}}}}"), ALL);
@@ -56,7 +56,7 @@ fn each_cause_has_its_own_hint() {
 }
 
 #[test]
-fn tls_that_fails_is_tried_once() {
+fn failing_tls_is_tried_only_once() {
     let (server, host) = (Server::start("accept"), Host::new(&["a"]));
     let smtp = format!("{{host: localhost, port: {}}}", server.port);
     host.configure(&format!("mail: {{to: ops@example.org, from: a@example.org, smtp: {smtp}}}"), ALL);
@@ -65,7 +65,7 @@ fn tls_that_fails_is_tried_once() {
 }
 
 #[test]
-fn a_server_is_told_the_name_that_it_wants() {
+fn strict_server_accepts_the_configured_ehlo_name() {
     let (server, host) = (Server::start("greet"), Host::new(&["a"]));
     for (ehlo, code) in [("", 1), (", ehlo: desk.example.org", 0)] {
         let smtp = format!(

@@ -1,4 +1,4 @@
-//! Mails by way of the mail systems that hosts have: local names, aliases, recipients that are refused, answers that come late.
+//! Mails through the usual mail systems of hosts: local names, aliases, refused recipients, late answers.
 
 use crate::host::Host;
 use crate::mailbox::Exim;
@@ -9,12 +9,12 @@ fn mailed(host: &Host, to: &str, way: &str) {
     host.configure(&format!("mail: {{to: {to}, when: always, {way}}}"), ALL);
 }
 
-/// By a program in sendmail's place.
+/// Through a program in place of sendmail.
 fn by(program: &std::path::Path) -> String {
     format!("sendmail: {}", program.display())
 }
 
-/// By the server.
+/// Through the server.
 fn through(exim: &Exim, timeout: &str) -> String {
     format!(
         "from: backup@example.org, smtp: {{host: 127.0.0.1, port: {}, security: none, timeout: {timeout}}}",
@@ -23,7 +23,7 @@ fn through(exim: &Exim, timeout: &str) -> String {
 }
 
 #[test]
-fn a_user_of_this_host_and_an_alias_get_their_mail() {
+fn user_of_this_host_and_alias_get_their_mail() {
     let (exim, host) = (Exim::start(0), Host::new(&["a"]));
     for to in ["root", "team", "[root, team]"] {
         mailed(&host, to, &by(&exim.sendmail()));
@@ -39,7 +39,7 @@ fn a_user_of_this_host_and_an_alias_get_their_mail() {
 }
 
 #[test]
-fn one_recipient_who_is_refused_keeps_the_mail_from_nobody_else() {
+fn refused_recipient_does_not_prevent_delivery_to_the_others() {
     let (exim, host) = (Exim::start(0), Host::new(&["a"]));
     for (count, way) in [through(&exim, "30s"), by(&exim.msmtp())].iter().enumerate() {
         mailed(&host, "[nobody@example.org, root@example.org, gone@example.org]", way);
@@ -53,9 +53,9 @@ fn one_recipient_who_is_refused_keeps_the_mail_from_nobody_else() {
         check.tells(&["hint: ", "`mail.to`"]);
         host.run("report --send").ends(7);
         assert_eq!(exim.mails("root").len(), 3 * (count + 1));
-        assert!(!host.path("state/mail-spool").exists(), "nothing waits for those who were refused");
+        assert!(!host.path("state/mail-spool").exists(), "nothing is kept for refused recipients");
     }
-    // All are refused: it is told, and kept.
+    // If all are refused, the mail is reported and kept.
     mailed(&host, "[nobody@example.org, gone@example.org]", &through(&exim, "30s"));
     let run = host.run("backup").ends(7);
     assert!(run.err.contains("it rejected a recipient: it replied 550"), "{}", run.err);
@@ -63,7 +63,7 @@ fn one_recipient_who_is_refused_keeps_the_mail_from_nobody_else() {
 }
 
 #[test]
-fn a_server_that_answers_late_gets_the_mail_once() {
+fn server_that_answers_late_gets_the_mail_once() {
     let (exim, host) = (Exim::start(5), Host::new(&["a"]));
     mailed(&host, "root@example.org", &through(&exim, "2s"));
     host.run("backup").ends(0);
@@ -71,7 +71,7 @@ fn a_server_that_answers_late_gets_the_mail_once() {
 }
 
 #[test]
-fn a_server_is_given_no_user_of_this_host() {
+fn recipient_without_a_domain_is_not_passed_to_a_server() {
     let (exim, host) = (Exim::start(0), Host::new(&["a"]));
     mailed(&host, "[root, ops@example.org]", &through(&exim, "30s"));
     host.run("check").ends(1).tells(&["PROBLEM", "mail server", "\"root\" has no domain"]);
@@ -80,5 +80,5 @@ fn a_server_is_given_no_user_of_this_host() {
     mailed(&host, "ops@example.org", &through(&exim, "30s"));
     host.run("backup").ends(0);
     let mails = exim.mails("ops");
-    assert_eq!(mails.len(), 2, "the one that waited, too");
+    assert_eq!(mails.len(), 2, "the waiting mail, too");
 }

@@ -1,5 +1,5 @@
-//! The ways of a mail, tried on a real mail server: TLS from the first byte, where passwords come from, servers that refuse, and
-//! what `check` says of them before the night.
+//! Mail transports with a real mail server: TLS from the first byte, sources of passwords, refusing servers, and their
+//! checks by `check`.
 
 use crate::host;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use crate::mailbox::Server;
 const ALL: &str = "{\"*\": {day_of_week: daily}}";
 const PASSWORD: &str = "s3cret pass";
 
-/// A host whose runs are mailed by this server; where the password is, and more keys of `mail`.
+/// A host whose runs are mailed by this server; the source of the password, and more keys of `mail`.
 fn mailed_by(server: &Server, host: &Host, password: &str, mail: &str) {
     let tls = if server.mode == "tls" { "tls" } else { "starttls" };
     let smtp = format!(
@@ -32,7 +32,7 @@ fn in_a_file(host: &Host, text: &str, mode: u32) -> String {
     format!("password_file: {}", path.display())
 }
 
-/// Runs the program with one more variable.
+/// Runs the program with one additional variable.
 fn with(host: &Host, name: &str, value: &str, words: &str) -> Run {
     let config = host.path("config.yml");
     let global = ["--config", config.to_str().unwrap(), "--host", host::NAME];
@@ -52,7 +52,7 @@ fn in_spool(host: &Host, ending: &str) -> usize {
 }
 
 #[test]
-fn tls_from_the_first_byte_and_every_place_of_a_password_work() {
+fn implicit_tls_and_every_source_of_a_password_work() {
     let (server, host) = (Server::start("tls"), Host::new(&["a"]));
     mailed_by(&server, &host, &in_a_file(&host, PASSWORD, 0o600), "when: always,");
     host.run("backup").ends(0);
@@ -63,7 +63,7 @@ fn tls_from_the_first_byte_and_every_place_of_a_password_work() {
     std::fs::create_dir(&credentials).unwrap();
     std::fs::write(credentials.join("mail"), format!("{PASSWORD}\n")).unwrap();
     with(&host, "CREDENTIALS_DIRECTORY", credentials.to_str().unwrap(), "backup").ends(0);
-    // Files of Windows.
+    // Files with Windows line endings.
     for end in ["\r\n", "\r"] {
         mailed_by(&server, &host, &in_a_file(&host, &format!("{PASSWORD}{end}"), 0o600), "when: always,");
         host.run("backup").ends(0);
@@ -73,7 +73,7 @@ fn tls_from_the_first_byte_and_every_place_of_a_password_work() {
 }
 
 #[test]
-fn a_server_that_knows_auth_login_alone_takes_it() {
+fn server_that_supports_only_auth_login_accepts_the_mail() {
     let (server, host) = (Server::start("login"), Host::new(&["a"]));
     mailed_by(&server, &host, &in_a_file(&host, PASSWORD, 0o600), "");
     host.run("backup").ends(0);
@@ -81,7 +81,7 @@ fn a_server_that_knows_auth_login_alone_takes_it() {
 }
 
 #[test]
-fn a_password_that_is_wrong_or_not_there_is_told_and_never_shown() {
+fn wrong_or_missing_password_is_reported_and_never_shown() {
     let (server, host) = (Server::start("tls"), Host::new(&["a"]));
     mailed_by(&server, &host, &in_a_file(&host, "s3cret but wrong", 0o600), "");
     let run = keeps_the_secret(host.run("backup")).ends(7);
@@ -92,12 +92,12 @@ fn a_password_that_is_wrong_or_not_there_is_told_and_never_shown() {
         let run = keeps_the_secret(host.run("backup")).ends(7);
         assert!(run.err.contains("cannot read the password for the mail server"), "{}", run.err);
     }
-    assert_eq!(in_spool(&host, "eml"), 1, "the sign of life; a login that is refused says nothing of the mail");
+    assert_eq!(in_spool(&host, "eml"), 1, "the weekly mail; a refused login does not reject the mail");
     assert!(server.mails().is_empty());
 }
 
 #[test]
-fn what_is_refused_for_now_is_tried_again_and_then_kept() {
+fn temporarily_rejected_mail_is_retried_and_then_kept() {
     let (soon, host) = (Server::start("soon"), Host::new(&["a"]));
     mailed_by(&soon, &host, &in_a_file(&host, PASSWORD, 0o600), "when: always,");
     host.run("backup").ends(0);
@@ -110,7 +110,7 @@ fn what_is_refused_for_now_is_tried_again_and_then_kept() {
 }
 
 #[test]
-fn a_waiting_mail_that_is_refused_for_good_is_told_once_and_blocks_nothing() {
+fn permanently_rejected_waiting_mail_is_reported_once_and_blocks_nothing() {
     let host = Host::new(&["a", "b"]);
     let mut gone = Server::start("accept");
     let password = in_a_file(&host, PASSWORD, 0o600);
@@ -128,12 +128,12 @@ fn a_waiting_mail_that_is_refused_for_good_is_told_once_and_blocks_nothing() {
     assert!(run.err.contains("hint: ") && run.out.is_empty(), "{run:?}");
     assert_eq!((server.mails().len(), in_spool(&host, "eml"), in_spool(&host, "refused")), (2, 0, 1));
     let run = host.run("backup").ends(0);
-    assert_eq!((run.out.as_str(), run.err.as_str()), ("", ""), "it was told");
+    assert_eq!((run.out.as_str(), run.err.as_str()), ("", ""), "it was reported");
     assert_eq!(server.mails().len(), 3);
 }
 
 #[test]
-fn check_says_whether_a_mail_could_be_sent_and_sends_one_if_asked() {
+fn check_tests_the_mail_transport_and_sends_a_mail_on_request() {
     let (server, host) = (Server::start("accept"), Host::new(&["a"]));
     host.run("check").ends(0).tells(&["ok", "mail", "not configured"]);
     host.run("check --send-test").ends(1).tells(&["PROBLEM", "mail", "no `mail`"]);
@@ -146,11 +146,11 @@ fn check_says_whether_a_mail_could_be_sent_and_sends_one_if_asked() {
     assert_eq!(mail.header("Subject"), "[kvmbackup] TEST - desk");
     assert_eq!(mail.header("X-Kvmbackup-Result"), "TEST");
     assert!(mail.text().contains("check --send-test") && mail.html().contains("check --send-test"));
-    assert!(host.everything() == before, "a test is no run");
+    assert!(host.everything() == before, "a test is not a run");
 }
 
 #[test]
-fn check_tells_what_is_wrong_with_the_mail_and_what_to_type() {
+fn check_reports_faults_of_the_mail_settings_with_commands() {
     let (mut server, host) = (Server::start("accept"), Host::new(&["a"]));
     mailed_by(&server, &host, &in_a_file(&host, "s3cret but wrong", 0o644), "");
     let run = keeps_the_secret(host.run("check")).ends(1).tells(&["PROBLEM", "mail server localhost", "535"]);
@@ -171,7 +171,7 @@ fn check_tells_what_is_wrong_with_the_mail_and_what_to_type() {
 }
 
 #[test]
-fn check_tries_the_templates_without_a_server() {
+fn check_renders_the_templates_without_a_server() {
     let host = Host::new(&["a"]);
     let templates = host.path("templates");
     host.configure(&format!("mail: {{to: root, templates: {}, sendmail: /bin/true}}", templates.display()), ALL);
@@ -179,16 +179,16 @@ fn check_tries_the_templates_without_a_server() {
     std::fs::create_dir(&templates).unwrap();
     std::fs::write(templates.join("report.txt.hbs"), "{{status}}{{#each domains}}{{name}}{{/each}}").unwrap();
     host.run("check --offline").ends(0).tells(&["ok", "mail templates", "all render"]);
-    // What only a failure shows is tried, too.
+    // The parts for failures are rendered, too.
     std::fs::write(templates.join("report.html.hbs"), "{{#each domains}}{{#if error}}{{nosuch}}{{/if}}{{/each}}")
         .unwrap();
     host.run("check --offline").ends(0).tells(&["WARNING", "mail templates", "report.html.hbs", "nosuch"]);
     host.run("check").ends(0).tells(&["ok", "/bin/true", "executable"]);
 }
 
-/// Somebody on the way cannot read TLS, but can put bytes behind the answer to STARTTLS that begins it.
+/// An attacker on the network cannot read TLS, but can inject bytes after the answer to STARTTLS that starts it.
 #[test]
-fn answers_that_come_in_clear_before_tls_deliver_nothing() {
+fn answers_in_plain_text_before_tls_deliver_nothing() {
     let host = Host::new(&["a"]);
     for mode in ["inject", "inject-line"] {
         let server = Server::start(mode);
@@ -196,7 +196,7 @@ fn answers_that_come_in_clear_before_tls_deliver_nothing() {
         let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
         assert!(run.err.contains("before TLS") && run.err.contains("hint: "), "{mode}: {}", run.err);
         assert!(run.err.contains("`security: tls`"), "{mode}: {}", run.err);
-        assert_eq!(server.log(), "", "{mode}: neither login nor mail go to a server that is not alone on the line");
+        assert_eq!(server.log(), "", "{mode}: neither login nor mail go to a server with injected answers");
     }
     assert_eq!(in_spool(&host, "eml"), 2);
     let server = Server::start("accept");

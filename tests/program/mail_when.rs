@@ -1,5 +1,5 @@
-//! After which runs a mail leaves, and what it is made of, where that takes a run that is interrupted, a day that passes, or
-//! templates of the operator.
+//! After which runs a mail is sent, and its contents, for interrupted runs, passing days, and templates of the
+//! operator.
 
 use crate::host;
 use std::process::{Command, Stdio};
@@ -22,7 +22,7 @@ fn taken(host: &Host) -> Option<Mail> {
 }
 
 #[test]
-fn a_run_that_a_signal_ends_is_mailed() {
+fn run_ended_by_a_signal_is_mailed() {
     let host = Host::new(&["a"]);
     let begun = host.path("begun");
     let hook = host.script("hook", &format!("touch {}; exec sleep 600", begun.display()));
@@ -43,7 +43,7 @@ fn a_run_that_a_signal_ends_is_mailed() {
 }
 
 #[test]
-fn a_digest_comes_once_a_day_and_is_called_like_the_worst_it_tells_of() {
+fn digest_is_sent_once_a_day_with_the_worst_status_in_its_subject() {
     let host = Host::new(&["a", "b"]);
     mailed(&host, ", when: digest", "");
     host.run("backup").ends(0);
@@ -63,7 +63,7 @@ fn a_digest_comes_once_a_day_and_is_called_like_the_worst_it_tells_of() {
 }
 
 #[test]
-fn templates_of_the_operator_are_used_and_bad_ones_are_told_and_replaced() {
+fn templates_of_the_operator_are_used_and_invalid_ones_are_reported_and_replaced() {
     let host = Host::new(&["a"]);
     let folder = host.path("templates");
     std::fs::create_dir(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! What holds of the program without a guest of its own: its commands, files, mails, pages, packages and documents.
+//! Tests of the program without a running guest: its commands, files, mails, pages, packages and documents.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
 #[path = "../browser/mod.rs"]

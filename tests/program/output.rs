@@ -1,4 +1,4 @@
-//! Where output goes: a real journal, terminals that want no colours, a full device, a reader that went away.
+//! Destinations of output: a real journal, terminals without colours, a full device, a reader that has exited.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::host::{self, Host};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kvmbackup");
 const ALL: &str = "{\"*\": {day_of_week: daily}}";
 
-/// A host whose runs are always mailed, and the mail is taken.
+/// A host whose runs are always mailed, and the mail is accepted.
 fn mailed() -> Host {
     let host = Host::new(&["a"]);
     let sendmail = host.script("sendmail", "exec cat >/dev/null");
@@ -22,7 +22,7 @@ fn words(host: &Host, words: &str) -> Vec<String> {
     words.split(' ').chain(["--host", host::NAME, "-c", &config]).map(str::to_owned).collect()
 }
 
-/// What the journal holds after a command, each with its priority; and the exit code.
+/// The journal after a command, each line with its priority; and the exit code.
 fn in_journal(host: &Host, stdout: &str, command: &str) -> (Vec<(u8, String)>, i32) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/journal/in-journal");
     let mut tried = host.command(script.to_str().unwrap());
@@ -39,7 +39,7 @@ fn in_journal(host: &Host, stdout: &str, command: &str) -> (Vec<(u8, String)>, i
     (lines.into_iter().map(entry).collect(), code)
 }
 
-/// The priority of the line that holds these words.
+/// The priority of the line that contains these words.
 #[track_caller]
 fn priority(entries: &[(u8, String)], words: &str) -> u8 {
     let found = entries.iter().find(|(_, message)| message.contains(words));
@@ -47,11 +47,11 @@ fn priority(entries: &[(u8, String)], words: &str) -> u8 {
 }
 
 #[test]
-fn the_journal_gets_the_report_of_a_mailed_run_with_priorities() {
+fn journal_gets_the_report_of_a_mailed_run_with_priorities() {
     let host = mailed();
     let (entries, code) = in_journal(&host, "-", "-vv backup");
     assert_eq!((code, priority(&entries, "1 of 1 good"), priority(&entries, "RESULT  DOMAIN")), (0, 6, 6));
-    assert!(entries.iter().any(|(priority, _)| *priority == 7), "no debugging: {entries:#?}");
+    assert!(entries.iter().any(|(priority, _)| *priority == 7), "no debug messages: {entries:#?}");
     assert!(entries.iter().all(|(priority, _)| *priority > 4), "{entries:#?}");
     let (entries, _) = in_journal(&host, "-", "--quiet backup --force");
     assert_eq!(entries, []);
@@ -70,23 +70,23 @@ fn the_journal_gets_the_report_of_a_mailed_run_with_priorities() {
 }
 
 #[test]
-fn the_report_goes_to_the_stream_that_is_the_journal_and_to_no_other() {
+fn report_goes_only_to_the_stream_that_is_the_journal() {
     let host = mailed();
     let file = host.path("out");
     let (entries, code) = in_journal(&host, file.to_str().unwrap(), "backup");
     assert_eq!((code, priority(&entries, "1 of 1 good")), (0, 6));
-    assert_eq!(fs::read_to_string(&file).unwrap(), "", "cron would mail what was mailed");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "", "cron would mail a report that was already mailed");
     // JSON is for programs.
     let (entries, _) = in_journal(&host, file.to_str().unwrap(), "backup --force --json");
     assert!(entries.is_empty() && fs::read_to_string(&file).unwrap().starts_with('{'), "{entries:?}");
-    // The variable is inherited from a service whose journal these pipes are not.
+    // The variable is inherited from a service, but these pipes do not lead to its journal.
     let mut command = host.command(PROGRAM);
     let run = host.finish(command.args(words(&host, "backup --force")).env("JOURNAL_STREAM", "9:4451425")).ends(0);
     assert_eq!((run.out.as_str(), run.err.as_str()), ("", ""));
 }
 
 #[test]
-fn colours_are_for_terminals_that_want_them() {
+fn colours_are_only_for_terminals_that_support_them() {
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
     fs::remove_file(host.image("a")).unwrap();
@@ -100,7 +100,7 @@ fn colours_are_for_terminals_that_want_them() {
         assert!(on_terminal(&[("TERM", "xterm")], words).contains("\u{1b}["), "{words}");
         for plain in [("TERM", "dumb"), ("NO_COLOR", "1")] {
             let out = on_terminal(&[("TERM", "xterm"), plain], words);
-            // `m` ends a colour; bars move the cursor by other sequences.
+            // `m` ends a colour; progress bars move the cursor with other sequences.
             let has_colour = out
                 .split("\u{1b}[")
                 .skip(1)
@@ -108,13 +108,16 @@ fn colours_are_for_terminals_that_want_them() {
             assert!(!has_colour, "{words} with {plain:?}: {out:?}");
         }
     }
-    assert!(!on_terminal(&[("TERM", "dumb")], "backup --force").contains('\u{1b}'), "a dumb terminal moves no cursor");
+    assert!(
+        !on_terminal(&[("TERM", "dumb")], "backup --force").contains('\u{1b}'),
+        "a dumb terminal cannot move the cursor"
+    );
     let piped = host.run("-vvv backup --force").ends(1);
     assert!(!piped.out.contains('\u{1b}') && !piped.err.contains('\u{1b}') && piped.err.contains("DEBUG"), "{piped:?}");
 }
 
 #[test]
-fn output_that_is_lost_is_an_error_and_a_reader_that_went_away_is_none() {
+fn lost_output_is_an_error_but_a_closed_pipe_is_not() {
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
     let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
@@ -160,7 +163,7 @@ fn output_that_is_lost_is_an_error_and_a_reader_that_went_away_is_none() {
         let told = String::from_utf8(piped.stderr).unwrap();
         assert_eq!((piped.status.code(), told.as_str()), (Some(0), ""), "{command}");
     }
-    // Errors have no other place to go to, and are no panic.
+    // Errors have no other destination, and must not cause a panic.
     let mut program = Command::new(PROGRAM);
     program.args(words(&host, "restore nosuch --to /nowhere")).stdout(Stdio::null());
     assert_eq!(program.stderr(full()).status().unwrap().code(), host.run("restore nosuch --to /nowhere").code.into());

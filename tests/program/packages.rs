@@ -1,4 +1,4 @@
-//! What is installed: units, the manual, the package for Debian, and that the units take away nothing that is needed.
+//! Checks installed files: units, the manual, the Debian package, and that the units restrict nothing that is needed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "this is test code")]
 
 mod calls;
@@ -14,7 +14,7 @@ use crate::units::{self, settings};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kvmbackup");
 
 #[test]
-fn systemd_understands_every_unit() {
+fn systemd_accepts_every_unit() {
     if is_missing("systemd-analyze") {
         return;
     }
@@ -28,13 +28,13 @@ fn systemd_understands_every_unit() {
     assert_eq!(units.len(), 7);
     let verified = output(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units));
     let said = String::from_utf8_lossy(&verified.stderr);
-    // Of units of this machine it may complain, too.
+    // It may also complain about units of this machine.
     let about_ours: Vec<_> = said.lines().filter(|line| line.contains("kvmbackup")).collect();
     assert!(verified.status.success() && about_ours.is_empty(), "{said}");
 }
 
 #[test]
-fn units_hold_to_the_promises() {
+fn units_have_the_documented_settings() {
     let units = units::installed();
     let run = &units["kvmbackup.service"];
     for line in
@@ -58,7 +58,7 @@ fn units_hold_to_the_promises() {
     }
 }
 
-/// Zones that change the clock at midnight, at 01:00, 02:00 and 03:00, by half an hour, and not at all.
+/// Time zones that change the clock at midnight, at 01:00, 02:00 and 03:00, by half an hour, and not at all.
 const ZONES: [&str; 9] = [
     "America/Santiago",
     "Asia/Beirut",
@@ -91,7 +91,7 @@ fn days(timer: &str, zone: &str, count: usize) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_timer_fires_once_on_every_day_of_every_zone() {
+fn timer_fires_once_on_every_day_of_every_zone() {
     if is_missing("systemd-analyze") {
         return;
     }
@@ -106,7 +106,7 @@ fn the_timer_fires_once_on_every_day_of_every_zone() {
 }
 
 #[test]
-fn programs_work_without_what_their_units_take_away() {
+fn programs_work_within_the_limits_of_their_units() {
     if !is_root() || is_missing("setpriv") {
         return;
     }
@@ -129,9 +129,9 @@ fn programs_work_without_what_their_units_take_away() {
     assert_eq!(host.archives("a").len(), 1);
 }
 
-/// How much a unit that is taken over may do, as systemd judges it: from 0 to 10.
+/// The exposure of a compromised unit, as rated by systemd: from 0 to 10.
 #[test]
-fn exposure_of_each_unit_is_what_the_manual_says() {
+fn exposure_of_each_unit_is_as_in_the_manual() {
     if is_missing("systemd-analyze") {
         return;
     }
@@ -146,13 +146,13 @@ fn exposure_of_each_unit_is_what_the_manual_says() {
         let judged: f64 = judged.split_whitespace().nth(1).unwrap().parse().unwrap();
         let row = manual.lines().find_map(|line| line.strip_prefix(&format!("| `{name}` | "))).unwrap();
         let told: f64 = row.split(' ').next().unwrap().parse().unwrap();
-        // Versions of systemd differ a little in what they weigh.
-        assert!((judged - told).abs() < 0.3, "{name}: {judged}, and the manual says {told}");
+        // Versions of systemd use slightly different weights.
+        assert!((judged - told).abs() < 0.3, "{name}: {judged}, but the manual says {told}");
     }
 }
 
 #[test]
-fn a_real_systemd_runs_timer_and_service_and_calls_somebody_after_a_failure() {
+fn real_systemd_runs_timer_and_service_and_notifies_after_a_failure() {
     if !is_root() || is_missing("systemd-nspawn") {
         return;
     }
@@ -184,7 +184,7 @@ fn a_real_systemd_runs_timer_and_service_and_calls_somebody_after_a_failure() {
         "metrics: Result=success",
         "exporter: kvmbackup is healthy",
         "exporter: NoNewPrivs:\t1",
-        // A run's programs may be others': sendmail needs its own group.
+        // Programs that a run starts may need other privileges: sendmail needs its own group.
         "sendmail: NoNewPrivs:\t0",
         "sendmail: effective user 1",
         "sendmail: umask 0077",
@@ -202,7 +202,7 @@ fn a_real_systemd_runs_timer_and_service_and_calls_somebody_after_a_failure() {
 }
 
 #[test]
-fn the_package_passes_lintian_and_leaves_nothing_behind() {
+fn package_passes_lintian_and_leaves_nothing_behind() {
     if !is_root() || ["lintian", "dpkg-buildpackage", "dh"].into_iter().any(is_missing) {
         return;
     }
@@ -213,7 +213,7 @@ fn the_package_passes_lintian_and_leaves_nothing_behind() {
             .arg(format!("BIN={PROGRAM}"))
             .arg(format!("TARGET={}", target.path().display()))
             .env_remove("MAKEFLAGS")
-            // The tests' program is large, and nothing here depends on the size of the package.
+            // The tests' program is large, but nothing here depends on the size of the package.
             .env("DPKG_DEB_COMPRESSOR_LEVEL", "0")
             .current_dir(root()),
     );

@@ -1,4 +1,5 @@
-//! Archives are written past the page cache, which is the guests', where the file system of the target allows that.
+//! Archives are written without filling the page cache, which belongs to the guests, if the target's file system
+//! supports that.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "this is test code")]
 
 use crate::host;
@@ -13,7 +14,7 @@ use rustix::fs::OFlags;
 
 const SIZE: u64 = 64 << 20;
 
-/// The flags, by proc_pid_fdinfo(5), of each open file of a process whose name ends so.
+/// The flags, as in proc_pid_fdinfo(5), of each open file of a process whose name has this ending.
 fn flags(pid: u32, ending: &str) -> Vec<OFlags> {
     let proc = Path::new("/proc").join(pid.to_string());
     let open = fs::read_dir(proc.join("fd")).unwrap().map(Result::unwrap);
@@ -24,8 +25,8 @@ fn flags(pid: u32, ending: &str) -> Vec<OFlags> {
 }
 
 #[test]
-fn an_archive_is_written_past_the_page_cache() {
-    // On disk: where the lab is in memory, so are its files.
+fn archive_is_written_past_the_page_cache() {
+    // On disk, because the lab's own files may be in memory.
     let host = Host::in_folder(Path::new(env!("CARGO_TARGET_TMPDIR")), &["a"]);
     let direct = File::options().write(true).create(true).custom_flags(OFlags::DIRECT.bits() as i32).to_owned();
     if let Err(error) = direct.open(host.path("direct")) {
@@ -49,5 +50,5 @@ fn an_archive_is_written_past_the_page_cache() {
     let cached = run("fincore", &["--bytes", "--noheadings", "--output", "RES", archive.to_str().unwrap()]);
     let cached: u64 = cached.trim().parse().unwrap();
     println!("figure: of an archive of {bytes} bytes, {cached} are in the page cache");
-    assert!(bytes > SIZE && cached < bytes / 8, "of {bytes} bytes, {cached} are in the cache");
+    assert!(bytes > SIZE && cached < bytes / 8, "{cached} of {bytes} bytes are in the cache");
 }

@@ -1,4 +1,4 @@
-//! The screenshots of README.md: the status page and a mail, as the program makes them. `make pictures` writes them.
+//! The screenshots of README.md: the status page and a mail, as the program renders them. `make pictures` writes them.
 
 use std::path::Path;
 use std::process::Command;
@@ -26,14 +26,14 @@ fn pictures_of_the_readme() {
 
     let state = host.path("state");
     bad_night().save(&state);
-    // The exporter takes no survey of its own while this lock is held.
+    // The exporter takes no survey while this lock is held.
     let lock = std::fs::File::create(state.join("ledger.lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let served = Exporter::spawn(on_cloud1(&host).args(["exporter", "--listen", "127.0.0.1:0"]));
     take(&served.url("/"), &served.get("/").body, 1341, &folder.join("status-page.png"));
 }
 
-/// Takes a picture of the whole page. All are equally wide: twice what a README is shown at, so that they are sharp.
+/// Takes a picture of the whole page. All have the same width: twice that of a README, so that they are sharp.
 fn take(url: &str, html: &str, width: u32, to: &Path) {
     let browser = Browser::new();
     let [seen] = browser.measure(&[html], &[width]).try_into().unwrap();
@@ -43,7 +43,7 @@ fn take(url: &str, html: &str, width: u32, to: &Path) {
     browser.shoot(url, to, &[&size, &scale, "--disable-lcd-text"]);
 }
 
-/// The program on a host that is called `cloud1`, with its configuration and its target where operators have them.
+/// The program on a host named `cloud1`, with configuration and target at the usual paths.
 fn on_cloud1(host: &Host) -> Command {
     const ENTER: &str = "hostname cloud1; mount -t overlay -o lowerdir=etc:/etc overlay /etc; mount --bind mnt /mnt; exec \"$0\" \"$@\"";
     let mut command = host.command("unshare");
@@ -79,7 +79,7 @@ fn host() -> Host {
     host
 }
 
-/// Half of the guests of a bad night, so that one screen has room for them.
+/// Half of the guests of a bad night, so that they fit on one screen.
 fn bad_night() -> Watched {
     let mut watched = watched::bad_night(chrono::Utc::now());
     let shown = ["db1", "DockerNode1", "files", "proxy", "web-1", "web-2"];

@@ -1,4 +1,5 @@
-//! Every row of the matrix in docs/reliability.md names tests that are there, or why there is none, and says in which run they are.
+//! Every row of the matrix in docs/reliability.md names tests that exist, or the reason for having none, and marks
+//! those that run only in the soak.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,67 +29,67 @@ fn rows() -> Vec<Row> {
     .collect()
 }
 
-/// The names of a row's tests, as cargo prints them, with the name of an integration test's file before it.
+/// The names of a row's tests, as cargo prints them, prefixed with the name of an integration test's file.
 fn names(row: &Row) -> Vec<&str> {
     row.tests.split('`').skip(1).step_by(2).collect()
 }
 
 #[test]
-fn every_row_has_a_test_that_is_there() {
+fn every_row_names_existing_tests() {
     let rows = rows();
-    assert!(rows.len() > 60, "the matrix is not where this test looks");
+    assert!(rows.len() > 60, "this test looks for the matrix in the wrong place");
     for row in &rows {
         assert!(!row.promise.is_empty() && !row.made.is_empty(), "{}: an empty cell", row.fault);
         let names = names(row);
         let reason = row.tests.strip_prefix("not tested: ").is_some_and(|reason| reason.len() > 20);
         assert!(!names.is_empty() || reason, "{}: names no test, and no reason", row.fault);
         for name in names {
-            assert!(source(name).is_some(), "{}: there is no test {name}", row.fault);
+            assert!(source(name).is_some(), "{}: no test {name}", row.fault);
         }
     }
 }
 
 #[test]
-fn every_promise_of_security_names_a_test_that_is_there() {
+fn every_promise_of_security_names_existing_tests() {
     let text = fs::read_to_string(root().join("SECURITY.md")).unwrap();
     let promises: Vec<_> =
         text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise")).collect();
-    assert!(promises.len() > 5, "the promises are not where this test looks");
+    assert!(promises.len() > 5, "this test looks for the promises in the wrong place");
     for promise in promises {
         let names: Vec<_> = promise.rsplit(" | ").next().unwrap().split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty(), "{promise}");
         for name in names {
-            assert!(source(name).is_some(), "there is no test {name}");
+            assert!(source(name).is_some(), "no test {name}");
         }
     }
 }
 
 #[test]
-fn what_is_in_the_soak_alone_is_marked_as_that() {
+fn tests_that_run_only_in_the_soak_are_marked() {
     for row in rows() {
         for (name, after) in names(&row).iter().zip(row.tests.split('`').skip(2).step_by(2)) {
             let ignored = source(name).is_some_and(|source| is_ignored(&source, name));
             let marked = after.trim_start().starts_with("(soak)");
-            assert_eq!(marked, ignored, "{}: {name} and `(soak)` behind it", row.fault);
+            assert_eq!(marked, ignored, "{}: {name} and the mark `(soak)` after it", row.fault);
         }
     }
 }
 
 #[test]
-fn no_row_is_there_twice() {
+fn no_row_is_duplicated() {
     let mut seen = BTreeSet::new();
     for row in rows() {
         assert!(seen.insert(row.fault.clone()), "{} is there twice", row.fault);
     }
 }
 
-/// The file that holds a test.
+/// The file that contains a test.
 fn source(name: &str) -> Option<String> {
     let (path, function) = name.rsplit_once("::")?;
     let parts: Vec<_> = path.split("::").collect();
     let tests = root().join("tests");
     let mut files = vec![tests.join(format!("{}.rs", parts[0]))];
-    // A module is a file, or a part of the file of the one that holds it.
+    // A module is a file, or part of the file of its parent.
     for length in (1..=parts.len()).rev() {
         let module = parts[..length].join("/");
         files.extend(["", "guests", "program"].map(|binary| tests.join(binary).join(&module).with_extension("rs")));

@@ -1,4 +1,4 @@
-//! The restore point that is asked for comes back, whole, or nothing does. The guests are off, and known to libvirt's test
+//! The requested restore point is restored completely, or nothing is. The guests are off, and known to libvirt's test
 //! driver.
 
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// The names in a folder.
+/// The names in a directory.
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -37,7 +37,7 @@ fn assert_same(a: &Path, b: &Path) {
 }
 
 #[test]
-fn the_newest_is_meant_unless_an_id_or_a_time_says_otherwise() {
+fn newest_point_is_restored_without_an_id_or_a_time() {
     let host = Host::new(&["a"]);
     let [old, new] = with_two_points(&host);
     let archives = host.archives("a");
@@ -66,7 +66,7 @@ fn the_newest_is_meant_unless_an_id_or_a_time_says_otherwise() {
 }
 
 #[test]
-fn a_damaged_one_is_6_and_leaves_nothing_and_the_other_is_none_the_worse() {
+fn damaged_point_is_6_leaves_nothing_and_does_not_affect_the_other() {
     let host = Host::new(&["a"]);
     let [old, _] = with_two_points(&host);
     let newest = host.archives("a").pop().unwrap();
@@ -74,7 +74,7 @@ fn a_damaged_one_is_6_and_leaves_nothing_and_the_other_is_none_the_worse() {
     let (to, image) = (host.path("to"), std::fs::read(host.image("a")).unwrap());
     for at in [whole.len() / 4, whole.len() / 2, whole.len() - 5] {
         let mut bytes = whole.clone();
-        // One bit alone may be one that no decoder looks at.
+        // A decoder may ignore a single bit.
         bytes[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0xff);
         std::fs::write(&newest, bytes).unwrap();
         for words in [format!("restore a --to {}", to.display()), "restore a --define --overwrite".to_owned()] {
@@ -92,7 +92,7 @@ fn a_damaged_one_is_6_and_leaves_nothing_and_the_other_is_none_the_worse() {
 }
 
 #[test]
-fn a_file_that_is_there_stays_unless_it_may_be_replaced() {
+fn existing_file_stays_unless_it_may_be_replaced() {
     let host = Host::new(&["a"]);
     let [_, new] = with_two_points(&host);
     let to = host.path("to");
@@ -108,14 +108,14 @@ fn a_file_that_is_there_stays_unless_it_may_be_replaced() {
 }
 
 #[test]
-fn of_a_chosen_disk_nothing_comes_with_it_but_the_definition() {
+fn chosen_disk_is_restored_alone_except_for_the_definition() {
     let mut host = Host::new(&[]);
     host.add_with_encrypted_disk("a");
     host.run("backup --force");
     let to = host.path("to");
     let ran = host.run(&format!("restore a --disk vda --to {}", to.display())).ends(0);
     assert_eq!(names(&to), ["a.qcow2", "domain-inactive.xml", "domain-migratable.xml", "domain.xml"]);
-    assert!(!ran.out.contains("note:"), "nobody asked for the other disk: {}", ran.out);
+    assert!(!ran.out.contains("note:"), "the other disk was not requested: {}", ran.out);
     let ran = host.run(&format!("restore a --disk vdb --to {}", host.path("other").display())).ends(1);
     assert!(
         ran.err.contains("disk vdb is not in the restore point") && ran.err.contains("Select from its disks: vda"),
@@ -125,7 +125,7 @@ fn of_a_chosen_disk_nothing_comes_with_it_but_the_definition() {
 }
 
 #[test]
-fn names_may_be_patterns_and_a_wrong_one_gets_the_nearest() {
+fn names_may_be_patterns_and_the_nearest_name_is_suggested_for_a_wrong_one() {
     let names: Vec<String> = (0..12).map(|n| format!("web-{n}")).chain(["db".to_owned()]).collect();
     let host = Host::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
     host.run("backup").ends(0);

@@ -1,5 +1,5 @@
-//! The runbooks of docs/operations.md: what they say to type for a restore is typed here, on a host whose guests are off.
-//! Restores into block devices and guests that boot are in the tests of restore.
+//! The runbooks of docs/operations.md: their restore commands are run here, on a host whose guests are off. Restores
+//! into block devices, and guests that boot, are in the tests of restore.
 
 use crate::host;
 use std::path::Path;
@@ -11,10 +11,10 @@ fn document() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap()
 }
 
-/// The blocks of shell below a heading.
+/// The shell blocks below a heading.
 fn blocks(heading: &str) -> Vec<String> {
     let document = document();
-    let (_, rest) = document.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
+    let (_, rest) = document.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
     let section = rest.split("\n## ").next().unwrap();
     let blocks: Vec<_> =
         section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap().to_owned()).collect();
@@ -22,12 +22,13 @@ fn blocks(heading: &str) -> Vec<String> {
     blocks
 }
 
-/// Types what a runbook says to kvmbackup, with places of this host for those of the document; how many lines those were.
+/// Runs the kvmbackup commands of a runbook, with paths of this host in place of those of the document; returns their
+/// number.
 #[track_caller]
 fn follow(host: &Host, heading: &str) -> usize {
     let lines = blocks(heading).concat();
-    // In the place of the old one is where guests run, and where this host's folder, a hidden one, is not.
-    // Definitions that a host refuses take a real one: `field::restore::definition` types what is said of them.
+    // A restore in place needs a directory where guests may have images; the hidden directory of this host is none.
+    // Definitions that a host refuses need a real host: `field::restore::definition` runs those commands.
     let untyped = ["/dev/", "--overwrite", "--machine", "--xml"];
     let elsewhere = |line: &&str| !untyped.iter().any(|word| line.contains(word));
     let lines: Vec<_> = lines.lines().filter(|line| line.starts_with("kvmbackup ")).filter(elsewhere).collect();
@@ -47,7 +48,7 @@ fn follow(host: &Host, heading: &str) -> usize {
 }
 
 #[test]
-fn every_line_of_shell_is_one() {
+fn every_line_of_shell_is_valid() {
     let document = document();
     let mut checked = 0;
     for block in document.split("```sh\n").skip(1) {
@@ -60,7 +61,7 @@ fn every_line_of_shell_is_one() {
 }
 
 #[test]
-fn what_the_runbooks_of_restore_say_to_type_works() {
+fn restore_commands_of_the_runbooks_work() {
     let mut host = Host::new(&["web-1"]);
     host.run("backup").ends(0);
     assert!(follow(&host, "Restoring one disk") >= 2);
@@ -73,7 +74,7 @@ fn what_the_runbooks_of_restore_say_to_type_works() {
 }
 
 #[test]
-fn a_new_host_reads_the_section_of_the_old_one() {
+fn new_host_reads_the_section_of_the_old_one() {
     let mut host = Host::new(&["web-1"]);
     host.run("backup").ends(0);
     host.undefine("web-1");
@@ -89,7 +90,7 @@ fn a_new_host_reads_the_section_of_the_old_one() {
 }
 
 #[test]
-fn without_this_tool_the_archive_is_opened_as_the_runbook_says() {
+fn archive_is_opened_without_kvmbackup_as_the_runbook_says() {
     let host = Host::new(&["web-1"]);
     host.run("backup").ends(0);
     let [block] = blocks("Without this tool").try_into().unwrap();

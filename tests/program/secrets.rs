@@ -1,5 +1,5 @@
-//! Secrets of the configuration and of definitions are in nothing that a run says, writes, serves or mails, however much it is
-//! asked to say. The archive alone holds the definitions' own; that is shown in `cli_private.rs`.
+//! Secrets of the configuration and of definitions are in nothing that a run prints, writes, serves or mails, even with
+//! all logs. Only the archive contains those of the definitions; `cli_private.rs` tests that.
 
 use crate::host;
 use std::os::unix::fs::PermissionsExt;
@@ -9,22 +9,22 @@ use crate::host::Host;
 use crate::mailbox::Server;
 use crate::serving::Exporter;
 
-/// Of the mail server, which knows this one. Below in base64, as SMTP sends it: alone, and after the name.
+/// The password of the mail server. Below in base64, as SMTP sends it: alone, and after the name.
 const PASSWORD: &str = "s3cret pass";
-/// What the definition holds.
+/// Secrets in the definition.
 const OF_GUEST: [&str; 2] = ["hunter2V", "hunter2S"];
 
-/// Panics when a text holds a secret.
+/// Panics if a text contains a secret.
 #[track_caller]
 fn assert_holds_none(what: &str, text: impl AsRef<[u8]>) {
     let text = text.as_ref();
     for secret in [PASSWORD, "czNjcmV0IHBhc3M", "AGJhY2t1cABzM2NyZXQgcGFzcw"].iter().chain(&OF_GUEST) {
         let holds = text.windows(secret.len()).any(|window| window == secret.as_bytes());
-        assert!(!holds, "{what} holds {secret}:\n{}", String::from_utf8_lossy(text));
+        assert!(!holds, "{what} contains {secret}:\n{}", String::from_utf8_lossy(text));
     }
 }
 
-/// A host whose one guest has passwords and whose other cannot be saved; a hook tells its environment, and fails.
+/// A host with one guest that has passwords and one that cannot be saved; a hook prints its environment, and fails.
 fn scene() -> Host {
     let mut host = Host::new(&[]);
     let [vnc, spice] = OF_GUEST;
@@ -37,7 +37,7 @@ fn scene() -> Host {
     host
 }
 
-/// Mailed by this server; where its password is.
+/// Mailed by this server; the source of the password.
 fn configure(host: &Host, server: &Server, password: &str) {
     let smtp = format!(
         "{{host: localhost, port: {}, ca_file: {}, username: backup, {password}}}",
@@ -53,7 +53,7 @@ fn configure(host: &Host, server: &Server, password: &str) {
     host.configure(&format!("{mail}\n{textfile}"), &format!("{{\"*\": {{day_of_week: daily, hooks: {hooks}}}}}"));
 }
 
-/// What the program says, with all of its logs, when the password is in each of the places.
+/// Output of the program, with all of its logs, with the password in each of the places.
 #[track_caller]
 fn says(host: &Host, words: &str) -> host::Run {
     let mut command = host.command(env!("CARGO_BIN_EXE_kvmbackup"));
@@ -65,13 +65,13 @@ fn says(host: &Host, words: &str) -> host::Run {
     run
 }
 
-/// Panics when a file that the program wrote holds a secret; archives are the exception, and what is told apart from them.
+/// Panics if a textfile or a file in the state directory contains a secret. Archives are not checked, because they may.
 fn assert_files_hold_none(host: &Host) {
     let folders = ["state", "textfiles"].map(|folder| host.path(folder));
     let is_ours = |path: &Path| folders.iter().any(|folder| path.starts_with(folder));
     let files: Vec<_> = host.everything().into_iter().filter(|(path, _)| is_ours(path)).collect();
     for name in ["last-report.json", "ledger.json", "survey.json", "kvmbackup.prom"] {
-        assert!(files.iter().any(|(path, _)| path.ends_with(name)), "{name} is not there");
+        assert!(files.iter().any(|(path, _)| path.ends_with(name)), "{name} does not exist");
     }
     for (path, (_, _, _, contents)) in files {
         assert_holds_none(path.to_str().unwrap(), contents);
@@ -93,7 +93,7 @@ fn no_secret_is_in_a_log_a_report_a_metric_a_mail_or_a_page() {
         configure(&host, &takes, place);
         says(&host, "-vvv backup").ends(1);
         assert_files_hold_none(&host);
-        // What nobody takes waits in the spool.
+        // A mail that no server accepts waits in the spool.
         configure(&host, &refuses, place);
         says(&host, "-vvv backup --force --json").ends(1);
         assert_files_hold_none(&host);
@@ -102,7 +102,10 @@ fn no_secret_is_in_a_log_a_report_a_metric_a_mail_or_a_page() {
     assert_eq!(log.matches("auth ").count(), log.matches("good=True").count(), "{log}");
     assert_ne!(std::fs::read_dir(host.path("state/mail-spool")).unwrap().count(), 0, "nothing waits");
     let mails = takes.mails();
-    assert!(mails.len() >= places.len() && mails[0].text().contains("KVMBACKUP_PHASE="), "it tells what the hook said");
+    assert!(
+        mails.len() >= places.len() && mails[0].text().contains("KVMBACKUP_PHASE="),
+        "it contains the output of the hook"
+    );
     for mail in mails {
         assert_holds_none("the text of a mail", mail.text());
         assert_holds_none("the HTML of a mail", mail.html());
@@ -110,7 +113,7 @@ fn no_secret_is_in_a_log_a_report_a_metric_a_mail_or_a_page() {
     }
     let archive = host.archives("a").remove(0);
     let definition = host::run("tar", &["--zstd", "-xOf", archive.to_str().unwrap(), "domain-inactive.xml"]);
-    assert!(OF_GUEST.iter().all(|secret| definition.contains(secret)), "there was nothing to tell: {definition}");
+    assert!(OF_GUEST.iter().all(|secret| definition.contains(secret)), "there was no secret to leak: {definition}");
 
     for words in
         ["report", "report --format json", "list", "list --json", "metrics", "verify", "backup --dry-run --json"]

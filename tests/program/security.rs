@@ -1,5 +1,5 @@
-//! Who may see what, and who may make the program do what: an exporter without rights, links that others put in the target, what
-//! is in the memory of the program and of what it starts.
+//! Access to data, and control of the program: an exporter without privileges, links that other users put into the
+//! target, and the memory of the program and its children.
 
 use crate::host;
 use crate::steps;
@@ -11,13 +11,13 @@ use kvmbackup::sys::step::Step;
 
 const NOBODY: u32 = 65534;
 
-/// Panics where the test cannot be made: who is not root can make nobody else's files.
+/// Panics if the test is impossible: only root can create files of other users.
 fn root() {
     assert!(rustix::process::geteuid().is_root(), "this test needs root");
 }
 
 #[test]
-fn an_exporter_serves_as_an_unprivileged_user_that_may_read_and_no_more() {
+fn exporter_serves_as_an_unprivileged_user_with_read_access() {
     root();
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
@@ -47,7 +47,7 @@ fn an_exporter_serves_as_an_unprivileged_user_that_may_read_and_no_more() {
         metrics.body
     );
     assert!(exporter.get("/").body.contains("The only guest is backed up"), "the page");
-    // Of a process that may leave a core, what is in /proc is its own user's; of one that must not, it is root's: proc(5).
+    // If a process may leave a core, its files in /proc belong to its own user; otherwise to root: proc(5).
     let secret = std::fs::metadata(format!("/proc/{}/environ", exporter.pid())).unwrap();
     assert_eq!(secret.uid(), 0, "its memory could be dumped");
     drop(exporter);
@@ -55,14 +55,14 @@ fn an_exporter_serves_as_an_unprivileged_user_that_may_read_and_no_more() {
 }
 
 #[test]
-fn a_link_that_somebody_else_puts_in_a_domains_place_is_not_followed() {
+fn symlink_of_another_user_in_place_of_a_domain_directory_is_not_followed() {
     root();
     let host = Host::new(&["a"]);
     host.run("backup").ends(0);
     let (folder, elsewhere) = (host.path("backups/a"), host.path("elsewhere"));
     std::fs::rename(&folder, &elsewhere).unwrap();
     let before: Vec<_> = std::fs::read_dir(&elsewhere).unwrap().map(|entry| entry.unwrap().path()).collect();
-    // Where many may write, anybody can put a link.
+    // In a world-writable directory, any user can create a link.
     std::fs::set_permissions(host.path("backups"), std::fs::Permissions::from_mode(0o1777)).unwrap();
     symlink(&elsewhere, &folder).unwrap();
     lchown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
@@ -73,16 +73,16 @@ fn a_link_that_somebody_else_puts_in_a_domains_place_is_not_followed() {
     let listed = flat(&host.run("list").ends(5).out);
     assert!(listed.contains("a symbolic link owned by another user") && !listed.contains(".tar"), "{listed}");
     let after: Vec<_> = std::fs::read_dir(&elsewhere).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(before, after, "nothing was written through it, and nothing removed");
+    assert_eq!(before, after, "nothing was written through the link, and nothing removed");
 
-    // The operator's own link is how a guest's archives are put elsewhere.
+    // With a link of their own, operators can keep a guest's archives elsewhere.
     lchown(&folder, Some(0), Some(0)).unwrap();
     host.run("backup --force").ends(0);
     assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), before.len() + 1);
 }
 
 #[test]
-fn a_running_backup_and_what_it_starts_leave_no_core() {
+fn running_backup_and_its_children_leave_no_core() {
     let host = Host::new(&["a"]);
     let mut command = host.command("prlimit");
     command.args(["--core=unlimited", env!("CARGO_BIN_EXE_kvmbackup"), "backup", "--host", host::NAME, "-c"]);

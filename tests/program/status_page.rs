@@ -1,4 +1,4 @@
-//! The status page: what it says of quiet, bad and hostile nights, and how Chromium shows what the program serves.
+//! The status page: its contents after quiet, bad and hostile nights, and its rendering by Chromium.
 
 use crate::browser;
 use crate::serving;
@@ -17,7 +17,7 @@ fn html(watched: &Watched) -> String {
     page::html(&watched.ledger, watched.survey.as_ref(), false, now()).unwrap()
 }
 
-/// What stands between two marks of a page, every time.
+/// Every text between two marks of a page.
 fn between<'a>(html: &'a str, open: &str, close: &str) -> Vec<&'a str> {
     html.split(open).skip(1).map(|rest| rest.split(close).next().unwrap()).collect()
 }
@@ -30,7 +30,7 @@ fn headline(watched: &Watched) -> String {
 }
 
 #[test]
-fn the_headline_says_how_it_stands() {
+fn headline_shows_the_overall_status() {
     assert_eq!(headline(&watched::quiet(now())), "All 6 guests are backed up");
     assert_eq!(headline(&watched::bad_night(now())), "4 of 12 guests need attention");
     assert_eq!(headline(&watched::fresh(now())), "No backup has run yet");
@@ -47,7 +47,7 @@ fn the_headline_says_how_it_stands() {
 }
 
 #[test]
-fn the_headline_is_red_wherever_something_is_red() {
+fn headline_is_red_if_anything_is_red() {
     let mut covered = watched::fresh(now());
     covered.survey.as_mut().unwrap().domains.get_mut("db1").unwrap().leftover_overlays = 1;
     let mut uncovered = watched::quiet(now());
@@ -72,7 +72,7 @@ fn the_headline_is_red_wherever_something_is_red() {
 }
 
 #[test]
-fn after_a_lost_ledger_page_mail_and_metrics_tell_the_restore_points() {
+fn page_mail_and_metrics_show_the_restore_points_after_a_lost_ledger() {
     let mut watched = watched::quiet(now());
     let (saved, unsaved) = ("db1", "mail");
     watched.ledger = Ledger { config_ok: true, ..Ledger::default() };
@@ -106,7 +106,7 @@ fn after_a_lost_ledger_page_mail_and_metrics_tell_the_restore_points() {
 }
 
 #[test]
-fn a_guest_whose_first_backup_is_not_due_yet_is_not_red() {
+fn guest_whose_first_backup_is_not_due_yet_is_not_red() {
     let told = |since: Option<DateTime<Utc>>, interval_days: u64| {
         let mut watched = watched::quiet(now());
         let seen = watched.survey.as_mut().unwrap().domains.get_mut("db1").unwrap();
@@ -120,12 +120,12 @@ fn a_guest_whose_first_backup_is_not_due_yet_is_not_red() {
     assert_eq!(told(days_ago(6), 7), waiting);
     assert_eq!(told(days_ago(9), 7), missing);
     assert_eq!(told(days_ago(2), 1), missing);
-    assert_eq!(told(None, 7), missing, "nobody knows for how long it has waited");
+    assert_eq!(told(None, 7), missing, "its waiting time is unknown");
     assert_eq!(told(days_ago(400), 0), waiting, "it has no schedule");
 }
 
 #[test]
-fn each_trouble_is_told_with_what_to_type() {
+fn each_problem_is_shown_with_the_command_to_run() {
     let html = html(&watched::bad_night(now()));
     let troubles = between(&html, "<section><h2>Needs attention</h2>", "</section>")[0];
     for words in [
@@ -145,7 +145,7 @@ fn each_trouble_is_told_with_what_to_type() {
     }
     let order: Vec<_> = between(troubles, "<li class=\"", "\"");
     assert!(order.windows(2).all(|pair| pair[0] <= pair[1]), "bad before note: {order:?}");
-    assert!(!html.contains("web-1</bdi> "), "what is well is not among them");
+    assert!(!html.contains("web-1</bdi> "), "healthy items are not listed");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn damaged_restore_points_are_red_and_named() {
 }
 
 #[test]
-fn every_command_shown_is_understood() {
+fn every_command_shown_is_valid() {
     let pages = [watched::nothing(), watched::fresh(now()), watched::bad_night(now()), watched::hostile(now())];
     let mut checked = 0;
     for html in pages.iter().map(html) {
@@ -181,7 +181,7 @@ fn every_command_shown_is_understood() {
 }
 
 #[test]
-fn ages_are_held_against_the_schedule() {
+fn ages_are_compared_with_the_schedule() {
     let told = |hours: i64| {
         let mut watched = watched::quiet(now());
         watched.ledger.domains.get_mut("db1").unwrap().last_success = Some(now() - TimeDelta::hours(hours));
@@ -196,7 +196,7 @@ fn ages_are_held_against_the_schedule() {
 }
 
 #[test]
-fn a_run_that_is_on_is_no_trouble() {
+fn run_in_progress_is_no_problem() {
     let mut watched = watched::quiet(now());
     watched.ledger.jobs.get_mut("cloud1").unwrap().running = Some(uuid::Uuid::nil());
     watched.survey.as_mut().unwrap().domains.get_mut("db1").unwrap().leftover_overlays = 1;
@@ -210,7 +210,7 @@ fn a_run_that_is_on_is_no_trouble() {
 }
 
 #[test]
-fn a_guest_that_nothing_covers_is_told_apart() {
+fn guest_without_a_matching_entry_is_shown_as_such() {
     let html = html(&watched::bad_night(now()));
     assert!(html.contains("2 guests are not in the configuration."));
     let section = between(&html, "<section><h2>Not in the configuration</h2>", "</section>")[0];
@@ -220,7 +220,7 @@ fn a_guest_that_nothing_covers_is_told_apart() {
 }
 
 #[test]
-fn hostile_names_are_text_and_nothing_else() {
+fn hostile_names_are_shown_as_text_only() {
     let html = html(&watched::hostile(now()));
     for word in
         ["<script", "<img", "<b>", "<i>", "<u>", "<s>", "<a href=//", "onerror=alert(1)>", "\0", "\x1b", "\u{202e}"]
@@ -233,7 +233,7 @@ fn hostile_names_are_text_and_nothing_else() {
 }
 
 #[test]
-fn the_page_asks_for_nothing_and_is_for_every_screen() {
+fn page_loads_no_resources_and_fits_every_screen() {
     let html = html(&watched::bad_night(now()));
     for word in ["src=", "url(", "@import", "<script", "<link", "style=\""] {
         assert!(!html.contains(word), "{word}");
@@ -251,7 +251,7 @@ fn the_page_asks_for_nothing_and_is_for_every_screen() {
 }
 
 #[test]
-fn chromium_shows_it_as_it_is_meant() {
+fn chromium_renders_the_page_as_intended() {
     let browser = browser::Browser::new();
     for (name, watched, headline) in [
         ("quiet", watched::quiet(Utc::now()), "All 6 guests are backed up"),
@@ -265,7 +265,8 @@ fn chromium_shows_it_as_it_is_meant() {
         assert_eq!(between(&dom, "<h1>", "</h1>"), [headline], "{name}");
         assert_eq!(between(&dom, "<title>", " – kvmbackup</title>").first(), Some(&headline), "{name}");
         assert_eq!(dom.matches("<script").count() + dom.matches("<img").count(), 0, "{name}");
-        // `--page` of the style. The policy lets a browser take the style by its hash alone, so the hash is right, too.
+        // `--page` of the style. The policy lets a browser use the style only by its hash, so this checks the hash,
+        // too.
         for (light, background) in [(true, [0xf5, 0xf6, 0xf8]), (false, [0x11, 0x16, 0x1d])] {
             let picture = browser.picture(&served.url("/"), 1400, 900, light);
             assert_eq!((picture.size, picture.corner), ((1400, 900), background), "{name}, light: {light}");
@@ -274,7 +275,7 @@ fn chromium_shows_it_as_it_is_meant() {
 }
 
 #[test]
-fn the_last_result_is_one_word_for_every_result() {
+fn last_result_is_one_word_for_every_result() {
     for (result, word) in [
         (DomainResult::Success, "ok"),
         (DomainResult::Warning, "warning"),
@@ -297,7 +298,7 @@ const WIDTHS: [u32; 10] = [320, 360, 800, 1024, 1120, 1200, 1280, 1341, 1440, 19
 fn nothing_overflows_and_no_word_is_broken_at_any_width() {
     let nights = [watched::quiet(now()), watched::bad_night(now()), watched::fresh(now()), watched::hostile(now())];
     let nights = nights.each_ref().map(html);
-    // With the default font, and with the widest that many systems have.
+    // With the default font, and with the widest one that many systems have.
     let wide = nights.each_ref().map(|html| html.replace("</style>", "body{font-family:\"DejaVu Sans\"}</style>"));
     let pages: Vec<&str> = nights.iter().chain(&wide).map(String::as_str).collect();
     for seen in browser::Browser::new().measure(&pages, &WIDTHS) {

@@ -1,5 +1,5 @@
-//! What lies in the target in the place of a file of ours is named as what it is, and harms nothing: it is not followed, not
-//! waited for, and not kept in memory.
+//! Foreign objects in the target, in place of kvmbackup's files, are named with their type and do no harm: they are not
+//! followed, not waited for, and not read into memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::host::{self, Host, Run, run};
 
-/// Bytes of addresses that a command may have.
+/// Limit of a command's address space in bytes.
 const MEMORY: &str = "--as=1073741824";
-/// Longer than the program waits for a target that hangs.
+/// Longer than the program waits for a hung target.
 const TIME: &str = "60";
 
-/// The kinds of what may lie there: how it is made at `$1`, and what it is called.
+/// Types of foreign objects: how each is created at `$1`, and its name in messages.
 const KINDS: [(&str, &str); 6] = [
     ("ln -s /dev/zero \"$1\"", "it is a symbolic link, not a regular file"),
     ("mkfifo \"$1\"", "it is a FIFO, not a regular file"),
@@ -26,7 +26,7 @@ const KINDS: [(&str, &str); 6] = [
 const SOCKET: &str =
     "cd \"$(dirname \"$1\")\" && python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"s\")' && mv s \"$1\"";
 
-/// Makes something at a path; `false` where only root could.
+/// Creates an object at a path; `false` where only root could.
 fn make(script: &str, path: &Path) -> bool {
     let made = std::process::Command::new("sh").args(["-c", script, "sh"]).arg(path).output().unwrap();
     assert!(made.status.success() || script.contains("mknod"), "{script}: {made:?}");
@@ -52,7 +52,7 @@ fn host() -> Host {
 }
 
 #[test]
-fn whatever_the_name_file_of_a_folder_is_each_command_names_it_and_goes_on() {
+fn foreign_object_in_place_of_a_name_file_is_named_and_each_command_continues() {
     let host = host();
     let folder = host.path(&format!("backups/{}%-{}", "x".repeat(166), "a".repeat(32)));
     fs::create_dir(&folder).unwrap();
@@ -74,7 +74,7 @@ fn whatever_the_name_file_of_a_folder_is_each_command_names_it_and_goes_on() {
 }
 
 #[test]
-fn what_has_the_name_of_an_archive_and_is_no_file_is_named_and_left_alone() {
+fn foreign_object_with_the_name_of_an_archive_is_named_and_left_alone() {
     let host = host();
     let [archive] = &host.archives("web")[..] else { panic!("one archive") };
     let at = |name: &str| archive.with_file_name(name);
@@ -97,7 +97,7 @@ fn what_has_the_name_of_an_archive_and_is_no_file_is_named_and_left_alone() {
 }
 
 #[test]
-fn a_backup_writes_the_name_of_its_domain_anew_whatever_is_in_its_place() {
+fn backup_rewrites_the_name_file_of_its_domain_whatever_is_in_its_place() {
     let name = "x".repeat(230);
     let host = Host::new(&[&name]);
     host.run("backup").ends(0);
@@ -111,7 +111,7 @@ fn a_backup_writes_the_name_of_its_domain_anew_whatever_is_in_its_place() {
         assert_eq!(fs::read_to_string(&note).unwrap(), name);
         assert!(note.symlink_metadata().unwrap().is_file());
     }
-    // A folder cannot be replaced by a file.
+    // A directory cannot be replaced by a file.
     remove(&note);
     make(KINDS[2].0, &note);
     let ran = bounded(&host, "backup --force").ends(1);
@@ -119,7 +119,7 @@ fn a_backup_writes_the_name_of_its_domain_anew_whatever_is_in_its_place() {
 }
 
 #[test]
-fn an_archive_that_becomes_a_pipe_after_it_was_listed_is_not_waited_for() {
+fn archive_that_becomes_a_pipe_after_it_was_listed_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("web-20261101T000000Z.tar.zst");
     make(KINDS[1].0, &path);
@@ -145,7 +145,7 @@ fn very_many_archives_of_one_time_are_listed_at_once() {
 }
 
 #[test]
-fn a_folder_of_too_many_names_is_named_and_never_listed_in_part() {
+fn directory_with_too_many_names_is_named_and_never_listed_in_part() {
     let host = host();
     let fill = host.path("fill");
     fs::create_dir(&fill).unwrap();

@@ -1,6 +1,7 @@
-//! The texts that operators read, whole: each is a file in `snapshots/`, and a change of one is reviewed as a difference of it.
+//! All texts that operators read, in full: each is a file in `snapshots/`, and a change is reviewed as a difference of
+//! that file.
 //!
-//! `INSTA_UPDATE=always cargo test --test program texts::` writes them anew.
+//! `INSTA_UPDATE=always cargo test --test program texts::` rewrites them.
 
 use std::fs;
 
@@ -11,7 +12,7 @@ use crate::mailbox::parse;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kvmbackup");
 
-/// Compares a text with its file, except for what differs with the host and the time.
+/// Compares a text with its file, except for parts that depend on the host and the time.
 #[track_caller]
 fn assert_text(host: &Host, name: &str, text: &str) {
     let folder = host.path("").display().to_string();
@@ -34,7 +35,7 @@ fn assert_text(host: &Host, name: &str, text: &str) {
         (r"\b(\d+m )?\d+(\.\d+)? ?m?s\b", "SECONDS"),
         (r"\b\d+\.\d+\b", "RATIO"),
         (r"SECONDS  \d+  ", "SECONDS  SPEED  "),
-        // Where the temporary folder is a mount of its own, there is nothing to warn of.
+        // If the temporary directory is its own mount, there is nothing to warn about.
         (r"(?m)^WARNING( target .* free), on the root file system\n.*$", "ok $1"),
     ] {
         shown = Regex::new(what).unwrap().replace_all(&shown, stands).into_owned();
@@ -45,13 +46,13 @@ fn assert_text(host: &Host, name: &str, text: &str) {
     settings.bind(|| insta::assert_snapshot!(name, shown));
 }
 
-/// Columns are as wide, and lines are broken, by what differs with the host and the time.
+/// Widths of columns and line breaks depend on the host and the time.
 fn narrow(text: &str) -> String {
     let joined = Regex::new(r"\n {4,}").unwrap().replace_all(text, " ").replace(" hint: ", "\n    hint: ");
     Regex::new(r"(\S) {2,}").unwrap().replace_all(&joined, "$1  ").into_owned()
 }
 
-/// What an operator sees who types these commands, which `; ` separates.
+/// Output for an operator who runs these commands, which `; ` separates.
 fn session(host: &Host, commands: &str) -> String {
     commands.split("; ").map(|command| typed(host, command)).collect()
 }
@@ -68,7 +69,7 @@ fn typed(host: &Host, command: &str) -> String {
     text + "\n"
 }
 
-/// The help of a command without what all have in common.
+/// The help of a command without the common parts.
 fn help(command: &str) -> String {
     let mut words: Vec<_> = command.split_whitespace().collect();
     words.push("--help");
@@ -79,11 +80,11 @@ fn help(command: &str) -> String {
     format!("$ kvmbackup {}\n{own}{}\n", words.join(" "), example.unwrap_or_default())
 }
 
-/// The commands below one, as its help lists them.
+/// The subcommands of a command, as its help lists them.
 fn commands(above: &str) -> Vec<String> {
     let text = run(PROGRAM, &above.split_whitespace().chain(["--help"]).collect::<Vec<_>>());
     let listed = text.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or_default();
-    // A line that goes on from the one before it begins further to the right.
+    // A continuation line is indented further.
     let lines = listed.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let names = lines.map(|line| line.split_whitespace().next().unwrap()).filter(|name| *name != "help");
     names
@@ -96,13 +97,13 @@ fn commands(above: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_help_of_every_command_is_as_reviewed() {
+fn help_of_every_command_is_as_reviewed() {
     let all: String = [String::new()].into_iter().chain(commands("")).map(|command| help(command.trim())).collect();
     assert_text(&Host::new(&[]), "help", &all);
 }
 
 #[test]
-fn what_the_commands_say_of_a_host_in_order_is_as_reviewed() {
+fn output_of_commands_on_a_healthy_host_is_as_reviewed() {
     let host = Host::new(&["db1", "web-1"]);
     let commands = "check; backup --dry-run; backup; report; list; list web-1; verify; prune --dry-run; recover; check";
     let seen = session(&host, commands);
@@ -110,7 +111,7 @@ fn what_the_commands_say_of_a_host_in_order_is_as_reviewed() {
 }
 
 #[test]
-fn what_the_commands_say_of_a_host_in_trouble_is_as_reviewed() {
+fn output_of_commands_on_a_host_with_problems_is_as_reviewed() {
     let host = Host::new(&["db1", "gone", "web-1"]);
     host.run("backup").ends(0);
     fs::remove_file(host.image("gone")).unwrap();
@@ -134,7 +135,7 @@ fn what_the_commands_say_of_a_host_in_trouble_is_as_reviewed() {
 }
 
 #[test]
-fn the_mails_of_runs_are_as_reviewed() {
+fn mails_of_runs_are_as_reviewed() {
     let host = Host::new(&["db1", "web-1"]);
     let sendmail = host.script("sendmail", &format!("exec cat >{}", host.path("mail").display()));
     host.configure(

@@ -1,5 +1,5 @@
-//! Who could change what root reads and runs: the configuration, and what mail is sent by. Each fault is made for real, and the
-//! command of its hint repairs it.
+//! Users who could change what root reads and runs: the configuration, and the programs and files for mail. Each fault
+//! is real, and the command of its hint repairs it.
 
 use std::collections::HashSet;
 use std::fs::{self, Permissions};
@@ -22,13 +22,13 @@ fn add(path: &Path, bits: u32) {
     mode(path, fs::metadata(path).unwrap().permissions().mode() | bits);
 }
 
-/// Runs the program with a configuration at this place.
+/// Runs the program with the configuration at this path.
 fn with(host: &Host, config: &Path, words: &str) -> Run {
     let mut command = host.command(env!("CARGO_BIN_EXE_kvmbackup"));
     host.finish(command.args(words.split(' ')).args(["--host", host::NAME, "--config"]).arg(config))
 }
 
-/// Types the command of the first hint.
+/// Runs the command of the first hint.
 #[track_caller]
 fn repair(told: &str) {
     let hint = told.lines().find_map(|line| line.trim().strip_prefix("hint: ")).unwrap_or_else(|| panic!("{told}"));
@@ -39,7 +39,7 @@ fn repair(told: &str) {
 
 type Fault = (&'static str, fn(&Path));
 
-/// Ways in which another user could change a file, and what is said of each.
+/// Ways in which another user could change a file, and the message for each.
 const FAULTS: [Fault; 5] = [
     ("writable by its group or by others", |path| add(path, 0o022)),
     ("writable by its group or by others", |path| add(path, 0o020)),
@@ -48,7 +48,7 @@ const FAULTS: [Fault; 5] = [
     ("the directory is owned by another user", |path| chown(path.parent().unwrap(), Some(NOBODY), None).unwrap()),
 ];
 
-/// Moves the configuration into a folder of its own.
+/// Moves the configuration into its own directory.
 fn own_folder(host: &Host, name: &str) -> PathBuf {
     let path = host.path("etc").join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -57,7 +57,7 @@ fn own_folder(host: &Host, name: &str) -> PathBuf {
 }
 
 #[test]
-fn no_command_obeys_a_configuration_that_another_user_could_change() {
+fn configuration_that_another_user_could_change_is_refused_by_every_command() {
     let host = Host::new(&["a"]);
     let config = own_folder(&host, "it's.yml");
     for (at, (what, make)) in FAULTS.iter().enumerate() {
@@ -80,10 +80,10 @@ fn no_command_obeys_a_configuration_that_another_user_could_change() {
 }
 
 #[test]
-fn a_configuration_that_the_caller_passes_open_is_read() {
+fn configuration_that_the_caller_passes_open_is_read() {
     let host = Host::new(&["a"]);
     let text = fs::read(host.path("config.yml")).unwrap();
-    // The caller's shell has opened it, whoever may change it.
+    // The caller's shell has opened it, so it does not matter who may change it.
     mode(&host.path("config.yml"), 0o666);
     let mut command = host.command(env!("CARGO_BIN_EXE_kvmbackup"));
     command.args(["check", "--offline", "--host", host::NAME, "-c", "/dev/stdin"]);
@@ -114,11 +114,11 @@ fn a_configuration_that_the_caller_passes_open_is_read() {
 }
 
 #[test]
-fn ordinary_users_are_served_by_their_own_files_and_not_by_those_of_another() {
+fn ordinary_users_can_use_their_own_files_and_not_those_of_another() {
     let host = Host::new(&[]);
     host.configure("", ALL);
     let config = own_folder(&host, "config.yml");
-    // On the way to the temporary folder, root's folders let everyone pass.
+    // On the way to the temporary directory, root's directories let everyone pass.
     mode(&host.path(""), 0o711);
     let check = || {
         let mut command = host.command("setpriv");
@@ -135,7 +135,7 @@ fn ordinary_users_are_served_by_their_own_files_and_not_by_those_of_another() {
 }
 
 #[test]
-fn no_run_is_mailed_by_what_another_user_could_change() {
+fn mail_transport_that_another_user_could_change_is_not_used() {
     let host = Host::new(&["a"]);
     let server = Server::start("accept");
     let folder = host.path("etc");
@@ -176,17 +176,17 @@ fn no_run_is_mailed_by_what_another_user_could_change() {
             for words in ["check", "check --offline"] {
                 let told = run(words).ends(1).tells(&["PROBLEM", "mail", "is not trusted", what]);
                 let lines: Vec<_> = told.out.lines().filter(|line| line.contains("is not trusted")).collect();
-                assert_eq!(lines.len(), lines.iter().collect::<HashSet<_>>().len(), "said twice: {lines:?}");
+                assert_eq!(lines.len(), lines.iter().collect::<HashSet<_>>().len(), "printed twice: {lines:?}");
             }
             let refused = run("backup --force").ends(2);
             assert!(refused.err.contains("is not trusted") && refused.err.contains(what), "{refused:?}");
-            assert!(ledger().contains("\"config_ok\": false"), "Prometheus is not told: {}", ledger());
+            assert!(ledger().contains("\"config_ok\": false"), "not in the metrics: {}", ledger());
             // Restoring does not need mail.
             run("list").ends(0);
             repair(&run("check --offline").out);
         }
         assert_eq!((host.archives("a"), server.mails().len()), (before, mails));
-        // What the refused runs had to say waited for a way.
+        // The mails of the refused runs waited for a working transport.
         run("backup --force").ends(0);
         let waiting = fs::read_dir(host.path("state/mail-spool")).map_or(0, Iterator::count);
         assert_eq!(waiting, 0);
@@ -194,15 +194,15 @@ fn no_run_is_mailed_by_what_another_user_could_change() {
 }
 
 #[test]
-fn a_state_folder_that_others_can_change_names_no_program_and_no_file() {
+fn state_directory_that_others_can_change_selects_no_program_and_no_file() {
     let host = Host::new(&["a"]);
     let ran = host.path("ran");
     let trap = host.script("trap", &format!("touch {}", ran.display()));
     host.configure(&format!("mail: {{to: root, when: always, sendmail: {}}}", trap.display()), ALL);
     host.run("backup").ends(0);
-    assert!(ran.exists(), "a mail is known to leave this way");
+    assert!(ran.exists(), "the ledger knows this mail transport");
     fs::remove_file(&ran).unwrap();
-    // No `mail` can be read from this, but the state folder can.
+    // No `mail` section can be read from this, but the state directory can.
     host.configure("mail: {too: root}", ALL);
     let before = fs::read(host.path("state/ledger.json")).unwrap();
     mode(&host.path("state"), 0o777);
@@ -215,7 +215,7 @@ fn a_state_folder_that_others_can_change_names_no_program_and_no_file() {
 }
 
 #[test]
-fn what_is_no_file_is_named_and_nobody_is_told_to_change_a_device() {
+fn object_that_is_no_regular_file_is_named_and_no_hint_changes_a_device() {
     let host = Host::new(&["a"]);
     for (device, name) in [("/dev/zero", "zero.yml"), ("/dev/full", "full.yml")] {
         let config = host.path(name);

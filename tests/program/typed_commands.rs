@@ -1,4 +1,4 @@
-//! Commands that the program prints, typed as they are printed: they work with the configuration in use, whatever its path is.
+//! Commands that the program prints, run as printed: they work with the configuration in use, whatever its path is.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use kvmbackup::sys::step::Step;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kvmbackup");
 
-/// A host whose configuration is in a folder whose name a shell must not see without quotes.
+/// A host whose configuration is in a directory with a name that must be quoted for a shell.
 struct Elsewhere {
     host: Host,
     config: PathBuf,
@@ -38,7 +38,7 @@ impl Elsewhere {
         self.host.finish(&mut self.command(words))
     }
 
-    /// Types the command of a text that begins with this word, up to the end of the line or of its quotes.
+    /// Runs the command of a text that starts with this word, up to the end of the line or of its quotes.
     #[track_caller]
     fn types(&self, text: &str, verb: &str) -> Run {
         let mut commands = text.match_indices("kvmbackup -c ").map(|(at, _)| text[at..].lines().next().unwrap());
@@ -46,7 +46,7 @@ impl Elsewhere {
             commands.find(|line| line.contains(&format!(" --host desk {verb}"))).unwrap_or_else(|| panic!("{text}"));
         let line = line.split(['`', ';']).next().unwrap();
         let path = format!("{}:/usr/bin:/bin", PathBuf::from(PROGRAM).parent().unwrap().display());
-        // A reader of a mail or a page is in another folder.
+        // The reader of a mail or a page is in another directory.
         self.host.finish(self.host.command("sh").args(["-c", line]).env("PATH", path).current_dir("/"))
     }
 }
@@ -86,7 +86,7 @@ fn commands_of_reports_and_mails_name_the_configuration_in_use() {
     elsewhere.types(&html, "report").ends(0).tells(&["ok"]);
     elsewhere.types(&html, "list").ends(0).tells(&["a", "Z"]);
     assert!(json.contains(r"-c '") && json.contains("--host desk backup --force a --accept-smaller"), "{json}");
-    // What is mailed is not printed, too.
+    // A mailed report is not printed as well.
     elsewhere.types(&report, "backup --force a --accept-smaller").ends(0);
     elsewhere.run("report").ends(0).tells(&["1 of 1 good"]);
 }
@@ -100,7 +100,7 @@ fn commands_of_the_status_page_name_the_configuration_in_use() {
 }
 
 #[test]
-fn a_relative_path_is_printed_whole_and_the_default_one_not_at_all() {
+fn relative_path_is_printed_absolute_and_the_default_one_not_at_all() {
     let elsewhere = Elsewhere::new(&["a"], "");
     let folder = elsewhere.config.parent().unwrap();
     let mut relative = elsewhere.host.command(PROGRAM);

@@ -1,4 +1,4 @@
-//! What a PromQL expression names, and whether the catalogue has it. The parser is not ours.
+//! Checks the names in a PromQL expression against the catalogue, with a third-party parser.
 #![allow(dead_code, reason = "every test binary compiles this and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
@@ -8,15 +8,15 @@ use kvmbackup::metrics::catalogue;
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::{self, Expr, LabelModifier, VectorSelector};
 
-/// What Prometheus itself and node_exporter tell, as far as we ask for it: name and labels.
+/// The metrics of Prometheus itself and of node_exporter that the project uses: name and labels.
 const OTHERS: &[(&str, &[&str])] =
     &[("up", &[]), ("node_textfile_mtime_seconds", &["file"]), ("node_textfile_scrape_error", &[])];
-/// Labels that every series gets from Prometheus.
+/// Labels that Prometheus adds to every series.
 const TARGET: [&str; 2] = ["instance", "job"];
-/// Labels that take words of a fixed few, all of which the metric's help names.
+/// Labels with a fixed set of values, all of which the metric's help names.
 const WORDS: [&str; 7] = ["result", "state", "reason", "stage", "mode", "level", "wanted"];
 
-/// An expression that was understood.
+/// A parsed expression.
 pub struct Query {
     expr: Expr,
 }
@@ -25,12 +25,12 @@ pub struct Query {
 pub struct Selected<'a> {
     /// The selector.
     pub selector: &'a VectorSelector,
-    /// Of the innermost call that it is an argument of.
+    /// Of the innermost call that has it as an argument.
     pub function: Option<&'a str>,
 }
 
 impl Query {
-    /// Parses it. Panics, saying `place`, when it is wrong.
+    /// Parses it. Panics with `place` if it is invalid.
     pub fn parse(text: &str, place: &str) -> Query {
         let expr = parser::parse(text).unwrap_or_else(|error| panic!("{place}: {error}: {text}"));
         Query { expr }
@@ -43,7 +43,7 @@ impl Query {
         found
     }
 
-    /// Panics unless all metrics, labels and words of labels are those of the catalogue.
+    /// Panics unless all metrics, labels and label values are in the catalogue.
     pub fn assert_known(&self, place: &str) {
         let mut labels = BTreeSet::from(TARGET);
         for Selected { selector, .. } in self.selectors() {
@@ -56,24 +56,27 @@ impl Query {
                 (None, None) => panic!("{place}: the catalogue has no metric {name}"),
             };
             labels.extend(own);
-            assert!(selector.matchers.or_matchers.is_empty(), "{place}: `or` in a selector is not of Prometheus");
+            assert!(
+                selector.matchers.or_matchers.is_empty(),
+                "{place}: `or` in a selector is not supported by Prometheus"
+            );
             for matcher in &selector.matchers.matchers {
                 let label = matcher.name.as_str();
                 assert!(own.contains(&label) || TARGET.contains(&label), "{place}: {name} has no label {label}");
                 for word in words(matcher).into_iter().filter(|_| WORDS.contains(&label)) {
                     let help = metric.map_or("", |metric| metric.help);
                     let told = help.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|told| told == word);
-                    assert!(told, "{place}: {name} never has {label}=\"{word}\", says its help: {help}");
+                    assert!(told, "{place}: {name} never has {label}=\"{word}\" according to its help: {help}");
                 }
             }
         }
         for label in grouping(&self.expr) {
-            assert!(labels.contains(label), "{place}: nothing in it has the label {label}");
+            assert!(labels.contains(label), "{place}: no metric in it has the label {label}");
         }
     }
 }
 
-/// The words that a matcher names; none where it says what is not meant, or matches by more than alternatives.
+/// The values that a matcher names; none if it is negative, or matches by more than alternatives.
 fn words(matcher: &Matcher) -> Vec<&str> {
     match matcher.op {
         MatchOp::Equal | MatchOp::NotEqual => vec![&matcher.value],
@@ -81,7 +84,7 @@ fn words(matcher: &Matcher) -> Vec<&str> {
     }
 }
 
-/// Calls `each` with what an expression directly consists of.
+/// Calls `each` with the direct parts of an expression.
 fn children<'a>(expr: &'a Expr, mut each: impl FnMut(&'a Expr)) {
     match expr {
         Expr::Aggregate(of) => {
@@ -97,7 +100,7 @@ fn children<'a>(expr: &'a Expr, mut each: impl FnMut(&'a Expr)) {
         Expr::Subquery(of) => each(&of.expr),
         Expr::Call(of) => of.args.args.iter().for_each(|argument| each(argument)),
         Expr::NumberLiteral(_) | Expr::StringLiteral(_) | Expr::VectorSelector(_) | Expr::MatrixSelector(_) => {}
-        Expr::Extension(_) => panic!("not of Prometheus"),
+        Expr::Extension(_) => panic!("not supported by Prometheus"),
     }
 }
 

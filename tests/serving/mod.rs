@@ -1,4 +1,4 @@
-//! The real program, serving: started, asked over plain sockets, watched, and ended.
+//! Runs the real program as a server: start, requests over plain sockets, measurements, and end.
 #![allow(dead_code, reason = "every test binary compiles this and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use crate::watched::Watched;
 
-/// An exporter that is at work; dropped, it is killed.
+/// A running exporter; killed when dropped.
 pub struct Exporter {
     child: Child,
-    /// What it said first, without `serving on `.
+    /// Its first output line, without `serving on `.
     pub listen: String,
     lock: Option<fs::File>,
 }
@@ -43,7 +43,8 @@ impl Answer {
 }
 
 impl Exporter {
-    /// Serves what is watched; `dir` is for configuration and state. The survey stays as it is: the lock over it is held.
+    /// Serves prepared state; `dir` is for configuration and state directory. The survey does not change, because its
+    /// lock is held.
     pub fn of(watched: &Watched, dir: &Path) -> Exporter {
         let state = dir.join("state");
         watched.save(&state);
@@ -54,7 +55,7 @@ impl Exporter {
         started
     }
 
-    /// Starts it with a configuration in `dir` that names a state directory in there.
+    /// Starts it with a configuration in `dir` that names a state directory there.
     pub fn start(dir: &Path, words: &[&str]) -> Exporter {
         let config = write_config(dir, "");
         Exporter::spawn(program(&config).arg("exporter").args(words))
@@ -65,11 +66,12 @@ impl Exporter {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let listen = line.trim().strip_prefix("serving on ").unwrap_or_else(|| panic!("it said {line:?}")).to_owned();
+        let listen =
+            line.trim().strip_prefix("serving on ").unwrap_or_else(|| panic!("it printed {line:?}")).to_owned();
         Exporter { child, listen, lock: None }
     }
 
-    /// The address of a page.
+    /// The URL of a page.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.listen)
     }
@@ -79,7 +81,7 @@ impl Exporter {
         TcpStream::connect(&self.listen).unwrap()
     }
 
-    /// Asks for a page.
+    /// Requests a page.
     pub fn get(&self, path: &str) -> Answer {
         self.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     }
@@ -91,7 +93,8 @@ impl Exporter {
         read_answer(socket)
     }
 
-    /// Asks for the metrics: at most a second, which is the bar. A machine that is busy may miss it often, not every time.
+    /// Requests the metrics within the limit of one second. A busy machine may exceed the limit often, but not every
+    /// time.
     #[track_caller]
     pub fn answers_in_time(&self) {
         let mut all = Vec::new();
@@ -107,7 +110,7 @@ impl Exporter {
         panic!("it took {all:?}");
     }
 
-    /// Asks for the metrics, which come some time.
+    /// Requests the metrics, without a time limit.
     #[track_caller]
     pub fn answers(&self) {
         let answer = self.get("/metrics");
@@ -119,14 +122,14 @@ impl Exporter {
         self.child.id()
     }
 
-    /// The most memory it ever had, in bytes.
+    /// Its peak memory in bytes.
     pub fn most_memory(&self) -> u64 {
         let status = fs::read_to_string(self.proc("status")).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// Its open file descriptors, and those of them that are sockets.
+    /// Its open file descriptors, and the number of sockets among them.
     pub fn descriptors(&self) -> (usize, usize) {
         let links: Vec<_> = fs::read_dir(self.proc("fd"))
             .unwrap()
@@ -135,11 +138,11 @@ impl Exporter {
         (links.len(), links.iter().filter(|link| link.to_string_lossy().starts_with("socket:")).count())
     }
 
-    /// Time that it was on a processor, in seconds.
+    /// Its processor time, in seconds.
     pub fn processor_seconds(&self) -> f64 {
         let stat = fs::read_to_string(self.proc("stat")).unwrap();
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-        // proc_pid_stat(5): utime and stime, of which there are 100 in a second.
+        // proc_pid_stat(5): utime and stime, in units of 1/100 s.
         (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
     }
 
@@ -147,7 +150,7 @@ impl Exporter {
         Path::new("/proc").join(self.pid().to_string()).join(name)
     }
 
-    /// Sends a signal; the exit code, and how long it took to end.
+    /// Sends a signal; returns the exit code, and the time until it ended.
     pub fn end(mut self, signal: rustix::process::Signal) -> (i32, Duration) {
         let began = Instant::now();
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
@@ -163,7 +166,7 @@ impl Drop for Exporter {
     }
 }
 
-/// Reads what comes until the end.
+/// Reads until the end.
 pub fn read_answer(mut socket: impl Read) -> Answer {
     let mut bytes = Vec::new();
     socket.read_to_end(&mut bytes).unwrap();
@@ -179,7 +182,8 @@ pub fn program(config: &Path) -> Command {
     command
 }
 
-/// Writes a configuration whose libvirt is not there, so that nothing but the state directory is known; more keys of the host.
+/// Writes a configuration whose libvirt does not exist, so that only the state directory is known; more keys of the
+/// host.
 pub fn write_config(dir: &Path, keys: &str) -> PathBuf {
     let config = dir.join("config.yml");
     let (backups, state) = (dir.join("backups"), dir.join("state"));

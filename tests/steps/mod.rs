@@ -1,5 +1,4 @@
-//! Faults at the steps of the program (`src/sys/step.rs`): which steps a run takes, and runs that something happens to at
-//! one of them.
+//! Faults at the steps of the program (`src/sys/step.rs`): the steps of a run, and runs with a fault at one of them.
 #![allow(dead_code, unused_imports, reason = "every test binary compiles this and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
@@ -16,15 +15,15 @@ use std::time::{Duration, Instant};
 use kvmbackup::sys::step::Step;
 pub use scenarios::*;
 
-/// How long a step may be waited for.
+/// How long to wait for a step.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// A step, and for which time it is reached in a run.
+/// A step, and the number of times that a run has reached it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct At {
     /// The step.
     pub step: Step,
-    /// For which time; the first is 1.
+    /// The first time is 1.
     pub time: usize,
 }
 
@@ -41,14 +40,14 @@ impl fmt::Debug for At {
     }
 }
 
-/// Runs a command to its good end; the steps that it took, in their order.
+/// Runs a command successfully; returns its steps in order.
 pub fn of(command: &mut Command) -> Vec<At> {
     let output = command.env("KVMBACKUP_LOG", "kvmbackup::sys::step=debug").env("NO_COLOR", "1").output().unwrap();
     assert!(output.status.success(), "{output:?}");
     in_trace(&String::from_utf8_lossy(&output.stderr))
 }
 
-/// The steps in a trace, in their order.
+/// The steps in a trace, in order.
 pub fn in_trace(trace: &str) -> Vec<At> {
     let mut steps: Vec<At> = Vec::new();
     for (_, rest) in trace.lines().filter_map(|line| line.split_once("step=\"")) {
@@ -60,7 +59,7 @@ pub fn in_trace(trace: &str) -> Vec<At> {
     steps
 }
 
-/// Panics unless each of these steps is among those that were reached.
+/// Panics unless each of these steps was reached.
 pub fn assert_reached(reached: &[At], steps: &[&[Step]]) {
     let reached: BTreeSet<_> = reached.iter().map(|at| at.step.name()).collect();
     let missing: Vec<_> =
@@ -68,13 +67,13 @@ pub fn assert_reached(reached: &[At], steps: &[&[Step]]) {
     assert!(missing.is_empty(), "not reached: {missing:?}, among {reached:?}");
 }
 
-/// Of the same step reached again and again, the first time and the last.
+/// For each step that is reached repeatedly, the first time and the last.
 pub fn ends(steps: &[At]) -> Vec<At> {
     let is_last = |at: &At| !steps.iter().any(|other| other.step == at.step && other.time > at.time);
     steps.iter().copied().filter(|at| at.time == 1 || is_last(at)).collect()
 }
 
-/// Of each step the first time that it is reached.
+/// Each step the first time that it is reached.
 pub fn firsts(steps: &[At]) -> Vec<At> {
     steps.iter().copied().filter(|at| at.time == 1).collect()
 }
@@ -84,18 +83,18 @@ pub fn only(steps: &[At], list: &[Step]) -> Vec<At> {
     steps.iter().copied().filter(|at| list.contains(&at.step)).collect()
 }
 
-/// Has something happen to a command at a step.
+/// Adds a fault to a command at a step.
 pub fn fault<'a>(command: &'a mut Command, at: At, action: &str) -> &'a mut Command {
     command.env("KVMBACKUP_FAULT", format!("{at:?}:{action}"))
 }
 
-/// Runs a command that is ended by SIGKILL at a step, which must be reached.
+/// Runs a command and kills it with SIGKILL at a step, which must be reached.
 pub fn kill(command: &mut Command, at: At) {
     let output: Output = fault(command, at, "kill").output().unwrap();
     assert_eq!(output.status.signal(), Some(9), "it was not killed at {at:?}: {output:?}");
 }
 
-/// Starts a command and waits until it stands still at a step; `mark` is a path for it and us.
+/// Starts a command and waits until it stops at a step; `mark` is a path for the program and the test.
 pub fn hold(command: &mut Command, at: At, mark: &Path) -> Held {
     let command = fault(command, at, &format!("hold={}", mark.display()));
     let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -109,7 +108,7 @@ pub fn hold(command: &mut Command, at: At, mark: &Path) -> Held {
     Held { run, mark: mark.to_owned() }
 }
 
-/// A program that stands still at a step.
+/// A program that is stopped at a step.
 pub struct Held {
     run: Child,
     mark: PathBuf,
@@ -121,19 +120,19 @@ impl Held {
         self.run.id()
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     pub fn go_on(self) -> Child {
-        std::fs::remove_file(&self.mark).expect("the program is held");
+        std::fs::remove_file(&self.mark).expect("the program is stopped");
         self.run
     }
 
-    /// Ends it at once, and waits until it is gone.
+    /// Kills it, and waits until it is gone.
     pub fn kill(mut self) {
         self.run.kill().expect("a child can be killed");
         self.run.wait().expect("a child can be waited for");
     }
 
-    /// Lets it go on, and waits until it has ended.
+    /// Resumes it, and waits until it has ended.
     pub fn finish(self) -> Output {
         self.go_on().wait_with_output().unwrap()
     }

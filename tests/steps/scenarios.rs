@@ -1,8 +1,8 @@
-//! Which steps which scenario reaches; together they are all.
+//! The steps that each scenario reaches; together they are all steps.
 
 use kvmbackup::sys::step::Step;
 
-/// What every backup reaches, one of a guest that is off, too.
+/// Steps of every backup, including one of a guest that is off.
 pub const DIRECT: &[Step] = &[
     Step::StateFolder,
     Step::RunLock,
@@ -37,15 +37,16 @@ pub const DIRECT: &[Step] = &[
     Step::HookStart,
     Step::HookFilesRemove,
 ];
-/// What a backup reaches besides when its mail, and one that waits, can be sent.
+/// Additional steps of a backup whose mail, and a waiting one, can be sent.
 pub const MAIL: &[Step] = &[Step::MailSend, Step::MailSpoolRemove];
-/// What a backup reaches besides when its mail cannot be sent.
+/// Additional steps of a backup whose mail cannot be sent.
 pub const SPOOL: &[Step] = &[Step::MailSend, Step::MailSpool];
-/// What a backup reaches besides after the ledger was damaged, a writer of the journal killed, and another killed run left its archive.
+/// Additional steps of a backup after the ledger was damaged, a writer of the journal killed, and another killed run
+/// left its archive.
 pub const LEFT: &[Step] = &[Step::LedgerSetAside, Step::JournalSweep, Step::PartialRemove];
-/// What `verify` reaches.
+/// Steps of `verify`.
 pub const VERIFY: &[Step] = &[Step::VerifiedLock, Step::VerifiedWrite, Step::FileReplace];
-/// What a backup by a snapshot reaches besides [`DIRECT`].
+/// Steps of a backup with a snapshot in addition to [`DIRECT`].
 pub const SNAPSHOT: &[Step] = &[
     Step::OverlayCreate,
     Step::Snapshot,
@@ -57,24 +58,25 @@ pub const SNAPSHOT: &[Step] = &[
     Step::OverlayRemove,
     Step::HookRelease,
 ];
-/// What a guest with an agent adds to that.
+/// Additional steps for a guest with an agent.
 pub const FREEZE: &[Step] = &[Step::Freeze, Step::Frozen, Step::Thaw, Step::Thawed];
-/// What a backup by a backup job reaches instead.
+/// Steps of a backup with a backup job instead.
 pub const PULL: &[Step] =
     &[Step::ScratchCreate, Step::PullBegin, Step::PullBegun, Step::PullEnd, Step::PullEnded, Step::ScratchRemove];
-/// What recovery reaches when the guest was turned off on its overlay.
+/// Steps of recovery if the guest was turned off on its overlay.
 pub const OFF: &[Step] = &[Step::OverlayCommit, Step::DefinitionWrite, Step::DefinitionWritten, Step::OverlayRemove];
-/// What keeps a guest on an overlay that got a snapshot of an operator's right before its commit.
+/// Steps that keep a guest on an overlay in which an operator took a snapshot right before its commit.
 pub const CANCEL: &[Step] = &[Step::CommitCancel];
-/// What ends a backup of a guest that an I/O error has paused.
+/// Steps that end a backup of a guest that an I/O error has paused.
 pub const RESUME: &[Step] = &[Step::Resume];
 
-/// Steps of the whole run: when one of them fails, no domain is begun.
+/// Steps of the whole run: if one of them fails, no domain is started.
 pub const OF_RUN: &[Step] = &[Step::RunLock, Step::JournalFolder, Step::TargetFolder];
-/// Steps whose failure costs nothing, so that no report mentions it: the work is done regardless, again, or by the next run.
+/// Steps whose failure has no effect, so that no report mentions it: the work is done regardless, again, or by the next
+/// run.
 pub const HARMLESS: &[Step] =
     &[Step::HooksSweep, Step::HookRelease, Step::HookFilesRemove, Step::ServerEnd, Step::Thaw, Step::Thawed];
-/// Signals that end a run in order, and their numbers.
+/// Signals that end a run cleanly, and their numbers.
 pub const SIGNALS: [(&str, i32); 3] = [("TERM", 15), ("INT", 2), ("HUP", 1)];
 
 /// All of these.

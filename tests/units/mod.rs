@@ -1,4 +1,4 @@
-//! The units of systemd as they are installed, and what they take away from a program, done without systemd.
+//! The installed systemd units, and their restrictions for a program, applied without systemd.
 #![allow(dead_code, reason = "every test binary compiles this and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
@@ -13,13 +13,13 @@ pub fn installed() -> BTreeMap<String, String> {
     paths.map(|path| (name(&path), std::fs::read_to_string(path).unwrap())).collect()
 }
 
-/// What a key says, each line of it.
+/// The values of a key, one per line.
 pub fn settings<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
     unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
 }
 
-/// The words that a command begins with to run within a unit's limits, as systemd.exec(5) describes them: capabilities, read-only
-/// folders, devices, network, umask. System calls are not among them.
+/// The prefix that runs a command within a unit's limits, as systemd.exec(5) describes them: capabilities, read-only
+/// directories, devices, network, umask. System calls are not among them.
 pub fn limits(name: &str) -> Vec<String> {
     let unit = &installed()[name];
     let is = |key: &str| settings(unit, key) == ["true"];
@@ -43,7 +43,10 @@ pub fn limits(name: &str) -> Vec<String> {
     script += "for folder in /usr /sys; do ! touch $folder/x 2>/dev/null; done\n";
     let [umask] = settings(unit, "UMask")[..] else { panic!("{name}: UMask") };
     let kept = settings(unit, "CapabilityBoundingSet").join(" ").to_lowercase().replace("cap_", "+");
-    assert!(kept.split(' ').all(|name| name.starts_with('+')), "{name}: no list of what is kept: {kept}");
+    assert!(
+        kept.split(' ').all(|name| name.starts_with('+')),
+        "{name}: the list of kept capabilities is missing: {kept}"
+    );
     let privileges = if is("NoNewPrivileges") { "--no-new-privs " } else { "" };
     script += &format!(
         "umask {umask}; exec setpriv {privileges}--bounding-set=-all,{} --inh-caps=-all -- \"$@\"",

@@ -1,4 +1,4 @@
-//! State directories of hosts that never were: what a status page has to show, from a quiet night to a hostile one.
+//! State directories of hosts that never existed: the contents of a status page, from a quiet night to a hostile one.
 #![allow(dead_code, reason = "every test binary compiles this and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is test code")]
 
@@ -15,7 +15,7 @@ use uuid::Uuid;
 const GB: u64 = 1_000_000_000;
 const DAY: u64 = 86_400;
 
-/// What is watched of one host.
+/// The recorded state of one host.
 pub struct Watched {
     pub ledger: Ledger,
     pub survey: Option<Survey>,
@@ -39,12 +39,12 @@ impl Watched {
     }
 }
 
-/// A host on which nothing has happened yet; its configuration could never be read.
+/// A host without any records, whose configuration was never readable.
 pub fn nothing() -> Watched {
     Watched { ledger: Ledger::default(), survey: None }
 }
 
-/// A host that was set up a minute ago: the configuration is right, libvirt was looked at, no run has begun.
+/// A host that was set up a minute ago: the configuration is valid, libvirt was surveyed, no run has started.
 pub fn fresh(now: DateTime<Utc>) -> Watched {
     let mut watched = healthy(now, &["db1", "mail", "web-1"]);
     watched.ledger = Ledger { config_ok: true, ..Ledger::default() };
@@ -54,7 +54,7 @@ pub fn fresh(now: DateTime<Utc>) -> Watched {
     watched
 }
 
-/// A host of six guests on which all is well.
+/// A host with six guests and no problems.
 pub fn quiet(now: DateTime<Utc>) -> Watched {
     healthy(now, &["db1", "DockerNode1", "files", "mail", "web-1", "web-2"])
 }
@@ -117,7 +117,7 @@ pub fn bad_night(now: DateTime<Utc>) -> Watched {
     watched
 }
 
-/// A host whose names are attacks on whoever shows them, and as long as libvirt takes them.
+/// A host whose names attack every program that displays them, and are as long as libvirt accepts.
 pub fn hostile(now: DateTime<Utc>) -> Watched {
     let long = "a-very-long-name-of-a-guest-that-somebody-generated-".repeat(4);
     let names = [
@@ -164,7 +164,7 @@ pub fn hostile(now: DateTime<Utc>) -> Watched {
     watched
 }
 
-/// A host that saves these guests every night at two, three hours ago.
+/// A host that backs up these guests every night at two, three hours ago.
 pub fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
     let domains: BTreeMap<_, _> =
         names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), domain(now, at))).collect();
@@ -225,7 +225,7 @@ fn domain(now: DateTime<Utc>, at: usize) -> DomainRecord {
     let size = [4_200_000_000, 61_000_000_000, 880_000_000, 23_700_000_000, 1_950_000_000][at % 5];
     let history = (0..40_u64).map(|ago| {
         let time = now - TimeDelta::hours(6) - TimeDelta::days(39 - ago as i64);
-        // Neither flat nor random: it grows, it breathes, and no two guests look the same.
+        // Neither flat nor random: sizes grow and vary, and no two guests look the same.
         let wave = 1.0 + 0.18 * ((ago as f64 + at as f64 * 3.0) / 3.0).sin() + ago as f64 * 0.012;
         Attempt {
             time,

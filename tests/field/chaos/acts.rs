@@ -1,11 +1,11 @@
-//! What the operator may do. libvirt may refuse any of it.
+//! The operator's possible actions. libvirt may refuse any of them.
 
 use std::fs;
 
 use super::snapshots::Snapshot;
 use super::world::{SPARE, World, elements};
 
-/// One act.
+/// One action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     Attach,
@@ -35,10 +35,10 @@ pub enum Act {
     Thaw,
 }
 
-/// Disks come and go.
+/// Attaching and detaching disks.
 pub const PLUG: &[Act] = &[Act::Attach, Act::Detach];
 
-/// All that can be done in any setting.
+/// All actions that are possible in every setting.
 pub const ALL: &[Act] = &[
     Act::Attach,
     Act::Detach,
@@ -67,7 +67,7 @@ pub const ALL: &[Act] = &[
 ];
 
 impl World {
-    /// One of these that can come to something now.
+    /// One of these that can have an effect now.
     pub fn pick(&mut self, acts: &[Act]) -> Act {
         loop {
             let act = self.random.pick(acts);
@@ -93,9 +93,9 @@ impl World {
         }
     }
 
-    /// Does it, and notes whether libvirt did.
+    /// Performs the action and notes whether libvirt accepted it.
     pub fn act(&mut self, act: Act) {
-        // On another host it is nobody's here any more.
+        // A migrated guest no longer belongs to this host.
         let act = if self.away.is_some() { Act::Write } else { act };
         let done = match act {
             Act::Attach => self.attach(),
@@ -129,14 +129,14 @@ impl World {
         };
         self.note(format!("{act:?}: {}", done.err().as_deref().unwrap_or("done").trim()));
         self.look();
-        // What it writes then tells the instants before and after apart.
+        // A write after the action distinguishes the instants before and after it.
         if self.disks.active {
             let target = self.random.pick(&self.disks.present());
             self.write(&target);
         }
     }
 
-    /// Takes notice of whether the guest is on, and with which disks.
+    /// Notes whether the guest is running, and its disks.
     pub fn look(&mut self) {
         let active = !matches!(self.state().as_str(), "shut off" | "undefined");
         if active && !self.disks.active {
@@ -146,7 +146,7 @@ impl World {
         self.disks.remember();
     }
 
-    /// For the running guest, its definition, or both.
+    /// In the running guest, its definition, or both.
     fn scope(&mut self) -> Vec<&'static str> {
         match self.disks.active {
             true => self.random.pick(&[vec!["--live"], vec!["--live", "--config"], vec!["--config"]]),
@@ -173,7 +173,7 @@ impl World {
         }
         if scope.contains(&"--config") {
             self.disks.config.insert(target.to_owned());
-            let element = elements(&self.guest_xml()).remove(target).expect("it was attached");
+            let element = elements(&self.guest_xml()).remove(target).expect("the disk was attached");
             self.elements.insert(target.to_owned(), element);
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What holds after a round, whatever the operator did in it.
+//! Checks after a round, regardless of the operator's actions.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,8 @@ use crate::lab::{Ran, Unpacked, run};
 const ROUNDS: usize = 6;
 
 impl World {
-    /// Panics unless every archive that this backup listed is of one instant since `from`, and names every disk that it lacks.
+    /// Panics unless every archive that this backup listed is of one instant since `from`, and names every disk that it
+    /// lacks.
     pub fn assert_archives(&mut self, from: usize, report: Option<&Ran>) {
         for archive in self.archives() {
             if !self.seen.insert(archive.clone()) {
@@ -43,10 +44,10 @@ impl World {
             .collect()
     }
 
-    /// Recovers, doing what the hints say in between, until nothing is left.
+    /// Runs recovery and follows its hints until nothing is left.
     pub fn tidy(&mut self) {
         if self.undefined.is_some() && self.random.once_in(2) {
-            self.define().expect("it can be defined");
+            self.define().expect("the definition is accepted");
             self.look();
         }
         for _ in 0..ROUNDS {
@@ -56,12 +57,12 @@ impl World {
             if ran.code == 0 && self.undefined.is_none() {
                 return;
             }
-            // What the operator does sooner or later.
+            // The operator does this sooner or later.
             self.free().unwrap();
             if self.undefined.is_some() {
                 let defined = self.define();
                 self.note(format!("define: {defined:?}"));
-                defined.expect("it can be defined");
+                defined.expect("the definition is accepted");
                 self.look();
                 continue;
             }
@@ -84,24 +85,24 @@ impl World {
                 self.take_elements();
             }
         }
-        panic!("the hints do not end what is left");
+        panic!("following the hints leaves entries");
     }
 
-    /// Panics unless the guest is what the operator made of it, and nothing of kvmbackup is left.
+    /// Panics unless the guest is in the state that the operator left it in, and nothing of kvmbackup is left.
     pub fn assert_tidy(&mut self) {
         wait_for_servers(&self.lab);
         assert_eq!(ours_in(&self.lab.path("images")), [""; 0], "files were left beside the images");
-        self.restore_saved().expect("the saved guest goes on");
+        self.restore_saved().expect("the saved guest resumes");
         let journal = self.program.state().join("journal");
         assert_eq!(run("find", &[journal.to_str().unwrap(), "-type", "f"]), "", "the journal");
         let xml = self.guest_xml();
         assert_eq!(elements(&xml), self.elements, "the disks of the definition");
         assert_eq!(frame(&xml), self.frame, "the definition");
         if self.disks.active {
-            let live = self.virsh(&["dumpxml"]).expect("the guest runs");
+            let live = self.virsh(&["dumpxml"]).expect("the guest is running");
             assert!(!live.contains("kvmbackup") && !live.contains("<mirror"), "{live}");
-            let job = self.virsh(&["domjobinfo"]).expect("the guest runs");
-            assert!(job.contains("None"), "a job still runs: {job}");
+            let job = self.virsh(&["domjobinfo"]).expect("the guest is running");
+            assert!(job.contains("None"), "a job is still running: {job}");
         }
         self.assert_contents();
         self.assert_frozen();
@@ -112,24 +113,24 @@ impl World {
         self.committed.iter().any(|target| overlay.contains(&format!(".{target}.kvmbackup-")))
     }
 
-    /// Panics unless the disks of the guest hold what it wrote.
+    /// Panics unless the disks of the guest contain what it wrote.
     pub fn assert_contents(&self) {
         let now = self.disks.now();
         for (target, slots) in &now {
             let held = self.slots(target);
             let held = Instant::from([(target.clone(), held)]);
-            assert_eq!(held[target], *slots, "{target} holds {:?} in place of {:?}", Brief(&held), Brief(&now));
+            assert_eq!(held[target], *slots, "{target} contains {:?} instead of {:?}", Brief(&held), Brief(&now));
         }
     }
 
-    /// What a disk of the guest holds.
+    /// Contents of a disk of the guest.
     pub fn slots(&self, target: &str) -> Slots {
         slots_of(&self.source(target), "qcow2", &self.lab.path("copy"))
     }
 
-    /// The file that a disk of the guest is on now.
+    /// The file that a disk of the guest uses now.
     pub fn source(&self, target: &str) -> PathBuf {
-        let disks = elements(&self.virsh(&["dumpxml"]).expect("the domain is there"));
+        let disks = elements(&self.virsh(&["dumpxml"]).expect("the domain exists"));
         let (_, source) = disks[target].split_once("<source file='").expect("a disk has a file");
         source.split('\'').next().unwrap_or_default().into()
     }

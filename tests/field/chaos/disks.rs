@@ -1,4 +1,4 @@
-//! What the disks of a guest have held, and which ones it has had, at each instant of a round.
+//! The contents and the set of a guest's disks at each instant of a round.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::lab::qemu_img;
 
 /// The size of every disk.
 pub const SIZE: usize = 4 << 20;
-/// What is written at a time.
+/// The size of one write.
 pub const SLOT: usize = 64 << 10;
 pub const SLOTS: usize = SIZE / SLOT;
 
@@ -16,7 +16,7 @@ pub type Slots = Vec<u8>;
 /// The contents of the disks that a guest has, by target.
 pub type Instant = BTreeMap<String, Slots>;
 
-/// The disks and their past.
+/// The disks and their history.
 pub struct Disks {
     held: BTreeMap<String, Slots>,
     /// Those of the running guest.
@@ -29,7 +29,7 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// `all` are the disks that the guest may have, empty; it has those of `now`.
+    /// `all` are the disks that the guest may get, empty; it starts with those of `now`.
     pub fn new(all: &[&str], now: &[&str], active: bool) -> Self {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         let held = names(all).into_iter().map(|target| (target, vec![0; SLOTS])).collect();
@@ -38,13 +38,13 @@ impl Disks {
         disks
     }
 
-    /// The targets that the guest has now.
+    /// The guest's current targets.
     pub fn present(&self) -> Vec<String> {
         let now = if self.active { &self.live } else { &self.config };
         now.iter().cloned().collect()
     }
 
-    /// A byte that was not written for long.
+    /// A byte that was not written recently.
     pub fn fresh(&mut self) -> u8 {
         self.last = self.last % 255 + 1;
         self.last
@@ -55,17 +55,17 @@ impl Disks {
         self.remember();
     }
 
-    /// The size of a disk that has one slot more.
+    /// The size of a disk with one more slot.
     pub fn next_size(&self, target: &str) -> usize {
         (self.held[target].len() + 1) * SLOT
     }
 
-    /// Has one slot more from now on.
+    /// Adds a slot.
     pub fn grow(&mut self, target: &str) {
         self.held.get_mut(target).expect("the disk is known").push(0);
     }
 
-    /// Notes what is there now.
+    /// Records the current contents.
     pub fn remember(&mut self) {
         let now = self.now();
         if self.history.last() != Some(&now) {
@@ -73,23 +73,24 @@ impl Disks {
         }
     }
 
-    /// What is there now.
+    /// The current contents.
     pub fn now(&self) -> Instant {
         self.present().into_iter().map(|target| (target.clone(), self.held[&target].clone())).collect()
     }
 
-    /// The disks hold this again, as after a revert.
+    /// The disks contain this again, as after a revert.
     pub fn go_back(&mut self, to: &Instant) {
         self.held.extend(to.clone());
         self.remember();
     }
 
-    /// The number of the present instant.
+    /// The number of the current instant.
     pub fn instant(&self) -> usize {
         self.history.len() - 1
     }
 
-    /// Panics unless these contents are those of one instant since `from`, with no disk missing but those that are `told`.
+    /// Panics unless these contents are those of one instant since `from`, and the missing disks are among those in
+    /// `told`.
     pub fn assert_one_instant(&self, from: usize, saved: &Instant, told: impl Fn(&str) -> bool) {
         let is_it = |then: &Instant| {
             let same = saved.iter().all(|(target, slots)| then.get(target) == Some(slots));
@@ -98,14 +99,14 @@ impl Disks {
         let since = &self.history[from..];
         assert!(
             since.iter().any(is_it),
-            "the archive is of no instant: {:#?}\nthe instants: {:#?}",
+            "the archive matches no instant: {:#?}\nthe instants: {:#?}",
             Brief(saved),
             since.iter().map(Brief).collect::<Vec<_>>()
         );
     }
 }
 
-/// An instant, without the slots that nobody wrote.
+/// An instant, without the slots that were never written.
 pub struct Brief<'a>(pub &'a Instant);
 
 impl std::fmt::Debug for Brief<'_> {
@@ -118,7 +119,7 @@ impl std::fmt::Debug for Brief<'_> {
     }
 }
 
-/// The slots of an image, each of which holds one byte alone.
+/// The slots of an image, each of which contains only one byte value.
 pub fn slots_of(image: &Path, format: &str, copy: &Path) -> Slots {
     let [image, to] = [image, copy].map(|path| path.to_str().expect("paths are UTF-8"));
     qemu_img(&["convert", "-U", "-f", format, "-O", "raw", image, to]);

@@ -1,4 +1,4 @@
-//! What the operator does to the domain and its host: defines, renames, saves, migrates, freezes it, restarts libvirtd.
+//! The operator's actions on the domain and its host: define, rename, save, migrate, freeze, restart libvirtd.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use super::world::World;
 use crate::lab::{Host, try_virsh};
 
 impl World {
-    /// The definition as it is now.
+    /// The current definition.
     pub fn guest_xml(&self) -> String {
         try_virsh(&["dumpxml", "--inactive", &self.name]).expect("the domain is defined")
     }
@@ -24,7 +24,7 @@ impl World {
         Ok(())
     }
 
-    /// Undefines the domain and defines it again as it was.
+    /// Undefines the domain and defines it again unchanged.
     pub fn redefine(&mut self) -> Result<(), String> {
         let xml = self.virsh(&["dumpxml", "--inactive"])?;
         self.virsh(&["undefine"])?;
@@ -37,7 +37,7 @@ impl World {
         self.virsh_plain(&["define", file.to_str().unwrap()])
     }
 
-    /// Undefines the domain; sooner or later it is defined again, as it was then or as the operator has written it down.
+    /// Undefines the domain. It is defined again sooner or later, with that definition or with the operator's own copy.
     pub fn undefine(&mut self) -> Result<(), String> {
         let xml = self.virsh(&["dumpxml", "--inactive"])?;
         self.virsh(&["undefine"])?;
@@ -59,7 +59,7 @@ impl World {
         Ok(())
     }
 
-    /// Edits the definition, so that it is what the operator wants.
+    /// Edits the definition to what the operator wants.
     pub fn edit(&mut self) -> Result<(), String> {
         self.define_as(&self.written_down())
     }
@@ -79,7 +79,7 @@ impl World {
         Ok(())
     }
 
-    /// Saves the guest to a file of the operator's.
+    /// Saves the guest to a file of the operator.
     pub fn save(&mut self) -> Result<(), String> {
         let (file, live) = (self.lab.path("saved"), self.disks.live.clone());
         self.virsh(&["save", file.to_str().unwrap()])?;
@@ -87,7 +87,7 @@ impl World {
         Ok(())
     }
 
-    /// Restores it from there, unless the report said that this needs a change.
+    /// Restores it from that file, unless the report said that this needs a change.
     pub fn restore_saved(&mut self) -> Result<(), String> {
         let Some(live) = self.saved_to_file.take() else { return Ok(()) };
         if self.disks.active || self.told.contains("save-image-edit") {
@@ -99,7 +99,7 @@ impl World {
         Ok(())
     }
 
-    /// Migrates the guest to another host. Where a paused one arrives, its disks stay inactive.
+    /// Migrates the guest to another host. The disks of a paused guest stay inactive on arrival.
     pub fn migrate(&mut self) -> Result<(), String> {
         if self.state() != "running" {
             return Err("it does not run".into());
@@ -112,14 +112,14 @@ impl World {
 
     /// Restarts libvirtd.
     pub fn restart(&mut self) -> Result<(), String> {
-        self.host.as_ref().expect("the round has a host of its own").restart();
+        self.host.as_ref().expect("the round has its own host").restart();
         Ok(())
     }
 
     /// Freezes the file systems of the guest.
     pub fn freeze(&mut self) -> Result<(), String> {
         self.virsh(&["domfsfreeze"])?;
-        // After a thaw of what was not the operator's, nobody can tell whose freeze it is.
+        // After a thaw of a freeze that was not the operator's, the owner of the freeze is unknown.
         self.frozen = (self.frozen == Some(false)).then_some(true);
         Ok(())
     }
@@ -130,7 +130,7 @@ impl World {
         Ok(())
     }
 
-    /// Panics unless the guest is frozen if, and only if, the operator has frozen it.
+    /// Panics unless the guest is frozen exactly if the operator has frozen it.
     pub fn assert_frozen(&self) {
         if !self.has_system || self.state() != "running" {
             return;

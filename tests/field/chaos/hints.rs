@@ -1,4 +1,4 @@
-//! Does what a hint says, as an operator would: the first way that it names, or the one that is right.
+//! Follows a hint as an operator would: its first option, or the correct one.
 
 use std::process::Output;
 
@@ -9,7 +9,7 @@ const PROGRAMS: [&str; 6] = ["virsh ", "qemu-img ", "rm ", "kill ", "losetup ", 
 /// What ends a command in a hint.
 const ENDS: [&str; 6] = ["; ", ", ", " (", " and ", "`", ")"];
 
-/// The commands of the way that is right: where the hint asks whether an overlay or its base is, the overlay unless it was
+/// The commands of the correct option: if the hint asks for the overlay or its base, the overlay, unless it was
 /// committed.
 pub fn right_commands(hint: &str, is_committed: impl Fn(&str) -> bool) -> Vec<String> {
     match hint.split_once("; if it is the overlay, ") {
@@ -18,7 +18,7 @@ pub fn right_commands(hint: &str, is_committed: impl Fn(&str) -> bool) -> Vec<St
     }
 }
 
-/// The commands of a hint's first way: up to where it offers another, or says to recover.
+/// The commands of a hint's first option, up to the next option or the call of `recover`.
 pub fn commands(hint: &str) -> Vec<String> {
     let way = hint.split("; then: kvmbackup ").next().unwrap_or_default();
     let (mut found, mut rest) = (Vec::new(), way);
@@ -34,7 +34,7 @@ pub fn commands(hint: &str) -> Vec<String> {
     found
 }
 
-/// Where a program's name begins a word.
+/// The position where a program's name starts a word.
 fn position(text: &str, program: &str) -> Option<usize> {
     let starts = text.match_indices(program).map(|(at, _)| at);
     starts.into_iter().find(|at| *at == 0 || text[..*at].ends_with([' ', '`']))
@@ -46,7 +46,7 @@ pub fn run(command: &str) -> Output {
 }
 
 #[test]
-fn the_way_of_a_hint_is_found() {
+fn commands_of_a_hint_are_found() {
     let hint = "If it runs on the other host, commit it there: virsh blockcommit a vda --active --pivot --wait, and rm /v/o; if it does not run anywhere, start it here: virsh start a; then: kvmbackup recover";
     assert_eq!(commands(hint), ["virsh blockcommit a vda --active --pivot --wait", "rm /v/o"]);
     let hint = "Start it: virsh start 'a b'; or discard its saved state: virsh managedsave-remove 'a b'; then: kvmbackup recover";

@@ -1,4 +1,4 @@
-//! What the operator does to the images of the disks, and to the file system that they lie on.
+//! The operator's actions on the images of the disks, and on their file system.
 
 use std::fs;
 use std::io::Write as _;
@@ -7,11 +7,11 @@ use super::disks::SLOT;
 use super::world::{World, elements};
 use crate::lab::try_run;
 
-/// More than any small file system has.
+/// More than the size of any small file system.
 const PLENTY: usize = 1 << 30;
 
 impl World {
-    /// Makes a disk of the running guest one slot larger.
+    /// Enlarges a disk of the running guest by one slot.
     pub fn resize(&mut self) -> Result<(), String> {
         let target = self.random.pick(&self.disks.present());
         let bytes = self.disks.next_size(&target);
@@ -31,18 +31,19 @@ impl World {
         Ok(())
     }
 
-    /// Commits all images of a disk of the running guest into the lowest, with an overlay of kvmbackup's among them.
+    /// Commits all images of a disk of the running guest into the lowest, including an overlay of kvmbackup.
     pub fn block_commit(&mut self) -> Result<(), String> {
         let target = self.random.pick(&self.disks.present());
         self.virsh(&["blockcommit", &target, "--active", "--wait", "--pivot"])?;
         self.committed.insert(target);
-        // The operator has committed what these were made of.
+        // The operator has committed the images below these.
         self.kept.clear();
         self.take_elements();
         Ok(())
     }
 
-    /// The operator has changed the sources of disks: those of the definition are right, unless kvmbackup's are below them.
+    /// The operator has changed the sources of disks. Those of the definition are right, unless images of kvmbackup are
+    /// below them.
     pub fn take_elements(&mut self) {
         for (target, element) in elements(&self.guest_xml()) {
             let source = element.split_once("<source file='").and_then(|(_, rest)| rest.split('\'').next());
@@ -54,7 +55,7 @@ impl World {
         }
     }
 
-    /// Fills the file system of the images but for a few slots.
+    /// Fills the file system of the images except for a few slots.
     pub fn fill(&mut self) -> Result<(), String> {
         self.free()?;
         let mut file = fs::File::create(self.image("filler")).unwrap();
@@ -66,7 +67,7 @@ impl World {
         Ok(())
     }
 
-    /// Makes room again.
+    /// Frees the space again.
     pub fn free(&mut self) -> Result<(), String> {
         if std::mem::take(&mut self.full) {
             fs::remove_file(self.image("filler")).unwrap();

@@ -1,4 +1,4 @@
-//! A backup that stands still at some of its steps, while the operator acts.
+//! A backup that pauses at some of its steps, while the operator acts.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::world::World;
 use crate::lab::{Ran, wait_until};
 
-/// How long a backup may take that waits for other clients of libvirt.
+/// Time limit of a backup that waits for other clients of libvirt.
 const BACKUP_DEADLINE: Duration = Duration::from_secs(900);
-/// At most so many moments of one backup.
+/// The maximum number of moments in one backup.
 const MOMENTS: usize = 3;
 
 const SNAPSHOT: &[&str] = &[
@@ -69,15 +69,15 @@ const DIRECT: &[&str] = &[
     "ArchiveRename",
 ];
 
-/// A backup that was begun.
+/// A backup in progress.
 pub struct Backup {
     run: Child,
-    /// The steps that it will stand still at, and the files that say so.
+    /// The steps at which it will pause, and the files that it creates there.
     moments: Vec<(String, PathBuf)>,
 }
 
 impl World {
-    /// Begins a backup that stands still at some steps, if it reaches them.
+    /// Starts a backup that pauses at some steps, if it reaches them.
     pub fn backup(&mut self) -> Backup {
         let steps = match (self.disks.active, self.method) {
             (false, _) => DIRECT,
@@ -102,7 +102,7 @@ impl World {
 }
 
 impl Backup {
-    /// Waits until it stands still at one of its steps: which. None: it has ended.
+    /// Waits until it pauses at one of its steps and returns it. None: the backup has ended.
     pub fn next(&mut self) -> Option<Moment> {
         let mut reached = None;
         wait_until(BACKUP_DEADLINE, "the backup to reach a step, or to end", || {
@@ -112,7 +112,7 @@ impl Backup {
         reached.map(|at| self.moments.remove(at)).map(|(step, mark)| Moment { step, mark })
     }
 
-    /// What came of it, after its end.
+    /// Its result, after its end.
     pub fn ended(self) -> Ran {
         Ran::from(self.run.wait_with_output().unwrap())
     }
@@ -123,14 +123,14 @@ impl Backup {
     }
 }
 
-/// The backup stands still.
+/// The backup is paused.
 pub struct Moment {
     pub step: String,
     mark: PathBuf,
 }
 
 impl Moment {
-    /// Lets it go on.
+    /// Resumes it.
     pub fn go_on(self) {
         fs::remove_file(&self.mark).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Numbers from a seed: the same seed, the same round.
+//! Numbers from a seed. The same seed gives the same round.
 
 /// A generator (SplitMix64).
 pub struct Random(u64);

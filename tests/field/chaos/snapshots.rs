@@ -1,4 +1,4 @@
-//! What the operator does with snapshots, and that they are good in the end.
+//! The operator's snapshots, and the check that they are intact in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -7,18 +7,18 @@ use super::disks::{Instant, slots_of};
 use super::world::World;
 use crate::lab::try_virsh;
 
-/// What is done.
+/// The kind of action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Snapshot {
     Internal,
     External,
-    /// An external one that libvirt keeps.
+    /// An external snapshot that libvirt keeps.
     Kept,
     Revert,
     Delete,
 }
 
-/// What an internal snapshot goes back to.
+/// The contents that an internal snapshot reverts to.
 #[derive(Clone)]
 pub struct Taken {
     held: Instant,
@@ -30,7 +30,7 @@ pub struct Taken {
 /// An external snapshot.
 pub struct Kept {
     held: Instant,
-    /// The images that hold it, and those that it put over them.
+    /// The images that contain it, and the overlays above them.
     below: BTreeMap<String, PathBuf>,
     above: BTreeMap<String, PathBuf>,
 }
@@ -88,9 +88,9 @@ impl World {
         Ok(Kept { held, below, above })
     }
 
-    /// Deletes a snapshot. One that is external is committed into the images that hold it.
+    /// Deletes a snapshot. An external one is committed into the images that contain it.
     fn delete(&mut self, name: &str) -> Result<(), String> {
-        // Half of it may be done when it fails.
+        // It may be partly done when it fails.
         let kept = self.kept.remove(name);
         let deleted = self.virsh(&["snapshot-delete", name]);
         self.take_elements();
@@ -106,7 +106,7 @@ impl World {
 
     fn revert(&mut self, name: &str) -> Result<(), String> {
         self.virsh(&["snapshot-revert", name])?;
-        // What the guest writes now goes into the images that hold these.
+        // The guest now writes to the images that contain these.
         (self.frozen, self.kept) = (None, BTreeMap::new());
         let taken = self.taken[name].clone();
         (self.disks.live, self.disks.config) = (taken.live, taken.config);
@@ -115,14 +115,14 @@ impl World {
         Ok(())
     }
 
-    /// Panics unless each snapshot is there and goes back to what it holds; one that was told of needs not.
+    /// Panics unless each snapshot exists and reverts to its contents. Snapshots named in a report may be missing.
     pub fn assert_snapshots(&mut self) {
         let listed = try_virsh(&["snapshot-list", "--name", &self.name]).expect("libvirt lists snapshots");
         for (name, kept) in &self.kept {
             if kept.above.values().chain(kept.below.values()).any(|file| self.told.contains(&*file.to_string_lossy())) {
                 continue;
             }
-            assert!(listed.lines().any(|line| line == name), "the snapshot {name} is gone: {listed}");
+            assert!(listed.lines().any(|line| line == name), "the snapshot {name} is missing: {listed}");
             for (target, image) in &kept.below {
                 let held = slots_of(image, "qcow2", &self.lab.path("copy"));
                 assert_eq!(held, kept.held[target], "{target} of the snapshot {name}");
@@ -133,10 +133,10 @@ impl World {
                 self.note(format!("{name} was told of"));
                 continue;
             }
-            assert!(listed.lines().any(|line| line == name), "the snapshot {name} is gone: {listed}");
+            assert!(listed.lines().any(|line| line == name), "the snapshot {name} is missing: {listed}");
             let reverted = self.revert(&name);
             self.note(format!("revert to {name}: {reverted:?}"));
-            reverted.expect("the snapshot is good");
+            reverted.expect("the snapshot is intact");
             self.look();
             self.assert_contents();
         }

@@ -1,4 +1,4 @@
-//! A guest, its backup, and what the operator has made of it so far.
+//! A guest, its backup, and the effects of the operator's actions so far.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,18 +12,18 @@ use super::setting::Place;
 use super::snapshots::{Kept, Taken};
 use crate::lab::{DEADLINE, Disk, Guest, Host, Lab, Program, qemu_img, run, try_virsh, wait_until};
 
-/// Disks that the guest begins with; the second can be unplugged.
+/// Disks that the guest starts with; the second can be detached.
 pub const FIRST: [&str; 2] = ["vda", "sda"];
-/// Disks that can be plugged in.
+/// Disks that can be attached.
 pub const SPARE: [&str; 2] = ["sdb", "sdc"];
 
-/// All of a round.
+/// The state of a round.
 pub struct World {
     pub random: Random,
     pub name: String,
     pub method: &'static str,
     pub disks: Disks,
-    /// What the operator's definition says of each disk.
+    /// The operator's definition of each disk.
     pub elements: BTreeMap<String, String>,
     /// The rest of that definition.
     pub frame: String,
@@ -31,45 +31,45 @@ pub struct World {
     pub taken: BTreeMap<String, Taken>,
     /// External snapshots that libvirt keeps.
     pub kept: BTreeMap<String, Kept>,
-    /// Disks that the operator has put on another image than they began with.
+    /// Disks that the operator has moved to another image than their first.
     pub moved: BTreeSet<String>,
     /// Disks whose images the operator has committed into the lowest.
     pub committed: BTreeSet<String>,
-    /// The domain was undefined: the definition of then, or none where the operator has a better one.
+    /// The domain was undefined. This is its definition from then, or none if the operator has a better one.
     pub undefined: Option<Option<String>>,
-    /// The definition names images that are older than what the guest wrote last.
+    /// The definition names images that are older than the guest's last writes.
     pub forked: bool,
     /// Whether the operator has filled the file system of the images.
     pub full: bool,
-    /// Whether the operator has frozen the guest; none: nobody can tell.
+    /// Whether the operator has frozen the guest; none: unknown.
     pub frozen: Option<bool>,
     pub has_system: bool,
-    /// The disks of the guest when it was saved.
+    /// The disks of the guest when it was saved (managed save).
     pub saved: Option<BTreeSet<String>>,
-    /// The same when it was saved to a file of the operator's.
+    /// The same when it was saved to a file of the operator.
     pub saved_to_file: Option<BTreeSet<String>>,
     /// The host that the guest was migrated to.
     pub away: Option<Host>,
-    /// All that reports and recoveries have said.
+    /// All output of reports and recoveries.
     pub told: String,
-    /// Archives that were looked at.
+    /// Archives that were checked.
     pub seen: BTreeSet<PathBuf>,
-    /// What was done, for a reader.
+    /// The actions so far, for the reader of a failure.
     pub done: Vec<String>,
     pub program: Program,
     pub guest: Guest,
-    /// The host of the round's own.
+    /// The round's own host.
     pub host: Option<Rc<Host>>,
     pub lab: Rc<Lab>,
 }
 
-/// What a round begins with.
+/// The initial state of a round.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     Paused,
     Running,
     Off,
-    /// With a system that has an agent, and leaves the disks alone.
+    /// With an operating system that has an agent and does not write to the disks.
     System,
 }
 
@@ -117,7 +117,7 @@ impl World {
         match start {
             Start::Off => {}
             Start::Paused => world.guest.start_paused(),
-            Start::Running => world.virsh_plain(&["start", &world.name]).expect("it starts"),
+            Start::Running => world.virsh_plain(&["start", &world.name]).expect("the guest starts"),
             Start::System => world.guest.boot(),
         }
         let xml = world.guest.inactive_xml();
@@ -132,7 +132,7 @@ impl World {
         image_of(&self.lab, &self.name, target)
     }
 
-    /// Notes what happens.
+    /// Notes an event.
     pub fn note(&mut self, what: impl Into<String>) {
         self.done.push(what.into());
     }
@@ -142,7 +142,7 @@ impl World {
         self.where_it_is(|| try_virsh(&[&[words[0], &self.name], &words[1..]].concat()))
     }
 
-    /// Does this on the host that the guest is on.
+    /// Runs this on the host of the guest.
     pub fn where_it_is<T>(&self, act: impl FnOnce() -> T) -> T {
         match &self.away {
             Some(host) => host.on(act),
@@ -159,7 +159,7 @@ impl World {
         self.virsh(&["domstate"]).map_or_else(|_| "undefined".to_owned(), |state| state.trim().to_owned())
     }
 
-    /// The guest writes to a disk that it has. One that is off writes before its backup only.
+    /// The guest writes to one of its disks. A guest that is off writes only before its backup.
     pub fn write(&mut self, target: &str) {
         let (slot, byte) = (self.random.below(SLOTS), self.disks.fresh());
         let (at, len) = ((slot * SLOT) as u64, SLOT as u64);
@@ -181,7 +181,7 @@ impl World {
 }
 
 fn image_of(lab: &Lab, guest: &str, target: &str) -> PathBuf {
-    // The folder keeps its name when the guest gets another.
+    // The directory keeps its name when the guest is renamed.
     let guest = guest.split('.').next().unwrap_or_default();
     lab.path("images").join(guest).join(format!("{target}.qcow2"))
 }
@@ -205,13 +205,13 @@ pub fn frame(xml: &str) -> String {
     rest.fold(first.trim_end().to_owned(), |frame, part| frame + part)
 }
 
-/// All files with a name of kvmbackup's in a folder.
+/// All files in a directory with a name that kvmbackup chooses.
 pub fn ours_in(folder: &Path) -> Vec<String> {
     let found = run("find", &[folder.to_str().unwrap(), "-name", "*kvmbackup*"]);
     found.lines().map(str::to_owned).collect()
 }
 
-/// Waits until no process serves an image of the lab any more.
+/// Waits until no process serves an image of the lab.
 pub fn wait_for_servers(lab: &Lab) {
     let folder = lab.dir().to_str().unwrap().to_owned();
     wait_until(DEADLINE, "the end of every qemu-nbd", || {

@@ -1,4 +1,4 @@
-//! What of a guest lies outside its disks is saved, or named as not saved.
+//! Data of a guest outside its disks is saved, or named as not saved.
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ fn loader() -> String {
     format!("<loader readonly='yes' type='pflash'>{CODE}</loader>")
 }
 
-/// Variables that no template has.
+/// Variables that differ from every template.
 fn variables(path: &Path) {
     let mut bytes = std::fs::read(VARIABLES).unwrap();
     bytes[70_000..70_008].copy_from_slice(b"variable");
     std::fs::write(path, bytes).unwrap();
 }
 
-/// Backs a guest with this `<os>` up and restores it as a copy; the copy is off, and can be started.
+/// Backs up a guest with this `<os>` and restores it as a copy. The copy is off and can be started.
 fn saved_and_copied(lab: &Lab, name: &str, os: &str) -> (Saved, Guest) {
     let guest = lab.guest(name).disk(Disk::qcow2("vda")).os(os).define();
     let saved = save_exactly(lab, &guest, json!({}), &["vda"]);
@@ -28,10 +28,10 @@ fn saved_and_copied(lab: &Lab, name: &str, os: &str) -> (Saved, Guest) {
     let (copy, to) = (format!("{name}-copy"), lab.path(&format!("{name}-copy")));
     let ran = saved.program.run(&["restore", name, "--define", "--name", &copy, "--to", to.to_str().unwrap()]);
     assert_eq!(ran.code, 0, "{ran:#?}");
-    // Dropped, it would be undefined with its variables, even those on a device.
+    // Dropping it would undefine it with its variables, even those on a device.
     virsh(&["undefine", "--keep-nvram", name]);
     let copy = lab.adopt(&copy);
-    // It starts with what was restored.
+    // It starts with the restored variables.
     copy.start_paused();
     copy.destroy();
     (saved, copy)
@@ -71,7 +71,7 @@ fn firmware_variables_are_saved_from_files_devices_and_links() {
 }
 
 #[test]
-fn firmware_that_the_guest_writes_is_saved_and_a_copy_has_its_own() {
+fn firmware_written_by_the_guest_is_saved_and_a_copy_gets_its_own() {
     let lab = Lab::new();
     let combined = lab.path("combined.fd");
     std::fs::write(&combined, [std::fs::read(VARIABLES).unwrap(), std::fs::read(CODE).unwrap()].concat()).unwrap();
@@ -80,12 +80,12 @@ fn firmware_that_the_guest_writes_is_saved_and_a_copy_has_its_own() {
     assert_eq!(sha256(&saved.archive.path("boot/loader")), sha256(&combined));
     let copy = copy.inactive_xml();
     let restored = Path::new(text(&copy, "loader"));
-    assert!(restored != combined, "two guests write one file: {copy}");
+    assert!(restored != combined, "two guests write to the same file: {copy}");
     assert_eq!(sha256(restored), sha256(&combined));
 }
 
 #[test]
-fn state_that_is_not_saved_is_named_in_every_place() {
+fn state_that_is_not_saved_is_named_in_report_and_output() {
     let lab = Lab::new();
     let more = lab.path("more.raw");
     std::fs::File::create(&more).unwrap().set_len(1 << 20).unwrap();
@@ -118,7 +118,7 @@ fn state_that_is_not_saved_is_named_in_every_place() {
     let expected = [(usb.clone(), false), (folder, false), (tpm.clone(), true), (drive.clone(), true)];
     assert_eq!(named(&outcome["not_saved"]), expected);
     assert_eq!(named(&program.unpack(&report, guest.name()).manifest()["not_saved"]), expected);
-    // What may hold data of the guest is a warning; the rest is said.
+    // State that may contain data of the guest is a warning; anything else is only listed.
     let warnings: Vec<&str> =
         outcome["warnings"].as_array().unwrap().iter().map(|warning| warning["message"].as_str().unwrap()).collect();
     assert!(warnings.len() == 2 && warnings[0].contains(&tpm) && warnings[1].contains(&drive), "{warnings:#?}");
@@ -128,7 +128,7 @@ fn state_that_is_not_saved_is_named_in_every_place() {
         program.run(&["list"]),
         program.run(&["restore", guest.name(), "--to", to.to_str().unwrap()]),
     ] {
-        // A long line of the report is broken.
+        // Long lines of the report are wrapped.
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
         let said = words(&(told.stdout + &told.stderr));
         for (what, _) in &expected {
@@ -148,7 +148,7 @@ fn internal_snapshots_are_named_as_not_saved() {
         qemu_img(&["snapshot", "-c", name, image.to_str().unwrap()]);
     }
     let program = Program::new(&lab).domain(guest.name(), json!({}));
-    // Off, and by a snapshot.
+    // Off, and running with a snapshot.
     for _ in 0..2 {
         let report = program.backup_well();
         let outcome = report.domain(guest.name());
@@ -165,7 +165,7 @@ fn internal_snapshots_are_named_as_not_saved() {
 }
 
 #[test]
-fn contents_of_an_encrypted_disk_are_said_to_lie_in_plain() {
+fn contents_of_an_encrypted_disk_are_reported_as_saved_unencrypted() {
     let lab = Lab::new();
     let guest = lab.guest("plain").disk(Disk::luks("vda")).paused();
     let program = Program::new(&lab).domain(guest.name(), json!({"allow_plaintext": true}));

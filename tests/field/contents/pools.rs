@@ -1,4 +1,4 @@
-//! Volumes of a storage pool that is not active, or is gone.
+//! Volumes of a storage pool that is inactive or gone.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,11 @@ use serde_json::json;
 
 use crate::lab::{Contents, Disk, Lab, Program, try_virsh, virsh};
 
-/// A persistent storage pool on a folder.
+/// A persistent storage pool on a directory.
 struct Pool(&'static str);
 
 impl Pool {
-    /// With a volume `d.qcow2`, whose path this is.
+    /// With a volume `d.qcow2`; returns its path.
     fn new(lab: &Lab, name: &'static str) -> (Pool, PathBuf) {
         let folder = lab.path(name);
         std::fs::create_dir(&folder).unwrap();
@@ -30,7 +30,7 @@ impl Drop for Pool {
 }
 
 #[test]
-fn a_volume_of_a_pool_that_is_not_active_is_read_through_qemu_or_named() {
+fn volume_of_an_inactive_pool_is_read_through_qemu_or_named() {
     let lab = Lab::new();
     let (pool, volume) = Pool::new(&lab, "field-pool");
     let disk = "<disk type='volume' device='disk'><driver name='qemu' type='qcow2'/>\
@@ -56,7 +56,7 @@ fn a_volume_of_a_pool_that_is_not_active_is_read_through_qemu_or_named() {
     let missed = report.skipped(guest.name(), "vdb").clone();
     assert_eq!((&missed["missed"], &missed["reason"]), (&json!(true), &json!("storage pool field-pool is not active")));
 
-    // What the hint says is what is missing.
+    // The hint names what is missing.
     let hint = missed["hint"].as_str().unwrap();
     assert_eq!(hint, "Start it: virsh pool-start field-pool");
     virsh(&hint.split(' ').skip(3).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! An image that was truncated or emptied is read without an error: it must not take the place of a good restore point.
+//! A truncated or emptied image is readable without an error. It must not replace a good restore point.
 
 use std::fs::File;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn points(program: &Program) -> Vec<Value> {
     list["points"].as_array().unwrap().clone()
 }
 
-/// A backup in a second of its own: restore points are named by it.
+/// A backup in a second without other restore points, because they are named by the second.
 fn backup(program: &Program, options: &[&str]) -> Report {
     next_second();
     Report::from(program.run(&[&["backup", "--json"], options].concat()))
@@ -30,7 +30,7 @@ fn program(lab: &Lab, guest: &Guest) -> Program {
 }
 
 #[test]
-fn an_empty_disk_fails_the_backup_and_the_good_point_stays() {
+fn empty_disk_fails_the_backup_and_the_good_point_stays() {
     let lab = Lab::new();
     let guest = lab.guest("emptied").disk(Disk::raw("vda")).disk(Disk::qcow2("vdb")).define();
     let program = program(&lab, &guest);
@@ -50,9 +50,9 @@ fn an_empty_disk_fails_the_backup_and_the_good_point_stays() {
     assert!(check.stdout.contains("disk vda") && check.stdout.contains("is empty"), "{check:#?}");
 }
 
-/// As a loop device that is detached: of size 0, without an error. Really detached, it would be another test's soon.
+/// Like a detached loop device: size 0, without an error. A really detached one would soon be used by another test.
 #[test]
-fn an_empty_block_device_fails_the_backup() {
+fn empty_block_device_fails_the_backup() {
     let lab = Lab::new();
     let file = lab.path("device.img");
     File::create(&file).unwrap().set_len(8 * MIB).unwrap();
@@ -73,7 +73,7 @@ fn an_empty_block_device_fails_the_backup() {
 }
 
 #[test]
-fn a_disk_that_lost_its_data_warns_and_rotation_keeps_the_good_point() {
+fn disk_that_lost_its_data_causes_a_warning_and_rotation_keeps_the_good_point() {
     let lab = Lab::new();
     let guest = lab.guest("collapsed").disk(Disk::raw("vda").size("128M")).define();
     let image = guest.disk_source("vda").unwrap();
@@ -85,7 +85,7 @@ fn a_disk_that_lost_its_data_warns_and_rotation_keeps_the_good_point() {
     for length in [0, 128 * MIB] {
         File::options().write(true).open(&image).unwrap().set_len(length).unwrap();
     }
-    // However often, and by whichever command.
+    // Any number of times, and with either command.
     for _ in 0..2 {
         let report = backup(&program, &[]);
         let outcome = report.domain(guest.name());
@@ -105,7 +105,7 @@ fn a_disk_that_lost_its_data_warns_and_rotation_keeps_the_good_point() {
     let prune = program.run(&["prune", "--dry-run"]).stdout;
     assert!(prune.contains("rotation is on hold"), "{prune}");
 
-    // The hint for the one case, then for the other.
+    // The hint for one case, then for the other.
     let to = lab.path("restored");
     let restore = ["restore", guest.name(), "--at", good.as_str().unwrap(), "--to", to.to_str().unwrap()];
     assert_eq!(program.run(&restore).code, 0);
@@ -117,7 +117,7 @@ fn a_disk_that_lost_its_data_warns_and_rotation_keeps_the_good_point() {
 }
 
 #[test]
-fn a_disk_whose_size_shrank_warns_until_it_has_its_size_again() {
+fn smaller_disk_causes_a_warning_until_it_has_its_size_again() {
     let lab = Lab::new();
     let guest = lab.guest("shrank").disk(Disk::raw("vda")).define();
     let image = guest.disk_source("vda").unwrap();

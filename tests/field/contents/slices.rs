@@ -1,4 +1,5 @@
-//! A disk that is a part of its file, or else more than its file: what the guest sees is saved, or nothing.
+//! A disk that is only a part of its file, or that hides parts of it: the archive contains exactly what the guest sees,
+//! or nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use crate::lab::{Disk, Lab, Program, assert_same, qemu_img, run};
 
 const MIB: u64 = 1 << 20;
 
-/// A container of which the guest's disk is the middle, and that middle by itself.
+/// A container file with the guest's disk in the middle, and the contents of that middle.
 fn container(lab: &Lab) -> (PathBuf, PathBuf) {
     let [container, truth] = ["pieces/container.img", "truth.raw"].map(|name| lab.path(name));
     std::fs::create_dir(container.parent().unwrap()).unwrap();
@@ -40,7 +41,7 @@ fn slice(container: &Path) -> String {
 }
 
 #[test]
-fn a_slice_of_a_file_is_pulled_from_a_running_guest() {
+fn slice_of_a_file_is_pulled_from_a_running_guest() {
     let lab = Lab::new();
     let (container, truth) = container(&lab);
     let guest = lab.guest("slice-runs").disk(Disk::qcow2("vda")).devices(&slice(&container)).paused();
@@ -59,13 +60,13 @@ fn a_slice_of_a_file_is_pulled_from_a_running_guest() {
     let ran = program.run(&restore);
     assert_eq!(ran.code, 0, "{ran:#?}");
     let copy = lab.adopt("slice-copy");
-    assert!(!copy.inactive_xml().contains("slice "), "the copy's image is a whole disk: {}", copy.inactive_xml());
+    assert!(!copy.inactive_xml().contains("slice "), "the image of the copy is a whole disk: {}", copy.inactive_xml());
     assert_same(&truth, "raw", &copy.disk_source("vdb").unwrap(), "raw");
 }
 
-/// `<backingStore/>` cuts the chain: the guest does not see what the header of its image names.
+/// `<backingStore/>` ends the chain: the guest does not see the file that the image header names.
 #[test]
-fn a_chain_that_the_definition_ends_is_read_no_further() {
+fn chain_is_not_read_beyond_its_end_in_the_definition() {
     let lab = Lab::new();
     let [base, image] = ["cut/base.qcow2", "cut/image.qcow2"].map(|name| lab.path(name));
     std::fs::create_dir(base.parent().unwrap()).unwrap();
@@ -93,7 +94,7 @@ fn a_chain_that_the_definition_ends_is_read_no_further() {
 }
 
 #[test]
-fn a_slice_of_a_file_is_missed_and_named_where_no_qemu_runs() {
+fn slice_of_a_file_is_missing_and_named_without_a_running_qemu() {
     let lab = Lab::new();
     let (container, _) = container(&lab);
     let guest = lab.guest("slice-off").disk(Disk::qcow2("vda")).devices(&slice(&container)).define();
@@ -107,7 +108,7 @@ fn a_slice_of_a_file_is_missed_and_named_where_no_qemu_runs() {
     assert!(missed["hint"].as_str().unwrap().contains("while the domain runs"), "{missed:#}");
     let check = program.run(&["check"]);
     assert!(check.stdout.contains("disk vdb cannot be backed up: defined with <slices>"), "{check:#?}");
-    // By a snapshot it could not be read either: the method that can is said.
+    // A snapshot could not read it either, so the report names the method that can.
     guest.start_paused();
     let report = program.domain(guest.name(), json!({"method": "snapshot"})).backup();
     let missed = report.skipped(guest.name(), "vdb");

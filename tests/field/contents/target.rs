@@ -1,4 +1,4 @@
-//! A target folder that is missing on a file system that is mounted.
+//! A target directory that is missing on a mounted file system.
 
 use serde_json::json;
 
@@ -24,7 +24,7 @@ impl Drop for Mount {
 }
 
 #[test]
-fn a_missing_folder_on_a_mounted_target_is_created_and_a_deeper_one_named() {
+fn missing_directory_on_a_mounted_target_is_created_and_a_missing_parent_is_named() {
     let lab = Lab::new();
     let guest = lab.guest("target-folder").disk(Disk::qcow2("vda")).define();
     let mount = Mount::new(&lab);

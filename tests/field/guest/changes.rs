@@ -10,9 +10,9 @@ use crate::lab::{Call, Disk, Gate, Guest, Lab, Program, Ran, Report, by_each_met
 use crate::steps::{self, Held};
 
 by_each_method! {
-    a_disk_attached_right_before_the_capture_is_saved
-    a_disk_attached_right_after_the_capture_is_saved
-    a_disk_detached_right_before_the_capture_is_not_missed
+    disk_attached_right_before_the_capture_is_saved
+    disk_attached_right_after_the_capture_is_saved
+    disk_detached_right_before_the_capture_is_not_reported_as_missing
 }
 
 /// A paused guest with one disk, and an image that is not attached yet.
@@ -51,14 +51,14 @@ impl Scene {
         steps::hold(&mut command, step.into(), &self.lab.path("held"))
     }
 
-    /// The report of a backup that goes well.
+    /// The report of a successful backup.
     fn finish(&self, held: Held) -> Report {
         let report = Report::from(Ran::from(held.finish()));
         assert_eq!(report.ran.code, 0, "{report:#?}");
         report
     }
 
-    /// The late image as it was in the archive.
+    /// The late image as in the archive.
     fn assert_late_disk_in(&self, report: &Report) {
         assert_eq!(report.disks(self.guest.name()), ["vda", "sdb"]);
         let archive = self.program.unpack(report, self.guest.name());
@@ -67,7 +67,7 @@ impl Scene {
         assert!(read.contains("read 65536/65536") && !read.contains("verification failed"), "{read}");
     }
 
-    /// No overlay anywhere: not below the guest, in its definition, beside its images, or in the journal.
+    /// No overlay exists: not under the guest, in its definition, beside its images, or in the journal.
     fn assert_no_leftovers(&mut self) {
         let found = fs::read_dir(self.image.parent().unwrap()).unwrap().map(|file| file.unwrap().file_name());
         let mut files: Vec<_> = found.collect();
@@ -87,7 +87,7 @@ fn steps_of(method: &str) -> (Step, Step) {
     }
 }
 
-fn a_disk_attached_right_before_the_capture_is_saved(method: &str) {
+fn disk_attached_right_before_the_capture_is_saved(method: &str) {
     let mut scene = Scene::new(&format!("attached-before-{method}"), json!({"method": method}));
     let held = scene.hold(steps_of(method).0);
     scene.attach();
@@ -96,7 +96,7 @@ fn a_disk_attached_right_before_the_capture_is_saved(method: &str) {
     scene.assert_no_leftovers();
 }
 
-fn a_disk_attached_right_after_the_capture_is_saved(method: &str) {
+fn disk_attached_right_after_the_capture_is_saved(method: &str) {
     let mut scene = Scene::new(&format!("attached-after-{method}"), json!({"method": method}));
     let held = scene.hold(steps_of(method).1);
     scene.attach();
@@ -105,7 +105,7 @@ fn a_disk_attached_right_after_the_capture_is_saved(method: &str) {
     scene.assert_no_leftovers();
 }
 
-fn a_disk_detached_right_before_the_capture_is_not_missed(method: &str) {
+fn disk_detached_right_before_the_capture_is_not_reported_as_missing(method: &str) {
     let mut scene = Scene::new(&format!("detached-{method}"), json!({"method": method}));
     scene.attach();
     let held = scene.hold(steps_of(method).0);
@@ -116,7 +116,7 @@ fn a_disk_detached_right_before_the_capture_is_not_missed(method: &str) {
 }
 
 #[test]
-fn a_run_killed_after_a_disk_was_attached_leaves_no_overlay_that_the_journal_does_not_know() {
+fn run_killed_after_a_disk_was_attached_leaves_no_overlay_outside_the_journal() {
     let mut scene = Scene::new("attached-killed", json!({"method": "snapshot"}));
     let gate = Gate::new(&scene.lab);
     let keys = json!({"method": "snapshot"});
@@ -125,7 +125,7 @@ fn a_run_killed_after_a_disk_was_attached_leaves_no_overlay_that_the_journal_doe
     let mut run = scene.program.command().arg("backup").spawn().unwrap();
     gate.wait(&mut run);
     scene.attach();
-    // The snapshot reaches libvirt; what it has done is not looked at any more.
+    // The snapshot call reaches libvirt, but its result is not read any more.
     gate.hold(Call::GetXml);
     gate.wait(&mut run);
     gate.kill(&mut run);
@@ -135,7 +135,7 @@ fn a_run_killed_after_a_disk_was_attached_leaves_no_overlay_that_the_journal_doe
 }
 
 #[test]
-fn a_domain_whose_disks_keep_changing_fails_and_names_the_disk() {
+fn domain_whose_disks_keep_changing_fails_and_the_disk_is_named() {
     let mut scene = Scene::new("changing", json!({}));
     let (name, image) = (scene.guest.name().to_owned(), scene.image.display().to_string());
     let virsh = "virsh --quiet";

@@ -1,4 +1,4 @@
-//! Guests that another program has frozen, or does a job on.
+//! Guests that another program has frozen, or on which it runs a job.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use crate::lab::{DEADLINE, Disk, Host, Lab, Program, Ran, Report, Small, try_vir
 use crate::steps;
 
 #[test]
-fn a_freeze_of_another_program_is_used_and_left_as_it_is() {
+fn freeze_by_another_program_is_used_and_not_thawed() {
     let lab = Lab::new();
     let guest = lab.guest("frozen-by-another").disk(Disk::qcow2("vda")).system("").boot();
     let program = Program::new(&lab).domain(guest.name(), json!({"method": "snapshot", "quiesce": "require"}));
@@ -18,9 +18,9 @@ fn a_freeze_of_another_program_is_used_and_left_as_it_is() {
     let outcome = report.domain(guest.name());
     assert_eq!((&outcome["consistency"], &outcome["frozen_ms"]), (&json!("filesystem"), &Value::Null), "{outcome:#}");
     assert!(outcome["warnings"].to_string().contains("virsh domfsthaw"), "{outcome:#}");
-    assert!(guest.is_frozen(), "it was not ours to thaw");
+    assert!(guest.is_frozen(), "the freeze of another program was thawed");
 
-    // Thawed before we could see that it lasted.
+    // Thawed before kvmbackup could see that it lasted.
     let program = program.domain(guest.name(), json!({"method": "snapshot", "quiesce": "prefer"}));
     let mut command = program.command();
     let held = steps::hold(command.args(["backup", "--json"]), Step::SnapshotTaken.into(), &lab.path("held"));
@@ -33,7 +33,7 @@ fn a_freeze_of_another_program_is_used_and_left_as_it_is() {
 }
 
 #[test]
-fn a_guest_that_is_being_migrated_is_not_frozen() {
+fn guest_in_migration_is_not_frozen() {
     let lab = Lab::new();
     let host = Host::start(&lab);
     let guest = lab.guest("being-migrated").disk(Disk::qcow2("vda")).system("").boot();
@@ -55,7 +55,7 @@ fn a_guest_that_is_being_migrated_is_not_frozen() {
     assert!(error.contains("another libvirt job is running on the domain: outgoing migration"), "{error}");
     assert!(!report.ran.stderr.contains("Freeze"), "{report:#?}");
 
-    // The hint is right.
+    // The hint works.
     assert!(error.contains("virsh domjobabort being-migrated"), "{error}");
     virsh(&["domjobabort", guest.name()]);
     migration.wait().unwrap();
@@ -64,7 +64,7 @@ fn a_guest_that_is_being_migrated_is_not_frozen() {
 }
 
 #[test]
-fn a_job_that_begins_before_the_freeze_is_waited_for() {
+fn backup_waits_for_a_job_that_starts_before_the_freeze() {
     let lab = Lab::new();
     let guest = lab.guest("busy-late").disk(Disk::qcow2("vda")).paused();
     let program = Program::new(&lab).domain(guest.name(), json!({"method": "snapshot"}));
@@ -79,7 +79,7 @@ fn a_job_that_begins_before_the_freeze_is_waited_for() {
 }
 
 #[test]
-fn a_guest_that_an_io_error_of_another_disk_has_paused_stays_paused() {
+fn guest_paused_by_an_io_error_of_another_disk_stays_paused() {
     let lab = Lab::new();
     let small = Small::mount(lab.path("small"), "24M");
     let other = Disk::raw("vdb").file(small.path().join("vdb.raw"));
@@ -88,7 +88,7 @@ fn a_guest_that_an_io_error_of_another_disk_has_paused_stays_paused() {
     let program = Program::new(&lab).domain(guest.name(), keys);
     let mut command = program.command();
     let held = steps::hold(command.args(["backup", "--json"]), Step::DiskRead.into(), &lab.path("held"));
-    // It does not answer any more once the disk is full.
+    // The guest does not answer any more after the disk is full.
     let fill = "dd if=/dev/urandom of=/mnt/vdb/fill bs=1M count=50 conv=fsync";
     let write = json!({"path": "/bin/sh", "arg": ["-c", fill]});
     guest.agent("guest-exec", &write);

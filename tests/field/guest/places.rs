@@ -1,4 +1,4 @@
-//! Guests whose resources could be taken for one another's, and folders whose paths are long.
+//! Guests whose resources could be confused with those of others, and directories with long paths.
 
 use std::fs;
 
@@ -9,12 +9,12 @@ use crate::lab::{DEADLINE, Disk, Host, Lab, Program, Ran, Report, by_each_method
 use crate::steps;
 
 by_each_method! {
-    a_state_folder_with_a_long_path_serves
-    a_libvirt_that_changes_no_owners_serves
+    state_directory_with_a_long_path_works
+    libvirt_that_does_not_change_owners_works
 }
 
 #[test]
-fn guests_whose_uuids_begin_alike_are_not_taken_for_one_another() {
+fn guests_with_the_same_uuid_prefix_are_not_confused() {
     let lab = Lab::new();
     let guests = [("alike-1", 0x11), ("alike-2", 0x22)].map(|(name, pattern)| {
         let uuid = format!("<uuid>2f5a1c3e-7b9d-4e21-8a5c-0123456789{pattern:x}</uuid>");
@@ -25,7 +25,7 @@ fn guests_whose_uuids_begin_alike_are_not_taken_for_one_another() {
     let program = guests.iter().fold(Program::new(&lab), |program, (guest, _)| program.domain(guest.name(), json!({})));
     let program = program.set("parallel", json!(2));
     let mut command = program.command();
-    // The one stands still between its server's start and the first connection, while the other reads.
+    // One pauses between its server's start and the first connection, while the other reads.
     let held = steps::hold(command.args(["backup", "--json"]), Step::ServerStarted.into(), &lab.path("held"));
     wait_until(DEADLINE, "the other guest's archive", || {
         program.backups().exists()
@@ -42,7 +42,7 @@ fn guests_whose_uuids_begin_alike_are_not_taken_for_one_another() {
     }
 }
 
-fn a_state_folder_with_a_long_path_serves(method: &str) {
+fn state_directory_with_a_long_path_works(method: &str) {
     let lab = Lab::new();
     let guest = lab.guest(&format!("long-state-{method}")).disk(Disk::qcow2("vda")).paused();
     guest.write("vda", 0x33, 1 << 20, 65536);
@@ -55,7 +55,7 @@ fn a_state_folder_with_a_long_path_serves(method: &str) {
     assert_eq!(fs::read_dir(state.join("journal")).unwrap().count(), 0);
 }
 
-fn a_libvirt_that_changes_no_owners_serves(method: &str) {
+fn libvirt_that_does_not_change_owners_works(method: &str) {
     let lab = Lab::new();
     let host = Host::with(&lab, "dynamic_ownership = 0");
     host.on(|| {
@@ -72,7 +72,7 @@ fn a_libvirt_that_changes_no_owners_serves(method: &str) {
 }
 
 #[test]
-fn a_guest_that_is_off_is_not_read_while_another_guest_writes_its_image() {
+fn guest_that_is_off_is_not_read_while_another_guest_writes_to_its_image() {
     let lab = Lab::new();
     let image = lab.path("shared.raw");
     let user = lab.guest("uses-the-image").disk(Disk::raw("vda").file(&image)).paused();
@@ -88,7 +88,7 @@ fn a_guest_that_is_off_is_not_read_while_another_guest_writes_its_image() {
 }
 
 #[test]
-fn a_guest_that_is_off_is_read_while_another_guest_only_reads_its_image() {
+fn guest_that_is_off_is_read_while_another_guest_only_reads_its_image() {
     let lab = Lab::new();
     let image = lab.path("shared.raw");
     let _user = lab.guest("reads-the-image").disk(Disk::raw("vda").file(&image).readonly()).paused();

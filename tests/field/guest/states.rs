@@ -1,5 +1,5 @@
-//! Guests that stand still in other ways than `virsh suspend` has them do. They bring themselves there by the first sector of
-//! their disk: it does not take a system.
+//! Guests that stop in other ways than by `virsh suspend`. Code in the first sector of their disk brings them there, so
+//! they need no operating system.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -12,10 +12,10 @@ use crate::steps;
 
 /// `mov dx, 0x505; mov al, 1; out dx, al; jmp $`: writes to the port of the panic device.
 const CRASH: &[u8] = b"\xba\x05\x05\xb0\x01\xee\xeb\xfe";
-/// `mov dx, 0x604; mov ax, 0x2400; out dx, ax; jmp $`: tells the chipset of the machine q35 to suspend to memory.
+/// `mov dx, 0x604; mov ax, 0x2400; out dx, ax; jmp $`: makes the chipset of the machine q35 suspend to memory.
 const SUSPEND: &[u8] = b"\xba\x04\x06\xb8\x00\x24\xef\xeb\xfe";
 
-/// A guest that has run this code, and is in this state by it.
+/// A guest that has run this code and has reached this state.
 fn guest_in(lab: &Lab, name: &str, code: &[u8], state: &str) -> Guest {
     let image = lab.path("images").join(name).join("vda.raw");
     fs::create_dir_all(image.parent().unwrap()).unwrap();
@@ -39,7 +39,7 @@ fn method_and_consistency(outcome: &Value) -> [&str; 2] {
 }
 
 #[test]
-fn a_crashed_guest_whose_qemu_lives_is_captured_and_settled_by_it() {
+fn crashed_guest_with_a_live_qemu_is_backed_up_and_returned_to_its_base() {
     let lab = Lab::new();
     let guest = guest_in(&lab, "crashed", CRASH, "crashed");
     let program = Program::new(&lab).domain(guest.name(), json!({}));
@@ -49,7 +49,7 @@ fn a_crashed_guest_whose_qemu_lives_is_captured_and_settled_by_it() {
 
     let mut command = program.command();
     steps::kill(command.arg("backup"), Step::CommitBegin.into());
-    assert!(guest.live_xml().contains(".kvmbackup-"), "it is on its overlay");
+    assert!(guest.live_xml().contains(".kvmbackup-"), "the guest is on its overlay");
     let recovered = program.run(&["recover"]);
     assert_eq!(recovered.code, 0, "{recovered:#?}");
     assert_eq!(guest.state(), "crashed");
@@ -57,7 +57,7 @@ fn a_crashed_guest_whose_qemu_lives_is_captured_and_settled_by_it() {
 }
 
 #[test]
-fn a_guest_suspended_to_memory_is_pulled_and_the_report_says_why() {
+fn guest_suspended_to_memory_is_pulled_and_the_report_explains_why() {
     let lab = Lab::new();
     let guest = guest_in(&lab, "suspended", SUSPEND, "pmsuspended");
     let program = Program::new(&lab).domain(guest.name(), json!({}));
@@ -68,7 +68,7 @@ fn a_guest_suspended_to_memory_is_pulled_and_the_report_says_why() {
     assert_eq!(guest.state(), "pmsuspended");
     program.assert_no_leftovers(&guest);
 
-    // The hint is right.
+    // The hint works.
     let program = program.domain(guest.name(), json!({"method": "snapshot"}));
     let report = program.backup();
     assert_eq!(report.ran.code, 1, "{report:#?}");
@@ -78,7 +78,7 @@ fn a_guest_suspended_to_memory_is_pulled_and_the_report_says_why() {
 }
 
 #[test]
-fn the_overlay_of_a_guest_that_suspends_itself_meanwhile_is_committed() {
+fn overlay_of_a_guest_that_suspends_itself_during_the_backup_is_committed() {
     let lab = Lab::new();
     let guest = guest_in(&lab, "suspends", SUSPEND, "pmsuspended");
     let program = Program::new(&lab).domain(guest.name(), json!({"method": "snapshot"}));

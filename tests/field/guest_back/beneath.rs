@@ -1,5 +1,5 @@
-//! An operator puts the disk on another image right before our snapshot, so that the overlay lies over that one, or right before
-//! our commit.
+//! An operator moves the disk to another image right before the snapshot of kvmbackup, so that the overlay is above
+//! that image, or right before the commit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use super::Scene;
 use crate::lab::{Disk, Guest, Ran, run, virsh};
 use crate::steps::{self, Held};
 
-/// A backup that stands still right after its snapshot. Right before that, the operator's hook did something once.
+/// A backup that pauses right after its snapshot. Right before the snapshot, the operator's hook acts once.
 struct Beneath {
     scene: Scene,
     held: Held,
-    /// The definition right after the operator's act.
+    /// The definition right after the operator's action.
     defined: PathBuf,
 }
 
 impl Beneath {
-    /// `act` is a command of `virsh` without the domain's name; FILE is a path of the operator's.
+    /// `act` is a command of `virsh` without the domain's name; FILE is a path chosen by the operator.
     fn new(name: &str, act: &str) -> Beneath {
         let mut scene = Scene::with(name, |guest| guest.disk(Disk::qcow2("vda")));
         scene.guest.write("vda", 0x11, 2 << 20, 65536);
@@ -42,7 +42,7 @@ fn theirs(scene: &Scene) -> PathBuf {
     scene.lab.path("images").join(scene.guest.name()).join("theirs.qcow2")
 }
 
-/// The disk holds all that was written, on this image, and nothing of ours is left.
+/// The disk contains all writes, is on this image, and nothing of kvmbackup is left.
 fn assert_back(scene: &Scene, image: &Path) {
     let guest: &Guest = &scene.guest;
     assert_eq!(guest.disk_source("vda").unwrap(), image);
@@ -59,7 +59,7 @@ const SNAPSHOT: &str = "virsh -q snapshot-create-as NAME --no-metadata --disk-on
 const COPY: &str = "virsh -q blockcopy NAME vda --dest FILE --format qcow2 --transient-job --wait --pivot >&2";
 
 #[test]
-fn a_disk_goes_back_to_the_image_that_an_operator_put_it_on_right_before_the_snapshot() {
+fn disk_returns_to_the_image_that_an_operator_chose_right_before_the_snapshot() {
     for (name, act, killed, off) in [
         ("beneath-run", SNAPSHOT, false, false),
         ("beneath-off", SNAPSHOT, false, true),
@@ -86,7 +86,7 @@ fn a_disk_goes_back_to_the_image_that_an_operator_put_it_on_right_before_the_sna
 }
 
 #[test]
-fn an_overlay_without_an_image_below_it_is_left_as_the_hint_says() {
+fn overlay_without_a_backing_image_is_left_as_the_hint_says() {
     for (name, off) in [("beneath-pulled", false), ("beneath-pulled-off", true)] {
         let scene = Scene::new(name);
         scene.guest.write("vda", 0x11, 2 << 20, 65536);
@@ -110,7 +110,7 @@ fn an_overlay_without_an_image_below_it_is_left_as_the_hint_says() {
 }
 
 #[test]
-fn an_image_that_an_operator_puts_over_the_overlay_right_before_the_commit_is_told() {
+fn overlay_that_an_operator_adds_right_before_the_commit_is_reported() {
     let name = "above-commit";
     let scene = Scene::new(name);
     scene.guest.write("vda", 0x11, 2 << 20, 65536);

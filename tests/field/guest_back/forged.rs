@@ -1,5 +1,5 @@
-//! Another user may write in the folder of the images, as QEMU's own can: what it puts there makes recovery write to no file of
-//! root's, and read none.
+//! Another user may write to the directory of the images, for example QEMU's own. Recovery must not write to or read a
+//! file of root because of files placed there.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,7 +10,7 @@ use crate::lab::{Disk, Program, qemu_img, run};
 
 const SIZE: u64 = 64 << 20;
 
-/// A guest that is off, on an overlay of a backup that was killed, and a file of root's.
+/// A guest that is off, on an overlay of a killed backup, and a file of root.
 struct Forged {
     scene: Scene,
     base: PathBuf,
@@ -36,7 +36,7 @@ impl Forged {
         [&self.base, &self.overlay, &self.precious].map(|path| path.to_str().unwrap())
     }
 
-    /// Recovery leaves the overlay to a person, and the file of root's as it is.
+    /// Recovery leaves the overlay to the operator, and the file of root unchanged.
     fn assert_refused(&self, words: &str) {
         let before = crate::lab::sha256(&self.precious);
         let said = self.scene.recovery_refuses(words);
@@ -45,7 +45,7 @@ impl Forged {
         assert!(self.overlay.exists() && self.scene.guest.inactive_xml().contains(self.overlay.to_str().unwrap()));
     }
 
-    /// With everything where it was, recovery brings the guest back.
+    /// With the original files in place, recovery brings the guest back.
     fn assert_recovers(&self) {
         self.scene.recover();
         self.scene.guest.start_paused();
@@ -54,7 +54,7 @@ impl Forged {
 }
 
 #[test]
-fn an_overlay_that_was_replaced_is_left_to_a_person() {
+fn replaced_overlay_is_left_to_the_operator() {
     let forged = Forged::new("forged-other");
     let [_, overlay, precious] = forged.text();
     let own = forged.scene.lab.path("own");
@@ -64,7 +64,7 @@ fn an_overlay_that_was_replaced_is_left_to_a_person() {
     // Its writes may not have reached the file below it.
     assert!(fs::read(precious).unwrap().starts_with(b"file of root's"));
     forged.assert_refused("is not the same file as during the backup");
-    // An empty one is no overlay that no guest was ever on.
+    // An empty file does not count as an unused overlay.
     fs::write(overlay, "").unwrap();
     forged.assert_refused("is not the same file as during the backup");
     fs::rename(own, overlay).unwrap();
@@ -72,7 +72,7 @@ fn an_overlay_that_was_replaced_is_left_to_a_person() {
 }
 
 #[test]
-fn an_overlay_whose_header_was_rewritten_is_left_to_a_person() {
+fn overlay_with_a_rewritten_header_is_left_to_the_operator() {
     let forged = Forged::new("forged-header");
     let [base, overlay, precious] = forged.text();
     let rebase = |below, format| qemu_img(&["rebase", "-u", "-f", "qcow2", "-b", below, "-F", format, overlay]);
@@ -83,7 +83,7 @@ fn an_overlay_whose_header_was_rewritten_is_left_to_a_person() {
 }
 
 #[test]
-fn a_base_that_became_a_link_to_another_file_is_left_to_a_person() {
+fn base_replaced_by_a_link_to_another_file_is_left_to_the_operator() {
     let forged = Forged::new("forged-link");
     let [base, _, precious] = forged.text();
     let own = forged.scene.lab.path("own");
@@ -96,7 +96,7 @@ fn a_base_that_became_a_link_to_another_file_is_left_to_a_person() {
 }
 
 #[test]
-fn an_image_that_names_a_data_file_is_left_to_a_person() {
+fn image_that_names_a_data_file_is_left_to_the_operator() {
     for (name, of_base) in [("forged-data", false), ("forged-data-base", true)] {
         let forged = Forged::new(name);
         let [base, overlay, precious] = forged.text();
@@ -110,7 +110,7 @@ fn an_image_that_names_a_data_file_is_left_to_a_person() {
     }
 }
 
-/// Writes an image into the very file of another; its data is in a file of any name.
+/// Writes an image into the existing file of another; its data is in a file with any name.
 fn name_data_file(image: &Path, at: &Path, data: &str, base: &Path, is_base: bool) {
     let (at_text, made) = (at.to_str().unwrap(), at.with_extension("data"));
     let option = format!("data_file={}", made.display());
@@ -126,7 +126,7 @@ fn name_data_file(image: &Path, at: &Path, data: &str, base: &Path, is_base: boo
 }
 
 #[test]
-fn a_guest_that_is_off_is_not_read_from_files_that_only_its_header_names() {
+fn guest_that_is_off_is_not_read_from_files_that_only_an_image_header_names() {
     let scene = Scene::with("forged-off", |guest| guest.disk(Disk::qcow2("vda")));
     scene.guest.destroy();
     let image = scene.guest.disk_source("vda").unwrap();
@@ -137,7 +137,7 @@ fn a_guest_that_is_off_is_not_read_from_files_that_only_its_header_names() {
         qemu_img(&["rebase", "-u", "-f", "qcow2", "-b", below, "-F", format, image.to_str().unwrap()]);
     };
     rebase(secret.to_str().unwrap(), "raw");
-    // What root has put there, root may read.
+    // A file that root has put there may be read by root.
     scene.program.backup_well();
     run("chown", &["nobody", image.to_str().unwrap()]);
     assert_not_read(&scene.program, "which the owner of the image cannot read");
@@ -156,7 +156,7 @@ fn assert_not_read(program: &Program, words: &str) {
 }
 
 #[test]
-fn an_entry_of_an_earlier_release_is_left_to_a_person_or_to_the_guest() {
+fn entry_of_an_earlier_release_is_left_to_the_operator_or_to_the_guest() {
     let forged = Forged::new("forged-old");
     let journal = fs::read_dir(forged.scene.program.state().join("journal")).unwrap().next().unwrap().unwrap().path();
     let mut entry: serde_json::Value = serde_json::from_slice(&fs::read(&journal).unwrap()).unwrap();

@@ -8,7 +8,7 @@ use super::Scene;
 use crate::lab::Disk;
 
 #[test]
-fn a_guest_on_an_overlay_of_a_lost_state_folder_is_found_and_brought_back() {
+fn guest_on_an_overlay_of_a_lost_state_directory_is_found_and_recovered() {
     for (name, command, runs) in
         [("lost-recover", "recover", true), ("lost-off", "recover", false), ("lost-backup", "backup", true)]
     {
@@ -33,7 +33,7 @@ fn a_guest_on_an_overlay_of_a_lost_state_folder_is_found_and_brought_back() {
 }
 
 #[test]
-fn an_image_with_the_longest_name_is_backed_up() {
+fn image_with_the_longest_possible_name_is_backed_up() {
     let image = format!("{}.qcow2", "ä".repeat(124));
     for keys in [json!({}), json!({"overlay_dir": "/var/lib/libvirt/images"}), json!({"method": "pull"})] {
         let name = "long-name";
@@ -51,13 +51,13 @@ fn an_image_with_the_longest_name_is_backed_up() {
 }
 
 #[test]
-fn an_entry_of_an_overlay_whose_name_no_file_can_have_is_closed() {
+fn entry_of_an_overlay_with_an_impossible_name_is_closed() {
     let scene = Scene::new("name-too-long");
     scene.kill_at("Snapshot", "backup");
     let journal = fs::read_dir(scene.program.state().join("journal")).unwrap().next().unwrap().unwrap().path();
     let entry = fs::read_to_string(&journal).unwrap();
     fs::write(&journal, entry.replace(".vda.kvmbackup-", &format!("{}.vda.kvmbackup-", "x".repeat(250)))).unwrap();
-    // What it named in truth is not there: the snapshot never came.
+    // The real overlay does not exist, because the snapshot never took place.
     for file in fs::read_dir(scene.guest.disk_source("vda").unwrap().parent().unwrap()).unwrap().flatten() {
         if file.file_name().to_string_lossy().contains("kvmbackup") {
             fs::remove_file(file.path()).unwrap();

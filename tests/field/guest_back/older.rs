@@ -1,4 +1,4 @@
-//! Journal entries that an older release left, recovered after an upgrade.
+//! Journal entries of older releases, recovered after an upgrade.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// What of an entry the release knew that wrote this sample.
+/// The fields of this sample that its release knew.
 fn only(entry: &Value, sample: &Value) -> Value {
     match (entry, sample) {
         (Value::Object(entry), Value::Object(sample)) => {
@@ -27,7 +27,7 @@ fn only(entry: &Value, sample: &Value) -> Value {
 }
 
 #[test]
-fn an_entry_that_any_release_left_is_recovered_from() {
+fn entries_of_every_release_are_recovered() {
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/journal");
     let mut samples: Vec<_> = fs::read_dir(samples).unwrap().map(|entry| entry.unwrap().path()).collect();
     samples.sort();
@@ -48,5 +48,5 @@ fn an_entry_that_any_release_left_is_recovered_from() {
         scene.guest.assert_holds("vda", 0x5a, 1 << 20, 65536);
         scene.guest.assert_no_leftovers();
     }
-    assert!(sizes.len() >= 4 && sizes.is_sorted_by(|a, b| a < b), "each release knew more: {sizes:?}");
+    assert!(sizes.len() >= 4 && sizes.is_sorted_by(|a, b| a < b), "each release adds fields: {sizes:?}");
 }

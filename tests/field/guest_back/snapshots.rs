@@ -8,7 +8,7 @@ use super::Scene;
 use crate::lab::{DEADLINE, Ran, virsh, wait_until};
 use crate::steps::{self, CANCEL};
 
-/// Goes back to the operator's snapshot, and deletes it: the disk then holds what the snapshot did.
+/// Reverts to the operator's snapshot and deletes it. The disk then contains the data of the snapshot.
 fn goes_back(scene: &Scene) {
     let name = scene.guest.name();
     virsh(&["snapshot-revert", name, "mine", "--paused"]);
@@ -19,7 +19,7 @@ fn goes_back(scene: &Scene) {
 }
 
 #[test]
-fn an_internal_snapshot_that_an_operator_takes_in_mid_backup_is_kept() {
+fn internal_snapshot_of_an_operator_during_the_backup_is_kept() {
     let name = "isnap-kept";
     let scene = Scene::new(name).in_mid_backup(&format!("virsh snapshot-create-as {name} mine"));
     scene.guest.write("vda", 0x41, 1 << 20, 65536);
@@ -36,7 +36,7 @@ fn an_internal_snapshot_that_an_operator_takes_in_mid_backup_is_kept() {
 }
 
 #[test]
-fn an_internal_snapshot_that_an_operator_takes_right_before_the_commit_is_kept() {
+fn internal_snapshot_of_an_operator_right_before_the_commit_is_kept() {
     let name = "isnap-late";
     let scene = Scene::new(name);
     scene.guest.write("vda", 0x41, 1 << 20, 65536);
@@ -51,7 +51,7 @@ fn an_internal_snapshot_that_an_operator_takes_right_before_the_commit_is_kept()
 }
 
 #[test]
-fn a_kill_before_the_commit_of_an_overlay_with_a_snapshot_is_ended_loses_nothing() {
+fn kill_before_the_commit_of_an_overlay_with_a_snapshot_ends_loses_nothing() {
     let name = "isnap-killed";
     let scene = Scene::new(name);
     let mut command = scene.program.command();

@@ -1,4 +1,5 @@
-//! Hints of overlays that a loop device, a guest or a full file system holds, or that no disk is on.
+//! Hints for overlays that a loop device or a guest has open, that have no base or no disk, or whose commit ended
+//! early.
 
 use std::fs;
 
@@ -9,7 +10,7 @@ use crate::guest_back::Scene;
 use crate::lab::{DEADLINE, Disk, Lab, LoopDevice, Program, Small, run, virsh, wait_until};
 
 #[test]
-fn a_loop_device_on_the_overlay_is_detached_as_the_hint_says() {
+fn loop_device_on_the_overlay_is_detached_as_the_hint_says() {
     let (scene, overlay) = killed("hint-loop", 0xd1);
     scene.guest.destroy();
     let _device = LoopDevice::attach(overlay.as_ref());
@@ -20,7 +21,7 @@ fn a_loop_device_on_the_overlay_is_detached_as_the_hint_says() {
 }
 
 #[test]
-fn a_guest_that_still_has_the_overlay_open_is_shut_down_as_the_hint_says() {
+fn guest_with_the_overlay_still_open_is_shut_down_as_the_hint_says() {
     let (scene, overlay) = killed("hint-guest-open", 0xd5);
     let name = "hint-guest-opener";
     let other = scene.lab.guest(name).system("").boot();
@@ -36,7 +37,7 @@ fn a_guest_that_still_has_the_overlay_open_is_shut_down_as_the_hint_says() {
 }
 
 #[test]
-fn an_overlay_that_lies_over_nothing_and_that_no_disk_is_on_is_kept_elsewhere_as_the_hint_says() {
+fn unused_overlay_without_a_base_is_kept_as_a_copy_as_the_hint_says() {
     let (scene, overlay) = killed("hint-alone", 0xd9);
     let name = scene.guest.name();
     virsh(&["blockpull", name, "vda", "--wait"]);
@@ -53,7 +54,7 @@ fn an_overlay_that_lies_over_nothing_and_that_no_disk_is_on_is_kept_elsewhere_as
 }
 
 #[test]
-fn a_commit_that_ended_early_is_done_again_once_its_cause_is_gone_as_the_hint_says() {
+fn commit_that_ended_early_is_repeated_as_the_hint_says() {
     let (lab, name) = (Lab::new(), "hint-ended");
     let small = Small::mount(lab.path("small"), "8M");
     fs::create_dir(lab.path("overlays")).unwrap();

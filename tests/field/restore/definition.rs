@@ -1,4 +1,4 @@
-//! A definition that this host does not accept costs nothing, and the operator is led to one that it does accept.
+//! A definition that this host refuses changes nothing, and a hint leads the operator to one that it accepts.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::lab::{Disk, Guest, Lab, LoopDevice, Program, Ran, run, sha256, try_vi
 
 const SAVED: [&str; 2] = ["domain-inactive.xml", "domain-migratable.xml"];
 
-/// A guest that is off, and a restore point of it in which the definitions of these names were changed by `change`.
+/// A guest that is off, and a restore point of it in which `change` edited the definitions of these names.
 fn saved_elsewhere(lab: &Lab, name: &str, members: &[&str], change: impl Fn(String) -> String) -> (Guest, Program) {
     let guest = lab.guest(name).disk(Disk::raw("vda").size("4M")).define();
     guest.write_while_off("vda", 0x31, 0, 65536);
@@ -24,7 +24,7 @@ fn saved_elsewhere(lab: &Lab, name: &str, members: &[&str], change: impl Fn(Stri
         assert_ne!(changed, text, "{member}");
         fs::write(path, changed).unwrap();
     }
-    // By standard tools, in the order of the format.
+    // With standard tools, in the order of the format.
     let folder = unpacked.path("");
     let script = "set -e; cd \"$1\"; tar -tf \"$2\" | grep -vx SHA256SUMS >\"$3/list\"; xargs -d '\\n' sha256sum <\"$3/list\" >SHA256SUMS; \
                   echo SHA256SUMS >>\"$3/list\"; tar --format=gnu --owner=0 --group=0 --mode=0600 -b1 -cf \"$3/new\" -T \"$3/list\"; \
@@ -42,14 +42,14 @@ fn hint(ran: &Ran) -> &str {
     ran.stderr.split_once("hint: ").expect("there is a hint").1
 }
 
-/// The domains that libvirt knows, running or not, whose names begin so: those of other tests come and go.
+/// The domains of libvirt, running or not, whose names start like this: those of other tests appear and disappear.
 fn domains(start: &str) -> Vec<String> {
     let all = virsh(&["list", "--all", "--name"]);
     all.lines().filter(|name| name.starts_with(start)).map(str::to_owned).collect()
 }
 
 #[test]
-fn a_definition_that_is_refused_costs_no_device_and_no_image() {
+fn refused_definition_changes_no_device_and_no_image() {
     let lab = Lab::new();
     let machine = |xml: String| {
         let (before, after) = xml.split_once("machine='").unwrap();
@@ -79,7 +79,7 @@ fn a_definition_that_is_refused_costs_no_device_and_no_image() {
 }
 
 #[test]
-fn a_definition_of_a_newer_host_gives_way_to_the_one_for_other_hosts() {
+fn definition_of_a_newer_host_is_replaced_by_the_portable_one() {
     let lab = Lab::new();
     let newer = |xml: String| xml.replace("</devices>", "<watchdog model='newest' action='reset'/></devices>");
     let (guest, program) = saved_elsewhere(&lab, "restore-newer", &SAVED[..1], newer);
@@ -97,14 +97,14 @@ fn a_definition_of_a_newer_host_gives_way_to_the_one_for_other_hosts() {
 }
 
 #[test]
-fn the_operators_definition_is_used() {
+fn definition_edited_by_the_operator_is_used() {
     let lab = Lab::new();
     let newer = |xml: String| xml.replace("</devices>", "<watchdog model='newest' action='reset'/></devices>");
     let (guest, program) = saved_elsewhere(&lab, "restore-edited", &SAVED, newer);
     let words = ["restore", guest.name(), "--define", "--overwrite"];
     let ran = program.run(&words);
     assert_eq!(ran.code, 1, "{ran:#?}");
-    // The hint: the command that gets the definition.
+    // The hint: the command that prints the definition.
     let file = lab.path("edited.xml");
     let command = hint(&ran).split_once("--xml FILE: ").unwrap().1.lines().next().unwrap();
     run("sh", &["-c", &command.replace("FILE", text(&file))]);
@@ -123,7 +123,7 @@ fn the_operators_definition_is_used() {
 }
 
 #[test]
-fn what_is_missing_on_this_host_is_named_before_anything_is_written() {
+fn resources_missing_on_this_host_are_named_before_anything_is_written() {
     let lab = Lab::new();
     let guest = lab
         .guest("restore-lacks")
@@ -138,15 +138,15 @@ fn what_is_missing_on_this_host_is_named_before_anything_is_written() {
     program.backup_well();
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
     assert_eq!(ran.code, 0, "{ran:#?}");
-    let before = ran.stdout.split_once("\nrestored ").expect("it was restored").0;
+    let before = ran.stdout.split_once("\nrestored ").expect("the domain was restored").0;
     for name in ["network nowhere-net", "network device nowhere-br", "filter nowhere-filter", "pool nowhere-pool"] {
         let is_told = before.lines().any(|line| line.starts_with("note: missing on this host") && line.contains(name));
-        assert!(is_told, "not {name}: {ran:#?}");
+        assert!(is_told, "{name} is not named: {ran:#?}");
     }
 }
 
 #[test]
-fn a_killed_restore_defines_nothing() {
+fn killed_restore_defines_nothing() {
     let lab = Lab::new();
     let guest = lab.guest("restore-killed").disk(Disk::qcow2("vda").size("64M")).define();
     for at in 0..8 {
@@ -158,7 +158,7 @@ fn a_killed_restore_defines_nothing() {
     let image = guest_image(&lab, guest.name());
     fs::remove_file(&image).unwrap();
     let part = image.with_file_name(".vda.qcow2.kvmbackup-part");
-    // No definition says any more that images lie there.
+    // No definition records any more that the images are there.
     let folder = image.parent().unwrap().to_str().unwrap();
     virsh(&["pool-create-as", guest.name(), "dir", "--target", folder]);
     let mut restore = program.command().args(["restore", guest.name(), "--define"]).spawn().unwrap();
@@ -167,7 +167,7 @@ fn a_killed_restore_defines_nothing() {
     });
     restore.kill().unwrap();
     restore.wait().unwrap();
-    assert!(try_virsh(&["domuuid", guest.name()]).is_err() || image.exists(), "it is defined without its disk");
+    assert!(try_virsh(&["domuuid", guest.name()]).is_err() || image.exists(), "the domain is defined without its disk");
     // Restores of other tests in the same lab define trial domains, too.
     crate::lab::wait_until(crate::lab::DEADLINE, "the end of all trials", || domains("kvmbackup-trial").is_empty());
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
@@ -181,7 +181,7 @@ fn guest_image(lab: &Lab, name: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_disk_that_was_attached_to_the_running_guest_only_is_restored_beside_the_definition() {
+fn disk_attached_only_to_the_running_guest_is_restored_but_not_defined() {
     let lab = Lab::new();
     let mut guest = lab.guest("restore-live-only").disk(Disk::raw("vda").size("4M")).paused();
     let image = lab.path("images/restore-live-only/extra.raw");

@@ -1,5 +1,5 @@
-//! Images that another program wrote, in archives of the script that this program replaces: QEMU follows no other file of this host
-//! for them.
+//! Images of another program in archives of the legacy script. QEMU must not follow them to any other file of this
+//! host.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::lab::{Lab, Program, qemu_img, run, try_virsh};
 
-/// What QEMU can open as a disk besides raw and qcow2: the name of the format in a definition, and words for `qemu-img create`.
-/// The first three name a file of the host.
+/// Formats that QEMU can open as a disk besides raw and qcow2: the name of the format in a definition, and arguments of
+/// `qemu-img create`. The first three name a file of the host.
 const KINDS: [(&str, &[&str]); 10] = [
     ("vmdk", &[]),
     ("qed", &["-f", "qed"]),
@@ -24,11 +24,11 @@ const KINDS: [(&str, &[&str]); 10] = [
     ("parallels", &["-f", "parallels"]),
 ];
 
-/// An archive of the script with one image.
+/// An archive of the legacy script with one image.
 struct Archive<'a> {
     lab: &'a Lab,
     program: &'a Program,
-    /// Of the domain.
+    /// Name of the domain.
     name: &'a str,
     /// A file of the host.
     secret: &'a Path,
@@ -39,7 +39,8 @@ impl Archive<'_> {
         self.lab.path("2026-11-01")
     }
 
-    /// Makes an image with these words for `qemu-img create`; with none, it is a VMDK descriptor that names the host's file.
+    /// Creates an image with these arguments of `qemu-img create`; without any, it is a VMDK descriptor that names the
+    /// host's file.
     fn image(&self, words: &[&str]) {
         fs::create_dir_all(self.day()).unwrap();
         let (image, secret) = (self.day().join("d.img"), self.secret.to_str().unwrap());
@@ -77,14 +78,14 @@ fn driver(format: &str) -> String {
     format!("<driver name='qemu' type='{format}'/>")
 }
 
-/// Contents, and time of the last change, of a file.
+/// Contents and modification time of a file.
 fn state(path: &Path) -> (Vec<u8>, i64, i64) {
     let found = fs::metadata(path).unwrap();
     (fs::read(path).unwrap(), found.ctime(), found.ctime_nsec())
 }
 
 #[test]
-fn an_image_of_a_format_that_names_other_files_is_restored_as_a_file_and_in_no_definition() {
+fn image_in_a_format_that_names_other_files_is_restored_as_a_file_and_not_defined() {
     let lab = Lab::new();
     let name = "foreign-format";
     let program = Program::new(&lab).domain(name, json!({}));
@@ -115,12 +116,12 @@ fn an_image_of_a_format_that_names_other_files_is_restored_as_a_file_and_in_no_d
             assert!(try_virsh(&["start", "--paused", &copy]).is_ok());
             guest.destroy();
         }
-        // Files alone are what they were.
+        // Files without a definition are restored unchanged.
         let files = lab.path(&format!("files-{at}"));
         let ran = program.run(&["restore", name, "--to", files.to_str().unwrap()]);
         assert!(ran.code == 0 && ran.stdout.contains(&told), "{words:?}: {ran:#?}");
         assert_eq!(fs::read(files.join("d.img")).unwrap(), fs::read(archive.day().join("d.img")).unwrap());
-        // What is said to be qcow2 is looked at.
+        // Images labelled qcow2 are inspected.
         archive.pack(&driver("qcow2"));
         fs::remove_dir_all(&to).unwrap();
         let ran = program.run(&[&define[..4], &["foreign-none"], &define[5..]].concat());
@@ -137,7 +138,7 @@ fn an_image_of_a_format_that_names_other_files_is_restored_as_a_file_and_in_no_d
 }
 
 #[test]
-fn a_file_that_only_the_definition_names_below_an_image_is_in_no_definition() {
+fn file_named_only_by_the_definition_below_an_image_is_not_defined() {
     let lab = Lab::new();
     let name = "foreign-below";
     let program = Program::new(&lab).domain(name, json!({}));
@@ -163,7 +164,7 @@ fn a_file_that_only_the_definition_names_below_an_image_is_in_no_definition() {
 }
 
 #[test]
-fn a_raw_image_stays_raw_whatever_its_bytes_look_like() {
+fn raw_image_stays_raw_regardless_of_its_contents() {
     let lab = Lab::new();
     let name = "foreign-raw";
     let program = Program::new(&lab).domain(name, json!({}));
@@ -171,7 +172,7 @@ fn a_raw_image_stays_raw_whatever_its_bytes_look_like() {
     fs::write(&secret, vec![0x53; 1 << 20]).unwrap();
     let archive = Archive { lab: &lab, program: &program, name, secret: &secret };
     archive.image(&["-f", "qcow2", "-b", secret.to_str().unwrap(), "-F", "raw"]);
-    // The definition says nothing of the format, which libvirt takes as raw.
+    // The definition does not name the format, which libvirt treats as raw.
     archive.pack("");
     let to = lab.path("to");
     let copy = "foreign-raw-copy";

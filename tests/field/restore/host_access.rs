@@ -1,4 +1,4 @@
-//! What the definition of a restored guest reaches for of this host is accepted by a person before it is defined.
+//! If the definition of a restored guest reaches into this host, an operator must accept it before it is defined.
 
 use std::fs;
 use std::process::Stdio;
@@ -26,7 +26,7 @@ fn restore(program: &Program, lab: &Lab, name: &str, words: &[&str]) -> Ran {
 }
 
 #[test]
-fn an_ordinary_guest_is_restored_unattended() {
+fn ordinary_guest_is_restored_without_confirmation() {
     let lab = Lab::new();
     let name = "access-ordinary";
     let devices = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
@@ -41,7 +41,7 @@ fn an_ordinary_guest_is_restored_unattended() {
 }
 
 #[test]
-fn a_guest_that_reaches_into_the_host_is_defined_only_when_that_is_accepted() {
+fn guest_that_reaches_into_the_host_is_defined_only_after_acceptance() {
     let lab = Lab::new();
     let name = "access-evil";
     let program = gone(&lab, name, EVIL);
@@ -65,7 +65,7 @@ fn a_guest_that_reaches_into_the_host_is_defined_only_when_that_is_accepted() {
     assert!(ran.code == 0 && ran.stdout.contains("listen='0.0.0.0'"), "{ran:#?}");
     let guest = lab.adopt(name);
 
-    // What the guest on this host has already is nothing new.
+    // Access that the guest on this host already has needs no acceptance.
     let ran = restore(&program, &lab, name, &["--overwrite"]);
     assert_eq!(ran.code, 0, "{ran:#?}");
     redefine(&guest, &lab, "0.0.0.0", "127.0.0.1");
@@ -80,7 +80,7 @@ fn redefine(guest: &Guest, lab: &Lab, from: &str, to: &str) {
 }
 
 #[test]
-fn on_a_terminal_the_operator_is_asked() {
+fn operator_is_asked_on_a_terminal() {
     let lab = Lab::new();
     let name = "access-asked";
     let program = gone(&lab, name, EVIL);

@@ -1,4 +1,4 @@
-//! What another guest or a program uses is not written over, whether the guest runs or not.
+//! Files and devices that another guest or a program uses are not overwritten, whether the guest is running or not.
 
 use std::path::Path;
 
@@ -6,11 +6,11 @@ use serde_json::json;
 
 use crate::lab::{Disk, Guest, Lab, LoopDevice, Program, qemu_img, run, sha256, try_virsh, virsh};
 
-/// A restore with these words is refused and names all of these.
+/// A restore with these arguments is refused and names all of these.
 fn refuses(program: &Program, words: &[&str], tells: &[&str]) {
     let ran = program.run(&[&["restore"], words].concat());
     assert_eq!(ran.code, 1, "{ran:#?}");
-    assert!(tells.iter().all(|text| ran.stderr.contains(text)), "not {tells:?}: {ran:#?}");
+    assert!(tells.iter().all(|text| ran.stderr.contains(text)), "{tells:?} is missing: {ran:#?}");
 }
 
 fn text(path: &Path) -> &str {
@@ -46,14 +46,14 @@ fn restore_refuses_a_device_of_a_running_guest() {
     assert!(begins_with(&device, 0x99), "the device was written");
     assert!(try_virsh(&["domuuid", "restore-device-copy"]).is_err(), "the copy was defined");
 
-    // Its own guest is off, and nobody else uses it.
+    // Its own guest is off, and nothing else uses it.
     let ran = program.run(&["restore", name, "--disk", &into_device]);
     assert_eq!(ran.code, 0, "{ran:#?}");
     assert!(begins_with(&device, 0x11));
 }
 
 #[test]
-fn restore_refuses_what_other_guests_stand_on() {
+fn restore_refuses_images_below_those_of_other_guests() {
     let lab = Lab::new();
     let template = lab.guest("restore-template").disk(Disk::qcow2("vda").size("8M")).define();
     template.write_while_off("vda", 0x11, 0, 65536);
@@ -115,7 +115,7 @@ fn restore_refuses_a_file_that_a_loop_device_is_on() {
 }
 
 #[test]
-fn restore_says_that_libvirt_cannot_be_asked_who_uses_a_file() {
+fn restore_reports_if_libvirt_cannot_be_asked_who_uses_a_file() {
     let lab = Lab::new();
     let guest = lab.guest("restore-unasked").disk(Disk::raw("vda").size("4M")).define();
     let program = Program::new(&lab).domain(guest.name(), json!({}));

@@ -1,4 +1,4 @@
-//! Restored guests start on a host as it is shipped, where QEMU and swtpm run as users of their own.
+//! Restored guests start on a host with its default setup, where QEMU and swtpm run as their own users.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -27,7 +27,7 @@ fn restores(program: &Program, words: &[&str]) {
 }
 
 #[test]
-fn a_copy_in_a_new_folder_starts() {
+fn copy_in_a_new_directory_starts() {
     let lab = Lab::new();
     let guest = lab.guest("restore-readme").disk(Disk::qcow2("vda").size("8M")).uefi().paused();
     guest.write("vda", 0x21, 0, 65536);
@@ -43,14 +43,14 @@ fn a_copy_in_a_new_folder_starts() {
     let image = copy.disk_source("vda").unwrap();
     assert_eq!(fs::metadata(&image).unwrap().mode() & 0o7777, 0o600, "others may read the image");
 
-    // Of files that no guest uses, nothing is passable.
+    // Directories with only unused files are not opened to others.
     let files = lab.path("files");
     restores(&program, &[guest.name(), "--to", files.to_str().unwrap()]);
     assert_eq!(rights(&files), "700 root:root");
 }
 
 #[test]
-fn a_folder_that_qemu_cannot_enter_is_named_with_what_lets_it_in() {
+fn directory_that_qemu_cannot_enter_is_named_with_the_command_that_allows_it() {
     let lab = Lab::new();
     let guest = lab.guest("restore-barred").disk(Disk::qcow2("vda").size("4M")).define();
     let program = Program::new(&lab).domain(guest.name(), json!({}));
@@ -63,13 +63,13 @@ fn a_folder_that_qemu_cannot_enter_is_named_with_what_lets_it_in() {
     let ran = program.run(&words);
     assert_eq!(ran.code, 0, "{ran:#?}");
     let copy = lab.adopt("restore-barred-copy");
-    let command = ran.stdout.split_once("to allow it: ").expect("the folder is named").1.lines().next().unwrap();
+    let command = ran.stdout.split_once("to allow it: ").expect("the directory is named").1.lines().next().unwrap();
     run("sh", &["-c", command]);
     copy.start_paused();
 }
 
 #[test]
-fn a_guest_with_a_tpm_starts_in_place_and_as_a_copy() {
+fn guest_with_a_tpm_starts_in_place_and_as_a_copy() {
     let lab = Lab::new();
     let guest = lab.guest("restore-tpm").disk(Disk::qcow2("vda").size("4M")).uefi().tpm().paused();
     let program = Program::new(&lab).domain(guest.name(), json!({}));
@@ -89,7 +89,7 @@ fn a_guest_with_a_tpm_starts_in_place_and_as_a_copy() {
     let copy = lab.adopt("restore-tpm-copy");
     assert_eq!((copy.state().as_str(), as_libvirt_makes_it(&copy)), ("running", expected.clone()));
     drop(copy);
-    // No definition says then that images lie there.
+    // No definition says then that the images are there.
     let folder = guest.disk_source("vda").unwrap().parent().unwrap().to_str().unwrap().to_owned();
     virsh(&["pool-create-as", guest.name(), "dir", "--target", &folder]);
     virsh(&["undefine", guest.name(), "--nvram"]);
@@ -104,14 +104,14 @@ fn a_guest_with_a_tpm_starts_in_place_and_as_a_copy() {
     virsh(&["pool-destroy", guest.name()]);
 }
 
-/// The folder of the TPM state of a definition.
+/// The directory of the TPM state of a definition.
 fn tpm_of(xml: &str) -> PathBuf {
     let uuid = xml.split_once("<uuid>").unwrap().1.split_once('<').unwrap().0;
     Path::new("/var/lib/libvirt/swtpm").join(uuid)
 }
 
 #[test]
-fn an_image_keeps_its_owner_and_mode() {
+fn image_keeps_its_owner_and_mode() {
     let lab = Lab::new();
     let guest = lab.guest("restore-owner").disk(Disk::qcow2("vda").size("4M")).define();
     let image = guest.disk_source("vda").unwrap();
@@ -129,11 +129,11 @@ fn an_image_keeps_its_owner_and_mode() {
     let saved = &program.unpack(&report, guest.name()).manifest()["disks"][0]["owner"];
     assert_eq!((&saved["uid"], &saved["gid"]), (&json!(1234), &json!(4321)), "{saved}");
 
-    // As it was saved, where nothing is in its place; never setuid, never writable for everyone.
+    // As saved, if nothing is in its place; never setuid, never writable for everyone.
     fs::remove_file(&image).unwrap();
     restores(&program, &[guest.name(), "--define", "--overwrite"]);
     assert_eq!(now(), (1234, 4321, 0o640));
-    // As what it replaces, with and without a definition.
+    // As the replaced file, with and without a definition.
     own(0o664);
     restores(&program, &[guest.name(), "--define", "--overwrite"]);
     assert_eq!(now(), (1234, 4321, 0o664));
@@ -143,7 +143,7 @@ fn an_image_keeps_its_owner_and_mode() {
 }
 
 #[test]
-fn a_restored_guest_starts_where_libvirt_gives_no_image_to_qemu() {
+fn restored_guest_starts_if_libvirt_does_not_give_images_to_qemu() {
     let lab = Lab::new();
     let host = Host::with(&lab, "dynamic_ownership = 0");
     host.on(|| {

@@ -1,4 +1,4 @@
-//! What a restore in place takes with it, and what it cannot bring back, is told before anything is written.
+//! What a restore in place removes, and what it cannot restore, is printed before anything is written.
 
 use std::fs;
 use std::path::Path;
@@ -7,14 +7,14 @@ use serde_json::json;
 
 use crate::lab::{Disk, Lab, Program, Ran, run, virsh};
 
-/// What was printed before the first line of what was restored.
+/// The output before the first line about a restored file.
 fn told_before(ran: &Ran) -> &str {
     assert_eq!(ran.code, 0, "{ran:#?}");
-    ran.stdout.split_once("\nrestored ").expect("it was restored").0
+    ran.stdout.split_once("\nrestored ").expect("the domain was restored").0
 }
 
 #[test]
-fn snapshots_and_checkpoints_that_go_with_the_images_are_named() {
+fn snapshots_and_checkpoints_that_are_lost_with_the_images_are_named() {
     let lab = Lab::new();
     let mut guest = lab.guest("restore-states").disk(Disk::qcow2("vda").size("8M")).paused();
     let snapshot = guest.snapshot_inside("before it");
@@ -27,7 +27,7 @@ fn snapshots_and_checkpoints_that_go_with_the_images_are_named() {
     let told = told_before(&ran);
     assert!(told.contains(&format!("snapshot {snapshot} is lost with the replaced images")), "{ran:#?}");
     assert!(told.contains("checkpoint point is lost with the replaced images"), "{ran:#?}");
-    // Following what is said, libvirt lists nothing that does not exist.
+    // After following the hint, libvirt lists nothing that does not exist.
     for line in told.lines().filter(|line| line.contains("to remove it from libvirt: ")) {
         run("sh", &["-c", line.split_once("from libvirt: ").unwrap().1]);
     }
@@ -38,7 +38,7 @@ fn snapshots_and_checkpoints_that_go_with_the_images_are_named() {
 }
 
 #[test]
-fn an_image_behind_a_link_is_replaced_where_it_lies() {
+fn image_behind_a_link_is_replaced_at_its_real_path() {
     let lab = Lab::new();
     let real = lab.path("real");
     fs::create_dir(&real).unwrap();
@@ -60,11 +60,11 @@ fn an_image_behind_a_link_is_replaced_where_it_lies() {
     guest.assert_holds("vda", 0x51, 0, 65536);
     assert_eq!(fs::read_dir(&real).unwrap().count(), 1);
 
-    // A link that leads to no image is named as what is in the way, and the hint works.
+    // A link that leads to no image is named as the obstacle, and the hint works.
     fs::remove_file(&image).unwrap();
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
     assert!(ran.code == 1 && ran.stderr.contains("a symbolic link to"), "{ran:#?}");
-    assert!(!ran.stderr.contains("--overwrite"), "the hint says what was done already: {ran:#?}");
+    assert!(!ran.stderr.contains("--overwrite"), "the hint repeats a step that was already done: {ran:#?}");
     fs::remove_file(&link).unwrap();
     let ran = program.run(&["restore", guest.name(), "--define", "--overwrite"]);
     assert_eq!(ran.code, 0, "{ran:#?}");
@@ -72,7 +72,7 @@ fn an_image_behind_a_link_is_replaced_where_it_lies() {
 }
 
 #[test]
-fn an_encrypted_disk_that_comes_back_plain_is_told() {
+fn encrypted_disk_that_is_restored_unencrypted_is_reported() {
     let lab = Lab::new();
     let guest = lab.guest("restore-luks").disk(Disk::luks("vda").size("4M")).paused();
     guest.write("vda", 0x61, 0, 65536);

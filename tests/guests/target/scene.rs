@@ -9,7 +9,7 @@ use crate::faulty::tree::Kind;
 use crate::faulty::{Call, Fault, Faulty};
 use crate::lab::{Disk, Guest, Lab, Program, run};
 
-/// More than goes into the buffers of an archive before the first byte is written.
+/// More than fits into the buffers of an archive before the first byte is written.
 pub const MIB: u64 = 24;
 
 /// A paused guest whose disk does not compress.
@@ -44,18 +44,18 @@ impl Scene {
         Scene { program: self.program.set("stall_timeout", json!("3s")), ..self }
     }
 
-    /// The same with one that is not.
+    /// The same with a deadline that is not reached.
     pub fn patient(self) -> Scene {
         Scene { program: self.program.set("stall_timeout", json!("5m")), ..self }
     }
 
-    /// A run whose process may stay: what it prints ends when it ends by itself, and the kernel keeps only the shell of it.
+    /// A run whose process may stay: its output ends when it ends by itself, and the kernel keeps only a zombie.
     pub fn run_on_what_hangs(&self, words: &[&str]) -> (Child, String) {
         let (child, text, _) = self.all_of_what_hangs(words);
         (child, text)
     }
 
-    /// The same, with what it prints of errors.
+    /// The same, with its standard error.
     pub fn all_of_what_hangs(&self, words: &[&str]) -> (Child, String, String) {
         let mut command = self.program.command();
         let mut child = command.args(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -65,14 +65,14 @@ impl Scene {
         (child, text, errors)
     }
 
-    /// Names of files of the target, all of them.
+    /// Names of all files of the target.
     pub fn files(&self) -> Vec<String> {
         let tree = self.target.tree();
         let files = tree.paths().into_iter().filter(|(_, node)| node.kind == Kind::File);
         files.map(|(path, _)| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
     }
 
-    /// What comes of a command when a call hangs: its exit code, and all that it printed.
+    /// The result of a command when a call hangs: its exit code, and all of its output.
     pub fn hung(&self, words: &[&str], call: Call, after: u64) -> (i32, String) {
         self.target.set(call, after, Fault::Hang);
         let (mut child, text, errors) = self.all_of_what_hangs(words);

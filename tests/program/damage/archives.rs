@@ -1,4 +1,4 @@
-//! Archives that the program itself makes of guests that are off, in each codec, and what comes back from one.
+//! Archives that the program itself creates of guests that are off, in each codec, and the results of restoring them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use super::host::{Host, run};
 /// A host with the restore points of two domains.
 pub struct Archives {
     pub host: Host,
-    /// As the configuration has it; `seed` is the older script's.
+    /// As in the configuration; `seed` is the legacy script.
     pub codec: &'static str,
     /// The archive of `web`, whose two disks take several frames.
     pub archive: PathBuf,
@@ -25,7 +25,7 @@ impl Archives {
             second.display()
         );
         host.add("web", &devices);
-        // Several frames each, with a hole that the archive leaves out.
+        // Several frames each, with a hole that the archive omits.
         let first = host.path("first.raw");
         let contents = [noise(9 << 20, 1), vec![0; 20 << 20], noise(1 << 20, 2)].concat();
         fs::write(&first, contents).unwrap();
@@ -41,7 +41,7 @@ impl Archives {
         Archives { host, codec, archive }
     }
 
-    /// All that a restore of a domain gives.
+    /// All files that a restore of a domain creates.
     pub fn restored(&self, domain: &str) -> Contents {
         let to = self.host.path("good");
         self.host.run(&format!("restore {domain} --to {}", to.display())).ends(0);
@@ -51,7 +51,7 @@ impl Archives {
     }
 }
 
-/// Takes the place of the archive of `web`: as the script made one, by tar, of the same disks.
+/// Replaces the archive of `web` by one that tar creates from the same disks, as the legacy script did.
 fn make_seed(host: &Host) {
     let xml = host.path("xml");
     host.run(&format!("restore web --to {}", xml.display())).ends(0);
@@ -76,7 +76,7 @@ fn make_seed(host: &Host) {
     run("tar", &["-C", text(day.parent().unwrap()), "-czf", text(&archive), "2026-11-15"]);
 }
 
-/// The files of a folder, by their path in it.
+/// The files of a directory, by their relative path.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Contents(pub BTreeMap<PathBuf, String>);
 
@@ -97,7 +97,7 @@ impl Contents {
 
     /// Panics unless every file is one of `good`.
     pub fn is_within(&self, good: &Contents, what: &str) {
-        assert!(!self.0.is_empty(), "{what}: a restore that ends well has brought nothing");
+        assert!(!self.0.is_empty(), "{what}: a successful restore created no files");
         for (name, digest) in &self.0 {
             assert_eq!(good.0.get(name), Some(digest), "{what}: {} is silently wrong", name.display());
         }

@@ -1,4 +1,4 @@
-//! What can happen to bytes.
+//! Kinds of damage to bytes.
 
 use super::places::Place;
 
@@ -7,19 +7,19 @@ use super::places::Place;
 pub enum Kind {
     /// The file ends in the middle of the place.
     Truncate,
-    /// A few bytes are other ones: one bit alone may be one that no decoder looks at.
+    /// A few bytes are changed, because a decoder may ignore a single bit.
     Flip,
-    /// Some bytes are gone, and what follows moves up.
+    /// Some bytes are removed, and the following bytes move up.
     Delete,
-    /// The halves of the place have changed places; for whole frames: it and the next.
+    /// The halves of the place are swapped; for whole frames, it and the next.
     Swap,
-    /// All of the place is zeros.
+    /// The whole place is zeros.
     Zero,
 }
 
 pub const KINDS: [Kind; 5] = [Kind::Truncate, Kind::Flip, Kind::Delete, Kind::Swap, Kind::Zero];
 
-/// A copy of the archive with the damage; `None` where that would change nothing.
+/// A copy of the archive with the damage; `None` if that would change nothing.
 pub fn damaged(good: &[u8], place: &Place, kind: Kind) -> Option<Vec<u8>> {
     let mut bad = good.to_vec();
     let range = place.range.clone();

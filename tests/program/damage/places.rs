@@ -1,4 +1,4 @@
-//! Where the parts of an archive lie, read from `docs/format.md` alone, without the program's own code.
+//! Finds the parts of an archive, as documented in `docs/format.md`, without the program's own code.
 
 use std::ops::Range;
 
@@ -6,13 +6,13 @@ use std::ops::Range;
 pub struct Place {
     pub name: String,
     pub range: Range<usize>,
-    /// How far its bytes are rotated when halves are swapped.
+    /// Rotation of its bytes when halves are swapped.
     pub swap_at: usize,
-    /// The second disk has nothing to do with it, nor has what a restore needs of it.
+    /// The second disk, with everything that its restore needs, is outside this place.
     pub leaves_second_disk: bool,
-    /// Bytes of the tar stream in the frames that the place lies in: more than them need not be lost.
+    /// Bytes of the tar stream in the frames that contain the place: no more than these need to be lost.
     pub held: usize,
-    /// Bytes of the tar stream from there to the end: what a cut takes.
+    /// Bytes of the tar stream from there to the end, which a cut removes.
     pub behind: usize,
 }
 
@@ -41,7 +41,7 @@ pub fn places(file: &[u8], codec: &str) -> Vec<Place> {
     }
 }
 
-/// Frames one after the other: manifest, documents and the first disk's beginning, more of disks, checksums; then the table.
+/// Frames in order: manifest, documents and the first disk's start, more of the disks, checksums; then the table.
 fn in_frames(file: &[u8], frames: &[Range<usize>]) -> Vec<Place> {
     let last = frames.len() - 1;
     let table = frames[last].end..file.len();
@@ -56,7 +56,7 @@ fn in_frames(file: &[u8], frames: &[Range<usize>]) -> Vec<Place> {
         let Range { start, end } = frames[at].clone();
         let middle = start + (end - start) / 2;
         let parts = [("header", start..start + 6), ("contents", middle..middle + 16), ("checksum", end - 8..end)];
-        // Those of the small ones differ in nothing.
+        // The small ones have the same size.
         let parts = if at == 0 || at == last { &parts[1..2] } else { &parts[..] };
         for (part, range) in parts.iter().cloned() {
             let mut place = place(&format!("the {part} of {name}"), range);
@@ -79,7 +79,7 @@ fn in_frames(file: &[u8], frames: &[Range<usize>]) -> Vec<Place> {
     places
 }
 
-/// Where each frame lies and how much it holds, by the lengths in the table (zstd) or in the members (gzip).
+/// Position and content size of each frame, from the lengths in the table (zstd) or in the members (gzip).
 fn frames(file: &[u8], codec: &str) -> Vec<(Range<usize>, usize)> {
     let number = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;
     let mut frames = Vec::new();
@@ -102,7 +102,7 @@ fn frames(file: &[u8], codec: &str) -> Vec<(Range<usize>, usize)> {
     frames
 }
 
-/// An uncompressed archive: tar headers and contents as they are.
+/// An uncompressed archive: plain tar headers and contents.
 fn in_tar(file: &[u8]) -> Vec<Place> {
     let mut members = Vec::new();
     let mut at = 0;

@@ -1,5 +1,5 @@
-//! What `restore --salvage` must bring back, held against the members of the good archive, as tar has them, and against the
-//! guest's disks, as QEMU reads them.
+//! Checks the results of `restore --salvage` against the members of the good archive, as tar reads them, and against
+//! the guest's disks, as QEMU reads them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,14 +12,14 @@ use super::host::run;
 use super::kinds::Kind;
 use super::places::Place;
 
-/// What was saved.
+/// The saved data.
 pub struct Originals {
     members: BTreeMap<String, Vec<u8>>,
     disks: BTreeMap<String, Vec<u8>>,
 }
 
 impl Originals {
-    /// By tar, and by the images that the archive was made from.
+    /// From tar, and from the images in the archive.
     pub fn of(archives: &Archives) -> Originals {
         let to = archives.host.path("members");
         fs::create_dir(&to).unwrap();
@@ -45,7 +45,7 @@ fn raw(image: &Path) -> Vec<u8> {
     bytes
 }
 
-/// Panics unless everything outside of the damaged frames comes back as it was, and the report says what does not.
+/// Panics unless everything outside the damaged frames is restored unchanged, and the report lists the rest.
 pub fn all_else_comes_back(archives: &Archives, originals: &Originals, what: &str, place: &Place, kind: Kind) {
     let to = archives.host.path("salvaged");
     let ran = archives.host.run(&format!("restore web --salvage --to {}", to.display()));
@@ -71,13 +71,13 @@ pub fn all_else_comes_back(archives: &Archives, originals: &Originals, what: &st
     }
     if matches!(archives.codec, "zstd" | "gzip") {
         let most = if kind == Kind::Truncate { place.behind } else { place.held };
-        assert!(lost <= most, "{what}: {lost} bytes are lost, and {most} were in the damaged frames: {report:#}");
+        assert!(lost <= most, "{what}: {lost} bytes are lost, but only {most} were in the damaged frames: {report:#}");
         assert!(!place.leaves_second_disk || kind == Kind::Truncate || vdb == "whole", "{what}: {report:#}");
     }
     fs::remove_dir_all(&to).unwrap();
 }
 
-/// Nothing is called salvaged that is as it was.
+/// Nothing unchanged is called salvaged.
 pub fn a_good_one_is_whole(archives: &Archives, originals: &Originals) {
     let to = archives.host.path("salvaged");
     archives.host.run(&format!("restore web --salvage --to {}", to.display())).ends(0);
@@ -89,7 +89,7 @@ pub fn a_good_one_is_whole(archives: &Archives, originals: &Originals) {
     fs::remove_dir_all(&to).unwrap();
 }
 
-/// One part of the report against what was saved.
+/// Compares one part of the report with the saved data.
 fn check(part: &Value, to: &Path, originals: &Originals, what: &str, codec: &str) {
     let state = part["state"].as_str().unwrap();
     let files: Vec<&str> = part["files"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
@@ -97,7 +97,7 @@ fn check(part: &Value, to: &Path, originals: &Originals, what: &str, codec: &str
         assert_eq!(file.contains(".salvaged"), state != "whole", "{what}: {part:#}");
         assert!(to.join(file).is_file(), "{what}: {file}");
     }
-    // Nobody vouches for what has no checksum of its own; that is said.
+    // Data without its own checksum is reported as unverified.
     let is_vouched = state == "whole" || (state == "torn" && matches!(codec, "zstd" | "gzip"));
     let Some(member) = part["member"].as_str().filter(|_| is_vouched) else { return };
     let bytes = |file: &str| fs::read(to.join(file)).unwrap();
@@ -127,7 +127,7 @@ fn ranges(list: &Value) -> Vec<(usize, usize)> {
     list.as_array().unwrap().iter().map(|range| (number(&range["offset"]), number(&range["length"]))).collect()
 }
 
-/// Panics unless what came of a member that may have lost its beginning is right where it is not lost.
+/// Panics unless the result for a member that may have lost its start is correct where it is not lost.
 fn same_from_the_end(got: &[u8], good: &[u8], part: &Value, what: &str) {
     let mut got = got.to_vec();
     got.resize(part["bytes"].as_u64().unwrap() as usize, 0);
@@ -142,7 +142,7 @@ fn same_from_the_end(got: &[u8], good: &[u8], part: &Value, what: &str) {
     same_but(got, &good[good.len() - most..], &lost, what);
 }
 
-/// Panics unless the bytes are the good ones, and zeros in what is lost.
+/// Panics unless the bytes are the good ones, with zeros where data is lost.
 fn same_but(got: &[u8], good: &[u8], lost: &[(usize, usize)], what: &str) {
     assert_eq!(got.len(), good.len(), "{what}");
     let mut wanted = good.to_vec();
@@ -150,7 +150,7 @@ fn same_but(got: &[u8], good: &[u8], lost: &[(usize, usize)], what: &str) {
         let end = (offset + length).min(wanted.len());
         wanted[offset.min(end)..end].fill(0);
     }
-    // At once, for byte by byte takes long without optimization.
+    // Compare slices, because comparing single bytes is slow without optimization.
     if got != wanted {
         let wrong = got.iter().zip(&wanted).position(|(got, wanted)| got != wanted);
         panic!("{what}: silently wrong at byte {wrong:?}");

@@ -1,4 +1,4 @@
-//! Archives whose writer says that a disk lay wherever he likes, with right checksums: of this program, and of the script.
+//! Forged archives that place a disk anywhere, with correct checksums: of kvmbackup, and of the legacy script.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,33 +9,34 @@ use serde_json::json;
 use crate::host;
 use crate::host::{Host, run};
 
-/// Who wrote an archive, and of what it says that it lay there.
+/// The program that wrote an archive, and the item that it claims was at the place.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
-    /// This program: the disk.
+    /// kvmbackup: the disk.
     Ours,
-    /// This program: UEFI variables, kernel and state of a TPM. The disk lay among the images.
+    /// kvmbackup: UEFI variables, kernel and state of a TPM. The disk was among the images.
     Beside,
-    /// The script: the disk.
+    /// The legacy script: the disk.
     Script,
 }
 
-/// Folders of the host in which, and above which, this program keeps what it obeys.
+/// Directories of the host in which, and above which, kvmbackup keeps files that it trusts.
 pub const FORBIDDEN: [&str; 9] =
     ["state", "state/journal", "state/mail/spool", "hooks", "textfile", "mail", "backups", "backups/web", ""];
 
-/// A folder in which the guest `other` has an image. It exists only where a test makes it.
+/// A directory in which the guest `other` has an image. It exists only if a test creates it.
 pub fn listed(at: usize) -> String {
     format!("listed-{at}")
 }
 
-/// A host with a guest `other` whose image makes a folder one of images, and with archives of `web`, which is gone.
+/// A host with a guest `other`, whose image marks its directory as one of images, and with archives of the missing
+/// domain `web`.
 pub struct Forge {
     pub host: Host,
-    /// A restore point, and its bytes as they were written.
+    /// A restore point, and its original bytes.
     archive: PathBuf,
     good: Vec<u8>,
-    /// Where archives are put together.
+    /// The directory where archives are built.
     bench: tempfile::TempDir,
 }
 
@@ -78,12 +79,12 @@ impl Forge {
         let archive = host.archives("web").pop().unwrap();
         let good = fs::read(&archive).unwrap();
         host.undefine("web");
-        // The state folder as every restore leaves it.
+        // The state directory as every restore leaves it.
         host.run("recover").ends(0);
         Forge { host, archive, good, bench: tempfile::tempdir().unwrap() }
     }
 
-    /// Makes an archive that says that this lay at `place` the only one of `web`.
+    /// Builds an archive that claims that this item was at `place`, as the only one of `web`.
     pub fn say(&self, kind: Kind, place: &str) {
         let folder = self.archive.parent().unwrap();
         for archive in self.host.archives("web") {

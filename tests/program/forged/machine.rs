@@ -1,5 +1,5 @@
-//! A throwaway copy of this machine's file system, in a mount namespace of its own: what is written in it is listed, exactly,
-//! and no other process can write there.
+//! A throwaway copy of this machine's file system, in its own mount namespace. Every write in it is listed exactly, and
+//! no other process can write there.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use crate::host;
 use crate::host::{Host, Run};
 
-/// Puts the copy together: `$1` is an empty folder, then come the file systems to copy, `--`, and pairs of folders to bind.
-/// The overlays keep everything that is written, and also every folder in which a file was only made for a moment.
+/// Builds the copy: `$1` is an empty directory, then come the file systems to copy, `--`, and pairs of directories to
+/// bind. The overlays record every write, including each directory in which a file existed only for a moment.
 const SET_UP: &str = r#"
 folder=$1 root=$1/root number=0
 shift
@@ -42,18 +42,18 @@ exec cat
 
 pub struct Machine {
     folder: tempfile::TempDir,
-    /// Keeps the namespace, until its standard input is closed.
+    /// Keeps the namespace until its standard input is closed.
     holder: Child,
-    /// Where what is written is found, and the folder that this stands for.
+    /// The directory with the recorded writes, and the one that it represents.
     layers: Vec<(PathBuf, PathBuf)>,
     before: BTreeMap<PathBuf, Seen>,
 }
 
-/// What tells that an entry of the list has changed.
+/// Attributes that reveal a change of an entry of the list.
 type Seen = (u64, u32, u64, i64, i64);
 
 impl Machine {
-    /// A copy in which each of these folders is also at another place: pairs of folders that exist.
+    /// A copy in which each of these directories is also at another place: pairs of existing directories.
     pub fn new(host: &Host, bound: &[(PathBuf, PathBuf)]) -> Machine {
         let folder = tempfile::tempdir().unwrap();
         let mut systems = vec![PathBuf::from("/")];
@@ -73,7 +73,7 @@ impl Machine {
         if ready != "ready\n" {
             let mut why = String::new();
             holder.stderr.take().unwrap().read_to_string(&mut why).unwrap();
-            panic!("no copy of this machine can be made; that takes root, mount namespaces and overlayfs: {why}");
+            panic!("cannot create a copy of this machine; that needs root, mount namespaces and overlayfs: {why}");
         }
         let inside = Path::new("/proc").join(holder.id().to_string()).join("root");
         let inside = inside.join(folder.path().strip_prefix("/").unwrap());
@@ -85,7 +85,7 @@ impl Machine {
         machine
     }
 
-    /// Runs the program in there.
+    /// Runs the program in the copy.
     pub fn run(&self, host: &Host, words: &str) -> Run {
         let config = host.path("config.yml");
         let mut command = self.command(host, env!("CARGO_BIN_EXE_kvmbackup"));
@@ -93,7 +93,7 @@ impl Machine {
         host.finish(&mut command)
     }
 
-    /// A command in there.
+    /// A command in the copy.
     pub fn command(&self, host: &Host, program: &str) -> Command {
         let mut command = host.command("nsenter");
         command.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id()));
@@ -101,7 +101,7 @@ impl Machine {
         command
     }
 
-    /// Everything that was written, changed or removed, if only for a moment, except where `may` allows it.
+    /// Everything that was written, changed or removed, even if only for a moment, except where `may` allows it.
     pub fn written(&self, may: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
         let mut list = self.list();
         list.retain(|path, seen| self.before.get(path) != Some(seen));
@@ -112,7 +112,7 @@ impl Machine {
         list.iter().filter(|(path, seen)| !may(path) && !is_way(path, seen)).map(|(path, _)| path.clone()).collect()
     }
 
-    /// The beginnings of the files that were written and may be.
+    /// The first bytes of the permitted files that were written.
     pub fn contents(&self, may: impl Fn(&Path) -> bool) -> Vec<(PathBuf, Vec<u8>)> {
         let files = self.list().into_keys().filter(|path| may(path));
         let read = |path: PathBuf| {
@@ -154,7 +154,7 @@ fn seen(found: &Metadata) -> Seen {
     (found.ino(), found.mode(), found.len(), found.ctime(), found.ctime_nsec())
 }
 
-/// The place at which the file system of a path is mounted.
+/// The mount point of the file system of a path.
 fn file_system(path: &Path) -> PathBuf {
     let device = |path: &Path| fs::metadata(path).unwrap().dev();
     let same = path.ancestors().take_while(|above| device(above) == device(path));

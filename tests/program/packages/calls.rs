@@ -1,4 +1,4 @@
-//! The system calls of the programs, held against the filters of their units.
+//! Compares the system calls of the programs with the filters of their units.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -9,10 +9,10 @@ use super::{PROGRAM, is_missing};
 use crate::host::{self, Host};
 use crate::units::{self, settings};
 
-/// systemd cannot be run here. What its settings forbid is taken from the units and held against the calls that the programs
-/// make, guests off: a live guest adds what libvirt's library does over the same socket.
+/// systemd cannot be run here. The forbidden calls are read from the units and compared with the calls of the programs,
+/// with guests off: a live guest adds only what libvirt's library does over the same socket.
 #[test]
-fn no_program_makes_a_call_that_its_unit_forbids() {
+fn no_program_makes_a_system_call_that_its_unit_forbids() {
     if is_missing("strace") || is_missing("systemd-analyze") {
         return;
     }
@@ -34,7 +34,8 @@ fn no_program_makes_a_call_that_its_unit_forbids() {
 /// Panics if one of these calls is forbidden by a unit.
 #[track_caller]
 fn hold(unit: &str, groups: &BTreeMap<String, Vec<String>>, calls: &BTreeSet<(String, String)>) {
-    // The first line says whether calls are allowed or forbidden, and later ones add or take away: systemd.exec(5).
+    // The first line says whether its calls are allowed or forbidden, and later ones add or remove calls:
+    // systemd.exec(5).
     let filters = settings(unit, "SystemCallFilter");
     let forbids = filters[0].starts_with('~');
     let mut named = BTreeSet::new();
@@ -60,13 +61,13 @@ fn hold(unit: &str, groups: &BTreeMap<String, Vec<String>>, calls: &BTreeSet<(St
     assert!(calls.len() > 100, "{}", calls.len());
 }
 
-/// Every system call of the program and of what it starts, each with one line of how it was made.
+/// Every system call of the program and its children, each with one line of the trace.
 fn traced(host: &Host, words: &str) -> BTreeSet<(String, String)> {
     host.finish(&mut tracing(host, words)).ends(0);
     calls(host)
 }
 
-/// The same of an exporter, from its start over an answer to its end.
+/// The same for an exporter, from its start over an answer to its end.
 fn traced_exporter(host: &Host) -> BTreeSet<(String, String)> {
     let socket = host.path("exporter.sock");
     let mut strace = tracing(host, &format!("-q exporter --listen unix:{}", socket.display())).spawn().unwrap();
@@ -81,7 +82,7 @@ fn traced_exporter(host: &Host) -> BTreeSet<(String, String)> {
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    // strace writes when it has much to write.
+    // strace buffers its output.
     let process = loop {
         let trace = std::fs::read(host.path("trace")).unwrap();
         if let Some((process, _)) = String::from_utf8_lossy(&trace).split_once(' ') {
@@ -112,7 +113,7 @@ fn calls(host: &Host) -> BTreeSet<(String, String)> {
     named.collect()
 }
 
-/// systemd's groups of system calls, each with what it lists: calls, and other groups.
+/// systemd's groups of system calls, each with its contents: calls, and other groups.
 fn system_call_groups() -> BTreeMap<String, Vec<String>> {
     let text = host::run("systemd-analyze", &["--no-pager", "syscall-filter"]);
     let mut groups = BTreeMap::<String, Vec<String>>::new();
