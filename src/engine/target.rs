@@ -3,28 +3,28 @@
 use super::Error;
 use crate::config::{MinFree, RepositorySettings, Settings};
 use crate::model::size;
-use crate::store::{Access, Place, Store};
+use crate::store::{Access, Location, Store};
 use crate::sys::patience::Patience;
 use crate::sys::space;
 
 /// Opens the store. Fails if its directory does not exist.
 pub fn open(settings: &Settings) -> Result<Store, Error> {
-    Ok(Store::at(place(settings), &Patience::new(settings.stall_timeout))?)
+    Ok(Store::at(location(settings), &Patience::new(settings.stall_timeout))?)
 }
 
 /// Where the configuration stores restore points.
-pub fn place(settings: &Settings) -> Place {
+pub fn location(settings: &Settings) -> Location {
     let access = |repository: &RepositorySettings| Access {
         password: repository.password.clone(),
         cache_dir: repository.cache_dir.clone(),
     };
-    Place { dir: settings.backupdir.clone(), repository: settings.repository.as_ref().map(access) }
+    Location { dir: settings.backupdir.clone(), repository: settings.repository.as_ref().map(access) }
 }
 
 /// Creates the repository that the configuration names, and returns its ID.
 pub fn init(settings: &Settings) -> Result<String, Error> {
     expect_mounted(settings, &Patience::new(settings.stall_timeout))?;
-    Ok(Store::init(place(settings), &Patience::new(settings.stall_timeout))?)
+    Ok(Store::init(location(settings), &Patience::new(settings.stall_timeout))?)
 }
 
 /// Opens the store to write to it. Checks that it is mounted if that is required, and creates its directory if only
@@ -32,7 +32,7 @@ pub fn init(settings: &Settings) -> Result<String, Error> {
 pub(super) fn open_or_create(settings: &Settings) -> Result<Store, Error> {
     let patience = Patience::new(settings.stall_timeout);
     expect_mounted(settings, &patience)?;
-    Ok(Store::at_or_create(place(settings), &patience)?)
+    Ok(Store::at_or_create(location(settings), &patience)?)
 }
 
 fn expect_mounted(settings: &Settings, patience: &Patience) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use super::Error;
 use super::message::Envelope;
 use crate::config::{Security, Smtp};
 use crate::sys::patience::Patience;
-use crate::sys::secret::Unreadable;
+use crate::sys::secret::SecretError;
 
 /// Number of tries for temporary failures.
 const TRIES: u32 = 3;
@@ -55,7 +55,7 @@ impl Server {
             Security::None => None,
         };
         let password = smtp.login.as_ref().map(|login| login.password.read()).transpose();
-        let password = password.map_err(|Unreadable { place, source }| Error::Secret { place, source })?;
+        let password = password.map_err(|SecretError { place, source }| Error::Secret { place, source })?;
         Ok(Server { smtp: smtp.clone(), tls, password })
     }
 

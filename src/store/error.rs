@@ -8,7 +8,7 @@ use crate::qcow2;
 use crate::repository;
 use crate::sys::durable::Exposed;
 use crate::sys::patience::{Stalled, is_out_of_reach};
-use crate::sys::secret::Unreadable;
+use crate::sys::secret::SecretError;
 use crate::sys::trust::Refused;
 
 /// An error while listing, reading, writing or removing restore points.
@@ -101,7 +101,7 @@ pub enum Error {
     Repository(repository::Error),
     /// The password of the repository could not be read.
     #[error(transparent)]
-    Password(#[from] Unreadable),
+    Password(#[from] SecretError),
     /// Another user could change the password.
     #[error("the password file of the repository cannot be trusted")]
     Untrusted {

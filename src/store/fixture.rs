@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Access, BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, DiskSource, Error, FORMAT,
-    FileEntry, Intent, Manifest, Place, Point, PointWriter, Sink, Store, disk_member,
+    FileEntry, Intent, Location, Manifest, Point, PointWriter, Sink, Store, disk_member,
 };
 use crate::model::{Codec, Consistency, DomainRef, DomainState, Extent, Format, Method, PointId, SkippedDisk, Source};
 use crate::qcow2::whole_clusters;
@@ -96,9 +96,9 @@ impl Fixture {
     }
 
     /// The place of the repository.
-    pub fn repository(&self) -> Place {
+    pub fn repository(&self) -> Location {
         let access = Access { password: Secret::File(self.path("password")), cache_dir: self.path("cache") };
-        Place { dir: self.path("backup"), repository: Some(access) }
+        Location { dir: self.path("backup"), repository: Some(access) }
     }
 
     /// Begins a restore point.

@@ -65,16 +65,16 @@ pub struct Store {
 
 /// Where the restore points of a host are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     /// The directory.
     pub dir: PathBuf,
     /// How the repository in it is opened; `None` if it contains archives.
     pub repository: Option<Access>,
 }
 
-impl<P: AsRef<Path> + ?Sized> From<&P> for Place {
-    fn from(dir: &P) -> Place {
-        Place { dir: dir.as_ref().to_owned(), repository: None }
+impl<P: AsRef<Path> + ?Sized> From<&P> for Location {
+    fn from(dir: &P) -> Location {
+        Location { dir: dir.as_ref().to_owned(), repository: None }
     }
 }
 
@@ -169,15 +169,15 @@ pub struct Domains {
 
 impl Store {
     /// Opens the store in an existing directory, with this time limit for every call.
-    pub fn at(place: impl Into<Place>, patience: &Patience) -> Result<Store, Error> {
-        let store = Store::of(place.into(), patience);
+    pub fn at(location: impl Into<Location>, patience: &Patience) -> Result<Store, Error> {
+        let store = Store::of(location.into(), patience);
         store.call(Folder::check).map(|()| store)
     }
 
     /// The same, but creates the directory for archives if its parent exists: a missing parent may be an unmounted file
     /// system. A repository must exist.
-    pub fn at_or_create(place: impl Into<Place>, patience: &Patience) -> Result<Store, Error> {
-        let store = Store::of(place.into(), patience);
+    pub fn at_or_create(location: impl Into<Location>, patience: &Patience) -> Result<Store, Error> {
+        let store = Store::of(location.into(), patience);
         match &store.snapshots {
             Some(snapshots) => store.call(Folder::check).and_then(|()| snapshots.repository().map(drop))?,
             None => store.call(Folder::make_target)?,
@@ -189,8 +189,8 @@ impl Store {
     ///
     /// # Errors
     /// If the place is not a repository's, or contains one.
-    pub fn init(place: Place, patience: &Patience) -> Result<String, Error> {
-        let store = Store::of(place, patience);
+    pub fn init(location: Location, patience: &Patience) -> Result<String, Error> {
+        let store = Store::of(location, patience);
         store.call(Folder::make_target)?;
         let not_a_repository = || Error::Suspect {
             path: store.folder.backupdir.clone(),
@@ -199,7 +199,7 @@ impl Store {
         store.snapshots.as_ref().ok_or_else(not_a_repository)?.init()
     }
 
-    fn of(Place { dir, repository }: Place, patience: &Patience) -> Store {
+    fn of(Location { dir, repository }: Location, patience: &Patience) -> Store {
         let snapshots = repository.map(|access| Arc::new(Snapshots::new(&dir, access, patience)));
         Store { folder: Folder { backupdir: dir }, snapshots, patience: patience.clone() }
     }

@@ -25,7 +25,7 @@ pub enum Secret {
 /// A secret could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the password from {place}")]
-pub struct Unreadable {
+pub struct SecretError {
     /// The file, variable or credential.
     pub place: String,
     /// Cause.
@@ -34,7 +34,7 @@ pub struct Unreadable {
 
 impl Secret {
     /// The first line, without its line ending. Files with Windows line endings contain a carriage return too.
-    pub fn read(&self) -> Result<String, Unreadable> {
+    pub fn read(&self) -> Result<String, SecretError> {
         let file = |path: &Path| (path.display().to_string(), opened::read_followed(path, MAX).and_then(opened::text));
         let (place, read) = match self {
             Secret::File(path) => file(path),
@@ -56,7 +56,7 @@ impl Secret {
             Ok(line) if line.is_empty() => Err(io::Error::new(io::ErrorKind::InvalidData, "empty")),
             line => line,
         }
-        .map_err(|source| Unreadable { place, source })
+        .map_err(|source| SecretError { place, source })
     }
 
     /// The file that contains it, if it is a file.

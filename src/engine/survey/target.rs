@@ -14,7 +14,7 @@ use crate::engine::target;
 use crate::engine::verified::Verified;
 use crate::ledger::{SeenPoints, SeenRepository};
 use crate::model::is_future;
-use crate::store::{self, Place, Store};
+use crate::store::{self, Location, Store};
 use crate::sys::patience::Patience;
 use crate::sys::space::{self, Space};
 
@@ -51,8 +51,8 @@ pub(super) fn look(settings: &Settings, verified: Verified) -> Target {
                 stored_bytes: 0,
             };
             let patience = Patience::new(settings.stall_timeout);
-            let place = target::place(settings);
-            let listed = LISTED.within(LISTING).call(move || points(place, &patience, &verified));
+            let location = target::location(settings);
+            let listed = LISTED.within(LISTING).call(move || points(location, &patience, &verified));
             Target { repository, points: listed.ok().flatten() }
         }
         Err(error) => {
@@ -81,10 +81,14 @@ fn answer(dir: &Path, require_mount: bool) -> io::Result<Space> {
     Ok(room)
 }
 
-fn points(place: Place, patience: &Patience, verified: &Verified) -> Option<BTreeMap<String, Option<SeenPoints>>> {
+fn points(
+    location: Location,
+    patience: &Patience,
+    verified: &Verified,
+) -> Option<BTreeMap<String, Option<SeenPoints>>> {
     let warn = |error: &store::Error| tracing::warn!("cannot list restore points: {}", crate::engine::chain(error));
     let list = || -> Result<_, store::Error> {
-        let store = Store::at(place, patience)?;
+        let store = Store::at(location, patience)?;
         let (mut found, now) = (BTreeMap::new(), Utc::now());
         let domains = store.domains()?;
         domains.failures.iter().for_each(warn);
