@@ -78,12 +78,8 @@ pub enum Command {
     #[command(after_help = after("kvmbackup metrics --stdout"))]
     Metrics(Metrics),
     /// Create the repository that the configuration names
-    #[command(subcommand_required = true, arg_required_else_help = true)]
-    Repository {
-        /// What to do
-        #[command(subcommand)]
-        command: RepositoryCommand,
-    },
+    #[command(after_help = after("kvmbackup repository init"))]
+    Repository(Repository),
     /// Show or mail the report of the last run
     #[command(after_help = after("kvmbackup report --format json"))]
     Report(Report),
@@ -106,6 +102,14 @@ pub enum Command {
 }
 
 /// `repository`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Repository {
+    /// The subcommand.
+    #[command(subcommand)]
+    pub command: RepositoryCommand,
+}
+
+/// `repository …`
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum RepositoryCommand {
     /// Create a repository in an empty or missing directory

@@ -87,7 +87,7 @@ fn run(global: &Global, command: Command) -> Result<RunResult, app::Error> {
         Command::Metrics(words) => metrics::run(global, &words),
         Command::Recover(words) => recover::run(global, &words),
         Command::Report(words) => report::run(global, &words),
-        Command::Repository { command } => repository::run(global, &command),
+        Command::Repository(words) => repository::run(global, &words),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut args::definition(), "kvmbackup", &mut script);

@@ -5,8 +5,20 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 /// The commands that read the configuration.
-pub const COMMANDS: [&str; 11] =
-    ["backup", "list", "restore", "verify", "prune", "recover", "check", "hooks", "metrics", "report", "exporter"];
+pub const COMMANDS: [&str; 12] = [
+    "backup",
+    "list",
+    "restore",
+    "verify",
+    "prune",
+    "recover",
+    "check",
+    "hooks",
+    "metrics",
+    "report",
+    "repository",
+    "exporter",
+];
 
 const PROGRAM: &str = "kvmbackup ";
 

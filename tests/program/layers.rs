@@ -115,7 +115,19 @@ fn import_table_and_design_have_every_directory() {
 
 /// Names of public types that several modules have; their users write the module as part of the name.
 const SHARED_NAMES: &[&str] = &[
-    "Disk", "Entry", "Error", "Host", "Kind", "Metrics", "Plan", "Reader", "Refused", "Restore", "Salvaged", "Server",
+    "Disk",
+    "Entry",
+    "Error",
+    "Host",
+    "Kind",
+    "Metrics",
+    "Plan",
+    "Reader",
+    "Refused",
+    "Repository",
+    "Restore",
+    "Salvaged",
+    "Server",
     "State",
 ];
 
