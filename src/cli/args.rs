@@ -296,7 +296,7 @@ pub enum HooksCommand {
     /// Run the hooks around a snapshot without taking one, and show how long locks were held
     #[command(after_help = after("kvmbackup hooks test --domain db1 --phase pre-snapshot"))]
     Test {
-        /// Domain whose hooks to run
+        /// Run the hooks of this domain
         #[arg(long)]
         domain: String,
         /// Only hooks of this phase

@@ -90,4 +90,7 @@ pub struct SeenRepository {
     pub available_bytes: u64,
     /// Bytes of all restore points.
     pub stored_bytes: u64,
+    /// Each restore point stores only what the others lack.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deduplicated: bool,
 }

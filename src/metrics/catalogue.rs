@@ -84,7 +84,7 @@ catalogue! {
     Gauge DOMAIN_LAST_READ_BYTES = "kvmbackup_domain_last_read_bytes" ["backup_job", "domain", "mode"]
         "Bytes read for the last restore point, by mode: full.";
     Gauge DOMAIN_LAST_STORED_BYTES = "kvmbackup_domain_last_stored_bytes" ["backup_job", "domain", "mode"]
-        "Stored size of the last restore point, by mode: full.";
+        "Stored size of the last restore point, by mode: full, or incremental in a repository.";
     Gauge DOMAIN_VIRTUAL_BYTES = "kvmbackup_domain_virtual_bytes" ["domain"]
         "Total size of the disks as seen by the guest.";
     Gauge DOMAIN_LAST_CONSISTENCY_INFO = "kvmbackup_domain_last_consistency_info" ["backup_job", "domain", "level", "wanted"]

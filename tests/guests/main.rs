@@ -45,6 +45,7 @@ mod live_stop;
 mod live_unit;
 mod live_writer;
 mod power_cut;
+mod repository;
 mod restore_domain;
 mod restore_refused;
 mod seed_archives;

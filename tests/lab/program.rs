@@ -45,6 +45,27 @@ impl Program {
         self.written()
     }
 
+    /// Makes the target a new repository.
+    pub fn in_repository(mut self) -> Self {
+        let [password, cache] = ["repository.password", "cache"].map(|name| self.dir.join(name));
+        std::fs::write(&password, "a password\n").expect("cannot write the password");
+        run("chmod", &["600", password.to_str().expect("paths are UTF-8")]);
+        self.host.as_object_mut().expect("a host is a mapping").remove("backupdir");
+        let keys = json!({"url": self.backups(), "password_file": password, "cache_dir": cache});
+        let program = self.set("repository", keys);
+        let ran = program.run(&["repository", "init"]);
+        assert_eq!(ran.code, 0, "{ran:#?}");
+        program
+    }
+
+    /// Runs restic on the repository, and returns what it prints.
+    pub fn restic(&self, arguments: &[&str]) -> String {
+        let [repository, password] = [self.backups(), self.dir.join("repository.password")];
+        let paths = [&repository, &password].map(|path| path.to_str().expect("paths are UTF-8"));
+        let own = ["--no-cache", "-r", paths[0], "--password-file", paths[1]];
+        run("restic", &own.iter().chain(arguments).copied().collect::<Vec<_>>())
+    }
+
     /// Adds a domain, or changes it: due every day, with these `keys`.
     pub fn domain(mut self, name: &str, keys: Value) -> Self {
         let mut entry = json!({"day_of_week": ["daily"]});

@@ -49,6 +49,7 @@ pub(super) fn look(settings: &Settings, verified: Verified) -> Target {
                 capacity_bytes: space.total,
                 available_bytes: space.free,
                 stored_bytes: 0,
+                deduplicated: settings.repository.is_some(),
             };
             let patience = Patience::new(settings.stall_timeout);
             let location = target::location(settings);
@@ -57,7 +58,14 @@ pub(super) fn look(settings: &Settings, verified: Verified) -> Target {
         }
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "the target is not available");
-            Target { repository: SeenRepository { path, ..SeenRepository::default() }, points: None }
+            Target {
+                repository: SeenRepository {
+                    path,
+                    deduplicated: settings.repository.is_some(),
+                    ..SeenRepository::default()
+                },
+                points: None,
+            }
         }
     }
 }

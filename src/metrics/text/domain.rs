@@ -9,8 +9,13 @@ use crate::ledger::standing::{first_success, last_success};
 use crate::ledger::{DomainRecord, DomainResult, Ledger, Seen, Stage, Survey};
 use crate::model::{Consistency, FailureReason};
 
-/// There are no incremental backups.
-const MODE: &str = "full";
+/// How a restore point is read: all allocated blocks.
+const READ_MODE: &str = "full";
+
+/// How it is stored. Alerts on unusual sizes apply only to full points.
+fn stored_mode(survey: Option<&Survey>) -> &'static str {
+    if survey.is_some_and(|survey| survey.repository.deduplicated) { "incremental" } else { "full" }
+}
 
 /// Every domain that libvirt, the configuration or the target has, or that has a leftover overlay; before the first
 /// survey, every domain with an attempt.
@@ -31,7 +36,7 @@ pub(super) fn all(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
         let labels = [job.unwrap_or_default(), name];
         let none = DomainRecord::default();
         attempts(page, labels, known.unwrap_or(&none), seen);
-        sizes(page, labels, known.unwrap_or(&none));
+        sizes(page, labels, known.unwrap_or(&none), stored_mode(survey));
         if let Some(seen) = seen {
             stored(page, labels, seen);
         }
@@ -75,10 +80,10 @@ fn attempts(page: &mut Page, labels: [&str; 2], known: &DomainRecord, seen: Opti
     page.set(&DOMAIN_LAST_RESTORE_TEST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(known.last_restore));
 }
 
-fn sizes(page: &mut Page, labels: [&str; 2], known: &DomainRecord) {
+fn sizes(page: &mut Page, labels: [&str; 2], known: &DomainRecord, stored_mode: &str) {
     let [job, name] = labels;
-    page.set(&DOMAIN_LAST_READ_BYTES, &[job, name, MODE], known.last_read_bytes as f64);
-    page.set(&DOMAIN_LAST_STORED_BYTES, &[job, name, MODE], known.last_stored_bytes as f64);
+    page.set(&DOMAIN_LAST_READ_BYTES, &[job, name, READ_MODE], known.last_read_bytes as f64);
+    page.set(&DOMAIN_LAST_STORED_BYTES, &[job, name, stored_mode], known.last_stored_bytes as f64);
     page.set(&DOMAIN_VIRTUAL_BYTES, &[name], known.virtual_bytes as f64);
     if let Some(reached) = known.consistency {
         let wanted = known.wanted.map(Consistency::name).unwrap_or_default();

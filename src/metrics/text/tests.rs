@@ -143,6 +143,7 @@ fn survey() -> Survey {
             capacity_bytes: 1_000_000_000_000,
             available_bytes: 250_000_000_000,
             stored_bytes: 10_000_000,
+            deduplicated: false,
         },
         libvirt_ok: true,
     }
@@ -294,6 +295,16 @@ fn labels_with_the_same_concatenation_are_separate_series() {
     for labels in [r#"{backup_job="a",domain="bc"}"#, r#"{backup_job="ab",domain="c"}"#] {
         assert_eq!(value(&text, &format!("kvmbackup_domain_restore_points{labels}")), Some(0.0), "{text}");
     }
+}
+
+#[test]
+fn sizes_in_a_repository_are_not_those_of_full_points() {
+    let mut survey = survey();
+    survey.repository.deduplicated = true;
+    let text = text(&ledger(), Some(&survey), false).unwrap();
+    let stored: Vec<_> = text.lines().filter(|line| line.starts_with("kvmbackup_domain_last_stored_bytes{")).collect();
+    assert!(!stored.is_empty() && stored.iter().all(|line| line.contains("mode=\"incremental\"")), "{stored:#?}");
+    assert!(text.contains("kvmbackup_domain_last_read_bytes{") && text.contains("mode=\"full\""));
 }
 
 #[test]
