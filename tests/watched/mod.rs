@@ -214,6 +214,7 @@ pub fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
             capacity_bytes: 8_000 * GB,
             available_bytes: 2_950 * GB,
             stored_bytes: 4_380 * GB,
+            deduplicated: false,
         },
         libvirt_ok: true,
         hooks: Default::default(),
