@@ -49,7 +49,7 @@ fn assert_saved(lab: &Lab, program: &Program, guest: &Guest) {
 fn running_guest_is_saved_in_a_repository_and_restored_with_and_without_kvmbackup(method: &str) {
     let lab = Lab::new();
     let guest = guest(&lab, &format!("repository-{method}"));
-    let program = Program::new(&lab).in_repository().domain(guest.name(), json!({"method": method}));
+    let program = Program::new(&lab).domain(guest.name(), json!({"method": method})).in_repository();
     program.backup_well();
     assert_saved(&lab, &program, &guest);
     guest.write("vda", 0x22, 2 << 20, 65536);
@@ -65,7 +65,7 @@ fn running_guest_is_saved_in_a_repository_and_restored_with_and_without_kvmbacku
 fn run_killed_while_it_writes_to_a_repository_costs_nothing(method: &str) {
     let lab = Lab::new();
     let guest = guest(&lab, &format!("repository-killed-{method}"));
-    let program = Program::new(&lab).in_repository().domain(guest.name(), json!({"method": method}));
+    let program = Program::new(&lab).domain(guest.name(), json!({"method": method})).in_repository();
     program.backup_well();
     for step in [Step::DiskRead, Step::ArchiveEnd] {
         guest.write("vdb", 0x33, 5 << 20, 65536);

@@ -45,7 +45,7 @@ impl Program {
         self.written()
     }
 
-    /// Makes the target a new repository.
+    /// Makes the target a new repository. The configuration must have a domain.
     pub fn in_repository(mut self) -> Self {
         let [password, cache] = ["repository.password", "cache"].map(|name| self.dir.join(name));
         std::fs::write(&password, "a password\n").expect("cannot write the password");
