@@ -171,7 +171,7 @@ fn written_archive_is_read_back() {
 }
 
 #[test]
-fn manifest_needs_no_other_frame() {
+fn manifest_is_readable_if_other_frames_are_damaged() {
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
         let fixture = archive(codec, &[("vda", PIECE + 9000)]);
         let archive = Archive::open(&fixture.path).unwrap();
@@ -199,7 +199,7 @@ fn contents(path: &Path) -> Option<Vec<(String, Vec<u8>)>> {
 }
 
 #[test]
-fn no_damage_reads_as_good_data() {
+fn damage_is_never_read_as_good_data() {
     for codec in CODECS {
         let fixture = archive(codec, &[("vda", 20_000), ("vdb", 9_000)]);
         let good = fs::read(&fixture.path).unwrap();

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_hosts_that_no_other_site_can_have_are_answered() {
+    fn only_local_and_configured_host_names_are_accepted() {
         let hosts = Hosts::new(vec!["cloud1".to_owned(), "mon.example.org".to_owned(), "203.0.113.7".to_owned()]);
         let at = Listen::Tcp { host: "192.0.2.5".to_owned(), port: 9763 };
         for host in [

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_added_blobs_is_known() {
+    fn added_blobs_are_known_regardless_of_their_number() {
         let restic = Restic::new();
         let repository = Repository::init(restic.place(), Restic::PASSWORD).unwrap();
         let mut catalog = Catalog::open(&repository, &restic.path("cache")).unwrap();

@@ -64,7 +64,7 @@ fn dropped_partials_are_removed_and_their_second_is_taken_until_then() {
 }
 
 #[test]
-fn publishing_never_replaces() {
+fn publishing_never_replaces_a_file() {
     let (dir, store) = store();
     let mut partial = store.create("web", time("20261122T020000Z"), ZSTD).unwrap();
     let (target, path) = (dir.path().join("web/web-20261122T020000Z.tar.zst"), partial.path().to_owned());
@@ -185,7 +185,7 @@ fn failed_directory_creation_reports_the_original_cause() {
 }
 
 #[test]
-fn only_a_shortened_name_is_written_to_its_directory_and_only_once() {
+fn domain_file_is_written_once_and_only_for_a_shortened_name() {
     let (dir, store) = store();
     publish(&store, "web", "20261122T020000Z");
     assert!(!dir.path().join("web/.domain").exists());

@@ -132,7 +132,7 @@ fn libvirt_of_another_host_is_refused_with_its_line() {
 }
 
 #[test]
-fn places_of_metrics_are_checked() {
+fn metrics_paths_and_addresses_are_checked() {
     let about = |value: &str| {
         complaints(&format!("h: {{backupdir: /b, metrics: {value}, domains: {{d: {{day_of_week: Sun}}}}}}")).remove(0)
     };
@@ -173,7 +173,7 @@ fn readable_part_of_an_invalid_file_is_salvaged() {
 }
 
 #[test]
-fn a_missing_section_names_those_that_exist() {
+fn missing_section_is_reported_with_the_existing_ones() {
     let section = |name: &str| format!("{name}: {{backupdir: /b, domains: {{d: {{day_of_week: Sun}}}}}}\n");
     assert_eq!(
         complaints(&(section("cloud1") + &section("H"))),

@@ -115,7 +115,7 @@ fn spans_nest_and_are_left_in_reverse() {
 
 /// zrepl stops in this situation, and the lock of the first hook remains.
 #[test]
-fn fatal_second_hook_does_not_keep_the_first_from_being_undone() {
+fn first_hook_is_undone_if_the_second_fails() {
     for fatal in ["exit 3", "kill -9 $$", "exec sleep 60"] {
         let scene = Scene::new();
         let hooks = [
@@ -155,7 +155,7 @@ fn drop_leaves_all_spans() {
 }
 
 #[test]
-fn on_error_decides_what_a_failure_means() {
+fn on_error_determines_the_effect_of_a_failure() {
     let scene = Scene::new();
     for (on_error, fails, warns) in [
         (OnError::FailDomain, true, 0),

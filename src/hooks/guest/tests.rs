@@ -251,7 +251,7 @@ fn session_sees_the_end_of_its_input_if_its_wrapper_dies() {
 }
 
 #[test]
-fn session_that_dies_is_not_kept() {
+fn session_that_dies_before_its_release_is_lost() {
     let local = Local::new();
     let (guest, fault, client) = (local.guest(), local.path("fault"), local.path("client"));
     let script = format!(
@@ -279,7 +279,7 @@ fn session_that_dies_is_not_kept() {
 }
 
 #[test]
-fn session_that_is_not_ready_reports_why() {
+fn session_that_is_not_ready_reports_the_reason() {
     let local = Local::new();
     let guest = local.guest();
     let ran = not_ready(&guest, "echo 'a replica lags'; exit 75", LONG, None);
@@ -316,7 +316,7 @@ fn artifacts_are_returned() {
 }
 
 #[test]
-fn artifacts_that_are_not_safe_are_refused() {
+fn unsafe_artifacts_are_refused() {
     let refusal = |make: &dyn Fn(&Path)| {
         let local = Local::new();
         let guest = local.guest();

@@ -89,7 +89,7 @@ fn the_newest_output_is_kept() {
 }
 
 #[test]
-fn nothing_is_inherited() {
+fn hook_inherits_neither_environment_nor_directory_nor_input() {
     assert!(std::env::var_os("PATH").is_some(), "the test has an environment to inherit");
     let env = BTreeMap::from([("KVMBACKUP_API", "1"), ("EMPTY", "")].map(|(key, value)| (key.into(), value.into())));
     let call = Call { argv: vec!["/usr/bin/env".to_owned()], env };
@@ -188,7 +188,7 @@ fn session_sees_the_end_of_its_input_if_kvmbackup_is_killed() {
 }
 
 #[test]
-fn session_that_dies_is_not_kept() {
+fn session_that_dies_before_its_release_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let script = "echo $$ >$1/pid; echo READY; until [ -e $1/fault ]; do sleep 0.01; done; exit 3";
     let held = ready(script, folder.path(), FAR);
@@ -201,7 +201,7 @@ fn session_that_dies_is_not_kept() {
 }
 
 #[test]
-fn session_with_closed_input_is_not_kept() {
+fn session_with_closed_input_is_lost() {
     let held = ready("exec <&-; echo READY; exec sleep 0.1", Path::new("/"), FAR);
     assert!(!held.release().kept);
 }

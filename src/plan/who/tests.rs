@@ -54,7 +54,7 @@ fn lines(force: bool, names: &[&str], today: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_domain_and_entry_has_its_reason() {
+fn every_domain_and_entry_has_a_reason() {
     assert_eq!(
         lines(false, &[], MONDAY),
         [
@@ -71,7 +71,7 @@ fn every_domain_and_entry_has_its_reason() {
 }
 
 #[test]
-fn force_makes_domains_due_and_names_select() {
+fn force_makes_domains_due_and_names_select_them() {
     assert_eq!(
         lines(true, &["web-*", "db1"], MONDAY),
         [
@@ -184,7 +184,7 @@ fn domains_are_ordered_by_priority_then_by_age_of_the_newest_point() {
 }
 
 #[test]
-fn without_domains_every_entry_is_an_error() {
+fn every_entry_is_an_error_if_no_domain_exists() {
     let lines = lines_of(&[], &Selection::default(), SUNDAY);
     assert_eq!(lines.len(), 6);
     assert!(lines.iter().all(|line| line.ends_with("(No domain exists. Check `libvirt_uri`.)")));

@@ -112,7 +112,7 @@ fn restore_point_costs_only_its_changes_and_does_not_need_its_parent() {
 }
 
 #[test]
-fn guest_of_the_same_template_costs_little() {
+fn second_guest_of_a_template_needs_little_space() {
     let scene = Scene::new();
     let image = Image::usual();
     scene.point("web", FIRST, &image);

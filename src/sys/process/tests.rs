@@ -105,7 +105,7 @@ fn kept_output_is_separate_from_errors_and_limited() {
 }
 
 #[test]
-fn input_is_passed_even_if_it_is_not_read() {
+fn input_is_passed_and_unread_input_does_not_block() {
     for (script, said) in [("sleep 0.1; wc -c", "1048576\n"), ("exit 0", "")] {
         let mut command = program::command("sh");
         command.args(["-c", script]);

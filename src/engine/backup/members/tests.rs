@@ -5,7 +5,7 @@ use crate::hypervisor::domain_xml;
 use crate::model::{DomainState, DomainXml};
 
 #[test]
-fn tpm_state_is_collected_from_where_the_definition_says() {
+fn tpm_state_is_collected_from_the_paths_in_the_definition() {
     let dir = tempfile::tempdir().unwrap();
     let [folder, file] = ["folder", "file"].map(|name| dir.path().join(name));
     fs::create_dir(&folder).unwrap();
