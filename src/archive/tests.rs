@@ -1,4 +1,4 @@
-//! Whole archives, compared with tar, zstd, gzip, pigz and sha256sum, and with damage.
+//! Tests whole and damaged archives, and compares them with tar, zstd, gzip, pigz and sha256sum.
 
 mod reading;
 
@@ -59,7 +59,7 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
     }
 }
 
-/// Bytes that compress badly and differ by seed.
+/// Bytes that compress badly; each seed gives different ones.
 fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {

@@ -85,7 +85,7 @@ mod tests {
         ] {
             assert!(!hosts.allow(Some(host), &at), "{host}");
         }
-        assert!(hosts.allow(None, &at), "HTTP/1.0 without a host");
+        assert!(hosts.allow(None, &at), "HTTP/1.0 requests may have no host");
         assert!(hosts.allow(Some("evil.example"), &Listen::Unix("/run/k".into())));
     }
 }

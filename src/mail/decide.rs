@@ -125,12 +125,12 @@ mod tests {
         let bad = gist(&sample::bad(), RunResult::Failed, &[]);
         let due = |gist: &Gist, mailed: &Mailed| is_due(MailWhen::Failure, gist, mailed, now());
         let mailed = |status, last_ok| Mailed { status: Some(status), last_ok, ..Mailed::default() };
-        assert!(due(&ok, &Mailed::default()), "the first one shows that mail works");
+        assert!(due(&ok, &Mailed::default()), "the first mail shows that mail works");
         assert!(due(&bad, &mailed(Status::Ok, ago(24))));
         assert!(due(&bad, &mailed(Status::Failed, ago(24))), "each failure");
         assert!(due(&ok, &mailed(Status::Failed, ago(24))), "recovery");
         assert!(!due(&ok, &mailed(Status::Ok, ago(24))));
-        assert!(due(&ok, &mailed(Status::Ok, ago(7 * 24 - 1))), "a sign of life");
+        assert!(due(&ok, &mailed(Status::Ok, ago(7 * 24 - 1))), "weekly sign of life");
     }
 
     #[test]

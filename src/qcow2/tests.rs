@@ -1,4 +1,4 @@
-//! Our images are valid for QEMU, and the reader accepts only them.
+//! Tests that our images are valid for QEMU, and that the reader accepts no other images.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};

@@ -162,12 +162,12 @@ fn readable_part_of_an_invalid_file_is_salvaged() {
     let defaults = "defaults: {state_dir: /d, metrics: {textfile: /d/t}}\n";
     assert_eq!(salvaged("h: {state_dir: /s, metrics: {textfile: /t, listen: wrong}}"), ["/s", "/t"]);
     assert_eq!(salvaged("h: {state_dir: s, metrics: {textfile: t}}"), ["", ""]);
-    // The places of an inner level replace those of an outer one.
+    // The paths of an inner level replace those of an outer one.
     assert_eq!(salvaged(&format!("{defaults}h: {{state_dir: /s}}")), ["/s", "/d/t"]);
     assert_eq!(salvaged(&format!("{defaults}h: {{metrics: {{listen: 'a:1'}}}}")), ["/d", ""]);
     // Without a section for this host, the defaults are used.
     assert_eq!(salvaged(&format!("{defaults}other: {{state_dir: /o}}")), ["/d", "/d/t"]);
-    // The mistake is elsewhere.
+    // The mistake does not affect these paths.
     assert_eq!(salvaged("h: {state_dir: /s, backupdir: /b, domains: {d: {day_of_week: Sun}}}\no: {}"), ["/s", ""]);
     assert_eq!(salvaged("h: {state_dir: /s\n"), ["", ""]);
 }

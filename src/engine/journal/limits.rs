@@ -168,7 +168,7 @@ mod tests {
             entry.sockets.is_none()
         };
         assert!(forgotten(&Path::new("/no/such/folder").join(&uuid)));
-        assert!(!forgotten(&state.path().join(&uuid)), "its parent exists");
+        assert!(!forgotten(&state.path().join(&uuid)), "the parent directory exists");
         assert!(!forgotten(Path::new("/no/such/folder/other")));
     }
 

@@ -102,7 +102,7 @@ fn spans_nest_and_are_left_in_reverse() {
     assert_eq!(scene.seen(), ["d post-snapshot ok", "c RELEASE", "b post-snapshot ok"]);
     assert!(phases.quiesced());
     phases.leave(Span::Snapshot, None).unwrap();
-    assert_eq!(scene.seen(), [""; 0], "a span is left once");
+    assert_eq!(scene.seen(), [""; 0], "a span must be left only once");
     phases.enter(Span::Commit).unwrap();
     let failure = Failure { message: "m".into(), hint: None };
     phases.leave(Span::Domain, Some(&failure)).unwrap();
@@ -133,7 +133,7 @@ fn first_hook_is_undone_if_the_second_fails() {
         let began = ["one pre-snapshot running", "held held", "two pre-snapshot running"];
         let left =
             ["always post-snapshot failed", "two post-snapshot failed", "held RELEASE", "one post-snapshot failed"];
-        assert_eq!(seen, [&began[..], &left[..]].concat(), "three must not run");
+        assert_eq!(seen, [&began[..], &left[..]].concat(), "hook three must not run");
     }
 }
 
@@ -235,7 +235,7 @@ fn lost_session_lowers_the_consistency() {
     phases.enter(Span::Snapshot).unwrap();
     let began = std::time::Instant::now();
     while !fs::read_to_string(scene.log()).is_ok_and(|log| log.contains("slow RELEASE")) {
-        assert!(began.elapsed() < Duration::from_secs(60), "the session is not released when `hold` is over");
+        assert!(began.elapsed() < Duration::from_secs(60), "the session was not released at the end of `hold`");
         std::thread::yield_now();
     }
     phases.leave(Span::Snapshot, None).unwrap();

@@ -213,7 +213,7 @@ mod tests {
     fn agent_that_keeps_failing_is_an_error() {
         let agent = Failing(std::sync::Mutex::new(9));
         let failing = Instant::now().checked_sub(PATIENCE);
-        assert!(failing.is_some(), "the host has been up for longer");
+        assert!(failing.is_some(), "the host must have been up for longer");
         let mut exec = Exec { agent: &agent, action: "test", pid: 1, failing };
         assert!(matches!(exec.done(), Err(Error::Agent { .. })));
     }

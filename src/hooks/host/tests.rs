@@ -121,7 +121,7 @@ fn grandchild_that_keeps_the_pipe_open_does_not_block() {
     let ran = run_in("sleep 600 & echo $! >$1/pid; echo done", folder.path(), LONG);
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::Exit(0), "done\n"));
     let daemon = Other::in_file(&folder.path().join("pid"));
-    assert!(daemon.runs(), "a process that a finished command has left is not ended");
+    assert!(daemon.runs(), "a process left by a finished command must not be terminated");
     run(&format!("kill {}", daemon.0.file_name().unwrap().to_str().unwrap()), LONG);
 }
 
@@ -150,7 +150,7 @@ fn untrusted_program_is_not_started() {
     assert!(!folder.path().join("ran").exists());
 }
 
-/// Has a lock, which is a file, until it is released, and prints the reason.
+/// A session that keeps a lock, which is a file, until it is released, and then prints the reason.
 const SESSION: &str = "trap 'rm -f $1/lock' EXIT; echo $$ >$1/lock; echo READY; read word; echo \"told $word\"; \
                        read more || echo end";
 
@@ -241,7 +241,7 @@ fn session_that_ignores_its_release_is_ended() {
 #[test]
 fn no_process_outlives_its_session() {
     let folder = tempfile::tempdir().unwrap();
-    // The session fails by itself, but its client still has the lock.
+    // The session ends by itself, but its client still has the lock.
     let script = "sleep 600 & echo $! >$1/pid; echo READY; read word";
     let held = ready(script, folder.path(), FAR);
     let client = Other::in_file(&folder.path().join("pid"));

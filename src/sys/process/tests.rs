@@ -30,7 +30,7 @@ fn a_process_has_time_to_end_after_sigterm() {
     let (mut process, of) = start(script, folder.path());
     process.stop();
     assert!(folder.path().join("in-order").exists());
-    assert!(!of.exists(), "ended and reaped");
+    assert!(!of.exists(), "the process must be ended and reaped");
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn a_process_that_ignores_sigterm_is_killed_and_reaped() {
     let folder = tempfile::tempdir().unwrap();
     let (mut process, of) = start("trap '' TERM; touch $1/runs; while :; do sleep 0.05; done", folder.path());
     process.stop();
-    assert!(process.ended().is_some() && !of.exists(), "ended and reaped");
+    assert!(process.ended().is_some() && !of.exists(), "the process must be ended and reaped");
     assert_eq!(process.finish(None).ended, Ended::Signal(Signal::KILL.as_raw()));
 }
 

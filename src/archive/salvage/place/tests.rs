@@ -1,4 +1,4 @@
-//! Positions of parts in the tar stream, and which are lost: at every boundary.
+//! Tests the positions of parts in the tar stream and which of them are lost, at every boundary.
 
 use super::State::{Good, Guessed, Lost};
 use super::*;

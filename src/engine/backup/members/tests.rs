@@ -1,4 +1,4 @@
-//! Tests that the files beside the disks are collected from where the definition says.
+//! Tests that files other than disks are collected from the paths in the definition.
 
 use super::*;
 use crate::hypervisor::domain_xml;
