@@ -183,7 +183,7 @@ mod tests {
     use crate::archive::tests::manifest;
 
     #[test]
-    fn every_version_that_was_written_is_read() {
+    fn every_released_version_is_readable() {
         crate::model::version::history::assert_read("manifest", Manifest::from_json, |manifest| {
             manifest.to_json().unwrap()
         });

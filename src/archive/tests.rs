@@ -1,4 +1,4 @@
-//! Whole archives, compared with tar, zstd, gzip, pigz and sha256sum, and with damage.
+//! Tests whole and damaged archives, and compares them with tar, zstd, gzip, pigz and sha256sum.
 
 mod reading;
 
@@ -59,7 +59,7 @@ pub(super) fn manifest(targets: &[&str]) -> Manifest {
     }
 }
 
-/// Bytes that compress badly and differ by seed.
+/// Bytes that compress badly; each seed gives different ones.
 fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {
@@ -171,7 +171,7 @@ fn written_archive_is_read_back() {
 }
 
 #[test]
-fn manifest_needs_no_other_frame() {
+fn manifest_is_readable_if_other_frames_are_damaged() {
     for codec in [Codec::Zstd(3), Codec::Gzip(1)] {
         let fixture = archive(codec, &[("vda", PIECE + 9000)]);
         let archive = Archive::open(&fixture.path).unwrap();
@@ -199,7 +199,7 @@ fn contents(path: &Path) -> Option<Vec<(String, Vec<u8>)>> {
 }
 
 #[test]
-fn no_damage_reads_as_good_data() {
+fn damage_is_never_read_as_good_data() {
     for codec in CODECS {
         let fixture = archive(codec, &[("vda", 20_000), ("vdb", 9_000)]);
         let good = fs::read(&fixture.path).unwrap();

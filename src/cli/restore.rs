@@ -121,7 +121,7 @@ mod tests {
     use crate::model::DomainRef;
 
     #[test]
-    fn everything_written_is_listed() {
+    fn all_written_files_and_devices_are_listed() {
         let restored = Restored {
             domain: "web\n1".to_owned(),
             point: "20261122T020000Z".parse().unwrap(),

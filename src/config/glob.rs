@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matches_like_a_shell() {
+    fn patterns_match_as_in_a_shell() {
         let yes = [
             ("web-*", "web-1"),
             ("web-*", "web-"),
@@ -79,7 +79,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn never_panics_and_a_name_matches_itself(pattern in "[a\\[\\]!^*?-]{0,8}", name in "[a\\[\\]-]{0,8}") {
+        fn no_pattern_panics_and_a_name_matches_itself(pattern in "[a\\[\\]!^*?-]{0,8}", name in "[a\\[\\]-]{0,8}") {
             matches(&pattern, &name);
             proptest::prop_assert!(is_glob(&name) || matches(&name, &name));
         }

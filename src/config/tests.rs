@@ -172,7 +172,7 @@ h:
 }
 
 #[test]
-fn names_stay_as_written_and_merge_keys_merge() {
+fn names_stay_as_written_and_merge_keys_are_applied() {
     let settings = read(
         "
 h:
@@ -208,7 +208,7 @@ h:
 }
 
 #[test]
-fn jobs_are_those_of_all_or_of_the_named_entries() {
+fn jobs_of_all_or_of_the_named_entries_are_listed() {
     let settings = read(
         "
 h:

@@ -403,7 +403,7 @@ mod tests {
     use crate::archive;
 
     #[test]
-    fn errors_have_the_reason_that_operators_look_for() {
+    fn each_error_has_the_expected_failure_reason() {
         let path = || PathBuf::from("/b/a");
         let io = || io::Error::from(io::ErrorKind::Other);
         let agent = || hypervisor::Error::Agent { domain: "a".into(), answer: "no".into() };

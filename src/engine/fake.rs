@@ -20,11 +20,11 @@ pub type Chains = BTreeMap<String, Vec<PathBuf>>;
 /// which it may change. If it returns a kind, the call fails and does nothing.
 type When = Box<dyn FnMut(&str, usize, &mut Guest) -> Option<Kind> + Send>;
 
-/// With more calls than this, the code waits for something that never happens.
+/// After more calls than this, the code must be waiting for something that never happens.
 const MANY: usize = 300;
 
 pub struct Guest {
-    /// Whether libvirt knows it.
+    /// Whether libvirt knows the domain.
     pub known: bool,
     pub state: DomainState,
     pub off_kind: OffKind,

@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn every_version_that_was_written_is_read() {
+    fn every_released_version_is_readable() {
         let read = |bytes: &[u8]| version::parse::<Entry>(bytes, SCHEMA);
         version::history::assert_read("journal", read, |entry| serde_json::to_vec(entry).unwrap());
     }

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn written_zeros_are_data_and_the_base_is_not() {
+    fn written_zeros_count_as_data_of_the_overlay_but_its_base_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let [base, overlay] = ["it's \"b\".raw", "o 1.qcow2"].map(|name| dir.path().join(name));
         run("qemu-img", &["create", "-q", "-f", "raw", text(&base), "4M"]);

@@ -261,7 +261,7 @@ mod tests {
     use crate::store::fixture::{run, text};
 
     #[test]
-    fn domain_uses_the_whole_chain_that_its_images_name() {
+    fn domain_uses_every_image_of_its_backing_chains() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         run("qemu-img", &["create", "-q", "-f", "raw", text(&path("base.raw")), "1M"]);
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn path_without_a_file_still_counts() {
+    fn path_of_a_missing_file_still_counts_as_used() {
         let fake = Fake::new(DomainState::Off, "vda", &[Path::new("/nowhere/a.qcow2")]);
         let users = Users::look(&fake).unwrap();
         assert_eq!(users.domains(Path::new("/nowhere/a.qcow2")).unwrap().len(), 1);

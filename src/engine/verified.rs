@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn every_version_that_was_written_is_read() {
+    fn every_released_version_is_readable() {
         let read = |bytes: &[u8]| version::parse::<Verified>(bytes, VERSION);
         version::history::assert_read("verified", read, |known| version::text(known, VERSION).unwrap());
     }

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_idle_peer_goes_first_and_then_the_oldest() {
+    fn idle_peers_are_closed_before_busy_ones_oldest_first() {
         let close = |crowd: &Crowd, _: &[Load]| assert!(crowd.close_oldest());
         assert_eq!(left(&[Some(9), None, None], close), [0, 2]);
         assert_eq!(left(&[Some(9), Some(0)], close), [1]);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_unsent_bytes_close_the_oldest_peers_that_have_some() {
+    fn too_many_unsent_bytes_close_the_oldest_peers_with_unsent_bytes() {
         let carry = |bytes| move |crowd: &Crowd, loads: &[Load]| crowd.carry(&loads[4], bytes);
         let loads = [None, Some(PENDING / 2), Some(0), Some(PENDING / 2), Some(0)];
         assert_eq!(left(&loads, carry(0)), [0, 1, 2, 3, 4]);

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_hosts_that_no_other_site_can_have_are_answered() {
+    fn only_local_and_configured_host_names_are_accepted() {
         let hosts = Hosts::new(vec!["cloud1".to_owned(), "mon.example.org".to_owned(), "203.0.113.7".to_owned()]);
         let at = Listen::Tcp { host: "192.0.2.5".to_owned(), port: 9763 };
         for host in [
@@ -85,7 +85,7 @@ mod tests {
         ] {
             assert!(!hosts.allow(Some(host), &at), "{host}");
         }
-        assert!(hosts.allow(None, &at), "HTTP/1.0 without a host");
+        assert!(hosts.allow(None, &at), "HTTP/1.0 requests may have no host");
         assert!(hosts.allow(Some("evil.example"), &Listen::Unix("/run/k".into())));
     }
 }

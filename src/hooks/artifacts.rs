@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_not_safe_are_refused() {
+    fn unsafe_names_are_refused() {
         for bad in ["", ".", "..", ".hidden", "-rf", "a/b", "a b", "a\nb", "a\\b", "ü", &"x".repeat(101)] {
             assert!(check_name(bad.as_bytes()).is_err(), "{bad:?}");
         }

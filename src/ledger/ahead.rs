@@ -113,7 +113,7 @@ mod tests {
         ledger.disbelieve(now);
         assert_eq!(ledger.ahead, Some(future.parse().unwrap()));
         let domain = &ledger.domains["d"];
-        assert_eq!(domain.last_success, Some(past.parse().unwrap()), "the previous one is still known");
+        assert_eq!(domain.last_success, Some(past.parse().unwrap()), "the previous success is still known");
         assert_eq!(domain.last_attempt, Some(now), "no success looks newer than the attempt");
         let mut told = Ledger { ahead: None, ..ledger };
         assert!(!serde_json::to_string(&told).unwrap().contains("2028"));

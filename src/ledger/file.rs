@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn every_version_that_was_written_is_read() {
+    fn every_released_version_is_readable() {
         use version::history::assert_read;
         let file = Path::new("f");
         let read = |bytes: &[u8]| parse::<Ledger>(file, bytes).unwrap();

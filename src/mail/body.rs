@@ -130,7 +130,7 @@ mod tests {
     use crate::report::sample;
 
     #[test]
-    fn a_template_that_others_can_change_is_not_mailed() {
+    fn template_that_others_can_change_is_not_used() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(TEXT.0);
         std::fs::write(&path, "theirs").unwrap();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_is_the_whole_report_and_a_footer() {
+    fn text_contains_the_whole_report_and_a_footer() {
         let report = sample::bad();
         let text = of(&report, None).text;
         assert!(text.starts_with(&crate::report::text(&report, false, crate::report::WIDTH)), "{text}");
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn html_has_failures_first_and_loads_nothing() {
+    fn html_lists_failures_first_and_loads_no_external_content() {
         let html = of(&sample::bad(), None).html;
         let at = |word: &str| html.find(word).unwrap_or_else(|| panic!("{word} is not in {html}"));
         assert!(at(">db1<") < at(">files<") && at(">files<") < at(">DockerNode1<"));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn long_runs_stay_small_and_hostile_names_are_text() {
+    fn mails_of_long_runs_stay_small_and_hostile_names_are_escaped() {
         let mut report = sample::bad();
         report.domains[1].domain = "<script>alert(1)</script>&\u{202e}\0".to_owned();
         for n in 0..900 {
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_are_replaced_one_by_one_and_bad_ones_are_not_used() {
+    fn each_template_can_be_replaced_separately_and_invalid_ones_are_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let built_in = of(&sample::good(), None);
         std::fs::write(dir.path().join(TEXT.0), "{{status}} & on {{host}}").unwrap();

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn worst_problem_gives_the_status_and_the_names() {
+    fn worst_problem_determines_the_status_and_the_names() {
         let of = |report: &RunReport, result, late: &[String]| {
             let gist = gist(report, result, late);
             (gist.status, gist.count, gist.all, gist.names.join(", "))
@@ -125,16 +125,16 @@ mod tests {
         let bad = gist(&sample::bad(), RunResult::Failed, &[]);
         let due = |gist: &Gist, mailed: &Mailed| is_due(MailWhen::Failure, gist, mailed, now());
         let mailed = |status, last_ok| Mailed { status: Some(status), last_ok, ..Mailed::default() };
-        assert!(due(&ok, &Mailed::default()), "the first one shows that mail works");
+        assert!(due(&ok, &Mailed::default()), "the first mail shows that mail works");
         assert!(due(&bad, &mailed(Status::Ok, ago(24))));
         assert!(due(&bad, &mailed(Status::Failed, ago(24))), "each failure");
         assert!(due(&ok, &mailed(Status::Failed, ago(24))), "recovery");
         assert!(!due(&ok, &mailed(Status::Ok, ago(24))));
-        assert!(due(&ok, &mailed(Status::Ok, ago(7 * 24 - 1))), "a sign of life");
+        assert!(due(&ok, &mailed(Status::Ok, ago(7 * 24 - 1))), "weekly sign of life");
     }
 
     #[test]
-    fn change_is_a_new_status_or_new_names_and_a_digest_is_daily() {
+    fn change_means_a_new_status_or_new_names_and_a_digest_is_daily() {
         let ok = gist(&sample::good(), RunResult::Good, &[]);
         let bad = gist(&sample::bad(), RunResult::Failed, &[]);
         let same = Mailed { status: Some(Status::Failed), names: bad.names.clone(), ..Mailed::default() };
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn guests_that_should_have_been_due_are_late() {
+    fn guests_with_an_overdue_backup_are_late() {
         let seen = |hours: i64, job: Option<&str>| Seen {
             job: job.map(str::to_owned),
             defined: true,

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_name_is_left_to_the_mail_system() {
+    fn local_names_are_valid_in_headers_but_not_in_the_smtp_envelope() {
         let local = mail(&["root", "Ops <ops@example.org>"], None);
         assert_eq!(line(&local, "To:"), "To: root, ops@example.org");
         assert_eq!(line(&local, "From:"), "From: kvmbackup <root>");

@@ -80,7 +80,7 @@ mod tests {
             let error = send(&path, &[], &bytes, Duration::from_secs(3)).unwrap_err();
             assert!(matches!(error, Error::Slow { .. }) && !error.is_final(), "{error}");
             let pid = std::fs::read_to_string(dir.path().join("pid")).unwrap();
-            assert!(!Path::new("/proc").join(pid.trim()).exists(), "it is gone");
+            assert!(!Path::new("/proc").join(pid.trim()).exists(), "the program must be terminated");
         }
     }
 

@@ -153,7 +153,7 @@ mod tests {
         spool.put(b"one more").unwrap();
         let parts = fs::read_dir(dir.path().join("mail-spool")).unwrap().flatten().map(|entry| entry.file_name());
         let parts: Vec<_> = parts.filter(|name| name.to_string_lossy().ends_with("part")).collect();
-        assert_eq!(parts, [format!("b.{}.part", std::process::id()).as_str()], "its writer is still running");
+        assert_eq!(parts, [format!("b.{}.part", std::process::id()).as_str()], "the writer of b is still running");
         let waiting = spool.waiting().unwrap();
         spool.done(&waiting[0]).unwrap();
         assert_eq!(spool.waiting().unwrap()[0], waiting[1]);

@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn the_grammar_is_fixed() {
+    fn subject_has_a_fixed_form() {
         assert_eq!(of(Status::Failed, 1, 12, &["db1"]), "[kvmbackup] FAILED 1/12 - cloud1 - db1");
         assert_eq!(of(Status::Ok, 12, 12, &[]), "[kvmbackup] OK 12/12 - cloud1");
         assert_eq!(of(Status::Warning, 2, 3, &["a", "b"]), "[kvmbackup] WARNING 2/3 - cloud1 - a, b");
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_short_ascii_and_one_line() {
+    fn subject_is_one_short_line_of_ascii() {
         let names: Vec<String> = (0..200).map(|n| format!("guest-{n}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let many = of(Status::Aborted, 200, 200, &names);

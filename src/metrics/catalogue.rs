@@ -151,7 +151,7 @@ mod tests {
             assert_eq!(*kind == Kind::Counter, name.ends_with("_total"), "{name}");
             // Prometheus sets these itself, and renames ours.
             assert!(!labels.iter().any(|label| ["job", "instance"].contains(label)), "{name}");
-            // So no format requires escaping: neither the documentation nor the textfile.
+            // Help texts must not need escaping, neither in the documentation nor in the textfile.
             assert!(!help.contains(['\\', '\n', '|', '`']) && help.ends_with('.'), "{name}: {help}");
         }
     }

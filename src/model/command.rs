@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_select_the_configuration_and_other_words_stay() {
+    fn configuration_option_is_inserted_only_into_commands() {
         let typed = |text| with("-c '/x y/c.yml' ", text);
         assert_eq!(
             typed("see: kvmbackup list web; then (kvmbackup recover)"),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_not_broken_within_commands_and_quoted_words() {
+    fn lines_are_not_broken_within_commands_or_quoted_words() {
         assert_eq!(unbroken("  the guest's  disk "), ["the", "guest's", "disk"]);
         assert_eq!(unbroken("see '/x y/z w': it is"), ["see", "'/x y/z w':", "it", "is"]);
         assert_eq!(unbroken(r"rm 'a'\''b c' d"), ["rm", r"'a'\''b c'", "d"]);

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn every_version_that_was_written_is_read() {
+    fn every_released_version_is_readable() {
         let read = |bytes: &[u8]| version::parse::<RunReport>(bytes, RunReport::SCHEMA);
         version::history::assert_read("report", read, |report| serde_json::to_vec(report).unwrap());
     }

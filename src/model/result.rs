@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worse_of_two_results_needs_more_attention() {
+    fn results_are_ordered_by_severity() {
         let all = [Good, Untidy, Failed, Usage, Locked, Hypervisor, Target, Damaged, Signal(15)];
         assert!(all.is_sorted() && all.is_sorted_by_key(|result| result.severity()));
         // Any other result is worse than a report that was not sent.

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_one_harmless_component() {
+    fn plain_name_is_one_safe_path_component() {
         let long = "x".repeat(201);
         for bad in ["", ".", "..", ".bashrc", "a/b", "a\0", "a\nb", "a\u{1b}[2J", "a\u{202e}b", "a\u{2028}b", &long] {
             assert!(!is_plain(bad), "{bad:?}");

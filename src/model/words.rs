@@ -41,7 +41,7 @@ mod tests {
     use crate::model::{Consistency, HookStatus};
 
     #[test]
-    fn words_are_json_values_and_keys() {
+    fn words_are_serialized_as_json_values_and_keys() {
         assert_eq!(serde_json::to_string(&Consistency::Filesystem).unwrap(), "\"filesystem\"");
         let counts = BTreeMap::from([(HookStatus::Lost, 3)]);
         let json = serde_json::to_string(&counts).unwrap();

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_table_is_made_to_fit() {
+    fn wide_table_is_shortened_to_fit() {
         let mut table = table();
         table.drop_column("NOTE");
         table.fit("NAME", 17);

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_added_blobs_is_known() {
+    fn added_blobs_are_known_regardless_of_their_number() {
         let restic = Restic::new();
         let repository = Repository::init(restic.place(), Restic::PASSWORD).unwrap();
         let mut catalog = Catalog::open(&repository, &restic.path("cache")).unwrap();
@@ -215,7 +215,7 @@ mod tests {
         assert!((0..count).step_by(97).all(|n| !catalog.add(BlobKind::Data, entry(n).id).unwrap()));
         assert!(catalog.add(BlobKind::Tree, entry(1).id).unwrap());
         assert!(!catalog.contains(BlobKind::Data, &entry(count).id).unwrap());
-        assert!(catalog.find(BlobKind::Data, &entry(1).id).unwrap().is_none(), "it is not in an index yet");
+        assert!(catalog.find(BlobKind::Data, &entry(1).id).unwrap().is_none(), "the blob is not in an index yet");
         let added = catalog.added.read().unwrap();
         assert!(added.tables.len() < 4 && added.recent.len() == 8, "{} {}", added.tables.len(), added.recent.len());
     }

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn id_of_zeros_is_that_of_restic() {
+    fn id_of_zeros_matches_that_of_restic() {
         let id = "07854d2fef297a06ba81685e660c332de36d5d18d546927d30daad6d7fda1541";
         assert_eq!(zero_id(512 << 10).to_string(), id);
     }

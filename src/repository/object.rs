@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_of_objects_are_those_of_restic() {
+    fn object_paths_match_those_of_restic() {
         let id = Id::of(b"hi");
         let place = |object: Object| format!("{}/{}", object.folder(), object.file_name());
         assert_eq!(place(Object::CONFIG), "/config");

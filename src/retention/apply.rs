@@ -205,7 +205,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_newest_stays(policy in policies(), points in histories()) {
+        fn newest_point_always_stays(policy in policies(), points in histories()) {
             let kept = kept(&policy, &points);
             prop_assert_eq!(kept.iter().max(), points.iter().max());
             let past = |points: &[PointId]| points.iter().filter(|point| point.time() <= now()).max().copied();

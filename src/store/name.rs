@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn examples() {
+    fn example_names_are_encoded_as_specified() {
         for (domain, component) in [
             ("web-1", "web-1"),
             ("my vm", "my%20vm"),

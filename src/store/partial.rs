@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rename_by_link_never_replaces() {
+    fn rename_by_link_never_replaces_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         fs::write(at("from"), "new").unwrap();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn rename_without_hard_links_never_replaces() {
+    fn rename_without_hard_links_never_replaces_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         // No file system has hard links to directories.

@@ -1,4 +1,4 @@
-//! The store on a real directory.
+//! Tests the store on a real directory.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -64,7 +64,7 @@ fn dropped_partials_are_removed_and_their_second_is_taken_until_then() {
 }
 
 #[test]
-fn publishing_never_replaces() {
+fn publishing_never_replaces_a_file() {
     let (dir, store) = store();
     let mut partial = store.create("web", time("20261122T020000Z"), ZSTD).unwrap();
     let (target, path) = (dir.path().join("web/web-20261122T020000Z.tar.zst"), partial.path().to_owned());
@@ -185,7 +185,7 @@ fn failed_directory_creation_reports_the_original_cause() {
 }
 
 #[test]
-fn only_a_shortened_name_is_written_to_its_directory_and_only_once() {
+fn domain_file_is_written_once_and_only_for_a_shortened_name() {
     let (dir, store) = store();
     publish(&store, "web", "20261122T020000Z");
     assert!(!dir.path().join("web/.domain").exists());
@@ -255,7 +255,7 @@ fn hung_target_is_remembered_and_errors_have_hints() {
     let store = Store { patience: patience.clone(), ..store };
     let (release, held) = std::sync::mpsc::channel::<()>();
     patience.call(move || held.recv()).unwrap_err();
-    assert!(store.patience().call(|| ()).is_err(), "the same patience");
+    assert!(store.patience().call(|| ()).is_err(), "both must share the patience");
     let stalled = store.domains().unwrap_err();
     assert!(stalled.is_stall());
     drop(release);
@@ -290,7 +290,7 @@ fn directory_replaced_by_a_link_during_the_backup_receives_nothing() {
     fs::create_dir(&trap).unwrap();
     fs::rename(&folder, &moved).unwrap();
     symlink(&trap, &folder).unwrap();
-    // It continues in the directory that it opened, even after a rename.
+    // The writer continues in the directory that it opened, even after a rename.
     partial.publish().unwrap();
     assert_eq!((fs::read_dir(&trap).unwrap().count(), fs::read_dir(&moved).unwrap().count()), (0, 1));
 }

@@ -127,10 +127,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         assert!(!is_held(&path).unwrap());
-        assert!(!path.exists(), "checking creates no file");
+        assert!(!path.exists(), "checking must not create a file");
         let lock = take(&path).unwrap();
         assert!(is_held(&path).unwrap());
-        assert!(matches!(take(&path), Err(Refused::Held(_))), "it is still locked");
+        assert!(matches!(take(&path), Err(Refused::Held(_))), "checking must not release the lock");
         drop(lock);
         assert!(!is_held(&path).unwrap());
     }

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_may_have_another_number_after_a_reboot() {
+    fn device_number_is_ignored_after_a_reboot() {
         let mark = Mark { device: 1, inode: 2, born: Some((3, 4)), boot: "a".to_owned() };
         let other = |device, inode, boot: &str| Mark { device, inode, boot: boot.to_owned(), ..mark.clone() };
         assert!(mark.is_same(&other(9, 2, "b")) && !mark.is_same(&other(9, 2, "a")));

@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_up_to_the_end_of_the_file() {
+    fn file_is_read_up_to_its_end() {
         let file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..3 * STEP + 5).map(|n| (n % 251) as u8).collect();
         file.write_all_at(&bytes, 0).unwrap();

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_version_that_was_written_is_read() {
+    fn every_released_version_is_readable() {
         let read = |bytes: &[u8]| version::parse::<Mail>(bytes, VERSION);
         version::history::assert_read("mail", read, |mail| version::text(mail, VERSION).unwrap());
     }

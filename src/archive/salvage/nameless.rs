@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn remains_of_a_disk_start_where_the_disk_does() {
+    fn remains_of_a_disk_are_placed_at_the_start_of_the_disk() {
         let disk = 3 * CLUSTER;
         let whole = named(&[VDA], disk + BLOCK, &[extent(0, BLOCK)]);
         let (name, begins) = (Some(VDA.to_owned()), 3 * BLOCK);

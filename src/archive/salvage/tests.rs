@@ -1,4 +1,4 @@
-//! Damage without a seek table: gaps of unknown length, several in one member, archives inside disks.
+//! Tests damage without a seek table: gaps of unknown length, several in one member, archives inside disks.
 
 mod gaps;
 mod members;

@@ -1,4 +1,4 @@
-//! Reading: checks before the first byte is returned, and limits.
+//! Tests the checks before the first byte is returned, and the limits of reading.
 
 use super::*;
 use crate::archive::header::BLOCK;

@@ -132,7 +132,7 @@ fn libvirt_of_another_host_is_refused_with_its_line() {
 }
 
 #[test]
-fn places_of_metrics_are_checked() {
+fn metrics_paths_and_addresses_are_checked() {
     let about = |value: &str| {
         complaints(&format!("h: {{backupdir: /b, metrics: {value}, domains: {{d: {{day_of_week: Sun}}}}}}")).remove(0)
     };
@@ -162,18 +162,18 @@ fn readable_part_of_an_invalid_file_is_salvaged() {
     let defaults = "defaults: {state_dir: /d, metrics: {textfile: /d/t}}\n";
     assert_eq!(salvaged("h: {state_dir: /s, metrics: {textfile: /t, listen: wrong}}"), ["/s", "/t"]);
     assert_eq!(salvaged("h: {state_dir: s, metrics: {textfile: t}}"), ["", ""]);
-    // The places of an inner level replace those of an outer one.
+    // The paths of an inner level replace those of an outer one.
     assert_eq!(salvaged(&format!("{defaults}h: {{state_dir: /s}}")), ["/s", "/d/t"]);
     assert_eq!(salvaged(&format!("{defaults}h: {{metrics: {{listen: 'a:1'}}}}")), ["/d", ""]);
     // Without a section for this host, the defaults are used.
     assert_eq!(salvaged(&format!("{defaults}other: {{state_dir: /o}}")), ["/d", "/d/t"]);
-    // The mistake is elsewhere.
+    // The mistake does not affect these paths.
     assert_eq!(salvaged("h: {state_dir: /s, backupdir: /b, domains: {d: {day_of_week: Sun}}}\no: {}"), ["/s", ""]);
     assert_eq!(salvaged("h: {state_dir: /s\n"), ["", ""]);
 }
 
 #[test]
-fn a_missing_section_names_those_that_exist() {
+fn missing_section_is_reported_with_the_existing_ones() {
     let section = |name: &str| format!("{name}: {{backupdir: /b, domains: {{d: {{day_of_week: Sun}}}}}}\n");
     assert_eq!(
         complaints(&(section("cloud1") + &section("H"))),

@@ -46,7 +46,7 @@ fn hooks_of_all_levels_are_combined_and_sorted() {
 }
 
 #[test]
-fn session_over_the_snapshot_wants_application_consistency() {
+fn session_around_the_snapshot_requests_application_consistency() {
     let settings = read(LEVELS);
     let wanted = |rule: usize, name| settings.rules[rule].domain.wanted(name);
     // `lock` runs only for `db*`.
@@ -71,7 +71,7 @@ fn about(entries: &str) -> Vec<String> {
 }
 
 #[test]
-fn complaints_name_what_is_valid() {
+fn complaints_name_the_valid_keys_and_values() {
     let keys = "name, type, phase, command, where, domains, order, env, timeout, ready_timeout, hold_timeout, \
                 release_timeout, on_error";
     let phases =

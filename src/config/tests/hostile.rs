@@ -150,13 +150,13 @@ fn scalars_have_the_types_of_yaml_1_2() {
 
 proptest! {
     #[test]
-    fn tree_equals_that_of_the_other_reader(value in values()) {
+    fn tree_equals_that_of_another_yaml_reader(value in values()) {
         let text = serde_yaml::to_string(&value).unwrap();
         prop_assert!(is_same(&node::parse(&text).unwrap(), &serde_yaml::from_str(&text).unwrap()), "{text}");
     }
 
     #[test]
-    fn scalar_equals_that_of_the_other_reader(text in "[+]?(0[xobX]?|)[0-9a-f_+][0-9a-f_+-]{0,9}|-[1-9][0-9]{0,9}|~|[nN](ull|ULL)|[tT]rue|yes|[0-9][0-9:.e]{0,6}[0-9]") {
+    fn scalar_equals_that_of_another_yaml_reader(text in "[+]?(0[xobX]?|)[0-9a-f_+][0-9a-f_+-]{0,9}|-[1-9][0-9]{0,9}|~|[nN](ull|ULL)|[tT]rue|yes|[0-9][0-9:.e]{0,6}[0-9]") {
         let text = format!("[{text}]");
         let (Ok(node), Ok(other)) = (node::parse(&text), serde_yaml::from_str(&text)) else { return Ok(()) };
         prop_assert!(is_same(&node, &other), "{text}");

@@ -10,7 +10,7 @@ fn with(mail: &str) -> String {
 }
 
 #[test]
-fn recipients_are_enough() {
+fn mail_requires_only_recipients() {
     let mail = read(&with("{to: root}")).mail.unwrap();
     let usual = Mail {
         to: vec!["root".to_owned()],
@@ -40,7 +40,7 @@ fn recipients_are_enough() {
 }
 
 #[test]
-fn mistakes_are_named() {
+fn mistakes_are_reported_with_the_valid_values() {
     let address =
         "valid: an address such as ops@example.org or `Ops <ops@example.org>`, or a user of this host such as root";
     let cases = [

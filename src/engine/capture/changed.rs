@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn only_planned_overlays_are_no_change() {
+    fn changes_other_than_planned_overlays_are_detected() {
         let running = |disks: &[(&str, &[&str])]| domain(DomainState::Running, disks);
         let before = running(&[("vda", &["/a", "/base"]), ("vdb", &["/b"])]);
         let base = before.disks[0].image.clone();

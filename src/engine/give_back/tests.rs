@@ -30,8 +30,8 @@ fn only_a_running_guest_paused_by_a_captured_disk_is_resumed() {
     assert_eq!(resumed(&["vda", "vdb"], Some(&["vdb"]), None), (true, running));
     assert_eq!(resumed(&["vda"], Some(&[]), None), (true, running));
     assert_eq!(resumed(&["vda"], Some(&["vda", "vdb"]), None), (true, paused), "another disk has an error");
-    assert_eq!(resumed(&[], Some(&["vda"]), None), (true, paused), "it was not running before");
-    assert_eq!(resumed(&["vda"], None, None), (true, paused), "it was paused for another reason");
+    assert_eq!(resumed(&[], Some(&["vda"]), None), (true, paused), "the guest was not running before");
+    assert_eq!(resumed(&["vda"], None, None), (true, paused), "the guest was paused for another reason");
     assert_eq!(resumed(&["vda"], Some(&["vda"]), Some(Kind::NoDomain)), (true, paused));
     assert_eq!(resumed(&["vda"], Some(&["vda"]), Some(Kind::Other)), (false, paused));
 }

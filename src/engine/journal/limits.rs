@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn entry_may_name_what_a_backup_creates() {
+    fn entry_may_name_the_resources_of_a_backup() {
         let state = tempfile::tempdir().unwrap();
         let mut entry = entry(state.path());
         let sockets = state.path().join("sockets").join(entry.domain.uuid.simple().to_string());
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn entry_must_not_name_anything_else() {
+    fn entry_must_not_name_other_resources() {
         let state = tempfile::tempdir().unwrap();
         std::fs::create_dir(state.path().join("sockets")).unwrap();
         let clean = entry(state.path());
@@ -168,7 +168,7 @@ mod tests {
             entry.sockets.is_none()
         };
         assert!(forgotten(&Path::new("/no/such/folder").join(&uuid)));
-        assert!(!forgotten(&state.path().join(&uuid)), "its parent exists");
+        assert!(!forgotten(&state.path().join(&uuid)), "the parent directory exists");
         assert!(!forgotten(Path::new("/no/such/folder/other")));
     }
 

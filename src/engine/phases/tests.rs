@@ -102,7 +102,7 @@ fn spans_nest_and_are_left_in_reverse() {
     assert_eq!(scene.seen(), ["d post-snapshot ok", "c RELEASE", "b post-snapshot ok"]);
     assert!(phases.quiesced());
     phases.leave(Span::Snapshot, None).unwrap();
-    assert_eq!(scene.seen(), [""; 0], "a span is left once");
+    assert_eq!(scene.seen(), [""; 0], "a span must be left only once");
     phases.enter(Span::Commit).unwrap();
     let failure = Failure { message: "m".into(), hint: None };
     phases.leave(Span::Domain, Some(&failure)).unwrap();
@@ -115,7 +115,7 @@ fn spans_nest_and_are_left_in_reverse() {
 
 /// zrepl stops in this situation, and the lock of the first hook remains.
 #[test]
-fn fatal_second_hook_does_not_keep_the_first_from_being_undone() {
+fn first_hook_is_undone_if_the_second_fails() {
     for fatal in ["exit 3", "kill -9 $$", "exec sleep 60"] {
         let scene = Scene::new();
         let hooks = [
@@ -133,7 +133,7 @@ fn fatal_second_hook_does_not_keep_the_first_from_being_undone() {
         let began = ["one pre-snapshot running", "held held", "two pre-snapshot running"];
         let left =
             ["always post-snapshot failed", "two post-snapshot failed", "held RELEASE", "one post-snapshot failed"];
-        assert_eq!(seen, [&began[..], &left[..]].concat(), "three must not run");
+        assert_eq!(seen, [&began[..], &left[..]].concat(), "hook three must not run");
     }
 }
 
@@ -155,7 +155,7 @@ fn drop_leaves_all_spans() {
 }
 
 #[test]
-fn on_error_decides_what_a_failure_means() {
+fn on_error_determines_the_effect_of_a_failure() {
     let scene = Scene::new();
     for (on_error, fails, warns) in [
         (OnError::FailDomain, true, 0),
@@ -235,7 +235,7 @@ fn lost_session_lowers_the_consistency() {
     phases.enter(Span::Snapshot).unwrap();
     let began = std::time::Instant::now();
     while !fs::read_to_string(scene.log()).is_ok_and(|log| log.contains("slow RELEASE")) {
-        assert!(began.elapsed() < Duration::from_secs(60), "the session is not released when `hold` is over");
+        assert!(began.elapsed() < Duration::from_secs(60), "the session was not released at the end of `hold`");
         std::thread::yield_now();
     }
     phases.leave(Span::Snapshot, None).unwrap();

@@ -18,7 +18,7 @@ fn record(fixture: &Fixture, point: &Point, good: bool) {
 }
 
 #[test]
-fn damaged_points_and_seeds_are_listed() {
+fn damaged_points_and_legacy_archives_are_listed() {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
     let good = fixture.point("2026-11-20T02:00:00Z", Codec::Zstd(1), &disks);

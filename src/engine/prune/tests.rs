@@ -89,7 +89,7 @@ fn last_complete_point_stays() {
 }
 
 #[test]
-fn seeds_stay_and_do_not_count() {
+fn legacy_archives_stay_and_do_not_count() {
     let fixture = Fixture::new();
     fixture.seed("web 1.tar.gz", &[]);
     fixture.point("2026-11-20T02:00:00Z", Codec::None, &[]);

@@ -44,7 +44,7 @@ fn freeze_and_release_share_one_deadline_for_thawing() {
     assert!(record.entry().frozen, "the next run must try again");
     says_frozen(&fake, 0);
     assert!(give_back(&fake, &mut record).is_err());
-    assert_eq!(thaws(&fake), 1, "the deadline is over");
+    assert_eq!(thaws(&fake), 1, "the deadline has passed");
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn entry_of_another_hosts_libvirt_has_a_hint_that_closes_it() {
 
 const OVERLAY: &str = "base.qcow2.vda.kvmbackup-0123abcd.qcow2";
 const SCRATCH: &str = "b.raw.vdb.kvmbackup-0123abcd.scratch";
-/// For the domain [`fake::id`].
+/// The partial file and the sockets of the domain [`fake::id`].
 const PARTIAL: &str = "target/.web%201-20261120T020000Z.part";
 const SOCKETS: &str = "sockets/11111111222243338444555555555555";
 
@@ -161,7 +161,7 @@ fn failure_names_the_domain_once() {
     killed.fake.when(|call, _, _| (call == "describe").then_some(Kind::Other));
     let (done, left) = recovered(&killed.journal, &killed.connect());
     assert!(done.is_empty() && left.len() == 1 && left[0].starts_with("web 1: cannot do it"), "{left:?}");
-    // What the guest needs first was done anyway. What comes after its disks waits.
+    // The guest is thawed anyway. Steps after the disks are not done yet.
     assert!(!killed.fake.get(|guest| guest.frozen) && killed.path(PARTIAL).exists());
     killed.fake.when(|_, _, _| None);
     assert_eq!(recovered(&killed.journal, &killed.connect()).1, [""; 0]);

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_everything_outside_the_data() {
+    fn gaps_cover_everything_outside_the_data() {
         assert_eq!(gaps(&[extent(5, 5), extent(20, 10)], 40), [extent(0, 5), extent(10, 10), extent(30, 10)]);
         assert_eq!(gaps(&[extent(0, 40)], 40), []);
         assert_eq!(gaps(&[], 40), [extent(0, 40)]);

@@ -1,4 +1,4 @@
-//! Restores of real archives, compared by qemu-img; libvirt is a fake that only knows domains.
+//! Tests restores of real archives, compared by qemu-img. libvirt is a fake that only knows domains.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,5 +1,5 @@
 //! Tests settling with a small model of a domain and with real images: what is committed, removed and left alone, and
-//! what the journal says at each moment.
+//! what the journal contains at each moment.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -61,7 +61,7 @@ mod tests {
         /// Compares with retention itself: with points of many years, one each fortnight or each year, never fewer
         /// stay, and for some policies no more.
         #[test]
-        fn no_fewer_points_stay_than_expected(rules in prop::array::uniform5(0_u32..9)) {
+        fn kept_points_are_never_fewer_than_expected(rules in prop::array::uniform5(0_u32..9)) {
             let [last, daily, weekly, monthly, yearly] = rules;
             let policy = Policy { last, daily, weekly, monthly, yearly };
             let now: DateTime<Utc> = "2026-11-23T12:00:00Z".parse().unwrap();

@@ -144,7 +144,7 @@ fn since_is_kept_while_the_guest_is_covered() {
     assert_eq!((since(&first, "db"), since(&second, "db")), (Some(first.time), Some(first.time)));
     assert_eq!((since(&first, "lab"), since(&first, "mail"), since(&second, "mail")), (None, None, Some(second.time)));
     assert_eq!(since(&see(&[], Some(&second)), "db"), None);
-    // A clock that was ahead must not give a guest years to wait for its first backup.
+    // A clock that was ahead must not postpone the first expected backup of a guest by years.
     let mut ahead = second;
     ahead.domains.get_mut("mail").unwrap().since = Some(ahead.time + chrono::TimeDelta::days(400));
     let third = see(&["db", "mail"], Some(&ahead));

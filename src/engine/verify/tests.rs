@@ -66,7 +66,7 @@ fn point_that_a_restore_would_refuse_is_damaged() {
 }
 
 #[test]
-fn seeds_are_read_up_to_their_checksum() {
+fn legacy_archives_are_read_up_to_their_checksum() {
     let fixture = Fixture::new();
     let disks = fixture.usual_disks();
     let path = fixture.seed("web 1.tar.gz", &disks[1..]);
@@ -83,7 +83,7 @@ fn seeds_are_read_up_to_their_checksum() {
 }
 
 #[test]
-fn seed_that_a_restore_would_refuse_is_damaged() {
+fn legacy_archive_that_a_restore_would_refuse_is_damaged() {
     let fixture = Fixture::new();
     let path = fixture.seed("web 1.tar.gz", &fixture.usual_disks()[..1]);
     let (parts, day) = (fixture.path("parts"), fixture.path("parts/2026-11-15"));
@@ -134,7 +134,7 @@ fn stopped_verification_records_only_earlier_results() {
 }
 
 #[test]
-fn points_not_verified_for_the_longest_time_come_first() {
+fn longest_unverified_points_come_first() {
     let fixture = Fixture::new();
     let [first, second, third] = three(&fixture).map(|point| point.id);
     let one = |id| checked(&fixture, &Scope { which: Which::One(When::Id(id)), ..ALL }, &mut |_| ());

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_message_loses_its_middle() {
+    fn long_message_is_shortened_in_the_middle() {
         assert_eq!(shortened("disk vda: no space"), "disk vda: no space");
         let short = shortened(&format!("disk ü: {}: no space", "x".repeat(500)));
         assert!(short.starts_with("disk ü: x") && short.contains("x…x") && short.ends_with("x: no space"), "{short}");

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn agent_that_fails_for_a_while_is_asked_again() {
+    fn agent_is_queried_again_after_transient_failures() {
         let agent = Failing(std::sync::Mutex::new(2));
         let mut exec = Exec { agent: &agent, action: "test", pid: 1, failing: None };
         assert_eq!(exec.done().unwrap(), None);
@@ -210,10 +210,10 @@ mod tests {
     }
 
     #[test]
-    fn agent_that_fails_for_long_is_an_error() {
+    fn agent_that_keeps_failing_is_an_error() {
         let agent = Failing(std::sync::Mutex::new(9));
         let failing = Instant::now().checked_sub(PATIENCE);
-        assert!(failing.is_some(), "the host has been up for longer");
+        assert!(failing.is_some(), "the host must have been up for longer");
         let mut exec = Exec { agent: &agent, action: "test", pid: 1, failing };
         assert!(matches!(exec.done(), Err(Error::Agent { .. })));
     }

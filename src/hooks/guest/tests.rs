@@ -1,5 +1,5 @@
-//! Tests hooks in a guest without a guest: with an agent that runs commands on this host, and with agents that lie.
-//! `tests/guests/live_guest_hooks.rs` tests them in a real guest.
+//! Tests hooks in a guest without a guest: with an agent that runs commands on this host, and with agents that give
+//! false answers. `tests/guests/live_guest_hooks.rs` tests them in a real guest.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -160,7 +160,7 @@ fn arguments_and_variables_arrive_unchanged() {
     call.env.insert("VALUE".to_owned(), odd.to_owned());
     let guest = local.guest();
     assert_eq!(guest.run(&call, LONG, None).unwrap().output, format!("{odd}|{odd}"));
-    // The shell adds variables of its own to those of the hook, but nothing else does.
+    // The shell adds its own variables to those of the hook. Nothing else does.
     let names = run(&guest, "env | sed 's/=.*//' | sort | tr '\\n' ' '", LONG).output;
     assert_eq!(names.replace("OLDPWD ", "").replace("SHLVL ", "").replace("_ ", ""), "PATH PWD ");
 }
@@ -190,7 +190,7 @@ fn grandchild_that_keeps_the_output_open_does_not_block() {
     let ran = run(&local.guest(), &format!("sleep 600 & echo $! >{}; exit 4", pid.display()), LONG);
     assert_eq!(ran.ended, Ended::Exit(4));
     let pid = fs::read_to_string(pid).unwrap();
-    assert!(Command::new("kill").arg(pid.trim()).status().unwrap().success(), "it was left alone");
+    assert!(Command::new("kill").arg(pid.trim()).status().unwrap().success(), "the grandchild must not be terminated");
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn cancelled_run_ends_its_hooks() {
     assert_nothing_left(&local);
 }
 
-/// Has a lock, which is a file, until it is released, and prints the reason.
+/// A session that keeps a lock, which is a file, until it is released, and then prints the reason.
 fn session(lock: &Path) -> String {
     let lock = lock.display();
     format!(
@@ -223,7 +223,7 @@ fn session_stays_ready_until_it_is_released() {
     assert!(kept && !lock.exists());
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::Exit(0), "READY\ntold RELEASE\nend\n"));
     drop(ready(&guest, &session(&lock), FAR));
-    assert!(!lock.exists(), "a dropped session is released");
+    assert!(!lock.exists(), "a dropped session must be released");
     assert_nothing_left(&local);
 }
 
@@ -251,7 +251,7 @@ fn session_sees_the_end_of_its_input_if_its_wrapper_dies() {
 }
 
 #[test]
-fn session_that_dies_is_not_kept() {
+fn session_that_dies_before_its_release_is_lost() {
     let local = Local::new();
     let (guest, fault, client) = (local.guest(), local.path("fault"), local.path("client"));
     let script = format!(
@@ -279,7 +279,7 @@ fn session_that_dies_is_not_kept() {
 }
 
 #[test]
-fn session_that_is_not_ready_reports_why() {
+fn session_that_is_not_ready_reports_the_reason() {
     let local = Local::new();
     let guest = local.guest();
     let ran = not_ready(&guest, "echo 'a replica lags'; exit 75", LONG, None);
@@ -316,7 +316,7 @@ fn artifacts_are_returned() {
 }
 
 #[test]
-fn artifacts_that_are_not_safe_are_refused() {
+fn unsafe_artifacts_are_refused() {
     let refusal = |make: &dyn Fn(&Path)| {
         let local = Local::new();
         let guest = local.guest();
@@ -338,7 +338,7 @@ fn artifacts_that_are_not_safe_are_refused() {
     assert_eq!(refusal(&many).1, "there are more than 64");
 }
 
-/// Gives the same answer to everything.
+/// An agent that gives the same answer to every command.
 struct Liar(Value);
 
 impl Agent for Liar {

@@ -89,7 +89,7 @@ fn the_newest_output_is_kept() {
 }
 
 #[test]
-fn nothing_is_inherited() {
+fn hook_inherits_neither_environment_nor_directory_nor_input() {
     assert!(std::env::var_os("PATH").is_some(), "the test has an environment to inherit");
     let env = BTreeMap::from([("KVMBACKUP_API", "1"), ("EMPTY", "")].map(|(key, value)| (key.into(), value.into())));
     let call = Call { argv: vec!["/usr/bin/env".to_owned()], env };
@@ -121,7 +121,7 @@ fn grandchild_that_keeps_the_pipe_open_does_not_block() {
     let ran = run_in("sleep 600 & echo $! >$1/pid; echo done", folder.path(), LONG);
     assert_eq!((ran.ended, ran.output.as_str()), (Ended::Exit(0), "done\n"));
     let daemon = Other::in_file(&folder.path().join("pid"));
-    assert!(daemon.runs(), "a process that a finished command has left is not ended");
+    assert!(daemon.runs(), "a process left by a finished command must not be terminated");
     run(&format!("kill {}", daemon.0.file_name().unwrap().to_str().unwrap()), LONG);
 }
 
@@ -150,7 +150,7 @@ fn untrusted_program_is_not_started() {
     assert!(!folder.path().join("ran").exists());
 }
 
-/// Has a lock, which is a file, until it is released, and prints the reason.
+/// A session that keeps a lock, which is a file, until it is released, and then prints the reason.
 const SESSION: &str = "trap 'rm -f $1/lock' EXIT; echo $$ >$1/lock; echo READY; read word; echo \"told $word\"; \
                        read more || echo end";
 
@@ -188,7 +188,7 @@ fn session_sees_the_end_of_its_input_if_kvmbackup_is_killed() {
 }
 
 #[test]
-fn session_that_dies_is_not_kept() {
+fn session_that_dies_before_its_release_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let script = "echo $$ >$1/pid; echo READY; until [ -e $1/fault ]; do sleep 0.01; done; exit 3";
     let held = ready(script, folder.path(), FAR);
@@ -201,7 +201,7 @@ fn session_that_dies_is_not_kept() {
 }
 
 #[test]
-fn session_with_closed_input_is_not_kept() {
+fn session_with_closed_input_is_lost() {
     let held = ready("exec <&-; echo READY; exec sleep 0.1", Path::new("/"), FAR);
     assert!(!held.release().kept);
 }
@@ -241,7 +241,7 @@ fn session_that_ignores_its_release_is_ended() {
 #[test]
 fn no_process_outlives_its_session() {
     let folder = tempfile::tempdir().unwrap();
-    // The session fails by itself, but its client still has the lock.
+    // The session ends by itself, but its client still has the lock.
     let script = "sleep 600 & echo $! >$1/pid; echo READY; read word";
     let held = ready(script, folder.path(), FAR);
     let client = Other::in_file(&folder.path().join("pid"));

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_outside_of_edits_stay() {
+    fn bytes_outside_of_edits_are_preserved() {
         let xml = "<a>\n  <b  x=\"1\"\ty='&lt;'/> <!-- b -->\n  <c><d/></c>\n</a>";
         let document = Document::parse(xml).unwrap();
         let [b, c] = ["b", "c"].map(|name| document.descendants().find(|node| node.has_tag_name(name)).unwrap());

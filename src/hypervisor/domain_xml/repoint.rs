@@ -184,7 +184,7 @@ mod tests {
         <target dev='vda'/><iotune/></disk>";
 
     #[test]
-    fn saved_images_are_restored_byte_by_byte_and_the_device_stays() {
+    fn saved_images_are_restored_byte_for_byte_and_other_settings_stay() {
         let definition = enclosed(ON_OVERLAY);
         let anywhere = image(Source::Unsupported("volume".into()));
         let xml = repoint(&definition, "vda", Some(VOLUME), &anywhere).unwrap();

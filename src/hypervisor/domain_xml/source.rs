@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_reported() {
+    fn unsupported_parts_of_a_source_are_reported() {
         for (disk, named) in [
             ("<disk><source file='/a'><slices><slice offset='1'/></slices></source></disk>", "<slices>"),
             ("<disk><source file='/a'><dataStore/></source></disk>", "<dataStore>"),

@@ -85,7 +85,7 @@ fn chains_and_jobs_of_a_running_domain_are_read() {
 }
 
 #[test]
-fn a_volume_below_the_active_image_has_its_layer() {
+fn layer_of_a_volume_below_the_active_image_is_known() {
     let live = UEFI.replace(
         "<source pool='default' volume='db.qcow2'/>",
         "<source file='/overlay'/><backingStore type='file'><format type='qcow2'/><source file='/middle'/>\
@@ -144,7 +144,7 @@ fn incomplete_and_contradictory_xml_is_an_error() {
 }
 
 #[test]
-fn without_changes_every_byte_stays() {
+fn rewrite_without_changes_preserves_every_byte() {
     for xml in [FULL, UEFI, SNAPSHOT, COMMIT] {
         assert_eq!(rewrite(xml, &Changes::default()).unwrap().xml, xml);
     }

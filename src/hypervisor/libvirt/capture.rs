@@ -113,7 +113,7 @@ mod tests {
     use crate::model::{Format, Image, Source};
 
     #[test]
-    fn names_every_disk_and_escapes() {
+    fn snapshot_xml_names_every_disk_and_escapes_paths() {
         let overlays = [Overlay {
             target: "vda".into(),
             path: "/v/it's <a> & \"b\".qcow2".into(),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn pull_names_every_disk() {
+    fn pull_xml_names_every_disk() {
         let job = PullJob { socket: "/s".into(), scratch: vec![Scratch { target: "vda".into(), path: "/x".into() }] };
         let xml = pull_xml(&job, &["vdb".into()]);
         assert!(xml.contains("<disk name='vda' backup='yes'") && xml.contains("<disk name='vdb' backup='no'/>"));

@@ -122,7 +122,7 @@ fn killed_run_counts_as_aborted_when_the_next_one_starts() {
 }
 
 #[test]
-fn one_job_fails_without_the_other() {
+fn failure_of_one_job_does_not_affect_another() {
     let mut ledger = Ledger::default();
     let other = DomainOutcome { job: "b".into(), ..saved("db", 1) };
     run(&mut ledger, &report(1, vec![saved("web", 1), failed("mail", FailureReason::Copy), other]), RunResult::Failed);
@@ -240,7 +240,7 @@ fn a_failed_attempt_keeps_the_sizes_of_the_last_good_one() {
 }
 
 #[test]
-fn the_first_success_stays() {
+fn time_of_the_first_success_never_changes() {
     let mut ledger = Ledger::default();
     run(&mut ledger, &report(1, vec![failed("web", FailureReason::Copy)]), RunResult::Failed);
     assert_eq!(ledger.domains["web"].first_success, None);
@@ -358,7 +358,7 @@ fn counters(ledger: &Ledger) -> BTreeMap<String, u64> {
 
 proptest! {
     #[test]
-    fn counters_never_decrease_and_the_rest_follows_from_the_attempts(
+    fn counters_never_decrease_and_other_values_match_the_attempts(
         attempts in prop::collection::vec((outcomes(), any::<bool>()), 1..(HISTORY * 2)),
     ) {
         let mut ledger = Ledger::default();

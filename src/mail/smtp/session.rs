@@ -164,7 +164,7 @@ mod tests {
     use super::body;
 
     #[test]
-    fn no_line_of_a_mail_ends_it() {
+    fn leading_dots_are_doubled_so_that_no_line_ends_the_mail() {
         for (mail, sent) in [
             ("a\r\nb\r\n", "a\r\nb\r\n.\r\n"),
             ("a", "a\r\n.\r\n"),

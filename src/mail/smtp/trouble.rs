@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_late_rejection_is_reported_as_what_it_is_about() {
+    fn hint_of_a_late_rejection_names_the_key_to_change() {
         for (text, key) in [
             ("5.5.2 <web>: Helo command rejected: need fully-qualified hostname", "`mail.smtp.ehlo`"),
             ("5.1.8 <root@web>: Sender address rejected: Domain not found", "`mail.from`"),

@@ -347,7 +347,7 @@ fn lost_ledger_does_not_hide_restore_points() {
     };
     let text = text(&ledger(), Some(&survey()), false).unwrap();
     assert_eq!(success(&text, "lost"), Some(1_789_950_000.0));
-    assert_eq!(success(&text, "db"), Some(0.0), "its only point is partial");
+    assert_eq!(success(&text, "db"), Some(0.0), "the only point is partial");
 }
 
 #[test]
@@ -360,5 +360,5 @@ fn running_requires_a_run_and_a_lock() {
     assert_eq!(running(&ledger, true), Some(0.0), "a restore holds the lock");
     ledger.jobs.get_mut("nightly").unwrap().running = Some(Uuid::nil());
     assert_eq!(running(&ledger, true), Some(1.0));
-    assert_eq!(running(&ledger, false), Some(0.0), "it was killed");
+    assert_eq!(running(&ledger, false), Some(0.0), "the run was killed");
 }

@@ -208,9 +208,9 @@ fn endless_replies_to_an_option_are_an_error() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Random bytes at any time lead to a result or an error without a long wait.
+    /// Random bytes at any time must lead to a result or an error without a long wait.
     #[test]
-    fn random_bytes_do_no_harm(noise in prop::collection::vec(any::<u8>(), 1..200), cut in 0usize..40, greet in any::<bool>()) {
+    fn random_replies_end_in_a_result_or_an_error(noise in prop::collection::vec(any::<u8>(), 1..200), cut in 0usize..40, greet in any::<bool>()) {
         let copy = noise.clone();
         let fake = Fake::raw(move |mut stream| {
             let greeting: &[u8] = if greet { b"NBDMAGICIHAVEOPT\0\x03" } else { b"" };

@@ -165,7 +165,7 @@ fn a_chain_is_read_by_given_names_or_by_its_headers() {
     assert_eq!(maps[0], maps[1]);
     assert_eq!(maps[0], map(&top, "qcow2"));
 
-    // The given names win over those in the header.
+    // The given names take precedence over those in the header.
     let moved = dir.path().join("moved");
     fs::rename(&base, &moved).unwrap();
     let server = serve(dir.path(), &[top_image, file(&moved, Format::Qcow2)]);

@@ -1,4 +1,4 @@
-//! How each kind of disk and domain is captured.
+//! Tests how each kind of disk and domain is captured.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Which domains are due, by entries, names and days.
+//! Tests which domains are due, by entries, names and days.
 
 use std::path::Path;
 
@@ -54,7 +54,7 @@ fn lines(force: bool, names: &[&str], today: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_domain_and_entry_has_its_reason() {
+fn every_domain_and_entry_has_a_reason() {
     assert_eq!(
         lines(false, &[], MONDAY),
         [
@@ -71,7 +71,7 @@ fn every_domain_and_entry_has_its_reason() {
 }
 
 #[test]
-fn force_makes_domains_due_and_names_select() {
+fn force_makes_domains_due_and_names_select_them() {
     assert_eq!(
         lines(true, &["web-*", "db1"], MONDAY),
         [
@@ -160,7 +160,7 @@ fn an_excluded_domain_is_reported_and_never_due() {
         format!("{:?}", entry.decision)
     };
     assert!(said(&all, "test-1").contains("excluded by `test-*`, line 4"), "{all:?}");
-    assert!(!all.entries.iter().any(|entry| entry.name == "gone"), "an exclusion needs no domain");
+    assert!(!all.entries.iter().any(|entry| entry.name == "gone"), "an exclusion may match no domain");
     let named = decide(&["test-1"]);
     assert!(said(&named, "test-1").starts_with("Unknown") && named.queue().is_empty(), "{named:?}");
     let matched = decide(&["*"]);
@@ -184,7 +184,7 @@ fn domains_are_ordered_by_priority_then_by_age_of_the_newest_point() {
 }
 
 #[test]
-fn without_domains_every_entry_is_an_error() {
+fn every_entry_is_an_error_if_no_domain_exists() {
     let lines = lines_of(&[], &Selection::default(), SUNDAY);
     assert_eq!(lines.len(), 6);
     assert!(lines.iter().all(|line| line.ends_with("(No domain exists. Check `libvirt_uri`.)")));

@@ -3,12 +3,12 @@
 use super::*;
 
 #[test]
-fn a_good_run() {
+fn report_of_a_good_run_matches_its_file() {
     assert_eq!(page(&sample::good(), Page::new(Style::Plain, WIDTH), &Utc), include_str!("good.txt"));
 }
 
 #[test]
-fn a_bad_run() {
+fn report_of_a_bad_run_matches_its_file() {
     assert_eq!(page(&sample::bad(), Page::new(Style::Plain, WIDTH), &Utc), include_str!("bad.txt"));
 }
 

@@ -1,4 +1,4 @@
-//! Tests of the lock protocol, with restic as the other process.
+//! Tests the lock protocol, with restic as the other process.
 
 use super::super::fixture::Restic;
 use super::*;

@@ -1,5 +1,5 @@
-//! A process that is killed at any call leaves a repository in which restic finds no error, with every committed
-//! restore point.
+//! Tests that a process that is killed at any call leaves a repository with every committed restore point, in which
+//! restic finds no error.
 
 use std::io;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Damage is an error that names the damaged object and never causes a panic, even if it is deliberate.
+//! Tests that damage is an error that names the damaged object and never causes a panic, even if it is deliberate.
 
 use super::super::tree::{Node, Tree};
 use super::super::*;

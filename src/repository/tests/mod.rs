@@ -1,4 +1,4 @@
-//! Restore points in repositories, checked with Debian's restic.
+//! Tests restore points in repositories with Debian's restic.
 
 mod crash;
 mod damage;

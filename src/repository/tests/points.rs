@@ -1,4 +1,5 @@
-//! Restore points contain the saved data, cost only what changed, and are readable by this program and restic.
+//! Tests that restore points contain the saved data, need space only for changes, and are readable by kvmbackup and
+//! restic.
 
 use super::super::*;
 use super::scene::{Image, MIB, Scene, read_file};
@@ -103,7 +104,7 @@ fn restore_point_costs_only_its_changes_and_does_not_need_its_parent() {
     assert!(listed.contains("2026-12-01 02:00:00 /web/disks/vda.raw"), "{listed}");
     scene.restic.run(&["forget", "--group-by", "host,tags", "--keep-last", "1", "--prune"]);
     assert_eq!(scene.repository.snapshots().unwrap().found, std::slice::from_ref(&new));
-    assert!(scene.open(old.0, &old.1).is_err(), "its directories were pruned");
+    assert!(scene.open(old.0, &old.1).is_err(), "the directories of the point were pruned");
     scene.restic.run(&["check", "--read-data"]);
     scene.expect(&new, &second);
     // The cache follows the prune, so the pruned blobs are stored again.
@@ -112,7 +113,7 @@ fn restore_point_costs_only_its_changes_and_does_not_need_its_parent() {
 }
 
 #[test]
-fn guest_of_the_same_template_costs_little() {
+fn second_guest_of_a_template_needs_little_space() {
     let scene = Scene::new();
     let image = Image::usual();
     scene.point("web", FIRST, &image);
@@ -141,7 +142,7 @@ fn files_saved_by_restic_are_readable() {
     let archive = scene.restic.path("web");
     scene.restic.run(&["backup", "--tag", "kvmbackup", archive.to_str().unwrap()]);
     let (id, snapshot) = scene.repository.snapshots().unwrap().found.pop().unwrap();
-    assert!(matches!(scene.open(id, &snapshot), Err(Error::Suspect { .. })), "its path is not that of a domain");
+    assert!(matches!(scene.open(id, &snapshot), Err(Error::Suspect { .. })), "the path is not that of a domain");
     // Use the first directory of that path like that of a domain.
     let root = archive.iter().nth(1).unwrap().to_str().unwrap();
     let snapshot = Snapshot { paths: vec![format!("/{root}")], ..snapshot };
@@ -177,7 +178,7 @@ fn invalid_names_and_data_are_refused() {
         let bytes = vec![1; length];
         assert!(writer.disk::<Error>("disk", &disk, &mut |_, sink| sink(offset, &bytes)).is_err(), "{offset}");
     }
-    assert_eq!(writer.stats().data_blobs, 2, "x and abc");
+    assert_eq!(writer.stats().data_blobs, 2, "the blobs of `x` and `abc`");
     let backwards =
         writer.disk::<Error>("disk", &disk, &mut |_, sink| sink(20, &[1; 10]).and_then(|()| sink(10, &[1; 10])));
     assert!(backwards.is_err());

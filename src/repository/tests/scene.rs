@@ -109,7 +109,7 @@ impl Scene {
         let path = format!("{}/disks/vda.raw", snapshot.paths[0]);
         let dumped = self.restic.try_run(&["dump", &id.to_string(), &path]);
         assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
-        assert!(dumped.stdout == image.bytes, "restic dumped other bytes");
+        assert!(dumped.stdout == image.bytes, "restic returned different bytes");
     }
 }
 
@@ -163,7 +163,7 @@ pub fn expect_read(reader: &SnapshotReader, image: &Image) {
         Ok(())
     })
     .unwrap();
-    assert!(all == image.bytes, "other bytes were read");
+    assert!(all == image.bytes, "the bytes differ from the saved ones");
     let mut checked = 0;
     let damages = reader.verify(&mut |bytes| checked += bytes);
     assert!(damages.is_empty() && checked > 0, "{damages:?}");

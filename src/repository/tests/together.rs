@@ -1,4 +1,4 @@
-//! Concurrent writers, and locks and parents that are removed during a backup.
+//! Tests concurrent writers, and locks and parents that are removed during a backup.
 
 use std::thread;
 

@@ -1,4 +1,4 @@
-//! kvmbackup archives pass the contract tests with every codec.
+//! Tests that kvmbackup archives pass the contract tests with every codec.
 
 use super::super::contract::{Kind, all};
 use super::super::{Point, Store, disk_member};

@@ -1,4 +1,4 @@
-//! Archives of the legacy script pass the contract tests, as far as they apply to read-only points.
+//! Tests that archives of the legacy script pass those contract tests that apply to read-only points.
 
 use super::super::Point;
 use super::super::contract::{Kind, all};

@@ -1,4 +1,4 @@
-//! Snapshots pass the contract tests; what one costs, what restic sees of it, and what a lost part of the manifest means.
+//! Tests that snapshots pass the contract tests; also their size, use by restic, and lost parts of the manifest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,7 +83,7 @@ fn unchanged_point_costs_less_than_a_kilobyte() {
     assert_eq!((read.run_id, read.frozen_ms, read.point), (uuid::Uuid::from_u128(7), Some(99), next.id));
     assert_eq!(read.warnings.len(), 1);
 
-    // `restic tag` writes the snapshot again, without what it does not know.
+    // `restic tag` writes the snapshot again, without the fields that it does not know.
     restic(&fixture, &["tag", "--add", "keep"]);
     let points = fixture.store.points(DOMAIN).unwrap();
     assert_eq!(points.iter().map(|point| point.id).collect::<Vec<_>>(), [PointId::at(AT.parse().unwrap()), next.id]);

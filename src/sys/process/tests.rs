@@ -30,7 +30,7 @@ fn a_process_has_time_to_end_after_sigterm() {
     let (mut process, of) = start(script, folder.path());
     process.stop();
     assert!(folder.path().join("in-order").exists());
-    assert!(!of.exists(), "ended and reaped");
+    assert!(!of.exists(), "the process must be ended and reaped");
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn a_process_that_ignores_sigterm_is_killed_and_reaped() {
     let folder = tempfile::tempdir().unwrap();
     let (mut process, of) = start("trap '' TERM; touch $1/runs; while :; do sleep 0.05; done", folder.path());
     process.stop();
-    assert!(process.ended().is_some() && !of.exists(), "ended and reaped");
+    assert!(process.ended().is_some() && !of.exists(), "the process must be ended and reaped");
     assert_eq!(process.finish(None).ended, Ended::Signal(Signal::KILL.as_raw()));
 }
 
@@ -105,7 +105,7 @@ fn kept_output_is_separate_from_errors_and_limited() {
 }
 
 #[test]
-fn input_is_passed_even_if_it_is_not_read() {
+fn input_is_passed_and_unread_input_does_not_block() {
     for (script, said) in [("sleep 0.1; wc -c", "1048576\n"), ("exit 0", "")] {
         let mut command = program::command("sh");
         command.args(["-c", script]);

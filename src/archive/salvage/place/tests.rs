@@ -1,4 +1,4 @@
-//! Positions of parts in the tar stream, and which are lost: at every boundary.
+//! Tests the positions of parts in the tar stream and which of them are lost, at every boundary.
 
 use super::State::{Good, Guessed, Lost};
 use super::*;
@@ -56,7 +56,7 @@ fn loss_at_the_end_continues_after_it() {
 }
 
 #[test]
-fn guess_is_stretched_only_to_where_a_writer_would_cut() {
+fn guessed_length_is_stretched_only_to_possible_piece_boundaries() {
     let piece = PIECE as u32;
     let whole = u64::from(piece);
     let list = [(10, Good), (piece, Guessed), (20, Good), (30, Good)];
@@ -165,7 +165,7 @@ fn frames_without_entries_fill_a_hole_only_if_they_fit_exactly() {
 }
 
 #[test]
-fn without_a_table_lost_length_is_that_in_the_header_or_a_piece() {
+fn gap_without_a_table_has_the_length_in_its_header_or_of_one_piece() {
     let found = [Found::Gap(0, 5, Some(70)), Found::Frame(5, entry(10, 100)), Found::Gap(15, 5, None)];
     assert_eq!(states(&in_a_row(&found)), [(70, Guessed), (100, Good), (PIECE as u64, Guessed)]);
     assert_eq!(found.map(|found| found.end()), [5, 15, 20]);

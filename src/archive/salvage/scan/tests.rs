@@ -1,4 +1,4 @@
-//! Finding intact frames, and the extent of damaged ones.
+//! Tests finding intact frames and the extent of damaged ones.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

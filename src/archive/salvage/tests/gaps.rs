@@ -1,5 +1,5 @@
-//! Gaps whose length only the following data shows: a long name, the end of the tar stream, a member that starts in
-//! the gap.
+//! Tests gaps whose length is known only from the data after them: a long name, the end of the tar stream, a member
+//! that starts in the gap.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Reports on an archive and its members: which exist, how far each can be trusted, and which bytes are lost.
+//! Tests reports on an archive and its members: which exist, how far each can be trusted, and which bytes are lost.
 
 use super::*;
 use crate::archive::gzip;

@@ -1,4 +1,4 @@
-//! Archives crafted to keep salvage busy or to fill its memory: the work is proportional to the readable data.
+//! Tests archives crafted to keep salvage busy or to fill its memory: the work is proportional to the readable data.
 
 use std::os::unix::fs::FileExt;
 

@@ -1,11 +1,11 @@
-//! Tests that the files beside the disks are collected from where the definition says.
+//! Tests that files other than disks are collected from the paths in the definition.
 
 use super::*;
 use crate::hypervisor::domain_xml;
 use crate::model::{DomainState, DomainXml};
 
 #[test]
-fn tpm_state_is_collected_from_where_the_definition_says() {
+fn tpm_state_is_collected_from_the_paths_in_the_definition() {
     let dir = tempfile::tempdir().unwrap();
     let [folder, file] = ["folder", "file"].map(|name| dir.path().join(name));
     fs::create_dir(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! Plans without a host.
+//! Tests plans without a host.
 
 use std::collections::BTreeMap;
 

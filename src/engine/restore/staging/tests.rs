@@ -1,4 +1,4 @@
-//! Staging on real file systems.
+//! Tests staging on real file systems.
 
 use std::fs::Permissions;
 use std::io::Write;

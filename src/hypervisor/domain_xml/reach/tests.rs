@@ -33,7 +33,7 @@ const ORDINARY_PARTS: &str = "<memory unit='KiB'>1</memory><vcpu placement='stat
     <seclabel type='dynamic' model='apparmor' relabel='yes'/><metadata><x:y xmlns:x='urn:x'>/any</x:y></metadata>";
 
 #[test]
-fn parts_of_typical_guests_are_not_reported_or_usual() {
+fn parts_of_typical_guests_are_unreported_or_marked_as_usual() {
     assert_eq!(found(ORDINARY_PARTS, ORDINARY), []);
     for (interface, told) in [
         (
@@ -55,7 +55,7 @@ fn parts_of_typical_guests_are_not_reported_or_usual() {
 }
 
 #[test]
-fn everything_else_is_reported() {
+fn all_other_parts_are_reported() {
     for (inside, told) in [
         ("<seclabel type='none' model='apparmor'/>", "seclabel: type='none' model='apparmor'"),
         (
