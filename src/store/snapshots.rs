@@ -32,7 +32,7 @@ use crate::sys::trust::{self, Refused};
 /// How long a backup waits for a process that works on the repository alone, such as `restic prune`.
 const WRITER_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// The same for whoever reads or removes restore points.
+/// The same for readers and removals of restore points.
 const READER_WAIT: Duration = Duration::from_secs(60);
 
 /// How a repository is opened.
