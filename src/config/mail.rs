@@ -191,7 +191,8 @@ pub(super) fn host_name(place: &Place<'_>, problems: &mut Problems) -> Option<St
     let text = value::text(place, problems)?;
     let right = is_host(text) || text.parse::<Ipv6Addr>().is_ok();
     if !right {
-        problems.add(place.wrong(format!("bad host {text:?}"), "a host name or an IP address, without a port"));
+        problems
+            .add(place.wrong(format!("bad host {text:?}"), "a host name or an IP address; the port belongs to `port`"));
     }
     right.then(|| text.to_owned())
 }

@@ -263,9 +263,10 @@ impl Error {
                 Some(format!("Check what is at this path: ls -l {}", quoted(&path.to_string_lossy())))
             }
             Error::StillFrozen { .. } => Some("Thaw it: virsh domfsthaw DOMAIN; then: kvmbackup recover".into()),
-            Error::Target { .. } => {
-                Some("Mount the target, and find out why it was not mounted: findmnt --verify".into())
-            }
+            Error::Target { .. } => Some(
+                "Mount the target, or correct `backupdir`. See whether /etc/fstab lists the target: findmnt --fstab"
+                    .into(),
+            ),
             Error::Space { .. } => Some("Free space, keep fewer restore points, or lower `min_free`.".into()),
             Error::OverlaySpace { .. } => {
                 Some("Free space, or set `overlay_dir` (`scratch_dir` for `method: pull`).".into())

@@ -202,9 +202,10 @@ impl Error {
             Error::Unmounted { .. } => Some(
                 "Mount the target, or create the directory if it is gone for good; then: kvmbackup recover".to_owned(),
             ),
-            Error::Target { path, source } if source.kind() == io::ErrorKind::NotFound => {
-                Some(format!("Mount the target, or create the directory: mkdir -p {}", path.display()))
-            }
+            Error::Target { path, source } if source.kind() == io::ErrorKind::NotFound => Some(format!(
+                "Mount the target. If it is not a mount, create the directory: mkdir -p {}",
+                path.display()
+            )),
             Error::Target { .. } => Some("Mount the target, or correct `backupdir`.".to_owned()),
             Error::NotOurs { path } => Some(format!("Remove it by hand: rm {}", path.display())),
             Error::File { source, .. }

@@ -268,7 +268,7 @@ fn hung_target_is_remembered_and_errors_have_hints() {
     let path = dir.path().display();
     for (error, hint) in [
         (stalled, Some(crate::sys::patience::Stalled::HINT.to_owned())),
-        (target, Some(format!("Mount the target, or create the directory: mkdir -p {path}"))),
+        (target, Some(format!("Mount the target. If it is not a mount, create the directory: mkdir -p {path}"))),
         (Error::NotOurs { path: dir.path().to_owned() }, Some(format!("Remove it by hand: rm {path}"))),
         (file(io::ErrorKind::StorageFull), Some(full)),
         (
