@@ -217,7 +217,7 @@ pub struct Restore {
     /// Show which files would be written and which host resources the definition uses, without writing anything
     #[arg(long)]
     pub dry_run: bool,
-    /// Write the readable parts of a damaged restore point to the directory of --to, with a list of the lost parts;
+    /// Write the readable parts of a damaged restore point to the --to directory, with a list of the lost parts;
     /// incomplete files are named NAME.salvaged
     #[arg(long, requires = "to", conflicts_with_all = ["define", "name", "xml", "machine", "start", "disks", "overwrite", "dry_run"])]
     pub salvage: bool,
@@ -232,7 +232,7 @@ pub struct Verify {
     /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
-    /// Verify all restore points, not only the newest; those unverified for longest come first
+    /// Verify all restore points, not only the newest; those unverified the longest come first
     #[arg(long, conflicts_with = "at")]
     pub all: bool,
     /// Skip restore points that were verified as good in the last TIME (12h, 7d)
@@ -308,7 +308,7 @@ pub enum HooksCommand {
 /// `exporter`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Exporter {
-    /// Address to listen on: HOST:PORT or unix:/PATH [default: `metrics.listen` of the configuration, or
+    /// Address to listen on: HOST:PORT or unix:/PATH [default: `metrics.listen` from the configuration, or
     /// 127.0.0.1:9763]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<Listen>,

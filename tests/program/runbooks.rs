@@ -74,6 +74,17 @@ fn restore_commands_of_the_runbooks_work() {
 }
 
 #[test]
+fn lost_guest_is_restored_as_the_runbook_says() {
+    // The other guest keeps its image in the same directory, so images may be restored there.
+    let mut host = Host::new(&["other", "web-1"]);
+    host.run("backup").ends(0);
+    host.undefine("web-1");
+    std::fs::remove_file(host.image("web-1")).unwrap();
+    assert_eq!(follow(&host, "Restoring a lost guest"), 1);
+    assert!(host.image("web-1").exists());
+}
+
+#[test]
 fn new_host_reads_the_section_of_the_old_one() {
     let mut host = Host::new(&["web-1"]);
     host.run("backup").ends(0);
