@@ -112,7 +112,7 @@ pub struct Repository {
 /// `repository …`
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum RepositoryCommand {
-    /// Create a repository in an empty or missing directory
+    /// Create the repository; its directory may be missing
     #[command(after_help = after("kvmbackup repository init"))]
     Init,
 }

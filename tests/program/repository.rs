@@ -107,8 +107,8 @@ fn wrong_and_exposed_passwords_are_reported_and_no_password_is_printed() {
     said.out += &host.run("-vv list --json").ends(0).out;
     said.out += &host.run("-vv check").err;
     assert!(!format!("{said:?}").contains(PASSWORD));
-    for file in ["report.json", "ledger.json"] {
-        let text = fs::read_to_string(host.path("state").join(file)).unwrap_or_default();
+    for file in ["last-report.json", "ledger.json"] {
+        let text = fs::read_to_string(host.path("state").join(file)).unwrap();
         assert!(!text.contains(PASSWORD), "{file}");
     }
 
