@@ -46,11 +46,10 @@ fn missing_host(host: &str, names: &[&str]) -> Problem {
     problem
 }
 
-fn section(place: &Place<'_>, entries: &[Place<'_>], layer: Layer, problems: &mut Problems) -> Settings {
-    let mut layer = layer;
+fn section(place: &Place<'_>, entries: &[Place<'_>], mut layer: Layer, problems: &mut Problems) -> Settings {
     match (key::find(entries, "backupdir"), &layer.host.repository) {
         (None, Some(repository)) => layer.host.backupdir.clone_from(&repository.path),
-        // The section's own target goes before the one of `defaults`.
+        // The section's own target takes precedence over that of `defaults`.
         (Some(_), Some(_)) if key::find(entries, "repository").is_none() => layer.host.repository = None,
         (Some(_), Some(_)) => key::exclude(entries, &["backupdir", "repository"], problems),
         (_, None) if key::find(entries, "repository").is_some() => {}

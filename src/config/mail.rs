@@ -123,8 +123,10 @@ pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<Mail> {
     (problems.count() == before).then_some(mail)
 }
 
+/// The keys of which one names the place of a password.
+pub(super) const PASSWORDS: [&str; 3] = ["password_file", "password_env", "password_credential"];
+
 pub(super) fn server(place: &Place<'_>, problems: &mut Problems) -> Smtp {
-    const PASSWORDS: [&str; 3] = ["password_file", "password_env", "password_credential"];
     let mut smtp = Smtp {
         host: String::new(),
         port: 0,

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use super::error::Problems;
 use super::key;
 use super::keys::REPOSITORY;
+use super::mail::PASSWORDS;
 use super::place::Place;
 use super::value;
 use crate::sys::secret::Secret;
 
-/// Where the cache lies, unless the configuration says otherwise.
+/// Default directory of the cache.
 const CACHE_DIR: &str = "/var/cache/kvmbackup";
 
-/// A repository that holds the restore points of a host.
+/// The repository with the restore points of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepositorySettings {
     /// Absolute path of its directory.
@@ -25,7 +26,6 @@ pub struct RepositorySettings {
 
 /// `None` if it is incomplete or invalid.
 pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<RepositorySettings> {
-    const PASSWORDS: [&str; 3] = ["password_file", "password_env", "password_credential"];
     let password = Secret::Env(String::new());
     let mut repository = RepositorySettings { path: PathBuf::new(), password, cache_dir: CACHE_DIR.into() };
     let before = problems.count();
@@ -40,7 +40,7 @@ pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<Reposit
 
 const URL: &str = "the absolute path of a directory";
 
-/// The directory of a repository. `s3:` and the like are reserved for places that are no directories.
+/// The directory of a repository. A prefix such as `s3:` is an error, because it does not mean a directory.
 pub(super) fn path(place: &Place<'_>, problems: &mut Problems) -> Option<PathBuf> {
     let text = value::text(place, problems)?;
     match text.split_once(':') {

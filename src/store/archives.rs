@@ -8,11 +8,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Contents, Definition, Entry, Error, FileReader, Manifest, Point, SavedDisk, Sink};
-use crate::archive::manifest::{DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML};
+use super::{Contents, Definition, Entry, Error, FileReader, Manifest, Point, Sink};
 use crate::archive::{self, Archive, Member, MemberReader, RandomReader};
 use crate::hypervisor::domain_xml;
-use crate::model::{Digest, DomainState, DomainXml, Extent, Hasher, Owner};
+use crate::model::{Digest, DomainState, DomainXml, Extent, Hasher};
 use crate::qcow2::{self, Layout, Reader};
 use crate::sys::host;
 use crate::sys::patience::Patience;
@@ -42,37 +41,16 @@ impl Archived {
         let described = self.definition(Definition::Live).ok().and_then(|xml| described(&xml));
         let described = described.map_or(Vec::new(), |domain| domain.disks);
         let is_encrypted = |target: &str| described.iter().any(|disk| disk.encrypted && disk.target == target);
-        let disks = manifest.disks.into_iter().map(|disk| SavedDisk {
-            encrypted: disk.encrypted || is_encrypted(&disk.target),
-            target: disk.target,
-            member: disk.member,
-            source: disk.source,
-            format: disk.format,
-            virtual_bytes: Some(disk.virtual_bytes),
-            owner: disk.owner.map(Owner::sane),
-        });
-        let documents = [archive::MANIFEST, DOMAIN_XML, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML];
-        Ok(Contents {
-            location: self.path.clone(),
-            domain: manifest.domain,
-            disks: disks.collect(),
-            skipped: manifest.skipped.into_iter().map(|disk| (disk.target, disk.reason)).collect(),
-            not_saved: manifest.not_saved.into_iter().map(|not_saved| not_saved.what).collect(),
-            nvram: manifest.nvram,
-            boot: manifest.boot,
-            tpm: manifest.tpm,
-            tpm_missing: manifest.tpm_missing,
-            documents: documents.map(|name| (name.to_owned(), name.to_owned())).to_vec(),
-            lengths: members.iter().map(|member| (member.name.clone(), member.length)).collect(),
-        })
+        let lengths = members.iter().map(|member| (member.name.clone(), member.length)).collect();
+        let mut contents = Contents::of(&self.path, manifest, lengths);
+        for disk in &mut contents.disks {
+            disk.encrypted |= is_encrypted(&disk.target);
+        }
+        Ok(contents)
     }
 
     pub(super) fn definition(&self, which: Definition) -> Result<String, Error> {
-        let name = match which {
-            Definition::Live => DOMAIN_XML,
-            Definition::Inactive => DOMAIN_INACTIVE_XML,
-            Definition::Migratable => DOMAIN_MIGRATABLE_XML,
-        };
+        let name = which.member();
         let bytes = self.archive.member(name).and_then(|member| self.archive.read(member));
         String::from_utf8(bytes.map_err(|source| self.failed(source))?)
             .map_err(|_| Error::Suspect { path: self.path.clone(), what: format!("{name} is not UTF-8") })

@@ -1,9 +1,10 @@
 //! Describes the contents of a restore point of any kind. Must not be trusted: the data comes from the target.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{BootEntry, FileEntry};
+use super::{BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, FileEntry, Manifest};
+use crate::archive::MANIFEST;
 use crate::model::{DomainRef, Format, Owner, Source};
 
 /// The contents of a restore point.
@@ -31,6 +32,35 @@ pub struct Contents {
     pub documents: Vec<(String, String)>,
     /// Length of each member in bytes.
     pub lengths: BTreeMap<String, u64>,
+}
+
+impl Contents {
+    /// As the manifest describes it, with the length of each member.
+    pub(super) fn of(location: &Path, manifest: Manifest, lengths: BTreeMap<String, u64>) -> Contents {
+        let disks = manifest.disks.into_iter().map(|disk| SavedDisk {
+            target: disk.target,
+            member: disk.member,
+            source: disk.source,
+            format: disk.format,
+            virtual_bytes: Some(disk.virtual_bytes),
+            owner: disk.owner.map(Owner::sane),
+            encrypted: disk.encrypted,
+        });
+        let documents = [MANIFEST, DOMAIN_XML, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML];
+        Contents {
+            location: location.to_owned(),
+            domain: manifest.domain,
+            disks: disks.collect(),
+            skipped: manifest.skipped.into_iter().map(|disk| (disk.target, disk.reason)).collect(),
+            not_saved: manifest.not_saved.into_iter().map(|not_saved| not_saved.what).collect(),
+            nvram: manifest.nvram,
+            boot: manifest.boot,
+            tpm: manifest.tpm,
+            tpm_missing: manifest.tpm_missing,
+            documents: documents.map(|name| (name.to_owned(), name.to_owned())).to_vec(),
+            lengths,
+        }
+    }
 }
 
 /// A saved disk.

@@ -102,6 +102,12 @@ pub enum Error {
     /// The password of the repository could not be read.
     #[error(transparent)]
     Password(#[from] SecretError),
+    /// The target contains archives, not a repository.
+    #[error("{}: the configuration names no repository", path.display())]
+    NoRepository {
+        /// `backupdir`.
+        path: PathBuf,
+    },
     /// Another user could change the password.
     #[error("the password file of the repository cannot be trusted")]
     Untrusted {
@@ -174,6 +180,9 @@ impl Error {
             Error::Archive { source, .. } => source.hint(),
             Error::Image { source, .. } => source.hint(),
             Error::Repository(source) => source.hint(),
+            Error::NoRepository { .. } => {
+                Some("Set `repository` instead of `backupdir`; see docs/config.md, \"Repository\".".to_owned())
+            }
             Error::Untrusted { source } => source.hint(),
             Error::Password(_) => Some("Check `repository` in the configuration.".to_owned()),
             Error::NoSalvage { path } => Some(format!(

@@ -49,8 +49,10 @@ use crate::sys::signals::Cancel;
 use crate::sys::space::{self, Space};
 use crate::sys::step::{self, Step};
 use archive_writer::ArchiveWriter;
+use archives::Archived;
 use folder::Folder;
 use partial::Partial;
+use script::Script;
 use snapshots::Snapshots;
 
 /// The target: a directory with one directory of archives per domain, or a repository. No call waits forever: a target
@@ -188,15 +190,16 @@ impl Store {
     /// Creates the repository, and its directory if that is missing. Returns the ID of the repository.
     ///
     /// # Errors
-    /// If the place is not a repository's, or contains one.
+    /// [`Error::NoRepository`]; if the repository exists.
     pub fn init(location: Location, patience: &Patience) -> Result<String, Error> {
         let store = Store::of(location, patience);
+        let snapshots = store.snapshots()?;
         store.call(Folder::make_target)?;
-        let not_a_repository = || Error::Suspect {
-            path: store.folder.backupdir.clone(),
-            what: "the configuration names no repository".to_owned(),
-        };
-        store.snapshots.as_ref().ok_or_else(not_a_repository)?.init()
+        snapshots.init()
+    }
+
+    fn snapshots(&self) -> Result<&Snapshots, Error> {
+        self.snapshots.as_deref().ok_or_else(|| Error::NoRepository { path: self.folder.backupdir.clone() })
     }
 
     fn of(Location { dir, repository }: Location, patience: &Patience) -> Store {
@@ -250,22 +253,21 @@ impl Store {
         note: impl FnMut(&Path) -> Result<(), E>,
     ) -> Result<PointWriter, E> {
         Ok(PointWriter(match &self.snapshots {
-            Some(snapshots) => writer::Target::Snapshot(Box::new(snapshots.begin(domain, intent)?)),
+            Some(snapshots) => writer::Inner::Snapshot(Box::new(snapshots.begin(domain, intent)?)),
             None => {
                 let partial = self.create_noted(&domain.name, intent.at, intent.codec, note)?;
                 let archive = ArchiveWriter::new(partial, intent.codec, intent.threads, &self.patience);
-                writer::Target::Archive(Box::new(archive))
+                writer::Inner::Archive(Box::new(archive))
             }
         }))
     }
 
     /// Opens a restore point for reading. After a signal every call fails with [`Error::Stopped`].
     pub fn open(&self, point: &Point, cancel: &Cancel) -> Result<PointReader, Error> {
-        match (point.kind, &self.snapshots) {
-            (Kind::Snapshot { id }, Some(snapshots)) => {
-                snapshots.open(id, &point.path, cancel).map(PointReader::snapshot)
-            }
-            _ => PointReader::open(point, &self.patience, cancel),
+        match point.kind {
+            Kind::Archive => Archived::open(point, &self.patience, cancel).map(PointReader::archive),
+            Kind::Script { .. } => Script::open(point, &self.patience, cancel).map(PointReader::script),
+            Kind::Snapshot { id } => self.snapshots()?.open(id, &point.path, cancel).map(PointReader::snapshot),
         }
     }
 
@@ -321,20 +323,18 @@ impl Store {
         if point.kept_because().is_some() {
             return Err(Error::NotOurs { path: point.path.clone() });
         }
-        match (point.kind, &self.snapshots) {
-            (Kind::Snapshot { id }, Some(snapshots)) => snapshots.remove(id),
-            _ => {
-                let path = point.path.clone();
-                self.call(move |_| folder::remove(&path))
-            }
+        if let Kind::Snapshot { id } = point.kind {
+            return self.snapshots()?.remove(id);
         }
+        let path = point.path.clone();
+        self.call(move |_| folder::remove(&path))
     }
 
     /// Unfinished archives of a domain.
     pub fn partials(&self, domain: &str) -> Result<Vec<PathBuf>, Error> {
         let domain = domain.to_owned();
         match &self.snapshots {
-            // What a killed run leaves in a repository is data without a snapshot, which pruning removes.
+            // A killed run leaves only data without a snapshot, which `restic prune` removes.
             Some(_) => Ok(Vec::new()),
             None => self.call(move |folder| folder.partials(&domain)),
         }

@@ -8,10 +8,8 @@ use std::path::Path;
 use super::archives::{self, Archived};
 use super::script::Script;
 use super::snapshots::{self, SavedSnapshot};
-use super::{Contents, Error, Kind, Manifest, Point, Sink};
+use super::{Contents, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, Error, Manifest, Sink};
 use crate::model::Extent;
-use crate::sys::patience::Patience;
-use crate::sys::signals::Cancel;
 
 /// A restore point opened for reading.
 pub struct PointReader(Source);
@@ -33,13 +31,24 @@ pub enum Definition {
     Migratable,
 }
 
+impl Definition {
+    /// Name of its member.
+    pub(super) fn member(self) -> &'static str {
+        match self {
+            Definition::Live => DOMAIN_XML,
+            Definition::Inactive => DOMAIN_INACTIVE_XML,
+            Definition::Migratable => DOMAIN_MIGRATABLE_XML,
+        }
+    }
+}
+
 impl PointReader {
-    pub(super) fn open(point: &Point, patience: &Patience, cancel: &Cancel) -> Result<PointReader, Error> {
-        Ok(PointReader(match point.kind {
-            Kind::Archive => Source::Archive(Archived::open(point, patience, cancel)?),
-            Kind::Script { .. } => Source::Script(Script::open(point, patience, cancel)?),
-            Kind::Snapshot { .. } => return Err(Error::NotOurs { path: point.path.clone() }),
-        }))
+    pub(super) fn archive(archive: Archived) -> PointReader {
+        PointReader(Source::Archive(archive))
+    }
+
+    pub(super) fn script(script: Script) -> PointReader {
+        PointReader(Source::Script(script))
     }
 
     pub(super) fn snapshot(snapshot: SavedSnapshot) -> PointReader {
@@ -152,9 +161,9 @@ impl PointReader {
     /// A disk, as the guest sees it. Fails for a disk that is stored as its original image (see [`Contents`]).
     pub fn disk(&self, member: &str) -> Result<DiskReader, Error> {
         match &self.0 {
-            Source::Archive(archived) => archived.disk(member).map(|disk| DiskReader(SavedBy::Archive(disk))),
+            Source::Archive(archived) => archived.disk(member).map(|disk| DiskReader(InnerDisk::Archive(disk))),
             Source::Script(script) => Err(script.no_disk(member)),
-            Source::Snapshot(snapshot) => snapshot.disk(member).map(|disk| DiskReader(SavedBy::Snapshot(disk))),
+            Source::Snapshot(snapshot) => snapshot.disk(member).map(|disk| DiskReader(InnerDisk::Snapshot(disk))),
         }
     }
 }
@@ -193,9 +202,9 @@ impl<'a> FileReader<'a> {
 }
 
 /// Reads a disk of a restore point.
-pub struct DiskReader(SavedBy);
+pub struct DiskReader(InnerDisk);
 
-enum SavedBy {
+enum InnerDisk {
     Archive(archives::Disk),
     Snapshot(snapshots::Disk),
 }
@@ -204,16 +213,16 @@ impl DiskReader {
     /// Virtual size in bytes, rounded up to 512.
     pub fn size(&self) -> u64 {
         match &self.0 {
-            SavedBy::Archive(disk) => disk.size(),
-            SavedBy::Snapshot(disk) => disk.size(),
+            InnerDisk::Archive(disk) => disk.size(),
+            InnerDisk::Snapshot(disk) => disk.size(),
         }
     }
 
     /// The ranges that may contain nonzero bytes: ascending, disjoint.
     pub fn extents(&self) -> &[Extent] {
         match &self.0 {
-            SavedBy::Archive(disk) => disk.extents(),
-            SavedBy::Snapshot(disk) => disk.extents(),
+            InnerDisk::Archive(disk) => disk.extents(),
+            InnerDisk::Snapshot(disk) => disk.extents(),
         }
     }
 
@@ -223,8 +232,8 @@ impl DiskReader {
     /// Errors of `sink`; damage. Only after `Ok` are the bytes known to be correct.
     pub fn read<E: From<Error>>(&self, sink: &mut Sink<'_, E>) -> Result<(), E> {
         match &self.0 {
-            SavedBy::Archive(disk) => disk.read(sink),
-            SavedBy::Snapshot(disk) => disk.read(sink),
+            InnerDisk::Archive(disk) => disk.read(sink),
+            InnerDisk::Snapshot(disk) => disk.read(sink),
         }
     }
 
@@ -236,8 +245,8 @@ impl DiskReader {
     /// [`Error::Range`] for a range outside the disk; damage.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
         match &self.0 {
-            SavedBy::Archive(disk) => disk.read_at(offset, out),
-            SavedBy::Snapshot(disk) => disk.read_at(offset, out),
+            InnerDisk::Archive(disk) => disk.read_at(offset, out),
+            InnerDisk::Snapshot(disk) => disk.read_at(offset, out),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A repository as a store: opens it, lists, begins and removes its restore points. Must not read or write their contents.
+//! Opens a repository, and lists, begins and removes its restore points. Must not read or write their contents.
 //!
 //! A restore point is a snapshot with the tag of this program. Its host name is the domain, so one repository can serve
 //! many hosts, and `restic snapshots` shows a domain per line.
@@ -22,7 +22,7 @@ pub(super) use writer::{SnapshotPoint, disk_member};
 use super::{Domains, Error, Intent, Kind, Point, name};
 use crate::model::{DomainRef, PointId};
 use crate::repository::{
-    self, About, Catalog, Id, Local, Repository, SharedLock, SnapshotList, SnapshotWriter, Timing, WriteOptions,
+    self, About, Id, Local, Repository, SharedLock, Snapshot, SnapshotList, SnapshotWriter, Timing, WriteOptions,
 };
 use crate::sys::patience::Patience;
 use crate::sys::secret::Secret;
@@ -112,17 +112,7 @@ impl Snapshots {
     pub(super) fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
         let known = self.list()?;
         let own = known.ours().filter(|(_, snapshot)| snapshot.hostname == domain);
-        Ok(own.map(|(id, snapshot)| self.point(*id, snapshot)).collect())
-    }
-
-    fn point(&self, id: Id, snapshot: &repository::Snapshot) -> Point {
-        Point {
-            domain: snapshot.hostname.clone(),
-            id: PointId::at(snapshot.time),
-            bytes: snapshot.summary.map_or(0, |summary| summary.data_added_packed),
-            path: writer::location(&self.root, id),
-            kind: Kind::Snapshot { id },
-        }
+        Ok(own.map(|(id, snapshot)| point(&self.root, *id, snapshot)).collect())
     }
 
     /// Begins a restore point, at the requested time or the next free second.
@@ -152,7 +142,7 @@ impl Snapshots {
             cancel: intent.cancel.clone(),
         };
         let writer = SnapshotWriter::begin(repository, about, &options)?;
-        Ok(SnapshotPoint::new(writer, &self.root, domain, PointId::at(time)))
+        Ok(SnapshotPoint::new(writer, &self.root, PointId::at(time)))
     }
 
     /// Opens a restore point for reading.
@@ -163,8 +153,7 @@ impl Snapshots {
             path: path.to_owned(),
             source: std::io::ErrorKind::NotFound.into(),
         })?;
-        let catalog = Arc::new(Catalog::open(repository, &self.access.cache_dir)?);
-        SavedSnapshot::open(repository, &catalog, (id, path), snapshot, cancel)
+        SavedSnapshot::open(repository, &self.access.cache_dir, (id, snapshot), path, cancel)
     }
 
     /// Removes a restore point; a missing one is not an error. Its data stays until the repository is pruned.
@@ -173,5 +162,16 @@ impl Snapshots {
         let lock = SharedLock::take(repository, Timing::waiting(READER_WAIT), &Cancel::default())?;
         repository.forget(id)?;
         Ok(lock.release()?)
+    }
+}
+
+/// The restore point that is this snapshot of the repository in `root`.
+fn point(root: &Path, id: Id, snapshot: &Snapshot) -> Point {
+    Point {
+        domain: snapshot.hostname.clone(),
+        id: PointId::at(snapshot.time),
+        bytes: snapshot.summary.map_or(0, |summary| summary.data_added_packed),
+        path: root.join("snapshots").join(id.to_string()),
+        kind: Kind::Snapshot { id },
     }
 }

@@ -27,9 +27,9 @@ pub trait DiskSource {
 }
 
 /// A restore point that is being written. Dropping it before [`PointWriter::commit`] removes it.
-pub struct PointWriter(pub(super) Target);
+pub struct PointWriter(pub(super) Inner);
 
-pub(super) enum Target {
+pub(super) enum Inner {
     Archive(Box<ArchiveWriter>),
     Snapshot(Box<SnapshotPoint>),
 }
@@ -38,16 +38,16 @@ impl PointWriter {
     /// ID of the future restore point.
     pub fn id(&self) -> PointId {
         match &self.0 {
-            Target::Archive(archive) => archive.id(),
-            Target::Snapshot(snapshot) => snapshot.id(),
+            Inner::Archive(archive) => archive.id(),
+            Inner::Snapshot(snapshot) => snapshot.id(),
         }
     }
 
     /// Name of the member that contains the disk with this target name.
     pub fn disk_member(&self, target: &str) -> String {
         match &self.0 {
-            Target::Archive(_) => super::disk_member(target),
-            Target::Snapshot(_) => snapshots::disk_member(target),
+            Inner::Archive(_) => super::disk_member(target),
+            Inner::Snapshot(_) => snapshots::disk_member(target),
         }
     }
 
@@ -55,16 +55,16 @@ impl PointWriter {
     /// before they are read.
     pub fn manifest(&mut self, manifest: &Manifest) -> Result<(), Error> {
         match &mut self.0 {
-            Target::Archive(archive) => archive.manifest(manifest),
-            Target::Snapshot(snapshot) => snapshot.manifest(manifest),
+            Inner::Archive(archive) => archive.manifest(manifest),
+            Inner::Snapshot(snapshot) => snapshot.manifest(manifest),
         }
     }
 
     /// Adds a small file.
     pub fn add(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         match &mut self.0 {
-            Target::Archive(archive) => archive.add(name, bytes),
-            Target::Snapshot(snapshot) => snapshot.add(name, bytes),
+            Inner::Archive(archive) => archive.add(name, bytes),
+            Inner::Snapshot(snapshot) => snapshot.add(name, bytes),
         }
     }
 
@@ -79,16 +79,16 @@ impl PointWriter {
         read: &mut dyn FnMut(&mut [u8]) -> Result<usize, E>,
     ) -> Result<(), E> {
         match &mut self.0 {
-            Target::Archive(archive) => archive.file(name, length, read),
-            Target::Snapshot(snapshot) => snapshot.file(name, length, read),
+            Inner::Archive(archive) => archive.file(name, length, read),
+            Inner::Snapshot(snapshot) => snapshot.file(name, length, read),
         }
     }
 
     /// Reads a disk and adds it.
     pub fn disk<S: DiskSource>(&mut self, name: &str, source: &mut S) -> Result<(), S::Error> {
         match &mut self.0 {
-            Target::Archive(archive) => archive.disk(name, source),
-            Target::Snapshot(snapshot) => snapshot.disk(name, source),
+            Inner::Archive(archive) => archive.disk(name, source),
+            Inner::Snapshot(snapshot) => snapshot.disk(name, source),
         }
     }
 
@@ -96,16 +96,16 @@ impl PointWriter {
     /// discarded.
     pub fn commit(&mut self) -> Result<Point, Error> {
         match &mut self.0 {
-            Target::Archive(archive) => archive.commit(),
-            Target::Snapshot(snapshot) => snapshot.commit(),
+            Inner::Archive(archive) => archive.commit(),
+            Inner::Snapshot(snapshot) => snapshot.commit(),
         }
     }
 
     /// Removes it. After an error it may still exist or appear later, because a call that hangs cannot be undone.
     pub fn discard(self) -> Result<(), Error> {
         match self.0 {
-            Target::Archive(archive) => archive.discard(),
-            Target::Snapshot(snapshot) => snapshot.discard(),
+            Inner::Archive(archive) => archive.discard(),
+            Inner::Snapshot(snapshot) => snapshot.discard(),
         }
     }
 
@@ -113,8 +113,8 @@ impl PointWriter {
     #[cfg(test)]
     pub fn path(&self) -> &std::path::Path {
         match &self.0 {
-            Target::Archive(archive) => archive.path(),
-            Target::Snapshot(_) => panic!("not an archive"),
+            Inner::Archive(archive) => archive.path(),
+            Inner::Snapshot(_) => panic!("not an archive"),
         }
     }
 }

@@ -42,7 +42,7 @@ fn ready<'a>(guest: &Guest<'a>, script: &str, deadlines: Deadlines) -> Box<dyn H
     }
 }
 
-/// Holds a lock, which is a file, until it is told to release it, and logs the cause of the release.
+/// Holds a lock file until the release, and logs its cause.
 const SESSION: &str = "trap 'rm -f /tmp/lock' EXIT; : >/tmp/lock; echo READY; read word; echo \"told $word\"; \
                        rm /tmp/lock; read more || echo end";
 

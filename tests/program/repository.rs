@@ -96,6 +96,14 @@ fn repository_that_does_not_exist_is_never_created_by_a_run() {
 }
 
 #[test]
+fn init_needs_a_repository_in_the_configuration() {
+    let host = Host::new(&["a"]);
+    let refused = host.run("repository init");
+    assert!(refused.code != 0 && refused.err.contains("names no repository"), "{refused:?}");
+    assert!(refused.err.contains("Set `repository`") && !host.path("backups").exists(), "{refused:?}");
+}
+
+#[test]
 fn wrong_and_exposed_passwords_are_reported_and_no_password_is_printed() {
     let host = host(&["a"], "{\"*\": {day_of_week: daily}}");
     host.run("repository init").ends(0);

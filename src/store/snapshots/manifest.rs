@@ -45,18 +45,13 @@ pub(super) fn split(manifest: &Manifest) -> Result<(Vec<u8>, Value), archive::Er
 
 /// The manifest from both parts. Without the second one, the time of the snapshot is that of the point.
 pub(super) fn join(json: &[u8], facts: Option<&Value>, time: DateTime<Utc>) -> Result<Manifest, archive::Error> {
-    let mut manifest = Manifest::from_json(json)?;
-    if let Some(Value::Object(changing)) = facts {
-        let failed = |source| archive::Error::Manifest { source };
-        let mut whole: Value = serde_json::from_slice(json).map_err(failed)?;
-        if let Some(whole) = whole.as_object_mut() {
-            let known = neutral().map(|(key, _)| key);
-            whole.extend(
-                changing.iter().filter(|(key, _)| known.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())),
-            );
-        }
-        manifest = serde_json::from_value(whole).map_err(failed)?;
+    let failed = |source| archive::Error::Manifest { source };
+    let mut whole: Value = serde_json::from_slice(json).map_err(failed)?;
+    if let (Some(whole), Some(changing)) = (whole.as_object_mut(), facts.and_then(Value::as_object)) {
+        let is_known = |key: &str| neutral().iter().any(|(known, _)| *known == key);
+        whole.extend(changing.clone().into_iter().filter(|(key, _)| is_known(key)));
     }
+    let mut manifest = Manifest::from_json(whole.to_string().as_bytes())?;
     manifest.point = PointId::at(time);
     Ok(manifest)
 }

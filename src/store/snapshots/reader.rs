@@ -2,7 +2,7 @@
 //!
 //! The repository is locked when data is first read, so that it is not pruned meanwhile. Listing takes no lock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,43 +11,58 @@ use std::sync::{Arc, OnceLock};
 use super::writer::Stop;
 use super::{READER_WAIT, manifest};
 use crate::archive::{self, Manifest};
-use crate::model::{Extent, Owner};
+use crate::model::Extent;
 use crate::repository::{Catalog, Id, Repository, SharedLock, Snapshot, SnapshotDisk, SnapshotReader, Timing};
-use crate::store::{
-    Contents, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, Definition, Entry, Error, FileReader, SavedDisk,
-    Sink,
-};
+use crate::store::{Contents, Definition, Entry, Error, FileReader, Sink};
 use crate::sys::signals::Cancel;
 
 /// Bytes that are read at once from a file that is not a disk.
 const BUFFER: usize = 1 << 20;
 
 pub(in crate::store) struct SavedSnapshot {
-    reader: SnapshotReader,
     repository: Repository,
+    cache_dir: PathBuf,
+    id: Id,
     snapshot: Snapshot,
     path: PathBuf,
     cancel: Cancel,
-    lock: OnceLock<Option<SharedLock>>,
+    /// For the manifest and the definitions.
+    reader: SnapshotReader,
+    locked: OnceLock<Locked>,
+}
+
+/// A reader that was opened under the lock: before, a prune could have moved the data.
+struct Locked {
+    reader: SnapshotReader,
+    /// `None` if the repository cannot be written. Released after the reader is gone.
+    _lock: Option<SharedLock>,
 }
 
 impl SavedSnapshot {
     pub(super) fn open(
         repository: &Repository,
-        catalog: &Arc<Catalog>,
-        (id, path): (Id, &Path),
-        snapshot: Snapshot,
+        cache_dir: &Path,
+        (id, snapshot): (Id, Snapshot),
+        path: &Path,
         cancel: &Cancel,
     ) -> Result<SavedSnapshot, Error> {
-        let reader = SnapshotReader::open(repository, catalog, (id, &snapshot), cancel)?;
-        let (repository, path, cancel, lock) = (repository.clone(), path.to_owned(), cancel.clone(), OnceLock::new());
-        Ok(SavedSnapshot { reader, repository, snapshot, path, cancel, lock })
+        let reader = read(repository, cache_dir, (id, &snapshot), cancel)?;
+        Ok(SavedSnapshot {
+            repository: repository.clone(),
+            cache_dir: cache_dir.to_owned(),
+            id,
+            snapshot,
+            path: path.to_owned(),
+            cancel: cancel.clone(),
+            reader,
+            locked: OnceLock::new(),
+        })
     }
 
-    /// Locks the repository, unless it cannot be written: then nobody can prune it from here either.
-    fn lock(&self) -> Result<(), Error> {
-        if self.lock.get().is_some() {
-            return Ok(());
+    /// Locks the repository, unless it cannot be written: then no process of this host can prune it.
+    fn locked(&self) -> Result<&SnapshotReader, Error> {
+        if let Some(locked) = self.locked.get() {
+            return Ok(&locked.reader);
         }
         let lock = match SharedLock::take(&self.repository, Timing::waiting(READER_WAIT), &self.cancel) {
             Ok(lock) => Some(lock),
@@ -57,8 +72,8 @@ impl SavedSnapshot {
             }
             Err(error) => return Err(error.into()),
         };
-        let _ = self.lock.set(lock);
-        Ok(())
+        let reader = read(&self.repository, &self.cache_dir, (self.id, &self.snapshot), &self.cancel)?;
+        Ok(&self.locked.get_or_init(|| Locked { reader, _lock: lock }).reader)
     }
 
     pub(in crate::store) fn manifest(&self) -> Result<Manifest, Error> {
@@ -69,46 +84,18 @@ impl SavedSnapshot {
 
     pub(in crate::store) fn contents(&self) -> Result<Contents, Error> {
         let manifest = self.manifest()?;
-        let disks = manifest.disks.into_iter().map(|disk| SavedDisk {
-            target: disk.target,
-            member: disk.member,
-            source: disk.source,
-            format: disk.format,
-            virtual_bytes: Some(disk.virtual_bytes),
-            owner: disk.owner.map(Owner::sane),
-            encrypted: disk.encrypted,
-        });
-        let disks: Vec<SavedDisk> = disks.collect();
-        let mut lengths: std::collections::BTreeMap<_, _> =
-            self.reader.names().map(|(name, length)| (name.to_owned(), length)).collect();
-        for disk in &disks {
+        let mut lengths: BTreeMap<_, _> = self.reader.names().map(|(name, length)| (name.to_owned(), length)).collect();
+        for disk in &manifest.disks {
             if let Some(length) = lengths.get_mut(&disk.member) {
-                // What a restored image takes, which is less than the size of the disk.
+                // The size of a restored image, which is less than that of the disk.
                 *length = self.reader.disk(&disk.member)?.extents().iter().map(|extent| extent.length).sum();
             }
         }
-        let documents = [archive::MANIFEST, DOMAIN_XML, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML];
-        Ok(Contents {
-            location: self.path.clone(),
-            domain: manifest.domain,
-            disks,
-            skipped: manifest.skipped.into_iter().map(|disk| (disk.target, disk.reason)).collect(),
-            not_saved: manifest.not_saved.into_iter().map(|not_saved| not_saved.what).collect(),
-            nvram: manifest.nvram,
-            boot: manifest.boot,
-            tpm: manifest.tpm,
-            tpm_missing: manifest.tpm_missing,
-            documents: documents.map(|name| (name.to_owned(), name.to_owned())).to_vec(),
-            lengths,
-        })
+        Ok(Contents::of(&self.path, manifest, lengths))
     }
 
     pub(in crate::store) fn definition(&self, which: Definition) -> Result<String, Error> {
-        let name = match which {
-            Definition::Live => DOMAIN_XML,
-            Definition::Inactive => DOMAIN_INACTIVE_XML,
-            Definition::Migratable => DOMAIN_MIGRATABLE_XML,
-        };
+        let name = which.member();
         String::from_utf8(self.reader.read(name)?)
             .map_err(|_| Error::Suspect { path: self.path.clone(), what: format!("{name} is not UTF-8") })
     }
@@ -118,14 +105,14 @@ impl SavedSnapshot {
     }
 
     pub(in crate::store) fn verify(&self, progress: &mut dyn FnMut(u64)) -> Vec<Error> {
-        if let Err(error) = self.lock() {
-            return vec![error];
+        match self.locked() {
+            Ok(reader) => reader.verify(progress).into_iter().map(Error::from).collect(),
+            Err(error) => vec![error],
         }
-        self.reader.verify(progress).into_iter().map(Error::from).collect()
     }
 
     pub(in crate::store) fn head(&self, name: &str, length: usize) -> Result<Vec<u8>, Error> {
-        let file = self.reader.disk(name)?;
+        let file = self.locked()?.disk(name)?;
         let mut bytes = vec![0; usize::try_from(file.size()).unwrap_or(length).min(length)];
         file.read_at(0, &mut bytes)?;
         Ok(bytes)
@@ -133,7 +120,7 @@ impl SavedSnapshot {
 
     pub(in crate::store) fn is_same(&self, name: &str, path: &Path) -> Result<bool, Error> {
         let length = fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|status| status.len());
-        let saved = self.reader.disk(name)?;
+        let saved = self.locked()?.disk(name)?;
         if length != Some(saved.size()) {
             return Ok(false);
         }
@@ -155,9 +142,9 @@ impl SavedSnapshot {
         names: &BTreeSet<&str>,
         visit: &mut dyn FnMut(&str, &mut FileReader<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.lock()?;
+        let reader = self.locked()?;
         for name in names {
-            let file = self.reader.disk(name).map_err(Error::from)?;
+            let file = reader.disk(name).map_err(Error::from)?;
             let mut at = 0;
             let mut read = |out: &mut [u8]| {
                 let length = (file.size() - at).min(out.len() as u64) as usize;
@@ -182,10 +169,20 @@ impl SavedSnapshot {
     }
 
     pub(in crate::store) fn disk(&self, name: &str) -> Result<Disk, Error> {
-        self.lock()?;
-        let disk = self.reader.disk(name)?;
+        let disk = self.locked()?.disk(name)?;
         Ok(Disk { size: disk.size().next_multiple_of(512), path: self.path.clone(), disk })
     }
+}
+
+/// Reads the directories of a snapshot, with what the repository contains now.
+fn read(
+    repository: &Repository,
+    cache_dir: &Path,
+    snapshot: (Id, &Snapshot),
+    cancel: &Cancel,
+) -> Result<SnapshotReader, Error> {
+    let catalog = Arc::new(Catalog::open(repository, cache_dir)?);
+    Ok(SnapshotReader::open(repository, &catalog, snapshot, cancel)?)
 }
 
 /// A disk, stored as its contents.

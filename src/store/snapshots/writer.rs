@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::manifest;
+use super::{manifest, point};
 use crate::archive;
-use crate::model::{DomainRef, Extent, PointId};
-use crate::repository::{self, Disk, Id, SnapshotWriter};
-use crate::store::{DiskSource, Error, Kind, Manifest, Point};
+use crate::model::{Extent, PointId};
+use crate::repository::{self, Disk, SnapshotWriter};
+use crate::store::{DiskSource, Error, Manifest, Point};
 use crate::sys::step::{self, Step};
 
 /// Name of the file with the contents of a disk.
@@ -21,15 +21,13 @@ pub(in crate::store) fn disk_member(target: &str) -> String {
 pub(in crate::store) struct SnapshotPoint {
     writer: Option<SnapshotWriter>,
     root: PathBuf,
-    domain: String,
     id: PointId,
     facts: Value,
 }
 
 impl SnapshotPoint {
-    pub(super) fn new(writer: SnapshotWriter, root: &Path, domain: &DomainRef, id: PointId) -> SnapshotPoint {
-        let domain = domain.name.clone();
-        SnapshotPoint { writer: Some(writer), root: root.to_owned(), domain, id, facts: Value::Null }
+    pub(super) fn new(writer: SnapshotWriter, root: &Path, id: PointId) -> SnapshotPoint {
+        SnapshotPoint { writer: Some(writer), root: root.to_owned(), id, facts: Value::Null }
     }
 
     pub(in crate::store) fn id(&self) -> PointId {
@@ -79,13 +77,7 @@ impl SnapshotPoint {
         let writer = self.writer.take().ok_or_else(|| self.ended())?;
         let facts = Some(std::mem::take(&mut self.facts)).filter(|facts| !facts.is_null());
         let (id, snapshot) = writer.commit(facts)?;
-        Ok(Point {
-            domain: self.domain.clone(),
-            id: self.id,
-            bytes: snapshot.summary.map_or(0, |summary| summary.data_added_packed),
-            path: location(&self.root, id),
-            kind: Kind::Snapshot { id },
-        })
+        Ok(point(&self.root, id, &snapshot))
     }
 
     /// Removes the lock. Blobs that were stored stay until the repository is pruned, or the next run uses them.
@@ -101,11 +93,6 @@ impl SnapshotPoint {
     fn ended(&self) -> Error {
         Error::File { action: "write to", path: self.root.clone(), source: io::ErrorKind::NotFound.into() }
     }
-}
-
-/// Path of a snapshot in the directory of a local repository.
-pub(super) fn location(root: &Path, id: Id) -> PathBuf {
-    root.join("snapshots").join(id.to_string())
 }
 
 /// The ranges up to the end of the disk: those of a source consist of whole clusters.
