@@ -112,7 +112,7 @@ pub struct Repository {
 /// `repository …`
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum RepositoryCommand {
-    /// Create the repository; its directory may be missing
+    /// Create the repository, and its directory if it does not exist
     #[command(after_help = after("kvmbackup repository init"))]
     Init,
 }
