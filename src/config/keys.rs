@@ -7,8 +7,8 @@ use super::check::Layer;
 use super::key::{Key, Level, later, put};
 use super::value::{self, Compression};
 use super::{
-    Hook, HookPlace, Mail, MailWhen, MethodChoice, Metrics, OnError, Quiesce, RepositorySettings, Secret, Security,
-    Smtp, Transport, hooks, mail, repository,
+    Hook, HookPlace, Incremental, Mail, MailWhen, MethodChoice, Metrics, OnError, Quiesce, RepositorySettings, Secret,
+    Security, Smtp, Transport, hooks, mail, repository,
 };
 use crate::model::Codec;
 use crate::retention::Policy;
@@ -22,6 +22,8 @@ const QUIESCE: &[(&str, Quiesce)] =
     &[("require", Quiesce::Require), ("prefer", Quiesce::Prefer), ("never", Quiesce::Never)];
 const METHOD: &[(&str, MethodChoice)] =
     &[("auto", MethodChoice::Auto), ("snapshot", MethodChoice::Snapshot), ("pull", MethodChoice::Pull)];
+const INCREMENTAL: &[(&str, Incremental)] =
+    &[("auto", Incremental::Auto), ("always", Incremental::Always), ("never", Incremental::Never)];
 pub(super) const CODECS: &[(&str, Codec)] =
     &[("zstd", Codec::Zstd(3)), ("gzip", Codec::Gzip(6)), ("none", Codec::None)];
 const WHEN: &[(&str, MailWhen)] = &[
@@ -64,6 +66,7 @@ pub(super) const KEYS: &[Key<Layer>] = &[
     Key::at(DOMAIN, "quiesce", |to, at, p| put(&mut to.domain.quiesce, value::word(at, QUIESCE, p))),
     Key::at(DOMAIN, "freeze_timeout", |to, at, p| put(&mut to.domain.freeze_timeout, value::duration(at, p))),
     Key::at(DOMAIN, "method", |to, at, p| put(&mut to.domain.method, value::word(at, METHOD, p))),
+    Key::at(DOMAIN, "incremental", |to, at, p| put(&mut to.domain.incremental, value::word(at, INCREMENTAL, p))),
     Key::at(DOMAIN, "exclude_disks", |to, at, p| to.domain.exclude_disks = value::words(at, p)),
     Key::at(DOMAIN, "overlay_dir", |to, at, p| put(&mut to.domain.overlay_dir, value::absolute(at, p).map(Some))),
     Key::at(DOMAIN, "scratch_dir", |to, at, p| put(&mut to.domain.scratch_dir, value::absolute(at, p).map(Some))),

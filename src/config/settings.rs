@@ -10,7 +10,7 @@ use super::hook::Hook;
 use super::mail::Mail;
 use super::repository::RepositorySettings;
 use super::{STATE_DIR, glob};
-use crate::model::{Codec, Consistency, Listen, Span};
+use crate::model::{Codec, Consistency, Listen, Method, Span};
 use crate::retention::Policy;
 
 /// The settings of one host.
@@ -65,6 +65,12 @@ impl Settings {
             rules: Vec::new(),
             excluded: Vec::new(),
         }
+    }
+
+    /// How `method: auto` captures a running domain unless a disk needs another method: a repository can read only what
+    /// changed, which needs the backup API.
+    pub fn usual_method(&self) -> Method {
+        if self.repository.is_some() { Method::Pull } else { Method::Snapshot }
     }
 
     /// The jobs of all entries, sorted and without duplicates. If there are names or globs, only the jobs of the
@@ -165,6 +171,8 @@ pub struct DomainSettings {
     pub freeze_timeout: Duration,
     /// How a running domain is captured.
     pub method: MethodChoice,
+    /// Whether a repository's backup reads only what changed.
+    pub incremental: Incremental,
     /// Targets of disks that are intentionally not backed up.
     pub exclude_disks: Vec<String>,
     /// Directory for overlays; `None` means next to each image.
@@ -191,6 +199,7 @@ impl DomainSettings {
             quiesce: Quiesce::Prefer,
             freeze_timeout: Duration::from_secs(30),
             method: MethodChoice::Auto,
+            incremental: Incremental::Auto,
             exclude_disks: Vec::new(),
             overlay_dir: None,
             scratch_dir: None,
@@ -219,6 +228,17 @@ pub enum Quiesce {
     /// Try, and report a failure.
     Prefer,
     /// Do not try.
+    Never,
+}
+
+/// Whether a guest gets a checkpoint, so that the next backup into a repository reads only what changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incremental {
+    /// Unless it has internal snapshots, to which libvirt cannot revert while there is a checkpoint.
+    Auto,
+    /// Even then.
+    Always,
+    /// Never: every backup reads the whole disks.
     Never,
 }
 

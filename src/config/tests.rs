@@ -59,6 +59,7 @@ cloud2 :
         method: MethodChoice::Auto,
         exclude_disks: Vec::new(),
         overlay_dir: None,
+        incremental: Incremental::Auto,
         scratch_dir: None,
         allow_plaintext: false,
         hooks: Vec::new(),
@@ -113,6 +114,7 @@ h:
       exclude_disks: vdb
       overlay_dir: /o
       scratch_dir: /x
+      incremental: never
       allow_plaintext: true
 ",
     );
@@ -138,6 +140,7 @@ h:
             method: MethodChoice::Pull,
             exclude_disks: vec!["vdb".to_owned()],
             overlay_dir: Some("/o".into()),
+            incremental: Incremental::Never,
             scratch_dir: Some("/x".into()),
             allow_plaintext: true,
             hooks: Vec::new(),

@@ -95,7 +95,7 @@ impl Backup<'_> {
         may_begin(self.context)?;
         ready::wait_for_jobs(hypervisor, self.id)?;
         let domain = hypervisor.describe(self.id)?;
-        let plan = plan::capture(&domain, self.settings)?;
+        let plan = plan::capture(&domain, self.settings, settings.usual_method())?;
         self.outcome.method = Some(plan.method);
         self.phases.method(plan.method);
         self.outcome.method_reason.clone_from(&plan.method_reason);

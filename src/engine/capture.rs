@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use self::changed::changed;
+use super::error::chain as chain_text;
 use super::give_back::{give_back, remove_sockets};
 use super::journal::Record;
+use super::tracking::{Note, Tracking};
 use super::{Error, chain, marks, overlay_file, quiesce, ready};
 use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::domain_xml::disk_text;
 use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
-use crate::model::{Consistency, Disk, Domain, DomainState, Failure, Image, Method};
+use crate::model::{Consistency, Disk, Domain, DomainRef, DomainState, Extent, Failure, Image, Method, WholeRead};
 use crate::nbd;
 use crate::plan::{CapturePlan, ReadFrom};
 use crate::sys::step::{self, Step};
@@ -36,6 +38,7 @@ pub(super) struct Capture<'a> {
     began: Option<Instant>,
     overlays: Vec<Overlay>,
     pull: Option<PullJob>,
+    tracking: Tracking,
     sockets: PathBuf,
     /// Directories whose file systems fill up while the capture lasts.
     growing: Vec<PathBuf>,
@@ -44,6 +47,10 @@ pub(super) struct Capture<'a> {
 /// One captured disk, ready to be read.
 pub(super) struct Reading {
     pub client: nbd::Client,
+    /// The ranges that may differ from the previous point; `None` if unknown.
+    pub changed: Option<Vec<Extent>>,
+    /// Why they are unknown, if changes are tracked at all.
+    pub why_whole: Option<WholeRead>,
     /// The process that serves it, if we started it.
     server: Option<nbd::Server>,
 }
@@ -72,7 +79,7 @@ impl<'a> Capture<'a> {
     pub fn prepare(
         hypervisor: &'a dyn Hypervisor,
         domain: &'a Domain,
-        (plan, settings): (&CapturePlan, &DomainSettings),
+        (plan, settings, tracking): (&CapturePlan, &DomainSettings, Tracking),
         sockets: &Path,
         record: &mut Record,
     ) -> Result<Capture<'a>, Error> {
@@ -82,6 +89,7 @@ impl<'a> Capture<'a> {
             began: None,
             overlays: Vec::new(),
             pull: None,
+            tracking,
             sockets: sockets.to_owned(),
             growing: Vec::new(),
         };
@@ -102,6 +110,7 @@ impl<'a> Capture<'a> {
         record.update(|entry| {
             entry.overlays.clone_from(&capture.overlays);
             entry.pull.clone_from(&capture.pull);
+            entry.checkpoint = capture.tracking.new_checkpoint().map(str::to_owned);
             entry.resumable = Some(resumable);
         })?;
         Ok(capture)
@@ -134,7 +143,7 @@ impl<'a> Capture<'a> {
         let (started, frozen) = quiesce::around(hypervisor, record, quiesce, settings.freeze_timeout, || {
             self.began = Some(Instant::now());
             match &self.pull {
-                Some(job) => hypervisor.begin_pull(id, job, &others).map_err(Error::Snapshot),
+                Some(job) => begin_pull(hypervisor, id, (job, &others), &mut self.tracking),
                 None => hypervisor.snapshot(id, &self.overlays, &others).map_err(Error::Snapshot),
             }
         });
@@ -152,7 +161,7 @@ impl<'a> Capture<'a> {
     pub fn open(&self, disk: &Disk, how: &ReadFrom, force_share: bool) -> Result<Reading, nbd::Error> {
         if let (ReadFrom::Capture, Some(job)) = (how, &self.pull) {
             let client = nbd::Client::connect(&job.socket, &disk.target, SERVER_TIMEOUT)?;
-            return Ok(Reading { client, server: None });
+            return self.with_changes(disk, (&job.socket, &disk.target), client, None);
         }
         let image = match how {
             ReadFrom::Capture => &disk.image,
@@ -171,11 +180,47 @@ impl<'a> Capture<'a> {
         for image in &chain {
             chain::expect_data_file(image).map_err(|source| nbd::Error::Chain { image: path_of(image), source })?;
         }
-        let options = nbd::Options { force_share, chain_ends: true };
         let socket = self.sockets.join(format!("{}.sock", disk.target));
-        let server = nbd::Server::start(&chain, &socket, SERVER_TIMEOUT, options)?;
+        let start = |bitmap| {
+            let options = nbd::Options { force_share, chain_ends: true, bitmap };
+            nbd::Server::start(&chain, &socket, SERVER_TIMEOUT, options)
+        };
+        // A server with an unusable bitmap ends at once.
+        let server = match self.tracking.since(&disk.target) {
+            Some(bitmap) => start(Some(bitmap)).or_else(|error| {
+                tracing::warn!(disk = disk.target, "cannot read only what changed: {error}");
+                start(None)
+            })?,
+            None => start(None)?,
+        };
         let client = nbd::Client::connect(server.socket(), "", SERVER_TIMEOUT)?;
-        Ok(Reading { client, server: Some(server) })
+        self.with_changes(disk, (&socket, ""), client, Some(server))
+    }
+
+    /// Queries what changed, if the changes of the disk are tracked. If that fails, the disk is read whole.
+    fn with_changes(
+        &self,
+        disk: &Disk,
+        (socket, export): (&Path, &str),
+        client: nbd::Client,
+        server: Option<nbd::Server>,
+    ) -> Result<Reading, nbd::Error> {
+        let Some(bitmap) = self.tracking.since(&disk.target) else {
+            return Ok(Reading { client, changed: None, why_whole: self.tracking.why_whole(&disk.target), server });
+        };
+        let (changed, why_whole) = match nbd::Client::changed(socket, export, bitmap, SERVER_TIMEOUT) {
+            Ok(changed) => (Some(changed), None),
+            Err(error) => {
+                tracing::warn!(disk = disk.target, "cannot read only what changed: {error}");
+                (None, Some(WholeRead::Refused))
+            }
+        };
+        Ok(Reading { client, changed, why_whole, server })
+    }
+
+    /// What the new point tells the next backup. `only_changed` are the disks that were read only where they changed.
+    pub fn note(&mut self, method: Method, only_changed: &[&str]) -> Option<Note> {
+        std::mem::take(&mut self.tracking).note(method, only_changed)
     }
 
     /// Fails when a file system of the capture is nearly full, so that the capture ends before QEMU pauses the guest.
@@ -229,7 +274,7 @@ impl<'a> Capture<'a> {
         let mut scratch = Vec::new();
         for disk in disks {
             let path = self.beside(disk, settings.scratch_dir.as_deref(), &format!("kvmbackup-{run}.scratch"))?;
-            scratch.push(Scratch { target: disk.target.clone(), path });
+            scratch.push(Scratch { target: disk.target.clone(), path, ..Scratch::default() });
         }
         let socket = self
             .hypervisor
@@ -241,7 +286,7 @@ impl<'a> Capture<'a> {
                 hint: Some("Set `state_dir` to a shorter path, or `method: snapshot` for this domain.".into()),
             });
         }
-        self.pull = Some(PullJob { socket, scratch });
+        self.pull = Some(PullJob { socket, scratch, checkpoint: None });
         Ok(())
     }
 
@@ -295,6 +340,31 @@ impl<'a> Capture<'a> {
             change = change.and_then(|_| changed(self.domain, &now, &[]));
         }
         change.map_or(started, |what| Err(Error::Changed { what }))
+    }
+}
+
+/// Starts a backup job. What libvirt or QEMU may refuse because of a bitmap is given up step by step, because a whole read
+/// is better than no backup. A refused call changes nothing, and costs the frozen guest milliseconds.
+fn begin_pull(
+    hypervisor: &dyn Hypervisor,
+    domain: &DomainRef,
+    (job, others): (&PullJob, &[String]),
+    tracking: &mut Tracking,
+) -> Result<(), Error> {
+    loop {
+        let scratch = job.scratch.iter().map(|scratch| Scratch {
+            since: tracking.since(&scratch.target).map(str::to_owned),
+            tracked: tracking.includes(&scratch.target),
+            ..scratch.clone()
+        });
+        let checkpoint = tracking.new_checkpoint().map(str::to_owned);
+        let job = PullJob { scratch: scratch.collect(), checkpoint, ..job.clone() };
+        match hypervisor.begin_pull(domain, &job, others) {
+            Err(error) if tracking.give_up() => {
+                tracing::warn!(domain = domain.name, "trying again with less: {}", chain_text(&error));
+            }
+            result => return result.map_err(Error::Snapshot),
+        }
     }
 }
 

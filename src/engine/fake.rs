@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::hypervisor::{
     Agents, BackupJobs, BlockJob, Definitions, Error, Guests, Kind, OffKind, Overlay, PullJob, Said, SavedState,
-    Snapshots, domain_xml,
+    Snapshots, StateKind, domain_xml,
 };
 use crate::model::{Domain, DomainRef, DomainState, DomainXml};
 use crate::store::fixture::{DOMAIN, UUID};
@@ -40,6 +40,7 @@ pub struct Guest {
     pub busy: bool,
     pub pull: Option<PathBuf>,
     pub io_errors: Option<Vec<String>>,
+    pub checkpoints: Vec<String>,
 }
 
 /// A libvirt with one domain. Clones share it.
@@ -82,6 +83,7 @@ impl Fake {
             busy: false,
             pull: None,
             io_errors: None,
+            checkpoints: Vec::new(),
         };
         Fake(Arc::new(Mutex::new(Inner { guest, calls: Vec::new(), when: Box::new(|_, _, _| None) })))
     }
@@ -186,7 +188,8 @@ impl Guests for Fake {
     }
 
     fn saved_states(&self, _: &DomainRef) -> Result<Vec<SavedState>, Error> {
-        unreachable!()
+        let checkpoints = self.call("saved_states")?.guest.checkpoints.clone().into_iter();
+        Ok(checkpoints.map(|name| SavedState { name, kind: StateKind::Checkpoint }).collect())
     }
 }
 
@@ -271,6 +274,16 @@ impl BackupJobs for Fake {
     fn end_pull(&self, _: &DomainRef) -> Result<(), Error> {
         let guest = &mut self.call("end_pull")?.guest;
         (guest.pull, guest.busy) = (None, false);
+        Ok(())
+    }
+
+    fn remove_bitmap(&self, _: &DomainRef, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn delete_checkpoint(&self, _: &DomainRef, name: &str, only_record: bool) -> Result<(), Error> {
+        let call = if only_record { "forget_checkpoint" } else { "delete_checkpoint" };
+        self.call(call)?.guest.checkpoints.retain(|other| other != name);
         Ok(())
     }
 }

@@ -57,6 +57,9 @@ pub struct Entry {
     pub settling: BTreeMap<String, Settling>,
     /// A backup job that may be running, and its scratch files.
     pub pull: Option<PullJob>,
+    /// A checkpoint whose restore point is not committed yet. Entries of earlier versions do not have this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
     /// The captured disks of a guest that was running. If one of them caused an I/O error, the guest may have to be
     /// resumed. Entries of earlier versions do not have this.
     #[serde(default)]
@@ -118,6 +121,7 @@ impl Journal {
             overlays: Vec::new(),
             settling: BTreeMap::new(),
             pull: None,
+            checkpoint: None,
             resumable: Some(Vec::new()),
             sockets: None,
             partial: None,

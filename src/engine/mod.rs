@@ -37,6 +37,7 @@ mod shrunk;
 mod stamps;
 pub mod survey;
 pub mod target;
+mod tracking;
 mod users;
 pub mod verified;
 pub mod verify;

@@ -119,7 +119,7 @@ pub(super) fn commit(path: &Path, chain: &[Image], top: File, base: File) -> Res
 
 /// A whole chain as options for QEMU, with every image named.
 pub(super) fn options(chain: &[Image]) -> Result<OsString, nbd::Error> {
-    nbd::image_options(chain, nbd::Options { force_share: false, chain_ends: true }, false)
+    nbd::image_options(chain, nbd::Options { chain_ends: true, ..nbd::Options::default() }, false)
 }
 
 /// Whether the file is as we created it, without a header: no guest was ever on it.

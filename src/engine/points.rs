@@ -245,9 +245,11 @@ fn details(manifest: Manifest, unpacked: Option<u64>, stored: u64) -> Details {
     let outcome = |disk: store::DiskEntry| DiskOutcome {
         target: disk.target,
         virtual_bytes: disk.virtual_bytes,
+        data_bytes: disk.read_bytes,
         read_bytes: disk.read_bytes,
         encrypted: disk.encrypted,
         shrunk: disk.shrunk,
+        ..DiskOutcome::default()
     };
     Details {
         guest: manifest.domain.uuid,

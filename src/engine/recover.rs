@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::give_back::{give_back, remove_sockets};
 use super::journal::{Journal, Record};
-use super::{Error, adopt, overlay_file};
+use super::{Error, adopt, overlay_file, tracking};
 use crate::config::Settings;
 use crate::hypervisor::{self, Hypervisor};
 use crate::model::command::{quoted, typed};
@@ -159,6 +159,7 @@ pub(super) fn recover_domain(
 /// Undoes an entry and returns warnings.
 fn undo(hypervisor: &dyn Hypervisor, mut record: Record, patience: &Patience) -> Result<Vec<Failure>, Error> {
     give_back(hypervisor, &mut record)?;
+    tracking::abandon(hypervisor, &mut record)?;
     if let Some(sockets) = &record.entry().sockets {
         remove_sockets(sockets)?;
     }

@@ -50,7 +50,7 @@ impl<'a> Before<'a> {
     /// A warning if a disk seems to have lost its contents.
     pub fn lost(&self, now: &DiskOutcome) -> Option<Failure> {
         let (point, was) = self.find(&now.target)?;
-        let what = lost([was.virtual_bytes, was.read_bytes], [now.virtual_bytes, now.read_bytes])?;
+        let what = lost([was.virtual_bytes, was.read_bytes], [now.virtual_bytes, now.data_bytes])?;
         let name = quoted(&self.domain.name);
         Some(Failure {
             message: format!(

@@ -100,6 +100,14 @@ pub enum Error {
         /// The answer, shortened.
         answer: String,
     },
+    /// QEMU answered a command of its monitor with an error.
+    #[error("{domain}: QEMU refused: {answer}")]
+    Monitor {
+        /// The name of the domain.
+        domain: String,
+        /// The answer, shortened.
+        answer: String,
+    },
 }
 
 impl Error {
@@ -109,7 +117,7 @@ impl Error {
             Error::Connect { .. } => Kind::Unreachable,
             Error::Remote { .. } => Kind::Remote,
             Error::Call { kind, .. } => *kind,
-            Error::Agent { .. } => Kind::Refused,
+            Error::Agent { .. } | Error::Monitor { .. } => Kind::Refused,
             Error::Host { .. } | Error::Xml { .. } => Kind::Other,
         }
     }

@@ -46,21 +46,30 @@ pub struct Marks {
 }
 
 /// A backup job in pull mode: the exports do not change while the guest writes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullJob {
     /// The NBD socket that QEMU creates.
     pub socket: PathBuf,
     /// For each disk, the file that receives the old contents of what the guest overwrites.
     pub scratch: Vec<Scratch>,
+    /// Name of the checkpoint that is created at the same instant. The journal has it elsewhere.
+    #[serde(skip)]
+    pub checkpoint: Option<String>,
 }
 
 /// One disk of a pull job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scratch {
     /// Target of the disk, and the name of its NBD export.
     pub target: String,
     /// File that QEMU writes.
     pub path: PathBuf,
+    /// The checkpoint since which changes are exported, as a dirty bitmap with its name.
+    #[serde(skip)]
+    pub since: Option<String>,
+    /// Whether the new checkpoint includes the disk.
+    #[serde(skip)]
+    pub tracked: bool,
 }
 
 /// Kind and progress of a block job.
@@ -172,7 +181,7 @@ pub trait Snapshots: Send + Sync {
     fn cancel_commit(&self, domain: &DomainRef, target: &str) -> Result<(), Error>;
 }
 
-/// Backup jobs in pull mode.
+/// Backup jobs in pull mode, and checkpoints.
 pub trait BackupJobs: Send + Sync {
     /// Where QEMU may create a socket of this name for this domain, if libvirt has a directory for that.
     fn socket_path(&self, domain: &DomainRef, name: &str) -> Result<Option<PathBuf>, Error>;
@@ -183,6 +192,12 @@ pub trait BackupJobs: Send + Sync {
     fn pull_socket(&self, domain: &DomainRef) -> Result<Option<PathBuf>, Error>;
     /// Ends the backup job.
     fn end_pull(&self, domain: &DomainRef) -> Result<(), Error>;
+    /// Deletes a checkpoint with its bitmaps, which requires a running guest. With `only_record`, libvirt forgets the
+    /// checkpoint and the bitmaps stay.
+    fn delete_checkpoint(&self, domain: &DomainRef, name: &str, only_record: bool) -> Result<(), Error>;
+    /// Removes a dirty bitmap that libvirt cannot delete from the images of a running guest; one that no image has is not an
+    /// error.
+    fn remove_bitmap(&self, domain: &DomainRef, name: &str) -> Result<(), Error>;
 }
 
 /// Definitions of domains, and starting them.

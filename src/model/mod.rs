@@ -27,7 +27,9 @@ pub use domain::{BootFile, Domain, DomainRef, DomainState, DomainXml, NotSaved, 
 pub use extent::Extent;
 pub use hook::{HookResult, HookStatus, Phase, Span};
 pub use listen::{BadListen, Listen};
-pub use outcome::{Consistency, DiskOutcome, DomainOutcome, Failure, FailureReason, Method, Outcome, SkippedDisk};
+pub use outcome::{
+    Consistency, DiskOutcome, DomainOutcome, Failure, FailureReason, Method, Outcome, SkippedDisk, WholeRead,
+};
 pub use owner::Owner;
 pub use point::{Codec, PointId};
 pub use report::{DamagedPoint, RunReport, Totals};

@@ -38,6 +38,66 @@ pub enum Method {
 
 words!(Method { Snapshot = "snapshot", Pull = "pull", Direct = "direct" });
 
+/// Why a backup into a repository reads a whole disk and not only what changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WholeRead {
+    /// It is the first restore point of the guest.
+    First,
+    /// The configuration wants it.
+    Never,
+    /// The guest has internal snapshots.
+    InternalSnapshot,
+    /// Snapshots do not track changes.
+    Method,
+    /// The image is not qcow2.
+    Format,
+    /// Another guest may write to the disk.
+    Shareable,
+    /// The running guest cannot change the disk, so it was read without the guest's QEMU.
+    Direct,
+    /// The checkpoint of the previous restore point is missing.
+    NoCheckpoint,
+    /// The disk has another image than at the previous restore point.
+    Replaced,
+    /// The disk has another size than at the previous restore point.
+    Resized,
+    /// QEMU could not use the bitmap.
+    Refused,
+}
+
+words!(WholeRead {
+    First = "first",
+    Never = "never",
+    InternalSnapshot = "internal_snapshot",
+    Method = "method",
+    Format = "format",
+    Shareable = "shareable",
+    Direct = "direct",
+    NoCheckpoint = "no_checkpoint",
+    Replaced = "replaced",
+    Resized = "resized",
+    Refused = "refused",
+});
+
+impl WholeRead {
+    /// The reason for an operator; continues "read whole: ".
+    pub fn text(self) -> &'static str {
+        match self {
+            WholeRead::First => "first restore point",
+            WholeRead::Never => "`incremental: never`",
+            WholeRead::InternalSnapshot => "the guest has internal snapshots",
+            WholeRead::Method => "`method: snapshot` does not track changes",
+            WholeRead::Format => "the image is not qcow2",
+            WholeRead::Shareable => "the disk is shareable",
+            WholeRead::Direct => "the guest cannot change the disk",
+            WholeRead::NoCheckpoint => "the checkpoint of the previous restore point is missing",
+            WholeRead::Replaced => "the image was replaced",
+            WholeRead::Resized => "the disk was resized",
+            WholeRead::Refused => "QEMU cannot use the bitmap in the image",
+        }
+    }
+}
+
 /// How a backup ended, worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
@@ -128,14 +188,30 @@ pub(super) fn typed_hint<S: Serializer>(hint: &Option<String>, to: S) -> Result<
 }
 
 /// A disk that is in the archive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskOutcome {
     /// Its target name in the guest.
     pub target: String,
     /// Its virtual size, in bytes.
     pub virtual_bytes: u64,
-    /// Bytes read: its allocated ranges.
+    /// Bytes of its allocated ranges: what a whole read reads.
+    #[serde(default)]
+    pub data_bytes: u64,
+    /// Bytes read.
     pub read_bytes: u64,
+    /// Bytes that the guest changed since the previous restore point, if only these were read; a multiple of the granularity
+    /// of QEMU's bitmap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_bytes: Option<u64>,
+    /// Why a backup into a repository read the whole disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole_read: Option<WholeRead>,
+    /// Bytes that were new to the repository, before compression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_bytes: Option<u64>,
+    /// Bytes that were new to the repository, as stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_bytes: Option<u64>,
     /// It is encrypted on the host, but not in the archive.
     #[serde(default)]
     pub encrypted: bool,

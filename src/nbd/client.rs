@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::handshake::{self, Export};
+use super::handshake::{self, Context, Export};
 use super::wire::Wire;
 use super::{Error, extents, read, reply};
 use crate::model::Extent;
@@ -29,7 +29,7 @@ impl Client {
     pub fn connect(socket: &Path, export: &str, timeout: Duration) -> Result<Client, Error> {
         let open = || {
             let mut wire = Wire::connect(socket, timeout)?;
-            let agreed = handshake::negotiate(&mut wire, export)?;
+            let agreed = handshake::negotiate(&mut wire, export, Context::Allocation)?;
             Ok((wire, agreed))
         };
         let (first, agreed) = open()?;
@@ -44,6 +44,23 @@ impl Client {
         Ok(Client { connections, export: agreed, broken: false })
     }
 
+    /// The ranges of an export that changed since a dirty bitmap was created, sorted, disjoint and merged; the bitmap's
+    /// granularity decides how much more they contain. Uses a connection of its own.
+    ///
+    /// # Errors
+    /// [`Error::NoBitmap`] if the server does not have this bitmap; otherwise those of [`Client::connect`].
+    pub fn changed(socket: &Path, export: &str, bitmap: &str, timeout: Duration) -> Result<Vec<Extent>, Error> {
+        let mut wire = Wire::connect(socket, timeout)?;
+        let agreed = handshake::negotiate(&mut wire, export, Context::Changed(bitmap))?;
+        let changed = match agreed.context {
+            Some(_) => extents::all(&mut wire, &agreed, Context::Changed(bitmap))?,
+            None => return Err(Error::NoBitmap { socket: socket.to_owned(), bitmap: bitmap.to_owned() }),
+        };
+        // The answer is complete, so a failure to say goodbye means nothing.
+        let _ = reply::request(&mut wire, 0, reply::DISCONNECT, 0, (0, 0));
+        Ok(changed)
+    }
+
     /// The size of the export in bytes.
     pub fn size(&self) -> u64 {
         self.export.size
@@ -56,7 +73,7 @@ impl Client {
     /// [`Error::Request`], or an error of the connection.
     pub fn extents(&mut self) -> Result<Vec<Extent>, Error> {
         self.attempt(|client| match client.connections.first_mut() {
-            Some(wire) => extents::all(wire, &client.export),
+            Some(wire) => extents::all(wire, &client.export, Context::Allocation),
             None => Err(Error::Broken),
         })
     }

@@ -56,6 +56,14 @@ pub enum Error {
         /// The message of the server.
         reason: String,
     },
+    /// The server does not have this dirty bitmap.
+    #[error("the NBD server at {} has no dirty bitmap {bitmap}", socket.display())]
+    NoBitmap {
+        /// Path of the Unix socket.
+        socket: PathBuf,
+        /// Name of the bitmap.
+        bitmap: String,
+    },
     /// The server reported an error for a request.
     #[error("the NBD server at {} cannot {what} {length} bytes at {offset}{}", socket.display(), detail(message))]
     Request {

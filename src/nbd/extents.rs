@@ -1,7 +1,7 @@
-//! Asks a server which parts of an export contain data. Must not read them.
+//! Asks a server which parts of an export contain data, or changed. Must not read them.
 
 use super::Error;
-use super::handshake::Export;
+use super::handshake::{Context, Export};
 use super::reply::{self, Body};
 use super::wire::Wire;
 use crate::model::Extent;
@@ -16,11 +16,18 @@ const MAX_STATUS: u32 = 16 << 20;
 const DESCRIPTOR: u32 = 8;
 /// The flag for blocks that read as zeros. A hole without it has undefined contents, so it counts as data.
 const STATE_ZERO: u32 = 1 << 1;
+/// The flag for changed blocks.
+const STATE_DIRTY: u32 = 1 << 0;
 
-/// The data extents of the whole export, sorted and merged.
-pub(super) fn all(wire: &mut Wire, export: &Export) -> Result<Vec<Extent>, Error> {
+/// The extents of the whole export that contain data or changed, sorted and merged. Without block status, the whole export
+/// counts.
+pub(super) fn all(wire: &mut Wire, export: &Export, wanted: Context<'_>) -> Result<Vec<Extent>, Error> {
     let mut extents = Extents(Vec::new());
-    let Some(context) = export.allocation else {
+    let is_wanted = match wanted {
+        Context::Allocation => |flags| flags & STATE_ZERO == 0,
+        Context::Changed(_) => |flags| flags & STATE_DIRTY != 0,
+    };
+    let Some(context) = export.context else {
         extents.push(0, export.size);
         return Ok(extents.0);
     };
@@ -29,13 +36,19 @@ pub(super) fn all(wire: &mut Wire, export: &Export) -> Result<Vec<Extent>, Error
         let length = SPAN.min(export.size - offset) as u32;
         // The offset is unique on the connection, so it identifies the request.
         reply::request(wire, 0, reply::BLOCK_STATUS, offset, (offset, length))?;
-        offset = receive(wire, context, offset, length, &mut extents)?;
+        offset = receive(wire, context, (offset, length), &is_wanted, &mut extents)?;
     }
     Ok(extents.0)
 }
 
 /// Reads the reply to one request and returns the first offset that it does not cover.
-fn receive(wire: &mut Wire, context: u32, offset: u64, length: u32, extents: &mut Extents) -> Result<u64, Error> {
+fn receive(
+    wire: &mut Wire,
+    context: u32,
+    (offset, length): (u64, u32),
+    is_wanted: &dyn Fn(u32) -> bool,
+    extents: &mut Extents,
+) -> Result<u64, Error> {
     let mut known = offset;
     loop {
         let chunk = reply::next(wire)?;
@@ -44,7 +57,7 @@ fn receive(wire: &mut Wire, context: u32, offset: u64, length: u32, extents: &mu
         }
         match chunk.body {
             Body::Status { context: id, length: bytes } if id == context && known == offset => {
-                known = descriptors(wire, bytes, offset, length, extents)?;
+                known = descriptors(wire, bytes, (offset, length), is_wanted, extents)?;
             }
             Body::None => {}
             Body::Error { source, message } => {
@@ -61,7 +74,13 @@ fn receive(wire: &mut Wire, context: u32, offset: u64, length: u32, extents: &mu
     }
 }
 
-fn descriptors(wire: &mut Wire, bytes: u32, offset: u64, length: u32, extents: &mut Extents) -> Result<u64, Error> {
+fn descriptors(
+    wire: &mut Wire,
+    bytes: u32,
+    (offset, length): (u64, u32),
+    is_wanted: &dyn Fn(u32) -> bool,
+    extents: &mut Extents,
+) -> Result<u64, Error> {
     if !bytes.is_multiple_of(DESCRIPTOR) || bytes > MAX_STATUS {
         return Err(wire.protocol("block status has a wrong length"));
     }
@@ -81,7 +100,7 @@ fn descriptors(wire: &mut Wire, bytes: u32, offset: u64, length: u32, extents: &
             }
             // Only the last descriptor may exceed the requested range. The excess is cut off and requested again.
             let next = (at + u64::from(length)).min(end);
-            if flags & STATE_ZERO == 0 {
+            if is_wanted(flags) {
                 extents.push(at, next);
             }
             at = next;

@@ -33,8 +33,24 @@ const CAN_MULTI_CONN: u16 = 1 << 8;
 const MAX_STRING: usize = 4096;
 /// Limit for replies to one option, so that a faulty server cannot keep us waiting.
 const MAX_REPLIES: usize = 64;
-/// The metadata context for data, holes and zeros.
-const ALLOCATION: &str = "base:allocation";
+/// What block status describes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Context<'a> {
+    /// Data, holes and zeros.
+    Allocation,
+    /// The blocks in the dirty bitmap with this name: those that the guest wrote or discarded since the bitmap was created.
+    Changed(&'a str),
+}
+
+impl Context<'_> {
+    /// Its name: that of the specification, or of QEMU (`docs/interop/nbd.txt` there).
+    fn name(self) -> String {
+        match self {
+            Context::Allocation => "base:allocation".to_owned(),
+            Context::Changed(bitmap) => format!("qemu:dirty-bitmap:{bitmap}"),
+        }
+    }
+}
 
 /// A negotiated export.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,22 +61,22 @@ pub(super) struct Export {
     pub multi_conn: bool,
     /// A read may request an unfragmented reply.
     pub can_df: bool,
-    /// The id of `base:allocation`, if the server supports block status.
-    pub allocation: Option<u32>,
+    /// The id of the requested context, if the server supports it.
+    pub context: Option<u32>,
     /// Unit of offsets and lengths in bytes; a power of two.
     pub min_block: u32,
     /// Limit of one read in bytes.
     pub max_block: u32,
 }
 
-pub(super) fn negotiate(wire: &mut Wire, name: &str) -> Result<Export, Error> {
+pub(super) fn negotiate(wire: &mut Wire, name: &str, context: Context<'_>) -> Result<Export, Error> {
     if name.len() > MAX_STRING {
         return Err(refused(wire, name, "the name is too long".to_owned()));
     }
     greet(wire)?;
     let structured = option(wire, OPT_STRUCTURED_REPLY, &[], |_, _, _| Ok(false))?.is_none();
-    let allocation = if structured { allocation(wire, name)? } else { None };
-    go(wire, name, allocation)
+    let context = if structured { select(wire, name, &context.name())? } else { None };
+    go(wire, name, context)
 }
 
 fn greet(wire: &mut Wire) -> Result<(), Error> {
@@ -75,21 +91,21 @@ fn greet(wire: &mut Wire) -> Result<(), Error> {
     wire.write(&u32::from(mine).to_be_bytes())
 }
 
-/// The id of `base:allocation`; `None` if the server does not support it.
-fn allocation(wire: &mut Wire, name: &str) -> Result<Option<u32>, Error> {
-    let query = [&string(name)[..], &1u32.to_be_bytes(), &string(ALLOCATION)].concat();
+/// The id of a context; `None` if the server does not support it.
+fn select(wire: &mut Wire, name: &str, context: &str) -> Result<Option<u32>, Error> {
+    let query = [&string(name)[..], &1u32.to_be_bytes(), &string(context)].concat();
     let mut id = None;
     let error = option(wire, OPT_SET_META_CONTEXT, &query, |wire, kind, length| {
-        if kind != REP_META_CONTEXT || length != 4 + ALLOCATION.len() || id.is_some() {
+        if kind != REP_META_CONTEXT || length != 4 + context.len() || id.is_some() {
             return Ok(false);
         }
         id = Some(wire.u32()?);
-        Ok(wire.text(length - 4)? == ALLOCATION)
+        Ok(wire.text(length - 4)? == context)
     })?;
     Ok(if error.is_none() { id } else { None })
 }
 
-fn go(wire: &mut Wire, name: &str, allocation: Option<u32>) -> Result<Export, Error> {
+fn go(wire: &mut Wire, name: &str, context: Option<u32>) -> Result<Export, Error> {
     let query = [&string(name)[..], &1u16.to_be_bytes(), &INFO_BLOCK_SIZE.to_be_bytes()].concat();
     let mut export = None;
     // The protocol's defaults for a server that does not report block sizes.
@@ -123,7 +139,7 @@ fn go(wire: &mut Wire, name: &str, allocation: Option<u32>) -> Result<Export, Er
         size,
         multi_conn: flags & CAN_MULTI_CONN != 0,
         can_df: flags & SEND_DF != 0,
-        allocation,
+        context,
         min_block,
         max_block,
     })

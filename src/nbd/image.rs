@@ -15,7 +15,7 @@ const WHOLE_TABLES: &str = "65536";
 
 /// The argument of `--image-opts` for a chain, nearest image first. With `whole_tables`, QEMU rejects images with smaller
 /// clusters.
-pub fn options(chain: &[Image], how: Options, whole_tables: bool) -> Result<OsString, Error> {
+pub fn options(chain: &[Image], how: Options<'_>, whole_tables: bool) -> Result<OsString, Error> {
     let mut list = Vec::new();
     let mut node = String::new();
     for image in chain {
@@ -64,7 +64,7 @@ fn push(list: &mut Vec<u8>, key: &str, value: &OsStr) {
 mod tests {
     use super::*;
 
-    const SHARED: Options = Options { force_share: true, chain_ends: false };
+    const SHARED: Options<'_> = Options { force_share: true, chain_ends: false, bitmap: None };
 
     #[test]
     fn every_driver_is_named_and_commas_are_doubled() {

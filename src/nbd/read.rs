@@ -162,7 +162,7 @@ impl Worker<'_> {
 
     fn send(&mut self, chunk: Extent, mut buffer: Vec<u8>) -> Result<(), Error> {
         // The holes are already known. Without fragments, the server does not have to find them again.
-        let flags = if self.export.can_df && self.export.allocation.is_some() { reply::DF } else { 0 };
+        let flags = if self.export.can_df && self.export.context.is_some() { reply::DF } else { 0 };
         let length = chunk.length as u32; // At most CHUNK.
         reply::request(self.wire, flags, reply::READ, self.cookie, (chunk.offset, length))?;
         buffer.resize(length as usize, 0);

@@ -26,12 +26,14 @@ const KEEP_BUFFERS: [(&str, &str); 2] =
 
 /// How images are opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct Options<'a> {
     /// Takes no locks, so that a guest may start on the image while it is read. The caller must check that nothing wrote to
     /// it, because the data read would be inconsistent.
     pub force_share: bool,
     /// The chain is complete, regardless of the header of its last image.
     pub chain_ends: bool,
+    /// A persistent dirty bitmap of the first image that is exported with it. The server does not start without it.
+    pub bitmap: Option<&'a str>,
 }
 
 /// A running `qemu-nbd` that serves one image read-only, as export `""`, to at most 4 connections.
@@ -52,17 +54,23 @@ impl Server {
     /// # Errors
     /// [`Error::Image`] for an image on the network; [`Error::Start`], [`Error::Ended`] (with the output of `qemu-nbd`) or
     /// [`Error::NotReady`].
-    pub fn start(chain: &[Image], socket: &Path, timeout: Duration, options: Options) -> Result<Server, Error> {
+    pub fn start(chain: &[Image], socket: &Path, timeout: Duration, options: Options<'_>) -> Result<Server, Error> {
         let [whole, parts] = [true, false].map(|tables| image::options(chain, options, tables));
         let (whole, parts) = (whole?, parts?);
-        match Server::spawn(chain, socket, timeout, &whole) {
+        let bitmap = options.bitmap;
+        match Server::spawn(chain, socket, timeout, (&whole, bitmap)) {
             // The cluster size is unknown here and may be smaller than the default, so try again without whole tables.
-            Err(Error::Ended { .. }) if whole != parts => Server::spawn(chain, socket, timeout, &parts),
+            Err(Error::Ended { .. }) if whole != parts => Server::spawn(chain, socket, timeout, (&parts, bitmap)),
             started => started,
         }
     }
 
-    fn spawn(chain: &[Image], socket: &Path, timeout: Duration, arguments: &OsStr) -> Result<Server, Error> {
+    fn spawn(
+        chain: &[Image],
+        socket: &Path,
+        timeout: Duration,
+        (image_options, bitmap): (&OsStr, Option<&str>),
+    ) -> Result<Server, Error> {
         let image = chain.first().and_then(|image| image.source.path()).unwrap_or(Path::new("")).to_owned();
         let failed = |source| Error::Start { image: image.clone(), source };
         // Through /proc/self/cwd: the whole path may exceed the kernel's limit, and qemu-nbd rejects relative paths.
@@ -71,7 +79,8 @@ impl Server {
         let mut command = program::command("setpriv");
         command
             .args(["--pdeathsig", "KILL", "--", "qemu-nbd", "--read-only", "--persistent", "--shared=4"])
-            .args([OsStr::new("--socket"), near.as_os_str(), OsStr::new("--image-opts"), arguments])
+            .args([OsStr::new("--socket"), near.as_os_str(), OsStr::new("--image-opts"), image_options])
+            .args(bitmap.map(|bitmap| format!("--bitmap={bitmap}")))
             .current_dir(socket.parent().unwrap_or(Path::new("/")))
             .envs(KEEP_BUFFERS)
             // Ctrl-C in a terminal must reach only this process, which ends the server itself.

@@ -79,15 +79,15 @@ fn summary(skipped: &[SkippedDisk]) -> String {
     missed.map(|disk| format!("{}: {}", disk.target, disk.reason)).collect::<Vec<_>>().join("; ")
 }
 
-/// Plans the backup of a domain.
+/// Plans the backup of a domain. `usual` is the method of `auto`, unless a disk needs another one.
 ///
 /// # Errors
 /// If there are disks to back up, but none can be read.
-pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan, Refusal> {
+pub fn capture(domain: &Domain, settings: &DomainSettings, usual: Method) -> Result<CapturePlan, Refusal> {
     let active = domain.state.is_active();
     let verdicts: Vec<_> = domain.disks.iter().map(|disk| (disk, disk::judge(disk, settings, domain))).collect();
     let live = || verdicts.iter().filter_map(|(disk, verdict)| Some((*disk, verdict.live()?)));
-    let (method, method_reason) = choose(settings.method, live());
+    let (method, method_reason) = choose(settings.method, usual, live());
 
     let mut plan = CapturePlan { method, method_reason, disks: Vec::new(), skipped: Vec::new(), warnings: Vec::new() };
     plan.warnings.extend(strange_exclusions(domain, settings));
@@ -122,13 +122,19 @@ pub fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan
 }
 
 /// Chooses the method for the disks that a running guest can change.
-fn choose<'a>(choice: MethodChoice, mut live: impl Iterator<Item = (&'a Disk, &'a Live)>) -> (Method, Option<String>) {
+fn choose<'a>(
+    choice: MethodChoice,
+    usual: Method,
+    mut live: impl Iterator<Item = (&'a Disk, &'a Live)>,
+) -> (Method, Option<String>) {
     let pull_only = live.find_map(|(disk, live)| match live {
         Live::PullOnly(reason) => Some(format!("pull: disk {} is {reason}", disk.target)),
         Live::SnapshotOrPull => None,
     });
     match (choice, pull_only) {
-        (MethodChoice::Snapshot, _) | (MethodChoice::Auto, None) => (Method::Snapshot, None),
+        (MethodChoice::Snapshot, _) => (Method::Snapshot, None),
+        (MethodChoice::Auto, None) => (usual, None),
+        (MethodChoice::Auto, _) if usual == Method::Pull => (Method::Pull, None),
         (MethodChoice::Pull, _) => (Method::Pull, None),
         (MethodChoice::Auto, reason) => (Method::Pull, reason),
     }

@@ -1,11 +1,13 @@
-//! Adds a disk to a restore point: cuts it into blobs, and reuses those of the parent that did not change. Must not
-//! read a disk itself.
+//! Adds a disk to a restore point: cuts what is read into blobs, and takes the rest from the parent if the changed ranges
+//! are known. Must not read a disk itself.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::blobs::{Prepared, Preparing};
 use super::content::{Content, blob_size};
 use super::format::zero_id;
+use super::kept::{Kept, Piece};
 use super::{BlobKind, Error, Id, SnapshotWriter};
 use crate::model::Extent;
 
@@ -22,12 +24,34 @@ pub struct Disk {
     pub size: u64,
     /// The ranges that may contain bytes other than zero: ascending, disjoint, within the disk.
     pub extents: Vec<Extent>,
+    /// The ranges that may differ from the same disk of the parent, ascending; `None` if unknown. Everything is read then,
+    /// and also if the parent does not have the disk in this size.
+    pub changed: Option<Vec<Extent>>,
+}
+
+/// What adding a disk cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Added {
+    /// Whether only the changed ranges were read.
+    pub only_changed: bool,
+    /// Bytes of new blobs, before compression.
+    pub new_bytes: u64,
+    /// Bytes of new blobs, as stored.
+    pub stored_bytes: u64,
 }
 
 impl SnapshotWriter {
-    /// Reads a disk and adds it. `read` receives the extents, and must pass their bytes to the sink in order.
-    pub fn disk<E: From<Error>>(&mut self, name: &str, disk: &Disk, read: &mut ReadDisk<'_, E>) -> Result<(), E> {
+    /// Reads a disk and adds it. `read` receives the extents to read, and must pass their bytes to the sink in order.
+    pub fn disk<E: From<Error>>(&mut self, name: &str, disk: &Disk, read: &mut ReadDisk<'_, E>) -> Result<Added, E> {
         let unit = self.unit(name, disk.size)?;
+        let before = self.blobs.stats();
+        let kept = match &disk.changed {
+            Some(changed) => self.kept(name, (unit, disk.size), changed)?,
+            None => None,
+        };
+        let only_changed = kept.is_some();
+        let extents =
+            kept.as_ref().map_or(Cow::Borrowed(&disk.extents), |kept| Cow::Owned(kept.to_read(&disk.extents)));
         let mut cutter = Cutter {
             unit,
             size: disk.size,
@@ -36,13 +60,14 @@ impl SnapshotWriter {
             writer: &mut *self,
             queue: VecDeque::new(),
             content: Content::default(),
+            kept,
         };
         let mut ended = 0;
-        read(&disk.extents, &mut |offset, bytes| {
+        read(&extents, &mut |offset, bytes| {
             ended = cutter.take(offset, bytes)?;
             Ok(())
         })?;
-        let expected = disk.extents.last().map_or(0, Extent::end);
+        let expected = extents.last().map_or(0, Extent::end);
         if ended != expected {
             return Err(cutter
                 .writer
@@ -56,7 +81,22 @@ impl SnapshotWriter {
             // At most 8 MiB, and stored only the first time.
             self.store_zeros(length)?;
         }
-        Ok(self.insert(name, disk.size, ids)?)
+        self.insert(name, disk.size, ids)?;
+        let after = self.blobs.stats();
+        let new_bytes = after.raw_bytes - before.raw_bytes;
+        Ok(Added { only_changed, new_bytes, stored_bytes: after.stored_bytes - before.stored_bytes })
+    }
+
+    /// What the parent knows of a disk; `None` if it does not have the disk in this size.
+    fn kept(&self, name: &str, (unit, size): (u64, u64), changed: &[Extent]) -> Result<Option<Kept>, Error> {
+        let before = self.parent.as_ref().and_then(|parent| parent.files.files.get(name));
+        let Some(ids) = before.filter(|before| before.size == size).and_then(|before| before.content.as_ref()) else {
+            return Ok(None);
+        };
+        Kept::new(ids, (unit, size), changed, &mut |id, length| {
+            let found = self.fetcher.find(BlobKind::Data, id)?;
+            Ok(found.is_some_and(|(_, entry)| u64::from(entry.raw_length()) == length))
+        })
     }
 
     fn store_zeros(&mut self, length: u64) -> Result<(), Error> {
@@ -93,11 +133,14 @@ struct Cutter<'a> {
     writer: &'a mut SnapshotWriter,
     queue: VecDeque<Slot>,
     content: Content,
+    /// What is known of the ranges that are not read; without it, they are zeros.
+    kept: Option<Kept>,
 }
 
 /// A part of the disk, in order.
 enum Slot {
-    Zeros(u64),
+    /// A range that is not read: its start and end.
+    Unread(u64, u64),
     Blob(Preparing),
 }
 
@@ -152,11 +195,10 @@ impl Cutter<'_> {
         self.push(slot)
     }
 
-    /// Adds zeros up to `start`; this range is not read.
+    /// Adds the range up to `start`, which is not read.
     fn skip_to(&mut self, start: u64) -> Result<(), Error> {
-        let zeros = start - self.at;
-        self.at = start;
-        if zeros > 0 { self.push(Slot::Zeros(zeros)) } else { Ok(()) }
+        let from = std::mem::replace(&mut self.at, start);
+        if from < start { self.push(Slot::Unread(from, start)) } else { Ok(()) }
     }
 
     fn push(&mut self, slot: Slot) -> Result<(), Error> {
@@ -168,7 +210,7 @@ impl Cutter<'_> {
     fn drain(&mut self, left: usize) -> Result<(), Error> {
         while self.queue.len() > left {
             match self.queue.pop_front() {
-                Some(Slot::Zeros(length)) => self.content.push_zeros(length),
+                Some(Slot::Unread(start, end)) => self.unread(start, end),
                 Some(Slot::Blob(preparing)) => {
                     let prepared: Prepared = self.writer.blobs.wait(&preparing)?;
                     if prepared.is_zeros() {
@@ -182,6 +224,17 @@ impl Cutter<'_> {
             }
         }
         Ok(())
+    }
+
+    fn unread(&mut self, start: u64, end: u64) {
+        let (unit, content) = (self.unit, &mut self.content);
+        match &mut self.kept {
+            Some(kept) => kept.pieces(start, end, &mut |piece| match piece {
+                Piece::Zeros(length) => content.push_zeros(length),
+                Piece::Blob(id, length) => content.push(id, length, unit),
+            }),
+            None => content.push_zeros(end - start),
+        }
     }
 
     fn finish(mut self) -> Result<Content, Error> {

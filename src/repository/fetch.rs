@@ -64,6 +64,11 @@ impl Fetcher {
         &self.repository
     }
 
+    /// The pack of a blob and its place there, if the index has it.
+    pub fn find(&self, kind: BlobKind, id: Id) -> Result<Option<(Id, Entry)>, Error> {
+        self.catalog.find(kind, &id)
+    }
+
     /// Whether a blob is stored, or was added since the catalog was opened.
     pub fn contains(&self, kind: BlobKind, id: Id) -> Result<bool, Error> {
         self.catalog.contains(kind, &id)

@@ -16,6 +16,7 @@ mod fixture;
 mod format;
 mod id;
 mod index;
+mod kept;
 mod key_file;
 mod local;
 mod lock;
@@ -38,7 +39,7 @@ mod walk;
 
 pub use catalog::Catalog;
 pub use disk_reader::SnapshotDisk;
-pub use disk_writer::{Disk, Sink};
+pub use disk_writer::{Added, Disk, Sink};
 pub use error::{Corruption, Error};
 pub use id::Id;
 pub use local::Local;

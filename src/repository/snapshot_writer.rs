@@ -57,6 +57,7 @@ pub struct WriteOptions {
 pub(super) struct Parent {
     pub(super) id: Id,
     pub(super) files: Files,
+    facts: Option<serde_json::Value>,
 }
 
 /// A restore point that is being written. It does not exist before [`SnapshotWriter::commit`].
@@ -99,6 +100,11 @@ impl SnapshotWriter {
     /// The snapshot that this one builds on.
     pub fn parent(&self) -> Option<Id> {
         self.parent.as_ref().map(|parent| parent.id)
+    }
+
+    /// The facts of that snapshot: see [`Snapshot::facts`].
+    pub fn parent_facts(&self) -> Option<&serde_json::Value> {
+        self.parent.as_ref().and_then(|parent| parent.facts.as_ref())
     }
 
     /// Counts of the blobs stored so far.
@@ -275,7 +281,7 @@ fn find_parent(fetcher: &Fetcher, about: &About) -> Result<Option<Parent>, Error
     let own = snapshots.found.into_iter().rev().filter(|(_, snapshot)| snapshot.is_of(&about.domain, &about.tags));
     for (id, snapshot) in own {
         match walk(fetcher, id, &snapshot) {
-            Ok(files) => return Ok(Some(Parent { id, files })),
+            Ok(files) => return Ok(Some(Parent { id, files, facts: snapshot.facts })),
             Err(error) if error.is_stall() => return Err(error),
             Err(error) => tracing::warn!(snapshot = %id, %error, "cannot build on this restore point"),
         }

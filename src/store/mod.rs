@@ -34,7 +34,7 @@ pub use error::Error;
 pub use partial::discard;
 pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader};
 pub use snapshots::Access;
-pub use writer::{DiskSource, PointWriter, Sink};
+pub use writer::{Added, DiskSource, PointWriter, Sink};
 
 pub use crate::archive::Manifest;
 pub use crate::archive::manifest::{

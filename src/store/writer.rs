@@ -2,10 +2,14 @@
 //!
 //! Only [`PointWriter`] distinguishes the kinds that can be written.
 
+use serde_json::Value;
+
 use super::archive_writer::ArchiveWriter;
 use super::snapshots::{self, SnapshotPoint};
 use super::{Error, Manifest, Point};
 use crate::model::{Extent, PointId};
+
+pub use crate::repository::Added;
 
 /// Receives bytes of a disk with their offset.
 pub type Sink<'a, E> = dyn FnMut(u64, &[u8]) -> Result<(), E> + 'a;
@@ -21,6 +25,12 @@ pub trait DiskSource {
     /// The ranges that may contain nonzero bytes: whole clusters, ascending, disjoint. Called once; the list is moved
     /// out because a scattered disk has millions of ranges.
     fn extents(&mut self) -> Vec<Extent>;
+
+    /// The ranges that may differ from the same disk of the point that this one builds on, ascending; `None` if unknown.
+    /// A store that keeps nothing of earlier points ignores it.
+    fn changed(&mut self) -> Option<Vec<Extent>> {
+        None
+    }
 
     /// Reads these ranges in order and passes each piece to `sink` with its offset.
     fn read(&mut self, extents: &[Extent], sink: &mut Sink<'_, Self::Error>) -> Result<(), Self::Error>;
@@ -60,6 +70,34 @@ impl PointWriter {
         }
     }
 
+    /// Whether the point builds on the previous one of its guest, so that only changed ranges must be read.
+    pub fn is_incremental(&self) -> bool {
+        matches!(self.0, Inner::Snapshot(_))
+    }
+
+    /// Whether there is a previous point to build on.
+    pub fn has_previous(&self) -> bool {
+        match &self.0 {
+            Inner::Archive(_) => false,
+            Inner::Snapshot(snapshot) => snapshot.has_previous(),
+        }
+    }
+
+    /// The note that the backup of the previous point left with [`PointWriter::leave_note`].
+    pub fn note(&self) -> Option<Value> {
+        match &self.0 {
+            Inner::Archive(_) => None,
+            Inner::Snapshot(snapshot) => snapshot.note(),
+        }
+    }
+
+    /// Keeps a note for the backup that builds on this point. An archive has no use for it.
+    pub fn leave_note(&mut self, note: Value) {
+        if let Inner::Snapshot(snapshot) = &mut self.0 {
+            snapshot.leave_note(note);
+        }
+    }
+
     /// Adds a small file.
     pub fn add(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         match &mut self.0 {
@@ -84,11 +122,12 @@ impl PointWriter {
         }
     }
 
-    /// Reads a disk and adds it.
-    pub fn disk<S: DiskSource>(&mut self, name: &str, source: &mut S) -> Result<(), S::Error> {
+    /// Reads a disk and adds it. Returns what that added to the store; `None` for an archive, whose point is all that is
+    /// added.
+    pub fn disk<S: DiskSource>(&mut self, name: &str, source: &mut S) -> Result<Option<Added>, S::Error> {
         match &mut self.0 {
-            Inner::Archive(archive) => archive.disk(name, source),
-            Inner::Snapshot(snapshot) => snapshot.disk(name, source),
+            Inner::Archive(archive) => archive.disk(name, source).map(|()| None),
+            Inner::Snapshot(snapshot) => snapshot.disk(name, source).map(Some),
         }
     }
 

@@ -148,6 +148,8 @@ steps! {
     PullEnd,
     /// libvirt has received the request but may not have ended the job yet. As before.
     PullEnded,
+    /// A checkpoint of ours is deleted. *Journaled* until its point is committed; later, the next backup of the guest deletes it.
+    CheckpointDelete,
     /// A scratch file, or the socket of the job, is removed. The job has ended; both are *journaled* until they are gone.
     ScratchRemove,
     /// A guest that was paused by an I/O error is resumed. Repeated as long as the guest is paused for that reason.

@@ -31,6 +31,7 @@ mod hook_scripts_mariadb;
 mod hook_scripts_ping;
 mod hook_scripts_postgresql;
 mod hook_scripts_redis;
+mod incremental;
 mod interrupted;
 mod interrupted_disks;
 mod interrupted_watched;

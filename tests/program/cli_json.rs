@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::host::{Host, run};
 use kvmbackup::model::{
     Consistency, DamagedPoint, DiskOutcome, DomainOutcome, Failure, FailureReason, HookResult, HookStatus, Method,
-    NotSaved, Outcome, PointId, RunReport, SkippedDisk,
+    NotSaved, Outcome, PointId, RunReport, SkippedDisk, WholeRead,
 };
 use serde_json::Value;
 
@@ -178,7 +178,12 @@ fn full_report() -> RunReport {
         disks: vec![DiskOutcome {
             target: "vda".into(),
             virtual_bytes: 1,
+            data_bytes: 1,
             read_bytes: 1,
+            changed_bytes: Some(1),
+            whole_read: Some(WholeRead::Replaced),
+            new_bytes: Some(1),
+            stored_bytes: Some(1),
             encrypted: true,
             shrunk: true,
         }],

@@ -3,7 +3,7 @@
 
 use crate::engine::Error;
 use crate::engine::capture::Reading;
-use crate::model::Extent;
+use crate::model::{Extent, WholeRead};
 use crate::nbd;
 use crate::qcow2::whole_clusters;
 use crate::store::{DiskSource, Sink};
@@ -12,7 +12,12 @@ use crate::store::{DiskSource, Sink};
 pub(super) struct Prepared {
     pub target: String,
     pub virtual_bytes: u64,
+    /// Bytes of its allocated ranges.
+    pub data_bytes: u64,
+    /// Bytes that were read so far.
     pub read_bytes: u64,
+    /// Bytes of the ranges that changed, if these are known.
+    pub changed_bytes: Option<u64>,
     extents: Vec<Extent>,
     reading: Reading,
 }
@@ -27,9 +32,23 @@ impl Prepared {
         }
         let extents = whole_clusters(virtual_bytes, &extents)
             .map_err(|source| Error::Layout { target: target.to_owned(), source })?;
-        let read_bytes = extents.iter().map(|extent| extent.length).sum();
-        tracing::info!(disk = target, virtual_bytes, read_bytes, extents = extents.len(), "ready to read");
-        Ok(Prepared { target: target.to_owned(), virtual_bytes, read_bytes, extents, reading })
+        let bytes = |extents: &[Extent]| extents.iter().map(|extent| extent.length).sum();
+        let (data_bytes, changed_bytes) = (bytes(&extents), reading.changed.as_deref().map(bytes));
+        tracing::info!(
+            disk = target,
+            virtual_bytes,
+            data_bytes,
+            ?changed_bytes,
+            extents = extents.len(),
+            "ready to read"
+        );
+        let target = target.to_owned();
+        Ok(Prepared { target, virtual_bytes, data_bytes, read_bytes: 0, changed_bytes, extents, reading })
+    }
+
+    /// Why the whole disk is read, if changes are tracked at all.
+    pub fn why_whole(&self) -> Option<WholeRead> {
+        self.reading.why_whole
     }
 
     /// Closes the connection and stops its server process.
@@ -55,9 +74,15 @@ impl DiskSource for Watched<'_> {
         std::mem::take(&mut self.disk.extents)
     }
 
+    fn changed(&mut self) -> Option<Vec<Extent>> {
+        self.disk.reading.changed.take()
+    }
+
     fn read(&mut self, extents: &[Extent], sink: &mut Sink<'_, Error>) -> Result<(), Error> {
+        let read_bytes = &mut self.disk.read_bytes;
         let read = self.disk.reading.client.read(extents, |offset, chunk| {
             (self.may_go_on)(chunk.len() as u64).map_err(Stop::Ours)?;
+            *read_bytes += chunk.len() as u64;
             sink(offset, chunk).map_err(Stop::Ours)
         });
         read.map_err(|stop| match stop {

@@ -71,7 +71,7 @@ fn disk_entry(point: &PointWriter, planned: &PlannedDisk, saved: &DiskOutcome) -
         target: saved.target.clone(),
         member: point.disk_member(&saved.target),
         virtual_bytes: saved.virtual_bytes,
-        read_bytes: saved.read_bytes,
+        read_bytes: saved.data_bytes,
         source: image.source.clone(),
         format: image.format.clone(),
         backing: planned.disk.backing.clone(),

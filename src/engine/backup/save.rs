@@ -1,5 +1,6 @@
 //! Makes one attempt at a restore point: begin, capture, copy, release, publish. Must not retry or rotate.
 
+use std::path::Path;
 use std::time::Instant;
 
 use chrono::Utc;
@@ -12,10 +13,11 @@ use crate::engine::journal::Record;
 use crate::engine::ready::{self, Worth};
 use crate::engine::shrunk::Before;
 use crate::engine::stamps::Stamps;
+use crate::engine::tracking::{self, Tracking};
 use crate::engine::{Error, target};
-use crate::model::{Consistency, DiskOutcome, Domain, DomainState, Failure, Span};
-use crate::plan::CapturePlan;
-use crate::store::{Intent, PointWriter};
+use crate::model::{Consistency, DiskOutcome, Domain, DomainState, Failure, Format, Span, WholeRead};
+use crate::plan::{CapturePlan, ReadFrom};
+use crate::store::{Added, Intent, PointWriter};
 use crate::sys::host;
 
 /// Bytes read between two checks of the free space.
@@ -43,6 +45,8 @@ impl Backup<'_> {
         if written.is_err() {
             let left = point.discard().err().map(Error::from);
             self.outcome.leftovers.extend(left.map(|error| error.failure()));
+            let left = tracking::abandon(self.context.run.hypervisor, record).err();
+            self.outcome.leftovers.extend(left.map(|error| error.failure()));
         }
         written
     }
@@ -68,11 +72,13 @@ impl Backup<'_> {
             self.note_worth(ready::at_rest(hypervisor, domain)?);
         }
         self.note_worth(ready::read_directly(domain, plan)?);
-        let mut capture = Capture::prepare(hypervisor, domain, (plan, self.settings), &sockets, record)?;
+        let tracking = Tracking::plan(hypervisor, (domain, plan), self.settings, point, self.context.run_id)?;
+        let mut capture = Capture::prepare(hypervisor, domain, (plan, self.settings, tracking), &sockets, record)?;
         let copied = self
             .hold_still(&mut capture, plan, record)
             .and_then(|()| self.phases.artifacts().map(|artifacts| collected.add_artifacts(artifacts)))
             .and_then(|()| self.copy((domain, plan), &capture, point, collected));
+        let note = capture.note(plan.method, &only_changed(&self.outcome.disks));
         self.outcome.captured_ms = capture.age().map(|age| age.as_millis() as u64);
         self.context.run.monitor.stage(name, "commit");
         let commit = Instant::now();
@@ -88,10 +94,20 @@ impl Backup<'_> {
             }
         }
         self.context.run.monitor.stage(name, "write");
+        if let Some(note) = &note {
+            point.leave_note(serde_json::to_value(note).map_err(Error::Json)?);
+        }
         let stored = point.commit()?;
         self.outcome.stored_bytes = stored.bytes;
         self.outcome.point = Some(stored.id);
-        record.update(|entry| entry.partial = None)
+        record.update(|entry| (entry.partial, entry.checkpoint) = (None, None))?;
+        if point.is_incremental() && domain.state != DomainState::Off {
+            // A failure does not harm this point, and the next run tries again.
+            let kept = note.as_ref().map(|note| note.checkpoint.as_str());
+            let kept = tracking::keep_only(hypervisor, &domain.id, kept, &read_whole(plan, &self.outcome.disks));
+            self.outcome.warnings.extend(kept.err().map(|error| error.failure()));
+        }
+        Ok(())
     }
 
     /// The worst consistency of all disks counts.
@@ -145,9 +161,9 @@ impl Backup<'_> {
         context.run.monitor.stage(name, "read");
         let prepared = prepare(domain, plan, capture)?;
         self.note_disks(plan, &prepared);
-        let of_disks: u64 = prepared.iter().map(|disk| disk.read_bytes).sum();
-        let of_all = of_disks + collected.bytes();
-        context.run.monitor.expect(name, of_disks);
+        let of_files = collected.bytes();
+        let expected = prepared.iter().map(|disk| disk.changed_bytes.unwrap_or(disk.data_bytes));
+        context.run.monitor.expect(name, expected.sum());
 
         point.manifest(&self.manifest((domain, plan), point, &collected))?;
         members::write(point, domain, collected)?;
@@ -165,14 +181,17 @@ impl Backup<'_> {
             capture.check_space()?;
             target::expect_room(context.run.settings, context.store)
         };
-        for disk in prepared {
+        let mut read = 0;
+        for (disk, outcome) in prepared.into_iter().zip(&mut self.outcome.disks) {
             let member = point.disk_member(&disk.target);
             let mut watched = Watched { disk, may_go_on: &mut may_go_on };
-            point.disk(&member, &mut watched)?;
+            let added = point.disk(&member, &mut watched)?;
+            note_read(outcome, &watched.disk, added);
+            read += outcome.read_bytes;
             watched.disk.finish()?;
         }
         // Set only now, so that a report never counts bytes that were not read.
-        self.outcome.read_bytes = of_all;
+        self.outcome.read_bytes = read + of_files;
         self.outcome.stages_ms.insert("read".into(), began.elapsed().as_millis() as u64);
         Ok(())
     }
@@ -186,9 +205,9 @@ impl Backup<'_> {
             let mut saved = DiskOutcome {
                 target: disk.target.clone(),
                 virtual_bytes: disk.virtual_bytes,
-                read_bytes: disk.read_bytes,
+                data_bytes: disk.data_bytes,
                 encrypted: planned.disk.encrypted,
-                shrunk: false,
+                ..DiskOutcome::default()
             };
             let lost: Option<Failure> = before.as_ref().and_then(|before| before.lost(&saved));
             saved.shrunk = lost.is_some();
@@ -196,6 +215,31 @@ impl Backup<'_> {
             self.outcome.disks.push(saved);
         }
     }
+}
+
+/// Records what reading a disk cost.
+fn note_read(outcome: &mut DiskOutcome, disk: &Prepared, added: Option<Added>) {
+    outcome.read_bytes = disk.read_bytes;
+    if let Some(added) = added {
+        outcome.changed_bytes = disk.changed_bytes.filter(|_| added.only_changed);
+        // The changes were known, but the previous point does not have this disk in this size.
+        let resized = (disk.changed_bytes.is_some() && !added.only_changed).then_some(WholeRead::Resized);
+        outcome.whole_read = disk.why_whole().or(resized);
+        (outcome.new_bytes, outcome.stored_bytes) = (Some(added.new_bytes), Some(added.stored_bytes));
+    }
+}
+
+/// The qcow2 images that were read whole: they may contain bitmaps that no checkpoint has.
+fn read_whole<'a>(plan: &'a CapturePlan, disks: &[DiskOutcome]) -> Vec<&'a Path> {
+    let whole = plan.disks.iter().zip(disks).filter(|(_, disk)| disk.whole_read.is_some()).map(|(planned, _)| planned);
+    let captured =
+        whole.filter(|planned| planned.how == ReadFrom::Capture && planned.disk.image.format == Format::Qcow2);
+    captured.filter_map(|planned| planned.disk.image.source.path()).collect()
+}
+
+/// The targets of the disks that were read only where they changed.
+fn only_changed(disks: &[DiskOutcome]) -> Vec<&str> {
+    disks.iter().filter(|disk| disk.changed_bytes.is_some()).map(|disk| disk.target.as_str()).collect()
 }
 
 /// Connects to every disk and queries its extents.

@@ -20,7 +20,7 @@ use crate::plan::{self, CapturePlan, ReadFrom};
 pub(super) fn look(
     hypervisor: &dyn Guests,
     domain: &DomainRef,
-    settings: &DomainSettings,
+    (settings, usual): (&DomainSettings, Method),
     findings: &mut Vec<Finding>,
 ) {
     let about = format!("domain {}", domain.name);
@@ -29,7 +29,7 @@ pub(super) fn look(
         Ok(described) => described,
         Err(error) => return findings.push(problem(Failure { message: chain(&error), hint: error.hint() })),
     };
-    let plan = match plan::capture(&described, settings) {
+    let plan = match plan::capture(&described, settings, usual) {
         Ok(plan) => plan,
         Err(refusal) => {
             return findings.push(problem(Failure { message: refusal.to_string(), hint: refusal.hint() }));

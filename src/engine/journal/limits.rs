@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Component, Path};
 
 use super::Entry;
-use crate::engine::overlay_file;
+use crate::engine::{overlay_file, tracking};
 use crate::model::{DomainRef, is_local};
 use crate::store;
 use crate::sys::opened;
@@ -48,6 +48,9 @@ pub(super) fn overstep(entry: &Entry, state_dir: &Path) -> Option<String> {
     // A remote URI is only shown, in a command for the operator to run.
     if !is_local(&entry.libvirt_uri) && entry.libvirt_uri.contains(|c: char| c == '?' || c == '\'' || c.is_control()) {
         return Some(format!("{:?} is not a libvirt URI that kvmbackup uses", entry.libvirt_uri));
+    }
+    if let Some(name) = entry.checkpoint.as_ref().filter(|name| !tracking::is_ours(name)) {
+        return Some(format!("{name:?} is not a kvmbackup checkpoint"));
     }
     let (what, path, _) = named.find(|(_, _, is_ours)| !is_ours)?;
     Some(format!("{} is not a kvmbackup {what}", path.display()))
@@ -109,8 +112,9 @@ mod tests {
         entry.sockets = Some(sockets.clone());
         entry.partial = Some("/to/web%201/.web%201-20261122T020000Z.part".into());
         entry.overlays = vec![overlay("/v/a.qcow2.vda.kvmbackup-0123abcd.qcow2")];
-        let scratch = Scratch { target: "vda".into(), path: "/v/a.vda.kvmbackup-0123abcd.scratch".into() };
-        entry.pull = Some(PullJob { socket: sockets.join("pull.sock"), scratch: vec![scratch] });
+        let scratch =
+            Scratch { target: "vda".into(), path: "/v/a.vda.kvmbackup-0123abcd.scratch".into(), ..Scratch::default() };
+        entry.pull = Some(PullJob { socket: sockets.join("pull.sock"), scratch: vec![scratch], checkpoint: None });
         assert_eq!(overstep(&entry, state.path()), None);
     }
 
@@ -147,7 +151,8 @@ mod tests {
         let job = |socket: &str, scratch: &str| {
             Some(PullJob {
                 socket: socket.into(),
-                scratch: vec![Scratch { target: "vda".into(), path: scratch.into() }],
+                scratch: vec![Scratch { target: "vda".into(), path: scratch.into(), ..Scratch::default() }],
+                checkpoint: None,
             })
         };
         let good = "/v/a.vda.kvmbackup-0123abcd.scratch";

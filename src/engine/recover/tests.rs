@@ -67,12 +67,12 @@ impl Killed {
         let socket = killed.path("pull.sock");
         killed.fake.set(|guest| (guest.frozen, guest.busy, guest.pull) = (true, true, Some(socket.clone())));
         let mut record = killed.journal.begin(Uuid::new_v4(), started(), "one", &fake::id()).unwrap();
-        let scratch = vec![Scratch { target: "vdb".to_owned(), path: killed.path(SCRATCH) }];
+        let scratch = vec![Scratch { target: "vdb".to_owned(), path: killed.path(SCRATCH), ..Scratch::default() }];
         record
             .update(|entry| {
                 let base = Image { source: Source::File(base), format: Format::Qcow2 };
                 entry.overlays.push(Overlay { target: "vda".to_owned(), path, base, saved: None, marks: None });
-                (entry.frozen, entry.pull) = (true, Some(PullJob { socket, scratch }));
+                (entry.frozen, entry.pull) = (true, Some(PullJob { socket, scratch, checkpoint: None }));
                 (entry.sockets, entry.partial) = (Some(killed.path(SOCKETS)), Some(killed.path(PARTIAL)));
             })
             .unwrap();

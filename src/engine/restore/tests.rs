@@ -431,6 +431,14 @@ impl BackupJobs for Known {
     fn end_pull(&self, _: &DomainRef) -> Result<(), hypervisor::Error> {
         unreachable!()
     }
+
+    fn remove_bitmap(&self, _: &DomainRef, _: &str) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
+
+    fn delete_checkpoint(&self, _: &DomainRef, _: &str, _: bool) -> Result<(), hypervisor::Error> {
+        unreachable!()
+    }
 }
 
 impl Definitions for Known {

@@ -66,7 +66,9 @@ pub(super) fn socket_path(handle: &Handle, name: &str) -> Option<PathBuf> {
 }
 
 pub(super) fn begin_pull(handle: &Handle, domain: &DomainRef, job: &PullJob, others: &[String]) -> Result<(), Error> {
-    ffi::backup_begin(handle, &pull_xml(job, others)).map_err(|source| call(domain, "start a backup job", source))
+    let checkpoint = job.checkpoint.as_ref().map(|name| checkpoint_xml(name, job, others));
+    ffi::backup_begin(handle, &pull_xml(job, others), checkpoint.as_deref())
+        .map_err(|source| call(domain, "start a backup job", source))
 }
 
 fn pull_xml(job: &PullJob, others: &[String]) -> String {
@@ -76,13 +78,32 @@ fn pull_xml(job: &PullJob, others: &[String]) -> String {
         let (target, path) = (escape(&scratch.target), escape_path(&scratch.path));
         let _ = write!(
             xml,
-            "<disk name='{target}' backup='yes' type='file' exportname='{target}'><scratch file='{path}'/></disk>"
+            "<disk name='{target}' backup='yes' type='file' exportname='{target}'{}><scratch file='{path}'/></disk>",
+            scratch.since.as_deref().map(changes).unwrap_or_default()
         );
     }
     for target in others {
         let _ = write!(xml, "<disk name='{}' backup='no'/>", escape(target));
     }
     xml.push_str("</disks></domainbackup>");
+    xml
+}
+
+/// The attributes that export the changes since a checkpoint.
+fn changes(since: &str) -> String {
+    let since = escape(since);
+    format!(" backupmode='incremental' incremental='{since}' exportbitmap='{since}'")
+}
+
+fn checkpoint_xml(name: &str, job: &PullJob, others: &[String]) -> String {
+    let name = escape(name);
+    let mut xml = format!("<domaincheckpoint><name>{name}</name><disks>");
+    let captured = job.scratch.iter().map(|scratch| (&scratch.target, scratch.tracked));
+    for (target, tracked) in captured.chain(others.iter().map(|target| (target, false))) {
+        let kind = if tracked { "bitmap" } else { "no" };
+        let _ = write!(xml, "<disk name='{}' checkpoint='{kind}'/>", escape(target));
+    }
+    xml.push_str("</disks></domaincheckpoint>");
     xml
 }
 
@@ -129,9 +150,22 @@ mod tests {
     }
 
     #[test]
-    fn pull_xml_names_every_disk() {
-        let job = PullJob { socket: "/s".into(), scratch: vec![Scratch { target: "vda".into(), path: "/x".into() }] };
-        let xml = pull_xml(&job, &["vdb".into()]);
-        assert!(xml.contains("<disk name='vda' backup='yes'") && xml.contains("<disk name='vdb' backup='no'/>"));
+    fn pull_and_checkpoint_name_every_disk() {
+        let changed =
+            Scratch { target: "vda".into(), path: "/x".into(), since: Some("kvmbackup-1".into()), tracked: true };
+        let whole = Scratch { target: "vdb".into(), path: "/y".into(), ..Scratch::default() };
+        let job = PullJob { socket: "/s".into(), scratch: vec![changed, whole], checkpoint: None };
+        let xml = pull_xml(&job, &["vdc".into()]);
+        let incremental = "backupmode='incremental' incremental='kvmbackup-1' exportbitmap='kvmbackup-1'";
+        for part in [
+            &format!("<disk name='vda' backup='yes' type='file' exportname='vda' {incremental}><scratch"),
+            "<disk name='vdb' backup='yes' type='file' exportname='vdb'><scratch",
+            "<disk name='vdc' backup='no'/>",
+        ] {
+            assert!(xml.contains(part), "{xml}");
+        }
+        let disks = "<disk name='vda' checkpoint='bitmap'/><disk name='vdb' checkpoint='no'/><disk name='vdc' checkpoint='no'/>";
+        let xml = checkpoint_xml("kvmbackup-2", &job, &["vdc".into()]);
+        assert_eq!(xml, format!("<domaincheckpoint><name>kvmbackup-2</name><disks>{disks}</disks></domaincheckpoint>"));
     }
 }

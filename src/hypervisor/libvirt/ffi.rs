@@ -71,12 +71,14 @@ pub fn end_block_job(domain: &Domain, disk: &str, pivot: bool) -> Result<(), Err
     check(unsafe { virt_sys::virDomainBlockJobAbort(domain.as_ptr(), disk.as_ptr(), flags as c_uint) }).map(drop)
 }
 
-/// Starts a backup job; its scratch files must exist.
-pub fn backup_begin(domain: &Domain, xml: &str) -> Result<(), Error> {
-    let xml = c_string(xml);
+/// Starts a backup job, and creates a checkpoint at the same instant; the scratch files must exist.
+pub fn backup_begin(domain: &Domain, xml: &str, checkpoint: Option<&str>) -> Result<(), Error> {
+    let (xml, checkpoint) = (c_string(xml), checkpoint.map(c_string));
+    let checkpoint = checkpoint.as_ref().map_or(null(), |xml| xml.as_ptr());
     let flags = virt_sys::VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
     // SAFETY: see the module; a null checkpoint means none.
-    check(unsafe { virt_sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), null(), flags as c_uint) }).map(drop)
+    check(unsafe { virt_sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), checkpoint, flags as c_uint) })
+        .map(drop)
 }
 
 /// The operation of the job on a domain (`VIR_DOMAIN_JOB_OPERATION_…`), if any.
@@ -167,6 +169,22 @@ pub fn checkpoints(domain: &Domain) -> Result<Vec<String>, Error> {
     // SAFETY: the list was allocated with malloc, and we must free it.
     unsafe { free(list.cast()) };
     Ok(names)
+}
+
+/// Deletes a checkpoint of a domain. With `only_record`, its bitmaps stay in the images.
+pub fn delete_checkpoint(domain: &Domain, name: &str, only_record: bool) -> Result<(), Error> {
+    let name = c_string(name);
+    // SAFETY: see the module.
+    let checkpoint = unsafe { virt_sys::virDomainCheckpointLookupByName(domain.as_ptr(), name.as_ptr(), 0) };
+    if checkpoint.is_null() {
+        return Err(Error::last_error());
+    }
+    let flags = if only_record { virt_sys::VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY } else { 0 };
+    // SAFETY: the checkpoint is valid until it is freed.
+    let result = check(unsafe { virt_sys::virDomainCheckpointDelete(checkpoint, flags as c_uint) });
+    // SAFETY: libvirt returned the checkpoint, we must free it, and it is not used afterwards.
+    unsafe { virt_sys::virDomainCheckpointFree(checkpoint) };
+    result.map(drop)
 }
 
 /// Whether this host can run a CPU, as a constant of libvirt.

@@ -1,6 +1,7 @@
 //! The adapter to libvirt: translates calls and errors. Must not decide anything.
 
 mod agent;
+mod bitmaps;
 mod capture;
 mod definition;
 mod ffi;
@@ -237,6 +238,17 @@ impl BackupJobs for Libvirt {
         step(Step::PullEnd, domain)?;
         ffi::abort_job(&self.handle(domain)?).map_err(|source| call(domain, "abort the backup job", source))?;
         step(Step::PullEnded, domain)
+    }
+
+    fn delete_checkpoint(&self, domain: &DomainRef, name: &str, only_record: bool) -> Result<(), Error> {
+        step(Step::CheckpointDelete, domain)?;
+        ffi::delete_checkpoint(&self.handle(domain)?, name, only_record)
+            .map_err(|source| call(domain, format!("delete the checkpoint {name}"), source))
+    }
+
+    fn remove_bitmap(&self, domain: &DomainRef, name: &str) -> Result<(), Error> {
+        step(Step::CheckpointDelete, domain)?;
+        bitmaps::remove(&self.handle(domain)?, domain, name)
     }
 }
 

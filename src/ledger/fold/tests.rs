@@ -43,9 +43,9 @@ fn saved(name: &str, hour: i64) -> DomainOutcome {
     let disk = |target: &str| DiskOutcome {
         target: target.into(),
         virtual_bytes: 100,
+        data_bytes: 20,
         read_bytes: 20,
-        encrypted: false,
-        shrunk: false,
+        ..DiskOutcome::default()
     };
     DomainOutcome {
         point: Some(PointId::at(time(hour) + TimeDelta::seconds(7))),

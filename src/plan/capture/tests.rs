@@ -7,6 +7,11 @@ use uuid::Uuid;
 use super::*;
 use crate::model::{Codec, Device, DomainRef, DomainState, DomainXml, Format, Source};
 
+/// As for archives.
+fn capture(domain: &Domain, settings: &DomainSettings) -> Result<CapturePlan, Refusal> {
+    super::capture(domain, settings, Method::Snapshot)
+}
+
 fn settings() -> DomainSettings {
     DomainSettings {
         job: "h".into(),
@@ -20,6 +25,7 @@ fn settings() -> DomainSettings {
         method: MethodChoice::Auto,
         exclude_disks: Vec::new(),
         overlay_dir: None,
+        incremental: crate::config::Incremental::Auto,
         scratch_dir: None,
         allow_plaintext: false,
         hooks: Vec::new(),

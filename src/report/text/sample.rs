@@ -43,9 +43,9 @@ pub fn saved(name: &str) -> DomainOutcome {
         disks: vec![DiskOutcome {
             target: "vda".to_owned(),
             virtual_bytes: 6 << 30,
+            data_bytes: 2_370_000_000,
             read_bytes: 2_370_000_000,
-            encrypted: false,
-            shrunk: false,
+            ..DiskOutcome::default()
         }],
         read_bytes: 2_370_000_000,
         stored_bytes: 891_000_000,

@@ -173,7 +173,7 @@ fn invalid_names_and_data_are_refused() {
         assert!(writer.file::<Error>("file", length, &mut read(b"abc")).is_err());
     }
     writer.file::<Error>("file", 3, &mut read(b"abc")).unwrap();
-    let disk = Disk { size: 100, extents: vec![crate::model::Extent { offset: 10, length: 20 }] };
+    let disk = Disk { size: 100, extents: vec![crate::model::Extent { offset: 10, length: 20 }], changed: None };
     for (offset, length) in [(10, 19), (95, 10), (u64::MAX, 1)] {
         let bytes = vec![1; length];
         assert!(writer.disk::<Error>("disk", &disk, &mut |_, sink| sink(offset, &bytes)).is_err(), "{offset}");
@@ -182,7 +182,7 @@ fn invalid_names_and_data_are_refused() {
     let backwards =
         writer.disk::<Error>("disk", &disk, &mut |_, sink| sink(20, &[1; 10]).and_then(|()| sink(10, &[1; 10])));
     assert!(backwards.is_err());
-    assert!(writer.disk::<Error>("disk", &Disk { size: u64::MAX, extents: Vec::new() }, &mut |_, _| Ok(())).is_err());
+    assert!(writer.disk::<Error>("disk", &Disk { size: u64::MAX, ..Disk::default() }, &mut |_, _| Ok(())).is_err());
     let facts = serde_json::Value::String("x".repeat(100_000));
     assert!(writer.commit(Some(facts)).is_err());
     assert!(scene.repository.snapshots().unwrap().found.is_empty());

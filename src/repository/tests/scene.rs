@@ -45,7 +45,7 @@ impl Image {
     }
 
     pub fn disk(&self) -> Disk {
-        Disk { size: self.bytes.len() as u64, extents: self.extents.clone() }
+        Disk { size: self.bytes.len() as u64, extents: self.extents.clone(), changed: None }
     }
 
     /// Reads the disk in pieces of an odd length.

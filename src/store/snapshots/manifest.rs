@@ -13,6 +13,9 @@ use crate::model::PointId;
 /// Longest second part in bytes; a longer one is in the file too.
 const MAX_CHANGING: usize = 32 << 10;
 
+/// The key of the note. It is not part of the manifest.
+const NOTE: &str = "next_backup";
+
 /// The keys of the second part, and what the file contains instead.
 fn neutral() -> [(&'static str, Option<Value>); 5] {
     [
@@ -54,4 +57,19 @@ pub(super) fn join(json: &[u8], facts: Option<&Value>, time: DateTime<Utc>) -> R
     let mut manifest = Manifest::from_json(whole.to_string().as_bytes())?;
     manifest.point = PointId::at(time);
     Ok(manifest)
+}
+
+/// The facts with a note for the backup that builds on this point.
+pub(super) fn with_note(facts: Value, note: Value) -> Value {
+    let mut facts = match facts {
+        Value::Object(facts) => facts,
+        _ => Map::new(),
+    };
+    facts.insert(NOTE.to_owned(), note);
+    Value::Object(facts)
+}
+
+/// The note in the facts of a snapshot.
+pub(super) fn note(facts: &Value) -> Option<Value> {
+    facts.get(NOTE).cloned()
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{manifest, point};
 use crate::archive;
 use crate::model::{Extent, PointId};
-use crate::repository::{self, Disk, SnapshotWriter};
+use crate::repository::{self, Added, Disk, SnapshotWriter};
 use crate::store::{DiskSource, Error, Manifest, Point};
 use crate::sys::step::{self, Step};
 
@@ -40,6 +40,18 @@ impl SnapshotPoint {
         self.add(archive::MANIFEST, &json)
     }
 
+    pub(in crate::store) fn has_previous(&self) -> bool {
+        self.writer.as_ref().is_some_and(|writer| writer.parent().is_some())
+    }
+
+    pub(in crate::store) fn note(&self) -> Option<Value> {
+        self.writer.as_ref()?.parent_facts().and_then(manifest::note)
+    }
+
+    pub(in crate::store) fn leave_note(&mut self, note: Value) {
+        self.facts = manifest::with_note(std::mem::take(&mut self.facts), note);
+    }
+
     pub(in crate::store) fn add(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         Ok(self.writer()?.add(name, bytes)?)
     }
@@ -55,10 +67,12 @@ impl SnapshotPoint {
         added.map_err(Stop::into_error)
     }
 
-    pub(in crate::store) fn disk<S: DiskSource>(&mut self, name: &str, source: &mut S) -> Result<(), S::Error> {
+    pub(in crate::store) fn disk<S: DiskSource>(&mut self, name: &str, source: &mut S) -> Result<Added, S::Error> {
         let path = self.root.clone();
         step::reached(Step::DiskRead).map_err(|source| Error::File { action: "write a disk to", path, source })?;
-        let disk = Disk { size: source.size(), extents: on_disk(source.extents(), source.size()) };
+        let size = source.size();
+        let extents = on_disk(source.extents(), size);
+        let disk = Disk { size, extents, changed: source.changed().map(|changed| on_disk(changed, size)) };
         let writer = self.writer()?;
         let added = writer.disk(name, &disk, &mut |extents, sink| {
             let read = source.read(extents, &mut |offset, bytes| {
