@@ -74,6 +74,9 @@ pub enum Command {
     /// List the hooks of a domain, or test them without a backup
     #[command(after_help = after("kvmbackup hooks test --domain db1    acquire and release locks, with timing"))]
     Hooks(Hooks),
+    /// List or remove the checkpoints by which backups into a repository find what changed
+    #[command(after_help = after("kvmbackup checkpoints remove web-1"))]
+    Checkpoints(Checkpoints),
     /// Survey libvirt and the target, and write the Prometheus textfile
     #[command(after_help = after("kvmbackup metrics --stdout"))]
     Metrics(Metrics),
@@ -302,6 +305,31 @@ pub enum HooksCommand {
         /// Only hooks of this phase
         #[arg(long)]
         phase: Option<PhaseName>,
+    },
+}
+
+/// `checkpoints`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Checkpoints {
+    /// The subcommand.
+    #[command(subcommand)]
+    pub command: CheckpointsCommand,
+}
+
+/// `checkpoints …`
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum CheckpointsCommand {
+    /// List kvmbackup's checkpoints of a domain
+    #[command(after_help = after("kvmbackup checkpoints list web-1"))]
+    List {
+        /// Name of the domain
+        domain: String,
+    },
+    /// Remove kvmbackup's checkpoints of a domain, running or off; the next backup reads whole disks
+    #[command(after_help = after("kvmbackup checkpoints remove web-1"))]
+    Remove {
+        /// Name of the domain
+        domain: String,
     },
 }
 

@@ -5,6 +5,7 @@
 pub mod args;
 mod backup;
 mod check;
+mod checkpoints;
 mod exporter;
 mod hooks;
 mod list;
@@ -81,6 +82,7 @@ fn leave(result: RunResult) -> ! {
 fn run(global: &Global, command: Command) -> Result<RunResult, app::Error> {
     match command {
         Command::Backup(words) => backup::run(global, &words),
+        Command::Checkpoints(words) => checkpoints::run(global, &words),
         Command::Check(words) => check::run(global, &words),
         Command::Exporter(words) => exporter::run(global, &words),
         Command::Hooks(words) => hooks::run(global, &words),

@@ -13,6 +13,7 @@ pub mod backup;
 mod capture;
 mod chain;
 pub mod check;
+pub mod checkpoints;
 mod context;
 mod error;
 #[cfg(test)]

@@ -32,7 +32,7 @@ use crate::sys::mark::Mark;
 const PREFIX: &str = "kvmbackup-";
 
 /// Limits of `qemu-img info`.
-const LIMITS: Limits = Limits { stall: Duration::from_secs(60), answer: 1 << 20 };
+pub(super) const LIMITS: Limits = Limits { stall: Duration::from_secs(60), answer: 1 << 20 };
 
 /// What a restore point tells the backup that builds on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
