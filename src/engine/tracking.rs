@@ -22,9 +22,9 @@ use super::Error;
 use super::journal::Record;
 use super::qemu_img::{self, Limits};
 use crate::config::{DomainSettings, Incremental};
-use crate::hypervisor::{BackupJobs, Guests, Hypervisor, Kind, StateKind};
-use crate::model::{Disk, Domain, DomainRef, DomainState, Format, Method, WholeRead};
-use crate::plan::{CapturePlan, ReadFrom};
+use crate::hypervisor::{BackupJobs, Guests, Hypervisor, Kind, SavedState, StateKind};
+use crate::model::{Disk, Domain, DomainRef, DomainState, Format, Image, Method, WholeRead};
+use crate::plan::{CapturePlan, PlannedDisk, ReadFrom};
 use crate::store::PointWriter;
 use crate::sys::mark::Mark;
 
@@ -74,14 +74,7 @@ impl Tracking {
             return Ok(Tracking::default());
         }
         let states = hypervisor.saved_states(&domain.id)?;
-        let reverts = states.iter().any(|state| state.kind == StateKind::InternalSnapshot);
-        let general = match settings.incremental {
-            Incremental::Never => Some(WholeRead::Never),
-            // Reverting to an internal snapshot fails beside a bitmap, and ends the guest on libvirt 9.
-            Incremental::Auto if reverts => Some(WholeRead::InternalSnapshot),
-            Incremental::Auto | Incremental::Always if plan.method == Method::Snapshot => Some(WholeRead::Method),
-            Incremental::Auto | Incremental::Always => None,
-        };
+        let general = against(settings.incremental, plan.method, &states);
         let note = Note::of(point);
         let is_known = |checkpoint: &str| {
             // While a domain is off, the bitmap in the image is what counts.
@@ -159,8 +152,35 @@ impl Tracking {
     }
 }
 
+/// Why no disk of a guest is read only where it changed.
+fn against(wanted: Incremental, method: Method, states: &[SavedState]) -> Option<WholeRead> {
+    let has_internal = states.iter().any(|state| state.kind == StateKind::InternalSnapshot);
+    match wanted {
+        Incremental::Never => Some(WholeRead::Never),
+        // Reverting to an internal snapshot fails beside a bitmap, and ends the guest on libvirt 9.
+        Incremental::Auto if has_internal => Some(WholeRead::InternalSnapshot),
+        Incremental::Auto | Incremental::Always if method == Method::Snapshot => Some(WholeRead::Method),
+        Incremental::Auto | Incremental::Always => None,
+    }
+}
+
+/// For each disk of a plan, why it will be read whole every time; `None` if only what changed will be read.
+pub(super) fn prospects<'a>(
+    (domain, plan): (&Domain, &'a CapturePlan),
+    wanted: Incremental,
+    states: &[SavedState],
+) -> Vec<(&'a str, Option<WholeRead>)> {
+    let general = against(wanted, plan.method, states);
+    let of_disk = |planned: &'a PlannedDisk| {
+        let is_live = planned.how == ReadFrom::Capture;
+        let able = general.map_or_else(|| bitmap(&planned.disk, planned.image(), is_live, domain.state), Err);
+        (planned.disk.target.as_str(), able.err())
+    };
+    plan.disks.iter().map(of_disk).collect()
+}
+
 /// The mark of an image that can contain a dirty bitmap which records every change.
-fn bitmap(disk: &Disk, image: &crate::model::Image, is_live: bool, state: DomainState) -> Result<Mark, WholeRead> {
+fn bitmap(disk: &Disk, image: &Image, is_live: bool, state: DomainState) -> Result<Mark, WholeRead> {
     if disk.shareable {
         return Err(WholeRead::Shareable);
     }
