@@ -3,9 +3,12 @@
 use super::args::{Checkpoints, CheckpointsCommand, Global};
 use super::print;
 use crate::app;
+use crate::engine;
 use crate::engine::checkpoints::{self, Checkpoint};
 use crate::model::RunResult;
 use crate::report::table::{Table, printable};
+use crate::sys::patience::Patience;
+use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &Checkpoints) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
@@ -13,8 +16,11 @@ pub(super) fn run(global: &Global, words: &Checkpoints) -> Result<RunResult, app
         CheckpointsCommand::List { domain } => (domain, false),
         CheckpointsCommand::Remove { domain } => (domain, true),
     };
-    // Not during a run, which may be reading what a checkpoint tells.
-    let _lock = removes.then(|| app::lock(&settings.state_dir)).transpose()?;
+    let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
+    let patience = Patience::new(settings.stall_timeout);
+    // Not during a run, which may be using a checkpoint, and not while the backup job of a killed run exists.
+    let first = || super::recover::first(&settings.state_dir, &patience, global.quiet, &cancel);
+    let _exclusive = removes.then(first).transpose()?;
     let hypervisor = app::libvirt(&settings.libvirt_uri)?;
     let domain = checkpoints::find(&hypervisor, name)?;
     let found = match removes {

@@ -39,6 +39,7 @@ mod stamps;
 pub mod survey;
 pub mod target;
 mod tracking;
+pub mod transfer;
 mod users;
 pub mod verified;
 pub mod verify;

@@ -9,17 +9,22 @@ use crate::host::{Host, run};
 const PASSWORD: &str = "kb-secret-of-the-repository";
 
 /// A host with these guests, whose restore points go into a repository.
-fn host(guests: &[&str], domains: &str) -> Host {
+pub fn host(guests: &[&str], domains: &str) -> Host {
     let host = Host::new(guests);
+    configure(&host, domains);
+    host
+}
+
+/// Makes a repository the target of a host.
+pub fn configure(host: &Host, domains: &str) {
     fs::write(host.path("password"), PASSWORD).unwrap();
     run("chmod", &["600", host.path("password").to_str().unwrap()]);
     let path = |name: &str| host.path(name).display().to_string();
     let (url, password, cache) = (path("repository"), path("password"), path("cache"));
     host.configure(&format!("repository: {{url: {url}, password_file: {password}, cache_dir: {cache}}}"), domains);
-    host
 }
 
-fn restic(host: &Host, arguments: &[&str]) -> String {
+pub fn restic(host: &Host, arguments: &[&str]) -> String {
     let mut command = Command::new("restic");
     command.args(["--no-cache", "-r"]).arg(host.path("repository")).args(arguments);
     let output = command.arg("--password-file").arg(host.path("password")).output().unwrap();
@@ -28,7 +33,7 @@ fn restic(host: &Host, arguments: &[&str]) -> String {
     printed
 }
 
-fn expect_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
+pub fn expect_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
     run("qemu-img", &["compare", "-f", a_format, "-F", b_format, a.to_str().unwrap(), b.to_str().unwrap()]);
 }
 

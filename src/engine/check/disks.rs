@@ -84,7 +84,7 @@ fn changes(
     let mut parts = Vec::new();
     if !changed.is_empty() {
         let targets: Vec<_> = changed.iter().map(|(target, _)| *target).collect();
-        parts.push(format!("only what changed is read of {}", targets.join(", ")));
+        parts.push(format!("incremental: {}", targets.join(", ")));
     }
     if !whole.is_empty() {
         let named =
