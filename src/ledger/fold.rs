@@ -9,7 +9,7 @@ use super::{
     Survey, Tally, Untold,
 };
 use crate::model::{
-    DamagedPoint, DiskOutcome, DomainOutcome, FailureReason, HookResult, HookStatus, Outcome, Phase, RunReport,
+    DamagedPoint, DiskOutcome, DomainOutcome, FailureReason, HookResult, HookStatus, Method, Outcome, Phase, RunReport,
     RunResult, Status, WholeRead,
 };
 
@@ -213,7 +213,9 @@ impl DomainRecord {
             self.consistency = outcome.consistency;
             self.disks = outcome.disks.iter().filter_map(disk).collect();
             let whole = self.disks.values().filter_map(|disk| disk.whole_read).any(is_unexpected);
-            self.consecutive_whole_reads = if whole { self.consecutive_whole_reads + 1 } else { 0 };
+            // A domain that is off cannot get a checkpoint, so it is read whole until it runs again.
+            let can_track = outcome.method != Some(Method::Direct);
+            self.consecutive_whole_reads = if whole && can_track { self.consecutive_whole_reads + 1 } else { 0 };
         }
         self.history.push_back(Attempt {
             time: began,
