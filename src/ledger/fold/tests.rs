@@ -308,9 +308,13 @@ fn whole_reads_in_a_row_count_only_those_that_should_not_repeat() {
 fn whole_reads_of_a_domain_that_is_off_do_not_count() {
     let mut ledger = Ledger::default();
     let whole = [Some(WholeRead::NoCheckpoint), None];
-    for (hour, method, expected) in
-        [(1, Method::Pull, 1), (2, Method::Pull, 2), (3, Method::Direct, 0), (4, Method::Direct, 0), (5, Method::Pull, 1)]
-    {
+    for (hour, method, expected) in [
+        (1, Method::Pull, 1),
+        (2, Method::Pull, 2),
+        (3, Method::Direct, 0),
+        (4, Method::Direct, 0),
+        (5, Method::Pull, 1),
+    ] {
         let outcome = DomainOutcome { method: Some(method), ..saved_in_repository(hour, whole) };
         run(&mut ledger, &report(hour, vec![outcome]), RunResult::Good);
         assert_eq!(ledger.domains["web"].consecutive_whole_reads, expected, "{hour}");
