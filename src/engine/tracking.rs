@@ -95,6 +95,7 @@ impl Tracking {
                 let note = note.as_ref().filter(|note| is_known(&note.checkpoint));
                 match note.and_then(|note| note.disks.get(target)) {
                     None if !point.has_previous() => Err(WholeRead::First),
+                    None if domain.state == DomainState::Off => Err(WholeRead::Off),
                     None => Err(WholeRead::NoCheckpoint),
                     Some(before) if !before.is_certainly_same(&mark) => Err(WholeRead::Replaced),
                     Some(_) => Ok(mark),

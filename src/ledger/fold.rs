@@ -270,6 +270,7 @@ fn is_unexpected(reason: WholeRead) -> bool {
         | WholeRead::Method
         | WholeRead::Format
         | WholeRead::Shareable
+        | WholeRead::Off
         | WholeRead::Direct => false,
     }
 }

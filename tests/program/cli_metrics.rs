@@ -151,7 +151,7 @@ fn run_into_a_repository_exports_what_each_disk_cost() {
         report["domains"][0].clone()
     };
     let (of, disk) = ([NAME, "a"], [NAME, "a", "vda"]);
-    for reason in ["first", "no_checkpoint"] {
+    for reason in ["first", "off"] {
         let domain = last();
         let expected = |key: &str| domain["disks"][0][key].as_f64();
         for (metric, key) in [
