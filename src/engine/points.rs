@@ -186,7 +186,7 @@ fn none_of(store: &Store, domain: &str) -> Result<Error, Error> {
 /// The points of a domain, oldest first, each with its guest, because several guests may have had the name. `None` if
 /// the guest is unknown.
 pub(super) fn guests(store: &Store, domain: &str) -> Result<Vec<(Point, Option<Uuid>)>, Error> {
-    let guest = |point: &Point| Some(open(store, point).ok()?.1?.domain.uuid);
+    let guest = |point: &Point| point.guest().or_else(|| Some(open(store, point).ok()?.1?.domain.uuid));
     let with_guest = |point: Point| {
         let guest = guest(&point);
         (point, guest)

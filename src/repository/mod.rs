@@ -48,7 +48,7 @@ pub use object::{Kind, Object};
 pub use place::Place;
 pub use repo::Repository;
 pub use snapshot::{Snapshot, SnapshotList};
-pub use snapshot_reader::SnapshotReader;
+pub use snapshot_reader::{SnapshotReader, read_top_file};
 pub use snapshot_writer::{About, SnapshotWriter, WriteOptions};
 
 /// Kind of a blob.

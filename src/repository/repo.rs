@@ -109,7 +109,7 @@ impl Repository {
     }
 
     /// Stores an object as JSON; returns its ID.
-    pub(super) fn save<T: Serialize>(&self, kind: Kind, value: &T) -> Result<Id, Error> {
+    pub fn save<T: Serialize>(&self, kind: Kind, value: &T) -> Result<Id, Error> {
         let sealed = format::encode(&self.key, kind, value).map_err(|source| self.system(source))?;
         let id = Id::of(&sealed);
         self.put(Object::new(kind, id), sealed)?;

@@ -4,12 +4,24 @@ use std::sync::Arc;
 
 use super::disk_reader::SnapshotDisk;
 use super::fetch::{Fetcher, Segment};
-use super::walk::{Files, walk};
+use super::walk::{Files, top_file, walk};
 use super::{BlobKind, Catalog, Error, Id, Repository, Snapshot};
 use crate::sys::signals::Cancel;
 
 /// Limit of a file that is read into memory, in bytes.
 const MAX_FILE: u64 = 64 << 20;
+
+/// The contents of a small file directly in the domain's directory, without reading the other directories.
+pub fn read_top_file(
+    repository: &Repository,
+    catalog: &Arc<Catalog>,
+    (id, snapshot): (Id, &Snapshot),
+    name: &str,
+) -> Result<Vec<u8>, Error> {
+    let fetcher = Fetcher::new(repository, catalog);
+    let node = top_file(&fetcher, id, snapshot, name)?;
+    small(&fetcher, SnapshotDisk::open(&fetcher, &Cancel::default(), (id, name), &node)?, name)
+}
 
 /// A restore point for reading. The caller keeps a [`SharedLock`](super::SharedLock) if the point must not be removed
 /// during that time.
@@ -40,13 +52,7 @@ impl SnapshotReader {
 
     /// The contents of a small file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let disk = self.disk(name)?;
-        if disk.size() > MAX_FILE {
-            return Err(self.fetcher.repository().invalid(format!("{name} has more than {MAX_FILE} bytes")));
-        }
-        let mut bytes = vec![0; usize::try_from(disk.size()).unwrap_or_default()];
-        disk.read_at(0, &mut bytes)?;
-        Ok(bytes)
+        small(&self.fetcher, self.disk(name)?, name)
     }
 
     /// A disk or another file, to read any part of it.
@@ -103,4 +109,13 @@ impl SnapshotReader {
         }
         damages
     }
+}
+
+fn small(fetcher: &Fetcher, file: SnapshotDisk, name: &str) -> Result<Vec<u8>, Error> {
+    if file.size() > MAX_FILE {
+        return Err(fetcher.repository().invalid(format!("{name} has more than {MAX_FILE} bytes")));
+    }
+    let mut bytes = vec![0; usize::try_from(file.size()).unwrap_or_default()];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
 }

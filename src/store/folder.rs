@@ -126,10 +126,10 @@ impl Folder {
             let bytes = status.as_ref().map_or(0, Metadata::len);
             let domain = domain.to_owned();
             match known {
-                Known::Archive(id) => points.push(Point { domain, id, path, bytes, kind: Kind::Archive }),
+                Known::Archive(id) => points.push(Point { domain, id, bytes, guest: None, path, kind: Kind::Archive }),
                 Known::Script(rotation) => {
                     let id = script_id(&path, &domain, status.as_ref());
-                    scripts.push(Point { domain, id, path, bytes, kind: Kind::Script { rotation } });
+                    scripts.push(Point { domain, id, bytes, guest: None, path, kind: Kind::Script { rotation } });
                 }
                 Known::Partial(_) => {}
             }

@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
 
 pub use contents::{Contents, SavedDisk};
 pub use error::Error;
@@ -109,6 +110,7 @@ pub struct Point {
     pub id: PointId,
     /// Length of the archive in bytes; for a snapshot, what it added to the repository.
     pub bytes: u64,
+    guest: Option<Uuid>,
     path: PathBuf,
     kind: Kind,
 }
@@ -131,6 +133,11 @@ enum Kind {
 }
 
 impl Point {
+    /// UUID of the guest, if it is known without opening the point.
+    pub fn guest(&self) -> Option<Uuid> {
+        self.guest
+    }
+
     /// Path of the file.
     pub fn location(&self) -> &Path {
         &self.path
@@ -156,7 +163,7 @@ impl Point {
     #[cfg(test)]
     pub fn sample(domain: &str, bytes: u64) -> Point {
         let id = PointId::at(DateTime::UNIX_EPOCH);
-        Point { domain: domain.to_owned(), id, bytes, path: "/b/a".into(), kind: Kind::Archive }
+        Point { domain: domain.to_owned(), id, bytes, guest: None, path: "/b/a".into(), kind: Kind::Archive }
     }
 }
 

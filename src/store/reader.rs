@@ -95,7 +95,7 @@ impl PointReader {
         match &self.0 {
             Source::Archive(archived) => Some(archived.unpacked_bytes()),
             Source::Script(_) => None,
-            Source::Snapshot(snapshot) => Some(snapshot.unpacked_bytes()),
+            Source::Snapshot(snapshot) => snapshot.unpacked_bytes(),
         }
     }
 

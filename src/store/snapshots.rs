@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use chrono::{TimeDelta, Timelike};
+use uuid::Uuid;
 
 pub(super) use reader::{Disk, SavedSnapshot};
 pub(super) use writer::{SnapshotPoint, disk_member};
@@ -22,7 +23,8 @@ pub(super) use writer::{SnapshotPoint, disk_member};
 use super::{Domains, Error, Intent, Kind, Point, name};
 use crate::model::{DomainRef, PointId};
 use crate::repository::{
-    self, About, Id, Local, Repository, SharedLock, Snapshot, SnapshotList, SnapshotWriter, Timing, WriteOptions,
+    self, About, Catalog, Id, Local, Repository, SharedLock, Snapshot, SnapshotList, SnapshotWriter, Timing,
+    WriteOptions,
 };
 use crate::sys::patience::Patience;
 use crate::sys::secret::Secret;
@@ -34,6 +36,9 @@ const WRITER_WAIT: Duration = Duration::from_secs(60 * 60);
 
 /// The same for readers and removals of restore points.
 const READER_WAIT: Duration = Duration::from_secs(60);
+
+/// Start of the tag with the UUID of the guest.
+const GUEST: &str = "uuid:";
 
 /// How a repository is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,13 +69,14 @@ pub(super) struct Snapshots {
     access: Access,
     patience: Patience,
     opened: OnceLock<Repository>,
+    catalog: OnceLock<Arc<Catalog>>,
     known: Mutex<SnapshotList>,
 }
 
 impl Snapshots {
     pub(super) fn new(root: &Path, access: Access, patience: &Patience) -> Snapshots {
-        let (opened, known) = (OnceLock::new(), Mutex::default());
-        Snapshots { root: root.to_owned(), access, patience: patience.clone(), opened, known }
+        let (opened, catalog, known) = (OnceLock::new(), OnceLock::new(), Mutex::default());
+        Snapshots { root: root.to_owned(), access, patience: patience.clone(), opened, catalog, known }
     }
 
     /// The opened repository.
@@ -131,7 +137,7 @@ impl Snapshots {
         let about = About {
             domain: domain.name.clone(),
             folder: name::encode(&domain.name),
-            tags: vec![format!("uuid:{}", domain.uuid)],
+            tags: vec![format!("{GUEST}{}", domain.uuid)],
             time,
             program: format!("kvmbackup {}", env!("CARGO_PKG_VERSION")),
         };
@@ -153,7 +159,17 @@ impl Snapshots {
             path: path.to_owned(),
             source: std::io::ErrorKind::NotFound.into(),
         })?;
-        SavedSnapshot::open(repository, &self.access.cache_dir, (id, snapshot), path, cancel)
+        let listed = self.catalog(repository)?;
+        Ok(SavedSnapshot::new((repository, listed), &self.access.cache_dir, (id, snapshot), path, cancel))
+    }
+
+    /// The blobs of the repository when this process first needed them.
+    fn catalog(&self, repository: &Repository) -> Result<Arc<Catalog>, Error> {
+        if let Some(catalog) = self.catalog.get() {
+            return Ok(catalog.clone());
+        }
+        let catalog = Arc::new(Catalog::open(repository, &self.access.cache_dir)?);
+        Ok(self.catalog.get_or_init(|| catalog).clone())
     }
 
     /// Removes a restore point; a missing one is not an error. Its data stays until the repository is pruned.
@@ -170,8 +186,13 @@ fn point(root: &Path, id: Id, snapshot: &Snapshot) -> Point {
     Point {
         domain: snapshot.hostname.clone(),
         id: PointId::at(snapshot.time),
+        guest: guest(snapshot),
         bytes: snapshot.summary.map_or(0, |summary| summary.data_added_packed),
         path: root.join("snapshots").join(id.to_string()),
         kind: Kind::Snapshot { id },
     }
+}
+
+fn guest(snapshot: &Snapshot) -> Option<Uuid> {
+    snapshot.tags.iter().find_map(|tag| tag.strip_prefix(GUEST)?.parse().ok())
 }

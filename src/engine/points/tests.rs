@@ -74,3 +74,33 @@ fn verification_counts_only_for_the_archive_that_was_verified() {
     fs::write(state(&fixture).join("verified.json"), "{").unwrap();
     assert!(Verified::load(&state(&fixture)).unwrap().get(&point).is_none());
 }
+
+/// Lists this many guests with 30 points each, first without a cache. Prints how long that takes.
+fn list_of_a_fleet(guests: usize) {
+    let fixture = Fixture::with_repository();
+    fixture.point("2026-11-20T02:00:00Z", Codec::None, &fixture.usual_disks());
+    fixture.multiply(guests, 30);
+    for cache in ["cold", "warm"] {
+        if cache == "cold" {
+            fs::remove_dir_all(fixture.path("cache")).unwrap();
+        }
+        let store = fixture.opened(&crate::sys::patience::Patience::default());
+        let began = std::time::Instant::now();
+        let (listed, failures) = list(&store, &state(&fixture), &[]).unwrap();
+        eprintln!("figure: {} points with a {cache} cache: {:.1} s", listed.len(), began.elapsed().as_secs_f64());
+        assert!(
+            listed.len() == guests * 30 && failures.is_empty() && listed.iter().all(|point| point.details.is_some())
+        );
+    }
+}
+
+#[test]
+fn points_of_twenty_guests_in_a_repository_are_listed() {
+    list_of_a_fleet(20);
+}
+
+#[test]
+#[ignore = "slow: 30,000 restore points"]
+fn points_of_a_thousand_guests_in_a_repository_are_listed() {
+    list_of_a_fleet(1000);
+}

@@ -12,7 +12,9 @@ use super::writer::Stop;
 use super::{READER_WAIT, manifest};
 use crate::archive::{self, Manifest};
 use crate::model::Extent;
-use crate::repository::{Catalog, Id, Repository, SharedLock, Snapshot, SnapshotDisk, SnapshotReader, Timing};
+use crate::repository::{
+    Catalog, Id, Repository, SharedLock, Snapshot, SnapshotDisk, SnapshotReader, Timing, read_top_file,
+};
 use crate::store::{Contents, Definition, Entry, Error, FileReader, Sink};
 use crate::sys::signals::Cancel;
 
@@ -26,8 +28,10 @@ pub(in crate::store) struct SavedSnapshot {
     snapshot: Snapshot,
     path: PathBuf,
     cancel: Cancel,
-    /// For the manifest and the definitions.
-    reader: SnapshotReader,
+    /// What the repository contained when the listing began: enough for the manifest.
+    listed: Arc<Catalog>,
+    /// For what only describes the point.
+    reader: OnceLock<SnapshotReader>,
     locked: OnceLock<Locked>,
 }
 
@@ -39,24 +43,33 @@ struct Locked {
 }
 
 impl SavedSnapshot {
-    pub(super) fn open(
-        repository: &Repository,
+    /// Reads nothing yet: a list of many points needs only their manifests.
+    pub(super) fn new(
+        (repository, listed): (&Repository, Arc<Catalog>),
         cache_dir: &Path,
         (id, snapshot): (Id, Snapshot),
         path: &Path,
         cancel: &Cancel,
-    ) -> Result<SavedSnapshot, Error> {
-        let reader = read(repository, cache_dir, (id, &snapshot), cancel)?;
-        Ok(SavedSnapshot {
+    ) -> SavedSnapshot {
+        SavedSnapshot {
             repository: repository.clone(),
             cache_dir: cache_dir.to_owned(),
             id,
             snapshot,
             path: path.to_owned(),
             cancel: cancel.clone(),
-            reader,
+            listed,
+            reader: OnceLock::new(),
             locked: OnceLock::new(),
-        })
+        }
+    }
+
+    fn reader(&self) -> Result<&SnapshotReader, Error> {
+        if let Some(reader) = self.reader.get() {
+            return Ok(reader);
+        }
+        let reader = read(&self.repository, &self.cache_dir, (self.id, &self.snapshot), &self.cancel)?;
+        Ok(self.reader.get_or_init(|| reader))
     }
 
     /// Locks the repository, unless it cannot be written: then no process of this host can prune it.
@@ -77,18 +90,25 @@ impl SavedSnapshot {
     }
 
     pub(in crate::store) fn manifest(&self) -> Result<Manifest, Error> {
-        let json = self.reader.read(archive::MANIFEST)?;
+        let listed = read_top_file(&self.repository, &self.listed, (self.id, &self.snapshot), archive::MANIFEST);
+        let json = match listed {
+            Ok(json) => json,
+            // Another process may have moved it since.
+            Err(error) if !error.is_stall() => self.reader()?.read(archive::MANIFEST)?,
+            Err(error) => return Err(error.into()),
+        };
         let joined = manifest::join(&json, self.snapshot.facts.as_ref(), self.snapshot.time);
         joined.map_err(Error::archive(&self.path))
     }
 
     pub(in crate::store) fn contents(&self) -> Result<Contents, Error> {
         let manifest = self.manifest()?;
-        let mut lengths: BTreeMap<_, _> = self.reader.names().map(|(name, length)| (name.to_owned(), length)).collect();
+        let mut lengths: BTreeMap<_, _> =
+            self.reader()?.names().map(|(name, length)| (name.to_owned(), length)).collect();
         for disk in &manifest.disks {
             if let Some(length) = lengths.get_mut(&disk.member) {
                 // The size of a restored image, which is less than that of the disk.
-                *length = self.reader.disk(&disk.member)?.extents().iter().map(|extent| extent.length).sum();
+                *length = self.reader()?.disk(&disk.member)?.extents().iter().map(|extent| extent.length).sum();
             }
         }
         Ok(Contents::of(&self.path, manifest, lengths))
@@ -96,12 +116,13 @@ impl SavedSnapshot {
 
     pub(in crate::store) fn definition(&self, which: Definition) -> Result<String, Error> {
         let name = which.member();
-        String::from_utf8(self.reader.read(name)?)
+        String::from_utf8(self.reader()?.read(name)?)
             .map_err(|_| Error::Suspect { path: self.path.clone(), what: format!("{name} is not UTF-8") })
     }
 
-    pub(in crate::store) fn unpacked_bytes(&self) -> u64 {
-        self.reader.names().map(|(_, length)| length).sum()
+    /// `None` for a snapshot whose counts were dropped.
+    pub(in crate::store) fn unpacked_bytes(&self) -> Option<u64> {
+        self.snapshot.summary.map(|summary| summary.total_bytes_processed)
     }
 
     pub(in crate::store) fn verify(&self, progress: &mut dyn FnMut(u64)) -> Vec<Error> {
@@ -161,7 +182,7 @@ impl SavedSnapshot {
         &self,
         visit: &mut dyn FnMut(&Entry, &mut FileReader<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        for (name, length) in self.reader.names() {
+        for (name, length) in self.reader()?.names() {
             let entry = Entry { name: name.to_owned(), length };
             self.files(&BTreeSet::from([name]), &mut |_, contents| visit(&entry, contents))?;
         }

@@ -3,10 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+
+use chrono::TimeDelta;
 
 use super::super::contract::{Kind, all};
 use super::super::{DOMAIN_XML, Point, Store};
+use super::{Snapshots, manifest};
 use crate::model::{Codec, Failure, PointId};
+use crate::repository::{self, About, SnapshotWriter, Timing, WriteOptions};
 use crate::store::fixture::{DOMAIN, Disk, Fixture, UUID, run, text};
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
@@ -31,6 +36,40 @@ fn restic(fixture: &Fixture, arguments: &[&str]) -> String {
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{arguments:?}: {printed}{}", String::from_utf8_lossy(&output.stderr));
     printed
+}
+
+impl Fixture {
+    /// Replaces the only restore point by as many of other guests, each guest with its own directories.
+    pub fn multiply(&self, guests: usize, points: usize) {
+        let location = self.repository();
+        let snapshots = Snapshots::new(&location.dir, location.repository.unwrap(), &Patience::default());
+        let repository = snapshots.repository().unwrap();
+        let (id, snapshot) = repository.snapshots().unwrap().found.pop().unwrap();
+        let path = location.dir.clone();
+        let saved = snapshots.open(id, &path, &Cancel::default()).unwrap().manifest().unwrap();
+        repository.forget(id).unwrap();
+        let timing = Timing { second_look: Duration::from_millis(1), ..Timing::waiting(Duration::ZERO) };
+        let options = WriteOptions { cache: self.path("cache"), threads: 1, timing, cancel: Cancel::default() };
+        for guest in 0..guests {
+            let mut manifest = saved.clone();
+            manifest.domain.name = format!("guest-{guest}");
+            let about = About {
+                domain: manifest.domain.name.clone(),
+                folder: manifest.domain.name.clone(),
+                tags: snapshot.tags[1..].to_vec(),
+                time: snapshot.time,
+                program: "kvmbackup test".to_owned(),
+            };
+            let mut writer = SnapshotWriter::begin(repository, about, &options).unwrap();
+            let (json, facts) = manifest::split(&manifest).unwrap();
+            writer.add("manifest.json", &json).unwrap();
+            let (_, first) = writer.commit(Some(facts)).unwrap();
+            for day in 1..points {
+                let time = first.time + TimeDelta::days(day as i64);
+                repository.save(repository::Kind::Snapshot, &repository::Snapshot { time, ..first.clone() }).unwrap();
+            }
+        }
+    }
 }
 
 #[test]
