@@ -68,6 +68,12 @@ pub enum Command {
     /// Verify restore points by reading every byte
     #[command(after_help = after(VERIFY_EXAMPLES))]
     Verify(Verify),
+    /// Keep a restore point until you end its protection, whatever `rotate` or `keep` says
+    #[command(after_help = after("kvmbackup protect web-1 --at 2026-11-22    the newest point of that day"))]
+    Protect(Protect),
+    /// End the protection of a restore point
+    #[command(after_help = after("kvmbackup unprotect web-1 --at 20261122T020000Z"))]
+    Unprotect(Protect),
     /// Remove restore points that retention does not keep, and show why
     #[command(after_help = after("kvmbackup prune --dry-run    show what would be removed, and why"))]
     Prune(Prune),
@@ -312,6 +318,16 @@ pub enum HooksCommand {
         #[arg(long)]
         phase: Option<PhaseName>,
     },
+}
+
+/// `protect` and `unprotect`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Protect {
+    /// Domain
+    pub domain: String,
+    /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
+    #[arg(long, value_name = "ID|TIME")]
+    pub at: Option<At>,
 }
 
 /// `export`

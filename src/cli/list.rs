@@ -41,7 +41,8 @@ fn text(points: &[PointInfo], failures: &[Failure], width: usize) -> String {
     if points.is_empty() {
         return unlisted(failures).unwrap_or_else(|| "no restore points yet\n".to_owned());
     }
-    let mut table = Table::new(&["DOMAIN", "POINT", "TIME", ">SIZE", ">RATIO", "CONSISTENCY", "VERIFIED", "GUEST"]);
+    let mut table =
+        Table::new(&["DOMAIN", "POINT", "TIME", ">SIZE", ">RATIO", "CONSISTENCY", "VERIFIED", "PROTECTED", "GUEST"]);
     for point in points {
         let ratio = point.details.as_ref().and_then(|details| details.ratio);
         table.row([
@@ -52,8 +53,12 @@ fn text(points: &[PointInfo], failures: &[Failure], width: usize) -> String {
             ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.1}")),
             consistency(point).to_owned(),
             verified(point),
+            if point.protected { "yes" } else { "-" }.to_owned(),
             point.details.as_ref().map_or("-".to_owned(), |details| details.guest.to_string()),
         ]);
+    }
+    if !points.iter().any(|point| point.protected) {
+        table.drop_column("PROTECTED");
     }
     if !of_several_guests(points) {
         table.drop_column("GUEST");
@@ -151,6 +156,7 @@ mod tests {
             stored_bytes: 950_700_000,
             origin: "kvmbackup",
             details: None,
+            protected: false,
             verified: None,
             damaged: None,
         }

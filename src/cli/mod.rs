@@ -14,6 +14,7 @@ mod man;
 mod metrics;
 mod output;
 mod progress;
+mod protect;
 mod prune;
 mod recover;
 mod report;
@@ -103,6 +104,8 @@ fn run(global: &Global, command: Command) -> Result<RunResult, app::Error> {
         Command::List(words) => list::run(global, &words),
         Command::Restore(words) => restore::run(global, &words),
         Command::Verify(words) => verify::run(global, &words),
+        Command::Protect(words) => protect::run(global, &words, true),
+        Command::Unprotect(words) => protect::run(global, &words, false),
         Command::Prune(words) => prune::run(global, &words),
     }
 }

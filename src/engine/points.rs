@@ -60,6 +60,8 @@ pub struct PointInfo {
     /// Contents of the manifest. `None` for an archive of the legacy script, which has none, and for a damaged one.
     #[serde(flatten)]
     pub details: Option<Details>,
+    /// Whether it is protected from being removed.
+    pub protected: bool,
     /// The last verification.
     pub verified: Option<Checked>,
     /// Why the manifest could not be read.
@@ -226,6 +228,7 @@ fn info(point: &Point, verified: &Verified, store: &Store) -> PointInfo {
         stored_bytes: point.bytes,
         origin: point.origin(),
         details: None,
+        protected: point.is_protected(),
         verified: verified.get(point).cloned(),
         damaged: None,
     };

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::archive;
+use crate::model::PointId;
+use crate::model::command::quoted;
 use crate::qcow2;
 use crate::repository;
 use crate::sys::durable::Exposed;
@@ -120,6 +122,16 @@ pub enum Error {
         /// Path of the snapshot.
         path: PathBuf,
     },
+    /// An operator protected it.
+    #[error("{} is protected", path.display())]
+    Protected {
+        /// Name of the domain.
+        domain: String,
+        /// ID of the point.
+        id: PointId,
+        /// Path of the point.
+        path: PathBuf,
+    },
     /// An archive of the legacy script is never removed.
     #[error("{} was made by the legacy script and is never removed", path.display())]
     NotOurs {
@@ -216,6 +228,9 @@ impl Error {
                 path.display()
             )),
             Error::Target { .. } => Some("Mount the target, or correct `backupdir`.".to_owned()),
+            Error::Protected { domain, id, .. } => {
+                Some(format!("To end the protection: kvmbackup unprotect {} --at {id}", quoted(domain)))
+            }
             Error::NotOurs { path } => Some(format!("Remove it by hand: rm {}", path.display())),
             Error::File { source, .. }
                 if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>

@@ -120,19 +120,32 @@ impl Folder {
     /// The restore points of a domain, oldest first. Reads its directory once and opens only archives of the legacy
     /// script, for their first few kilobytes.
     pub(super) fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
-        let mut points = Vec::new();
-        let mut scripts = Vec::new();
+        let (mut points, mut scripts, mut protected) = (Vec::new(), Vec::new(), BTreeSet::new());
         for (path, known, status) in self.files(domain)? {
             let bytes = status.as_ref().map_or(0, Metadata::len);
             let domain = domain.to_owned();
             match known {
-                Known::Archive(id) => points.push(Point { domain, id, bytes, guest: None, path, kind: Kind::Archive }),
+                Known::Archive(id) => {
+                    points.push(Point { domain, id, bytes, guest: None, protected: false, path, kind: Kind::Archive })
+                }
                 Known::Script(rotation) => {
                     let id = script_id(&path, &domain, status.as_ref());
-                    scripts.push(Point { domain, id, bytes, guest: None, path, kind: Kind::Script { rotation } });
+                    scripts.push(Point {
+                        domain,
+                        id,
+                        bytes,
+                        guest: None,
+                        protected: false,
+                        path,
+                        kind: Kind::Script { rotation },
+                    });
                 }
+                Known::Protection(id) => drop(protected.insert(id)),
                 Known::Partial(_) => {}
             }
+        }
+        for point in &mut points {
+            point.protected = protected.contains(&point.id);
         }
         // IDs are unique within a domain: of the legacy archives with the same second, older ones are moved to an
         // earlier one.
@@ -266,6 +279,21 @@ fn note(domain: &str, component: &str, folder: &Opened) -> io::Result<()> {
     }
     step::reached(Step::DomainFolder)?;
     durable::write(&folder.path().join(name::NAME_FILE), domain.as_bytes())
+}
+
+/// Creates or removes the mark that protects an archive.
+pub(super) fn protect(archive: &Path, id: PointId, protected: bool) -> Result<(), Error> {
+    let folder = archive.parent().unwrap_or(Path::new("."));
+    let component = archive.file_name().and_then(OsStr::to_str).and_then(name::component_of).unwrap_or_default();
+    let mark = folder.join(name::protection(component, id));
+    let changed = Opened::open(folder).and_then(|opened| {
+        step::reached(Step::PointProtect)?;
+        match protected {
+            true => durable::write(&mark, b""),
+            false => durable::remove(&opened.at(&mark)).and_then(|()| opened.sync()),
+        }
+    });
+    changed.map_err(|source| Error::File { action: "change the protection of", path: archive.to_owned(), source })
 }
 
 /// The entries of a directory; `None` if it does not exist.

@@ -111,6 +111,7 @@ pub struct Point {
     /// Length of the archive in bytes; for a snapshot, what it added to the repository.
     pub bytes: u64,
     guest: Option<Uuid>,
+    protected: bool,
     path: PathBuf,
     kind: Kind,
 }
@@ -133,6 +134,11 @@ enum Kind {
 }
 
 impl Point {
+    /// Whether an operator protected it from being removed.
+    pub fn is_protected(&self) -> bool {
+        self.protected
+    }
+
     /// UUID of the guest, if it is known without opening the point.
     pub fn guest(&self) -> Option<Uuid> {
         self.guest
@@ -154,7 +160,7 @@ impl Point {
     /// Why it is never removed; `None` if it may be.
     pub fn kept_because(&self) -> Option<&'static str> {
         match self.kind {
-            Kind::Archive | Kind::Snapshot { .. } => None,
+            Kind::Archive | Kind::Snapshot { .. } => self.protected.then_some("protected"),
             Kind::Script { .. } => Some("made by the legacy script: never removed"),
         }
     }
@@ -163,7 +169,15 @@ impl Point {
     #[cfg(test)]
     pub fn sample(domain: &str, bytes: u64) -> Point {
         let id = PointId::at(DateTime::UNIX_EPOCH);
-        Point { domain: domain.to_owned(), id, bytes, guest: None, path: "/b/a".into(), kind: Kind::Archive }
+        Point {
+            domain: domain.to_owned(),
+            id,
+            bytes,
+            guest: None,
+            protected: false,
+            path: "/b/a".into(),
+            kind: Kind::Archive,
+        }
     }
 }
 
@@ -327,6 +341,9 @@ impl Store {
 
     /// Removes a restore point durably. Refuses one of the legacy script; a missing one is not an error.
     pub fn remove(&self, point: &Point) -> Result<(), Error> {
+        if point.protected {
+            return Err(Error::Protected { domain: point.domain.clone(), id: point.id, path: point.path.clone() });
+        }
         if point.kept_because().is_some() {
             return Err(Error::NotOurs { path: point.path.clone() });
         }
@@ -335,6 +352,18 @@ impl Store {
         }
         let path = point.path.clone();
         self.call(move |_| folder::remove(&path))
+    }
+
+    /// Protects a restore point from being removed, or ends that. Refuses one of the legacy script, which is never removed.
+    /// A protected snapshot of a repository has another ID there.
+    pub fn protect(&self, point: &Point, protected: bool) -> Result<(), Error> {
+        let (path, id) = (point.path.clone(), point.id);
+        match point.kind {
+            Kind::Script { .. } => Err(Error::NotOurs { path }),
+            _ if point.protected == protected => Ok(()),
+            Kind::Snapshot { id } => self.snapshots()?.protect(id, protected),
+            Kind::Archive => self.call(move |_| folder::protect(&path, id, protected)),
+        }
     }
 
     /// Unfinished archives of a domain.

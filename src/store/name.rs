@@ -21,6 +21,9 @@ const DIGITS: usize = 32;
 /// File with the full name, in the directory of a domain with a shortened name.
 pub(super) const NAME_FILE: &str = ".domain";
 
+/// Extension of the mark of a protected archive.
+const PROTECTED: &str = "protected";
+
 /// One codec per file extension.
 const CODECS: [Codec; 3] = [Codec::Zstd(0), Codec::Gzip(0), Codec::None];
 
@@ -126,6 +129,11 @@ pub(super) fn partial(component: &str, id: PointId) -> String {
     format!(".{component}-{id}.part")
 }
 
+/// The file name of the mark of a protected archive.
+pub(super) fn protection(component: &str, id: PointId) -> String {
+    format!("{component}-{id}.{PROTECTED}")
+}
+
 /// A file in a domain's directory, by its name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Known {
@@ -133,6 +141,8 @@ pub(super) enum Known {
     Archive(PointId),
     /// An unfinished archive of kvmbackup.
     Partial(PointId),
+    /// The mark of a protected archive.
+    Protection(PointId),
     /// An archive of the legacy script; 0 is the newest.
     Script(u32),
 }
@@ -142,7 +152,7 @@ impl Known {
     pub(super) fn id(self) -> Option<PointId> {
         match self {
             Known::Archive(id) | Known::Partial(id) => Some(id),
-            Known::Script(_) => None,
+            Known::Protection(_) | Known::Script(_) => None,
         }
     }
 }
@@ -160,10 +170,14 @@ pub(super) fn parse(domain: &str, file: &str) -> Option<Known> {
     }
     if let Some((stamp, ending)) =
         file.strip_prefix(&component).and_then(|rest| rest.strip_prefix('-')).and_then(|rest| rest.split_once('.'))
-        && CODECS.iter().any(|codec| codec.extension() == ending)
         && let Some(id) = id(stamp)
     {
-        return Some(Known::Archive(id));
+        if CODECS.iter().any(|codec| codec.extension() == ending) {
+            return Some(Known::Archive(id));
+        }
+        if ending == PROTECTED {
+            return Some(Known::Protection(id));
+        }
     }
     match file.strip_prefix(domain)?.strip_prefix(".tar.gz")? {
         "" => Some(Known::Script(0)),

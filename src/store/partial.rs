@@ -57,7 +57,7 @@ impl Partial {
         let bytes = published.map_err(|source| self.error("publish", source))?;
         self.is_there = false;
         let Free { id, archive: path, .. } = self.names.clone();
-        Ok(Point { domain: self.domain.clone(), id, bytes, guest: None, path, kind: Kind::Archive })
+        Ok(Point { domain: self.domain.clone(), id, bytes, guest: None, protected: false, path, kind: Kind::Archive })
     }
 
     /// Removes it. After an error it may still exist or appear later, because a call that hangs cannot be undone.

@@ -37,6 +37,9 @@ const WRITER_WAIT: Duration = Duration::from_secs(60 * 60);
 /// The same for readers and removals of restore points.
 const READER_WAIT: Duration = Duration::from_secs(60);
 
+/// Tag of a protected snapshot.
+const PROTECTED: &str = "protected";
+
 /// Start of the tag with the UUID of the guest.
 const GUEST: &str = "uuid:";
 
@@ -118,7 +121,11 @@ impl Snapshots {
     pub(super) fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
         let known = self.list()?;
         let own = known.ours().filter(|(_, snapshot)| snapshot.hostname == domain);
-        Ok(own.map(|(id, snapshot)| point(&self.root, *id, snapshot)).collect())
+        let mut points: Vec<Point> = own.map(|(id, snapshot)| point(&self.root, *id, snapshot)).collect();
+        // Both snapshots exist if a change of protection was interrupted. Until it is repeated, the point is protected.
+        points.sort_by_key(|point| (point.id, !point.protected));
+        points.dedup_by_key(|point| point.id);
+        Ok(points)
     }
 
     /// Begins a restore point, at the requested time or the next free second.
@@ -172,6 +179,20 @@ impl Snapshots {
         Ok(self.catalog.get_or_init(|| catalog).clone())
     }
 
+    /// Adds or removes the tag that protects a snapshot. As with `restic tag`, this makes a new snapshot of the same data;
+    /// the old one is removed only afterwards.
+    pub(super) fn protect(&self, id: Id, protected: bool) -> Result<(), Error> {
+        let repository = self.repository()?;
+        let lock = SharedLock::take(repository, Timing::waiting(READER_WAIT), &Cancel::default())?;
+        if let Some(mut snapshot) = repository.snapshot(id)? {
+            snapshot.tags.retain(|tag| tag != PROTECTED);
+            snapshot.tags.extend(protected.then(|| PROTECTED.to_owned()));
+            repository.save(repository::Kind::Snapshot, &snapshot)?;
+            repository.forget(id)?;
+        }
+        Ok(lock.release()?)
+    }
+
     /// Removes a restore point; a missing one is not an error. Its data stays until the repository is pruned.
     pub(super) fn remove(&self, id: Id) -> Result<(), Error> {
         let repository = self.repository()?;
@@ -187,6 +208,7 @@ fn point(root: &Path, id: Id, snapshot: &Snapshot) -> Point {
         domain: snapshot.hostname.clone(),
         id: PointId::at(snapshot.time),
         guest: guest(snapshot),
+        protected: snapshot.tags.iter().any(|tag| tag == PROTECTED),
         bytes: snapshot.summary.map_or(0, |summary| summary.data_added_packed),
         path: root.join("snapshots").join(id.to_string()),
         kind: Kind::Snapshot { id },

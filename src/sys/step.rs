@@ -94,6 +94,8 @@ steps! {
     PartialRemove,
     /// Rotation removes a restore point. A newer one exists, and the next rotation removes the remaining points.
     PointRemove,
+    /// The mark of a protected archive is created or removed. *Atomic*: the mark is an empty file.
+    PointProtect,
 
     // ---- the guest ----
     /// The directory for sockets is created. *Journaled*.

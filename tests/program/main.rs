@@ -58,6 +58,7 @@ mod output;
 mod packages;
 mod page_cache;
 mod pictures;
+mod protect;
 mod reliability;
 mod repository;
 mod restore_points;
