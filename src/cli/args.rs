@@ -60,7 +60,7 @@ pub enum Command {
     #[command(after_help = after(RESTORE_EXAMPLES))]
     Restore(Restore),
     /// Write a restore point as an archive, which needs no repository and no password
-    #[command(after_help = after("kvmbackup export web-1 --to /mnt/usb    the newest point, as /mnt/usb/web-1/ID.tar.zst"))]
+    #[command(after_help = after("kvmbackup export web-1 --to /mnt/usb"))]
     Export(Export),
     /// Copy archives into the configured target, for example when you change to a repository
     #[command(after_help = after("kvmbackup import --from /srv/backups"))]
