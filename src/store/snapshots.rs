@@ -19,10 +19,10 @@ use chrono::{TimeDelta, Timelike};
 pub(super) use reader::{Disk, SavedSnapshot};
 pub(super) use writer::{SnapshotPoint, disk_member};
 
-use super::{Domains, Error, Intent, Kind, Point, name};
+use super::{Domains, Error, Intent, Kind, Point, Stats, name};
 use crate::model::{DomainRef, PointId};
 use crate::repository::{
-    self, About, Id, Local, Repository, SharedLock, Snapshot, SnapshotList, SnapshotWriter, Timing, WriteOptions,
+    self, About, Id, Local, Packs, Repository, SharedLock, Snapshot, SnapshotList, SnapshotWriter, Timing, WriteOptions,
 };
 use crate::sys::patience::Patience;
 use crate::sys::secret::Secret;
@@ -49,7 +49,7 @@ impl Access {
     ///
     /// # Errors
     /// If it cannot be read, or if another user could change its file.
-    fn password(&self) -> Result<String, Error> {
+    pub fn password(&self) -> Result<String, Error> {
         if let Some(Err(source @ Refused::Untrusted { .. })) = self.password.path().map(|path| trust::input(&path)) {
             return Err(Error::Untrusted { source });
         }
@@ -113,6 +113,17 @@ impl Snapshots {
         let known = self.list()?;
         let own = known.ours().filter(|(_, snapshot)| snapshot.hostname == domain);
         Ok(own.map(|(id, snapshot)| point(&self.root, *id, snapshot)).collect())
+    }
+
+    /// Counts and measures what is stored.
+    pub(super) fn stats(&self, cancel: &Cancel) -> Result<Stats, Error> {
+        let repository = self.repository()?;
+        let blobs = repository::count_blobs(repository, &self.access.cache_dir, READER_WAIT, cancel)?;
+        let packs = Packs::of(repository)?;
+        let known = self.list()?;
+        let domains: BTreeSet<&str> = known.ours().map(|(_, snapshot)| snapshot.hostname.as_str()).collect();
+        let (domains, restore_points) = (domains.len() as u64, known.ours().count() as u64);
+        Ok(Stats { restore_points, domains, packs: packs.count, blobs, stored_bytes: packs.stored_bytes })
     }
 
     /// Begins a restore point, at the requested time or the next free second.

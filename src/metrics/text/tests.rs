@@ -94,6 +94,14 @@ fn ledger() -> Ledger {
         )]),
         reports: BTreeMap::from([(Channel::Smtp, Delivery { last_success: at(700), failures: 2 })]),
         last_prune: at(550),
+        maintenance: Some(MaintenanceRecord {
+            repository: "/backup".into(),
+            last: at(800),
+            last_error: Some("damaged".to_owned()),
+            last_prune: at(790),
+            last_check: at(-604_000),
+            stored: Some(StoredObjects { bytes: 10_500_000, packs: 12, blobs: 3_400 }),
+        }),
         ..Ledger::default()
     }
 }
@@ -305,6 +313,20 @@ fn sizes_in_a_repository_are_not_those_of_full_points() {
     let stored: Vec<_> = text.lines().filter(|line| line.starts_with("kvmbackup_domain_last_stored_bytes{")).collect();
     assert!(!stored.is_empty() && stored.iter().all(|line| line.contains("mode=\"incremental\"")), "{stored:#?}");
     assert!(text.contains("kvmbackup_domain_last_read_bytes{") && text.contains("mode=\"full\""));
+}
+
+#[test]
+fn maintenance_of_another_repository_or_of_none_has_no_series() {
+    let has_series = |ledger: &Ledger| {
+        let text = text(ledger, Some(&survey()), false).unwrap();
+        text.lines().any(|line| line.starts_with("kvmbackup_repository_maintenance_success{"))
+    };
+    let mut ledger = ledger();
+    assert!(has_series(&ledger));
+    ledger.maintenance.as_mut().unwrap().repository = "/other".into();
+    assert!(!has_series(&ledger));
+    ledger.maintenance = None;
+    assert!(!has_series(&ledger));
 }
 
 #[test]
