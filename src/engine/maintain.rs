@@ -71,7 +71,7 @@ pub struct Inspection {
 }
 
 /// Frees the space of removed restore points, and then checks the repository. `None` in the result means that a step was
-/// not completed; `error` contains the reason. `told` is called after each completed step.
+/// not completed; `error` contains the reason.
 ///
 /// # Errors
 /// Nothing was done: the configuration has no repository, the repository cannot be opened, or there is no usable restic.

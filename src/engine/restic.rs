@@ -89,7 +89,7 @@ impl<'a> Restic<'a> {
         loop {
             match self.store.remove_stale_locks()? {
                 0 => {}
-                count => tracing::warn!("removed {count} locks of interrupted processes from the repository"),
+                count => tracing::warn!("removed locks of interrupted processes from the repository: {count}"),
             }
             let holder = match self.attempt(command, options)? {
                 Attempt::Finished(finished) => return Ok(finished),
