@@ -333,8 +333,8 @@ impl Error {
                 Some("Run it again when no backup, restore or check uses the repository: kvmbackup maintain".into())
             }
             Error::RepositoryDamaged { .. } => Some(
-                "Find out which restore points are affected: kvmbackup verify --all; see docs/operations.md, \
-                 \"Damage in a repository\""
+                "Find out which restore points are affected: kvmbackup verify --all. For what to do then, \
+                 see docs/operations.md, \"Damage in a repository\"."
                     .into(),
             ),
             Error::NoPoints { there, .. } if there.is_empty() => Some("No domain has been backed up yet.".into()),

@@ -49,14 +49,14 @@ fn stored(host: &Host) -> u64 {
     packs(host).iter().map(|pack| size(pack)).sum()
 }
 
-/// Changes one byte in the middle of the largest pack.
-fn damage(host: &Host) {
+/// Changes one byte in the middle of the largest pack, and returns its path.
+fn damage(host: &Host) -> PathBuf {
     let pack = packs(host).into_iter().max_by_key(|pack| size(pack)).unwrap();
     let mut bytes = fs::read(&pack).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    run("chmod", &["600", pack.to_str().unwrap()]);
     fs::write(&pack, bytes).unwrap();
+    pack
 }
 
 fn metric(host: &Host, name: &str) -> Option<f64> {
@@ -364,4 +364,55 @@ fn unreachable_repository_and_wrong_password_are_errors_of_the_target() {
     fs::rename(host.path("repository"), host.path("elsewhere")).unwrap();
     host.run("maintain").ends(5);
     assert!(!host.path("repository").exists());
+}
+
+#[test]
+fn damaged_repository_is_repaired_as_the_runbook_says() {
+    let host = backed_up("");
+    configure(&host, "", "{\"*\": {day_of_week: daily, rotate: 3}}");
+    let pack = damage(&host);
+    let id = pack.file_name().unwrap().to_str().unwrap();
+    let check = host.run("repository check --json").ends(6).json();
+    let errors = check["errors"].as_array().unwrap();
+    assert!(
+        errors.iter().any(|error| error.as_str().unwrap().contains(&id[..8])),
+        "the damaged pack is named: {check:#}"
+    );
+    host.run("verify --all").ends(6);
+
+    fs::rename(&pack, host.path("moved")).unwrap();
+    restic(&host, &["rebuild-index"]);
+    host.run("backup --force").ends(0);
+    let verified = host.run("verify --all").ends(0);
+    assert_eq!(
+        verified.out.lines().filter(|line| line.starts_with("good ")).count(),
+        2,
+        "the same data is stored again"
+    );
+    host.run("repository check").ends(0);
+    host.run("maintain").ends(0);
+}
+
+#[test]
+fn json_is_documented_key_by_key() {
+    let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/json.md")).unwrap();
+    let section = document.split("## Maintenance\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let documented: BTreeSet<&str> =
+        section.lines().filter(|line| line.starts_with("| `")).map(|line| line.split('`').nth(1).unwrap()).collect();
+    let host = backed_up("");
+    let mut found = BTreeSet::new();
+    let done = host.run("maintain --json").ends(0).json();
+    for (key, value) in done.as_object().unwrap() {
+        found.insert(key.clone());
+        found.extend(value.as_object().into_iter().flatten().map(|(inner, _)| format!("{key}.{inner}")));
+    }
+    assert_eq!(found.iter().map(String::as_str).collect::<BTreeSet<_>>(), documented);
+    for (command, part) in [("check", "check"), ("stats", "stored")] {
+        let alone = host.run(&format!("repository {command} --json")).ends(0).json();
+        let mut keys: Vec<&String> = done[part].as_object().unwrap().keys().collect();
+        let schema = "schema".to_owned();
+        keys.push(&schema);
+        keys.sort();
+        assert_eq!(alone.as_object().unwrap().keys().collect::<Vec<_>>(), keys, "{command}");
+    }
 }
