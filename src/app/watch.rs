@@ -13,7 +13,7 @@ use crate::hypervisor::Hypervisor;
 use crate::ledger::{self, Ledger, StoredObjects, Survey};
 use crate::metrics;
 use crate::model::{DamagedPoint, Failure, RunReport, RunResult};
-use crate::store::Stats;
+use crate::store::Inventory;
 
 /// Records the start of a run, which has the lock. The report gets a warning if the ledger contained future times.
 pub fn begin(settings: &Settings, report: &mut RunReport) -> Result<(), Error> {
@@ -59,7 +59,7 @@ pub fn maintained(settings: &Settings, result: &Result<Maintenance, engine::Erro
         };
         if let Ok(done) = result {
             let measured =
-                |stats: Stats| StoredObjects { bytes: stats.stored_bytes, packs: stats.packs, blobs: stats.blobs };
+                |stats: Inventory| StoredObjects { bytes: stats.stored_bytes, packs: stats.packs, blobs: stats.blobs };
             record.last_prune = done.prune.as_ref().map(|_| now).or(record.last_prune);
             record.last_check = done.check.as_ref().filter(|check| check.good).map(|_| now).or(record.last_check);
             record.stored = done.stored.map(measured).or(record.stored);

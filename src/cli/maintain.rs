@@ -10,7 +10,7 @@ use crate::engine::maintain::{self, Inspection, Maintenance};
 use crate::model::RunResult;
 use crate::model::size::{bytes, duration};
 use crate::report::table::printable;
-use crate::store::Stats;
+use crate::store::Inventory;
 use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &Maintain) -> Result<RunResult, app::Error> {
@@ -77,8 +77,8 @@ pub(super) fn checked(check: &Inspection) -> String {
 }
 
 /// The contents of a repository in one line.
-pub(super) fn contents(stored: &Stats) -> String {
-    let Stats { restore_points, domains, packs, blobs, stored_bytes } = *stored;
+pub(super) fn contents(stored: &Inventory) -> String {
+    let Inventory { restore_points, domains, packs, blobs, stored_bytes } = *stored;
     let counted = |count: u64, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
     format!(
         "{} in {}, {} of {}, {}",
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn text_names_what_was_freed_checked_and_stored() {
-        let stored = Stats { restore_points: 4, domains: 2, packs: 1, blobs: 9, stored_bytes: 2_370_000 };
+        let stored = Inventory { restore_points: 4, domains: 2, packs: 1, blobs: 9, stored_bytes: 2_370_000 };
         let check = Inspection { duration_ms: 8_300, data_percent: 5, good: true, errors: Vec::new() };
         let (started, finished) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH);
         let mut done = Maintenance {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::restic::{Finished, Restic};
 use super::{Error, target};
 use crate::config::{RepositorySettings, Settings};
-use crate::store::{self, Stats, Store};
+use crate::store::{self, Inventory, Store};
 use crate::sys::signals::Cancel;
 
 /// Maximum number of errors of restic in a result.
@@ -42,7 +42,7 @@ pub struct Maintenance {
     /// The check; `None` if it did not end by itself.
     pub check: Option<Inspection>,
     /// What the repository contains now; `None` if it could not be measured.
-    pub stored: Option<Stats>,
+    pub stored: Option<Inventory>,
     /// Why it failed.
     #[serde(skip)]
     pub error: Option<Error>,
@@ -124,7 +124,7 @@ pub fn check(settings: &Settings, percent: u32, cancel: &Cancel) -> Result<Inspe
 ///
 /// # Errors
 /// The configuration has no repository, or the repository cannot be read.
-pub fn stats(settings: &Settings, cancel: &Cancel) -> Result<Stats, Error> {
+pub fn stats(settings: &Settings, cancel: &Cancel) -> Result<Inventory, Error> {
     let (_, store) = open(settings)?;
     Ok(store.stats(cancel)?)
 }

@@ -162,7 +162,7 @@ impl Point {
 
 /// What a repository contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Stats {
+pub struct Inventory {
     /// Number of restore points of this program.
     pub restore_points: u64,
     /// Number of domains with a restore point.
@@ -217,7 +217,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NoRepository`]; if the repository is locked exclusively for a minute.
-    pub fn stats(&self, cancel: &Cancel) -> Result<Stats, Error> {
+    pub fn stats(&self, cancel: &Cancel) -> Result<Inventory, Error> {
         self.snapshots()?.stats(cancel)
     }
 

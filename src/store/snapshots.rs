@@ -19,7 +19,7 @@ use chrono::{TimeDelta, Timelike};
 pub(super) use reader::{Disk, SavedSnapshot};
 pub(super) use writer::{SnapshotPoint, disk_member};
 
-use super::{Domains, Error, Intent, Kind, Point, Stats, name};
+use super::{Domains, Error, Intent, Inventory, Kind, Point, name};
 use crate::model::{DomainRef, PointId};
 use crate::repository::{
     self, About, Id, Local, Packs, Repository, SharedLock, Snapshot, SnapshotList, SnapshotWriter, Timing, WriteOptions,
@@ -116,14 +116,14 @@ impl Snapshots {
     }
 
     /// Counts and measures what is stored.
-    pub(super) fn stats(&self, cancel: &Cancel) -> Result<Stats, Error> {
+    pub(super) fn stats(&self, cancel: &Cancel) -> Result<Inventory, Error> {
         let repository = self.repository()?;
         let blobs = repository::count_blobs(repository, &self.access.cache_dir, READER_WAIT, cancel)?;
         let packs = Packs::of(repository)?;
         let known = self.list()?;
         let domains: BTreeSet<&str> = known.ours().map(|(_, snapshot)| snapshot.hostname.as_str()).collect();
         let (domains, restore_points) = (domains.len() as u64, known.ours().count() as u64);
-        Ok(Stats { restore_points, domains, packs: packs.count, blobs, stored_bytes: packs.stored_bytes })
+        Ok(Inventory { restore_points, domains, packs: packs.count, blobs, stored_bytes: packs.stored_bytes })
     }
 
     /// Begins a restore point, at the requested time or the next free second.
