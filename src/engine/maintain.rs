@@ -17,15 +17,12 @@ use crate::sys::signals::Cancel;
 const MAX_ERRORS: usize = 100;
 
 /// Parts of the messages with which restic reports damage. Any other error is one of the target or of this host.
-const DAMAGE: [&str; 8] = [
+const DAMAGE: [&str; 5] = [
     "contains errors",
     "LoadIndex returned errors",
     "ciphertext verification failed",
-    "does not match",
     "invalid data returned",
-    "not found in index",
-    "missing from the repository",
-    "does not exist",
+    "not found in repository",
 ];
 
 /// The result of a maintenance.
@@ -181,14 +178,21 @@ fn reports_damage(checked: &Finished) -> bool {
     checked.messages.iter().any(|line| DAMAGE.iter().any(|part| line.contains(part)))
 }
 
-/// The messages without those that only repeat that there are some.
-fn errors(mut messages: Vec<String>) -> Vec<String> {
-    let is_summary = |line: &String| line.starts_with("Fatal: repository contains errors");
-    if messages.iter().any(|line| !is_summary(line)) {
-        messages.retain(|line| !is_summary(line));
+/// The errors in the messages of a check. A line that ends with a colon continues on the next one.
+fn errors(messages: Vec<String>) -> Vec<String> {
+    let mut errors: Vec<String> = Vec::new();
+    for line in messages {
+        match errors.last_mut() {
+            Some(last) if last.ends_with(':') => *last = format!("{last} {line}"),
+            _ => errors.push(line),
+        }
     }
-    messages.truncate(MAX_ERRORS);
-    messages
+    // The last line only repeats that there are some.
+    if errors.len() > 1 {
+        errors.retain(|line| !line.starts_with("Fatal: "));
+    }
+    errors.truncate(MAX_ERRORS);
+    errors
 }
 
 /// The message of a failed restic: its last word, or everything.
@@ -225,8 +229,8 @@ mod tests {
 
     #[test]
     fn first_error_is_reported_with_the_number_of_others() {
-        let found = errors(words(&["pack a: x", "pack b: y", "Fatal: repository contains errors"]));
-        assert_eq!(found, ["pack a: x", "pack b: y"]);
+        let found = errors(words(&["pack a: x", "error for tree b:", "y", "Fatal: repository contains errors"]));
+        assert_eq!(found, ["pack a: x", "error for tree b: y"]);
         assert_eq!(errors(words(&["Fatal: repository contains errors"])).len(), 1);
         let bad = Inspection { duration_ms: 1, data_percent: 5, good: false, errors: found };
         let error = damage(Path::new("/r"), &bad).unwrap();

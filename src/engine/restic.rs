@@ -85,7 +85,7 @@ impl<'a> Restic<'a> {
     /// The deadline or a signal ended it, the repository stayed locked, or restic cannot be started.
     pub(super) fn run(&self, command: &'static str, options: &[String]) -> Result<Finished, Error> {
         let mut pause = PAUSES.0;
-        let mut is_told = false;
+        let mut locked = None;
         loop {
             match self.store.remove_stale_locks()? {
                 0 => {}
@@ -97,12 +97,12 @@ impl<'a> Restic<'a> {
             };
             let path = self.repository.to_owned();
             let left = self.deadline.saturating_duration_since(Instant::now());
-            if left <= pause {
-                return Err(Error::RepositoryBusy { path, holder, waited: size::duration(self.limit) });
-            }
-            if !is_told {
+            if locked.is_none() {
                 tracing::warn!("{}: {holder}; waiting up to {}", path.display(), size::duration(left));
-                is_told = true;
+            }
+            let since = *locked.get_or_insert_with(Instant::now);
+            if left <= pause {
+                return Err(Error::RepositoryBusy { path, holder, waited: size::duration(since.elapsed()) });
             }
             self.wait(pause)?;
             pause = (pause * 2).min(PAUSES.1);
@@ -164,11 +164,22 @@ fn holder(code: i32, messages: &[String]) -> Option<String> {
     said.or_else(|| (code == LOCKED).then(|| LOCKED_MESSAGE.to_owned()))
 }
 
-/// The lines of an output, without control sequences and empty lines.
+/// The messages in an output: no control sequences, empty lines, announcements of further attempts, or stack traces.
 fn lines(output: &str) -> Vec<String> {
     // BoundedOutput has replaced the escape character.
     let clean = output.lines().map(|line| line.replace("\u{fffd}[2K", "").trim().to_owned());
-    clean.filter(|line| !line.is_empty()).collect()
+    clean
+        .filter(|line| !line.is_empty() && !line.contains("returned error, retrying after") && !is_frame(line))
+        .collect()
+}
+
+/// Whether a line is part of a Go stack trace: a function, or a line of a file.
+fn is_frame(line: &str) -> bool {
+    let function = ["github.com/", "golang.org/", "runtime.", "main."].iter().any(|start| line.starts_with(start));
+    let place = line.rsplit_once(':').is_some_and(|(file, number)| {
+        [".go", ".s"].iter().any(|end| file.ends_with(end)) && number.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    function || place
 }
 
 /// Fails unless `restic` is installed and new enough.
@@ -238,10 +249,13 @@ mod tests {
     }
 
     #[test]
-    fn messages_have_no_control_sequences() {
-        assert_eq!(
-            lines("\u{fffd}[2Ksignal interrupt received\n\n  Fatal: x \n"),
-            ["signal interrupt received", "Fatal: x"]
-        );
+    fn messages_have_no_control_sequences_attempts_or_stack_traces() {
+        let output = "\u{fffd}[2Ksignal interrupt received\n\n\
+                      Load(<data/b3>, 250, 332) returned error, retrying after 552.3ms: open r: no such file or directory\n\
+                      id af not found in repository\n\
+                      github.com/restic/restic/internal/repository.(*Repository).LoadBlob\n\
+                      \tgithub.com/restic/restic/internal/repository/repository.go:256\n\
+                      runtime.goexit\n\truntime/asm_amd64.s:1594\n  Fatal: x \n";
+        assert_eq!(lines(output), ["signal interrupt received", "id af not found in repository", "Fatal: x"]);
     }
 }

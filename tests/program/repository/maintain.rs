@@ -216,14 +216,29 @@ fn damage_is_found_reported_and_recorded() {
 }
 
 #[test]
-fn lost_pack_is_damage_even_if_no_data_is_read() {
+fn lost_or_damaged_objects_are_damage_even_if_no_data_is_read() {
     let host = backed_up(", check_data: 0%");
     host.run("maintain").ends(0).tells(&["checked: the structure in"]);
-    let pack = packs(&host).into_iter().max_by_key(|pack| size(pack)).unwrap();
-    fs::remove_file(pack).unwrap();
-    let found = host.run("maintain").ends(6);
-    assert!(found.err.contains("the repository is damaged"), "{}", found.err);
-    assert_eq!(metric(&host, "maintenance_success"), Some(0.0));
+    let largest = packs(&host).into_iter().max_by_key(|pack| size(pack)).unwrap();
+    let one_of = |kind: &str| {
+        let mut found = fs::read_dir(host.path("repository").join(kind)).unwrap();
+        found.next().unwrap().unwrap().path()
+    };
+    for object in [largest, one_of("index"), one_of("snapshots")] {
+        let good = fs::read(&object).unwrap();
+        fs::remove_file(&object).unwrap();
+        if !object.starts_with(host.path("repository/data")) {
+            let mut bad = good.clone();
+            bad[good.len() / 2] ^= 1;
+            fs::write(&object, bad).unwrap();
+        }
+        let found = host.run("maintain").ends(6);
+        assert!(found.err.contains("the repository is damaged"), "{}", found.err);
+        assert!(!found.err.contains("contains errors") && !found.out.contains(".go:"), "{found:?}");
+        assert_eq!(metric(&host, "maintenance_success"), Some(0.0), "{}", object.display());
+        fs::write(&object, good).unwrap();
+        host.run("maintain").ends(0);
+    }
 }
 
 #[test]
@@ -279,11 +294,17 @@ fn maintenance_waits_for_a_backup_in_progress() {
     let host = backed_up(", maintain_timeout: 10s");
     let mut backup = Command::new("restic");
     backup.args(["--no-cache", "-q", "-r"]).arg(host.path("repository")).args(["backup", "--stdin", "--password-file"]);
-    let mut backup = backup.arg(host.path("password")).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut backup = backup
+        .arg(host.path("password"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     wait_for(|| locks(&host) == 1);
     let refused = host.run("maintain").ends(5);
     let holder = format!("already locked by PID {} ", backup.id());
-    assert!(refused.err.contains(&holder) && refused.err.contains("waited 10.0 s"), "{refused:?}");
+    assert!(refused.err.contains(&holder) && refused.err.contains("; waited "), "{refused:?}");
     assert!(refused.err.contains("hint: Run it again"), "{refused:?}");
     assert!(is_running(backup.id()), "the lock of a live process is left alone, and so is the process");
 
