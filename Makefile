@@ -55,6 +55,7 @@ demo: lab build ## back up, verify, restore and boot a guest before your eyes
 
 bench: lab build ## measure against the peers
 	tests/lab/bench
+	tests/lab/bench-repository
 
 # The lab installs chromium. Only this target needs pngquant.
 pictures: lab ## take the screenshots of README.md again, into docs/images

@@ -59,6 +59,12 @@ pub enum Command {
     /// Restore a domain as files, or define it in libvirt
     #[command(after_help = after(RESTORE_EXAMPLES))]
     Restore(Restore),
+    /// Write a restore point as an archive, which needs no repository and no password
+    #[command(after_help = after("kvmbackup export web-1 --to /mnt/usb    the newest point, as /mnt/usb/web-1/ID.tar.zst"))]
+    Export(Export),
+    /// Copy archives into the configured target, for example when you change to a repository
+    #[command(after_help = after("kvmbackup import --from /srv/backups"))]
+    Import(Import),
     /// Verify restore points by reading every byte
     #[command(after_help = after(VERIFY_EXAMPLES))]
     Verify(Verify),
@@ -74,6 +80,9 @@ pub enum Command {
     /// List the hooks of a domain, or test them without a backup
     #[command(after_help = after("kvmbackup hooks test --domain db1    acquire and release locks, with timing"))]
     Hooks(Hooks),
+    /// List or remove the checkpoints by which backups into a repository find what changed
+    #[command(after_help = after("kvmbackup checkpoints remove web-1"))]
+    Checkpoints(Checkpoints),
     /// Survey libvirt and the target, and write the Prometheus textfile
     #[command(after_help = after("kvmbackup metrics --stdout"))]
     Metrics(Metrics),
@@ -327,6 +336,55 @@ pub enum HooksCommand {
         /// Only hooks of this phase
         #[arg(long)]
         phase: Option<PhaseName>,
+    },
+}
+
+/// `export`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Export {
+    /// Domain to export
+    pub domain: String,
+    /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
+    #[arg(long, value_name = "ID|TIME")]
+    pub at: Option<At>,
+    /// An existing directory; the archive is written into its subdirectory DOMAIN
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub to: PathBuf,
+}
+
+/// `import`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Import {
+    /// Only these domains; patterns such as `web-*` are allowed
+    #[arg(value_name = "DOMAIN")]
+    pub domains: Vec<String>,
+    /// Directory with archives: an earlier `backupdir`, or the target of an export
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub from: PathBuf,
+}
+
+/// `checkpoints`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Checkpoints {
+    /// The subcommand.
+    #[command(subcommand)]
+    pub command: CheckpointsCommand,
+}
+
+/// `checkpoints …`
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum CheckpointsCommand {
+    /// List kvmbackup's checkpoints of a domain
+    #[command(after_help = after("kvmbackup checkpoints list web-1"))]
+    List {
+        /// Name of the domain
+        domain: String,
+    },
+    /// Remove kvmbackup's checkpoints of a domain, running or off; the next backup reads whole disks
+    #[command(after_help = after("kvmbackup checkpoints remove web-1"))]
+    Remove {
+        /// Name of the domain
+        domain: String,
     },
 }
 

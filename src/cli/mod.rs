@@ -5,6 +5,7 @@
 pub mod args;
 mod backup;
 mod check;
+mod checkpoints;
 mod exporter;
 mod hooks;
 mod list;
@@ -19,6 +20,7 @@ mod recover;
 mod report;
 mod repository;
 mod restore;
+mod transfer;
 mod verify;
 
 use std::io::{stderr, stdout};
@@ -82,7 +84,10 @@ fn leave(result: RunResult) -> ! {
 fn run(global: &Global, command: Command) -> Result<RunResult, app::Error> {
     match command {
         Command::Backup(words) => backup::run(global, &words),
+        Command::Checkpoints(words) => checkpoints::run(global, &words),
         Command::Check(words) => check::run(global, &words),
+        Command::Export(words) => transfer::export(global, &words),
+        Command::Import(words) => transfer::import(global, &words),
         Command::Exporter(words) => exporter::run(global, &words),
         Command::Hooks(words) => hooks::run(global, &words),
         Command::Metrics(words) => metrics::run(global, &words),

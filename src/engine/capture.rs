@@ -15,7 +15,7 @@ use super::tracking::{Note, Tracking};
 use super::{Error, chain, marks, overlay_file, quiesce, ready};
 use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::domain_xml::disk_text;
-use crate::hypervisor::{Hypervisor, Overlay, PullJob, Scratch};
+use crate::hypervisor::{Hypervisor, Kind, Overlay, PullJob, Scratch};
 use crate::model::{Consistency, Disk, Domain, DomainRef, DomainState, Extent, Failure, Image, Method, WholeRead};
 use crate::nbd;
 use crate::plan::{CapturePlan, ReadFrom};
@@ -218,7 +218,7 @@ impl<'a> Capture<'a> {
         Ok(Reading { client, changed, why_whole, server })
     }
 
-    /// What the new point tells the next backup. `only_changed` are the disks that were read only where they changed.
+    /// What the new point leaves for the next backup. `only_changed` are the disks that were read only where they changed.
     pub fn note(&mut self, method: Method, only_changed: &[&str]) -> Option<Note> {
         std::mem::take(&mut self.tracking).note(method, only_changed)
     }
@@ -343,8 +343,8 @@ impl<'a> Capture<'a> {
     }
 }
 
-/// Starts a backup job. What libvirt or QEMU may refuse because of a bitmap is given up step by step, because a whole read
-/// is better than no backup. A refused call changes nothing, and costs the frozen guest milliseconds.
+/// Starts a backup job. If libvirt or QEMU refuses it, perhaps because of a bitmap, requests less, because a whole read is
+/// better than no backup. A refused call changes nothing and returns at once, so the guest stays frozen only briefly.
 fn begin_pull(
     hypervisor: &dyn Hypervisor,
     domain: &DomainRef,
@@ -360,8 +360,8 @@ fn begin_pull(
         let checkpoint = tracking.new_checkpoint().map(str::to_owned);
         let job = PullJob { scratch: scratch.collect(), checkpoint, ..job.clone() };
         match hypervisor.begin_pull(domain, &job, others) {
-            Err(error) if tracking.give_up() => {
-                tracing::warn!(domain = domain.name, "trying again with less: {}", chain_text(&error));
+            Err(error) if error.kind() == Kind::Other && tracking.request_less() => {
+                tracing::warn!(domain = domain.name, "trying again without a bitmap: {}", chain_text(&error));
             }
             result => return result.map_err(Error::Snapshot),
         }

@@ -13,6 +13,7 @@ pub mod backup;
 mod capture;
 mod chain;
 pub mod check;
+pub mod checkpoints;
 mod context;
 mod error;
 #[cfg(test)]
@@ -40,6 +41,7 @@ mod stamps;
 pub mod survey;
 pub mod target;
 mod tracking;
+pub mod transfer;
 mod users;
 pub mod verified;
 pub mod verify;

@@ -5,12 +5,13 @@
 //!
 //! - The note of a restore point names a checkpoint that is not newer than the contents of the point. So what changed since
 //!   the point is part of what changed since the checkpoint.
-//! - A bitmap is used only for the image that it was created in: a mark identifies the file. The bitmap and the data that it
-//!   describes are in the same file, so they go back in time together.
+//! - A bitmap is used only in the image in which it was created: a mark identifies the file, or the block device until the
+//!   next boot. The bitmap and the data that it describes are in the same image, so an older state of it has both.
 //! - A checkpoint becomes that of a point only when the point is committed. Until then the journal names it, and recovery
 //!   deletes it.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,19 +23,19 @@ use super::Error;
 use super::journal::Record;
 use super::qemu_img::{self, Limits};
 use crate::config::{DomainSettings, Incremental};
-use crate::hypervisor::{BackupJobs, Guests, Hypervisor, Kind, StateKind};
-use crate::model::{Disk, Domain, DomainRef, DomainState, Format, Method, WholeRead};
-use crate::plan::{CapturePlan, ReadFrom};
+use crate::hypervisor::{BackupJobs, Guests, Hypervisor, Kind, SavedState, StateKind};
+use crate::model::{Disk, Domain, DomainRef, DomainState, Format, Image, Method, WholeRead};
+use crate::plan::{CapturePlan, PlannedDisk, ReadFrom};
 use crate::store::PointWriter;
-use crate::sys::mark::Mark;
+use crate::sys::mark::{self, Mark};
 
 /// Start of the names of our checkpoints; the ID of the run follows, so that every name is unique.
 const PREFIX: &str = "kvmbackup-";
 
 /// Limits of `qemu-img info`.
-const LIMITS: Limits = Limits { stall: Duration::from_secs(60), answer: 1 << 20 };
+pub(super) const LIMITS: Limits = Limits { stall: Duration::from_secs(60), answer: 1 << 20 };
 
-/// What a restore point tells the backup that builds on it.
+/// What the backup of a restore point leaves for the backup that builds on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Note {
     /// Name of the checkpoint, and of its bitmaps.
@@ -55,7 +56,7 @@ pub(super) struct Tracking {
 }
 
 impl Note {
-    /// The note that the previous point left. One that an other version wrote in another form counts as none.
+    /// The note that the previous point left. One in another form is ignored.
     fn of(point: &PointWriter) -> Option<Note> {
         serde_json::from_value(point.note()?).ok()
     }
@@ -74,14 +75,7 @@ impl Tracking {
             return Ok(Tracking::default());
         }
         let states = hypervisor.saved_states(&domain.id)?;
-        let reverts = states.iter().any(|state| state.kind == StateKind::InternalSnapshot);
-        let general = match settings.incremental {
-            Incremental::Never => Some(WholeRead::Never),
-            // Reverting to an internal snapshot fails beside a bitmap, and ends the guest on libvirt 9.
-            Incremental::Auto if reverts => Some(WholeRead::InternalSnapshot),
-            Incremental::Auto | Incremental::Always if plan.method == Method::Snapshot => Some(WholeRead::Method),
-            Incremental::Auto | Incremental::Always => None,
-        };
+        let general = against(settings.incremental, plan.method, &states);
         let note = Note::of(point);
         let is_known = |checkpoint: &str| {
             // While a domain is off, the bitmap in the image is what counts.
@@ -101,8 +95,9 @@ impl Tracking {
                 let note = note.as_ref().filter(|note| is_known(&note.checkpoint));
                 match note.and_then(|note| note.disks.get(target)) {
                     None if !point.has_previous() => Err(WholeRead::First),
+                    None if domain.state == DomainState::Off => Err(WholeRead::Off),
                     None => Err(WholeRead::NoCheckpoint),
-                    Some(before) if !before.is_same(&mark) => Err(WholeRead::Replaced),
+                    Some(before) if !before.is_certainly_same(&mark) => Err(WholeRead::Replaced),
                     Some(_) => Ok(mark),
                 }
             });
@@ -138,8 +133,8 @@ impl Tracking {
         self.whole.get(target).copied()
     }
 
-    /// Gives up one step: first reading only changes, then the new checkpoint. `false` if there is nothing left to give up.
-    pub fn give_up(&mut self) -> bool {
+    /// Requests less of QEMU: first no changes, then no new checkpoint either. `false` if neither was requested.
+    pub fn request_less(&mut self) -> bool {
         if let Some(note) = self.since.take() {
             self.whole.extend(note.disks.into_keys().map(|target| (target, WholeRead::Refused)));
             return true;
@@ -147,7 +142,7 @@ impl Tracking {
         self.new.take().is_some()
     }
 
-    /// What the new point tells the next backup. `only_changed` are the disks that were read only where they changed.
+    /// What the new point leaves for the next backup. `only_changed` are the disks that were read only where they changed.
     pub fn note(self, method: Method, only_changed: &[&str]) -> Option<Note> {
         if method == Method::Pull {
             return self.new;
@@ -159,8 +154,35 @@ impl Tracking {
     }
 }
 
+/// Why no disk of a guest is read only where it changed.
+fn against(wanted: Incremental, method: Method, states: &[SavedState]) -> Option<WholeRead> {
+    let has_internal = states.iter().any(|state| state.kind == StateKind::InternalSnapshot);
+    match wanted {
+        Incremental::Never => Some(WholeRead::Never),
+        // Reverting to an internal snapshot fails beside a bitmap, and ends the guest on libvirt 9.
+        Incremental::Auto if has_internal => Some(WholeRead::InternalSnapshot),
+        Incremental::Auto | Incremental::Always if method == Method::Snapshot => Some(WholeRead::Method),
+        Incremental::Auto | Incremental::Always => None,
+    }
+}
+
+/// For each disk of a plan, why it will be read whole every time; `None` if only what changed will be read.
+pub(super) fn prospects<'a>(
+    (domain, plan): (&Domain, &'a CapturePlan),
+    wanted: Incremental,
+    states: &[SavedState],
+) -> Vec<(&'a str, Option<WholeRead>)> {
+    let general = against(wanted, plan.method, states);
+    let of_disk = |planned: &'a PlannedDisk| {
+        let is_live = planned.how == ReadFrom::Capture;
+        let able = general.map_or_else(|| bitmap(&planned.disk, planned.image(), is_live, domain.state), Err);
+        (planned.disk.target.as_str(), able.err())
+    };
+    plan.disks.iter().map(of_disk).collect()
+}
+
 /// The mark of an image that can contain a dirty bitmap which records every change.
-fn bitmap(disk: &Disk, image: &crate::model::Image, is_live: bool, state: DomainState) -> Result<Mark, WholeRead> {
+fn bitmap(disk: &Disk, image: &Image, is_live: bool, state: DomainState) -> Result<Mark, WholeRead> {
     if disk.shareable {
         return Err(WholeRead::Shareable);
     }
@@ -170,11 +192,21 @@ fn bitmap(disk: &Disk, image: &crate::model::Image, is_live: bool, state: Domain
     if image.format != Format::Qcow2 {
         return Err(WholeRead::Format);
     }
-    image.source.path().and_then(mark).ok_or(WholeRead::Format)
+    image.source.path().and_then(mark_of_version_3).ok_or(WholeRead::Format)
 }
 
-fn mark(path: &Path) -> Option<Mark> {
-    Mark::at(path).inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cannot identify the image")).ok()
+/// The mark of a qcow2 image of version 3; older ones cannot contain bitmaps.
+fn mark_of_version_3(path: &Path) -> Option<Mark> {
+    let read = || -> io::Result<(Mark, [u8; 8])> {
+        let (mut file, mark) = mark::open(path)?;
+        let mut start = [0; 8];
+        file.read_exact(&mut start)?;
+        Ok((mark, start))
+    };
+    let (mark, [.., a, b, c, d]) = read()
+        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cannot read the image's header"))
+        .ok()?;
+    (u32::from_be_bytes([a, b, c, d]) >= 3).then_some(mark)
 }
 
 /// Whether a checkpoint with this name was created by this program.

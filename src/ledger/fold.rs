@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Attempt, Channel, DomainRecord, DomainResult, HISTORY, JobRecord, JobResult, Ledger, Mailed, Stage, Survey, Tally,
-    Untold,
+    Attempt, Channel, DiskRecord, DomainRecord, DomainResult, HISTORY, JobRecord, JobResult, Ledger, Mailed, Stage,
+    Survey, Tally, Untold,
 };
 use crate::model::{
-    DamagedPoint, DomainOutcome, FailureReason, HookResult, HookStatus, Outcome, Phase, RunReport, RunResult, Status,
+    DamagedPoint, DiskOutcome, DomainOutcome, FailureReason, HookResult, HookStatus, Method, Outcome, Phase, RunReport,
+    RunResult, Status, WholeRead,
 };
 
 impl Ledger {
@@ -210,6 +211,11 @@ impl DomainRecord {
             self.last_stored_bytes = outcome.stored_bytes;
             self.virtual_bytes = outcome.disks.iter().map(|disk| disk.virtual_bytes).sum();
             self.consistency = outcome.consistency;
+            self.disks = outcome.disks.iter().filter_map(disk).collect();
+            let whole = self.disks.values().filter_map(|disk| disk.whole_read).any(is_unexpected);
+            // A domain that is off cannot get a checkpoint, so it is read whole until it runs again.
+            let can_track = outcome.method != Some(Method::Direct);
+            self.consecutive_whole_reads = if whole && can_track { self.consecutive_whole_reads + 1 } else { 0 };
         }
         self.history.push_back(Attempt {
             time: began,
@@ -238,6 +244,34 @@ fn result_of(outcome: &DomainOutcome) -> DomainResult {
         Outcome::Success => DomainResult::Success,
         Outcome::Partial | Outcome::Failed => DomainResult::Failure,
         Outcome::Skipped => DomainResult::Skipped,
+    }
+}
+
+/// The record of a disk that is in a repository: only there, the new bytes are known.
+fn disk(outcome: &DiskOutcome) -> Option<(String, DiskRecord)> {
+    let record = DiskRecord {
+        data_bytes: outcome.data_bytes,
+        read_bytes: outcome.read_bytes,
+        changed_bytes: outcome.changed_bytes,
+        new_bytes: outcome.new_bytes?,
+        stored_bytes: outcome.stored_bytes.unwrap_or_default(),
+        whole_read: outcome.whole_read,
+    };
+    Some((outcome.target.clone(), record))
+}
+
+/// Whether a whole read for this reason should not repeat. The other reasons last, or the configuration wants them.
+fn is_unexpected(reason: WholeRead) -> bool {
+    match reason {
+        WholeRead::NoCheckpoint | WholeRead::Replaced | WholeRead::Resized | WholeRead::Refused => true,
+        WholeRead::First
+        | WholeRead::Never
+        | WholeRead::InternalSnapshot
+        | WholeRead::Method
+        | WholeRead::Format
+        | WholeRead::Shareable
+        | WholeRead::Off
+        | WholeRead::Direct => false,
     }
 }
 

@@ -20,7 +20,7 @@ pub use file::{Error, update};
 pub use survey::{Seen, SeenJob, SeenPoints, SeenRepository, Survey};
 
 use crate::model::words::words;
-use crate::model::{Consistency, FailureReason, HookStatus, Outcome, PointId, Status};
+use crate::model::{Consistency, FailureReason, HookStatus, Outcome, PointId, Status, WholeRead};
 
 /// The results of all runs of this host.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -132,6 +132,10 @@ pub struct DomainRecord {
     pub last_stored_bytes: u64,
     /// The total virtual size of its disks, in bytes.
     pub virtual_bytes: u64,
+    /// The disks of the last restore point, by target, if the point is in a repository.
+    pub disks: BTreeMap<String, DiskRecord>,
+    /// Restore points in a row for which a disk was read whole although only its changes should have been read.
+    pub consecutive_whole_reads: u64,
     /// The consistency of the last restore point.
     pub consistency: Option<Consistency>,
     /// The consistency that the configuration wants.
@@ -144,6 +148,26 @@ pub struct DomainRecord {
     pub hooks_ms: BTreeMap<String, u64>,
     /// The last attempts, oldest first; at most [`HISTORY`].
     pub history: VecDeque<Attempt>,
+}
+
+/// What the last backup of a disk into a repository read and stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskRecord {
+    /// Bytes of its allocated ranges.
+    pub data_bytes: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes that the guest changed since the previous restore point, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed_bytes: Option<u64>,
+    /// Bytes that were new to the repository, before compression.
+    pub new_bytes: u64,
+    /// Bytes that were new to the repository, as stored.
+    pub stored_bytes: u64,
+    /// Why the whole disk was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole_read: Option<WholeRead>,
 }
 
 /// Maximum number of remembered attempts per domain.

@@ -82,9 +82,11 @@ catalogue! {
     Gauge DOMAIN_LAST_STAGE_DURATION_SECONDS = "kvmbackup_domain_last_stage_duration_seconds" ["backup_job", "domain", "stage"]
         "Duration of each stage of the last backup attempt: hooks, frozen, snapshot, copy, commit, prune. Stages overlap.";
     Gauge DOMAIN_LAST_READ_BYTES = "kvmbackup_domain_last_read_bytes" ["backup_job", "domain", "mode"]
-        "Bytes read for the last restore point, by mode: full.";
+        "Bytes read for the last restore point, by mode: full, or incremental in a repository.";
     Gauge DOMAIN_LAST_STORED_BYTES = "kvmbackup_domain_last_stored_bytes" ["backup_job", "domain", "mode"]
         "Stored size of the last restore point, by mode: full, or incremental in a repository.";
+    Gauge DOMAIN_CONSECUTIVE_WHOLE_READS = "kvmbackup_domain_consecutive_whole_reads" ["backup_job", "domain"]
+        "Restore points in a row for which a disk was read whole although only its changes should have been read. Repositories only.";
     Gauge DOMAIN_VIRTUAL_BYTES = "kvmbackup_domain_virtual_bytes" ["domain"]
         "Total size of the disks as seen by the guest.";
     Gauge DOMAIN_LAST_CONSISTENCY_INFO = "kvmbackup_domain_last_consistency_info" ["backup_job", "domain", "level", "wanted"]
@@ -109,6 +111,18 @@ catalogue! {
         "Whether libvirt defines the domain; 0 if only restore points or the configuration name it.";
     Gauge DOMAIN_LEFTOVER_OVERLAYS = "kvmbackup_domain_leftover_overlays" ["domain"]
         "Number of disks on a backup overlay; normal during a backup.";
+    Gauge DISK_LAST_DATA_BYTES = "kvmbackup_disk_last_data_bytes" ["backup_job", "domain", "disk"]
+        "Bytes of the allocated ranges of the disk at the last restore point. Repositories only.";
+    Gauge DISK_LAST_CHANGED_BYTES = "kvmbackup_disk_last_changed_bytes" ["backup_job", "domain", "disk"]
+        "Bytes that the guest changed on the disk between the last two restore points; absent if unknown. Repositories only.";
+    Gauge DISK_LAST_READ_BYTES = "kvmbackup_disk_last_read_bytes" ["backup_job", "domain", "disk"]
+        "Bytes read from the disk for the last restore point. Repositories only.";
+    Gauge DISK_LAST_NEW_BYTES = "kvmbackup_disk_last_new_bytes" ["backup_job", "domain", "disk"]
+        "Bytes of the disk that the last restore point added to the repository, before compression. Repositories only.";
+    Gauge DISK_LAST_STORED_BYTES = "kvmbackup_disk_last_stored_bytes" ["backup_job", "domain", "disk"]
+        "Bytes of the disk that the last restore point added to the repository, as stored. Repositories only.";
+    Gauge DISK_LAST_WHOLE_READ = "kvmbackup_disk_last_whole_read" ["backup_job", "domain", "disk", "reason"]
+        "Why the whole disk was read for the last restore point; always 1, absent if only changes were read. Repositories only.";
     Counter HOOK_RUNS_TOTAL = "kvmbackup_hook_runs_total" ["hook", "result"]
         "Runs of hooks by result: ok, failed, timeout, skipped, lost.";
     Gauge HOOK_LAST_DURATION_SECONDS = "kvmbackup_hook_last_duration_seconds" ["hook", "domain"]

@@ -49,12 +49,14 @@ pub enum WholeRead {
     InternalSnapshot,
     /// Snapshots do not track changes.
     Method,
-    /// The image is not qcow2.
+    /// The image is not qcow2, or not of version 3: it cannot contain a bitmap.
     Format,
     /// Another guest may write to the disk.
     Shareable,
     /// The running guest cannot change the disk, so it was read without the guest's QEMU.
     Direct,
+    /// The guest is off and has no checkpoint: libvirt can create one only for a running guest.
+    Off,
     /// The checkpoint of the previous restore point is missing.
     NoCheckpoint,
     /// The disk has another image than at the previous restore point.
@@ -73,6 +75,7 @@ words!(WholeRead {
     Format = "format",
     Shareable = "shareable",
     Direct = "direct",
+    Off = "off",
     NoCheckpoint = "no_checkpoint",
     Replaced = "replaced",
     Resized = "resized",
@@ -87,9 +90,10 @@ impl WholeRead {
             WholeRead::Never => "`incremental: never`",
             WholeRead::InternalSnapshot => "the guest has internal snapshots",
             WholeRead::Method => "`method: snapshot` does not track changes",
-            WholeRead::Format => "the image is not qcow2",
+            WholeRead::Format => "only qcow2 images of version 3 can track changes",
             WholeRead::Shareable => "the disk is shareable",
             WholeRead::Direct => "the guest cannot change the disk",
+            WholeRead::Off => "the guest is off and has no checkpoint",
             WholeRead::NoCheckpoint => "the checkpoint of the previous restore point is missing",
             WholeRead::Replaced => "the image was replaced",
             WholeRead::Resized => "the disk was resized",

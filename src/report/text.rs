@@ -12,7 +12,8 @@ use super::table::{Table, printable};
 use crate::model::command::typed;
 use crate::model::size::{bytes, duration};
 use crate::model::{
-    Consistency, DomainOutcome, Failure, HookResult, HookStatus, Method, Outcome, RunReport, RunResult,
+    Consistency, DiskOutcome, DomainOutcome, Failure, HookResult, HookStatus, Method, Outcome, RunReport, RunResult,
+    WholeRead,
 };
 
 /// Maximum number of domains whose hooks are listed.
@@ -220,8 +221,29 @@ fn totals(page: &mut Page, report: &RunReport) {
         "{saved} saved: {read} read, {stored} stored (ratio {ratio}), {} MB/s",
         speed(totals.read_bytes, took)
     ));
+    changes(page, report);
     let crash = report.domains.iter().filter(|domain| domain.consistency == Some(Consistency::Crash));
     page.list("crash-consistent", crash.map(|domain| domain.domain.as_str()));
+}
+
+/// How much of the disks changed, and which disks were read whole although a repository takes changes only.
+fn changes(page: &mut Page, report: &RunReport) {
+    let disks = || report.domains.iter().flat_map(|domain| domain.disks.iter().map(move |disk| (domain, disk)));
+    let tracked = || disks().filter(|(_, disk)| disk.changed_bytes.is_some());
+    if tracked().next().is_some() {
+        let sum = |of: &dyn Fn(&DiskOutcome) -> u64| bytes(tracked().map(|(_, disk)| of(disk)).sum());
+        let changed = sum(&|disk| disk.changed_bytes.unwrap_or(0));
+        let new = sum(&|disk| disk.new_bytes.unwrap_or(0));
+        page.line(&format!("{changed} changed of {}, {new} new", sum(&|disk| disk.data_bytes)));
+    }
+    // The operator chose the others.
+    let is_chosen = |why: WholeRead| matches!(why, WholeRead::First | WholeRead::Never | WholeRead::Method);
+    let whole = disks().filter_map(|(domain, disk)| {
+        let why = disk.whole_read.filter(|why| !is_chosen(*why))?;
+        Some(format!("{} {} ({})", domain.domain, disk.target, why.text()))
+    });
+    let whole: Vec<String> = whole.collect();
+    page.list("read whole", whole.iter().map(String::as_str));
 }
 
 /// The sections that need attention.

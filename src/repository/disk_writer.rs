@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use super::blobs::{Prepared, Preparing};
 use super::content::{Content, blob_size};
 use super::format::zero_id;
-use super::kept::{Kept, Piece};
+use super::kept::{Kept, Unread};
 use super::{BlobKind, Error, Id, SnapshotWriter};
 use crate::model::Extent;
 
@@ -140,7 +140,7 @@ struct Cutter<'a> {
 /// A part of the disk, in order.
 enum Slot {
     /// A range that is not read: its start and end.
-    Unread(u64, u64),
+    Gap(u64, u64),
     Blob(Preparing),
 }
 
@@ -198,7 +198,7 @@ impl Cutter<'_> {
     /// Adds the range up to `start`, which is not read.
     fn skip_to(&mut self, start: u64) -> Result<(), Error> {
         let from = std::mem::replace(&mut self.at, start);
-        if from < start { self.push(Slot::Unread(from, start)) } else { Ok(()) }
+        if from < start { self.push(Slot::Gap(from, start)) } else { Ok(()) }
     }
 
     fn push(&mut self, slot: Slot) -> Result<(), Error> {
@@ -210,7 +210,7 @@ impl Cutter<'_> {
     fn drain(&mut self, left: usize) -> Result<(), Error> {
         while self.queue.len() > left {
             match self.queue.pop_front() {
-                Some(Slot::Unread(start, end)) => self.unread(start, end),
+                Some(Slot::Gap(start, end)) => self.unread(start, end),
                 Some(Slot::Blob(preparing)) => {
                     let prepared: Prepared = self.writer.blobs.wait(&preparing)?;
                     if prepared.is_zeros() {
@@ -230,8 +230,8 @@ impl Cutter<'_> {
         let (unit, content) = (self.unit, &mut self.content);
         match &mut self.kept {
             Some(kept) => kept.pieces(start, end, &mut |piece| match piece {
-                Piece::Zeros(length) => content.push_zeros(length),
-                Piece::Blob(id, length) => content.push(id, length, unit),
+                Unread::Zeros(length) => content.push_zeros(length),
+                Unread::Blob(id, length) => content.push(id, length, unit),
             }),
             None => content.push_zeros(end - start),
         }

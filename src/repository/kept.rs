@@ -7,7 +7,7 @@ use crate::model::Extent;
 
 /// A part of a disk that is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Piece {
+pub enum Unread {
     /// This many zeros.
     Zeros(u64),
     /// A blob of the parent, with its length in bytes.
@@ -78,7 +78,7 @@ impl Kept {
 
     /// The pieces from `start` to `end`, where nothing was read: zeros where the disk changed, otherwise the contents of
     /// the parent. Later calls must continue after `end`.
-    pub fn pieces(&mut self, start: u64, end: u64, emit: &mut dyn FnMut(Piece)) {
+    pub fn pieces(&mut self, start: u64, end: u64, emit: &mut dyn FnMut(Unread)) {
         let mut at = start;
         while at < end {
             while self.touched.get(self.next.1).is_some_and(|range| range.end() <= at) {
@@ -88,7 +88,7 @@ impl Kept {
             let until = match range {
                 Some(range) if range.offset <= at => {
                     let until = range.end().min(end);
-                    emit(Piece::Zeros(until - at));
+                    emit(Unread::Zeros(until - at));
                     at = until;
                     continue;
                 }
@@ -101,7 +101,7 @@ impl Kept {
     }
 
     /// The pieces of the parent from `start` to `end`. A boundary can be inside zeros, never inside another blob.
-    fn parent(&mut self, start: u64, end: u64, emit: &mut dyn FnMut(Piece)) {
+    fn parent(&mut self, start: u64, end: u64, emit: &mut dyn FnMut(Unread)) {
         while let Some(&(offset, id, length)) = self.blobs.get(self.next.0) {
             if offset + length <= start {
                 self.next.0 += 1;
@@ -111,8 +111,8 @@ impl Kept {
                 break;
             }
             emit(match id {
-                Some(id) => Piece::Blob(id, length),
-                None => Piece::Zeros((offset + length).min(end) - offset.max(start)),
+                Some(id) => Unread::Blob(id, length),
+                None => Unread::Zeros((offset + length).min(end) - offset.max(start)),
             });
             if offset + length > end {
                 break;
@@ -172,13 +172,13 @@ mod tests {
         assert_eq!(
             found,
             [
-                Piece::Blob(blob(0), UNIT),
-                Piece::Blob(blob(2), UNIT),
-                Piece::Zeros(UNIT),
-                Piece::Zeros(UNIT),
-                Piece::Zeros((8 << 20) - 3 * UNIT),
-                Piece::Blob(blob(3), UNIT),
-                Piece::Blob(blob(4), 512)
+                Unread::Blob(blob(0), UNIT),
+                Unread::Blob(blob(2), UNIT),
+                Unread::Zeros(UNIT),
+                Unread::Zeros(UNIT),
+                Unread::Zeros((8 << 20) - 3 * UNIT),
+                Unread::Blob(blob(3), UNIT),
+                Unread::Blob(blob(4), 512)
             ]
         );
     }

@@ -33,7 +33,7 @@ pub enum Definition {
 
 impl Definition {
     /// Name of its member.
-    pub(super) fn member(self) -> &'static str {
+    pub fn member(self) -> &'static str {
         match self {
             Definition::Live => DOMAIN_XML,
             Definition::Inactive => DOMAIN_INACTIVE_XML,

@@ -41,6 +41,12 @@ impl Mark {
         self.born.is_some_and(|(seconds, _)| seconds < time)
     }
 
+    /// Whether both marks identify the same file, or the same block device since the same boot. Unlike [`Mark::is_same`],
+    /// never takes one block device for another.
+    pub fn is_certainly_same(&self, other: &Mark) -> bool {
+        self.is_same(other) && (self.is_regular() || self.boot == other.boot)
+    }
+
     /// Whether it is a regular file.
     pub fn is_regular(&self) -> bool {
         self.inode != 0
@@ -91,6 +97,11 @@ mod tests {
         let mark = Mark { device: 1, inode: 2, born: Some((3, 4)), boot: "a".to_owned() };
         let other = |device, inode, boot: &str| Mark { device, inode, boot: boot.to_owned(), ..mark.clone() };
         assert!(mark.is_same(&other(9, 2, "b")) && !mark.is_same(&other(9, 2, "a")));
+        assert!(mark.is_certainly_same(&other(9, 2, "b")) && !mark.is_certainly_same(&other(9, 2, "a")));
+        // A block device that was created at this boot may have the number that another one had.
+        let device = |boot: &str| Mark { inode: 0, born: None, boot: boot.to_owned(), ..mark.clone() };
+        assert!(device("a").is_same(&device("b")) && !device("a").is_certainly_same(&device("b")));
+        assert!(device("a").is_certainly_same(&device("a")));
         assert!(!mark.is_same(&other(1, 9, "b")) && !mark.is_same(&Mark { born: None, ..mark.clone() }));
     }
 }

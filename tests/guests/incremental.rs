@@ -265,3 +265,46 @@ fn killed_run_leaves_no_checkpoint_that_the_next_point_does_not_need() {
     }
     scene.program.restic(&["check", "--read-data"]);
 }
+
+#[test]
+fn checkpoints_are_listed_and_removed_from_a_guest_that_runs_or_is_off() {
+    let scene = Scene::of("incremental-removed", [Disk::qcow2("vda")], json!({}));
+    let name = scene.guest.name();
+    virsh(&["checkpoint-create-as", name, "--name", "foreign", "--diskspec", "vda"]);
+    let command = |what: &str| {
+        let ran = scene.program.run(&["checkpoints", what, name]);
+        assert_eq!(ran.code, 0, "{ran:#?}");
+        ran.stdout
+    };
+    assert!(command("list").contains("no checkpoints"));
+    scene.backup();
+    let ours = scene.checkpoints().into_iter().find(|name| name.starts_with("kvmbackup-")).unwrap();
+    assert!(command("list").contains(&format!("{ours}  yes")), "{}", command("list"));
+    assert!(command("remove").contains("removed 1 checkpoint;"));
+    assert_eq!(scene.checkpoints(), ["foreign"]);
+
+    scene.expect_whole("no_checkpoint");
+    scene.guest.destroy();
+    assert!(command("list").trim_end().ends_with("yes         vda"), "{}", command("list"));
+    command("remove");
+    assert_eq!(scene.checkpoints(), ["foreign"]);
+    let info = qemu_img(&["info", scene.guest.disk_source("vda").unwrap().to_str().unwrap()]);
+    assert!(info.contains("foreign") && !info.contains("kvmbackup-"), "{info}");
+
+    // QEMU was killed: libvirt cannot delete the bitmap, and QEMU cannot use it.
+    scene.guest.start_paused();
+    virsh(&["checkpoint-delete", name, "foreign"]);
+    scene.expect_whole("no_checkpoint");
+    scene.guest.destroy();
+    let pid = start_and_find_qemu(&scene.guest);
+    kill(&pid);
+    while scene.guest.state() != "shut off" {
+        std::thread::yield_now();
+    }
+    let image = scene.guest.disk_source("vda").unwrap();
+    command("remove");
+    // Nothing keeps the operator from changing the guest.
+    qemu_img(&["resize", image.to_str().unwrap(), "200M"]);
+    assert!(!qemu_img(&["info", image.to_str().unwrap()]).contains("bitmaps"));
+    virsh(&["undefine", name]);
+}

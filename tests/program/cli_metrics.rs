@@ -132,6 +132,49 @@ fn run_exports_its_results() {
 }
 
 #[test]
+fn run_into_a_repository_exports_what_each_disk_cost() {
+    let host = host(&["a"]);
+    host.run("backup").ends(0);
+    let series = |start: &str| text(&host).lines().filter(|line| line.starts_with(start)).count();
+    assert_eq!((series("kvmbackup_disk_"), series("kvmbackup_domain_consecutive_whole_reads{")), (0, 0));
+
+    std::fs::write(host.path("password"), "kb-secret-of-the-repository").unwrap();
+    std::fs::set_permissions(host.path("password"), PermissionsExt::from_mode(0o600)).unwrap();
+    let path = |name: &str| host.path(name).display().to_string();
+    let (url, password, cache) = (path("repository"), path("password"), path("cache"));
+    let repository = format!("repository: {{url: {url}, password_file: {password}, cache_dir: {cache}}}");
+    configure(&host, &repository, ALL);
+    host.run("repository init").ends(0);
+    let last = || {
+        let report = host.run("backup --force --json").ends(0).json();
+        assert_promtool_likes(&text(&host));
+        report["domains"][0].clone()
+    };
+    let (of, disk) = ([NAME, "a"], [NAME, "a", "vda"]);
+    for reason in ["first", "off"] {
+        let domain = last();
+        let expected = |key: &str| domain["disks"][0][key].as_f64();
+        for (metric, key) in [
+            (catalogue::DISK_LAST_DATA_BYTES, "data_bytes"),
+            (catalogue::DISK_LAST_READ_BYTES, "read_bytes"),
+            (catalogue::DISK_LAST_NEW_BYTES, "new_bytes"),
+            (catalogue::DISK_LAST_STORED_BYTES, "stored_bytes"),
+        ] {
+            assert!(expected(key).is_some(), "{domain:#}");
+            assert_eq!(value(&host, metric, &disk), expected(key), "{key}");
+        }
+        assert_eq!(value(&host, catalogue::DISK_LAST_CHANGED_BYTES, &disk), None);
+        assert_eq!(value(&host, catalogue::DISK_LAST_WHOLE_READ, &[NAME, "a", "vda", reason]), Some(1.0));
+        assert_eq!(series("kvmbackup_disk_last_whole_read{"), 1);
+        // The domain is off.
+        assert_eq!(value(&host, catalogue::DOMAIN_CONSECUTIVE_WHOLE_READS, &of), Some(0.0));
+        let read = value(&host, catalogue::DOMAIN_LAST_READ_BYTES, &[NAME, "a", "incremental"]);
+        assert_eq!(read, domain["read_bytes"].as_f64());
+    }
+    assert_eq!(value(&host, catalogue::DISK_LAST_NEW_BYTES, &disk), Some(0.0), "nothing changed");
+}
+
+#[test]
 fn every_exported_metric_is_in_the_catalogue() {
     let host = host(&["a"]);
     configure(&host, "hooks: [{name: h, phase: pre-run, command: [/bin/true]}]", ALL);

@@ -16,11 +16,12 @@ use serde_json::{Value, json};
 const UNITS: [&str; 4] = ["short", "s", "bytes", "percentunit"];
 const DATASOURCE: &str = "${datasource}";
 /// Rows, in the order of an operator's questions.
-const ROWS: [&str; 8] = [
+const ROWS: [&str; 9] = [
     "Is everything protected?",
     "What failed?",
     "How old?",
     "How big?",
+    "What changed?",
     "How long?",
     "How full?",
     "Hooks",

@@ -67,5 +67,6 @@ mod security;
 mod status_page;
 mod target_files;
 mod texts;
+mod transfer;
 mod trust;
 mod typed_commands;

@@ -13,12 +13,17 @@ const PASSWORD: &str = "kb-secret-of-the-repository";
 /// A host with these guests, whose restore points go into a repository.
 pub fn host(guests: &[&str], domains: &str) -> Host {
     let host = Host::new(guests);
-    configure(&host, "", domains);
+    configure(&host, domains);
     host
 }
 
-/// Writes the configuration, with more keys of the repository.
-fn configure(host: &Host, keys: &str, domains: &str) {
+/// Makes a repository the target of a host.
+pub fn configure(host: &Host, domains: &str) {
+    configure_with(host, "", domains);
+}
+
+/// The same, with more keys of the repository.
+fn configure_with(host: &Host, keys: &str, domains: &str) {
     fs::write(host.path("password"), PASSWORD).unwrap();
     run("chmod", &["600", host.path("password").to_str().unwrap()]);
     let path = |name: &str| host.path(name).display().to_string();
@@ -33,7 +38,7 @@ fn configure(host: &Host, keys: &str, domains: &str) {
     );
 }
 
-fn restic(host: &Host, arguments: &[&str]) -> String {
+pub fn restic(host: &Host, arguments: &[&str]) -> String {
     let mut command = Command::new("restic");
     command.args(["--no-cache", "-r"]).arg(host.path("repository")).args(arguments);
     let output = command.arg("--password-file").arg(host.path("password")).output().unwrap();
@@ -42,7 +47,7 @@ fn restic(host: &Host, arguments: &[&str]) -> String {
     printed
 }
 
-fn expect_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
+pub fn expect_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
     run("qemu-img", &["compare", "-f", a_format, "-F", b_format, a.to_str().unwrap(), b.to_str().unwrap()]);
 }
 

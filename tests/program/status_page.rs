@@ -6,7 +6,7 @@ use crate::watched;
 use crate::watched::Watched;
 use chrono::{DateTime, TimeDelta, Utc};
 use kvmbackup::exporter::page;
-use kvmbackup::ledger::{DomainResult, Ledger, Seen, SeenPoints};
+use kvmbackup::ledger::{DiskRecord, DomainResult, Ledger, Seen, SeenPoints};
 use kvmbackup::model::RunReport;
 
 fn now() -> DateTime<Utc> {
@@ -193,6 +193,29 @@ fn ages_are_compared_with_the_schedule() {
     assert_eq!(told(5), "of 24 h, on time");
     assert_eq!(told(30), "of 24 h, due");
     assert_eq!(told(32), "of 24 h, late");
+}
+
+#[test]
+fn bytes_read_are_shown_without_an_absurd_ratio() {
+    let told = |read: u64, stored: u64, in_repository: bool| {
+        let mut watched = watched::quiet(now());
+        watched.ledger.domains.retain(|name, _| name == "db1");
+        watched.survey.as_mut().unwrap().domains.retain(|name, _| name == "db1");
+        let guest = watched.ledger.domains.get_mut("db1").unwrap();
+        (guest.last_read_bytes, guest.last_stored_bytes) = (read, stored);
+        if in_repository {
+            guest.disks.insert("vda".to_owned(), DiskRecord::default());
+        }
+        let html = html(&watched);
+        between(&html, "data-label=\"Stored\"><div>", "</div>")[0].to_owned()
+    };
+    let two = 2_100_000_000;
+    assert_eq!(told(two, 700_000_000, false), "700 MB<small>of 2.10 GB, ratio\u{a0}3.00</small>");
+    assert_eq!(told(two, 1, true), "1 B<small>read 2.10 GB</small>");
+    assert_eq!(told(two, 0, true), "0 B<small>read 2.10 GB</small>");
+    assert_eq!(told(0, 9_000, true), "9.00 kB<small>read 0 B</small>");
+    assert_eq!(told(0, 9_000, false), "9.00 kB<small>read 0 B</small>");
+    assert!(!told(0, 0, false).contains("ratio"), "it has no backup");
 }
 
 #[test]

@@ -9,12 +9,13 @@ use std::path::Path;
 
 use super::confined::Confined;
 use super::{Finding, Severity, place};
-use crate::config::DomainSettings;
+use crate::config::{DomainSettings, Incremental};
 use crate::engine::backup::members::not_saved;
 use crate::engine::capture::{check_room, folder_for};
-use crate::engine::{Error, chain};
-use crate::hypervisor::Guests;
-use crate::model::{DomainRef, Failure, Method};
+use crate::engine::{Error, chain, tracking};
+use crate::hypervisor::{Guests, StateKind};
+use crate::model::command::quoted;
+use crate::model::{Domain, DomainRef, Failure, Method, WholeRead};
 use crate::plan::{self, CapturePlan, ReadFrom};
 
 pub(super) fn look(
@@ -57,8 +58,47 @@ pub(super) fn look(
     if findings.len() == before {
         let targets: Vec<_> = plan.disks.iter().map(|planned| planned.disk.target.as_str()).collect();
         let message = format!("all selected disks are readable: {}", targets.join(", "));
-        findings.push(Finding::new(about, Severity::Good, message, None));
+        findings.push(Finding::new(about.clone(), Severity::Good, message, None));
     }
+    if usual == Method::Pull {
+        findings.extend(changes(hypervisor, (&described, &plan), settings.incremental, &about));
+    }
+}
+
+/// What backups into a repository will read, and what a checkpoint means for the operator.
+fn changes(
+    hypervisor: &dyn Guests,
+    (domain, plan): (&Domain, &CapturePlan),
+    wanted: Incremental,
+    about: &str,
+) -> Vec<Finding> {
+    let states = match hypervisor.saved_states(&domain.id) {
+        Ok(states) => states,
+        Err(error) => {
+            let failure = Failure { message: chain(&error), hint: error.hint() };
+            return vec![Finding::failed(about, Severity::Problem, failure)];
+        }
+    };
+    let prospects = tracking::prospects((domain, plan), wanted, &states);
+    let (whole, changed): (Vec<_>, Vec<_>) = prospects.into_iter().partition(|(_, why)| why.is_some());
+    let mut parts = Vec::new();
+    if !changed.is_empty() {
+        let targets: Vec<_> = changed.iter().map(|(target, _)| *target).collect();
+        parts.push(format!("incremental: {}", targets.join(", ")));
+    }
+    if !whole.is_empty() {
+        let named =
+            |(target, why): &(&str, Option<WholeRead>)| format!("{target} ({})", why.map_or("", WholeRead::text));
+        parts.push(format!("read whole: {}", whole.iter().map(named).collect::<Vec<_>>().join(", ")));
+    }
+    let mut findings = vec![Finding::new(about, Severity::Good, parts.join("; "), None)];
+    let has_internal = states.iter().any(|state| state.kind == StateKind::InternalSnapshot);
+    if has_internal && wanted == Incremental::Always {
+        let message = "has internal snapshots, and `virsh snapshot-revert` fails while the guest has a checkpoint";
+        let hint = format!("Before you revert: kvmbackup checkpoints remove {}", quoted(&domain.id.name));
+        findings.push(Finding::new(about, Severity::Warning, message, Some(&hint)));
+    }
+    findings
 }
 
 /// Whether an image of a domain is on the file system with this device number.

@@ -130,6 +130,10 @@ mod tests {
             change(&mut entry);
             overstep(&entry, state.path()).is_some()
         };
+        for name in ["", "foreign", "kvmbackup-1", "kvmbackup-0123456789abcdef0123456789abcdeX"] {
+            assert!(refused(&|entry| entry.checkpoint = Some(name.into())), "{name}");
+        }
+        assert!(!refused(&|entry| entry.checkpoint = Some(format!("kvmbackup-{uuid}"))));
         for folder in ["/", "/etc", "/root"] {
             assert!(refused(&|entry| entry.sockets = Some(folder.into())), "{folder}");
         }

@@ -45,7 +45,7 @@ struct Told {
 #[derive(Serialize)]
 struct Stored {
     bytes: String,
-    of: String,
+    read: String,
 }
 
 #[derive(Serialize)]
@@ -75,7 +75,7 @@ fn row<'a>(view: &View<'a>, guest: &Guest<'a>) -> Row<'a> {
         result: result(guest),
         attempted: attempted.map(moment),
         age: age(guest.age),
-        stored: past.filter(|past| past.last_stored_bytes > 0).map(stored),
+        stored: past.and_then(stored),
         took: past.filter(|_| attempted.is_some()).map(took),
         reached: past.and_then(|past| past.consistency).map(|reached| reached.name()),
         wanted: guest.degraded().map(|(_, wanted)| wanted.name()),
@@ -115,13 +115,21 @@ fn age(age: Age) -> Told {
     Told { bad: matches!(age, Age::Never | Age::Late { .. }), words, beside, below, bar: charts::bar(age) }
 }
 
-/// Bytes stored, compared with the bytes read.
-fn stored(past: &DomainRecord) -> Stored {
-    let ratio = past.last_read_bytes as f64 / past.last_stored_bytes as f64;
-    Stored {
-        bytes: size::bytes(past.last_stored_bytes),
-        of: format!("of {}, ratio\u{a0}{ratio:.2}", size::bytes(past.last_read_bytes)),
+/// Bytes stored, compared with the bytes read. In a repository, their ratio says nothing: reading a whole disk may store
+/// almost nothing.
+fn stored(past: &DomainRecord) -> Option<Stored> {
+    let (read, stored) = (past.last_read_bytes, past.last_stored_bytes);
+    let in_repository = !past.disks.is_empty();
+    if stored == 0 && !in_repository {
+        return None;
     }
+    let bytes = size::bytes(read);
+    let read = if in_repository || read == 0 {
+        format!("read {bytes}")
+    } else {
+        format!("of {bytes}, ratio\u{a0}{:.2}", read as f64 / stored as f64)
+    };
+    Some(Stored { bytes: size::bytes(stored), read })
 }
 
 fn took(past: &DomainRecord) -> String {

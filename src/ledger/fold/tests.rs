@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::ledger::{Seen, SeenJob, SeenRepository};
-use crate::model::{Consistency, DiskOutcome, Failure, PointId};
+use crate::model::{Consistency, Failure, PointId};
 
 fn time(hour: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_795_312_800, 0).unwrap() + TimeDelta::hours(hour)
@@ -237,6 +237,103 @@ fn a_failed_attempt_keeps_the_sizes_of_the_last_good_one() {
     assert_eq!((web.last_read_bytes, web.last_stored_bytes, web.last_duration_ms), (41, 12, 5));
     let sizes: Vec<_> = web.history.iter().map(|attempt| (attempt.read_bytes, attempt.stored_bytes)).collect();
     assert_eq!(sizes, [(41, 12), (9, 0)]);
+}
+
+/// The backup of this hour into a repository, with two disks.
+fn saved_in_repository(hour: i64, whole: [Option<WholeRead>; 2]) -> DomainOutcome {
+    let mut outcome = saved("web", hour);
+    for (disk, whole) in outcome.disks.iter_mut().zip(whole) {
+        disk.whole_read = whole;
+        disk.changed_bytes = whole.is_none().then_some(hour as u64);
+        (disk.read_bytes, disk.new_bytes, disk.stored_bytes) = (5, Some(4), Some(3));
+    }
+    outcome
+}
+
+#[test]
+fn disks_of_the_last_point_in_a_repository_are_recorded() {
+    let mut ledger = Ledger::default();
+    let outcome = saved_in_repository(1, [None, Some(WholeRead::Format)]);
+    run(&mut ledger, &report(1, vec![outcome]), RunResult::Good);
+    let vda = DiskRecord {
+        data_bytes: 20,
+        read_bytes: 5,
+        changed_bytes: Some(1),
+        new_bytes: 4,
+        stored_bytes: 3,
+        whole_read: None,
+    };
+    let vdb = DiskRecord { changed_bytes: None, whole_read: Some(WholeRead::Format), ..vda.clone() };
+    let disks = BTreeMap::from([("vda".to_owned(), vda), ("vdb".to_owned(), vdb)]);
+    assert_eq!(ledger.domains["web"].disks, disks);
+
+    // Its point was not committed.
+    let lost = DomainOutcome { point: None, outcome: Outcome::Failed, ..saved_in_repository(2, [None, None]) };
+    run(&mut ledger, &report(2, vec![lost]), RunResult::Failed);
+    assert_eq!(ledger.domains["web"].disks, disks);
+
+    // A partial point lacks a disk.
+    let mut partial = DomainOutcome { outcome: Outcome::Partial, ..saved_in_repository(3, [None, None]) };
+    partial.disks.pop();
+    run(&mut ledger, &report(3, vec![partial]), RunResult::Failed);
+    assert_eq!(ledger.domains["web"].disks.keys().collect::<Vec<_>>(), ["vda"]);
+
+    // An archive knows nothing about new bytes.
+    run(&mut ledger, &report(4, vec![saved("web", 4)]), RunResult::Good);
+    assert_eq!(ledger.domains["web"].disks, BTreeMap::new());
+}
+
+#[test]
+fn whole_reads_in_a_row_count_only_those_that_should_not_repeat() {
+    let mut ledger = Ledger::default();
+    let mut hour = 0;
+    let mut after = |whole: [Option<WholeRead>; 2]| {
+        hour += 1;
+        run(&mut ledger, &report(hour, vec![saved_in_repository(hour, whole)]), RunResult::Good);
+        ledger.domains["web"].consecutive_whole_reads
+    };
+    let unexpected = [WholeRead::NoCheckpoint, WholeRead::Replaced, WholeRead::Resized, WholeRead::Refused];
+    for reason in WholeRead::ALL {
+        assert_eq!(after([None, Some(reason)]), u64::from(unexpected.contains(&reason)), "{reason:?}");
+        assert_eq!(after([None, None]), 0);
+    }
+    assert_eq!(after([Some(WholeRead::First), Some(WholeRead::First)]), 0);
+    assert_eq!(after([Some(WholeRead::Refused), Some(WholeRead::Resized)]), 1, "attempts count, not disks");
+    assert_eq!(after([None, Some(WholeRead::NoCheckpoint)]), 2);
+    assert_eq!(after([Some(WholeRead::Format), Some(WholeRead::Replaced)]), 3);
+    assert_eq!(after([Some(WholeRead::Format), None]), 0);
+}
+
+#[test]
+fn whole_reads_of_a_domain_that_is_off_do_not_count() {
+    let mut ledger = Ledger::default();
+    let whole = [Some(WholeRead::NoCheckpoint), None];
+    for (hour, method, expected) in [
+        (1, Method::Pull, 1),
+        (2, Method::Pull, 2),
+        (3, Method::Direct, 0),
+        (4, Method::Direct, 0),
+        (5, Method::Pull, 1),
+    ] {
+        let outcome = DomainOutcome { method: Some(method), ..saved_in_repository(hour, whole) };
+        run(&mut ledger, &report(hour, vec![outcome]), RunResult::Good);
+        assert_eq!(ledger.domains["web"].consecutive_whole_reads, expected, "{hour}");
+    }
+}
+
+#[test]
+fn attempts_without_a_point_do_not_change_whole_reads_in_a_row() {
+    let mut ledger = Ledger::default();
+    let whole = [None, Some(WholeRead::NoCheckpoint)];
+    run(&mut ledger, &report(1, vec![saved_in_repository(1, whole)]), RunResult::Good);
+    let lost = DomainOutcome { point: None, outcome: Outcome::Failed, ..saved_in_repository(2, whole) };
+    run(&mut ledger, &report(2, vec![lost]), RunResult::Failed);
+    run(&mut ledger, &report(3, vec![of_job("a", "web", Outcome::Skipped)]), RunResult::Good);
+    assert_eq!(ledger.domains["web"].consecutive_whole_reads, 1);
+    run(&mut ledger, &report(4, vec![saved_in_repository(4, whole)]), RunResult::Good);
+    assert_eq!(ledger.domains["web"].consecutive_whole_reads, 2);
+    run(&mut ledger, &report(5, vec![saved("web", 5)]), RunResult::Good);
+    assert_eq!(ledger.domains["web"].consecutive_whole_reads, 0, "the point is an archive");
 }
 
 #[test]

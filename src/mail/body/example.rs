@@ -27,6 +27,7 @@ pub(super) fn view() -> View {
             duration: text("1.0 s"),
             read: text("1 kB"),
             read_bytes: 1000,
+            changed: Some("1 of 2".to_owned()),
             stored: text("1 kB"),
             stored_bytes: 1000,
             consistency: text("fs"),

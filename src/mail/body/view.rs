@@ -72,6 +72,8 @@ pub(super) struct DomainView {
     pub(super) duration: String,
     pub(super) read: String,
     pub(super) read_bytes: u64,
+    /// Bytes that changed, and those that the disks contain, if only what changed was read.
+    pub(super) changed: Option<String>,
     pub(super) stored: String,
     pub(super) stored_bytes: u64,
     pub(super) consistency: String,
@@ -178,6 +180,7 @@ fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> DomainView {
         duration: duration(Duration::from_millis(domain.duration_ms)),
         read: bytes(domain.read_bytes),
         read_bytes: domain.read_bytes,
+        changed: changed(domain),
         stored: bytes(domain.stored_bytes),
         stored_bytes: domain.stored_bytes,
         consistency: domain.consistency.map_or("none", Consistency::name).to_owned(),
@@ -188,6 +191,14 @@ fn of(domain: &DomainOutcome, started: DateTime<Utc>) -> DomainView {
         notes: skipped.chain(domain.leftovers.iter().chain(&domain.warnings).map(told)).take(NAMES).collect(),
         outputs: domain.hooks.iter().filter_map(output).take(5).collect(),
     }
+}
+
+/// `2.10 GB of 80.0 GB`; `None` if every disk was read whole.
+fn changed(domain: &DomainOutcome) -> Option<String> {
+    let tracked = || domain.disks.iter().filter_map(|disk| Some((disk.changed_bytes?, disk.data_bytes)));
+    tracked().next()?;
+    let (changed, all) = tracked().fold((0, 0), |sums, (changed, all)| (sums.0 + changed, sums.1 + all));
+    Some(format!("{} of {}", bytes(changed), bytes(all)))
 }
 
 /// How much attention a domain needs.

@@ -9,11 +9,8 @@ use crate::ledger::standing::{first_success, last_success};
 use crate::ledger::{DomainRecord, DomainResult, Ledger, Seen, Stage, Survey};
 use crate::model::{Consistency, FailureReason};
 
-/// How a restore point is read: all allocated blocks.
-const READ_MODE: &str = "full";
-
-/// How it is stored. Alerts on unusual sizes apply only to full points.
-fn stored_mode(survey: Option<&Survey>) -> &'static str {
+/// How restore points are read and stored. Alerts on unusual sizes apply only to full points.
+fn mode(survey: Option<&Survey>) -> &'static str {
     if survey.is_some_and(|survey| survey.repository.deduplicated) { "incremental" } else { "full" }
 }
 
@@ -36,7 +33,8 @@ pub(super) fn all(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
         let labels = [job.unwrap_or_default(), name];
         let none = DomainRecord::default();
         attempts(page, labels, known.unwrap_or(&none), seen);
-        sizes(page, labels, known.unwrap_or(&none), stored_mode(survey));
+        sizes(page, labels, known.unwrap_or(&none), mode(survey));
+        disks(page, labels, known.unwrap_or(&none));
         if let Some(seen) = seen {
             stored(page, labels, seen);
         }
@@ -80,14 +78,35 @@ fn attempts(page: &mut Page, labels: [&str; 2], known: &DomainRecord, seen: Opti
     page.set(&DOMAIN_LAST_RESTORE_TEST_SUCCESS_TIMESTAMP_SECONDS, &labels, time(known.last_restore));
 }
 
-fn sizes(page: &mut Page, labels: [&str; 2], known: &DomainRecord, stored_mode: &str) {
+fn sizes(page: &mut Page, labels: [&str; 2], known: &DomainRecord, mode: &str) {
     let [job, name] = labels;
-    page.set(&DOMAIN_LAST_READ_BYTES, &[job, name, READ_MODE], known.last_read_bytes as f64);
-    page.set(&DOMAIN_LAST_STORED_BYTES, &[job, name, stored_mode], known.last_stored_bytes as f64);
+    page.set(&DOMAIN_LAST_READ_BYTES, &[job, name, mode], known.last_read_bytes as f64);
+    page.set(&DOMAIN_LAST_STORED_BYTES, &[job, name, mode], known.last_stored_bytes as f64);
     page.set(&DOMAIN_VIRTUAL_BYTES, &[name], known.virtual_bytes as f64);
     if let Some(reached) = known.consistency {
         let wanted = known.wanted.map(Consistency::name).unwrap_or_default();
         page.set(&DOMAIN_LAST_CONSISTENCY_INFO, &[job, name, reached.name(), wanted], 1.0);
+    }
+}
+
+/// What the last restore point read and stored, if it is in a repository.
+fn disks(page: &mut Page, labels: [&str; 2], known: &DomainRecord) {
+    let [job, name] = labels;
+    if !known.disks.is_empty() {
+        page.set(&DOMAIN_CONSECUTIVE_WHOLE_READS, &labels, known.consecutive_whole_reads as f64);
+    }
+    for (target, disk) in &known.disks {
+        let labels = [job, name, target];
+        page.set(&DISK_LAST_DATA_BYTES, &labels, disk.data_bytes as f64);
+        if let Some(changed) = disk.changed_bytes {
+            page.set(&DISK_LAST_CHANGED_BYTES, &labels, changed as f64);
+        }
+        page.set(&DISK_LAST_READ_BYTES, &labels, disk.read_bytes as f64);
+        page.set(&DISK_LAST_NEW_BYTES, &labels, disk.new_bytes as f64);
+        page.set(&DISK_LAST_STORED_BYTES, &labels, disk.stored_bytes as f64);
+        if let Some(reason) = disk.whole_read {
+            page.set(&DISK_LAST_WHOLE_READ, &[job, name, target, reason.name()], 1.0);
+        }
     }
 }
 

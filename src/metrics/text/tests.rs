@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::ledger::*;
-use crate::model::{Consistency, FailureReason, PointId};
+use crate::model::{Consistency, FailureReason, PointId, WholeRead};
 
 /// Names that libvirt accepts: it rejects only `/`, line feeds, and invalid UTF-8.
 const HOSTILE: &[&str] = &[
@@ -33,6 +33,27 @@ fn at(seconds: i64) -> Option<DateTime<Utc>> {
 
 fn point(seconds: i64) -> PointId {
     PointId::at(at(seconds).unwrap())
+}
+
+/// The disks of a point in a repository: one of which the changes were read, and one that was read whole.
+fn disks() -> BTreeMap<String, DiskRecord> {
+    let changed = DiskRecord {
+        data_bytes: 8_000_000_000,
+        read_bytes: 650_000_000,
+        changed_bytes: Some(640_000_000),
+        new_bytes: 410_000_000,
+        stored_bytes: 180_000_000,
+        whole_read: None,
+    };
+    let whole = DiskRecord {
+        data_bytes: 2_000_000_000,
+        read_bytes: 2_000_000_000,
+        changed_bytes: None,
+        new_bytes: 0,
+        stored_bytes: 0,
+        whole_read: Some(WholeRead::NoCheckpoint),
+    };
+    BTreeMap::from([("vda".to_owned(), changed), ("vdb".to_owned(), whole)])
 }
 
 /// The results of runs with every kind of domain.
@@ -79,6 +100,7 @@ fn ledger() -> Ledger {
         }]),
         ..DomainRecord::default()
     };
+    let deduplicated = DomainRecord { disks: disks(), consecutive_whole_reads: 2, ..web.clone() };
     Ledger {
         config_ok: true,
         jobs: BTreeMap::from([("nightly".to_owned(), nightly.clone()), ("given-up".to_owned(), nightly)]),
@@ -87,6 +109,7 @@ fn ledger() -> Ledger {
             ("db".to_owned(), db),
             ("gone".to_owned(), web.clone()),
             ("uncovered".to_owned(), web),
+            ("vm".to_owned(), deduplicated),
         ]),
         hooks: BTreeMap::from([(
             "flush".to_owned(),
@@ -135,6 +158,7 @@ fn survey() -> Survey {
             ("db".to_owned(), Seen { leftover_overlays: 1, ..seen(Some("nightly"), points(1, 2)) }),
             ("lost".to_owned(), seen(Some("nightly"), points(2, -50_000))),
             ("new".to_owned(), seen(Some("nightly"), SeenPoints::default())),
+            ("vm".to_owned(), seen(Some("nightly"), points(3, 1))),
             ("stranger".to_owned(), seen(None, SeenPoints::default())),
             ("uncovered".to_owned(), seen(None, SeenPoints::default())),
             ("archive".to_owned(), Seen { defined: false, ..seen(None, points(1, -90_000)) }),
@@ -310,9 +334,31 @@ fn sizes_in_a_repository_are_not_those_of_full_points() {
     let mut survey = survey();
     survey.repository.deduplicated = true;
     let text = text(&ledger(), Some(&survey), false).unwrap();
-    let stored: Vec<_> = text.lines().filter(|line| line.starts_with("kvmbackup_domain_last_stored_bytes{")).collect();
-    assert!(!stored.is_empty() && stored.iter().all(|line| line.contains("mode=\"incremental\"")), "{stored:#?}");
-    assert!(text.contains("kvmbackup_domain_last_read_bytes{") && text.contains("mode=\"full\""));
+    for name in ["kvmbackup_domain_last_read_bytes{", "kvmbackup_domain_last_stored_bytes{"] {
+        let sizes: Vec<_> = text.lines().filter(|line| line.starts_with(name)).collect();
+        assert!(!sizes.is_empty() && sizes.iter().all(|line| line.contains("mode=\"incremental\"")), "{sizes:#?}");
+    }
+    assert!(!text.contains("mode=\"full\""));
+}
+
+#[test]
+fn disks_have_series_only_if_the_last_point_is_in_a_repository() {
+    let text = text(&ledger(), Some(&survey()), false).unwrap();
+    let series = |domain: &str| -> Vec<_> {
+        let of_disks = |line: &&str| line.starts_with("kvmbackup_disk_") || line.contains("whole_reads{");
+        text.lines().filter(of_disks).filter(|line| line.contains(&format!("domain=\"{domain}\""))).collect()
+    };
+    assert_eq!(series("web"), [""; 0]);
+    assert_eq!(series("new"), [""; 0]);
+    let of = |name: &str, labels: &str| value(&text, &format!("kvmbackup_{name}{{backup_job=\"nightly\",{labels}}}"));
+    assert_eq!(of("domain_consecutive_whole_reads", r#"domain="vm""#), Some(2.0));
+    let (vda, vdb) = (r#"domain="vm",disk="vda""#, r#"domain="vm",disk="vdb""#);
+    assert_eq!(of("disk_last_changed_bytes", vda), Some(640_000_000.0));
+    assert_eq!(of("disk_last_changed_bytes", vdb), None, "its changes are unknown");
+    assert_eq!(of("disk_last_new_bytes", vdb), Some(0.0));
+    let whole: Vec<_> = series("vm").into_iter().filter(|line| line.contains("last_whole_read{")).collect();
+    let expected = format!(r#"kvmbackup_disk_last_whole_read{{backup_job="nightly",{vdb},reason="no_checkpoint"}} 1"#);
+    assert_eq!(whole, [expected]);
 }
 
 #[test]

@@ -3,5 +3,6 @@
 mod crash;
 mod damage;
 mod points;
+mod random;
 mod scene;
 mod together;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{PASSWORD, configure, host, restic};
+use super::{PASSWORD, configure_with, host, restic};
 use crate::host::{Host, NAME, Run, run};
 
 const DAILY: &str = "{\"*\": {day_of_week: daily, rotate: 1}}";
@@ -29,7 +29,7 @@ fn fill_with_noise(host: &Host, guest: &str, seed: u32) {
 /// A host with one guest and one restore point in its repository.
 fn backed_up(keys: &str) -> Host {
     let host = host(&["a"], DAILY);
-    configure(&host, keys, DAILY);
+    configure_with(&host, keys, DAILY);
     fill_with_noise(&host, "a", 1);
     host.run("repository init").ends(0);
     host.run("backup").ends(0);
@@ -308,7 +308,7 @@ fn maintenance_waits_for_a_backup_in_progress() {
     assert!(refused.err.contains("hint: Run it again"), "{refused:?}");
     assert!(is_running(backup.id()), "the lock of a live process is left alone, and so is the process");
 
-    configure(&host, "", DAILY);
+    configure_with(&host, "", DAILY);
     let mut child = among(&host, ":", &["maintain"]).spawn().unwrap();
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
@@ -364,12 +364,12 @@ fn signal_and_deadline_end_restic() {
         assert!(!is_running(restic) && !format!("{ended:?}").contains(PASSWORD), "{ended:?}");
         assert_eq!(metric(&host, "maintenance_success"), Some(0.0));
     }
-    configure(&host, ", maintain_timeout: 5s", DAILY);
+    configure_with(&host, ", maintain_timeout: 5s", DAILY);
     let (child, restic) = stuck(&host, &["maintain"]);
     let late = ended(child).ends(1);
     assert!(!is_running(restic) && late.err.contains("restic prune did not end within 5.0 s"), "{late:?}");
     assert!(late.err.contains("maintain_timeout"), "{late:?}");
-    configure(&host, "", DAILY);
+    configure_with(&host, "", DAILY);
     host.run("maintain").ends(0);
     assert_eq!(locks(&host), 0);
 }
@@ -390,7 +390,7 @@ fn unreachable_repository_and_wrong_password_are_errors_of_the_target() {
 #[test]
 fn damaged_repository_is_repaired_as_the_runbook_says() {
     let host = backed_up("");
-    configure(&host, "", "{\"*\": {day_of_week: daily, rotate: 3}}");
+    configure_with(&host, "", "{\"*\": {day_of_week: daily, rotate: 3}}");
     let pack = damage(&host);
     let id = pack.file_name().unwrap().to_str().unwrap();
     let check = host.run("repository check --json").ends(6).json();

@@ -1,0 +1,147 @@
+//! Copies restore points from one store to another, of any kind: an archive from a repository, or archives into it. Must
+//! not change the store that it reads.
+
+use std::collections::BTreeSet;
+
+use super::points;
+use super::{Error, Monitor};
+use crate::model::{Codec, DomainOutcome, Extent};
+use crate::store::{Definition, DiskReader, DiskSource, Intent, Manifest, Point, PointWriter, Sink, Store};
+use crate::sys::host;
+use crate::sys::signals::Cancel;
+
+/// What became of a restore point.
+#[derive(Debug)]
+pub enum Transfer {
+    /// It was copied to this point.
+    Copied(Point),
+    /// The target has a point of this domain with this ID.
+    Present,
+    /// It was made by the legacy script, and does not say what it contains.
+    NoManifest,
+}
+
+/// How points are copied.
+pub struct Copying<'a> {
+    /// The store that is read.
+    pub from: &'a Store,
+    /// The store that is written.
+    pub to: &'a Store,
+    /// How archives are compressed.
+    pub codec: Codec,
+    /// Receives progress.
+    pub monitor: &'a dyn Monitor,
+    /// Whether to stop.
+    pub cancel: &'a Cancel,
+}
+
+impl Copying<'_> {
+    /// Copies the points of these domains, of all if none are named, oldest first, so that each builds on the one before.
+    /// `each` receives every result immediately. A point that cannot be copied does not keep the others from it.
+    ///
+    /// # Errors
+    /// Unknown domains, before anything is copied; [`Error::Cancelled`].
+    pub fn all(&self, domains: &[String], each: &mut dyn FnMut(&Point, &Result<Transfer, Error>)) -> Result<(), Error> {
+        let found = points::found(self.from, domains)?;
+        for point in found.domains.iter().flat_map(|(_, points)| points) {
+            let result = self.one(point);
+            self.monitor.done(&DomainOutcome::new(&point.domain, None));
+            if let Some(signal) = self.cancel.signal() {
+                return Err(Error::Cancelled(signal));
+            }
+            each(point, &result);
+        }
+        Ok(())
+    }
+
+    /// Copies one point. The copy has the same ID and the same contents, but for the names of the disks' files.
+    pub fn one(&self, point: &Point) -> Result<Transfer, Error> {
+        if self.to.points(&point.domain)?.iter().any(|other| other.id == point.id) {
+            return Ok(Transfer::Present);
+        }
+        let reader = self.from.open(point, self.cancel)?;
+        let Some(manifest) = reader.manifest()? else { return Ok(Transfer::NoManifest) };
+        let intent =
+            Intent { at: point.id.time(), codec: self.codec, threads: host::cores(), cancel: self.cancel.clone() };
+        let mut writer = self.to.begin(&manifest.domain, &intent, |_| Ok::<(), Error>(()))?;
+        match self.write(&reader, manifest, &mut writer) {
+            Ok(copied) => Ok(Transfer::Copied(copied)),
+            Err(error) => {
+                let left = writer.discard().err().map(Error::from);
+                left.iter().for_each(|left| tracing::warn!("cannot remove the unfinished point: {left}"));
+                Err(error)
+            }
+        }
+    }
+
+    fn write(
+        &self,
+        reader: &crate::store::PointReader,
+        manifest: Manifest,
+        writer: &mut PointWriter,
+    ) -> Result<Point, Error> {
+        let name = manifest.domain.name.clone();
+        let contents = reader.contents()?;
+        let members: Vec<(String, String)> =
+            manifest.disks.iter().map(|disk| (disk.member.clone(), writer.disk_member(&disk.target))).collect();
+        let mut copy = Manifest { point: writer.id(), ..manifest };
+        for (disk, (_, member)) in copy.disks.iter_mut().zip(&members) {
+            disk.member.clone_from(member);
+        }
+        writer.manifest(&copy)?;
+        let definitions = [Definition::Live, Definition::Inactive, Definition::Migratable];
+        for definition in definitions {
+            let text = reader.definition(definition)?.unwrap_or_default();
+            writer.add(definition.member(), text.as_bytes())?;
+        }
+        let files = copy.nvram.iter().chain(&copy.tpm).map(|file| &file.member);
+        let boot = copy.boot.iter().map(|file| &file.member);
+        let names: BTreeSet<&str> = files.chain(boot).chain(&copy.artifacts).map(String::as_str).collect();
+        reader.files(&names, &mut |name, file| {
+            let length = contents.lengths.get(name).copied().unwrap_or_default();
+            writer.file(name, length, &mut |out| Ok::<usize, Error>(file.read(out)?))
+        })?;
+        let disks = members.iter().map(|(member, _)| reader.disk(member)).collect::<Result<Vec<_>, _>>()?;
+        let bytes = disks.iter().flat_map(|disk| disk.extents()).map(|extent| extent.length).sum();
+        self.monitor.expect(&name, bytes);
+        for (disk, (_, member)) in disks.iter().zip(&members) {
+            writer.disk(member, &mut Saved { disk, copying: self, domain: &name })?;
+        }
+        Ok(writer.commit()?)
+    }
+}
+
+/// A disk of a restore point, as the source of another one.
+struct Saved<'a> {
+    disk: &'a DiskReader,
+    copying: &'a Copying<'a>,
+    domain: &'a str,
+}
+
+impl DiskSource for Saved<'_> {
+    type Error = Error;
+
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    fn extents(&mut self) -> Vec<Extent> {
+        // The last cluster of an archive may be longer than the rest of the disk.
+        let size = self.size();
+        let within =
+            |extent: &Extent| Extent { length: extent.length.min(size.saturating_sub(extent.offset)), ..*extent };
+        self.disk.extents().iter().map(within).filter(|extent| extent.length > 0).collect()
+    }
+
+    fn read(&mut self, _: &[Extent], sink: &mut Sink<'_, Error>) -> Result<(), Error> {
+        let size = self.size();
+        self.disk.read(&mut |offset, bytes| {
+            if let Some(signal) = self.copying.cancel.signal() {
+                return Err(Error::Cancelled(signal));
+            }
+            self.copying.monitor.advance(self.domain, bytes.len() as u64);
+            let length = size.saturating_sub(offset).min(bytes.len() as u64) as usize;
+            sink(offset, &bytes[..length])
+        })
+    }
+}
