@@ -62,6 +62,7 @@ impl Error {
                 hypervisor::Kind::Unreachable | hypervisor::Kind::Remote => RunResult::Hypervisor,
                 _ => RunResult::Failed,
             },
+            Error::Engine(engine::Error::Store(store::Error::NoRepository { .. })) => RunResult::Usage,
             Error::Engine(engine::Error::Cancelled(signal)) => RunResult::Signal(*signal),
             Error::Engine(error) if error.is_damage() => RunResult::Damaged,
             // An archive that cannot be read is the target's fault only if the target hangs.
@@ -70,9 +71,13 @@ impl Error {
             {
                 RunResult::Failed
             }
-            Error::Engine(engine::Error::Store(_) | engine::Error::Target { .. } | engine::Error::Space { .. }) => {
-                RunResult::Target
-            }
+            Error::Engine(
+                engine::Error::Store(_)
+                | engine::Error::Target { .. }
+                | engine::Error::Space { .. }
+                | engine::Error::Restic { .. }
+                | engine::Error::RepositoryBusy { .. },
+            ) => RunResult::Target,
             Error::Engine(_) | Error::Exporter(_) => RunResult::Failed,
             Error::Watch(_) | Error::Metrics(_) | Error::Mail(_) => RunResult::Untidy,
         }

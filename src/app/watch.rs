@@ -7,11 +7,13 @@ use chrono::{DateTime, Utc};
 
 use super::{Error, libvirt};
 use crate::config::{self, Settings};
+use crate::engine::maintain::Maintenance;
 use crate::engine::{self, survey};
 use crate::hypervisor::Hypervisor;
-use crate::ledger::{self, Ledger, Survey};
+use crate::ledger::{self, Ledger, StoredObjects, Survey};
 use crate::metrics;
 use crate::model::{DamagedPoint, Failure, RunReport, RunResult};
+use crate::store::Inventory;
 
 /// Records the start of a run, which has the lock. The report gets a warning if the ledger contained future times.
 pub fn begin(settings: &Settings, report: &mut RunReport) -> Result<(), Error> {
@@ -39,6 +41,31 @@ pub fn end(settings: &Settings, report: &RunReport, result: RunResult) -> Result
 /// Records that points of these domains were verified as good at these times, and any damage found in others.
 pub fn checked(settings: &Settings, good: &[(String, DateTime<Utc>)]) -> Result<(), Error> {
     let recorded = keep(settings, |ledger| good.iter().for_each(|(domain, time)| ledger.verified(domain, *time)));
+    recorded.and(look(settings))
+}
+
+/// Records the result of a maintenance of the repository of these settings.
+pub fn maintained(settings: &Settings, result: &Result<Maintenance, engine::Error>) -> Result<(), Error> {
+    let Some(repository) = &settings.repository else { return Ok(()) };
+    let recorded = keep(settings, |ledger| {
+        let mut record = ledger.maintenance.take().filter(|known| known.repository == repository.path);
+        let record = record.get_or_insert_default();
+        record.repository.clone_from(&repository.path);
+        let now = Utc::now();
+        record.last = Some(now);
+        record.last_error = match result {
+            Ok(done) => done.error.as_ref().map(|error| engine::chain(error)),
+            Err(error) => Some(engine::chain(error)),
+        };
+        if let Ok(done) = result {
+            let measured =
+                |stats: Inventory| StoredObjects { bytes: stats.stored_bytes, packs: stats.packs, blobs: stats.blobs };
+            record.last_prune = done.prune.as_ref().map(|_| now).or(record.last_prune);
+            record.last_check = done.check.as_ref().filter(|check| check.good).map(|_| now).or(record.last_check);
+            record.stored = done.stored.map(measured).or(record.stored);
+        }
+        ledger.maintenance = Some(record.clone());
+    });
     recorded.and(look(settings))
 }
 

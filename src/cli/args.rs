@@ -92,9 +92,12 @@ pub enum Command {
     /// Survey libvirt and the target, and write the Prometheus textfile
     #[command(after_help = after("kvmbackup metrics --stdout"))]
     Metrics(Metrics),
-    /// Create the repository that the configuration names
-    #[command(after_help = after("kvmbackup repository init"))]
+    /// Create, check or measure the repository that the configuration names
+    #[command(after_help = after("kvmbackup repository stats"))]
     Repository(Repository),
+    /// Free the space of removed restore points in the repository, and check it (for a weekly timer)
+    #[command(after_help = after("kvmbackup maintain --json"))]
+    Maintain(Maintain),
     /// Show or mail the report of the last run
     #[command(after_help = after("kvmbackup report --format json"))]
     Report(Report),
@@ -130,6 +133,28 @@ pub enum RepositoryCommand {
     /// Create the repository, and its directory if it does not exist
     #[command(after_help = after("kvmbackup repository init"))]
     Init,
+    /// Check the repository and read all of its data
+    #[command(after_help = after("kvmbackup repository check"))]
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Count restore points, packs and blobs, and show the stored size
+    #[command(after_help = after("kvmbackup repository stats --json"))]
+    Stats {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `maintain`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Maintain {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 const RESTORE_EXAMPLES: &str = "\

@@ -10,6 +10,7 @@ mod exporter;
 mod hooks;
 mod list;
 mod logging;
+mod maintain;
 mod man;
 mod metrics;
 mod output;
@@ -92,6 +93,7 @@ fn run(global: &Global, command: Command) -> Result<RunResult, app::Error> {
         Command::Hooks(words) => hooks::run(global, &words),
         Command::Metrics(words) => metrics::run(global, &words),
         Command::Recover(words) => recover::run(global, &words),
+        Command::Maintain(words) => maintain::run(global, &words),
         Command::Report(words) => report::run(global, &words),
         Command::Repository(words) => repository::run(global, &words),
         Command::Completions { shell } => {

@@ -1,10 +1,15 @@
 //! Runs the command `repository`. Must not know the format of a repository.
 
 use super::args::{Global, Repository, RepositoryCommand};
-use super::print;
+use super::{maintain as texts, print};
 use crate::app;
-use crate::engine::target;
+use crate::config::Settings;
+use crate::engine::{Error, maintain, target};
 use crate::model::RunResult;
+use crate::sys::signals::Cancel;
+
+/// The percentage of the data that a check reads.
+const ALL: u32 = 100;
 
 pub(super) fn run(global: &Global, words: &Repository) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
@@ -14,5 +19,37 @@ pub(super) fn run(global: &Global, words: &Repository) -> Result<RunResult, app:
             print(&format!("created the repository {id} in {}\n", settings.backupdir.display()));
             Ok(RunResult::Good)
         }
+        RepositoryCommand::Check { json } => check(&settings, json, global.quiet),
+        RepositoryCommand::Stats { json } => stats(&settings, json),
     }
+}
+
+fn check(settings: &Settings, json: bool, quiet: bool) -> Result<RunResult, app::Error> {
+    let cancel = Cancel::on_signals().map_err(Error::Signals)?;
+    let result = maintain::check(settings, ALL, &cancel)?;
+    if json {
+        print_json(serde_json::to_value(&result).map_err(Error::Json)?);
+    } else if !quiet || !result.good {
+        print(&texts::checked(&result));
+    }
+    match maintain::damage(&settings.backupdir, &result) {
+        Some(error) => Err(error.into()),
+        None => Ok(RunResult::Good),
+    }
+}
+
+fn stats(settings: &Settings, json: bool) -> Result<RunResult, app::Error> {
+    let cancel = Cancel::on_signals().map_err(Error::Signals)?;
+    let result = maintain::stats(settings, &cancel)?;
+    if json {
+        print_json(serde_json::to_value(result).map_err(Error::Json)?);
+    } else {
+        print(&format!("{}\n", texts::contents(&result)));
+    }
+    Ok(RunResult::Good)
+}
+
+fn print_json(mut json: serde_json::Value) {
+    json["schema"] = 1.into();
+    print(&format!("{json:#}\n"));
 }

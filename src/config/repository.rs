@@ -1,6 +1,7 @@
 //! The value of the key `repository`, and its limits. Must not open a repository, or read a secret.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::error::Problems;
 use super::key;
@@ -22,12 +23,25 @@ pub struct RepositorySettings {
     pub password: Secret,
     /// Absolute path of the directory for the cache, which can be removed at any time.
     pub cache_dir: PathBuf,
+    /// How long a maintenance may take, including its wait for other processes.
+    pub maintain_timeout: Duration,
+    /// Percentage of the data that a maintenance reads and checks; 0 checks only the structure.
+    pub check_data: u32,
+    /// Percentage of the stored data that may be unused after a maintenance.
+    pub max_unused: u32,
 }
 
 /// `None` if it is incomplete or invalid.
 pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<RepositorySettings> {
     let password = Secret::Env(String::new());
-    let mut repository = RepositorySettings { path: PathBuf::new(), password, cache_dir: CACHE_DIR.into() };
+    let mut repository = RepositorySettings {
+        path: PathBuf::new(),
+        password,
+        cache_dir: CACHE_DIR.into(),
+        maintain_timeout: Duration::from_secs(12 * 3600),
+        check_data: 5,
+        max_unused: 5,
+    };
     let before = problems.count();
     let entries = key::inside(place, &mut repository, REPOSITORY, problems);
     key::require(place, &entries, "url", Some(URL), problems);

@@ -125,14 +125,35 @@ pub(super) fn days(place: &Place<'_>, problems: &mut Problems) -> Vec<Weekday> {
 
 /// A number with a unit, `10s` or `2m`, from one second to one hour.
 pub(super) fn duration(place: &Place<'_>, problems: &mut Problems) -> Option<Duration> {
+    let valid = "a number with its unit, from 1s to 1h, such as 30s or 2m";
+    duration_up_to(place, Duration::from_secs(3600), valid, problems)
+}
+
+/// A number with a unit, `30m` or `12h`, from one second to seven days.
+pub(super) fn long_duration(place: &Place<'_>, problems: &mut Problems) -> Option<Duration> {
+    let valid = "a number with its unit, from 1s to 7d, such as 30m or 12h";
+    duration_up_to(place, Duration::from_secs(7 * 86_400), valid, problems)
+}
+
+fn duration_up_to(place: &Place<'_>, limit: Duration, valid: &str, problems: &mut Problems) -> Option<Duration> {
     let text = text(place, problems)?;
-    let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+    let range = Duration::from_secs(1)..=limit;
     let duration = size::parse_duration(text).filter(|duration| range.contains(duration));
     if duration.is_none() {
-        problems
-            .add(place.wrong(format!("bad time {text:?}"), "a number with its unit, from 1s to 1h, such as 30s or 2m"));
+        problems.add(place.wrong(format!("bad time {text:?}"), valid));
     }
     duration
+}
+
+/// A whole percentage, `5%`.
+pub(super) fn percent(place: &Place<'_>, problems: &mut Problems) -> Option<u32> {
+    let text = text(place, problems)?;
+    let number = split_unit(text).filter(|(_, unit)| *unit == "%").and_then(|(number, _)| number.parse().ok());
+    let percent = number.filter(|percent| (0..=100).contains(percent));
+    if percent.is_none() {
+        problems.add(place.wrong(format!("bad percentage {text:?}"), "a whole percentage from 0% to 100%, such as 5%"));
+    }
+    percent
 }
 
 /// A share of the target (`10%`) or bytes (`20GB`, `20GiB`, `20000000000`).

@@ -169,6 +169,40 @@ pub enum Error {
         /// Its error message.
         message: String,
     },
+    /// restic could not do its work.
+    #[error("restic {command} failed: {message}")]
+    Restic {
+        /// The command of restic.
+        command: &'static str,
+        /// What it reported.
+        message: String,
+    },
+    /// restic was ended at its deadline.
+    #[error("restic {command} did not end within {limit}")]
+    ResticTimeout {
+        /// The command of restic.
+        command: &'static str,
+        /// The configured time, with its unit.
+        limit: String,
+    },
+    /// Another process has locked a repository.
+    #[error("{}: {holder}; waited {waited} for it", path.display())]
+    RepositoryBusy {
+        /// Directory of the repository.
+        path: PathBuf,
+        /// A sentence about the process.
+        holder: String,
+        /// Duration of the wait, with its unit.
+        waited: String,
+    },
+    /// A check found damage in a repository.
+    #[error("{}: the repository is damaged: {message}", path.display())]
+    RepositoryDamaged {
+        /// Directory of the repository.
+        path: PathBuf,
+        /// The first error.
+        message: String,
+    },
     /// A domain has no restore points.
     #[error("{domain}: no restore points")]
     NoPoints {
@@ -291,6 +325,18 @@ impl Error {
             Error::Format { path, source } => source.hint(path),
             Error::Rejected { hint, .. } => hint.clone(),
             Error::Untrusted { source, .. } => source.hint(),
+            Error::Restic { .. } => Some("To see everything that restic reports: kvmbackup -vv maintain".into()),
+            Error::ResticTimeout { .. } => {
+                Some("Check whether the target is slow. To allow more time, set `repository.maintain_timeout`.".into())
+            }
+            Error::RepositoryBusy { .. } => {
+                Some("Run it again when no backup, restore or check uses the repository: kvmbackup maintain".into())
+            }
+            Error::RepositoryDamaged { .. } => Some(
+                "Find out which restore points are affected: kvmbackup verify --all. For what to do then, \
+                 see docs/operations.md, \"Damage in a repository\"."
+                    .into(),
+            ),
             Error::NoPoints { there, .. } if there.is_empty() => Some("No domain has been backed up yet.".into()),
             Error::NoPoints { domain, there } => Some(match nearest(domain, there.iter().map(String::as_str)) {
                 _ if there.len() <= FEW => format!("Domains with restore points: {}", there.join(", ")),
@@ -342,7 +388,9 @@ impl Error {
             }
             Error::Hypervisor(_) | Error::Refused(_) | Error::File { .. } => FailureReason::Other,
             Error::Changed { .. } | Error::Cancelled(_) | Error::Untrusted { .. } => FailureReason::Other,
-            Error::Busy { .. } => FailureReason::Timeout,
+            Error::Busy { .. } | Error::ResticTimeout { .. } => FailureReason::Timeout,
+            Error::Restic { .. } | Error::RepositoryBusy { .. } => FailureReason::Repository,
+            Error::RepositoryDamaged { .. } => FailureReason::Verify,
             Error::NoPoints { .. } | Error::NoPoint { .. } | Error::Exists { .. } => FailureReason::Other,
             Error::Rejected { .. } | Error::Format { .. } | Error::Signals(_) | Error::Json(_) => FailureReason::Other,
         }
@@ -358,7 +406,10 @@ impl Error {
 
     /// Whether a restore point is damaged or not what it claims to be.
     pub fn is_damage(&self) -> bool {
-        matches!(self, Error::Store(error) if error.is_damage())
+        match self {
+            Error::Store(error) => error.is_damage(),
+            error => matches!(error, Error::RepositoryDamaged { .. }),
+        }
     }
 
     /// An error for a restore point with suspicious contents.

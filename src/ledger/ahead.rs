@@ -31,6 +31,11 @@ impl Ledger {
             times.clamp_time(&mut run.time);
         }
         times.drop(&mut self.last_prune);
+        if let Some(maintenance) = &mut self.maintenance {
+            times.clamp(&mut maintenance.last);
+            times.drop(&mut maintenance.last_prune);
+            times.drop(&mut maintenance.last_check);
+        }
         self.ahead = self.ahead.max(times.latest);
     }
 }
@@ -106,7 +111,8 @@ mod tests {
                 "last": future, "last_ok": future, "status": null,
                 "untold": [{"time": future, "status": "OK", "subject": "s"}]
             },
-            "last_prune": future
+            "last_prune": future,
+            "maintenance": {"last": future, "last_prune": future, "last_check": future}
         }))
         .unwrap();
         let now: DateTime<Utc> = "2026-11-30T00:00:00Z".parse().unwrap();

@@ -42,9 +42,41 @@ pub struct Ledger {
     pub mailed: Mailed,
     /// When old points were last removed without an error.
     pub last_prune: Option<DateTime<Utc>>,
+    /// The maintenance of the repository; `None` if there was none.
+    pub maintenance: Option<MaintenanceRecord>,
     /// The latest future time that was removed from the ledger. The next run reports it and resets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ahead: Option<DateTime<Utc>>,
+}
+
+/// The results of the maintenance of a repository.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MaintenanceRecord {
+    /// Directory of the repository. With another one, it is the record of another repository.
+    pub repository: PathBuf,
+    /// When the last one ended, with any result.
+    pub last: Option<DateTime<Utc>>,
+    /// Why the last one failed.
+    pub last_error: Option<String>,
+    /// When unused data was last removed.
+    pub last_prune: Option<DateTime<Utc>>,
+    /// When a check last found no damage.
+    pub last_check: Option<DateTime<Utc>>,
+    /// What the repository contained when it was last measured.
+    pub stored: Option<StoredObjects>,
+}
+
+/// The contents of a repository.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoredObjects {
+    /// Bytes of all objects.
+    pub bytes: u64,
+    /// Number of packs.
+    pub packs: u64,
+    /// Number of blobs.
+    pub blobs: u64,
 }
 
 /// The results of one job. A run belongs to every job of the configuration.

@@ -137,6 +137,18 @@ catalogue! {
         "Stored size of all restore points.";
     Gauge REPOSITORY_LAST_PRUNE_SUCCESS_TIMESTAMP_SECONDS = "kvmbackup_repository_last_prune_success_timestamp_seconds" ["repository"]
         "Unix time at which retention last removed old restore points without an error; 0 if never.";
+    Gauge REPOSITORY_LAST_PRUNE_TIMESTAMP_SECONDS = "kvmbackup_repository_last_prune_timestamp_seconds" ["repository"]
+        "Unix time at which the maintenance last removed unused data from the repository; 0 if never.";
+    Gauge REPOSITORY_LAST_CHECK_TIMESTAMP_SECONDS = "kvmbackup_repository_last_check_timestamp_seconds" ["repository"]
+        "Unix time at which the maintenance last checked the repository and found no damage; 0 if never.";
+    Gauge REPOSITORY_MAINTENANCE_SUCCESS = "kvmbackup_repository_maintenance_success" ["repository"]
+        "Whether the last maintenance of the repository completed and found no damage.";
+    Gauge REPOSITORY_SIZE_BYTES = "kvmbackup_repository_size_bytes" ["repository"]
+        "Size of all objects of the repository at the end of the last maintenance.";
+    Gauge REPOSITORY_PACKS = "kvmbackup_repository_packs" ["repository"]
+        "Number of packs of the repository at the end of the last maintenance.";
+    Gauge REPOSITORY_BLOBS = "kvmbackup_repository_blobs" ["repository"]
+        "Number of blobs of the repository at the end of the last maintenance.";
     Gauge REPORT_LAST_SUCCESS_TIMESTAMP_SECONDS = "kvmbackup_report_last_success_timestamp_seconds" ["channel"]
         "Unix time at which a report was last delivered; 0 if never.";
     Counter REPORT_FAILURES_TOTAL = "kvmbackup_report_failures_total" ["channel"]

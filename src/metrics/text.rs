@@ -88,6 +88,16 @@ fn repository(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
     }
     page.set(&REPOSITORY_STORED_BYTES, labels, seen.stored_bytes as f64);
     page.set(&REPOSITORY_LAST_PRUNE_SUCCESS_TIMESTAMP_SECONDS, labels, time(ledger.last_prune));
+    // The host may have had another repository.
+    let Some(known) = ledger.maintenance.as_ref().filter(|known| known.repository == seen.path) else { return };
+    page.set(&REPOSITORY_LAST_PRUNE_TIMESTAMP_SECONDS, labels, time(known.last_prune));
+    page.set(&REPOSITORY_LAST_CHECK_TIMESTAMP_SECONDS, labels, time(known.last_check));
+    page.set(&REPOSITORY_MAINTENANCE_SUCCESS, labels, flag(known.last_error.is_none()));
+    if let Some(stored) = known.stored {
+        page.set(&REPOSITORY_SIZE_BYTES, labels, stored.bytes as f64);
+        page.set(&REPOSITORY_PACKS, labels, stored.packs as f64);
+        page.set(&REPOSITORY_BLOBS, labels, stored.blobs as f64);
+    }
 }
 
 fn reports(page: &mut Page, ledger: &Ledger) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 /// The commands that read the configuration.
-pub const COMMANDS: [&str; 12] = [
+pub const COMMANDS: [&str; 13] = [
     "backup",
     "list",
     "restore",
@@ -17,6 +17,7 @@ pub const COMMANDS: [&str; 12] = [
     "metrics",
     "report",
     "repository",
+    "maintain",
     "exporter",
 ];
 

@@ -75,6 +75,11 @@ impl Catalog {
         self.stored.find(kind, id).map_err(|source| self.failed("read", source))
     }
 
+    /// Number of blobs that were stored when the catalog was opened.
+    pub fn stored_blobs(&self) -> u64 {
+        self.stored.len()
+    }
+
     /// Whether a blob is stored, or was added since the catalog was opened.
     pub fn contains(&self, kind: BlobKind, id: &Id) -> Result<bool, Error> {
         let added = self.added.read().unwrap_or_else(PoisonError::into_inner);

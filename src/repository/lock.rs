@@ -15,8 +15,8 @@ use chrono::{DateTime, Local, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Id, Kind, Object, Repository};
-use crate::sys::host;
 use crate::sys::signals::Cancel;
+use crate::sys::{host, process};
 
 /// The name of this host in our locks. To test whether a process on its own host exists, `restic unlock` sends it
 /// SIGHUP, which would end our run. If the name differs from that of the host, restic considers only the age of the
@@ -24,6 +24,9 @@ use crate::sys::signals::Cancel;
 fn host_name() -> String {
     format!("{} (kvmbackup)", host::node_name())
 }
+
+/// Age at which restic treats a lock as abandoned. Live processes refresh theirs every five minutes.
+const ABANDONED: Duration = Duration::from_secs(30 * 60);
 
 /// The times of the lock protocol.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +75,14 @@ impl Stored {
     fn holder(&self) -> String {
         let since = self.time.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S %z");
         format!("process {} of user {} on {} since {since}", self.pid, self.username, self.hostname)
+    }
+
+    /// Whether its process no longer exists, as far as this host knows, or has not refreshed it for too long.
+    fn is_stale(&self) -> bool {
+        let age = Utc::now() - self.time;
+        let too_old = age.to_std().is_ok_and(|age| age > ABANDONED);
+        let of_restic_here = self.hostname == host::node_name();
+        too_old || self.is_left_by_us() || (of_restic_here && !process::may_have_written(self.pid, "restic", self.time))
     }
 
     /// Whether this program wrote the lock on this host and its process no longer exists.
@@ -263,6 +274,18 @@ pub fn remove_left_by_us(repository: &Repository) -> Result<usize, Error> {
         stored(repository)?.into_iter().filter(|(_, stored)| stored.is_left_by_us()).map(|(id, _)| id).collect();
     left.iter().try_for_each(|id| repository.remove(Object::new(Kind::Lock, *id)))?;
     Ok(left.len())
+}
+
+/// Removes the locks of processes that no longer exist on this host, and locks that were not refreshed for half an hour;
+/// returns their number.
+///
+/// `restic unlock` does the same, but to test whether a process exists, it sends it SIGHUP. Another process may have the
+/// ID of a restic that was killed, and SIGHUP ends QEMU.
+pub fn remove_stale(repository: &Repository) -> Result<usize, Error> {
+    let stale: Vec<Id> =
+        stored(repository)?.into_iter().filter(|(_, stored)| stored.is_stale()).map(|(id, _)| id).collect();
+    stale.iter().try_for_each(|id| repository.remove(Object::new(Kind::Lock, *id)))?;
+    Ok(stale.len())
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub use crate::archive::manifest::{
 };
 pub use crate::archive::salvage::{Remains, Salvage, Trust};
 use crate::model::{Codec, DomainRef, PointId};
-use crate::repository::Id;
+use crate::repository::{self, Id, Packs};
 use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
@@ -181,6 +181,21 @@ impl Point {
     }
 }
 
+/// What a repository contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Inventory {
+    /// Number of restore points of this program.
+    pub restore_points: u64,
+    /// Number of domains with a restore point.
+    pub domains: u64,
+    /// Number of packs.
+    pub packs: u64,
+    /// Number of blobs that the indexes list.
+    pub blobs: u64,
+    /// Bytes of all objects.
+    pub stored_bytes: u64,
+}
+
 /// The domains with a directory in a target.
 #[derive(Debug)]
 pub struct Domains {
@@ -217,6 +232,38 @@ impl Store {
         let snapshots = store.snapshots()?;
         store.call(Folder::make_target)?;
         snapshots.init()
+    }
+
+    /// Counts and measures what a repository contains.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`]; if the repository is locked exclusively for a minute.
+    pub fn stats(&self, cancel: &Cancel) -> Result<Inventory, Error> {
+        self.snapshots()?.stats(cancel)
+    }
+
+    /// Opens the repository.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`]; if it does not exist, or the password is wrong.
+    pub fn expect_repository(&self) -> Result<(), Error> {
+        self.snapshots()?.repository().map(drop)
+    }
+
+    /// Bytes of all objects of a repository.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`].
+    pub fn stored_bytes(&self) -> Result<u64, Error> {
+        Ok(Packs::of(self.snapshots()?.repository()?)?.stored_bytes)
+    }
+
+    /// Removes the locks of processes that no longer exist from a repository.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`].
+    pub fn remove_stale_locks(&self) -> Result<usize, Error> {
+        Ok(repository::remove_stale(self.snapshots()?.repository()?)?)
     }
 
     fn snapshots(&self) -> Result<&Snapshots, Error> {

@@ -20,10 +20,10 @@ use uuid::Uuid;
 pub(super) use reader::{Disk, SavedSnapshot};
 pub(super) use writer::{SnapshotPoint, disk_member};
 
-use super::{Domains, Error, Intent, Kind, Point, name};
+use super::{Domains, Error, Intent, Inventory, Kind, Point, name};
 use crate::model::{DomainRef, PointId};
 use crate::repository::{
-    self, About, Catalog, Id, Local, Repository, SharedLock, Snapshot, SnapshotList, SnapshotWriter, Timing,
+    self, About, Catalog, Id, Local, Packs, Repository, SharedLock, Snapshot, SnapshotList, SnapshotWriter, Timing,
     WriteOptions,
 };
 use crate::sys::patience::Patience;
@@ -57,7 +57,7 @@ impl Access {
     ///
     /// # Errors
     /// If it cannot be read, or if another user could change its file.
-    fn password(&self) -> Result<String, Error> {
+    pub fn password(&self) -> Result<String, Error> {
         if let Some(Err(source @ Refused::Untrusted { .. })) = self.password.path().map(|path| trust::input(&path)) {
             return Err(Error::Untrusted { source });
         }
@@ -126,6 +126,17 @@ impl Snapshots {
         points.sort_by_key(|point| (point.id, !point.protected));
         points.dedup_by_key(|point| point.id);
         Ok(points)
+    }
+
+    /// Counts and measures what is stored.
+    pub(super) fn stats(&self, cancel: &Cancel) -> Result<Inventory, Error> {
+        let repository = self.repository()?;
+        let blobs = repository::count_blobs(repository, &self.access.cache_dir, READER_WAIT, cancel)?;
+        let packs = Packs::of(repository)?;
+        let known = self.list()?;
+        let domains: BTreeSet<&str> = known.ours().map(|(_, snapshot)| snapshot.hostname.as_str()).collect();
+        let (domains, restore_points) = (domains.len() as u64, known.ours().count() as u64);
+        Ok(Inventory { restore_points, domains, packs: packs.count, blobs, stored_bytes: packs.stored_bytes })
     }
 
     /// Begins a restore point, at the requested time or the next free second.

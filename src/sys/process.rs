@@ -6,10 +6,12 @@ mod tests;
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
@@ -24,6 +26,10 @@ pub const GRACE: Duration = Duration::from_secs(5);
 const SLICE: Duration = Duration::from_millis(20);
 /// Limit for bytes read after the end of the process; more than a pipe can hold.
 const MAX_REST: usize = 1 << 20;
+/// Position of the start time in `/proc/PID/stat`, counted after the name of the program.
+const STARTED: usize = 19;
+/// Ticks per second in files of `/proc`, on every architecture of Debian.
+const TICKS: f64 = 100.0;
 /// A year: longer than any reasonable deadline, and short enough to avoid an overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -72,6 +78,23 @@ pub struct Process {
     answered: Vec<u8>,
     started: Instant,
     ended: Option<(ExitStatus, Instant)>,
+}
+
+/// Whether the process with this ID may be the program of this name that was running at this time. `false` if there is no
+/// such process, or if it has another name and started later, so that it only got the same ID. Sends no signal.
+pub fn may_have_written(pid: u32, name: &str, time: DateTime<Utc>) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return Path::new("/proc").join(pid.to_string()).exists();
+    };
+    // proc_pid_stat(5): the name is in parentheses and may contain any character.
+    let Some((command, rest)) = status.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')) else { return true };
+    let ticks = rest.split_whitespace().nth(STARTED).and_then(|ticks| ticks.parse::<u64>().ok());
+    let uptime = std::fs::read_to_string("/proc/uptime").ok();
+    let uptime = uptime.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
+    let (Some(ticks), Some(uptime)) = (ticks, uptime) else { return true };
+    let age = uptime - ticks as f64 / TICKS;
+    let started = Utc::now() - TimeDelta::milliseconds((age * 1000.0) as i64);
+    command.contains(name) || started <= time
 }
 
 /// The time after this duration from now.
@@ -190,11 +213,16 @@ impl Process {
 
     /// Ends the rest of the group: SIGTERM, and SIGKILL after [`GRACE`].
     pub fn stop(&mut self) {
+        self.stop_by(Signal::TERM, GRACE);
+    }
+
+    /// The same with another signal than SIGTERM, and another time until SIGKILL.
+    pub fn stop_by(&mut self, signal: Signal, grace: Duration) {
         drop(self.take_input());
-        self.signal(Signal::TERM);
-        self.wait_for_group();
+        self.signal(signal);
+        self.wait_for_group(grace);
         if self.group_lives() {
-            tracing::debug!(process = self.child.id(), "still running {} s after SIGTERM", GRACE.as_secs());
+            tracing::debug!(process = self.child.id(), "still running {} s after {signal:?}", grace.as_secs());
             self.signal(Signal::KILL);
             // A process that hangs in the kernel, for example on a dead NFS server, survives SIGKILL; then we stop waiting.
             self.wait_for_leader();
@@ -232,8 +260,8 @@ impl Process {
         }
     }
 
-    fn wait_for_group(&mut self) {
-        let deadline = Instant::now() + GRACE;
+    fn wait_for_group(&mut self, grace: Duration) {
+        let deadline = Instant::now() + grace;
         while self.group_lives() && Instant::now() < deadline && self.step(deadline, None).is_ok() {}
     }
 

@@ -200,6 +200,8 @@ const NO_STEP: &[(&str, &str)] = &[
     ("store/trial.rs", "durable::create_private(&new)"),
     ("store/trial.rs", "durable::remove(&trial.join(name))"),
     ("store/trial.rs", "fs::remove_dir(trial)"),
+    // The directory for the cache of restic, which can be removed at any time.
+    ("engine/restic.rs", "durable::create_private_dir(&cache)"),
     // The processes end with this process.
     ("mail/program.rs", "program::start("),
     // Its caller announces the step for the tool's effect.

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::host::Host;
+use crate::repository;
 use crate::units::{self, settings};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kvmbackup");
@@ -25,7 +26,7 @@ fn systemd_accepts_every_unit() {
         std::fs::write(&path, text.replace("/usr/bin/kvmbackup", PROGRAM)).unwrap();
         units.push(path);
     }
-    assert_eq!(units.len(), 7);
+    assert_eq!(units.len(), 9);
     let verified = output(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units));
     let said = String::from_utf8_lossy(&verified.stderr);
     // It may also complain about units of this machine.
@@ -102,6 +103,9 @@ fn timer_fires_once_on_every_day_of_every_zone() {
         let weeks = self::days("kvmbackup-verify.timer", zone, 52);
         assert_eq!(weeks.len(), 52, "{zone}: {weeks:?}");
         assert!(weeks.contains("2026-01-04") && weeks.contains("2026-12-27"), "{zone}");
+        let weeks = self::days("kvmbackup-maintain.timer", zone, 52);
+        assert_eq!(weeks.len(), 52, "{zone}: {weeks:?}");
+        assert!(weeks.contains("2026-01-03") && weeks.contains("2026-12-26"), "{zone}");
     }
 }
 
@@ -127,6 +131,16 @@ fn programs_work_within_the_limits_of_their_units() {
         assert!(words != "verify" || run.out.starts_with("good "), "{run:?}");
     }
     assert_eq!(host.archives("a").len(), 1);
+
+    let maintained = repository::host(&["a"], "{\"*\": {day_of_week: daily}}");
+    maintained.run("repository init").ends(0);
+    maintained.run("backup").ends(0);
+    let config = maintained.path("config.yml").display().to_string();
+    let limits = units::limits("kvmbackup-maintain.service");
+    let mut command = maintained.command(&limits[0]);
+    command.args(&limits[1..]).args([PROGRAM, "maintain", "--config", &config, "--host", host::NAME]);
+    let run = maintained.finish(&mut command).ends(0);
+    assert!(run.out.contains("no damage"), "{run:?}");
 }
 
 /// The exposure of a compromised unit, as rated by systemd: from 0 to 10.
@@ -239,6 +253,7 @@ fn package_passes_lintian_and_leaves_nothing_behind() {
         "kvmbackup.timer: disabled",
         "kvmbackup-metrics.timer: disabled",
         "kvmbackup-verify.timer: disabled",
+        "kvmbackup-maintain.timer: disabled",
         "kvmbackup-exporter.service: disabled",
         "manual: /usr/share/man/man1/kvmbackup-restore.1.gz",
         // Without a configuration.

@@ -1,5 +1,7 @@
 //! A host whose restore points are in a repository: every command, and what restic makes of the result.
 
+mod maintain;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -17,11 +19,23 @@ pub fn host(guests: &[&str], domains: &str) -> Host {
 
 /// Makes a repository the target of a host.
 pub fn configure(host: &Host, domains: &str) {
+    configure_with(host, "", domains);
+}
+
+/// The same, with more keys of the repository.
+fn configure_with(host: &Host, keys: &str, domains: &str) {
     fs::write(host.path("password"), PASSWORD).unwrap();
     run("chmod", &["600", host.path("password").to_str().unwrap()]);
     let path = |name: &str| host.path(name).display().to_string();
     let (url, password, cache) = (path("repository"), path("password"), path("cache"));
-    host.configure(&format!("repository: {{url: {url}, password_file: {password}, cache_dir: {cache}}}"), domains);
+    let textfile = path("metrics.prom");
+    host.configure(
+        &format!(
+            "repository: {{url: {url}, password_file: {password}, cache_dir: {cache}{keys}}}\n\
+             metrics: {{textfile: {textfile}}}"
+        ),
+        domains,
+    );
 }
 
 pub fn restic(host: &Host, arguments: &[&str]) -> String {
@@ -104,7 +118,7 @@ fn repository_that_does_not_exist_is_never_created_by_a_run() {
 fn init_needs_a_repository_in_the_configuration() {
     let host = Host::new(&["a"]);
     let refused = host.run("repository init");
-    assert!(refused.code != 0 && refused.err.contains("names no repository"), "{refused:?}");
+    assert!(refused.code == 2 && refused.err.contains("names no repository"), "{refused:?}");
     assert!(refused.err.contains("Set `repository`") && !host.path("backups").exists(), "{refused:?}");
 }
 

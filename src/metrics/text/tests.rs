@@ -117,6 +117,14 @@ fn ledger() -> Ledger {
         )]),
         reports: BTreeMap::from([(Channel::Smtp, Delivery { last_success: at(700), failures: 2 })]),
         last_prune: at(550),
+        maintenance: Some(MaintenanceRecord {
+            repository: "/backup".into(),
+            last: at(800),
+            last_error: Some("damaged".to_owned()),
+            last_prune: at(790),
+            last_check: at(-604_000),
+            stored: Some(StoredObjects { bytes: 10_500_000, packs: 12, blobs: 3_400 }),
+        }),
         ..Ledger::default()
     }
 }
@@ -351,6 +359,20 @@ fn disks_have_series_only_if_the_last_point_is_in_a_repository() {
     let whole: Vec<_> = series("vm").into_iter().filter(|line| line.contains("last_whole_read{")).collect();
     let expected = format!(r#"kvmbackup_disk_last_whole_read{{backup_job="nightly",{vdb},reason="no_checkpoint"}} 1"#);
     assert_eq!(whole, [expected]);
+}
+
+#[test]
+fn maintenance_of_another_repository_or_of_none_has_no_series() {
+    let has_series = |ledger: &Ledger| {
+        let text = text(ledger, Some(&survey()), false).unwrap();
+        text.lines().any(|line| line.starts_with("kvmbackup_repository_maintenance_success{"))
+    };
+    let mut ledger = ledger();
+    assert!(has_series(&ledger));
+    ledger.maintenance.as_mut().unwrap().repository = "/other".into();
+    assert!(!has_series(&ledger));
+    ledger.maintenance = None;
+    assert!(!has_series(&ledger));
 }
 
 #[test]

@@ -121,3 +121,38 @@ fn only_locks_of_our_own_ended_processes_are_removed() {
     assert_eq!(remove_left_by_us(&repository).unwrap(), 1);
     assert_eq!(ids(&repository), kept);
 }
+
+#[test]
+fn only_locks_of_processes_that_no_longer_exist_are_stale() {
+    let (_restic, repository) = scene();
+    let host = host::node_name();
+    // Its name does not contain that of restic. SIGHUP would end it.
+    let mut other = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let minutes = |minutes| Utc::now() - chrono::TimeDelta::minutes(minutes);
+    let lock = |hostname: &str, pid, time| Stored { hostname: hostname.to_owned(), pid, time, ..Stored::ours() };
+    // More than the kernel's largest ID of a process.
+    let no_process = 1 << 30;
+    let stale = [
+        lock(&host, no_process, minutes(0)),
+        lock(&host, other.id(), minutes(5)),
+        lock(&host_name(), no_process, minutes(0)),
+        lock("elsewhere", 1, minutes(31)),
+    ];
+    let live = [
+        // It was running at that time, so it may be a restic under another name.
+        lock(&host, other.id(), Utc::now() + chrono::TimeDelta::seconds(10)),
+        lock(&host_name(), std::process::id(), minutes(5)),
+        lock("elsewhere", no_process, minutes(29)),
+    ];
+    for lock in &stale {
+        repository.save(Kind::Lock, lock).unwrap();
+    }
+    let mut expected: Vec<Id> = live.iter().map(|lock| repository.save(Kind::Lock, lock).unwrap()).collect();
+    expected.sort_unstable();
+    assert_eq!(remove_stale(&repository).unwrap(), stale.len());
+    assert_eq!(ids(&repository), expected);
+    assert_eq!(remove_stale(&repository).unwrap(), 0);
+    assert!(other.try_wait().unwrap().is_none(), "a process received a signal");
+    other.kill().unwrap();
+    other.wait().unwrap();
+}

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use super::{PROGRAM, is_missing};
 use crate::host::{self, Host};
+use crate::repository;
 use crate::units::{self, settings};
 
 /// systemd cannot be run here. The forbidden calls are read from the units and compared with the calls of the programs,
@@ -29,6 +30,11 @@ fn no_program_makes_a_system_call_that_its_unit_forbids() {
     hold(&units["kvmbackup-verify.service"], &groups, &traced(&host, "-q verify --all --older-than 6d --for 8h"));
     hold(&units["kvmbackup-exporter.service"], &groups, &traced_exporter(&host));
     assert_eq!(host.archives("a").len(), 1);
+
+    let host = repository::host(&["a"], "{\"*\": {day_of_week: daily}}");
+    host.run("repository init").ends(0);
+    host.run("backup").ends(0);
+    hold(&units["kvmbackup-maintain.service"], &groups, &traced(&host, "-q maintain"));
 }
 
 /// Panics if one of these calls is forbidden by a unit.

@@ -1,0 +1,127 @@
+//! Runs the command `maintain`. Must not know how a repository is maintained.
+
+use std::time::Duration;
+
+use super::args::{Global, Maintain};
+use super::print;
+use crate::app::{self, watch};
+use crate::engine::Error;
+use crate::engine::maintain::{self, Inspection, Maintenance};
+use crate::model::RunResult;
+use crate::model::size::{bytes, duration};
+use crate::report::table::printable;
+use crate::store::Inventory;
+use crate::sys::signals::Cancel;
+
+pub(super) fn run(global: &Global, words: &Maintain) -> Result<RunResult, app::Error> {
+    let settings = super::settings(global)?;
+    let cancel = Cancel::on_signals().map_err(Error::Signals)?;
+    let result = maintain::maintain(&settings, &cancel);
+    let told = watch::maintained(&settings, &result);
+    let done = match result {
+        Ok(done) => done,
+        Err(error) => {
+            super::watched(told, RunResult::Failed);
+            return Err(error.into());
+        }
+    };
+    if words.json {
+        let mut json = serde_json::to_value(&done).map_err(Error::Json)?;
+        json["schema"] = 1.into();
+        print(&format!("{json:#}\n"));
+    } else if !global.quiet || done.error.is_some() {
+        print(&text(&done));
+    }
+    match done.error {
+        Some(error) => {
+            super::watched(told, RunResult::Failed);
+            Err(error.into())
+        }
+        None => Ok(super::watched(told, RunResult::Good)),
+    }
+}
+
+fn text(done: &Maintenance) -> String {
+    let mut lines = Vec::new();
+    match &done.prune {
+        Some(pruned) => {
+            let took = duration(Duration::from_millis(pruned.duration_ms));
+            lines.push(format!("pruned: freed {} in {took}", bytes(pruned.freed_bytes)));
+        }
+        None => lines.push("pruned: not completed".to_owned()),
+    }
+    lines.push(match &done.check {
+        Some(check) => checked(check),
+        None => "checked: not completed\n".to_owned(),
+    });
+    let mut text = lines.join("\n");
+    if let Some(stored) = &done.stored {
+        text.push_str(&format!("stored: {}\n", contents(stored)));
+    }
+    text
+}
+
+/// The result of a check: one line, and one for each error.
+pub(super) fn checked(check: &Inspection) -> String {
+    let what = match check.data_percent {
+        0 => "the structure".to_owned(),
+        percent => format!("the structure and {percent}% of the data"),
+    };
+    let took = duration(Duration::from_millis(check.duration_ms));
+    let verdict = if check.good { "no damage" } else { "DAMAGED" };
+    let mut text = format!("checked: {what} in {took}: {verdict}\n");
+    for error in &check.errors {
+        text.push_str(&format!("  {}\n", printable(error)));
+    }
+    text
+}
+
+/// The contents of a repository in one line.
+pub(super) fn contents(stored: &Inventory) -> String {
+    let Inventory { restore_points, domains, packs, blobs, stored_bytes } = *stored;
+    let counted = |count: u64, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+    format!(
+        "{} in {}, {} of {}, {}",
+        bytes(stored_bytes),
+        counted(packs, "pack"),
+        counted(restore_points, "restore point"),
+        counted(domains, "domain"),
+        counted(blobs, "blob"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::engine::maintain::Pruned;
+
+    #[test]
+    fn text_names_what_was_freed_checked_and_stored() {
+        let stored = Inventory { restore_points: 4, domains: 2, packs: 1, blobs: 9, stored_bytes: 2_370_000 };
+        let check = Inspection { duration_ms: 8_300, data_percent: 5, good: true, errors: Vec::new() };
+        let (started, finished) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH);
+        let mut done = Maintenance {
+            repository: "/r".into(),
+            started,
+            finished,
+            prune: Some(Pruned { duration_ms: 187_000, freed_bytes: 1_230_000_000 }),
+            check: Some(check.clone()),
+            stored: Some(stored),
+            error: None,
+        };
+        let expected = "pruned: freed 1.23 GB in 3m 07s\n\
+                        checked: the structure and 5% of the data in 8.3 s: no damage\n\
+                        stored: 2.37 MB in 1 pack, 4 restore points of 2 domains, 9 blobs\n";
+        assert_eq!(text(&done), expected);
+
+        let errors = vec!["pack\u{1b} a".to_owned()];
+        done.check = Some(Inspection { data_percent: 0, good: false, errors, ..check });
+        (done.prune, done.stored) = (None, None);
+        let expected = "pruned: not completed\nchecked: the structure in 8.3 s: DAMAGED\n  pack\u{fffd} a\n";
+        assert_eq!(text(&done), expected);
+        done.check = None;
+        assert_eq!(text(&done), "pruned: not completed\nchecked: not completed\n");
+    }
+}
