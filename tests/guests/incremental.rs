@@ -250,6 +250,8 @@ fn never_and_snapshots_mean_no_checkpoint() {
 #[test]
 fn killed_run_leaves_no_checkpoint_that_the_next_point_does_not_need() {
     let scene = Scene::new("incremental-killed");
+    let reached = steps::of(scene.program.command().arg("backup"));
+    steps::assert_reached(&reached, &[steps::TRACKED]);
     for step in [Step::PullBegun, Step::DiskRead, Step::PullEnd, Step::ArchiveEnd, Step::CheckpointDelete] {
         scene.guest.write("vda", 0x33, 5 * MIB, 2 * UNIT);
         steps::kill(scene.program.command().arg("backup"), step.into());

@@ -4,6 +4,8 @@ use std::fs;
 
 use crate::host::Host;
 use crate::repository::{host, restic};
+use crate::steps;
+use kvmbackup::sys::step::Step;
 
 const DOMAINS: &str = "{\"*\": {day_of_week: daily, rotate: 1}}";
 
@@ -45,6 +47,16 @@ fn protected_archive_stays_until_its_protection_ends() {
     protected_point_stays(&host);
     let left = fs::read_dir(host.path("backups/a")).unwrap().count();
     assert_eq!(left, 1, "the mark is gone");
+
+    // Killed before the mark is written: nothing happened, and it can be repeated.
+    let mut protect = host.command(env!("CARGO_BIN_EXE_kvmbackup"));
+    protect.args(["protect", "a", "--config"]).arg(host.path("config.yml")).args(["--host", crate::host::NAME]);
+    steps::assert_reached(&steps::of(&mut protect), &[steps::PROTECT]);
+    host.run("unprotect a").ends(0);
+    steps::kill(&mut protect, Step::PointProtect.into());
+    assert!(!points(&host)[0].1);
+    host.run("protect a").ends(0);
+    assert!(points(&host)[0].1);
 }
 
 #[test]

@@ -63,6 +63,10 @@ pub const FREEZE: &[Step] = &[Step::Freeze, Step::Frozen, Step::Thaw, Step::Thaw
 /// Steps of a backup with a backup job instead.
 pub const PULL: &[Step] =
     &[Step::ScratchCreate, Step::PullBegin, Step::PullBegun, Step::PullEnd, Step::PullEnded, Step::ScratchRemove];
+/// Additional steps of a backup into a repository by a backup job.
+pub const TRACKED: &[Step] = &[Step::CheckpointDelete];
+/// Steps that protect an archive.
+pub const PROTECT: &[Step] = &[Step::PointProtect];
 /// Steps of recovery if the guest was turned off on its overlay.
 pub const OFF: &[Step] = &[Step::OverlayCommit, Step::DefinitionWrite, Step::DefinitionWritten, Step::OverlayRemove];
 /// Steps that keep a guest on an overlay in which an operator took a snapshot right before its commit.
@@ -80,4 +84,5 @@ pub const HARMLESS: &[Step] =
 pub const SIGNALS: [(&str, i32); 3] = [("TERM", 15), ("INT", 2), ("HUP", 1)];
 
 /// All of these.
-pub const SCENARIOS: &[&[Step]] = &[DIRECT, MAIL, SPOOL, LEFT, VERIFY, SNAPSHOT, FREEZE, PULL, OFF, CANCEL, RESUME];
+pub const SCENARIOS: &[&[Step]] =
+    &[DIRECT, MAIL, SPOOL, LEFT, VERIFY, SNAPSHOT, FREEZE, PULL, TRACKED, PROTECT, OFF, CANCEL, RESUME];
