@@ -5,12 +5,17 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 /// The commands that read the configuration.
-pub const COMMANDS: [&str; 13] = [
+pub const COMMANDS: [&str; 18] = [
     "backup",
     "list",
     "restore",
+    "export",
+    "import",
     "verify",
+    "protect",
+    "unprotect",
     "prune",
+    "checkpoints",
     "recover",
     "check",
     "hooks",
