@@ -12,20 +12,21 @@ use super::error::chain as chain_text;
 use super::give_back::{give_back, remove_sockets};
 use super::journal::Record;
 use super::tracking::{Note, Tracking};
-use super::{Error, chain, marks, overlay_file, quiesce, ready};
+use super::{Error, marks, overlay_file, quiesce, ready};
 use crate::config::{DomainSettings, Quiesce};
 use crate::hypervisor::domain_xml::disk_text;
 use crate::hypervisor::{Hypervisor, Kind, Overlay, PullJob, Scratch};
-use crate::model::{Consistency, Disk, Domain, DomainRef, DomainState, Extent, Failure, Image, Method, WholeRead};
-use crate::nbd;
+use crate::model::{Consistency, Disk, Domain, DomainRef, DomainState, Failure, Method};
 use crate::plan::{CapturePlan, ReadFrom};
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, socket};
 
 mod changed;
 mod files;
+mod reading;
 
 pub(super) use files::{check_room, folder_for};
+pub(super) use reading::Reading;
 
 /// Timeout for an NBD server to start or to answer.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,17 +45,6 @@ pub(super) struct Capture<'a> {
     growing: Vec<PathBuf>,
 }
 
-/// One captured disk, ready to be read.
-pub(super) struct Reading {
-    pub client: nbd::Client,
-    /// The ranges that may differ from the previous point; `None` if unknown.
-    pub changed: Option<Vec<Extent>>,
-    /// Why they are unknown, if changes are tracked at all.
-    pub why_whole: Option<WholeRead>,
-    /// The process that serves it, if we started it.
-    server: Option<nbd::Server>,
-}
-
 /// What a capture achieved.
 #[derive(Debug, Default)]
 pub(super) struct Reached {
@@ -64,14 +54,6 @@ pub(super) struct Reached {
     pub frozen: Option<Duration>,
     /// A warning about the freeze.
     pub told: Option<Failure>,
-}
-
-impl Reading {
-    /// Closes the connection and stops its server process.
-    pub fn finish(self) -> Result<(), nbd::Error> {
-        drop(self.client);
-        self.server.map_or(Ok(()), nbd::Server::finish)
-    }
 }
 
 impl<'a> Capture<'a> {
@@ -155,67 +137,6 @@ impl<'a> Capture<'a> {
             tracing::info!(domain = id.name, ?consistency, frozen = ?reached.frozen, "captured {} disks", captured.len());
         }
         (reached, done)
-    }
-
-    /// Connects to one disk. With `force_share`, other processes may write to its image at the same time.
-    pub fn open(&self, disk: &Disk, how: &ReadFrom, force_share: bool) -> Result<Reading, nbd::Error> {
-        if let (ReadFrom::Capture, Some(job)) = (how, &self.pull) {
-            let client = nbd::Client::connect(&job.socket, &disk.target, SERVER_TIMEOUT)?;
-            return self.with_changes(disk, (&job.socket, &disk.target), client, None);
-        }
-        let image = match how {
-            ReadFrom::Capture => &disk.image,
-            ReadFrom::Direct(image) => image,
-        };
-        // The known chain is that of the active image. What it lacks is read from the headers.
-        let (mut chain, mut is_whole) = (vec![image.clone()], false);
-        if *image == disk.image {
-            chain.extend(disk.backing.iter().cloned());
-            is_whole = disk.chain_ends;
-        }
-        if let Some(last) = chain.last().filter(|_| !is_whole) {
-            let below = chain::below(last).map_err(|source| nbd::Error::Chain { image: path_of(image), source })?;
-            chain.extend(below);
-        }
-        for image in &chain {
-            chain::expect_data_file(image).map_err(|source| nbd::Error::Chain { image: path_of(image), source })?;
-        }
-        let socket = self.sockets.join(format!("{}.sock", disk.target));
-        let start = |bitmap| {
-            let options = nbd::Options { force_share, chain_ends: true, bitmap };
-            nbd::Server::start(&chain, &socket, SERVER_TIMEOUT, options)
-        };
-        // A server with an unusable bitmap ends at once.
-        let server = match self.tracking.since(&disk.target) {
-            Some(bitmap) => start(Some(bitmap)).or_else(|error| {
-                tracing::warn!(disk = disk.target, "cannot read only what changed: {error}");
-                start(None)
-            })?,
-            None => start(None)?,
-        };
-        let client = nbd::Client::connect(server.socket(), "", SERVER_TIMEOUT)?;
-        self.with_changes(disk, (&socket, ""), client, Some(server))
-    }
-
-    /// Queries what changed, if the changes of the disk are tracked. If that fails, the disk is read whole.
-    fn with_changes(
-        &self,
-        disk: &Disk,
-        (socket, export): (&Path, &str),
-        client: nbd::Client,
-        server: Option<nbd::Server>,
-    ) -> Result<Reading, nbd::Error> {
-        let Some(bitmap) = self.tracking.since(&disk.target) else {
-            return Ok(Reading { client, changed: None, why_whole: self.tracking.why_whole(&disk.target), server });
-        };
-        let (changed, why_whole) = match nbd::Client::changed(socket, export, bitmap, SERVER_TIMEOUT) {
-            Ok(changed) => (Some(changed), None),
-            Err(error) => {
-                tracing::warn!(disk = disk.target, "cannot read only what changed: {error}");
-                (None, Some(WholeRead::Refused))
-            }
-        };
-        Ok(Reading { client, changed, why_whole, server })
     }
 
     /// What the new point leaves for the next backup. `only_changed` are the disks that were read only where they changed.
@@ -366,10 +287,6 @@ fn begin_pull(
             result => return result.map_err(Error::Snapshot),
         }
     }
-}
-
-fn path_of(image: &Image) -> PathBuf {
-    image.source.path().unwrap_or(Path::new("")).to_owned()
 }
 
 /// Whether a plan has disks that must be captured.
