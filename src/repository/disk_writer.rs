@@ -53,6 +53,7 @@ impl SnapshotWriter {
         let extents =
             kept.as_ref().map_or(Cow::Borrowed(&disk.extents), |kept| Cow::Owned(kept.to_read(&disk.extents)));
         let mut cutter = Cutter {
+            name,
             unit,
             size: disk.size,
             blob: Vec::new(),
@@ -90,13 +91,19 @@ impl SnapshotWriter {
     /// What the parent knows of a disk; `None` if it does not have the disk in this size.
     fn kept(&self, name: &str, (unit, size): (u64, u64), changed: &[Extent]) -> Result<Option<Kept>, Error> {
         let before = self.parent.as_ref().and_then(|parent| parent.files.files.get(name));
-        let Some(ids) = before.filter(|before| before.size == size).and_then(|before| before.content.as_ref()) else {
+        if before.is_none_or(|before| before.size != size) {
             return Ok(None);
-        };
-        Kept::new(ids, (unit, size), changed, &mut |id, length| {
+        }
+        Kept::new(self.blobs_before(name), (unit, size), changed, &mut |id, length| {
             let found = self.fetcher.find(BlobKind::Data, id)?;
             Ok(found.is_some_and(|(_, entry)| u64::from(entry.raw_length()) == length))
         })
+    }
+
+    /// The blobs of a file in the parent.
+    fn blobs_before(&self, name: &str) -> &[Id] {
+        let before = self.parent.as_ref().and_then(|parent| parent.files.files.get(name));
+        before.and_then(|before| before.content.as_deref()).unwrap_or_default()
     }
 
     fn store_zeros(&mut self, length: u64) -> Result<(), Error> {
@@ -125,6 +132,7 @@ impl SnapshotWriter {
 
 /// Cuts the data of a disk into blobs.
 struct Cutter<'a> {
+    name: &'a str,
     unit: u64,
     size: u64,
     /// The blob that is being filled; it starts at [`Cutter::at`].
@@ -229,7 +237,7 @@ impl Cutter<'_> {
     fn unread(&mut self, start: u64, end: u64) {
         let (unit, content) = (self.unit, &mut self.content);
         match &mut self.kept {
-            Some(kept) => kept.pieces(start, end, &mut |piece| match piece {
+            Some(kept) => kept.pieces(self.writer.blobs_before(self.name), start, end, &mut |piece| match piece {
                 Unread::Zeros(length) => content.push_zeros(length),
                 Unread::Blob(id, length) => content.push(id, length, unit),
             }),

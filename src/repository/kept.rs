@@ -14,15 +14,41 @@ pub enum Unread {
     Blob(Id, u64),
 }
 
-/// The blobs of a disk in the parent, and the ranges that they do not cover any more.
+/// The ranges of a disk that the blobs of the parent do not cover any more. Does not contain the blobs, because a large disk
+/// has millions of them and the caller has them.
 #[derive(Debug)]
 pub struct Kept {
-    /// Offset and ID of each blob, `None` for zeros, and its length.
-    blobs: Vec<(u64, Option<Id>, u64)>,
+    cut: Cut,
     /// Whole blobs that changed, ascending and disjoint.
     touched: Vec<Extent>,
-    /// The first of `blobs` and the first of `touched` that may still be needed.
-    next: (usize, usize),
+    /// The first of `touched` that may still be needed.
+    next: usize,
+    /// Index and offset of the first blob that may still be needed.
+    blob: (usize, u64),
+}
+
+/// How a disk is cut into blobs.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    unit: u64,
+    size: u64,
+    /// The blobs of zeros, with their lengths.
+    zeros: [(Id, u64); 3],
+}
+
+impl Cut {
+    fn new(unit: u64, size: u64) -> Cut {
+        let lengths = [ZeroLength::Large.bytes() as u64, ZeroLength::Small.bytes() as u64, unit];
+        Cut { unit, size, zeros: lengths.map(|length| (zero_id(length), length)) }
+    }
+
+    /// Length of a blob at this offset, and whether it is zeros.
+    fn length(&self, id: Id, offset: u64) -> (u64, bool) {
+        match self.zeros.iter().find(|(zeros, _)| *zeros == id) {
+            Some((_, length)) => (*length, true),
+            None => (self.unit.min(self.size - offset), false),
+        }
+    }
 }
 
 impl Kept {
@@ -34,20 +60,16 @@ impl Kept {
         changed: &[Extent],
         is_stored: &mut dyn FnMut(Id, u64) -> Result<bool, Error>,
     ) -> Result<Option<Kept>, Error> {
-        let zeros = [ZeroLength::Large.bytes() as u64, ZeroLength::Small.bytes() as u64, unit]
-            .map(|length| (zero_id(length), length));
-        let (mut blobs, mut lost) = (Vec::with_capacity(ids.len()), Vec::new());
-        let mut at = 0;
+        let cut = Cut::new(unit, size);
+        let (mut at, mut lost) = (0, Vec::new());
         for &id in ids {
-            let zeros = zeros.iter().find(|(zeros, _)| *zeros == id).map(|(_, length)| *length);
-            let length = zeros.unwrap_or(unit.min(size - at));
+            let (length, is_zeros) = cut.length(id, at);
             if length == 0 || length > size - at {
                 return Ok(None);
             }
-            if zeros.is_none() && !is_stored(id, length)? {
+            if !is_zeros && !is_stored(id, length)? {
                 lost.push(Extent { offset: at, length });
             }
-            blobs.push((at, zeros.is_none().then_some(id), length));
             at += length;
         }
         if at != size {
@@ -55,7 +77,7 @@ impl Kept {
         }
         let mut all = [changed, &lost].concat();
         all.sort_unstable_by_key(|extent| extent.offset);
-        Ok(Some(Kept { blobs, touched: whole_units(&all, unit, size), next: (0, 0) }))
+        Ok(Some(Kept { cut, touched: whole_units(&all, unit, size), next: 0, blob: (0, 0) }))
     }
 
     /// The parts of `extents` that must be read.
@@ -77,14 +99,14 @@ impl Kept {
     }
 
     /// The pieces from `start` to `end`, where nothing was read: zeros where the disk changed, otherwise the contents of
-    /// the parent. Later calls must continue after `end`.
-    pub fn pieces(&mut self, start: u64, end: u64, emit: &mut dyn FnMut(Unread)) {
+    /// the parent, whose blobs are `ids`. Later calls must continue after `end`.
+    pub fn pieces(&mut self, ids: &[Id], start: u64, end: u64, emit: &mut dyn FnMut(Unread)) {
         let mut at = start;
         while at < end {
-            while self.touched.get(self.next.1).is_some_and(|range| range.end() <= at) {
-                self.next.1 += 1;
+            while self.touched.get(self.next).is_some_and(|range| range.end() <= at) {
+                self.next += 1;
             }
-            let range = self.touched.get(self.next.1).copied();
+            let range = self.touched.get(self.next).copied();
             let until = match range {
                 Some(range) if range.offset <= at => {
                     let until = range.end().min(end);
@@ -95,29 +117,29 @@ impl Kept {
                 Some(range) => range.offset.min(end),
                 None => end,
             };
-            self.parent(at, until, emit);
+            self.parent(ids, at, until, emit);
             at = until;
         }
     }
 
     /// The pieces of the parent from `start` to `end`. A boundary can be inside zeros, never inside another blob.
-    fn parent(&mut self, start: u64, end: u64, emit: &mut dyn FnMut(Unread)) {
-        while let Some(&(offset, id, length)) = self.blobs.get(self.next.0) {
-            if offset + length <= start {
-                self.next.0 += 1;
-                continue;
-            }
+    fn parent(&mut self, ids: &[Id], start: u64, end: u64, emit: &mut dyn FnMut(Unread)) {
+        while let Some(&id) = ids.get(self.blob.0) {
+            let offset = self.blob.1;
+            let (length, is_zeros) = self.cut.length(id, offset);
             if offset >= end {
                 break;
             }
-            emit(match id {
-                Some(id) => Unread::Blob(id, length),
-                None => Unread::Zeros((offset + length).min(end) - offset.max(start)),
-            });
-            if offset + length > end {
-                break;
+            if offset + length > start {
+                emit(match is_zeros {
+                    true => Unread::Zeros((offset + length).min(end) - offset.max(start)),
+                    false => Unread::Blob(id, length),
+                });
+                if offset + length > end {
+                    break;
+                }
             }
-            self.next.0 += 1;
+            self.blob = (self.blob.0 + 1, offset + length);
         }
     }
 }
@@ -151,10 +173,13 @@ mod tests {
     }
 
     /// Three blobs, 8 MiB of zeros, a blob, and a short one at the end.
+    fn ids() -> [Id; 6] {
+        [blob(0), blob(1), blob(2), zero_id(8 << 20), blob(3), blob(4)]
+    }
+
     fn kept(changed: &[Extent], lost: Id) -> Kept {
-        let ids = [blob(0), blob(1), blob(2), zero_id(8 << 20), blob(3), blob(4)];
         let size = 4 * UNIT + (8 << 20) + 512;
-        Kept::new(&ids, (UNIT, size), changed, &mut |id, _| Ok(id != lost)).unwrap().unwrap()
+        Kept::new(&ids(), (UNIT, size), changed, &mut |id, _| Ok(id != lost)).unwrap().unwrap()
     }
 
     #[test]
@@ -165,10 +190,10 @@ mod tests {
         let all = [extent(0, 3 * UNIT), extent(zeros + 2 * UNIT, 7), extent(end - 512, 512)];
         assert_eq!(kept.to_read(&all), [extent(UNIT, UNIT), extent(zeros + 2 * UNIT, 7)]);
         let mut found = Vec::new();
-        kept.pieces(0, UNIT, &mut |piece| found.push(piece));
+        kept.pieces(&ids(), 0, UNIT, &mut |piece| found.push(piece));
         // The second unit was read.
-        kept.pieces(2 * UNIT, zeros + 2 * UNIT, &mut |piece| found.push(piece));
-        kept.pieces(zeros + 3 * UNIT, end, &mut |piece| found.push(piece));
+        kept.pieces(&ids(), 2 * UNIT, zeros + 2 * UNIT, &mut |piece| found.push(piece));
+        kept.pieces(&ids(), zeros + 3 * UNIT, end, &mut |piece| found.push(piece));
         assert_eq!(
             found,
             [
