@@ -3,6 +3,8 @@
 
 #[path = "../browser/mod.rs"]
 mod browser;
+#[path = "../bucket/mod.rs"]
+mod bucket;
 #[path = "../host/mod.rs"]
 mod host;
 #[path = "../mailbox/mod.rs"]
@@ -60,6 +62,7 @@ mod page_cache;
 mod pictures;
 mod reliability;
 mod repository;
+mod repository_s3;
 mod restore_points;
 mod runbooks;
 mod secrets;
