@@ -247,7 +247,9 @@ impl Error {
     fn hint_for_bucket(&self, bucket: &BucketUrl, source: &io::Error) -> Option<String> {
         let host = &bucket.endpoint;
         if source.to_string().contains("certificate") {
-            return Some("If its authority is private, set `ca_file` below `repository` to its certificate.".to_owned());
+            return Some(
+                "If its authority is private, set `ca_file` below `repository` to its certificate.".to_owned(),
+            );
         }
         if self.is_stall() {
             return Some(format!(
