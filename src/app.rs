@@ -14,6 +14,7 @@ use crate::metrics;
 use crate::model::{Failure, Listen, RunResult};
 use crate::store;
 use crate::sys::lock::{self, Lock};
+use crate::sys::secret::Secret;
 use crate::sys::signals::Cancel;
 use crate::sys::step::{self, Step};
 use crate::sys::trust::{self, Refused};
@@ -136,11 +137,14 @@ fn untrusted(path: &Path, message: String, hint: Option<String>) -> config::Erro
 /// Files and directories that this program trusts or writes: its own directories, its configuration, and the files
 /// named there.
 pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
-    let mut places = vec![settings.state_dir.clone(), settings.backupdir.clone(), config.to_owned()];
+    let mut places = vec![settings.state_dir.clone(), config.to_owned()];
+    places.extend(settings.target_dir().map(Path::to_owned));
     places.extend(settings.metrics.textfile.clone());
     if let Some(repository) = &settings.repository {
         places.push(repository.cache_dir.clone());
         places.extend(repository.password.path());
+        places.extend(repository.secret_access_key.as_ref().and_then(Secret::path));
+        places.extend(repository.ca_file.clone());
     }
     if let Some(Listen::Unix(socket)) = &settings.metrics.listen {
         places.push(socket.clone());

@@ -55,6 +55,10 @@ fn section(place: &Place<'_>, entries: &[Place<'_>], mut layer: Layer, problems:
         (_, None) if key::find(entries, "repository").is_some() => {}
         _ => key::require(place, entries, "backupdir", Some("an absolute path"), problems),
     }
+    if layer.host.require_mount && layer.host.target_dir().is_none() {
+        let at = key::find(entries, "require_mount").unwrap_or(place);
+        problems.add(at.wrong("`require_mount` is only for a target in a directory, not for a bucket", "false"));
+    }
     key::require(place, entries, "domains", None, problems);
     let (mut rules, mut excluded) = (Vec::new(), Vec::new());
     if let Some(all) = key::find(entries, "domains") {

@@ -77,7 +77,15 @@ pub(super) const KEYS: &[Key<Layer>] = &[
 ];
 
 pub(super) const REPOSITORY: &[Key<RepositorySettings>] = &[
-    Key::new("url", |to, at, p| put(&mut to.path, repository::path(at, p))),
+    Key::new("url", repository::url),
+    Key::new("access_key_id", |to, at, p| to.access_key_id = repository::word(at, p)),
+    Key::new("secret_access_key_file", |to, at, p| to.secret_access_key = value::absolute(at, p).map(Secret::File)),
+    Key::new("secret_access_key_env", |to, at, p| to.secret_access_key = mail::name(at, p).map(Secret::Env)),
+    Key::new("secret_access_key_credential", |to, at, p| {
+        to.secret_access_key = mail::name(at, p).map(Secret::Credential);
+    }),
+    Key::new("region", |to, at, p| put(&mut to.region, repository::word(at, p))),
+    Key::new("ca_file", |to, at, p| to.ca_file = value::absolute(at, p)),
     Key::new("password_file", |to, at, p| put(&mut to.password, value::absolute(at, p).map(Secret::File))),
     Key::new("password_env", |to, at, p| put(&mut to.password, mail::name(at, p).map(Secret::Env))),
     Key::new("password_credential", |to, at, p| put(&mut to.password, mail::name(at, p).map(Secret::Credential))),

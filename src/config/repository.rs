@@ -9,16 +9,35 @@ use super::keys::REPOSITORY;
 use super::mail::PASSWORDS;
 use super::place::Place;
 use super::value;
+use crate::model::BucketUrl;
 use crate::sys::secret::Secret;
 
 /// Default directory of the cache.
 const CACHE_DIR: &str = "/var/cache/kvmbackup";
 
+/// Default region; servers other than Amazon's usually accept it.
+const REGION: &str = "us-east-1";
+
+const SECRET_KEYS: [&str; 3] = ["secret_access_key_file", "secret_access_key_env", "secret_access_key_credential"];
+
+/// The keys that have a meaning only for a bucket.
+const FOR_BUCKETS: [&str; 6] = ["access_key_id", SECRET_KEYS[0], SECRET_KEYS[1], SECRET_KEYS[2], "region", "ca_file"];
+
 /// The repository with the restore points of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepositorySettings {
-    /// Absolute path of its directory.
+    /// Absolute path of its directory. If it is in a bucket, its URL, which is only for messages.
     pub path: PathBuf,
+    /// The bucket, unless the repository is in a directory.
+    pub bucket: Option<BucketUrl>,
+    /// Name of the access key of the bucket; `None` if the key is in the environment.
+    pub access_key_id: Option<String>,
+    /// Where its secret is stored; set if the name is.
+    pub secret_access_key: Option<Secret>,
+    /// Region of the bucket.
+    pub region: String,
+    /// Absolute path of a file with the certificates of a private authority.
+    pub ca_file: Option<PathBuf>,
     /// Where its password is stored.
     pub password: Secret,
     /// Absolute path of the directory for the cache, which can be removed at any time.
@@ -36,6 +55,11 @@ pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<Reposit
     let password = Secret::Env(String::new());
     let mut repository = RepositorySettings {
         path: PathBuf::new(),
+        bucket: None,
+        access_key_id: None,
+        secret_access_key: None,
+        region: REGION.to_owned(),
+        ca_file: None,
         password,
         cache_dir: CACHE_DIR.into(),
         maintain_timeout: Duration::from_secs(12 * 3600),
@@ -49,19 +73,51 @@ pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<Reposit
     if !entries.iter().any(|entry| PASSWORDS.contains(&entry.name)) {
         problems.add(place.wrong("requires a password", format!("one of {}", PASSWORDS.join(", "))));
     }
+    key::exclude(&entries, &SECRET_KEYS, problems);
+    let names_key = key::find(&entries, "access_key_id");
+    let names_secret = entries.iter().find(|entry| SECRET_KEYS.contains(&entry.name));
+    match (names_key, names_secret) {
+        (Some(key), None) => problems.add(key.wrong("requires the secret of the key", SECRET_KEYS.join(", "))),
+        (None, Some(secret)) => problems.add(secret.problem("requires `access_key_id`")),
+        _ => {}
+    }
+    if repository.bucket.is_none() && problems.count() == before {
+        for entry in entries.iter().filter(|entry| FOR_BUCKETS.contains(&entry.name)) {
+            problems.add(entry.problem(format!("is only for a bucket: `url: {}`", BucketUrl::VALID)));
+        }
+    }
     (problems.count() == before).then_some(repository)
 }
 
-const URL: &str = "the absolute path of a directory";
+const URL: &str = "the absolute path of a directory, or s3:https://HOST[:PORT]/BUCKET[/PREFIX]";
 
-/// The directory of a repository. A prefix such as `s3:` is an error, because it does not mean a directory.
-pub(super) fn path(place: &Place<'_>, problems: &mut Problems) -> Option<PathBuf> {
-    let text = value::text(place, problems)?;
+/// A directory or a bucket. Another prefix is an error, because it does not mean a directory.
+pub(super) fn url(to: &mut RepositorySettings, place: &Place<'_>, problems: &mut Problems) {
+    let Some(text) = value::text(place, problems) else { return };
+    if BucketUrl::is_meant(text) {
+        match text.parse::<BucketUrl>() {
+            Ok(bucket) => {
+                to.path = bucket.to_string().into();
+                to.bucket = Some(bucket);
+            }
+            Err(_) => problems.add(place.wrong("is not the URL of a bucket", URL)),
+        }
+        return;
+    }
     match text.split_once(':') {
         Some((scheme, _)) if !text.starts_with('/') => {
             problems.add(place.wrong(format!("cannot be at `{}:`", scheme.escape_debug()), URL));
-            None
         }
-        _ => value::absolute(place, problems),
+        _ => key::put(&mut to.path, value::absolute(place, problems)),
     }
+}
+
+/// The name of an access key or of a region.
+pub(super) fn word(place: &Place<'_>, problems: &mut Problems) -> Option<String> {
+    let text = value::text(place, problems)?;
+    let right = text.len() <= 128 && text.chars().all(|c| c.is_ascii_graphic());
+    if !right {
+        problems.add(place.wrong(format!("bad name {text:?}"), "up to 128 printable characters without blanks"));
+    }
+    right.then(|| text.to_owned())
 }

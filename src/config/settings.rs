@@ -1,7 +1,7 @@
 //! The settings and their defaults, valid by construction. Must not know YAML, or check anything again.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::Weekday;
@@ -18,9 +18,10 @@ use crate::retention::Policy;
 pub struct Settings {
     /// The section of the file: the short host name.
     pub host: String,
-    /// Absolute path of the target: `backupdir`, or the directory of the repository.
+    /// Absolute path of the target: `backupdir`, or the directory of the repository. For a repository in a bucket, its URL,
+    /// which is only for messages: see [`Settings::target_dir`].
     pub backupdir: PathBuf,
-    /// Set if that directory is a repository instead of one with archives.
+    /// Set if the target is a repository instead of a directory with archives.
     pub repository: Option<RepositorySettings>,
     /// Whether `backupdir` must be on a mounted file system other than the root file system.
     pub require_mount: bool,
@@ -65,6 +66,12 @@ impl Settings {
             rules: Vec::new(),
             excluded: Vec::new(),
         }
+    }
+
+    /// The directory of the target; `None` if it is in a bucket.
+    pub fn target_dir(&self) -> Option<&Path> {
+        let in_bucket = self.repository.as_ref().is_some_and(|repository| repository.bucket.is_some());
+        (!in_bucket).then_some(&self.backupdir)
     }
 
     /// How `method: auto` captures a running domain unless a disk needs another method: a repository can read only what

@@ -282,12 +282,12 @@ impl Error {
     /// What the operator can do.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Error::Store(error) => error.hint(),
             error if error.is_target_stall() => Some(Stalled::HINT.into()),
             Error::Hypervisor(error) | Error::Snapshot(error) => error.hint(),
             Error::Quiesce { source } => source.hint().or_else(|| Some(UNFROZEN.into())),
             Error::Refused(refusal) => refusal.hint(),
             Error::Read { source, .. } => source.hint(),
-            Error::Store(error) => error.hint(),
             Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => Some(
                 "Free space, or keep fewer restore points. To see what retention would remove: kvmbackup prune \
                 --dry-run"

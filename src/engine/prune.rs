@@ -9,7 +9,7 @@ use super::verified::Verified;
 use super::{Error, points};
 use crate::config::Settings;
 use crate::model::command::quoted;
-use crate::model::{Failure, PointId};
+use crate::model::{BucketUrl, Failure, PointId};
 use crate::retention::{self, Policy};
 use crate::store::{Point, Store};
 
@@ -211,10 +211,17 @@ fn set_others_aside(assessed: &mut [Assessed<'_>], guest: Option<Uuid>) -> Vec<F
             1 => ("1 restore point".to_owned(), "is"),
             count => (format!("{count} restore points"), "are"),
         };
-        let files: Vec<String> = points.iter().map(|point| quoted(&point.location().to_string_lossy())).collect();
+        let locations = points.iter().map(|point| point.location().to_string_lossy().into_owned());
+        let command = match points.first().and_then(|point| point.location().to_str()?.split_once("/snapshots/")) {
+            Some((bucket, _)) if BucketUrl::is_meant(bucket) => {
+                let ids = locations.filter_map(|location| Some(location.rsplit_once('/')?.1.to_owned()));
+                format!("restic -r {} forget {}", quoted(bucket), ids.collect::<Vec<_>>().join(" "))
+            }
+            _ => format!("rm {}", locations.map(|location| quoted(&location)).collect::<Vec<_>>().join(" ")),
+        };
         Failure {
             message: format!("{count} of another guest with this name (UUID {uuid}) {are} kept"),
-            hint: Some(format!("Rotation never removes them. If they are no longer needed: rm {}", files.join(" "))),
+            hint: Some(format!("Rotation never removes them. If they are no longer needed: {command}")),
         }
     };
     others.into_iter().map(told).collect()

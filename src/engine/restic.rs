@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::Error;
+use super::{Error, target};
 use crate::config::RepositorySettings;
 use crate::model::size;
 use crate::store::{Access, Store};
@@ -40,7 +40,8 @@ const LOCKED_MESSAGE: &str = "repository is already locked";
 pub(super) struct Restic<'a> {
     repository: &'a Path,
     store: &'a Store,
-    password: String,
+    access: Access,
+    variables: Vec<(&'static str, String)>,
     cache: PathBuf,
     limit: Duration,
     deadline: Instant,
@@ -64,14 +65,15 @@ impl<'a> Restic<'a> {
         cancel: &'a Cancel,
     ) -> Result<Restic<'a>, Error> {
         expect_suitable()?;
-        let access = Access { password: settings.password.clone(), cache_dir: settings.cache_dir.clone() };
+        let access = target::access(settings);
         let cache = settings.cache_dir.join("restic");
         durable::create_private_dir(&cache).map_err(Error::file("create the directory", &cache))?;
         let limit = settings.maintain_timeout;
         Ok(Restic {
             repository: &settings.path,
             store,
-            password: access.password()?,
+            variables: access.variables()?,
+            access,
             cache,
             limit,
             deadline: process::after(limit),
@@ -126,7 +128,10 @@ impl<'a> Restic<'a> {
         let mut called = program::command("setpriv");
         called.args(["--pdeathsig", "INT", "--", "restic", command, "--repo"]).arg(self.repository);
         called.arg("--cache-dir").arg(&self.cache).args(options);
-        called.env("RESTIC_PASSWORD", &self.password).env("TMPDIR", &self.cache);
+        called.envs(self.variables.iter().map(|(name, value)| (name, value))).env("TMPDIR", &self.cache);
+        if let Some(certificates) = self.access.ca_file() {
+            called.arg("--cacert").arg(certificates);
+        }
         let nothing = OpenOptions::new().write(true).open("/dev/null").map_err(failed)?;
         let output = BoundedOutput::new("restic", MAX_MESSAGES);
         let mut process = Process::start(called, Stream::Null, Answer::File(nothing.into()), output).map_err(failed)?;

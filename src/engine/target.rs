@@ -3,22 +3,32 @@
 use super::Error;
 use crate::config::{MinFree, RepositorySettings, Settings};
 use crate::model::size;
-use crate::store::{Access, Location, Store};
+use crate::store::{Access, BucketAccess, Location, Store};
 use crate::sys::patience::Patience;
 use crate::sys::space;
 
-/// Opens the store. Fails if its directory does not exist.
+/// Opens the store. Fails if its directory does not exist; sends no request to a bucket.
 pub fn open(settings: &Settings) -> Result<Store, Error> {
     Ok(Store::at(location(settings), &Patience::new(settings.stall_timeout))?)
 }
 
 /// Where the configuration stores restore points.
 pub fn location(settings: &Settings) -> Location {
-    let access = |repository: &RepositorySettings| Access {
+    Location { dir: settings.backupdir.clone(), repository: settings.repository.as_ref().map(access) }
+}
+
+/// How a repository is opened.
+pub(super) fn access(repository: &RepositorySettings) -> Access {
+    Access {
+        bucket: repository.bucket.as_ref().map(|url| BucketAccess {
+            url: url.clone(),
+            region: repository.region.clone(),
+            key: repository.access_key_id.clone().zip(repository.secret_access_key.clone()),
+            ca_file: repository.ca_file.clone(),
+        }),
         password: repository.password.clone(),
         cache_dir: repository.cache_dir.clone(),
-    };
-    Location { dir: settings.backupdir.clone(), repository: settings.repository.as_ref().map(access) }
+    }
 }
 
 /// Creates the repository that the configuration names, and returns its ID.
@@ -36,20 +46,19 @@ pub(super) fn open_or_create(settings: &Settings) -> Result<Store, Error> {
 }
 
 fn expect_mounted(settings: &Settings, patience: &Patience) -> Result<(), Error> {
-    let dir = &settings.backupdir;
-    if settings.require_mount {
-        let path = dir.clone();
+    if let Some(dir) = settings.target_dir().filter(|_| settings.require_mount) {
+        let path = dir.to_owned();
         let mounted = patience.call(move || space::is_off_root(&path).unwrap_or(false));
         if !mounted.map_err(Error::file("access", dir))? {
-            return Err(Error::Target { path: dir.clone() });
+            return Err(Error::Target { path: dir.to_owned() });
         }
     }
     Ok(())
 }
 
-/// Fails if less space is free than `min_free` requires.
+/// Fails if less space is free than `min_free` requires. A bucket always has enough.
 pub(super) fn expect_room(settings: &Settings, store: &Store) -> Result<(), Error> {
-    let room = store.room()?;
+    let Some(room) = store.room()? else { return Ok(()) };
     let wanted = match settings.min_free {
         MinFree::Bytes(bytes) => bytes,
         MinFree::Percent(percent) => (room.total as f64 * percent / 100.0) as u64,

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{BlobKind, Id, Object};
+use crate::model::BucketUrl;
 use crate::sys::patience::{Stalled, is_out_of_reach};
 
 /// An error while opening, reading or writing a repository. `place` is the location of the repository.
@@ -203,7 +204,15 @@ impl Error {
 
     /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
+        if let Error::Access { place, source, .. } = self
+            && let Ok(bucket) = place.parse::<BucketUrl>()
+        {
+            return self.hint_for_bucket(&bucket, source);
+        }
         match self {
+            Error::None { place } if BucketUrl::is_meant(place) => {
+                Some("Correct `url`, or create the repository: kvmbackup repository init".to_owned())
+            }
             error if Stalled::caused(error) => Some(Stalled::HINT.to_owned()),
             Error::Damaged { place, .. } | Error::DamagedBlob { place, .. } | Error::MissingBlob { place, .. } => {
                 Some(format!("Find out what else is damaged: restic -r '{place}' check --read-data"))
@@ -233,5 +242,28 @@ impl Error {
             }
             _ => None,
         }
+    }
+
+    fn hint_for_bucket(&self, bucket: &BucketUrl, source: &io::Error) -> Option<String> {
+        let host = &bucket.endpoint;
+        if source.to_string().contains("certificate") {
+            return Some(
+                "If its authority is private, set `ca_file` below `repository` to its certificate.".to_owned(),
+            );
+        }
+        if self.is_stall() {
+            return Some(format!(
+                "Check that the server responds: curl -sS -m 10 -o /dev/null -w '%{{http_code}}' {host}"
+            ));
+        }
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            return Some(
+                "Check the access key and its secret, and that the key may list, read, write and delete objects in the \
+                 bucket; see docs/operations.md, \"A bucket as target\"."
+                    .to_owned(),
+            );
+        }
+        let is_no_bucket = source.to_string().contains("NoSuchBucket");
+        is_no_bucket.then(|| format!("Create the bucket {}, or correct `url`.", bucket.bucket))
     }
 }

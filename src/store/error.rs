@@ -110,9 +110,35 @@ pub enum Error {
         /// `backupdir`.
         path: PathBuf,
     },
-    /// Another user could change the password.
-    #[error("the password file of the repository cannot be trusted")]
+    /// The secret access key of the bucket could not be read.
+    #[error("cannot read the secret access key from {place}")]
+    SecretKey {
+        /// The file, variable or credential.
+        place: String,
+        /// Cause.
+        source: io::Error,
+    },
+    /// Neither the configuration nor the environment names an access key.
+    #[error("{place}: no access key: {name} is not set")]
+    NoKey {
+        /// URL of the bucket.
+        place: String,
+        /// The environment variable.
+        name: &'static str,
+    },
+    /// The certificates for the server of a bucket cannot be used.
+    #[error("cannot use the certificates in {}", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// Another user could change a file on which the security of the repository depends.
+    #[error("the {what} of the repository cannot be trusted")]
     Untrusted {
+        /// The file.
+        what: &'static str,
         /// Cause.
         source: Refused,
     },
@@ -188,15 +214,24 @@ impl Error {
     /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            // Its hints distinguish directories and buckets.
+            Error::Repository(source) => source.hint(),
             error if error.is_stall() => Some(Stalled::HINT.to_owned()),
             Error::Archive { source, .. } => source.hint(),
             Error::Image { source, .. } => source.hint(),
-            Error::Repository(source) => source.hint(),
             Error::NoRepository { .. } => {
                 Some("Set `repository` instead of `backupdir`; see docs/config.md, \"Repository\".".to_owned())
             }
-            Error::Untrusted { source } => source.hint(),
-            Error::Password(_) => Some("Check `repository` in the configuration.".to_owned()),
+            Error::Untrusted { source, .. } => source.hint(),
+            Error::NoKey { .. } => Some(
+                "Set `access_key_id` and `secret_access_key_file` below `repository`, or set AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY in the environment."
+                    .to_owned(),
+            ),
+            Error::Certificates { .. } => {
+                Some("Set `ca_file` below `repository` to a file with certificates in PEM format.".to_owned())
+            }
+            Error::Password(_) | Error::SecretKey { .. } => Some("Check `repository` in the configuration.".to_owned()),
             Error::NoSalvage { path } => Some(format!(
                 "Restore what restic can still read: restic restore {} --target DIR",
                 path.file_name().unwrap_or_default().to_string_lossy()

@@ -34,7 +34,7 @@ pub use contents::{Contents, SavedDisk};
 pub use error::Error;
 pub use partial::discard;
 pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader};
-pub use snapshots::Access;
+pub use snapshots::{Access, BucketAccess};
 pub use writer::{Added, DiskSource, PointWriter, Sink};
 
 pub use crate::archive::Manifest;
@@ -56,12 +56,12 @@ use partial::Partial;
 use script::Script;
 use snapshots::Snapshots;
 
-/// The target: a directory with one directory of archives per domain, or a repository. No call waits forever: a target
-/// that hangs is an error.
+/// The target: a directory with one directory of archives per domain, or a repository in a directory or a bucket. No call
+/// waits forever: a target that hangs is an error.
 #[derive(Debug, Clone)]
 pub struct Store {
     folder: Folder,
-    /// Set if the directory is a repository.
+    /// Set if the target is a repository.
     snapshots: Option<Arc<Snapshots>>,
     patience: Patience,
 }
@@ -69,9 +69,9 @@ pub struct Store {
 /// Where the restore points of a host are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// The directory.
+    /// The directory; for a repository in a bucket, its URL, which is only for messages.
     pub dir: PathBuf,
-    /// How the repository in it is opened; `None` if it contains archives.
+    /// How the repository is opened; `None` if it contains archives.
     pub repository: Option<Access>,
 }
 
@@ -209,7 +209,10 @@ impl Store {
     /// Opens the store in an existing directory, with this time limit for every call.
     pub fn at(location: impl Into<Location>, patience: &Patience) -> Result<Store, Error> {
         let store = Store::of(location.into(), patience);
-        store.call(Folder::check).map(|()| store)
+        if store.bucket().is_none() {
+            store.call(Folder::check)?;
+        }
+        Ok(store)
     }
 
     /// The same, but creates the directory for archives if its parent exists: a missing parent may be an unmounted file
@@ -217,6 +220,7 @@ impl Store {
     pub fn at_or_create(location: impl Into<Location>, patience: &Patience) -> Result<Store, Error> {
         let store = Store::of(location.into(), patience);
         match &store.snapshots {
+            Some(snapshots) if snapshots.is_remote() => snapshots.repository().map(drop)?,
             Some(snapshots) => store.call(Folder::check).and_then(|()| snapshots.repository().map(drop))?,
             None => store.call(Folder::make_target)?,
         }
@@ -230,7 +234,9 @@ impl Store {
     pub fn init(location: Location, patience: &Patience) -> Result<String, Error> {
         let store = Store::of(location, patience);
         let snapshots = store.snapshots()?;
-        store.call(Folder::make_target)?;
+        if !snapshots.is_remote() {
+            store.call(Folder::make_target)?;
+        }
         snapshots.init()
     }
 
@@ -275,23 +281,40 @@ impl Store {
         Store { folder: Folder { backupdir: dir }, snapshots, patience: patience.clone() }
     }
 
+    /// The repository, if it is in a bucket: then no directory may be touched.
+    fn bucket(&self) -> Option<&Snapshots> {
+        self.snapshots.as_deref().filter(|snapshots| snapshots.is_remote())
+    }
+
+    /// Fails unless the bucket responds and contains a repository. A directory was checked when the store was opened.
+    pub fn reach(&self) -> Result<(), Error> {
+        self.bucket().map_or(Ok(()), Snapshots::reach)
+    }
+
     /// The time limit for calls, which also remembers a hung one.
     pub fn patience(&self) -> &Patience {
         &self.patience
     }
 
     /// Checks whether a private directory can be created on the target; with `file`, everything that a backup does.
-    /// Leaves nothing behind.
+    /// Leaves nothing behind. For a bucket, `file` opens the repository, and creates and removes a lock.
     ///
     /// # Errors
     /// The first operation that failed.
     pub fn try_out(&self, file: bool) -> Result<(), Error> {
-        self.call(move |folder| folder.try_out(file))
+        match self.bucket() {
+            Some(snapshots) if file => snapshots.try_out(),
+            Some(_) => Ok(()),
+            None => self.call(move |folder| folder.try_out(file)),
+        }
     }
 
-    /// Space on its file system.
-    pub fn room(&self) -> Result<Space, Error> {
-        self.call(|folder| space::of(&folder.backupdir).map_err(|source| folder.unusable(source)))
+    /// Space on its file system; `None` for a bucket, which has no size.
+    pub fn room(&self) -> Result<Option<Space>, Error> {
+        if self.bucket().is_some() {
+            return Ok(None);
+        }
+        self.call(|folder| space::of(&folder.backupdir).map(Some).map_err(|source| folder.unusable(source)))
     }
 
     /// The domains with a directory here, or with a snapshot.

@@ -10,6 +10,7 @@ mod tests;
 mod writer;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -21,11 +22,12 @@ pub(super) use reader::{Disk, SavedSnapshot};
 pub(super) use writer::{SnapshotPoint, disk_member};
 
 use super::{Domains, Error, Intent, Inventory, Kind, Point, name};
-use crate::model::{DomainRef, PointId};
+use crate::model::{BucketUrl, DomainRef, PointId};
 use crate::repository::{
-    self, About, Catalog, Id, Local, Packs, Repository, SharedLock, Snapshot, SnapshotList, SnapshotWriter, Timing,
-    WriteOptions,
+    self, About, Catalog, Id, Local, Object, Packs, Place, Repository, S3, S3Keys, SharedLock, Snapshot, SnapshotList,
+    SnapshotWriter, Timing, WriteOptions,
 };
+use crate::sys::opened;
 use crate::sys::patience::Patience;
 use crate::sys::secret::Secret;
 use crate::sys::signals::Cancel;
@@ -46,6 +48,8 @@ const GUEST: &str = "uuid:";
 /// How a repository is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
+    /// Set if it is in a bucket.
+    pub bucket: Option<BucketAccess>,
     /// Where its password is stored.
     pub password: Secret,
     /// Directory of the cache.
@@ -58,14 +62,99 @@ impl Access {
     /// # Errors
     /// If it cannot be read, or if another user could change its file.
     pub fn password(&self) -> Result<String, Error> {
-        if let Some(Err(source @ Refused::Untrusted { .. })) = self.password.path().map(|path| trust::input(&path)) {
-            return Err(Error::Untrusted { source });
-        }
+        expect_trusted("password file", self.password.path())?;
         Ok(self.password.read()?)
+    }
+
+    /// The file with the certificates of a private authority, if one is configured.
+    pub fn ca_file(&self) -> Option<&Path> {
+        self.bucket.as_ref()?.ca_file.as_deref()
+    }
+
+    /// What restic needs in its environment to open the repository.
+    ///
+    /// # Errors
+    /// If a secret cannot be read, or if another user could change its file.
+    pub fn variables(&self) -> Result<Vec<(&'static str, String)>, Error> {
+        let mut variables = vec![("RESTIC_PASSWORD", self.password()?)];
+        if let Some(bucket) = &self.bucket {
+            let S3Keys { id, secret, token } = bucket.keys()?;
+            variables.push(("AWS_ACCESS_KEY_ID", id));
+            variables.push(("AWS_SECRET_ACCESS_KEY", secret.to_string()));
+            variables.extend(token.map(|token| ("AWS_SESSION_TOKEN", token.to_string())));
+            variables.push(("AWS_DEFAULT_REGION", bucket.region.clone()));
+        }
+        Ok(variables)
     }
 }
 
-/// The restore points of a repository in a directory. Opened when first needed: a password costs a fraction of a second.
+/// The largest file with certificates, in bytes.
+const CERTIFICATES: u64 = 4 << 20;
+
+/// How a bucket is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BucketAccess {
+    /// The bucket.
+    pub url: BucketUrl,
+    /// Its region.
+    pub region: String,
+    /// Name of the access key, and where its secret is stored; `None` if the environment contains them.
+    pub key: Option<(String, Secret)>,
+    /// Absolute path of a file with certificates in PEM format that are trusted besides those of the system.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl BucketAccess {
+    /// The access key.
+    ///
+    /// # Errors
+    /// If it cannot be read, or if another user could change the file with its secret.
+    fn keys(&self) -> Result<S3Keys, Error> {
+        Ok(match &self.key {
+            Some((id, secret)) => {
+                expect_trusted("file with the secret access key", secret.path())?;
+                let secret =
+                    secret.read().map_err(|error| Error::SecretKey { place: error.place, source: error.source })?;
+                S3Keys { id: id.clone(), secret: secret.into(), token: None }
+            }
+            None => {
+                let needed = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+                let variable = |name| needed(name).ok_or(Error::NoKey { place: self.url.to_string(), name });
+                S3Keys {
+                    id: variable("AWS_ACCESS_KEY_ID")?,
+                    secret: variable("AWS_SECRET_ACCESS_KEY")?.into(),
+                    token: needed("AWS_SESSION_TOKEN").map(Into::into),
+                }
+            }
+        })
+    }
+
+    fn place(&self, patience: &Patience) -> Result<S3, Error> {
+        let keys = self.keys()?;
+        let unusable = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Certificates { path, source }
+        };
+        let authorities = match &self.ca_file {
+            Some(path) => {
+                expect_trusted("file with certificates", Some(path.clone()))?;
+                Some(opened::read_followed(path, CERTIFICATES).map_err(unusable(path))?)
+            }
+            None => None,
+        };
+        let path = self.ca_file.as_deref().unwrap_or(Path::new("/etc/ssl/certs"));
+        S3::at(&self.url, &self.region, &keys, authorities.as_deref(), patience).map_err(unusable(path))
+    }
+}
+
+fn expect_trusted(what: &'static str, path: Option<PathBuf>) -> Result<(), Error> {
+    match path.map(|path| trust::input(&path)) {
+        Some(Err(source @ Refused::Untrusted { .. })) => Err(Error::Untrusted { what, source }),
+        _ => Ok(()),
+    }
+}
+
+/// The restore points of a repository in a directory or a bucket. Opened when first needed: a password costs a fraction of a second.
 #[derive(Debug)]
 pub(super) struct Snapshots {
     root: PathBuf,
@@ -87,18 +176,50 @@ impl Snapshots {
         if let Some(opened) = self.opened.get() {
             return Ok(opened);
         }
-        let opened = Repository::open(self.place(), &self.access.password()?)?;
+        let opened = Repository::open(self.place()?, &self.access.password()?)?;
         Ok(self.opened.get_or_init(|| opened))
     }
 
     /// Creates the repository.
     pub(super) fn init(&self) -> Result<String, Error> {
-        let created = Repository::init(self.place(), &self.access.password()?)?;
+        let created = Repository::init(self.place()?, &self.access.password()?)?;
         Ok(created.id().to_string())
     }
 
-    fn place(&self) -> Arc<Local> {
-        Arc::new(Local::at(&self.root, &self.patience))
+    /// Whether it is in a bucket, so that its root is no directory.
+    pub(super) fn is_remote(&self) -> bool {
+        self.access.bucket.is_some()
+    }
+
+    fn place(&self) -> Result<Arc<dyn Place>, Error> {
+        Ok(match &self.access.bucket {
+            Some(bucket) => Arc::new(bucket.place(&self.patience)?),
+            None => Arc::new(Local::at(&self.root, &self.patience)),
+        })
+    }
+
+    /// Whether the repository exists, without its password.
+    pub(super) fn reach(&self) -> Result<(), Error> {
+        let place = self.place()?;
+        let location = place.location();
+        place.size(Object::CONFIG).map(drop).map_err(|source| {
+            Error::from(match source.kind() {
+                io::ErrorKind::NotFound => repository::Error::None { place: location },
+                _ => {
+                    let what = Object::CONFIG.to_string();
+                    repository::Error::Access { place: location, action: "examine", what, source }
+                }
+            })
+        })
+    }
+
+    /// Opens the repository, and creates and removes a lock. Creates none if another process works on the repository alone.
+    pub(super) fn try_out(&self) -> Result<(), Error> {
+        match SharedLock::take(self.repository()?, Timing::waiting(Duration::ZERO), &Cancel::default()) {
+            Ok(lock) => Ok(lock.release()?),
+            Err(repository::Error::Locked { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What is known of all snapshots, brought up to date.

@@ -94,6 +94,11 @@ impl Patience {
         Patience { limit, given_up: self.given_up.clone() }
     }
 
+    /// The limit.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// The error for a hung call.
     pub fn stalled(&self) -> io::Error {
         Stalled(self.limit).into()

@@ -6,7 +6,8 @@ use std::path::Path;
 use kvmbackup::config::{self, Settings};
 
 const HOST: &str = "h:\n  backupdir: /b\n  domains: {a: {day_of_week: daily}}\n";
-const REPOSITORY: &str = "h:\n  domains: {a: {day_of_week: daily}}\n  repository: {url: /r, password_file: /p, @}\n";
+const REPOSITORY: &str =
+    "h:\n  domains: {a: {day_of_week: daily}}\n  repository: {url: \"s3:https://h/b\", password_file: /p, @}\n";
 const HOOK: &str = "name: n, phase: pre-domain, command: [/c]";
 const SESSION: &str = "name: n, type: session, phase: snapshot, command: [/c]";
 

@@ -3,6 +3,8 @@
 
 #[path = "../browser/mod.rs"]
 mod browser;
+#[path = "../bucket/mod.rs"]
+mod bucket;
 #[path = "../host/mod.rs"]
 mod host;
 #[path = "../mailbox/mod.rs"]
@@ -61,6 +63,7 @@ mod pictures;
 mod protect;
 mod reliability;
 mod repository;
+mod repository_s3;
 mod restore_points;
 mod runbooks;
 mod secrets;

@@ -14,13 +14,16 @@ use crate::engine::{Error, points, survey, target};
 use crate::model::size::bytes;
 use crate::model::{Failure, is_future};
 use crate::store::{self, Point, Store};
+use crate::sys::secret::Secret;
 use crate::sys::space::{self, Space};
 
 pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
-    let dir = &settings.backupdir;
-    let about = format!("target {}", dir.display());
+    let about = format!("target {}", settings.backupdir.display());
+    if settings.target_dir().is_none() {
+        return in_bucket(settings, &about, now);
+    }
     let room = match survey::target::ask(settings) {
-        Ok(room) => room,
+        Ok(room) => room.unwrap_or_default(),
         Err(error) => return vec![unusable(settings, about, &error)],
     };
     let store = match target::open(settings).and_then(|store| Ok(store.try_out(true).map(|()| store)?)) {
@@ -35,13 +38,33 @@ pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
     let (newest, unseen) = newest(settings, &store);
     findings.extend(unseen.into_iter().map(|failure| Finding::failed(&about, Severity::Problem, failure)));
     findings.extend(sizes(&about, room, &newest));
+    findings.extend(ahead(&newest, now));
+    findings
+}
+
+/// A bucket has no size and no mount.
+fn in_bucket(settings: &Settings, about: &str, now: DateTime<Utc>) -> Vec<Finding> {
+    let store = match target::open(settings).and_then(|store| Ok(store.try_out(true).map(|()| store)?)) {
+        Ok(store) => store,
+        Err(error) => return vec![Finding::failed(about, Severity::Problem, error.failure())],
+    };
+    let mut findings = vec![Finding::new(about, Severity::Good, "writable", None)];
+    findings.extend(exposed(settings));
+    let (newest, unseen) = newest(settings, &store);
+    findings.extend(unseen.into_iter().map(|failure| Finding::failed(about, Severity::Problem, failure)));
+    findings.extend(ahead(&newest, now));
+    findings
+}
+
+/// Warns about restore points in the future.
+fn ahead(newest: &[Point], now: DateTime<Utc>) -> Vec<Finding> {
     let ahead = newest.iter().filter(|point| is_future(point.id.time(), now));
-    findings.extend(ahead.map(|point| {
+    let warning = |point: &Point| {
         let message = format!("its newest restore point {} is in the future", point.id);
         let hint = "Check this host's clock (timedatectl). Retention and `day_of_week` depend on it.";
         Finding::new(format!("domain {}", point.domain), Severity::Warning, message, Some(hint))
-    }));
-    findings
+    };
+    ahead.map(warning).collect()
 }
 
 fn unusable(settings: &Settings, about: String, error: &io::Error) -> Finding {
@@ -72,13 +95,18 @@ fn unusable(settings: &Settings, about: String, error: &io::Error) -> Finding {
     Finding::new(about, Severity::Problem, format!("cannot be used: {error}"), Some(&hint))
 }
 
-/// Warns about a password file that other users can read.
-fn exposed(settings: &Settings) -> Option<Finding> {
-    let password = &settings.repository.as_ref()?.password;
-    let path = password.path().filter(|_| password.is_exposed())?;
-    let hint = format!("Restrict its mode: chmod 600 {}", path.display());
-    let about = format!("password {}", path.display());
-    Some(Finding::new(about, Severity::Warning, "other users can read it", Some(&hint)))
+/// Warns about files with secrets that other users can read.
+fn exposed(settings: &Settings) -> Vec<Finding> {
+    let Some(repository) = &settings.repository else { return Vec::new() };
+    let secrets =
+        [("password", Some(&repository.password)), ("secret access key", repository.secret_access_key.as_ref())];
+    let warning = |(what, secret): (&str, Option<&Secret>)| {
+        let path = secret.filter(|secret| secret.is_exposed())?.path()?;
+        let hint = format!("Restrict its mode: chmod 600 {}", path.display());
+        let about = format!("{what} {}", path.display());
+        Some(Finding::new(about, Severity::Warning, "other users can read it", Some(&hint)))
+    };
+    secrets.into_iter().filter_map(warning).collect()
 }
 
 fn mounted(settings: &Settings, about: &str, room: Space) -> Finding {
@@ -140,7 +168,7 @@ pub(super) fn shared(settings: &Settings, with_images: &[String]) -> Option<Find
 
 /// The device number of the target's file system, if the target exists.
 pub(super) fn device(settings: &Settings) -> Option<u64> {
-    std::fs::metadata(&settings.backupdir).ok().map(|found| found.dev())
+    std::fs::metadata(settings.target_dir()?).ok().map(|found| found.dev())
 }
 
 #[cfg(test)]

@@ -46,8 +46,9 @@ pub(super) fn look(settings: &Settings, verified: Verified) -> Target {
             let repository = SeenRepository {
                 path: path.clone(),
                 up: true,
-                capacity_bytes: space.total,
-                available_bytes: space.free,
+                // A bucket has no size, and 0 means unknown.
+                capacity_bytes: space.map_or(0, |space| space.total),
+                available_bytes: space.map_or(0, |space| space.free),
                 stored_bytes: 0,
                 deduplicated: settings.repository.is_some(),
             };
@@ -70,10 +71,16 @@ pub(super) fn look(settings: &Settings, verified: Verified) -> Target {
     }
 }
 
-/// Size and free space of the target, if it can be used. Takes at most 10 s.
-pub(in crate::engine) fn ask(settings: &Settings) -> io::Result<Space> {
-    let (dir, require_mount) = (settings.backupdir.clone(), settings.require_mount);
-    ASKED.within(ANSWER.min(settings.stall_timeout)).call(move || answer(&dir, require_mount))?
+/// Size and free space of the target, if it can be used; a bucket has none. Takes at most 10 s.
+pub(in crate::engine) fn ask(settings: &Settings) -> io::Result<Option<Space>> {
+    let limit = ANSWER.min(settings.stall_timeout);
+    let Some(dir) = settings.target_dir() else {
+        let store = Store::at(target::location(settings), &Patience::new(limit));
+        let reached = store.and_then(|store| store.reach());
+        return reached.map(|()| None).map_err(|error| io::Error::other(crate::engine::chain(&error)));
+    };
+    let (dir, require_mount) = (dir.to_owned(), settings.require_mount);
+    ASKED.within(limit).call(move || answer(&dir, require_mount))?.map(Some)
 }
 
 /// Size and free space, if the directory is writable and mounted as required.

@@ -61,9 +61,12 @@ pub(super) fn repository(view: &View<'_>, survey: &Survey) -> Repository {
     Repository {
         path: repository.path.display().to_string(),
         stored: size::bytes(repository.stored_bytes),
-        free: format!("{} of {}", size::bytes(repository.available_bytes), size::bytes(repository.capacity_bytes)),
+        free: match repository.capacity_bytes {
+            0 if repository.up => "no limit known".to_owned(),
+            all => format!("{} of {}", size::bytes(repository.available_bytes), size::bytes(all)),
+        },
         pruned: view.ledger.last_prune.map(|at| Moment::of(view.now, at)),
-        fill: repository.up.then(|| charts::fill(repository)),
+        fill: (repository.up && repository.capacity_bytes > 0).then(|| charts::fill(repository)),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::words::{ago, shortened, span};
 use super::{Tone, View};
 use crate::model::command::{quoted, typed};
-use crate::model::size;
+use crate::model::{BucketUrl, size};
 
 /// A problem that needs attention.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -92,8 +92,16 @@ fn of_survey(view: &View<'_>) -> Vec<Trouble> {
     }
     if !repository.up {
         let trouble = Trouble::of_host(Tone::Bad, "The target is not writable".to_owned());
-        let advice = "It does not respond, is not mounted, or is read-only.";
-        let command = format!("findmnt --target {}", quoted(&repository.path.display().to_string()));
+        let path = repository.path.display().to_string();
+        let (advice, command) = if BucketUrl::is_meant(&path) {
+            (
+                "Its server does not respond, refuses the access key, or has no repository there.",
+                "kvmbackup check".to_owned(),
+            )
+        } else {
+            let command = format!("findmnt --target {}", quoted(&path));
+            ("It does not respond, is not mounted, or is read-only.", command)
+        };
         found.push(trouble.saying(advice).typing(command));
     } else if repository.capacity_bytes > 0 && repository.available_bytes < repository.capacity_bytes / 10 {
         let what = format!("The target is almost full: {} left", size::bytes(repository.available_bytes));

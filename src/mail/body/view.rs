@@ -148,6 +148,9 @@ impl View {
                 |survey| {
                     let seen = &survey.repository;
                     let (free, all) = (bytes(seen.available_bytes), bytes(seen.capacity_bytes));
+                    if seen.capacity_bytes == 0 && seen.up {
+                        return format!("no limit known on {}", printable(&seen.path.display().to_string()));
+                    }
                     format!("{free} of {all} on {}", printable(&seen.path.display().to_string()))
                 },
             ),
