@@ -99,6 +99,7 @@ fn every_command_works_on_a_bucket_and_restic_reads_it() {
 
     run_there("backup --force a").ends(0);
     run_there("prune").ends(0);
+    run_there("maintain").ends(0);
     assert_eq!(run_there("list --json").ends(0).json()["points"].as_array().unwrap().len(), 3);
     assert_eq!(restic(&host, &server, &["list", "locks"]), "");
     restic(&host, &server, &["prune"]);
