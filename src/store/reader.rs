@@ -90,12 +90,12 @@ impl PointReader {
         }
     }
 
-    /// Bytes before compression; `None` if unknown without reading everything.
+    /// Bytes before compression; `None` if unknown without reading everything, and in a repository.
     pub fn unpacked_bytes(&self) -> Option<u64> {
         match &self.0 {
             Source::Archive(archived) => Some(archived.unpacked_bytes()),
-            Source::Script(_) => None,
-            Source::Snapshot(snapshot) => snapshot.unpacked_bytes(),
+            // What a snapshot added to a repository says nothing about how well its contents compress.
+            Source::Script(_) | Source::Snapshot(_) => None,
         }
     }
 

@@ -120,11 +120,6 @@ impl SavedSnapshot {
             .map_err(|_| Error::Suspect { path: self.path.clone(), what: format!("{name} is not UTF-8") })
     }
 
-    /// `None` for a snapshot whose counts were dropped.
-    pub(in crate::store) fn unpacked_bytes(&self) -> Option<u64> {
-        self.snapshot.summary.map(|summary| summary.total_bytes_processed)
-    }
-
     pub(in crate::store) fn verify(&self, progress: &mut dyn FnMut(u64)) -> Vec<Error> {
         match self.locked() {
             Ok(reader) => reader.verify(progress).into_iter().map(Error::from).collect(),
