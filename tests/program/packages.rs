@@ -158,8 +158,8 @@ fn exposure_of_each_unit_is_as_in_the_manual() {
             host::run("systemd-analyze", &["security", "--offline=true", "--no-pager", path.to_str().unwrap()]);
         let judged = judged.lines().find_map(|line| line.split_once("Overall exposure level for ")).unwrap().1;
         let judged: f64 = judged.split_whitespace().nth(1).unwrap().parse().unwrap();
-        let row = manual.lines().find_map(|line| line.strip_prefix(&format!("| `{name}` | "))).unwrap();
-        let told: f64 = row.split(' ').next().unwrap().parse().unwrap();
+        let mut rows = manual.lines().filter_map(|line| line.strip_prefix(&format!("| `{name}` | ")));
+        let told: f64 = rows.find_map(|row| row.split(' ').next()?.parse().ok()).unwrap();
         // Versions of systemd use slightly different weights.
         assert!((judged - told).abs() < 0.3, "{name}: {judged}, but the manual says {told}");
     }
