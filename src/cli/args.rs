@@ -86,7 +86,7 @@ pub enum Command {
     /// List the hooks of a domain, or test them without a backup
     #[command(after_help = after("kvmbackup hooks test --domain db1    acquire and release locks, with timing"))]
     Hooks(Hooks),
-    /// List or remove the checkpoints by which backups into a repository find what changed
+    /// List or remove the checkpoints of incremental backups
     #[command(after_help = after("kvmbackup checkpoints remove web-1"))]
     Checkpoints(Checkpoints),
     /// Survey libvirt and the target, and write the Prometheus textfile

@@ -19,12 +19,12 @@ pub(super) fn export(global: &Global, words: &Export) -> Result<RunResult, app::
     let from = target::open(&settings)?;
     let to = Store::at(&words.to, &Patience::new(settings.stall_timeout)).map_err(engine::Error::from)?;
     let monitor = monitor(global, false);
-    let codec = codec(&settings, &words.domain);
+    let codec = |domain: &str| codec(&settings, domain);
     let point = points::find(&from, &words.domain, when(words.at))?;
-    let copying = Copying { from: &from, to: &to, codec, monitor: &*monitor, cancel: &cancel };
-    let result = copying.one(&point);
-    tell(global, &point, &result);
-    match result? {
+    let copying = Copying { from: &from, to: &to, codec: &codec, monitor: &*monitor, cancel: &cancel };
+    let result = copying.one(&point)?;
+    tell(global, &point, Ok(&result));
+    match result {
         Transfer::Copied(_) | Transfer::Present => Ok(RunResult::Good),
         Transfer::NoManifest => Ok(RunResult::Failed),
     }
@@ -38,8 +38,8 @@ pub(super) fn import(global: &Global, words: &Import) -> Result<RunResult, app::
     let from = Store::at(&words.from, &Patience::new(settings.stall_timeout)).map_err(engine::Error::from)?;
     let to = target::open(&settings)?;
     let monitor = monitor(global, false);
-    let codec = settings.rules.first().map_or(Codec::Zstd(3), |rule| rule.domain.compression);
-    let copying = Copying { from: &from, to: &to, codec, monitor: &*monitor, cancel: &cancel };
+    let codec = |domain: &str| codec(&settings, domain);
+    let copying = Copying { from: &from, to: &to, codec: &codec, monitor: &*monitor, cancel: &cancel };
     let (mut copied, mut present, mut failed) = (0, 0, 0);
     copying.all(&words.domains, &mut |point, result| {
         match result {
@@ -47,7 +47,7 @@ pub(super) fn import(global: &Global, words: &Import) -> Result<RunResult, app::
             Ok(Transfer::Present) => present += 1,
             Ok(Transfer::NoManifest) | Err(_) => failed += 1,
         }
-        tell(global, point, result);
+        tell(global, point, result.as_ref());
     })?;
     print(&format!("{copied} imported, {present} already present, {failed} not imported\n"));
     Ok(if failed == 0 { RunResult::Good } else { RunResult::Failed })
@@ -57,7 +57,7 @@ fn codec(settings: &Settings, domain: &str) -> Codec {
     settings.rule_for(domain).map_or(Codec::Zstd(3), |rule| rule.domain.compression)
 }
 
-fn tell(global: &Global, point: &Point, result: &Result<Transfer, engine::Error>) {
+fn tell(global: &Global, point: &Point, result: Result<&Transfer, &engine::Error>) {
     let about = format!("{} {}", printable(&point.domain), point.id);
     let said = match result {
         Ok(Transfer::Copied(copy)) if !global.quiet => {

@@ -68,10 +68,11 @@ pub fn remove(hypervisor: &dyn Hypervisor, domain: &DomainRef) -> Result<Vec<Che
     for (_, image) in images {
         for name in tracking::bitmaps(&image)? {
             step::reached(Step::CheckpointDelete).map_err(Error::file("remove a bitmap from", &image))?;
-            let arguments = ["bitmap", "--remove", "-f", "qcow2", "--"].map(OsStr::new);
-            let [a, b, c, d, e] = arguments;
+            let [command, remove, format, qcow2] = ["bitmap", "--remove", "-f", "qcow2"].map(OsStr::new);
+            // The name of the bitmap follows that of the image.
+            let arguments = [command, remove, format, qcow2, OsStr::new("--"), image.as_os_str()];
             let streams = (Stream::Null, Answer::Kept(0));
-            qemu_img::run([a, b, c, d, e, image.as_os_str()], OsStr::new(&name), streams, LIMITS.stall)?;
+            qemu_img::run(arguments, OsStr::new(&name), streams, LIMITS.stall)?;
         }
     }
     for checkpoint in found.iter().filter(|checkpoint| checkpoint.known) {

@@ -45,7 +45,7 @@ impl Stamps {
 }
 
 /// What changes when a file is written: times and size of a file, counters of a block device.
-fn stamp(path: &Path) -> Option<String> {
+pub(super) fn stamp(path: &Path) -> Option<String> {
     let metadata = fs::metadata(path).ok()?;
     let times = format!("{}.{} {}", metadata.mtime(), metadata.mtime_nsec(), metadata.len());
     if !metadata.file_type().is_block_device() {

@@ -6,28 +6,30 @@
 //! - The note of a restore point names a checkpoint that is not newer than the contents of the point. So what changed since
 //!   the point is part of what changed since the checkpoint.
 //! - A bitmap is used only in the image in which it was created: a mark identifies the file, or the block device until the
-//!   next boot. The bitmap and the data that it describes are in the same image, so an older state of it has both.
+//!   next boot. The bitmap and the data that it describes are in the same image, so an older state of it has both. The
+//!   images below must be as they were, because the bitmap does not describe them.
 //! - A checkpoint becomes that of a point only when the point is committed. Until then the journal names it, and recovery
 //!   deletes it.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::Error;
 use super::journal::Record;
 use super::qemu_img::{self, Limits};
+use super::stamps::stamp;
+use super::{Error, users};
 use crate::config::{DomainSettings, Incremental};
 use crate::hypervisor::{BackupJobs, Guests, Hypervisor, Kind, SavedState, StateKind};
-use crate::model::{Disk, Domain, DomainRef, DomainState, Format, Image, Method, WholeRead};
+use crate::model::{Domain, DomainRef, DomainState, Image, Method, WholeRead};
 use crate::plan::{CapturePlan, PlannedDisk, ReadFrom};
 use crate::store::PointWriter;
-use crate::sys::mark::{self, Mark};
+use crate::sys::mark::Mark;
 
 /// Start of the names of our checkpoints; the ID of the run follows, so that every name is unique.
 const PREFIX: &str = "kvmbackup-";
@@ -41,7 +43,23 @@ pub(super) struct Note {
     /// Name of the checkpoint, and of its bitmaps.
     pub checkpoint: String,
     /// The image of each disk with a bitmap, by target.
-    pub disks: BTreeMap<String, Mark>,
+    pub disks: BTreeMap<String, Tracked>,
+}
+
+/// An image with a bitmap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tracked {
+    /// Identifies the image.
+    image: Mark,
+    /// The files of the images below, and what changes when they are written.
+    below: Vec<(PathBuf, String)>,
+}
+
+impl Tracked {
+    /// Whether the bitmap of the other one describes all changes of this one.
+    fn is_certainly_same(&self, other: &Tracked) -> bool {
+        self.image.is_certainly_same(&other.image) && self.below == other.below
+    }
 }
 
 /// How the changes of a domain's disks are tracked during one backup.
@@ -86,23 +104,21 @@ impl Tracking {
         let (mut since, mut new) = (BTreeMap::new(), BTreeMap::new());
         for planned in &plan.disks {
             let target = &planned.disk.target;
-            let is_live = planned.how == ReadFrom::Capture;
-            let able = general.map_or_else(|| bitmap(&planned.disk, planned.image(), is_live, domain.state), Err);
-            let found = able.and_then(|mark| {
-                if is_live {
-                    new.insert(target.clone(), mark.clone());
+            let found = trackable(planned, general, domain.state).and_then(|now| {
+                if planned.how == ReadFrom::Capture {
+                    new.insert(target.clone(), now.clone());
                 }
                 let note = note.as_ref().filter(|note| is_known(&note.checkpoint));
                 match note.and_then(|note| note.disks.get(target)) {
                     None if !point.has_previous() => Err(WholeRead::First),
                     None if domain.state == DomainState::Off => Err(WholeRead::Off),
                     None => Err(WholeRead::NoCheckpoint),
-                    Some(before) if !before.is_certainly_same(&mark) => Err(WholeRead::Replaced),
-                    Some(_) => Ok(mark),
+                    Some(before) if !before.is_certainly_same(&now) => Err(WholeRead::Replaced),
+                    Some(_) => Ok(now),
                 }
             });
             match found {
-                Ok(mark) => drop(since.insert(target.clone(), mark)),
+                Ok(now) => drop(since.insert(target.clone(), now)),
                 Err(why) => drop(tracking.whole.insert(target.clone(), why)),
             }
         }
@@ -173,40 +189,40 @@ pub(super) fn prospects<'a>(
     states: &[SavedState],
 ) -> Vec<(&'a str, Option<WholeRead>)> {
     let general = against(wanted, plan.method, states);
-    let of_disk = |planned: &'a PlannedDisk| {
-        let is_live = planned.how == ReadFrom::Capture;
-        let able = general.map_or_else(|| bitmap(&planned.disk, planned.image(), is_live, domain.state), Err);
-        (planned.disk.target.as_str(), able.err())
-    };
-    plan.disks.iter().map(of_disk).collect()
+    let disks = plan.disks.iter();
+    disks.map(|planned| (planned.disk.target.as_str(), trackable(planned, general, domain.state).err())).collect()
 }
 
-/// The mark of an image that can contain a dirty bitmap which records every change.
-fn bitmap(disk: &Disk, image: &Image, is_live: bool, state: DomainState) -> Result<Mark, WholeRead> {
+/// What identifies the image of a disk, if a bitmap in it records every change. `against` is why no disk is tracked.
+fn trackable(planned: &PlannedDisk, against: Option<WholeRead>, state: DomainState) -> Result<Tracked, WholeRead> {
+    let (disk, image) = (&planned.disk, planned.image());
+    if let Some(why) = against {
+        return Err(why);
+    }
     if disk.shareable {
         return Err(WholeRead::Shareable);
     }
-    if !is_live && state != DomainState::Off {
+    if planned.how != ReadFrom::Capture && state != DomainState::Off {
         return Err(WholeRead::Direct);
     }
-    if image.format != Format::Qcow2 {
+    // Nothing tells whether an image of another host was replaced or written.
+    if disk.backing.iter().any(|image| image.source.path().is_none()) {
         return Err(WholeRead::Format);
     }
-    image.source.path().and_then(mark_of_version_3).ok_or(WholeRead::Format)
+    tracked(image).ok_or(WholeRead::Format)
 }
 
-/// The mark of a qcow2 image of version 3; older ones cannot contain bitmaps.
-fn mark_of_version_3(path: &Path) -> Option<Mark> {
-    let read = || -> io::Result<(Mark, [u8; 8])> {
-        let (mut file, mark) = mark::open(path)?;
-        let mut start = [0; 8];
-        file.read_exact(&mut start)?;
-        Ok((mark, start))
-    };
-    let (mark, [.., a, b, c, d]) = read()
-        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cannot read the image's header"))
-        .ok()?;
-    (u32::from_be_bytes([a, b, c, d]) >= 3).then_some(mark)
+/// `None` if the image cannot contain a bitmap, or if its data is in another file, which can be replaced alone.
+fn tracked(image: &Image) -> Option<Tracked> {
+    let path = image.source.path()?;
+    let warn = |error: &io::Error| tracing::warn!(path = %path.display(), %error, "cannot examine the image");
+    let links = users::links(path, &image.format).inspect_err(warn).ok()??;
+    if links.version < 3 || links.data_file.is_some() {
+        return None;
+    }
+    let files = users::files_of(image).inspect_err(warn).ok()?.into_iter().filter(|file| file != path);
+    let below = files.map(|file| stamp(&file).map(|stamp| (file, stamp))).collect::<Option<_>>()?;
+    Some(Tracked { image: Mark::at(path).inspect_err(warn).ok()?, below })
 }
 
 /// Whether a checkpoint with this name was created by this program.

@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 
 use super::points;
 use super::{Error, Monitor};
-use crate::model::{Codec, DomainOutcome, Extent};
-use crate::store::{Definition, DiskReader, DiskSource, Intent, Manifest, Point, PointWriter, Sink, Store};
+use crate::model::command::quoted;
+use crate::model::{Codec, DomainOutcome, DomainRef, Extent};
+use crate::store::{
+    Definition, DiskReader, DiskSource, Intent, Manifest, Point, PointReader, PointWriter, Sink, Store,
+};
 use crate::sys::host;
 use crate::sys::signals::Cancel;
 
@@ -27,8 +30,8 @@ pub struct Copying<'a> {
     pub from: &'a Store,
     /// The store that is written.
     pub to: &'a Store,
-    /// How archives are compressed.
-    pub codec: Codec,
+    /// How the archives of a domain are compressed.
+    pub codec: &'a dyn Fn(&str) -> Codec,
     /// Receives progress.
     pub monitor: &'a dyn Monitor,
     /// Whether to stop.
@@ -54,17 +57,19 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Copies one point. The copy has the same ID and the same contents, but for the names of the disks' files.
+    /// Copies one point. The copy has the same ID and contents; only the files of disks have names of their own kind.
     pub fn one(&self, point: &Point) -> Result<Transfer, Error> {
         if self.to.points(&point.domain)?.iter().any(|other| other.id == point.id) {
             return Ok(Transfer::Present);
         }
         let reader = self.from.open(point, self.cancel)?;
         let Some(manifest) = reader.manifest()? else { return Ok(Transfer::NoManifest) };
-        let intent =
-            Intent { at: point.id.time(), codec: self.codec, threads: host::cores(), cancel: self.cancel.clone() };
-        let mut writer = self.to.begin(&manifest.domain, &intent, |_| Ok::<(), Error>(()))?;
-        match self.write(&reader, manifest, &mut writer) {
+        let codec = (self.codec)(&point.domain);
+        let intent = Intent { at: point.id.time(), codec, threads: host::cores(), cancel: self.cancel.clone() };
+        let domain = DomainRef { name: point.domain.clone(), uuid: manifest.domain.uuid };
+        let mut writer = self.to.begin(&domain, &intent, |_| Ok::<(), Error>(()))?;
+        let expected = if writer.id() == point.id { Ok(()) } else { Err(self.unfinished(point)) };
+        match expected.and_then(|()| self.write(&reader, manifest, &mut writer)) {
             Ok(copied) => Ok(Transfer::Copied(copied)),
             Err(error) => {
                 let left = writer.discard().err().map(Error::from);
@@ -74,12 +79,18 @@ impl Copying<'_> {
         }
     }
 
-    fn write(
-        &self,
-        reader: &crate::store::PointReader,
-        manifest: Manifest,
-        writer: &mut PointWriter,
-    ) -> Result<Point, Error> {
+    /// The error if an unfinished copy has the ID of the point.
+    fn unfinished(&self, point: &Point) -> Error {
+        let is_of_point = |path: &&std::path::PathBuf| path.to_string_lossy().contains(&point.id.to_string());
+        let partials = self.to.partials(&point.domain).unwrap_or_default();
+        let path = partials.iter().find(is_of_point).map(|path| quoted(&path.to_string_lossy()));
+        Error::Rejected {
+            message: "an unfinished copy of this restore point exists".to_owned(),
+            hint: path.map(|path| format!("If no other command is writing it, remove it: rm {path}")),
+        }
+    }
+
+    fn write(&self, reader: &PointReader, manifest: Manifest, writer: &mut PointWriter) -> Result<Point, Error> {
         let name = manifest.domain.name.clone();
         let contents = reader.contents()?;
         let members: Vec<(String, String)> =

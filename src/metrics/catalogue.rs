@@ -128,7 +128,7 @@ catalogue! {
     Gauge HOOK_LAST_DURATION_SECONDS = "kvmbackup_hook_last_duration_seconds" ["hook", "domain"]
         "Duration of the last run of the hook; without a domain, for the whole backup run.";
     Gauge REPOSITORY_UP = "kvmbackup_repository_up" ["repository"]
-        "Whether the target responded in time, is mounted where required, and is writable.";
+        "Whether the target responded in time, is mounted where required, and is writable; a bucket is only read.";
     Gauge REPOSITORY_CAPACITY_BYTES = "kvmbackup_repository_capacity_bytes" ["repository"]
         "Size of the file system of the target.";
     Gauge REPOSITORY_AVAILABLE_BYTES = "kvmbackup_repository_available_bytes" ["repository"]

@@ -49,7 +49,7 @@ pub enum WholeRead {
     InternalSnapshot,
     /// Snapshots do not track changes.
     Method,
-    /// The image is not qcow2, or not of version 3: it cannot contain a bitmap.
+    /// The image cannot contain a bitmap, or the bitmap would not describe all changes.
     Format,
     /// Another guest may write to the disk.
     Shareable,
@@ -90,7 +90,7 @@ impl WholeRead {
             WholeRead::Never => "`incremental: never`",
             WholeRead::InternalSnapshot => "the guest has internal snapshots",
             WholeRead::Method => "`method: snapshot` does not track changes",
-            WholeRead::Format => "only qcow2 images of version 3 can track changes",
+            WholeRead::Format => "the image cannot track changes",
             WholeRead::Shareable => "the disk is shareable",
             WholeRead::Direct => "the guest cannot change the disk",
             WholeRead::Off => "the guest is off and has no checkpoint",

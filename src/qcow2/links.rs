@@ -31,6 +31,8 @@ const BITMAPS: u32 = 0x2385_2875;
 /// The references in the header of a qcow2 image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Links {
+    /// Version of the format: 2 or 3. Only version 3 has bitmaps.
+    pub version: u32,
     /// Backing file as written in the header: relative to the image's directory, absolute, or with a protocol.
     pub backing: Option<OsString>,
     /// Format of the backing file, according to the header.
@@ -55,8 +57,9 @@ impl Links {
             Ok(_) | Err(Error::Truncated) => return Err(Error::NotQcow2),
             Err(error) => return Err(error),
         }
-        let header = if at.u32(4)? >= 3 { u64::from(at.u32(V3_LENGTH_AT)?) } else { V2_LENGTH };
-        let mut links = Links { backing: at.backing()?, ..Links::default() };
+        let version = at.u32(4)?;
+        let header = if version >= 3 { u64::from(at.u32(V3_LENGTH_AT)?) } else { V2_LENGTH };
+        let mut links = Links { version, backing: at.backing()?, ..Links::default() };
         at.extensions(header, &mut links)?;
         links.snapshots = at.snapshots()?;
         Ok(links)
@@ -176,6 +179,7 @@ mod tests {
     fn links_written_by_qemu_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let expected = Links {
+            version: 3,
             backing: Some("base one.raw".into()),
             backing_format: Some("raw".into()),
             data_file: None,
@@ -189,7 +193,7 @@ mod tests {
         );
         assert_eq!(read(&dir.path().join("d.qcow2")).unwrap().data_file, Some("d.raw".into()));
         qemu_img(&["create", "-q", "-f", "qcow2", "-o", "compat=0.10", "old.qcow2", "4M"], dir.path());
-        assert_eq!(read(&dir.path().join("old.qcow2")).unwrap(), Links::default());
+        assert_eq!(read(&dir.path().join("old.qcow2")).unwrap(), Links { version: 2, ..Links::default() });
         assert!(matches!(read(&dir.path().join("d.raw")), Err(Error::NotQcow2)));
     }
 

@@ -14,6 +14,7 @@ pub(crate) mod fixture;
 mod folder;
 mod name;
 mod partial;
+mod point;
 mod reader;
 mod script;
 mod snapshots;
@@ -33,6 +34,7 @@ use uuid::Uuid;
 pub use contents::{Contents, SavedDisk};
 pub use error::Error;
 pub use partial::discard;
+pub use point::Point;
 pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader};
 pub use snapshots::{Access, BucketAccess};
 pub use writer::{Added, DiskSource, PointWriter, Sink};
@@ -53,6 +55,7 @@ use archive_writer::ArchiveWriter;
 use archives::Archived;
 use folder::Folder;
 use partial::Partial;
+use point::Kind;
 use script::Script;
 use snapshots::Snapshots;
 
@@ -98,87 +101,6 @@ pub struct Intent {
 pub fn is_partial(path: &Path, domain: &str) -> bool {
     let file = path.file_name().and_then(|file| file.to_str());
     matches!(file.and_then(|file| name::parse(domain, file)), Some(name::Known::Partial(_)))
-}
-
-/// A restore point, as far as its file name and metadata describe it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Point {
-    /// Name of the domain.
-    pub domain: String,
-    /// Time of the backup. For an archive of the legacy script: its modification time, or the date inside if that
-    /// contradicts it.
-    pub id: PointId,
-    /// Length of the archive in bytes; for a snapshot, what it added to the repository.
-    pub bytes: u64,
-    guest: Option<Uuid>,
-    protected: bool,
-    path: PathBuf,
-    kind: Kind,
-}
-
-/// The program that made a restore point.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// kvmbackup, as an archive.
-    Archive,
-    /// kvmbackup, as a snapshot of a repository.
-    Snapshot {
-        /// Its ID.
-        id: Id,
-    },
-    /// The legacy script. Such a point is never removed.
-    Script {
-        /// The number at the end of `NAME.tar.gz.1`; 0 for `NAME.tar.gz`.
-        rotation: u32,
-    },
-}
-
-impl Point {
-    /// Whether an operator protected it from being removed.
-    pub fn is_protected(&self) -> bool {
-        self.protected
-    }
-
-    /// UUID of the guest, if it is known without opening the point.
-    pub fn guest(&self) -> Option<Uuid> {
-        self.guest
-    }
-
-    /// Path of the file.
-    pub fn location(&self) -> &Path {
-        &self.path
-    }
-
-    /// The program that made it, as `list` shows it: `kvmbackup`, or `seed` for the legacy script.
-    pub fn origin(&self) -> &'static str {
-        match self.kind {
-            Kind::Archive | Kind::Snapshot { .. } => "kvmbackup",
-            Kind::Script { .. } => "seed",
-        }
-    }
-
-    /// Why it is never removed; `None` if it may be.
-    pub fn kept_because(&self) -> Option<&'static str> {
-        match self.kind {
-            Kind::Archive | Kind::Snapshot { .. } => self.protected.then_some("protected"),
-            Kind::Script { .. } => Some("made by the legacy script: never removed"),
-        }
-    }
-
-    /// A point without a file.
-    #[cfg(test)]
-    pub fn sample(domain: &str, bytes: u64) -> Point {
-        let id = PointId::at(DateTime::UNIX_EPOCH);
-        Point {
-            domain: domain.to_owned(),
-            id,
-            bytes,
-            guest: None,
-            protected: false,
-            path: "/b/a".into(),
-            kind: Kind::Archive,
-        }
-    }
 }
 
 /// What a repository contains.

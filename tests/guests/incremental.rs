@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::lab::{Disk, Guest, Lab, Program, Report, qemu_img, virsh};
+use crate::lab::{DEADLINE, Disk, Guest, Lab, Program, Report, qemu_img, virsh, wait_until};
 use crate::steps;
 use kvmbackup::sys::step::Step;
 use serde_json::{Value, json};
@@ -162,12 +162,9 @@ fn disk_whose_changes_are_not_known_is_read_whole_once() {
 
     // QEMU is killed: the bitmap is inconsistent.
     scene.guest.destroy();
-    let pid = start_and_find_qemu(&scene.guest);
+    scene.guest.start_paused();
     scene.guest.write("vda", 0x55, 11 * MIB, UNIT);
-    kill(&pid);
-    while scene.guest.state() != "shut off" {
-        std::thread::yield_now();
-    }
+    kill_qemu(&scene.guest);
     scene.expect_whole("refused");
     scene.guest.start_paused();
     again("no_checkpoint");
@@ -189,13 +186,33 @@ fn disk_whose_changes_are_not_known_is_read_whole_once() {
     scene.program.restic(&["check", "--read-data"]);
 }
 
-fn start_and_find_qemu(guest: &Guest) -> String {
-    guest.start_paused();
-    fs::read_to_string(format!("/run/libvirt/qemu/{}.pid", guest.name())).unwrap().trim().to_owned()
+/// Kills the QEMU of a guest, as a power failure would.
+fn kill_qemu(guest: &Guest) {
+    let pid = fs::read_to_string(format!("/run/libvirt/qemu/{}.pid", guest.name())).unwrap();
+    assert!(Command::new("kill").args(["-9", pid.trim()]).status().unwrap().success());
+    wait_until(DEADLINE, "the guest to be off", || guest.state() == "shut off");
 }
 
-fn kill(pid: &str) {
-    assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
+#[test]
+fn disk_whose_base_image_was_written_is_read_whole() {
+    let base = Disk::qcow2("vda").file("base.qcow2");
+    let lab = Lab::new();
+    let maker = lab.guest("incremental-base").disk(base).paused();
+    maker.write("vda", 0x11, MIB, 8 * MIB);
+    maker.destroy();
+    let below = maker.disk_source("vda").unwrap();
+    let guest = lab.guest("incremental-above").disk(Disk::qcow2("vda").backing(&below)).paused();
+    guest.write("vda", 0x22, 2 * MIB, UNIT);
+    let program = Program::new(&lab).domain(guest.name(), json!({})).in_repository();
+    let scene = Scene { lab, guest, program };
+    scene.expect_whole("first");
+    let disks = scene.backup();
+    assert_eq!(disks["vda"]["read_bytes"], 0, "{disks:#}");
+
+    // As when an operator updates the template below a guest.
+    scene.guest.destroy();
+    maker.write_while_off("vda", 0x33, 5 * MIB, UNIT);
+    scene.expect_whole("replaced");
 }
 
 #[test]
@@ -298,11 +315,8 @@ fn checkpoints_are_listed_and_removed_from_a_guest_that_runs_or_is_off() {
     virsh(&["checkpoint-delete", name, "foreign"]);
     scene.expect_whole("no_checkpoint");
     scene.guest.destroy();
-    let pid = start_and_find_qemu(&scene.guest);
-    kill(&pid);
-    while scene.guest.state() != "shut off" {
-        std::thread::yield_now();
-    }
+    scene.guest.start_paused();
+    kill_qemu(&scene.guest);
     let image = scene.guest.disk_source("vda").unwrap();
     command("remove");
     // Nothing keeps the operator from changing the guest.

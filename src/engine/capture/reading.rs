@@ -58,14 +58,19 @@ impl Capture<'_> {
             nbd::Server::start(&chain, &socket, SERVER_TIMEOUT, options)
         };
         // A server with an unusable bitmap ends at once.
-        let server = match self.tracking.since(&disk.target) {
-            Some(bitmap) => start(Some(bitmap)).or_else(|error| {
+        let (server, is_refused) = match self.tracking.since(&disk.target).map(|bitmap| start(Some(bitmap))) {
+            Some(Ok(server)) => (server, false),
+            Some(Err(error)) => {
                 tracing::warn!(disk = disk.target, "cannot read only what changed: {error}");
-                start(None)
-            })?,
-            None => start(None)?,
+                (start(None)?, true)
+            }
+            None => (start(None)?, false),
         };
         let client = nbd::Client::connect(server.socket(), "", SERVER_TIMEOUT)?;
+        if is_refused {
+            let why_whole = Some(WholeRead::Refused);
+            return Ok(Reading { client, changed: None, why_whole, server: Some(server) });
+        }
         self.with_changes(disk, (&socket, ""), client, Some(server))
     }
 

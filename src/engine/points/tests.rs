@@ -100,7 +100,7 @@ fn points_of_twenty_guests_in_a_repository_are_listed() {
 }
 
 #[test]
-#[ignore = "slow: 30,000 restore points"]
+#[ignore = "soak: 30,000 restore points"]
 fn points_of_a_thousand_guests_in_a_repository_are_listed() {
     list_of_a_fleet(1000);
 }

@@ -212,6 +212,27 @@ impl Drop for Loop {
 }
 
 #[test]
+fn changes_since_a_bitmap_are_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.qcow2");
+    let image = qcow2(&path, "64M", &["write -P 1 0 1M"]);
+    run("qemu-img", &["bitmap", "--add", "-f", "qcow2", path.to_str().unwrap(), "since"]);
+    write(&path, &["write -P 2 3M 64k", "write -P 2 3211264 64k", "discard 0 64k"]);
+    let start = |bitmap| {
+        let options = Options { bitmap: Some(bitmap), ..Options::default() };
+        Server::start(&[image.clone()], &dir.path().join("socket"), PATIENCE, options)
+    };
+    let server = start("since").unwrap();
+    let changed = |bitmap: &str| Client::changed(server.socket(), "", bitmap, PATIENCE);
+    assert_eq!(changed("since").unwrap(), [extent(0, 64 << 10), extent(3 << 20, 128 << 10)]);
+    assert!(matches!(changed("other"), Err(Error::NoBitmap { .. })));
+    // The data is the same as without the bitmap.
+    compare(dir.path(), &mut connect(&server), &path, "qcow2");
+    server.finish().unwrap();
+    assert!(matches!(start("other"), Err(Error::Ended { .. })));
+}
+
+#[test]
 fn a_block_device_is_read() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("disk.img");

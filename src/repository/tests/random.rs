@@ -225,7 +225,7 @@ fn any_sequence_of_changes_and_backups_leaves_correct_points() {
 }
 
 #[test]
-#[ignore = "slow: 300 sequences, each step checked by restic"]
+#[ignore = "soak: 300 sequences, each step checked by restic"]
 fn three_hundred_sequences_leave_correct_points_after_every_step() {
     (1000..1300).for_each(|seed| sequence(seed, true));
 }
