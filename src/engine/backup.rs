@@ -18,9 +18,9 @@ use super::context::{Context, Run};
 use super::phases::{GuestAgent, Phases};
 use super::prune::Rotate;
 use super::verified::Verified;
-use super::{Error, points, ready, recover, target};
-use crate::config::DomainSettings;
-use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Outcome, Span};
+use super::{Error, chain, points, ready, recover, target};
+use crate::config::{DomainSettings, MethodChoice};
+use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Method, Outcome, Span};
 use crate::plan;
 
 mod copy;
@@ -75,27 +75,41 @@ impl Backup<'_> {
         may_begin(self.context)?;
         self.outcome.wanted = Some(self.settings.wanted(&self.id.name));
         self.phases.enter(Span::Domain)?;
+        let mut usual = (self.context.run.settings.usual_method(), None);
         for _ in 1..ATTEMPTS {
-            match self.attempt() {
-                // What could not be released keeps its journal entry, and a second attempt would use the same names.
-                Err(error @ Error::Changed { .. }) if self.outcome.leftovers.is_empty() => {
-                    tracing::warn!(domain = self.id.name, "{error}; starting again");
-                    let DomainOutcome { domain, uuid, job, wanted, .. } = &self.outcome;
-                    let (job, wanted) = (job.clone(), *wanted);
-                    self.outcome = DomainOutcome { job, wanted, ..DomainOutcome::new(domain, *uuid) };
-                }
+            let result = self.attempt(&usual);
+            // What could not be released keeps its journal entry, and a second attempt would use the same names.
+            let error = match result {
+                Err(error) if self.outcome.leftovers.is_empty() => error,
                 other => return other,
+            };
+            match &error {
+                Error::Changed { .. } => {}
+                // Reading the whole disk is better than no backup.
+                Error::PullRefused(refused) if self.settings.method == MethodChoice::Auto && usual.1.is_none() => {
+                    usual = (Method::Snapshot, Some(format!("snapshot: the backup job failed: {}", chain(refused))));
+                }
+                _ => return Err(error),
             }
+            tracing::warn!(domain = self.id.name, "{}; starting again", chain(&error));
+            let DomainOutcome { domain, uuid, job, wanted, .. } = &self.outcome;
+            let (job, wanted) = (job.clone(), *wanted);
+            self.outcome = DomainOutcome { job, wanted, ..DomainOutcome::new(domain, *uuid) };
         }
-        self.attempt()
+        self.attempt(&usual)
     }
 
-    fn attempt(&mut self) -> Result<(), Error> {
+    /// Captures and saves the domain once. `usual` is the method of `auto` unless a disk needs another one, and why it
+    /// is not that of the settings.
+    fn attempt(&mut self, (usual, reason): &(Method, Option<String>)) -> Result<(), Error> {
         let Context { run: &Run { settings, hypervisor, journal, cancel, .. }, store, .. } = *self.context;
         may_begin(self.context)?;
         ready::wait_for_jobs(hypervisor, self.id)?;
         let domain = hypervisor.describe(self.id)?;
-        let plan = plan::capture(&domain, self.settings, settings.usual_method())?;
+        let mut plan = plan::capture(&domain, self.settings, *usual)?;
+        if plan.method == *usual && reason.is_some() {
+            plan.method_reason.clone_from(reason);
+        }
         self.outcome.method = Some(plan.method);
         self.phases.method(plan.method);
         self.outcome.method_reason.clone_from(&plan.method_reason);

@@ -284,6 +284,7 @@ fn begin_pull(
             Err(error) if error.kind() == Kind::Other && tracking.request_less() => {
                 tracing::warn!(domain = domain.name, "trying again without a bitmap: {}", chain_text(&error));
             }
+            Err(error) if error.kind() == Kind::Other => return Err(Error::PullRefused(error)),
             result => return result.map_err(Error::Snapshot),
         }
     }

@@ -22,6 +22,9 @@ pub enum Error {
     /// The snapshot or the backup job could not be started.
     #[error(transparent)]
     Snapshot(hypervisor::Error),
+    /// libvirt or QEMU refused the backup job, even without bitmaps. Nothing was started.
+    #[error(transparent)]
+    PullRefused(hypervisor::Error),
     /// The domain cannot be captured as configured.
     #[error(transparent)]
     Refused(#[from] plan::Refusal),
@@ -284,7 +287,7 @@ impl Error {
         match self {
             Error::Store(error) => error.hint(),
             error if error.is_target_stall() => Some(Stalled::HINT.into()),
-            Error::Hypervisor(error) | Error::Snapshot(error) => error.hint(),
+            Error::Hypervisor(error) | Error::Snapshot(error) | Error::PullRefused(error) => error.hint(),
             Error::Quiesce { source } => source.hint().or_else(|| Some(UNFROZEN.into())),
             Error::Refused(refusal) => refusal.hint(),
             Error::Read { source, .. } => source.hint(),
@@ -375,7 +378,7 @@ impl Error {
             error if error.is_target_stall() => FailureReason::Timeout,
             Error::Hook { .. } | Error::HookFailed { .. } | Error::Skipped { .. } => FailureReason::Hook,
             Error::Quiesce { .. } | Error::StillFrozen { .. } => FailureReason::Quiesce,
-            Error::Snapshot(_) | Error::OverlaySpace { .. } => FailureReason::Snapshot,
+            Error::Snapshot(_) | Error::PullRefused(_) | Error::OverlaySpace { .. } => FailureReason::Snapshot,
             Error::Store(error) if error.is_damage() => FailureReason::Verify,
             Error::Read { .. }
             | Error::Unreadable { .. }

@@ -14,6 +14,7 @@ use crate::config::glob;
 use crate::model::command::{quoted, typed};
 use crate::model::{Consistency, DiskOutcome, Failure, Method, NotSaved, PointId, SkippedDisk};
 use crate::store::{self, Domains, Manifest, Point, PointReader, Store};
+use crate::sys::at_once::at_once;
 use crate::sys::signals::Cancel;
 
 /// How many restore points an error names.
@@ -98,8 +99,8 @@ pub fn list(store: &Store, state_dir: &Path, domains: &[String]) -> Result<(Vec<
         |error: &Error| tracing::warn!("cannot read when restore points were verified: {}", super::chain(error));
     let verified = Verified::load(state_dir).inspect_err(unknown).unwrap_or_default();
     let found = found(store, domains)?;
-    let points = found.domains.iter().flat_map(|(_, points)| points);
-    Ok((points.map(|point| info(point, &verified, store)).collect(), found.failures))
+    let points: Vec<Point> = found.domains.into_iter().flat_map(|(_, points)| points).collect();
+    Ok((at_once(&points, |point| info(point, &verified, store)), found.failures))
 }
 
 /// Finds the requested restore point.
@@ -133,11 +134,10 @@ pub(super) fn found(store: &Store, domains: &[String]) -> Result<Found, Error> {
         asked => named(store, asked)?,
     };
     let mut found = Found { domains: Vec::new(), failures: names.failures.into_iter().map(failure).collect() };
-    for domain in names.names {
-        match store.points(&domain) {
+    for (domain, points) in store.points_of(names.names)? {
+        match points {
             Ok(points) if points.is_empty() && !domains.is_empty() => return Err(none_of(store, &domain)?),
             Ok(points) => found.domains.push((domain, points)),
-            Err(error) if error.is_stall() => return Err(error.into()),
             Err(error) => found.failures.push(failure(error)),
         }
     }

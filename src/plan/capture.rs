@@ -17,7 +17,7 @@ use disk::{DiskVerdict, Live};
 pub struct CapturePlan {
     /// [`Method::Direct`] if the domain is off or the guest can change none of the disks.
     pub method: Method,
-    /// Why `auto` did not choose a snapshot.
+    /// Why `auto` did not choose its usual method.
     pub method_reason: Option<String>,
     /// In the order of the XML; empty if only the definition is backed up.
     pub disks: Vec<PlannedDisk>,

@@ -1,13 +1,16 @@
 //! Defines snapshots as restic writes them; a snapshot makes a tree a restore point. Must not know domains, except by
 //! name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Id, Kind, Object, Repository};
+use super::{Error, Id, JsonCache, Kind, Object, Repository};
+use crate::sys::at_once::at_once;
 
 /// Tag of the restore points of this program.
 pub const TAG: &str = "kvmbackup";
@@ -118,13 +121,14 @@ impl SnapshotList {
     ///
     /// # Errors
     /// If the snapshots cannot be listed.
-    pub fn update(&mut self, repository: &Repository) -> Result<(), Error> {
+    fn update(&mut self, repository: &Repository, cache: &JsonCache) -> Result<(), Error> {
         let current: BTreeSet<Id> = repository.list(Kind::Snapshot)?.into_iter().map(|(id, _)| id).collect();
         self.found.retain(|(id, _)| current.contains(id));
         self.failures.clear();
         let known: BTreeSet<Id> = self.found.iter().map(|(id, _)| *id).collect();
-        for id in current.difference(&known) {
-            match repository.snapshot(*id) {
+        let new: Vec<Id> = current.difference(&known).copied().collect();
+        for (id, read) in new.iter().zip(at_once(&new, |id| repository.cached_snapshot(*id, cache))) {
+            match read {
                 Ok(Some(snapshot)) => self.found.push((*id, snapshot)),
                 // It was removed after the listing.
                 Ok(None) => {}
@@ -133,19 +137,56 @@ impl SnapshotList {
             }
         }
         self.found.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
+        let trees: HashSet<Id> = self.found.iter().map(|(_, snapshot)| snapshot.tree).collect();
+        cache.keep_only(&current.into_iter().collect::<HashSet<Id>>() | &trees);
         Ok(())
     }
 }
 
-impl Repository {
-    /// All snapshots, including those of restic itself.
+/// The snapshots of a repository as this process knows them, and the cache with those that earlier ones knew.
+#[derive(Debug)]
+pub struct KnownSnapshots {
+    list: Mutex<SnapshotList>,
+    /// The cache.
+    pub cache: JsonCache,
+}
+
+impl KnownSnapshots {
+    /// Opens the cache in this directory.
+    pub fn open(repository: &Repository, cache: &Path) -> KnownSnapshots {
+        KnownSnapshots { list: Mutex::default(), cache: JsonCache::open(repository, cache) }
+    }
+
+    /// All snapshots, including those of restic itself. Brings the list up to date.
     ///
     /// # Errors
     /// If the snapshots cannot be listed.
-    pub fn snapshots(&self) -> Result<SnapshotList, Error> {
-        let mut snapshots = SnapshotList::default();
-        snapshots.update(self)?;
-        Ok(snapshots)
+    pub fn update(&self, repository: &Repository) -> Result<MutexGuard<'_, SnapshotList>, Error> {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.update(repository, &self.cache)?;
+        Ok(list)
+    }
+}
+
+impl Repository {
+    /// All snapshots, without a cache.
+    #[cfg(test)]
+    pub fn uncached_snapshots(&self) -> Result<SnapshotList, Error> {
+        let mut list = SnapshotList::default();
+        list.update(self, &JsonCache::open(self, Path::new("/nowhere")))?;
+        Ok(list)
+    }
+
+    /// As [`Repository::snapshot`]. One in the cache may no longer exist.
+    pub fn cached_snapshot(&self, id: Id, cache: &JsonCache) -> Result<Option<Snapshot>, Error> {
+        if let Some(cached) = cache.get(&id).and_then(|json| serde_json::from_slice(&json).ok()) {
+            return Ok(Some(cached));
+        }
+        let read = self.snapshot(id)?;
+        if let Some(json) = read.as_ref().and_then(|snapshot| serde_json::to_vec(snapshot).ok()) {
+            cache.add(id, json);
+        }
+        Ok(read)
     }
 
     /// A snapshot; `None` if it does not exist.
@@ -211,7 +252,7 @@ mod tests {
         restic.run(&["backup", "--host", "other", "file"]);
         let damaged = Object::new(Kind::Snapshot, Id::of(b"damaged"));
         repository.put(damaged, b"damaged".to_vec()).unwrap();
-        let snapshots = repository.snapshots().unwrap();
+        let snapshots = repository.uncached_snapshots().unwrap();
         assert_eq!(snapshots.found[0], (id, ours));
         assert!(snapshots.found[1].1.hostname == "other" && !snapshots.found[1].1.is_ours());
         assert!(snapshots.failures.len() == 1 && snapshots.failures[0].to_string().contains(&damaged.to_string()));

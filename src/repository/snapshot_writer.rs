@@ -15,7 +15,7 @@ use super::blobs::Blobs;
 use super::catalog::Catalog;
 use super::fetch::Fetcher;
 use super::lock::{SharedLock, Timing};
-use super::snapshot::{Snapshot, Summary};
+use super::snapshot::{KnownSnapshots, Snapshot, Summary};
 use super::tree::{Node, Tree, is_component};
 use super::walk::{Files, walk};
 use super::{Error, Id, Kind, Object, Repository, snapshot};
@@ -44,6 +44,8 @@ pub struct About {
 pub struct WriteOptions {
     /// Directory of the cache.
     pub cache: PathBuf,
+    /// What is known of the snapshots.
+    pub known: Arc<KnownSnapshots>,
     /// Maximum number of compression threads.
     pub threads: usize,
     /// Times of the lock protocol.
@@ -91,7 +93,7 @@ impl SnapshotWriter {
         let lock = SharedLock::take(repository, options.timing, &options.cancel)?;
         let catalog = Arc::new(Catalog::open(repository, &options.cache)?);
         let fetcher = Fetcher::new(repository, &catalog);
-        let parent = find_parent(&fetcher, &about)?;
+        let parent = find_parent(&fetcher, &about, &options.known)?;
         let blobs = Blobs::new(repository, &catalog, options.threads)?;
         let (repository, root, summary) = (repository.clone(), Dir::new(), Summary::default());
         Ok(SnapshotWriter { about, began, repository, fetcher, blobs, parent, root, summary, lock })
@@ -276,9 +278,9 @@ impl SnapshotWriter {
 }
 
 /// The newest restore point of the same domain whose directories can be read.
-fn find_parent(fetcher: &Fetcher, about: &About) -> Result<Option<Parent>, Error> {
-    let snapshots = fetcher.repository().snapshots()?;
-    let own = snapshots.found.into_iter().rev().filter(|(_, snapshot)| snapshot.is_of(&about.domain, &about.tags));
+fn find_parent(fetcher: &Fetcher, about: &About, known: &KnownSnapshots) -> Result<Option<Parent>, Error> {
+    let is_own = |(_, snapshot): &&(Id, Snapshot)| snapshot.is_of(&about.domain, &about.tags);
+    let own: Vec<_> = known.update(fetcher.repository())?.found.iter().rev().filter(is_own).cloned().collect();
     for (id, snapshot) in own {
         match walk(fetcher, id, &snapshot) {
             Ok(files) => return Ok(Some(Parent { id, files, facts: snapshot.facts })),

@@ -24,12 +24,12 @@ mod trial;
 mod whose;
 mod writer;
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use uuid::Uuid;
 
 pub use contents::{Contents, SavedDisk};
 pub use error::Error;
@@ -44,8 +44,8 @@ pub use crate::archive::manifest::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
 };
 pub use crate::archive::salvage::{Remains, Salvage, Trust};
-use crate::model::{Codec, DomainRef, PointId};
-use crate::repository::{self, Id, Packs};
+use crate::model::{Codec, DomainRef};
+use crate::repository::{self, Packs};
 use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
@@ -117,6 +117,9 @@ pub struct Inventory {
     /// Bytes of all objects.
     pub stored_bytes: u64,
 }
+
+/// Domains with their restore points, oldest first, or why their directory could not be read.
+pub type PointsByDomain = Vec<(String, Result<Vec<Point>, Error>)>;
 
 /// The domains with a directory in a target.
 #[derive(Debug)]
@@ -255,6 +258,28 @@ impl Store {
             Some(snapshots) => snapshots.points(&domain),
             None => self.call(move |folder| folder.points(&domain)),
         }
+    }
+
+    /// The restore points of these domains.
+    ///
+    /// # Errors
+    /// The target hangs, or the snapshots cannot be listed.
+    pub fn points_of(&self, domains: Vec<String>) -> Result<PointsByDomain, Error> {
+        if let Some(snapshots) = &self.snapshots {
+            // Listed once for all domains, because a listing costs time for every restore point.
+            let wanted: HashSet<&str> = domains.iter().map(String::as_str).collect();
+            let mut found = snapshots.points_by_domain(|name| wanted.contains(name))?;
+            let points = |name: String| {
+                let points = found.remove(&name).unwrap_or_default();
+                (name, Ok(points))
+            };
+            return Ok(domains.into_iter().map(points).collect());
+        }
+        let points = |name: String| match self.points(&name) {
+            Err(error) if error.is_stall() => Err(error),
+            points => Ok((name, points)),
+        };
+        domains.into_iter().map(points).collect()
     }
 
     /// Begins a restore point of a domain. `note` receives the temporary path of an archive before the file is created;

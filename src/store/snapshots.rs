@@ -9,10 +9,10 @@ mod reader;
 mod tests;
 mod writer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use chrono::{TimeDelta, Timelike};
@@ -24,8 +24,8 @@ pub(super) use writer::{SnapshotPoint, disk_member};
 use super::{Domains, Error, Intent, Inventory, Kind, Point, name};
 use crate::model::{BucketUrl, DomainRef, PointId};
 use crate::repository::{
-    self, About, Catalog, Id, Local, Object, Packs, Place, Repository, S3, S3Keys, SharedLock, Snapshot, SnapshotList,
-    SnapshotWriter, Timing, WriteOptions,
+    self, About, Catalog, Id, KnownSnapshots, Local, Object, Packs, Place, Repository, S3, S3Keys, SharedLock,
+    Snapshot, SnapshotList, SnapshotWriter, Timing, WriteOptions,
 };
 use crate::sys::opened;
 use crate::sys::patience::Patience;
@@ -162,12 +162,12 @@ pub(super) struct Snapshots {
     patience: Patience,
     opened: OnceLock<Repository>,
     catalog: OnceLock<Arc<Catalog>>,
-    known: Mutex<SnapshotList>,
+    known: OnceLock<Arc<KnownSnapshots>>,
 }
 
 impl Snapshots {
     pub(super) fn new(root: &Path, access: Access, patience: &Patience) -> Snapshots {
-        let (opened, catalog, known) = (OnceLock::new(), OnceLock::new(), Mutex::default());
+        let (opened, catalog, known) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         Snapshots { root: root.to_owned(), access, patience: patience.clone(), opened, catalog, known }
     }
 
@@ -225,9 +225,7 @@ impl Snapshots {
     /// What is known of all snapshots, brought up to date.
     fn list(&self) -> Result<MutexGuard<'_, SnapshotList>, Error> {
         let repository = self.repository()?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.update(repository)?;
-        Ok(known)
+        Ok(self.known(repository).update(repository)?)
     }
 
     /// The domains with a restore point. Snapshots that cannot be read are failures, because they may be of any domain.
@@ -240,13 +238,26 @@ impl Snapshots {
 
     /// The restore points of a domain, oldest first.
     pub(super) fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
+        let mut all = self.points_by_domain(|name| name == domain)?;
+        Ok(all.remove(domain).unwrap_or_default())
+    }
+
+    /// The restore points of these domains, each oldest first.
+    pub(super) fn points_by_domain(
+        &self,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<BTreeMap<String, Vec<Point>>, Error> {
         let known = self.list()?;
-        let own = known.ours().filter(|(_, snapshot)| snapshot.hostname == domain);
-        let mut points: Vec<Point> = own.map(|(id, snapshot)| point(&self.root, *id, snapshot)).collect();
-        // Both snapshots exist if a change of protection was interrupted. Until it is repeated, the point is protected.
-        points.sort_by_key(|point| (point.id, !point.protected));
-        points.dedup_by_key(|point| point.id);
-        Ok(points)
+        let mut found = BTreeMap::<String, Vec<Point>>::new();
+        for (id, snapshot) in known.ours().filter(|(_, snapshot)| is_wanted(&snapshot.hostname)) {
+            found.entry(snapshot.hostname.clone()).or_default().push(point(&self.root, *id, snapshot));
+        }
+        for points in found.values_mut() {
+            // Both snapshots exist if a change of protection was interrupted. Until it is repeated, the point is protected.
+            points.sort_by_key(|point| (point.id, !point.protected));
+            points.dedup_by_key(|point| point.id);
+        }
+        Ok(found)
     }
 
     /// Counts and measures what is stored.
@@ -282,6 +293,7 @@ impl Snapshots {
         };
         let options = WriteOptions {
             cache: self.access.cache_dir.clone(),
+            known: self.known(repository).clone(),
             threads: intent.threads,
             timing: Timing::waiting(WRITER_WAIT),
             cancel: intent.cancel.clone(),
@@ -293,13 +305,14 @@ impl Snapshots {
     /// Opens a restore point for reading.
     pub(super) fn open(&self, id: Id, path: &Path, cancel: &Cancel) -> Result<SavedSnapshot, Error> {
         let repository = self.repository()?;
-        let snapshot = repository.snapshot(id)?.ok_or_else(|| Error::File {
-            action: "open",
-            path: path.to_owned(),
-            source: std::io::ErrorKind::NotFound.into(),
-        })?;
-        let listed = self.catalog(repository)?;
-        Ok(SavedSnapshot::new((repository, listed), &self.access.cache_dir, (id, snapshot), path, cancel))
+        let known = self.known(repository);
+        let snapshot = repository.cached_snapshot(id, &known.cache)?.ok_or_else(|| reader::missing(path))?;
+        let known = (self.catalog(repository)?, known.clone());
+        Ok(SavedSnapshot::new((repository, known), &self.access.cache_dir, (id, snapshot), path, cancel))
+    }
+
+    fn known(&self, repository: &Repository) -> &Arc<KnownSnapshots> {
+        self.known.get_or_init(|| Arc::new(KnownSnapshots::open(repository, &self.access.cache_dir)))
     }
 
     /// The blobs of the repository when this process first needed them.

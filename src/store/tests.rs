@@ -9,7 +9,7 @@ use super::*;
 const ZSTD: Codec = Codec::Zstd(3);
 
 fn time(id: &str) -> DateTime<Utc> {
-    id.parse::<PointId>().unwrap().time()
+    id.parse::<crate::model::PointId>().unwrap().time()
 }
 
 fn store() -> (tempfile::TempDir, Store) {

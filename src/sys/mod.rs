@@ -1,5 +1,6 @@
 //! Services of the operating system: files, locks, processes, signals, space. Must not know backups.
 
+pub mod at_once;
 pub mod buffer;
 pub mod bulk;
 pub mod durable;

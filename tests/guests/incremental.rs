@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::lab::{DEADLINE, Disk, Guest, Lab, Program, Report, qemu_img, virsh, wait_until};
+use crate::lab::{DEADLINE, Disk, Guest, Host, Lab, Program, Report, qemu_img, virsh, wait_until};
 use crate::steps;
 use kvmbackup::sys::step::Step;
 use serde_json::{Value, json};
@@ -191,6 +191,28 @@ fn kill_qemu(guest: &Guest) {
     let pid = fs::read_to_string(format!("/run/libvirt/qemu/{}.pid", guest.name())).unwrap();
     assert!(Command::new("kill").args(["-9", pid.trim()]).status().unwrap().success());
     wait_until(DEADLINE, "the guest to be off", || guest.state() == "shut off");
+}
+
+#[test]
+fn guest_whose_backup_job_is_refused_is_saved_with_a_snapshot() {
+    let lab = Lab::new();
+    // As if QEMU had no backup jobs.
+    let host = Host::with(&lab, "capability_filters = [ \"incremental-backup\" ]");
+    host.on(|| {
+        let guest = lab.guest("incremental-refused").disk(Disk::qcow2("vda")).paused();
+        guest.write("vda", 0x11, MIB, 8 * MIB);
+        let program = Program::new(&lab).domain(guest.name(), json!({})).in_repository();
+        let report = program.backup_well();
+        let saved = report.domain(guest.name());
+        assert_eq!(saved["method"], "snapshot");
+        let reason = saved["method_reason"].as_str().unwrap();
+        assert!(reason.starts_with("snapshot: the backup job failed: "), "{reason}");
+
+        // The operator insists.
+        let program = Program::new(&lab).domain(guest.name(), json!({"method": "pull"})).in_repository();
+        let report = program.backup();
+        assert_eq!(report.domain(guest.name())["outcome"], "failed");
+    });
 }
 
 #[test]

@@ -107,10 +107,9 @@ fn points(
         let (mut found, now) = (BTreeMap::new(), Utc::now());
         let domains = store.domains()?;
         domains.failures.iter().for_each(warn);
-        for domain in domains.names {
-            let points = match store.points(&domain) {
+        for (domain, points) in store.points_of(domains.names)? {
+            let points = match points {
                 Ok(points) => points,
-                Err(error) if error.is_stall() => return Err(error),
                 Err(error) => {
                     warn(&error);
                     found.insert(domain, None);

@@ -69,7 +69,7 @@ fn writer_killed_at_any_change_leaves_a_valid_repository() {
         // The lock remains, as after a kill, but its PID exists: it is that of this test.
         scene.restic.run(&["unlock", "--remove-all"]);
         scene.restic.run(&["check", "--read-data"]);
-        let found = scene.repository.snapshots().unwrap();
+        let found = scene.repository.uncached_snapshots().unwrap();
         assert!(found.failures.is_empty() && found.found[0] == old);
         // A restore point exists only after its snapshot is stored.
         assert_eq!(found.found.len() - 1, usize::from(written.is_ok()), "after {changes} changes");

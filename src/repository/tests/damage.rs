@@ -8,7 +8,7 @@ const FIRST: &str = "2026-11-30T02:00:00Z";
 
 /// Reads the restore point in every way; returns the errors, or none if it is undamaged.
 fn read(scene: &Scene, image: &Image) -> Vec<Error> {
-    let snapshots = match scene.repository.snapshots() {
+    let snapshots = match scene.repository.uncached_snapshots() {
         Ok(snapshots) => snapshots,
         Err(error) => return vec![error],
     };

@@ -23,7 +23,7 @@ fn saved_data_is_read_by_this_program_and_by_restic() {
         scene.restic.run(&["restore", "latest", "--target", "restored"]);
         assert!(read_file(&scene, "restored/web 1/disks/vda.raw") == image.bytes);
         assert_eq!(read_file(&scene, "restored/web 1/nvram/web <1>_VARS.fd"), [0; 3000]);
-        let found = &scene.repository.snapshots().unwrap().found;
+        let found = &scene.repository.uncached_snapshots().unwrap().found;
         assert_eq!(found, &[point]);
         assert_eq!(scene.repository.list(Kind::Lock).unwrap(), []);
     }
@@ -103,7 +103,7 @@ fn restore_point_costs_only_its_changes_and_does_not_need_its_parent() {
     assert!(listed.contains("2026-11-30 02:00:00 /web/domain.xml"), "an unchanged file keeps its time: {listed}");
     assert!(listed.contains("2026-12-01 02:00:00 /web/disks/vda.raw"), "{listed}");
     scene.restic.run(&["forget", "--group-by", "host,tags", "--keep-last", "1", "--prune"]);
-    assert_eq!(scene.repository.snapshots().unwrap().found, std::slice::from_ref(&new));
+    assert_eq!(scene.repository.uncached_snapshots().unwrap().found, std::slice::from_ref(&new));
     assert!(scene.open(old.0, &old.1).is_err(), "the directories of the point were pruned");
     scene.restic.run(&["check", "--read-data"]);
     scene.expect(&new, &second);
@@ -141,7 +141,7 @@ fn files_saved_by_restic_are_readable() {
     std::fs::write(scene.restic.path("web/disks/vda.raw"), &image.bytes).unwrap();
     let archive = scene.restic.path("web");
     scene.restic.run(&["backup", "--tag", "kvmbackup", archive.to_str().unwrap()]);
-    let (id, snapshot) = scene.repository.snapshots().unwrap().found.pop().unwrap();
+    let (id, snapshot) = scene.repository.uncached_snapshots().unwrap().found.pop().unwrap();
     assert!(matches!(scene.open(id, &snapshot), Err(Error::Suspect { .. })), "the path is not that of a domain");
     // Use the first directory of that path like that of a domain.
     let root = archive.iter().nth(1).unwrap().to_str().unwrap();
@@ -185,6 +185,6 @@ fn invalid_names_and_data_are_refused() {
     assert!(writer.disk::<Error>("disk", &Disk { size: u64::MAX, ..Disk::default() }, &mut |_, _| Ok(())).is_err());
     let facts = serde_json::Value::String("x".repeat(100_000));
     assert!(writer.commit(Some(facts)).is_err());
-    assert!(scene.repository.snapshots().unwrap().found.is_empty());
+    assert!(scene.repository.uncached_snapshots().unwrap().found.is_empty());
     assert_eq!(scene.repository.list(Kind::Lock).unwrap(), [], "the lock is removed");
 }

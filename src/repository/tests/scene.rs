@@ -69,7 +69,7 @@ impl Scene {
     pub fn new() -> Scene {
         let restic = Restic::new();
         let repository = Repository::init(restic.place(), Restic::PASSWORD).unwrap();
-        let options = options(&restic);
+        let options = options(&restic, &repository);
         Scene { restic, repository, options }
     }
 
@@ -78,7 +78,7 @@ impl Scene {
         let restic = Restic::new();
         restic.run(&["init", "--repository-version", "2"]);
         let repository = Repository::open(restic.place(), Restic::PASSWORD).unwrap();
-        let options = options(&restic);
+        let options = options(&restic, &repository);
         Scene { restic, repository, options }
     }
 
@@ -113,9 +113,11 @@ impl Scene {
     }
 }
 
-fn options(restic: &Restic) -> WriteOptions {
+fn options(restic: &Restic, repository: &Repository) -> WriteOptions {
     let timing = Timing { second_look: Duration::from_millis(1), ..Timing::waiting(Duration::ZERO) };
-    WriteOptions { cache: restic.path("cache"), threads: 2, timing, cancel: Cancel::default() }
+    let cache = restic.path("cache");
+    let known = Arc::new(KnownSnapshots::open(repository, &cache));
+    WriteOptions { cache, known, threads: 2, timing, cancel: Cancel::default() }
 }
 
 pub fn about(domain: &str, time: &str) -> About {

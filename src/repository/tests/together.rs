@@ -46,7 +46,7 @@ fn writer_whose_lock_was_removed_makes_no_point() {
     let writer = scene.begin("web", FIRST).unwrap();
     scene.restic.run(&["unlock", "--remove-all"]);
     assert!(matches!(write(writer, &image), Err(Error::LockLost { .. })));
-    assert!(scene.repository.snapshots().unwrap().found.is_empty());
+    assert!(scene.repository.uncached_snapshots().unwrap().found.is_empty());
     scene.restic.run(&["check", "--read-data"]);
 }
 
@@ -61,7 +61,7 @@ fn writer_whose_parent_was_removed_makes_no_point() {
     scene.repository.remove(Object::new(Kind::Snapshot, first)).unwrap();
     let error = write(writer, &image).unwrap_err();
     assert!(matches!(error, Error::ParentGone { parent, .. } if parent == first) && error.hint().is_some());
-    assert!(scene.repository.snapshots().unwrap().found.is_empty());
+    assert!(scene.repository.uncached_snapshots().unwrap().found.is_empty());
     let point = scene.point("web", SECOND, &image);
     scene.expect(&point, &image);
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +13,7 @@ use super::{READER_WAIT, manifest};
 use crate::archive::{self, Manifest};
 use crate::model::Extent;
 use crate::repository::{
-    Catalog, Id, Repository, SharedLock, Snapshot, SnapshotDisk, SnapshotReader, Timing, read_top_file,
+    Catalog, Id, KnownSnapshots, Repository, SharedLock, Snapshot, SnapshotDisk, SnapshotReader, Timing, read_top_file,
 };
 use crate::store::{Contents, Definition, Entry, Error, FileReader, Sink};
 use crate::sys::signals::Cancel;
@@ -28,8 +28,8 @@ pub(in crate::store) struct SavedSnapshot {
     snapshot: Snapshot,
     path: PathBuf,
     cancel: Cancel,
-    /// What the repository contained when the listing began: enough for the manifest.
-    listed: Arc<Catalog>,
+    /// What the repository contained when the listing began: enough for the manifest, if it is not in the cache.
+    known: (Arc<Catalog>, Arc<KnownSnapshots>),
     /// For what only describes the point.
     reader: OnceLock<SnapshotReader>,
     locked: OnceLock<Locked>,
@@ -45,7 +45,7 @@ struct Locked {
 impl SavedSnapshot {
     /// Reads nothing yet: a list of many points needs only their manifests.
     pub(super) fn new(
-        (repository, listed): (&Repository, Arc<Catalog>),
+        (repository, known): (&Repository, (Arc<Catalog>, Arc<KnownSnapshots>)),
         cache_dir: &Path,
         (id, snapshot): (Id, Snapshot),
         path: &Path,
@@ -58,7 +58,7 @@ impl SavedSnapshot {
             snapshot,
             path: path.to_owned(),
             cancel: cancel.clone(),
-            listed,
+            known,
             reader: OnceLock::new(),
             locked: OnceLock::new(),
         }
@@ -85,17 +85,29 @@ impl SavedSnapshot {
             }
             Err(error) => return Err(error.into()),
         };
+        // It may come from the cache, and have been removed since.
+        if self.repository.snapshot(self.id)?.is_none() {
+            return Err(missing(&self.path));
+        }
         let reader = read(&self.repository, &self.cache_dir, (self.id, &self.snapshot), &self.cancel)?;
         Ok(&self.locked.get_or_init(|| Locked { reader, _lock: lock }).reader)
     }
 
     pub(in crate::store) fn manifest(&self) -> Result<Manifest, Error> {
-        let listed = read_top_file(&self.repository, &self.listed, (self.id, &self.snapshot), archive::MANIFEST);
-        let json = match listed {
-            Ok(json) => json,
-            // Another process may have moved it since.
-            Err(error) if !error.is_stall() => self.reader()?.read(archive::MANIFEST)?,
-            Err(error) => return Err(error.into()),
+        let (listed, known) = &self.known;
+        let json = match known.cache.get(&self.snapshot.tree) {
+            Some(json) => json,
+            None => {
+                let snapshot = (self.id, &self.snapshot);
+                let json = match read_top_file(&self.repository, listed, snapshot, archive::MANIFEST) {
+                    Ok(json) => json,
+                    // Another process may have moved it since.
+                    Err(error) if !error.is_stall() => self.reader()?.read(archive::MANIFEST)?,
+                    Err(error) => return Err(error.into()),
+                };
+                known.cache.add(self.snapshot.tree, json.clone());
+                json
+            }
         };
         let joined = manifest::join(&json, self.snapshot.facts.as_ref(), self.snapshot.time);
         joined.map_err(Error::archive(&self.path))
@@ -188,6 +200,11 @@ impl SavedSnapshot {
         let disk = self.locked()?.disk(name)?;
         Ok(Disk { size: disk.size().next_multiple_of(512), path: self.path.clone(), disk })
     }
+}
+
+/// The error for a restore point that does not exist.
+pub(super) fn missing(path: &Path) -> Error {
+    Error::File { action: "open", path: path.to_owned(), source: io::ErrorKind::NotFound.into() }
 }
 
 /// Reads the directories of a snapshot, with what the repository contains now.

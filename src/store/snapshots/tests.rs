@@ -44,12 +44,13 @@ impl Fixture {
         let location = self.repository();
         let snapshots = Snapshots::new(&location.dir, location.repository.unwrap(), &Patience::default());
         let repository = snapshots.repository().unwrap();
-        let (id, snapshot) = repository.snapshots().unwrap().found.pop().unwrap();
+        let (id, snapshot) = repository.uncached_snapshots().unwrap().found.pop().unwrap();
         let path = location.dir.clone();
         let saved = snapshots.open(id, &path, &Cancel::default()).unwrap().manifest().unwrap();
         repository.forget(id).unwrap();
         let timing = Timing { second_look: Duration::from_millis(1), ..Timing::waiting(Duration::ZERO) };
-        let options = WriteOptions { cache: self.path("cache"), threads: 1, timing, cancel: Cancel::default() };
+        let known = snapshots.known(repository).clone();
+        let options = WriteOptions { cache: self.path("cache"), known, threads: 1, timing, cancel: Cancel::default() };
         for guest in 0..guests {
             let mut manifest = saved.clone();
             manifest.domain.name = format!("guest-{guest}");
