@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::lab::{DEADLINE, Disk, Guest, Host, Lab, Program, Report, qemu_img, virsh, wait_until};
+use crate::lab::{DEADLINE, Disk, Guest, Lab, Program, Report, qemu_img, virsh, wait_until};
 use crate::steps;
 use kvmbackup::sys::step::Step;
 use serde_json::{Value, json};
@@ -195,24 +195,29 @@ fn kill_qemu(guest: &Guest) {
 
 #[test]
 fn guest_whose_backup_job_is_refused_is_saved_with_a_snapshot() {
-    let lab = Lab::new();
-    // As if QEMU had no backup jobs.
-    let host = Host::with(&lab, "capability_filters = [ \"incremental-backup\" ]");
-    host.on(|| {
-        let guest = lab.guest("incremental-refused").disk(Disk::qcow2("vda")).paused();
-        guest.write("vda", 0x11, MIB, 8 * MIB);
-        let program = Program::new(&lab).domain(guest.name(), json!({})).in_repository();
-        let report = program.backup_well();
-        let saved = report.domain(guest.name());
-        assert_eq!(saved["method"], "snapshot");
-        let reason = saved["method_reason"].as_str().unwrap();
-        assert!(reason.starts_with("snapshot: the backup job failed: "), "{reason}");
+    let scene = Scene::of("incremental-refused", [Disk::qcow2("vda"), Disk::raw("vdb")], json!({}));
+    let name = scene.guest.name().to_owned();
+    // QEMU has at most one NBD server.
+    let server =
+        r#"{"execute":"nbd-server-start","arguments":{"addr":{"type":"inet","data":{"host":"127.0.0.1","port":"0"}}}}"#;
+    virsh(&["qemu-monitor-command", &name, server]);
+    let report = scene.program.backup_well();
+    scene.expect_saved();
+    let saved = report.domain(&name);
+    assert_eq!(saved["method"], "snapshot");
+    let reason = saved["method_reason"].as_str().unwrap();
+    assert!(reason.starts_with("snapshot: the backup job failed: ") && reason.contains("NBD server"), "{reason}");
 
-        // The operator insists.
-        let program = Program::new(&lab).domain(guest.name(), json!({"method": "pull"})).in_repository();
-        let report = program.backup();
-        assert_eq!(report.domain(guest.name())["outcome"], "failed");
-    });
+    // The next job is possible again.
+    virsh(&["qemu-monitor-command", &name, r#"{"execute":"nbd-server-stop"}"#]);
+    assert_eq!(scene.program.backup_well().domain(&name)["method"], "pull");
+    scene.expect_saved();
+    scene.expect_incremental(0x22);
+
+    let scene = Scene::of("incremental-insisting", [Disk::qcow2("vda")], json!({"method": "pull"}));
+    let name = scene.guest.name();
+    virsh(&["qemu-monitor-command", name, server]);
+    assert_eq!(scene.program.backup().domain(name)["outcome"], "failed");
 }
 
 #[test]
