@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 
@@ -26,20 +26,13 @@ const MAX_ENTRY: usize = 1 << 20;
 /// each guest of a run adds one.
 const MIN_ADDED: usize = 8;
 
-/// The JSON texts of a repository that are known without reading it. Written to its file when it is dropped.
+/// The JSON texts of a repository that are known without reading it.
 #[derive(Debug)]
 pub struct JsonCache {
     path: PathBuf,
     stored: Vec<u8>,
     positions: HashMap<Id, Range<usize>>,
-    added: Mutex<Added>,
-}
-
-#[derive(Debug, Default)]
-struct Added {
-    texts: HashMap<Id, Vec<u8>>,
-    /// The entries that are still needed, if that is known.
-    needed: Option<HashSet<Id>>,
+    added: Mutex<HashMap<Id, Vec<u8>>>,
 }
 
 impl JsonCache {
@@ -61,7 +54,7 @@ impl JsonCache {
 
     /// The text of an ID, if it is known.
     pub fn get(&self, id: &Id) -> Option<Vec<u8>> {
-        if let Some(text) = self.added().texts.get(id) {
+        if let Some(text) = self.added().get(id) {
             return Some(text.clone());
         }
         zstd::bulk::decompress(&self.stored[self.positions.get(id)?.clone()], MAX_ENTRY).ok()
@@ -70,49 +63,43 @@ impl JsonCache {
     /// Records a text.
     pub fn add(&self, id: Id, text: Vec<u8>) {
         if text.len() <= MAX_ENTRY {
-            self.added().texts.insert(id, text);
+            self.added().insert(id, text);
         }
     }
 
-    /// Records that all other entries are no longer needed.
-    pub fn keep_only(&self, needed: HashSet<Id>) {
-        self.added().needed = Some(needed);
-    }
-
-    fn added(&self) -> std::sync::MutexGuard<'_, Added> {
+    fn added(&self) -> MutexGuard<'_, HashMap<Id, Vec<u8>>> {
         self.added.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn save(&self) -> io::Result<()> {
+    /// Writes the file if there is much to add. Only these entries stay.
+    pub fn save(&self, needed: impl FnOnce() -> HashSet<Id>) {
+        if let Err(error) = self.write(needed) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot write the cache");
+        }
+    }
+
+    fn write(&self, needed: impl FnOnce() -> HashSet<Id>) -> io::Result<()> {
         let added = self.added();
-        if added.texts.len() < MIN_ADDED.max(self.positions.len() / 8) {
+        if added.len() < MIN_ADDED.max(self.positions.len() / 8) {
             return Ok(());
         }
-        let is_needed = |id: &Id| added.needed.as_ref().is_none_or(|needed| needed.contains(id));
+        let needed = needed();
         durable::create_private_dir(self.path.parent().unwrap_or(&self.path))?;
         // Several processes may write at the same time, and each has a whole file.
         let aside = self.path.with_extension(format!("new-{}", std::process::id()));
         durable::remove(&aside)?;
         let mut file = Hashed { to: BufWriter::new(durable::create_private(&aside)?), hash: Sha256::new() };
         file.write(MAGIC)?;
-        for (id, at) in self.positions.iter().filter(|(id, _)| is_needed(id) && !added.texts.contains_key(*id)) {
+        for (id, at) in self.positions.iter().filter(|(id, _)| needed.contains(id) && !added.contains_key(*id)) {
             file.entry(id, &self.stored[at.clone()])?;
         }
-        for (id, text) in added.texts.iter().filter(|(id, _)| is_needed(id)) {
+        for (id, text) in added.iter().filter(|(id, _)| needed.contains(id)) {
             file.entry(id, &zstd::bulk::compress(text, LEVEL)?)?;
         }
         let Hashed { mut to, hash } = file;
         to.write_all(&hash.finalize())?;
         to.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         fs::rename(&aside, &self.path)
-    }
-}
-
-impl Drop for JsonCache {
-    fn drop(&mut self) {
-        if let Err(error) = self.save() {
-            tracing::warn!(path = %self.path.display(), %error, "cannot write the cache");
-        }
     }
 }
 
@@ -171,19 +158,20 @@ mod tests {
             let cache = open();
             numbers.map(entry).filter(|(id, text)| cache.get(id).as_ref() == Some(text)).count()
         };
+        let ids = |numbers: Range<usize>| numbers.map(|n| entry(n).0).collect::<HashSet<_>>();
         let cache = open();
         add(&cache, 0..100);
         assert_eq!(cache.get(&entry(7).0), Some(entry(7).1));
-        drop(cache);
+        cache.save(|| ids(0..200));
         assert_eq!(known(0..200), 100);
 
         // Less than an eighth is not worth the write.
-        add(&open(), 100..110);
-        assert_eq!(known(0..200), 100);
+        let cache = open();
+        add(&cache, 100..110);
+        cache.save(|| unreachable!("nothing is written"));
         let cache = open();
         add(&cache, 100..120);
-        cache.keep_only((50..200).map(|n| entry(n).0).collect());
-        drop(cache);
+        cache.save(|| ids(50..200));
         assert_eq!((known(0..50), known(50..200)), (0, 70));
 
         let file = restic.path("cache").join(repository.id().to_string()).join("json");
@@ -199,7 +187,9 @@ mod tests {
             assert_eq!(known(0..200), 0);
             flipped[at] ^= 1;
         }
-        add(&open(), 0..8);
+        let cache = open();
+        add(&cache, 0..8);
+        cache.save(|| ids(0..8));
         assert_eq!(known(0..200), 8);
     }
 }

@@ -1,7 +1,7 @@
 //! Defines snapshots as restic writes them; a snapshot makes a tree a restore point. Must not know domains, except by
 //! name.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -122,11 +122,12 @@ impl SnapshotList {
     /// # Errors
     /// If the snapshots cannot be listed.
     fn update(&mut self, repository: &Repository, cache: &JsonCache) -> Result<(), Error> {
-        let current: BTreeSet<Id> = repository.list(Kind::Snapshot)?.into_iter().map(|(id, _)| id).collect();
+        let current: HashSet<Id> = repository.list(Kind::Snapshot)?.into_iter().map(|(id, _)| id).collect();
         self.found.retain(|(id, _)| current.contains(id));
         self.failures.clear();
-        let known: BTreeSet<Id> = self.found.iter().map(|(id, _)| *id).collect();
-        let new: Vec<Id> = current.difference(&known).copied().collect();
+        let known: HashSet<Id> = self.found.iter().map(|(id, _)| *id).collect();
+        let mut new: Vec<Id> = current.difference(&known).copied().collect();
+        new.sort_unstable();
         for (id, read) in new.iter().zip(at_once(&new, |id| repository.cached_snapshot(*id, cache))) {
             match read {
                 Ok(Some(snapshot)) => self.found.push((*id, snapshot)),
@@ -137,13 +138,12 @@ impl SnapshotList {
             }
         }
         self.found.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
-        let trees: HashSet<Id> = self.found.iter().map(|(_, snapshot)| snapshot.tree).collect();
-        cache.keep_only(&current.into_iter().collect::<HashSet<Id>>() | &trees);
         Ok(())
     }
 }
 
-/// The snapshots of a repository as this process knows them, and the cache with those that earlier ones knew.
+/// The snapshots of a repository as this process knows them, and the cache with those that earlier ones knew. The cache is
+/// written when this is dropped.
 #[derive(Debug)]
 pub struct KnownSnapshots {
     list: Mutex<SnapshotList>,
@@ -165,6 +165,15 @@ impl KnownSnapshots {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         list.update(repository, &self.cache)?;
         Ok(list)
+    }
+}
+
+impl Drop for KnownSnapshots {
+    fn drop(&mut self) {
+        let list = self.list.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if !list.found.is_empty() {
+            self.cache.save(|| list.found.iter().flat_map(|(id, snapshot)| [*id, snapshot.tree]).collect());
+        }
     }
 }
 
