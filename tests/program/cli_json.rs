@@ -202,6 +202,7 @@ fn full_report() -> RunReport {
         hooks: vec![hook()],
     };
     RunReport {
+        maintenance: None,
         schema: RunReport::SCHEMA,
         version: "0".into(),
         run_id: uuid::Uuid::nil(),
