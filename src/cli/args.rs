@@ -281,6 +281,13 @@ pub struct Verify {
     /// Start no further verification after this time (30m, 2h), and print how many restore points are left
     #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
     pub limit: Option<Duration>,
+    /// Check the structure, and read only this part of the data, chosen at random (5%); such a point does not count as
+    /// verified
+    #[arg(long, value_name = "PERCENT", value_parser = values::percent)]
+    pub sample: Option<u32>,
+    /// Read the same sample as an earlier verification, which has printed this number
+    #[arg(long, value_name = "NUMBER", requires = "sample")]
+    pub seed: Option<u32>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

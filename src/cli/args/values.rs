@@ -55,6 +55,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     size::parse_duration(text).ok_or_else(|| "not a number with a unit (30s, 15m, 2h or 7d)".to_owned())
 }
 
+/// A percentage of something that cannot be empty.
+pub fn percent(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    number.filter(|percent| (1..=100).contains(percent)).ok_or_else(|| "not a percentage, 1% to 100%".to_owned())
+}
+
 /// A hook phase, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PhaseName(pub Phase);
