@@ -92,7 +92,7 @@ pub enum Command {
     /// Survey libvirt and the target, and write the Prometheus textfile
     #[command(after_help = after("kvmbackup metrics --stdout"))]
     Metrics(Metrics),
-    /// Create, check or measure the repository that the configuration names
+    /// Create, check or measure the repository that the configuration names, or change its passwords
     #[command(after_help = after("kvmbackup repository stats"))]
     Repository(Repository),
     /// Free the space of removed restore points in the repository, and check it (for a weekly timer)
@@ -147,6 +147,46 @@ pub enum RepositoryCommand {
         #[arg(long)]
         json: bool,
     },
+    /// List or change the keys of the repository, each of which is for one password
+    #[command(after_help = after("kvmbackup repository key list"))]
+    Key {
+        /// The subcommand.
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+}
+
+/// `repository key …`
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum KeyCommand {
+    /// List the keys, and which one the configuration uses
+    #[command(after_help = after("kvmbackup repository key list --json"))]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Add a key for another password
+    #[command(after_help = after("kvmbackup repository key add --new-password-file /etc/kvmbackup/new.password"))]
+    Add(NewPassword),
+    /// Remove a key; its password no longer opens the repository
+    #[command(after_help = after("kvmbackup repository key remove 3a7f21c9"))]
+    Remove {
+        /// ID of the key, from `list`
+        #[arg(value_parser = values::key_id)]
+        id: String,
+    },
+    /// Replace the key that the configuration uses by one for another password
+    #[command(after_help = after("kvmbackup repository key passwd --new-password-file /etc/kvmbackup/new.password"))]
+    Passwd(NewPassword),
+}
+
+/// The file with a new password of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct NewPassword {
+    /// File with the new password on one line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub new_password_file: PathBuf,
 }
 
 /// `maintain`

@@ -61,6 +61,12 @@ pub fn percent(text: &str) -> Result<u32, String> {
     number.filter(|percent| (1..=100).contains(percent)).ok_or_else(|| "not a percentage, 1% to 100%".to_owned())
 }
 
+/// The ID of a key of a repository, or the beginning of it.
+pub fn key_id(text: &str) -> Result<String, String> {
+    let is_id = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id { Ok(text.to_owned()) } else { Err("not an ID: up to 64 hexadecimal digits".to_owned()) }
+}
+
 /// A hook phase, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PhaseName(pub Phase);
