@@ -7,7 +7,7 @@ use chrono::{Local, Utc};
 use super::Error;
 use crate::config::{self, Mail, MailWhen, Settings, Transport};
 use crate::engine;
-use crate::ledger::{self, Channel, Ledger, Survey, Untold};
+use crate::ledger::{self, Channel, Ledger, Mailed, Survey, Untold};
 use crate::mail::{self, Background, Spool};
 use crate::metrics;
 use crate::model::{Failure, RunReport, RunResult};
@@ -106,7 +106,11 @@ fn try_mail(setup: MailSetup<'_>, report: &RunReport, result: RunResult) -> Resu
     let late = late(&ledger, survey.as_ref(), report);
     let gist = mail::gist(report, result, &late);
     let now = Local::now().fixed_offset();
-    if !mail::is_due(setup.mail.when, &gist, &ledger.mailed, now) {
+    let is_due = match report.maintenance {
+        Some(_) => mail::is_maintenance_due(setup.mail.when, &gist, &ledger.mailed_maintenance, now),
+        None => mail::is_due(setup.mail.when, &gist, &ledger.mailed, now),
+    };
+    if !is_due {
         let untold = Untold { time: report.started, status: gist.status, subject: mail::subject(&report.host, &gist) };
         keep(setup, |ledger| {
             ledger.mailed.leave(untold);
@@ -123,7 +127,7 @@ fn try_mail(setup: MailSetup<'_>, report: &RunReport, result: RunResult) -> Resu
     let kept = if sent.is_err() { spool(setup, &ready) } else { Ok(()) };
     keep(setup, |ledger| {
         ledger.delivered(setup.channel(), sent.as_ref().map(|_| Utc::now()).map_err(|_| ()));
-        ledger.mailed.told(gist.status, &gist.names, Utc::now());
+        mailed(ledger, report).told(gist.status, &gist.names, Utc::now());
         ledger.mailed.name(&report.damaged);
     })?;
     kept?;
@@ -136,6 +140,11 @@ fn try_mail(setup: MailSetup<'_>, report: &RunReport, result: RunResult) -> Resu
     Ok(MailResult { settled, complaints: ready.complaints, errors })
 }
 
+/// What the recipients know of runs, or of the maintenance of the repository.
+fn mailed<'a>(ledger: &'a mut Ledger, report: &RunReport) -> &'a mut Mailed {
+    if report.maintenance.is_some() { &mut ledger.mailed_maintenance } else { &mut ledger.mailed }
+}
+
 /// Sends the mail of a run now, even if it is not due. Returns template errors and the rejected recipients.
 pub fn send(setup: MailSetup<'_>, report: &RunReport) -> Result<(Vec<String>, Vec<mail::Error>), Error> {
     let ready = make(setup, report, report.result())?;
@@ -145,10 +154,10 @@ pub fn send(setup: MailSetup<'_>, report: &RunReport) -> Result<(Vec<String>, Ve
 }
 
 pub fn make(setup: MailSetup<'_>, report: &RunReport, result: RunResult) -> Result<Ready, Error> {
-    let (ledger, survey) = known(setup.state_dir);
+    let (mut ledger, survey) = known(setup.state_dir);
     let late = late(&ledger, survey.as_ref(), report);
     let gist = mail::gist(report, result, &late);
-    let untold: Vec<Untold> = ledger.mailed.untold.into_iter().collect();
+    let untold: Vec<Untold> = std::mem::take(&mut mailed(&mut ledger, report).untold).into();
     let facts =
         Background { gist: &gist, settings: setup.settings, survey: survey.as_ref(), late: &late, untold: &untold };
     let bodies = mail::bodies(report, facts, setup.mail.templates.as_deref())?;
@@ -178,7 +187,7 @@ pub fn unable(host: String, error: &Error) -> RunReport {
 
 fn late(ledger: &Ledger, survey: Option<&Survey>, report: &RunReport) -> Vec<String> {
     // A run that could not start has backed up no guest, and its error shows that.
-    let survey = survey.filter(|_| report.errors.is_empty());
+    let survey = survey.filter(|_| report.errors.is_empty() && report.maintenance.is_none());
     survey.map_or_else(Vec::new, |survey| mail::late(ledger, survey, report))
 }
 

@@ -15,6 +15,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Whether each piece has a checksum.
+    pub(super) fn has_checksums(self) -> bool {
+        self != Kind::None
+    }
+
     /// Detects the kind from the first bytes of a file; `None` if it is no kvmbackup archive.
     pub(super) fn detect(start: &[u8]) -> Option<Kind> {
         match start {

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `writer`, `pipeline` | members → tar stream → pieces → compressed in parallel → file |
 //! | `reader`, `stream`, `verify` | file → pieces decoded ahead → members; every byte checked |
+//! | `sample` | checks a part of the pieces |
 //! | `random` | any range of a member |
 //! | `codec`, `gzip`, `table` | one compressed piece; the frame of a gzip member; the seek table at the end |
 //! | `header`, `names`, `sums` | tar headers; permitted names; `SHA256SUMS` |
@@ -26,6 +27,7 @@ mod pipeline;
 mod random;
 mod reader;
 pub mod salvage;
+mod sample;
 pub mod script;
 mod stream;
 mod sums;

@@ -8,7 +8,7 @@ use crate::model::Hasher;
 use crate::sys::patience::Stalled;
 
 /// Most damages that are listed.
-const MAX_DAMAGES: usize = 100;
+pub(super) const MAX_DAMAGES: usize = 100;
 
 /// A member that is hashed while its pieces are read.
 struct Watched<'a> {
@@ -111,7 +111,7 @@ impl Archive {
     }
 
     /// Checks that all members named by the manifest or `SHA256SUMS` exist.
-    fn check_names(&self, members: &[Member], damages: &mut Vec<Error>) {
+    pub(super) fn check_names(&self, members: &[Member], damages: &mut Vec<Error>) {
         let present = |name: &str| members.iter().any(|member| member.name == name);
         let missing = |name: &str| Error::Missing { member: name.to_owned() };
         if let Ok(sums) = self.sums() {

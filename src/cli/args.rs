@@ -92,7 +92,7 @@ pub enum Command {
     /// Survey libvirt and the target, and write the Prometheus textfile
     #[command(after_help = after("kvmbackup metrics --stdout"))]
     Metrics(Metrics),
-    /// Create, check or measure the repository that the configuration names
+    /// Create, check or measure the repository that the configuration names, or change its passwords
     #[command(after_help = after("kvmbackup repository stats"))]
     Repository(Repository),
     /// Free the space of removed restore points in the repository, and check it (for a weekly timer)
@@ -147,6 +147,46 @@ pub enum RepositoryCommand {
         #[arg(long)]
         json: bool,
     },
+    /// List or change the keys of the repository, each of which is for one password
+    #[command(after_help = after("kvmbackup repository key list"))]
+    Key {
+        /// The subcommand.
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+}
+
+/// `repository key …`
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum KeyCommand {
+    /// List the keys, and which one the configuration uses
+    #[command(after_help = after("kvmbackup repository key list --json"))]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Add a key for another password
+    #[command(after_help = after("kvmbackup repository key add --new-password-file /etc/kvmbackup/new.password"))]
+    Add(NewPassword),
+    /// Remove a key; its password no longer opens the repository
+    #[command(after_help = after("kvmbackup repository key remove 3a7f21c9"))]
+    Remove {
+        /// ID of the key, from `list`
+        #[arg(value_parser = values::key_id)]
+        id: String,
+    },
+    /// Replace the key that the configuration uses by one for another password
+    #[command(after_help = after("kvmbackup repository key passwd --new-password-file /etc/kvmbackup/new.password"))]
+    Passwd(NewPassword),
+}
+
+/// The file with a new password of a repository.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct NewPassword {
+    /// File with the new password on one line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub new_password_file: PathBuf,
 }
 
 /// `maintain`
@@ -281,6 +321,13 @@ pub struct Verify {
     /// Start no further verification after this time (30m, 2h), and print how many restore points are left
     #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
     pub limit: Option<Duration>,
+    /// Check the structure, and read only this part of the data, chosen at random (5%); such a point does not count as
+    /// verified
+    #[arg(long, value_name = "PERCENT", value_parser = values::percent)]
+    pub sample: Option<u32>,
+    /// Read the same sample as an earlier verification, which has printed this number
+    #[arg(long, value_name = "NUMBER", requires = "sample")]
+    pub seed: Option<u32>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -2,43 +2,79 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
 use super::args::{Global, Maintain};
 use super::print;
-use crate::app::{self, watch};
+use crate::app::mail::MailSetup;
+use crate::app::{self, mail, watch};
+use crate::config::Settings;
 use crate::engine::Error;
 use crate::engine::maintain::{self, Inspection, Maintenance};
-use crate::model::RunResult;
 use crate::model::size::{bytes, duration};
+use crate::model::{Failure, RunReport, RunResult};
 use crate::report::table::printable;
 use crate::store::Inventory;
+use crate::sys::host;
 use crate::sys::signals::Cancel;
 
+/// Maximum number of lines about a maintenance in a mail.
+const MAILED_LINES: usize = 25;
+
 pub(super) fn run(global: &Global, words: &Maintain) -> Result<RunResult, app::Error> {
-    let settings = super::settings(global)?;
+    let started = Utc::now();
+    let settings = app::settings_of_run(&global.config, global.host.as_deref()).inspect_err(|error| {
+        if let app::Error::Config(errors) = error {
+            let known = mail::known::recall(errors);
+            let host = global.host.clone().unwrap_or_else(host::short_name);
+            let report = report(host, started, (Vec::new(), Some(error.failure())));
+            mailed(MailSetup::salvaged(errors, known.as_ref()), &report, error.result());
+        }
+    })?;
     let cancel = Cancel::on_signals().map_err(Error::Signals)?;
     let result = maintain::maintain(&settings, &cancel);
-    let told = watch::maintained(&settings, &result);
-    let done = match result {
-        Ok(done) => done,
-        Err(error) => {
-            super::watched(told, RunResult::Failed);
-            return Err(error.into());
+    let told = watch::maintained(&settings, &result).and(mail::known::remember(&settings));
+    let lines = lines(&settings, &result);
+    let (done, error) = match result {
+        Ok(mut done) => {
+            let error = done.error.take();
+            (Some(done), error)
         }
+        Err(error) => (None, Some(error)),
     };
-    if words.json {
-        let mut json = serde_json::to_value(&done).map_err(Error::Json)?;
-        json["schema"] = 1.into();
-        print(&format!("{json:#}\n"));
-    } else if !global.quiet || done.error.is_some() {
-        print(&text(&done));
-    }
-    match done.error {
-        Some(error) => {
-            super::watched(told, RunResult::Failed);
-            Err(error.into())
+    let error = error.map(app::Error::from);
+    if let Some(done) = &done {
+        if words.json {
+            let mut json = serde_json::to_value(done).map_err(Error::Json)?;
+            json["schema"] = 1.into();
+            print(&format!("{json:#}\n"));
+        } else if !global.quiet || error.is_some() {
+            print(&text(done));
         }
-        None => Ok(super::watched(told, RunResult::Good)),
     }
+    let result = super::watched(told, error.as_ref().map_or(RunResult::Good, app::Error::result));
+    let report = report(settings.host.clone(), started, (lines, error.as_ref().map(app::Error::failure)));
+    let result = mailed(MailSetup::of(&settings), &report, result);
+    error.map_or(Ok(result), Err)
+}
+
+/// Mails a maintenance if mail is configured and due. Returns its result after that.
+fn mailed(setup: Option<MailSetup<'_>>, report: &RunReport, result: RunResult) -> RunResult {
+    setup.map_or(result, |setup| super::mailed(mail::after_run(setup, report, result), result))
+}
+
+fn report(host: String, started: DateTime<Utc>, (lines, failure): (Vec<String>, Option<Failure>)) -> RunReport {
+    let report = RunReport::new(host, Uuid::new_v4(), started);
+    let errors = failure.into_iter().collect();
+    RunReport { finished: Utc::now(), errors, maintenance: Some(lines), ..report }
+}
+
+/// What was maintained, and the result of each step.
+fn lines(settings: &Settings, result: &Result<Maintenance, Error>) -> Vec<String> {
+    let what = settings.repository.iter().map(|repository| format!("repository: {}", repository.path.display()));
+    let steps = result.as_ref().map_or_else(|_| String::new(), text);
+    what.chain(steps.lines().map(str::to_owned)).take(MAILED_LINES).collect()
 }
 
 fn text(done: &Maintenance) -> String {

@@ -8,6 +8,7 @@ mod check;
 mod checkpoints;
 mod exporter;
 mod hooks;
+mod keys;
 mod list;
 mod logging;
 mod maintain;

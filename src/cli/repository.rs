@@ -1,6 +1,7 @@
 //! Runs the command `repository`. Must not know the format of a repository.
 
 use super::args::{Global, Repository, RepositoryCommand};
+use super::keys;
 use super::{maintain as texts, print};
 use crate::app;
 use crate::config::Settings;
@@ -13,14 +14,15 @@ const ALL: u32 = 100;
 
 pub(super) fn run(global: &Global, words: &Repository) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
-    match words.command {
+    match &words.command {
         RepositoryCommand::Init => {
             let id = target::init(&settings)?;
             print(&format!("created the repository {id} in {}\n", settings.backupdir.display()));
             Ok(RunResult::Good)
         }
-        RepositoryCommand::Check { json } => check(&settings, json, global.quiet),
-        RepositoryCommand::Stats { json } => stats(&settings, json),
+        RepositoryCommand::Check { json } => check(&settings, *json, global.quiet),
+        RepositoryCommand::Stats { json } => stats(&settings, *json),
+        RepositoryCommand::Key { command } => keys::run(&settings, command),
     }
 }
 
@@ -49,7 +51,7 @@ fn stats(settings: &Settings, json: bool) -> Result<RunResult, app::Error> {
     Ok(RunResult::Good)
 }
 
-fn print_json(mut json: serde_json::Value) {
+pub(super) fn print_json(mut json: serde_json::Value) {
     json["schema"] = 1.into();
     print(&format!("{json:#}\n"));
 }

@@ -13,7 +13,7 @@ use crate::app::{self, mail, watch};
 use crate::engine;
 use crate::engine::verify::{self, Checks, Scope, Verdict, Verification, Which};
 use crate::model::size::{bytes, duration};
-use crate::model::{DamagedPoint, Failure, RunReport, RunResult};
+use crate::model::{DamagedPoint, Failure, RunReport, RunResult, Sample};
 use crate::report::table::printable;
 use crate::sys::signals::Cancel;
 
@@ -28,15 +28,18 @@ pub(super) fn run(global: &Global, words: &Verify) -> Result<RunResult, app::Err
         match result.verdict {
             Verdict::Good => good.push((result.domain.clone(), result.time)),
             Verdict::Damaged => damaged.push(self::damaged(result)),
-            Verdict::Unchecked => {}
+            Verdict::Sampled | Verdict::Unchecked => {}
         }
-        let is_told = !global.quiet || result.verdict != Verdict::Good;
+        let is_told = !global.quiet || !matches!(result.verdict, Verdict::Good | Verdict::Sampled);
         if is_told && !words.json {
-            print(&text(result));
+            print(&text(result, words.sample.is_some()));
         }
     };
-    let scope = Scope { domains: &words.domains, which, older_than: words.older_than, limit: words.limit };
     let began = Utc::now();
+    // Reading all of the data is a full verification.
+    let sample = words.sample.filter(|percent| *percent < 100);
+    let sample = sample.map(|percent| Sample { percent, seed: words.seed.unwrap_or(began.timestamp_subsec_nanos()) });
+    let scope = Scope { domains: &words.domains, which, older_than: words.older_than, limit: words.limit, sample };
     let checks = verify::verify(&store, &settings.state_dir, &scope, (&*monitor, &cancel), &mut tell);
     let told = match good.is_empty() && damaged.is_empty() {
         true => Ok(()),
@@ -83,6 +86,13 @@ fn damaged(result: &Verification) -> DamagedPoint {
 /// What was not verified, and why.
 fn rest(checks: &Checks, older_than: Option<Duration>) -> String {
     let mut text = String::new();
+    if let Some(Sample { percent, seed }) = checks.sample
+        && !checks.points.is_empty()
+    {
+        text.push_str(&format!(
+            "read {percent}% of the data; to read the same part: --sample {percent}% --seed {seed}\n"
+        ));
+    }
     if checks.gone > 0 {
         text.push_str(&format!("{} removed during the check, not verified\n", counted(checks.gone)));
     }
@@ -114,16 +124,22 @@ fn judge(results: &[Verification], failures: &[Failure]) -> RunResult {
     }
 }
 
-fn text(result: &Verification) -> String {
+fn text(result: &Verification, wants_sample: bool) -> String {
     let verdict = match result.verdict {
         Verdict::Good => "good",
+        Verdict::Sampled => "sampled",
         Verdict::Damaged => "DAMAGED",
         Verdict::Unchecked => "UNCHECKED",
     };
     let (domain, id, size) = (printable(&result.domain), result.id, bytes(result.stored_bytes));
     let took = duration(Duration::from_millis(result.duration_ms));
-    let mut text = format!("{verdict:<9}  {domain}  {id}  {size} in {took}\n");
-    if result.verdict != Verdict::Good {
+    let read = match result.sample {
+        Some(read) => format!(", read {} of {}", bytes(read.read_bytes), bytes(read.data_bytes)),
+        None if wants_sample && result.verdict == Verdict::Good => ", read whole".to_owned(),
+        None => String::new(),
+    };
+    let mut text = format!("{verdict:<9}  {domain}  {id}  {size} in {took}{read}\n");
+    if !matches!(result.verdict, Verdict::Good | Verdict::Sampled) {
         text.push_str(&format!("  {}\n", printable(&result.path.display().to_string())));
     }
     for failure in &result.failures {
@@ -138,6 +154,7 @@ fn text(result: &Verification) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::verify::SampledData;
 
     fn result(verdict: Verdict) -> Verification {
         let failure = |text: &str| Failure { message: text.to_owned(), hint: Some("look".to_owned()) };
@@ -150,6 +167,7 @@ mod tests {
             time: id.time(),
             duration_ms: 3_400,
             verdict,
+            sample: None,
             failures: if verdict == Verdict::Good { Vec::new() } else { vec![failure("a"), failure("b\u{1b}")] },
             is_stall: false,
         }
@@ -157,10 +175,16 @@ mod tests {
 
     #[test]
     fn damage_is_printed_with_its_path_errors_and_hint() {
-        assert_eq!(text(&result(Verdict::Good)), "good       web  20261122T020000Z  2.37 GB in 3.4 s\n");
+        assert_eq!(text(&result(Verdict::Good), false), "good       web  20261122T020000Z  2.37 GB in 3.4 s\n");
         let expected =
             "DAMAGED    web  20261122T020000Z  2.37 GB in 3.4 s\n  /b/web.tar.zst\n  a\n  b\u{fffd}\n  hint: look\n";
-        assert_eq!(text(&result(Verdict::Damaged)), expected);
+        assert_eq!(text(&result(Verdict::Damaged), false), expected);
+        let whole = text(&result(Verdict::Good), true);
+        assert_eq!(whole, "good       web  20261122T020000Z  2.37 GB in 3.4 s, read whole\n");
+        let sample = Some(SampledData { read_bytes: 119_000_000, data_bytes: 2_370_000_000 });
+        let sampled = Verification { sample, failures: Vec::new(), ..result(Verdict::Sampled) };
+        let expected = "sampled    web  20261122T020000Z  2.37 GB in 3.4 s, read 119 MB of 2.37 GB\n";
+        assert_eq!(text(&sampled, true), expected);
     }
 
     #[test]

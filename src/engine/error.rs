@@ -328,6 +328,9 @@ impl Error {
             Error::Format { path, source } => source.hint(path),
             Error::Rejected { hint, .. } => hint.clone(),
             Error::Untrusted { source, .. } => source.hint(),
+            Error::Restic { command: "key", .. } => {
+                Some("To see everything that restic reports: kvmbackup -vv repository key list".into())
+            }
             Error::Restic { .. } => Some("To see everything that restic reports: kvmbackup -vv maintain".into()),
             Error::ResticTimeout { .. } => {
                 Some("Check whether the target is slow. To allow more time, set `repository.maintain_timeout`.".into())

@@ -136,7 +136,7 @@ pub fn damage(path: &Path, inspection: &Inspection) -> Option<Error> {
 
 /// The repository of the configuration. Reads its configuration, so that a wrong password or a target that is not mounted
 /// is not reported in the words of restic.
-fn open(settings: &Settings) -> Result<(&RepositorySettings, Store), Error> {
+pub(super) fn open(settings: &Settings) -> Result<(&RepositorySettings, Store), Error> {
     let Some(repository) = &settings.repository else {
         return Err(store::Error::NoRepository { path: settings.backupdir.clone() }.into());
     };
@@ -196,7 +196,7 @@ fn errors(messages: Vec<String>) -> Vec<String> {
 }
 
 /// The message of a failed restic: its last word, or everything.
-fn summary(messages: &[String]) -> String {
+pub(super) fn summary(messages: &[String]) -> String {
     match messages.iter().rev().find_map(|line| line.strip_prefix("Fatal: ")) {
         Some(fatal) => fatal.to_owned(),
         None if messages.is_empty() => "it reported no reason".to_owned(),

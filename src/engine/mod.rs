@@ -20,6 +20,7 @@ mod error;
 mod fake;
 mod give_back;
 pub mod journal;
+pub mod keys;
 pub mod maintain;
 mod marks;
 mod monitor;

@@ -1,12 +1,13 @@
 //! Runs `restic` on the repository of the configuration, with a deadline. Must not decide what it is run for, or show the
 //! password.
 
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::Signal;
 
 use super::{Error, target};
@@ -23,6 +24,8 @@ use crate::sys::signals::Cancel;
 const OLDEST: (u32, u32) = (0, 14);
 /// Maximum length of the error messages that are kept, in bytes.
 const MAX_MESSAGES: usize = 16 << 10;
+/// Maximum length of an answer that is kept, in bytes.
+const MAX_ANSWER: u64 = 1 << 20;
 /// How long `restic version` may take.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time between SIGINT and SIGKILL. restic finishes writes in progress and removes its lock.
@@ -86,6 +89,25 @@ impl<'a> Restic<'a> {
     /// # Errors
     /// The deadline or a signal ended it, the repository stayed locked, or restic cannot be started.
     pub(super) fn run(&self, command: &'static str, options: &[String]) -> Result<Finished, Error> {
+        let nothing = OpenOptions::new().write(true).open("/dev/null");
+        self.run_into(&nothing.map_err(failed(command))?, command, options)
+    }
+
+    /// The same, and returns what restic printed.
+    ///
+    /// # Errors
+    /// As for [`Restic::run`].
+    pub(super) fn ask(&self, command: &'static str, options: &[String]) -> Result<(Finished, String), Error> {
+        let memory = memfd_create("restic", MemfdFlags::CLOEXEC).map_err(io::Error::from).map_err(failed(command))?;
+        let mut answer = File::from(memory);
+        let finished = self.run_into(&answer, command, options)?;
+        let mut text = String::new();
+        let read = answer.rewind().and_then(|()| answer.take(MAX_ANSWER).read_to_string(&mut text));
+        read.map_err(failed(command))?;
+        Ok((finished, text))
+    }
+
+    fn run_into(&self, answer: &File, command: &'static str, options: &[String]) -> Result<Finished, Error> {
         let mut pause = PAUSES.0;
         let mut locked = None;
         loop {
@@ -93,7 +115,7 @@ impl<'a> Restic<'a> {
                 0 => {}
                 count => tracing::warn!("removed locks of interrupted processes from the repository: {count}"),
             }
-            let holder = match self.attempt(command, options)? {
+            let holder = match self.attempt(answer, command, options)? {
                 Attempt::Finished(finished) => return Ok(finished),
                 Attempt::Locked(holder) => holder,
             };
@@ -122,8 +144,8 @@ impl<'a> Restic<'a> {
         Ok(())
     }
 
-    fn attempt(&self, command: &'static str, options: &[String]) -> Result<Attempt, Error> {
-        let failed = |error: io::Error| Error::Restic { command, message: error.to_string() };
+    fn attempt(&self, answer: &File, command: &'static str, options: &[String]) -> Result<Attempt, Error> {
+        let failed = failed(command);
         // It ends with this process, even after SIGKILL, and then removes its lock.
         let mut called = program::command("setpriv");
         called.args(["--pdeathsig", "INT", "--", "restic", command, "--repo"]).arg(self.repository);
@@ -132,10 +154,10 @@ impl<'a> Restic<'a> {
         if let Some(certificates) = self.access.ca_file() {
             called.arg("--cacert").arg(certificates);
         }
-        let nothing = OpenOptions::new().write(true).open("/dev/null").map_err(failed)?;
+        let answer = answer.try_clone().map_err(&failed)?;
         let output = BoundedOutput::new("restic", MAX_MESSAGES);
-        let mut process = Process::start(called, Stream::Null, Answer::File(nothing.into()), output).map_err(failed)?;
-        let forced = process.follow(self.deadline, Some(self.cancel), |_| false).map_err(failed)?;
+        let mut process = Process::start(called, Stream::Null, Answer::File(answer.into()), output).map_err(&failed)?;
+        let forced = process.follow(self.deadline, Some(self.cancel), |_| false).map_err(&failed)?;
         if forced.is_some() {
             // restic handles SIGTERM only from version 0.17 on.
             process.stop_by(Signal::INT, GRACE);
@@ -155,6 +177,10 @@ impl<'a> Restic<'a> {
             }),
         }
     }
+}
+
+fn failed(command: &'static str) -> impl Fn(io::Error) -> Error {
+    move |error| Error::Restic { command, message: error.to_string() }
 }
 
 enum Attempt {

@@ -1,4 +1,4 @@
-//! Verifies every byte of restore points, and records the results. Must not write anything else.
+//! Verifies every byte of restore points, or a sample, and records the results. Must not write anything else.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use super::points::{self, When};
 use super::restore::restorable;
 use super::verified::{Recorder, Verified};
 use super::{Error, Monitor};
-use crate::model::{DomainOutcome, Failure, PointId, is_future};
-use crate::store::{Point, Store};
+use crate::model::{DomainOutcome, Failure, PointId, Sample, is_future};
+use crate::store::{Point, PointReader, Sampled, Store};
 use crate::sys::signals::Cancel;
 
 /// Which restore points to verify, and for how long.
@@ -25,6 +25,8 @@ pub struct Scope<'a> {
     pub older_than: Option<Duration>,
     /// No verification begins after this time.
     pub limit: Option<Duration>,
+    /// Reads only this part of the data, of points that can be read in part.
+    pub sample: Option<Sample>,
 }
 
 /// Which restore points of each domain to verify.
@@ -47,6 +49,8 @@ pub struct Checks {
     pub left: usize,
     /// Why the points of some domains could not be listed.
     pub failures: Vec<Failure>,
+    /// The part of the data that was to be read; `None` if that was everything.
+    pub sample: Option<Sample>,
 }
 
 /// The result of verifying a restore point.
@@ -66,11 +70,22 @@ pub struct Verification {
     pub duration_ms: u64,
     /// How it ended.
     pub verdict: Verdict,
+    /// The part of its data that was read; `None` if that was everything.
+    pub sample: Option<SampledData>,
     /// What is damaged, or why it could not be verified.
     pub failures: Vec<Failure>,
     /// Whether it could not be verified because the target hangs.
     #[serde(skip)]
     pub is_stall: bool,
+}
+
+/// The part of the data of a restore point that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SampledData {
+    /// Stored bytes of the data that was read.
+    pub read_bytes: u64,
+    /// Stored bytes of all data.
+    pub data_bytes: u64,
 }
 
 /// How the verification of a restore point ended.
@@ -79,6 +94,8 @@ pub struct Verification {
 pub enum Verdict {
     /// Every byte is correct.
     Good,
+    /// The part that was read is correct. It does not count as verified.
+    Sampled,
     /// It is damaged.
     Damaged,
     /// It could not be verified.
@@ -110,8 +127,12 @@ pub fn verify(
             Which::One(when) => wanted.push(points::find(store, &domain, when)?),
         }
     }
-    let wanted = in_order(wanted, recorder.known(), scope.older_than);
-    let mut checks = Checks { failures: found.failures, ..Checks::default() };
+    let mut wanted = in_order(wanted, recorder.known(), scope.older_than);
+    if let Some(sample) = scope.sample {
+        // Samples are not recorded, so with a limit the order above would select the same points each time.
+        wanted.sort_by_key(|point| sample.of(&point.domain, point.id).seed);
+    }
+    let mut checks = Checks { failures: found.failures, sample: scope.sample, ..Checks::default() };
     let mut check_all = || {
         let began = Instant::now();
         for (number, point) in wanted.iter().enumerate() {
@@ -119,7 +140,7 @@ pub fn verify(
                 checks.left = wanted.len() - number;
                 break;
             }
-            let result = check(point, store, monitor, cancel);
+            let result = check(point, store, scope.sample, (monitor, cancel));
             monitor.done(&DomainOutcome::new(&point.domain, None));
             let Some(result) = result? else {
                 tracing::debug!(path = %point.location().display(), "not verified because it was removed");
@@ -129,8 +150,9 @@ pub fn verify(
             each(&result);
             let verdict = result.verdict;
             checks.points.push(result);
-            if verdict != Verdict::Unchecked {
-                recorder.add(point, verdict == Verdict::Good)?;
+            match verdict {
+                Verdict::Good | Verdict::Damaged => recorder.add(point, verdict == Verdict::Good)?,
+                Verdict::Sampled | Verdict::Unchecked => {}
             }
         }
         Ok(())
@@ -154,10 +176,19 @@ fn in_order(mut points: Vec<Point>, verified: &Verified, older_than: Option<Dura
 }
 
 /// Verifies a point. `None` if it was removed before or during that.
-fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Option<Verification>, Error> {
+fn check(
+    point: &Point,
+    store: &Store,
+    sample: Option<Sample>,
+    (monitor, cancel): (&dyn Monitor, &Cancel),
+) -> Result<Option<Verification>, Error> {
     let began = Instant::now();
     monitor.stage(&point.domain, "verify");
-    let errors = errors_of(point, store, monitor, cancel).unwrap_or_else(|error| vec![error]);
+    let sample = sample.map(|sample| sample.of(&point.domain, point.id));
+    let (errors, sample) = match store.open(point, cancel) {
+        Ok(reader) => errors_of(&reader, &point.domain, sample, monitor),
+        Err(error) => (vec![error.into()], None),
+    };
     // A cancelled verification has no valid result.
     if let Some(signal) = cancel.signal() {
         return Err(Error::Cancelled(signal));
@@ -170,6 +201,7 @@ fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -
         return Ok(None);
     }
     let verdict = match &errors[..] {
+        [] if sample.is_some() => Verdict::Sampled,
         [] => Verdict::Good,
         errors if errors.iter().any(Error::is_damage) => Verdict::Damaged,
         _ => Verdict::Unchecked,
@@ -182,6 +214,7 @@ fn check(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -
         time: Utc::now(),
         duration_ms: began.elapsed().as_millis() as u64,
         verdict,
+        sample,
         failures: errors.iter().map(Error::failure).collect(),
         is_stall: verdict == Verdict::Unchecked && errors.iter().any(Error::is_target_stall),
     }))
@@ -195,14 +228,24 @@ fn is_gone(point: &Point, store: &Store) -> bool {
         .is_ok_and(|now| !now.is_empty() && now.iter().all(|other| other.location() != point.location()))
 }
 
-fn errors_of(point: &Point, store: &Store, monitor: &dyn Monitor, cancel: &Cancel) -> Result<Vec<Error>, Error> {
-    let reader = store.open(point, cancel)?;
-    monitor.expect(&point.domain, reader.stored_bytes());
-    let damages = reader.verify(&mut |bytes| monitor.advance(&point.domain, bytes));
-    Ok(match damages.is_empty() {
-        true => restorable::refusals(&reader),
+/// The errors of a point, and the part of its data that was read, if it was not all.
+fn errors_of(
+    reader: &PointReader,
+    domain: &str,
+    sample: Option<Sample>,
+    monitor: &dyn Monitor,
+) -> (Vec<Error>, Option<SampledData>) {
+    monitor.expect(domain, reader.stored_bytes() * u64::from(sample.map_or(100, |sample| sample.percent)) / 100);
+    let progress = &mut |bytes| monitor.advance(domain, bytes);
+    let (damages, sample) = match sample.and_then(|sample| reader.sample(sample, progress)) {
+        Some(Sampled { damages, read_bytes, data_bytes }) => (damages, Some(SampledData { read_bytes, data_bytes })),
+        None => (reader.verify(progress), None),
+    };
+    let errors = match damages.is_empty() {
+        true => restorable::refusals(reader),
         false => damages.into_iter().map(Error::from).collect(),
-    })
+    };
+    (errors, sample)
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //!
 //! A success with such a time would silence alerts, catch-up and weekly mails until that time, so it is removed. An
 //! attempt gets the current time instead, so that no success looks newer than it.
-//! current time instead, so that no success looks newer than it.
 
 use chrono::{DateTime, Utc};
 
@@ -25,8 +24,10 @@ impl Ledger {
         for delivery in self.reports.values_mut() {
             times.drop(&mut delivery.last_success);
         }
-        times.drop(&mut self.mailed.last);
-        times.drop(&mut self.mailed.last_ok);
+        for mailed in [&mut self.mailed, &mut self.mailed_maintenance] {
+            times.drop(&mut mailed.last);
+            times.drop(&mut mailed.last_ok);
+        }
         for run in &mut self.mailed.untold {
             times.clamp_time(&mut run.time);
         }

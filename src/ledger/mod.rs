@@ -40,6 +40,9 @@ pub struct Ledger {
     pub reports: BTreeMap<Channel, Delivery>,
     /// What was last mailed.
     pub mailed: Mailed,
+    /// What was last mailed about the maintenance of the repository. Its `untold` stays empty: the mails of runs list
+    /// maintenances that were not mailed.
+    pub mailed_maintenance: Mailed,
     /// When old points were last removed without an error.
     pub last_prune: Option<DateTime<Utc>>,
     /// The maintenance of the repository; `None` if there was none.

@@ -27,6 +27,14 @@ pub struct Gist {
 /// The summary of a run. `result` is that of the program, `late` are guests that should have been due; see [`late`].
 pub fn gist(report: &RunReport, result: RunResult, late: &[String]) -> Gist {
     let result = result.max(report.result());
+    if report.maintenance.is_some() {
+        let name = match result {
+            RunResult::Damaged => "the repository is damaged",
+            _ if result.severity() == Status::Failed => "maintenance failed",
+            _ => "maintenance",
+        };
+        return Gist { status: result.severity(), count: 0, all: 0, names: vec![name.to_owned()] };
+    }
     let warns = !late.is_empty() || report.domains.iter().any(DomainOutcome::warns);
     let status = match result.severity() {
         Status::Ok if warns || !report.warnings.is_empty() || !report.damaged.is_empty() => Status::Warning,
@@ -83,6 +91,13 @@ pub fn is_due(when: MailWhen, gist: &Gist, mailed: &Mailed, now: DateTime<FixedO
     }
 }
 
+/// Whether a mail is due for a maintenance of the repository, considering earlier mails about it. A good one is mailed
+/// only after a bad one, unless every one is mailed: the runs send the signs of life and the digests.
+pub fn is_maintenance_due(when: MailWhen, gist: &Gist, mailed: &Mailed, now: DateTime<FixedOffset>) -> bool {
+    let is_news = gist.status != Status::Ok || mailed.status.is_some_and(|status| status != Status::Ok);
+    when == MailWhen::Always || (is_news && is_due(when, gist, mailed, now))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +146,32 @@ mod tests {
         assert!(due(&ok, &mailed(Status::Failed, ago(24))), "recovery");
         assert!(!due(&ok, &mailed(Status::Ok, ago(24))));
         assert!(due(&ok, &mailed(Status::Ok, ago(7 * 24 - 1))), "weekly sign of life");
+    }
+
+    #[test]
+    fn maintenance_is_mailed_if_it_fails_and_once_it_succeeds_again() {
+        let about = |result| gist(&RunReport { maintenance: Some(vec![]), ..sample::empty() }, result, &["web".into()]);
+        let (ok, bad, damaged) = (about(RunResult::Good), about(RunResult::Target), about(RunResult::Damaged));
+        assert_eq!((ok.status, ok.names.join(", ")), (Status::Ok, "maintenance".into()));
+        assert_eq!((bad.status, bad.names.join(", ")), (Status::Failed, "maintenance failed".into()));
+        assert_eq!((damaged.status, damaged.names.join(", ")), (Status::Failed, "the repository is damaged".into()));
+        assert_eq!(about(RunResult::Signal(15)).status, Status::Aborted);
+        let told = |gist: &Gist, hours| Mailed {
+            status: Some(gist.status),
+            names: gist.names.clone(),
+            last: ago(hours),
+            last_ok: ago(9999),
+            ..Mailed::default()
+        };
+        let due = |when, gist: &Gist, mailed: &Mailed| is_maintenance_due(when, gist, mailed, now());
+        for when in [MailWhen::Failure, MailWhen::Change, MailWhen::Digest] {
+            assert!(!due(when, &ok, &Mailed::default()) && !due(when, &ok, &told(&ok, 168)), "{when:?}");
+            assert!(due(when, &bad, &Mailed::default()) && due(when, &ok, &told(&bad, 168)), "{when:?}");
+            assert!(due(when, &damaged, &told(&bad, 168)), "{when:?}");
+            assert_eq!(due(when, &bad, &told(&bad, 168)), when != MailWhen::Change, "{when:?}");
+        }
+        assert!(!due(MailWhen::Digest, &bad, &told(&bad, 0)), "one a day");
+        assert!(due(MailWhen::Always, &ok, &told(&ok, 0)));
     }
 
     #[test]

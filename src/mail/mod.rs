@@ -12,7 +12,7 @@ mod spool;
 mod subject;
 
 pub use body::{Background, bodies, check_templates, html};
-pub use decide::{Gist, gist, is_due, late};
+pub use decide::{Gist, gist, is_due, is_maintenance_due, late};
 pub use error::Error;
 pub use message::message;
 pub use send::{reach, send, untrusted, way};

@@ -46,6 +46,10 @@ pub struct RunReport {
     /// The restore points whose last check found damage.
     #[serde(default)]
     pub damaged: Vec<DamagedPoint>,
+    /// What a maintenance of the repository did, one line per step, if the report is about one instead of a run. Only
+    /// for mails.
+    #[serde(skip)]
+    pub maintenance: Option<Vec<String>>,
 }
 
 /// A restore point whose last check found damage.
@@ -100,6 +104,7 @@ impl RunReport {
             hooks: Vec::new(),
             warnings: Vec::new(),
             damaged: Vec::new(),
+            maintenance: None,
         }
     }
 

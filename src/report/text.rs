@@ -64,6 +64,7 @@ fn page<Zone: TimeZone<Offset: fmt::Display>>(report: &RunReport, mut page: Page
     let took = (report.finished - report.started).to_std().unwrap_or_default();
     let [began, ended] = [report.started, report.finished].map(|time| in_zone(time, zone));
     page.line(&format!("{began} to {ended}, {}", duration(took)));
+    report.maintenance.iter().flatten().for_each(|line| page.line(&printable(line)));
     table(&mut page, report);
     troubles(&mut page, report);
     asides(&mut page, report);
@@ -73,7 +74,7 @@ fn page<Zone: TimeZone<Offset: fmt::Display>>(report: &RunReport, mut page: Page
 /// Whether nothing was due and there is nothing else to report, so that one line is enough.
 fn is_quiet_day(report: &RunReport) -> bool {
     let is_empty = report.domains.is_empty() && report.recovered.is_empty() && report.damaged.is_empty();
-    is_empty && report.result() == RunResult::Good
+    is_empty && report.maintenance.is_none() && report.result() == RunResult::Good
 }
 
 fn headline(page: &mut Page, report: &RunReport) {
@@ -88,6 +89,9 @@ fn headline(page: &mut Page, report: &RunReport) {
 
 /// The counts for the first line, the worst first.
 fn verdict(report: &RunReport) -> String {
+    if report.maintenance.is_some() {
+        return format!("maintenance {}", if report.errors.is_empty() { "completed" } else { "FAILED" });
+    }
     let (totals, all) = (report.totals(), report.domains.len());
     let good = if totals.skipped == 0 {
         format!("{all} of {all} good")
@@ -248,7 +252,8 @@ fn changes(page: &mut Page, report: &RunReport) {
 
 /// The sections that need attention.
 fn troubles(page: &mut Page, report: &RunReport) {
-    page.section("ERRORS OF THE RUN", Paint::Bad, report.errors.iter().map(|error| (String::new(), error.clone())));
+    let title = if report.maintenance.is_some() { "ERRORS" } else { "ERRORS OF THE RUN" };
+    page.section(title, Paint::Bad, report.errors.iter().map(|error| (String::new(), error.clone())));
     let failed = report.domains.iter().filter(|domain| domain.outcome == Outcome::Failed);
     let unexplained = || Failure { message: "failed for an unknown reason".to_owned(), hint: None };
     page.section(

@@ -1,11 +1,14 @@
 //! Reads a restore point: its files, its disks, and a check of every byte. Must not choose destinations.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::disk_reader::SnapshotDisk;
 use super::fetch::{Fetcher, Segment};
+use super::pack::Entry;
 use super::walk::{Files, top_file, walk};
-use super::{BlobKind, Catalog, Error, Id, Repository, Snapshot};
+use super::{BlobKind, Catalog, Error, Id, Kind, Repository, Snapshot};
+use crate::model::Sample;
 use crate::sys::signals::Cancel;
 
 /// Limit of a file that is read into memory, in bytes.
@@ -67,6 +70,36 @@ impl SnapshotReader {
     /// were read since its last call.
     pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Vec<Error> {
         let mut damages = Vec::new();
+        let blobs = self.blobs(&mut damages);
+        self.check(blobs, &mut damages, progress);
+        damages
+    }
+
+    /// Checks that every blob is in the index with a possible length, reads and checks the directories and a sample of
+    /// the other blobs, and those that a lost or short pack cannot contain. Returns all damage found, the stored bytes of
+    /// the blobs that were read, and those of all blobs. `progress` is that of [`SnapshotReader::verify`].
+    pub fn sample(&self, sample: Sample, progress: &mut dyn FnMut(u64)) -> (Vec<Error>, u64, u64) {
+        let mut damages = Vec::new();
+        let mut blobs = self.blobs(&mut damages);
+        let packs: HashMap<Id, u64> = match self.fetcher.repository().list(Kind::Pack) {
+            Ok(packs) => packs.into_iter().collect(),
+            Err(error) => return (vec![error], 0, 0),
+        };
+        let stored = |blobs: &[(Id, Entry)]| blobs.iter().map(|(_, entry)| u64::from(entry.length)).sum();
+        let all = stored(&blobs);
+        let mut picks = sample.picks(blobs.iter().filter(|(_, entry)| entry.kind == BlobKind::Data).count());
+        blobs.retain(|(pack, entry)| {
+            let is_picked = entry.kind == BlobKind::Tree || picks.next() == Some(true);
+            let end = u64::from(entry.offset) + u64::from(entry.length);
+            is_picked || packs.get(pack).is_none_or(|length| *length < end)
+        });
+        let read = stored(&blobs);
+        self.check(blobs, &mut damages, progress);
+        (damages, read, all)
+    }
+
+    /// Every blob of the point with its place, by ID. Adds missing blobs, and files whose length is wrong, to `damages`.
+    fn blobs(&self, damages: &mut Vec<Error>) -> Vec<(Id, Entry)> {
         let mut blobs = Vec::new();
         let trees = self.files.trees.iter().map(|id| (BlobKind::Tree, *id));
         let contents = self.files.files.values().flat_map(|node| node.content.iter().flatten());
@@ -85,6 +118,11 @@ impl SnapshotReader {
                 damages.push(error);
             }
         }
+        blobs
+    }
+
+    /// Reads and checks blobs.
+    fn check(&self, mut blobs: Vec<(Id, Entry)>, damages: &mut Vec<Error>, progress: &mut dyn FnMut(u64)) {
         blobs.sort_unstable_by_key(|(pack, entry)| (*pack, entry.offset));
         let mut segments = Vec::<Segment>::new();
         for (pack, entry) in blobs {
@@ -95,7 +133,8 @@ impl SnapshotReader {
         let ended = || self.fetcher.repository().system(std::io::Error::other("a verification thread panicked"));
         for batch in segments.chunks(crate::sys::host::cores()) {
             if let Some(signal) = self.cancel.signal() {
-                return vec![Error::Stopped { signal }];
+                *damages = vec![Error::Stopped { signal }];
+                return;
             }
             let read = std::thread::scope(|scope| {
                 let threads: Vec<_> = batch.iter().map(|segment| scope.spawn(|| self.fetcher.read(segment))).collect();
@@ -107,7 +146,6 @@ impl SnapshotReader {
             damages.extend(read.into_iter().flatten().filter_map(Result::err));
             progress(batch.iter().map(Segment::stored_bytes).sum());
         }
-        damages
     }
 }
 

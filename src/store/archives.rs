@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Contents, Definition, Entry, Error, FileReader, Manifest, Point, Sink};
+use super::{Contents, Definition, Entry, Error, FileReader, Manifest, Point, Sampled, Sink};
 use crate::archive::{self, Archive, Member, MemberReader, RandomReader};
 use crate::hypervisor::domain_xml;
-use crate::model::{Digest, DomainState, DomainXml, Extent, Hasher};
+use crate::model::{Digest, DomainState, DomainXml, Extent, Hasher, Sample};
 use crate::qcow2::{self, Layout, Reader};
 use crate::sys::host;
 use crate::sys::patience::Patience;
@@ -74,6 +74,19 @@ impl Archived {
             Some(signal) => vec![Error::Stopped { signal }],
             None => checked.err().into_iter().flatten().map(|source| self.failed(source)).collect(),
         }
+    }
+
+    pub(super) fn sample(&self, sample: Sample, progress: &mut dyn FnMut(u64)) -> Option<Sampled> {
+        let mut progress = |bytes| {
+            progress(bytes);
+            self.cancel.signal().map_or(ControlFlow::Continue(()), |_| ControlFlow::Break(()))
+        };
+        let (damages, read_bytes) = self.archive.sample(sample, host::cores(), &mut progress)?;
+        let damages = match self.cancel.signal() {
+            Some(signal) => vec![Error::Stopped { signal }],
+            None => damages.into_iter().map(|source| self.failed(source)).collect(),
+        };
+        Some(Sampled { damages, read_bytes, data_bytes: self.stored_bytes() })
     }
 
     pub(super) fn head(&self, name: &str, length: usize) -> Result<Vec<u8>, Error> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Definition, Entry, Error, FileReader, Point, PointReader, Store};
+use crate::model::Sample;
 use crate::store::fixture::{DOMAIN, Disk, Fixture, run, text};
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
@@ -26,6 +27,8 @@ pub struct Kind {
     pub is_ours: bool,
     /// Every read is checked, including random ones.
     pub checks_ranges: bool,
+    /// A part of it can be checked.
+    pub can_sample: bool,
 }
 
 impl Kind {
@@ -74,6 +77,13 @@ fn lists_and_reads_back(kind: &Kind) {
     }
     let mut checked = 0;
     assert!(reader.verify(&mut |bytes| checked += bytes).is_empty() && checked > 0);
+    let mut checked = 0;
+    let sampled = reader.sample(Sample { percent: 1, seed: 1 }, &mut |bytes| checked += bytes);
+    assert_eq!(sampled.is_some(), kind.can_sample);
+    if let Some(sampled) = sampled {
+        assert!(sampled.damages.is_empty(), "{:?}", sampled.damages);
+        assert!(checked > 0 && sampled.read_bytes < sampled.data_bytes, "{sampled:?}");
+    }
     let contents = reader.contents().unwrap();
     assert_eq!(contents.domain.name, DOMAIN);
 
@@ -186,6 +196,15 @@ fn reports_damage(kind: &Kind) {
             Err(error) => vec![error],
         };
         assert!(damages.iter().all(|error| error.is_damage() && !error.is_stall()), "{damages:?}");
+        let all = Sample { percent: 100, seed: 1 };
+        if let Some(sampled) = open(&fixture.store, &point).ok().and_then(|reader| reader.sample(all, &mut |_| ())) {
+            assert_eq!(sampled.damages.is_empty(), damages.is_empty(), "{:?} {damages:?}", sampled.damages);
+            assert!(
+                sampled.damages.iter().all(|error| error.is_damage() && !error.is_stall()),
+                "{:?}",
+                sampled.damages
+            );
+        }
         damages.is_empty()
     };
     assert!(sound(&good));
@@ -241,6 +260,9 @@ fn abandons_a_hung_target_and_stops_on_a_signal(kind: &Kind) {
     cancel.cancel(15);
     let stopped = |error: &Error| matches!(error, Error::Stopped { signal: 15 });
     assert!(reader.verify(&mut |_| ()).iter().all(stopped));
+    let sampled = reader.sample(Sample { percent: 50, seed: 1 }, &mut |_| ());
+    assert_eq!(sampled.is_some(), kind.can_sample);
+    assert!(sampled.is_none_or(|sampled| sampled.damages.len() == 1 && sampled.damages.iter().all(stopped)));
     assert!(reader.each(&mut |_, contents| read(contents).map(drop)).is_err_and(|error| stopped(&error)));
 }
 

@@ -35,7 +35,7 @@ pub use contents::{Contents, SavedDisk};
 pub use error::Error;
 pub use partial::discard;
 pub use point::Point;
-pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader};
+pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader, Sampled};
 pub use snapshots::{Access, BucketAccess};
 pub use writer::{Added, DiskSource, PointWriter, Sink};
 

@@ -9,7 +9,7 @@ use super::archives::{self, Archived};
 use super::script::Script;
 use super::snapshots::{self, SavedSnapshot};
 use super::{Contents, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, Error, Manifest, Sink};
-use crate::model::Extent;
+use crate::model::{Extent, Sample};
 
 /// A restore point opened for reading.
 pub struct PointReader(Source);
@@ -109,6 +109,17 @@ impl PointReader {
         }
     }
 
+    /// Reads and checks the structure of the point and a sample of its data. `progress` is that of
+    /// [`PointReader::verify`]. `None` if this kind of point can only be checked as a whole.
+    pub fn sample(&self, sample: Sample, progress: &mut dyn FnMut(u64)) -> Option<Sampled> {
+        match &self.0 {
+            Source::Archive(archived) => archived.sample(sample, progress),
+            // One compressed stream with its only checksum at the end.
+            Source::Script(_) => None,
+            Source::Snapshot(snapshot) => Some(snapshot.sample(sample, progress)),
+        }
+    }
+
     /// The first `length` bytes of a file, or all of a shorter one.
     pub fn head(&self, name: &str, length: usize) -> Result<Vec<u8>, Error> {
         match &self.0 {
@@ -166,6 +177,17 @@ impl PointReader {
             Source::Snapshot(snapshot) => snapshot.disk(member).map(|disk| DiskReader(InnerDisk::Snapshot(disk))),
         }
     }
+}
+
+/// The result of reading a sample of a point.
+#[derive(Debug)]
+pub struct Sampled {
+    /// All damage that was found.
+    pub damages: Vec<Error>,
+    /// Stored bytes of the data that was read.
+    pub read_bytes: u64,
+    /// Stored bytes of all data of the point.
+    pub data_bytes: u64,
 }
 
 /// Name and length of a file in a restore point.

@@ -1,6 +1,6 @@
 //! `verify` at a site with many restore points: its order, what remains, and what is recorded.
 
-use crate::host::Host;
+use crate::host::{Host, run};
 use serde_json::{Value, json};
 
 fn checked(host: &Host, words: &str) -> Value {
@@ -76,4 +76,65 @@ fn damaged_point_is_checked_again_regardless_of_its_last_check() {
     }
     let again = host.run("verify --all --older-than 7d --json").ends(6).json();
     assert_eq!(domains(&again), ["a"]);
+}
+
+#[test]
+fn sample_does_not_count_as_verification_but_its_damage_does() {
+    let host = Host::new(&["a"]);
+    // Several pieces of noise.
+    let noise = (0..3_u32 << 20).flat_map(|at| at.wrapping_mul(2_654_435_761).rotate_left(at % 31).to_le_bytes());
+    let [raw, image] = [host.path("noise"), host.image("a")].map(|path| path.to_str().unwrap().to_owned());
+    std::fs::write(&raw, noise.collect::<Vec<u8>>()).unwrap();
+    run("qemu-img", &["convert", "-O", "qcow2", &raw, &image]);
+    host.run("backup").ends(0);
+    let checks = checked(&host, "--sample 5% --seed 7");
+    assert_eq!(checks["sample"], json!({"percent": 5, "seed": 7}));
+    let point = &checks["points"][0];
+    assert_eq!(point["verdict"], "sampled");
+    assert!(point["sample"]["read_bytes"].as_u64() < point["sample"]["data_bytes"].as_u64(), "{checks:#}");
+    assert_eq!(checked(&host, "--sample 5% --seed 7")["points"][0]["sample"], point["sample"]);
+    assert!(!host.path("state/verified.json").exists(), "nothing was verified completely");
+    assert_eq!(host.run("list a --json").ends(0).json()["points"][0]["verified"], Value::Null);
+    let told = host.run("verify --sample 5").ends(0).tells(&["sampled", "a", " of "]);
+    assert!(told.out.contains("read 5% of the data; to read the same part: --sample 5% --seed "), "{}", told.out);
+    assert_eq!(host.run("-q verify --sample 5").ends(0).out, "");
+
+    for (words, verdict) in [("--sample 100%", "good"), ("", "good")] {
+        let checks = checked(&host, words);
+        assert_eq!((&checks["points"][0]["verdict"], &checks["sample"]), (&json!(verdict), &Value::Null), "{words}");
+    }
+    assert_eq!(host.run("list a --json").ends(0).json()["points"][0]["verified"]["good"], true);
+    let archive = host.archives("a").remove(0);
+    let good = std::fs::read(&archive).unwrap();
+    let mut bad = good.clone();
+    bad[good.len() / 2..good.len() / 2 + 16].iter_mut().for_each(|byte| *byte ^= 0xff);
+    std::fs::write(&archive, &bad).unwrap();
+    host.run("verify --sample 99%").ends(6).tells(&["DAMAGED", "a"]);
+    assert_eq!(host.run("list a --json").ends(0).json()["points"][0]["verified"]["good"], false);
+    // A sample of a repaired point does not show that all of it is good.
+    std::fs::write(&archive, &good).unwrap();
+    host.run("verify --sample 99%").ends(0).tells(&["sampled", "a"]);
+    assert_eq!(host.run("list a --json").ends(0).json()["points"][0]["verified"]["good"], false);
+    host.run("verify").ends(0).tells(&["good", "a"]);
+}
+
+#[test]
+fn point_that_cannot_be_read_in_part_is_read_whole_and_counts_as_verified() {
+    let host = Host::new(&["a"]);
+    host.configure("", "{\"*\": {day_of_week: daily, compression: none}}");
+    host.run("backup").ends(0);
+    let checks = checked(&host, "--sample 5%");
+    assert_eq!((&checks["points"][0]["verdict"], &checks["points"][0]["sample"]), (&json!("good"), &Value::Null));
+    host.run("verify --sample 5%").ends(0).tells(&["good", "a", ", read whole"]);
+    assert_eq!(host.run("list a --json").ends(0).json()["points"][0]["verified"]["good"], true);
+}
+
+#[test]
+fn sample_is_a_percentage() {
+    let host = Host::new(&["a"]);
+    for words in ["0", "0%", "101%", "-1", "5.5%", "", "x", "5%%"] {
+        let refused = host.run_words(&["verify", &format!("--sample={words}")]).ends(2);
+        assert!(refused.err.contains("--sample") && refused.err.contains("1% to 100%"), "{words}: {}", refused.err);
+    }
+    host.run("verify --seed 5").ends(2);
 }

@@ -1,5 +1,7 @@
 //! A host whose restore points are in a repository: every command, and what restic makes of the result.
 
+mod keys;
+mod mailed;
 mod maintain;
 
 use std::fs;

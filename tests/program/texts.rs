@@ -9,6 +9,7 @@ use regex::Regex;
 
 use crate::host::{Host, run};
 use crate::mailbox::parse;
+use crate::repository;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kvmbackup");
 
@@ -132,6 +133,25 @@ fn output_of_commands_on_a_host_with_problems_is_as_reviewed() {
     fs::remove_file(host.path("config.yml")).unwrap();
     seen += &session(&host, "backup");
     assert_text(&host, "in_trouble", &seen);
+}
+
+#[test]
+fn mails_of_maintenances_are_as_reviewed() {
+    let domains = "{\"*\": {day_of_week: daily}}";
+    let host = repository::host(&["db1"], domains);
+    host.run("repository init").ends(0);
+    let sendmail = host.script("sendmail", &format!("exec cat >{}", host.path("mail").display()));
+    let mail = format!("  mail: {{to: root, when: always, sendmail: {}}}\n", sendmail.display());
+    let config = fs::read_to_string(host.path("config.yml")).unwrap() + &mail;
+    host.write_config(&config);
+    let mailed = |code| {
+        host.run("maintain").ends(code);
+        let mail = parse(&fs::read(host.path("mail")).unwrap());
+        format!("Subject: {}\n\n{}\n", mail.header("Subject"), narrow(mail.text()))
+    };
+    let good = mailed(0);
+    fs::write(host.path("password"), "another").unwrap();
+    assert_text(&host, "maintenance_mails", &(good + &mailed(5)));
 }
 
 #[test]

@@ -55,6 +55,18 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     size::parse_duration(text).ok_or_else(|| "not a number with a unit (30s, 15m, 2h or 7d)".to_owned())
 }
 
+/// A percentage of something that cannot be empty.
+pub fn percent(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    number.filter(|percent| (1..=100).contains(percent)).ok_or_else(|| "not a percentage, 1% to 100%".to_owned())
+}
+
+/// The ID of a key of a repository, or the beginning of it.
+pub fn key_id(text: &str) -> Result<String, String> {
+    let is_id = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id { Ok(text.to_owned()) } else { Err("not an ID: up to 64 hexadecimal digits".to_owned()) }
+}
+
 /// A hook phase, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PhaseName(pub Phase);

@@ -7,7 +7,7 @@ use crate::engine::Silent;
 use crate::model::Codec;
 use crate::store::fixture::{DOMAIN, Fixture, run, text};
 
-const ALL: Scope<'_> = Scope { domains: &[], which: Which::All, older_than: None, limit: None };
+const ALL: Scope<'_> = Scope { domains: &[], which: Which::All, older_than: None, limit: None, sample: None };
 
 fn checked(fixture: &Fixture, scope: &Scope<'_>, each: &mut dyn FnMut(&Verification)) -> Checks {
     verify(&fixture.store, &fixture.path("state"), scope, (&Silent, &Cancel::default()), each).unwrap()

@@ -31,6 +31,7 @@ fn report(hour: i64, domains: Vec<DomainOutcome>) -> RunReport {
         hooks: Vec::new(),
         warnings: Vec::new(),
         damaged: Vec::new(),
+        maintenance: None,
     }
 }
 

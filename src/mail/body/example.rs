@@ -16,6 +16,7 @@ pub(super) fn view() -> View {
         finished: text("2026-01-01 02:00:01"),
         took: text("1.0 s"),
         report: text("the report"),
+        steps: vec![text("pruned: freed 1 GB in 1.0 s")],
         errors: vec![told()],
         late: vec![text("another guest is late")],
         warnings: vec![text("a warning")],

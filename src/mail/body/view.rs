@@ -38,6 +38,7 @@ pub(super) struct View {
     pub(super) finished: String,
     pub(super) took: String,
     pub(super) report: String,
+    pub(super) steps: Vec<String>,
     pub(super) errors: Vec<Notice>,
     pub(super) late: Vec<String>,
     pub(super) warnings: Vec<String>,
@@ -131,6 +132,7 @@ impl View {
             finished: report::moment(report.finished),
             took: duration((report.finished - report.started).to_std().unwrap_or_default()),
             report: beginning(report::text(report, false, report::WIDTH)),
+            steps: report.maintenance.iter().flatten().map(|step| cut(step)).collect(),
             errors: report.errors.iter().map(told).chain(damaged).chain(hooks).take(shown.max(3)).collect(),
             late: late.take(shown.clamp(3, MOST_LATE)).collect(),
             warnings: of_run.chain(recovered).take(shown.max(3)).collect(),
@@ -155,8 +157,9 @@ impl View {
                 },
             ),
             see_log: typed(&format!(
-                "journalctl -t kvmbackup --since \"{}\"; kvmbackup report",
-                report.started.format("%Y-%m-%d %H:%M:%S UTC")
+                "journalctl -t kvmbackup --since \"{}\"; {}",
+                report.started.format("%Y-%m-%d %H:%M:%S UTC"),
+                if report.maintenance.is_some() { "kvmbackup repository check" } else { "kvmbackup report" }
             )),
             restore: typed("kvmbackup list; kvmbackup restore NAME --to /srv/restored"),
         }

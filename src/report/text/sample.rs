@@ -28,6 +28,7 @@ pub fn empty() -> RunReport {
         hooks: Vec::new(),
         warnings: Vec::new(),
         damaged: Vec::new(),
+        maintenance: None,
     }
 }
 

@@ -4,5 +4,6 @@ mod crash;
 mod damage;
 mod points;
 mod random;
+mod sample;
 mod scene;
 mod together;

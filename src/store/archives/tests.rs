@@ -9,7 +9,15 @@ const AT: &str = "2026-11-20T02:00:00Z";
 
 fn archive(make: fn(&Fixture, &[Disk]), checks_ranges: bool) -> Kind {
     let data = |_: &Fixture, point: &Point| point.location().to_owned();
-    Kind { store: Fixture::new, make, data, image: Some("qcow2"), is_ours: true, checks_ranges }
+    Kind {
+        store: Fixture::new,
+        make,
+        data,
+        image: Some("qcow2"),
+        is_ours: true,
+        checks_ranges,
+        can_sample: checks_ranges,
+    }
 }
 
 #[test]

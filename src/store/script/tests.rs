@@ -8,5 +8,13 @@ use crate::store::fixture::{DOMAIN, Fixture};
 fn archive_of_the_legacy_script_passes_the_contract() {
     let make = |fixture: &Fixture, disks: &[_]| drop(fixture.seed(&format!("{DOMAIN}.tar.gz"), disks));
     let data = |_: &Fixture, point: &Point| point.location().to_owned();
-    all(&Kind { store: Fixture::new, make, data, image: None, is_ours: false, checks_ranges: false });
+    all(&Kind {
+        store: Fixture::new,
+        make,
+        data,
+        image: None,
+        is_ours: false,
+        checks_ranges: false,
+        can_sample: false,
+    });
 }

@@ -11,11 +11,11 @@ use std::sync::{Arc, OnceLock};
 use super::writer::Stop;
 use super::{READER_WAIT, manifest};
 use crate::archive::{self, Manifest};
-use crate::model::Extent;
+use crate::model::{Extent, Sample};
 use crate::repository::{
     Catalog, Id, KnownSnapshots, Repository, SharedLock, Snapshot, SnapshotDisk, SnapshotReader, Timing, read_top_file,
 };
-use crate::store::{Contents, Definition, Entry, Error, FileReader, Sink};
+use crate::store::{Contents, Definition, Entry, Error, FileReader, Sampled, Sink};
 use crate::sys::signals::Cancel;
 
 /// Bytes that are read at once from a file that is not a disk.
@@ -136,6 +136,16 @@ impl SavedSnapshot {
         match self.locked() {
             Ok(reader) => reader.verify(progress).into_iter().map(Error::from).collect(),
             Err(error) => vec![error],
+        }
+    }
+
+    pub(in crate::store) fn sample(&self, sample: Sample, progress: &mut dyn FnMut(u64)) -> Sampled {
+        match self.locked() {
+            Ok(reader) => {
+                let (damages, read_bytes, data_bytes) = reader.sample(sample, progress);
+                Sampled { damages: damages.into_iter().map(Error::from).collect(), read_bytes, data_bytes }
+            }
+            Err(error) => Sampled { damages: vec![error], read_bytes: 0, data_bytes: 0 },
         }
     }
 

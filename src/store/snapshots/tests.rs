@@ -75,7 +75,15 @@ impl Fixture {
 
 #[test]
 fn snapshot_passes_the_contract() {
-    all(&Kind { store: Fixture::with_repository, make, data, image: Some("raw"), is_ours: true, checks_ranges: true });
+    all(&Kind {
+        store: Fixture::with_repository,
+        make,
+        data,
+        image: Some("raw"),
+        is_ours: true,
+        checks_ranges: true,
+        can_sample: true,
+    });
 }
 
 #[test]

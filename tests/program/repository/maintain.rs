@@ -74,7 +74,7 @@ fn locks(host: &Host) -> usize {
 }
 
 /// `kvmbackup maintain` in a mount namespace in which this shell command has prepared the programs.
-fn among(host: &Host, prepared: &str, words: &[&str]) -> Command {
+pub(super) fn among(host: &Host, prepared: &str, words: &[&str]) -> Command {
     let mut command = host.command("unshare");
     let script = format!("{prepared}; exec \"$0\" \"$@\"");
     command.args(["--mount", "sh", "-c", &script, PROGRAM]).args(words);
@@ -83,7 +83,7 @@ fn among(host: &Host, prepared: &str, words: &[&str]) -> Command {
     command
 }
 
-fn found(program: &str) -> String {
+pub(super) fn found(program: &str) -> String {
     run("sh", &["-c", &format!("command -v {program}")]).trim().to_owned()
 }
 
