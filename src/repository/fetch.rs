@@ -47,6 +47,11 @@ impl Segment {
         fits
     }
 
+    /// Its blobs, in order.
+    pub fn ids(&self) -> impl Iterator<Item = Id> {
+        self.entries.iter().map(|entry| entry.id)
+    }
+
     /// Length in the pack in bytes.
     pub fn stored_bytes(&self) -> u64 {
         self.entries.iter().map(|entry| u64::from(entry.length)).sum()

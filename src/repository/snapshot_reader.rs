@@ -1,6 +1,6 @@
 //! Reads a restore point: its files, its disks, and a check of every byte. Must not choose destinations.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::disk_reader::SnapshotDisk;
@@ -29,10 +29,10 @@ pub fn read_top_file(
 /// A restore point for reading. The caller keeps a [`SharedLock`](super::SharedLock) if the point must not be removed
 /// during that time.
 pub struct SnapshotReader {
-    fetcher: Fetcher,
-    cancel: Cancel,
+    pub(super) fetcher: Fetcher,
+    pub(super) cancel: Cancel,
     point: Id,
-    files: Files,
+    pub(super) files: Files,
 }
 
 impl SnapshotReader {
@@ -45,7 +45,12 @@ impl SnapshotReader {
     ) -> Result<SnapshotReader, Error> {
         let fetcher = Fetcher::new(repository, catalog);
         let files = walk(&fetcher, id, snapshot)?;
-        Ok(SnapshotReader { fetcher, cancel: cancel.clone(), point: id, files })
+        Ok(SnapshotReader::of(fetcher, id, files, cancel))
+    }
+
+    /// A restore point with these files.
+    pub(super) fn of(fetcher: Fetcher, point: Id, files: Files, cancel: &Cancel) -> SnapshotReader {
+        SnapshotReader { fetcher, cancel: cancel.clone(), point, files }
     }
 
     /// The names of its files with their lengths in bytes, in order. No component of a name leaves its directory.
@@ -69,10 +74,22 @@ impl SnapshotReader {
     /// Reads and checks every blob once; returns all damage found. `progress` receives the number of stored bytes that
     /// were read since its last call.
     pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Vec<Error> {
+        self.check_all(progress).0
+    }
+
+    /// As [`SnapshotReader::verify`]; also returns the blobs that cannot be read.
+    pub(super) fn check_all(&self, progress: &mut dyn FnMut(u64)) -> (Vec<Error>, HashSet<Id>) {
         let mut damages = Vec::new();
         let blobs = self.blobs(&mut damages);
-        self.check(blobs, &mut damages, progress);
-        damages
+        let mut lost: HashSet<Id> = damages
+            .iter()
+            .filter_map(|error| match error {
+                Error::MissingBlob { id, .. } | Error::DamagedBlob { id, .. } => Some(*id),
+                _ => None,
+            })
+            .collect();
+        lost.extend(self.check(blobs, &mut damages, progress));
+        (damages, lost)
     }
 
     /// Checks that every blob is in the index with a possible length, reads and checks the directories and a sample of
@@ -121,8 +138,14 @@ impl SnapshotReader {
         blobs
     }
 
-    /// Reads and checks blobs.
-    fn check(&self, mut blobs: Vec<(Id, Entry)>, damages: &mut Vec<Error>, progress: &mut dyn FnMut(u64)) {
+    /// Reads and checks blobs; returns those that cannot be read.
+    fn check(
+        &self,
+        mut blobs: Vec<(Id, Entry)>,
+        damages: &mut Vec<Error>,
+        progress: &mut dyn FnMut(u64),
+    ) -> HashSet<Id> {
+        let mut lost = HashSet::new();
         blobs.sort_unstable_by_key(|(pack, entry)| (*pack, entry.offset));
         let mut segments = Vec::<Segment>::new();
         for (pack, entry) in blobs {
@@ -134,7 +157,7 @@ impl SnapshotReader {
         for batch in segments.chunks(crate::sys::host::cores()) {
             if let Some(signal) = self.cancel.signal() {
                 *damages = vec![Error::Stopped { signal }];
-                return;
+                return lost;
             }
             let read = std::thread::scope(|scope| {
                 let threads: Vec<_> = batch.iter().map(|segment| scope.spawn(|| self.fetcher.read(segment))).collect();
@@ -143,9 +166,15 @@ impl SnapshotReader {
                     .map(|thread| thread.join().unwrap_or_else(|_| vec![Err(ended())]))
                     .collect::<Vec<_>>()
             });
-            damages.extend(read.into_iter().flatten().filter_map(Result::err));
+            for (segment, read) in batch.iter().zip(read) {
+                // One error is that of the whole segment.
+                let is_lost = |at: usize| read.get(at).is_none_or(Result::is_err);
+                lost.extend(segment.ids().enumerate().filter(|(at, _)| is_lost(*at)).map(|(_, id)| id));
+                damages.extend(read.into_iter().filter_map(Result::err));
+            }
             progress(batch.iter().map(Segment::stored_bytes).sum());
         }
+        lost
     }
 }
 

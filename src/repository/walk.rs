@@ -27,6 +27,13 @@ pub struct Files {
 /// # Errors
 /// Damage; [`Error::Suspect`] for contents that this program does not write.
 pub fn walk(fetcher: &Fetcher, id: Id, snapshot: &Snapshot) -> Result<Files, Error> {
+    let mut damages = Vec::new();
+    let found = walk_damaged(fetcher, id, snapshot, &mut damages)?;
+    damages.pop().map_or(Ok(found), Err)
+}
+
+/// As [`walk`], but directories that are damaged are only missing, and in `damages`. The top one must be readable.
+pub fn walk_damaged(fetcher: &Fetcher, id: Id, snapshot: &Snapshot, damages: &mut Vec<Error>) -> Result<Files, Error> {
     let suspect = |what: String| suspect(fetcher, id, what);
     let root = domain_dir(fetcher, id, snapshot)?;
     let mut found = Files { trees: vec![snapshot.tree], ..Files::default() };
@@ -35,7 +42,15 @@ pub fn walk(fetcher: &Fetcher, id: Id, snapshot: &Snapshot) -> Result<Files, Err
         let subtree = node.subtree.ok_or_else(|| suspect(format!("its directory {path:?} has no tree")))?;
         found.dirs.insert(path.clone(), node);
         found.trees.push(subtree);
-        for node in fetcher.tree(subtree)?.nodes {
+        let nodes = match fetcher.tree(subtree) {
+            Ok(tree) => tree.nodes,
+            Err(error) if error.is_damage() => {
+                damages.push(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for node in nodes {
             let below = if path.is_empty() { node.name.clone() } else { format!("{path}/{}", node.name) };
             match node.kind {
                 NodeKind::File => drop(found.files.insert(below, node)),

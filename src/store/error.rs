@@ -142,12 +142,6 @@ pub enum Error {
         /// Cause.
         source: Refused,
     },
-    /// What is left of a damaged point of this kind cannot be read.
-    #[error("{}: what is left of a damaged point in a repository cannot be saved yet", path.display())]
-    NoSalvage {
-        /// Path of the snapshot.
-        path: PathBuf,
-    },
     /// An operator protected it.
     #[error("{} is protected", path.display())]
     Protected {
@@ -232,10 +226,6 @@ impl Error {
                 Some("Set `ca_file` below `repository` to a file with certificates in PEM format.".to_owned())
             }
             Error::Password(_) | Error::SecretKey { .. } => Some("Check `repository` in the configuration.".to_owned()),
-            Error::NoSalvage { path } => Some(format!(
-                "Restore what restic can still read: restic restore {} --target DIR",
-                path.file_name().unwrap_or_default().to_string_lossy()
-            )),
             Error::Suspect { .. } => {
                 Some("Use another restore point, and find out who wrote this one: kvmbackup verify".to_owned())
             }

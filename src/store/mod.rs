@@ -36,7 +36,7 @@ pub use error::Error;
 pub use partial::discard;
 pub use point::Point;
 pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader, Sampled};
-pub use snapshots::{Access, BucketAccess};
+pub use snapshots::{Access, BucketAccess, FileRemains, SnapshotRemains};
 pub use writer::{Added, DiskSource, PointWriter, Sink};
 
 pub use crate::archive::Manifest;
@@ -116,6 +116,16 @@ pub struct Inventory {
     pub blobs: u64,
     /// Bytes of all objects.
     pub stored_bytes: u64,
+}
+
+/// What is left of a damaged restore point.
+pub enum Left {
+    /// Of an archive.
+    Archive(Salvage),
+    /// Of a snapshot.
+    Snapshot(SnapshotRemains),
+    /// The point is one stream, which [`PointReader::each`] reads as far as possible.
+    Stream,
 }
 
 /// Domains with their restore points, oldest first, or why their directory could not be read.
@@ -309,16 +319,16 @@ impl Store {
         }
     }
 
-    /// What is left of a damaged restore point; `None` if the point is one stream, which [`PointReader::each`] reads
-    /// as far as possible.
-    pub fn salvage(&self, point: &Point, cancel: &Cancel) -> Result<Option<Salvage>, Error> {
+    /// What is left of a damaged restore point. `progress` receives the number of bytes that were read since its last
+    /// call.
+    pub fn salvage(&self, point: &Point, cancel: &Cancel, progress: &mut dyn FnMut(u64)) -> Result<Left, Error> {
         match point.kind {
             Kind::Archive => {
                 let found = Salvage::open_patiently(&point.path, &self.patience, cancel);
-                found.map(Some).map_err(Error::archive(&point.path))
+                found.map(Left::Archive).map_err(Error::archive(&point.path))
             }
-            Kind::Script { .. } => Ok(None),
-            Kind::Snapshot { .. } => Err(Error::NoSalvage { path: point.path.clone() }),
+            Kind::Script { .. } => Ok(Left::Stream),
+            Kind::Snapshot { id } => self.snapshots()?.remains((id, &point.path), cancel, progress).map(Left::Snapshot),
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod manifest;
 mod reader;
+mod remains;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -19,6 +20,7 @@ use chrono::{TimeDelta, Timelike};
 use uuid::Uuid;
 
 pub(super) use reader::{Disk, SavedSnapshot};
+pub use remains::{FileRemains, SnapshotRemains};
 pub(super) use writer::{SnapshotPoint, disk_member};
 
 use super::{Domains, Error, Intent, Inventory, Kind, Point, name};
@@ -309,6 +311,16 @@ impl Snapshots {
         let snapshot = repository.cached_snapshot(id, &known.cache)?.ok_or_else(|| reader::missing(path))?;
         let known = (self.catalog(repository)?, known.clone());
         Ok(SavedSnapshot::new((repository, known), &self.access.cache_dir, (id, snapshot), path, cancel))
+    }
+
+    /// Reads everything of a damaged restore point that is left.
+    pub(super) fn remains(
+        &self,
+        point: (Id, &Path),
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<SnapshotRemains, Error> {
+        SnapshotRemains::find((self.repository()?, &self.access.cache_dir), point, cancel, progress)
     }
 
     fn known(&self, repository: &Repository) -> &Arc<KnownSnapshots> {

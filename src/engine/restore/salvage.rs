@@ -19,10 +19,11 @@ use crate::engine::points::{self, When};
 use crate::engine::{Error, Monitor};
 use crate::model::is_plain;
 use crate::model::{DomainOutcome, Extent, PointId};
-use crate::store::{self, Remains, Salvage, Store, Trust};
+use crate::store::{self, Left, Remains, Salvage, Store, Trust};
 use crate::sys::patient_file::PatientFile;
 use crate::sys::signals::Cancel;
 
+mod blobs;
 mod disk;
 mod naming;
 mod stream;
@@ -145,11 +146,12 @@ pub fn salvage(
         files: Vec::new(),
         missing: Vec::new(),
     };
-    let found = store.salvage(&point, cancel);
+    let found = store.salvage(&point, cancel, &mut |bytes| work.advance(bytes));
     work.go_on()?;
     match found? {
-        Some(found) => pieces(&work, &found, to, &mut staging, &mut salvaged)?,
-        None => stream::salvage(&work, &store.open(&point, cancel)?, to, &mut staging, &mut salvaged)?,
+        Left::Archive(found) => pieces(&work, &found, to, &mut staging, &mut salvaged)?,
+        Left::Snapshot(found) => blobs::salvage(&work, &found, to, &mut staging, &mut salvaged)?,
+        Left::Stream => stream::salvage(&work, &store.open(&point, cancel)?, to, &mut staging, &mut salvaged)?,
     }
     let path = to.join(REPORT);
     let json = serde_json::to_vec_pretty(&salvaged).map_err(Error::Json)?;
