@@ -12,7 +12,7 @@ use crate::sys::signals::Cancel;
 
 /// What is left of a damaged restore point of a repository.
 pub struct SnapshotRemains {
-    found: repository::Remains,
+    found: repository::DamagedSnapshot,
     manifest: Option<Manifest>,
     path: PathBuf,
     /// Released last.
@@ -20,7 +20,7 @@ pub struct SnapshotRemains {
 }
 
 /// What is left of a file of such a point.
-pub struct FileRemains(repository::RemainsOfFile);
+pub struct FileRemains(repository::DamagedFile);
 
 impl SnapshotRemains {
     /// Reads everything. `progress` receives the number of stored bytes that were read since its last call.
@@ -37,7 +37,7 @@ impl SnapshotRemains {
         };
         let snapshot = repository.snapshot(id)?.ok_or_else(|| reader::missing(path))?;
         let catalog = Arc::new(Catalog::open(repository, cache_dir)?);
-        let found = repository::Remains::find(repository, &catalog, (id, &snapshot), cancel, progress)?;
+        let found = repository::DamagedSnapshot::find(repository, &catalog, (id, &snapshot), cancel, progress)?;
         let mut remains = SnapshotRemains { found, manifest: None, path: path.to_owned(), _lock: lock };
         let json = remains.small(archive::MANIFEST)?;
         let joined = json.and_then(|json| manifest::join(&json, snapshot.facts.as_ref(), snapshot.time).ok());

@@ -18,7 +18,7 @@ use crate::model::Extent;
 use crate::sys::signals::Cancel;
 
 /// What is left of a restore point.
-pub struct Remains {
+pub struct DamagedSnapshot {
     fetcher: Fetcher,
     cancel: Cancel,
     files: Files,
@@ -29,7 +29,7 @@ pub struct Remains {
 
 /// What is left of a file.
 #[derive(Debug, PartialEq, Eq)]
-pub struct RemainsOfFile {
+pub struct DamagedFile {
     /// Length in bytes, including lost ones.
     pub length: u64,
     /// Lost ranges: ascending, not adjacent.
@@ -37,7 +37,7 @@ pub struct RemainsOfFile {
     pieces: Vec<Piece>,
 }
 
-impl Remains {
+impl DamagedSnapshot {
     /// Reads and checks every blob of a restore point. `progress` receives the number of stored bytes that were read since
     /// its last call.
     ///
@@ -49,7 +49,7 @@ impl Remains {
         (id, snapshot): (Id, &Snapshot),
         cancel: &Cancel,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Remains, Error> {
+    ) -> Result<DamagedSnapshot, Error> {
         let fetcher = Fetcher::new(repository, catalog);
         let mut damages = Vec::new();
         let files = walk_damaged(&fetcher, id, snapshot, &mut damages)?;
@@ -60,7 +60,7 @@ impl Remains {
             return Err(damages.swap_remove(other));
         }
         let SnapshotReader { fetcher, cancel, files, .. } = reader;
-        Ok(Remains { fetcher, cancel, files, lost, damages })
+        Ok(DamagedSnapshot { fetcher, cancel, files, lost, damages })
     }
 
     /// The names of the files, in order. No component of a name leaves its directory.
@@ -69,7 +69,7 @@ impl Remains {
     }
 
     /// What is left of a file; `None` if there is none.
-    pub fn file(&self, name: &str) -> Result<Option<RemainsOfFile>, Error> {
+    pub fn file(&self, name: &str) -> Result<Option<DamagedFile>, Error> {
         let Some(node) = self.files.files.get(name) else { return Ok(None) };
         let ids: Vec<Id> = node.content.iter().flatten().copied().collect();
         let mut lengths = BTreeMap::new();
@@ -88,13 +88,13 @@ impl Remains {
     }
 
     /// Passes the data of a file that is left to `sink`, in ascending order.
-    pub fn read<E: From<Error>>(&self, file: &RemainsOfFile, sink: &mut Sink<'_, E>) -> Result<(), E> {
+    pub fn read<E: From<Error>>(&self, file: &DamagedFile, sink: &mut Sink<'_, E>) -> Result<(), E> {
         BlobStream::new(&self.fetcher, &self.cancel)?.copy(file.pieces.iter().copied(), sink)
     }
 }
 
 /// Places the blobs of a file of this size. The length of a blob is unknown if the index does not contain it.
-fn place(size: u64, blobs: &[(Id, Option<u32>)], lost: &HashSet<Id>) -> RemainsOfFile {
+fn place(size: u64, blobs: &[(Id, Option<u32>)], lost: &HashSet<Id>) -> DamagedFile {
     let zero = |length: u64| (zero_id(length), length);
     let mut zeros = vec![zero(ZeroLength::Large.bytes() as u64), zero(ZeroLength::Small.bytes() as u64)];
     let data = blobs.iter().filter(|(id, _)| !zeros.iter().any(|(zero, _)| zero == id));
@@ -119,7 +119,7 @@ fn place(size: u64, blobs: &[(Id, Option<u32>)], lost: &HashSet<Id>) -> RemainsO
         _ if ends_unknown => left > (unknown - 1) * unit && left <= unknown * unit,
         _ => left == unknown * unit,
     };
-    let mut file = RemainsOfFile { length: size, lost: Vec::new(), pieces: Vec::new() };
+    let mut file = DamagedFile { length: size, lost: Vec::new(), pieces: Vec::new() };
     if is_certain {
         let mut rest = left;
         file.add(
@@ -158,7 +158,7 @@ fn place(size: u64, blobs: &[(Id, Option<u32>)], lost: &HashSet<Id>) -> RemainsO
     file
 }
 
-impl RemainsOfFile {
+impl DamagedFile {
     /// Appends blobs with their lengths, and whether they are zeros; returns the end of the last one.
     fn add(&mut self, mut at: u64, blobs: impl Iterator<Item = (Id, (u64, bool))>, lost: &HashSet<Id>) -> u64 {
         for (id, (length, is_zero)) in blobs {
