@@ -54,6 +54,8 @@ pub struct Access {
     pub password: Secret,
     /// Directory of the cache.
     pub cache_dir: PathBuf,
+    /// Size of the blobs of new disks, in bytes; `None` chooses it by the size of the disk.
+    pub blob_size: Option<u64>,
 }
 
 impl Access {
@@ -283,6 +285,7 @@ impl Snapshots {
         let options = WriteOptions {
             cache: self.access.cache_dir.clone(),
             threads: intent.threads,
+            blob_size: self.access.blob_size,
             timing: Timing::waiting(WRITER_WAIT),
             cancel: intent.cancel.clone(),
         };

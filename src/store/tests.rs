@@ -4,11 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
-use uuid::Uuid;
-
 use super::*;
 use crate::model::PointId;
-use crate::repository::Id;
 
 const ZSTD: Codec = Codec::Zstd(3);
 

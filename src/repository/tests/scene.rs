@@ -115,7 +115,7 @@ impl Scene {
 
 fn options(restic: &Restic) -> WriteOptions {
     let timing = Timing { second_look: Duration::from_millis(1), ..Timing::waiting(Duration::ZERO) };
-    WriteOptions { cache: restic.path("cache"), threads: 2, timing, cancel: Cancel::default() }
+    WriteOptions { cache: restic.path("cache"), threads: 2, blob_size: None, timing, cancel: Cancel::default() }
 }
 
 pub fn about(domain: &str, time: &str) -> About {
