@@ -90,6 +90,7 @@ pub(super) const REPOSITORY: &[Key<RepositorySettings>] = &[
     Key::new("password_env", |to, at, p| put(&mut to.password, mail::name(at, p).map(Secret::Env))),
     Key::new("password_credential", |to, at, p| put(&mut to.password, mail::name(at, p).map(Secret::Credential))),
     Key::new("cache_dir", |to, at, p| put(&mut to.cache_dir, value::absolute(at, p))),
+    Key::new("blob_size", |to, at, p| to.blob_size = repository::blob_size(at, p)),
     Key::new("maintain_timeout", |to, at, p| put(&mut to.maintain_timeout, value::long_duration(at, p))),
     Key::new("check_data", |to, at, p| put(&mut to.check_data, value::percent(at, p))),
     Key::new("max_unused", |to, at, p| put(&mut to.max_unused, value::percent(at, p))),

@@ -1,5 +1,6 @@
 //! The value of the key `repository`, and its limits. Must not open a repository, or read a secret.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ const CACHE_DIR: &str = "/var/cache/kvmbackup";
 
 /// Default region; servers other than Amazon's usually accept it.
 const REGION: &str = "us-east-1";
+
+/// Limits of `blob_size`, in bytes.
+const BLOB_SIZES: RangeInclusive<u64> = 64 << 10..=8 << 20;
 
 const SECRET_KEYS: [&str; 3] = ["secret_access_key_file", "secret_access_key_env", "secret_access_key_credential"];
 
@@ -42,6 +46,8 @@ pub struct RepositorySettings {
     pub password: Secret,
     /// Absolute path of the directory for the cache, which can be removed at any time.
     pub cache_dir: PathBuf,
+    /// Size of the blobs of new disks, in bytes; `None` chooses it by the size of the disk.
+    pub blob_size: Option<u64>,
     /// How long a maintenance may take, including its wait for other processes.
     pub maintain_timeout: Duration,
     /// Percentage of the data that a maintenance reads and checks; 0 checks only the structure.
@@ -62,6 +68,7 @@ pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<Reposit
         ca_file: None,
         password,
         cache_dir: CACHE_DIR.into(),
+        blob_size: None,
         maintain_timeout: Duration::from_secs(12 * 3600),
         check_data: 5,
         max_unused: 5,
@@ -110,6 +117,17 @@ pub(super) fn url(to: &mut RepositorySettings, place: &Place<'_>, problems: &mut
         }
         _ => key::put(&mut to.path, value::absolute(place, problems)),
     }
+}
+
+/// The size of blobs, in bytes: a power of two.
+pub(super) fn blob_size(place: &Place<'_>, problems: &mut Problems) -> Option<u64> {
+    let text = value::text(place, problems)?;
+    let size = value::bytes(text).filter(|size| size.is_power_of_two() && BLOB_SIZES.contains(size));
+    if size.is_none() {
+        problems
+            .add(place.wrong(format!("bad size {text:?}"), "64KiB, 128KiB, 256KiB, 512KiB, 1MiB, 2MiB, 4MiB, 8MiB"));
+    }
+    size
 }
 
 /// The name of an access key or of a region.

@@ -156,6 +156,24 @@ pub(super) fn percent(place: &Place<'_>, problems: &mut Problems) -> Option<u32>
     percent
 }
 
+/// Bytes: a whole number and a unit.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let factor: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1000_u64.pow(2),
+        "gb" => 1000_u64.pow(3),
+        "tb" => 1000_u64.pow(4),
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
 /// A share of the target (`10%`) or bytes (`20GB`, `20GiB`, `20000000000`).
 pub(super) fn min_free(place: &Place<'_>, problems: &mut Problems) -> Option<MinFree> {
     let text = text(place, problems)?;
@@ -163,19 +181,7 @@ pub(super) fn min_free(place: &Place<'_>, problems: &mut Problems) -> Option<Min
         if unit == "%" {
             return number.parse().ok().filter(|percent| (0.0..=100.0).contains(percent)).map(MinFree::Percent);
         }
-        let factor: u64 = match unit.to_ascii_lowercase().as_str() {
-            "" | "b" => 1,
-            "kb" => 1000,
-            "mb" => 1000_u64.pow(2),
-            "gb" => 1000_u64.pow(3),
-            "tb" => 1000_u64.pow(4),
-            "kib" => 1 << 10,
-            "mib" => 1 << 20,
-            "gib" => 1 << 30,
-            "tib" => 1 << 40,
-            _ => return None,
-        };
-        number.parse::<u64>().ok()?.checked_mul(factor).map(MinFree::Bytes)
+        bytes(text).map(MinFree::Bytes)
     });
     if value.is_none() {
         let valid =

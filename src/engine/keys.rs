@@ -10,9 +10,10 @@ use super::maintain::{open, summary};
 use super::restic::Restic;
 use super::{Error, chain};
 use crate::config::Settings;
+use crate::sys::opened;
 use crate::sys::secret::Secret;
 use crate::sys::signals::Cancel;
-use crate::sys::{opened, trust};
+use crate::sys::trust::{self, Refused};
 
 /// The largest file with a password, in bytes.
 const MAX_PASSWORD: u64 = 64 << 10;
@@ -107,7 +108,10 @@ pub fn change(settings: &Settings, change: KeyChange<'_>, cancel: &Cancel) -> Re
 /// the whole file without the blanks around it; this program uses the first line.
 fn expect_usable(file: &Path) -> Result<(), Error> {
     let what = "the file with the new password";
-    trust::input(file).map_err(|source| Error::Untrusted { what, source })?;
+    // A file that does not exist is reported when it is read.
+    if let Err(source @ Refused::Untrusted { .. }) = trust::input(file) {
+        return Err(Error::Untrusted { what, source });
+    }
     let secret = Secret::File(file.to_owned());
     let refused = |why: String| Error::Rejected {
         message: format!("cannot use the password in {}: {why}", file.display()),

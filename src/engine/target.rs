@@ -28,6 +28,7 @@ pub(super) fn access(repository: &RepositorySettings) -> Access {
         }),
         password: repository.password.clone(),
         cache_dir: repository.cache_dir.clone(),
+        blob_size: repository.blob_size,
     }
 }
 

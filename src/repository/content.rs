@@ -10,9 +10,9 @@ const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const SMALL_DISK: u64 = 32 * GIB;
 
-/// Blob size in bytes for a disk of this size; `None` if the disk is too large. Small blobs cost space for their IDs; a
-/// large blob is stored again after a small change in it.
-pub fn blob_size(size: u64) -> Option<u64> {
+/// Blob size in bytes for a disk of this size: the wanted one, unless there would be too many blobs. `None` if the disk is
+/// too large. Small blobs cost space for their IDs; a large blob is stored again after a small change in it.
+pub fn blob_size(size: u64, wanted: Option<u64>) -> Option<u64> {
     let usual = if size <= SMALL_DISK {
         64 * KIB
     } else if size <= TIB {
@@ -21,7 +21,8 @@ pub fn blob_size(size: u64) -> Option<u64> {
         MIB
     };
     let fits = |blob: &u64| size / blob < MAX_BLOBS as u64;
-    [usual, 2 * usual, 4 * usual, 8 * MIB].into_iter().filter(|blob| *blob <= 8 * MIB).find(fits)
+    let first = wanted.unwrap_or(usual);
+    (0..8).map(|doubled| first << doubled).filter(|blob| *blob <= 8 * MIB).find(fits)
 }
 
 /// Whether all bytes are zero.
@@ -103,10 +104,19 @@ mod tests {
             (10 * TIB, 4 * MIB),
             (32 * TIB - 1, 8 * MIB),
         ] {
-            assert_eq!(blob_size(size), Some(blob), "{size}");
+            assert_eq!(blob_size(size, None), Some(blob), "{size}");
         }
-        assert_eq!(blob_size(32 * TIB), None);
-        assert_eq!(blob_size(u64::MAX), None);
+        assert_eq!(blob_size(32 * TIB, None), None);
+        assert_eq!(blob_size(u64::MAX, None), None);
+        for (size, wanted, blob) in [
+            (GIB, 8 * MIB, 8 * MIB),
+            (TIB, 128 * KIB, 512 * KIB),
+            (100 * GIB, 64 * KIB, 64 * KIB),
+            (32 * TIB - 1, 64 * KIB, 8 * MIB),
+        ] {
+            assert_eq!(blob_size(size, Some(wanted)), Some(blob), "{size} {wanted}");
+        }
+        assert_eq!(blob_size(32 * TIB, Some(8 * MIB)), None);
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl SnapshotWriter {
     /// Blob size in bytes: that of the disk in the parent, so that unchanged blobs stay the same.
     fn unit(&self, name: &str, size: u64) -> Result<u64, Error> {
         let too_large = || self.repository.invalid(format!("{name} is too large: {size} bytes"));
-        let usual = blob_size(size).ok_or_else(too_large)?;
+        let usual = blob_size(size, self.blob_size).ok_or_else(too_large)?;
         let before = self.parent.as_ref().and_then(|parent| parent.files.files.get(name));
         let is_unit = |length: &u64| length.is_power_of_two() && (64 << 10..=8 << 20).contains(length);
         let zeros = [8 << 20, 512 << 10].map(zero_id);

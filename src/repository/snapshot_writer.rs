@@ -48,6 +48,9 @@ pub struct WriteOptions {
     pub known: Arc<KnownSnapshots>,
     /// Maximum number of compression threads.
     pub threads: usize,
+    /// Size of the blobs of disks that the parent does not have, in bytes: a power of two from 64 KiB to 8 MiB. `None`
+    /// chooses it by the size of the disk.
+    pub blob_size: Option<u64>,
     /// Times of the lock protocol.
     pub timing: Timing,
     /// Cancels waiting for another process.
@@ -70,6 +73,8 @@ pub struct SnapshotWriter {
     pub(super) fetcher: Fetcher,
     pub(super) blobs: Blobs,
     pub(super) parent: Option<Parent>,
+    /// See [`WriteOptions::blob_size`].
+    pub(super) blob_size: Option<u64>,
     root: Dir,
     summary: Summary,
     // Dropped last, because blobs are still being written until then.
@@ -96,7 +101,8 @@ impl SnapshotWriter {
         let parent = find_parent(&fetcher, &about, &options.known)?;
         let blobs = Blobs::new(repository, &catalog, options.threads)?;
         let (repository, root, summary) = (repository.clone(), Dir::new(), Summary::default());
-        Ok(SnapshotWriter { about, began, repository, fetcher, blobs, parent, root, summary, lock })
+        let blob_size = options.blob_size;
+        Ok(SnapshotWriter { about, began, repository, fetcher, blobs, parent, blob_size, root, summary, lock })
     }
 
     /// The snapshot that this one builds on.

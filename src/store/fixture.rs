@@ -97,8 +97,12 @@ impl Fixture {
 
     /// The place of the repository.
     pub fn repository(&self) -> Location {
-        let access =
-            Access { bucket: None, password: Secret::File(self.path("password")), cache_dir: self.path("cache") };
+        let access = Access {
+            bucket: None,
+            password: Secret::File(self.path("password")),
+            cache_dir: self.path("cache"),
+            blob_size: None,
+        };
         Location { dir: self.path("backup"), repository: Some(access) }
     }
 

@@ -56,6 +56,8 @@ pub struct Access {
     pub password: Secret,
     /// Directory of the cache.
     pub cache_dir: PathBuf,
+    /// Size of the blobs of new disks, in bytes; `None` chooses it by the size of the disk.
+    pub blob_size: Option<u64>,
 }
 
 impl Access {
@@ -297,6 +299,7 @@ impl Snapshots {
             cache: self.access.cache_dir.clone(),
             known: self.known(repository).clone(),
             threads: intent.threads,
+            blob_size: self.access.blob_size,
             timing: Timing::waiting(WRITER_WAIT),
             cancel: intent.cancel.clone(),
         };

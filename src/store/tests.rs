@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::*;
 
+
 const ZSTD: Codec = Codec::Zstd(3);
 
 fn time(id: &str) -> DateTime<Utc> {

@@ -122,6 +122,21 @@ fn complaints_name_the_valid_values() {
 }
 
 #[test]
+fn blob_size_is_a_power_of_two_within_bounds() {
+    let with =
+        |size: &str| format!("h: {{repository: {{url: /r, password_file: /p, blob_size: {size}}}, domains: {{}}}}");
+    let valid = "valid: 64KiB, 128KiB, 256KiB, 512KiB, 1MiB, 2MiB, 4MiB, 8MiB";
+    for size in ["32KiB", "16MiB", "96KiB", "64KB", "0", "x", "1.5MiB"] {
+        let complaint = format!("c.yml:1: h.repository.blob_size: bad size {size:?}; {valid}");
+        assert!(complaints(&with(size)).contains(&complaint), "{size}: {:?}", complaints(&with(size)));
+    }
+    for (size, bytes) in [("64KiB", 64 << 10), ("1 MiB", 1 << 20), ("8mib", 8 << 20), ("65536", 64 << 10)] {
+        let text = with(size).replace("{}}", "{d: {day_of_week: Sun}}}");
+        assert_eq!(super::read(&text).repository.unwrap().blob_size, Some(bytes), "{size}");
+    }
+}
+
+#[test]
 fn libvirt_of_another_host_is_refused_with_its_line() {
     for uri in ["qemu+ssh://root@host/system", "qemu+ext:///system?command=/via", "qemu+tcp://localhost/system"] {
         let text = format!("h:\n  backupdir: /b\n  libvirt_uri: {uri}\n  domains: {{d: {{day_of_week: Sun}}}}\n");

@@ -188,3 +188,36 @@ fn invalid_names_and_data_are_refused() {
     assert!(scene.repository.uncached_snapshots().unwrap().found.is_empty());
     assert_eq!(scene.repository.list(Kind::Lock).unwrap(), [], "the lock is removed");
 }
+
+#[test]
+fn blob_size_applies_to_new_disks_and_existing_ones_keep_theirs() {
+    for (size, other) in [(64 << 10, 8 * MIB), (128 << 10, 64 << 10), (MIB, 64 << 10), (8 * MIB, 64 << 10)] {
+        let mut scene = Scene::new();
+        scene.options.blob_size = Some(size);
+        let first = Image::new(40 * MIB + 512, &[(0, 9 * MIB), (30 * MIB, 2 * MIB), (40 * MIB, 512)], 1);
+        let (_, snapshot) = scene.point("web", FIRST, &first);
+        let stored = snapshot.summary.unwrap().data_blobs;
+        let expected = (9 * MIB).div_ceil(size) + (2 * MIB).div_ceil(size);
+        assert!(stored >= expected.min(2) && stored <= expected + 10, "{size}: {stored} blobs");
+
+        scene.options.blob_size = Some(other);
+        let mut second = first.clone();
+        second.fill(30 * MIB + 70_000, 10, 77);
+        let changed = vec![crate::model::Extent { offset: 30 * MIB + 70_000, length: 10 }];
+        let mut writer = scene.begin("web", SECOND).unwrap();
+        let disk = Disk { changed: Some(changed), ..second.disk() };
+        let mut read = 0;
+        let added = writer.disk::<Error>("disks/vda.raw", &disk, &mut |extents, sink| {
+            read += extents.iter().map(|extent| extent.length).sum::<u64>();
+            second.read(extents, sink)
+        });
+        assert!(added.unwrap().only_changed && read <= size, "{size}: {read} bytes read");
+        let (id, snapshot) = writer.commit(None).unwrap();
+        assert_eq!(snapshot.summary.as_ref().unwrap().data_blobs, 1, "{size}");
+        let disk = scene.open(id, &snapshot).unwrap().disk("disks/vda.raw").unwrap();
+        let mut all = vec![1; second.bytes.len()];
+        disk.read_at(0, &mut all).unwrap();
+        assert!(all == second.bytes, "{size}");
+        scene.restic.run(&["check", "--read-data"]);
+    }
+}

@@ -261,6 +261,18 @@ fn check_and_stats_report_what_the_repository_contains() {
 }
 
 #[test]
+fn configured_blob_size_is_used_for_a_new_disk_and_kept_after_a_change() {
+    let host = backed_up(", blob_size: 1MiB");
+    let blobs = |host: &Host| host.run("repository stats --json").ends(0).json()["blobs"].as_u64().unwrap();
+    let first = blobs(&host);
+    assert!((8..30).contains(&first), "8 MiB of data in {first} blobs");
+    configure_with(&host, ", blob_size: 64KiB", DAILY);
+    host.run("backup --force").ends(0);
+    assert!(blobs(&host) < first + 4, "{first} blobs before, {} now", blobs(&host));
+    restic(&host, &["check", "--read-data"]);
+}
+
+#[test]
 fn host_without_a_repository_has_nothing_to_maintain() {
     let host = Host::new(&["a"]);
     for words in ["maintain", "repository check", "repository stats"] {
