@@ -36,6 +36,10 @@ impl Ledger {
             times.drop(&mut maintenance.last_prune);
             times.drop(&mut maintenance.last_check);
         }
+        for copy in self.copies.values_mut() {
+            times.clamp(&mut copy.last_attempt);
+            times.drop(&mut copy.last_success);
+        }
         self.ahead = self.ahead.max(times.latest);
     }
 }

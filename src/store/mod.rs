@@ -29,14 +29,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use uuid::Uuid;
 
 pub use contents::{Contents, SavedDisk};
 pub use error::Error;
 pub use partial::discard;
 pub use point::Point;
 pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader};
-pub use snapshots::{Access, BucketAccess};
+pub use snapshots::{Access, BucketAccess, guest, is_protected};
 pub use writer::{Added, DiskSource, PointWriter, Sink};
 
 pub use crate::archive::Manifest;
@@ -44,8 +43,9 @@ pub use crate::archive::manifest::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
 };
 pub use crate::archive::salvage::{Remains, Salvage, Trust};
-use crate::model::{Codec, DomainRef, PointId};
-use crate::repository::{self, Id, Packs};
+use crate::model::{Codec, DomainRef};
+pub use crate::repository::TAG;
+use crate::repository::{self, Packs};
 use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
@@ -176,6 +176,14 @@ impl Store {
     /// [`Error::NoRepository`]; if it does not exist, or the password is wrong.
     pub fn expect_repository(&self) -> Result<(), Error> {
         self.snapshots()?.repository().map(drop)
+    }
+
+    /// ID of the repository.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`]; if it does not exist, or the password is wrong.
+    pub fn repository_id(&self) -> Result<String, Error> {
+        Ok(self.snapshots()?.repository()?.id().to_string())
     }
 
     /// Bytes of all objects of a repository.
