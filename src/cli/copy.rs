@@ -6,7 +6,7 @@ use super::args::{Copy, Global};
 use super::{print, print_error};
 use crate::app::{self, watch};
 use crate::engine::Error;
-use crate::engine::copies::{self, Copied, CopiedPoint, How};
+use crate::engine::copies::{self, Copied, CopiedPoint, CopyMode};
 use crate::model::RunResult;
 use crate::model::size::duration;
 use crate::report::table::printable;
@@ -19,11 +19,11 @@ pub(super) fn run(global: &Global, words: &Copy) -> Result<RunResult, app::Error
     // Two processes would store the same data twice.
     let _lock = (!words.dry_run).then(|| app::lock_copies(&settings.state_dir)).transpose()?;
     let chosen = if words.due { watch::due_copies(&settings, chosen, Utc::now())? } else { chosen };
-    let how = How { init: words.init, dry_run: words.dry_run };
+    let mode = CopyMode { init: words.init, dry_run: words.dry_run };
     let mut worst = RunResult::Good;
     let mut done = Vec::new();
     for copy in chosen {
-        let mut copied = copies::copy(&settings, copy, how, &cancel);
+        let mut copied = copies::copy(&settings, copy, mode, &cancel);
         let told = if words.dry_run { Ok(()) } else { watch::copied(&settings, copy, &copied) };
         if !words.json && (!global.quiet || copied.error.is_some()) {
             print(&text(&copied, words.dry_run));

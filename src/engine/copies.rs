@@ -15,7 +15,7 @@ use crate::sys::signals::Cancel;
 
 /// What may be done.
 #[derive(Debug, Clone, Copy)]
-pub struct How {
+pub struct CopyMode {
     /// Create a copy that does not exist.
     pub init: bool,
     /// Only find out what would be done.
@@ -80,7 +80,7 @@ pub fn named<'a>(settings: &'a Settings, names: &[String]) -> Result<Vec<&'a Cop
 }
 
 /// Copies what one copy lacks, and then removes what it no longer needs. Removes nothing if copying failed.
-pub fn copy(settings: &Settings, copy: &CopySettings, how: How, cancel: &Cancel) -> Copied {
+pub fn copy(settings: &Settings, copy: &CopySettings, mode: CopyMode, cancel: &Cancel) -> Copied {
     let now = Utc::now();
     let mut result = Copied {
         name: copy.name.clone(),
@@ -95,28 +95,37 @@ pub fn copy(settings: &Settings, copy: &CopySettings, how: How, cancel: &Cancel)
         error: None,
     };
     let failed = |source: Error| Error::Copy { name: copy.name.clone(), source: Box::new(source) };
-    result.error = work(settings, copy, how, cancel, &mut result).map_err(failed).err();
+    result.error = work(settings, copy, mode, cancel, &mut result).map_err(failed).err();
     result.finished = Utc::now();
     result
 }
 
-fn work(settings: &Settings, copy: &CopySettings, how: How, cancel: &Cancel, result: &mut Copied) -> Result<(), Error> {
+fn work(
+    settings: &Settings,
+    copy: &CopySettings,
+    mode: CopyMode,
+    cancel: &Cancel,
+    result: &mut Copied,
+) -> Result<(), Error> {
     let (repository, store) = target::open_repository(settings)?;
     let restic = Restic::of_copy(repository, copy, &store, cancel)?;
-    result.created = open(&restic, &store, how)?;
-    let there = restic.points()?;
-    let plan = retention::copies(&source(&store)?.0, &there, copy.keep, &result.started);
-    if how.dry_run {
+    result.created = open(&restic, &store, mode)?;
+    let before = restic.points()?;
+    let plan = retention::copies(&source(&store)?.0, &before, copy.keep, &result.started);
+    if mode.dry_run {
         result.copied = points(&plan.copy);
         result.forgotten = points(&plan.forget);
-        result.restore_points = Some(there.len());
+        result.restore_points = Some(before.len());
         return Ok(());
     }
     tracing::info!("{}: copying {} restore points to {}", copy.name, plan.copy.len(), copy.to);
     let copied = restic.each("copy", &plan.copy);
-    // What is there counts, not what restic reports; also after an error.
     let (source, unread) = source(&store)?;
-    let there = if plan.copy.is_empty() { there } else { restic.points()? };
+    // What is there counts, not what restic reports; also after an error.
+    let there = match restic.points() {
+        Ok(there) => there,
+        Err(error) => return copied.and(Err(error)),
+    };
     let after = retention::copies(&source, &there, copy.keep, &result.started);
     let is_left = |point: &&Stored| after.copy.contains(point);
     result.copied = points(plan.copy.iter().filter(|point| !is_left(point)));
@@ -133,9 +142,9 @@ fn work(settings: &Settings, copy: &CopySettings, how: How, cancel: &Cancel, res
 }
 
 /// Opens the copy, and creates it if that is requested; returns whether it did.
-fn open(restic: &Restic<'_>, store: &Store, how: How) -> Result<bool, Error> {
+fn open(restic: &Restic<'_>, store: &Store, mode: CopyMode) -> Result<bool, Error> {
     let (created, id) = match restic.id() {
-        Err(Error::NoCopy { .. }) if how.init && !how.dry_run => {
+        Err(Error::NoCopy { .. }) if mode.init && !mode.dry_run => {
             restic.expect("init", &["--copy-chunker-params".to_owned()])?;
             (true, restic.id()?)
         }

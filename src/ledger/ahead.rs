@@ -116,7 +116,8 @@ mod tests {
                 "untold": [{"time": future, "status": "OK", "subject": "s"}]
             },
             "last_prune": future,
-            "maintenance": {"last": future, "last_prune": future, "last_check": future}
+            "maintenance": {"last": future, "last_prune": future, "last_check": future},
+            "copies": {"far": {"last_attempt": future, "last_success": future}}
         }))
         .unwrap();
         let now: DateTime<Utc> = "2026-11-30T00:00:00Z".parse().unwrap();

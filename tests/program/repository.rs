@@ -39,6 +39,11 @@ fn configure_with(host: &Host, keys: &str, domains: &str) {
     );
 }
 
+/// The same, with a copy in another directory of the host.
+pub fn configure_copy(host: &Host, domains: &str) {
+    copies::configure(host, domains, &[("near", &host.path("copy").display().to_string(), "")]);
+}
+
 pub fn restic(host: &Host, arguments: &[&str]) -> String {
     let mut command = Command::new("restic");
     command.args(["--no-cache", "-r"]).arg(host.path("repository")).args(arguments);

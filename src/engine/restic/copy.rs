@@ -143,7 +143,7 @@ impl<'a> Restic<'a> {
             let answer = self.ask("cat", &["lock", id]);
             // A lock that cannot be read may be in use, or was just released.
             let lock = answer.ok().and_then(|answer| serde_json::from_reader::<_, Lock>(answer).ok());
-            if !lock.is_some_and(|lock| Utc::now() - lock.time > STALE) {
+            if lock.is_none_or(|lock| Utc::now() - lock.time <= STALE) {
                 return Ok(());
             }
         }

@@ -220,7 +220,7 @@ fn changes_since_a_bitmap_are_exported() {
     write(&path, &["write -P 2 3M 64k", "write -P 2 3211264 64k", "discard 0 64k"]);
     let start = |bitmap| {
         let options = Options { bitmap: Some(bitmap), ..Options::default() };
-        Server::start(&[image.clone()], &dir.path().join("socket"), PATIENCE, options)
+        Server::start(std::slice::from_ref(&image), &dir.path().join("socket"), PATIENCE, options)
     };
     let server = start("since").unwrap();
     let changed = |bitmap: &str| Client::changed(server.socket(), "", bitmap, PATIENCE);

@@ -1,21 +1,21 @@
 //! `kvmbackup copy`, with the real restic and a real REST server.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use super::maintain::{fill_with_noise, found, wait_for};
+use super::maintain::{among, ended, fill_with_noise, found, is_running, kill, wait_for};
 use super::{PASSWORD, configure_with, host};
+use crate::bucket;
 use crate::host::{Host, Run, run};
 
 const DAILY: &str = "{\"*\": {day_of_week: daily, rotate: 2}}";
 const OF_COPY: &str = "kb-secret-of-the-copy";
 
 /// Configures copies, each with these keys after its password.
-fn configure(host: &Host, domains: &str, copies: &[(&str, &str, &str)]) {
+pub fn configure(host: &Host, domains: &str, copies: &[(&str, &str, &str)]) {
     let password = host.path("copy-password");
     if !password.exists() {
         fs::write(&password, OF_COPY).unwrap();
@@ -238,4 +238,243 @@ fn wrong_password_and_the_repository_itself_are_refused() {
     let itself = host.run("copy").ends(1);
     assert!(itself.err.contains("it is the repository itself"), "{itself:?}");
     assert_eq!(self::points(&host, "a"), points);
+}
+
+/// A REST server that lets nobody remove or replace anything except locks. It ends when it is dropped.
+struct Rest {
+    child: Child,
+    port: u16,
+}
+
+/// Its password, with a character that must be encoded in an address.
+const OF_SERVER: &str = "kb-secret/of-the-server";
+
+impl Rest {
+    /// Serves a directory of the host.
+    fn start(host: &Host) -> Rest {
+        let mut command = Command::new("rclone");
+        command.args(["serve", "restic", "--config", "/dev/null", "--addr", "127.0.0.1:0", "--append-only"]);
+        command.args(["--user", "cloud1", "--pass", OF_SERVER]).arg(host.path("served"));
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let port = lines.find_map(|line| line.unwrap().split_once("127.0.0.1:")?.1.trim_end_matches('/').parse().ok());
+        std::thread::spawn(move || lines.count());
+        Rest { child, port: port.unwrap() }
+    }
+
+    fn address(&self) -> String {
+        format!("rest:http://cloud1:{}@127.0.0.1:{}/kvm/", OF_SERVER.replace('/', "%2F"), self.port)
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn append_only_server_gets_a_copy_and_no_output_contains_its_password() {
+    let host = backed_up(&["a"], DAILY, "");
+    let server = Rest::start(&host);
+    configure(&host, DAILY, &[("far", &server.address(), "")]);
+    let mut said = Vec::new();
+    let mut run = |words: &str, code: i32| {
+        let ran = host.run(words).ends(code);
+        said.push(format!("{words}: {ran:?}"));
+        ran
+    };
+    run("-vv copy", 5);
+    let shown = format!("far (rest:http://cloud1:***@127.0.0.1:{}/kvm/): created the copy", server.port);
+    run("-vv copy --init", 0).tells(&[&shown]);
+    assert_eq!(copied(&run("copy --json", 0), 0), 0);
+    host.run("backup --force").ends(0);
+    run("copy", 0).tells(&["copied 1 restore point, it contains 2"]);
+    run("-vv check", 0);
+
+    let with = |address: &str| configure(&host, DAILY, &[("far", address, "")]);
+    with(&server.address().replace("kb-secret", "kb-secret-other"));
+    let refused = run("-vv copy", 5);
+    assert!(refused.err.contains("401"), "{refused:?}");
+    with(&server.address().replace("/kvm/", "/k%zzvm/"));
+    run("-vv copy", 5);
+    with(&server.address().replace(":http:", ":https:"));
+    run("-vv copy", 5);
+    with(&server.address().replace("%2F", "/"));
+    run("-vv copy", 2);
+    let address = server.address();
+    drop(server);
+    with(&address);
+    run("-vv copy", 5);
+    for file in ["ledger.json", "survey.json"] {
+        said.push(fs::read_to_string(host.path("state").join(file)).unwrap());
+    }
+    said.push(fs::read_to_string(host.path("metrics.prom")).unwrap());
+    for text in said {
+        for secret in ["kb-secret", "of-the-server", OF_COPY, PASSWORD] {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+    }
+}
+
+/// Puts a lock of this age into the copy.
+fn lock(host: &Host, minutes: u32) {
+    let script = "import base64, datetime, hashlib, json, os, sys\n\
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes\n\
+        from cryptography.hazmat.primitives.poly1305 import Poly1305\n\
+        key = json.load(sys.stdin)\n\
+        k, r, encrypt = (base64.b64decode(t) for t in (key['mac']['k'], key['mac']['r'], key['encrypt']))\n\
+        time = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=int(sys.argv[2]))\n\
+        lock = dict(time=time.isoformat(), exclusive=False, hostname='h', username='u', pid=1)\n\
+        run = lambda key, mode, data: Cipher(algorithms.AES(key), mode).encryptor().update(data)\n\
+        nonce = os.urandom(16)\n\
+        text = run(encrypt, modes.CTR(nonce), json.dumps(lock).encode())\n\
+        mac = Poly1305.generate_tag(r + run(k, modes.ECB(), nonce), text)\n\
+        sealed = nonce + text + mac\n\
+        open(sys.argv[1] + '/locks/' + hashlib.sha256(sealed).hexdigest(), 'wb').write(sealed)\n";
+    let mut python = Command::new(bucket::python());
+    python.args(["-c", script, &copy(host), &minutes.to_string()]).stdin(Stdio::piped());
+    let mut child = python.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(restic(host, &["cat", "masterkey"]).as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(restic(host, &["list", "locks"]).lines().count() > 0);
+}
+
+fn locks(host: &Host) -> usize {
+    fs::read_dir(host.path("copy/locks")).unwrap().count()
+}
+
+#[test]
+fn old_locks_are_removed_from_a_copy_and_young_ones_are_waited_for() {
+    let host = backed_up(&["a"], DAILY, ", keep: 1, timeout: 12s");
+    host.run("copy --init").ends(0);
+    host.run("backup --force").ends(0);
+    lock(&host, 40);
+    lock(&host, 20);
+    // The deadline can also end restic while it tries to lock the copy.
+    let busy = host.run("copy");
+    assert!([1, 5].contains(&busy.code) && busy.err.contains("already locked by PID 1 on h"), "{busy:?}");
+    assert!(busy.err.contains("waiting up to") && busy.err.contains("copy near: "), "{busy:?}");
+    assert_eq!((locks(&host), there(&host).len()), (2, 2), "it is copied, and nothing is removed");
+
+    for lock in fs::read_dir(host.path("copy/locks")).unwrap() {
+        fs::remove_file(lock.unwrap().path()).unwrap();
+    }
+    lock(&host, 40);
+    configure(&host, DAILY, &[("near", &copy(&host), ", keep: 1")]);
+    let freed = host.run("copy").ends(0).tells(&["removed 1 restore point, it contains 1"]);
+    assert!(freed.err.contains("removing locks that are older than 30 minutes"), "{freed:?}");
+    assert_eq!(locks(&host), 0);
+}
+
+/// A `copy` whose restic has locked the copy and does not end by itself. Returns the ID of that restic.
+fn stuck(host: &Host) -> (Child, u32) {
+    let (real, fifo, own) = (host.path("real-restic"), host.path("fifo"), host.path("own"));
+    fs::copy(found("restic"), &real).unwrap();
+    let _ = fs::remove_file(&own);
+    if !fifo.exists() {
+        run("mkfifo", &[fifo.to_str().unwrap()]);
+    }
+    // As a reader and writer of the FIFO, it waits for its own input.
+    let script = format!(
+        "case $1 in copy) tr '\\0' ' ' </proc/$$/cmdline >{own}.args; echo $$ >{own}.new; mv {own}.new {own}\n\
+         exec {real} \"$2\" \"$3\" backup --stdin 0<>{fifo};; esac\nexec {real} \"$@\"",
+        own = own.display(),
+        real = real.display(),
+        fifo = fifo.display()
+    );
+    let wrapper = host.script("restic", &script);
+    let mount = format!("mount --bind {} {}", wrapper.display(), found("restic"));
+    let mut child = among(host, &mount, &["copy"]).spawn().unwrap();
+    wait_for(|| {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        own.exists() && locks(host) == 1
+    });
+    (child, fs::read_to_string(&own).unwrap().trim().parse().unwrap())
+}
+
+#[test]
+fn interrupted_copy_is_continued_by_the_next_one() {
+    let host = backed_up(&["a"], DAILY, ", timeout: 20s");
+    host.run("copy --init").ends(0);
+    host.run("backup --force").ends(0);
+    for (signal, code) in [("-TERM", 143), ("-INT", 130)] {
+        let (child, restic) = stuck(&host);
+        let arguments = fs::read_to_string(host.path("own.args")).unwrap();
+        assert!(!arguments.contains(&copy(&host)) && !arguments.contains(OF_COPY), "{arguments}");
+        kill(signal, child.id());
+        let ended = ended(child).ends(code);
+        assert!(!is_running(restic), "{ended:?}");
+        assert_eq!(metric(&host, "last_failed", "copy=\"near\""), Some(1.0));
+    }
+    let (child, restic) = stuck(&host);
+    let locked = host.run("copy").ends(3);
+    assert!(locked.err.contains("copy.lock"), "{locked:?}");
+    host.run("backup --force").ends(0);
+    let late = ended(child).ends(1);
+    assert!(!is_running(restic) && late.err.contains("restic copy did not end within 20.0 s"), "{late:?}");
+    assert!(late.err.contains("set `timeout` of the copy"), "{late:?}");
+
+    let (child, restic) = stuck(&host);
+    kill("-KILL", restic);
+    let failed = ended(child).ends(5);
+    assert!(failed.err.contains("copy near: restic copy failed: it was ended by signal 9"), "{failed:?}");
+    let (mut child, restic) = stuck_again(&host);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for(|| !is_running(restic));
+    // A lock of the killed restic does not disturb copying.
+    configure(&host, DAILY, &[("near", &copy(&host), "")]);
+    host.run("copy").ends(0).tells(&["it contains 3"]);
+    restic_checks(&host);
+}
+
+/// The same after a restic was killed, whose lock is still in the copy.
+fn stuck_again(host: &Host) -> (Child, u32) {
+    for lock in fs::read_dir(host.path("copy/locks")).unwrap() {
+        fs::remove_file(lock.unwrap().path()).unwrap();
+    }
+    stuck(host)
+}
+
+fn restic_checks(host: &Host) {
+    restic(host, &["unlock", "--remove-all"]);
+    restic(host, &["check", "--read-data"]);
+}
+
+/// The largest pack of a repository or copy of the host.
+fn pack(host: &Host, place: &str) -> std::path::PathBuf {
+    let folders = fs::read_dir(host.path(place).join("data")).unwrap();
+    let packs =
+        folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap()).map(|pack| pack.unwrap().path());
+    packs.max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap()
+}
+
+#[test]
+fn damage_fails_the_copy_and_is_repaired_from_the_repository() {
+    let host = backed_up(&["a"], DAILY, ", keep: 1");
+    host.run("copy --init").ends(0);
+    // An index that is lost: restic does not know the data, and stores it again.
+    fill_with_noise(&host, "a", 3);
+    host.run("backup --force").ends(0);
+    let lost = pack(&host, "repository");
+    let kept = fs::read(&lost).unwrap();
+    fs::write(&lost, b"damaged").unwrap();
+    let failed = host.run("copy").ends(5);
+    assert!(failed.err.contains("copy near: restic copy failed: "), "{failed:?}");
+    assert_eq!(there(&host).len(), 1, "nothing is removed after a failure");
+    fs::write(&lost, kept).unwrap();
+    host.run("copy").ends(0).tells(&["copied 1 restore point, removed 1 restore point"]);
+
+    let index = fs::read_dir(host.path("copy/index")).unwrap().next().unwrap().unwrap().path();
+    fs::write(&index, b"damaged").unwrap();
+    fs::remove_dir_all(host.path("cache")).unwrap();
+    host.run("backup --force").ends(0);
+    let failed = host.run("copy").ends(5);
+    assert!(failed.err.contains("copy near: restic "), "{failed:?}");
+    // As the runbook says: move the damaged copy away, and create it again.
+    fs::rename(host.path("copy"), host.path("damaged-copy")).unwrap();
+    host.run("copy near --init").ends(0);
+    restic(&host, &["check", "--read-data"]);
 }

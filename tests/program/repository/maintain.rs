@@ -74,7 +74,7 @@ fn locks(host: &Host) -> usize {
 }
 
 /// `kvmbackup maintain` in a mount namespace in which this shell command has prepared the programs.
-fn among(host: &Host, prepared: &str, words: &[&str]) -> Command {
+pub fn among(host: &Host, prepared: &str, words: &[&str]) -> Command {
     let mut command = host.command("unshare");
     let script = format!("{prepared}; exec \"$0\" \"$@\"");
     command.args(["--mount", "sh", "-c", &script, PROGRAM]).args(words);
@@ -136,18 +136,18 @@ fn finish((out, err): (String, String), code: Option<i32>) -> Run {
     Run { code: code.unwrap_or(-1), out, err }
 }
 
-fn ended(mut child: Child) -> Run {
+pub fn ended(mut child: Child) -> Run {
     let output = child_output(&mut child);
     let code = child.wait().unwrap().code();
     finish(output, code)
 }
 
-fn is_running(id: u32) -> bool {
+pub fn is_running(id: u32) -> bool {
     // A process that nobody waited for yet is a zombie.
     fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|text| !text.rsplit(')').next().unwrap().starts_with(" Z"))
 }
 
-fn kill(signal: &str, id: u32) {
+pub fn kill(signal: &str, id: u32) {
     run("kill", &[signal, &id.to_string()]);
 }
 
