@@ -1,7 +1,9 @@
 //! `kvmbackup copy`, with the real restic and a real REST server.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -443,8 +445,51 @@ fn restic_checks(host: &Host) {
     restic(host, &["check", "--read-data"]);
 }
 
+#[test]
+fn unreadable_lock_and_full_place_are_reported() {
+    let host = backed_up(&["a"], DAILY, "");
+    host.run("copy --init").ends(0);
+    let lock = host.path("copy/locks").join("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    fs::write(&lock, "").unwrap();
+    host.run("backup --force").ends(0);
+    // An empty lock, as a server that loses power leaves it: restic 0.14 panics. It is removed as the runbook says.
+    let unreadable = host.run("copy").ends(5);
+    assert!(unreadable.err.contains("copy near: restic copy failed: "), "{unreadable:?}");
+    restic(&host, &["unlock", "--remove-all"]);
+    host.run("copy").ends(0).tells(&["copied 1 restore point"]);
+
+    fill_with_noise(&host, "a", 5);
+    host.run("backup --force").ends(0);
+    let small = format!("mount -t tmpfs -o size=2m tmpfs {}", copy(&host));
+    let full = host.finish(&mut among(&host, &small, &["copy", "--init"])).ends(5);
+    assert!(full.err.contains("no space left on device"), "{full:?}");
+    host.run("copy").ends(0);
+}
+
+#[test]
+fn json_is_documented_key_by_key() {
+    let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/json.md")).unwrap();
+    let section = document.split("## Copies\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let documented: BTreeSet<String> = section
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.split('`').nth(1).unwrap().to_owned())
+        .collect();
+    let host = backed_up(&["a"], DAILY, ", keep: 1");
+    host.run("copy --init").ends(0);
+    host.run("backup --force").ends(0);
+    let done = host.run("copy --json").ends(0).json();
+    let mut found: BTreeSet<String> = done.as_object().unwrap().keys().cloned().collect();
+    for (key, value) in done["copies"][0].as_object().unwrap() {
+        found.insert(format!("copies[].{key}"));
+        let items = value.as_array().into_iter().flatten().filter_map(Value::as_object).flatten();
+        found.extend(items.map(|(inner, _)| format!("copies[].{key}[].{inner}")));
+    }
+    assert_eq!(found, documented);
+}
+
 /// The largest pack of a repository or copy of the host.
-fn pack(host: &Host, place: &str) -> std::path::PathBuf {
+fn pack(host: &Host, place: &str) -> PathBuf {
     let folders = fs::read_dir(host.path(place).join("data")).unwrap();
     let packs =
         folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap()).map(|pack| pack.unwrap().path());
@@ -455,7 +500,6 @@ fn pack(host: &Host, place: &str) -> std::path::PathBuf {
 fn damage_fails_the_copy_and_is_repaired_from_the_repository() {
     let host = backed_up(&["a"], DAILY, ", keep: 1");
     host.run("copy --init").ends(0);
-    // An index that is lost: restic does not know the data, and stores it again.
     fill_with_noise(&host, "a", 3);
     host.run("backup --force").ends(0);
     let lost = pack(&host, "repository");
