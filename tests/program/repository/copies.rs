@@ -320,6 +320,23 @@ fn append_only_server_gets_a_copy_and_no_output_contains_its_password() {
     }
 }
 
+#[test]
+fn bucket_gets_a_copy_with_the_key_in_the_environment() {
+    let host = backed_up(&["a"], DAILY, "");
+    let server = bucket::Server::start();
+    configure(&host, DAILY, &[("bucket", &server.url(), "")]);
+    let config = host.path("config.yml").display().to_string();
+    let with = |secret: &str, words: &[&str]| {
+        let mut command = host.command(env!("CARGO_BIN_EXE_kvmbackup"));
+        command.args(words).args(["--config", &config, "--host", crate::host::NAME]);
+        host.finish(command.env("AWS_ACCESS_KEY_ID", bucket::KEY).env("AWS_SECRET_ACCESS_KEY", secret))
+    };
+    with(bucket::SECRET, &["copy", "--init"]).ends(0).tells(&["created the copy, copied 1 restore point"]);
+    assert_eq!(copied(&with(bucket::SECRET, &["copy", "--json"]).ends(0), 0), 0);
+    let refused = with("another", &["copy"]).ends(5);
+    assert!(!format!("{refused:?}").contains("another"), "{refused:?}");
+}
+
 /// Puts a lock of this age into the copy.
 fn lock(host: &Host, minutes: u32) {
     let script = "import base64, datetime, hashlib, json, os, sys\n\
