@@ -19,6 +19,9 @@ pub(super) fn run(global: &Global, words: &Copy) -> Result<RunResult, app::Error
     // Two processes would store the same data twice.
     let _lock = (!words.dry_run).then(|| app::lock_copies(&settings.state_dir)).transpose()?;
     let chosen = if words.due { watch::due_copies(&settings, chosen, Utc::now())? } else { chosen };
+    if chosen.is_empty() && !words.json && !global.quiet {
+        print("no copy is due\n");
+    }
     let mode = CopyMode { init: words.init, dry_run: words.dry_run };
     let mut worst = RunResult::Good;
     let mut done = Vec::new();

@@ -134,7 +134,8 @@ fn ledger() -> Ledger {
                     last_attempt: at(860),
                     last_success: at(810),
                     last_error: Some("copy offsite: connection refused".to_owned()),
-                    newest: [("web".to_owned(), at(500).unwrap()), ("removed".to_owned(), at(-9_000).unwrap())].into(),
+                    newest: [("other".to_owned(), at(500).unwrap()), ("removed".to_owned(), at(-9_000).unwrap())]
+                        .into(),
                 },
             ),
         ]),

@@ -200,7 +200,7 @@ fn failure_of_one_copy_does_not_stop_the_next_and_only_due_copies_are_made() {
     known["copies"]["near"]["last_success"] = "2026-01-01T00:00:00Z".into();
     fs::write(host.path("state/ledger.json"), known.to_string()).unwrap();
     assert_eq!(host.run("copy --due --json").ends(5).json()["copies"].as_array().unwrap().len(), 2);
-    host.run("copy near --due").ends(0);
+    host.run("copy near --due").ends(0).tells(&["no copy is due"]);
     let unknown = host.run("copy nera").ends(1);
     assert!(unknown.err.contains("no copy `nera`") && unknown.err.contains("Did you mean `near`?"), "{unknown:?}");
 
