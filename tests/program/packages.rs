@@ -26,7 +26,7 @@ fn systemd_accepts_every_unit() {
         std::fs::write(&path, text.replace("/usr/bin/kvmbackup", PROGRAM)).unwrap();
         units.push(path);
     }
-    assert_eq!(units.len(), 9);
+    assert_eq!(units.len(), 11);
     let verified = output(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units));
     let said = String::from_utf8_lossy(&verified.stderr);
     // It may also complain about units of this machine.
