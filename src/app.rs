@@ -59,27 +59,9 @@ impl Error {
         match self {
             Error::Config(_) | Error::NoTextfile | Error::NoMail => RunResult::Usage,
             Error::Locked { .. } => RunResult::Locked,
-            Error::Hypervisor(error) | Error::Engine(engine::Error::Hypervisor(error)) => match error.kind() {
-                hypervisor::Kind::Unreachable | hypervisor::Kind::Remote => RunResult::Hypervisor,
-                _ => RunResult::Failed,
-            },
-            Error::Engine(engine::Error::Store(store::Error::NoRepository { .. })) => RunResult::Usage,
-            Error::Engine(engine::Error::Cancelled(signal)) => RunResult::Signal(*signal),
-            Error::Engine(error) if error.is_damage() => RunResult::Damaged,
-            // An archive that cannot be read is the target's fault only if the target hangs.
-            Error::Engine(error @ engine::Error::Store(store::Error::Archive { .. } | store::Error::Image { .. }))
-                if !error.is_target_stall() =>
-            {
-                RunResult::Failed
-            }
-            Error::Engine(
-                engine::Error::Store(_)
-                | engine::Error::Target { .. }
-                | engine::Error::Space { .. }
-                | engine::Error::Restic { .. }
-                | engine::Error::RepositoryBusy { .. },
-            ) => RunResult::Target,
-            Error::Engine(_) | Error::Exporter(_) => RunResult::Failed,
+            Error::Hypervisor(error) => of_hypervisor(error),
+            Error::Engine(error) => of_engine(error),
+            Error::Exporter(_) => RunResult::Failed,
             Error::Watch(_) | Error::Metrics(_) | Error::Mail(_) => RunResult::Untidy,
         }
     }
@@ -106,6 +88,34 @@ impl Error {
             Error::NoMail => Some("Add `mail: {to: root}` to the configuration; see docs/config.md, \"Mail\".".into()),
             Error::NoTextfile => Some("Set it, or print the metrics: kvmbackup metrics --stdout".into()),
         }
+    }
+}
+
+fn of_hypervisor(error: &hypervisor::Error) -> RunResult {
+    match error.kind() {
+        hypervisor::Kind::Unreachable | hypervisor::Kind::Remote => RunResult::Hypervisor,
+        _ => RunResult::Failed,
+    }
+}
+
+fn of_engine(error: &engine::Error) -> RunResult {
+    match error {
+        engine::Error::Copy { source, .. } => of_engine(source),
+        engine::Error::Hypervisor(error) => of_hypervisor(error),
+        engine::Error::Store(store::Error::NoRepository { .. }) | engine::Error::NoCopies => RunResult::Usage,
+        engine::Error::Cancelled(signal) => RunResult::Signal(*signal),
+        error if error.is_damage() => RunResult::Damaged,
+        // An archive that cannot be read is the target's fault only if the target hangs.
+        engine::Error::Store(store::Error::Archive { .. } | store::Error::Image { .. }) if !error.is_target_stall() => {
+            RunResult::Failed
+        }
+        engine::Error::Store(_)
+        | engine::Error::Target { .. }
+        | engine::Error::Space { .. }
+        | engine::Error::Restic { .. }
+        | engine::Error::NoCopy { .. }
+        | engine::Error::RepositoryBusy { .. } => RunResult::Target,
+        _ => RunResult::Failed,
     }
 }
 
@@ -145,6 +155,8 @@ pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
         places.extend(repository.password.path());
         places.extend(repository.secret_access_key.as_ref().and_then(Secret::path));
         places.extend(repository.ca_file.clone());
+        places.extend(repository.copies.iter().filter_map(|copy| copy.password.path()));
+        places.extend(repository.copies.iter().filter_map(|copy| copy.to.directory()));
     }
     if let Some(Listen::Unix(socket)) = &settings.metrics.listen {
         places.push(socket.clone());
@@ -158,10 +170,19 @@ pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
 
 /// Takes the lock of a state directory, which is created if it does not exist.
 pub fn lock(state_dir: &Path) -> Result<Lock, Error> {
+    take_lock(state_dir, "lock")
+}
+
+/// The same against another process that copies the repository. A run needs another lock.
+pub fn lock_copies(state_dir: &Path) -> Result<Lock, Error> {
+    take_lock(state_dir, "copy.lock")
+}
+
+fn take_lock(state_dir: &Path, name: &str) -> Result<Lock, Error> {
     let folder = step::reached(Step::StateFolder).and_then(|()| durable::create_private_dir(state_dir));
     folder.map_err(engine::Error::file("create the directory", state_dir))?;
     trusted_state(state_dir)?;
-    let path = state_dir.join("lock");
+    let path = state_dir.join(name);
     step::reached(Step::RunLock).map_err(lock::Refused::Io).and_then(|()| lock::take(&path)).map_err(|refused| {
         match refused {
             lock::Refused::Held(holder) => Error::Locked { path, holder },

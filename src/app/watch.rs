@@ -6,7 +6,8 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 
 use super::{Error, libvirt};
-use crate::config::{self, Settings};
+use crate::config::{self, CopySettings, Settings};
+use crate::engine::copies::Copied;
 use crate::engine::maintain::Maintenance;
 use crate::engine::{self, survey};
 use crate::hypervisor::Hypervisor;
@@ -65,6 +66,37 @@ pub fn maintained(settings: &Settings, result: &Result<Maintenance, engine::Erro
             record.stored = done.stored.map(measured).or(record.stored);
         }
         ledger.maintenance = Some(record.clone());
+    });
+    recorded.and(look(settings))
+}
+
+/// The copies among these that are due.
+pub fn due_copies<'a>(
+    settings: &Settings,
+    copies: Vec<&'a CopySettings>,
+    now: DateTime<Utc>,
+) -> Result<Vec<&'a CopySettings>, Error> {
+    let known = Ledger::load(&settings.state_dir)?.copies;
+    let record = |copy: &CopySettings| known.get(&copy.name).filter(|record| record.to == copy.to.to_string());
+    let is_due = |copy: &&CopySettings| record(copy).is_none_or(|record| record.is_due(copy.every, now));
+    Ok(copies.into_iter().filter(is_due).collect())
+}
+
+/// Records the result of copying the repository.
+pub fn copied(settings: &Settings, copy: &CopySettings, result: &Copied) -> Result<(), Error> {
+    let recorded = keep(settings, |ledger| {
+        let to = copy.to.to_string();
+        let mut record = ledger.copies.remove(&copy.name).filter(|known| known.to == to).unwrap_or_default();
+        record.to = to;
+        record.last_attempt = Some(result.started);
+        record.last_error = result.error.as_ref().map(|error| engine::chain(error));
+        if result.error.is_none() {
+            record.last_success = Some(result.started);
+        }
+        if result.restore_points.is_some() {
+            record.newest.clone_from(&result.newest);
+        }
+        ledger.copies.insert(copy.name.clone(), record);
     });
     recorded.and(look(settings))
 }

@@ -98,6 +98,9 @@ pub enum Command {
     /// Free the space of removed restore points in the repository, and check it (for a weekly timer)
     #[command(after_help = after("kvmbackup maintain --json"))]
     Maintain(Maintain),
+    /// Copy the restore points of the repository to the places in `copies` (for an hourly timer, with --due)
+    #[command(after_help = after(COPY_EXAMPLES))]
+    Copy(Copy),
     /// Show or mail the report of the last run
     #[command(after_help = after("kvmbackup report --format json"))]
     Report(Report),
@@ -192,6 +195,31 @@ pub struct NewPassword {
 /// `maintain`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Maintain {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const COPY_EXAMPLES: &str = "\
+kvmbackup copy                     every copy, now
+  kvmbackup copy offsite --init      one copy, which is created if it does not exist
+  kvmbackup copy --due               what is due, for a timer";
+
+/// `copy`
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Copy {
+    /// Only these copies, by their names in the configuration
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Only copies whose last success is at least `every` ago
+    #[arg(long)]
+    pub due: bool,
+    /// Create copies that do not exist
+    #[arg(long)]
+    pub init: bool,
+    /// Show what would be copied and removed, without changing anything
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

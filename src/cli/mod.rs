@@ -6,6 +6,7 @@ pub mod args;
 mod backup;
 mod check;
 mod checkpoints;
+mod copy;
 mod exporter;
 mod hooks;
 mod keys;
@@ -95,6 +96,7 @@ fn run(global: &Global, command: Command) -> Result<RunResult, app::Error> {
         Command::Metrics(words) => metrics::run(global, &words),
         Command::Recover(words) => recover::run(global, &words),
         Command::Maintain(words) => maintain::run(global, &words),
+        Command::Copy(words) => copy::run(global, &words),
         Command::Report(words) => report::run(global, &words),
         Command::Repository(words) => repository::run(global, &words),
         Command::Completions { shell } => {

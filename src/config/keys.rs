@@ -7,8 +7,8 @@ use super::check::Layer;
 use super::key::{Key, Level, later, put};
 use super::value::{self, Compression};
 use super::{
-    Hook, HookPlace, Incremental, Mail, MailWhen, MethodChoice, Metrics, OnError, Quiesce, RepositorySettings, Secret,
-    Security, Smtp, Transport, hooks, mail, repository,
+    CopySettings, Hook, HookPlace, Incremental, Mail, MailWhen, MethodChoice, Metrics, OnError, Quiesce,
+    RepositorySettings, Secret, Security, Smtp, Transport, copies, hooks, mail, repository,
 };
 use crate::model::Codec;
 use crate::retention::Policy;
@@ -94,6 +94,19 @@ pub(super) const REPOSITORY: &[Key<RepositorySettings>] = &[
     Key::new("maintain_timeout", |to, at, p| put(&mut to.maintain_timeout, value::long_duration(at, p))),
     Key::new("check_data", |to, at, p| put(&mut to.check_data, value::percent(at, p))),
     Key::new("max_unused", |to, at, p| put(&mut to.max_unused, value::percent(at, p))),
+    Key::new("copies", |to, at, p| to.copies = copies::read(at, p)),
+];
+
+/// The keys of an entry of `copies`.
+pub(super) const COPY: &[Key<CopySettings>] = &[
+    Key::new("name", |to, at, p| put(&mut to.name, hooks::name(at, p))),
+    Key::new("to", |to, at, p| put(&mut to.to, copies::address(at, p))),
+    Key::new("password_file", |to, at, p| put(&mut to.password, value::absolute(at, p).map(Secret::File))),
+    Key::new("password_env", |to, at, p| put(&mut to.password, mail::name(at, p).map(Secret::Env))),
+    Key::new("password_credential", |to, at, p| put(&mut to.password, mail::name(at, p).map(Secret::Credential))),
+    Key::new("every", |to, at, p| put(&mut to.every, value::interval(at, p))),
+    Key::new("keep", |to, at, p| to.keep = value::number(at, 1..=u32::MAX, p)),
+    Key::new("timeout", |to, at, p| put(&mut to.timeout, value::long_duration(at, p))),
 ];
 
 pub(super) const KEEP: &[Key<Policy>] = &[

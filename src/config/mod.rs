@@ -1,10 +1,11 @@
 //! Reads the configuration file from YAML into [`Settings`] that are valid by construction. Must not act on them.
 //!
 //! `node` reads the YAML, `keys` is the table of all keys, `key` reads a mapping by a table, `value` reads single
-//! values, `hooks` and `mail` read the values of these keys, and `check` applies the levels. All problems of a file are
+//! values, `hooks`, `mail`, `repository` and `copies` read the values of these keys, and `check` applies the levels. All problems of a file are
 //! reported at once, each with its line and key ([`Errors`]).
 
 mod check;
+mod copies;
 mod error;
 pub mod glob;
 mod hook;
@@ -23,6 +24,7 @@ mod value;
 use std::path::Path;
 
 pub use crate::sys::secret::Secret;
+pub use copies::CopySettings;
 pub(crate) use error::nearest;
 pub use error::{Errors, Problem, Salvaged};
 pub use hook::{Hook, HookKind, HookPlace, OnError};

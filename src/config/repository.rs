@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::copies::{self, CopySettings};
 use super::error::Problems;
 use super::key;
 use super::keys::REPOSITORY;
@@ -54,6 +55,8 @@ pub struct RepositorySettings {
     pub check_data: u32,
     /// Percentage of the stored data that may be unused after a maintenance.
     pub max_unused: u32,
+    /// Its copies in other places, by unique names and addresses.
+    pub copies: Vec<CopySettings>,
 }
 
 /// `None` if it is incomplete or invalid.
@@ -72,14 +75,12 @@ pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<Reposit
         maintain_timeout: Duration::from_secs(12 * 3600),
         check_data: 5,
         max_unused: 5,
+        copies: Vec::new(),
     };
     let before = problems.count();
     let entries = key::inside(place, &mut repository, REPOSITORY, problems);
     key::require(place, &entries, "url", Some(URL), problems);
-    key::exclude(&entries, &PASSWORDS, problems);
-    if !entries.iter().any(|entry| PASSWORDS.contains(&entry.name)) {
-        problems.add(place.wrong("requires a password", format!("one of {}", PASSWORDS.join(", "))));
-    }
+    require_password(place, &entries, problems);
     key::exclude(&entries, &SECRET_KEYS, problems);
     let names_key = key::find(&entries, "access_key_id");
     let names_secret = entries.iter().find(|entry| SECRET_KEYS.contains(&entry.name));
@@ -88,12 +89,23 @@ pub(super) fn read(place: &Place<'_>, problems: &mut Problems) -> Option<Reposit
         (None, Some(secret)) => problems.add(secret.problem("requires `access_key_id`")),
         _ => {}
     }
+    if let Some(entry) = key::find(&entries, "copies") {
+        copies::expect_different(entry, &repository, problems);
+    }
     if repository.bucket.is_none() && problems.count() == before {
         for entry in entries.iter().filter(|entry| FOR_BUCKETS.contains(&entry.name)) {
             problems.add(entry.problem(format!("is only for a bucket: `url: {}`", BucketUrl::VALID)));
         }
     }
     (problems.count() == before).then_some(repository)
+}
+
+/// Reports that not exactly one of the keys for a password is given.
+pub(super) fn require_password(place: &Place<'_>, entries: &[Place<'_>], problems: &mut Problems) {
+    key::exclude(entries, &PASSWORDS, problems);
+    if !entries.iter().any(|entry| PASSWORDS.contains(&entry.name)) {
+        problems.add(place.wrong("requires a password", format!("one of {}", PASSWORDS.join(", "))));
+    }
 }
 
 const URL: &str = "the absolute path of a directory, or s3:https://HOST[:PORT]/BUCKET[/PREFIX]";

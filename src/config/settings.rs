@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::Weekday;
 
+use super::copies::CopySettings;
 use super::hook::Hook;
 use super::mail::Mail;
 use super::repository::RepositorySettings;
@@ -72,6 +73,11 @@ impl Settings {
     pub fn target_dir(&self) -> Option<&Path> {
         let in_bucket = self.repository.as_ref().is_some_and(|repository| repository.bucket.is_some());
         (!in_bucket).then_some(&self.backupdir)
+    }
+
+    /// The copies of the repository.
+    pub fn copies(&self) -> &[CopySettings] {
+        self.repository.as_ref().map_or(&[], |repository| &repository.copies)
     }
 
     /// How `method: auto` captures a running domain unless a disk needs another method: a repository can read only what

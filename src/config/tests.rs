@@ -1,6 +1,7 @@
 //! Tests complete configuration files, and that every key is documented.
 
 mod complaints;
+mod copies;
 mod hooks;
 mod hostile;
 mod mail;

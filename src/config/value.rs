@@ -126,18 +126,28 @@ pub(super) fn days(place: &Place<'_>, problems: &mut Problems) -> Vec<Weekday> {
 /// A number with a unit, `10s` or `2m`, from one second to one hour.
 pub(super) fn duration(place: &Place<'_>, problems: &mut Problems) -> Option<Duration> {
     let valid = "a number with its unit, from 1s to 1h, such as 30s or 2m";
-    duration_up_to(place, Duration::from_secs(3600), valid, problems)
+    duration_in(place, Duration::from_secs(1)..=Duration::from_secs(3600), valid, problems)
+}
+
+/// A number with a unit, `1h` or `7d`, from one hour to a year.
+pub(super) fn interval(place: &Place<'_>, problems: &mut Problems) -> Option<Duration> {
+    let range = Duration::from_secs(3600)..=Duration::from_secs(366 * 86_400);
+    duration_in(place, range, "a number with its unit, from 1h to 366d, such as 12h or 7d", problems)
 }
 
 /// A number with a unit, `30m` or `12h`, from one second to seven days.
 pub(super) fn long_duration(place: &Place<'_>, problems: &mut Problems) -> Option<Duration> {
     let valid = "a number with its unit, from 1s to 7d, such as 30m or 12h";
-    duration_up_to(place, Duration::from_secs(7 * 86_400), valid, problems)
+    duration_in(place, Duration::from_secs(1)..=Duration::from_secs(7 * 86_400), valid, problems)
 }
 
-fn duration_up_to(place: &Place<'_>, limit: Duration, valid: &str, problems: &mut Problems) -> Option<Duration> {
+fn duration_in(
+    place: &Place<'_>,
+    range: RangeInclusive<Duration>,
+    valid: &str,
+    problems: &mut Problems,
+) -> Option<Duration> {
     let text = text(place, problems)?;
-    let range = Duration::from_secs(1)..=limit;
     let duration = size::parse_duration(text).filter(|duration| range.contains(duration));
     if duration.is_none() {
         problems.add(place.wrong(format!("bad time {text:?}"), valid));

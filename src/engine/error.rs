@@ -198,6 +198,23 @@ pub enum Error {
         /// Duration of the wait, with its unit.
         waited: String,
     },
+    /// The configuration has no copies of the repository.
+    #[error("the configuration has no copies of a repository")]
+    NoCopies,
+    /// A copy of the repository failed.
+    #[error("copy {name}")]
+    Copy {
+        /// Name of the copy.
+        name: String,
+        /// Cause.
+        source: Box<Error>,
+    },
+    /// There is no copy at its address, or it cannot be reached.
+    #[error("cannot open it: {message}")]
+    NoCopy {
+        /// What restic reported.
+        message: String,
+    },
     /// A check found damage in a repository.
     #[error("{}: the repository is damaged: {message}", path.display())]
     RepositoryDamaged {
@@ -338,6 +355,9 @@ impl Error {
             Error::RepositoryBusy { .. } => {
                 Some("Run it again when no backup, restore or check uses the repository: kvmbackup maintain".into())
             }
+            Error::NoCopies => Some("Set `repository.copies`; see docs/config.md, \"Copies\".".into()),
+            Error::Copy { name, source } => copy_hint(name, source),
+            Error::NoCopy { .. } => None,
             Error::RepositoryDamaged { .. } => Some(
                 "Find out which restore points are affected: kvmbackup verify --all. For what to do then, \
                  see docs/operations.md, \"Damage in a repository\"."
@@ -395,9 +415,11 @@ impl Error {
             Error::Hypervisor(_) | Error::Refused(_) | Error::File { .. } => FailureReason::Other,
             Error::Changed { .. } | Error::Cancelled(_) | Error::Untrusted { .. } => FailureReason::Other,
             Error::Busy { .. } | Error::ResticTimeout { .. } => FailureReason::Timeout,
-            Error::Restic { .. } | Error::RepositoryBusy { .. } => FailureReason::Repository,
+            Error::Copy { source, .. } => source.reason(),
+            Error::Restic { .. } | Error::RepositoryBusy { .. } | Error::NoCopy { .. } => FailureReason::Repository,
             Error::RepositoryDamaged { .. } => FailureReason::Verify,
             Error::NoPoints { .. } | Error::NoPoint { .. } | Error::Exists { .. } => FailureReason::Other,
+            Error::NoCopies => FailureReason::Other,
             Error::Rejected { .. } | Error::Format { .. } | Error::Signals(_) | Error::Json(_) => FailureReason::Other,
         }
     }
@@ -414,6 +436,7 @@ impl Error {
     pub fn is_damage(&self) -> bool {
         match self {
             Error::Store(error) => error.is_damage(),
+            Error::Copy { source, .. } => source.is_damage(),
             error => matches!(error, Error::RepositoryDamaged { .. }),
         }
     }
@@ -435,6 +458,23 @@ impl From<store::Error> for Error {
             store::Error::Stopped { signal } => Error::Cancelled(signal),
             error => Error::Store(error),
         }
+    }
+}
+
+/// What the operator can do if this copy failed for this reason.
+fn copy_hint(name: &str, source: &Error) -> Option<String> {
+    match source {
+        Error::NoCopy { .. } => {
+            Some(format!("If the copy does not exist yet, create it: kvmbackup copy {name} --init"))
+        }
+        Error::Restic { .. } => Some(format!("To see everything that restic reports: kvmbackup -vv copy {name}")),
+        Error::ResticTimeout { .. } => {
+            Some("The next attempt continues. To allow more time, set `timeout` of the copy.".to_owned())
+        }
+        Error::RepositoryBusy { .. } => {
+            Some(format!("Run it again when no other process uses the repository or its copy: kvmbackup copy {name}"))
+        }
+        source => source.hint(),
     }
 }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 use chrono::{DateTime, Local, NaiveDateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::maintain::{open, summary};
 use super::restic::Restic;
+use super::restic::summary;
+use super::target::open_repository;
 use super::{Error, chain};
 use crate::config::Settings;
 use crate::sys::opened;
@@ -62,7 +63,7 @@ pub fn list(settings: &Settings, cancel: &Cancel) -> Result<Vec<RepositoryKey>, 
         host_name: String,
         created: String,
     }
-    let (repository, store) = open(settings)?;
+    let (repository, store) = open_repository(settings)?;
     let restic = Restic::new(repository, &store, cancel)?;
     let (done, printed) = restic.ask("key", &["list".to_owned(), "--json".to_owned()])?;
     let failed = |message| Error::Restic { command: "key", message };
@@ -96,7 +97,7 @@ pub fn change(settings: &Settings, change: KeyChange<'_>, cancel: &Cancel) -> Re
         KeyChange::Passwd(file) => with_password("passwd", file)?,
         KeyChange::Remove(id) => vec!["remove".to_owned(), id.to_owned()],
     };
-    let (repository, store) = open(settings)?;
+    let (repository, store) = open_repository(settings)?;
     let done = Restic::new(repository, &store, cancel)?.run("key", &words)?;
     match done.is_good {
         true => Ok(()),

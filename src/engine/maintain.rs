@@ -7,10 +7,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::restic::{Finished, Restic};
+use super::restic::{Finished, Restic, summary};
 use super::{Error, target};
 use crate::config::{RepositorySettings, Settings};
-use crate::store::{self, Inventory, Store};
+use crate::store::{Inventory, Store};
 use crate::sys::signals::Cancel;
 
 /// Maximum number of errors of restic in a result.
@@ -74,7 +74,7 @@ pub struct Inspection {
 /// Nothing was done: the configuration has no repository, the repository cannot be opened, or there is no usable restic.
 pub fn maintain(settings: &Settings, cancel: &Cancel) -> Result<Maintenance, Error> {
     let started = Utc::now();
-    let (repository, store) = open(settings)?;
+    let (repository, store) = target::open_repository(settings)?;
     let restic = Restic::new(repository, &store, cancel)?;
     let (mut prune, mut check) = (None, None);
     let error = match self::prune(&restic, repository, &store) {
@@ -112,7 +112,7 @@ pub fn maintain(settings: &Settings, cancel: &Cancel) -> Result<Maintenance, Err
 /// # Errors
 /// As [`maintain`]; also if the check did not end by itself. Damage is no error.
 pub fn check(settings: &Settings, percent: u32, cancel: &Cancel) -> Result<Inspection, Error> {
-    let (repository, store) = open(settings)?;
+    let (repository, store) = target::open_repository(settings)?;
     let restic = Restic::new(repository, &store, cancel)?;
     inspect(&restic, &store, percent)
 }
@@ -122,7 +122,7 @@ pub fn check(settings: &Settings, percent: u32, cancel: &Cancel) -> Result<Inspe
 /// # Errors
 /// The configuration has no repository, or the repository cannot be read.
 pub fn stats(settings: &Settings, cancel: &Cancel) -> Result<Inventory, Error> {
-    let (_, store) = open(settings)?;
+    let (_, store) = target::open_repository(settings)?;
     Ok(store.stats(cancel)?)
 }
 
@@ -132,17 +132,6 @@ pub fn damage(path: &Path, inspection: &Inspection) -> Option<Error> {
     let more = inspection.errors.len().saturating_sub(1);
     let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
     (!inspection.good).then(|| Error::RepositoryDamaged { path: path.to_owned(), message: format!("{first}{more}") })
-}
-
-/// The repository of the configuration. Reads its configuration, so that a wrong password or a target that is not mounted
-/// is not reported in the words of restic.
-pub(super) fn open(settings: &Settings) -> Result<(&RepositorySettings, Store), Error> {
-    let Some(repository) = &settings.repository else {
-        return Err(store::Error::NoRepository { path: settings.backupdir.clone() }.into());
-    };
-    let store = target::open(settings)?;
-    store.expect_repository()?;
-    Ok((repository, store))
 }
 
 fn prune(restic: &Restic<'_>, settings: &RepositorySettings, store: &Store) -> Result<Pruned, Error> {
@@ -193,15 +182,6 @@ fn errors(messages: Vec<String>) -> Vec<String> {
     }
     errors.truncate(MAX_ERRORS);
     errors
-}
-
-/// The message of a failed restic: its last word, or everything.
-pub(super) fn summary(messages: &[String]) -> String {
-    match messages.iter().rev().find_map(|line| line.strip_prefix("Fatal: ")) {
-        Some(fatal) => fatal.to_owned(),
-        None if messages.is_empty() => "it reported no reason".to_owned(),
-        None => messages.join("; "),
-    }
 }
 
 fn ms(time: Duration) -> u64 {

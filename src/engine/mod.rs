@@ -15,6 +15,7 @@ mod chain;
 pub mod check;
 pub mod checkpoints;
 mod context;
+pub mod copies;
 mod error;
 #[cfg(test)]
 mod fake;

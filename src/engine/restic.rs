@@ -1,9 +1,12 @@
-//! Runs `restic` on the repository of the configuration, with a deadline. Must not decide what it is run for, or show the
-//! password.
+//! Runs `restic` on the repository of the configuration or on a copy of it, with a deadline. Must not decide what it is run
+//! for, or show a password.
 
+mod copy;
+
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,10 +44,15 @@ const LOCKED_MESSAGE: &str = "repository is already locked";
 
 /// A repository, and how `restic` is run on it.
 pub(super) struct Restic<'a> {
-    repository: &'a Path,
+    /// The address of the repository, for messages.
+    place: String,
+    /// The repository of the configuration, which is also the source of a copy.
     store: &'a Store,
     access: Access,
-    variables: Vec<(&'static str, String)>,
+    variables: Vec<(String, OsString)>,
+    /// Passwords that no message may contain.
+    hidden: Vec<String>,
+    is_copy: bool,
     cache: PathBuf,
     limit: Duration,
     deadline: Instant,
@@ -72,11 +80,16 @@ impl<'a> Restic<'a> {
         let cache = settings.cache_dir.join("restic");
         durable::create_private_dir(&cache).map_err(Error::file("create the directory", &cache))?;
         let limit = settings.maintain_timeout;
+        let variables = access.variables()?.into_iter().map(|(name, value)| (name.to_owned(), value.into()));
+        let mut variables: Vec<_> = variables.collect();
+        variables.push(("RESTIC_REPOSITORY".to_owned(), settings.path.clone().into()));
         Ok(Restic {
-            repository: &settings.path,
+            place: settings.path.display().to_string(),
             store,
-            variables: access.variables()?,
+            variables,
             access,
+            hidden: Vec::new(),
+            is_copy: false,
             cache,
             limit,
             deadline: process::after(limit),
@@ -98,8 +111,7 @@ impl<'a> Restic<'a> {
     /// # Errors
     /// As for [`Restic::run`].
     pub(super) fn ask(&self, command: &'static str, options: &[String]) -> Result<(Finished, String), Error> {
-        let memory = memfd_create("restic", MemfdFlags::CLOEXEC).map_err(io::Error::from).map_err(failed(command))?;
-        let mut answer = File::from(memory);
+        let mut answer = memory().map_err(failed(command))?;
         let finished = self.run_into(&answer, command, options)?;
         let mut text = String::new();
         let read = answer.rewind().and_then(|()| answer.take(MAX_ANSWER).read_to_string(&mut text));
@@ -119,13 +131,16 @@ impl<'a> Restic<'a> {
                 Attempt::Finished(finished) => return Ok(finished),
                 Attempt::Locked(holder) => holder,
             };
-            let path = self.repository.to_owned();
+            if self.is_copy {
+                self.unlock_copy()?;
+            }
             let left = self.deadline.saturating_duration_since(Instant::now());
             if locked.is_none() {
-                tracing::warn!("{}: {holder}; waiting up to {}", path.display(), size::duration(left));
+                tracing::warn!("{}: {holder}; waiting up to {}", self.place, size::duration(left));
             }
             let since = *locked.get_or_insert_with(Instant::now);
             if left <= pause {
+                let path = self.place.clone().into();
                 return Err(Error::RepositoryBusy { path, holder, waited: size::duration(since.elapsed()) });
             }
             self.wait(pause)?;
@@ -144,19 +159,20 @@ impl<'a> Restic<'a> {
         Ok(())
     }
 
+    /// `answer` takes its standard output.
     fn attempt(&self, answer: &File, command: &'static str, options: &[String]) -> Result<Attempt, Error> {
         let failed = failed(command);
         // It ends with this process, even after SIGKILL, and then removes its lock.
         let mut called = program::command("setpriv");
-        called.args(["--pdeathsig", "INT", "--", "restic", command, "--repo"]).arg(self.repository);
+        called.args(["--pdeathsig", "INT", "--", "restic", command]);
         called.arg("--cache-dir").arg(&self.cache).args(options);
         called.envs(self.variables.iter().map(|(name, value)| (name, value))).env("TMPDIR", &self.cache);
         if let Some(certificates) = self.access.ca_file() {
             called.arg("--cacert").arg(certificates);
         }
         let answer = answer.try_clone().map_err(&failed)?;
-        let output = BoundedOutput::new("restic", MAX_MESSAGES);
-        let mut process = Process::start(called, Stream::Null, Answer::File(answer.into()), output).map_err(&failed)?;
+        let errors = BoundedOutput::new("restic", MAX_MESSAGES).hiding(self.hidden.clone());
+        let mut process = Process::start(called, Stream::Null, Answer::File(answer.into()), errors).map_err(&failed)?;
         let forced = process.follow(self.deadline, Some(self.cancel), |_| false).map_err(&failed)?;
         if forced.is_some() {
             // restic handles SIGTERM only from version 0.17 on.
@@ -179,14 +195,29 @@ impl<'a> Restic<'a> {
     }
 }
 
-fn failed(command: &'static str) -> impl Fn(io::Error) -> Error {
-    move |error| Error::Restic { command, message: error.to_string() }
+/// A file in memory.
+fn memory() -> io::Result<File> {
+    Ok(memfd_create("restic", MemfdFlags::CLOEXEC)?.into())
 }
 
 enum Attempt {
     Finished(Finished),
     /// With a sentence about the process that has the lock.
     Locked(String),
+}
+
+/// For `map_err`: a command of restic cannot be run.
+fn failed(command: &'static str) -> impl Fn(io::Error) -> Error {
+    move |error| Error::Restic { command, message: error.to_string() }
+}
+
+/// The message of a failed restic: its last word, or everything.
+pub(super) fn summary(messages: &[String]) -> String {
+    match messages.iter().rev().find_map(|line| line.strip_prefix("Fatal: ")) {
+        Some(fatal) => fatal.to_owned(),
+        None if messages.is_empty() => "it reported no reason".to_owned(),
+        None => messages.join("; "),
+    }
 }
 
 /// The sentence of restic about the process that has locked the repository, if that is why it failed.

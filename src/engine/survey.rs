@@ -158,6 +158,7 @@ fn join(
         domains: names.into_iter().map(domain).collect(),
         jobs: settings.jobs(&[]).into_iter().map(|job| (job.clone(), seen_job(settings, &job))).collect(),
         hooks: settings.rules.iter().flat_map(|rule| &rule.domain.hooks).map(|hook| hook.name.clone()).collect(),
+        copies: settings.copies().iter().map(|copy| (copy.name.clone(), copy.every.as_secs())).collect(),
         repository: SeenRepository { stored_bytes, ..target.repository },
         libvirt_ok,
     }

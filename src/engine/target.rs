@@ -3,13 +3,24 @@
 use super::Error;
 use crate::config::{MinFree, RepositorySettings, Settings};
 use crate::model::size;
-use crate::store::{Access, BucketAccess, Location, Store};
+use crate::store::{self, Access, BucketAccess, Location, Store};
 use crate::sys::patience::Patience;
 use crate::sys::space;
 
 /// Opens the store. Fails if its directory does not exist; sends no request to a bucket.
 pub fn open(settings: &Settings) -> Result<Store, Error> {
     Ok(Store::at(location(settings), &Patience::new(settings.stall_timeout))?)
+}
+
+/// Opens the repository of the configuration. Reads its configuration, so that a wrong password or a target that is not
+/// mounted is not reported in the words of restic.
+pub(super) fn open_repository(settings: &Settings) -> Result<(&RepositorySettings, Store), Error> {
+    let Some(repository) = &settings.repository else {
+        return Err(store::Error::NoRepository { path: settings.backupdir.clone() }.into());
+    };
+    let store = open(settings)?;
+    store.expect_repository()?;
+    Ok((repository, store))
 }
 
 /// Where the configuration stores restore points.

@@ -37,6 +37,10 @@ impl Ledger {
             times.drop(&mut maintenance.last_prune);
             times.drop(&mut maintenance.last_check);
         }
+        for copy in self.copies.values_mut() {
+            times.clamp(&mut copy.last_attempt);
+            times.drop(&mut copy.last_success);
+        }
         self.ahead = self.ahead.max(times.latest);
     }
 }
@@ -113,7 +117,8 @@ mod tests {
                 "untold": [{"time": future, "status": "OK", "subject": "s"}]
             },
             "last_prune": future,
-            "maintenance": {"last": future, "last_prune": future, "last_check": future}
+            "maintenance": {"last": future, "last_prune": future, "last_check": future},
+            "copies": {"far": {"last_attempt": future, "last_success": future}}
         }))
         .unwrap();
         let now: DateTime<Utc> = "2026-11-30T00:00:00Z".parse().unwrap();

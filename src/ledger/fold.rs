@@ -88,8 +88,10 @@ impl Ledger {
         }
     }
 
-    /// Forgets domains and jobs that no longer exist anywhere. An incomplete survey changes nothing.
+    /// Forgets copies that are no longer configured, and domains and jobs that no longer exist anywhere. An incomplete survey
+    /// forgets no domain or job.
     pub fn forget(&mut self, survey: &Survey) {
+        self.copies.retain(|name, _| survey.copies.contains_key(name));
         if !survey.libvirt_ok || !survey.repository.up {
             return;
         }

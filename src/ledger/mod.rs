@@ -4,6 +4,7 @@
 //! what can be observed again (that is the [`Survey`]), query libvirt, or render anything.
 
 mod ahead;
+mod copies;
 mod file;
 mod fold;
 pub mod standing;
@@ -16,6 +17,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use copies::CopyRecord;
 pub use file::{Error, update};
 pub use survey::{Seen, SeenJob, SeenPoints, SeenRepository, Survey};
 
@@ -47,6 +49,9 @@ pub struct Ledger {
     pub last_prune: Option<DateTime<Utc>>,
     /// The maintenance of the repository; `None` if there was none.
     pub maintenance: Option<MaintenanceRecord>,
+    /// The copies of the repository, by their name in the configuration.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub copies: BTreeMap<String, CopyRecord>,
     /// The latest future time that was removed from the ledger. The next run reports it and resets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ahead: Option<DateTime<Utc>>,

@@ -23,6 +23,9 @@ pub struct Survey {
     /// The hooks of the configuration, by name.
     #[serde(default)]
     pub hooks: BTreeSet<String>,
+    /// The planned seconds between two copies of the repository, by their name in the configuration.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub copies: BTreeMap<String, u64>,
     /// The target.
     pub repository: SeenRepository,
     /// Whether libvirt responded; if not, `defined` and `leftover_overlays` are those of the previous survey.

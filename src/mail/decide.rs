@@ -219,6 +219,7 @@ mod tests {
             .into(),
             jobs: Default::default(),
             hooks: Default::default(),
+            copies: Default::default(),
             repository: Default::default(),
             libvirt_ok: true,
         };

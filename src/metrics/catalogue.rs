@@ -149,6 +149,14 @@ catalogue! {
         "Number of packs of the repository at the end of the last maintenance.";
     Gauge REPOSITORY_BLOBS = "kvmbackup_repository_blobs" ["repository"]
         "Number of blobs of the repository at the end of the last maintenance.";
+    Gauge COPY_LAST_SUCCESS_TIMESTAMP_SECONDS = "kvmbackup_copy_last_success_timestamp_seconds" ["copy"]
+        "Unix time at which the last successful copying of the repository started; 0 if never. The copy contains all restore points until then.";
+    Gauge COPY_LAST_FAILED = "kvmbackup_copy_last_failed" ["copy"]
+        "Whether the last attempt to copy the repository failed.";
+    Gauge COPY_INTERVAL_SECONDS = "kvmbackup_copy_interval_seconds" ["copy"]
+        "Planned time between two copies of the repository.";
+    Gauge COPY_NEWEST_RESTORE_POINT_TIMESTAMP_SECONDS = "kvmbackup_copy_newest_restore_point_timestamp_seconds" ["copy", "domain"]
+        "Unix time of the newest restore point of the domain in the copy.";
     Gauge REPORT_LAST_SUCCESS_TIMESTAMP_SECONDS = "kvmbackup_report_last_success_timestamp_seconds" ["channel"]
         "Unix time at which a report was last delivered; 0 if never.";
     Counter REPORT_FAILURES_TOTAL = "kvmbackup_report_failures_total" ["channel"]

@@ -27,6 +27,7 @@ pub fn text(ledger: &Ledger, survey: Option<&Survey>, running: bool) -> Result<S
     domain::all(&mut page, ledger, survey);
     hooks(&mut page, ledger, survey);
     repository(&mut page, ledger, survey);
+    copies(&mut page, ledger, survey);
     reports(&mut page, ledger);
     page.text(&shared())
 }
@@ -97,6 +98,19 @@ fn repository(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
         page.set(&REPOSITORY_SIZE_BYTES, labels, stored.bytes as f64);
         page.set(&REPOSITORY_PACKS, labels, stored.packs as f64);
         page.set(&REPOSITORY_BLOBS, labels, stored.blobs as f64);
+    }
+}
+
+/// Every copy of the configuration.
+fn copies(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
+    for (name, interval) in survey.into_iter().flat_map(|survey| &survey.copies) {
+        let known = ledger.copies.get(name).cloned().unwrap_or_default();
+        page.set(&COPY_LAST_SUCCESS_TIMESTAMP_SECONDS, &[name], time(known.last_success));
+        page.set(&COPY_LAST_FAILED, &[name], flag(known.last_error.is_some()));
+        page.set(&COPY_INTERVAL_SECONDS, &[name], *interval as f64);
+        for (domain, newest) in &known.newest {
+            page.set(&COPY_NEWEST_RESTORE_POINT_TIMESTAMP_SECONDS, &[name, domain], time(Some(*newest)));
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 /// The commands that read the configuration.
-pub const COMMANDS: [&str; 18] = [
+pub const COMMANDS: [&str; 19] = [
     "backup",
     "list",
     "restore",
@@ -23,6 +23,7 @@ pub const COMMANDS: [&str; 18] = [
     "report",
     "repository",
     "maintain",
+    "copy",
     "exporter",
 ];
 

@@ -1,6 +1,7 @@
 //! The values that all other modules share, with their invariants: domains, disks, extents, restore points, outcomes,
 //! reports. Must not do any I/O, or know libvirt, YAML, tar or terminals.
 
+mod address;
 mod bucket;
 mod clock;
 pub mod command;
@@ -22,6 +23,7 @@ mod uri;
 pub mod version;
 pub(crate) mod words;
 
+pub use address::{BadRepositoryAddress, RepositoryAddress};
 pub use bucket::{BadBucketUrl, BucketUrl};
 pub use clock::is_future;
 pub use digest::{Digest, Hasher};

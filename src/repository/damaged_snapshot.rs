@@ -99,7 +99,7 @@ fn place(size: u64, blobs: &[(Id, Option<u32>)], lost: &HashSet<Id>) -> DamagedF
     let mut zeros = vec![zero(ZeroLength::Large.bytes() as u64), zero(ZeroLength::Small.bytes() as u64)];
     let data = blobs.iter().filter(|(id, _)| !zeros.iter().any(|(zero, _)| zero == id));
     let unit = data.filter_map(|(_, length)| *length).max();
-    let unit = unit.map_or_else(|| blob_size(size).unwrap_or_default(), u64::from);
+    let unit = unit.map_or_else(|| blob_size(size, None).unwrap_or_default(), u64::from);
     zeros.push(zero(unit));
     let known: Vec<Option<(u64, bool)>> = blobs
         .iter()

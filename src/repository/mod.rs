@@ -55,7 +55,7 @@ pub use place::Place;
 pub use repo::Repository;
 pub use s3::{S3, S3Keys};
 pub use size::{Packs, count_blobs};
-pub use snapshot::{KnownSnapshots, Snapshot, SnapshotList};
+pub use snapshot::{KnownSnapshots, Snapshot, SnapshotList, TAG};
 pub use snapshot_reader::{SnapshotReader, read_top_file};
 pub use snapshot_writer::{About, SnapshotWriter, WriteOptions};
 

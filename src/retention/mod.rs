@@ -1,8 +1,10 @@
 //! Decides which restore points stay and why. Pure: no I/O, and the time is an argument. Must not remove anything.
 
 mod apply;
+mod copies;
 
 pub use apply::apply;
+pub use copies::{Stored, copies};
 
 /// A point stays if any rule keeps it. A rule of 0 keeps nothing; if all are 0, every point stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -36,7 +36,7 @@ pub use error::Error;
 pub use partial::discard;
 pub use point::Point;
 pub use reader::{Definition, DiskReader, Entry, FileReader, PointReader, Sampled};
-pub use snapshots::{Access, BucketAccess, FileRemains, SnapshotRemains};
+pub use snapshots::{Access, BucketAccess, FileRemains, SnapshotRemains, guest, is_protected};
 pub use writer::{Added, DiskSource, PointWriter, Sink};
 
 pub use crate::archive::Manifest;
@@ -45,6 +45,7 @@ pub use crate::archive::manifest::{
 };
 pub use crate::archive::salvage::{Remains, Salvage, Trust};
 use crate::model::{Codec, DomainRef};
+pub use crate::repository::TAG;
 use crate::repository::{self, Packs};
 use crate::sys::durable;
 use crate::sys::patience::Patience;
@@ -189,6 +190,14 @@ impl Store {
     /// [`Error::NoRepository`]; if it does not exist, or the password is wrong.
     pub fn expect_repository(&self) -> Result<(), Error> {
         self.snapshots()?.repository().map(drop)
+    }
+
+    /// ID of the repository.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`]; if it does not exist, or the password is wrong.
+    pub fn repository_id(&self) -> Result<String, Error> {
+        Ok(self.snapshots()?.repository()?.id().to_string())
     }
 
     /// Bytes of all objects of a repository.

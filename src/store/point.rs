@@ -53,6 +53,14 @@ impl Point {
         self.guest
     }
 
+    /// ID of its snapshot, if it is in a repository.
+    pub fn snapshot(&self) -> Option<String> {
+        match self.kind {
+            Kind::Snapshot { id } => Some(id.to_string()),
+            Kind::Archive | Kind::Script { .. } => None,
+        }
+    }
+
     /// Path of the file.
     pub fn location(&self) -> &Path {
         &self.path

@@ -367,14 +367,20 @@ fn point(root: &Path, id: Id, snapshot: &Snapshot) -> Point {
     Point {
         domain: snapshot.hostname.clone(),
         id: PointId::at(snapshot.time),
-        guest: guest(snapshot),
-        protected: snapshot.tags.iter().any(|tag| tag == PROTECTED),
+        guest: guest(&snapshot.tags),
+        protected: is_protected(&snapshot.tags),
         bytes: snapshot.summary.map_or(0, |summary| summary.data_added_packed),
         path: root.join("snapshots").join(id.to_string()),
         kind: Kind::Snapshot { id },
     }
 }
 
-fn guest(snapshot: &Snapshot) -> Option<Uuid> {
-    snapshot.tags.iter().find_map(|tag| tag.strip_prefix(GUEST)?.parse().ok())
+/// The guest of a snapshot with these tags.
+pub fn guest(tags: &[String]) -> Option<Uuid> {
+    tags.iter().find_map(|tag| tag.strip_prefix(GUEST)?.parse().ok())
+}
+
+/// Whether a snapshot with these tags is protected.
+pub fn is_protected(tags: &[String]) -> bool {
+    tags.iter().any(|tag| tag == PROTECTED)
 }

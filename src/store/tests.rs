@@ -5,12 +5,12 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
 use super::*;
-
+use crate::model::PointId;
 
 const ZSTD: Codec = Codec::Zstd(3);
 
 fn time(id: &str) -> DateTime<Utc> {
-    id.parse::<crate::model::PointId>().unwrap().time()
+    id.parse::<PointId>().unwrap().time()
 }
 
 fn store() -> (tempfile::TempDir, Store) {

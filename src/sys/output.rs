@@ -10,6 +10,8 @@ pub struct BoundedOutput {
     name: String,
     limit: usize,
     awaited: Option<&'static [u8]>,
+    /// Texts that are neither logged nor returned.
+    hidden: Vec<String>,
     kept: Vec<u8>,
     /// Output before `kept` was dropped.
     cut: bool,
@@ -24,13 +26,20 @@ impl BoundedOutput {
     pub fn new(name: &str, limit: usize) -> BoundedOutput {
         let (kept, line) = (Vec::new(), Vec::new());
         let name = name.to_owned();
-        BoundedOutput { name, limit, awaited: None, kept, cut: false, line, in_parts: false, found: false }
+        let hidden = Vec::new();
+        BoundedOutput { name, limit, awaited: None, hidden, kept, cut: false, line, in_parts: false, found: false }
     }
 
     /// Also waits for a line with exactly this text.
     #[must_use]
     pub fn awaiting(self, line: &'static [u8]) -> BoundedOutput {
         BoundedOutput { awaited: Some(line), ..self }
+    }
+
+    /// Shows `***` instead of these texts.
+    #[must_use]
+    pub fn hiding(self, hidden: Vec<String>) -> BoundedOutput {
+        BoundedOutput { hidden, ..self }
     }
 
     /// Appends output.
@@ -59,7 +68,12 @@ impl BoundedOutput {
         if self.kept.len() > self.limit {
             self.cut();
         }
-        text(&std::mem::take(&mut self.kept), self.cut)
+        let kept = text(&std::mem::take(&mut self.kept), self.cut);
+        self.shown(kept)
+    }
+
+    fn shown(&self, text: String) -> String {
+        self.hidden.iter().fold(text, |text, hidden| text.replace(hidden, "***"))
     }
 
     fn cut(&mut self) {
@@ -88,7 +102,7 @@ impl BoundedOutput {
 
     fn log(&mut self) {
         if !self.line.is_empty() {
-            tracing::debug!("{}: {}", self.name, text(&self.line, false));
+            tracing::debug!("{}: {}", self.name, self.shown(text(&self.line, false)));
             self.line.clear();
         }
     }
@@ -173,6 +187,14 @@ mod tests {
             assert!(!says(&[not]), "{not:?}");
         }
         assert!(!says(&[&"x".repeat(MAX_LINE), "READY\n"]));
+    }
+
+    #[test]
+    fn hidden_texts_are_not_returned() {
+        let mut output = BoundedOutput::new("test", LIMIT).hiding(vec!["s/c".to_owned(), "s%2Fc".to_owned()]);
+        output.push(b"http://u:s%2Fc@h, or s");
+        output.push(b"/c\n");
+        assert_eq!(output.take_text(), "http://u:***@h, or ***\n");
     }
 
     #[test]

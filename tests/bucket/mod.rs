@@ -86,7 +86,7 @@ fn root() -> &'static Path {
 }
 
 /// The Python with moto; installed by the first test that needs it, if `tests/lab/install` did not.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let output = Command::new(root().join("tests/lab/install-moto")).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())

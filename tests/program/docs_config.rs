@@ -8,6 +8,7 @@ use kvmbackup::config::{self, Settings};
 const HOST: &str = "h:\n  backupdir: /b\n  domains: {a: {day_of_week: daily}}\n";
 const REPOSITORY: &str =
     "h:\n  domains: {a: {day_of_week: daily}}\n  repository: {url: \"s3:https://h/b\", password_file: /p, @}\n";
+const COPIES: &str = "copies: [{name: n, to: /c, password_file: /p, @}]";
 const HOOK: &str = "name: n, phase: pre-domain, command: [/c]";
 const SESSION: &str = "name: n, type: session, phase: snapshot, command: [/c]";
 
@@ -25,7 +26,8 @@ fn groups() -> Vec<Group> {
         group("## Keys of a host", "### Metrics", "@"),
         group("## Keys of a domain", "## Hooks", "@"),
         group("### Metrics", "### Repository", "metrics: {@}"),
-        Group { from: "### Repository", to: "### Mail", base: REPOSITORY.to_owned() },
+        Group { from: "### Repository", to: "### Copies", base: REPOSITORY.to_owned() },
+        Group { from: "### Copies", to: "### Mail", base: REPOSITORY.replace('@', COPIES) },
         group("### Mail", "The keys of `smtp`", "mail: {to: root, @}"),
         group("The keys of `smtp`", "## Keys of a domain", "mail: {to: root, smtp: {host: m, @}}"),
         group("## Hooks", "## When a domain is due", &format!("hooks: [{{{HOOK}, @}}]")),

@@ -26,7 +26,7 @@ fn systemd_accepts_every_unit() {
         std::fs::write(&path, text.replace("/usr/bin/kvmbackup", PROGRAM)).unwrap();
         units.push(path);
     }
-    assert_eq!(units.len(), 9);
+    assert_eq!(units.len(), 11);
     let verified = output(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units));
     let said = String::from_utf8_lossy(&verified.stderr);
     // It may also complain about units of this machine.
@@ -141,6 +141,13 @@ fn programs_work_within_the_limits_of_their_units() {
     command.args(&limits[1..]).args([PROGRAM, "maintain", "--config", &config, "--host", host::NAME]);
     let run = maintained.finish(&mut command).ends(0);
     assert!(run.out.contains("no damage"), "{run:?}");
+
+    repository::configure_copy(&maintained, "{\"*\": {day_of_week: daily}}");
+    let limits = units::limits("kvmbackup-copy.service");
+    let mut command = maintained.command(&limits[0]);
+    command.args(&limits[1..]).args([PROGRAM, "copy", "--due", "--init", "--config", &config, "--host", host::NAME]);
+    let run = maintained.finish(&mut command).ends(0);
+    assert!(run.out.contains("copied 1 restore point"), "{run:?}");
 }
 
 /// The exposure of a compromised unit, as rated by systemd: from 0 to 10.
@@ -254,6 +261,7 @@ fn package_passes_lintian_and_leaves_nothing_behind() {
         "kvmbackup-metrics.timer: disabled",
         "kvmbackup-verify.timer: disabled",
         "kvmbackup-maintain.timer: disabled",
+        "kvmbackup-copy.timer: disabled",
         "kvmbackup-exporter.service: disabled",
         "manual: /usr/share/man/man1/kvmbackup-restore.1.gz",
         // Without a configuration.

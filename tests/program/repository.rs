@@ -1,5 +1,6 @@
 //! A host whose restore points are in a repository: every command, and what restic makes of the result.
 
+mod copies;
 mod keys;
 mod mailed;
 mod maintain;
@@ -38,6 +39,11 @@ fn configure_with(host: &Host, keys: &str, domains: &str) {
         ),
         domains,
     );
+}
+
+/// The same, with a copy in another directory of the host.
+pub fn configure_copy(host: &Host, domains: &str) {
+    copies::configure(host, domains, &[("near", &host.path("copy").display().to_string(), "")]);
 }
 
 pub fn restic(host: &Host, arguments: &[&str]) -> String {

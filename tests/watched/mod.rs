@@ -218,6 +218,7 @@ pub fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
         },
         libvirt_ok: true,
         hooks: Default::default(),
+        copies: Default::default(),
     };
     Watched { ledger, survey: Some(survey) }
 }

@@ -98,15 +98,15 @@ fn unusable(settings: &Settings, about: String, error: &io::Error) -> Finding {
 /// Warns about files with secrets that other users can read.
 fn exposed(settings: &Settings) -> Vec<Finding> {
     let Some(repository) = &settings.repository else { return Vec::new() };
-    let secrets =
-        [("password", Some(&repository.password)), ("secret access key", repository.secret_access_key.as_ref())];
+    let own = [("password", Some(&repository.password)), ("secret access key", repository.secret_access_key.as_ref())];
+    let secrets = own.into_iter().chain(repository.copies.iter().map(|copy| ("password", Some(&copy.password))));
     let warning = |(what, secret): (&str, Option<&Secret>)| {
         let path = secret.filter(|secret| secret.is_exposed())?.path()?;
         let hint = format!("Restrict its mode: chmod 600 {}", path.display());
         let about = format!("{what} {}", path.display());
         Some(Finding::new(about, Severity::Warning, "other users can read it", Some(&hint)))
     };
-    secrets.into_iter().filter_map(warning).collect()
+    secrets.filter_map(warning).collect()
 }
 
 fn mounted(settings: &Settings, about: &str, room: Space) -> Finding {

@@ -415,6 +415,7 @@ fn domains_and_jobs_that_no_longer_exist_are_forgotten() {
         domains: BTreeMap::from([("web".into(), Seen::default())]),
         jobs: BTreeMap::from([("a".into(), SeenJob::default())]),
         hooks: Default::default(),
+        copies: Default::default(),
         repository: SeenRepository { up: true, ..SeenRepository::default() },
         libvirt_ok: false,
     };

@@ -125,6 +125,20 @@ fn ledger() -> Ledger {
             last_check: at(-604_000),
             stored: Some(StoredObjects { bytes: 10_500_000, packs: 12, blobs: 3_400 }),
         }),
+        copies: BTreeMap::from([
+            ("gone".to_owned(), CopyRecord::default()),
+            (
+                "offsite".to_owned(),
+                CopyRecord {
+                    to: "rest:https://u:***@far/".to_owned(),
+                    last_attempt: at(860),
+                    last_success: at(810),
+                    last_error: Some("copy offsite: connection refused".to_owned()),
+                    newest: [("other".to_owned(), at(500).unwrap()), ("removed".to_owned(), at(-9_000).unwrap())]
+                        .into(),
+                },
+            ),
+        ]),
         ..Ledger::default()
     }
 }
@@ -169,6 +183,7 @@ fn survey() -> Survey {
             SeenJob { expected_interval_s: 86_400, minimum_restore_points: 7 },
         )]),
         hooks: BTreeSet::from(["flush".to_owned()]),
+        copies: BTreeMap::from([("never".to_owned(), 604_800), ("offsite".to_owned(), 86_400)]),
         repository: SeenRepository {
             path: "/backup".into(),
             up: true,

@@ -115,13 +115,9 @@ impl Scene {
 
 fn options(restic: &Restic, repository: &Repository) -> WriteOptions {
     let timing = Timing { second_look: Duration::from_millis(1), ..Timing::waiting(Duration::ZERO) };
-<<<<<<< HEAD
     let cache = restic.path("cache");
     let known = Arc::new(KnownSnapshots::open(repository, &cache));
-    WriteOptions { cache, known, threads: 2, timing, cancel: Cancel::default() }
-=======
-    WriteOptions { cache: restic.path("cache"), threads: 2, blob_size: None, timing, cancel: Cancel::default() }
->>>>>>> maintain
+    WriteOptions { cache, known, threads: 2, blob_size: None, timing, cancel: Cancel::default() }
 }
 
 pub fn about(domain: &str, time: &str) -> About {

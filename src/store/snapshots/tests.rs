@@ -49,13 +49,9 @@ impl Fixture {
         let saved = snapshots.open(id, &path, &Cancel::default()).unwrap().manifest().unwrap();
         repository.forget(id).unwrap();
         let timing = Timing { second_look: Duration::from_millis(1), ..Timing::waiting(Duration::ZERO) };
-<<<<<<< HEAD
+        let cache = self.path("cache");
         let known = snapshots.known(repository).clone();
-        let options = WriteOptions { cache: self.path("cache"), known, threads: 1, timing, cancel: Cancel::default() };
-=======
-        let options =
-            WriteOptions { cache: self.path("cache"), threads: 1, blob_size: None, timing, cancel: Cancel::default() };
->>>>>>> maintain
+        let options = WriteOptions { cache, known, threads: 1, blob_size: None, timing, cancel: Cancel::default() };
         for guest in 0..guests {
             let mut manifest = saved.clone();
             manifest.domain.name = format!("guest-{guest}");

@@ -35,6 +35,8 @@ fn no_program_makes_a_system_call_that_its_unit_forbids() {
     host.run("repository init").ends(0);
     host.run("backup").ends(0);
     hold(&units["kvmbackup-maintain.service"], &groups, &traced(&host, "-q maintain"));
+    repository::configure_copy(&host, "{\"*\": {day_of_week: daily}}");
+    hold(&units["kvmbackup-copy.service"], &groups, &traced(&host, "-q copy --init"));
 }
 
 /// Panics if one of these calls is forbidden by a unit.

@@ -17,7 +17,7 @@ const DAILY: &str = "{\"*\": {day_of_week: daily, rotate: 1}}";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kvmbackup");
 
 /// Replaces the image of a guest by one with random data.
-fn fill_with_noise(host: &Host, guest: &str, seed: u32) {
+pub fn fill_with_noise(host: &Host, guest: &str, seed: u32) {
     let noise =
         (0..2_u32 << 20).flat_map(|at| (at ^ seed).wrapping_mul(2_654_435_761).rotate_left(at % 31).to_le_bytes());
     let raw = host.path("noise");
@@ -74,7 +74,7 @@ fn locks(host: &Host) -> usize {
 }
 
 /// `kvmbackup maintain` in a mount namespace in which this shell command has prepared the programs.
-pub(super) fn among(host: &Host, prepared: &str, words: &[&str]) -> Command {
+pub fn among(host: &Host, prepared: &str, words: &[&str]) -> Command {
     let mut command = host.command("unshare");
     let script = format!("{prepared}; exec \"$0\" \"$@\"");
     command.args(["--mount", "sh", "-c", &script, PROGRAM]).args(words);
@@ -83,7 +83,7 @@ pub(super) fn among(host: &Host, prepared: &str, words: &[&str]) -> Command {
     command
 }
 
-pub(super) fn found(program: &str) -> String {
+pub fn found(program: &str) -> String {
     run("sh", &["-c", &format!("command -v {program}")]).trim().to_owned()
 }
 
@@ -99,7 +99,7 @@ fn stuck(host: &Host, words: &[&str]) -> (Child, u32) {
     // As a reader and writer of the FIFO, it waits for its own input.
     let script = format!(
         "case $1 in prune) tr '\\0' ' ' </proc/$$/cmdline >{own}.args; echo $$ >{own}.new; mv {own}.new {own}\n\
-         exec {real} \"$2\" \"$3\" \"$4\" \"$5\" backup --stdin 0<>{fifo};; esac\nexec {real} \"$@\"",
+         exec {real} \"$2\" \"$3\" backup --stdin 0<>{fifo};; esac\nexec {real} \"$@\"",
         own = own.display(),
         real = real.display(),
         fifo = fifo.display()
@@ -117,7 +117,7 @@ fn stuck(host: &Host, words: &[&str]) -> (Child, u32) {
 }
 
 /// Waits for a condition, with a limit only against a test that never ends.
-fn wait_for(mut condition: impl FnMut() -> bool) {
+pub fn wait_for(mut condition: impl FnMut() -> bool) {
     let limit = Instant::now() + Duration::from_secs(120);
     while !condition() {
         assert!(Instant::now() < limit, "waited too long");
@@ -136,18 +136,18 @@ fn finish((out, err): (String, String), code: Option<i32>) -> Run {
     Run { code: code.unwrap_or(-1), out, err }
 }
 
-fn ended(mut child: Child) -> Run {
+pub fn ended(mut child: Child) -> Run {
     let output = child_output(&mut child);
     let code = child.wait().unwrap().code();
     finish(output, code)
 }
 
-fn is_running(id: u32) -> bool {
+pub fn is_running(id: u32) -> bool {
     // A process that nobody waited for yet is a zombie.
     fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|text| !text.rsplit(')').next().unwrap().starts_with(" Z"))
 }
 
-fn kill(signal: &str, id: u32) {
+pub fn kill(signal: &str, id: u32) {
     run("kill", &[signal, &id.to_string()]);
 }
 
@@ -338,16 +338,19 @@ fn maintenance_waits_for_a_backup_in_progress() {
 fn killed_restic_or_kvmbackup_does_not_block_the_next_maintenance() {
     let host = backed_up("");
     let (child, restic) = stuck(&host, &["maintain"]);
-    // The repository, the cache and the command, but no password.
+    // The cache and the command, but no password.
     let arguments = fs::read_to_string(host.path("own.args")).unwrap();
-    assert!(arguments.contains(" prune --repo ") && arguments.contains("--max-unused=5%"), "{arguments}");
+    assert!(arguments.contains(" prune --cache-dir ") && arguments.contains("--max-unused=5%"), "{arguments}");
     for id in [child.id(), restic] {
         let line = fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap();
         assert!(!line.contains(PASSWORD) && !arguments.contains(PASSWORD), "{line}");
     }
     let names = fs::read_to_string(format!("/proc/{restic}/environ")).unwrap();
     let names: Vec<_> = names.split('\0').filter_map(|entry| entry.split('=').next()).collect();
-    assert!(names.iter().all(|name| ["PATH", "RESTIC_PASSWORD", "TMPDIR", "PWD", ""].contains(name)), "{names:?}");
+    assert!(
+        names.iter().all(|name| ["PATH", "RESTIC_REPOSITORY", "RESTIC_PASSWORD", "TMPDIR", "PWD", ""].contains(name)),
+        "{names:?}"
+    );
     kill("-KILL", restic);
     let failed = ended(child).ends(5);
     assert!(failed.err.contains("restic prune failed: it was ended by signal 9"), "{failed:?}");
