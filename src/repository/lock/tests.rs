@@ -38,7 +38,7 @@ fn restic_backs_up_beside_our_lock_and_refuses_to_check() {
     let errors = String::from_utf8_lossy(&check.stderr).into_owned();
     assert!(!check.status.success() && errors.contains("(kvmbackup)"), "{errors}");
     for lock in locks {
-        lock.check().unwrap();
+        lock.locked().check().unwrap();
         lock.release().unwrap();
     }
     assert_eq!(ids(&repository), []);
@@ -90,20 +90,20 @@ fn lock_is_refreshed_and_a_removed_or_old_lock_is_lost() {
     while lock.shared.state().id == first {
         thread::yield_now();
     }
-    lock.check().unwrap();
+    lock.locked().check().unwrap();
     assert_eq!(ids(&repository).len(), 1, "the old lock is removed");
     let id = lock.shared.state().id;
     repository.remove(Object::new(Kind::Lock, id)).unwrap();
-    while lock.check().is_ok() {
+    while lock.locked().check().is_ok() {
         thread::yield_now();
     }
-    let error = lock.check().unwrap_err();
+    let error = lock.locked().check().unwrap_err();
     assert!(matches!(error, Error::LockLost { .. }) && error.hint().is_some());
     lock.release().unwrap();
     assert_eq!(ids(&repository), [], "a removed lock is not written again");
 
     let lock = take(&repository, Timing { give_up: Duration::ZERO, ..timing() }).unwrap();
-    assert!(matches!(lock.check(), Err(Error::LockLost { .. })));
+    assert!(matches!(lock.locked().check(), Err(Error::LockLost { .. })));
 }
 
 #[test]

@@ -101,7 +101,8 @@ fn damaged_parent_is_not_used() {
 /// A snapshot of trees that an attacker with the key has forged.
 fn forged(scene: &Scene, root: &Tree, below: &[Tree]) -> (Id, Snapshot) {
     let catalog = std::sync::Arc::new(Catalog::open(&scene.repository, &scene.options.cache).unwrap());
-    let mut blobs = blobs::Blobs::new(&scene.repository, &catalog, 1).unwrap();
+    let lock = SharedLock::take(&scene.repository, scene.options.timing, &scene.options.cancel).unwrap();
+    let mut blobs = blobs::Blobs::new(lock.locked(), &catalog, 1).unwrap();
     blobs.store_now(b"abc").unwrap();
     for tree in below {
         blobs.store_tree(tree).unwrap();
