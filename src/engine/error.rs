@@ -329,9 +329,11 @@ impl Error {
             Error::ResticTimeout { .. } => {
                 Some("Check whether the target is slow. To allow more time, set `repository.maintain_timeout`.".into())
             }
-            Error::RepositoryBusy { .. } => {
-                Some("Run it again when no backup, restore or check uses the repository: kvmbackup maintain".into())
-            }
+            Error::RepositoryBusy { path, .. } => Some(format!(
+                "Run it again when no backup, restore or check uses the repository: kvmbackup maintain. If that process \
+                 no longer exists, remove its lock: restic -r '{}' unlock --remove-all",
+                path.display()
+            )),
             Error::RepositoryDamaged { .. } => Some(
                 "Find out which restore points are affected: kvmbackup verify --all. For what to do then, \
                  see docs/operations.md, \"Damage in a repository\"."

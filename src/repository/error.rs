@@ -220,9 +220,10 @@ impl Error {
             Error::None { .. } => {
                 Some("Mount the target, correct `url`, or create the repository: kvmbackup repository init".to_owned())
             }
-            Error::Locked { .. } => {
-                Some("Wait for it. If that process no longer exists, remove its lock: kvmbackup maintain".to_owned())
-            }
+            Error::Locked { place, .. } => Some(format!(
+                "Wait for it. If that process no longer exists, remove its lock: kvmbackup maintain; if that does not \
+                 remove it: restic -r '{place}' unlock --remove-all"
+            )),
             Error::LockLost { .. } | Error::ParentGone { .. } => Some(
                 "Find out what removed it (`restic unlock --remove-all`, `restic forget`). The next run repeats the \
                  backup."

@@ -5,6 +5,8 @@
 mod browser;
 #[path = "../bucket/mod.rs"]
 mod bucket;
+#[path = "../faulty/mod.rs"]
+mod faulty;
 #[path = "../host/mod.rs"]
 mod host;
 #[path = "../mailbox/mod.rs"]

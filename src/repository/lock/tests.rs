@@ -68,6 +68,24 @@ fn taking_a_lock_waits_for_an_exclusive_lock_and_names_its_process() {
 }
 
 #[test]
+fn lock_of_a_host_whose_clock_is_wrong_is_neither_removed_nor_ignored() {
+    let (restic, repository) = scene();
+    let ahead = Utc::now() + chrono::TimeDelta::hours(5);
+    let other = Stored { exclusive: true, hostname: "cloud2".into(), time: ahead, ..Stored::ours() };
+    let id = repository.save(Kind::Lock, &other).unwrap();
+    assert_eq!((remove_stale(&repository).unwrap(), remove_left_by_us(&repository).unwrap()), (0, 0));
+    let error = take(&repository, timing()).unwrap_err();
+    assert!(error.to_string().contains(&ahead.with_timezone(&Local).format("%Y-%m-%d %H:%M").to_string()), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("unlock --remove-all")));
+    assert_eq!(ids(&repository), [id]);
+    restic.run(&["unlock", "--remove-all"]);
+    take(&repository, timing()).unwrap();
+    // A shared lock does not disturb others.
+    repository.save(Kind::Lock, &Stored { exclusive: false, ..other }).unwrap();
+    take(&repository, timing()).unwrap();
+}
+
+#[test]
 fn exclusive_lock_written_at_the_same_time_is_detected() {
     let (_restic, repository) = scene();
     let other = Stored { exclusive: true, ..Stored::ours() };

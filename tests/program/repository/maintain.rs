@@ -10,21 +10,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{PASSWORD, configure_with, host, restic};
+use super::{PASSWORD, configure_with, fill_with_noise, host, restic};
 use crate::host::{Host, NAME, Run, run};
 
 const DAILY: &str = "{\"*\": {day_of_week: daily, rotate: 1}}";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kvmbackup");
-
-/// Replaces the image of a guest by one with random data.
-fn fill_with_noise(host: &Host, guest: &str, seed: u32) {
-    let noise =
-        (0..2_u32 << 20).flat_map(|at| (at ^ seed).wrapping_mul(2_654_435_761).rotate_left(at % 31).to_le_bytes());
-    let raw = host.path("noise");
-    fs::write(&raw, noise.collect::<Vec<u8>>()).unwrap();
-    let image = host.image(guest);
-    run("qemu-img", &["convert", "-O", "qcow2", raw.to_str().unwrap(), image.to_str().unwrap()]);
-}
 
 /// A host with one guest and one restore point in its repository.
 fn backed_up(keys: &str) -> Host {
