@@ -52,7 +52,8 @@ pub fn repository(data: &[u8]) {
         7 => {
             let (length, packed) = rest.split_at(rest.len().min(4));
             let raw = length.try_into().map_or(0, u32::from_le_bytes);
-            let id = zstd::bulk::decompress(packed, 1 << 20).map_or_else(|_| forge::id(b"any"), |bytes| forge::id(&bytes));
+            let id =
+                zstd::bulk::decompress(packed, 1 << 20).map_or_else(|_| forge::id(b"any"), |bytes| forge::id(&bytes));
             forge.stored("data", &id, packed, Some(raw));
             let file = forge::file_node("vda.raw", raw.into(), &[&id]);
             forge.blob("tree", forge::tree(&[file]).as_bytes())

@@ -29,7 +29,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use uuid::Uuid;
 
 pub use contents::{Contents, SavedDisk};
 pub use error::Error;
@@ -44,8 +43,8 @@ pub use crate::archive::manifest::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
 };
 pub use crate::archive::salvage::{Remains, Salvage, Trust};
-use crate::model::{Codec, DomainRef, PointId};
-use crate::repository::{self, Id, Packs};
+use crate::model::{Codec, DomainRef};
+use crate::repository::{self, Packs};
 use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
 use super::*;
+use crate::model::PointId;
 
 const ZSTD: Codec = Codec::Zstd(3);
 

@@ -7,6 +7,8 @@ mod browser;
 mod bucket;
 #[path = "../faulty/mod.rs"]
 mod faulty;
+#[path = "../../fuzz/src/forge.rs"]
+mod forge;
 #[path = "../host/mod.rs"]
 mod host;
 #[path = "../mailbox/mod.rs"]

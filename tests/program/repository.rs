@@ -1,5 +1,6 @@
 //! A host whose restore points are in a repository: every command, and what restic makes of the result.
 
+mod forged;
 mod full;
 mod hosts;
 mod maintain;

@@ -40,11 +40,8 @@ impl<'a> HostOf<'a> {
     fn new(shared: &'a Shared<'a>, seed: u64) -> HostOf<'a> {
         let restic = &shared.scene.restic;
         let timing = Timing { wait: WAIT, ..shared.scene.options.timing };
-        let options = WriteOptions {
-            cache: restic.path(&format!("cache of {seed}")),
-            timing,
-            ..shared.scene.options.clone()
-        };
+        let options =
+            WriteOptions { cache: restic.path(&format!("cache of {seed}")), timing, ..shared.scene.options.clone() };
         let repository = Repository::open(restic.place(), Restic::PASSWORD).unwrap();
         HostOf { shared, repository, options, random: Random(seed) }
     }
@@ -169,8 +166,7 @@ fn work(seed: u64, points: u32) -> usize {
     let saved = shared.saved.lock().unwrap();
     assert_eq!(scene.repository.snapshots().unwrap().found.len(), saved.len());
     for (id, snapshot, bytes) in &*saved {
-        let dumped =
-            scene.restic.try_run(&["dump", &id.to_string(), &format!("/{}/disks/vda.raw", snapshot.hostname)]);
+        let dumped = scene.restic.try_run(&["dump", &id.to_string(), &format!("/{}/disks/vda.raw", snapshot.hostname)]);
         assert!(dumped.stdout == *bytes, "point {id} of {}", snapshot.hostname);
     }
     maintained
@@ -184,5 +180,7 @@ fn points_of_two_hosts_are_exact_while_a_third_prunes_and_reads() {
 #[test]
 #[ignore = "soak: 20 runs of two hosts with 40 backups each"]
 fn points_of_many_backups_are_exact_while_a_third_prunes_and_reads() {
-    (2..22).for_each(|seed| drop(work(seed, 40)));
+    for seed in 2..22 {
+        work(seed, 40);
+    }
 }
