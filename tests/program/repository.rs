@@ -65,10 +65,10 @@ pub fn expect_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
     run("qemu-img", &["compare", "-f", a_format, "-F", b_format, a.to_str().unwrap(), b.to_str().unwrap()]);
 }
 
-/// Replaces the image of a guest by one with random data.
-fn fill_with_noise(host: &Host, guest: &str, seed: u32) {
+/// Replaces the image of a guest by one with this many MiB of random data.
+fn fill_with_noise(host: &Host, guest: &str, seed: u32, size: u32) {
     let noise =
-        (0..2_u32 << 20).flat_map(|at| (at ^ seed).wrapping_mul(2_654_435_761).rotate_left(at % 31).to_le_bytes());
+        (0..size << 18).flat_map(|at| (at ^ seed).wrapping_mul(2_654_435_761).rotate_left(at % 31).to_le_bytes());
     let raw = host.path("noise");
     fs::write(&raw, noise.collect::<Vec<u8>>()).unwrap();
     let image = host.image(guest);

@@ -49,13 +49,13 @@ fn storage_that_refuses_any_write_leaves_a_sound_repository() {
     let disk = Faulty::mount(&host.path("d"));
     let repository = disk.path().join("repository");
     configure_at(&host, &repository, "", "{a: {day_of_week: daily, rotate: 9}}");
-    fill_with_noise(&host, "a", 1);
+    fill_with_noise(&host, "a", 1, 2);
     host.run("repository init").ends(0);
     host.run("backup").ends(0);
     let first = points(&host, "a").remove(0);
     let copy = host.path("copy");
     std::fs::copy(host.image("a"), &copy).unwrap();
-    fill_with_noise(&host, "a", 2);
+    fill_with_noise(&host, "a", 2, 2);
     let start = disk.tree();
     disk.record();
     host.run("backup --force").ends(0);
@@ -88,7 +88,7 @@ fn storage_that_refuses_any_write_leaves_a_sound_repository() {
 #[test]
 fn file_size_limit_is_an_error_and_leaves_a_sound_repository() {
     let host = host(&["a"], "{\"*\": {day_of_week: daily}}");
-    fill_with_noise(&host, "a", 1);
+    fill_with_noise(&host, "a", 1, 2);
     host.run("repository init").ends(0);
     let mut command = host.command("prlimit");
     command.args(["--fsize=1000000", env!("CARGO_BIN_EXE_kvmbackup"), "backup", "--host", NAME, "--config"]);

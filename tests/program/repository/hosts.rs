@@ -80,7 +80,7 @@ fn two_hosts_back_up_while_a_third_maintains() {
 #[test]
 fn run_whose_lock_is_taken_away_makes_no_point_and_the_next_one_does() {
     let host = host(&["a"], "{\"*\": {day_of_week: daily, rotate: 3}}");
-    fill_with_noise(&host, "a", 1);
+    fill_with_noise(&host, "a", 1, 8);
     host.run("repository init").ends(0);
     host.run("backup").ends(0);
     let before = copy(&host, "a", "before");
@@ -112,12 +112,9 @@ fn clock_that_is_set_back_loses_and_replaces_no_point() {
     // Between the runs: ahead, right, behind. The last two begin in the same second.
     let same = (Utc::now() - TimeDelta::hours(20)).format("%Y-%m-%d %H:%M:%S").to_string();
     let mut copies = Vec::new();
-    let zone = |command: &mut Command| drop(command.env("TZ", "UTC"));
     for (round, time) in (0..).zip(["+5h", "+0", "-4h", &same, &same]) {
         change(&host, "a", round);
-        let mut command = at(&host, time, "backup --force --json");
-        zone(&mut command);
-        let report = host.finish(&mut command).ends(0).json();
+        let report = host.finish(at(&host, time, "backup --force --json").env("TZ", "UTC")).ends(0).json();
         let point = report["domains"][0]["point"].as_str().unwrap().to_owned();
         copies.push((point, copy(&host, "a", &format!("copy-{round}"))));
     }
@@ -126,8 +123,11 @@ fn clock_that_is_set_back_loses_and_replaces_no_point() {
     let clock = host.path("clock");
     fs::write(&clock, "+2h").unwrap();
     let mut command = at(&host, "", "backup --force --json");
-    command.env_remove("FAKETIME").env("FAKETIME_TIMESTAMP_FILE", &clock).env("FAKETIME_NO_CACHE", "1");
-    zone(&mut command);
+    command
+        .env_remove("FAKETIME")
+        .env("FAKETIME_TIMESTAMP_FILE", &clock)
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("TZ", "UTC");
     let held = steps::hold(&mut command, Step::DiskRead.into(), &host.path("mark"));
     fs::write(&clock, "-2h").unwrap();
     let output = held.finish();

@@ -20,7 +20,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_kvmbackup");
 fn backed_up(keys: &str) -> Host {
     let host = host(&["a"], DAILY);
     configure_with(&host, keys, DAILY);
-    fill_with_noise(&host, "a", 1);
+    fill_with_noise(&host, "a", 1, 8);
     host.run("repository init").ends(0);
     host.run("backup").ends(0);
     host
@@ -147,7 +147,7 @@ fn space_of_removed_points_is_reclaimed_and_the_result_is_recorded() {
     for name in ["maintenance_success", "last_check_timestamp_seconds", "size_bytes"] {
         assert_eq!(metric(&host, name), None, "never maintained: {name}");
     }
-    fill_with_noise(&host, "a", 2);
+    fill_with_noise(&host, "a", 2, 8);
     host.run("backup --force").ends(0);
     let before = stored(&host);
     let first = host.run("-vv maintain --json").ends(0);
