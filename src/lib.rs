@@ -18,7 +18,7 @@ pub mod nbd;
 mod plan;
 pub mod qcow2;
 pub mod report;
-mod repository;
+pub mod repository;
 mod retention;
 pub mod store;
 pub mod sys;

@@ -7,8 +7,10 @@
 mod archives;
 mod disks;
 mod documents;
+mod forge;
 mod journal;
 mod replies;
+mod repositories;
 mod states;
 
 pub use archives::{archive, seed};
@@ -16,6 +18,7 @@ pub use disks::qcow2;
 pub use documents::{config, domain_xml};
 pub use journal::{is_accepted, journal};
 pub use replies::nbd;
+pub use repositories::repository;
 pub use states::state;
 
 use std::path::Path;
@@ -25,13 +28,14 @@ use std::sync::OnceLock;
 pub type Entry = fn(&[u8]);
 
 /// Every entry point by the name of its fuzz target, which is also its directory in the corpus.
-pub const ENTRIES: [(&str, Entry); 8] = [
+pub const ENTRIES: [(&str, Entry); 9] = [
     ("archive", archive),
     ("config", config),
     ("domain_xml", domain_xml),
     ("journal", journal),
     ("nbd", nbd),
     ("qcow2", qcow2),
+    ("repository", repository),
     ("seed", seed),
     ("state", state),
 ];

@@ -352,9 +352,11 @@ impl Error {
             Error::ResticTimeout { .. } => {
                 Some("Check whether the target is slow. To allow more time, set `repository.maintain_timeout`.".into())
             }
-            Error::RepositoryBusy { .. } => {
-                Some("Run it again when no backup, restore or check uses the repository: kvmbackup maintain".into())
-            }
+            Error::RepositoryBusy { path, .. } => Some(format!(
+                "Run it again when no backup, restore or check uses the repository: kvmbackup maintain. If that process \
+                 no longer exists, remove its lock: restic -r '{}' unlock --remove-all",
+                path.display()
+            )),
             Error::NoCopies => Some("Set `repository.copies`; see docs/config.md, \"Copies\".".into()),
             Error::Copy { name, source } => copy_hint(name, source),
             Error::NoCopy { .. } => None,

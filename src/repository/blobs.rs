@@ -15,6 +15,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::catalog::Catalog;
 use super::content::is_zero;
 use super::index::{self, Index};
+use super::lock::Locked;
 use super::pack::{Entry, Pack};
 use super::tree::Tree;
 use super::{BlobKind, Error, Id, Kind, Object, Repository, format};
@@ -66,6 +67,7 @@ type Upload = JoinHandle<Result<(Id, Vec<Entry>), Error>>;
 /// Stores blobs. If it is dropped without [`Blobs::finish`], nothing refers to the stored blobs, and the next prune
 /// removes them.
 pub struct Blobs {
+    locked: Locked,
     repository: Repository,
     catalog: Arc<Catalog>,
     pool: ThreadPool,
@@ -90,7 +92,8 @@ impl Prepared {
 
 impl Blobs {
     /// A writer with up to `threads` compression threads.
-    pub fn new(repository: &Repository, catalog: &Arc<Catalog>, threads: usize) -> Result<Blobs, Error> {
+    pub fn new(locked: Locked, catalog: &Arc<Catalog>, threads: usize) -> Result<Blobs, Error> {
+        let repository = locked.repository().clone();
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads.max(1))
             .thread_name(|_| "compress".to_owned())
@@ -99,7 +102,8 @@ impl Blobs {
             .build()
             .map_err(|error| repository.system(io::Error::other(error)))?;
         Ok(Blobs {
-            repository: repository.clone(),
+            locked,
+            repository,
             catalog: catalog.clone(),
             pool,
             data: Pack::new(BlobKind::Data),
@@ -169,7 +173,11 @@ impl Blobs {
             self.end_pack(kind)?;
         }
         self.wait_uploads(0)?;
-        self.index.save(&self.repository)
+        self.save_index()
+    }
+
+    fn save_index(&mut self) -> Result<(), Error> {
+        self.index.take().map_or(Ok(()), |index| self.locked.save(Kind::Index, &index).map(drop))
     }
 
     /// Counts of the blobs stored so far.
@@ -223,7 +231,7 @@ impl Blobs {
             let (pack, entries) = upload.join().unwrap_or_else(ended)?;
             self.index.add(pack, &entries);
         }
-        if self.index.blobs() >= index::FULL { self.index.save(&self.repository) } else { Ok(()) }
+        if self.index.blobs() >= index::FULL { self.save_index() } else { Ok(()) }
     }
 }
 

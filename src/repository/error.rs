@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{BlobKind, Id, Object};
+use super::{BlobKind, Id, Kind, Object};
 use crate::model::BucketUrl;
 use crate::sys::patience::{Stalled, is_out_of_reach};
 
@@ -214,15 +214,24 @@ impl Error {
                 Some("Correct `url`, or create the repository: kvmbackup repository init".to_owned())
             }
             error if Stalled::caused(error) => Some(Stalled::HINT.to_owned()),
+            Error::Damaged { place, object, .. } if object.kind == Kind::Lock => Some(format!(
+                "If no process uses the repository, remove the lock: restic -r '{place}' unlock --remove-all"
+            )),
+            Error::Damaged { object: Object::CONFIG, .. } => Some(
+                "Restore that file from a copy, or move it away and create it again with the existing key: kvmbackup \
+                 repository init"
+                    .to_owned(),
+            ),
             Error::Damaged { place, .. } | Error::DamagedBlob { place, .. } | Error::MissingBlob { place, .. } => {
                 Some(format!("Find out what else is damaged: restic -r '{place}' check --read-data"))
             }
             Error::None { .. } => {
                 Some("Mount the target, correct `url`, or create the repository: kvmbackup repository init".to_owned())
             }
-            Error::Locked { .. } => {
-                Some("Wait for it. If that process no longer exists, remove its lock: kvmbackup maintain".to_owned())
-            }
+            Error::Locked { place, .. } => Some(format!(
+                "Wait for it. If that process no longer exists, remove its lock: kvmbackup maintain; if that does not \
+                 remove it: restic -r '{place}' unlock --remove-all"
+            )),
             Error::LockLost { .. } | Error::ParentGone { .. } => Some(
                 "Find out what removed it (`restic unlock --remove-all`, `restic forget`). The next run repeats the \
                  backup."

@@ -1,6 +1,6 @@
 //! Runs Debian's restic on a repository in a temporary directory, for tests. Must not be part of the program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
@@ -33,9 +33,14 @@ impl Restic {
 
     /// Runs restic, which may fail; returns its result.
     pub fn try_run(&self, arguments: &[&str]) -> Output {
+        Restic::try_run_in(self.dir.path(), arguments)
+    }
+
+    /// The same for the repository below this directory.
+    pub fn try_run_in(dir: &Path, arguments: &[&str]) -> Output {
         let mut command = Command::new("restic");
-        command.args(["--no-cache", "-r"]).arg(self.path("repository")).args(arguments);
-        command.env("RESTIC_PASSWORD", Restic::PASSWORD).current_dir(self.dir.path());
+        command.args(["--no-cache", "-r"]).arg(dir.join("repository")).args(arguments);
+        command.env("RESTIC_PASSWORD", Restic::PASSWORD).current_dir(dir);
         command.output().expect("restic must be installed: tests/lab/install")
     }
 

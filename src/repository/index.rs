@@ -9,8 +9,9 @@ use super::{BlobKind, Error, Id, Kind, Repository};
 /// Approximate number of blobs in one index object; restic writes as many.
 pub const FULL: usize = 50_000;
 
+/// The contents of an index object.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Stored {
+pub struct Stored {
     packs: Vec<StoredPack>,
 }
 
@@ -57,13 +58,16 @@ impl Index {
         self.blobs
     }
 
-    /// Stores the index object and starts the next one. Stores nothing if it is empty.
+    /// The contents of the index object, unless it is empty. Starts the next one.
+    pub fn take(&mut self) -> Option<Stored> {
+        let Index { stored, blobs } = std::mem::take(self);
+        (blobs > 0).then_some(stored)
+    }
+
+    /// Stores the index object without a lock.
+    #[cfg(test)]
     pub fn save(&mut self, repository: &Repository) -> Result<(), Error> {
-        if self.blobs > 0 {
-            repository.save(Kind::Index, &self.stored)?;
-            *self = Index::default();
-        }
-        Ok(())
+        self.take().map_or(Ok(()), |stored| repository.save(Kind::Index, &stored).map(drop))
     }
 }
 

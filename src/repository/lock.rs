@@ -2,8 +2,8 @@
 //!
 //! A lock is an object. A shared lock is written first; then the other locks are read again, because another process
 //! may have written an exclusive lock at the same time. A thread refreshes the lock every five minutes, because restic
-//! treats locks older than half an hour as abandoned. A caller that depends on the lock calls [`SharedLock::check`]
-//! before the step that must not happen without it.
+//! treats locks older than half an hour as abandoned. Indexes and snapshots refer to packs that another process may remove
+//! without the lock, so they are stored with [`Locked::save`].
 
 use std::io;
 use std::path::Path;
@@ -100,6 +100,10 @@ pub struct SharedLock {
     thread: Option<JoinHandle<()>>,
 }
 
+/// A repository as long as its lock is not lost. Clones share the lock, but only [`SharedLock`] keeps it.
+#[derive(Debug, Clone)]
+pub struct Locked(Arc<Shared>);
+
 #[derive(Debug)]
 struct Shared {
     repository: Repository,
@@ -155,21 +159,9 @@ impl SharedLock {
         Ok(lock)
     }
 
-    /// Checks that the lock is still valid: recent enough, and still stored.
-    ///
-    /// # Errors
-    /// [`Error::LockLost`].
-    pub fn check(&self) -> Result<(), Error> {
-        let shared = &self.shared;
-        // The state is locked because a refresh changes the name of the lock.
-        let mut state = shared.state();
-        shared.look(&mut state)?;
-        let lost = || state.lost.clone();
-        let too_old = || format!("it could not be refreshed for {} s", state.written.elapsed().as_secs());
-        match lost().or_else(|| (state.written.elapsed() > shared.timing.give_up).then(too_old)) {
-            Some(why) => Err(Error::LockLost { place: shared.repository.location(), why }),
-            None => Ok(()),
-        }
+    /// The repository, for writing under this lock.
+    pub fn locked(&self) -> Locked {
+        Locked(self.shared.clone())
     }
 
     /// Removes the lock.
@@ -196,6 +188,46 @@ impl Drop for SharedLock {
         if let Err(error) = self.end() {
             tracing::warn!(%error, "cannot remove the lock of the repository");
         }
+    }
+}
+
+impl Locked {
+    /// The repository.
+    pub fn repository(&self) -> &Repository {
+        &self.0.repository
+    }
+
+    /// Checks that the lock is still valid: recent enough, and still stored.
+    ///
+    /// # Errors
+    /// [`Error::LockLost`].
+    pub fn check(&self) -> Result<(), Error> {
+        let shared = &self.0;
+        // The state is locked because a refresh changes the name of the lock.
+        let mut state = shared.state();
+        shared.look(&mut state)?;
+        let lost = || state.lost.clone();
+        let too_old = || format!("it could not be refreshed for {} s", state.written.elapsed().as_secs());
+        match lost().or_else(|| (state.written.elapsed() > shared.timing.give_up).then(too_old)) {
+            Some(why) => Err(Error::LockLost { place: shared.repository.location(), why }),
+            None => Ok(()),
+        }
+    }
+
+    /// Stores an object that refers to packs. If the lock is lost before the object is stored, a prune may have removed
+    /// these packs, so the object is removed again.
+    ///
+    /// # Errors
+    /// [`Error::LockLost`].
+    pub fn save<T: Serialize>(&self, kind: Kind, value: &T) -> Result<Id, Error> {
+        self.check()?;
+        let id = self.repository().save(kind, value)?;
+        self.check().map(|()| id).inspect_err(|_| {
+            let object = Object::new(kind, id);
+            if let Err(error) = self.repository().remove(object) {
+                tracing::warn!(%error, "cannot remove an object that was stored without the lock");
+            }
+        })
     }
 }
 

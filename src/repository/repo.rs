@@ -34,10 +34,11 @@ struct Config {
 }
 
 impl Repository {
-    /// Creates a repository.
+    /// Creates a repository. If keys exist without a config, because the creation was interrupted or the config was lost, the
+    /// key is used again: with another one, the password would open two different keys.
     ///
     /// # Errors
-    /// [`Error::Exists`].
+    /// [`Error::Exists`]; [`Error::Password`], if it opens none of the existing keys.
     pub fn init(place: Arc<dyn Place>, password: &str) -> Result<Repository, Error> {
         let location = place.location();
         match place.size(Object::CONFIG) {
@@ -55,14 +56,22 @@ impl Repository {
         let system = |source| Error::System { place: place.location(), source };
         let mut id = [0; Id::BYTES];
         random(&mut id).map_err(system)?;
-        let key = Key::random().map_err(system)?;
+        let (key, file) = match find_key(&*place, password)? {
+            Some(key) => (key, None),
+            None => {
+                let key = Key::random().map_err(system)?;
+                let file = key_file::lock(&key, password, Utc::now()).map_err(system)?;
+                (key, Some(file))
+            }
+        };
         let chunker_polynomial = format!("{:x}", polynomial::choose().map_err(system)?);
         let config = Config { version: VERSION, id: Id::from_bytes(id), chunker_polynomial };
-        let file = key_file::lock(&key, password, Utc::now()).map_err(system)?;
         let sealed = format::encode(&key, Kind::Config, &config).map_err(system)?;
         let repository = Repository { place, key: Arc::new(key), id: config.id };
         // The config is written last: without it, the repository does not exist.
-        repository.put(Object::new(Kind::Key, Id::of(&file)), file)?;
+        if let Some(file) = file {
+            repository.put(Object::new(Kind::Key, Id::of(&file)), file)?;
+        }
         repository.put(Object::CONFIG, sealed)?;
         Ok(repository)
     }
@@ -85,7 +94,7 @@ impl Repository {
                 });
             }
         };
-        let key = find_key(&*place, password)?;
+        let key = find_key(&*place, password)?.ok_or(Error::Password { place: location.clone() })?;
         let damaged = |source| Error::Damaged { place: place.location(), object: Object::CONFIG, source };
         let config: Config = format::decode(&key, Kind::Config, sealed).map_err(damaged)?;
         match config.version {
@@ -177,10 +186,13 @@ impl Repository {
     }
 }
 
-/// The master key from the first key file that the password opens.
-fn find_key(place: &dyn Place, password: &str) -> Result<Key, Error> {
+/// The master key from the first key file that the password opens; `None` if there are no key files.
+fn find_key(place: &dyn Place, password: &str) -> Result<Option<Key>, Error> {
     let access = |action, what: String| move |source| Error::Access { place: place.location(), action, what, source };
     let mut keys = place.list(Kind::Key).map_err(access("list", "keys".to_owned()))?;
+    if keys.is_empty() {
+        return Ok(None);
+    }
     keys.sort_unstable();
     let mut failure = None;
     for (id, _) in keys.into_iter().take(MAX_KEYS) {
@@ -191,7 +203,7 @@ fn find_key(place: &dyn Place, password: &str) -> Result<Key, Error> {
             opened.map_err(|source| Error::Damaged { place: place.location(), object, source })
         });
         match opened {
-            Ok(Some(key)) => return Ok(key),
+            Ok(Some(key)) => return Ok(Some(key)),
             Ok(None) => {}
             // The password may open another key, so a damaged key is an error only if it opens none.
             Err(error) => failure = Some(error),

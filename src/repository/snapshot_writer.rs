@@ -1,9 +1,9 @@
 //! Writes a restore point: files, directories, and the order in which it becomes visible. Must not know how a disk is
 //! kept consistent.
 //!
-//! Packs are durable before an index lists them. After the index is stored, the lock and the parent are checked again,
-//! and only then is the snapshot stored. A crash leaves packs or an index that no snapshot needs; the next prune
-//! removes them.
+//! Packs are durable before an index lists them. After the index is stored, the parent is checked again, and only then is
+//! the snapshot stored. The lock is checked before and after each of them is stored. A crash leaves packs or an index
+//! that no snapshot needs; the next prune removes them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -99,7 +99,7 @@ impl SnapshotWriter {
         let catalog = Arc::new(Catalog::open(repository, &options.cache)?);
         let fetcher = Fetcher::new(repository, &catalog);
         let parent = find_parent(&fetcher, &about, &options.known)?;
-        let blobs = Blobs::new(repository, &catalog, options.threads)?;
+        let blobs = Blobs::new(lock.locked(), &catalog, options.threads)?;
         let (repository, root, summary) = (repository.clone(), Dir::new(), Summary::default());
         let blob_size = options.blob_size;
         Ok(SnapshotWriter { about, began, repository, fetcher, blobs, parent, blob_size, root, summary, lock })
@@ -223,8 +223,7 @@ impl SnapshotWriter {
         };
         snapshot.check(&self.repository)?;
         self.expect_parent()?;
-        self.lock.check()?;
-        let id = self.repository.save(Kind::Snapshot, &snapshot)?;
+        let id = self.lock.locked().save(Kind::Snapshot, &snapshot)?;
         // The restore point exists. If its lock remains, the next run removes it.
         drop(self);
         Ok((id, snapshot))

@@ -14,6 +14,12 @@ pub const MAX_BYTES: u64 = 320 << 20;
 /// Maximum number of blobs in one file; its tree must stay below [`MAX_BYTES`].
 pub const MAX_BLOBS: usize = 4 << 20;
 
+/// Maximum number of files and directories of a restore point.
+pub const MAX_NODES: usize = 100_000;
+
+/// Limit of a quoted name in bytes. Linux limits names to 255 bytes, and a quoted byte has at most four.
+const MAX_NAME: usize = 1024;
+
 /// Go's mode bit for a directory.
 const DIR_BIT: u32 = 1 << 31;
 
@@ -87,6 +93,7 @@ pub struct Node {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Tree {
     /// Sorted by name.
+    #[serde(deserialize_with = "bounded")]
     pub nodes: Vec<Node>,
 }
 
@@ -215,8 +222,35 @@ fn quoted<S: Serializer>(name: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&text::quote(name))
 }
 
+/// Up to [`MAX_NODES`] nodes. Short nodes need much more memory than their JSON.
+fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Node>, D::Error> {
+    struct Visitor;
+    impl<'de> serde::de::Visitor<'de> for Visitor {
+        type Value = Vec<Node>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "at most {MAX_NODES} entries of a directory")
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<Node>, A::Error> {
+            let mut nodes = Vec::new();
+            while let Some(node) = sequence.next_element()? {
+                if nodes.len() == MAX_NODES {
+                    return Err(serde::de::Error::invalid_length(MAX_NODES + 1, &self));
+                }
+                nodes.push(node);
+            }
+            Ok(nodes)
+        }
+    }
+    deserializer.deserialize_seq(Visitor)
+}
+
 fn unquoted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let quoted = String::deserialize(deserializer)?;
+    if quoted.len() > MAX_NAME {
+        return Err(serde::de::Error::custom("a name is too long"));
+    }
     text::unquote(&quoted).ok_or_else(|| serde::de::Error::custom("a name is not UTF-8 text in Go's quoting"))
 }
 

@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::fetch::Fetcher;
-use super::tree::{Node, NodeKind};
+use super::tree::{MAX_NODES, Node, NodeKind};
 use super::{Error, Id, Kind, Object, Snapshot};
 
 /// Maximum depth of nested directories.
 const MAX_DEPTH: usize = 8;
-/// Maximum number of files and directories of a restore point.
-const MAX_NODES: usize = 100_000;
 
 /// The files and directories of a restore point.
 #[derive(Debug, Default)]

@@ -258,8 +258,9 @@ impl Snapshots {
         }
         for points in found.values_mut() {
             // Both snapshots exist if a change of protection was interrupted. Until it is repeated, the point is protected.
-            points.sort_by_key(|point| (point.id, !point.protected));
-            points.dedup_by_key(|point| point.id);
+            // Two hosts may each have a guest of this name, and back them up in the same second.
+            points.sort_by_key(|point| (point.id, point.guest, !point.protected));
+            points.dedup_by_key(|point| (point.id, point.guest));
         }
         Ok(found)
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 /// Whether the run must stop. Every thread has a clone, checks it between two steps and cleans up in order.
@@ -12,9 +12,11 @@ use signal_hook::iterator::Signals;
 pub struct Cancel(Arc<AtomicUsize>);
 
 impl Cancel {
-    /// Is set by SIGINT, SIGTERM and SIGHUP.
+    /// Is set by SIGINT, SIGTERM and SIGHUP. From now on, a write beyond the limit of file sizes is an error instead of a
+    /// signal that ends the process.
     pub fn on_signals() -> io::Result<Cancel> {
         let cancel = Cancel::default();
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register_usize(signal, Arc::clone(&cancel.0), signal as usize)?;
         }

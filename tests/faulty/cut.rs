@@ -65,6 +65,15 @@ pub fn restored(image: &Image, first: Ino) -> Tree {
     tree
 }
 
+/// A disk on which everything in a tree is synced.
+pub fn wholly(tree: &Tree) -> Image {
+    let bytes = |node: &Node| match node.kind {
+        Kind::Folder => None,
+        _ => Some(Arc::new(node.bytes.clone())),
+    };
+    tree.paths().into_iter().map(|(path, node)| (path, bytes(node))).collect()
+}
+
 impl Disk {
     fn new(start: &Tree) -> Disk {
         let bytes = |node: &Node| Arc::new(node.bytes.clone());

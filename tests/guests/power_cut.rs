@@ -3,12 +3,11 @@
 //! retention promises, state files are old or new, the journal knows every unfinished archive, and the next start
 //! recovers everything.
 
-use crate::faulty;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::faulty::cut::{Image, every_cut};
+use crate::faulty::cut::{Image, every_cut, wholly};
 use crate::faulty::{Faulty, can_mount};
 use crate::host::{Host, run};
 use crate::lab::Unpacked;
@@ -136,13 +135,4 @@ fn assert_the_journal_knows_what_is_unfinished(image: &Image, root: &Path, what:
 /// A path without the parts that differ in every run.
 fn unnumbered(path: &Path) -> PathBuf {
     path.to_str().unwrap().replace(|c: char| c.is_ascii_digit(), "").into()
-}
-
-/// All contents of a tree.
-fn wholly(tree: &faulty::tree::Tree) -> Image {
-    let bytes = |node: &faulty::tree::Node| match node.kind {
-        faulty::tree::Kind::Folder => None,
-        _ => Some(Arc::new(node.bytes.clone())),
-    };
-    tree.paths().into_iter().map(|(path, node)| (path, bytes(node))).collect()
 }

@@ -5,6 +5,10 @@
 mod browser;
 #[path = "../bucket/mod.rs"]
 mod bucket;
+#[path = "../faulty/mod.rs"]
+mod faulty;
+#[path = "../../fuzz/src/forge.rs"]
+mod forge;
 #[path = "../host/mod.rs"]
 mod host;
 #[path = "../mailbox/mod.rs"]

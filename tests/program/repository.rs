@@ -1,9 +1,13 @@
 //! A host whose restore points are in a repository: every command, and what restic makes of the result.
 
 mod copies;
+mod forged;
+mod full;
+mod hosts;
 mod keys;
 mod mailed;
 mod maintain;
+mod power_cut;
 
 use std::fs;
 use std::path::Path;
@@ -27,10 +31,15 @@ pub fn configure(host: &Host, domains: &str) {
 
 /// The same, with more keys of the repository.
 fn configure_with(host: &Host, keys: &str, domains: &str) {
+    configure_at(host, &host.path("repository"), keys, domains);
+}
+
+/// The same, with a repository in this directory.
+fn configure_at(host: &Host, repository: &Path, keys: &str, domains: &str) {
     fs::write(host.path("password"), PASSWORD).unwrap();
     run("chmod", &["600", host.path("password").to_str().unwrap()]);
     let path = |name: &str| host.path(name).display().to_string();
-    let (url, password, cache) = (path("repository"), path("password"), path("cache"));
+    let (url, password, cache) = (repository.display(), path("password"), path("cache"));
     let textfile = path("metrics.prom");
     host.configure(
         &format!(
@@ -47,8 +56,13 @@ pub fn configure_copy(host: &Host, domains: &str) {
 }
 
 pub fn restic(host: &Host, arguments: &[&str]) -> String {
+    restic_at(host, &host.path("repository"), arguments)
+}
+
+/// The same, with a repository in this directory.
+fn restic_at(host: &Host, repository: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new("restic");
-    command.args(["--no-cache", "-r"]).arg(host.path("repository")).args(arguments);
+    command.args(["--no-cache", "-r"]).arg(repository).args(arguments);
     let output = command.arg("--password-file").arg(host.path("password")).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{arguments:?}: {printed}{}", String::from_utf8_lossy(&output.stderr));
@@ -57,6 +71,34 @@ pub fn restic(host: &Host, arguments: &[&str]) -> String {
 
 pub fn expect_same(a: &Path, a_format: &str, b: &Path, b_format: &str) {
     run("qemu-img", &["compare", "-f", a_format, "-F", b_format, a.to_str().unwrap(), b.to_str().unwrap()]);
+}
+
+/// Replaces the image of a guest by one with this many MiB of random data.
+fn fill_with_noise(host: &Host, guest: &str, seed: u32, size: u32) {
+    let noise =
+        (0..size << 18).flat_map(|at| (at ^ seed).wrapping_mul(2_654_435_761).rotate_left(at % 31).to_le_bytes());
+    let raw = host.path("noise");
+    fs::write(&raw, noise.collect::<Vec<u8>>()).unwrap();
+    let image = host.image(guest);
+    run("qemu-img", &["convert", "-O", "qcow2", raw.to_str().unwrap(), image.to_str().unwrap()]);
+}
+
+/// The IDs of a guest's points, oldest first.
+fn points(host: &Host, guest: &str) -> Vec<String> {
+    let listed = host.run(&format!("list --json {guest}"));
+    if listed.err.contains("no restore points") {
+        return Vec::new();
+    }
+    let listed = listed.ends(0).json();
+    let points = listed["points"].as_array().unwrap();
+    points.iter().map(|point| point["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Restores a point of a guest and compares its disk with an image.
+fn expect_point(host: &Host, guest: &str, id: &str, image: &Path) {
+    let to = tempfile::tempdir().unwrap();
+    host.run(&format!("restore {guest} --at {id} --to {}", to.path().display())).ends(0);
+    expect_same(image, "qcow2", &to.path().join(format!("{guest}.qcow2")), "qcow2");
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn restic_backs_up_beside_our_lock_and_refuses_to_check() {
     let errors = String::from_utf8_lossy(&check.stderr).into_owned();
     assert!(!check.status.success() && errors.contains("(kvmbackup)"), "{errors}");
     for lock in locks {
-        lock.check().unwrap();
+        lock.locked().check().unwrap();
         lock.release().unwrap();
     }
     assert_eq!(ids(&repository), []);
@@ -68,6 +68,24 @@ fn taking_a_lock_waits_for_an_exclusive_lock_and_names_its_process() {
 }
 
 #[test]
+fn lock_of_a_host_whose_clock_is_wrong_is_neither_removed_nor_ignored() {
+    let (restic, repository) = scene();
+    let ahead = Utc::now() + chrono::TimeDelta::hours(5);
+    let other = Stored { exclusive: true, hostname: "cloud2".into(), time: ahead, ..Stored::ours() };
+    let id = repository.save(Kind::Lock, &other).unwrap();
+    assert_eq!((remove_stale(&repository).unwrap(), remove_left_by_us(&repository).unwrap()), (0, 0));
+    let error = take(&repository, timing()).unwrap_err();
+    assert!(error.to_string().contains(&ahead.with_timezone(&Local).format("%Y-%m-%d %H:%M").to_string()), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("unlock --remove-all")));
+    assert_eq!(ids(&repository), [id]);
+    restic.run(&["unlock", "--remove-all"]);
+    take(&repository, timing()).unwrap();
+    // A shared lock does not disturb others.
+    repository.save(Kind::Lock, &Stored { exclusive: false, ..other }).unwrap();
+    take(&repository, timing()).unwrap();
+}
+
+#[test]
 fn exclusive_lock_written_at_the_same_time_is_detected() {
     let (_restic, repository) = scene();
     let other = Stored { exclusive: true, ..Stored::ours() };
@@ -90,20 +108,20 @@ fn lock_is_refreshed_and_a_removed_or_old_lock_is_lost() {
     while lock.shared.state().id == first {
         thread::yield_now();
     }
-    lock.check().unwrap();
+    lock.locked().check().unwrap();
     assert_eq!(ids(&repository).len(), 1, "the old lock is removed");
     let id = lock.shared.state().id;
     repository.remove(Object::new(Kind::Lock, id)).unwrap();
-    while lock.check().is_ok() {
+    while lock.locked().check().is_ok() {
         thread::yield_now();
     }
-    let error = lock.check().unwrap_err();
+    let error = lock.locked().check().unwrap_err();
     assert!(matches!(error, Error::LockLost { .. }) && error.hint().is_some());
     lock.release().unwrap();
     assert_eq!(ids(&repository), [], "a removed lock is not written again");
 
     let lock = take(&repository, Timing { give_up: Duration::ZERO, ..timing() }).unwrap();
-    assert!(matches!(lock.check(), Err(Error::LockLost { .. })));
+    assert!(matches!(lock.locked().check(), Err(Error::LockLost { .. })));
 }
 
 #[test]

@@ -95,6 +95,9 @@ fn killed_init_leaves_no_repository_and_can_be_repeated() {
         Repository::init(place, Restic::PASSWORD).unwrap_err();
         assert!(matches!(Repository::open(restic.place(), Restic::PASSWORD), Err(Error::None { .. })));
     }
+    // A key is stored. Another password must not add a second one that does not open the repository.
+    assert!(matches!(Repository::init(restic.place(), "another"), Err(Error::Password { .. })));
     Repository::init(restic.place(), Restic::PASSWORD).unwrap();
+    assert_eq!(restic.place().list(Kind::Key).unwrap().len(), 1);
     restic.run(&["check"]);
 }

@@ -101,7 +101,8 @@ fn damaged_parent_is_not_used() {
 /// A snapshot of trees that an attacker with the key has forged.
 fn forged(scene: &Scene, root: &Tree, below: &[Tree]) -> (Id, Snapshot) {
     let catalog = std::sync::Arc::new(Catalog::open(&scene.repository, &scene.options.cache).unwrap());
-    let mut blobs = blobs::Blobs::new(&scene.repository, &catalog, 1).unwrap();
+    let lock = SharedLock::take(&scene.repository, scene.options.timing, &scene.options.cancel).unwrap();
+    let mut blobs = blobs::Blobs::new(lock.locked(), &catalog, 1).unwrap();
     blobs.store_now(b"abc").unwrap();
     for tree in below {
         blobs.store_tree(tree).unwrap();
@@ -213,4 +214,92 @@ fn false_index_causes_neither_a_panic_nor_excessive_memory() {
     }
     put_back(&scene, &saved);
     expect_read(&scene.open(id, &snapshot).unwrap(), &image);
+}
+
+#[test]
+fn damage_of_config_and_locks_is_an_error_with_a_hint_and_restoring_them_is_enough() {
+    let scene = Scene::new();
+    let image = Image::new(MIB, &[(0, MIB)], 9);
+    let point = scene.point("web", FIRST, &image);
+    let place = scene.restic.place();
+    let config = place.read_all(Object::CONFIG, 1 << 20).unwrap();
+    for bad in changes(&config) {
+        place.put(Object::CONFIG, bad).unwrap();
+        let error = Repository::open(place.clone(), fixture::Restic::PASSWORD).unwrap_err();
+        assert!(error.is_damage() && error.to_string().contains("config") && error.hint().is_some(), "{error}");
+    }
+    // Without its config, a repository can be created again with its key, and nothing is lost.
+    place.remove(Object::CONFIG).unwrap();
+    let again = Repository::init(place.clone(), fixture::Restic::PASSWORD).unwrap();
+    assert_ne!(again.id(), scene.repository.id());
+    scene.restic.run(&["check", "--read-data"]);
+    scene.expect(&point, &image);
+
+    let timing = scene.options.timing;
+    let take = || SharedLock::take(&scene.repository, timing, &scene.options.cancel);
+    let lock = take().unwrap();
+    let (id, size) = place.list(Kind::Lock).unwrap()[0];
+    let bytes = place.read(Object::new(Kind::Lock, id), 0..size).unwrap();
+    lock.release().unwrap();
+    let object = Object::new(Kind::Lock, id);
+    for bad in changes(&bytes).into_iter().chain([vec![0; bytes.len()]]) {
+        place.put(object, bad.clone()).unwrap();
+        // An empty lock is that of a writer that did not finish. Any other one may be exclusive.
+        if bad.is_empty() {
+            take().unwrap().release().unwrap();
+            continue;
+        }
+        let error = take().unwrap_err();
+        assert!(error.is_damage() && error.to_string().contains(&object.to_string()), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("unlock --remove-all")), "{:?}", error.hint());
+    }
+    scene.restic.run(&["unlock", "--remove-all"]);
+    take().unwrap().release().unwrap();
+}
+
+/// The bytes with a bit flipped, truncated, and none of them.
+fn changes(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut flipped = bytes.to_vec();
+    flipped[bytes.len() / 2] ^= 1;
+    vec![flipped, bytes[..bytes.len() / 2].to_vec(), Vec::new()]
+}
+
+#[test]
+fn damage_affects_only_the_points_that_need_the_object_and_the_next_backup_stores_it_again() {
+    let scene = Scene::new();
+    let (image, other) = (Image::new(2 * MIB, &[(0, MIB)], 9), Image::new(2 * MIB, &[(0, MIB)], 3));
+    let kept = scene.point("db", FIRST, &other);
+    let before = objects(&scene);
+    let lost = scene.point("web", FIRST, &image);
+    let saved = objects(&scene);
+    let own: Vec<Object> = saved.iter().filter(|object| !before.contains(object)).map(|(object, _)| *object).collect();
+    assert_eq!(own.len(), 4, "two packs, an index and a snapshot: {own:?}");
+    let mut recovered = 0;
+    for object in own.into_iter().filter(|object| object.kind != Kind::Snapshot) {
+        scene.repository.remove(object).unwrap();
+        scene.expect(&kept, &other);
+        let damages = match scene.open(lost.0, &lost.1) {
+            Ok(reader) => reader.verify(&mut |_| ()),
+            Err(error) => vec![error],
+        };
+        assert!(!damages.is_empty() && damages.iter().all(Error::is_damage), "{object}");
+        // As docs/operations.md says: the index lists what exists, and then every guest is backed up.
+        scene.restic.run(&["rebuild-index"]);
+        let again = scene.point("web", "2026-12-01T02:00:00Z", &image);
+        scene.expect(&again, &image);
+        // Its blobs are those of the damaged point, except that directories contain the times of their files.
+        match scene.open(lost.0, &lost.1) {
+            Ok(_) => {
+                scene.expect(&lost, &image);
+                recovered += 1;
+            }
+            Err(error) => {
+                assert!(matches!(error, Error::MissingBlob { kind: BlobKind::Tree, .. }), "{error}");
+                scene.repository.forget(lost.0).unwrap();
+            }
+        }
+        scene.restic.run(&["check", "--read-data"]);
+        put_back(&scene, &saved);
+    }
+    assert_eq!(recovered, 2, "without the index, and without the data");
 }

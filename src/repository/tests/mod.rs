@@ -2,6 +2,9 @@
 
 mod crash;
 mod damage;
+mod locks;
+mod maintained;
+mod meddled;
 mod points;
 mod random;
 mod sample;

@@ -9,10 +9,10 @@ use crate::model::Extent;
 use crate::sys::signals::Cancel;
 
 /// A generator of numbers that depends only on its seed: splitmix64.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +20,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 }
@@ -193,7 +193,7 @@ impl Guest {
 }
 
 /// The extents with one more, merged.
-fn joined(extents: &[Extent], offset: u64, length: u64) -> Vec<Extent> {
+pub fn joined(extents: &[Extent], offset: u64, length: u64) -> Vec<Extent> {
     let mut all = [extents, &[Extent { offset, length }]].concat();
     all.sort_unstable_by_key(|extent| extent.offset);
     let mut merged: Vec<Extent> = Vec::new();

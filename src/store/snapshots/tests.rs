@@ -156,6 +156,28 @@ fn points_of_one_second_get_distinct_times_and_a_dropped_writer_leaves_no_lock()
 }
 
 #[test]
+fn points_of_two_guests_of_one_name_in_the_same_second_are_both_listed() {
+    let fixture = Fixture::with_repository();
+    fixture.point(AT, Codec::None, &fixture.usual_disks());
+    let location = fixture.repository();
+    let snapshots = Snapshots::new(&location.dir, location.repository.unwrap(), &Patience::default());
+    let repository = snapshots.repository().unwrap();
+    let (_, own) = repository.uncached_snapshots().unwrap().found.pop().unwrap();
+    // As another host stores it at the same time.
+    let other = uuid::Uuid::from_u128(7);
+    let tags = vec![own.tags[0].clone(), format!("uuid:{other}")];
+    repository.save(repository::Kind::Snapshot, &repository::Snapshot { tags, ..own.clone() }).unwrap();
+    let points = fixture.store.points(DOMAIN).unwrap();
+    assert_eq!(points.iter().map(Point::guest).collect::<Vec<_>>(), [Some(other), Some(UUID)]);
+    assert_eq!(points[0].id, points[1].id);
+    // An interrupted change of protection leaves the same point twice.
+    let tags = [own.tags.as_slice(), &["protected".to_owned()]].concat();
+    repository.save(repository::Kind::Snapshot, &repository::Snapshot { tags, ..own }).unwrap();
+    let points = fixture.store.points(DOMAIN).unwrap();
+    assert!(points.len() == 2 && points[1].is_protected() && !points[0].is_protected());
+}
+
+#[test]
 fn wrong_or_missing_password_is_an_error_with_a_hint() {
     let fixture = Fixture::with_repository();
     for (password, said) in [("wrong", "wrong password"), ("", "cannot read the password")] {

@@ -10,27 +10,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{PASSWORD, configure_with, host, restic};
+use super::{PASSWORD, configure_with, fill_with_noise, host, restic};
 use crate::host::{Host, NAME, Run, run};
 
 const DAILY: &str = "{\"*\": {day_of_week: daily, rotate: 1}}";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kvmbackup");
 
-/// Replaces the image of a guest by one with random data.
-pub fn fill_with_noise(host: &Host, guest: &str, seed: u32) {
-    let noise =
-        (0..2_u32 << 20).flat_map(|at| (at ^ seed).wrapping_mul(2_654_435_761).rotate_left(at % 31).to_le_bytes());
-    let raw = host.path("noise");
-    fs::write(&raw, noise.collect::<Vec<u8>>()).unwrap();
-    let image = host.image(guest);
-    run("qemu-img", &["convert", "-O", "qcow2", raw.to_str().unwrap(), image.to_str().unwrap()]);
-}
-
 /// A host with one guest and one restore point in its repository.
 fn backed_up(keys: &str) -> Host {
     let host = host(&["a"], DAILY);
     configure_with(&host, keys, DAILY);
-    fill_with_noise(&host, "a", 1);
+    fill_with_noise(&host, "a", 1, 8);
     host.run("repository init").ends(0);
     host.run("backup").ends(0);
     host
@@ -157,7 +147,7 @@ fn space_of_removed_points_is_reclaimed_and_the_result_is_recorded() {
     for name in ["maintenance_success", "last_check_timestamp_seconds", "size_bytes"] {
         assert_eq!(metric(&host, name), None, "never maintained: {name}");
     }
-    fill_with_noise(&host, "a", 2);
+    fill_with_noise(&host, "a", 2, 8);
     host.run("backup --force").ends(0);
     let before = stored(&host);
     let first = host.run("-vv maintain --json").ends(0);
