@@ -55,8 +55,10 @@ fn metric(host: &Host, name: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(&labels)?.parse().ok())
 }
 
+/// Complete locks: restic writes a lock as `ID-tmp-NUMBER` first.
 fn lock_names(host: &Host) -> BTreeSet<OsString> {
-    fs::read_dir(host.path("repository/locks")).unwrap().map(|lock| lock.unwrap().file_name()).collect()
+    let names = fs::read_dir(host.path("repository/locks")).unwrap().map(|lock| lock.unwrap().file_name());
+    names.filter(|name| name.len() == 64).collect()
 }
 
 fn locks(host: &Host) -> usize {
