@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use kvmbackup::model::Extent;
 use kvmbackup::repository::{
-    About, Catalog, Disk, Error, Id, Kind, Object, Place, Repository, Snapshot, SnapshotReader, SnapshotWriter, Timing,
-    WriteOptions, remove_stale,
+    About, Catalog, Disk, Error, Id, Kind, KnownSnapshots, Object, Place, Repository, Snapshot, SnapshotReader,
+    SnapshotWriter, Timing, WriteOptions, remove_stale,
 };
 use kvmbackup::sys::signals::Cancel;
 
@@ -85,11 +85,12 @@ fn read(place: Memory) {
     let _ = std::fs::remove_dir_all(&cache);
     let Ok(repository) = Repository::open(Arc::new(place), forge::PASSWORD) else { return };
     let _ = remove_stale(&repository);
-    let Ok(snapshots) = repository.snapshots() else { return };
-    for (id, snapshot) in &snapshots.found {
+    let known = Arc::new(KnownSnapshots::open(&repository, &cache));
+    let Ok(found) = known.update(&repository).map(|list| list.found.clone()) else { return };
+    for (id, snapshot) in &found {
         let _ = open(&repository, &cache, (*id, snapshot)).map(|reader| read_all(&reader));
     }
-    drop(back_up(&repository, &cache));
+    drop(back_up(&repository, &cache, known));
 }
 
 fn open(repository: &Repository, cache: &Path, point: (Id, &Snapshot)) -> Result<SnapshotReader, Error> {
@@ -129,10 +130,12 @@ fn bytes(reader: &SnapshotReader) -> Option<Vec<u8>> {
 
 /// Backs up the disk after a change of its first bytes. If its old contents can be read, the new point contains them with the
 /// change.
-fn back_up(repository: &Repository, cache: &Path) -> Result<(), Error> {
+fn back_up(repository: &Repository, cache: &Path, known: Arc<KnownSnapshots>) -> Result<(), Error> {
     let options = WriteOptions {
         cache: cache.to_owned(),
+        known,
         threads: 1,
+        blob_size: None,
         timing: Timing { second_look: Duration::ZERO, ..Timing::waiting(Duration::ZERO) },
         cancel: Cancel::default(),
     };

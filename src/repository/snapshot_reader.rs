@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::disk_reader::SnapshotDisk;
 use super::fetch::{Fetcher, Segment};
 use super::pack::Entry;
-use super::walk::{Files, top_file, walk};
+use super::walk::{Files, suspect, top_file, walk};
 use super::{BlobKind, Catalog, Error, Id, Kind, Repository, Snapshot};
 use crate::model::Sample;
 use crate::sys::signals::Cancel;
@@ -66,8 +66,7 @@ impl SnapshotReader {
     /// A disk or another file, to read any part of it.
     pub fn disk(&self, name: &str) -> Result<SnapshotDisk, Error> {
         let node = self.files.files.get(name);
-        let node =
-            node.ok_or_else(|| self.fetcher.repository().invalid(format!("the restore point has no file {name:?}")))?;
+        let node = node.ok_or_else(|| suspect(&self.fetcher, self.point, format!("it has no file {name:?}")))?;
         SnapshotDisk::open(&self.fetcher, &self.cancel, (self.point, name), node)
     }
 

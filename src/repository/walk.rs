@@ -90,6 +90,7 @@ fn domain_dir(fetcher: &Fetcher, id: Id, snapshot: &Snapshot) -> Result<Node, Er
     root.pop().ok_or_else(|| suspect(fetcher, id, format!("it has no directory {name:?}")))
 }
 
-fn suspect(fetcher: &Fetcher, id: Id, what: String) -> Error {
+/// The error for contents that this program does not write.
+pub fn suspect(fetcher: &Fetcher, id: Id, what: String) -> Error {
     Error::Suspect { place: fetcher.repository().location(), object: Object::new(Kind::Snapshot, id), what }
 }

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use super::maintain::{among, ended, fill_with_noise, found, is_running, kill, wait_for};
-use super::{PASSWORD, configure_with, host};
+use super::maintain::{among, ended, found, is_running, kill, wait_for};
+use super::{PASSWORD, configure_with, fill_with_noise, host};
 use crate::bucket;
 use crate::host::{Host, Run, run};
 
@@ -145,15 +145,15 @@ fn copy_keeps_the_newest_points_and_those_that_the_repository_removed() {
     host.run("copy").ends(0).tells(&["copied 0 restore points, it contains 2"]);
     assert_eq!(there(&host), last(2));
 
-    fill_with_noise(&host, "a", 7);
+    fill_with_noise(&host, "a", 7, 8);
     host.run("backup --force").ends(0);
     let size = || run("du", &["-s", &copy(&host)]).split('\t').next().unwrap().parse::<u64>().unwrap();
     host.run("copy").ends(0).tells(&["copied 1 restore point, removed 1 restore point, it contains 2"]);
     let before = size();
-    fill_with_noise(&host, "a", 8);
+    fill_with_noise(&host, "a", 8, 8);
     host.run("backup --force").ends(0);
     host.run("copy").ends(0);
-    fill_with_noise(&host, "a", 9);
+    fill_with_noise(&host, "a", 9, 8);
     host.run("backup --force").ends(0);
     host.run("copy").ends(0).tells(&["removed 1 restore point"]);
     assert!(size() < before * 5 / 2, "the space of removed points is freed: {before} {}", size());
@@ -475,7 +475,7 @@ fn unreadable_lock_and_full_place_are_reported() {
     restic(&host, &["unlock", "--remove-all"]);
     host.run("copy").ends(0).tells(&["copied 1 restore point"]);
 
-    fill_with_noise(&host, "a", 5);
+    fill_with_noise(&host, "a", 5, 8);
     host.run("backup --force").ends(0);
     let small = format!("mount -t tmpfs -o size=2m tmpfs {}", copy(&host));
     let full = host.finish(&mut among(&host, &small, &["copy", "--init"])).ends(5);
@@ -517,7 +517,7 @@ fn pack(host: &Host, place: &str) -> PathBuf {
 fn damage_fails_the_copy_and_is_repaired_from_the_repository() {
     let host = backed_up(&["a"], DAILY, ", keep: 1");
     host.run("copy --init").ends(0);
-    fill_with_noise(&host, "a", 3);
+    fill_with_noise(&host, "a", 3, 8);
     host.run("backup --force").ends(0);
     let lost = pack(&host, "repository");
     let kept = fs::read(&lost).unwrap();

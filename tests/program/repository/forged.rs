@@ -104,32 +104,26 @@ fn forged_repository_never_makes_a_restore_write_elsewhere() {
         workshop.forge(name, size, str::to_owned);
         assert!(!workshop.restores("web", name), "{name}");
     }
-    // Sizes.
-    for size in [1 << 63, 0] {
-        workshop.forge("vda.raw", size, str::to_owned);
-        assert!(!workshop.restores("web", "a false size"), "{size}");
-    }
+    workshop.forge("vda.raw", 1 << 63, str::to_owned);
+    assert!(!workshop.restores("web", "a false size"));
     // The manifest, and where it says that an image was.
     let image = workshop.host.image("web").display().to_string();
-    for (from, to) in [
-        ("\"disks/vda.raw\"", "\"disks/../../../x\""),
-        ("\"target\": \"vda\"", "\"target\": \"../../x\""),
-        ("\"target\": \"vda\"", "\"target\": \"/x\""),
-    ] {
+    for (from, to) in
+        [("\"disks/vda.raw\"", "\"disks/../../../x\""), ("\"target\": \"vda\"", "\"target\": \"../../x\"")]
+    {
         let is_there = workshop.files.iter().any(|(_, text)| text.contains(from));
         assert!(is_there, "the manifest does not contain {from}");
         workshop.forge("vda.raw", size, |text| text.replace(from, to));
         assert!(!workshop.restores("web", to), "{to}");
     }
-    for to in ["/x/../../../../x.qcow2", ".."] {
-        workshop.forge("vda.raw", size, |text| text.replace(&image, to));
-        workshop.restores("web", to);
-    }
+    workshop.forge("vda.raw", size, |text| text.replace(&image, "/x/../../../../x.qcow2"));
+    workshop.restores("web", "the path of an image");
     // The name of the domain.
-    for name in ["../../../x", "/x"] {
-        let named = |text: &str| text.replace("\"hostname\":\"web\"", &format!("\"hostname\":\"{name}\""));
-        workshop
-            .forge("vda.raw", size, |text| named(text).replace("\"name\": \"web\"", &format!("\"name\": \"{name}\"")));
-        workshop.restores(name, name);
-    }
+    let name = "../../../x";
+    let renamed = |text: &str| {
+        let text = text.replace("\"hostname\":\"web\"", &format!("\"hostname\":\"{name}\""));
+        text.replace("\"name\": \"web\"", &format!("\"name\": \"{name}\""))
+    };
+    workshop.forge("vda.raw", size, renamed);
+    workshop.restores(name, name);
 }
