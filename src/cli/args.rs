@@ -139,6 +139,9 @@ pub enum RepositoryCommand {
     /// Check the repository and read all of its data
     #[command(after_help = after("kvmbackup repository check"))]
     Check {
+        /// Remove damaged packs, so that the next backups store their data again if the guests still have it
+        #[arg(long)]
+        repair_from_guests: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,

@@ -12,6 +12,7 @@ use crate::app::{self, mail, watch};
 use crate::config::Settings;
 use crate::engine::Error;
 use crate::engine::maintain::{self, Inspection, Maintenance};
+use crate::engine::repair::BadPacks;
 use crate::model::size::{bytes, duration};
 use crate::model::{Failure, RunReport, RunResult};
 use crate::report::table::printable;
@@ -112,6 +113,15 @@ pub(super) fn checked(check: &Inspection) -> String {
     text
 }
 
+/// The result of a repair, and the next step.
+pub(super) fn repaired(packs: &BadPacks) -> String {
+    let (damaged, missing) = (packs.damaged.len(), packs.missing.len());
+    format!(
+        "removed from the repository: {damaged} damaged and {missing} missing packs\n\
+         Store the lost data again if the guests still have it: kvmbackup backup --force\n"
+    )
+}
+
 /// The contents of a repository in one line.
 pub(super) fn contents(stored: &Inventory) -> String {
     let Inventory { restore_points, domains, packs, blobs, stored_bytes } = *stored;
@@ -136,7 +146,13 @@ mod tests {
     #[test]
     fn text_names_what_was_freed_checked_and_stored() {
         let stored = Inventory { restore_points: 4, domains: 2, packs: 1, blobs: 9, stored_bytes: 2_370_000 };
-        let check = Inspection { duration_ms: 8_300, data_percent: 5, good: true, errors: Vec::new() };
+        let check = Inspection {
+            duration_ms: 8_300,
+            data_percent: 5,
+            good: true,
+            errors: Vec::new(),
+            bad_packs: BadPacks::default(),
+        };
         let (started, finished) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH);
         let mut done = Maintenance {
             repository: "/r".into(),

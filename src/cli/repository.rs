@@ -5,6 +5,7 @@ use super::keys;
 use super::{maintain as texts, print};
 use crate::app;
 use crate::config::Settings;
+use crate::engine::repair;
 use crate::engine::{Error, maintain, target};
 use crate::model::RunResult;
 use crate::sys::signals::Cancel;
@@ -20,19 +21,36 @@ pub(super) fn run(global: &Global, words: &Repository) -> Result<RunResult, app:
             print(&format!("created the repository {id} in {}\n", settings.backupdir.display()));
             Ok(RunResult::Good)
         }
-        RepositoryCommand::Check { json } => check(&settings, *json, global.quiet),
+        RepositoryCommand::Check { repair_from_guests, json } => {
+            check(&settings, *repair_from_guests, *json, global.quiet)
+        }
         RepositoryCommand::Stats { json } => stats(&settings, *json),
         RepositoryCommand::Key { command } => keys::run(&settings, command),
     }
 }
 
-fn check(settings: &Settings, json: bool, quiet: bool) -> Result<RunResult, app::Error> {
+fn check(settings: &Settings, repairs: bool, json: bool, quiet: bool) -> Result<RunResult, app::Error> {
     let cancel = Cancel::on_signals().map_err(Error::Signals)?;
     let result = maintain::check(settings, ALL, &cancel)?;
-    if json {
-        print_json(serde_json::to_value(&result).map_err(Error::Json)?);
-    } else if !quiet || !result.good {
+    if !json && (!quiet || !result.good) {
         print(&texts::checked(&result));
+    }
+    let repaired = repairs && !result.bad_packs.is_empty();
+    if repaired {
+        repair::repair(settings, &result.bad_packs, &cancel)?;
+    }
+    if json {
+        let mut shown = serde_json::to_value(&result).map_err(Error::Json)?;
+        if repaired {
+            shown["removed_packs"] = serde_json::to_value(&result.bad_packs).map_err(Error::Json)?;
+        }
+        print_json(shown);
+    }
+    if repaired {
+        if !json {
+            print(&texts::repaired(&result.bad_packs));
+        }
+        return Ok(RunResult::Damaged);
     }
     match maintain::damage(&settings.backupdir, &result) {
         Some(error) => Err(error.into()),

@@ -9,7 +9,7 @@ use super::restic::Restic;
 use super::{Error, chain, target};
 use crate::config::{CopySettings, RepositorySettings, Settings, nearest};
 use crate::model::PointId;
-use crate::retention::{self, Stored};
+use crate::retention::{self, StoredPoint};
 use crate::store::Store;
 use crate::sys::signals::Cancel;
 
@@ -127,7 +127,7 @@ fn work(
         Err(error) => return copied.and(Err(error)),
     };
     let after = retention::copies(&source, &there, copy.keep, &result.started);
-    let is_left = |point: &&Stored| after.copy.contains(point);
+    let is_left = |point: &&StoredPoint| after.copy.contains(point);
     result.copied = points(plan.copy.iter().filter(|point| !is_left(point)));
     note(result, &there);
     copied?;
@@ -159,20 +159,20 @@ fn open(restic: &Restic<'_>, store: &Store, mode: CopyMode) -> Result<bool, Erro
 }
 
 /// The restore points of the repository, and why some cannot be listed.
-fn source(store: &Store) -> Result<(Vec<Stored>, Option<Error>), Error> {
+fn source(store: &Store) -> Result<(Vec<StoredPoint>, Option<Error>), Error> {
     let domains = store.domains()?;
     let mut found = Vec::new();
     for domain in &domains.names {
         found.extend(store.points(domain)?.iter().filter_map(|point| {
             let (guest, protected) = (point.guest(), point.is_protected());
             let (domain, snapshot) = (point.domain.clone(), point.snapshot()?);
-            Some(Stored { domain, guest, point: point.id, protected, snapshot })
+            Some(StoredPoint { domain, guest, point: point.id, protected, snapshot })
         }));
     }
     Ok((found, domains.failures.into_iter().next().map(Error::from)))
 }
 
-fn forget(restic: &Restic<'_>, settings: &RepositorySettings, points: &[Stored]) -> Result<(), Error> {
+fn forget(restic: &Restic<'_>, settings: &RepositorySettings, points: &[StoredPoint]) -> Result<(), Error> {
     if points.is_empty() {
         return Ok(());
     }
@@ -181,7 +181,7 @@ fn forget(restic: &Restic<'_>, settings: &RepositorySettings, points: &[Stored])
 }
 
 /// Notes what the copy contains.
-fn note<'a>(result: &mut Copied, there: impl IntoIterator<Item = &'a Stored>) {
+fn note<'a>(result: &mut Copied, there: impl IntoIterator<Item = &'a StoredPoint>) {
     result.newest.clear();
     let mut count = 0;
     for point in there {
@@ -192,7 +192,7 @@ fn note<'a>(result: &mut Copied, there: impl IntoIterator<Item = &'a Stored>) {
     result.restore_points = Some(count);
 }
 
-fn points<'a>(stored: impl IntoIterator<Item = &'a Stored>) -> Vec<CopiedPoint> {
+fn points<'a>(stored: impl IntoIterator<Item = &'a StoredPoint>) -> Vec<CopiedPoint> {
     stored.into_iter().map(|point| CopiedPoint { domain: point.domain.clone(), id: point.point }).collect()
 }
 

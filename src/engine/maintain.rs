@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::repair::BadPacks;
 use super::restic::{Finished, Restic, summary};
 use super::{Error, target};
 use crate::config::{RepositorySettings, Settings};
@@ -65,6 +66,9 @@ pub struct Inspection {
     pub good: bool,
     /// The first errors, as restic reports them.
     pub errors: Vec<String>,
+    /// The packs in these and all other errors.
+    #[serde(skip)]
+    pub bad_packs: BadPacks,
 }
 
 /// Frees the space of removed restore points, and then checks the repository. `None` in the result means that a step was
@@ -159,18 +163,21 @@ fn inspect(restic: &Restic<'_>, store: &Store, percent: u32) -> Result<Inspectio
         // A target that does not respond is no evidence of damage.
         store.stored_bytes()?;
     }
+    let bad_packs = if checked.is_good { BadPacks::default() } else { BadPacks::of(&checked.messages) };
     let errors = if checked.is_good { Vec::new() } else { errors(checked.messages) };
-    Ok(Inspection { duration_ms: ms(checked.time), data_percent: percent.min(100), good: checked.is_good, errors })
+    let (duration_ms, data_percent) = (ms(checked.time), percent.min(100));
+    Ok(Inspection { duration_ms, data_percent, good: checked.is_good, errors, bad_packs })
 }
 
 fn reports_damage(checked: &Finished) -> bool {
     checked.messages.iter().any(|line| DAMAGE.iter().any(|part| line.contains(part)))
 }
 
-/// The errors in the messages of a check. A line that ends with a colon continues on the next one.
+/// The errors in the messages of a check. A line that ends with a colon continues on the next one. The advice of restic
+/// follows them: `restic repair snapshots` would shorten the disks in restore points.
 fn errors(messages: Vec<String>) -> Vec<String> {
     let mut errors: Vec<String> = Vec::new();
-    for line in messages {
+    for line in messages.into_iter().take_while(|line| !line.starts_with("The repository ")) {
         match errors.last_mut() {
             Some(last) if last.ends_with(':') => *last = format!("{last} {line}"),
             _ => errors.push(line),
@@ -212,7 +219,8 @@ mod tests {
         let found = errors(words(&["pack a: x", "error for tree b:", "y", "Fatal: repository contains errors"]));
         assert_eq!(found, ["pack a: x", "error for tree b: y"]);
         assert_eq!(errors(words(&["Fatal: repository contains errors"])).len(), 1);
-        let bad = Inspection { duration_ms: 1, data_percent: 5, good: false, errors: found };
+        let bad =
+            Inspection { duration_ms: 1, data_percent: 5, good: false, errors: found, bad_packs: BadPacks::default() };
         let error = damage(Path::new("/r"), &bad).unwrap();
         assert!(error.is_damage() && error.to_string().ends_with("damaged: pack a: x (and 1 more)"), "{error}");
         assert!(damage(Path::new("/r"), &Inspection { good: true, ..bad }).is_none());

@@ -33,6 +33,7 @@ mod qemu_img;
 mod quiesce;
 mod ready;
 pub mod recover;
+pub mod repair;
 mod restic;
 pub mod restore;
 mod rights;

@@ -57,6 +57,7 @@ pub(super) struct Restic<'a> {
     limit: Duration,
     deadline: Instant,
     cancel: &'a Cancel,
+    version: (u32, u32),
 }
 
 /// A `restic` that has ended by itself.
@@ -75,7 +76,7 @@ impl<'a> Restic<'a> {
         store: &'a Store,
         cancel: &'a Cancel,
     ) -> Result<Restic<'a>, Error> {
-        expect_suitable()?;
+        let version = expect_suitable()?;
         let access = target::access(settings);
         let cache = settings.cache_dir.join("restic");
         durable::create_private_dir(&cache).map_err(Error::file("create the directory", &cache))?;
@@ -94,7 +95,13 @@ impl<'a> Restic<'a> {
             limit,
             deadline: process::after(limit),
             cancel,
+            version,
         })
+    }
+
+    /// Version of restic: the first two numbers.
+    pub(super) fn version(&self) -> (u32, u32) {
+        self.version
     }
 
     /// Runs a command of restic to its end. Waits while another process has locked the repository.
@@ -167,6 +174,8 @@ impl<'a> Restic<'a> {
         called.args(["--pdeathsig", "INT", "--", "restic", command]);
         called.arg("--cache-dir").arg(&self.cache).args(options);
         called.envs(self.variables.iter().map(|(name, value)| (name, value))).env("TMPDIR", &self.cache);
+        // `restic repair packs` leaves copies of the packs there.
+        called.current_dir(&self.cache);
         if let Some(certificates) = self.access.ca_file() {
             called.arg("--cacert").arg(certificates);
         }
@@ -244,8 +253,8 @@ fn is_frame(line: &str) -> bool {
     function || place
 }
 
-/// Fails unless `restic` is installed and new enough.
-fn expect_suitable() -> Result<(), Error> {
+/// The version of `restic`. Fails unless it is installed and new enough.
+fn expect_suitable() -> Result<(u32, u32), Error> {
     let mut command = program::command("restic");
     command.arg("version");
     let output = BoundedOutput::new("restic", MAX_MESSAGES);
@@ -260,7 +269,7 @@ fn expect_suitable() -> Result<(), Error> {
         Ok(ran) => {
             let line = lines(&ran.output).into_iter().next().unwrap_or_default();
             match version(&line) {
-                Some(version) if version >= OLDEST => Ok(()),
+                Some(version) if version >= OLDEST => Ok(version),
                 Some((major, minor)) => refused(
                     format!("restic {major}.{minor} is too old: a repository of format version 2 needs 0.14 or newer"),
                     "Install a newer restic, for example from Debian's backports.",

@@ -11,7 +11,7 @@ use crate::model::PointId;
 
 /// A restore point in a repository or in a copy of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Stored {
+pub struct StoredPoint {
     /// Name of its domain.
     pub domain: String,
     /// Its guest, if known.
@@ -28,15 +28,15 @@ pub struct Stored {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CopyPlan {
     /// Restore points of the repository that the copy lacks, newest first.
-    pub copy: Vec<Stored>,
+    pub copy: Vec<StoredPoint>,
     /// Restore points of the copy that it no longer needs, newest first.
-    pub forget: Vec<Stored>,
+    pub forget: Vec<StoredPoint>,
 }
 
 /// The guest by its UUID, or by its name if the UUID is not known.
 type Guest<'a> = Result<Uuid, &'a str>;
 
-impl Stored {
+impl StoredPoint {
     fn guest(&self) -> Guest<'_> {
         self.guest.ok_or(&self.domain)
     }
@@ -49,9 +49,14 @@ impl Stored {
 
 /// Compares a repository with a copy. The copy should contain the newest `keep` restore points of each guest, counting both
 /// places, and all protected ones, which do not count. Without `keep`, it should contain all, and nothing is forgotten.
-pub fn copies<Tz: TimeZone>(source: &[Stored], copy: &[Stored], keep: Option<u32>, now: &DateTime<Tz>) -> CopyPlan {
+pub fn copies<Tz: TimeZone>(
+    source: &[StoredPoint],
+    copy: &[StoredPoint],
+    keep: Option<u32>,
+    now: &DateTime<Tz>,
+) -> CopyPlan {
     let all = || source.iter().chain(copy);
-    let protected: BTreeSet<_> = all().filter(|point| point.protected).map(Stored::identity).collect();
+    let protected: BTreeSet<_> = all().filter(|point| point.protected).map(StoredPoint::identity).collect();
     let mut guests: BTreeMap<Guest<'_>, Vec<PointId>> = BTreeMap::new();
     for point in all().filter(|point| !protected.contains(&point.identity())) {
         guests.entry(point.guest()).or_default().push(point.point);
@@ -62,22 +67,23 @@ pub fn copies<Tz: TimeZone>(source: &[Stored], copy: &[Stored], keep: Option<u32
         judged.map(move |judged| (guest, judged.point)).collect::<Vec<_>>()
     };
     let kept: BTreeSet<_> = guests.into_iter().flat_map(kept).collect();
-    let is_wanted = |point: &Stored| point.protected || kept.contains(&(point.guest(), point.point));
+    let is_wanted = |point: &StoredPoint| point.protected || kept.contains(&(point.guest(), point.point));
 
     let mut there = copy.to_vec();
     there.sort_by(newest_first);
     let best: BTreeMap<_, _> = there.iter().rev().map(|point| (point.identity(), point)).collect();
-    let lacks = |point: &&Stored| best.get(&point.identity()).is_none_or(|known| point.protected && !known.protected);
+    let lacks =
+        |point: &&StoredPoint| best.get(&point.identity()).is_none_or(|known| point.protected && !known.protected);
     let mut missing: Vec<_> = source.iter().filter(|point| is_wanted(point)).filter(lacks).cloned().collect();
     missing.sort_by(newest_first);
     // Only one copy of a point is needed; a protected one if there is one.
-    let is_best = |point: &Stored| best.get(&point.identity()).is_some_and(|best| best.snapshot == point.snapshot);
-    let goes = |point: &&Stored| keep.is_some() && !point.protected && !(is_wanted(point) && is_best(point));
+    let is_best = |point: &StoredPoint| best.get(&point.identity()).is_some_and(|best| best.snapshot == point.snapshot);
+    let goes = |point: &&StoredPoint| keep.is_some() && !point.protected && !(is_wanted(point) && is_best(point));
     let forget = there.iter().filter(goes).cloned().collect();
     CopyPlan { copy: missing, forget }
 }
 
-fn newest_first(a: &Stored, b: &Stored) -> std::cmp::Ordering {
+fn newest_first(a: &StoredPoint, b: &StoredPoint) -> std::cmp::Ordering {
     b.point.cmp(&a.point).then(b.protected.cmp(&a.protected)).then_with(|| a.cmp(b))
 }
 
@@ -93,29 +99,29 @@ mod tests {
     }
 
     /// The point of a guest that was taken this many days ago, in the repository.
-    fn point(guest: u128, days: i64) -> Stored {
+    fn point(guest: u128, days: i64) -> StoredPoint {
         let point = PointId::at(now() - TimeDelta::days(days));
         let domain = format!("guest-{guest}");
         let snapshot = format!("{domain}-{days}");
-        Stored { domain, guest: Some(Uuid::from_u128(guest)), point, protected: false, snapshot }
+        StoredPoint { domain, guest: Some(Uuid::from_u128(guest)), point, protected: false, snapshot }
     }
 
-    fn copied(point: &Stored) -> Stored {
-        Stored { snapshot: format!("copy-of-{}-{}", point.snapshot, point.protected), ..point.clone() }
+    fn copied(point: &StoredPoint) -> StoredPoint {
+        StoredPoint { snapshot: format!("copy-of-{}-{}", point.snapshot, point.protected), ..point.clone() }
     }
 
-    fn protected(point: &Stored) -> Stored {
-        Stored { protected: true, snapshot: format!("{}-protected", point.snapshot), ..point.clone() }
+    fn protected(point: &StoredPoint) -> StoredPoint {
+        StoredPoint { protected: true, snapshot: format!("{}-protected", point.snapshot), ..point.clone() }
     }
 
-    fn plan(source: &[Stored], copy: &[Stored], keep: Option<u32>) -> (Vec<String>, Vec<String>) {
+    fn plan(source: &[StoredPoint], copy: &[StoredPoint], keep: Option<u32>) -> (Vec<String>, Vec<String>) {
         let CopyPlan { copy, forget } = copies(source, copy, keep, &now());
-        let ids = |points: Vec<Stored>| points.into_iter().map(|point| point.snapshot).collect();
+        let ids = |points: Vec<StoredPoint>| points.into_iter().map(|point| point.snapshot).collect();
         (ids(copy), ids(forget))
     }
 
     /// The snapshots of a copy after a plan was carried out.
-    fn after(source: &[Stored], copy: &[Stored], keep: Option<u32>) -> Vec<Stored> {
+    fn after(source: &[StoredPoint], copy: &[StoredPoint], keep: Option<u32>) -> Vec<StoredPoint> {
         let plan = copies(source, copy, keep, &now());
         let stays = copy.iter().filter(|point| !plan.forget.contains(point)).cloned();
         stays.chain(plan.copy.iter().map(copied)).collect()
@@ -139,10 +145,10 @@ mod tests {
 
     #[test]
     fn renamed_guest_is_one_guest_and_another_guest_with_its_name_is_not() {
-        let renamed = Stored { domain: "new-name".to_owned(), ..point(1, 1) };
+        let renamed = StoredPoint { domain: "new-name".to_owned(), ..point(1, 1) };
         assert_eq!(plan(&[point(1, 2), renamed.clone()], &[], Some(1)).0, [renamed.snapshot]);
-        let other = Stored { guest: Some(Uuid::from_u128(7)), ..point(1, 1) };
-        let unknown = Stored { guest: None, ..point(1, 3) };
+        let other = StoredPoint { guest: Some(Uuid::from_u128(7)), ..point(1, 1) };
+        let unknown = StoredPoint { guest: None, ..point(1, 3) };
         assert_eq!(plan(&[point(1, 2), other, unknown], &[], Some(1)).0.len(), 3);
     }
 
@@ -160,7 +166,7 @@ mod tests {
 
     #[test]
     fn second_copy_of_a_point_is_removed() {
-        let twice = [copied(&point(1, 1)), Stored { snapshot: "z".to_owned(), ..point(1, 1) }];
+        let twice = [copied(&point(1, 1)), StoredPoint { snapshot: "z".to_owned(), ..point(1, 1) }];
         assert_eq!(plan(&[point(1, 1)], &twice, Some(3)), (vec![], vec!["z".into()]));
         assert_eq!(plan(&[point(1, 1)], &twice, None), (vec![], vec![]));
     }
@@ -171,7 +177,7 @@ mod tests {
         assert_eq!(plan(&source, &[], Some(1)).0.len(), 2);
     }
 
-    fn stored() -> impl Strategy<Value = Vec<Stored>> {
+    fn stored() -> impl Strategy<Value = Vec<StoredPoint>> {
         let one = (1..3_u128, 0..9_i64, any::<bool>()).prop_map(|(guest, days, is_protected)| {
             let point = point(guest, days);
             if is_protected { protected(&point) } else { point }
@@ -193,7 +199,7 @@ mod tests {
         ) {
             let copy: Vec<_> = other.iter().map(copied).collect();
             let there = after(&source, &copy, keep);
-            let has = |point: &Stored| there.iter().any(|other| other.identity() == point.identity());
+            let has = |point: &StoredPoint| there.iter().any(|other| other.identity() == point.identity());
             prop_assert!(source.iter().chain(&copy).filter(|point| point.protected).all(has));
             for guest in 1..3 {
                 let of = source.iter().filter(|point| point.guest == Some(Uuid::from_u128(guest)));

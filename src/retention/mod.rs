@@ -4,7 +4,7 @@ mod apply;
 mod copies;
 
 pub use apply::apply;
-pub use copies::{Stored, copies};
+pub use copies::{StoredPoint, copies};
 
 /// A point stays if any rule keeps it. A rule of 0 keeps nothing; if all are 0, every point stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -2,6 +2,7 @@
 //! a disk whose changes are not known for certain is read whole. The oracle for the contents is restic.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::lab::{DEADLINE, Disk, Guest, Lab, Program, Report, qemu_img, virsh, wait_until};
@@ -218,6 +219,46 @@ fn guest_whose_backup_job_is_refused_is_saved_with_a_snapshot() {
     let name = scene.guest.name();
     virsh(&["qemu-monitor-command", name, server]);
     assert_eq!(scene.program.backup().domain(name)["outcome"], "failed");
+}
+
+/// The largest pack of the repository.
+fn pack(program: &Program) -> PathBuf {
+    let shards = fs::read_dir(program.backups().join("data")).unwrap().map(|shard| shard.unwrap().path());
+    let packs = shards.flat_map(|shard| fs::read_dir(shard).unwrap()).map(|pack| pack.unwrap().path());
+    packs.max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap()
+}
+
+#[test]
+fn data_that_the_repository_lost_is_stored_again_from_the_guest() {
+    let scene = Scene::new("incremental-lost");
+    scene.expect_incremental(0x22);
+    let program = &scene.program;
+    let expect_healed = |removed: &str| {
+        let ran = program.run(&["repository", "check", "--repair-from-guests"]);
+        assert!(ran.code == 6 && ran.stdout.contains(removed), "{ran:?}");
+        assert!(!ran.stdout.contains("repair snapshots"), "{ran:?}");
+        assert_eq!(program.run(&["verify", "--all"]).code, 6);
+        let disks = scene.backup();
+        assert_eq!(disks["vda"]["whole_read"], Value::Null, "{disks:#}");
+        // The older points have their data again, too.
+        let ran = program.run(&["verify", "--all"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        program.restic(&["check", "--read-data"]);
+    };
+    fs::remove_file(pack(program)).unwrap();
+    expect_healed("0 damaged and 1 missing packs");
+
+    let damaged = pack(program);
+    let mut bytes = fs::read(&damaged).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&damaged, bytes).unwrap();
+    if program.restic(&["version"]).starts_with("restic 0.14.") {
+        let ran = program.run(&["repository", "check", "--repair-from-guests"]);
+        assert!(ran.code == 1 && ran.stderr.contains("Install restic 0.16 or newer"), "{ran:?}");
+        assert!(damaged.exists());
+    } else {
+        expect_healed("1 damaged and 0 missing packs");
+    }
 }
 
 #[test]

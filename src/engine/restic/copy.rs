@@ -11,7 +11,7 @@ use super::{Attempt, MAX_ANSWER, Restic, failed, memory, summary};
 use crate::config::{CopySettings, RepositorySettings};
 use crate::engine::Error;
 use crate::model::PointId;
-use crate::retention::Stored;
+use crate::retention::StoredPoint;
 use crate::store::{self, Access, Store};
 use crate::sys::process;
 use crate::sys::signals::Cancel;
@@ -101,10 +101,10 @@ impl<'a> Restic<'a> {
     }
 
     /// The restore points in the copy.
-    pub(in crate::engine) fn points(&self) -> Result<Vec<Stored>, Error> {
+    pub(in crate::engine) fn points(&self) -> Result<Vec<StoredPoint>, Error> {
         let answer = self.peek("snapshots", &["--json", "--tag", store::TAG])?;
         let snapshots: Option<Vec<Snapshot>> = serde_json::from_reader(answer).map_err(Error::Json)?;
-        let stored = |snapshot: Snapshot| Stored {
+        let stored = |snapshot: Snapshot| StoredPoint {
             guest: store::guest(&snapshot.tags),
             protected: store::is_protected(&snapshot.tags),
             domain: snapshot.hostname,
@@ -123,7 +123,7 @@ impl<'a> Restic<'a> {
     }
 
     /// Runs a command for these restore points, which must succeed.
-    pub(in crate::engine) fn each(&self, command: &'static str, points: &[Stored]) -> Result<(), Error> {
+    pub(in crate::engine) fn each(&self, command: &'static str, points: &[StoredPoint]) -> Result<(), Error> {
         points.chunks(BATCH).try_for_each(|batch| {
             let ids: Vec<String> = batch.iter().map(|point| point.snapshot.clone()).collect();
             self.expect(command, &ids)
