@@ -228,6 +228,13 @@ fn pack(program: &Program) -> PathBuf {
     packs.max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap()
 }
 
+/// ID and path of each damaged point.
+fn damaged_points(program: &Program) -> Vec<(String, String)> {
+    let verified: Value = serde_json::from_str(&program.run(&["verify", "--all", "--json"]).stdout).unwrap();
+    let points = verified["points"].as_array().unwrap().iter().filter(|point| point["verdict"] == "damaged");
+    points.map(|point| ["id", "path"].map(|key| point[key].as_str().unwrap().to_owned()).into()).collect()
+}
+
 #[test]
 fn data_that_the_repository_lost_is_stored_again_from_the_guest() {
     let scene = Scene::new("incremental-lost");
@@ -240,7 +247,18 @@ fn data_that_the_repository_lost_is_stored_again_from_the_guest() {
         assert_eq!(program.run(&["verify", "--all"]).code, 6);
         let disks = scene.backup();
         assert_eq!(disks["vda"]["whole_read"], Value::Null, "{disks:#}");
-        // The older points have their data again, too.
+        // The disks of older points are whole again. The guest does not have their manifests.
+        for (point, path) in damaged_points(program) {
+            let to = scene.lab.path("salvaged");
+            let words = ["restore", scene.guest.name(), "--at", &point, "--salvage", "--to", to.to_str().unwrap()];
+            assert_eq!(program.run(&words).code, 6);
+            let report: Value = serde_json::from_slice(&fs::read(to.join("salvage.json")).unwrap()).unwrap();
+            let files = report["files"].as_array().unwrap();
+            let disks: Vec<&Value> = files.iter().filter(|file| file["disk"] != Value::Null).collect();
+            assert!(disks.len() == 2 && disks.iter().all(|disk| disk["state"] == "whole"), "{report:#}");
+            fs::remove_dir_all(to).unwrap();
+            program.restic(&["forget", path.rsplit('/').next().unwrap()]);
+        }
         let ran = program.run(&["verify", "--all"]);
         assert_eq!(ran.code, 0, "{ran:?}");
         program.restic(&["check", "--read-data"]);
