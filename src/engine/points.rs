@@ -17,6 +17,8 @@ use crate::store::{self, Domains, Manifest, Point, PointReader, Store};
 use crate::sys::at_once::at_once;
 use crate::sys::signals::Cancel;
 
+/// Number of manifests that are read at once. Each may need two threads, and each thread an arena of `malloc`.
+const READERS: usize = 4;
 /// How many restore points an error names.
 const NAMED: usize = 10;
 
@@ -100,7 +102,7 @@ pub fn list(store: &Store, state_dir: &Path, domains: &[String]) -> Result<(Vec<
     let verified = Verified::load(state_dir).inspect_err(unknown).unwrap_or_default();
     let found = found(store, domains)?;
     let points: Vec<Point> = found.domains.into_iter().flat_map(|(_, points)| points).collect();
-    Ok((at_once(&points, |point| info(point, &verified, store)), found.failures))
+    Ok((at_once(READERS, &points, |point| info(point, &verified, store)), found.failures))
 }
 
 /// Finds the requested restore point.

@@ -15,6 +15,9 @@ use crate::sys::at_once::at_once;
 /// Tag of the restore points of this program.
 pub const TAG: &str = "kvmbackup";
 
+/// Number of snapshots that are read at once.
+const READERS: usize = 16;
+
 /// Limit of [`Snapshot::facts`] in bytes.
 const MAX_FACTS: usize = 64 << 10;
 
@@ -128,7 +131,7 @@ impl SnapshotList {
         let known: HashSet<Id> = self.found.iter().map(|(id, _)| *id).collect();
         let mut new: Vec<Id> = current.difference(&known).copied().collect();
         new.sort_unstable();
-        for (id, read) in new.iter().zip(at_once(&new, |id| repository.cached_snapshot(*id, cache))) {
+        for (id, read) in new.iter().zip(at_once(READERS, &new, |id| repository.cached_snapshot(*id, cache))) {
             match read {
                 Ok(Some(snapshot)) => self.found.push((*id, snapshot)),
                 // It was removed after the listing.

@@ -5,6 +5,7 @@ mod forged;
 mod full;
 mod hosts;
 mod keys;
+mod large;
 mod mailed;
 mod maintain;
 mod power_cut;
