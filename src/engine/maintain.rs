@@ -141,6 +141,11 @@ pub fn damage(path: &Path, inspection: &Inspection) -> Option<Error> {
 fn prune(restic: &Restic<'_>, settings: &RepositorySettings, store: &Store) -> Result<Pruned, Error> {
     let began = std::time::Instant::now();
     let before = store.stored_bytes()?;
+    match store.remove_leftovers() {
+        Ok(0) => {}
+        Ok(count) => tracing::info!("removed temporary files of interrupted processes: {count}"),
+        Err(error) => tracing::warn!("{}", super::chain(&error)),
+    }
     let pruned = restic.run("prune", &[format!("--max-unused={}%", settings.max_unused)])?;
     if !pruned.is_good {
         return Err(Error::Restic { command: "prune", message: summary(&pruned.messages) });

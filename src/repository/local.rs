@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Id;
 use super::crypto::random;
@@ -18,6 +19,9 @@ use super::place::Place;
 use crate::sys::durable;
 use crate::sys::opened::Opened;
 use crate::sys::patience::Patience;
+
+/// Follows the name of an object in that of its temporary file.
+const TEMPORARY: &str = "-tmp-";
 
 /// A repository in a directory.
 #[derive(Debug, Clone)]
@@ -30,6 +34,25 @@ impl Local {
     /// The place at this directory, which may not exist.
     pub fn at(root: &Path, patience: &Patience) -> Local {
         Local { root: root.to_owned(), patience: patience.clone() }
+    }
+
+    /// Removes temporary files that were last written this long ago: their writers no longer exist. Returns their number.
+    ///
+    /// # Errors
+    /// If a directory cannot be listed, or a file cannot be removed.
+    pub fn remove_leftovers(&self, age: Duration) -> io::Result<usize> {
+        self.call(move |root| {
+            let mut count = 0;
+            for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Config) {
+                let folder = root.join(kind.folder());
+                let folders = match kind {
+                    Kind::Pack => (0..=255_u8).map(|shard| folder.join(format!("{shard:02x}"))).collect(),
+                    _ => vec![folder],
+                };
+                count += folders.iter().map(|folder| remove_old(folder, age)).sum::<io::Result<usize>>()?;
+            }
+            Ok(count)
+        })
     }
 
     fn call<T: Send + 'static>(&self, work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -88,6 +111,27 @@ impl Place for Local {
     }
 }
 
+/// Removes the temporary files of a directory that were last written this long ago.
+fn remove_old(folder: &Path, age: Duration) -> io::Result<usize> {
+    let folder = match Opened::open(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        opened => opened?,
+    };
+    let is_ours = |name: &OsStr| {
+        let parts = name.to_str().and_then(|name| name.split_once(TEMPORARY));
+        parts.is_some_and(|(id, tail)| id.parse::<Id>().is_ok() && tail.len() == 16)
+    };
+    let mut count = 0;
+    for entry in folder.entries()?.into_iter().filter(|entry| is_ours(&entry.file_name())) {
+        let written = entry.metadata().and_then(|status| status.modified());
+        if written.is_ok_and(|written| written.elapsed().is_ok_and(|elapsed| elapsed >= age)) {
+            durable::remove(&folder.at(Path::new(&entry.file_name())))?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
 fn open(root: &Path, object: Object) -> io::Result<File> {
     Opened::open(&root.join(object.folder()))?.file(OsStr::new(&object.file_name()))
 }
@@ -102,7 +146,7 @@ fn put(folder: &Path, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
     };
     let mut tail = [0; 8];
     random(&mut tail)?;
-    let aside = folder.path().join(format!("{}-tmp-{:016x}", name.display(), u64::from_ne_bytes(tail)));
+    let aside = folder.path().join(format!("{}{TEMPORARY}{:016x}", name.display(), u64::from_ne_bytes(tail)));
     let mut file = durable::create_private(&aside)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     // The object is not read again soon, so leave the page cache to the guests.
@@ -135,7 +179,6 @@ fn list(folder: &Path) -> io::Result<Vec<(Id, u64)>> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
-    use std::time::Duration;
 
     use super::super::place::contract;
     use super::*;
@@ -164,6 +207,25 @@ mod tests {
         fs::create_dir_all(&path).unwrap();
         place.put(blocked, b"blocked".to_vec()).unwrap_err();
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_old_temporary_files_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Local::at(dir.path(), &Patience::default());
+        let [a, b] = [b"a", b"b"].map(|name| Id::of(name).to_string());
+        let shard = dir.path().join("data/00");
+        fs::create_dir_all(&shard).unwrap();
+        fs::create_dir(dir.path().join("index")).unwrap();
+        let stay = [&a, "README", &format!("{b}-tmp-1"), "x-tmp-0123456789abcdef"].map(|name| shard.join(name));
+        let go = [
+            shard.join(format!("{a}-tmp-0123456789abcdef")),
+            dir.path().join(format!("index/{b}-tmp-{}", "0".repeat(16))),
+        ];
+        stay.iter().chain(&go).for_each(|path| fs::write(path, "").unwrap());
+        assert_eq!(place.remove_leftovers(Duration::from_secs(3600)).unwrap(), 0);
+        assert_eq!(place.remove_leftovers(Duration::ZERO).unwrap(), 2);
+        assert!(stay.iter().all(|path| path.exists()) && !go.iter().any(|path| path.exists()));
     }
 
     #[test]

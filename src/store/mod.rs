@@ -208,6 +208,14 @@ impl Store {
         Ok(Packs::of(self.snapshots()?.repository()?)?.stored_bytes)
     }
 
+    /// Removes old temporary files from a repository in a directory; returns their number.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`].
+    pub fn remove_leftovers(&self) -> Result<usize, Error> {
+        self.snapshots()?.remove_leftovers()
+    }
+
     /// Removes the locks of processes that no longer exist from a repository.
     ///
     /// # Errors

@@ -41,6 +41,9 @@ const WRITER_WAIT: Duration = Duration::from_secs(60 * 60);
 /// The same for readers and removals of restore points.
 const READER_WAIT: Duration = Duration::from_secs(60);
 
+/// Age of the temporary files that are removed. An object is written in minutes, even on a slow target.
+const LEFTOVER_AGE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+
 /// Tag of a protected snapshot.
 const PROTECTED: &str = "protected";
 
@@ -224,6 +227,15 @@ impl Snapshots {
             Err(repository::Error::Locked { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Removes temporary files that crashed processes left in the directory of the repository; returns their number.
+    pub(super) fn remove_leftovers(&self) -> Result<usize, Error> {
+        if self.is_remote() {
+            return Ok(0);
+        }
+        let removed = Local::at(&self.root, &self.patience).remove_leftovers(LEFTOVER_AGE);
+        removed.map_err(|source| Error::File { action: "remove temporary files of", path: self.root.clone(), source })
     }
 
     /// What is known of all snapshots, brought up to date.
