@@ -52,8 +52,13 @@ fn seal((encrypt, mac_k, mac_r): &Key, contents: &[u8]) -> Vec<u8> {
 }
 
 impl Forge {
-    /// A repository with a config and a key that costs nothing to open.
+    /// A repository with a config and a key that costs nothing to open, which restic refuses.
     pub fn new() -> Forge {
+        Forge::with_cost(1, 1)
+    }
+
+    /// A repository whose key has this cost: the logarithm of N, and r.
+    pub fn with_cost(log_n: u8, r: u32) -> Forge {
         let mut forge = Forge::default();
         let config = format!(r#"{{"version":2,"id":"{}","chunker_polynomial":"3d5a6f7e1f4b95"}}"#, id(b"repository"));
         forge.config(config.as_bytes());
@@ -65,11 +70,12 @@ impl Forge {
             text(&MASTER.0)
         );
         let (salt, mut derived) = ([4; 64], [0; 64]);
-        scrypt::scrypt(PASSWORD.as_bytes(), &salt, &scrypt::Params::new(1, 1, 1).unwrap(), &mut derived).unwrap();
+        scrypt::scrypt(PASSWORD.as_bytes(), &salt, &scrypt::Params::new(log_n, r, 1).unwrap(), &mut derived).unwrap();
         let part = |from: usize| derived[from..from + 16].try_into().unwrap();
         let user = (derived[..32].try_into().unwrap(), part(32), part(48));
         let file = format!(
-            r#"{{"created":"2026-11-30T02:00:00Z","username":"root","hostname":"x","kdf":"scrypt","N":2,"r":1,"p":1,"salt":"{}","data":"{}"}}"#,
+            r#"{{"created":"2026-11-30T02:00:00Z","username":"root","hostname":"x","kdf":"scrypt","N":{},"r":{r},"p":1,"salt":"{}","data":"{}"}}"#,
+            1_u32 << log_n,
             text(&salt),
             text(&seal(&user, master.as_bytes()))
         );

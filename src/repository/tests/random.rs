@@ -52,7 +52,7 @@ impl World {
     fn new(seed: u64) -> World {
         let mut random = Random(seed);
         let size = (1 + random.below(9)) * MIB + random.below(3) * 512;
-        let ranges = [(0, MIB), (size / 2, size / 4)];
+        let ranges = [(0, MIB.min(size / 2)), (size / 2, size / 4)];
         let guest =
             |name: &str| Guest { name: name.to_owned(), image: Image::new(size, &ranges, 7), saved: Vec::new() };
         World { scene: Scene::new(), random, guests: vec![guest("a"), guest("b")], clock: 0 }
@@ -208,6 +208,7 @@ pub fn joined(extents: &[Extent], offset: u64, length: u64) -> Vec<Extent> {
 
 /// Runs one sequence. Each step is followed by a complete check if `each`, or else the last one is.
 fn sequence(seed: u64, each: bool) {
+    eprintln!("seed {seed}");
     let mut world = World::new(seed);
     let mut steps = Vec::new();
     for _ in 0..25 {
