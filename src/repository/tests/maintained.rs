@@ -22,9 +22,10 @@ struct Shared<'a> {
     scene: &'a Scene,
     /// The points that exist, with the contents of their disks.
     saved: Mutex<Vec<Saved>>,
-    /// Number of completed attempts to maintain the repository, and whether the writers are done.
+    /// How often the repository was maintained.
     maintained: Mutex<usize>,
     changed: Condvar,
+    /// Number of hosts that are not done yet.
     writing: AtomicUsize,
 }
 
@@ -103,10 +104,11 @@ impl<'a> HostOf<'a> {
 }
 
 impl Shared<'_> {
-    /// Waits until an attempt to maintain the repository ends that began after this call.
+    /// Waits until the repository was maintained, or until it never will be again. The caller has no lock, so an attempt succeeds at
+    /// the latest when every host waits.
     fn wait_for_maintenance(&self) {
         let maintained = self.maintained.lock().unwrap();
-        let until = *maintained + 2;
+        let until = maintained.saturating_add(1);
         let waited = self.changed.wait_timeout_while(maintained, WAIT, |maintained| *maintained < until).unwrap();
         assert!(!waited.1.timed_out());
     }
@@ -126,12 +128,14 @@ impl Shared<'_> {
             let errors = String::from_utf8_lossy(&done.stderr).into_owned();
             assert!(done.status.success() || errors.contains("already locked"), "{command:?}: {errors}");
             good += usize::from(done.status.success());
-            *self.maintained.lock().unwrap() += 1;
+            *self.maintained.lock().unwrap() += usize::from(done.status.success());
             self.changed.notify_all();
             if is_last {
                 break;
             }
         }
+        *self.maintained.lock().unwrap() = usize::MAX;
+        self.changed.notify_all();
         good
     }
 }
