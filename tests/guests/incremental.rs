@@ -237,7 +237,7 @@ fn damaged_points(program: &Program) -> Vec<(String, String)> {
 
 #[test]
 fn data_that_the_repository_lost_is_stored_again_from_the_guest() {
-    let scene = Scene::new("incremental-lost");
+    let scene = Scene::new("incremental-lost-pack");
     scene.expect_incremental(0x22);
     let program = &scene.program;
     let expect_healed = |removed: &str| {
