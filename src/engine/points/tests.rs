@@ -98,9 +98,3 @@ fn list_of_a_fleet(guests: usize) {
 fn points_of_twenty_guests_in_a_repository_are_listed() {
     list_of_a_fleet(20);
 }
-
-#[test]
-#[ignore = "soak: 30,000 restore points"]
-fn points_of_a_thousand_guests_in_a_repository_are_listed() {
-    list_of_a_fleet(1000);
-}
