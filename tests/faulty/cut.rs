@@ -66,7 +66,7 @@ pub fn restored(image: &Image, first: Ino) -> Tree {
 }
 
 /// A disk on which everything in a tree is synced.
-pub fn wholly(tree: &Tree) -> Image {
+pub fn synced(tree: &Tree) -> Image {
     let bytes = |node: &Node| match node.kind {
         Kind::Folder => None,
         _ => Some(Arc::new(node.bytes.clone())),

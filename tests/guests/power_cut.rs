@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::faulty::cut::{Image, every_cut, wholly};
+use crate::faulty::cut::{Image, every_cut, synced};
 use crate::faulty::{Faulty, can_mount};
 use crate::host::{Host, run};
 use crate::lab::Unpacked;
@@ -88,7 +88,7 @@ fn power_cut_at_any_moment_of_a_backup_loses_nothing_that_was_promised() {
             let files = files.paths();
             assert!(!files.keys().any(|path| path.extension().is_some_and(|end| end == "part")), "{files:?}");
         }
-        disk.load(&wholly(&end));
+        disk.load(&synced(&end));
     }
     assert!(images > 1000, "only {images} images: the disk did not record the changes");
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use fuser::Errno;
 
 use super::{configure_at, expect_point, fill_with_noise, host, points, restic, restic_at};
-use crate::faulty::cut::wholly;
+use crate::faulty::cut::synced;
 use crate::faulty::tree::{Ino, Op, Tree};
 use crate::faulty::{Call, Fault, Faulty, can_mount};
 use crate::host::{Host, NAME};
@@ -62,7 +62,7 @@ fn storage_that_refuses_any_write_leaves_a_sound_repository() {
     let middles = middles(&start, &disk.recorded());
     let kinds: Vec<&str> = middles.iter().map(|(kind, _)| kind.as_str()).collect();
     assert!(kinds.starts_with(&["locks", "data"]) && kinds.ends_with(&["index", "snapshots"]), "{kinds:?}");
-    disk.load(&wholly(&start));
+    disk.load(&synced(&start));
 
     let full = Fault::Error(Errno::ENOSPC);
     let writes = middles.iter().map(|(_, after)| (Call::Write, *after, full));

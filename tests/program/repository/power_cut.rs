@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{configure_at, expect_point, fill_with_noise, points, restic_at};
-use crate::faulty::cut::{Image, every_cut, wholly};
+use crate::faulty::cut::{Image, every_cut, synced};
 use crate::faulty::tree::Tree;
 use crate::faulty::{Faulty, can_mount};
 use crate::host::{Host, run};
@@ -71,7 +71,7 @@ fn power_cut_at_any_moment_of_a_backup_leaves_every_committed_point_readable() {
             host.run("backup --force").ends(0);
             expect_point(&host, "a", points(&host, "a").last().unwrap(), &host.image("a"));
         }
-        disk.load(&wholly(&end));
+        disk.load(&synced(&end));
         let copy = host.path(&format!("copy-{number}"));
         std::fs::copy(host.image("a"), &copy).unwrap();
         saved.push((points(&host, "a").last().unwrap().clone(), copy));
