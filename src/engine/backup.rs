@@ -75,9 +75,11 @@ impl Backup<'_> {
         may_begin(self.context)?;
         self.outcome.wanted = Some(self.settings.wanted(&self.id.name));
         self.phases.enter(Span::Domain)?;
-        let mut usual = (self.context.run.settings.usual_method(), None);
+        let pulls =
+            self.settings.method == MethodChoice::Auto && self.context.run.settings.usual_method() == Method::Pull;
+        let mut refused = None;
         for _ in 1..ATTEMPTS {
-            let result = self.attempt(&usual);
+            let result = self.attempt(refused.as_deref());
             // What could not be released keeps its journal entry, and a second attempt would use the same names.
             let error = match result {
                 Err(error) if self.outcome.leftovers.is_empty() => error,
@@ -86,8 +88,8 @@ impl Backup<'_> {
             match &error {
                 Error::Changed { .. } => {}
                 // Reading the whole disk is better than no backup.
-                Error::PullRefused(refused) if self.settings.method == MethodChoice::Auto && usual.1.is_none() => {
-                    usual = (Method::Snapshot, Some(format!("snapshot: the backup job failed: {}", chain(refused))));
+                Error::PullRefused(why) if pulls && refused.is_none() => {
+                    refused = Some(format!("snapshot: the backup job failed: {}", chain(why)));
                 }
                 _ => return Err(error),
             }
@@ -96,19 +98,19 @@ impl Backup<'_> {
             let (job, wanted) = (job.clone(), *wanted);
             self.outcome = DomainOutcome { job, wanted, ..DomainOutcome::new(domain, *uuid) };
         }
-        self.attempt(&usual)
+        self.attempt(refused.as_deref())
     }
 
-    /// Captures and saves the domain once. `usual` is the method of `auto` unless a disk needs another one, and why it
-    /// is not that of the settings.
-    fn attempt(&mut self, (usual, reason): &(Method, Option<String>)) -> Result<(), Error> {
+    /// Captures and saves the domain once. `refused`: why a backup job was refused, so that `auto` means a snapshot now.
+    fn attempt(&mut self, refused: Option<&str>) -> Result<(), Error> {
         let Context { run: &Run { settings, hypervisor, journal, cancel, .. }, store, .. } = *self.context;
         may_begin(self.context)?;
         ready::wait_for_jobs(hypervisor, self.id)?;
         let domain = hypervisor.describe(self.id)?;
-        let mut plan = plan::capture(&domain, self.settings, *usual)?;
-        if plan.method == *usual && reason.is_some() {
-            plan.method_reason.clone_from(reason);
+        let usual = if refused.is_some() { Method::Snapshot } else { settings.usual_method() };
+        let mut plan = plan::capture(&domain, self.settings, usual)?;
+        if plan.method == usual {
+            plan.method_reason = plan.method_reason.or_else(|| refused.map(str::to_owned));
         }
         self.outcome.method = Some(plan.method);
         self.phases.method(plan.method);
