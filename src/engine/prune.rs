@@ -9,7 +9,7 @@ use super::verified::Verified;
 use super::{Error, points};
 use crate::config::Settings;
 use crate::model::command::quoted;
-use crate::model::{BucketUrl, Failure, PointId};
+use crate::model::{BucketUrl, Failure, PointId, is_future};
 use crate::retention::{self, Policy};
 use crate::store::{Point, Store};
 
@@ -191,7 +191,7 @@ impl Assessed<'_> {
 /// back.
 fn newest<'a, 'p>(assessed: &'a [Assessed<'p>], now: DateTime<Local>) -> Option<&'a Assessed<'p>> {
     let good = || assessed.iter().rev().filter(|assessed| assessed.is_good());
-    good().find(|assessed| assessed.point.id.time() <= now).or_else(|| good().next())
+    good().find(|assessed| !is_future(assessed.point.id.time(), now.to_utc())).or_else(|| good().next())
 }
 
 /// Exempts the points of other guests, and reports for each guest how many there are and how to remove them.

@@ -1,15 +1,18 @@
 //! The identity of a restore point, and the compression of its file. Must not know where points are stored.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+
+use super::is_future;
 
 const LAYOUT: &str = "%Y%m%dT%H%M%SZ";
 
-/// The ID of a restore point: the UTC second when it was taken, such as `20261122T020000Z`. Unique per domain; sorts by
-/// time.
+/// The ID of a restore point: the UTC second when it was taken, such as `20261122T020000Z`, or a later one if the domain
+/// already had a newer point. Unique per domain; sorts by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PointId(DateTime<Utc>);
 
@@ -17,6 +20,22 @@ impl PointId {
     /// The ID of a point taken at this time, without fractions of a second.
     pub fn at(time: DateTime<Utc>) -> PointId {
         PointId(DateTime::from_timestamp(time.timestamp(), 0).unwrap_or(time))
+    }
+
+    /// The ID of a new point taken at this time: later than all `taken` ones, so that the new point is the newest even if
+    /// the clock was set back a little or points were made faster than one per second. Those in the future (see
+    /// [`is_future`]) do not count.
+    pub fn after(taken: &BTreeSet<PointId>, at: DateTime<Utc>) -> PointId {
+        let newest = taken.iter().rev().find(|id| !is_future(id.0, at));
+        let mut id = newest.map_or(PointId::at(at), |newest| newest.next().max(PointId::at(at)));
+        while taken.contains(&id) {
+            id = id.next();
+        }
+        id
+    }
+
+    fn next(self) -> PointId {
+        PointId(self.0 + TimeDelta::seconds(1))
     }
 
     /// The time when it was taken.
@@ -83,5 +102,18 @@ mod tests {
         let id = PointId::at(DateTime::from_timestamp(1_795_000_000, 999_999_999).unwrap());
         assert_eq!(id.to_string().parse::<PointId>().unwrap(), id);
         assert!("2026-11-22".parse::<PointId>().is_err());
+    }
+
+    #[test]
+    fn new_point_is_newer_than_all_except_those_in_the_future() {
+        let [now, earlier, ahead, future] = ["020000", "010000", "020459", "030000"]
+            .map(|time| format!("20261122T{time}Z").parse::<PointId>().unwrap());
+        let after = |taken: &[PointId]| PointId::after(&taken.iter().copied().collect(), now.time());
+        assert_eq!(after(&[]), now);
+        assert_eq!(after(&[earlier, future]), now);
+        assert_eq!(after(&[earlier, now, future]), now.next());
+        assert_eq!(after(&[earlier, ahead, future]), ahead.next());
+        let limit = ahead.next();
+        assert_eq!(after(&[limit, limit.next()]), limit.next().next(), "no ID is used twice");
     }
 }

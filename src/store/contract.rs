@@ -8,8 +8,10 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
 use super::{Definition, Entry, Error, FileReader, Point, PointReader, Store};
-use crate::model::Sample;
+use crate::model::{Codec, Sample};
 use crate::store::fixture::{DOMAIN, Disk, Fixture, run, text};
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
@@ -42,6 +44,7 @@ pub fn all(kind: &Kind) {
     lists_and_reads_back(kind);
     if kind.is_ours {
         reads_at_random(kind);
+        makes_the_newest_point(kind);
     }
     reports_damage(kind);
     abandons_a_hung_target_and_stops_on_a_signal(kind);
@@ -173,6 +176,19 @@ fn reads_at_random(kind: &Kind) {
             assert!(matches!(opened.read_at(offset, &mut vec![0; length]), Err(Error::Range { .. })));
         }
     }
+}
+
+/// A clock that was set back a little makes no point that retention would take for an older one. After a larger step,
+/// the existing point is the one in the future.
+fn makes_the_newest_point(kind: &Kind) {
+    let (fixture, point, _) = filled(kind);
+    let begin = |back| {
+        let at = point.id.time() - TimeDelta::minutes(back);
+        let writer = fixture.begin(&at.to_rfc3339(), Codec::None);
+        writer.id().time() - at
+    };
+    assert_eq!(begin(1), TimeDelta::seconds(61));
+    assert_eq!(begin(6), TimeDelta::zero());
 }
 
 fn reports_damage(kind: &Kind) {

@@ -40,14 +40,6 @@ pub enum Error {
         /// Cause.
         source: io::Error,
     },
-    /// All IDs from the requested second on are taken, up to the search limit.
-    #[error("domain {domain}: no free name for a restore point in {}", path.display())]
-    NoFreeId {
-        /// Name of the domain.
-        domain: String,
-        /// Directory of the domain.
-        path: PathBuf,
-    },
     /// An archive could not be written or read.
     #[error("{}: the archive failed", path.display())]
     Archive {

@@ -20,9 +20,6 @@ use crate::sys::durable;
 use crate::sys::opened::{self, Opened};
 use crate::sys::step::{self, Step};
 
-/// Seconds that [`Folder::free_name`] looks ahead.
-const MAX_AHEAD: i64 = 1000;
-
 /// Plausible years of a modification time; [`PointId`] can represent them.
 const YEARS: std::ops::RangeInclusive<i32> = 1970..=9999;
 
@@ -166,15 +163,13 @@ impl Folder {
         Ok(points)
     }
 
-    /// The first free name for a point at `at` or later. Creates the directory of the domain.
+    /// The name of a new point taken at `at`. Creates the directory of the domain.
     pub(super) fn free_name(&self, domain: &str, at: DateTime<Utc>, codec: Codec) -> Result<Free, Error> {
         let (folder, opened) = self.make_folder(domain)?;
         let component = name::encode(domain);
         let known = self.files(domain)?.into_iter().map(|(_, known, _)| known);
         let taken: BTreeSet<PointId> = known.filter_map(Known::id).collect();
-        let mut ids = (0..MAX_AHEAD).map(|ahead| PointId::at(at + TimeDelta::seconds(ahead)));
-        let id = ids.find(|id| !taken.contains(id));
-        let id = id.ok_or_else(|| Error::NoFreeId { domain: domain.to_owned(), path: folder.clone() })?;
+        let id = PointId::after(&taken, at);
         let partial = folder.join(name::partial(&component, id));
         Ok(Free { id, folder: opened, partial, archive: folder.join(name::archive(&component, id, codec)) })
     }

@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 
-use chrono::{TimeDelta, Timelike};
 use uuid::Uuid;
 
 pub(super) use reader::{Disk, SavedSnapshot};
@@ -288,7 +287,7 @@ impl Snapshots {
         Ok(Inventory { restore_points, domains, packs: packs.count, blobs, stored_bytes: packs.stored_bytes })
     }
 
-    /// Begins a restore point, at the requested time or the next free second.
+    /// Begins a restore point.
     pub(super) fn begin(&self, domain: &DomainRef, intent: &Intent) -> Result<SnapshotPoint, Error> {
         let repository = self.repository()?;
         match repository::remove_left_by_us(repository) {
@@ -297,15 +296,12 @@ impl Snapshots {
             Err(error) => tracing::warn!("cannot remove locks of interrupted runs: {error}"),
         }
         let taken: BTreeSet<PointId> = self.points(&domain.name)?.into_iter().map(|point| point.id).collect();
-        let mut time = intent.at.with_nanosecond(0).unwrap_or(intent.at);
-        while taken.contains(&PointId::at(time)) {
-            time += TimeDelta::seconds(1);
-        }
+        let id = PointId::after(&taken, intent.at);
         let about = About {
             domain: domain.name.clone(),
             folder: name::encode(&domain.name),
             tags: vec![format!("{GUEST}{}", domain.uuid)],
-            time,
+            time: id.time(),
             program: format!("kvmbackup {}", env!("CARGO_PKG_VERSION")),
         };
         let options = WriteOptions {
@@ -317,7 +313,7 @@ impl Snapshots {
             cancel: intent.cancel.clone(),
         };
         let writer = SnapshotWriter::begin(repository, about, &options)?;
-        Ok(SnapshotPoint::new(writer, &self.root, PointId::at(time)))
+        Ok(SnapshotPoint::new(writer, &self.root, id))
     }
 
     /// Opens a restore point for reading.

@@ -136,9 +136,8 @@ fn partial_is_recorded_before_it_exists() {
         Ok::<_, Error>(())
     });
     assert_eq!(noted, [(partial.unwrap().path().to_owned(), false)]);
-    let refused = store.create_noted("web", Utc::now(), Codec::None, |path| {
-        Err(Error::NoFreeId { domain: "web".into(), path: path.to_owned() })
-    });
+    let refused =
+        store.create_noted("web", Utc::now(), Codec::None, |path| Err(Error::NotOurs { path: path.to_owned() }));
     assert!(refused.is_err());
     assert_eq!(store.partials("web").unwrap(), Vec::<std::path::PathBuf>::new());
 }
@@ -276,7 +275,6 @@ fn hung_target_is_remembered_and_errors_have_hints() {
             file(io::ErrorKind::PermissionDenied),
             Some(format!("Check who owns it and where it points: ls -ld {path}; findmnt -T {path}")),
         ),
-        (Error::NoFreeId { domain: "web".into(), path: dir.path().to_owned() }, None),
     ] {
         assert_eq!(error.hint(), hint, "{error}");
     }
