@@ -88,7 +88,7 @@ impl Backup<'_> {
             match &error {
                 Error::Changed { .. } => {}
                 // Reading the whole disk is better than no backup.
-                Error::PullRefused(why) if pulls && refused.is_none() => {
+                Error::PullRefused(why) if pulls && refused.is_none() && self.can_snapshot() => {
                     refused = Some(format!("snapshot: the backup job failed: {}", chain(why)));
                 }
                 _ => return Err(error),
@@ -99,6 +99,12 @@ impl Backup<'_> {
             self.outcome = DomainOutcome { job, wanted, ..DomainOutcome::new(domain, *uuid) };
         }
         self.attempt(refused.as_deref())
+    }
+
+    /// Whether no disk needs the backup job that was refused.
+    fn can_snapshot(&self) -> bool {
+        let Ok(domain) = self.context.run.hypervisor.describe(self.id) else { return false };
+        plan::capture(&domain, self.settings, Method::Snapshot).is_ok_and(|plan| plan.method == Method::Snapshot)
     }
 
     /// Captures and saves the domain once. `refused`: why a backup job was refused, so that `auto` means a snapshot now.

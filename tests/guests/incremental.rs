@@ -219,6 +219,15 @@ fn guest_whose_backup_job_is_refused_is_saved_with_a_snapshot() {
     let name = scene.guest.name();
     virsh(&["qemu-monitor-command", name, server]);
     assert_eq!(scene.program.backup().domain(name)["outcome"], "failed");
+
+    // Without a job, this disk cannot be saved. A second attempt would fail in the same way.
+    let disks = [Disk::qcow2("vda"), Disk::raw("vdb").shareable()];
+    let scene = Scene::of("incremental-no-alternative", disks, json!({}));
+    let name = scene.guest.name();
+    virsh(&["qemu-monitor-command", name, server]);
+    let failed = scene.program.run(&["backup"]);
+    assert!(failed.code == 1 && failed.stderr.contains("NBD server"), "{failed:#?}");
+    assert!(!failed.stderr.contains("starting again"), "{failed:#?}");
 }
 
 /// The largest pack of the repository.
