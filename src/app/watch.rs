@@ -62,6 +62,7 @@ pub fn maintained(settings: &Settings, result: &Result<Maintenance, engine::Erro
             let measured =
                 |stats: Inventory| StoredObjects { bytes: stats.stored_bytes, packs: stats.packs, blobs: stats.blobs };
             record.last_prune = done.prune.as_ref().map(|_| now).or(record.last_prune);
+            record.unused_ratio = done.prune.as_ref().and_then(|prune| prune.unused_ratio).or(record.unused_ratio);
             record.last_check = done.check.as_ref().filter(|check| check.good).map(|_| now).or(record.last_check);
             record.stored = done.stored.map(measured).or(record.stored);
         }

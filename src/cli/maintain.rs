@@ -83,7 +83,8 @@ fn text(done: &Maintenance) -> String {
     match &done.prune {
         Some(pruned) => {
             let took = duration(Duration::from_millis(pruned.duration_ms));
-            lines.push(format!("pruned: freed {} in {took}", bytes(pruned.freed_bytes)));
+            let unused = pruned.unused_ratio.map(|unused| format!(", {:.1}% of the rest is unused", unused * 100.0));
+            lines.push(format!("pruned: freed {} in {took}{}", bytes(pruned.freed_bytes), unused.unwrap_or_default()));
         }
         None => lines.push("pruned: not completed".to_owned()),
     }
@@ -158,12 +159,12 @@ mod tests {
             repository: "/r".into(),
             started,
             finished,
-            prune: Some(Pruned { duration_ms: 187_000, freed_bytes: 1_230_000_000 }),
+            prune: Some(Pruned { duration_ms: 187_000, freed_bytes: 1_230_000_000, unused_ratio: Some(0.025) }),
             check: Some(check.clone()),
             stored: Some(stored),
             error: None,
         };
-        let expected = "pruned: freed 1.23 GB in 3m 07s\n\
+        let expected = "pruned: freed 1.23 GB in 3m 07s, 2.5% of the rest is unused\n\
                         checked: the structure and 5% of the data in 8.3 s: no damage\n\
                         stored: 2.37 MB in 1 pack, 4 restore points of 2 domains, 9 blobs\n";
         assert_eq!(text(&done), expected);

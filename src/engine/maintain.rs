@@ -47,12 +47,14 @@ pub struct Maintenance {
 }
 
 /// A completed removal of unused data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pruned {
     /// Duration in milliseconds, with the wait for other processes.
     pub duration_ms: u64,
     /// Bytes by which the repository is smaller.
     pub freed_bytes: u64,
+    /// The part of the stored data that is unused and was kept, 0 to 1; `None` if restic did not print it.
+    pub unused_ratio: Option<f64>,
 }
 
 /// A check of a repository.
@@ -146,12 +148,19 @@ fn prune(restic: &Restic<'_>, settings: &RepositorySettings, store: &Store) -> R
         Ok(count) => tracing::info!("removed temporary files of interrupted processes: {count}"),
         Err(error) => tracing::warn!("{}", super::chain(&error)),
     }
-    let pruned = restic.run("prune", &[format!("--max-unused={}%", settings.max_unused)])?;
+    let (pruned, printed) = restic.ask("prune", &[format!("--max-unused={}%", settings.max_unused)])?;
     if !pruned.is_good {
         return Err(Error::Restic { command: "prune", message: summary(&pruned.messages) });
     }
     let freed_bytes = before.saturating_sub(store.stored_bytes()?);
-    Ok(Pruned { duration_ms: ms(began.elapsed()), freed_bytes })
+    Ok(Pruned { duration_ms: ms(began.elapsed()), freed_bytes, unused_ratio: unused_ratio(&printed) })
+}
+
+/// The unused part in what `restic prune` prints: `unused size after prune: 1.2 MiB (0.50% of remaining size)`.
+fn unused_ratio(printed: &str) -> Option<f64> {
+    let line = printed.lines().find(|line| line.starts_with("unused size after prune:"))?;
+    let (_, percent) = line.split_once('%')?.0.rsplit_once('(')?;
+    percent.parse::<f64>().ok().map(|percent| percent / 100.0)
 }
 
 fn inspect(restic: &Restic<'_>, store: &Store, percent: u32) -> Result<Inspection, Error> {
@@ -216,6 +225,15 @@ mod tests {
         }
         for line in ["Fatal: unable to open cache: mkdir /c: no space left on device", "Fatal: wrong password", ""] {
             assert!(!reports_damage(&finished(line)), "{line}");
+        }
+    }
+
+    #[test]
+    fn unused_part_is_read_from_the_output_of_restic() {
+        let line = "to delete: 0 blobs / 0 B\nunused size after prune: 1.2 MiB (2.50% of remaining size)\n\ndone\n";
+        assert_eq!(unused_ratio(line), Some(0.025));
+        for line in ["", "unused size after prune: unlimited\n", "unused size after prune: 1 B (x% of\n"] {
+            assert_eq!(unused_ratio(line), None, "{line}");
         }
     }
 

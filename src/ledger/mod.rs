@@ -71,6 +71,8 @@ pub struct MaintenanceRecord {
     pub last_prune: Option<DateTime<Utc>>,
     /// When a check last found no damage.
     pub last_check: Option<DateTime<Utc>>,
+    /// The unused part of its data after unused data was last removed, 0 to 1.
+    pub unused_ratio: Option<f64>,
     /// What the repository contained when it was last measured.
     pub stored: Option<StoredObjects>,
 }

@@ -145,6 +145,8 @@ catalogue! {
         "Whether the last maintenance of the repository completed and found no damage.";
     Gauge REPOSITORY_SIZE_BYTES = "kvmbackup_repository_size_bytes" ["repository"]
         "Size of all objects of the repository at the end of the last maintenance.";
+    Gauge REPOSITORY_UNUSED_RATIO = "kvmbackup_repository_unused_ratio" ["repository"]
+        "Part of the data of the repository that no restore point used after the last maintenance, 0 to 1.";
     Gauge REPOSITORY_PACKS = "kvmbackup_repository_packs" ["repository"]
         "Number of packs of the repository at the end of the last maintenance.";
     Gauge REPOSITORY_BLOBS = "kvmbackup_repository_blobs" ["repository"]

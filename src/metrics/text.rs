@@ -94,6 +94,9 @@ fn repository(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
     page.set(&REPOSITORY_LAST_PRUNE_TIMESTAMP_SECONDS, labels, time(known.last_prune));
     page.set(&REPOSITORY_LAST_CHECK_TIMESTAMP_SECONDS, labels, time(known.last_check));
     page.set(&REPOSITORY_MAINTENANCE_SUCCESS, labels, flag(known.last_error.is_none()));
+    if let Some(unused) = known.unused_ratio {
+        page.set(&REPOSITORY_UNUSED_RATIO, labels, unused);
+    }
     if let Some(stored) = known.stored {
         page.set(&REPOSITORY_SIZE_BYTES, labels, stored.bytes as f64);
         page.set(&REPOSITORY_PACKS, labels, stored.packs as f64);

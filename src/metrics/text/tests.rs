@@ -123,6 +123,7 @@ fn ledger() -> Ledger {
             last_error: Some("damaged".to_owned()),
             last_prune: at(790),
             last_check: at(-604_000),
+            unused_ratio: Some(0.025),
             stored: Some(StoredObjects { bytes: 10_500_000, packs: 12, blobs: 3_400 }),
         }),
         copies: BTreeMap::from([

@@ -180,6 +180,7 @@ fn space_of_removed_points_is_reclaimed_and_the_result_is_recorded() {
     for name in ["last_check_timestamp_seconds", "last_prune_timestamp_seconds"] {
         assert!(metric(&host, name).unwrap() > 1e9, "{name}");
     }
+    assert!(metric(&host, "unused_ratio").is_some_and(|unused| (0.0..=0.05).contains(&unused)));
     let ledger: Value = serde_json::from_slice(&fs::read(host.path("state/ledger.json")).unwrap()).unwrap();
     assert_eq!(ledger["maintenance"]["last_error"], Value::Null);
     assert_eq!(fs::read_dir(host.path("cache")).unwrap().count(), 2, "the catalogue and restic's own cache");
