@@ -46,6 +46,7 @@ mod live_stop;
 mod live_unit;
 mod live_writer;
 mod power_cut;
+mod real_days;
 mod repository;
 mod restore_domain;
 mod restore_refused;
