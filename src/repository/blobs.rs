@@ -24,8 +24,6 @@ use super::{BlobKind, Error, Id, Kind, Object, Repository, format};
 const PACK: usize = 16 << 20;
 /// Number of packs that are written at the same time.
 const UPLOADS: usize = 2;
-/// zstd level.
-const LEVEL: i32 = 3;
 /// Limits of blobs in progress: in bytes, and in number.
 const ON_WAY: usize = 16 << 20;
 const MAX_WINDOW: usize = 256;
@@ -156,7 +154,7 @@ impl Blobs {
     /// Stores a directory; returns its ID.
     pub fn store_tree(&mut self, tree: &Tree) -> Result<Id, Error> {
         let system = |source| self.repository.system(source);
-        let mut out = zstd::stream::Encoder::new(Vec::new(), LEVEL).map_err(system)?;
+        let mut out = zstd::stream::Encoder::new(Vec::new(), format::LEVEL).map_err(system)?;
         let (id, length) = tree.write(&mut out).map_err(system)?;
         if !self.catalog.contains(BlobKind::Tree, &id)? {
             let packed = out.finish().map_err(system)?;
@@ -257,7 +255,7 @@ fn seal(repository: &Repository, catalog: &Catalog, id: Id, bytes: &[u8]) -> Res
         return Ok(Prepared { id, length, body: Body::Known });
     }
     let system = |source| repository.system(source);
-    let packed = format::compress(bytes, LEVEL).map_err(system)?;
+    let packed = format::compress(bytes).map_err(system)?;
     let is_smaller = packed.len() < bytes.len();
     let sealed = repository.key().seal(if is_smaller { &packed } else { bytes }).map_err(system)?;
     let raw = if is_smaller {

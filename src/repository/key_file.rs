@@ -5,11 +5,13 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Local, SecondsFormat, Utc};
 use scrypt::Params;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
-use super::Corruption;
 use super::crypto::{Key, random};
+use super::{Corruption, Id};
 use crate::sys::host;
 
 /// The cost of a new key: about a third of a second and 32 MiB. restic measures the host; this program uses the same
@@ -23,6 +25,10 @@ const P: u32 = 3;
 const MAX_MEMORY: u64 = 512 << 20;
 const MAX_R: u32 = 64;
 const MAX_P: u32 = 64;
+
+/// The newest derived keys, by the digest of the password and of everything else that they depend on.
+static DERIVED: Mutex<Vec<(Id, Arc<Key>)>> = Mutex::new(Vec::new());
+const MAX_DERIVED: usize = 8;
 
 #[derive(Serialize, Deserialize)]
 struct KeyFile {
@@ -80,7 +86,27 @@ pub fn unlock(file: &[u8], password: &str) -> Result<Option<Key>, Corruption> {
     }
 }
 
-fn derive(password: &str, salt: &[u8], params: &Params) -> Result<Key, Corruption> {
+/// Derives a key once per process: a run opens the repository for the backup and for the survey after it, and the
+/// exporter every minute.
+fn derive(password: &str, salt: &[u8], params: &Params) -> Result<Arc<Key>, Corruption> {
+    let cost = [u64::from(params.log_n()), u64::from(params.r()), u64::from(params.p()), salt.len() as u64];
+    let mut digest = Sha256::new();
+    cost.iter().for_each(|number| digest.update(number.to_le_bytes()));
+    let id = Id::from_bytes(digest.chain_update(salt).chain_update(password).finalize().into());
+    // A second thread waits here instead of deriving the same key.
+    let mut derived = DERIVED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, key)) = derived.iter().find(|(known, _)| *known == id) {
+        return Ok(key.clone());
+    }
+    let key = Arc::new(derive_now(password, salt, params)?);
+    if derived.len() == MAX_DERIVED {
+        derived.remove(0);
+    }
+    derived.push((id, key.clone()));
+    Ok(key)
+}
+
+fn derive_now(password: &str, salt: &[u8], params: &Params) -> Result<Key, Corruption> {
     let mut bytes = Zeroizing::new([0; Key::BYTES]);
     let derived = scrypt::scrypt(password.as_bytes(), salt, params, bytes.as_mut_slice());
     derived.map_err(|_| Corruption::Malformed("the scrypt parameters of the key are out of bounds"))?;
@@ -93,6 +119,18 @@ mod tests {
 
     /// Made by restic 0.14 with the password `secret`.
     const OF_RESTIC: &[u8] = br#"{"created":"2026-11-30T15:19:48.309465391Z","username":"root","hostname":"vm","kdf":"scrypt","N":16384,"r":8,"p":1,"salt":"sWLpNYACrokeuV08h11QFn3HAiESgYx2aZveJcKCvhIvNd1nFQGuNfmB9ZbPPe4l+qD1U7KhnF5Ms0hWMonVLw==","data":"FM9/VL88rs+jJJR7to43YOs3c42aRqYpzaUsv3CDPBkzr8xpPYkbOT5LJ/hPh0ezIGgkea0gDquY7E5CKyZ8Jrby1uGbdCgm4B9K+lyYf7aWmV65M+z9pQfPpNvdQ7djdhh6pkKAQ6+4+mJfkOgUdl+GkpPS5vlcaPG8x+PEfdfn/ilE1yFwidSMKmbZ9QI/UM8oBX32dbvtFNhAezpeMg=="}"#;
+
+    #[test]
+    fn key_is_derived_once_for_the_same_password_salt_and_cost() {
+        let cheap = |log_n| Params::new(log_n, 1, 1).unwrap();
+        let first = derive("a password", b"salt", &cheap(4)).unwrap();
+        assert!(Arc::ptr_eq(&first, &derive("a password", b"salt", &cheap(4)).unwrap()));
+        for (password, salt, log_n) in [("another", "salt", 4), ("a password", "salt2", 4), ("a password", "salt", 5)] {
+            assert!(first != derive(password, salt.as_bytes(), &cheap(log_n)).unwrap());
+        }
+        assert!(first != derive("2a password", b"salt", &cheap(4)).unwrap(), "the salt has no fixed length");
+        assert!(derive("password", b"salta ", &cheap(4)).unwrap() != first);
+    }
 
     #[test]
     fn key_of_restic_opens_only_with_its_password() {
