@@ -1,4 +1,4 @@
-//! Mails a run: decides whether a mail is due, sends older mails first, and records it in the ledger. Must not print.
+//! Mails a run: decides whether an email is due, sends older emails first, and records it in the ledger. Must not print.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub struct MailResult {
     pub settled: bool,
     /// Errors in the operator's templates.
     pub complaints: Vec<String>,
-    /// Why this mail, or a waiting one, could not be sent.
+    /// Why this email, or a waiting one, could not be sent.
     pub errors: Vec<Error>,
 }
 
@@ -61,7 +61,7 @@ fn state_dir(errors: &config::Errors) -> &Path {
     errors.salvaged.state_dir.as_deref().unwrap_or(Path::new(config::STATE_DIR))
 }
 
-/// A mail that is ready to be sent.
+/// An email that is ready to be sent.
 #[derive(Debug)]
 pub struct Ready {
     bytes: Vec<u8>,
@@ -69,13 +69,13 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// The mail as it is sent, RFC 5322.
+    /// The email as it is sent, RFC 5322.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// Mails a run with this result if a mail is due. Waiting mails are sent first.
+/// Mails a run with this result if an email is due. Waiting emails are sent first.
 pub fn after_run(setup: MailSetup<'_>, report: &RunReport, result: RunResult) -> MailResult {
     match try_mail(setup, report, result) {
         Ok(told) => told,
@@ -83,7 +83,7 @@ pub fn after_run(setup: MailSetup<'_>, report: &RunReport, result: RunResult) ->
     }
 }
 
-/// Mails the damage that a verification found, except for points that an earlier mail has named.
+/// Mails the damage that a verification found, except for points that an earlier email has named.
 pub fn after_check(setup: MailSetup<'_>, mut report: RunReport) -> MailResult {
     let (ledger, _) = known(setup.state_dir);
     report.damaged.retain(|point| !ledger.mailed.names(point));
@@ -121,7 +121,7 @@ fn try_mail(setup: MailSetup<'_>, report: &RunReport, result: RunResult) -> Resu
         return Ok(MailResult { settled: true, complaints: Vec::new(), errors });
     }
     let ready = make(setup, report, result)?;
-    // The mail of this run reports rejected recipients. Reporting them for the older mails as well would repeat them.
+    // The email of this run reports rejected recipients. Reporting them for the older emails as well would repeat them.
     let Flushed { refused, stuck, partly: _ } = flush(setup);
     let sent = stuck.map_or_else(|| deliver(setup, &ready), Err);
     let kept = if sent.is_err() { spool(setup, &ready) } else { Ok(()) };
@@ -145,7 +145,7 @@ fn mailed<'a>(ledger: &'a mut Ledger, report: &RunReport) -> &'a mut Mailed {
     if report.maintenance.is_some() { &mut ledger.mailed_maintenance } else { &mut ledger.mailed }
 }
 
-/// Sends the mail of a run now, even if it is not due. Returns template errors and the rejected recipients.
+/// Sends the email of a run now, even if it is not due. Returns template errors and the rejected recipients.
 pub fn send(setup: MailSetup<'_>, report: &RunReport) -> Result<(Vec<String>, Vec<mail::Error>), Error> {
     let ready = make(setup, report, report.result())?;
     let sent = deliver(setup, &ready);
@@ -202,7 +202,7 @@ fn deliver(setup: MailSetup<'_>, ready: &Ready) -> Result<Vec<mail::Error>, Erro
     Ok(mail::send(setup.mail, ready.bytes())?)
 }
 
-/// Keeps a mail for the next run, if the state directory exists.
+/// Keeps an email for the next run, if the state directory exists.
 fn spool(setup: MailSetup<'_>, ready: &Ready) -> Result<(), Error> {
     if !setup.state_dir.is_dir() {
         return Ok(());
@@ -210,18 +210,18 @@ fn spool(setup: MailSetup<'_>, ready: &Ready) -> Result<(), Error> {
     Ok(Spool::of(setup.state_dir).put(ready.bytes())?)
 }
 
-/// The result of sending the waiting mails.
+/// The result of sending the waiting emails.
 #[derive(Debug, Default)]
 struct Flushed {
-    /// How many mails were rejected permanently, and why the last one was.
+    /// How many emails were rejected permanently, and why the last one was.
     refused: Option<mail::Error>,
     /// Why one cannot be sent now. Later ones were not tried.
     stuck: Option<Error>,
-    /// The rejected recipients of the last mail that others accepted.
+    /// The rejected recipients of the last email that others accepted.
     partly: Vec<mail::Error>,
 }
 
-/// Sends the waiting mails, oldest first, to the recipients of the current configuration. A permanently rejected mail
+/// Sends the waiting emails, oldest first, to the recipients of the current configuration. A permanently rejected mail
 /// is set aside. Any other failure ends the loop.
 fn flush(setup: MailSetup<'_>) -> Flushed {
     let mut flushed = Flushed::default();
@@ -245,7 +245,7 @@ fn try_flush(setup: MailSetup<'_>, refused: &mut Vec<mail::Error>, partly: &mut 
                 spool.done(path)?;
                 *partly = some;
             }
-            // A server may also reject the login permanently, which is not the fault of the mail.
+            // A server may also reject the login permanently, which is not the fault of the email.
             Err(error) if error.is_final() && mail::reach(setup.mail).is_ok() => {
                 spool.refused(path)?;
                 refused.push(error);

@@ -69,7 +69,7 @@ impl Exclusive {
 pub struct EndedRun {
     pub report: RunReport,
     pub result: RunResult,
-    /// Why the report, the ledger, the metrics or a mail could not be written or sent.
+    /// Why the report, the ledger, the metrics or an email could not be written or sent.
     pub complaints: Vec<Failure>,
     /// Whether everything that `mail.when` asks for was mailed, so that nothing is printed for cron.
     pub settled: bool,
@@ -133,7 +133,7 @@ fn back_up(
     Ok(done?)
 }
 
-/// Mails that a run could not start. The result of the command is that of the error.
+/// Emails that a run could not start. The result of the command is that of the error.
 pub fn unable(setup: Option<MailSetup<'_>>, host: String, error: &Error) -> Vec<Failure> {
     let report = mail::unable(host, error);
     let mut ended = EndedRun { report, result: error.result(), complaints: Vec::new(), settled: false };
@@ -150,7 +150,7 @@ impl EndedRun {
         }
     }
 
-    /// Saves the report for `kvmbackup report`. Before the mail, which may take minutes, in case the program is killed.
+    /// Saves the report for `kvmbackup report`. Before the email, which may take minutes, in case the program is killed.
     fn keep(&mut self, settings: &Settings) {
         let path = settings.state_dir.join(LAST);
         let kept = report::json(&self.report).map_err(engine::Error::Json).and_then(|json| {

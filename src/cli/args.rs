@@ -59,46 +59,48 @@ pub enum Command {
     /// Restore a domain as files, or define it in libvirt
     #[command(after_help = after(RESTORE_EXAMPLES))]
     Restore(Restore),
-    /// Write a restore point as an archive, which needs no repository and no password
+    /// Write a restore point as an archive that can be read without a repository or a password
     #[command(after_help = after("kvmbackup export web-1 --to /mnt/usb"))]
     Export(Export),
-    /// Copy archives into the configured target, for example when you change to a repository
+    /// Copy archives into the configured target, for example when you switch to a repository
     #[command(after_help = after("kvmbackup import --from /srv/backups"))]
     Import(Import),
     /// Verify restore points by reading every byte
     #[command(after_help = after(VERIFY_EXAMPLES))]
     Verify(Verify),
-    /// Keep a restore point until you end its protection, whatever `rotate` or `keep` says
+    /// Keep a restore point until you unprotect it, whatever `rotate` or `keep` says
     #[command(after_help = after("kvmbackup protect web-1 --at 2026-11-22    the newest point of that day"))]
     Protect(Protect),
-    /// End the protection of a restore point
+    /// Stop protecting a restore point
     #[command(after_help = after("kvmbackup unprotect web-1 --at 20261122T020000Z"))]
     Unprotect(Protect),
-    /// Remove restore points that retention does not keep, and show why
+    /// Remove restore points that the retention policy does not keep, and show why
     #[command(after_help = after("kvmbackup prune --dry-run    show what would be removed, and why"))]
     Prune(Prune),
     /// Clean up after an interrupted run (every run does this first)
-    #[command(after_help = after("kvmbackup recover --wait 300    at boot, when libvirt starts slowly"))]
+    #[command(after_help = after("kvmbackup recover --wait 300    at boot, when libvirt is slow to start"))]
     Recover(Recover),
     /// Check everything a backup needs, from configuration to guests, without changing anything
     #[command(after_help = after("kvmbackup check --offline    check only the configuration and its hooks"))]
     Check(Check),
-    /// List the hooks of a domain, or test them without a backup
+    /// List the hooks of a domain, or test them without making a backup
     #[command(after_help = after("kvmbackup hooks test --domain db1    acquire and release locks, with timing"))]
     Hooks(Hooks),
     /// List or remove the checkpoints of incremental backups
     #[command(after_help = after("kvmbackup checkpoints remove web-1"))]
     Checkpoints(Checkpoints),
-    /// Survey libvirt and the target, and write the Prometheus textfile
+    /// Query libvirt and the target, and write the Prometheus textfile
     #[command(after_help = after("kvmbackup metrics --stdout"))]
     Metrics(Metrics),
-    /// Create, check or measure the repository that the configuration names, or change its passwords
+    /// Create or check the configured repository, show its statistics, or change its passwords
     #[command(after_help = after("kvmbackup repository stats"))]
     Repository(Repository),
-    /// Free the space of removed restore points in the repository, and check it (for a weekly timer)
+    /// Reclaim the space used by removed restore points in the repository, and check the repository (meant to be
+    /// run by a weekly timer)
     #[command(after_help = after("kvmbackup maintain --json"))]
     Maintain(Maintain),
-    /// Copy the restore points of the repository to the places in `copies` (for an hourly timer, with --due)
+    /// Copy the repository's restore points to the destinations listed in `copies` (meant to be run by an hourly
+    /// timer, with --due)
     #[command(after_help = after(COPY_EXAMPLES))]
     Copy(Copy),
     /// Show or mail the report of the last run
@@ -139,7 +141,8 @@ pub enum RepositoryCommand {
     /// Check the repository and read all of its data
     #[command(after_help = after("kvmbackup repository check"))]
     Check {
-        /// Remove damaged packs, so that the next backups store their data again if the guests still have it
+        /// Remove damaged packs, so that the data in them is stored again by the next backups if the guests still
+        /// have it
         #[arg(long)]
         repair_from_guests: bool,
         /// Print JSON
@@ -153,7 +156,7 @@ pub enum RepositoryCommand {
         #[arg(long)]
         json: bool,
     },
-    /// List or change the keys of the repository, each of which is for one password
+    /// List or change the keys of the repository (one key per password)
     #[command(after_help = after("kvmbackup repository key list"))]
     Key {
         /// The subcommand.
@@ -165,7 +168,7 @@ pub enum RepositoryCommand {
 /// `repository key …`
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum KeyCommand {
-    /// List the keys, and which one the configuration uses
+    /// List the keys, and show which one the configuration uses
     #[command(after_help = after("kvmbackup repository key list --json"))]
     List {
         /// Print JSON
@@ -182,7 +185,7 @@ pub enum KeyCommand {
         #[arg(value_parser = values::key_id)]
         id: String,
     },
-    /// Replace the key that the configuration uses by one for another password
+    /// Replace the key that the configuration uses with a key for another password
     #[command(after_help = after("kvmbackup repository key passwd --new-password-file /etc/kvmbackup/new.password"))]
     Passwd(NewPassword),
 }
@@ -214,7 +217,7 @@ pub struct Copy {
     /// Only these copies, by their names in the configuration
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
-    /// Only copies whose last success is at least `every` ago
+    /// Only copies whose last success was at least one `every` interval ago
     #[arg(long)]
     pub due: bool,
     /// Create copies that do not exist
@@ -294,7 +297,7 @@ pub struct List {
 pub struct Restore {
     /// Domain to restore
     pub domain: String,
-    /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
+    /// Restore point: an ID, or a time to select the newest point at or before that time [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
     /// Directory for the files, or with --define for the disk images [default with --define: their original paths]
@@ -321,8 +324,8 @@ pub struct Restore {
     /// Replace existing files and an existing definition; with --define, also overwrite the domain's block devices
     #[arg(long)]
     pub overwrite: bool,
-    /// Define the domain even if it uses host resources other than disks and networks; required for such a domain if
-    /// restore cannot ask on a terminal
+    /// Define the domain even if it uses host resources other than disks and networks; required for such a domain
+    /// if restore cannot prompt on a terminal
     #[arg(long, requires = "define")]
     pub accept_host_access: bool,
     /// Show which files would be written and which host resources the definition uses, without writing anything
@@ -340,23 +343,23 @@ pub struct Verify {
     /// Only these domains; patterns such as `web-*` are allowed
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
-    /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
+    /// Restore point: an ID, or a time to select the newest point at or before that time [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
-    /// Verify all restore points, not only the newest; those unverified the longest come first
+    /// Verify all restore points, not only the newest; those that have gone unverified the longest come first
     #[arg(long, conflicts_with = "at")]
     pub all: bool,
     /// Skip restore points that were verified as good in the last TIME (12h, 7d)
     #[arg(long, value_name = "TIME", conflicts_with = "at", value_parser = values::duration)]
     pub older_than: Option<Duration>,
-    /// Start no further verification after this time (30m, 2h), and print how many restore points are left
+    /// Stop starting new verifications after this long (30m, 2h), and print how many restore points are left
     #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
     pub limit: Option<Duration>,
-    /// Check the structure, and read only this part of the data, chosen at random (5%); such a point does not count as
-    /// verified
+    /// Check the structure, and read only this percentage (such as 5%) of the data, chosen at random; restore
+    /// points checked this way do not count as verified
     #[arg(long, value_name = "PERCENT", value_parser = values::percent)]
     pub sample: Option<u32>,
-    /// Read the same sample as an earlier verification, which has printed this number
+    /// Read the same sample as the earlier verification that printed this number
     #[arg(long, value_name = "NUMBER", requires = "sample")]
     pub seed: Option<u32>,
     /// Print JSON
@@ -385,7 +388,7 @@ pub struct Check {
     /// directories or servers
     #[arg(long)]
     pub offline: bool,
-    /// Send a test mail as a run would, and print its recipients
+    /// Send a test email the way a run would, and print the recipients
     #[arg(long, conflicts_with = "offline")]
     pub send_test: bool,
     /// Print JSON
@@ -407,11 +410,11 @@ pub enum HooksCommand {
     /// List hooks in the order in which they run, without running them
     #[command(after_help = after("kvmbackup hooks list --domain db1"))]
     List {
-        /// Hooks of this domain [default: hooks of the run]
+        /// Hooks of this domain [default: the hooks that apply to the whole run]
         #[arg(long)]
         domain: Option<String>,
     },
-    /// Run the hooks around a snapshot without taking one, and show how long locks were held
+    /// Run the hooks as for a snapshot, but without taking one, and show how long locks were held
     #[command(after_help = after("kvmbackup hooks test --domain db1 --phase pre-snapshot"))]
     Test {
         /// Run the hooks of this domain
@@ -428,7 +431,7 @@ pub enum HooksCommand {
 pub struct Protect {
     /// Domain
     pub domain: String,
-    /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
+    /// Restore point: an ID, or a time to select the newest point at or before that time [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
 }
@@ -438,7 +441,7 @@ pub struct Protect {
 pub struct Export {
     /// Domain to export
     pub domain: String,
-    /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
+    /// Restore point: an ID, or a time to select the newest point at or before that time [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
     /// An existing directory; the archive is written into its subdirectory DOMAIN
@@ -468,13 +471,14 @@ pub struct Checkpoints {
 /// `checkpoints …`
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum CheckpointsCommand {
-    /// List kvmbackup's checkpoints of a domain
+    /// List kvmbackup's checkpoints for a domain
     #[command(after_help = after("kvmbackup checkpoints list web-1"))]
     List {
         /// Name of the domain
         domain: String,
     },
-    /// Remove kvmbackup's checkpoints of a domain, running or off; the next backup reads whole disks
+    /// Remove kvmbackup's checkpoints for a domain, whether it is running or off; the next backup will read the
+    /// disks in full
     #[command(after_help = after("kvmbackup checkpoints remove web-1"))]
     Remove {
         /// Name of the domain
@@ -508,7 +512,7 @@ pub struct Report {
     /// Mail the report now, even if it is not due
     #[arg(long, conflicts_with_all = ["format", "render_to"])]
     pub send: bool,
-    /// Write the mail to a new file instead of printing the report
+    /// Write the email to a new file instead of printing the report
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "format")]
     pub render_to: Option<PathBuf>,
 }
@@ -518,7 +522,7 @@ pub struct Report {
 pub enum ReportFormat {
     /// Plain text.
     Text,
-    /// HTML, as in a mail.
+    /// HTML, as in an email.
     Html,
     /// JSON, for programs.
     Json,
@@ -528,7 +532,7 @@ pub enum ReportFormat {
 #[derive(Debug, Parser)]
 #[command(name = "kvmbackup", version, after_help = after("kvmbackup --config /etc/kvmbackup/config.yml    back up due domains"))]
 struct Words {
-    #[command(flatten, next_help_heading = "Options without a command (same as for backup)")]
+    #[command(flatten, next_help_heading = "Options when no command is given (same as for backup)")]
     options: BackupOptions,
     #[command(flatten)]
     global: Global,

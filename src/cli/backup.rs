@@ -40,7 +40,7 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<RunResult, app::Err
     let ended = app::run::backup(&settings, &selection, &cancel, &*monitor)
         .inspect_err(|error| complain(global, MailSetup::of(&settings), error))?;
     ended.complaints.iter().for_each(super::print_failure);
-    // Cron mails the output if it goes to neither a terminal nor the journal.
+    // Cron emails the output if it goes to neither a terminal nor the journal.
     let settled = ended.settled && !stdout().is_terminal() && !output::is_journal(stdout());
     let wanted = !global.quiet || ended.result != RunResult::Good;
     if words.options.json {
@@ -53,7 +53,7 @@ pub(super) fn run(global: &Global, words: &Backup) -> Result<RunResult, app::Err
     Ok(ended.result)
 }
 
-/// Mails that a run could not start, and prints why if that mail could not be sent.
+/// Emails that a run could not start, and prints why if that mail could not be sent.
 fn complain(global: &Global, setup: Option<MailSetup<'_>>, error: &app::Error) {
     let host = global.host.clone().unwrap_or_else(host::short_name);
     app::run::unable(setup, host, error).iter().for_each(super::print_failure);

@@ -20,7 +20,7 @@ use crate::store::Inventory;
 use crate::sys::host;
 use crate::sys::signals::Cancel;
 
-/// Maximum number of lines about a maintenance in a mail.
+/// Maximum number of lines about a maintenance in an email.
 const MAILED_LINES: usize = 25;
 
 pub(super) fn run(global: &Global, words: &Maintain) -> Result<RunResult, app::Error> {

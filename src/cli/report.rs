@@ -29,7 +29,7 @@ pub(super) fn run(global: &Global, words: &Report) -> Result<RunResult, app::Err
         let last = parsed()?;
         let (complaints, refused) = mail::send(setup(&settings)?, &last)?;
         complaints.into_iter().for_each(|message| print_failure(&Failure { message, hint: None }));
-        print("the mail was sent\n");
+        print("the email was sent\n");
         if !refused.is_empty() {
             refused.into_iter().for_each(|error| print_error(&error.into()));
             return Ok(RunResult::Untidy);
@@ -70,5 +70,5 @@ fn setup(settings: &Settings) -> Result<MailSetup<'_>, app::Error> {
 /// Writes a new file; an existing file is not replaced.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), engine::Error> {
     let written = durable::create_private(path).and_then(|mut file| file.write_all(bytes));
-    written.map_err(engine::Error::file("write the mail", path))
+    written.map_err(engine::Error::file("write the email", path))
 }

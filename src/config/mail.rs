@@ -24,9 +24,9 @@ pub struct Mail {
     pub to: Vec<String>,
     /// The sender, in the same form; `None` means `root` of this host.
     pub from: Option<String>,
-    /// After which runs a mail is sent.
+    /// After which runs an email is sent.
     pub when: MailWhen,
-    /// How a mail leaves the host.
+    /// How an email leaves the host.
     pub transport: Transport,
     /// Absolute path of a directory with templates that replace the built-in ones, file by file.
     pub templates: Option<PathBuf>,
@@ -50,7 +50,7 @@ impl Mail {
     }
 }
 
-/// After which runs a mail is due.
+/// After which runs an email is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MailWhen {
     /// Failed runs, the first good one after that, and one good run a week.
@@ -59,14 +59,14 @@ pub enum MailWhen {
     Change,
     /// Every run.
     Always,
-    /// The first run of a day; the mail includes all runs since the last mail.
+    /// The first run of a day; the email includes all runs since the last email.
     Digest,
 }
 
-/// How a mail leaves the host.
+/// How an email leaves the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Transport {
-    /// The absolute path of a program that accepts `-i -t` and the mail on standard input.
+    /// The absolute path of a program that accepts `-i -t` and the email on standard input.
     Sendmail(PathBuf),
     /// A mail server.
     Smtp(Smtp),

@@ -25,7 +25,7 @@ pub enum Kind {
     Other,
 }
 
-/// The longest message of libvirt or a guest agent that is kept, in characters: a guest's answers appear in reports and mails.
+/// The longest message of libvirt or a guest agent that is kept, in characters: a guest's answers appear in reports and emails.
 const MOST: usize = 500;
 
 /// A message of libvirt without its error numbers, shortened because a guest may have written a part of it.

@@ -1,7 +1,7 @@
 //! Corrects future times in a ledger, which a clock that was ahead has left. Pure. Must not read the clock, or report
 //! anything.
 //!
-//! A success with such a time would silence alerts, catch-up and weekly mails until that time, so it is removed. An
+//! A success with such a time would silence alerts, catch-up and weekly emails until that time, so it is removed. An
 //! attempt gets the current time instead, so that no success looks newer than it.
 
 use chrono::{DateTime, Utc};

@@ -105,7 +105,7 @@ impl Ledger {
 }
 
 impl Mailed {
-    /// Records a mail about a run with this status and these names.
+    /// Records an email about a run with this status and these names.
     pub fn told(&mut self, status: Status, names: &[String], time: DateTime<Utc>) {
         self.last = Some(time);
         self.status = Some(status);
@@ -116,14 +116,14 @@ impl Mailed {
         self.untold.clear();
     }
 
-    /// Records that a mail or the next digest names these damaged points.
+    /// Records that an email or the next digest names these damaged points.
     pub fn name(&mut self, damaged: &[DamagedPoint]) {
         for point in damaged {
             self.damaged.entry(point.domain.clone()).or_default().insert(point.id);
         }
     }
 
-    /// Whether a mail has named this point.
+    /// Whether an email has named this point.
     pub fn names(&self, point: &DamagedPoint) -> bool {
         self.damaged.get(&point.domain).is_some_and(|ids| ids.contains(&point.id))
     }

@@ -42,7 +42,7 @@ pub struct Ledger {
     pub reports: BTreeMap<Channel, Delivery>,
     /// What was last mailed.
     pub mailed: Mailed,
-    /// What was last mailed about the maintenance of the repository. Its `untold` stays empty: the mails of runs list
+    /// What was last mailed about the maintenance of the repository. Its `untold` stays empty: the emails of runs list
     /// maintenances that were not mailed.
     pub mailed_maintenance: Mailed,
     /// When old points were last removed without an error.
@@ -224,7 +224,7 @@ pub struct Delivery {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Mailed {
-    /// When the last mail was created; it was sent, or waits in the spool.
+    /// When the last email was created; it was sent, or waits in the spool.
     pub last: Option<DateTime<Utc>>,
     /// The status of its run.
     pub status: Option<Status>,
@@ -234,7 +234,7 @@ pub struct Mailed {
     pub last_ok: Option<DateTime<Utc>>,
     /// Runs since then that were not mailed, oldest first; at most [`HISTORY`].
     pub untold: VecDeque<Untold>,
-    /// The damaged restore points that a mail has named, by domain, as long as they are damaged.
+    /// The damaged restore points that an email has named, by domain, as long as they are damaged.
     pub damaged: BTreeMap<String, BTreeSet<PointId>>,
 }
 

@@ -1,5 +1,5 @@
 //! Decides whether the backups of a guest or the runs of a job are late, missing, or not scheduled, for the status
-//! page, mails and metrics. Pure. Must not render.
+//! page, emails and metrics. Pure. Must not render.
 
 use chrono::{DateTime, TimeDelta, Utc};
 

@@ -1,4 +1,4 @@
-//! Renders the two parts of a mail from a report and additional information. It must not send mail.
+//! Renders the two parts of an email from a report and additional information. It must not send mail.
 
 mod example;
 mod view;
@@ -16,7 +16,7 @@ use crate::sys::{opened, trust};
 
 const TEXT: (&str, &str) = ("report.txt.hbs", include_str!("templates/report.txt.hbs"));
 const HTML: (&str, &str) = ("report.html.hbs", include_str!("templates/report.html.hbs"));
-/// The largest HTML part, in bytes. Both parts in base64 stay below 64 kB, because some gateways reject or truncate longer mails.
+/// The largest HTML part, in bytes. Both parts in base64 stay below 64 kB, because some gateways reject or truncate longer emails.
 const HTML_LIMIT: usize = 24_000;
 /// The longest report in the text part, in bytes.
 const TEXT_LIMIT: usize = 20_000;
@@ -40,7 +40,7 @@ pub struct Background<'a> {
     pub untold: &'a [Untold],
 }
 
-/// The parts of a mail.
+/// The parts of an email.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bodies {
     /// The text part; `kvmbackup report` prints the end of a long report.

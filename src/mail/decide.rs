@@ -1,4 +1,4 @@
-//! Summarises a run, and decides whether a mail is due for it. Pure. Must not send, or read the clock.
+//! Summarises a run, and decides whether an email is due for it. Pure. Must not send, or read the clock.
 
 use chrono::{DateTime, FixedOffset, TimeDelta, Utc};
 
@@ -73,7 +73,7 @@ pub fn late(ledger: &Ledger, survey: &Survey, report: &RunReport) -> Vec<String>
     late.map(|(name, _)| name.clone()).collect()
 }
 
-/// Whether a mail is due for a run, considering earlier mails. The days of a digest are those of `now`'s time zone.
+/// Whether an email is due for a run, considering earlier emails. The days of a digest are those of `now`'s time zone.
 pub fn is_due(when: MailWhen, gist: &Gist, mailed: &Mailed, now: DateTime<FixedOffset>) -> bool {
     let changed = mailed.status != Some(gist.status) || (gist.status != Status::Ok && mailed.names != gist.names);
     let no_sign = mailed.last_ok.is_none_or(|last| now.with_timezone(&Utc) - last >= SIGN_OF_LIFE);
@@ -91,7 +91,7 @@ pub fn is_due(when: MailWhen, gist: &Gist, mailed: &Mailed, now: DateTime<FixedO
     }
 }
 
-/// Whether a mail is due for a maintenance of the repository, considering earlier mails about it. A good one is mailed
+/// Whether an email is due for a maintenance of the repository, considering earlier emails about it. A good one is mailed
 /// only after a bad one, unless every one is mailed: the runs send the signs of life and the digests.
 pub fn is_maintenance_due(when: MailWhen, gist: &Gist, mailed: &Mailed, now: DateTime<FixedOffset>) -> bool {
     let is_news = gist.status != Status::Ok || mailed.status.is_some_and(|status| status != Status::Ok);
@@ -140,7 +140,7 @@ mod tests {
         let bad = gist(&sample::bad(), RunResult::Failed, &[]);
         let due = |gist: &Gist, mailed: &Mailed| is_due(MailWhen::Failure, gist, mailed, now());
         let mailed = |status, last_ok| Mailed { status: Some(status), last_ok, ..Mailed::default() };
-        assert!(due(&ok, &Mailed::default()), "the first mail shows that mail works");
+        assert!(due(&ok, &Mailed::default()), "the first email shows that mail works");
         assert!(due(&bad, &mailed(Status::Ok, ago(24))));
         assert!(due(&bad, &mailed(Status::Failed, ago(24))), "each failure");
         assert!(due(&ok, &mailed(Status::Failed, ago(24))), "recovery");

@@ -1,11 +1,11 @@
-//! Errors of building and sending mails. They must not contain secrets.
+//! Errors of building and sending emails. They must not contain secrets.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::sys::trust::Refused;
 
-/// Why a mail could not be made or sent.
+/// Why an email could not be made or sent.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address is invalid.
@@ -17,7 +17,7 @@ pub enum Error {
     /// The sender has no domain.
     #[error("no sender address: the name of this host, {0}, has no domain")]
     Sender(String),
-    /// One of several recipients was rejected; the others receive the mail.
+    /// One of several recipients was rejected; the others receive the email.
     #[error("{by} rejected the recipient {to}")]
     Recipient {
         /// The recipient.
@@ -28,7 +28,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A built-in template cannot be rendered.
-    #[error("cannot render the mail")]
+    #[error("cannot render the email")]
     Template(#[from] Box<handlebars::RenderError>),
     /// The local program cannot be run.
     #[error("cannot run {}", program.display())]
@@ -49,8 +49,8 @@ pub enum Error {
     /// The local program is a script that cannot be started.
     #[error("cannot run the program of `sendmail`")]
     Script(#[from] Refused),
-    /// The local program rejected the mail.
-    #[error("{} rejected the mail ({how})", program.display())]
+    /// The local program rejected the email.
+    #[error("{} rejected the email ({how})", program.display())]
     Refused {
         /// The program.
         program: PathBuf,
@@ -60,7 +60,7 @@ pub enum Error {
         how: String,
     },
     /// It took too long.
-    #[error("{by} did not accept the mail within {seconds} s")]
+    #[error("{by} did not accept the email within {seconds} s")]
     Slow {
         /// The program or the server.
         by: String,
@@ -83,24 +83,24 @@ pub enum Error {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The mail server did not accept the mail.
-    #[error("the mail server {server} did not accept the mail")]
+    /// The mail server did not accept the email.
+    #[error("the mail server {server} did not accept the email")]
     Smtp {
         /// Host and port.
         server: String,
         /// Why not.
         source: super::Trouble,
     },
-    /// The mail waits because an older one cannot be sent.
-    #[error("cannot send {count} mails of earlier runs")]
+    /// The email waits because an older one cannot be sent.
+    #[error("cannot send {count} emails of earlier runs")]
     Waiting {
         /// How many.
         count: usize,
         /// Why not.
         source: Box<Error>,
     },
-    /// Mails in the spool were rejected permanently.
-    #[error("{count} mails of earlier runs were permanently rejected and will not be sent again")]
+    /// Emails in the spool were rejected permanently.
+    #[error("{count} emails of earlier runs were permanently rejected and will not be sent again")]
     Dropped {
         /// How many.
         count: usize,
@@ -125,11 +125,11 @@ pub enum Error {
     },
 }
 
-/// Exit codes of `sendmail` that concern the mail or its recipients: EX_DATAERR, EX_NOUSER, EX_NOHOST of `sysexits.h`.
+/// Exit codes of `sendmail` that concern the email or its recipients: EX_DATAERR, EX_NOUSER, EX_NOHOST of `sysexits.h`.
 const OF_THE_MAIL: [i32; 3] = [65, 67, 68];
 
 impl Error {
-    /// Whether a retry of the same mail would fail in the same way although other mails can be sent.
+    /// Whether a retry of the same mail would fail in the same way although other emails can be sent.
     pub fn is_final(&self) -> bool {
         match self {
             Error::Smtp { source, .. } => source.is_permanent(),
@@ -165,7 +165,7 @@ impl Error {
             Error::Smtp { source, .. } => format!("{} {again}", source.hint()),
             Error::Waiting { source, .. } => return source.hint(),
             Error::Dropped { .. } => {
-                "Read these mails, which are the `.refused` files in `mail-spool` of the state directory, \
+                "Read these emails, which are the `.refused` files in `mail-spool` of the state directory, \
                 and check `to` and `from` of `mail`."
                     .to_owned()
             }

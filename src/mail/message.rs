@@ -9,7 +9,7 @@ use super::Error;
 use crate::config::{Mail, Transport};
 use crate::sys::host;
 
-/// Builds the mail of a run in the form of RFC 5322, with lines that end in CR LF. `result` is one word.
+/// Builds the email of a run in the form of RFC 5322, with lines that end in CR LF. `result` is one word.
 ///
 /// A name without a domain is not changed: the local mail system adds the domain and resolves aliases.
 ///

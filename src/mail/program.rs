@@ -1,4 +1,4 @@
-//! Sends mail through a local program that is called like `sendmail`. Must not keep mails that it rejects.
+//! Sends mail through a local program that is called like `sendmail`. Must not keep emails that it rejects.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum size of its output in an error, in bytes.
 const MAX_OUTPUT: usize = 4096;
 
-/// Passes a mail to the program and ends the program after `timeout`. If it rejects the mail because of one recipient, the mail
+/// Passes an email to the program and ends the program after `timeout`. If it rejects the email because of one recipient, the email
 /// is sent to each recipient separately. Returns the recipients that were rejected while others were accepted.
 pub(super) fn send(program: &Path, to: &[String], bytes: &[u8], timeout: Duration) -> Result<Vec<Error>, Error> {
     // `-t`: the recipients are those of the header.
@@ -36,7 +36,7 @@ pub(super) fn send(program: &Path, to: &[String], bytes: &[u8], timeout: Duratio
 
 fn hand(program: &Path, recipients: &[&str], bytes: &[u8], timeout: Duration) -> Result<(), Error> {
     let failed = |source| Error::Sendmail { program: program.to_owned(), source };
-    // `-i`: a line with a single dot does not end the mail.
+    // `-i`: a line with a single dot does not end the email.
     let mut command = program::command(program);
     command.arg("-i").args(recipients);
     let input = String::from_utf8_lossy(bytes).replace("\r\n", "\n");

@@ -1,4 +1,4 @@
-//! Chooses how a mail is sent. It must not know the details of a transport or keep unsent mails.
+//! Chooses how an email is sent. It must not know the details of a transport or keep unsent emails.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::config::{Mail, Transport};
 use crate::sys::shebang;
 use crate::sys::trust::{self, Refused};
 
-/// Sends a mail to all recipients in its header. Returns the rejected ones if others were accepted.
+/// Sends an email to all recipients in its header. Returns the rejected ones if others were accepted.
 ///
 /// # Errors
 /// No recipient receives it, as far as known.
@@ -23,11 +23,11 @@ pub fn send(mail: &Mail, bytes: &[u8]) -> Result<Vec<Error>, Error> {
     }
 }
 
-/// Checks whether a mail could be sent now, without sending one: the program can be run, or the server is reachable over TLS and
+/// Checks whether an email could be sent now, without sending one: the program can be run, or the server is reachable over TLS and
 /// accepts the login.
 ///
 /// # Errors
-/// A mail could not be sent.
+/// An email could not be sent.
 pub fn reach(mail: &Mail) -> Result<(), Error> {
     trusted(mail)?;
     match &mail.transport {

@@ -1,4 +1,4 @@
-//! Sends mail to a server, with retries and timeouts. It must not keep mails that the server did not accept.
+//! Sends mail to a server, with retries and timeouts. It must not keep emails that the server did not accept.
 
 mod reply;
 mod session;
@@ -20,13 +20,13 @@ use crate::sys::secret::SecretError;
 /// Number of tries for temporary failures.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
-/// A mail may take this many times the timeout of one reply, including retries.
+/// An email may take this many times the timeout of one reply, including retries.
 const PATIENCE: u32 = 4;
 /// How long to wait for the reply to a whole mail: the server may be running filters. If the client disconnects earlier, the
-/// server may still deliver the mail, and a retry would deliver a copy: RFC 5321, 4.5.3.2.6.
+/// server may still deliver the email, and a retry would deliver a copy: RFC 5321, 4.5.3.2.6.
 const AFTER_DATA: Duration = Duration::from_secs(600);
 
-/// Sends a mail. Returns the rejected recipients if others were accepted.
+/// Sends an email. Returns the rejected recipients if others were accepted.
 pub(super) fn send(smtp: &Smtp, envelope: Envelope, bytes: &[u8]) -> Result<Vec<Error>, Error> {
     let bytes = bytes.to_owned();
     let patience = smtp.timeout * PATIENCE + AFTER_DATA;
@@ -36,7 +36,7 @@ pub(super) fn send(smtp: &Smtp, envelope: Envelope, bytes: &[u8]) -> Result<Vec<
     Ok(refused.into_iter().map(told).collect())
 }
 
-/// Connects and logs in without sending a mail.
+/// Connects and logs in without sending an email.
 pub(super) fn reach(smtp: &Smtp) -> Result<(), Error> {
     patiently(smtp, smtp.timeout * PATIENCE, |server| server.open().map(Session::quit))
 }

@@ -1,4 +1,4 @@
-//! Keeps mails that could not be sent as files in the state directory until the next run sends them. It must not send them.
+//! Keeps emails that could not be sent as files in the state directory until the next run sends them. It must not send them.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,14 +12,14 @@ use crate::sys::durable;
 use crate::sys::opened;
 use crate::sys::step::{self, Step};
 
-/// Maximum number of waiting mails, and of rejected ones; the oldest are removed.
+/// Maximum number of waiting emails, and of rejected ones; the oldest are removed.
 const MOST: usize = 50;
-/// Maximum size of a mail, in bytes.
+/// Maximum size of an email, in bytes.
 const MAX: u64 = 64 << 20;
-/// Extensions of mails that wait and of mails that were permanently rejected.
+/// Extensions of emails that wait and of emails that were permanently rejected.
 const WAITING: &str = "eml";
 const REFUSED: &str = "refused";
-/// Extension of an incomplete mail, after the process id of its writer.
+/// Extension of an incomplete email, after the process id of its writer.
 const PART: &str = "part";
 
 /// A private directory with one file per mail.
@@ -27,12 +27,12 @@ const PART: &str = "part";
 pub struct Spool(PathBuf);
 
 impl Spool {
-    /// The spool of a state directory. It is created with its first mail.
+    /// The spool of a state directory. It is created with its first email.
     pub fn of(state_dir: &Path) -> Spool {
         Spool(state_dir.join("mail-spool"))
     }
 
-    /// Keeps a mail.
+    /// Keeps an email.
     ///
     /// # Errors
     /// It cannot be written.
@@ -55,7 +55,7 @@ impl Spool {
         written.map_err(|source| Error::Spool { path, source })
     }
 
-    /// Removes incomplete mails of killed writers. They only use space, so errors are ignored.
+    /// Removes incomplete emails of killed writers. They only use space, so errors are ignored.
     fn sweep(&self) {
         for path in opened::entries(&self.0).unwrap_or_default().iter().map(|entry| self.0.join(entry.file_name())) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -69,7 +69,7 @@ impl Spool {
         }
     }
 
-    /// The mails that wait, oldest first.
+    /// The emails that wait, oldest first.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -88,7 +88,7 @@ impl Spool {
         Ok(paths)
     }
 
-    /// Removes the oldest mails with an extension until the limit is met.
+    /// Removes the oldest emails with an extension until the limit is met.
     fn limit(&self, ending: &str, most: usize) -> Result<(), Error> {
         let paths = self.list(ending)?;
         for path in paths.iter().take(paths.len().saturating_sub(most)) {
@@ -106,7 +106,7 @@ impl Spool {
         opened::read_file(path, MAX).map_err(|source| Error::Spool { path: path.to_owned(), source })
     }
 
-    /// Marks a mail as permanently rejected: it stays as `NAME.refused` and is not sent again.
+    /// Marks an email as permanently rejected: it stays as `NAME.refused` and is not sent again.
     ///
     /// # Errors
     /// It cannot be renamed.
@@ -118,7 +118,7 @@ impl Spool {
         self.limit(REFUSED, MOST)
     }
 
-    /// Removes a mail.
+    /// Removes an email.
     ///
     /// # Errors
     /// It cannot be removed.

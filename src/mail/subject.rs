@@ -1,4 +1,4 @@
-//! The subject of a mail, in a fixed grammar for readers and filters. It must not know a report.
+//! The subject of an email, in a fixed grammar for readers and filters. It must not know a report.
 //!
 //! `[kvmbackup] STATUS N/M - HOST - NAME, NAME, +REST`: `N/M` is omitted if the run had no domain, and the names if everything is ok.
 
@@ -32,7 +32,7 @@ pub fn subject(host: &str, gist: &Gist) -> String {
     cut(&subject, LIMIT)
 }
 
-/// The subject of a test mail.
+/// The subject of a test email.
 pub fn test_subject(host: &str) -> String {
     format!("[kvmbackup] TEST - {}", cut(&ascii(host), HOST))
 }

@@ -47,7 +47,7 @@ pub struct RunReport {
     #[serde(default)]
     pub damaged: Vec<DamagedPoint>,
     /// What a maintenance of the repository did, one line per step, if the report is about one instead of a run. Only
-    /// for mails.
+    /// for emails.
     #[serde(skip)]
     pub maintenance: Option<Vec<String>>,
 }

@@ -95,7 +95,7 @@ impl S3 {
         authorities: Option<&[u8]>,
         patience: &Patience,
     ) -> io::Result<S3> {
-        // The first one wins; mails use the same.
+        // The first one wins; emails use the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let certificates = authorities.map(Certificate::from_pem_bundle).transpose().map_err(invalid)?;
         if certificates.as_ref().is_some_and(Vec::is_empty) {

@@ -169,11 +169,11 @@ steps! {
     HookFilesRemove,
 
     // ---- mail ----
-    /// A mail is sent. If its delivery is not recorded, it is sent again.
+    /// An email is sent. If its delivery is not recorded, it is sent again.
     MailSend,
-    /// A mail that could not be sent is written to the spool. *Atomic*; the next writer removes the file of a killed one.
+    /// An email that could not be sent is written to the spool. *Atomic*; the next writer removes the file of a killed one.
     MailSpool,
-    /// A sent mail is removed from the spool. If that fails, it is sent twice.
+    /// A sent email is removed from the spool. If that fails, it is sent twice.
     MailSpoolRemove,
 
     // ---- checks ----

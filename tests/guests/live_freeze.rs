@@ -123,7 +123,7 @@ fn freeze_that_exceeds_its_deadline_leaves_no_guest_frozen() {
     lab::wait_until(lab::DEADLINE, "the agent to stop", || guest.try_agent("guest-ping").is_err());
     let program = program(&lab, &guest, json!({"quiesce": "prefer"}));
     let report = program.backup_well();
-    assert_says_crash(&program, &report, &guest, "cannot ask the guest agent");
+    assert_says_crash(&program, &report, &guest, "cannot query the guest agent");
 }
 
 #[test]

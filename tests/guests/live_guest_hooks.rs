@@ -82,7 +82,7 @@ fn the_adapter_asks_the_same_agent(name: &str) {
     let started = libvirt.agent(&domain, &json!({ "execute": "guest-exec", "arguments": arguments })).unwrap();
     assert!(started["pid"].is_i64(), "{started}");
     let refused = libvirt.agent(&domain, &json!({ "execute": "guest-no-such-thing" })).unwrap_err();
-    assert_eq!(refused.to_string(), format!("{name}: cannot ask the guest agent (guest-no-such-thing)"));
+    assert_eq!(refused.to_string(), format!("{name}: cannot query the guest agent (guest-no-such-thing)"));
 }
 
 fn commands(guest: &Guest<'_>) {

@@ -91,7 +91,7 @@ fn rejected_mail_is_reported_to_cron_and_kept() {
     mailed_by(&server, &host, "", "");
     let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
     assert!(
-        run.err.contains("did not accept the mail")
+        run.err.contains("did not accept the email")
             && run.err.contains("not wanted here")
             && run.err.contains("hint: "),
         "{}",
@@ -110,7 +110,7 @@ fn mail_without_a_reachable_server_is_sent_by_the_next_run() {
     mailed_by(&gone, &host, "", "");
     gone.stop();
     let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
-    assert!(run.err.contains("did not accept the mail"), "{}", run.err);
+    assert!(run.err.contains("did not accept the email"), "{}", run.err);
     assert_eq!(run.err.matches("Connection refused").count(), 1, "{}", run.err);
     assert_eq!(spooled(&host), 1);
     for mode in host.modes("state/mail-spool").into_iter().filter(|(path, _)| path.extension().is_some()) {
@@ -127,7 +127,7 @@ fn slow_server_times_out() {
     let (server, host) = (Server::start("slow"), Host::new(&["a"]));
     mailed_by(&server, &host, ", timeout: 1s", "");
     let run = host.run("backup").ends(7).tells(&["1 of 1 good"]);
-    assert!(run.err.contains("did not accept the mail within ") && run.err.contains("hint: "), "{}", run.err);
+    assert!(run.err.contains("did not accept the email within ") && run.err.contains("hint: "), "{}", run.err);
     assert_eq!(spooled(&host), 1);
 }
 

@@ -27,7 +27,7 @@ fn user_of_this_host_and_alias_get_their_mail() {
     let (exim, host) = (Exim::start(0), Host::new(&["a"]));
     for to in ["root", "team", "[root, team]"] {
         mailed(&host, to, &by(&exim.sendmail()));
-        host.run("check --send-test").ends(0).tells(&["ok", "test mail"]);
+        host.run("check --send-test").ends(0).tells(&["ok", "test email"]);
         host.run("backup").ends(0);
     }
     let mails = exim.mails("root");
@@ -49,7 +49,7 @@ fn refused_recipient_does_not_prevent_delivery_to_the_others() {
         }
         assert!(run.err.contains("hint: ") && run.err.contains("`mail.to`"), "{}", run.err);
         assert!(!run.err.contains("rejected the recipient root@example.org"), "{}", run.err);
-        let check = host.run("check --send-test").ends(1).tells(&["PROBLEM", "test mail", "nobody@example.org"]);
+        let check = host.run("check --send-test").ends(1).tells(&["PROBLEM", "test email", "nobody@example.org"]);
         check.tells(&["hint: ", "`mail.to`"]);
         host.run("report --send").ends(7);
         assert_eq!(exim.mails("root").len(), 3 * (count + 1));

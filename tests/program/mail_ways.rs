@@ -141,7 +141,7 @@ fn check_tests_the_mail_transport_and_sends_a_mail_on_request() {
     let before = host.everything();
     host.run("check").ends(0).tells(&["ok", "mail server localhost", "accepts the login"]);
     assert!(server.mails().is_empty() && host.everything() == before, "nothing is sent, nothing changed");
-    host.run("check --send-test").ends(0).tells(&["ok", "test mail", "ops@example.org, root@example.org"]);
+    host.run("check --send-test").ends(0).tells(&["ok", "test email", "ops@example.org, root@example.org"]);
     let [mail] = server.mails().try_into().unwrap();
     assert_eq!(mail.header("Subject"), "[kvmbackup] TEST - desk");
     assert_eq!(mail.header("X-Kvmbackup-Result"), "TEST");
@@ -161,7 +161,7 @@ fn check_reports_faults_of_the_mail_settings_with_commands() {
     mailed_by(&server, &host, &in_a_file(&host, PASSWORD, 0o600), "");
     server.stop();
     host.run("check --offline").ends(0);
-    host.run("check --send-test").ends(1).tells(&["PROBLEM", "test mail", "localhost"]);
+    host.run("check --send-test").ends(1).tells(&["PROBLEM", "test email", "localhost"]);
     host.run("backup").ends(7);
     host.run("check").ends(1).tells(&["PROBLEM", "mail server"]).tells(&["WARNING", "1 could not be sent yet"]);
     host.configure("mail: {to: root, sendmail: /nowhere/sendmail}", ALL);

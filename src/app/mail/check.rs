@@ -37,7 +37,7 @@ fn of_templates(mail: &Mail) -> Vec<Finding> {
     }
 }
 
-/// Checks the transport, and whether mails are waiting. With `send_test`, sends a mail.
+/// Checks the transport, and whether emails are waiting. With `send_test`, sends an email.
 pub fn host(settings: &Settings, send_test: bool) -> Vec<Finding> {
     let Some(mail) = &settings.mail else { return vec![none(send_test)] };
     let mut findings: Vec<Finding> = open_password(mail).into_iter().collect();
@@ -74,12 +74,13 @@ fn reached(mail: &Mail) -> Finding {
     }
 }
 
-/// Sends a test mail and reports its recipients.
+/// Sends a test email and reports its recipients.
 fn tried(settings: &Settings, mail: &Mail) -> Finding {
-    let about = "test mail".to_owned();
+    let about = "test email".to_owned();
     match send(settings, mail) {
         Ok(refused) if refused.is_empty() => {
-            let message = format!("{} accepted one for {}; check that it arrives", mail::way(mail), mail.to.join(", "));
+            let message =
+                format!("{} accepted a message for {}; check that it arrives", mail::way(mail), mail.to.join(", "));
             Finding::new(about, Severity::Good, message, None)
         }
         Ok(refused) => {
@@ -93,7 +94,7 @@ fn tried(settings: &Settings, mail: &Mail) -> Finding {
 
 fn send(settings: &Settings, mail: &Mail) -> Result<Vec<Error>, Error> {
     let text = typed(&format!(
-        "This test mail was sent by `kvmbackup check --send-test` on {} ({}).\n\
+        "This test email was sent by `kvmbackup check --send-test` on {} ({}).\n\
          Mails about backups are sent in the same way. Nothing was backed up.\n",
         settings.host,
         node_name()
@@ -135,7 +136,7 @@ fn secret(mail: &Mail) -> Option<&Secret> {
 }
 
 fn waiting(settings: &Settings) -> Option<Finding> {
-    let about = "mails of earlier runs";
+    let about = "emails of earlier runs";
     match Spool::of(&settings.state_dir).waiting() {
         Ok(waiting) if waiting.is_empty() => None,
         Ok(waiting) => {

@@ -51,7 +51,7 @@ pub(super) fn ask(handle: &Handle, domain: &DomainRef, request: &Value) -> Resul
     let name = request.get("execute").and_then(Value::as_str).unwrap_or_default();
     let answer = handle
         .qemu_agent_command(&request.to_string(), ANSWER, 0)
-        .map_err(|source| call(domain, format!("ask the guest agent ({name})"), source))?;
+        .map_err(|source| call(domain, format!("query the guest agent ({name})"), source))?;
     match serde_json::from_str(&answer) {
         Ok(Value::Object(mut answer)) if answer.contains_key("return") => Ok(answer["return"].take()),
         _ => Err(wrong(domain, &answer)),

@@ -254,11 +254,11 @@ fn next(settings: &Settings) -> String {
         .map_or_else(|| "nothing".to_owned(), |(day, names)| format!("{}: {}", day.format("%a %Y-%m-%d"), list(&names)))
 }
 
-/// The lines of a report that fit into a mail.
+/// The lines of a report that fit into an email.
 fn beginning(mut report: String) -> String {
     if let Some(room) = report.as_bytes().get(..TEXT_LIMIT) {
         report.truncate(room.iter().rposition(|byte| *byte == b'\n').unwrap_or(0));
-        report.push_str(&typed("\n\nTHE REST IS TOO LONG FOR A MAIL\n  kvmbackup report\n"));
+        report.push_str(&typed("\n\nTHE REST IS TOO LONG FOR AN EMAIL\n  kvmbackup report\n"));
     }
     report
 }

@@ -1,4 +1,4 @@
-//! The SMTP dialogue (RFC 5321): greeting, STARTTLS, login, a mail. If TLS is configured, it must not send a secret or a mail in
+//! The SMTP dialogue (RFC 5321): greeting, STARTTLS, login, an email. If TLS is configured, it must not send a secret or an email in
 //! cleartext, or trust a reply that arrived before TLS.
 
 use std::io::{BufReader, Write as _};
@@ -76,7 +76,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sends a mail whose lines end in CR LF to the accepted recipients. Returns the others with the reason.
+    /// Sends an email whose lines end in CR LF to the accepted recipients. Returns the others with the reason.
     pub fn send(&mut self, envelope: &Envelope, mail: &[u8]) -> Result<Vec<(String, Trouble)>, Trouble> {
         let Envelope { from, to } = envelope;
         let mut begin = format!("MAIL FROM:<{from}>");
@@ -103,7 +103,7 @@ impl Session {
         }
         self.command("DATA", 3, SmtpStage::Mail)?;
         self.write(&body(mail))?;
-        // The server may already have accepted the mail, so a retry would deliver a copy.
+        // The server may already have accepted the email, so a retry would deliver a copy.
         self.stream.get_ref().wait_for_reads(self.timeout.max(AFTER_DATA))?;
         self.reply(2, SmtpStage::Mail).map_err(|error| match error {
             Trouble::Network(source) => Trouble::Unanswered(source),
@@ -112,7 +112,7 @@ impl Session {
         Ok(refused)
     }
 
-    /// Ends the session; the mail has been accepted already, whatever the answer.
+    /// Ends the session; the email has been accepted already, whatever the answer.
     pub fn quit(mut self) {
         let _ = self.stream.get_ref().wait_for_reads(self.timeout);
         let _ = self.command("QUIT", 2, SmtpStage::Mail);
@@ -143,7 +143,7 @@ impl Session {
     }
 }
 
-/// A mail with its end marker. Lines that begin with a dot get another dot: RFC 5321, 4.5.2.
+/// An email with its end marker. Lines that begin with a dot get another dot: RFC 5321, 4.5.2.
 fn body(mail: &[u8]) -> Vec<u8> {
     let mut body = Vec::with_capacity(mail.len() + 64);
     for line in mail.split_inclusive(|byte| *byte == b'\n') {

@@ -1,11 +1,11 @@
-//! Causes why a mail server did not accept a mail, each with a hint. They must not contain secrets.
+//! Causes why a mail server did not accept an email, each with a hint. They must not contain secrets.
 
 use std::fmt;
 use std::io;
 
 use rustls::CertificateError;
 
-/// Why a server did not accept a mail.
+/// Why a server did not accept an email.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
     /// This host cannot resolve its name.
@@ -17,8 +17,8 @@ pub enum Trouble {
     /// The connection failed during a session.
     #[error("the connection failed")]
     Network(#[from] io::Error),
-    /// It received the whole mail and did not reply.
-    #[error("it did not reply to the end of the mail and may have accepted it")]
+    /// It received the whole email and did not reply.
+    #[error("it did not reply to the end of the email and may have accepted it")]
     Unanswered(#[source] io::Error),
     /// The certificate is not trusted, or no common TLS version exists.
     #[error("TLS failed")]
@@ -55,7 +55,7 @@ pub enum SmtpStage {
     Sender,
     /// A recipient.
     Recipient,
-    /// The mail itself.
+    /// The email itself.
     Mail,
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for SmtpStage {
             SmtpStage::Login => "it rejected the login",
             SmtpStage::Sender => "it rejected the sender",
             SmtpStage::Recipient => "it rejected a recipient",
-            SmtpStage::Mail => "it rejected the mail",
+            SmtpStage::Mail => "it rejected the email",
         })
     }
 }
@@ -106,7 +106,7 @@ impl Trouble {
                 "Look in the server's log, and check that `port` and `security` of `mail.smtp` match."
             }
             Trouble::Unanswered(_) => {
-                "Check in the server's log whether it accepted the mail; the next run sends it again."
+                "Check in the server's log whether it accepted the email; the next run sends it again."
             }
             Trouble::Tls(error) => of_tls(error),
             Trouble::BeforeTls => {

@@ -123,7 +123,7 @@ fn maintenance_that_cannot_be_mailed_waits_in_the_spool_and_keeps_its_exit_code(
     let host = backed_up(&gone, "", "when: always, ");
     gone.stop();
     let failed = host.run("maintain").ends(7).tells(&["checked:", "no damage"]);
-    assert!(failed.err.contains("did not accept the mail"), "{failed:?}");
+    assert!(failed.err.contains("did not accept the email"), "{failed:?}");
     fs::write(host.path("password"), "another").unwrap();
     host.run("maintain").ends(5);
     let server = Server::start("accept");
