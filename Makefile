@@ -56,6 +56,7 @@ demo: lab build ## back up, verify, restore and boot a guest before your eyes
 bench: lab build ## measure against the peers
 	tests/lab/bench
 	tests/lab/bench-repository
+	tests/lab/bench-s3
 
 # The lab installs chromium. Only this target needs pngquant.
 pictures: lab ## take the screenshots of README.md again, into docs/images

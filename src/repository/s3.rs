@@ -20,8 +20,8 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential};
 use object_store::client::{HttpError, HttpErrorKind};
 use object_store::path::Path;
 use object_store::{
-    BackoffConfig, Certificate, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload,
-    RetryConfig, StaticCredentialProvider,
+    BackoffConfig, Certificate, ClientOptions, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt,
+    PutPayload, RetryConfig, StaticCredentialProvider,
 };
 use tokio::runtime::{Builder, Handle};
 use zeroize::Zeroizing;
@@ -241,13 +241,7 @@ impl Place for S3 {
         let (path, wanted) = (self.path(object), range.clone());
         let read = self.call(move |store, progress| async move {
             let options = GetOptions { range: Some(GetRange::Bounded(wanted)), ..GetOptions::default() };
-            let mut stream = store.get_opts(&path, options).await?.into_stream();
-            let mut bytes = Vec::new();
-            while let Some(chunk) = stream.next().await {
-                bytes.extend_from_slice(&chunk?);
-                progress.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(bytes)
+            contents(store.get_opts(&path, options).await?, u64::MAX, &progress).await
         });
         match read {
             Ok(bytes) if bytes.len() as u64 == range.end - range.start => Ok(bytes),
@@ -255,6 +249,19 @@ impl Place for S3 {
             Err(error) if self.size(object)? >= range.end => Err(error),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+
+    /// In one request, because each one costs a round trip.
+    fn read_all(&self, object: Object, limit: u64) -> io::Result<Vec<u8>> {
+        let path = self.path(object);
+        let read = self.call(move |store, progress| async move {
+            let found = store.get(&path).await?;
+            if found.meta.size > limit {
+                return Ok(None);
+            }
+            contents(found, limit, &progress).await.map(Some)
+        });
+        read?.filter(|bytes| bytes.len() as u64 <= limit).ok_or_else(|| io::ErrorKind::FileTooLarge.into())
     }
 
     fn size(&self, object: Object) -> io::Result<u64> {
@@ -288,6 +295,18 @@ impl Place for S3 {
             removed => removed,
         }
     }
+}
+
+/// The bytes of a response; more than `limit` only by the length of one chunk.
+async fn contents(found: GetResult, limit: u64, progress: &AtomicU64) -> object_store::Result<Vec<u8>> {
+    let (mut stream, mut bytes) = (found.into_stream(), Vec::new());
+    while bytes.len() as u64 <= limit
+        && let Some(chunk) = stream.next().await
+    {
+        bytes.extend_from_slice(&chunk?);
+        progress.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(bytes)
 }
 
 /// The thread that runs all requests of this process. It ends with the process.
