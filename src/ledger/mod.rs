@@ -144,7 +144,7 @@ pub struct DomainRecord {
     pub virtual_bytes: u64,
     /// The disks of the last restore point, by target, if the point is in a repository.
     pub disks: BTreeMap<String, DiskRecord>,
-    /// Restore points in a row for which a disk was read whole although only its changes should have been read.
+    /// Restore points in a row for which a disk was read whole even though only its changes should have been read.
     pub consecutive_whole_reads: u64,
     /// The consistency of the last restore point.
     pub consistency: Option<Consistency>,

@@ -86,7 +86,7 @@ catalogue! {
     Gauge DOMAIN_LAST_STORED_BYTES = "kvmbackup_domain_last_stored_bytes" ["backup_job", "domain", "mode"]
         "Stored size of the last restore point, by mode: full, or incremental in a repository.";
     Gauge DOMAIN_CONSECUTIVE_WHOLE_READS = "kvmbackup_domain_consecutive_whole_reads" ["backup_job", "domain"]
-        "Restore points in a row for which a disk was read whole although only its changes should have been read. Repositories only.";
+        "Restore points in a row for which a disk was read whole even though only its changes should have been read. Repositories only.";
     Gauge DOMAIN_VIRTUAL_BYTES = "kvmbackup_domain_virtual_bytes" ["domain"]
         "Total size of the disks as seen by the guest.";
     Gauge DOMAIN_LAST_CONSISTENCY_INFO = "kvmbackup_domain_last_consistency_info" ["backup_job", "domain", "level", "wanted"]
