@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use host::Host;
-use kvmbackup::model::{Codec, DomainRef, Extent};
+use kvmbackup::model::{Codec, DomainRef, Extent, NewId};
 use kvmbackup::store::{self, DiskSource, Intent, Sink, Store};
 use kvmbackup::sys::patience::Patience;
 use kvmbackup::sys::signals::Cancel;
@@ -260,7 +260,7 @@ fn any_part_of_a_large_disk_is_read_from_its_restore_point() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let target = Store::at(dir.path(), &Patience::default()).unwrap();
     let domain = DomainRef { name: "big".to_owned(), uuid: Uuid::nil() };
-    let intent = Intent { at: Utc::now(), codec: Codec::Zstd(1), threads: 2, cancel: Cancel::default() };
+    let intent = Intent { id: NewId::Taken(Utc::now()), codec: Codec::Zstd(1), threads: 2, cancel: Cancel::default() };
     let mut point = target.begin(&domain, &intent, |_| Ok::<_, store::Error>(())).unwrap();
     let manifest = json!({
         "format": 1, "program": "kvmbackup test", "run_id": Uuid::nil(), "point": point.id(), "host": "h",

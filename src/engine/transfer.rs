@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::points;
 use super::{Error, Monitor};
 use crate::model::command::quoted;
-use crate::model::{Codec, DomainOutcome, DomainRef, Extent};
+use crate::model::{Codec, DomainOutcome, DomainRef, Extent, NewId};
 use crate::store::{
     Definition, DiskReader, DiskSource, Intent, Manifest, Point, PointReader, PointWriter, Sink, Store,
 };
@@ -65,7 +65,7 @@ impl Copying<'_> {
         let reader = self.from.open(point, self.cancel)?;
         let Some(manifest) = reader.manifest()? else { return Ok(Transfer::NoManifest) };
         let codec = (self.codec)(&point.domain);
-        let intent = Intent { at: point.id.time(), codec, threads: host::cores(), cancel: self.cancel.clone() };
+        let intent = Intent { id: NewId::Copied(point.id), codec, threads: host::cores(), cancel: self.cancel.clone() };
         let domain = DomainRef { name: point.domain.clone(), uuid: manifest.domain.uuid };
         let mut writer = self.to.begin(&domain, &intent, |_| Ok::<(), Error>(()))?;
         let expected = if writer.id() == point.id { Ok(()) } else { Err(self.unfinished(point)) };

@@ -22,18 +22,6 @@ impl PointId {
         PointId(DateTime::from_timestamp(time.timestamp(), 0).unwrap_or(time))
     }
 
-    /// The ID of a new point taken at this time: later than all `taken` ones, so that the new point is the newest even if
-    /// the clock was set back a little or points were made faster than one per second. Those in the future (see
-    /// [`is_future`]) do not count.
-    pub fn after(taken: &BTreeSet<PointId>, at: DateTime<Utc>) -> PointId {
-        let newest = taken.iter().rev().find(|id| !is_future(id.0, at));
-        let mut id = newest.map_or(PointId::at(at), |newest| newest.next().max(PointId::at(at)));
-        while taken.contains(&id) {
-            id = id.next();
-        }
-        id
-    }
-
     fn next(self) -> PointId {
         PointId(self.0 + TimeDelta::seconds(1))
     }
@@ -41,6 +29,34 @@ impl PointId {
     /// The time when it was taken.
     pub fn time(&self) -> DateTime<Utc> {
         self.0
+    }
+}
+
+/// Which ID a new restore point gets.
+#[derive(Debug, Clone, Copy)]
+pub enum NewId {
+    /// That of a point taken at this time. It is later than those of all existing points, so that the new point is the
+    /// newest even if the clock was set back a little or points were made faster than one per second. Points in the
+    /// future (see [`is_future`]) do not count.
+    Taken(DateTime<Utc>),
+    /// That of the point that it is a copy of, or else the next free one.
+    Copied(PointId),
+}
+
+impl NewId {
+    /// The ID beside these existing ones.
+    pub fn beside(self, taken: &BTreeSet<PointId>) -> PointId {
+        let mut id = match self {
+            NewId::Copied(id) => id,
+            NewId::Taken(at) => {
+                let newest = taken.iter().rev().find(|id| !is_future(id.0, at));
+                newest.map_or(PointId::at(at), |newest| newest.next().max(PointId::at(at)))
+            }
+        };
+        while taken.contains(&id) {
+            id = id.next();
+        }
+        id
     }
 }
 
@@ -108,12 +124,13 @@ mod tests {
     fn new_point_is_newer_than_all_except_those_in_the_future() {
         let [now, earlier, ahead, future] = ["020000", "010000", "020459", "030000"]
             .map(|time| format!("20261122T{time}Z").parse::<PointId>().unwrap());
-        let after = |taken: &[PointId]| PointId::after(&taken.iter().copied().collect(), now.time());
+        let after = |taken: &[PointId]| NewId::Taken(now.time()).beside(&taken.iter().copied().collect());
         assert_eq!(after(&[]), now);
         assert_eq!(after(&[earlier, future]), now);
         assert_eq!(after(&[earlier, now, future]), now.next());
         assert_eq!(after(&[earlier, ahead, future]), ahead.next());
         let limit = ahead.next();
         assert_eq!(after(&[limit, limit.next()]), limit.next().next(), "no ID is used twice");
+        assert_eq!(NewId::Copied(now).beside(&[earlier, ahead].into()), now);
     }
 }

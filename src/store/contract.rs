@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::{Definition, Entry, Error, FileReader, Point, PointReader, Store};
-use crate::model::{Codec, Sample};
+use super::{Definition, Entry, Error, FileReader, Intent, Point, PointReader, Store};
+use crate::model::{Codec, DomainRef, NewId, PointId, Sample};
 use crate::store::fixture::{DOMAIN, Disk, Fixture, run, text};
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
@@ -189,6 +189,12 @@ fn makes_the_newest_point(kind: &Kind) {
     };
     assert_eq!(begin(1), TimeDelta::seconds(61));
     assert_eq!(begin(6), TimeDelta::zero());
+
+    // A copy of an older point keeps its time.
+    let id = PointId::at(point.id.time() - TimeDelta::minutes(1));
+    let intent = Intent { id: NewId::Copied(id), codec: Codec::None, threads: 1, cancel: Cancel::default() };
+    let domain = DomainRef { name: DOMAIN.to_owned(), uuid: uuid::Uuid::nil() };
+    assert_eq!(fixture.store.begin(&domain, &intent, |_| Ok::<_, Error>(())).unwrap().id(), id);
 }
 
 fn reports_damage(kind: &Kind) {

@@ -12,7 +12,9 @@ use super::{
     Access, BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, DiskSource, Error, FORMAT,
     FileEntry, Intent, Location, Manifest, Point, PointWriter, Sink, Store, disk_member,
 };
-use crate::model::{Codec, Consistency, DomainRef, DomainState, Extent, Format, Method, PointId, SkippedDisk, Source};
+use crate::model::{
+    Codec, Consistency, DomainRef, DomainState, Extent, Format, Method, NewId, PointId, SkippedDisk, Source,
+};
 use crate::qcow2::whole_clusters;
 use crate::sys::patience::Patience;
 use crate::sys::secret::Secret;
@@ -108,7 +110,7 @@ impl Fixture {
 
     /// Begins a restore point.
     pub fn begin(&self, time: &str, codec: Codec) -> PointWriter {
-        let intent = Intent { at: time.parse().unwrap(), codec, threads: 2, cancel: Cancel::default() };
+        let intent = Intent { id: NewId::Taken(time.parse().unwrap()), codec, threads: 2, cancel: Cancel::default() };
         let domain = DomainRef { name: DOMAIN.to_owned(), uuid: UUID };
         self.store.begin(&domain, &intent, |_| Ok::<_, Error>(())).unwrap()
     }

@@ -8,14 +8,14 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Datelike, Days, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, Days, TimeDelta};
 use rustix::fs::FileType;
 
 use super::name::{self, Known};
 use super::whose;
 use super::{Domains, Error, Kind, Point};
 use crate::archive::script::ScriptArchive;
-use crate::model::{Codec, PointId};
+use crate::model::{Codec, NewId, PointId};
 use crate::sys::durable;
 use crate::sys::opened::{self, Opened};
 use crate::sys::step::{self, Step};
@@ -163,13 +163,13 @@ impl Folder {
         Ok(points)
     }
 
-    /// The name of a new point taken at `at`. Creates the directory of the domain.
-    pub(super) fn free_name(&self, domain: &str, at: DateTime<Utc>, codec: Codec) -> Result<Free, Error> {
+    /// The name of a new point. Creates the directory of the domain.
+    pub(super) fn free_name(&self, domain: &str, id: NewId, codec: Codec) -> Result<Free, Error> {
         let (folder, opened) = self.make_folder(domain)?;
         let component = name::encode(domain);
         let known = self.files(domain)?.into_iter().map(|(_, known, _)| known);
         let taken: BTreeSet<PointId> = known.filter_map(Known::id).collect();
-        let id = PointId::after(&taken, at);
+        let id = id.beside(&taken);
         let partial = folder.join(name::partial(&component, id));
         Ok(Free { id, folder: opened, partial, archive: folder.join(name::archive(&component, id, codec)) })
     }

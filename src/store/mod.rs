@@ -29,7 +29,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 
 pub use contents::{Contents, SavedDisk};
 pub use error::Error;
@@ -44,7 +44,7 @@ pub use crate::archive::manifest::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
 };
 pub use crate::archive::salvage::{Remains, Salvage, Trust};
-use crate::model::{Codec, DomainRef};
+use crate::model::{Codec, DomainRef, NewId};
 pub use crate::repository::TAG;
 use crate::repository::{self, Packs};
 use crate::sys::durable;
@@ -88,8 +88,8 @@ impl<P: AsRef<Path> + ?Sized> From<&P> for Location {
 /// How a restore point is written.
 #[derive(Debug, Clone)]
 pub struct Intent {
-    /// Time of the restore point. If its second is taken, the point has a later one.
-    pub at: DateTime<Utc>,
+    /// Which ID it gets.
+    pub id: NewId,
     /// Codec of an archive.
     pub codec: Codec,
     /// Number of threads that compress, at most.
@@ -320,7 +320,7 @@ impl Store {
         Ok(PointWriter(match &self.snapshots {
             Some(snapshots) => writer::Inner::Snapshot(Box::new(snapshots.begin(domain, intent)?)),
             None => {
-                let partial = self.create_noted(&domain.name, intent.at, intent.codec, note)?;
+                let partial = self.create_noted(&domain.name, intent.id, intent.codec, note)?;
                 let archive = ArchiveWriter::new(partial, intent.codec, intent.threads, &self.patience);
                 writer::Inner::Archive(Box::new(archive))
             }
@@ -351,21 +351,20 @@ impl Store {
 
     /// [`Store::create_noted`] without a note.
     #[cfg(test)]
-    fn create(&self, domain: &str, at: DateTime<Utc>, codec: Codec) -> Result<Partial, Error> {
-        self.create_noted(domain, at, codec, |_| Ok(()))
+    fn create(&self, domain: &str, at: chrono::DateTime<chrono::Utc>, codec: Codec) -> Result<Partial, Error> {
+        self.create_noted(domain, NewId::Taken(at), codec, |_| Ok(()))
     }
 
     fn create_noted<E: From<Error>>(
         &self,
         domain: &str,
-        at: DateTime<Utc>,
+        mut id: NewId,
         codec: Codec,
         mut note: impl FnMut(&Path) -> Result<(), E>,
     ) -> Result<Partial, E> {
-        let mut at = at;
         loop {
             let of = domain.to_owned();
-            let free = self.call(move |folder| folder.free_name(&of, at, codec))?;
+            let free = self.call(move |folder| folder.free_name(&of, id, codec))?;
             note(&free.partial)?;
             let (folder, path) = (free.folder.clone(), free.partial.clone());
             let create =
@@ -379,7 +378,7 @@ impl Store {
             if let Some(file) = created {
                 return Ok(Partial::new(file, domain, free, &self.patience));
             }
-            at = free.id.time() + TimeDelta::seconds(1);
+            id = NewId::Taken(free.id.time() + TimeDelta::seconds(1));
         }
     }
 

@@ -296,7 +296,7 @@ impl Snapshots {
             Err(error) => tracing::warn!("cannot remove locks of interrupted runs: {error}"),
         }
         let taken: BTreeSet<PointId> = self.points(&domain.name)?.into_iter().map(|point| point.id).collect();
-        let id = PointId::after(&taken, intent.at);
+        let id = intent.id.beside(&taken);
         let about = About {
             domain: domain.name.clone(),
             folder: name::encode(&domain.name),

@@ -5,6 +5,8 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 
 use super::*;
+use chrono::{DateTime, Utc};
+
 use crate::model::PointId;
 
 const ZSTD: Codec = Codec::Zstd(3);
@@ -131,13 +133,14 @@ fn partial_is_recorded_before_it_exists() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::at(dir.path(), &Patience::default()).unwrap();
     let mut noted = Vec::new();
-    let partial = store.create_noted("web", Utc::now(), Codec::None, |path| {
+    let partial = store.create_noted("web", NewId::Taken(Utc::now()), Codec::None, |path| {
         noted.push((path.to_owned(), path.exists()));
         Ok::<_, Error>(())
     });
     assert_eq!(noted, [(partial.unwrap().path().to_owned(), false)]);
-    let refused =
-        store.create_noted("web", Utc::now(), Codec::None, |path| Err(Error::NotOurs { path: path.to_owned() }));
+    let refused = store.create_noted("web", NewId::Taken(Utc::now()), Codec::None, |path| {
+        Err(Error::NotOurs { path: path.to_owned() })
+    });
     assert!(refused.is_err());
     assert_eq!(store.partials("web").unwrap(), Vec::<std::path::PathBuf>::new());
 }
@@ -146,7 +149,7 @@ fn partial_is_recorded_before_it_exists() {
 fn name_taken_by_another_process_is_not_used() {
     let (dir, store) = store();
     let mut noted = Vec::new();
-    let partial = store.create_noted("web", time("20261122T020000Z"), ZSTD, |path| {
+    let partial = store.create_noted("web", NewId::Taken(time("20261122T020000Z")), ZSTD, |path| {
         if noted.is_empty() {
             fs::write(path, "theirs").unwrap();
         }
@@ -156,7 +159,7 @@ fn name_taken_by_another_process_is_not_used() {
     let partial = partial.unwrap();
     assert_eq!((partial.id().to_string().as_str(), noted.len()), ("20261122T020001Z", 2));
     assert_eq!(fs::read(&noted[0]).unwrap(), b"theirs");
-    let gone = store.create_noted("db", time("20261122T020000Z"), ZSTD, |_| {
+    let gone = store.create_noted("db", NewId::Taken(time("20261122T020000Z")), ZSTD, |_| {
         fs::remove_dir(dir.path().join("db")).unwrap();
         Ok::<_, Error>(())
     });

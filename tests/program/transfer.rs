@@ -72,8 +72,10 @@ fn archives_are_imported_into_a_repository_and_restored_from_it() {
 fn point_of_a_repository_is_exported_as_an_archive_that_tar_and_zstd_read() {
     let host = host(&["a"], DOMAINS);
     host.run("repository init").ends(0);
-    write(&host, "a", "write -P 0xab 1M 3M");
     host.run("backup").ends(0);
+    write(&host, "a", "write -P 0xab 1M 3M");
+    host.run("backup --force").ends(0);
+    let ids = ids(&host, "a");
     let to = host.path("usb");
     fs::create_dir(&to).unwrap();
     let exported = host.run(&format!("export a --to {}", to.display())).ends(0);
@@ -86,6 +88,11 @@ fn point_of_a_repository_is_exported_as_an_archive_that_tar_and_zstd_read() {
     crate::host::unpack(&archive, &parts);
     expect_same(&parts.join("disks/vda.qcow2"), "qcow2", &host.image("a"), "qcow2");
     assert!(host.run(&format!("export a --to {}", to.display())).ends(0).out.contains("already present"));
+    // A point that is a few seconds older than the exported one keeps its time.
+    host.run(&format!("export a --at {} --to {}", ids[0], to.display())).ends(0);
+    for id in &ids {
+        assert!(to.join(format!("a/a-{id}.tar.zst")).exists(), "{id}");
+    }
 
     // The directory is a target of archives like any other.
     host.configure(&format!("backupdir: {}", to.display()), DOMAINS);

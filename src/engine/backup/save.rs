@@ -15,7 +15,7 @@ use crate::engine::shrunk::Before;
 use crate::engine::stamps::Stamps;
 use crate::engine::tracking::{self, Tracking};
 use crate::engine::{Error, target};
-use crate::model::{Consistency, DiskOutcome, Domain, DomainState, Failure, Format, Span, WholeRead};
+use crate::model::{Consistency, DiskOutcome, Domain, DomainState, Failure, Format, NewId, Span, WholeRead};
 use crate::plan::{CapturePlan, ReadFrom};
 use crate::store::{Added, Intent, PointWriter};
 use crate::sys::host;
@@ -27,7 +27,7 @@ impl Backup<'_> {
     /// Begins the restore point and writes it. On failure, removes what exists of it.
     pub(super) fn save(&mut self, domain: &Domain, plan: &CapturePlan, record: &mut Record) -> Result<(), Error> {
         let intent = Intent {
-            at: Utc::now(),
+            id: NewId::Taken(Utc::now()),
             codec: self.settings.compression,
             threads: (host::cores() / self.context.run.settings.parallel).max(1),
             cancel: self.context.run.cancel.clone(),
