@@ -102,7 +102,9 @@ fn of_engine(error: &engine::Error) -> RunResult {
     match error {
         engine::Error::Copy { source, .. } => of_engine(source),
         engine::Error::Hypervisor(error) => of_hypervisor(error),
-        engine::Error::Store(store::Error::NoRepository { .. }) | engine::Error::NoCopies => RunResult::Usage,
+        engine::Error::Store(store::Error::NoRepository { .. })
+        | engine::Error::NoCopies
+        | engine::Error::NoStore { .. } => RunResult::Usage,
         engine::Error::Cancelled(signal) => RunResult::Signal(*signal),
         error if error.is_damage() => RunResult::Damaged,
         // An archive that cannot be read is the target's fault only if the target hangs.
@@ -148,7 +150,7 @@ fn untrusted(path: &Path, message: String, hint: Option<String>) -> config::Erro
 /// named there.
 pub fn own_places(settings: &Settings, config: &Path) -> Vec<PathBuf> {
     let mut places = vec![settings.state_dir.clone(), config.to_owned()];
-    places.extend(settings.target_dir().map(Path::to_owned));
+    places.extend(settings.stores().into_iter().filter_map(|kind| settings.dir_of(kind)).map(Path::to_owned));
     places.extend(settings.metrics.textfile.clone());
     if let Some(repository) = &settings.repository {
         places.push(repository.cache_dir.clone());

@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::engine::restore::DiskChoice;
-use crate::model::{EXIT_STATUS, Listen};
+use crate::model::{EXIT_STATUS, Listen, StoreKind};
 
 #[cfg(test)]
 mod tests;
@@ -287,6 +287,9 @@ pub struct List {
     /// Only these domains; patterns such as `web-*` are allowed
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
+    /// Only restore points of this store, if the host has both
+    #[arg(long, value_name = "KIND")]
+    pub store: Option<StoreKind>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -300,6 +303,9 @@ pub struct Restore {
     /// Restore point: an ID, or a time to select the newest point at or before that time [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
+    /// Only restore points of this store, if the host has both
+    #[arg(long, value_name = "KIND")]
+    pub store: Option<StoreKind>,
     /// Directory for the files, or with --define for the disk images [default with --define: their original paths]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub to: Option<PathBuf>,
@@ -346,6 +352,9 @@ pub struct Verify {
     /// Restore point: an ID, or a time to select the newest point at or before that time [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
+    /// Only restore points of this store, if the host has both
+    #[arg(long, value_name = "KIND")]
+    pub store: Option<StoreKind>,
     /// Verify all restore points, not only the newest; those that have gone unverified the longest come first
     #[arg(long, conflicts_with = "at")]
     pub all: bool,
@@ -373,6 +382,9 @@ pub struct Prune {
     /// Only these domains; patterns such as `web-*` are allowed
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
+    /// Only restore points of this store, if the host has both
+    #[arg(long, value_name = "KIND")]
+    pub store: Option<StoreKind>,
     /// Show what would be removed and why, without changing anything
     #[arg(long)]
     pub dry_run: bool,
@@ -434,6 +446,9 @@ pub struct Protect {
     /// Restore point: an ID, or a time to select the newest point at or before that time [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
+    /// Only restore points of this store, if the host has both
+    #[arg(long, value_name = "KIND")]
+    pub store: Option<StoreKind>,
 }
 
 /// `export`
@@ -444,6 +459,9 @@ pub struct Export {
     /// Restore point: an ID, or a time to select the newest point at or before that time [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
+    /// Only restore points of this store, if the host has both
+    #[arg(long, value_name = "KIND")]
+    pub store: Option<StoreKind>,
     /// An existing directory; the archive is written into its subdirectory DOMAIN
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub to: PathBuf,

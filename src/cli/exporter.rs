@@ -91,11 +91,11 @@ mod tests {
         let settings = look(&global, settings);
         let (good, second) = seen();
         assert!(!good && second > first, "a survey is still taken");
-        assert_eq!(settings.backupdir.to_str(), Some("/first"));
+        assert_eq!(settings.target().to_str(), Some("/first"));
         write("/second", &dir.path().join("elsewhere"));
         let settings = look(&global, settings);
         assert!(seen().0);
-        assert_eq!(settings.backupdir.to_str(), Some("/second"));
+        assert_eq!(settings.target().to_str(), Some("/second"));
         assert_eq!(settings.state_dir, state, "the served directory does not change");
     }
 }

@@ -15,7 +15,7 @@ use crate::{app, engine};
 
 pub(super) fn run(global: &Global, words: &List) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
-    let store = engine::target::open(&settings)?;
+    let store = engine::target::open(&settings, words.store)?;
     let (points, failures) = points::list(&store, &settings.state_dir, &words.domains)?;
     print(&if words.json { json(&points, &failures)? } else { text(&points, &failures, width()) });
     let damaged = points.iter().any(|point| point.damaged.is_some());
@@ -41,13 +41,24 @@ fn text(points: &[PointInfo], failures: &[Failure], width: usize) -> String {
     if points.is_empty() {
         return unlisted(failures).unwrap_or_else(|| "no restore points yet\n".to_owned());
     }
-    let mut table =
-        Table::new(&["DOMAIN", "POINT", "TIME", ">SIZE", ">RATIO", "CONSISTENCY", "VERIFIED", "PROTECTED", "GUEST"]);
+    let mut table = Table::new(&[
+        "DOMAIN",
+        "POINT",
+        "STORE",
+        "TIME",
+        ">SIZE",
+        ">RATIO",
+        "CONSISTENCY",
+        "VERIFIED",
+        "PROTECTED",
+        "GUEST",
+    ]);
     for point in points {
         let ratio = point.details.as_ref().and_then(|details| details.ratio);
         table.row([
             point.domain.clone(),
             point.id.to_string(),
+            point.store.name().to_owned(),
             moment(point.time),
             bytes(point.stored_bytes),
             ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.1}")),
@@ -56,6 +67,9 @@ fn text(points: &[PointInfo], failures: &[Failure], width: usize) -> String {
             if point.protected { "yes" } else { "-" }.to_owned(),
             point.details.as_ref().map_or("-".to_owned(), |details| details.guest.to_string()),
         ]);
+    }
+    if points.iter().all(|point| Some(point.store) == points.first().map(|first| first.store)) {
+        table.drop_column("STORE");
     }
     if !points.iter().any(|point| point.protected) {
         table.drop_column("PROTECTED");
@@ -154,6 +168,7 @@ mod tests {
             time: id.time(),
             path: "/b/x".into(),
             stored_bytes: 950_700_000,
+            store: crate::model::StoreKind::Archive,
             origin: "kvmbackup",
             details: None,
             protected: false,

@@ -11,9 +11,11 @@ pub(super) fn run(global: &Global, words: &Protect, protected: bool) -> Result<R
     let settings = super::settings(global)?;
     // Not during a run, which may build on the point or remove it.
     let _lock = app::lock(&settings.state_dir)?;
-    let store = target::open(&settings)?;
+    let store = target::open(&settings, words.store)?;
     let point = points::find(&store, &words.domain, when(words.at))?;
-    store.protect(&point, protected).map_err(engine::Error::from)?;
+    for copy in points::copies(&store, &point)? {
+        store.protect(&copy, protected).map_err(engine::Error::from)?;
+    }
     if !global.quiet {
         let what = if protected { "protected" } else { "not protected" };
         print(&format!("{} {}: {what}\n", printable(&point.domain), point.id));

@@ -16,7 +16,7 @@ pub(super) fn run(global: &Global, words: &Prune) -> Result<RunResult, app::Erro
     let settings = super::settings(global)?;
     // Not during a run, which applies retention itself. A dry run changes nothing.
     let _lock = (!words.dry_run).then(|| app::lock(&settings.state_dir)).transpose()?;
-    let store = engine::target::open(&settings)?;
+    let store = engine::target::open(&settings, words.store)?;
     let (rotations, failures) = prune::prune(&settings, &store, &words.domains, words.dry_run, Local::now())?;
     let failed = rotations.iter().any(|rotation| rotation.failures().next().is_some());
     if words.json {
@@ -43,18 +43,24 @@ pub(super) fn run(global: &Global, words: &Prune) -> Result<RunResult, app::Erro
 }
 
 fn text(rotations: &[Rotation], dry_run: bool) -> String {
-    let mut table = Table::new(&["DOMAIN", "POINT", "TIME", ">SIZE", "VERDICT", "WHY"]);
+    let mut table = Table::new(&["DOMAIN", "POINT", "STORE", "TIME", ">SIZE", "VERDICT", "WHY"]);
     for rotation in rotations {
         for point in &rotation.points {
             table.row([
                 rotation.domain.clone(),
                 point.id.to_string(),
+                point.store.name().to_owned(),
                 moment(point.id.time()),
                 bytes(point.stored_bytes),
                 verdict(point, dry_run).to_owned(),
                 point.reasons.join(", "),
             ]);
         }
+    }
+    let mut stores = rotations.iter().flat_map(|rotation| &rotation.points).map(|point| point.store);
+    let first = stores.next();
+    if stores.all(|store| Some(store) == first) {
+        table.drop_column("STORE");
     }
     let mut lines = table.lines();
     for rotation in rotations {
@@ -95,6 +101,7 @@ mod tests {
     fn rotation(domain: &str, note: Option<&str>) -> Rotation {
         let point = |id: &str, keep, reason: &str| Judged {
             id: id.parse().unwrap(),
+            store: crate::model::StoreKind::Archive,
             stored_bytes: 1_000_000,
             keep,
             reasons: vec![reason.to_owned()],

@@ -7,7 +7,8 @@ use crate::app;
 use crate::config::Settings;
 use crate::engine::repair;
 use crate::engine::{Error, maintain, target};
-use crate::model::RunResult;
+
+use crate::model::{RunResult, StoreKind};
 use crate::sys::signals::Cancel;
 
 /// The percentage of the data that a check reads.
@@ -18,7 +19,7 @@ pub(super) fn run(global: &Global, words: &Repository) -> Result<RunResult, app:
     match &words.command {
         RepositoryCommand::Init => {
             let id = target::init(&settings)?;
-            print(&format!("created the repository {id} in {}\n", settings.backupdir.display()));
+            print(&format!("created the repository {id} in {}\n", settings.path_of(StoreKind::Repository).display()));
             Ok(RunResult::Good)
         }
         RepositoryCommand::Check { repair_from_guests, json } => {
@@ -52,7 +53,7 @@ fn check(settings: &Settings, repairs: bool, json: bool, quiet: bool) -> Result<
         }
         return Ok(RunResult::Damaged);
     }
-    match maintain::damage(&settings.backupdir, &result) {
+    match maintain::damage(settings.path_of(StoreKind::Repository), &result) {
         Some(error) => Err(error.into()),
         None => Ok(RunResult::Good),
     }

@@ -20,7 +20,7 @@ use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &args::Restore) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
-    let store = engine::target::open(&settings)?;
+    let store = engine::target::open(&settings, words.store)?;
     let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     if let (true, Some(to)) = (words.salvage, &words.to) {
         return salvage::run(global, words, to, &store, &cancel);

@@ -3,11 +3,10 @@
 use super::args::{Export, Global, Import};
 use super::{monitor, print, when};
 use crate::app;
-use crate::config::Settings;
 use crate::engine::transfer::{Copying, Transfer};
 use crate::engine::{self, points, target};
 use crate::model::size::bytes;
-use crate::model::{Codec, Failure, RunResult};
+use crate::model::{Failure, RunResult};
 use crate::report::table::printable;
 use crate::store::{Point, Store};
 use crate::sys::patience::Patience;
@@ -16,13 +15,12 @@ use crate::sys::signals::Cancel;
 pub(super) fn export(global: &Global, words: &Export) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
     let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
-    let from = target::open(&settings)?;
+    let from = target::open(&settings, words.store)?;
     let to = Store::at(&words.to, &Patience::new(settings.stall_timeout)).map_err(engine::Error::from)?;
     let monitor = monitor(global, false);
-    let codec = |domain: &str| codec(&settings, domain);
     let point = points::find(&from, &words.domain, when(words.at))?;
-    let copying = Copying { from: &from, to: &to, codec: &codec, monitor: &*monitor, cancel: &cancel };
-    let result = copying.one(&point)?;
+    let copying = Copying { from: &from, to: &to, settings: &settings, monitor: &*monitor, cancel: &cancel };
+    let result = copying.one(&point, &mut |_| Ok(()))?;
     tell(global, &point, Ok(&result));
     match result {
         Transfer::Copied(_) | Transfer::Present => Ok(RunResult::Good),
@@ -36,10 +34,9 @@ pub(super) fn import(global: &Global, words: &Import) -> Result<RunResult, app::
     // A run would apply retention to points that are only partly imported.
     let _lock = app::lock(&settings.state_dir)?;
     let from = Store::at(&words.from, &Patience::new(settings.stall_timeout)).map_err(engine::Error::from)?;
-    let to = target::open(&settings)?;
+    let to = target::open(&settings, None)?;
     let monitor = monitor(global, false);
-    let codec = |domain: &str| codec(&settings, domain);
-    let copying = Copying { from: &from, to: &to, codec: &codec, monitor: &*monitor, cancel: &cancel };
+    let copying = Copying { from: &from, to: &to, settings: &settings, monitor: &*monitor, cancel: &cancel };
     let (mut copied, mut present, mut failed) = (0, 0, 0);
     copying.all(&words.domains, &mut |point, result| {
         match result {
@@ -51,10 +48,6 @@ pub(super) fn import(global: &Global, words: &Import) -> Result<RunResult, app::
     })?;
     print(&format!("{copied} imported, {present} already present, {failed} not imported\n"));
     Ok(if failed == 0 { RunResult::Good } else { RunResult::Failed })
-}
-
-fn codec(settings: &Settings, domain: &str) -> Codec {
-    settings.rule_for(domain).map_or(Codec::Zstd(3), |rule| rule.domain.compression)
 }
 
 fn tell(global: &Global, point: &Point, result: Result<&Transfer, &engine::Error>) {

@@ -19,7 +19,7 @@ use crate::sys::signals::Cancel;
 
 pub(super) fn run(global: &Global, words: &Verify) -> Result<RunResult, app::Error> {
     let settings = super::settings(global)?;
-    let store = engine::target::open(&settings)?;
+    let store = engine::target::open(&settings, words.store)?;
     let cancel = Cancel::on_signals().map_err(engine::Error::Signals)?;
     let which = if words.all { Which::All } else { Which::One(when(words.at)) };
     let monitor = monitor(global, words.json);

@@ -9,7 +9,8 @@ use super::error::{Problem, Problems, Salvaged, nearest};
 use super::key::{self, Level};
 use super::node::Node;
 use super::place::Place;
-use super::{DomainSettings, Exclusion, Rule, STATE_DIR, Settings, hooks, keys, value};
+use super::{DomainSettings, Exclusion, Rule, STATE_DIR, Settings, StoreChoice, hooks, keys, value};
+use crate::model::StoreKind;
 
 const DEFAULTS: &str = "defaults";
 const EXCLUDE: &str = "exclude";
@@ -47,15 +48,11 @@ fn missing_host(host: &str, names: &[&str]) -> Problem {
 }
 
 fn section(place: &Place<'_>, entries: &[Place<'_>], mut layer: Layer, problems: &mut Problems) -> Settings {
-    match (key::find(entries, "backupdir"), &layer.host.repository) {
-        (None, Some(repository)) => layer.host.backupdir.clone_from(&repository.path),
-        // The section's own target takes precedence over that of `defaults`.
-        (Some(_), Some(_)) if key::find(entries, "repository").is_none() => layer.host.repository = None,
-        (Some(_), Some(_)) => key::exclude(entries, &["backupdir", "repository"], problems),
-        (_, None) if key::find(entries, "repository").is_some() => {}
-        _ => key::require(place, entries, "backupdir", Some("an absolute path"), problems),
+    let own = key::find(entries, "repository");
+    if layer.host.repository.is_none() && own.is_none() {
+        key::require(place, entries, "backupdir", Some("an absolute path"), problems);
     }
-    if layer.host.require_mount && layer.host.target_dir().is_none() {
+    if layer.host.require_mount && layer.host.backupdir.is_none() && layer.host.in_bucket() {
         let at = key::find(entries, "require_mount").unwrap_or(place);
         problems.add(at.wrong("`require_mount` is only for a target in a directory, not for a bucket", "false"));
     }
@@ -76,6 +73,11 @@ fn section(place: &Place<'_>, entries: &[Place<'_>], mut layer: Layer, problems:
             }
         }
     }
+    let uses = |rule: &Rule| rule.domain.store.kinds().contains(&StoreKind::Repository);
+    if own.is_none() && layer.host.backupdir.is_some() && !rules.iter().any(uses) {
+        // The repository of `defaults` is for other hosts.
+        layer.host.repository = None;
+    }
     let hooks = hooks::joined(layer.domain.hooks, problems);
     Settings { host: place.name.to_owned(), hooks, rules, excluded, ..layer.host }
 }
@@ -94,6 +96,7 @@ fn rule(place: &Place<'_>, host_name: &str, layer: Layer, problems: &mut Problem
     if place.name.is_empty() {
         problems.add(place.problem("the domain has no name"));
     }
+    let store = store(place, &layer, problems);
     let Some(days) = layer.days else {
         let message = "`day_of_week` is missing here, in the host's section and in `defaults`";
         problems.add(place.wrong(message, "days such as Mon or Sunday, or daily"));
@@ -101,8 +104,24 @@ fn rule(place: &Place<'_>, host_name: &str, layer: Layer, problems: &mut Problem
     };
     let hooks = hooks::joined(layer.domain.hooks, problems);
     let job = if layer.domain.job.is_empty() { host_name.to_owned() } else { layer.domain.job };
-    let domain = DomainSettings { job, days, hooks, ..layer.domain };
+    let domain = DomainSettings { job, days, store, hooks, ..layer.domain };
     Some(Rule { pattern: place.name.to_owned(), line: place.line, domain })
+}
+
+/// Where a domain is stored. By default in the directory for archives, if there is one.
+fn store(place: &Place<'_>, layer: &Layer, problems: &mut Problems) -> StoreChoice {
+    let stores = layer.host.stores();
+    let usual = stores.first().map_or(StoreChoice::Archive, |kind| (*kind).into());
+    let choice = layer.store.unwrap_or(usual);
+    // Without any store, that is the problem.
+    for missing in choice.kinds().iter().filter(|kind| !stores.is_empty() && !stores.contains(kind)) {
+        let (key, level) = match missing {
+            StoreKind::Archive => ("backupdir", "in the host's section"),
+            StoreKind::Repository => ("repository", "in the host's section or in `defaults`"),
+        };
+        problems.add(place.problem(format!("its `store` requires `{key}` {level}")));
+    }
+    choice
 }
 
 /// The settings of one level and its outer levels, on top of the defaults. An invalid value is a problem and changes
@@ -114,11 +133,19 @@ pub(super) struct Layer {
     pub(super) domain: DomainSettings,
     /// `None` if no level sets them.
     pub(super) days: Option<Vec<Weekday>>,
+    /// `None` if no level sets it.
+    pub(super) store: Option<StoreChoice>,
 }
 
 impl Layer {
     fn usual() -> Layer {
-        Layer { level: Level::Defaults, host: Settings::usual(), domain: DomainSettings::usual(), days: None }
+        Layer {
+            level: Level::Defaults,
+            host: Settings::usual(),
+            domain: DomainSettings::usual(),
+            days: None,
+            store: None,
+        }
     }
 
     fn with(&self, entries: &[Place<'_>], level: Level, problems: &mut Problems) -> Layer {

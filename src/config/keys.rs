@@ -8,7 +8,7 @@ use super::key::{Key, Level, later, put};
 use super::value::{self, Compression};
 use super::{
     CopySettings, Hook, HookPlace, Incremental, Mail, MailWhen, MethodChoice, Metrics, OnError, Quiesce,
-    RepositorySettings, Secret, Security, Smtp, Transport, copies, hooks, mail, repository,
+    RepositorySettings, Secret, Security, Smtp, StoreChoice, Transport, copies, hooks, mail, repository,
 };
 use crate::model::Codec;
 use crate::retention::Policy;
@@ -20,6 +20,8 @@ const DOMAIN_ONLY: &[Level] = &[Level::Domain];
 
 const QUIESCE: &[(&str, Quiesce)] =
     &[("require", Quiesce::Require), ("prefer", Quiesce::Prefer), ("never", Quiesce::Never)];
+const STORE: &[(&str, StoreChoice)] =
+    &[("archive", StoreChoice::Archive), ("repository", StoreChoice::Repository), ("both", StoreChoice::Both)];
 const METHOD: &[(&str, MethodChoice)] =
     &[("auto", MethodChoice::Auto), ("snapshot", MethodChoice::Snapshot), ("pull", MethodChoice::Pull)];
 const INCREMENTAL: &[(&str, Incremental)] =
@@ -45,7 +47,7 @@ const ON_ERROR: &[(&str, OnError)] = &[
 
 /// The keys of the levels.
 pub(super) const KEYS: &[Key<Layer>] = &[
-    Key::at(HOST_ONLY, "backupdir", |to, at, p| put(&mut to.host.backupdir, value::absolute(at, p))),
+    Key::at(HOST_ONLY, "backupdir", |to, at, p| put(&mut to.host.backupdir, value::absolute(at, p).map(Some))),
     Key::at(HOST, "repository", |to, at, p| put(&mut to.host.repository, repository::read(at, p).map(Some))),
     Key::at(HOST_ONLY, "domains", later),
     Key::at(HOST, "require_mount", |to, at, p| put(&mut to.host.require_mount, value::boolean(at, p))),
@@ -60,6 +62,7 @@ pub(super) const KEYS: &[Key<Layer>] = &[
     Key::at(DOMAIN, "day_of_week", |to, at, p| to.days = Some(value::days(at, p))),
     Key::at(DOMAIN, "catch_up", |to, at, p| put(&mut to.domain.catch_up, value::boolean(at, p))),
     Key::at(DOMAIN, "priority", |to, at, p| put(&mut to.domain.priority, value::number(at, 0..=100, p))),
+    Key::at(DOMAIN, "store", |to, at, p| put(&mut to.store, value::word(at, STORE, p).map(Some))),
     Key::at(DOMAIN, "rotate", |to, at, p| put(&mut to.domain.retention, value::rotate(at, p).map(Some))),
     Key::at(DOMAIN, "keep", |to, at, p| to.domain.retention = Some(value::keep(at, p))),
     Key::at(DOMAIN, "compression", |to, at, p| put(&mut to.domain.compression, value::compression(at, p))),

@@ -30,7 +30,9 @@ pub use error::{Errors, Problem, Salvaged};
 pub use hook::{Hook, HookKind, HookPlace, OnError};
 pub use mail::{Login, Mail, MailWhen, Security, Smtp, Transport};
 pub use repository::RepositorySettings;
-pub use settings::{DomainSettings, Exclusion, Incremental, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings};
+pub use settings::{
+    DomainSettings, Exclusion, Incremental, MethodChoice, Metrics, MinFree, Quiesce, Rule, Settings, StoreChoice,
+};
 
 use crate::sys::opened;
 use error::Problems;

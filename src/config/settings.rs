@@ -11,7 +11,7 @@ use super::hook::Hook;
 use super::mail::Mail;
 use super::repository::RepositorySettings;
 use super::{STATE_DIR, glob};
-use crate::model::{Codec, Consistency, Listen, Method, Span};
+use crate::model::{Codec, Consistency, Listen, Method, Span, StoreKind};
 use crate::retention::Policy;
 
 /// The settings of one host.
@@ -19,14 +19,13 @@ use crate::retention::Policy;
 pub struct Settings {
     /// The section of the file: the short host name.
     pub host: String,
-    /// Absolute path of the target: `backupdir`, or the directory of the repository. For a repository in a bucket, its URL,
-    /// which is only for messages: see [`Settings::target_dir`].
-    pub backupdir: PathBuf,
-    /// Set if the target is a repository instead of a directory with archives.
+    /// Absolute path of the directory for archives. Either it or a repository is set, or both.
+    pub backupdir: Option<PathBuf>,
+    /// The repository.
     pub repository: Option<RepositorySettings>,
-    /// Whether `backupdir` must be on a mounted file system other than the root file system.
+    /// Whether each target in a directory must be on a mounted file system other than the root file system.
     pub require_mount: bool,
-    /// Free space that every run leaves on the target.
+    /// Free space that every run leaves on each target.
     pub min_free: MinFree,
     /// How long the target may neither respond nor accept data before the run abandons it.
     pub stall_timeout: Duration,
@@ -53,7 +52,7 @@ impl Settings {
     pub(super) fn usual() -> Settings {
         Settings {
             host: String::new(),
-            backupdir: PathBuf::new(),
+            backupdir: None,
             repository: None,
             require_mount: false,
             min_free: MinFree::Bytes(0),
@@ -69,21 +68,39 @@ impl Settings {
         }
     }
 
-    /// The directory of the target; `None` if it is in a bucket.
-    pub fn target_dir(&self) -> Option<&Path> {
-        let in_bucket = self.repository.as_ref().is_some_and(|repository| repository.bucket.is_some());
-        (!in_bucket).then_some(&self.backupdir)
+    /// The stores of the host. Never empty; the first is the default of [`DomainSettings::store`].
+    pub fn stores(&self) -> Vec<StoreKind> {
+        let archives = self.backupdir.as_ref().map(|_| StoreKind::Archive);
+        archives.into_iter().chain(self.repository.as_ref().map(|_| StoreKind::Repository)).collect()
+    }
+
+    /// Absolute path of a store. For a repository in a bucket, its URL, which is only for messages.
+    pub fn path_of(&self, store: StoreKind) -> &Path {
+        let path = match store {
+            StoreKind::Archive => self.backupdir.as_deref(),
+            StoreKind::Repository => self.repository.as_ref().map(|repository| repository.path.as_path()),
+        };
+        path.unwrap_or(Path::new(""))
+    }
+
+    /// The directory of a store; `None` if it is in a bucket.
+    pub fn dir_of(&self, store: StoreKind) -> Option<&Path> {
+        (store == StoreKind::Archive || !self.in_bucket()).then(|| self.path_of(store))
+    }
+
+    /// Whether the repository is in a bucket.
+    pub(super) fn in_bucket(&self) -> bool {
+        self.repository.as_ref().is_some_and(|repository| repository.bucket.is_some())
+    }
+
+    /// Path or URL of the default store, for messages and hooks.
+    pub fn target(&self) -> &Path {
+        self.stores().first().map_or(Path::new(""), |store| self.path_of(*store))
     }
 
     /// The copies of the repository.
     pub fn copies(&self) -> &[CopySettings] {
         self.repository.as_ref().map_or(&[], |repository| &repository.copies)
-    }
-
-    /// How `method: auto` captures a running domain unless a disk needs another method: a repository can read only what
-    /// changed, which needs the backup API.
-    pub fn usual_method(&self) -> Method {
-        if self.repository.is_some() { Method::Pull } else { Method::Snapshot }
     }
 
     /// The jobs of all entries, sorted and without duplicates. If there are names or globs, only the jobs of the
@@ -174,6 +191,8 @@ pub struct DomainSettings {
     pub catch_up: bool,
     /// From 0 to 100: domains with a higher priority are backed up first.
     pub priority: u32,
+    /// Where its restore points are stored.
+    pub store: StoreChoice,
     /// Which restore points are kept; `None` keeps all.
     pub retention: Option<Policy>,
     /// How archives are compressed.
@@ -207,6 +226,7 @@ impl DomainSettings {
             catch_up: false,
             // In the middle, so that domains can be moved to the start or to the end.
             priority: 50,
+            store: StoreChoice::Archive,
             retention: None,
             compression: Codec::Zstd(3),
             quiesce: Quiesce::Prefer,
@@ -221,6 +241,15 @@ impl DomainSettings {
         }
     }
 
+    /// How `method: auto` captures a running domain unless a disk needs another method: a repository can read only what
+    /// changed, which needs the backup API.
+    pub fn usual_method(&self) -> Method {
+        match self.store.first() {
+            StoreKind::Archive => Method::Snapshot,
+            StoreKind::Repository => Method::Pull,
+        }
+    }
+
     /// The wanted consistency of a running domain's backup. A session over the snapshot is assumed to quiesce
     /// applications.
     pub fn wanted(&self, domain: &str) -> Consistency {
@@ -229,6 +258,45 @@ impl DomainSettings {
             _ if self.hooks.iter().any(is_held) => Consistency::Application,
             Quiesce::Require | Quiesce::Prefer => Consistency::Filesystem,
             Quiesce::Never => Consistency::Crash,
+        }
+    }
+}
+
+/// Where restore points of a domain are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreChoice {
+    /// In the directory for archives.
+    Archive,
+    /// In the repository.
+    Repository,
+    /// In the repository, from which each is copied to an archive, so that the guest is read only once.
+    Both,
+}
+
+impl StoreChoice {
+    /// The store that the backup writes.
+    pub fn first(self) -> StoreKind {
+        match self {
+            StoreChoice::Archive => StoreKind::Archive,
+            StoreChoice::Repository | StoreChoice::Both => StoreKind::Repository,
+        }
+    }
+
+    /// All stores that it needs.
+    pub fn kinds(self) -> &'static [StoreKind] {
+        match self {
+            StoreChoice::Archive => &[StoreKind::Archive],
+            StoreChoice::Repository => &[StoreKind::Repository],
+            StoreChoice::Both => &StoreKind::ALL,
+        }
+    }
+}
+
+impl From<StoreKind> for StoreChoice {
+    fn from(kind: StoreKind) -> StoreChoice {
+        match kind {
+            StoreKind::Archive => StoreChoice::Archive,
+            StoreKind::Repository => StoreChoice::Repository,
         }
     }
 }

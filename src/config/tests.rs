@@ -13,7 +13,7 @@ use chrono::Weekday;
 
 use super::key::Level;
 use super::*;
-use crate::model::{Codec, Listen};
+use crate::model::{Codec, Listen, StoreKind};
 use crate::retention::Policy;
 
 const DOC: &str = include_str!("../../docs/config.md");
@@ -53,6 +53,7 @@ cloud2 :
         days,
         catch_up: false,
         priority: 50,
+        store: StoreChoice::Archive,
         retention: Some(Policy::rotate(last)),
         compression: Codec::Zstd(3),
         quiesce: Quiesce::Prefer,
@@ -71,7 +72,7 @@ cloud2 :
         Settings {
             repository: None,
             host: "cloud1".to_owned(),
-            backupdir: "/mnt/cloud/kvm_backup/cloud1".into(),
+            backupdir: Some("/mnt/cloud/kvm_backup/cloud1".into()),
             require_mount: false,
             min_free: MinFree::Bytes(0),
             stall_timeout: Duration::from_secs(300),
@@ -134,6 +135,7 @@ h:
             days: vec![Weekday::Mon, Weekday::Sun],
             catch_up: true,
             priority: 50,
+            store: StoreChoice::Archive,
             retention: Some(Policy { last: 1, daily: 2, weekly: 3, monthly: 4, yearly: 5 }),
             compression: Codec::Gzip(12),
             quiesce: Quiesce::Never,
@@ -235,6 +237,39 @@ h:
 fn windows_line_endings_and_a_byte_order_mark_are_accepted() {
     let text = "\u{feff}h:\r\n  backupdir: /b\r\n  domains:\r\n    d: {day_of_week: Sun}\r\n";
     assert_eq!(read(text).rules[0].line, 4);
+}
+
+#[test]
+fn host_can_have_both_stores_and_a_domain_uses_one_or_both() {
+    let repository = "repository: {url: /r, password_file: /p}";
+    let stores = |defaults: &str, host: &str| {
+        let domains = "{a: {store: repository}, b: {store: archive}, c: {store: both}, d: {}}";
+        let text = format!("defaults: {{day_of_week: Sun, {defaults}}}\nh: {{{host}, domains: {domains}}}\n");
+        let settings = read(&text);
+        let kinds: Vec<_> = settings.rules.iter().map(|rule| rule.domain.store).collect();
+        (settings.stores(), kinds)
+    };
+    let both = StoreKind::ALL.to_vec();
+    let [archive, repo, all] = [StoreChoice::Archive, StoreChoice::Repository, StoreChoice::Both];
+    let here = format!("backupdir: /b, {repository}");
+    assert_eq!(stores("catch_up: true", &here), (both.clone(), vec![repo, archive, all, archive]));
+    assert_eq!(stores(repository, "backupdir: /b"), (both.clone(), vec![repo, archive, all, archive]));
+    assert_eq!(stores("store: both", &here), (both, vec![repo, archive, all, all]));
+
+    // The repository of `defaults` is for other hosts.
+    let archives = format!("defaults: {{{repository}}}\nh: {{backupdir: /b, domains: {{a: {{day_of_week: Sun}}}}}}");
+    assert_eq!(read(&archives).stores(), [StoreKind::Archive]);
+    let host = format!("h: {{{repository}, day_of_week: Sun, domains: {{a: {{}}}}}}");
+    assert_eq!((read(&host).stores(), read(&host).rules[0].domain.store), (vec![StoreKind::Repository], repo));
+    let complaint = "c.yml:1: h.domains.a: its `store` requires `backupdir` in the host's section";
+    assert_eq!(complaints(&host.replace("{}", "{store: both}")), [complaint]);
+    let complaint = "c.yml:1: h.domains.a: its `store` requires `repository` in the host's section or in `defaults`";
+    let host = "h: {backupdir: /b, day_of_week: Sun, domains: {a: {store: repository}}}";
+    assert_eq!(complaints(host), [complaint]);
+    assert_eq!(
+        complaints(&host.replace("repository", "repo")),
+        ["c.yml:1: h.domains.a.store: bad value \"repo\"; valid: archive, repository, both"]
+    );
 }
 
 #[test]

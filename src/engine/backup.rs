@@ -7,7 +7,9 @@
 //! | `copy` | reading one disk into the store |
 //! | `members` | the files beside the disks |
 //! | `manifest` | the manifest of the point |
+//! | `second` | the archive of the same point, for `store: both` |
 
+use std::collections::BTreeSet;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
@@ -17,16 +19,19 @@ use uuid::Uuid;
 use super::context::{Context, Run};
 use super::phases::{GuestAgent, Phases};
 use super::prune::Rotate;
+use super::target::{self, Unusable};
 use super::verified::Verified;
-use super::{Error, chain, points, ready, recover, target};
-use crate::config::{DomainSettings, MethodChoice};
-use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Method, Outcome, Span};
+use super::{Error, chain, points, ready, recover};
+use crate::config::{DomainSettings, MethodChoice, StoreChoice};
+use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Method, Outcome, Span, StoreKind};
 use crate::plan;
+use crate::store::Store;
 
 mod copy;
 mod manifest;
 pub(super) mod members;
 mod save;
+mod second;
 
 /// Attempts in total. A domain that changes during the capture is captured again.
 const ATTEMPTS: usize = 3;
@@ -37,6 +42,8 @@ struct Backup<'a> {
     context: &'a Context<'a>,
     id: &'a DomainRef,
     settings: &'a DomainSettings,
+    /// Where the restore point goes.
+    store: Store,
     phases: Phases<'a>,
     outcome: DomainOutcome,
     /// Warnings from settling the disks. They are kept when the capture is repeated.
@@ -47,11 +54,14 @@ struct Backup<'a> {
 pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettings) -> DomainOutcome {
     let began = Instant::now();
     let agent = GuestAgent { hypervisor: context.run.hypervisor, domain };
+    let all = &context.targets.store;
+    let subject = context.subject(Some(domain), context.run.settings.path_of(settings.store.first()));
     let mut backup = Backup {
         context,
         id: domain,
         settings,
-        phases: Phases::new(&settings.hooks, context.subject(Some(domain)), Some(&agent), context.run.cancel),
+        store: all.writing_to(settings.store.first()).unwrap_or_else(|| all.clone()),
+        phases: Phases::new(&settings.hooks, subject, Some(&agent), context.run.cancel),
         outcome: DomainOutcome { job: settings.job.clone(), ..DomainOutcome::new(&domain.name, Some(domain.uuid)) },
         told: Vec::new(),
     };
@@ -61,6 +71,7 @@ pub fn domain(context: &Context<'_>, domain: &DomainRef, settings: &DomainSettin
             backup.outcome.outcome = Outcome::Partial;
             backup.outcome.reason = Some(FailureReason::Copy);
         }
+        Ok(Ok(())) if backup.outcome.error.is_some() => backup.outcome.outcome = Outcome::Partial,
         Ok(Ok(())) => backup.outcome.outcome = Outcome::Success,
         Ok(Err(error)) => backup.fail(&error),
         Err(_) => backup.panicked(),
@@ -74,9 +85,9 @@ impl Backup<'_> {
     fn run(&mut self) -> Result<(), Error> {
         may_begin(self.context)?;
         self.outcome.wanted = Some(self.settings.wanted(&self.id.name));
+        self.expect_usable(self.settings.store.first())?;
         self.phases.enter(Span::Domain)?;
-        let pulls =
-            self.settings.method == MethodChoice::Auto && self.context.run.settings.usual_method() == Method::Pull;
+        let pulls = self.settings.method == MethodChoice::Auto && self.settings.usual_method() == Method::Pull;
         let mut refused = None;
         for _ in 1..ATTEMPTS {
             let result = self.attempt(refused.as_deref());
@@ -101,6 +112,14 @@ impl Backup<'_> {
         self.attempt(refused.as_deref())
     }
 
+    /// Fails if the store of this kind could not be used when the run began.
+    fn expect_usable(&self, kind: StoreKind) -> Result<(), Error> {
+        match self.context.targets.unusable.get(&kind).cloned() {
+            Some(Unusable { failure, reason }) => Err(Error::Unusable { failure, reason }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether no disk needs the backup job that was refused.
     fn can_snapshot(&self) -> bool {
         let Ok(domain) = self.context.run.hypervisor.describe(self.id) else { return false };
@@ -109,11 +128,11 @@ impl Backup<'_> {
 
     /// Captures and saves the domain once. `refused`: why a backup job was refused, so that `auto` means a snapshot now.
     fn attempt(&mut self, refused: Option<&str>) -> Result<(), Error> {
-        let Context { run: &Run { settings, hypervisor, journal, cancel, .. }, store, .. } = *self.context;
+        let Context { run: &Run { settings, hypervisor, journal, cancel, .. }, .. } = *self.context;
         may_begin(self.context)?;
         ready::wait_for_jobs(hypervisor, self.id)?;
         let domain = hypervisor.describe(self.id)?;
-        let usual = if refused.is_some() { Method::Snapshot } else { settings.usual_method() };
+        let usual = if refused.is_some() { Method::Snapshot } else { self.settings.usual_method() };
         let mut plan = plan::capture(&domain, self.settings, usual)?;
         if plan.method == usual {
             plan.method_reason = plan.method_reason.or_else(|| refused.map(str::to_owned));
@@ -123,11 +142,19 @@ impl Backup<'_> {
         self.outcome.method_reason.clone_from(&plan.method_reason);
         self.outcome.skipped.clone_from(&plan.skipped);
         self.outcome.warnings.extend(plan.warnings.iter().cloned());
-        target::expect_room(settings, store)?;
+        target::expect_room(settings, &self.store)?;
 
         let mut record = journal.begin(self.context.run_id, self.context.started, &settings.libvirt_uri, self.id)?;
         record.thawing().heed(cancel);
         let result = self.save(&domain, &plan, &mut record);
+        if result.is_ok() && self.settings.store == StoreChoice::Both {
+            let copied = self.copy_to_archive(&mut record);
+            self.outcome.error = copied.as_ref().err().map(|error| Failure {
+                message: format!("the restore point is in the repository, but not in an archive: {}", chain(error)),
+                hint: error.hint(),
+            });
+            self.outcome.reason = copied.err().map(|error| error.reason());
+        }
         self.told.extend(record.told());
         // The journal keeps the entry of what could not be released; the next start retries.
         if self.outcome.leftovers.is_empty() {
@@ -147,8 +174,8 @@ impl Backup<'_> {
         let now = outcome.point.map_or(DateTime::UNIX_EPOCH, |point| point.time()).max(Utc::now());
         let rotated = Verified::load(&self.context.run.settings.state_dir).and_then(|verified| {
             let now = now.with_timezone(&Local);
-            let rotate = Rotate { store: self.context.store, verified: &verified, now, dry_run: false };
-            rotate.guest(&self.id.name, self.id.uuid, policy)
+            let rotate = Rotate { store: &self.store, verified: &verified, now, dry_run: false };
+            rotate.guest(&self.id.name, self.id.uuid, (policy, self.settings.store))
         });
         match rotated {
             Ok(rotation) => {
@@ -166,17 +193,19 @@ impl Backup<'_> {
         self.outcome.outcome = Outcome::Failed;
         self.outcome.error = Some(Failure { message: "internal error (panic)".into(), hint });
         self.outcome.reason = Some(FailureReason::Other);
-        let Context { run: &Run { hypervisor, journal, .. }, store, started, .. } = *self.context;
-        let undone = recover::recover_domain(journal, hypervisor, started, self.id, store.patience());
+        let Context { run: &Run { hypervisor, journal, .. }, started, .. } = *self.context;
+        let undone = recover::recover_domain(journal, hypervisor, started, self.id, self.store.patience());
         self.outcome.leftovers.extend(undone.err().map(|error| error.failure()));
     }
 
     /// Also after a failure, because that is when the number of remaining points matters most.
     fn count_points(&mut self) {
-        match points::guests(self.context.store, &self.id.name) {
+        match points::guests(&self.store, &self.id.name) {
             Ok(points) => {
                 let is_other = |guest: &Option<Uuid>| guest.is_some_and(|guest| guest != self.id.uuid);
-                self.outcome.restore_points = points.iter().filter(|(_, guest)| !is_other(guest)).count();
+                let ids = points.iter().filter(|(_, guest)| !is_other(guest)).map(|(point, _)| point.id);
+                // A point and its copy count once.
+                self.outcome.restore_points = ids.collect::<BTreeSet<_>>().len();
             }
             Err(error) => self.outcome.warnings.push(error.failure()),
         }

@@ -96,8 +96,9 @@ pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Fi
     let states: BTreeMap<_, _> =
         hypervisor.domains()?.into_iter().map(|(domain, state)| (domain.uuid, (domain.name, state))).collect();
     // `ask` has a timeout; `device` would block on a hung target.
-    let target = survey::target::ask(settings).ok().and_then(|_| target::device(settings));
-    let mut beside = Vec::new();
+    let device = |kind| survey::target::ask(settings, kind).ok().and_then(|_| target::device(settings, kind));
+    let mut targets: Vec<_> =
+        settings.stores().into_iter().filter_map(|kind| Some((kind, device(kind)?, Vec::new()))).collect();
     for exclusion in &settings.excluded {
         let is_excluded = |name: &&str| settings.exclusion_of(name) == Some(exclusion);
         let names: Vec<_> = states.values().map(|(name, _)| name.as_str()).filter(is_excluded).collect();
@@ -113,16 +114,18 @@ pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Fi
             continue;
         }
         let (Some(domain), Some(of_domain)) = (entry.domain, entry.settings) else { continue };
-        if target.is_some_and(|target| disks::lies_on(hypervisor, &domain, target)) {
-            beside.push(domain.name.clone());
+        for (_, device, beside) in &mut targets {
+            if disks::lies_on(hypervisor, &domain, *device) {
+                beside.push(domain.name.clone());
+            }
         }
         place::overlays(settings, hypervisor, &domain, &mut findings);
         // Includes domains that are not due today.
-        disks::look(hypervisor, &domain, (&of_domain, settings.usual_method()), &mut findings);
+        disks::look(hypervisor, &domain, (&of_domain, of_domain.usual_method()), &mut findings);
         if states.get(&domain.uuid).is_some_and(|(_, state)| *state == DomainState::Running) {
             agent::look(&GuestAgent { hypervisor, domain: &domain }, &domain, &of_domain, &mut findings);
         }
     }
-    findings.extend(target::shared(settings, &beside));
+    findings.extend(targets.into_iter().filter_map(|(kind, _, beside)| target::shared(settings, kind, &beside)));
     Ok(findings)
 }

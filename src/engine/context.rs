@@ -1,5 +1,6 @@
 //! The data that the backups of one run share. Must not do anything with it.
 
+use std::path::Path;
 use std::sync::OnceLock;
 
 use chrono::{DateTime, Utc};
@@ -8,11 +9,11 @@ use uuid::Uuid;
 use super::Monitor;
 use super::journal::Journal;
 use super::phases::Subject;
+use super::target::Writable;
 use crate::config::Settings;
 use crate::hypervisor::Hypervisor;
 use crate::model::{DomainRef, Failure};
 use crate::plan::Selection;
-use crate::store::Store;
 use crate::sys::signals::Cancel;
 
 /// What a run works with.
@@ -33,7 +34,7 @@ pub struct Run<'a> {
 
 pub struct Context<'a> {
     pub run: &'a Run<'a>,
-    pub store: &'a Store,
+    pub targets: &'a Writable,
     /// Set by a hook that stops the run: no further domain is started.
     pub ended: &'a OnceLock<Failure>,
     pub run_id: Uuid,
@@ -42,11 +43,11 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// The subject of a domain's hooks, or of the run's hooks without a domain.
-    pub(super) fn subject<'b>(&self, domain: Option<&'b DomainRef>) -> Subject<'b>
+    pub(super) fn subject<'b>(&self, domain: Option<&'b DomainRef>, target: &'b Path) -> Subject<'b>
     where
         'a: 'b,
     {
-        let Settings { host, backupdir, state_dir, .. } = self.run.settings;
-        Subject { run_id: self.run_id, host, domain, backupdir, state_dir }
+        let Settings { host, state_dir, .. } = self.run.settings;
+        Subject { run_id: self.run_id, host, domain, target, state_dir }
     }
 }

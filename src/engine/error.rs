@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::nearest;
 use crate::model::command::quoted;
-use crate::model::{Failure, FailureReason, version};
+use crate::model::{Failure, FailureReason, StoreKind, version};
 use crate::sys::patience::Stalled;
 use crate::sys::trust;
 use crate::{hooks, hypervisor, nbd, plan, qcow2, store};
@@ -84,6 +84,23 @@ pub enum Error {
     StillFrozen {
         /// Duration of the attempts.
         seconds: u64,
+    },
+    /// The configuration has no store of the requested kind.
+    #[error("the configuration has no {}", match kind {
+        StoreKind::Archive => "`backupdir` for archives",
+        StoreKind::Repository => "`repository`",
+    })]
+    NoStore {
+        /// The kind.
+        kind: StoreKind,
+    },
+    /// The store of a domain could not be used when the run began.
+    #[error("{}", failure.message)]
+    Unusable {
+        /// Why.
+        failure: Failure,
+        /// The same, for metrics.
+        reason: FailureReason,
     },
     /// The target is not mounted.
     #[error("{}: not on a mounted file system, and `require_mount` is set", path.display())]
@@ -332,7 +349,8 @@ impl Error {
             ),
             Error::Chain { hint, .. } => Some(hint.clone()),
             Error::Hook { source, .. } => source.hint(),
-            Error::HookFailed { failure, .. } => failure.hint.clone(),
+            Error::NoStore { .. } => Some("Add it to the configuration, or leave out `--store`.".into()),
+            Error::HookFailed { failure, .. } | Error::Unusable { failure, .. } => failure.hint.clone(),
             Error::Changed { .. } => Some(
                 "Do not change the domain's disks or state during a backup. To retry: kvmbackup backup --force DOMAIN"
                     .into(),
@@ -421,7 +439,8 @@ impl Error {
             Error::Restic { .. } | Error::RepositoryBusy { .. } | Error::NoCopy { .. } => FailureReason::Repository,
             Error::RepositoryDamaged { .. } => FailureReason::Verify,
             Error::NoPoints { .. } | Error::NoPoint { .. } | Error::Exists { .. } => FailureReason::Other,
-            Error::NoCopies => FailureReason::Other,
+            Error::NoCopies | Error::NoStore { .. } => FailureReason::Other,
+            Error::Unusable { reason, .. } => *reason,
             Error::Rejected { .. } | Error::Format { .. } | Error::Signals(_) | Error::Json(_) => FailureReason::Other,
         }
     }

@@ -12,7 +12,7 @@ use super::Error;
 use super::verified::{Checked, Verified};
 use crate::config::glob;
 use crate::model::command::{quoted, typed};
-use crate::model::{Consistency, DiskOutcome, Failure, Method, NotSaved, PointId, SkippedDisk};
+use crate::model::{Consistency, DiskOutcome, Failure, Method, NotSaved, PointId, SkippedDisk, StoreKind};
 use crate::store::{self, Domains, Manifest, Point, PointReader, Store};
 use crate::sys::at_once::at_once;
 use crate::sys::signals::Cancel;
@@ -58,6 +58,8 @@ pub struct PointInfo {
     pub path: PathBuf,
     /// Length of the archive, in bytes.
     pub stored_bytes: u64,
+    /// The kind of store that contains it.
+    pub store: StoreKind,
     /// What created it: `kvmbackup`, or `seed` for the legacy script.
     pub origin: &'static str,
     /// Contents of the manifest. `None` for an archive of the legacy script, which has none, and for a damaged one.
@@ -110,13 +112,20 @@ pub fn find(store: &Store, domain: &str, when: When) -> Result<Point, Error> {
     let mut points = points_of(store, domain)?;
     let at = match when {
         When::Newest => points.len().checked_sub(1),
-        When::Id(id) => points.iter().position(|point| point.id == id),
+        When::Id(id) => points.iter().rposition(|point| point.id == id),
         When::NoLaterThan(time) => points.iter().rposition(|point| point.id.time() <= time),
     };
     match at {
         Some(at) => Ok(points.swap_remove(at)),
         None => Err(Error::NoPoint { domain: domain.to_owned(), wanted: when.to_string(), there: stamps(&points) }),
     }
+}
+
+/// The point itself, and its copy in the other store.
+pub fn copies(store: &Store, point: &Point) -> Result<Vec<Point>, Error> {
+    let mut points = store.points(&point.domain)?;
+    points.retain(|other| other == point || other.id == point.id && other.store() != point.store());
+    Ok(points)
 }
 
 /// The restore points of some domains.
@@ -228,6 +237,7 @@ fn info(point: &Point, verified: &Verified, store: &Store) -> PointInfo {
         time: point.id.time(),
         path: point.location().to_owned(),
         stored_bytes: point.bytes,
+        store: point.store(),
         origin: point.origin(),
         details: None,
         protected: point.is_protected(),

@@ -1,16 +1,18 @@
 //! Decides which restore points to remove, and removes them. Must not remove a point unless a good point of the same
 //! guest is known to supersede it, or an archive of the legacy script.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Local};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::verified::Verified;
 use super::{Error, points};
-use crate::config::Settings;
+use crate::config::{Settings, StoreChoice};
 use crate::model::command::quoted;
-use crate::model::{BucketUrl, Failure, PointId, is_future};
-use crate::retention::{self, Policy};
+use crate::model::{BucketUrl, Failure, PointId, StoreKind, is_future};
+use crate::retention::{self, Judgement, Policy};
 use crate::store::{Point, Store};
 
 #[cfg(test)]
@@ -34,6 +36,8 @@ pub struct Rotation {
 pub struct Judged {
     /// Id of the point.
     pub id: PointId,
+    /// The kind of store that contains it.
+    pub store: StoreKind,
     /// Length of the archive, in bytes.
     pub stored_bytes: u64,
     /// Whether the rules keep it.
@@ -51,12 +55,16 @@ pub struct Judged {
 impl Rotation {
     /// The points that were removed.
     pub fn removed(&self) -> Vec<PointId> {
-        self.points.iter().filter(|point| point.removed).map(|point| point.id).collect()
+        // Those of a point and its copy follow each other.
+        let mut removed: Vec<_> = self.points.iter().filter(|point| point.removed).map(|point| point.id).collect();
+        removed.dedup();
+        removed
     }
 
     /// How many points of the guest are left.
     pub fn left(&self) -> usize {
-        self.points.iter().filter(|point| !point.removed && !point.of_another_guest).count()
+        let left = self.points.iter().filter(|point| !point.removed && !point.of_another_guest);
+        left.map(|point| point.id).collect::<BTreeSet<_>>().len()
     }
 
     /// Why points could not be removed.
@@ -79,10 +87,10 @@ pub fn prune(
     let mut rotations = Vec::new();
     let found = points::found(store, domains)?;
     for (domain, present) in found.domains.into_iter().filter(|(_, present)| !present.is_empty()) {
-        let policy = settings.rule_for(&domain).map(|rule| rule.domain.retention);
+        let policy = settings.rule_for(&domain).map(|rule| (rule.domain.retention, rule.domain.store));
         rotations.push(match policy {
-            Some(Some(policy)) => rotate.points(&domain, None, &present, &policy),
-            Some(None) => untouched(&domain, present, "the configuration keeps all restore points"),
+            Some((Some(policy), store)) => rotate.points(&domain, None, &present, (&policy, store)),
+            Some((None, _)) => untouched(&domain, present, "the configuration keeps all restore points"),
             None => untouched(&domain, present, "not in the configuration"),
         });
     }
@@ -103,17 +111,23 @@ pub struct Rotate<'a> {
 
 impl Rotate<'_> {
     /// Applies a policy to the points of one guest after its backup. Points of other guests that had its name stay.
-    pub fn guest(&self, domain: &str, guest: Uuid, policy: &Policy) -> Result<Rotation, Error> {
+    pub fn guest(&self, domain: &str, guest: Uuid, policy: (&Policy, StoreChoice)) -> Result<Rotation, Error> {
         Ok(self.points(domain, Some(guest), &self.store.points(domain)?, policy))
     }
 
     /// Without a guest, takes that of the newest point. `present` has the oldest point first.
-    fn points(&self, domain: &str, guest: Option<Uuid>, present: &[Point], policy: &Policy) -> Rotation {
+    fn points(
+        &self,
+        domain: &str,
+        guest: Option<Uuid>,
+        present: &[Point],
+        (policy, store): (&Policy, StoreChoice),
+    ) -> Rotation {
         let mut assessed: Vec<Assessed<'_>> = present.iter().map(|point| self.assess(point)).collect();
         let guest = guest.or_else(|| newest(&assessed, self.now).and_then(|newest| newest.guest));
         let left_alone = set_others_aside(&mut assessed, guest);
         let mut rotation = Rotation { domain: domain.to_owned(), points: Vec::new(), note: None, left_alone };
-        rotation.points = judge(&assessed, policy, self.now);
+        rotation.points = judge(&assessed, policy, store, self.now);
         let held = newest(&assessed, self.now).and_then(|newest| newest.suspect.as_ref());
         if let Some(why) = held {
             rotation.left_alone.push(hold(&mut rotation.points, &assessed, domain, why));
@@ -246,30 +260,45 @@ fn hold(points: &mut [Judged], assessed: &[Assessed<'_>], domain: &str, why: &st
 
 /// Judges points that are sorted oldest first; the judgements are sorted newest first. Only good points count. A
 /// damaged point takes no place among those that stay, but is not removed either, because its data may still be
-/// salvaged.
-fn judge(assessed: &[Assessed<'_>], policy: &Policy, now: DateTime<Local>) -> Vec<Judged> {
-    let good = assessed.iter().filter(|assessed| assessed.is_good());
-    let verdicts = retention::apply(policy, &good.map(|assessed| assessed.point.id).collect::<Vec<_>>(), now);
-    let last_whole = assessed.iter().rev().find(|assessed| assessed.worth == Worth::Whole);
-    let last_whole = last_whole.map(|assessed| assessed.point.id);
-    let judged = assessed.iter().rev().map(|Assessed { point, worth, is_other, .. }| {
-        let verdict = verdicts.iter().find(|verdict| verdict.point == point.id);
-        let (keep, reasons) = match (worth, verdict) {
-            (Worth::Exempt(why), _) => (true, vec![why.clone()]),
-            (_, Some(verdict)) if !verdict.keep && last_whole == Some(point.id) => {
-                (true, vec!["the newest complete one".to_owned()])
-            }
-            (_, Some(verdict)) => (verdict.keep, verdict.reasons.clone()),
-            (_, None) => (true, vec!["not judged".to_owned()]),
-        };
-        Judged { keep, reasons, of_another_guest: *is_other, ..unjudged(point) }
-    });
-    judged.collect()
+/// salvaged. With [`StoreChoice::Both`], each store keeps its own points, because the other one may lack the newest.
+fn judge(assessed: &[Assessed<'_>], policy: &Policy, store: StoreChoice, now: DateTime<Local>) -> Vec<Judged> {
+    let groups = match store {
+        StoreChoice::Both => StoreKind::ALL.map(|kind| vec![kind]).to_vec(),
+        StoreChoice::Archive | StoreChoice::Repository => vec![StoreKind::ALL.to_vec()],
+    };
+    let mut judged = vec![None; assessed.len()];
+    for group in groups {
+        let of_group = |assessed: &&Assessed<'_>| group.contains(&assessed.point.store());
+        let good = assessed.iter().filter(of_group).filter(|assessed| assessed.is_good());
+        // A point and its copy count once, and share their verdict.
+        let verdicts = retention::apply(policy, &good.map(|assessed| assessed.point.id).collect::<Vec<_>>(), now);
+        let last_whole = assessed.iter().rfind(|assessed| of_group(assessed) && assessed.worth == Worth::Whole);
+        let last_whole = last_whole.map(|assessed| assessed.point.id);
+        for (assessed, judged) in assessed.iter().zip(&mut judged).filter(|(assessed, _)| of_group(assessed)) {
+            let verdict = verdicts.iter().find(|verdict| verdict.point == assessed.point.id);
+            *judged = Some(sentence(assessed, verdict, last_whole));
+        }
+    }
+    judged.into_iter().rev().flatten().collect()
+}
+
+fn sentence(assessed: &Assessed<'_>, verdict: Option<&Judgement>, last_whole: Option<PointId>) -> Judged {
+    let Assessed { point, worth, is_other, .. } = assessed;
+    let (keep, reasons) = match (worth, verdict) {
+        (Worth::Exempt(why), _) => (true, vec![why.clone()]),
+        (_, Some(verdict)) if !verdict.keep && last_whole == Some(point.id) => {
+            (true, vec!["the newest complete one".to_owned()])
+        }
+        (_, Some(verdict)) => (verdict.keep, verdict.reasons.clone()),
+        (_, None) => (true, vec!["not judged".to_owned()]),
+    };
+    Judged { keep, reasons, of_another_guest: *is_other, ..unjudged(point) }
 }
 
 fn unjudged(point: &Point) -> Judged {
     Judged {
         id: point.id,
+        store: point.store(),
         stored_bytes: point.bytes,
         keep: true,
         reasons: Vec::new(),

@@ -11,7 +11,7 @@ use super::Error;
 use super::backup;
 use super::context::Context;
 pub use super::context::Run;
-use super::target;
+use super::target::{self, Writable};
 use crate::config::{DomainSettings, Settings};
 use crate::hypervisor::Hypervisor;
 use crate::model::{DomainOutcome, DomainRef, Failure, FailureReason, Outcome, RunReport, is_future};
@@ -21,9 +21,12 @@ use crate::store::Store;
 /// Decides which domains are due, and why. Changes nothing.
 pub fn plan(settings: &Settings, hypervisor: &dyn Hypervisor, selection: &Selection) -> Result<Plan, Error> {
     // A target that does not exist yet has no points. Whether it may be missing is checked before writing to it.
-    let store = target::open(settings)
-        .inspect_err(|error| tracing::warn!("cannot determine the age of restore points: {}", super::chain(error)))
-        .ok();
+    let warn = |why: &str| tracing::warn!("cannot determine the age of restore points: {why}");
+    let existing = Writable::existing(settings).inspect_err(|error| warn(&super::chain(error))).ok();
+    let store = existing.map(|existing| {
+        existing.unusable.values().for_each(|unusable| warn(&unusable.failure.message));
+        existing.store
+    });
     let mut known = Vec::new();
     for (id, state) in hypervisor.domains()? {
         let last_point = store.as_ref().and_then(|store| last_point(store, &id.name));
@@ -62,9 +65,9 @@ impl Run<'_> {
     /// Backs up all due domains. Only a failure before the first domain is an error; later ones are in the outcomes.
     pub fn all(&self, run_id: Uuid, started: DateTime<Utc>) -> (Backups, Result<(), Error>) {
         let mut ran = Backups::default();
-        let opened = target::open_or_create(self.settings)
-            .and_then(|store| Ok((store, plan(self.settings, self.hypervisor, self.selection)?)));
-        let (store, plan) = match opened {
+        let opened = Writable::open(self.settings)
+            .and_then(|targets| Ok((targets, plan(self.settings, self.hypervisor, self.selection)?)));
+        let (targets, plan) = match opened {
             Ok(opened) => opened,
             Err(error) => return (ran, Err(error)),
         };
@@ -76,13 +79,14 @@ impl Run<'_> {
                 Decision::Due(_) | Decision::NotSelected(_) => {}
             }
         }
-        if !due.is_empty()
-            && let Err(error) = target::expect_room(self.settings, &store).and_then(|()| Ok(store.try_out(false)?))
-        {
-            return (ran, Err(error));
-        }
+        let needed = due.iter().flat_map(|(_, settings)| settings.store.kinds()).copied().collect();
+        let usable = |store: &Store| target::expect_room(self.settings, store).and_then(|()| Ok(store.try_out(false)?));
+        let targets = match targets.checked(&needed, usable) {
+            Ok(targets) => targets,
+            Err(error) => return (ran, Err(error)),
+        };
         let ended = OnceLock::new();
-        let context = Context { run: self, store: &store, ended: &ended, run_id, started };
+        let context = Context { run: self, targets: &targets, ended: &ended, run_id, started };
         ran.domains.extend(back_up_all(&context, due));
         ran.signal = self.cancel.signal();
         (ran, Ok(()))

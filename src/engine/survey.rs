@@ -2,7 +2,7 @@
 //! archive.
 //!
 //! What cannot be observed now is taken from the previous survey: a mount that hangs for a day must not look like a
-//! hundred guests without restore points. `libvirt_ok` and `repository.up` show which parts are current.
+//! hundred guests without restore points. `libvirt_ok` and the `up` of each target show which parts are current.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -142,7 +142,8 @@ fn join(
         .filter_map(|(name, points)| points.or_else(|| as_before(&name)).map(|points| (name, points)))
         .filter(|(_, points)| points.count > 0)
         .collect();
-    let stored_bytes = points.values().map(|points| points.bytes).sum();
+    let sum = |bytes: fn(&SeenPoints) -> u64| points.values().map(bytes).sum::<u64>();
+    let (all, in_other) = (sum(|points| points.bytes), sum(|points| points.other_bytes.min(points.bytes)));
     let exact = settings.rules.iter().map(|rule| &rule.pattern).filter(|pattern| !glob::is_glob(pattern));
     let names: BTreeSet<&String> = guests.keys().chain(points.keys()).chain(exact).collect();
     let time = Utc::now();
@@ -159,7 +160,8 @@ fn join(
         jobs: settings.jobs(&[]).into_iter().map(|job| (job.clone(), seen_job(settings, &job))).collect(),
         hooks: settings.rules.iter().flat_map(|rule| &rule.domain.hooks).map(|hook| hook.name.clone()).collect(),
         copies: settings.copies().iter().map(|copy| (copy.name.clone(), copy.every.as_secs())).collect(),
-        repository: SeenRepository { stored_bytes, ..target.repository },
+        repository: SeenRepository { stored_bytes: all - in_other, ..target.repository },
+        other: target.other.map(|other| SeenRepository { stored_bytes: in_other, ..other }),
         libvirt_ok,
     }
 }
@@ -174,6 +176,7 @@ fn seen(settings: &Settings, name: &str, guest: Option<&Guest>, points: Option<&
         leftover_overlays: guest.leftover_overlays,
         since: None,
         expected_interval_s: domain.map_or(0, |domain| expect::longest_gap(&domain.days)),
+        store: domain.map(|domain| domain.store.first()),
         wanted: domain.map(|domain| domain.wanted(name)),
         points: points.cloned().unwrap_or_default(),
     }

@@ -1,31 +1,41 @@
-//! Opens the store that the configuration names, and checks its free space. Must not know what kind of store it is.
+//! Opens the stores that the configuration names, and checks their free space. Must not know how they store anything.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Error;
 use crate::config::{MinFree, RepositorySettings, Settings};
-use crate::model::size;
+use crate::model::{Failure, FailureReason, StoreKind, size};
 use crate::store::{self, Access, BucketAccess, Location, Store};
 use crate::sys::patience::Patience;
 use crate::sys::space;
 
-/// Opens the store. Fails if its directory does not exist; sends no request to a bucket.
-pub fn open(settings: &Settings) -> Result<Store, Error> {
-    Ok(Store::at(location(settings), &Patience::new(settings.stall_timeout))?)
+/// Opens the stores; only the one of this kind, if one is named. Fails if a directory does not exist; sends no request to
+/// a bucket.
+pub fn open(settings: &Settings, only: Option<StoreKind>) -> Result<Store, Error> {
+    let open = |kind| Ok::<_, Error>(Store::at(location(settings, kind), &Patience::new(settings.stall_timeout))?);
+    match (only, settings.stores().as_slice()) {
+        (None, [first, second]) => Ok(open(*first)?.beside(open(*second)?)),
+        (None, stores) => open(stores.first().copied().unwrap_or(StoreKind::Archive)),
+        (Some(kind), stores) if stores.contains(&kind) => open(kind),
+        (Some(kind), _) => Err(Error::NoStore { kind }),
+    }
 }
 
 /// Opens the repository of the configuration. Reads its configuration, so that a wrong password or a target that is not
 /// mounted is not reported in the words of restic.
 pub(super) fn open_repository(settings: &Settings) -> Result<(&RepositorySettings, Store), Error> {
     let Some(repository) = &settings.repository else {
-        return Err(store::Error::NoRepository { path: settings.backupdir.clone() }.into());
+        return Err(store::Error::NoRepository { path: settings.target().to_owned() }.into());
     };
-    let store = open(settings)?;
+    let store = open(settings, Some(StoreKind::Repository))?;
     store.expect_repository()?;
     Ok((repository, store))
 }
 
-/// Where the configuration stores restore points.
-pub fn location(settings: &Settings) -> Location {
-    Location { dir: settings.backupdir.clone(), repository: settings.repository.as_ref().map(access) }
+/// Where the configuration has the store of this kind.
+pub(super) fn location(settings: &Settings, kind: StoreKind) -> Location {
+    let repository = settings.repository.as_ref().filter(|_| kind == StoreKind::Repository);
+    Location { dir: settings.path_of(kind).to_owned(), repository: repository.map(access) }
 }
 
 /// How a repository is opened.
@@ -45,20 +55,96 @@ pub(super) fn access(repository: &RepositorySettings) -> Access {
 
 /// Creates the repository that the configuration names, and returns its ID.
 pub fn init(settings: &Settings) -> Result<String, Error> {
-    expect_mounted(settings, &Patience::new(settings.stall_timeout))?;
-    Ok(Store::init(location(settings), &Patience::new(settings.stall_timeout))?)
+    let (kind, patience) = (StoreKind::Repository, Patience::new(settings.stall_timeout));
+    if settings.repository.is_none() {
+        return Err(store::Error::NoRepository { path: settings.target().to_owned() }.into());
+    }
+    expect_mounted(settings, kind, &patience)?;
+    Ok(Store::init(location(settings, kind), &patience)?)
 }
 
-/// Opens the store to write to it. Checks that it is mounted if that is required, and creates its directory if only
-/// that is missing.
-pub(super) fn open_or_create(settings: &Settings) -> Result<Store, Error> {
+/// What a run can write to.
+pub struct Writable {
+    /// The stores that can be used.
+    pub store: Store,
+    /// Why others cannot.
+    pub unusable: BTreeMap<StoreKind, Unusable>,
+}
+
+/// Why a store cannot be used in this run.
+#[derive(Debug, Clone)]
+pub struct Unusable {
+    /// The error.
+    pub failure: Failure,
+    /// What failed, for metrics.
+    pub reason: FailureReason,
+}
+
+impl Writable {
+    /// Opens the stores to write to them. Checks that each is mounted if that is required, and creates its directory if
+    /// only that is missing.
+    ///
+    /// # Errors
+    /// If none can be used: why the first cannot.
+    pub fn open(settings: &Settings) -> Result<Writable, Error> {
+        Writable::of(settings.stores().into_iter().map(|kind| (kind, open_or_create(settings, kind))).collect())
+    }
+
+    /// The stores that exist, for a plan. Creates nothing.
+    pub fn existing(settings: &Settings) -> Result<Writable, Error> {
+        let open = |kind| (kind, open(settings, Some(kind)));
+        Writable::of(settings.stores().into_iter().map(open).collect())
+    }
+
+    /// The same, but only those stores that one of these kinds is needed for, and that pass `check`, remain.
+    pub fn checked(
+        self,
+        needed: &BTreeSet<StoreKind>,
+        check: impl Fn(&Store) -> Result<(), Error>,
+    ) -> Result<Writable, Error> {
+        let stores = StoreKind::ALL.into_iter().filter_map(|kind| Some((kind, self.store.only(kind)?)));
+        let judged = stores.map(|(kind, store)| match check(&store) {
+            Err(error) if needed.contains(&kind) => (kind, Err(error)),
+            _ => (kind, Ok(store)),
+        });
+        let Writable { store, mut unusable } = Writable::of(judged.collect())?;
+        unusable.extend(self.unusable);
+        Ok(Writable { store, unusable })
+    }
+
+    fn of(opened: Vec<(StoreKind, Result<Store, Error>)>) -> Result<Writable, Error> {
+        let (mut usable, mut errors) = (None, Vec::new());
+        for (kind, store) in opened {
+            match (store, usable.take()) {
+                (Ok(store), None) => usable = Some(store),
+                (Ok(store), Some(first)) => usable = Some(Store::beside(first, store)),
+                (Err(error), first) => {
+                    usable = first;
+                    errors.push((kind, error));
+                }
+            }
+        }
+        match usable {
+            Some(store) => {
+                let unusable =
+                    |(kind, error): (_, Error)| (kind, Unusable { failure: error.failure(), reason: error.reason() });
+                Ok(Writable { store, unusable: errors.into_iter().map(unusable).collect() })
+            }
+            None => {
+                Err(errors.into_iter().next().map_or(Error::NoStore { kind: StoreKind::Archive }, |(_, error)| error))
+            }
+        }
+    }
+}
+
+fn open_or_create(settings: &Settings, kind: StoreKind) -> Result<Store, Error> {
     let patience = Patience::new(settings.stall_timeout);
-    expect_mounted(settings, &patience)?;
-    Ok(Store::at_or_create(location(settings), &patience)?)
+    expect_mounted(settings, kind, &patience)?;
+    Ok(Store::at_or_create(location(settings, kind), &patience)?)
 }
 
-fn expect_mounted(settings: &Settings, patience: &Patience) -> Result<(), Error> {
-    if let Some(dir) = settings.target_dir().filter(|_| settings.require_mount) {
+fn expect_mounted(settings: &Settings, kind: StoreKind, patience: &Patience) -> Result<(), Error> {
+    if let Some(dir) = settings.dir_of(kind).filter(|_| settings.require_mount) {
         let path = dir.to_owned();
         let mounted = patience.call(move || space::is_off_root(&path).unwrap_or(false));
         if !mounted.map_err(Error::file("access", dir))? {
@@ -68,7 +154,7 @@ fn expect_mounted(settings: &Settings, patience: &Patience) -> Result<(), Error>
     Ok(())
 }
 
-/// Fails if less space is free than `min_free` requires. A bucket always has enough.
+/// Fails if less space is free in the store of new restore points than `min_free` requires. A bucket always has enough.
 pub(super) fn expect_room(settings: &Settings, store: &Store) -> Result<(), Error> {
     let Some(room) = store.room()? else { return Ok(()) };
     let wanted = match settings.min_free {
@@ -76,7 +162,7 @@ pub(super) fn expect_room(settings: &Settings, store: &Store) -> Result<(), Erro
         MinFree::Percent(percent) => (room.total as f64 * percent / 100.0) as u64,
     };
     if room.free < wanted {
-        let path = settings.backupdir.clone();
+        let path = store.location().to_owned();
         return Err(Error::Space { path, free: size::bytes(room.free), wanted: size::bytes(wanted) });
     }
     Ok(())

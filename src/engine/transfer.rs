@@ -2,9 +2,11 @@
 //! not change the store that it reads.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::points;
 use super::{Error, Monitor};
+use crate::config::Settings;
 use crate::model::command::quoted;
 use crate::model::{Codec, DomainOutcome, DomainRef, Extent, NewId};
 use crate::store::{
@@ -28,10 +30,10 @@ pub enum Transfer {
 pub struct Copying<'a> {
     /// The store that is read.
     pub from: &'a Store,
-    /// The store that is written.
+    /// The store that is written; if it has two targets, the one that the domain uses.
     pub to: &'a Store,
-    /// How the archives of a domain are compressed.
-    pub codec: &'a dyn Fn(&str) -> Codec,
+    /// How a domain is stored, and archives are compressed.
+    pub settings: &'a Settings,
     /// Receives progress.
     pub monitor: &'a dyn Monitor,
     /// Whether to stop.
@@ -47,7 +49,7 @@ impl Copying<'_> {
     pub fn all(&self, domains: &[String], each: &mut dyn FnMut(&Point, &Result<Transfer, Error>)) -> Result<(), Error> {
         let found = points::found(self.from, domains)?;
         for point in found.domains.iter().flat_map(|(_, points)| points) {
-            let result = self.one(point);
+            let result = self.one(point, &mut |_| Ok(()));
             self.monitor.done(&DomainOutcome::new(&point.domain, None));
             if let Some(signal) = self.cancel.signal() {
                 return Err(Error::Cancelled(signal));
@@ -58,16 +60,20 @@ impl Copying<'_> {
     }
 
     /// Copies one point. The copy has the same ID and contents; only the files of disks have names of their own kind.
-    pub fn one(&self, point: &Point) -> Result<Transfer, Error> {
-        if self.to.points(&point.domain)?.iter().any(|other| other.id == point.id) {
+    /// `note` receives the temporary path of an archive before the file is created; its error aborts.
+    pub fn one(&self, point: &Point, note: &mut dyn FnMut(&Path) -> Result<(), Error>) -> Result<Transfer, Error> {
+        let rule = self.settings.rule_for(&point.domain).map(|rule| &rule.domain);
+        let chosen = rule.and_then(|domain| self.to.only(domain.store.first()));
+        let to = chosen.as_ref().unwrap_or(self.to);
+        if to.points(&point.domain)?.iter().any(|other| other.id == point.id) {
             return Ok(Transfer::Present);
         }
         let reader = self.from.open(point, self.cancel)?;
         let Some(manifest) = reader.manifest()? else { return Ok(Transfer::NoManifest) };
-        let codec = (self.codec)(&point.domain);
+        let codec = rule.map_or(Codec::Zstd(3), |domain| domain.compression);
         let intent = Intent { id: NewId::Copied(point.id), codec, threads: host::cores(), cancel: self.cancel.clone() };
         let domain = DomainRef { name: point.domain.clone(), uuid: manifest.domain.uuid };
-        let mut writer = self.to.begin(&domain, &intent, |_| Ok::<(), Error>(()))?;
+        let mut writer = to.begin(&domain, &intent, note)?;
         let expected = if writer.id() == point.id { Ok(()) } else { Err(self.unfinished(point)) };
         match expected.and_then(|()| self.write(&reader, manifest, &mut writer)) {
             Ok(copied) => Ok(Transfer::Copied(copied)),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::model::version::{self, Unreadable};
-use crate::model::{PointId, is_future};
+use crate::model::{PointId, StoreKind, is_future};
 use crate::store::Point;
 use crate::sys::step::{self, Step};
 use crate::sys::{durable, lock, opened};
@@ -37,11 +37,18 @@ pub struct Checked {
     pub bytes: u64,
 }
 
+/// Results by domain.
+type Checks = BTreeMap<String, BTreeMap<PointId, Checked>>;
+
 /// The last verification of each restore point, by domain.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Verified {
+    /// Of archives. Files of older releases also have those of snapshots here.
     #[serde(default)]
-    domains: BTreeMap<String, BTreeMap<PointId, Checked>>,
+    domains: Checks,
+    /// Of snapshots in a repository, which may have the ID of an archive.
+    #[serde(default, skip_serializing_if = "Checks::is_empty")]
+    snapshots: Checks,
 }
 
 impl Verified {
@@ -63,7 +70,7 @@ impl Verified {
             }
         };
         let now = Utc::now();
-        for checks in known.domains.values_mut() {
+        for checks in known.domains.values_mut().chain(known.snapshots.values_mut()) {
             checks.retain(|_, checked| !(checked.good && is_future(checked.time, now)));
         }
         Ok(known)
@@ -71,7 +78,17 @@ impl Verified {
 
     /// The last verification of a point.
     pub fn get(&self, point: &Point) -> Option<&Checked> {
-        self.domains.get(&point.domain)?.get(&point.id).filter(|checked| checked.bytes == point.bytes)
+        let of_snapshot = (point.store() == StoreKind::Repository).then_some(&self.snapshots);
+        let all = of_snapshot.into_iter().chain([&self.domains]);
+        let mut found = all.filter_map(|checks| checks.get(&point.domain)?.get(&point.id));
+        found.find(|checked| checked.bytes == point.bytes)
+    }
+
+    fn of(&mut self, store: StoreKind) -> &mut Checks {
+        match store {
+            StoreKind::Archive => &mut self.domains,
+            StoreKind::Repository => &mut self.snapshots,
+        }
     }
 
     /// Whether the last verification of a point found damage.
@@ -114,21 +131,27 @@ impl Recorder {
     /// When results of this domain are added, forgets those of points that are not in `present`. Results that another
     /// process has added since the beginning stay, because they may be of newer points.
     pub fn keep_only(&mut self, domain: &str, present: &[Point]) {
-        let mut gone = self.known.domains.get(domain).cloned().unwrap_or_default();
-        gone.retain(|id, _| present.iter().all(|point| point.id != *id));
-        self.gone.domains.insert(domain.to_owned(), gone);
+        let is_present = |store, id| {
+            let is_of = |point: &Point| store == StoreKind::Archive || point.store() == store;
+            present.iter().any(|point| point.id == id && is_of(point))
+        };
+        for store in StoreKind::ALL {
+            let mut gone = self.known.of(store).get(domain).cloned().unwrap_or_default();
+            gone.retain(|id, _| !is_present(store, *id));
+            self.gone.of(store).insert(domain.to_owned(), gone);
+        }
     }
 
     /// Adds the result of a verification that ends now.
     pub fn add(&mut self, point: &Point, good: bool) -> Result<(), Error> {
         let checked = Checked { time: Utc::now(), good, bytes: point.bytes };
-        self.new.domains.entry(point.domain.clone()).or_default().insert(point.id, checked);
+        self.new.of(point.store()).entry(point.domain.clone()).or_default().insert(point.id, checked);
         if self.written.elapsed() >= self.every { self.write() } else { Ok(()) }
     }
 
     /// Writes the added results to disk. The lock is taken only for that, so a hung target blocks no other process.
     pub fn write(&mut self) -> Result<(), Error> {
-        if self.new.domains.is_empty() {
+        if self.new.domains.is_empty() && self.new.snapshots.is_empty() {
             return Ok(());
         }
         self.written = Instant::now();
@@ -138,17 +161,8 @@ impl Recorder {
         let locked = step::reached(Step::VerifiedLock).and_then(|()| lock::wait(&path));
         let _lock = locked.map_err(Error::file("lock", &path))?;
         let mut known = Verified::load(&self.state_dir)?;
-        for (domain, checks) in &self.new.domains {
-            let of_domain = known.domains.entry(domain.clone()).or_default();
-            if let Some(gone) = self.gone.domains.get(domain) {
-                of_domain.retain(|id, checked| gone.get(id) != Some(checked));
-            }
-            for (id, checked) in checks {
-                let is_older = |other: &Checked| other.time <= checked.time || is_future(other.time, checked.time);
-                if of_domain.get(id).is_none_or(is_older) {
-                    of_domain.insert(*id, checked.clone());
-                }
-            }
+        for store in StoreKind::ALL {
+            merge(known.of(store), self.new.of(store), self.gone.of(store));
         }
         let path = self.state_dir.join(FILE);
         let text = version::text(&known, VERSION).map_err(io::Error::other).map_err(Error::file("write", &path))?;
@@ -156,6 +170,22 @@ impl Recorder {
         written.map_err(Error::file("write", &path))?;
         self.new = Verified::default();
         Ok(())
+    }
+}
+
+/// Adds new results, and removes those of points that are gone.
+fn merge(known: &mut Checks, new: &Checks, gone: &Checks) {
+    for (domain, checks) in new {
+        let of_domain = known.entry(domain.clone()).or_default();
+        if let Some(gone) = gone.get(domain) {
+            of_domain.retain(|id, checked| gone.get(id) != Some(checked));
+        }
+        for (id, checked) in checks {
+            let is_older = |other: &Checked| other.time <= checked.time || is_future(other.time, checked.time);
+            if of_domain.get(id).is_none_or(is_older) {
+                of_domain.insert(*id, checked.clone());
+            }
+        }
     }
 }
 

@@ -236,7 +236,7 @@ mod tests {
     fn file_of_a_newer_program_is_not_changed() {
         let dir = tempfile::tempdir().unwrap();
         let newer = r#"{"schema": 2, "config_ok": true}"#;
-        let survey: Survey = serde_json::from_str(include_str!("../../tests/formats/survey/1.5.json")).unwrap();
+        let survey: Survey = serde_json::from_str(include_str!("../../tests/formats/survey/1.6.json")).unwrap();
         for name in [LEDGER, SURVEY] {
             fs::write(dir.path().join(name), newer).unwrap();
         }

@@ -92,7 +92,7 @@ impl Ledger {
     /// forgets no domain or job.
     pub fn forget(&mut self, survey: &Survey) {
         self.copies.retain(|name, _| survey.copies.contains_key(name));
-        if !survey.libvirt_ok || !survey.repository.up {
+        if !survey.libvirt_ok || !survey.targets().all(|target| target.up) {
             return;
         }
         self.domains.retain(|name, _| survey.domains.contains_key(name));

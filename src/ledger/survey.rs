@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Consistency, PointId};
+use crate::model::{Consistency, PointId, StoreKind};
 
 /// The state at one time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,10 +26,26 @@ pub struct Survey {
     /// The planned seconds between two copies of the repository, by their name in the configuration.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub copies: BTreeMap<String, u64>,
-    /// The target.
+    /// The target; the default one, if there are two.
     pub repository: SeenRepository,
+    /// The other one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other: Option<SeenRepository>,
     /// Whether libvirt responded; if not, `defined` and `leftover_overlays` are those of the previous survey.
     pub libvirt_ok: bool,
+}
+
+impl Survey {
+    /// All targets.
+    pub fn targets(&self) -> impl Iterator<Item = &SeenRepository> {
+        std::iter::once(&self.repository).chain(&self.other)
+    }
+
+    /// Whether the restore points of a domain store only what others lack.
+    pub fn is_deduplicated(&self, domain: &str) -> bool {
+        let store = self.domains.get(domain).and_then(|seen| seen.store);
+        store.map_or(self.repository.deduplicated, |store| store == StoreKind::Repository)
+    }
 }
 
 /// The state of a domain.
@@ -49,6 +65,9 @@ pub struct Seen {
     pub since: Option<DateTime<Utc>>,
     /// Longest time between two days of a week on which it is due, in seconds; 0 without a job.
     pub expected_interval_s: u64,
+    /// Where its backups are stored; `None` without a job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreKind>,
     /// The configured consistency; `None` without a job.
     pub wanted: Option<Consistency>,
     /// Its restore points.
@@ -62,6 +81,9 @@ pub struct SeenPoints {
     pub count: u64,
     /// Total size, in bytes.
     pub bytes: u64,
+    /// Those of them in the other target, if there are two.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub other_bytes: u64,
     /// When the oldest was taken.
     pub oldest: Option<DateTime<Utc>>,
     /// When the newest was taken.
@@ -69,6 +91,10 @@ pub struct SeenPoints {
     /// Those whose last verification found damage.
     #[serde(default)]
     pub damaged: Vec<PointId>,
+}
+
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// A job of the configuration.

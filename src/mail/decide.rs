@@ -221,6 +221,7 @@ mod tests {
             hooks: Default::default(),
             copies: Default::default(),
             repository: Default::default(),
+            other: None,
             libvirt_ok: true,
         };
         assert_eq!(late(&Ledger::default(), &survey, &sample::bad()), ["late", "never"]);

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use super::Error;
 use super::catalogue::*;
 use super::page::Page;
-use crate::ledger::{Channel, Ledger, Survey};
+use crate::ledger::{Channel, Ledger, SeenRepository, Survey};
 use crate::model::HookStatus;
 
 /// All metrics except those of the exporter itself, in Prometheus' text format. `running`: whether a run has the lock.
@@ -78,7 +78,10 @@ fn hooks(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
 }
 
 fn repository(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
-    let Some(seen) = survey.map(|survey| &survey.repository) else { return };
+    survey.iter().flat_map(|survey| survey.targets()).for_each(|seen| target(page, ledger, seen));
+}
+
+fn target(page: &mut Page, ledger: &Ledger, seen: &SeenRepository) {
     let path = seen.path.to_string_lossy();
     let labels: &[&str] = &[&path];
     page.set(&REPOSITORY_UP, labels, flag(seen.up));

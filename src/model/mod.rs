@@ -36,7 +36,7 @@ pub use outcome::{
     Consistency, DiskOutcome, DomainOutcome, Failure, FailureReason, Method, Outcome, SkippedDisk, WholeRead,
 };
 pub use owner::Owner;
-pub use point::{Codec, NewId, PointId};
+pub use point::{Codec, NewId, PointId, StoreKind};
 pub use report::{DamagedPoint, RunReport, Totals};
 pub use result::{EXIT_STATUS, RunResult, Status};
 pub use sample::Sample;

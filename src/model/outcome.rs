@@ -107,7 +107,7 @@ impl WholeRead {
 pub enum Outcome {
     /// Everything that is configured is backed up.
     Success,
-    /// Backed up, but a disk is missing.
+    /// Backed up, but a disk is missing, or the second of two stores.
     Partial,
     /// Skipped by a hook.
     Skipped,

@@ -8,6 +8,7 @@ use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::is_future;
+use super::words::words;
 
 const LAYOUT: &str = "%Y%m%dT%H%M%SZ";
 
@@ -85,6 +86,17 @@ impl<'de> Deserialize<'de> for PointId {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
+
+/// A kind of store for restore points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StoreKind {
+    /// A directory with one archive per restore point.
+    Archive,
+    /// A repository.
+    Repository,
+}
+
+words!(StoreKind { Archive = "archive", Repository = "repository" });
 
 /// How an archive is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 mod apply;
 mod copies;
 
-pub use apply::apply;
+pub use apply::{Judgement, apply};
 pub use copies::{StoredPoint, copies};
 
 /// A point stays if any rule keeps it. A rule of 0 keeps nothing; if all are 0, every point stays.

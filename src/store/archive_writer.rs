@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::{DiskSource, Error, Manifest, Partial, Point};
+use super::partial::Partial;
+use super::{DiskSource, Error, Manifest, Point};
 use crate::archive::{self, Writer};
 use crate::model::{Codec, PointId};
 use crate::qcow2::Layout;

@@ -13,7 +13,7 @@ use super::{
     FileEntry, Intent, Location, Manifest, Point, PointWriter, Sink, Store, disk_member,
 };
 use crate::model::{
-    Codec, Consistency, DomainRef, DomainState, Extent, Format, Method, NewId, PointId, SkippedDisk, Source,
+    Codec, Consistency, DomainRef, DomainState, Extent, Format, Method, NewId, PointId, SkippedDisk, Source, StoreKind,
 };
 use crate::qcow2::whole_clusters;
 use crate::sys::patience::Patience;
@@ -88,13 +88,32 @@ impl Fixture {
         Fixture { store: Store::at(place, &Patience::default()).unwrap(), ..fixture }
     }
 
+    /// The same with a second, empty target of the other kind.
+    pub fn with_second(self) -> Fixture {
+        let patience = Patience::default();
+        let dir = self.path("second");
+        let location = match self.store.kind() {
+            StoreKind::Archive => {
+                std::fs::write(self.path("password"), "a password\n").unwrap();
+                Location { dir, ..self.repository() }
+            }
+            StoreKind::Repository => (&dir).into(),
+        };
+        match location.repository {
+            Some(_) => drop(Store::init(location.clone(), &patience).unwrap()),
+            None => std::fs::create_dir(&location.dir).unwrap(),
+        }
+        let second = Store::at(location, &patience).unwrap();
+        Fixture { store: self.store.beside(second), dir: self.dir }
+    }
+
     /// The store, opened again.
     pub fn opened(&self, patience: &Patience) -> Store {
         let place = match self.path("backup/config").is_file() {
             true => self.repository(),
             false => (&self.path("backup")).into(),
         };
-        Store::of(place, patience)
+        Store::unopened(place, patience)
     }
 
     /// The place of the repository.

@@ -12,8 +12,9 @@ use chrono::{DateTime, Datelike, Days, TimeDelta};
 use rustix::fs::FileType;
 
 use super::name::{self, Known};
+use super::point::Kind;
 use super::whose;
-use super::{Domains, Error, Kind, Point};
+use super::{Domains, Error, Point};
 use crate::archive::script::ScriptArchive;
 use crate::model::{Codec, NewId, PointId};
 use crate::sys::durable;

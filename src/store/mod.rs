@@ -18,18 +18,15 @@ mod point;
 mod reader;
 mod script;
 mod snapshots;
+mod target;
 #[cfg(test)]
 mod tests;
 mod trial;
 mod whose;
 mod writer;
 
-use std::collections::HashSet;
-use std::io;
+use std::iter;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use chrono::TimeDelta;
 
 pub use contents::{Contents, SavedDisk};
 pub use error::Error;
@@ -44,33 +41,21 @@ pub use crate::archive::manifest::{
     BootEntry, DOMAIN_INACTIVE_XML, DOMAIN_MIGRATABLE_XML, DOMAIN_XML, DiskEntry, FORMAT, FileEntry, disk_member,
 };
 pub use crate::archive::salvage::{Remains, Salvage, Trust};
-use crate::model::{Codec, DomainRef, NewId};
+use crate::model::{Codec, DomainRef, NewId, StoreKind};
 pub use crate::repository::TAG;
-use crate::repository::{self, Packs};
-use crate::sys::durable;
 use crate::sys::patience::Patience;
 use crate::sys::signals::Cancel;
-use crate::sys::space::{self, Space};
-use crate::sys::step::{self, Step};
-use archive_writer::ArchiveWriter;
-use archives::Archived;
-use folder::Folder;
-use partial::Partial;
-use point::Kind;
-use script::Script;
-use snapshots::Snapshots;
+use crate::sys::space::Space;
+use target::Target;
 
-/// The target: a directory with one directory of archives per domain, or a repository in a directory or a bucket. No call
-/// waits forever: a target that hangs is an error.
+/// Where restore points are: one target, or two of different kinds, with new restore points going to the first.
 #[derive(Debug, Clone)]
 pub struct Store {
-    folder: Folder,
-    /// Set if the target is a repository.
-    snapshots: Option<Arc<Snapshots>>,
-    patience: Patience,
+    target: Target,
+    other: Option<Target>,
 }
 
-/// Where the restore points of a host are.
+/// Where one target is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     /// The directory; for a repository in a bucket, its URL, which is only for messages.
@@ -144,23 +129,13 @@ pub struct Domains {
 impl Store {
     /// Opens the store in an existing directory, with this time limit for every call.
     pub fn at(location: impl Into<Location>, patience: &Patience) -> Result<Store, Error> {
-        let store = Store::of(location.into(), patience);
-        if store.bucket().is_none() {
-            store.call(Folder::check)?;
-        }
-        Ok(store)
+        Ok(Store::of(Target::at(location, patience)?))
     }
 
     /// The same, but creates the directory for archives if its parent exists: a missing parent may be an unmounted file
     /// system. A repository must exist.
     pub fn at_or_create(location: impl Into<Location>, patience: &Patience) -> Result<Store, Error> {
-        let store = Store::of(location.into(), patience);
-        match &store.snapshots {
-            Some(snapshots) if snapshots.is_remote() => snapshots.repository().map(drop)?,
-            Some(snapshots) => store.call(Folder::check).and_then(|()| snapshots.repository().map(drop))?,
-            None => store.call(Folder::make_target)?,
-        }
-        Ok(store)
+        Ok(Store::of(Target::at_or_create(location, patience)?))
     }
 
     /// Creates the repository, and its directory if that is missing. Returns the ID of the repository.
@@ -168,12 +143,62 @@ impl Store {
     /// # Errors
     /// [`Error::NoRepository`]; if the repository exists.
     pub fn init(location: Location, patience: &Patience) -> Result<String, Error> {
-        let store = Store::of(location, patience);
-        let snapshots = store.snapshots()?;
-        if !snapshots.is_remote() {
-            store.call(Folder::make_target)?;
+        Target::init(location, patience)
+    }
+
+    /// Not opened yet, so that it need not exist.
+    #[cfg(test)]
+    fn unopened(location: Location, patience: &Patience) -> Store {
+        Store::of(Target::of(location, patience))
+    }
+
+    fn of(target: Target) -> Store {
+        Store { target, other: None }
+    }
+
+    /// This store, which also has the restore points of another one, of the other kind.
+    #[must_use]
+    pub fn beside(self, other: Store) -> Store {
+        Store { other: Some(other.target), ..self }
+    }
+
+    /// This store with new restore points going to the target of this kind, if it has one.
+    pub fn writing_to(&self, kind: StoreKind) -> Option<Store> {
+        let Store { target, other } = self.clone();
+        match other {
+            _ if target.kind() == kind => Some(self.clone()),
+            Some(other) if other.kind() == kind => Some(Store { target: other, other: Some(target) }),
+            _ => None,
         }
-        snapshots.init()
+    }
+
+    /// Only the target of this kind, if there is one.
+    pub fn only(&self, kind: StoreKind) -> Option<Store> {
+        self.writing_to(kind).map(|store| Store::of(store.target))
+    }
+
+    /// The kind of new restore points.
+    pub fn kind(&self) -> StoreKind {
+        self.target.kind()
+    }
+
+    /// Path or URL of the target of new restore points, for messages.
+    pub fn location(&self) -> &Path {
+        self.target.location()
+    }
+
+    fn targets(&self) -> impl Iterator<Item = &Target> {
+        iter::once(&self.target).chain(&self.other)
+    }
+
+    /// The target with a restore point.
+    fn of_point(&self, point: &Point) -> &Target {
+        self.targets().find(|target| target.kind() == point.store()).unwrap_or(&self.target)
+    }
+
+    /// The target that is a repository; any other one fails.
+    fn repository(&self) -> &Target {
+        self.targets().find(|target| target.kind() == StoreKind::Repository).unwrap_or(&self.target)
     }
 
     /// Counts and measures what a repository contains.
@@ -181,7 +206,7 @@ impl Store {
     /// # Errors
     /// [`Error::NoRepository`]; if the repository is locked exclusively for a minute.
     pub fn stats(&self, cancel: &Cancel) -> Result<Inventory, Error> {
-        self.snapshots()?.stats(cancel)
+        self.repository().stats(cancel)
     }
 
     /// Opens the repository.
@@ -189,7 +214,7 @@ impl Store {
     /// # Errors
     /// [`Error::NoRepository`]; if it does not exist, or the password is wrong.
     pub fn expect_repository(&self) -> Result<(), Error> {
-        self.snapshots()?.repository().map(drop)
+        self.repository().expect_repository()
     }
 
     /// ID of the repository.
@@ -197,7 +222,7 @@ impl Store {
     /// # Errors
     /// [`Error::NoRepository`]; if it does not exist, or the password is wrong.
     pub fn repository_id(&self) -> Result<String, Error> {
-        Ok(self.snapshots()?.repository()?.id().to_string())
+        self.repository().repository_id()
     }
 
     /// Bytes of all objects of a repository.
@@ -205,7 +230,7 @@ impl Store {
     /// # Errors
     /// [`Error::NoRepository`].
     pub fn stored_bytes(&self) -> Result<u64, Error> {
-        Ok(Packs::of(self.snapshots()?.repository()?)?.stored_bytes)
+        self.repository().stored_bytes()
     }
 
     /// Removes old temporary files from a repository in a directory; returns their number.
@@ -213,7 +238,7 @@ impl Store {
     /// # Errors
     /// [`Error::NoRepository`].
     pub fn remove_leftovers(&self) -> Result<usize, Error> {
-        self.snapshots()?.remove_leftovers()
+        self.repository().remove_leftovers()
     }
 
     /// Removes the locks of processes that no longer exist from a repository.
@@ -221,70 +246,56 @@ impl Store {
     /// # Errors
     /// [`Error::NoRepository`].
     pub fn remove_stale_locks(&self) -> Result<usize, Error> {
-        Ok(repository::remove_stale(self.snapshots()?.repository()?)?)
-    }
-
-    fn snapshots(&self) -> Result<&Snapshots, Error> {
-        self.snapshots.as_deref().ok_or_else(|| Error::NoRepository { path: self.folder.backupdir.clone() })
-    }
-
-    fn of(Location { dir, repository }: Location, patience: &Patience) -> Store {
-        let snapshots = repository.map(|access| Arc::new(Snapshots::new(&dir, access, patience)));
-        Store { folder: Folder { backupdir: dir }, snapshots, patience: patience.clone() }
-    }
-
-    /// The repository, if it is in a bucket: then no directory may be touched.
-    fn bucket(&self) -> Option<&Snapshots> {
-        self.snapshots.as_deref().filter(|snapshots| snapshots.is_remote())
+        self.repository().remove_stale_locks()
     }
 
     /// Fails unless the bucket responds and contains a repository. A directory was checked when the store was opened.
     pub fn reach(&self) -> Result<(), Error> {
-        self.bucket().map_or(Ok(()), Snapshots::reach)
+        self.target.reach()
     }
 
     /// The time limit for calls, which also remembers a hung one.
     pub fn patience(&self) -> &Patience {
-        &self.patience
+        &self.target.patience
     }
 
-    /// Checks whether a private directory can be created on the target; with `file`, everything that a backup does.
-    /// Leaves nothing behind. For a bucket, `file` opens the repository, and creates and removes a lock.
+    /// Checks whether a private directory can be created on the target of new restore points; with `file`, everything
+    /// that a backup does. Leaves nothing behind. For a bucket, `file` opens the repository, and creates and removes a
+    /// lock.
     ///
     /// # Errors
     /// The first operation that failed.
     pub fn try_out(&self, file: bool) -> Result<(), Error> {
-        match self.bucket() {
-            Some(snapshots) if file => snapshots.try_out(),
-            Some(_) => Ok(()),
-            None => self.call(move |folder| folder.try_out(file)),
-        }
+        self.target.try_out(file)
     }
 
-    /// Space on its file system; `None` for a bucket, which has no size.
+    /// Space on the file system of the target of new restore points; `None` for a bucket, which has no size.
     pub fn room(&self) -> Result<Option<Space>, Error> {
-        if self.bucket().is_some() {
-            return Ok(None);
-        }
-        self.call(|folder| space::of(&folder.backupdir).map(Some).map_err(|source| folder.unusable(source)))
+        self.target.room()
     }
 
     /// The domains with a directory here, or with a snapshot.
     pub fn domains(&self) -> Result<Domains, Error> {
-        match &self.snapshots {
-            Some(snapshots) => snapshots.domains(),
-            None => self.call(Folder::domains),
+        let mut all = self.target.domains()?;
+        if let Some(other) = &self.other {
+            let more = other.domains()?;
+            all.names.extend(more.names);
+            all.names.sort();
+            all.names.dedup();
+            all.failures.extend(more.failures);
         }
+        Ok(all)
     }
 
-    /// The restore points of a domain, oldest first. Reads its directory once and opens only archives of the legacy
-    /// script, for their first few kilobytes.
+    /// The restore points of a domain, oldest first. A point and its copy in the other store have the same ID. Reads a
+    /// directory once and opens only archives of the legacy script, for their first few kilobytes.
     pub fn points(&self, domain: &str) -> Result<Vec<Point>, Error> {
-        let domain = domain.to_owned();
-        match &self.snapshots {
-            Some(snapshots) => snapshots.points(&domain),
-            None => self.call(move |folder| folder.points(&domain)),
+        let mut points = self.target.points(domain)?;
+        if let Some(other) = &self.other {
+            points.extend(other.points(domain)?);
+            sort(&mut points);
         }
+        Ok(points)
     }
 
     /// The restore points of these domains.
@@ -292,21 +303,17 @@ impl Store {
     /// # Errors
     /// The target hangs, or the snapshots cannot be listed.
     pub fn points_of(&self, domains: Vec<String>) -> Result<PointsByDomain, Error> {
-        if let Some(snapshots) = &self.snapshots {
-            // Listed once for all domains, because a listing costs time for every restore point.
-            let wanted: HashSet<&str> = domains.iter().map(String::as_str).collect();
-            let mut found = snapshots.points_by_domain(|name| wanted.contains(name))?;
-            let points = |name: String| {
-                let points = found.remove(&name).unwrap_or_default();
-                (name, Ok(points))
-            };
-            return Ok(domains.into_iter().map(points).collect());
-        }
-        let points = |name: String| match self.points(&name) {
-            Err(error) if error.is_stall() => Err(error),
-            points => Ok((name, points)),
-        };
-        domains.into_iter().map(points).collect()
+        let Some(other) = &self.other else { return self.target.points_of(domains) };
+        let more = other.points_of(domains.clone())?;
+        let all = self.target.points_of(domains)?.into_iter().zip(more).map(|((name, points), (_, more))| {
+            let both = points.and_then(|mut points| {
+                points.extend(more?);
+                sort(&mut points);
+                Ok(points)
+            });
+            (name, both)
+        });
+        Ok(all.collect())
     }
 
     /// Begins a restore point of a domain. `note` receives the temporary path of an archive before the file is created;
@@ -317,114 +324,53 @@ impl Store {
         intent: &Intent,
         note: impl FnMut(&Path) -> Result<(), E>,
     ) -> Result<PointWriter, E> {
-        Ok(PointWriter(match &self.snapshots {
-            Some(snapshots) => writer::Inner::Snapshot(Box::new(snapshots.begin(domain, intent)?)),
-            None => {
-                let partial = self.create_noted(&domain.name, intent.id, intent.codec, note)?;
-                let archive = ArchiveWriter::new(partial, intent.codec, intent.threads, &self.patience);
-                writer::Inner::Archive(Box::new(archive))
-            }
-        }))
+        let mut intent = intent.clone();
+        if let (NewId::Taken(_), Some(other)) = (intent.id, &self.other) {
+            let taken = other.points(&domain.name)?.into_iter().map(|point| point.id).collect();
+            intent.id = NewId::Taken(intent.id.beside(&taken).time());
+        }
+        self.target.begin(domain, &intent, note)
     }
 
     /// Opens a restore point for reading. After a signal every call fails with [`Error::Stopped`].
     pub fn open(&self, point: &Point, cancel: &Cancel) -> Result<PointReader, Error> {
-        match point.kind {
-            Kind::Archive => Archived::open(point, &self.patience, cancel).map(PointReader::archive),
-            Kind::Script { .. } => Script::open(point, &self.patience, cancel).map(PointReader::script),
-            Kind::Snapshot { id } => self.snapshots()?.open(id, &point.path, cancel).map(PointReader::snapshot),
-        }
+        self.of_point(point).open(point, cancel)
     }
 
     /// What is left of a damaged restore point. `progress` receives the number of bytes that were read since its last
     /// call.
     pub fn salvage(&self, point: &Point, cancel: &Cancel, progress: &mut dyn FnMut(u64)) -> Result<Left, Error> {
-        match point.kind {
-            Kind::Archive => {
-                let found = Salvage::open_patiently(&point.path, &self.patience, cancel);
-                found.map(Left::Archive).map_err(Error::archive(&point.path))
-            }
-            Kind::Script { .. } => Ok(Left::Stream),
-            Kind::Snapshot { id } => self.snapshots()?.remains((id, &point.path), cancel, progress).map(Left::Snapshot),
-        }
-    }
-
-    /// [`Store::create_noted`] without a note.
-    #[cfg(test)]
-    fn create(&self, domain: &str, at: chrono::DateTime<chrono::Utc>, codec: Codec) -> Result<Partial, Error> {
-        self.create_noted(domain, NewId::Taken(at), codec, |_| Ok(()))
-    }
-
-    fn create_noted<E: From<Error>>(
-        &self,
-        domain: &str,
-        mut id: NewId,
-        codec: Codec,
-        mut note: impl FnMut(&Path) -> Result<(), E>,
-    ) -> Result<Partial, E> {
-        loop {
-            let of = domain.to_owned();
-            let free = self.call(move |folder| folder.free_name(&of, id, codec))?;
-            note(&free.partial)?;
-            let (folder, path) = (free.folder.clone(), free.partial.clone());
-            let create =
-                move || step::reached(Step::PartialCreate).and_then(|()| durable::create_private(&folder.at(&path)));
-            let path = free.partial.clone();
-            let created = self.call(move |_| match create() {
-                // Another process took the name, or the file system treats another name as the same.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
-                result => result.map(Some).map_err(|source| Error::File { action: "create", path, source }),
-            })?;
-            if let Some(file) = created {
-                return Ok(Partial::new(file, domain, free, &self.patience));
-            }
-            id = NewId::Taken(free.id.time() + TimeDelta::seconds(1));
-        }
+        self.of_point(point).salvage(point, cancel, progress)
     }
 
     /// Removes a restore point durably. Refuses one of the legacy script; a missing one is not an error.
     pub fn remove(&self, point: &Point) -> Result<(), Error> {
-        if point.protected {
-            return Err(Error::Protected { domain: point.domain.clone(), id: point.id, path: point.path.clone() });
-        }
-        if point.kept_because().is_some() {
-            return Err(Error::NotOurs { path: point.path.clone() });
-        }
-        if let Kind::Snapshot { id } = point.kind {
-            return self.snapshots()?.remove(id);
-        }
-        let path = point.path.clone();
-        self.call(move |_| folder::remove(&path))
+        self.of_point(point).remove(point)
     }
 
     /// Protects a restore point from being removed, or ends that. Refuses one of the legacy script, which is never removed.
     /// A protected snapshot of a repository has another ID there.
     pub fn protect(&self, point: &Point, protected: bool) -> Result<(), Error> {
-        let (path, id) = (point.path.clone(), point.id);
-        match point.kind {
-            Kind::Script { .. } => Err(Error::NotOurs { path }),
-            _ if point.protected == protected => Ok(()),
-            Kind::Snapshot { id } => self.snapshots()?.protect(id, protected),
-            Kind::Archive => self.call(move |_| folder::protect(&path, id, protected)),
-        }
+        self.of_point(point).protect(point, protected)
     }
 
     /// Unfinished archives of a domain.
     pub fn partials(&self, domain: &str) -> Result<Vec<PathBuf>, Error> {
-        let domain = domain.to_owned();
-        match &self.snapshots {
-            // A killed run leaves only data without a snapshot, which `restic prune` removes.
-            Some(_) => Ok(Vec::new()),
-            None => self.call(move |folder| folder.partials(&domain)),
+        let mut partials = Vec::new();
+        for target in self.targets() {
+            partials.extend(target.partials(domain)?);
         }
+        Ok(partials)
     }
 
-    /// Runs a call on the target in a thread that is abandoned if the target hangs.
-    fn call<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Folder) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let folder = self.folder.clone();
-        self.patience.call(move || work(&folder)).unwrap_or_else(|source| Err(self.folder.unusable(source)))
+    /// Begins an archive, without a note.
+    #[cfg(test)]
+    fn create(&self, domain: &str, at: chrono::DateTime<chrono::Utc>, codec: Codec) -> Result<partial::Partial, Error> {
+        self.target.create_noted(domain, NewId::Taken(at), codec, |_| Ok(()))
     }
+}
+
+/// Oldest first; the copy in the repository comes last, because it is usually faster to read.
+fn sort(points: &mut [Point]) {
+    points.sort_by_key(|point| (point.id, point.store()));
 }

@@ -8,7 +8,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::folder::Free;
-use super::{Error, Kind, Point};
+use super::point::Kind;
+use super::{Error, Point};
 use crate::model::PointId;
 use crate::sys::durable;
 use crate::sys::patience::Patience;

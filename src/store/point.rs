@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use chrono::DateTime;
 use uuid::Uuid;
 
-use crate::model::PointId;
+use crate::model::{PointId, StoreKind};
 use crate::repository::Id;
 
 /// A restore point, as far as its file name and metadata describe it.
@@ -51,6 +51,14 @@ impl Point {
     /// UUID of the guest, if it is known without opening the point.
     pub fn guest(&self) -> Option<Uuid> {
         self.guest
+    }
+
+    /// The kind of store that contains it.
+    pub fn store(&self) -> StoreKind {
+        match self.kind {
+            Kind::Archive | Kind::Script { .. } => StoreKind::Archive,
+            Kind::Snapshot { .. } => StoreKind::Repository,
+        }
     }
 
     /// ID of its snapshot, if it is in a repository.

@@ -22,7 +22,8 @@ pub(super) use reader::{Disk, SavedSnapshot};
 pub use remains::{FileRemains, SnapshotRemains};
 pub(super) use writer::{SnapshotPoint, disk_member};
 
-use super::{Domains, Error, Intent, Inventory, Kind, Point, name};
+use super::point::Kind;
+use super::{Domains, Error, Intent, Inventory, Point, name};
 use crate::model::{BucketUrl, DomainRef, PointId};
 use crate::repository::{
     self, About, Catalog, Id, KnownSnapshots, Local, Object, Packs, Place, Repository, S3, S3Keys, SharedLock,

@@ -1,9 +1,12 @@
 //! Tests the store on a real directory.
 
-use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
+mod two_targets;
 
+use std::{fs, io};
+
+use super::point::Kind;
 use super::*;
 use chrono::{DateTime, Utc};
 
@@ -133,12 +136,12 @@ fn partial_is_recorded_before_it_exists() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::at(dir.path(), &Patience::default()).unwrap();
     let mut noted = Vec::new();
-    let partial = store.create_noted("web", NewId::Taken(Utc::now()), Codec::None, |path| {
+    let partial = store.target.create_noted("web", NewId::Taken(Utc::now()), Codec::None, |path| {
         noted.push((path.to_owned(), path.exists()));
         Ok::<_, Error>(())
     });
     assert_eq!(noted, [(partial.unwrap().path().to_owned(), false)]);
-    let refused = store.create_noted("web", NewId::Taken(Utc::now()), Codec::None, |path| {
+    let refused = store.target.create_noted("web", NewId::Taken(Utc::now()), Codec::None, |path| {
         Err(Error::NotOurs { path: path.to_owned() })
     });
     assert!(refused.is_err());
@@ -149,7 +152,7 @@ fn partial_is_recorded_before_it_exists() {
 fn name_taken_by_another_process_is_not_used() {
     let (dir, store) = store();
     let mut noted = Vec::new();
-    let partial = store.create_noted("web", NewId::Taken(time("20261122T020000Z")), ZSTD, |path| {
+    let partial = store.target.create_noted("web", NewId::Taken(time("20261122T020000Z")), ZSTD, |path| {
         if noted.is_empty() {
             fs::write(path, "theirs").unwrap();
         }
@@ -159,7 +162,7 @@ fn name_taken_by_another_process_is_not_used() {
     let partial = partial.unwrap();
     assert_eq!((partial.id().to_string().as_str(), noted.len()), ("20261122T020001Z", 2));
     assert_eq!(fs::read(&noted[0]).unwrap(), b"theirs");
-    let gone = store.create_noted("db", NewId::Taken(time("20261122T020000Z")), ZSTD, |_| {
+    let gone = store.target.create_noted("db", NewId::Taken(time("20261122T020000Z")), ZSTD, |_| {
         fs::remove_dir(dir.path().join("db")).unwrap();
         Ok::<_, Error>(())
     });
@@ -253,9 +256,9 @@ fn legacy_archive_with_a_time_outside_the_calendar_is_listed() {
 
 #[test]
 fn hung_target_is_remembered_and_errors_have_hints() {
-    let (dir, store) = store();
+    let (dir, mut store) = store();
     let patience = Patience::new(std::time::Duration::from_millis(1));
-    let store = Store { patience: patience.clone(), ..store };
+    store.target.patience = patience.clone();
     let (release, held) = std::sync::mpsc::channel::<()>();
     patience.call(move || held.recv()).unwrap_err();
     assert!(store.patience().call(|| ()).is_err(), "both must share the patience");

@@ -62,6 +62,31 @@ fn running_guest_is_saved_in_a_repository_and_restored_with_and_without_kvmbacku
     program.assert_no_leftovers(&guest);
 }
 
+#[test]
+fn running_guest_is_read_once_for_both_stores() {
+    let lab = Lab::new();
+    let guest = lab.guest("both-stores").disk(Disk::qcow2("vda")).paused();
+    guest.write("vda", 0x11, 1 << 20, 3 << 20);
+    let archives = lab.path("archives");
+    let program = Program::new(&lab).domain(guest.name(), json!({})).in_repository();
+    let program = program.set("backupdir", json!(archives)).set("store", json!("both"));
+    program.backup_well();
+    guest.write("vda", 0x22, 2 << 20, 65536);
+    let report = program.backup_well();
+    let disk = &report.domain(guest.name())["disks"][0];
+    assert_eq!(disk["changed_bytes"], 65536, "{disk:#}");
+    let contents = lab.path("contents");
+    guest.copy_contents("vda", &contents);
+    for store in ["archive", "repository"] {
+        let to = lab.path(store);
+        let ran = program.run(&["restore", guest.name(), "--store", store, "--to", to.to_str().unwrap()]);
+        assert_eq!(ran.code, 0, "{ran:#?}");
+        let image = to.join(guest.disk_source("vda").unwrap().file_name().unwrap());
+        qemu_img(&["compare", "-f", "raw", "-F", "qcow2", contents.to_str().unwrap(), image.to_str().unwrap()]);
+    }
+    program.assert_no_leftovers(&guest);
+}
+
 fn run_killed_while_it_writes_to_a_repository_costs_nothing(method: &str) {
     let lab = Lab::new();
     let guest = guest(&lab, &format!("repository-killed-{method}"));

@@ -89,8 +89,8 @@ fn files_of_a_newer_release_are_refused_with_a_hint_and_not_changed() {
     host.age("web-1", &[3, 2, 1]);
     for (file, version, name) in [
         ("ledger", "1.8", "ledger.json"),
-        ("survey", "1.5", "survey.json"),
-        ("verified", "1.1", "verified.json"),
+        ("survey", "1.6", "survey.json"),
+        ("verified", "1.2", "verified.json"),
         ("journal", "1.3", "journal/00000000000000000001-5a58ba3c-5c3c-4f3c-8a3c-000000000001.json"),
     ] {
         host.configure("", "{\"*\": {day_of_week: daily, rotate: 1}}");

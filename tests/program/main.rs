@@ -77,4 +77,5 @@ mod target_files;
 mod texts;
 mod transfer;
 mod trust;
+mod two_stores;
 mod typed_commands;

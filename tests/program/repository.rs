@@ -16,7 +16,7 @@ use std::process::Command;
 
 use crate::host::{Host, run};
 
-const PASSWORD: &str = "kb-secret-of-the-repository";
+pub const PASSWORD: &str = "kb-secret-of-the-repository";
 
 /// A host with these guests, whose restore points go into a repository.
 pub fn host(guests: &[&str], domains: &str) -> Host {

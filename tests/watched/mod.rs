@@ -99,7 +99,7 @@ pub fn bad_night(now: DateTime<Utc>) -> Watched {
         bytes: 31 * GB,
         oldest: Some(now - TimeDelta::days(400)),
         newest: Some(now - TimeDelta::days(90)),
-        damaged: Vec::new(),
+        ..SeenPoints::default()
     };
     survey.domains.insert("retired".to_owned(), Seen { points, ..Seen::default() });
     let hook = HookRecord {
@@ -194,13 +194,14 @@ pub fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
         leftover_overlays: 0,
         since: None,
         expected_interval_s: if at % 4 == 3 { 7 * DAY } else { DAY },
+        store: None,
         wanted: Some(Consistency::Filesystem),
         points: SeenPoints {
             count: 14,
             bytes: (12 + at as u64 * 31) * GB,
             oldest: Some(now - TimeDelta::days(180)),
             newest: Some(now - TimeDelta::hours(5)),
-            damaged: Vec::new(),
+            ..SeenPoints::default()
         },
     };
     let survey = Survey {
@@ -216,6 +217,7 @@ pub fn healthy(now: DateTime<Utc>, names: &[&str]) -> Watched {
             stored_bytes: 4_380 * GB,
             deduplicated: false,
         },
+        other: None,
         libvirt_ok: true,
         hooks: Default::default(),
         copies: Default::default(),

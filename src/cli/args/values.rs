@@ -7,7 +7,17 @@ use std::time::Duration;
 use chrono::{DateTime, Days, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 
 use crate::engine::restore::DiskChoice;
-use crate::model::{Phase, PointId, size};
+use crate::model::{Phase, PointId, StoreKind, size};
+
+impl clap::ValueEnum for StoreKind {
+    fn value_variants<'a>() -> &'a [StoreKind] {
+        &StoreKind::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(self.name().into())
+    }
+}
 
 /// Selects a restore point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

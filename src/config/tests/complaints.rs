@@ -36,7 +36,7 @@ h:
 other:
   domains: {a: {day_of_week: Sun, method: snap}}
 ";
-    let all = "job, day_of_week, catch_up, priority, rotate, keep, compression, quiesce, freeze_timeout, method, incremental, exclude_disks, \
+    let all = "job, day_of_week, catch_up, priority, store, rotate, keep, compression, quiesce, freeze_timeout, method, incremental, exclude_disks, \
                overlay_dir, scratch_dir, allow_plaintext, hooks";
     let host = "repository, require_mount, min_free, stall_timeout, state_dir, libvirt_uri, parallel, metrics, mail";
     assert_eq!(

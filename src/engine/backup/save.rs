@@ -32,10 +32,8 @@ impl Backup<'_> {
             threads: (host::cores() / self.context.run.settings.parallel).max(1),
             cancel: self.context.run.cancel.clone(),
         };
-        let begun = self
-            .context
-            .store
-            .begin(&domain.id, &intent, |path| record.update(|entry| entry.partial = Some(path.to_owned())));
+        let begun =
+            self.store.begin(&domain.id, &intent, |path| record.update(|entry| entry.partial = Some(path.to_owned())));
         // A hung target may still create the file after this run, so its journal entry stays.
         let mut point = begun.inspect_err(|error: &Error| {
             let left = error.is_target_stall().then(|| error.failure());
@@ -167,7 +165,7 @@ impl Backup<'_> {
 
         point.manifest(&self.manifest((domain, plan), point, &collected))?;
         members::write(point, domain, collected)?;
-        let mut since = 0;
+        let (mut since, store) = (0, &self.store);
         let mut may_go_on = |bytes: u64| {
             if let Some(signal) = context.run.cancel.signal() {
                 return Err(Error::Cancelled(signal));
@@ -179,7 +177,7 @@ impl Backup<'_> {
             }
             since = 0;
             capture.check_space()?;
-            target::expect_room(context.run.settings, context.store)
+            target::expect_room(context.run.settings, store)
         };
         let mut read = 0;
         for (disk, outcome) in prepared.into_iter().zip(&mut self.outcome.disks) {
@@ -199,8 +197,7 @@ impl Backup<'_> {
     /// Records the disks that will be read, and warns about those that lost most of their contents.
     fn note_disks(&mut self, plan: &CapturePlan, prepared: &[Prepared]) {
         let targets: Vec<&str> = prepared.iter().map(|disk| disk.target.as_str()).collect();
-        let before =
-            (!self.context.run.selection.accept_smaller).then(|| Before::of(self.context.store, self.id, &targets));
+        let before = (!self.context.run.selection.accept_smaller).then(|| Before::of(&self.store, self.id, &targets));
         for (planned, disk) in plan.disks.iter().zip(prepared) {
             let mut saved = DiskOutcome {
                 target: disk.target.clone(),

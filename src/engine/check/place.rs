@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::engine::journal::Journal;
 use crate::engine::{adopt, chain, target};
 use crate::hypervisor::Guests;
-use crate::model::DomainRef;
+use crate::model::{DomainRef, StoreKind};
 use crate::sys::{lock, program, trust};
 
 /// Programs that read images and commit overlays of guests that are off.
@@ -130,7 +130,7 @@ fn leftovers(settings: &Settings) -> Vec<Finding> {
         Err(error) => findings.push(Finding::failed("journal", Severity::Problem, error.failure())),
     }
     // The check of the target reports what cannot be read there.
-    let store = target::open(settings).ok();
+    let store = target::open(settings, Some(StoreKind::Archive)).ok();
     let domains = store.as_ref().and_then(|store| store.domains().ok()).map(|domains| domains.names);
     for domain in domains.unwrap_or_default() {
         let partials = store.as_ref().and_then(|store| store.partials(&domain).ok()).unwrap_or_default();

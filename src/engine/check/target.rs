@@ -12,26 +12,31 @@ use super::{Finding, Severity, place};
 use crate::config::Settings;
 use crate::engine::{Error, points, survey, target};
 use crate::model::size::bytes;
-use crate::model::{Failure, is_future};
+use crate::model::{Failure, StoreKind, is_future};
 use crate::store::{self, Point, Store};
 use crate::sys::secret::Secret;
 use crate::sys::space::{self, Space};
 
 pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
-    let about = format!("target {}", settings.backupdir.display());
-    if settings.target_dir().is_none() {
+    let mut findings: Vec<_> = settings.stores().into_iter().flat_map(|kind| of_store(settings, kind, now)).collect();
+    findings.extend(exposed(settings));
+    findings
+}
+
+fn of_store(settings: &Settings, kind: StoreKind, now: DateTime<Utc>) -> Vec<Finding> {
+    let about = format!("target {}", settings.path_of(kind).display());
+    if settings.dir_of(kind).is_none() {
         return in_bucket(settings, &about, now);
     }
-    let room = match survey::target::ask(settings) {
+    let room = match survey::target::ask(settings, kind) {
         Ok(room) => room.unwrap_or_default(),
-        Err(error) => return vec![unusable(settings, about, &error)],
+        Err(error) => return vec![unusable(settings, kind, about, &error)],
     };
-    let store = match target::open(settings).and_then(|store| Ok(store.try_out(true).map(|()| store)?)) {
+    let store = match target::open(settings, Some(kind)).and_then(|store| Ok(store.try_out(true).map(|()| store)?)) {
         Ok(store) => store,
         Err(error) => return vec![Finding::failed(about, Severity::Problem, error.failure())],
     };
-    let mut findings = vec![mounted(settings, &about, room)];
-    findings.extend(exposed(settings));
+    let mut findings = vec![mounted(settings, kind, &about, room)];
     if let Err(error) = target::expect_room(settings, &store) {
         findings.push(Finding::failed(&about, Severity::Problem, error.failure()));
     }
@@ -44,12 +49,12 @@ pub(super) fn look(settings: &Settings, now: DateTime<Utc>) -> Vec<Finding> {
 
 /// A bucket has no size and no mount.
 fn in_bucket(settings: &Settings, about: &str, now: DateTime<Utc>) -> Vec<Finding> {
-    let store = match target::open(settings).and_then(|store| Ok(store.try_out(true).map(|()| store)?)) {
+    let opened = target::open(settings, Some(StoreKind::Repository));
+    let store = match opened.and_then(|store| Ok(store.try_out(true).map(|()| store)?)) {
         Ok(store) => store,
         Err(error) => return vec![Finding::failed(about, Severity::Problem, error.failure())],
     };
     let mut findings = vec![Finding::new(about, Severity::Good, "writable", None)];
-    findings.extend(exposed(settings));
     let (newest, unseen) = newest(settings, &store);
     findings.extend(unseen.into_iter().map(|failure| Finding::failed(about, Severity::Problem, failure)));
     findings.extend(ahead(&newest, now));
@@ -67,22 +72,22 @@ fn ahead(newest: &[Point], now: DateTime<Utc>) -> Vec<Finding> {
     ahead.map(warning).collect()
 }
 
-fn unusable(settings: &Settings, about: String, error: &io::Error) -> Finding {
-    let dir = &settings.backupdir;
+fn unusable(settings: &Settings, kind: StoreKind, about: String, error: &io::Error) -> Finding {
+    let dir = settings.path_of(kind);
     let parent_is_there = dir.parent().is_some_and(Path::is_dir);
     if settings.require_mount && !space::is_off_root(dir).unwrap_or(false) {
-        return Finding::failed(about, Severity::Problem, Error::Target { path: dir.clone() }.failure());
+        return Finding::failed(about, Severity::Problem, Error::Target { path: dir.to_owned() }.failure());
     }
     if error.kind() == io::ErrorKind::ReadOnlyFilesystem {
-        let error = store::Error::Target { path: dir.clone(), source: Errno::ROFS.into() };
+        let error = store::Error::Target { path: dir.to_owned(), source: Errno::ROFS.into() };
         return Finding::failed(about, Severity::Problem, Error::from(error).failure());
     }
     if error.kind() == io::ErrorKind::NotFound && parent_is_there {
         if let Some(Err(source)) = dir.parent().map(place::writable) {
-            let error = store::Error::Target { path: dir.clone(), source };
+            let error = store::Error::Target { path: dir.to_owned(), source };
             return Finding::failed(about, Severity::Problem, Error::from(error).failure());
         }
-        if settings.repository.is_some() {
+        if kind == StoreKind::Repository {
             let hint = "Create the repository: kvmbackup repository init";
             return Finding::new(about, Severity::Problem, "the repository does not exist", Some(hint));
         }
@@ -109,9 +114,9 @@ fn exposed(settings: &Settings) -> Vec<Finding> {
     secrets.filter_map(warning).collect()
 }
 
-fn mounted(settings: &Settings, about: &str, room: Space) -> Finding {
+fn mounted(settings: &Settings, kind: StoreKind, about: &str, room: Space) -> Finding {
     let told = format!("writable, {} of {} free", bytes(room.free), bytes(room.total));
-    if settings.require_mount || space::is_off_root(&settings.backupdir).unwrap_or(true) {
+    if settings.require_mount || space::is_off_root(settings.path_of(kind)).unwrap_or(true) {
         return Finding::new(about, Severity::Good, told, None);
     }
     let hint = "If the target should be a mount, mount it and set `require_mount: true`. Otherwise a run fills / when the \
@@ -149,10 +154,10 @@ fn sizes(about: &str, room: Space, newest: &[Point]) -> Vec<Finding> {
     findings
 }
 
-/// Warns if archives and the images of these domains are on the same file system.
-pub(super) fn shared(settings: &Settings, with_images: &[String]) -> Option<Finding> {
-    let dir = settings.backupdir.display();
-    let hint = format!("Move `backupdir` to another disk or another host. To see what is mounted: findmnt -T {dir}");
+/// Warns if a store and the images of these domains are on the same file system.
+pub(super) fn shared(settings: &Settings, kind: StoreKind, with_images: &[String]) -> Option<Finding> {
+    let dir = settings.path_of(kind).display();
+    let hint = format!("Move the target to another disk or another host. To see what is mounted: findmnt -T {dir}");
     let names = match with_images {
         [] => return None,
         [first, second, third, rest @ ..] if !rest.is_empty() => {
@@ -166,9 +171,9 @@ pub(super) fn shared(settings: &Settings, with_images: &[String]) -> Option<Find
     Some(Finding::new(format!("target {dir}"), Severity::Warning, message, Some(&hint)))
 }
 
-/// The device number of the target's file system, if the target exists.
-pub(super) fn device(settings: &Settings) -> Option<u64> {
-    std::fs::metadata(settings.target_dir()?).ok().map(|found| found.dev())
+/// The device number of a store's file system, if its directory exists.
+pub(super) fn device(settings: &Settings, kind: StoreKind) -> Option<u64> {
+    std::fs::metadata(settings.dir_of(kind)?).ok().map(|found| found.dev())
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ fn unusable_target_is_a_problem() {
     fs::remove_dir(fixture.path("backup")).unwrap();
     tells(&found(&settings(&fixture, ""), NOW), Severity::Good, &["target", "first run creates it"]);
     // The test's own directory may be on a mounted file system.
-    let backupdir = "/kvmbackup-is-not-mounted".into();
+    let backupdir = Some("/kvmbackup-is-not-mounted".into());
     let unmounted = Settings { backupdir, ..settings(&fixture, "  require_mount: true\n") };
     tells(&found(&unmounted, NOW), Severity::Problem, &["target"]);
     fs::write(fixture.path("backup"), "").unwrap();

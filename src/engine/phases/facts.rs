@@ -23,7 +23,8 @@ pub struct Subject<'a> {
     pub host: &'a str,
     /// `None` for the hooks of the run.
     pub domain: Option<&'a DomainRef>,
-    pub backupdir: &'a Path,
+    /// Path or URL of the store.
+    pub target: &'a Path,
     /// The private directory is created below this one.
     pub state_dir: &'a Path,
 }
@@ -80,7 +81,7 @@ impl<'a> Facts<'a> {
     }
 
     fn env(&self, moment: &Moment<'_>) -> BTreeMap<String, String> {
-        let Subject { run_id, domain, backupdir, .. } = self.subject;
+        let Subject { run_id, domain, target, .. } = self.subject;
         let status = match (moment.before, moment.failed) {
             (true, _) => "running",
             (false, None) if self.skipped => "skipped",
@@ -98,7 +99,7 @@ impl<'a> Facts<'a> {
             ("KVMBACKUP_ERROR", moment.failed.map_or(String::new(), |failure| printable(&failure.message))),
             ("KVMBACKUP_DRY_RUN", "0".to_owned()),
             ("KVMBACKUP_TIMEOUT", moment.timeout.as_secs().to_string()),
-            ("KVMBACKUP_TARGET", backupdir.to_string_lossy().into_owned()),
+            ("KVMBACKUP_TARGET", target.to_string_lossy().into_owned()),
             ("PATH", program::PATH.to_owned()),
             ("LANG", "C.UTF-8".to_owned()),
             ("HOME", std::env::var("HOME").unwrap_or_else(|_| "/root".to_owned())),
@@ -111,13 +112,13 @@ impl<'a> Facts<'a> {
 
     /// Contents of the context file.
     pub fn context_bytes(&self, moment: &Moment<'_>) -> Vec<u8> {
-        let Subject { run_id, host, domain, backupdir, .. } = self.subject;
+        let Subject { run_id, host, domain, target, .. } = self.subject;
         let context = serde_json::json!({
             "schema": 1,
             "run_id": run_id,
             "host": host,
             "domain": domain,
-            "backupdir": backupdir,
+            "backupdir": target,
             "phase": moment.phase,
             "hook": moment.hook.name,
             "report": self.context,

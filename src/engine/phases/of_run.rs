@@ -19,8 +19,8 @@ impl<'a> RunHooks<'a> {
 
     /// Runs no hooks yet.
     pub fn new(settings: &'a Settings, report: &RunReport, cancel: &'a Cancel) -> RunHooks<'a> {
-        let Settings { host, backupdir, state_dir, .. } = settings;
-        let subject = Subject { run_id: report.run_id, host, domain: None, backupdir, state_dir };
+        let Settings { host, state_dir, .. } = settings;
+        let subject = Subject { run_id: report.run_id, host, domain: None, target: settings.target(), state_dir };
         RunHooks::sweep(state_dir);
         RunHooks(Phases::new(&settings.hooks, subject, None, cancel))
     }

@@ -32,8 +32,10 @@ pub fn test(
         hint: Some("To list the domains: virsh list --all".into()),
     })?;
     let agent = GuestAgent { hypervisor, domain: &id };
-    let Settings { host, backupdir, state_dir, .. } = settings;
-    let subject = Subject { run_id: Uuid::new_v4(), host, domain: Some(&id), backupdir, state_dir };
+    let Settings { host, state_dir, .. } = settings;
+    let store = settings.rule_for(domain).map(|rule| rule.domain.store.first());
+    let target = store.map_or(settings.target(), |store| settings.path_of(store));
+    let subject = Subject { run_id: Uuid::new_v4(), host, domain: Some(&id), target, state_dir };
     let mut phases = Phases::new(hooks, subject, Some(&agent), cancel);
     let done = match phase {
         None => phases.enter(Span::Snapshot).and_then(|()| phases.leave(Span::Snapshot, None)),

@@ -29,7 +29,7 @@ impl Scene {
             run_id: Uuid::from_u128(9),
             host: "h",
             domain: Some(&self.domain),
-            backupdir: self.dir.path(),
+            target: self.dir.path(),
             state_dir: self.dir.path(),
         };
         Phases::new(hooks, subject, None, &self.cancel)

@@ -29,7 +29,45 @@ fn now() -> DateTime<Local> {
 fn rotate(fixture: &Fixture, last: u32) -> Rotation {
     let verified = Verified::load(&fixture.path("state")).unwrap();
     let rotate = Rotate { store: &fixture.store, verified: &verified, now: now(), dry_run: false };
-    rotate.guest(DOMAIN, UUID, &Policy::rotate(last)).unwrap()
+    rotate.guest(DOMAIN, UUID, (&Policy::rotate(last), StoreChoice::Archive)).unwrap()
+}
+
+#[test]
+fn point_and_its_copy_in_the_other_store_count_once() {
+    let fixture = Fixture::with_repository().with_second();
+    let times = ["2026-11-20T02:00:00Z", "2026-11-21T02:00:00Z", "2026-11-22T02:00:00Z"];
+    for time in times {
+        fixture.point(time, Codec::None, &[]);
+    }
+    // The newest was not copied, and an older archive is from before the repository.
+    let alone = Fixture { store: fixture.store.only(StoreKind::Archive).unwrap(), dir: fixture.dir };
+    for time in ["2026-11-19T02:00:00Z", times[0], times[1]] {
+        alone.point(time, Codec::None, &[]);
+    }
+    let fixture = Fixture { store: fixture.store, dir: alone.dir };
+    let judged = |rotation: &Rotation| -> Vec<_> {
+        rotation.points.iter().map(|point| (point.id.to_string(), point.store, point.keep)).collect()
+    };
+    // With both, archives are superseded only by archives.
+    let verified = Verified::default();
+    let both = Rotate { store: &fixture.store, verified: &verified, now: now(), dry_run: true };
+    let both = both.guest(DOMAIN, UUID, (&Policy::rotate(2), StoreChoice::Both)).unwrap();
+    let kept = judged(&both).into_iter().filter(|(_, store, keep)| *keep && *store == StoreKind::Archive);
+    assert_eq!(kept.map(|(id, ..)| id).collect::<Vec<_>>(), ["20261121T020000Z", "20261120T020000Z"]);
+
+    let rotation = rotate(&fixture, 2);
+    let [archive, snapshot] = StoreKind::ALL;
+    let expected = [
+        ("20261122T020000Z", snapshot, true),
+        ("20261121T020000Z", snapshot, true),
+        ("20261121T020000Z", archive, true),
+        ("20261120T020000Z", snapshot, false),
+        ("20261120T020000Z", archive, false),
+        ("20261119T020000Z", archive, false),
+    ];
+    assert_eq!(judged(&rotation), expected.map(|(id, store, keep)| (id.to_owned(), store, keep)));
+    assert_eq!((rotation.left(), rotation.removed().len()), (2, 2));
+    assert_eq!(fixture.store.points(DOMAIN).unwrap().len(), 3);
 }
 
 #[test]
@@ -127,7 +165,7 @@ fn points_of_another_guest_stay_and_do_not_count() {
     // The guest is identified by its UUID, not by the newest point.
     let verified = Verified::load(&fixture.path("state")).unwrap();
     let rotate = Rotate { store: &fixture.store, verified: &verified, now: now(), dry_run: false };
-    let of_other = rotate.guest(DOMAIN, other, &Policy::rotate(1)).unwrap();
+    let of_other = rotate.guest(DOMAIN, other, (&Policy::rotate(1), StoreChoice::Archive)).unwrap();
     assert_eq!(of_other.removed(), ["20261118T020000Z".parse().unwrap()]);
 }
 

@@ -1,6 +1,6 @@
 //! Examines the target within a time limit, whatever the target does. Must not write to it or open an archive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -10,11 +10,12 @@ use chrono::Utc;
 use rustix::fs::{Access, access};
 
 use crate::config::Settings;
+use crate::engine::Error;
 use crate::engine::target;
 use crate::engine::verified::Verified;
 use crate::ledger::{SeenPoints, SeenRepository};
-use crate::model::is_future;
-use crate::store::{self, Location, Store};
+use crate::model::{StoreKind, is_future};
+use crate::store::{Point, Store};
 use crate::sys::patience::Patience;
 use crate::sys::space::{self, Space};
 
@@ -34,48 +35,51 @@ static LISTED: LazyLock<Patience> = LazyLock::new(Patience::default);
 pub(super) struct Target {
     /// Everything except `stored_bytes`.
     pub repository: SeenRepository,
+    /// The same of the other target, if there are two.
+    pub other: Option<SeenRepository>,
     /// The points of each domain that has some. `None` for a domain that could not be listed, or if nothing could.
     pub points: Option<BTreeMap<String, Option<SeenPoints>>>,
 }
 
 /// Examines the target, and marks points that are recorded as damaged.
 pub(super) fn look(settings: &Settings, verified: Verified) -> Target {
-    let path = settings.backupdir.clone();
-    match ask(settings) {
-        Ok(space) => {
-            let repository = SeenRepository {
-                path: path.clone(),
-                up: true,
-                // A bucket has no size, and 0 means unknown.
-                capacity_bytes: space.map_or(0, |space| space.total),
-                available_bytes: space.map_or(0, |space| space.free),
-                stored_bytes: 0,
-                deduplicated: settings.repository.is_some(),
-            };
-            let patience = Patience::new(settings.stall_timeout);
-            let location = target::location(settings);
-            let listed = LISTED.within(LISTING).call(move || points(location, &patience, &verified));
-            Target { repository, points: listed.ok().flatten() }
-        }
+    let mut seen = settings.stores().into_iter().map(|kind| state(settings, kind));
+    let (repository, other) = (seen.next().unwrap_or_default(), seen.next());
+    // The points of one target are not all that there are.
+    if !repository.up || other.as_ref().is_some_and(|other| !other.up) {
+        return Target { repository, other, points: None };
+    }
+    let settings = settings.clone();
+    let listed = LISTED.within(LISTING).call(move || points(|| target::open(&settings, None), &verified));
+    Target { repository, other, points: listed.ok().flatten() }
+}
+
+/// The state of one target.
+fn state(settings: &Settings, kind: StoreKind) -> SeenRepository {
+    let path = settings.path_of(kind).to_owned();
+    let deduplicated = kind == StoreKind::Repository;
+    match ask(settings, kind) {
+        Ok(space) => SeenRepository {
+            path,
+            up: true,
+            // A bucket has no size, and 0 means unknown.
+            capacity_bytes: space.map_or(0, |space| space.total),
+            available_bytes: space.map_or(0, |space| space.free),
+            stored_bytes: 0,
+            deduplicated,
+        },
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "the target is not available");
-            Target {
-                repository: SeenRepository {
-                    path,
-                    deduplicated: settings.repository.is_some(),
-                    ..SeenRepository::default()
-                },
-                points: None,
-            }
+            SeenRepository { path, deduplicated, ..SeenRepository::default() }
         }
     }
 }
 
-/// Size and free space of the target, if it can be used; a bucket has none. Takes at most 10 s.
-pub(in crate::engine) fn ask(settings: &Settings) -> io::Result<Option<Space>> {
+/// Size and free space of a target, if it can be used; a bucket has none. Takes at most 10 s.
+pub(in crate::engine) fn ask(settings: &Settings, kind: StoreKind) -> io::Result<Option<Space>> {
     let limit = ANSWER.min(settings.stall_timeout);
-    let Some(dir) = settings.target_dir() else {
-        let store = Store::at(target::location(settings), &Patience::new(limit));
+    let Some(dir) = settings.dir_of(kind) else {
+        let store = Store::at(target::location(settings, kind), &Patience::new(limit));
         let reached = store.and_then(|store| store.reach());
         return reached.map(|()| None).map_err(|error| io::Error::other(crate::engine::chain(&error)));
     };
@@ -97,16 +101,17 @@ fn answer(dir: &Path, require_mount: bool) -> io::Result<Space> {
 }
 
 fn points(
-    location: Location,
-    patience: &Patience,
+    open: impl FnOnce() -> Result<Store, Error>,
     verified: &Verified,
 ) -> Option<BTreeMap<String, Option<SeenPoints>>> {
-    let warn = |error: &store::Error| tracing::warn!("cannot list restore points: {}", crate::engine::chain(error));
-    let list = || -> Result<_, store::Error> {
-        let store = Store::at(location, patience)?;
+    let warn = |error: &dyn std::error::Error| {
+        tracing::warn!("cannot list restore points: {}", crate::engine::chain(error));
+    };
+    let list = || -> Result<_, Error> {
+        let store = open()?;
         let (mut found, now) = (BTreeMap::new(), Utc::now());
         let domains = store.domains()?;
-        domains.failures.iter().for_each(warn);
+        domains.failures.iter().for_each(|error| warn(error));
         for (domain, points) in store.points_of(domains.names)? {
             let points = match points {
                 Ok(points) => points,
@@ -122,9 +127,12 @@ fn points(
             // Points in the future exist, but their time is unknown.
             let mut times = points.iter().map(|point| point.id.time()).filter(|time| !is_future(*time, now));
             let oldest = times.next();
+            let bytes = |points: &mut dyn Iterator<Item = &Point>| points.map(|point| point.bytes).sum();
+            let ids: BTreeSet<_> = points.iter().map(|point| point.id).collect();
             let seen = SeenPoints {
-                count: points.len() as u64,
-                bytes: points.iter().map(|point| point.bytes).sum(),
+                count: ids.len() as u64,
+                bytes: bytes(&mut points.iter()),
+                other_bytes: bytes(&mut points.iter().filter(|point| point.store() != store.kind())),
                 oldest,
                 newest: times.next_back().or(oldest),
                 damaged: points.iter().filter(|point| verified.is_damaged(point)).map(|point| point.id).collect(),
@@ -133,7 +141,7 @@ fn points(
         }
         Ok(found)
     };
-    list().inspect_err(warn).ok()
+    list().inspect_err(|error| warn(error)).ok()
 }
 
 #[cfg(test)]
@@ -145,7 +153,8 @@ mod tests {
     #[test]
     fn points_are_counted_by_domain() {
         let fixture = Fixture::new();
-        let points = |dir: &Path, patience: &Patience| super::points(dir.into(), patience, &Verified::default());
+        let points =
+            |dir: &Path, patience: &Patience| super::points(|| Ok(Store::at(dir, patience)?), &Verified::default());
         assert_eq!(points(&fixture.path("backup"), &Patience::default()), Some(BTreeMap::new()));
         let disks = fixture.usual_disks();
         let [old, new] =
@@ -159,7 +168,7 @@ mod tests {
             seen,
             BTreeMap::from([(
                 DOMAIN.to_owned(),
-                Some(SeenPoints { count, bytes, oldest: times.0, newest: times.1, damaged: Vec::new() })
+                Some(SeenPoints { count, bytes, oldest: times.0, newest: times.1, ..SeenPoints::default() })
             )])
         );
         assert_eq!(points(&fixture.path("nowhere"), &Patience::default()), None);
@@ -191,7 +200,7 @@ mod tests {
         let settings = |name: &str| {
             let config = "h:\n  backupdir: /b\n  domains:\n    db: {rotate: 1, day_of_week: daily}\n";
             let settings = crate::config::parse(config, Path::new("c.yml"), "h").unwrap();
-            Settings { backupdir: fixture.path(name), ..settings }
+            Settings { backupdir: Some(fixture.path(name)), ..settings }
         };
         let look = |settings: &Settings| super::look(settings, Verified::default());
         let seen = look(&settings("backup"));

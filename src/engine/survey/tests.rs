@@ -31,6 +31,7 @@ fn of_target(up: bool, points: Option<&[&str]>) -> Target {
     let point = |name: &&str| (name.to_string(), Some(SeenPoints { count: 2, bytes: 10, ..SeenPoints::default() }));
     Target {
         repository: SeenRepository { up, ..SeenRepository::default() },
+        other: None,
         points: points.map(|names| names.iter().map(point).collect()),
     }
 }

@@ -92,7 +92,7 @@ struct Page<'a> {
     headline: Headline,
     troubles: Vec<Trouble>,
     guests: Vec<Row<'a>>,
-    repository: Option<Repository>,
+    targets: Vec<Repository>,
     jobs: Vec<JobRow<'a>>,
     unprotected: Vec<&'a str>,
     excluded: Vec<&'a str>,
@@ -126,7 +126,11 @@ pub fn html(
         headline: headline::of(&view, &troubles),
         troubles,
         guests: rows::all(&view),
-        repository: survey.map(|survey| others::repository(&view, survey)),
+        targets: survey
+            .iter()
+            .flat_map(|survey| survey.targets())
+            .map(|seen| others::repository(&view, seen))
+            .collect(),
         jobs: others::jobs(&view),
         unprotected: names(|guest| guest.is_unprotected()),
         excluded: names(|guest| guest.is_excluded() && guest.is_defined()),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::words::{Moment, count, span};
 use super::{Badge, Tone, View, charts};
 use crate::ledger::standing::interval;
-use crate::ledger::{Channel, HookRecord, JobResult, Survey, Tally};
+use crate::ledger::{Channel, HookRecord, JobResult, SeenRepository, Tally};
 use crate::model::{HookStatus, size};
 
 #[derive(Serialize)]
@@ -19,7 +19,8 @@ pub(super) struct Repository {
     stored: String,
     free: String,
     pruned: Option<Moment>,
-    /// `None` while it is not writable.
+    up: bool,
+    /// `None` for a bucket, and while it is not writable.
     fill: Option<charts::Fill>,
 }
 
@@ -56,8 +57,7 @@ pub(super) struct ReportRow {
     delivered: Option<Moment>,
 }
 
-pub(super) fn repository(view: &View<'_>, survey: &Survey) -> Repository {
-    let repository = &survey.repository;
+pub(super) fn repository(view: &View<'_>, repository: &SeenRepository) -> Repository {
     Repository {
         path: repository.path.display().to_string(),
         stored: size::bytes(repository.stored_bytes),
@@ -66,6 +66,7 @@ pub(super) fn repository(view: &View<'_>, survey: &Survey) -> Repository {
             all => format!("{} of {}", size::bytes(repository.available_bytes), size::bytes(all)),
         },
         pruned: view.ledger.last_prune.map(|at| Moment::of(view.now, at)),
+        up: repository.up,
         fill: (repository.up && repository.capacity_bytes > 0).then(|| charts::fill(repository)),
     }
 }

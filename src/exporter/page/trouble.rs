@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::words::{ago, shortened, span};
 use super::{Tone, View};
+use crate::ledger::SeenRepository;
 use crate::model::command::{quoted, typed};
 use crate::model::{BucketUrl, size};
 
@@ -84,15 +85,25 @@ fn of_host(view: &View<'_>) -> Vec<Trouble> {
 fn of_survey(view: &View<'_>) -> Vec<Trouble> {
     let Some(survey) = view.survey else { return Vec::new() };
     let mut found = Vec::new();
-    let repository = &survey.repository;
     if !survey.libvirt_ok {
         let trouble = Trouble::of_host(Tone::Bad, "libvirt does not respond".to_owned());
         let command = "systemctl status libvirtd.service virtqemud.service".to_owned();
         found.push(trouble.saying("No guest can be backed up.").typing(command));
     }
-    if !repository.up {
-        let trouble = Trouble::of_host(Tone::Bad, "The target is not writable".to_owned());
-        let path = repository.path.display().to_string();
+    found.extend(survey.targets().filter_map(of_target));
+    if view.now - survey.time > TimeDelta::hours(1) {
+        let what = format!("The last survey of libvirt and the target was {}", ago(view.now, survey.time));
+        let advice =
+            "Their data on this page is equally old. The exporter surveys them every minute, unless one of them hangs.";
+        found.push(Trouble::of_host(Tone::Note, what).saying(advice));
+    }
+    found
+}
+
+/// A target that cannot be written to, or is almost full.
+fn of_target(target: &SeenRepository) -> Option<Trouble> {
+    let path = target.path.display().to_string();
+    if !target.up {
         let (advice, command) = if BucketUrl::is_meant(&path) {
             (
                 "Its server does not respond, refuses the access key, or has no repository there.",
@@ -102,17 +113,13 @@ fn of_survey(view: &View<'_>) -> Vec<Trouble> {
             let command = format!("findmnt --target {}", quoted(&path));
             ("It does not respond, is not mounted, or is read-only.", command)
         };
-        found.push(trouble.saying(advice).typing(command));
-    } else if repository.capacity_bytes > 0 && repository.available_bytes < repository.capacity_bytes / 10 {
-        let what = format!("The target is almost full: {} left", size::bytes(repository.available_bytes));
+        let trouble = Trouble::of_host(Tone::Bad, "The target is not writable".to_owned());
+        return Some(trouble.saying(advice).typing(command));
+    }
+    let is_full = target.capacity_bytes > 0 && target.available_bytes < target.capacity_bytes / 10;
+    is_full.then(|| {
+        let what = format!("The target is almost full: {} left", size::bytes(target.available_bytes));
         let trouble = Trouble::of_host(Tone::Note, what);
-        found.push(trouble.saying("See what retention would remove.").typing("kvmbackup prune --dry-run".to_owned()));
-    }
-    if view.now - survey.time > TimeDelta::hours(1) {
-        let what = format!("The last survey of libvirt and the target was {}", ago(view.now, survey.time));
-        let advice =
-            "Their data on this page is equally old. The exporter surveys them every minute, unless one of them hangs.";
-        found.push(Trouble::of_host(Tone::Note, what).saying(advice));
-    }
-    found
+        trouble.saying("See what retention would remove.").typing("kvmbackup prune --dry-run".to_owned())
+    })
 }

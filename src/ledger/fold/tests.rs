@@ -417,6 +417,7 @@ fn domains_and_jobs_that_no_longer_exist_are_forgotten() {
         hooks: Default::default(),
         copies: Default::default(),
         repository: SeenRepository { up: true, ..SeenRepository::default() },
+        other: None,
         libvirt_ok: false,
     };
     for (libvirt_ok, up, left) in [(false, true, 2), (true, false, 2), (true, true, 1)] {

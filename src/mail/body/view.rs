@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Background, TEXT_LIMIT};
 use crate::config::Settings;
+use crate::ledger::SeenRepository;
 use crate::model::command::typed;
 use crate::model::size::{bytes, duration};
 use crate::model::{Consistency, DomainOutcome, Failure, FailureReason, HookResult, Outcome, RunReport, Status};
@@ -148,12 +149,15 @@ impl View {
             free: facts.survey.map_or_else(
                 || "unknown".to_owned(),
                 |survey| {
-                    let seen = &survey.repository;
-                    let (free, all) = (bytes(seen.available_bytes), bytes(seen.capacity_bytes));
-                    if seen.capacity_bytes == 0 && seen.up {
-                        return format!("no limit known on {}", printable(&seen.path.display().to_string()));
-                    }
-                    format!("{free} of {all} on {}", printable(&seen.path.display().to_string()))
+                    let free = |seen: &SeenRepository| {
+                        let path = printable(&seen.path.display().to_string());
+                        let (free, all) = (bytes(seen.available_bytes), bytes(seen.capacity_bytes));
+                        match seen.capacity_bytes {
+                            0 if seen.up => format!("no limit known on {path}"),
+                            _ => format!("{free} of {all} on {path}"),
+                        }
+                    };
+                    survey.targets().map(free).collect::<Vec<_>>().join("; ")
                 },
             ),
             see_log: typed(&format!(

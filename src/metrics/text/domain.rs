@@ -10,8 +10,8 @@ use crate::ledger::{DomainRecord, DomainResult, Ledger, Seen, Stage, Survey};
 use crate::model::{Consistency, FailureReason};
 
 /// How restore points are read and stored. Alerts on unusual sizes apply only to full points.
-fn mode(survey: Option<&Survey>) -> &'static str {
-    if survey.is_some_and(|survey| survey.repository.deduplicated) { "incremental" } else { "full" }
+fn mode(survey: Option<&Survey>, domain: &str) -> &'static str {
+    if survey.is_some_and(|survey| survey.is_deduplicated(domain)) { "incremental" } else { "full" }
 }
 
 /// Every domain that libvirt, the configuration or the target has, or that has a leftover overlay; before the first
@@ -33,7 +33,7 @@ pub(super) fn all(page: &mut Page, ledger: &Ledger, survey: Option<&Survey>) {
         let labels = [job.unwrap_or_default(), name];
         let none = DomainRecord::default();
         attempts(page, labels, known.unwrap_or(&none), seen);
-        sizes(page, labels, known.unwrap_or(&none), mode(survey));
+        sizes(page, labels, known.unwrap_or(&none), mode(survey, name));
         disks(page, labels, known.unwrap_or(&none));
         if let Some(seen) = seen {
             stored(page, labels, seen);

@@ -145,7 +145,7 @@ fn ledger() -> Ledger {
 }
 
 fn points(count: u64, newest: i64) -> SeenPoints {
-    SeenPoints { count, bytes: count * 1_000_000, oldest: at(-1_000_000), newest: at(newest), damaged: Vec::new() }
+    SeenPoints { count, bytes: count * 1_000_000, oldest: at(-1_000_000), newest: at(newest), ..SeenPoints::default() }
 }
 
 fn seen(job: Option<&str>, points: SeenPoints) -> Seen {
@@ -156,6 +156,7 @@ fn seen(job: Option<&str>, points: SeenPoints) -> Seen {
         leftover_overlays: 0,
         since: None,
         expected_interval_s: if job.is_some() { 86_400 } else { 0 },
+        store: None,
         wanted: None,
         points,
     }
@@ -193,6 +194,7 @@ fn survey() -> Survey {
             stored_bytes: 10_000_000,
             deduplicated: false,
         },
+        other: None,
         libvirt_ok: true,
     }
 }

@@ -18,6 +18,7 @@ fn settings() -> DomainSettings {
         days: vec![chrono::Weekday::Sun],
         catch_up: false,
         priority: 50,
+        store: crate::config::StoreChoice::Archive,
         retention: None,
         compression: Codec::Zstd(3),
         quiesce: crate::config::Quiesce::Prefer,

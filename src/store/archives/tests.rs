@@ -27,6 +27,12 @@ fn zstd_archive_passes_the_contract() {
 }
 
 #[test]
+fn archive_beside_a_repository_passes_the_contract() {
+    let make = |fixture: &Fixture, disks: &[_]| drop(fixture.point(AT, Codec::Zstd(1), disks));
+    all(&Kind { store: || Fixture::new().with_second(), ..archive(make, true) });
+}
+
+#[test]
 fn gzip_archive_passes_the_contract() {
     let make = |fixture: &Fixture, disks: &[_]| drop(fixture.point(AT, Codec::Gzip(1), disks));
     all(&archive(make, true));
