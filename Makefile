@@ -42,9 +42,10 @@ test: lab ## install what is missing, run every test; HOST=trixie: those with gu
 	tests/lab/times tests/lab/enter $(CARGO) test --locked --no-fail-fast $(T) -- --test-threads=$(TEST_THREADS)
 
 soak: HOST := trixie
-soak: lab ## run the long tests as well, on Debian 13 too, and print the matrix of docs/reliability.md with its figures
+soak: lab ## run the long tests as well, on Debian 13 and with the newest restic too, and print the matrix of docs/reliability.md with its figures
 	$(CARGO) test --locked --no-run $(T)
-	TARGET='$(TARGET)' THREADS=$(TEST_THREADS) tests/lab/soak '$(CARGO) test --locked $(T)' $(HOST) '$(CARGO) test --locked $(or $(T),$(GUEST_TESTS))'
+	TARGET='$(TARGET)' THREADS=$(TEST_THREADS) tests/lab/soak '$(CARGO) test --locked $(T)' $(HOST) '$(CARGO) test --locked $(or $(T),$(GUEST_TESTS))' \
+		'$(CARGO) test --locked $(or $(T),--lib --test program)'
 
 # Needs cargo-mutants. Hours: each change is a build and a run of the fast tests. .cargo/mutants.toml says which may go unnoticed, and why.
 mutants: ## change the code in every small way; the fast tests must notice

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::maintain::{among, ended, found, is_running, kill, wait_for};
 use super::{PASSWORD, configure_with, fill_with_noise, host};
 use crate::bucket;
-use crate::host::{Host, Run, run};
+use crate::host::{Host, NAME, Run, run};
 
 const DAILY: &str = "{\"*\": {day_of_week: daily, rotate: 2}}";
 const OF_COPY: &str = "kb-secret-of-the-copy";
@@ -37,6 +37,22 @@ fn backed_up(guests: &[&str], domains: &str, keys: &str) -> Host {
     host.run("repository init").ends(0);
     host.run("backup").ends(0);
     host
+}
+
+/// Creates the copy and makes the first copy. restic's key costs half a second each time that it is used, so it is replaced
+/// by one of this program.
+fn init(host: &Host) -> Run {
+    let run = host.run("copy --init").ends(0);
+    let key = || fs::read_dir(host.path("copy/keys")).unwrap().next().unwrap().unwrap().path();
+    let (of_restic, path) = (key(), |name: &str| host.path(name).display().to_string());
+    let (copy, password, cache) = (path("copy"), path("copy-password"), path("cache-of-copy"));
+    let repository = format!("{{url: {copy}, password_file: {password}, cache_dir: {cache}}}");
+    let config =
+        host.script("copy.yml", &format!("{NAME}: {{repository: {repository}, domains: {{x: {{day_of_week: Sun}}}}}}"));
+    let add = ["repository", "key", "add", "--new-password-file", &password, "--host", NAME, "--config"];
+    host.finish(host.command(env!("CARGO_BIN_EXE_kvmbackup")).args(add).arg(config)).ends(0);
+    fs::remove_file(of_restic).unwrap();
+    run
 }
 
 fn copy(host: &Host) -> String {
@@ -99,7 +115,7 @@ fn copy_contains_every_point_is_checked_by_restic_and_can_be_restored() {
     assert_eq!(metric(&host, "last_failed", "copy=\"near\""), Some(1.0));
     assert_eq!(metric(&host, "last_success_timestamp_seconds", "copy=\"near\""), Some(0.0));
 
-    let first = host.run("copy --init").ends(0).tells(&["created the copy, copied 2 restore points, it contains 2"]);
+    let first = init(&host).tells(&["created the copy, copied 2 restore points, it contains 2"]);
     assert!(!format!("{first:?}").contains(OF_COPY) && !format!("{first:?}").contains(PASSWORD));
     assert_eq!(metric(&host, "last_failed", "copy=\"near\""), Some(0.0));
     assert!(metric(&host, "last_success_timestamp_seconds", "copy=\"near\"").unwrap() > 1e9);
@@ -134,7 +150,7 @@ fn copy_keeps_the_newest_points_and_those_that_the_repository_removed() {
     let all = points(&host, "a");
     assert_eq!(all.len(), 3);
     let last = |count: usize| all[3 - count..].iter().map(|id| (id.clone(), false)).collect::<Vec<_>>();
-    host.run("copy --init").ends(0).tells(&["copied 2 restore points, it contains 2"]);
+    init(&host).tells(&["copied 2 restore points, it contains 2"]);
     assert_eq!(there(&host), last(2));
     host.run("copy").ends(0).tells(&["copied 0 restore points, it contains 2"]);
 
@@ -164,7 +180,7 @@ fn copy_keeps_the_newest_points_and_those_that_the_repository_removed() {
 fn protected_points_are_copied_and_never_removed_from_the_copy() {
     let domains = "{\"*\": {day_of_week: daily, rotate: 1}}";
     let host = backed_up(&["a"], domains, ", keep: 1");
-    host.run("copy --init").ends(0);
+    init(&host);
     let first = points(&host, "a").pop().unwrap();
     host.run(&format!("protect a --at {first}")).ends(0);
     // Protected after it was copied: the copy is replaced by a protected one.
@@ -218,7 +234,7 @@ fn failure_of_one_copy_does_not_stop_the_next_and_only_due_copies_are_made() {
 #[test]
 fn wrong_password_and_the_repository_itself_are_refused() {
     let host = backed_up(&["a"], DAILY, "");
-    host.run("copy --init").ends(0);
+    init(&host);
     fs::write(host.path("copy-password"), "another").unwrap();
     let wrong = host.run("copy").ends(5);
     assert!(wrong.err.contains("copy near: restic cat failed: wrong password"), "{wrong:?}");
@@ -367,7 +383,7 @@ fn locks(host: &Host) -> usize {
 #[test]
 fn old_locks_are_removed_from_a_copy_and_young_ones_are_waited_for() {
     let host = backed_up(&["a"], DAILY, ", keep: 1, timeout: 12s");
-    host.run("copy --init").ends(0);
+    init(&host);
     host.run("backup --force").ends(0);
     lock(&host, 40);
     lock(&host, 20);
@@ -416,7 +432,7 @@ fn stuck(host: &Host) -> (Child, u32) {
 #[test]
 fn interrupted_copy_is_continued_by_the_next_one() {
     let host = backed_up(&["a"], DAILY, ", timeout: 20s");
-    host.run("copy --init").ends(0);
+    init(&host);
     host.run("backup --force").ends(0);
     for (signal, code) in [("-TERM", 143), ("-INT", 130)] {
         let (child, restic) = stuck(&host);
@@ -465,7 +481,7 @@ fn restic_checks(host: &Host) {
 #[test]
 fn unreadable_lock_and_full_place_are_reported() {
     let host = backed_up(&["a"], DAILY, "");
-    host.run("copy --init").ends(0);
+    init(&host);
     let lock = host.path("copy/locks").join("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     fs::write(&lock, "").unwrap();
     host.run("backup --force").ends(0);
@@ -493,7 +509,7 @@ fn json_is_documented_key_by_key() {
         .map(|line| line.split('`').nth(1).unwrap().to_owned())
         .collect();
     let host = backed_up(&["a"], DAILY, ", keep: 1");
-    host.run("copy --init").ends(0);
+    init(&host);
     host.run("backup --force").ends(0);
     let done = host.run("copy --json").ends(0).json();
     let mut found: BTreeSet<String> = done.as_object().unwrap().keys().cloned().collect();
@@ -516,7 +532,7 @@ fn pack(host: &Host, place: &str) -> PathBuf {
 #[test]
 fn damage_fails_the_copy_and_is_repaired_from_the_repository() {
     let host = backed_up(&["a"], DAILY, ", keep: 1");
-    host.run("copy --init").ends(0);
+    init(&host);
     fill_with_noise(&host, "a", 3, 8);
     host.run("backup --force").ends(0);
     let lost = pack(&host, "repository");
