@@ -15,8 +15,8 @@ BIN ?= $(TARGET)/release/kvmbackup
 BUILT := $(if $(filter file,$(origin BIN)),build)
 # Who is named in the package: `Name <address>`.
 MAINTAINER ?= kvmbackup <kvmbackup@users.noreply.github.com>
-# Guests run under software emulation: more tests at once than this only make each one slower.
-TEST_THREADS ?= 2
+# Most tests wait for guests, deadlines and other programs. More at once than this only make each one slower.
+TEST_THREADS ?= 4
 # Minutes for each fuzz target.
 FUZZ_MINUTES ?= 10
 # Another Debian release to run the guests on, say `make test HOST=trixie`. The environment's HOST is some shells' own.

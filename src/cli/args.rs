@@ -208,16 +208,16 @@ pub struct Maintain {
 
 const COPY_EXAMPLES: &str = "\
 kvmbackup copy                     every copy, now
-  kvmbackup copy offsite --init      one copy, which is created if it does not exist
-  kvmbackup copy --due               what is due, for a timer";
+  kvmbackup copy offsite --init      one copy, created if it does not exist
+  kvmbackup copy --due               only the copies that are due, for use in a timer";
 
 /// `copy`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Copy {
-    /// Only these copies, by their names in the configuration
+    /// Only these copies, named as in the configuration
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
-    /// Only copies whose last success was at least one `every` interval ago
+    /// Only copies that last succeeded at least one `every` interval ago
     #[arg(long)]
     pub due: bool,
     /// Create copies that do not exist
@@ -396,7 +396,7 @@ pub struct Prune {
 /// `check`
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Check {
-    /// Check only the configuration, its hooks and templates, without accessing libvirt, guests, the target,
+    /// Check only the configuration and its hooks and templates, without accessing libvirt, guests, the target,
     /// directories or servers
     #[arg(long)]
     pub offline: bool,
@@ -426,7 +426,7 @@ pub enum HooksCommand {
         #[arg(long)]
         domain: Option<String>,
     },
-    /// Run the hooks as for a snapshot, but without taking one, and show how long locks were held
+    /// Run the hooks as they would run for a snapshot, but without taking one, and show how long the locks were held
     #[command(after_help = after("kvmbackup hooks test --domain db1 --phase pre-snapshot"))]
     Test {
         /// Run the hooks of this domain
