@@ -6,7 +6,7 @@ use crate::watched;
 use crate::watched::Watched;
 use chrono::{DateTime, TimeDelta, Utc};
 use kvmbackup::exporter::page;
-use kvmbackup::ledger::{DiskRecord, DomainResult, Ledger, Seen, SeenPoints};
+use kvmbackup::ledger::{DiskRecord, DomainResult, Ledger, Seen, SeenPoints, SeenRepository};
 use kvmbackup::model::RunReport;
 
 fn now() -> DateTime<Utc> {
@@ -40,7 +40,7 @@ fn headline_shows_the_overall_status() {
     assert_eq!(headline(&empty), "No guests are configured");
     let mut down = watched::quiet(now());
     down.survey.as_mut().unwrap().repository.up = false;
-    assert_eq!(headline(&down), "All 6 guests are backed up, but: the target is not writable");
+    assert_eq!(headline(&down), "All 6 guests are backed up, but: the target /mnt/backup/cloud1 is not writable");
     let mut broken = watched::quiet(now());
     broken.ledger.config_ok = false;
     assert_eq!(headline(&broken), "All 6 guests are backed up, but: the configuration cannot be read");
@@ -139,7 +139,7 @@ fn each_problem_is_shown_with_the_command_to_run() {
         "proxy</bdi> was backed up with a warning",
         "disk vdb is transient: data written since the guest started is not backed up (and 1 more)",
         "ldap</bdi> was skipped by a hook last time",
-        "The target is almost full: 61.0 GB left",
+        "The target /mnt/backup/cloud1 is almost full: 61.0 GB left",
     ] {
         assert!(troubles.contains(words), "{words} is not in {troubles}");
     }
@@ -297,6 +297,29 @@ fn chromium_renders_the_page_as_intended() {
     }
 }
 
+/// With archives and a repository in a bucket that does not respond.
+fn with_two_targets() -> Watched {
+    let mut watched = watched::bad_night(now());
+    let bucket = "s3:https://storage.example.org/backups/of/all/hosts/in/the/second/room".into();
+    let survey = watched.survey.as_mut().unwrap();
+    survey.other = Some(SeenRepository { path: bucket, deduplicated: true, ..SeenRepository::default() });
+    watched
+}
+
+#[test]
+fn both_targets_are_shown_and_one_that_does_not_respond_is_red() {
+    let mut watched = with_two_targets();
+    let page = html(&watched);
+    assert!(page.contains("/mnt/backup/cloud1") && page.contains("s3:https://storage"), "{page}");
+    assert!(page.contains("second/room is not writable") && page.contains("refuses the access key"), "{page}");
+    watched.survey.as_mut().unwrap().other.as_mut().unwrap().up = true;
+    let page = html(&watched);
+    assert!(page.contains("no limit known") && !page.contains("not writable"), "{page}");
+    if let Some(file) = std::env::var_os("KVMBACKUP_LOOK") {
+        std::fs::write(file, html(&with_two_targets())).unwrap();
+    }
+}
+
 #[test]
 fn last_result_is_one_word_for_every_result() {
     for (result, word) in [
@@ -319,7 +342,13 @@ const WIDTHS: [u32; 10] = [320, 360, 800, 1024, 1120, 1200, 1280, 1341, 1440, 19
 
 #[test]
 fn nothing_overflows_and_no_word_is_broken_at_any_width() {
-    let nights = [watched::quiet(now()), watched::bad_night(now()), watched::fresh(now()), watched::hostile(now())];
+    let nights = [
+        watched::quiet(now()),
+        watched::bad_night(now()),
+        watched::fresh(now()),
+        watched::hostile(now()),
+        with_two_targets(),
+    ];
     let nights = nights.each_ref().map(html);
     // With the default font, and with the widest one that many systems have.
     let wide = nights.each_ref().map(|html| html.replace("</style>", "body{font-family:\"DejaVu Sans\"}</style>"));

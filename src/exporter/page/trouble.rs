@@ -113,12 +113,12 @@ fn of_target(target: &SeenRepository) -> Option<Trouble> {
             let command = format!("findmnt --target {}", quoted(&path));
             ("It does not respond, is not mounted, or is read-only.", command)
         };
-        let trouble = Trouble::of_host(Tone::Bad, "The target is not writable".to_owned());
+        let trouble = Trouble::of_host(Tone::Bad, format!("The target {path} is not writable"));
         return Some(trouble.saying(advice).typing(command));
     }
     let is_full = target.capacity_bytes > 0 && target.available_bytes < target.capacity_bytes / 10;
     is_full.then(|| {
-        let what = format!("The target is almost full: {} left", size::bytes(target.available_bytes));
+        let what = format!("The target {path} is almost full: {} left", size::bytes(target.available_bytes));
         let trouble = Trouble::of_host(Tone::Note, what);
         trouble.saying("See what retention would remove.").typing("kvmbackup prune --dry-run".to_owned())
     })
