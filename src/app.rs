@@ -116,7 +116,8 @@ fn of_engine(error: &engine::Error) -> RunResult {
         | engine::Error::Space { .. }
         | engine::Error::Restic { .. }
         | engine::Error::NoCopy { .. }
-        | engine::Error::RepositoryBusy { .. } => RunResult::Target,
+        | engine::Error::RepositoryBusy { .. }
+        | engine::Error::Unusable { .. } => RunResult::Target,
         _ => RunResult::Failed,
     }
 }

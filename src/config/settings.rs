@@ -11,7 +11,7 @@ use super::hook::Hook;
 use super::mail::Mail;
 use super::repository::RepositorySettings;
 use super::{STATE_DIR, glob};
-use crate::model::{Codec, Consistency, Listen, Method, Span, StoreKind};
+use crate::model::{Codec, Consistency, Listen, Span, StoreKind};
 use crate::retention::Policy;
 
 /// The settings of one host.
@@ -238,15 +238,6 @@ impl DomainSettings {
             scratch_dir: None,
             allow_plaintext: false,
             hooks: Vec::new(),
-        }
-    }
-
-    /// How `method: auto` captures a running domain unless a disk needs another method: a repository can read only what
-    /// changed, which needs the backup API.
-    pub fn usual_method(&self) -> Method {
-        match self.store.first() {
-            StoreKind::Archive => Method::Snapshot,
-            StoreKind::Repository => Method::Pull,
         }
     }
 

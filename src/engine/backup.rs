@@ -33,7 +33,7 @@ pub(super) mod members;
 mod save;
 mod second;
 
-/// Attempts in total. A domain that changes during the capture is captured again.
+/// Attempts in total.
 const ATTEMPTS: usize = 3;
 
 /// The backup of one domain in progress. Steps return their results; only the methods of this type record them in
@@ -85,9 +85,42 @@ impl Backup<'_> {
     fn run(&mut self) -> Result<(), Error> {
         may_begin(self.context)?;
         self.outcome.wanted = Some(self.settings.wanted(&self.id.name));
-        self.expect_usable(self.settings.store.first())?;
+        let usable = self.expect_usable(self.settings.store.first());
+        if let Err(error) = &usable
+            && !self.can_fall_back(error)
+        {
+            return usable;
+        }
         self.phases.enter(Span::Domain)?;
-        let pulls = self.settings.method == MethodChoice::Auto && self.settings.usual_method() == Method::Pull;
+        match usable.and_then(|()| self.attempts()) {
+            Err(error) if self.can_fall_back(&error) => self.fall_back(&error),
+            done => done,
+        }
+    }
+
+    /// Whether a backup into both stores, which writes the repository first, can at least make an archive.
+    fn can_fall_back(&self, error: &Error) -> bool {
+        let is_of_store =
+            matches!(error, Error::Store(_) | Error::Unusable { .. } | Error::Target { .. } | Error::Space { .. });
+        let has_archives = !self.context.targets.unusable.contains_key(&StoreKind::Archive);
+        self.settings.store == StoreChoice::Both && is_of_store && has_archives && self.outcome.leftovers.is_empty()
+    }
+
+    fn fall_back(&mut self, error: &Error) -> Result<(), Error> {
+        tracing::warn!(domain = self.id.name, "{}; backing up to an archive only", chain(error));
+        let archives = self.context.targets.store.writing_to(StoreKind::Archive);
+        self.store = archives.ok_or(Error::NoStore { kind: StoreKind::Archive })?;
+        self.start_again();
+        self.attempts()?;
+        let message = format!("the restore point is in an archive, but not in the repository: {}", chain(error));
+        self.outcome.error = Some(Failure { message, hint: error.hint() });
+        self.outcome.reason = Some(error.reason());
+        Ok(())
+    }
+
+    /// Backs up the domain to one store. A domain that changes during the capture is captured again.
+    fn attempts(&mut self) -> Result<(), Error> {
+        let pulls = self.settings.method == MethodChoice::Auto && self.store.kind().usual_method() == Method::Pull;
         let mut refused = None;
         for _ in 1..ATTEMPTS {
             let result = self.attempt(refused.as_deref());
@@ -105,11 +138,16 @@ impl Backup<'_> {
                 _ => return Err(error),
             }
             tracing::warn!(domain = self.id.name, "{}; starting again", chain(&error));
-            let DomainOutcome { domain, uuid, job, wanted, .. } = &self.outcome;
-            let (job, wanted) = (job.clone(), *wanted);
-            self.outcome = DomainOutcome { job, wanted, ..DomainOutcome::new(domain, *uuid) };
+            self.start_again();
         }
         self.attempt(refused.as_deref())
+    }
+
+    /// Forgets what an attempt recorded.
+    fn start_again(&mut self) {
+        let DomainOutcome { domain, uuid, job, wanted, .. } = &self.outcome;
+        let (job, wanted) = (job.clone(), *wanted);
+        self.outcome = DomainOutcome { job, wanted, ..DomainOutcome::new(domain, *uuid) };
     }
 
     /// Fails if the store of this kind could not be used when the run began.
@@ -132,7 +170,7 @@ impl Backup<'_> {
         may_begin(self.context)?;
         ready::wait_for_jobs(hypervisor, self.id)?;
         let domain = hypervisor.describe(self.id)?;
-        let usual = if refused.is_some() { Method::Snapshot } else { self.settings.usual_method() };
+        let usual = if refused.is_some() { Method::Snapshot } else { self.store.kind().usual_method() };
         let mut plan = plan::capture(&domain, self.settings, usual)?;
         if plan.method == usual {
             plan.method_reason = plan.method_reason.or_else(|| refused.map(str::to_owned));
@@ -147,7 +185,7 @@ impl Backup<'_> {
         let mut record = journal.begin(self.context.run_id, self.context.started, &settings.libvirt_uri, self.id)?;
         record.thawing().heed(cancel);
         let result = self.save(&domain, &plan, &mut record);
-        if result.is_ok() && self.settings.store == StoreChoice::Both {
+        if result.is_ok() && self.settings.store == StoreChoice::Both && self.store.kind() == StoreKind::Repository {
             let copied = self.copy_to_archive(&mut record);
             self.outcome.error = copied.as_ref().err().map(|error| Failure {
                 message: format!("the restore point is in the repository, but not in an archive: {}", chain(error)),

@@ -121,7 +121,7 @@ pub fn guests(settings: &Settings, hypervisor: &dyn Hypervisor) -> Result<Vec<Fi
         }
         place::overlays(settings, hypervisor, &domain, &mut findings);
         // Includes domains that are not due today.
-        disks::look(hypervisor, &domain, (&of_domain, of_domain.usual_method()), &mut findings);
+        disks::look(hypervisor, &domain, (&of_domain, of_domain.store.first().usual_method()), &mut findings);
         if states.get(&domain.uuid).is_some_and(|(_, state)| *state == DomainState::Running) {
             agent::look(&GuestAgent { hypervisor, domain: &domain }, &domain, &of_domain, &mut findings);
         }

@@ -14,11 +14,28 @@ use crate::sys::space;
 pub fn open(settings: &Settings, only: Option<StoreKind>) -> Result<Store, Error> {
     let open = |kind| Ok::<_, Error>(Store::at(location(settings, kind), &Patience::new(settings.stall_timeout))?);
     match (only, settings.stores().as_slice()) {
-        (None, [first, second]) => Ok(open(*first)?.beside(open(*second)?)),
+        (None, [first, second]) => {
+            let both = open(*first).and_then(|archives| Ok(archives.beside(open(*second)?)));
+            let opened = both.and_then(|both| both.expect_repository().map(|()| both).map_err(Error::from));
+            opened.map_err(|error| one_of_two(settings, &error))
+        }
         (None, stores) => open(stores.first().copied().unwrap_or(StoreKind::Archive)),
         (Some(kind), stores) if stores.contains(&kind) => open(kind),
         (Some(kind), _) => Err(Error::NoStore { kind }),
     }
+}
+
+/// The error of a command that needs both stores, with a hint how to do without the broken one.
+fn one_of_two(settings: &Settings, error: &Error) -> Error {
+    let works = |kind: &StoreKind| {
+        let store = open(settings, Some(*kind));
+        store.is_ok_and(|store| *kind == StoreKind::Archive || store.expect_repository().is_ok())
+    };
+    let other = settings.stores().into_iter().find(works);
+    let more = other.map(|kind| format!("To use only the other store, add: --store {}", kind.name()));
+    let hints: Vec<String> = error.hint().into_iter().chain(more).collect();
+    let hint = (!hints.is_empty()).then(|| hints.join(" "));
+    Error::Unusable { failure: Failure { hint, ..error.failure() }, reason: error.reason() }
 }
 
 /// Opens the repository of the configuration. Reads its configuration, so that a wrong password or a target that is not

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::is_future;
 use super::words::words;
+use super::{Method, is_future};
 
 const LAYOUT: &str = "%Y%m%dT%H%M%SZ";
 
@@ -97,6 +97,17 @@ pub enum StoreKind {
 }
 
 words!(StoreKind { Archive = "archive", Repository = "repository" });
+
+impl StoreKind {
+    /// How `method: auto` captures a running domain unless a disk needs another method: a repository can read only what
+    /// changed, which needs the backup API.
+    pub fn usual_method(self) -> Method {
+        match self {
+            StoreKind::Archive => Method::Snapshot,
+            StoreKind::Repository => Method::Pull,
+        }
+    }
+}
 
 /// How an archive is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -109,11 +109,16 @@ fn one_store_out_of_order_fails_only_the_guests_that_use_it() {
     host.run("backup").ends(0);
     fs::rename(host.path("repository/config"), host.path("config.away")).unwrap();
     let ran = host.run("backup --force").ends(1);
-    ran.tells(&["FAILED", "b"]).tells(&["FAILED", "r"]).tells(&["ok", "a"]).tells(&["no repository found"]);
-    assert_eq!(host.archives("a").len(), 2);
+    ran.tells(&["PARTIAL", "b"]).tells(&["FAILED", "r"]).tells(&["ok", "a"]).tells(&["not in the repository"]);
+    assert_eq!((host.archives("a").len(), host.archives("b").len()), (2, 2));
     assert_eq!(stores(&host, "--store archive a"), ["a archive", "a archive"]);
     let unreachable = host.run("list");
     assert!(unreachable.code == 5 && unreachable.err.contains("no repository found"), "{unreachable:?}");
+    assert!(unreachable.err.contains("--store archive"), "{unreachable:?}");
+    let to = dir(&host, "from-archive");
+    let refused = host.run(&format!("restore b --to {to}")).ends(5);
+    assert!(refused.err.contains("--store archive"), "{refused:?}");
+    host.run(&format!("restore b --store archive --to {to}")).ends(0);
     let metrics = fs::read_to_string(host.path("metrics.prom")).unwrap();
     assert!(
         metrics.contains(&format!("kvmbackup_repository_up{{repository=\"{}\"}} 1", host.path("backups").display()))
@@ -135,6 +140,20 @@ fn one_store_out_of_order_fails_only_the_guests_that_use_it() {
     fs::rename(host.path("backups.away"), host.path("backups")).unwrap();
     host.run("backup --force").ends(0);
     restic(&host, &["check", "--read-data"]);
+}
+
+#[test]
+fn repository_that_fails_in_the_middle_of_a_backup_leaves_an_archive() {
+    let host = host(&["b"], "{b: {store: both}}");
+    let config = host.path("config.yml");
+    let mut command = host.command(env!("CARGO_BIN_EXE_kvmbackup"));
+    command.args(["backup", "--host", NAME, "--config", config.to_str().unwrap()]);
+    let ran = host.finish(steps::fault(&mut command, Step::ArchiveEnd.into(), "fail"));
+    ran.ends(1).tells(&["PARTIAL", "b"]).tells(&["in an archive, but not in the repository"]);
+    assert_eq!(stores(&host, ""), ["b archive"]);
+    restic(&host, &["check", "--read-data"]);
+    host.run("backup --force").ends(0);
+    assert_eq!(stores(&host, ""), ["b archive", "b archive", "b repository"]);
 }
 
 #[test]
