@@ -60,7 +60,7 @@ impl Forge {
     /// A repository whose key has this cost: the logarithm of N, and r.
     pub fn with_cost(log_n: u8, r: u32) -> Forge {
         let mut forge = Forge::default();
-        let config = format!(r#"{{"version":2,"id":"{}","chunker_polynomial":"3d5a6f7e1f4b95"}}"#, id(b"repository"));
+        let config = format!(r#"{{"version":2,"id":"{}","chunker_polynomial":"264c814288ef7d"}}"#, id(b"repository"));
         forge.config(config.as_bytes());
         let text = |bytes: &[u8]| STANDARD.encode(bytes);
         let master = format!(

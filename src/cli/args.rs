@@ -300,13 +300,13 @@ pub struct List {
 pub struct Restore {
     /// Domain to restore
     pub domain: String,
-    /// Restore point: an ID, or a time to select the newest point at or before that time [default: the newest]
+    /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
     /// Only restore points of this store, if the host has both
     #[arg(long, value_name = "KIND")]
     pub store: Option<StoreKind>,
-    /// Directory for the files, or with --define for the disk images [default with --define: their original paths]
+    /// Directory for the files or, with --define, for the disk images [default with --define: their original paths]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub to: Option<PathBuf>,
     /// Define the domain in libvirt
@@ -315,7 +315,7 @@ pub struct Restore {
     /// Define the domain under another name, with a new UUID and new MAC addresses
     #[arg(long, requires = "define", value_name = "NEW")]
     pub name: Option<String>,
-    /// Use this edited copy of the saved definition; its name and UUID must be unchanged
+    /// Use this edited copy of the saved definition; the domain's name and UUID must be unchanged
     #[arg(long, requires = "define", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub xml: Option<PathBuf>,
     /// Change the machine type (see qemu-system-x86_64 -machine help)
@@ -349,7 +349,7 @@ pub struct Verify {
     /// Only these domains; patterns such as `web-*` are allowed
     #[arg(value_name = "DOMAIN")]
     pub domains: Vec<String>,
-    /// Restore point: an ID, or a time to select the newest point at or before that time [default: the newest]
+    /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
     /// Only restore points of this store, if the host has both
@@ -443,7 +443,7 @@ pub enum HooksCommand {
 pub struct Protect {
     /// Domain
     pub domain: String,
-    /// Restore point: an ID, or a time to select the newest point at or before that time [default: the newest]
+    /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
     /// Only restore points of this store, if the host has both
@@ -456,7 +456,7 @@ pub struct Protect {
 pub struct Export {
     /// Domain to export
     pub domain: String,
-    /// Restore point: an ID, or a time to select the newest point at or before that time [default: the newest]
+    /// Restore point: an ID, or a time, which selects the newest point at or before it [default: the newest]
     #[arg(long, value_name = "ID|TIME")]
     pub at: Option<At>,
     /// Only restore points of this store, if the host has both

@@ -15,9 +15,8 @@ pub fn open(settings: &Settings, only: Option<StoreKind>) -> Result<Store, Error
     let open = |kind| Ok::<_, Error>(Store::at(location(settings, kind), &Patience::new(settings.stall_timeout))?);
     match (only, settings.stores().as_slice()) {
         (None, [first, second]) => {
-            let both = open(*first).and_then(|archives| Ok(archives.beside(open(*second)?)));
-            let opened = both.and_then(|both| both.expect_repository().map(|()| both).map_err(Error::from));
-            opened.map_err(|error| one_of_two(settings, &error))
+            let both = existing(settings, *first).and_then(|store| Ok(store.beside(existing(settings, *second)?)));
+            both.map_err(|error| one_of_two(settings, &error))
         }
         (None, stores) => open(stores.first().copied().unwrap_or(StoreKind::Archive)),
         (Some(kind), stores) if stores.contains(&kind) => open(kind),
@@ -25,13 +24,18 @@ pub fn open(settings: &Settings, only: Option<StoreKind>) -> Result<Store, Error
     }
 }
 
+/// Opens one store, and fails if that does not exist.
+fn existing(settings: &Settings, kind: StoreKind) -> Result<Store, Error> {
+    let store = open(settings, Some(kind))?;
+    if kind == StoreKind::Repository {
+        store.expect_repository()?;
+    }
+    Ok(store)
+}
+
 /// The error of a command that needs both stores, with a hint how to do without the broken one.
 fn one_of_two(settings: &Settings, error: &Error) -> Error {
-    let works = |kind: &StoreKind| {
-        let store = open(settings, Some(*kind));
-        store.is_ok_and(|store| *kind == StoreKind::Archive || store.expect_repository().is_ok())
-    };
-    let other = settings.stores().into_iter().find(works);
+    let other = settings.stores().into_iter().find(|kind| existing(settings, *kind).is_ok());
     let more = other.map(|kind| format!("To use only the other store, add: --store {}", kind.name()));
     let hints: Vec<String> = error.hint().into_iter().chain(more).collect();
     let hint = (!hints.is_empty()).then(|| hints.join(" "));
@@ -109,11 +113,10 @@ impl Writable {
 
     /// The stores that exist, for a plan. Creates nothing.
     pub fn existing(settings: &Settings) -> Result<Writable, Error> {
-        let open = |kind| (kind, open(settings, Some(kind)));
-        Writable::of(settings.stores().into_iter().map(open).collect())
+        Writable::of(settings.stores().into_iter().map(|kind| (kind, existing(settings, kind))).collect())
     }
 
-    /// The same, but only those stores that one of these kinds is needed for, and that pass `check`, remain.
+    /// The same without the stores of these kinds that fail `check`.
     pub fn checked(
         self,
         needed: &BTreeSet<StoreKind>,

@@ -3,6 +3,7 @@
 
 pub mod domain_xml;
 mod error;
+mod json;
 mod libvirt;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::model::{Domain, DomainRef, DomainState, Image};
 use crate::sys::mark::Mark;
 
 pub use error::{Error, Kind, Said};
+pub use json::in_ascii;
 pub use libvirt::Libvirt;
 
 /// An overlay that a backup put over the image of a disk.

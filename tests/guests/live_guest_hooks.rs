@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::lab::{Disk, Lab, try_virsh, wait_until};
 use kvmbackup::hooks::{Agent, Call, Deadlines, Ended, Error, Guest, Held, Ran, Runner, Started};
-use kvmbackup::hypervisor::{Agents, Guests, Libvirt};
+use kvmbackup::hypervisor::{Agents, Guests, Libvirt, in_ascii};
 use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_secs(120);
@@ -18,7 +18,7 @@ struct Virsh(String);
 
 impl Agent for Virsh {
     fn command(&self, request: &Value) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
-        let answer = try_virsh(&["qemu-agent-command", "--timeout", "30", &self.0, &request.to_string()])?;
+        let answer = try_virsh(&["qemu-agent-command", "--timeout", "30", &self.0, &in_ascii(request)])?;
         Ok(serde_json::from_str::<Value>(&answer)?["return"].take())
     }
 }
@@ -79,6 +79,9 @@ fn the_adapter_asks_the_same_agent(name: &str) {
     let libvirt = Libvirt::connect("qemu:///system").unwrap();
     let (domain, _) = libvirt.domains().unwrap().into_iter().find(|(domain, _)| domain.name == name).unwrap();
     let arguments = json!({ "path": "/bin/true" });
+    let started = libvirt.agent(&domain, &json!({ "execute": "guest-exec", "arguments": arguments })).unwrap();
+    assert!(started["pid"].is_i64(), "{started}");
+    let arguments = json!({ "path": "/bin/echo", "arg": ["ü 日本 😀"] });
     let started = libvirt.agent(&domain, &json!({ "execute": "guest-exec", "arguments": arguments })).unwrap();
     assert!(started["pid"].is_i64(), "{started}");
     let refused = libvirt.agent(&domain, &json!({ "execute": "guest-no-such-thing" })).unwrap_err();

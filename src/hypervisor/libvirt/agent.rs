@@ -7,7 +7,7 @@ use virt::domain::Domain as Handle;
 
 use super::{call, ffi};
 use crate::hypervisor::error::bounded;
-use crate::hypervisor::{Error, Kind};
+use crate::hypervisor::{Error, Kind, in_ascii};
 use crate::model::DomainRef;
 
 /// Timeout for a short command, in seconds.
@@ -50,7 +50,7 @@ pub(super) fn is_frozen(handle: &Handle, domain: &DomainRef) -> Result<bool, Err
 pub(super) fn ask(handle: &Handle, domain: &DomainRef, request: &Value) -> Result<Value, Error> {
     let name = request.get("execute").and_then(Value::as_str).unwrap_or_default();
     let answer = handle
-        .qemu_agent_command(&request.to_string(), ANSWER, 0)
+        .qemu_agent_command(&in_ascii(request), ANSWER, 0)
         .map_err(|source| call(domain, format!("query the guest agent ({name})"), source))?;
     match serde_json::from_str(&answer) {
         Ok(Value::Object(mut answer)) if answer.contains_key("return") => Ok(answer["return"].take()),

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use virt::domain::Domain as Handle;
 
 use super::call;
-use crate::hypervisor::Error;
 use crate::hypervisor::error::bounded;
+use crate::hypervisor::{Error, in_ascii};
 use crate::model::DomainRef;
 
 pub(super) fn remove(handle: &Handle, domain: &DomainRef, name: &str) -> Result<(), Error> {
@@ -31,7 +31,7 @@ fn has(node: &Value, bitmap: &str) -> bool {
 }
 
 fn ask(handle: &Handle, domain: &DomainRef, command: &Value) -> Result<Value, Error> {
-    let answer = handle.qemu_monitor_command(&command.to_string(), 0);
+    let answer = handle.qemu_monitor_command(&in_ascii(command), 0);
     let answer = answer.map_err(|source| call(domain, "query its bitmaps", source))?;
     let mut answer: Value = serde_json::from_str(&answer).unwrap_or_default();
     match answer.get_mut("return") {
