@@ -37,6 +37,10 @@ const GRACE: Duration = Duration::from_secs(30);
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Interval of checks for a signal during a pause.
 const SLICE: Duration = Duration::from_millis(100);
+/// The command that reads one small object, such as the configuration, which comes first. Since version 0.17, restic tries for 15 minutes
+/// to read it from a server that cannot be reached, and each command would begin with that.
+const CONFIG: &str = "cat";
+
 /// The exit code of restic 0.17 and newer if the repository is locked.
 const LOCKED: i32 = 11;
 /// The message of every version if the repository is locked.
@@ -182,7 +186,9 @@ impl<'a> Restic<'a> {
         let answer = answer.try_clone().map_err(&failed)?;
         let errors = BoundedOutput::new("restic", MAX_MESSAGES).hiding(self.hidden.clone());
         let mut process = Process::start(called, Stream::Null, Answer::File(answer.into()), errors).map_err(&failed)?;
-        let forced = process.follow(self.deadline, Some(self.cancel), |_| false).map_err(&failed)?;
+        let answered = (command == CONFIG).then(|| process::after(self.store.patience().limit()));
+        let deadline = answered.map_or(self.deadline, |answered| answered.min(self.deadline));
+        let forced = process.follow(deadline, Some(self.cancel), |_| false).map_err(&failed)?;
         if forced.is_some() {
             // restic handles SIGTERM only from version 0.17 on.
             process.stop_by(Signal::INT, GRACE);
@@ -190,6 +196,11 @@ impl<'a> Restic<'a> {
         let ran = process.finish(forced);
         let messages = lines(&ran.output);
         match ran.ended {
+            Ended::TimedOut if deadline < self.deadline => {
+                let limit = size::duration(self.store.patience().limit());
+                let why = retried(&ran.output).map_or(String::new(), |why| format!(": {why}"));
+                Err(Error::Restic { command, message: format!("no answer within {limit}{why}") })
+            }
             Ended::TimedOut => Err(Error::ResticTimeout { command, limit: size::duration(self.limit) }),
             Ended::Cancelled => Err(Error::Cancelled(self.cancel.signal().unwrap_or_default())),
             Ended::Signal(signal) => {
@@ -233,6 +244,13 @@ pub(super) fn summary(messages: &[String]) -> String {
 fn holder(code: i32, messages: &[String]) -> Option<String> {
     let said = messages.iter().find_map(|line| line.find(LOCKED_MESSAGE).map(|at| line[at..].to_owned()));
     said.or_else(|| (code == LOCKED).then(|| LOCKED_MESSAGE.to_owned()))
+}
+
+/// The error that restic met last, if it tried again after that.
+fn retried(output: &str) -> Option<String> {
+    let announced =
+        output.lines().rev().find_map(|line| line.split_once("returned error, retrying after ")?.1.split_once(": "));
+    announced.map(|(_, error)| error.trim().to_owned())
 }
 
 /// The messages in an output: no control sequences, empty lines, announcements of further attempts, or stack traces.
@@ -292,6 +310,15 @@ fn version(line: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn error_of_the_last_attempt_is_found() {
+        let refused =
+            "Load(<config/>, 0, 0) returned error, retrying after 1.2s: dial tcp 127.0.0.1:1: connection refused";
+        assert_eq!(retried(refused).as_deref(), Some("dial tcp 127.0.0.1:1: connection refused"));
+        assert_eq!(retried(&format!("x returned error, retrying after 1s: first\n{refused}\nmore")), retried(refused));
+        assert_eq!((retried(""), retried("Fatal: no")), (None, None));
+    }
 
     #[test]
     fn versions_are_read_and_compared() {

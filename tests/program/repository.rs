@@ -45,7 +45,8 @@ fn configure_at(host: &Host, repository: &Path, keys: &str, domains: &str) {
     host.configure(
         &format!(
             "repository: {{url: {url}, password_file: {password}, cache_dir: {cache}{keys}}}\n\
-             metrics: {{textfile: {textfile}}}"
+             metrics: {{textfile: {textfile}}}\n\
+             stall_timeout: 30s"
         ),
         domains,
     );

@@ -7,7 +7,7 @@ use std::io::{BufReader, Read, Seek};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 
-use super::{Attempt, MAX_ANSWER, Restic, failed, memory, summary};
+use super::{Attempt, CONFIG, MAX_ANSWER, Restic, failed, memory, summary};
 use crate::config::{CopySettings, RepositorySettings};
 use crate::engine::Error;
 use crate::model::PointId;
@@ -96,7 +96,7 @@ impl<'a> Restic<'a> {
     /// # Errors
     /// [`Error::NoCopy`] if it does not exist or cannot be reached; if the password is wrong.
     pub(in crate::engine) fn id(&self) -> Result<String, Error> {
-        let answer = self.peek("cat", &["config"])?;
+        let answer = self.peek(CONFIG, &["config"])?;
         Ok(serde_json::from_reader::<_, Configuration>(answer).map_err(Error::Json)?.id)
     }
 
