@@ -70,7 +70,7 @@ fuzz: ## run every fuzz target; FUZZ_MINUTES=10
 	cd fuzz && $(CARGO) +nightly fuzz build
 	cd fuzz && mkdir -p $(patsubst fuzz/fuzz_targets/%.rs,found/%,$(wildcard fuzz/fuzz_targets/*.rs))
 	cd fuzz && ls found | ASAN_OPTIONS=detect_leaks=0 xargs -P 2 -I TARGET $(CARGO) +nightly fuzz run TARGET found/TARGET corpus/TARGET -- \
-		-max_total_time=$$(($(FUZZ_MINUTES) * 60)) -rss_limit_mb=1024 -malloc_limit_mb=512 -timeout=20
+		-max_total_time=$$(($(FUZZ_MINUTES) * 60)) -rss_limit_mb=1024 -malloc_limit_mb=512 -timeout=120
 
 lint: ## formatting, warnings, documentation, licenses of dependencies
 	$(CARGO) fmt --check
